@@ -1,0 +1,100 @@
+"""What went wrong, where, why, and what to do: one tree of exceptions, one exit code a branch.
+
+Raise where it is known; only `cli`, `serving` and the step workers catch. Nothing else lives here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """The place a problem points at: a file, a line counted from 1, a dotted field."""
+
+    file: str | None = None
+    line: int | None = None
+    field: str | None = None
+
+    def __str__(self) -> str:
+        place = ":".join(str(part) for part in (self.file, self.line) if part is not None)
+        return ", ".join(part for part in (place, self.field) if part)
+
+
+class Problem(Exception):
+    """Any failure that a user can act on. `exit_code` 1 means a bug of ours."""
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        where: Where | None = None,
+        why: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code  # dotted and stable, `recipe.unknown_key`: scripts rely on it
+        self.message = message
+        self.where = where
+        self.why = why
+        self.hint = hint
+
+    def as_json(self) -> dict[str, Any]:
+        """The error document of the contract: {"error": {code, message, where, hint}}."""
+        where = self.where or Where()
+        return {
+            "error": {
+                "code": self.code,
+                "message": self.message,
+                "where": {"file": where.file, "line": where.line, "field": where.field},
+                "why": self.why,
+                "hint": self.hint or f"see `steelyard --help`, exit code {self.exit_code}",
+            }
+        }
+
+    @staticmethod
+    def from_json(document: dict[str, Any], exit_code: int) -> Problem:
+        """Rebuild a problem that a step worker has sent over a pipe."""
+        error = document["error"]
+        branch = next((c for c in Problem.__subclasses__() if c.exit_code == exit_code), Problem)
+        return branch(
+            error["code"],
+            error["message"],
+            where=Where(**error["where"]),
+            why=error.get("why"),
+            hint=error["hint"],
+        )
+
+
+class WrongUse(Problem):
+    """A wrong flag, recipe or input file."""
+
+    exit_code = 2
+
+
+class Refused(Problem):
+    """A policy or limit forbids it: trust level, budget, deadline."""
+
+    exit_code = 3
+
+
+class CheckFailed(Problem):
+    """A check found something: a gate, a scan, a verification."""
+
+    exit_code = 4
+
+
+class Lacking(Problem):
+    """The environment lacks something: a package, memory, disk, a port."""
+
+    exit_code = 5
+
+
+class Stopped(Problem):
+    """Interrupted; the same command goes on."""
+
+    exit_code = 6

@@ -1,0 +1,104 @@
+"""Figures with interval and provenance; bytes, seconds and money in and out. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .errors import WrongUse
+
+BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+BYTES |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+SECONDS = {"ms": 1e-3, "s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+# Best known first; a figure made of others has the weakest provenance among them.
+PROVENANCE = ("measured", "calibrated", "fitted", "modelled", "vendor")
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A number with its 80 % interval, unit and origin (one of PROVENANCE)."""
+
+    value: float
+    low: float
+    high: float
+    unit: str
+    provenance: str
+
+    def __mul__(self, factor: float) -> Figure:
+        return replace(self, value=self.value * factor, low=self.low * factor, high=self.high * factor)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "value": self.value,
+            "low": self.low,
+            "high": self.high,
+            "unit": self.unit,
+            "provenance": self.provenance,
+        }
+
+
+def around(value: float, share: float, unit: str, provenance: str) -> Figure:
+    """A figure whose 80 % interval is log-symmetric: value / (1 + share) to value * (1 + share)."""
+    return Figure(value, value / (1 + share), value * (1 + share), unit, provenance)
+
+
+def weakest(*provenances: str) -> str:
+    """The provenance of something made of several figures."""
+    return max(provenances, key=PROVENANCE.index)
+
+
+def parse_bytes(text: str | int) -> int:
+    """Bytes in "24GB", "1.5 GiB" or a bare number. Raises WrongUse."""
+    found = re.fullmatch(r"\s*([\d.]+)\s*([A-Za-z]*)\s*", str(text))
+    if not found or found[2].upper() not in BYTES:
+        raise WrongUse("units.bytes", f"{text!r} is not a size", hint="write it like 24GB or 1.5GiB")
+    return int(float(found[1]) * BYTES[found[2].upper()])
+
+
+def parse_s(text: str | float) -> float:
+    """Seconds in "8h", "90 min", "800ms" or a bare number. Raises WrongUse."""
+    found = re.fullmatch(r"\s*([\d.]+)\s*([a-z]*)\s*", str(text))
+    if not found or found[2] not in SECONDS:
+        raise WrongUse("units.seconds", f"{text!r} is not a time", hint="write it like 8h, 90min or 800ms")
+    return float(found[1]) * SECONDS[found[2]]
+
+
+def show_s(seconds: float) -> str:
+    """A time for people: "340 ms", "42 s", "6 min 12 s", "2 h 10 min", "3.1 days"."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 100:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    if seconds < 2 * 86400:
+        return f"{seconds // 3600:.0f} h {seconds % 3600 / 60:.0f} min"
+    return f"{seconds / 86400:.1f} days"
+
+
+def show_bytes(count: float) -> str:
+    """A size for people, in powers of 1000: "98 MB", "1.6 GB"."""
+    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}" if count < 10 * size else f"{count / size:.0f} {unit}"
+    return f"{count:.0f} B"
+
+
+def show_number(value: float, unit: str) -> str:
+    """One value with its unit, as a person would write it."""
+    if unit == "s":
+        return show_s(value)
+    if unit == "bytes":
+        return show_bytes(value)
+    if unit == "USD":
+        return f"$ {value:.4f}" if value < 0.1 else f"$ {value:,.2f}"
+    if unit == "share":
+        return f"{value * 100:.1f} %"
+    return f"{value:,.4g} {unit}".strip()
+
+
+def show(figure: Figure) -> str:
+    """2 h 10 min (1 h 50 min to 2 h 35 min, calibrated)."""
+    low, high = (show_number(v, figure.unit) for v in (figure.low, figure.high))
+    return f"{show_number(figure.value, figure.unit)} ({low} to {high}, {figure.provenance})"
