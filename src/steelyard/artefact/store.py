@@ -1,0 +1,245 @@
+"""Drafts, publishing, reuse by key, and lineage.
+
+Publishing: payload written and fsynced in `.draft-<id>/`, manifest last, rename, fsync of the parent. A
+crash leaves a draft, never half an artefact; a published one never changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckFailed, Where
+from .files import (
+    fsync_file,
+    fsync_folder,
+    payload_files,
+    private_folder,
+    sha256_of,
+    sweep_private_folders,
+    write_durably,
+)
+from .scratch import Scratch
+
+SCHEMA = 1
+Settings = dict[str, Any]
+Figures = dict[str, float]
+MANIFEST = "manifest.json"
+
+
+def canonical(value: Any) -> bytes:
+    """One byte form for equal values: sorted keys, no spaces, UTF-8."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def key_of(step: str, version: int, settings: Settings, inputs: Mapping[str, str]) -> str:
+    """SHA-256 over the step, its version, its settings and its inputs' hashes: equal key, equal payload."""
+    told = {"step": step, "version": version, "settings": settings, "inputs": dict(inputs)}
+    return hashlib.sha256(canonical(told)).hexdigest()
+
+
+def file_rows(folder: Path) -> list[dict[str, Any]]:
+    rows = []
+    for name in payload_files(folder):
+        path = folder / name
+        rows.append({"path": name.as_posix(), "bytes": path.stat().st_size, "sha256": sha256_of(path)})
+    return rows
+
+
+def content_hash(files: list[dict[str, Any]]) -> str:
+    """SHA-256 over the sorted lines (path, bytes, sha256): no time, machine or place in it."""
+    lines = sorted(f"{f['path']}\t{f['bytes']}\t{f['sha256']}\n" for f in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+@dataclass(slots=True)
+class Artefact:
+    """A published folder. `path()` is always plain to read, `folder` is what lies on disk."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    keys: Any = None
+    _plain: Path | None = None
+
+    @property
+    def hash(self) -> str:
+        return self.manifest["hash"]
+
+    @property
+    def kind(self) -> str:
+        return self.manifest["kind"]
+
+    @property
+    def figures(self) -> Figures:
+        return self.manifest["figures"]
+
+    @property
+    def bytes(self) -> int:
+        return sum(f["bytes"] for f in self.manifest["files"])
+
+    def path(self, name: str = "") -> Path:
+        """The payload folder, or a file in it; a sealed one is opened into private memory first."""
+        if self._plain is None:
+            self._plain = self._open() if self.keys else self.folder
+        return self._plain / name if name else self._plain
+
+    def _open(self) -> Path:
+        plain = private_folder()
+        for row in self.manifest["files"]:
+            target = plain / row["path"]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self.keys.open(self.folder / f"{row['path']}.sealed", target)
+        return plain
+
+    def check(self) -> None:
+        """Raises CheckFailed where a payload file is missing or differs from the manifest."""
+        found = {row["path"]: row for row in file_rows(self.path())}
+        for row in self.manifest["files"]:
+            if found.get(row["path"]) != row:
+                raise CheckFailed(
+                    "artefact.changed",
+                    f"{row['path']} is not the file that was published",
+                    where=Where(str(self.folder / row["path"])),
+                    why="its size or SHA-256 differs from the manifest",
+                    hint="remove the artefact's folder and run again: the step is done anew",
+                )
+
+
+@dataclass(slots=True)
+class Draft:
+    """Where a step writes. `folder` is plain; at `guarded` it lies in private memory until published."""
+
+    kind: str
+    key: str
+    step: str
+    settings: Settings
+    inputs: list[dict[str, str]]
+    folder: Path
+    scratch: Scratch
+
+
+@dataclass(slots=True)
+class Inputs:
+    """What a step is given: artefacts by role, and callables that `run` binds for it."""
+
+    artefacts: dict[str, Artefact] = field(default_factory=dict)
+    calls: dict[str, Callable[..., Any]] = field(default_factory=dict)
+
+
+class Store:
+    """Artefacts of one work folder. With `keys` (trust: guarded) payload and manifest are sealed at rest."""
+
+    def __init__(self, folder: Path, keys: Any = None) -> None:
+        self.folder, self.keys = folder, keys
+        if keys:
+            sweep_private_folders()
+
+    def draft(self, kind: str, key: str, step: str, settings: Settings, inputs: Mapping[str, Artefact]) -> Draft:
+        """A fresh, empty draft; leftovers of an earlier attempt are cleared, its scratch is kept."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = self._name(kind, key)
+        folder = private_folder() if self.keys else self.folder / f".draft-{name}"
+        if not self.keys:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+        lineage = [{"role": role, "kind": a.kind, "hash": a.hash} for role, a in sorted(inputs.items())]
+        scratch = Scratch(self.folder / f".scratch-{name}", self.keys)
+        return Draft(kind, key, step, settings, lineage, folder, scratch)
+
+    def publish(self, draft: Draft, figures: Figures, made_by: dict[str, Any], **more: Any) -> Artefact:
+        """Make the draft an artefact, at once; `more` adds manifest fields (recipe_hash, plan_id, seed)."""
+        files = file_rows(draft.folder)
+        manifest = {
+            "schema": SCHEMA,
+            "kind": draft.kind,
+            "hash": content_hash(files),
+            "key": draft.key,
+            "inputs": draft.inputs,
+            "step": draft.step,
+            "settings": draft.settings,
+            "files": files,
+            "figures": figures,
+            "made_by": made_by | {"published": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
+            "seal": self.keys.scheme if self.keys else None,
+            "signature": None,
+        } | more
+        target = self.folder / self._name(draft.kind, draft.key)
+        staged = self._seal(draft, files) if self.keys else draft.folder
+        self._commit(staged, target, manifest)
+        draft.scratch.remove()
+        return Artefact(target, manifest, self.keys)
+
+    def find(self, kind: str, key: str) -> Artefact | None:
+        """The artefact with that key, checked; a damaged one is set aside and does not count."""
+        folder = self.folder / self._name(kind, key)
+        if not folder.is_dir():
+            return None
+        artefact = self.open(folder)
+        try:
+            artefact.check()
+        except (CheckFailed, OSError):
+            folder.rename(self.folder / f".damaged-{folder.name}-{os.getpid()}-{time.time_ns()}")
+            return None
+        return artefact
+
+    def open(self, folder: Path) -> Artefact:
+        """Read a published folder's manifest."""
+        sealed = folder / f"{MANIFEST}.sealed"
+        if sealed.exists() and self.keys:
+            return Artefact(folder, json.loads(self.keys.open_bytes(sealed.read_bytes())), self.keys)
+        return Artefact(folder, json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+
+    def all(self) -> list[Artefact]:
+        """Every published artefact, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        folders = [f for f in self.folder.iterdir() if f.is_dir() and not f.name.startswith(".")]
+        return sorted((self.open(f) for f in folders), key=lambda a: a.manifest["made_by"]["published"])
+
+    def _name(self, kind: str, key: str) -> str:
+        # A key is made of content hashes; under seal even that would confirm a guess.
+        told = self.keys.mac(key.encode()).hex() if self.keys else key
+        return f"{kind}-{told[:16]}"
+
+    def _seal(self, draft: Draft, files: list[dict[str, Any]]) -> Path:
+        staged = self.folder / f".draft-{self._name(draft.kind, draft.key)}"
+        shutil.rmtree(staged, ignore_errors=True)
+        for row in files:
+            target = staged / f"{row['path']}.sealed"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self.keys.seal(draft.folder / row["path"], target)
+        return staged
+
+    def _commit(self, staged: Path, target: Path, manifest: dict[str, Any]) -> None:
+        for name in payload_files(staged):
+            fsync_file(staged / name)
+        text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False).encode()
+        if self.keys:
+            write_durably(staged / f"{MANIFEST}.sealed", self.keys.seal_bytes(text))
+        else:
+            write_durably(staged / MANIFEST, text)
+        for folder in sorted({(staged / n).parent for n in payload_files(staged)} | {staged}):
+            fsync_folder(folder)
+        staged.rename(target)
+        fsync_folder(self.folder)
+
+
+def adopt(folder: Path, kind: str = "checkpoint") -> Artefact:
+    """A folder from elsewhere (a downloaded model) as a read-only artefact, hashed as it lies there."""
+    files = file_rows(folder)
+    manifest = {
+        "schema": SCHEMA,
+        "kind": kind,
+        "hash": content_hash(files),
+        "files": files,
+        "figures": {},
+        "made_by": {},
+    }
+    return Artefact(folder, manifest)
