@@ -1,1 +1,68 @@
-"""Room under construction."""
+"""Networks, weights in and out, the tokenizer and THE chat template.
+
+Importing this door loads nothing: each name is fetched from its file when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .gguf import to_hf
+    from .hub import pull
+    from .network import load, save
+    from .openvino_ir import export_openvino
+    from .source import FAMILIES, ModelSource, check_folder, resolve
+    from .tokenizer import Stream, Tokenizer, answer_span, chat_ids
+    from .weights import Weights, bf16_of, f32_of, write
+
+# File of each public name. No file may bear the name of something public: Python would bind the
+# sub-module over it (hence `hub.py` holds `pull`).
+FILES = {
+    "FAMILIES": "source",
+    "ModelSource": "source",
+    "check_folder": "source",
+    "resolve": "source",
+    "to_hf": "gguf",
+    "Stream": "tokenizer",
+    "Tokenizer": "tokenizer",
+    "answer_span": "tokenizer",
+    "chat_ids": "tokenizer",
+    "Weights": "weights",
+    "bf16_of": "weights",
+    "f32_of": "weights",
+    "write": "weights",
+    "load": "network",
+    "save": "network",
+    "export_openvino": "openvino_ir",
+    "pull": "hub",
+}
+
+__all__ = [
+    "FAMILIES",
+    "ModelSource",
+    "Stream",
+    "Tokenizer",
+    "Weights",
+    "answer_span",
+    "bf16_of",
+    "chat_ids",
+    "check_folder",
+    "export_openvino",
+    "f32_of",
+    "load",
+    "pull",
+    "resolve",
+    "save",
+    "to_hf",
+    "write",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in FILES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    thing = getattr(import_module(f"{__name__}.{FILES[name]}"), name)
+    globals()[name] = thing
+    return thing
