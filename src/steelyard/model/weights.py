@@ -1,0 +1,131 @@
+"""Weights of a model folder as numpy views of the files, and safetensors files written atomically.
+
+numpy has no bfloat16: BF16 travels as uint16 with the same bits. Not here: torch (network.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import Where, WrongUse
+from ..shape import TensorAt, safetensors_header, tensors
+
+NUMPY = {
+    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16, "I64": np.int64,
+    "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_,
+}  # fmt: skip
+
+
+class Weights:
+    """The tensors of a folder (sharded or not) or of one safetensors file, mapped, not loaded."""
+
+    def __init__(self, folder: Path | str) -> None:
+        """Raises WrongUse where a file is cut short or a shard is missing."""
+        self.folder = Path(folder)
+        self._where: dict[str, tuple[Path, TensorAt]] = _places(self.folder)
+        self._maps: dict[Path, np.memmap] = {}
+
+    def names(self) -> list[str]:
+        return sorted(self._where)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._where
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def dtype(self, name: str) -> str:
+        """ "BF16", "F32", ... as safetensors writes it."""
+        return self._at(name)[1].dtype
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._at(name)[1].shape
+
+    def raw(self, name: str) -> np.ndarray:
+        """The stored values, a read-only view of the file; BF16 as uint16. Raises WrongUse."""
+        file, at = self._at(name)
+        if at.dtype not in NUMPY:
+            raise WrongUse(
+                "model.dtype", f"{name} is stored as {at.dtype}", where=Where(str(file)),
+                hint=f"convert the model to one of {', '.join(NUMPY)}",
+            )  # fmt: skip
+        if file not in self._maps:
+            self._maps[file] = np.memmap(file, np.uint8, "r")
+        return self._maps[file][at.begin : at.end].view(NUMPY[at.dtype]).reshape(at.shape)
+
+    def f32(self, name: str) -> np.ndarray:
+        """The values as float32, a copy unless they are float32 already."""
+        return f32_of(self.raw(name), self.dtype(name))
+
+    def _at(self, name: str) -> tuple[Path, TensorAt]:
+        if name not in self._where:
+            raise WrongUse(
+                "model.no_tensor", f"the model has no tensor {name}", where=Where(str(self.folder)),
+                hint="is it of a supported family, and complete?",
+            )  # fmt: skip
+        return self._where[name]
+
+
+def _places(folder: Path) -> dict[str, tuple[Path, TensorAt]]:
+    if folder.is_dir():
+        found = tensors(folder)
+    else:
+        found = {name: (folder, at) for name, at in safetensors_header(folder).items()}
+    if not found:
+        raise WrongUse(
+            "model.no_weights", f"there are no safetensors weights in {folder.name}",
+            where=Where(str(folder)),
+            hint="fetch model.safetensors; pickled weights (*.bin, *.pt) are not read, since they run code",
+        )  # fmt: skip
+    return found
+
+
+def f32_of(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Stored values as float32; exact for BF16 and F16."""
+    if dtype == "BF16":
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return np.asarray(values, np.float32)
+
+
+def bf16_of(values: np.ndarray) -> np.ndarray:
+    """float32 to BF16 bits (uint16), rounded to nearest, ties to even; NaN stays NaN."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    nan = np.isnan(values)
+    return np.where(nan, (bits >> 16) | 0x40, rounded).astype(np.uint16)
+
+
+def write(
+    tensors: Mapping[str, tuple[str, np.ndarray]], path: Path, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file: name to (dtype, values), BF16 as uint16. Equal input, equal bytes.
+
+    Atomic: a file beside it, fsync, rename. Largest element type first, then by name, as the
+    safetensors library does, so that every tensor is aligned.
+    """
+    order = sorted(tensors, key=lambda n: (-tensors[n][1].dtype.itemsize, n))
+    table: dict[str, object] = {"__metadata__": dict(metadata or {"format": "pt"})}
+    begin = 0
+    for name in order:
+        dtype, values = tensors[name]
+        table[name] = {
+            "dtype": dtype,
+            "shape": list(values.shape),
+            "data_offsets": [begin, begin + values.nbytes],
+        }
+        begin += values.nbytes
+    head = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    head += b" " * (-len(head) % 8)
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        for name in order:
+            np.ascontiguousarray(tensors[name][1]).tofile(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)

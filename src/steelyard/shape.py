@@ -1,0 +1,512 @@
+"""Sizes and FLOPs of a model from its header: config.json, a safetensors file or a GGUF file.
+
+Nothing but the headers is read: no weights, no torch, no gguf package. Not here: whether the
+machine can hold it (planner), the weights themselves (model).
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import re
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from .errors import Where, WrongUse
+
+BITS = {  # bits a weight or a KV entry takes; the int forms carry one scale a row, which is left out
+    "f32": 32, "float32": 32, "bf16": 16, "bfloat16": 16, "f16": 16, "float16": 16, "fp8": 8,
+    "int8": 8, "u8": 8, "int4": 4, "u4": 4,
+}  # fmt: skip
+SAFETENSORS_BITS = {
+    "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8,
+    "U64": 64, "U32": 32, "U16": 16, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8,
+}  # fmt: skip
+# ggml type number -> name, weights a block, bytes a block (ggml.h and ggml-common.h of llama.cpp).
+GGML = {
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 20: ("IQ4_NL", 32, 18),
+    23: ("IQ4_XS", 256, 136), 30: ("BF16", 1, 2),
+}  # fmt: skip
+MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
+BROKEN_HINT = "the file is incomplete or damaged: fetch or copy it again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What a decoder-only model looks like; all counts are of weights, layers, heads or tokens."""
+
+    family: str  # model_type of config.json, general.architecture of GGUF
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int  # width of one MLP; of one expert where there are experts
+    vocab: int
+    gated: bool  # gate, up and down matrices rather than up and down
+    tied: bool  # the output head is the embedding
+    experts: int  # routed experts a layer, 0 = dense
+    experts_per_token: int
+    sliding_window: int | None  # tokens; None = full attention
+    max_position: int
+    params: int  # all of them; a tied head counts once
+    active_params: int  # those one token passes through
+    dtype: str  # as stored: "bf16", "f32", "q4_1"
+    kv_width: int = 0  # values a token and layer keeps in the KV cache; 2 * kv_heads * head_dim unless MLA
+
+    def weight_bytes(self, dtype: str | None = None) -> int:
+        """Bytes of all weights in `dtype` ("bf16", "int8", ...; default bf16)."""
+        return self.params * bits(dtype or "bf16") // 8
+
+    def kv_bytes_per_token(self, dtype: str = "bf16") -> int:
+        """Bytes of the KV cache for one token of one sequence, over all layers."""
+        return self.layers * (self.kv_width or 2 * self.kv_heads * self.head_dim) * bits(dtype) // 8
+
+    def attended(self, seq_len: int) -> float:
+        """Mean number of tokens that a token of a causal sequence looks at."""
+        window = min(self.sliding_window or seq_len, seq_len)
+        return window - window * (window - 1) / (2 * seq_len)
+
+    def forward_flops_per_token(self, seq_len: int) -> float:
+        """Multiply-adds count 2: matmuls of the active weights (no look-up table), causal attention."""
+        table = 0 if self.tied else self.vocab * self.hidden
+        attention = 4 * self.layers * self.heads * self.head_dim * self.attended(seq_len)
+        return 2 * (self.active_params - table) + attention
+
+    def train_flops_per_token(self, seq_len: int) -> float:
+        """Forward and backward of a full fine-tune: 3 times forward, nothing recomputed."""
+        return 3 * self.forward_flops_per_token(seq_len)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorAt:
+    """A tensor's place: `begin` and `end` are byte offsets in the file."""
+
+    dtype: str  # "BF16", "F32", "Q4_1"
+    shape: tuple[int, ...]  # outermost first, as torch and numpy write it
+    begin: int
+    end: int
+
+
+def read(path: str | Path) -> Shape:
+    """The shape of a model folder, a lone *.safetensors or a *.gguf. Raises WrongUse."""
+    path = Path(path)
+    if path.is_dir():
+        return _of_folder(path)
+    if not path.is_file():
+        raise WrongUse(
+            "model.missing", f"there is no model at {path}", where=Where(str(path)),
+            hint="give a folder with config.json, a *.safetensors or a *.gguf file",
+        )  # fmt: skip
+    if _starts_with(path, b"GGUF"):
+        return _of_gguf(path)
+    return _of_tensors(path)
+
+
+def bits(dtype: str) -> int:
+    """Bits of one value. Raises WrongUse for a type nobody knows."""
+    if dtype.lower() not in BITS:
+        raise WrongUse("shape.dtype", f"{dtype!r} is no number format", hint=f"one of {', '.join(BITS)}")
+    return BITS[dtype.lower()]
+
+
+def broken(path: Path, why: str, code: str = "model.broken", hint: str = BROKEN_HINT) -> WrongUse:
+    """The one error of a file that is not what it claims to be."""
+    return WrongUse(code, f"{path.name} cannot be read", where=Where(str(path)), why=why, hint=hint)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object in a file. Raises WrongUse with the line where it breaks."""
+    try:
+        found = json.loads(path.read_bytes())
+    except json.JSONDecodeError as e:
+        raise WrongUse(
+            "model.broken", f"{path.name} cannot be read", where=Where(str(path), e.lineno),
+            why=f"not JSON: {e.msg}", hint=BROKEN_HINT,
+        ) from e  # fmt: skip
+    except (OSError, UnicodeDecodeError) as e:
+        raise broken(path, str(e)) from e
+    if not isinstance(found, dict):
+        raise broken(path, "it holds no JSON object")
+    return found
+
+
+# ------------------------------------------------------------------ safetensors
+
+
+def safetensors_header(path: Path) -> dict[str, TensorAt]:
+    """Where each tensor of a safetensors file lies. Raises WrongUse where the file is cut short."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8).ljust(8, b"\xff"), "little")
+        if length > min(MAX_HEADER_BYTES, size - 8):
+            raise broken(path, f"{size} bytes are too few for its header")
+        table = file.read(length)
+    try:
+        found = {
+            name: _tensor(entry, 8 + length)
+            for name, entry in json.loads(table).items()
+            if name != "__metadata__"
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise broken(path, f"its header is damaged ({e})") from e
+    for name, at in found.items():
+        _check_span(path, name, at, 8 + length)
+    needed = max((at.end for at in found.values()), default=8 + length)
+    if needed != size:
+        raise broken(path, f"its header describes {needed} bytes, the file has {size}")
+    return found
+
+
+def _tensor(entry: Mapping[str, Any], base: int) -> TensorAt:
+    begin, end = (int(offset) + base for offset in entry["data_offsets"])
+    return TensorAt(str(entry["dtype"]), tuple(int(n) for n in entry["shape"]), begin, end)
+
+
+def _check_span(path: Path, name: str, at: TensorAt, base: int) -> None:
+    wanted = prod(at.shape) * SAFETENSORS_BITS.get(at.dtype, 0) // 8
+    known = at.dtype in SAFETENSORS_BITS
+    if at.begin < base or at.end < at.begin or (known and at.end - at.begin != wanted):
+        raise broken(path, f"the place of {name} in its header makes no sense")
+
+
+def shards(folder: Path) -> list[Path]:
+    """The safetensors files of a folder, in order; by the index where there is one. Raises WrongUse."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(read_json(index).get("weight_map", {}).values()))
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing or not names:
+            raise WrongUse(
+                "model.half_written",
+                f"{len(missing)} of {len(names)} weight files are missing: {', '.join(missing[:3])}",
+                where=Where(str(folder)), why=f"{index.name} names them", hint=BROKEN_HINT,
+            )  # fmt: skip
+        return [folder / name for name in names]
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    return sorted(p for p in folder.glob("*.safetensors") if not p.name.startswith("adapter"))
+
+
+def tensors(folder: Path) -> dict[str, tuple[Path, TensorAt]]:
+    """Every tensor of a model folder: its file and place. Raises WrongUse."""
+    return {name: (file, at) for file in shards(folder) for name, at in safetensors_header(file).items()}
+
+
+# ------------------------------------------------------------------ a folder with config.json
+
+
+def _of_folder(folder: Path) -> Shape:
+    config = folder / "config.json"
+    if not config.is_file():
+        raise WrongUse(
+            "model.no_config", f"there is no config.json in {folder}", where=Where(str(folder)),
+            hint="give the folder of a Hugging Face model, or a *.gguf file",
+        )  # fmt: skip
+    found = tensors(folder)
+    return of_config(read_json(config), {n: at for n, (_, at) in found.items()}, config)
+
+
+def of_config(
+    config: Mapping[str, Any], held: Mapping[str, TensorAt] | None = None, where: Path = Path("config.json")
+) -> Shape:
+    """The shape that a config.json describes; `held` are its tensors where they are known."""
+    config = config.get("text_config") or config  # multi-modal models keep the decoder below
+    need = _needer(config, where)
+    layers, hidden, heads = need("num_hidden_layers"), need("hidden_size"), need("num_attention_heads")
+    experts = _first(config, "num_experts", "num_local_experts", "n_routed_experts") or 0
+    ffn = (experts and config.get("moe_intermediate_size")) or need("intermediate_size")
+    parts = {
+        "family": str(config.get("model_type", "unknown")),
+        "layers": layers,
+        "hidden": hidden,
+        "heads": heads,
+        "kv_heads": config.get("num_key_value_heads") or heads,
+        "head_dim": config.get("head_dim") or hidden // heads,
+        "ffn": ffn,
+        "vocab": need("vocab_size"),
+        "gated": config.get("model_type") not in ("gpt2", "gpt_neox", "phi", "falcon", "opt"),
+        "tied": bool(config.get("tie_word_embeddings", config.get("model_type") in TIED_BY_DEFAULT)),
+        "experts": experts,
+        "experts_per_token": _first(config, "num_experts_per_tok", "num_experts_per_token") or 0,
+        "sliding_window": _window(config),
+        "max_position": config.get("max_position_embeddings") or 0,
+    }
+    mla = config.get("kv_lora_rank")
+    width = mla + config.get("qk_rope_head_dim", 0) if mla else 2 * parts["kv_heads"] * parts["head_dim"]
+    params = _count(held, parts["tied"]) if held else _formula(parts, config)
+    idle = _idle_params(parts, config)
+    dtype = _stored(held) if held else _short(str(config.get("dtype") or config.get("torch_dtype")))
+    return Shape(**parts, params=params, active_params=params - idle, dtype=dtype, kv_width=width)
+
+
+TIED_BY_DEFAULT = ("gemma", "gemma2", "gemma3_text")
+
+
+def _needer(config: Mapping[str, Any], where: Path) -> Callable[[str], int]:
+    def need(key: str) -> int:
+        value = config.get(key)
+        if not isinstance(value, int) or value <= 0:
+            raise WrongUse(
+                "model.bad_config", f"{where.name} gives no usable {key}", where=Where(str(where), field=key),
+                why=f"found {value!r}", hint="it should be the config.json of a decoder-only language model",
+            )  # fmt: skip
+        return value
+
+    return need
+
+
+def _first(config: Mapping[str, Any], *keys: str) -> int | None:
+    return next((config[key] for key in keys if config.get(key)), None)
+
+
+def _window(config: Mapping[str, Any]) -> int | None:
+    on = config.get("use_sliding_window", True)  # Qwen writes a width and switches it off
+    return config.get("sliding_window") if on else None
+
+
+def _attention(parts: Mapping[str, Any], config: Mapping[str, Any]) -> int:
+    """Weights of one attention block, biases and norms of heads included."""
+    h, n, d = parts["hidden"], parts["heads"], parts["head_dim"]
+    if rank := config.get("kv_lora_rank"):  # multi-head latent attention (DeepSeek-V2, section 2.1)
+        rope, nope = config["qk_rope_head_dim"], config["qk_nope_head_dim"]
+        v, q = config["v_head_dim"], config.get("q_lora_rank")
+        queries = h * q + q + q * n * (nope + rope) if q else h * n * (nope + rope)
+        return queries + h * (rank + rope) + rank + rank * n * (nope + v) + n * v * h
+    q, kv = n * d, parts["kv_heads"] * d
+    bias = q + 2 * kv if parts["family"].startswith("qwen2") or config.get("attention_bias") else 0
+    head_norms = 2 * d if parts["family"].startswith("qwen3") else 0
+    return 2 * h * q + 2 * h * kv + bias + head_norms
+
+
+def _sparse_layers(parts: Mapping[str, Any], config: Mapping[str, Any]) -> int:
+    dense = config.get("first_k_dense_replace") or 0
+    step = config.get("decoder_sparse_step") or 1
+    only = len(config.get("mlp_only_layers") or ())
+    return (parts["layers"] - dense) // step - only
+
+
+def _idle_params(parts: Mapping[str, Any], config: Mapping[str, Any]) -> int:
+    if not parts["experts"]:
+        return 0
+    idle = parts["experts"] - parts["experts_per_token"]
+    return _sparse_layers(parts, config) * idle * _mlp(parts, parts["ffn"])
+
+
+def _mlp(parts: Mapping[str, Any], width: int) -> int:
+    return (3 if parts["gated"] else 2) * parts["hidden"] * width
+
+
+def _formula(parts: Mapping[str, Any], config: Mapping[str, Any]) -> int:
+    """All weights by the book, where no tensor can be counted."""
+    h, layers = parts["hidden"], parts["layers"]
+    total = parts["vocab"] * h * (1 if parts["tied"] else 2) + h
+    total += layers * (_attention(parts, config) + 2 * h)
+    if not parts["experts"]:
+        return total + layers * _mlp(parts, parts["ffn"])
+    sparse = _sparse_layers(parts, config)
+    shared = (config.get("n_shared_experts") or 0) * parts["ffn"]
+    shared = config.get("shared_expert_intermediate_size") or shared
+    one = parts["experts"] * (_mlp(parts, parts["ffn"]) + h) + _mlp(parts, shared)
+    return total + sparse * one + (layers - sparse) * _mlp(parts, config["intermediate_size"])
+
+
+def _count(held: Mapping[str, TensorAt], tied: bool) -> int:
+    names = (n for n in held if not (tied and n == "lm_head.weight"))
+    return sum(prod(held[n].shape) for n in names if not n.endswith("rotary_emb.inv_freq"))
+
+
+def _stored(held: Mapping[str, TensorAt]) -> str:
+    """The format that most weights have."""
+    weights: Counter[str] = Counter()
+    for at in held.values():
+        weights[at.dtype.lower()] += prod(at.shape)
+    return weights.most_common(1)[0][0]
+
+
+def _short(dtype: str) -> str:
+    return {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}.get(dtype, "bf16")
+
+
+# ------------------------------------------------------------------ a lone safetensors file
+
+
+def _of_tensors(path: Path) -> Shape:
+    """From tensor shapes alone. head_dim is read from q/k norms, else guessed: 64 up to 2048, then 128."""
+    if (path.parent / "config.json").is_file():
+        return of_config(read_json(path.parent / "config.json"), safetensors_header(path))
+    held = safetensors_header(path)
+    try:
+        return _guess(held)
+    except KeyError as e:
+        raise broken(
+            path, f"it holds no {e.args[0]}", "model.unknown_tensors",
+            "only decoders with the tensor names of llama, qwen and mistral are understood",
+        ) from e  # fmt: skip
+
+
+def _guess(held: Mapping[str, TensorAt]) -> Shape:
+    vocab, hidden = held["model.embed_tokens.weight"].shape
+    first = "model.layers.0.self_attn."
+    numbers = [int(m[1]) for name in held if (m := re.match(r"model\.layers\.(\d+)\.", name))]
+    q, kv = held[first + "q_proj.weight"].shape[0], held[first + "k_proj.weight"].shape[0]
+    norm = held.get(first + "q_norm.weight")
+    head_dim = norm.shape[0] if norm else (64 if hidden <= 2048 else 128)
+    tied = "lm_head.weight" not in held
+    params = _count(held, tied)
+    return Shape(
+        family="qwen3" if norm else "qwen2" if first + "q_proj.bias" in held else "llama",
+        layers=max(numbers) + 1, hidden=hidden, heads=q // head_dim, kv_heads=kv // head_dim,
+        head_dim=head_dim, ffn=held["model.layers.0.mlp.up_proj.weight"].shape[0], vocab=vocab,
+        gated="model.layers.0.mlp.gate_proj.weight" in held, tied=tied, experts=0, experts_per_token=0,
+        sliding_window=None, max_position=0, params=params, active_params=params, dtype=_stored(held),
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------ GGUF
+
+
+@dataclass(frozen=True, slots=True)
+class Gguf:
+    """The header of a GGUF file: metadata, and each tensor's type and place."""
+
+    meta: dict[str, Any]
+    tensors: dict[str, TensorAt]
+
+    def of_arch(self, key: str, default: Any = None) -> Any:
+        """`llama.block_count` for "block_count" in a llama file."""
+        return self.meta.get(f"{self.meta.get('general.architecture')}.{key}", default)
+
+
+def gguf_header(path: Path) -> Gguf:
+    """Read a GGUF header, versions 2 and 3, little-endian. Raises WrongUse where it is cut short.
+
+    Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+    """
+    with path.open("rb") as file:
+        if path.stat().st_size < 24:
+            raise broken(path, "it is too short to be a GGUF file")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _gguf(path, _Reader(data))
+
+
+# GGUF value type number -> struct code; 8 is text, 9 an array.
+NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+
+
+class _Reader:
+    """A cursor over the bytes of a GGUF file."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self.data, self.at = data, 0
+
+    def numbers(self, code: str, count: int = 1) -> tuple[Any, ...]:
+        size = struct.calcsize("<" + code) * count
+        if self.at + size > len(self.data):
+            raise EOFError(f"it ends after {len(self.data)} bytes, inside its header")
+        found = struct.unpack_from(f"<{count}{code}", self.data, self.at)
+        self.at += size
+        return found
+
+    def text(self) -> str:
+        (length,) = self.numbers("Q")
+        if self.at + length > len(self.data):
+            raise EOFError(f"it ends after {len(self.data)} bytes, inside its header")
+        self.at += length
+        return self.data[self.at - length : self.at].decode("utf-8", "replace")
+
+    def value(self, kind: int) -> Any:
+        if kind == 8:
+            return self.text()
+        if kind == 9:
+            item, count = self.numbers("I")[0], self.numbers("Q")[0]
+            if item in NUMBERS:
+                return list(self.numbers(NUMBERS[item], count))
+            return [self.value(item) for _ in range(count)]
+        if kind not in NUMBERS:
+            raise EOFError(f"its header holds an unknown type {kind}")
+        return self.numbers(NUMBERS[kind])[0]
+
+
+def _gguf(path: Path, reader: _Reader) -> Gguf:
+    try:
+        reader.at = 4
+        version, count, keys = reader.numbers("I")[0], *reader.numbers("Q", 2)
+        if version not in (2, 3):
+            raise EOFError(f"GGUF version {version} is not known")
+        meta = {reader.text(): reader.value(reader.numbers("I")[0]) for _ in range(keys)}
+        infos = [_tensor_info(reader) for _ in range(count)]
+    except (EOFError, MemoryError, OverflowError) as e:
+        raise broken(path, str(e)) from e
+    grain = meta.get("general.alignment", 32)
+    base = -(-reader.at // grain) * grain
+    placed = {name: _placed(path, kind, shape, base + offset) for name, shape, kind, offset in infos}
+    needed = max((at.end for at in placed.values()), default=base)
+    if needed > len(reader.data):
+        raise broken(path, f"its header describes {needed} bytes, the file has {len(reader.data)}")
+    return Gguf(meta, placed)
+
+
+def _tensor_info(reader: _Reader) -> tuple[str, tuple[int, ...], int, int]:
+    name = reader.text()
+    (rank,) = reader.numbers("I")
+    shape = reader.numbers("Q", rank)[::-1]  # GGUF writes the innermost first
+    return name, shape, reader.numbers("I")[0], reader.numbers("Q")[0]
+
+
+def _placed(path: Path, kind: int, shape: tuple[int, ...], begin: int) -> TensorAt:
+    if kind not in GGML:
+        raise broken(
+            path, f"it holds tensors of ggml type {kind}", "model.gguf_type",
+            f"use a file of one of {', '.join(name for name, *_ in GGML.values())}",
+        )  # fmt: skip
+    name, block, size = GGML[kind]
+    return TensorAt(name, shape, begin, begin + prod(shape) // block * size)
+
+
+def _of_gguf(path: Path) -> Shape:
+    header = gguf_header(path)
+    get = header.of_arch
+    try:
+        hidden, heads = int(get("embedding_length")), _number(get("attention.head_count"))
+        layers, ffn = int(get("block_count")), _number(get("feed_forward_length"))
+    except TypeError as e:
+        raise broken(path, "its header lacks the sizes of a language model", "model.bad_config") from e
+    tied = "output.weight" not in header.tensors
+    experts = int(get("expert_count", 0))
+    params = sum(prod(at.shape) for at in header.tensors.values())
+    used = int(get("expert_used_count", 0))
+    width = int(get("expert_feed_forward_length", 0)) or ffn if experts else ffn
+    vocab = header.tensors["token_embd.weight"].shape[0] if "token_embd.weight" in header.tensors else 0
+    return Shape(
+        family=str(header.meta.get("general.architecture")), layers=layers, hidden=hidden, heads=heads,
+        kv_heads=_number(get("attention.head_count_kv", heads)),
+        head_dim=int(get("attention.key_length", hidden // heads)), ffn=width,
+        vocab=vocab, gated=any(".ffn_gate" in n for n in header.tensors), tied=tied, experts=experts,
+        experts_per_token=used, sliding_window=get("attention.sliding_window"),
+        max_position=int(get("context_length", 0)), params=params,
+        active_params=params - _idle_experts(header.tensors.items(), experts, used),
+        dtype=_stored(header.tensors),
+    )  # fmt: skip
+
+
+def _number(value: Any) -> int:
+    """Some files give one number a layer."""
+    return int(max(value)) if isinstance(value, list) else int(value)
+
+
+def _idle_experts(held: Iterable[tuple[str, TensorAt]], experts: int, used: int) -> int:
+    inside = sum(prod(at.shape) for name, at in held if "_exps" in name)
+    return inside * (experts - used) // experts if experts else 0
+
+
+def _starts_with(path: Path, magic: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(magic)) == magic
