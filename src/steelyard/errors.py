@@ -5,6 +5,7 @@ Raise where it is known; only `cli`, `serving` and the step workers catch. Nothi
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,3 +99,28 @@ class Stopped(Problem):
     """Interrupted; the same command goes on."""
 
     exit_code = 6
+
+
+# What the operating system refuses, as the user should read it: (code, why, hint).
+OS_REFUSALS = {
+    errno.ENOSPC: (
+        "disk.full",
+        "no space is left on the disk",
+        "free space, then run the same command again",
+    ),
+    errno.EDQUOT: ("disk.full", "the disk quota is used up", "free space, then run the same command again"),
+    errno.EROFS: ("disk.read_only", "the file system is read-only", "choose another folder with --workdir"),
+    errno.EACCES: ("disk.denied", "permission is denied", "choose another folder, or mend its permissions"),
+    errno.EPERM: ("disk.denied", "permission is denied", "choose another folder, or mend its permissions"),
+    errno.EMFILE: ("system.files", "too many files are open", "raise the limit with ulimit -n"),
+    errno.ENOMEM: ("memory.exhausted", "memory is exhausted", "free memory, or ask for less"),
+}
+
+
+def from_os_error(error: OSError) -> Problem | None:
+    """The Lacking that an OSError stands for, or None if it is none of the known refusals."""
+    if error.errno not in OS_REFUSALS:
+        return None
+    code, why, hint = OS_REFUSALS[error.errno]
+    file = str(error.filename) if error.filename else None
+    return Lacking(code, f"cannot write {file or 'to the disk'}", where=Where(file), why=why, hint=hint)

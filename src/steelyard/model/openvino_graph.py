@@ -1,0 +1,292 @@
+"""The decoder of llama, qwen2, qwen3 and mistral as an OpenVINO graph, weights included.
+
+Stateful: per layer ReadValue, Gather(beam_idx), Concat, Assign, so that both the plain runtime and
+GenAI's paged attention take it. Heavy (imports OpenVINO): entered from openvino_ir.py alone.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+import openvino.opset13 as op
+from openvino.op import util
+
+from ..errors import WrongUse
+from .weights import Weights
+
+FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
+FAR = np.iinfo(np.int64).max
+MASKED = np.float32(-65504)  # the lowest f16: -inf would make NaN of a fully masked padding row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoder:
+    """What of config.json shapes the graph."""
+
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    epsilon: float
+    rope_theta: float
+    rope: dict[str, Any]
+    tied: bool
+    max_context: int
+
+
+def build(folder: Path, form: str) -> tuple[ov.Model, int]:
+    """The graph with weights in `form`, and the longest context it is exact for."""
+    decoder = read_decoder(folder / "config.json")
+    return _Graph(decoder, Weights(folder), form).model(), decoder.max_context
+
+
+def read_decoder(path: Path) -> Decoder:
+    """Raises WrongUse for a family or rope form that is not covered."""
+    c = json.loads(path.read_text())
+    if c.get("model_type") not in FAMILIES:
+        raise WrongUse(
+            "model.family_unknown", f"{c.get('model_type')!r} is not covered", hint=f"one of {FAMILIES}"
+        )
+    rope = c.get("rope_parameters") or c.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in ("default", "llama3"):
+        raise WrongUse("model.rope_unknown", f"rope {kind!r} is not covered", hint="default or llama3")
+    window = c.get("sliding_window") if c.get("use_sliding_window", c["model_type"] == "mistral") else None
+    longest = c.get("max_position_embeddings", 2048)
+    return Decoder(
+        layers=c["num_hidden_layers"],
+        heads=c["num_attention_heads"],
+        kv_heads=c.get("num_key_value_heads") or c["num_attention_heads"],
+        head_dim=c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"],
+        epsilon=c["rms_norm_eps"],
+        rope_theta=rope.get("rope_theta") or c.get("rope_theta", 10000.0),
+        rope=rope if kind == "llama3" else {},
+        tied=bool(c.get("tie_word_embeddings", False)),
+        max_context=min(longest, window or longest),  # attention is full here: equal within the window
+    )
+
+
+def inverse_frequencies(decoder: Decoder) -> np.ndarray:
+    """[head_dim / 2] rotations per position, f64; llama3 stretches the long waves (Llama 3.1)."""
+    exponents = np.arange(0, decoder.head_dim, 2, dtype=np.float64) / decoder.head_dim
+    inverse = 1.0 / decoder.rope_theta**exponents
+    if not decoder.rope:
+        return inverse
+    low, high = decoder.rope["low_freq_factor"], decoder.rope["high_freq_factor"]
+    turns = decoder.rope["original_max_position_embeddings"] * inverse / (2 * np.pi)
+    keep = np.clip((turns - low) / (high - low), 0, 1)
+    return (1 - keep) * inverse / decoder.rope["factor"] + keep * inverse
+
+
+def _ints(*values: int) -> ov.Node:
+    return op.constant(np.array(values, np.int64))
+
+
+def _int(value: int) -> ov.Node:
+    return op.constant(np.int64(value))
+
+
+def _float(value: float) -> ov.Node:
+    return op.constant(np.float32(value))
+
+
+class _Graph:
+    """Holds what every layer shares: weights, rotation, mask, and the caches' sinks."""
+
+    def __init__(self, decoder: Decoder, weights: Weights, form: str) -> None:
+        self.decoder, self.weights, self.form = decoder, weights, form
+        self.names = set(weights.names)
+        self.sinks: list[ov.Node] = []
+        self.ids = self._input("input_ids", [-1, -1], ov.Type.i64)
+        self.attention_mask = self._input("attention_mask", [-1, -1], ov.Type.i64)
+        self.positions = self._input("position_ids", [-1, -1], ov.Type.i64)
+        self.beam = self._input("beam_idx", [-1], ov.Type.i32)
+        self.batch = op.gather(op.shape_of(self.ids), _ints(0), _int(0))
+        self.cos, self.sin = self._rotation()
+        self.mask: ov.Node | None = None
+        self.total: ov.Node | None = None  # past + current tokens, set with the mask
+
+    def model(self) -> ov.Model:
+        embedding = self._matrix("model.embed_tokens.weight")
+        x = op.gather(embedding, op.convert(self.ids, "i32"), _int(0))
+        for layer in range(self.decoder.layers):
+            x = self._layer(x, layer)
+        x = self._norm(x, "model.norm.weight")
+        head = embedding if self._is_tied() else self._matrix("lm_head.weight")
+        logits = op.matmul(x, head, False, True)
+        logits.output(0).get_tensor().set_names({"logits"})
+        inputs = [self.ids, self.attention_mask, self.positions, self.beam]
+        model = ov.Model([op.result(logits)], self.sinks, inputs, "steelyard")
+        _name_by_place(model)
+        return model
+
+    def _is_tied(self) -> bool:
+        return self.decoder.tied or "lm_head.weight" not in self.names
+
+    # ------------------------------------------------------------------ one layer
+
+    def _layer(self, x: ov.Node, layer: int) -> ov.Node:
+        at = f"model.layers.{layer}."
+        x = op.add(x, self._attention(self._norm(x, at + "input_layernorm.weight"), layer, at + "self_attn."))
+        h = self._norm(x, at + "post_attention_layernorm.weight")
+        gate = op.swish(self._linear(h, at + "mlp.gate_proj"))
+        up = op.multiply(gate, self._linear(h, at + "mlp.up_proj"))
+        return op.add(x, self._linear(up, at + "mlp.down_proj"))
+
+    def _attention(self, h: ov.Node, layer: int, at: str) -> ov.Node:
+        d = self.decoder
+        q = self._rotate(self._heads(self._linear(h, at + "q_proj"), d.heads, at + "q_norm.weight"))
+        k = self._rotate(self._heads(self._linear(h, at + "k_proj"), d.kv_heads, at + "k_norm.weight"))
+        v = self._heads(self._linear(h, at + "v_proj"), d.kv_heads, None)
+        past, k = self._cached(k, f"past_key_values.{layer}.keypresent.{layer}.key")
+        _, v = self._cached(v, f"past_key_values.{layer}.valuepresent.{layer}.value")
+        if self.mask is None:
+            self.mask, self.total = self._causal_mask(past)
+        k, v = self._repeated(k), self._repeated(v)
+        a = op.scaled_dot_product_attention(q, k, v, self.mask, _float(d.head_dim**-0.5), causal=False)
+        merged = op.reshape(op.transpose(a, _ints(0, 2, 1, 3)), _ints(0, 0, d.heads * d.head_dim), True)
+        return self._linear(merged, at + "o_proj")
+
+    def _heads(self, y: ov.Node, count: int, norm: str | None) -> ov.Node:
+        """[B, T, count * D] -> [B, count, T, D], normalised per head where the family does (qwen3)."""
+        y = op.reshape(y, _ints(0, 0, count, self.decoder.head_dim), True)
+        if norm in self.names:
+            y = self._norm(y, norm)
+        return op.transpose(y, _ints(0, 2, 1, 3))
+
+    def _rotate(self, y: ov.Node) -> ov.Node:
+        half = self.decoder.head_dim // 2
+        a = op.slice(y, _ints(0), _ints(half), _ints(1), _ints(3))
+        b = op.slice(y, _ints(half), _ints(FAR), _ints(1), _ints(3))
+        turned = op.concat([op.multiply(b, _float(-1)), a], -1)
+        return op.add(op.multiply(y, self.cos), op.multiply(turned, self.sin))
+
+    def _cached(self, y: ov.Node, name: str) -> tuple[ov.Node, ov.Node]:
+        """The state before this call and with it, [B, kv_heads, T, D] each."""
+        d = self.decoder
+        start = op.broadcast(
+            _float(0), op.concat([self.batch, _ints(d.kv_heads), _ints(0), _ints(d.head_dim)], 0)
+        )
+        info = util.VariableInfo()
+        info.data_shape = ov.PartialShape([-1, d.kv_heads, -1, d.head_dim])
+        info.data_type = ov.Type.f32
+        info.variable_id = name
+        variable = util.Variable(info)
+        past = op.gather(op.read_value(start, variable), self.beam, _int(0))
+        full = op.concat([past, y], -2)
+        self.sinks.append(op.assign(full, variable))
+        return past, full
+
+    def _repeated(self, y: ov.Node) -> ov.Node:
+        """Grouped heads to all heads, in the shape that the paged-attention pass looks for."""
+        d = self.decoder
+        if d.heads == d.kv_heads:
+            return y
+        first = op.gather(op.shape_of(y), _ints(0, 1), _int(0))
+        total = op.reshape(self.total, _ints(1), False)
+        shape = op.concat([first, _ints(d.heads // d.kv_heads), total, _ints(d.head_dim)], 0)
+        spread = op.broadcast(op.unsqueeze(y, _int(2)), shape, "BIDIRECTIONAL")
+        return op.reshape(spread, _ints(0, d.heads, -1, d.head_dim), True)
+
+    # ------------------------------------------------------------------ shared parts
+
+    def _input(self, name: str, shape: list[int], kind: ov.Type) -> ov.Node:
+        parameter = op.parameter(shape, kind, name=name)
+        parameter.output(0).get_tensor().set_names({name})
+        return parameter
+
+    def _rotation(self) -> tuple[ov.Node, ov.Node]:
+        """cos and sin, [B, 1, T, D]."""
+        inverse = op.constant(inverse_frequencies(self.decoder).astype(np.float32).reshape(1, -1, 1))
+        places = op.convert(op.unsqueeze(self.positions, _int(1)), "f32")
+        angles = op.transpose(op.matmul(inverse, places, False, False), _ints(0, 2, 1))
+        both = op.concat([angles, angles], -1)
+        return op.unsqueeze(op.cos(both), _int(1)), op.unsqueeze(op.sin(both), _int(1))
+
+    def _causal_mask(self, past: ov.Node) -> tuple[ov.Node, ov.Node]:
+        """[B, 1, T, past + T] of 0 and MASKED; and past + T."""
+        before = op.gather(op.shape_of(past), _int(2), _int(0))
+        total = op.add(before, op.gather(op.shape_of(self.ids), _int(1), _int(0)))
+        keys = _lifted(op.range(_int(0), total, _int(1), "i64"), (0, 0, 0))
+        queries = _lifted(op.range(before, total, _int(1), "i64"), (0, 0, 3))
+        real = _lifted(op.convert(self.attention_mask, "boolean"), (1, 1))
+        keep = op.logical_and(op.less_equal(keys, queries), real)
+        return op.select(keep, _float(0), op.constant(MASKED)), total
+
+    def _norm(self, x: ov.Node, name: str) -> ov.Node:
+        one, two = (op.constant(np.float32([[[v]]])) for v in (1.0, 2.0))
+        mean = op.reduce_mean(op.power(x, two), _ints(-1), True)
+        epsilon = op.constant(np.float32([[[self.decoder.epsilon]]]))
+        return op.multiply(self._vector(name), op.multiply(x, op.divide(one, op.sqrt(op.add(mean, epsilon)))))
+
+    def _linear(self, x: ov.Node, name: str) -> ov.Node:
+        y = op.matmul(x, self._matrix(name + ".weight"), False, True)
+        y.set_friendly_name(f"__module.{name}/aten::linear/MatMul")  # adapters are matched by this name
+        return op.add(y, self._vector(name + ".bias")) if name + ".bias" in self.names else y
+
+    # ------------------------------------------------------------------ weights
+
+    def _vector(self, name: str) -> ov.Node:
+        return op.constant(np.ascontiguousarray(self.weights.f32(name)))
+
+    def _matrix(self, name: str) -> ov.Node:
+        """f32 as the graph sees it; stored in the form."""
+        if self.form == "f32":
+            return self._vector(name)
+        if self.form == "int8":
+            return self._int8(name)
+        stored = (
+            self._bf16(name)
+            if self.form == "bf16"
+            else op.constant(self.weights.f32(name).astype(np.float16))
+        )
+        return _decompressed(stored, name)
+
+    def _bf16(self, name: str) -> ov.Node:
+        if self.weights.dtype(name) == "BF16":
+            bits = self.weights.raw(name)
+        else:
+            wide = np.ascontiguousarray(self.weights.f32(name)).view(np.uint32)
+            bits = ((wide + 0x7FFF + ((wide >> 16) & 1)) >> 16).astype(np.uint16)  # to nearest even
+        shape = list(self.weights.shape(name))
+        bits = np.ascontiguousarray(bits).view(np.uint16).reshape(shape)
+        return op.constant(ov.Tensor(bits, ov.Shape(shape), ov.Type.bf16), shared_memory=True)
+
+    def _int8(self, name: str) -> ov.Node:
+        """Symmetric, one scale a row (output channel), rounded to nearest."""
+        w = self.weights.f32(name)
+        scale = np.maximum(np.abs(w).max(1, keepdims=True) / 127, 1e-7).astype(np.float16)
+        q = np.clip(np.rint(w / scale.astype(np.float32)), -127, 127).astype(np.int8)
+        half = op.convert(op.constant(q), "f16")
+        half.set_friendly_name(name + "/f16")
+        scaled = op.convert(op.multiply(half, op.constant(scale)), "f32")
+        scaled.set_friendly_name(name + "/scaled")
+        return scaled
+
+
+def _decompressed(stored: ov.Node, name: str) -> ov.Node:
+    wide = op.convert(stored, "f32")
+    wide.set_friendly_name(name + "/f32")
+    return wide
+
+
+def _lifted(x: ov.Node, axes: tuple[int, ...]) -> ov.Node:
+    for axis in axes:
+        x = op.unsqueeze(x, _int(axis))
+    return x
+
+
+def _name_by_place(model: ov.Model) -> None:
+    """Give unnamed nodes names that follow from the graph.
+
+    OpenVINO counts them per process, so a second export in one process would give other bytes.
+    """
+    for place, node in enumerate(model.get_ordered_ops()):
+        kind = node.get_type_name()
+        if node.get_friendly_name().startswith(f"{kind}_"):
+            node.set_friendly_name(f"{kind}.{place}")

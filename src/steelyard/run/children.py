@@ -1,0 +1,155 @@
+"""Hand one piece of work to a child process, pass its progress on, and take its result or its error."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..artefact import Artefact, Draft, Figures, Progress, Watch
+from ..errors import Lacking, Problem, Stopped
+
+GRACE_S = 4.0  # Ctrl-C is answered in under 5 s: a child that has not stopped by then is killed
+POLL_S = 0.1
+
+
+class WorkerFailed(Exception):
+    """The child met a bug of ours; carries its trace."""
+
+
+def in_child(order: dict[str, Any], watch: Watch) -> Any:
+    """Carry out one order (see worker.py) in a child. Raises the child's Problem, or WorkerFailed."""
+    reading, writing = os.pipe()
+    noise = tempfile.TemporaryFile(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)  # noqa: SIM115
+    child = subprocess.Popen(
+        [sys.executable, "-m", "steelyard.run.worker", str(writing)],
+        stdin=subprocess.PIPE,
+        stdout=noise,
+        stderr=noise,
+        pass_fds=(writing,),
+        start_new_session=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"} | order.get("env", {}),
+    )
+    os.close(writing)
+    try:
+        assert child.stdin is not None
+        child.stdin.write(json.dumps(order | {"parent": os.getpid()}).encode())
+        child.stdin.close()
+        last = follow(child, reading, watch)
+        child.wait()
+        return result(last, child.returncode, noise, watch)
+    finally:
+        if child.poll() is None:
+            child.kill()
+            child.wait()
+        os.close(reading)
+        noise.close()
+
+
+def follow(child: subprocess.Popen[bytes], reading: int, watch: Watch) -> dict[str, Any]:
+    """Pass on what the child says until it ends; its last word is the result."""
+    bars: dict[str, Progress] = {}
+    last: dict[str, Any] = {}
+    for message in messages(child, reading, lambda: watch.stop):
+        if "log" in message:
+            watch.log(message["log"], **message["fields"])
+        elif "progress" in message:
+            name = message["progress"]
+            bar = bars.setdefault(name, Progress(watch, name, message["total"], message["unit"]))
+            bar.done, bar.fields, bar.total = message["done"], message["fields"], message["total"]
+            watch.show(bar, closed=message["closed"])
+            if message["closed"]:
+                bars.pop(name)
+        else:
+            last = message
+    return last
+
+
+def messages(
+    child: subprocess.Popen[bytes], reading: int, stop: Callable[[], bool]
+) -> Iterator[dict[str, Any]]:
+    """JSON lines from the child; on `stop` it is asked to end, and killed when it does not."""
+    rest, asked = b"", 0.0
+    while True:
+        if stop() and not asked:
+            child.send_signal(signal.SIGTERM)
+            asked = time.monotonic()
+        if asked and time.monotonic() - asked > GRACE_S:
+            child.kill()
+        if not select.select([reading], [], [], POLL_S)[0]:
+            continue
+        piece = os.read(reading, 1 << 16)
+        if not piece:
+            return
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from (json.loads(line) for line in lines)
+
+
+def result(last: dict[str, Any], code: int, noise: Any, watch: Watch) -> Any:
+    if "done" in last:
+        return last["done"]
+    if last.get("error"):
+        raise Problem.from_json(last["error"], last["exit_code"])
+    if watch.stop:
+        raise Stopped("run.stopped", "stopped before the step was done", hint="run the same command again")
+    if code == -signal.SIGKILL or last.get("trace") == "MemoryError":
+        raise Lacking(
+            "memory.killed",
+            "the step's process was killed",
+            why="most often the machine ran out of memory",
+            hint="free memory, or lower per_device_train_batch_size or max_length, and run again",
+        )
+    noise.seek(0)
+    raise WorkerFailed(last.get("trace") or noise.read()[-4000:].decode("utf-8", "replace"))
+
+
+def step_order(
+    call: str, inputs: dict[str, Artefact], draft: Draft, store: Path, keys: tuple[Any, ...] | None
+) -> dict[str, Any]:
+    """The order that runs one step into a draft."""
+    return {
+        "call": call,
+        "store": str(store),
+        "keys": keys,
+        "settings": draft.settings,
+        "inputs": {
+            role: {
+                "folder": str(a.folder),
+                "adopted": "key" not in a.manifest,
+                "hash": a.hash,
+                "kind": a.kind,
+            }
+            for role, a in inputs.items()
+        },
+        "draft": {
+            "kind": draft.kind,
+            "key": draft.key,
+            "step": draft.step,
+            "folder": str(draft.folder),
+            "scratch": str(draft.scratch.folder),
+        },
+    }
+
+
+def call_order(call: str, **arguments: Any) -> dict[str, Any]:
+    """The order that calls a plain function of a room: "training:probe", limit_s=20."""
+    return {"call": call, "arguments": arguments}
+
+
+def run_step(
+    call: str,
+    inputs: dict[str, Artefact],
+    draft: Draft,
+    store: Path,
+    keys: tuple[Any, ...] | None,
+    watch: Watch,
+) -> Figures:
+    return in_child(step_order(call, inputs, draft, store, keys), watch)

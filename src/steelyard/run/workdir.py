@@ -1,0 +1,115 @@
+"""The folder of one recipe's runs: its lock, its log, its artefacts, its plan, its report.
+
+    runs/<name>/  .lock  log.jsonl  plan.json  report.html  artefacts/  service/
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..artefact import Progress, Store, Watch
+from ..errors import Lacking, Where, from_os_error
+from ..recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Workdir:
+    """Paths of one work folder; `keys` seal what is written below it."""
+
+    folder: Path
+    keys: Any = None
+
+    @property
+    def store(self) -> Store:
+        return Store(self.folder / "artefacts", self.keys)
+
+    @property
+    def plan(self) -> Path:
+        return self.folder / "plan.json"
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.jsonl"
+
+    @property
+    def service(self) -> Path:
+        return self.folder / "service"
+
+
+def workdir_of(recipe: Recipe, chosen: Path | None, keys: Any = None) -> Workdir:
+    """The chosen folder, or `runs/<name>` beside the recipe; made, and seen to be writable."""
+    folder = (chosen or recipe.root / "runs" / recipe.name).absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.write_bytes(b"x")
+        probe.unlink()
+    except NotADirectoryError as error:
+        raise Lacking(
+            "disk.denied",
+            f"{folder} cannot be a folder",
+            where=Where(str(folder)),
+            why="a file stands in its place",
+            hint="choose another folder with --workdir",
+        ) from error
+    except OSError as error:
+        raise from_os_error(error) or error from error
+    return Workdir(folder, keys)
+
+
+@contextmanager
+def locked(workdir: Workdir) -> Iterator[None]:
+    """Hold the folder for this process; a dead run's lock is void, since the kernel drops it."""
+    path = workdir.folder / ".lock"
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise Lacking(
+                "run.locked",
+                f"another steelyard (process {file.read().strip() or 'unknown'}) works in {workdir.folder}",
+                where=Where(str(path)),
+                why="two runs in one folder would write over each other",
+                hint="wait for it, stop it, or choose another folder with --workdir",
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+class LoggedWatch(Watch):
+    """Events into the work folder's log (sealed line by line at `guarded`), progress to the front."""
+
+    def __init__(self, workdir: Workdir, front: Watch) -> None:
+        self.workdir, self.front = workdir, front
+
+    @property
+    def stop(self) -> bool:  # type: ignore[override]
+        return self.front.stop
+
+    def log(self, event: str, **fields: Any) -> None:
+        told = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "event": event} | fields
+        line = json.dumps(told, ensure_ascii=False, default=str)
+        if self.workdir.keys:
+            self.workdir.keys.append_log(self.workdir.log, line)
+        else:
+            with self.workdir.log.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        self.front.log(event, **fields)
+
+    def show(self, progress: Progress, closed: bool = False) -> None:
+        self.front.show(progress, closed)

@@ -1,0 +1,103 @@
+"""The child process of one step: `python -m steelyard.run.worker FD`, a JSON order on standard input.
+
+Answers are JSON lines on the file descriptor FD: {"log"}, {"progress"}, at last {"done"} or {"error"}.
+It dies with its parent, and SIGTERM asks the step to stop after its next safe point.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ..artefact import Artefact, Draft, Inputs, Progress, Scratch, Store, Watch
+from ..errors import Problem, from_os_error
+from ..trust import load_keys
+from .processes import die_with
+
+
+class PipeWatch(Watch):
+    """Sends logs and progress to the parent."""
+
+    def __init__(self, fd: int) -> None:
+        self.file = os.fdopen(fd, "w", buffering=1, encoding="utf-8")
+
+    def say(self, **message: Any) -> None:
+        self.file.write(json.dumps(message, ensure_ascii=False) + "\n")
+
+    def log(self, event: str, **fields: Any) -> None:
+        self.say(log=event, fields=fields)
+
+    def show(self, progress: Progress, closed: bool = False) -> None:
+        self.say(
+            progress=progress.name,
+            total=progress.total,
+            unit=progress.unit,
+            done=progress.done,
+            fields=progress.fields,
+            closed=closed,
+        )
+
+
+def opened(order: dict[str, Any], store: Store) -> Artefact:
+    """The artefact an order names: a folder of the store, or one adopted from elsewhere."""
+    folder = Path(order["folder"])
+    if order["adopted"]:
+        return Artefact(folder, {"hash": order["hash"], "kind": order["kind"], "figures": {}, "files": []})
+    return store.open(folder)
+
+
+def carry_out(order: dict[str, Any], watch: Watch) -> Any:
+    """Import what the order names, give it what it asks for, return its figures."""
+    room, name = order["call"].split(":")
+    call = getattr(import_module(f"steelyard.{room}"), name)
+    if "draft" not in order:
+        return call(**order["arguments"])
+    keys = load_keys(*order["keys"]) if order["keys"] else None
+    store = Store(Path(order["store"]), keys)
+    inputs = Inputs({role: opened(a, store) for role, a in order["inputs"].items()})
+    told = order["draft"]
+    scratch = Scratch(Path(told["scratch"]), keys)
+    draft = Draft(
+        told["kind"], told["key"], told["step"], order["settings"], [], Path(told["folder"]), scratch
+    )
+    return call(inputs, order["settings"], draft, watch)
+
+
+def main() -> int:
+    watch = PipeWatch(int(sys.argv[1]))
+    order = json.load(sys.stdin)
+    die_with(order["parent"])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides; a terminal's Ctrl-C reaches it too
+
+    def stop(*_: object) -> None:
+        watch.stop = True
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        watch.say(done=carry_out(order, watch))
+        return 0
+    except Problem as problem:
+        watch.say(error=problem.as_json(), exit_code=problem.exit_code)
+        return problem.exit_code
+    except OSError as error:
+        problem = from_os_error(error)
+        if problem is None:
+            raise
+        watch.say(error=problem.as_json(), exit_code=problem.exit_code)
+        return problem.exit_code
+    except MemoryError:
+        watch.say(error=None, exit_code=5, trace="MemoryError")
+        return 5
+    except Exception:
+        watch.say(error=None, exit_code=1, trace=traceback.format_exc())
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
