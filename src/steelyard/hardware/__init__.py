@@ -1,1 +1,26 @@
-"""Room under construction."""
+"""What there is to compute on: the catalogue, this machine, and how fast this machine is.
+
+Not here: what a job costs (planner).
+"""
+
+from .calibration import Calibration, cache_folder, measure
+from .catalogue import Device, Devices, catalogue, named_models, published_constants
+from .findings import Finding, findings
+from .machine import Machine, probe
+from .tables import read_table
+
+__all__ = [
+    "Calibration",
+    "Device",
+    "Devices",
+    "Finding",
+    "Machine",
+    "cache_folder",
+    "catalogue",
+    "findings",
+    "measure",
+    "named_models",
+    "probe",
+    "published_constants",
+    "read_table",
+]

@@ -1,0 +1,224 @@
+"""How fast this machine is, measured in under a minute and kept per fingerprint.
+
+Own micro-benchmarks need numpy alone; what a training step or a served token costs is measured by
+callables that `run` passes in, so that this room knows neither torch nor an engine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import IO, Any
+
+import numpy as np
+
+from steelyard.errors import Problem
+
+from .machine import Machine
+
+SCHEMA = 1  # raise it when a probe measures something else under the same name
+Rows = list[dict[str, Any]]
+Probe = Callable[[], Rows]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """Measured rows of one machine; `skipped` says which probes did not run and why."""
+
+    fingerprint: str
+    rows: tuple[dict[str, Any], ...]
+    taken: tuple[str, ...]  # names of the probes whose rows are in
+    skipped: Mapping[str, str]
+    measured_s: float  # 0 when everything came from the cache
+    path: str
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the rows: names this calibration in a plan."""
+        return hashlib.sha256(json.dumps(self.rows, sort_keys=True).encode()).hexdigest()
+
+    def of(self, op: str, **fields: Any) -> list[dict[str, Any]]:
+        """Rows of one operation, those whose fields equal `fields`."""
+        return [r for r in self.rows if r.get("op") == op and all(r.get(k) == v for k, v in fields.items())]
+
+
+def cache_folder() -> Path:
+    """$STEELYARD_CACHE, else the user's cache folder."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("STEELYARD_CACHE") or home / "steelyard")
+
+
+def measure(
+    machine: Machine, probes: Mapping[str, Probe] | None = None, limit_s: float = 60, *, fresh: bool = False
+) -> Calibration:
+    """Calibrate this machine, or read what was measured before on the same fingerprint.
+
+    Only probes that are not in the cache run. A probe that raises a Problem is skipped with its message;
+    no further probe starts once `limit_s` is over. One measurement at a time: others wait for the lock.
+    """
+    path = cache_folder() / f"calibration-{machine.fingerprint[:16]}.json"
+    wanted: dict[str, Probe] = {"machine": lambda: machine_rows(machine), **(probes or {})}
+    with _alone(path):
+        known = None if fresh else _read(path, machine.fingerprint)
+        known = known or Calibration(
+            fingerprint=machine.fingerprint, rows=(), taken=(), skipped={}, measured_s=0, path=str(path)
+        )
+        missing = {name: call for name, call in wanted.items() if name not in known.taken}
+        if not missing:
+            return known
+        done = _run(known, missing, limit_s)
+        _write(path, done)
+        return done
+
+
+def _run(known: Calibration, probes: Mapping[str, Probe], limit_s: float) -> Calibration:
+    start = time.monotonic()
+    rows, taken, skipped = list(known.rows), list(known.taken), {}
+    for name, call in probes.items():
+        if time.monotonic() - start > limit_s:
+            skipped[name] = f"the limit of {limit_s:.0f} s was over"
+            continue
+        try:
+            rows += [{**row, "probe": name} for row in call()]
+            taken.append(name)
+        except Problem as e:
+            skipped[name] = e.message
+    spent = time.monotonic() - start
+    return replace(known, rows=tuple(rows), taken=tuple(taken), skipped=skipped, measured_s=spent)
+
+
+# ------------------------------------------------------------------ the cache
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _lock(stack.enter_context(path.with_suffix(".lock").open("w")))
+        except OSError:
+            pass  # a read-only home must not forbid planning: measure, keep nothing
+        yield
+
+
+def _lock(file: IO[str]) -> None:
+    try:
+        import fcntl
+    except ImportError:  # not POSIX: two plans may measure at once
+        return
+    fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def _read(path: Path, fingerprint: str) -> Calibration | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["schema"] != SCHEMA or found["fingerprint"] != fingerprint:
+            return None
+        rows = tuple(dict(row) for row in found["rows"])
+        return Calibration(
+            fingerprint=fingerprint,
+            rows=rows,
+            taken=tuple(found["taken"]),
+            skipped={},
+            measured_s=0,
+            path=str(path),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # a damaged cache is measured again
+
+
+def _write(path: Path, done: Calibration) -> None:
+    document = {"schema": SCHEMA, "fingerprint": done.fingerprint, "taken": done.taken, "rows": done.rows}
+    try:
+        fd, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            json.dump(document, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except OSError:
+        return  # the next plan measures again
+
+
+# ------------------------------------------------------------------ own micro-benchmarks, numpy alone
+
+
+def machine_rows(machine: Machine) -> Rows:
+    """Memory bandwidth, FP32 GEMM at four sizes, a durable file write: about 3 s."""
+    return [triad(machine), *gemms(), file_write()]
+
+
+def _timed(call: Callable[[], Any], repeats: int = 5) -> float:
+    call()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return median(times)
+
+
+def triad(machine: Machine) -> dict[str, Any]:
+    """Bytes a second of a = b + c over arrays of four times the last cache, one thread a core."""
+    size = max(8 * 2**20, min(4 * machine.last_cache_bytes, machine.memory_free_bytes // 16) // 4)
+    b, c, a = (np.ones(size, np.float32) for _ in range(3))
+    cuts = np.linspace(0, size, machine.cores + 1, dtype=int)
+    parts = list(itertools.pairwise(cuts))
+
+    def add(part: tuple[int, int]) -> None:
+        np.add(b[part[0] : part[1]], c[part[0] : part[1]], out=a[part[0] : part[1]])
+
+    with ThreadPoolExecutor(machine.cores) as pool:
+        seconds = _timed(lambda: list(pool.map(add, parts)))
+    return {
+        "op": "triad",
+        "bytes": 12 * size,
+        "threads": machine.cores,
+        "s": seconds,
+        "bytes_per_s": 12 * size / seconds,
+    }
+
+
+def gemms() -> Rows:
+    """FP32 GEMM (m, 1024) x (1024, 1024) at four m: numpy's BLAS with its own threads."""
+    k = n = 1024
+    w = np.ones((k, n), np.float32)
+    rows = []
+    for m in (1, 8, 64, 512):
+        x = np.ones((m, k), np.float32)
+        seconds = _timed(partial(np.matmul, x, w), 7)
+        rows.append(
+            {
+                "op": "gemm",
+                "dtype": "f32",
+                "m": m,
+                "n": n,
+                "k": k,
+                "s": seconds,
+                "flops_per_s": 2 * m * n * k / seconds,
+            }
+        )
+    return rows
+
+
+def file_write(size: int = 64 * 2**20) -> dict[str, Any]:
+    """Bytes a second of writing and fsyncing a file in the temporary folder."""
+    block = os.urandom(size)
+    start = time.perf_counter()
+    with tempfile.TemporaryFile() as file:
+        file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+    seconds = time.perf_counter() - start
+    return {"op": "file_write", "bytes": size, "s": seconds, "bytes_per_s": size / seconds}

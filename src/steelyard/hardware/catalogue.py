@@ -1,0 +1,172 @@
+"""The devices and model shapes that steelyard knows by name, with the source of each figure.
+
+A device is one row of `devices.csv`, and nothing else has to change when one is added.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from steelyard.errors import WrongUse
+
+from .tables import read_table
+
+HERE = Path(str(files(__package__)))
+# The narrowest peak that a precision can use, best first: FP16 runs at the BF16 rate where that alone stands.
+PEAK_COLUMNS = {
+    "f32": ("peak_fp32_tflops",),
+    "tf32": ("peak_tf32_tflops", "peak_fp32_tflops"),
+    "bf16": ("peak_bf16_tflops", "peak_fp16_tflops", "peak_tf32_tflops", "peak_fp32_tflops"),
+    "fp16": ("peak_fp16_tflops", "peak_bf16_tflops", "peak_tf32_tflops", "peak_fp32_tflops"),
+    "fp8": ("peak_fp8_tflops", "peak_bf16_tflops", "peak_fp16_tflops"),
+    "int8": ("peak_int8_tops", "peak_bf16_tflops", "peak_fp16_tflops", "peak_fp32_tflops"),
+    "fp4": ("peak_fp4_tflops", "peak_fp8_tflops", "peak_bf16_tflops"),
+}
+ALIASES = {"fp32": "f32", "f16": "fp16", "float16": "fp16", "bfloat16": "bf16", "int4": "bf16", "fp4": "fp4"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """One row of the catalogue: a GPU, an accelerator or one CPU socket. Rates per second, dense peaks."""
+
+    id: str
+    name: str
+    vendor: str
+    kind: str  # cpu | gpu | accelerator
+    year: int
+    memory_bytes: float
+    memory_bytes_per_s: float
+    peaks: Mapping[str, float]  # precision -> FLOP/s (or integer operations)
+    scaleup_bytes_per_s: float  # one device, both directions together
+    scaleup_topology: str
+    scaleup_devices: int
+    scaleout_bytes_per_s: float  # one device's share of the network, one direction
+    tdp_w: float | None
+    price_usd_per_h: float | None
+    price_source: str
+    confidential: str
+    cores: int | None  # of a CPU
+    source: str
+    confidence: str
+    note: str
+
+    def peak_flops(self, precision: str) -> float | None:
+        """Dense FLOP/s at a precision, of the nearest wider one where it is not stated; None if unknown."""
+        return self.peaks.get(ALIASES.get(precision, precision))
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """The catalogue in the order of its file."""
+
+    rows: tuple[Device, ...]
+
+    def __iter__(self) -> Iterator[Device]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def find(self, name: str) -> Device:
+        """The device of that name, whatever case, hyphens, dots or maker's name.
+
+        Raises WrongUse, naming the nearest.
+        """
+        table = {plain(key): d for d in self.rows for key in (d.id, d.name)}
+        return lookup(table, name, "device", [d.id for d in self.rows])
+
+
+def plain(name: str) -> str:
+    """A name for comparing: "Meta-Llama/Llama-3-70B" -> "llama370b"."""
+    tail = name.rsplit("/", 1)[-1].lower().replace("+", "plus")
+    tail = re.sub(r"^(meta|intel|nvidia|amd|google|aws|habana|xilinx)[-_ ]+", "", tail)
+    return re.sub(r"[^a-z0-9]", "", tail)
+
+
+def lookup(table: Mapping[str, Any], name: str, what: str, names: list[str]) -> Any:
+    """The entry of a table keyed by `plain` names. Raises WrongUse with the nearest of `names`."""
+    key = plain(name)
+    if key in table:
+        return table[key]
+    for tail in ("instruct", "chat", "base", "it", "hf"):
+        if key.endswith(tail) and key[: -len(tail)] in table:
+            return table[key[: -len(tail)]]
+    near = get_close_matches(key, [plain(n) for n in names], n=3, cutoff=0.5)
+    shown = [n for n in names if plain(n) in near] or names[:5]
+    raise WrongUse(
+        f"{what}.unknown", f"no {what} is called {name!r}", hint=f"did you mean {' or '.join(shown[:3])}?"
+    )
+
+
+@cache
+def catalogue() -> Devices:
+    """All devices of `devices.csv`."""
+    return Devices(
+        tuple(_device(row) for row in read_table(HERE / "devices.csv", ("id", "kind", "memory_gb")))
+    )
+
+
+@cache
+def named_models() -> Mapping[str, Mapping[str, float | str]]:
+    """Model shapes by name: the columns of `models.csv` as numbers (public configurations)."""
+    return {row["model"]: {k: _value(v) for k, v in row.items()} for row in read_table(HERE / "models.csv")}
+
+
+@cache
+def published_constants() -> dict[str, Any]:
+    """Constants fitted to published results by `bench/fit_constants.py`, with their provenance."""
+    return json.loads((HERE / "constants.json").read_text(encoding="utf-8"))
+
+
+def _value(cell: str) -> float | str:
+    try:
+        return float(cell)
+    except ValueError:
+        return cell
+
+
+def _number(row: Mapping[str, str], column: str) -> float | None:
+    return float(row[column]) if row.get(column) else None
+
+
+def _device(row: Mapping[str, str]) -> Device:
+    cores = re.search(r"([\d+]+) cores", row["name"]) if row["kind"] == "cpu" else None
+    return Device(
+        id=row["id"],
+        name=row["name"],
+        vendor=row["vendor"],
+        kind=row["kind"],
+        year=int(_number(row, "year") or 0),
+        memory_bytes=(_number(row, "memory_gb") or 0) * 1e9,
+        memory_bytes_per_s=(_number(row, "memory_gbps") or 0) * 1e9,
+        peaks=_peaks(row),
+        scaleup_bytes_per_s=(_number(row, "scaleup_gbps_per_device") or 0) * 1e9,
+        scaleup_topology=row["scaleup_topology"] or "none",
+        scaleup_devices=int(_number(row, "scaleup_devices") or 1),
+        scaleout_bytes_per_s=(_number(row, "scaleout_gbits") or 0) * 1e9 / 8,
+        tdp_w=_number(row, "tdp_w"),
+        price_usd_per_h=_number(row, "price_usd_hour"),
+        price_source=row["price_source"],
+        confidential=row["confidential"] or "none",
+        cores=sum(map(int, cores[1].split("+"))) if cores else None,
+        source=row["source"],
+        confidence=row["confidence"],
+        note=row["note"],
+    )
+
+
+def _peaks(row: Mapping[str, str]) -> dict[str, float]:
+    peaks = {}
+    for precision, columns in PEAK_COLUMNS.items():
+        stated = next((value for c in columns if (value := _number(row, c))), None)
+        if stated:
+            peaks[precision] = stated * 1e12
+    return peaks

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from steelyard.errors import Lacking, WrongUse
+from steelyard.hardware import catalogue, findings, measure, named_models, probe, read_table
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("gaudi3", "gaudi3"),
+        ("Intel Gaudi-3", "gaudi3"),
+        ("Xeon-8480+", "xeon-8480plus"),
+        ("H100.SXM", "h100-sxm"),
+        ("NVIDIA/H100-SXM", "h100-sxm"),
+        ("Data Center GPU Max 1550", "max-1550"),
+    ],
+)
+def test_devices_are_found_by_any_spelling(name, expected):
+    assert catalogue().find(name).id == expected
+
+
+def test_an_unknown_device_names_the_nearest():
+    with pytest.raises(WrongUse) as caught:
+        catalogue().find("gaudi9")
+    assert "gaudi" in caught.value.hint
+
+
+def test_every_device_has_what_a_plan_needs():
+    assert len(catalogue()) >= 64 and len(named_models()) >= 98
+    for device in catalogue():
+        assert device.peaks or device.note, device.id  # Gaudi 1 never had a peak published
+        assert device.memory_bytes > 1e9 and device.memory_bytes_per_s > 1e10, device.id
+        assert device.source, device.id
+
+
+def test_this_machine_is_priced_as_its_share_of_a_device():
+    machine = probe()
+    device = catalogue().find(machine.nearest_device)
+    assert 1 <= machine.cores <= machine.threads and 0 < machine.share <= 1
+    assert machine.memory_free_bytes <= machine.memory_bytes
+    assert machine.price_usd_per_h == pytest.approx(device.price_usd_per_h * machine.share)
+    assert machine.fingerprint == probe().fingerprint
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux affinity")
+def test_cores_respect_affinity():
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert probe().cores == 1
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def test_measuring_is_done_once_and_names_what_it_skipped(tmp_path, monkeypatch):
+    monkeypatch.setenv("STEELYARD_CACHE", str(tmp_path))
+    calls = []
+
+    def good():
+        calls.append(1)
+        return [{"op": "decode", "s": 0.01}]
+
+    def lacking():
+        raise Lacking("package", "torch is not installed")
+
+    machine = probe()
+    first = measure(machine, {"serving": good, "training": lacking})
+    assert first.of("decode")[0]["s"] == 0.01 and first.skipped == {"training": "torch is not installed"}
+    assert first.of("triad")[0]["bytes_per_s"] > 1e8 and first.of("gemm", m=512)
+    again = measure(machine, {"serving": good})
+    assert again.measured_s == 0 and again.rows == first.rows and again.hash == first.hash and calls == [1]
+
+
+def test_a_damaged_cache_is_measured_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("STEELYARD_CACHE", str(tmp_path))
+    machine = probe()
+    path = tmp_path / f"calibration-{machine.fingerprint[:16]}.json"
+    path.write_text("{half")
+    assert measure(machine).measured_s > 0
+    assert json.loads(path.read_text())["fingerprint"] == machine.fingerprint
+
+
+def test_findings_each_have_a_fix_unless_fine(tmp_path):
+    for finding in findings(probe(), tmp_path):
+        assert finding.level == "ok" or finding.fix
+
+
+def test_a_bad_table_names_file_line_and_column(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text("id,value\n1,2,3\n")
+    with pytest.raises(WrongUse) as caught:
+        read_table(path, ("id", "metric"))
+    assert caught.value.where.field == "metric"
+    with pytest.raises(WrongUse) as caught:
+        read_table(path)
+    assert caught.value.where.line == 2
