@@ -4,6 +4,7 @@ A step reads artefacts, writes into a `Draft`, and `Store.publish` makes it an `
 equal content, so a second run reuses what is unchanged. The payload's meaning is no concern of this room.
 """
 
+from .files import write_durably
 from .scratch import Scratch
 from .store import Artefact, Draft, Figures, Inputs, Settings, Store, adopt, content_hash, key_of
 from .watch import Progress, Watch
@@ -21,4 +22,5 @@ __all__ = [
     "adopt",
     "content_hash",
     "key_of",
+    "write_durably",
 ]

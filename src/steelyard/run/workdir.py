@@ -1,6 +1,6 @@
 """The folder of one recipe's runs: its lock, its log, its artefacts, its plan, its report.
 
-    runs/<name>/  .lock  log.jsonl  plan.json  report.html  artefacts/  service/
+runs/<name>/  .lock  log.jsonl  plan.json  report.html  artefacts/  service/
 """
 
 from __future__ import annotations

@@ -1,0 +1,60 @@
+"""What a run came to: one record a step, the scores, the verdict, the service. JSON as the contract has it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+STEP_NAMES = ("clean", "train", "compress", "gate", "serve")
+
+
+@dataclass(slots=True)
+class StepRecord:
+    """One step: state is planned, done, reused, failed or skipped; figures flat, in SI units."""
+
+    step: str
+    state: str = "planned"
+    artefact: str | None = None
+    hash: str | None = None
+    predicted: dict[str, float] = field(default_factory=dict)
+    measured: dict[str, float] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "state": self.state,
+            "artefact": self.artefact,
+            "hash": self.hash,
+            "predicted": self.predicted,
+            "measured": self.measured,
+        }
+
+
+@dataclass(slots=True)
+class Outcome:
+    """A run, finished or planned."""
+
+    run: str
+    workdir: str
+    steps: list[StepRecord]
+    plan: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    gate: dict[str, Any] | None = None
+    service: dict[str, Any] | None = None
+    report: str | None = None
+    sample: dict[str, str] | None = None  # a question of the test set and the live service's answer
+
+    def record(self, step: str) -> StepRecord:
+        return next(r for r in self.steps if r.step == step)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "schema": "steelyard.up/1",
+            "run": self.run,
+            "workdir": self.workdir,
+            "steps": [r.as_json() for r in self.steps],
+            "scores": self.scores,
+            "gate": self.gate,
+            "service": self.service,
+            "report": self.report,
+        }
