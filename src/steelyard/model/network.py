@@ -1,0 +1,363 @@
+"""The network of the llama, qwen2, qwen3 and mistral families, from a Hugging Face folder and back.
+
+One class for all four: they differ in biases, in the norms of query and key, and in the window. Query, key
+and value are one matrix here, gate and up another; `load` joins them, `save` splits them. In float32 the
+logits equal Hugging Face's within 1e-4. The head is apart (`logits`), so that it runs only where it counts.
+
+Not here: generation (serving), adapters' training (training).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from steelyard.errors import Where, WrongUse
+
+from .kernels import Layout, Linear, Norm, attention, rope, swiglu
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+COMPANIONS = (  # what belongs to a model besides its weights
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """What the network needs of a config.json."""
+
+    family: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    vocab: int
+    eps: float
+    rope_theta: float
+    rope_scaling: dict[str, Any] | None  # None: default; else rope type llama3
+    window: int | None
+    tied: bool
+
+    @classmethod
+    def read(cls, folder: Path) -> Config:
+        """Raises WrongUse where the family, its activation or its rope is not known."""
+        path = folder / "config.json"
+        try:
+            raw = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as e:
+            raise WrongUse("model.config", f"{path.name} cannot be read: {e}", where=Where(str(path))) from e
+        family = raw.get("model_type")
+        if family not in FAMILIES:
+            raise WrongUse(
+                "model.family",
+                f"model_type {family!r} cannot be trained",
+                where=Where(str(path), field="model_type"),
+                hint=f"known: {', '.join(FAMILIES)}",
+            )
+        if raw.get("hidden_act", "silu") != "silu":
+            raise WrongUse(
+                "model.activation",
+                f"activation {raw['hidden_act']!r} is not known",
+                where=Where(str(path), field="hidden_act"),
+                hint="known: silu",
+            )
+        rope_raw = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
+        heads = raw["num_attention_heads"]
+        return cls(
+            family=family,
+            layers=raw["num_hidden_layers"],
+            hidden=raw["hidden_size"],
+            heads=heads,
+            kv_heads=raw.get("num_key_value_heads") or heads,
+            head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
+            ffn=raw["intermediate_size"],
+            vocab=raw["vocab_size"],
+            eps=raw.get("rms_norm_eps", 1e-6),
+            rope_theta=float(rope_raw.get("rope_theta") or raw.get("rope_theta") or 10000.0),
+            rope_scaling=_rope_scaling(rope_raw, path),
+            window=_window(raw, family),
+            tied=bool(raw.get("tie_word_embeddings", False)),
+        )
+
+
+def _rope_scaling(raw: dict[str, Any], path: Path) -> dict[str, Any] | None:
+    kind = raw.get("rope_type") or raw.get("type") or "default"
+    if kind == "default":
+        return None
+    if kind == "llama3":
+        return raw
+    raise WrongUse(
+        "model.rope",
+        f"rope type {kind!r} is not known",
+        where=Where(str(path), field="rope_scaling"),
+        hint="known: default, llama3",
+    )
+
+
+def _window(raw: dict[str, Any], family: str) -> int | None:
+    if family == "mistral":
+        return raw.get("sliding_window")
+    if family in ("qwen2", "qwen3") and raw.get("use_sliding_window"):
+        raise WrongUse(
+            "model.window", "use_sliding_window of qwen models is not known", hint="set it to false"
+        )
+    return None
+
+
+class Block(nn.Module):
+    """One decoder layer on flat tokens [T, H]."""
+
+    def __init__(self, config: Config, prefix: str, get: _Reader) -> None:
+        super().__init__()
+        attn, mlp, kv = f"{prefix}.self_attn.", f"{prefix}.mlp.", config.kv_heads * config.head_dim
+        self.config = config
+        self.input_norm = get.norm(f"{prefix}.input_layernorm.weight")
+        self.qkv = get.linear((f"{attn}q_proj", f"{attn}k_proj", f"{attn}v_proj"))
+        self.o = get.linear((f"{attn}o_proj",))
+        self.q_norm = get.norm(f"{attn}q_norm.weight") if config.family == "qwen3" else None
+        self.k_norm = get.norm(f"{attn}k_norm.weight") if config.family == "qwen3" else None
+        self.post_norm = get.norm(f"{prefix}.post_attention_layernorm.weight")
+        self.gate_up = get.linear((f"{mlp}gate_proj", f"{mlp}up_proj"))
+        self.down = get.linear((f"{mlp}down_proj",))
+        self.sizes = (config.heads + config.kv_heads, config.kv_heads)
+        if self.qkv.weight.shape[0] != config.heads * config.head_dim + 2 * kv:
+            raise WrongUse("model.shape", f"{attn}*: the matrices do not match config.json")
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor:
+        config = self.config
+        heads = self.qkv(self.input_norm(x)).view(x.shape[0], -1, config.head_dim)
+        qk, v = heads.split(self.sizes, dim=1)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = qk.split((config.heads, config.kv_heads), dim=1)
+            qk = torch.cat((self.q_norm(q), self.k_norm(k)), dim=1)
+        q, k = rope(qk, cos, sin).split((config.heads, config.kv_heads), dim=1)
+        x = x + self.o(attention(q, k, v, layout, config.window))
+        return x + self.down(swiglu(self.gate_up(self.post_norm(x))))
+
+
+class Network(nn.Module):
+    """A decoder. `forward` gives the last norm's output, `logits` the scores over the vocabulary."""
+
+    def __init__(self, config: Config, get: _Reader) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Parameter(get.tensor("model.embed_tokens.weight"), requires_grad=False)  # [V, H]
+        self.layers = nn.ModuleList(Block(config, f"model.layers.{i}", get) for i in range(config.layers))
+        self.norm = get.norm("model.norm.weight")
+        head = None if config.tied else get.tensor("lm_head.weight")
+        self.head = None if head is None else nn.Parameter(head, requires_grad=False)
+        self.embed_grad: Tensor | None = None  # float32 [V, H] where the embedding is trained
+        self.head_grad: Tensor | None = None
+        self.anchor: Tensor | None = None
+        self.inv_freq = _inverse_frequencies(config)
+
+    def forward(self, ids: Tensor, positions: Tensor, segments: Tensor | None = None) -> Tensor:
+        """ids, positions, segments [B, T] -> hidden [B, T, H].
+
+        Tokens see earlier tokens of their own segment in their own row; segments None: the whole row is one.
+        """
+        batch, length = ids.shape
+        lengths = [length] * batch if segments is None else segment_lengths(segments)
+        hidden = self.flat(ids.reshape(-1), positions.reshape(-1), Layout.of(lengths))
+        return hidden.view(batch, length, -1)
+
+    def flat(self, ids: Tensor, positions: Tensor, layout: Layout) -> Tensor:
+        """The same on flat tokens [T] -> [T, H]."""
+        dtype = self.embed.dtype
+        angle = positions[:, None].float() * self.inv_freq  # [T, D/2]
+        cos, sin = angle.cos().to(dtype)[:, None, :], angle.sin().to(dtype)[:, None, :]
+        x = self._embedded(ids)
+        for layer in self.layers:
+            x = layer(x, cos, sin, layout)
+        return self.norm(x)
+
+    def _embedded(self, ids: Tensor) -> Tensor:
+        if self.embed_grad is not None and torch.is_grad_enabled():
+            return _Embed.apply(self.anchor, self, ids)
+        return F.embedding(ids, self.embed)
+
+    @property
+    def output(self) -> Tensor:
+        """The head's matrix [V, H]; the embedding itself where they are tied."""
+        return self.embed if self.head is None else self.head
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden [..., H] -> scores [..., V] in the network's dtype."""
+        return F.linear(hidden, self.output)
+
+    def linears(self) -> Iterator[Linear]:
+        """Every matrix of the layers, bottom up."""
+        for module in self.layers.modules():
+            if isinstance(module, Linear):
+                yield module
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every weight under its name in a Hugging Face checkpoint, split into the models' own matrices."""
+        yield "model.embed_tokens.weight", self.embed
+        for module in self.layers.modules():
+            if isinstance(module, Norm):
+                yield module.name, module.weight
+            elif isinstance(module, Linear):
+                yield from _split(module)
+        yield "model.norm.weight", self.norm.weight
+        if self.head is not None:
+            yield "lm_head.weight", self.head
+
+
+class _Embed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, network: Network, ids: Tensor) -> Tensor:
+        ctx.network = network
+        ctx.save_for_backward(ids)
+        return F.embedding(ids, network.embed)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[None, None, None]:
+        ctx.network.embed_grad.index_add_(0, ctx.saved_tensors[0], dy.float())
+        return None, None, None
+
+
+def _split(layer: Linear) -> Iterator[tuple[str, Tensor]]:
+    start = 0
+    for name, rows in layer.parts:
+        yield f"{name}.weight", layer.weight[start : start + rows]
+        if layer.bias is not None:
+            yield f"{name}.bias", layer.bias[start : start + rows]
+        start += rows
+
+
+def segment_lengths(segments: Tensor) -> list[int]:
+    """Lengths of the runs of equal numbers in [B, T], row by row."""
+    new = torch.ones_like(segments, dtype=torch.bool)
+    new[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    starts = torch.nonzero(new.reshape(-1)).reshape(-1)
+    ends = torch.cat((starts[1:], torch.tensor([segments.numel()])))
+    return (ends - starts).tolist()
+
+
+def _inverse_frequencies(config: Config) -> Tensor:
+    """[D/2]; llama3 stretches the slow ones (as in transformers' modeling_rope_utils)."""
+    exponent = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
+    frequency = 1.0 / (config.rope_theta**exponent)
+    if config.rope_scaling is None:
+        return frequency
+    scaling = config.rope_scaling
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    smooth = scaling["original_max_position_embeddings"] * frequency / (2 * math.pi)
+    share = ((smooth - low) / (high - low)).clamp(0, 1)
+    return (1 - share) * frequency / scaling["factor"] + share * frequency
+
+
+class _Reader:
+    """Tensors of a safetensors folder by name, in one dtype."""
+
+    def __init__(self, folder: Path, config: Config, dtype: torch.dtype) -> None:
+        self.folder, self.config, self.dtype = folder, config, dtype
+        self.where = weight_files(folder)
+
+    def find(self, name: str) -> Tensor | None:
+        if name not in self.where:
+            return None
+        return self.where[name].get_tensor(name).to(self.dtype)
+
+    def tensor(self, name: str) -> Tensor:
+        found = self.find(name)
+        if found is None:
+            raise WrongUse("model.weights", f"the weights lack {name}", where=Where(str(self.folder)))
+        return found
+
+    def norm(self, name: str) -> Norm:
+        return Norm(self.tensor(name), self.config.eps, name)
+
+    def linear(self, names: tuple[str, ...]) -> Linear:
+        weights = [self.tensor(f"{name}.weight") for name in names]
+        biases = [self.find(f"{name}.bias") for name in names]
+        present = [bias for bias in biases if bias is not None]
+        if present and len(present) != len(biases):  # one matrix here, so a missing bias is a zero one
+            biases = [self._zeros(w) if b is None else b for b, w in zip(biases, weights, strict=True)]
+            present = [bias for bias in biases if bias is not None]
+        parts = tuple((name, weight.shape[0]) for name, weight in zip(names, weights, strict=True))
+        return Linear(_joined(weights), _joined(present) if present else None, parts)
+
+    def _zeros(self, weight: Tensor) -> Tensor:
+        return torch.zeros(weight.shape[0], dtype=self.dtype)
+
+
+def _joined(tensors: list[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+
+def weight_files(folder: Path) -> dict[str, Any]:
+    """Each tensor's name and the open safetensors file that holds it. Raises WrongUse."""
+    from safetensors import SafetensorError, safe_open
+
+    where: dict[str, Any] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            handle = safe_open(path, framework="pt")
+        except SafetensorError as e:
+            raise WrongUse(
+                "model.half_written",
+                f"{path.name} is not a whole safetensors file: {e}",
+                where=Where(str(path)),
+                hint="fetch the model again",
+            ) from e
+        where.update({name: handle for name in handle.keys()})  # noqa: SIM118 - not a dict
+    if not where:
+        raise WrongUse(
+            "model.no_weights",
+            "no *.safetensors in the model's folder",
+            where=Where(str(folder)),
+            hint="fetch the model again, or point at a folder in Hugging Face format",
+        )
+    return where
+
+
+def load(folder: Path, dtype: str = "float32") -> Network:
+    """The network of a Hugging Face folder, frozen; dtype float32 or bfloat16. Raises WrongUse."""
+    folder = Path(folder)
+    config = Config.read(folder)
+    return Network(config, _Reader(folder, config, DTYPES[dtype]))
+
+
+def save(network: Network, folder: Path, base_folder: Path, dtype: str = "bfloat16") -> None:
+    """Write a Hugging Face folder: the network's weights, the rest as it is in the base's folder."""
+    write_weights(dict(network.tensors()), folder, base_folder, dtype)
+
+
+def write_weights(tensors: dict[str, Tensor], folder: Path, base_folder: Path, dtype: str) -> None:
+    """model.safetensors from named tensors, rounded once to dtype, beside copies of the base's companions."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in COMPANIONS:
+        if (base_folder / name).is_file():
+            shutil.copyfile(base_folder / name, folder / name)
+    _note_dtype(folder / "config.json", dtype)
+    cast = {name: tensor.detach().to(DTYPES[dtype]).contiguous() for name, tensor in tensors.items()}
+    save_file(cast, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _note_dtype(path: Path, dtype: str) -> None:
+    raw = json.loads(path.read_text("utf-8"))
+    raw.pop("torch_dtype", None)
+    raw["dtype"] = dtype
+    raw.pop("_name_or_path", None)
+    path.write_text(json.dumps(raw, indent=2, ensure_ascii=False, sort_keys=True) + "\n", "utf-8")
