@@ -1,0 +1,185 @@
+"""Who may open: the trust level, the key file, and what is done with the key.
+
+The key file holds 32 random bytes, mode 0600; the hybrid private key (ML-KEM-768 and X25519) is derived
+from it. The default lies outside the project, at $STEELYARD_KEY_FILE or ~/.config/steelyard/key, so that
+a copy, backup or push of the project never carries the key of what is sealed in it.
+
+Not here: the bytes of a sealed file (sealed.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+from pathlib import Path
+
+from ..errors import Refused, Where, WrongUse
+from .disk import atomic, disk_problem, sync_folder, write_all
+from .sealed import CHUNK_BYTES, Recipient, SealedReader, derive, open_stream, seal_stream, suite
+
+LEVELS = ("open", "guarded", "sealed")
+KEY_BYTES = 32
+TEE_DEVICES = ("/dev/tdx_guest", "/dev/tdx-guest", "/dev/sgx_enclave")
+
+
+class Keys:
+    """Seals and opens for one recipient. `created` tells that the key file was made just now."""
+
+    def __init__(self, secret: bytes, path: Path | None = None, created: bool = False) -> None:
+        self.path, self.created = path, created
+        self.recipient = recipient_of(secret)
+
+    def __repr__(self) -> str:
+        return f"Keys({self.recipient.key_id.hex()[:8]})"
+
+    @property
+    def id(self) -> str:
+        """A name for the key that gives nothing away."""
+        return self.recipient.key_id.hex()
+
+    @property
+    def notice(self) -> str | None:
+        """What the user must be told after the first use, else None."""
+        if not self.created:
+            return None
+        return f"made the key {self.path}: keep a copy elsewhere, without it nothing sealed here opens again"
+
+    def seal(self, src: Path, dst: Path) -> None:
+        """Seal the file `src` as `dst`, atomically. Raises Lacking (disk)."""
+        with open(src, "rb", buffering=0) as reader, atomic(dst) as writer:
+            length = os.fstat(reader.fileno()).st_size
+            seal_stream(reader, length, writer, (self.recipient,), str(src))
+
+    def open(self, src: Path, dst: Path) -> None:
+        """Open the sealed `src` as plain `dst` (0600); `dst` appears only once all of it is verified."""
+        with self.open_stream(src) as reader, atomic(dst) as writer:
+            while piece := reader.read(CHUNK_BYTES):
+                write_all(writer, piece)
+
+    def open_stream(self, path: Path) -> io.BufferedReader:
+        """A readable, seekable view of the plaintext; each byte is verified before it is given out."""
+        return open_stream(path, self.recipient)
+
+    def seal_bytes(self, data: bytes) -> bytes:
+        sealed = io.BytesIO()
+        seal_stream(io.BytesIO(data), len(data), sealed, (self.recipient,), "bytes")
+        return sealed.getvalue()
+
+    def open_bytes(self, blob: bytes, name: str = "bytes") -> bytes:
+        return SealedReader(io.BytesIO(blob), self.recipient, name).readall()
+
+
+def recipient_of(secret: bytes) -> Recipient:
+    """The hybrid key pair that 32 secret bytes stand for. Raises Lacking (old `cryptography`)."""
+    suite()
+    from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+    from cryptography.hazmat.primitives.hpke import MLKEM768X25519PrivateKey
+
+    lattice = MLKEM768PrivateKey.from_seed_bytes(derive(secret, b"steelyard/key/1/mlkem768", 64))
+    curve = X25519PrivateKey.from_private_bytes(derive(secret, b"steelyard/key/1/x25519"))
+    public = lattice.public_key().public_bytes_raw() + curve.public_key().public_bytes_raw()
+    private = MLKEM768X25519PrivateKey(lattice, curve)
+    return Recipient(hashlib.sha256(public).digest()[:16], private.public_key(), private)
+
+
+# ------------------------------------------------------------------ levels and files
+
+
+def load_keys(level: str, key_file: str | None, root: Path) -> Keys | None:
+    """The keys of a trust level; None at `open`.
+
+    A missing key file is made on first use: tell the user `Keys.notice`. A relative `key_file` is taken
+    from `root`. Raises Refused (`sealed` without a TEE, a key file that others can read), WrongUse.
+    """
+    if level == "open":
+        return None
+    if level == "sealed":
+        raise no_tee()
+    if level != "guarded":
+        raise WrongUse(
+            "trust.level",
+            f"there is no trust level {level!r}",
+            where=Where(field="trust.level"),
+            hint=f"one of {', '.join(LEVELS)}",
+        )
+    path = root / Path(key_file).expanduser() if key_file else default_key_file()
+    created = not path.exists() and make_key_file(path, parents=key_file is None)
+    return Keys(read_key_file(path), path, created)
+
+
+def no_tee() -> Refused:
+    found = [d for d in TEE_DEVICES if os.path.exists(d)]
+    why = f"found {', '.join(found)}, but attestation is not in this version" if found else None
+    return Refused(
+        "trust.no_tee",
+        "trust: sealed needs a trusted execution environment",
+        where=Where(field="trust.level"),
+        why=why or f"looked for {', '.join(TEE_DEVICES)}: none is here",
+        hint="run on a TDX or SGX machine, or use `trust: guarded` (everything encrypted at rest)",
+    )
+
+
+def default_key_file() -> Path:
+    named = os.environ.get("STEELYARD_KEY_FILE")
+    config = os.environ.get("XDG_CONFIG_HOME")
+    folder = Path(config) if config else Path.home() / ".config"
+    return Path(named) if named else folder / "steelyard" / "key"
+
+
+def make_key_file(path: Path, parents: bool) -> bool:
+    """32 random bytes at `path`, never over an existing file. True if this call made it."""
+    part = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
+    try:
+        if parents:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(os.urandom(KEY_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(part, path)  # unlike a rename, it cannot replace a key that another run made meanwhile
+        sync_folder(path.parent)
+        return True
+    except FileExistsError:
+        return False
+    except FileNotFoundError as e:
+        raise WrongUse(
+            "trust.key_folder",
+            f"the folder of the key file {path} is not there",
+            where=Where(str(path), field="trust.key_file"),
+            hint="make the folder, mount its disk, or name another trust.key_file",
+        ) from e
+    except OSError as e:
+        raise disk_problem(e, path) from e
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_key_file(path: Path) -> bytes:
+    """The 32 bytes of a key file that only its owner can read."""
+    where = Where(str(path), field="trust.key_file")
+    try:
+        mode = path.stat().st_mode
+        secret = path.read_bytes() if stat.S_ISREG(mode) else b""
+    except OSError as e:
+        raise WrongUse(
+            "trust.key_unreadable", f"cannot read the key file {path}", where=where, why=str(e),
+            hint="name a readable file in trust.key_file",
+        ) from e  # fmt: skip
+    if stat.S_ISREG(mode) and mode & 0o077:
+        raise Refused(
+            "trust.key_mode",
+            f"others can read the key file {path} (mode {stat.S_IMODE(mode):04o})",
+            where=where,
+            hint=f"chmod 600 {path}",
+        )
+    if len(secret) != KEY_BYTES:
+        raise WrongUse(
+            "trust.key_size",
+            f"the key file {path} has {len(secret)} bytes, a key has {KEY_BYTES}",
+            where=where,
+            hint="name the right file in trust.key_file, or remove this one: a new key is made on first use",
+        )
+    return secret
