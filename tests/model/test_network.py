@@ -1,4 +1,4 @@
-"""The network against transformers as a peer: every family, tied and untied, packed and not, there and back."""
+"""The network against transformers as a peer: every family, tied and untied, packed, there and back."""
 
 from __future__ import annotations
 
