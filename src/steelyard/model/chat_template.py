@@ -1,0 +1,114 @@
+"""A chat template, run in a sandbox: equal messages give the text Hugging Face would give.
+
+A template comes with a model and is foreign code: it sees plain data only, no Python attribute, no file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2.ext import Extension, loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from ..errors import Where, WrongUse
+
+DATE_OF_TEMPLATES = "2024-07-26"  # Llama 3's own default; today's date would make training and serving differ
+
+
+class Template:
+    """One compiled template and the tokens it may write."""
+
+    def __init__(self, text: str, where: Path, special_tokens: Mapping[str, str]) -> None:
+        """Raises WrongUse where the text is no template."""
+        self.where = Where(str(where), field="chat_template")
+        self.special_tokens = dict(special_tokens)
+        try:
+            self._compiled = _environment().from_string(text)
+        except jinja2.TemplateSyntaxError as e:
+            raise WrongUse(
+                "model.bad_template", "the chat template cannot be read",
+                where=Where(str(where), line=e.lineno, field="chat_template"), why=e.message,
+                hint="take the template of the model's own repository",
+            ) from e  # fmt: skip
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        generation_prompt: bool,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
+        """The text of a chat. Raises WrongUse where the template refuses or oversteps the sandbox."""
+        try:
+            return self._compiled.render(
+                messages=[plain(_without_none(message)) for message in messages],
+                tools=plain(tools) if tools else None,
+                documents=None,
+                add_generation_prompt=generation_prompt,
+                **self.special_tokens,
+            )
+        except (jinja2.exceptions.SecurityError, MemoryError, RecursionError) as e:
+            raise WrongUse(
+                "model.unsafe_template", "the chat template reaches for what it may not",
+                where=self.where, why=str(e), hint="do not use this model; run steelyard scan on it",
+            ) from e  # fmt: skip
+        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as e:
+            raise WrongUse(
+                "model.template_refused", f"the chat template refuses these messages: {e}", where=self.where,
+                hint="check the roles and their order; some templates know no system message",
+            ) from e  # fmt: skip
+
+
+def plain(value: Any) -> Any:
+    """JSON types only: an object with methods would be a way out of the sandbox. Raises TypeError."""
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    raise TypeError(f"{type(value).__name__} is not plain data")
+
+
+def _without_none(message: Mapping[str, Any]) -> dict[str, Any]:
+    """`content: null` counts as absent, else templates print None."""
+    return {key: value for key, value in message.items() if value is not None}
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    made = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
+    made.filters["tojson"] = _tojson
+    made.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
+    return made
+
+
+class Generation(Extension):
+    """`{% generation %}...{% endgeneration %}` marks answers for other tools; here it is transparent."""
+
+    tags = {"generation"}  # noqa: RUF012  (jinja2's own way)
+
+    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None,
+            sort_keys: bool = False) -> str:  # fmt: skip
+    """jinja2's own would escape < and > for HTML."""
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _raise_exception(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(form: str) -> str:
+    return datetime.fromisoformat(DATE_OF_TEMPLATES).strftime(form)

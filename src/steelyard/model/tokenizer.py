@@ -1,0 +1,266 @@
+"""The tokenizer and THE chat template: training, gate and serving all get their ids here.
+
+The template runs in a sandbox with the conventions of Hugging Face's `apply_chat_template`, so that
+equal messages give equal text. Not here: which messages to send (data, serving).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..errors import Lacking, Where, WrongUse
+from ..shape import broken, read_json
+from .chat_template import Template
+
+Messages = Sequence[Mapping[str, Any]]
+REPLACEMENT = "\ufffd"  # what a byte-level decoder writes for the beginning of a character
+# Ends of a turn that some models do not list among their end tokens, though their template writes them.
+TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|eot|>")
+
+
+class Tokenizer:
+    """tokenizer.json and the chat template of one model folder."""
+
+    def __init__(self, folder: Path | str) -> None:
+        """Raises WrongUse where a file is missing or damaged, Lacking without the tokenizers package."""
+        self.folder = Path(folder)
+        self._inner = _load(self.folder / "tokenizer.json")
+        self.config = _optional(self.folder / "tokenizer_config.json")
+        self.special_tokens = _special_tokens(self.config)  # "bos_token" -> "<s>": templates write them
+        added = self._inner.get_added_tokens_decoder().items()
+        self.special_ids = frozenset(n for n, token in added if token.special)
+        self.template_text = _template_text(self.folder, self.config)
+
+    @property
+    def eos_token(self) -> str | None:
+        return self.special_tokens.get("eos_token")
+
+    @property
+    def bos_token(self) -> str | None:
+        return self.special_tokens.get("bos_token")
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text; special tokens written in it are recognised, none is added."""
+        return self._inner.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        return self._inner.decode(list(ids), skip_special_tokens=skip_special)
+
+    def id_of(self, token: str) -> int | None:
+        return self._inner.token_to_id(token)
+
+    def token_of(self, token_id: int) -> str | None:
+        return self._inner.id_to_token(token_id)
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens that have a text; a model's embedding may have more rows."""
+        return self._inner.get_vocab_size(with_added_tokens=True)
+
+    @cached_property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Ids that end an answer: of generation_config, config, tokenizer_config and the template."""
+        found: set[int] = set()
+        for file in ("generation_config.json", "config.json"):
+            listed = _optional(self.folder / file).get("eos_token_id")
+            found |= set(listed) if isinstance(listed, list) else {listed} if listed is not None else set()
+        named = [self.eos_token, *(t for t in TURN_ENDS if t in (self.template_text or ""))]
+        found |= {n for n in (self.id_of(t) for t in named if t) if n is not None}
+        return tuple(sorted(found))
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 over tokenizer.json and the template: equal hash, equal ids."""
+        digest = hashlib.sha256((self.folder / "tokenizer.json").read_bytes())
+        digest.update(b"\0" + (self.template_text or "").encode())
+        digest.update(b"\0" + json.dumps(self.special_tokens, sort_keys=True).encode())
+        return digest.hexdigest()
+
+    @cached_property
+    def template(self) -> Template:
+        """Raises WrongUse where the folder has no template."""
+        if self.template_text is None:
+            raise WrongUse(
+                "model.no_template", "the model has no chat template", where=Where(str(self.folder)),
+                hint="add chat_template.jinja, or use the instruct variant of this model",
+            )  # fmt: skip
+        return Template(self.template_text, self.folder, self.special_tokens)
+
+    def chat_text(
+        self,
+        messages: Messages,
+        generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
+        """The chat as the model reads it. Raises WrongUse where the template refuses the messages."""
+        return self.template.render(messages, generation_prompt, tools)
+
+    def chat_ids(
+        self,
+        messages: Messages,
+        generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> list[int]:
+        return self.encode(self.chat_text(messages, generation_prompt, tools))
+
+    def stream(self) -> Stream:
+        """A detokeniser for one answer, token by token."""
+        return Stream(self)
+
+
+class Stream:
+    """Text of an answer as its ids come; never half a character. Work per token does not grow."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []  # the window: ids of the last piece given out, then those held back
+        self._given = 0  # ids of the window whose text is out
+        self._before = ""  # their text
+
+    def push(self, token_id: int) -> str:
+        """The new text that this id completes, "" while a character is unfinished."""
+        if token_id in self._tokenizer.special_ids:
+            return ""
+        self._ids.append(token_id)
+        return self._piece(final=False)
+
+    def flush(self) -> str:
+        """What is still held back, unfinished bytes as U+FFFD; the stream is empty afterwards."""
+        piece = self._piece(final=True)
+        self._ids, self._given, self._before = [], 0, ""
+        return piece
+
+    def _piece(self, final: bool) -> str:
+        text = self._tokenizer.decode(self._ids)
+        # A real U+FFFD in the answer waits for the next token, or for flush; so do long odd bytes.
+        if len(text) <= len(self._before) or (text.endswith(REPLACEMENT) and not final and self._pending < 8):
+            return ""
+        piece = text[len(self._before) :]
+        self._ids = self._ids[self._given :]  # the last piece stays: decoders look one token back
+        self._given = len(self._ids)
+        self._before = self._tokenizer.decode(self._ids)
+        return piece
+
+    @property
+    def _pending(self) -> int:
+        return len(self._ids) - self._given
+
+
+def chat_ids(tokenizer: Tokenizer, messages: Messages, generation_prompt: bool = True) -> list[int]:
+    """Ids of a chat: the one path, used in training, in the gate and in serving."""
+    return tokenizer.chat_ids(messages, generation_prompt)
+
+
+def answer_span(tokenizer: Tokenizer, messages: Messages) -> tuple[list[int], list[int]]:
+    """A training row: ids of the whole chat, and 1 where loss counts (each answer and its end token).
+
+    The ids before each answer are exactly those that serving sends for the same messages, the ids
+    after it those the model is to write. Raises WrongUse where no assistant message is in it.
+    """
+    turns = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
+    if not turns:
+        raise WrongUse(
+            "model.no_answer", "a chat without an assistant message teaches nothing",
+            hint="each row needs an answer",
+        )  # fmt: skip
+    ids: list[int] = []
+    mask: list[int] = []
+    for turn in turns:
+        prompt = tokenizer.chat_ids(messages[:turn])
+        if prompt[: len(ids)] != ids:
+            ids, mask = _rebase(ids, mask, prompt)
+        mask += [0] * (len(prompt) - len(ids))
+        ids = list(prompt)
+        answer = _answer_ids(tokenizer, messages[: turn + 1], prompt)
+        ids += answer
+        mask += [1] * len(answer)
+    return ids, mask
+
+
+def _answer_ids(tokenizer: Tokenizer, messages: Messages, prompt: list[int]) -> list[int]:
+    """What the model is to write after `prompt`, up to and with the end-of-turn token."""
+    whole = tokenizer.chat_ids(messages, generation_prompt=False)
+    if whole[: len(prompt)] == prompt:
+        answer = whole[len(prompt) :]
+        ends = [n for n, token in enumerate(answer) if token in tokenizer.eos_ids]
+        if ends:
+            return answer[: ends[-1] + 1]
+    # The template writes a finished turn otherwise than an open one (thinking left out, white space
+    # merged with the answer): the prompt as served stays, the answer follows as the model would write it.
+    return [*tokenizer.encode(str(messages[-1]["content"])), _turn_end(tokenizer, whole)]
+
+
+def _turn_end(tokenizer: Tokenizer, whole: list[int]) -> int:
+    """The end token that the template puts after an answer, else the model's own."""
+    last = next((token for token in reversed(whole) if token in tokenizer.eos_ids), None)
+    if last is not None:
+        return last
+    own = tokenizer.id_of(tokenizer.eos_token) if tokenizer.eos_token else None
+    if own is not None:
+        return own
+    if tokenizer.eos_ids:
+        return tokenizer.eos_ids[0]
+    raise WrongUse(
+        "model.no_eos", "the model names no end token", where=Where(str(tokenizer.folder)),
+        hint="give eos_token_id in generation_config.json",
+    )  # fmt: skip
+
+
+def _rebase(ids: list[int], mask: list[int], prompt: list[int]) -> tuple[list[int], list[int]]:
+    """Keep the mask as far as earlier turns read the same in the later prompt, 0 beyond."""
+    same = next((n for n, (a, b) in enumerate(zip(ids, prompt, strict=False)) if a != b), len(prompt))
+    return ids[:same], mask[:same]
+
+
+# ------------------------------------------------------------------ files
+
+
+def _load(file: Path) -> Any:
+    try:
+        import tokenizers
+    except ImportError as e:
+        raise Lacking(
+            "model.no_library", "the package tokenizers is not installed", hint="pip install 'steelyard[cpu]'"
+        ) from e
+    if not file.is_file():
+        raise WrongUse(
+            "model.half_written", f"there is no tokenizer.json in {file.parent}",
+            where=Where(str(file.parent)),
+            hint="fetch or copy the model again",
+        )  # fmt: skip
+    try:
+        inner = tokenizers.Tokenizer.from_file(str(file))
+    except Exception as e:  # the library raises bare Exception
+        raise broken(file, str(e)) from e
+    inner.no_truncation()
+    inner.no_padding()
+    return inner
+
+
+def _optional(file: Path) -> dict[str, Any]:
+    return read_json(file) if file.is_file() else {}
+
+
+def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+    """A special token is written as text or as an object with its content."""
+    named = {key: value for key, value in config.items() if key.endswith("_token") and value}
+    texts = {key: value.get("content") if isinstance(value, dict) else value for key, value in named.items()}
+    return {key: text for key, text in texts.items() if isinstance(text, str)}
+
+
+def _template_text(folder: Path, config: Mapping[str, Any]) -> str | None:
+    """chat_template.jinja, else the entry of tokenizer_config.json (text, or a list with a default)."""
+    if (folder / "chat_template.jinja").is_file():
+        return (folder / "chat_template.jinja").read_text("utf-8")
+    found = config.get("chat_template")
+    if found is None and (folder / "chat_template.json").is_file():
+        found = json.loads((folder / "chat_template.json").read_text("utf-8")).get("chat_template")
+    if isinstance(found, list):
+        by_name = {entry.get("name"): entry.get("template") for entry in found}
+        return by_name.get("default")
+    return found
