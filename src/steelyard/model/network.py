@@ -175,7 +175,7 @@ class Network(nn.Module):
         """
         batch, length = ids.shape
         lengths = [length] * batch if segments is None else segment_lengths(segments)
-        hidden = self.flat(ids.reshape(-1), positions.reshape(-1), Layout.of(lengths))
+        hidden = self.flat(ids.reshape(-1), positions.reshape(-1), self.layout(lengths))
         return hidden.view(batch, length, -1)
 
     def flat(self, ids: Tensor, positions: Tensor, layout: Layout) -> Tensor:
@@ -187,6 +187,10 @@ class Network(nn.Module):
         for layer in self.layers:
             x = layer(x, cos, sin, layout)
         return self.norm(x)
+
+    def layout(self, lengths: list[int]) -> Layout:
+        """The attention layout of consecutive segments with these lengths, for `flat`."""
+        return Layout.of(lengths, self.config.heads, self.config.kv_heads)
 
     def _embedded(self, ids: Tensor) -> Tensor:
         if self.embed_grad is not None and torch.is_grad_enabled():
