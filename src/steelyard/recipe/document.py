@@ -1,0 +1,278 @@
+"""The recipe as foreign text: pydantic models of what YAML may say, with an example each.
+
+Only the edge: a checked document becomes the dataclasses of recipe.py at once. Defaults stand there.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from ..errors import Problem
+from ..units import parse_s
+
+CURRENCIES = {"USD": "USD", "US$": "USD", "$": "USD", "CNY": "CNY", "RMB": "CNY", "¥": "CNY", "元": "CNY"}
+CURRENCIES |= {"EUR": "EUR", "€": "EUR"}
+
+
+def _money(value: Any) -> dict[str, Any]:
+    """{"amount", "currency"} of "50 USD", "$50", "300 元" or a bare number of dollars."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("is not an amount of money")
+    found = re.fullmatch(r"([^\d.\s-]*)\s*([\d,]*\.?\d+)\s*([^\d.\s]*)", str(value).strip())
+    units = {unit for unit in (found[1], found[3]) if unit} if found else set()
+    names = {CURRENCIES.get(unit.upper()) for unit in units} or {"USD"}
+    if not found or len(names) != 1 or None in names:
+        raise ValueError(f"{value!r} is not an amount of money in USD, CNY or EUR")
+    amount = float(found[2].replace(",", ""))
+    if amount <= 0:
+        raise ValueError("an amount of money is above 0")
+    return {"amount": amount, "currency": names.pop()}
+
+
+def _price(value: Any) -> dict[str, Any]:
+    return _money(
+        re.sub(r"\s*(/\s*h|per\s+h(our)?|/\s*小时)$", "", value) if isinstance(value, str) else value
+    )
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("is not a time")
+    try:
+        seconds = parse_s(value)
+    except (Problem, ValueError):
+        raise ValueError(f"{value!r} is not a time such as 8h, 90min, 40s or 800ms") from None
+    if not 0 < seconds < math.inf:
+        raise ValueError("a time is above 0")
+    return seconds
+
+
+def _share(value: Any) -> float:
+    """A share from 0 to 1, or "1%"."""
+    number = value
+    if isinstance(value, str) and (found := re.fullmatch(r"\s*([\d.]+)\s*%\s*", value)):
+        try:
+            number = float(found[1]) / 100
+        except ValueError:
+            number = value
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise ValueError(f"{value!r} is not a share such as 0.9 or 90%")
+    if not 0 <= number <= 1:
+        raise ValueError(f"{value!r} is not between 0 and 1; write 90% or 0.9")
+    return float(number)
+
+
+class MoneyText(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    amount: float
+    currency: str
+
+
+MoneyField = Annotated[MoneyText, BeforeValidator(_money)]
+PriceField = Annotated[MoneyText, BeforeValidator(_price)]
+Seconds = Annotated[float, BeforeValidator(_seconds)]
+Share = Annotated[float, BeforeValidator(_share)]
+Count = Annotated[int, Field(ge=1, le=10**12)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+def say(text: str, example: Any) -> Any:
+    """A field that may be left out: what it is, and a value that works."""
+    return Field(default=None, description=text, examples=[example])
+
+
+class Table(BaseModel):
+    """A table of the recipe: unknown keys are errors, numbers are not text."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class LoadTable(Table):
+    users: Count | None = say("requests always in flight", 4)
+    prompt_tokens: Count | None = say("tokens of one prompt", 128)
+    output_tokens: Count | None = say("tokens of one answer", 64)
+
+
+class LatencyTable(Table):
+    ttft_p50: Seconds | None = say("time to first token, median", "400ms")
+    ttft_p95: Seconds | None = say("time to first token, 95 of 100 requests", "800ms")
+    ttft_p99: Seconds | None = say("time to first token, 99 of 100 requests", "2s")
+    tpot_p50: Seconds | None = say("time per output token, median", "40ms")
+    tpot_p95: Seconds | None = say("time per output token, 95 of 100 requests", "60ms")
+    tpot_p99: Seconds | None = say("time per output token, 99 of 100 requests", "90ms")
+
+
+class GoalTable(Table):
+    budget: MoneyField | None = say("what the whole job may cost: USD, CNY or EUR", "50 USD")
+    deadline: Seconds | None = say("when the service must be up, from the start of the job", "8h")
+    latency: LatencyTable | None = say(
+        "how fast the service answers", {"ttft_p95": "800ms", "tpot_p95": "60ms"}
+    )
+    load: LoadTable | None = say("the load it is planned for", {"users": 4, "prompt_tokens": 128})
+
+
+FORMATS = ("messages", "prompt", "alpaca", "sharegpt", "text", "table")
+
+
+class SourceTable(Table):
+    path: Text = Field(description="a file or a glob, from the recipe's folder", examples=["tickets/*.jsonl"])
+    format: Literal["messages", "prompt", "alpaca", "sharegpt", "text", "table"] | None = say(
+        "the shape of its rows; seen from the file where left out", "messages"
+    )
+    ability: Text | None = say("what these rows teach; scores and gates go by it", "support")
+    weight: Annotated[float, Field(gt=0)] | None = say("its weight among the sources of its ability", 1.0)
+    map: dict[Literal["user", "assistant", "system", "thread", "text"], Text] | None = say(
+        "a table's own columns", {"user": "question", "assistant": "reply"}
+    )
+    sheet: Text | None = say("sheet of an XLSX file", "Sheet1")
+    encoding: Text | None = say("of the file; seen from its bytes where left out", "gb18030")
+
+
+class CleanTable(Table):
+    dedup: Literal["exact", "none"] | None = say("rows that occur twice", "exact")
+    pii: Literal["mask", "keep"] | None = say("e-mail addresses and phone numbers", "mask")
+    max_tokens: Count | None = say("longer rows are dropped", 2048)
+    unreadable: Literal["stop", "drop"] | None = say("a line that cannot be read", "drop")
+    test_share: Annotated[Share, Field(gt=0, le=0.5)] | None = say("held out of training for the scores", 0.1)
+
+
+class StageTable(Table):
+    stage: Literal["sft", "pt"] | None = say("sft = answers, pt (continue) = plain text", "sft")
+    finetuning_type: Literal["lora", "full"] | None = say("what is trained", "lora")
+    lora_rank: Annotated[int, Field(ge=1, le=1024)] | None = say("rank of the LoRA matrices", 16)
+    lora_alpha: Annotated[int, Field(ge=1, le=8192)] | None = say("scale of LoRA, divided by the rank", 32)
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = say("peak learning rate", 2.0e-4)
+    num_train_epochs: Annotated[float, Field(gt=0, le=10_000)] | None = say("passes over the data", 2)
+    max_steps: Count | None = say("optimiser steps; goes before num_train_epochs", 200)
+    max_length: Annotated[int, Field(ge=8, le=1_000_000)] | None = say("tokens of a sequence", 512)
+    packing: bool | None = say("several rows in one sequence", True)
+    per_device_train_batch_size: Count | None = say("sequences per device per step", 4)
+    gradient_accumulation_steps: Count | None = say("micro-batches per optimiser step", 2)
+    warmup_ratio: Annotated[float, Field(ge=0, le=1)] | None = say("share of the steps that warm up", 0.1)
+    weight_decay: Annotated[float, Field(ge=0, le=1)] | None = say("of AdamW", 0.0)
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = say("of this stage", 0)
+
+
+class CompressTable(Table):
+    weights: Literal["auto", "f32", "bf16", "f16", "int8"] | None = say("form that is served", "int8")
+    max_quality_loss: Share | None = say("what compression may lose", "1%")
+
+
+class AbilityTable(Table):
+    eval: Text | None = say("rows to score with; the held-out rows where left out", "evals/support.jsonl")
+    min: Share | None = say("share of right answers below which nothing is served", 0.9)
+    compare: Literal["text", "json", "label"] | None = say("how answers are compared", "json")
+
+
+class GateTable(Table):
+    parity: Literal["auto", "exact", "fast", "off"] | None = say("is what is served what was tuned?", "auto")
+    abilities: dict[Text, AbilityTable] | None = say(
+        "what each ability must reach", {"support": {"min": 0.9}}
+    )
+    forget: dict[Text, Share] | None = say("what an ability may lose against the base", {"support": "2%"})
+    tolerance: Share | None = say("what serving may lose against the tuned model", 0.02)
+    rows: Count | None = say("test rows per ability, where there are as many", 400)
+
+
+class ServeTable(Table):
+    served_model_name: Text | None = say("name in /v1/models", "desk")
+    host: Text | None = say("address; one that is not loopback needs an api_key", "127.0.0.1")
+    port: Annotated[int, Field(ge=1, le=65535)] | None = say("port", 8000)
+    max_model_len: Annotated[int, Field(ge=8)] | None = say("longest context served, tokens", 2048)
+    api_key: Text | None = say("a key, or env:NAME to read it from the environment", "env:STEELYARD_API_KEY")
+
+
+class ResourcesTable(Table):
+    own: list[Text] | None = say("devices of one's own, by catalogue id", ["xeon-8480plus"])
+    price_per_h: PriceField | None = say("what an hour of this machine costs", "0.50 USD/h")
+
+
+class TrustTable(Table):
+    level: Literal["open", "guarded", "sealed"] | None = say("how artefacts lie on disk", "guarded")
+    key_file: Text | None = say("key of a guarded folder", "steelyard.key")
+
+
+class Document(Table):
+    """A whole recipe."""
+
+    name: Text | None = say("name of the job; the file's name where left out", "support-desk")
+    model: Text = Field(
+        description="demo, a folder, a GGUF file or a hub id",
+        examples=["HuggingFaceTB/SmolLM2-135M-Instruct"],
+    )
+    goal: GoalTable | None = say("what it may cost and how fast it must be", {"budget": "50 USD"})
+    data: list[SourceTable] | None = say("what to learn from", [{"path": "rows.jsonl", "ability": "support"}])
+    mix: dict[Text, Annotated[float, Field(ge=0)]] | None = say("weight of each ability", {"support": 0.7})
+    clean: CleanTable | None = say("cleaning; the word none keeps every row", {"pii": "mask"})
+    train: list[StageTable] | None = say("stages; [] serves the model as it is", [{"stage": "sft"}])
+    compress: CompressTable | None = say("the served form", {"weights": "int8"})
+    gate: GateTable | None = say("when it may go live", {"abilities": {"support": {"min": 0.9}}})
+    serve: ServeTable | None = say("the service", {"port": 8000})
+    resources: ResourcesTable | None = say("what there is to run on", {"price_per_h": "0.50 USD/h"})
+    trust: TrustTable | None = say("open, guarded or sealed; or a table with a key_file", "guarded")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = say("of the whole job", 0)
+
+
+TABLES: dict[str, type[Table]] = {
+    "": Document,
+    "goal": GoalTable,
+    "goal.latency": LatencyTable,
+    "goal.load": LoadTable,
+    "data.*": SourceTable,
+    "clean": CleanTable,
+    "train.*": StageTable,
+    "compress": CompressTable,
+    "gate": GateTable,
+    "gate.abilities.*": AbilityTable,
+    "serve": ServeTable,
+    "resources": ResourcesTable,
+    "trust": TrustTable,
+}
+
+
+def section(at: tuple[str | int, ...]) -> str:
+    """The name in TABLES of the table that stands at a path: ("train", 0) -> "train.*"."""
+    starred = [
+        "*" if isinstance(part, int) or at[:i] == ("gate", "abilities") else part for i, part in enumerate(at)
+    ]
+    return ".".join(str(part) for part in starred)
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of a recipe, for editors. Short forms (`trust: guarded`, `clean: none`) are in it."""
+    document = Document.model_json_schema()
+    document["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    document["title"] = "steelyard recipe"
+    _allow(document, "trust", {"enum": ["open", "guarded", "sealed"]})
+    _allow(document, "clean", {"const": "none"})
+    _foreign_text(document)
+    return document
+
+
+def _allow(document: dict[str, Any], field: str, short: dict[str, Any]) -> None:
+    document["properties"][field]["anyOf"].insert(0, short)
+
+
+def _foreign_text(document: dict[str, Any]) -> None:
+    """Money, times and shares are written as text too; pydantic only sees what they become."""
+    document["$defs"].pop("MoneyText", None)
+    text = {"anyOf": [{"type": "string"}, {"type": "number"}]}
+    for name, properties in _tables(document):
+        for field, value in properties.items():
+            wanted = TABLES[name].model_fields[field].annotation
+            if "MoneyText" in str(wanted) or "_seconds" in str(wanted) or "_share" in str(wanted):
+                keep = {k: value[k] for k in ("description", "examples", "default") if k in value}
+                properties[field] = keep | (text if "dict" not in str(wanted) else {"type": "object"})
+
+
+def _tables(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    by_class: dict[str, Callable[[], dict[str, Any]]] = {}
+    for name, table in TABLES.items():
+        part = document if table is Document else document["$defs"][table.__name__]
+        by_class[name] = part["properties"]
+    return list(by_class.items())  # type: ignore[arg-type]

@@ -1,0 +1,247 @@
+"""A recipe file into a checked Recipe, or one error with file, line, field, reason and example."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import WrongUse
+from . import recipe as words
+from .later import refuse_what_comes_later
+from .pairs import check_pairs, notes_on
+from .recipe import Recipe, effective
+from .tree import Path_, Tree, dotted, override, read
+
+DEFAULT_FILE = "steelyard.yaml"
+ALIASES = {
+    ("model_name_or_path",): "model",
+    ("train", "cutoff_len"): "max_length",
+    ("train", "lora_r"): "lora_rank",
+}
+STAGES = {"continue": "pt"}
+FORMATS = {"prompt_completion": "prompt", "prompt-completion": "prompt", "csv": "table", "xlsx": "table"}
+AUTO = "auto"  # a planner's field may say so instead of being left out
+KEEPS_AUTO = {"compress.weights", "gate.parity", "model"}
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The checked recipe of a file (or of a folder's steelyard.yaml). Raises WrongUse.
+
+    `overrides`: "train.0.learning_rate=2e-4", checked like the file itself; their place is `--set`.
+    """
+    path = Path(path)
+    path = path / DEFAULT_FILE if path.is_dir() else path
+    tree = read(path)
+    _rename(tree)
+    _override(tree, overrides)
+    _no_empty_values(tree)
+    _short_forms(tree)
+    refuse_what_comes_later(tree)
+    document = _checked(tree)
+    made = _recipe(document, tree, path)
+    check_pairs(made, tree)
+    return replace(made, origins=_origins(made, tree), notes=notes_on(made))
+
+
+def _rename(tree: Tree) -> None:
+    """Aliases become the recipe's own words, in place; both at once is a duplicate key."""
+    for old in list(tree.lines):
+        new = _own_word(old)
+        if new != old:
+            _move(tree, old, new)
+
+
+def _own_word(at: Path_) -> Path_:
+    named = tuple(part for part in at if isinstance(part, str))
+    if at and isinstance(at[-1], str) and named in ALIASES:
+        return (*at[:-1], ALIASES[named])
+    return at
+
+
+def _move(tree: Tree, old: Path_, new: Path_) -> None:
+    holder: Any = tree.values
+    for part in old[:-1]:
+        holder = holder[part]
+    if new[-1] in holder:
+        text = f"{old[-1]} and {new[-1]} are the same thing"
+        raise WrongUse("recipe.duplicate_key", text, where=tree.where(old), hint=f"keep {new[-1]}")
+    holder[new[-1]] = holder.pop(old[-1])
+    for at in [at for at in tree.lines if at[: len(old)] == old]:
+        tree.lines[(*new, *at[len(old) :])] = tree.lines.pop(at)
+
+
+def _override(tree: Tree, settings: Sequence[str]) -> None:
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        at = tuple(int(part) if part.isdecimal() else part for part in name.strip().split("."))
+        own = dotted(_own_word(at)) if equals else name
+        override(tree, f"{own}{equals}{value}")
+    _rename_inside_overrides(tree)
+
+
+def _rename_inside_overrides(tree: Tree) -> None:
+    """`--set 'train=[{lora_r: 8}]'`: a value that is itself a table may hold aliases too."""
+    stages = tree.values.get("train")
+    for stage in stages if isinstance(stages, list) else ():
+        for at, new in ALIASES.items():
+            if at[0] == "train" and isinstance(stage, dict) and at[-1] in stage:
+                stage[new] = stage.pop(at[-1])
+
+
+def _walk(value: Any, at: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
+    yield at, value
+    if isinstance(value, dict | list):
+        for key, child in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _walk(child, (*at, key))
+
+
+def _no_empty_values(tree: Tree) -> None:
+    for at, value in _walk(tree.values):
+        if value is None:
+            from .faults import hint_for
+
+            text = f"{dotted(at)} has no value"
+            hint = "delete the line, or give it a value"
+            raise WrongUse("recipe.no_value", text, where=tree.where(at), hint=hint_for(hint, at))
+
+
+def _short_forms(tree: Tree) -> None:
+    """`trust: guarded`, `compress: int8`, `clean: none`, `max_steps: auto` and the names of stages."""
+    values = tree.values
+    if isinstance(values.get("trust"), str):
+        values["trust"] = {"level": values["trust"]}
+    if isinstance(values.get("compress"), str):
+        values["compress"] = {"weights": values["compress"]}
+    for at, value in list(_walk(values)):
+        if value == AUTO and isinstance(value, str) and dotted(at) not in KEEPS_AUTO and _is_planned(at):
+            _delete(values, at)
+    for stage in values["train"] if isinstance(values.get("train"), list) else ():
+        if isinstance(stage, dict) and isinstance(stage.get("stage"), str):
+            stage["stage"] = STAGES.get(stage["stage"], stage["stage"])
+    for source in values["data"] if isinstance(values.get("data"), list) else ():
+        if isinstance(source, dict) and isinstance(source.get("format"), str):
+            source["format"] = FORMATS.get(source["format"], source["format"])
+
+
+def _is_planned(at: Path_) -> bool:
+    """A planner's field: its default is None."""
+    from .document import TABLES, section
+
+    tables: dict[str, type] = {
+        "train.*": words.Stage,
+        "clean": words.Clean,
+        "data.*": words.Source,
+        "serve": words.Serve,
+    }
+    owner = section(at[:-1])
+    if owner not in tables or at[-1] not in TABLES[owner].model_fields:
+        return False
+    return {f.name: f.default for f in fields(tables[owner])}[str(at[-1])] is None
+
+
+def _delete(values: Any, at: Path_) -> None:
+    for part in at[:-1]:
+        values = values[part]
+    del values[at[-1]]
+
+
+def _checked(tree: Tree) -> dict[str, Any]:
+    """The document as pydantic has it, without what was left out. Raises WrongUse for the first fault."""
+    from pydantic import ValidationError
+
+    from .document import Document
+    from .faults import fault, order
+
+    values = dict(tree.values)
+    if values.get("clean") == "none":
+        del values["clean"]
+    try:
+        return Document.model_validate(values).model_dump(exclude_none=True)
+    except ValidationError as error:
+        faults = [fault(tree, found) for found in error.errors(include_url=False)]
+        raise min(faults, key=order) from error
+
+
+def _recipe(document: dict[str, Any], tree: Tree, path: Path) -> Recipe:
+    """Dataclasses from a checked document; what it leaves out keeps the default of recipe.py."""
+    seed = document.get("seed", 0)
+    given: dict[str, Any] = {key: document[key] for key in ("model", "mix", "seed") if key in document}
+    given["name"] = document.get("name", path.stem)
+    for key, kind in (("compress", words.Compress), ("trust", words.Trust)):
+        given[key] = kind(**document.get(key, {}))
+    if "train" in document:
+        given["train"] = tuple(words.Stage(**{"seed": seed, **stage}) for stage in document["train"])
+    else:
+        given["train"] = (words.Stage(seed=seed),)
+    given["clean"] = words.Clean(enabled=tree.values.get("clean") != "none", **document.get("clean", {}))
+    return Recipe(
+        path=path,
+        root=path.parent.resolve(),
+        goal=_goal(document.get("goal", {})),
+        data=_sources(document.get("data", []), tree),
+        gate=_gate(document.get("gate", {})),
+        serve=words.Serve(**{"served_model_name": given["name"], **document.get("serve", {})}),
+        resources=_resources(document.get("resources", {})),
+        **given,
+    )
+
+
+def _goal(goal: dict[str, Any]) -> words.Goal:
+    latency = goal.get("latency", {})
+    by = {n: {k[len(n) + 1 :]: s for k, s in latency.items() if k.startswith(n)} for n in ("ttft", "tpot")}
+    return words.Goal(
+        budget=words.Money(**goal["budget"]) if "budget" in goal else None,
+        deadline_s=goal.get("deadline"),
+        ttft_s=by["ttft"],
+        tpot_s=by["tpot"],
+        load=words.Load(**goal["load"]) if "load" in goal else None,
+    )
+
+
+def _sources(data: list[dict[str, Any]], tree: Tree) -> tuple[words.Source, ...]:
+    return tuple(words.Source(line=tree.where(("data", i)).line, **source) for i, source in enumerate(data))
+
+
+def _gate(gate: dict[str, Any]) -> words.Gate:
+    abilities = {name: words.AbilityGate(**table) for name, table in gate.get("abilities", {}).items()}
+    return words.Gate(**{**gate, "abilities": abilities})
+
+
+def _resources(resources: dict[str, Any]) -> words.Resources:
+    price = resources.get("price_per_h")
+    return words.Resources(
+        own=tuple(resources.get("own", ())), price_per_h=words.Money(**price) if price else None
+    )
+
+
+def _origins(recipe: Recipe, tree: Tree) -> dict[str, str]:
+    """Where each value comes from: "recipe.yaml:12", "--set", "plan" (to be filled) or "default"."""
+    return {name: _origin(name, value, tree) for name, value in effective(recipe).items()}
+
+
+def _origin(name: str, value: Any, tree: Tree) -> str:
+    at = tuple(int(part) if part.isdecimal() else part for part in name.split("."))
+    given = any(tree.overrides & {at[:end]} for end in range(1, len(at) + 1)) and _given(tree.values, at)
+    if given:
+        return "--set"
+    if _given(tree.values, at):
+        where = tree.where(at)
+        return f"{Path(where.file or '').name}:{where.line}"
+    planned = at[0] in ("train", "compress") or name in (
+        "serve.max_model_len",
+        "clean.max_tokens",
+        "clean.test_share",
+    )
+    return "plan" if planned and value in (None, AUTO) else "default"
+
+
+def _given(values: Any, at: Path_) -> bool:
+    """Is this path, or a short form that stands for it, in the document?"""
+    for part in at:
+        known = values if isinstance(values, dict) else range(len(values) if isinstance(values, list) else 0)
+        if part not in known:
+            return False
+        values = values[part]
+    return True

@@ -1,0 +1,130 @@
+"""Values that are right alone and impossible together."""
+
+from __future__ import annotations
+
+from ..errors import WrongUse
+from .recipe import Recipe, Source, Stage
+from .tree import Path_, Tree
+
+TABLES = (".xlsx", ".xlsm")
+LATER = (".docx", ".pdf", ".pptx", ".html", ".htm", ".md", ".zip", ".epub")
+
+
+def check_pairs(recipe: Recipe, tree: Tree) -> None:
+    """Raises WrongUse at the line of the second of two values that exclude each other."""
+    _check_data(recipe, tree)
+    for i, stage in enumerate(recipe.train):
+        _check_stage(stage, ("train", i), tree)
+    _check_abilities(recipe, tree)
+    _check_serving(recipe, tree)
+    if recipe.trust.level == "open" and recipe.trust.key_file:
+        _fail(
+            tree,
+            ("trust", "key_file"),
+            "trust open uses no key_file",
+            "example: trust: {level: guarded, key_file: my.key}",
+        )
+
+
+def notes_on(recipe: Recipe) -> tuple[str, ...]:
+    """What is legal and has no effect: the command line says it aloud."""
+    notes = []
+    if not recipe.train and (recipe.mix or recipe.data):
+        notes.append("train is []: data and mix are not used")
+    if not recipe.train and (recipe.gate.abilities or recipe.gate.forget):
+        notes.append("train is []: gate.abilities and gate.forget are not used, there is no quality gate")
+    return tuple(notes)
+
+
+def _fail(tree: Tree, at: Path_, message: str, hint: str) -> None:
+    raise WrongUse("recipe.impossible_pair", message, where=tree.where(at), hint=hint)
+
+
+def _check_data(recipe: Recipe, tree: Tree) -> None:
+    if recipe.train and not recipe.data:
+        text = "there is nothing to train on: data is missing or empty"
+        hint = (
+            "example: data: [{path: rows.jsonl, ability: support}]   or train: [] to serve the model as it is"
+        )
+        raise WrongUse("recipe.missing_key", text, where=tree.where(("data",)), hint=hint)
+    for i, source in enumerate(recipe.data):
+        _check_source(source, ("data", i), tree)
+
+
+def _check_source(source: Source, at: Path_, tree: Tree) -> None:
+    if source.path.lower().endswith(LATER):
+        text = f"documents such as {source.path} are not yet available as data"
+        hint = "save the rows as JSONL, CSV, XLSX or Parquet"
+        raise WrongUse("recipe.not_yet", text, where=tree.where((*at, "path")), hint=hint)
+    if source.sheet and not source.path.lower().endswith(TABLES):
+        _fail(
+            tree, (*at, "sheet"), f"sheet goes with an XLSX file, not with {source.path}", "delete the line"
+        )
+    if source.map and source.format in ("messages", "alpaca", "sharegpt"):
+        text = f"map names columns of a table; rows of format {source.format} have none"
+        _fail(tree, (*at, "map"), text, "delete format or map")
+    if source.map and "text" not in source.map and not {"user", "assistant"} <= source.map.keys():
+        text = "map needs user and assistant, or text"
+        _fail(tree, (*at, "map"), text, "example: map: {user: question, assistant: reply}")
+    if "text" in source.map and source.map.keys() & {"user", "assistant", "system"}:
+        _fail(
+            tree,
+            (*at, "map"),
+            "map has text and user or assistant: rows are one or the other",
+            "keep one kind",
+        )
+
+
+def _check_stage(stage: Stage, at: Path_, tree: Tree) -> None:
+    for name in ("lora_rank", "lora_alpha"):
+        if stage.finetuning_type == "full" and getattr(stage, name) is not None:
+            text = f"finetuning_type: full has no {name}"
+            _fail(tree, (*at, name), text, f"delete {name}, or finetuning_type: lora")
+
+
+def _check_abilities(recipe: Recipe, tree: Tree) -> None:
+    known = recipe.abilities
+    for name in recipe.mix:
+        if name not in known and recipe.data:
+            _unknown_ability(tree, ("mix", name), name, known)
+    if recipe.mix and not any(recipe.mix.values()):
+        _fail(
+            tree,
+            ("mix",),
+            "every weight of mix is 0",
+            f"example: mix: {{{known[0] if known else 'support'}: 1}}",
+        )
+    left_out = [name for name in known if recipe.mix and name not in recipe.mix]
+    if left_out:
+        _fail(
+            tree,
+            ("mix",),
+            f"mix leaves out {left_out[0]}",
+            f"give it a weight: {left_out[0]}: 0 leaves it out",
+        )
+    for name, gate in recipe.gate.abilities.items():
+        if name not in known and gate.eval is None and recipe.train:
+            _unknown_ability(tree, ("gate", "abilities", name), name, known)
+    for name in recipe.gate.forget:
+        if name not in known and name not in recipe.gate.abilities and recipe.train:
+            _unknown_ability(tree, ("gate", "forget", name), name, (*known, *recipe.gate.abilities))
+
+
+def _unknown_ability(tree: Tree, at: Path_, name: str, known: tuple[str, ...]) -> None:
+    from rapidfuzz import fuzz, process
+
+    near = process.extractOne(name, known, scorer=fuzz.ratio, score_cutoff=40)
+    text = f"no data has the ability {name}"
+    hint = f"did you mean {near[0]}?" if near else f"abilities of the data: {', '.join(known)}"
+    raise WrongUse("recipe.unknown_ability", text, where=tree.where(at), hint=hint)
+
+
+def _check_serving(recipe: Recipe, tree: Tree) -> None:
+    if recipe.compress.weights == "int8" and recipe.gate.parity == "exact":
+        text = "parity exact asks for equal tokens, which int8 weights cannot give"
+        _fail(tree, ("gate", "parity"), text, "example: parity: auto   or compress: {weights: f32}")
+    load, limit = recipe.goal.load, recipe.serve.max_model_len
+    wanted = load.prompt_tokens + load.output_tokens if load else 0
+    if limit and wanted > limit:
+        text = f"a request of goal.load has {wanted} tokens, max_model_len is {limit}"
+        _fail(tree, ("serve", "max_model_len"), text, "raise max_model_len or lower goal.load")

@@ -1,0 +1,232 @@
+"""What a recipe says, once it is checked: frozen values under the recipe's own words.
+
+A value of None is left to the planner or to the step that owns it. Not here: YAML (tree.py), the checks of
+foreign text (document.py, load.py), defaults that depend on the machine (the planner's).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+# US dollars for one unit, yearly averages of 2024 (IRS, yearly average currency exchange rates).
+USD_PER = {"USD": 1.0, "CNY": 1 / 7.189, "EUR": 1 / 0.924}
+SECRET = "***"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Money:
+    """An amount in one of the currencies of USD_PER."""
+
+    amount: float
+    currency: str = "USD"
+
+    @property
+    def usd(self) -> float:
+        return self.amount * USD_PER[self.currency]
+
+    def __str__(self) -> str:
+        return f"{self.amount:g} {self.currency}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """That many requests always in flight, no pauses."""
+
+    users: int = 1
+    prompt_tokens: int = 128
+    output_tokens: int = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """What the job may cost and how fast the service must be; ttft_s and tpot_s by percentile, "p95"."""
+
+    budget: Money | None = None
+    deadline_s: float | None = None
+    ttft_s: dict[str, float] = field(default_factory=dict)
+    tpot_s: dict[str, float] = field(default_factory=dict)
+    load: Load | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One entry of `data`: a file or a glob, relative to the recipe's folder."""
+
+    path: str
+    format: str | None = None  # None = seen from the file
+    ability: str = "main"
+    weight: float | None = None  # None = by its number of rows
+    map: dict[str, str] = field(default_factory=dict)
+    sheet: str | None = None
+    encoding: str | None = None
+    line: int | None = None  # in the recipe; not part of its hash
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clean:
+    """What cleaning may do; `clean: none` = enabled False: every row is kept."""
+
+    enabled: bool = True
+    dedup: Literal["exact", "none"] = "exact"
+    pii: Literal["mask", "keep"] = (
+        "mask"  # e-mail addresses and phone numbers are masked unless asked otherwise
+    )
+    max_tokens: int | None = None
+    unreadable: Literal["stop", "drop"] = "stop"  # a malformed line is a question to the user, not a loss
+    test_share: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One stage of training, in the words of TRL and LLaMA-Factory; None = the planner fills it."""
+
+    stage: Literal["sft", "pt"] = "sft"
+    finetuning_type: Literal["lora", "full"] = "lora"
+    lora_rank: int | None = None
+    lora_alpha: int | None = None
+    learning_rate: float | None = None
+    num_train_epochs: float | None = None
+    max_steps: int | None = None
+    max_length: int | None = None
+    packing: bool | None = None
+    per_device_train_batch_size: int | None = None
+    gradient_accumulation_steps: int | None = None
+    warmup_ratio: float | None = None
+    weight_decay: float | None = None
+    seed: int = 0  # the recipe's seed unless the stage has its own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compress:
+    """The form that is served."""
+
+    weights: Literal["auto", "f32", "bf16", "f16", "int8"] = "auto"
+    max_quality_loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbilityGate:
+    """What one ability must reach before anything is served."""
+
+    eval: str | None = None  # rows of one's own; None = the rows that cleaning held out
+    min: float | None = None
+    compare: Literal["text", "json", "label"] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """When the service may go live."""
+
+    parity: Literal["auto", "exact", "fast", "off"] = "auto"
+    abilities: dict[str, AbilityGate] = field(default_factory=dict)
+    forget: dict[str, float] = field(default_factory=dict)  # what each ability may lose against the base
+    tolerance: float = 0.02  # served may lose two points against tuned; less is not seen with 400 rows
+    rows: int = 400  # below this a loss of two points cannot be told from chance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serve:
+    """The service; host and port as `vllm serve` has them."""
+
+    served_model_name: str = "default"
+    host: str = "127.0.0.1"
+    port: int = 8000
+    max_model_len: int | None = None
+    api_key: str | None = None  # a key, or env:NAME; never printed, never hashed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What the user has; empty = this machine."""
+
+    own: tuple[str, ...] = ()
+    price_per_h: Money | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """How artefacts lie on disk."""
+
+    level: Literal["open", "guarded", "sealed"] = "open"
+    key_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """One checked recipe. `origins`: where each value comes from, file:line, --set, plan or default."""
+
+    path: Path
+    root: Path
+    name: str
+    model: str
+    goal: Goal = Goal()
+    data: tuple[Source, ...] = ()
+    mix: dict[str, float] = field(default_factory=dict)
+    clean: Clean = Clean()
+    train: tuple[Stage, ...] = (Stage(),)
+    compress: Compress = Compress()
+    gate: Gate = Gate()
+    serve: Serve = Serve()
+    resources: Resources = Resources()
+    trust: Trust = Trust()
+    seed: int = 0
+    origins: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # legal, but without effect: said aloud by the command line
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the effective values: no path, no line, no key in it."""
+        text = json.dumps(_words(self), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def abilities(self) -> tuple[str, ...]:
+        """The abilities of the data, in the recipe's order."""
+        return tuple(dict.fromkeys(source.ability for source in self.data))
+
+
+def effective(recipe: Recipe) -> dict[str, Any]:
+    """Every effective value under the recipe's own dotted words: {"train.0.learning_rate": None, ...}."""
+    return dict(_leaves((), _words(recipe)))
+
+
+def _words(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as one would write it in full: units parsed, defaults in place."""
+    goal, money = recipe.goal, recipe.resources.price_per_h
+    latency = {f"{name}_{p}": s for name in ("ttft", "tpot") for p, s in getattr(goal, f"{name}_s").items()}
+    return {
+        "name": recipe.name,
+        "model": recipe.model,
+        "goal": {
+            "budget": str(goal.budget) if goal.budget else None,
+            "deadline": goal.deadline_s,
+            "latency": latency,
+            "load": asdict(goal.load) if goal.load else None,
+        },
+        "data": [{k: v for k, v in asdict(s).items() if k != "line"} for s in recipe.data],
+        "mix": recipe.mix,
+        "clean": {k: v for k, v in asdict(recipe.clean).items() if k != "enabled"}
+        if recipe.clean.enabled
+        else "none",
+        "train": [asdict(stage) for stage in recipe.train],
+        "compress": asdict(recipe.compress),
+        "gate": asdict(recipe.gate),
+        "serve": asdict(recipe.serve) | {"api_key": SECRET if recipe.serve.api_key else None},
+        "resources": {"own": list(recipe.resources.own), "price_per_h": str(money) if money else None},
+        "trust": asdict(recipe.trust),
+        "seed": recipe.seed,
+    }
+
+
+def _leaves(at: tuple[str, ...], value: Any) -> list[tuple[str, Any]]:
+    """(dotted path, scalar) for each leaf; an empty list or table is a leaf of its own."""
+    inner: list[tuple[Any, Any]] = []
+    if isinstance(value, dict | list):
+        inner = list(value.items()) if isinstance(value, dict) else list(enumerate(value))
+    if not inner:
+        return [(".".join(at), value)]
+    return [leaf for key, child in inner for leaf in _leaves((*at, str(key)), child)]

@@ -1,0 +1,315 @@
+"""Recipes in, one clear error or the checked values out."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from steelyard import recipe
+from steelyard.errors import WrongUse
+
+FULL = """\
+name: support-desk
+model_name_or_path: demo
+goal:
+  budget: 300 CNY
+  deadline: 8h
+  latency: {ttft_p95: 800ms, tpot_p95: 60ms}
+  load: {users: 40, prompt_tokens: 700, output_tokens: 200}
+data:
+  - {path: tickets/*.jsonl, format: messages, ability: support}
+  - {path: 工单.xlsx, ability: 客服, sheet: 一月, map: {user: 问题, assistant: 回复, thread: 工单号}}
+mix: {support: 0.7, 客服: 0.3}
+clean: {dedup: exact, pii: mask, test_share: 10%}
+train:
+  - stage: sft
+    finetuning_type: lora
+    lora_r: 16
+    learning_rate: 1e-4
+    cutoff_len: 2048
+    max_steps: auto
+  - {stage: continue, finetuning_type: full}
+compress: int8
+gate:
+  abilities: {support: {eval: evals/s.jsonl, min: 0.90}, 客服: {min: 80%}}
+  forget: {support: 2%}
+serve: {port: 8123, max_model_len: 8192, api_key: sk-secret}
+trust: guarded
+seed: 7
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def written(text: str | bytes) -> Path:
+        path = tmp_path / "recipe.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return written
+
+
+def test_every_word_arrives(write) -> None:
+    made = recipe.load(write(FULL))
+    assert (made.name, made.model, made.seed) == ("support-desk", "demo", 7)
+    assert made.goal.budget.usd == pytest.approx(300 / 7.189)
+    assert (made.goal.deadline_s, made.goal.ttft_s, made.goal.tpot_s) == (28800, {"p95": 0.8}, {"p95": 0.06})
+    assert made.data[1].map == {"user": "问题", "assistant": "回复", "thread": "工单号"}
+    assert made.abilities == ("support", "客服")
+    assert made.clean.test_share == 0.1 and made.clean.enabled
+    first, second = made.train
+    assert (first.lora_rank, first.max_length, first.max_steps, first.seed) == (16, 2048, None, 7)
+    assert (second.stage, second.finetuning_type) == ("pt", "full")
+    assert made.compress.weights == "int8"
+    assert made.gate.abilities["客服"].min == 0.8 and made.gate.forget == {"support": 0.02}
+    assert made.serve.served_model_name == "support-desk"
+    assert made.trust.level == "guarded"
+
+
+def test_each_value_has_an_origin(write) -> None:
+    made = recipe.load(write(FULL), ["train.0.lora_r=8", "serve.port=9000"])
+    values = recipe.effective(made)
+    assert values.keys() == made.origins.keys()
+    assert made.origins["train.0.learning_rate"] == "recipe.yaml:17"
+    assert made.origins["model"] == "recipe.yaml:2"
+    assert (values["train.0.lora_rank"], made.origins["train.0.lora_rank"]) == (8, "--set")
+    assert made.origins["train.0.packing"] == "plan"
+    assert made.origins["serve.host"] == "default"
+
+
+def test_a_key_is_never_shown_or_hashed(write) -> None:
+    made = recipe.load(write(FULL))
+    other = recipe.load(write(FULL.replace("sk-secret", "sk-other")))
+    assert "sk-secret" not in str(recipe.effective(made))
+    assert made.hash == other.hash
+
+
+def test_hash_follows_values_and_not_their_spelling(write, tmp_path) -> None:
+    one = recipe.load(write("model: demo\ntrain: []\n")).hash
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "recipe.yaml").write_text("# a comment\ntrain: []\n\nmodel:   demo\nseed: 0\n")
+    assert recipe.load(folder / "recipe.yaml").hash == one
+    assert recipe.load(write("model: demo\ntrain: []\nseed: 1\n")).hash != one
+
+
+@pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "utf-16"])
+def test_encodings_of_a_recipe(write, codec: str) -> None:
+    assert recipe.load(write(FULL.encode(codec))).abilities == ("support", "客服")
+
+
+def test_short_forms(write) -> None:
+    made = recipe.load(write("model: demo\ntrain: []\nclean: none\ntrust: {level: sealed}\n"))
+    assert (made.train, made.clean.enabled, made.trust.level) == ((), False, "sealed")
+    assert recipe.effective(made)["clean"] == "none"
+    made = recipe.load(write("model: demo\ndata: [{path: a.jsonl}]\nserve: {replicas: 1, tide: false}\n"))
+    assert made.train == (recipe.Stage(),)
+
+
+def test_what_has_no_effect_is_said(write) -> None:
+    text = "model: demo\ntrain: []\ngate: {abilities: {support: {min: 0.9}}}\n"
+    assert "no quality gate" in recipe.load(write(text)).notes[0]
+
+
+BASE = "name: desk\nmodel: demo\ndata: [{path: a.jsonl, ability: support}]\n"
+BAD = [
+    # text, code, line, field, part of the message, part of the hint
+    ("trian: []\n", "unknown_key", 4, "trian", "unknown key trian", "did you mean train?"),
+    (
+        "train: [{learning_rat: 1}]\n",
+        "unknown_key",
+        4,
+        "train.0.learning_rat",
+        "under train[]",
+        "learning_rate?",
+    ),
+    (
+        "train: [{epochs: 1}]\n",
+        "unknown_key",
+        4,
+        "train.0.epochs",
+        "epochs",
+        "did you mean num_train_epochs?",
+    ),
+    ("lora_rank: 8\n", "unknown_key", 4, "lora_rank", "at the top", "belongs under train[]"),
+    ("训练: []\n", "unknown_key", 4, "训练", "训练", "did you mean train?"),
+    ("zzzz: 1\n", "unknown_key", 4, "zzzz", "zzzz", "example: name:"),
+    (
+        "train: [{lora_rank: sixteen}]\n",
+        "wrong_type",
+        4,
+        "train.0.lora_rank",
+        "whole number",
+        "lora_rank: 16",
+    ),
+    ("train: [{lora_rank: 1.5}]\n", "wrong_type", 4, "train.0.lora_rank", "a number", "lora_rank: 16"),
+    ("train: [{packing: 1}]\n", "wrong_type", 4, "train.0.packing", "true or false", "packing: true"),
+    ("train: {stage: sft}\n", "wrong_type", 4, "train", "a list", "example: train: [{stage: sft}]"),
+    ("serve: 8000\n", "wrong_type", 4, "serve", "a table", "serve: {port: 8000}"),
+    ("seed: 2026-11-24\n", "wrong_type", 4, "seed", "text", "seed: 0"),
+    ("serve: {port: 99999}\n", "bad_value", 4, "serve.port", "65535", "port: 8000"),
+    ("train: [{learning_rate: .nan}]\n", "bad_value", 4, "train.0.learning_rate", "finite", "0.0002"),
+    ("train: [{num_train_epochs: 0}]\n", "bad_value", 4, "train.0.num_train_epochs", "greater", "epochs: 2"),
+    ("train: [{stage: sfft}]\n", "bad_value", 4, "train.0.stage", "one of sft, pt", "did you mean sft?"),
+    ("goal: {budget: 50 bananas}\n", "bad_value", 4, "goal.budget", "money", "50 USD"),
+    ("goal: {budget: -5 USD}\n", "bad_value", 4, "goal.budget", "money", "50 USD"),
+    ("goal: {deadline: 8 parsecs}\n", "bad_value", 4, "goal.deadline", "not a time", "deadline: 8h"),
+    ("goal: {deadline: 1.2.3h}\n", "bad_value", 4, "goal.deadline", "not a time", "deadline: 8h"),
+    ("goal: {deadline: 0s}\n", "bad_value", 4, "goal.deadline", "above 0", "deadline: 8h"),
+    ("gate: {tolerance: 80}\n", "bad_value", 4, "gate.tolerance", "between 0 and 1", "0.02"),
+    ("clean: {test_share: 0.9}\n", "bad_value", 4, "clean.test_share", "0.5", "test_share: 0.1"),
+    ("trust: secret\n", "bad_value", 4, "trust.level", "open, guarded, sealed", "guarded"),
+    ("goal:\n", "no_value", 4, "goal", "no value", "budget: 50 USD"),
+    ("model: other\n", "duplicate_key", 4, "model", "twice", "keep one"),
+    ("model_name_or_path: x\n", "duplicate_key", 4, "model_name_or_path", "same thing", "keep model"),
+    ("train: [{lora_r: 8, lora_rank: 8}]\n", "duplicate_key", 4, "train.0.lora_r", "same", "keep lora_rank"),
+    ("train: [{stage: sft, stage: sft}]\n", "duplicate_key", 4, "stage", "twice", "keep one"),
+    ("serve:\n\tport: 1\n", "tab", 5, None, "tab", "two spaces"),
+    ("train: [\n", "syntax", None, None, "not YAML", "example:"),
+    ("---\nname: b\n", "syntax", None, None, "more than one document", "---"),
+    ("serve: !evil {port: 1}\n", "tag", 4, "serve", "!evil", "delete"),
+    ("seed: !!python/object:os.system x\n", "tag", 4, "seed", "python", "delete"),
+    ("mix: {1: 2}\n", "key_type", 4, "mix.1", "key 1", '"1":'),
+    ("mix: {suport: 1}\n", "unknown_ability", 4, "mix.suport", "suport", "did you mean support?"),
+    ("mix: {support: 0}\n", "impossible_pair", 4, "mix", "every weight", "support: 1"),
+    ("gate: {abilities: {客服: {min: 1}}}\n", "unknown_ability", 4, "gate.abilities.客服", "客服", "support"),
+    ("gate: {forget: {x: 1%}}\n", "unknown_ability", 4, "gate.forget.x", "x", "support"),
+    (
+        "train: [{finetuning_type: full, lora_rank: 8}]\n",
+        *("impossible_pair", 4, "train.0.lora_rank", "full has no lora_rank", "finetuning_type: lora"),
+    ),
+    ("compress: int8\ngate: {parity: exact}\n", "impossible_pair", 5, "gate.parity", "int8", "parity: auto"),
+    ("trust: {level: open, key_file: k}\n", "impossible_pair", 4, "trust.key_file", "open", "guarded"),
+    (
+        "goal: {load: {prompt_tokens: 900}}\nserve: {max_model_len: 512}\n",
+        *("impossible_pair", 5, "serve.max_model_len", "964", "max_model_len"),
+    ),
+    ("train: [{stage: dpo}]\n", "not_yet", 4, "train.0.stage", "dpo", "stage: sft"),
+    ("train: [{stage: prefer}]\n", "not_yet", 4, "train.0.stage", "prefer", "stage: sft"),
+    ("train: [{stage: distil}]\n", "not_yet", 4, "train.0.stage", "distil", "stage: sft"),
+    ("train: [{finetuning_type: qlora}]\n", "not_yet", 4, "train.0.finetuning_type", "qlora", "lora"),
+    ("clean: {dedup: minhash}\n", "not_yet", 4, "clean.dedup", "minhash", "exact"),
+    ("clean: {languages: [en]}\n", "not_yet", 4, "clean.languages", "languages", "delete"),
+    ("clean: {decontaminate: true}\n", "not_yet", 4, "clean.decontaminate", "decontaminate", "delete"),
+    ("serve: {tide: true}\n", "not_yet", 4, "serve.tide", "tide", "delete"),
+    ("serve: {replicas: 2}\n", "not_yet", 4, "serve.replicas", "replicas", "one replica"),
+    ("compress: {weights: int4}\n", "not_yet", 4, "compress.weights", "int4", "int8"),
+    ("resources: {gpu: 0..8}\n", "not_yet", 4, "resources.gpu", "gpu", "CPU"),
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "line", "field", "message", "hint"), BAD, ids=[b[0][:40] for b in BAD]
+)
+def test_one_clear_error(write, text, code, line, field, message, hint) -> None:
+    path = write(BASE + text)
+    with pytest.raises(WrongUse) as caught:
+        recipe.load(path)
+    error = caught.value
+    assert error.code == f"recipe.{code}"
+    assert message in error.message
+    assert hint in error.hint
+    assert error.where.file == str(path)
+    assert error.where.field == field
+    if line:
+        assert error.where.line == line
+
+
+SOURCES = [
+    ("{path: manual/*.docx}", "not_yet"),
+    ("{path: a.csv, sheet: one}", "impossible_pair"),
+    ("{path: a.jsonl, format: messages, map: {user: q, assistant: a}}", "impossible_pair"),
+    ("{path: a.csv, map: {user: q}}", "impossible_pair"),
+    ("{path: a.csv, map: {user: q, assistant: a, text: t}}", "impossible_pair"),
+    ("{path: a.csv, map: {question: q}}", "bad_value"),
+    ("{path: a.csv, weight: 0}", "bad_value"),
+    ("{ability: a}", "missing_key"),
+    ("a.jsonl", "wrong_type"),
+]
+
+
+@pytest.mark.parametrize(("source", "code"), SOURCES)
+def test_bad_sources(write, source: str, code: str) -> None:
+    with pytest.raises(WrongUse) as caught:
+        recipe.load(write(f"model: demo\ndata:\n  - {source}\n"))
+    assert caught.value.code == f"recipe.{code}"
+    assert caught.value.where.line == 3
+
+
+# Each line repeats the one above ten times: 100,000 values of 200 bytes.
+LAUGHS = "a0: &a0 [1]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 6))
+FILES = [
+    (b"", "empty", None),
+    (b"# only a comment\n", "empty", None),
+    (b"- a\n- b\n", "not_a_table", 1),
+    (b"demo\n", "not_a_table", 1),
+    ("name: 客服\nmodel: demo\n".encode("gb18030"), "undecodable", 1),
+    (b"model: demo\nname: \xff\xfe\n", "undecodable", 2),
+    (b"model: demo\n", "missing_key", None),
+    (b"data: [{path: a.jsonl}]\n", "missing_key", None),
+    (b"model: demo\ndata: []\n", "missing_key", 2),
+    (LAUGHS.encode(), "anchors", None),
+    (b"x" * 1_000_001, "too_big", None),
+    (b"model: \x00demo\n", "syntax", None),
+]
+
+
+@pytest.mark.parametrize(("data", "code", "line"), FILES)
+def test_bad_files(write, data: bytes, code: str, line: int | None) -> None:
+    with pytest.raises(WrongUse) as caught:
+        recipe.load(write(data))
+    assert caught.value.code == f"recipe.{code}"
+    assert line is None or caught.value.where.line == line
+    assert caught.value.hint
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(WrongUse, match="there is no recipe"):
+        recipe.load(tmp_path)
+    (tmp_path / "steelyard.yaml").write_text("model: demo\ntrain: []\n")
+    assert recipe.load(tmp_path).name == "steelyard"
+
+
+SETTINGS = [
+    ("train.0.lerning_rate=1", "unknown_key"),
+    ("train.0.lora_rank=many", "wrong_type"),
+    ("train.9.lora_rank=8", "set"),
+    ("train.first.lora_rank=8", "set"),
+    ("name.first=8", "set"),
+    ("seed", "set"),
+    ("=3", "set"),
+    ("seed=[1", "syntax"),
+    ("serve.tide=true", "not_yet"),
+    ("train.0.finetuning_type=full", "impossible_pair"),
+]
+
+
+@pytest.mark.parametrize(("setting", "code"), SETTINGS)
+def test_bad_settings_point_at_set(write, setting: str, code: str) -> None:
+    with pytest.raises(WrongUse) as caught:
+        recipe.load(write(BASE + "train: [{lora_rank: 4}]\n"), [setting])
+    assert caught.value.code == f"recipe.{code}"
+    if code != "impossible_pair":  # the other half of the pair stands in the file
+        assert caught.value.where.file == "--set"
+
+
+def test_settings_make_what_is_missing(write) -> None:
+    path = write(BASE)
+    made = recipe.load(
+        path, ["goal.load.users=4", "train=[{lora_r: 8}]", "data.1.path=b.jsonl", "gate.parity=off"]
+    )
+    assert made.goal.load.users == 4
+    assert made.train[0].lora_rank == 8
+    assert [source.path for source in made.data] == ["a.jsonl", "b.jsonl"]
+
+
+def test_the_schema_knows_every_field(write) -> None:
+    document = recipe.schema()
+    assert set(document["properties"]) == {f.name for f in fields(recipe.Recipe)} - {
+        *("path", "root", "origins", "notes"),
+    }
+    stage = document["$defs"]["StageTable"]["properties"]
+    assert set(stage) == {f.name for f in fields(recipe.Stage)}
+    assert all(value.get("description") for value in stage.values())
