@@ -223,7 +223,7 @@ def of_config(
     layers, hidden, heads = need("num_hidden_layers"), need("hidden_size"), need("num_attention_heads")
     experts = _first(config, "num_experts", "num_local_experts", "n_routed_experts") or 0
     ffn = (experts and config.get("moe_intermediate_size")) or need("intermediate_size")
-    parts = {
+    parts: dict[str, Any] = {
         "family": str(config.get("model_type", "unknown")),
         "layers": layers,
         "hidden": hidden,

@@ -49,6 +49,8 @@ def resolve(name: str, root: Path | str = ".") -> ModelSource:
     if not place.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         place = cache_folder() / name
     if place.is_dir():
+        if lone := _lone_gguf(place):
+            return _gguf_source(lone, name)
         check_folder(place)
         return ModelSource(place, "hf", licence(place), name)
     if place.is_file():
@@ -100,6 +102,12 @@ def _demo_file() -> Path:
             why=f"it comes with the package {DEMO_PACKAGE.replace('_', '-')} (98 MB)", hint=DEMO_INSTALL,
         )  # fmt: skip
     return files[0]
+
+
+def _lone_gguf(folder: Path) -> Path | None:
+    """A pulled GGUF stands in a folder of its own."""
+    files = sorted(folder.glob("*.gguf"))
+    return files[0] if len(files) == 1 and not (folder / "config.json").exists() else None
 
 
 def _gguf_source(file: Path, name: str) -> ModelSource:

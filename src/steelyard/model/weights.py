@@ -126,7 +126,7 @@ def write_each(
     with part.open("wb") as file:
         file.write(len(head).to_bytes(8, "little") + head)
         for name in order:
-            file.write(memoryview(_checked(name, values(name), *table[name])).cast("B"))
+            file.write(_checked(name, values(name), *table[name]).view(np.uint8).data)
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)
