@@ -13,6 +13,7 @@ from steelyard import recipe
 from steelyard.errors import WrongUse
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=12)
+NAME = TEXT.filter(lambda name: name.isprintable() and "/" not in name and name[0] not in ". ")
 COLUMNS = st.one_of(
     st.fixed_dictionaries({"user": TEXT, "assistant": TEXT}, optional={"thread": TEXT, "system": TEXT}),
     st.just({}),
@@ -21,13 +22,13 @@ FILES = st.builds(
     recipe.DataFile,
     path=TEXT.map(lambda name: f"rows/{name}.csv"),
     ability=TEXT,
-    format=st.sampled_from([None, "table"]),
+    format=st.sampled_from([None, "csv"]),
     map=COLUMNS,
     rows=st.none() | st.integers(0, 10**9),
 )
 ANSWERS = st.builds(
     recipe.Answers,
-    name=TEXT,
+    name=NAME,
     model=TEXT.filter(lambda name: name.strip().lower() != "auto"),
     data=st.lists(FILES, max_size=3).map(tuple),
     budget=st.none()

@@ -161,6 +161,7 @@ BAD = [
     ("gate: {tolerance: 80}\n", "bad_value", 4, "gate.tolerance", "between 0 and 1", "0.02"),
     ("clean: {test_share: 0.9}\n", "bad_value", 4, "clean.test_share", "0.5", "test_share: 0.1"),
     ("trust: secret\n", "bad_value", 4, "trust.level", "open, guarded, sealed", "guarded"),
+    ("serve: {served_model_name: ''}\n", "bad_value", 4, "serve.served_model_name", "at least 1", "desk"),
     ("goal:\n", "no_value", 4, "goal", "no value", "budget: 50 USD"),
     ("model: other\n", "duplicate_key", 4, "model", "twice", "keep one"),
     ("model_name_or_path: x\n", "duplicate_key", 4, "model_name_or_path", "same thing", "keep model"),
@@ -223,7 +224,7 @@ SOURCES = [
     ("{path: a.jsonl, format: messages, map: {user: q, assistant: a}}", "impossible_pair"),
     ("{path: a.csv, map: {user: q}}", "impossible_pair"),
     ("{path: a.csv, map: {user: q, assistant: a, text: t}}", "impossible_pair"),
-    ("{path: a.csv, map: {question: q}}", "bad_value"),
+    ("{path: a.csv, map: {column: q}}", "bad_value"),
     ("{path: a.csv, weight: 0}", "bad_value"),
     ("{ability: a}", "missing_key"),
     ("a.jsonl", "wrong_type"),
@@ -263,6 +264,13 @@ def test_bad_files(write, data: bytes, code: str, line: int | None) -> None:
     assert caught.value.code == f"recipe.{code}"
     assert line is None or caught.value.where.line == line
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", ".hidden", '"a\\nb"', "x" * 201, "''"])
+def test_a_name_is_one_folder(write, name: str) -> None:
+    with pytest.raises(WrongUse) as caught:
+        recipe.load(write(f"name: {name}\nmodel: demo\ntrain: []\n"))
+    assert (caught.value.code, caught.value.where.field) == ("recipe.bad_value", "name")
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:

@@ -81,6 +81,20 @@ Count = Annotated[int, Field(ge=1, le=10**12)]
 Text = Annotated[str, Field(min_length=1)]
 
 
+def _folder_name(name: Any) -> Any:
+    """Runs lie in runs/<name>: a name is one plain folder name."""
+    if isinstance(name, str) and (len(name.encode()) > 200 or name[:1] in ". " or not name.isprintable()):
+        raise ValueError(
+            f"{name[:40]!r} is not a name of at most 200 bytes that begins with a letter or digit"
+        )
+    if isinstance(name, str) and "/" in name:
+        raise ValueError(f"{name[:40]!r} is not a name: it holds a slash")
+    return name
+
+
+Name = Annotated[str, BeforeValidator(_folder_name), Field(min_length=1)]
+
+
 def say(text: str, example: Any) -> Any:
     """A field that may be left out: what it is, and a value that works."""
     return Field(default=None, description=text, examples=[example])
@@ -116,19 +130,30 @@ class GoalTable(Table):
     load: LoadTable | None = say("the load it is planned for", {"users": 4, "prompt_tokens": 128})
 
 
-FORMATS = ("messages", "prompt", "alpaca", "sharegpt", "text", "table")
+Format = Literal[
+    "messages",
+    "prompt",
+    "alpaca",
+    "sharegpt",
+    "roles",
+    "qa",
+    "text",
+    "jsonl",
+    "json",
+    "csv",
+    "tsv",
+    "xlsx",
+    "parquet",
+]
+MapWord = Literal["user", "assistant", "system", "thread", "text", "id", "accept", "compare"]
 
 
 class SourceTable(Table):
     path: Text = Field(description="a file or a glob, from the recipe's folder", examples=["tickets/*.jsonl"])
-    format: Literal["messages", "prompt", "alpaca", "sharegpt", "text", "table"] | None = say(
-        "the shape of its rows; seen from the file where left out", "messages"
-    )
+    format: Format | None = say("the shape of its rows; seen from the file where left out", "messages")
     ability: Text | None = say("what these rows teach; scores and gates go by it", "support")
     weight: Annotated[float, Field(gt=0)] | None = say("its weight among the sources of its ability", 1.0)
-    map: dict[Literal["user", "assistant", "system", "thread", "text"], Text] | None = say(
-        "a table's own columns", {"user": "question", "assistant": "reply"}
-    )
+    map: dict[MapWord, Text] | None = say("a table's own columns", {"user": "question", "assistant": "reply"})
     sheet: Text | None = say("sheet of an XLSX file", "Sheet1")
     encoding: Text | None = say("of the file; seen from its bytes where left out", "gb18030")
 
@@ -200,7 +225,7 @@ class TrustTable(Table):
 class Document(Table):
     """A whole recipe."""
 
-    name: Text | None = say("name of the job; the file's name where left out", "support-desk")
+    name: Name | None = say("name of the job; the file's name where left out", "support-desk")
     model: Text = Field(
         description="demo, a folder, a GGUF file or a hub id",
         examples=["HuggingFaceTB/SmolLM2-135M-Instruct"],

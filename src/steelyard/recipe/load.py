@@ -21,7 +21,9 @@ ALIASES = {
     ("train", "lora_r"): "lora_rank",
 }
 STAGES = {"continue": "pt"}
-FORMATS = {"prompt_completion": "prompt", "prompt-completion": "prompt", "csv": "table", "xlsx": "table"}
+FORMATS = {"prompt_completion": "prompt", "prompt-completion": "prompt"}
+MAP_WORDS = {"prompt": "user", "question": "user", "instruction": "user"}
+MAP_WORDS |= {"completion": "assistant", "answer": "assistant", "output": "assistant"}
 AUTO = "auto"  # a planner's field may say so instead of being left out
 KEEPS_AUTO = {"compress.weights", "gate.parity", "model"}
 
@@ -123,6 +125,8 @@ def _short_forms(tree: Tree) -> None:
     for source in values["data"] if isinstance(values.get("data"), list) else ():
         if isinstance(source, dict) and isinstance(source.get("format"), str):
             source["format"] = FORMATS.get(source["format"], source["format"])
+        if isinstance(source, dict) and isinstance(source.get("map"), dict):
+            source["map"] = {MAP_WORDS.get(word, word): column for word, column in source["map"].items()}
 
 
 def _is_planned(at: Path_) -> bool:
