@@ -1,1 +1,70 @@
-"""Room under construction."""
+"""Is what is served what was tuned, and is it good enough? Verdicts taken over HTTP alone.
+
+Importing this door loads nothing: each name is fetched from its file when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .metrics import METRICS, right
+    from .reference import exact_reference
+    from .scores import Scores, load_tasks, score
+    from .standalone import check
+    from .statistics import Difference, Share, difference, rows_needed, share, verdict_on
+    from .step import GateFailed, judge
+    from .verdict import CAUSES, Check, Verdict
+
+# File of each public name. No file may bear the name of something public: Python would bind the
+# sub-module over it (hence `scores.py` holds `score`).
+FILES = {
+    "METRICS": "metrics",
+    "right": "metrics",
+    "exact_reference": "reference",
+    "Scores": "scores",
+    "load_tasks": "scores",
+    "score": "scores",
+    "check": "standalone",
+    "Difference": "statistics",
+    "Share": "statistics",
+    "difference": "statistics",
+    "rows_needed": "statistics",
+    "share": "statistics",
+    "verdict_on": "statistics",
+    "GateFailed": "step",
+    "judge": "step",
+    "CAUSES": "verdict",
+    "Check": "verdict",
+    "Verdict": "verdict",
+}
+
+__all__ = [
+    "CAUSES",
+    "METRICS",
+    "Check",
+    "Difference",
+    "GateFailed",
+    "Scores",
+    "Share",
+    "Verdict",
+    "check",
+    "difference",
+    "exact_reference",
+    "judge",
+    "load_tasks",
+    "right",
+    "rows_needed",
+    "score",
+    "share",
+    "verdict_on",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in FILES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    thing = getattr(import_module(f"{__name__}.{FILES[name]}"), name)
+    globals()[name] = thing
+    return thing

@@ -1,0 +1,299 @@
+"""Which one cause explains failed checks. Suspects are tested against what was observed, none is guessed.
+
+The order: what the server did to the answer, what it made of the prompt, how it drew the tokens, then
+which weights it holds. Thresholds between weights' causes: docs/why/drift.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .parity import LIMITS, Limits, Sample, measure
+from .prompts import Suspect, suspects
+from .reference import Reference
+from .verdict import Check
+
+if TYPE_CHECKING:
+    from ..model import Tokenizer
+
+MOST_SAMPLES = 8  # of each suspect's teacher forcing: a failed gate may cost seconds, not minutes
+MOST_SUSPECTS = 24
+SHARE_OF_BASE = 0.10  # a stale adapter lies at least this far along the line from tuned to base
+EXPLAINED = 0.5  # and that line explains at least this share of the squared difference
+IS_BASE = 0.85
+WRONG_BASE_MEAN = 1.0  # nats: other weights altogether
+COARSE_MEAN = {"exact": 0.02, "fast": 0.09, "int8": 0.18}  # nats: quantising; below, a tensor was altered
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What the gate holds when a check has failed. `base`: reference of the model before tuning."""
+
+    samples: Sequence[Sample]
+    checks: Mapping[str, Check]
+    tokenizer: Tokenizer
+    reference: Reference
+    base: Reference | None
+    mode: str
+
+    @property
+    def limits(self) -> Limits:
+        return LIMITS[self.mode]
+
+    def failed(self, *names: str) -> bool:
+        return any(n in self.checks and self.checks[n].passed is False for n in names)
+
+
+def name_cause(evidence: Evidence) -> tuple[str, str]:
+    """(cause, what was found). The first step that is sure decides; "unknown" where none is."""
+    for step in (_of_answer, _of_prompt, _of_drawing, _of_weights):
+        found = step(evidence)
+        if found:
+            return found
+    return "unknown", "no suspect fits"
+
+
+# ------------------------------------------------------------------ the answer on its way out
+
+
+def _of_answer(evidence: Evidence) -> tuple[str, str] | None:
+    if evidence.failed("text"):
+        return "answer", "the text is not what the tokens spell"
+    if evidence.failed("greedy_margin_worst", "greedy_margin_mean", "answers") and _first_dropped(evidence):
+        return "answer", "the first token is missing"
+    return None
+
+
+def _first_dropped(evidence: Evidence) -> bool:
+    """Putting the reference's first token in front makes the answers greedy again."""
+    picked = _longest([s for s in evidence.samples if len(s.margin) >= 3])
+    if not picked:
+        return False
+    firsts = [int(a[-1, 1]) for a in evidence.reference([s.prompt for s in picked])]
+    longer = [(*s.prompt, first) for s, first in zip(picked, firsts, strict=True)]
+    arrays = evidence.reference([[*p, *s.answer] for p, s in zip(longer, picked, strict=True)])
+    margins = [a[len(p) - 1 : -1, 2] - a[len(p) - 1 : -1, 0] for p, a in zip(longer, arrays, strict=True)]
+    worst_before = np.median([s.margin.max() for s in picked])
+    worst_after = np.median([m.max() for m in margins])
+    return bool(worst_after <= evidence.limits.margin_worst < worst_before)
+
+
+# ------------------------------------------------------------------ the prompt
+
+
+def _of_prompt(evidence: Evidence) -> tuple[str, str] | None:
+    counted = [s for s in evidence.samples if s.miscounted is not None]
+    off = [s for s in counted if s.miscounted]
+    own_fits = _fits(evidence, evidence.samples)
+    if own_fits:  # tokens and log-probabilities follow from the own prompt: only the counting can be wrong
+        return (
+            ("usage", "counts differ, log-probabilities agree") if off or evidence.failed("usage") else None
+        )
+    if evidence.failed("token_ids"):
+        return _of_ids(evidence)
+    if counted and not off:
+        return _tested(evidence, counted)
+    if counted:
+        return _tested(evidence, counted) or _by_pattern(counted)
+    return _tested(evidence, list(evidence.samples))
+
+
+def _of_ids(evidence: Evidence) -> tuple[str, str]:
+    """The server shows its ids: a suspect that makes the same ones is proven."""
+    shown = [s for s in evidence.samples if s.seen.ids is not None]
+    for suspect in suspects(evidence.tokenizer):
+        made = [suspect.render(s.seen.probe.messages) for s in shown]
+        if all(m is not None and tuple(m) == s.seen.ids for m, s in zip(made, shown, strict=True)):
+            return suspect.cause, suspect.name
+    counted = [s for s in shown if s.miscounted is not None]
+    return _by_pattern(counted) or ("tokenizer", "ids differ, counts agree")
+
+
+def _tested(evidence: Evidence, counted: Sequence[Sample]) -> tuple[str, str] | None:
+    """The suspect whose counts fit every probe and whose log-probabilities fit best, if they do fit."""
+    fitting = [s for s in suspects(evidence.tokenizer) if _counts_fit(s, counted)][:MOST_SUSPECTS]
+    if not fitting:
+        return None
+    picked = _picked(counted)
+    ranked = sorted(((_distance(evidence, picked, s.render), i) for i, s in enumerate(fitting)))
+    distance, place = ranked[0]
+    own = _distance(evidence, picked, None)
+    best = fitting[place]
+    if distance <= max(evidence.limits.mean, 0.25 * own) and distance < own:
+        return best.cause, best.name
+    return None
+
+
+def _counts_fit(suspect: Suspect, counted: Sequence[Sample]) -> bool:
+    """Equal counts on every probe; and other ids than the own ones on some, or there is no suspicion."""
+    differs = False
+    for s in counted:
+        made = suspect.render(s.seen.probe.messages)
+        used = s.seen.answer.prompt_tokens
+        if made is None or (used is not None and len(made) != used):
+            return False
+        differs = differs or tuple(made) != s.prompt
+    return differs
+
+
+def _by_pattern(counted: Sequence[Sample]) -> tuple[str, str] | None:
+    """No known suspect: the shape of the differences over the probes tells the kind."""
+    off: dict[str, list[int]] = {}
+    for s in counted:
+        off.setdefault(s.seen.probe.kind, []).append(s.miscounted or 0)
+    single = [d for kind in ("plain", "long", "script") for d in off.get(kind, [])]
+    turns, system, space = (off.get(kind, []) for kind in ("turns", "system", "space"))
+    if not any(single) and not any(turns) and not any(system) and any(space):
+        return "whitespace", "counts differ only where white space stands at an edge"
+    spread = max(single, default=0) - min(single, default=0)
+    if spread > 3:
+        return "tokenizer", "the difference grows with the text"
+    middle = int(np.median(single)) if single else 0
+    same_turns = all(abs(d - middle) <= 1 for d in turns)
+    if spread == 0 and same_turns and middle:
+        return (
+            ("bos", f"{middle:+d} token everywhere")
+            if abs(middle) == 1
+            else ("system", f"{middle:+d} tokens")
+        )
+    return "template", "the difference follows the turns"
+
+
+# ------------------------------------------------------------------ how tokens are drawn
+
+
+def _of_drawing(evidence: Evidence) -> tuple[str, str] | None:
+    agree = _logprobs_agree(evidence)
+    trailing = evidence.failed("greedy_margin_worst", "greedy_margin_mean", "answers")
+    if trailing and agree:
+        return "generation", "tokens are not the likeliest, though the log-probabilities agree"
+    shifted = evidence.failed("logprob_mean", "logprob_shift", "logprob_worst")
+    if shifted and not trailing and _is_shift(evidence):
+        return "logprobs", "log-probabilities are off by a constant, the tokens are right"
+    if shifted or trailing:
+        return None
+    if evidence.failed("stop"):
+        return "stop", "answers end where the model would go on"
+    if evidence.failed("max_tokens"):
+        return "generation", "max_tokens is not kept"
+    if evidence.failed("generation_default"):
+        return "generation", "the default temperature is not the model's"
+    return ("usage", "counts differ") if evidence.failed("usage", "prompt_tokens") else None
+
+
+def _logprobs_agree(evidence: Evidence) -> bool:
+    names = ("logprob_mean", "logprob_shift")
+    return all(n in evidence.checks and evidence.checks[n].passed for n in names)
+
+
+def _is_shift(evidence: Evidence) -> bool:
+    """One constant explains the differences: what is left after it lies within the limits."""
+    delta = _deltas(evidence.samples)
+    if not len(delta):
+        return False
+    rest = delta - np.median(delta)
+    return bool(np.abs(rest).mean() <= min(evidence.limits.mean, 0.5 * np.abs(delta).mean()))
+
+
+# ------------------------------------------------------------------ the weights
+
+
+def _of_weights(evidence: Evidence) -> tuple[str, str] | None:
+    mean = _mean_distance(evidence.samples)
+    if evidence.base is not None:
+        line = along_base(evidence)
+        if line.share > IS_BASE and line.explained > EXPLAINED:
+            return "base", "the model before tuning answers"
+        if line.share > SHARE_OF_BASE and line.explained > EXPLAINED:
+            return "adapter", f"{line.share:.0%} of the way from tuned to base: a stale adapter"
+    if _garbled(evidence.samples):
+        return "tokenizer", "answers do not re-encode to the tokens that were made"
+    if mean is None:
+        return None
+    if mean > WRONG_BASE_MEAN:
+        return "base", f"other weights altogether: {mean:.2f} nats"
+    if mean > COARSE_MEAN[evidence.mode]:
+        return "precision", f"coarser numbers than {evidence.mode} allows: {mean:.3f} nats"
+    return "weights", f"a tensor differs: {mean:.3f} nats"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """Where the served log-probabilities lie between tuned (0) and base (1), and how well the line fits."""
+
+    share: float
+    explained: float
+
+
+def along_base(evidence: Evidence) -> Line:
+    """Least squares of served - tuned on base - tuned, over tokens of the answers."""
+    assert evidence.base is not None
+    picked = [s for s in evidence.samples if len(s.delta)]
+    if not picked:
+        return Line(share=0.0, explained=0.0)
+    arrays = evidence.base([[*s.prompt, *s.answer] for s in picked])
+    from_tuned = _deltas(picked)
+    served = np.concatenate(
+        [np.array([t.logprob for t in (s.seen.answer.tokens or ())[: len(s.delta)]]) for s in picked]
+    )
+    base = np.concatenate(
+        [a[len(s.prompt) - 1 :, 0][: len(s.delta)] for s, a in zip(picked, arrays, strict=True)]
+    )
+    direction = base - (served - from_tuned)
+    length = float(direction @ direction)
+    share = float(from_tuned @ direction) / length if length else 0.0
+    left = from_tuned - share * direction
+    total = float(from_tuned @ from_tuned)
+    return Line(share=share, explained=1 - float(left @ left) / total if total else 0.0)
+
+
+def _garbled(samples: Sequence[Sample]) -> bool:
+    spoke = [s for s in samples if s.seen.answer.text and "�" not in s.seen.answer.text]
+    return len(spoke) >= 5 and sum(not s.answer for s in spoke) > len(spoke) / 2
+
+
+# ------------------------------------------------------------------ distances
+
+
+def _fits(evidence: Evidence, samples: Sequence[Sample]) -> bool:
+    """The own prompt explains what was said: no check of tokens or log-probabilities failed."""
+    names = ("logprob_mean", "logprob_worst", "greedy_margin_mean", "greedy_margin_worst", "answers")
+    return not evidence.failed(*names) and not evidence.failed("token_ids")
+
+
+def _distance(evidence: Evidence, picked: Sequence[Sample], render: Callable | None) -> float:
+    """Mean |served - reference| under another prompt; margins where the server gives no log-probabilities."""
+    seen = [s.seen for s in picked]
+    measured = measure(seen, evidence.tokenizer, evidence.reference, render)
+    mean = _mean_distance(measured)
+    return float("inf") if mean is None else mean
+
+
+def _mean_distance(samples: Sequence[Sample]) -> float | None:
+    delta = _deltas(samples)
+    if len(delta):
+        return float(np.abs(delta).mean())
+    margins = [s.margin for s in samples if len(s.margin)]
+    return float(np.concatenate(margins).mean()) if margins else None
+
+
+def _deltas(samples: Sequence[Sample]) -> np.ndarray:
+    listed = [s.delta for s in samples if len(s.delta)]
+    return np.concatenate(listed) if listed else np.array([])
+
+
+def _longest(samples: Sequence[Sample]) -> list[Sample]:
+    return sorted(samples, key=lambda s: -len(s.answer))[:MOST_SAMPLES]
+
+
+def _picked(samples: Sequence[Sample]) -> list[Sample]:
+    """Some of each kind: a suspect that changes only white space shows only there."""
+    by_kind: dict[str, list[Sample]] = {}
+    for s in samples:
+        if s.answer:
+            by_kind.setdefault(s.seen.probe.kind, []).append(s)
+    return [s for own in by_kind.values() for s in own[:3]]

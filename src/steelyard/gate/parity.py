@@ -1,0 +1,431 @@
+"""Does an endpoint behave as a model folder says? The checks, each with value, interval and limit.
+
+`observe` asks (HTTP), `measure` compares with the exact reference, `checks` judges: the last two do no
+I/O. Which cause a failure has: cause.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .endpoint import Answer, Endpoint
+from .probes import Probe
+from .reference import LOGPROB, TOP_ID, TOP_LOGPROB, Reference
+from .statistics import quantile
+from .verdict import Check
+
+if TYPE_CHECKING:
+    from ..model import Tokenizer
+
+DRAWS = 48  # one-token samples; with a first token of probability 0.3 to 0.7 tells 1.0 from 0 or 0.3
+SURE = 1e-4  # a rarer count under the declared temperature is no chance
+FEWEST_TOKENS = 40  # below, a log-probability check says nothing
+CUT_MARGIN = 4.0  # nats by which the end token trails the likeliest where an answer was cut short
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the served arithmetic may add to |served - reference| of a token's log-probability, in nats.
+
+    `margin`: how far a greedy token may trail the reference's likeliest. See docs/why/drift.md.
+    """
+
+    mean: float
+    worst: float
+    shift: float  # |mean of the signed differences|
+    margin_mean: float
+    margin_worst: float
+
+
+LIMITS = {
+    "exact": Limits(mean=0.002, worst=0.02, shift=0.001, margin_mean=0.0005, margin_worst=0.01),
+    "fast": Limits(mean=0.06, worst=1.0, shift=0.03, margin_mean=0.01, margin_worst=0.6),
+    "int8": Limits(mean=0.15, worst=2.0, shift=0.06, margin_mean=0.03, margin_worst=1.2),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """One probe and its greedy answer; `ids` where the server renders prompts in the open."""
+
+    probe: Probe
+    answer: Answer
+    ids: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draws:
+    """Answers of one token to one probe, the temperature left to the server."""
+
+    probe: Probe
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One observation beside the reference. Arrays are [answer tokens]; empty where they do not align."""
+
+    seen: Observation
+    prompt: tuple[int, ...]  # ids of the own template
+    answer: tuple[int, ...]  # ids of the answer's text; () where they cannot be told
+    delta: np.ndarray  # served - reference log-probability; [] without log-probabilities
+    margin: np.ndarray  # reference's likeliest - the answer's token, >= 0
+    top: np.ndarray  # 1 where the answer's token is the reference's likeliest
+    end_margin: float | None = None  # the same for the end token of an answer that says "stop"
+
+    @property
+    def produced(self) -> int | None:
+        """Tokens that the server made, by its own log-probabilities or by the text."""
+        if self.seen.answer.tokens:
+            return len(self.seen.answer.tokens)
+        return len(self.answer) or None
+
+    @property
+    def miscounted(self) -> int | None:
+        used = self.seen.answer.prompt_tokens
+        return None if used is None else used - len(self.prompt)
+
+
+# ------------------------------------------------------------------ asking
+
+
+async def observe(endpoint: Endpoint, asked: Sequence[Probe]) -> list[Observation]:
+    async def ask(probe: Probe) -> Observation:
+        answer = await endpoint.chat(probe.messages, probe.max_tokens, logprobs=True)
+        ids = await endpoint.tokenize(probe.messages) if rendered else None
+        return Observation(probe=probe, answer=answer, ids=tuple(ids) if ids else None)
+
+    rendered = await endpoint.tokenize(asked[0].messages) is not None
+    return await endpoint.each(asked, ask)
+
+
+async def draw(endpoint: Endpoint, probe: Probe) -> Draws:
+    async def ask(seed: int) -> Answer:
+        return await endpoint.chat(probe.messages, 1, temperature=None, seed=seed)
+
+    answers = await endpoint.each(range(DRAWS), ask)
+    return Draws(probe=probe, texts=tuple(a.text for a in answers if a.text is not None))
+
+
+# ------------------------------------------------------------------ comparing
+
+
+def measure(
+    seen: Sequence[Observation],
+    tokenizer: Tokenizer,
+    reference: Reference,
+    prompt_of: Callable[[Sequence[dict[str, str]]], list[int]] | None = None,
+) -> list[Sample]:
+    """Teacher-force the reference over each prompt and answer. `prompt_of`: another way to render."""
+    render = prompt_of or (lambda messages: tokenizer.chat_ids(list(messages)))
+    prompts = [tuple(render(o.probe.messages)) for o in seen]
+    answers = [answer_ids(tokenizer, o.answer) for o in seen]
+    end = end_id(tokenizer)
+    ends = [
+        (end,) if o.answer.finish == "stop" and a and end is not None else () for o, a in _pair(seen, answers)
+    ]
+    arrays = reference([[*p, *a, *e] for p, a, e in zip(prompts, answers, ends, strict=True)])
+    return [
+        _sample(o, p, a, array, tokenizer.eos_ids if e else ())
+        for o, p, a, array, e in zip(seen, prompts, answers, arrays, ends, strict=True)
+    ]
+
+
+def _pair(seen: Sequence[Observation], answers: Sequence[tuple[int, ...]]) -> Iterable:
+    return zip(seen, answers, strict=True)
+
+
+def _sample(
+    seen: Observation,
+    prompt: tuple[int, ...],
+    answer: tuple[int, ...],
+    array: np.ndarray,
+    ends: Sequence[int],
+) -> Sample:
+    rows = array[len(prompt) - 1 : len(prompt) - 1 + len(answer)]
+    served = [t.logprob for t in (seen.answer.tokens or ())[: len(answer)]]
+    last = array[len(prompt) - 1 + len(answer)]
+    return Sample(
+        seen=seen,
+        prompt=prompt,
+        answer=answer,
+        delta=np.array(served) - rows[: len(served), LOGPROB] if served else np.array([]),
+        margin=rows[:, TOP_LOGPROB] - rows[:, LOGPROB],
+        top=(rows[:, TOP_ID] == np.array(answer)).astype(float) if answer else np.array([]),
+        end_margin=_end_margin(last, ends),
+    )
+
+
+def _end_margin(row: np.ndarray, ends: Sequence[int]) -> float | None:
+    if not ends:
+        return None
+    return 0.0 if int(row[TOP_ID]) in ends else float(row[TOP_LOGPROB] - row[LOGPROB])
+
+
+def end_id(tokenizer: Tokenizer) -> int | None:
+    """The end token of a turn; the tokenizer's own where a model lists several."""
+    own = tokenizer.id_of(tokenizer.eos_token) if tokenizer.eos_token else None
+    return own if own in tokenizer.eos_ids else next(iter(tokenizer.eos_ids), None)
+
+
+def answer_ids(tokenizer: Tokenizer, answer: Answer) -> tuple[int, ...]:
+    """The ids that the server made, from the text; () where text and token count do not agree.
+
+    A greedy answer nearly always re-encodes to its own ids; the server's token texts prove it.
+    """
+    if not answer.text or "�" in answer.text:
+        return ()
+    ids = tokenizer.encode(answer.text)
+    if answer.tokens:
+        made = [t for t in answer.tokens if t.text or t.raw]
+        same = len(made) in (len(ids), len(ids) + 1)  # some servers report the end token too
+        return tuple(ids) if same and _same_pieces(tokenizer, ids, made) else ()
+    count = answer.completion_tokens
+    return tuple(ids) if count is None or count - len(ids) in (0, 1) else ()
+
+
+def _same_pieces(tokenizer: Tokenizer, ids: Sequence[int], made: Sequence) -> bool:
+    pieces = [tokenizer.decode([i]) for i in ids]
+    return all(
+        "�" in piece or "�" in token.text or piece.strip() == token.text.strip()
+        for piece, token in zip(pieces, made, strict=False)
+    )
+
+
+# ------------------------------------------------------------------ judging
+
+
+def checks(
+    samples: Sequence[Sample], mode: str, draws: Draws | None, first: float | None, declared: float | None
+) -> list[Check]:
+    """All parity checks in the order in which a failure explains the later ones.
+
+    `first`: reference probability of the likeliest first token of `draws`; `declared`: the model's own
+    default temperature, None where its generation config names none.
+    """
+    limits = LIMITS[mode]
+    found = [
+        _answered(samples),
+        _token_ids(samples),
+        _prompt_tokens(samples),
+        _usage(samples),
+        _max_tokens(samples),
+        _text(samples),
+        _stop(samples),
+        _sampling(draws, first, declared),
+        *_logprobs(samples, limits),
+        *_greedy(samples, limits, mode),
+    ]
+    return [check for check in found if check]
+
+
+def _answered(samples: Sequence[Sample]) -> Check:
+    failed = [s for s in samples if s.seen.answer.error]
+    example = f"{failed[0].seen.probe.name}: {failed[0].seen.answer.error}" if failed else None
+    return Check(name="answered", passed=not failed, value=len(failed), limit=0, example=example)
+
+
+def _token_ids(samples: Sequence[Sample]) -> Check | None:
+    shown = [s for s in samples if s.seen.ids is not None]
+    if not shown:
+        return None
+    wrong = [s for s in shown if s.seen.ids != s.prompt]
+    example = (
+        f"{wrong[0].seen.probe.name}: {_first_gap(wrong[0].prompt, wrong[0].seen.ids)}" if wrong else None
+    )
+    return Check(name="token_ids", passed=not wrong, value=len(wrong), limit=0, example=example)
+
+
+def _first_gap(own: Sequence[int], served: Sequence[int] | None) -> str:
+    served = served or ()
+    place = next(
+        (i for i, (a, b) in enumerate(zip(own, served, strict=False)) if a != b), min(len(own), len(served))
+    )
+    return f"{len(served)} ids, {len(own)} expected, the first difference at {place}"
+
+
+def _prompt_tokens(samples: Sequence[Sample]) -> Check | None:
+    counted = [s for s in samples if s.miscounted is not None]
+    if not counted:
+        return None
+    wrong = [s for s in counted if s.miscounted]
+    worst = max((abs(s.miscounted or 0) for s in counted), default=0)
+    example = None
+    if wrong:
+        used, own = wrong[0].seen.answer.prompt_tokens, len(wrong[0].prompt)
+        example = f"{wrong[0].seen.probe.name}: {used} prompt tokens, {own} expected"
+    return Check(name="prompt_tokens", passed=not wrong, value=worst, limit=0, example=example)
+
+
+def _usage(samples: Sequence[Sample]) -> Check | None:
+    """completion_tokens against what came: equal where the length ended it, else the end token may count."""
+    wrong, counted = [], 0
+    for s in samples:
+        used, made = s.seen.answer.completion_tokens, s.produced
+        if used is None or made is None:
+            continue
+        counted += 1
+        allowed = (0,) if s.seen.answer.finish == "length" else (0, 1)
+        wrong += [s] if used - made not in allowed else []
+    if not counted:
+        return None
+    example = None
+    if wrong:
+        said, made = wrong[0].seen.answer.completion_tokens, wrong[0].produced
+        example = f"{wrong[0].seen.probe.name}: says {said}, made {made}"
+    return Check(name="usage", passed=not wrong, value=len(wrong), limit=0, example=example)
+
+
+def _max_tokens(samples: Sequence[Sample]) -> Check | None:
+    cut = [s for s in samples if s.seen.answer.finish == "length" and s.produced is not None]
+    if not cut:
+        return None
+    wrong = [s for s in cut if s.produced != s.seen.probe.max_tokens]
+    example = None
+    if wrong:
+        example = (
+            f"{wrong[0].seen.probe.name}: {wrong[0].produced} tokens, {wrong[0].seen.probe.max_tokens} asked"
+        )
+    return Check(name="max_tokens", passed=not wrong, value=len(wrong), limit=0, example=example)
+
+
+def _text(samples: Sequence[Sample]) -> Check | None:
+    """The text must be what its tokens spell."""
+    shown = [s for s in samples if s.seen.answer.tokens]
+    if not shown:
+        return None
+    wrong = [s for s in shown if not spells(s.seen.answer)]
+    example = f"{wrong[0].seen.probe.name}: text and tokens differ" if wrong else None
+    return Check(name="text", passed=not wrong, value=len(wrong), limit=0, example=example)
+
+
+def spells(answer: Answer) -> bool:
+    text, tokens = answer.text or "", answer.tokens or ()
+    for made in (tokens, tokens[:-1]):  # the end token may be reported with a text of its own
+        joined = "".join(t.text for t in made)
+        if "�" in joined or "�" in text or joined.strip() == text.strip():
+            return True
+    return False
+
+
+def _stop(samples: Sequence[Sample]) -> Check | None:
+    """An answer that says "stop" must end where the reference would end it."""
+    ended = [s for s in samples if s.end_margin is not None]
+    if not ended:
+        return None
+    worst = max(ended, key=lambda s: s.end_margin or 0.0)
+    value = worst.end_margin or 0.0
+    bad = value > CUT_MARGIN
+    example = f"{worst.seen.probe.name}: cut after {len(worst.answer)} tokens" if bad else None
+    return Check(name="stop", passed=not bad, value=value, limit=CUT_MARGIN, example=example)
+
+
+def _sampling(draws: Draws | None, first: float | None, declared: float | None) -> Check | None:
+    """Without a temperature the draws must look like the model's declared one, or OpenAI's 1."""
+    if draws is None or first is None or len(draws.texts) < DRAWS // 2:
+        return None
+    n = len(draws.texts)
+    common = max(draws.texts.count(t) for t in set(draws.texts))
+    greedy = common == n
+    if declared is None or declared == 1:
+        good = _chance(common, n, first) > SURE or (greedy and declared is None)
+    elif declared == 0:
+        good = greedy
+    else:  # colder than 1 raises the likeliest token's share, hotter lowers it
+        good = _chance(common, n, first) > SURE or (common / n > first) == (declared < 1)
+    example = None if good else f"{common} of {n} equal first tokens, {first * n:.0f} expected"
+    return Check(name="generation_default", passed=good, value=common / n, limit=first, example=example)
+
+
+def _chance(count: int, n: int, p: float) -> float:
+    """Two-sided exact binomial tail; `count` is the commonest token's, so a low side only counts far off."""
+    upper = sum(math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(count, n + 1))
+    lower = sum(math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(count + 1))
+    return min(1.0, 2 * min(upper, lower))
+
+
+def _logprobs(samples: Sequence[Sample], limits: Limits) -> list[Check]:
+    rows = [s for s in samples if len(s.delta)]
+    deltas = _joined(s.delta for s in rows)
+    if len(deltas) < FEWEST_TOKENS:
+        return []
+    worst = max(rows, key=lambda s: float(np.abs(s.delta).max()))
+    return [
+        _mean_check("logprob_mean", [np.abs(s.delta) for s in rows], limits.mean),
+        Check(
+            name="logprob_worst",
+            passed=bool(np.abs(deltas).max() <= limits.worst),
+            value=float(np.abs(deltas).max()),
+            limit=limits.worst,
+            example=worst.seen.probe.name,
+        ),
+        _mean_check("logprob_shift", [s.delta for s in rows], limits.shift),
+    ]
+
+
+def _greedy(samples: Sequence[Sample], limits: Limits, mode: str) -> list[Check]:
+    rows = [s for s in samples if len(s.margin)]
+    if not rows:
+        return [Check(name="answers", passed=None, example="no answer could be aligned with its tokens")]
+    margins, tops = _joined(s.margin for s in rows), _joined(s.top for s in rows)
+    worst = max(rows, key=lambda s: float(s.margin.max()))
+    equal = [s for s in rows if s.margin.max() <= limits.margin_worst]
+    found = [
+        _mean_check("greedy_margin_mean", [s.margin for s in rows], limits.margin_mean),
+        Check(
+            name="greedy_margin_worst",
+            passed=bool(margins.max() <= limits.margin_worst),
+            value=float(margins.max()),
+            limit=limits.margin_worst,
+            example=worst.seen.probe.name,
+        ),
+        Check(name="top1", passed=True, value=float(tops.mean())),
+    ]
+    if mode == "exact":  # only here is each greedy answer a proof: near ties flip in faster arithmetic
+        share = len(equal) / len(rows)
+        found.append(
+            Check(name="answers", passed=share == 1, value=share, limit=1.0, example=worst.seen.probe.name)
+        )
+    return found
+
+
+def _mean_check(name: str, rows: Sequence[np.ndarray], limit: float) -> Check:
+    """Mean over tokens, its 95 % interval from the spread between probes: tokens of one depend."""
+    tokens = _joined(rows)
+    value = float(tokens.mean())
+    half = quantile(0.95) * _clustered_error(rows, value)
+    return Check(
+        name=name, passed=abs(value) <= limit, value=value, low=value - half, high=value + half, limit=limit
+    )
+
+
+def _clustered_error(rows: Sequence[np.ndarray], mean: float) -> float:
+    """Standard error of a ratio mean over clusters (Cochran 1977, 6.4)."""
+    if len(rows) < 2:
+        return math.inf
+    sizes = np.array([len(r) for r in rows], float)
+    gaps = np.array([float(r.sum()) for r in rows]) - mean * sizes
+    return float(np.sqrt(len(rows) / (len(rows) - 1) * (gaps**2).sum()) / sizes.sum())
+
+
+def _joined(arrays: Iterable[np.ndarray]) -> np.ndarray:
+    listed = list(arrays)
+    return np.concatenate(listed) if listed else np.array([])
+
+
+def uncertain_probe(samples: Sequence[Sample], reference: Reference) -> tuple[Probe, float] | None:
+    """The probe whose first token is nearest an even chance, with the likeliest one's probability."""
+    plain = [s for s in samples if s.seen.probe.kind not in ("task",)]
+    if not plain:
+        return None
+    arrays = reference([s.prompt for s in plain])
+    chances = [math.exp(float(a[-1, TOP_LOGPROB])) for a in arrays]
+    best = min(range(len(plain)), key=lambda i: abs(chances[i] - 0.5))
+    if not 0.2 <= chances[best] <= 0.8:
+        return None  # too sure, or too open, to tell temperatures apart by the commonest token
+    return plain[best].seen.probe, chances[best]

@@ -1,0 +1,83 @@
+"""The exact reference: the model's own FP32 network, teacher-forced over given ids.
+
+Heavy: torch is loaded by the call, in whatever process makes it (`run` gives it a worker).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LOGPROB, TOP_ID, TOP_LOGPROB = 0, 1, 2  # columns of a reference array
+# f32 logits of 256 positions over 50k words are 50 MB; more gains nothing on a CPU.
+HEAD_CHUNK = 256
+BATCH_TOKENS = 2048
+
+# Per sequence of T ids an array [T, 3], f64: row i speaks of the token after ids[: i + 1]: the
+# log-probability of ids[i + 1] (0 in the last row, where there is none), the likeliest id, and its own
+# log-probability.
+Reference = Callable[[Sequence[Sequence[int]]], list[np.ndarray]]
+
+
+def exact_reference(folder: Path) -> Reference:
+    """A callable over token ids of the model in `folder` (Hugging Face layout), FP32."""
+    from ..model import load
+
+    network = load(Path(folder), dtype="float32").eval()
+
+    def reference(sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        found: list[np.ndarray | None] = [None] * len(sequences)
+        for batch in by_length([len(s) for s in sequences], BATCH_TOKENS):
+            for place, array in zip(batch, _teach(network, [sequences[i] for i in batch]), strict=True):
+                found[place] = array
+        return [array for array in found if array is not None]
+
+    return reference
+
+
+def by_length(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Places in order of length, in groups of at most `tokens` (or one sequence)."""
+    batches: list[list[int]] = []
+    held = 0
+    for place in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if not batches or held + lengths[place] > tokens:
+            batches.append([])
+            held = 0
+        batches[-1].append(place)
+        held += lengths[place]
+    return batches
+
+
+def _teach(network: Any, batch: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    """All sequences in one row, a segment each: no padding is computed."""
+    import torch
+
+    lengths = torch.tensor([len(s) for s in batch])
+    ids = torch.tensor([i for s in batch for i in s])
+    places = torch.cat([torch.arange(n) for n in lengths.tolist()])
+    segments = torch.repeat_interleave(torch.arange(len(batch)), lengths)
+    with torch.inference_mode():
+        hidden = network(ids[None], places[None], segments[None])[0]
+        parts = zip(hidden.split(lengths.tolist()), ids.split(lengths.tolist()), strict=True)
+        return [_rows(network, h, i) for h, i in parts]
+
+
+def _rows(network: Any, hidden: Any, ids: Any) -> np.ndarray:
+    """[T, H] and [T] -> [T, 3]."""
+    import torch
+
+    array = np.zeros((len(ids), 3))
+    for start in range(0, len(ids), HEAD_CHUNK):
+        logits = network.logits(hidden[start : start + HEAD_CHUNK]).float()
+        logprobs = torch.log_softmax(logits, -1)
+        top = logprobs.max(-1)
+        stop = start + len(logits)
+        array[start:stop, TOP_ID] = top.indices.numpy()
+        array[start:stop, TOP_LOGPROB] = top.values.numpy()
+        following = ids[start + 1 : stop + 1]
+        picked = logprobs[: len(following)].gather(-1, following[:, None])[:, 0]
+        array[start : start + len(following), LOGPROB] = picked.numpy()
+    return array

@@ -1,0 +1,181 @@
+"""The score of an endpoint on a task set: one greedy chat a row, compared with its reference.
+
+Not here: how answers compare (metrics.py); what a difference between two scores means (statistics.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import Where, WrongUse
+from .endpoint import Answer, Endpoint
+from .metrics import references, right
+from .statistics import Share, share
+
+MOST_TOKENS = 256
+Row = Mapping[str, Any]
+Ask = Callable[[Endpoint, Row], Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowScore:
+    """One row's result; the answer itself only as a hash, for it may quote the user's data."""
+
+    row: str
+    ability: str
+    value: float
+    answer_sha256: str | None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """Results row by row, in the order asked. `answers` stay in memory: `as_json` leaves them out."""
+
+    rows: tuple[RowScore, ...]
+    answers: tuple[str | None, ...] = ()
+    metric: str = "row"
+
+    @property
+    def abilities(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(r.ability for r in self.rows))
+
+    def values(self, ability: str | None = None) -> list[float]:
+        return [r.value for r in self.rows if ability in (None, r.ability)]
+
+    def share(self, ability: str | None = None) -> Share:
+        values = self.values(ability)
+        return share(sum(values), len(values))
+
+    def __add__(self, other: Scores) -> Scores:
+        return Scores(rows=self.rows + other.rows, answers=self.answers + other.answers, metric=self.metric)
+
+    def as_json(self) -> dict[str, Any]:
+        """Shares with their 95 % intervals; errors by row; one hash over all answers."""
+        failed = [r for r in self.rows if r.error]
+        return {
+            "metric": self.metric,
+            "scores": {a: self.share(a).value for a in self.abilities},
+            "abilities": {a: self.share(a).as_json() for a in self.abilities},
+            "overall": self.share().as_json(),
+            "rows": len(self.rows),
+            "errors": [{"row": r.row, "ability": r.ability, "error": r.error} for r in failed],
+            "answers_sha256": _hash(json.dumps([r.answer_sha256 for r in self.rows])),
+        }
+
+
+def score(
+    url: str,
+    tasks: Path | Iterable[Row],
+    *,
+    model: str | None = None,
+    key: str | None = None,
+    max_tokens: int | None = None,
+    concurrency: int = 32,
+    metric: str | None = None,
+    count: Callable[[str], int] | None = None,
+) -> Scores:
+    """Ask `url` every row greedily and compare. Rows: {"messages", "ability", "accept"?, "compare"?}.
+
+    The last assistant message is the reference. `max_tokens` is by default min(256, longest reference
+    * 2 + 8) per ability, in tokens by `count` where the caller has a tokenizer, else 256. A row without
+    an answer counts as wrong and carries the error. Raises WrongUse for a bad row, Lacking where
+    nothing answers.
+    """
+    rows = load_tasks(tasks)
+    budget = token_budget(rows, max_tokens, count)
+
+    async def run() -> Scores:
+        async with Endpoint(url=url, model=model, key=key, concurrency=concurrency) as endpoint:
+            return await ask_rows(endpoint, rows, budget, metric)
+
+    return asyncio.run(run())
+
+
+async def ask_rows(
+    endpoint: Endpoint, rows: Sequence[Row], budget: Mapping[str, int], metric: str | None = None
+) -> Scores:
+    """Scores of rows that are loaded already, over an open endpoint."""
+
+    async def ask(row: Row) -> Answer:
+        return await endpoint.chat(row["messages"][:-1], budget[row["ability"]])
+
+    answers = await endpoint.each(rows, ask)
+    scored = tuple(_scored(row, answer, metric) for row, answer in zip(rows, answers, strict=True))
+    return Scores(rows=scored, answers=tuple(a.text for a in answers), metric=metric or "row")
+
+
+def token_budget(
+    rows: Sequence[Row], max_tokens: int | None = None, count: Callable[[str], int] | None = None
+) -> dict[str, int]:
+    """Tokens an answer may take, by ability: twice the longest reference shows a rambler as wrong."""
+    longest: dict[str, int] = {}
+    for row in rows:
+        size = max(map(count, references(row))) if count and not max_tokens else MOST_TOKENS
+        longest[row["ability"]] = max(size, longest.get(row["ability"], 0))
+    return {ability: max_tokens or min(MOST_TOKENS, size * 2 + 8) for ability, size in longest.items()}
+
+
+def load_tasks(tasks: Path | Iterable[Row]) -> list[dict[str, Any]]:
+    """Task rows from a JSONL file or from memory, each with an id and an ability. Raises WrongUse."""
+    if isinstance(tasks, (str, Path)):
+        return [_checked(row, line, str(tasks)) for line, row in _lines(Path(tasks))]
+    return [_checked(row, place, None) for place, row in enumerate(tasks, 1)]
+
+
+def _lines(path: Path) -> Iterable[tuple[int, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as e:
+        raise WrongUse(
+            "gate.tasks_unreadable",
+            f"cannot read the tasks: {type(e).__name__}",
+            where=Where(file=str(path)),
+            hint="a UTF-8 file with one JSON object a line",
+        ) from e
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except ValueError as e:
+                raise _bad_row("the line is no JSON", number, str(path)) from e
+
+
+def _checked(row: Any, line: int, file: str | None) -> dict[str, Any]:
+    messages = row.get("messages") if isinstance(row, Mapping) else None
+    if not isinstance(messages, list) or len(messages) < 2 or not all(map(_is_message, messages)):
+        raise _bad_row("a task needs `messages`: at least a question and its reference answer", line, file)
+    if messages[-1].get("role") != "assistant":
+        raise _bad_row("the last message is not the assistant's reference answer", line, file)
+    return {**row, "id": str(row.get("id", line)), "ability": str(row.get("ability") or "default")}
+
+
+def _is_message(message: Any) -> bool:
+    return isinstance(message, Mapping) and isinstance(message.get("content"), str)
+
+
+def _bad_row(message: str, line: int, file: str | None) -> WrongUse:
+    example = '{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}'
+    return WrongUse(
+        "gate.bad_task", message, where=Where(file=file, line=line), hint=f"write it like {example}"
+    )
+
+
+def _scored(row: Row, answer: Answer, metric: str | None) -> RowScore:
+    return RowScore(
+        row=row["id"],
+        ability=row["ability"],
+        value=right(row, answer.text, metric),
+        answer_sha256=_hash(answer.text) if answer.text is not None else None,
+        error=answer.error,
+    )
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

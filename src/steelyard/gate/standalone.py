@@ -1,0 +1,158 @@
+"""The gate on its own: does this endpoint behave as that model folder says? For any trainer and server.
+
+Not here: scores against a base and thresholds (quality.py), the step of a run (step.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import WrongUse
+from .cause import Evidence, name_cause
+from .endpoint import Endpoint
+from .parity import LIMITS, Draws, Sample, checks, draw, measure, observe, uncertain_probe
+from .probes import Probe, probes, task_probes
+from .reference import Reference, exact_reference
+from .scores import Scores, ask_rows, load_tasks, token_budget
+from .verdict import Check, Verdict
+
+if TYPE_CHECKING:
+    from ..model import Tokenizer
+
+TASK_PROBES = 24  # about 400 tokens of the tuned model's own kind of answer
+
+
+def check(
+    model_folder: Path,
+    url: str,
+    *,
+    base: Path | None = None,
+    tasks: Path | Iterable[Mapping[str, Any]] | None = None,
+    mode: str = "fast",
+    seed: int = 0,
+    model: str | None = None,
+    key: str | None = None,
+    reference: Reference | None = None,
+    base_reference: Reference | None = None,
+    concurrency: int = 32,
+) -> Verdict:
+    """Parity of `url` with the model in `model_folder`; where it fails, the cause.
+
+    `mode`: exact (the server computes in f32), fast (bf16) or int8. `reference` and `base_reference` are
+    built from the folders where none is given. With `tasks` their rows are asked too, and scored. Raises
+    WrongUse for a folder or tasks that cannot be read, Lacking where nothing answers.
+    """
+    from ..model import Tokenizer
+
+    if mode not in LIMITS:
+        raise WrongUse("gate.mode", f"{mode!r} is no mode", hint=f"one of {', '.join(LIMITS)}")
+    folder = Path(model_folder)
+    tokenizer, rows = Tokenizer(folder), load_tasks(tasks) if tasks is not None else []
+
+    async def run() -> Verdict:
+        async with Endpoint(url=url, model=model, key=key, concurrency=concurrency) as endpoint:
+            exact = reference or exact_reference(folder)
+            verdict = await parity(
+                endpoint,
+                tokenizer,
+                exact,
+                rows=rows,
+                mode=mode,
+                seed=seed,
+                base=base_reference or (_later(base) if base else None),
+                declared=declared_temperature(folder),
+            )
+            if not rows:
+                return verdict
+            budget = token_budget(rows, None, lambda text: len(tokenizer.encode(text)))
+            return with_scores(verdict, await ask_rows(endpoint, rows, budget))
+
+    return asyncio.run(run())
+
+
+def _later(folder: Path) -> Reference:
+    """The base's network is loaded only where a failure asks for it."""
+    held: list[Reference] = []
+
+    def reference(sequences: Sequence[Sequence[int]]) -> list[Any]:
+        if not held:
+            held.append(exact_reference(folder))
+        return held[0](sequences)
+
+    return reference
+
+
+def with_scores(verdict: Verdict, scores: Scores) -> Verdict:
+    found = scores.as_json()
+    return Verdict(
+        checks=verdict.checks,
+        cause=verdict.cause,
+        why=verdict.why,
+        scores={"served": found["scores"]},
+        details={"served": found},
+    )
+
+
+async def parity(
+    endpoint: Endpoint,
+    tokenizer: Tokenizer,
+    reference: Reference,
+    *,
+    rows: Sequence[Mapping[str, Any]],
+    mode: str,
+    seed: int,
+    base: Reference | None,
+    declared: float | None,
+    defaults: bool = True,
+) -> Verdict:
+    """All parity checks over an open endpoint. `defaults`: ask without a temperature too."""
+    asked = [p for p in probes(seed) + task_probes(rows, TASK_PROBES, seed) if _renders(tokenizer, p)]
+    if not asked:
+        raise WrongUse("gate.no_template", "the model's chat template refuses every probe")
+    samples = measure(await observe(endpoint, asked), tokenizer, reference)
+    open_ = uncertain_probe(samples, reference) if defaults else None
+    draws: Draws | None = await draw(endpoint, open_[0]) if open_ else None
+    found = checks(samples, mode, draws, open_[1] if open_ else None, declared)
+    cause, why = _cause(samples, found, tokenizer, reference, base, mode)
+    return Verdict(checks=tuple(found), cause=cause, why=why)
+
+
+def _renders(tokenizer: Tokenizer, probe: Probe) -> bool:
+    """Some templates know no system message; then neither does the server."""
+    try:
+        return bool(tokenizer.chat_ids(list(probe.messages)))
+    except WrongUse:
+        return False
+
+
+def _cause(
+    samples: Sequence[Sample],
+    found: Sequence[Check],
+    tokenizer: Tokenizer,
+    reference: Reference,
+    base: Reference | None,
+    mode: str,
+) -> tuple[str | None, str | None]:
+    if all(c.passed is not False for c in found):
+        return None, None
+    by_name = {c.name: c for c in found}
+    evidence = Evidence(
+        samples=samples, checks=by_name, tokenizer=tokenizer, reference=reference, base=base, mode=mode
+    )
+    return name_cause(evidence)
+
+
+def declared_temperature(folder: Path) -> float | None:
+    """The temperature of generation_config.json; 0: do not sample; None: it does not say."""
+    try:
+        config = json.loads((Path(folder) / "generation_config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    if config.get("do_sample") is False:
+        return 0.0
+    value = config.get("temperature")
+    return float(value) if isinstance(value, (int, float)) else None
