@@ -34,6 +34,10 @@ class Linear(nn.Module):
         self.bias_grad: Tensor | None = None
         self.anchor: Tensor | None = None  # makes autograd call backward although no weight is in its graph
 
+    def adapt(self, a: Tensor, b: Tensor, a_grad: Tensor, b_grad: Tensor) -> None:
+        """Hang LoRA factors on the matrix, see Adapter."""
+        self.adapter = Adapter(a, b, a_grad, b_grad)
+
     def forward(self, x: Tensor) -> Tensor:
         if self.anchor is not None and torch.is_grad_enabled():
             return _Linear.apply(x, self.anchor, self)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,10 @@ class Block(nn.Module):
         if self.qkv.weight.shape[0] != config.heads * config.head_dim + 2 * kv:
             raise WrongUse("model.shape", f"{attn}*: the matrices do not match config.json")
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor:
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, layout: Layout, keep: Tensor | None = None
+    ) -> Tensor:
+        """x [T, H] -> [T, H]; with `keep` only those tokens go on after attention."""
         config = self.config
         heads = self.qkv(self.input_norm(x)).view(x.shape[0], -1, config.head_dim)
         qk, v = heads.split(self.sizes, dim=1)
@@ -148,7 +151,10 @@ class Block(nn.Module):
             q, k = qk.split((config.heads, config.kv_heads), dim=1)
             qk = torch.cat((self.q_norm(q), self.k_norm(k)), dim=1)
         q, k = rope(qk, cos, sin).split((config.heads, config.kv_heads), dim=1)
-        x = x + self.o(attention(q, k, v, layout, config.window))
+        seen = attention(q, k, v, layout, config.window)
+        if keep is not None:
+            x, seen = x.index_select(0, keep), seen.index_select(0, keep)
+        x = x + self.o(seen)
         return x + self.down(swiglu(self.gate_up(self.post_norm(x))))
 
 
@@ -178,15 +184,15 @@ class Network(nn.Module):
         hidden = self.flat(ids.reshape(-1), positions.reshape(-1), self.layout(lengths))
         return hidden.view(batch, length, -1)
 
-    def flat(self, ids: Tensor, positions: Tensor, layout: Layout) -> Tensor:
-        """The same on flat tokens [T] -> [T, H]."""
+    def flat(self, ids: Tensor, positions: Tensor, layout: Layout, keep: Tensor | None = None) -> Tensor:
+        """The same on flat tokens [T] -> [T, H], or [N, H] of the N tokens in `keep`."""
         dtype = self.embed.dtype
         angle = positions[:, None].float() * self.inv_freq  # [T, D/2]
         cos, sin = angle.cos().to(dtype)[:, None, :], angle.sin().to(dtype)[:, None, :]
         x = self._embedded(ids)
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             x = layer(x, cos, sin, layout)
-        return self.norm(x)
+        return self.norm(self.layers[-1](x, cos, sin, layout, keep))
 
     def layout(self, lengths: list[int]) -> Layout:
         """The attention layout of consecutive segments with these lengths, for `flat`."""
@@ -202,6 +208,11 @@ class Network(nn.Module):
         """The head's matrix [V, H]; the embedding itself where they are tied."""
         return self.embed if self.head is None else self.head
 
+    @property
+    def output_grad(self) -> Tensor | None:
+        """Where the gradient of the head's matrix is added, if it is trained."""
+        return self.embed_grad if self.head is None else self.head_grad
+
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [..., H] -> scores [..., V] in the network's dtype."""
         return F.linear(hidden, self.output)
@@ -211,6 +222,17 @@ class Network(nn.Module):
         for module in self.layers.modules():
             if isinstance(module, Linear):
                 yield module
+
+    def weights(self) -> Iterator[tuple[nn.Module, str]]:
+        """Every matrix, bias and norm as (module, attribute); its gradient buffer is `<attribute>_grad`."""
+        yield self, "embed"
+        for module in self.modules():
+            if isinstance(module, Linear | Norm):
+                yield module, "weight"
+            if isinstance(module, Linear) and module.bias is not None:
+                yield module, "bias"
+        if self.head is not None:
+            yield self, "head"
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every weight under its name in a Hugging Face checkpoint, split into the models' own matrices."""
@@ -341,13 +363,18 @@ def load(folder: Path, dtype: str = "float32") -> Network:
     return Network(config, _Reader(folder, config, DTYPES[dtype]))
 
 
-def save(network: Network, folder: Path, base_folder: Path, dtype: str = "bfloat16") -> None:
-    """Write a Hugging Face folder: the network's weights, the rest as it is in the base's folder."""
-    write_weights(dict(network.tensors()), folder, base_folder, dtype)
+def save(
+    network: Network,
+    folder: Path,
+    base_folder: Path,
+    dtype: str = "bfloat16",
+    delta: Callable[[str], Tensor | None] | None = None,
+) -> None:
+    """Write a Hugging Face folder: the network's weights, its companions as they are in the base's folder.
 
-
-def write_weights(tensors: dict[str, Tensor], folder: Path, base_folder: Path, dtype: str) -> None:
-    """model.safetensors from named tensors, rounded once to dtype, beside copies of the base's companions."""
+    With `delta` (name -> what is added, float32, or None) the weights are the base's own, read again in
+    float32, plus it: an adapter is merged with one rounding, whatever the network computed in.
+    """
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -355,7 +382,13 @@ def write_weights(tensors: dict[str, Tensor], folder: Path, base_folder: Path, d
         if (base_folder / name).is_file():
             shutil.copyfile(base_folder / name, folder / name)
     _note_dtype(folder / "config.json", dtype)
-    cast = {name: tensor.detach().to(DTYPES[dtype]).contiguous() for name, tensor in tensors.items()}
+    where = weight_files(base_folder) if delta is not None else {}
+    cast = {}
+    for name, tensor in network.tensors():
+        value = tensor.detach()
+        if delta is not None and (added := delta(name)) is not None:
+            value = where[name].get_tensor(name).float().add_(added)
+        cast[name] = value.to(DTYPES[dtype]).contiguous()
     save_file(cast, folder / "model.safetensors", metadata={"format": "pt"})
 
 

@@ -1,1 +1,26 @@
-"""Room under construction."""
+"""Teach a model: LoRA and full fine-tuning on packed rows, resumable to the bit.
+
+`train` is the step, `schedule` says beforehand how many steps a data set makes, `probe` measures a machine.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .packing import Schedule, schedule
+
+if TYPE_CHECKING:
+    from .methods import METHODS
+    from .rates import probe
+    from .step import train
+
+FILES = {"METHODS": "methods", "probe": "rates", "train": "step"}  # what needs torch is fetched when used
+
+__all__ = ["METHODS", "Schedule", "probe", "schedule", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in FILES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{FILES[name]}"), name)

@@ -1,0 +1,108 @@
+"""Which rows make which step: order, packing and the number of steps. Pure and independent of timings.
+
+Order: each epoch is its own shuffle, sorted by a hash of (seed, epoch, row). With a mix, the ability that
+lags furthest behind its share gives the next row. Packing: rows follow each other into a sequence until the
+next one does not fit into `max_length`; nothing is padded. One step is micro_batch * grad_accum sequences.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """`steps[s][m]` are the rows of step s, micro-batch m, in order; `tokens` counts what is trained on."""
+
+    steps: tuple[tuple[tuple[int, ...], ...], ...]
+    tokens: int
+    rows: int
+    too_long: int  # rows beyond max_length, left out
+
+
+def schedule(lengths: Sequence[int], settings: Mapping[str, Any], abilities: Sequence[str] = ()) -> Schedule:
+    """The whole training run as rows. `lengths` are tokens a row, `abilities` name each row's for the mix.
+
+    Reads num_train_epochs, max_steps, max_length, packing, micro_batch, grad_accum, seed, mix.
+    """
+    limit = settings["max_length"]
+    usable = [row for row, length in enumerate(lengths) if length <= limit]
+    if not usable:
+        return Schedule((), 0, 0, len(lengths))
+    max_steps = settings.get("max_steps") or 0
+    order = _order(usable, settings["seed"], settings.get("mix") or {}, abilities)
+    if not max_steps:
+        order = islice(order, max(1, round(len(usable) * settings["num_train_epochs"])))
+    sequences = _packed(order, lengths, limit if settings.get("packing", True) else 0)
+    batches = _grouped(sequences, settings["micro_batch"])
+    steps = _grouped(
+        (tuple(row for part in batch for row in part) for batch in batches), settings["grad_accum"]
+    )
+    taken = tuple(islice(steps, max_steps) if max_steps else steps)
+    rows = [row for step in taken for batch in step for row in batch]
+    return Schedule(taken, sum(lengths[row] for row in rows), len(rows), len(lengths) - len(usable))
+
+
+def _order(
+    rows: Sequence[int], seed: int, mix: Mapping[str, float], abilities: Sequence[str]
+) -> Iterator[int]:
+    """Rows without end, epoch after epoch."""
+    if not mix or not abilities:
+        yield from _shuffles(rows, seed)
+        return
+    members = {name: [row for row in rows if abilities[row] == name] for name in sorted(mix)}
+    streams = {name: _shuffles(found, seed) for name, found in members.items() if found and mix[name] > 0}
+    total = sum(mix[name] for name in streams)
+    given = dict.fromkeys(streams, 0)
+    while streams:
+        drawn = sum(given.values()) + 1
+        name = max(given, key=lambda n: drawn * mix[n] / total - given[n])  # first of equals, by name
+        given[name] += 1
+        yield next(streams[name])
+
+
+def _shuffles(rows: Sequence[int], seed: int) -> Iterator[int]:
+    epoch = 0
+    while True:
+        yield from sorted(rows, key=lambda row: _draw(seed, epoch, row))
+        epoch += 1
+
+
+def _draw(seed: int, epoch: int, row: int) -> bytes:
+    return hashlib.blake2b(f"{seed}:{epoch}:{row}".encode(), digest_size=8).digest()
+
+
+def _packed(rows: Iterator[int], lengths: Sequence[int], limit: int) -> Iterator[tuple[int, ...]]:
+    """Sequences of rows; limit 0 puts each row into its own."""
+    sequence: list[int] = []
+    filled = 0
+    for row in rows:
+        if sequence and filled + lengths[row] > limit:
+            yield tuple(sequence)
+            sequence, filled = [], 0
+        sequence.append(row)
+        filled += lengths[row]
+    if sequence:
+        yield tuple(sequence)
+
+
+def _grouped(items: Iterator[Any], size: int) -> Iterator[tuple[Any, ...]]:
+    iterator = iter(items)
+    while group := tuple(islice(iterator, size)):
+        yield group
+
+
+def learning_rate(step: int, steps: int, settings: Mapping[str, Any]) -> float:
+    """Rate of step (from 0): a linear warm-up, then half a cosine (or a line) down to 0 after the last."""
+    warmup = math.ceil(settings.get("warmup_ratio", 0.0) * steps)
+    if step < warmup:
+        return settings["learning_rate"] * (step + 1) / (warmup + 1)
+    share = (step - warmup) / max(1, steps - warmup)
+    if settings.get("lr_scheduler_type", "cosine") == "linear":
+        return settings["learning_rate"] * (1 - share)
+    return settings["learning_rate"] * 0.5 * (1 + math.cos(math.pi * share))

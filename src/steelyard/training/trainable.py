@@ -1,0 +1,195 @@
+"""What is trained, as one flat float32 vector: LoRA factors or every weight.
+
+The vector (`master`) and its gradient are contiguous, so that clipping, AdamW and a checkpoint are a few
+calls whatever the model. `pull` brings the gradients of a step into the vector, `push` gives the network its
+copy in the compute dtype.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from steelyard.model import load, save
+
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+COMPUTE = {"bf16": torch.bfloat16, "f32": torch.float32}
+
+
+class Trainable(Protocol):
+    master: Tensor  # float32 [P]
+    grad: Tensor  # float32 [P]
+
+    def pull(self) -> None: ...
+    def push(self) -> None: ...
+    def write(self, folder: Path, base: Path) -> None: ...
+
+
+def trainable(base: Path, settings: Mapping[str, Any]) -> tuple[Any, Trainable]:
+    """The network of a folder, ready for the finetuning_type of the settings, and what is trained of it."""
+    lora = settings["finetuning_type"] == "lora"
+    network = load(base, "bfloat16" if lora and settings["dtype"] == "bf16" else "float32")
+    network.anchor = torch.zeros((), requires_grad=True)
+    return network, (Lora if lora else Full)(network, settings)
+
+
+class Lora:
+    """Factors A (uniform, as in PEFT) and B (zero) on every matrix of the layers, `lora_rank` each."""
+
+    def __init__(self, network: Any, settings: Mapping[str, Any]) -> None:
+        self.network = network
+        self.rank: int = settings["lora_rank"]
+        self.alpha: float = settings["lora_alpha"]
+        self.scale = self.alpha / self.rank
+        self.layers = list(network.linears())
+        sizes = [self._sizes(layer) for layer in self.layers]
+        self.master = torch.zeros(sum(a + b for a, b in sizes))
+        self.grad = torch.zeros_like(self.master)
+        self._views = _cut(self.master, sizes)
+        self._grads = _cut(self.grad, sizes)
+        self._start(settings["seed"])
+        self._hang()
+        self.push()
+
+    def _sizes(self, layer: Any) -> tuple[int, int]:
+        rows, columns = layer.weight.shape
+        return len(layer.parts) * self.rank * columns, rows * self.rank
+
+    def _start(self, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for layer, (a, _) in zip(self.layers, self._views, strict=True):
+            bound = 1 / math.sqrt(layer.weight.shape[1])
+            a.uniform_(-bound, bound, generator=generator)
+
+    def _hang(self) -> None:
+        for layer, (_, _), (a_grad, _) in zip(self.layers, self._views, self._grads, strict=True):
+            rows, columns = layer.weight.shape
+            stacked = len(layer.parts) * self.rank
+            dtype = layer.weight.dtype
+            layer.adapt(
+                torch.empty(stacked, columns, dtype=dtype),
+                torch.zeros(rows, stacked, dtype=dtype),
+                a_grad.view(stacked, columns),
+                torch.zeros(rows, stacked),
+            )
+            layer.anchor = self.network.anchor
+
+    def pull(self) -> None:
+        for layer, (_, b_grad) in zip(self.layers, self._grads, strict=True):
+            for place, block in self._blocks(layer, b_grad):
+                torch.mul(layer.adapter.b_grad[place], self.scale, out=block)
+            layer.adapter.b_grad.zero_()
+
+    def push(self) -> None:
+        for layer, (a, b) in zip(self.layers, self._views, strict=True):
+            layer.adapter.a.copy_(a.view(layer.adapter.a.shape))
+            for place, block in self._blocks(layer, b):
+                layer.adapter.b[place] = block * self.scale
+
+    def _blocks(self, layer: Any, b: Tensor) -> list[tuple[tuple[slice, slice], Tensor]]:
+        """Where each part's B [rows, r] stands in the stacked matrix, and its values in the vector."""
+        found, start = [], 0
+        rows_of = b.view(-1, self.rank)
+        for part, (_, rows) in enumerate(layer.parts):
+            place = (slice(start, start + rows), slice(part * self.rank, (part + 1) * self.rank))
+            found.append((place, rows_of[start : start + rows]))
+            start += rows
+        return found
+
+    def factors(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """(A [r, in], B [out, r]) by the name of the model's own matrix."""
+        found = {}
+        for layer, (a, b) in zip(self.layers, self._views, strict=True):
+            stacked = a.view(len(layer.parts), self.rank, -1)
+            for part, ((name, _), (_, block)) in enumerate(
+                zip(layer.parts, self._blocks(layer, b), strict=True)
+            ):
+                found[name] = (stacked[part], block)
+        return found
+
+    def write(self, folder: Path, base: Path) -> None:
+        """The merged model, and the adapter alone in PEFT's format."""
+        factors = self.factors()
+
+        def delta(name: str) -> Tensor | None:
+            found = factors.get(name.removesuffix(".weight"))
+            return None if found is None else (found[1] @ found[0]).mul_(self.scale)
+
+        save(self.network, folder, base, "bfloat16", delta)
+        _write_peft(folder / "adapter", factors, self.rank, self.alpha)
+
+
+def _cut(flat: Tensor, sizes: list[tuple[int, int]]) -> list[tuple[Tensor, Tensor]]:
+    pieces = flat.split([n for pair in sizes for n in pair])
+    return list(zip(pieces[::2], pieces[1::2], strict=True))
+
+
+def _write_peft(folder: Path, factors: dict[str, tuple[Tensor, Tensor]], rank: int, alpha: float) -> None:
+    from safetensors.torch import save_file
+
+    folder.mkdir(exist_ok=True)
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": None,
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "target_modules": list(TARGETS),
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+    tensors = {}
+    for name, (a, b) in factors.items():
+        tensors[f"base_model.model.{name}.lora_A.weight"] = a.contiguous()
+        tensors[f"base_model.model.{name}.lora_B.weight"] = b.contiguous()
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+class Full:
+    """Every weight: float32 masters from the base's own values, and copies in the compute dtype.
+
+    Masters made from copies in bfloat16 would lose the first updates.
+    """
+
+    def __init__(self, network: Any, settings: Mapping[str, Any]) -> None:
+        self.network = network
+        self.weights = [(owner, name, getattr(owner, name)) for owner, name in network.weights()]
+        sizes = [weight.numel() for _, _, weight in self.weights]
+        self.master = torch.empty(sum(sizes))
+        self.grad = torch.zeros_like(self.master)
+        self._views: list[Tensor] = []
+        dtype = COMPUTE[settings["dtype"]]
+        for piece, slope, (owner, name, weight) in zip(
+            self.master.split(sizes), self.grad.split(sizes), self.weights, strict=True
+        ):
+            view = piece.view(weight.shape)
+            view.copy_(weight)
+            weight.data = view.to(dtype)  # the master itself where the run computes in float32
+            setattr(owner, f"{name}_grad", slope.view(weight.shape))
+            owner.anchor = network.anchor
+            self._views.append(view)
+
+    def pull(self) -> None:
+        """Gradients are added into the vector itself."""
+
+    def push(self) -> None:
+        for view, (_, _, weight) in zip(self._views, self.weights, strict=True):
+            if weight.dtype != torch.float32:
+                weight.data.copy_(view)
+
+    def write(self, folder: Path, base: Path) -> None:
+        """The trained model, rounded once."""
+        for view, (_, _, weight) in zip(self._views, self.weights, strict=True):
+            weight.data = view
+        save(self.network, folder, base, "bfloat16")
