@@ -1,0 +1,46 @@
+"""Fit the shipped constants to published results and say how far off left-out sources are.
+
+python bench/fit_constants.py RESULTS.csv            # prints the errors
+python bench/fit_constants.py RESULTS.csv --write    # and writes src/steelyard/hardware/constants.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from steelyard.hardware import catalogue, named_models, read_table
+from steelyard.planner import fit, leave_sources_out, score_results
+
+TARGET = Path(__file__).resolve().parents[1] / "src/steelyard/hardware/constants.json"
+
+
+def main() -> None:
+    """Fit, print, and with --write ship."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--write", action="store_true")
+    args = parser.parse_args()
+    rows = read_table(args.results, ("id", "source", "value"))
+    constants = fit(rows, catalogue(), named_models(), source=f"{args.results.name}, bench/fit_constants.py")
+    print(json.dumps(constants.as_json(), indent=1))
+    for name, group in score_results(rows, catalogue(), named_models(), constants).groups.items():
+        print(f"fitted   {name:36}", "  ".join(f"{k} {v:.3g}" for k, v in group.items()))
+    for phase, errors in leave_sources_out(rows, catalogue(), named_models()).items():
+        shares = {name: np.abs(np.expm1(e)) for name, e in errors.items()}
+        for name, e in shares.items():
+            print(
+                f"left out {phase} {name:30} rows {len(e):5}  mape {e.mean():.3f}  median {np.median(e):.3f}"
+            )
+        mape = np.mean([e.mean() for e in shares.values()])
+        median = np.mean([np.median(e) for e in shares.values()])
+        print(f"left out {phase}: sources equal, mape {mape:.3f}, median {median:.3f}")
+    if args.write:
+        TARGET.write_text(json.dumps(constants.as_json(), indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

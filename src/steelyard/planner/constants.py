@@ -1,0 +1,102 @@
+"""The few numbers that published results or this machine teach, and how they are put together.
+
+A constant is a logarithm: a base, plus what its device family and its software stack deviate, each shrunk
+to 0 where few rows speak (planner.md section 11, lessons 1 and 2). Unknown groups fall back to the base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import exp, log
+from typing import Any
+
+from steelyard.hardware import Device
+
+# Physical meaning and prior of each base: (start value, log sd of the prior).
+PRIORS: dict[str, tuple[float, float]] = {
+    "train.efficiency": (0.45, 0.5),  # of dense peak, in the GEMMs of a training step
+    "train.low_precision": (0.7, 0.4),  # FP8 and FP4 reach this share of the efficiency of BF16
+    "train.layer_s": (5e-4, 1.0),  # host and launch seconds a layer and micro-batch, forward and backward
+    "train.communication": (1.0, 0.7),  # exposed communication against the ring's own time
+    "train.bubble": (0.6, 0.5),  # pipeline bubble against (p - 1) / M; interleaving makes it small
+    "serve.bandwidth": (0.6, 0.4),  # of memory bandwidth, in a decode step
+    "serve.compute": (0.4, 0.5),  # of dense peak, in prefill and in large decode batches
+    "serve.layer_s": (6e-5, 1.0),  # host and launch seconds a layer and engine step
+    "serve.hop_s": (1.5e-5, 1.0),  # one tensor-parallel all-reduce of a few rows
+    "serve.stack": (1.0, 0.3),  # what a stack takes on top of all the rest
+}
+GROUPED = {
+    "train.efficiency": ("family", "stack", "device"),
+    "serve.bandwidth": ("family", "device"),
+    "serve.compute": ("family", "device"),
+    "serve.layer_s": ("stack",),
+    "serve.stack": ("stack",),
+}
+GROUP_SD = {"family": 0.2, "stack": 0.3, "device": 0.2}  # log sd of a deviation before any row is seen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constants:
+    """Logarithms by name, and the log sd of left-out rows a phase.
+
+    `logs`: {"train.efficiency": -0.8, "train.efficiency@nvidia": 0.1, ...}.
+    """
+
+    logs: Mapping[str, float] = field(default_factory=dict)
+    spreads: Mapping[str, float] = field(default_factory=dict)  # half width of the 80 % interval, in logs
+    provenance: str = "modelled"
+    source: str = ""
+    rows: int = 0
+
+    def value(self, name: str, groups: Mapping[str, str] | None = None) -> float:
+        """The constant itself for {"family", "stack", "device"}; what was never seen deviates by nothing."""
+        deviations = (self.logs.get(key, 0.0) for key in self.keys(name, groups or {})[1:])
+        return exp(self.base(name) + sum(deviations))
+
+    def base(self, name: str) -> float:
+        """Logarithm of the base: fitted, else the prior."""
+        return self.logs.get(name, log(PRIORS[name][0]))
+
+    @staticmethod
+    def keys(name: str, groups: Mapping[str, str]) -> list[str]:
+        """Where the parts of a constant stand: its base first."""
+        return [name, *(f"{name}@{g}:{groups[g]}" for g in GROUPED.get(name, ()) if groups.get(g))]
+
+    def spread(self, phase: str, unseen: bool = False) -> float:
+        """Half width of the 80 % interval in logs; 1.5 times as wide for an unseen family or stack."""
+        return self.spreads.get(phase, 0.33) * (1.5 if unseen else 1.0)
+
+    @staticmethod
+    def from_json(document: Mapping[str, Any]) -> Constants:
+        """The constants of `hardware.published_constants()`; an empty document gives the priors."""
+        known = {k: document[k] for k in ("logs", "spreads", "provenance", "source", "rows") if k in document}
+        return Constants(**known)
+
+    def as_json(self) -> dict[str, Any]:
+        """What `from_json` reads."""
+        return {
+            "logs": {k: round(v, 5) for k, v in sorted(self.logs.items())},
+            "spreads": {k: round(v, 4) for k, v in sorted(self.spreads.items())},
+            "provenance": self.provenance,
+            "source": self.source,
+            "rows": self.rows,
+        }
+
+
+def groups(device: Device, framework: str = "") -> dict[str, str]:
+    """The groups whose deviations apply to a device under a software stack."""
+    return {"family": family(device), "stack": stack(framework), "device": device.id}
+
+
+def family(device: Device) -> str:
+    """Devices whose kernels resemble each other: cpu, gaudi, or the maker."""
+    if device.kind == "cpu":
+        return "cpu"
+    return "gaudi" if device.id.startswith("gaudi") else device.vendor.lower()
+
+
+def stack(framework: str) -> str:
+    """The software stack of a row's framework column: its first word, "vllm" for "vLLM -tp 8"."""
+    words = framework.replace(",", " ").split()
+    return words[0].lower() if words else ""

@@ -1,0 +1,44 @@
+"""What a plan starts from: counts of the data, the settings that are filled in. Plain values, no files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataFacts:
+    """Counts of the data that training and cleaning will see, taken with the tokenizer before the plan.
+
+    `lengths` are tokens a row, prompt and answer, special tokens included: all rows or an even sample.
+    """
+
+    rows: int = 0
+    bytes: int = 0
+    tokens: int = 0
+    answer_tokens: int = 0
+    longest: int = 0  # tokens of the longest row
+    lengths: tuple[int, ...] = ()
+    abilities: Mapping[str, int] = field(default_factory=dict)  # rows of each
+    held_out: int | None = None  # rows kept for the gate; None = by the filled test share
+
+    @property
+    def mean_length(self) -> float:
+        """Tokens a row, 1 where nothing is known."""
+        return self.tokens / self.rows if self.rows and self.tokens else 1.0
+
+    @property
+    def answer_share(self) -> float:
+        """Share of tokens that carry loss."""
+        return min(1.0, self.answer_tokens / self.tokens) if self.tokens else 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filled:
+    """Every setting of every step, and where each came from: "recipe", or "plan: why"."""
+
+    settings: Mapping[
+        str, Any
+    ]  # {"clean": {...}, "train": [{...}], "compress": {...}, "gate": {...}, "serve": {...}}
+    origins: Mapping[str, str]

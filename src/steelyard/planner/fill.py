@@ -1,0 +1,200 @@
+"""What the recipe leaves open, decided from recipe, data, model, cores, memory and instruction set.
+
+Deterministic on purpose: nothing here looks at timings, free memory or the ledger, because these settings
+change bits and equal recipes must give equal hashes on one machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from steelyard.hardware import Machine
+from steelyard.recipe import Recipe, Stage
+from steelyard.shape import Shape
+
+from .facts import DataFacts, Filled
+from .footprint import training_bytes
+
+BF16_ISA = {"avx512_bf16", "amx_bf16", "bf16"}
+MICRO_TOKENS = (
+    1024  # GEMMs reach their full rate on a few cores from some 500 rows on; more only takes memory
+)
+LONGEST_DEFAULT = 2048
+UPDATES_WANTED = 100  # fewer optimiser steps than this leave a small data set half learnt
+HELD_OUT_ROWS = 400  # below this a loss of two points cannot be told from chance
+HELD_OUT_SHARE = 0.2
+MEMORY_SHARE = 0.85  # of the whole machine; the rest is for the system and its file cache
+CACHE_SHARE = 1 / 8
+PREFILL_TOKENS = 2048  # of one engine step; engines.md section 3
+
+
+def fill(recipe: Recipe, shape: Shape, machine: Machine, facts: DataFacts) -> Filled:
+    """Every setting of every step, resolved; what the recipe says is kept as it stands."""
+    origins: dict[str, str] = {}
+    stages = [
+        _stage(f"train.{i}", stage, recipe, shape, machine, facts, origins)
+        for i, stage in enumerate(recipe.train)
+    ]
+    form = _form(recipe, shape, machine, origins)
+    settings = {
+        "clean": _clean(recipe, stages, facts, origins),
+        "train": stages,
+        "compress": {"form": form},
+        "gate": {"parity": recipe.gate.parity, "rows": recipe.gate.rows, "tolerance": recipe.gate.tolerance},
+        "serve": _serve(recipe, shape, machine, form, origins),
+    }
+    return Filled(settings=settings, origins=origins)
+
+
+class _Choice:
+    """Takes the recipe's value where there is one, the plan's with its reason where not."""
+
+    def __init__(self, prefix: str, origins: dict[str, str]) -> None:
+        self.prefix, self.origins = prefix, origins
+
+    def __call__(self, name: str, given: Any, planned: Any, why: str) -> Any:
+        self.origins[f"{self.prefix}.{name}"] = "recipe" if given is not None else f"plan: {why}"
+        return planned if given is None else given
+
+
+def _stage(
+    name: str,
+    stage: Stage,
+    recipe: Recipe,
+    shape: Shape,
+    machine: Machine,
+    facts: DataFacts,
+    origins: dict[str, str],
+) -> dict[str, Any]:
+    choose = _Choice(name, origins)
+    lora = stage.finetuning_type == "lora"
+    rank = choose("lora_rank", stage.lora_rank, 16, "enough for one task") if lora else 0
+    length = choose("max_length", stage.max_length, _max_length(shape, facts), "the longest row")
+    dtype = "bf16" if BF16_ISA & set(machine.isa) else "f32"
+    origins[f"{name}.dtype"] = "plan: what this instruction set computes fastest"
+    known: dict[str, Any] = {
+        "stage": stage.stage,
+        "finetuning_type": stage.finetuning_type,
+        "lora_rank": rank,
+        "lora_alpha": choose("lora_alpha", stage.lora_alpha, 2 * rank, "twice the rank") if lora else 0,
+        "max_length": length,
+        "packing": choose("packing", stage.packing, True, "no token is wasted on padding"),
+        "max_steps": stage.max_steps,
+        "weight_decay": choose("weight_decay", stage.weight_decay, 0.0 if lora else 0.01, "usual"),
+        "warmup_ratio": choose("warmup_ratio", stage.warmup_ratio, 0.05, "usual"),
+        "seed": stage.seed,
+        "threads": machine.cores,
+        "dtype": dtype,
+        "mix": dict(recipe.mix),
+    }
+    known["learning_rate"] = choose(
+        "learning_rate", stage.learning_rate, learning_rate(shape, lora), "by width of the model"
+    )
+    known["num_train_epochs"] = choose(
+        "num_train_epochs", stage.num_train_epochs, _epochs(facts), "by the number of rows"
+    )
+    known["micro_batch"] = choose(
+        "per_device_train_batch_size",
+        stage.per_device_train_batch_size,
+        _micro_batch(known, shape, machine, facts),
+        "about 1,024 tokens, less where memory asks",
+    )
+    known["grad_accum"] = choose(
+        "gradient_accumulation_steps",
+        stage.gradient_accumulation_steps,
+        _grad_accum(known, facts),
+        "about 100 updates or more",
+    )
+    return known
+
+
+def learning_rate(shape: Shape, lora: bool) -> float:
+    """Peak rate for AdamW: 2e-4 (LoRA) or 2e-5 (full) at width 4,096, more for narrower models.
+
+    The exponent lies between standard practice (1/2) and muP (1) (Yang et al. 2022, arXiv 2203.03466).
+    """
+    rate = (2e-4 if lora else 2e-5) * (4096 / shape.hidden) ** 0.75
+    return float(f"{min(rate, 2e-3 if lora else 2e-4):.1e}")
+
+
+def _max_length(shape: Shape, facts: DataFacts) -> int:
+    limit = min(shape.max_position or LONGEST_DEFAULT, LONGEST_DEFAULT)
+    return min(limit, max(256, -(-facts.longest // 64) * 64))
+
+
+def _epochs(facts: DataFacts) -> float:
+    return 3.0 if facts.rows <= 300 else 2.0 if facts.rows <= 20_000 else 1.0
+
+
+def _micro_batch(known: Mapping[str, Any], shape: Shape, machine: Machine, facts: DataFacts) -> int:
+    best = 1
+    budget = MEMORY_SHARE * (machine.memory_bytes // 2**30) * 2**30
+    for size in (2, 4, 8, 16, 32):
+        settings = {**known, "micro_batch": size}
+        too_long = size * known["max_length"] > MICRO_TOKENS
+        if too_long or training_bytes(settings, shape, facts.answer_share) > budget:
+            break
+        best = size
+    return best
+
+
+def _grad_accum(known: Mapping[str, Any], facts: DataFacts) -> int:
+    tokens = known["micro_batch"] * known["max_length"]
+    if not known["packing"]:
+        tokens = known["micro_batch"] * facts.mean_length
+    steps = facts.tokens * known["num_train_epochs"] / tokens
+    return int(min(8, max(1, steps // UPDATES_WANTED)))
+
+
+def _clean(
+    recipe: Recipe, stages: list[dict[str, Any]], facts: DataFacts, origins: dict[str, str]
+) -> dict[str, Any]:
+    choose = _Choice("clean", origins)
+    clean = recipe.clean
+    longest = max((s["max_length"] for s in stages), default=None)
+    abilities = max(1, len(facts.abilities) or len(recipe.abilities))
+    share = min(HELD_OUT_SHARE, HELD_OUT_ROWS * abilities / facts.rows) if facts.rows else HELD_OUT_SHARE
+    return {
+        "enabled": clean.enabled,
+        "dedup": clean.dedup,
+        "pii": clean.pii,
+        "unreadable": clean.unreadable,
+        "max_tokens": choose("max_tokens", clean.max_tokens, longest, "what training can take"),
+        "test_share": choose("test_share", clean.test_share, round(share, 4), "up to 400 rows an ability"),
+        "seed": recipe.seed,
+    }
+
+
+def _form(recipe: Recipe, shape: Shape, machine: Machine, origins: dict[str, str]) -> str:
+    """BF16 where the CPU multiplies it, INT8 otherwise or where the weights would fill the memory."""
+    asked = None if recipe.compress.weights == "auto" else recipe.compress.weights
+    tight = shape.weight_bytes("bf16") > 0.4 * machine.memory_bytes
+    fast = bool(BF16_ISA & set(machine.isa))
+    why = "memory" if tight else "this instruction set" if fast else "no BF16 instructions"
+    return _Choice("compress", origins)("weights", asked, "int8" if tight or not fast else "bf16", why)
+
+
+def _serve(
+    recipe: Recipe, shape: Shape, machine: Machine, form: str, origins: dict[str, str]
+) -> dict[str, Any]:
+    choose = _Choice("serve", origins)
+    load = recipe.goal.load
+    users = load.users if load else 1
+    longest = min(shape.max_position or 8192, 8192)
+    length = choose("max_model_len", recipe.serve.max_model_len, longest, "the model's own, at most 8,192")
+    kv = "u8" if form == "int8" else "f32" if form == "f32" else "bf16"
+    wanted = shape.kv_bytes_per_token(kv) * max(
+        length, 2 * users * ((load.prompt_tokens + load.output_tokens) if load else 1024)
+    )
+    room = CACHE_SHARE * (machine.memory_bytes // 2**30) * 2**30
+    cache_gib = max(1, min(int(room // 2**30), -(-int(wanted) // 2**30)))
+    return {
+        "threads": machine.cores,
+        "form": form,
+        "kv_precision": kv,
+        "cache_bytes": cache_gib * 2**30,  # the engine counts in whole GiB
+        "max_num_batched_tokens": PREFILL_TOKENS,
+        "max_num_seqs": max(64, users),
+        "max_model_len": length,
+    }
