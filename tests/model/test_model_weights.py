@@ -1,0 +1,68 @@
+"""Weights in and out: equal to what torch and the safetensors library read and write."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from steelyard.errors import WrongUse
+from steelyard.model import Weights, bf16_of, f32_of, write
+
+
+def test_every_tensor_equals_torch(tiny_models):
+    import torch
+    from safetensors.torch import load_file
+
+    folder = tiny_models("qwen2", tied=False)
+    weights, expected = Weights(folder), load_file(folder / "model.safetensors")
+    assert weights.names() == sorted(expected)
+    for name, tensor in expected.items():
+        assert weights.dtype(name) == "BF16" and weights.shape(name) == tuple(tensor.shape)
+        assert np.array_equal(weights.raw(name).view(np.int16), tensor.view(torch.int16).numpy())
+        assert np.array_equal(weights.f32(name), tensor.float().numpy())
+    assert not weights.raw(name).flags.writeable and not weights.raw(name).flags.owndata
+
+
+def test_shards_read_like_one_file(tiny_models):
+    whole, cut = Weights(tiny_models("llama")), Weights(tiny_models("llama", shard="40KB"))
+    assert len(list(cut.folder.glob("*.safetensors"))) > 2
+    assert whole.names() == cut.names()
+    assert all(np.array_equal(whole.raw(name), cut.raw(name)) for name in whole)
+
+
+def test_written_files_are_read_by_the_library(tmp_path):
+    from safetensors.torch import load_file
+
+    tensors = {
+        "b": ("BF16", bf16_of(np.linspace(-3, 3, 30, dtype=np.float32).reshape(5, 6))),
+        "a": ("F32", np.arange(7, dtype=np.float32)),
+        "c": ("I64", np.array([[1], [2]])),
+        "empty": ("F16", np.zeros((0, 4), np.float16)),
+    }
+    write(tensors, tmp_path / "x.safetensors")
+    found = load_file(tmp_path / "x.safetensors")
+    assert found["b"].float().numpy() == pytest.approx(f32_of(*reversed(tensors["b"])))
+    assert found["a"].tolist() == list(range(7)) and found["c"].tolist() == [[1], [2]]
+    first = (tmp_path / "x.safetensors").read_bytes()
+    write(dict(reversed(tensors.items())), tmp_path / "x.safetensors")
+    assert (tmp_path / "x.safetensors").read_bytes() == first
+    assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+def test_bf16_rounds_like_torch():
+    import torch
+
+    bits = np.random.default_rng(0).integers(0, 2**32, 200_000, dtype=np.uint32)
+    edge = np.array([0x3F808000, 0x3F818000, 0x7F7FFFFF, 0x7F800000, 0x7FC00000, 0x7F800001, 1], np.uint32)
+    values = np.concatenate([bits, edge]).view(np.float32)
+    ours = torch.from_numpy(bf16_of(values).view(np.int16)).view(torch.bfloat16)
+    theirs = torch.from_numpy(values).to(torch.bfloat16)
+    assert torch.equal(ours.isnan(), theirs.isnan())
+    assert torch.equal(ours[~ours.isnan()], theirs[~theirs.isnan()])
+
+
+def test_what_is_missing_is_named(tiny_models, tmp_path):
+    with pytest.raises(WrongUse, match="no safetensors"):
+        Weights(tmp_path)
+    with pytest.raises(WrongUse, match="no tensor nose"):
+        Weights(tiny_models("llama")).raw("nose")
