@@ -49,7 +49,7 @@ def train(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figur
         )
     watch.log("train.planned", steps=len(plan.steps), tokens=plan.tokens, too_long=plan.too_long)
     network, learnt = trainable(base, settings)
-    loop = _Loop(network, learnt, rows, plan, settings, out, watch)
+    loop = Loop(network, learnt, rows, plan, settings, out, watch)
     loop.restore()
     loop.run()
     learnt.write(out.folder, base)
@@ -59,7 +59,7 @@ def train(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figur
 
 
 @dataclass(slots=True)
-class _Loop:
+class Loop:
     """The state of one run. `done` steps are behind it."""
 
     network: Any
@@ -110,26 +110,34 @@ class _Loop:
 
     def _step(self) -> dict[str, float]:
         """One optimiser step. A stop between micro-batches drops the half step."""
-        batches = self.plan.steps[self.done]
-        rows = [[self.rows[i] for i in batch] for batch in batches]
-        total = sum(sum(row.learn) for batch in rows for row in batch)
-        loss_of, loss = METHODS[self.settings.get("stage", "sft")], 0.0
+        batches = [[self.rows[i] for i in batch] for batch in self.plan.steps[self.done]]
+        total = sum(sum(row.learn) for batch in batches for row in batch)
+        loss = 0.0
         self.learnt.grad.zero_()
-        for batch in rows:
+        for batch in batches:
             self._stop_if_asked()
-            part = loss_of(self.network, batch_of(batch, self.network), max(total, 1))
-            part.backward()
-            loss += part.item()
+            loss += self.micro_step(batch, max(total, 1))
+        rate = learning_rate(self.done, len(self.plan.steps), self.settings)
+        self.update(rate)
+        tokens = sum(len(row.ids) for batch in batches for row in batch)
+        return {"step": self.done + 1, "loss": loss, "tokens": tokens, "learning_rate": rate}
+
+    def micro_step(self, rows: Sequence[Row], total: int) -> float:
+        """Forward and backward of one micro-batch; its share of the step's loss over `total` tokens."""
+        method = METHODS[self.settings.get("stage", "sft")]
+        loss = method(self.network, batch_of(rows, self.network), total)
+        loss.backward()
+        return loss.item()
+
+    def update(self, rate: float) -> None:
+        """Clip, AdamW on the float32 masters, and the new copies for the network."""
         self.learnt.pull()
         norm = float(torch.linalg.vector_norm(self.learnt.grad))
         if norm > MAX_GRAD_NORM:
             self.learnt.grad.mul_(MAX_GRAD_NORM / norm)
-        rate = learning_rate(self.done, len(self.plan.steps), self.settings)
         self.optimiser.param_groups[0]["lr"] = rate
         self.optimiser.step()
         self.learnt.push()
-        tokens = sum(len(row.ids) for batch in rows for row in batch)
-        return {"step": self.done + 1, "loss": loss, "tokens": tokens, "learning_rate": rate}
 
     def _stop_if_asked(self) -> None:
         if not self.watch.stop:
