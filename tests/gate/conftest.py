@@ -1,0 +1,108 @@
+"""A plain OpenAI server over a model's own network: real weights, a real socket, one token at a time."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
+
+from drifts import serving
+
+
+class PlainServer:
+    """Chat completions of the folder in f32: no cache, no batching, every field by the book."""
+
+    def __init__(self, folder: Path) -> None:
+        from steelyard.model import Tokenizer, load
+
+        self.tokenizer = Tokenizer(folder)
+        self.network = load(folder, dtype="float32").eval()
+        self.lock = threading.Lock()
+
+    def chat(self, body: dict[str, Any]) -> dict[str, Any]:
+        prompt = self.tokenizer.chat_ids(body["messages"])
+        with self.lock:
+            ids, logprobs, finish = self.generate(prompt, body)
+        text, content = self.tokenizer.decode(ids), None
+        for stop in body.get("stop") or []:
+            if stop in text:
+                text, finish = text[: text.index(stop)], "stop"
+                ids = self.tokenizer.encode(text)
+        if body.get("logprobs"):
+            pairs = zip(ids, logprobs, strict=False)
+            content = [{"token": self.tokenizer.decode([i]), "logprob": p, "bytes": None} for i, p in pairs]
+        choice = {"message": {"role": "assistant", "content": text}, "finish_reason": finish, "index": 0}
+        usage = {"prompt_tokens": len(prompt), "completion_tokens": len(ids)}
+        return {"choices": [{**choice, "logprobs": {"content": content} if content else None}], "usage": usage}
+
+    def generate(self, prompt: list[int], body: dict[str, Any]) -> tuple[list[int], list[float], str]:
+        import torch
+
+        heat = body.get("temperature", 1.0)
+        draw = torch.Generator().manual_seed(body.get("seed") or 0)
+        ids: list[int] = []
+        logprobs: list[float] = []
+        while len(ids) < body["max_tokens"]:
+            now = torch.tensor([prompt + ids])
+            with torch.inference_mode():
+                hidden = self.network(now, torch.arange(now.shape[1])[None], None)
+                row = torch.log_softmax(self.network.logits(hidden[0, -1]), -1)
+            token = int(row.argmax())
+            if heat > 0:
+                token = int(torch.multinomial(torch.softmax(row / heat, -1), 1, generator=draw))
+            if token in self.tokenizer.eos_ids:
+                return ids, logprobs, "stop"
+            ids.append(token)
+            logprobs.append(float(row[token]))
+        return ids, logprobs, "length"
+
+
+@contextmanager
+def plain_service(folder: Path) -> Iterator[str]:
+    own = PlainServer(folder)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.write(200, {"data": [{"id": "default"}]} if self.path == "/v1/models" else {})
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            chat = self.path == "/v1/chat/completions"
+            self.write(200 if chat else 404, own.chat(body) if chat else {})
+
+        def write(self, status: int, document: dict[str, Any]) -> None:
+            content = json.dumps(document).encode()
+            self.send_response(status)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: Any) -> None: ...
+
+    with serving(Handler) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def serve() -> Iterator[Callable[[Path], str]]:
+    """`serve(folder)` -> url; every service ends with the module."""
+    with ExitStack() as stack:
+        urls: dict[Path, str] = {}
+
+        def start(folder: Path) -> str:
+            if folder not in urls:
+                urls[folder] = stack.enter_context(plain_service(folder))
+            return urls[folder]
+
+        yield start
