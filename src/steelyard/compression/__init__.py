@@ -1,1 +1,6 @@
-"""Room under construction."""
+"""Make a checkpoint smaller; say what it lost. What the quality is worth, the gate decides."""
+
+from .forms import FORMS, FormSpec
+from .step import compress
+
+__all__ = ["FORMS", "FormSpec", "compress"]

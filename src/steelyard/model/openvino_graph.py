@@ -17,7 +17,7 @@ import openvino.opset13 as op
 from openvino.op import util
 
 from ..errors import WrongUse
-from .weights import Weights
+from .weights import Weights, bf16_of
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
 FAR = np.iinfo(np.int64).max
@@ -39,10 +39,12 @@ class Decoder:
     max_context: int
 
 
-def build(folder: Path, form: str) -> tuple[ov.Model, int]:
-    """The graph with weights in `form`, and the longest context it is exact for."""
+def save(folder: Path, form: str, xml: Path) -> Decoder:
+    """Write the graph with weights in `form` as `xml` and its .bin."""
     decoder = read_decoder(folder / "config.json")
-    return _Graph(decoder, Weights(folder), form).model(), decoder.max_context
+    graph = _Graph(decoder, Weights(folder), form)  # named: constants read its memory until all is saved
+    ov.save_model(graph.model(), xml, compress_to_fp16=False)
+    return decoder
 
 
 def read_decoder(path: Path) -> Decoder:
@@ -100,8 +102,9 @@ class _Graph:
 
     def __init__(self, decoder: Decoder, weights: Weights, form: str) -> None:
         self.decoder, self.weights, self.form = decoder, weights, form
-        self.names = set(weights.names)
+        self.names = set(weights.names())
         self.sinks: list[ov.Node] = []
+        self.kept: list[ov.Tensor] = []  # constants read this memory until the model is saved
         self.ids = self._input("input_ids", [-1, -1], ov.Type.i64)
         self.attention_mask = self._input("attention_mask", [-1, -1], ov.Type.i64)
         self.positions = self._input("position_ids", [-1, -1], ov.Type.i64)
@@ -169,15 +172,13 @@ class _Graph:
     def _cached(self, y: ov.Node, name: str) -> tuple[ov.Node, ov.Node]:
         """The state before this call and with it, [B, kv_heads, T, D] each."""
         d = self.decoder
-        start = op.broadcast(
-            _float(0), op.concat([self.batch, _ints(d.kv_heads), _ints(0), _ints(d.head_dim)], 0)
-        )
+        empty = op.concat([self.batch, _ints(d.kv_heads), _ints(0), _ints(d.head_dim)], 0)
         info = util.VariableInfo()
         info.data_shape = ov.PartialShape([-1, d.kv_heads, -1, d.head_dim])
         info.data_type = ov.Type.f32
         info.variable_id = name
         variable = util.Variable(info)
-        past = op.gather(op.read_value(start, variable), self.beam, _int(0))
+        past = op.gather(op.read_value(op.broadcast(_float(0), empty), variable), self.beam, _int(0))
         full = op.concat([past, y], -2)
         self.sinks.append(op.assign(full, variable))
         return past, full
@@ -219,9 +220,9 @@ class _Graph:
         return op.select(keep, _float(0), op.constant(MASKED)), total
 
     def _norm(self, x: ov.Node, name: str) -> ov.Node:
-        one, two = (op.constant(np.float32([[[v]]])) for v in (1.0, 2.0))
+        one, two = (op.constant(np.array([[[v]]], np.float32)) for v in (1.0, 2.0))
         mean = op.reduce_mean(op.power(x, two), _ints(-1), True)
-        epsilon = op.constant(np.float32([[[self.decoder.epsilon]]]))
+        epsilon = op.constant(np.array([[[self.decoder.epsilon]]], np.float32))
         return op.multiply(self._vector(name), op.multiply(x, op.divide(one, op.sqrt(op.add(mean, epsilon)))))
 
     def _linear(self, x: ov.Node, name: str) -> ov.Node:
@@ -240,22 +241,16 @@ class _Graph:
             return self._vector(name)
         if self.form == "int8":
             return self._int8(name)
-        stored = (
-            self._bf16(name)
-            if self.form == "bf16"
-            else op.constant(self.weights.f32(name).astype(np.float16))
-        )
-        return _decompressed(stored, name)
+        if self.form == "bf16":
+            return _decompressed(self._bf16(name), name)
+        return _decompressed(op.constant(self.weights.f32(name).astype(np.float16)), name)
 
     def _bf16(self, name: str) -> ov.Node:
-        if self.weights.dtype(name) == "BF16":
-            bits = self.weights.raw(name)
-        else:
-            wide = np.ascontiguousarray(self.weights.f32(name)).view(np.uint32)
-            bits = ((wide + 0x7FFF + ((wide >> 16) & 1)) >> 16).astype(np.uint16)  # to nearest even
-        shape = list(self.weights.shape(name))
-        bits = np.ascontiguousarray(bits).view(np.uint16).reshape(shape)
-        return op.constant(ov.Tensor(bits, ov.Shape(shape), ov.Type.bf16), shared_memory=True)
+        stored = self.weights.dtype(name) == "BF16"
+        bits = self.weights.raw(name) if stored else bf16_of(self.weights.f32(name))
+        tensor = ov.Tensor(np.ascontiguousarray(bits), ov.Shape(bits.shape), ov.Type.bf16)
+        self.kept.append(tensor)
+        return op.constant(tensor, shared_memory=True)  # as shipped: read from the mapped file
 
     def _int8(self, name: str) -> ov.Node:
         """Symmetric, one scale a row (output channel), rounded to nearest."""

@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import Lacking, WrongUse
@@ -51,28 +52,22 @@ def export_openvino(folder: Path, out: Path, form: str = "bf16") -> None:
     """
     if form not in FORMS:
         raise WrongUse("model.form_unknown", f"no form {form!r}", hint=f"one of {', '.join(FORMS)}")
-    ov = _openvino()
-    from .openvino_graph import build
+    _need_openvino()
+    from .openvino_graph import save
 
-    model, max_context = build(Path(folder), form)
     out.mkdir(parents=True, exist_ok=True)
-    ov.save_model(model, out / XML, compress_to_fp16=False)
+    decoder = save(Path(folder), form, out / XML)
     _mark_decompression(out / XML)
     for name in BESIDE:
         if (Path(folder) / name).exists():
             shutil.copyfile(Path(folder) / name, out / name)
-    beside = {"form": form, **asdict(FORMS[form]), "max_context": max_context}
+    beside = {"form": form, **asdict(FORMS[form]), "max_context": decoder.max_context}
     (out / "form.json").write_text(json.dumps(beside, indent=1, sort_keys=True) + "\n")
 
 
-def _openvino():
-    try:
-        import openvino
-    except ImportError as e:
-        raise Lacking(
-            "model.no_openvino", "OpenVINO is not installed", hint="pip install 'steelyard[cpu]'"
-        ) from e
-    return openvino
+def _need_openvino() -> None:
+    if find_spec("openvino") is None:
+        raise Lacking("model.no_openvino", "OpenVINO is not installed", hint="pip install 'steelyard[cpu]'")
 
 
 def _mark_decompression(xml: Path) -> None:

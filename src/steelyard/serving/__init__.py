@@ -1,1 +1,64 @@
-"""Room under construction."""
+"""Serve a model: engines, the OpenAI API, its processes and their supervision.
+
+Importing this door loads nothing heavy: each name is fetched from its file when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .client import chat
+    from .engines import CAPABILITIES, ENGINES, Engine, EngineSettings
+    from .folders import prepare
+    from .foreground import serve
+    from .probes import probe
+    from .service import Service, check_port, find, promote, start
+    from .settings import ServeSettings, check_host
+
+# File of each public name. No file may bear the name of something public: Python would bind the
+# sub-module over it (hence `probes.py` holds `probe`).
+FILES = {
+    "CAPABILITIES": "engines",
+    "ENGINES": "engines",
+    "Engine": "engines",
+    "EngineSettings": "engines",
+    "ServeSettings": "settings",
+    "Service": "service",
+    "chat": "client",
+    "check_host": "settings",
+    "check_port": "service",
+    "find": "service",
+    "prepare": "folders",
+    "probe": "probes",
+    "promote": "service",
+    "serve": "foreground",
+    "start": "service",
+}
+
+__all__ = [
+    "CAPABILITIES",
+    "ENGINES",
+    "Engine",
+    "EngineSettings",
+    "ServeSettings",
+    "Service",
+    "chat",
+    "check_host",
+    "check_port",
+    "find",
+    "prepare",
+    "probe",
+    "promote",
+    "serve",
+    "start",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in FILES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    thing = getattr(import_module(f"{__name__}.{FILES[name]}"), name)
+    globals()[name] = thing
+    return thing

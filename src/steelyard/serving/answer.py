@@ -1,0 +1,67 @@
+"""From the engine's token ids to the text of one answer: characters whole, stop strings cut off.
+
+A stop string may span tokens, so text that could be the beginning of one is held back until it is not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class Piece:
+    """What one event added. `ids` counts every token made, `text` may lag behind."""
+
+    text: str
+    ids: list[int]
+    logprobs: list[float]
+    finish: str | None
+
+
+@dataclass(slots=True)
+class Answer:
+    """One answer in the making. `stream` is the tokenizer's; `stops` are never given out."""
+
+    stream: Any
+    stops: tuple[str, ...] = ()
+    held: str = ""
+    text: str = ""
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finish: str | None = None
+
+    def push(self, ids: list[int], logprobs: list[float] | None, finish: str | None) -> Piece:
+        """Add what an event brought. After a stop string nothing more counts."""
+        taken, out = 0, ""
+        for token in ids:
+            taken += 1
+            out += self._token(token)
+            if self.finish:
+                break
+        if self.finish is None and finish:
+            self.finish = finish
+            out += self._released(self.held + self.stream.flush(), final=True)
+        kept = (logprobs or [])[:taken]
+        self.ids += ids[:taken]
+        self.logprobs += kept
+        self.text += out
+        return Piece(out, ids[:taken], kept, self.finish)
+
+    def _token(self, token: int) -> str:
+        return self._released(self.held + self.stream.push(token), final=False)
+
+    def _released(self, text: str, final: bool) -> str:
+        """The part of `text` that can be given out; the rest is held."""
+        cut = min((at for stop in self.stops if (at := text.find(stop)) >= 0), default=-1)
+        if cut >= 0:
+            self.finish, self.held = "stop", ""
+            return text[:cut]
+        keep = 0 if final else max((_overlap(text, stop) for stop in self.stops), default=0)
+        self.held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest beginning of `stop` that `text` ends with."""
+    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)

@@ -1,0 +1,95 @@
+"""The engine's own process: one thread that reads what is asked, steps, and tells what came.
+
+Lines of JSON over an inherited Unix socket. In: settings (first line), then
+`{"op": "add"|"cancel"|"score", ...}`. Out: `{"ready": ...}`, `{"events": [[id, ids, logprobs, finish]]}`,
+`{"scores": ...}`, `{"failed": {"id", "why"}}`. Ends when the socket closes or the parent dies.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import sys
+import time
+from typing import Any
+
+import orjson
+
+from .engines import ENGINES, Engine, EngineSettings, GenRequest
+from .processes import die_with_parent, peak_rss_bytes
+
+IDLE_TICK_S = 15.0
+
+
+class Channel:
+    """JSON lines over a stream socket."""
+
+    def __init__(self, stream: socket.socket) -> None:
+        self.stream, self.rest, self.closed = stream, b"", False
+
+    def send(self, message: dict[str, Any]) -> None:
+        self.stream.sendall(orjson.dumps(message) + b"\n")
+
+    def receive(self, timeout_s: float) -> list[dict[str, Any]]:
+        """Whole lines that are there, waiting at most `timeout_s` for the first."""
+        if not select.select([self.stream], [], [], timeout_s)[0]:
+            return []
+        data = self.stream.recv(1 << 20)
+        self.closed = not data
+        *lines, self.rest = (self.rest + data).split(b"\n")
+        return [orjson.loads(line) for line in lines]
+
+
+def main() -> None:
+    die_with_parent(int(sys.argv[2]))
+    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    settings: list[dict[str, Any]] = []
+    while not settings and not channel.closed:
+        settings = channel.receive(60)
+    started = time.monotonic()
+    try:
+        engine = ENGINES[settings[0]["engine"]]()(EngineSettings(**settings[0]))
+    except Exception as e:  # whatever the native library raises goes to the front end as text
+        channel.send({"failed": {"id": None, "why": f"{type(e).__name__}: {e}"}})
+        return
+    channel.send({"ready": {"load_s": time.monotonic() - started, "rss_bytes": peak_rss_bytes()}})
+    _serve(engine, channel)
+    engine.close()
+
+
+def _serve(engine: Engine, channel: Channel) -> None:
+    last = time.monotonic()
+    while not channel.closed:
+        busy = engine.busy()
+        messages = channel.receive(0 if busy else IDLE_TICK_S)
+        for message in messages:
+            _handle(engine, channel, message)
+        if messages or busy:
+            last = time.monotonic()
+        else:
+            engine.idle(time.monotonic() - last)
+        if engine.busy() and (events := engine.step()):
+            told = [[e.request_id, e.ids, e.logprobs, e.finish] for e in events]
+            channel.send({"events": told, "metrics": engine.metrics()})
+
+
+def _handle(engine: Engine, channel: Channel, message: dict[str, Any]) -> None:
+    op = message.pop("op")
+    request_id = message["request_id"]
+    try:
+        if op == "add":
+            engine.add(GenRequest(**message))
+        elif op == "cancel":
+            engine.cancel(request_id)
+        elif op == "score":
+            scores = engine.score(message["ids"], message["top"])
+            told = [scores.logprobs, scores.top_ids, scores.top_logprobs]
+            channel.send({"scores": [request_id, *told]})
+    except Exception as e:  # one bad request must not take the engine down
+        channel.send({"failed": {"id": request_id, "why": f"{type(e).__name__}: {e}"}})
+
+
+if __name__ == "__main__":
+    main()
+    os._exit(0)  # native threads need no goodbye, and a slow one would outlast SIGTERM's 5 s

@@ -1,0 +1,179 @@
+"""OpenVINO GenAI's continuous batching on the CPU.
+
+`step` holds the interpreter lock, so nothing else of this process runs meanwhile: no threads here.
+Teacher-forced scores come from the same IR in the plain runtime, loaded when first asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+import openvino_genai as genai
+
+from . import EngineSettings, Event, GenRequest, Scores, kv_bytes_per_token, kv_precision, read_form
+
+BLOCK_TOKENS = 32  # of GenAI's paged KV cache on CPU
+SCORE_CHUNK = 128  # tokens: their logits are 25 MB at a vocabulary of 49k
+UNLOAD_AFTER_S = 60.0  # the scorer keeps a second copy of the prepared weights
+FINISH = {"STOP": "stop", "LENGTH": "length"}
+
+
+class OpenVinoEngine:
+    name = "openvino"
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self.folder = Path(settings.folder)
+        self.form = read_form(self.folder)
+        self.properties = properties(self.form, settings)
+        scheduler = _scheduler(settings, self.form, self.folder)
+        self.pipeline = genai.ContinuousBatchingPipeline(str(self.folder), scheduler, "CPU", self.properties)
+        self.handles: dict[int, Any] = {}
+        self.with_logprobs: set[int] = set()
+        self.scorer: _Scorer | None = None
+
+    def add(self, request: GenRequest) -> None:
+        ids = ov.Tensor(np.array([request.ids], np.int64))
+        handle = self.pipeline.add_request(request.request_id, ids, _config(request))
+        self.handles[request.request_id] = handle
+        if request.logprobs:
+            self.with_logprobs.add(request.request_id)
+
+    def cancel(self, request_id: int) -> None:
+        if handle := self.handles.pop(request_id, None):
+            handle.cancel()
+            self.with_logprobs.discard(request_id)
+
+    def busy(self) -> bool:
+        return self.pipeline.has_non_finished_requests()
+
+    def step(self) -> list[Event]:
+        self.pipeline.step()
+        return list(self._events())
+
+    def _events(self) -> Iterator[Event]:
+        for request_id, handle in list(self.handles.items()):
+            if handle.can_read():
+                for output in handle.read().values():
+                    yield self._event(request_id, output)
+            elif handle.get_status() == genai.GenerationStatus.IGNORED:
+                # The scheduler drops what its cache can never hold.
+                yield Event(request_id, [], finish="error")
+                self._forget(request_id)
+
+    def _event(self, request_id: int, output: Any) -> Event:
+        finish = FINISH.get(output.finish_reason.name)
+        logprobs = list(output.generated_log_probs) if request_id in self.with_logprobs else None
+        if finish:
+            self._forget(request_id)
+        return Event(request_id, list(output.generated_ids), logprobs, finish)
+
+    def _forget(self, request_id: int) -> None:
+        self.handles.pop(request_id, None)
+        self.with_logprobs.discard(request_id)
+
+    def score(self, ids: list[int], top: int) -> Scores:
+        if self.scorer is None:
+            self.scorer = _Scorer(self.folder, self.properties)
+        return self.scorer.score(ids, top)
+
+    def idle(self, seconds: float) -> None:
+        if seconds >= UNLOAD_AFTER_S:
+            self.scorer = None
+
+    def metrics(self) -> dict[str, float]:
+        found = self.pipeline.get_metrics()
+        return {"cache_usage": found.cache_usage / 100}
+
+    def close(self) -> None:
+        for request_id in list(self.handles):
+            self.cancel(request_id)
+
+
+def properties(form: dict[str, Any], settings: EngineSettings) -> dict[str, Any]:
+    """OpenVINO's properties; the exact mode is f32 throughout, whatever the weights are stored as."""
+    return {
+        "INFERENCE_PRECISION_HINT": "f32" if settings.mode == "exact" else form["precision"],
+        "KV_CACHE_PRECISION": kv_precision(form, settings.mode),
+        "INFERENCE_NUM_THREADS": settings.threads,
+    }
+
+
+def _scheduler(settings: EngineSettings, form: dict[str, Any], folder: Path) -> Any:
+    scheduler = genai.SchedulerConfig()
+    scheduler.max_num_batched_tokens = settings.max_num_batched_tokens
+    scheduler.max_num_seqs = settings.max_num_seqs
+    block_bytes = kv_bytes_per_token(folder, kv_precision(form, settings.mode)) * BLOCK_TOKENS
+    # One request of full length must always fit, or the scheduler would drop it.
+    least = settings.max_model_len // BLOCK_TOKENS + 2
+    scheduler.num_kv_blocks = max(int(settings.cache_bytes / block_bytes), least)
+    scheduler.dynamic_split_fuse = True
+    scheduler.enable_prefix_caching = True
+    return scheduler
+
+
+def _config(request: GenRequest) -> Any:
+    c = genai.GenerationConfig()
+    c.apply_chat_template = False  # the server has done it
+    c.max_new_tokens = request.max_tokens
+    stops = set() if request.ignore_eos else set(request.stop_ids)
+    c.ignore_eos = not stops
+    c.set_eos_token_id(min(stops, default=0))  # without one GenAI refuses every request
+    c.stop_token_ids = stops or {0}
+    c.logprobs = int(request.logprobs)
+    c.presence_penalty = request.presence_penalty
+    c.frequency_penalty = request.frequency_penalty
+    c.repetition_penalty = request.repetition_penalty
+    c.do_sample = request.temperature > 0
+    if c.do_sample:
+        c.temperature, c.top_p, c.rng_seed = request.temperature, request.top_p, request.seed
+        c.min_p = request.min_p
+        if request.top_k > 0:
+            c.top_k = request.top_k
+    return c
+
+
+class _Scorer:
+    """The same IR in the plain runtime, one sequence at a time, its state carried over chunks."""
+
+    def __init__(self, folder: Path, properties: dict[str, Any]) -> None:
+        model = ov.Core().compile_model(str(folder / "openvino_model.xml"), "CPU", properties)
+        self.request = model.create_infer_request()
+
+    def score(self, ids: list[int], top: int) -> Scores:
+        """Scores of ids[1:], the first id has nothing before it."""
+        self.request.reset_state()
+        scores = Scores([], [], [])
+        for start in range(0, len(ids) - 1, SCORE_CHUNK):
+            end = min(start + SCORE_CHUNK, len(ids) - 1)
+            logits = self._logits(ids, start, end)
+            _append(scores, logits, ids[start + 1 : end + 1], top)
+        return scores
+
+    def _logits(self, ids: list[int], start: int, end: int) -> np.ndarray:
+        """[T, vocabulary] for ids[start:end], after all that came before."""
+        inputs = {
+            "input_ids": np.array([ids[start:end]], np.int64),
+            "attention_mask": np.ones((1, end), np.int64),
+            "position_ids": np.arange(start, end, dtype=np.int64)[None],
+            "beam_idx": np.zeros(1, np.int32),
+        }
+        self.request.infer(inputs)
+        return self.request.get_tensor("logits").data[0]
+
+
+def _append(scores: Scores, logits: np.ndarray, targets: list[int], top: int) -> None:
+    peak = logits.max(-1, keepdims=True)
+    total = peak[:, 0] + np.log(np.exp(logits - peak).sum(-1, dtype=np.float64))
+    rows = np.arange(len(targets))
+    scores.logprobs += (logits[rows, targets] - total).tolist()
+    if not top:
+        return
+    best = np.argpartition(logits, -top, axis=-1)[:, -top:]
+    order = np.argsort(-np.take_along_axis(logits, best, -1), axis=-1, kind="stable")
+    best = np.take_along_axis(best, order, -1)
+    scores.top_ids += best.tolist()
+    scores.top_logprobs += (np.take_along_axis(logits, best, -1) - total[:, None]).tolist()

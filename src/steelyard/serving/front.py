@@ -1,0 +1,232 @@
+"""The front end's process: the HTTP server, the engine's keeper, and a control socket.
+
+`python -m steelyard.serving.front` reads {"folder", "settings", "parent"} as one line on standard input
+(a key must not stand in an argument list), and answers with one line once a token has been made:
+{"url", "pid", "control", ...} or {"error", "exit_code"}. The control socket takes {"op": "promote"}.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+import uvicorn
+
+from ..errors import Lacking, Problem
+from ..model import Tokenizer
+from .app import app
+from .engine_process import EngineLost, EngineProcess
+from .generation import Served
+from .measures import Measures
+from .processes import die_with_parent, outlive_parent
+from .settings import ServeSettings, check_host, engine_settings
+from .state import write_state
+
+GRACE_S = 1  # for answers under way once SIGTERM has come; all must be over within 5 s
+WARM_UP_TOKENS = 64  # of the prompt: a prefill step and its kernels
+
+
+def log(event: str, **fields: Any) -> None:
+    """One JSON line to standard error, which is the service's log file."""
+    with suppress(OSError, ValueError):
+        sys.stderr.buffer.write(orjson.dumps({"at": round(time.time(), 3), "event": event, **fields}) + b"\n")
+        sys.stderr.buffer.flush()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises Lacking where the port is taken or the address is not ours."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((host, port))
+        made.listen(1024)
+    except OSError as e:
+        made.close()
+        raise Lacking(
+            "serve.port_taken",
+            f"cannot listen on {host}:{port}",
+            why=e.strerror or str(e),
+            hint=f"stop what listens there (see `ss -ltnp sport = :{port}`), or give another --port",
+        ) from e
+    made.setblocking(False)
+    return made
+
+
+def url_of(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class Front:
+    """One served model in this process. `run` returns when it has been told to stop."""
+
+    def __init__(self, folder: Path, settings: ServeSettings) -> None:
+        self.folder, self.settings = folder, settings
+        self.stopping = asyncio.Event()
+        self.servers: list[uvicorn.Server] = []
+        self.tasks: list[asyncio.Task[None]] = []
+        self.private = Path(tempfile.mkdtemp(prefix="steelyard-serve-"))  # mode 0700
+        self.engine = EngineProcess(engine_settings(folder, settings), log, _output())
+
+    async def run(self, ready: Callable[[dict[str, Any]], None]) -> None:
+        """Serve until SIGTERM, SIGINT or `stop`. Raises Problem where it cannot begin."""
+        for sig in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(sig, self.stopping.set)
+        try:
+            check_host(self.settings.host, self.settings.api_key)
+            listening = bind(self.settings.host, self.settings.port)
+            await self._start(listening)
+            if not self.stopping.is_set():
+                ready(self.told(url_of(listening)))
+            await self.stopping.wait()
+        finally:
+            await self._close()
+
+    async def _start(self, listening: socket.socket) -> None:
+        starting = asyncio.create_task(self.engine.start())
+        await asyncio.sleep(0)  # the engine loads while the tokenizer does
+        await asyncio.sleep(0)
+        tokenizer = await asyncio.to_thread(Tokenizer, self.folder)
+        stopped = asyncio.create_task(self.stopping.wait())
+        await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            return
+        starting.result()
+        self.served = Served(self.engine, tokenizer, Measures(self.settings.name, self.settings.engine))
+        from importlib.metadata import version
+
+        self.app = app(self.served, self.settings, version("steelyard"))
+        await self._warm_up()
+        self._listen(listening)
+        control = str(self.private / "control")
+        self.control = await asyncio.start_unix_server(self._controlled, control)
+
+    async def _warm_up(self) -> None:
+        """The first prefill and decode steps compile kernels: not on a user's time."""
+        try:
+            await self.served.probe(WARM_UP_TOKENS)
+            await self.served.probe(1)
+        except EngineLost as e:
+            raise Lacking("serve.engine", "the engine makes no token", why=str(e), hint="see the log") from e
+
+    def told(self, url: str) -> dict[str, Any]:
+        about = {"url": url, "pid": os.getpid(), "engine_pid": self.engine.pid, "load": self.engine.load}
+        return {**about, "control": str(self.private / "control")}
+
+    def _listen(self, listening: socket.socket) -> None:
+        config = uvicorn.Config(
+            self.app, lifespan="off", log_config=None, access_log=False, ws="none", http="h11",
+            timeout_graceful_shutdown=GRACE_S, server_header=False, backlog=1024, loop="asyncio",
+        )  # fmt: skip
+        server = _Server(config)
+        self.servers.append(server)
+        self.tasks.append(asyncio.create_task(server.serve(sockets=[listening])))
+
+    # ------------------------------------------------------------------ control
+
+    async def _controlled(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            answer = self._obey(orjson.loads(await reader.readline()))
+        except Problem as e:
+            answer = {**e.as_json(), "exit_code": e.exit_code}
+        writer.write(orjson.dumps(answer) + b"\n")
+        await writer.drain()
+        writer.close()
+
+    def _obey(self, order: dict[str, Any]) -> dict[str, Any]:
+        if order["op"] == "promote":
+            return self._promote(order["host"], order["port"], order.get("state_folder"))
+        raise Lacking("serve.control", f"no order {order['op']!r}")
+
+    def _promote(self, host: str, port: int, state_folder: str | None) -> dict[str, Any]:
+        """Listen for the user too, and live on alone."""
+        check_host(host, self.settings.api_key)
+        listening = bind(host, port)
+        self._listen(listening)
+        detach()
+        told = self.told(url_of(listening))
+        if state_folder:
+            write_state(Path(state_folder), {**told, "fingerprint": self.settings.fingerprint})
+        log("service.published", url=told["url"])
+        return told
+
+    async def _close(self) -> None:
+        for server in self.servers:
+            server.should_exit = True
+        if self.tasks:
+            await asyncio.wait(self.tasks, timeout=GRACE_S + 1)
+        await self.engine.close()
+        shutil.rmtree(self.private, ignore_errors=True)
+        log("service.stopped")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: several servers share this process."""
+
+    def capture_signals(self) -> Any:
+        return nullcontext()
+
+
+def detach() -> None:
+    """Outlive the process that started us; keep nothing of its terminal."""
+    outlive_parent()
+    if not _is_file(2):
+        _close_stream(2)
+
+
+def _is_file(fd: int) -> bool:
+    return stat.S_ISREG(os.fstat(fd).st_mode)
+
+
+def _output() -> int:
+    """The engine's native words go to a log file or nowhere: a pipe would end with its reader."""
+    return 2 if _is_file(2) else subprocess.DEVNULL
+
+
+def _close_stream(fd: int) -> None:
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, fd)
+    os.close(nowhere)
+
+
+def main() -> None:
+    order = orjson.loads(sys.stdin.buffer.readline())
+    if order["parent"]:
+        die_with_parent(order["parent"])
+    answer = os.dup(1)
+    _close_stream(0)
+    _close_stream(1)
+
+    def tell(told: dict[str, Any]) -> None:
+        os.write(answer, orjson.dumps(told) + b"\n")
+        os.close(answer)
+
+    try:
+        asyncio.run(_run(Path(order["folder"]), ServeSettings(**order["settings"]), tell))
+    except Problem as e:
+        log("service.failed", code=e.code, why=e.why)
+        tell({**e.as_json(), "exit_code": e.exit_code})
+        sys.exit(e.exit_code)
+
+
+async def _run(folder: Path, settings: ServeSettings, ready: Callable[[dict[str, Any]], None]) -> None:
+    await Front(folder, settings).run(ready)
+
+
+if __name__ == "__main__":
+    main()

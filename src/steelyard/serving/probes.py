@@ -1,0 +1,159 @@
+"""Calibration rows for the planner: the real engine child on small random models of a real width.
+
+Two layer counts give slope and intercept of every figure. Not here: what the rows mean (planner).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import tempfile
+import time
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from ..model import export_openvino, write
+from .engine_process import EngineProcess
+from .settings import ServeSettings, engine_settings
+
+SHAPE = {"hidden": 576, "heads": 9, "kv_heads": 3, "head_dim": 64, "ffn": 1536, "vocab": 49152}
+CELLS = ((2, "bf16"), (8, "bf16"), (8, "int8"))  # layers and form; dropped from the end where time lacks
+PREFILL_TOKENS = (32, 128, 512)
+BATCHES = (1, 8, 32)
+CONTEXT = 128
+STEPS = 10
+REPEATS = 3
+
+
+def probe(limit_s: float = 15.0, threads: int | None = None) -> list[dict[str, Any]]:
+    """Rows of ops "load", "prefill" and "decode", SI units, at most about `limit_s` seconds."""
+    return asyncio.run(_probe(limit_s, threads))
+
+
+async def _probe(limit_s: float, threads: int | None) -> list[dict[str, Any]]:
+    began, rows = time.monotonic(), []
+    longest = 0.0
+    with tempfile.TemporaryDirectory(prefix="steelyard-probe-") as scratch:
+        for layers, form in CELLS:
+            started = time.monotonic()
+            if started - began + longest > limit_s:
+                break
+            folder = await asyncio.to_thread(_small_model, Path(scratch), layers, form)
+            rows += await _cell(folder, layers, form, threads)
+            longest = max(longest, time.monotonic() - started)
+    return rows
+
+
+def _small_model(scratch: Path, layers: int, form: str) -> Path:
+    """A random llama in `form`, as an engine loads it."""
+    source, out = scratch / f"hf-{layers}", scratch / f"ir-{layers}-{form}"
+    if not source.exists():
+        source.mkdir()
+        _write_random(source, layers)
+    export_openvino(source, out, form)
+    return out
+
+
+def _write_random(folder: Path, layers: int) -> None:
+    s = SHAPE
+    config = {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": s["hidden"],
+        "intermediate_size": s["ffn"], "num_hidden_layers": layers, "num_attention_heads": s["heads"],
+        "num_key_value_heads": s["kv_heads"], "head_dim": s["head_dim"], "vocab_size": s["vocab"],
+        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": 2048,
+        "tie_word_embeddings": True,
+    }  # fmt: skip
+    (folder / "config.json").write_bytes(orjson.dumps(config))
+    noise = (np.random.default_rng(0).standard_normal(2**20, np.float32) * 0.02).view(np.uint32) >> 16
+    tensors = {name: ("BF16", np.resize(noise.astype(np.uint16), shape)) for name, shape in _shapes(layers)}
+    write(tensors, folder / "model.safetensors")
+
+
+def _shapes(layers: int) -> list[tuple[str, tuple[int, ...]]]:
+    s = SHAPE
+    hidden, wide, narrow = s["hidden"], s["heads"] * s["head_dim"], s["kv_heads"] * s["head_dim"]
+    found: list[tuple[str, tuple[int, ...]]] = [
+        ("model.embed_tokens.weight", (s["vocab"], hidden)),
+        ("model.norm.weight", (hidden,)),
+    ]
+    for layer in range(layers):
+        parts = {
+            "input_layernorm": (hidden,), "post_attention_layernorm": (hidden,),
+            "self_attn.q_proj": (wide, hidden), "self_attn.k_proj": (narrow, hidden),
+            "self_attn.v_proj": (narrow, hidden), "self_attn.o_proj": (hidden, wide),
+            "mlp.gate_proj": (s["ffn"], hidden), "mlp.up_proj": (s["ffn"], hidden),
+            "mlp.down_proj": (hidden, s["ffn"]),
+        }  # fmt: skip
+        found += [(f"model.layers.{layer}.{name}.weight", shape) for name, shape in parts.items()]
+    return found
+
+
+# ------------------------------------------------------------------ measuring
+
+
+async def _cell(folder: Path, layers: int, form: str, threads: int | None) -> list[dict[str, Any]]:
+    settings = engine_settings(folder, ServeSettings(threads=threads, max_model_len=1024))
+    about = {"form": form, "layers": layers, **SHAPE, "threads": settings.threads}
+    rng = np.random.default_rng(layers)
+    engine = EngineProcess(settings, lambda *_, **__: None)
+    began = time.monotonic()
+    try:
+        await engine.start()
+        loaded = time.monotonic() - began
+        await _answer(engine, rng, 64, 2)
+        first = time.monotonic() - began
+        rows = [
+            about | {"op": "prefill", "tokens": n, "s": await _prefill(engine, rng, n)}
+            for n in PREFILL_TOKENS
+        ]
+        for batch in BATCHES:
+            step = await _decode(engine, rng, batch)
+            rows.append(about | {"op": "decode", "batch": batch, "context": CONTEXT + STEPS / 2, "s": step})
+        load = {
+            "op": "load",
+            "s": first,
+            "load_s": loaded,
+            "rss_bytes": _rss(engine.pid),
+            "cache_bytes": settings.cache_bytes,
+        }
+        weights = (folder / "openvino_model.bin").stat().st_size
+        return [about | load | {"weight_bytes": weights}, *rows]
+    finally:
+        await engine.close()
+
+
+def _rss(pid: int | None) -> int:
+    import psutil
+
+    return psutil.Process(pid).memory_info().rss
+
+
+async def _answer(engine: EngineProcess, rng: np.random.Generator, prompt: int, tokens: int) -> list[float]:
+    """Times at which the tokens of one answer came; fresh ids, so that no prefix is cached."""
+    ids = rng.integers(10, SHAPE["vocab"], prompt).tolist()
+    request = {"ids": ids, "max_tokens": tokens, "ignore_eos": True}
+    times = []
+    async with aclosing(engine.submit(request)) as events:
+        async for _ in events:
+            times.append(time.monotonic())
+    return times
+
+
+async def _prefill(engine: EngineProcess, rng: np.random.Generator, tokens: int) -> float:
+    """Median seconds from asking to the first token, alone."""
+    taken = []
+    for _ in range(REPEATS + 1):
+        began = time.monotonic()
+        taken.append((await _answer(engine, rng, tokens, 1))[0] - began)
+    return statistics.median(taken[1:])
+
+
+async def _decode(engine: EngineProcess, rng: np.random.Generator, batch: int) -> float:
+    """Median seconds of one step in which all `batch` answers grow by a token."""
+    answers = await asyncio.gather(*(_answer(engine, rng, CONTEXT, STEPS) for _ in range(batch)))
+    # The last steps: all prompts are in by then.
+    return statistics.median(times[-1] - times[-2] for times in answers if len(times) > 1)

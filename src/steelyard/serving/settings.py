@@ -1,0 +1,76 @@
+"""What a service is started with. Foreign input is checked where it enters; here all is right already."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import Refused
+from .engines import EngineSettings, kv_bytes_per_token, kv_precision, read_form
+from .processes import usable_cores
+
+LOOPBACK = ("localhost", "::1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeSettings:
+    """`None` means: taken from the model or the machine when the service starts."""
+
+    name: str = "default"  # served_model_name; "default" always names the model too
+    engine: str = "openvino"
+    mode: str = "fast"  # "exact" for the parity check
+    host: str = "127.0.0.1"
+    port: int = 0  # 0: a free one
+    api_key: str | None = None
+    threads: int | None = None  # the physical cores that this process may use
+    max_model_len: int | None = None  # what the model was made for, at most 8192
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 2048
+    cache_bytes: int | None = None
+    fingerprint: str | None = None  # system_fingerprint: the artefact's hash
+    state_folder: str | None = None  # a published service writes service.json here
+
+    def __repr__(self) -> str:
+        return f"ServeSettings(name={self.name!r}, host={self.host!r}, port={self.port})"  # never the key
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def is_loopback(host: str) -> bool:
+    return host in LOOPBACK or host.startswith("127.")
+
+
+def check_host(host: str, api_key: str | None) -> None:
+    """Raises Refused where others could reach a service that asks for no key."""
+    if not is_loopback(host) and not api_key:
+        raise Refused(
+            "serve.no_key",
+            f"{host} can be reached from outside, and no key is set",
+            hint="give --api-key KEY or STEELYARD_API_KEY, or listen on 127.0.0.1",
+        )
+
+
+CONTEXT_CAP = 8192  # a longer default would reserve cache that few requests use
+CACHE_TOKENS = 16384  # 32 requests of 512 tokens
+CACHE_CAP_BYTES = 2**31
+
+
+def engine_settings(folder: Path, settings: ServeSettings) -> EngineSettings:
+    """Fill what the model and the machine decide."""
+    form = read_form(folder)
+    kv_bytes = kv_bytes_per_token(folder, kv_precision(form, settings.mode))
+    longest = form.get("max_context") or CONTEXT_CAP
+    length = min(settings.max_model_len or CONTEXT_CAP, longest)
+    cache = settings.cache_bytes or min(int(kv_bytes * max(CACHE_TOKENS, length)), CACHE_CAP_BYTES)
+    return EngineSettings(
+        folder=str(folder),
+        engine=settings.engine,
+        mode=settings.mode,
+        threads=settings.threads or usable_cores(),
+        max_model_len=length,
+        max_num_seqs=settings.max_num_seqs,
+        max_num_batched_tokens=settings.max_num_batched_tokens,
+        cache_bytes=max(cache, int(kv_bytes * (length + 64))),
+    )
