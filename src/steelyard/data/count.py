@@ -1,0 +1,69 @@
+"""What a plan needs to know of the data: rows and tokens, by the model's own tokenizer, after cleaning."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from .clean import counter
+from .row import Row
+from .sources import files_of
+from .walk import Order, Walk, held_out
+
+ROWS_READ = 20_000  # a file; the rest is taken to be like them
+ROWS_TOKENIZED = 4_000  # an even sample beyond
+
+
+def count(settings: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
+    """{"rows", "bytes", "tokens", "answer_tokens", "longest", "lengths", "abilities", "held_out"}.
+
+    `rows` are those training would see, `tokens` theirs, prompt and answer with special tokens; `lengths`
+    are tokens a row, of all rows or an even sample; `held_out` counts the gate's rows. Files of more than
+    20,000 rows are read so far, and counts scaled by bytes. Deterministic. Raises WrongUse as `clean` does.
+    """
+    walk = Walk(Order.of(settings, counter(tokenizer)), rows_limit=ROWS_READ)
+    kept = list(walk.run())
+    chosen = held_out([(k.row.ability, k.prompt) for k in kept], walk.order)
+    train = [k.row for k in kept if k.prompt not in chosen]
+    scale = unread_factor(walk)
+    sample = train[:: max(1, -(-len(train) // ROWS_TOKENIZED))]
+    spans = [span(tokenizer, row) for row in sample]
+    factor = scale * len(train) / len(sample) if sample else 1.0
+    return {
+        "rows": round(len(train) * scale),
+        "bytes": sum(t.path.stat().st_size for _, t in files_of(walk.order.sources, walk.order.root)),
+        "tokens": round(sum(length for length, _ in spans) * factor),
+        "answer_tokens": round(sum(answer for _, answer in spans) * factor),
+        "longest": max((length for length, _ in spans), default=0),
+        "lengths": [length for length, _ in spans],
+        "abilities": {a: round(n * scale) for a, n in sorted(Counter(r.ability for r in train).items())},
+        "held_out": len(walk.test) + round((len(kept) - len(train)) * scale),
+    }
+
+
+def unread_factor(walk: Walk) -> float:
+    """Bytes of all files over bytes read, where the limit cut a file short; else exactly 1."""
+    if not any(t.format == "jsonl" and t.rows_in >= ROWS_READ for t in walk.account.files):
+        return 1.0
+    whole = sum(unpacked_bytes(t.path) for t in walk.account.files)
+    read = sum(t.bytes for t in walk.account.files)
+    return max(1.0, whole / read) if read else 1.0
+
+
+def unpacked_bytes(path: Path) -> int:
+    """Of a gzip file about four times its size: reading it all would cost what the sample saves."""
+    return path.stat().st_size * (4 if path.suffix == ".gz" else 1)
+
+
+def span(tokenizer: Any, row: Row) -> tuple[int, int]:
+    """Tokens of the row, and of those the ones that carry loss."""
+    if row.messages is None:
+        length = len(tokenizer.encode(row.text or ""))
+        return length, length
+    from ..model import answer_span
+
+    if not any(m["role"] == "assistant" for m in row.messages):
+        return len(tokenizer.chat_ids(list(row.messages), False)), 0
+    ids, mask = answer_span(tokenizer, list(row.messages))
+    return len(ids), sum(mask)

@@ -1,0 +1,314 @@
+"""Files as streams of records: JSONL, JSON, CSV, XLSX, Parquet; plain or gzipped; any known encoding.
+
+A record is (line, fields) or (line, Broken): a reader never raises for one bad line, only for a file that
+cannot be read at all. `pyarrow` and `openpyxl` load when a file needs them.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+from ..errors import Lacking, Where, WrongUse
+from .encoding import Encoding, decodes, detect, given
+
+FORMATS = ("jsonl", "json", "csv", "tsv", "xlsx", "parquet")
+SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv",
+            ".xlsx": "xlsx", ".xlsm": "xlsx", ".parquet": "parquet", ".pq": "parquet"}  # fmt: skip
+CELL_CHARS_MAX = 1 << 27
+TABLES = ("csv", "tsv", "xlsx", "parquet")
+MENDS = "fix the line, or set `clean: {unreadable: drop}`"
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """Why a line gave no record."""
+
+    kind: str  # broken_json | broken_encoding | wrong_shape
+    why: str
+
+
+Record = tuple[int, dict[str, Any] | Broken]
+
+
+@dataclass(slots=True)
+class DataFile:
+    """One open file. `columns` is known for tables once reading has begun; `bytes` grows while reading."""
+
+    path: Path
+    format: str
+    encoding: Encoding | None = None  # None for XLSX and Parquet
+    sheet: str | None = None
+    columns: list[str] | None = None
+    bytes: int = 0
+
+    def records(self) -> Iterator[Record]:
+        """Every record, in order. Raises WrongUse for a file that is not what its name says."""
+        reader = {"jsonl": jsonl, "json": json_array, "xlsx": xlsx, "parquet": parquet}.get(
+            self.format, table
+        )
+        try:
+            yield from reader(self)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as e:
+            raise unreadable_file(self.path, "its gzip stream is cut or damaged", e) from e
+        except OSError as e:
+            raise unreadable_file(self.path, e.strerror or str(e), e) from e
+
+
+def open_data(
+    path: Path, format: str | None = None, encoding: str | None = None, sheet: str | None = None,
+    lenient: bool = False,
+) -> DataFile:  # fmt: skip
+    """Look at a file: format by name, encoding by content.
+
+    `lenient` reads a file of unknown encoding as UTF-8 with broken lines. Raises WrongUse.
+    """
+    name = format if format in FORMATS else format_of(path)
+    if name in ("xlsx", "parquet"):
+        return DataFile(path, name, sheet=sheet)
+    if encoding:
+        return DataFile(path, name, given(encoding, Where(str(path), field="data.encoding")))
+    try:
+        with binary(path) as file:
+            found = detect(file)
+    except (OSError, EOFError, zlib.error) as e:
+        raise unreadable_file(path, str(e), e) from e
+    if found is None and not lenient:
+        raise unknown_encoding(path)
+    return DataFile(path, name, found or Encoding("utf-8", "mostly"))
+
+
+def format_of(path: Path) -> str:
+    """By the name; a `.gz` behind it does not count. Raises WrongUse."""
+    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise WrongUse(
+            "data.unknown_format",
+            f"{path.name} has no format that can be read",
+            where=Where(str(path)),
+            hint=f"name it {', '.join(sorted(SUFFIXES))}, or set `format: jsonl` in the recipe",
+        )
+    return SUFFIXES[suffix]
+
+
+def binary(path: Path) -> BinaryIO:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")  # type: ignore[return-value]
+
+
+def unreadable_file(path: Path, why: str, cause: Exception) -> WrongUse:
+    return WrongUse(
+        "data.unreadable_file", f"{path.name} cannot be read", where=Where(str(path)), why=why,
+        hint="check that the file is whole and that you may read it",
+    )  # fmt: skip
+
+
+def unknown_encoding(path: Path) -> WrongUse:
+    """Names the first line whose bytes no known encoding explains."""
+    with binary(path) as file:
+        line = next((n for n, text in enumerate(file, 1) if not decodes(text, "utf-8")), None)
+    return WrongUse(
+        "data.undecodable",
+        f"the bytes of {path.name} are in no known encoding",
+        where=Where(str(path), line),
+        why="it is neither UTF-8, UTF-16 nor GB18030",
+        hint="set `encoding:` for this source, or drop such lines by `clean: {unreadable: drop}`",
+    )
+
+
+# ------------------------------------------------------------------ JSON
+
+
+def jsonl(file: DataFile) -> Iterator[Record]:
+    assert file.encoding
+    lines = wide_lines(file) if file.encoding.wide else byte_lines(file)
+    for number, line in lines:
+        if isinstance(line, Broken):
+            yield number, line
+        elif line.strip():
+            yield number, parse(line)
+
+
+def byte_lines(file: DataFile) -> Iterator[tuple[int, bytes | Broken]]:
+    """Lines as UTF-8 bytes, cut before decoding: in every narrow encoding 0x0A is only a newline."""
+    assert file.encoding
+    name = file.encoding.name
+    utf8 = name.startswith("utf-8") or name == "ascii"
+    with binary(file.path) as opened:
+        for number, line in enumerate(opened, 1):
+            file.bytes += len(line)
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if utf8:
+                yield number, line
+            elif decodes(line, name):
+                yield number, line.decode(name).encode("utf-8", "surrogatepass")
+            else:
+                yield number, Broken("broken_encoding", f"its bytes are not {name}")
+
+
+def wide_lines(file: DataFile) -> Iterator[tuple[int, bytes | Broken]]:
+    assert file.encoding
+    with text_of(file) as text:
+        for number, line in enumerate(text, 1):
+            broken = "\ufffd" in line
+            yield (
+                number,
+                Broken("broken_encoding", f"its bytes are not {file.encoding.name}")
+                if broken
+                else (line.encode("utf-8", "surrogatepass")),
+            )
+    file.bytes = file.path.stat().st_size
+
+
+def parse(line: bytes) -> dict[str, Any] | Broken:
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError as e:
+        if not decodes(line, "utf-8"):
+            return Broken("broken_encoding", "its bytes are not utf-8")
+        return Broken("broken_json", f"not JSON: {e.msg}, column {e.colno}")
+    if not isinstance(value, dict):
+        return Broken("wrong_shape", "it is JSON, but no object")
+    return value
+
+
+def json_array(file: DataFile) -> Iterator[Record]:
+    """A whole file of one JSON list (as alpaca files are), or JSONL under this name."""
+    with binary(file.path) as opened:
+        data = opened.read()
+    assert file.encoding
+    try:
+        text = data.decode(file.encoding.name)
+        values = orjson.loads(text.removeprefix("\ufeff"))
+    except (UnicodeDecodeError, orjson.JSONDecodeError):
+        values = None
+    if not isinstance(values, list):
+        yield from jsonl(file)
+        return
+    file.bytes = len(data)
+    for number, value in enumerate(values, 1):
+        yield number, value if isinstance(value, dict) else Broken("wrong_shape", "it is no object")
+
+
+# ------------------------------------------------------------------ tables
+
+
+def text_of(file: DataFile, newline: str = "\n") -> io.TextIOWrapper:
+    """Bytes that do not decode become lone surrogates (U+FFFD in UTF-16), so that only their line is lost."""
+    assert file.encoding
+    errors = "replace" if file.encoding.wide else "surrogateescape"
+    return io.TextIOWrapper(binary(file.path), file.encoding.name, errors, newline)
+
+
+def table(file: DataFile) -> Iterator[Record]:
+    """CSV or TSV with a header line; the separator is the one that the header has most of."""
+    csv.field_size_limit(CELL_CHARS_MAX)
+    with text_of(file, newline="") as text:
+        head = text.readline()
+        text.seek(0)
+        separator = "\t" if file.format == "tsv" else max(",;\t|", key=head.count)
+        reader = csv.reader(text, delimiter=separator)
+        header = next(reader, [])
+        file.columns = columns = [c.strip().removeprefix("\ufeff") for c in header]
+        check_header(file)
+        yield from cells(file, reader, columns)
+    file.bytes = file.path.stat().st_size
+
+
+def cells(file: DataFile, reader: Any, columns: list[str]) -> Iterator[Record]:
+    while True:
+        line = reader.line_num + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as e:
+            yield line, Broken("wrong_shape", str(e))
+            continue
+        if any(row):
+            yield line, record(file, columns, row)
+
+
+def record(file: DataFile, columns: list[str], row: list[str]) -> dict[str, Any] | Broken:
+    if len(row) != len(columns):
+        return Broken("wrong_shape", f"it has {len(row)} cells where the header has {len(columns)}")
+    joined = "".join(row)
+    if not joined.isascii() and any("\udc80" <= c <= "\udcff" or c == "\ufffd" for c in joined):
+        return Broken("broken_encoding", f"its bytes are not {file.encoding.name if file.encoding else ''}")
+    return dict(zip(columns, row, strict=True))
+
+
+def check_header(file: DataFile) -> None:
+    columns = file.columns or []
+    twice = next((c for n, c in enumerate(columns) if c and c in columns[:n]), None)
+    if twice:
+        raise WrongUse(
+            "data.column_twice", f"two columns of {file.path.name} are named {twice!r}",
+            where=Where(str(file.path), 1), hint="give each column its own name",
+        )  # fmt: skip
+
+
+def xlsx(file: DataFile) -> Iterator[Record]:
+    try:
+        from openpyxl import load_workbook
+    except ImportError as e:
+        raise lacking("openpyxl", "XLSX") from e
+    try:
+        book = load_workbook(file.path, read_only=True, data_only=True)
+    except Exception as e:  # openpyxl raises what zipfile, xml and KeyError give
+        raise unreadable_file(file.path, f"it is no XLSX workbook: {type(e).__name__}", e) from e
+    try:
+        rows = sheet_of(book, file).iter_rows(values_only=True)
+        file.columns = columns = [str(c).strip() if c is not None else "" for c in next(rows, ())]
+        check_header(file)
+        for line, row in enumerate(rows, 2):
+            if any(c is not None for c in row):
+                padded = (*row, *[None] * (len(columns) - len(row)))
+                yield line, {c: v for c, v in zip(columns, padded, strict=False) if c}
+    finally:
+        book.close()
+    file.bytes = file.path.stat().st_size
+
+
+def sheet_of(book: Any, file: DataFile) -> Any:
+    if file.sheet is None:
+        return book[book.sheetnames[0]]
+    if file.sheet not in book.sheetnames:
+        raise WrongUse(
+            "data.missing_sheet", f"{file.path.name} has no sheet {file.sheet!r}",
+            where=Where(str(file.path), field="data.sheet"), hint=f"it has {', '.join(book.sheetnames)}",
+        )  # fmt: skip
+    return book[file.sheet]
+
+
+def parquet(file: DataFile) -> Iterator[Record]:
+    try:
+        import pyarrow
+        from pyarrow.parquet import ParquetFile
+    except ImportError as e:
+        raise lacking("pyarrow", "Parquet") from e
+    line = 0
+    try:
+        with ParquetFile(file.path) as opened:
+            file.columns = list(opened.schema_arrow.names)
+            for batch in opened.iter_batches(batch_size=1024, use_threads=False):
+                for fields in batch.to_pylist():
+                    line += 1
+                    yield line, fields
+    except pyarrow.ArrowException as e:
+        raise unreadable_file(file.path, "it is no whole Parquet file", e) from e
+    file.bytes = file.path.stat().st_size
+
+
+def lacking(package: str, what: str) -> Lacking:
+    return Lacking(
+        "data.no_reader", f"{what} files need the package {package}", hint="pip install 'steelyard[cpu]'"
+    )

@@ -1,0 +1,31 @@
+"""What a step is told and what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..row import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`kind` is the word in the account; `action` drop, repair or redact; `count` of what was found."""
+
+    kind: str
+    action: str
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """The recipe's `clean`, checked. `enabled` False keeps every row as it is."""
+
+    enabled: bool = True
+    dedup: str = "exact"  # exact | none
+    pii: str = "mask"  # mask | keep
+    max_chars: int = 1_000_000  # a longer row is a file that lost its line ends
+    max_tokens: int | None = None
+    unreadable: str = "stop"  # stop | drop
+    test_share: float | None = None
+    tokens_of: Callable[[Row], int] | None = None  # None = estimated
