@@ -79,10 +79,15 @@ def _without_none(message: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in message.items() if value is not None}
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    made = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
+class Sandbox(ImmutableSandboxedEnvironment):
+    """jinja2's own turns a forbidden attribute into an empty text; here the template is refused."""
+
+    def unsafe_undefined(self, obj: Any, attribute: str) -> Any:
+        raise jinja2.exceptions.SecurityError(f"{attribute} of {type(obj).__name__} is closed to templates")
+
+
+def _environment() -> Sandbox:
+    made = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
     made.filters["tojson"] = _tojson
     made.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
     return made

@@ -19,6 +19,7 @@ from .chat_template import Template
 
 Messages = Sequence[Mapping[str, Any]]
 REPLACEMENT = "\ufffd"  # what a byte-level decoder writes for the beginning of a character
+MAX_HELD = 64  # tokens; a model that writes only broken bytes must not make the window grow
 # Ends of a turn that some models do not list among their end tokens, though their template writes them.
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|eot|>")
 
@@ -137,8 +138,9 @@ class Stream:
 
     def _piece(self, final: bool) -> str:
         text = self._tokenizer.decode(self._ids)
-        # A real U+FFFD in the answer waits for the next token, or for flush; so do long odd bytes.
-        if len(text) <= len(self._before) or (text.endswith(REPLACEMENT) and not final and self._pending < 8):
+        # A real U+FFFD at the end waits for the next token or for flush, as an unfinished character does.
+        unfinished = text.endswith(REPLACEMENT) and self._pending < MAX_HELD and not final
+        if unfinished or len(text) <= len(self._before):
             return ""
         piece = text[len(self._before) :]
         self._ids = self._ids[self._given :]  # the last piece stays: decoders look one token back
