@@ -1,0 +1,83 @@
+"""What a plain `pip install .` brings: wheels, bytes, packages, no torch, and how long `--help` takes.
+
+    python bench/install.py
+
+A clean virtual environment, no extra. Prints one JSON document; exit 4 where a limit is broken. Needs a
+package index for the dependencies.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNS = 10
+LIMITS = {"wheel_bytes": 45_000_000, "packages": 40, "help_s": 0.3}
+HEAVY = ("torch", "transformers", "openvino", "pyarrow", "ray")
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(Path(folder))
+    found["within"] = {name: found[name] <= limit for name, limit in LIMITS.items()} | {
+        "no_heavy": not found["heavy"]
+    }
+    print(json.dumps(found, indent=2))
+    return 0 if all(found["within"].values()) else 4
+
+
+def measure(folder: Path) -> dict[str, Any]:
+    """Wheels, an environment of them alone, and `--help` in it."""
+    wheels, home = folder / "wheels", folder / "venv"
+    constraint = (
+        ["--constraint", str(ROOT / "constraints.txt")] if (ROOT / "constraints.txt").exists() else []
+    )
+    python = [sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", str(wheels), *constraint]
+    subprocess.run([*python, str(ROOT)], check=True)
+    subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
+    install = [str(home / "bin" / "pip"), "install", "--quiet", "--no-index", "--find-links", str(wheels)]
+    subprocess.run([*install, "steelyard"], check=True)
+    names = packages(home)
+    times = [help_s(home) for _ in range(RUNS + 1)][1:]  # the first compiles and fills the file cache
+    return {
+        "schema": "steelyard.bench.install/1",
+        "wheel_bytes": sum(wheel.stat().st_size for wheel in wheels.glob("*.whl")),
+        "own_wheel_bytes": sum(wheel.stat().st_size for wheel in wheels.glob("steelyard-*.whl")),
+        "packages": len(names),
+        "names": names,
+        "heavy": [name for name in names if name in HEAVY],
+        "help_s": statistics.median(times),
+        "help_s_all": times,
+        "machine": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+
+
+def packages(home: Path) -> list[str]:
+    """What pip has put there, pip itself and setuptools left out."""
+    listed = subprocess.run(
+        [str(home / "bin" / "pip"), "list", "--format", "json"], check=True, capture_output=True
+    )
+    names = [entry["name"].lower() for entry in json.loads(listed.stdout)]
+    return sorted(name for name in names if name not in ("pip", "setuptools", "wheel"))
+
+
+def help_s(home: Path) -> float:
+    """Wall seconds of `steelyard --help`."""
+    started = time.perf_counter()
+    subprocess.run([str(home / "bin" / "steelyard"), "--help"], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    sys.exit(main())

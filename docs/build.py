@@ -1,0 +1,189 @@
+"""Write docs/reference from the thing itself: Typer, the recipe's schema, the exit codes, devices.csv.
+
+python docs/build.py            write the pages
+python docs/build.py --check    exit 1 where a page is stale
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ |= {"STEELYARD_LANG": "en", "COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"}
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "docs" / "reference"
+MADE = "<!-- Made by docs/build.py; edit the source, then `make docs`. -->\n\n"
+
+
+def main() -> int:
+    pages = {"cli.md": cli(), "recipe.md": recipe(), "errors.md": errors(), "devices.md": devices()}
+    stale = [name for name, text in pages.items() if not _same(OUT / name, MADE + text)]
+    if "--check" in sys.argv:
+        for name in stale:
+            print(f"docs/reference/{name} is stale: make docs", file=sys.stderr)
+        return 1 if stale else 0
+    OUT.mkdir(parents=True, exist_ok=True)
+    for name in stale:
+        (OUT / name).write_text(MADE + pages[name], encoding="utf-8")
+        print(f"wrote docs/reference/{name}")
+    return 0
+
+
+def _same(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text(encoding="utf-8") == text
+
+
+# ------------------------------------------------------------------ cli.md
+
+
+def cli() -> str:
+    """Each verb with its own --help."""
+    from typer.main import get_command
+
+    from steelyard.cli.app import app
+    from steelyard.cli.options import EVERYWHERE
+
+    group: Any = get_command(app)
+    parts = ["# Commands\n", EVERYWHERE + " Exit codes: [errors.md](errors.md).\n", _help(group, "steelyard")]
+    for name, command in group.commands.items():
+        parts.append(f"\n## {name}\n\n" + _help(command, f"steelyard {name}"))
+    return "\n".join(parts)
+
+
+def _help(command: Any, name: str) -> str:
+    context = command.make_context(
+        name, [], resilient_parsing=True, terminal_width=100, max_content_width=100
+    )
+    return f"```\n{command.get_help(context).rstrip()}\n```\n"
+
+
+# ------------------------------------------------------------------ recipe.md
+
+
+def recipe() -> str:
+    """A table for each table of the recipe: key, what it may be, default, meaning, example."""
+    from steelyard.recipe.document import TABLES
+
+    parts = ["# The recipe\n", "A dash means that the plan fills it. `auto` does too.\n"]
+    for name, table in TABLES.items():
+        title = f"`{name.replace('.*', '[]')}`" if name else "The whole"
+        parts += [f"\n## {title}\n", "| key | default | meaning | example |", "| --- | --- | --- | --- |"]
+        parts += [_row(name, key, field) for key, field in table.model_fields.items()]
+    return "\n".join(parts) + "\n"
+
+
+def _row(table: str, key: str, field: Any) -> str:
+    from steelyard.recipe.faults import flow
+
+    example = flow(field.examples[0]) if field.examples else ""
+    default = "required" if field.is_required() else _default(table, key)
+    return f"| `{key}` | {default} | {field.description} | `{key}: {example}` |"
+
+
+def _default(table: str, key: str) -> str:
+    from steelyard import recipe as words
+
+    owners: dict[str, type] = {
+        "goal.load": words.Load,
+        "data.*": words.Source,
+        "clean": words.Clean,
+        "train.*": words.Stage,
+        "compress": words.Compress,
+        "gate": words.Gate,
+        "serve": words.Serve,
+        "resources": words.Resources,
+        "trust": words.Trust,
+    }
+    known = {f.name: f.default for f in fields(owners[table])} if table in owners else {}
+    value = known.get(key)
+    plain = isinstance(value, str | int | float) and not is_dataclass(value)
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`" if plain else "-"
+
+
+# ------------------------------------------------------------------ errors.md
+
+MEANING = {
+    0: "done, all checks hold",
+    1: "an internal fault: a bug",
+    2: "wrong use: flag, recipe or input file",
+    3: "refused by policy: trust, budget, deadline",
+    4: "a check found something: gate, scan, verification",
+    5: "the environment lacks something: package, memory, disk, port",
+    6: "interrupted; the same command goes on",
+}
+BRANCHES = {"WrongUse": 2, "Refused": 3, "CheckFailed": 4, "Lacking": 5, "Stopped": 6, "Problem": 1}
+
+
+def errors() -> str:
+    """Exit codes, and every error code that the source raises with a literal message."""
+    parts = ["# Exit codes and errors\n", "| code | meaning |", "| --- | --- |"]
+    parts += [f"| {code} | {text} |" for code, text in MEANING.items()]
+    parts.append(
+        '\nWith `--json` an error is one document on standard output: `{"error": {"code", "message", '
+        '"where": {"file", "line", "field"}, "why", "hint"}}`.\n'
+    )
+    parts += ["| error | exit code |", "| --- | --- |"]
+    parts += [f"| `{code}` | {exit_code} |" for code, exit_code in sorted(set(_raised()))]
+    return "\n".join(parts) + "\n"
+
+
+def _raised() -> Iterator[tuple[str, int]]:
+    """From calls of the exceptions, and of helpers that are annotated to return one."""
+    from steelyard.errors import OS_REFUSALS
+
+    yield from ((code, BRANCHES["Lacking"]) for code, *_ in OS_REFUSALS.values())
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        makers = BRANCHES | {
+            node.name: BRANCHES[node.returns.id]
+            for node in nodes
+            if isinstance(node, ast.FunctionDef) and getattr(node.returns, "id", None) in BRANCHES
+        }
+        for node in nodes:
+            name = getattr(node.func, "id", None) if isinstance(node, ast.Call) else None
+            if isinstance(node, ast.Call) and name in makers:
+                yield from ((code, makers[name]) for code in _codes(node))
+
+
+def _codes(call: ast.Call) -> list[str]:
+    texts = [arg.value for arg in call.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+    return [text for text in texts if re.fullmatch(r"[a-z]+\.[a-z0-9_]+", text)][:1]
+
+
+# ------------------------------------------------------------------ devices.md
+
+
+def devices() -> str:
+    """The catalogue, one line a device; sources in devices.csv."""
+    from steelyard.hardware import catalogue
+
+    parts = [
+        "# Devices\n",
+        "From `src/steelyard/hardware/devices.csv`, where each figure has its source.\n",
+        "| id | name | memory GB | GB/s | BF16 TFLOP/s | INT8 TOP/s | W | USD/h | confidence |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for d in catalogue():
+        figures = (d.memory_bytes / 1e9, d.memory_bytes_per_s / 1e9, *_peaks(d), d.tdp_w, d.price_usd_per_h)
+        parts.append(f"| `{d.id}` | {d.name} | {' | '.join(_number(f) for f in figures)} | {d.confidence} |")
+    return "\n".join(parts) + "\n"
+
+
+def _peaks(device: Any) -> tuple[float | None, float | None]:
+    bf16, int8 = device.peak_flops("bf16"), device.peak_flops("int8")
+    return bf16 and bf16 / 1e12, int8 and int8 / 1e12
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.4g}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""Every verb under its name. Only light imports here: `steelyard --help` reads all of it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from . import checks, data, models, recipes, runs, services
+from .messages import say
+from .options import EVERYWHERE
+
+# In the order of use. The texts are looked up in zh.json when the app is made.
+VERBS = (
+    ("init", recipes.init, "Write a first recipe, with sample data if need be."),
+    (
+        "validate",
+        recipes.validate,
+        "Check a recipe, or score the planner on a CSV.",
+    ),
+    ("plan", runs.plan, "Time, cost and memory on every known device."),
+    ("up", runs.up, "Plan, ask, do every step, serve."),
+    ("run", runs.run, "Do the steps up to STEP, without serving."),
+    ("clean", data.clean, "Clean data files; account for each dropped row."),
+    ("gate", checks.gate, "Is what URL serves what was tuned? If not: why."),
+    ("eval", checks.evaluate, "Score a model or an endpoint on tasks."),
+    ("serve", services.serve, "Serve a model over the OpenAI API."),
+    ("chat", services.chat, "Talk to a service or a model; reads stdin too."),
+    ("status", runs.status, "Runs and services."),
+    ("logs", runs.logs, "Events of a run."),
+    ("stop", runs.stop, "Stop a run or a service."),
+    ("ledger", runs.ledger, "What was predicted, beside what was measured."),
+    ("hardware", models.hardware, "The device catalogue, with sources."),
+    ("doctor", models.doctor, "What this machine has and lacks, with fixes."),
+    ("pull", models.pull, "Fetch a model: resumable, hashed, scanned."),
+    ("scan", models.scan, "Look for code in model files, without running any."),
+    ("export", models.export, "Copy a tuned model out, as other programs read it."),
+)
+
+
+def version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"steelyard {installed('steelyard')}")
+        raise typer.Exit()
+
+
+def make() -> typer.Typer:
+    """The app, its help in the language of OPTIONS."""
+    made = typer.Typer(
+        rich_markup_mode=None,  # plain help: rich would take half of the 0.3 s
+        pretty_exceptions_enable=False,
+        epilog=say(EVERYWHERE),
+        help=say("From an open model and your data to a private service: one recipe, one command."),
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    )
+    made.callback()(main)
+    for name, verb, text in VERBS:
+        made.command(name, help=say(text), epilog=say(EVERYWHERE))(verb)
+    return made
+
+
+def main(
+    version_: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+app = make()

@@ -1,0 +1,120 @@
+"""gate and eval: verdicts and scores of something that is served."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import CheckFailed, Where, WrongUse
+from .messages import say
+from .output import result, table
+from .recipes import no_settings
+
+METRICS = ("exact", "json", "label", "chrf")
+LATER = ("judge", "people")
+
+
+def key() -> str | None:
+    return os.environ.get("OPENAI_API_KEY") or os.environ.get("STEELYARD_API_KEY")
+
+
+def gate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL_OR_ARTEFACT")],
+    url: Annotated[str, typer.Argument(metavar="URL")],
+    base: Annotated[
+        Path | None, typer.Option("--base", metavar="DIR", help=say("Folder of the untuned model."))
+    ] = None,
+    tasks: Annotated[
+        Path | None,
+        typer.Option("--tasks", metavar="FILE", help=say("JSONL of tasks with reference answers.")),
+    ] = None,
+    mode: Annotated[
+        str, typer.Option("--mode", metavar="MODE", help=say("exact or fast: how the server computes."))
+    ] = "fast",
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0)] = 0,
+) -> None:
+    no_settings("gate")
+    from ..gate import check
+
+    verdict = check(model, _url(url), base=base, tasks=tasks, mode=mode, seed=seed, key=key())
+    document = {"schema": "steelyard.gate/1"} | verdict.as_json()
+    result(document, *verdict_lines(document))
+    if document["verdict"] != "passed":
+        raise typer.Exit(CheckFailed.exit_code)
+
+
+def verdict_lines(document: dict[str, Any]) -> list[str]:
+    """The verdict, its cause, and one line a check."""
+    cause = f"{say('cause')}: {document['cause']}" if document.get("cause") else ""
+    told = {True: say("passed"), False: say("failed"), None: say("undecided")}
+    rows = [
+        (
+            c["name"],
+            told[c["passed"]],
+            c["value"],
+            c["low"],
+            c["high"],
+            c["limit"],
+            (c.get("example") or "")[:60],
+        )
+        for c in document["checks"]
+    ]
+    head = ("check", "", say("value"), say("low"), say("high"), say("limit"), "")
+    return [f"{say(document['verdict'])}   {cause}".rstrip(), *(table(head, rows) if rows else [])]
+
+
+def _url(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        hint = "http://127.0.0.1:8000"
+        raise WrongUse(
+            "cli.usage", f"{url!r} is no URL", where=Where(field="URL"), hint=say("example: {x}", x=hint)
+        )
+    return url
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL|URL")],
+    tasks: Annotated[
+        Path, typer.Option("--tasks", metavar="FILE", help=say("JSONL of tasks with reference answers."))
+    ],
+    metric: Annotated[
+        str | None, typer.Option("--metric", metavar="METRIC", help="exact | json | label | chrf")
+    ] = None,
+) -> None:
+    no_settings("eval")
+    _check_metric(metric)
+    from ..gate import load_tasks
+    from .services import endpoint
+
+    rows = load_tasks(tasks)
+    with endpoint(model) as url:
+        scores = _scores(url, rows, metric).as_json()
+    document = {"schema": "steelyard.eval/1", "model": model} | scores
+    lines = [
+        (name, s["value"], s.get("low"), s.get("high"), s.get("n")) for name, s in scores["abilities"].items()
+    ]
+    head = (say("ability"), say("score"), say("low"), say("high"), say("rows"))
+    lost = (
+        [say("{n} rows had no answer and count as wrong", n=len(scores["errors"]))]
+        if scores["errors"]
+        else []
+    )
+    result(document, *table(head, lines, indent=0), *lost)
+
+
+def _scores(url: str, rows: Any, metric: str | None) -> Any:
+    from ..gate import score
+
+    return score(url, rows, metric=metric, key=key())
+
+
+def _check_metric(metric: str | None) -> None:
+    if metric in LATER:
+        raise WrongUse(
+            "cli.not_yet", f"--metric {metric} is not yet available", hint=f"one of {', '.join(METRICS)}"
+        )
+    if metric is not None and metric not in METRICS:
+        raise WrongUse("cli.usage", f"no metric {metric!r}", hint=f"one of {', '.join(METRICS)}")

@@ -1,0 +1,104 @@
+"""The one place that turns whatever happens into an exit code and a message."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import Problem, Stopped, WrongUse, from_os_error
+from . import options
+from .messages import say
+from .output import failure, note
+
+ISSUES = "https://github.com/steelyard-ai/steelyard/issues"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command line and leave with its exit code (contract: 0 to 6)."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The exit code of one command line; what there is to say has been said."""
+    try:
+        return _verb(options.read(arguments))
+    except Problem as problem:
+        failure(problem)
+        return problem.exit_code
+    except KeyboardInterrupt:
+        hint = say("run the same command again: it goes on from the last safe point")
+        failure(Stopped("run.interrupted", say("interrupted"), hint=hint))
+        return Stopped.exit_code
+    except OSError as error:
+        return _system(error)
+    except Exception as error:
+        return _bug(error)
+
+
+def _verb(arguments: list[str]) -> int:
+    """Hand the verb to Typer; its own faults get the shape of ours."""
+    from typer.exceptions import TyperException
+
+    from .app import app
+
+    try:
+        code = app(arguments or ["--help"], standalone_mode=False, prog_name="steelyard")
+    except TyperException as error:
+        raise _usage(error, arguments) from error
+    except Exception as error:
+        if type(error).__name__ == "Abort":  # a question that Ctrl-C or the end of input answered
+            raise KeyboardInterrupt from error
+        raise
+    return code if isinstance(code, int) else 0
+
+
+def _usage(error: Exception, arguments: list[str]) -> WrongUse:
+    told = getattr(error, "format_message", lambda: str(error))()
+    message, _, near = told.partition(" Did you mean ")
+    verb = next((word for word in arguments if not word.startswith("-")), "")
+    known = f"steelyard {verb} --help" if verb and "command" not in message else "steelyard --help"
+    hint = f"did you mean {near}   " if near else ""
+    return WrongUse("cli.usage", message.strip() or "wrong use", hint=f"{hint}see {known}")
+
+
+def _system(error: OSError) -> int:
+    """What the operating system refuses is the environment's, not a bug, where it is a known refusal."""
+    problem = from_os_error(error)
+    if problem is None:
+        return _bug(error)
+    failure(problem)
+    return problem.exit_code
+
+
+def _bug(error: Exception) -> int:
+    """A fault of ours: short to the user, the trace to the log file."""
+    path = _trace(error)
+    where = say("the trace is in {path}; send it to {issues}", path=path, issues=ISSUES)
+    failure(
+        Problem("internal.bug", f"{say('this is a bug in steelyard')}: {type(error).__name__}", hint=where)
+    )
+    if options.OPTIONS.verbose:
+        note(_told(error))
+    return 1
+
+
+def _told(error: Exception) -> str:
+    """The trace without the error's own text, which may quote a row or a prompt."""
+    import traceback
+
+    return "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__
+
+
+def _trace(error: Exception) -> Path:
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    path = state / "steelyard" / "errors.log"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')}\n{_told(error)}\n")
+    except OSError:  # no home to write to: the user still gets the message
+        note(_told(error))
+    return path

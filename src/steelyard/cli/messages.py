@@ -1,0 +1,27 @@
+"""English and Chinese: `say` looks up an English text, `title` an error's code, both in zh.json."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib.resources import files
+
+from .options import OPTIONS
+
+
+@cache
+def catalogue() -> dict[str, dict[str, str]]:
+    """{"texts": {English: Chinese}, "errors": {code or its first part: Chinese}}."""
+    return json.loads(files(__package__).joinpath("zh.json").read_text(encoding="utf-8"))
+
+
+def say(text: str, **values: object) -> str:
+    """The text in the user's language, its {fields} filled."""
+    told = catalogue()["texts"].get(text, text) if OPTIONS.language == "zh" else text
+    return told.format(**values) if values else told
+
+
+def title(code: str) -> str:
+    """What kind of error this is, in Chinese; nothing in English, where the message says it."""
+    errors = catalogue()["errors"] if OPTIONS.language == "zh" else {}
+    return errors.get(code) or errors.get(code.split(".")[0], "")

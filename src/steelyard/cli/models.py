@@ -1,0 +1,148 @@
+"""hardware, doctor, pull, scan, export: devices and model files."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import CheckFailed, Where, WrongUse
+from ..units import show_bytes
+from .messages import say
+from .options import OPTIONS
+from .output import note, result, table
+from .recipes import no_settings
+
+
+def hardware(
+    device: Annotated[str | None, typer.Argument(metavar="ID", show_default=False)] = None,
+) -> None:
+    no_settings("hardware")
+    from ..hardware import catalogue, probe
+
+    if device:
+        found = asdict(catalogue().find(device))
+        return result(
+            {"schema": "steelyard.device/1"} | found,
+            found["name"],
+            *table(("", ""), [(key, _plain(value)) for key, value in found.items()]),
+        )
+    machine = probe()
+    rows = [_device_row(found) for found in catalogue()]
+    here = say(
+        "this machine: {cpu}, {cores} cores, {memory}, nearest {device}",
+        cpu=machine.cpu_model,
+        cores=machine.cores,
+        memory=show_bytes(machine.memory_bytes),
+        device=machine.nearest_device,
+    )
+    document: dict[str, Any] = {"schema": "steelyard.hardware/1", "machine": asdict(machine)}
+    document["devices"] = [asdict(found) for found in catalogue()]
+    head = ("id", say("name"), say("memory"), "GB/s", "BF16 TFLOP/s", "USD/h")
+    result(document, here, *table(head, rows), f"{say('next:')} steelyard hardware ID")
+    return None
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {item:.4g}" for key, item in value.items())
+    return "-" if value is None else str(value)
+
+
+def _device_row(device: Any) -> tuple[Any, ...]:
+    peak = device.peak_flops("bf16")
+    return (
+        device.id,
+        device.name[:48],
+        show_bytes(device.memory_bytes),
+        device.memory_bytes_per_s / 1e9,
+        peak / 1e12 if peak else None,
+        device.price_usd_per_h,
+    )
+
+
+def doctor() -> None:
+    no_settings("doctor")
+    from ..hardware import findings, probe
+
+    found = findings(probe())
+    document = {"schema": "steelyard.doctor/1", "findings": [asdict(f) for f in found]}
+    lines = [f"{f.level:5} {f.message}" + (f"\n      {say('fix:')} {f.fix}" if f.fix else "") for f in found]
+    result(document, *lines)
+    if any(f.level == "bad" for f in found):
+        raise typer.Exit(5)
+
+
+def pull(
+    model: Annotated[str, typer.Argument(metavar="ID")],
+    source: Annotated[str, typer.Option("--from", metavar="SOURCE", help="hf | modelscope | DIR")] = "hf",
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="DIR", help=say("Where to put it; the cache."))
+    ] = None,
+    endpoint: Annotated[
+        str | None, typer.Option("--endpoint", metavar="URL", help=say("Another address of the hub."))
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option("--revision", metavar="NAME", help=say("Branch, tag or commit."))
+    ] = None,
+) -> None:
+    no_settings("pull")
+    if OPTIONS.offline and source in ("hf", "modelscope"):
+        raise WrongUse("cli.offline", say("--offline: nothing is fetched"), hint="--from DIR")
+    from ..model import pull
+    from .terminal import Terminal
+
+    with Terminal() as watch:
+        pulled = pull(model, source, output, endpoint, watch, revision)
+    document = {"schema": "steelyard.pull/1"} | asdict(pulled)
+    licence = pulled.licence or say("states no licence: ask its maker before you use it")
+    for left in pulled.left_out:
+        note(f"  {say('left out')}: {left}")
+    headline = say("{model} is here: {folder}", model=pulled.model_id, folder=pulled.folder)
+    result(
+        document,
+        headline,
+        f"  {say('licence')}: {licence}",
+        f"{say('next:')} steelyard serve {pulled.folder}",
+    )
+
+
+def scan(path: Annotated[Path, typer.Argument(metavar="PATH")]) -> None:
+    no_settings("scan")
+    from ..trust import scan
+
+    if not path.exists():
+        raise WrongUse(
+            "scan.missing", f"there is no {path}", where=Where(str(path)), hint=say("name a file or folder")
+        )
+    found = scan(path)
+    document = {"schema": "steelyard.scan/1", "files": [asdict(f) for f in found]}
+    bad = [f for f in found if f.verdict == "unsafe"]
+    rows = [
+        (f.verdict, f.path, "; ".join(f.reasons)) for f in found if OPTIONS.verbose or f.verdict != "safe"
+    ]
+    headline = say("{bad} of {n} files are unsafe", bad=len(bad), n=len(found))
+    result(document, headline, *(table(("", say("file"), say("why")), rows) if rows else []))
+    if bad:
+        raise typer.Exit(CheckFailed.exit_code)
+
+
+def export(
+    artefact: Annotated[Path, typer.Argument(metavar="ARTEFACT")],
+    to: Annotated[str, typer.Option("--to", metavar="FORM", help="hf")],
+    output: Annotated[
+        Path, typer.Option("--output", metavar="DIR", help=say("A folder that is not there yet."))
+    ],
+) -> None:
+    no_settings("export")
+    from ..run import export
+
+    if to in ("gguf", "openvino", "k8s", "ollama"):
+        raise WrongUse("cli.not_yet", f"--to {to} is not yet available", hint="--to hf")
+    if to != "hf":
+        raise WrongUse("cli.usage", f"no form {to!r}", where=Where(field="--to"), hint="--to hf")
+    made = export(artefact, to, output)
+    document = {"schema": "steelyard.export/1", "folder": str(made), "to": to}
+    result(document, say("wrote {path}", path=made))

@@ -1,0 +1,114 @@
+"""Results on stdout, the rest on stderr; one JSON document where it is asked for. Only this room prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ..errors import Problem
+from .messages import say, title
+from .options import OPTIONS
+
+
+def result(document: dict[str, Any], *lines: str) -> None:
+    """The verb's result: the document with --json, the lines for people."""
+    if OPTIONS.json:
+        text = json.dumps(document, ensure_ascii=False, default=str)
+        _write(text.encode("utf-8", "backslashreplace").decode())
+        return
+    for line in lines:
+        tell(line)
+
+
+def tell(line: str = "") -> None:
+    """One line of the result."""
+    _write(_printable(line, sys.stdout))
+
+
+def write(text: str) -> None:
+    """A piece of a line, at once."""
+    _write(_printable(text, sys.stdout), end="")
+
+
+def _write(text: str, end: str = "\n") -> None:
+    try:
+        print(text, end=end, flush=True)
+    except BrokenPipeError:  # the reader has had enough, as in `steelyard logs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+
+
+def note(line: str) -> None:
+    """Something beside the result, on stderr; silent with -q."""
+    if not OPTIONS.quiet:
+        print(_printable(line, sys.stderr), file=sys.stderr, flush=True)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]], indent: int = 2) -> list[str]:
+    """Aligned columns; Chinese characters are two wide. Numbers stand right, words left."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    lines = [list(head), *cells] if any(head) else cells
+    widths = [max(_width(line[i]) for line in lines) for i in range(len(head))]
+    right = [bool(cells) and all(_is_number(row[i]) for row in cells) for i in range(len(head))]
+    return [" " * indent + _line(line, widths, right) for line in lines]
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
+    padded = []
+    for cell, width, to_the_right in zip(cells, widths, right, strict=True):
+        gap = " " * (width - _width(cell))
+        padded.append(gap + cell if to_the_right else cell + gap)
+    return "  ".join(padded).rstrip()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _is_number(cell: str) -> bool:
+    return cell == "-" or cell[:1].isdigit() or cell[:2] in ("$ ", "~ ")
+
+
+def _width(text: str) -> int:
+    from unicodedata import east_asian_width
+
+    return sum(2 if east_asian_width(char) in "WF" else 1 for char in text)
+
+
+def _printable(line: str, stream: Any) -> str:
+    """The line as the stream can write it: a terminal of another encoding must not end the program."""
+    encoding = stream.encoding or "utf-8"
+    return line.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def failure(problem: Problem) -> None:
+    """An error as a document on stdout with --json, else in three or four lines on stderr."""
+    if OPTIONS.json:
+        print(json.dumps(problem.as_json(), ensure_ascii=False, default=str), flush=True)
+        return
+    for line in error_lines(problem):
+        print(_printable(line, sys.stderr), file=sys.stderr, flush=True)
+
+
+def error_lines(problem: Problem) -> list[str]:
+    """error, at, why, fix: one line each, those left out that have nothing to say."""
+    kind = title(problem.code)
+    message = f"{kind}：{problem.message}" if kind else problem.message
+    where = str(problem.where) if problem.where else ""
+    told = [
+        f"{_red(say('error:'))} {message}   [{problem.code}]",
+        f"  {say('at:')} {where}" if where else "",
+        f"  {say('why:')} {problem.why}" if problem.why else "",
+        f"  {say('fix:')} {problem.as_json()['error']['hint']}",
+    ]
+    return [line for line in told if line]
+
+
+def _red(text: str) -> str:
+    plain = "NO_COLOR" in os.environ or not sys.stderr.isatty()
+    return text if plain else f"\033[31m{text}\033[0m"

@@ -1,0 +1,135 @@
+"""init and validate: a first recipe, and what a recipe comes to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import Where, WrongUse
+from .messages import say
+from .options import OPTIONS
+from .output import note, result, table
+
+DEFAULT = Path("steelyard.yaml")
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", show_default=False)]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help=say("Do not ask."))]
+
+
+def load(path: Path) -> Any:
+    """The recipe of a file with this command line's --set; what has no effect is said."""
+    from ..recipe import load
+
+    made = load(path, OPTIONS.settings)
+    for text in made.notes:
+        note(f"{say('note:')} {text}")
+    return made
+
+
+def no_settings(verb: str) -> None:
+    """--set is for verbs with a recipe; elsewhere it would be ignored, so it is refused."""
+    if OPTIONS.settings:
+        raise WrongUse(
+            "cli.usage",
+            say("{verb} reads no recipe, so --set has no effect", verb=verb),
+            where=Where(field="--set"),
+            hint=say("leave --set out"),
+        )
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", show_default=False)] = Path("."),
+    data: Annotated[
+        list[Path] | None, typer.Option("--data", metavar="FILE", help=say("A data file; may be repeated."))
+    ] = None,
+    model: Annotated[
+        str, typer.Option("--model", metavar="MODEL", help=say("demo, a folder, a GGUF file or a hub id."))
+    ] = "",
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help=say("Name of the job."))] = "",
+    force: Annotated[bool, typer.Option("--force", help=say("Overwrite a recipe that is there."))] = False,
+    yes: Yes = False,
+) -> None:
+    no_settings("init")
+    path = folder / DEFAULT
+    if path.exists() and not force:
+        raise WrongUse(
+            "init.exists",
+            say("{path} is there already", path=path),
+            where=Where(str(path)),
+            hint=say("choose another folder, or --force to overwrite it"),
+        )
+    from ..recipe import draft, load
+    from .first import answers_for, write_sample
+
+    answers = answers_for(folder, data or [], model, name, ask=not (yes or OPTIONS.json))
+    folder.mkdir(parents=True, exist_ok=True)
+    made = [] if answers.data else [write_sample(folder, OPTIONS.language)]
+    answers = answers if answers.data else answers_for(folder, made, model, answers.name, ask=False)
+    path.write_text(draft(answers, OPTIONS.language), encoding="utf-8")
+    load(path)  # what we write is right, or this is our fault
+    written = [str(file) for file in (path, *made)]
+    document = {"schema": "steelyard.init/1", "recipe": str(path), "written": written}
+    lines = [say("wrote {path}", path=file) for file in written]
+    result(document, *lines, f"{say('next:')} steelyard up {path}")
+
+
+def validate(
+    path: Annotated[Path, typer.Argument(metavar="RECIPE.yaml|RESULTS.csv", show_default=False)] = DEFAULT,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            "--predictions", metavar="OUT.json", help=say("Write the prediction of each row of a CSV here.")
+        ),
+    ] = None,
+) -> None:
+    if path.suffix.lower() == ".csv":
+        no_settings("validate RESULTS.csv")
+        return score_results(path, predictions)
+    if predictions:
+        raise WrongUse("cli.usage", say("--predictions goes with a CSV of results"), hint=say("leave it out"))
+    from ..recipe import effective
+
+    made = load(path)
+    values = effective(made)
+    document = {
+        "schema": "steelyard.validate/1",
+        "recipe": str(path),
+        "hash": made.hash,
+        "values": {key: {"value": value, "origin": made.origins[key]} for key, value in values.items()},
+        "notes": list(made.notes),
+    }
+    rows = [(key, _shown(value, made.origins[key]), say(made.origins[key])) for key, value in values.items()]
+    head = (say("key"), say("value"), say("origin"))
+    good = say("{path} is a good recipe", path=path)
+    result(document, good, *table(head, rows), f"{say('next:')} steelyard up {path}")
+
+
+def _shown(value: Any, origin: str) -> str:
+    if value is None:
+        return say("(the plan fills it)") if origin == "plan" else "-"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def score_results(path: Path, predictions: Path | None) -> None:
+    """The planner's error on measured rows; predictions see neither `value` nor `note`."""
+    from ..hardware import catalogue, named_models, published_constants, read_table
+    from ..planner import Constants, score_results
+
+    if not path.exists():
+        raise WrongUse(
+            "results.missing", f"there is no file {path}", where=Where(str(path)), hint=say("name a CSV")
+        )
+    rows = read_table(path, ("id", "phase", "model", "device", "metric", "unit"))
+    constants = Constants.from_json(published_constants())
+    scores = score_results(rows, catalogue(), named_models(), constants)
+    if predictions:
+        found = {"predictions": [prediction.as_json() for prediction in scores.predictions]}
+        predictions.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
+    told = scores.as_json()
+    document = {"schema": "steelyard.validate_results/1", "predictions": str(predictions or "")} | told
+    columns = list(dict.fromkeys(column for group in told["groups"].values() for column in group))
+    lines = [[name, *(group.get(column) for column in columns)] for name, group in told["groups"].items()]
+    headline = say("{predicted} of {rows} rows predicted", predicted=told["predicted"], rows=told["rows"])
+    result(document, headline, *table([say("rows of"), *columns], lines))

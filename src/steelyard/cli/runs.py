@@ -1,0 +1,309 @@
+"""plan, up, run, status, logs, stop, ledger: runs, and what they come to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import Where, WrongUse
+from ..units import show_number, show_s
+from .messages import say
+from .options import OPTIONS
+from .output import note, result, table, tell
+from .recipes import DEFAULT, RecipePath, Yes, load, no_settings
+
+STEPS = ("plan", "clean", "train", "compress", "gate", "serve")
+JOBS = ("pretrain", "continue", "sft", "prefer", "distil", "serve")
+Workdir = Annotated[
+    Path | None,
+    typer.Option("--workdir", metavar="DIR", help=say("Folder of the run; runs/NAME beside the recipe.")),
+]
+UNITS = {"wall_s": "s", "step_s": "s", "ttft_s": "s", "tpot_s": "s", "peak_rss_bytes": "bytes"}
+
+
+def up(
+    recipe: RecipePath = DEFAULT,
+    yes: Yes = False,
+    until: Annotated[str, typer.Option("--until", metavar="STEP", help=" | ".join(STEPS))] = "serve",
+    workdir: Workdir = None,
+    keep: Annotated[
+        bool, typer.Option("--keep/--no-keep", help=say("Leave the service running when done."))
+    ] = True,
+) -> None:
+    _walk(recipe, yes, until, workdir, keep, "up")
+
+
+def run(
+    words: Annotated[list[str] | None, typer.Argument(metavar="RECIPE STEP", show_default=False)] = None,
+    yes: Yes = False,
+    workdir: Workdir = None,
+) -> None:
+    recipe, step = DEFAULT, "gate"
+    for word in words or []:
+        if word in STEPS:
+            step = word
+        else:
+            recipe = Path(word)
+    if step == "serve":
+        raise WrongUse("cli.usage", say("run does not serve"), where=Where(field="STEP"), hint="steelyard up")
+    _walk(recipe, yes, step, workdir, False, "run")
+
+
+def _walk(path: Path, yes: bool, until: str, workdir: Path | None, keep: bool, verb: str) -> None:
+    if until not in STEPS:
+        raise WrongUse(
+            "cli.usage", f"no step {until!r}", where=Where(field="--until"), hint=f"one of {', '.join(STEPS)}"
+        )
+    made = load(path)
+    from ..run import up
+    from .terminal import Terminal
+
+    asks = None if yes or until == "plan" else _confirm
+    with Terminal() as watch:
+        outcome = up(made, workdir=workdir, confirm=asks, until=until, keep=keep, watch=watch)
+    result(outcome.as_json(), *outcome_lines(outcome, path))
+
+
+def _confirm(ready: Any) -> bool:
+    """Show the plan, ask. Without a terminal there is nobody to ask: --yes is wanted."""
+    import sys
+
+    if OPTIONS.json or not sys.stdin.isatty():
+        raise WrongUse(
+            "cli.yes", say("nobody is there to answer `Continue?`"), where=Where(field="--yes"), hint="--yes"
+        )
+    for line in plan_lines(ready):
+        note(line)
+    return typer.confirm(say("Continue?"), default=False, err=True)
+
+
+def plan_lines(ready: Any) -> list[str]:
+    """What this machine will need, step by step, then the other devices."""
+    rows = [(step, *_figures(figures)) for step, figures in ready.local.steps.items()]
+    head = (say("step"), say("time"), say("memory"), say("cost"))
+    here = say("on this machine ({cpu}):", cpu=ready.machine.cpu_model)
+    shown = ready.plans.shown() if hasattr(ready.plans, "shown") else []
+    return [here, *table(head, rows), *device_lines(shown)]
+
+
+def _figures(figures: Any) -> tuple[str, str, str]:
+    def told(name: str, unit: str) -> str:
+        return show_number(figures[name].value, unit) if name in figures else "-"
+
+    return told("wall_s", "s"), told("peak_rss_bytes", "bytes"), told("cost_usd", "USD")
+
+
+def device_lines(devices: list[dict[str, Any]]) -> list[str]:
+    """A table of the devices of a plan, as the plan orders them."""
+    if not devices:
+        return []
+    columns = [
+        c for c in ("device", "devices", "time", "cost", "memory", "why") if any(c in d for d in devices)
+    ]
+    return table([say(c) for c in columns], [[d.get(c) for c in columns] for d in devices])
+
+
+def outcome_lines(outcome: Any, path: Path) -> list[str]:
+    """The service first, then scores, steps beside their predictions, the answer, the report, what next."""
+    service = outcome.service
+    lines = (
+        [say("live: {url}/v1   (model default, pid {pid})", url=service["url"], pid=service["pid"])]
+        if service
+        else []
+    )
+    lines += _score_lines(outcome.scores) + _step_lines(outcome.steps)
+    if outcome.sample:
+        lines += [f"  {key}: {value}" for key, value in outcome.sample.items()]
+    lines += [f"{say('report:')} {outcome.report}"] if outcome.report else []
+    return [*lines, _next(outcome, path)]
+
+
+def _next(outcome: Any, path: Path) -> str:
+    if outcome.service:
+        chat, stop = f"steelyard chat {outcome.service['url']}", f"steelyard stop {outcome.run}"
+        return f"{say('next:')} {chat}   {say('stop it:')} {stop}"
+    return f"{say('next:')} steelyard up {path}"
+
+
+def _score_lines(scores: dict[str, dict[str, float]]) -> list[str]:
+    roles = [role for role in ("base", "tuned", "served") if scores.get(role)]
+    names = list(dict.fromkeys(name for role in roles for name in scores[role]))
+    rows = [(name, *(_share(scores[role].get(name)) for role in roles)) for name in names]
+    return table((say("ability"), *(say(role) for role in roles)), rows) if rows else []
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value * 100:.1f} %"
+
+
+def _step_lines(steps: list[Any]) -> list[str]:
+    rows = []
+    for step in steps:
+        for name in step.predicted | step.measured:
+            if name in UNITS:
+                rows.append((step.step, say(step.state), name, *_pair(step, name)))
+    head = (say("step"), "", "", say("predicted"), say("measured"))
+    return table(head, rows) if rows else []
+
+
+def _pair(step: Any, name: str) -> tuple[str, str]:
+    def told(figures: dict[str, float]) -> str:
+        return show_number(figures[name], UNITS[name]) if figures.get(name) is not None else "-"
+
+    return told(step.predicted), told(step.measured)
+
+
+def plan(
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", show_default=False)] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="MODEL", help=say("A name, a folder, a GGUF file."))
+    ] = None,
+    job: Annotated[str | None, typer.Option("--job", metavar="JOB", help=" | ".join(JOBS))] = None,
+    tokens: Annotated[
+        str | None, typer.Option("--tokens", metavar="N", help=say("Tokens of the job: 1e9."))
+    ] = None,
+    budget: Annotated[float | None, typer.Option("--budget", metavar="USD")] = None,
+    deadline: Annotated[str | None, typer.Option("--deadline", metavar="TIME", help="8h")] = None,
+    device: Annotated[
+        list[str] | None, typer.Option("--device", metavar="ID", help=say("Only this device; repeatable."))
+    ] = None,
+    workdir: Workdir = None,
+) -> None:
+    if job is not None and job not in JOBS:
+        raise WrongUse(
+            "cli.usage", f"no job {job!r}", where=Where(field="--job"), hint=f"one of {', '.join(JOBS)}"
+        )
+    if model or job or tokens:
+        raise WrongUse(
+            "cli.not_yet",
+            say("a plan without a recipe is not yet available"),
+            where=Where(field="--model" if model else "--job"),
+            hint="steelyard plan RECIPE, steelyard init",
+        )
+    from ..run import plan
+    from .terminal import Terminal
+
+    settings = _limits(budget, deadline)
+    OPTIONS.settings += settings
+    path = recipe or DEFAULT
+    made = load(path)
+    with Terminal() as watch:
+        plans = plan(made, workdir=workdir, watch=watch)
+    document = {"schema": "steelyard.plan/1"} | plans.as_json()
+    if device:
+        document = _only(document, device)
+    result(document, *device_lines(plans.shown()), f"{say('next:')} steelyard up {path}")
+
+
+def _limits(budget: float | None, deadline: str | None) -> list[str]:
+    limits = [f"goal.budget={budget} USD"] if budget is not None else []
+    return limits + ([f"goal.deadline={deadline}"] if deadline is not None else [])
+
+
+def _only(document: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """The plans of the named devices; indices follow."""
+    from ..hardware import catalogue
+
+    wanted = {catalogue().find(name).id for name in names}
+    kept = [i for i, plan in enumerate(document["plans"]) if plan["device"] in wanted]
+    moved = {old: new for new, old in enumerate(kept)}
+    best = document.get("best")
+    return document | {
+        "plans": [document["plans"][i] for i in kept],
+        "best": moved.get(best) if best in moved else (0 if kept else None),
+        "frontier": [moved[i] for i in document.get("frontier", ()) if i in moved],
+    }
+
+
+def status(workdir: Workdir = None) -> None:
+    no_settings("status")
+    from ..run import status
+
+    found = status(workdir)
+    rows = [
+        (r.get("run"), r.get("name"), say(str(r.get("state"))), _service_url(r), r.get("workdir"))
+        for r in found
+    ]
+    head = (say("run"), say("name"), say("state"), "URL", say("folder"))
+    lines = table(head, rows, indent=0) if rows else [say("nothing runs here")]
+    result({"schema": "steelyard.status/1", "runs": found}, *lines)
+
+
+def _service_url(found: dict[str, Any]) -> str | None:
+    return (found.get("service") or {}).get("url")
+
+
+def logs(
+    name: Annotated[str | None, typer.Argument(metavar="RUN", show_default=False)] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help=say("Go on as events come."))] = False,
+    workdir: Workdir = None,
+) -> None:
+    no_settings("logs")
+    import json
+
+    from ..run import logs
+
+    for event in logs(name, workdir=workdir, follow=follow):
+        if OPTIONS.json:
+            tell(json.dumps(event, ensure_ascii=False, default=str))
+        else:
+            known = {k: v for k, v in event.items() if k not in ("at", "event")}
+            tell(
+                f"{event.get('at', '')} {event.get('event', '')} "
+                + " ".join(f"{k}={v}" for k, v in known.items())
+            )
+
+
+def stop(
+    name: Annotated[str, typer.Argument(metavar="RUN")],
+    workdir: Workdir = None,
+) -> None:
+    no_settings("stop")
+    from ..run import stop
+
+    stopped = stop(name, workdir=workdir)
+    result({"schema": "steelyard.stop/1", "stopped": stopped}, say("stopped {run}", run=name))
+
+
+def ledger(
+    what: Annotated[str, typer.Argument(metavar="list|show|diff|export", show_default=False)] = "list",
+    name: Annotated[str | None, typer.Argument(metavar="RUN", show_default=False)] = None,
+) -> None:
+    no_settings("ledger")
+    if what not in ("list", "show", "diff", "export"):
+        raise WrongUse("cli.usage", f"no ledger verb {what!r}", hint="list, show, diff or export")
+    from ..run import ledger
+
+    rows = ledger().rows(**({"run": name} if name else {}))
+    documents = [row.as_json() for row in rows]
+    if what == "export" and not OPTIONS.json:
+        import json
+
+        for document in documents:
+            tell(json.dumps(document, ensure_ascii=False))
+        return
+    result({"schema": "steelyard.ledger/1", "rows": documents}, *_ledger_lines(rows, what))
+
+
+def _ledger_lines(rows: list[Any], what: str) -> list[str]:
+    """list: one line a step; show and diff: one line a figure, with how far off the prediction was."""
+    if not rows:
+        return [say("the ledger is empty: steelyard up fills it")]
+    if what == "list":
+        steps = [(r.run, r.step, _seconds(r.predicted), _seconds(r.measured), r.machine[:8]) for r in rows]
+        head = ("run", "step", "predicted", "measured", "machine")
+        return table([say(name) for name in head], steps, indent=0)
+    figures = [(r, name, r.predicted.get(name), value) for r in rows for name, value in r.measured.items()]
+    told = [(r.run, r.step, name, before, after, _off(before, after)) for r, name, before, after in figures]
+    names = ("run", "step", "figure", "predicted", "measured", "off")
+    return table([say(name) for name in names], told, indent=0)
+
+
+def _seconds(figures: Any) -> str:
+    return show_s(figures["wall_s"]) if figures.get("wall_s") is not None else "-"
+
+
+def _off(predicted: float | None, measured: float) -> str:
+    return f"{(predicted / measured - 1) * 100:+.0f} %" if predicted and measured else "-"
