@@ -4,7 +4,7 @@ A step reads artefacts, writes into a `Draft`, and `Store.publish` makes it an `
 equal content, so a second run reuses what is unchanged. The payload's meaning is no concern of this room.
 """
 
-from .files import write_durably
+from .files import private_folder, sha256_of, write_durably
 from .scratch import Scratch
 from .store import Artefact, Draft, Figures, Inputs, Settings, Store, adopt, content_hash, key_of
 from .watch import Progress, Watch
@@ -22,5 +22,7 @@ __all__ = [
     "adopt",
     "content_hash",
     "key_of",
+    "private_folder",
+    "sha256_of",
     "write_durably",
 ]

@@ -1,4 +1,4 @@
-"""What a run came to: one record a step, the scores, the verdict, the service. JSON as the contract has it."""
+"""What a run came to: one record a step, the scores, the verdict, the service."""
 
 from __future__ import annotations
 

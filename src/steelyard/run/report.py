@@ -119,7 +119,8 @@ def score_chart(scores: dict[str, dict[str, float]]) -> str:
             value = scores[role].get(ability, 0.0)
             x, width = x_of(i * group + group * 0.1 + j * bar), (WIDTH - LEFT) * bar * 0.92
             y = y_of(value)
-            body += f'<rect class="{role}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{y_of(0) - y:.1f}"/>'
+            box = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{y_of(0) - y:.1f}"'
+            body += f'<rect class="{role}" {box}/>'
             body += f'<text x="{x + width / 2:.1f}" y="{y - 3:.1f}" class="value">{value * 100:.0f}</text>'
     return frame(body, [(0, "0"), (0.5, "50 %"), (1, "100 %")], "  ·  ".join(escape(a) for a in abilities))
 

@@ -18,6 +18,7 @@ from typing import Any
 from ..artefact import Progress, Store, Watch
 from ..errors import Lacking, Where, from_os_error
 from ..recipe import Recipe
+from ..trust import append_log
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ class LoggedWatch(Watch):
         told = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "event": event} | fields
         line = json.dumps(told, ensure_ascii=False, default=str)
         if self.workdir.keys:
-            self.workdir.keys.append_log(self.workdir.log, line)
+            append_log(self.workdir.log, line, self.workdir.keys)
         else:
             with self.workdir.log.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")

@@ -58,7 +58,7 @@ def carry_out(order: dict[str, Any], watch: Watch) -> Any:
     call = getattr(import_module(f"steelyard.{room}"), name)
     if "draft" not in order:
         return call(**order["arguments"])
-    keys = load_keys(*order["keys"]) if order["keys"] else None
+    keys = load_keys(order["keys"][0], order["keys"][1], Path(order["keys"][2])) if order["keys"] else None
     store = Store(Path(order["store"]), keys)
     inputs = Inputs({role: opened(a, store) for role, a in order["inputs"].items()})
     told = order["draft"]

@@ -1,0 +1,134 @@
+"""Runs of this user: which folders there are, what lives in them, their events, and how to end them."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ..artefact import write_durably
+from ..errors import Where, WrongUse
+from ..trust import load_keys, read_log
+from .workdir import Workdir
+
+POLL_S = 0.5
+STOP_S = 30.0  # a run stops after its next safe point
+
+
+def registry() -> Path:
+    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    return Path(os.environ.get("STEELYARD_STATE") or home / "steelyard") / "runs"
+
+
+def remember(workdir: Workdir, run: str, name: str, trust: tuple[str, str | None, str]) -> None:
+    """Note where a run lives, so that `status`, `logs` and `stop` find it from anywhere."""
+    folder = str(workdir.folder)
+    entry = {"workdir": folder, "run": run, "name": name, "trust": trust}
+    file = registry() / f"{hashlib.sha256(folder.encode()).hexdigest()[:16]}.json"
+    with suppress(OSError):  # a read-only home must not forbid a run
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(file, json.dumps(entry, ensure_ascii=False).encode())
+
+
+def entries(workdir: Path | None = None) -> list[dict[str, Any]]:
+    """Known runs whose folder is still there, oldest first; only that of `workdir` where it is given."""
+    found = []
+    for file in sorted(registry().glob("*.json"), key=lambda f: f.stat().st_mtime):
+        entry = json.loads(file.read_text(encoding="utf-8"))
+        if not Path(entry["workdir"]).is_dir():
+            file.unlink(missing_ok=True)
+        elif workdir is None or Path(entry["workdir"]) == workdir.absolute():
+            found.append(entry)
+    return found
+
+
+def status(workdir: Path | None = None) -> list[dict[str, Any]]:
+    """One entry a known run: {"run", "name", "state": running|serving|stopped, "service", "workdir"}."""
+    return [described(entry) for entry in entries(workdir)]
+
+
+def described(entry: dict[str, Any]) -> dict[str, Any]:
+    from ..serving import find
+
+    place = Workdir(Path(entry["workdir"]))
+    service, holder = find(place.service), lock_holder(place)
+    told = {"url": service.url, "pid": service.pid} if service else None
+    state = "running" if holder else "serving" if service else "stopped"
+    return {k: entry[k] for k in ("run", "name", "workdir")} | {
+        "state": state,
+        "service": told,
+        "pid": holder,
+    }
+
+
+def lock_holder(place: Workdir) -> int | None:
+    """The process that works in the folder now, if one does."""
+    with suppress(OSError, ValueError), (place.folder / ".lock").open("r+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return int(file.read())
+    return None
+
+
+def chosen(name: str | None, workdir: Path | None) -> dict[str, Any]:
+    """The run of that id, recipe name or folder; without a name the newest. Raises WrongUse."""
+    known = entries(workdir)
+    wanted = [e for e in known if name in (None, e["run"], e["name"], e["workdir"])]
+    if not wanted:
+        names = ", ".join(e["run"] for e in known) or "none"
+        raise WrongUse(
+            "run.unknown",
+            f"there is no run {name!r}" if name else "there is no run yet",
+            where=Where(field="RUN"),
+            hint=f"known runs: {names}; see steelyard status",
+        )
+    return wanted[-1]
+
+
+def stop(name: str, *, workdir: Path | None = None) -> dict[str, Any]:
+    """End the run (after its next safe point) and the service of that name. Raises WrongUse."""
+    from ..serving import find
+
+    entry = chosen(name, workdir)
+    place = Workdir(Path(entry["workdir"]))
+    holder, service = lock_holder(place), find(place.service)
+    if holder:
+        os.kill(holder, signal.SIGTERM)
+        end = time.monotonic() + STOP_S
+        while lock_holder(place) and time.monotonic() < end:
+            time.sleep(0.1)
+    if service:
+        service.stop()
+    return {"run": entry["run"], "process": holder, "service": service.pid if service else None}
+
+
+def logs(
+    name: str | None = None, *, workdir: Path | None = None, follow: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Events of a run, oldest first; with `follow` it goes on as they come."""
+    entry = chosen(name, workdir)
+    place = Workdir(Path(entry["workdir"]), load_keys(*entry["trust"][:2], Path(entry["trust"][2])))
+    seen = 0
+    while True:
+        lines = list(lines_of(place))
+        yield from (json.loads(line) for line in lines[seen:])
+        seen = len(lines)
+        if not follow:
+            return
+        time.sleep(POLL_S)
+
+
+def lines_of(place: Workdir) -> Iterator[str]:
+    if place.keys:
+        yield from read_log(place.log, place.keys)
+    elif place.log.exists():
+        with place.log.open(encoding="utf-8") as file:
+            yield from (line for line in file if line.endswith("\n"))

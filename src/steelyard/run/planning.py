@@ -1,0 +1,177 @@
+"""From a recipe to everything a run must know before its first step: base, data, machine, settings, figures.
+
+The predictions are written to plan.json and hashed before any step; a job over its limits is refused here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..artefact import Artefact, Watch, adopt, write_durably
+from ..errors import Lacking, Where
+from ..hardware import Calibration, Machine, cache_folder, catalogue, measure, probe, published_constants
+from ..ledger import Ledger
+from ..model import ModelSource, resolve
+from ..planner import DataFacts, Fill, Local, Plans, check_limits, fill, plan_recipe, predict
+from ..recipe import Recipe
+from ..shape import Shape
+from ..shape import read as read_shape
+from .children import call_order, in_child
+from .sources import data_settings
+from .workdir import Workdir
+
+PROBE_S = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A planned run."""
+
+    id: str
+    recipe: Recipe
+    workdir: Workdir
+    base: Artefact
+    shape: Shape
+    machine: Machine
+    facts: DataFacts
+    fill: Fill
+    local: Local
+    plans: Plans
+    document: dict[str, Any]
+
+
+def ledger() -> Ledger:
+    """The user's ledger: $STEELYARD_LEDGER, else one file beside the other data of this user."""
+    home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return Ledger(Path(os.environ.get("STEELYARD_LEDGER") or home / "steelyard" / "ledger.db"))
+
+
+def prepare(recipe: Recipe, workdir: Workdir, watch: Watch) -> Ready:
+    """Weigh the recipe on this machine and on the catalogue. Raises Refused or Lacking where it cannot be."""
+    source = resolve(recipe.model, recipe.root)
+    base = base_of(source, watch)
+    shape = read_shape(base.folder)
+    machine = probe()
+    facts = count(recipe, base, watch)
+    calibration = calibrate(machine, watch)
+    filled = fill(recipe, shape, machine, facts)
+    rows = ledger().rows(machine=machine.fingerprint)
+    local = predict(filled, shape, machine, calibration, facts, rows)
+    plans = plan_recipe(recipe, filled, shape, facts, catalogue(), published_constants())
+    document = plan_document(recipe, filled, local, plans, machine, calibration, facts)
+    write_durably(workdir.plan, json.dumps(document, indent=2, ensure_ascii=False).encode())
+    check_limits(recipe, filled, local, plans, machine)
+    check_disk(local, workdir)
+    return Ready(
+        id=time.strftime("%Y%m%d-%H%M%S-") + os.urandom(2).hex(),
+        recipe=recipe,
+        workdir=workdir,
+        base=base,
+        shape=shape,
+        machine=machine,
+        facts=facts,
+        fill=filled,
+        local=local,
+        plans=plans,
+        document=document,
+    )
+
+
+def base_of(source: ModelSource, watch: Watch) -> Artefact:
+    """The base model as a Hugging Face folder: its own, or a GGUF's, converted once into the cache."""
+    if source.kind == "hf":
+        return adopt(source.path)
+    stat = source.path.stat()
+    told = f"{source.path.resolve()}\t{stat.st_size}\t{stat.st_mtime_ns}"
+    folder = cache_folder() / "converted" / hashlib.sha256(told.encode()).hexdigest()[:16]
+    if not folder.exists():
+        beside = folder.with_name(f".{folder.name}-{os.getpid()}")
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        watch.log("model.convert", source=source.name)
+        in_child(call_order("run.calls:convert", name=str(source.path), out=str(beside)), watch)
+        beside.rename(folder)
+    return adopt(folder)
+
+
+def count(recipe: Recipe, base: Artefact, watch: Watch) -> DataFacts:
+    """Rows, tokens and lengths of the recipe's data, counted with the base's own tokenizer."""
+    told = in_child(call_order("run.calls:count", order=data_settings(recipe), base=str(base.folder)), watch)
+    return DataFacts(**told)
+
+
+def calibrate(machine: Machine, watch: Watch) -> Calibration:
+    """What this machine does in a second; measured once, then read from the cache."""
+    probes = {
+        room: lambda room=room: in_child(call_order(f"{room}:probe", limit_s=PROBE_S), watch)
+        for room in ("training", "serving")
+    }
+    with watch.progress("calibrate", total=None, unit="s") as bar:
+        calibration = measure(machine, probes)
+        bar.advance(calibration.measured_s)
+    return calibration
+
+
+def plan_document(
+    recipe: Recipe,
+    filled: Fill,
+    local: Local,
+    plans: Plans,
+    machine: Machine,
+    calibration: Calibration,
+    facts: DataFacts,
+) -> dict[str, Any]:
+    """plan.json: settings with origins, every figure with its interval, and the hash over both."""
+    body = {
+        "name": recipe.name,
+        "recipe_hash": recipe.hash,
+        "machine": machine.cpu_model,
+        "fingerprint": machine.fingerprint,
+        "calibration": calibration.hash,
+        "facts": {k: v for k, v in asdict(facts).items() if k != "lengths"},
+        "settings": filled.settings,
+        "origins": filled.origins,
+        "steps": {
+            step: {k: f.as_json() for k, f in figures.items()} for step, figures in local.steps.items()
+        },
+        "plans": plans.as_json(),
+    }
+    text = json.dumps(body, sort_keys=True, ensure_ascii=False).encode()
+    return body | {"hash": hashlib.sha256(text).hexdigest()}
+
+
+def check_disk(local: Local, workdir: Workdir) -> None:
+    """Refuse before the start what would fill the disk half-way. Raises Lacking."""
+    needed, free = local.disk_bytes, shutil.disk_usage(workdir.folder).free
+    if needed > free:
+        raise Lacking(
+            "disk.too_small",
+            f"the job writes {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free",
+            where=Where(str(workdir.folder)),
+            why="artefacts and checkpoints are kept until the run is done",
+            hint="free space, or choose another folder with --workdir",
+        )
+
+
+def check_port(host: str, port: int) -> None:
+    """See that the port can be had, before any step. Raises Lacking."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probed:
+        probed.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probed.bind((host, port))
+        except OSError as error:
+            raise Lacking(
+                "serve.port_taken",
+                f"{host}:{port} cannot be had: {error.strerror}",
+                where=Where(field="serve.port"),
+                why="another program listens there",
+                hint=f"choose another with --set serve.port={port + 1}, or stop the other program",
+            ) from error

@@ -1,0 +1,153 @@
+"""The services a run starts: for the gate, as the candidate, and the one that is published.
+
+Until it is published a service dies with `up`. Not here: how an engine is started (serving).
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..artefact import Artefact, Watch, private_folder
+from ..recipe import Recipe
+from ..serving import ServeSettings, Service, find, promote, start
+from . import calls
+from .children import call_order, in_child
+from .planning import Ready
+from .processes import die_with
+
+STATE_FOLDER_MODE = 0o700
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A service that is not yet the user's, and how long it took to its first healthy answer."""
+
+    service: Service
+    wall_s: float
+
+
+class Candidates:
+    """All services of one run."""
+
+    def __init__(self, ready: Ready, watch: Watch) -> None:
+        self.ready, self.watch = ready, watch
+        self._candidate: Candidate | None = None
+        self._references: ProcessPoolExecutor | None = None
+        self._published = False
+
+    @contextmanager
+    def serve(self, role: str, inputs: dict[str, Artefact]) -> Iterator[str]:
+        """A service for the gate: "base", "tuned" (the exact mode) or "served" (the candidate itself)."""
+        if role == "served":
+            yield self.candidate(inputs["compressed"]).service.url
+            return
+        artefact = inputs["base" if role == "base" else "checkpoint"]
+        folder = self.engine_folder(role, artefact, inputs["compressed"])
+        service = start(folder, self.settings(artefact, "exact" if role == "tuned" else "fast"))
+        try:
+            yield service.url
+        finally:
+            service.stop()
+
+    def engine_folder(self, role: str, artefact: Artefact, compressed: Artefact) -> Path:
+        """What the engine loads for a role; under seal it is written to private memory alone."""
+        if role == "tuned" and self.ready.fill.settings["compress"]["form"] == "bf16":
+            return compressed.path()
+        sealed = artefact.keys is not None
+        out = str(private_folder()) if sealed else None
+        order = call_order("run.calls:engine_folder", folder=str(artefact.path()), out=out)
+        return Path(in_child(order, self.watch))
+
+    def candidate(self, compressed: Artefact) -> Candidate:
+        """The service that may be published; started once."""
+        if self._candidate is None:
+            begun = time.monotonic()
+            service = start(compressed.path(), self.settings(compressed, "fast"))
+            self._candidate = Candidate(service, time.monotonic() - begun)
+        return self._candidate
+
+    def settings(self, artefact: Artefact, mode: str) -> ServeSettings:
+        planned = self.ready.fill.settings["serve"]
+        return ServeSettings(
+            name=self.ready.recipe.serve.served_model_name,
+            mode=mode,
+            api_key=api_key(self.ready.recipe),
+            threads=planned["threads"],
+            max_model_len=planned["max_model_len"],
+            max_num_seqs=planned["max_num_seqs"],
+            max_num_batched_tokens=planned["max_num_batched_tokens"],
+            cache_bytes=planned["cache_bytes"],
+            fingerprint=artefact.hash,
+        )
+
+    def reference(self, inputs: dict[str, Artefact]) -> Callable[[str, list[list[int]]], Any]:
+        """The exact network's answers, computed in one child that keeps what it has loaded."""
+
+        def reference(role: str, rows: list[list[int]]) -> Any:
+            folder = inputs["base" if role == "base" else "checkpoint"].path()
+            if self._references is None:
+                context = multiprocessing.get_context("spawn")
+                self._references = ProcessPoolExecutor(1, context, die_with, (os.getpid(),))
+            return self._references.submit(calls.reference, str(folder), rows).result()
+
+        return reference
+
+    def end_references(self) -> None:
+        """Let the reference's process go: its memory is no part of what follows."""
+        if self._references is not None:
+            self._references.shutdown(cancel_futures=True)
+            self._references = None
+
+    def publish(self, keep: bool) -> dict[str, Any]:
+        """Put the candidate in the place of the service that ran before; {"url", "pid"}."""
+        assert self._candidate is not None
+        place, serve = self.ready.workdir.service, self.ready.recipe.serve
+        old = find(place)
+        if old:
+            old.stop()
+        place.mkdir(mode=STATE_FOLDER_MODE, exist_ok=True)
+        service = promote(self._candidate.service, serve.host, serve.port, place)
+        self._published = keep
+        self.watch.log("service.published", url=service.url, pid=service.pid)
+        return {"url": service.url, "pid": service.pid}
+
+    def close(self) -> None:
+        """End what is not the user's."""
+        self.end_references()
+        if self._candidate and not self._published:
+            self._candidate.service.stop()
+
+
+def api_key(recipe: Recipe) -> str | None:
+    """The recipe's key; `env:NAME` names a variable of the environment."""
+    key = recipe.serve.api_key
+    return os.environ.get(key[4:]) if key and key.startswith("env:") else key
+
+
+def ask_sample(service: Service, dataset: Artefact | None, key: str | None) -> dict[str, str] | None:
+    """One row that training never saw, and what the live service says to it."""
+    import httpx
+
+    if dataset is None:
+        return None
+    with dataset.path("test.jsonl").open(encoding="utf-8") as file:
+        row = next((json.loads(line) for line in file if '"messages"' in line), None)
+    if row is None:
+        return None
+    asked = [m for m in row["messages"][:-1]]
+    answer = httpx.post(
+        f"{service.url}/v1/chat/completions",
+        json={"model": "default", "messages": asked, "temperature": 0, "max_tokens": 128},
+        headers={"authorization": f"Bearer {key}"} if key else {},
+        timeout=60,
+    ).json()
+    return {"question": asked[-1]["content"], "answer": answer["choices"][0]["message"]["content"]}

@@ -1,0 +1,30 @@
+"""What the clean step is told of the recipe's data, and the hashes of the files it will read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from ..artefact import Settings
+from ..recipe import Recipe
+
+
+def data_settings(recipe: Recipe, clean: Mapping[str, Any] | None = None) -> Settings:
+    """Settings of the clean step; `clean` are the plan's, the recipe's where it has not filled them yet.
+
+    `root` says where the paths start and is no part of the key.
+    """
+    return {
+        "root": str(recipe.root),
+        "sources": [{k: v for k, v in asdict(s).items() if k != "line"} for s in recipe.data],
+        "clean": asdict(recipe.clean) | dict(clean or {}),
+        "eval": {name: asdict(gate) for name, gate in recipe.gate.abilities.items()},
+    }
+
+
+def input_hashes(settings: Settings) -> dict[str, str]:
+    """SHA-256 of every file that the settings name, by its name. Raises WrongUse where one is missing."""
+    from ..data import fingerprint
+
+    return {f"file:{told['name']}": told["sha256"] for told in fingerprint(settings)}
