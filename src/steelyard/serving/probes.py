@@ -69,7 +69,12 @@ def _write_random(folder: Path, layers: int) -> None:
     }  # fmt: skip
     (folder / "config.json").write_bytes(orjson.dumps(config))
     noise = (np.random.default_rng(0).standard_normal(2**20, np.float32) * 0.02).view(np.uint32) >> 16
-    tensors = {name: ("BF16", np.resize(noise.astype(np.uint16), shape)) for name, shape in _shapes(layers)}
+    noise = noise.astype(np.uint16)
+    # Each tensor begins elsewhere: OpenVINO stores equal constants once.
+    tensors = {
+        name: ("BF16", np.resize(np.roll(noise, 9973 * place), shape))
+        for place, (name, shape) in enumerate(_shapes(layers))
+    }
     write(tensors, folder / "model.safetensors")
 
 

@@ -1,100 +1,34 @@
-"""What every engine gives: token ids in, token ids out, batched continuously.
-
-An engine lives in its own child process (engine_child.py), where one thread owns it and calls `step`
-as long as it is `busy`. It never tokenises. To add one: a file here and its name in ENGINES.
-"""
+"""The engines by name. To add one: a file here with a class of the protocol, and its two lines below."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
 
-import orjson
+from .protocol import (
+    Capability,
+    Engine,
+    EngineSettings,
+    Event,
+    GenRequest,
+    Scores,
+    kv_bytes_per_token,
+    kv_precision,
+    read_form,
+)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineSettings:
-    """What an engine is loaded with; what depends on the machine comes from the plan."""
-
-    folder: str
-    engine: str = "openvino"
-    mode: str = "fast"  # "exact": f32 arithmetic and KV cache, for parity; "fast": as form.json says
-    threads: int = 1
-    max_model_len: int = 2048
-    max_num_seqs: int = 64  # 32 streams and room for those that come meanwhile
-    max_num_batched_tokens: int = 2048  # one step of prefill at most 1.4 s at 1,450 tok/s
-    cache_bytes: int = 512 * 2**20  # KV blocks; the prefix cache fills them and memory grows up to this
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenRequest:
-    """One answer to make. temperature 0 is greedy; top_k 0 and top_p 1 keep every token."""
-
-    request_id: int
-    ids: list[int]
-    max_tokens: int
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    seed: int = 0
-    stop_ids: tuple[int, ...] = ()
-    ignore_eos: bool = False
-    logprobs: bool = False
-
-
-@dataclass(slots=True)
-class Event:
-    """What one step gave one request. `finish`: None, "stop", "length" or "error"."""
-
-    request_id: int
-    ids: list[int]
-    logprobs: list[float] | None = None
-    finish: str | None = None
-
-
-@dataclass(slots=True)
-class Scores:
-    """Teacher-forced natural log-probabilities of ids[1:], and the `top` likeliest at each place."""
-
-    logprobs: list[float]
-    top_ids: list[list[int]]
-    top_logprobs: list[list[float]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Capability:
-    """What an engine can do. The plan and the API act on it; nothing is ignored silently."""
-
-    continuous: bool
-    prefix_cache: bool
-    prompt_logprobs: bool
-    gen_logprobs: bool
-    grammar: bool
-    lora: str  # "none" | "fixed" | "hot"
-    embed: bool
-    forms: tuple[str, ...]
-    unusable: str | None = None  # why it cannot run here
-
-
-class Engine(Protocol):
-    """One loaded model. Built by `ENGINES[name]()(settings)`; one thread owns it."""
-
-    name: str
-
-    def add(self, request: GenRequest) -> None: ...
-    def cancel(self, request_id: int) -> None: ...
-    def busy(self) -> bool: ...
-    def step(self) -> list[Event]: ...
-    def score(self, ids: list[int], top: int) -> Scores: ...
-    def idle(self, seconds: float) -> None: ...  # told when nothing has come for so long
-    def metrics(self) -> dict[str, float]: ...
-    def close(self) -> None: ...
+__all__ = [
+    "CAPABILITIES",
+    "ENGINES",
+    "Capability",
+    "Engine",
+    "EngineSettings",
+    "Event",
+    "GenRequest",
+    "Scores",
+    "kv_bytes_per_token",
+    "kv_precision",
+    "read_form",
+]
 
 
 def _openvino() -> Callable[[EngineSettings], Engine]:
@@ -122,26 +56,3 @@ def _openvino_capability() -> Capability:
 
 ENGINES: dict[str, Callable[[], Callable[[EngineSettings], Engine]]] = {"openvino": _openvino}
 CAPABILITIES: dict[str, Callable[[], Capability]] = {"openvino": _openvino_capability}
-
-
-KV_BYTES = {"f32": 4.0, "bf16": 2.0, "f16": 2.0, "u8": 1.0}
-
-
-def read_form(folder: Path) -> dict[str, Any]:
-    """form.json of a served folder; a folder without one is taken as bf16."""
-    file = folder / "form.json"
-    default = {"form": "bf16", "weights": "bf16", "precision": "bf16", "kv_precision": "bf16"}
-    return {**default, **(orjson.loads(file.read_bytes()) if file.exists() else {})}
-
-
-def kv_precision(form: dict[str, Any], mode: str) -> str:
-    return "f32" if mode == "exact" else form["kv_precision"]
-
-
-def kv_bytes_per_token(folder: Path, precision: str) -> float:
-    """Keys and values of one token over all layers; u8 carries an f32 scale and zero point a head."""
-    c = orjson.loads((folder / "config.json").read_bytes())
-    heads = c.get("num_key_value_heads") or c["num_attention_heads"]
-    head_dim = c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"]
-    width = head_dim * KV_BYTES[precision] + (8 if precision == "u8" else 0)
-    return 2 * c["num_hidden_layers"] * heads * width

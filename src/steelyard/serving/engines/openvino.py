@@ -14,7 +14,7 @@ import numpy as np
 import openvino as ov
 import openvino_genai as genai
 
-from . import EngineSettings, Event, GenRequest, Scores, kv_bytes_per_token, kv_precision, read_form
+from .protocol import EngineSettings, Event, GenRequest, Scores, kv_bytes_per_token, kv_precision, read_form
 
 BLOCK_TOKENS = 32  # of GenAI's paged KV cache on CPU
 SCORE_CHUNK = 128  # tokens: their logits are 25 MB at a vocabulary of 49k
