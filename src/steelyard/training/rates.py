@@ -163,7 +163,9 @@ def write_random_model(folder: Path, cell: dict[str, Any]) -> None:
         }
     generator = torch.Generator().manual_seed(0)
     tensors = {
-        name: torch.empty(shape, dtype=torch.bfloat16).uniform_(-0.05, 0.05, generator=generator)
+        name: torch.ones(shape, dtype=torch.bfloat16)
+        if len(shape) == 1
+        else torch.empty(shape, dtype=torch.bfloat16).uniform_(-0.05, 0.05, generator=generator)
         for name, shape in shapes.items()
     }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

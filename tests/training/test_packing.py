@@ -1,0 +1,82 @@
+"""Order, packing and the count of steps: pure, so by property."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steelyard.training import schedule
+from steelyard.training.packing import learning_rate
+
+SETTINGS = {
+    "num_train_epochs": 1,
+    "max_steps": 0,
+    "max_length": 64,
+    "packing": True,
+    "micro_batch": 1,
+    "grad_accum": 1,
+    "seed": 0,
+    "mix": {},
+    "learning_rate": 1.0,
+}
+LENGTHS = st.lists(st.integers(1, 80), min_size=1, max_size=60)
+
+
+def settings(**more):
+    return {**SETTINGS, **more}
+
+
+@given(LENGTHS, st.integers(1, 3), st.integers(1, 3), st.integers(1, 3))
+def test_every_row_stands_once_an_epoch_and_no_sequence_is_too_long(lengths, epochs, micro, accum):
+    plan = schedule(lengths, settings(num_train_epochs=epochs, micro_batch=micro, grad_accum=accum))
+    counted = Counter(row for step in plan.steps for batch in step for row in batch)
+    usable = {row for row, length in enumerate(lengths) if length <= 64}
+    assert counted == dict.fromkeys(usable, epochs)
+    assert plan.tokens == epochs * sum(lengths[row] for row in usable)
+    assert plan.too_long == len(lengths) - len(usable)
+    for step in plan.steps:
+        assert len(step) <= accum
+        assert all(sum(lengths[row] for row in batch) <= 64 * micro for batch in step)
+
+
+@given(LENGTHS, st.integers(1, 40))
+def test_max_steps_is_kept(lengths, steps):
+    plan = schedule(lengths, settings(max_steps=steps))
+    assert len(plan.steps) == (steps if plan.rows else 0)
+
+
+@given(LENGTHS, st.integers(0, 9))
+def test_the_order_is_a_function_of_the_seed(lengths, seed):
+    assert schedule(lengths, settings(seed=seed)) == schedule(lengths, settings(seed=seed))
+
+
+def test_seeds_and_epochs_differ():
+    first = schedule([8] * 40, settings(num_train_epochs=2))
+    assert first != schedule([8] * 40, settings(num_train_epochs=2, seed=1))
+    rows = [row for step in first.steps for batch in step for row in batch]
+    assert rows[:40] != rows[40:]
+    assert sorted(rows[:40]) == sorted(rows[40:])
+
+
+def test_the_mix_is_met_all_along_the_way():
+    abilities = ["a"] * 30 + ["b"] * 10
+    plan = schedule([8] * 40, settings(mix={"a": 1.0, "b": 3.0}, num_train_epochs=2), abilities)
+    drawn = [abilities[row] for step in plan.steps for batch in step for row in batch]
+    assert len(drawn) == 80
+    for cut in range(1, 81):
+        assert abs(drawn[:cut].count("b") - 0.75 * cut) <= 1
+
+
+def test_without_packing_a_sequence_is_a_row():
+    plan = schedule([8] * 10, settings(packing=False, micro_batch=4))
+    assert [len(batch) for step in plan.steps for batch in step] == [4, 4, 2]
+
+
+def test_the_rate_rises_then_falls_to_nothing():
+    rates = [learning_rate(step, 100, settings(warmup_ratio=0.1)) for step in range(100)]
+    assert max(rates) == rates[10] == 1.0
+    assert rates[:11] == sorted(rates[:11])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] < 0.001

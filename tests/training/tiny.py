@@ -1,0 +1,94 @@
+"""A tiny real model with its tokenizer, and a small data set: what the tests of this room train on."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import torch
+
+from steelyard.artefact import Draft, Inputs, Store, adopt
+from steelyard.model import Tokenizer
+from steelyard.training.rates import write_random_model
+
+SIZES = {"hidden": 64, "ffn": 96, "heads": 4, "kv_heads": 2, "head_dim": 16, "layers": 2, "vocab": 320}
+TEMPLATE = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+SETTINGS = {
+    "stage": "sft",
+    "finetuning_type": "lora",
+    "lora_rank": 4,
+    "lora_alpha": 8,
+    "learning_rate": 1e-2,
+    "num_train_epochs": 2,
+    "max_steps": 0,
+    "max_length": 128,
+    "packing": True,
+    "micro_batch": 1,
+    "grad_accum": 2,
+    "warmup_ratio": 0.1,
+    "weight_decay": 0.0,
+    "seed": 0,
+    "threads": 1,  # tiny matrices gain nothing from a second
+    "dtype": "bf16",
+    "mix": {},
+}
+
+
+def model(folder: Path, **sizes) -> Path:
+    """A random llama that reads bytes, as a Hugging Face folder."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    write_random_model(folder, {**SIZES, **sizes})
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens(
+        [AddedToken("<|im_start|>", special=True), AddedToken("<|im_end|>", special=True)]
+    )
+    inner.save(str(folder / "tokenizer.json"))
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|im_end|>"}))
+    (folder / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": inner.token_to_id("<|im_end|>")})
+    )
+    return folder
+
+
+def dataset(folder: Path, rows: int = 24, text: bool = False) -> Path:
+    """Rows `say N` -> `N`, two abilities in turn."""
+    draw = random.Random(0)
+    folder.mkdir()
+    lines = []
+    for i in range(rows):
+        number = str(draw.randint(0, 10 ** draw.randint(1, 9)))
+        chat = [{"role": "user", "content": f"say {number}"}, {"role": "assistant", "content": number}]
+        body = {"text": f"{number} is a number."} if text else {"messages": chat}
+        lines.append(json.dumps({"id": str(i), "ability": "ab"[i % 2], **body}))
+    (folder / "train.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def step(root: Path, base: Path, data: Path, name: str = "store", **settings) -> tuple[Inputs, dict, Draft]:
+    """What the step is called with, less the watch."""
+    inputs = Inputs({"base": adopt(base), "dataset": adopt(data, "dataset")})
+    resolved = {**SETTINGS, **settings}
+    draft = Store(root / name).draft("checkpoint", "k" * 64, "train", resolved, inputs.artefacts)
+    return inputs, resolved, draft
+
+
+def payload(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def logits_of(network, tokenizer: Tokenizer, text: str) -> torch.Tensor:
+    """[T, V] of a network of ours."""
+    ids = torch.tensor([tokenizer.encode(text)])
+    with torch.no_grad():
+        return network.logits(network(ids, torch.arange(ids.shape[1])[None]))[0]
