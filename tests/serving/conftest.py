@@ -1,0 +1,55 @@
+"""One real service of a tiny model and one of SmolLM2, shared by the tests that only ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from steelyard.serving import ServeSettings, Service, prepare, start
+
+
+@pytest.fixture(scope="session")
+def tiny_ir(tiny_models, tmp_path_factory) -> Path:
+    from steelyard.model import export_openvino
+
+    out = tmp_path_factory.mktemp("tiny-ir")
+    export_openvino(tiny_models("llama"), out, "f32")
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_ir) -> Iterator[Service]:
+    """512 tokens of context; its words are nonsense, its counts are not."""
+    service = start(tiny_ir, ServeSettings(name="tiny", mode="exact", fingerprint="abc"))
+    yield service
+    service.stop()
+
+
+@pytest.fixture(scope="session")
+def talker(smol, tmp_path_factory) -> Iterator[Service]:
+    """SmolLM2 in the exact mode."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STEELYARD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        folder = prepare(str(smol)).folder
+    service = start(folder, ServeSettings(name="smol", mode="exact"))
+    yield service
+    service.stop()
+
+
+@pytest.fixture
+def counters(tiny) -> Callable[[], dict[str, float]]:
+    """Sums of /metrics by name, whatever the labels."""
+
+    def read() -> dict[str, float]:
+        from prometheus_client.parser import text_string_to_metric_families
+
+        found: dict[str, float] = {}
+        for family in text_string_to_metric_families(httpx.get(f"{tiny.url}/metrics").text):
+            for sample in family.samples:
+                found[sample.name] = found.get(sample.name, 0) + sample.value
+        return found
+
+    return read
