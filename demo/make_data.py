@@ -1,6 +1,6 @@
 """The demo's data: three small jobs of a company, made from word lists and a seed: same seed, same bytes.
 
-    python demo/make_data.py [OUT_DIR]          # default: beside this file
+    python demo/make_data.py [OUT_DIR]          # writes OUT_DIR/data; default: beside this file
 
 logs      a service's log line  -> its fields as JSON           English, JSONL with messages
 commands  what a colleague asks -> the command that does it     English, JSONL with messages
@@ -135,7 +135,7 @@ def files(seed: int = SEED) -> dict[str, bytes]:
             made["data/工单.csv"] = as_csv(train)
         else:
             made[f"data/{ability}.jsonl"] = as_jsonl([{"messages": pair.messages()} for pair in train])
-        made[f"eval/{ability}.jsonl"] = as_jsonl(
+        made[f"data/test/{ability}.jsonl"] = as_jsonl(
             [{"ability": ability, "messages": pair.messages(), "compare": COMPARE[ability]} for pair in test]
         )
     return made
