@@ -22,7 +22,7 @@ def key() -> str | None:
 
 
 def gate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL_OR_ARTEFACT")],
+    model: Annotated[str, typer.Argument(metavar="MODEL_OR_ARTEFACT")],
     url: Annotated[str, typer.Argument(metavar="URL")],
     base: Annotated[
         Path | None, typer.Option("--base", metavar="DIR", help=say("Folder of the untuned model."))
@@ -38,8 +38,10 @@ def gate(
 ) -> None:
     no_settings("gate")
     from ..gate import check
+    from .folders import hf_folder
 
-    verdict = check(model, _url(url), base=base, tasks=tasks, mode=mode, seed=seed, key=key())
+    with hf_folder(model) as folder:
+        verdict = check(folder, _url(url), base=base, tasks=tasks, mode=mode, seed=seed, key=key())
     document = {"schema": "steelyard.gate/1"} | verdict.as_json()
     result(document, *verdict_lines(document))
     if document["verdict"] != "passed":

@@ -13,8 +13,6 @@ from . import options
 from .messages import say
 from .output import failure, note
 
-ISSUES = "https://github.com/steelyard-ai/steelyard/issues"
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command line and leave with its exit code (contract: 0 to 6)."""
@@ -76,7 +74,7 @@ def _system(error: OSError) -> int:
 def _bug(error: Exception) -> int:
     """A fault of ours: short to the user, the trace to the log file."""
     path = _trace(error)
-    where = say("the trace is in {path}; send it to {issues}", path=path, issues=ISSUES)
+    where = say("the trace is in {path}; please report it", path=path)
     failure(
         Problem("internal.bug", f"{say('this is a bug in steelyard')}: {type(error).__name__}", hint=where)
     )

@@ -135,14 +135,21 @@ def export(
     output: Annotated[
         Path, typer.Option("--output", metavar="DIR", help=say("A folder that is not there yet."))
     ],
+    key_file: Annotated[
+        Path | None, typer.Option("--key-file", metavar="FILE", help=say("Key of a guarded artefact."))
+    ] = None,
 ) -> None:
     no_settings("export")
-    from ..run import export
-
     if to in ("gguf", "openvino", "k8s", "ollama"):
         raise WrongUse("cli.not_yet", f"--to {to} is not yet available", hint="--to hf")
     if to != "hf":
         raise WrongUse("cli.usage", f"no form {to!r}", where=Where(field="--to"), hint="--to hf")
-    made = export(artefact, to, output)
-    document = {"schema": "steelyard.export/1", "folder": str(made), "to": to}
-    result(document, say("wrote {path}", path=made))
+    if output.exists():
+        hint = say("name a folder that is not there yet")
+        raise WrongUse("export.exists", f"{output} is there already", where=Where(str(output)), hint=hint)
+    from .folders import hf_folder, publish_copy
+
+    with hf_folder(str(artefact), key_file) as folder:
+        publish_copy(folder, output)
+    document = {"schema": "steelyard.export/1", "folder": str(output), "to": to}
+    result(document, say("wrote {path}", path=output), f"{say('next:')} steelyard serve {output}")

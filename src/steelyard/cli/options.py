@@ -58,7 +58,7 @@ def read(arguments: Sequence[str]) -> list[str]:
 
 
 def _next(name: str, waiting: list[str]) -> str:
-    if not waiting:
+    if not waiting or waiting[0].startswith("--"):
         example = "--lang zh" if name == "--lang" else "--set train.0.learning_rate=2e-4"
         raise WrongUse(
             "cli.usage", f"{name} wants a value", where=Where(field=name), hint=f"example: {example}"

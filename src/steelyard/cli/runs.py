@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ..errors import Where, WrongUse
-from ..units import show_number, show_s
+from ..units import parse_s, show_number, show_s
 from .messages import say
 from .options import OPTIONS
 from .output import note, result, table, tell
@@ -57,23 +58,26 @@ def _walk(path: Path, yes: bool, until: str, workdir: Path | None, keep: bool, v
             "cli.usage", f"no step {until!r}", where=Where(field="--until"), hint=f"one of {', '.join(STEPS)}"
         )
     made = load(path)
+    asks = None if yes or until == "plan" else _confirm
+    if asks:
+        _check_someone_is_there()
     from ..run import up
     from .terminal import Terminal
 
-    asks = None if yes or until == "plan" else _confirm
     with Terminal() as watch:
         outcome = up(made, workdir=workdir, confirm=asks, until=until, keep=keep, watch=watch)
     result(outcome.as_json(), *outcome_lines(outcome, path))
 
 
-def _confirm(ready: Any) -> bool:
-    """Show the plan, ask. Without a terminal there is nobody to ask: --yes is wanted."""
-    import sys
-
+def _check_someone_is_there() -> None:
+    """Without a terminal nobody can answer: said before the minute that a first plan takes."""
     if OPTIONS.json or not sys.stdin.isatty():
-        raise WrongUse(
-            "cli.yes", say("nobody is there to answer `Continue?`"), where=Where(field="--yes"), hint="--yes"
-        )
+        text = say("nobody is there to answer `Continue?`")
+        raise WrongUse("cli.yes", text, where=Where(field="--yes"), hint=say("add --yes"))
+
+
+def _confirm(ready: Any) -> bool:
+    """Show the plan, ask."""
     for line in plan_lines(ready):
         note(line)
     return typer.confirm(say("Continue?"), default=False, err=True)
@@ -84,8 +88,8 @@ def plan_lines(ready: Any) -> list[str]:
     rows = [(step, *_figures(figures)) for step, figures in ready.local.steps.items()]
     head = (say("step"), say("time"), say("memory"), say("cost"))
     here = say("on this machine ({cpu}):", cpu=ready.machine.cpu_model)
-    shown = ready.plans.shown() if hasattr(ready.plans, "shown") else []
-    return [here, *table(head, rows), *device_lines(shown)]
+    plans = ready.plans.as_json()
+    return [here, *table(head, rows), *device_lines(plans["plans"], plans["best"])]
 
 
 def _figures(figures: Any) -> tuple[str, str, str]:
@@ -95,14 +99,27 @@ def _figures(figures: Any) -> tuple[str, str, str]:
     return told("wall_s", "s"), told("peak_rss_bytes", "bytes"), told("cost_usd", "USD")
 
 
-def device_lines(devices: list[dict[str, Any]]) -> list[str]:
-    """A table of the devices of a plan, as the plan orders them."""
-    if not devices:
-        return []
-    columns = [
-        c for c in ("device", "devices", "time", "cost", "memory", "why") if any(c in d for d in devices)
-    ]
-    return table([say(c) for c in columns], [[d.get(c) for c in columns] for d in devices])
+SHOWN = 12  # plans for people; --json has them all
+
+
+def device_lines(plans: list[dict[str, Any]], best: int | None) -> list[str]:
+    """The plans as they are ranked, the best one marked; those that do not fit are only counted."""
+    fitting = [(i, plan) for i, plan in enumerate(plans) if plan["fits"]]
+    rows = [(">" if i == best else "", *_plan_row(plan)) for i, plan in fitting[:SHOWN]]
+    head = ("", say("device"), "n", say("time"), say("cost"), say("why"))
+    left = len(plans) - len(rows)
+    more = [say("  {n} more in --json", n=left)] if left else []
+    return (table(head, rows, indent=0) if rows else [say("no device fits")]) + more
+
+
+def _plan_row(plan: dict[str, Any]) -> tuple[Any, ...]:
+    figures = (_told(plan, "time_s"), _told(plan, "cost_usd"))
+    return (plan["device"], plan["devices"], *figures, (plan["why_not"] or "")[:60])
+
+
+def _told(plan: dict[str, Any], name: str) -> str:
+    figure = plan.get(name)
+    return show_number(figure["value"], "s" if name == "time_s" else "USD") if figure else "-"
 
 
 def outcome_lines(outcome: Any, path: Path) -> list[str]:
@@ -176,17 +193,14 @@ def plan(
             "cli.usage", f"no job {job!r}", where=Where(field="--job"), hint=f"one of {', '.join(JOBS)}"
         )
     if model or job or tokens:
-        raise WrongUse(
-            "cli.not_yet",
-            say("a plan without a recipe is not yet available"),
-            where=Where(field="--model" if model else "--job"),
-            hint="steelyard plan RECIPE, steelyard init",
-        )
+        _no_recipe(recipe)
+        told = _plan_job(model or "", job or "sft", tokens or "1e6", budget, deadline, device or [])
+        result(told, *device_lines(told["plans"], told["best"]))
+        return
     from ..run import plan
     from .terminal import Terminal
 
-    settings = _limits(budget, deadline)
-    OPTIONS.settings += settings
+    OPTIONS.settings += _limits(budget, deadline)
     path = recipe or DEFAULT
     made = load(path)
     with Terminal() as watch:
@@ -194,7 +208,60 @@ def plan(
     document = {"schema": "steelyard.plan/1"} | plans.as_json()
     if device:
         document = _only(document, device)
-    result(document, *device_lines(plans.shown()), f"{say('next:')} steelyard up {path}")
+    lines = device_lines(document["plans"], document["best"])
+    result(document, *lines, f"{say('next:')} steelyard up {path}")
+
+
+def _no_recipe(recipe: Path | None) -> None:
+    if recipe:
+        text = say("a plan is of a recipe or of --model and --job, not of both")
+        raise WrongUse("cli.usage", text, hint=say("leave one of them out"))
+    no_settings("plan --model")
+
+
+def _plan_job(
+    model: str, job: str, tokens: str, budget: float | None, deadline: str | None, devices: list[str]
+) -> dict[str, Any]:
+    """The document of a plan without a recipe."""
+    import time
+
+    from ..hardware import catalogue, published_constants
+    from ..planner import Constants, Request, plan
+
+    if not model:
+        raise WrongUse("cli.usage", say("a plan needs --model"), hint="--model llama-3-8b")
+    request = Request(
+        shape=_shape(model),
+        name=model,
+        job=job,
+        tokens=_number(tokens, "--tokens", "1e9"),
+        budget_usd=budget,
+        deadline_s=parse_s(deadline) if deadline else None,
+        devices=tuple(devices),
+    )
+    started = time.perf_counter()
+    found = plan(request, catalogue(), Constants.from_json(published_constants())).as_json()
+    return {"schema": "steelyard.plan/1"} | found | {"wall_s": time.perf_counter() - started}
+
+
+def _shape(model: str) -> Any:
+    """Of the files where there are any, else of the catalogued name."""
+    from ..hardware import named_models
+    from ..model import resolve
+    from ..planner import named_shape
+    from ..shape import read
+
+    if model == "demo" or Path(model).exists():
+        return read(resolve(model).path)
+    return named_shape(model, named_models())
+
+
+def _number(text: str, flag: str, example: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        told = f"{text!r} is not a number"
+        raise WrongUse("cli.usage", told, where=Where(field=flag), hint=f"{flag} {example}") from error
 
 
 def _limits(budget: float | None, deadline: str | None) -> list[str]:

@@ -17,7 +17,7 @@ from .options import OPTIONS
 from .output import note
 
 LINE_EVERY_S = 10
-STOP_WITHIN_S = 4  # a step that meets no safe point by then is stopped where it is; its last checkpoint holds
+STOP_WITHIN_S = 3  # a step that meets no safe point by then is stopped where it is; its last checkpoint holds
 FIELDS_SHOWN = ("loss", "tokens_per_s")
 
 

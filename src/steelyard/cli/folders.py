@@ -1,0 +1,66 @@
+"""What a user names as a model or artefact, as a plain Hugging Face folder; and a copy of one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import Where, WrongUse
+
+# Beside the model in a checkpoint artefact, and no part of it.
+NOT_MODEL = ("manifest.json", "curve.jsonl", "adapter", ".*")
+
+
+@contextmanager
+def hf_folder(name: str, key_file: Path | None = None) -> Iterator[Path]:
+    """A train artefact's payload, a Hugging Face folder, or a GGUF converted into a temporary one."""
+    place = Path(name)
+    sealed = (place / "manifest.json.sealed").exists()
+    if sealed or (place / "manifest.json").exists():
+        yield _payload(place, key_file, sealed)
+        return
+    from ..model import resolve, to_hf
+
+    source = resolve(name)
+    if source.kind == "hf":
+        yield source.path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        to_hf(source, Path(folder) / "hf")
+        yield Path(folder) / "hf"
+
+
+def _payload(place: Path, key_file: Path | None, sealed: bool) -> Path:
+    from ..artefact import Store
+    from ..trust import load_keys
+
+    if sealed and key_file is None:
+        hint = "--key-file FILE"
+        raise WrongUse("export.key", f"{place} is sealed", where=Where(str(place)), hint=hint)
+    keys = load_keys("guarded", str(key_file), Path.cwd()) if sealed else None
+    try:
+        artefact = Store(place.parent, keys).open(place)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        hint = "name the folder of an artefact, as `up --json` gives it"
+        text = f"{place} is no artefact: its manifest is broken"
+        raise WrongUse(
+            "export.manifest", text, where=Where(str(place / "manifest.json")), hint=hint
+        ) from error
+    if artefact.kind != "checkpoint":
+        hint = "name the artefact of the train step, as `up --json` gives it"
+        text = f"{place.name} is a {artefact.kind}, not a model with its weights"
+        raise WrongUse("export.kind", text, where=Where(str(place)), hint=hint)
+    return artefact.path()
+
+
+def publish_copy(folder: Path, output: Path) -> None:
+    """Copy the model's files, whole or not at all."""
+    part = output.with_name(f".{output.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(folder, part, ignore=shutil.ignore_patterns(*NOT_MODEL))
+    part.rename(output)

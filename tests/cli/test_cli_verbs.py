@@ -1,0 +1,150 @@
+"""What the verbs print: results on stdout, documents with --json. Long jobs are tested with the run."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+
+from steelyard import recipe
+
+CLI = Path(__file__).resolve().parents[2] / "src" / "steelyard" / "cli"
+
+
+def document(done) -> dict:
+    assert done.returncode == 0, done.stderr + done.stdout
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_init_writes_what_loads(steelyard, tmp_path, language) -> None:
+    told = document(steelyard("init", "desk", "--lang", language, "--json"))
+    assert told["written"] == ["desk/steelyard.yaml", "desk/data/orders.jsonl"]
+    made = recipe.load(tmp_path / "desk")
+    assert (made.name, made.model, made.abilities) == ("desk", "demo", ("orders",))
+    rows = (tmp_path / "desk/data/orders.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(set(rows)) == len(rows) >= 200
+    assert ("请发" in rows[0]) == (language == "zh")
+
+
+def test_init_never_overwrites(steelyard, tmp_path) -> None:
+    assert steelyard("init", "desk").returncode == 0
+    (tmp_path / "desk/steelyard.yaml").write_text("mine")
+    done = steelyard("init", "desk", "--json")
+    assert done.returncode == 2 and json.loads(done.stdout)["error"]["code"] == "init.exists"
+    assert (tmp_path / "desk/steelyard.yaml").read_text() == "mine"
+    assert steelyard("init", "desk", "--force").returncode == 0
+
+
+def test_init_knows_the_columns_of_a_table(steelyard, tmp_path) -> None:
+    (tmp_path / "工单.csv").write_bytes("问题,回复\n你好,您好\n再见,再会\n".encode("gb18030"))
+    assert steelyard("init", "desk", "--data", "工单.csv", "--model", "org/name").returncode == 0
+    made = recipe.load(tmp_path / "desk")
+    assert (made.data[0].path, made.data[0].ability) == ("../工单.csv", "工单")
+    assert made.data[0].map == {"user": "问题", "assistant": "回复"}
+    assert made.model == "org/name"
+
+
+def test_init_asks_for_columns_it_cannot_guess(steelyard, tmp_path) -> None:
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n")
+    done = steelyard("init", "--data", "t.csv")
+    assert done.returncode == 2 and "columns: a, b" in done.stderr
+    assert not (tmp_path / "steelyard.yaml").exists()
+
+
+def test_validate_shows_values_and_origins(steelyard, tmp_path) -> None:
+    (tmp_path / "steelyard.yaml").write_text("model: demo\ntrain: []\ngate: {abilities: {x: {min: 0.5}}}\n")
+    told = document(steelyard("validate", "--json", "--set", "serve.port=9000"))
+    assert told["schema"] == "steelyard.validate/1"
+    assert told["values"]["serve.port"] == {"value": 9000, "origin": "--set"}
+    assert told["values"]["model"] == {"value": "demo", "origin": "steelyard.yaml:1"}
+    assert "no quality gate" in told["notes"][0]
+    people = steelyard("validate")
+    assert people.stdout.startswith("steelyard.yaml is a good recipe")
+    assert people.stdout.rstrip().endswith("next: steelyard up steelyard.yaml")
+    assert "note: train is []" in people.stderr
+    assert steelyard("-q", "validate").stderr == ""
+
+
+HEAD = (
+    "id,source,url,date,phase,model,params_b,layers,hidden,heads,kv_heads,ffn,vocab,precision,weight_bits,"
+    "kv_bits,device,devices,devices_per_node,interconnect,framework,dp,tp,pp,cp,micro_batch,global_batch,"
+    "seq_len,prompt_len,output_len,concurrency,recompute,zero_stage,metric,unit,value,confidence,note"
+)
+ROW = (
+    "r1,paper,url,2024,serve,qwen2-7b,7.62,28,3584,28,4,18944,152064,fp16,16,16,mi250,1,4,,llama.cpp,,,,,1,,,"
+    "128,128,1,,,output_tokens_per_s,tokens/s,{value},low,{note}"
+)
+
+
+def test_validate_results_never_looks_at_the_value(steelyard, tmp_path) -> None:
+    outs = []
+    for name, value, note in (("full", "20.3", "a note"), ("empty", "", "")):
+        (tmp_path / f"{name}.csv").write_text(f"{HEAD}\n{ROW.format(value=value, note=note)}\n")
+        told = document(steelyard("validate", f"{name}.csv", "--json", "--predictions", f"{name}.json"))
+        assert told["rows"] == 1
+        outs.append(json.loads((tmp_path / f"{name}.json").read_text()))
+    assert outs[0] == outs[1]
+    (found,) = outs[0]["predictions"]
+    assert found["id"] == "r1" and found["low"] < found["value"] < found["high"] and found["reason"] is None
+
+
+def test_plan_of_a_named_model(steelyard) -> None:
+    told = document(steelyard("plan", "--model", "LLAMA 3 8b".replace(" ", "-"), "--tokens", "1e9", "--json"))
+    assert {"request", "plans", "best", "frontier", "considered", "divide", "fit", "wall_s"} <= set(told)
+    best = told["plans"][told["best"]]
+    assert best["fits"] and best["time_s"]["low"] < best["time_s"]["value"] < best["time_s"]["high"]
+
+
+def test_hardware(steelyard) -> None:
+    told = document(steelyard("hardware", "--json"))
+    assert len(told["devices"]) >= 60 and told["machine"]["cores"] >= 1
+    assert document(steelyard("hardware", "XEON 8380".replace(" ", "-"), "--json"))["id"] == "xeon-8380"
+
+
+def test_status_and_ledger_of_a_new_user_are_empty(steelyard) -> None:
+    assert document(steelyard("status", "--json"))["runs"] == []
+    assert document(steelyard("ledger", "--json"))["rows"] == []
+    assert "the ledger is empty" in steelyard("ledger").stdout
+
+
+def test_clean_gives_account(steelyard, tmp_path) -> None:
+    row = {
+        "messages": [{"role": "user", "content": "Hello there"}, {"role": "assistant", "content": "Hi, all"}]
+    }
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row) + "\nnot json\n")
+    told = document(steelyard("clean", "--input", "in", "--output", "out", "--json"))
+    assert (told["in"], told["kept"], told["dropped"]) == (3, 1, 2)
+    assert (tmp_path / "out/report.json").exists() and (tmp_path / "out/dropped.jsonl").exists()
+
+
+def test_scan_finds_a_pickle_that_runs_code(steelyard, tmp_path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/model.pkl").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    done = steelyard("scan", "m", "--json")
+    assert done.returncode == 4
+    assert json.loads(done.stdout)["files"][0]["verdict"] == "unsafe"
+
+
+def test_every_text_has_its_chinese() -> None:
+    texts = json.loads((CLI / "zh.json").read_text(encoding="utf-8"))["texts"]
+    said = set()
+    for path in CLI.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "say" and node.args:
+                said |= {node.args[0].value} if isinstance(node.args[0], ast.Constant) else set()
+    from steelyard.cli.app import VERBS
+
+    said |= {text for _, _, text in VERBS}
+    assert said - set(texts) == set()
+
+
+def test_a_translation_keeps_its_fields() -> None:
+    import re
+
+    texts = json.loads((CLI / "zh.json").read_text(encoding="utf-8"))["texts"]
+    for english, chinese in texts.items():
+        assert set(re.findall(r"{\w+}", english)) == set(re.findall(r"{\w+}", chinese)), english

@@ -1,0 +1,64 @@
+"""Progress off a terminal, and Ctrl-C in two steps."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from steelyard.cli import terminal
+from steelyard.cli.output import table
+
+
+def test_ctrl_c_once_asks_twice_stops(capsys) -> None:
+    with pytest.raises(KeyboardInterrupt), terminal.Terminal() as watch:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert watch.stop
+        assert "Ctrl-C again stops now" in capsys.readouterr().err
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+
+
+def test_a_step_without_a_safe_point_is_stopped_anyway(monkeypatch) -> None:
+    monkeypatch.setattr(terminal, "STOP_WITHIN_S", 1)
+    with pytest.raises(KeyboardInterrupt), terminal.Terminal():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+
+def test_handlers_and_alarm_are_given_back() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with terminal.Terminal() as watch:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert watch.stop
+    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.alarm(0) == 0
+
+
+def test_one_plain_line_now_and_then(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(terminal, "LINE_EVERY_S", 0)
+    monkeypatch.setattr("steelyard.artefact.Progress.EVERY_S", 0)
+    with terminal.Terminal() as watch, watch.progress("train", total=200, unit="tokens") as bar:
+        bar.advance(100, loss=0.51234)
+    told = capsys.readouterr().err
+    assert "  train: 50 %, 100 tokens" in told and "loss 0.512" in told and "left" in told
+    assert "\x1b" not in told
+
+
+def test_steps_are_told_and_a_reused_one_once(capsys) -> None:
+    with terminal.Terminal() as watch:
+        watch.log("step.start", step="clean")
+        watch.log("step.reused", step="clean", hash="x")
+        watch.log("step.end", step="clean", state="reused")
+        watch.log("checkpoint.published", step=3)
+    assert capsys.readouterr().err.splitlines() == ["clean ...", "clean: unchanged, reused"]
+
+
+def test_columns_of_chinese_are_aligned() -> None:
+    assert table(("key", "n"), [("客服", 1.0), ("desk", 20.5)]) == [
+        "  key      n",
+        "  客服     1",
+        "  desk  20.5",
+    ]
