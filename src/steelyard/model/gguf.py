@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import Lacking, Where, WrongUse
-from ..shape import Gguf, TensorAt, gguf_header
+from ..shape import Gguf, TensorAt, gguf_header, shards
 from .source import FAMILIES, ModelSource
 from .weights import bf16_of, write_each
 
@@ -59,7 +59,11 @@ def to_hf(source: ModelSource, out: Path) -> None:
 
 def _copy(folder: Path, out: Path) -> None:
     """Copies, not links: a user may write into his folder later."""
-    for file in sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".jinja")):
+    weights = shards(folder)
+    texts = [
+        p for p in folder.iterdir() if p.suffix in (".json", ".jinja") or p.stem in ("LICENSE", "NOTICE")
+    ]
+    for file in sorted([*weights, *texts]):
         shutil.copyfile(file, out / file.name)
 
 

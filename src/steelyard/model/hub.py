@@ -231,7 +231,7 @@ class _Web:
             self.check(answer, file.name)
             at = begin if answer.status_code == 206 else 0
             stated = _stated_sha256([*answer.history, answer])
-            for chunk in answer.iter_bytes(CHUNK_BYTES):
+            for chunk in answer.iter_raw():  # as it comes: a cut loses nothing that has arrived
                 yield at, chunk, stated
                 at += len(chunk)
 
@@ -352,40 +352,42 @@ def _fetch_file(shop: Any, file: Listed, work: Path, advance: Callable[[float], 
 def _fill(shop: Any, file: Listed, part: Path, advance: Callable[[float], Any]) -> str | None:
     """Append to the .part until it is whole; gives the hash that the server stated on the way."""
     stated, tries = None, TRIES
-    advance(part.stat().st_size if part.is_file() else 0)
+    part.touch()
+    advance(part.stat().st_size)
     while True:
-        begin = part.stat().st_size if part.is_file() else 0
+        begin, why = part.stat().st_size, None
         try:
-            for at, chunk, told in shop.read(file, begin):
-                stated = told or stated
-                _put(part, at, chunk)
-                advance(len(chunk))
-            why = "the connection ended early"
+            stated = _append(shop, file, part, advance) or stated
         except httpx.TransportError as e:
             why = str(e) or type(e).__name__
-        size = part.stat().st_size if part.is_file() else 0
-        if file.size is None or size >= file.size:
-            part.touch()
+        size = part.stat().st_size
+        if size >= file.size if file.size is not None else not why:
             return stated
         tries = TRIES if size > begin else tries - 1
         if not tries:
             raise Stopped(
                 "hub.cut_off", f"{file.name} stopped at {size} of {file.size} bytes", where=Where(file.name),
-                why=why, hint="run the same command again: it goes on from there",
+                why=why or "the connection ended early",
+                hint="run the same command again: it goes on from there",
             )  # fmt: skip
 
 
-def _put(part: Path, at: int, chunk: bytes) -> None:
+def _append(shop: Any, file: Listed, part: Path, advance: Callable[[float], Any]) -> str | None:
+    """One answer of the server into the .part, from where it ends or as far back as the server begins."""
+    stated = None
     try:
-        with part.open("r+b" if part.is_file() else "wb") as target:
-            target.seek(at)
-            target.write(chunk)
-            target.truncate()
+        with part.open("r+b") as target:
+            for at, chunk, stated in shop.read(file, part.stat().st_size):  # noqa: B007  (the last one counts)
+                advance(len(chunk) + min(0, at - target.seek(0, os.SEEK_END)))
+                target.seek(at)
+                target.truncate()
+                target.write(chunk)
     except OSError as e:
         raise Lacking(
             "disk.write", f"{part.name} cannot be written", where=Where(str(part)), why=e.strerror,
             hint="free some space or choose another folder ($STEELYARD_CACHE), then run it again",
         ) from e  # fmt: skip
+    return stated
 
 
 def _hashable(file: Listed) -> bool:
