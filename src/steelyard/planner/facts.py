@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,14 +14,14 @@ class DataFacts:
     `lengths` are tokens a row, prompt and answer, special tokens included: all rows or an even sample.
     """
 
-    rows: int = 0
-    bytes: int = 0
+    rows: int = 0  # that training sees: kept, and not held out
+    bytes: int = 0  # of the files
     tokens: int = 0
     answer_tokens: int = 0
     longest: int = 0  # tokens of the longest row
-    lengths: tuple[int, ...] = ()
+    lengths: Sequence[int] = ()
     abilities: Mapping[str, int] = field(default_factory=dict)  # rows of each
-    held_out: int | None = None  # rows kept for the gate; None = by the filled test share
+    held_out: int = 0  # rows kept for the gate
 
     @property
     def mean_length(self) -> float:
@@ -35,7 +35,7 @@ class DataFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Filled:
+class Fill:
     """Every setting of every step, and where each came from: "recipe", or "plan: why"."""
 
     settings: Mapping[

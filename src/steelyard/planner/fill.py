@@ -7,13 +7,14 @@ change bits and equal recipes must give equal hashes on one machine.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from steelyard.hardware import Machine
 from steelyard.recipe import Recipe, Stage
 from steelyard.shape import Shape
 
-from .facts import DataFacts, Filled
+from .facts import DataFacts, Fill
 from .footprint import training_bytes
 
 BF16_ISA = {"avx512_bf16", "amx_bf16", "bf16"}
@@ -22,14 +23,14 @@ MICRO_TOKENS = (
 )
 LONGEST_DEFAULT = 2048
 UPDATES_WANTED = 100  # fewer optimiser steps than this leave a small data set half learnt
-HELD_OUT_ROWS = 400  # below this a loss of two points cannot be told from chance
-HELD_OUT_SHARE = 0.2
 MEMORY_SHARE = 0.85  # of the whole machine; the rest is for the system and its file cache
 CACHE_SHARE = 1 / 8
+CACHE_TOKENS = 16384  # 32 requests of 512 tokens; the prefix cache fills it, so memory grows up to this
+ONE_USER = {"users": 1, "prompt_tokens": 128, "output_tokens": 64}
 PREFILL_TOKENS = 2048  # of one engine step; engines.md section 3
 
 
-def fill(recipe: Recipe, shape: Shape, machine: Machine, facts: DataFacts) -> Filled:
+def fill(recipe: Recipe, shape: Shape, machine: Machine, facts: DataFacts) -> Fill:
     """Every setting of every step, resolved; what the recipe says is kept as it stands."""
     origins: dict[str, str] = {}
     stages = [
@@ -38,13 +39,13 @@ def fill(recipe: Recipe, shape: Shape, machine: Machine, facts: DataFacts) -> Fi
     ]
     form = _form(recipe, shape, machine, origins)
     settings = {
-        "clean": _clean(recipe, stages, facts, origins),
+        "clean": {},  # nothing in it depends on the machine
         "train": stages,
         "compress": {"form": form},
-        "gate": {"parity": recipe.gate.parity, "rows": recipe.gate.rows, "tolerance": recipe.gate.tolerance},
+        "gate": asdict(recipe.gate) | {"seed": recipe.seed},
         "serve": _serve(recipe, shape, machine, form, origins),
     }
-    return Filled(settings=settings, origins=origins)
+    return Fill(settings=settings, origins=origins)
 
 
 class _Choice:
@@ -70,7 +71,9 @@ def _stage(
     choose = _Choice(name, origins)
     lora = stage.finetuning_type == "lora"
     rank = choose("lora_rank", stage.lora_rank, 16, "enough for one task") if lora else 0
-    length = choose("max_length", stage.max_length, _max_length(shape, facts), "the longest row")
+    length = choose(
+        "max_length", stage.max_length, _max_length(stage, shape, facts), "packed, or the longest row"
+    )
     dtype = "bf16" if BF16_ISA & set(machine.isa) else "f32"
     origins[f"{name}.dtype"] = "plan: what this instruction set computes fastest"
     known: dict[str, Any] = {
@@ -104,7 +107,7 @@ def _stage(
         "gradient_accumulation_steps",
         stage.gradient_accumulation_steps,
         _grad_accum(known, facts),
-        "about 100 updates or more",
+        "400 updates or more",
     )
     return known
 
@@ -118,9 +121,14 @@ def learning_rate(shape: Shape, lora: bool) -> float:
     return float(f"{min(rate, 2e-3 if lora else 2e-4):.1e}")
 
 
-def _max_length(shape: Shape, facts: DataFacts) -> int:
+def _max_length(stage: Stage, shape: Shape, facts: DataFacts) -> int:
+    """Packed: a sequence of many rows, short enough for 100 updates; else the longest row."""
     limit = min(shape.max_position or LONGEST_DEFAULT, LONGEST_DEFAULT)
-    return min(limit, max(256, -(-facts.longest // 64) * 64))
+    longest = max(64, -(-facts.longest // 64) * 64)
+    if stage.packing is False:
+        return min(limit, longest)
+    many = facts.tokens * _epochs(facts) >= UPDATES_WANTED * MICRO_TOKENS
+    return min(limit, max(longest, MICRO_TOKENS if many else MICRO_TOKENS // 2))
 
 
 def _epochs(facts: DataFacts) -> float:
@@ -144,26 +152,7 @@ def _grad_accum(known: Mapping[str, Any], facts: DataFacts) -> int:
     if not known["packing"]:
         tokens = known["micro_batch"] * facts.mean_length
     steps = facts.tokens * known["num_train_epochs"] / tokens
-    return int(min(8, max(1, steps // UPDATES_WANTED)))
-
-
-def _clean(
-    recipe: Recipe, stages: list[dict[str, Any]], facts: DataFacts, origins: dict[str, str]
-) -> dict[str, Any]:
-    choose = _Choice("clean", origins)
-    clean = recipe.clean
-    longest = max((s["max_length"] for s in stages), default=None)
-    abilities = max(1, len(facts.abilities) or len(recipe.abilities))
-    share = min(HELD_OUT_SHARE, HELD_OUT_ROWS * abilities / facts.rows) if facts.rows else HELD_OUT_SHARE
-    return {
-        "enabled": clean.enabled,
-        "dedup": clean.dedup,
-        "pii": clean.pii,
-        "unreadable": clean.unreadable,
-        "max_tokens": choose("max_tokens", clean.max_tokens, longest, "what training can take"),
-        "test_share": choose("test_share", clean.test_share, round(share, 4), "up to 400 rows an ability"),
-        "seed": recipe.seed,
-    }
+    return int(min(8, max(1, steps // (4 * UPDATES_WANTED))))
 
 
 def _form(recipe: Recipe, shape: Shape, machine: Machine, origins: dict[str, str]) -> str:
@@ -184,17 +173,17 @@ def _serve(
     longest = min(shape.max_position or 8192, 8192)
     length = choose("max_model_len", recipe.serve.max_model_len, longest, "the model's own, at most 8,192")
     kv = "u8" if form == "int8" else "f32" if form == "f32" else "bf16"
-    wanted = shape.kv_bytes_per_token(kv) * max(
-        length, 2 * users * ((load.prompt_tokens + load.output_tokens) if load else 1024)
-    )
+    kv_bytes = shape.kv_bytes_per_token(kv)
+    each = (load.prompt_tokens + load.output_tokens) if load else 0
+    tokens = max(CACHE_TOKENS, length, 2 * users * each)
     room = CACHE_SHARE * (machine.memory_bytes // 2**30) * 2**30
-    cache_gib = max(1, min(int(room // 2**30), -(-int(wanted) // 2**30)))
     return {
         "threads": machine.cores,
         "form": form,
         "kv_precision": kv,
-        "cache_bytes": cache_gib * 2**30,  # the engine counts in whole GiB
+        "cache_bytes": int(max(min(tokens * kv_bytes, room), (length + 64) * kv_bytes)),
         "max_num_batched_tokens": PREFILL_TOKENS,
         "max_num_seqs": max(64, users),
         "max_model_len": length,
+        "load": asdict(load) if load else ONE_USER,
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import exp, log
 from typing import Any
 
@@ -111,9 +111,11 @@ def _sizes(row: Row, models: Models, seq_len: float) -> dict[str, float]:
     dense = layers * hidden * ((2 * heads + 2 * kv_heads) * head_dim + 3 * ffn) + 2 * vocab * hidden
     params = (number(row, "params_b") or dense / 1e9) * 1e9
     kv = float(known.get("kv_bytes_per_token_16bit") or 4 * layers * kv_heads * head_dim)
+    active = _active(row, known, params, dense)
     return {
         "params": params,
-        "active": max(1e6, _active(row, known, params, dense) - vocab * hidden),
+        "active": max(1e6, active - vocab * hidden),
+        "idle": params - active,
         "layers": layers,
         "hidden": hidden,
         "attention_flops": 2 * layers * heads * head_dim * seq_len,
@@ -227,7 +229,7 @@ def _table(phase: str, found: list[tuple[Row, Device, dict, dict, dict]]) -> Tab
         return np.array([entry[at][name] for entry in found], float)  # type: ignore[index]
 
     def build(cls: type, at: int, drop: tuple[str, ...] = ()) -> Any:
-        return cls(**{name: column(at, name) for name in found[0][at] if name not in drop})  # type: ignore[index]
+        return cls(**{name: column(at, name) for name in found[0][at] if name not in drop})  # type: ignore[index,union-attr]
 
     setup = build(TrainSetup if phase == "train" else ServeSetup, 4, ("replicas",))
     return Table(
@@ -323,21 +325,18 @@ def predict_results(
     rows: Sequence[Row], devices: Devices, models: Models, constants: Constants
 ) -> list[Prediction]:
     """A prediction for each row, in order. Looks at neither `value` nor `note`."""
-    tables, refused = read_rows(rows, devices, models)
-    found: dict[str, Prediction] = {}
+    placed = [{**row, "id": str(place)} for place, row in enumerate(rows)]  # ids of a file may repeat
+    tables, refused = read_rows(placed, devices, models)
+    found = {
+        place: Prediction(id="", value=None, low=None, high=None, reason=why)
+        for place, why in refused.items()
+    }
     for phase, table in tables.items():
         values = table.predict(table.constants(constants.logs))
-        for i, value in enumerate(values):
-            wide = exp(constants.spread(phase, _unseen(constants, phase, table.groups[i])))
-            found[table.ids[i]] = Prediction(
-                id=table.ids[i],
-                value=float(value),
-                low=float(value) / wide,
-                high=float(value) * wide,
-                reason=None,
-            )
-    missing = {i: Prediction(id=i, value=None, low=None, high=None, reason=why) for i, why in refused.items()}
-    return [(found | missing)[row.get("id", "")] for row in rows]
+        for place, value, kin in zip(table.ids, values.tolist(), table.groups, strict=True):
+            wide = exp(constants.spread(phase, _unseen(constants, phase, kin)))
+            found[place] = Prediction(id="", value=value, low=value / wide, high=value * wide, reason=None)
+    return [replace(found[str(place)], id=row.get("id", "")) for place, row in enumerate(rows)]
 
 
 def _unseen(constants: Constants, phase: str, kin: Mapping[str, str]) -> bool:

@@ -62,6 +62,7 @@ class Sizes:
     layers: Array
     hidden: Array
     attention_flops: Array  # forward, a token, at this sequence length
+    idle: Array = 0.0  # weights of experts that one token does not pass through
     kv_bytes: Array = 0.0  # a token, all layers
     vocab: Array = 32000
 
@@ -73,6 +74,7 @@ class Sizes:
         return Sizes(
             params=shape.params,
             active=active,
+            idle=shape.params - shape.active_params,
             layers=shape.layers,
             hidden=shape.hidden,
             attention_flops=shape.forward_flops_per_token(seq_len) - 2 * active,
@@ -92,9 +94,9 @@ def train_flops(sizes: Sizes, setup: TrainSetup) -> Array:
     Narayanan et al. 2021 (arXiv 2104.04473, appendix); selective recompute repeats attention alone
     (Korthikanti et al. 2022, arXiv 2205.05198, section 5).
     """
-    passes = np.where(np.asarray(setup.lora) > 0, 2.0, 3.0) + (np.asarray(setup.recompute) == 2)
+    passes = np.where(np.asarray(setup.lora) > 0, 2.0, 3.0) + np.equal(setup.recompute, 2)
     passes = passes + setup.extra_forward
-    repeated = np.where(np.asarray(setup.recompute) == 1, sizes.attention_flops, 0.0)
+    repeated = np.where(np.equal(setup.recompute, 1), sizes.attention_flops, 0.0)
     return forward_flops(sizes) * passes + repeated
 
 
@@ -116,8 +118,10 @@ def train_step_s(
     gemm = tokens * train_flops(sizes, setup) / (setup.devices * rate)
     launch = micro_steps * sizes.layers / p * constant["train.layer_s"]
     bubble = (gemm + launch) * constant["train.bubble"] * (p - 1) / micro_steps
-    link = np.where(t <= hardware.node, hardware.scaleup, hardware.scaleout) * LINK_SHARE
-    messages = 4 + 2 * (np.asarray(setup.recompute) == 2)
+    near: Array = t <= hardware.node
+    rate_of_link: Array = np.where(near, hardware.scaleup, hardware.scaleout)
+    link = LINK_SHARE * rate_of_link
+    messages = 4 + 2 * np.equal(setup.recompute, 2)
     width = 2.0 * setup.micro_batch * setup.seq_len * sizes.hidden
     tp = micro_steps * sizes.layers / p * messages * width * 2 * (t - 1) / t / np.maximum(link, 1e6)
     return {
@@ -139,9 +143,10 @@ def data_parallel_s(
     """
     trained = np.where(np.asarray(setup.lora) > 0, 0.01, 1.0)
     held = 2.0 * sizes.params / split
-    rounds = np.where(np.asarray(setup.zero) == 3, 2.0 * np.minimum(micro_steps, 4) + trained, 2.0 * trained)
-    near = np.asarray(setup.devices) <= hardware.node
-    link = np.maximum(np.where(near, hardware.scaleup, hardware.scaleout) * LINK_SHARE, 1e6)
+    rounds = np.where(np.equal(setup.zero, 3), 2.0 * np.minimum(micro_steps, 4) + trained, 2.0 * trained)
+    near: Array = np.asarray(setup.devices) <= hardware.node
+    rate: Array = np.where(near, hardware.scaleup, hardware.scaleout)
+    link = np.maximum(LINK_SHARE * rate, 1e6)
     return rounds * held * (d - 1) / d / link / 3
 
 
@@ -161,7 +166,7 @@ def train_memory_bytes(shape: Shape, setup: TrainSetup) -> Array:
     trained = np.where(lora, 0.01, 1.0) * held
     state = trained * (4.0 / np.where(zero == 3, d, 1.0) + 12.0 / np.where(zero >= 1, d, 1.0))
     width = np.asarray(setup.micro_batch, float) * setup.seq_len * shape.hidden
-    each = np.where(np.asarray(setup.recompute) == 2, 2.0, 34.0) * width / t
+    each = np.where(np.equal(setup.recompute, 2), 2.0, 34.0) * width / t
     flight = np.minimum(np.maximum(1.0, setup.global_batch / (d * setup.micro_batch)), p)
     logits = 6.0 * setup.micro_batch * setup.seq_len * shape.vocab / t
     return weights + state + each * shape.layers / p * flight + 34.0 * width / t + logits + RUNTIME_BYTES
@@ -192,8 +197,9 @@ def serve_s(
     stack = constant["serve.stack"]
     rate = hardware.peak * constant["serve.compute"] * t
     memory = hardware.bandwidth * constant["serve.bandwidth"] * t
-    sparse = np.clip(sizes.active / sizes.params, 0.0, 1.0)
-    read = sizes.params * (1 - (1 - sparse) ** np.maximum(1.0, setup.batch)) * setup.weight_bits / 8
+    chosen = np.clip(sizes.active / sizes.params, 0.0, 1.0)
+    touched = 1 - (1 - chosen) ** np.maximum(0.0, np.asarray(setup.batch) - 1)
+    read = (sizes.active + sizes.idle * touched) * setup.weight_bits / 8
     context = setup.prompt + np.asarray(setup.output) / 2
     hop = np.where(t > 1, 2 * sizes.layers * constant["serve.hop_s"] * np.log2(np.maximum(t, 2)), 0.0)
     launch = sizes.layers * constant["serve.layer_s"]
@@ -226,6 +232,6 @@ def values(constants: Constants, phase: str, groups: Mapping[str, str]) -> dict[
     return {name: constants.value(name, groups) for name in PRIORS if name.startswith(phase)}
 
 
-def total(parts: dict[str, Array]) -> Array:
+def total(parts: Mapping[str, Array]) -> Array:
     """The sum of a time's parts."""
     return np.sum(np.broadcast_arrays(*parts.values()), axis=0)

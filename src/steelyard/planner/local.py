@@ -1,0 +1,416 @@
+"""What each step of `up` will take on this machine: time, memory, speed, price.
+
+Counts of work from sizes and settings, times rates from calibration, times what the ledger has taught about
+this machine. Nothing here changes a setting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import exp, log
+from typing import Any
+
+from steelyard.errors import Lacking, Refused, Where
+from steelyard.hardware import Calibration, Machine
+from steelyard.ledger import Row
+from steelyard.recipe import Recipe
+from steelyard.shape import Shape
+from steelyard.units import Figure, show_bytes, show_s
+
+from .facts import DataFacts, Fill
+from .local_serve import KV_BYTES, Load, batch_wall_s, closed_load, engine_row, serve_rates
+from .local_train import Packed, packed, sizes_of, train_rates, trained_params
+from .local_train import memory_terms as train_memory_terms
+from .local_train import step_terms as train_step_terms
+from .search import Plans
+
+MODEL_VERSION = 1  # raise it when raw predictions change: older ledger rows then teach nothing
+UNITS = {
+    "wall_s": "s",
+    "step_s": "s",
+    "ttft_s": "s",
+    "tpot_s": "s",
+    "peak_rss_bytes": "bytes",
+    "cost_usd": "USD",
+}
+LEDGER_PRIOR_ROWS = 2.0  # so many rows without error the prediction counts for against the ledger
+SPREAD = {"peak_rss_bytes": 0.12, "steps": 0.0, "tokens": 0.01}  # half an 80 % interval; others:
+SPREAD_TIME = {"calibrated": 0.2, "modelled": 0.5}
+# Resident bytes and seconds of processes that hold no model yet, measured on a quiet Linux machine with
+# Python 3.11, torch 2.13 and OpenVINO 2026.4; libraries are files mapped in and hardly depend on the CPU.
+UP_BYTES = 75e6
+WORKER_BYTES, WORKER_S = 45e6, 0.5
+OPENVINO_BYTES = 90e6
+TOKENIZER_BYTES = 60e6
+FRONT_BYTES = 85e6
+TORCH_BYTES = 320e6
+ROWS_PER_S = 5000.0  # of cleaning and tokenising short rows
+CLEAN_BYTES_PER_S = 8e6
+CLEAN_ROW_BYTES = 12.0  # objects in memory a byte of file, while rows are held
+EXPORT_BYTES = {"bf16": 2.0, "f16": 4.5, "f32": 6.0, "int8": 4.5}  # a weight, at the peak of an export
+EXPORT_S = {"bf16": 4e-9, "f16": 7e-9, "f32": 6e-9, "int8": 1.2e-8}  # a weight
+GATE_USERS = 32
+PARITY_TOKENS = 6000.0  # teacher-forced through the exact network, once for tuned and once for served
+PARITY_ANSWERS = 40
+EXACT_SLOWER = 2.2  # f32 arithmetic against bf16 in the engine
+BASE_RAMBLES = 2.0  # an untuned model answers until its budget: twice the longest reference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Local:
+    """Predictions by step under the keys of the contract; `parts` of each time sum to it."""
+
+    steps: Mapping[str, Mapping[str, Figure]]
+    raw: Mapping[str, Mapping[str, float]]  # before the ledger's correction
+    parts: Mapping[str, Mapping[str, float]]
+    disk_bytes: float
+    memory_bytes: float  # the most that any step holds
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def features(self, step: str) -> dict[str, Any]:
+        """What the ledger keeps beside a row, so that the next plan can learn from it."""
+        return {"model_version": MODEL_VERSION, "raw": dict(self.raw.get(step, {})), **self.facts}
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds of all steps."""
+        return sum(f["wall_s"].value for f in self.steps.values() if "wall_s" in f)
+
+    @property
+    def cost_usd(self) -> Figure:
+        """Money for all steps."""
+        found = [f["cost_usd"] for f in self.steps.values() if "cost_usd" in f]
+        low, value, high = (sum(getattr(f, name) for f in found) for name in ("low", "value", "high"))
+        return Figure(value, low, high, "USD", "vendor")
+
+
+def predict(
+    filled: Fill,
+    shape: Shape,
+    machine: Machine,
+    calibration: Calibration,
+    facts: DataFacts,
+    ledger_rows: Sequence[Row] = (),
+    price_usd_per_h: float | None = None,
+) -> Local:
+    """Time and memory of clean, train, compress, gate and serve here.
+
+    `ledger_rows` are of this machine; `price_usd_per_h` is the user's own price, else the machine's share
+    of the nearest catalogued device.
+    """
+    parts = {
+        "clean": _clean(facts),
+        "train": _train(filled, shape, calibration, facts),
+        "compress": _compress(filled, shape),
+        "gate": _gate(filled, shape, calibration, facts),
+        "serve": _serve(filled, shape, calibration),
+    }
+    raw = {step: found.figures for step, found in parts.items()}
+    provenance = "calibrated" if calibration.of("train_micro") or calibration.of("decode") else "modelled"
+    price = machine.price_usd_per_h if price_usd_per_h is None else price_usd_per_h
+    steps = {step: _figures(step, figures, ledger_rows, provenance, price) for step, figures in raw.items()}
+    return Local(
+        steps=steps,
+        raw=raw,
+        parts={step: found.parts for step, found in parts.items()},
+        disk_bytes=_disk_bytes(filled, shape, facts),
+        memory_bytes=max(f["peak_rss_bytes"].value for f in steps.values()),
+        facts={
+            "shape": engine_row(shape, filled.settings["compress"]["form"]) | {"params": shape.params},
+            "rows": facts.rows,
+            "tokens": facts.tokens,
+            "calibration": calibration.hash,
+        },
+    )
+
+
+def explain(local: Local) -> dict[str, dict[str, float]]:
+    """Where each second goes: parts of every step's time, summing to the prediction before the ledger."""
+    return {step: dict(parts) for step, parts in local.parts.items()}
+
+
+# ------------------------------------------------------------------ steps
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    parts: Mapping[str, float]  # of wall_s
+    figures: Mapping[str, float]
+
+    @staticmethod
+    def of(parts: Mapping[str, float], peak_rss_bytes: float, **more: float) -> _Step:
+        return _Step(parts, {"wall_s": sum(parts.values()), "peak_rss_bytes": peak_rss_bytes, **more})
+
+
+def _clean(facts: DataFacts) -> _Step:
+    rows = facts.rows + facts.held_out
+    parts = {"start": WORKER_S, "read": facts.bytes / CLEAN_BYTES_PER_S, "tokenise": rows / ROWS_PER_S}
+    held = UP_BYTES + WORKER_BYTES + TOKENIZER_BYTES + facts.bytes * CLEAN_ROW_BYTES
+    return _Step.of(parts, held)
+
+
+def _train(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFacts) -> _Step:
+    stages = filled.settings["train"]
+    found = [_stage(settings, shape, calibration, facts) for settings in stages]
+    if not found:
+        return _Step.of({}, 0.0)
+    parts: dict[str, float] = {}
+    for stage in found:
+        for name, seconds in stage.parts.items():
+            parts[name] = parts.get(name, 0.0) + seconds
+    last = found[-1].figures
+    more = {name: last[name] for name in ("steps", "step_s", "tokens")}
+    return _Step.of(parts, max(s.figures["peak_rss_bytes"] for s in found), **more)
+
+
+def _stage(settings: Mapping[str, Any], shape: Shape, calibration: Calibration, facts: DataFacts) -> _Step:
+    rates = train_rates(calibration, settings["finetuning_type"], settings["dtype"])
+    run = packed(facts, settings)
+    row = sizes_of(shape, settings, run, run.micro_tokens)
+    micro = rates.step.cost(train_step_terms(row))
+    optimiser_s = rates.optimiser.total({"start": 1.0, "each": trained_params(row)})
+    step_s = run.micro_steps * sum(micro.values()) + optimiser_s
+    trained = run.tokens / max(1.0, run.micro_tokens)  # micro-batches in all, the last step's fewer too
+    parts = {name: seconds * trained for name, seconds in micro.items()}
+    parts["optimiser"] = optimiser_s * run.steps
+    busy_s = sum(parts.values())
+    saves = busy_s / max(
+        20.0, 20.0 * rates.checkpoint.total({"start": 1.0, "each": 12 * trained_params(row)})
+    )
+    parts |= {
+        "checkpoints": int(saves) * rates.checkpoint.total({"start": 1.0, "each": 12 * trained_params(row)}),
+        "process": WORKER_S + rates.start_s,
+        "tokenise": 0.3 + facts.rows / ROWS_PER_S,
+        "load": rates.load.total({"start": 1.0, "each": float(shape.params)}),
+        "write": rates.write.total({"start": 1.0, "each": float(shape.params)}),
+    }
+    fullest = sizes_of(shape, settings, run, run.most_tokens)
+    held = UP_BYTES + TOKENIZER_BYTES + rates.memory.total(train_memory_terms(fullest))
+    return _Step.of(parts, held, steps=float(run.steps), step_s=step_s, tokens=_tokens(run))
+
+
+def _tokens(run: Packed) -> float:
+    return float(round(run.tokens))
+
+
+def _compress(filled: Fill, shape: Shape) -> _Step:
+    form = filled.settings["compress"]["form"]
+    parts = {"start": WORKER_S + 0.6, "export": shape.params * EXPORT_S[form]}
+    return _Step.of(parts, UP_BYTES + WORKER_BYTES + OPENVINO_BYTES + shape.params * EXPORT_BYTES[form])
+
+
+def _engine_bytes(
+    filled: Fill, shape: Shape, calibration: Calibration, form: str, tokens: float, kv: str
+) -> float:
+    """One engine process: libraries, weights, and as much cache as tokens have gone through."""
+    rates = serve_rates(calibration, form)
+    size = shape.params * {"f32": 4, "bf16": 2, "f16": 2, "int8": 1}[form]
+    cache = min(filled.settings["serve"]["cache_bytes"], tokens * _kv_bytes(shape, kv))
+    return rates.memory.total({"start": 1.0, "bytes": size, "layers": shape.layers}) + cache
+
+
+def _kv_bytes(shape: Shape, kv: str) -> float:
+    return shape.layers * 2 * shape.kv_heads * shape.head_dim * KV_BYTES[kv]
+
+
+def _load_s(calibration: Calibration, shape: Shape, form: str) -> float:
+    size = shape.params * {"f32": 4, "bf16": 2, "f16": 2, "int8": 1}[form]
+    rates = serve_rates(calibration, form)
+    return 0.6 + rates.load.total({"start": 1.0, "bytes": size, "layers": shape.layers})
+
+
+def _gate(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFacts) -> _Step:
+    """Base, tuned (exact) and served are asked the held-out rows; a child computes the exact reference."""
+    if not filled.settings["train"]:
+        return _Step.of({}, 0.0)
+    engine, form = filled.settings["serve"], filled.settings["compress"]["form"]
+    rates, row = serve_rates(calibration, form).step, engine_row(shape, form)
+    most = filled.settings["gate"]["rows"] * max(1, len(facts.abilities))
+    rows = min(facts.held_out, most)
+    answer = max(1, round(facts.mean_length * facts.answer_share))
+    prompt = max(1, round(facts.mean_length) - answer)
+
+    def ask(count: int, tokens: int) -> float:
+        return batch_wall_s(rates, row, count, prompt, tokens, GATE_USERS, engine)
+
+    reference_s = _reference_s(calibration, shape, PARITY_TOKENS + PARITY_ANSWERS * answer)
+    few = min(rows, 48 * max(1, len(facts.abilities)))
+    off = filled.settings["gate"]["parity"] == "off"
+    parts = {
+        "load": 3 * _load_s(calibration, shape, form),
+        "export": 2 * (WORKER_S + 0.6 + shape.params * EXPORT_S["bf16"]),
+        "reference": 0.0 if off else 2 * reference_s,
+        "parity": 0.0 if off else 2 * ask(PARITY_ANSWERS, 64),
+        "tuned": EXACT_SLOWER * ask(rows, answer),
+        "served": ask(rows, answer),
+        "base": ask(few, min(256, round(BASE_RAMBLES * answer) + 8)),
+    }
+    tokens = rows * (prompt + answer) * 1.0
+    served = _engine_bytes(filled, shape, calibration, form, tokens, engine["kv_precision"])
+    base = _engine_bytes(filled, shape, calibration, "bf16", few * (prompt + 2.0 * answer), "bf16")
+    reference = TORCH_BYTES + 4.0 * shape.params * 1.25 + 256 * shape.vocab * 12.0
+    held = UP_BYTES + 2 * FRONT_BYTES + served + base + (0.0 if off else reference)
+    return _Step.of(parts, held)
+
+
+def _reference_s(calibration: Calibration, shape: Shape, tokens: float) -> float:
+    """Forward of the FP32 network, its head included, and the child's start."""
+    flops = max((r["flops_per_s"] for r in calibration.of("gemm")), default=5e10)
+    start = next((r["s"] for r in calibration.of("train_start")), 2.5)
+    return start / 2 + 1.5 * tokens * 2.0 * shape.active_params / flops
+
+
+def _serve(filled: Fill, shape: Shape, calibration: Calibration) -> _Step:
+    engine, form = filled.settings["serve"], filled.settings["compress"]["form"]
+    rates, row = serve_rates(calibration, form), engine_row(shape, form)
+    load = engine["load"]
+    played: Load = closed_load(
+        rates.step, row, load["users"], load["prompt_tokens"], load["output_tokens"], engine
+    )
+    held = UP_BYTES + FRONT_BYTES
+    held += _engine_bytes(filled, shape, calibration, form, played.tokens, engine["kv_precision"])
+    return _Step.of(
+        {"start": 0.6, "load": _load_s(calibration, shape, form) - 0.6},
+        held,
+        ttft_s=played.ttft_s,
+        tpot_s=played.tpot_s,
+        output_tok_s=played.output_tok_s,
+    )
+
+
+def _disk_bytes(filled: Fill, shape: Shape, facts: DataFacts) -> float:
+    """Artefacts of all steps, a checkpoint's state, and room for a draft beside each."""
+    size = {"f32": 4, "bf16": 2, "f16": 2, "int8": 1}[filled.settings["compress"]["form"]]
+    full = any(s["finetuning_type"] == "full" for s in filled.settings["train"])
+    state = 12.0 * shape.params if full else 0.2 * shape.params
+    stages = len(filled.settings["train"])
+    return (
+        3.0 * facts.bytes + stages * 2.0 * shape.params + 2 * state * bool(stages) + (size + 2) * shape.params
+    )
+
+
+# ------------------------------------------------------------------ figures
+
+
+def _figures(
+    step: str, raw: Mapping[str, float], rows: Sequence[Row], provenance: str, price_usd_per_h: float
+) -> dict[str, Figure]:
+    found = {}
+    for name, value in raw.items():
+        factor, known = learnt(step, name, rows)
+        spread = SPREAD.get(name, SPREAD_TIME[provenance]) / (1 + known) ** 0.5
+        origin = "modelled" if provenance == "modelled" else "calibrated"
+        corrected = value * factor
+        unit = UNITS.get(name, "tokens/s" if name == "output_tok_s" else name)
+        found[name] = Figure(corrected, corrected / (1 + spread), corrected * (1 + spread), unit, origin)
+    wall = found["wall_s"]
+    rate = price_usd_per_h / 3600
+    found["cost_usd"] = Figure(wall.value * rate, wall.low * rate, wall.high * rate, "USD", "vendor")
+    return found
+
+
+def learnt(step: str, name: str, rows: Sequence[Row]) -> tuple[float, int]:
+    """Measured over predicted in the ledger, shrunk to 1 where rows are few; and how many rows there are.
+
+    A geometric mean over the rows of this step, with LEDGER_PRIOR_ROWS rows of no error beside them.
+    """
+    if name in ("steps", "tokens"):
+        return 1.0, 0
+    logs = []
+    for row in rows:
+        said = (row.features.get("raw") or {}).get(name)
+        fresh = row.step == step and row.features.get("model_version") == MODEL_VERSION
+        if fresh and said and row.measured.get(name):
+            logs.append(log(row.measured[name] / said))
+    if not logs:
+        return 1.0, 0
+    # Half the spread of one error in ten is a machine that was busy: bounded, so that it cannot mislead.
+    logs = [max(-0.7, min(0.7, value)) for value in logs[-20:]]
+    return exp(sum(logs) / (len(logs) + LEDGER_PRIOR_ROWS)), len(logs)
+
+
+# ------------------------------------------------------------------ limits
+
+
+def check_limits(recipe: Recipe, filled: Fill, local: Local, plans: Plans, machine: Machine) -> None:
+    """Refuse a job that cannot meet its budget or deadline here; raise Lacking where the memory is too small.
+
+    The hint names the nearest plan that fits.
+    """
+    where = Where(str(recipe.path))
+    if local.memory_bytes > machine.memory_bytes * 0.97:
+        raise Lacking(
+            "memory.too_small",
+            f"the job needs {show_bytes(local.memory_bytes)}, {show_bytes(machine.memory_bytes)} are here",
+            where=where,
+            why=_why_memory(filled, local),
+            hint=_memory_hint(filled, plans),
+        )
+    short = _shortfalls(recipe, local)
+    if not short:
+        return
+    name, factor = max(short.items(), key=lambda kv: kv[1])
+    allowed_s = show_s(recipe.goal.deadline_s or 0)
+    said = {
+        "deadline": f"the job takes {show_s(local.wall_s)}, the deadline is {allowed_s}",
+        "budget": f"the job costs $ {local.cost_usd.value:.4f}, the budget is {recipe.goal.budget}",
+    }
+    raise Refused(
+        f"plan.{name}",
+        said[name],
+        where=Where(str(recipe.path), field=f"goal.{name}"),
+        why=f"{factor:.1f} times what the tightest limit, the {name}, allows on this machine",
+        hint=_limit_hint(filled, local, plans, factor),
+    )
+
+
+def _shortfalls(recipe: Recipe, local: Local) -> dict[str, float]:
+    short = {}
+    if recipe.goal.deadline_s and local.wall_s > recipe.goal.deadline_s:
+        short["deadline"] = local.wall_s / recipe.goal.deadline_s
+    if recipe.goal.budget and local.cost_usd.value > recipe.goal.budget.usd:
+        short["budget"] = local.cost_usd.value / max(1e-12, recipe.goal.budget.usd)
+    return short
+
+
+def _why_memory(filled: Fill, local: Local) -> str:
+    step = max(local.steps, key=lambda s: local.steps[s]["peak_rss_bytes"].value)
+    stages = filled.settings["train"]
+    if step != "train" or not stages:
+        return f"the step {step} holds the most"
+    s = stages[0]
+    batch = f"micro-batch {s['micro_batch']} x {s['max_length']}"
+    return f"{s['finetuning_type']} fine-tuning in {s['dtype']} at {batch}"
+
+
+def _memory_hint(filled: Fill, plans: Plans) -> str:
+    stages = filled.settings["train"]
+    if stages and stages[0]["finetuning_type"] == "full":
+        return "--set train.0.finetuning_type=lora needs a fraction of it"
+    if stages and stages[0]["micro_batch"] > 1:
+        return "--set train.0.per_device_train_batch_size=1, or a shorter max_length"
+    return _elsewhere(plans) or "a shorter max_length, or a smaller model"
+
+
+def _limit_hint(filled: Fill, local: Local, plans: Plans, factor: float) -> str:
+    train = local.steps["train"]
+    stages = filled.settings["train"]
+    rest = local.wall_s - train["wall_s"].value if stages else local.wall_s
+    allowed = local.wall_s / factor - rest
+    if stages and allowed > 0.1 * train["wall_s"].value:
+        steps = int(train["steps"].value * allowed / train["wall_s"].value * 0.9)
+        if steps >= 1:
+            return (
+                f"the nearest that fits here: --set train.0.max_steps={steps} (of {train['steps'].value:.0f})"
+            )
+    return _elsewhere(plans) or f"raise the limit to {factor:.1f} times, or give less data"
+
+
+def _elsewhere(plans: Plans) -> str | None:
+    if plans.best is None:
+        return None
+    p = plans.plans[plans.best]
+    assert p.time_s
+    cost = f", $ {p.cost_usd.value:.2f}" if p.cost_usd else ""
+    return f"the nearest that fits: {p.devices} x {p.device} ({show_s(p.time_s.value)}{cost})"

@@ -1,0 +1,219 @@
+"""Time and memory of a training step on this machine, from calibrated rates.
+
+Counts follow what the loop does: rows packed without padding, attention within each row, the head at
+answer positions only, nothing recomputed, float32 masters of what is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+from steelyard.hardware import Calibration
+from steelyard.shape import Shape
+
+from .facts import DataFacts
+from .rates import Rates, Row, Terms, fit_rates, line
+
+CHUNK_ROWS = 256  # of logits at a time in the head
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packed:
+    """What the data make of a stage: sequences, steps and tokens of one step."""
+
+    steps: int
+    tokens: float  # trained on in all
+    micro_steps: float  # micro-batches of a full step
+    micro_tokens: float  # of a mean micro-batch
+    most_tokens: float  # of the fullest micro-batch
+    row_tokens: float  # mean length of a row, weighted by tokens: what attention sees
+    answer_share: float
+
+
+def packed(facts: DataFacts, settings: Mapping[str, Any]) -> Packed:
+    """Walk rows into sequences as the loop does, with the sample of lengths as it stands.
+
+    Rows longer than max_length are left out; a sequence closes when the next row does not fit.
+    """
+    limit, epochs = settings["max_length"], float(settings["num_train_epochs"])
+    lengths = [n for n in facts.lengths if n <= limit] or [min(limit, max(1, round(facts.mean_length)))]
+    kept_share = len(lengths) / max(1, len(facts.lengths)) if facts.lengths else 1.0
+    rows = max(1, round(facts.rows * kept_share * epochs))
+    mean = sum(lengths) / len(lengths)
+    fill = [float(n) for n in lengths]
+    if settings.get("packing", True):
+        fill = _sequences(lengths, limit)
+    rows_each = len(lengths) / len(fill)
+    sequences = rows / rows_each
+    micro, accum = settings["micro_batch"], settings["grad_accum"]
+    steps = max(1, ceil(ceil(sequences / micro) / accum))
+    if settings.get("max_steps"):
+        steps = settings["max_steps"]
+        rows = round(steps * accum * micro * rows_each)
+    full = min(accum, max(1.0, sequences / micro))
+    micro_tokens = micro * sum(fill) / len(fill)
+    return Packed(
+        steps=steps,
+        tokens=rows * mean,
+        micro_steps=full,
+        micro_tokens=min(micro_tokens, rows * mean),
+        most_tokens=min(micro * max(fill), rows * mean),
+        row_tokens=sum(n * n for n in lengths) / sum(lengths),
+        answer_share=facts.answer_share,
+    )
+
+
+def _sequences(lengths: list[int], limit: int) -> list[float]:
+    found, filled = [], 0
+    for n in lengths:
+        if filled and filled + n > limit:
+            found.append(float(filled))
+            filled = 0
+        filled += n
+    return [*found, float(filled)]
+
+
+# ------------------------------------------------------------------ terms
+
+
+def layer_weights(s: Row) -> float:
+    """Matrix weights of all layers."""
+    q, kv = s["heads"] * s["head_dim"], s["kv_heads"] * s["head_dim"]
+    return s["layers"] * s["hidden"] * (2.0 * q + 2.0 * kv + 3.0 * s["ffn"])
+
+
+def step_terms(s: Row) -> Terms:
+    """Work of one micro-batch forward and backward. `s`: sizes, tokens, answer_tokens, seq_len, lora_rank."""
+    lora = s["finetuning_type"] == "lora"
+    passes = 2.0 if lora else 3.0  # forward and the gradient of inputs; full: of weights too
+    tokens, answers, weights = s["tokens"], s["answer_tokens"], layer_weights(s)
+    width = s["hidden"] * 22.0 + s["ffn"] * 6.0
+    attention = 4.0 * s["layers"] * s["heads"] * s["head_dim"] * tokens * s["seq_len"] / 2
+    adapters = 6.0 * tokens * _adapters(s) if lora else 0.0
+    return {
+        "gemm": 2.0 * tokens * weights * passes,
+        "gemm_narrow": 2.0 * tokens * weights * passes * 256.0 / s["hidden"],
+        "adapters": adapters,
+        "head": 2.0 * answers * s["vocab"] * s["hidden"] * passes,
+        "softmax": answers * s["vocab"] * 4.0 * 6,
+        "attention": attention * 3.5,
+        "elementwise": 2.4 * 2 * s["layers"] * tokens * width,
+        "layers": float(s["layers"]),
+        "start": 1.0,
+    }
+
+
+def _adapters(s: Row) -> float:
+    q, kv, h, f = s["heads"] * s["head_dim"], s["kv_heads"] * s["head_dim"], s["hidden"], s["ffn"]
+    return s["layers"] * s.get("lora_rank", 0) * (2.0 * (h + q) + 2 * (h + kv) + 3 * (h + f))
+
+
+def params_of(s: Row) -> float:
+    """All weights of a tied model of these sizes."""
+    return layer_weights(s) + s["vocab"] * s["hidden"]
+
+
+def trained_params(s: Row) -> float:
+    """Weights that the optimiser holds."""
+    return _adapters(s) if s["finetuning_type"] == "lora" else s.get("params") or params_of(s)
+
+
+def memory_terms(s: Row) -> Terms:
+    """Bytes held at the peak of a training process."""
+    compute = 2.0 if s["dtype"] == "bf16" else 4.0
+    lora = s["finetuning_type"] == "lora"
+    params, trained = s.get("params") or params_of(s), trained_params(s)
+    q, kv = s["heads"] * s["head_dim"], s["kv_heads"] * s["head_dim"]
+    kept = 4.0 * s["hidden"] + 3.0 * q + 2.0 * kv + 4.0 * s["ffn"]
+    chunk = min(CHUNK_ROWS, s["answer_tokens"])
+    copies = 0.0 if lora or compute == 4 else params * compute
+    return {
+        "start": 1.0,
+        "weights": params * compute if lora else copies,
+        "state": trained * 16.0,
+        "activations": s["layers"] * s["tokens"] * kept * compute,
+        "logits": chunk * s["vocab"] * 8.0,
+        "table": float(s["vocab"] * s["hidden"]) * 4.0,
+    }
+
+
+# ------------------------------------------------------------------ this machine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainRates:
+    """Everything that calibration says about training here."""
+
+    step: Rates
+    optimiser: Rates
+    memory: Rates
+    load: Rates
+    write: Rates
+    checkpoint: Rates
+    start_s: float
+
+
+def flops_per_s(calibration: Calibration) -> float:
+    """FP32 GEMM rate of this machine's BLAS at the largest m, 50 GFLOP/s where it was not measured."""
+    return max((r["flops_per_s"] for r in calibration.of("gemm")), default=5e10)
+
+
+def bytes_per_s(calibration: Calibration) -> float:
+    """Memory rate, 10 GB/s where it was not measured."""
+    return max((r["bytes_per_s"] for r in calibration.of("triad")), default=1e10)
+
+
+def train_rates(calibration: Calibration, finetuning_type: str, dtype: str) -> TrainRates:
+    """Fit all rates from the rows of `training.probe`; own micro-benchmarks are the priors."""
+    rows = [r for r in calibration.of("train_micro") if r["dtype"] == dtype]
+    same = [r for r in rows if r["finetuning_type"] == finetuning_type] or rows
+    flops = flops_per_s(calibration) * (2.0 if dtype == "bf16" else 1.0)
+    memory = bytes_per_s(calibration)
+    priors = {
+        "gemm": 1 / flops,
+        "gemm_narrow": 0.2 / flops,
+        "adapters": 3 / flops,
+        "head": 1 / flops,
+        "softmax": 1 / memory,
+        "attention": 4 / flops,
+        "elementwise": 1 / memory,
+        "layers": 1e-3,
+        "start": 2e-3,
+    }
+    starts = calibration.of("train_start")
+    held = {"start": 350e6, "weights": 1.0, "state": 1.0, "activations": 1.0, "logits": 1.5, "table": 0.3}
+    if starts:
+        held["start"] = float(starts[0]["rss_bytes"])
+    disk = max((r["bytes_per_s"] for r in calibration.of("file_write")), default=3e8)
+    return TrainRates(
+        step=fit_rates(rows, step_terms, priors),
+        optimiser=line(rows, trained_params, "optimiser_s", (1e-3, 40 / memory)),
+        memory=fit_rates(rows, memory_terms, held, "rss_bytes"),
+        load=line(same, params_of, "load_s", (0.05, 4 / memory + 1e-9)),
+        write=line(same, params_of, "write_s", (0.05, 2 / disk)),
+        checkpoint=line(rows, lambda r: r["checkpoint_bytes"], "checkpoint_s", (0.02, 1 / disk)),
+        start_s=float(starts[0]["s"]) if starts else 3.0,
+    )
+
+
+def sizes_of(shape: Shape, settings: Mapping[str, Any], run: Packed, tokens: float) -> dict[str, Any]:
+    """One micro-batch of a job in the words of a calibration row."""
+    return {
+        "finetuning_type": settings["finetuning_type"],
+        "dtype": settings["dtype"],
+        "lora_rank": settings["lora_rank"],
+        "layers": shape.layers,
+        "hidden": shape.hidden,
+        "heads": shape.heads,
+        "kv_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
+        "ffn": shape.ffn,
+        "vocab": shape.vocab,
+        "params": float(shape.params),
+        "tokens": tokens,
+        "answer_tokens": max(1.0, tokens * run.answer_share),
+        "seq_len": run.row_tokens,
+    }

@@ -1,0 +1,80 @@
+"""What calibration rows teach about this machine: seconds and bytes per unit of physical work.
+
+A fit has one coefficient a physical term (GEMM operations, bytes moved, layers launched), never negative,
+pulled towards what the machine's own FP32 GEMM and memory rates suggest; few rows suffice, and sizes that
+no row had are reached by physics rather than by a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Row = Mapping[str, Any]
+Terms = dict[str, float]
+ROW_SD = 0.05  # relative spread of one calibration row
+PRIOR_SD = 0.7  # relative spread of a coefficient about its prior
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """Coefficients by term; `error` is the mean relative error on the rows they come from."""
+
+    of: Mapping[str, float]
+    rows: int
+    error: float
+
+    def cost(self, terms: Terms) -> dict[str, float]:
+        """Each term's share; their sum is the prediction."""
+        return {name: amount * self.of.get(name, 0.0) for name, amount in terms.items()}
+
+    def total(self, terms: Terms) -> float:
+        """The prediction."""
+        return sum(self.cost(terms).values())
+
+    @property
+    def provenance(self) -> str:
+        return "calibrated" if self.rows else "modelled"
+
+
+def fit_rates(rows: Sequence[Row], terms: Callable[[Row], Terms], priors: Terms, value: str = "s") -> Rates:
+    """Non-negative ridge regression of `value` on the terms, in relative errors.
+
+    Priors are the coefficients expected before any row; with no rows they stand as they are.
+    """
+    usable = [row for row in rows if row.get(value, 0) > 0]
+    names = list(priors)
+    prior = np.array([priors[n] for n in names])
+    if not usable:
+        return Rates(of=dict(priors), rows=0, error=0.3)
+    y = np.array([float(row[value]) for row in usable])
+    x = np.array([[t.get(n, 0.0) for n in names] for t in map(terms, usable)])
+    # Unknowns are multiples of the priors, so that the pull is relative too.
+    a = np.vstack([x * prior / y[:, None] / ROW_SD, np.eye(len(names)) / PRIOR_SD])
+    b = np.concatenate([np.full(len(y), 1 / ROW_SD), np.full(len(names), 1 / PRIOR_SD)])
+    scale = nonnegative(a, b)
+    error = float(np.mean(np.abs(x @ (prior * scale) / y - 1)))
+    return Rates(of=dict(zip(names, (prior * scale).tolist(), strict=True)), rows=len(usable), error=error)
+
+
+def nonnegative(a: np.ndarray, b: np.ndarray, rounds: int = 2000) -> np.ndarray:
+    """x >= 0 that minimises |a x - b|: coordinate descent on the normal equations (Franc et al. 2005)."""
+    h, f = a.T @ a, a.T @ b
+    x = np.maximum(0.0, np.linalg.lstsq(a, b, rcond=None)[0])
+    for _ in range(rounds):
+        before = x.copy()
+        for i in range(len(x)):
+            x[i] = max(0.0, x[i] - (h[i] @ x - f[i]) / h[i, i])
+        if np.abs(x - before).max() < 1e-9:
+            break
+    return x
+
+
+def line(rows: Sequence[Row], at: Callable[[Row], float], value: str, default: tuple[float, float]) -> Rates:
+    """value = start + each * amount, with a default for (start, each)."""
+    return fit_rates(
+        rows, lambda r: {"start": 1.0, "each": at(r)}, {"start": default[0], "each": default[1]}, value
+    )

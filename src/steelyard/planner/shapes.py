@@ -1,0 +1,44 @@
+"""A Shape from sizes by name: rows of the model catalogue. Files are read by `steelyard.shape` itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from steelyard.hardware import lookup, plain
+from steelyard.shape import Shape
+
+
+def named_shape(name: str, models: Mapping[str, Mapping[str, Any]]) -> Shape:
+    """The shape of a catalogued model, however it is spelled. Raises WrongUse naming the nearest."""
+    table = {plain(key): row for key, row in models.items()}
+    return shape_of(lookup(table, name, "model", list(models)))
+
+
+def shape_of(row: Mapping[str, Any]) -> Shape:
+    """A row with the columns of `models.csv` as a Shape."""
+    layers, heads, kv_heads = int(row["layers"]), int(row["heads"]), int(row["kv_heads"])
+    head_dim = int(row.get("head_dim") or row["hidden"] // heads)
+    kv = float(row.get("kv_bytes_per_token_16bit") or 0) / (2 * layers)
+    params = int(float(row["params_b"]) * 1e9)
+    experts = int(row.get("experts") or 0)
+    return Shape(
+        family=str(row["model"]).split("-")[0],
+        layers=layers,
+        hidden=int(row["hidden"]),
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        ffn=int(row["ffn"]),
+        vocab=int(row["vocab"]),
+        gated=bool(row.get("gated_ffn", 1)),
+        tied=False,
+        experts=experts,
+        experts_per_token=int(row.get("experts_per_token") or 0),
+        sliding_window=None,
+        max_position=0,
+        params=params,
+        active_params=int(float(row.get("active_b") or row["params_b"]) * 1e9),
+        dtype="bf16",
+        kv_width=round(kv) or 2 * kv_heads * head_dim,
+    )

@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steelyard.errors import Lacking, Refused
+from steelyard.hardware import Calibration, Machine, catalogue, published_constants
+from steelyard.ledger import Row
+from steelyard.planner import DataFacts, check_limits, explain, fill, learnt, plan_recipe, predict
+from steelyard.planner.local_serve import closed_load, engine_row, serve_rates
+from steelyard.planner.local_train import memory_terms, packed, step_terms
+from steelyard.planner.rates import fit_rates
+from steelyard.recipe import Compress, Goal, Load, Money, Recipe, Source, Stage
+from steelyard.shape import Shape
+
+SMOL = Shape(
+    family="llama", layers=30, hidden=576, heads=9, kv_heads=3, head_dim=64, ffn=1536, vocab=49152,
+    gated=True, tied=True, experts=0, experts_per_token=0, sliding_window=None, max_position=8192, params=134_515_008,
+    active_params=134_515_008, dtype="bf16",
+)  # fmt: skip
+MACHINE = Machine(
+    cpu_model="AMD EPYC", cores=2, threads=2, isa=("avx2", "avx512f", "avx512_bf16"), memory_bytes=24 * 2**30,
+    memory_free_bytes=20 * 2**30, last_cache_bytes=2**25, versions=(), fingerprint="f", share=2 / 96,
+    nearest_device="epyc-9654",
+)  # fmt: skip
+FACTS = DataFacts(
+    rows=600, bytes=200_000, tokens=60_000, answer_tokens=20_000, longest=140, lengths=[100] * 600,
+    abilities={"logs": 600}, held_out=150,
+)  # fmt: skip
+RECIPE = Recipe(
+    path=Path("recipe.yaml"), root=Path("."), name="desk", model="demo", data=(Source(path="a.jsonl"),)
+)
+EMPTY = Calibration(fingerprint="f", rows=(), taken=(), skipped={}, measured_s=0, path="")
+GOLDEN = Path(__file__).with_name("golden_plan.json")
+
+
+def weigh(recipe=RECIPE, machine=MACHINE, facts=FACTS, calibration=EMPTY, rows=(), shape=SMOL):
+    filled = fill(recipe, shape, machine, facts)
+    local = predict(filled, shape, machine, calibration, facts, rows)
+    return filled, local
+
+
+def staged(**words) -> Recipe:
+    return replace(RECIPE, train=(Stage(**words),))
+
+
+# ------------------------------------------------------------------ fill
+
+
+def test_what_the_recipe_says_is_kept_and_the_rest_has_a_reason():
+    recipe = staged(
+        max_length=512, per_device_train_batch_size=3, learning_rate=5e-4, max_steps=7, packing=False
+    )
+    filled, _ = weigh(recipe)
+    (stage,) = filled.settings["train"]
+    assert (stage["max_length"], stage["micro_batch"], stage["learning_rate"]) == (512, 3, 5e-4)
+    assert stage["max_steps"] == 7 and stage["packing"] is False and stage["threads"] == 2
+    assert filled.origins["train.0.learning_rate"] == "recipe"
+    assert filled.origins["train.0.lora_rank"].startswith("plan: ")
+    assert stage["grad_accum"] >= 1 and stage["num_train_epochs"] >= 1
+
+
+def test_settings_never_depend_on_timings_free_memory_or_the_ledger():
+    slower = replace(MACHINE, memory_free_bytes=2**30, fingerprint="other", share=0.5)
+    assert fill(RECIPE, SMOL, MACHINE, FACTS) == fill(RECIPE, SMOL, slower, FACTS)
+
+
+@pytest.mark.parametrize(
+    ("isa", "weights", "form", "dtype"),
+    [
+        (("avx512_bf16",), "auto", "bf16", "bf16"),
+        (("amx_bf16",), "auto", "bf16", "bf16"),
+        (("avx2",), "auto", "int8", "f32"),
+        (("avx512_bf16",), "int8", "int8", "bf16"),
+    ],
+)
+def test_form_and_dtype_follow_the_instruction_set(isa, weights, form, dtype):
+    filled, _ = weigh(replace(RECIPE, compress=Compress(weights=weights)), replace(MACHINE, isa=isa))
+    assert filled.settings["compress"]["form"] == form and filled.settings["train"][0]["dtype"] == dtype
+
+
+def test_no_training_needs_no_training():
+    filled, local = weigh(replace(RECIPE, train=()))
+    assert filled.settings["train"] == [] and local.steps["train"]["wall_s"].value == 0
+    assert local.steps["serve"]["tpot_s"].value > 0
+
+
+# ------------------------------------------------------------------ predict
+
+
+KEYS = {
+    "clean": {"wall_s", "peak_rss_bytes"},
+    "train": {"wall_s", "peak_rss_bytes", "steps", "step_s", "tokens"},
+    "compress": {"wall_s", "peak_rss_bytes"},
+    "gate": {"wall_s", "peak_rss_bytes"},
+    "serve": {"wall_s", "peak_rss_bytes", "ttft_s", "tpot_s", "output_tok_s"},
+}
+
+
+def test_every_step_is_predicted_under_the_fixed_keys_with_intervals():
+    _, local = weigh()
+    assert {step: set(figures) - {"cost_usd"} for step, figures in local.steps.items()} == KEYS
+    for figures in local.steps.values():
+        for figure in figures.values():
+            assert figure.low <= figure.value <= figure.high
+    assert local.cost_usd.value == pytest.approx(local.wall_s * MACHINE.price_usd_per_h / 3600)
+
+
+def test_parts_sum_to_each_time():
+    _, local = weigh()
+    for step, parts in explain(local).items():
+        assert sum(parts.values()) == pytest.approx(local.raw[step]["wall_s"])
+
+
+def test_twice_the_epochs_train_twice_the_tokens():
+    _, once = weigh(staged(num_train_epochs=2))
+    _, twice = weigh(staged(num_train_epochs=4))
+    assert twice.steps["train"]["tokens"].value == pytest.approx(
+        2 * once.steps["train"]["tokens"].value, rel=0.01
+    )
+    assert twice.steps["train"]["step_s"].value == pytest.approx(
+        once.steps["train"]["step_s"].value, rel=0.01
+    )
+    assert twice.steps["train"]["wall_s"].value > 1.6 * once.steps["train"]["wall_s"].value
+
+
+@given(st.sampled_from([256, 512, 1024]), st.sampled_from([1, 2, 4]), st.sampled_from([4, 16, 64]))
+def test_memory_grows_with_length_batch_and_rank(length, batch, rank):
+    def held(length, batch, rank):
+        recipe = staged(max_length=length, per_device_train_batch_size=batch, lora_rank=rank)
+        return weigh(recipe)[1].steps["train"]["peak_rss_bytes"].value
+
+    smallest = held(length, batch, rank)
+    assert held(2 * length, batch, rank) >= smallest
+    assert held(length, 2 * batch, rank) >= smallest
+    assert held(length, batch, 2 * rank) > smallest
+
+
+def test_full_training_holds_more_than_lora():
+    lora, full = (weigh(staged(finetuning_type=t))[1].steps["train"] for t in ("lora", "full"))
+    assert full["peak_rss_bytes"].value > lora["peak_rss_bytes"].value + 10 * SMOL.params
+
+
+def test_rows_too_long_are_left_out_and_packing_closes_before_the_next():
+    facts = replace(FACTS, rows=4, lengths=[60, 60, 60, 900], longest=900, tokens=1080)
+    settings = {"max_length": 128, "packing": True, "micro_batch": 1, "grad_accum": 1, "num_train_epochs": 1}
+    run = packed(facts, settings)
+    assert run.tokens == 180 and run.steps == 2
+    assert packed(facts, settings | {"packing": False}).steps == 3
+    assert packed(facts, settings | {"max_steps": 9}).steps == 9
+
+
+# ------------------------------------------------------------------ rates
+
+
+def train_row(layers, tokens, kind="lora", hidden=576):
+    sizes = {"hidden": hidden, "ffn": 3 * hidden, "heads": hidden // 64, "kv_heads": 3, "head_dim": 64}
+    work = {"layers": layers, "tokens": tokens, "answer_tokens": tokens // 4, "seq_len": 64, "vocab": 49152}
+    return {"op": "train_micro", "finetuning_type": kind, "dtype": "bf16", "lora_rank": 8} | sizes | work
+
+
+TRUE = {"gemm": 4e-12, "head": 4e-12, "elementwise": 4e-11, "layers": 2e-3, "attention": 2e-11}
+PRIOR = {"gemm": 2e-12, "head": 2e-12, "elementwise": 1e-10, "layers": 1e-3, "attention": 1e-11}
+
+
+def test_few_rows_teach_rates_that_hold_for_other_sizes():
+    cells = [(2, 512), (6, 512), (2, 2048), (6, 1024)]
+    rows = [train_row(*cell) for cell in cells]
+    rows = [r | {"s": sum(step_terms(r)[n] * c for n, c in TRUE.items())} for r in rows]
+    rates = fit_rates(rows, step_terms, PRIOR)
+    unseen = train_row(30, 1024)
+    truth = sum(step_terms(unseen)[n] * c for n, c in TRUE.items())
+    assert rates.total(step_terms(unseen)) == pytest.approx(truth, rel=0.1)
+    assert rates.error < 0.03 and rates.provenance == "calibrated"
+    assert sum(rates.cost(step_terms(unseen)).values()) == pytest.approx(rates.total(step_terms(unseen)))
+
+
+def test_without_rows_the_priors_stand_and_say_so():
+    rates = fit_rates([], step_terms, PRIOR)
+    assert rates.of == PRIOR and rates.provenance == "modelled"
+
+
+def test_terms_grow_with_the_work():
+    assert step_terms(train_row(6, 512))["gemm"] == 3 * step_terms(train_row(2, 512))["gemm"]
+    assert step_terms(train_row(2, 512, "full"))["gemm"] == 1.5 * step_terms(train_row(2, 512))["gemm"]
+    assert (
+        memory_terms(train_row(2, 1024))["activations"] == 2 * memory_terms(train_row(2, 512))["activations"]
+    )
+
+
+ENGINE = {"max_num_batched_tokens": 2048, "max_num_seqs": 64}
+
+
+@pytest.mark.parametrize("users", [1, 8, 32])
+def test_a_closed_load_conserves_its_tokens(users):
+    rates, row = serve_rates(EMPTY, "bf16").step, engine_row(SMOL, "bf16")
+    played = closed_load(rates, row, users, 128, 64, ENGINE)
+    assert played.tokens == users * 3 * 192
+    assert played.output_tok_s <= users * 64 / (played.tpot_s * 63)
+    assert 0 < played.ttft_s < played.wall_s
+
+
+def test_more_users_wait_longer_and_get_more_done():
+    rates, row = serve_rates(EMPTY, "bf16").step, engine_row(SMOL, "bf16")
+    one, many = (closed_load(rates, row, users, 128, 64, ENGINE) for users in (1, 32))
+    assert many.ttft_s > one.ttft_s and many.tpot_s > one.tpot_s and many.output_tok_s > one.output_tok_s
+
+
+# ------------------------------------------------------------------ ledger
+
+
+def ledger_rows(count, ratio, step="train", **features):
+    known = {"model_version": 1, "raw": {"wall_s": 10.0}} | features
+    return [Row(run="r", step=step, machine="f", features=known, measured={"wall_s": 10 * ratio})] * count
+
+
+def test_the_ledger_is_believed_more_the_more_rows_it_has():
+    factors = [learnt("train", "wall_s", ledger_rows(n, 1.5))[0] for n in (0, 1, 3, 20)]
+    assert factors[0] == 1 and factors == sorted(factors) and factors[-1] == pytest.approx(1.5, rel=0.05)
+    assert learnt("train", "wall_s", ledger_rows(5, 1.5, step="serve")) == (1.0, 0)
+    assert learnt("train", "wall_s", ledger_rows(5, 1.5, model_version=0)) == (1.0, 0)
+    assert learnt("train", "wall_s", ledger_rows(20, 50.0))[0] < 2.1
+
+
+def test_the_ledger_corrects_figures_but_not_settings():
+    filled, before = weigh()
+    again, after = weigh(rows=ledger_rows(10, 1.4))
+    assert filled == again and after.raw == before.raw
+    assert after.steps["train"]["wall_s"].value > 1.2 * before.steps["train"]["wall_s"].value
+    assert after.features("train")["raw"] == before.raw["train"]
+
+
+# ------------------------------------------------------------------ limits
+
+
+def limited(machine=MACHINE, **goal):
+    recipe = replace(RECIPE, goal=Goal(**goal))
+    filled, local = weigh(recipe, machine)
+    plans = plan_recipe(recipe, filled, SMOL, FACTS, catalogue(), published_constants())
+    check_limits(recipe, filled, local, plans, machine)
+    return plans
+
+
+def test_a_job_within_its_limits_goes_on():
+    plans = limited(budget=Money(amount=5), deadline_s=86400.0)
+    assert len(plans.plans) == len(catalogue()) and plans.plans[0].steps
+    assert [s["step"] for s in plans.plans[0].steps] == ["clean", "train", "compress", "gate", "serve"]
+    assert plans.shown()[0]["device"] == plans.plans[0].device
+
+
+@pytest.mark.parametrize(
+    ("goal", "code"),
+    [
+        ({"budget": Money(amount=1e-6)}, "plan.budget"),
+        ({"deadline_s": 1.0}, "plan.deadline"),
+        ({"budget": Money(amount=1e-3), "deadline_s": 0.001}, "plan.deadline"),
+    ],
+)
+def test_a_job_over_a_limit_is_refused_with_the_tightest_named(goal, code):
+    with pytest.raises(Refused) as caught:
+        limited(**goal)
+    assert caught.value.code == code and caught.value.exit_code == 3 and caught.value.hint
+
+
+def test_the_nearest_plan_that_fits_here_trains_fewer_steps():
+    _, local = weigh()
+    with pytest.raises(Refused) as caught:
+        limited(deadline_s=local.wall_s * 0.8)
+    assert "max_steps" in caught.value.hint
+
+
+def test_too_little_memory_is_lacking_not_refused():
+    with pytest.raises(Lacking) as caught:
+        limited(replace(MACHINE, memory_bytes=2**30))
+    assert caught.value.code == "memory.too_small" and caught.value.exit_code == 5 and caught.value.hint
+
+
+# ------------------------------------------------------------------ golden
+
+
+def test_the_plan_of_a_fixed_machine_is_the_golden_one():
+    """Rewrite tests/planner/golden_plan.json by hand when a formula changes on purpose."""
+    recipe = replace(RECIPE, goal=Goal(load=Load(users=8)))
+    filled, local = weigh(recipe)
+    told = {
+        "settings": filled.settings,
+        "steps": {
+            s: {k: float(f"{f.value:.6g}") for k, f in figures.items()} for s, figures in local.steps.items()
+        },
+    }
+    assert json.loads(json.dumps(told)) == json.loads(GOLDEN.read_text(encoding="utf-8"))
+    assert weigh(recipe) == weigh(recipe)

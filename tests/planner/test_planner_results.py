@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import pytest
+
+from steelyard.hardware import catalogue, named_models, published_constants
+from steelyard.planner import Constants, fit, predict_results, score_results
+
+CONSTANTS = Constants.from_json(published_constants())
+MODEL = {"model": "llama3-8b", "params_b": "8.03", "layers": "32", "hidden": "4096", "heads": "32"}
+MODEL |= {"kv_heads": "8", "ffn": "14336", "vocab": "128256", "precision": "bf16", "weight_bits": "16"}
+TRAIN = {
+    "phase": "pretrain",
+    "metric": "tokens_per_s_per_device",
+    "unit": "tokens/s/device",
+    "seq_len": "8192",
+}
+SERVE = {"phase": "serve", "metric": "output_tokens_per_s", "unit": "tokens/s", "prompt_len": "128"}
+
+
+def row(id: str, **cells: str) -> dict[str, str]:
+    return {"id": id, "source": "s", "framework": "vLLM", "value": "", "note": ""} | MODEL | cells
+
+
+ROWS = [
+    row(
+        "t1",
+        device="h100-sxm",
+        devices="8",
+        dp="8",
+        micro_batch="2",
+        global_batch="16",
+        value="5762",
+        **TRAIN,
+    ),
+    row("t2", device="gaudi2", devices="8", global_batch="1024", value="8000", **TRAIN),
+    row(
+        "s1",
+        device="a100-80-sxm",
+        devices="1",
+        tp="1",
+        concurrency="16",
+        output_len="128",
+        value="900",
+        **SERVE,
+    ),
+    row("s2", device="mi300x", devices="4", tp="4", concurrency="1", output_len="1024", value="150", **SERVE),
+]
+
+
+def predicted(rows, constants=CONSTANTS):
+    return predict_results(rows, catalogue(), named_models(), constants)
+
+
+def test_blind_predictions_equal_filled_ones():
+    blind = [r | {"value": "", "note": ""} for r in ROWS]
+    assert predicted(blind) == predicted(ROWS)
+    assert all(p.low < p.value < p.high and p.reason is None for p in predicted(ROWS))
+
+
+def test_rows_alone_and_together_are_predicted_alike():
+    assert [predicted([r])[0].value for r in ROWS] == pytest.approx([p.value for p in predicted(ROWS)])
+
+
+@pytest.mark.parametrize(
+    ("cells", "reason"),
+    [
+        ({"device": "gaudi1"}, "no peak"),
+        ({"device": "abacus"}, "no device"),
+        ({"metric": "smiles"}, "not known"),
+        ({"unit": "tokens"}, "not known"),
+        ({"phase": "dream"}, "phase"),
+        ({"layers": "-3"}, "layers"),
+        ({"hidden": "wide"}, "hidden"),
+        ({"devices": ""}, "devices"),
+        ({"model": "mystery-8x70b", "params_b": "500"}, "experts"),
+    ],
+)
+def test_a_row_that_cannot_be_predicted_says_why(cells, reason):
+    (found,) = predicted([ROWS[2] | cells])
+    assert found.value is None and reason in found.reason
+
+
+def test_scores_by_phase_family_and_source():
+    scores = score_results(ROWS, catalogue(), named_models(), CONSTANTS)
+    groups = scores.groups
+    assert (
+        groups["train"]["rows"] == 2
+        and groups["train/gaudi"]["rows"] == 1
+        and groups["source/s"]["rows"] == 4
+    )
+    assert set(groups["serve"]) >= {"mape", "median", "within_20", "bias", "coverage", "predicted"}
+    assert scores.as_json()["predicted"] == 4
+
+
+def test_constants_come_and_go_as_json():
+    assert Constants.from_json(CONSTANTS.as_json()).as_json() == CONSTANTS.as_json()
+    assert Constants.from_json({}).value("train.efficiency") == pytest.approx(0.45)
+    assert CONSTANTS.rows > 2000 and CONSTANTS.provenance == "fitted" and CONSTANTS.source
+
+
+def test_fitting_moves_predictions_towards_the_rows():
+    twice = [str(2 * p.value) for p in predicted(ROWS)]
+    truth = [
+        r | {"value": v, "source": f"s{i % 2}"} for i, (r, v) in enumerate(zip(ROWS, twice, strict=True))
+    ]
+    fitted = fit(truth, catalogue(), named_models())
+    before = score_results(truth, catalogue(), named_models(), CONSTANTS).groups["serve"]["mape"]
+    after = score_results(truth, catalogue(), named_models(), fitted).groups["serve"]["mape"]
+    assert after < before / 2
+
+
+def test_an_unseen_stack_on_an_unseen_family_has_a_wider_interval():
+    known, unknown = ROWS[2], ROWS[2] | {"framework": "unheard-of", "device": "trainium2"}
+    first, second = predicted([known, unknown])
+    assert second.high / second.value > first.high / first.value

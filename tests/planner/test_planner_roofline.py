@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steelyard.errors import WrongUse
+from steelyard.hardware import catalogue, named_models, published_constants
+from steelyard.planner import Constants, Request, named_shape, plan
+from steelyard.planner.roofline import (
+    Hardware,
+    ServeSetup,
+    Sizes,
+    TrainSetup,
+    serve_s,
+    total,
+    train_memory_bytes,
+    train_step_s,
+    values,
+)
+
+CONSTANTS = Constants.from_json(published_constants())
+LLAMA = named_shape("llama3-8b", named_models())
+A100 = Hardware(peak=312e12, bandwidth=2e12, memory=80e9, scaleup=300e9, scaleout=25e9, node=8)
+TRAIN = values(CONSTANTS, "train", {"family": "nvidia"})
+SERVE = values(CONSTANTS, "serve", {"family": "nvidia", "stack": "vllm"})
+
+setups = st.builds(
+    lambda d, t, p, b, z, r: TrainSetup(
+        devices=d * t * p, t=t, p=p, micro_batch=b, global_batch=d * b * 8, seq_len=2048, zero=z, recompute=r
+    ),
+    st.sampled_from([1, 2, 4]),
+    st.sampled_from([1, 2, 4, 8]),
+    st.sampled_from([1, 2, 4]),
+    st.sampled_from([1, 2, 4]),
+    st.sampled_from([1, 3]),
+    st.sampled_from([1, 2]),
+)
+
+
+def step(setup: TrainSetup, hardware: Hardware = A100) -> dict:
+    return train_step_s(Sizes.of(LLAMA, 2048), setup, hardware, TRAIN)
+
+
+@given(setups)
+def test_parts_sum_and_none_is_negative(setup):
+    parts = step(setup)
+    assert all(float(p) >= 0 for p in parts.values())
+    assert float(total(parts)) == pytest.approx(sum(float(p) for p in parts.values()))
+
+
+@given(setups, st.sampled_from(["peak", "scaleup", "scaleout"]))
+def test_better_hardware_is_never_slower(setup, what):
+    better = replace(A100, **{what: getattr(A100, what) * 2})
+    assert total(step(setup, better)) <= total(step(setup)) * (1 + 1e-12)
+
+
+@given(setups)
+def test_memory_falls_with_every_split_and_grows_with_the_micro_batch(setup):
+    memory = train_memory_bytes(LLAMA, setup)
+    assert train_memory_bytes(LLAMA, replace(setup, t=setup.t * 2, devices=setup.devices * 2)) <= memory
+    sharded = replace(setup, zero=3)
+    wider = replace(sharded, devices=sharded.devices * 2, global_batch=sharded.global_batch * 2)
+    assert train_memory_bytes(LLAMA, wider) <= train_memory_bytes(LLAMA, sharded)
+    more = replace(setup, micro_batch=setup.micro_batch * 2, global_batch=setup.global_batch * 2)
+    assert train_memory_bytes(LLAMA, more) >= memory
+
+
+def test_one_device_does_not_communicate():
+    parts = step(TrainSetup(devices=1, global_batch=8))
+    assert parts["tp"] == parts["dp"] == parts["bubble"] == 0
+
+
+def test_a_batch_of_many_equals_many_batches_of_one():
+    devices = np.array([1.0, 8.0, 64.0])
+    many = total(step(TrainSetup(devices=devices, global_batch=64.0)))
+    ones = [float(total(step(TrainSetup(devices=d, global_batch=64.0)))) for d in devices]
+    assert many == pytest.approx(ones, rel=1e-9)
+
+
+@given(st.integers(1, 256), st.integers(16, 4096))
+def test_decode_reads_weights_once_and_grows_with_the_batch(batch, prompt):
+    sizes = Sizes.of(LLAMA, prompt)
+    small = serve_s(sizes, ServeSetup(batch=batch, prompt=prompt), A100, SERVE)["decode"]
+    large = serve_s(sizes, ServeSetup(batch=2 * batch, prompt=prompt), A100, SERVE)["decode"]
+    assert float(large["weights"]) == pytest.approx(float(small["weights"]))
+    assert total(small) < total(large) < 2 * total(small)
+
+
+REQUESTS = {
+    "pretrain": Request(shape=LLAMA, job="pretrain", tokens=1e9),
+    "lora": Request(shape=LLAMA, job="sft", tokens=1e7, finetuning_type="lora"),
+    "serve": Request(shape=LLAMA, job="serve", tokens=1e6, users=16),
+}
+
+
+@pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
+def test_a_plan_names_every_device_and_its_parts_sum(request_):
+    plans = plan(request_, catalogue(), CONSTANTS)
+    assert sorted(p.device for p in plans.plans) == sorted(d.id for d in catalogue())
+    assert plans.considered >= plans.divide >= plans.fit > 0
+    best = plans.plans[plans.best]
+    assert best.fits and best.why_not is None and plans.best in plans.frontier
+    for p in plans.plans:
+        if p.time_s:
+            assert sum(p.parts.values()) == pytest.approx(p.time_s.value)
+            assert p.time_s.low < p.time_s.value < p.time_s.high
+        assert p.fits or p.why_not
+    fits = [p.fits for p in plans.plans]
+    assert fits == sorted(fits, reverse=True)
+    priced = [p.cost_usd.value for p in plans.plans if p.fits and p.cost_usd]
+    assert priced == sorted(priced)
+
+
+@pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
+def test_twice_the_tokens_take_twice_the_time(request_):
+    once = {p.device: p for p in plan(request_, catalogue(), CONSTANTS).plans}
+    for p in plan(replace(request_, tokens=2 * request_.tokens), catalogue(), CONSTANTS).plans:
+        before = once[p.device]
+        if p.time_s and before.time_s and p.settings == before.settings | {"steps": p.settings.get("steps")}:
+            assert p.time_s.value == pytest.approx(2 * before.time_s.value, rel=0.01)
+
+
+def test_the_frontier_has_no_plan_that_another_beats():
+    plans = plan(REQUESTS["lora"], catalogue(), CONSTANTS)
+    kept = [plans.plans[i] for i in plans.frontier]
+    for p in plans.plans:
+        if p.fits and p.cost_usd:
+            assert not any(
+                p.cost_usd.value < k.cost_usd.value and p.time_s.value < k.time_s.value for k in kept
+            )
+
+
+def test_limits_are_named_and_the_tightest_is_told():
+    plans = plan(replace(REQUESTS["pretrain"], budget_usd=0.01, deadline_s=3600), catalogue(), CONSTANTS)
+    assert plans.best is None
+    limit, factor = plans.tightest()
+    assert limit in ("budget", "deadline", "memory") and factor > 1
+    assert any("over the budget" in p.why_not for p in plans.plans)
+
+
+def test_a_device_can_be_chosen_by_any_spelling():
+    plans = plan(replace(REQUESTS["lora"], devices=("Gaudi-3",)), catalogue(), CONSTANTS)
+    assert [p.device for p in plans.plans] == ["gaudi3"]
+
+
+def test_bad_requests_are_refused():
+    with pytest.raises(WrongUse):
+        Request(shape=LLAMA, job="dream")
+    with pytest.raises(WrongUse):
+        Request(shape=LLAMA, tokens=0)
+    with pytest.raises(WrongUse, match="no model"):
+        named_shape("lama-9", named_models())
+
+
+def test_models_are_found_by_any_spelling():
+    assert named_shape("Meta-Llama-3-70B", named_models()).layers == 80
+    assert named_shape("mistralai/Mistral-7B-Instruct", named_models()).kv_heads == 8
