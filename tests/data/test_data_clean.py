@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from steelyard.artefact import Inputs, Store, Watch
 from steelyard.data import clean, clean_files, count, fingerprint
-from steelyard.errors import Stopped, WrongUse
+from steelyard.errors import Lacking, Stopped, WrongUse
 
 FILES = ("train.jsonl", "test.jsonl", "dropped.jsonl", "account.json")
 
@@ -175,7 +175,7 @@ def test_an_evaluation_file_is_the_test_and_stays_out_of_training(tmp_path):
     assert got.account["test_from_files"] == 2 and got.account["kept"] == 88
     assert got.account["abilities"]["other"] == {"train": 35, "test": 4, "own_eval": False}
     assert all("And" in r["messages"][0]["content"] for r in got.test if r["ability"] == "other")
-    assert all("item 3?" not in json.dumps(r) for r in got.train)
+    assert all("What is item 3?" not in json.dumps(r) for r in got.train)
 
 
 def test_an_evaluation_table_may_have_the_columns_of_its_source(tmp_path):
@@ -221,6 +221,20 @@ def test_a_stop_is_heard(tmp_path):
     watch.stop = True
     with pytest.raises(Stopped):
         run(tmp_path, [write(tmp_path / "a.jsonl", NUMBERED)], watch=watch)
+
+
+def test_a_full_disk_is_one_clear_error(tmp_path):
+    write(tmp_path / "a.jsonl", [*NUMBERED, NUMBERED[0]])
+    out = Store(tmp_path / "store").draft("dataset", "k" * 64, "clean", {}, {})
+    (out.folder / "dropped.jsonl").symlink_to("/dev/full")
+    with pytest.raises(Lacking) as caught:
+        clean(Inputs(), {"sources": [{"path": "a.jsonl"}], "root": str(tmp_path)}, out, Watch())
+    assert caught.value.code == "disk.full" and caught.value.hint
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.jsonl.part").symlink_to("/dev/full")
+    with pytest.raises(Lacking):
+        clean_files(tmp_path / "a.jsonl", tmp_path / "out")
+    assert not outputs(tmp_path / "out")
 
 
 # ------------------------------------------------------------------ the plan's count
@@ -307,6 +321,19 @@ def test_clean_files_accounts_for_every_row_with_any_number_of_workers(tmp_path)
         kept["chat"]["messages"][0]["name"] == "n"
         and kept["chat"]["messages"][1]["content"] == "call <PHONE_1>"
     )
+
+
+def test_clean_files_takes_many_files_and_two_of_one_name(tmp_path):
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    for n in range(40):
+        write(tmp_path / "in" / "sub" / f"{n}.jsonl", [{"text": f"file {n}"}])
+    (tmp_path / "in" / "dropped.jsonl").write_text('{"text": "mine"}')
+    (tmp_path / "in" / "t.csv").write_text("prompt,completion\na,b\n")
+    (tmp_path / "in" / "t.jsonl").write_text('{"text": "t"}')
+    told = clean_files(tmp_path / "in", tmp_path / "out")
+    assert told["kept"] == 43 and len(list((tmp_path / "out" / "sub").iterdir())) == 40
+    assert [r["id"] for r in lines_of(tmp_path / "out" / "t.jsonl")] == ["t.csv:2", "t.jsonl:1"]
+    assert lines_of(tmp_path / "out" / "dropped-rows.jsonl")[0]["text"] == "mine"
 
 
 def test_clean_files_drops_evaluation_questions(tmp_path):

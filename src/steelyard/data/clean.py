@@ -19,6 +19,7 @@ import orjson
 
 from ..artefact import Draft, Figures, Inputs, Settings, Watch
 from ..errors import Stopped
+from ..trust import disk_problem
 from .row import Row
 from .sources import Source, files_of
 from .walk import Kept, Order, Walk, as_gate, held_out
@@ -31,29 +32,35 @@ def clean(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figur
     Raises WrongUse (2) for data that cannot be used, Stopped (6).
     """
     walk = Walk(Order.of(settings, token_counter(inputs)))
-    kept_file = out.folder / ".kept.jsonl"
-    with (
-        watch.progress("clean", total=None, unit="rows") as bar,
-        open(out.folder / "dropped.jsonl", "wb") as d,
-    ):
-        walk.on_drop = lambda id, reasons: write_line(d, {"id": id, "reasons": list(reasons)})
-        walk.on_rows = lambda count: go_on(watch, bar, count)
-        with open(kept_file, "wb") as file:
-            keys = [note(file, kept) for kept in walk.run()]
-    counts = divide(kept_file, keys, walk, out.folder)
-    kept_file.unlink()
-    account = walk.account.as_json() | counts | {"kind": "dataset"}
-    (out.folder / "account.json").write_bytes(orjson.dumps(account, option=orjson.OPT_INDENT_2))
+    try:
+        account = walked(walk, out.folder, watch)
+    except OSError as e:
+        raise disk_problem(e, Path(e.filename or out.folder / "train.jsonl")) from e
     watch.log("clean.done", rows_in=account["in"], kept=account["kept"], dropped=account["dropped"])
     return {
         "rows_in": float(account["in"]),
         "kept": float(account["kept"]),
         "dropped": float(account["dropped"]),
         "bytes_in": float(account["bytes_in"]),
-        "redacted": float(sum(walk.account.masked.values())),
-        "train_rows": float(counts["train"]),
-        "test_rows": float(counts["test"]),
+        "redacted": float(sum(account["masked"].values())),
+        "train_rows": float(account["train"]),
+        "test_rows": float(account["test"]),
     }
+
+
+def walked(walk: Walk, folder: Path, watch: Watch) -> dict[str, Any]:
+    """Write the payload into `folder`; returns the account."""
+    kept_file = folder / ".kept.jsonl"
+    with watch.progress("clean", total=None, unit="rows") as bar, open(folder / "dropped.jsonl", "wb") as d:
+        walk.on_drop = lambda id, reasons: write_line(d, {"id": id, "reasons": list(reasons)})
+        walk.on_rows = lambda count: go_on(watch, bar, count)
+        with open(kept_file, "wb") as file:
+            keys = [note(file, kept) for kept in walk.run()]
+    counts = divide(kept_file, keys, walk, folder)
+    kept_file.unlink()
+    account = walk.account.as_json() | counts
+    (folder / "account.json").write_bytes(orjson.dumps(account, option=orjson.OPT_INDENT_2))
+    return account
 
 
 def go_on(watch: Watch, bar: Any, count: int) -> None:

@@ -8,12 +8,11 @@ temporary name until all are whole: after a kill the same command makes the same
 from __future__ import annotations
 
 import ctypes
-import multiprocessing
 import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any, BinaryIO
 import orjson
 
 from ..errors import Stopped, Where, WrongUse
-from ..trust import atomic, disk_problem
+from ..trust import atomic, disk_problem, sync_folder
 from .account import Account
 from .clean import dumps
 from .files import SUFFIXES, Broken, DataFile, open_data
@@ -72,17 +71,20 @@ def clean_files(
     rules = Rules(**{**dict(settings or {}), "unreadable": "drop"})
     check = partial(judge_block, rules=rules, questions=questions_of(contamination))
     account = Account(files=[told for _, told in inputs])
-    with writing(output, [target_of(told.name) for _, told in inputs]) as files:
+    with writing(output) as files:
         seen: set[bytes] = set()
         with mapper(workers) as map_blocks:
             for (name, _), judged in map_blocks(check, blocks(inputs)):
+                kept = files.of(target_of(name))
                 if watch is not None and watch.stop:
                     raise Stopped("run.stopped", "cleaning was stopped", hint="run the same command again")
                 for row in judged:
-                    write_down(row, rules, seen, account, files[target_of(name)], files[DROPPED])
+                    write_down(row, rules, seen, account, kept, files.dropped)
         refuse_empty(account, input)
     told = report_of(account, time.perf_counter() - started)
-    with atomic(report or output / "report.json", 0o644) as file:
+    target = report or output / "report.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(target, 0o644) as file:
         file.write(orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     return told
 
@@ -121,27 +123,69 @@ def target_of(name: str) -> str:
     return target.as_posix()
 
 
+class Outputs:
+    """Files that appear together: each has a temporary name until `publish`. One is open at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.dropped = self.part(DROPPED).open("wb")
+        self.made: list[str] = []
+        self.name, self.file = "", self.dropped
+
+    def part(self, name: str) -> Path:
+        path = self.folder / f"{name}.part"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def of(self, name: str) -> BinaryIO:
+        """The file for `name`; names come in runs, a later run goes on where the first ended."""
+        if name != self.name:
+            self.close()
+            mode = "ab" if name in self.made else "wb"  # what a killed run left is not gone on with
+            self.file = self.part(name).open(mode)  # type: ignore[assignment]
+            self.made += [] if name in self.made else [name]
+            self.name = name
+        return self.file
+
+    def close(self) -> None:
+        if self.name:
+            durable(self.file)
+            self.name = ""
+
+    def publish(self) -> None:
+        """All names at once; dropped.jsonl is last and says that the rest is whole."""
+        self.close()
+        durable(self.dropped)
+        for name in [*self.made, DROPPED]:
+            os.replace(self.part(name), self.folder / name)
+        sync_folder(self.folder)
+
+    def discard(self) -> None:
+        for file in (self.file, self.dropped):
+            with suppress(OSError):  # a full disk fails the flush again
+                file.close()
+        for name in [*self.made, DROPPED]:
+            self.part(name).unlink(missing_ok=True)
+
+
+def durable(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
+
+
 @contextmanager
-def writing(output: Path, names: Iterable[str]) -> Iterator[Mapping[str, BinaryIO]]:
-    """Open files by name; all appear under their names once the block ends well, none otherwise."""
-    wanted = [*dict.fromkeys(names), DROPPED]  # last: it says that the rest is whole
-    parts = {name: output / f"{name}.part" for name in wanted}
+def writing(folder: Path) -> Iterator[Outputs]:
+    """Outputs that are published if the block ends well, and gone otherwise. Raises Lacking (disk)."""
     try:
-        with ExitStack() as stack:
-            for part in parts.values():
-                part.parent.mkdir(parents=True, exist_ok=True)
-            files = {name: stack.enter_context(open(part, "wb")) for name, part in parts.items()}
-            yield files
-            for file in files.values():
-                file.flush()
-                os.fsync(file.fileno())
-        for name, part in parts.items():
-            os.replace(part, output / name)
+        outputs = Outputs(folder)
+        try:
+            yield outputs
+            outputs.publish()
+        finally:
+            outputs.discard()
     except OSError as e:
-        raise disk_problem(e, Path(e.filename or output)) from e
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
+        raise disk_problem(e, Path(e.filename or folder)) from e
 
 
 def blocks(inputs: Iterable[tuple[Path, Told]]) -> Iterator[Block]:
@@ -268,6 +312,8 @@ def mapper(workers: int) -> Iterator[Mapper]:
     if workers <= 1:
         yield lambda check, items: ((item, check(item)) for item in items)
         return
+    import multiprocessing
+
     with multiprocessing.get_context("fork").Pool(workers, die_with_parent, (os.getpid(),)) as pool:
         yield partial(map_in, pool, workers)
 

@@ -53,7 +53,7 @@ def sync_folder(folder: Path) -> None:
 def disk_problem(error: OSError, path: Path) -> Problem | OSError:
     """The problem that an OSError at `path` means to a user; other errors come back as they are."""
     where = Where(str(path))
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return Lacking(
             "disk.full",
             f"no space left on the disk for {path.name}",

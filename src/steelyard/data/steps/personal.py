@@ -78,13 +78,14 @@ def redact_part(text: str, tag: Callable[[str, str], str]) -> str:
     out = text
     if "@" in out:
         out = EMAIL.sub(lambda m: m[0] if is_no_email(m) else tag("EMAIL", m[0].lower()), out)
-    if len(DIGIT.findall(out)) >= 7:
+    if SEVEN_DIGITS.search(out):
         for pattern in PHONES:
             out = pattern.sub(lambda m: m[0] if is_no_phone(m) else tag("PHONE", phone_key(m[0])), out)
     return mend_json(text, out) if out is not text and out != text else text
 
 
 DIGIT = re.compile(r"[0-9]")
+SEVEN_DIGITS = re.compile(r"[0-9](?:[ .\-()（）]{0,2}[0-9]){6}")  # nothing shorter is a phone number
 NORTH_AMERICA = re.compile(r"\+1|1[ .\-(]")
 
 
