@@ -4,7 +4,7 @@ Not here: what a job costs (planner).
 """
 
 from .calibration import Calibration, cache_folder, measure
-from .catalogue import Device, Devices, catalogue, named_models, published_constants
+from .catalogue import Device, Devices, catalogue, lookup, named_models, plain, published_constants
 from .findings import Finding, findings
 from .machine import Machine, probe
 from .tables import read_table
@@ -18,8 +18,10 @@ __all__ = [
     "cache_folder",
     "catalogue",
     "findings",
+    "lookup",
     "measure",
     "named_models",
+    "plain",
     "probe",
     "published_constants",
     "read_table",
