@@ -256,6 +256,10 @@ def test_one_gguf_of_many_is_named(hub, tmp_path):
     pulled = pull(f"{ID}:a-Q4.gguf", endpoint=hub.url)
     assert pulled.files == ("README.md", "a-Q4.gguf")
     assert resolve(ID).kind == "gguf"
+    with pytest.raises(WrongUse, match="another file"):
+        pull(f"{ID}:b-Q8.gguf", endpoint=hub.url)
+    (tmp_path / "empty").mkdir()
+    assert pull(f"{ID}:a-Q4.gguf", endpoint=hub.url, out=tmp_path / "empty").folder == tmp_path / "empty"
 
 
 def test_a_token_goes_to_the_hub_that_asks_for_it(hub, monkeypatch):
@@ -296,6 +300,19 @@ def test_too_little_disk_is_said_before_the_fetch(hub, monkeypatch):
     with pytest.raises(Lacking, match="are free"):
         pull(ID, endpoint=hub.url)
     assert not any("resolve" in path for path, _ in hub.asked)
+
+
+def test_two_fetches_of_one_model_do_not_mix(hub, tmp_path):
+    import fcntl
+
+    org = tmp_path / "cache" / "models" / "org"
+    org.mkdir(parents=True)
+    with (org / ".pull-tiny.lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(Lacking, match="another process"):
+            pull(ID, endpoint=hub.url)
+    assert pull(ID, endpoint=hub.url).files
+    assert [p.name for p in org.iterdir()] == ["tiny"]
 
 
 def test_progress_is_told_in_bytes(hub):

@@ -323,6 +323,11 @@ def test_a_stream_costs_the_same_at_the_end(smol_tokenizer, monkeypatch):
     assert decoded < 6000
 
 
+def test_half_a_surrogate_pair_is_no_crash(smol_tokenizer):
+    assert smol_tokenizer.encode("a\ud800b") == smol_tokenizer.encode("a\ufffdb")
+    assert smol_tokenizer.chat_ids([{"role": "user", "content": "\udfff"}])
+
+
 def test_damaged_files_are_one_clear_error(tmp_path):
     with pytest.raises(WrongUse, match="no tokenizer"):
         Tokenizer(tmp_path)

@@ -81,25 +81,35 @@ def pull(
             "hub.bad_id", f"{name!r} is no model id", hint="write it like HuggingFaceTB/SmolLM2-135M"
         )
     out = out or cache_folder() / name
-    if out.exists():
-        check_pulled(out)
-        files = tuple(sorted(p.name for p in out.iterdir()))
-        return Pulled(folder=out, model_id=name, licence=licence(out), files=files)
+    if out.is_dir() and any(out.iterdir()):
+        return _here(out, name, only)
     work = out.parent / f".pull-{out.name}"
-    with _opened(source, endpoint, name) as shop:
+    with _alone(work), _opened(source, endpoint, name) as shop:
         commit, listed = shop.listing(name, revision)
         wanted, left_out = choose(listed, only)
         _check_disk(work, wanted)
         total = sum(file.size or 0 for file in wanted)
         with (watch or Watch()).progress("pull", total=total, unit="bytes") as bar:
             unhashed = [f.name for f in wanted if not _fetch_file(shop, f, work, bar.advance)]
-    _drop_strangers(work, wanted)
-    check_pulled(work)
-    _publish(work, out)
+        _drop_strangers(work, wanted)
+        check_pulled(work)
+        _publish(work, out)
     return Pulled(
         folder=out, model_id=name, revision=commit, licence=licence(out), bytes=total,
         files=tuple(f.name for f in wanted), left_out=tuple(left_out), unhashed=tuple(unhashed),
     )  # fmt: skip
+
+
+def _here(out: Path, name: str, only: str) -> Pulled:
+    """What an earlier fetch left. Raises WrongUse where it is not what is asked for."""
+    files = tuple(sorted(p.name for p in out.iterdir()))
+    if only and only not in files:
+        raise WrongUse(
+            "hub.other_file", f"the folder holds another file than {only}", where=Where(str(out)),
+            hint="fetch it into another folder with --output DIR, or remove this one",
+        )  # fmt: skip
+    check_pulled(out)
+    return Pulled(folder=out, model_id=name, licence=licence(out), files=files)
 
 
 def check_pulled(folder: Path) -> None:
@@ -414,6 +424,25 @@ def _digest(path: Path, digest: Any) -> str:
 
 
 # ------------------------------------------------------------------ the folder
+
+
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """One fetch of a model at a time; the lock of a dead process is void. Raises Lacking."""
+    import fcntl
+
+    work.parent.mkdir(parents=True, exist_ok=True)
+    lock = work.with_name(f"{work.name}.lock")
+    with lock.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            raise Lacking(
+                "hub.busy", "another process is fetching this model", where=Where(str(work)),
+                hint="wait for it, then run the same command again",
+            ) from e  # fmt: skip
+        yield
+        lock.unlink(missing_ok=True)
 
 
 def _check_disk(work: Path, wanted: list[Listed]) -> None:

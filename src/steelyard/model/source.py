@@ -140,7 +140,8 @@ def _nearest(name: str) -> str | None:
     from rapidfuzz import process
 
     cache = cache_folder()
-    known = ["demo", *(str(p.parent.relative_to(cache)) for p in sorted(cache.glob("*/*/config.json")))]
+    pulled = (p.parent for p in sorted(cache.glob("*/*/config.json")) if not p.parent.name.startswith("."))
+    known = ["demo", *(p.relative_to(cache).as_posix() for p in pulled)]
     found = process.extractOne(name, known, score_cutoff=70)
     return found[0] if found else None
 

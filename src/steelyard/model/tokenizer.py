@@ -46,8 +46,15 @@ class Tokenizer:
         return self.special_tokens.get("bos_token")
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text; special tokens written in it are recognised, none is added."""
-        return self._inner.encode(text, add_special_tokens=False).ids
+        """Ids of a text; special tokens written in it are recognised, none is added.
+
+        Half a surrogate pair, which JSON can smuggle in, counts as U+FFFD.
+        """
+        try:
+            return self._inner.encode(text, add_special_tokens=False).ids
+        except (TypeError, UnicodeEncodeError):
+            whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            return self._inner.encode(whole, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         return self._inner.decode(list(ids), skip_special_tokens=skip_special)
