@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -42,7 +43,7 @@ def measure(folder: Path) -> dict[str, Any]:
         ["--constraint", str(ROOT / "constraints.txt")] if (ROOT / "constraints.txt").exists() else []
     )
     python = [sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", str(wheels), *constraint]
-    subprocess.run([*python, str(ROOT)], check=True)
+    subprocess.run([*python, str(sources(folder / "source"))], check=True)
     subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
     install = [str(home / "bin" / "pip"), "install", "--quiet", "--no-index", "--find-links", str(wheels)]
     subprocess.run([*install, "steelyard"], check=True)
@@ -61,6 +62,15 @@ def measure(folder: Path) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "python": platform.python_version(),
     }
+
+
+def sources(copy: Path) -> Path:
+    """What a wheel is built from, away from the checkout: setuptools leaves a build folder behind."""
+    shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, copy / name)
+    return copy
 
 
 def packages(home: Path) -> list[str]:

@@ -7,6 +7,7 @@ python docs/build.py --check    exit 1 where a page is stale
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import sys
@@ -24,14 +25,15 @@ MADE = "<!-- Made by docs/build.py; edit the source, then `make docs`. -->\n\n"
 
 def main() -> int:
     pages = {"cli.md": cli(), "recipe.md": recipe(), "errors.md": errors(), "devices.md": devices()}
-    stale = [name for name, text in pages.items() if not _same(OUT / name, MADE + text)]
+    pages = {name: MADE + text for name, text in pages.items()} | {"recipe.schema.json": schema()}
+    stale = [name for name, text in pages.items() if not _same(OUT / name, text)]
     if "--check" in sys.argv:
         for name in stale:
             print(f"docs/reference/{name} is stale: make docs", file=sys.stderr)
         return 1 if stale else 0
     OUT.mkdir(parents=True, exist_ok=True)
     for name in stale:
-        (OUT / name).write_text(MADE + pages[name], encoding="utf-8")
+        (OUT / name).write_text(pages[name], encoding="utf-8")
         print(f"wrote docs/reference/{name}")
     return 0
 
@@ -77,6 +79,13 @@ def recipe() -> str:
         parts += [f"\n## {title}\n", "| key | default | meaning | example |", "| --- | --- | --- | --- |"]
         parts += [_row(name, key, field) for key, field in table.model_fields.items()]
     return "\n".join(parts) + "\n"
+
+
+def schema() -> str:
+    """For editors: `# yaml-language-server: $schema=...` on a recipe's first line."""
+    from steelyard.recipe import schema as made
+
+    return json.dumps(made(), indent=1, ensure_ascii=False) + "\n"
 
 
 def _row(table: str, key: str, field: Any) -> str:

@@ -62,3 +62,19 @@ def test_columns_of_chinese_are_aligned() -> None:
         "  客服     1",
         "  desk  20.5",
     ]
+
+
+def test_an_outcome_tells_the_service_first_and_what_next_last(tmp_path) -> None:
+    from steelyard.cli.runs import outcome_lines
+    from steelyard.run import Outcome, StepRecord
+
+    step = StepRecord("train", "done", predicted={"wall_s": 90.0}, measured={"wall_s": 101.0, "steps": 7})
+    outcome = Outcome("20261124-1", str(tmp_path), [step])
+    outcome.scores = {"base": {"客服": 0.01}, "tuned": {"客服": 0.935}, "served": {"客服": 0.93}}
+    outcome.service = {"url": "http://127.0.0.1:8000", "pid": 7}
+    outcome.report = "report.html"
+    lines = outcome_lines(outcome, tmp_path / "recipe.yaml")
+    assert lines[0].startswith("live: http://127.0.0.1:8000/v1")
+    assert "  客服     1.0 %  93.5 %  93.0 %" in lines
+    assert any("90 s" in line and "1 min 41 s" in line for line in lines)
+    assert lines[-1].startswith("next: steelyard chat http://127.0.0.1:8000")

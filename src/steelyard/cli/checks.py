@@ -95,9 +95,8 @@ def evaluate(
     with endpoint(model) as url:
         scores = _scores(url, rows, metric).as_json()
     document = {"schema": "steelyard.eval/1", "model": model} | scores
-    lines = [
-        (name, s["value"], s.get("low"), s.get("high"), s.get("n")) for name, s in scores["abilities"].items()
-    ]
+    columns = ("value", "low", "high", "rows")
+    lines = [(name, *(found[c] for c in columns)) for name, found in scores["abilities"].items()]
     head = (say("ability"), say("score"), say("low"), say("high"), say("rows"))
     lost = (
         [say("{n} rows had no answer and count as wrong", n=len(scores["errors"]))]

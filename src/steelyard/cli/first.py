@@ -23,8 +23,16 @@ def answers_for(folder: Path, data: list[Path], model: str, name: str, *, ask: b
         data = [Path(given)] if given else []
     model = model or (_question(say("model"), "demo") if asks else "demo")
     name = name or (_question(say("name of the service"), _name_of(folder)) if asks else _name_of(folder))
+    trust = _trust(_question(say("trust: open, or guarded = encrypted on disk"), "open")) if asks else "open"
     files = tuple(_data_file(path, folder) for path in data)
-    return Answers(name=name, model=_model_path(model, folder), data=files)
+    return Answers(name=name, model=_model_path(model, folder), data=files, trust=trust)
+
+
+def _trust(word: str) -> str:
+    if word not in ("open", "guarded"):
+        hint = "open, guarded"
+        raise WrongUse("init.trust", f"no trust level {word!r}", where=Where(field="trust"), hint=hint)
+    return word
 
 
 def _question(text: str, default: str) -> str:

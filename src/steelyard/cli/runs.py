@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -312,15 +313,14 @@ def logs(
 
     from ..run import logs
 
-    for event in logs(name, workdir=workdir, follow=follow):
-        if OPTIONS.json:
-            tell(json.dumps(event, ensure_ascii=False, default=str))
-        else:
-            known = {k: v for k, v in event.items() if k not in ("at", "event")}
-            tell(
-                f"{event.get('at', '')} {event.get('event', '')} "
-                + " ".join(f"{k}={v}" for k, v in known.items())
-            )
+    with suppress(KeyboardInterrupt) if follow else nullcontext():  # the way to end -f
+        for event in logs(name, workdir=workdir, follow=follow):
+            tell(json.dumps(event, ensure_ascii=False, default=str) if OPTIONS.json else _event_line(event))
+
+
+def _event_line(event: dict[str, Any]) -> str:
+    known = {k: v for k, v in event.items() if k not in ("at", "event")}
+    return f"{event.get('at', '')} {event.get('event', '')} " + " ".join(f"{k}={v}" for k, v in known.items())
 
 
 def stop(

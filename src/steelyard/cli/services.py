@@ -116,7 +116,7 @@ def _talk(url: str, messages: list[dict[str, str]], max_tokens: int) -> None:
 def _line() -> str:
     try:
         return input("> ").strip()
-    except EOFError:
+    except (EOFError, KeyboardInterrupt):  # both are how one leaves a talk
         return ""
 
 
