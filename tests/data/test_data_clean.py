@@ -178,6 +178,16 @@ def test_an_evaluation_file_is_the_test_and_stays_out_of_training(tmp_path):
     assert all("What is item 3?" not in json.dumps(r) for r in got.train)
 
 
+def test_a_bad_line_of_an_evaluation_file_stops_or_is_counted(tmp_path):
+    source = write(tmp_path / "a.jsonl", NUMBERED)
+    (tmp_path / "e.jsonl").write_text('{"prompt": "new", "completion": "n"}\n{\n')
+    with pytest.raises(WrongUse) as caught:
+        run(tmp_path, [source], eval={"main": "e.jsonl"})
+    assert caught.value.where.file.endswith("e.jsonl") and caught.value.where.line == 2
+    got = run(tmp_path, [source], eval={"main": "e.jsonl"}, clean={"unreadable": "drop"})
+    assert got.account["test_unreadable"] == 1 and got.account["in"] == 50 and len(got.test) == 1
+
+
 def test_an_evaluation_table_may_have_the_columns_of_its_source(tmp_path):
     (tmp_path / "a.csv").write_text("问题,回复\n" + "".join(f"问{i},答{i}\n" for i in range(9)))
     (tmp_path / "e.csv").write_text("问题,回复\n新问,新答\n")

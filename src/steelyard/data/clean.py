@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -107,6 +108,7 @@ def divide(kept_file: Path, keys: list[tuple[str, bytes]], walk: Walk, folder: P
         "train": train.total(),
         "test": test.total(),
         "test_from_files": len(walk.test),
+        "test_unreadable": walk.test_unreadable,
         "abilities": {
             a: {"train": train[a], "test": test[a], "own_eval": a in walk.order.evals} for a in abilities
         },
@@ -121,12 +123,19 @@ def token_counter(inputs: Inputs) -> Callable[[Row], int] | None:
     base = inputs.artefacts.get("base")
     if base is None:
         return inputs.calls.get("tokens_of")
-    from ..model import Tokenizer
 
-    return counter(Tokenizer(base.path()))
+    @cache
+    def loaded() -> Callable[[Row], int]:
+        from ..model import Tokenizer
+
+        return counter(Tokenizer(base.path()))
+
+    return lambda row: loaded()(row)  # most data has no row long enough to need it
 
 
 def counter(tokenizer: Any) -> Callable[[Row], int]:
+    """Tokens of a row, special tokens included."""
+
     def count(row: Row) -> int:
         if row.messages is None:
             return len(tokenizer.encode(row.text or ""))

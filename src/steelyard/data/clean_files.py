@@ -25,7 +25,7 @@ from ..trust import atomic, disk_problem, sync_folder
 from .account import Account
 from .clean import dumps
 from .files import SUFFIXES, Broken, DataFile, open_data
-from .row import Row, digest, row_key, tight
+from .row import Row, row_key, tight
 from .shapes import Misfit, content_of
 from .sources import Source, Told, known, name_of, paths_of
 from .steps import Rules
@@ -218,14 +218,14 @@ def file_blocks(file: DataFile, told: Told) -> Iterator[Block]:
 # ------------------------------------------------------------------ one block
 
 
-def judge_block(block: Block, rules: Rules, questions: frozenset[bytes]) -> list[Judged]:
+def judge_block(block: Block, rules: Rules, questions: frozenset[str]) -> list[Judged]:
     """Every record of a block, cleaned. Pure; runs in a worker."""
     name, records = block
     return [judge(name, line, fields, rules, questions) for line, fields in records]
 
 
 def judge(
-    name: str, line: int, fields: dict[str, Any] | Broken, rules: Rules, questions: frozenset[bytes]
+    name: str, line: int, fields: dict[str, Any] | Broken, rules: Rules, questions: frozenset[str]
 ) -> Judged:
     place = f"{name}:{line}"
     if isinstance(fields, Broken):
@@ -271,13 +271,13 @@ def write_down(
 # ------------------------------------------------------------------ evaluation questions
 
 
-def questions_of(path: Path | None) -> frozenset[bytes]:
-    """Keys of the questions that must not be trained on: rows with `question`, or any known shape."""
+def questions_of(path: Path | None) -> frozenset[str]:
+    """The questions that must not be trained on, normalised: rows with `question`, or any known shape."""
     if path is None:
         return frozenset()
     file = open_data(paths_of(Source(path=str(path.absolute())), Path("/"))[0], lenient=True)
     return frozenset(
-        digest(tight(text))
+        tight(text)
         for _, fields in file.records()
         if not isinstance(fields, Broken)
         for text in asked_in(fields)
@@ -295,9 +295,9 @@ def asked_in(fields: Mapping[str, Any]) -> list[str]:
     return [m["content"] for m in messages if m["role"] == "user"] if messages else [text or ""]
 
 
-def holds_question(row: Row, questions: frozenset[bytes]) -> bool:
+def holds_question(row: Row, questions: frozenset[str]) -> bool:
     """A whole part or a whole paragraph of the row is a question of the evaluation."""
-    return any(digest(tight(piece)) in questions for part in row.parts for piece in {part, *part.split("\n")})
+    return any(tight(piece) in questions for part in row.parts for piece in {part, *part.split("\n")})
 
 
 # ------------------------------------------------------------------ workers

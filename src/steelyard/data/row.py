@@ -11,8 +11,7 @@ from typing import Any
 
 Message = dict[str, str]  # {"role", "content"}
 ROLES = ("system", "user", "assistant", "tool", "developer")
-SPACE = re.compile(r"\s+")
-MARKS = re.compile(r"[\W_]+")
+LETTERS = re.compile(r"[^\W_]+")
 LOOSE_FROM_CHARS = 40  # shorter texts may differ by a mark only and mean another thing
 
 
@@ -90,12 +89,13 @@ class Unreadable:
 
 def tight(text: str) -> str:
     """The text but for white space and width: what a person would call the same."""
-    return SPACE.sub(" ", text if text.isascii() else unicodedata.normalize("NFKC", text)).strip()
+    return " ".join((text if text.isascii() else unicodedata.normalize("NFKC", text)).split())
 
 
 def loose(text: str) -> str:
     """Long prose but for case and marks too."""
-    bare = MARKS.sub("", unicodedata.normalize("NFKC", text).casefold())
+    plain = text if text.isascii() else unicodedata.normalize("NFKC", text)
+    bare = "".join(LETTERS.findall(plain.casefold()))
     return bare if len(bare) >= LOOSE_FROM_CHARS else tight(text)
 
 

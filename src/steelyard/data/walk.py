@@ -78,6 +78,7 @@ class Walk:
     on_rows: Callable[[int], None] = lambda count: None
     rows_limit: int | None = None  # a JSONL file: beyond it, reading stops (the plan's sample)
     test: list[Row] = field(default_factory=list)  # rows of evaluation files
+    test_unreadable: int = 0
     questions: set[bytes] = field(default_factory=set)
     seen: set[bytes] = field(default_factory=set)
 
@@ -110,6 +111,7 @@ class Walk:
         if isinstance(item, Unreadable):
             if self.order.rules.unreadable == "stop":
                 raise stopped_at(item)
+            self.test_unreadable += 1
             return
         self.questions |= question_keys(item)
         masked, _ = clean_row(item, replace(self.order.rules, max_tokens=None))
