@@ -15,13 +15,13 @@ from steelyard.planner import DataFacts, check_limits, explain, fill, learnt, pl
 from steelyard.planner.local_serve import closed_load, engine_row, serve_rates
 from steelyard.planner.local_train import memory_terms, packed, step_terms
 from steelyard.planner.rates import fit_rates
-from steelyard.recipe import Compress, Goal, Load, Money, Recipe, Source, Stage
+from steelyard.recipe import Compress, Goal, Load, Money, Recipe, Resources, Source, Stage
 from steelyard.shape import Shape
 
 SMOL = Shape(
     family="llama", layers=30, hidden=576, heads=9, kv_heads=3, head_dim=64, ffn=1536, vocab=49152,
-    gated=True, tied=True, experts=0, experts_per_token=0, sliding_window=None, max_position=8192, params=134_515_008,
-    active_params=134_515_008, dtype="bf16",
+    gated=True, tied=True, experts=0, experts_per_token=0, sliding_window=None, max_position=8192,
+    params=134_515_008, active_params=134_515_008, dtype="bf16",
 )  # fmt: skip
 MACHINE = Machine(
     cpu_model="AMD EPYC", cores=2, threads=2, isa=("avx2", "avx512f", "avx512_bf16"), memory_bytes=24 * 2**30,
@@ -253,6 +253,23 @@ def test_a_job_within_its_limits_goes_on():
     assert plans.shown()[0]["device"] == plans.plans[0].device
 
 
+def test_this_machine_is_ranked_among_the_devices():
+    filled, local = weigh()
+    plans = plan_recipe(RECIPE, filled, SMOL, FACTS, catalogue(), published_constants(), local)
+    (here,) = [p for p in plans.plans if p.device == "this-machine"]
+    assert (
+        here.cost_usd.value == pytest.approx(local.cost_usd.value)
+        and len(plans.plans) == len(catalogue()) + 1
+    )
+    assert sum(here.parts.values()) == pytest.approx(here.time_s.value)
+
+
+def test_the_users_own_price_counts():
+    own = replace(RECIPE, resources=Resources(price_per_h=Money(amount=36)))
+    _, local = weigh(own)
+    assert local.cost_usd.value == pytest.approx(local.wall_s / 100)
+
+
 @pytest.mark.parametrize(
     ("goal", "code"),
     [
@@ -276,7 +293,7 @@ def test_the_nearest_plan_that_fits_here_trains_fewer_steps():
 
 def test_too_little_memory_is_lacking_not_refused():
     with pytest.raises(Lacking) as caught:
-        limited(replace(MACHINE, memory_bytes=2**30))
+        limited(replace(MACHINE, memory_free_bytes=2**30))
     assert caught.value.code == "memory.too_small" and caught.value.exit_code == 5 and caught.value.hint
 
 

@@ -42,3 +42,4 @@ class Fill:
         str, Any
     ]  # {"clean": {...}, "train": [{...}], "compress": {...}, "gate": {...}, "serve": {...}}
     origins: Mapping[str, str]
+    price_usd_per_h: float | None = None  # the user's own; None = by the catalogue

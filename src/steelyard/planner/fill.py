@@ -45,7 +45,8 @@ def fill(recipe: Recipe, shape: Shape, machine: Machine, facts: DataFacts) -> Fi
         "gate": asdict(recipe.gate) | {"seed": recipe.seed},
         "serve": _serve(recipe, shape, machine, form, origins),
     }
-    return Fill(settings=settings, origins=origins)
+    price = recipe.resources.price_per_h
+    return Fill(settings=settings, origins=origins, price_usd_per_h=price.usd if price else None)
 
 
 class _Choice:

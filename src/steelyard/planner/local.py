@@ -39,16 +39,16 @@ SPREAD = {"peak_rss_bytes": 0.12, "steps": 0.0, "tokens": 0.01}  # half an 80 % 
 SPREAD_TIME = {"calibrated": 0.2, "modelled": 0.5}
 # Resident bytes and seconds of processes that hold no model yet, measured on a quiet Linux machine with
 # Python 3.11, torch 2.13 and OpenVINO 2026.4; libraries are files mapped in and hardly depend on the CPU.
-UP_BYTES = 75e6
-WORKER_BYTES, WORKER_S = 45e6, 0.5
-OPENVINO_BYTES = 90e6
-TOKENIZER_BYTES = 60e6
-FRONT_BYTES = 85e6
+UP_BYTES, UP_HTTP_BYTES = 52e6, 85e6  # what no other process shares with `up`; with client and gate
+WORKER_BYTES, WORKER_S = 30e6, 0.5
+OPENVINO_BYTES = 44e6
+TOKENIZER_BYTES = 30e6
+FRONT_BYTES = 60e6
 TORCH_BYTES = 320e6
 ROWS_PER_S = 5000.0  # of cleaning and tokenising short rows
 CLEAN_BYTES_PER_S = 8e6
 CLEAN_ROW_BYTES = 12.0  # objects in memory a byte of file, while rows are held
-EXPORT_BYTES = {"bf16": 2.0, "f16": 4.5, "f32": 6.0, "int8": 4.5}  # a weight, at the peak of an export
+EXPORT_BYTES = {"bf16": 2.02, "f16": 5.8, "f32": 6.0, "int8": 4.9}  # a weight, at the peak of an export
 EXPORT_S = {"bf16": 4e-9, "f16": 7e-9, "f32": 6e-9, "int8": 1.2e-8}  # a weight
 GATE_USERS = 32
 PARITY_TOKENS = 6000.0  # teacher-forced through the exact network, once for tuned and once for served
@@ -92,12 +92,11 @@ def predict(
     calibration: Calibration,
     facts: DataFacts,
     ledger_rows: Sequence[Row] = (),
-    price_usd_per_h: float | None = None,
 ) -> Local:
     """Time and memory of clean, train, compress, gate and serve here.
 
-    `ledger_rows` are of this machine; `price_usd_per_h` is the user's own price, else the machine's share
-    of the nearest catalogued device.
+    `ledger_rows` are of this machine. The price is the user's own, else the machine's share of the
+    nearest catalogued device.
     """
     parts = {
         "clean": _clean(facts),
@@ -108,7 +107,7 @@ def predict(
     }
     raw = {step: found.figures for step, found in parts.items()}
     provenance = "calibrated" if calibration.of("train_micro") or calibration.of("decode") else "modelled"
-    price = machine.price_usd_per_h if price_usd_per_h is None else price_usd_per_h
+    price = machine.price_usd_per_h if filled.price_usd_per_h is None else filled.price_usd_per_h
     steps = {step: _figures(step, figures, ledger_rows, provenance, price) for step, figures in raw.items()}
     return Local(
         steps=steps,
@@ -246,12 +245,16 @@ def _gate(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFacts
         "served": ask(rows, answer),
         "base": ask(few, min(256, round(BASE_RAMBLES * answer) + 8)),
     }
-    tokens = rows * (prompt + answer) * 1.0
-    served = _engine_bytes(filled, shape, calibration, form, tokens, engine["kv_precision"])
-    base = _engine_bytes(filled, shape, calibration, "bf16", few * (prompt + 2.0 * answer), "bf16")
-    reference = TORCH_BYTES + 4.0 * shape.params * 1.25 + 256 * shape.vocab * 12.0
-    held = UP_BYTES + 2 * FRONT_BYTES + served + base + (0.0 if off else reference)
-    return _Step.of(parts, held)
+    tokens = float(rows * (prompt + answer))
+    served = FRONT_BYTES + _engine_bytes(filled, shape, calibration, form, tokens, engine["kv_precision"])
+    base = FRONT_BYTES + _engine_bytes(
+        filled, shape, calibration, "bf16", few * (prompt + 2.0 * answer), "bf16"
+    )
+    # Exact arithmetic widens the stored weights to f32 beside them.
+    exact = FRONT_BYTES + 4.0 * shape.params
+    exact += _engine_bytes(filled, shape, calibration, "bf16", tokens, "f32")
+    reference = 0.0 if off else TORCH_BYTES + 4.0 * shape.params + 256 * shape.vocab * 4.0
+    return _Step.of(parts, UP_HTTP_BYTES + reference + max(exact, served + base))
 
 
 def _reference_s(calibration: Calibration, shape: Shape, tokens: float) -> float:
@@ -268,7 +271,7 @@ def _serve(filled: Fill, shape: Shape, calibration: Calibration) -> _Step:
     played: Load = closed_load(
         rates.step, row, load["users"], load["prompt_tokens"], load["output_tokens"], engine
     )
-    held = UP_BYTES + FRONT_BYTES
+    held = UP_HTTP_BYTES + FRONT_BYTES
     held += _engine_bytes(filled, shape, calibration, form, played.tokens, engine["kv_precision"])
     return _Step.of(
         {"start": 0.6, "load": _load_s(calibration, shape, form) - 0.6},
@@ -339,10 +342,10 @@ def check_limits(recipe: Recipe, filled: Fill, local: Local, plans: Plans, machi
     The hint names the nearest plan that fits.
     """
     where = Where(str(recipe.path))
-    if local.memory_bytes > machine.memory_bytes * 0.97:
+    if local.memory_bytes > machine.memory_free_bytes:
         raise Lacking(
             "memory.too_small",
-            f"the job needs {show_bytes(local.memory_bytes)}, {show_bytes(machine.memory_bytes)} are here",
+            f"the job needs {show_bytes(local.memory_bytes)}, {show_bytes(machine.memory_free_bytes)} are free",
             where=where,
             why=_why_memory(filled, local),
             hint=_memory_hint(filled, plans),
