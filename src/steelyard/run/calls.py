@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +31,3 @@ def count(order: dict[str, Any], base: str) -> dict[str, Any]:
     from ..model import Tokenizer
 
     return data.count(order, Tokenizer(Path(base)))
-
-
-@cache
-def network(folder: str) -> Any:
-    from ..gate import exact_reference
-
-    return exact_reference(Path(folder))
-
-
-def reference(folder: str, rows: list[list[int]]) -> Any:
-    """Teacher-forced log-probabilities of the exact FP32 network: one array [T, 3] a row (see gate)."""
-    return network(folder)(rows)

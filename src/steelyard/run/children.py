@@ -100,15 +100,20 @@ def result(last: dict[str, Any], code: int, noise: Any, watch: Watch) -> Any:
         raise Problem.from_json(last["error"], last["exit_code"])
     if watch.stop:
         raise Stopped("run.stopped", "stopped before the step was done", hint="run the same command again")
-    if code == -signal.SIGKILL or last.get("trace") == "MemoryError":
-        raise Lacking(
-            "memory.killed",
-            "the step's process was killed",
-            why="most often the machine ran out of memory",
-            hint="free memory, or lower per_device_train_batch_size or max_length, and run again",
-        )
+    if code == -signal.SIGKILL:
+        raise no_memory()
     noise.seek(0)
     raise WorkerFailed(last.get("trace") or noise.read()[-4000:].decode("utf-8", "replace"))
+
+
+def no_memory() -> Lacking:
+    """What a step that was killed, or could get no memory, is told to the user as."""
+    return Lacking(
+        "memory.exhausted",
+        "the step's process ran out of memory",
+        why="it was killed by the system, or an allocation failed",
+        hint="free memory, or lower per_device_train_batch_size or max_length, and run again",
+    )
 
 
 def step_order(

@@ -118,17 +118,9 @@ def logs(
     place = Workdir(Path(entry["workdir"]), load_keys(*entry["trust"][:2], Path(entry["trust"][2])))
     seen = 0
     while True:
-        lines = list(lines_of(place))
+        lines = list(read_log(place.log, place.keys))
         yield from (json.loads(line) for line in lines[seen:])
         seen = len(lines)
         if not follow:
             return
         time.sleep(POLL_S)
-
-
-def lines_of(place: Workdir) -> Iterator[str]:
-    if place.keys:
-        yield from read_log(place.log, place.keys)
-    elif place.log.exists():
-        with place.log.open(encoding="utf-8") as file:
-            yield from (line for line in file if line.endswith("\n"))

@@ -12,26 +12,7 @@ from typing import Any
 from ..recipe import Load
 
 ROUNDS = 3  # requests each user sends; the first is warm-up
-WORDS = [
-    "the",
-    "order",
-    "was",
-    "late",
-    "because",
-    "a",
-    "truck",
-    "broke",
-    "down",
-    "near",
-    "the",
-    "river",
-    "and",
-    "our",
-    "team",
-    "had",
-    "to",
-    "call",
-]
+WORDS = ("order", "late", "truck", "river", "team", "call", "stock", "price", "plan", "server", "report")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,9 @@ Until it is published a service dies with `up`. Not here: how an engine is start
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +17,9 @@ from typing import Any
 from ..artefact import Artefact, Watch, private_folder
 from ..recipe import Recipe
 from ..serving import ServeSettings, Service, find, promote, start
-from . import calls
 from .children import call_order, in_child
 from .planning import Ready
-from .processes import die_with
+from .references import References
 
 STATE_FOLDER_MODE = 0o700
 
@@ -41,7 +38,7 @@ class Candidates:
     def __init__(self, ready: Ready, watch: Watch) -> None:
         self.ready, self.watch = ready, watch
         self._candidate: Candidate | None = None
-        self._references: ProcessPoolExecutor | None = None
+        self.references = References()
         self._published = False
 
     @contextmanager
@@ -94,18 +91,9 @@ class Candidates:
 
         def reference(role: str, rows: list[list[int]]) -> Any:
             folder = inputs["base" if role == "base" else "checkpoint"].path()
-            if self._references is None:
-                context = multiprocessing.get_context("spawn")
-                self._references = ProcessPoolExecutor(1, context, die_with, (os.getpid(),))
-            return self._references.submit(calls.reference, str(folder), rows).result()
+            return self.references.ask(folder, rows)
 
         return reference
-
-    def end_references(self) -> None:
-        """Let the reference's process go: its memory is no part of what follows."""
-        if self._references is not None:
-            self._references.shutdown(cancel_futures=True)
-            self._references = None
 
     def publish(self, keep: bool) -> dict[str, Any]:
         """Put the candidate in the place of the service that ran before; {"url", "pid"}."""
@@ -122,7 +110,7 @@ class Candidates:
 
     def close(self) -> None:
         """End what is not the user's."""
-        self.end_references()
+        self.references.close()
         if self._candidate and not self._published:
             self._candidate.service.stop()
 

@@ -14,7 +14,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from ..artefact import Artefact, Figures, Inputs, Settings, Watch, key_of
 from ..errors import Problem, Refused, Stopped, Where
 from ..ledger import Row
@@ -198,7 +197,7 @@ class Walk:
 
     def serve(self, keep: bool) -> None:
         record, recipe = self.outcome.record("serve"), self.ready.recipe
-        self.candidates.end_references()
+        self.candidates.references.close()
         key = api_key(recipe)
         with PeakMemory() as memory:
             candidate = self.candidates.candidate(self.made["compressed"])
@@ -318,7 +317,6 @@ def predicted(ready: Ready, step: str) -> dict[str, float]:
 
 def made_by(ready: Ready) -> dict[str, Any]:
     return {
-        "steelyard": __version__,
         "python": platform.python_version(),
         "versions": dict(ready.machine.versions),
         "machine": ready.machine.fingerprint,

@@ -105,11 +105,7 @@ class LoggedWatch(Watch):
     def log(self, event: str, **fields: Any) -> None:
         told = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "event": event} | fields
         line = json.dumps(told, ensure_ascii=False, default=str)
-        if self.workdir.keys:
-            append_log(self.workdir.log, line, self.workdir.keys)
-        else:
-            with self.workdir.log.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+        append_log(self.workdir.log, line, self.workdir.keys)
         self.front.log(event, **fields)
 
     def show(self, progress: Progress, closed: bool = False) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from ..artefact import Artefact, Draft, Inputs, Progress, Scratch, Store, Watch
 from ..errors import Problem, from_os_error
 from ..trust import load_keys
+from .children import no_memory
 from .processes import die_with
 
 
@@ -69,6 +70,19 @@ def carry_out(order: dict[str, Any], watch: Watch) -> Any:
     return call(inputs, order["settings"], draft, watch)
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Torch and OpenVINO tell of it as RuntimeError or ImportError, in their own words."""
+    told = str(error).lower()
+    words = (
+        "can't allocate memory",
+        "cannot allocate memory",
+        "failed to map segment",
+        "bad_alloc",
+        "bad alloc",
+    )
+    return isinstance(error, MemoryError) or any(word in told for word in words)
+
+
 def main() -> int:
     watch = PipeWatch(int(sys.argv[1]))
     order = json.load(sys.stdin)
@@ -91,10 +105,10 @@ def main() -> int:
             raise
         watch.say(error=problem.as_json(), exit_code=problem.exit_code)
         return problem.exit_code
-    except MemoryError:
-        watch.say(error=None, exit_code=5, trace="MemoryError")
-        return 5
-    except Exception:
+    except Exception as error:
+        if out_of_memory(error):
+            watch.say(error=no_memory().as_json(), exit_code=no_memory().exit_code)
+            return no_memory().exit_code
         watch.say(error=None, exit_code=1, trace=traceback.format_exc())
         return 1
 

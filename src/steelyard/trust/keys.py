@@ -10,6 +10,7 @@ Not here: the bytes of a sealed file (sealed.py).
 from __future__ import annotations
 
 import hashlib
+import hmac
 import io
 import os
 import stat
@@ -30,6 +31,7 @@ class Keys:
     def __init__(self, secret: bytes, path: Path | None = None, created: bool = False) -> None:
         self.path, self.created = path, created
         self.recipient = recipient_of(secret)
+        self._names = derive(secret, b"steelyard/key/1/names")
 
     def __repr__(self) -> str:
         return f"Keys({self.recipient.key_id.hex()[:8]})"
@@ -38,6 +40,15 @@ class Keys:
     def id(self) -> str:
         """A name for the key that gives nothing away."""
         return self.recipient.key_id.hex()
+
+    @property
+    def scheme(self) -> str:
+        """What a manifest says of how its files are sealed."""
+        return "SYSEAL1 AES-256-GCM HPKE-MLKEM768-X25519"
+
+    def mac(self, data: bytes) -> bytes:
+        """HMAC-SHA-256 under this key: a name that only the key's holder can tie to `data`."""
+        return hmac.digest(self._names, data, "sha256")
 
     @property
     def notice(self) -> str | None:

@@ -1,0 +1,85 @@
+"""The gate's exact reference in a child of its own, which keeps the networks it has loaded.
+
+As a program (`python -m steelyard.run.references FD PARENT`) it is that child: torch stays out of `up`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from functools import cache
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from ..errors import Lacking
+from .processes import die_with
+
+
+class References:
+    """Asks the child; it is started by the first question and ends with `close`."""
+
+    def __init__(self) -> None:
+        self._child: subprocess.Popen[bytes] | None = None
+        self._line: Connection | None = None
+
+    def ask(self, folder: Path, rows: list[list[int]]) -> Any:
+        """One array [T, 3] a row (see gate.exact_reference). Raises Lacking where the child was killed."""
+        if self._line is None:
+            self._line = self._start()
+        try:
+            self._line.send((str(folder), rows))
+            return self._line.recv()
+        except (EOFError, OSError) as error:
+            raise Lacking(
+                "gate.reference_died",
+                "the process of the exact reference ended early",
+                why="most often the machine ran out of memory: it holds the model in FP32",
+                hint="free memory, then run the same command again",
+            ) from error
+
+    def _start(self) -> Connection:
+        ours, theirs = socket.socketpair()
+        command = [sys.executable, "-m", "steelyard.run.references", str(theirs.fileno()), str(os.getpid())]
+        self._child = subprocess.Popen(
+            command,
+            pass_fds=(theirs.fileno(),),
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        theirs.close()
+        return Connection(ours.detach())
+
+    def close(self) -> None:
+        """Let the child go: its memory is no part of what follows."""
+        if self._line is not None and self._child is not None:
+            self._line.close()
+            self._child.terminate()
+            self._child.wait()
+        self._line = self._child = None
+
+
+@cache
+def network(folder: str) -> Any:
+    from ..gate import exact_reference
+
+    return exact_reference(Path(folder))
+
+
+def main() -> None:
+    die_with(int(sys.argv[2]))
+    line = Connection(int(sys.argv[1]))
+    while True:
+        try:
+            folder, rows = line.recv()
+        except EOFError:
+            return
+        line.send(network(folder)(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""The whole path through the command line: to a live service, again, interrupted, killed, offline, sealed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+STEPS = ["clean", "train", "compress", "gate", "serve"]
+PAYLOADS = ("dataset", "checkpoint", "compressed")
+
+
+def test_from_recipe_to_live_service_and_again(make_job):
+    job = make_job()
+    done = job.up()
+    try:
+        assert [s["step"] for s in done["steps"]] == STEPS
+        assert {s["state"] for s in done["steps"]} == {"done"}
+        for step in done["steps"]:
+            assert {"wall_s", "peak_rss_bytes"} <= set(step["predicted"]) & set(step["measured"])
+        assert set(done["scores"]) == {"base", "tuned", "served"}
+        assert done["gate"]["verdict"] == "passed"
+        asked = {"model": "default", "messages": [{"role": "user", "content": "abcd"}], "max_tokens": 4}
+        answer = httpx.post(f"{done['service']['url']}/v1/chat/completions", json=asked, timeout=30).json()
+        assert answer["choices"][0]["message"]["role"] == "assistant"
+        assert answer["system_fingerprint"] == done["steps"][2]["hash"]
+        report = Path(done["report"]).read_text(encoding="utf-8")
+        assert done["steps"][1]["hash"][:16] in report and "http" not in report.split("Live at")[0]
+        again = job.up()
+        assert [s["state"] for s in again["steps"]] == ["reused"] * 4 + ["done"]
+        assert [s["hash"] for s in again["steps"]] == [s["hash"] for s in done["steps"]]
+        rows = json.loads(job.run("ledger").stdout)["rows"]
+        assert {r["step"] for r in rows if r["run"] == done["run"]} == set(STEPS)
+        listed = json.loads(job.run("status", "--workdir", str(job.workdir)).stdout)["runs"]
+        assert listed[0]["state"] == "serving" and listed[0]["service"]["url"] == again["service"]["url"]
+    finally:
+        stopped = job.run("stop", "tiny", "--workdir", str(job.workdir))
+    assert stopped.returncode == 0
+    with pytest.raises(httpx.HTTPError):
+        httpx.get(f"{again['service']['url']}/live", timeout=2)
+
+
+def test_a_plan_alone_predicts_every_step(make_job):
+    planned = make_job().up("--until", "plan")
+    assert [s["state"] for s in planned["steps"]] == ["planned"] * 5
+    assert {"ttft_s", "tpot_s", "output_tok_s"} <= set(planned["steps"][4]["predicted"])
+    assert {"steps", "step_s", "tokens"} <= set(planned["steps"][1]["predicted"])
+
+
+def test_kill_at_random_moments_changes_no_bit(make_job):
+    unbroken = make_job(steps=40, name="unbroken")
+    begun = time.monotonic()
+    unbroken.up("--until", "compress")
+    whole_s = time.monotonic() - begun
+    broken = make_job(steps=40, name="broken")
+    shutil.copy(unbroken.recipe, broken.recipe)
+    draw = random.Random(7)
+    for _ in range(3):
+        process = start(broken, "--until", "compress")
+        with_limit(process, draw.uniform(0.2, 0.9) * whole_s)
+        process.kill()
+        process.wait()
+    broken.up("--until", "compress")
+    assert broken.hashes() == unbroken.hashes()
+    assert set(unbroken.hashes()) == set(PAYLOADS)
+
+
+def start(job, *words: str) -> subprocess.Popen[str]:
+    command = job.command("up", str(job.recipe), "--yes", "--json", *words)
+    return subprocess.Popen(
+        command, env=dict(job.env), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def with_limit(process: subprocess.Popen[str], seconds: float) -> None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+
+
+def test_interrupt_stops_in_time_and_goes_on(make_job):
+    job = make_job(steps=4000)
+    process = start(job, "--until", "train")
+    wait_for(job.workdir / "log.jsonl", '"train.planned"')
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    out, _ = process.communicate(timeout=30)
+    assert time.monotonic() - begun < 5
+    assert process.returncode == 6, out
+    assert "again" in json.loads(out)["error"]["hint"]
+    assert list((job.workdir / "artefacts").glob(".scratch-*/*")), "no checkpoint to go on from"
+
+
+def wait_for(path: Path, text: str, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not (path.exists() and text in path.read_text(encoding="utf-8")):
+        assert time.monotonic() < end, f"{text} never stood in {path.name}"
+        time.sleep(0.1)
+
+
+def test_nothing_of_a_killed_run_lives_on(make_job):
+    job = make_job(steps=4000)
+    process = start(job, "--until", "train")
+    wait_for(job.workdir / "log.jsonl", '"train.planned"')
+    import psutil
+
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert children
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert not alive
+
+
+def test_two_in_one_folder(make_job):
+    job = make_job(steps=4000)
+    first = start(job, "--until", "train")
+    try:
+        wait_for(job.workdir / "log.jsonl", '"step.start"')
+        error = job.error(5, "--until", "train")
+        assert error["code"] == "run.locked" and str(first.pid) in error["message"]
+    finally:
+        first.kill()
+        first.wait()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root for a network namespace")
+def test_no_network_is_needed(make_job):
+    job = make_job()
+    command = " ".join(job.command("up", str(job.recipe), "--yes", "--json", "--no-keep"))
+    done = subprocess.run(
+        ["unshare", "-n", "sh", "-c", f"ip link set lo up 2>/dev/null || ifconfig lo up; {command}"],
+        env=dict(job.env),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["gate"]["verdict"] == "passed"
+
+
+CANARY = "canaryword"
+
+
+def test_guarded_leaves_nothing_plain_on_disk(make_job):
+    job = make_job(trust="guarded")
+    told = {"messages": [{"role": "user", "content": CANARY}, {"role": "assistant", "content": "ok"}]}
+    with (job.folder / "rows.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(told) + "\n")
+    done = job.up("--until", "compress")
+    assert done["steps"][0]["state"] == "done"
+    files = [f for f in job.workdir.rglob("*") if f.is_file()]
+    assert not [f for f in files if CANARY.encode() in f.read_bytes()]
+    artefacts = [f for f in files if "artefacts" in f.parts]
+    assert artefacts and all(f.suffix == ".sealed" for f in artefacts)
+    again = job.up("--until", "compress")
+    assert [s["state"] for s in again["steps"][:3]] == ["reused"] * 3
+    events = job.run("logs", "--workdir", str(job.workdir))
+    assert events.returncode == 0 and "step.end" in events.stdout
+    assert b"step.end" not in (job.workdir / "log.jsonl").read_bytes()
+
+
+def test_guarded_serves(make_job):
+    done = make_job(trust="guarded").up("--no-keep")
+    assert done["gate"]["verdict"] == "passed" and done["service"]
