@@ -145,6 +145,27 @@ def test_kill_9_of_the_front_end_leaves_nothing_behind(tiny_ir):
     service.stop()
 
 
+def test_a_model_opened_in_memory_outlives_its_starter(tiny_ir):
+    from steelyard.artefact import private_folder
+
+    opened = private_folder()
+    for file in tiny_ir.iterdir():
+        (opened / file.name).write_bytes(file.read_bytes())
+    service = start(opened, ServeSettings())
+    try:
+        promote(service, "127.0.0.1", 0)
+        for file in opened.iterdir():
+            file.unlink()
+        os.kill(service.engine_pid, signal.SIGKILL)
+        assert until(lambda: httpx.get(f"{service.url}/health").status_code == 503, 3)
+        assert until(service.healthy)
+        kept = list(opened.parent.glob(f"steelyard-open-{service.pid}-*"))
+        assert len(kept) == 1
+    finally:
+        service.stop()
+    assert not kept[0].exists()
+
+
 def test_a_dead_engine_is_told_and_started_again(tiny_ir):
     service = start(tiny_ir, ServeSettings())
     try:

@@ -19,12 +19,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 import uvicorn
 
+from ..artefact import private_folder
 from ..errors import Lacking, Problem
 from ..model import Tokenizer
 from .app import app
@@ -36,6 +38,7 @@ from .settings import ServeSettings, check_host, engine_settings
 from .state import write_state
 
 GRACE_S = 1  # for answers under way once SIGTERM has come; all must be over within 5 s
+OPENED = "steelyard-open-"  # private folders of the artefact room are called so
 WARM_UP_TOKENS = 64  # of the prompt: a prefill step and its kernels
 
 
@@ -158,12 +161,26 @@ class Front:
         check_host(host, self.settings.api_key)
         listening = bind(host, port)
         self._listen(listening)
+        self._keep_model()
         detach()
         told = self.told(url_of(listening))
         if state_folder:
             write_state(Path(state_folder), {**told, "fingerprint": self.settings.fingerprint})
         log("service.published", url=told["url"])
         return told
+
+    def _keep_model(self) -> None:
+        """A sealed model lies opened in memory, for as long as its starter lives: keep links to its files.
+
+        A restarted engine reads them again; they go with this process.
+        """
+        own = private_folder()
+        if self.folder.parent != own.parent or not self.folder.name.startswith(OPENED):
+            own.rmdir()
+            return
+        shutil.copytree(self.folder, own, copy_function=os.link, dirs_exist_ok=True)
+        self.folder = own
+        self.engine.settings = replace(self.engine.settings, folder=str(own))
 
     async def _close(self) -> None:
         for server in self.servers:
