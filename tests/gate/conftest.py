@@ -34,15 +34,30 @@ class PlainServer:
             ids, logprobs, finish = self.generate(prompt, body)
         text, content = self.tokenizer.decode(ids), None
         for stop in body.get("stop") or []:
-            if stop in text:
-                text, finish = text[: text.index(stop)], "stop"
-                ids = self.tokenizer.encode(text)
+            kept = next((n for n in range(len(ids)) if stop in self.tokenizer.decode(ids[: n + 1])), None)
+            if kept is not None:
+                ids, finish = ids[:kept], "stop"
+                text = self.tokenizer.decode(ids)
         if body.get("logprobs"):
             pairs = zip(ids, logprobs, strict=False)
-            content = [{"token": self.tokenizer.decode([i]), "logprob": p, "bytes": None} for i, p in pairs]
+            content = [
+                {"token": self.tokenizer.decode([i], skip_special=False), "logprob": p, "bytes": self.raw(i)}
+                for i, p in pairs
+            ]
         choice = {"message": {"role": "assistant", "content": text}, "finish_reason": finish, "index": 0}
         usage = {"prompt_tokens": len(prompt), "completion_tokens": len(ids)}
-        return {"choices": [{**choice, "logprobs": {"content": content} if content else None}], "usage": usage}
+        return {
+            "choices": [{**choice, "logprobs": {"content": content} if content else None}],
+            "usage": usage,
+        }
+
+    def raw(self, token: int) -> list[int] | None:
+        """Bytes of a byte-level token; None for a special one."""
+        from steelyard.gate.pieces import _visible
+
+        shown = {chr(c): b for b, c in _visible().items()}
+        piece = self.tokenizer.token_of(token) or ""
+        return None if token in self.tokenizer.special_ids else [shown[c] for c in piece]
 
     def generate(self, prompt: list[int], body: dict[str, Any]) -> tuple[list[int], list[float], str]:
         import torch

@@ -7,6 +7,7 @@ I/O. Which cause a failure has: cause.py.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .endpoint import Answer, Endpoint
+from .pieces import BROKEN, answer_ids
 from .probes import Probe
 from .reference import LOGPROB, TOP_ID, TOP_LOGPROB, Reference
 from .statistics import quantile
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 DRAWS = 48  # one-token samples; with a first token of probability 0.3 to 0.7 tells 1.0 from 0 or 0.3
 SURE = 1e-4  # a rarer count under the declared temperature is no chance
 FEWEST_TOKENS = 40  # below, a log-probability check says nothing
+SPECIAL = re.compile(r"<\|.*\|>|</?[a-z_]+>")
 CUT_MARGIN = 4.0  # nats by which the end token trails the likeliest where an answer was cut short
 
 
@@ -59,10 +62,19 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Draws:
-    """Answers of one token to one probe, the temperature left to the server."""
+class Open:
+    """A probe whose first token is open: the likeliest one's text and its reference probability."""
 
     probe: Probe
+    text: str
+    chance: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draws:
+    """Answers of one token to an open probe, the temperature left to the server."""
+
+    of: Open
     texts: tuple[str, ...]
 
 
@@ -104,12 +116,12 @@ async def observe(endpoint: Endpoint, asked: Sequence[Probe]) -> list[Observatio
     return await endpoint.each(asked, ask)
 
 
-async def draw(endpoint: Endpoint, probe: Probe) -> Draws:
+async def draw(endpoint: Endpoint, of: Open) -> Draws:
     async def ask(seed: int) -> Answer:
-        return await endpoint.chat(probe.messages, 1, temperature=None, seed=seed)
+        return await endpoint.chat(of.probe.messages, 1, temperature=None, seed=seed)
 
     answers = await endpoint.each(range(DRAWS), ask)
-    return Draws(probe=probe, texts=tuple(a.text for a in answers if a.text is not None))
+    return Draws(of=of, texts=tuple(a.text for a in answers if a.text is not None))
 
 
 # ------------------------------------------------------------------ comparing
@@ -173,40 +185,15 @@ def end_id(tokenizer: Tokenizer) -> int | None:
     return own if own in tokenizer.eos_ids else next(iter(tokenizer.eos_ids), None)
 
 
-def answer_ids(tokenizer: Tokenizer, answer: Answer) -> tuple[int, ...]:
-    """The ids that the server made, from the text; () where text and token count do not agree.
-
-    A greedy answer nearly always re-encodes to its own ids; the server's token texts prove it.
-    """
-    if not answer.text or "�" in answer.text:
-        return ()
-    ids = tokenizer.encode(answer.text)
-    if answer.tokens:
-        made = [t for t in answer.tokens if t.text or t.raw]
-        same = len(made) in (len(ids), len(ids) + 1)  # some servers report the end token too
-        return tuple(ids) if same and _same_pieces(tokenizer, ids, made) else ()
-    count = answer.completion_tokens
-    return tuple(ids) if count is None or count - len(ids) in (0, 1) else ()
-
-
-def _same_pieces(tokenizer: Tokenizer, ids: Sequence[int], made: Sequence) -> bool:
-    pieces = [tokenizer.decode([i]) for i in ids]
-    return all(
-        "�" in piece or "�" in token.text or piece.strip() == token.text.strip()
-        for piece, token in zip(pieces, made, strict=False)
-    )
-
-
 # ------------------------------------------------------------------ judging
 
 
 def checks(
-    samples: Sequence[Sample], mode: str, draws: Draws | None, first: float | None, declared: float | None
+    samples: Sequence[Sample], mode: str, draws: Draws | None = None, declared: float | None = None
 ) -> list[Check]:
     """All parity checks in the order in which a failure explains the later ones.
 
-    `first`: reference probability of the likeliest first token of `draws`; `declared`: the model's own
-    default temperature, None where its generation config names none.
+    `declared`: the model's own default temperature, None where its generation config names none.
     """
     limits = LIMITS[mode]
     found = [
@@ -217,7 +204,7 @@ def checks(
         _max_tokens(samples),
         _text(samples),
         _stop(samples),
-        _sampling(draws, first, declared),
+        _sampling(draws, declared),
         *_logprobs(samples, limits),
         *_greedy(samples, limits, mode),
     ]
@@ -305,10 +292,11 @@ def _text(samples: Sequence[Sample]) -> Check | None:
 
 
 def spells(answer: Answer) -> bool:
+    """Special tokens may be reported and yet not stand in the text: the end token for one."""
     text, tokens = answer.text or "", answer.tokens or ()
-    for made in (tokens, tokens[:-1]):  # the end token may be reported with a text of its own
+    for made in (tokens, [t for t in tokens if not SPECIAL.fullmatch(t.text)]):
         joined = "".join(t.text for t in made)
-        if "�" in joined or "�" in text or joined.strip() == text.strip():
+        if BROKEN in joined + text or joined.strip() == text.strip():
             return True
     return False
 
@@ -325,28 +313,26 @@ def _stop(samples: Sequence[Sample]) -> Check | None:
     return Check(name="stop", passed=not bad, value=value, limit=CUT_MARGIN, example=example)
 
 
-def _sampling(draws: Draws | None, first: float | None, declared: float | None) -> Check | None:
+def _sampling(draws: Draws | None, declared: float | None) -> Check | None:
     """Without a temperature the draws must look like the model's declared one, or OpenAI's 1."""
-    if draws is None or first is None or len(draws.texts) < DRAWS // 2:
+    if draws is None or len(draws.texts) < DRAWS // 2:
         return None
-    n = len(draws.texts)
-    common = max(draws.texts.count(t) for t in set(draws.texts))
-    greedy = common == n
+    n, chance = len(draws.texts), draws.of.chance
+    count = sum(text.strip() == draws.of.text for text in draws.texts)
     if declared is None or declared == 1:
-        good = _chance(common, n, first) > SURE or (greedy and declared is None)
+        good = _likely(count, n, chance) or (count == n and declared is None)
     elif declared == 0:
-        good = greedy
+        good = count == n
     else:  # colder than 1 raises the likeliest token's share, hotter lowers it
-        good = _chance(common, n, first) > SURE or (common / n > first) == (declared < 1)
-    example = None if good else f"{common} of {n} equal first tokens, {first * n:.0f} expected"
-    return Check(name="generation_default", passed=good, value=common / n, limit=first, example=example)
+        good = _likely(count, n, chance) or (count / n > chance) == (declared < 1)
+    example = None if good else f"{count} of {n} first tokens are the likeliest, {chance * n:.0f} expected"
+    return Check(name="generation_default", passed=good, value=count / n, limit=chance, example=example)
 
 
-def _chance(count: int, n: int, p: float) -> float:
-    """Two-sided exact binomial tail; `count` is the commonest token's, so a low side only counts far off."""
-    upper = sum(math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(count, n + 1))
-    lower = sum(math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(count + 1))
-    return min(1.0, 2 * min(upper, lower))
+def _likely(count: int, n: int, p: float) -> bool:
+    """Two-sided exact binomial test at SURE."""
+    terms = [math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n + 1)]
+    return 2 * min(sum(terms[count:]), sum(terms[: count + 1])) > SURE
 
 
 def _logprobs(samples: Sequence[Sample], limits: Limits) -> list[Check]:
@@ -418,14 +404,17 @@ def _joined(arrays: Iterable[np.ndarray]) -> np.ndarray:
     return np.concatenate(listed) if listed else np.array([])
 
 
-def uncertain_probe(samples: Sequence[Sample], reference: Reference) -> tuple[Probe, float] | None:
-    """The probe whose first token is nearest an even chance, with the likeliest one's probability."""
-    plain = [s for s in samples if s.seen.probe.kind not in ("task",)]
-    if not plain:
-        return None
+def open_probe(samples: Sequence[Sample], tokenizer: Tokenizer, reference: Reference) -> Open | None:
+    """The probe whose first token is nearest an even chance; None where each is too sure or too open.
+
+    Only then does the share of the likeliest token tell temperatures apart.
+    """
+    plain = [s for s in samples if s.seen.probe.kind != "task"]
     arrays = reference([s.prompt for s in plain])
-    chances = [math.exp(float(a[-1, TOP_LOGPROB])) for a in arrays]
-    best = min(range(len(plain)), key=lambda i: abs(chances[i] - 0.5))
-    if not 0.2 <= chances[best] <= 0.8:
-        return None  # too sure, or too open, to tell temperatures apart by the commonest token
-    return plain[best].seen.probe, chances[best]
+    found = []
+    for s, array in zip(plain, arrays, strict=True):
+        text = tokenizer.decode([int(array[-1, TOP_ID])]).strip()
+        chance = math.exp(float(array[-1, TOP_LOGPROB]))
+        if text and BROKEN not in text and 0.2 <= chance <= 0.8:
+            found.append(Open(probe=s.seen.probe, text=text, chance=chance))
+    return min(found, key=lambda o: abs(o.chance - 0.5), default=None)

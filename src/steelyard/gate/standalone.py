@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import WrongUse
 from .cause import Evidence, name_cause
 from .endpoint import Endpoint
-from .parity import LIMITS, Draws, Sample, checks, draw, measure, observe, uncertain_probe
+from .parity import LIMITS, Sample, checks, draw, measure, observe, open_probe
 from .probes import Probe, probes, task_probes
 from .reference import Reference, exact_reference
 from .scores import Scores, ask_rows, load_tasks, token_budget
@@ -114,11 +114,10 @@ async def parity(
     if not asked:
         raise WrongUse("gate.no_template", "the model's chat template refuses every probe")
     samples = measure(await observe(endpoint, asked), tokenizer, reference)
-    open_ = uncertain_probe(samples, reference) if defaults else None
-    draws: Draws | None = await draw(endpoint, open_[0]) if open_ else None
-    found = checks(samples, mode, draws, open_[1] if open_ else None, declared)
-    cause, why = _cause(samples, found, tokenizer, reference, base, mode)
-    return Verdict(checks=tuple(found), cause=cause, why=why)
+    open_ = open_probe(samples, tokenizer, reference) if defaults else None
+    draws = await draw(endpoint, open_) if open_ else None
+    found = checks(samples, mode, draws, declared)
+    return explained(samples, found, tokenizer, reference, base, mode)
 
 
 def _renders(tokenizer: Tokenizer, probe: Probe) -> bool:
@@ -129,21 +128,23 @@ def _renders(tokenizer: Tokenizer, probe: Probe) -> bool:
         return False
 
 
-def _cause(
+def explained(
     samples: Sequence[Sample],
     found: Sequence[Check],
     tokenizer: Tokenizer,
     reference: Reference,
     base: Reference | None,
     mode: str,
-) -> tuple[str | None, str | None]:
+) -> Verdict:
+    """The checks as a verdict, with the cause where one failed."""
     if all(c.passed is not False for c in found):
-        return None, None
+        return Verdict(checks=tuple(found))
     by_name = {c.name: c for c in found}
     evidence = Evidence(
         samples=samples, checks=by_name, tokenizer=tokenizer, reference=reference, base=base, mode=mode
     )
-    return name_cause(evidence)
+    cause, why = name_cause(evidence)
+    return Verdict(checks=tuple(found), cause=cause, why=why)
 
 
 def declared_temperature(folder: Path) -> float | None:
