@@ -24,6 +24,7 @@ USAGE = [
     (["plan", "--model", "llama-3-8b", "--tokens", "many"], 2, "cli.usage", "many"),
     (["plan", "--model", "llama-3-8b", "--job", "dance"], 2, "cli.usage", "dance"),
     (["up", "{recipe}"], 2, "cli.yes", "--yes"),
+    (["up", "{recipe}", "--yes", "--set", "serve.api_key=env:NO_KEY"], 2, "serve.key_unset", "NO_KEY"),
     (["run", "serve"], 2, "cli.usage", "run does not serve"),
     (["serve", "demo", "--port", "high"], 2, "cli.usage", "--port"),
     (["serve", "demo", "--replicas", "2"], 2, "cli.not_yet", "--replicas"),

@@ -109,8 +109,11 @@ def test_short_forms(write) -> None:
 
 
 def test_what_has_no_effect_is_said(write) -> None:
-    text = "model: demo\ntrain: []\ngate: {abilities: {support: {min: 0.9}}}\n"
-    assert "no quality gate" in recipe.load(write(text)).notes[0]
+    text = (
+        "model: demo\ntrain: []\ngate: {abilities: {support: {min: 0.9}}}\ngoal: {latency: {ttft_p95: 1s}}\n"
+    )
+    quality, latency = recipe.load(write(text)).notes
+    assert "no quality gate" in quality and "goal.latency" in latency
 
 
 BASE = "name: desk\nmodel: demo\ndata: [{path: a.jsonl, ability: support}]\n"

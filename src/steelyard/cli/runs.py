@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -59,6 +60,7 @@ def _walk(path: Path, yes: bool, until: str, workdir: Path | None, keep: bool, v
             "cli.usage", f"no step {until!r}", where=Where(field="--until"), hint=f"one of {', '.join(STEPS)}"
         )
     made = load(path)
+    _check_key(made, path)
     asks = None if yes or until == "plan" else _confirm
     if asks:
         _check_someone_is_there()
@@ -68,6 +70,15 @@ def _walk(path: Path, yes: bool, until: str, workdir: Path | None, keep: bool, v
     with Terminal() as watch:
         outcome = up(made, workdir=workdir, confirm=asks, until=until, keep=keep, watch=watch)
     result(outcome.as_json(), *outcome_lines(outcome, path))
+
+
+def _check_key(recipe: Any, path: Path) -> None:
+    """A key that is named and not set would be no key at all."""
+    name = (recipe.serve.api_key or "").removeprefix("env:")
+    if recipe.serve.api_key != name and not os.environ.get(name):
+        where = Where(str(path), field="serve.api_key")
+        text = say("the environment has no {name}", name=name)
+        raise WrongUse("serve.key_unset", text, where=where, hint=f"export {name}=...")
 
 
 def _check_someone_is_there() -> None:

@@ -33,7 +33,17 @@ def notes_on(recipe: Recipe) -> tuple[str, ...]:
         notes.append("train is []: data and mix are not used")
     if not recipe.train and (recipe.gate.abilities or recipe.gate.forget):
         notes.append("train is []: gate.abilities and gate.forget are not used, there is no quality gate")
+    notes += [f"{name} is not used by this version" for name, given in _unused(recipe).items() if given]
     return tuple(notes)
+
+
+def _unused(recipe: Recipe) -> dict[str, bool]:
+    """Fixed words of the recipe that no room reads yet."""
+    return {
+        "goal.latency": bool(recipe.goal.ttft_s or recipe.goal.tpot_s),
+        "compress.max_quality_loss": recipe.compress.max_quality_loss is not None,
+        "resources.own": bool(recipe.resources.own),
+    }
 
 
 def _fail(tree: Tree, at: Path_, message: str, hint: str) -> None:
