@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,17 @@ REPLACEMENT = "\ufffd"  # what a byte-level decoder writes for the beginning of 
 MAX_HELD = 64  # tokens; a model that writes only broken bytes must not make the window grow
 # Ends of a turn that some models do not list among their end tokens, though their template writes them.
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|eot|>")
+
+
+def _bytes_by_character() -> dict[str, int]:
+    """Byte-level vocabularies write each byte as one visible character: printable Latin-1 as itself, the
+    others as the characters from U+0100 on (Radford et al. 2019, the released encoder of GPT-2)."""
+    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in visible]
+    return {chr(b): b for b in visible} | {chr(256 + n): b for n, b in enumerate(others)}
+
+
+BYTE_OF = _bytes_by_character()
 
 
 class Tokenizer:
@@ -64,6 +76,22 @@ class Tokenizer:
 
     def token_of(self, token_id: int) -> str | None:
         return self._inner.id_to_token(token_id)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token stands for, half characters too; b"" for an id without a token."""
+        piece = self.token_of(token_id)
+        if piece is None:
+            return b""
+        if token_id in self.special_ids:
+            return piece.encode()
+        if self._byte_level:
+            return bytes(BYTE_OF[c] for c in piece) if all(c in BYTE_OF for c in piece) else piece.encode()
+        byte = re.fullmatch(r"<0x([0-9A-F]{2})>", piece)  # sentencepiece's spelling of a lone byte
+        return bytes([int(byte[1], 16)]) if byte else piece.replace("\u2581", " ").encode()
+
+    @cached_property
+    def _byte_level(self) -> bool:
+        return '"ByteLevel"' in self._inner.decoder.__getstate__().decode() if self._inner.decoder else False
 
     @property
     def vocab_size(self) -> int:

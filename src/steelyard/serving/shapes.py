@@ -59,7 +59,7 @@ class Chat:
 
     def _entry(self, token: int, logprob: float | None) -> dict[str, Any]:
         text = self.tokenizer.decode([token], skip_special=False)
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+        return {"token": text, "logprob": logprob, "bytes": list(self.tokenizer.token_bytes(token))}
 
 
 class Completion:
