@@ -68,9 +68,13 @@ def test_measuring_is_done_once_and_names_what_it_skipped(tmp_path, monkeypatch)
     def lacking():
         raise Lacking("package", "torch is not installed")
 
+    def broken():
+        raise KeyError("rows")
+
     machine = probe()
-    first = measure(machine, {"serving": good, "training": lacking})
-    assert first.of("decode")[0]["s"] == 0.01 and first.skipped == {"training": "torch is not installed"}
+    first = measure(machine, {"training": lacking, "other": broken, "serving": good})
+    assert first.of("decode")[0]["s"] == 0.01 and first.skipped["training"] == "torch is not installed"
+    assert "KeyError" in first.skipped["other"]
     assert first.of("triad")[0]["bytes_per_s"] > 1e8 and first.of("gemm", m=512)
     again = measure(machine, {"serving": good})
     assert again.measured_s == 0 and again.rows == first.rows and again.hash == first.hash and calls == [1]

@@ -64,8 +64,9 @@ def measure(
 ) -> Calibration:
     """Calibrate this machine, or read what was measured before on the same fingerprint.
 
-    Only probes that are not in the cache run. A probe that raises a Problem is skipped with its message;
-    no further probe starts once `limit_s` is over. One measurement at a time: others wait for the lock.
+    Only probes that are not in the cache run. A probe that raises is skipped, and `skipped` says why: a
+    plan with wider intervals is better than none. No further probe starts once `limit_s` is over. One
+    measurement at a time: others wait for the lock.
     """
     path = cache_folder() / f"calibration-{machine.fingerprint[:16]}.json"
     wanted: dict[str, Probe] = {"machine": lambda: machine_rows(machine), **(probes or {})}
@@ -94,6 +95,8 @@ def _run(known: Calibration, probes: Mapping[str, Probe], limit_s: float) -> Cal
             taken.append(name)
         except Problem as e:
             skipped[name] = e.message
+        except Exception as e:
+            skipped[name] = f"{type(e).__name__}: {e}"
     spent = time.monotonic() - start
     return replace(known, rows=tuple(rows), taken=tuple(taken), skipped=skipped, measured_s=spent)
 

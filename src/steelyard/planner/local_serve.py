@@ -19,7 +19,7 @@ from .rates import Rates, Row, Terms, fit_rates
 
 FORM_BYTES = {"f32": 4.0, "bf16": 2.0, "f16": 2.0, "int8": 1.0}
 KV_BYTES = {"f32": 4.0, "bf16": 2.0, "f16": 2.0, "u8": 1.0}
-HTTP_S = 0.006  # front end, tokeniser and event stream of one request: spread of HTTP against Engine.submit
+HTTP_S = 0.004  # of one request, front end and client: 65 requests took 0.4 s of its CPU, the client as much
 CLIENT_S = 0.004  # until a user's next request is there
 MOST_STEPS = 20_000
 ROUNDS = 3  # requests each user sends when `run` measures; the first is warm-up
@@ -89,9 +89,9 @@ def serve_rates(calibration: Calibration, form: str) -> ServeRates:
     """Fit the rates of one form; the rows of other forms serve where it has none."""
     flops, memory = flops_per_s(calibration) * (1.0 if form == "f32" else 2.0), bytes_per_s(calibration)
     priors = {
-        "gemm": 1 / flops,
-        "gemm_few": 2 / flops,
-        "weights": 1.2 / memory,
+        "gemm": 1.2 / flops,
+        "gemm_few": 1.6 / flops,
+        "weights": 1.8 / memory,
         "head": 2 / flops,
         "attention": 4 / flops,
         "kv": 2 / memory,
@@ -106,18 +106,19 @@ def serve_rates(calibration: Calibration, form: str) -> ServeRates:
 
     return ServeRates(
         step=fit_rates(rows("prefill", "decode"), _row_terms, priors),
-        load=fit_rates(
-            rows("load"),
-            lambda r: {"start": 1.0, "bytes": r["weight_bytes"], "layers": r["layers"]},
-            {"start": 1.2, "bytes": 2 / memory, "layers": 0.02},
-        ),
-        memory=fit_rates(
-            rows("load"),
-            lambda r: {"start": 1.0, "bytes": r["weight_bytes"], "layers": r["layers"]},
-            {"start": 250e6, "bytes": 1.0 if form != "f16" else 2.0, "layers": 2e6},
-            "rss_bytes",
-        ),
+        load=fit_rates(rows("load"), _held, {"start": 0.6, "bytes": 1.5e-9, "layers": 0.04}),
+        # The mapped file and a packed copy of it: 2.0 bytes a byte in BF16, 2.1 in INT8.
+        memory=fit_rates(rows("load"), _held, {"start": 136e6, "bytes": 2.0, "layers": 2e5}, "rss_bytes"),
     )
+
+
+def _held(r: Row) -> Terms:
+    return {"start": 1.0, "bytes": float(r["weight_bytes"]), "layers": float(r["layers"])}
+
+
+def step_bytes(row: Row, tokens: float) -> float:
+    """Activations of one engine step of so many tokens, and logits of 64 sequences, in FP32."""
+    return tokens * (10.0 * row["hidden"] + 4.0 * row["ffn"]) * 4 + 64.0 * row["vocab"] * 4
 
 
 def closed_load(
