@@ -74,8 +74,9 @@ def _walk(path: Path, yes: bool, until: str, workdir: Path | None, keep: bool, v
 
 def _check_key(recipe: Any, path: Path) -> None:
     """A key that is named and not set would be no key at all."""
-    name = (recipe.serve.api_key or "").removeprefix("env:")
-    if recipe.serve.api_key != name and not os.environ.get(name):
+    key = recipe.serve.api_key or ""
+    name = key.removeprefix("env:")
+    if key != name and not os.environ.get(name):
         where = Where(str(path), field="serve.api_key")
         text = say("the environment has no {name}", name=name)
         raise WrongUse("serve.key_unset", text, where=where, hint=f"export {name}=...")
