@@ -78,3 +78,29 @@ def test_an_outcome_tells_the_service_first_and_what_next_last(tmp_path) -> None
     assert "  客服     1.0 %  93.5 %  93.0 %" in lines
     assert any("90 s" in line and "1 min 41 s" in line for line in lines)
     assert lines[-1].startswith("next: steelyard chat http://127.0.0.1:8000")
+
+
+def test_a_plan_is_shown_step_by_step_and_then_by_device() -> None:
+    # A real plan needs a calibrated machine; its parts stand in for it here.
+    from types import SimpleNamespace as Some
+
+    from steelyard.cli.runs import plan_lines
+    from steelyard.units import around
+
+    step = {
+        "wall_s": around(90, 0.2, "s", "calibrated"),
+        "peak_rss_bytes": around(2e9, 0.1, "bytes", "modelled"),
+    }
+    best = {"device": "xeon-8380", "devices": 1, "fits": True, "why_not": None}
+    best |= {"time_s": {"value": 60.0}, "cost_usd": {"value": 1.5}}
+    lost = best | {"device": "gaudi2", "fits": False, "why_not": "over budget", "cost_usd": None}
+    plans = Some(as_json=lambda: {"plans": [best, lost], "best": 0})
+    ready = Some(local=Some(steps={"train": step}), plans=plans, machine=Some(cpu_model="Zen 4"))
+    assert plan_lines(ready) == [
+        "on this machine (Zen 4):",
+        "  step   time  memory  cost",
+        "  train  90 s  2.0 GB     -",
+        "   device     n  time    cost  why",
+        ">  xeon-8380  1  60 s  $ 1.50",
+        "  1 more in --json",
+    ]
