@@ -22,8 +22,11 @@ class PlainServer:
     """Chat completions of the folder in f32: no cache, no batching, every field by the book."""
 
     def __init__(self, folder: Path) -> None:
+        import torch
+
         from steelyard.model import Tokenizer, load
 
+        torch.set_num_threads(1)  # matrices this small lose more to a second thread than they gain
         self.tokenizer = Tokenizer(folder)
         self.network = load(folder, dtype="float32").eval()
         self.lock = threading.Lock()

@@ -32,6 +32,7 @@ def check(
     *,
     base: Path | None = None,
     tasks: Path | Iterable[Mapping[str, Any]] | None = None,
+    rows: Sequence[Mapping[str, Any]] = (),
     mode: str = "fast",
     seed: int = 0,
     model: str | None = None,
@@ -43,7 +44,8 @@ def check(
     """Parity of `url` with the model in `model_folder`; where it fails, the cause.
 
     `mode`: exact (the server computes in f32), fast (bf16) or int8. `reference` and `base_reference` are
-    built from the folders where none is given. With `tasks` their rows are asked too, and scored. Raises
+    built from the folders where none is given. With `tasks` all their rows are asked and scored; `rows` only
+    lend prompts to the parity checks, as those of `tasks` do. Raises
     WrongUse for a folder or tasks that cannot be read, Lacking where nothing answers.
     """
     from ..model import Tokenizer
@@ -51,7 +53,7 @@ def check(
     if mode not in LIMITS:
         raise WrongUse("gate.mode", f"{mode!r} is no mode", hint=f"one of {', '.join(LIMITS)}")
     folder = Path(model_folder)
-    tokenizer, rows = Tokenizer(folder), load_tasks(tasks) if tasks is not None else []
+    tokenizer, scored = Tokenizer(folder), load_tasks(tasks) if tasks is not None else []
 
     async def run() -> Verdict:
         async with Endpoint(url=url, model=model, key=key, concurrency=concurrency) as endpoint:
@@ -60,16 +62,16 @@ def check(
                 endpoint,
                 tokenizer,
                 exact,
-                rows=rows,
+                rows=scored or load_tasks(rows),
                 mode=mode,
                 seed=seed,
                 base=base_reference or (_later(base) if base else None),
                 declared=declared_temperature(folder),
             )
-            if not rows:
+            if not scored:
                 return verdict
-            budget = token_budget(rows, None, lambda text: len(tokenizer.encode(text)))
-            return with_scores(verdict, await ask_rows(endpoint, rows, budget))
+            budget = token_budget(scored, None, lambda text: len(tokenizer.encode(text)))
+            return with_scores(verdict, await ask_rows(endpoint, scored, budget))
 
     return asyncio.run(run())
 
