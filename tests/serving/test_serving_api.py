@@ -70,6 +70,19 @@ def test_an_answer_ends_at_the_end_token_unless_told_otherwise(talker):
     assert on["choices"][0]["finish_reason"] == "length" and on["usage"]["completion_tokens"] == 40
 
 
+def test_a_stop_token_counts_even_where_end_tokens_are_ignored(tiny):
+    asked = {
+        "prompt": [5, 6, 7],
+        "max_tokens": 8,
+        "temperature": 0,
+        "ignore_eos": True,
+        "return_token_ids": True,
+    }
+    ids = post(tiny, "/v1/completions", **asked).json()["choices"][0]["token_ids"]
+    choice = post(tiny, "/v1/completions", **asked, stop_token_ids=[ids[3]]).json()["choices"][0]
+    assert choice["token_ids"] == ids[: ids.index(ids[3]) + 1] and choice["finish_reason"] == "stop"
+
+
 def test_scores_of_a_prompt_equal_torch(talker, smol):
     import torch
     from transformers import AutoModelForCausalLM

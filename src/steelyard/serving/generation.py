@@ -139,11 +139,7 @@ class Served:
 
     async def probe(self, prompt_tokens: int = 4) -> None:
         """Make one token, uncounted. Raises EngineLost."""
-        request = {
-            "ids": [(self.tokenizer.eos_ids or (0,))[0]] * prompt_tokens,
-            "max_tokens": 1,
-            "ignore_eos": True,
-        }
+        request = {"ids": [(self.tokenizer.eos_ids or (0,))[0]] * prompt_tokens, "max_tokens": 1}
         async with aclosing(self.engine.submit(request)) as events:
             async for event in events:
                 if event.finish == "error":

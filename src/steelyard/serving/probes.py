@@ -140,7 +140,7 @@ def _rss(pid: int | None) -> int:
 async def _answer(engine: EngineProcess, rng: np.random.Generator, prompt: int, tokens: int) -> list[float]:
     """Times at which the tokens of one answer came; fresh ids, so that no prefix is cached."""
     ids = rng.integers(10, SHAPE["vocab"], prompt).tolist()
-    request = {"ids": ids, "max_tokens": tokens, "ignore_eos": True}
+    request = {"ids": ids, "max_tokens": tokens}
     times = []
     async with aclosing(engine.submit(request)) as events:
         async for _ in events:

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import sys
+from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 
@@ -29,6 +30,10 @@ def outlive_parent() -> None:
 
 def peak_rss_bytes() -> int:
     """Largest resident set of this process so far."""
+    status = Path("/proc/self/status")  # getrusage counts what stood here before exec as well
+    if status.exists():
+        held = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(held.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -119,10 +119,9 @@ def _config(request: GenRequest) -> Any:
     c = genai.GenerationConfig()
     c.apply_chat_template = False  # the server has done it
     c.max_new_tokens = request.max_tokens
-    stops = set() if request.ignore_eos else set(request.stop_ids)
-    c.ignore_eos = not stops
-    c.set_eos_token_id(min(stops, default=0))  # without one GenAI refuses every request
-    c.stop_token_ids = stops or {0}
+    c.ignore_eos = not request.stop_ids
+    c.set_eos_token_id(min(request.stop_ids, default=0))  # without one GenAI refuses every request
+    c.stop_token_ids = set(request.stop_ids) or {0}
     c.logprobs = int(request.logprobs)
     c.presence_penalty = request.presence_penalty
     c.frequency_penalty = request.frequency_penalty

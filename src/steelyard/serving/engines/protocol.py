@@ -42,8 +42,7 @@ class GenRequest:
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     seed: int = 0
-    stop_ids: tuple[int, ...] = ()
-    ignore_eos: bool = False
+    stop_ids: tuple[int, ...] = ()  # none: only max_tokens ends the answer
     logprobs: bool = False
 
 
