@@ -89,6 +89,17 @@ def test_a_damaged_cache_is_measured_again(tmp_path, monkeypatch):
     assert json.loads(path.read_text())["fingerprint"] == machine.fingerprint
 
 
+def test_a_calibration_of_a_busy_hour_is_taken_again_in_a_quiet_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("STEELYARD_CACHE", str(tmp_path))
+    machine, cores = probe(), probe().cores
+    monkeypatch.setattr(os, "getloadavg", lambda: (4.0 * cores, 0, 0))
+    assert measure(machine).busy == 4.0
+    assert measure(machine).measured_s == 0
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.1 * cores, 0, 0))
+    assert measure(machine).measured_s > 0
+    assert measure(machine).busy == pytest.approx(0.1)
+
+
 def test_findings_each_have_a_fix_unless_fine(tmp_path):
     for finding in findings(probe(), tmp_path):
         assert finding.level == "ok" or finding.fix

@@ -27,7 +27,8 @@ from steelyard.errors import Problem
 
 from .machine import Machine
 
-SCHEMA = 1  # raise it when a probe measures something else under the same name
+SCHEMA = 2  # raise it when a probe measures something else under the same name
+BUSY = 0.5  # load average a core from which on a calibration is worth taking again in a quieter hour
 Rows = list[dict[str, Any]]
 Probe = Callable[[], Rows]
 
@@ -42,6 +43,7 @@ class Calibration:
     skipped: Mapping[str, str]
     measured_s: float  # 0 when everything came from the cache
     path: str
+    busy: float = 0.0  # load average a core when it was taken: others' work slows what is measured
 
     @property
     def hash(self) -> str:
@@ -71,9 +73,18 @@ def measure(
     path = cache_folder() / f"calibration-{machine.fingerprint[:16]}.json"
     wanted: dict[str, Probe] = {"machine": lambda: machine_rows(machine), **(probes or {})}
     with _alone(path):
+        busy = load_per_core(machine)
         known = None if fresh else _read(path, machine.fingerprint)
+        if known and known.busy > BUSY and busy < known.busy / 2:
+            known = None
         known = known or Calibration(
-            fingerprint=machine.fingerprint, rows=(), taken=(), skipped={}, measured_s=0, path=str(path)
+            fingerprint=machine.fingerprint,
+            rows=(),
+            taken=(),
+            skipped={},
+            measured_s=0,
+            path=str(path),
+            busy=busy,
         )
         missing = {name: call for name, call in wanted.items() if name not in known.taken}
         if not missing:
@@ -81,6 +92,14 @@ def measure(
         done = _run(known, missing, limit_s)
         _write(path, done)
         return done
+
+
+def load_per_core(machine: Machine) -> float:
+    """The last minute's load average over usable cores, 0 where the system keeps none."""
+    try:
+        return os.getloadavg()[0] / machine.cores
+    except (AttributeError, OSError):
+        return 0.0
 
 
 def _run(known: Calibration, probes: Mapping[str, Probe], limit_s: float) -> Calibration:
@@ -128,7 +147,7 @@ def _read(path: Path, fingerprint: str) -> Calibration | None:
         found = json.loads(path.read_text(encoding="utf-8"))
         if found["schema"] != SCHEMA or found["fingerprint"] != fingerprint:
             return None
-        rows = tuple(dict(row) for row in found["rows"])
+        rows, busy = tuple(dict(row) for row in found["rows"]), float(found["busy"])
         return Calibration(
             fingerprint=fingerprint,
             rows=rows,
@@ -136,13 +155,20 @@ def _read(path: Path, fingerprint: str) -> Calibration | None:
             skipped={},
             measured_s=0,
             path=str(path),
+            busy=busy,
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None  # a damaged cache is measured again
 
 
 def _write(path: Path, done: Calibration) -> None:
-    document = {"schema": SCHEMA, "fingerprint": done.fingerprint, "taken": done.taken, "rows": done.rows}
+    document = {
+        "schema": SCHEMA,
+        "fingerprint": done.fingerprint,
+        "busy": done.busy,
+        "taken": done.taken,
+        "rows": done.rows,
+    }
     try:
         fd, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
         with os.fdopen(fd, "w", encoding="utf-8") as file:

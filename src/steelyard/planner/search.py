@@ -168,6 +168,8 @@ def plan(request: Request, devices: Devices, constants: Constants, extra: Sequen
     chosen = [devices.find(name) for name in request.devices] or list(devices)
     count = _Count()
     found = [_on_device(request, device, constants, count) for device in chosen]
+    if request.recipe:  # every plan of a recipe has its steps, one that cannot be has none
+        found = [p if p.steps is not None else replace(p, steps=()) for p in found]
     ranked = sorted([*extra, *found], key=_rank)
     best = next((i for i, p in enumerate(ranked) if p.fits and p.why_not is None), None)
     best = best if best is not None else next((i for i, p in enumerate(ranked) if p.fits), None)
