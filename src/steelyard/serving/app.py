@@ -276,7 +276,8 @@ class _Exchange:
             return generated(answer)
         ids = prompt + answer.ids
         scores = await self.served.score(ids, top)
-        logprobs: list[float | None] = [None, *scores.logprobs]
+        # What the engine made keeps the engine's own value: a reader wants to know what it computed.
+        logprobs: list[float | None] = [None, *scores.logprobs[: len(prompt) - 1], *answer.logprobs]
         likeliest = zip(scores.top_ids, scores.top_logprobs, strict=True)
         tops: list[Top | None] = [None, *(list(zip(*both, strict=True)) for both in likeliest)] if top else []
         start = 0 if self.echo else len(prompt)
