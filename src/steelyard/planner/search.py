@@ -143,7 +143,7 @@ class Plans:
         """The limit that keeps the nearest plan from fitting, and by which factor; None if one fits."""
         if self.best is not None:
             return None
-        near = [min(p.shortfalls.items(), key=lambda kv: -kv[1]) for p in self.plans if p.shortfalls]
+        near = [max(p.shortfalls.items(), key=lambda kv: kv[1]) for p in self.plans if p.shortfalls]
         return min(near, key=lambda kv: kv[1], default=None)
 
 
@@ -184,9 +184,11 @@ def plan(request: Request, devices: Devices, constants: Constants, extra: Sequen
     )
 
 
-def _rank(p: Plan) -> tuple[bool, bool, float, float]:
+def _rank(p: Plan) -> tuple[bool, float, bool, float, float]:
+    """What fits by cost, then by time; what does not, the nearest first."""
+    short = 0.0 if p.fits else max(p.shortfalls.values(), default=float("inf"))
     cost = p.cost_usd.value if p.cost_usd else float("inf")
-    return (not p.fits, p.cost_usd is None, cost, p.time_s.value if p.time_s else float("inf"))
+    return (not p.fits, short, p.cost_usd is None, cost, p.time_s.value if p.time_s else float("inf"))
 
 
 def _say_why(p: Plan, at: int, ranked: list[Plan], best: int | None) -> Plan:
