@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import time
 from dataclasses import dataclass
 from statistics import median
@@ -12,7 +13,7 @@ from typing import Any
 from ..recipe import Load
 
 ROUNDS = 3  # requests each user sends; the first is warm-up
-WORDS = ("order", "late", "truck", "river", "team", "call", "stock", "price", "plan", "server", "report")
+TEXT = "The order was late because a truck broke down near the river and our team had to call. "
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,9 @@ async def _measure(url: str, load: Load, key: str | None) -> dict[str, float]:
     headers = {"authorization": f"Bearer {key}"} if key else {}
     limits = httpx.Limits(max_connections=load.users)
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=600, limits=limits) as client:
-        users = [_user(client, load, number) for number in range(load.users)]
+        told = (await client.post("/tokenize", json={"prompt": TEXT})).raise_for_status().json()
+        fits = min(load.prompt_tokens, told["max_model_len"] - load.output_tokens)
+        users = [_user(client, load, told["tokens"], fits, number) for number in range(load.users)]
         timings = [t for user in await asyncio.gather(*users) for t in user]
     counted = [t for t in timings if t.tokens > 1]
     wall = max(t.ended for t in counted) - min(t.begun for t in counted)
@@ -48,32 +51,33 @@ async def _measure(url: str, load: Load, key: str | None) -> dict[str, float]:
     }
 
 
-async def _user(client: Any, load: Load, number: int) -> list[Timing]:
-    sent = [await _ask(client, load, f"{number} {turn}") for turn in range(ROUNDS)]
+async def _user(client: Any, load: Load, known: list[int], length: int, number: int) -> list[Timing]:
+    draw = random.Random(number)
+    # Each prompt is drawn anew: a prefix cache must not answer for the load.
+    prompts = [draw.choices(known, k=max(1, length)) for _ in range(ROUNDS)]
+    sent = [await _ask(client, prompt, load.output_tokens) for prompt in prompts]
     return sent[1:]
 
 
-async def _ask(client: Any, load: Load, tag: str) -> Timing:
-    # Each prompt begins with its own tag: a prefix cache must not answer for the load.
-    words = [tag, *(WORDS[i % len(WORDS)] for i in range(max(1, load.prompt_tokens - 30)))]
+async def _ask(client: Any, prompt: list[int], output_tokens: int) -> Timing:
     body = {
         "model": "default",
-        "messages": [{"role": "user", "content": " ".join(words)}],
-        "max_tokens": load.output_tokens,
+        "prompt": prompt,
+        "max_tokens": output_tokens,
         "temperature": 0,
         "ignore_eos": True,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
     begun, first, last, tokens = time.perf_counter(), 0.0, 0.0, 0
-    async with client.stream("POST", "/v1/chat/completions", json=body) as answer:
+    async with client.stream("POST", "/v1/completions", json=body) as answer:
         answer.raise_for_status()
         async for line in answer.aiter_lines():
             if not line.startswith("data: {"):
                 continue
             event = json.loads(line[6:])
             tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
-            if any((c.get("delta") or {}).get("content") for c in event.get("choices") or []):
+            if any(choice.get("text") for choice in event.get("choices") or []):
                 last = time.perf_counter()
                 first = first or last
     spread = (last - first) / max(1, tokens - 1)

@@ -20,7 +20,7 @@ SHOWN |= {"output_tok_s": "tok/s", "tokens": "", "steps": ""}
 
 
 def write_report(outcome: Outcome, store: Store, path: Path) -> None:
-    """Write the report at `path`, wholly or not at all; sealed beside it (`.sealed`) where the store is."""
+    """Write the report at `path`, wholly or not at all. It holds figures and hashes, no row."""
     html = render(outcome, story(outcome, store))
     write(path, html.encode())
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ..artefact import Artefact, Figures, Inputs, Settings, Watch, key_of
 from ..errors import Problem, Refused, Stopped, Where
@@ -96,7 +97,7 @@ def check_serving(recipe: Recipe, place: Workdir) -> None:
             hint="set serve.api_key, or serve on 127.0.0.1",
         )
     old = find(place.service)
-    if not (old and old.port == serve.port):
+    if not (old and urlsplit(old.url).port == serve.port):
         check_port(serve.host, serve.port)
 
 
@@ -202,7 +203,8 @@ class Walk:
         with PeakMemory() as memory:
             candidate = self.candidates.candidate(self.made["compressed"])
             measured = measure_load(candidate.service.url, recipe.goal.load, key)
-        self.outcome.sample = ask_sample(candidate.service, self.made.get("dataset"), key)
+        if not self.store.keys:  # a row and its answer are the user's secrets
+            self.outcome.sample = ask_sample(candidate.service, self.made.get("dataset"), key)
         record.measured = {"wall_s": candidate.wall_s, "peak_rss_bytes": memory.bytes} | measured
         record.artefact, record.hash = str(self.made["compressed"].folder), self.made["compressed"].hash
         self.outcome.service = self.candidates.publish(keep)
