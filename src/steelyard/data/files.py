@@ -170,7 +170,7 @@ def wide_lines(file: DataFile) -> Iterator[tuple[int, bytes | Broken]]:
 
 def parse(line: bytes) -> dict[str, Any] | Broken:
     try:
-        value = orjson.loads(line)
+        value = orjson.loads(line.rstrip())  # so that a cut line names its own last column
     except orjson.JSONDecodeError as e:
         if not decodes(line, "utf-8"):
             return Broken("broken_encoding", "its bytes are not utf-8")
