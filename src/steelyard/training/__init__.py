@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -23,4 +24,7 @@ __all__ = ["METHODS", "Schedule", "probe", "schedule", "train"]
 def __getattr__(name: str) -> Any:
     if name not in FILES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Threads that sleep at a barrier: spinning ones (OpenMP's default) made a step ten times as long on cores
+    # shared with other work, and gain nothing measurable on idle ones. Read once, when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return getattr(import_module(f"{__name__}.{FILES[name]}"), name)

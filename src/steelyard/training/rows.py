@@ -12,6 +12,8 @@ import orjson
 from steelyard.errors import Where, WrongUse
 from steelyard.model import Tokenizer, answer_span
 
+SIZE_STEP = 32
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -24,7 +26,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows one behind the other: no padding. T tokens, N of them are predicted with a loss."""
+    """Rows one behind the other. T tokens, N of them are predicted; `answers` of these N have a loss.
+
+    T and N are multiples of SIZE_STEP: every new size costs the matrix library new kernels (20 MB and more),
+    kept for ever. The few tokens more stand at the end of the last row, unseen by every real one.
+    """
 
     ids: Any  # [T]
     positions: Any  # [T], from 0 in each row
@@ -64,13 +70,22 @@ def batch_of(rows: Sequence[Row], network: Any) -> Batch:
 
     lengths = [len(row.ids) for row in rows]
     learn = torch.tensor([flag for row in rows for flag in row.learn], dtype=torch.bool)
-    ids = torch.tensor([token for row in rows for token in row.ids])
+    ids = _filled(torch.tensor([token for row in rows for token in row.ids]))
+    lengths[-1] += ids.numel() - sum(lengths)
     target = torch.nonzero(learn).reshape(-1)
+    before = _filled(target - 1)
     return Batch(
         ids=ids,
         positions=torch.cat([torch.arange(length) for length in lengths]),
         layout=network.layout(lengths),
-        before=target - 1,
-        targets=ids[target],
+        before=before,
+        targets=_filled(ids[target]),
         answers=target.numel(),
     )
+
+
+def _filled(values: Any) -> Any:
+    """Zeros at the end, up to a multiple of SIZE_STEP."""
+    import torch
+
+    return torch.nn.functional.pad(values, (0, -values.numel() % SIZE_STEP))
