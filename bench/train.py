@@ -22,10 +22,10 @@ from statistics import median
 import orjson
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the training room sets it, before torch is loaded
-import torch  # noqa: E402
+import torch
 
-from steelyard.artefact import Inputs, Store, Watch, adopt  # noqa: E402
-from steelyard.training import train  # noqa: E402
+from steelyard.artefact import Inputs, Store, Watch, adopt
+from steelyard.training import train
 
 
 def main() -> None:
