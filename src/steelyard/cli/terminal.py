@@ -39,7 +39,8 @@ class Terminal(Watch):
 
     def _say(self, text: str, fields: dict[str, Any]) -> None:
         if not (text == STEP_TEXTS["step.end"] and fields.get("state") == "reused"):
-            note(say(text, step=fields.get("step", ""), state=say(str(fields.get("state", "")))))
+            told = {"step": "", "notice": ""} | fields | {"state": say(str(fields.get("state", "")))}
+            note(say(text, **told))
 
     def show(self, progress: Progress, closed: bool = False) -> None:
         if OPTIONS.quiet:
@@ -109,6 +110,7 @@ STEP_TEXTS = {
     "step.start": "{step} ...",
     "step.end": "{step}: {state}",
     "step.reused": "{step}: unchanged, reused",
+    "trust.key_made": "{notice}",
 }
 
 

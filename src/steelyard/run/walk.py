@@ -53,6 +53,8 @@ def up(
     """
     place = opened(recipe, workdir)
     told = LoggedWatch(place, watch or Watch())
+    if place.keys and place.keys.notice:
+        told.log("trust.key_made", notice=place.keys.notice)
     with locked(place):
         if until == "serve":
             check_serving(recipe, place)
