@@ -169,11 +169,12 @@ def _share(value: float | None) -> str:
 
 
 def _step_lines(steps: list[Any]) -> list[str]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for step in steps:
-        for name in step.predicted | step.measured:
-            if name in UNITS:
-                rows.append((step.step, say(step.state), name, *_pair(step, name)))
+        names = [name for name in UNITS if name in step.predicted or name in step.measured]
+        told = [(name, *_pair(step, name)) for name in names] or [("", "-", "-")]
+        heads = [(step.step, say(step.state))] + [("", "")] * (len(told) - 1)
+        rows += [(*head, *figures) for head, figures in zip(heads, told, strict=True)]
     head = (say("step"), "", "", say("predicted"), say("measured"))
     return table(head, rows) if rows else []
 
