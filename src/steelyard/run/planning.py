@@ -64,8 +64,9 @@ def prepare(recipe: Recipe, workdir: Workdir, watch: Watch) -> Ready:
     calibration = calibrate(machine, watch)
     filled = fill(recipe, shape, machine, facts)
     rows = ledger().rows(machine=machine.fingerprint)
-    local = predict(filled, shape, machine, calibration, facts, rows)
-    plans = plan_recipe(recipe, filled, shape, facts, catalogue(), published_constants())
+    price = recipe.resources.price_per_h
+    local = predict(filled, shape, machine, calibration, facts, rows, price.usd if price else None)
+    plans = plan_recipe(recipe, filled, shape, facts, catalogue(), published_constants(), local)
     document = plan_document(recipe, filled, local, plans, machine, calibration, facts)
     write_durably(workdir.plan, json.dumps(document, indent=2, ensure_ascii=False).encode())
     check_limits(recipe, filled, local, plans, machine)
