@@ -26,7 +26,6 @@ from steelyard.hardware import probe
 from steelyard.serving import ServeSettings, Service, prepare, start
 
 USERS = (1, 8, 32)
-PER_USER = 4
 PROMPT_TOKENS, NEW_TOKENS = 128, 64
 LONG_PROMPT_TOKENS = 1024
 
@@ -106,14 +105,14 @@ def middle(runs: list[dict[str, float]]) -> dict[str, float]:
     return {**found, "spread": (max(rates) - min(rates)) / found["output_tok_s"]}
 
 
-def measured(service: Service, runs: int) -> dict[str, Any]:
+def measured(service: Service, runs: int, per_user: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     asyncio.run(load(service.url, 2, 2, PROMPT_TOKENS, NEW_TOKENS, "warm-up"))
     for users in USERS:
 
         def one(n: int, users: int = users) -> dict[str, float]:
             seed = f"{users}:{n}"
-            return asyncio.run(load(service.url, users, PER_USER * users, PROMPT_TOKENS, NEW_TOKENS, seed))
+            return asyncio.run(load(service.url, users, per_user * users, PROMPT_TOKENS, NEW_TOKENS, seed))
 
         found[f"users_{users}"] = middle([watched(service, lambda n=n: one(n)) for n in range(runs)])  # type: ignore[misc]
     long = asyncio.run(load(service.url, 1, 3, LONG_PROMPT_TOKENS, 1, "long"))
@@ -127,6 +126,7 @@ def main() -> None:
     parser.add_argument("--form", default="bf16")
     parser.add_argument("--mode", default="fast", choices=("fast", "exact"))
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--per-user", type=int, default=4, help="requests that each user sends in a run")
     chosen = parser.parse_args()
     ready = prepare(chosen.model, chosen.form)
     began = time.perf_counter()
@@ -134,7 +134,7 @@ def main() -> None:
     try:
         start_s = time.perf_counter() - began
         idle = rss_bytes(service)
-        figures = measured(service, chosen.runs)
+        figures = measured(service, chosen.runs, chosen.per_user)
         figures |= {"start_s": start_s, "rss_idle_bytes": idle, "rss_bytes": rss_bytes(service)}
     finally:
         service.stop()
@@ -144,6 +144,8 @@ def main() -> None:
         "model": chosen.model,
         "form": chosen.form,
         "mode": chosen.mode,
+        "runs": chosen.runs,
+        "requests_per_user": chosen.per_user,
         "artefact": ready.fingerprint,
         "machine": asdict(probe()),
         "versions": {name: version(name) for name in ("steelyard", "openvino", "openvino-genai", "uvicorn")},
