@@ -181,6 +181,15 @@ def test_few_rows_teach_rates_that_hold_for_other_sizes():
     assert sum(rates.cost(step_terms(unseen)).values()) == pytest.approx(rates.total(step_terms(unseen)))
 
 
+def test_a_row_taken_while_others_worked_misleads_little():
+    rows = [train_row(*cell) for cell in [(2, 512), (6, 512), (2, 2048), (6, 1024), (4, 512), (4, 1024)]]
+    rows = [r | {"s": sum(step_terms(r)[n] * c for n, c in TRUE.items())} for r in rows]
+    rows[2] = rows[2] | {"s": 3 * rows[2]["s"]}
+    unseen = train_row(30, 1024)
+    truth = sum(step_terms(unseen)[n] * c for n, c in TRUE.items())
+    assert fit_rates(rows, step_terms, PRIOR).total(step_terms(unseen)) == pytest.approx(truth, rel=0.25)
+
+
 def test_without_rows_the_priors_stand_and_say_so():
     rates = fit_rates([], step_terms, PRIOR)
     assert rates.of == PRIOR and rates.provenance == "modelled"

@@ -219,10 +219,10 @@ def _engine(
     rates, engine = serve_rates(calibration, form), filled.settings["serve"]
     cache = min(engine["cache_bytes"], tokens * _kv_bytes(shape, kv))
     step = step_bytes(engine_row(shape, form), min(engine["max_num_batched_tokens"], at_once))
-    ready = rates.memory.total(_held_terms(shape, form))
+    held = rates.memory.total(_held_terms(shape, form) | {"cache": cache, "step": step})
     if kv == "f32" and form != "f32":
-        ready += EXACT_BYTES * shape.params * FORM_BYTES[form]
-    return ready + cache + step
+        held += EXACT_BYTES * shape.params * FORM_BYTES[form]
+    return held
 
 
 def _held_terms(shape: Shape, form: str) -> dict[str, float]:

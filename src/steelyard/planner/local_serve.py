@@ -22,6 +22,8 @@ KV_BYTES = {"f32": 4.0, "bf16": 2.0, "f16": 2.0, "u8": 1.0}
 HTTP_S = 0.004  # of one request, front end and client: 65 requests took 0.4 s of its CPU, the client as much
 CLIENT_S = 0.004  # until a user's next request is there
 MOST_STEPS = 20_000
+PROBE_TOKENS = 8346  # through the cache of a probe's engine before its memory is read
+HELD = {"start": 136e6, "bytes": 2.0, "layers": 2e5, "cache": 1.0, "step": 1.0}
 ROUNDS = 3  # requests each user sends when `run` measures; the first is warm-up
 
 
@@ -108,12 +110,24 @@ def serve_rates(calibration: Calibration, form: str) -> ServeRates:
         step=fit_rates(rows("prefill", "decode"), _row_terms, priors),
         load=fit_rates(rows("load"), _held, {"start": 0.6, "bytes": 1.5e-9, "layers": 0.04}),
         # The mapped file and a packed copy of it: 2.0 bytes a byte in BF16, 2.1 in INT8.
-        memory=fit_rates(rows("load"), _held, {"start": 136e6, "bytes": 2.0, "layers": 2e5}, "rss_bytes"),
+        memory=fit_rates(rows("load"), _measured_bytes, HELD, "rss_bytes"),
     )
 
 
 def _held(r: Row) -> Terms:
     return {"start": 1.0, "bytes": float(r["weight_bytes"]), "layers": float(r["layers"])}
+
+
+def _measured_bytes(r: Row) -> Terms:
+    """What a probe's engine held when its memory was read: after prompts of 2,048 tokens at once."""
+    seen = float(r.get("tokens_seen", PROBE_TOKENS)) * kv_bytes(r)
+    return _held(r) | {"cache": min(seen, r["cache_bytes"]), "step": step_bytes(r, 2048.0)}
+
+
+def kv_bytes(row: Row) -> float:
+    """Bytes of KV cache a token, at the precision that goes with the form."""
+    width = row["head_dim"] * 1.0 + 8 if row["form"] == "int8" else row["head_dim"] * FORM_BYTES[row["form"]]
+    return row["layers"] * 2 * row["kv_heads"] * width
 
 
 def step_bytes(row: Row, tokens: float) -> float:

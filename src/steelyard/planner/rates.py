@@ -16,6 +16,8 @@ import numpy as np
 Row = Mapping[str, Any]
 Terms = dict[str, float]
 ROW_SD = 0.05  # relative spread of one calibration row
+OUTLIER = 3.0  # spreads from which on a row counts less: other programs interrupt some measurements
+ROUNDS = 8  # of reweighting (Huber 1964)
 PRIOR_SD = 0.7  # relative spread of a coefficient about its prior
 
 
@@ -41,7 +43,7 @@ class Rates:
 
 
 def fit_rates(rows: Sequence[Row], terms: Callable[[Row], Terms], priors: Terms, value: str = "s") -> Rates:
-    """Non-negative ridge regression of `value` on the terms, in relative errors.
+    """Non-negative, robust ridge regression of `value` on the terms, in relative errors.
 
     Priors are the coefficients expected before any row; with no rows they stand as they are.
     """
@@ -53,9 +55,14 @@ def fit_rates(rows: Sequence[Row], terms: Callable[[Row], Terms], priors: Terms,
     y = np.array([float(row[value]) for row in usable])
     x = np.array([[t.get(n, 0.0) for n in names] for t in map(terms, usable)])
     # Unknowns are multiples of the priors, so that the pull is relative too.
-    a = np.vstack([x * prior / y[:, None] / ROW_SD, np.eye(len(names)) / PRIOR_SD])
-    b = np.concatenate([np.full(len(y), 1 / ROW_SD), np.full(len(names), 1 / PRIOR_SD)])
-    scale = nonnegative(a, b)
+    relative, pull = x * prior / y[:, None] / ROW_SD, np.eye(len(names)) / PRIOR_SD
+    weight, scale = np.ones(len(y)), np.ones(len(names))
+    for _ in range(ROUNDS):
+        a = np.vstack([relative * weight[:, None], pull])
+        b = np.concatenate([weight / ROW_SD, np.full(len(names), 1 / PRIOR_SD)])
+        scale = nonnegative(a, b)
+        off = np.abs(relative @ scale - 1 / ROW_SD)
+        weight = np.sqrt(np.minimum(1.0, OUTLIER / np.maximum(off, 1e-9)))
     error = float(np.mean(np.abs(x @ (prior * scale) / y - 1)))
     return Rates(of=dict(zip(names, (prior * scale).tolist(), strict=True)), rows=len(usable), error=error)
 
