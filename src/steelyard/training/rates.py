@@ -70,14 +70,11 @@ def _in_child(cell: dict[str, Any], timeout_s: float) -> list[dict[str, Any]]:
 
 def measure_cell(cell: dict[str, Any], born_s: float) -> list[dict[str, Any]]:
     """The rows of one cell: the start, and the micro-step. `born_s`: clock time when the process started."""
-    import torch
-
     from steelyard.artefact import Scratch
 
-    from .step import Loop
+    from .step import Loop, settle
 
-    torch.set_num_threads(cell["threads"])
-    torch.use_deterministic_algorithms(True)
+    settle(cell["threads"])
     start = {"op": "train_start", "s": time.time() - born_s, "rss_bytes": peak_rss_bytes()}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
