@@ -103,6 +103,7 @@ def predict(
     calibration: Calibration,
     facts: DataFacts,
     ledger_rows: Sequence[Row] = (),
+    price_usd_per_h: float | None = None,
 ) -> Local:
     """Time and memory of clean, train, compress, gate and serve here.
 
@@ -118,7 +119,8 @@ def predict(
     }
     raw = {step: found.figures for step, found in parts.items()}
     provenance = "calibrated" if calibration.of("train_micro") or calibration.of("decode") else "modelled"
-    price = machine.price_usd_per_h if filled.price_usd_per_h is None else filled.price_usd_per_h
+    own = filled.price_usd_per_h if price_usd_per_h is None else price_usd_per_h
+    price = machine.price_usd_per_h if own is None else own
     steps = {step: _figures(step, figures, ledger_rows, provenance, price) for step, figures in raw.items()}
     return Local(
         steps=steps,
