@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SEED = 20260301
-TRAIN_ROWS = 160  # an ability
+TRAIN_ROWS = 200  # an ability
 TEST_ROWS = 400
 
 SERVICES = (  # noqa: SIM905 - the list of strings would be a page
