@@ -31,7 +31,7 @@ from steelyard.gate.probes import probes, task_probes
 from steelyard.gate.standalone import explained
 from steelyard.model import Tokenizer, export_openvino
 
-ROWS = 10  # a task
+ROWS = 6  # a task
 ANSWER_TOKENS = 96
 MODES = {"exact": "bf16", "fast": "bf16", "int8": "int8"}  # mode -> form of the weights
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "why"

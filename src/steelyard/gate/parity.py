@@ -18,7 +18,6 @@ from .endpoint import Answer, Endpoint
 from .pieces import BROKEN, answer_ids
 from .probes import Probe
 from .reference import LOGPROB, TOP_ID, TOP_LOGPROB, Reference
-from .statistics import quantile
 from .verdict import Check
 
 if TYPE_CHECKING:
@@ -382,18 +381,16 @@ def _greedy(samples: Sequence[Sample], limits: Limits, mode: str) -> list[Check]
 
 def _mean_check(name: str, rows: Sequence[np.ndarray], limit: float) -> Check:
     """Mean over tokens, its 95 % interval from the spread between probes: tokens of one depend."""
-    tokens = _joined(rows)
-    value = float(tokens.mean())
-    half = quantile(0.95) * _clustered_error(rows, value)
-    return Check(
-        name=name, passed=abs(value) <= limit, value=value, low=value - half, high=value + half, limit=limit
-    )
+    value = float(_joined(rows).mean())
+    error = _clustered_error(rows, value)
+    low, high = (None, None) if error is None else (value - 1.96 * error, value + 1.96 * error)
+    return Check(name=name, passed=abs(value) <= limit, value=value, low=low, high=high, limit=limit)
 
 
-def _clustered_error(rows: Sequence[np.ndarray], mean: float) -> float:
-    """Standard error of a ratio mean over clusters (Cochran 1977, 6.4)."""
+def _clustered_error(rows: Sequence[np.ndarray], mean: float) -> float | None:
+    """Standard error of a ratio mean over clusters (Cochran 1977, 6.4); None for fewer than two."""
     if len(rows) < 2:
-        return math.inf
+        return None
     sizes = np.array([len(r) for r in rows], float)
     gaps = np.array([float(r.sum()) for r in rows]) - mean * sizes
     return float(np.sqrt(len(rows) / (len(rows) - 1) * (gaps**2).sum()) / sizes.sum())

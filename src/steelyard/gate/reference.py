@@ -22,11 +22,17 @@ BATCH_TOKENS = 2048
 Reference = Callable[[Sequence[Sequence[int]]], list[np.ndarray]]
 
 
-def exact_reference(folder: Path) -> Reference:
-    """A callable over token ids of the model in `folder` (Hugging Face layout), FP32."""
+def exact_reference(folder: Path, form: str = "stored") -> Reference:
+    """A callable over token ids of the model in `folder` (Hugging Face layout), FP32.
+
+    `form` int8: its matrices rounded as that form rounds them (symmetric, one scale a row), the arithmetic
+    still exact; so a service of that form can be told from one whose weights differ otherwise.
+    """
     from ..model import load
 
     network = load(Path(folder), dtype="float32").eval()
+    if form == "int8":
+        _round_matrices(network)
 
     def reference(sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         found: list[np.ndarray | None] = [None] * len(sequences)
@@ -36,6 +42,16 @@ def exact_reference(folder: Path) -> Reference:
         return [array for array in found if array is not None]
 
     return reference
+
+
+def _round_matrices(network: Any) -> None:
+    import torch
+
+    head = [] if network.head is None else [network.head]
+    with torch.no_grad():
+        for weight in [network.embed, *head, *(linear.weight for linear in network.linears())]:
+            scale = (weight.abs().amax(1, keepdim=True) / 127).clamp(min=1e-7).half().float()
+            weight.copy_((weight / scale).round().clamp(-127, 127) * scale)
 
 
 def by_length(lengths: Sequence[int], tokens: int) -> list[list[int]]:
