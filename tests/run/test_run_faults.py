@@ -119,14 +119,14 @@ def test_memory_that_is_not_there_is_seen_before_the_start(make_job):
 
 
 def test_memory_that_runs_out(make_job):
-    """The process may map 1.2 GB: torch does not even load. One error, no trace, nothing published."""
+    """The process may map 0.6 GB: torch does not even load. One error, no trace, nothing published."""
     import resource
 
     job = make_job()
     job.up("--until", "clean")
 
     def limited() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (1_200_000_000, 1_200_000_000))
+        resource.setrlimit(resource.RLIMIT_AS, (600_000_000, 600_000_000))
 
     error = job.error(5, "--until", "compress", preexec_fn=limited)
     assert error["code"].startswith("memory.")
