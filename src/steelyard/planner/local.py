@@ -48,7 +48,7 @@ SPREAD = {"peak_rss_bytes": 0.12, "steps": 0.0, "tokens": 0.01}  # half an 80 % 
 SPREAD_TIME = {"calibrated": 0.2, "modelled": 0.5}
 # Resident bytes and seconds of processes that hold no model yet, measured on a quiet Linux machine with
 # Python 3.11, torch 2.13 and OpenVINO 2026.4; libraries are files mapped in and hardly depend on the CPU.
-UP_BYTES, UP_HTTP_BYTES = 52e6, 85e6  # what no other process shares with `up`; with client and gate
+UP_BYTES, UP_HTTP_BYTES = 72e6, 95e6  # what no other process shares with `up`; with client and gate
 WORKER_BYTES, WORKER_S = 30e6, 0.5
 OPENVINO_BYTES = 44e6
 TOKENIZER_BYTES = 30e6
@@ -58,7 +58,7 @@ ROWS_PER_S = 5000.0  # of cleaning and tokenising short rows
 CLEAN_BYTES_PER_S = 8e6
 CLEAN_ROW_BYTES = 12.0  # objects in memory a byte of file, while rows are held
 # A weight and a value of the embedding, at the peak of an export: BF16 is mapped, INT8 goes by f32 matrices.
-EXPORT_BYTES = {"bf16": (2.02, 0.0), "f16": (3.8, 0.0), "f32": (5.9, 0.0), "int8": (2.15, 4.0)}
+EXPORT_BYTES = {"bf16": (1.65, 0.0), "f16": (3.8, 0.0), "f32": (5.9, 0.0), "int8": (2.15, 4.0)}
 EXPORT_S = {"bf16": 4e-9, "f16": 7e-9, "f32": 6e-9, "int8": 1.2e-8}  # a weight
 GATE_USERS = 32
 PARITY_TOKENS = 2200.0  # of fixed probes through the exact network, once for tuned and once for served
