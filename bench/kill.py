@@ -1,6 +1,6 @@
 """kill -9 at ten moments spread over a whole `up`: does `up` again finish, every hash as if unbroken?
 
-    python bench/kill.py [--points 10]      # about 12 minutes on two cores; prints JSON, exit 1 on a difference
+    python bench/kill.py [--points 10]      # some 12 minutes; prints JSON, exit 1 on a difference
 
 The job is the demo's, cut to some steps and rows so that ten of it fit: same rooms, same files. Every point
 has a fresh work folder. The moments lie evenly over the time that the unbroken run took, from start to live

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from .files import fsync_file, fsync_folder, private_folder, write_durably
+
+
+def take(source: Path, target: Path) -> None:
+    """Move a file; copy it where it lies on another file system."""
+    try:
+        source.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.copyfile(source, target)
 
 
 class Scratch:
@@ -29,7 +40,7 @@ class Scratch:
             if self.keys:
                 self.keys.seal(source, beside)
             else:
-                shutil.copyfile(source, beside)
+                take(source, beside)
                 fsync_file(beside)
             beside.rename(target)
         finally:

@@ -87,7 +87,8 @@ def _told(error: Exception) -> str:
     """The trace without the error's own text, which may quote a row or a prompt."""
     import traceback
 
-    return "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__
+    child = getattr(error, "trace", "")
+    return "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__ + f"\n{child}"
 
 
 def _trace(error: Exception) -> Path:

@@ -8,7 +8,6 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,24 +18,29 @@ from ..errors import Lacking, Problem, Stopped
 
 GRACE_S = 4.0  # Ctrl-C is answered in under 5 s: a child that has not stopped by then is killed
 POLL_S = 0.1
+# Nothing is fetched; threads that wait for each other sleep, or two runs on the same cores crawl.
+CHILD_ENV = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 class WorkerFailed(Exception):
     """The child met a bug of ours; carries its trace."""
 
+    def __init__(self, trace: str) -> None:
+        super().__init__(trace.rsplit("\n", 1)[-1])
+        self.trace = trace
+
 
 def in_child(order: dict[str, Any], watch: Watch) -> Any:
     """Carry out one order (see worker.py) in a child. Raises the child's Problem, or WorkerFailed."""
     reading, writing = os.pipe()
-    noise = tempfile.TemporaryFile(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)  # noqa: SIM115
     child = subprocess.Popen(
         [sys.executable, "-m", "steelyard.run.worker", str(writing)],
         stdin=subprocess.PIPE,
-        stdout=noise,
-        stderr=noise,
+        stdout=subprocess.DEVNULL,  # libraries' chatter; what matters comes over the pipe
+        stderr=subprocess.DEVNULL,
         pass_fds=(writing,),
         start_new_session=True,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"} | order.get("env", {}),
+        env=os.environ | CHILD_ENV,
     )
     os.close(writing)
     try:
@@ -45,13 +49,12 @@ def in_child(order: dict[str, Any], watch: Watch) -> Any:
         child.stdin.close()
         last = follow(child, reading, watch)
         child.wait()
-        return result(last, child.returncode, noise, watch)
+        return result(last, child.returncode, watch)
     finally:
         if child.poll() is None:
             child.kill()
             child.wait()
         os.close(reading)
-        noise.close()
 
 
 def follow(child: subprocess.Popen[bytes], reading: int, watch: Watch) -> dict[str, Any]:
@@ -93,7 +96,7 @@ def messages(
         yield from (json.loads(line) for line in lines)
 
 
-def result(last: dict[str, Any], code: int, noise: Any, watch: Watch) -> Any:
+def result(last: dict[str, Any], code: int, watch: Watch) -> Any:
     if "done" in last:
         return last["done"]
     if last.get("error"):
@@ -102,8 +105,7 @@ def result(last: dict[str, Any], code: int, noise: Any, watch: Watch) -> Any:
         raise Stopped("run.stopped", "stopped before the step was done", hint="run the same command again")
     if code == -signal.SIGKILL:
         raise no_memory()
-    noise.seek(0)
-    raise WorkerFailed(last.get("trace") or noise.read()[-4000:].decode("utf-8", "replace"))
+    raise WorkerFailed(last.get("trace") or f"the child ended with {code} and said nothing")
 
 
 def no_memory() -> Lacking:

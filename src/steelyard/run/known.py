@@ -115,7 +115,8 @@ def logs(
 ) -> Iterator[dict[str, Any]]:
     """Events of a run, oldest first; with `follow` it goes on as they come."""
     entry = chosen(name, workdir)
-    place = Workdir(Path(entry["workdir"]), load_keys(*entry["trust"][:2], Path(entry["trust"][2])))
+    level, key_file, root = entry["trust"]
+    place = Workdir(Path(entry["workdir"]), load_keys(level, key_file, Path(root)))
     seen = 0
     while True:
         lines = list(read_log(place.log, place.keys))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Lacking
+from .children import CHILD_ENV
 from .processes import die_with
 
 
@@ -47,6 +48,7 @@ class References:
             command,
             pass_fds=(theirs.fileno(),),
             start_new_session=True,
+            env=os.environ | CHILD_ENV,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

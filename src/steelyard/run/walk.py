@@ -187,7 +187,10 @@ class Walk:
             return
         settings = gate_settings(self.ready)
         inputs = {r: self.made[r] for r in ("base", "checkpoint", "compressed", "dataset")}
-        calls = {"serve": self.serving(inputs), "reference": self.candidates.reference(inputs)}
+        calls: dict[str, Callable[..., Any]] = {
+            "serve": self.serving(inputs),
+            "reference": self.candidates.reference(inputs),
+        }
 
         def call(draft: Any) -> Figures:
             try:

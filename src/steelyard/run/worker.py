@@ -70,17 +70,17 @@ def carry_out(order: dict[str, Any], watch: Watch) -> Any:
     return call(inputs, order["settings"], draft, watch)
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Torch and OpenVINO tell of it as RuntimeError or ImportError, in their own words."""
-    told = str(error).lower()
-    words = (
-        "can't allocate memory",
-        "cannot allocate memory",
-        "failed to map segment",
-        "bad_alloc",
-        "bad alloc",
-    )
-    return isinstance(error, MemoryError) or any(word in told for word in words)
+OUT_OF_MEMORY = ("allocate memory", "failed to map segment", "bad_alloc", "bad alloc")
+
+
+def problem_of(error: Exception) -> Problem | None:
+    """What a step's exception means to a user; None for a bug of ours."""
+    if isinstance(error, Problem):
+        return error
+    told = str(error).lower()  # torch and OpenVINO tell of memory as RuntimeError or ImportError
+    if isinstance(error, MemoryError) or any(words in told for words in OUT_OF_MEMORY):
+        return no_memory()
+    return from_os_error(error) if isinstance(error, OSError) else None
 
 
 def main() -> int:
@@ -96,21 +96,15 @@ def main() -> int:
     try:
         watch.say(done=carry_out(order, watch))
         return 0
-    except Problem as problem:
-        watch.say(error=problem.as_json(), exit_code=problem.exit_code)
-        return problem.exit_code
-    except OSError as error:
-        problem = from_os_error(error)
-        if problem is None:
-            raise
-        watch.say(error=problem.as_json(), exit_code=problem.exit_code)
-        return problem.exit_code
     except Exception as error:
-        if out_of_memory(error):
-            watch.say(error=no_memory().as_json(), exit_code=no_memory().exit_code)
-            return no_memory().exit_code
-        watch.say(error=None, exit_code=1, trace=traceback.format_exc())
-        return 1
+        problem = problem_of(error)
+        if problem is None:
+            # Without the error's own text, which may quote a row.
+            trace = "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__
+            watch.say(error=None, exit_code=1, trace=trace)
+            return 1
+        watch.say(error=problem.as_json(), exit_code=problem.exit_code)
+        return problem.exit_code
 
 
 if __name__ == "__main__":
