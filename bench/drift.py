@@ -99,6 +99,7 @@ def measured(run: str, mode: str, models: dict[str, Path], work: Path, seed: int
         score = [right(by_row[s.seen.probe.name], s.seen.answer.text) for s in own]
         figures[task] = _figures(own) | {"score": float(np.mean(score))}
     return {
+        "geometry": _geometry(samples, base),
         "run": run,
         "mode": mode,
         "expected": RUNS.get(run),
@@ -116,9 +117,32 @@ async def _observe(url: str, asked: list) -> list:
         return await observe(endpoint, asked)
 
 
+def _geometry(samples: list, base: Any) -> dict[str, float]:
+    """Where the served log-probabilities lie towards the base, over open tokens of probes and of tasks."""
+    picked = [s for s in samples if len(s.delta)]
+    arrays = base([[*s.prompt, *s.answer] for s in picked])
+    found = {}
+    for kind in ("probe", "task"):
+        pairs = [
+            (s.delta, a[len(s.prompt) - 1 :, 0][: len(s.delta)] - s.own[: len(s.delta)])
+            for s, a in zip(picked, arrays, strict=True)
+            if (s.seen.probe.kind == "task") == (kind == "task")
+        ]
+        served, towards = (np.concatenate([p[i] for p in pairs]) for i in (0, 1))
+        away = served - towards
+        lengths = [float(np.sqrt((v**2).mean())) for v in (served, towards, away)]
+        medians = [float(np.median(np.abs(v))) for v in (served, towards, away)]
+        cosine = float((served @ towards) / max(1e-12, np.linalg.norm(served) * np.linalg.norm(towards)))
+        found |= {f"{kind}_cosine": cosine}
+        for name, length, median in zip(("to_tuned", "tuned_base", "to_base"), lengths, medians, strict=True):
+            found |= {f"{kind}_rms_{name}": length, f"{kind}_median_{name}": median}
+    return found
+
+
 def _figures(samples: list) -> dict[str, float | None]:
     """The candidates for a limit, over the tokens of these samples."""
     delta = np.concatenate([s.delta for s in samples] or [np.array([])])
+    opened = np.concatenate([s.open_delta for s in samples] or [np.array([])])
     margin = np.concatenate([s.margin for s in samples] or [np.array([])])
     gaps = [abs(s.miscounted or 0) for s in samples]
     aligned = sum(bool(s.answer) for s in samples) / max(1, len(samples))
@@ -131,6 +155,8 @@ def _figures(samples: list) -> dict[str, float | None]:
         return found
     return found | {
         "mean": float(np.abs(delta).mean()),
+        "open_tokens": float(len(opened)),
+        "open_mean": float(np.abs(opened).mean()) if len(opened) else None,
         "worst": float(np.abs(delta).max()),
         "shift": float(delta.mean()),
         "margin_mean": float(margin.mean()),
@@ -150,7 +176,7 @@ def plot(results: list[dict[str, Any]], out: Path) -> None:
 
     shown = (
         ("prompt_gap", "prompt tokens off, worst probe", None),
-        ("mean", "mean |Δ log-probability|, nats", "mean"),
+        ("open_mean", "mean |Δ log-probability| of open tokens, nats", "mean"),
         ("margin_worst", "worst margin of a greedy token, nats", "margin_worst"),
         ("equal", "greedy answers equal, share", None),
     )

@@ -6,6 +6,7 @@ import os
 import sys
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -152,7 +153,9 @@ def outcome_lines(outcome: Any, path: Path) -> list[str]:
 
 def _next(outcome: Any, path: Path) -> str:
     if outcome.service:
-        chat, stop = f"steelyard chat {outcome.service['url']}", f"steelyard stop {outcome.run}"
+        system = (outcome.sample or {}).get("system")
+        chat = f"steelyard chat {outcome.service['url']}" + (f" --system {quote(system)}" if system else "")
+        stop = f"steelyard stop {outcome.run}"
         return f"{say('next:')} {chat}   {say('stop it:')} {stop}"
     return f"{say('next:')} steelyard up {path}"
 

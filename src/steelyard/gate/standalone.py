@@ -23,6 +23,7 @@ from .verdict import Check, Verdict
 if TYPE_CHECKING:
     from ..model import Tokenizer
 
+NUMERIC = {"logprob_mean", "logprob_worst", "logprob_shift", "greedy_margin_mean", "greedy_margin_worst"}
 TASK_PROBES = 24  # about 400 tokens of the tuned model's own kind of answer
 
 
@@ -67,6 +68,7 @@ def check(
                 seed=seed,
                 base=base_reference or (_later(base) if base else None),
                 declared=declared_temperature(folder),
+                rounded=_later(folder, "int8"),
             )
             if not scored:
                 return verdict
@@ -76,13 +78,13 @@ def check(
     return asyncio.run(run())
 
 
-def _later(folder: Path) -> Reference:
-    """The base's network is loaded only where a failure asks for it."""
+def _later(folder: Path, form: str = "stored") -> Reference:
+    """A network that is loaded only where a failure asks for it."""
     held: list[Reference] = []
 
     def reference(sequences: Sequence[Sequence[int]]) -> list[Any]:
         if not held:
-            held.append(exact_reference(folder))
+            held.append(exact_reference(folder, form))
         return held[0](sequences)
 
     return reference
@@ -110,15 +112,25 @@ async def parity(
     base: Reference | None,
     declared: float | None,
     defaults: bool = True,
+    rounded: Reference | None = None,
 ) -> Verdict:
-    """All parity checks over an open endpoint. `defaults`: ask without a temperature too."""
+    """All parity checks over an open endpoint. `defaults`: ask without a temperature too.
+
+    `rounded`: the reference of the INT8 form. In the fast mode a service that misses bf16's limits and
+    keeps them against that one serves the same weights in INT8, which is no drift.
+    """
     asked = [p for p in probes(seed) + task_probes(rows, TASK_PROBES, seed) if _renders(tokenizer, p)]
     if not asked:
         raise WrongUse("gate.no_template", "the model's chat template refuses every probe")
-    samples = measure(await observe(endpoint, asked), tokenizer, reference)
+    seen = await observe(endpoint, asked)
+    samples = measure(seen, tokenizer, reference)
     open_ = open_probe(samples, tokenizer, reference) if defaults else None
     draws = await draw(endpoint, open_) if open_ else None
     found = checks(samples, mode, draws, declared)
+    if mode == "fast" and rounded and {c.name for c in found if c.passed is False} & NUMERIC:
+        other = checks(measure(seen, tokenizer, rounded), "int8_form", draws, declared)
+        if not {c.name for c in other if c.passed is False} & NUMERIC:
+            found, mode = [*other, Check(name="form_int8", passed=True)], "int8"
     return explained(samples, found, tokenizer, reference, base, mode)
 
 

@@ -138,4 +138,6 @@ def ask_sample(service: Service, dataset: Artefact | None, key: str | None) -> d
         headers={"authorization": f"Bearer {key}"} if key else {},
         timeout=60,
     ).json()
-    return {"question": asked[-1]["content"], "answer": answer["choices"][0]["message"]["content"]}
+    system = {"system": asked[0]["content"]} if asked[0]["role"] == "system" else {}
+    told = {"question": asked[-1]["content"], "answer": answer["choices"][0]["message"]["content"]}
+    return system | told
