@@ -11,7 +11,7 @@ import os
 import shutil
 import socket
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,10 @@ from .children import call_order, in_child
 from .sources import data_settings
 from .workdir import Workdir
 
-PROBE_S = 20
+PROBE_S = {
+    "training": 30,
+    "serving": 18,
+}  # enough for two layer counts of each form; with the rest under 60 s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +67,10 @@ def prepare(recipe: Recipe, workdir: Workdir, watch: Watch) -> Ready:
     calibration = calibrate(machine, watch)
     filled = fill(recipe, shape, machine, facts)
     rows = ledger().rows(machine=machine.fingerprint)
-    price = recipe.resources.price_per_h
-    local = predict(filled, shape, machine, calibration, facts, rows, price.usd if price else None)
+    local = predict(filled, shape, machine, calibration, facts, rows)
+    begun = time.monotonic()
     plans = plan_recipe(recipe, filled, shape, facts, catalogue(), published_constants(), local)
+    plans = replace(plans, wall_s=time.monotonic() - begun)  # the planner itself has no clock
     document = plan_document(recipe, filled, local, plans, machine, calibration, facts)
     write_durably(workdir.plan, json.dumps(document, indent=2, ensure_ascii=False).encode())
     check_limits(recipe, filled, local, plans, machine)
@@ -112,12 +116,14 @@ def count(recipe: Recipe, base: Artefact, watch: Watch) -> DataFacts:
 def calibrate(machine: Machine, watch: Watch) -> Calibration:
     """What this machine does in a second; measured once, then read from the cache."""
     probes = {
-        room: lambda room=room: in_child(call_order(f"{room}:probe", limit_s=PROBE_S), watch)
-        for room in ("training", "serving")
+        room: lambda room=room, s=s: in_child(call_order(f"{room}:probe", limit_s=s), watch)
+        for room, s in PROBE_S.items()
     }
     with watch.progress("calibrate", total=None, unit="s") as bar:
         calibration = measure(machine, probes)
         bar.advance(calibration.measured_s)
+    for room, why in calibration.skipped.items():
+        watch.log("calibrate.skipped", room=room, why=why)
     return calibration
 
 

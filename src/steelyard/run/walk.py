@@ -210,7 +210,8 @@ class Walk:
             measured = measure_load(candidate.service.url, recipe.goal.load, key)
         if not self.store.keys:  # a row and its answer are the user's secrets
             self.outcome.sample = ask_sample(candidate.service, self.made.get("dataset"), key)
-        record.measured = {"wall_s": candidate.wall_s, "peak_rss_bytes": memory.bytes} | measured
+        seen = {"wall_s": candidate.wall_s, "peak_rss_bytes": memory.bytes} | measured
+        record.measured = self.counted(record, seen)
         record.artefact, record.hash = str(self.made["compressed"].folder), self.made["compressed"].hash
         self.outcome.service = self.candidates.publish(keep)
         record.state = "done"
@@ -272,7 +273,12 @@ class Walk:
 
     def fill_in(self, record: StepRecord, artefact: Artefact, state: str) -> None:
         record.state, record.artefact, record.hash = state, str(artefact.folder), artefact.hash
-        record.measured = dict(artefact.figures)
+        record.measured = self.counted(record, artefact.figures)
+
+    def counted(self, record: StepRecord, figures: Figures) -> Figures:
+        """What stands beside the predictions, under their keys; time is priced as the plan prices it."""
+        priced = figures | {"cost_usd": figures["wall_s"] / 3600 * price_per_h(self.ready)}
+        return {name: float(priced[name]) for name in record.predicted if name in priced}
 
     def note(self, step: str, settings: Settings, record: StepRecord) -> None:
         ledger().write(
@@ -320,6 +326,12 @@ def gate_settings(ready: Ready) -> Settings:
 def predicted(ready: Ready, step: str) -> dict[str, float]:
     """The plan's figures for one step, flat."""
     return {name: figure.value for name, figure in ready.local.steps[step].items()}
+
+
+def price_per_h(ready: Ready) -> float:
+    """US dollars an hour of this machine: the user's price, else its share of the nearest device's."""
+    own = ready.fill.price_usd_per_h
+    return ready.machine.price_usd_per_h if own is None else own
 
 
 def made_by(ready: Ready) -> dict[str, Any]:
