@@ -95,7 +95,7 @@ def show_number(value: float, unit: str) -> str:
         return f"$ {value:.4f}" if value < 0.1 else f"$ {value:,.2f}"
     if unit == "share":
         return f"{value * 100:.1f} %"
-    return f"{value:,.4g} {unit}".strip()
+    return f"{value:,.0f} {unit}".strip() if value >= 1000 else f"{value:,.4g} {unit}".strip()
 
 
 def show(figure: Figure) -> str:

@@ -90,7 +90,7 @@ def _stage(
         "seed": stage.seed,
         "threads": machine.cores,
         "dtype": dtype,
-        "mix": dict(recipe.mix),
+        "mix": _mix(recipe),
     }
     known["learning_rate"] = choose(
         "learning_rate", stage.learning_rate, learning_rate(shape, lora), "by width of the model"
@@ -111,6 +111,17 @@ def _stage(
         "400 updates or more",
     )
     return known
+
+
+def _mix(recipe: Recipe) -> dict[str, float]:
+    """The recipe's mix; without one the weights of its sources, added up by ability."""
+    if recipe.mix or not any(source.weight for source in recipe.data):
+        return dict(recipe.mix)
+    found: dict[str, float] = {}
+    for source in recipe.data:
+        weight = 1.0 if source.weight is None else source.weight
+        found[source.ability] = found.get(source.ability, 0.0) + weight
+    return found
 
 
 def learning_rate(shape: Shape, lora: bool) -> float:
