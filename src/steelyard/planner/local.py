@@ -61,8 +61,8 @@ CLEAN_ROW_BYTES = 12.0  # objects in memory a byte of file, while rows are held
 EXPORT_BYTES = {"bf16": (1.78, 0.0), "f16": (3.8, 0.0), "f32": (5.9, 0.0), "int8": (2.15, 4.0)}
 EXPORT_S = {"bf16": 4e-9, "f16": 7e-9, "f32": 6e-9, "int8": 1.2e-8}  # a weight
 GATE_USERS = 32
-# What an engine keeps after 32 chats at once with log-probabilities, beyond its cache: bytes a vocabulary entry,
-# from one run of the demo (0.3 GB at 49,152).
+# What an engine keeps after 32 chats at once with log-probabilities, beyond its cache: bytes an entry of the
+# vocabulary, from one run of the demo (0.3 GB at 49,152).
 ANSWERED_BYTES = 6000.0
 PARITY_TOKENS = 2200.0  # of fixed probes through the exact network, once for tuned and once for served
 PARITY_PROBES, PARITY_TASKS = 19, 24  # fixed chats, and task rows asked besides
