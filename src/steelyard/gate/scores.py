@@ -99,12 +99,18 @@ def score(
 
 
 async def ask_rows(
-    endpoint: Endpoint, rows: Sequence[Row], budget: Mapping[str, int], metric: str | None = None
+    endpoint: Endpoint,
+    rows: Sequence[Row],
+    budget: Mapping[str, int],
+    metric: str | None = None,
+    each: Callable[[], None] = lambda: None,
 ) -> Scores:
-    """Scores of rows that are loaded already, over an open endpoint."""
+    """Scores of rows that are loaded already, over an open endpoint. `each` is called after every answer."""
 
     async def ask(row: Row) -> Answer:
-        return await endpoint.chat(row["messages"][:-1], budget[row["ability"]])
+        answer = await endpoint.chat(row["messages"][:-1], budget[row["ability"]])
+        each()
+        return answer
 
     answers = await endpoint.each(rows, ask)
     scored = tuple(_scored(row, answer, metric) for row, answer in zip(rows, answers, strict=True))

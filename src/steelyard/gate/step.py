@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 ROWS = 400  # an ability: a loss of two points shows in no fewer
 LOOK_ROWS = 48  # of the base between two looks: its gap is wide, most rows would be wasted
 MODES = {"f32": "exact", "bf16": "fast", "f16": "fast", "int8": "int8"}
-CHUNK = 64  # rows between two looks at "stop"
+CONCURRENCY = 64  # the engine's whole batch: nobody waits for the first token here
 
 
 class GateFailed(CheckFailed):
@@ -48,7 +48,7 @@ def judge(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figur
 
     inputs.artefacts: dataset (test.jsonl), checkpoint, compressed (form.json). inputs.calls: serve(role) ->
     context manager with a url, role base | tuned | served; reference(role, rows of ids) -> arrays [T, 3].
-    settings: the recipe's `gate` section, with `seed`.
+    settings: the recipe's `gate` section, with `seed`. calls["key"]() gives the services' key, if any.
     """
     verdict = asyncio.run(_Judge(inputs, settings, watch).run())
     text = json.dumps(verdict.as_json(), indent=2, sort_keys=True, ensure_ascii=False)
@@ -142,7 +142,7 @@ class _Judge:
         asked = self.settings.get("parity", "auto")
         mode = own_mode if asked in ("auto", "off") else asked
         with self.calls["serve"](role) as url:
-            async with Endpoint(url=url, key=self.settings.get("api_key")) as endpoint:
+            async with self.endpoint(url) as endpoint:
                 verdict = Verdict(checks=())
                 if asked != "off":
                     verdict = await self.parity(endpoint, mode, role)
@@ -150,6 +150,10 @@ class _Judge:
                 failed = verdict.verdict == "failed"
                 scores = Scores(rows=()) if failed else await self.ask(endpoint, self.rows, role)
         return _Role(checks, scores, failed, verdict.cause, verdict.why)
+
+    def endpoint(self, url: str) -> Endpoint:
+        key = self.calls["key"]() if "key" in self.calls else None  # a key is no setting: those are published
+        return Endpoint(url=url, key=key, concurrency=CONCURRENCY)
 
     async def parity(self, endpoint: Endpoint, mode: str, role: str) -> Verdict:
         return await parity(
@@ -172,22 +176,21 @@ class _Judge:
         return reference
 
     async def ask(self, endpoint: Endpoint, rows: Sequence[dict[str, Any]], role: str) -> Scores:
-        """Scores of rows; stops between two chunks where it is asked to."""
-        scores = Scores(rows=())
+        """Scores of rows, in one flow: pauses would leave the engine's batch half empty."""
         with self.watch.progress(f"score {role}", total=len(rows), unit="rows") as bar:
-            for start in range(0, len(rows), CHUNK * 4):
+
+            def each() -> None:
                 if self.watch.stop:
                     raise Stopped("run.stopped", "stopped in the gate", hint="run the same command again")
-                part = rows[start : start + CHUNK * 4]
-                scores = scores + await ask_rows(endpoint, part, self.budget)
-                bar.advance(len(part))
-        return scores
+                bar.advance()
+
+            return await ask_rows(endpoint, rows, self.budget, each=each)
 
     async def base(self, served: Scores) -> Scores:
         """Only as many rows an ability as decide: looked at every LOOK_ROWS, at a stricter confidence."""
         scores = Scores(rows=())
         with self.calls["serve"]("base") as url:
-            async with Endpoint(url=url, key=self.settings.get("api_key")) as endpoint:
+            async with self.endpoint(url) as endpoint:
                 left = by_ability(self.rows)
                 while left:
                     part = [row for own in left.values() for row in own[:LOOK_ROWS]]
