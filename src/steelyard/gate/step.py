@@ -48,7 +48,7 @@ def judge(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figur
 
     inputs.artefacts: dataset (test.jsonl), checkpoint, compressed (form.json). inputs.calls: serve(role) ->
     context manager with a url, role base | tuned | served; reference(role, rows of ids) -> arrays [T, 3].
-    settings: the recipe's `gate` section, with `seed`. calls["key"]() gives the services' key, if any.
+    settings: the recipe's `gate` section, with `seed` and, where the services ask for one, `api_key`.
     """
     verdict = asyncio.run(_Judge(inputs, settings, watch).run())
     text = json.dumps(verdict.as_json(), indent=2, sort_keys=True, ensure_ascii=False)
@@ -152,8 +152,7 @@ class _Judge:
         return _Role(checks, scores, failed, verdict.cause, verdict.why)
 
     def endpoint(self, url: str) -> Endpoint:
-        key = self.calls["key"]() if "key" in self.calls else None  # a key is no setting: those are published
-        return Endpoint(url=url, key=key, concurrency=CONCURRENCY)
+        return Endpoint(url=url, key=self.settings.get("api_key"), concurrency=CONCURRENCY)
 
     async def parity(self, endpoint: Endpoint, mode: str, role: str) -> Verdict:
         return await parity(
