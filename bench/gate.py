@@ -1,6 +1,6 @@
 """Does the gate catch the six seeded drifts with their causes, and leave clean services alone?
 
-    python bench/gate.py WORK BASE [--mode exact|fast|int8] [--clean 20] [--more] [--json]
+    python bench/gate.py WORK BASE [--mode exact|fast|int8] [--clean 20] [--more] [--only-clean] [--json]
 
 WORK holds the study's models (bench/models.py makes them). `--more` adds the drifts of bench/drifts.py that
 lie in requests and answers, and three more of the weights. Every run is the stand-alone gate through HTTP.
@@ -32,11 +32,14 @@ def main() -> None:
     parser.add_argument("--mode", default="fast", choices=("exact", "fast", "int8"))
     parser.add_argument("--clean", type=int, default=20)
     parser.add_argument("--more", action="store_true")
+    parser.add_argument("--only-clean", action="store_true", help="no drifts: look for false alarms alone")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     models = all_models(args.work, args.base)
     ask = gate_of(models, args.mode)
     wanted = {run: cause for run, cause in RUNS.items() if cause} | (MORE if args.more else {})
+    if args.only_clean:
+        wanted = {}
     caught = [drifted(run, cause, models, args.work, args.mode, ask) for run, cause in wanted.items()]
     clean = []
     with served(folder_of("clean", models, args.work), args.mode) as url:

@@ -21,7 +21,7 @@ from statistics import median
 
 import orjson
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the training room sets it, before torch is loaded
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the training room sets it, before torch is loaded
 import torch
 
 from steelyard.artefact import Inputs, Store, Watch, adopt

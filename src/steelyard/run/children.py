@@ -18,8 +18,8 @@ from ..errors import Lacking, Problem, Stopped
 
 GRACE_S = 4.0  # Ctrl-C is answered in under 5 s: a child that has not stopped by then is killed
 POLL_S = 0.1
-# Nothing is fetched; threads that wait for each other sleep, or two runs on the same cores crawl.
-CHILD_ENV = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "PASSIVE"}
+# Nothing is fetched; threads that wait for each other soon sleep, or two runs on the same cores crawl.
+CHILD_ENV = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "GOMP_SPINCOUNT": "1000"}
 
 
 class WorkerFailed(Exception):

@@ -24,7 +24,8 @@ __all__ = ["METHODS", "Schedule", "probe", "schedule", "train"]
 def __getattr__(name: str) -> Any:
     if name not in FILES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # Threads that sleep at a barrier: spinning ones (OpenMP's default) made a step ten times as long on cores
-    # shared with other work, and gain nothing measurable on idle ones. Read once, when torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that spin briefly at a barrier, then sleep: OpenMP's long spins make a step ten times as long on
+    # cores shared with other work, sleeping at once costs a fifth on idle ones (docs/decisions/020). Read once,
+    # when torch is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     return getattr(import_module(f"{__name__}.{FILES[name]}"), name)

@@ -39,7 +39,7 @@ CELLS: tuple[dict[str, Any], ...] = (
     {**WIDE, **LORA, "layers": 2, "tokens": 512},
 )
 SEQ_LEN = 64  # of each row in a cell
-REPEATS = 3
+REPEATS = 5
 
 
 def probe(limit_s: float = 20.0, dtype: str = "bf16", threads: int | None = None) -> list[dict[str, Any]]:
