@@ -25,7 +25,7 @@ def __getattr__(name: str) -> Any:
     if name not in FILES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # Threads that spin briefly at a barrier, then sleep: OpenMP's long spins make a step ten times as long on
-    # cores shared with other work, sleeping at once costs a fifth on idle ones (docs/decisions/020). Read once,
-    # when torch is loaded.
+    # cores shared with other work, sleeping at once costs a fifth on idle ones (docs/decisions/020). Read
+    # once, when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     return getattr(import_module(f"{__name__}.{FILES[name]}"), name)
