@@ -24,8 +24,9 @@ MOST_SAMPLES = 8  # of each suspect's teacher forcing: a failed gate may cost se
 MOST_SUSPECTS = 24
 CLOSER = 0.75  # a suspect must explain a quarter of the distance, or it only shares the noise
 # Cosine between (served - tuned) and (base - tuned), free text. Measured: an adapter at 30 % of its steps
-# 0.79, a layer in 3 bits -0.01, the adapter on another base -0.31, the same in all three modes.
-TOWARDS, AWAY = 0.45, -0.15
+# 0.73 to 0.79, a layer in 3 bits -0.02 to 0.07, INT4 -0.22, the adapter on another base -0.30: the last
+# two are told apart by the tasks, which the adapter holds (0.28 of free text) and rounding does not (0.83).
+TOWARDS, AWAY, MILDER = 0.45, -0.15, 0.5
 LEAST_WAY = 0.05  # a layer scaled by 1.02 moves 0.01 of that way, in a direction of chance
 IS_BASE = 0.2  # share of the way from base to tuned that is left
 OTHER_MODEL_MEAN = 2.0  # nats
@@ -245,9 +246,18 @@ def _towards_base(evidence: Evidence, mean: float) -> tuple[str, str] | None:
         return "base", "the model before tuning answers"
     if way.cosine > TOWARDS and way.to_tuned > LEAST_WAY * way.tuned_base:
         return "adapter", f"between base and tuned (cosine {way.cosine:.2f}): an adapter from earlier"
-    if way.cosine < AWAY and mean > COARSE_MEAN[evidence.mode]:
+    milder = _on_tasks(evidence, way)
+    if way.cosine < AWAY and milder < MILDER and mean > COARSE_MEAN[evidence.mode]:
         return "base", f"away from tuned and base (cosine {way.cosine:.2f}): another base under the adapter"
     return None
+
+
+def _on_tasks(evidence: Evidence, way: Way) -> float:
+    """How far tasks' answers moved as a share of how far free text moved; 1 where no task was asked."""
+    moved = [s.delta for s in evidence.samples if len(s.delta) and s.seen.probe.kind == "task"]
+    if not moved or not way.to_tuned:
+        return 1.0
+    return float(np.sqrt((np.concatenate(moved) ** 2).mean())) / way.to_tuned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
