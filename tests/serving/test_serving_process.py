@@ -200,3 +200,13 @@ def test_a_model_is_exported_once(tiny_models, tmp_path, monkeypatch):
     assert first == second and len(list((tmp_path / "cache" / "served").iterdir())) == 1
     assert prepare(str(first.folder)).folder == first.folder
     assert prepare(str(folder), form="int8").folder != first.folder
+
+
+def test_streams_do_not_wait_for_acknowledgements():
+    """Accepted connections carry TCP_NODELAY: asyncio sets it where the listening socket names its protocol."""
+    import socket
+
+    from steelyard.serving.front import bind
+
+    with bind("127.0.0.1", 0) as listening:
+        assert listening.proto == socket.IPPROTO_TCP
