@@ -203,7 +203,7 @@ def test_a_model_is_exported_once(tiny_models, tmp_path, monkeypatch):
 
 
 def test_streams_do_not_wait_for_acknowledgements():
-    """Accepted connections carry TCP_NODELAY: asyncio sets it where the listening socket names its protocol."""
+    """asyncio sets TCP_NODELAY on accepted connections where the listening socket names its protocol."""
     import socket
 
     from steelyard.serving.front import bind

@@ -54,6 +54,7 @@ OPENVINO_BYTES = 44e6
 TOKENIZER_BYTES = 30e6
 FRONT_BYTES, FRONT_S = 65e6, 0.45  # 84 MB resident, Python itself shared with `up`
 TORCH_BYTES = 320e6
+ROUNDING_TOKENS = 15.5  # the loop fills micro-batches up to multiples of 32
 ROWS_PER_S = 5000.0  # of cleaning and tokenising short rows
 CLEAN_BYTES_PER_S = 8e6
 CLEAN_ROW_BYTES = 12.0  # objects in memory a byte of file, while rows are held
@@ -182,7 +183,7 @@ def _train(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFact
 def _stage(settings: Mapping[str, Any], shape: Shape, calibration: Calibration, facts: DataFacts) -> _Step:
     rates = train_rates(calibration, settings["finetuning_type"], settings["dtype"])
     run = packed(facts, settings)
-    row = sizes_of(shape, settings, run, run.micro_tokens)
+    row = sizes_of(shape, settings, run, run.micro_tokens + ROUNDING_TOKENS)
     micro = rates.step.cost(train_step_terms(row))
     optimiser_s = rates.optimiser.total({"start": 1.0, "each": trained_params(row)})
     step_s = run.micro_steps * sum(micro.values()) + optimiser_s

@@ -15,7 +15,7 @@ import numpy as np
 
 Row = Mapping[str, Any]
 Terms = dict[str, float]
-ROW_SD = 0.05  # relative spread of one calibration row
+ROW_SD = 0.03  # relative spread of one calibration row
 OUTLIER = 3.0  # spreads from which on a row counts less: other programs interrupt some measurements
 ROUNDS = 8  # of reweighting (Huber 1964)
 PRIOR_SD = 0.7  # relative spread of a coefficient about its prior

@@ -153,12 +153,12 @@ async def _answer(engine: EngineProcess, rng: np.random.Generator, prompt: int, 
 
 
 async def _prefill(engine: EngineProcess, rng: np.random.Generator, tokens: int) -> float:
-    """Least seconds from asking to the first token, alone."""
+    """Median seconds from asking to the first token, alone."""
     taken = []
     for _ in range(REPEATS + 1):
         began = time.monotonic()
         taken.append((await _answer(engine, rng, tokens, 1))[0] - began)
-    return min(taken[1:])
+    return statistics.median(taken[1:])
 
 
 async def _decode(engine: EngineProcess, rng: np.random.Generator, batch: int) -> float:

@@ -1,6 +1,6 @@
 """Calibration: the real training step on small random models, each in a fresh process, for the planner.
 
-Rows (SI units, the quickest run after a warm-up):
+Rows (SI units, medians after a warm-up):
 
     {"op": "train_start", "s", "rss_bytes"}            a process that has imported torch and this room
     {"op": "train_micro", "finetuning_type", "dtype", "layers", "hidden", "heads", "kv_heads", "head_dim",
@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 SMALL = {"hidden": 576, "ffn": 1536, "heads": 9, "kv_heads": 3, "head_dim": 64, "vocab": 49152}
@@ -95,8 +96,8 @@ def measure_cell(cell: dict[str, Any], born_s: float) -> list[dict[str, Any]]:
         **cell,
         "seq_len": SEQ_LEN,
         "answer_tokens": answers,
-        "s": min(micro_s[1:]),  # on shared cores the least is nearest to what the work takes
-        "optimiser_s": min(optimiser_s[1:]),
+        "s": median(micro_s[1:]),
+        "optimiser_s": median(optimiser_s[1:]),
         "load_s": load_s,
         "write_s": write_s,
         "checkpoint_s": checkpoint_s,
