@@ -14,6 +14,7 @@ from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 SAMPLE_S = 0.1
+STEADY_SAMPLE_S = 1.0
 SHORT_SAMPLE_S, SHORT_S = 0.02, 5.0  # the peak of a short step lasts some hundredths of a second
 
 
@@ -54,10 +55,13 @@ def proportional_bytes(pid: int) -> int:
 
 
 class PeakMemory:
-    """Samples the memory of this process and its family (and of `extra` pids) while the block runs."""
+    """Samples the memory of this process and its family while the block runs, and takes its time.
 
-    def __init__(self, extra: Iterable[int] = ()) -> None:
-        self.extra = set(extra)
+    `steady` is for a service under a timed load: reading a large process's pages stalls it for milliseconds.
+    """
+
+    def __init__(self, steady: bool = False) -> None:
+        self.steady = steady
         self.bytes = 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -74,8 +78,8 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while True:
-            pids = family([os.getpid(), *self.extra])
-            self.bytes = max(self.bytes, sum(proportional_bytes(pid) for pid in pids))
+            self.bytes = max(self.bytes, sum(proportional_bytes(pid) for pid in family([os.getpid()])))
             short = time.monotonic() - self.started < SHORT_S
-            if self._over.wait(SHORT_SAMPLE_S if short else SAMPLE_S):
+            pause_s = STEADY_SAMPLE_S if self.steady else SHORT_SAMPLE_S if short else SAMPLE_S
+            if self._over.wait(pause_s):
                 return

@@ -205,7 +205,7 @@ class Walk:
         record, recipe = self.outcome.record("serve"), self.ready.recipe
         self.candidates.references.close()
         key = api_key(recipe)
-        with PeakMemory() as memory:
+        with PeakMemory(steady=True) as memory:
             candidate = self.candidates.candidate(self.made["compressed"])
             measured = measure_load(candidate.service.url, recipe.goal.load, key)
         if not self.store.keys:  # a row and its answer are the user's secrets
