@@ -281,6 +281,9 @@ class Walk:
         return {name: float(priced[name]) for name in record.predicted if name in priced}
 
     def note(self, step: str, settings: Settings, record: StepRecord) -> None:
+        measured = dict(record.measured)
+        if step == "serve" and self.outcome.record("gate").state != "done":
+            measured.pop("peak_rss_bytes", None)  # the gate fills the cache: without it this teaches nothing
         ledger().write(
             Row(
                 run=self.ready.id,
@@ -288,7 +291,7 @@ class Walk:
                 machine=self.ready.machine.fingerprint,
                 features=self.ready.local.features(step) | {"settings": settings},
                 predicted=record.predicted,
-                measured=record.measured,
+                measured=measured,
                 versions=dict(self.ready.machine.versions),
             )
         )
