@@ -7,7 +7,6 @@ temporary name until all are whole: after a kill the same command makes the same
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import time
@@ -21,6 +20,7 @@ from typing import Any, BinaryIO
 import orjson
 
 from ..errors import Stopped, Where, WrongUse
+from ..processes import die_with_parent
 from ..trust import atomic, disk_problem, sync_folder
 from .account import Account
 from .clean import dumps
@@ -314,7 +314,7 @@ def mapper(workers: int) -> Iterator[Mapper]:
         return
     import multiprocessing
 
-    with multiprocessing.get_context("fork").Pool(workers, die_with_parent, (os.getpid(),)) as pool:
+    with multiprocessing.get_context("fork").Pool(workers, begin_worker, (os.getpid(),)) as pool:
         yield partial(map_in, pool, workers)
 
 
@@ -332,15 +332,10 @@ def map_in(
         yield item, result.get()
 
 
-def die_with_parent(parent: int) -> None:
-    """A killed command leaves no workers behind (Linux: PR_SET_PDEATHSIG = 1)."""
+def begin_worker(parent: int) -> None:
+    """A killed command leaves no workers behind; Ctrl-C is for the parent alone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    except (OSError, AttributeError):
-        return
-    if os.getppid() != parent:
-        os._exit(1)
+    die_with_parent(parent)
 
 
 # ------------------------------------------------------------------ the report

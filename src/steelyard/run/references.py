@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Lacking
+from ..processes import die_with_parent
 from .children import CHILD_ENV
-from .processes import die_with
 
 
 class References:
@@ -73,7 +73,7 @@ def network(folder: str) -> Any:
 
 
 def main() -> None:
-    die_with(int(sys.argv[2]))
+    die_with_parent(int(sys.argv[2]))
     line = Connection(int(sys.argv[1]))
     while True:
         try:

@@ -24,9 +24,9 @@ from ..trust import load_keys
 from .children import run_step
 from .known import remember
 from .load import measure_load
+from .memory import PeakMemory
 from .outcome import STEP_NAMES, Outcome, StepRecord
 from .planning import Ready, check_port, ledger, prepare
-from .processes import PeakMemory
 from .report import write_report
 from .services import Candidates, api_key, ask_sample
 from .sources import data_settings, input_hashes

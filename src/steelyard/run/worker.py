@@ -17,9 +17,9 @@ from typing import Any
 
 from ..artefact import Artefact, Draft, Inputs, Progress, Scratch, Store, Watch
 from ..errors import Problem, from_os_error
+from ..processes import die_with_parent
 from ..trust import load_keys
 from .children import no_memory
-from .processes import die_with
 
 
 class PipeWatch(Watch):
@@ -86,7 +86,7 @@ def problem_of(error: Exception) -> Problem | None:
 def main() -> int:
     watch = PipeWatch(int(sys.argv[1]))
     order = json.load(sys.stdin)
-    die_with(order["parent"])
+    die_with_parent(order["parent"])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides; a terminal's Ctrl-C reaches it too
 
     def stop(*_: object) -> None:

@@ -16,8 +16,8 @@ from typing import Any
 
 import orjson
 
+from ..processes import die_with_parent, peak_rss_bytes
 from .engines import ENGINES, Engine, EngineSettings, GenRequest
-from .processes import die_with_parent, peak_rss_bytes
 
 IDLE_TICK_S = 15.0
 

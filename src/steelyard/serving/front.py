@@ -29,11 +29,11 @@ import uvicorn
 from ..artefact import private_folder
 from ..errors import Lacking, Problem
 from ..model import Tokenizer
+from ..processes import die_with_parent, outlive_parent
 from .app import app
 from .engine_process import EngineLost, EngineProcess
 from .generation import Served
 from .measures import Measures
-from .processes import die_with_parent, outlive_parent
 from .settings import ServeSettings, check_host, engine_settings
 from .state import write_state
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Refused
+from .cores import usable_cores
 from .engines import EngineSettings, kv_bytes_per_token, kv_precision, read_form
-from .processes import usable_cores
 
 LOOPBACK = ("localhost", "::1")
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,8 @@ import time
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from ..processes import peak_rss_bytes
 
 SMALL = {"hidden": 576, "ffn": 1536, "heads": 9, "kv_heads": 3, "head_dim": 64, "vocab": 49152}
 WIDE = {"hidden": 1024, "ffn": 2816, "heads": 16, "kv_heads": 8, "head_dim": 64, "vocab": 49152}
@@ -181,15 +182,6 @@ def write_random_model(folder: Path, cell: dict[str, Any]) -> None:
         "tie_word_embeddings": True,
     }
     (folder / "config.json").write_text(json.dumps(config), "utf-8")
-
-
-def peak_rss_bytes() -> int:
-    """High-water mark of this process's resident memory; getrusage would keep the parent's over exec."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(x for x in status.read_text("ascii").splitlines() if x.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 if __name__ == "__main__":

@@ -1,0 +1,72 @@
+"""Processes that end with their parent, and the memory they hold. Linux first: elsewhere less is known."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel end this process when the thread that started it ends; at once if it has.
+
+    Trap: it is the starting THREAD that counts, so start children from one that lives on.
+    """
+    _at_parents_death(signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def outlive_parent() -> None:
+    """Undo `die_with_parent`."""
+    _at_parents_death(0)
+
+
+def _at_parents_death(signal_number: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
+
+
+def peak_rss_bytes() -> int:
+    """Largest resident set of this process so far; getrusage would count what stood here before exec."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        held = next(x for x in status.read_text("ascii", "replace").splitlines() if x.startswith("VmHWM"))
+        return int(held.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def family(pids: Iterable[int]) -> list[int]:
+    """The processes named and all that descend from them."""
+    found: dict[int, None] = {}
+    left = list(pids)
+    while left:
+        pid = left.pop()
+        found[pid] = None
+        left += [child for child in children(pid) if child not in found]
+    return list(found)
+
+
+def children(pid: int) -> list[int]:
+    """Direct children of all threads; the kernel's own list, since walking /proc costs milliseconds."""
+    with suppress(OSError):
+        lists = [t / "children" for t in Path(f"/proc/{pid}/task").iterdir()]
+        return [int(child) for file in lists for child in file.read_text().split()]
+    return []
+
+
+def proportional_bytes(pid: int) -> int:
+    """PSS of one process: what it holds, shared pages counted once among their sharers."""
+    with suppress(OSError, ValueError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    return 0
