@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,12 +42,12 @@ def finish(words: list[str], env: dict[str, str]) -> tuple[dict[str, Any], float
     return json.loads(done.stdout), time.monotonic() - begun
 
 
-def kill_after(words: list[str], env: dict[str, str], seconds: float) -> str:
-    """Start, kill, and tell in which step that was."""
+def kill_after(words: list[str], env: dict[str, str], seconds: float) -> str | None:
+    """Start, kill, and tell in which step that was; None where it ended before."""
     process = subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         process.wait(seconds)
-        return "after its end"
+        return None
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGKILL)
     assert process.stderr
@@ -79,9 +80,13 @@ def main() -> int:
     _, whole_s = finish(command(recipe, folder / "unbroken", args.port), env)
     wanted, points = hashes(folder / "unbroken"), []
     for i in range(args.points):
-        words = command(recipe, folder / f"killed-{i}", args.port)
-        at_s = (i + 0.5) / args.points * whole_s
-        step = kill_after(words, env, at_s)
+        step = None
+        while step is None:  # a run that was quicker than the unbroken one met no kill: again, sooner
+            shutil.rmtree(folder / f"killed-{i}", ignore_errors=True)
+            words = command(recipe, folder / f"killed-{i}", args.port)
+            at_s = (i + 0.5) / args.points * whole_s
+            step = kill_after(words, env, at_s)
+            whole_s = whole_s if step else 0.9 * whole_s
         finish(words, env)
         points.append(
             {"at_s": round(at_s, 1), "step": step, "equal": hashes(folder / f"killed-{i}") == wanted}
