@@ -56,11 +56,7 @@ class PlainServer:
 
     def raw(self, token: int) -> list[int] | None:
         """Bytes of a byte-level token; None for a special one."""
-        from steelyard.gate.pieces import _visible
-
-        shown = {chr(c): b for b, c in _visible().items()}
-        piece = self.tokenizer.token_of(token) or ""
-        return None if token in self.tokenizer.special_ids else [shown[c] for c in piece]
+        return None if token in self.tokenizer.special_ids else list(self.tokenizer.token_bytes(token))
 
     def generate(self, prompt: list[int], body: dict[str, Any]) -> tuple[list[int], list[float], str]:
         import torch

@@ -67,16 +67,11 @@ def _by_bytes(tokenizer: Tokenizer, made: Sequence[Token]) -> tuple[int, ...]:
 @lru_cache(maxsize=4)
 def _ids_of_bytes(tokenizer: Tokenizer) -> dict[bytes, int]:
     """Byte-level vocabularies write each byte as one visible character (GPT-2's table)."""
-    shown = {chr(c): b for b, c in _visible().items()}
+    from ..model import BYTE_OF
+
     found: dict[bytes, int] = {}
     for i in range(tokenizer.vocab_size):
         piece = tokenizer.token_of(i)
-        if piece and i not in tokenizer.special_ids and all(c in shown for c in piece):
-            found.setdefault(bytes(shown[c] for c in piece), i)
+        if piece and i not in tokenizer.special_ids and all(c in BYTE_OF for c in piece):
+            found.setdefault(bytes(BYTE_OF[c] for c in piece), i)
     return found
-
-
-def _visible() -> dict[int, int]:
-    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [b for b in range(256) if b not in kept]
-    return {b: b for b in kept} | {b: 256 + n for n, b in enumerate(others)}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .network import load, save
     from .openvino_ir import export_openvino
     from .source import FAMILIES, ModelSource, check_folder, resolve
-    from .tokenizer import Stream, Tokenizer, answer_span, chat_ids
+    from .tokenizer import BYTE_OF, Stream, Tokenizer, answer_span, chat_ids
     from .weights import Weights, bf16_of, f32_of, write
 
 # File of each public name. No file may bear the name of something public: Python would bind the
@@ -25,6 +25,7 @@ FILES = {
     "check_folder": "source",
     "resolve": "source",
     "to_hf": "gguf",
+    "BYTE_OF": "tokenizer",
     "Stream": "tokenizer",
     "Tokenizer": "tokenizer",
     "answer_span": "tokenizer",
@@ -40,6 +41,7 @@ FILES = {
 }
 
 __all__ = [
+    "BYTE_OF",
     "FAMILIES",
     "ModelSource",
     "Stream",

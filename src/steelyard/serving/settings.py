@@ -29,7 +29,6 @@ class ServeSettings:
     max_num_batched_tokens: int = 2048
     cache_bytes: int | None = None
     fingerprint: str | None = None  # system_fingerprint: the artefact's hash
-    state_folder: str | None = None  # a published service writes service.json here
 
     def __repr__(self) -> str:
         return f"ServeSettings(name={self.name!r}, host={self.host!r}, port={self.port})"  # never the key
