@@ -46,10 +46,16 @@ def _openvino_capability() -> Capability:
         prefix_cache=True,
         prompt_logprobs=True,
         gen_logprobs=True,
-        grammar=False,
+        top_logprobs=False,
+        grammar=(),
+        logit_bias=False,
+        min_tokens=False,
         lora="none",
+        mixed_adapters=False,
+        speculative=(),
         embed=False,
         forms=("bf16", "f16", "int8", "f32"),
+        kv_forms=("bf16", "f16", "u8", "f32"),
         unusable=f"{', '.join(missing)} not installed" if missing else None,
     )
 

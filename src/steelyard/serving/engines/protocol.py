@@ -6,7 +6,7 @@ as long as it is `busy`. It never tokenises.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +25,12 @@ class EngineSettings:
     max_num_seqs: int = 64  # 32 streams and room for those that come meanwhile
     max_num_batched_tokens: int = 2048  # one step of prefill at most 1.4 s at 1,450 tok/s
     cache_bytes: int = 512 * 2**20  # KV blocks; the prefix cache fills them and memory grows up to this
+    prefix_cache: bool = True
+    kv_precision: str | None = None  # None: as form.json says
+    cores: tuple[int, ...] = ()  # pin the engine to these; none: wherever it may run
+    speculative: str = "off"  # "lookup": drafts quoted from the prompt; "draft": a small model's
+    draft: str | None = None  # its folder
+    adapters: dict[str, str] = field(default_factory=dict)  # name -> PEFT folder, known from the start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +50,11 @@ class GenRequest:
     seed: int = 0
     stop_ids: tuple[int, ...] = ()  # none: only max_tokens ends the answer
     logprobs: bool = False
+    top: int = 0  # likeliest tokens wanted at each place, with `logprobs`
+    min_tokens: int = 0
+    grammar: tuple[str, str] | None = None  # ("json_schema" | "regex" | "ebnf", text)
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    adapter: str | None = None
 
 
 @dataclass(slots=True)
@@ -54,6 +65,8 @@ class Event:
     ids: list[int]
     logprobs: list[float] | None = None
     finish: str | None = None
+    tops: list[list[tuple[int, float]]] | None = None  # the likeliest at each of `ids`
+    cached: int | None = None  # prompt tokens found in the prefix cache, with the first ids
 
 
 @dataclass(slots=True)
@@ -73,10 +86,16 @@ class Capability:
     prefix_cache: bool
     prompt_logprobs: bool
     gen_logprobs: bool
-    grammar: bool
-    lora: str  # "none" | "fixed" | "hot"
+    top_logprobs: bool  # the likeliest tokens of what it generates, without a second pass
+    grammar: tuple[str, ...]  # of "json_schema", "regex", "ebnf"
+    logit_bias: bool
+    min_tokens: bool
+    lora: str  # "none" | "fixed" (known at the start) | "hot" (loaded while it runs)
+    mixed_adapters: bool  # several in one batch
+    speculative: tuple[str, ...]  # of "lookup", "draft"
     embed: bool
     forms: tuple[str, ...]
+    kv_forms: tuple[str, ...]
     unusable: str | None = None  # why it cannot run here
 
 
@@ -90,6 +109,9 @@ class Engine(Protocol):
     def busy(self) -> bool: ...
     def step(self) -> list[Event]: ...
     def score(self, ids: list[int], top: int) -> Scores: ...
+    def embed(self, batch: list[list[int]]) -> list[list[float]]: ...
+    def load_adapter(self, name: str, folder: str) -> None: ...
+    def drop_adapter(self, name: str) -> None: ...
     def idle(self, seconds: float) -> None: ...  # told when nothing has come for so long
     def metrics(self) -> dict[str, float]: ...
     def close(self) -> None: ...
