@@ -80,6 +80,15 @@ class OpenVinoEngine:
             self.scorer = _Scorer(self.folder, self.properties)
         return self.scorer.score(ids, top)
 
+    def embed(self, batch: list[list[int]]) -> list[list[float]]:
+        raise NotImplementedError("a model that generates has no embeddings; serve an encoder beside it")
+
+    def load_adapter(self, name: str, folder: str) -> None:
+        raise NotImplementedError("adapters are not loaded by this engine")
+
+    def drop_adapter(self, name: str) -> None:
+        raise NotImplementedError("adapters are not loaded by this engine")
+
     def idle(self, seconds: float) -> None:
         if seconds >= UNLOAD_AFTER_S:
             self.scorer = None
