@@ -13,6 +13,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -390,8 +391,14 @@ def gguf_header(path: Path) -> Gguf:
 
     Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
     """
+    state = path.stat()
+    return _gguf_header(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=4)  # a start asks for it three times, and a vocabulary takes a third of a second
+def _gguf_header(path: Path, size: int, changed_ns: int) -> Gguf:
     with path.open("rb") as file:
-        if path.stat().st_size < 24:
+        if size < 24:
             raise broken(path, "it is too short to be a GGUF file")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _gguf(path, _Reader(data))
@@ -416,11 +423,13 @@ class _Reader:
         return found
 
     def text(self) -> str:
-        (length,) = self.numbers("Q")
-        if self.at + length > len(self.data):
+        # Called for each of 100,000 tokens and merges: no helper, no second look.
+        begin = self.at + 8
+        end = begin + int.from_bytes(self.data[self.at : begin], "little")
+        if end > len(self.data):
             raise EOFError(f"it ends after {len(self.data)} bytes, inside its header")
-        self.at += length
-        return self.data[self.at - length : self.at].decode("utf-8", "replace")
+        self.at = end
+        return self.data[begin:end].decode("utf-8", "replace")
 
     def value(self, kind: int) -> Any:
         if kind == 8:
@@ -429,6 +438,8 @@ class _Reader:
             item, count = self.numbers("I")[0], self.numbers("Q")[0]
             if item in NUMBERS:
                 return list(self.numbers(NUMBERS[item], count))
+            if item == 8:
+                return [self.text() for _ in range(count)]
             return [self.value(item) for _ in range(count)]
         if kind not in NUMBERS:
             raise EOFError(f"its header holds an unknown type {kind}")

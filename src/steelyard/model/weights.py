@@ -96,9 +96,15 @@ def f32_of(values: np.ndarray, dtype: str) -> np.ndarray:
 def bf16_of(values: np.ndarray) -> np.ndarray:
     """float32 to BF16 bits (uint16), rounded to nearest, ties to even; NaN stays NaN."""
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    nan = np.isnan(values)
-    return np.where(nan, (bits >> 16) | 0x40, rounded).astype(np.uint16)
+    rounded = bits >> 16
+    rounded &= 1
+    rounded += 0x7FFF
+    rounded += bits
+    rounded >>= 16
+    out = rounded.astype(np.uint16)
+    if (nan := np.isnan(values)).any():
+        out[nan] = (bits[nan] >> 16).astype(np.uint16) | 0x40
+    return out
 
 
 def write(
