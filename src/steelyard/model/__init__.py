@@ -9,6 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .encoder import (
+        Encoder,
+        SentenceTokenizer,
+        encoder_folder,
+        export_encoder,
+        exported_encoder,
+        is_encoder,
+        read_encoder,
+    )
     from .gguf import to_hf
     from .hub import pull
     from .network import load, save
@@ -37,13 +46,22 @@ FILES = {
     "load": "network",
     "save": "network",
     "export_openvino": "openvino_ir",
+    "Encoder": "encoder",
+    "SentenceTokenizer": "encoder",
+    "encoder_folder": "encoder",
+    "export_encoder": "encoder",
+    "exported_encoder": "encoder",
+    "is_encoder": "encoder",
+    "read_encoder": "encoder",
     "pull": "hub",
 }
 
 __all__ = [
     "BYTE_OF",
     "FAMILIES",
+    "Encoder",
     "ModelSource",
+    "SentenceTokenizer",
     "Stream",
     "Tokenizer",
     "Weights",
@@ -51,10 +69,15 @@ __all__ = [
     "bf16_of",
     "chat_ids",
     "check_folder",
+    "encoder_folder",
+    "export_encoder",
     "export_openvino",
+    "exported_encoder",
     "f32_of",
+    "is_encoder",
     "load",
     "pull",
+    "read_encoder",
     "resolve",
     "save",
     "to_hf",

@@ -60,5 +60,39 @@ def _openvino_capability() -> Capability:
     )
 
 
-ENGINES: dict[str, Callable[[], Callable[[EngineSettings], Engine]]] = {"openvino": _openvino}
-CAPABILITIES: dict[str, Callable[[], Capability]] = {"openvino": _openvino_capability}
+def _encoder() -> Callable[[EngineSettings], Engine]:
+    from .encoder import EncoderEngine
+
+    return EncoderEngine
+
+
+def _encoder_capability() -> Capability:
+    from importlib.util import find_spec
+
+    return Capability(
+        continuous=False,
+        prefix_cache=False,
+        prompt_logprobs=False,
+        gen_logprobs=False,
+        top_logprobs=False,
+        grammar=(),
+        logit_bias=False,
+        min_tokens=False,
+        lora="none",
+        mixed_adapters=False,
+        speculative=(),
+        embed=True,
+        forms=("f32",),
+        kv_forms=(),
+        unusable=None if find_spec("openvino") else "openvino not installed",
+    )
+
+
+ENGINES: dict[str, Callable[[], Callable[[EngineSettings], Engine]]] = {
+    "openvino": _openvino,
+    "encoder": _encoder,
+}
+CAPABILITIES: dict[str, Callable[[], Capability]] = {
+    "openvino": _openvino_capability,
+    "encoder": _encoder_capability,
+}

