@@ -6,7 +6,6 @@ Not here: what a request means (bodies.py), how an answer comes about (generatio
 from __future__ import annotations
 
 import asyncio
-import hmac
 import itertools
 import time
 import uuid
@@ -28,6 +27,7 @@ from .api_error import ApiError, json_response
 from .bodies import ChatBody, CompletionBody, Job, Message, ignored, job, parse, plain_messages
 from .engine_process import EngineLost
 from .generation import Prompt, Served
+from .guard import Guard
 from .settings import ServeSettings
 from .shapes import Chat, Completion, Scored, Top, generated
 
@@ -60,37 +60,7 @@ def app(served: Served, settings: ServeSettings, version: str) -> ASGIApp:
         ClientDisconnect: lambda request, e: Response(status_code=499),
         Exception: lambda request, e: ApiError(500, "an internal fault").response(),
     }
-    return _Guard(Starlette(routes=routes, exception_handlers=handlers), settings.api_key)
-
-
-class _Guard:
-    """Asks for the key before any route but /live, and gives each answer a request id."""
-
-    def __init__(self, inner: ASGIApp, api_key: str | None) -> None:
-        self.inner, self.key = inner, (api_key or "").encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self.inner(scope, receive, send)
-        headers = dict(scope["headers"])
-        request_id = headers.get(b"x-request-id", b"")[:128] or uuid.uuid4().hex.encode()
-
-        async def send_with_id(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
-            await send(message)
-
-        if self.key and scope["path"] != "/live" and not self._knows(headers):
-            refusal = ApiError(
-                401, "a valid key is needed: Authorization: Bearer KEY", code="invalid_api_key"
-            )
-            return await refusal.response()(scope, receive, send_with_id)
-        await self.inner(scope, receive, send_with_id)
-
-    def _knows(self, headers: dict[bytes, bytes]) -> bool:
-        kind, _, bearer = headers.get(b"authorization", b"").partition(b" ")
-        given = bearer.strip() if kind.lower() == b"bearer" else headers.get(b"x-api-key", b"")
-        return hmac.compare_digest(given, self.key)  # constant time: a guess learns nothing from it
+    return Guard(Starlette(routes=routes, exception_handlers=handlers), settings.api_key)
 
 
 class _TokenizeBody(BaseModel):

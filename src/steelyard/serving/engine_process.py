@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import orjson
@@ -23,6 +23,8 @@ from .engines import EngineSettings, Event, GenRequest, Scores
 BACKOFF_S = (0.2, 1.0, 5.0, 15.0, 30.0)  # before each restart; back to the first after a calm minute
 CALM_S = 60.0
 LINE_LIMIT = 1 << 26  # a scored prompt of 8,192 tokens with 20 likeliest each is 6 MB
+
+REPLIES = ("scores", "embeddings", "done")
 
 
 class EngineLost(Exception):
@@ -44,7 +46,7 @@ class EngineProcess:
         self.restarts = 0
         self._ids = itertools.count(1)
         self._queues: dict[int, asyncio.Queue[Event | Exception]] = {}
-        self._scores: dict[int, asyncio.Future[Scores]] = {}
+        self._asked: dict[int, asyncio.Future[Any]] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -110,17 +112,41 @@ class EngineProcess:
             if not finished:
                 self._send({"op": "cancel", "request_id": wanted.request_id})
 
+    @property
+    def adapters(self) -> dict[str, str]:
+        """Name -> folder, as a restarted engine would load them."""
+        return self.settings.adapters
+
     async def score(self, ids: list[int], top: int) -> Scores:
         """Teacher-forced scores of ids[1:]. Raises EngineLost."""
+        return Scores(*await self._ask("score", ids=ids, top=top))
+
+    async def embed(self, batch: list[list[int]]) -> list[list[float]]:
+        """One vector a list of ids. Raises EngineLost."""
+        (vectors,) = await self._ask("embed", batch=batch)
+        return list(vectors)
+
+    async def load_adapter(self, name: str, folder: str) -> None:
+        """Load it, or again under the same name. Raises EngineLost."""
+        await self._ask("load_adapter", name=name, folder=folder)
+        self.settings = replace(self.settings, adapters={**self.adapters, name: folder})
+
+    async def drop_adapter(self, name: str) -> None:
+        await self._ask("drop_adapter", name=name)
+        kept = {known: folder for known, folder in self.adapters.items() if known != name}
+        self.settings = replace(self.settings, adapters=kept)
+
+    async def _ask(self, op: str, **what: Any) -> list[Any]:
+        """One question, one reply."""
         if self.state != "ready":
             raise EngineLost(f"the engine is {self.state}")
         request_id = next(self._ids)
-        self._scores[request_id] = asyncio.get_running_loop().create_future()
-        self._send({"op": "score", "request_id": request_id, "ids": ids, "top": top})
+        self._asked[request_id] = asyncio.get_running_loop().create_future()
+        self._send({"op": op, "request_id": request_id, **what})
         try:
-            return await self._scores[request_id]
+            return list(await self._asked[request_id])
         finally:
-            self._scores.pop(request_id, None)
+            self._asked.pop(request_id, None)
 
     def _send(self, message: dict[str, Any]) -> None:
         if self._writer and not self._writer.is_closing():
@@ -160,23 +186,24 @@ class EngineProcess:
             for told in message["events"]:
                 if queue := self._queues.get(told[0]):
                     queue.put_nowait(Event(*told))
-        elif "scores" in message:
-            request_id, *told = message["scores"]
-            if (future := self._scores.get(request_id)) and not future.done():
-                future.set_result(Scores(*told))
+        elif kind := next((name for name in REPLIES if name in message), None):
+            told = message[kind]
+            request_id, *rest = told if isinstance(told, list) else [told]
+            if (future := self._asked.get(request_id)) and not future.done():
+                future.set_result(rest)
         elif "failed" in message:
             self._fail(message["failed"]["id"], EngineLost(message["failed"]["why"]))
 
     def _fail(self, request_id: int, why: Exception) -> None:
         if queue := self._queues.get(request_id):
             queue.put_nowait(why)
-        if (future := self._scores.get(request_id)) and not future.done():
+        if (future := self._asked.get(request_id)) and not future.done():
             future.set_exception(why)
 
     def _lost(self) -> None:
         self.state = "stalled"
         self.log("engine.lost", pid=self.pid)
-        for request_id in [*self._queues, *self._scores]:
+        for request_id in [*self._queues, *self._asked]:
             self._fail(request_id, EngineLost("the engine process ended"))
 
     async def close(self) -> None:

@@ -14,7 +14,8 @@ from .answer import Answer, Piece
 from .api_error import ApiError
 from .bodies import Job
 from .engine_process import EngineLost, EngineProcess
-from .engines import Scores
+from .engines import CAPABILITIES, Capability, Scores
+from .guard import Caller
 from .measures import Measures
 
 FRESH_S = 30.0  # /health vouches for a token this young
@@ -35,6 +36,7 @@ class Served:
     def __init__(self, engine: EngineProcess, tokenizer: Tokenizer, measures: Measures) -> None:
         self.engine, self.tokenizer, self.measures = engine, tokenizer, measures
         self.max_model_len = engine.settings.max_model_len
+        self.capability: Capability = CAPABILITIES[engine.settings.engine]()
         self._probing = asyncio.Lock()
         self._running = 0
         slots = engine.settings.max_num_seqs
@@ -68,9 +70,14 @@ class Served:
     # ------------------------------------------------------------------ answers
 
     async def answers(
-        self, job: Job, prompts: list[Prompt]
+        self, job: Job, prompts: list[Prompt], caller: Caller | None = None
     ) -> AsyncGenerator[tuple[int, Answer, Piece], None]:
-        """Pieces of all answers as they come, `job.n` for each prompt. Raises EngineLost."""
+        """Pieces of all answers as they come, `job.n` for each prompt.
+
+        Before the first piece: ApiError 429 or 503 with `retry_after`. At any time: EngineLost, and
+        ApiError 408 once the caller's deadline has passed. Where a job is not streamed, an answer may begin
+        anew after a crash: a new Answer under the same index.
+        """
         self._running += len(prompts) * job.n
         try:
             if len(prompts) * job.n == 1:
@@ -110,6 +117,24 @@ class Served:
 
     async def score(self, ids: list[int], top: int) -> Scores:
         return await self.engine.score(ids, top)
+
+    async def embed(self, batch: list[list[int]]) -> list[list[float]]:
+        """One vector for each list of token ids. Raises EngineLost."""
+        return await self.engine.embed(batch)
+
+    # ------------------------------------------------------------------ adapters
+
+    @property
+    def adapters(self) -> list[str]:
+        """Names of the adapters that a request may ask for."""
+        return sorted(self.engine.adapters)
+
+    async def load_adapter(self, name: str, folder: str) -> None:
+        """Raises EngineLost where the engine cannot."""
+        await self.engine.load_adapter(name, folder)
+
+    async def drop_adapter(self, name: str) -> None:
+        await self.engine.drop_adapter(name)
 
     def count(self, prompt_tokens: int, answers: list[Answer]) -> dict[str, Any]:
         """The `usage` of a finished request; the counters move with it."""
