@@ -44,6 +44,7 @@ class Encoder:
     max_tokens: int  # special tokens included
     pooling: tuple[str, ...]  # their vectors stand one after another
     normalise: bool
+    shorter: tuple[int, ...] | None  # lengths that a vector may be cut to: None = none, () = any
 
     @property
     def dimensions(self) -> int:
@@ -59,7 +60,7 @@ def is_encoder(folder: Path) -> bool:
 
 
 def encoder_folder(name: str, root: Path | str = ".") -> Path | None:
-    """The folder of the encoder that `name` means: a folder, a pulled hub id, the packaged MiniLM; or None."""
+    """The encoder that `name` means, a folder, a pulled hub id or the packaged MiniLM; None if it is none."""
     from .source import cache_folder
 
     if name.lower() in ("minilm", "all-minilm-l6-v2", "sentence-transformers/all-minilm-l6-v2"):
@@ -98,6 +99,7 @@ def read_encoder(folder: Path) -> Encoder:
         max_tokens=_longest(folder, c["max_position_embeddings"] - first),
         pooling=pooling,
         normalise=normalise,
+        shorter=_shorter(c) if kind == "embedding" else None,
     )
 
 
@@ -115,6 +117,13 @@ def _longest(folder: Path, positions: int) -> int:
     file = folder / "sentence_bert_config.json"
     stated = read_json(file).get("max_seq_length") if file.exists() else None
     return min(stated or positions, positions)
+
+
+def _shorter(c: dict[str, Any]) -> tuple[int, ...] | None:
+    """Only models trained for it (Matryoshka, Kusupati 2022) keep their meaning when cut. vLLM's words."""
+    if lengths := c.get("matryoshka_dimensions"):
+        return tuple(lengths)
+    return () if c.get("is_matryoshka") else None
 
 
 def _after(folder: Path) -> tuple[tuple[str, ...], bool]:
@@ -177,11 +186,12 @@ def exported_encoder(folder: Path) -> Encoder:
         raise WrongUse(
             "model.encoder", "this is no exported encoder", where=Where(str(folder)), hint="export it first"
         )
-    return Encoder(**told | {"pooling": tuple(told["pooling"])})
+    lists = {name: tuple(told[name]) for name in ("pooling", "shorter") if told[name] is not None}
+    return Encoder(**told | lists)
 
 
 class SentenceTokenizer:
-    """Text, or a pair of texts, to the ids of a sentence encoder, with the special tokens it was made with."""
+    """Text, or a pair of texts, to a sentence encoder's ids, with the special tokens it was made with."""
 
     def __init__(self, folder: Path) -> None:
         """Raises Lacking without the tokenizers package, WrongUse where the file is missing or damaged."""

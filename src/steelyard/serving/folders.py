@@ -19,8 +19,9 @@ import orjson
 
 from ..artefact import adopt
 from ..errors import Lacking, Refused, Where
-from ..model import export_openvino, resolve, to_hf
+from ..model import encoder_folder, export_encoder, export_openvino, resolve, to_hf
 
+ENCODER_VERSION = 1  # as IR_VERSION, of model/openvino_encoder.py
 IR_VERSION = 1  # of the graph builder: raise it where equal weights give another IR
 DEFAULT_FORM = "bf16"
 
@@ -40,6 +41,8 @@ def prepare(source: str | Path, form: str | None = None, root: Path | str = ".")
         _refuse_sealed(place)
         if (place / "openvino_model.xml").exists() and form is None:
             return Prepared(place, _hash(place))
+    if encoder := encoder_folder(str(source), root):
+        return _encoder(encoder)
     model = resolve(str(source), root)
     if model.kind == "gguf":
         key = _file_hash(model.path)
@@ -50,6 +53,13 @@ def prepare(source: str | Path, form: str | None = None, root: Path | str = ".")
     built = hashlib.sha256(f"{key} {form} {IR_VERSION} {_version('openvino')}".encode()).hexdigest()
     kept = _kept(f"ir-{built[:32]}", lambda out: export_openvino(folder, out, form))
     return Prepared(kept, built)
+
+
+def _encoder(folder: Path) -> Prepared:
+    """A sentence encoder: the engine `encoder` loads it."""
+    built = hashlib.sha256(f"{_hash(folder)} encoder {ENCODER_VERSION} {_version('openvino')}".encode())
+    kept = _kept(f"encoder-{built.hexdigest()[:32]}", lambda out: export_encoder(folder, out))
+    return Prepared(kept, built.hexdigest())
 
 
 def _refuse_sealed(folder: Path) -> None:
@@ -82,7 +92,7 @@ def _version(package: str) -> str:
         return "none"
 
 
-def _kept(name: str, write: Callable[[Path], None]) -> Path:
+def _kept(name: str, write: Callable[[Path], object]) -> Path:
     """`name` in the cache, written where it is not there yet: beside, then renamed."""
     cache = Path(os.environ.get("STEELYARD_CACHE") or Path.home() / ".cache" / "steelyard") / "served"
     target = cache / name

@@ -1,0 +1,426 @@
+"""/v1/batches: many requests from a file, answered when there is room, through the service's own routes.
+
+A batch goes on after a restart: each answer is on disk before the next is asked for in its place, and
+lines that have one are not asked again. Not here: how an answer comes about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from . import files_api
+from .api_error import ApiError, json_response
+from .bodies import parse
+from .guard import Caller
+from .inner_call import InnerAnswer, ask
+from .metadata import Metadata
+from .object_store import ObjectStore, Stored, find, new_id, owner_of, page, whole_lines
+from .transport import body_of
+
+KIND = "batches"
+OUTPUT, ERRORS = "batch_output", "batch_errors"  # logs of answers
+ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages")
+WINDOW_S = 24 * 3600
+LINES = 50_000  # OpenAI's limit
+FAULTS_SHOWN = 20
+TOGETHER = 8  # lines in flight while nobody else asks; each request of others takes the place of two
+RETRY = (429, 503)  # no room just now, or the engine starts again: the batch has time
+RETRY_S = (1.0, 30.0)
+SAVE_EVERY_S = 1.0  # the counts on disk
+OPEN = ("validating", "in_progress", "finalizing", "cancelling")
+
+
+class ExpiresAfter(BaseModel):
+    anchor: Literal["created_at"]
+    seconds: int = Field(ge=3600, le=30 * 86400)
+
+
+class BatchBody(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    input_file_id: str
+    endpoint: str
+    completion_window: Literal["24h"]
+    metadata: Metadata | None = None
+    output_expires_after: ExpiresAfter | None = None
+
+
+BODIES: dict[str, type[BaseModel]] = {"/v1/batches": BatchBody}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One request of a batch."""
+
+    custom_id: str
+    body: dict[str, Any]
+
+
+class Batches:
+    """The routes, and the one task that works through open batches, the oldest first."""
+
+    def __init__(self, api: Any, store: ObjectStore) -> None:
+        self.api, self.store = api, store
+        self.live: dict[str, Stored] = {}  # under work: newer than what is on disk
+        self._task: asyncio.Task[None] | None = None
+        self._work: asyncio.Task[None] | None = None
+        self._working: str | None = None
+        self._own = 0  # lines in flight
+        self._saved_at = 0.0
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/v1/batches", self.create, methods=["POST"]),
+            Route("/v1/batches", self.list, methods=["GET"]),
+            Route("/v1/batches/{id}", self.get, methods=["GET"]),
+            Route("/v1/batches/{id}/cancel", self.cancel, methods=["POST"]),
+        ]
+
+    # ------------------------------------------------------------------ routes
+
+    async def create(self, request: Request) -> Response:
+        body: BatchBody = parse(BatchBody, await body_of(request))
+        if body.endpoint not in ENDPOINTS:
+            raise ApiError(400, f"endpoint is one of {', '.join(ENDPOINTS)}", param="endpoint")
+        named = files_api.named
+        file = await asyncio.to_thread(
+            named, self.store, request, body.input_file_id, "batch", "input_file_id"
+        )
+        if not self.store.hold():
+            raise ApiError(503, "another service of this name works on its batches", code="store_taken")
+        stored = await asyncio.to_thread(self.store.put, KIND, _new(body, file, owner_of(request)))
+        self.begin(request.app)
+        return json_response(stored.shown)
+
+    async def list(self, request: Request) -> Response:
+        self.resume(request.app)
+        found = await asyncio.to_thread(self.store.all, KIND)
+        return json_response(page(request, [self.live.get(s.id, s) for s in found], cap=100))
+
+    async def get(self, request: Request) -> Response:
+        self.resume(request.app)
+        return json_response((await self._found(request)).shown)
+
+    async def cancel(self, request: Request) -> Response:
+        stored = await self._found(request)
+        if stored.shown["status"] not in OPEN[:2]:
+            told = f"the batch is {stored.shown['status']}; only a batch under way can be cancelled"
+            raise ApiError(409, told, code="batch_not_cancellable")
+        if not self.store.hold():
+            raise ApiError(503, "another service of this name works on its batches", code="store_taken")
+        stored = await self._put(stored.with_shown(status="cancelling", cancelling_at=int(time.time())))
+        if self._working == stored.id and self._work:
+            self._work.cancel()
+        self.begin(request.app)
+        return json_response(stored.shown)
+
+    async def _found(self, request: Request) -> Stored:
+        stored = await asyncio.to_thread(find, self.store, KIND, request, "batch")
+        return self.live.get(stored.id, stored)
+
+    async def _put(self, stored: Stored) -> Stored:
+        if stored.id in self.live:
+            self.live[stored.id] = stored
+        return await asyncio.to_thread(self.store.put, KIND, stored)
+
+    # ------------------------------------------------------------------ the work
+
+    def resume(self, app: ASGIApp) -> None:
+        """Go on with what an earlier process left, if no other one does."""
+        if self._task is None and self.store.exists() and any(_open(self.store)) and self.store.hold():
+            self.begin(app)
+
+    def begin(self, app: ASGIApp) -> None:
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run(app))
+
+    async def close(self) -> None:
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self, app: ASGIApp) -> None:
+        while batches := await asyncio.to_thread(lambda: list(_open(self.store))):
+            stored = batches[0]
+            self.live[stored.id], self._working = stored, stored.id
+            try:
+                await self._one(stored.id, app)
+            except Exception as e:  # one batch must not keep the others from being worked on
+                await self._fail(stored.id, f"{type(e).__name__}: the batch cannot go on")
+            finally:
+                self._working = None
+                self.live.pop(stored.id, None)
+
+    async def _one(self, batch_id: str, app: ASGIApp) -> None:
+        """One batch to its end, whatever that is."""
+        if self.live[batch_id].shown["status"] == "validating":
+            await self._validate(batch_id)
+        if self.live[batch_id].shown["status"] == "in_progress":
+            self._work = asyncio.create_task(self._lines(batch_id, app))
+            try:
+                await self._work
+            except asyncio.CancelledError:
+                if self.live[batch_id].shown["status"] != "cancelling":
+                    self._work.cancel()
+                    raise  # the service ends; the batch goes on with the next one
+        if self.live[batch_id].shown["status"] != "failed":
+            await self._finish(batch_id)
+
+    async def _fail(self, batch_id: str, why: str) -> None:
+        fault = {"code": "batch_broken", "message": why, "param": None, "line": None}
+        errors = {"object": "list", "data": [fault]}
+        failed = self.live[batch_id].with_shown(status="failed", failed_at=int(time.time()), errors=errors)
+        await self._put(failed)
+
+    async def _validate(self, batch_id: str) -> None:
+        stored = self.live[batch_id]
+        path = self.store.content(stored.shown["input_file_id"])
+        total, faults = await asyncio.to_thread(check, path, stored.shown["endpoint"])
+        now = int(time.time())
+        if self.live[batch_id].shown["status"] != "validating":
+            return  # cancelled meanwhile
+        if faults:
+            errors = {"object": "list", "data": faults}
+            await self._put(stored.with_shown(status="failed", failed_at=now, errors=errors))
+        else:
+            counts = {"total": total, "completed": 0, "failed": 0}
+            await self._put(
+                stored.with_shown(status="in_progress", in_progress_at=now, request_counts=counts)
+            )
+
+    async def _lines(self, batch_id: str, app: ASGIApp) -> None:
+        """Ask all lines that have no answer yet, some at a time, until the window closes."""
+        stored = self.live[batch_id]
+        done = await asyncio.to_thread(self._answered, batch_id)
+        path = self.store.content(stored.shown["input_file_id"])
+        left = (line for line in lines_of(path) if line.custom_id not in done)
+        tasks: set[asyncio.Task[None]] = set()
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(stored.shown["expires_at"] - time.time()):
+                    for line in left:
+                        while len(tasks) >= self._room():
+                            _, tasks = await asyncio.wait(
+                                tasks, timeout=1.0, return_when=asyncio.FIRST_COMPLETED
+                            )
+                        tasks.add(asyncio.create_task(self._line(batch_id, line, app)))
+                    await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _room(self) -> int:
+        """How many lines may be in flight: fewer the more others ask, at least one so that it ends."""
+        others = max(0, getattr(self.api.served, "running", 0) - self._own)
+        return max(1, TOGETHER - 2 * others)
+
+    def _answered(self, batch_id: str) -> set[str]:
+        """Lines with an answer; the counts are set from them."""
+        logs = {kind: {r["custom_id"] for r in self._log(kind, batch_id)} for kind in (OUTPUT, ERRORS)}
+        self._count(batch_id, len(logs[OUTPUT]), len(logs[ERRORS]))
+        return logs[OUTPUT] | logs[ERRORS]
+
+    def _log(self, kind: str, batch_id: str) -> Iterator[dict[str, Any]]:
+        path = self.store.log(kind, batch_id)
+        _cut_torn_end(path)
+        yield from whole_lines(path)
+
+    def _count(self, batch_id: str, completed: int, failed: int) -> None:
+        counts = self.live[batch_id].shown["request_counts"] | {"completed": completed, "failed": failed}
+        self.live[batch_id] = self.live[batch_id].with_shown(request_counts=counts)
+
+    async def _line(self, batch_id: str, line: Line, app: ASGIApp) -> None:
+        self._own += 1
+        try:
+            request_id = new_id("batch_req_")
+            answer = await self._answer(batch_id, line, app, request_id)
+        finally:
+            self._own -= 1
+        good = answer.status < 400
+        response = {"status_code": answer.status, "request_id": request_id, "body": answer.body}
+        record = {"id": request_id, "custom_id": line.custom_id, "response": response, "error": None}
+        self.store.append(OUTPUT if good else ERRORS, batch_id, record)
+        counts = self.live[batch_id].shown["request_counts"]
+        self._count(batch_id, counts["completed"] + good, counts["failed"] + (not good))
+        await self._save_now_and_then(batch_id)
+
+    async def _answer(self, batch_id: str, line: Line, app: ASGIApp, request_id: str) -> InnerAnswer:
+        """The answer of one line, asked again while there is no room."""
+        stored, wait_s = self.live[batch_id], RETRY_S[0]
+        if line.body.get("stream"):
+            return InnerAnswer(400, {}, ApiError(400, "a batch does not stream", param="stream").document())
+        while True:
+            caller = Caller(key_id=stored.owner or "local", may_hurry=False).asking(tier="batch")
+            answer = await ask(app, stored.shown["endpoint"], line.body, caller, request_id)
+            if answer.status not in RETRY:
+                return answer
+            await asyncio.sleep(max(wait_s, float(answer.headers.get("retry-after", 0))))
+            wait_s = min(wait_s * 2, RETRY_S[1])
+
+    async def _save_now_and_then(self, batch_id: str) -> None:
+        if time.monotonic() - self._saved_at >= SAVE_EVERY_S:
+            self._saved_at = time.monotonic()
+            await asyncio.to_thread(self.store.put, KIND, self.live[batch_id])
+
+    # ------------------------------------------------------------------ the end
+
+    async def _finish(self, batch_id: str) -> None:
+        """Answers become files; what a closed window left unasked is named in the error file."""
+        stored = self.live[batch_id]
+        cancelled = stored.shown["status"] == "cancelling"
+        now = int(time.time())
+        if not cancelled:
+            stored = await self._put(stored.with_shown(status="finalizing", finalizing_at=now))
+        expired = await asyncio.to_thread(self._note_unasked, stored) if not cancelled else 0
+        ids, usage = await asyncio.to_thread(self._files, stored)
+        end = "cancelled" if cancelled else "expired" if expired else "completed"
+        counts = stored.shown["request_counts"]
+        counts = counts | {"failed": counts["failed"] + expired}
+        ended = {"status": end, f"{end}_at": int(time.time()), "request_counts": counts, "usage": usage}
+        await self._put(stored.with_shown(**ended, **ids))
+        for kind in (OUTPUT, ERRORS):
+            self.store.log(kind, batch_id).unlink(missing_ok=True)
+
+    def _note_unasked(self, stored: Stored) -> int:
+        done = self._answered(stored.id)
+        error = {"code": "batch_expired", "message": "the batch's window closed before this request was made"}
+        unasked = 0
+        for line in lines_of(self.store.content(stored.shown["input_file_id"])):
+            if line.custom_id not in done:
+                unasked += 1
+                record = {"id": new_id("batch_req_"), "custom_id": line.custom_id}
+                self.store.append(ERRORS, stored.id, record | {"response": None, "error": error})
+        return unasked
+
+    def _files(self, stored: Stored) -> tuple[dict[str, str | None], dict[str, Any]]:
+        """Ids of the output and error files, None where one would be empty; and the tokens used."""
+        ids: dict[str, str | None] = {}
+        life_s = stored.hidden.get("output_life_s") or files_api.BATCH_LIFE_S
+        for kind, field in ((OUTPUT, "output_file_id"), (ERRORS, "error_file_id")):
+            path = self.store.log(kind, stored.id)
+            ids[field] = None
+            if path.exists() and path.stat().st_size:
+                name = f"{stored.id}_{field.removesuffix('_file_id')}.jsonl"
+                with path.open("rb") as source:
+                    made = files_api.add(self.store, name, "batch_output", source, stored.owner, life_s)
+                ids[field] = made.id
+        return ids, _usage(self._log(OUTPUT, stored.id))
+
+
+def _new(body: BatchBody, file: Stored, owner: str | None) -> Stored:
+    batch_id, now = new_id("batch_"), int(time.time())
+    ends = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
+    shown = {
+        "id": batch_id, "object": "batch", "endpoint": body.endpoint, "errors": None, "model": None,
+        "input_file_id": file.id, "completion_window": body.completion_window, "status": "validating",
+        "output_file_id": None, "error_file_id": None, "created_at": now, "expires_at": now + WINDOW_S,
+        **{f"{end}_at": None for end in ends}, "metadata": body.metadata, "usage": None,
+        "request_counts": {"total": 0, "completed": 0, "failed": 0},
+    }  # fmt: skip
+    life = body.output_expires_after.seconds if body.output_expires_after else None
+    return Stored(id=batch_id, owner=owner, shown=shown, hidden={"output_life_s": life})
+
+
+def _open(store: ObjectStore) -> Iterator[Stored]:
+    """Batches to work on: cancelled ones first, since they are done at once, then the oldest."""
+    found = [s for s in reversed(store.all(KIND)) if s.shown["status"] in OPEN]
+    yield from sorted(found, key=lambda s: s.shown["status"] != "cancelling")
+
+
+# ---------------------------------------------------------------------- the input file
+
+
+def check(path: Path, endpoint: str) -> tuple[int, list[dict[str, Any]]]:
+    """How many requests the file holds, and what is wrong with its lines (the first faults)."""
+    faults: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    total = 0
+    for number, data in enumerate(_raw_lines(path), 1):
+        total += 1
+        if fault := _fault(data, endpoint, seen):
+            faults.append({**fault, "line": number})
+        if len(faults) >= FAULTS_SHOWN or total > LINES:
+            break
+    if total > LINES:
+        told = f"a batch has at most {LINES} requests"
+        faults.append({"code": "too_many_requests", "message": told, "param": None, "line": LINES + 1})
+    if not total:
+        told = "the file has no requests"
+        faults.append({"code": "empty_file", "message": told, "param": None, "line": None})
+    return total, faults
+
+
+def _fault(data: bytes, endpoint: str, seen: set[str]) -> dict[str, Any] | None:
+    try:
+        told = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return {"code": "invalid_json_line", "message": "this line is not JSON", "param": None}
+    if not isinstance(told, dict) or not isinstance(told.get("custom_id"), str):
+        return {"code": "invalid_request", "message": "custom_id is missing", "param": "custom_id"}
+    if told["custom_id"] in seen:
+        return {"code": "duplicate_custom_id", "message": "this custom_id came before", "param": "custom_id"}
+    seen.add(told["custom_id"])
+    if told.get("method") != "POST":
+        return {"code": "invalid_method", "message": "method is POST", "param": "method"}
+    if told.get("url") != endpoint:
+        return {"code": "mismatched_url", "message": f"url is the batch's: {endpoint}", "param": "url"}
+    if not isinstance(told.get("body"), dict):
+        return {"code": "invalid_request", "message": "body is a JSON object", "param": "body"}
+    return None
+
+
+def lines_of(path: Path) -> Iterator[Line]:
+    """The requests of a checked file, one at a time."""
+    for data in _raw_lines(path):
+        told = orjson.loads(data)
+        yield Line(told["custom_id"], told["body"])
+
+
+def _raw_lines(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        yield from (line for line in file if line.strip())
+
+
+def _cut_torn_end(path: Path) -> None:
+    """A kill may leave half a line; what is added next must not join it."""
+    with suppress(FileNotFoundError), path.open("rb+") as file:
+        size = file.seek(0, io.SEEK_END)
+        at = size
+        while at and not _ends_line(file, at):
+            at -= 1
+        if at != size:
+            file.truncate(at)
+
+
+def _ends_line(file: Any, at: int) -> bool:
+    file.seek(at - 1)
+    return bool(file.read(1) == b"\n")
+
+
+def _usage(records: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    """Tokens of all answers, whatever the route calls them."""
+    read = made = cached = 0
+    for record in records:
+        usage = (record["response"]["body"] or {}).get("usage") or {}
+        read += usage.get("prompt_tokens") or usage.get("input_tokens") or 0
+        made += usage.get("completion_tokens") or usage.get("output_tokens") or 0
+        details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
+        cached += details.get("cached_tokens") or 0
+    return {
+        "input_tokens": read, "input_tokens_details": {"cached_tokens": cached}, "output_tokens": made,
+        "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": read + made,
+    }  # fmt: skip

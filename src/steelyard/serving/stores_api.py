@@ -1,0 +1,41 @@
+"""The routes over stores and encoders, together: app.py takes them as one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from . import batches, embeddings, files_api, rerank
+from .batches import Batches
+from .object_store import ObjectStore, state_folder
+
+BODIES: dict[str, type[BaseModel]] = {**embeddings.BODIES, **rerank.BODIES, **batches.BODIES}
+
+
+class Stores:
+    """What outlives a request, and the work that goes on beside requests."""
+
+    def __init__(self, api: Any) -> None:
+        self.store = ObjectStore(state_folder(api.settings.name))
+        self.batches = Batches(api, self.store)
+
+    def begin(self, app: ASGIApp) -> None:
+        """Take up what an earlier process left. Call it once the service is the user's, not a candidate."""
+        self.batches.resume(app)
+
+    async def close(self) -> None:
+        await self.batches.close()
+
+
+def routes(api: Any) -> list[Route]:
+    """Routes of files, batches, tuning jobs, embeddings and reranking; `api.stores` is what they share."""
+    stores = api.stores = Stores(api)
+    return [
+        *files_api.routes(api, stores.store),
+        *stores.batches.routes(),
+        *embeddings.routes(api),
+        *rerank.routes(api),
+    ]
