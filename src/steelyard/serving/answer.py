@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+Top = list[tuple[int, float]]  # the likeliest ids at one place with their log-probabilities
+
 
 @dataclass(slots=True)
 class Piece:
@@ -17,6 +19,7 @@ class Piece:
     ids: list[int]
     logprobs: list[float]
     finish: str | None
+    tops: list[Top] | None = None  # the likeliest at each of `ids`, where asked for
 
 
 @dataclass(slots=True)
@@ -30,8 +33,18 @@ class Answer:
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish: str | None = None
+    tops: list[Top] = field(default_factory=list)
+    cached: int | None = None  # prompt tokens found in the prefix cache, where the engine tells
+    stopped_by: str | None = None  # the stop string that ended it
 
-    def push(self, ids: list[int], logprobs: list[float] | None, finish: str | None) -> Piece:
+    def push(
+        self,
+        ids: list[int],
+        logprobs: list[float] | None,
+        finish: str | None,
+        tops: list[Top] | None = None,
+        cached: int | None = None,
+    ) -> Piece:
         """Add what an event brought. After a stop string nothing more counts."""
         taken, out = 0, ""
         for token in ids:
@@ -46,15 +59,19 @@ class Answer:
         self.ids += ids[:taken]
         self.logprobs += kept
         self.text += out
-        return Piece(out, ids[:taken], kept, self.finish)
+        self.cached = self.cached if cached is None else cached
+        likeliest = tops[:taken] if tops else None
+        self.tops += likeliest or []
+        return Piece(out, ids[:taken], kept, self.finish, likeliest)
 
     def _token(self, token: int) -> str:
         return self._released(self.held + self.stream.push(token), final=False)
 
     def _released(self, text: str, final: bool) -> str:
         """The part of `text` that can be given out; the rest is held."""
-        cut = min((at for stop in self.stops if (at := text.find(stop)) >= 0), default=-1)
-        if cut >= 0:
+        found = [(at, stop) for stop in self.stops if (at := text.find(stop)) >= 0]
+        if found:
+            cut, self.stopped_by = min(found)
             self.finish, self.held = "stop", ""
             return text[:cut]
         keep = 0 if final else max((_overlap(text, stop) for stop in self.stops), default=0)

@@ -1,57 +1,118 @@
 """Bodies of OpenAI's requests: checked once by pydantic, then a plain `Job`.
 
-A known field that no engine here can honour is a 400 that says so; an unknown one is named in a header.
+A known field that the engine cannot honour is a 400 that says so; an unknown one is named in a header.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from .api import Api
 from .api_error import ApiError
+from .jobs import Constraint, Job
+
+# Foreign JSON is taken as it is: "1" is no number, and there is no infinity.
+OPEN = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
 
 class Part(BaseModel):
-    model_config = ConfigDict(extra="allow")
+    """One part of a message's content; only text is understood."""
+
+    model_config = OPEN
     type: str
     text: str | None = None
 
 
+class CalledFunction(BaseModel):
+    model_config = OPEN
+    name: str
+    arguments: str | None = Field(None, description="JSON of an object")
+
+
+class ToolCall(BaseModel):
+    model_config = OPEN
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class Message(BaseModel):
-    model_config = ConfigDict(extra="allow")
+    """One message of a chat. Further fields go to the template as they are."""
+
+    model_config = OPEN
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[Part] | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
 
 
 class StreamOptions(BaseModel):
-    include_usage: bool = False
+    model_config = OPEN
+    include_usage: bool | None = False
+    continuous_usage_stats: bool | None = False
+
+
+class JsonSchema(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True, populate_by_name=True)
+    name: str | None = None
+    description: str | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(BaseModel):
+    model_config = OPEN
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class StructuredOutputs(BaseModel):
+    """vLLM's: exactly one of these."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, populate_by_name=True)
+    json_: dict[str, Any] | str | None = Field(None, alias="json")
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
 
 
 class Sampling(BaseModel):
-    """What both generating routes take. OpenAI's ranges; `ignore_eos` and `top_k` are vLLM's."""
+    """What both generating routes take. OpenAI's ranges; the fields OpenAI does not have are vLLM's."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = OPEN
     model: str = "default"
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, ge=0)
+    min_tokens: int | None = Field(None, ge=0)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=-1)
     min_p: float | None = Field(None, ge=0, le=1)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    repetition_penalty: float | None = Field(None, gt=0)
+    repetition_penalty: float | None = Field(None, ge=0.01, le=100)
+    logit_bias: dict[str, float] | None = Field(None, description="Token id to -100..100")
     seed: int | None = None
     n: int | None = Field(None, ge=1, le=16)
     stop: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
     ignore_eos: bool | None = None
     return_token_ids: bool | None = None
+    response_format: ResponseFormat | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    structured_outputs: StructuredOutputs | None = None
+    service_tier: Literal["auto", "default", "flex", "priority"] | None = None
+    priority: int | None = Field(None, description="Lower is sooner, 0 is usual")
+    timeout: float | None = Field(None, gt=0, description="Seconds until the answer is of no use")
 
 
 class ChatBody(Sampling):
@@ -59,6 +120,10 @@ class ChatBody(Sampling):
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
 
 
 class CompletionBody(Sampling):
@@ -71,48 +136,37 @@ def _asked(*neutral: Any) -> Callable[[Any], bool]:
     return lambda value: value not in (None, False, "", [], {}, *neutral)
 
 
-# Known fields that ask for what the engine cannot do, each with the values that ask for nothing.
+# Known fields that ask for what no engine here can do, each with the values that ask for nothing.
 UNSUPPORTED: dict[str, Callable[[Any], bool]] = {
-    "tools": _asked(),
-    "tool_choice": _asked("none", "auto"),
-    "functions": _asked(),
+    "functions": _asked(),  # the form before `tools`
     "function_call": _asked("none", "auto"),
-    "response_format": _asked({"type": "text"}),
-    "logit_bias": _asked(),
-    "reasoning_effort": _asked("none"),
     "modalities": _asked(["text"]),
     "audio": _asked(),
     "prediction": _asked(),
     "web_search_options": _asked(),
+    "moderation": _asked(),
     "store": _asked(),
     "suffix": _asked(),
     "best_of": _asked(1),
     "use_beam_search": _asked(),
-    "min_tokens": _asked(0),
     "prompt_logprobs": _asked(),
-    "guided_json": _asked(),
-    "guided_regex": _asked(),
-    "guided_choice": _asked(),
-    "guided_grammar": _asked(),
-    "structured_outputs": _asked(),
-    "service_tier": _asked("auto", "default"),
+    "guided_whitespace_pattern": _asked(),
+    "prompt_cache_retention": _asked("in_memory", "in-memory"),
+    "chat_template": _asked(),
+    "documents": _asked(),
+    "echo": _asked(),
+    "add_generation_prompt": _asked(True),
+    "continue_final_message": _asked(),
+    "bad_words": _asked(),
+    "allowed_token_ids": _asked(),
+    "logits_processors": _asked(),
+    "truncate_prompt_tokens": _asked(),
 }
 # These ask nothing of an engine.
-HARMLESS = {"user", "metadata", "safety_identifier", "prompt_cache_key", "parallel_tool_calls", "verbosity"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """What to generate, in the server's own words. `top` None: no log-probabilities wanted."""
-
-    sampling: dict[str, Any]  # GenRequest's fields less ids, max_tokens and seed
-    seed: int
-    n: int
-    stops: tuple[str, ...]
-    stream: bool
-    include_usage: bool
-    top: int | None
-    token_ids: bool
+HARMLESS = {
+    "user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_options", "verbosity",
+    "parallel_tool_calls", "request_id", "cache_salt", "skip_special_tokens", "spaces_between_special_tokens",
+}  # fmt: skip
 
 
 def parse(kind: type[BaseModel], data: bytes) -> Any:
@@ -120,51 +174,95 @@ def parse(kind: type[BaseModel], data: bytes) -> Any:
     try:
         return kind.model_validate_json(data)
     except ValidationError as e:
-        first = e.errors(include_input=False, include_url=False)[0]
+        first = e.errors(include_input=False, include_url=False, include_context=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or None
         raise ApiError(400, f"{field or 'body'}: {first['msg']}", param=field) from None
 
 
-def ignored(body: BaseModel) -> list[str]:
-    """Names of unknown fields. Raises ApiError 400 for a known one that cannot be honoured."""
+def refuse(body: BaseModel, fields: Mapping[str, Callable[[Any], bool]]) -> None:
+    """Raises ApiError 400 for a field that asks for what cannot be done."""
     extra = body.model_extra or {}
-    for field, asks in UNSUPPORTED.items():
+    for field, asks in fields.items():
         if field in extra and asks(extra[field]):
-            raise ApiError(
-                400, f"this engine does not support {field}", param=field, code="unsupported_parameter"
-            )
-    unknown = (name for name in extra if name not in UNSUPPORTED and name not in HARMLESS)
-    return sorted(name for name in unknown if name.isascii() and name.isidentifier())  # fit for a header
+            raise ApiError(400, f"{field} is not supported here", param=field, code="unsupported_parameter")
 
 
-def job(body: Sampling, top: int | None, eos_ids: tuple[int, ...]) -> Job:
-    """Raises ApiError for combinations that have no answer."""
+def ignored(
+    body: BaseModel,
+    unsupported: Mapping[str, Callable[[Any], bool]] = UNSUPPORTED,
+    harmless: set[str] | frozenset[str] = frozenset(HARMLESS),
+) -> dict[str, str]:
+    """The header that names unknown fields. Raises ApiError 400 for a known one that cannot be honoured."""
+    refuse(body, unsupported)
+    unknown = (name for name in body.model_extra or {} if name not in unsupported and name not in harmless)
+    fit = sorted(name for name in unknown if name.isascii() and name.isidentifier())
+    return {"x-steelyard-ignored": ", ".join(fit)[:1000]} if fit else {}
+
+
+def job(api: Api, body: Sampling, top: int | None, constraint: Constraint | None = None) -> Job:
+    """Raises ApiError for what this engine cannot do, and for combinations that have no answer."""
     stops = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
-    if body.stream and top:
-        raise ApiError(400, "the likeliest tokens are not available in a stream; leave `stream` out",
+    options = body.stream_options
+    if options and options.continuous_usage_stats:
+        raise cannot("continuous_usage_stats")
+    second_pass = bool(top) and not api.capability.top_logprobs
+    if second_pass and (body.stream or not api.capability.prompt_logprobs):
+        raise ApiError(400, "this engine has no likeliest tokens in a stream; leave `stream` out",
                        param="top_logprobs", code="unsupported_parameter")  # fmt: skip
-    temperature = 1.0 if body.temperature is None else body.temperature
     return Job(
         sampling={
-            # Below this the engine's soft-max overflows; the likeliest token is what was meant.
-            "temperature": temperature if temperature >= 1e-3 else 0.0,
-            "top_p": body.top_p or 1.0,
-            "top_k": max(body.top_k or 0, 0),
-            "min_p": body.min_p or 0.0,
-            "presence_penalty": body.presence_penalty or 0.0,
-            "frequency_penalty": body.frequency_penalty or 0.0,
-            "repetition_penalty": body.repetition_penalty or 1.0,
-            "stop_ids": tuple(sorted({*(() if body.ignore_eos else eos_ids), *(body.stop_token_ids or ())})),
+            **_sampling(api, body),
             "logprobs": top is not None,
+            "top": 0 if second_pass else top or 0,
+            "grammar": constraint,
+            "adapter": api.adapter_of(body.model),
         },
         seed=secrets.randbelow(2**31) if body.seed is None else body.seed % 2**31,
         n=body.n or 1,
         stops=tuple(s for s in stops if s),
         stream=bool(body.stream),
-        include_usage=bool(body.stream_options and body.stream_options.include_usage),
+        include_usage=bool(options and options.include_usage),
         top=top,
         token_ids=bool(body.return_token_ids),
+        second_pass=second_pass,
     )
+
+
+def cannot(field: str, why: str = "") -> ApiError:
+    words = f"this engine does not support {field}" + (f": {why}" if why else "")
+    return ApiError(400, words, param=field, code="unsupported_parameter")
+
+
+def _sampling(api: Api, body: Sampling) -> dict[str, Any]:
+    temperature = 1.0 if body.temperature is None else body.temperature
+    api.check_ids(body.stop_token_ids or [], "stop_token_ids")
+    if body.min_tokens and not api.capability.min_tokens:
+        raise cannot("min_tokens")
+    eos = () if body.ignore_eos else api.tokenizer.eos_ids
+    return {
+        # Below this the engine's soft-max overflows; the likeliest token is what was meant.
+        "temperature": temperature if temperature >= 1e-3 else 0.0,
+        "top_p": max(body.top_p or 1.0, 1e-6),  # float32 knows no smaller ones
+        "top_k": min(max(body.top_k or 0, 0), api.tokenizer.vocab_size),
+        "min_p": body.min_p or 0.0,
+        "presence_penalty": body.presence_penalty or 0.0,
+        "frequency_penalty": body.frequency_penalty or 0.0,
+        "repetition_penalty": body.repetition_penalty or 1.0,
+        "min_tokens": min(body.min_tokens or 0, api.served.max_model_len),
+        "stop_ids": tuple(sorted({*eos, *(body.stop_token_ids or ())})),
+        "logit_bias": _logit_bias(api, body.logit_bias or {}),
+    }
+
+
+def _logit_bias(api: Api, asked: dict[str, float]) -> tuple[tuple[int, float], ...]:
+    if asked and not api.capability.logit_bias:
+        raise cannot("logit_bias")
+    wrong = next((key for key in asked if not (key.isascii() and key.isdigit() and len(key) < 10)), None)
+    if wrong is not None or any(abs(value) > 100 for value in asked.values()):
+        raise ApiError(400, "logit_bias maps token ids to values from -100 to 100", param="logit_bias")
+    bias = {int(key): value for key, value in asked.items()}
+    api.check_ids(list(bias), "logit_bias")
+    return tuple(sorted(bias.items()))
 
 
 def plain_messages(messages: list[Message]) -> list[dict[str, Any]]:
@@ -181,4 +279,9 @@ def _plain(message: Message) -> dict[str, Any]:
         content = "\n".join(part.text or "" for part in content)
     if content is None and role != "assistant":
         raise ApiError(400, f"a {role} message needs content", param="messages")
-    return {"role": role, "content": content or "", **(message.model_extra or {})}
+    told = {"role": role, "content": content or "", **(message.model_extra or {})}
+    if message.tool_calls:
+        told["tool_calls"] = [call.model_dump(exclude_none=True) for call in message.tool_calls]
+    if message.tool_call_id is not None:
+        told["tool_call_id"] = message.tool_call_id
+    return told

@@ -12,10 +12,10 @@ from typing import Any
 from ..model import Tokenizer
 from .answer import Answer, Piece
 from .api_error import ApiError
-from .bodies import Job
 from .engine_process import EngineLost, EngineProcess
 from .engines import CAPABILITIES, Capability, Scores
 from .guard import Caller
+from .jobs import Job
 from .measures import Measures
 
 FRESH_S = 30.0  # /health vouches for a token this young
@@ -110,7 +110,11 @@ class Served:
                 now = time.perf_counter()
                 (self.measures.inter_token if answer.ids else self.measures.ttft).observe(now - last)
                 last = now
-                yield index, answer, answer.push(event.ids, event.logprobs, event.finish)
+                yield (
+                    index,
+                    answer,
+                    answer.push(event.ids, event.logprobs, event.finish, event.tops, event.cached),
+                )
                 if answer.finish:
                     break
         self.measures.e2e.observe(time.perf_counter() - began)

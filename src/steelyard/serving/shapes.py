@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..model import Tokenizer
-from .answer import Answer, Piece
-
-Top = list[tuple[int, float]]  # the likeliest ids at one place
+from .answer import Answer, Piece, Top
+from .parts import CallBegun, CallMore, Part, Reader, Said, Thought, reader
+from .tools import Tools
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,40 +27,116 @@ class Shape(Protocol):
     prefix: str
 
     def whole(self, index: int, text: str, scored: Scored | None, finish: str | None) -> dict[str, Any]: ...
-    def chunk(self, index: int, piece: Piece, first: bool, scored: Scored | None) -> dict[str, Any]: ...
+    def chunks(
+        self, index: int, piece: Piece, first: bool, scored: Scored | None
+    ) -> list[dict[str, Any]]: ...
 
 
 class Chat:
     object, chunk_object, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl-"
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, tools: Tools | None = None) -> None:
+        self.tokenizer, self.tools = tokenizer, tools or Tools()
+        self.readers: dict[int, Reader | None] = {}
+
+    def _reader(self) -> Reader | None:
+        return reader(self.tools, self.tokenizer.template_text or "")
 
     def whole(self, index: int, text: str, scored: Scored | None, finish: str | None) -> dict[str, Any]:
-        message = {"role": "assistant", "content": text, "refusal": None}
         told = self._logprobs(scored) if scored else None
+        read = self._reader()
+        message = message_of([*read.push(text), *read.end()] if read else [Said(text)])
+        finish = finish_of(read, finish)
         return {"index": index, "message": message, "logprobs": told, "finish_reason": finish}
 
-    def chunk(self, index: int, piece: Piece, first: bool, scored: Scored | None) -> dict[str, Any]:
-        delta = {"role": "assistant", "content": piece.text} if first else {"content": piece.text}
+    def chunks(self, index: int, piece: Piece, first: bool, scored: Scored | None) -> list[dict[str, Any]]:
         told = self._logprobs(scored) if scored else None
-        return {"index": index, "delta": delta, "logprobs": told, "finish_reason": None}
-
-    def last(self, index: int, finish: str) -> dict[str, Any]:
-        return {"index": index, "delta": {}, "logprobs": None, "finish_reason": finish}
+        if first:
+            self.readers[index] = self._reader()
+        read = self.readers[index]
+        deltas: list[dict[str, Any]] = (
+            [{"content": piece.text}] if read is None and (piece.text or first or told) else []
+        )
+        if read is not None:
+            parts = read.push(piece.text) + (read.end() if piece.finish else [])
+            deltas = [delta_of(part) for part in parts] or ([{"content": ""}] if first or told else [])
+        if first:
+            deltas[0] = {"role": "assistant", **deltas[0]}
+        made: list[dict[str, Any]] = [
+            {"index": index, "delta": d, "logprobs": None, "finish_reason": None} for d in deltas
+        ]
+        if told:
+            made[0]["logprobs"] = told
+        if piece.finish:
+            finish = finish_of(read, piece.finish)
+            made.append({"index": index, "delta": {}, "logprobs": None, "finish_reason": finish})
+        return made
 
     def _logprobs(self, scored: Scored) -> dict[str, Any]:
-        content = []
-        for place, token in enumerate(scored.ids):
-            entry = self._entry(token, scored.logprobs[place])
-            tops = scored.tops[place] if scored.tops else []
-            entry["top_logprobs"] = [self._entry(t, value) for t, value in tops or []]
-            content.append(entry)
-        return {"content": content, "refusal": None}
+        return {"content": token_logprobs(self.tokenizer, scored), "refusal": None}
 
-    def _entry(self, token: int, logprob: float | None) -> dict[str, Any]:
-        text = self.tokenizer.decode([token], skip_special=False)
-        return {"token": text, "logprob": logprob, "bytes": list(self.tokenizer.token_bytes(token))}
+
+def finish_of(read: Reader | None, finish: str | None) -> str | None:
+    return "tool_calls" if read and read.made and finish == "stop" else finish
+
+
+def message_of(parts: Iterable[Part]) -> dict[str, Any]:
+    """An assistant's message: `content` is null where calls are all there is."""
+    said, thought, calls = gathered(parts)
+    message: dict[str, Any] = {"role": "assistant", "content": said, "refusal": None}
+    if thought:
+        message["reasoning_content"] = thought
+    if calls:
+        message["content"] = said or None
+        message["tool_calls"] = [_call(id, name, arguments) for id, name, arguments in calls]
+    return message
+
+
+def gathered(parts: Iterable[Part]) -> tuple[str, str, list[tuple[str, str, str]]]:
+    """Text, reasoning, and calls as (id, name, arguments)."""
+    said, thought = "", ""
+    calls: list[tuple[str, str, str]] = []
+    for part in parts:
+        if isinstance(part, Said):
+            said += part.text
+        elif isinstance(part, Thought):
+            thought += part.text
+        elif isinstance(part, CallBegun):
+            calls.append((part.id, part.name, ""))
+        else:
+            id, name, arguments = calls[-1]
+            calls[-1] = (id, name, arguments + part.text)
+    return said, thought, calls
+
+
+def _call(id: str, name: str, arguments: str) -> dict[str, Any]:
+    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def delta_of(part: Part) -> dict[str, Any]:
+    if isinstance(part, Said):
+        return {"content": part.text}
+    if isinstance(part, Thought):
+        return {"reasoning_content": part.text}
+    if isinstance(part, CallMore):
+        return {"tool_calls": [{"index": part.index, "function": {"arguments": part.text}}]}
+    return {"tool_calls": [{"index": part.index, **_call(part.id, part.name, "")}]}
+
+
+def token_logprobs(tokenizer: Tokenizer, scored: Scored) -> list[dict[str, Any]]:
+    """OpenAI's list of {token, logprob, bytes, top_logprobs}."""
+    content = []
+    for place, token in enumerate(scored.ids):
+        entry = _entry(tokenizer, token, scored.logprobs[place])
+        tops = scored.tops[place] if scored.tops else []
+        entry["top_logprobs"] = [_entry(tokenizer, t, value) for t, value in tops or []]
+        content.append(entry)
+    return content
+
+
+def _entry(tokenizer: Tokenizer, token: int, logprob: float | None) -> dict[str, Any]:
+    text = tokenizer.decode([token], skip_special=False)
+    return {"token": text, "logprob": logprob, "bytes": list(tokenizer.token_bytes(token))}
 
 
 class Completion:
@@ -67,20 +144,27 @@ class Completion:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
+        self.made: dict[int, int] = {}  # characters of each answer's tokens so far
 
     def whole(self, index: int, text: str, scored: Scored | None, finish: str | None) -> dict[str, Any]:
-        told = self._logprobs(scored) if scored else None
+        told = self._logprobs(scored, 0) if scored else None
         return {"index": index, "text": text, "logprobs": told, "finish_reason": finish}
 
-    def chunk(self, index: int, piece: Piece, first: bool, scored: Scored | None) -> dict[str, Any]:
-        return self.whole(index, piece.text, scored, None)
+    def chunks(self, index: int, piece: Piece, first: bool, scored: Scored | None) -> list[dict[str, Any]]:
+        told = None
+        if scored:
+            told = self._logprobs(scored, self.made.get(index, 0))
+            self.made[index] = self.made.get(index, 0) + sum(map(len, told["tokens"]))
+        made = [{"index": index, "text": piece.text, "logprobs": told, "finish_reason": None}]
+        if not (piece.text or first or told):
+            made = []
+        if piece.finish:
+            made.append({"index": index, "text": "", "logprobs": None, "finish_reason": piece.finish})
+        return made
 
-    def last(self, index: int, finish: str) -> dict[str, Any]:
-        return self.whole(index, "", None, finish)
-
-    def _logprobs(self, scored: Scored) -> dict[str, Any]:
+    def _logprobs(self, scored: Scored, at: int) -> dict[str, Any]:
         tokens = [self._text(token) for token in scored.ids]
-        offsets, at = [], 0
+        offsets = []
         for token in tokens:
             offsets.append(at)
             at += len(token)
@@ -100,4 +184,5 @@ class Completion:
 
 
 def generated(piece: Piece | Answer) -> Scored:
-    return Scored(piece.ids, list(piece.logprobs), [])
+    """As the engine told it."""
+    return Scored(piece.ids, list(piece.logprobs), list(piece.tops or []))

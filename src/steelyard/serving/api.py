@@ -1,0 +1,103 @@
+"""What the groups of routes share: the served model, its names, and what it can do."""
+
+from __future__ import annotations
+
+import itertools
+import time
+import uuid
+from typing import Any
+
+from starlette.requests import Request
+
+from .api_error import ApiError
+from .engine_process import EngineLost
+from .engines import Capability
+from .generation import Served
+from .guard import Caller
+from .settings import ServeSettings
+
+
+class Api:
+    """One served model as its routes see it."""
+
+    def __init__(self, served: Served, settings: ServeSettings, version: str) -> None:
+        self.served, self.settings, self.version = served, settings, version
+        self.tokenizer = served.tokenizer
+        self.created = int(time.time())
+        self.fingerprint = settings.fingerprint
+        self._serial = itertools.count(1)
+        self._run = uuid.uuid4().hex[:12]
+
+    @property
+    def capability(self) -> Capability:
+        return self.served.capability
+
+    def caller(
+        self, request: Request, tier: str | None = None, priority: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Caller:  # fmt: skip
+        """Who asks, as the guard found, and how urgently, as the body says."""
+        found = request.scope.get("state", {}).get("caller") or Caller()
+        return found.asking(tier=tier, priority=priority, timeout_s=timeout_s)
+
+    # ------------------------------------------------------------------ names
+
+    def cards(self) -> list[dict[str, Any]]:
+        """The model, then each adapter as `NAME:ADAPTER`."""
+        own = self.settings.name
+        return [self._card(own), *(self._card(f"{own}:{name}", own) for name in self.served.adapters)]
+
+    def card(self, name: str) -> dict[str, Any]:
+        """Raises ApiError 404."""
+        adapter = self.adapter_of(name)
+        own = self.settings.name
+        return self._card(own) if adapter is None else self._card(f"{own}:{adapter}", own)
+
+    def _card(self, name: str, parent: str | None = None) -> dict[str, Any]:
+        return {
+            "id": name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "steelyard",
+            "root": self.settings.name,
+            "parent": parent,
+            "max_model_len": self.served.max_model_len,
+        }
+
+    def adapter_of(self, name: str) -> str | None:
+        """The adapter that a model's name asks for. Raises ApiError 404 for a name unknown here."""
+        own = self.settings.name
+        if name in ("default", own):
+            return None
+        base, _, adapter = name.rpartition(":")
+        if base in ("default", own) and adapter in self.served.adapters:
+            return adapter
+        if name in self.served.adapters:
+            return name
+        known = ", ".join(repr(card["id"]) for card in self.cards())
+        raise ApiError(404, f"there is no model {name!r}; here is {known}", "model", "model_not_found")
+
+    # ------------------------------------------------------------------ checks
+
+    def check_ids(self, ids: list[int], param: str = "prompt") -> None:
+        if ids and not (min(ids) >= 0 and max(ids) < self.tokenizer.vocab_size):
+            raise ApiError(400, f"token ids run from 0 to {self.tokenizer.vocab_size - 1}", param=param)
+
+    def check_ready(self) -> None:
+        """Raises EngineLost while the engine loads or starts again."""
+        if self.served.engine.state != "ready":
+            raise EngineLost(f"the engine is {self.served.engine.state}")
+
+    # ------------------------------------------------------------------ answers
+
+    def new_id(self, prefix: str) -> str:
+        return f"{prefix}{self._run}{next(self._serial):x}"
+
+    def envelope(self, kind: str, prefix: str) -> dict[str, Any]:
+        return {
+            "id": self.new_id(prefix),
+            "object": kind,
+            "created": int(time.time()),
+            "model": self.settings.name,
+            "system_fingerprint": self.fingerprint,
+        }

@@ -1,0 +1,84 @@
+"""What an answer must look like: of `response_format`, vLLM's `guided_*` and `structured_outputs`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from .api_error import ApiError
+from .bodies import Sampling
+from .engines import Capability
+from .jobs import Constraint
+
+ANY_OBJECT: Constraint = ("json_schema", '{"type": "object"}')
+GRAMMAR_LIMIT = 64 * 1024  # characters; a larger one takes the engine seconds to compile
+
+
+def constraint_of(body: Sampling, capability: Capability) -> Constraint | None:
+    """Raises ApiError 400 where two are asked for, or one that the engine cannot hold."""
+    found = [(field, made) for field, made in _asked(body) if made]
+    if len(found) > 1:
+        raise ApiError(400, f"{found[0][0]} and {found[1][0]} exclude each other", param=found[1][0])
+    return check(found[0][1], capability, found[0][0]) if found else None
+
+
+def check(constraint: Constraint, capability: Capability, field: str) -> Constraint:
+    """Raises ApiError 400 where the engine cannot hold it."""
+    if constraint[0] not in capability.grammar:
+        raise ApiError(
+            400, f"this engine does not support {field} ({constraint[0]})", field, "unsupported_parameter"
+        )
+    if len(constraint[1]) > GRAMMAR_LIMIT:
+        raise ApiError(400, f"{field} is longer than {GRAMMAR_LIMIT} characters", field)
+    return constraint
+
+
+def _asked(body: Sampling) -> list[tuple[str, Constraint | None]]:
+    so = body.structured_outputs
+    asked = [
+        ("response_format", _response_format(body)),
+        ("guided_json", _schema(body.guided_json, "guided_json")),
+        ("guided_regex", ("regex", body.guided_regex) if body.guided_regex else None),
+        ("guided_choice", one_of(body.guided_choice)),
+        ("guided_grammar", ("ebnf", body.guided_grammar) if body.guided_grammar else None),
+    ]
+    if so:
+        asked += [
+            ("structured_outputs.json", _schema(so.json_, "structured_outputs.json")),
+            ("structured_outputs.regex", ("regex", so.regex) if so.regex else None),
+            ("structured_outputs.choice", one_of(so.choice)),
+            ("structured_outputs.grammar", ("ebnf", so.grammar) if so.grammar else None),
+            ("structured_outputs.json_object", ANY_OBJECT if so.json_object else None),
+        ]
+    return asked
+
+
+def _response_format(body: Sampling) -> Constraint | None:
+    asked = body.response_format
+    if asked is None or asked.type == "text":
+        return None
+    if asked.type == "json_object":
+        return ANY_OBJECT
+    if asked.json_schema is None or asked.json_schema.schema_ is None:
+        raise ApiError(400, "response_format json_schema needs json_schema.schema", "response_format")
+    return _schema(asked.json_schema.schema_, "response_format")
+
+
+def _schema(asked: dict[str, Any] | str | None, field: str) -> Constraint | None:
+    if asked is None:
+        return None
+    if isinstance(asked, str):
+        try:
+            asked = json.loads(asked)
+        except (ValueError, RecursionError):
+            raise ApiError(400, f"{field} is no JSON", field) from None
+    if not isinstance(asked, dict):
+        raise ApiError(400, f"{field} is a JSON schema: an object", field)
+    return "json_schema", json.dumps(asked)
+
+
+def one_of(choices: list[str] | None) -> Constraint | None:
+    """One of these texts, as a grammar."""
+    if not choices:
+        return None
+    return "ebnf", "root ::= " + " | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)

@@ -1,0 +1,294 @@
+"""What a model wrote, in parts: said, thought, called. Streams and whole answers are read alike.
+
+Three dialects of calls are read: Hermes' (`<tool_call>` around JSON; Qwen and most others), Llama 3's (bare
+JSON with `parameters`) and Mistral's (a JSON list). Under a grammar the whole answer is JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import string
+from dataclasses import dataclass
+from typing import Any
+
+from .tools import Tools, dialect
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """Reasoning before the answer."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallBegun:
+    index: int
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallMore:
+    """A piece of the JSON of a call's arguments."""
+
+    index: int
+    text: str
+
+
+Part = Said | Thought | CallBegun | CallMore
+
+
+class Reader:
+    """Turns the text of one answer, piece by piece, into parts. This one: all is said."""
+
+    def __init__(self, tools: Tools | None = None, kind: str = "hermes") -> None:
+        self.tools, self.kind = tools or Tools(), kind
+        self.calls = 0
+
+    @property
+    def made(self) -> int:
+        """Calls so far."""
+        return self.calls
+
+    def push(self, text: str) -> list[Part]:
+        return [Said(text)] if text else []
+
+    def end(self) -> list[Part]:
+        return []
+
+    def _call(self, name: str, arguments: str) -> list[Part]:
+        return [self._begun(name), CallMore(self.calls - 1, arguments)]
+
+    def _begun(self, name: str) -> CallBegun:
+        self.calls += 1
+        return CallBegun(self.calls - 1, call_id(self.kind), name)
+
+    def _read(self, made: Any) -> list[Part] | None:
+        """A call from {"name", "arguments" or "parameters"}; None where it is none."""
+        if not isinstance(made, dict) or made.get("name") not in self.tools.allowed:
+            return None
+        arguments = made.get("arguments", made.get("parameters", {}))
+        told = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        return self._call(made["name"], told)
+
+
+class Named(Reader):
+    """Under the grammar of one function's arguments: all that comes is its JSON."""
+
+    def push(self, text: str) -> list[Part]:
+        if not text:
+            return []
+        begun: list[Part] = [] if self.calls else [self._begun(next(iter(self.tools.allowed)))]
+        return [*begun, CallMore(0, text)]
+
+
+class Listed(Reader):
+    """Under the grammar of a list of calls: each is given out when it is whole."""
+
+    def __init__(self, tools: Tools, kind: str) -> None:
+        super().__init__(tools, kind)
+        self.held = ""
+
+    def push(self, text: str) -> list[Part]:
+        self.held += text
+        out: list[Part] = []
+        while (start := self.held.find("{")) >= 0:
+            made, end = _decoded(self.held, start)
+            if end < 0:
+                break
+            out += self._read(made) or []
+            self.held = self.held[end:]
+        return out
+
+    def end(self) -> list[Part]:
+        """A call that was cut off: its name, and its arguments as far as they came."""
+        cut = re.match(r'[\s,\[]*\{\s*"name"\s*:\s*"([^"]+)"\s*,\s*"arguments"\s*:\s*', self.held)
+        return self._call(cut[1], self.held[cut.end() :]) if cut and cut[1] in self.tools.allowed else []
+
+
+class Tagged(Reader):
+    """Hermes: text, and JSON between <tool_call> and </tool_call>."""
+
+    OPEN, CLOSE = "<tool_call>", "</tool_call>"
+
+    def __init__(self, tools: Tools, kind: str) -> None:
+        super().__init__(tools, kind)
+        self.held, self.inside = "", False
+
+    def push(self, text: str) -> list[Part]:
+        self.held += text
+        out: list[Part] = []
+        while (at := self.held.find(self.CLOSE if self.inside else self.OPEN)) >= 0:
+            before, tag = self.held[:at], self.CLOSE if self.inside else self.OPEN
+            self.held = self.held[at + len(tag) :]
+            out += self._inside(before, tag) if self.inside else self._said(before.rstrip())
+            self.inside = not self.inside
+        if not self.inside:
+            # Text that may be the beginning of a tag waits, and white space before one goes with it.
+            keep = _beginning(self.held, self.OPEN)
+            shown = self.held[: len(self.held) - keep].rstrip()
+            out += self._said(shown)
+            self.held = self.held[len(shown) :]
+        return out
+
+    def end(self) -> list[Part]:
+        if not self.inside:
+            return self._said(self.held)
+        return self._inside(self.held, "")
+
+    def _said(self, text: str) -> list[Part]:
+        if self.calls and not text.strip():
+            return []  # between calls
+        return [Said(text)] if text else []
+
+    def _inside(self, text: str, tag: str) -> list[Part]:
+        """A call; what is none is told as the model wrote it."""
+        made, _ = _decoded(text, max(text.find("{"), 0))
+        if (call := self._read(made)) and (self.tools.parallel or self.calls == 1):
+            return call
+        return [] if call else [Said(self.OPEN + text + tag)]
+
+
+class Bare(Reader):
+    """Llama 3 and Mistral: an answer that is JSON from its first character is calls, any other is text."""
+
+    def __init__(self, tools: Tools, kind: str) -> None:
+        super().__init__(tools, kind)
+        self.held: str | None = ""
+
+    def push(self, text: str) -> list[Part]:
+        if self.held is None:
+            return super().push(text)
+        self.held += text
+        if not self.held.strip() or self.held.lstrip()[0] in "{[<":
+            return []
+        said, self.held = self.held, None
+        return super().push(said)
+
+    def end(self) -> list[Part]:
+        if not self.held:
+            return []
+        text = self.held.strip().removeprefix("[TOOL_CALLS]").removeprefix("<|python_tag|>")
+        found: list[Part] = []
+        for made in _objects_in(text):
+            if not (call := self._read(made)):
+                return [Said(self.held)]
+            found += call if self.tools.parallel or self.calls == 1 else []
+        return found or [Said(self.held)]
+
+
+class Thinking(Reader):
+    """Reasoning between <think> and </think> first, then what `inner` reads."""
+
+    OPEN, CLOSE = "<think>", "</think>"
+
+    def __init__(self, inner: Reader, begun: bool) -> None:
+        super().__init__()
+        self.inner = inner
+        self.held, self.state = "", "thinking" if begun else "before"
+
+    @property
+    def made(self) -> int:
+        return self.inner.made
+
+    def push(self, text: str) -> list[Part]:
+        if self.state == "after":
+            return self.inner.push(text)
+        self.held += text
+        if self.state == "before" and not self._opened():
+            return []
+        if self.state == "after":
+            held, self.held = self.held, ""
+            return self.inner.push(held)
+        if (at := self.held.find(self.CLOSE)) >= 0:
+            thought, rest = self.held[:at].rstrip("\n"), self.held[at + len(self.CLOSE) :]
+            self.state, self.held = "gap", rest
+            return [*self._thought(thought), *self._answer()]
+        if self.state == "gap":
+            return self._answer()
+        keep = _beginning(self.held, self.CLOSE)
+        shown = self.held[: len(self.held) - keep].rstrip("\n")
+        self.held = self.held[len(shown) :]
+        return self._thought(shown)
+
+    def _opened(self) -> bool:
+        """True once it is clear whether the answer begins with thinking."""
+        start = self.held.lstrip()
+        if start.startswith(self.OPEN):
+            self.held, self.state = start[len(self.OPEN) :].lstrip("\n"), "thinking"
+        elif start and not self.OPEN.startswith(start):
+            self.state = "after"
+        return self.state != "before"
+
+    def _thought(self, text: str) -> list[Part]:
+        return [Thought(text)] if text else []
+
+    def _answer(self) -> list[Part]:
+        """Line ends between the thinking and the answer belong to neither."""
+        if rest := self.held.lstrip("\n"):
+            self.state, self.held = "after", ""
+            return self.inner.push(rest)
+        return []
+
+    def end(self) -> list[Part]:
+        if self.state == "after":
+            return self.inner.end()
+        if self.state == "thinking":
+            return self._thought(self.held)
+        return [*self.inner.push(self.held), *self.inner.end()]
+
+
+def reader(tools: Tools, template: str) -> Reader | None:
+    """For one answer; None where its text is all there is to it."""
+    kind = dialect(template)
+    if tools.mode == "named":
+        return Named(tools, kind)
+    if tools.mode == "required":
+        return Listed(tools, kind)
+    inner = None
+    if tools.mode == "auto":
+        inner = (Tagged if kind == "hermes" else Bare)(tools, kind)
+    if "<think>" in template or "</think>" in template:
+        return Thinking(inner or Reader(), begun=False)
+    return inner
+
+
+def call_id(kind: str) -> str:
+    """Mistral's templates take ids of exactly nine letters and digits."""
+    if kind == "mistral":
+        return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(9))
+    return f"call_{secrets.token_hex(12)}"
+
+
+def _decoded(text: str, start: int) -> tuple[Any, int]:
+    """The JSON value that begins at `start` and where it ends; -1 where it is not whole."""
+    try:
+        return json.JSONDecoder(strict=False).raw_decode(text, start)
+    except (ValueError, RecursionError):
+        return None, -1
+
+
+def _objects_in(text: str) -> list[Any]:
+    """JSON values one after another, between them `;` or white space; a list counts as its items."""
+    found: list[Any] = []
+    at = 0
+    while at < len(text):
+        value, end = _decoded(text, at)
+        if end < 0:
+            return [*found, None]
+        found += value if isinstance(value, list) else [value]
+        at = end + len(text[end:]) - len(text[end:].lstrip("; \n\t"))
+    return found
+
+
+def _beginning(text: str, tag: str) -> int:
+    """Length of the longest beginning of `tag` that `text` ends with."""
+    return next((n for n in range(min(len(tag) - 1, len(text)), 0, -1) if text.endswith(tag[:n])), 0)
