@@ -4,6 +4,7 @@ from .constants import Constants
 from .facts import DataFacts, Fill
 from .fill import fill
 from .fitting import fit, leave_sources_out
+from .forms import FORMS, Form, form_order, loss_source, nominal_speed, quality_loss
 from .local import Local, check_limits, explain, learnt, predict
 from .results import Prediction, Scores, predict_results, score_results
 from .search import Plan, Plans, Request, plan, within_limits
@@ -11,9 +12,11 @@ from .shapes import named_shape, shape_of
 from .whole import plan_recipe, request_of
 
 __all__ = [
+    "FORMS",
     "Constants",
     "DataFacts",
     "Fill",
+    "Form",
     "Local",
     "Plan",
     "Plans",
@@ -24,13 +27,17 @@ __all__ = [
     "explain",
     "fill",
     "fit",
+    "form_order",
     "learnt",
     "leave_sources_out",
+    "loss_source",
     "named_shape",
+    "nominal_speed",
     "plan",
     "plan_recipe",
     "predict",
     "predict_results",
+    "quality_loss",
     "request_of",
     "score_results",
     "shape_of",

@@ -16,8 +16,8 @@ from steelyard.shape import Shape
 
 from .facts import DataFacts, Fill
 from .footprint import training_bytes
+from .forms import BF16_ISA, FORMS, form_order, why_first
 
-BF16_ISA = {"avx512_bf16", "amx_bf16", "bf16"}
 MICRO_TOKENS = (
     1024  # GEMMs reach their full rate on a few cores from some 500 rows on; more only takes memory
 )
@@ -30,14 +30,19 @@ ONE_USER = {"users": 1, "prompt_tokens": 128, "output_tokens": 64}
 PREFILL_TOKENS = 2048  # of one engine step; engines.md section 3
 
 
-def fill(recipe: Recipe, shape: Shape, machine: Machine, facts: DataFacts) -> Fill:
-    """Every setting of every step, resolved; what the recipe says is kept as it stands."""
+def fill(recipe: Recipe, shape: Shape, machine: Machine, facts: DataFacts, form: str | None = None) -> Fill:
+    """Every setting of every step, resolved; what the recipe says is kept as it stands.
+
+    `form` is the served form, by default the first of `form_order`.
+    """
     origins: dict[str, str] = {}
     stages = [
         _stage(f"train.{i}", stage, recipe, shape, machine, facts, origins)
         for i, stage in enumerate(recipe.train)
     ]
-    form = _form(recipe, shape, machine, origins)
+    order = form_order(recipe, shape, machine, facts)
+    origins["compress.weights"] = _form_origin(recipe, shape, machine, order, form)
+    form = form or order[0]
     settings = {
         "clean": {},  # nothing in it depends on the machine
         "train": stages,
@@ -167,13 +172,13 @@ def _grad_accum(known: Mapping[str, Any], facts: DataFacts) -> int:
     return int(min(8, max(1, steps // (4 * UPDATES_WANTED))))
 
 
-def _form(recipe: Recipe, shape: Shape, machine: Machine, origins: dict[str, str]) -> str:
-    """BF16 where the CPU multiplies it, INT8 otherwise or where the weights would fill the memory."""
-    asked = None if recipe.compress.weights == "auto" else recipe.compress.weights
-    tight = shape.weight_bytes("bf16") > 0.4 * machine.memory_bytes
-    fast = bool(BF16_ISA & set(machine.isa))
-    why = "memory" if tight else "this instruction set" if fast else "no BF16 instructions"
-    return _Choice("compress", origins)("weights", asked, "int8" if tight or not fast else "bf16", why)
+def _form_origin(
+    recipe: Recipe, shape: Shape, machine: Machine, order: tuple[str, ...], form: str | None
+) -> str:
+    if form in order[1:]:
+        return f"gate: {', '.join(order[: order.index(form)])} failed"
+    auto = recipe.compress.weights == "auto"
+    return f"plan: {why_first(recipe, shape, machine, order)}" if auto else "recipe"
 
 
 def _serve(
@@ -184,7 +189,7 @@ def _serve(
     users = load.users if load else 1
     longest = min(shape.max_position or 8192, 8192)
     length = choose("max_model_len", recipe.serve.max_model_len, longest, "the model's own, at most 8,192")
-    kv = "u8" if form == "int8" else "f32" if form == "f32" else "bf16"
+    kv = FORMS[form].kv
     kv_bytes = shape.kv_bytes_per_token(kv)
     each = (load.prompt_tokens + load.output_tokens) if load else 0
     tokens = max(CACHE_TOKENS, length, 2 * users * each)

@@ -19,8 +19,8 @@ from steelyard.shape import Shape
 from steelyard.units import Figure, show_bytes, show_s
 
 from .facts import DataFacts, Fill
+from .forms import FORMS
 from .local_serve import (
-    FORM_BYTES,
     KV_BYTES,
     Load,
     batch_wall_s,
@@ -58,9 +58,6 @@ ROUNDING_TOKENS = 15.5  # the loop fills micro-batches up to multiples of 32
 ROWS_PER_S = 5000.0  # of cleaning and tokenising short rows
 CLEAN_BYTES_PER_S = 8e6
 CLEAN_ROW_BYTES = 12.0  # objects in memory a byte of file, while rows are held
-# A weight and a value of the embedding, at the peak of an export: BF16 is mapped, INT8 goes by f32 matrices.
-EXPORT_BYTES = {"bf16": (1.78, 0.0), "f16": (3.8, 0.0), "f32": (5.9, 0.0), "int8": (2.15, 4.0)}
-EXPORT_S = {"bf16": 4e-9, "f16": 7e-9, "f32": 6e-9, "int8": 1.2e-8}  # a weight
 GATE_USERS = 32
 # What an engine keeps after 32 chats at once with log-probabilities, beyond its cache: bytes an entry of the
 # vocabulary, from one run of the demo (0.3 GB at 49,152).
@@ -212,8 +209,8 @@ def _tokens(run: Packed) -> float:
 
 def _compress(filled: Fill, shape: Shape) -> _Step:
     form = filled.settings["compress"]["form"]
-    each, table = EXPORT_BYTES[form]
-    parts = {"start": WORKER_S + 0.35, "export": shape.params * EXPORT_S[form]}
+    each, table = FORMS[form].export_bytes
+    parts = {"start": WORKER_S + 0.35, "export": shape.params * FORMS[form].export_s}
     held = UP_BYTES + WORKER_BYTES + OPENVINO_BYTES
     return _Step.of(parts, held + shape.params * each + shape.vocab * shape.hidden * table)
 
@@ -227,12 +224,12 @@ def _engine(
     step = step_bytes(engine_row(shape, form), min(engine["max_num_batched_tokens"], at_once))
     held = rates.memory.total(_held_terms(shape, form) | {"cache": cache, "step": step})
     if kv == "f32" and form != "f32":
-        held += EXACT_BYTES * shape.params * FORM_BYTES[form]
+        held += EXACT_BYTES * shape.params * FORMS[form].weight_bytes
     return held
 
 
 def _held_terms(shape: Shape, form: str) -> dict[str, float]:
-    return {"start": 1.0, "bytes": shape.params * FORM_BYTES[form], "layers": float(shape.layers)}
+    return {"start": 1.0, "bytes": shape.params * FORMS[form].weight_bytes, "layers": float(shape.layers)}
 
 
 def _kv_bytes(shape: Shape, kv: str) -> float:
@@ -263,7 +260,7 @@ def _gate(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFacts
     off = filled.settings["gate"]["parity"] == "off"
     parts = {
         "load": 3 * _load_s(calibration, shape, form),
-        "export": 2 * (WORKER_S + 0.6 + shape.params * EXPORT_S["bf16"]),
+        "export": 2 * (WORKER_S + 0.6 + shape.params * FORMS["bf16"].export_s),
         "reference": 0.0 if off else 2 * reference_s,
         "parity": 0.0 if off else 2 * ask(PARITY_PROBES + PARITY_TASKS, 24),
         "tuned": EXACT_SLOWER * ask(rows, answer),
@@ -321,7 +318,7 @@ def _gate_tokens(filled: Fill, facts: DataFacts) -> float:
 
 def _disk_bytes(filled: Fill, shape: Shape, facts: DataFacts) -> float:
     """Artefacts of all steps, a checkpoint's state, and room for a draft beside each."""
-    size = {"f32": 4, "bf16": 2, "f16": 2, "int8": 1}[filled.settings["compress"]["form"]]
+    size = FORMS[filled.settings["compress"]["form"]].weight_bytes
     full = any(s["finetuning_type"] == "full" for s in filled.settings["train"])
     state = 12.0 * shape.params if full else 0.2 * shape.params
     stages = len(filled.settings["train"])

@@ -14,10 +14,10 @@ from typing import Any
 from steelyard.hardware import Calibration
 from steelyard.shape import Shape
 
+from .forms import FORMS
 from .local_train import bytes_per_s, flops_per_s, layer_weights
 from .rates import Rates, Row, Terms, fit_rates
 
-FORM_BYTES = {"f32": 4.0, "bf16": 2.0, "f16": 2.0, "int8": 1.0}
 KV_BYTES = {"f32": 4.0, "bf16": 2.0, "f16": 2.0, "u8": 1.0}
 HTTP_S = 0.004  # of one request, front end and client: 65 requests took 0.4 s of its CPU, the client as much
 CLIENT_S = 0.004  # until a user's next request is there
@@ -64,7 +64,7 @@ def engine_row(shape: Shape, form: str) -> dict[str, Any]:
 def step_terms(s: Row, prefill: float, batch: float, context: float, prompts: float = 1.0) -> Terms:
     """Work of one engine step: `prefill` tokens of `prompts` prompts, `batch` answers at `context` tokens."""
     weights, table = layer_weights(s), float(s["vocab"] * s["hidden"])
-    size = FORM_BYTES[s["form"]]
+    size = FORMS[s["form"]].weight_bytes
     width, kv_width = s["heads"] * s["head_dim"], 2 * s["kv_heads"] * s["head_dim"]
     sampled = batch + (prompts if prefill else 0.0)
     pairs = prefill * (prefill / max(1.0, prompts)) / 2
@@ -126,8 +126,9 @@ def _measured_bytes(r: Row) -> Terms:
 
 def kv_bytes(row: Row) -> float:
     """Bytes of KV cache a token, at the precision that goes with the form."""
-    width = row["head_dim"] * 1.0 + 8 if row["form"] == "int8" else row["head_dim"] * FORM_BYTES[row["form"]]
-    return row["layers"] * 2 * row["kv_heads"] * width
+    kv = FORMS[row["form"]].kv
+    scales = 8 if kv == "u8" else 0  # f32 scale and zero point a head and token
+    return row["layers"] * 2 * row["kv_heads"] * (row["head_dim"] * KV_BYTES[kv] + scales)
 
 
 def step_bytes(row: Row, tokens: float) -> float:

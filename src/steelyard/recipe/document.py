@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ..errors import Problem
 from ..units import parse_s
+from .recipe import FORM_NAMES
 
 CURRENCIES = {"USD": "USD", "US$": "USD", "$": "USD", "CNY": "CNY", "RMB": "CNY", "¥": "CNY", "元": "CNY"}
 CURRENCIES |= {"EUR": "EUR", "€": "EUR"}
@@ -183,9 +184,26 @@ class StageTable(Table):
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = say("of this stage", 0)
 
 
+def _forms(value: Any) -> Any:
+    """One form, a list of them in the order they are tried, or auto."""
+    given = value if isinstance(value, list) else [value]
+    for form in given:
+        if not isinstance(form, str) or form not in (
+            *FORM_NAMES,
+            *([] if isinstance(value, list) else ["auto"]),
+        ):
+            known = ", ".join(FORM_NAMES)
+            raise ValueError(f"{form!r} is no form; it is auto, one of {known}, or a list of those")
+    if not given or len(set(given)) < len(given):
+        raise ValueError("names each form once, and at least one")
+    return value
+
+
 class CompressTable(Table):
-    weights: Literal["auto", "f32", "bf16", "f16", "int8"] | None = say("form that is served", "int8")
-    max_quality_loss: Share | None = say("what compression may lose", "1%")
+    weights: Annotated[str | list[str], BeforeValidator(_forms)] | None = say(
+        "form that is served; of a list the first that passes the gate", ["int8", "bf16"]
+    )
+    max_quality_loss: Share | None = say("what serving may lose against the tuned model", "1%")
 
 
 class AbilityTable(Table):
@@ -210,6 +228,19 @@ class ServeTable(Table):
     port: Annotated[int, Field(ge=1, le=65535)] | None = say("port", 8000)
     max_model_len: Annotated[int, Field(ge=8)] | None = say("longest context served, tokens", 2048)
     api_key: Text | None = say("a key, or env:NAME to read it from the environment", "env:STEELYARD_API_KEY")
+    engine: Literal["auto", "openvino"] | None = say("what runs the model", "openvino")
+    replicas: Annotated[int, Field(ge=1, le=64)] | None = say(
+        "engines behind one door, on cores of their own", 2
+    )
+    speculative: Literal["off", "lookup", "draft"] | None = say(
+        "guess tokens ahead: quoted from the prompt, or by a draft model", "lookup"
+    )
+    draft: Text | None = say("the draft model: a served folder or a Hugging Face folder", "models/draft")
+    adapters: dict[Text, Text] | None = say(
+        "LoRA folders served as NAME:ADAPTER", {"refunds": "adapters/refunds"}
+    )
+    keys: Text | None = say("file of keys with their limits", "keys.json")
+    queue: Count | None = say("tokens that may wait; a minute's work where left out", 20000)
 
 
 class ResourcesTable(Table):
@@ -222,12 +253,28 @@ class TrustTable(Table):
     key_file: Text | None = say("key of a guarded folder", "steelyard.key")
 
 
+class AutoTable(Table):
+    auto: list[Text] | None = say("models to try, from small to large", ["demo", "Qwen/Qwen3-0.6B"])
+
+
+def _model(value: Any) -> Any:
+    """A name, or {auto: [names]}."""
+    if isinstance(value, str) and value:
+        return value
+    names = value.get("auto") if isinstance(value, dict) and set(value) == {"auto"} else None
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) and n for n in names):
+        raise ValueError("wants a name, auto, or {auto: [small, larger]}")
+    if len(set(names)) < len(names) or "auto" in names:
+        raise ValueError("names each candidate once, and not auto itself")
+    return value
+
+
 class Document(Table):
     """A whole recipe."""
 
     name: Name | None = say("name of the job; the file's name where left out", "support-desk")
-    model: Text = Field(
-        description="demo, a folder, a GGUF file or a hub id",
+    model: Annotated[str | AutoTable, BeforeValidator(_model)] = Field(
+        description="demo, a folder, a GGUF file, a hub id, or auto: the smallest that passes the gate",
         examples=["HuggingFaceTB/SmolLM2-135M-Instruct"],
     )
     goal: GoalTable | None = say("what it may cost and how fast it must be", {"budget": "50 USD"})
@@ -245,6 +292,7 @@ class Document(Table):
 
 TABLES: dict[str, type[Table]] = {
     "": Document,
+    "model": AutoTable,
     "goal": GoalTable,
     "goal.latency": LatencyTable,
     "goal.load": LoadTable,

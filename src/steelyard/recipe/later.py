@@ -9,7 +9,6 @@ from .tree import Path_, Tree, dotted
 
 # (path with * for any entry) -> (the values that come later; None = all), what to do instead
 LATER: dict[tuple[str, ...], tuple[tuple[Any, ...] | None, str]] = {
-    ("model",): (("auto",), "name a model: model: demo"),
     ("data", "*", "format"): (
         ("docx", "pdf", "html", "markdown", "preference"),
         "save it as JSONL, CSV or XLSX",
@@ -24,22 +23,22 @@ LATER: dict[tuple[str, ...], tuple[tuple[Any, ...] | None, str]] = {
     ("train", "*", "finetuning_type"): (("qlora", "dora", "freeze"), "example: finetuning_type: lora"),
     ("train", "*", "dataset"): (None, "name the file under `data:`"),
     ("train", "*", "beta"): (None, "delete the line; it belongs to stage dpo"),
-    ("compress", "weights"): (("int4", "fp8", "gptq", "awq", "q4_k_m"), "example: weights: int8"),
+    ("compress", "weights"): (("fp8", "gptq", "awq", "q4_k_m"), "example: weights: int4_calibrated"),
     ("compress", "prune"): (None, "delete the line"),
     ("serve", "tide"): (None, "delete the line"),
-    ("serve", "replicas"): (None, "delete the line: one replica is served"),
-    ("serve", "engine"): (None, "delete the line: openvino is served"),
+    ("serve", "engine"): (
+        ("llamacpp", "vllm"),
+        "delete the line; steelyard serve CHECKPOINT --engine NAME serves what was tuned",
+    ),
     ("resources", "cpu"): (None, "delete the line: this machine's cores are used"),
     ("resources", "memory"): (None, "delete the line: this machine's memory is the limit"),
     ("resources", "gpu"): (None, "delete the line: this version runs on CPUs"),
     ("resources", "max_price"): (None, "example: goal: {budget: 50 USD}"),
 }
 HARMLESS: dict[tuple[str, ...], tuple[Any, ...]] = {
-    ("serve", "replicas"): (1,),
     ("serve", "tide"): (False,),
     ("clean", "decontaminate"): (False,),
 }
-HARMLESS |= {("serve", "engine"): ("openvino",)}
 
 
 def refuse_what_comes_later(tree: Tree) -> None:

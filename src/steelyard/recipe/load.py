@@ -25,7 +25,7 @@ FORMATS = {"prompt_completion": "prompt", "prompt-completion": "prompt"}
 MAP_WORDS = {"prompt": "user", "question": "user", "instruction": "user"}
 MAP_WORDS |= {"completion": "assistant", "answer": "assistant", "output": "assistant"}
 AUTO = "auto"  # a planner's field may say so instead of being left out
-KEEPS_AUTO = {"compress.weights", "gate.parity", "model"}
+KEEPS_AUTO = {"compress.weights", "gate.parity", "model", "serve.engine"}
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -114,7 +114,7 @@ def _short_forms(tree: Tree) -> None:
     values = tree.values
     if isinstance(values.get("trust"), str):
         values["trust"] = {"level": values["trust"]}
-    if isinstance(values.get("compress"), str):
+    if isinstance(values.get("compress"), str | list):
         values["compress"] = {"weights": values["compress"]}
     for at, value in list(_walk(values)):
         if value == AUTO and isinstance(value, str) and dotted(at) not in KEEPS_AUTO and _is_planned(at):
@@ -171,10 +171,13 @@ def _checked(tree: Tree) -> dict[str, Any]:
 def _recipe(document: dict[str, Any], tree: Tree, path: Path) -> Recipe:
     """Dataclasses from a checked document; what it leaves out keeps the default of recipe.py."""
     seed = document.get("seed", 0)
-    given: dict[str, Any] = {key: document[key] for key in ("model", "mix", "seed") if key in document}
+    given: dict[str, Any] = {key: document[key] for key in ("mix", "seed") if key in document}
+    model = document["model"]
+    given["model"] = model if isinstance(model, str) else AUTO
+    given["candidates"] = () if isinstance(model, str) else tuple(model["auto"])
+    given["compress"] = _compress(document.get("compress", {}))
     given["name"] = document.get("name", path.stem)
-    for key, kind in (("compress", words.Compress), ("trust", words.Trust)):
-        given[key] = kind(**document.get(key, {}))
+    given["trust"] = words.Trust(**document.get("trust", {}))
     if "train" in document:
         given["train"] = tuple(words.Stage(**{"seed": seed, **stage}) for stage in document["train"])
     else:
@@ -190,6 +193,12 @@ def _recipe(document: dict[str, Any], tree: Tree, path: Path) -> Recipe:
         resources=_resources(document.get("resources", {})),
         **given,
     )
+
+
+def _compress(compress: dict[str, Any]) -> words.Compress:
+    weights = compress.get("weights", AUTO)
+    kept = tuple(weights) if isinstance(weights, list) else weights
+    return words.Compress(**{**compress, "weights": kept})
 
 
 def _goal(goal: dict[str, Any]) -> words.Goal:

@@ -7,6 +7,7 @@ from .recipe import Recipe, Source, Stage
 from .tree import Path_, Tree
 
 TABLES = (".xlsx", ".xlsm")
+LOSSY = ("int8", "int4", "int4_calibrated", "bf16_kv8")
 LATER = (".docx", ".pdf", ".pptx", ".html", ".htm", ".md", ".zip", ".epub")
 
 
@@ -40,8 +41,6 @@ def notes_on(recipe: Recipe) -> tuple[str, ...]:
 def _unused(recipe: Recipe) -> dict[str, bool]:
     """Fixed words of the recipe that no room reads yet."""
     return {
-        "goal.latency": bool(recipe.goal.ttft_s or recipe.goal.tpot_s),
-        "compress.max_quality_loss": recipe.compress.max_quality_loss is not None,
         "resources.own": bool(recipe.resources.own),
     }
 
@@ -130,11 +129,38 @@ def _unknown_ability(tree: Tree, at: Path_, name: str, known: tuple[str, ...]) -
 
 
 def _check_serving(recipe: Recipe, tree: Tree) -> None:
-    if recipe.compress.weights == "int8" and recipe.gate.parity == "exact":
-        text = "parity exact asks for equal tokens, which int8 weights cannot give"
+    weights = recipe.compress.weights
+    lossy = [form for form in ((weights,) if isinstance(weights, str) else weights) if form in LOSSY]
+    if lossy and recipe.gate.parity == "exact":
+        text = f"parity exact asks for equal tokens, which {lossy[0]} weights cannot give"
         _fail(tree, ("gate", "parity"), text, "example: parity: auto   or compress: {weights: f32}")
+    _check_choices(recipe, tree)
+    _check_speculation(recipe, tree)
     load, limit = recipe.goal.load, recipe.serve.max_model_len
     wanted = load.prompt_tokens + load.output_tokens if load else 0
     if limit and wanted > limit:
         text = f"a request of goal.load has {wanted} tokens, max_model_len is {limit}"
         _fail(tree, ("serve", "max_model_len"), text, "raise max_model_len or lower goal.load")
+
+
+def _check_choices(recipe: Recipe, tree: Tree) -> None:
+    """Forms and models are tried one after another by the gate; without training there is none."""
+    weights = recipe.compress.weights
+    forms = (weights,) if isinstance(weights, str) else weights
+    if len(forms) > 1 and not recipe.train:
+        text = "train is []: no gate would choose among several forms"
+        _fail(tree, ("compress", "weights"), text, f"name one: compress: {{weights: {forms[0]}}}")
+    if recipe.model == "auto" and not recipe.train:
+        text = "train is []: no gate would choose among several models"
+        _fail(tree, ("model",), text, "name one: model: demo")
+    if "int4_calibrated" in forms and not recipe.data:
+        text = "int4_calibrated rounds by your rows, and there is no data"
+        _fail(tree, ("compress", "weights"), text, "example: compress: {weights: int8}")
+
+
+def _check_speculation(recipe: Recipe, tree: Tree) -> None:
+    serve = recipe.serve
+    if serve.draft and serve.speculative != "draft":
+        _fail(tree, ("serve", "draft"), "draft goes with speculative: draft", "example: speculative: draft")
+    if serve.speculative == "draft" and not serve.draft:
+        _fail(tree, ("serve", "speculative"), "no draft model is named", "example: draft: models/small")

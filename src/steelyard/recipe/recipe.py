@@ -100,12 +100,16 @@ class Stage:
     seed: int = 0  # the recipe's seed unless the stage has its own
 
 
+# Names of the served forms, as the compression room has them; int4 rounds, int4_calibrated uses the data set.
+FORM_NAMES = ("f32", "bf16", "f16", "bf16_kv8", "int8", "int4", "int4_calibrated")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compress:
-    """The form that is served."""
+    """The form that is served: one, several in the order they are tried, or what the plan proposes."""
 
-    weights: Literal["auto", "f32", "bf16", "f16", "int8"] = "auto"
-    max_quality_loss: float | None = None
+    weights: str | tuple[str, ...] = "auto"  # "auto" or of FORM_NAMES
+    max_quality_loss: float | None = None  # share of answers that serving may lose; gate.tolerance where None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +141,13 @@ class Serve:
     port: int = 8000
     max_model_len: int | None = None
     api_key: str | None = None  # a key, or env:NAME; never printed, never hashed
+    engine: Literal["auto", "openvino"] = "auto"
+    replicas: int = 1
+    speculative: Literal["off", "lookup", "draft"] = "off"
+    draft: str | None = None  # the small model of speculative: draft
+    adapters: dict[str, str] = field(default_factory=dict)  # name -> PEFT folder, from the recipe's folder
+    keys: str | None = None  # file of keys with their limits
+    queue: int | None = None  # tokens that may wait; None = a minute's work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +173,8 @@ class Recipe:
     path: Path
     root: Path
     name: str
-    model: str
+    model: str  # "auto": the smallest of `candidates` that passes the gate
+    candidates: tuple[str, ...] = ()  # of model: auto; none = what lies on this machine
     goal: Goal = Goal()
     data: tuple[Source, ...] = ()
     mix: dict[str, float] = field(default_factory=dict)
@@ -200,7 +212,7 @@ def _words(recipe: Recipe) -> dict[str, Any]:
     latency = {f"{name}_{p}": s for name in ("ttft", "tpot") for p, s in getattr(goal, f"{name}_s").items()}
     return {
         "name": recipe.name,
-        "model": recipe.model,
+        "model": {"auto": list(recipe.candidates)} if recipe.candidates else recipe.model,
         "goal": {
             "budget": str(goal.budget) if goal.budget else None,
             "deadline": goal.deadline_s,
@@ -213,13 +225,17 @@ def _words(recipe: Recipe) -> dict[str, Any]:
         if recipe.clean.enabled
         else "none",
         "train": [asdict(stage) for stage in recipe.train],
-        "compress": asdict(recipe.compress),
+        "compress": asdict(recipe.compress) | {"weights": _plain(recipe.compress.weights)},
         "gate": asdict(recipe.gate),
         "serve": asdict(recipe.serve) | {"api_key": SECRET if recipe.serve.api_key else None},
         "resources": {"own": list(recipe.resources.own), "price_per_h": str(money) if money else None},
         "trust": asdict(recipe.trust),
         "seed": recipe.seed,
     }
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _leaves(at: tuple[str, ...], value: Any) -> list[tuple[str, Any]]:

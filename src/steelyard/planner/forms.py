@@ -1,0 +1,191 @@
+"""The served forms as the plan counts them: size, work, what quality they are expected to cost, in which
+order the gate is to try them.
+
+The order follows from recipe, sizes, memory and instruction set alone, never from timings: what is served
+must be equal for equal recipes. What each form will really do here, local.py predicts. What it is worth, the
+gate decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import exp, log
+from typing import Any
+
+from steelyard.hardware import Machine
+from steelyard.recipe import Recipe
+from steelyard.shape import Shape
+from steelyard.units import Figure
+
+from .facts import DataFacts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """One form. Bytes are per weight of a matrix, scales included; seconds per weight."""
+
+    weight_bytes: float
+    kv: str  # precision of the KV cache in the fast mode
+    export_s: float
+    export_bytes: tuple[float, float]  # a weight and a value of the embedding, at the peak of an export
+    token_s: float  # a weight, of one token's products; see RATES
+    calibrated: bool = False  # rounds by rows of the data set
+
+
+# token_s: from the table of design/engines.md section 5 (SmolLM2-135M, 2 Zen 4 cores, 128 tokens in, 64 out,
+# at 1, 8 and 32 streams), which these and the two rates below reproduce within 15 %. BF16 is mapped when
+# it is exported, INT8 goes by f32 matrices.
+FORMS: dict[str, Form] = {
+    "f32": Form(weight_bytes=4, kv="f32", export_s=6e-9, export_bytes=(5.9, 0), token_s=10e-12),
+    "bf16": Form(weight_bytes=2, kv="bf16", export_s=4e-9, export_bytes=(1.78, 0), token_s=5e-12),
+    "f16": Form(weight_bytes=2, kv="bf16", export_s=7e-9, export_bytes=(3.8, 0), token_s=5e-12),
+    "bf16_kv8": Form(weight_bytes=2, kv="u8", export_s=4e-9, export_bytes=(1.78, 0), token_s=5e-12),
+    "int8": Form(weight_bytes=1, kv="u8", export_s=1.2e-8, export_bytes=(2.15, 4), token_s=7.2e-12),
+    # 4 bits and an f16 scale in 64, the embedding in 8 bits: 0.6 where it is a fifth of the weights.
+    "int4": Form(weight_bytes=0.6, kv="u8", export_s=2e-8, export_bytes=(2.15, 4), token_s=5.5e-12),
+    "int4_calibrated": Form(
+        weight_bytes=0.6, kv="u8", export_s=4e-7, export_bytes=(6, 4), token_s=5.5e-12, calibrated=True
+    ),
+}
+LAYER_S = 2.1e-4  # of one step: launches and what little work has no weights
+BYTES_PER_S = 34e9  # of weights, the whole machine of that table
+RATES_CORES = 2  # of that machine
+
+# Relative rise of perplexity: (form, parameters, before, after, source).
+LOSSES: tuple[tuple[str, float, float, float, str], ...] = (
+    ("bf16", 1.35e8, 11.647, 11.648, "design/engines.md section 5"),
+    ("int8", 1.35e8, 11.647, 11.716, "design/engines.md section 7, per row, KV u8"),
+    ("int4", 1.35e8, 11.647, 15.333, "design/engines.md section 5, groups of 64"),
+    ("int4", 6.7e9, 5.67, 6.28, "GPTQ-for-LLaMa README, LLaMA-7B, WikiText2, RTN"),
+    ("int4", 1.3e10, 5.08, 5.52, "GPTQ-for-LLaMa README, LLaMA-13B, WikiText2, RTN"),
+    ("int4_calibrated", 6.7e9, 5.67, 6.16, "GPTQ-for-LLaMa README, LLaMA-7B, WikiText2, GPTQ groups of 64"),
+    ("int4_calibrated", 1.3e10, 5.08, 5.18, "GPTQ-for-LLaMa README, LLaMA-13B, WikiText2, GPTQ groups of 64"),
+)
+LIKE = {"f16": "bf16", "bf16_kv8": "int8"}  # u8 keys and values are most of what int8 loses on its own table
+LOSS_SPREAD = 3.0  # another text, another family: a third to three times
+AUTO = ("int4_calibrated", "int8", "bf16", "f32")  # what auto may propose
+GAIN = 1.1  # a form that loses quality must be so much faster than bf16 to stand before it
+WEIGHTS_SHARE = 0.4  # of the memory: above it weights are made smaller first
+BF16_ISA = {"avx512_bf16", "amx_bf16", "bf16"}
+
+
+def quality_loss(form: str, params: float) -> Figure:
+    """Expected rise of perplexity, as a share of it: between measured sizes by their logarithms.
+
+    Beyond the smallest or largest size measured the nearest one stands, with a wider interval.
+    """
+    rows = sorted(
+        (p, max(0.0, after / before - 1)) for f, p, before, after, _ in LOSSES if f == LIKE.get(form, form)
+    )
+    if not rows:
+        return Figure(0.0, 0.0, 0.0, "share", "modelled")  # f32: what training computed
+    value = _between(rows, params)
+    known = rows[0][0] / 2 <= params <= rows[-1][0] * 2
+    spread = LOSS_SPREAD if known else 2 * LOSS_SPREAD
+    return Figure(value, value / spread, value * spread, "share", "vendor")
+
+
+def loss_source(form: str) -> str:
+    """Where the figures behind `quality_loss` come from."""
+    return "; ".join(source for f, *_, source in LOSSES if f == LIKE.get(form, form)) or "exact"
+
+
+def _between(rows: list[tuple[float, float]], params: float) -> float:
+    below = [r for r in rows if r[0] <= params] or rows[:1]
+    above = [r for r in rows if r[0] >= params] or rows[-1:]
+    (p0, v0), (p1, v1) = below[-1], above[0]
+    if p0 == p1 or v0 <= 0 or v1 <= 0:
+        return v0
+    at = (log(params) - log(p0)) / (log(p1) - log(p0))
+    return exp(log(v0) + at * (log(v1) - log(v0)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """What a form would do under the load, by the fixed table: seconds, seconds, tokens a second."""
+
+    ttft_s: float
+    tpot_s: float
+    output_tok_s: float
+
+
+def nominal_speed(form: str, shape: Shape, cores: int, load: Mapping[str, Any]) -> Speed:
+    """Speed by published measurements alone, so that an order of forms never depends on a timing here."""
+    spec, scale = FORMS[form], RATES_CORES / max(1, cores)
+    users, prompt, output = load["users"], load["prompt_tokens"], load["output_tokens"]
+    token_s = shape.active_params * spec.token_s * scale
+    prefill_s = prompt * shape.active_params * FORMS["bf16"].token_s * scale
+    step_s = shape.layers * LAYER_S + shape.params * spec.weight_bytes / BYTES_PER_S * scale + users * token_s
+    tpot_s = step_s + users * prefill_s / max(1, output)  # others' prompts come between
+    return Speed(ttft_s=step_s + prefill_s, tpot_s=tpot_s, output_tok_s=users / tpot_s)
+
+
+def form_order(recipe: Recipe, shape: Shape, machine: Machine, facts: DataFacts) -> tuple[str, ...]:
+    """The forms that the gate tries, first to last: the recipe's own, or for `auto` the plan's."""
+    asked = recipe.compress.weights
+    if asked != "auto":
+        return (asked,) if isinstance(asked, str) else tuple(asked)
+    first = _by_machine(shape, machine)
+    if not recipe.train:
+        return (first,)  # no gate: nobody would see what a smaller form loses
+    if not _wants_speed(recipe) and first == "bf16":
+        return ("bf16", "f32")
+    return _falling(_ranked(recipe, shape, machine, facts, first), shape)
+
+
+def _by_machine(shape: Shape, machine: Machine) -> str:
+    """BF16 where the CPU multiplies it, INT8 otherwise or where the weights would fill the memory."""
+    tight = shape.weight_bytes("bf16") > WEIGHTS_SHARE * machine.memory_bytes
+    return "bf16" if BF16_ISA & set(machine.isa) and not tight else "int8"
+
+
+def why_first(recipe: Recipe, shape: Shape, machine: Machine, order: tuple[str, ...]) -> str:
+    """The reason beside the plan's first form."""
+    if shape.weight_bytes("bf16") > WEIGHTS_SHARE * machine.memory_bytes:
+        return "memory"
+    if not BF16_ISA & set(machine.isa):
+        return "no BF16 instructions"
+    if not _wants_speed(recipe) or not recipe.train:
+        return "this instruction set"
+    return f"fastest under this load within the loss allowed; then {', '.join(order[1:]) or 'nothing'}"
+
+
+def _wants_speed(recipe: Recipe) -> bool:
+    """Does the recipe say what speed is wanted, or what quality may be paid for it?"""
+    goal = recipe.goal
+    return bool(goal.load or goal.ttft_s or goal.tpot_s or recipe.compress.max_quality_loss is not None)
+
+
+def _ranked(recipe: Recipe, shape: Shape, machine: Machine, facts: DataFacts, first: str) -> list[str]:
+    """Forms within the loss allowed: those that keep the latency asked, then by speed; `first` among them."""
+    load = recipe.goal.load
+    told = {
+        "users": load.users if load else 1,
+        "prompt_tokens": load.prompt_tokens if load else 128,
+        "output_tokens": load.output_tokens if load else 64,
+    }
+    asked = recipe.compress.max_quality_loss
+    allowed = recipe.gate.tolerance if asked is None else asked
+    speed = {f: nominal_speed(f, shape, machine.cores, told) for f in AUTO}
+    known = [f for f in AUTO if facts.rows or not FORMS[f].calibrated]
+    within = [f for f in known if f == first or quality_loss(f, shape.params).value <= allowed]
+    bar = speed["bf16"].output_tok_s * GAIN
+    worth = [f for f in within if f in ("bf16", "f32", first) or speed[f].output_tok_s >= bar]
+    return sorted(worth, key=lambda f: (not keeps_latency(recipe, speed[f]), -speed[f].output_tok_s))
+
+
+def keeps_latency(recipe: Recipe, speed: Speed) -> bool:
+    """Are the medians within what goal.latency asks of any percentile? True where it asks nothing."""
+    ttft, tpot = recipe.goal.ttft_s.values(), recipe.goal.tpot_s.values()
+    return all(speed.ttft_s <= t for t in ttft) and all(speed.tpot_s <= t for t in tpot)
+
+
+def _falling(ranked: list[str], shape: Shape) -> tuple[str, ...]:
+    """A form that failed is followed only by forms that are expected to lose less."""
+    kept: list[str] = []
+    for form in ranked:
+        loss = quality_loss(form, shape.params).value
+        if not kept or loss < quality_loss(kept[-1], shape.params).value:
+            kept.append(form)
+    return tuple(kept)
