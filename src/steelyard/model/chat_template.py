@@ -41,15 +41,16 @@ class Template:
         messages: Sequence[Mapping[str, Any]],
         generation_prompt: bool,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> str:
-        """The text of a chat. Raises WrongUse where the template refuses or oversteps the sandbox."""
+        """The text of a chat; `variables` are the template's own switches. Raises WrongUse where the template refuses or oversteps the sandbox."""
         try:
             return self._compiled.render(
                 messages=[plain(_without_none(message)) for message in messages],
                 tools=plain(tools) if tools else None,
                 documents=None,
                 add_generation_prompt=generation_prompt,
-                **self.special_tokens,
+                **{**self.special_tokens, **plain(variables or {})},
             )
         except (jinja2.exceptions.SecurityError, MemoryError, RecursionError) as e:
             raise WrongUse(

@@ -132,9 +132,10 @@ class Tokenizer:
         messages: Messages,
         generation_prompt: bool = True,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> str:
         """The chat as the model reads it. Raises WrongUse where the template refuses the messages."""
-        return self.template.render(messages, generation_prompt, tools)
+        return self.template.render(messages, generation_prompt, tools, variables)
 
     def chat_ids(
         self,

@@ -124,6 +124,7 @@ class ChatBody(Sampling):
     tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    chat_template_kwargs: dict[str, Any] | None = Field(None, description="Switches of the template")
 
 
 class CompletionBody(Sampling):

@@ -10,12 +10,12 @@ from starlette.routing import Route
 from .api import Api
 from .api_error import ApiError
 from .bodies import ChatBody, ignored, job, parse, plain_messages
-from .constraints import check, constraint_of
+from .constraints import constraint_of
 from .exchange import Exchange
-from .jobs import Constraint
 from .shapes import Chat
-from .tools import Tools, forced_grammar, prompt_ids, tools_of
+from .tools import tools_of
 from .transport import body_of
+from .turn import chat_ids, switches, with_tools
 
 BODIES: dict[str, type[BaseModel]] = {"/v1/chat/completions": ChatBody}
 
@@ -36,24 +36,13 @@ def exchange_of(api: Api, body: ChatBody) -> Exchange:
         raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
     tools = tools_of(body.tools, body.tool_choice, body.parallel_tool_calls)
     top = (body.top_logprobs or 0) if body.logprobs else None
-    wanted = job(api, body, top, _constraint(api, body, tools))
-    ids = prompt_ids(api.tokenizer, plain_messages(body.messages), tools)
+    wanted = job(api, body, top, with_tools(api, constraint_of(body, api.capability), tools))
+    variables = {
+        **(body.chat_template_kwargs or {}),
+        **switches(api, body.reasoning_effort, "reasoning_effort"),
+    }
+    ids = chat_ids(api, plain_messages(body.messages), tools, variables)
     limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     if limit == 0:
         raise ApiError(400, "max_tokens must be at least 1", param="max_tokens")
     return Exchange(api, Chat(api.tokenizer, tools), wanted, [api.served.prompt(ids, limit, None)])
-
-
-def _constraint(api: Api, body: ChatBody, tools: Tools) -> Constraint | None:
-    asked = constraint_of(body, api.capability)
-    return with_tools(api, asked, tools)
-
-
-def with_tools(api: Api, asked: Constraint | None, tools: Tools) -> Constraint | None:
-    """The grammar of an answer that may have to be a call. Raises ApiError 400."""
-    if asked and tools.mode not in ("none",):
-        raise ApiError(
-            400, "an answer is either held to a format or may call tools; set tool_choice: none",
-            param="tool_choice", code="unsupported_parameter",
-        )  # fmt: skip
-    return check(forced_grammar(tools), api.capability, "tool_choice") if tools.forced else asked

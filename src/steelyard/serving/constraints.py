@@ -65,8 +65,11 @@ def _response_format(body: Sampling) -> Constraint | None:
 
 
 def _schema(asked: dict[str, Any] | str | None, field: str) -> Constraint | None:
-    if asked is None:
-        return None
+    return None if asked is None else schema_of(asked, field)
+
+
+def schema_of(asked: dict[str, Any] | str, field: str) -> Constraint:
+    """A JSON schema, or its text, as a grammar. Raises ApiError 400."""
     if isinstance(asked, str):
         try:
             asked = json.loads(asked)

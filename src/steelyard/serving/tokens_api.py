@@ -12,7 +12,7 @@ from starlette.routing import Route
 from .api import Api
 from .api_error import ApiError, json_response
 from .bodies import Message, parse, plain_messages
-from .tools import Tools, prompt_ids, tools_of
+from .tools import Tools, prompt_text, tools_of
 from .transport import body_of
 
 
@@ -63,9 +63,8 @@ class _Tokens:
 
     def _chat(self, body: TokenizeBody) -> list[int]:
         tools = tools_of(body.tools, None, None) if body.tools else Tools()
-        return prompt_ids(
-            self.tokenizer, plain_messages(body.messages or []), tools, body.add_generation_prompt
-        )
+        messages = plain_messages(body.messages or [])
+        return self.tokenizer.encode(prompt_text(self.tokenizer, messages, tools, body.add_generation_prompt))
 
     async def detokenize(self, request: Request) -> Response:
         body = parse(DetokenizeBody, await body_of(request))

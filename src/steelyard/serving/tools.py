@@ -101,7 +101,11 @@ def choose(
 
 def tools_of(tools: Sequence[Mapping[str, Any]] | None, choice: Any, parallel: bool | None) -> Tools:
     """Of a chat's `tools`, `tool_choice` and `parallel_tool_calls`. Raises ApiError 400."""
-    functions = [_function(tool) for tool in tools or ()]
+    return choose_of([_function(tool) for tool in tools or ()], choice, parallel)
+
+
+def choose_of(functions: Sequence[Function], choice: Any, parallel: bool | None) -> Tools:
+    """With OpenAI's `tool_choice`. Raises ApiError 400."""
     mode, names = _choice(choice, bool(functions))
     return choose(functions, mode, names, parallel)
 
@@ -204,20 +208,22 @@ def dialect(template: str) -> str:
     return "hermes"
 
 
-def prompt_ids(
+def prompt_text(
     tokenizer: Tokenizer,
     messages: Sequence[dict[str, Any]],
     tools: Tools | None = None,
     generation_prompt: bool = True,
-) -> list[int]:
-    """Ids of a chat with its tools. Raises WrongUse where the template refuses the messages."""
+    variables: Mapping[str, Any] | None = None,
+) -> str:
+    """A chat with its tools as the model reads it. Raises WrongUse where the template refuses it."""
     shown = tools.shown() if tools else None
     speaks = any(m["role"] == "tool" or m.get("tool_calls") for m in messages)
     if not (shown or speaks):
-        return tokenizer.chat_ids(messages, generation_prompt)
+        return tokenizer.chat_text(messages, generation_prompt, variables=variables)
     if "tool" in (tokenizer.template_text or ""):
-        return tokenizer.chat_ids([_objects(m) for m in messages], generation_prompt, shown)
-    return tokenizer.chat_ids(in_words(messages, shown), generation_prompt)
+        read = [_objects(m) for m in messages]
+        return tokenizer.chat_text(read, generation_prompt, shown, variables)
+    return tokenizer.chat_text(in_words(messages, shown), generation_prompt, variables=variables)
 
 
 def _objects(message: dict[str, Any]) -> dict[str, Any]:
