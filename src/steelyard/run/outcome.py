@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from .frontier import Attempt
+
 STEP_NAMES = ("clean", "train", "compress", "gate", "serve")
 
 
@@ -38,6 +40,7 @@ class Outcome:
     workdir: str
     steps: list[StepRecord]
     plan: dict[str, Any] = field(default_factory=dict)
+    frontier: list[Attempt] = field(default_factory=list)  # forms and models: tried, or only predicted
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     gate: dict[str, Any] | None = None
     service: dict[str, Any] | None = None
@@ -53,6 +56,7 @@ class Outcome:
             "run": self.run,
             "workdir": self.workdir,
             "steps": [r.as_json() for r in self.steps],
+            "frontier": [a.as_json() for a in self.frontier],
             "scores": self.scores,
             "gate": self.gate,
             "service": self.service,

@@ -11,20 +11,37 @@ import os
 import shutil
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..artefact import Artefact, Watch, adopt, write_durably
-from ..errors import Lacking, Where
+from ..errors import Lacking, Where, WrongUse
 from ..hardware import Calibration, Machine, cache_folder, catalogue, measure, probe, published_constants
 from ..ledger import Ledger
-from ..model import ModelSource, resolve
-from ..planner import DataFacts, Fill, Local, Plans, check_limits, fill, plan_recipe, predict
+from ..model import ModelSource
+from ..planner import (
+    FORMS,
+    DataFacts,
+    Fill,
+    Local,
+    Plans,
+    check_limits,
+    fill,
+    form_order,
+    loss_source,
+    plan_recipe,
+    predict,
+    quality_loss,
+)
 from ..recipe import Recipe
 from ..shape import Shape
 from ..shape import read as read_shape
+from ..units import Figure, around
 from .children import call_order, in_child
+from .frontier import Attempt
+from .sizing import Sized, candidates_of
 from .sources import data_settings
 from .workdir import Workdir
 
@@ -34,21 +51,46 @@ PROBE_S = {
 }  # enough for two layer counts of each form; with the rest under 60 s
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One form of the served model: its settings, and what they will take here."""
+
+    fill: Fill
+    local: Local
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """A planned run."""
+    """A planned run: one model in one form, and what may take its place if the gate refuses it."""
 
     id: str
     recipe: Recipe
     workdir: Workdir
+    model: str
     base: Artefact
     shape: Shape
     machine: Machine
+    calibration: Calibration
     facts: DataFacts
-    fill: Fill
-    local: Local
+    form: str
+    forms: tuple[str, ...]  # in the order they are tried
+    ways: Mapping[str, Way]  # by form: those, and others that are only predicted
+    larger: tuple[Sized, ...]  # the candidates of model: auto that come after this one
     plans: Plans
     document: dict[str, Any]
+
+    @property
+    def fill(self) -> Fill:
+        return self.ways[self.form].fill
+
+    @property
+    def local(self) -> Local:
+        return self.ways[self.form].local
+
+    @property
+    def next_form(self) -> str | None:
+        at = self.forms.index(self.form) + 1
+        return self.forms[at] if at < len(self.forms) else None
 
 
 def ledger() -> Ledger:
@@ -59,35 +101,126 @@ def ledger() -> Ledger:
 
 def prepare(recipe: Recipe, workdir: Workdir, watch: Watch) -> Ready:
     """Weigh the recipe on this machine and on the catalogue. Raises Refused or Lacking where it cannot be."""
-    source = resolve(recipe.model, recipe.root)
-    base = base_of(source, watch)
+    first, *larger = candidates_of(recipe, watch)
+    return prepare_model(recipe, workdir, watch, first, tuple(larger))
+
+
+def prepare_model(
+    recipe: Recipe,
+    workdir: Workdir,
+    watch: Watch,
+    candidate: Sized,
+    larger: tuple[Sized, ...],
+    run: str | None = None,
+) -> Ready:
+    """The plan with one of the candidates; `run` is the id of a run that has begun with another."""
+    base = base_of(candidate.source, watch)
     shape = read_shape(base.folder)
     machine = probe()
     facts = count(recipe, base, watch)
     calibration = calibrate(machine, watch)
-    filled = fill(recipe, shape, machine, facts)
+    forms = usable_forms(recipe, shape, machine, facts)
     rows = ledger().rows(machine=machine.fingerprint)
-    local = predict(filled, shape, machine, calibration, facts, rows)
+
+    def way(form: str) -> Way:
+        filled = fill(recipe, shape, machine, facts, form)
+        return Way(filled, predict(filled, shape, machine, calibration, facts, rows))
+
+    ways = {form: way(form) for form in (*forms, *others(forms, recipe))}
+    filled, local = ways[forms[0]].fill, ways[forms[0]].local
+    named = replace(recipe, model=candidate.name)
     begun = time.monotonic()
-    plans = plan_recipe(recipe, filled, shape, facts, catalogue(), published_constants(), local)
+    plans = plan_recipe(named, filled, shape, facts, catalogue(), published_constants(), local)
     plans = replace(plans, wall_s=time.monotonic() - begun)  # the planner itself has no clock
-    document = plan_document(recipe, filled, local, plans, machine, calibration, facts)
-    write_durably(workdir.plan, json.dumps(document, indent=2, ensure_ascii=False).encode())
-    check_limits(recipe, filled, local, plans, machine)
-    check_disk(local, workdir)
-    return Ready(
-        id=time.strftime("%Y%m%d-%H%M%S-") + os.urandom(2).hex(),
+    ready = Ready(
+        id=run or time.strftime("%Y%m%d-%H%M%S-") + os.urandom(2).hex(),
         recipe=recipe,
         workdir=workdir,
+        model=candidate.name,
         base=base,
         shape=shape,
         machine=machine,
+        calibration=calibration,
         facts=facts,
-        fill=filled,
-        local=local,
+        form=forms[0],
+        forms=forms,
+        ways=ways,
+        larger=larger,
         plans=plans,
-        document=document,
+        document={},
     )
+    ready = replace(ready, document=plan_document(ready))
+    write_durably(workdir.plan, json.dumps(ready.document, indent=2, ensure_ascii=False).encode())
+    check_limits(recipe, filled, local, plans, machine)
+    check_disk(local, workdir)
+    return ready
+
+
+def usable_forms(recipe: Recipe, shape: Shape, machine: Machine, facts: DataFacts) -> tuple[str, ...]:
+    """The plan's order of forms, of those that the compression room can write. Raises WrongUse."""
+    from ..compression import FORMS as written
+
+    order = form_order(recipe, shape, machine, facts)
+    unknown = [form for form in order if form not in written]
+    if unknown and recipe.compress.weights != "auto":
+        raise WrongUse(
+            "compress.form_unknown",
+            f"the form {unknown[0]} cannot be written here",
+            where=Where(str(recipe.path), field="compress.weights"),
+            hint=f"one of {', '.join(written)}",
+        )
+    return tuple(form for form in order if form in written)
+
+
+def others(forms: tuple[str, ...], recipe: Recipe) -> list[str]:
+    """Forms that are not tried: predicted, so that the report shows what was given up."""
+    return [f for f, spec in FORMS.items() if f not in forms and (recipe.data or not spec.calibrated)]
+
+
+def frontier_of(ready: Ready) -> list[Attempt]:
+    """Every form of the model at hand, those to be tried first; then the larger candidates."""
+    turns = {form: turn for turn, form in enumerate(ready.forms, 1)}
+    here = [
+        Attempt(ready.model, form, turns.get(form), predicted=plain(told), provenance=origins(told))
+        for form, told in ((form, form_figures(ready, form)) for form in ready.ways)
+    ]
+    return here + [
+        Attempt(sized.name, None, predicted=plain(told), provenance=origins(told))
+        for sized, told in ((sized, larger_figures(ready, sized)) for sized in ready.larger)
+    ]
+
+
+def plain(figures: Mapping[str, Figure]) -> dict[str, float]:
+    return {name: figure.value for name, figure in figures.items()}
+
+
+def origins(figures: Mapping[str, Figure]) -> dict[str, str]:
+    return {name: figure.provenance for name, figure in figures.items()}
+
+
+def form_figures(ready: Ready, form: str) -> dict[str, Figure]:
+    """Size, speed under goal.load and expected loss of one form."""
+    return served_figures(ready.ways[form].local, ready.shape, form)
+
+
+def served_figures(local: Local, shape: Shape, form: str) -> dict[str, Figure]:
+    size = around(shape.params * FORMS[form].weight_bytes, 0.1, "bytes", "modelled")
+    speed = {name: local.steps["serve"][name] for name in ("output_tok_s", "ttft_s", "tpot_s")}
+    return {"size_bytes": size, **speed, "quality_loss": quality_loss(form, shape.params)}
+
+
+def larger_figures(ready: Ready, sized: Sized) -> dict[str, Figure]:
+    """A candidate whose turn has not come: its sizes, the rows as the first one's tokenizer counts."""
+    recipe, machine, facts = ready.recipe, ready.machine, ready.facts
+    form = usable_forms(recipe, sized.shape, machine, facts)[0]
+    local = predict(
+        fill(recipe, sized.shape, machine, facts, form), sized.shape, machine, ready.calibration, facts
+    )
+    walls = [figures["wall_s"] for figures in local.steps.values()]
+    low, value, high = (sum(getattr(w, name) for w in walls) for name in ("low", "value", "high"))
+    whole = {"wall_s": Figure(value, low, high, "s", "modelled"), "cost_usd": local.cost_usd}
+    peak = {"peak_rss_bytes": around(local.memory_bytes, 0.2, "bytes", "modelled")}
+    return served_figures(local, sized.shape, form) | whole | peak
 
 
 def base_of(source: ModelSource, watch: Watch) -> Artefact:
@@ -127,32 +260,36 @@ def calibrate(machine: Machine, watch: Watch) -> Calibration:
     return calibration
 
 
-def plan_document(
-    recipe: Recipe,
-    filled: Fill,
-    local: Local,
-    plans: Plans,
-    machine: Machine,
-    calibration: Calibration,
-    facts: DataFacts,
-) -> dict[str, Any]:
+def plan_document(ready: Ready) -> dict[str, Any]:
     """plan.json: settings with origins, every figure with its interval, and the hash over both."""
+    filled, local = ready.fill, ready.local
     body = {
-        "name": recipe.name,
-        "recipe_hash": recipe.hash,
-        "machine": machine.cpu_model,
-        "fingerprint": machine.fingerprint,
-        "calibration": calibration.hash,
-        "facts": {k: v for k, v in asdict(facts).items() if k != "lengths"},
+        "name": ready.recipe.name,
+        "model": ready.model,
+        "recipe_hash": ready.recipe.hash,
+        "machine": ready.machine.cpu_model,
+        "fingerprint": ready.machine.fingerprint,
+        "calibration": ready.calibration.hash,
+        "facts": {k: v for k, v in asdict(ready.facts).items() if k != "lengths"},
         "settings": filled.settings,
         "origins": filled.origins,
         "steps": {
             step: {k: f.as_json() for k, f in figures.items()} for step, figures in local.steps.items()
         },
-        "plans": plans.as_json(),
+        "forms": {"tried": list(ready.forms), "predicted": {f: form_document(ready, f) for f in ready.ways}},
+        "larger": {
+            c.name: {k: f.as_json() for k, f in larger_figures(ready, c).items()} for c in ready.larger
+        },
+        "plans": ready.plans.as_json(),
     }
     text = json.dumps(body, sort_keys=True, ensure_ascii=False).encode()
     return body | {"hash": hashlib.sha256(text).hexdigest()}
+
+
+def form_document(ready: Ready, form: str) -> dict[str, Any]:
+    figures = {name: figure.as_json() for name, figure in form_figures(ready, form).items()}
+    figures["quality_loss"]["source"] = loss_source(form)
+    return figures
 
 
 def check_disk(local: Local, workdir: Workdir) -> None:

@@ -95,6 +95,20 @@ class Candidates:
 
         return reference
 
+    def turn_to(self, ready: Ready) -> None:
+        """Another form, or another model: the candidate so far is not the one that will be published."""
+        if self._candidate:
+            self._candidate.service.stop()
+            self._candidate = None
+        if ready.base.hash != self.ready.base.hash:
+            self.references.close()
+        self.ready = ready
+
+    @property
+    def url(self) -> str | None:
+        """Of the candidate, where it has been started."""
+        return self._candidate.service.url if self._candidate else None
+
     def publish(self, keep: bool) -> dict[str, Any]:
         """Put the candidate in the place of the service that ran before; {"url", "pid"}."""
         assert self._candidate is not None

@@ -8,27 +8,40 @@ here: what any step does.
 
 from __future__ import annotations
 
+import json
 import platform
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from ..artefact import Artefact, Figures, Inputs, Settings, Watch, key_of
-from ..errors import Problem, Refused, Stopped, Where
+from ..errors import CheckFailed, Problem, Refused, Stopped, Where
 from ..ledger import Row
-from ..planner import Plans
+from ..planner import Local, Plans
 from ..recipe import Recipe
 from ..trust import load_keys
 from .children import run_step
+from .frontier import Attempt, account, added, blames_form
 from .known import remember
 from .load import measure_load
 from .memory import PeakMemory
 from .outcome import STEP_NAMES, Outcome, StepRecord
-from .planning import Ready, check_port, ledger, prepare
+from .planning import (
+    Ready,
+    check_port,
+    frontier_of,
+    larger_figures,
+    ledger,
+    prepare,
+    prepare_model,
+)
 from .report import write_report
 from .services import Candidates, api_key, ask_sample
+from .sizing import Sized
 from .sources import data_settings, input_hashes
 from .workdir import LoggedWatch, Workdir, locked, workdir_of
 
@@ -103,6 +116,32 @@ def check_serving(recipe: Recipe, place: Workdir) -> None:
         check_port(serve.host, serve.port)
 
 
+Next = str | Sized  # a form of the same model, or a larger model
+
+
+class Earlier:
+    """Tries of a step before the one that counts: its times add up over all of them."""
+
+    def __init__(self) -> None:
+        self.said: dict[str, list[Figures]] = {}
+        self.seen: dict[str, list[Figures]] = {}
+
+    def add(self, step: str, said: Figures, seen: Figures) -> None:
+        self.said.setdefault(step, []).append(said)
+        self.seen.setdefault(step, []).append(seen)
+
+    def put(self, outcome: Outcome, step: str) -> None:
+        """What a step has come to so far is earlier now. A record's figures hold its tries already."""
+        record = outcome.record(step)
+        self.said[step], self.seen[step] = [record.predicted], [record.measured]
+
+    def with_own(self, step: str, said: Figures, seen: Figures) -> tuple[Figures, Figures]:
+        return added(self.said.get(step, []), said), added(self.seen.get(step, []), seen)
+
+    def last(self, step: str) -> Figures:
+        return self.seen.get(step, [{}])[-1]
+
+
 class Walk:
     """One run under way: the artefacts so far, and the outcome as it grows."""
 
@@ -111,9 +150,12 @@ class Walk:
         self.store = ready.workdir.store
         self.made: dict[str, Artefact] = {"base": ready.base}
         self.candidates = Candidates(ready, watch)
+        self.begun = time.monotonic()
+        self.earlier = Earlier()
         records = [StepRecord(step, predicted=predicted(ready, step)) for step in STEP_NAMES]
         plan = {k: ready.document[k] for k in ("name", "machine", "hash")} | {"devices": ready.plans.shown()}
         self.outcome = Outcome(ready.id, str(ready.workdir.folder), records, plan=plan)
+        self.outcome.frontier = frontier_of(ready)
 
     def go(self, until: str, keep: bool) -> Outcome:
         """Walk the steps; the report is written whatever happens."""
@@ -175,18 +217,30 @@ class Walk:
     def compress(self) -> None:
         settings = self.ready.fill.settings["compress"]
         inputs = {"checkpoint": self.made["checkpoint"]}
-        self.made["compressed"] = self.make(
-            "compress", "compression:compress", "compressed", settings, inputs
-        )
+        if reads_rows(settings["form"]):
+            inputs["dataset"] = self.made["dataset"]
+        made = self.make("compress", "compression:compress", "compressed", settings, inputs)
+        self.made["compressed"] = made
+        self.attempt.hash = made.hash
+        self.attempt.measured["size_bytes"] = made.figures.get("bytes", float(made.bytes))
 
     def gate(self) -> None:
-        from ..gate import judge
-
+        """Judge; what fails by its form falls to the next form, what fails by its model to a larger one."""
         if not self.ready.fill.settings["train"]:
             self.outcome.record("gate").state = "skipped"
+            self.attempt.passed(None)
             return
+        while (refused := self.judged()) is not None:
+            self.fall(refused)
+
+    def judged(self) -> Next | None:
+        """None where the gate passed, else what is tried next. Raises GateFailed where nothing is left."""
+        from ..gate import judge
+
         settings = gate_settings(self.ready)
         inputs = {r: self.made[r] for r in ("base", "checkpoint", "compressed", "dataset")}
+        if (known := self.refusal(settings, inputs)) is not None:
+            return known
         calls: dict[str, Callable[..., Any]] = {
             "serve": self.serving(inputs),
             "reference": self.candidates.reference(inputs),
@@ -198,8 +252,133 @@ class Walk:
             finally:
                 self.read_verdict(draft.folder)
 
-        verdict = self.publish("gate", "verdict", settings, inputs, {}, call)
+        try:
+            verdict = self.publish("gate", "verdict", settings, inputs, {}, call)
+        except CheckFailed as failure:
+            return self.refused(failure, settings, inputs)
         self.read_verdict(verdict.path())
+        self.attempt.passed(self.verdict)
+        return None
+
+    def refused(self, failure: CheckFailed, settings: Settings, inputs: dict[str, Artefact]) -> Next:
+        """Take the account of a form that failed, and keep the verdict for a run that goes on later."""
+        self.attempt.refused(self.verdict)
+        after = self.after(self.verdict)
+        if self.candidates.url and after:
+            load = self.ready.recipe.goal.load
+            self.attempt.measured |= measure_load(self.candidates.url, load, api_key(self.ready.recipe))
+        self.note_attempt()
+        if after is None:
+            raise with_account(failure, self.outcome.frontier)
+        self.keep_refusal(settings, inputs)
+        return after
+
+    def fall(self, after: Next) -> None:
+        """Do again what the next form or the larger model asks for."""
+        self.watch.log(
+            "gate.refused", model=self.ready.model, form=self.ready.form, check=self.attempt.failed
+        )
+        if isinstance(after, str):
+            self.earlier.put(self.outcome, "compress")
+            self.turn_to(replace(self.ready, form=after))
+        else:
+            for step in ("clean", "train", "compress"):
+                self.earlier.put(self.outcome, step)
+            candidate, *larger = self.ready.larger
+            recipe, place = self.ready.recipe, self.ready.workdir
+            ready = prepare_model(recipe, place, self.watch, candidate, tuple(larger), self.ready.id)
+            before = [a for a in self.outcome.frontier if a.form is not None]
+            self.outcome.frontier = before + frontier_of(ready)
+            self.made = {"base": ready.base}
+            self.turn_to(ready)
+            self.clean()
+            self.train()
+        self.compress()
+
+    def turn_to(self, ready: Ready) -> None:
+        self.ready = ready
+        self.candidates.turn_to(ready)
+        self.watch.log("form.next", model=ready.model, form=ready.form)
+
+    def after(self, verdict: dict[str, Any]) -> Next | None:
+        """The next form where the form is to blame, else the next larger model; None: nothing, or no time."""
+        form, larger = self.ready.next_form, self.ready.larger
+        if form and blames_form(verdict) and self.has_room(self.ready.ways[form].local, ("compress", "gate")):
+            return form
+        if not larger or not self.has_room_for(larger[0]):
+            return None
+        return larger[0]
+
+    def has_room_for(self, candidate: Sized) -> bool:
+        said = larger_figures(self.ready, candidate)
+        return self.within(said["wall_s"].value, said["cost_usd"].value)
+
+    def has_room(self, local: Local, steps: tuple[str, ...]) -> bool:
+        figures = [local.steps[step] for step in (*steps, "serve")]
+        return self.within(sum(f["wall_s"].value for f in figures), sum(f["cost_usd"].value for f in figures))
+
+    def within(self, more_s: float, more_usd: float) -> bool:
+        """Does the time so far and that of another try keep deadline and budget?"""
+        goal, spent_s = self.ready.recipe.goal, time.monotonic() - self.begun
+        spent_usd = spent_s / 3600 * price_per_h(self.ready)
+        late = goal.deadline_s is not None and spent_s + more_s > goal.deadline_s
+        return not late and not (goal.budget and spent_usd + more_usd > goal.budget.usd)
+
+    @property
+    def attempt(self) -> Attempt:
+        here = (self.ready.model, self.ready.form)
+        return next(a for a in self.outcome.frontier if (a.model, a.form) == here)
+
+    @property
+    def verdict(self) -> dict[str, Any]:
+        return (self.outcome.gate or {}) | {"scores": self.outcome.scores}
+
+    # ------------------------------------------------------------------ verdicts that refused
+
+    def refusal(self, settings: Settings, inputs: dict[str, Artefact]) -> Next | None:
+        """What an earlier run tried after this form, if it refused it and something is still left to try."""
+        found = self.store.find("refusal", self.refusal_key(settings, inputs))
+        if found is None:
+            return None
+        self.read_verdict(found.path())
+        after = self.after(self.verdict)
+        if after is not None:
+            self.attempt.refused(self.verdict)
+            served = {k: v for k, v in found.figures.items() if k in self.attempt.predicted}
+            self.attempt.measured |= served
+            self.earlier.add("gate", predicted(self.ready, "gate"), found.figures)
+            self.watch.log("step.reused", step="gate", hash=found.hash)
+        return after
+
+    def keep_refusal(self, settings: Settings, inputs: dict[str, Artefact]) -> None:
+        told = without_local(settings)
+        key = self.refusal_key(settings, inputs)
+        draft = self.store.draft("refusal", key, "gate", told, inputs)
+        text = json.dumps(self.verdict, indent=2, sort_keys=True, ensure_ascii=False)
+        (draft.folder / "verdict.json").write_text(text, encoding="utf-8")
+        figures = self.attempt.measured | self.earlier.last("gate")
+        self.store.publish(draft, figures, made_by(self.ready), recipe_hash=self.ready.recipe.hash)
+
+    def refusal_key(self, settings: Settings, inputs: dict[str, Artefact]) -> str:
+        hashes = {r: a.hash for r, a in inputs.items()}
+        return key_of("refusal", VERSIONS["gate"], without_local(settings), hashes)
+
+    def note_attempt(self) -> None:
+        """The ledger's row of a form that failed: no times, since a gate may stop early."""
+        attempt = self.attempt
+        ledger().write(
+            Row(
+                run=self.ready.id,
+                step="gate",
+                machine=self.ready.machine.fingerprint,
+                features={"model": attempt.model, "form": attempt.form, "failed": attempt.failed},
+                predicted=attempt.predicted,
+                measured=attempt.measured,
+                versions=dict(self.ready.machine.versions),
+            )
+        )
+
+    # ------------------------------------------------------------------ the last step
 
     def serve(self, keep: bool) -> None:
         record, recipe = self.outcome.record("serve"), self.ready.recipe
@@ -211,11 +390,13 @@ class Walk:
         if not self.store.keys:  # a row and its answer are the user's secrets
             self.outcome.sample = ask_sample(candidate.service, self.made.get("dataset"), key)
         seen = {"wall_s": candidate.wall_s, "peak_rss_bytes": memory.bytes} | measured
-        record.measured = self.counted(record, seen)
+        record.predicted = predicted(self.ready, "serve")
+        record.measured = self.counted(record.predicted, seen)
+        self.attempt.measured |= {k: v for k, v in measured.items() if k in self.attempt.predicted}
         record.artefact, record.hash = str(self.made["compressed"].folder), self.made["compressed"].hash
         self.outcome.service = self.candidates.publish(keep)
         record.state = "done"
-        self.note("serve", self.ready.fill.settings["serve"], record)
+        self.note("serve", self.ready.fill.settings["serve"], record.predicted, record.measured)
 
     # ------------------------------------------------------------------ shared by the steps
 
@@ -247,7 +428,7 @@ class Walk:
     ) -> Artefact:
         """Reuse the artefact with this key, or do the step, measure it, publish it and write the ledger."""
         record = self.outcome.record(step)
-        told = {k: v for k, v in settings.items() if k not in LOCAL}
+        told = without_local(settings)
         key = key_of(step, VERSIONS[step], told, {r: a.hash for r, a in inputs.items()} | more)
         found = self.store.find(kind, key)
         if found:
@@ -255,8 +436,15 @@ class Walk:
             self.fill_in(record, found, "reused")
             return found
         draft = self.store.draft(kind, key, step, settings, inputs)
-        with PeakMemory() as memory:
-            figures = call(draft)
+        memory = PeakMemory()
+        try:
+            with memory:
+                figures = call(draft)
+        except CheckFailed:
+            seen = {"wall_s": memory.wall_s, "peak_rss_bytes": float(memory.bytes)}
+            said = predicted(self.ready, step)
+            self.earlier.add(step, said, self.counted(said, seen))
+            raise
         draft.settings = told
         measured = figures | {"wall_s": memory.wall_s, "peak_rss_bytes": memory.bytes}
         made = self.store.publish(
@@ -268,20 +456,23 @@ class Walk:
             seed=self.ready.recipe.seed,
         )
         self.fill_in(record, made, "done")
-        self.note(step, told, record)
+        said = predicted(self.ready, step)
+        self.note(step, told, said, self.counted(said, made.figures))
         return made
 
     def fill_in(self, record: StepRecord, artefact: Artefact, state: str) -> None:
         record.state, record.artefact, record.hash = state, str(artefact.folder), artefact.hash
-        record.measured = self.counted(record, artefact.figures)
+        said = predicted(self.ready, record.step)
+        own = self.counted(said, artefact.figures)
+        record.predicted, record.measured = self.earlier.with_own(record.step, said, own)
 
-    def counted(self, record: StepRecord, figures: Figures) -> Figures:
+    def counted(self, said: Figures, figures: Figures) -> Figures:
         """What stands beside the predictions, under their keys; time is priced as the plan prices it."""
         priced = figures | {"cost_usd": figures["wall_s"] / 3600 * price_per_h(self.ready)}
-        return {name: float(priced[name]) for name in record.predicted if name in priced}
+        return {name: float(priced[name]) for name in said if name in priced}
 
-    def note(self, step: str, settings: Settings, record: StepRecord) -> None:
-        measured = dict(record.measured)
+    def note(self, step: str, settings: Settings, said: Figures, seen: Figures) -> None:
+        measured = dict(seen)
         if step == "serve" and self.outcome.record("gate").state != "done":
             measured.pop("peak_rss_bytes", None)  # the gate fills the cache: without it this teaches nothing
         ledger().write(
@@ -290,7 +481,7 @@ class Walk:
                 step=step,
                 machine=self.ready.machine.fingerprint,
                 features=self.ready.local.features(step) | {"settings": settings},
-                predicted=record.predicted,
+                predicted=said,
                 measured=measured,
                 versions=dict(self.ready.machine.versions),
             )
@@ -305,8 +496,6 @@ class Walk:
         return serve
 
     def read_verdict(self, folder: Path) -> None:
-        import json
-
         with suppress(OSError, ValueError):
             verdict = json.loads((folder / "verdict.json").read_text(encoding="utf-8"))
             self.outcome.gate = {k: verdict.get(k) for k in ("verdict", "cause", "checks")}
@@ -314,16 +503,43 @@ class Walk:
 
 
 def gate_settings(ready: Ready) -> Settings:
-    """What the plan filled, and what the recipe asks of each ability."""
-    gate = ready.recipe.gate
+    """What the plan filled, and what the recipe asks of each ability.
+
+    `compress.max_quality_loss` is what serving may lose against the tuned model; against the base each
+    ability keeps `forget` or the gate's own tolerance.
+    """
+    gate, most = ready.recipe.gate, ready.recipe.compress.max_quality_loss
     asked = {name: {"min": g.min, "compare": g.compare} for name, g in gate.abilities.items()}
     planned = ready.fill.settings["gate"]
+    forget = dict(gate.forget)
+    if most is not None:
+        forget = dict.fromkeys((*ready.recipe.abilities, *asked), gate.tolerance) | forget
+        planned = planned | {"tolerance": most}
     return planned | {
         "abilities": asked,
-        "forget": dict(gate.forget),
+        "forget": forget,
         "seed": ready.recipe.seed,
         "api_key": api_key(ready.recipe),
     }
+
+
+def without_local(settings: Settings) -> Settings:
+    return {k: v for k, v in settings.items() if k not in LOCAL}
+
+
+def reads_rows(form: str) -> bool:
+    """Is this form calibrated on the data set?"""
+    from ..compression import FORMS
+
+    return bool(getattr(FORMS[form], "calibrated", False))
+
+
+def with_account(failure: CheckFailed, frontier: list[Attempt]) -> CheckFailed:
+    """The last failure, with what became of the forms and models before it."""
+    tried = [a for a in frontier if a.state == "failed"]
+    if len(tried) > 1:
+        failure.why = f"{failure.why}; {account(frontier)}" if failure.why else account(frontier)
+    return failure
 
 
 def predicted(ready: Ready, step: str) -> dict[str, float]:

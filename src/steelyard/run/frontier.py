@@ -1,0 +1,106 @@
+"""The forms and models of one run: what was expected of each, what each came to, and which failed why.
+
+Pure. Not here: trying them (walk.py), the order of forms (planner), who judges them (gate).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Verdict = Mapping[str, Any]  # the document of gate
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One form of one model. State: untried, passed or failed; `turn` counts from 1, None = not in the chain.
+
+    Figures are flat: size_bytes, output_tok_s, ttft_s, tpot_s; predicted quality_loss, measured score (mean
+    over abilities, a share). `failed` names the first check that failed, `why` says it in words.
+    """
+
+    model: str
+    form: str | None  # None: a model whose forms are not planned yet
+    turn: int | None = None
+    state: str = "untried"
+    predicted: dict[str, float] = field(default_factory=dict)
+    measured: dict[str, float] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
+    failed: str | None = None
+    why: str | None = None
+    hash: str | None = None  # of the compressed artefact
+    provenance: dict[str, str] = field(default_factory=dict)  # of each predicted figure
+
+    def as_json(self) -> dict[str, Any]:
+        names = ("model", "form", "turn", "state", "hash", "predicted", "measured", "scores")
+        return {name: getattr(self, name) for name in (*names, "failed", "why", "provenance")}
+
+    def passed(self, verdict: Verdict | None) -> None:
+        """The gate let it through; None where there is no gate."""
+        self.state = "passed"
+        self._scored(verdict or {})
+
+    def refused(self, verdict: Verdict) -> None:
+        """The gate did not let it through: a check failed, or is undecided."""
+        self.state = "failed"
+        self._scored(verdict)
+        check = first_failing(verdict)
+        self.failed = check["name"] if check else None
+        self.why = told(check) if check else verdict.get("cause")
+
+    def _scored(self, verdict: Verdict) -> None:
+        self.scores = dict((verdict.get("scores") or {}).get("served") or {})
+        if self.scores:
+            self.measured["score"] = sum(self.scores.values()) / len(self.scores)
+
+
+def first_failing(verdict: Verdict) -> Mapping[str, Any] | None:
+    """The first check that failed, else the first that is undecided."""
+    checks = verdict.get("checks") or []
+    return next((c for wanted in (False, None) for c in checks if c["passed"] is wanted), None)
+
+
+def told(check: Mapping[str, Any]) -> str:
+    """ "min/echo is 0.81, at least 0.9 is asked"; the check's own example where it has no numbers."""
+    state = "failed" if check["passed"] is False else "is undecided"
+    if check["value"] is None or check["limit"] is None:
+        return f"{check['name']} {state}" + (f": {check['example']}" if check.get("example") else "")
+    return f"{check['name']} {state}: {check['value']:.4g}, the limit is {check['limit']:.4g}"
+
+
+def blames_form(verdict: Verdict) -> bool:
+    """Could a form that loses less cure every failure? Not where the tuned model itself falls short."""
+    open_ = [c for c in verdict.get("checks") or [] if c["passed"] is not True]
+    return bool(open_) and all(_curable(c, verdict.get("scores") or {}) for c in open_)
+
+
+def _curable(check: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]]) -> bool:
+    kind, _, ability = check["name"].partition("/")
+    if kind == "tuned":
+        return False  # parity of the tuned model in its exact mode: the form has no part in it
+    tuned, base = (scores.get(role, {}).get(ability) for role in ("tuned", "base"))
+    if kind == "min":
+        return tuned is not None and tuned >= check["limit"]
+    if kind == "against_base":
+        return tuned is not None and base is not None and tuned - base >= check["limit"]
+    return True
+
+
+def account(frontier: list[Attempt]) -> str:
+    """ "int8 failed: against_tuned/echo ...; bf16 failed: ..." of those tried."""
+    several = len({a.model for a in frontier}) > 1
+    tried = [a for a in frontier if a.state == "failed"]
+    return "; ".join(f"{a.model + ' ' if several else ''}{a.form}: {a.why}" for a in tried)
+
+
+def added(earlier: list[dict[str, float]], own: dict[str, float]) -> dict[str, float]:
+    """A step done several times in one run: its times and prices add up, its memory is the largest."""
+    total = dict(own)
+    for figures in earlier:
+        for name in ("wall_s", "cost_usd"):
+            if name in total:
+                total[name] += figures.get(name, 0.0)
+        if "peak_rss_bytes" in total:
+            total["peak_rss_bytes"] = max(total["peak_rss_bytes"], figures.get("peak_rss_bytes", 0.0))
+    return total

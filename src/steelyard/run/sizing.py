@@ -1,0 +1,72 @@
+"""The models a recipe may mean: the one it names, those it lists, or for `auto` what lies on this machine.
+
+From small to large. Only headers are read here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..artefact import Watch
+from ..errors import Lacking, Problem, Where
+from ..hardware import cache_folder
+from ..model import ModelSource, resolve
+from ..recipe import Recipe
+from ..shape import Shape
+from ..shape import read as read_shape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sized:
+    """A candidate: where its files lie, and its sizes."""
+
+    source: ModelSource
+    shape: Shape
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+
+def candidates_of(recipe: Recipe, watch: Watch) -> tuple[Sized, ...]:
+    """At least one, by parameters. Raises what `resolve` raises for a model that the recipe names."""
+    if recipe.model != "auto":
+        return (_sized(recipe.model, recipe),)
+    if recipe.candidates:
+        return _by_size(_sized(name, recipe) for name in recipe.candidates)
+    found = _by_size(_whole(local_names(), recipe, watch))
+    if not found:
+        raise Lacking(
+            "model.none_here",
+            "model: auto takes the models on this machine, and there are none",
+            where=Where(str(recipe.path), field="model"),
+            hint="steelyard pull NAME fetches one, or list some: model: {auto: [small, larger]}",
+        )
+    return found
+
+
+def local_names() -> list[str]:
+    """The packaged model and what `steelyard pull` fetched."""
+    cache = cache_folder() / "models"
+    files = (*cache.glob("*/*/config.json"), *cache.glob("*/*/*.gguf"))
+    pulled = {f.parent.relative_to(cache).as_posix() for f in files if not f.parent.name.startswith(".")}
+    return ["demo", *sorted(pulled)]
+
+
+def _whole(names: Iterable[str], recipe: Recipe, watch: Watch) -> Iterable[Sized]:
+    """Those of the names that can be used; the others are noted, nobody asked for them by name."""
+    for name in names:
+        try:
+            yield _sized(name, recipe)
+        except Problem as problem:
+            watch.log("model.left_out", model=name, why=problem.message)
+
+
+def _sized(name: str, recipe: Recipe) -> Sized:
+    source = resolve(name, recipe.root)
+    return Sized(source=source, shape=read_shape(source.path))
+
+
+def _by_size(found: Iterable[Sized]) -> tuple[Sized, ...]:
+    return tuple(sorted(found, key=lambda c: (c.shape.params, c.name)))
