@@ -16,50 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-WORDS = tuple(
-    [
-        "river",
-        "stone",
-        "paper",
-        "garden",
-        "winter",
-        "engine",
-        "market",
-        "report",
-        "office",
-        "signal",
-        "bridge",
-        "forest",
-        "letter",
-        "window",
-        "candle",
-        "harbour",
-        "ticket",
-        "number",
-        "copper",
-        "silver",
-        "meadow",
-        "planet",
-        "kitchen",
-        "village",
-        "doctor",
-        "reason",
-        "summer",
-        "valley",
-        "teacher",
-        "yellow",
-        "basket",
-        "mirror",
-        "island",
-        "pocket",
-        "tunnel",
-        "wagon",
-        "orange",
-        "ladder",
-        "castle",
-        "border",
-    ]
+TEXT = (
+    "river stone paper garden winter engine market report office signal bridge forest letter window candle "
+    "harbour ticket number copper silver meadow planet kitchen village doctor reason summer valley teacher "
+    "yellow basket mirror island pocket tunnel wagon orange ladder castle border"
 )
+WORDS = TEXT.split()
 PREFIX_TOKENS = 1000
 
 

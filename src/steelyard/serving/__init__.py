@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .client import chat
-    from .engines import CAPABILITIES, ENGINES, Engine, EngineSettings
+    from .engines import CAPABILITIES, ENGINES, Engine, EngineSettings, GenRequest
     from .folders import prepare
     from .foreground import serve
     from .probes import probe
     from .service import Service, check_port, find, promote, start
-    from .settings import ServeSettings, check_host
+    from .settings import ServeSettings, check_host, engine_settings
 
 # File of each public name. No file may bear the name of something public: Python would bind the
 # sub-module over it (hence `probes.py` holds `probe`).
@@ -26,9 +26,11 @@ FILES = {
     "EngineSettings": "engines",
     "ServeSettings": "settings",
     "Service": "service",
+    "GenRequest": "engines",
     "chat": "client",
     "check_host": "settings",
     "check_port": "service",
+    "engine_settings": "settings",
     "find": "service",
     "prepare": "folders",
     "probe": "probes",
@@ -42,11 +44,13 @@ __all__ = [
     "ENGINES",
     "Engine",
     "EngineSettings",
+    "GenRequest",
     "ServeSettings",
     "Service",
     "chat",
     "check_host",
     "check_port",
+    "engine_settings",
     "find",
     "prepare",
     "probe",

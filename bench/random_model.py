@@ -1,0 +1,95 @@
+"""A model of a known shape with random weights, for speed, memory and start: never for quality.
+
+    python bench/random_model.py qwen3-0.6b|qwen3-1.7b OUT [--tokenizer FOLDER]
+
+Sizes from the models' published config.json; weights N(0, 0.02) in BF16, equal for equal shape. The tokenizer
+is that of FOLDER (a Hugging Face folder; default: the packaged model), so ids stay below the vocabulary.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from steelyard.model import resolve, to_hf, write
+
+SHAPES: dict[str, dict[str, int]] = {
+    "qwen3-0.6b": {
+        "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
+        "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936,
+    },
+    "qwen3-1.7b": {
+        "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16,
+        "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936,
+    },
+}  # fmt: skip
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+
+
+def config(shape: dict[str, int]) -> dict[str, Any]:
+    return {
+        "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "rms_norm_eps": 1e-6,
+        "rope_theta": 1e6, "max_position_embeddings": 40960, "tie_word_embeddings": True,
+        "attention_bias": False, "hidden_act": "silu", "torch_dtype": "bfloat16", "use_sliding_window": False,
+        "bos_token_id": 1, "eos_token_id": 2, **shape,
+    }  # fmt: skip
+
+
+def tensors(s: dict[str, int]) -> dict[str, tuple[int, ...]]:
+    hidden, ffn, head = s["hidden_size"], s["intermediate_size"], s["head_dim"]
+    wide, narrow = s["num_attention_heads"] * head, s["num_key_value_heads"] * head
+    found: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (s["vocab_size"], hidden),
+        "model.norm.weight": (hidden,),
+    }
+    for layer in range(s["num_hidden_layers"]):
+        parts = {
+            "input_layernorm": (hidden,), "post_attention_layernorm": (hidden,),
+            "self_attn.q_proj": (wide, hidden), "self_attn.k_proj": (narrow, hidden),
+            "self_attn.v_proj": (narrow, hidden), "self_attn.o_proj": (hidden, wide),
+            "self_attn.q_norm": (head,), "self_attn.k_norm": (head,),
+            "mlp.gate_proj": (ffn, hidden), "mlp.up_proj": (ffn, hidden), "mlp.down_proj": (hidden, ffn),
+        }  # fmt: skip
+        found |= {f"model.layers.{layer}.{name}.weight": shape for name, shape in parts.items()}
+    return found
+
+
+def make(shape: str, out: Path, tokenizer: Path | None = None) -> Path:
+    out.mkdir(parents=True, exist_ok=True)
+    noise = (np.random.default_rng(0).standard_normal(2**22, np.float32) * 0.02).view(np.uint32) >> 16
+    noise = noise.astype(np.uint16)
+    one = np.uint16(0x3F80)  # 1.0 in BF16: a norm's weight
+    # Each tensor begins elsewhere in the noise: an engine stores equal constants once.
+    values = {
+        name: ("BF16", np.full(dims, one) if len(dims) == 1 else np.resize(np.roll(noise, 9973 * n), dims))
+        for n, (name, dims) in enumerate(tensors(SHAPES[shape]).items())
+    }
+    write(values, out / "model.safetensors")
+    (out / "config.json").write_text(json.dumps(config(SHAPES[shape]), indent=2) + "\n")
+    with tempfile.TemporaryDirectory() as scratch:
+        source = tokenizer or Path(scratch)
+        if tokenizer is None:
+            to_hf(resolve("demo", "."), source)
+        for name in TOKENIZER:
+            if (source / name).exists():
+                shutil.copyfile(source / name, out / name)
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("shape", choices=tuple(SHAPES))
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--tokenizer", type=Path)
+    args = parser.parse_args()
+    print(make(args.shape, args.out, args.tokenizer))
+
+
+if __name__ == "__main__":
+    main()
