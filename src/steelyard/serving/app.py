@@ -11,7 +11,6 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
 
 from ..errors import Problem
 from . import (
@@ -36,13 +35,13 @@ GROUPS = (
 )  # fmt: skip
 
 
-def app(served: Served, settings: ServeSettings, version: str) -> ASGIApp:
+def app(served: Served, settings: ServeSettings, version: str) -> Guard:
     """The ASGI application of one served model."""
     api = Api(served, settings, version)
     routes: list[Route] = []
     for group in GROUPS:
         routes += group.routes(api)
-    return Guard(Starlette(routes=routes, exception_handlers=_handlers()), settings.api_key)
+    return Guard(Starlette(routes=routes, exception_handlers=_handlers()), served.keys)
 
 
 def _handlers() -> dict[Any, Any]:

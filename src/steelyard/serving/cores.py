@@ -1,8 +1,13 @@
-"""How many cores an engine may use."""
+"""How many cores an engine may use, and which, where several share them."""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+
+from ..errors import WrongUse
 
 
 def usable_cores() -> int:
@@ -11,3 +16,35 @@ def usable_cores() -> int:
 
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+
+
+def split_cores(parts: int) -> list[tuple[int, ...]]:
+    """The physical cores in `parts` near-equal runs, cores of one NUMA node and socket together.
+
+    Raises WrongUse where there are fewer cores than parts.
+    """
+    cores = [first for _, first in sorted(_physical().items())]
+    if parts > len(cores):
+        raise WrongUse(
+            "serve.replicas", f"{parts} replicas need {parts} cores, {len(cores)} may be used",
+            hint=f"--replicas {len(cores)}",
+        )  # fmt: skip
+    bounds = [len(cores) * i // parts for i in range(parts + 1)]
+    return [tuple(cores[a:b]) for a, b in pairwise(bounds)]
+
+
+def _physical() -> dict[tuple[int, int, int], int]:
+    """(NUMA node, socket, core) -> its first usable hyper-thread; without /sys each CPU is a core."""
+    allowed = (
+        sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    )
+    found: dict[tuple[int, int, int], int] = {}
+    for cpu in allowed:
+        place = Path(f"/sys/devices/system/cpu/cpu{cpu}")
+        socket, core, node = 0, cpu, 0
+        with suppress(OSError, ValueError):
+            socket = int((place / "topology/physical_package_id").read_text())
+            core = int((place / "topology/core_id").read_text())
+            node = next((int(n.name[4:]) for n in place.glob("node[0-9]*")), 0)
+        found.setdefault((node, socket, core), cpu)
+    return found

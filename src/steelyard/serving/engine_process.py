@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -20,6 +21,11 @@ import orjson
 from ..errors import Lacking
 from .engines import EngineSettings, Event, GenRequest, Scores
 
+HANG_S = 20.0  # work in flight, no event and next to no CPU time for so long: a hang
+SPIN_S = 300.0  # the same while it computes: a long prompt of a large model takes minutes
+STOPPED_S = 60.0  # someone stopped the process and may go on soon; SIGSTOP and SIGCONT are no hang
+TICK_S = 1.0
+IDLE_CORES = 0.05  # of a core: below, an engine computes nothing
 BACKOFF_S = (0.2, 1.0, 5.0, 15.0, 30.0)  # before each restart; back to the first after a calm minute
 CALM_S = 60.0
 LINE_LIMIT = 1 << 26  # a scored prompt of 8,192 tokens with 20 likeliest each is 6 MB
@@ -31,15 +37,28 @@ class EngineLost(Exception):
     """The engine went away, or could not do what was asked."""
 
 
+class EngineCrashed(EngineLost):
+    """Its process ended while it worked on this: asking again may help."""
+
+
+class EngineRefused(EngineLost):
+    """It would not take this request."""
+
+
 class EngineProcess:
-    """One engine child. `state`: "loading", "ready", "stalled" (restarting) or "closed"."""
+    """One engine child. `state`: "loading", "ready", "stalled" (ended or silent) or "closed"."""
 
     def __init__(
-        self, settings: EngineSettings, log: Callable[..., None], output: int = subprocess.DEVNULL
+        self,
+        settings: EngineSettings,
+        log: Callable[..., None],
+        output: int = subprocess.DEVNULL,
+        python: str | None = None,
     ) -> None:
         self.settings, self.log = settings, log
+        self.python = python  # another environment's interpreter, for an engine that needs its own packages
         self.output = output  # where the native library's own words go
-        self.state = "loading"
+        self._state = "loading"
         self.load: dict[str, float] = {}
         self.metrics: dict[str, float] = {}
         self.last_token_at = 0.0
@@ -49,11 +68,50 @@ class EngineProcess:
         self._asked: dict[int, asyncio.Future[Any]] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
-        self._watching: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._changed = asyncio.Event()  # set, and made anew, at each change of state
+        self._told: dict[int, tuple[Callable[[], None], Callable[[int, int], None], int]] = {}
+        self.why_lost = "the engine process ended"
 
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
+
+    @property
+    def state(self) -> str:
+        return self._state
+
+    @state.setter
+    def state(self, state: str) -> None:
+        self._state = state
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether someone has stopped it by a signal."""
+        return self.pid is not None and _cpu(self.pid)[1]
+
+    def move(self, folder: str) -> None:
+        """Where a restart finds the model from now on."""
+        self.settings = replace(self.settings, folder=folder)
+
+    @property
+    def pids(self) -> list[int]:
+        return [self.pid] if self.pid else []
+
+    @property
+    def slots(self) -> int:
+        """Requests that its batch takes."""
+        return self.settings.max_num_seqs
+
+    async def until_ready(self, limit_s: float) -> bool:
+        """Whether it is ready, now or within `limit_s`; False at once where it is closed."""
+        with suppress(asyncio.TimeoutError):
+            async with asyncio.timeout(limit_s):
+                while self.state not in ("ready", "closed"):
+                    await self._changed.wait()
+        return self.state == "ready"
 
     @property
     def active(self) -> int:
@@ -62,22 +120,33 @@ class EngineProcess:
 
     async def start(self) -> None:
         """Raises Lacking where the engine cannot load the model."""
-        reader = await self._spawn()
-        self._watching = asyncio.create_task(self._watch(reader))
+        try:
+            reader = await self._spawn()
+        except Lacking:
+            self.state = "closed"
+            raise
+        self._tasks = [asyncio.create_task(self._watch(reader)), asyncio.create_task(self._end_hangs())]
 
     async def _spawn(self) -> asyncio.StreamReader:
         ours, theirs = socket.socketpair()
         fd = theirs.fileno()
-        command = [sys.executable, "-m", f"{__package__}.engine_child", str(fd), str(os.getpid())]
+        command = [
+            self.python or sys.executable,
+            "-m",
+            f"{__package__}.engine_child",
+            str(fd),
+            str(os.getpid()),
+        ]
         with theirs:
             self._process = await asyncio.create_subprocess_exec(
-                *command, pass_fds=(fd,), stdin=subprocess.DEVNULL, stdout=self.output, stderr=self.output
-            )
+                *command, pass_fds=(fd,), stdin=subprocess.DEVNULL, stdout=self.output, stderr=self.output,
+                process_group=0, env=self._environment(),
+            )  # fmt: skip
         reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=LINE_LIMIT)
         self._send(asdict(self.settings))
         first = orjson.loads(await reader.readline() or b'{"failed": {"why": "the engine process ended"}}')
         if "ready" not in first:
-            self.state = "closed"
+            self._kill()
             raise Lacking(
                 "serve.engine",
                 f"the engine {self.settings.engine} could not load the model",
@@ -88,15 +157,35 @@ class EngineProcess:
         self.log("engine.ready", pid=self.pid, **self.load)
         return reader
 
+    def _environment(self) -> dict[str, str] | None:
+        """Another interpreter finds this package by its path."""
+        if self.python is None:
+            return None
+        ours = str(Path(__file__).resolve().parents[2])
+        return {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([ours, *filter(None, [os.environ.get("PYTHONPATH")])]),
+        }
+
     # ------------------------------------------------------------------ asking
 
-    async def submit(self, request: dict[str, Any]) -> AsyncGenerator[Event, None]:
-        """Events of one answer. Leaving the loop early frees the slot. Raises EngineLost."""
+    async def submit(
+        self,
+        request: dict[str, Any],
+        ended: Callable[[], None] = lambda: None,
+        made: Callable[[int, int], None] = lambda prompt, ids: None,
+    ) -> AsyncGenerator[Event, None]:
+        """Events of one answer. Leaving the loop early frees the slot.
+
+        Called as the engine goes, even if the reader is slow: `made` with the prompt tokens read and the ids
+        made, `ended` once it has done with it. Raises EngineLost.
+        """
         if self.state != "ready":
             raise EngineLost(f"the engine is {self.state}")
         wanted = GenRequest(request_id=next(self._ids), **request)
         queue: asyncio.Queue[Event | Exception] = asyncio.Queue()
         self._queues[wanted.request_id] = queue
+        self._told[wanted.request_id] = (ended, made, len(wanted.ids))
         self._send({"op": "add", **asdict(wanted)})
         finished = False
         try:
@@ -109,8 +198,20 @@ class EngineProcess:
                 yield event
         finally:
             self._queues.pop(wanted.request_id, None)
+            self._end(wanted.request_id)
             if not finished:
                 self._send({"op": "cancel", "request_id": wanted.request_id})
+
+    def _end(self, request_id: int) -> None:
+        if told := self._told.pop(request_id, None):
+            told[0]()
+
+    def _made(self, event: Event) -> None:
+        """The prompt counts with the first ids."""
+        if told := self._told.get(event.request_id):
+            ended, made, prompt_tokens = told
+            made(prompt_tokens, len(event.ids))
+            self._told[event.request_id] = (ended, made, 0)
 
     @property
     def adapters(self) -> dict[str, str]:
@@ -124,6 +225,7 @@ class EngineProcess:
     async def embed(self, batch: list[list[int]]) -> list[list[float]]:
         """One vector a list of ids. Raises EngineLost."""
         (vectors,) = await self._ask("embed", batch=batch)
+        self.last_token_at = time.monotonic()
         return list(vectors)
 
     async def load_adapter(self, name: str, folder: str) -> None:
@@ -164,10 +266,11 @@ class EngineProcess:
                 return
             self._lost()
             attempt = 0 if time.monotonic() - began > CALM_S else attempt
-            while self.state == "stalled":
+            while self.state != "ready":
                 await asyncio.sleep(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)])
                 attempt += 1
                 self.restarts += 1
+                self.state = "loading"
                 try:
                     reader = await self._spawn()
                 except Lacking as e:
@@ -184,15 +287,19 @@ class EngineProcess:
             self.last_token_at = time.monotonic()
             self.metrics = message["metrics"]
             for told in message["events"]:
-                if queue := self._queues.get(told[0]):
-                    queue.put_nowait(Event(*told))
+                event = Event(*told)
+                if queue := self._queues.get(event.request_id):
+                    queue.put_nowait(event)
+                self._made(event)
+                if event.finish:
+                    self._end(event.request_id)
         elif kind := next((name for name in REPLIES if name in message), None):
             told = message[kind]
             request_id, *rest = told if isinstance(told, list) else [told]
             if (future := self._asked.get(request_id)) and not future.done():
                 future.set_result(rest)
         elif "failed" in message:
-            self._fail(message["failed"]["id"], EngineLost(message["failed"]["why"]))
+            self._fail(message["failed"]["id"], EngineRefused(message["failed"]["why"]))
 
     def _fail(self, request_id: int, why: Exception) -> None:
         if queue := self._queues.get(request_id):
@@ -201,10 +308,32 @@ class EngineProcess:
             future.set_exception(why)
 
     def _lost(self) -> None:
+        self._kill()
         self.state = "stalled"
-        self.log("engine.lost", pid=self.pid)
+        self.log("engine.lost", pid=self.pid, why=self.why_lost)
         for request_id in [*self._queues, *self._asked]:
-            self._fail(request_id, EngineLost("the engine process ended"))
+            self._fail(request_id, EngineCrashed(self.why_lost))
+        self.why_lost = "the engine process ended"
+
+    async def _end_hangs(self) -> None:
+        """kill -9 an engine that has work and makes nothing; `_watch` does the rest."""
+        silent = Silence()
+        while self.state != "closed":
+            before = time.monotonic()
+            await asyncio.sleep(TICK_S)
+            busy = bool(self._queues or self._asked) and self.state == "ready"
+            paused = time.monotonic() - before > 3 * TICK_S  # this process itself stood still
+            limit = silent.limit_s(self.pid, None if paused or not busy else self.last_token_at)
+            if limit is None or self.pid is None:
+                continue
+            self.why_lost = f"the engine made nothing for {limit:.0f} s"
+            self._kill()
+
+    def _kill(self) -> None:
+        """Its whole process group: some engines have workers that outlive them."""
+        if self.pid is not None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
 
     async def close(self) -> None:
         """End the child: by closing its socket, after a second by force."""
@@ -214,9 +343,45 @@ class EngineProcess:
         if self._process and self._process.returncode is None:
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._process.wait(), 1.0)
-            if self._process.returncode is None:
-                with suppress(ProcessLookupError):
-                    self._process.send_signal(signal.SIGKILL)
-                await self._process.wait()
-        if self._watching:
-            self._watching.cancel()
+        self._kill()
+        if self._process:
+            await self._process.wait()
+        for task in self._tasks:
+            task.cancel()
+
+
+class Silence:
+    """How long an engine with work in flight has made nothing, and whether that is too long."""
+
+    def __init__(self) -> None:
+        self.since: float | None = None  # of the silence
+        self.marker: float | None = None  # last_token_at when it began
+        self.idle_since: float | None = None  # it has computed nothing since
+        self.cpu_s = 0.0
+
+    def limit_s(self, pid: int | None, last_token_at: float | None) -> float | None:
+        """The limit that was exceeded, else None. `last_token_at` None: nothing is expected of it now."""
+        now = time.monotonic()
+        if pid is None or last_token_at is None or last_token_at != self.marker or self.since is None:
+            self.since, self.marker, self.idle_since = now, last_token_at, None
+            return None
+        cpu_s, stopped = _cpu(pid)
+        if cpu_s - self.cpu_s > IDLE_CORES * TICK_S or self.idle_since is None:
+            self.idle_since = now
+        self.cpu_s = cpu_s
+        limit = STOPPED_S if stopped else HANG_S
+        if now - self.idle_since > limit:
+            return limit
+        return SPIN_S if now - self.since > SPIN_S and not stopped else None
+
+
+def _cpu(pid: int) -> tuple[float, bool]:
+    """CPU seconds of a process and its children, and whether it stands stopped by a signal."""
+    import psutil
+
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        found = [process, *process.children(recursive=True)]
+        used = sum(t.user + t.system for t in (p.cpu_times() for p in found))
+        return used, process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+    return 0.0, False

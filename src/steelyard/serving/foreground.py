@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import WrongUse
+from ..model import is_encoder
 from .engines import ENGINES
 from .folders import prepare
 from .front import Front
@@ -35,7 +36,29 @@ def serve(
         check_port(settings.host, settings.port)  # before minutes of export, not after
     prepared = prepare(source, form)
     settings = replace(settings, fingerprint=settings.fingerprint or prepared.fingerprint)
+    settings = _with_encoder(replace(settings, source=settings.source or named(source)), prepared.folder)
     asyncio.run(_run(prepared.folder, settings, ready))
+
+
+def named(source: str | Path) -> str:
+    """The source as it can be named from anywhere."""
+    place = Path(source).expanduser()
+    return str(place.resolve()) if place.exists() else str(source)
+
+
+def _with_encoder(settings: ServeSettings, folder: Path) -> ServeSettings:
+    """The encoder beside the model, ready to load; or the engine of a folder that is one itself."""
+    if is_encoder(folder):
+        return replace(settings, engine="encoder")
+    if settings.embed_model is None:
+        return settings
+    beside = prepare(settings.embed_model).folder
+    if not is_encoder(beside):
+        raise WrongUse(
+            "serve.no_encoder", f"{settings.embed_model} is no sentence encoder",
+            hint="give a folder of a BERT or RoBERTa model to --embed-model",
+        )  # fmt: skip
+    return replace(settings, embed_folder=str(beside))
 
 
 async def _run(folder: Path, settings: ServeSettings, ready: Callable[[dict[str, Any]], None]) -> None:

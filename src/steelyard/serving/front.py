@@ -31,12 +31,16 @@ from ..errors import Lacking, Problem
 from ..model import Tokenizer
 from ..processes import die_with_parent, outlive_parent
 from .app import app
+from .encoders import EncoderService
 from .engine_process import EngineLost, EngineProcess
 from .generation import Served
+from .keys import SAVE_S, KeyRing
 from .measures import Measures
-from .settings import ServeSettings, check_host, engine_settings
+from .replicas import Replicas
+from .settings import ServeSettings, check_host, engine_settings, replica_settings
 from .state import write_state
 
+SLOW_READER_MS = 60_000
 GRACE_S = 1  # for answers under way once SIGTERM has come; all must be over within 5 s
 OPENED = "steelyard-open-"  # private folders of the artefact room are called so
 WARM_UP_TOKENS = 64  # of the prompt: a prefill step and its kernels
@@ -56,6 +60,8 @@ def bind(host: str, port: int) -> socket.socket:
     # for the client's delayed acknowledgement.
     made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # a reader that takes nothing for so long has gone
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SLOW_READER_MS)
     try:
         made.bind((host, port))
         made.listen(1024)
@@ -79,24 +85,36 @@ def url_of(listening: socket.socket) -> str:
 class Front:
     """One served model in this process. `run` returns when it has been told to stop."""
 
-    def __init__(self, folder: Path, settings: ServeSettings) -> None:
-        self.folder, self.settings = folder, settings
+    def __init__(self, folder: Path, settings: ServeSettings, candidate: bool = False) -> None:
+        """A candidate leaves batches and jobs alone until it is promoted."""
+        self.folder, self.settings, self.candidate = folder, settings, candidate
         self.stopping = asyncio.Event()
         self.servers: list[uvicorn.Server] = []
         self.tasks: list[asyncio.Task[None]] = []
         self.private = Path(tempfile.mkdtemp(prefix="steelyard-serve-"))  # mode 0700
-        self.engine = EngineProcess(engine_settings(folder, settings), log, _output())
+        self.keys = KeyRing(settings.api_key, Path(settings.keys) if settings.keys else None)
+        self.engine = self._engine()
+        self.encoder = self._encoder()
+
+    def _engine(self) -> EngineProcess | Replicas:
+        python = self.settings.engine_python
+        engines = [
+            EngineProcess(one, log, _output(), python) for one in replica_settings(self.folder, self.settings)
+        ]
+        return engines[0] if len(engines) == 1 else Replicas(engines)
 
     async def run(self, ready: Callable[[dict[str, Any]], None]) -> None:
         """Serve until SIGTERM, SIGINT or `stop`. Raises Problem where it cannot begin."""
         for sig in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(sig, self.stopping.set)
         try:
-            check_host(self.settings.host, self.settings.api_key)
+            check_host(self.settings.host, self.settings.api_key, self.settings.keys)
             listening = bind(self.settings.host, self.settings.port)
             await self._start(listening)
             if not self.stopping.is_set():
                 ready(self.told(url_of(listening)))
+                if not self.candidate:
+                    self._take_up()
             await self.stopping.wait()
         finally:
             await self._close()
@@ -112,12 +130,15 @@ class Front:
             starting.cancel()
             return
         starting.result()
-        self.served = Served(self.engine, tokenizer, Measures(self.settings.name, self.settings.engine))
+        measures = Measures(self.settings.name, self.settings.engine)
+        self.served = Served(self.engine, tokenizer, measures, self.keys, self.settings.max_queue_s)
         from importlib.metadata import version
 
-        self.app = app(self.served, self.settings, version("steelyard"))
+        self.app: Any = app(self.served, self.settings, version("steelyard"))
         await self._warm_up()
+        await self._start_encoder()
         self._listen(listening)
+        self.saving = asyncio.create_task(self._save_budgets())
         control = str(self.private / "control")
         self.control = await asyncio.start_unix_server(self._controlled, control)
 
@@ -125,12 +146,43 @@ class Front:
         """The first prefill and decode steps compile kernels: not on a user's time."""
         try:
             await self.served.probe(WARM_UP_TOKENS)
+            began = time.perf_counter()
+            await self.served.probe(WARM_UP_TOKENS, first=0)
+            self.served.admission.rate.start_from(WARM_UP_TOKENS, time.perf_counter() - began)
             await self.served.probe(1)
         except EngineLost as e:
             raise Lacking("serve.engine", "the engine makes no token", why=str(e), hint="see the log") from e
 
+    def _encoder(self) -> EngineProcess | Replicas | None:
+        """The engine of the encoder beside the model, or the one engine where that is an encoder."""
+        if self.settings.engine == "encoder":
+            return self.engine
+        if self.settings.embed_folder is None:
+            return None
+        settings = replace(self.settings, engine="encoder", max_model_len=None)
+        return EngineProcess(engine_settings(Path(self.settings.embed_folder), settings), log, _output())
+
+    async def _start_encoder(self) -> None:
+        if self.encoder is None:
+            return
+        if self.encoder is not self.engine:
+            await self.encoder.start()
+        folder = Path(self.settings.embed_folder or self.folder)
+        name = Path(self.settings.embed_model or self.settings.name).name
+        self.served.encoder = await asyncio.to_thread(EncoderService, self.encoder, folder, name)
+
+    def _take_up(self) -> None:
+        """Batches and tuning jobs that an earlier process left."""
+        self.served.stores.begin(self.app.inner)
+
     def told(self, url: str) -> dict[str, Any]:
-        about = {"url": url, "pid": os.getpid(), "engine_pid": self.engine.pid, "load": self.engine.load}
+        about = {
+            "url": url,
+            "pid": os.getpid(),
+            "engine_pid": self.engine.pid,
+            "engine_pids": self.engine.pids,
+            "load": self.engine.load,
+        }
         return {**about, "control": str(self.private / "control")}
 
     def _listen(self, listening: socket.socket) -> None:
@@ -160,11 +212,12 @@ class Front:
 
     def _promote(self, host: str, port: int, state_folder: str | None) -> dict[str, Any]:
         """Listen for the user too, and live on alone."""
-        check_host(host, self.settings.api_key)
+        check_host(host, self.settings.api_key, self.settings.keys)
         listening = bind(host, port)
         self._listen(listening)
         self._keep_model()
         detach()
+        self._take_up()
         told = self.told(url_of(listening))
         if state_folder:
             write_state(Path(state_folder), {**told, "fingerprint": self.settings.fingerprint})
@@ -182,14 +235,26 @@ class Front:
             return
         shutil.copytree(self.folder, own, copy_function=os.link, dirs_exist_ok=True)
         self.folder = own
-        self.engine.settings = replace(self.engine.settings, folder=str(own))
+        self.engine.move(str(own))
+
+    async def _save_budgets(self) -> None:
+        while True:
+            await asyncio.sleep(SAVE_S)
+            self.keys.save()
 
     async def _close(self) -> None:
+        if hasattr(self, "served"):
+            self.served.draining = True
         for server in self.servers:
             server.should_exit = True
         if self.tasks:
             await asyncio.wait(self.tasks, timeout=GRACE_S + 1)
+        if served := getattr(self, "served", None):
+            await served.stores.close()
         await self.engine.close()
+        if self.encoder is not None:
+            await self.encoder.close()
+        self.keys.save()
         shutil.rmtree(self.private, ignore_errors=True)
         log("service.stopped")
 
@@ -236,15 +301,18 @@ def main() -> None:
         os.close(answer)
 
     try:
-        asyncio.run(_run(Path(order["folder"]), ServeSettings(**order["settings"]), tell))
+        settings = ServeSettings(**order["settings"])
+        asyncio.run(_run(Path(order["folder"]), settings, tell, candidate=bool(order["parent"])))
     except Problem as e:
         log("service.failed", code=e.code, why=e.why)
         tell({**e.as_json(), "exit_code": e.exit_code})
         sys.exit(e.exit_code)
 
 
-async def _run(folder: Path, settings: ServeSettings, ready: Callable[[dict[str, Any]], None]) -> None:
-    await Front(folder, settings).run(ready)
+async def _run(
+    folder: Path, settings: ServeSettings, ready: Callable[[dict[str, Any]], None], candidate: bool
+) -> None:
+    await Front(folder, settings, candidate).run(ready)
 
 
 if __name__ == "__main__":

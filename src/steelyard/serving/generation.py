@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
@@ -10,16 +11,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..model import Tokenizer
+from .admission import Admission, Place
 from .answer import Answer, Piece
 from .api_error import ApiError
-from .engine_process import EngineLost, EngineProcess
-from .engines import CAPABILITIES, Capability, Scores
+from .encoders import EncoderService
+from .engine_process import EngineCrashed, EngineLost, EngineProcess
+from .engines import CAPABILITIES, Capability, Event, Scores
 from .guard import Caller
 from .jobs import Job
+from .keys import Account, KeyRing
 from .measures import Measures
+from .replicas import Replicas
+from .spans import tell
 
 FRESH_S = 30.0  # /health vouches for a token this young
 PROBE_S = 20.0  # a probe waits at most one long prefill step and its own
+ATTEMPTS = 3  # a request that ends the engine each time must not go on doing so
+READY_S = 60.0  # a request waits so long for an engine that starts again
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,27 +39,32 @@ class Prompt:
 
 
 class Served:
-    """One engine, its tokenizer and its counters."""
+    """A model behind one or more engines, its tokenizer, its queue and its counters."""
 
-    def __init__(self, engine: EngineProcess, tokenizer: Tokenizer, measures: Measures) -> None:
+    def __init__(
+        self,
+        engine: EngineProcess | Replicas,
+        tokenizer: Tokenizer,
+        measures: Measures,
+        keys: KeyRing | None = None,
+        max_queue_s: float = 60.0,
+        encoder: EncoderService | None = None,
+    ) -> None:
         self.engine, self.tokenizer, self.measures = engine, tokenizer, measures
+        self.keys = keys or KeyRing()
+        self.encoder = encoder  # beside the model
+        self.stores: Any = None  # files, batches, jobs: set by stores_api
         self.max_model_len = engine.settings.max_model_len
         self.capability: Capability = CAPABILITIES[engine.settings.engine]()
+        self.admission = Admission(lambda: engine.slots, max_queue_s, lambda: len(self.keys.keys) > 1)
+        self.draining = False
         self._probing = asyncio.Lock()
-        self._running = 0
-        slots = engine.settings.max_num_seqs
-        watch = measures.watch
-        watch("vllm:num_requests_running", "Requests in the batch", lambda: min(self._running, slots))
-        watch("vllm:num_requests_waiting", "Requests that wait", lambda: max(self._running - slots, 0))
-        watch(
-            "vllm:kv_cache_usage_perc",
-            "Share of the KV cache",
-            lambda: engine.metrics.get("cache_usage", 0.0),
-        )
-        watch("steelyard:engine_restarts", "Times the engine started again", lambda: engine.restarts)
+        measures.watch_service(engine, self.admission)
 
     def prompt(self, ids: list[int], asked: int | None, default: int | None) -> Prompt:
         """Raises ApiError 400 where prompt and answer exceed the context: nothing is cut silently."""
+        if not self.generates:
+            raise ApiError(400, "a sentence encoder is served here: it generates no text", param="model")
         longest = self.max_model_len
         wanted = default if asked is None else asked
         if not ids:
@@ -67,6 +80,10 @@ class Served:
             )
         return Prompt(ids, longest - len(ids) if wanted is None else wanted)
 
+    @property
+    def generates(self) -> bool:
+        return self.engine.settings.engine != "encoder"
+
     # ------------------------------------------------------------------ answers
 
     async def answers(
@@ -78,49 +95,107 @@ class Served:
         ApiError 408 once the caller's deadline has passed. Where a job is not streamed, an answer may begin
         anew after a crash: a new Answer under the same index.
         """
-        self._running += len(prompts) * job.n
+        caller = caller or Caller()
+        account = self.keys.account(caller.key_id)
+        tracks = [prompts[i // job.n] for i in range(len(prompts) * job.n)]
+        account.check_tokens(sum(len(p.ids) for p in prompts) + len(tracks) * self.admission.output_tokens)
+        places = self._places(caller, tracks, account.key.weight)
         try:
-            if len(prompts) * job.n == 1:
-                source = self._one(job, prompts[0], 0)
-            else:
-                source = _merged(
-                    [self._one(job, prompts[i // job.n], i) for i in range(len(prompts) * job.n)]
-                )
-            async with aclosing(source) as pieces:
+            sources = [
+                self._one(job, prompt, i, places[i], caller, account) for i, prompt in enumerate(tracks)
+            ]
+            async with aclosing(sources[0] if len(sources) == 1 else _merged(sources)) as pieces:
                 async for piece in pieces:
                     yield piece
         finally:
-            self._running -= len(prompts) * job.n
+            for place in places:
+                place.leave()
+
+    def _places(self, caller: Caller, tracks: list[Prompt], weight: float) -> list[Place]:
+        """Raises ApiError 429, 503."""
+        if self.draining:
+            raise ApiError(503, "the service is ending", code="draining", retry_after=30)
+        if self.engine.state == "closed":
+            raise ApiError(503, "the engine is closed", code="engine_unavailable", retry_after=30)
+        try:
+            works = [self.admission.work_of(len(p.ids), p.max_tokens) for p in tracks]
+            return self.admission.enter(caller, works, weight)
+        except ApiError:
+            self.measures.refused("queue")
+            raise
 
     async def _one(
-        self, job: Job, prompt: Prompt, index: int
+        self, job: Job, prompt: Prompt, index: int, place: Place, caller: Caller, account: Account
     ) -> AsyncGenerator[tuple[int, Answer, Piece], None]:
-        answer = Answer(self.tokenizer.stream(), job.stops)
-        began = last = time.perf_counter()
+        """One answer. What nobody has seen yet is made again after a crash."""
+        came = time.perf_counter()
+        await _before(place.granted, caller)
+        self.measures.queue_time.observe(time.perf_counter() - came)
         request = {
-            **job.sampling,
-            "ids": prompt.ids,
-            "max_tokens": prompt.max_tokens,
-            "seed": job.seed + index,
-        }
-        async with aclosing(self.engine.submit(request)) as events:
-            async for event in events:
+            **job.sampling, "ids": prompt.ids, "max_tokens": prompt.max_tokens, "seed": job.seed + index,
+        }  # fmt: skip
+        for attempt in itertools.count(1):
+            answer = Answer(self.tokenizer.stream(), job.stops)
+            try:
+                await self._until_ready(caller)
+                async with aclosing(self._pieces(request, answer, place, caller, came)) as pieces:
+                    async for piece in pieces:
+                        yield index, answer, piece
+                break
+            except EngineCrashed:
+                if attempt == ATTEMPTS or (job.stream and answer.ids):
+                    raise
+                self.measures.retried()
+            finally:
+                self._account(prompt, answer, account)
+        self.admission.made(len(answer.ids))
+        self.measures.e2e.observe(time.perf_counter() - came)
+
+    async def _until_ready(self, caller: Caller) -> None:
+        """Raises ApiError 503 where no engine comes back in time."""
+        left = caller.left_s
+        if not await self.engine.until_ready(READY_S if left is None else max(min(left, READY_S), 0)):
+            again_s = 2 * self.engine.load.get("load_s", 5.0)
+            raise ApiError(
+                503, f"the engine is {self.engine.state}", code="engine_unavailable", retry_after=again_s
+            )
+
+    async def _pieces(
+        self, request: dict[str, Any], answer: Answer, place: Place, caller: Caller, came: float
+    ) -> AsyncGenerator[Piece, None]:
+        last = came
+        async with aclosing(self.engine.submit(request, place.leave, place.progress)) as events:
+            while (event := await _next(events, caller)) is not None:
                 if event.finish == "error":
                     raise EngineLost("the engine has no room for this request")
                 now = time.perf_counter()
-                (self.measures.inter_token if answer.ids else self.measures.ttft).observe(now - last)
+                if answer.ids:
+                    self.measures.inter_token.observe(now - last)
+                else:
+                    self.measures.ttft.observe(now - came)
                 last = now
-                yield (
-                    index,
-                    answer,
-                    answer.push(event.ids, event.logprobs, event.finish, event.tops, event.cached),
-                )
+                if event.cached is not None:
+                    self.measures.prefix(len(request["ids"]), event.cached)
+                yield answer.push(event.ids, event.logprobs, event.finish, event.tops, event.cached)
                 if answer.finish:
                     break
-        self.measures.e2e.observe(time.perf_counter() - began)
+
+    def _account(self, prompt: Prompt, answer: Answer, account: Account) -> None:
+        """What was made is paid for, whoever has left since."""
+        if answer.ids:
+            account.spend(len(prompt.ids) + len(answer.ids))
 
     async def score(self, ids: list[int], top: int) -> Scores:
-        return await self.engine.score(ids, top)
+        """Raises EngineLost; a crash is tried again."""
+        for attempt in itertools.count(1):
+            await self._until_ready(Caller())
+            try:
+                return await self.engine.score(ids, top)
+            except EngineCrashed:
+                if attempt == ATTEMPTS:
+                    raise
+                self.measures.retried()
+        raise AssertionError
 
     async def embed(self, batch: list[list[int]]) -> list[list[float]]:
         """One vector for each list of token ids. Raises EngineLost."""
@@ -146,6 +221,12 @@ class Served:
         self.measures.prompt_tokens.inc(prompt_tokens)
         self.measures.generation_tokens.inc(made)
         self.measures.success(answers[0].finish or "length" if answers else "length")
+        tell(
+            self.measures.model_name,
+            gen_ai__usage__input_tokens=prompt_tokens,
+            gen_ai__usage__output_tokens=made,
+            gen_ai__response__finish_reasons=[answer.finish or "length" for answer in answers],
+        )
         return {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": made,
@@ -156,8 +237,12 @@ class Served:
 
     async def healthy(self) -> str | None:
         """None where a token was made in the last 30 s (one is made when idle), else why not."""
+        if self.draining:
+            return "draining"
         if self.engine.state != "ready":
             return self.engine.state
+        if self.engine.stopped:
+            return "stalled"
         async with self._probing:
             if time.monotonic() - self.engine.last_token_at < FRESH_S:
                 return None
@@ -166,13 +251,45 @@ class Served:
                 return None
         return "stalled"
 
-    async def probe(self, prompt_tokens: int = 4) -> None:
-        """Make one token, uncounted. Raises EngineLost."""
-        request = {"ids": [(self.tokenizer.eos_ids or (0,))[0]] * prompt_tokens, "max_tokens": 1}
+    async def probe(self, prompt_tokens: int = 4, first: int | None = None) -> None:
+        """Make one token, uncounted; `first` begins a prompt that no cache holds. Raises EngineLost."""
+        if not self.generates:
+            await self.engine.embed([[0] * prompt_tokens])
+            return
+        ids = [(self.tokenizer.eos_ids or (0,))[0]] * prompt_tokens
+        if first is not None:
+            ids[0] = first
+        request = {"ids": ids, "max_tokens": 1}
         async with aclosing(self.engine.submit(request)) as events:
             async for event in events:
                 if event.finish == "error":
                     raise EngineLost("the engine has no room")
+
+
+async def _before(waited: asyncio.Future[None], caller: Caller) -> None:
+    """Raises ApiError 408 once the caller's deadline has passed."""
+    if waited.done():
+        return
+    try:
+        async with asyncio.timeout(caller.left_s):
+            await waited
+    except TimeoutError:
+        raise _too_late() from None
+
+
+async def _next(events: AsyncGenerator[Event, None], caller: Caller) -> Event | None:
+    """The next event, None after the last. Raises ApiError 408 once the caller's deadline has passed."""
+    try:
+        if caller.deadline_s is None:
+            return await anext(events, None)
+        async with asyncio.timeout(caller.left_s):
+            return await anext(events, None)
+    except TimeoutError:
+        raise _too_late() from None
+
+
+def _too_late() -> ApiError:
+    return ApiError(408, "the deadline of this request has passed", code="deadline_exceeded")
 
 
 async def _merged(sources: list[AsyncGenerator[Any, None]]) -> AsyncGenerator[Any, None]:

@@ -5,17 +5,21 @@ Routes find the caller in `request.scope["state"]["caller"]`.
 
 from __future__ import annotations
 
-import hmac
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .api_error import ApiError
+from .keys import KeyRing
+from .spans import span
 
 OPEN = ("/live",)
+# What a route needs of a key, by the beginning of its path; all others need "inference".
+NEEDED = {"/v1/fine_tuning": "tune", "/v1/load_lora_adapter": "admin", "/v1/unload_lora_adapter": "admin"}
 SCOPES = frozenset({"inference", "tune", "admin"})
 TIERS = {"priority": -1, "default": 0, "auto": 0, "standard_only": 0, "flex": 1, "batch": 2}
 
@@ -47,31 +51,71 @@ class Caller:
 
 
 class Guard:
-    """Asks for the key before any route but /live, and gives each answer a request id."""
+    """Asks for the key before any route but /live, counts its requests, gives each answer a request id."""
 
-    def __init__(self, inner: ASGIApp, api_key: str | None) -> None:
-        self.inner, self.key = inner, (api_key or "").encode()
+    def __init__(self, inner: ASGIApp, keys: KeyRing) -> None:
+        self.inner, self.keys = inner, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.inner(scope, receive, send)
         headers = dict(scope["headers"])
         request_id = headers.get(b"x-request-id", b"")[:128] or uuid.uuid4().hex.encode()
+        more = [(b"x-request-id", request_id)]
 
         async def send_with_id(message: Any) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+                message["headers"] = [*message.get("headers", ()), *more]
             await send(message)
 
-        if self.key and scope["path"] not in OPEN and not self._knows(headers):
-            refusal = ApiError(
-                401, "a valid key is needed: Authorization: Bearer KEY", code="invalid_api_key"
-            )
-            return await refusal.response(scope["path"])(scope, receive, send_with_id)
-        scope.setdefault("state", {})["caller"] = Caller()
-        await self.inner(scope, receive, send_with_id)
+        try:
+            caller = self._caller(scope, headers, more)
+        except ApiError as e:
+            return await e.response(scope["path"])(scope, receive, send_with_id)
+        scope.setdefault("state", {})["caller"] = caller
+        with span(scope, headers, request_id):
+            await self.inner(scope, receive, send_with_id)
 
-    def _knows(self, headers: dict[bytes, bytes]) -> bool:
-        kind, _, bearer = headers.get(b"authorization", b"").partition(b" ")
-        given = bearer.strip() if kind.lower() == b"bearer" else headers.get(b"x-api-key", b"")
-        return hmac.compare_digest(given, self.key)  # constant time: a guess learns nothing from it
+    def _caller(self, scope: Scope, headers: dict[bytes, bytes], more: list[tuple[bytes, bytes]]) -> Caller:
+        """Raises ApiError 400, 401, 403, 429; adds the key's limits to the answer's headers."""
+        if scope["path"] in OPEN:
+            return Caller()
+        deadline_s = _deadline(headers)
+        if not self.keys.needed:
+            return Caller(deadline_s=deadline_s)
+        key = self.keys.find(_secret(headers))
+        if key is None:
+            raise ApiError(401, "a valid key is needed: Authorization: Bearer KEY", code="invalid_api_key")
+        needed = _scope_of(scope["path"])
+        if needed not in key.scopes:
+            raise ApiError(403, f"this key lacks the scope {needed!r}", code="insufficient_scope")
+        account = self.keys.account(key.id)
+        if scope["method"] == "POST":
+            try:
+                account.take_request()
+            finally:
+                more += account.headers()
+        return Caller(
+            key_id=key.id, scopes=key.scopes, priority=key.priority, may_hurry=key.may_hurry,
+            deadline_s=deadline_s,
+        )  # fmt: skip
+
+
+def _secret(headers: dict[bytes, bytes]) -> bytes:
+    kind, _, bearer = headers.get(b"authorization", b"").partition(b" ")
+    return bearer.strip() if kind.lower() == b"bearer" else headers.get(b"x-api-key", b"")
+
+
+def _scope_of(path: str) -> str:
+    return next((scope for start, scope in NEEDED.items() if path.startswith(start)), "inference")
+
+
+def _deadline(headers: dict[bytes, bytes]) -> float | None:
+    """x-request-timeout: seconds that the client will wait."""
+    given = headers.get(b"x-request-timeout")
+    if given is None:
+        return None
+    with suppress(ValueError):
+        if 0 < (seconds := float(given)) < float("inf"):
+            return seconds
+    raise ApiError(400, "x-request-timeout is a number of seconds above 0", param="x-request-timeout")

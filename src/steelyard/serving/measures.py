@@ -7,6 +7,8 @@ requests are left out.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -18,6 +20,7 @@ class Measures:
     """One registry for one served model."""
 
     def __init__(self, model_name: str, engine: str) -> None:
+        self.model_name = model_name
         self.registry = CollectorRegistry()
         self._labels = {"model_name": model_name, "engine": engine}
         self.prompt_tokens = self._counter("vllm:prompt_tokens", "Prompt tokens processed")
@@ -33,6 +36,42 @@ class Measures:
         self.ttft = self._histogram("vllm:time_to_first_token_seconds", "Time to first token", LONG_S)
         self.inter_token = self._histogram("vllm:inter_token_latency_seconds", "Between tokens", SHORT_S)
         self.e2e = self._histogram("vllm:e2e_request_latency_seconds", "Whole request", LONG_S)
+
+        self.queue_time = self._histogram("vllm:request_queue_time_seconds", "Before the batch", LONG_S)
+        self.prefix_queries = self._counter("vllm:prefix_cache_queries", "Prompt tokens looked up")
+        self.prefix_hits = self._counter("vllm:prefix_cache_hits", "Prompt tokens found in the cache")
+        self._retried = self._counter("steelyard:request_retries", "Requests begun anew after a crash")
+        self._refused = Counter(
+            "steelyard:requests_refused", "Requests told to come again",
+            (*self._labels, "reason"), registry=self.registry,
+        )  # fmt: skip
+
+    def prefix(self, looked_up: int, found: int) -> None:
+        self.prefix_queries.inc(looked_up)
+        self.prefix_hits.inc(found)
+
+    def retried(self) -> None:
+        self._retried.inc()
+
+    def refused(self, reason: str) -> None:
+        self._refused.labels(**self._labels, reason=reason).inc()
+
+    def watch_service(self, engine: Any, admission: Any) -> None:
+        """Gauges of the engines and of the queue before them."""
+        self.watch("vllm:num_requests_running", "Requests in the batch", lambda: admission.inside)
+        self.watch("vllm:num_requests_waiting", "Requests that wait", lambda: admission.waiting)
+        self.watch(
+            "vllm:kv_cache_usage_perc",
+            "Share of the KV cache",
+            lambda: engine.metrics.get("cache_usage", 0.0),
+        )
+        self.watch("steelyard:engine_restarts", "Times an engine started again", lambda: engine.restarts)
+        self.watch("steelyard:work_rate", "Prompt tokens a second, full batch", lambda: admission.rate.value)
+        engines = getattr(engine, "engines", [engine])
+        labels = (*self._labels, "replica")
+        pid = Gauge("steelyard:engine_pid", "Process of an engine", labels, registry=self.registry)
+        for i, one in enumerate(engines):
+            pid.labels(**self._labels, replica=str(i)).set_function(partial(_pid, one))
 
     def success(self, reason: str) -> None:
         self._success.labels(**self._labels, finished_reason=reason).inc()
@@ -53,3 +92,7 @@ class Measures:
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         made = Histogram(name, text, tuple(self._labels), registry=self.registry, buckets=buckets)
         return made.labels(**self._labels)
+
+
+def _pid(engine: Any) -> float:
+    return float(engine.pid or 0)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import Refused
-from .cores import usable_cores
+from .cores import split_cores, usable_cores
 from .engines import EngineSettings, kv_bytes_per_token, kv_precision, read_form
 
 LOOPBACK = ("localhost", "::1")
@@ -23,12 +23,25 @@ class ServeSettings:
     host: str = "127.0.0.1"
     port: int = 0  # 0: a free one
     api_key: str | None = None
+    keys: str | None = None  # file of keys, each with its limits (keys.py)
+    max_queue_s: float = 60.0  # a longer wait is a 429: few clients wait longer than a minute
+    replicas: int = 1  # engines on this machine, each with its part of the cores
+    cores: tuple[int, ...] = ()  # pin the engine to these
+    prefix_cache: bool = True
+    kv_precision: str | None = None  # None: as the form says
+    speculative: str = "off"  # "lookup" or "draft", where the engine can
+    draft: str | None = None  # folder of the small model, as its engine loads it
+    adapters: dict[str, str] = field(default_factory=dict)  # name -> PEFT folder
+    engine_python: str | None = None  # interpreter of the environment that the engine is installed in
     threads: int | None = None  # the physical cores that this process may use
     max_model_len: int | None = None  # what the model was made for, at most 8192
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 2048
     cache_bytes: int | None = None
     fingerprint: str | None = None  # system_fingerprint: the artefact's hash
+    source: str | None = None  # what the user named: where a tuning job of this model begins
+    embed_model: str | None = None  # a sentence encoder beside the model, as the user named it
+    embed_folder: str | None = None  # its folder, prepared
 
     def __repr__(self) -> str:
         return f"ServeSettings(name={self.name!r}, host={self.host!r}, port={self.port})"  # never the key
@@ -41,13 +54,13 @@ def is_loopback(host: str) -> bool:
     return host in LOOPBACK or host.startswith("127.")
 
 
-def check_host(host: str, api_key: str | None) -> None:
+def check_host(host: str, api_key: str | None, keys: str | None = None) -> None:
     """Raises Refused where others could reach a service that asks for no key."""
-    if not is_loopback(host) and not api_key:
+    if not is_loopback(host) and not (api_key or keys):
         raise Refused(
             "serve.no_key",
             f"{host} can be reached from outside, and no key is set",
-            hint="give --api-key KEY or STEELYARD_API_KEY, or listen on 127.0.0.1",
+            hint="give --api-key KEY, STEELYARD_API_KEY or --keys FILE, or listen on 127.0.0.1",
         )
 
 
@@ -72,4 +85,19 @@ def engine_settings(folder: Path, settings: ServeSettings) -> EngineSettings:
         max_num_seqs=settings.max_num_seqs,
         max_num_batched_tokens=settings.max_num_batched_tokens,
         cache_bytes=max(cache, int(kv_bytes * (length + 64))),
+        prefix_cache=settings.prefix_cache,
+        kv_precision=settings.kv_precision,
+        cores=tuple(settings.cores),
+        speculative=settings.speculative,
+        draft=settings.draft,
+        adapters=dict(settings.adapters),
     )
+
+
+def replica_settings(folder: Path, settings: ServeSettings) -> list[EngineSettings]:
+    """One for each replica: its own cores, so that none waits for another's threads at a barrier."""
+    one = engine_settings(folder, settings)
+    if settings.replicas == 1:
+        return [one]
+    parts = split_cores(settings.replicas)
+    return [replace(one, cores=part, threads=min(len(part), one.threads)) for part in parts]
