@@ -39,9 +39,10 @@ BAND = 2**18  # numbers dequantised at a time: their float32 values stay in the 
 CONTROL, USER_DEFINED, UNUSED = 3, 4, 5  # tokenizer.ggml.token_type
 
 
-def to_hf(source: ModelSource, out: Path) -> None:
+def to_hf(source: ModelSource, out: Path, weights: bool = True) -> None:
     """Write `source` to the folder `out` as config.json, model.safetensors and tokenizer files.
 
+    `weights=False` leaves out model.safetensors of a GGUF file: for an engine that reads the file itself.
     A Hugging Face source is copied file by file. Raises WrongUse for a file whose family,
     RoPE scaling or pre-tokenizer is unknown, Lacking where gguf or tokenizers is not installed.
     """
@@ -57,7 +58,8 @@ def to_hf(source: ModelSource, out: Path) -> None:
     _write_json(out / "generation_config.json", _special_ids(header))
     if template := header.meta.get("tokenizer.chat_template"):
         _write_text(out / "chat_template.jinja", template)
-    _write_weights(header, source.path, config, out / "model.safetensors")
+    if weights:
+        _write_weights(header, source.path, config, out / "model.safetensors")
     return None
 
 

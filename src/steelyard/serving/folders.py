@@ -1,7 +1,7 @@
 """From what a user names to the folder that an engine loads: exported once, kept by content.
 
-A served folder is taken as it is; a Hugging Face or `train` artefact folder is exported to an IR; a GGUF
-goes through the model room first.
+OpenVINO: a served folder is taken as it is; a Hugging Face or `train` artefact folder is exported to an IR; a
+GGUF goes through the model room first. llama.cpp reads the GGUF itself, vLLM a Hugging Face folder.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from pathlib import Path
 import orjson
 
 from ..artefact import adopt
-from ..errors import Lacking, Refused, Where
-from ..model import encoder_folder, export_encoder, export_openvino, resolve, to_hf
+from ..errors import Lacking, Refused, Where, WrongUse
+from ..model import ModelSource, encoder_folder, export_encoder, export_openvino, resolve, to_hf
+from .engines import CAPABILITIES
 
 ENCODER_VERSION = 1  # as IR_VERSION, of model/openvino_encoder.py
 IR_VERSION = 1  # of the graph builder: raise it where equal weights give another IR
 DEFAULT_FORM = "bf16"
+GGUF = "model.gguf"  # as engines/llamacpp.py names it
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,25 +36,114 @@ class Prepared:
     fingerprint: str
 
 
-def prepare(source: str | Path, form: str | None = None, root: Path | str = ".") -> Prepared:
-    """The served folder of `source`, exported if need be. Raises WrongUse, Lacking, Refused."""
+def engine_for(source: str | Path, root: Path | str = ".") -> str:
+    """The engine for `source` where nobody named one: OpenVINO, else what is installed and can read it.
+
+    Raises Lacking where none is.
+    """
+    order = ["openvino", "vllm"]
+    place = Path(root) / Path(source).expanduser()
+    if not (place / "openvino_model.xml").exists() and resolve(str(source), root).kind == "gguf":
+        order.insert(1, "llamacpp")
+    found = {name: CAPABILITIES[name]().unusable for name in order}
+    usable = next((name for name, why in found.items() if why is None), None)
+    if usable is None:
+        raise Lacking(
+            "serve.no_engine", "no engine for this model is installed",
+            why="; ".join(f"{name}: {why}" for name, why in found.items()),
+            hint="pip install 'steelyard[serve]'",
+        )  # fmt: skip
+    return usable
+
+
+def prepare(
+    source: str | Path, form: str | None = None, root: Path | str = ".", engine: str = "openvino"
+) -> Prepared:
+    """The folder of `source` that `engine` loads, made if need be. Raises WrongUse, Lacking, Refused."""
     place = Path(root) / Path(source).expanduser()
     if place.is_dir():
         _refuse_sealed(place)
-        if (place / "openvino_model.xml").exists() and form is None:
-            return Prepared(place, _hash(place))
+    if engine in OTHERS:
+        _check_form(engine, form)
+        return OTHERS[engine](source, place, root)
+    if place.is_dir() and (place / "openvino_model.xml").exists() and form is None:
+        return Prepared(place, _hash(place))
     if encoder := encoder_folder(str(source), root):
         return _encoder(encoder)
     model = resolve(str(source), root)
-    if model.kind == "gguf":
-        key = _file_hash(model.path)
-        folder = _kept(f"hf-{key[:32]}", lambda out: to_hf(model, out))
-    else:
-        folder, key = model.path, _hash(model.path)
+    folder, key = _hf(model)
     form = form or DEFAULT_FORM
     built = hashlib.sha256(f"{key} {form} {IR_VERSION} {_version('openvino')}".encode()).hexdigest()
     kept = _kept(f"ir-{built[:32]}", lambda out: export_openvino(folder, out, form))
     return Prepared(kept, built)
+
+
+def _hf(model: ModelSource) -> tuple[Path, str]:
+    """The Hugging Face folder of a model, and the hash of what it comes from."""
+    if model.kind != "gguf":
+        return model.path, _hash(model.path)
+    key = _file_hash(model.path)
+    return _kept(f"hf-{key[:32]}", lambda out: to_hf(model, out)), key
+
+
+# ------------------------------------------------------------------ other engines
+
+
+def _check_form(engine: str, form: str | None) -> None:
+    forms = CAPABILITIES[engine]().forms
+    if form is not None and form not in forms:
+        raise WrongUse(
+            "serve.form", f"{engine} serves no form {form!r}", why=f"it serves {', '.join(forms)}",
+            hint="leave the form out, or use --engine openvino",
+        )  # fmt: skip
+
+
+def _gguf(source: str | Path, place: Path, root: Path | str) -> Prepared:
+    """Tokenizer and template as the model room derives them, and a link to the file itself."""
+    if (place / GGUF).exists():
+        return Prepared(place, _file_hash(place / GGUF))
+    model = resolve(str(source), root)
+    if model.kind != "gguf":
+        raise WrongUse(
+            "serve.not_gguf", "llama.cpp serves GGUF files, and this is none", where=Where(str(model.path)),
+            hint="give a *.gguf file, or use --engine openvino",
+        )  # fmt: skip
+    key = _file_hash(model.path)
+
+    def write(out: Path) -> None:
+        to_hf(model, out, weights=False)
+        config = orjson.loads((out / "config.json").read_bytes())
+        form = {"form": "gguf", "weights": model.path.stem.rpartition(".")[2], "precision": "f32",
+                "kv_precision": "f16", "max_context": config["max_position_embeddings"]}  # fmt: skip
+        (out / "form.json").write_bytes(orjson.dumps(form, option=orjson.OPT_INDENT_2))
+
+    folder = _kept(f"gguf-{key[:32]}", write)
+    _link(folder / GGUF, model.path.resolve())
+    return Prepared(folder, hashlib.sha256(f"{key} gguf".encode()).hexdigest())
+
+
+def _link(link: Path, target: Path) -> None:
+    """A link, not a copy: a GGUF may be tens of GB. The file may have moved since."""
+    if link.is_symlink() and link.resolve() == target:
+        return
+    part = link.with_name(f".{link.name}.{os.getpid()}")
+    part.symlink_to(target)
+    part.rename(link)
+
+
+def _weights(source: str | Path, place: Path, root: Path | str) -> Prepared:
+    """A Hugging Face folder as it is."""
+    if (place / "openvino_model.xml").exists() and not any(place.glob("*.safetensors")):
+        raise WrongUse(
+            "serve.only_ir", "vLLM reads safetensors, and this folder holds OpenVINO's form of a model",
+            where=Where(str(place)),
+            hint="name the model or the train artefact it was made from",
+        )  # fmt: skip
+    folder, key = _hf(resolve(str(source), root))
+    return Prepared(folder, key)
+
+
+OTHERS = {"llamacpp": _gguf, "vllm": _weights}
 
 
 def _encoder(folder: Path) -> Prepared:

@@ -47,9 +47,9 @@ def _openvino_capability() -> Capability:
         prompt_logprobs=True,
         gen_logprobs=True,
         top_logprobs=False,
-        grammar=(),
+        grammar=("json_schema", "regex", "ebnf") if find_spec("openvino_tokenizers") else (),
         logit_bias=False,
-        min_tokens=False,
+        min_tokens=True,
         lora="none",
         mixed_adapters=False,
         speculative=(),
@@ -88,11 +88,39 @@ def _encoder_capability() -> Capability:
     )
 
 
+def _llamacpp() -> Callable[[EngineSettings], Engine]:
+    from .llamacpp import LlamaCppEngine
+
+    return LlamaCppEngine
+
+
+def _llamacpp_capability() -> Capability:
+    from .llamacpp_native import capability
+
+    return capability()
+
+
+def _vllm() -> Callable[[EngineSettings], Engine]:
+    from .vllm import VllmEngine
+
+    return VllmEngine
+
+
+def _vllm_capability() -> Capability:
+    from .vllm_python import capability
+
+    return capability()
+
+
 ENGINES: dict[str, Callable[[], Callable[[EngineSettings], Engine]]] = {
     "openvino": _openvino,
     "encoder": _encoder,
+    "llamacpp": _llamacpp,
+    "vllm": _vllm,
 }
 CAPABILITIES: dict[str, Callable[[], Capability]] = {
     "openvino": _openvino_capability,
     "encoder": _encoder_capability,
+    "llamacpp": _llamacpp_capability,
+    "vllm": _vllm_capability,
 }

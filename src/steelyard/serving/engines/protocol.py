@@ -121,9 +121,13 @@ KV_BYTES = {"f32": 4.0, "bf16": 2.0, "f16": 2.0, "u8": 1.0}
 
 
 def read_form(folder: Path) -> dict[str, Any]:
-    """form.json of a served folder; a folder without one is taken as bf16."""
+    """form.json of a served folder; a folder without one is taken as bf16, its context from config.json."""
     file = folder / "form.json"
-    default = {"form": "bf16", "weights": "bf16", "precision": "bf16", "kv_precision": "bf16"}
+    default: dict[str, Any] = {"form": "bf16", "weights": "bf16", "precision": "bf16", "kv_precision": "bf16"}
+    if not file.exists() and (folder / "config.json").exists():
+        default["max_context"] = orjson.loads((folder / "config.json").read_bytes()).get(
+            "max_position_embeddings"
+        )
     return {**default, **(orjson.loads(file.read_bytes()) if file.exists() else {})}
 
 

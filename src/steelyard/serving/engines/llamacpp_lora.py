@@ -1,0 +1,83 @@
+"""A PEFT LoRA folder as the GGUF file that llama.cpp loads."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+NAMES = {
+    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}  # fmt: skip
+KEY = re.compile(r"(?:.*\.)?layers\.(\d+)\.(.+?)\.lora_([AB])(?:\.default)?\.weight$")
+
+
+def write_gguf(adapter: Path, model: Path, out: Path) -> None:
+    """Raises ValueError for an adapter that is no plain LoRA of the linear layers."""
+    import gguf
+
+    settings = orjson.loads((adapter / "adapter_config.json").read_bytes())
+    config = orjson.loads((model / "config.json").read_bytes())
+    architecture = "llama" if config["model_type"] == "mistral" else config["model_type"]
+    _check(settings)
+    writer = gguf.GGUFWriter(str(out), architecture)
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", _alpha(settings))
+    for name, value in _tensors(adapter, config, architecture):
+        writer.add_tensor(name, value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _check(settings: dict[str, Any]) -> None:
+    odd = [
+        key for key in ("use_dora", "alpha_pattern", "rank_pattern", "modules_to_save") if settings.get(key)
+    ]
+    if settings.get("peft_type") != "LORA" or odd:
+        raise ValueError(
+            f"only plain LoRA adapters can be loaded, not {', '.join(odd) or settings.get('peft_type')}"
+        )
+
+
+def _alpha(settings: dict[str, Any]) -> float:
+    """llama.cpp scales by alpha / rank; rsLoRA by alpha / sqrt(rank)."""
+    alpha, rank = float(settings["lora_alpha"]), settings["r"]
+    return alpha * rank**0.5 if settings.get("use_rslora") else alpha
+
+
+def _tensors(adapter: Path, config: dict[str, Any], architecture: str) -> list[tuple[str, np.ndarray]]:
+    from ...model import Weights
+
+    found = []
+    weights = Weights(adapter / "adapter_model.safetensors")
+    for key in sorted(weights):
+        match = KEY.match(key)
+        if match is None or match[2] not in NAMES:
+            raise ValueError(f"the adapter changes {key}, which llama.cpp cannot")
+        value = weights.f32(key)
+        if match[3] == "B" and architecture == "llama" and NAMES[match[2]] in ("attn_q", "attn_k"):
+            heads = config["num_attention_heads"]
+            value = _permuted(
+                value, heads if NAMES[match[2]] == "attn_q" else config.get("num_key_value_heads", heads)
+            )
+        found.append((f"blk.{match[1]}.{NAMES[match[2]]}.weight.lora_{match[3].lower()}", value))
+    return found
+
+
+def _permuted(weight: np.ndarray, heads: int) -> np.ndarray:
+    """The rows as llama.cpp keeps those of llama: the halves of each rotated head interleaved.
+
+    [heads * D, rank] -> [heads * D, rank] (convert_hf_to_gguf.py, permute)
+    """
+    rows = weight.shape[0]
+    return np.ascontiguousarray(
+        weight.reshape(heads, 2, rows // heads // 2, -1).swapaxes(1, 2).reshape(weight.shape)
+    )
