@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .parity import LIMITS, Limits, Sample, measure
+from .parity import LIMITS, SURE_OWN, Limits, Sample, measure
 from .prompts import Suspect, suspects
 from .reference import LOGPROB, TOP_ID, TOP_LOGPROB, Reference
 from .verdict import Check
 
 if TYPE_CHECKING:
     from ..model import Tokenizer
+    from .deviation import Deviation, Direction
 
 MOST_SAMPLES = 8  # of each suspect's teacher forcing: a failed gate may cost seconds, not minutes
 MOST_SUSPECTS = 24
@@ -29,6 +30,7 @@ CLOSER = 0.75  # a suspect must explain a quarter of the distance, or it only sh
 TOWARDS, AWAY, MILDER = 0.45, -0.15, 0.5
 LEAST_WAY = 0.05  # a layer scaled by 1.02 moves 0.01 of that way, in a direction of chance
 IS_BASE = 0.2  # share of the way from base to tuned that is left
+MOSTLY = 0.25  # of the deviations' variance: a scaled layer 0.32 beside bf16's noise
 OTHER_MODEL_MEAN = 2.0  # nats
 COARSE_MEAN = {"exact": 0.15, "fast": 0.15, "int8": 0.25}  # nats: quantising; below, a tensor was altered
 
@@ -43,6 +45,14 @@ class Evidence:
     reference: Reference
     base: Reference | None
     mode: str
+    deviation: Deviation | None = None
+
+    @property
+    def direction(self) -> Direction | None:
+        """The direction that explains the deviations over texts best, where it is sure."""
+        if self.deviation is None or not self.failed("logprob_direction"):
+            return None
+        return max(self.deviation.directions, key=lambda d: d.explained)
 
     @property
     def limits(self) -> Limits:
@@ -185,7 +195,10 @@ def _of_drawing(evidence: Evidence) -> tuple[str, str] | None:
     trailing = evidence.failed("greedy_margin_worst", "greedy_margin_mean", "answers")
     if trailing and agree:
         return "generation", "tokens are not the likeliest, though the log-probabilities agree"
-    shifted = evidence.failed("logprob_mean", "logprob_shift", "logprob_worst")
+    way = evidence.direction
+    if not trailing and (_sure_are_off(evidence) or (way and way.name == "constant")):
+        return "logprobs", "log-probabilities of sure tokens are off, the tokens are right"
+    shifted = evidence.failed("logprob_mean", "logprob_shift", "logprob_worst", "logprob_direction")
     if shifted and not trailing and _is_shift(evidence):
         return "logprobs", "log-probabilities are off by a constant, the tokens are right"
     if shifted or trailing:
@@ -209,6 +222,15 @@ def _logprobs_agree(evidence: Evidence) -> bool:
     )
 
 
+def _sure_are_off(evidence: Evidence) -> bool:
+    """All by the same: other weights would make some of them unsure and leave others."""
+    if not evidence.failed("logprob_sure"):
+        return False
+    sure = np.concatenate([s.delta[s.own[: len(s.delta)] > SURE_OWN] for s in evidence.samples])
+    middle = float(np.median(sure))
+    return bool(np.median(np.abs(sure - middle)) <= 0.2 * abs(middle))
+
+
 def _is_shift(evidence: Evidence) -> bool:
     """One constant explains the differences: what is left after it lies within the limits."""
     delta = _deltas(evidence.samples)
@@ -230,6 +252,9 @@ def _of_weights(evidence: Evidence) -> tuple[str, str] | None:
     found = _towards_base(evidence, mean) if evidence.base is not None else None
     if found:
         return found
+    way = evidence.direction
+    if way and (way.explained >= MOSTLY or mean <= COARSE_MEAN[evidence.mode]):
+        return "weights", f"{way.name} is scaled by about {1 + way.change:.3f}"
     if mean > OTHER_MODEL_MEAN:
         return "base", f"other weights altogether: {mean:.2f} nats"
     if mean > COARSE_MEAN[evidence.mode]:

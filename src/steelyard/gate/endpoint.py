@@ -20,6 +20,7 @@ R = TypeVar("R")
 Message = dict[str, str]
 TIMEOUT_S = 120.0  # one answer behind a full batch on a slow machine
 TRIES = 3  # a restart of the engine takes seconds; more would hide a server that is down
+CHAT, COMPLETE = "/v1/chat/completions", "/v1/completions"
 AGAIN = {408, 429, 500, 502, 503, 504}
 
 
@@ -31,6 +32,7 @@ class Token:
     logprob: float
     raw: bytes | None = None
     top: tuple[tuple[str, float], ...] = ()
+    id: int | None = None  # llama-server tells it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,18 +122,23 @@ class Endpoint:
             body["seed"] = seed
         if logprobs and self.logprobs:
             body |= {"logprobs": True, **({"top_logprobs": top} if top else {})}
-        answer = await self._post(body)
+        answer = await self._post(CHAT, body)
         if answer.error and answer.error.startswith("HTTP 4") and "logprobs" in body:
             plain = {k: v for k, v in body.items() if k not in ("logprobs", "top_logprobs")}
-            answer = await self._post(plain)
+            answer = await self._post(CHAT, plain)
             self.logprobs = self.logprobs and answer.error is not None
         return answer
 
-    async def _post(self, body: dict[str, Any]) -> Answer:
+    async def complete(self, prompt: Sequence[int], max_tokens: int, *, seed: int) -> Answer:
+        """Text that follows these token ids, drawn at temperature 1, with log-probabilities."""
+        body = {"model": self.model, "prompt": list(prompt), "max_tokens": max_tokens, "logprobs": 1}
+        return await self._post(COMPLETE, body | {"temperature": 1.0, "top_p": 1.0, "seed": seed})
+
+    async def _post(self, path: str, body: dict[str, Any]) -> Answer:
         error = "no answer"
         for attempt in range(TRIES):
             try:
-                reply = await self._http.post("/v1/chat/completions", json=body)
+                reply = await self._http.post(path, json=body)
                 if reply.status_code == 200:
                     return read_answer(reply.json())
                 error = f"HTTP {reply.status_code}"
@@ -144,13 +151,28 @@ class Endpoint:
         return Answer(text=None, error=error)
 
     async def tokenize(self, messages: Sequence[Message]) -> list[int] | None:
-        """Ids of the rendered prompt as the server makes them (vLLM's route); None where it has none."""
+        """Ids of the rendered prompt as the server makes them; None where it does not show them.
+
+        vLLM and our server take messages; llama-server renders at one route and encodes at another.
+        """
         body = {"model": self.model, "messages": list(messages), "add_generation_prompt": True}
+        found = await self._json("/tokenize", body)
+        if found is not None and _ints(found.get("tokens")):
+            return _ints(found["tokens"])
+        rendered = await self._json("/apply-template", {"messages": list(messages)})
+        if rendered is None or not isinstance(rendered.get("prompt"), str):
+            return None
+        text = {"content": rendered["prompt"], "add_special": True, "parse_special": True}
+        found = await self._json("/tokenize", text)
+        return (_ints(found.get("tokens")) or None) if found else None
+
+    async def _json(self, path: str, body: dict[str, Any]) -> dict[str, Any] | None:
         try:
-            reply = await self._http.post("/tokenize", json=body)
-            return [int(i) for i in reply.json()["tokens"]] if reply.status_code == 200 else None
-        except (httpx.HTTPError, ValueError, LookupError, TypeError):
-            return None  # llama-server's route of the same name takes text alone
+            reply = await self._http.post(path, json=body)
+            document = reply.json() if reply.status_code == 200 else None
+        except (httpx.HTTPError, ValueError):
+            return None
+        return document if isinstance(document, dict) else None
 
     async def each(self, items: Iterable[T], ask: Callable[[T], Awaitable[R]]) -> list[R]:
         """`ask` of every item, at most `concurrency` at once, results in the items' order."""
@@ -164,10 +186,10 @@ class Endpoint:
 
 
 def read_answer(document: Any) -> Answer:
-    """An Answer from a chat completion; a shape that is none becomes an error, not a crash."""
+    """An Answer from a completion, of a chat or not; a shape that is none becomes an error, not a crash."""
     try:
         choice, usage = document["choices"][0], document.get("usage") or {}
-        text = choice["message"].get("content")
+        text = choice["message"].get("content") if "message" in choice else choice["text"]
         if not isinstance(text, str):
             return Answer(text=None, error="no content")
         return Answer(
@@ -175,21 +197,31 @@ def read_answer(document: Any) -> Answer:
             finish=choice.get("finish_reason"),
             prompt_tokens=usage.get("prompt_tokens"),
             completion_tokens=usage.get("completion_tokens"),
-            tokens=_tokens((choice.get("logprobs") or {}).get("content")),
+            tokens=_tokens(choice.get("logprobs") or {}),
         )
     except (LookupError, TypeError, AttributeError, ValueError):
-        return Answer(text=None, error="not a chat completion")
+        return Answer(text=None, error="not a completion")
 
 
-def _tokens(content: Any) -> tuple[Token, ...] | None:
-    if not content:
-        return None
-    return tuple(
-        Token(
-            text=t["token"],
-            logprob=float(t["logprob"]),
-            raw=bytes(t["bytes"]) if t.get("bytes") is not None else None,
-            top=tuple((x["token"], float(x["logprob"])) for x in t.get("top_logprobs") or ()),
-        )
-        for t in content
+def _tokens(told: Any) -> tuple[Token, ...] | None:
+    """Of a chat's shape (`content`) or of the older completions' (`tokens`, `token_logprobs`)."""
+    if told.get("content"):
+        return tuple(map(_token, told["content"]))
+    texts, values = told.get("tokens") or (), told.get("token_logprobs") or ()
+    pairs = [(t, p) for t, p in zip(texts, values, strict=False) if p is not None]
+    return tuple(Token(text=t, logprob=float(p)) for t, p in pairs) or None
+
+
+def _token(told: Any) -> Token:
+    return Token(
+        text=told["token"],
+        logprob=float(told["logprob"]),
+        raw=bytes(told["bytes"]) if told.get("bytes") is not None else None,
+        top=tuple((x["token"], float(x["logprob"])) for x in told.get("top_logprobs") or ()),
+        id=told["id"] if isinstance(told.get("id"), int) else None,
     )
+
+
+def _ints(value: Any) -> list[int]:
+    found = value if isinstance(value, list) else []
+    return found if all(isinstance(i, int) for i in found) else []

@@ -22,10 +22,15 @@ from .verdict import Check
 
 if TYPE_CHECKING:
     from ..model import Tokenizer
+    from .deviation import Deviation
 
 DRAWS = 48  # one-token samples; with a first token of probability 0.3 to 0.7 tells 1.0 from 0 or 0.3
 SURE = 1e-4  # a rarer count under the declared temperature is no chance
 OPEN = math.log(0.95)
+SURE_OWN = math.log(0.999)  # arithmetic moves such a token by less than 0.001 nats; only an offset does
+SHIFT_OF_SURE = 0.01
+# A t statistic over a hundred halves of texts: about 1 in 3000 of clean runs over 150 directions.
+SURE_T, LEAST_CHANGE = 5.0, 0.003
 FEWEST_TOKENS = 25  # below, a log-probability check says nothing
 SPECIAL = re.compile(r"<\|.*\|>|</?[a-z_]+>")
 CUT_MARGIN = 4.0  # nats by which the end token trails the likeliest where an answer was cut short
@@ -322,13 +327,18 @@ def _stop(samples: Sequence[Sample]) -> Check | None:
 
 
 def _sampling(draws: Draws | None, declared: float | None) -> Check | None:
-    """Without a temperature the draws must look like the model's declared one, or OpenAI's 1."""
+    """Without a temperature the draws must look like the model's declared one.
+
+    Where it declares none the server's own default is as good as another: 1 in ours, 0.8 in llama-server.
+    """
     if draws is None or len(draws.texts) < DRAWS // 2:
         return None
     n, chance = len(draws.texts), draws.of.chance
     count = sum(text.strip() == draws.of.text for text in draws.texts)
-    if declared is None or declared == 1:
-        good = _likely(count, n, chance) or (count == n and declared is None)
+    if declared is None:
+        good = True
+    elif declared == 1:
+        good = _likely(count, n, chance)
     elif declared == 0:
         good = count == n
     else:  # colder than 1 raises the likeliest token's share, hotter lowers it
@@ -359,6 +369,26 @@ def _logprobs(samples: Sequence[Sample], limits: Limits) -> list[Check]:
             example=worst.seen.probe.name,
         ),
         _mean_check("logprob_shift", [s.open_delta for s in rows], limits.shift),
+        *_sure_shift(rows),
+    ]
+
+
+def _sure_shift(rows: Sequence[Sample]) -> list[Check]:
+    """Tokens of which the reference is sure show a constant that was added, whatever the arithmetic."""
+    sure = _joined(s.delta[s.own[: len(s.delta)] > SURE_OWN] for s in rows)
+    if len(sure) < FEWEST_TOKENS // 2:
+        return []
+    value = float(np.median(sure))
+    return [Check(name="logprob_sure", passed=abs(value) <= SHIFT_OF_SURE, value=value, limit=SHIFT_OF_SURE)]
+
+
+def text_checks(seen: Deviation) -> list[Check]:
+    """Do the deviations over continued texts point along the scale of some tensor, or up or down?"""
+    best = max(seen.directions, key=lambda d: d.explained)
+    bad = abs(best.sure) >= SURE_T and abs(best.change) >= LEAST_CHANGE
+    example = f"{best.name} by {best.change:+.4f}, {best.explained:.0%} of the variance" if bad else None
+    return [
+        Check(name="logprob_direction", passed=not bad, value=abs(best.sure), limit=SURE_T, example=example)
     ]
 
 

@@ -22,7 +22,22 @@ BATCH_TOKENS = 2048
 Reference = Callable[[Sequence[Sequence[int]]], list[np.ndarray]]
 
 
-def exact_reference(folder: Path, form: str = "stored") -> Reference:
+class ExactReference:
+    """A Reference that also shows its network, for what log-probabilities alone cannot tell."""
+
+    def __init__(self, network: Any) -> None:
+        self.network = network
+
+    def __call__(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        found: list[np.ndarray | None] = [None] * len(sequences)
+        for batch in by_length([len(s) for s in sequences], BATCH_TOKENS):
+            arrays = _teach(self.network, [sequences[i] for i in batch])
+            for place, array in zip(batch, arrays, strict=True):
+                found[place] = array
+        return [array for array in found if array is not None]
+
+
+def exact_reference(folder: Path, form: str = "stored") -> ExactReference:
     """A callable over token ids of the model in `folder` (Hugging Face layout), FP32.
 
     `form` int8: its matrices rounded as that form rounds them (symmetric, one scale a row), the arithmetic
@@ -33,15 +48,7 @@ def exact_reference(folder: Path, form: str = "stored") -> Reference:
     network = load(Path(folder), dtype="float32").eval()
     if form == "int8":
         _round_matrices(network)
-
-    def reference(sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        found: list[np.ndarray | None] = [None] * len(sequences)
-        for batch in by_length([len(s) for s in sequences], BATCH_TOKENS):
-            for place, array in zip(batch, _teach(network, [sequences[i] for i in batch]), strict=True):
-                found[place] = array
-        return [array for array in found if array is not None]
-
-    return reference
+    return ExactReference(network)
 
 
 def _round_matrices(network: Any) -> None:

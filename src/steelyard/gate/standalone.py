@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import WrongUse
 from .cause import Evidence, name_cause
+from .continuations import FEWEST, Continuation, continued
 from .endpoint import Endpoint
-from .parity import LIMITS, Sample, checks, draw, measure, observe, open_probe
+from .parity import LIMITS, Sample, checks, draw, measure, observe, open_probe, text_checks
 from .probes import Probe, probes, task_probes
-from .reference import Reference, exact_reference
+from .reference import ExactReference, Reference, exact_reference
 from .scores import Scores, ask_rows, load_tasks, token_budget
 from .verdict import Check, Verdict
 
 if TYPE_CHECKING:
     from ..model import Tokenizer
+    from .deviation import Deviation
 
 NUMERIC = {"logprob_mean", "logprob_worst", "logprob_shift", "greedy_margin_mean", "greedy_margin_worst"}
 TASK_PROBES = 24  # about 400 tokens of the tuned model's own kind of answer
@@ -66,9 +68,9 @@ def check(
                 rows=scored or load_tasks(rows),
                 mode=mode,
                 seed=seed,
-                base=base_reference or (_later(base) if base else None),
+                base=base_reference or (Later(base) if base else None),
                 declared=declared_temperature(folder),
-                rounded=_later(folder, "int8"),
+                rounded=Later(folder, "int8"),
             )
             if not scored:
                 return verdict
@@ -78,16 +80,23 @@ def check(
     return asyncio.run(run())
 
 
-def _later(folder: Path, form: str = "stored") -> Reference:
+class Later:
     """A network that is loaded only where a failure asks for it."""
-    held: list[Reference] = []
 
-    def reference(sequences: Sequence[Sequence[int]]) -> list[Any]:
-        if not held:
-            held.append(exact_reference(folder, form))
-        return held[0](sequences)
+    def __init__(self, folder: Path, form: str = "stored") -> None:
+        self.folder, self.form = folder, form
+        self.held: ExactReference | None = None
 
-    return reference
+    def loaded(self) -> ExactReference:
+        self.held = self.held or exact_reference(self.folder, self.form)
+        return self.held
+
+    @property
+    def network(self) -> Any:
+        return self.loaded().network
+
+    def __call__(self, sequences: Sequence[Sequence[int]]) -> list[Any]:
+        return self.loaded()(sequences)
 
 
 def with_scores(verdict: Verdict, scores: Scores) -> Verdict:
@@ -119,6 +128,7 @@ async def parity(
     `rounded`: the reference of the INT8 form. In the fast mode a service that misses bf16's limits and
     keeps them against that one serves the same weights in INT8, which is no drift.
     """
+    texts = await continued(endpoint, tokenizer, seed) if hasattr(reference, "network") else []
     asked = [p for p in probes(seed) + task_probes(rows, TASK_PROBES, seed) if _renders(tokenizer, p)]
     if not asked:
         raise WrongUse("gate.no_template", "the model's chat template refuses every probe")
@@ -131,7 +141,18 @@ async def parity(
         other = checks(measure(seen, tokenizer, rounded), "int8_form", draws, declared)
         if not {c.name for c in other if c.passed is False} & NUMERIC:
             found, mode = [*other, Check(name="form_int8", passed=True)], "int8"
-    return explained(samples, found, tokenizer, reference, base, mode)
+    exact = rounded if mode == "int8" and rounded else reference
+    seen_in = _deviation(exact, texts)
+    found += text_checks(seen_in) if seen_in else []
+    return explained(samples, found, tokenizer, reference, base, mode, seen_in)
+
+
+def _deviation(reference: Reference, texts: Sequence[Continuation]) -> Deviation | None:
+    if len(texts) < FEWEST:
+        return None
+    from .deviation import deviation
+
+    return deviation(reference.network, texts)  # type: ignore[attr-defined]
 
 
 def _renders(tokenizer: Tokenizer, probe: Probe) -> bool:
@@ -149,13 +170,20 @@ def explained(
     reference: Reference,
     base: Reference | None,
     mode: str,
+    deviation: Deviation | None = None,
 ) -> Verdict:
     """The checks as a verdict, with the cause where one failed."""
     if all(c.passed is not False for c in found):
         return Verdict(checks=tuple(found))
     by_name = {c.name: c for c in found}
     evidence = Evidence(
-        samples=samples, checks=by_name, tokenizer=tokenizer, reference=reference, base=base, mode=mode
+        samples=samples,
+        checks=by_name,
+        tokenizer=tokenizer,
+        reference=reference,
+        base=base,
+        mode=mode,
+        deviation=deviation,
     )
     cause, why = name_cause(evidence)
     return Verdict(checks=tuple(found), cause=cause, why=why)

@@ -1,0 +1,187 @@
+"""Which scale of which tensor explains small deviations of log-probabilities, and how surely.
+
+Rounding makes deviations of chance; a tensor that was scaled makes deviations along the direction in which
+that scale moves each token's log-probability. The directions of all matrices come from one backward pass of
+the exact network, so that a change far below the noise of one token shows over a thousand of them. The
+test needs no limit on the arithmetic's noise: its spread between texts is what it stands on.
+
+Heavy: torch is loaded by the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .continuations import Continuation
+
+# Added to each token's sensitivity before its deviation is divided by it: a token that the model is sure of
+# carries f32 noise of the server's own log-softmax, however small its sensitivity.
+FLOOR = 1e-3
+CLIP = 4.0  # standard deviations; few tokens near a tie of rounding must not decide
+BLOCKS = 2  # backward passes; halves of a text count as independent
+SIGNS = 2  # passes with random signs that measure how far a direction moves log-probabilities at all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Direction:
+    """One possible change. `change`: its size that fits best; `sure`: its t statistic between texts;
+    `explained`: share of the deviations' variance that it takes away."""
+
+    name: str
+    change: float
+    sure: float
+    explained: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deviation:
+    """Served minus exact over the tokens of all texts, and every direction tried."""
+
+    delta: np.ndarray  # [N] nats
+    own: np.ndarray  # [N] the exact log-probability
+    sensitivity: np.ndarray  # [N] variance of the log-probability at logits' noise of variance 1
+    text: np.ndarray  # [N] which text a token stands in
+    directions: tuple[Direction, ...]
+
+    @property
+    def logit_noise(self) -> float:
+        """Standard deviation of the logits' error that would make these deviations, nats; robust."""
+        return float(1.4826 * np.median(np.abs(self.delta) / np.sqrt(self.sensitivity + FLOOR)))
+
+
+def deviation(network: Any, texts: Sequence[Continuation]) -> Deviation:
+    """`network`: of model.load, float32."""
+    import torch
+
+    run = _Run(network, texts)
+    served = np.concatenate([t.served for t in texts])
+    own, probabilities = run.own.detach().double().numpy(), run.logprobs.detach().exp()
+    inner = (probabilities**2).sum(-1).double().numpy()
+    sensitivity = np.maximum(1 - 2 * np.exp(own) + inner, 0)
+    weight = 1 / (sensitivity + FLOOR)
+    delta = served - own
+    clipped = _clipped(delta, weight)
+    halves = np.concatenate([np.arange(len(t.answer)) * BLOCKS // len(t.answer) for t in texts])
+    pulls = [run.back(torch.from_numpy(clipped * weight * (halves == b)).float()) for b in range(BLOCKS)]
+    draw = np.random.default_rng(0)
+    signs = [
+        run.back(torch.from_numpy(draw.choice([-1.0, 1.0], len(delta)) * np.sqrt(weight)).float())
+        for _ in range(SIGNS)
+    ]
+    total = float((clipped**2 * weight).sum())
+    found = [
+        _direction(
+            name,
+            np.concatenate([p[name] for p in pulls]),
+            float(np.mean([(s[name] ** 2).sum() for s in signs])),
+            total,
+        )
+        for name in pulls[0]
+    ]
+    heat = run.logits_picked() - (probabilities * run.logits.detach()).sum(-1).double().numpy()
+    for name, way in (("constant", np.ones_like(delta)), ("logits", heat)):
+        parts = clipped * weight * way
+        blocks = run.text * BLOCKS + halves
+        sums = np.bincount(blocks, parts, minlength=blocks.max() + 1)
+        found.append(_direction(name, sums, float((way**2 * weight).sum()), total))
+    found.sort(key=lambda d: -d.explained)
+    return Deviation(delta=delta, own=own, sensitivity=sensitivity, text=run.text, directions=tuple(found))
+
+
+def _clipped(delta: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    scaled = delta * np.sqrt(weight)
+    most = CLIP * 1.4826 * np.median(np.abs(scaled))
+    return np.clip(scaled, -most, most) / np.sqrt(weight)
+
+
+def _direction(name: str, sums: np.ndarray, size: float, total: float) -> Direction:
+    """`sums`: deviation along the direction, one a block of text; `size`: the direction's squared length."""
+    sums = sums[sums != 0]
+    count, whole, squares = len(sums), float(sums.sum()), float((sums**2).sum())
+    if count < 2 or not squares or not size:
+        return Direction(name=name, change=0.0, sure=0.0, explained=0.0)
+    ratio = whole**2 / squares  # at most `count`
+    sure = np.sign(whole) * np.sqrt(ratio * (count - 1) / max(count - ratio, 1e-9))
+    return Direction(
+        name=name, change=whole / size, sure=float(sure), explained=whole**2 / size / max(total, 1e-12)
+    )
+
+
+class _Run:
+    """One forward pass over all texts that keeps each matrix's output, and backward passes through it."""
+
+    def __init__(self, network: Any, texts: Sequence[Continuation]) -> None:
+        import torch
+
+        self.network, sequences = network, [[*t.prompt, *t.answer] for t in texts]
+        self.lengths = [len(s) for s in sequences]
+        self.text = np.repeat(np.arange(len(texts)), [len(t.answer) for t in texts])
+        self.outputs: list[Any] = []
+        hidden = self._forward([i for s in sequences for i in s])
+        starts = np.concatenate([[0], np.cumsum(self.lengths)[:-1]])
+        places = [
+            start + np.arange(len(t.prompt) - 1, len(t.prompt) - 1 + len(t.answer))
+            for start, t in zip(starts, texts, strict=True)
+        ]
+        self.ids = torch.tensor([i for t in texts for i in t.answer])
+        self.logits = network.logits(hidden[torch.from_numpy(np.concatenate(places))])
+        self.logprobs = torch.log_softmax(self.logits, -1)
+        self.own = self.logprobs.gather(-1, self.ids[:, None])[:, 0]
+
+    def logits_picked(self) -> np.ndarray:
+        return self.logits.detach().gather(-1, self.ids[:, None])[:, 0].double().numpy()
+
+    def _forward(self, ids: list[int]) -> Any:
+        import torch
+        from torch.nn import functional as F
+
+        net = self.network
+        places = torch.cat([torch.arange(n) for n in self.lengths])
+        angle = places[:, None].float() * net.inv_freq
+        cos, sin = angle.cos()[:, None, :], angle.sin()[:, None, :]
+        layout = net.layout(self.lengths)
+        hooks = [
+            part.register_forward_hook(lambda _m, _i, out: self.outputs.append(out))
+            for layer in net.layers
+            for part in (layer.qkv, layer.o, layer.gate_up, layer.down)
+        ]
+        try:
+            with torch.enable_grad():
+                x = F.embedding(torch.tensor(ids), net.embed).detach().requires_grad_(True)
+                for layer in net.layers:
+                    x = layer(x, cos, sin, layout)
+                return net.norm(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def back(self, weights: Any) -> dict[str, np.ndarray]:
+        """Per direction and text: the sum over tokens of weight times d(log-probability) / d(log scale)."""
+        import torch
+
+        grads = torch.autograd.grad(self.own, self.outputs, weights, retain_graph=True)
+        text = torch.repeat_interleave(torch.arange(len(self.lengths)), torch.tensor(self.lengths))
+        found = {}
+        for name, per_token in self._named(grads):
+            summed = torch.zeros(len(self.lengths)).index_add_(0, text, per_token)
+            found[name] = summed.double().numpy()
+        return found
+
+    def _named(self, grads: Sequence[Any]) -> Any:
+        """What a scale of each matrix does. Query pulls as key does, value as output, up as down."""
+        config = self.network.config
+        queries = config.heads * config.head_dim
+        for i in range(config.layers):
+            qkv, o, gate_up, _ = (self.outputs[4 * i + j].detach() * grads[4 * i + j] for j in range(4))
+            half = gate_up.shape[1] // 2
+            query, output = qkv[:, :queries].sum(-1), o.sum(-1)
+            gate, up = gate_up[:, :half].sum(-1), gate_up[:, half:].sum(-1)
+            yield f"layer {i}: query or key", query
+            yield f"layer {i}: value or output", output
+            yield f"layer {i}: gate", gate
+            yield f"layer {i}: up or down", up
+            yield f"layer {i}", 2 * query + 2 * output + gate + 2 * up  # all its matrices
