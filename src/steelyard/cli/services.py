@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -27,12 +28,63 @@ def serve(
         str | None,
         typer.Option("--api-key", envvar="STEELYARD_API_KEY", show_envvar=True, show_default=False),
     ] = None,
-    engine: Annotated[str, typer.Option("--engine", metavar="NAME", help="openvino")] = "openvino",
-    replicas: Annotated[int, typer.Option("--replicas", metavar="N", min=1)] = 1,
+    keys: Annotated[
+        Path | None, typer.Option("--keys", metavar="FILE", help=say("Keys with their limits and budgets."))
+    ] = None,
+    new_key: Annotated[
+        str | None, typer.Option("--new-key", metavar="ID", help=say("Add a key to FILE, show it once, end."))
+    ] = None,
+    name: Annotated[
+        str, typer.Option("--name", metavar="NAME", help=say("What clients call the model."))
+    ] = "default",
+    engine: Annotated[
+        str, typer.Option("--engine", metavar="NAME", help="openvino, llamacpp, vllm")
+    ] = "openvino",
+    engine_python: Annotated[
+        str | None,
+        typer.Option("--engine-python", metavar="PYTHON", help=say("Interpreter that has the engine.")),
+    ] = None,
+    form: Annotated[
+        str | None, typer.Option("--form", metavar="FORM", help=say("Of the weights: bf16, int8, int4, ..."))
+    ] = None,
+    mode: Annotated[
+        str, typer.Option("--mode", metavar="MODE", help=say("exact or fast: how the server computes."))
+    ] = "fast",
+    replicas: Annotated[
+        int, typer.Option("--replicas", metavar="N", min=1, help=say("Engines, each on cores of its own."))
+    ] = 1,
+    threads: Annotated[
+        int | None, typer.Option("--threads", metavar="N", min=1, help=say("Of one engine."))
+    ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option("--adapter", metavar="NAME=DIR", help=say("A LoRA adapter; may stand more than once.")),
+    ] = None,
+    embed_model: Annotated[
+        str | None,
+        typer.Option("--embed-model", metavar="MODEL", help=say("A sentence encoder beside the model.")),
+    ] = None,
+    speculative: Annotated[
+        str,
+        typer.Option("--speculative", metavar="KIND", help=say("off, lookup (in the prompt) or draft.")),
+    ] = "off",
+    draft: Annotated[
+        str | None, typer.Option("--draft", metavar="MODEL", help=say("The small model that drafts."))
+    ] = None,
+    max_model_len: Annotated[
+        int | None, typer.Option("--max-model-len", metavar="TOKENS", min=1, help=say("Prompt and answer."))
+    ] = None,
+    max_num_seqs: Annotated[
+        int, typer.Option("--max-num-seqs", metavar="N", min=1, help=say("Answers made at once."))
+    ] = 64,
+    max_queue_s: Annotated[
+        float,
+        typer.Option("--max-queue-s", metavar="S", min=0, help=say("Longest wait; beyond it: 429.")),
+    ] = 60.0,
 ) -> None:
     no_settings("serve")
-    if replicas > 1:
-        raise WrongUse("cli.not_yet", "--replicas above 1 is not yet available", hint="--replicas 1")
+    if new_key is not None:
+        return _new_key(model, keys, new_key)
     from ..serving import ServeSettings
     from ..serving import serve as run_here
 
@@ -41,7 +93,61 @@ def serve(
         result(document, say("{model} answers at {url}", model=model, url=f"{told['url']}/v1"))
         note(say("Ctrl-C stops it; in another terminal: steelyard chat {url}", url=told["url"]))
 
-    run_here(model, ServeSettings(host=host, port=port, api_key=api_key, engine=engine), ready=ready)
+    settings = ServeSettings(
+        host=host,
+        port=port,
+        api_key=api_key,
+        keys=str(keys.resolve()) if keys else None,
+        name=name,
+        engine=engine,
+        engine_python=engine_python,
+        mode=_one_of("--mode", mode, ("fast", "exact")),
+        replicas=replicas,
+        threads=threads,
+        adapters=_adapters(adapter or []),
+        embed_model=embed_model,
+        speculative=_one_of(
+            "--speculative",
+            "draft" if draft and speculative == "off" else speculative,
+            ("off", "lookup", "draft"),
+        ),
+        draft=draft,
+        max_model_len=max_model_len,
+        max_num_seqs=max_num_seqs,
+        max_queue_s=max_queue_s,
+    )
+    run_here(model, settings, form=form, ready=ready)
+
+
+def _one_of(flag: str, given: str, known: tuple[str, ...]) -> str:
+    if given not in known:
+        raise WrongUse("cli.usage", f"{flag} {given} is unknown", hint=f"one of {', '.join(known)}")
+    return given
+
+
+def _adapters(given: list[str]) -> dict[str, str]:
+    """NAME=DIR, each name once."""
+    found: dict[str, str] = {}
+    for text in given:
+        name, _, folder = text.partition("=")
+        if not name or not folder or ":" in name or name in found or not Path(folder).is_dir():
+            raise WrongUse(
+                "cli.usage", f"--adapter {text} is no NAME=DIR", hint="each name once, DIR a PEFT folder"
+            )
+        found[name] = str(Path(folder).resolve())
+    return found
+
+
+def _new_key(model: str, keys: Path | None, key_id: str) -> None:
+    from ..serving import new_key
+
+    if keys is None:
+        raise WrongUse(
+            "cli.usage", "--new-key needs --keys FILE", hint="steelyard serve demo --keys FILE ..."
+        )
+    secret = new_key(keys, key_id)
+    result({"schema": "steelyard.key/1", "id": key_id, "key": secret}, secret)
+    note(say("shown this once; {file} holds its hash", file=keys))
 
 
 @contextmanager

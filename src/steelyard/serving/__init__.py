@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .engines import CAPABILITIES, ENGINES, Engine, EngineSettings, GenRequest
     from .folders import prepare
     from .foreground import serve
+    from .keys import new_key
     from .probes import probe
     from .service import Service, check_port, find, promote, start
     from .settings import ServeSettings, check_host, engine_settings
@@ -32,6 +33,7 @@ FILES = {
     "check_port": "service",
     "engine_settings": "settings",
     "find": "service",
+    "new_key": "keys",
     "prepare": "folders",
     "probe": "probes",
     "promote": "service",
@@ -52,6 +54,7 @@ __all__ = [
     "check_port",
     "engine_settings",
     "find",
+    "new_key",
     "prepare",
     "probe",
     "promote",

@@ -10,9 +10,10 @@ from typing import Any
 
 from ..errors import WrongUse
 from ..model import is_encoder
-from .engines import ENGINES
+from .engines import CAPABILITIES, ENGINES
 from .folders import prepare
 from .front import Front
+from .keys import read_keys
 from .service import check_port
 from .settings import ServeSettings, check_host
 
@@ -28,7 +29,9 @@ def serve(
 
     Raises Refused (open address without a key), Lacking (port taken, no engine), WrongUse.
     """
-    check_host(settings.host, settings.api_key)
+    check_host(settings.host, settings.api_key, settings.keys)
+    if settings.keys:
+        read_keys(Path(settings.keys))  # a wrong file is said now, not after minutes of export
     if settings.engine not in ENGINES:
         known = ", ".join(ENGINES)
         raise WrongUse("serve.engine_unknown", f"no engine {settings.engine!r}", hint=f"one of {known}")
@@ -36,6 +39,7 @@ def serve(
         check_port(settings.host, settings.port)  # before minutes of export, not after
     prepared = prepare(source, form)
     settings = replace(settings, fingerprint=settings.fingerprint or prepared.fingerprint)
+    settings = _with_draft(settings)
     settings = _with_encoder(replace(settings, source=settings.source or named(source)), prepared.folder)
     asyncio.run(_run(prepared.folder, settings, ready))
 
@@ -44,6 +48,19 @@ def named(source: str | Path) -> str:
     """The source as it can be named from anywhere."""
     place = Path(source).expanduser()
     return str(place.resolve()) if place.exists() else str(source)
+
+
+def _with_draft(settings: ServeSettings) -> ServeSettings:
+    """The small model ready to load. Raises WrongUse where the engine cannot speculate so."""
+    kind = settings.speculative
+    if kind != "off" and kind not in (able := CAPABILITIES[settings.engine]().speculative):
+        known = ", ".join(("off", *able))
+        raise WrongUse("serve.speculative", f"{settings.engine} has no {kind!r}", hint=f"one of {known}")
+    if (kind == "draft") != (settings.draft is not None):
+        raise WrongUse(
+            "serve.speculative", "`draft` needs a model, and a model `draft`", hint="--draft MODEL"
+        )
+    return replace(settings, draft=str(prepare(settings.draft).folder)) if settings.draft else settings
 
 
 def _with_encoder(settings: ServeSettings, folder: Path) -> ServeSettings:

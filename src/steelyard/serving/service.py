@@ -32,6 +32,7 @@ class Service:
     control: str
     started_at: float
     engine_pid: int | None = None
+    engine_pids: tuple[int, ...] = ()  # one each replica, as started; a restart changes them (see /metrics)
     load: dict[str, float] = field(default_factory=dict)
     fingerprint: str | None = None
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False, compare=False)
@@ -88,7 +89,7 @@ def start(
     With `die_with_parent` it ends with the calling THREAD until it is promoted: call from a lasting one.
     Raises Lacking where the engine cannot load it, Refused for an open address without a key.
     """
-    check_host(settings.host, settings.api_key)
+    check_host(settings.host, settings.api_key, settings.keys)
     stderr = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if isinstance(log, Path) else log
     try:
         process = subprocess.Popen(
@@ -142,6 +143,7 @@ def _service(told: dict[str, Any], process: subprocess.Popen[bytes] | None) -> S
         control=told["control"],
         started_at=told.get("started_at") or psutil.Process(told["pid"]).create_time(),
         engine_pid=told.get("engine_pid"),
+        engine_pids=tuple(told.get("engine_pids") or ()),
         load=told.get("load") or {},
         fingerprint=told.get("fingerprint"),
         process=process,
