@@ -38,8 +38,8 @@ def serve(
         str, typer.Option("--name", metavar="NAME", help=say("What clients call the model."))
     ] = "default",
     engine: Annotated[
-        str, typer.Option("--engine", metavar="NAME", help="openvino, llamacpp, vllm")
-    ] = "openvino",
+        str, typer.Option("--engine", metavar="NAME", help="auto, openvino, llamacpp, vllm")
+    ] = "auto",
     engine_python: Annotated[
         str | None,
         typer.Option("--engine-python", metavar="PYTHON", help=say("Interpreter that has the engine.")),

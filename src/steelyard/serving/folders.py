@@ -36,26 +36,6 @@ class Prepared:
     fingerprint: str
 
 
-def engine_for(source: str | Path, root: Path | str = ".") -> str:
-    """The engine for `source` where nobody named one: OpenVINO, else what is installed and can read it.
-
-    Raises Lacking where none is.
-    """
-    order = ["openvino", "vllm"]
-    place = Path(root) / Path(source).expanduser()
-    if not (place / "openvino_model.xml").exists() and resolve(str(source), root).kind == "gguf":
-        order.insert(1, "llamacpp")
-    found = {name: CAPABILITIES[name]().unusable for name in order}
-    usable = next((name for name, why in found.items() if why is None), None)
-    if usable is None:
-        raise Lacking(
-            "serve.no_engine", "no engine for this model is installed",
-            why="; ".join(f"{name}: {why}" for name, why in found.items()),
-            hint="pip install 'steelyard[serve]'",
-        )  # fmt: skip
-    return usable
-
-
 def prepare(
     source: str | Path, form: str | None = None, root: Path | str = ".", engine: str = "openvino"
 ) -> Prepared:

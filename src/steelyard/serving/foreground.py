@@ -10,7 +10,8 @@ from typing import Any
 
 from ..errors import WrongUse
 from ..model import is_encoder
-from .engines import CAPABILITIES, ENGINES
+from .engine_choice import check_engine, engine_for
+from .engines import CAPABILITIES
 from .folders import prepare
 from .front import Front
 from .keys import read_keys
@@ -32,12 +33,12 @@ def serve(
     check_host(settings.host, settings.api_key, settings.keys)
     if settings.keys:
         read_keys(Path(settings.keys))  # a wrong file is said now, not after minutes of export
-    if settings.engine not in ENGINES:
-        known = ", ".join(ENGINES)
-        raise WrongUse("serve.engine_unknown", f"no engine {settings.engine!r}", hint=f"one of {known}")
+    if settings.engine == "auto":
+        settings = replace(settings, engine=engine_for(source))
+    check_engine(settings.engine, settings.engine_python)
     if settings.port:
         check_port(settings.host, settings.port)  # before minutes of export, not after
-    prepared = prepare(source, form)
+    prepared = prepare(source, form, engine=settings.engine)
     settings = replace(settings, fingerprint=settings.fingerprint or prepared.fingerprint)
     settings = _with_draft(settings)
     settings = _with_encoder(replace(settings, source=settings.source or named(source)), prepared.folder)

@@ -33,6 +33,7 @@ from ..processes import die_with_parent, outlive_parent
 from .app import app
 from .encoders import EncoderService
 from .engine_process import EngineLost, EngineProcess
+from .engines.vllm_python import interpreter
 from .generation import Served
 from .keys import SAVE_S, KeyRing
 from .measures import Measures
@@ -98,6 +99,8 @@ class Front:
 
     def _engine(self) -> EngineProcess | Replicas:
         python = self.settings.engine_python
+        if python is None and self.settings.engine == "vllm":
+            python = interpreter()
         engines = [
             EngineProcess(one, log, _output(), python) for one in replica_settings(self.folder, self.settings)
         ]
