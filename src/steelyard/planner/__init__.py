@@ -2,7 +2,7 @@
 
 from .constants import Constants
 from .facts import DataFacts, Fill
-from .fill import fill
+from .fill import fill, learning_rate
 from .fitting import fit, leave_sources_out
 from .forms import FORMS, Form, form_order, loss_source, nominal_speed, quality_loss
 from .local import Local, check_limits, explain, learnt, predict
@@ -28,6 +28,7 @@ __all__ = [
     "fill",
     "fit",
     "form_order",
+    "learning_rate",
     "learnt",
     "leave_sources_out",
     "loss_source",

@@ -225,7 +225,7 @@ class Batches:
 
     def _room(self) -> int:
         """How many lines may be in flight: fewer the more others ask, at least one so that it ends."""
-        others = max(0, getattr(self.api.served, "running", 0) - self._own)
+        others = max(0, self.api.served.admission.inside - self._own)
         return max(1, TOGETHER - 2 * others)
 
     def _answered(self, batch_id: str) -> set[str]:

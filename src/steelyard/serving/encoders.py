@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from ..model import Encoder, SentenceTokenizer, exported_encoder
 from .api_error import ApiError
 from .engine_process import EngineProcess
+from .replicas import Replicas
 
 INPUTS = 2048  # OpenAI's limits for one request
 TOTAL_TOKENS = 300_000
@@ -22,7 +23,7 @@ STEP_TOKENS = 4096  # asked for at once: a short request waits behind one step, 
 class EncoderService:
     """One encoder: its engine, its tokenizer, its name."""
 
-    def __init__(self, engine: EngineProcess, folder: Path, name: str) -> None:
+    def __init__(self, engine: EngineProcess | Replicas, folder: Path, name: str) -> None:
         self.engine, self.name = engine, name
         self.about: Encoder = exported_encoder(folder)
         self.tokenizer = SentenceTokenizer(folder)

@@ -8,11 +8,17 @@ from pydantic import BaseModel
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from . import batches, embeddings, files_api, rerank
+from . import batches, embeddings, files_api, rerank, tuning
 from .batches import Batches
 from .object_store import ObjectStore, state_folder
+from .tuning import Tuning
 
-BODIES: dict[str, type[BaseModel]] = {**embeddings.BODIES, **rerank.BODIES, **batches.BODIES}
+BODIES: dict[str, type[BaseModel]] = {
+    **embeddings.BODIES,
+    **rerank.BODIES,
+    **batches.BODIES,
+    **tuning.BODIES,
+}
 
 
 class Stores:
@@ -21,21 +27,25 @@ class Stores:
     def __init__(self, api: Any) -> None:
         self.store = ObjectStore(state_folder(api.settings.name))
         self.batches = Batches(api, self.store)
+        self.tuning = Tuning(api, self.store)
 
     def begin(self, app: ASGIApp) -> None:
         """Take up what an earlier process left. Call it once the service is the user's, not a candidate."""
         self.batches.resume(app)
+        self.tuning.resume()
 
     async def close(self) -> None:
         await self.batches.close()
+        await self.tuning.close()
 
 
 def routes(api: Any) -> list[Route]:
-    """Routes of files, batches, tuning jobs, embeddings and reranking; `api.stores` is what they share."""
-    stores = api.stores = Stores(api)
+    """Routes of files, batches, tuning jobs, embeddings and reranking; `served.stores` is what they share."""
+    stores = api.served.stores = Stores(api)
     return [
         *files_api.routes(api, stores.store),
         *stores.batches.routes(),
+        *stores.tuning.routes(),
         *embeddings.routes(api),
         *rerank.routes(api),
     ]

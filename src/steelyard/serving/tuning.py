@@ -1,0 +1,615 @@
+"""/v1/fine_tuning/jobs: each job is a recipe, and a run of it in a child process.
+
+A job that is paused, or whose service ended, goes on by running the same command in the same folder again.
+Jobs run one after another. What comes out is loaded as an adapter where the engine takes one while it
+runs; else its event says how to serve it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ..errors import Problem
+from . import files_api
+from .api_error import ApiError, json_response
+from .bodies import parse
+from .metadata import Metadata
+from .object_store import ObjectStore, Stored, find, may_see, need_scope, new_id, owner_of, page
+from .transport import body_of
+
+KIND = "jobs"
+EVENTS, CHECKPOINTS = "job_events", "job_checkpoints"
+OPEN = ("validating_files", "queued", "running")
+STOPPED = 6  # exit code of a run that was interrupted and can go on
+LOOK_EVERY_S = 0.5
+STOP_S = 8.0  # a run stops at its next safe point, within 5 s
+LEAST_ROWS = 2  # fewer can be no training set; OpenAI asks for 10
+METRICS_SHOWN = 500  # points of the loss curve that become events
+ABILITY = "main"
+STEP_TOLD = {
+    "clean": "Preparing the data",
+    "train": "Training",
+    "compress": "Making it ready to serve",
+    "gate": "Judging it",
+}
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+Auto = Literal["auto"]
+
+
+class Hyperparameters(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    n_epochs: Auto | int | None = Field(None)
+    batch_size: Auto | int | None = Field(None)
+    learning_rate_multiplier: Auto | float | None = Field(None)
+
+
+class SupervisedMethod(BaseModel):
+    hyperparameters: Hyperparameters | None = None
+
+
+class Method(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    type: Literal["supervised", "dpo", "reinforcement"]
+    supervised: SupervisedMethod | None = None
+
+
+class JobBody(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    model: str = Field(min_length=1, max_length=200)
+    training_file: str
+    validation_file: str | None = None
+    hyperparameters: Hyperparameters | None = None
+    method: Method | None = None
+    suffix: str | None = Field(None, max_length=64)
+    seed: int | None = None
+    integrations: list[Any] | None = None
+    metadata: Metadata | None = None
+
+
+BODIES: dict[str, type[BaseModel]] = {"/v1/fine_tuning/jobs": JobBody}
+
+
+class Tuning:
+    """The routes, and the one task that runs open jobs, the oldest first."""
+
+    def __init__(self, api: Any, store: ObjectStore) -> None:
+        self.api, self.store = api, store
+        self._task: asyncio.Task[None] | None = None
+        self._child: asyncio.subprocess.Process | None = None
+        self._running: str | None = None
+        self._asked: dict[str, str] = {}  # job -> "paused" or "cancelled", until its run has stopped
+
+    def routes(self) -> list[Route]:
+        at = "/v1/fine_tuning/jobs"
+        return [
+            Route(at, self.create, methods=["POST"]),
+            Route(at, self.list, methods=["GET"]),
+            Route(at + "/{id}", self.get, methods=["GET"]),
+            Route(at + "/{id}/cancel", self.cancel, methods=["POST"]),
+            Route(at + "/{id}/pause", self.pause, methods=["POST"]),
+            Route(at + "/{id}/resume", self.go_on, methods=["POST"]),
+            Route(at + "/{id}/events", self.events, methods=["GET"]),
+            Route(at + "/{id}/checkpoints", self.checkpoints, methods=["GET"]),
+            Route("/v1/models/{name:path}", self.delete_model, methods=["DELETE"]),
+        ]
+
+    # ------------------------------------------------------------------ routes
+
+    async def create(self, request: Request) -> Response:
+        need_scope(request, "tune")
+        body: JobBody = parse(JobBody, await body_of(request))
+        _refuse(body)
+        named = files_api.named
+        training = await asyncio.to_thread(
+            named, self.store, request, body.training_file, "fine-tune", "training_file"
+        )
+        if body.validation_file:
+            await asyncio.to_thread(
+                named, self.store, request, body.validation_file, "fine-tune", "validation_file"
+            )
+        base = self._base(body.model)
+        self._need_store()
+        stored = _new(self.api.settings.name, body, base, owner_of(request))
+        await asyncio.to_thread(self._write, stored, body, training)
+        self._tell(stored.id, f"Created fine-tuning job: {stored.id}")
+        self.begin()
+        return json_response(stored.shown)
+
+    async def list(self, request: Request) -> Response:
+        self.resume()
+        found = await asyncio.to_thread(self.store.all, KIND)
+        return json_response(page(request, [s for s in found if _has(s, request)], cap=100))
+
+    async def get(self, request: Request) -> Response:
+        self.resume()
+        return json_response((await self._found(request)).shown)
+
+    async def cancel(self, request: Request) -> Response:
+        return json_response((await self._stop(request, "cancelled", (*OPEN, "paused"))).shown)
+
+    async def pause(self, request: Request) -> Response:
+        return json_response((await self._stop(request, "paused", OPEN)).shown)
+
+    async def go_on(self, request: Request) -> Response:
+        stored = await self._found(request)
+        if stored.shown["status"] != "paused":
+            raise ApiError(409, f"the job is {stored.shown['status']}; only a paused one can be resumed")
+        self._need_store()
+        stored = self._change(stored.id, status="queued")
+        self._tell(stored.id, "The job was resumed")
+        self.begin()
+        return json_response(stored.shown)
+
+    async def events(self, request: Request) -> Response:
+        return await self._records(request, EVENTS)
+
+    async def checkpoints(self, request: Request) -> Response:
+        return await self._records(request, CHECKPOINTS)
+
+    async def delete_model(self, request: Request) -> Response:
+        """A tuned model goes; the served one stays."""
+        need_scope(request, "tune")
+        name = request.path_params["name"]
+        for stored in await asyncio.to_thread(self.store.all, KIND):
+            if stored.shown["fine_tuned_model"] == name and may_see(request, stored):
+                if stored.hidden["adapter"] in self.api.served.adapters:
+                    await self.api.served.drop_adapter(stored.hidden["adapter"])
+                await asyncio.to_thread(self.store.put, KIND, stored.with_shown(fine_tuned_model=None))
+                return json_response({"id": name, "object": "model", "deleted": True})
+        raise ApiError(404, f"there is no tuned model {name!r}", "model", "model_not_found")
+
+    async def _found(self, request: Request) -> Stored:
+        return await asyncio.to_thread(find, self.store, KIND, request, "fine-tuning job")
+
+    async def _records(self, request: Request, kind: str) -> Response:
+        stored = await self._found(request)
+        told = await asyncio.to_thread(self.store.records, kind, stored.id)
+        found = [Stored(id=record["id"], owner=stored.owner, shown=record) for record in reversed(told)]
+        return json_response(page(request, found))
+
+    async def _stop(self, request: Request, end: str, states: tuple[str, ...]) -> Stored:
+        """Have the job paused or cancelled; a run under way stops at its next safe point."""
+        need_scope(request, "tune")
+        stored = await self._found(request)
+        if stored.shown["status"] not in states:
+            raise ApiError(409, f"the job is {stored.shown['status']}: it cannot be {end}")
+        self._need_store()
+        if self._running == stored.id:
+            self._asked[stored.id] = end
+            self._signal(signal.SIGTERM)
+            await self._until_stopped(stored.id)
+            return self._now(stored.id)
+        return self._end(stored.id, end)
+
+    async def _until_stopped(self, job_id: str) -> None:
+        end = time.monotonic() + STOP_S
+        while self._running == job_id and time.monotonic() < end:
+            await asyncio.sleep(0.05)
+        if self._running == job_id:
+            self._signal(signal.SIGKILL)
+        while self._running == job_id:
+            await asyncio.sleep(0.05)
+
+    def _need_store(self) -> None:
+        if not self.store.hold():
+            raise ApiError(503, "another service of this name runs its jobs", code="store_taken")
+
+    # ------------------------------------------------------------------ what is tuned
+
+    def _base(self, name: str) -> str:
+        """The model folder, package or pulled id that `name` stands for. Raises ApiError 400, 404."""
+        from ..model import resolve
+
+        own = self.api.settings.name
+        if name in ("default", own):
+            source: str | None = getattr(self.api.settings, "source", None)
+        else:
+            source = self._tuned(name) or (name if name == "demo" else None)
+            if source is None and HUB_ID.fullmatch(name):
+                source = name
+        if source is None:
+            told = f"{name!r} cannot be tuned here; give 'demo', a pulled model's id, or a tuned model's name"
+            raise ApiError(404, told, param="model", code="model_not_found")
+        try:
+            resolve(source, self.store.folder / "runs")  # where nothing bears a name: only pulled models do
+        except Problem as e:
+            raise ApiError(400, f"{name!r} cannot be tuned: {e.message}", param="model", code=e.code) from e
+        return source
+
+    def _tuned(self, name: str) -> str | None:
+        """The folder of an earlier job's result: tuning can go on from there."""
+        jobs = self.store.all(KIND)
+        return next((s.hidden["checkpoint"] for s in jobs if s.shown["fine_tuned_model"] == name), None)
+
+    def _folder(self, job_id: str) -> Path:
+        return self.store.folder / "runs" / job_id
+
+    def _write(self, stored: Stored, body: JobBody, training: Stored) -> None:
+        """The job's folder: its data as they are now, its recipe, and the job itself."""
+        folder = self._folder(stored.id)
+        self.store.made("runs")
+        folder.mkdir(mode=0o700)
+        _link(self.store.content(training.id), folder / "training.jsonl")
+        if body.validation_file:
+            _link(self.store.content(body.validation_file), folder / "validation.jsonl")
+        try:
+            recipe = recipe_of(stored, folder)
+        except Problem as e:
+            raise ApiError(400, e.message, param="model", code=e.code) from e
+        # JSON is YAML: people and `steelyard up` read it alike.
+        (folder / "recipe.yaml").write_text(json.dumps(recipe, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        self.store.put(KIND, stored)
+
+    # ------------------------------------------------------------------ the work
+
+    def resume(self) -> None:
+        """Go on with what an earlier process left, if no other one does."""
+        if self._task is None and self.store.exists() and self.store.all(KIND) and self.store.hold():
+            self.begin()
+
+    def begin(self) -> None:
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """Stop the run under way; it goes on with the next service."""
+        self._signal(signal.SIGTERM)
+        if self._task:
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self._idle()), 2.5)
+            self._signal(signal.SIGKILL)
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _idle(self) -> None:
+        while self._child is not None:
+            await asyncio.sleep(0.05)
+
+    async def _run(self) -> None:
+        await self._load_tuned()
+        while jobs := await asyncio.to_thread(self._open):
+            self._running = jobs[0].id
+            try:
+                await self._one(jobs[0].id)
+            except Exception as e:  # one job must not keep the others from running
+                self._fail(jobs[0].id, "internal", f"{type(e).__name__}: the job cannot go on", None)
+            finally:
+                self._running = None
+
+    def _open(self) -> list[Stored]:
+        return [s for s in reversed(self.store.all(KIND)) if s.shown["status"] in OPEN]
+
+    async def _load_tuned(self) -> None:
+        """What earlier jobs made is served again after a restart."""
+        for stored in await asyncio.to_thread(self.store.all, KIND):
+            if stored.shown["fine_tuned_model"] and stored.hidden.get("loaded"):
+                with suppress(Exception):  # an engine that cannot any more: the model is not listed
+                    await self._load(stored)
+
+    async def _one(self, job_id: str) -> None:
+        """One job to its end, or to where it was asked to stop."""
+        folder = self._folder(job_id)
+        if self._now(job_id).shown["status"] == "validating_files":
+            fault = await asyncio.to_thread(_faults, folder)
+            if fault:
+                return self._fail(job_id, "invalid_training_file", *fault)
+            self._tell(job_id, "Files validated, moving job to queued state")
+        self._change(job_id, status="running")
+        self._tell(job_id, "Fine-tuning job started")
+        code = await self._steelyard(job_id, folder)
+        if end := self._asked.pop(job_id, None):
+            self._end(job_id, end)
+        elif code == 0:
+            await self._succeed(job_id, _document(folder))
+        elif code != STOPPED:
+            error = (_document(folder) or {}).get("error") or {}
+            told = error.get("message") or f"the run ended with {code}"
+            self._fail(job_id, error.get("code") or "run_failed", told, "training_file")
+        return None
+
+    async def _steelyard(self, job_id: str, folder: Path) -> int:
+        """Run the recipe to its end. Returns its exit code."""
+        until = "gate" if (folder / "validation.jsonl").exists() else "compress"
+        words = ["up", "recipe.yaml", "--yes", "--json", "--no-keep", "--until", until, "--workdir", "run"]
+        command = [sys.executable, "-m", f"{__package__}.tuning_child", str(os.getpid()), *words]
+        with (folder / "outcome.json").open("wb") as out, (folder / "run.log").open("ab") as log:
+            self._child = await asyncio.create_subprocess_exec(
+                *command, cwd=folder, stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=log,
+                start_new_session=True, env=_environment(),
+            )  # fmt: skip
+        follower = asyncio.create_task(self._follow(job_id, folder))
+        try:
+            return await self._child.wait()
+        finally:
+            self._signal(signal.SIGKILL)  # where we are cancelled, nothing goes on without us
+            follower.cancel()
+            await asyncio.gather(follower, return_exceptions=True)
+            self._child = None
+
+    async def _follow(self, job_id: str, folder: Path) -> None:
+        """The run's own log becomes the job's events."""
+        path = folder / "run" / "log.jsonl"
+        at = path.stat().st_size if path.exists() else 0
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            with suppress(OSError), path.open("rb") as file:
+                file.seek(at)
+                data = file.read()
+                whole = data[: data.rfind(b"\n") + 1]
+                at += len(whole)
+                for line in whole.splitlines():
+                    self._translate(job_id, orjson.loads(line))
+
+    def _translate(self, job_id: str, event: dict[str, Any]) -> None:
+        kind, step = event["event"], event.get("step")
+        if kind == "step.start" and step in STEP_TOLD:
+            self._tell(job_id, f"{STEP_TOLD[step]} ...")
+        elif kind == "train.planned":
+            told = {"total_steps": event["steps"], "tokens": event["tokens"]}
+            self._tell(job_id, f"{event['steps']} steps planned, {event['tokens']} tokens", data=told)
+        elif kind in ("train.checkpoint", "train.resumed"):
+            words = "Saved after" if kind == "train.checkpoint" else "Going on after"
+            self._tell(job_id, f"{words} step {step}", data={"step": step})
+
+    def _signal(self, number: int) -> None:
+        if self._child and self._child.returncode is None:
+            with suppress(ProcessLookupError):
+                self._child.send_signal(number)
+
+    # ------------------------------------------------------------------ ends
+
+    async def _succeed(self, job_id: str, outcome: dict[str, Any]) -> None:
+        steps = {step["step"]: step for step in outcome["steps"]}
+        checkpoint = Path(steps["train"]["artefact"])
+        curve = [orjson.loads(line) for line in (checkpoint / "curve.jsonl").read_bytes().splitlines()]
+        stored = self._now(job_id)
+        file = await asyncio.to_thread(_result_file, self.store, stored, curve)
+        name = f"{self.api.settings.name}:{stored.hidden['adapter']}"
+        for point in _thinned(curve):
+            told = {"step": point["step"], "train_loss": point["loss"], "total_steps": len(curve)}
+            words = f"Step {point['step']}/{len(curve)}: training loss={point['loss']:.2f}"
+            self._tell(job_id, words, kind="metrics", data=told)
+        stored = stored.with_hidden(checkpoint=str(checkpoint), compressed=steps["compress"]["artefact"])
+        loaded, why = await self._try_to_load(stored)
+        self._tell(job_id, why)
+        self.store.append(CHECKPOINTS, job_id, _checkpoint(job_id, name, curve))
+        self.store.put(
+            KIND,
+            stored.with_hidden(loaded=loaded).with_shown(
+                status="succeeded", fine_tuned_model=name, finished_at=int(time.time()),
+                result_files=[file.id], trained_tokens=int(sum(point["tokens"] for point in curve)),
+            ),
+        )  # fmt: skip
+        self._tell(job_id, f"New fine-tuned model created: {name}")
+        self._tell(job_id, "The job has successfully completed")
+
+    async def _try_to_load(self, stored: Stored) -> tuple[bool, str]:
+        """Whether requests can name it now, and what to tell."""
+        how = f"serve it with: steelyard serve {stored.hidden['checkpoint']}"
+        served = self.api.served
+        if served.capability.lora != "hot":
+            return False, f"This engine loads no adapters while it runs; {how}"
+        if stored.hidden["base"] != getattr(self.api.settings, "source", None):
+            return False, f"Its base is not the model served here; {how}"
+        try:
+            await self._load(stored)
+        except Exception as e:  # the engine says in its own words why it refuses
+            return False, f"The engine did not load it ({e}); {how}"
+        return True, "Loaded: requests can name it"
+
+    async def _load(self, stored: Stored) -> None:
+        adapter = Path(stored.hidden["checkpoint"]) / "adapter"
+        await self.api.served.load_adapter(stored.hidden["adapter"], str(adapter))
+
+    def _end(self, job_id: str, end: str) -> Stored:
+        changed: dict[str, Any] = {"status": end}
+        if end == "cancelled":
+            changed["finished_at"] = int(time.time())
+        self._tell(job_id, f"The job was {end}")
+        return self._change(job_id, **changed)
+
+    def _fail(self, job_id: str, code: str, message: str, param: str | None) -> None:
+        error = {"code": code, "message": message, "param": param}
+        self._tell(job_id, message, level="error")
+        self._change(job_id, status="failed", error=error, finished_at=int(time.time()))
+
+    def _now(self, job_id: str) -> Stored:
+        stored = self.store.get(KIND, job_id)
+        assert stored is not None  # jobs are never deleted
+        return stored
+
+    def _change(self, job_id: str, **changed: Any) -> Stored:
+        return self.store.put(KIND, self._now(job_id).with_shown(**changed))
+
+    def _tell(
+        self, job_id: str, message: str, *, level: str = "info", kind: str = "message", data: Any = None
+    ) -> None:
+        event = {
+            "object": "fine_tuning.job.event", "id": new_id("ftevent-"), "created_at": int(time.time()),
+            "level": level, "message": message, "type": kind, "data": data or {},
+        }  # fmt: skip
+        self.store.append(EVENTS, job_id, event)
+
+
+# ---------------------------------------------------------------------- a job and its recipe
+
+
+def _refuse(body: JobBody) -> None:
+    """Raises ApiError 400 for what no recipe can do."""
+    kind = body.method.type if body.method else "supervised"
+    if kind != "supervised":
+        told = f"the method {kind!r} is not supported; supervised is"
+        raise ApiError(400, told, param="method", code="unsupported_parameter")
+    if body.integrations:
+        raise ApiError(
+            400, "integrations are not supported", param="integrations", code="unsupported_parameter"
+        )
+    given = hyperparameters_of(body)
+    for name, least in (("n_epochs", 1), ("batch_size", 1), ("learning_rate_multiplier", 1e-6)):
+        if given[name] != "auto" and not least <= given[name] <= 10_000:
+            raise ApiError(400, f"{name} is at least {least}, or auto", param=name)
+
+
+def hyperparameters_of(body: JobBody) -> dict[str, Any]:
+    """Of `method` if given there, else the older place; what is left out is "auto"."""
+    method = body.method.supervised if body.method else None
+    given = (method.hyperparameters if method else None) or body.hyperparameters or Hyperparameters()
+    return {name: "auto" if value is None else value for name, value in given.model_dump().items()}
+
+
+def _new(served: str, body: JobBody, base: str, owner: str | None) -> Stored:
+    job_id, now = new_id("ftjob-"), int(time.time())
+    given = hyperparameters_of(body)
+    slug = re.sub(r"[^a-z0-9-]+", "-", (body.suffix or "tuned").lower()).strip("-") or "tuned"
+    shown = {
+        "object": "fine_tuning.job", "id": job_id, "model": body.model, "created_at": now,
+        "finished_at": None, "fine_tuned_model": None, "organization_id": "steelyard", "result_files": [],
+        "status": "validating_files", "training_file": body.training_file,
+        "validation_file": body.validation_file, "hyperparameters": given, "trained_tokens": None,
+        "error": None, "user_provided_suffix": body.suffix, "integrations": [], "metadata": body.metadata,
+        "seed": secrets.randbelow(2**31) if body.seed is None else body.seed % 2**31,
+        "estimated_finish": None, "method": {"type": "supervised", "supervised": {"hyperparameters": given}},
+    }  # fmt: skip
+    hidden = {"base": base, "adapter": f"{slug}-{job_id[-8:]}"}
+    return Stored(id=job_id, owner=owner, shown=shown, hidden=hidden)
+
+
+def recipe_of(stored: Stored, folder: Path) -> dict[str, Any]:
+    """The job in a recipe's words. Raises Problem where the base cannot be read."""
+    given = stored.shown["hyperparameters"]
+    stage: dict[str, Any] = {"stage": "sft", "finetuning_type": "lora"}
+    if given["n_epochs"] != "auto":
+        stage["num_train_epochs"] = given["n_epochs"]
+    if given["batch_size"] != "auto":  # so many rows an update: not packed, or their number would vary
+        stage |= {"packing": False, "per_device_train_batch_size": 1}
+        stage["gradient_accumulation_steps"] = given["batch_size"]
+    if given["learning_rate_multiplier"] != "auto":
+        stage["learning_rate"] = _usual_rate(stored.hidden["base"]) * given["learning_rate_multiplier"]
+    recipe = {
+        "name": stored.id,
+        "model": stored.hidden["base"],
+        "data": [{"path": "training.jsonl", "ability": ABILITY}],
+        "clean": "none",  # the client has chosen its rows
+        "train": [stage],
+        "seed": stored.shown["seed"],
+    }
+    if (folder / "validation.jsonl").exists():
+        recipe["gate"] = {"abilities": {ABILITY: {"eval": "validation.jsonl"}}}
+    return recipe
+
+
+def _usual_rate(base: str) -> float:
+    """What the planner would choose: the multiplier counts from there."""
+    from ..model import resolve
+    from ..planner import learning_rate
+    from ..shape import read
+
+    return learning_rate(read(resolve(base).path), lora=True)
+
+
+def _link(source: Path, target: Path) -> None:
+    """The file may be deleted while the job needs it."""
+    target.hardlink_to(source)
+
+
+def _environment() -> dict[str, str]:
+    """The run needs no key of the service's."""
+    return {name: value for name, value in os.environ.items() if name != "STEELYARD_API_KEY"}
+
+
+def _has(stored: Stored, request: Request) -> bool:
+    """The list's filter `metadata[k]=v`."""
+    kept = stored.shown["metadata"] or {}
+    asked = re.compile(r"metadata\[(.+)\]")
+    pairs = [(m[1], v) for k, v in request.query_params.items() if (m := asked.fullmatch(k))]
+    return all(kept.get(k) == v for k, v in pairs)
+
+
+# ---------------------------------------------------------------------- files in, files out
+
+
+def _faults(folder: Path) -> tuple[str, str] | None:
+    """What is wrong with the files, and which one: a line that is no chat, too few of them."""
+    for name in ("training", "validation"):
+        path = folder / f"{name}.jsonl"
+        if path.exists() and (fault := _fault_of(path)):
+            return f"{name} file, {fault}", f"{name}_file"
+    return None
+
+
+def _fault_of(path: Path) -> str | None:
+    rows = 0
+    for number, line in _lines(path):
+        rows += 1
+        try:
+            row = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            return f"line {number}: not JSON"
+        if fault := _row_fault(row):
+            return f"line {number}: {fault}"
+    return None if rows >= LEAST_ROWS else f"{rows} rows: at least {LEAST_ROWS} are needed"
+
+
+def _row_fault(row: Any) -> str | None:
+    messages = row.get("messages") if isinstance(row, dict) else None
+    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+        return "`messages` is missing"
+    if not any(m.get("role") == "assistant" for m in messages):
+        return "there is no assistant message to learn from"
+    return None
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    with path.open("rb") as file:
+        yield from ((n, line) for n, line in enumerate(file, 1) if line.strip())
+
+
+def _document(folder: Path) -> dict[str, Any]:
+    """What `steelyard up --json` said."""
+    with suppress(OSError, orjson.JSONDecodeError):
+        told = orjson.loads((folder / "outcome.json").read_bytes())
+        return told if isinstance(told, dict) else {}
+    return {}
+
+
+def _result_file(store: ObjectStore, stored: Stored, curve: list[dict[str, Any]]) -> Stored:
+    """The loss curve as OpenAI's step_metrics.csv."""
+    import io
+
+    lines = ["step,train_loss,learning_rate,tokens"]
+    lines += [f"{p['step']},{p['loss']},{p['learning_rate']},{p['tokens']}" for p in curve]
+    data = io.BytesIO(("\n".join(lines) + "\n").encode())
+    return files_api.add(store, "step_metrics.csv", "fine-tune-results", data, stored.owner)
+
+
+def _thinned(curve: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    every = -(-len(curve) // METRICS_SHOWN) or 1
+    return curve[every - 1 :: every]
+
+
+def _checkpoint(job_id: str, name: str, curve: list[dict[str, Any]]) -> dict[str, Any]:
+    """The last one, which is the result: those between are the run's own and cannot be served."""
+    metrics = {"step": len(curve), "train_loss": curve[-1]["loss"]}
+    return {
+        "object": "fine_tuning.job.checkpoint", "id": new_id("ftckpt_"), "created_at": int(time.time()),
+        "fine_tuned_model_checkpoint": name, "fine_tuning_job_id": job_id, "metrics": metrics,
+        "step_number": len(curve),
+    }  # fmt: skip
