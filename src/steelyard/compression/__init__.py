@@ -1,6 +1,6 @@
 """Make a checkpoint smaller; say what it lost. What the quality is worth, the gate decides."""
 
-from .forms import FORMS, FormSpec
+from .forms import FORMS, Form
 from .step import compress
 
-__all__ = ["FORMS", "FormSpec", "compress"]
+__all__ = ["FORMS", "Form", "compress"]

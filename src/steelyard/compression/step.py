@@ -6,24 +6,44 @@ from pathlib import Path
 
 from ..artefact import Draft, Figures, Inputs, Settings, Watch
 from ..errors import WrongUse
+from ..model import Grouped, Tokenizer
 from ..shape import read
-from .forms import FORMS
+from .forms import FORMS, write
+from .rows import calibration_rows
 
 
 def compress(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figures:
     """Write `inputs.artefacts["checkpoint"]` in `settings["form"]` into `out`.
 
-    Figures: bytes (of the payload's weights), ratio (to bf16: 0.5 is half as large). Raises WrongUse.
+    A calibrated form reads the rows of `inputs.artefacts["dataset"]`; where there is no dataset (a model
+    served as it is) it is rounded to nearest, and form.json says so. Figures: bytes (of the payload's
+    weights), ratio (to bf16: 0.5 is half as large), calibration_tokens. Raises WrongUse, Stopped.
     """
     form = settings["form"]
     if form not in FORMS:
         raise WrongUse("compress.form_unknown", f"no form {form!r}", hint=f"one of {', '.join(FORMS)}")
     folder = inputs.artefacts["checkpoint"].path()
+    matrices, tokens = _calibrated(form, folder, inputs, watch)
     with watch.progress("compress", total=1, unit="model") as bar:
-        FORMS[form].write(folder, out.folder)
+        write(form, folder, out.folder, matrices)
         bar.advance(1)
     stored = _bytes(out.folder, "*.bin")
-    return {"bytes": float(stored), "ratio": stored / read(folder).weight_bytes("bf16")}
+    ratio = stored / read(folder).weight_bytes("bf16")
+    return {"bytes": float(stored), "ratio": ratio, "calibration_tokens": float(tokens)}
+
+
+def _calibrated(
+    form: str, folder: Path, inputs: Inputs, watch: Watch
+) -> tuple[dict[str, Grouped] | None, int]:
+    """The matrices of a calibrated form and the tokens they were fitted on."""
+    spec = FORMS[form]
+    if not (spec.calibrated and "dataset" in inputs.artefacts):
+        return None, 0
+    from .calibrate import CALIBRATION_TOKENS, calibrate
+
+    path = inputs.artefacts["dataset"].path() / "train.jsonl"
+    rows = calibration_rows(path, Tokenizer(folder), CALIBRATION_TOKENS)
+    return calibrate(folder, rows, spec.group or 0, watch), sum(map(len, rows))
 
 
 def _bytes(folder: Path, pattern: str) -> int:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         read_encoder,
     )
     from .gguf import to_hf
+    from .grouped import Grouped, group_of, rounded, widened
     from .hub import pull
     from .network import load, save
     from .openvino_ir import export_openvino
@@ -46,6 +47,10 @@ FILES = {
     "load": "network",
     "save": "network",
     "export_openvino": "openvino_ir",
+    "Grouped": "grouped",
+    "group_of": "grouped",
+    "rounded": "grouped",
+    "widened": "grouped",
     "Encoder": "encoder",
     "SentenceTokenizer": "encoder",
     "encoder_folder": "encoder",
@@ -60,6 +65,7 @@ __all__ = [
     "BYTE_OF",
     "FAMILIES",
     "Encoder",
+    "Grouped",
     "ModelSource",
     "SentenceTokenizer",
     "Stream",
@@ -74,13 +80,16 @@ __all__ = [
     "export_openvino",
     "exported_encoder",
     "f32_of",
+    "group_of",
     "is_encoder",
     "load",
     "pull",
     "read_encoder",
     "resolve",
+    "rounded",
     "save",
     "to_hf",
+    "widened",
     "write",
 ]
 

@@ -7,6 +7,7 @@ GenAI's paged attention take it. Heavy (imports OpenVINO): entered from openvino
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ import openvino.opset13 as op
 from openvino.op import util
 
 from ..errors import WrongUse
+from ..forms import FORMS, Form
+from .grouped import Grouped, group_of, packed, rounded
 from .weights import Weights, bf16_of
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
+ENDS = ("model.embed_tokens.weight", "lm_head.weight")
 FAR = np.iinfo(np.int64).max
 MASKED = np.float32(-65504)  # the lowest f16: -inf would make NaN of a fully masked padding row
 
@@ -39,10 +43,12 @@ class Decoder:
     max_context: int
 
 
-def save(folder: Path, form: str, xml: Path) -> Decoder:
-    """Write the graph with weights in `form` as `xml` and its .bin."""
+def save(folder: Path, form: str, xml: Path, matrices: Mapping[str, Grouped] | None = None) -> Decoder:
+    """Write the graph with weights in `form` as `xml` and its .bin; `matrices` were rounded elsewhere."""
     decoder = read_decoder(folder / "config.json")
-    graph = _Graph(decoder, Weights(folder), form)  # named: constants read its memory until all is saved
+    graph = _Graph(
+        decoder, Weights(folder), FORMS[form], matrices or {}
+    )  # named: constants read its memory until all is saved
     ov.save_model(graph.model(), xml, compress_to_fp16=False)
     return decoder
 
@@ -100,8 +106,10 @@ def _float(value: float) -> ov.Node:
 class _Graph:
     """Holds what every layer shares: weights, rotation, mask, and the caches' sinks."""
 
-    def __init__(self, decoder: Decoder, weights: Weights, form: str) -> None:
-        self.decoder, self.weights, self.form = decoder, weights, form
+    def __init__(
+        self, decoder: Decoder, weights: Weights, form: Form, matrices: Mapping[str, Grouped]
+    ) -> None:
+        self.decoder, self.weights, self.form, self.matrices = decoder, weights, form, matrices
         self.names = set(weights.names())
         self.sinks: list[ov.Node] = []
         self.kept: list[ov.Tensor] = []  # constants read this memory until the model is saved
@@ -236,36 +244,72 @@ class _Graph:
         return op.constant(np.ascontiguousarray(self.weights.f32(name)))
 
     def _matrix(self, name: str) -> ov.Node:
-        """f32 as the graph sees it; stored in the form."""
-        if self.form == "f32":
-            return self._vector(name)
-        if self.form == "int8":
+        """f32 as the graph sees it; stored in the form, under its own name (served_weights finds it)."""
+        storage = self.form.ends if name in ENDS else self.form.weights
+        if storage == "int4" and group_of(self.weights.shape(name)[1], self.form.group or 0):
+            return self._int4(name)
+        if storage in ("int8", "int4"):  # no group divides its width: by row
             return self._int8(name)
-        if self.form == "bf16":
+        if storage == "f32":
+            return _named(self._vector(name), name)
+        if storage == "bf16":
             return _decompressed(self._bf16(name), name)
         return _decompressed(op.constant(self.weights.f32(name).astype(np.float16)), name)
 
     def _bf16(self, name: str) -> ov.Node:
         stored = self.weights.dtype(name) == "BF16"
         bits = self.weights.raw(name) if stored else bf16_of(self.weights.f32(name))
-        tensor = ov.Tensor(np.ascontiguousarray(bits), ov.Shape(bits.shape), ov.Type.bf16)
+        return self._shared(np.ascontiguousarray(bits), bits.shape, ov.Type.bf16)
+
+    def _shared(self, values: np.ndarray, shape: Sequence[int], kind: ov.Type) -> ov.Node:
+        tensor = ov.Tensor(values, ov.Shape(shape), kind)
         self.kept.append(tensor)
-        return op.constant(tensor, shared_memory=True)  # as shipped: read from the mapped file
+        return op.constant(tensor, shared_memory=True)  # BF16 as shipped: read from the mapped file
 
     def _int8(self, name: str) -> ov.Node:
         """Symmetric, one scale a row (output channel), rounded to nearest."""
         w = self.weights.f32(name)
         scale = np.maximum(np.abs(w).max(1, keepdims=True) / 127, 1e-7).astype(np.float16)
         q = np.clip(np.rint(w / scale.astype(np.float32)), -127, 127).astype(np.int8)
-        half = op.convert(op.constant(q), "f16")
+        half = op.convert(_named(op.constant(q), name), "f16")
         half.set_friendly_name(name + "/f16")
-        scaled = op.convert(op.multiply(half, op.constant(scale)), "f32")
-        scaled.set_friendly_name(name + "/scaled")
-        return scaled
+        return self._scaled(half, scale, name)
+
+    def _int4(self, name: str) -> ov.Node:
+        """Asymmetric, a scale and a zero point a group of inputs; the pattern that nncf writes."""
+        m = self.matrices[name] if name in self.matrices else self._nearest(name)
+        rows, groups = m.scale.shape
+        stored = self._shared(packed(m.codes), [rows, groups, m.size], ov.Type.u4)
+        zero = self._shared(packed(m.zero), [rows, groups, 1], ov.Type.u4)
+        half = op.convert(_named(stored, name), "f16")
+        half.set_friendly_name(name + "/f16")
+        zero_half = op.convert(_named(zero, name + "/zero"), "f16")
+        zero_half.set_friendly_name(name + "/zero/f16")
+        centred = op.subtract(half, zero_half)
+        centred.set_friendly_name(name + "/centred")
+        return self._scaled(centred, m.scale[..., None], name, m.codes.shape)
+
+    def _nearest(self, name: str) -> Grouped:
+        return rounded(self.weights.f32(name), self.form.group or 0)
+
+    def _scaled(
+        self, q: ov.Node, scale: np.ndarray, name: str, shape: tuple[int, ...] | None = None
+    ) -> ov.Node:
+        y = op.multiply(q, _named(op.constant(scale), name + "/scale"))
+        if shape:
+            y = op.reshape(y, _ints(*shape), False)
+        y = op.convert(y, "f32")
+        y.set_friendly_name(name + "/scaled")
+        return y
+
+
+def _named(node: ov.Node, name: str) -> ov.Node:
+    node.set_friendly_name(name)
+    return node
 
 
 def _decompressed(stored: ov.Node, name: str) -> ov.Node:
-    wide = op.convert(stored, "f32")
+    wide = op.convert(_named(stored, name), "f32")
     wide.set_friendly_name(name + "/f32")
     return wide
 

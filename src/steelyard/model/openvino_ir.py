@@ -9,11 +9,17 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import Lacking, WrongUse
+from ..forms import FORMS
+
+if TYPE_CHECKING:
+    from .grouped import Grouped
 
 XML = "openvino_model.xml"
 BESIDE = (
@@ -26,28 +32,13 @@ BESIDE = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Form:
-    """How weights are stored and the arithmetic that goes with them."""
-
-    weights: str
-    weight_bytes: float  # per parameter of a matrix, scales left out
-    precision: str  # INFERENCE_PRECISION_HINT in the fast mode; the exact mode is always f32
-    kv_precision: str  # KV_CACHE_PRECISION in the fast mode
-
-
-FORMS: dict[str, Form] = {
-    "f32": Form(weights="f32", weight_bytes=4, precision="f32", kv_precision="f32"),
-    "bf16": Form(weights="bf16", weight_bytes=2, precision="bf16", kv_precision="bf16"),
-    "f16": Form(weights="f16", weight_bytes=2, precision="bf16", kv_precision="bf16"),
-    "int8": Form(weights="int8", weight_bytes=1, precision="bf16", kv_precision="u8"),
-}
-
-
-def export_openvino(folder: Path, out: Path, form: str = "bf16") -> None:
+def export_openvino(
+    folder: Path, out: Path, form: str = "bf16", matrices: Mapping[str, Grouped] | None = None
+) -> None:
     """Write IR, tokenizer, config, template and `form.json` of `folder` into `out`.
 
-    The bytes follow from the weights, the form and OpenVINO's version: no place, no time.
+    `matrices`: those that a calibration has rounded, by name; without them int4 is rounded to nearest. The
+    bytes follow from the weights, the form and OpenVINO's version: no place, no time.
     Raises WrongUse for a form or family that is not covered, Lacking without OpenVINO.
     """
     if form not in FORMS:
@@ -56,12 +47,16 @@ def export_openvino(folder: Path, out: Path, form: str = "bf16") -> None:
     from .openvino_graph import save
 
     out.mkdir(parents=True, exist_ok=True)
-    decoder = save(Path(folder), form, out / XML)
+    decoder = save(Path(folder), form, out / XML, matrices)
     _mark_decompression(out / XML)
     for name in BESIDE:
         if (Path(folder) / name).exists():
             shutil.copyfile(Path(folder) / name, out / name)
-    beside = {"form": form, **asdict(FORMS[form]), "max_context": decoder.max_context}
+    facts = FORMS[form]
+    beside = {
+        "form": form, **asdict(facts), "weight_bytes": facts.weight_bytes, "max_context": decoder.max_context,
+        "calibrated": bool(matrices),
+    }  # fmt: skip
     (out / "form.json").write_text(json.dumps(beside, indent=1, sort_keys=True) + "\n")
 
 

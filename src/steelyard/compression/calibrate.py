@@ -1,0 +1,220 @@
+"""INT4 whose rounding looks at the user's own rows: GPTQ, layer by layer, in torch on the CPU.
+
+A column is rounded, and its error is made up for by the columns that are not yet rounded, weighed by how the
+inputs go together (Frantar 2022). Inputs come from the layers already rounded, while the aim stays what the
+exact layers would have given (Arai 2025, quantisation error propagation), so errors do not pile up.
+
+Equal weights, rows and cores give equal bytes. Memory: the weights in bf16, one layer in f32, the hidden
+states of CALIBRATION_TOKENS twice. Heavy (torch): entered from step.py alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..artefact import Watch
+from ..errors import Stopped
+from ..model import Grouped, group_of, load
+
+CALIBRATION_TOKENS = 16_384
+CHUNK_TOKENS = 2048  # of one pass: bounds the memory of a layer
+BLOCK = 64  # columns whose errors are gathered before the rest is told
+DAMP = 0.01  # of the mean diagonal: keeps the inverse well behaved
+PROPAGATED = 0.5  # share of earlier layers' error that a layer makes up for; 1 fits the rows too closely
+LEVELS = 15
+SHRINKS = tuple(1 - 0.04 * i for i in range(11))  # of a group's range, tried in turn
+
+
+def calibrate(folder: Path, rows: Sequence[Sequence[int]], largest: int, watch: Watch) -> dict[str, Grouped]:
+    """The layers' matrices of the model in `folder`, by name, in 4 bits; `rows` are token ids."""
+    network = load(Path(folder), dtype="bfloat16").eval()
+    chunks = list(_chunks(rows, network))
+    found: dict[str, Grouped] = {}
+    with torch.inference_mode(), watch.progress("calibrate", total=len(network.layers), unit="layers") as bar:
+        for layer in network.layers:
+            if watch.stop:
+                raise Stopped("run.stopped", "stopped while calibrating", hint="run the same command again")
+            layer.float()
+            found.update(_layer(layer, chunks, largest))
+            layer.to(torch.bfloat16)
+            bar.advance(1)
+    return found
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """Some rows, one behind the other: hidden states of the exact and of the rounded layers so far."""
+
+    exact: Tensor
+    x: Tensor
+    cos: Tensor
+    sin: Tensor
+    layout: Any
+
+
+def _chunks(rows: Sequence[Sequence[int]], network: Any) -> Iterator[_Chunk]:
+    held: list[Sequence[int]] = []
+    for row in [*rows, None]:
+        if held and (row is None or sum(map(len, held)) + len(row) > CHUNK_TOKENS):
+            yield _chunk(held, network)
+            held = []
+        if row is not None:
+            held.append(row)
+
+
+def _chunk(rows: list[Sequence[int]], network: Any) -> _Chunk:
+    lengths = [len(row) for row in rows]
+    ids = torch.tensor([i for row in rows for i in row])
+    positions = torch.cat([torch.arange(n) for n in lengths])
+    angle = positions[:, None].float() * network.inv_freq
+    x = torch.nn.functional.embedding(ids, network.embed).float()
+    return _Chunk(x, x.clone(), angle.cos()[:, None, :], angle.sin()[:, None, :], network.layout(lengths))
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What a matrix was given: sums of x xᵀ (`h`) and of (exact - x) xᵀ (`drift`), [I, I] each."""
+
+    h: Tensor
+    drift: Tensor
+    count: int = 0
+    exact: list[Tensor] = field(default_factory=list)
+
+    def add(self, x: Tensor) -> None:
+        self.h.addmm_(x.t(), x)
+        self.drift.addmm_((self.exact.pop(0) - x).t(), x)
+        self.count += len(x)
+
+
+def _layer(layer: Any, chunks: list[_Chunk], largest: int) -> dict[str, Grouped]:
+    """Round a layer in the order its matrices run; leave its rounded weights in it."""
+    linears = [layer.qkv, layer.o, layer.gate_up, layer.down]
+    exact = [linear.weight.clone() for linear in linears]
+    found: dict[str, Grouped] = {}
+    seen = _watched(layer, linears, chunks)
+    for linear, weight in zip(linears, exact, strict=True):
+        size = group_of(weight.shape[1], largest)
+        if not size:
+            continue  # the graph stores it by row
+        grouped, wide = _rounded(weight, seen[linear], size)
+        linear.weight.copy_(wide)
+        found.update(_parts(linear, grouped))
+    for chunk in chunks:
+        chunk.x = layer(chunk.x, chunk.cos, chunk.sin, chunk.layout)
+    return found
+
+
+def _watched(layer: Any, linears: list[Any], chunks: list[_Chunk]) -> dict[Any, _Seen]:
+    """Run exact and rounded states through the exact layer; the exact ones go on to the next."""
+    seen = {}
+    for linear in linears:
+        width = linear.weight.shape[1]
+        seen[linear] = _Seen(torch.zeros(width, width), torch.zeros(width, width))
+    for chunk in chunks:
+        with _hooks(linears, lambda linear, x: seen[linear].exact.append(x)):
+            chunk.exact = layer(chunk.exact, chunk.cos, chunk.sin, chunk.layout)
+        with _hooks(linears, lambda linear, x: seen[linear].add(x)):
+            layer(chunk.x, chunk.cos, chunk.sin, chunk.layout)
+    return seen
+
+
+@contextmanager
+def _hooks(linears: list[Any], take: Callable[[Any, Tensor], None]) -> Iterator[None]:
+    """Every matrix's input goes to `take` as well."""
+
+    def hook(linear: Any, inputs: tuple[Tensor, ...]) -> None:
+        take(linear, inputs[0])
+
+    handles = [linear.register_forward_pre_hook(hook) for linear in linears]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _parts(linear: Any, grouped: Grouped) -> dict[str, Grouped]:
+    """The models' own matrices that are stacked in one here."""
+    found, start = {}, 0
+    for name, rows in linear.parts:
+        cut = slice(start, start + rows)
+        found[f"{name}.weight"] = Grouped(grouped.codes[cut], grouped.scale[cut], grouped.zero[cut])
+        start += rows
+    return found
+
+
+# ------------------------------------------------------------------ one matrix
+
+
+def _rounded(weight: Tensor, seen: _Seen, size: int) -> tuple[Grouped, Tensor]:
+    """GPTQ over groups of `size` inputs, columns that matter most first. Returns it packed and widened."""
+    h = (seen.h / seen.count).double()
+    h.diagonal().add_(DAMP * h.diagonal().mean() + 1e-12)
+    weight = (
+        weight
+        + PROPAGATED * weight @ torch.linalg.solve(h, (seen.drift / seen.count).double().t()).t().float()
+    )
+    scale, zero = _grid(weight, h.diagonal().float(), size)
+    order = torch.argsort(h.diagonal(), descending=True, stable=True)
+    upper = _inverse_root(h[order][:, order]).float()
+    inputs = weight.t()[order].contiguous()  # [I, O]: a column of the matrix lies together
+    codes = _columns(inputs, upper, scale.t().contiguous(), zero.t().contiguous(), order // size)
+    codes = codes[torch.argsort(order)].t().contiguous()
+    wide = _widened(codes, scale, zero, size)
+    grouped = Grouped(
+        codes.to(torch.uint8).numpy(), scale.numpy().astype(np.float16), zero.to(torch.uint8).numpy()
+    )
+    return grouped, wide
+
+
+def _inverse_root(h: Tensor) -> Tensor:
+    """Upper Cholesky factor of the inverse of h."""
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(h))
+    return torch.linalg.cholesky(inverse, upper=True)
+
+
+def _grid(weight: Tensor, weigh: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Scale and zero point of each group, [O, G]: the clipping with the least weighted error."""
+    w = weight.view(len(weight), -1, size)
+    by = weigh.view(1, -1, size)
+    low, high = w.amin(-1).clamp(max=0), w.amax(-1).clamp(min=0)
+    best = torch.full(low.shape, torch.inf)
+    scale, zero = torch.zeros_like(low), torch.zeros_like(low)
+    for shrink in SHRINKS:
+        s = ((high - low) * shrink / LEVELS).clamp(min=6e-8).half().float()
+        z = (-low * shrink / s).round().clamp(0, LEVELS)
+        q = (w / s[..., None]).round_().add_(z[..., None]).clamp_(0, LEVELS)
+        error = q.sub_(z[..., None]).mul_(s[..., None]).sub_(w).square_().mul_(by).sum(-1)
+        better = error < best
+        best, scale, zero = (torch.where(better, a, b) for a, b in ((error, best), (s, scale), (z, zero)))
+    return scale, zero
+
+
+def _columns(w: Tensor, upper: Tensor, scale: Tensor, zero: Tensor, group: Tensor) -> Tensor:
+    """Codes [I, O] of w in its present order of inputs; w is used up."""
+    codes = torch.empty_like(w)
+    for begin in range(0, len(w), BLOCK):
+        end = min(begin + BLOCK, len(w))
+        errors = torch.empty(end - begin, w.shape[1])
+        for place, of in enumerate(group[begin:end].tolist(), start=begin):
+            s, z = scale[of], zero[of]
+            q = torch.div(w[place], s).round_().add_(z).clamp_(0, LEVELS)
+            codes[place] = q
+            error = q.sub_(z).mul_(s).neg_().add_(w[place]).div_(upper[place, place])
+            w[place:end].addr_(upper[place, place:end], error, alpha=-1)
+            errors[place - begin] = error
+        w[end:].addmm_(upper[begin:end, end:].t(), errors, alpha=-1)
+    return codes
+
+
+def _widened(codes: Tensor, scale: Tensor, zero: Tensor, size: int) -> Tensor:
+    q = codes.view(len(codes), -1, size)
+    return ((q - zero[..., None]) * scale[..., None]).view(codes.shape)
