@@ -1,8 +1,9 @@
 """The engine's own process: one thread that reads what is asked, steps, and tells what came.
 
-Lines of JSON over an inherited Unix socket. In: settings (first line), then
-`{"op": "add"|"cancel"|"score", ...}`. Out: `{"ready": ...}`, `{"events": [[id, ids, logprobs, finish]]}`,
-`{"scores": ...}`, `{"failed": {"id", "why"}}`. Ends when the socket closes or the parent dies.
+Lines of JSON over an inherited Unix socket. In: settings (first line), then `{"op", "request_id", ...}`
+with the ops add, cancel, score, embed, load_adapter and drop_adapter. Out: `{"ready": ...}`,
+`{"events": [[id, ids, logprobs, finish, tops, cached]]}`, `{"scores": ...}`, `{"embeddings": ...}`,
+`{"done": id}`, `{"failed": {"id", "why"}}`. Ends when the socket closes or the parent dies.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import orjson
 
 from ..processes import die_with_parent, peak_rss_bytes
-from .engines import ENGINES, Engine, EngineSettings, GenRequest
+from .engines import ENGINES, Engine, EngineSettings, Event, GenRequest
 
 IDLE_TICK_S = 15.0
 
@@ -49,6 +50,7 @@ def main() -> None:
         settings = channel.receive(60)
     started = time.monotonic()
     try:
+        _pin(settings[0]["cores"])
         engine = ENGINES[settings[0]["engine"]]()(EngineSettings(**settings[0]))
     except Exception as e:  # whatever the native library raises goes to the front end as text
         channel.send({"failed": {"id": None, "why": f"{type(e).__name__}: {e}"}})
@@ -56,6 +58,12 @@ def main() -> None:
     channel.send({"ready": {"load_s": time.monotonic() - started, "rss_bytes": peak_rss_bytes()}})
     _serve(engine, channel)
     engine.close()
+
+
+def _pin(cores: list[int]) -> None:
+    """Keep this process on some cores, before the native library counts them and starts its threads."""
+    if cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
 
 
 def _serve(engine: Engine, channel: Channel) -> None:
@@ -70,8 +78,15 @@ def _serve(engine: Engine, channel: Channel) -> None:
         else:
             engine.idle(time.monotonic() - last)
         if engine.busy() and (events := engine.step()):
-            told = [[e.request_id, e.ids, e.logprobs, e.finish] for e in events]
-            channel.send({"events": told, "metrics": engine.metrics()})
+            channel.send({"events": [_told(event) for event in events], "metrics": engine.metrics()})
+
+
+def _told(event: Event) -> list[Any]:
+    """Empty fields at the end are left out: most events have none, and each costs on the way."""
+    told = [event.request_id, event.ids, event.logprobs, event.finish, event.tops, event.cached]
+    while told[-1] is None:
+        told.pop()
+    return told
 
 
 def _handle(engine: Engine, channel: Channel, message: dict[str, Any]) -> None:
@@ -86,6 +101,16 @@ def _handle(engine: Engine, channel: Channel, message: dict[str, Any]) -> None:
             scores = engine.score(message["ids"], message["top"])
             told = [scores.logprobs, scores.top_ids, scores.top_logprobs]
             channel.send({"scores": [request_id, *told]})
+        elif op == "embed":
+            channel.send({"embeddings": [request_id, engine.embed(message["batch"])]})
+        elif op == "load_adapter":
+            engine.load_adapter(message["name"], message["folder"])
+            channel.send({"done": request_id})
+        elif op == "drop_adapter":
+            engine.drop_adapter(message["name"])
+            channel.send({"done": request_id})
+    except (ValueError, NotImplementedError) as e:  # what the engine says of a request it cannot do
+        channel.send({"failed": {"id": request_id, "why": str(e)}})
     except Exception as e:  # one bad request must not take the engine down
         channel.send({"failed": {"id": request_id, "why": f"{type(e).__name__}: {e}"}})
 

@@ -7,19 +7,32 @@ Teacher-forced scores come from the same IR in the plain runtime, loaded when fi
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openvino as ov
 import openvino_genai as genai
+import orjson
 
+from .openvino_grammar import Grammars, load_tokenizer, structured
+from .openvino_prefix import PrefixBlocks
 from .protocol import EngineSettings, Event, GenRequest, Scores, kv_bytes_per_token, kv_precision, read_form
 
 BLOCK_TOKENS = 32  # of GenAI's paged KV cache on CPU
 SCORE_CHUNK = 128  # tokens: their logits are 25 MB at a vocabulary of 49k
 UNLOAD_AFTER_S = 60.0  # the scorer keeps a second copy of the prepared weights
 FINISH = {"STOP": "stop", "LENGTH": "length"}
+
+
+@dataclass(slots=True)
+class Running:
+    """A request in GenAI's hands; `cached` until it has been told."""
+
+    handle: Any
+    logprobs: bool
+    cached: int | None
 
 
 class OpenVinoEngine:
@@ -30,22 +43,34 @@ class OpenVinoEngine:
         self.form = read_form(self.folder)
         self.properties = properties(self.form, settings)
         scheduler = _scheduler(settings, self.form, self.folder)
-        self.pipeline = genai.ContinuousBatchingPipeline(str(self.folder), scheduler, "CPU", self.properties)
-        self.handles: dict[int, Any] = {}
-        self.with_logprobs: set[int] = set()
+        self.pipeline, tokenizer = _pipeline(self.folder, scheduler, self.properties)
+        self.grammars = tokenizer and Grammars(tokenizer, _config_of(self.folder)["vocab_size"])
+        self.prefixes = PrefixBlocks(scheduler.num_kv_blocks if settings.prefix_cache else 0, BLOCK_TOKENS)
+        self.running: dict[int, Running] = {}
         self.scorer: _Scorer | None = None
 
     def add(self, request: GenRequest) -> None:
+        """Raises ValueError for what this engine cannot do."""
+        config = _config(request)
+        if request.grammar:
+            self._follow(request.grammar, request.stop_ids)
+            config.structured_output_config = structured(request.grammar)
         ids = ov.Tensor(np.array([request.ids], np.int64))
-        handle = self.pipeline.add_request(request.request_id, ids, _config(request))
-        self.handles[request.request_id] = handle
-        if request.logprobs:
-            self.with_logprobs.add(request.request_id)
+        handle = self.pipeline.add_request(request.request_id, ids, config)
+        cached = self.prefixes.take(request.request_id, request.ids)
+        self.running[request.request_id] = Running(handle, request.logprobs, cached)
+
+    def _follow(self, grammar: tuple[str, str], stop_ids: tuple[int, ...]) -> None:
+        """Raises ValueError where the grammar cannot be followed."""
+        if self.grammars is None:
+            raise ValueError("grammars need openvino_tokenizers and the model's tokenizer.json")
+        if not stop_ids:
+            raise ValueError("a grammar ends an answer by an end token, which this request does not heed")
+        self.grammars.check(grammar)
 
     def cancel(self, request_id: int) -> None:
-        if handle := self.handles.pop(request_id, None):
-            handle.cancel()
-            self.with_logprobs.discard(request_id)
+        if running := self._forget(request_id):
+            running.handle.cancel()
 
     def busy(self) -> bool:
         return self.pipeline.has_non_finished_requests()
@@ -55,25 +80,28 @@ class OpenVinoEngine:
         return list(self._events())
 
     def _events(self) -> Iterator[Event]:
-        for request_id, handle in list(self.handles.items()):
-            if handle.can_read():
-                for output in handle.read().values():
-                    yield self._event(request_id, output)
-            elif handle.get_status() == genai.GenerationStatus.IGNORED:
+        for request_id, running in list(self.running.items()):
+            if running.handle.can_read():
+                for output in running.handle.read().values():
+                    yield self._event(request_id, running, output)
+            elif running.handle.get_status() == genai.GenerationStatus.IGNORED:
                 # The scheduler drops what its cache can never hold.
                 yield Event(request_id, [], finish="error")
                 self._forget(request_id)
 
-    def _event(self, request_id: int, output: Any) -> Event:
+    def _event(self, request_id: int, running: Running, output: Any) -> Event:
         finish = FINISH.get(output.finish_reason.name)
-        logprobs = list(output.generated_log_probs) if request_id in self.with_logprobs else None
+        ids = list(output.generated_ids)
+        logprobs = list(output.generated_log_probs) if running.logprobs else None
+        cached, running.cached = running.cached, None
+        self.prefixes.grow(request_id, ids)
         if finish:
             self._forget(request_id)
-        return Event(request_id, list(output.generated_ids), logprobs, finish)
+        return Event(request_id, ids, logprobs, finish, cached=cached)
 
-    def _forget(self, request_id: int) -> None:
-        self.handles.pop(request_id, None)
-        self.with_logprobs.discard(request_id)
+    def _forget(self, request_id: int) -> Running | None:
+        self.prefixes.leave(request_id)
+        return self.running.pop(request_id, None)
 
     def score(self, ids: list[int], top: int) -> Scores:
         if self.scorer is None:
@@ -95,10 +123,14 @@ class OpenVinoEngine:
 
     def metrics(self) -> dict[str, float]:
         found = self.pipeline.get_metrics()
-        return {"cache_usage": found.cache_usage / 100}
+        return {
+            "cache_usage": found.cache_usage / 100,
+            "prefix_queries": self.prefixes.queries,
+            "prefix_hits": self.prefixes.hits,
+        }
 
     def close(self) -> None:
-        for request_id in list(self.handles):
+        for request_id in list(self.running):
             self.cancel(request_id)
 
 
@@ -106,21 +138,35 @@ def properties(form: dict[str, Any], settings: EngineSettings) -> dict[str, Any]
     """OpenVINO's properties; the exact mode is f32 throughout, whatever the weights are stored as."""
     return {
         "INFERENCE_PRECISION_HINT": "f32" if settings.mode == "exact" else form["precision"],
-        "KV_CACHE_PRECISION": kv_precision(form, settings.mode),
+        "KV_CACHE_PRECISION": settings.kv_precision or kv_precision(form, settings.mode),
         "INFERENCE_NUM_THREADS": settings.threads,
     }
+
+
+def _pipeline(folder: Path, scheduler: Any, properties: dict[str, Any]) -> tuple[Any, Any | None]:
+    """The pipeline, and the tokenizer that its grammars go by."""
+    tokenizer = load_tokenizer(folder)
+    if tokenizer is None:
+        return genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", properties), None
+    made = genai.ContinuousBatchingPipeline(str(folder), tokenizer, scheduler, "CPU", **properties)
+    return made, tokenizer
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
+    return orjson.loads((folder / "config.json").read_bytes())
 
 
 def _scheduler(settings: EngineSettings, form: dict[str, Any], folder: Path) -> Any:
     scheduler = genai.SchedulerConfig()
     scheduler.max_num_batched_tokens = settings.max_num_batched_tokens
     scheduler.max_num_seqs = settings.max_num_seqs
-    block_bytes = kv_bytes_per_token(folder, kv_precision(form, settings.mode)) * BLOCK_TOKENS
+    precision = settings.kv_precision or kv_precision(form, settings.mode)
+    block_bytes = kv_bytes_per_token(folder, precision) * BLOCK_TOKENS
     # One request of full length must always fit, or the scheduler would drop it.
     least = settings.max_model_len // BLOCK_TOKENS + 2
     scheduler.num_kv_blocks = max(int(settings.cache_bytes / block_bytes), least)
     scheduler.dynamic_split_fuse = True
-    scheduler.enable_prefix_caching = True
+    scheduler.enable_prefix_caching = settings.prefix_cache
     return scheduler
 
 
@@ -131,6 +177,7 @@ def _config(request: GenRequest) -> Any:
     c.ignore_eos = not request.stop_ids
     c.set_eos_token_id(min(request.stop_ids, default=0))  # without one GenAI refuses every request
     c.stop_token_ids = set(request.stop_ids) or {0}
+    c.min_new_tokens = request.min_tokens
     c.logprobs = int(request.logprobs)
     c.presence_penalty = request.presence_penalty
     c.frequency_penalty = request.frequency_penalty

@@ -1,0 +1,80 @@
+"""How many prompt tokens GenAI found in its prefix cache, which it does not tell.
+
+It keeps blocks of keys and values by what came up to their end, and when room is needed gives up the one
+unused for longest. The same is done here with hashes. Whole blocks are counted: GenAI may find the
+beginning of one more, so the count is at most a block too low.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Held:
+    """A sequence in the batch: its full blocks, and the tokens after them."""
+
+    blocks: list[int] = field(default_factory=list)
+    rest: list[int] = field(default_factory=list)
+
+
+class PrefixBlocks:
+    """Blocks that the cache holds. `capacity` 0: there is no prefix cache.
+
+    `queries` and `hits` count prompt tokens, as vLLM's counters of these names do.
+    """
+
+    def __init__(self, capacity: int, block_tokens: int) -> None:
+        self.capacity, self.block_tokens = capacity, block_tokens
+        self.users: dict[int, int] = {}  # hash -> sequences that hold it
+        self.idle: OrderedDict[int, None] = OrderedDict()  # unused for longest first
+        self.held: dict[int, Held] = {}
+        self.queries = self.hits = 0
+
+    def take(self, request_id: int, ids: list[int]) -> int | None:
+        """A prompt comes in; how much of it is there already. None without a cache."""
+        if not self.capacity:
+            return None
+        held = self.held[request_id] = Held()
+        found = self._append(held, ids)
+        cached = min(found * self.block_tokens, len(ids) - 1)  # the last is computed again, for its logits
+        self.queries += len(ids)
+        self.hits += cached
+        self._make_room()
+        return cached
+
+    def grow(self, request_id: int, ids: list[int]) -> None:
+        if held := self.held.get(request_id):
+            self._append(held, ids)
+            self._make_room()
+
+    def leave(self, request_id: int) -> None:
+        """Its blocks stay until the room is needed."""
+        if not (held := self.held.pop(request_id, None)):
+            return
+        for block in held.blocks:
+            self.users[block] -= 1
+            if not self.users[block]:
+                del self.users[block]
+                self.idle[block] = None
+
+    def _append(self, held: Held, ids: list[int]) -> int:
+        """How many of the full blocks that `ids` complete were there, counted from the first on."""
+        tokens, size = held.rest + ids, self.block_tokens
+        found, unbroken = 0, True
+        for start in range(0, len(tokens) - size + 1, size):
+            before = held.blocks[-1] if held.blocks else 0
+            block = hash((before, *tokens[start : start + size]))
+            unbroken &= block in self.users or block in self.idle
+            found += unbroken
+            self.idle.pop(block, None)
+            self.users[block] = self.users.get(block, 0) + 1
+            held.blocks.append(block)
+        held.rest = tokens[len(tokens) // size * size :]
+        return found
+
+    def _make_room(self) -> None:
+        partly_filled = len(self.held)
+        while self.idle and len(self.users) + len(self.idle) + partly_filled > self.capacity:
+            self.idle.popitem(last=False)
