@@ -30,10 +30,13 @@ LLAMA3 = dict(
     high_freq_factor=4.0,
     original_max_position_embeddings=32,
 )
+YARN = dict(rope_type="yarn", rope_theta=1e4, factor=4.0, original_max_position_embeddings=128, beta_fast=8)
 CASES = {
     "llama tied": ("Llama", dict(tie_word_embeddings=True)),
     "llama untied": ("Llama", dict(tie_word_embeddings=False)),
     "llama3 rope": ("Llama", dict(rope_parameters=LLAMA3)),
+    "linear rope": ("Llama", dict(rope_parameters=dict(rope_type="linear", rope_theta=1e4, factor=4.0))),
+    "yarn rope": ("Qwen3", dict(head_dim=16, rope_parameters=YARN)),
     "llama biases": ("Llama", dict(attention_bias=True, mlp_bias=True)),
     "qwen2": ("Qwen2", dict(tie_word_embeddings=True)),
     "qwen2 untied": ("Qwen2", dict(tie_word_embeddings=False)),

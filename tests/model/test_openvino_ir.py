@@ -18,9 +18,23 @@ LLAMA3_ROPE = {
     "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
     "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
 }  # fmt: skip
+LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
+DYNAMIC_ROPE = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+YARN_ROPE = {
+    "rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128,
+    "beta_fast": 8.0,
+}  # fmt: skip
 CASES = {
     "llama": ("llama", {}),
     "llama, llama3 rope, untied": ("llama", {"tied": False, "rope_parameters": LLAMA3_ROPE}),
+    "llama, linear rope": ("llama", {"rope_parameters": LINEAR_ROPE}),
+    "llama, dynamic rope within its length": ("llama", {"rope_parameters": DYNAMIC_ROPE}),
+    "llama, yarn rope": ("llama", {"rope_parameters": YARN_ROPE}),
+    "qwen3, yarn rope with its own factor": (
+        "qwen3",
+        {"rope_parameters": {**YARN_ROPE, "attention_factor": 1.5}},
+    ),
+    "llama, untied and sharded": ("llama", {"tied": False, "shard": "40KB"}),
     "llama, sharded": ("llama", {"shard": "60KB"}),
     "llama, every head its own": ("llama", {"num_key_value_heads": 4}),
     "qwen2, biases": ("qwen2", {}),
@@ -121,7 +135,7 @@ def test_what_is_not_covered_is_said(tiny_models, tmp_path):
     config = json.loads((tiny_models("llama") / "config.json").read_text())
     for change, word in (
         ({"model_type": "gpt2"}, "gpt2"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "yarn"),
+        ({"rope_parameters": {"rope_type": "longrope"}}, "longrope"),
     ):
         (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(WrongUse, match=word):

@@ -74,9 +74,9 @@ def _chunk(rows: list[Sequence[int]], network: Any) -> _Chunk:
     lengths = [len(row) for row in rows]
     ids = torch.tensor([i for row in rows for i in row])
     positions = torch.cat([torch.arange(n) for n in lengths])
-    angle = positions[:, None].float() * network.inv_freq
+    cos, sin = network.turns(positions)
     x = torch.nn.functional.embedding(ids, network.embed).float()
-    return _Chunk(x, x.clone(), angle.cos()[:, None, :], angle.sin()[:, None, :], network.layout(lengths))
+    return _Chunk(x, x.clone(), cos, sin, network.layout(lengths))
 
 
 @dataclass(slots=True)

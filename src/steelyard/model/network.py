@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from steelyard.errors import Where, WrongUse
 
+from .frequencies import attention_factor, inverse_frequencies, rope_of
 from .kernels import Layout, Linear, Norm, attention, rope, swiglu
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
@@ -50,8 +51,7 @@ class Config:
     ffn: int
     vocab: int
     eps: float
-    rope_theta: float
-    rope_scaling: dict[str, Any] | None  # None: default; else rope type llama3
+    rope: dict[str, Any]  # as rope_of gives it
     window: int | None
     tied: bool
 
@@ -78,7 +78,6 @@ class Config:
                 where=Where(str(path), field="hidden_act"),
                 hint="known: silu",
             )
-        rope_raw = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
         heads = raw["num_attention_heads"]
         return cls(
             family=family,
@@ -90,25 +89,10 @@ class Config:
             ffn=raw["intermediate_size"],
             vocab=raw["vocab_size"],
             eps=raw.get("rms_norm_eps", 1e-6),
-            rope_theta=float(rope_raw.get("rope_theta") or raw.get("rope_theta") or 10000.0),
-            rope_scaling=_rope_scaling(rope_raw, path),
+            rope=rope_of(raw, path),
             window=_window(raw, family),
             tied=bool(raw.get("tie_word_embeddings", False)),
         )
-
-
-def _rope_scaling(raw: dict[str, Any], path: Path) -> dict[str, Any] | None:
-    kind = raw.get("rope_type") or raw.get("type") or "default"
-    if kind == "default":
-        return None
-    if kind == "llama3":
-        return raw
-    raise WrongUse(
-        "model.rope",
-        f"rope type {kind!r} is not known",
-        where=Where(str(path), field="rope_scaling"),
-        hint="known: default, llama3",
-    )
 
 
 def _window(raw: dict[str, Any], family: str) -> int | None:
@@ -173,6 +157,7 @@ class Network(nn.Module):
         self.head_grad: Tensor | None = None
         self.anchor: Tensor | None = None
         self.inv_freq = _inverse_frequencies(config)
+        self.rope_factor = attention_factor(config.rope)
 
     def forward(self, ids: Tensor, positions: Tensor, segments: Tensor | None = None) -> Tensor:
         """ids, positions, segments [B, T] -> hidden [B, T, H].
@@ -187,12 +172,16 @@ class Network(nn.Module):
     def flat(self, ids: Tensor, positions: Tensor, layout: Layout, keep: Tensor | None = None) -> Tensor:
         """The same on flat tokens [T] -> [T, H], or [N, H] of the N tokens in `keep`."""
         dtype = self.embed.dtype
-        angle = positions[:, None].float() * self.inv_freq  # [T, D/2]
-        cos, sin = angle.cos().to(dtype)[:, None, :], angle.sin().to(dtype)[:, None, :]
+        cos, sin = (turn.to(dtype) for turn in self.turns(positions))
         x = self._embedded(ids)
         for layer in self.layers[:-1]:
             x = layer(x, cos, sin, layout)
         return self.norm(self.layers[-1](x, cos, sin, layout, keep))
+
+    def turns(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin of each position, [T, 1, D/2] float32."""
+        angle = positions[:, None, None].float() * self.inv_freq
+        return angle.cos() * self.rope_factor, angle.sin() * self.rope_factor
 
     def layout(self, lengths: list[int]) -> Layout:
         """The attention layout of consecutive segments with these lengths, for `flat`."""
@@ -279,16 +268,18 @@ def segment_lengths(segments: Tensor) -> list[int]:
 
 
 def _inverse_frequencies(config: Config) -> Tensor:
-    """[D/2]; llama3 stretches the slow ones (as in transformers' modeling_rope_utils)."""
+    """[D/2] float32, computed in float32 for the default and llama3 as transformers does, bit for bit."""
+    rope = config.rope
+    if rope["rope_type"] in ("linear", "yarn"):
+        return torch.from_numpy(inverse_frequencies(rope, config.head_dim)).float()
     exponent = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
-    frequency = 1.0 / (config.rope_theta**exponent)
-    if config.rope_scaling is None:
+    frequency = 1.0 / (rope["rope_theta"] ** exponent)
+    if rope["rope_type"] != "llama3":
         return frequency
-    scaling = config.rope_scaling
-    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-    smooth = scaling["original_max_position_embeddings"] * frequency / (2 * math.pi)
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    smooth = rope["original_max_position_embeddings"] * frequency / (2 * math.pi)
     share = ((smooth - low) / (high - low)).clamp(0, 1)
-    return (1 - share) * frequency / scaling["factor"] + share * frequency
+    return (1 - share) * frequency / rope["factor"] + share * frequency
 
 
 class _Reader:

@@ -19,6 +19,7 @@ from openvino.op import util
 
 from ..errors import WrongUse
 from ..forms import FORMS, Form
+from .frequencies import attention_factor, inverse_frequencies, rope_of
 from .grouped import Grouped, group_of, packed, rounded
 from .weights import Weights, bf16_of
 
@@ -37,8 +38,7 @@ class Decoder:
     kv_heads: int
     head_dim: int
     epsilon: float
-    rope_theta: float
-    rope: dict[str, Any]
+    rope: dict[str, Any]  # as rope_of gives it
     tied: bool
     max_context: int
 
@@ -46,9 +46,8 @@ class Decoder:
 def save(folder: Path, form: str, xml: Path, matrices: Mapping[str, Grouped] | None = None) -> Decoder:
     """Write the graph with weights in `form` as `xml` and its .bin; `matrices` were rounded elsewhere."""
     decoder = read_decoder(folder / "config.json")
-    graph = _Graph(
-        decoder, Weights(folder), FORMS[form], matrices or {}
-    )  # named: constants read its memory until all is saved
+    # Named: constants read its memory until all is saved.
+    graph = _Graph(decoder, Weights(folder), FORMS[form], matrices or {})
     ov.save_model(graph.model(), xml, compress_to_fp16=False)
     return decoder
 
@@ -60,10 +59,6 @@ def read_decoder(path: Path) -> Decoder:
         raise WrongUse(
             "model.family_unknown", f"{c.get('model_type')!r} is not covered", hint=f"one of {FAMILIES}"
         )
-    rope = c.get("rope_parameters") or c.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in ("default", "llama3"):
-        raise WrongUse("model.rope_unknown", f"rope {kind!r} is not covered", hint="default or llama3")
     window = c.get("sliding_window") if c.get("use_sliding_window", c["model_type"] == "mistral") else None
     longest = c.get("max_position_embeddings", 2048)
     return Decoder(
@@ -72,23 +67,10 @@ def read_decoder(path: Path) -> Decoder:
         kv_heads=c.get("num_key_value_heads") or c["num_attention_heads"],
         head_dim=c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"],
         epsilon=c["rms_norm_eps"],
-        rope_theta=rope.get("rope_theta") or c.get("rope_theta", 10000.0),
-        rope=rope if kind == "llama3" else {},
+        rope=rope_of(c, path),
         tied=bool(c.get("tie_word_embeddings", False)),
         max_context=min(longest, window or longest),  # attention is full here: equal within the window
     )
-
-
-def inverse_frequencies(decoder: Decoder) -> np.ndarray:
-    """[head_dim / 2] rotations per position, f64; llama3 stretches the long waves (Llama 3.1)."""
-    exponents = np.arange(0, decoder.head_dim, 2, dtype=np.float64) / decoder.head_dim
-    inverse = 1.0 / decoder.rope_theta**exponents
-    if not decoder.rope:
-        return inverse
-    low, high = decoder.rope["low_freq_factor"], decoder.rope["high_freq_factor"]
-    turns = decoder.rope["original_max_position_embeddings"] * inverse / (2 * np.pi)
-    keep = np.clip((turns - low) / (high - low), 0, 1)
-    return (1 - keep) * inverse / decoder.rope["factor"] + keep * inverse
 
 
 def _ints(*values: int) -> ov.Node:
@@ -211,11 +193,16 @@ class _Graph:
 
     def _rotation(self) -> tuple[ov.Node, ov.Node]:
         """cos and sin, [B, 1, T, D]."""
-        inverse = op.constant(inverse_frequencies(self.decoder).astype(np.float32).reshape(1, -1, 1))
+        inverse = inverse_frequencies(self.decoder.rope, self.decoder.head_dim)
+        inverse = op.constant(inverse.astype(np.float32).reshape(1, -1, 1))
         places = op.convert(op.unsqueeze(self.positions, _int(1)), "f32")
         angles = op.transpose(op.matmul(inverse, places, False, False), _ints(0, 2, 1))
         both = op.concat([angles, angles], -1)
-        return op.unsqueeze(op.cos(both), _int(1)), op.unsqueeze(op.sin(both), _int(1))
+        cos, sin = op.unsqueeze(op.cos(both), _int(1)), op.unsqueeze(op.sin(both), _int(1))
+        factor = attention_factor(self.decoder.rope)
+        if factor == 1:
+            return cos, sin
+        return op.multiply(cos, _float(factor)), op.multiply(sin, _float(factor))
 
     def _causal_mask(self, past: ov.Node) -> tuple[ov.Node, ov.Node]:
         """[B, 1, T, past + T] of 0 and MASKED; and past + T."""
