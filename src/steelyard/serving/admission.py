@@ -177,7 +177,8 @@ class Admission:
             line.virtual += place.work / line.weight
             self._count(line, 1)
             place.inside = True
-            place.granted.set_result(None)
+            if not place.granted.done():
+                place.granted.set_result(None)
 
     def _count(self, line: Line, change: int) -> None:
         line.inside += change

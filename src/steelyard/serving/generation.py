@@ -272,7 +272,7 @@ async def _before(waited: asyncio.Future[None], caller: Caller) -> None:
         return
     try:
         async with asyncio.timeout(caller.left_s):
-            await waited
+            await asyncio.shield(waited)  # its place may be given on while this one is being told
     except TimeoutError:
         raise _too_late() from None
 
