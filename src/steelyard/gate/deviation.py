@@ -23,7 +23,7 @@ from .continuations import Continuation
 FLOOR = 1e-3
 CLIP = 4.0  # standard deviations; few tokens near a tie of rounding must not decide
 BLOCKS = 2  # backward passes; halves of a text count as independent
-SIGNS = 2  # passes with random signs that measure how far a direction moves log-probabilities at all
+SIGNS = 1  # passes with random signs that measure how far a direction moves log-probabilities at all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +163,12 @@ class _Run:
         """Per direction and text: the sum over tokens of weight times d(log-probability) / d(log scale)."""
         import torch
 
-        grads = torch.autograd.grad(self.own, self.outputs, weights, retain_graph=True)
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("medium")  # bf16 inside: three digits of a direction are enough
+        try:
+            grads = torch.autograd.grad(self.own, self.outputs, weights, retain_graph=True)
+        finally:
+            torch.set_float32_matmul_precision(before)
         text = torch.repeat_interleave(torch.arange(len(self.lengths)), torch.tensor(self.lengths))
         found = {}
         for name, per_token in self._named(grads):

@@ -99,8 +99,13 @@ class Sample:
 
     @property
     def produced(self) -> int | None:
-        """Tokens that the server made, by its own log-probabilities or by the text."""
-        if self.seen.answer.tokens:
+        """Tokens that the server made, by its own log-probabilities or by the text.
+
+        None where the text is not ASCII and does not align: llama-server tells the tokens of one
+        character as one.
+        """
+        text = self.seen.answer.text or ""
+        if self.seen.answer.tokens and (self.answer or text.isascii()):
             return len(self.seen.answer.tokens)
         return len(self.answer) or None
 
