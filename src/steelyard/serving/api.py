@@ -84,8 +84,8 @@ class Api:
             raise ApiError(400, f"token ids run from 0 to {self.tokenizer.vocab_size - 1}", param=param)
 
     def check_ready(self) -> None:
-        """Raises EngineLost while the engine loads or starts again."""
-        if self.served.engine.state != "ready":
+        """Raises EngineLost where no engine will come back; while one starts again, answers wait for it."""
+        if self.served.engine.state == "closed":
             raise EngineLost(f"the engine is {self.served.engine.state}")
 
     # ------------------------------------------------------------------ answers
