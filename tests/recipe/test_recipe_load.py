@@ -200,7 +200,7 @@ BAD = [
     ("serve: {tide: true}\n", "not_yet", 4, "serve.tide", "tide", "delete"),
     ("serve: {replicas: 0}\n", "bad_value", 4, "serve.replicas", "replicas", "example"),
     ("serve: {engine: vllm}\n", "not_yet", 4, "serve.engine", "vllm", "--engine"),
-    ("compress: {weights: fp8}\n", "not_yet", 4, "compress.weights", "fp8", "int4_calibrated"),
+    ("compress: {weights: fp8}\n", "not_yet", 4, "compress.weights", "fp8", "int4"),
     ("compress: {weights: [int8, int9]}\n", "bad_value", 4, "compress.weights", "int9", "example"),
     ("compress: [int8, int8]\n", "bad_value", 4, "compress.weights", "once", "example"),
     ("train: []\ncompress: [int8, bf16]\n", "impossible_pair", 5, "compress.weights", "no gate", "int8"),
@@ -334,23 +334,23 @@ def test_the_schema_knows_every_field(write) -> None:
 CHOICES = """\
 model: {auto: [demo, models/larger]}
 data: [{path: a.jsonl, ability: support}]
-compress: {weights: [int4_calibrated, int8, bf16], max_quality_loss: 1%}
+compress: {weights: [int4, int8, bf16], max_quality_loss: 1%}
 serve:
   replicas: 2
   engine: auto
   speculative: lookup
   adapters: {refunds: adapters/refunds}
   keys: keys.json
-  queue: 20000
+  queue: 30s
 """
 
 
 def test_choices_and_the_words_of_serving_arrive(write) -> None:
     made = recipe.load(write(CHOICES))
     assert (made.model, made.candidates) == ("auto", ("demo", "models/larger"))
-    assert made.compress.weights == ("int4_calibrated", "int8", "bf16")
+    assert made.compress.weights == ("int4", "int8", "bf16")
     assert made.compress.max_quality_loss == 0.01
-    assert (made.serve.replicas, made.serve.speculative, made.serve.queue) == (2, "lookup", 20000)
+    assert (made.serve.replicas, made.serve.speculative, made.serve.queue) == (2, "lookup", 30.0)
     assert made.serve.adapters == {"refunds": "adapters/refunds"} and made.serve.keys == "keys.json"
     values = recipe.effective(made)
     assert values.keys() == made.origins.keys()

@@ -4,7 +4,7 @@ from .constants import Constants
 from .facts import DataFacts, Fill
 from .fill import fill, learning_rate
 from .fitting import fit, leave_sources_out
-from .forms import FORMS, Form, form_order, loss_source, nominal_speed, quality_loss
+from .forms import form_order, loss_source, nominal_speed, quality_loss, stored_bytes
 from .local import Local, check_limits, explain, learnt, predict
 from .results import Prediction, Scores, predict_results, score_results
 from .search import Plan, Plans, Request, plan, within_limits
@@ -12,11 +12,9 @@ from .shapes import named_shape, shape_of
 from .whole import plan_recipe, request_of
 
 __all__ = [
-    "FORMS",
     "Constants",
     "DataFacts",
     "Fill",
-    "Form",
     "Local",
     "Plan",
     "Plans",
@@ -42,5 +40,6 @@ __all__ = [
     "request_of",
     "score_results",
     "shape_of",
+    "stored_bytes",
     "within_limits",
 ]

@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from steelyard.forms import FORMS
 from steelyard.hardware import Machine
 from steelyard.recipe import Recipe, Stage
 from steelyard.shape import Shape
 
 from .facts import DataFacts, Fill
 from .footprint import training_bytes
-from .forms import BF16_ISA, FORMS, form_order, why_first
+from .forms import BF16_ISA, form_order, why_first
 
 MICRO_TOKENS = (
     1024  # GEMMs reach their full rate on a few cores from some 500 rows on; more only takes memory
@@ -189,7 +190,7 @@ def _serve(
     users = load.users if load else 1
     longest = min(shape.max_position or 8192, 8192)
     length = choose("max_model_len", recipe.serve.max_model_len, longest, "the model's own, at most 8,192")
-    kv = FORMS[form].kv
+    kv = FORMS[form].kv_precision
     kv_bytes = shape.kv_bytes_per_token(kv)
     each = (load.prompt_tokens + load.output_tokens) if load else 0
     tokens = max(CACHE_TOKENS, length, 2 * users * each)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import exp, log
 from typing import Any
 
+from steelyard.forms import FORMS
 from steelyard.hardware import Machine
 from steelyard.recipe import Recipe
 from steelyard.shape import Shape
@@ -22,31 +23,31 @@ from .facts import DataFacts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Form:
-    """One form. Bytes are per weight of a matrix, scales included; seconds per weight."""
+class Work:
+    """What one form costs: to be written, and for one token's products. Seconds and bytes per weight."""
 
-    weight_bytes: float
-    kv: str  # precision of the KV cache in the fast mode
     export_s: float
     export_bytes: tuple[float, float]  # a weight and a value of the embedding, at the peak of an export
-    token_s: float  # a weight, of one token's products; see RATES
-    calibrated: bool = False  # rounds by rows of the data set
+    token_s: float
 
 
 # token_s: from the table of design/engines.md section 5 (SmolLM2-135M, 2 Zen 4 cores, 128 tokens in, 64 out,
 # at 1, 8 and 32 streams), which these and the two rates below reproduce within 15 %. BF16 is mapped when
 # it is exported, INT8 goes by f32 matrices.
-FORMS: dict[str, Form] = {
-    "f32": Form(weight_bytes=4, kv="f32", export_s=6e-9, export_bytes=(5.9, 0), token_s=10e-12),
-    "bf16": Form(weight_bytes=2, kv="bf16", export_s=4e-9, export_bytes=(1.78, 0), token_s=5e-12),
-    "f16": Form(weight_bytes=2, kv="bf16", export_s=7e-9, export_bytes=(3.8, 0), token_s=5e-12),
-    "bf16_kv8": Form(weight_bytes=2, kv="u8", export_s=4e-9, export_bytes=(1.78, 0), token_s=5e-12),
-    "int8": Form(weight_bytes=1, kv="u8", export_s=1.2e-8, export_bytes=(2.15, 4), token_s=7.2e-12),
-    # 4 bits and an f16 scale in 64, the embedding in 8 bits: 0.6 where it is a fifth of the weights.
-    "int4": Form(weight_bytes=0.6, kv="u8", export_s=2e-8, export_bytes=(2.15, 4), token_s=5.5e-12),
-    "int4_calibrated": Form(
-        weight_bytes=0.6, kv="u8", export_s=4e-7, export_bytes=(6, 4), token_s=5.5e-12, calibrated=True
-    ),
+BF16 = Work(export_s=4e-9, export_bytes=(1.78, 0), token_s=5e-12)
+INT8 = Work(export_s=1.2e-8, export_bytes=(2.15, 4), token_s=7.2e-12)
+INT4 = Work(export_s=2e-8, export_bytes=(2.15, 4), token_s=5.5e-12)
+CALIBRATED = Work(export_s=4e-7, export_bytes=(6, 4), token_s=5.5e-12)  # two passes of 16,384 tokens
+WORK: dict[str, Work] = {
+    "bf16": BF16,
+    "bf16_kv8": BF16,
+    "f16": Work(export_s=7e-9, export_bytes=(3.8, 0), token_s=5e-12),
+    "f32": Work(export_s=6e-9, export_bytes=(5.9, 0), token_s=10e-12),
+    "int8": INT8,
+    "int8_kv16": INT8,
+    "int4_rtn": INT4,
+    "int4": CALIBRATED,
+    "int4_kv16": CALIBRATED,
 }
 LAYER_S = 2.1e-4  # of one step: launches and what little work has no weights
 BYTES_PER_S = 34e9  # of weights, the whole machine of that table
@@ -56,18 +57,25 @@ RATES_CORES = 2  # of that machine
 LOSSES: tuple[tuple[str, float, float, float, str], ...] = (
     ("bf16", 1.35e8, 11.647, 11.648, "design/engines.md section 5"),
     ("int8", 1.35e8, 11.647, 11.716, "design/engines.md section 7, per row, KV u8"),
-    ("int4", 1.35e8, 11.647, 15.333, "design/engines.md section 5, groups of 64"),
-    ("int4", 6.7e9, 5.67, 6.28, "GPTQ-for-LLaMa README, LLaMA-7B, WikiText2, RTN"),
-    ("int4", 1.3e10, 5.08, 5.52, "GPTQ-for-LLaMa README, LLaMA-13B, WikiText2, RTN"),
-    ("int4_calibrated", 6.7e9, 5.67, 6.16, "GPTQ-for-LLaMa README, LLaMA-7B, WikiText2, GPTQ groups of 64"),
-    ("int4_calibrated", 1.3e10, 5.08, 5.18, "GPTQ-for-LLaMa README, LLaMA-13B, WikiText2, GPTQ groups of 64"),
+    ("int4_rtn", 1.35e8, 11.647, 15.333, "design/engines.md section 5, groups of 64"),
+    ("int4_rtn", 6.7e9, 5.67, 6.28, "GPTQ-for-LLaMa README, LLaMA-7B, WikiText2, RTN"),
+    ("int4_rtn", 1.3e10, 5.08, 5.52, "GPTQ-for-LLaMa README, LLaMA-13B, WikiText2, RTN"),
+    ("int4", 6.7e9, 5.67, 6.16, "GPTQ-for-LLaMa README, LLaMA-7B, WikiText2, GPTQ groups of 64"),
+    ("int4", 1.3e10, 5.08, 5.18, "GPTQ-for-LLaMa README, LLaMA-13B, WikiText2, GPTQ groups of 64"),
 )
-LIKE = {"f16": "bf16", "bf16_kv8": "int8"}  # u8 keys and values are most of what int8 loses on its own table
+# u8 keys and values are part of what int8 loses in its own row.
+LIKE = {"f16": "bf16", "bf16_kv8": "int8", "int8_kv16": "int8", "int4_kv16": "int4"}
 LOSS_SPREAD = 3.0  # another text, another family: a third to three times
-AUTO = ("int4_calibrated", "int8", "bf16", "f32")  # what auto may propose
+AUTO = ("int4", "int8", "bf16", "f32")  # what auto may propose
 GAIN = 1.1  # a form that loses quality must be so much faster than bf16 to stand before it
 WEIGHTS_SHARE = 0.4  # of the memory: above it weights are made smaller first
 BF16_ISA = {"avx512_bf16", "amx_bf16", "bf16"}
+
+
+def stored_bytes(shape: Shape, form: str) -> float:
+    """Bytes of the weights in a form: layers by the one storage, embedding and head by the other."""
+    ends = shape.vocab * shape.hidden * (1 if shape.tied else 2)
+    return (shape.params - ends) * FORMS[form].weight_bytes + ends * FORMS[form].end_bytes
 
 
 def quality_loss(form: str, params: float) -> Figure:
@@ -112,11 +120,11 @@ class Speed:
 
 def nominal_speed(form: str, shape: Shape, cores: int, load: Mapping[str, Any]) -> Speed:
     """Speed by published measurements alone, so that an order of forms never depends on a timing here."""
-    spec, scale = FORMS[form], RATES_CORES / max(1, cores)
+    spec, scale = WORK[form], RATES_CORES / max(1, cores)
     users, prompt, output = load["users"], load["prompt_tokens"], load["output_tokens"]
     token_s = shape.active_params * spec.token_s * scale
-    prefill_s = prompt * shape.active_params * FORMS["bf16"].token_s * scale
-    step_s = shape.layers * LAYER_S + shape.params * spec.weight_bytes / BYTES_PER_S * scale + users * token_s
+    prefill_s = prompt * shape.active_params * BF16.token_s * scale
+    step_s = shape.layers * LAYER_S + stored_bytes(shape, form) / BYTES_PER_S * scale + users * token_s
     tpot_s = step_s + users * prefill_s / max(1, output)  # others' prompts come between
     return Speed(ttft_s=step_s + prefill_s, tpot_s=tpot_s, output_tok_s=users / tpot_s)
 

@@ -19,7 +19,7 @@ from steelyard.shape import Shape
 from steelyard.units import Figure, show_bytes, show_s
 
 from .facts import DataFacts, Fill
-from .forms import FORMS
+from .forms import WORK, stored_bytes
 from .local_serve import (
     KV_BYTES,
     Load,
@@ -209,8 +209,8 @@ def _tokens(run: Packed) -> float:
 
 def _compress(filled: Fill, shape: Shape) -> _Step:
     form = filled.settings["compress"]["form"]
-    each, table = FORMS[form].export_bytes
-    parts = {"start": WORKER_S + 0.35, "export": shape.params * FORMS[form].export_s}
+    each, table = WORK[form].export_bytes
+    parts = {"start": WORKER_S + 0.35, "export": shape.params * WORK[form].export_s}
     held = UP_BYTES + WORKER_BYTES + OPENVINO_BYTES
     return _Step.of(parts, held + shape.params * each + shape.vocab * shape.hidden * table)
 
@@ -224,12 +224,12 @@ def _engine(
     step = step_bytes(engine_row(shape, form), min(engine["max_num_batched_tokens"], at_once))
     held = rates.memory.total(_held_terms(shape, form) | {"cache": cache, "step": step})
     if kv == "f32" and form != "f32":
-        held += EXACT_BYTES * shape.params * FORMS[form].weight_bytes
+        held += EXACT_BYTES * stored_bytes(shape, form)
     return held
 
 
 def _held_terms(shape: Shape, form: str) -> dict[str, float]:
-    return {"start": 1.0, "bytes": shape.params * FORMS[form].weight_bytes, "layers": float(shape.layers)}
+    return {"start": 1.0, "bytes": stored_bytes(shape, form), "layers": float(shape.layers)}
 
 
 def _kv_bytes(shape: Shape, kv: str) -> float:
@@ -260,7 +260,7 @@ def _gate(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFacts
     off = filled.settings["gate"]["parity"] == "off"
     parts = {
         "load": 3 * _load_s(calibration, shape, form),
-        "export": 2 * (WORKER_S + 0.6 + shape.params * FORMS["bf16"].export_s),
+        "export": 2 * (WORKER_S + 0.6 + shape.params * WORK["bf16"].export_s),
         "reference": 0.0 if off else 2 * reference_s,
         "parity": 0.0 if off else 2 * ask(PARITY_PROBES + PARITY_TASKS, 24),
         "tuned": EXACT_SLOWER * ask(rows, answer),
@@ -318,13 +318,12 @@ def _gate_tokens(filled: Fill, facts: DataFacts) -> float:
 
 def _disk_bytes(filled: Fill, shape: Shape, facts: DataFacts) -> float:
     """Artefacts of all steps, a checkpoint's state, and room for a draft beside each."""
-    size = FORMS[filled.settings["compress"]["form"]].weight_bytes
+    form = filled.settings["compress"]["form"]
     full = any(s["finetuning_type"] == "full" for s in filled.settings["train"])
     state = 12.0 * shape.params if full else 0.2 * shape.params
     stages = len(filled.settings["train"])
-    return (
-        3.0 * facts.bytes + stages * 2.0 * shape.params + 2 * state * bool(stages) + (size + 2) * shape.params
-    )
+    served = stored_bytes(shape, form) + 2.0 * shape.params
+    return 3.0 * facts.bytes + stages * 2.0 * shape.params + 2 * state * bool(stages) + served
 
 
 # ------------------------------------------------------------------ figures

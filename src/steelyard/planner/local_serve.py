@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from steelyard.forms import FORMS
 from steelyard.hardware import Calibration
 from steelyard.shape import Shape
 
-from .forms import FORMS
 from .local_train import bytes_per_s, flops_per_s, layer_weights
 from .rates import Rates, Row, Terms, fit_rates
 
@@ -64,14 +64,14 @@ def engine_row(shape: Shape, form: str) -> dict[str, Any]:
 def step_terms(s: Row, prefill: float, batch: float, context: float, prompts: float = 1.0) -> Terms:
     """Work of one engine step: `prefill` tokens of `prompts` prompts, `batch` answers at `context` tokens."""
     weights, table = layer_weights(s), float(s["vocab"] * s["hidden"])
-    size = FORMS[s["form"]].weight_bytes
+    form = FORMS[s["form"]]
     width, kv_width = s["heads"] * s["head_dim"], 2 * s["kv_heads"] * s["head_dim"]
     sampled = batch + (prompts if prefill else 0.0)
     pairs = prefill * (prefill / max(1.0, prompts)) / 2
     return {
         "gemm": 2.0 * prefill * weights,
         "gemm_few": 2.0 * batch * weights,  # a few rows a step run far below the rate of many
-        "weights": (weights + table) * size,
+        "weights": weights * form.weight_bytes + table * form.end_bytes,
         "head": 2.0 * sampled * table,
         "attention": 4.0 * s["layers"] * width * pairs,
         "kv": batch * context * s["layers"] * kv_width * 2.0,
@@ -126,7 +126,7 @@ def _measured_bytes(r: Row) -> Terms:
 
 def kv_bytes(row: Row) -> float:
     """Bytes of KV cache a token, at the precision that goes with the form."""
-    kv = FORMS[row["form"]].kv
+    kv = FORMS[row["form"]].kv_precision
     scales = 8 if kv == "u8" else 0  # f32 scale and zero point a head and token
     return row["layers"] * 2 * row["kv_heads"] * (row["head_dim"] * KV_BYTES[kv] + scales)
 

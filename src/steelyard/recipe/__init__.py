@@ -7,7 +7,6 @@ from typing import Any
 from .draft import Answers, DataFile, draft
 from .load import DEFAULT_FILE, load
 from .recipe import (
-    FORM_NAMES,
     AbilityGate,
     Clean,
     Compress,
@@ -34,7 +33,6 @@ def schema() -> dict[str, Any]:
 
 __all__ = [
     "DEFAULT_FILE",
-    "FORM_NAMES",
     "AbilityGate",
     "Answers",
     "Clean",

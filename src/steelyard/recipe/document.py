@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ..errors import Problem
+from ..forms import FORMS
 from ..units import parse_s
-from .recipe import FORM_NAMES
 
 CURRENCIES = {"USD": "USD", "US$": "USD", "$": "USD", "CNY": "CNY", "RMB": "CNY", "¥": "CNY", "元": "CNY"}
 CURRENCIES |= {"EUR": "EUR", "€": "EUR"}
@@ -189,10 +189,10 @@ def _forms(value: Any) -> Any:
     given = value if isinstance(value, list) else [value]
     for form in given:
         if not isinstance(form, str) or form not in (
-            *FORM_NAMES,
+            *FORMS,
             *([] if isinstance(value, list) else ["auto"]),
         ):
-            known = ", ".join(FORM_NAMES)
+            known = ", ".join(FORMS)
             raise ValueError(f"{form!r} is no form; it is auto, one of {known}, or a list of those")
     if not given or len(set(given)) < len(given):
         raise ValueError("names each form once, and at least one")
@@ -240,7 +240,7 @@ class ServeTable(Table):
         "LoRA folders served as NAME:ADAPTER", {"refunds": "adapters/refunds"}
     )
     keys: Text | None = say("file of keys with their limits", "keys.json")
-    queue: Count | None = say("tokens that may wait; a minute's work where left out", 20000)
+    queue: Seconds | None = say("work that may wait; beyond it requests are refused with 429", "60s")
 
 
 class ResourcesTable(Table):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ..errors import WrongUse
+from ..forms import FORMS
 from .recipe import Recipe, Source, Stage
 from .tree import Path_, Tree
 
 TABLES = (".xlsx", ".xlsm")
-LOSSY = ("int8", "int4", "int4_calibrated", "bf16_kv8")
 LATER = (".docx", ".pdf", ".pptx", ".html", ".htm", ".md", ".zip", ".epub")
 
 
@@ -130,7 +130,11 @@ def _unknown_ability(tree: Tree, at: Path_, name: str, known: tuple[str, ...]) -
 
 def _check_serving(recipe: Recipe, tree: Tree) -> None:
     weights = recipe.compress.weights
-    lossy = [form for form in ((weights,) if isinstance(weights, str) else weights) if form in LOSSY]
+    lossy = [
+        form
+        for form in ((weights,) if isinstance(weights, str) else weights)
+        if form in FORMS and (FORMS[form].quantised or FORMS[form].kv_precision == "u8")
+    ]
     if lossy and recipe.gate.parity == "exact":
         text = f"parity exact asks for equal tokens, which {lossy[0]} weights cannot give"
         _fail(tree, ("gate", "parity"), text, "example: parity: auto   or compress: {weights: f32}")
@@ -153,8 +157,9 @@ def _check_choices(recipe: Recipe, tree: Tree) -> None:
     if recipe.model == "auto" and not recipe.train:
         text = "train is []: no gate would choose among several models"
         _fail(tree, ("model",), text, "name one: model: demo")
-    if "int4_calibrated" in forms and not recipe.data:
-        text = "int4_calibrated rounds by your rows, and there is no data"
+    calibrated = [form for form in forms if form in FORMS and FORMS[form].calibrated]
+    if calibrated and not recipe.data:
+        text = f"{calibrated[0]} rounds by your rows, and there is no data"
         _fail(tree, ("compress", "weights"), text, "example: compress: {weights: int8}")
 
 

@@ -100,15 +100,11 @@ class Stage:
     seed: int = 0  # the recipe's seed unless the stage has its own
 
 
-# Names of the served forms, as the compression room has them; int4 rounds, int4_calibrated uses the data set.
-FORM_NAMES = ("f32", "bf16", "f16", "bf16_kv8", "int8", "int4", "int4_calibrated")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compress:
     """The form that is served: one, several in the order they are tried, or what the plan proposes."""
 
-    weights: str | tuple[str, ...] = "auto"  # "auto" or of FORM_NAMES
+    weights: str | tuple[str, ...] = "auto"  # "auto" or of forms.FORMS
     max_quality_loss: float | None = None  # share of answers that serving may lose; gate.tolerance where None
 
 
@@ -146,8 +142,8 @@ class Serve:
     speculative: Literal["off", "lookup", "draft"] = "off"
     draft: str | None = None  # the small model of speculative: draft
     adapters: dict[str, str] = field(default_factory=dict)  # name -> PEFT folder, from the recipe's folder
-    keys: str | None = None  # file of keys with their limits
-    queue: int | None = None  # tokens that may wait; None = a minute's work
+    keys: str | None = None  # file of keys with their limits, from the recipe's folder
+    queue: float = 60.0  # seconds of work that may wait: few clients wait longer than a minute
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

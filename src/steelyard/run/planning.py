@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from ..artefact import Artefact, Watch, adopt, write_durably
-from ..errors import Lacking, Where, WrongUse
+from ..errors import Lacking, Where
+from ..forms import FORMS
 from ..hardware import Calibration, Machine, cache_folder, catalogue, measure, probe, published_constants
 from ..ledger import Ledger
 from ..model import ModelSource
 from ..planner import (
-    FORMS,
     DataFacts,
     Fill,
     Local,
@@ -34,6 +34,7 @@ from ..planner import (
     plan_recipe,
     predict,
     quality_loss,
+    stored_bytes,
 )
 from ..recipe import Recipe
 from ..shape import Shape
@@ -119,7 +120,7 @@ def prepare_model(
     machine = probe()
     facts = count(recipe, base, watch)
     calibration = calibrate(machine, watch)
-    forms = usable_forms(recipe, shape, machine, facts)
+    forms = form_order(recipe, shape, machine, facts)
     rows = ledger().rows(machine=machine.fingerprint)
 
     def way(form: str) -> Way:
@@ -156,22 +157,6 @@ def prepare_model(
     return ready
 
 
-def usable_forms(recipe: Recipe, shape: Shape, machine: Machine, facts: DataFacts) -> tuple[str, ...]:
-    """The plan's order of forms, of those that the compression room can write. Raises WrongUse."""
-    from ..compression import FORMS as written
-
-    order = form_order(recipe, shape, machine, facts)
-    unknown = [form for form in order if form not in written]
-    if unknown and recipe.compress.weights != "auto":
-        raise WrongUse(
-            "compress.form_unknown",
-            f"the form {unknown[0]} cannot be written here",
-            where=Where(str(recipe.path), field="compress.weights"),
-            hint=f"one of {', '.join(written)}",
-        )
-    return tuple(form for form in order if form in written)
-
-
 def others(forms: tuple[str, ...], recipe: Recipe) -> list[str]:
     """Forms that are not tried: predicted, so that the report shows what was given up."""
     return [f for f, spec in FORMS.items() if f not in forms and (recipe.data or not spec.calibrated)]
@@ -204,7 +189,7 @@ def form_figures(ready: Ready, form: str) -> dict[str, Figure]:
 
 
 def served_figures(local: Local, shape: Shape, form: str) -> dict[str, Figure]:
-    size = around(shape.params * FORMS[form].weight_bytes, 0.1, "bytes", "modelled")
+    size = around(stored_bytes(shape, form), 0.1, "bytes", "modelled")
     speed = {name: local.steps["serve"][name] for name in ("output_tok_s", "ttft_s", "tpot_s")}
     return {"size_bytes": size, **speed, "quality_loss": quality_loss(form, shape.params)}
 
@@ -212,7 +197,7 @@ def served_figures(local: Local, shape: Shape, form: str) -> dict[str, Figure]:
 def larger_figures(ready: Ready, sized: Sized) -> dict[str, Figure]:
     """A candidate whose turn has not come: its sizes, the rows as the first one's tokenizer counts."""
     recipe, machine, facts = ready.recipe, ready.machine, ready.facts
-    form = usable_forms(recipe, sized.shape, machine, facts)[0]
+    form = form_order(recipe, sized.shape, machine, facts)[0]
     local = predict(
         fill(recipe, sized.shape, machine, facts, form), sized.shape, machine, ready.calibration, facts
     )

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from ..artefact import Artefact, Figures, Inputs, Settings, Watch, key_of
 from ..errors import CheckFailed, Problem, Refused, Stopped, Where
+from ..forms import FORMS
 from ..ledger import Row
 from ..planner import Local, Plans
 from ..recipe import Recipe
@@ -217,7 +218,7 @@ class Walk:
     def compress(self) -> None:
         settings = self.ready.fill.settings["compress"]
         inputs = {"checkpoint": self.made["checkpoint"]}
-        if reads_rows(settings["form"]):
+        if FORMS[settings["form"]].calibrated:
             inputs["dataset"] = self.made["dataset"]
         made = self.make("compress", "compression:compress", "compressed", settings, inputs)
         self.made["compressed"] = made
@@ -525,13 +526,6 @@ def gate_settings(ready: Ready) -> Settings:
 
 def without_local(settings: Settings) -> Settings:
     return {k: v for k, v in settings.items() if k not in LOCAL}
-
-
-def reads_rows(form: str) -> bool:
-    """Is this form calibrated on the data set?"""
-    from ..compression import FORMS
-
-    return bool(getattr(FORMS[form], "calibrated", False))
 
 
 def with_account(failure: CheckFailed, frontier: list[Attempt]) -> CheckFailed:
