@@ -2,7 +2,7 @@
 
     python bench/start.py [MODEL] [--form bf16] [--runs 3]
 
-Protocol: `steelyard serve MODEL` in an empty home (no cache, no tuning), asked for one token until it answers.
+Protocol: `steelyard serve MODEL` in an empty home (no cache, no tuning), asked for a token until it answers.
 Peak memory: the largest sum over the service's processes of their private and shared pages (PSS), sampled
 every 20 ms. The limit set for it is 1.3 x the weights + 300 MB.
 """

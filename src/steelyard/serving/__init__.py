@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .probes import probe
     from .service import Service, check_port, find, promote, start
     from .settings import ServeSettings, check_host, engine_settings
+    from .tuned import tune
 
 # File of each public name. No file may bear the name of something public: Python would bind the
 # sub-module over it (hence `probes.py` holds `probe`).
@@ -39,6 +40,7 @@ FILES = {
     "promote": "service",
     "serve": "foreground",
     "start": "service",
+    "tune": "tuned",
 }
 
 __all__ = [
@@ -60,6 +62,7 @@ __all__ = [
     "promote",
     "serve",
     "start",
+    "tune",
 ]
 
 

@@ -23,7 +23,7 @@ def split_cores(parts: int) -> list[tuple[int, ...]]:
 
     Raises WrongUse where there are fewer cores than parts.
     """
-    cores = [first for _, first in sorted(_physical().items())]
+    cores = physical_cores()
     if parts > len(cores):
         raise WrongUse(
             "serve.replicas", f"{parts} replicas need {parts} cores, {len(cores)} may be used",
@@ -31,6 +31,11 @@ def split_cores(parts: int) -> list[tuple[int, ...]]:
         )  # fmt: skip
     bounds = [len(cores) * i // parts for i in range(parts + 1)]
     return [tuple(cores[a:b]) for a, b in pairwise(bounds)]
+
+
+def physical_cores() -> list[int]:
+    """One hyper-thread of each usable core, neighbours of one NUMA node and socket together."""
+    return [first for _, first in sorted(_physical().items())]
 
 
 def _physical() -> dict[tuple[int, int, int], int]:

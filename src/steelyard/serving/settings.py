@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import Refused
 from .cores import split_cores, usable_cores
 from .engines import EngineSettings, kv_bytes_per_token, kv_precision, read_form
+from .tuned import known
 
 LOOPBACK = ("localhost", "::1")
 
@@ -36,7 +37,7 @@ class ServeSettings:
     threads: int | None = None  # the physical cores that this process may use
     max_model_len: int | None = None  # what the model was made for, at most 8192
     max_num_seqs: int = 64
-    max_num_batched_tokens: int = 2048
+    max_num_batched_tokens: int | None = None  # of one step: as tuned here, else 2048
     cache_bytes: int | None = None
     fingerprint: str | None = None  # system_fingerprint: the artefact's hash
     source: str | None = None  # what the user named: where a tuning job of this model begins
@@ -67,6 +68,7 @@ def check_host(host: str, api_key: str | None, keys: str | None = None) -> None:
 CONTEXT_CAP = 8192  # a longer default would reserve cache that few requests use
 CACHE_TOKENS = 16384  # 32 requests of 512 tokens
 CACHE_CAP_BYTES = 2**31
+STEP_TOKENS = 2048  # one step of prefill takes 1.4 s at 1,450 tok/s
 
 
 def engine_settings(folder: Path, settings: ServeSettings) -> EngineSettings:
@@ -76,14 +78,14 @@ def engine_settings(folder: Path, settings: ServeSettings) -> EngineSettings:
     longest = form.get("max_context") or CONTEXT_CAP
     length = min(settings.max_model_len or CONTEXT_CAP, longest)
     cache = settings.cache_bytes or min(int(kv_bytes * max(CACHE_TOKENS, length)), CACHE_CAP_BYTES)
-    return EngineSettings(
+    plain = EngineSettings(
         folder=str(folder),
         engine=settings.engine,
         mode=settings.mode,
         threads=settings.threads or usable_cores(),
         max_model_len=length,
         max_num_seqs=settings.max_num_seqs,
-        max_num_batched_tokens=settings.max_num_batched_tokens,
+        max_num_batched_tokens=settings.max_num_batched_tokens or STEP_TOKENS,
         cache_bytes=max(cache, int(kv_bytes * (length + 64))),
         prefix_cache=settings.prefix_cache,
         kv_precision=settings.kv_precision,
@@ -92,6 +94,15 @@ def engine_settings(folder: Path, settings: ServeSettings) -> EngineSettings:
         draft=settings.draft,
         adapters=dict(settings.adapters),
     )
+    return _as_tuned(plain, settings)
+
+
+def _as_tuned(plain: EngineSettings, settings: ServeSettings) -> EngineSettings:
+    """With what `tune` found for this shape on this machine, where nobody has said otherwise."""
+    if settings.threads or settings.cores or settings.replicas > 1 or not (found := known(plain)):
+        return plain
+    tokens = settings.max_num_batched_tokens or found.max_num_batched_tokens
+    return replace(plain, threads=found.threads, cores=found.cores, max_num_batched_tokens=tokens)
 
 
 def replica_settings(folder: Path, settings: ServeSettings) -> list[EngineSettings]:
