@@ -144,7 +144,7 @@ def outcome_lines(outcome: Any, path: Path) -> list[str]:
         if service
         else []
     )
-    lines += _score_lines(outcome.scores) + _step_lines(outcome.steps)
+    lines += _score_lines(outcome.scores) + _form_lines(outcome.frontier) + _step_lines(outcome.steps)
     if outcome.sample:
         lines += [f"  {key}: {value}" for key, value in outcome.sample.items()]
     lines += [f"{say('report:')} {outcome.report}"] if outcome.report else []
@@ -165,6 +165,45 @@ def _score_lines(scores: dict[str, dict[str, float]]) -> list[str]:
     names = list(dict.fromkeys(name for role in roles for name in scores[role]))
     rows = [(name, *(_share(scores[role].get(name)) for role in roles)) for name in names]
     return table((say("ability"), *(say(role) for role in roles)), rows) if rows else []
+
+
+def _form_lines(frontier: list[Any]) -> list[str]:
+    """What was tried, and the forms that would have been next; nothing where there was no choice."""
+    told = [a for a in frontier if a.turn or a.form is None]
+    if len(told) < 2:
+        return []
+    several = len({a.model for a in told}) > 1
+    rows = [
+        (
+            *([Path(a.model).name] if several else []),
+            a.form or "",
+            say(a.state),
+            *_form_figures(a),
+            a.why or "",
+        )
+        for a in told
+    ]
+    heads = (
+        *([say("model")] if several else []),
+        say("form"),
+        "",
+        say("size"),
+        "tok/s",
+        say("score"),
+        say("why"),
+    )
+    return table(heads, rows)
+
+
+def _form_figures(attempt: Any) -> tuple[str, str, str]:
+    """Measured where it was tried, else predicted (in brackets)."""
+
+    def told(name: str, unit: str) -> str:
+        if name in attempt.measured:
+            return show_number(attempt.measured[name], unit)
+        return f"({show_number(attempt.predicted[name], unit)})" if name in attempt.predicted else "-"
+
+    return told("size_bytes", "bytes"), told("output_tok_s", ""), _share(attempt.measured.get("score"))
 
 
 def _share(value: float | None) -> str:

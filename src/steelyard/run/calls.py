@@ -25,6 +25,13 @@ def engine_folder(folder: str, out: str | None) -> str:
     return out
 
 
+def served_folder(name: str, root: str) -> str:
+    """What an engine loads of a model by its name, kept in the cache by content."""
+    from ..serving import prepare
+
+    return str(prepare(name, root=root).folder)
+
+
 def count(order: dict[str, Any], base: str) -> dict[str, Any]:
     """The facts of the data that a plan needs (fields of planner.DataFacts)."""
     from .. import data

@@ -12,6 +12,7 @@ from typing import Any
 from ..artefact import Store
 from ..artefact import write_durably as write
 from ..units import show_bytes, show_number, show_s
+from .frontier import Attempt
 from .outcome import Outcome
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 640, 220, 46, 24
@@ -60,6 +61,7 @@ def render(outcome: Outcome, told: dict[str, Any]) -> str:
         outcome=outcome,
         told=told,
         comparisons=comparisons(outcome),
+        frontier=[frontier_row(attempt) for attempt in outcome.frontier],
         curve=loss_chart(told.get("curve", [])),
         bars=score_chart(outcome.scores),
         abilities=list(outcome.scores.get("base") or outcome.scores.get("served") or {}),
@@ -84,6 +86,27 @@ def comparisons(outcome: Outcome) -> list[dict[str, str]]:
                 }
             )
     return rows
+
+
+def frontier_row(attempt: Attempt) -> dict[str, Any]:
+    """One form or model: measured figures where there are any, else the predicted ones."""
+
+    def told(name: str, unit: str) -> str:
+        value = attempt.measured.get(name, attempt.predicted.get(name))
+        return "–" if value is None else show_number(value, unit)
+
+    score, loss = attempt.measured.get("score"), attempt.predicted.get("quality_loss")
+    return {
+        "turn": attempt.turn,
+        "model": Path(attempt.model).name,
+        "form": attempt.form,
+        "state": attempt.state,
+        "size": told("size_bytes", "bytes"),
+        "speed": told("output_tok_s", ""),
+        "score": "–" if score is None else f"{score * 100:.1f} %",
+        "loss": "–" if loss is None else f"{loss * 100:.1f} %",
+        "why": attempt.why,
+    }
 
 
 # ------------------------------------------------------------------ charts

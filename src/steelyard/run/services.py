@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,8 @@ class Candidates:
         """The service that may be published; started once."""
         if self._candidate is None:
             begun = time.monotonic()
-            service = start(compressed.path(), self.settings(compressed, "fast"))
+            settings = replace(self.settings(compressed, "fast"), **self.words())
+            service = start(compressed.path(), settings)
             self._candidate = Candidate(service, time.monotonic() - begun)
         return self._candidate
 
@@ -85,6 +86,25 @@ class Candidates:
             cache_bytes=planned["cache_bytes"],
             fingerprint=artefact.hash,
         )
+
+    def words(self) -> dict[str, Any]:
+        """What the recipe asks of the published service alone; paths are from the recipe's folder."""
+        recipe = self.ready.recipe
+        serve = recipe.serve
+        draft = str(self.draft_folder(serve.draft)) if serve.draft else None
+        return {
+            "replicas": serve.replicas,
+            "speculative": serve.speculative,
+            "draft": draft,
+            "adapters": {name: str(recipe.root / folder) for name, folder in serve.adapters.items()},
+            "keys": str(recipe.root / serve.keys) if serve.keys else None,
+            "max_queue_s": serve.queue,
+        }
+
+    def draft_folder(self, name: str) -> Path:
+        """The draft model as its engine loads it."""
+        order = call_order("run.calls:served_folder", name=name, root=str(self.ready.recipe.root))
+        return Path(in_child(order, self.watch))
 
     def reference(self, inputs: dict[str, Artefact]) -> Callable[[str, list[list[int]]], Any]:
         """The exact network's answers, computed in one child that keeps what it has loaded."""

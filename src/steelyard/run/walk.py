@@ -19,9 +19,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..artefact import Artefact, Figures, Inputs, Settings, Watch, key_of
-from ..errors import CheckFailed, Problem, Refused, Stopped, Where
+from ..errors import CheckFailed, Problem, Refused, Stopped, Where, WrongUse
 from ..forms import FORMS
 from ..ledger import Row
+from ..model import resolve
 from ..planner import Local, Plans
 from ..recipe import Recipe
 from ..trust import load_keys
@@ -104,20 +105,39 @@ def check_serving(recipe: Recipe, place: Workdir) -> None:
     from ..serving import find
 
     serve = recipe.serve
-    if serve.host not in ("127.0.0.1", "localhost", "::1") and not serve.api_key:
+    if serve.host not in ("127.0.0.1", "localhost", "::1") and not (serve.api_key or serve.keys):
         raise Refused(
             "serve.no_key",
             f"{serve.host} can be reached from other machines, and no key is set",
             where=Where(str(recipe.path), field="serve.api_key"),
             why="a service without a key belongs on loopback",
-            hint="set serve.api_key, or serve on 127.0.0.1",
+            hint="set serve.api_key or serve.keys, or serve on 127.0.0.1",
         )
+    check_serve_files(recipe)
     old = find(place.service)
     if not (old and urlsplit(old.url).port == serve.port):
         check_port(serve.host, serve.port)
 
 
 Next = str | Sized  # a form of the same model, or a larger model
+
+
+def check_serve_files(recipe: Recipe) -> None:
+    """Adapters, draft and keys that the service will read are there. Raises WrongUse."""
+    serve = recipe.serve
+    named = {f"serve.adapters.{name}": folder for name, folder in serve.adapters.items()}
+    named |= {"serve.keys": serve.keys} if serve.keys else {}
+    for field, name in named.items():
+        wanted = recipe.root / name / ("adapter_config.json" if "adapters" in field else "")
+        if not wanted.exists():
+            raise WrongUse(
+                "serve.file_missing",
+                f"there is no {wanted}",
+                where=Where(str(recipe.path), field=field),
+                hint="paths are from the recipe's folder; an adapter is a PEFT folder",
+            )
+    if serve.draft:
+        resolve(serve.draft, recipe.root)
 
 
 class Earlier:

@@ -1,0 +1,212 @@
+"""Several forms, several models: what the gate refuses falls to the next one, and all of it is told.
+
+Compressing, serving and the ledger are real. Verdicts are given by the test, since a tiny random model
+answers nothing right in any form; the calibration is left out, its figures decide nothing here.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steelyard import gate, run
+from steelyard.errors import CheckFailed
+from steelyard.hardware import Calibration
+from steelyard.recipe import load
+from steelyard.run import frontier, planning
+
+EMPTY = Calibration(fingerprint="f", rows=(), taken=(), skipped={}, measured_s=0, path="")
+
+
+def check(name: str, passed: bool | None, value: float = 0.5, limit: float = 0.9) -> dict[str, Any]:
+    return {
+        "name": name,
+        "passed": passed,
+        "value": value,
+        "low": None,
+        "high": None,
+        "limit": limit,
+        "example": None,
+    }
+
+
+def verdict(tuned: float, served: float, *checks: dict[str, Any]) -> dict[str, Any]:
+    scores = {"base": {"echo": 0.1}, "tuned": {"echo": tuned}, "served": {"echo": served}}
+    bad = [c for c in checks if c["passed"] is not True]
+    return {"verdict": "failed" if bad else "passed", "cause": None, "checks": list(checks), "scores": scores}
+
+
+GOOD = verdict(0.95, 0.95, check("min/echo", True, 0.95))
+FORM_FAILS = verdict(0.95, 0.5, check("against_tuned/echo", False, -0.45, -0.02))
+MODEL_FAILS = verdict(0.4, 0.4, check("min/echo", False, 0.4, 0.9))
+
+
+class Judged(list[str]):
+    """What was judged, "model/form" each; `says` gives the verdicts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.says: dict[str, dict[str, Any]] = {}
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> Iterator[Judged]:
+    """`judged.says["int8"] = FORM_FAILS`: verdicts by form or by "model/form", good where none is given."""
+    seen = Judged()
+
+    def judge(inputs: Any, settings: Any, out: Any, watch: Any) -> dict[str, float]:
+        form = json.loads(inputs.artefacts["compressed"].path("form.json").read_text())["form"]
+        model = json.loads(inputs.artefacts["base"].path("config.json").read_text())["model_type"]
+        seen.append(f"{model}/{form}")
+        with inputs.calls["serve"]("served"):
+            told = seen.says.get(f"{model}/{form}") or seen.says.get(form) or GOOD
+        (out.folder / "verdict.json").write_text(json.dumps(told), encoding="utf-8")
+        if told["verdict"] != "passed":
+            raise CheckFailed("gate.failed", "the gate failed", hint="see the report")
+        return {"checks": 1.0}
+
+    monkeypatch.setattr(gate, "judge", judge)
+    monkeypatch.setattr(planning, "calibrate", lambda machine, watch: EMPTY)
+    yield seen
+
+
+@pytest.fixture
+def up(
+    make_job: Callable[..., Any], homes: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Any]:
+    """`up(["compress.weights=int8"])`: a whole run in this process, in one folder a test."""
+    for name, value in homes.items():
+        monkeypatch.setenv(name, value)
+    job = make_job(steps=2)
+
+    def go(settings: list[str]) -> Any:
+        return run.up(load(job.recipe, settings), keep=False)
+
+    go.job = job  # type: ignore[attr-defined]
+    return go
+
+
+def told(outcome: Any) -> dict[str, str]:
+    return {a.form: a.state for a in outcome.frontier if a.turn}
+
+
+def test_a_form_that_fails_falls_to_the_next(judged: Any, up: Any) -> None:
+    judged.says = {"int8": FORM_FAILS}
+    done = up(["compress.weights=[int8, bf16]"])
+    assert judged == ["llama/int8", "llama/bf16"]
+    assert told(done) == {"int8": "failed", "bf16": "passed"}
+    assert [s.step for s in done.steps] == ["clean", "train", "compress", "gate", "serve"]
+    assert {s.state for s in done.steps} == {"done"}
+    failed, passed = (next(a for a in done.frontier if a.form == f) for f in ("int8", "bf16"))
+    assert failed.failed == "against_tuned/echo" and "-0.45" in failed.why
+    assert failed.scores == {"echo": 0.5} and failed.measured["score"] == 0.5
+    assert failed.measured["output_tok_s"] > 0 and passed.measured["output_tok_s"] > 0
+    assert failed.measured["size_bytes"] < passed.measured["size_bytes"]
+    untried = [a for a in done.frontier if a.state == "untried"]
+    assert untried and all(a.predicted["output_tok_s"] > 0 and not a.measured for a in untried)
+    assert done.record("serve").hash == passed.hash
+    report = Path(done.report).read_text(encoding="utf-8")
+    assert "int8" in report and "against_tuned/echo" in report
+    rows = [r for r in run.ledger().rows(run=done.run) if r.features.get("failed")]
+    assert [(r.step, r.features["form"]) for r in rows] == [("gate", "int8")]
+
+
+def test_a_run_that_goes_on_does_not_judge_a_refused_form_again(judged: Any, up: Any) -> None:
+    judged.says = {"int8": FORM_FAILS}
+    first = up(["compress.weights=[int8, bf16]"])
+    again = up(["compress.weights=[int8, bf16]"])
+    assert judged == ["llama/int8", "llama/bf16"]
+    assert told(again) == {"int8": "failed", "bf16": "passed"}
+    assert [s.state for s in again.steps] == ["reused"] * 4 + ["done"]
+    assert [s.hash for s in again.steps] == [s.hash for s in first.steps]
+
+
+def test_no_form_cures_a_model_that_falls_short(judged: Any, up: Any) -> None:
+    judged.says = {"int8": MODEL_FAILS}
+    with pytest.raises(CheckFailed):
+        up(["compress.weights=[int8, bf16]"])
+    assert judged == ["llama/int8"]
+
+
+def test_the_last_failure_tells_of_those_before(judged: Any, up: Any) -> None:
+    judged.says = {"int8": FORM_FAILS, "bf16": FORM_FAILS}
+    with pytest.raises(CheckFailed) as caught:
+        up(["compress.weights=[int8, bf16]"])
+    assert "int8: against_tuned/echo failed" in (caught.value.why or "")
+
+
+def test_a_model_that_falls_short_gives_way_to_a_larger_one(
+    judged: Any, up: Any, tiny_models: Callable[..., Path]
+) -> None:
+    small, large = tiny_models("llama"), tiny_models("qwen3", num_hidden_layers=3)
+    judged.says = {"llama/bf16": MODEL_FAILS}
+    done = up([f"model={{auto: [{large}, {small}]}}", "compress.weights=bf16"])
+    assert judged == ["llama/bf16", "qwen3/bf16"], "from small to large, however they are listed"
+    states = [(a.model, a.state) for a in done.frontier if a.turn]
+    assert states == [(str(small), "failed"), (str(large), "passed")]
+    assert [s.step for s in done.steps] == ["clean", "train", "compress", "gate", "serve"]
+    again = up([f"model={{auto: [{large}, {small}]}}", "compress.weights=bf16"])
+    assert len(judged) == 2 and again.record("serve").hash == done.record("serve").hash
+
+
+def test_no_larger_model_is_begun_that_breaks_the_deadline(
+    judged: Any, up: Any, tiny_models: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, large = tiny_models("llama"), tiny_models("qwen3", num_hidden_layers=3)
+    judged.says = {"llama/bf16": MODEL_FAILS}
+    monkeypatch.setattr(run.walk.Walk, "within", lambda self, more_s, more_usd: False)  # no clock in a test
+    with pytest.raises(CheckFailed):
+        up([f"model={{auto: [{small}, {large}]}}", "compress.weights=bf16"])
+    assert judged == ["llama/bf16"]
+
+
+def test_auto_takes_what_lies_here_from_small_to_large(
+    up: Any,
+    tiny_models: Callable[..., Path],
+    homes: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from steelyard.artefact import Watch
+    from steelyard.run.sizing import candidates_of
+
+    monkeypatch.setenv("STEELYARD_CACHE", str(tmp_path))
+    models = tmp_path / "models" / "tiny"
+    models.mkdir(parents=True)
+    shutil.copytree(tiny_models("qwen3", num_hidden_layers=3), models / "b")
+    shutil.copytree(tiny_models("llama"), models / "a")
+    (models / "half").mkdir()
+    (models / "half" / "config.json").write_text("{}")
+    found = [c.name for c in candidates_of(load(up.job.recipe, ["model=auto"]), Watch())]
+    assert [n for n in found if n != "demo"] == ["tiny/a", "tiny/b"]
+
+
+@pytest.mark.parametrize(
+    ("told", "blamed"),
+    [
+        (FORM_FAILS, True),
+        (MODEL_FAILS, False),
+        (GOOD, False),
+        (verdict(0.95, 0.5, check("min/echo", False, 0.5, 0.9)), True),
+        (verdict(0.95, 0.5, check("served/logprob_mean", False)), True),
+        (verdict(0.95, 0.5, check("tuned/template", False)), False),
+        (verdict(0.95, 0.9, check("against_tuned/echo", None, -0.01, -0.02)), True),
+        (verdict(0.05, 0.05, check("against_base/echo", False, -0.05, -0.02)), False),
+    ],
+)
+def test_who_is_to_blame(told: dict[str, Any], blamed: bool) -> None:
+    assert frontier.blames_form(told) is blamed
+
+
+def test_several_tries_of_a_step_add_up() -> None:
+    first = {"wall_s": 2.0, "cost_usd": 0.1, "peak_rss_bytes": 9.0, "steps": 4.0}
+    assert frontier.added([first], {"wall_s": 1.0, "cost_usd": 0.2, "peak_rss_bytes": 5.0}) == {
+        "wall_s": 3.0,
+        "cost_usd": pytest.approx(0.3),
+        "peak_rss_bytes": 9.0,
+    }
