@@ -29,6 +29,7 @@ from .engine_process import EngineLost
 from .generation import Served
 from .guard import Guard
 from .settings import ServeSettings
+from .turn import of_engine
 
 GROUPS = (
     about_api, tokens_api, chat_api, completions_api, responses_api, messages_api, stores_api, openapi,
@@ -49,7 +50,7 @@ def _handlers() -> dict[Any, Any]:
         404: lambda request, e: _told(request, ApiError(404, f"there is no route {request.url.path}")),
         405: lambda request, e: _told(request, _not_here(request, e)),
         ApiError: _told,
-        EngineLost: lambda request, e: _told(request, ApiError(503, str(e), code="engine_unavailable")),
+        EngineLost: lambda request, e: _told(request, of_engine(e)),
         Problem: lambda request, e: _told(request, ApiError(400, e.message, code=e.code)),
         ClientDisconnect: lambda request, e: Response(status_code=499),
         Exception: lambda request, e: _told(request, ApiError(500, "an internal fault")),

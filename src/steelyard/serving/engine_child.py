@@ -94,7 +94,8 @@ def _handle(engine: Engine, channel: Channel, message: dict[str, Any]) -> None:
     request_id = message["request_id"]
     try:
         if op == "add":
-            engine.add(GenRequest(**message))
+            grammar = message.pop("grammar", None)  # JSON made a list of it
+            engine.add(GenRequest(**message, grammar=tuple(grammar) if grammar else None))
         elif op == "cancel":
             engine.cancel(request_id)
         elif op == "score":

@@ -40,7 +40,7 @@ class Output:
         }[kind]()
         return [*events, self._event("output_item.done", item=dict(item))]
 
-    def _begin(self, kind: str, prefix: str, **more: Any) -> list[Event]:
+    def _begin(self, kind: str, prefix: str, /, **more: Any) -> list[Event]:
         closed = self.end()
         item = {"id": self.new_id(prefix), "type": kind, "status": "in_progress", **more}
         self.items.append(item)
@@ -48,10 +48,10 @@ class Output:
         # A copy: the item grows, the event tells of now.
         return [*closed, self._event("output_item.added", item={**item})]
 
-    def _event(self, name: str, **more: Any) -> Event:
+    def _event(self, name: str, /, **more: Any) -> Event:
         return {"type": f"response.{name}", "output_index": len(self.items) - 1, **more}
 
-    def _in_item(self, name: str, **more: Any) -> Event:
+    def _in_item(self, name: str, /, **more: Any) -> Event:
         return self._event(name, item_id=self.items[-1]["id"], **more)
 
     # ------------------------------------------------------------------ text
