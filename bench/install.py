@@ -3,7 +3,7 @@
     python bench/install.py [core | serve]
 
 A clean virtual environment; `core` has no extra, `serve` what serving on a CPU needs. Prints one JSON
-package index for the dependencies.
+document; exit 4 where a limit is broken. Needs a package index for the dependencies.
 """
 
 from __future__ import annotations

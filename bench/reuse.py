@@ -2,10 +2,10 @@
 
     python bench/reuse.py [MODEL] [--form bf16] [--rounds 3]
 
-Protocol: two services of the same model side by side, asked in turn. Prefix: 12 prompts that share their first
-1,000 tokens, one at a time, with and without the prefix cache; median TTFT, the first left out. Quoting: 16
-prompts of 128 tokens whose answers repeat them, 64 new tokens, at 1 and 8 users, with speculation by prompt
-look-up and without; output tokens a second. Equality: the same answers, token text for token text, by two
+Protocol: two services of the same model side by side, asked in turn. Prefix: 12 prompts that share their
+first 1,000 tokens, one at a time, with and without the prefix cache; median TTFT, the first left out.
+Quoting: 16 prompts of 128 tokens whose answers repeat them, 64 new tokens, at 1 and 8 users, with speculation
+by prompt look-up and without; output tokens a second. Equality: the same answers, text for text, by two
 services in the exact mode.
 """
 
