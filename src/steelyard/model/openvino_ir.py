@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import Lacking, WrongUse
 from ..forms import FORMS
+from .openvino_tokenizer import write_detokenizer
 
 if TYPE_CHECKING:
     from .grouped import Grouped
@@ -57,6 +58,7 @@ def export_openvino(
         "form": form, **asdict(facts), "weight_bytes": facts.weight_bytes, "max_context": decoder.max_context,
         "calibrated": bool(matrices),
     }  # fmt: skip
+    write_detokenizer(out, out)
     (out / "form.json").write_text(json.dumps(beside, indent=1, sort_keys=True) + "\n")
 
 

@@ -18,8 +18,7 @@ import openvino as ov
 import openvino_genai as genai
 import orjson
 
-from ...model import export_openvino, write
-from ...model.openvino_tokenizer import DETOKENIZER, write_detokenizer
+from ...model import DETOKENIZER, export_openvino, write, write_detokenizer
 
 FIELDS = {"json_schema": "json_schema", "regex": "regex", "ebnf": "grammar"}
 # Of JSON schema, what xgrammar reads over without a word: an answer could break it.
