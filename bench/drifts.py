@@ -101,6 +101,12 @@ def scaled_layer(tuned: Path, out: Path, layer: int, factor: float = 1.02) -> Pa
     return with_tensors(tuned, out, change)
 
 
+def scaled_matrix(tuned: Path, out: Path, layer: int, factor: float = 1.05) -> Path:
+    """One matrix alone."""
+    wanted = f".layers.{layer}.mlp.down_proj.weight"
+    return with_tensors(tuned, out, lambda name, w: w * factor if wanted in name else w)
+
+
 def with_template(source: Path, out: Path, template: str) -> Path:
     copied(source, out)
     (out / "chat_template.jinja").write_text(template, encoding="utf-8")

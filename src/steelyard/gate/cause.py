@@ -32,7 +32,13 @@ LEAST_WAY = 0.05  # a layer scaled by 1.02 moves 0.01 of that way, in a directio
 IS_BASE = 0.2  # share of the way from base to tuned that is left
 MOSTLY = 0.25  # of the deviations' variance: a scaled layer 0.32 beside bf16's noise
 OTHER_MODEL_MEAN = 2.0  # nats
-COARSE_MEAN = {"exact": 0.15, "fast": 0.15, "int8": 0.25}  # nats: quantising; below, a tensor was altered
+COARSE_MEAN = {
+    "exact": 0.15,
+    "fast": 0.15,
+    "int8_form": 0.15,
+    "int8": 0.25,
+    "int4": 0.7,
+}  # nats: quantising; below, a tensor was altered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

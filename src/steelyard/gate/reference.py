@@ -37,18 +37,33 @@ class ExactReference:
         return [array for array in found if array is not None]
 
 
-def exact_reference(folder: Path, form: str = "stored") -> ExactReference:
+def exact_reference(folder: Path, form: str = "stored", served: Path | None = None) -> ExactReference:
     """A callable over token ids of the model in `folder` (Hugging Face layout), FP32.
 
     `form` int8: its matrices rounded as that form rounds them (symmetric, one scale a row), the arithmetic
-    still exact; so a service of that form can be told from one whose weights differ otherwise.
+    still exact; so a service of that form can be told from one whose weights differ otherwise. `served`: a
+    folder of any form made from it; its matrices, widened, take the place of the stored ones.
     """
     from ..model import load
 
     network = load(Path(folder), dtype="float32").eval()
     if form == "int8":
         _round_matrices(network)
+    if served is not None:
+        _take_matrices(network, served)
     return ExactReference(network)
+
+
+def _take_matrices(network: Any, served: Path) -> None:
+    import torch
+
+    from ..model import served_weights
+
+    held = dict(served_weights(served))
+    with torch.no_grad():
+        for name, tensor in network.tensors():
+            if name in held:
+                tensor.copy_(torch.from_numpy(held[name]))
 
 
 def _round_matrices(network: Any) -> None:

@@ -51,12 +51,14 @@ def check(
     reference: Reference | None = None,
     base_reference: Reference | None = None,
     concurrency: int = 32,
+    served: Path | None = None,
 ) -> Verdict:
     """Parity of `url` with the model in `model_folder`; where it fails, the cause.
 
-    `mode`: exact (the server computes in f32), fast (bf16) or int8. `reference` and `base_reference` are
-    built from the folders where none is given. With `tasks` all their rows are asked and scored; `rows` only
-    lend prompts to the parity checks, as those of `tasks` do. Raises
+    `mode`: exact (the server computes in f32), fast (bf16), int8 or int4. `served`: the folder that a server
+    of another form has loaded; then its own weights, in exact arithmetic, are the reference. References are
+    built from the folders where none is given. With `tasks` all their rows are asked and scored; `rows`
+    only lend prompts to the parity checks, as those of `tasks` do. Raises
     WrongUse for a folder or tasks that cannot be read, Lacking where nothing answers.
     """
     from ..model import Tokenizer
@@ -68,13 +70,13 @@ def check(
 
     async def run() -> Verdict:
         async with Endpoint(url=url, model=model, key=key, concurrency=concurrency) as endpoint:
-            exact = reference or exact_reference(folder)
+            exact = reference or exact_reference(folder, served=served)
             verdict = await parity(
                 endpoint,
                 tokenizer,
                 exact,
                 rows=scored or load_tasks(rows),
-                mode=mode,
+                mode="int8_form" if served and mode in ("int8", "int4") else mode,
                 seed=seed,
                 base=base_reference or (Later(base) if base else None),
                 declared=declared_temperature(folder),
@@ -152,7 +154,8 @@ async def parity(
     exact = rounded if mode == "int8" and rounded else reference
     # What failed outside the numbers has its cause there: a look at the weights would cost seconds.
     outside = {c.name for c in found if c.passed is False} - NUMERIC
-    seen_in = None if outside else _deviation(exact, texts)
+    # Unrounded weights beside INT4 ones deviate along every direction.
+    seen_in = None if outside or mode == "int4" else _deviation(exact, texts)
     found += text_checks(seen_in) if seen_in else []
     return explained(samples, found, tokenizer, reference, base, mode, seen_in)
 

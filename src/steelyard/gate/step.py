@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 ROWS = 400  # an ability: a loss of two points shows in no fewer
 LOOK_ROWS = 48  # of the base between two looks: its gap is wide, most rows would be wasted
-MODES = {"f32": "exact", "bf16": "fast", "f16": "fast", "int8": "int8"}
+# By the first part of a form's name.
+MODES = {"f32": "exact", "bf16": "fast", "f16": "fast", "int8": "int8", "int4": "int4"}
 CONCURRENCY = 64  # the engine's whole batch: nobody waits for the first token here
 
 
@@ -125,7 +126,7 @@ class _Judge:
         found += tuned.checks
         if tuned.failed:
             return Verdict(checks=tuple(found), cause=tuned.cause, why=tuned.why)
-        served = await self.role("served", MODES.get(self.form, "int8"))
+        served = await self.role("served", mode_of(self.form))
         found += served.checks
         if served.failed:
             return Verdict(checks=tuple(found), cause=served.cause, why=served.why)
@@ -211,6 +212,12 @@ class _Role:
         self, checks: tuple[Check, ...], scores: Scores, failed: bool, cause: str | None, why: str | None
     ) -> None:
         self.checks, self.scores, self.failed, self.cause, self.why = checks, scores, failed, cause, why
+
+
+def mode_of(form: str) -> str:
+    """How closely a form can be judged: int4_rtn as int4, bf16_kv8 (coarser caches) as int8."""
+    first, _, rest = form.partition("_")
+    return "int8" if rest.startswith("kv") and first != "int4" else MODES.get(first, "int8")
 
 
 def _form(inputs: Inputs) -> str:
