@@ -109,3 +109,11 @@ def test_a_form_after_the_first_says_why_it_was_its_turn() -> None:
     recipe = replace(RECIPE, compress=Compress(weights=("int8", "bf16")))
     assert fill(recipe, SMOL, MACHINE, FACTS).origins["compress.weights"] == "recipe"
     assert fill(recipe, SMOL, MACHINE, FACTS, "bf16").origins["compress.weights"] == "gate: int8 failed"
+
+
+def test_replicas_each_hold_the_model() -> None:
+    one, three = (
+        weigh(replace(RECIPE, serve=replace(RECIPE.serve, replicas=n)))[1].raw["serve"]["peak_rss_bytes"]
+        for n in (1, 3)
+    )
+    assert one + 2 * stored_bytes(SMOL, "bf16") < three < 3 * one

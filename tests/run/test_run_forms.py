@@ -6,16 +6,18 @@ answers nothing right in any form; the calibration is left out, its figures deci
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from steelyard import gate, run
-from steelyard.errors import CheckFailed
+from steelyard.errors import CheckFailed, WrongUse
 from steelyard.hardware import Calibration
 from steelyard.recipe import load
 from steelyard.run import frontier, planning
@@ -52,6 +54,7 @@ class Judged(list[str]):
     def __init__(self) -> None:
         super().__init__()
         self.says: dict[str, dict[str, Any]] = {}
+        self.ask: Callable[[str], None] = lambda url: None  # what a test wants of the candidate
 
 
 @pytest.fixture
@@ -63,7 +66,8 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> Iterator[Judged]:
         form = json.loads(inputs.artefacts["compressed"].path("form.json").read_text())["form"]
         model = json.loads(inputs.artefacts["base"].path("config.json").read_text())["model_type"]
         seen.append(f"{model}/{form}")
-        with inputs.calls["serve"]("served"):
+        with inputs.calls["serve"]("served") as url:
+            seen.ask(url)
             told = seen.says.get(f"{model}/{form}") or seen.says.get(form) or GOOD
         (out.folder / "verdict.json").write_text(json.dumps(told), encoding="utf-8")
         if told["verdict"] != "passed":
@@ -163,6 +167,29 @@ def test_no_larger_model_is_begun_that_breaks_the_deadline(
     with pytest.raises(CheckFailed):
         up([f"model={{auto: [{small}, {large}]}}", "compress.weights=bf16"])
     assert judged == ["llama/bf16"]
+
+
+def test_the_words_of_serving_reach_the_service(judged: Any, up: Any) -> None:
+    entry = {"id": "team", "sha256": hashlib.sha256(b"team-secret").hexdigest()}
+    (up.job.folder / "keys.json").write_text(json.dumps({"keys": [entry]}), encoding="utf-8")
+    found: list[Any] = []
+
+    def ask(url: str) -> None:
+        body = {"model": "default", "messages": [{"role": "user", "content": "abcd"}], "max_tokens": 4}
+        for key in ("wrong", "team-secret"):
+            headers = {"authorization": f"Bearer {key}"}
+            found.append(httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=30))
+
+    judged.ask = ask
+    done = up(["serve.replicas=2", "serve.speculative=lookup", "serve.keys=keys.json", "serve.queue=5s"])
+    assert [answer.status_code for answer in found] == [401, 200]
+    assert done.record("serve").measured["output_tok_s"] > 0
+
+
+def test_an_adapter_that_is_not_there_is_said_before_any_step(judged: Any, up: Any) -> None:
+    with pytest.raises(WrongUse) as caught:
+        up(["serve.adapters={refunds: adapters/none}"])
+    assert caught.value.where and caught.value.where.field == "serve.adapters.refunds" and not judged
 
 
 def test_auto_takes_what_lies_here_from_small_to_large(

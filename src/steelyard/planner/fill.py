@@ -203,5 +203,6 @@ def _serve(
         "max_num_batched_tokens": PREFILL_TOKENS,
         "max_num_seqs": max(64, users),
         "max_model_len": length,
+        "replicas": recipe.serve.replicas,
         "load": asdict(load) if load else ONE_USER,
     }

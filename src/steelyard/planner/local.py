@@ -274,6 +274,7 @@ def _gate(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFacts
     tokens = float(rows * (prompt + answer))
     exact = service("bf16", "f32", tokens) + ANSWERED_BYTES * shape.vocab
     served = service(form, engine["kv_precision"], tokens) + ANSWERED_BYTES * shape.vocab
+    served *= engine["replicas"]
     base = service("bf16", "bf16", few * (prompt + BASE_RAMBLES * answer))
     reference = 0.0 if off else TORCH_BYTES + 4.0 * shape.params + 256 * shape.vocab * 4.0
     # The served service stays while the base is asked.
@@ -299,6 +300,7 @@ def _serve(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFact
     tokens = played.tokens + _gate_tokens(filled, facts)
     process = _engine(filled, shape, calibration, form, engine["kv_precision"], tokens, at_once)
     process += ANSWERED_BYTES * shape.vocab * bool(filled.settings["train"])
+    process *= engine["replicas"]
     return _Step.of(
         {"front": FRONT_S, "load": _load_s(calibration, shape, form) - FRONT_S},
         UP_HTTP_BYTES + FRONT_BYTES + process,
