@@ -49,6 +49,8 @@ def test_vectors_are_alike_where_texts_are(service):
     vectors = np.array([d.embedding for d in told.data])
     assert vectors.shape == (3, 384) and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert vectors[0] @ vectors[1] > 0.7 > 0.3 > vectors[0] @ vectors[2]
+    assert [m.id for m in client(service).models.list()] == ["tiny", "minilm"]
+    assert client(service).models.retrieve("minilm").id == "minilm"
     assert told.model == "minilm" and told.usage.prompt_tokens == told.usage.total_tokens > 15
 
 

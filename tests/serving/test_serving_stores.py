@@ -12,7 +12,7 @@ import httpx
 import openai
 import pytest
 
-from steelyard.serving import ServeSettings, start
+from steelyard.serving import ServeSettings, new_key, start
 
 CHAT = "/v1/chat/completions"
 
@@ -209,3 +209,29 @@ def test_only_one_service_works_on_a_store(begun):
     assert second.batches.retrieve(made.id).id == made.id
     with pytest.raises(openai.InternalServerError, match="another service"):
         second.batches.create(**asked)
+
+
+def test_what_one_key_keeps_no_other_sees(begun, tmp_path):
+    file = tmp_path / "keys.json"
+    keys = {name: new_key(file, name) for name in ("one", "two", "admin")}
+    document = json.loads(file.read_bytes())
+    for entry in document["keys"]:
+        entry |= {"scopes": ["inference", "tune", "admin"]} if entry["id"] == "admin" else {}
+    file.write_text(json.dumps(document))
+    url = f"{begun(keys=str(file)).url}/v1"
+    one, two, admin = (openai.OpenAI(base_url=url, api_key=k, max_retries=0) for k in keys.values())
+    made = one.files.create(file=("in.jsonl", jsonl(line("a"))), purpose="batch")
+    batch = one.batches.create(input_file_id=made.id, endpoint=CHAT, completion_window="24h")
+    for read in (two.files.retrieve, two.files.content, two.files.delete):
+        with pytest.raises(openai.NotFoundError):
+            read(made.id)
+    with pytest.raises(openai.NotFoundError):
+        two.batches.cancel(batch.id)
+    with pytest.raises(openai.BadRequestError):
+        two.batches.create(input_file_id=made.id, endpoint=CHAT, completion_window="24h")
+    assert not list(two.files.list()) and not list(two.batches.list())
+    assert made.id in [f.id for f in admin.files.list()]
+    with pytest.raises(openai.PermissionDeniedError):
+        one.fine_tuning.jobs.create(model="tiny", training_file=made.id)
+    done = until(lambda: one.batches.retrieve(batch.id), lambda b: b.status == "completed")
+    assert one.files.content(done.output_file_id).text and done.request_counts.completed == 1

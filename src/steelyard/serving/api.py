@@ -45,10 +45,13 @@ class Api:
     def cards(self) -> list[dict[str, Any]]:
         """The model, then each adapter as `NAME:ADAPTER`."""
         own = self.settings.name
-        return [self._card(own), *(self._card(f"{own}:{name}", own) for name in self.served.adapters)]
+        found = [self._card(own), *(self._card(f"{own}:{name}", own) for name in self.served.adapters)]
+        return found + ([self._encoder_card()] if self._beside() else [])
 
     def card(self, name: str) -> dict[str, Any]:
         """Raises ApiError 404."""
+        if self._beside() and name == self.served.encoder.name:
+            return self._encoder_card()
         adapter = self.adapter_of(name)
         own = self.settings.name
         return self._card(own) if adapter is None else self._card(f"{own}:{adapter}", own)
@@ -63,6 +66,16 @@ class Api:
             "parent": parent,
             "max_model_len": self.served.max_model_len,
         }
+
+    def _beside(self) -> bool:
+        """Whether an encoder stands beside the model, under a name of its own."""
+        encoder = self.served.encoder
+        return encoder is not None and encoder.name != self.settings.name
+
+    def _encoder_card(self) -> dict[str, Any]:
+        encoder = self.served.encoder
+        own = {"id": encoder.name, "root": encoder.name, "max_model_len": encoder.about.max_tokens}
+        return self._card(encoder.name) | own
 
     def adapter_of(self, name: str) -> str | None:
         """The adapter that a model's name asks for. Raises ApiError 404 for a name unknown here."""

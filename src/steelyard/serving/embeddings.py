@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from .api_error import ApiError, json_response
 from .bodies import parse
-from .encoders import INPUTS, TOTAL_TOKENS, EncoderBody, EncoderService, check_cut, count, encoder_of
+from .encoders import INPUTS, TOTAL_TOKENS, EncoderBody, EncoderService, check_cut, counted, encoder_of
 from .transport import body_of
 
 Ids = list[Annotated[int, Field(ge=0)]]
@@ -43,11 +43,10 @@ async def _embed(api: Any, request: Request) -> Response:
     check_cut(body)
     length = _length(encoder, body.dimensions)
     batch = _ids(encoder, body)
-    vectors = np.array(await encoder.vectors(batch), np.float32)
+    vectors = np.array(await counted(api.served, request, encoder, batch), np.float32)
     if length < vectors.shape[1]:
         vectors = _shortened(vectors, length)
     tokens = sum(map(len, batch))
-    count(api.served, tokens)
     write = _base64 if body.encoding_format == "base64" else np.ndarray.tolist
     data = [{"object": "embedding", "index": i, "embedding": write(v)} for i, v in enumerate(vectors)]
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+from starlette.requests import Request
 
 from ..model import Encoder, SentenceTokenizer, exported_encoder
 from .api_error import ApiError
 from .engine_process import EngineProcess
+from .object_store import owner_of
 from .replicas import Replicas
 
 INPUTS = 2048  # OpenAI's limits for one request
@@ -84,10 +86,21 @@ def encoder_of(served: Any, name: str, kind: str | None = None) -> EncoderServic
     return encoder
 
 
-def count(served: Any, tokens: int) -> None:
-    """The counters move by what `usage` says."""
+async def counted(
+    served: Any, request: Request, encoder: EncoderService, batch: list[list[int]]
+) -> list[list[float]]:
+    """The vectors of a batch, on the account of the key that asks; the counters move by what `usage` says.
+
+    Raises ApiError 429 where the key has no tokens left, EngineLost.
+    """
+    tokens = sum(map(len, batch))
+    account = served.keys.account(owner_of(request))
+    account.check_tokens(tokens)
+    found = await encoder.vectors(batch)
+    account.spend(tokens)
     served.measures.prompt_tokens.inc(tokens)
     served.measures.success("stop")
+    return found
 
 
 def check_cut(body: EncoderBody) -> None:

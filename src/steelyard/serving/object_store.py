@@ -172,8 +172,9 @@ def caller_of(request: Request) -> Any:
     return (request.scope.get("state") or {}).get("caller")
 
 
-def owner_of(request: Request) -> str | None:
-    return getattr(caller_of(request), "key_id", None)
+def owner_of(request: Request) -> str:
+    caller = caller_of(request)
+    return "local" if caller is None else str(caller.key_id)
 
 
 def may_see(request: Request, stored: Stored) -> bool:

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from .api_error import ApiError, json_response
 from .bodies import parse
-from .encoders import INPUTS, TOTAL_TOKENS, EncoderBody, EncoderService, check_cut, count, encoder_of
+from .encoders import INPUTS, TOTAL_TOKENS, EncoderBody, EncoderService, check_cut, counted, encoder_of
 from .object_store import new_id
 from .transport import body_of
 
@@ -76,8 +76,7 @@ async def _ranked(
     tokens = sum(map(len, batch))
     if tokens > TOTAL_TOKENS:
         raise ApiError(400, f"one request has at most {TOTAL_TOKENS} tokens, not {tokens}", param="documents")
-    scores = _scores(encoder, await encoder.vectors(batch))
-    count(api.served, tokens)
+    scores = _scores(encoder, await counted(api.served, request, encoder, batch))
     order = np.argsort(-scores, kind="stable")[: body.top_n or len(texts)]
     shown = documents if body.return_documents is None else body.return_documents
     results = [{"index": int(i), "relevance_score": float(scores[i])} for i in order]

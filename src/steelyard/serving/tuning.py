@@ -114,7 +114,6 @@ class Tuning:
     # ------------------------------------------------------------------ routes
 
     async def create(self, request: Request) -> Response:
-        need_scope(request, "tune")
         body: JobBody = parse(JobBody, await body_of(request))
         _refuse(body)
         named = files_api.named
@@ -187,7 +186,6 @@ class Tuning:
 
     async def _stop(self, request: Request, end: str, states: tuple[str, ...]) -> Stored:
         """Have the job paused or cancelled; a run under way stops at its next safe point."""
-        need_scope(request, "tune")
         stored = await self._found(request)
         if stored.shown["status"] not in states:
             raise ApiError(409, f"the job is {stored.shown['status']}: it cannot be {end}")
