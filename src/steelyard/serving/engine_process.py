@@ -28,6 +28,8 @@ TICK_S = 1.0
 IDLE_CORES = 0.05  # of a core: below, an engine computes nothing
 BACKOFF_S = (0.2, 1.0, 5.0, 15.0, 30.0)  # before each restart; back to the first after a calm minute
 CALM_S = 60.0
+ATTEMPTS = 3  # a request that ends the engine each time must not go on doing so
+READY_S = 60.0  # a request waits so long for an engine that starts again
 LINE_LIMIT = 1 << 26  # a scored prompt of 8,192 tokens with 20 likeliest each is 6 MB
 
 REPLIES = ("scores", "embeddings", "done")
@@ -220,11 +222,11 @@ class EngineProcess:
 
     async def score(self, ids: list[int], top: int) -> Scores:
         """Teacher-forced scores of ids[1:]. Raises EngineLost."""
-        return Scores(*await self._ask("score", ids=ids, top=top))
+        return Scores(*await self._insist("score", ids=ids, top=top))
 
     async def embed(self, batch: list[list[int]]) -> list[list[float]]:
         """One vector a list of ids. Raises EngineLost."""
-        (vectors,) = await self._ask("embed", batch=batch)
+        (vectors,) = await self._insist("embed", batch=batch)
         self.last_token_at = time.monotonic()
         return list(vectors)
 
@@ -237,6 +239,15 @@ class EngineProcess:
         await self._ask("drop_adapter", name=name)
         kept = {known: folder for known, folder in self.adapters.items() if known != name}
         self.settings = replace(self.settings, adapters=kept)
+
+    async def _insist(self, op: str, **what: Any) -> list[Any]:
+        """A question that may be asked again where the engine ends over it, or starts again just now."""
+        for _ in range(ATTEMPTS - 1):
+            await self.until_ready(READY_S)
+            with suppress(EngineCrashed):
+                return await self._ask(op, **what)
+        await self.until_ready(READY_S)
+        return await self._ask(op, **what)
 
     async def _ask(self, op: str, **what: Any) -> list[Any]:
         """One question, one reply."""

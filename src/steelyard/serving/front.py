@@ -39,6 +39,7 @@ from .keys import SAVE_S, KeyRing
 from .measures import Measures
 from .replicas import Replicas
 from .settings import ServeSettings, check_host, engine_settings, replica_settings
+from .spans import export_spans
 from .state import write_state
 
 SLOW_READER_MS = 60_000
@@ -93,6 +94,7 @@ class Front:
         self.servers: list[uvicorn.Server] = []
         self.tasks: list[asyncio.Task[None]] = []
         self.private = Path(tempfile.mkdtemp(prefix="steelyard-serve-"))  # mode 0700
+        export_spans(settings.name)
         self.keys = KeyRing(settings.api_key, Path(settings.keys) if settings.keys else None)
         self.engine = self._engine()
         self.encoder = self._encoder()

@@ -15,7 +15,7 @@ from .admission import Admission, Place
 from .answer import Answer, Piece
 from .api_error import ApiError
 from .encoders import EncoderService
-from .engine_process import EngineCrashed, EngineLost, EngineProcess
+from .engine_process import ATTEMPTS, READY_S, EngineCrashed, EngineLost, EngineProcess
 from .engines import CAPABILITIES, Capability, Event, Scores
 from .guard import Caller
 from .jobs import Job
@@ -26,8 +26,6 @@ from .spans import tell
 
 FRESH_S = 30.0  # /health vouches for a token this young
 PROBE_S = 20.0  # a probe waits at most one long prefill step and its own
-ATTEMPTS = 3  # a request that ends the engine each time must not go on doing so
-READY_S = 60.0  # a request waits so long for an engine that starts again
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,16 +184,8 @@ class Served:
             account.spend(len(prompt.ids) + len(answer.ids))
 
     async def score(self, ids: list[int], top: int) -> Scores:
-        """Raises EngineLost; a crash is tried again."""
-        for attempt in itertools.count(1):
-            await self._until_ready(Caller())
-            try:
-                return await self.engine.score(ids, top)
-            except EngineCrashed:
-                if attempt == ATTEMPTS:
-                    raise
-                self.measures.retried()
-        raise AssertionError
+        """Raises EngineLost."""
+        return await self.engine.score(ids, top)
 
     async def embed(self, batch: list[list[int]]) -> list[list[float]]:
         """One vector for each list of token ids. Raises EngineLost."""
