@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -32,7 +33,7 @@ from .settings import ServeSettings
 from .turn import of_engine
 
 GROUPS = (
-    about_api, tokens_api, chat_api, completions_api, responses_api, messages_api, stores_api, openapi,
+    about_api, tokens_api, chat_api, completions_api, responses_api, messages_api, stores_api,
 )  # fmt: skip
 
 
@@ -40,8 +41,11 @@ def app(served: Served, settings: ServeSettings, version: str) -> Guard:
     """The ASGI application of one served model."""
     api = Api(served, settings, version)
     routes: list[Route] = []
+    bodies: dict[str, type[BaseModel]] = {}
     for group in GROUPS:
         routes += group.routes(api)
+        bodies |= getattr(group, "BODIES", {})
+    routes += openapi.routes(api, list(routes), bodies)
     return Guard(Starlette(routes=routes, exception_handlers=_handlers()), served.keys)
 
 

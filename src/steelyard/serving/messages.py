@@ -72,7 +72,7 @@ class OutputConfig(BaseModel):
     format: OutputFormat | None = None
 
 
-class CountBody(BaseModel):
+class MessagesInput(BaseModel):
     """What decides how many tokens a request reads."""
 
     model_config = OPEN
@@ -85,7 +85,7 @@ class CountBody(BaseModel):
     output_config: OutputConfig | None = None
 
 
-class MessagesBody(CountBody):
+class MessagesBody(MessagesInput):
     max_tokens: int = Field(ge=1)
     stream: bool | None = None
     temperature: float | None = Field(None, ge=0, le=1)
@@ -121,7 +121,7 @@ def job_of(api: Api, body: MessagesBody, constraint: Constraint | None) -> Job:
     return job(api, sampling, None, constraint)
 
 
-def format_of(api: Api, body: CountBody) -> Constraint | None:
+def format_of(api: Api, body: MessagesInput) -> Constraint | None:
     """Raises ApiError 400."""
     asked = body.output_config.format if body.output_config else None
     if asked is None:
@@ -129,7 +129,7 @@ def format_of(api: Api, body: CountBody) -> Constraint | None:
     return check(schema_of(asked.schema_, "output_config.format"), api.capability, "output_config.format")
 
 
-def variables_of(api: Api, body: CountBody) -> dict[str, Any]:
+def variables_of(api: Api, body: MessagesInput) -> dict[str, Any]:
     """How much to think, as variables of the template. Raises ApiError 400."""
     thinking = body.thinking.type if body.thinking else None
     if thinking == "enabled" and "think" not in (api.tokenizer.template_text or ""):
@@ -139,7 +139,7 @@ def variables_of(api: Api, body: CountBody) -> dict[str, Any]:
     return switches(api, body.output_config.effort if body.output_config else None, "output_config.effort")
 
 
-def tools_of(body: CountBody) -> Tools:
+def tools_of(body: MessagesInput) -> Tools:
     """Raises ApiError 400 for tools that run on a server: there are none here."""
     functions = [_function(tool) for tool in body.tools or ()]
     asked = body.tool_choice
@@ -162,7 +162,7 @@ def _function(tool: Tool) -> Function:
     )
 
 
-def messages_of(body: CountBody) -> tuple[list[dict[str, Any]], str]:
+def messages_of(body: MessagesInput) -> tuple[list[dict[str, Any]], str]:
     """The chat, and the beginning of the answer where the last message is the assistant's."""
     messages = [{"role": "system", "content": _text(body.system)}] if body.system else []
     for said in body.messages:

@@ -19,7 +19,7 @@ from .engine_process import EngineLost
 from .messages import (
     HARMLESS,
     UNSUPPORTED,
-    CountBody,
+    MessagesInput,
     MessagesBody,
     format_of,
     job_of,
@@ -33,7 +33,7 @@ from .transport import Stream, Whole, body_of, event
 from .turn import Asked, Turn, chat_ids, with_tools
 
 PATH = "/v1/messages"
-BODIES: dict[str, type[BaseModel]] = {PATH: MessagesBody, f"{PATH}/count_tokens": CountBody}
+BODIES: dict[str, type[BaseModel]] = {PATH: MessagesBody, f"{PATH}/count_tokens": MessagesInput}
 
 
 def routes(api: Api) -> list[Route]:
@@ -46,7 +46,7 @@ def routes(api: Api) -> list[Route]:
         return Stream(exchange.events(), headers) if body.stream else Whole(exchange.whole, headers)
 
     async def count(request: Request) -> Response:
-        body: CountBody = parse(CountBody, await body_of(request))
+        body: MessagesInput = parse(MessagesInput, await body_of(request))
         headers = ignored(body, UNSUPPORTED, HARMLESS)
         api.adapter_of(body.model)
         return json_response({"input_tokens": len(_ids(api, body))}, headers=headers)
@@ -57,7 +57,7 @@ def routes(api: Api) -> list[Route]:
     ]
 
 
-def _ids(api: Api, body: CountBody) -> list[int]:
+def _ids(api: Api, body: MessagesInput) -> list[int]:
     messages, begun = messages_of(body)
     return chat_ids(api, messages, tools_of(body), variables_of(api, body), begun)
 

@@ -61,7 +61,7 @@ class Reasoning(BaseModel):
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
 
 
-class CountBody(BaseModel):
+class ResponsesInput(BaseModel):
     """What decides how many tokens a request reads."""
 
     model_config = OPEN
@@ -77,7 +77,7 @@ class CountBody(BaseModel):
     truncation: Literal["auto", "disabled"] | None = None
 
 
-class ResponsesBody(CountBody):
+class ResponsesBody(ResponsesInput):
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
     store: bool | None = None
@@ -130,7 +130,7 @@ def job_of(api: Api, body: ResponsesBody, constraint: Constraint | None) -> Job:
     return job(api, sampling, (body.top_logprobs or 0) if wants else None, constraint)
 
 
-def format_of(api: Api, body: CountBody) -> Constraint | None:
+def format_of(api: Api, body: ResponsesInput) -> Constraint | None:
     """Raises ApiError 400."""
     asked = body.text.format if body.text else None
     if asked is None or asked.type == "text":
@@ -142,7 +142,7 @@ def format_of(api: Api, body: CountBody) -> Constraint | None:
     return check(schema_of(asked.schema_, "text.format"), api.capability, "text.format")
 
 
-def tools_of(body: CountBody) -> Tools:
+def tools_of(body: ResponsesInput) -> Tools:
     """Raises ApiError 400 for tools that run on a server: there are none here."""
     for tool in body.tools or ():
         if tool.get("type") != "function":
@@ -155,7 +155,7 @@ def tools_of(body: CountBody) -> Tools:
     return choose_of(functions, body.tool_choice, body.parallel_tool_calls)
 
 
-def with_ids(body: CountBody, new_id: Callable[[str], str]) -> list[dict[str, Any]]:
+def with_ids(body: ResponsesInput, new_id: Callable[[str], str]) -> list[dict[str, Any]]:
     """Input items as they are stored and listed."""
     if body.input is None:
         return []

@@ -24,7 +24,7 @@ from .response_store import ResponseStore, Stored
 from .responses import (
     HARMLESS,
     UNSUPPORTED,
-    CountBody,
+    ResponsesInput,
     ResponsesBody,
     format_of,
     job_of,
@@ -38,7 +38,7 @@ from .transport import Stream, Whole, body_of, event
 from .turn import Asked, Turn, chat_ids, switches, with_tools
 
 PATH = "/v1/responses"
-BODIES: dict[str, type[BaseModel]] = {PATH: ResponsesBody, f"{PATH}/input_tokens": CountBody}
+BODIES: dict[str, type[BaseModel]] = {PATH: ResponsesBody, f"{PATH}/input_tokens": ResponsesInput}
 MOST_ITEMS = 100  # a page of input items
 LIVING = "background responses only can be {}: this one was answered at once"
 
@@ -83,7 +83,7 @@ class _Responses:
         stored = Stored(_document(self.api, body), caller.key_id, given, before)
         return _Run(self.api, asked, stored, None if body.store is False else self.store)
 
-    def _items(self, body: CountBody, owner: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    def _items(self, body: ResponsesInput, owner: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Items of the conversation before, and those of this request."""
         given = with_ids(body, self.api.new_id)
         given = [
@@ -96,7 +96,7 @@ class _Responses:
             raise ApiError(400, "the previous response is not finished", param="previous_response_id")
         return previous.conversation(), given
 
-    def _ids(self, body: CountBody, items: list[dict[str, Any]], tools: Tools) -> list[int]:
+    def _ids(self, body: ResponsesInput, items: list[dict[str, Any]], tools: Tools) -> list[int]:
         """Token ids of the chat. Raises ApiError 400 where there is nothing to answer."""
         messages = messages_of(items)
         if not messages and not body.instructions:
@@ -118,7 +118,7 @@ class _Responses:
         return json_response(run.stored.document, headers=headers)
 
     async def count(self, request: Request) -> Response:
-        body: CountBody = parse(CountBody, await body_of(request))
+        body: ResponsesInput = parse(ResponsesInput, await body_of(request))
         headers = ignored(body, UNSUPPORTED, HARMLESS)
         self.api.adapter_of(body.model)
         before, given = self._items(body, self.api.caller(request).key_id)

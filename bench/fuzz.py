@@ -1,0 +1,223 @@
+"""Schemathesis over /openapi.json of a real service: does anything a client may send bring it down?
+
+`python bench/fuzz.py --cases 10000 [--url URL] [--seconds 1500]` starts the demo model (or asks the service at
+URL), sends that many generated requests, valid and invalid, evenly over the operations, and prints one JSON
+document: cases, server errors, and what else broke the document's word. Answers are bounded to a few tokens.
+503 with Retry-After (busy) is no fault; any other 5xx is. Exit code 4 where a fault was found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+MOST_TOKENS = 4  # of an answer: the front end is under test, not the model
+LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "min_tokens")
+MOST_N = 2
+REQUEST_S = 60.0
+SHOWN = 20  # failures told in full
+
+
+@contextmanager
+def service(url: str | None) -> Iterator[str]:
+    """The URL of what is tested: a running one, or the demo model with a state folder of its own."""
+    if url:
+        yield url.rstrip("/")
+        return
+    import os
+
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["STEELYARD_STATE"] = home
+        from steelyard.serving import ServeSettings, prepare, start
+
+        running = start(prepare("demo").folder, ServeSettings(name="fuzzed", max_model_len=512))
+        try:
+            yield running.url
+        finally:
+            running.stop()
+
+
+def bound(case: Any) -> None:
+    """Keep what is wrong with a case, but let no answer be long."""
+    body = case.body
+    if not isinstance(body, dict):
+        return
+    asked = [name for name in LIMITS if isinstance(body.get(name), int)]
+    for name in asked:
+        body[name] = min(body[name], MOST_TOKENS)
+    if not asked:
+        body["max_output_tokens" if case.path.startswith("/v1/responses") else "max_tokens"] = MOST_TOKENS
+    if isinstance(body.get("n"), int) and body["n"] > 0:
+        body["n"] = min(body["n"], MOST_N)
+    if case.method == "POST" and case.path in GENERATING and "model" in body:
+        body["model"] = (
+            "default" if isinstance(body["model"], str) and len(body["model"]) % 4 else body["model"]
+        )
+
+
+GENERATING = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
+
+
+class Tally:
+    """What came back."""
+
+    def __init__(self) -> None:
+        self.cases = 0
+        self.statuses: Counter[str] = Counter()
+        self.server_errors: list[dict[str, Any]] = []
+        self.failures: Counter[str] = Counter()
+        self.shown: list[dict[str, Any]] = []
+
+    def take(self, case: Any, response: Any) -> None:
+        self.cases += 1
+        self.statuses[str(response.status_code)] += 1
+        busy = response.status_code == 503 and "retry-after" in response.headers
+        if response.status_code >= 500 and not busy:
+            self.server_errors.append({**self._about(case), "status": response.status_code})
+
+    def fault(self, case: Any, why: str) -> None:
+        name = why.strip().splitlines()[0][:120]
+        self.failures[f"{case.method} {case.path}: {name}"] += 1
+        if len(self.shown) < SHOWN:
+            self.shown.append({**self._about(case), "why": why[:600]})
+
+    def _about(self, case: Any) -> dict[str, Any]:
+        try:
+            body = json.dumps(case.body)[:600]
+        except TypeError:
+            body = repr(case.body)[:600]
+        return {"method": case.method, "path": case.path, "query": str(case.query)[:200], "body": body}
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "cases": self.cases,
+            "server_errors": len(self.server_errors),
+            "failures": sum(self.failures.values()),
+            "statuses": dict(sorted(self.statuses.items())),
+            "by_failure": dict(self.failures.most_common(SHOWN)),
+            "examples": self.server_errors[:SHOWN] + self.shown,
+        }
+
+
+def fuzz(url: str, cases: int, seconds: float, seed: int) -> dict[str, Any]:
+    """Send `cases` requests, or as many as fit into `seconds`."""
+    import schemathesis
+    from schemathesis.specs.openapi.checks import (
+        content_type_conformance,
+        response_schema_conformance,
+        status_code_conformance,
+    )
+
+    checks = [status_code_conformance, content_type_conformance, response_schema_conformance]
+    schema = schemathesis.openapi.from_url(f"{url}/openapi.json", timeout=REQUEST_S)
+    operations = [found.ok() for found in schema.get_all_operations()]
+    tally, began = Tally(), time.monotonic()
+    known = _made(url)
+    wide = [o for o in operations if o.body or o.query or o.path_parameters]
+    _round([o for o in operations if o not in wide], 2, began + seconds, seed, checks, tally, known)
+    while tally.cases < cases and time.monotonic() < began + seconds:
+        each = -(-(cases - tally.cases) // len(wide))
+        _round(wide, each, began + seconds, seed, checks, tally, known)
+        seed += 1  # the same seed would make the same cases again
+    return {**tally.document(), "operations": len(operations), "wall_s": round(time.monotonic() - began, 1)}
+
+
+def _made(url: str) -> dict[str, str]:
+    """Things that exist, so that not every path leads nowhere: the beginning of a path -> an id."""
+    import httpx
+
+    asked = {"input": "Hi", "max_output_tokens": 2, "background": True}
+    response = httpx.post(f"{url}/v1/responses", json=asked, timeout=REQUEST_S).json()
+    row = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
+    form = {"files": {"file": ("rows.jsonl", row)}, "data": {"purpose": "user_data"}}
+    file = httpx.post(f"{url}/v1/files", **form, timeout=REQUEST_S).json()
+    return {"/v1/responses/": response["id"], "/v1/files/": file["id"], "/v1/models/": "default"}
+
+
+def _round(
+    operations: list[Any], each: int, ends: float, seed: int, checks: list[Any], tally: Tally,
+    known: dict[str, str],
+) -> None:  # fmt: skip
+    """`each` cases an operation, the time that is left shared among them."""
+    for number, operation in enumerate(operations):
+        now = time.monotonic()
+        until = now + (ends - now) / (len(operations) - number)
+        _one(operation, each, until, seed, checks, tally, known)
+
+
+def _one(
+    operation: Any, each: int, ends: float, seed: int, checks: list[Any], tally: Tally, known: dict[str, str]
+) -> None:
+    """One operation's share, half of it valid. Hypothesis makes the cases; it need not shrink them."""
+    import hypothesis
+    from hypothesis import HealthCheck, Phase
+    from schemathesis import GenerationMode
+
+    for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+
+        @hypothesis.seed(seed)
+        @hypothesis.settings(
+            max_examples=max(each // 2, 1), deadline=None, database=None, phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )  # fmt: skip
+        @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
+        def send(case: Any) -> None:
+            if time.monotonic() < ends:
+                _lead(case, known, tally.cases)
+                _send(case, checks, tally)
+
+        with suppress(hypothesis.errors.Unsatisfiable):  # there is nothing about it that could be wrong
+            send()
+
+
+def _lead(case: Any, known: dict[str, str], number: int) -> None:
+    """Every second path leads to something that exists."""
+    found = next((id for start, id in known.items() if case.path.startswith(start)), None)
+    if found and number % 2 and case.path_parameters and case.method != "DELETE":
+        case.path_parameters = {name: found for name in case.path_parameters}
+
+
+def _send(case: Any, checks: list[Any], tally: Tally) -> None:
+    import requests
+
+    bound(case)
+    try:
+        response = case.call(timeout=REQUEST_S)
+    except requests.RequestException as e:
+        tally.cases += 1
+        tally.fault(case, f"no answer: {type(e).__name__}")
+        return
+    tally.take(case, response)
+    if response.status_code >= 500:
+        return
+    try:
+        case.validate_response(response, checks=checks)
+    except BaseExceptionGroup as group:
+        for one in group.exceptions:
+            tally.fault(case, f"{type(one).__name__}: {one}")
+    except AssertionError as e:
+        tally.fault(case, f"{type(e).__name__}: {e}")
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    asked.add_argument("--url", help="a running service; without it the demo model is started")
+    asked.add_argument("--cases", type=int, default=10_000)
+    asked.add_argument("--seconds", type=float, default=1500.0, help="at most so long in total")
+    asked.add_argument("--seed", type=int, default=0)
+    options = asked.parse_args()
+    with service(options.url) as url:
+        told = fuzz(url, options.cases, options.seconds, options.seed)
+    print(json.dumps({**told, "seed": options.seed}, indent=1))
+    sys.exit(4 if told["server_errors"] or told["failures"] else 0)
+
+
+if __name__ == "__main__":
+    main()
