@@ -21,7 +21,7 @@ import numpy as np
 
 Body = dict[str, Any]
 Change = Callable[[Body], Body]
-CHAT = "/v1/chat/completions"
+CHAT, COMPLETE = "/v1/chat/completions", "/v1/completions"
 
 
 # ------------------------------------------------------------------ altered folders
@@ -153,8 +153,8 @@ class Between:
 
 
 @contextmanager
-def proxy(url: str, between: Between) -> Iterator[str]:
-    """An address that passes everything on to `url`, chats altered by `between`."""
+def proxy(url: str, between: Between, paths: tuple[str, ...] = (CHAT,)) -> Iterator[str]:
+    """An address that passes everything on to `url`, chats (or `paths`) altered by `between`."""
     client = httpx.Client(base_url=url, timeout=120, trust_env=False)
 
     class Handler(BaseHTTPRequestHandler):
@@ -165,7 +165,7 @@ def proxy(url: str, between: Between) -> Iterator[str]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            chat = self.path == CHAT
+            chat = self.path in paths
             found = client.post(self.path, json=between.request(body) if chat else body)
             if chat and found.status_code == 200:
                 self.write(200, json.dumps(between.answer(found.json())).encode())

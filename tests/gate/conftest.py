@@ -54,6 +54,15 @@ class PlainServer:
             "usage": usage,
         }
 
+    def complete(self, body: dict[str, Any]) -> dict[str, Any]:
+        with self.lock:
+            ids, logprobs, finish = self.generate(body["prompt"], body)
+        pairs = zip(ids, logprobs, strict=False)
+        content = [{"id": i, "token": self.tokenizer.decode([i]), "logprob": p} for i, p in pairs]
+        choice = {"text": self.tokenizer.decode(ids), "finish_reason": finish, "index": 0}
+        choice["logprobs"] = {"content": content}  # as llama-server tells them
+        return {"choices": [choice], "usage": {}}
+
     def raw(self, token: int) -> list[int] | None:
         """Bytes of a byte-level token; None for a special one."""
         return None if token in self.tokenizer.special_ids else list(self.tokenizer.token_bytes(token))
@@ -81,8 +90,10 @@ class PlainServer:
 
 
 @contextmanager
-def plain_service(folder: Path) -> Iterator[str]:
+def plain_service(folder: Path, completes: bool) -> Iterator[str]:
+    """`completes`: with the older route, whose thousand tokens cost such a server seconds."""
     own = PlainServer(folder)
+    routes = {"/v1/chat/completions": own.chat} | ({"/v1/completions": own.complete} if completes else {})
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -92,8 +103,8 @@ def plain_service(folder: Path) -> Iterator[str]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            chat = self.path == "/v1/chat/completions"
-            self.write(200 if chat else 404, own.chat(body) if chat else {})
+            answer = routes.get(self.path)
+            self.write(200 if answer else 404, answer(body) if answer else {})
 
         def write(self, status: int, document: dict[str, Any]) -> None:
             content = json.dumps(document).encode()
@@ -109,14 +120,15 @@ def plain_service(folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def serve() -> Iterator[Callable[[Path], str]]:
-    """`serve(folder)` -> url; every service ends with the module."""
+def serve() -> Iterator[Callable[..., str]]:
+    """`serve(folder, completes=False)` -> url; every service ends with the module."""
     with ExitStack() as stack:
-        urls: dict[Path, str] = {}
+        urls: dict[tuple[Path, bool], str] = {}
 
-        def start(folder: Path) -> str:
-            if folder not in urls:
-                urls[folder] = stack.enter_context(plain_service(folder))
-            return urls[folder]
+        def start(folder: Path, completes: bool = False) -> str:
+            key = (folder, completes)
+            if key not in urls:
+                urls[key] = stack.enter_context(plain_service(folder, completes))
+            return urls[key]
 
         yield start
