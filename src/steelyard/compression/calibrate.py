@@ -1,18 +1,17 @@
 """INT4 whose rounding looks at the user's own rows: GPTQ, layer by layer, in torch on the CPU.
 
 A column is rounded, and its error is made up for by the columns that are not yet rounded, weighed by how the
-inputs go together (Frantar 2022). Inputs come from the layers already rounded, while the aim stays what the
-exact layers would have given (Arai 2025, quantisation error propagation), so errors do not pile up.
+inputs go together (Frantar 2022). Each layer sees what the layers already rounded give it.
 
 Equal weights, rows and cores give equal bytes. Memory: the weights in bf16, one layer in f32, the hidden
-states of CALIBRATION_TOKENS twice. Heavy (torch): entered from step.py alone.
+states of CALIBRATION_TOKENS. Heavy (torch): entered from step.py alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,10 @@ from ..artefact import Watch
 from ..errors import Stopped
 from ..model import Grouped, group_of, load
 
-CALIBRATION_TOKENS = 16_384
+CALIBRATION_TOKENS = 8192  # a minute or two at 135M parameters; what 4,096 gave: decisions/045
 CHUNK_TOKENS = 2048  # of one pass: bounds the memory of a layer
 BLOCK = 64  # columns whose errors are gathered before the rest is told
 DAMP = 0.01  # of the mean diagonal: keeps the inverse well behaved
-PROPAGATED = 0.5  # share of earlier layers' error that a layer makes up for; 1 fits the rows too closely
 LEVELS = 15
 SHRINKS = tuple(1 - 0.04 * i for i in range(11))  # of a group's range, tried in turn
 
@@ -51,9 +49,8 @@ def calibrate(folder: Path, rows: Sequence[Sequence[int]], largest: int, watch: 
 
 @dataclass(slots=True)
 class _Chunk:
-    """Some rows, one behind the other: hidden states of the exact and of the rounded layers so far."""
+    """Some rows, one behind the other: hidden states after the rounded layers so far, [T, H]."""
 
-    exact: Tensor
     x: Tensor
     cos: Tensor
     sin: Tensor
@@ -76,35 +73,19 @@ def _chunk(rows: list[Sequence[int]], network: Any) -> _Chunk:
     positions = torch.cat([torch.arange(n) for n in lengths])
     cos, sin = network.turns(positions)
     x = torch.nn.functional.embedding(ids, network.embed).float()
-    return _Chunk(x, x.clone(), cos, sin, network.layout(lengths))
-
-
-@dataclass(slots=True)
-class _Seen:
-    """What a matrix was given: sums of x xᵀ (`h`) and of (exact - x) xᵀ (`drift`), [I, I] each."""
-
-    h: Tensor
-    drift: Tensor
-    count: int = 0
-    exact: list[Tensor] = field(default_factory=list)
-
-    def add(self, x: Tensor) -> None:
-        self.h.addmm_(x.t(), x)
-        self.drift.addmm_((self.exact.pop(0) - x).t(), x)
-        self.count += len(x)
+    return _Chunk(x, cos, sin, network.layout(lengths))
 
 
 def _layer(layer: Any, chunks: list[_Chunk], largest: int) -> dict[str, Grouped]:
-    """Round a layer in the order its matrices run; leave its rounded weights in it."""
+    """Round a layer's matrices over what the exact layer gives them; its rounded output goes on."""
     linears = [layer.qkv, layer.o, layer.gate_up, layer.down]
-    exact = [linear.weight.clone() for linear in linears]
-    found: dict[str, Grouped] = {}
     seen = _watched(layer, linears, chunks)
-    for linear, weight in zip(linears, exact, strict=True):
-        size = group_of(weight.shape[1], largest)
+    found: dict[str, Grouped] = {}
+    for linear in linears:
+        size = group_of(linear.weight.shape[1], largest)
         if not size:
             continue  # the graph stores it by row
-        grouped, wide = _rounded(weight, seen[linear], size)
+        grouped, wide = _rounded(linear.weight, seen[linear], size)
         linear.weight.copy_(wide)
         found.update(_parts(linear, grouped))
     for chunk in chunks:
@@ -112,16 +93,16 @@ def _layer(layer: Any, chunks: list[_Chunk], largest: int) -> dict[str, Grouped]
     return found
 
 
-def _watched(layer: Any, linears: list[Any], chunks: list[_Chunk]) -> dict[Any, _Seen]:
-    """Run exact and rounded states through the exact layer; the exact ones go on to the next."""
-    seen = {}
-    for linear in linears:
-        width = linear.weight.shape[1]
-        seen[linear] = _Seen(torch.zeros(width, width), torch.zeros(width, width))
+def _watched(layer: Any, linears: list[Any], chunks: list[_Chunk]) -> dict[Any, Tensor]:
+    """The mean of x xᵀ, [I, I], over the inputs x of each matrix."""
+    tokens = sum(len(chunk.x) for chunk in chunks)
+    seen = {linear: torch.zeros(linear.weight.shape[1], linear.weight.shape[1]) for linear in linears}
+
+    def take(linear: Any, x: Tensor) -> None:
+        seen[linear].addmm_(x.t(), x, alpha=1 / tokens)
+
     for chunk in chunks:
-        with _hooks(linears, lambda linear, x: seen[linear].exact.append(x)):
-            chunk.exact = layer(chunk.exact, chunk.cos, chunk.sin, chunk.layout)
-        with _hooks(linears, lambda linear, x: seen[linear].add(x)):
+        with _hooks(linears, take):
             layer(chunk.x, chunk.cos, chunk.sin, chunk.layout)
     return seen
 
@@ -154,14 +135,10 @@ def _parts(linear: Any, grouped: Grouped) -> dict[str, Grouped]:
 # ------------------------------------------------------------------ one matrix
 
 
-def _rounded(weight: Tensor, seen: _Seen, size: int) -> tuple[Grouped, Tensor]:
+def _rounded(weight: Tensor, seen: Tensor, size: int) -> tuple[Grouped, Tensor]:
     """GPTQ over groups of `size` inputs, columns that matter most first. Returns it packed and widened."""
-    h = (seen.h / seen.count).double()
+    h = seen.double()
     h.diagonal().add_(DAMP * h.diagonal().mean() + 1e-12)
-    weight = (
-        weight
-        + PROPAGATED * weight @ torch.linalg.solve(h, (seen.drift / seen.count).double().t()).t().float()
-    )
     scale, zero = _grid(weight, h.diagonal().float(), size)
     order = torch.argsort(h.diagonal(), descending=True, stable=True)
     upper = _inverse_root(h[order][:, order]).float()
