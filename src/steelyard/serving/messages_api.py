@@ -19,8 +19,8 @@ from .engine_process import EngineLost
 from .messages import (
     HARMLESS,
     UNSUPPORTED,
-    MessagesInput,
     MessagesBody,
+    MessagesInput,
     format_of,
     job_of,
     messages_of,

@@ -24,8 +24,8 @@ from .response_store import ResponseStore, Stored
 from .responses import (
     HARMLESS,
     UNSUPPORTED,
-    ResponsesInput,
     ResponsesBody,
+    ResponsesInput,
     format_of,
     job_of,
     messages_of,

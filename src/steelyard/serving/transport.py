@@ -49,13 +49,16 @@ class Stream(Response):
             **self.more,
         }
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        start = {"type": "http.response.start", "status": 200, "headers": raw}
         started = False
         async with while_connected(receive), aclosing(self.events) as events:
             async for data in events:
                 if not started:
-                    await send({"type": "http.response.start", "status": 200, "headers": raw})
+                    await send(start)
                     started = True
                 await send({"type": "http.response.body", "body": data, "more_body": True})
+            if not started:
+                await send(start)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
