@@ -27,7 +27,7 @@ def compress(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Fi
     with watch.progress("compress", total=1, unit="model") as bar:
         write(form, folder, out.folder, matrices)
         bar.advance(1)
-    stored = _bytes(out.folder, "*.bin")
+    stored = (out.folder / "openvino_model.bin").stat().st_size
     ratio = stored / read(folder).weight_bytes("bf16")
     return {"bytes": float(stored), "ratio": ratio, "calibration_tokens": float(tokens)}
 
@@ -44,7 +44,3 @@ def _calibrated(
     path = inputs.artefacts["dataset"].path() / "train.jsonl"
     rows = calibration_rows(path, Tokenizer(folder), CALIBRATION_TOKENS)
     return calibrate(folder, rows, spec.group or 0, watch), sum(map(len, rows))
-
-
-def _bytes(folder: Path, pattern: str) -> int:
-    return sum(file.stat().st_size for file in folder.glob(pattern))
