@@ -20,7 +20,7 @@ from steelyard import gate, run
 from steelyard.errors import CheckFailed, WrongUse
 from steelyard.hardware import Calibration
 from steelyard.recipe import load
-from steelyard.run import frontier, planning
+from steelyard.run import frontier, planning, walk
 
 EMPTY = Calibration(fingerprint="f", rows=(), taken=(), skipped={}, measured_s=0, path="")
 
@@ -163,7 +163,7 @@ def test_no_larger_model_is_begun_that_breaks_the_deadline(
 ) -> None:
     small, large = tiny_models("llama"), tiny_models("qwen3", num_hidden_layers=3)
     judged.says = {"llama/bf16": MODEL_FAILS}
-    monkeypatch.setattr(run.walk.Walk, "within", lambda self, more_s, more_usd: False)  # no clock in a test
+    monkeypatch.setattr(walk.Walk, "within", lambda self, more_s, more_usd: False)  # no clock in a test
     with pytest.raises(CheckFailed):
         up([f"model={{auto: [{small}, {large}]}}", "compress.weights=bf16"])
     assert judged == ["llama/bf16"]

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .known import logs, status, stop
     from .outcome import Outcome, StepRecord
-    from .planning import Ready, ledger
+    from .planning import ledger
+    from .ready import Ready
     from .walk import plan, up
 
 # File of each public name. No file may bear the name of something public (walk.py holds `up`).
 FILES = {
     "Outcome": "outcome",
-    "Ready": "planning",
+    "Ready": "ready",
     "StepRecord": "outcome",
     "ledger": "planning",
     "logs": "known",

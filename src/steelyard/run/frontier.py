@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..artefact import Figures
+
 Verdict = Mapping[str, Any]  # the document of gate
 
 
@@ -104,3 +106,25 @@ def added(earlier: list[dict[str, float]], own: dict[str, float]) -> dict[str, f
         if "peak_rss_bytes" in total:
             total["peak_rss_bytes"] = max(total["peak_rss_bytes"], figures.get("peak_rss_bytes", 0.0))
     return total
+
+
+class Earlier:
+    """Tries of a step before the one that counts: its times add up over all of them."""
+
+    def __init__(self) -> None:
+        self.said: dict[str, list[Figures]] = {}
+        self.seen: dict[str, list[Figures]] = {}
+
+    def add(self, step: str, said: Figures, seen: Figures) -> None:
+        self.said.setdefault(step, []).append(said)
+        self.seen.setdefault(step, []).append(seen)
+
+    def put(self, step: str, said: Figures, seen: Figures) -> None:
+        """A step will be done again; these figures hold all its tries so far."""
+        self.said[step], self.seen[step] = [said], [seen]
+
+    def with_own(self, step: str, said: Figures, seen: Figures) -> tuple[Figures, Figures]:
+        return added(self.said.get(step, []), said), added(self.seen.get(step, []), seen)
+
+    def last(self, step: str) -> Figures:
+        return self.seen.get(step, [{}])[-1]

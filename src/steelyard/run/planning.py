@@ -9,10 +9,8 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +22,18 @@ from ..ledger import Ledger
 from ..model import ModelSource
 from ..planner import (
     DataFacts,
-    Fill,
     Local,
-    Plans,
     check_limits,
     fill,
     form_order,
-    loss_source,
     plan_recipe,
     predict,
-    quality_loss,
-    stored_bytes,
 )
 from ..recipe import Recipe
-from ..shape import Shape
 from ..shape import read as read_shape
-from ..units import Figure, around
 from .children import call_order, in_child
-from .frontier import Attempt
+from .expected import form_document, larger_figures
+from .ready import Ready, Way
 from .sizing import Sized, candidates_of
 from .sources import data_settings
 from .workdir import Workdir
@@ -50,48 +42,6 @@ PROBE_S = {
     "training": 30,
     "serving": 18,
 }  # enough for two layer counts of each form; with the rest under 60 s
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """One form of the served model: its settings, and what they will take here."""
-
-    fill: Fill
-    local: Local
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ready:
-    """A planned run: one model in one form, and what may take its place if the gate refuses it."""
-
-    id: str
-    recipe: Recipe
-    workdir: Workdir
-    model: str
-    base: Artefact
-    shape: Shape
-    machine: Machine
-    calibration: Calibration
-    facts: DataFacts
-    form: str
-    forms: tuple[str, ...]  # in the order they are tried
-    ways: Mapping[str, Way]  # by form: those, and others that are only predicted
-    larger: tuple[Sized, ...]  # the candidates of model: auto that come after this one
-    plans: Plans
-    document: dict[str, Any]
-
-    @property
-    def fill(self) -> Fill:
-        return self.ways[self.form].fill
-
-    @property
-    def local(self) -> Local:
-        return self.ways[self.form].local
-
-    @property
-    def next_form(self) -> str | None:
-        at = self.forms.index(self.form) + 1
-        return self.forms[at] if at < len(self.forms) else None
 
 
 def ledger() -> Ledger:
@@ -162,52 +112,6 @@ def others(forms: tuple[str, ...], recipe: Recipe) -> list[str]:
     return [f for f, spec in FORMS.items() if f not in forms and (recipe.data or not spec.calibrated)]
 
 
-def frontier_of(ready: Ready) -> list[Attempt]:
-    """Every form of the model at hand, those to be tried first; then the larger candidates."""
-    turns = {form: turn for turn, form in enumerate(ready.forms, 1)}
-    here = [
-        Attempt(ready.model, form, turns.get(form), predicted=plain(told), provenance=origins(told))
-        for form, told in ((form, form_figures(ready, form)) for form in ready.ways)
-    ]
-    return here + [
-        Attempt(sized.name, None, predicted=plain(told), provenance=origins(told))
-        for sized, told in ((sized, larger_figures(ready, sized)) for sized in ready.larger)
-    ]
-
-
-def plain(figures: Mapping[str, Figure]) -> dict[str, float]:
-    return {name: figure.value for name, figure in figures.items()}
-
-
-def origins(figures: Mapping[str, Figure]) -> dict[str, str]:
-    return {name: figure.provenance for name, figure in figures.items()}
-
-
-def form_figures(ready: Ready, form: str) -> dict[str, Figure]:
-    """Size, speed under goal.load and expected loss of one form."""
-    return served_figures(ready.ways[form].local, ready.shape, form)
-
-
-def served_figures(local: Local, shape: Shape, form: str) -> dict[str, Figure]:
-    size = around(stored_bytes(shape, form), 0.1, "bytes", "modelled")
-    speed = {name: local.steps["serve"][name] for name in ("output_tok_s", "ttft_s", "tpot_s")}
-    return {"size_bytes": size, **speed, "quality_loss": quality_loss(form, shape.params)}
-
-
-def larger_figures(ready: Ready, sized: Sized) -> dict[str, Figure]:
-    """A candidate whose turn has not come: its sizes, the rows as the first one's tokenizer counts."""
-    recipe, machine, facts = ready.recipe, ready.machine, ready.facts
-    form = form_order(recipe, sized.shape, machine, facts)[0]
-    local = predict(
-        fill(recipe, sized.shape, machine, facts, form), sized.shape, machine, ready.calibration, facts
-    )
-    walls = [figures["wall_s"] for figures in local.steps.values()]
-    low, value, high = (sum(getattr(w, name) for w in walls) for name in ("low", "value", "high"))
-    whole = {"wall_s": Figure(value, low, high, "s", "modelled"), "cost_usd": local.cost_usd}
-    peak = {"peak_rss_bytes": around(local.memory_bytes, 0.2, "bytes", "modelled")}
-    return served_figures(local, sized.shape, form) | whole | peak
-
-
 def base_of(source: ModelSource, watch: Watch) -> Artefact:
     """The base model as a Hugging Face folder: its own, or a GGUF's, converted once into the cache."""
     if source.kind == "hf":
@@ -271,12 +175,6 @@ def plan_document(ready: Ready) -> dict[str, Any]:
     return body | {"hash": hashlib.sha256(text).hexdigest()}
 
 
-def form_document(ready: Ready, form: str) -> dict[str, Any]:
-    figures = {name: figure.as_json() for name, figure in form_figures(ready, form).items()}
-    figures["quality_loss"]["source"] = loss_source(form)
-    return figures
-
-
 def check_disk(local: Local, workdir: Workdir) -> None:
     """Refuse before the start what would fill the disk half-way. Raises Lacking."""
     needed, free = local.disk_bytes, shutil.disk_usage(workdir.folder).free
@@ -288,19 +186,3 @@ def check_disk(local: Local, workdir: Workdir) -> None:
             why="artefacts and checkpoints are kept until the run is done",
             hint="free space, or choose another folder with --workdir",
         )
-
-
-def check_port(host: str, port: int) -> None:
-    """See that the port can be had, before any step. Raises Lacking."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probed:
-        probed.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probed.bind((host, port))
-        except OSError as error:
-            raise Lacking(
-                "serve.port_taken",
-                f"{host}:{port} cannot be had: {error.strerror}",
-                where=Where(field="serve.port"),
-                why="another program listens there",
-                hint=f"choose another with --set serve.port={port + 1}, or stop the other program",
-            ) from error

@@ -20,7 +20,7 @@ from ..artefact import Artefact, Watch, private_folder
 from ..recipe import Recipe
 from ..serving import ServeSettings, Service, find, promote, start
 from .children import call_order, in_child
-from .planning import Ready
+from .ready import Ready
 from .references import References
 
 STATE_FOLDER_MODE = 0o700

@@ -16,31 +16,24 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from ..artefact import Artefact, Figures, Inputs, Settings, Watch, key_of
-from ..errors import CheckFailed, Problem, Refused, Stopped, Where, WrongUse
+from ..errors import CheckFailed, Problem, Stopped
 from ..forms import FORMS
 from ..ledger import Row
-from ..model import resolve
 from ..planner import Local, Plans
 from ..recipe import Recipe
 from ..trust import load_keys
+from .before import check_serving
 from .children import run_step
-from .frontier import Attempt, account, added, blames_form
+from .expected import frontier_of, larger_figures
+from .frontier import Attempt, Earlier, account, blames_form
 from .known import remember
 from .load import measure_load
 from .memory import PeakMemory
 from .outcome import STEP_NAMES, Outcome, StepRecord
-from .planning import (
-    Ready,
-    check_port,
-    frontier_of,
-    larger_figures,
-    ledger,
-    prepare,
-    prepare_model,
-)
+from .planning import ledger, prepare, prepare_model
+from .ready import Ready
 from .report import write_report
 from .services import Candidates, api_key, ask_sample
 from .sizing import Sized
@@ -100,67 +93,7 @@ def trust_of(recipe: Recipe) -> tuple[str, str | None, str]:
     return recipe.trust.level, recipe.trust.key_file, str(recipe.root)
 
 
-def check_serving(recipe: Recipe, place: Workdir) -> None:
-    """Port and key, before anything long starts; our own older service may hold the port."""
-    from ..serving import find
-
-    serve = recipe.serve
-    if serve.host not in ("127.0.0.1", "localhost", "::1") and not (serve.api_key or serve.keys):
-        raise Refused(
-            "serve.no_key",
-            f"{serve.host} can be reached from other machines, and no key is set",
-            where=Where(str(recipe.path), field="serve.api_key"),
-            why="a service without a key belongs on loopback",
-            hint="set serve.api_key or serve.keys, or serve on 127.0.0.1",
-        )
-    check_serve_files(recipe)
-    old = find(place.service)
-    if not (old and urlsplit(old.url).port == serve.port):
-        check_port(serve.host, serve.port)
-
-
 Next = str | Sized  # a form of the same model, or a larger model
-
-
-def check_serve_files(recipe: Recipe) -> None:
-    """Adapters, draft and keys that the service will read are there. Raises WrongUse."""
-    serve = recipe.serve
-    named = {f"serve.adapters.{name}": folder for name, folder in serve.adapters.items()}
-    named |= {"serve.keys": serve.keys} if serve.keys else {}
-    for field, name in named.items():
-        wanted = recipe.root / name / ("adapter_config.json" if "adapters" in field else "")
-        if not wanted.exists():
-            raise WrongUse(
-                "serve.file_missing",
-                f"there is no {wanted}",
-                where=Where(str(recipe.path), field=field),
-                hint="paths are from the recipe's folder; an adapter is a PEFT folder",
-            )
-    if serve.draft:
-        resolve(serve.draft, recipe.root)
-
-
-class Earlier:
-    """Tries of a step before the one that counts: its times add up over all of them."""
-
-    def __init__(self) -> None:
-        self.said: dict[str, list[Figures]] = {}
-        self.seen: dict[str, list[Figures]] = {}
-
-    def add(self, step: str, said: Figures, seen: Figures) -> None:
-        self.said.setdefault(step, []).append(said)
-        self.seen.setdefault(step, []).append(seen)
-
-    def put(self, outcome: Outcome, step: str) -> None:
-        """What a step has come to so far is earlier now. A record's figures hold its tries already."""
-        record = outcome.record(step)
-        self.said[step], self.seen[step] = [record.predicted], [record.measured]
-
-    def with_own(self, step: str, said: Figures, seen: Figures) -> tuple[Figures, Figures]:
-        return added(self.said.get(step, []), said), added(self.seen.get(step, []), seen)
-
-    def last(self, step: str) -> Figures:
-        return self.seen.get(step, [{}])[-1]
 
 
 class Walk:
@@ -300,11 +233,11 @@ class Walk:
             "gate.refused", model=self.ready.model, form=self.ready.form, check=self.attempt.failed
         )
         if isinstance(after, str):
-            self.earlier.put(self.outcome, "compress")
+            self.put_back("compress")
             self.turn_to(replace(self.ready, form=after))
         else:
             for step in ("clean", "train", "compress"):
-                self.earlier.put(self.outcome, step)
+                self.put_back(step)
             candidate, *larger = self.ready.larger
             recipe, place = self.ready.recipe, self.ready.workdir
             ready = prepare_model(recipe, place, self.watch, candidate, tuple(larger), self.ready.id)
@@ -315,6 +248,11 @@ class Walk:
             self.clean()
             self.train()
         self.compress()
+
+    def put_back(self, step: str) -> None:
+        """The step will be done again: what it has come to adds to what it will."""
+        record = self.outcome.record(step)
+        self.earlier.put(step, record.predicted, record.measured)
 
     def turn_to(self, ready: Ready) -> None:
         self.ready = ready

@@ -1,0 +1,64 @@
+"""What is seen to before any step: port, key, and the files that the service will read."""
+
+from __future__ import annotations
+
+import socket
+from urllib.parse import urlsplit
+
+from ..errors import Lacking, Refused, Where, WrongUse
+from ..model import resolve
+from ..recipe import Recipe
+from .workdir import Workdir
+
+
+def check_serving(recipe: Recipe, place: Workdir) -> None:
+    """Port and key, before anything long starts; our own older service may hold the port."""
+    from ..serving import find
+
+    serve = recipe.serve
+    if serve.host not in ("127.0.0.1", "localhost", "::1") and not (serve.api_key or serve.keys):
+        raise Refused(
+            "serve.no_key",
+            f"{serve.host} can be reached from other machines, and no key is set",
+            where=Where(str(recipe.path), field="serve.api_key"),
+            why="a service without a key belongs on loopback",
+            hint="set serve.api_key or serve.keys, or serve on 127.0.0.1",
+        )
+    check_serve_files(recipe)
+    old = find(place.service)
+    if not (old and urlsplit(old.url).port == serve.port):
+        check_port(serve.host, serve.port)
+
+
+def check_serve_files(recipe: Recipe) -> None:
+    """Adapters, draft and keys that the service will read are there. Raises WrongUse."""
+    serve = recipe.serve
+    named = {f"serve.adapters.{name}": folder for name, folder in serve.adapters.items()}
+    named |= {"serve.keys": serve.keys} if serve.keys else {}
+    for field, name in named.items():
+        wanted = recipe.root / name / ("adapter_config.json" if "adapters" in field else "")
+        if not wanted.exists():
+            raise WrongUse(
+                "serve.file_missing",
+                f"there is no {wanted}",
+                where=Where(str(recipe.path), field=field),
+                hint="paths are from the recipe's folder; an adapter is a PEFT folder",
+            )
+    if serve.draft:
+        resolve(serve.draft, recipe.root)
+
+
+def check_port(host: str, port: int) -> None:
+    """See that the port can be had, before any step. Raises Lacking."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probed:
+        probed.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probed.bind((host, port))
+        except OSError as error:
+            raise Lacking(
+                "serve.port_taken",
+                f"{host}:{port} cannot be had: {error.strerror}",
+                where=Where(field="serve.port"),
+                why="another program listens there",
+                hint=f"choose another with --set serve.port={port + 1}, or stop the other program",
+            ) from error
