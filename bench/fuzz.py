@@ -2,8 +2,8 @@
 
 `python bench/fuzz.py --cases 10000 [--url URL] [--seconds 1500]` starts the demo model (or asks the service
 at URL), sends that many generated requests, valid and invalid, evenly over the operations, and prints one
-JSON document: cases, server errors, and what else broke the document's word. Answers are bounded to a few tokens.
-503 with Retry-After (busy) is no fault; any other 5xx is. Exit code 4 where a fault was found.
+JSON document: cases, server errors, and what else broke the document's word. Answers are bounded to a few
+tokens. 503 with Retry-After (busy) is no fault; any other 5xx is. Exit code 4 where a fault was found.
 """
 
 from __future__ import annotations

@@ -176,13 +176,13 @@ class Bare(Reader):
     def end(self) -> list[Part]:
         if not self.held:
             return []
-        text = self.held.strip().removeprefix("[TOOL_CALLS]").removeprefix("<|python_tag|>")
-        found: list[Part] = []
-        for made in _objects_in(text):
-            if not (call := self._read(made)):
-                return [Said(self.held)]
-            found += call if self.tools.parallel or self.calls == 1 else []
-        return found or [Said(self.held)]
+        text = self.held.strip().removeprefix("[TOOL_CALLS]").removeprefix("<|python_tag|>").strip()
+        found = [self._read(made) for made in _objects_in(text)]
+        if not all(found):
+            self.calls = 0
+            return [Said(self.held)]
+        kept = found if self.tools.parallel else found[:1]
+        return [part for call in kept for part in call or []] or [Said(self.held)]
 
 
 class Thinking(Reader):
