@@ -244,6 +244,8 @@ def _library() -> Any:
     file = library_file()
     if file is None:
         raise OSError("the package xllamacpp is not installed")
+    # OpenMP's threads spin at barriers, by default for so long that a core shared with others stalls both.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # it would start a debugger where there is one
     lib = ctypes.CDLL(str(file))
     for name, (result, arguments) in FUNCTIONS.items():
