@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .deviation import BASE, CONSTANT
 from .parity import LIMITS, SURE_OWN, Limits, Sample, measure
 from .prompts import Suspect, suspects
 from .reference import LOGPROB, TOP_ID, TOP_LOGPROB, Reference
@@ -30,7 +31,7 @@ CLOSER = 0.75  # a suspect must explain a quarter of the distance, or it only sh
 TOWARDS, AWAY, MILDER = 0.45, -0.15, 0.5
 LEAST_WAY = 0.05  # a layer scaled by 1.02 moves 0.01 of that way, in a direction of chance
 IS_BASE = 0.2  # share of the way from base to tuned that is left
-MOSTLY = 0.25  # of the deviations' variance: a scaled layer 0.32 beside bf16's noise
+PARTLY, MOSTLY = 0.1, 0.25  # of the deviations' variance: a scaled layer 0.32 beside bf16's noise
 OTHER_MODEL_MEAN = 2.0  # nats
 COARSE_MEAN = {
     "exact": 0.15,
@@ -58,7 +59,7 @@ class Evidence:
         """The direction that explains the deviations over texts best, where it is sure."""
         if self.deviation is None or not self.failed("logprob_direction"):
             return None
-        return max(self.deviation.directions, key=lambda d: d.explained)
+        return self.deviation.best
 
     @property
     def limits(self) -> Limits:
@@ -137,8 +138,17 @@ def _of_ids(evidence: Evidence) -> tuple[str, str]:
         made = [suspect.render(s.seen.probe.messages) for s in shown]
         if all(m is not None and tuple(m) == s.seen.ids for m, s in zip(made, shown, strict=True)):
             return suspect.cause, suspect.name
+    if all(_same_text(evidence.tokenizer, s) for s in shown):
+        return "tokenizer", "other ids for the same text"
     counted = [s for s in shown if s.miscounted is not None]
     return _by_pattern(counted) or ("tokenizer", "ids differ, counts agree")
+
+
+def _same_text(tokenizer: Tokenizer, sample: Sample) -> bool:
+    texts = (
+        tokenizer.decode(list(ids or ()), skip_special=False) for ids in (sample.seen.ids, sample.prompt)
+    )
+    return next(texts) == next(texts)
 
 
 def _tested(
@@ -202,7 +212,7 @@ def _of_drawing(evidence: Evidence) -> tuple[str, str] | None:
     if trailing and agree:
         return "generation", "tokens are not the likeliest, though the log-probabilities agree"
     way = evidence.direction
-    if not trailing and (_sure_are_off(evidence) or (way and way.name == "constant")):
+    if not trailing and (_sure_are_off(evidence) or (way and way.name == CONSTANT)):
         return "logprobs", "log-probabilities of sure tokens are off, the tokens are right"
     shifted = evidence.failed("logprob_mean", "logprob_shift", "logprob_worst", "logprob_direction")
     if shifted and not trailing and _is_shift(evidence):
@@ -259,7 +269,10 @@ def _of_weights(evidence: Evidence) -> tuple[str, str] | None:
     if found:
         return found
     way = evidence.direction
-    if way and (way.explained >= MOSTLY or mean <= COARSE_MEAN[evidence.mode]):
+    small = mean <= COARSE_MEAN[evidence.mode]
+    if way and way.name == BASE and way.change > 0 and (small or way.explained >= PARTLY):
+        return "adapter", f"{1 - way.change:.0%} of the way from base to tuned: an adapter from earlier"
+    if way and (way.explained >= MOSTLY or small):
         return "weights", f"{way.name} is scaled by about {1 + way.change:.3f}"
     if mean > OTHER_MODEL_MEAN:
         return "base", f"other weights altogether: {mean:.2f} nats"

@@ -11,7 +11,7 @@ Heavy: torch is loaded by the call.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,10 @@ from .continuations import Continuation
 # carries f32 noise of the server's own log-softmax, however small its sensitivity.
 FLOOR = 1e-3
 CLIP = 4.0  # standard deviations; few tokens near a tie of rounding must not decide
+# A t statistic over a hundred halves of texts: about 1 in 3000 of clean runs over 150 directions.
+SURE_T, LEAST_CHANGE = 5.0, 0.003
 BLOCKS = 2  # backward passes; halves of a text count as independent
+CONSTANT, BASE = "constant", "towards the base"
 SIGNS = 1  # passes with random signs that measure how far a direction moves log-probabilities at all
 
 
@@ -36,6 +39,10 @@ class Direction:
     sure: float
     explained: float
 
+    @property
+    def is_sure(self) -> bool:
+        return abs(self.sure) >= SURE_T and abs(self.change) >= LEAST_CHANGE
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deviation:
@@ -44,8 +51,22 @@ class Deviation:
     delta: np.ndarray  # [N] nats
     own: np.ndarray  # [N] the exact log-probability
     sensitivity: np.ndarray  # [N] variance of the log-probability at logits' noise of variance 1
-    text: np.ndarray  # [N] which text a token stands in
+    block: np.ndarray  # [N] which half of which text a token stands in
     directions: tuple[Direction, ...]
+
+    @property
+    def best(self) -> Direction:
+        """Of the sure directions, or of all where none is sure, the one that explains most."""
+        sure = [d for d in self.directions if d.is_sure]
+        return max(sure or self.directions, key=lambda d: d.explained)
+
+    def tried(self, name: str, way: np.ndarray) -> Deviation:
+        """One direction more: `way` is what a change of 1 adds to each token's log-probability."""
+        weight = 1 / (self.sensitivity + FLOOR)
+        clipped = _clipped(self.delta, weight)
+        sums = np.bincount(self.block, clipped * weight * way, minlength=int(self.block.max()) + 1)
+        size, total = float((way**2 * weight).sum()), float((clipped**2 * weight).sum())
+        return replace(self, directions=(*self.directions, _direction(name, sums, size, total)))
 
     @property
     def logit_noise(self) -> float:
@@ -82,14 +103,15 @@ def deviation(network: Any, texts: Sequence[Continuation]) -> Deviation:
         )
         for name in pulls[0]
     ]
+    seen = Deviation(
+        delta=delta,
+        own=own,
+        sensitivity=sensitivity,
+        block=run.text * BLOCKS + halves,
+        directions=tuple(found),
+    )
     heat = run.logits_picked() - (probabilities * run.logits.detach()).sum(-1).double().numpy()
-    for name, way in (("constant", np.ones_like(delta)), ("logits", heat)):
-        parts = clipped * weight * way
-        blocks = run.text * BLOCKS + halves
-        sums = np.bincount(blocks, parts, minlength=blocks.max() + 1)
-        found.append(_direction(name, sums, float((way**2 * weight).sum()), total))
-    found.sort(key=lambda d: -d.explained)
-    return Deviation(delta=delta, own=own, sensitivity=sensitivity, text=run.text, directions=tuple(found))
+    return seen.tried(CONSTANT, np.ones_like(delta)).tried("the logits", heat)
 
 
 def _clipped(delta: np.ndarray, weight: np.ndarray) -> np.ndarray:

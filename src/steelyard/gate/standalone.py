@@ -11,13 +11,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..errors import WrongUse
 from .cause import Evidence, name_cause
 from .continuations import FEWEST, Continuation, continued
 from .endpoint import Endpoint
-from .parity import LIMITS, Sample, checks, draw, measure, observe, open_probe, text_checks
+from .parity import Sample, checks, draw, measure, observe, open_probe, text_checks
 from .probes import Probe, probes, task_probes
-from .reference import ExactReference, Reference, exact_reference
+from .reference import LOGPROB, ExactReference, Reference, exact_reference
 from .scores import Scores, ask_rows, load_tasks, token_budget
 from .verdict import Check, Verdict
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from ..model import Tokenizer
     from .deviation import Deviation
 
+MODES = ("exact", "fast", "int8", "int4")
 NUMERIC = {
     "logprob_mean",
     "logprob_worst",
@@ -63,8 +66,8 @@ def check(
     """
     from ..model import Tokenizer
 
-    if mode not in LIMITS:
-        raise WrongUse("gate.mode", f"{mode!r} is no mode", hint=f"one of {', '.join(LIMITS)}")
+    if mode not in MODES:
+        raise WrongUse("gate.mode", f"{mode!r} is no mode", hint=f"one of {', '.join(MODES)}")
     folder = Path(model_folder)
     tokenizer, scored = Tokenizer(folder), load_tasks(tasks) if tasks is not None else []
 
@@ -147,25 +150,41 @@ async def parity(
     open_ = open_probe(samples, tokenizer, reference) if defaults else None
     draws = await draw(endpoint, open_) if open_ else None
     found = checks(samples, mode, draws, declared)
-    if mode == "fast" and rounded and {c.name for c in found if c.passed is False} & NUMERIC:
+    if mode == "fast" and rounded and _numeric(found):
         other = checks(measure(seen, tokenizer, rounded), "int8_form", draws, declared)
-        if not {c.name for c in other if c.passed is False} & NUMERIC:
+        if not _numeric(other):
             found, mode = [*other, Check(name="form_int8", passed=True)], "int8"
     exact = rounded if mode == "int8" and rounded else reference
     # What failed outside the numbers has its cause there: a look at the weights would cost seconds.
     outside = {c.name for c in found if c.passed is False} - NUMERIC
     # Unrounded weights beside INT4 ones deviate along every direction.
-    seen_in = None if outside or mode == "int4" else _deviation(exact, texts)
-    found += text_checks(seen_in) if seen_in else []
+    seen_in = None if outside or mode == "int4" else _deviation(exact, texts, base)
+    if seen_in:
+        told = text_checks(seen_in)
+        if mode == "fast" and _numeric(found) and not any(c.passed is False for c in told):
+            found = checks(samples, "fast_no_direction", draws, declared)
+        found += told
     return explained(samples, found, tokenizer, reference, base, mode, seen_in)
 
 
-def _deviation(reference: Reference, texts: Sequence[Continuation]) -> Deviation | None:
+def _numeric(found: Sequence[Check]) -> set[str]:
+    return {c.name for c in found if c.passed is False} & NUMERIC
+
+
+def _deviation(
+    reference: Reference, texts: Sequence[Continuation], base: Reference | None
+) -> Deviation | None:
+    """Deviations over texts; the way towards the base is one more direction where a base is given."""
     if len(texts) < FEWEST:
         return None
-    from .deviation import deviation
+    from .deviation import BASE, deviation
 
-    return deviation(reference.network, texts)  # type: ignore[attr-defined]
+    seen = deviation(reference.network, texts)  # type: ignore[attr-defined]
+    if base is None:
+        return seen
+    arrays = base([[*t.prompt, *t.answer] for t in texts])
+    rows = [a[len(t.prompt) - 1 : -1, LOGPROB] for t, a in zip(texts, arrays, strict=True)]
+    return seen.tried(BASE, np.concatenate(rows) - seen.own)
 
 
 def _renders(tokenizer: Tokenizer, probe: Probe) -> bool:
