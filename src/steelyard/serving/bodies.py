@@ -19,6 +19,9 @@ from .jobs import Constraint, Job
 OPEN = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
 
+IGNORED = "x-steelyard-ignored"  # header with the names of what was asked and has no effect
+
+
 class Part(BaseModel):
     """One part of a message's content; only text is understood."""
 
@@ -197,7 +200,7 @@ def ignored(
     refuse(body, unsupported)
     unknown = (name for name in body.model_extra or {} if name not in unsupported and name not in harmless)
     fit = sorted(name for name in unknown if name.isascii() and name.isidentifier())
-    return {"x-steelyard-ignored": ", ".join(fit)[:1000]} if fit else {}
+    return {IGNORED: ", ".join(fit)[:1000]} if fit else {}
 
 
 def job(api: Api, body: Sampling, top: int | None, constraint: Constraint | None = None) -> Job:

@@ -13,9 +13,9 @@ from .bodies import ChatBody, ignored, job, parse, plain_messages
 from .constraints import constraint_of
 from .exchange import Exchange
 from .shapes import Chat
-from .tools import tools_of
+from .tools import Tools, tools_of
 from .transport import body_of
-from .turn import chat_ids, switches, with_tools
+from .turn import chat_ids, switches, told_of, with_tools
 
 BODIES: dict[str, type[BaseModel]] = {"/v1/chat/completions": ChatBody}
 
@@ -24,14 +24,14 @@ def routes(api: Api) -> list[Route]:
     async def chat(request: Request) -> Response:
         body: ChatBody = parse(ChatBody, await body_of(request))
         headers = ignored(body)
-        exchange = exchange_of(api, body)
+        exchange, tools = exchange_of(api, body)
         exchange.caller = api.caller(request, body.service_tier, body.priority, body.timeout)
-        return exchange.response(headers)
+        return exchange.response(told_of(headers, tools))
 
     return [Route("/v1/chat/completions", chat, methods=["POST"])]
 
 
-def exchange_of(api: Api, body: ChatBody) -> Exchange:
+def exchange_of(api: Api, body: ChatBody) -> tuple[Exchange, Tools]:
     if body.top_logprobs and not body.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
     tools = tools_of(body.tools, body.tool_choice, body.parallel_tool_calls)
@@ -45,4 +45,5 @@ def exchange_of(api: Api, body: ChatBody) -> Exchange:
     limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     if limit == 0:
         raise ApiError(400, "max_tokens must be at least 1", param="max_tokens")
-    return Exchange(api, Chat(api.tokenizer, tools), wanted, [api.served.prompt(ids, limit, None)])
+    prompts = [api.served.prompt(ids, limit, None)]
+    return Exchange(api, Chat(api.tokenizer, tools), wanted, prompts), tools

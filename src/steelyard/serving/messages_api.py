@@ -30,7 +30,7 @@ from .messages import (
 from .parts import CallBegun, CallMore, Part, Said, Thought
 from .shapes import gathered
 from .transport import Stream, Whole, body_of, event
-from .turn import Asked, Turn, chat_ids, with_tools
+from .turn import Asked, Turn, chat_ids, told_of, with_tools
 
 PATH = "/v1/messages"
 BODIES: dict[str, type[BaseModel]] = {PATH: MessagesBody, f"{PATH}/count_tokens": MessagesInput}
@@ -42,6 +42,7 @@ def routes(api: Api) -> list[Route]:
         headers = ignored(body, UNSUPPORTED, HARMLESS)
         caller = api.caller(request, body.service_tier, None, body.timeout)
         exchange = _Exchange(api, body, caller)
+        headers = told_of(headers, exchange.turn.asked.tools)
         api.check_ready()
         return Stream(exchange.events(), headers) if body.stream else Whole(exchange.whole, headers)
 

@@ -35,7 +35,7 @@ from .responses import (
 from .shapes import generated, token_logprobs
 from .tools import Tools
 from .transport import Stream, Whole, body_of, event
-from .turn import Asked, Turn, chat_ids, switches, with_tools
+from .turn import Asked, Turn, chat_ids, switches, told_of, with_tools
 
 PATH = "/v1/responses"
 BODIES: dict[str, type[BaseModel]] = {PATH: ResponsesBody, f"{PATH}/input_tokens": ResponsesInput}
@@ -65,6 +65,7 @@ class _Responses:
         if body.background and body.store is False:
             raise ApiError(400, "a background response must be stored", param="store")
         run = self._run(body, self.api.caller(request, body.service_tier, body.priority, body.timeout))
+        headers = told_of(headers, run.turn.asked.tools)
         self.api.check_ready()
         if body.background:
             return self._in_background(run, bool(body.stream), headers)

@@ -14,7 +14,7 @@ from typing import Any
 from .answer import Answer, Piece
 from .api import Api
 from .api_error import ApiError
-from .bodies import cannot
+from .bodies import IGNORED, cannot
 from .constraints import check
 from .engine_process import EngineLost, EngineRefused
 from .exchange import usage_of
@@ -96,6 +96,14 @@ def with_tools(api: Api, asked: Constraint | None, tools: Tools) -> Constraint |
             param="tool_choice", code="unsupported_parameter",
         )  # fmt: skip
     return check(forced_grammar(tools), api.capability, "tool_choice") if tools.forced else asked
+
+
+def told_of(headers: dict[str, str], tools: Tools) -> dict[str, str]:
+    """The header of what is not held: a free answer's calls keep to no schema, `strict` or not."""
+    if tools.mode != "auto" or not any(f.strict for f in tools.callable()):
+        return headers
+    names = [headers[IGNORED]] if IGNORED in headers else []
+    return {**headers, IGNORED: ", ".join([*names, "tools.strict"])}
 
 
 def chat_ids(
