@@ -72,12 +72,11 @@ def main() -> None:
     args = arguments()
     models = {"tuned": args.base} if args.untuned else all_models(args.work, args.base)
     study = Study(models, args.mode, args.work / "gate" / ("untuned" if args.untuned else "tuned"))
-    found = [
-        study.folder(name) for name in FOLDERS if chosen(args, name) and NEEDS.get(name, "tuned") in models
-    ]
     with study.served(models["tuned"], "clean") as url:
-        found += [study.proxied(name, url) for name in drifts.PROXIES if chosen(args, name)]
+        found = [study.proxied(name, url) for name in drifts.PROXIES if chosen(args, name)]
         clean = [study.clean(url, seed) for seed in range(1, args.clean + 1)]
+    able = [name for name in FOLDERS if NEEDS.get(name, "tuned") in models]
+    found += [study.folder(name) for name in able if chosen(args, name)]
     right = sum(c["verdict"] == "failed" and c["cause"] == c["expected"] for c in found)
     alarms = sum(c["verdict"] != "passed" for c in clean)
     result = {
@@ -150,13 +149,12 @@ class Study:
         return self.told(f"clean {seed}", None, lambda: self.ask(url, seed))
 
     def ask(self, url: str, seed: int) -> Verdict:
+        form = self.ir("clean") if self.mode == "int4" else None
         if self.reference is None:
-            form = self.ir("clean") if self.mode == "int4" else None
             self.reference = exact_reference(self.models["tuned"], served=form)
             self.base = exact_reference(self.models["base"]) if "base" in self.models else None
-        mode = "int8_form" if self.mode == "int4" else self.mode
         return check(
-            self.models["tuned"], url, mode=mode, seed=seed, rows=self.rows,
+            self.models["tuned"], url, mode=self.mode, seed=seed, rows=self.rows, served=form,
             reference=self.reference, base_reference=self.base,
         )  # fmt: skip
 
