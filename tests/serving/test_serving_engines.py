@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import jsonschema
@@ -27,8 +28,30 @@ SCHEMA = {
 MODES = {"openvino": "exact", "llamacpp": "fast", "vllm": "exact"}  # vLLM's exact mode compiles nothing
 
 
+@pytest.fixture(scope="module")
+def adapter(smol, tmp_path_factory) -> Path:
+    """A LoRA of random numbers on the packaged model, as PEFT stores it."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    folder = tmp_path_factory.mktemp("adapter")
+    config = json.loads((smol / "config.json").read_text())
+    wide, heads, kv = config["hidden_size"], config["num_attention_heads"], config["num_key_value_heads"]
+    chance, tensors = np.random.default_rng(0), {}
+    for layer in range(config["num_hidden_layers"]):
+        for name, out in (("q_proj", wide), ("v_proj", wide // heads * kv)):
+            key = f"base_model.model.model.layers.{layer}.self_attn.{name}"
+            tensors[f"{key}.lora_A.weight"] = chance.normal(0, 0.05, (8, wide)).astype(np.float32)
+            tensors[f"{key}.lora_B.weight"] = chance.normal(0, 0.05, (out, 8)).astype(np.float32)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    described = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"],
+                 "task_type": "CAUSAL_LM", "bias": "none"}  # fmt: skip
+    (folder / "adapter_config.json").write_text(json.dumps(described))
+    return folder
+
+
 @pytest.fixture(scope="module", params=list(MODES))
-def engine(request, tmp_path_factory) -> Iterator[Service]:
+def engine(request, adapter, tmp_path_factory) -> Iterator[Service]:
     """The packaged model behind one engine."""
     name = request.param
     why = CAPABILITIES[name]().unusable
@@ -38,7 +61,11 @@ def engine(request, tmp_path_factory) -> Iterator[Service]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STEELYARD_CACHE", str(tmp_path_factory.mktemp("cache")))
         folder = prepare("demo", engine=name).folder
-        service = start(folder, ServeSettings(name=name, engine=name, mode=MODES[name], max_num_seqs=16))
+        adapters = {} if CAPABILITIES[name]().lora == "none" else {"mine": str(adapter)}
+        service = start(
+            folder,
+            ServeSettings(name=name, engine=name, mode=MODES[name], max_num_seqs=16, adapters=adapters),
+        )
         yield service
         service.stop()
 
@@ -159,6 +186,18 @@ def test_logit_bias_and_min_tokens(engine):
         assert longer["usage"]["completion_tokens"] == 10
     else:
         assert longer["status"] == 400
+
+
+def test_an_adapter_is_a_model_of_its_own(engine):
+    if able(engine).lora == "none":
+        assert ask(engine, model=f"{name_of(engine)}:mine")["status"] == 404
+        return
+    with ThreadPoolExecutor(4) as pool:  # several in flight at once must not mix
+        names = ["default", f"{name_of(engine)}:mine"] * 2
+        told = list(pool.map(lambda name: text(ask(engine, model=name, max_tokens=16)), names))
+    assert told[0] == told[2] and told[1] == told[3] and told[0] != told[1]
+    assert told[0] == text(ask(engine, max_tokens=16))
+    assert ask(engine, model=f"{name_of(engine)}:other")["status"] == 404
 
 
 def test_who_leaves_frees_the_slot(engine):
