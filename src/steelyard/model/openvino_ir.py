@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import Lacking, WrongUse
 from ..forms import FORMS
+from ..shape import read_json
+from .convert import CONVERTED, convert
 from .openvino_tokenizer import write_detokenizer
 
 if TYPE_CHECKING:
@@ -45,21 +47,29 @@ def export_openvino(
     if form not in FORMS:
         raise WrongUse("model.form_unknown", f"no form {form!r}", hint=f"one of {', '.join(FORMS)}")
     _need_openvino()
-    from .openvino_graph import save
-
     out.mkdir(parents=True, exist_ok=True)
-    decoder = save(Path(folder), form, out / XML, matrices)
-    _mark_decompression(out / XML)
+    max_context = _write_graph(Path(folder), form, out / XML, matrices)
     for name in BESIDE:
         if (Path(folder) / name).exists():
             shutil.copyfile(Path(folder) / name, out / name)
     facts = FORMS[form]
     beside = {
-        "form": form, **asdict(facts), "weight_bytes": facts.weight_bytes, "max_context": decoder.max_context,
+        "form": form, **asdict(facts), "weight_bytes": facts.weight_bytes, "max_context": max_context,
         "calibrated": bool(matrices),
     }  # fmt: skip
     write_detokenizer(out, out)
     (out / "form.json").write_text(json.dumps(beside, indent=1, sort_keys=True) + "\n")
+
+
+def _write_graph(folder: Path, form: str, xml: Path, matrices: Mapping[str, Grouped] | None) -> int:
+    """The graph and its weights; returns the longest context."""
+    from .openvino_graph import save
+
+    if read_json(folder / "config.json").get("model_type") in CONVERTED:
+        return convert(folder, form, xml)
+    decoder = save(folder, form, xml, matrices)
+    _mark_decompression(xml)
+    return decoder.max_context
 
 
 def _need_openvino() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import Lacking, Where, WrongUse
 from ..shape import broken, gguf_header, read_json, safetensors_header, shards
+from .convert import CONVERTED
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral")  # model_type of config.json; network.py builds these
 GGUF_FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "mistral3")  # llama.cpp stores Mistral as llama
@@ -61,7 +62,7 @@ def resolve(name: str, root: Path | str = ".") -> ModelSource:
 def check_folder(folder: Path) -> None:
     """Is this a whole Hugging Face folder of a supported family? Raises WrongUse with what is wrong."""
     config = _config(folder)
-    check_family(str(config.get("model_type")), FAMILIES, folder / "config.json")
+    check_family(str(config.get("model_type")), FAMILIES + CONVERTED, folder / "config.json")
     _check_tokenizer(folder)
     _check_weights(folder, config)
 
@@ -194,7 +195,9 @@ def _check_weights(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _expected(config: dict[str, Any]) -> list[str]:
-    """Names every supported model holds; a tied head may be absent."""
+    """Names every model of the built families holds; a tied head may be absent."""
+    if config.get("model_type") in CONVERTED:
+        return []
     layers = config.get("num_hidden_layers")
     if not isinstance(layers, int):
         raise WrongUse("model.bad_config", "config.json gives no num_hidden_layers", hint=HALF_HINT)
