@@ -61,7 +61,7 @@ def _int4(kv: str, calibrated: bool) -> Form:
     )  # fmt: skip
 
 
-INT4_GROUP = 64  # decisions/045: 32 is no faster and a quarter larger in scales, 128 divides fewer models
+INT4_GROUP = 64  # decisions/045: calibrated, 64 loses under 1 %; 32 costs 0.31 bits a weight more
 
 FORMS: dict[str, Form] = {
     "bf16": _plain("bf16", "bf16"),
