@@ -17,8 +17,8 @@ Failures. Allowed: a stream that had begun when an engine was killed. A refusal 
 its Retry-After, as the official clients do, and counted apart.
 
 Memory. The front: the median RSS of the first window after the warm-up against the last window. Each engine
-lives from kill to kill: RSS at the same age (the last part of the shortest full life), first life against the
-last one that reached it.
+lives from kill to kill: RSS at the same age (0.8 of the median life), the first life that began under load
+against the last one that reached that age.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from typing import Any
 import httpx
 import psutil
 
+from steelyard.model import Tokenizer
 from steelyard.serving import ServeSettings, Service, prepare, start
 
 TOLERANCE = {"exact": 1e-3, "fast": 0.3}  # nats, see above
@@ -81,9 +82,10 @@ class Tally:
 
 
 class Soak:
-    def __init__(self, service: Service, args: argparse.Namespace) -> None:
+    def __init__(self, service: Service, args: argparse.Namespace, vocabulary: int) -> None:
         self.service, self.args = service, args
         self.chance = random.Random(args.seed)
+        self.vocabulary = vocabulary
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
         self.client = httpx.AsyncClient(base_url=service.url, timeout=ALIVE_S, limits=limits)
         self.tally = Tally()
@@ -98,8 +100,8 @@ class Soak:
     async def references(self) -> None:
         for i in range(self.args.references):
             # Half begin alike, so that the prefix cache is in use.
-            head = list(range(300, 364)) if i % 2 else []
-            ids = head + [self.chance.randrange(100, 4000) for _ in range(self.chance.randint(8, 160))]
+            head = [token % self.vocabulary for token in range(300, 364)] if i % 2 else []
+            ids = head + [self.chance.randrange(self.vocabulary) for _ in range(self.chance.randint(8, 160))]
             asked = Question(ids, self.chance.choice((8, 16, 32, 64)), [])
             told = (await self.client.post("/v1/completions", json=body(asked))).raise_for_status().json()
             self.questions.append(Question(ids, asked.tokens, told["choices"][0]["token_ids"]))
@@ -192,7 +194,7 @@ class Soak:
 
     async def streamed(self, asked: Question, slow: bool, ids: list[int]) -> list[int]:
         """Fills `ids` as they come, so that a failure knows what was there."""
-        request = {**body(asked), "stream": True}
+        request = {**body(asked), "stream": True, "logprobs": 0}  # then each token has its chunk
         async with self.client.stream("POST", "/v1/completions", json=request) as answer:
             if answer.status_code != 200:
                 await answer.aread()
@@ -294,18 +296,20 @@ class Soak:
         return {"start_bytes": before, "end_bytes": after, "drift": after / before - 1}
 
     def engine_drift(self) -> dict[str, Any]:
-        """RSS at one age, over the lives that reached it."""
-        ages = {pid: self.engine_rss_age(pid) for pid, _ in self.lives}
-        full = sorted(ages[pid][-1][0] for pid, _ in self.lives if ages[pid])
+        """RSS at one age, over the lives that reached it; the first had the capacity run besides."""
+        lives = [pid for pid, _ in self.lives[1:]]
+        ages = {pid: self.engine_rss_age(pid) for pid in lives}
+        full = sorted(ages[pid][-1][0] for pid in lives)
         if len(full) < 2:
             return {"lives": len(self.lives), "drift": 0.0, "age_s": 0.0, "bytes": []}
         age_s = statistics.median(full) * 0.8
         held = []
-        for pid, _ in self.lives:
+        for pid in lives:
             near = [b for age, b in ages[pid] if 0.7 * age_s <= age <= age_s]
             if ages[pid][-1][0] >= age_s and near:
                 held.append(statistics.median(near))
-        return {"lives": len(self.lives), "age_s": age_s, "bytes": held, "drift": held[-1] / held[0] - 1}
+        drift = held[-1] / held[0] - 1 if held else 0.0
+        return {"lives": len(self.lives), "age_s": age_s, "bytes": held, "drift": drift}
 
     def engine_rss_age(self, pid: int) -> list[tuple[float, int]]:
         first = next(at for known, at in self.lives if known == pid)
@@ -347,8 +351,8 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-async def run(service: Service, args: argparse.Namespace) -> dict[str, Any]:
-    soak = Soak(service, args)
+async def run(service: Service, args: argparse.Namespace, vocabulary: int) -> dict[str, Any]:
+    soak = Soak(service, args, vocabulary)
     note(f"{args.references} references ...")
     await soak.references()
     capacity = await soak.capacity()
@@ -399,9 +403,10 @@ def main() -> int:
     parser.add_argument("--log", type=Path, default=Path("soak.log"))
     args = parser.parse_args()
     folder = prepare(args.model, args.form).folder
+    vocabulary = Tokenizer(folder).vocab_size
     service = start(folder, ServeSettings(mode=args.mode, threads=args.threads), log=args.log)
     try:
-        told = asyncio.run(run(service, args))
+        told = asyncio.run(run(service, args, vocabulary))
     finally:
         service.stop()
     print(json.dumps(told, indent=1))
