@@ -59,7 +59,7 @@ def _refusal(status: int, data: bytes) -> Exception:
         message = orjson.loads(data)["error"]["message"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
         message = f"HTTP {status}"
-    if status == 503:
+    if status in (429, 503):
         return Lacking("chat.unavailable", message, hint="wait a moment, then ask again")
     hint = "give --api-key" if status == 401 else "see the message"
     return WrongUse("chat.refused", message, hint=hint)
