@@ -117,6 +117,27 @@ def test_more_answers_than_slots_and_room(served):
     engine.close()
 
 
+def test_answers_longer_than_the_cache_wait_and_go_on(served):
+    """Four may each take 200 tokens; 512 fit: some are sent back, read again, and end as they would alone."""
+    engine = engine_of(served("llama")[0], max_model_len=300)
+    prompts = {n: [3 + (n * k) % 200 for k in range(1, 60)] for n in range(1, 5)}
+    for n, ids in prompts.items():
+        engine.add(request(n, ids, 200))
+    waited = 0
+    found: dict[int, list[int]] = {n: [] for n in prompts}
+    while engine.busy():
+        for event in engine.step():
+            found[event.request_id] += event.ids
+        waited += any(sequence.made for sequence in engine.waiting)
+    assert waited
+    for n, ids in prompts.items():
+        assert len(found[n]) == 200
+        scores = engine.score([*ids, *found[n]], 1)
+        lost = np.array(scores.top_logprobs)[:, 0] - np.array(scores.logprobs)
+        assert lost[len(ids) - 1 :].max() < 0.1  # each was the likeliest, or next to it by rounding
+    engine.close()
+
+
 def test_a_prompt_known_in_part_is_not_read_again(served):
     folder, _ = served("llama")
     engine, plain = engine_of(folder), engine_of(folder, prefix_cache=False)

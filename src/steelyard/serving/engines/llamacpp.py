@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,26 +25,32 @@ from .sampling import Sampler, scores, told
 
 MODEL = "model.gguf"  # of a served folder
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
+SOON_TOKENS = 128  # room kept free for each answer under way before another is let in
 DECODE_OUTPUTS = 64  # rows of logits a pass may give; at a vocabulary of 151k 39 MB
 DRIFT_TEXT = "The 12,345 €-prices aren't   listed (naïve)…\n\n\tdef f(x): return x**2 # 机器学习 🙂 Ωмега\n"
 
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """One answer: its request, its place in the KV cache, and what lies there."""
+    """One answer: its request, all its tokens, and how many of them lie in the KV cache."""
 
     request: GenRequest
     sampler: Sampler
+    tokens: list[int]  # of the prompt and of the answer so far
     grammar: Grammar | None = None
     slot: int = -1
-    held: list[int] = field(default_factory=list)  # tokens whose keys and values are in the cache
-    next: list[int] = field(default_factory=list)  # tokens to be read: the prompt's rest, or the last made
-    made: int = 0
-    cached: int | None = None
+    held: int = 0  # tokens whose keys and values are in the cache
+    cached: int | None = None  # told with the first token
+    begun: bool = False
+
+    @property
+    def made(self) -> int:
+        return len(self.tokens) - len(self.request.ids)
 
     @property
     def reserved(self) -> int:
-        return len(self.request.ids) + self.request.max_tokens
+        """What it holds and will soon: few answers are as long as they may be."""
+        return len(self.tokens) + min(self.request.max_tokens - self.made, SOON_TOKENS)
 
 
 @dataclass(slots=True, eq=False)
@@ -89,7 +95,7 @@ class LlamaCppEngine:
         if request.adapter is not None and request.adapter not in self.adapters:
             raise ValueError(f"no adapter {request.adapter!r} is loaded")
         grammar = self.native.grammar(*request.grammar) if request.grammar else None
-        self.waiting.append(Sequence(request, Sampler(request), grammar))
+        self.waiting.append(Sequence(request, Sampler(request), list(request.ids), grammar))
 
     def cancel(self, request_id: int) -> None:
         for sequence in [s for s in (*self.waiting, *self.running) if s.request.request_id == request_id]:
@@ -104,9 +110,14 @@ class LlamaCppEngine:
         if sequence in self.waiting:
             self.waiting.remove(sequence)
             return
+        self._leave(sequence)
+
+    def _leave(self, sequence: Sequence) -> None:
+        """Out of the batch; what lies in the cache stays there for later prompts."""
         self.running.remove(sequence)
         if self.settings.prefix_cache and sequence.held:
-            self.kept.append(Kept(sequence.slot, sequence.held, sequence.request.adapter))
+            held = sequence.tokens[: sequence.held]
+            self.kept.append(Kept(sequence.slot, held, sequence.request.adapter))
         else:
             self._release(sequence.slot)
 
@@ -118,6 +129,7 @@ class LlamaCppEngine:
 
     def step(self) -> list[Event]:
         """One forward pass: a token for each answer under way, and a part of the new prompts."""
+        self._fit()
         events = list(self._admit())
         work = self._work()
         if not work:
@@ -126,11 +138,23 @@ class LlamaCppEngine:
             return [*events, *self._failed(work, code)]
         return [*events, *self._sample(work)]
 
+    def _fit(self) -> None:
+        """Where the cache is full, drop what is kept; then the last come waits again and is read anew."""
+        while sum(len(s.tokens) for s in self.running) + sum(len(k.tokens) for k in self.kept) > self.cells:
+            if self.kept:
+                self._drop(self.kept[0])
+            elif len(self.running) > 1:
+                last = self.running[-1]
+                self._leave(last)
+                self.waiting.appendleft(last)
+            else:
+                return
+
     def _admit(self) -> Iterator[Event]:
         """Move what waits into the batch, first come first served, as far as room goes."""
         while self.waiting and len(self.running) < self.settings.max_num_seqs:
             sequence = self.waiting[0]
-            if sequence.reserved > self.cells:
+            if len(sequence.request.ids) + sequence.request.max_tokens > self.cells:
                 self._end(sequence)
                 yield Event(sequence.request.request_id, [], finish="error")
                 continue
@@ -141,7 +165,7 @@ class LlamaCppEngine:
 
     def _make_room(self, sequence: Sequence) -> bool:
         """Give `sequence` a slot and what the cache knows of its prompt. False: not yet."""
-        best, length = self._known(sequence.request)
+        best, length = self._known(sequence)
         if not self._clear(sequence.reserved, best):
             return False
         self._place(sequence, best, length)
@@ -163,7 +187,7 @@ class LlamaCppEngine:
         self._release(kept.slot)
 
     def _place(self, sequence: Sequence, best: Kept | Sequence | None, length: int) -> None:
-        ids = sequence.request.ids
+        ids = sequence.tokens
         length = min(length, len(ids) - 1)  # the last one is read again: its logits are wanted
         if isinstance(best, Kept) and (length >= len(best.tokens) - 1 or not self._both_fit(sequence)):
             self.kept.remove(best)  # a chat goes on where it was left
@@ -175,27 +199,30 @@ class LlamaCppEngine:
                 self.native.share(best.slot, slot, length)
             if isinstance(best, Kept):
                 self.kept.append(self.kept.pop(self.kept.index(best)))
-        sequence.slot, sequence.held, sequence.next = slot, ids[:length], ids[length:]
-        sequence.cached = length
-        self.queries += len(ids)
-        self.hits += length
+        sequence.slot, sequence.held = slot, length
+        if not sequence.begun:  # one sent back has been counted
+            sequence.begun, sequence.cached = True, length
+            self.queries += len(ids)
+            self.hits += length
 
     def _both_fit(self, sequence: Sequence) -> bool:
         taken = sum(s.reserved for s in self.running) + sum(len(k.tokens) for k in self.kept)
         return bool(self.free) and taken + sequence.reserved <= self.cells
 
-    def _known(self, request: GenRequest) -> tuple[Kept | Sequence | None, int]:
-        """Whose part of the cache begins as this prompt does, and for how many tokens."""
+    def _known(self, sequence: Sequence) -> tuple[Kept | Sequence | None, int]:
+        """Whose part of the cache begins as these tokens do, and for how many."""
         best: Kept | Sequence | None = None
         length = 0
         if not self.settings.prefix_cache:
             return best, length
-        for kept in self.kept:
-            if kept.adapter == request.adapter and (n := common(kept.tokens, request.ids)) > length:
-                best, length = kept, n
-        for other in self.running:
-            if other.request.adapter == request.adapter and (n := common(other.held, request.ids)) > length:
-                best, length = other, n
+        adapter = sequence.request.adapter
+        places: list[tuple[Kept | Sequence, list[int]]] = [
+            *((k, k.tokens) for k in self.kept if k.adapter == adapter),
+            *((s, s.tokens[: s.held]) for s in self.running if s.request.adapter == adapter),
+        ]
+        for place, tokens in places:
+            if (n := common(tokens, sequence.tokens)) > length:
+                best, length = place, n
         return best, length
 
     def _work(self) -> list[tuple[Sequence, int]]:
@@ -205,9 +232,9 @@ class LlamaCppEngine:
         adapter = self._turn()
         room = self.settings.max_num_batched_tokens
         work = []
-        for sequence in sorted(self.running, key=lambda s: len(s.next) > 1):
+        for sequence in sorted(self.running, key=lambda s: len(s.tokens) - s.held > 1):
             if sequence.request.adapter == adapter and room > 0:
-                n = min(len(sequence.next), room)
+                n = min(len(sequence.tokens) - sequence.held, room)
                 work.append((sequence, n))
                 room -= n
         return work
@@ -228,10 +255,11 @@ class LlamaCppEngine:
         slots: list[int] = []
         out: list[int] = []
         for sequence, n in work:
-            tokens += sequence.next[:n]
-            places += range(len(sequence.held), len(sequence.held) + n)
+            end = sequence.held + n
+            tokens += sequence.tokens[sequence.held : end]
+            places += range(sequence.held, end)
             slots += [sequence.slot] * n
-            out += [0] * (n - 1) + [int(n == len(sequence.next))]
+            out += [0] * (n - 1) + [int(end == len(sequence.tokens))]
         return self.native.decode(tokens, places, slots, out)
 
     def _failed(self, work: list[tuple[Sequence, int]], code: int) -> list[Event]:
@@ -255,9 +283,8 @@ class LlamaCppEngine:
     def _sample(self, work: list[tuple[Sequence, int]]) -> list[Event]:
         done = []
         for sequence, n in work:
-            sequence.held += sequence.next[:n]
-            sequence.next = sequence.next[n:]
-            if not sequence.next:
+            sequence.held += n
+            if sequence.held == len(sequence.tokens):
                 done.append(sequence)
         rows = self.native.logits(len(done)) if done else ()
         return [self._token(sequence, row) for sequence, row in zip(done, rows, strict=True)]
@@ -265,8 +292,7 @@ class LlamaCppEngine:
     def _token(self, sequence: Sequence, row: np.ndarray) -> Event:
         request = sequence.request
         token = self._chosen(sequence, row)
-        sequence.made += 1
-        sequence.next = [token]
+        sequence.tokens.append(token)
         event = Event(request.request_id, [token], cached=sequence.cached)
         sequence.cached = None
         if request.logprobs:
@@ -301,9 +327,9 @@ class LlamaCppEngine:
     # ------------------------------------------------------------------ the rest of the protocol
 
     def score(self, ids: list[int], top: int) -> Scores:
-        """Teacher-forced, without adapter, in a slot of its own. ValueError where the cache is full."""
+        """Teacher-forced, without adapter, in a slot of its own. RuntimeError where the cache is full."""
         if not self._clear(len(ids)):
-            raise ValueError("the KV cache is full: ask again when fewer answers are under way")
+            raise RuntimeError("the KV cache is full: ask again when fewer answers are under way")
         slot = self.free.pop()
         self.native.use_adapter(None)
         self.active = None
@@ -313,7 +339,7 @@ class LlamaCppEngine:
                 end = min(start + self.outputs, len(ids) - 1)
                 n = end - start
                 if self.native.decode(ids[start:end], range(start, end), [slot] * n, [1] * n):
-                    raise ValueError("the KV cache is full: ask again when fewer answers are under way")
+                    raise RuntimeError("the KV cache is full: ask again when fewer answers are under way")
                 own, best, theirs = scores(self.native.logits(n), ids[start + 1 : end + 1], top)
                 found.logprobs += own
                 found.top_ids += best
@@ -352,7 +378,7 @@ class LlamaCppEngine:
         """Nothing is given back: the cache is one block, taken at the start."""
 
     def metrics(self) -> dict[str, float]:
-        used = sum(len(s.held) for s in self.running)
+        used = sum(s.held for s in self.running)
         return {
             "cache_usage": used / self.cells,
             "prefix_cache_queries": float(self.queries),
