@@ -74,6 +74,9 @@ def serve(
     max_model_len: Annotated[
         int | None, typer.Option("--max-model-len", metavar="TOKENS", min=1, help=say("Prompt and answer."))
     ] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help=say("First try settings on this machine, at most 2 minutes."))
+    ] = False,
     max_num_seqs: Annotated[
         int, typer.Option("--max-num-seqs", metavar="N", min=1, help=say("Answers made at once."))
     ] = 64,
@@ -116,13 +119,17 @@ def serve(
         max_num_seqs=max_num_seqs,
         max_queue_s=max_queue_s,
     )
-    run_here(model, settings, form=form, ready=ready)
+    run_here(model, settings, form=form, ready=ready, tried=_tried if tune else None)
 
 
 def _one_of(flag: str, given: str, known: tuple[str, ...]) -> str:
     if given not in known:
         raise WrongUse("cli.usage", f"{flag} {given} is unknown", hint=f"one of {', '.join(known)}")
     return given
+
+
+def _tried(what: str, ratio: float) -> None:
+    note(say("{what}: {ratio} of the defaults' tokens a second", what=what, ratio=f"{ratio:.2f}"))
 
 
 def _adapters(given: list[str]) -> dict[str, str]:

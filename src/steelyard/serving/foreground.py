@@ -16,7 +16,8 @@ from .folders import prepare
 from .front import Front
 from .keys import read_keys
 from .service import check_port
-from .settings import ServeSettings, check_host
+from .settings import ServeSettings, check_host, engine_settings
+from .tuned import tune
 
 
 def serve(
@@ -25,8 +26,11 @@ def serve(
     *,
     form: str | None = None,
     ready: Callable[[dict[str, Any]], None] = lambda told: None,
+    tried: Callable[[str, float], None] | None = None,
 ) -> None:
     """Serve a model, Hugging Face or artefact folder; `ready` is told {"url", "pid", ...} once healthy.
+
+    With `tried`, settings are first tuned on this machine; it is told each trial and its gain in speed.
 
     Raises Refused (open address without a key), Lacking (port taken, no engine), WrongUse.
     """
@@ -42,6 +46,8 @@ def serve(
     settings = replace(settings, fingerprint=settings.fingerprint or prepared.fingerprint)
     settings = _with_draft(settings)
     settings = _with_encoder(replace(settings, source=settings.source or named(source)), prepared.folder)
+    if tried is not None and settings.engine == "openvino":
+        tune(engine_settings(prepared.folder, settings), told=tried)
     asyncio.run(_run(prepared.folder, settings, ready))
 
 
