@@ -52,7 +52,7 @@ def _openvino_capability() -> Capability:
         min_tokens=True,
         lora="none",
         mixed_adapters=False,
-        speculative=(),
+        speculative=("lookup",),
         embed=False,
         forms=("bf16", "f16", "int8", "f32"),
         kv_forms=("bf16", "f16", "u8", "f32"),

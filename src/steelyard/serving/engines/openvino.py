@@ -18,6 +18,7 @@ import orjson
 
 from .openvino_grammar import Grammars, load_tokenizer, structured
 from .openvino_prefix import PrefixBlocks
+from .openvino_speculation import draft, speculation
 from .protocol import EngineSettings, Event, GenRequest, Scores, kv_bytes_per_token, kv_precision, read_form
 
 BLOCK_TOKENS = 32  # of GenAI's paged KV cache on CPU
@@ -42,8 +43,10 @@ class OpenVinoEngine:
         self.folder = Path(settings.folder)
         self.form = read_form(self.folder)
         self.properties = properties(self.form, settings)
+        self.speculative = settings.speculative
         scheduler = _scheduler(settings, self.form, self.folder)
-        self.pipeline, tokenizer = _pipeline(self.folder, scheduler, self.properties)
+        extra = speculation(settings)
+        self.pipeline, tokenizer = _pipeline(self.folder, scheduler, {**self.properties, **extra})
         self.grammars = tokenizer and Grammars(tokenizer, _config_of(self.folder)["vocab_size"])
         self.prefixes = PrefixBlocks(scheduler.num_kv_blocks if settings.prefix_cache else 0, BLOCK_TOKENS)
         self.running: dict[int, Running] = {}
@@ -52,6 +55,8 @@ class OpenVinoEngine:
     def add(self, request: GenRequest) -> None:
         """Raises ValueError for what this engine cannot do."""
         config = _config(request)
+        if self.speculative != "off":
+            draft(config, len(self.running))
         if request.grammar:
             self._follow(request.grammar, request.stop_ids)
             config.structured_output_config = structured(request.grammar)

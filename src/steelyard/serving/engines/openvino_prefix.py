@@ -1,22 +1,23 @@
 """How many prompt tokens GenAI found in its prefix cache, which it does not tell.
 
 It keeps blocks of keys and values by what came up to their end, and when room is needed gives up the one
-unused for longest. The same is done here with hashes. Whole blocks are counted: GenAI may find the
-beginning of one more, so the count is at most a block too low.
+filled or found again longest ago. The same is done here with hashes. Whole blocks are counted: GenAI may
+find the beginning of one more, so the count is at most a block too low.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import heapq
 from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
 class Held:
-    """A sequence in the batch: its full blocks, and the tokens after them."""
+    """A sequence in the batch: its full blocks, the tokens after them, and those not computed yet."""
 
     blocks: list[int] = field(default_factory=list)
     rest: list[int] = field(default_factory=list)
+    newest: list[int] = field(default_factory=list)  # has keys and values only a step later
 
 
 class PrefixBlocks:
@@ -28,7 +29,10 @@ class PrefixBlocks:
     def __init__(self, capacity: int, block_tokens: int) -> None:
         self.capacity, self.block_tokens = capacity, block_tokens
         self.users: dict[int, int] = {}  # hash -> sequences that hold it
-        self.idle: OrderedDict[int, None] = OrderedDict()  # unused for longest first
+        self.idle: dict[int, int] = {}  # hash -> when it was last filled or found, as a count
+        self.oldest: list[tuple[int, int]] = []  # heap of (when, hash), with some that are idle no more
+        self.filled: dict[int, int] = {}
+        self.clock = 0
         self.held: dict[int, Held] = {}
         self.queries = self.hits = 0
 
@@ -46,7 +50,8 @@ class PrefixBlocks:
 
     def grow(self, request_id: int, ids: list[int]) -> None:
         if held := self.held.get(request_id):
-            self._append(held, ids)
+            self._append(held, held.newest + ids[:-1])
+            held.newest = ids[-1:]
             self._make_room()
 
     def leave(self, request_id: int) -> None:
@@ -57,7 +62,8 @@ class PrefixBlocks:
             self.users[block] -= 1
             if not self.users[block]:
                 del self.users[block]
-                self.idle[block] = None
+                self.idle[block] = self.filled[block]
+                heapq.heappush(self.oldest, (self.filled[block], block))
 
     def _append(self, held: Held, ids: list[int]) -> int:
         """How many of the full blocks that `ids` complete were there, counted from the first on."""
@@ -70,11 +76,15 @@ class PrefixBlocks:
             found += unbroken
             self.idle.pop(block, None)
             self.users[block] = self.users.get(block, 0) + 1
+            self.clock += 1
+            self.filled[block] = self.clock
             held.blocks.append(block)
         held.rest = tokens[len(tokens) // size * size :]
         return found
 
     def _make_room(self) -> None:
-        partly_filled = len(self.held)
+        partly_filled = sum(bool(held.rest) for held in self.held.values())
         while self.idle and len(self.users) + len(self.idle) + partly_filled > self.capacity:
-            self.idle.popitem(last=False)
+            when, block = heapq.heappop(self.oldest)
+            if self.idle.get(block) == when:
+                del self.idle[block], self.filled[block]

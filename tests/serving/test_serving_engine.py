@@ -1,0 +1,181 @@
+"""The OpenVINO engine itself, in this process: what it is asked comes out, or is refused by name."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steelyard.serving.engines import ENGINES, Engine, EngineSettings, Event, GenRequest
+
+END = (2,)
+SCHEMA = {
+    "type": "object",
+    "properties": {"ok": {"type": "boolean"}, "n": {"enum": [1, 2, 3]}},
+    "required": ["ok", "n"],
+    "additionalProperties": False,
+}
+PERSON = list(range(40, 140))  # 100 tokens: three whole blocks of the cache
+
+
+@pytest.fixture(scope="module")
+def make(tiny_ir) -> Iterator[Callable[..., Engine]]:
+    made: list[Engine] = []
+
+    def load(folder: Path = tiny_ir, **settings: Any) -> Engine:
+        made.append(ENGINES["openvino"]()(EngineSettings(folder=str(folder), mode="exact", **settings)))
+        return made[-1]
+
+    yield load
+    for engine in made:
+        engine.close()
+
+
+@pytest.fixture(scope="module")
+def engine(make) -> Engine:
+    return make()
+
+
+def request(number: int, **asked: Any) -> GenRequest:
+    return GenRequest(**{"request_id": number, "ids": PERSON, "max_tokens": 24, **asked})
+
+
+def answer(engine: Engine, *requests: GenRequest) -> dict[int, list[Event]]:
+    found: dict[int, list[Event]] = {r.request_id: [] for r in requests}
+    for one in requests:
+        engine.add(one)
+    while engine.busy():
+        for event in engine.step():
+            found[event.request_id].append(event)
+    return found
+
+
+def ids(events: list[Event]) -> list[int]:
+    return [n for event in events for n in event.ids]
+
+
+def text(folder: Path, events: list[Event]) -> str:
+    from steelyard.model import Tokenizer
+
+    return Tokenizer(folder).decode(ids(events))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+@pytest.mark.parametrize("logprobs", [False, True])
+def test_an_answer_keeps_to_its_schema(engine, tiny_ir, temperature, logprobs):
+    asked = {"grammar": ("json_schema", json.dumps(SCHEMA)), "max_tokens": 200, "seed": 3}
+    told = answer(engine, request(10, temperature=temperature, logprobs=logprobs, stop_ids=END, **asked))[10]
+    assert told[-1].finish in ("stop", "length")
+    if told[-1].finish == "stop":  # a random network may write blanks for ever
+        found = json.loads(text(tiny_ir, told))
+        assert isinstance(found["ok"], bool) and found["n"] in (1, 2, 3)
+
+
+def test_regex_and_ebnf_bind_the_answer(engine, tiny_ir):
+    told = answer(
+        engine,
+        request(20, grammar=("regex", "(yes|no)[0-9]{3}"), stop_ids=END),
+        request(21, grammar=("ebnf", 'root ::= "ab" | "cd"'), stop_ids=END),
+    )
+    assert re.fullmatch("(yes|no)[0-9]{3}", text(tiny_ir, told[20]))
+    assert text(tiny_ir, told[21]) in ("ab", "cd")
+    assert told[20][-1].finish == told[21][-1].finish == "stop"
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        ("json_schema", "{"), ("json_schema", '{"type": "nonsense"}'), ("json_schema", '{"not": {}}'),
+        ("regex", "(("), ("ebnf", "root ::= "), ("lark", "start: x"),
+    ],
+)  # fmt: skip
+def test_a_grammar_that_cannot_be_followed_is_refused_and_harms_nobody(engine, grammar):
+    with pytest.raises(ValueError):
+        engine.add(request(30, grammar=grammar, stop_ids=END))
+    assert ids(answer(engine, request(31, max_tokens=4))[31])
+
+
+def test_a_property_may_bear_the_name_of_a_keyword(engine):
+    schema = {"type": "object", "properties": {"not": {"const": "if"}}, "required": ["not"]}
+    assert answer(engine, request(32, grammar=("json_schema", json.dumps(schema)), stop_ids=END))[32]
+
+
+def test_a_folder_without_a_vocabulary_follows_grammars_too(make, tiny_ir, tmp_path):
+    for file in tiny_ir.iterdir():
+        if "detokenizer" not in file.name:
+            (tmp_path / file.name).symlink_to(file)
+    told = answer(make(tmp_path), request(40, grammar=("regex", "a{5}"), stop_ids=END))
+    assert text(tmp_path, told[40]) == "aaaaa"
+
+
+def test_the_least_number_of_tokens_is_kept(engine):
+    free = ids(answer(engine, request(50, max_tokens=30))[50])
+    end = (free[1],)
+    assert len(ids(answer(engine, request(51, stop_ids=end))[51])) == 2
+    held = answer(engine, request(52, stop_ids=end, min_tokens=10))[52]
+    assert len(ids(held)) >= 10
+
+
+def test_tokens_found_in_the_prefix_cache_are_counted(make):
+    engine = make()
+    first = answer(engine, request(1))[1]
+    again = answer(engine, request(2))[2]
+    longer = answer(engine, request(3, ids=[*PERSON, *range(200, 240)]))[3]
+    assert [e[0].cached for e in (first, again, longer)] == [0, 96, 96]
+    assert engine.metrics()["prefix_hits"] == 192
+    assert engine.metrics()["prefix_queries"] == 340
+    assert ids(first) == ids(again)
+
+
+def test_without_a_prefix_cache_nothing_is_counted(make):
+    engine = make(prefix_cache=False)
+    told = [answer(engine, request(n))[n][0].cached for n in (1, 2)]
+    assert told == [None, None]
+
+
+def test_the_count_follows_what_really_is_computed_when_room_is_short(make):
+    """Prefill in pieces of 32 tokens: the steps before the first token say what was computed."""
+    engine = make(max_num_batched_tokens=32, cache_bytes=1, max_model_len=256)
+    for number, start in enumerate((3, 40, 77, 3, 114, 3, 77, 40, 3), 1):
+        prompt = [start + n % 30 for n in range(160)]
+        engine.add(request(number, ids=prompt, max_tokens=1))
+        steps, told = 0, []
+        while not told:
+            told, steps = engine.step(), steps + 1
+        assert steps == -(-(160 - told[0].cached) // 32), (number, told[0].cached)
+
+
+def test_drafted_tokens_leave_greedy_answers_unchanged(make, engine):
+    drafting = make(speculative="lookup")
+    prompts = [[5 + n, 6, 7, 8] * 20 for n in range(4)]
+    asked = [request(100 + n, ids=p, max_tokens=40, logprobs=True) for n, p in enumerate(prompts)]
+    plain, drafted = answer(engine, *asked), answer(drafting, *asked)
+    for number in plain:
+        assert ids(plain[number]) == ids(drafted[number])
+        told = [[p for e in found[number] for p in e.logprobs or []] for found in (plain, drafted)]
+        assert told[0] == pytest.approx(told[1], abs=1e-3)
+    assert max(len(e.ids) for e in drafted[100]) > 1
+
+
+def test_drafts_go_with_sampling_grammars_and_cancel(make, tiny_ir):
+    engine = make(speculative="lookup")
+    engine.add(request(1, max_tokens=400))
+    engine.step()
+    engine.cancel(1)
+    told = answer(
+        engine,
+        request(2, grammar=("regex", "(ab){6}"), stop_ids=END),
+        request(3, temperature=1.0, max_tokens=30),
+        request(4, max_tokens=1),
+    )
+    assert text(tiny_ir, told[2]) == "ab" * 6
+    assert (len(ids(told[3])), len(ids(told[4]))) == (30, 1)
+
+
+def test_what_a_decoder_cannot_do_it_refuses(engine):
+    with pytest.raises(NotImplementedError):
+        engine.embed([[1, 2]])
