@@ -65,6 +65,10 @@ def bound(case: Any) -> None:
 GENERATING = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
 
 
+class TimeIsUp(Exception):
+    """An operation has had its share."""
+
+
 class Tally:
     """What came back."""
 
@@ -169,11 +173,13 @@ def _one(
         )  # fmt: skip
         @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
         def send(case: Any) -> None:
-            if time.monotonic() < ends:
-                _lead(case, known, tally.cases)
-                _send(case, checks, tally)
+            if time.monotonic() > ends:
+                raise TimeIsUp
+            _lead(case, known, tally.cases)
+            _send(case, checks, tally)
 
-        with suppress(hypothesis.errors.Unsatisfiable):  # there is nothing about it that could be wrong
+        # Unsatisfiable: there is nothing about the operation that could be wrong.
+        with suppress(hypothesis.errors.Unsatisfiable, TimeIsUp):
             send()
 
 
