@@ -18,7 +18,6 @@ MAX_TOP = 64  # likeliest tokens that may be asked for
 RANKS = (8, 16, 32, 64, 128, 256)  # that vLLM makes room for
 MAX_LORAS = 4  # adapters in one batch
 SCORED = "score"  # the request of `score`; those of answers are numbers
-LOOKUP = {"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_max": 4, "prompt_lookup_min": 2}
 
 
 class VllmEngine:
@@ -179,8 +178,6 @@ def arguments(settings: EngineSettings) -> dict[str, Any]:
     }
     if settings.adapters:
         found |= {"enable_lora": True, "max_loras": MAX_LORAS, "max_lora_rank": rank_of(settings.adapters)}
-    if settings.speculative == "lookup":
-        found["speculative_config"] = LOOKUP
     return found
 
 
