@@ -263,8 +263,8 @@ class Soak:
                 t = self.tally
                 note(
                     f"{now - began:6.0f} s: {t.answered} answered, {len(t.differing)} differ, "
-                    f"{t.refused} refused, {t.lost_at_kill} lost at kills, {len(t.failed)} failed, front "
-                    f"{self.front_rss[-1][1] / 1e6:.0f} MB"
+                    f"{len(t.wrong)} wrong, {t.refused} refused, {t.lost_at_kill} lost at kills, "
+                    f"{len(t.failed)} failed, front {self.front_rss[-1][1] / 1e6:.0f} MB"
                 )
             await asyncio.sleep(SAMPLE_S)
 

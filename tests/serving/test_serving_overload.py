@@ -271,13 +271,13 @@ def test_rate_limits_and_budgets(keyed):
 def test_a_calm_key_is_served_beside_a_flood(keyed):
     service, _, keys = keyed
     body = {**LONG, "max_tokens": 200}
-    with ThreadPoolExecutor(64) as pool:
-        flood = [pool.submit(post, service, body, keys["busy"]) for _ in range(60)]
-        assert until(lambda: read_metrics(service, keys["admin"])["vllm:num_requests_waiting"] > 40, 10)
+    with ThreadPoolExecutor(24) as pool:
+        flood = [pool.submit(post, service, {**body, "n": 8}, keys["busy"]) for _ in range(24)]
+        assert until(lambda: read_metrics(service, keys["admin"])["vllm:num_requests_waiting"] > 30, 10)
         text(post(service, body, keys["calm"]))
-        assert sum(job.done() for job in flood) < 30
+        assert sum(job.done() for job in flood) < 18
         for job in flood:
-            text(job.result())
+            assert job.result().status_code == 200
 
 
 def test_a_priority_goes_first(keyed):
