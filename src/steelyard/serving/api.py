@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from .api_error import ApiError
 from .engine_process import EngineLost
+from .encoders import EncoderService
 from .engines import Capability
 from .generation import Served
 from .guard import Caller
@@ -46,12 +47,13 @@ class Api:
         """The model, then each adapter as `NAME:ADAPTER`."""
         own = self.settings.name
         found = [self._card(own), *(self._card(f"{own}:{name}", own) for name in self.served.adapters)]
-        return found + ([self._encoder_card()] if self._beside() else [])
+        encoder = self._beside()
+        return found + ([self._encoder_card(encoder)] if encoder else [])
 
     def card(self, name: str) -> dict[str, Any]:
         """Raises ApiError 404."""
-        if self._beside() and name == self.served.encoder.name:
-            return self._encoder_card()
+        if (encoder := self._beside()) and name == encoder.name:
+            return self._encoder_card(encoder)
         adapter = self.adapter_of(name)
         own = self.settings.name
         return self._card(own) if adapter is None else self._card(f"{own}:{adapter}", own)
@@ -67,13 +69,12 @@ class Api:
             "max_model_len": self.served.max_model_len,
         }
 
-    def _beside(self) -> bool:
-        """Whether an encoder stands beside the model, under a name of its own."""
+    def _beside(self) -> EncoderService | None:
+        """The encoder that stands beside the model under a name of its own."""
         encoder = self.served.encoder
-        return encoder is not None and encoder.name != self.settings.name
+        return encoder if encoder is not None and encoder.name != self.settings.name else None
 
-    def _encoder_card(self) -> dict[str, Any]:
-        encoder = self.served.encoder
+    def _encoder_card(self, encoder: EncoderService) -> dict[str, Any]:
         own = {"id": encoder.name, "root": encoder.name, "max_model_len": encoder.about.max_tokens}
         return self._card(encoder.name) | own
 

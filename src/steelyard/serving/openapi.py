@@ -92,7 +92,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/v1/responses/{id}/input_items"): _op(
         "responses", "Its input", "InputItems", 400, 404, query=PAGE
     ),
-    ("POST", "/v1/messages"): _op("messages", "Anthropic's messages", "AnthropicMessage", *GENERATES, streams=True),
+    ("POST", "/v1/messages"): _op(
+        "messages", "Anthropic's messages", "AnthropicMessage", *GENERATES, streams=True
+    ),
     ("POST", "/v1/messages/count_tokens"): _op(
         "messages", "Count input tokens", "MessageTokens", 400, 404, 413
     ),
