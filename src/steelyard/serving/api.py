@@ -10,8 +10,8 @@ from typing import Any
 from starlette.requests import Request
 
 from .api_error import ApiError
-from .engine_process import EngineLost
 from .encoders import EncoderService
+from .engine_process import EngineLost
 from .engines import Capability
 from .generation import Served
 from .guard import Caller
