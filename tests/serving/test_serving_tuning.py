@@ -118,8 +118,11 @@ def test_a_job_goes_on_after_pause_and_kill(service, begin):
     assert not saved or any(t.startswith("Going on after") for t in events(api))
     os.kill(service.pid, signal.SIGKILL)
     service.process.wait()
-    api = client(begin())  # it goes on by itself
-    until(lambda: events(api), lambda told: sum("steps planned" in t for t in told) == 3)
+    second = begin()  # it goes on by itself
+    until(lambda: events(client(second)), lambda told: sum("steps planned" in t for t in told) == 3)
+    second.stop()  # in peace, as `steelyard stop` does
+    api = client(begin())
+    until(lambda: events(api), lambda told: sum("steps planned" in t for t in told) == 4)
     cancelled = api.fine_tuning.jobs.cancel(job.id)
     assert cancelled.status == "cancelled" and cancelled.finished_at
     with pytest.raises(openai.ConflictError):

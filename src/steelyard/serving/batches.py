@@ -84,7 +84,7 @@ class Batches:
     def routes(self) -> list[Route]:
         return [
             Route("/v1/batches", self.create, methods=["POST"]),
-            Route("/v1/batches", self.list, methods=["GET"]),
+            Route("/v1/batches", self.listed, methods=["GET"]),
             Route("/v1/batches/{id}", self.get, methods=["GET"]),
             Route("/v1/batches/{id}/cancel", self.cancel, methods=["POST"]),
         ]
@@ -105,7 +105,7 @@ class Batches:
         self.begin(request.app)
         return json_response(stored.shown)
 
-    async def list(self, request: Request) -> Response:
+    async def listed(self, request: Request) -> Response:
         self.resume(request.app)
         found = await asyncio.to_thread(self.store.all, KIND)
         return json_response(page(request, [self.live.get(s.id, s) for s in found], cap=100))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -47,7 +48,8 @@ async def _embed(api: Any, request: Request) -> Response:
     if length < vectors.shape[1]:
         vectors = _shortened(vectors, length)
     tokens = sum(map(len, batch))
-    write = _base64 if body.encoding_format == "base64" else np.ndarray.tolist
+    coded = body.encoding_format == "base64"
+    write: Callable[[np.ndarray], Any] = _base64 if coded else (lambda vector: vector.tolist())
     data = [{"object": "embedding", "index": i, "embedding": write(v)} for i, v in enumerate(vectors)]
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     return json_response({"object": "list", "data": data, "model": encoder.name, "usage": usage})
@@ -68,11 +70,12 @@ def _length(encoder: EncoderService, asked: int | None) -> int:
 def _ids(encoder: EncoderService, body: EmbeddingBody) -> list[list[int]]:
     """Token ids of each input; ids that a client gives are taken as they are. Raises ApiError 400."""
     given: Any = body.input
-    listed = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given
+    listed: Any = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given
     if not 1 <= len(listed) <= INPUTS:
         raise ApiError(400, f"give from 1 to {INPUTS} inputs", param="input")
     if not all(listed):
         raise ApiError(400, "an input is empty", param="input")
+    batch: list[list[int]]
     batch = encoder.tokenizer.encode_all(listed) if isinstance(listed[0], str) else listed
     if any(max(ids) >= encoder.tokenizer.vocab_size for ids in batch):
         raise ApiError(400, f"token ids run to {encoder.tokenizer.vocab_size - 1}", param="input")

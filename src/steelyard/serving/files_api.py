@@ -31,7 +31,7 @@ def routes(api: Any, store: ObjectStore) -> list[Route]:
     files = Files(store)
     return [
         Route("/v1/files", files.upload, methods=["POST"]),
-        Route("/v1/files", files.list, methods=["GET"]),
+        Route("/v1/files", files.listed, methods=["GET"]),
         Route("/v1/files/{id}", files.get, methods=["GET"]),
         Route("/v1/files/{id}", files.delete, methods=["DELETE"]),
         Route("/v1/files/{id}/content", files.content, methods=["GET"]),
@@ -55,7 +55,7 @@ class Files:
             stored = await asyncio.to_thread(add, self.store, name, purpose, file.file, owner, life_s)
         return json_response(stored.shown)
 
-    async def list(self, request: Request) -> Response:
+    async def listed(self, request: Request) -> Response:
         found = await asyncio.to_thread(live, self.store)
         purpose = request.query_params.get("purpose")
         found = [s for s in found if purpose in (None, s.shown["purpose"])]

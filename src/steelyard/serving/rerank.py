@@ -79,6 +79,7 @@ async def _ranked(
     scores = _scores(encoder, await counted(api.served, request, encoder, batch))
     order = np.argsort(-scores, kind="stable")[: body.top_n or len(texts)]
     shown = documents if body.return_documents is None else body.return_documents
+    results: list[dict[str, Any]]
     results = [{"index": int(i), "relevance_score": float(scores[i])} for i in order]
     if shown:
         results = [r | {"document": {"text": texts[int(r["index"])]}} for r in results]

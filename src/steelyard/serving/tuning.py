@@ -56,9 +56,9 @@ Auto = Literal["auto"]
 
 class Hyperparameters(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    n_epochs: Auto | int | None = Field(None)
-    batch_size: Auto | int | None = Field(None)
-    learning_rate_multiplier: Auto | float | None = Field(None)
+    n_epochs: Auto | int | None = None
+    batch_size: Auto | int | None = None
+    learning_rate_multiplier: Auto | float | None = None
 
 
 class SupervisedMethod(BaseModel):
@@ -95,13 +95,14 @@ class Tuning:
         self._task: asyncio.Task[None] | None = None
         self._child: asyncio.subprocess.Process | None = None
         self._running: str | None = None
+        self._closing = False
         self._asked: dict[str, str] = {}  # job -> "paused" or "cancelled", until its run has stopped
 
     def routes(self) -> list[Route]:
         at = "/v1/fine_tuning/jobs"
         return [
             Route(at, self.create, methods=["POST"]),
-            Route(at, self.list, methods=["GET"]),
+            Route(at, self.listed, methods=["GET"]),
             Route(at + "/{id}", self.get, methods=["GET"]),
             Route(at + "/{id}/cancel", self.cancel, methods=["POST"]),
             Route(at + "/{id}/pause", self.pause, methods=["POST"]),
@@ -132,7 +133,7 @@ class Tuning:
         self.begin()
         return json_response(stored.shown)
 
-    async def list(self, request: Request) -> Response:
+    async def listed(self, request: Request) -> Response:
         self.resume()
         found = await asyncio.to_thread(self.store.all, KIND)
         return json_response(page(request, [s for s in found if _has(s, request)], cap=100))
@@ -269,6 +270,7 @@ class Tuning:
 
     async def close(self) -> None:
         """Stop the run under way; it goes on with the next service."""
+        self._closing = True
         self._signal(signal.SIGTERM)
         if self._task:
             with suppress(asyncio.TimeoutError):
@@ -283,7 +285,7 @@ class Tuning:
 
     async def _run(self) -> None:
         await self._load_tuned()
-        while jobs := await asyncio.to_thread(self._open):
+        while not self._closing and (jobs := await asyncio.to_thread(self._open)):
             self._running = jobs[0].id
             try:
                 await self._one(jobs[0].id)
@@ -310,6 +312,9 @@ class Tuning:
             if fault:
                 return self._fail(job_id, "invalid_training_file", *fault)
             self._tell(job_id, "Files validated, moving job to queued state")
+        if end := self._asked.pop(job_id, None):  # while the files were read
+            self._end(job_id, end)
+            return None
         self._change(job_id, status="running")
         self._tell(job_id, "Fine-tuning job started")
         code = await self._steelyard(job_id, folder)
@@ -317,10 +322,11 @@ class Tuning:
             self._end(job_id, end)
         elif code == 0:
             await self._succeed(job_id, _document(folder))
-        elif code != STOPPED:
+        elif code != STOPPED and not self._closing:  # a run that is ended before it can say so goes on too
             error = (_document(folder) or {}).get("error") or {}
             told = error.get("message") or f"the run ended with {code}"
-            self._fail(job_id, error.get("code") or "run_failed", told, "training_file")
+            code_told = error.get("code") or "run_failed"
+            self._fail(job_id, code_told, told, "training_file" if code_told.startswith("data.") else None)
         return None
 
     async def _steelyard(self, job_id: str, folder: Path) -> int:
