@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from .network import load, save
     from .openvino_ir import export_openvino
     from .openvino_tokenizer import DETOKENIZER, write_detokenizer
-    from .openvino_tokenizer import DETOKENIZER, write_detokenizer
     from .sentence_tokenizer import SentenceTokenizer
     from .served import served_weights
     from .source import FAMILIES, ModelSource, check_folder, resolve
@@ -47,8 +46,6 @@ FILES = {
     "export_openvino": "openvino_ir",
     "DETOKENIZER": "openvino_tokenizer",
     "write_detokenizer": "openvino_tokenizer",
-    "DETOKENIZER": "openvino_tokenizer",
-    "write_detokenizer": "openvino_tokenizer",
     "Grouped": "grouped",
     "group_of": "grouped",
     "rounded": "grouped",
@@ -65,7 +62,6 @@ FILES = {
 
 __all__ = [
     "BYTE_OF",
-    "DETOKENIZER",
     "DETOKENIZER",
     "FAMILIES",
     "Encoder",

@@ -43,7 +43,10 @@ class Template:
         tools: Sequence[Mapping[str, Any]] | None = None,
         variables: Mapping[str, Any] | None = None,
     ) -> str:
-        """The text of a chat; `variables` are the template's own switches. Raises WrongUse where the template refuses or oversteps the sandbox."""
+        """The text of a chat; `variables` are the template's own switches.
+
+        Raises WrongUse where the template refuses or oversteps the sandbox.
+        """
         try:
             return self._compiled.render(
                 messages=[plain(_without_none(message)) for message in messages],

@@ -252,7 +252,8 @@ def read_keys(file: Path) -> list[Key]:
     except ValidationError as e:
         first = e.errors(include_input=False, include_url=False)[0]
         where = Where(str(file), field=".".join(str(part) for part in first["loc"]))
-        raise WrongUse("serve.keys", first["msg"], where=where, hint="see docs/how-to/share-with-keys.md") from None
+        hint = "see docs/how-to/share-with-keys.md"
+        raise WrongUse("serve.keys", first["msg"], where=where, hint=hint) from None
     if len({entry.id for entry in entries}) < len(entries):
         raise WrongUse("serve.keys", "two keys have the same id", where=Where(str(file)), hint="rename one")
     return [Key(**{**entry.model_dump(), "scopes": frozenset(entry.scopes)}) for entry in entries]

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def _trials() -> Iterator[tuple[str, Callable[[EngineSettings], EngineSettings]]
         yield f"{cores - 1} threads", lambda s: replace(s, threads=cores - 1)
     yield "pinned", lambda s: replace(s, cores=tuple(physical_cores()[: s.threads]))
     for tokens in STEP_TOKENS:
-        yield f"{tokens} tokens a step", lambda s, n=tokens: replace(s, max_num_batched_tokens=n)
+        yield f"{tokens} tokens a step", partial(replace, max_num_batched_tokens=tokens)
 
 
 # ------------------------------------------------------------------ one trial
