@@ -1,4 +1,4 @@
-"""Every figure of the README, each by its own command; `make bench` runs all of them, in about an hour.
+"""Every figure of the README, each by its own command; `make bench` runs all of them, in about three hours.
 
     python bench/all.py [NAME ...]          # names: see BENCHES; results in bench/results/NAME.json
 
@@ -24,14 +24,29 @@ PYTHON = [sys.executable]
 PATH_RUN = ["up", "demo/recipe.yaml", "--yes", "--json", "--no-keep", "--workdir", str(WORK / "path")]
 CORPUS, PUBLISHED = "bench/data/dev.jsonl.gz", "facts/results-dev.csv"
 
+
+def peers() -> list[str]:
+    """Where those peers are that need an installation of their own, from the environment."""
+    known = {"--vllm": "STEELYARD_VLLM_PYTHON", "--llama": "STEELYARD_LLAMA_SERVER"}
+    return [word for flag, name in known.items() if (at := os.environ.get(name)) for word in (flag, at)]
+
+
 # name -> (commands, what of STEELYARD_SHARED they need)
 BENCHES: dict[str, tuple[list[list[str]], str]] = {
     "install": ([[*PYTHON, "bench/install.py"]], ""),
+    "install_serve": ([[*PYTHON, "bench/install.py", "serve"]], ""),
     "path": ([[*PYTHON, "demo/make_data.py"], [*STEELYARD, *PATH_RUN]], ""),
     "plan_check": ([[*PYTHON, "bench/plan_check.py", str(RESULTS / "path.json")]], ""),
     "kill": ([[*PYTHON, "bench/kill.py"]], ""),
     "train": ([[*PYTHON, "bench/base.py", str(BASE)], [*PYTHON, "bench/train.py", str(BASE)]], ""),
     "serve": ([[*PYTHON, "bench/serve.py", "demo"]], ""),
+    "start": ([[*PYTHON, "bench/start.py", "demo"]], ""),
+    "peers": ([[*PYTHON, "bench/peers.py", *peers()]], ""),
+    "matrix_share": ([[*PYTHON, "bench/matrix_share.py", "demo"]], ""),
+    "reuse": ([[*PYTHON, "bench/reuse.py", "demo"]], ""),
+    "fuzz": ([[*PYTHON, "bench/fuzz.py", "--cases", "10000"]], ""),
+    "soak": ([[*PYTHON, "bench/soak.py", "--minutes", "60"]], ""),
+    "forms": ([[*PYTHON, "bench/forms.py", "demo"]], "tasks"),
     "clean": ([[*PYTHON, "bench/clean.py", str(SHARED / CORPUS)]], CORPUS),
     "plan_published": ([[*STEELYARD, "validate", str(SHARED / PUBLISHED), "--json"]], PUBLISHED),
     "plan_left_out": ([[*PYTHON, "bench/fit_constants.py", str(SHARED / PUBLISHED)]], PUBLISHED),
