@@ -128,7 +128,8 @@ def vllm(hf: Path, python: Path | None, dtype: str) -> Any:
         raise Skipped("no --vllm PYTHON")
     port, cores = free_port(), psutil.cpu_count() or 1
     command = [
-        str(python.parent / "vllm"), "serve", str(hf), "--port", str(port), "--host", "127.0.0.1",
+        str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(hf), "--port", str(port),
+        "--host", "127.0.0.1",
         "--served-model-name", "default", "--dtype", dtype, "--max-model-len", "2048", "--max-num-seqs", "64",
         "--max-num-batched-tokens", "2048",
     ]  # fmt: skip
