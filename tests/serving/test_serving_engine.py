@@ -179,3 +179,151 @@ def test_drafts_go_with_sampling_grammars_and_cancel(make, tiny_ir):
 def test_what_a_decoder_cannot_do_it_refuses(engine):
     with pytest.raises(NotImplementedError):
         engine.embed([[1, 2]])
+
+
+# ------------------------------------------------------------------ adapters
+
+LINEARS = {
+    "self_attn.q_proj": (64, 64), "self_attn.k_proj": (32, 64), "self_attn.v_proj": (32, 64),
+    "self_attn.o_proj": (64, 64), "mlp.gate_proj": (128, 64), "mlp.up_proj": (128, 64),
+    "mlp.down_proj": (64, 128),
+}  # fmt: skip
+
+
+def lora(folder: Path, seed: int, linears: dict[str, tuple[int, int]] = LINEARS, **described: Any) -> Path:
+    """A LoRA of random numbers for the tiny model, as PEFT stores it."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    chance, tensors = np.random.default_rng(seed), {}
+    for layer in range(2):
+        for name, (rows, columns) in linears.items():
+            key = f"base_model.model.model.layers.{layer}.{name}"
+            tensors[f"{key}.lora_A.weight"] = chance.normal(0, 0.2, (4, columns)).astype(np.float32)
+            tensors[f"{key}.lora_B.weight"] = chance.normal(0, 0.2, (rows, 4)).astype(np.float32)
+    folder.mkdir()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    told = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "bias": "none", **described}
+    (folder / "adapter_config.json").write_text(json.dumps(told))
+    return folder
+
+
+def merged(base: Path, adapter: Path, out: Path) -> Path:
+    """The IR of W + 2 B A, in f32."""
+    import shutil
+
+    from steelyard.model import Weights, export_openvino, write
+
+    weights, factors = Weights(base), Weights(adapter / "adapter_model.safetensors")
+    tensors = {}
+    for name in weights:
+        value, key = weights.f32(name), f"base_model.model.{name.removesuffix('.weight')}"
+        if f"{key}.lora_A.weight" in set(factors):
+            value = value + 2 * factors.f32(f"{key}.lora_B.weight") @ factors.f32(f"{key}.lora_A.weight")
+        tensors[name] = ("F32", value)
+    shutil.copytree(base, out / "hf", ignore=shutil.ignore_patterns("*.safetensors*"))
+    write(tensors, out / "hf" / "model.safetensors")
+    export_openvino(out / "hf", out / "ir", "f32")
+    return out / "ir"
+
+
+def logprobs(events: list[Event]) -> list[float]:
+    return [value for event in events for value in event.logprobs or []]
+
+
+def test_an_adapter_equals_its_merged_model_and_leaves_the_others_alone(make, tiny_models, tmp_path):
+    adapters = [lora(tmp_path / name, seed) for seed, name in enumerate(("one", "two"))]
+    engine = make(adapters={"one": str(adapters[0])})
+    alone = answer(engine, request(1, logprobs=True))[1]
+    started = engine.load_adapter("two", str(adapters[1]))
+    on_the_way = answer(engine, request(2, max_tokens=200))[2]  # answers go on while it loads
+    assert len(ids(on_the_way)) == 200
+    started.result()
+    asked = [request(3 + n, adapter=name, logprobs=True) for n, name in enumerate((None, "one", "two"))]
+    told = answer(engine, *asked)
+    assert ids(told[3]) == ids(alone)
+    # The base has read this prompt twice; its keys and values are none of the adapters'.
+    assert [told[n][0].cached for n in (3, 4, 5)] == [96, 0, 0]
+    for n, adapter in enumerate(adapters):
+        whole = make(merged(tiny_models("llama"), adapter, tmp_path / f"merged-{n}"))
+        wanted = answer(whole, request(1, logprobs=True))[1]
+        assert ids(told[4 + n]) == ids(wanted) != ids(alone)
+        assert logprobs(told[4 + n]) == pytest.approx(logprobs(wanted), abs=1e-3)
+        whole.close()
+
+
+def rest_of(engine: Engine) -> dict[int, list[int]]:
+    """Ids of each request until none is left."""
+    found: dict[int, list[int]] = {}
+    while engine.busy():
+        for event in engine.step():
+            found.setdefault(event.request_id, []).extend(event.ids)
+    return found
+
+
+def test_an_adapter_comes_and_goes_under_way(make, tmp_path):
+    engine = make(adapters={"mine": str(lora(tmp_path / "a", 0))})
+    wanted = ids(answer(engine, request(1, adapter="mine"))[1])
+    engine.add(request(2, adapter="mine"))
+    engine.step()
+    engine.load_adapter("mine", str(lora(tmp_path / "b", 1))).result()
+    engine.add(request(3, adapter="mine"))
+    told = rest_of(engine)
+    other = told[3]
+    assert told[2] == wanted != other  # what began with the adapter of before ends with it
+    engine.add(request(4, adapter="mine"))
+    engine.drop_adapter("mine")
+    assert rest_of(engine)[4] == other
+    assert engine.metrics()["prefix_queries"] == 400
+    with pytest.raises(ValueError, match="no adapter 'mine'"):
+        engine.add(request(5, adapter="mine"))
+    with pytest.raises(ValueError, match="no adapter 'mine'"):
+        engine.drop_adapter("mine")
+
+
+@pytest.mark.parametrize(
+    ("linears", "described", "why"),
+    [
+        ({"self_attn.q_proj": (64, 32)}, {}, "made for another"),
+        ({"self_attn.other": (64, 64)}, {}, "which this model has not"),
+        (LINEARS, {"use_dora": True}, "use_dora"),
+        (LINEARS, {"peft_type": "IA3"}, "IA3"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_refused(engine, tmp_path, linears, described, why):
+    with pytest.raises(ValueError, match=why):
+        engine.load_adapter("mine", str(lora(tmp_path / "a", 0, linears, **described))).result()
+    assert ids(answer(engine, request(1))[1])
+
+
+# ------------------------------------------------------------------ forms
+
+
+@pytest.mark.parametrize("form", ["int8", "int4_rtn"])
+@pytest.mark.parametrize("adapted", [False, True])
+def test_the_exact_mode_is_exact_over_stored_weights(make, tiny_models, tmp_path, form, adapted):
+    """Against the stored weights widened to f32: no activation is rounded on the way."""
+    import shutil
+
+    from steelyard.model import Weights, export_openvino, served_weights, write
+
+    base = tiny_models("llama")
+    export_openvino(base, tmp_path / "ir", form)
+    wide, stored = dict(served_weights(tmp_path / "ir")), Weights(base)
+    shutil.copytree(base, tmp_path / "hf", ignore=shutil.ignore_patterns("*.safetensors*"))
+    tensors = {name: ("F32", wide.get(name, stored.f32(name))) for name in stored}
+    write(tensors, tmp_path / "hf" / "model.safetensors")
+    adapter = lora(tmp_path / "a", 0)
+    if adapted:
+        whole = make(merged(tmp_path / "hf", adapter, tmp_path / "merged"))
+    else:
+        export_openvino(tmp_path / "hf", tmp_path / "wide", "f32")
+        whole = make(tmp_path / "wide")
+    engine = make(tmp_path / "ir", adapters={"mine": str(adapter)} if adapted else {})
+    asked = request(1, logprobs=True, max_tokens=12)
+    wanted = answer(whole, asked)[1]
+    told = answer(engine, request(1, logprobs=True, max_tokens=12, adapter="mine" if adapted else None))[1]
+    assert ids(told) == ids(wanted)
+    assert logprobs(told) == pytest.approx(logprobs(wanted), abs=1e-4)
+    if not adapted:
+        assert engine.score(PERSON, 0).logprobs == pytest.approx(whole.score(PERSON, 0).logprobs, abs=1e-4)

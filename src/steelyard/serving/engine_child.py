@@ -13,6 +13,7 @@ import select
 import socket
 import sys
 import time
+from concurrent.futures import Future
 from typing import Any
 
 import orjson
@@ -21,6 +22,7 @@ from ..processes import die_with_parent, peak_rss_bytes
 from .engines import ENGINES, Engine, EngineSettings, Event, GenRequest
 
 IDLE_TICK_S = 15.0
+LOADING_TICK_S = 0.05  # while an adapter loads beside the steps
 
 
 class Channel:
@@ -68,11 +70,15 @@ def _pin(cores: list[int]) -> None:
 
 def _serve(engine: Engine, channel: Channel) -> None:
     last = time.monotonic()
+    loading: dict[int, Future[None]] = {}
     while not channel.closed:
         busy = engine.busy()
-        messages = channel.receive(0 if busy else IDLE_TICK_S)
+        messages = channel.receive(0 if busy else LOADING_TICK_S if loading else IDLE_TICK_S)
         for message in messages:
-            _handle(engine, channel, message)
+            if (started := _handle(engine, channel, message)) is not None:
+                loading[message["request_id"]] = started
+        for request_id in [number for number, started in loading.items() if started.done()]:
+            _loaded(channel, request_id, loading.pop(request_id))
         if messages or busy:
             last = time.monotonic()
         else:
@@ -89,7 +95,21 @@ def _told(event: Event) -> list[Any]:
     return told
 
 
-def _handle(engine: Engine, channel: Channel, message: dict[str, Any]) -> None:
+def _loaded(channel: Channel, request_id: int, started: Future[None]) -> None:
+    if (why := started.exception()) is None:
+        channel.send({"done": request_id})
+    else:
+        _failed(channel, request_id, why)
+
+
+def _failed(channel: Channel, request_id: int, why: BaseException) -> None:
+    """Of what the engine says that it cannot do, the words alone."""
+    said = isinstance(why, ValueError | NotImplementedError)
+    channel.send({"failed": {"id": request_id, "why": str(why) if said else f"{type(why).__name__}: {why}"}})
+
+
+def _handle(engine: Engine, channel: Channel, message: dict[str, Any]) -> Future[None] | None:
+    """What goes on beside the steps, if anything: its end is told later."""
     op = message.pop("op")
     request_id = message["request_id"]
     try:
@@ -105,15 +125,15 @@ def _handle(engine: Engine, channel: Channel, message: dict[str, Any]) -> None:
         elif op == "embed":
             channel.send({"embeddings": [request_id, engine.embed(message["batch"])]})
         elif op == "load_adapter":
-            engine.load_adapter(message["name"], message["folder"])
+            if started := engine.load_adapter(message["name"], message["folder"]):
+                return started
             channel.send({"done": request_id})
         elif op == "drop_adapter":
             engine.drop_adapter(message["name"])
             channel.send({"done": request_id})
-    except (ValueError, NotImplementedError) as e:  # what the engine says of a request it cannot do
-        channel.send({"failed": {"id": request_id, "why": str(e)}})
     except Exception as e:  # one bad request must not take the engine down
-        channel.send({"failed": {"id": request_id, "why": f"{type(e).__name__}: {e}"}})
+        _failed(channel, request_id, e)
+    return None
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ...forms import FORMS
 from .protocol import (
     Capability,
     Engine,
@@ -50,12 +51,12 @@ def _openvino_capability() -> Capability:
         grammar=("json_schema", "regex", "ebnf") if find_spec("openvino_tokenizers") else (),
         logit_bias=False,
         min_tokens=True,
-        lora="none",
+        lora="hot",  # each in a pipeline of its own: the weights and a quarter of the KV cache once more
         mixed_adapters=False,
         speculative=("lookup",),
         embed=False,
-        forms=("bf16", "f16", "int8", "f32"),
-        kv_forms=("bf16", "f16", "u8", "f32"),
+        forms=tuple(FORMS),
+        kv_forms=tuple(dict.fromkeys(form.kv_precision for form in FORMS.values())),
         unusable=f"{', '.join(missing)} not installed" if missing else None,
     )
 

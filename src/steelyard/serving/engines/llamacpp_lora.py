@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 
+from .lora import KEY, TENSORS, lora_scale, lora_settings
+
 NAMES = {
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }  # fmt: skip
-KEY = re.compile(r"(?:.*\.)?layers\.(\d+)\.(.+?)\.lora_([AB])(?:\.default)?\.weight$")
 
 
 def write_gguf(adapter: Path, model: Path, out: Path) -> None:
     """Raises ValueError for an adapter that is no plain LoRA of the linear layers."""
     import gguf
 
-    settings = orjson.loads((adapter / "adapter_config.json").read_bytes())
+    settings = lora_settings(adapter)
     config = orjson.loads((model / "config.json").read_bytes())
     architecture = "llama" if config["model_type"] == "mistral" else config["model_type"]
-    _check(settings)
     writer = gguf.GGUFWriter(str(out), architecture)
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", _alpha(settings))
+    writer.add_float32("adapter.lora.alpha", lora_scale(settings) * settings["r"])
     for name, value in _tensors(adapter, config, architecture):
         writer.add_tensor(name, value)
     writer.write_header_to_file()
@@ -37,27 +36,11 @@ def write_gguf(adapter: Path, model: Path, out: Path) -> None:
     writer.close()
 
 
-def _check(settings: dict[str, Any]) -> None:
-    odd = [
-        key for key in ("use_dora", "alpha_pattern", "rank_pattern", "modules_to_save") if settings.get(key)
-    ]
-    if settings.get("peft_type") != "LORA" or odd:
-        raise ValueError(
-            f"only plain LoRA adapters can be loaded, not {', '.join(odd) or settings.get('peft_type')}"
-        )
-
-
-def _alpha(settings: dict[str, Any]) -> float:
-    """llama.cpp scales by alpha / rank; rsLoRA by alpha / sqrt(rank)."""
-    alpha, rank = float(settings["lora_alpha"]), settings["r"]
-    return alpha * rank**0.5 if settings.get("use_rslora") else alpha
-
-
 def _tensors(adapter: Path, config: dict[str, Any], architecture: str) -> list[tuple[str, np.ndarray]]:
     from ...model import Weights
 
     found = []
-    weights = Weights(adapter / "adapter_model.safetensors")
+    weights = Weights(adapter / TENSORS)
     for key in sorted(weights):
         match = KEY.match(key)
         if match is None or match[2] not in NAMES:

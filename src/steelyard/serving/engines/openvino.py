@@ -1,13 +1,13 @@
 """OpenVINO GenAI's continuous batching on the CPU.
 
-`step` holds the interpreter lock, so nothing else of this process runs meanwhile: no threads here.
+`step` holds the interpreter lock, so nothing else of this process runs meanwhile: no threads here, save
+the one that loads an adapter, which the library does without the lock.
 Teacher-forced scores come from the same IR in the plain runtime, loaded when first asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +16,15 @@ import openvino as ov
 import openvino_genai as genai
 import orjson
 
+from .openvino_batch import BLOCK_TOKENS, Batch
 from .openvino_grammar import Grammars, load_tokenizer, structured
-from .openvino_prefix import PrefixBlocks
+from .openvino_lora import adapter_config
 from .openvino_speculation import draft, speculation
 from .protocol import EngineSettings, Event, GenRequest, Scores, kv_bytes_per_token, kv_precision, read_form
 
-BLOCK_TOKENS = 32  # of GenAI's paged KV cache on CPU
 SCORE_CHUNK = 128  # tokens: their logits are 25 MB at a vocabulary of 49k
 UNLOAD_AFTER_S = 60.0  # the scorer keeps a second copy of the prepared weights
-FINISH = {"STOP": "stop", "LENGTH": "length"}
-
-
-@dataclass(slots=True)
-class Running:
-    """A request in GenAI's hands; `cached` until it has been told."""
-
-    handle: Any
-    logprobs: bool
-    cached: int | None
+ADAPTER_CACHE = 0.25  # of the base's bytes, for each adapter on top: at least one request of full length
 
 
 class OpenVinoEngine:
@@ -42,28 +33,41 @@ class OpenVinoEngine:
     def __init__(self, settings: EngineSettings) -> None:
         self.folder = Path(settings.folder)
         self.form = read_form(self.folder)
+        self.settings = settings
         self.properties = properties(self.form, settings)
-        self.speculative = settings.speculative
-        scheduler = _scheduler(settings, self.form, self.folder)
-        extra = speculation(settings)
-        self.pipeline, tokenizer = _pipeline(self.folder, scheduler, {**self.properties, **extra})
-        self.grammars = tokenizer and Grammars(tokenizer, _config_of(self.folder)["vocab_size"])
-        self.prefixes = PrefixBlocks(scheduler.num_kv_blocks if settings.prefix_cache else 0, BLOCK_TOKENS)
-        self.running: dict[int, Running] = {}
+        self.tokenizer = load_tokenizer(self.folder)  # shared: it holds the compiled grammars
+        self.grammars = self.tokenizer and Grammars(self.tokenizer, _config_of(self.folder)["vocab_size"])
+        self.batches: dict[str | None, Batch] = {None: self._batch(settings.cache_bytes)}
+        self.leaving: list[Batch] = []  # of adapters dropped or replaced: their answers end first
+        self.gone = [0, 0]  # queries and hits of those
+        self.turn = 0
+        self.loader = ThreadPoolExecutor(1)
+        for name, folder in settings.adapters.items():
+            self.load_adapter(name, folder).result()
         self.scorer: _Scorer | None = None
+
+    def _batch(self, cache_bytes: int, adapter: str | None = None) -> Batch:
+        scheduler = _scheduler(self.settings, self.form, self.folder, cache_bytes)
+        more = {"adapters": adapter_config(Path(adapter), self.folder)} if adapter else {}
+        all_properties = {**self.properties, **speculation(self.settings), **more}
+        return Batch(_pipeline(self.folder, self.tokenizer, scheduler, all_properties), scheduler)
+
+    def _every(self) -> list[Batch]:
+        return [*self.batches.values(), *self.leaving]
 
     def add(self, request: GenRequest) -> None:
         """Raises ValueError for what this engine cannot do."""
+        batch = self.batches.get(request.adapter)
+        if batch is None:
+            raise ValueError(f"no adapter {request.adapter!r} is loaded")
         config = _config(request)
-        if self.speculative != "off":
-            draft(config, len(self.running))
+        if self.settings.speculative != "off":
+            draft(config, sum(len(each.running) for each in self._every()))
         if request.grammar:
             self._follow(request.grammar, request.stop_ids)
             config.structured_output_config = structured(request.grammar)
-        ids = ov.Tensor(np.array([request.ids], np.int64))
-        handle = self.pipeline.add_request(request.request_id, ids, config)
-        cached = self.prefixes.take(request.request_id, request.ids)
-        self.running[request.request_id] = Running(handle, request.logprobs, cached)
+        tensor = ov.Tensor(np.array([request.ids], np.int64))
+        batch.add(request.request_id, request.ids, tensor, config)
 
     def _follow(self, grammar: tuple[str, str], stop_ids: tuple[int, ...]) -> None:
         """Raises ValueError where the grammar cannot be followed."""
@@ -74,39 +78,28 @@ class OpenVinoEngine:
         self.grammars.check(grammar)
 
     def cancel(self, request_id: int) -> None:
-        if running := self._forget(request_id):
-            running.handle.cancel()
+        for batch in self._every():
+            batch.cancel(request_id)
 
     def busy(self) -> bool:
-        return self.pipeline.has_non_finished_requests()
+        return any(batch.busy() for batch in self._every())
 
     def step(self) -> list[Event]:
-        self.pipeline.step()
-        return list(self._events())
+        """Of one pipeline that has work; the next call goes on with the one after it."""
+        self._let_go()
+        batches = self._every()
+        for _ in batches:
+            self.turn = (self.turn + 1) % len(batches)
+            if batches[self.turn].busy():
+                return batches[self.turn].step()
+        return []
 
-    def _events(self) -> Iterator[Event]:
-        for request_id, running in list(self.running.items()):
-            if running.handle.can_read():
-                for output in running.handle.read().values():
-                    yield self._event(request_id, running, output)
-            elif running.handle.get_status() == genai.GenerationStatus.IGNORED:
-                # The scheduler drops what its cache can never hold.
-                yield Event(request_id, [], finish="error")
-                self._forget(request_id)
-
-    def _event(self, request_id: int, running: Running, output: Any) -> Event:
-        finish = FINISH.get(output.finish_reason.name)
-        ids = list(output.generated_ids)
-        logprobs = list(output.generated_log_probs) if running.logprobs else None
-        cached, running.cached = running.cached, None
-        self.prefixes.grow(request_id, ids)
-        if finish:
-            self._forget(request_id)
-        return Event(request_id, ids, logprobs, finish, cached=cached)
-
-    def _forget(self, request_id: int) -> Running | None:
-        self.prefixes.leave(request_id)
-        return self.running.pop(request_id, None)
+    def _let_go(self) -> None:
+        """Of pipelines that have left and ended; what they counted stays counted."""
+        for batch in [batch for batch in self.leaving if not batch.busy()]:
+            self.leaving.remove(batch)
+            self.gone[0] += batch.prefixes.queries
+            self.gone[1] += batch.prefixes.hits
 
     def score(self, ids: list[int], top: int) -> Scores:
         if self.scorer is None:
@@ -116,52 +109,65 @@ class OpenVinoEngine:
     def embed(self, batch: list[list[int]]) -> list[list[float]]:
         raise NotImplementedError("a model that generates has no embeddings; serve an encoder beside it")
 
-    def load_adapter(self, name: str, folder: str) -> None:
-        raise NotImplementedError("adapters are not loaded by this engine")
+    def load_adapter(self, name: str, folder: str) -> Future[None]:
+        """Loads beside the steps, for seconds; then new requests under the name take it."""
+        return self.loader.submit(self._load_adapter, name, folder)
+
+    def _load_adapter(self, name: str, folder: str) -> None:
+        made = self._batch(int(self.settings.cache_bytes * ADAPTER_CACHE), folder)
+        before, self.batches[name] = self.batches.get(name), made
+        if before:
+            self.leaving.append(before)
 
     def drop_adapter(self, name: str) -> None:
-        raise NotImplementedError("adapters are not loaded by this engine")
+        """Answers under way go on to their end."""
+        if name not in self.batches:
+            raise ValueError(f"no adapter {name!r} is loaded")
+        self.leaving.append(self.batches.pop(name))
+        self._let_go()
 
     def idle(self, seconds: float) -> None:
         if seconds >= UNLOAD_AFTER_S:
             self.scorer = None
 
     def metrics(self) -> dict[str, float]:
-        found = self.pipeline.get_metrics()
+        batches = self._every()
         return {
-            "cache_usage": found.cache_usage / 100,
-            "prefix_queries": self.prefixes.queries,
-            "prefix_hits": self.prefixes.hits,
+            "cache_usage": sum(b.used_blocks() for b in batches) / sum(b.blocks for b in batches),
+            "prefix_queries": self.gone[0] + sum(b.prefixes.queries for b in batches),
+            "prefix_hits": self.gone[1] + sum(b.prefixes.hits for b in batches),
         }
 
     def close(self) -> None:
-        for request_id in list(self.running):
-            self.cancel(request_id)
+        for batch in self._every():
+            for request_id in list(batch.running):
+                batch.cancel(request_id)
 
 
 def properties(form: dict[str, Any], settings: EngineSettings) -> dict[str, Any]:
     """OpenVINO's properties; the exact mode is f32 throughout, whatever the weights are stored as."""
-    return {
-        "INFERENCE_PRECISION_HINT": "f32" if settings.mode == "exact" else form["precision"],
+    exact = settings.mode == "exact"
+    found = {
+        "INFERENCE_PRECISION_HINT": "f32" if exact else form["precision"],
         "KV_CACHE_PRECISION": settings.kv_precision or kv_precision(form, settings.mode),
         "INFERENCE_NUM_THREADS": settings.threads,
     }
+    if exact:  # else what is multiplied with int8 and int4 weights is rounded to int8 on the way
+        found["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
+    return found
 
 
-def _pipeline(folder: Path, scheduler: Any, properties: dict[str, Any]) -> tuple[Any, Any | None]:
-    """The pipeline, and the tokenizer that its grammars go by."""
-    tokenizer = load_tokenizer(folder)
+def _pipeline(folder: Path, tokenizer: Any | None, scheduler: Any, properties: dict[str, Any]) -> Any:
     if tokenizer is None:
-        return genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", properties), None
-    made = genai.ContinuousBatchingPipeline(str(folder), tokenizer, scheduler, "CPU", **properties)
-    return made, tokenizer
+        return genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", properties)
+    return genai.ContinuousBatchingPipeline(str(folder), tokenizer, scheduler, "CPU", **properties)
 
 
 def _config_of(folder: Path) -> dict[str, Any]:
     return orjson.loads((folder / "config.json").read_bytes())
 
 
-def _scheduler(settings: EngineSettings, form: dict[str, Any], folder: Path) -> Any:
+def _scheduler(settings: EngineSettings, form: dict[str, Any], folder: Path, cache_bytes: int) -> Any:
     scheduler = genai.SchedulerConfig()
     scheduler.max_num_batched_tokens = settings.max_num_batched_tokens
     scheduler.max_num_seqs = settings.max_num_seqs
@@ -169,7 +175,7 @@ def _scheduler(settings: EngineSettings, form: dict[str, Any], folder: Path) -> 
     block_bytes = kv_bytes_per_token(folder, precision) * BLOCK_TOKENS
     # One request of full length must always fit, or the scheduler would drop it.
     least = settings.max_model_len // BLOCK_TOKENS + 2
-    scheduler.num_kv_blocks = max(int(settings.cache_bytes / block_bytes), least)
+    scheduler.num_kv_blocks = max(int(cache_bytes / block_bytes), least)
     scheduler.dynamic_split_fuse = True
     scheduler.enable_prefix_caching = settings.prefix_cache
     return scheduler
