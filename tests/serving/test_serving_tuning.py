@@ -93,10 +93,10 @@ def test_a_job_tunes_tells_and_ends(service, home):
     recipe = json.loads((home / "serving" / "tiny" / "runs" / job.id / "recipe.yaml").read_text())
     assert recipe["train"][0]["gradient_accumulation_steps"] == 8 and recipe["seed"] == 7
     names = [m.id for m in api.models.list()]
-    if any("Loaded" in t for t in told):
-        assert done.fine_tuned_model in names
-    else:
-        assert any("steelyard serve " in t for t in told)
+    assert any("Loaded" in t for t in told) and done.fine_tuned_model in names
+    asked = {"messages": [{"role": "user", "content": "a b c"}], "max_tokens": 4, "temperature": 0}
+    tuned = api.chat.completions.create(model=done.fine_tuned_model, **asked)
+    assert tuned.usage.completion_tokens > 0
     assert [j.id for j in api.fine_tuning.jobs.list(metadata={"a": "b"})] == [job.id]
 
 
