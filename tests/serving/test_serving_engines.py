@@ -41,8 +41,8 @@ def adapter(smol, tmp_path_factory) -> Path:
     for layer in range(config["num_hidden_layers"]):
         for name, out in (("q_proj", wide), ("v_proj", wide // heads * kv)):
             key = f"base_model.model.model.layers.{layer}.self_attn.{name}"
-            tensors[f"{key}.lora_A.weight"] = chance.normal(0, 0.05, (8, wide)).astype(np.float32)
-            tensors[f"{key}.lora_B.weight"] = chance.normal(0, 0.05, (out, 8)).astype(np.float32)
+            tensors[f"{key}.lora_A.weight"] = chance.normal(0, 0.12, (8, wide)).astype(np.float32)
+            tensors[f"{key}.lora_B.weight"] = chance.normal(0, 0.12, (out, 8)).astype(np.float32)
     save_file(tensors, folder / "adapter_model.safetensors")
     described = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"],
                  "task_type": "CAUSAL_LM", "bias": "none"}  # fmt: skip
@@ -195,8 +195,10 @@ def test_an_adapter_is_a_model_of_its_own(engine):
     with ThreadPoolExecutor(4) as pool:  # several in flight at once must not mix
         names = ["default", f"{name_of(engine)}:mine"] * 2
         told = list(pool.map(lambda name: text(ask(engine, model=name, max_tokens=16)), names))
-    assert told[0] == told[2] and told[1] == told[3] and told[0] != told[1]
-    assert told[0] == text(ask(engine, max_tokens=16))
+    assert {told[0], told[2]}.isdisjoint({told[1], told[3]})
+    if MODES[name_of(engine)] == "exact":  # else another batch rounds otherwise
+        assert told[0] == told[2] == text(ask(engine, max_tokens=16)) and told[1] == told[3]
+    assert f"{name_of(engine)}:mine" in [m["id"] for m in httpx.get(f"{engine.url}/v1/models").json()["data"]]
     assert ask(engine, model=f"{name_of(engine)}:other")["status"] == 404
 
 
