@@ -90,7 +90,7 @@ class Ledger:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             db = sqlite3.connect(self.path, timeout=WAIT_S)
             try:
-                db.execute("PRAGMA journal_mode = WAL")
+                _write_ahead(db)
                 db.execute("PRAGMA synchronous = FULL")
                 db.executescript(SCHEMA)
                 with db:
@@ -125,6 +125,19 @@ class Ledger:
 
     def _aside(self, count: int) -> Path:
         return self.path.with_name(f"{self.path.name}.damaged-{count}")
+
+
+def _write_ahead(db: sqlite3.Connection) -> None:
+    """Switch to WAL. SQLite does not wait its time-out for this lock, so it is asked for again."""
+    end = time.monotonic() + WAIT_S
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as e:
+            if "locked" not in str(e) or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
 
 
 def _row(values: tuple) -> Row:

@@ -78,7 +78,9 @@ def problem_of(error: Exception) -> Problem | None:
     if isinstance(error, Problem):
         return error
     told = str(error).lower()  # torch and OpenVINO tell of memory as RuntimeError or ImportError
-    if isinstance(error, MemoryError) or any(words in told for words in OUT_OF_MEMORY):
+    # A SystemError without a word: Python could not even allocate the error.
+    short = isinstance(error, MemoryError) or (isinstance(error, SystemError) and not told)
+    if short or any(words in told for words in OUT_OF_MEMORY):
         return no_memory()
     return from_os_error(error) if isinstance(error, OSError) else None
 

@@ -251,7 +251,7 @@ def _whole(op: Operation) -> dict[str, Any]:
         return {str(op.status): {"description": op.summary, "content": {op.answer: {}}}}
     content: dict[str, Any] = {JSON: {"schema": named(op.answer)}}
     if op.streams:
-        content[SSE] = {"schema": {"type": "string", "description": "Server-sent events"}}
+        content[SSE] = {"schema": {"description": "Server-sent events, each with JSON in its data"}}
     return {str(op.status): {"description": op.summary, "content": content}}
 
 
