@@ -131,6 +131,29 @@ def test_tokens_found_in_the_prefix_cache_are_counted(make):
     assert ids(first) == ids(again)
 
 
+def test_of_prompts_that_come_together_the_shared_beginning_is_computed_once(make):
+    engine = make()
+    shared = [3 + n % 200 for n in range(192)]
+    asked = [request(n, ids=[*shared, *range(210 + n, 220 + n)]) for n in range(1, 5)]
+    together = answer(engine, *asked)
+    assert [together[n][0].cached for n in range(1, 5)] == [0, 192, 192, 192]
+    apart = make(prefix_cache=False)
+    assert [ids(together[n]) for n in range(1, 5)] == [ids(answer(apart, r)[r.request_id]) for r in asked]
+
+
+def test_who_waits_for_a_beginning_goes_on_when_its_leader_leaves(make):
+    engine = make(max_num_batched_tokens=32)
+    shared = [3 + n % 200 for n in range(192)]
+    for n in (1, 2, 3):
+        engine.add(request(n, ids=[*shared, 210 + n]))
+    engine.step()
+    engine.cancel(1)
+    engine.cancel(3)
+    told = [event for _ in iter(engine.busy, False) for event in engine.step()]
+    assert {event.request_id for event in told} == {2}
+    assert len(ids(told)) == 24
+
+
 def test_without_a_prefix_cache_nothing_is_counted(make):
     engine = make(prefix_cache=False)
     told = [answer(engine, request(n))[n][0].cached for n in (1, 2)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import openvino_genai as genai
@@ -16,36 +17,78 @@ from .protocol import Event
 
 BLOCK_TOKENS = 32  # of GenAI's paged KV cache on CPU
 FINISH = {"STOP": "stop", "LENGTH": "length"}
+WORTH_WAITING_TOKENS = 128  # of a prefix that another prompt is computing: 90 ms of two cores
 
 
 @dataclass(slots=True)
 class Running:
-    """A request in GenAI's hands; `cached` until it has been told."""
+    """A request in GenAI's hands; `cached` until it has been told, `filling` until its prompt is computed."""
 
     handle: Any
     logprobs: bool
     cached: int | None
+    ids: list[int]
+    filling: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A request whose beginning is being computed by `leader`: then it is found, not computed again."""
+
+    leader: int
+    request: tuple[int, list[int], Any, Any]
 
 
 class Batch:
+    """Requests are handed on at once, but for those that share a prompt's beginning with one under way.
+
+    GenAI looks for a prompt in its cache when it comes: of several that come together none finds anything.
+    """
+
     def __init__(self, pipeline: Any, scheduler: Any) -> None:
         self.pipeline, self.blocks = pipeline, scheduler.num_kv_blocks
         self.prefixes = PrefixBlocks(self.blocks if scheduler.enable_prefix_caching else 0, BLOCK_TOKENS)
         self.running: dict[int, Running] = {}
+        self.waiting: dict[int, Waiting] = {}
 
     def add(self, request_id: int, ids: list[int], tensor: Any, config: Any) -> None:
+        if (leader := self._leader(ids)) is not None:
+            self.waiting[request_id] = Waiting(leader, (request_id, ids, tensor, config))
+            return
         handle = self.pipeline.add_request(request_id, tensor, config)
         cached = self.prefixes.take(request_id, ids)
-        self.running[request_id] = Running(handle, bool(config.logprobs), cached)
+        self.running[request_id] = Running(handle, bool(config.logprobs), cached, ids)
+
+    def _leader(self, ids: list[int]) -> int | None:
+        """A running prompt whose uncomputed part gives this one enough, and does not hold it up for long."""
+        if not self.prefixes.capacity:
+            return None
+        for request_id, other in self.running.items():
+            if other.filling and other.ids[:WORTH_WAITING_TOKENS] == ids[:WORTH_WAITING_TOKENS]:
+                shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, other.ids)))  # noqa: B905
+                if shared - (other.cached or 0) >= WORTH_WAITING_TOKENS and 2 * shared >= len(other.ids):
+                    return request_id
+        return None
+
+    def _release(self) -> None:
+        """Those whose leader is done, or gone; one of them may lead the others."""
+        for request_id, waiting in list(self.waiting.items()):
+            leader = self.running.get(waiting.leader)
+            if leader is None or not leader.filling:
+                del self.waiting[request_id]
+                self.add(*waiting.request)
 
     def cancel(self, request_id: int) -> None:
+        if self.waiting.pop(request_id, None):
+            return
         if running := self._forget(request_id):
             running.handle.cancel()
 
     def busy(self) -> bool:
-        return bool(self.pipeline.has_non_finished_requests())
+        return bool(self.waiting or self.pipeline.has_non_finished_requests())
 
     def step(self) -> list[Event]:
+        self._release()
         self.pipeline.step()
         return list(self._events())
 
@@ -66,7 +109,8 @@ class Batch:
         finish = FINISH.get(output.finish_reason.name)
         ids = list(output.generated_ids)
         logprobs = list(output.generated_log_probs) if running.logprobs else None
-        cached, running.cached = running.cached, None
+        cached = running.cached if running.filling else None
+        running.filling = False
         self.prefixes.grow(request_id, ids)
         if finish:
             self._forget(request_id)
