@@ -68,11 +68,6 @@ class Deviation:
         size, total = float((way**2 * weight).sum()), float((clipped**2 * weight).sum())
         return replace(self, directions=(*self.directions, _direction(name, sums, size, total)))
 
-    @property
-    def logit_noise(self) -> float:
-        """Standard deviation of the logits' error that would make these deviations, nats; robust."""
-        return float(1.4826 * np.median(np.abs(self.delta) / np.sqrt(self.sensitivity + FLOOR)))
-
 
 def deviation(network: Any, texts: Sequence[Continuation]) -> Deviation:
     """`network`: of model.load, float32."""

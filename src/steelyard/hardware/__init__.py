@@ -6,7 +6,7 @@ Not here: what a job costs (planner).
 from .calibration import Calibration, cache_folder, measure
 from .catalogue import Device, Devices, catalogue, lookup, named_models, plain, published_constants
 from .findings import Finding, findings
-from .machine import Machine, probe
+from .machine import Machine, affinity, probe
 from .tables import read_table
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Devices",
     "Finding",
     "Machine",
+    "affinity",
     "cache_folder",
     "catalogue",
     "findings",

@@ -20,8 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-
 from steelyard.errors import Problem
 
 from .machine import Machine
@@ -200,6 +198,8 @@ def _timed(call: Callable[[], Any], repeats: int = 5) -> float:
 
 def triad(machine: Machine) -> dict[str, Any]:
     """Bytes a second of a = b + c over arrays of four times the last cache, one thread a core."""
+    import numpy as np
+
     size = max(8 * 2**20, min(4 * machine.last_cache_bytes, machine.memory_free_bytes // 16) // 4)
     b, c, a = (np.ones(size, np.float32) for _ in range(3))
     cuts = np.linspace(0, size, machine.cores + 1, dtype=int)
@@ -221,6 +221,8 @@ def triad(machine: Machine) -> dict[str, Any]:
 
 def gemms() -> Rows:
     """FP32 GEMM (m, 1024) x (1024, 1024) at four m: numpy's BLAS with its own threads."""
+    import numpy as np
+
     k = n = 1024
     w = np.ones((k, n), np.float32)
     rows = []

@@ -7,7 +7,6 @@ few ids in 5,000, hence tokenizer.json is rebuilt from tokens and merges).
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import Lacking, Where, WrongUse
+from ..hardware import affinity
 from ..shape import Gguf, TensorAt, gguf_header, shards
 from .source import FAMILIES, ModelSource
 from .weights import bf16_of, write_each
@@ -180,7 +180,7 @@ def _write_weights(header: Gguf, file: Path, config: dict[str, Any], out: Path) 
             numbers = _unpermute(numbers, config["num_key_value_heads"])
         return numbers
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(len(affinity())) as pool:
         write_each({name: ("BF16", at.shape) for name, at in places.items()}, values, out)
 
 

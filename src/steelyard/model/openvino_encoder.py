@@ -13,10 +13,10 @@ import openvino as ov
 import openvino.opset13 as op
 
 from .encoder import Encoder
+from .openvino_constants import MASKED, ints, scalar_float, scalar_int
 from .weights import Weights
 
 FAR = np.iinfo(np.int64).max
-MASKED = np.float32(-65504)  # the lowest f16: -inf would make NaN of a row that is all padding
 PREFIXES = ("", "bert.", "roberta.")
 NORM_FLOOR = 1e-12  # torch.nn.functional.normalize
 COUNT_FLOOR = 1e-9  # sentence-transformers' mean over no token
@@ -26,18 +26,6 @@ def save(folder: Path, encoder: Encoder, xml: Path) -> None:
     """Write the graph as `xml` and its .bin."""
     graph = _Graph(encoder, Weights(folder))
     ov.save_model(graph.model(), xml, compress_to_fp16=False)
-
-
-def _ints(*values: int) -> ov.Node:
-    return op.constant(np.array(values, np.int64))
-
-
-def _int(value: int) -> ov.Node:
-    return op.constant(np.int64(value))
-
-
-def _float(value: float) -> ov.Node:
-    return op.constant(np.float32(value))
 
 
 class _Graph:
@@ -54,8 +42,8 @@ class _Graph:
     def model(self) -> ov.Model:
         x = self._embedded()
         real = op.convert(self.mask, "boolean")
-        far = op.unsqueeze(op.unsqueeze(real, _int(1)), _int(1))  # [B, 1, 1, T]
-        self.bias = op.select(far, _float(0), op.constant(MASKED))
+        far = op.unsqueeze(op.unsqueeze(real, scalar_int(1)), scalar_int(1))  # [B, 1, 1, T]
+        self.bias = op.select(far, scalar_float(0), op.constant(MASKED))
         for layer in range(self.encoder.layers):
             x = self._layer(x, f"encoder.layer.{layer}.")
         name, y = ("scores", self._score(x)) if self.encoder.kind == "score" else ("vectors", self._vector(x))
@@ -70,18 +58,18 @@ class _Graph:
 
     def _embedded(self) -> ov.Node:
         first = self.encoder.first_position
-        length = op.gather(op.shape_of(self.ids), _int(1), _int(0))
+        length = op.gather(op.shape_of(self.ids), scalar_int(1), scalar_int(0))
         # RoBERTa gives padding its own position; padded places are masked, so counting on is the same.
-        places = op.range(_int(first), op.add(length, _int(first)), _int(1), "i64")
-        x = op.gather(self._stored("embeddings.word_embeddings.weight"), self.ids, _int(0))
-        kind = op.gather(self._stored("embeddings.token_type_embeddings.weight"), self.types, _int(0))
-        place = op.gather(self._stored("embeddings.position_embeddings.weight"), places, _int(0))
+        places = op.range(scalar_int(first), op.add(length, scalar_int(first)), scalar_int(1), "i64")
+        x = op.gather(self._stored("embeddings.word_embeddings.weight"), self.ids, scalar_int(0))
+        kind = op.gather(self._stored("embeddings.token_type_embeddings.weight"), self.types, scalar_int(0))
+        place = op.gather(self._stored("embeddings.position_embeddings.weight"), places, scalar_int(0))
         return self._norm(op.add(op.add(x, kind), place), "embeddings.LayerNorm")
 
     def _layer(self, x: ov.Node, at: str) -> ov.Node:
         q, k, v = (self._heads(self._linear(x, f"{at}attention.self.{n}")) for n in ("query", "key", "value"))
         a = op.scaled_dot_product_attention(q, k, v, self.bias, causal=False)
-        merged = op.reshape(op.transpose(a, _ints(0, 2, 1, 3)), _ints(0, 0, self.encoder.hidden), True)
+        merged = op.reshape(op.transpose(a, ints(0, 2, 1, 3)), ints(0, 0, self.encoder.hidden), True)
         attended = self._linear(merged, at + "attention.output.dense")
         x = self._norm(op.add(attended, x), at + "attention.output.LayerNorm")
         inner = self._activated(self._linear(x, at + "intermediate.dense"))
@@ -95,7 +83,7 @@ class _Graph:
     def _heads(self, y: ov.Node) -> ov.Node:
         """[B, T, H * D] -> [B, H, T, D]."""
         e = self.encoder
-        return op.transpose(op.reshape(y, _ints(0, 0, e.heads, e.hidden // e.heads), True), _ints(0, 2, 1, 3))
+        return op.transpose(op.reshape(y, ints(0, 0, e.heads, e.hidden // e.heads), True), ints(0, 2, 1, 3))
 
     # ------------------------------------------------------------------ what becomes of the last layer
 
@@ -104,19 +92,19 @@ class _Graph:
         y = parts[0] if len(parts) == 1 else op.concat(parts, -1)
         if not self.encoder.normalise:
             return y
-        length = op.sqrt(op.reduce_sum(op.multiply(y, y), _ints(-1), True))
-        return op.divide(y, op.maximum(length, _float(NORM_FLOOR)))
+        length = op.sqrt(op.reduce_sum(op.multiply(y, y), ints(-1), True))
+        return op.divide(y, op.maximum(length, scalar_float(NORM_FLOOR)))
 
     def _pooled(self, x: ov.Node, how: str) -> ov.Node:
         """[B, T, H] -> [B, H]."""
         if how == "cls":
             return self._first(x)
-        real = op.unsqueeze(op.convert(self.mask, "f32"), _int(2))
+        real = op.unsqueeze(op.convert(self.mask, "f32"), scalar_int(2))
         if how == "max":
             kept = op.select(op.convert(real, "boolean"), x, op.constant(MASKED))
-            return op.reduce_max(kept, _ints(1), False)
-        total = op.reduce_sum(op.multiply(x, real), _ints(1), False)
-        count = op.maximum(op.reduce_sum(real, _ints(1), False), _float(COUNT_FLOOR))
+            return op.reduce_max(kept, ints(1), False)
+        total = op.reduce_sum(op.multiply(x, real), ints(1), False)
+        count = op.maximum(op.reduce_sum(real, ints(1), False), scalar_float(COUNT_FLOOR))
         return op.divide(total, op.sqrt(count) if how == "mean_sqrt_len" else count)
 
     def _score(self, x: ov.Node) -> ov.Node:
@@ -131,7 +119,7 @@ class _Graph:
         return op.sigmoid(self._linear(y, out, prefix=""))
 
     def _first(self, x: ov.Node) -> ov.Node:
-        return op.gather(x, _int(0), _int(1))
+        return op.gather(x, scalar_int(0), scalar_int(1))
 
     # ------------------------------------------------------------------ shared parts
 
@@ -140,7 +128,7 @@ class _Graph:
         return op.add(y, self._stored(name + ".bias", prefix))
 
     def _norm(self, x: ov.Node, name: str) -> ov.Node:
-        y = op.mvn(x, _ints(-1), True, self.encoder.epsilon, "INSIDE_SQRT")
+        y = op.mvn(x, ints(-1), True, self.encoder.epsilon, "INSIDE_SQRT")
         return op.add(op.multiply(y, self._stored(name + ".weight")), self._stored(name + ".bias"))
 
     def _stored(self, name: str, prefix: str | None = None) -> ov.Node:

@@ -21,12 +21,12 @@ from ..errors import WrongUse
 from ..forms import FORMS, Form
 from .frequencies import attention_factor, inverse_frequencies, rope_of
 from .grouped import Grouped, group_of, packed, rounded
+from .openvino_constants import MASKED, ints, scalar_float, scalar_int
 from .weights import Weights, bf16_of
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
 ENDS = ("model.embed_tokens.weight", "lm_head.weight")
 FAR = np.iinfo(np.int64).max
-MASKED = np.float32(-65504)  # the lowest f16: -inf would make NaN of a fully masked padding row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,18 +73,6 @@ def read_decoder(path: Path) -> Decoder:
     )
 
 
-def _ints(*values: int) -> ov.Node:
-    return op.constant(np.array(values, np.int64))
-
-
-def _int(value: int) -> ov.Node:
-    return op.constant(np.int64(value))
-
-
-def _float(value: float) -> ov.Node:
-    return op.constant(np.float32(value))
-
-
 class _Graph:
     """Holds what every layer shares: weights, rotation, mask, and the caches' sinks."""
 
@@ -99,14 +87,14 @@ class _Graph:
         self.attention_mask = self._input("attention_mask", [-1, -1], ov.Type.i64)
         self.positions = self._input("position_ids", [-1, -1], ov.Type.i64)
         self.beam = self._input("beam_idx", [-1], ov.Type.i32)
-        self.batch = op.gather(op.shape_of(self.ids), _ints(0), _int(0))
+        self.batch = op.gather(op.shape_of(self.ids), ints(0), scalar_int(0))
         self.cos, self.sin = self._rotation()
         self.mask: ov.Node | None = None
         self.total: ov.Node | None = None  # past + current tokens, set with the mask
 
     def model(self) -> ov.Model:
         embedding = self._matrix("model.embed_tokens.weight")
-        x = op.gather(embedding, op.convert(self.ids, "i32"), _int(0))
+        x = op.gather(embedding, op.convert(self.ids, "i32"), scalar_int(0))
         for layer in range(self.decoder.layers):
             x = self._layer(x, layer)
         x = self._norm(x, "model.norm.weight")
@@ -141,34 +129,36 @@ class _Graph:
         if self.mask is None:
             self.mask, self.total = self._causal_mask(past)
         k, v = self._repeated(k), self._repeated(v)
-        a = op.scaled_dot_product_attention(q, k, v, self.mask, _float(d.head_dim**-0.5), causal=False)
-        merged = op.reshape(op.transpose(a, _ints(0, 2, 1, 3)), _ints(0, 0, d.heads * d.head_dim), True)
+        a = op.scaled_dot_product_attention(q, k, v, self.mask, scalar_float(d.head_dim**-0.5), causal=False)
+        merged = op.reshape(op.transpose(a, ints(0, 2, 1, 3)), ints(0, 0, d.heads * d.head_dim), True)
         return self._linear(merged, at + "o_proj")
 
     def _heads(self, y: ov.Node, count: int, norm: str | None) -> ov.Node:
         """[B, T, count * D] -> [B, count, T, D], normalised per head where the family does (qwen3)."""
-        y = op.reshape(y, _ints(0, 0, count, self.decoder.head_dim), True)
+        y = op.reshape(y, ints(0, 0, count, self.decoder.head_dim), True)
         if norm in self.names:
             y = self._norm(y, norm)
-        return op.transpose(y, _ints(0, 2, 1, 3))
+        return op.transpose(y, ints(0, 2, 1, 3))
 
     def _rotate(self, y: ov.Node) -> ov.Node:
         half = self.decoder.head_dim // 2
-        a = op.slice(y, _ints(0), _ints(half), _ints(1), _ints(3))
-        b = op.slice(y, _ints(half), _ints(FAR), _ints(1), _ints(3))
-        turned = op.concat([op.multiply(b, _float(-1)), a], -1)
+        a = op.slice(y, ints(0), ints(half), ints(1), ints(3))
+        b = op.slice(y, ints(half), ints(FAR), ints(1), ints(3))
+        turned = op.concat([op.multiply(b, scalar_float(-1)), a], -1)
         return op.add(op.multiply(y, self.cos), op.multiply(turned, self.sin))
 
     def _cached(self, y: ov.Node, name: str) -> tuple[ov.Node, ov.Node]:
         """The state before this call and with it, [B, kv_heads, T, D] each."""
         d = self.decoder
-        empty = op.concat([self.batch, _ints(d.kv_heads), _ints(0), _ints(d.head_dim)], 0)
+        empty = op.concat([self.batch, ints(d.kv_heads), ints(0), ints(d.head_dim)], 0)
         info = util.VariableInfo()
         info.data_shape = ov.PartialShape([-1, d.kv_heads, -1, d.head_dim])
         info.data_type = ov.Type.f32
         info.variable_id = name
         variable = util.Variable(info)
-        past = op.gather(op.read_value(op.broadcast(_float(0), empty), variable), self.beam, _int(0))
+        past = op.gather(
+            op.read_value(op.broadcast(scalar_float(0), empty), variable), self.beam, scalar_int(0)
+        )
         full = op.concat([past, y], -2)
         self.sinks.append(op.assign(full, variable))
         return past, full
@@ -178,11 +168,11 @@ class _Graph:
         d = self.decoder
         if d.heads == d.kv_heads:
             return y
-        first = op.gather(op.shape_of(y), _ints(0, 1), _int(0))
-        total = op.reshape(self.total, _ints(1), False)
-        shape = op.concat([first, _ints(d.heads // d.kv_heads), total, _ints(d.head_dim)], 0)
-        spread = op.broadcast(op.unsqueeze(y, _int(2)), shape, "BIDIRECTIONAL")
-        return op.reshape(spread, _ints(0, d.heads, -1, d.head_dim), True)
+        first = op.gather(op.shape_of(y), ints(0, 1), scalar_int(0))
+        total = op.reshape(self.total, ints(1), False)
+        shape = op.concat([first, ints(d.heads // d.kv_heads), total, ints(d.head_dim)], 0)
+        spread = op.broadcast(op.unsqueeze(y, scalar_int(2)), shape, "BIDIRECTIONAL")
+        return op.reshape(spread, ints(0, d.heads, -1, d.head_dim), True)
 
     # ------------------------------------------------------------------ shared parts
 
@@ -195,28 +185,28 @@ class _Graph:
         """cos and sin, [B, 1, T, D]."""
         inverse = inverse_frequencies(self.decoder.rope, self.decoder.head_dim)
         inverse = op.constant(inverse.astype(np.float32).reshape(1, -1, 1))
-        places = op.convert(op.unsqueeze(self.positions, _int(1)), "f32")
-        angles = op.transpose(op.matmul(inverse, places, False, False), _ints(0, 2, 1))
+        places = op.convert(op.unsqueeze(self.positions, scalar_int(1)), "f32")
+        angles = op.transpose(op.matmul(inverse, places, False, False), ints(0, 2, 1))
         both = op.concat([angles, angles], -1)
-        cos, sin = op.unsqueeze(op.cos(both), _int(1)), op.unsqueeze(op.sin(both), _int(1))
+        cos, sin = op.unsqueeze(op.cos(both), scalar_int(1)), op.unsqueeze(op.sin(both), scalar_int(1))
         factor = attention_factor(self.decoder.rope)
         if factor == 1:
             return cos, sin
-        return op.multiply(cos, _float(factor)), op.multiply(sin, _float(factor))
+        return op.multiply(cos, scalar_float(factor)), op.multiply(sin, scalar_float(factor))
 
     def _causal_mask(self, past: ov.Node) -> tuple[ov.Node, ov.Node]:
         """[B, 1, T, past + T] of 0 and MASKED; and past + T."""
-        before = op.gather(op.shape_of(past), _int(2), _int(0))
-        total = op.add(before, op.gather(op.shape_of(self.ids), _int(1), _int(0)))
-        keys = _lifted(op.range(_int(0), total, _int(1), "i64"), (0, 0, 0))
-        queries = _lifted(op.range(before, total, _int(1), "i64"), (0, 0, 3))
+        before = op.gather(op.shape_of(past), scalar_int(2), scalar_int(0))
+        total = op.add(before, op.gather(op.shape_of(self.ids), scalar_int(1), scalar_int(0)))
+        keys = _lifted(op.range(scalar_int(0), total, scalar_int(1), "i64"), (0, 0, 0))
+        queries = _lifted(op.range(before, total, scalar_int(1), "i64"), (0, 0, 3))
         real = _lifted(op.convert(self.attention_mask, "boolean"), (1, 1))
         keep = op.logical_and(op.less_equal(keys, queries), real)
-        return op.select(keep, _float(0), op.constant(MASKED)), total
+        return op.select(keep, scalar_float(0), op.constant(MASKED)), total
 
     def _norm(self, x: ov.Node, name: str) -> ov.Node:
         one, two = (op.constant(np.array([[[v]]], np.float32)) for v in (1.0, 2.0))
-        mean = op.reduce_mean(op.power(x, two), _ints(-1), True)
+        mean = op.reduce_mean(op.power(x, two), ints(-1), True)
         epsilon = op.constant(np.array([[[self.decoder.epsilon]]], np.float32))
         return op.multiply(self._vector(name), op.multiply(x, op.divide(one, op.sqrt(op.add(mean, epsilon)))))
 
@@ -284,7 +274,7 @@ class _Graph:
     ) -> ov.Node:
         y = op.multiply(q, _named(op.constant(scale), name + "/scale"))
         if shape:
-            y = op.reshape(y, _ints(*shape), False)
+            y = op.reshape(y, ints(*shape), False)
         y = op.convert(y, "f32")
         y.set_friendly_name(name + "/scaled")
         return y
@@ -303,7 +293,7 @@ def _decompressed(stored: ov.Node, name: str) -> ov.Node:
 
 def _lifted(x: ov.Node, axes: tuple[int, ...]) -> ov.Node:
     for axis in axes:
-        x = op.unsqueeze(x, _int(axis))
+        x = op.unsqueeze(x, scalar_int(axis))
     return x
 
 

@@ -16,9 +16,7 @@ def convert(name: str, out: str) -> None:
 def engine_folder(folder: str, out: str | None) -> str:
     """A BF16 form that an engine loads: written to `out`, or kept in the cache by content."""
     if out is None:
-        from ..serving import prepare
-
-        return str(prepare(folder).folder)
+        return served_folder(folder, ".")
     from ..model import export_openvino
 
     export_openvino(Path(folder), Path(out), "bf16")

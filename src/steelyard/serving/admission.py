@@ -34,7 +34,6 @@ class Place:
     line: Line
     work: float
     order: tuple[int, int]  # priority, then who came first
-    came_at: float = field(default_factory=time.monotonic)
     granted: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     done: float = 0.0
     inside: bool = False

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
 from ..errors import WrongUse
+from ..hardware import affinity
 
 
 def usable_cores() -> int:
     """Physical cores this process may run on: a second hyper-thread adds nothing to matrix work."""
     import psutil
 
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = len(affinity())
     return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
 
 
@@ -40,11 +40,8 @@ def physical_cores() -> list[int]:
 
 def _physical() -> dict[tuple[int, int, int], int]:
     """(NUMA node, socket, core) -> its first usable hyper-thread; without /sys each CPU is a core."""
-    allowed = (
-        sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    )
     found: dict[tuple[int, int, int], int] = {}
-    for cpu in allowed:
+    for cpu in sorted(affinity()):
         place = Path(f"/sys/devices/system/cpu/cpu{cpu}")
         socket, core, node = 0, cpu, 0
         with suppress(OSError, ValueError):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,6 +15,9 @@ from .api_error import ApiError, json_response
 from .bodies import parse
 from .encoders import INPUTS, TOTAL_TOKENS, EncoderBody, EncoderService, check_cut, counted, encoder_of
 from .transport import body_of
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Ids = list[Annotated[int, Field(ge=0)]]
 
@@ -44,6 +46,8 @@ async def _embed(api: Any, request: Request) -> Response:
     check_cut(body)
     length = _length(encoder, body.dimensions)
     batch = _ids(encoder, body)
+    import numpy as np  # not at the top: most services never embed, and it costs a start 0.1 s
+
     vectors = np.array(await counted(api.served, request, encoder, batch), np.float32)
     if length < vectors.shape[1]:
         vectors = _shortened(vectors, length)
@@ -86,6 +90,8 @@ def _ids(encoder: EncoderService, body: EmbeddingBody) -> list[list[int]]:
 
 
 def _shortened(vectors: np.ndarray, length: int) -> np.ndarray:
+    import numpy as np
+
     cut = vectors[:, :length]
     return cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), 1e-12)
 

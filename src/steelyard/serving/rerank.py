@@ -6,9 +6,8 @@ A cross-encoder scores each pair from 0 to 1; with an embedding model the score 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,6 +18,9 @@ from .bodies import parse
 from .encoders import INPUTS, TOTAL_TOKENS, EncoderBody, EncoderService, check_cut, counted, encoder_of
 from .object_store import new_id
 from .transport import body_of
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Document(BaseModel):
@@ -77,7 +79,7 @@ async def _ranked(
     if tokens > TOTAL_TOKENS:
         raise ApiError(400, f"one request has at most {TOTAL_TOKENS} tokens, not {tokens}", param="documents")
     scores = _scores(encoder, await counted(api.served, request, encoder, batch))
-    order = np.argsort(-scores, kind="stable")[: body.top_n or len(texts)]
+    order = (-scores).argsort(kind="stable")[: body.top_n or len(texts)]
     shown = documents if body.return_documents is None else body.return_documents
     results: list[dict[str, Any]]
     results = [{"index": int(i), "relevance_score": float(scores[i])} for i in order]
@@ -98,6 +100,8 @@ def _batch(encoder: EncoderService, body: RerankBody, texts: list[str]) -> list[
 
 
 def _scores(encoder: EncoderService, found: list[list[float]]) -> np.ndarray:
+    import numpy as np
+
     values = np.array(found, np.float32)
     if encoder.about.kind == "score":
         return values[:, 0]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, suppress
@@ -17,11 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import orjson
 
 from ..artefact import write_durably
-from ..hardware import cache_folder
+from ..hardware import affinity, cache_folder
 from ..hardware import probe as machine
 from .cores import physical_cores, usable_cores
 from .engine_process import EngineProcess
@@ -76,7 +74,7 @@ def tune(
 
 
 def _trials() -> Iterator[tuple[str, Callable[[EngineSettings], EngineSettings]]]:
-    cores, logical = usable_cores(), len(os.sched_getaffinity(0))
+    cores, logical = usable_cores(), len(affinity())
     if logical > cores:
         yield f"{logical} threads", lambda s: replace(s, threads=logical)
     if cores > 4:
@@ -95,6 +93,8 @@ def rate(settings: EngineSettings) -> float:
 
 
 async def _rate(settings: EngineSettings) -> float:
+    import numpy as np
+
     engine = EngineProcess(settings, lambda *_, **__: None)
     config = orjson.loads((Path(settings.folder) / "config.json").read_bytes())
     chance = np.random.default_rng(0)

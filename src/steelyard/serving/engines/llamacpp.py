@@ -20,6 +20,7 @@ import orjson
 
 from .llamacpp_lora import write_gguf
 from .llamacpp_native import Grammar, Native
+from .prefix import common_prefix
 from .protocol import EngineSettings, Event, GenRequest, Scores, kv_bytes_per_token, kv_precision, read_form
 from .sampling import Sampler, scores, told
 
@@ -221,7 +222,7 @@ class LlamaCppEngine:
             *((s, s.tokens[: s.held]) for s in self.running if s.request.adapter == adapter),
         ]
         for place, tokens in places:
-            if (n := common(tokens, sequence.tokens)) > length:
+            if (n := common_prefix(tokens, sequence.tokens)) > length:
                 best, length = place, n
         return best, length
 
@@ -387,17 +388,6 @@ class LlamaCppEngine:
 
     def close(self) -> None:
         self.native.close()
-
-
-def common(a: list[int], b: list[int]) -> int:
-    """Length of the common beginning; slices compare at the speed of C."""
-    low, high = 0, min(len(a), len(b))
-    if a[:high] == b[:high]:
-        return high
-    while low < high - 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if a[low:middle] == b[low:middle] else (low, middle)
-    return low
 
 
 def check_tokenizer(native: Native, folder: Path) -> None:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any
 
 import openvino_genai as genai
 
 from .openvino_prefix import PrefixBlocks
+from .prefix import common_prefix
 from .protocol import Event
 
 BLOCK_TOKENS = 32  # of GenAI's paged KV cache on CPU
@@ -65,7 +65,7 @@ class Batch:
             return None
         for request_id, other in self.running.items():
             if other.filling and other.ids[:WORTH_WAITING_TOKENS] == ids[:WORTH_WAITING_TOKENS]:
-                shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, other.ids)))  # noqa: B905
+                shared = common_prefix(ids, other.ids)
                 if shared - (other.cached or 0) >= WORTH_WAITING_TOKENS and 2 * shared >= len(other.ids):
                     return request_id
         return None
