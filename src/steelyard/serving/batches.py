@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -286,12 +286,10 @@ class Batches:
         if not cancelled:
             stored = await self._put(stored.with_shown(status="finalizing", finalizing_at=now))
         expired = await asyncio.to_thread(self._note_unasked, stored) if not cancelled else 0
-        ids, usage = await asyncio.to_thread(self._files, stored)
+        made = await asyncio.to_thread(self._files, stored)
         end = "cancelled" if cancelled else "expired" if expired else "completed"
-        counts = stored.shown["request_counts"]
-        counts = counts | {"failed": counts["failed"] + expired}
-        ended = {"status": end, f"{end}_at": int(time.time()), "request_counts": counts, "usage": usage}
-        await self._put(stored.with_shown(**ended, **ids))
+        made["request_counts"] = stored.shown["request_counts"] | made["request_counts"]
+        await self._put(stored.with_shown(status=end, **{f"{end}_at": int(time.time())}, **made))
         for kind in (OUTPUT, ERRORS):
             self.store.log(kind, batch_id).unlink(missing_ok=True)
 
@@ -306,19 +304,25 @@ class Batches:
                 self.store.append(ERRORS, stored.id, record | {"response": None, "error": error})
         return unasked
 
-    def _files(self, stored: Stored) -> tuple[dict[str, str | None], dict[str, Any]]:
-        """Ids of the output and error files, None where one would be empty; and the tokens used."""
-        ids: dict[str, str | None] = {}
+    def _files(self, stored: Stored) -> dict[str, Any]:
+        """Ids of the output and error files, None where one would be empty; lines and tokens in them."""
+        told: dict[str, Any] = {"request_counts": {}, "usage": _usage(())}
         life_s = stored.hidden.get("output_life_s") or files_api.BATCH_LIFE_S
-        for kind, field in ((OUTPUT, "output_file_id"), (ERRORS, "error_file_id")):
+        for kind, field, count in (
+            (OUTPUT, "output_file_id", "completed"),
+            (ERRORS, "error_file_id", "failed"),
+        ):
             path = self.store.log(kind, stored.id)
-            ids[field] = None
+            told[field], told["request_counts"][count] = None, 0
             if path.exists() and path.stat().st_size:
                 name = f"{stored.id}_{field.removesuffix('_file_id')}.jsonl"
                 with path.open("rb") as source:
                     made = files_api.add(self.store, name, "batch_output", source, stored.owner, life_s)
-                ids[field] = made.id
-        return ids, _usage(self._log(OUTPUT, stored.id))
+                content = self.store.content(made.id)
+                told[field], told["request_counts"][count] = made.id, sum(1 for _ in whole_lines(content))
+                if kind == OUTPUT:
+                    told["usage"] = _usage(whole_lines(content))
+        return told
 
 
 def _new(body: BatchBody, file: Stored, owner: str | None) -> Stored:
@@ -411,7 +415,7 @@ def _ends_line(file: Any, at: int) -> bool:
     return bool(file.read(1) == b"\n")
 
 
-def _usage(records: Iterator[dict[str, Any]]) -> dict[str, Any]:
+def _usage(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Tokens of all answers, whatever the route calls them."""
     read = made = cached = 0
     for record in records:
