@@ -13,26 +13,10 @@ from typing import Any
 
 from steelyard.hardware import Device
 
-# Physical meaning and prior of each base: (start value, log sd of the prior).
-PRIORS: dict[str, tuple[float, float]] = {
-    "train.efficiency": (0.45, 0.5),  # of dense peak, in the GEMMs of a training step
-    "train.low_precision": (0.7, 0.4),  # FP8 and FP4 reach this share of the efficiency of BF16
-    "train.layer_s": (5e-4, 1.0),  # host and launch seconds a layer and micro-batch, forward and backward
-    "train.communication": (1.0, 0.7),  # exposed communication against the ring's own time
-    "train.bubble": (0.6, 0.5),  # pipeline bubble against (p - 1) / M; interleaving makes it small
-    "serve.bandwidth": (0.6, 0.4),  # of memory bandwidth, in a decode step
-    "serve.compute": (0.4, 0.5),  # of dense peak, in prefill and in large decode batches
-    "serve.layer_s": (6e-5, 1.0),  # host and launch seconds a layer and engine step
-    "serve.hop_s": (1.5e-5, 1.0),  # one tensor-parallel all-reduce of a few rows
-    "serve.stack": (1.0, 0.3),  # what a stack takes on top of all the rest
-}
-GROUPED = {
-    "train.efficiency": ("family", "stack", "device"),
-    "serve.bandwidth": ("family", "device"),
-    "serve.compute": ("family", "device"),
-    "serve.layer_s": ("stack",),
-    "serve.stack": ("stack",),
-}
+from . import inference, training
+
+PRIORS = training.PRIORS | inference.PRIORS
+GROUPED = training.GROUPED | inference.GROUPED
 GROUP_SD = {"family": 0.2, "stack": 0.3, "device": 0.2}  # log sd of a deviation before any row is seen
 
 
@@ -82,6 +66,11 @@ class Constants:
             "source": self.source,
             "rows": self.rows,
         }
+
+
+def values(constants: Constants, phase: str, groups: Mapping[str, str]) -> dict[str, float]:
+    """All constants of "train" or "serve" for one device and stack."""
+    return {name: constants.value(name, groups) for name in PRIORS if name.startswith(phase)}
 
 
 def groups(device: Device, framework: str = "") -> dict[str, str]:

@@ -14,8 +14,9 @@ import numpy as np
 
 from steelyard.hardware import Devices
 
+from .cells import Models, Row
 from .constants import GROUP_SD, PRIORS, Constants
-from .results import Models, Row, Table, by_source, log_values, read_rows
+from .results import Table, by_source, log_values, read_rows
 
 NOISE = 0.2  # log sd of one published row about the model
 SOURCE_WEIGHT_ROWS = 60  # a source counts like so many rows at most: one benchmark holds 1,668 of 2,286

@@ -6,7 +6,6 @@ a row that cannot be predicted is refused with a reason. Pure: rows and catalogu
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import exp, log
@@ -17,36 +16,16 @@ import numpy as np
 from steelyard.errors import WrongUse
 from steelyard.hardware import Device, Devices
 
+from . import inference_rows, training_rows
+from .cells import Models, Row, number, rates_of, sizes_of
 from .constants import PRIORS, Constants, family, groups
-from .roofline import (
-    DEFAULT_NIC_BYTES_PER_S,
-    RECOMPUTE,
-    USABLE_MEMORY,
-    Hardware,
-    ServeSetup,
-    Sizes,
-    TrainSetup,
-    forward_flops,
-    serve_s,
-    total,
-    train_step_s,
-)
+from .inference import ServeSetup
+from .sizes import Hardware, Sizes
+from .training import TrainSetup
 
-TRAIN_METRICS = {
-    "tokens_per_s_per_device": "tokens/s/device",
-    "tflops_per_device": "TFLOPS/device",
-    "step_time_s": "s",
-    "mfu": "fraction",
-    "samples_per_s": "samples/s",
-}
-SERVE_METRICS = {"output_tokens_per_s": "tokens/s", "ms_per_output_token": "ms", "ttft_ms": "ms"}
 TRAIN_PHASES = ("pretrain", "finetune")
 SERVE_PHASES = ("serve", "decode", "prefill")
 REQUIRED = ("id", "phase", "model", "layers", "hidden", "heads", "device", "devices", "metric", "unit")
-OFFERED_BATCH = 256  # requests in flight when all are offered at once (the default of vLLM and its kin)
-
-Row = Mapping[str, str]
-Models = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,125 +51,10 @@ class Table:
 
     def predict(self, constant: dict[str, np.ndarray]) -> np.ndarray:
         """Values in the unit of each row's metric."""
-        return _train_values(self, constant) if self.phase == "train" else _serve_values(self, constant)
+        return (training_rows if self.phase == "train" else inference_rows).values_of(self, constant)
 
 
 # ------------------------------------------------------------------ one row in
-
-
-def number(row: Row, column: str, default: float | None = None) -> float | None:
-    """A cell as a number. Raises WrongUse where it is none, or negative."""
-    cell = (row.get(column) or "").strip()
-    if not cell:
-        return default
-    try:
-        value = float(cell)
-    except ValueError:
-        value = -1.0
-    if not value >= 0:
-        raise WrongUse("results.bad_cell", f"{column} is {cell!r}, not a size", hint="a number of 0 or more")
-    return value
-
-
-def needed(row: Row, column: str) -> float:
-    """A cell that must hold a positive number."""
-    value = number(row, column)
-    if not value:
-        raise WrongUse(
-            "results.bad_cell", f"{column} is empty", hint="the row cannot be predicted without it"
-        )
-    return value
-
-
-def _sizes(row: Row, models: Models, seq_len: float) -> dict[str, float]:
-    known = models.get(row["model"], {})
-    layers, hidden, heads = (needed(row, c) for c in ("layers", "hidden", "heads"))
-    kv_heads = number(row, "kv_heads") or heads
-    head_dim = float(known.get("head_dim") or hidden / heads)
-    ffn, vocab = number(row, "ffn", 4 * hidden) or 4 * hidden, number(row, "vocab", 32000.0) or 32000.0
-    dense = layers * hidden * ((2 * heads + 2 * kv_heads) * head_dim + 3 * ffn) + 2 * vocab * hidden
-    params = (number(row, "params_b") or dense / 1e9) * 1e9
-    kv = float(known.get("kv_bytes_per_token_16bit") or 4 * layers * kv_heads * head_dim)
-    active = _active(row, known, params, dense)
-    return {
-        "params": params,
-        "active": max(1e6, active - vocab * hidden),
-        "idle": params - active,
-        "layers": layers,
-        "hidden": hidden,
-        "attention_flops": 2 * layers * heads * head_dim * seq_len,
-        "kv_bytes": kv * (number(row, "kv_bits") or 16) / 16,
-        "vocab": vocab,
-    }
-
-
-def _active(row: Row, known: Mapping[str, Any], params: float, dense: float) -> float:
-    if known.get("active_b"):
-        return float(known["active_b"]) * 1e9
-    if found := re.search(r"-a(\d+(?:\.\d+)?)b", row["model"].lower()):
-        return float(found[1]) * 1e9
-    if params > 1.6 * dense:
-        raise WrongUse(
-            "results.experts",
-            f"{row['model']} has more weights than its sizes explain, and its experts are unknown",
-        )
-    return params
-
-
-def _hardware(row: Row, device: Device) -> dict[str, float]:
-    peak = device.peak_flops(row.get("precision") or "bf16")
-    if not peak:
-        raise WrongUse("results.no_peak", f"no peak is published for {device.id} at {row.get('precision')}")
-    return {
-        "peak": peak,
-        "bandwidth": device.memory_bytes_per_s,
-        "memory": device.memory_bytes,
-        "scaleup": max(device.scaleup_bytes_per_s / 2, 8e9),  # PCIe where there is no link
-        "scaleout": device.scaleout_bytes_per_s or DEFAULT_NIC_BYTES_PER_S,
-        "node": number(row, "devices_per_node") or device.scaleup_devices,
-        "peak16": device.peak_flops("bf16") or peak,
-    }
-
-
-def _train_setup(row: Row) -> dict[str, float]:
-    devices = needed(row, "devices")
-    t, p = number(row, "tp") or 1.0, number(row, "pp") or 1.0
-    d = number(row, "dp") or max(1.0, devices / (t * p))
-    micro = number(row, "micro_batch") or 1.0
-    return {
-        "devices": devices,
-        "t": t,
-        "p": p,
-        "micro_batch": micro,
-        "global_batch": number(row, "global_batch") or micro * d * max(8.0, 4 * p),
-        "seq_len": needed(row, "seq_len"),
-        "recompute": float(RECOMPUTE.get(row.get("recompute") or "none", 0)),
-        "zero": number(row, "zero_stage", 1.0) or 0.0,
-        "low_precision": float((row.get("precision") or "") in ("fp8", "fp4")),
-        "lora": float("lora" in (row.get("framework") or "").lower()),
-    }
-
-
-def _serve_setup(row: Row, sizes: dict[str, float], hardware: dict[str, float]) -> dict[str, float]:
-    devices = needed(row, "devices")
-    t = number(row, "tp") or 1.0
-    p = number(row, "pp") or (devices if not row.get("tp") else 1.0)
-    prompt = number(row, "prompt_len", 512.0) or 512.0
-    output = number(row, "output_len", 128.0) or 128.0
-    bits = number(row, "weight_bits") or 16.0
-    asked = number(row, "concurrency") or number(row, "micro_batch") or OFFERED_BATCH
-    room = USABLE_MEMORY * hardware["memory"] * t * p - sizes["params"] * bits / 8
-    fits = room / (sizes["kv_bytes"] * (prompt + output / 2))
-    # A published run did run: where the sum says it cannot, the offload or swap is not known.
-    return {
-        "t": t,
-        "p": p,
-        "batch": max(1.0, min(asked, fits)),
-        "prompt": prompt,
-        "output": max(1.0, output),
-        "weight_bits": bits,
-        "replicas": max(1.0, devices / (t * p)),
-    }
 
 
 def read_rows(
@@ -212,16 +76,16 @@ def _row(row: Row, devices: Devices, models: Models) -> tuple[str, tuple[Device,
     phase = "train" if row.get("phase") in TRAIN_PHASES else "serve"
     if row.get("phase") not in (*TRAIN_PHASES, *SERVE_PHASES):
         raise WrongUse("results.phase", f"the phase {row.get('phase')!r} is not known")
-    metrics = TRAIN_METRICS if phase == "train" else SERVE_METRICS
+    metrics = (training_rows if phase == "train" else inference_rows).METRICS
     if metrics.get(row["metric"]) != row["unit"]:
         raise WrongUse("results.metric", f"{row['metric']} in {row['unit']} is not known for {row['phase']}")
     device = devices.find(row["device"])
-    hardware = _hardware(row, device)
+    hardware = rates_of(row, device)
     if phase == "train":
-        setup = _train_setup(row)
-        return phase, (device, _sizes(row, models, setup["seq_len"]), hardware, setup)
-    sizes = _sizes(row, models, number(row, "prompt_len", 512.0) or 512.0)
-    return phase, (device, sizes, hardware, _serve_setup(row, sizes, hardware))
+        setup = training_rows.setup_of(row)
+        return phase, (device, sizes_of(row, models, setup["seq_len"]), hardware, setup)
+    sizes = sizes_of(row, models, number(row, "prompt_len", 512.0) or 512.0)
+    return phase, (device, sizes, hardware, inference_rows.setup_of(row, sizes, hardware))
 
 
 def _table(phase: str, found: list[tuple[Row, Device, dict, dict, dict]]) -> Table:
@@ -247,38 +111,6 @@ def _table(phase: str, found: list[tuple[Row, Device, dict, dict, dict]]) -> Tab
 
 
 # ------------------------------------------------------------------ values out
-
-
-def _train_values(table: Table, constant: dict[str, np.ndarray]) -> np.ndarray:
-    setup = table.setup
-    assert isinstance(setup, TrainSetup)
-    step = total(train_step_s(table.sizes, setup, table.hardware, constant))
-    tokens = setup.global_batch * setup.seq_len
-    rate = tokens / step / setup.devices
-    model_flops = 3 * forward_flops(table.sizes) * rate  # what papers call model FLOPs: no recomputation
-    each = {
-        "tokens_per_s_per_device": rate,
-        "tflops_per_device": model_flops / 1e12,
-        "step_time_s": step,
-        "mfu": model_flops / table.peak16,
-        "samples_per_s": setup.global_batch / step,
-    }
-    return np.select([table.metrics == name for name in each], list(each.values()))
-
-
-def _serve_values(table: Table, constant: dict[str, np.ndarray]) -> np.ndarray:
-    setup = table.setup
-    assert isinstance(setup, ServeSetup)
-    parts = serve_s(table.sizes, setup, table.hardware, constant)
-    prefill = parts["prefill"]["compute"] * setup.batch + parts["prefill"]["launch"] + parts["prefill"]["tp"]
-    step = total(parts["decode"])
-    shared = np.where(table.decode_only, 0.0, (setup.batch - 1) * parts["prefill"]["compute"] / setup.output)
-    each = {
-        "output_tokens_per_s": table.replicas * setup.batch * setup.output / (prefill + setup.output * step),
-        "ms_per_output_token": 1e3 * (step + shared),
-        "ttft_ms": 1e3 * prefill,
-    }
-    return np.select([table.metrics == name for name in each], list(each.values()))
 
 
 # ------------------------------------------------------------------ score

@@ -20,21 +20,10 @@ from steelyard.hardware import Device, Devices
 from steelyard.shape import Shape
 from steelyard.units import Figure, show_bytes, show_number, show_s
 
-from .constants import Constants, groups
-from .roofline import (
-    DEFAULT_NIC_BYTES_PER_S,
-    USABLE_MEMORY,
-    Hardware,
-    ServeSetup,
-    Sizes,
-    TrainSetup,
-    serve_memory_bytes,
-    serve_s,
-    total,
-    train_memory_bytes,
-    train_step_s,
-    values,
-)
+from .constants import Constants, groups, values
+from .inference import ServeSetup, serve_memory_bytes, serve_s
+from .sizes import DEFAULT_NIC_BYTES_PER_S, USABLE_MEMORY, Hardware, Sizes, total
+from .training import TrainSetup, train_memory_bytes, train_step_s
 
 JOBS = ("pretrain", "continue", "sft", "prefer", "distil", "serve")
 MOST_DEVICES = 1024

@@ -10,17 +10,10 @@ from hypothesis import strategies as st
 from steelyard.errors import WrongUse
 from steelyard.hardware import catalogue, named_models, published_constants
 from steelyard.planner import Constants, Request, named_shape, plan
-from steelyard.planner.roofline import (
-    Hardware,
-    ServeSetup,
-    Sizes,
-    TrainSetup,
-    serve_s,
-    total,
-    train_memory_bytes,
-    train_step_s,
-    values,
-)
+from steelyard.planner.constants import values
+from steelyard.planner.inference import ServeSetup, serve_s
+from steelyard.planner.sizes import Hardware, Sizes, total
+from steelyard.planner.training import TrainSetup, train_memory_bytes, train_step_s
 
 CONSTANTS = Constants.from_json(published_constants())
 LLAMA = named_shape("llama3-8b", named_models())

@@ -1,39 +1,31 @@
-"""Time and memory of any job on any device: the plainest roofline, over whole arrays of candidates.
+"""Seconds and bytes of a training step on any device, over whole arrays of candidates.
 
 Every argument that varies may be a numpy array; arrays broadcast. Each part of a time is returned apart,
-and the parts sum to the whole. Not here: which candidates there are (search.py), prices (cost.py).
+and the parts sum to the whole. Not here: which candidates there are (search.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from steelyard.shape import Shape
 
-from .constants import PRIORS, Constants
+from .sizes import LINK_SHARE, RUNTIME_BYTES, Array, Hardware, Sizes, forward_flops
 
-Array = Any  # a float or a numpy array of them
 RECOMPUTE = {"none": 0, "selective": 1, "full": 2}
-LINK_SHARE = 0.7  # of a link's rate that a ring sustains (NCCL bus bandwidth at 256 MiB, A100 8-way: 215/300)
-DEFAULT_NIC_BYTES_PER_S = 12.5e9  # 100 Gb/s where the catalogue names no network
-USABLE_MEMORY = 0.92  # the allocator, the runtime's context and fragments keep the rest
-RUNTIME_BYTES = 1.2e9  # context of driver and libraries, collective buffers
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hardware:
-    """What the roofline needs of a device; numbers or arrays, in FLOP/s, bytes and bytes/s."""
-
-    peak: Array
-    bandwidth: Array
-    memory: Array
-    scaleup: Array  # one device, one direction
-    scaleout: Array
-    node: Array  # devices that reach each other over the scale-up links
+# Physical meaning and prior of each base: (start value, log sd of the prior).
+PRIORS: dict[str, tuple[float, float]] = {
+    "train.efficiency": (0.45, 0.5),  # of dense peak, in the GEMMs of a training step
+    "train.low_precision": (0.7, 0.4),  # FP8 and FP4 reach this share of the efficiency of BF16
+    "train.layer_s": (5e-4, 1.0),  # host and launch seconds a layer and micro-batch, forward and backward
+    "train.communication": (1.0, 0.7),  # exposed communication against the ring's own time
+    "train.bubble": (0.6, 0.5),  # pipeline bubble against (p - 1) / M; interleaving makes it small
+}
+GROUPED: dict[str, tuple[str, ...]] = {
+    "train.efficiency": ("family", "stack", "device"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,41 +43,6 @@ class TrainSetup:
     low_precision: Array = 0  # 1 for FP8 and FP4
     lora: Array = 0
     extra_forward: Array = 0.0  # forwards by a reference or teacher model: 1 for DPO and distillation
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sizes:
-    """A model's sizes; numbers or arrays of them."""
-
-    params: Array
-    active: Array
-    layers: Array
-    hidden: Array
-    attention_flops: Array  # forward, a token, at this sequence length
-    idle: Array = 0.0  # weights of experts that one token does not pass through
-    kv_bytes: Array = 0.0  # a token, all layers
-    vocab: Array = 32000
-
-    @staticmethod
-    def of(shape: Shape, seq_len: int, kv_dtype: str = "bf16") -> Sizes:
-        """The sizes of one shape at a sequence length."""
-        table = 0 if shape.tied else shape.vocab * shape.hidden
-        active = shape.active_params - table
-        return Sizes(
-            params=shape.params,
-            active=active,
-            idle=shape.params - shape.active_params,
-            layers=shape.layers,
-            hidden=shape.hidden,
-            attention_flops=shape.forward_flops_per_token(seq_len) - 2 * active,
-            kv_bytes=shape.kv_bytes_per_token(kv_dtype),
-            vocab=shape.vocab,
-        )
-
-
-def forward_flops(sizes: Sizes) -> Array:
-    """Operations a token forward: 2 a weight used, plus causal attention (Kaplan et al. 2020, table 1)."""
-    return 2.0 * sizes.active + sizes.attention_flops
 
 
 def train_flops(sizes: Sizes, setup: TrainSetup) -> Array:
@@ -170,68 +127,3 @@ def train_memory_bytes(shape: Shape, setup: TrainSetup) -> Array:
     flight = np.minimum(np.maximum(1.0, setup.global_batch / (d * setup.micro_batch)), p)
     logits = 6.0 * setup.micro_batch * setup.seq_len * shape.vocab / t
     return weights + state + each * shape.layers / p * flight + 34.0 * width / t + logits + RUNTIME_BYTES
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServeSetup:
-    """One serving configuration, or arrays: `batch` requests in flight on one replica of t * p devices."""
-
-    t: Array = 1
-    p: Array = 1
-    batch: Array = 1
-    prompt: Array = 128
-    output: Array = 64
-    weight_bits: Array = 16
-
-
-def serve_s(
-    sizes: Sizes, setup: ServeSetup, hardware: Hardware, constant: dict[str, Array]
-) -> dict[str, dict[str, Array]]:
-    """Seconds of the prefill of one request and of one decode step, each by parts.
-
-    Decode reads the active weights and the KV cache once a step and computes 2 operations a weight and
-    sequence (Pope et al. 2022, arXiv 2211.05102, section 2); a mixture of experts reads
-    E (1 - (1 - k/E)^batch) experts (planner.md section 5). Pipeline stages serve one after the other.
-    """
-    t = np.asarray(setup.t, float)
-    stack = constant["serve.stack"]
-    rate = hardware.peak * constant["serve.compute"] * t
-    memory = hardware.bandwidth * constant["serve.bandwidth"] * t
-    chosen = np.clip(sizes.active / sizes.params, 0.0, 1.0)
-    touched = 1 - (1 - chosen) ** np.maximum(0.0, np.asarray(setup.batch) - 1)
-    read = (sizes.active + sizes.idle * touched) * setup.weight_bits / 8
-    context = setup.prompt + np.asarray(setup.output) / 2
-    hop = np.where(t > 1, 2 * sizes.layers * constant["serve.hop_s"] * np.log2(np.maximum(t, 2)), 0.0)
-    launch = sizes.layers * constant["serve.layer_s"]
-    flops = 2.0 * sizes.active
-    return {
-        "prefill": {
-            "compute": stack * setup.prompt * forward_flops(sizes) / rate,
-            "launch": stack * launch,
-            "tp": stack * hop,
-        },
-        "decode": {
-            "weights": stack * read / memory,
-            "kv": stack * setup.batch * context * sizes.kv_bytes / memory,
-            "compute": stack * setup.batch * flops / rate,
-            "launch": stack * launch,
-            "tp": stack * hop,
-        },
-    }
-
-
-def serve_memory_bytes(shape: Shape, setup: ServeSetup, kv_bytes: float) -> Array:
-    """Bytes one device holds: its share of weights and KV cache at full length, and the runtime."""
-    split = np.asarray(setup.t, float) * np.asarray(setup.p, float)
-    cache = np.asarray(setup.batch) * (setup.prompt + np.asarray(setup.output)) * kv_bytes
-    return (shape.params * np.asarray(setup.weight_bits) / 8 + cache) / split + RUNTIME_BYTES
-
-
-def values(constants: Constants, phase: str, groups: Mapping[str, str]) -> dict[str, float]:
-    """All constants of "train" or "serve" for one device and stack."""
-    return {name: constants.value(name, groups) for name in PRIORS if name.startswith(phase)}
-
-
-def total(parts: Mapping[str, Array]) -> Array:
-    """The sum of a time's parts."""
-    return np.sum(np.broadcast_arrays(*parts.values()), axis=0)
