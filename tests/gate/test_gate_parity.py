@@ -64,6 +64,18 @@ def test_a_stop_word_is_found(tuned, serve, references):
     assert (found.verdict, found.cause) == ("failed", "stop"), (found.why, failed(found))
 
 
+def test_a_stop_word_is_found_where_the_tokens_of_what_was_cut_are_told(tuned, serve, references):
+    def cut(choice):
+        text = choice["message"]["content"]
+        return {**choice, "message": {**choice["message"], "content": text[:3]}, "finish_reason": "stop"}
+
+    between = drifts.Between(answer=lambda d: {**d, "choices": [cut(c) for c in d["choices"]]})
+    with drifts.proxy(serve(tuned), between) as url:
+        found = verdict(tuned, url, references)
+    assert "text" in failed(found)
+    assert (found.verdict, found.cause) == ("failed", "stop"), (found.why, failed(found))
+
+
 FOLDERS = {
     "zephyr's template": (
         "template",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .deviation import BASE, CONSTANT
-from .parity import LIMITS, SURE_OWN, Limits, Sample, measure
+from .parity import LIMITS, SURE_OWN, Limits, Sample, measure, spells
 from .prompts import Suspect, suspects
 from .reference import LOGPROB, TOP_ID, TOP_LOGPROB, Reference
 from .verdict import Check
@@ -21,6 +21,7 @@ from .verdict import Check
 if TYPE_CHECKING:
     from ..model import Tokenizer
     from .deviation import Deviation, Direction
+    from .endpoint import Answer
 
 MOST_SAMPLES = 8  # of each suspect's teacher forcing: a failed gate may cost seconds, not minutes
 MOST_SUSPECTS = 24
@@ -83,10 +84,21 @@ def name_cause(evidence: Evidence) -> tuple[str, str]:
 
 def _of_answer(evidence: Evidence) -> tuple[str, str] | None:
     if evidence.failed("text"):
+        wrong = [
+            s.seen.answer for s in evidence.samples if s.seen.answer.tokens and not spells(s.seen.answer)
+        ]
+        if all(map(_cut, wrong)):
+            return "stop", "texts end before their tokens do, and say stop"
         return "answer", "the text is not what the tokens spell"
     if evidence.failed("greedy_margin_worst", "greedy_margin_mean", "answers") and _first_dropped(evidence):
         return "answer", "the first token is missing"
     return None
+
+
+def _cut(answer: Answer) -> bool:
+    """A stop string ends a text where it begins, which may lie before or within the last tokens."""
+    whole = "".join(t.text for t in answer.tokens or ())
+    return answer.finish == "stop" and whole.startswith(answer.text or "")
 
 
 def _first_dropped(evidence: Evidence) -> bool:
