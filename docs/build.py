@@ -108,6 +108,8 @@ def _default(table: str, key: str) -> str:
         "gate": words.Gate,
         "serve": words.Serve,
         "resources": words.Resources,
+        "resources.own.*": words.Owned,
+        "resources.terms": words.OwnTerms,
         "trust": words.Trust,
     }
     known = {f.name: f.default for f in fields(owners[table])} if table in owners else {}

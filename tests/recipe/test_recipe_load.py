@@ -116,6 +116,71 @@ def test_what_has_no_effect_is_said(write) -> None:
     assert "no quality gate" in quality
 
 
+PLAN = """\
+name: desk
+model: demo
+train: []
+goal:
+  budget: 900000 JPY
+  rate: 0.0067
+  latency: {ttft: 800ms, tpot: 60ms, percentile: 99}
+  load: {arrival_rate: 90/min, burstiness: 4.0, prompt_tokens: 700}
+resources:
+  own:
+    - {device: xeon-8480plus, hosts: 4, sockets: 2}
+    - {device: gaudi2, hosts: 2, per_host: 8, price: 8000 USD}
+    - max-1550
+  terms: {amortisation_years: 4.0, used: 80%, power_price: 0.8 CNY/kWh, staff_price: 50 USD/h}
+  providers: [aws]
+  power: 20 kW
+  memory: ..64GB
+"""
+
+
+def test_words_of_the_plan_arrive(write) -> None:
+    made = recipe.load(write(PLAN))
+    goal, resources = made.goal, made.resources
+    assert goal.budget.usd == pytest.approx(900_000 * 0.0067)
+    assert (goal.ttft_s, goal.tpot_s) == ({"p99": 0.8}, {"p99": 0.06})
+    assert (goal.load.arrival_per_s, goal.load.burstiness, goal.load.users) == (1.5, 4.0, 1)
+    assert [(o.device, o.hosts, o.devices) for o in resources.own] == [
+        ("xeon-8480plus", 4, 8),
+        ("gaudi2", 2, 16),
+        ("max-1550", 1, None),
+    ]
+    assert resources.own[1].price.usd == 8000
+    assert (resources.terms.amortisation_years, resources.terms.used_share) == (4.0, 0.8)
+    assert resources.terms.usd_per_kwh == pytest.approx(0.8 / 7.189)
+    assert resources.terms.staff_usd_per_h == 50
+    assert (resources.providers, resources.power_w, resources.memory_bytes) == (("aws",), 20e3, 64 * 10**9)
+
+
+def test_what_ones_own_hardware_costs_is_shown_with_its_origin(write) -> None:
+    made = recipe.load(write(PLAN))
+    values = recipe.effective(made)
+    assert values["resources.terms.pue"] == 1.3 and made.origins["resources.terms.pue"] == "default"
+    assert values["resources.terms.power_price"].endswith("USD/kWh")
+    assert made.origins["resources.terms.used"] == "recipe.yaml:14"
+    assert values["goal.load.arrival_rate"] == 1.5 and values["resources.own.1.price"] == "8000 USD"
+
+
+@pytest.mark.parametrize(
+    ("text", "currency", "usd"),
+    [
+        ("$50", "USD", 50),
+        ("50", "USD", 50),
+        ("300 元", "CNY", 300 / 7.189),
+        ("1,000 EUR", "EUR", 1000 / 0.924),
+        ("9000 JPY at 0.0067", "JPY", 60.3),
+        ("9000JPY@0.0067 USD", "JPY", 60.3),
+        ("300 CNY at 0.14", "CNY", 42),
+    ],
+)
+def test_money_in_any_currency(text: str, currency: str, usd: float) -> None:
+    made = recipe.money(text)
+    assert made.currency == currency and made.usd == pytest.approx(usd)
+
+
 BASE = "name: desk\nmodel: demo\ndata: [{path: a.jsonl, ability: support}]\n"
 BAD = [
     # text, code, line, field, part of the message, part of the hint
@@ -157,6 +222,54 @@ BAD = [
     ("train: [{num_train_epochs: 0}]\n", "bad_value", 4, "train.0.num_train_epochs", "greater", "epochs: 2"),
     ("train: [{stage: sfft}]\n", "bad_value", 4, "train.0.stage", "one of sft, pt", "did you mean sft?"),
     ("goal: {budget: 50 bananas}\n", "bad_value", 4, "goal.budget", "money", "50 USD"),
+    ("goal: {budget: 5000 JPY}\n", "impossible_pair", 4, "goal.budget", "no rate is known", "rate: 0.0067"),
+    ("goal: {budget: 5 USD, rate: 2.0}\n", "impossible_pair", 4, "goal.rate", "another currency", "delete"),
+    (
+        "goal: {latency: {ttft: 1s, ttft_p95: 1s}}\n",
+        "impossible_pair",
+        4,
+        "goal.latency.ttft",
+        "twice",
+        "ttft_p95",
+    ),
+    ("goal: {latency: {percentile: 95}}\n", "impossible_pair", 4, "goal.latency.percentile", "ttft", "800ms"),
+    (
+        "goal: {load: {burstiness: 2.0}}\n",
+        "impossible_pair",
+        4,
+        "goal.load.burstiness",
+        "arrival_rate",
+        "2/s",
+    ),
+    ("goal: {load: {arrival_rate: soon}}\n", "bad_value", 4, "goal.load.arrival_rate", "rate", "2/s"),
+    ("resources: {own: [{hosts: 2}]}\n", "missing_key", 4, "resources.own.0.device", "missing", "gaudi2"),
+    (
+        "resources: {own: [{device: gaudi2, sockets: 2, per_host: 8}]}\n",
+        "impossible_pair",
+        4,
+        "resources.own.0.sockets",
+        "both count",
+        "keep one",
+    ),
+    (
+        "resources: {own: [{device: gaudi2, host: 2}]}\n",
+        "unknown_key",
+        4,
+        "resources.own.0.host",
+        "host",
+        "hosts",
+    ),
+    ("resources: {power: much}\n", "bad_value", 4, "resources.power", "power", "20 kW"),
+    ("resources: {memory: 24GB..}\n", "bad_value", 4, "resources.memory", "least", "64GB"),
+    ("resources: {terms: {used: 0}}\n", "bad_value", 4, "resources.terms.used", "used", "60%"),
+    (
+        "resources: {terms: {power_price: 1 XYZ/kWh}}\n",
+        "bad_value",
+        4,
+        "resources.terms.power_price",
+        "XYZ",
+        "0.12 USD/kWh",
+    ),
     ("goal: {budget: -5 USD}\n", "bad_value", 4, "goal.budget", "money", "50 USD"),
     ("goal: {deadline: 8 parsecs}\n", "bad_value", 4, "goal.deadline", "not a time", "deadline: 8h"),
     ("goal: {deadline: 1.2.3h}\n", "bad_value", 4, "goal.deadline", "not a time", "deadline: 8h"),

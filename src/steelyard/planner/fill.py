@@ -204,5 +204,5 @@ def _serve(
         "max_num_seqs": max(64, users),
         "max_model_len": length,
         "replicas": recipe.serve.replicas,
-        "load": asdict(load) if load else ONE_USER,
+        "load": {name: getattr(load, name) for name in ONE_USER} if load else ONE_USER,
     }

@@ -14,6 +14,8 @@ from .recipe import (
     Goal,
     Load,
     Money,
+    Owned,
+    OwnTerms,
     Recipe,
     Resources,
     Serve,
@@ -31,6 +33,30 @@ def schema() -> dict[str, Any]:
     return made()
 
 
+def money(text: str | float) -> Money:
+    """Money of "50 USD", "300 CNY", "9000 JPY at 0.0067" or a bare number of dollars. Raises ValueError.
+
+    Its rate may be missing; then `usd` is known for the currencies of USD_PER alone.
+    """
+    from .document import money_of
+
+    return Money(**money_of(text))
+
+
+def per_s(text: str | float) -> float:
+    """A rate a second of "2/s", "90/min" or a bare number. Raises ValueError."""
+    from .document import rate_per_s
+
+    return rate_per_s(text)
+
+
+def watts(text: str | float) -> float:
+    """Watts of "20 kW", "700 W" or a bare number. Raises ValueError."""
+    from .document import watts_of
+
+    return watts_of(text)
+
+
 __all__ = [
     "DEFAULT_FILE",
     "AbilityGate",
@@ -42,6 +68,8 @@ __all__ = [
     "Goal",
     "Load",
     "Money",
+    "OwnTerms",
+    "Owned",
     "Recipe",
     "Resources",
     "Serve",
@@ -51,5 +79,8 @@ __all__ = [
     "draft",
     "effective",
     "load",
+    "money",
+    "per_s",
     "schema",
+    "watts",
 ]

@@ -14,31 +14,98 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ..errors import Problem
 from ..forms import FORMS
-from ..units import parse_s
+from ..units import parse_bytes, parse_s
+from .recipe import USD_PER
 
 CURRENCIES = {"USD": "USD", "US$": "USD", "$": "USD", "CNY": "CNY", "RMB": "CNY", "¥": "CNY", "元": "CNY"}
 CURRENCIES |= {"EUR": "EUR", "€": "EUR"}
 
 
-def _money(value: Any) -> dict[str, Any]:
-    """{"amount", "currency"} of "50 USD", "$50", "300 元" or a bare number of dollars."""
+RATE = re.compile(r"^(?P<money>.+?)\s*(?:@|\bat\b)\s*(?P<rate>[\d.]+)\s*(?:USD|US\$|\$)?$", re.IGNORECASE)
+
+
+def money_of(value: Any) -> dict[str, Any]:
+    """{"amount", "currency", "rate"} of "50 USD", "$50", "300 元", "9000 JPY at 0.0067" or bare dollars.
+
+    The rate is US dollars for one unit; a currency that USD_PER lacks needs one. Raises ValueError.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError("is not an amount of money")
-    found = re.fullmatch(r"([^\d.\s-]*)\s*([\d,]*\.?\d+)\s*([^\d.\s]*)", str(value).strip())
+    told = RATE.match(str(value).strip())
+    text, rate = (told["money"], float(told["rate"])) if told else (str(value).strip(), None)
+    found = re.fullmatch(r"([^\d.\s-]*)\s*([\d,]*\.?\d+)\s*([^\d.\s]*)", text)
     units = {unit for unit in (found[1], found[3]) if unit} if found else set()
-    names = {CURRENCIES.get(unit.upper()) for unit in units} or {"USD"}
+    names = {_currency(unit) for unit in units} or {"USD"}
     if not found or len(names) != 1 or None in names:
-        raise ValueError(f"{value!r} is not an amount of money in USD, CNY or EUR")
-    amount = float(found[2].replace(",", ""))
-    if amount <= 0:
+        raise ValueError(f"{value!r} is not an amount of money such as 50 USD or 300 CNY")
+    amount, currency = float(found[2].replace(",", "")), str(names.pop())
+    if amount <= 0 or rate == 0:
         raise ValueError("an amount of money is above 0")
-    return {"amount": amount, "currency": names.pop()}
+    return {"amount": amount, "currency": currency, "rate": rate}
+
+
+def _currency(unit: str) -> str | None:
+    """Its three letters (ISO 4217), None where it is no currency."""
+    name = unit.upper()
+    return CURRENCIES.get(name) or (name if re.fullmatch("[A-Z]{3}", name) else None)
+
+
+def _rated(value: Any) -> dict[str, Any]:
+    """Money whose worth in dollars is known."""
+    found = money_of(value)
+    if found["rate"] is None and found["currency"] not in USD_PER:
+        name = found["currency"]
+        raise ValueError(f"{value!r} is in {name}, of which no rate is known; add one: `at 0.0067 USD`")
+    return found
 
 
 def _price(value: Any) -> dict[str, Any]:
-    return _money(
+    return _rated(
         re.sub(r"\s*(/\s*h|per\s+h(our)?|/\s*小时)$", "", value) if isinstance(value, str) else value
     )
+
+
+def _energy_price(value: Any) -> float:
+    """US dollars a kWh of "0.12 USD/kWh", "0.8 CNY/kWh" or a bare number."""
+    text = re.sub(r"\s*(/|per)\s*kWh$", "", value, flags=re.IGNORECASE) if isinstance(value, str) else value
+    return _usd(_rated(text))
+
+
+def _usd(money: dict[str, Any]) -> float:
+    return money["amount"] * (money["rate"] or USD_PER[money["currency"]])
+
+
+def watts_of(value: Any) -> float:
+    """Watts of "20 kW", "700 W" or a bare number."""
+    found = re.fullmatch(r"\s*([\d.]+)\s*(k|M)?W?\s*", str(value))
+    if isinstance(value, bool) or not found:
+        raise ValueError(f"{value!r} is not a power such as 20 kW or 700 W")
+    return _above_0(float(found[1]) * {"k": 1e3, "M": 1e6}.get(found[2], 1.0), "a power")
+
+
+def _most_bytes(value: Any) -> int:
+    """Bytes of "64GB" or "..64GB": at most so many."""
+    text = str(value).removeprefix("..").strip()
+    if text.endswith(".."):
+        raise ValueError(f"{value!r} is a least size; memory is the most that a device may use: ..64GB")
+    try:
+        return int(_above_0(parse_bytes(text), "a size"))
+    except (Problem, ValueError):
+        raise ValueError(f"{value!r} is not a size such as 64GB or 48GiB") from None
+
+
+def rate_per_s(value: Any) -> float:
+    """Requests a second of "2/s", "90/min", "500/h" or a bare number of them. Raises ValueError."""
+    found = re.fullmatch(r"\s*([\d.]+)\s*(?:(?:/|per)\s*(s|min|h))?\s*", str(value))
+    if isinstance(value, bool) or not found:
+        raise ValueError(f"{value!r} is not a rate such as 2/s or 90/min")
+    return _above_0(float(found[1]) / {"min": 60.0, "h": 3600.0}.get(found[2], 1.0), "a rate")
+
+
+def _above_0(value: float, what: str) -> float:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{what} is above 0")
+    return value
 
 
 def _seconds(value: Any) -> float:
@@ -72,9 +139,15 @@ class MoneyText(BaseModel):
     model_config = ConfigDict(extra="forbid")
     amount: float
     currency: str
+    rate: float | None = None
 
 
-MoneyField = Annotated[MoneyText, BeforeValidator(_money)]
+MoneyField = Annotated[MoneyText, BeforeValidator(money_of)]
+Purchase = Annotated[MoneyText, BeforeValidator(_rated)]
+EnergyPrice = Annotated[float, BeforeValidator(_energy_price)]
+Watts = Annotated[float, BeforeValidator(watts_of)]
+MostBytes = Annotated[int, BeforeValidator(_most_bytes)]
+Rate = Annotated[float, BeforeValidator(rate_per_s)]
 PriceField = Annotated[MoneyText, BeforeValidator(_price)]
 Seconds = Annotated[float, BeforeValidator(_seconds)]
 Share = Annotated[float, BeforeValidator(_share)]
@@ -111,9 +184,16 @@ class LoadTable(Table):
     users: Count | None = say("requests always in flight", 4)
     prompt_tokens: Count | None = say("tokens of one prompt", 128)
     output_tokens: Count | None = say("tokens of one answer", 64)
+    arrival_rate: Rate | None = say("requests that arrive, whatever is in flight", "2/s")
+    burstiness: Annotated[float, Field(ge=0, le=1000)] | None = say(
+        "of the arrivals: variance over mean squared of the gaps; 1 = independent, 4 = in bursts", 4.0
+    )
 
 
 class LatencyTable(Table):
+    ttft: Seconds | None = say("time to first token, at `percentile`", "800ms")
+    tpot: Seconds | None = say("time per output token, at `percentile`", "60ms")
+    percentile: Literal[50, 90, 95, 99] | None = say("which share of the requests, of 100", 95)
     ttft_p50: Seconds | None = say("time to first token, median", "400ms")
     ttft_p95: Seconds | None = say("time to first token, 95 of 100 requests", "800ms")
     ttft_p99: Seconds | None = say("time to first token, 99 of 100 requests", "2s")
@@ -123,7 +203,10 @@ class LatencyTable(Table):
 
 
 class GoalTable(Table):
-    budget: MoneyField | None = say("what the whole job may cost: USD, CNY or EUR", "50 USD")
+    budget: MoneyField | None = say("what the whole job may cost, in any currency", "50 USD")
+    rate: Annotated[float, Field(gt=0)] | None = say(
+        "US dollars for one unit of the budget's currency; USD, CNY and EUR have one", 0.0067
+    )
     deadline: Seconds | None = say("when the service must be up, from the start of the job", "8h")
     latency: LatencyTable | None = say(
         "how fast the service answers", {"ttft_p95": "800ms", "tpot_p95": "60ms"}
@@ -243,9 +326,33 @@ class ServeTable(Table):
     queue: Seconds | None = say("work that may wait; beyond it requests are refused with 429", "60s")
 
 
+class OwnedTable(Table):
+    device: Text = Field(description="catalogue id, see `steelyard hardware`", examples=["gaudi2"])
+    hosts: Count | None = say("hosts of this kind", 2)
+    per_host: Count | None = say("devices in one host; as many as the catalogue's node where left out", 8)
+    sockets: Count | None = say("CPU sockets in one host", 2)
+    price: Purchase | None = say("what one device cost, its share of the host included", "15000 USD")
+
+
+class TermsTable(Table):
+    amortisation_years: Annotated[float, Field(gt=0, le=50)] | None = say("years until it is paid off", 5.0)
+    used: Annotated[Share, Field(gt=0)] | None = say("share of all hours with paid work", "60%")
+    power_price: EnergyPrice | None = say("of a kWh", "0.12 USD/kWh")
+    pue: Annotated[float, Field(ge=1, le=5)] | None = say("power of building over power of machines", 1.3)
+    maintenance: Share | None = say("of the purchase price, a year", "5%")
+    staff_h_per_host_month: Annotated[float, Field(ge=0)] | None = say("hours of work a host and month", 2.0)
+    staff_price: PriceField | None = say("of an hour of work", "60 USD/h")
+
+
 class ResourcesTable(Table):
-    own: list[Text] | None = say("devices of one's own, by catalogue id", ["xeon-8480plus"])
+    own: list[OwnedTable] | None = say(
+        "devices of one's own; a bare id is one host", [{"device": "gaudi2", "hosts": 2, "per_host": 8}]
+    )
+    terms: TermsTable | None = say("what one's own hardware costs", {"amortisation_years": 5.0})
     price_per_h: PriceField | None = say("what an hour of this machine costs", "0.50 USD/h")
+    providers: list[Text] | None = say("whose prices may be used", ["aws", "azure"])
+    power: Watts | None = say("that all devices may draw together", "20 kW")
+    memory: MostBytes | None = say("that the job may take on one device, at most", "64GB")
 
 
 class TrustTable(Table):
@@ -304,6 +411,8 @@ TABLES: dict[str, type[Table]] = {
     "gate.abilities.*": AbilityTable,
     "serve": ServeTable,
     "resources": ResourcesTable,
+    "resources.own.*": OwnedTable,
+    "resources.terms": TermsTable,
     "trust": TrustTable,
 }
 
@@ -331,6 +440,17 @@ def _allow(document: dict[str, Any], field: str, short: dict[str, Any]) -> None:
     document["properties"][field]["anyOf"].insert(0, short)
 
 
+WRITTEN_AS_TEXT = (
+    "MoneyText",
+    "_seconds",
+    "_share",
+    "_energy_price",
+    "watts_of",
+    "_most_bytes",
+    "rate_per_s",
+)
+
+
 def _foreign_text(document: dict[str, Any]) -> None:
     """Money, times and shares are written as text too; pydantic only sees what they become."""
     document["$defs"].pop("MoneyText", None)
@@ -338,7 +458,7 @@ def _foreign_text(document: dict[str, Any]) -> None:
     for name, properties in _tables(document):
         for field, value in properties.items():
             wanted = TABLES[name].model_fields[field].annotation
-            if "MoneyText" in str(wanted) or "_seconds" in str(wanted) or "_share" in str(wanted):
+            if any(name in str(wanted) for name in WRITTEN_AS_TEXT):
                 keep = {k: value[k] for k in ("description", "examples", "default") if k in value}
                 properties[field] = keep | (text if "dict" not in str(wanted) else {"type": "object"})
 

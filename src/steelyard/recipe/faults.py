@@ -92,7 +92,8 @@ def _unknown(tree: Tree, at: Path_) -> WrongUse:
     owner = section(at[:-1])
     valid = list(TABLES[owner].model_fields)
     place = f"under {_named(owner)}" if owner else "at the top of a recipe"
-    near = _elsewhere(str(at[-1]), owner) or _nearest(str(at[-1]), valid)
+    key = str(at[-1])
+    near = _nearest(key, valid, 88) or _elsewhere(key, owner) or _nearest(key, valid)
     message = f"unknown key {at[-1]} {place}"
     if near:
         return WrongUse("recipe.unknown_key", message, where=tree.where(at), hint=near)
@@ -119,10 +120,10 @@ def _named(owner: str) -> str:
     return owner.replace(".*", "[]")
 
 
-def _nearest(key: str, valid: Sequence[str]) -> str:
+def _nearest(key: str, valid: Sequence[str], least: int = 60) -> str:
     from rapidfuzz import fuzz, process
 
-    found = process.extractOne(key.lower(), valid, scorer=fuzz.ratio, score_cutoff=60)
+    found = process.extractOne(key.lower(), valid, scorer=fuzz.ratio, score_cutoff=least)
     return f"did you mean {found[0]}?" if found else ""
 
 

@@ -31,8 +31,10 @@ LATER: dict[tuple[str, ...], tuple[tuple[Any, ...] | None, str]] = {
         "delete the line; steelyard serve CHECKPOINT --engine NAME serves what was tuned",
     ),
     ("resources", "cpu"): (None, "delete the line: this machine's cores are used"),
-    ("resources", "memory"): (None, "delete the line: this machine's memory is the limit"),
-    ("resources", "gpu"): (None, "delete the line: this version runs on CPUs"),
+    ("resources", "gpu"): (
+        None,
+        "delete the line: this version runs on CPUs; devices to plan for: resources.own",
+    ),
     ("resources", "max_price"): (None, "example: goal: {budget: 50 USD}"),
 }
 HARMLESS: dict[tuple[str, ...], tuple[Any, ...]] = {

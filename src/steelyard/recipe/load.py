@@ -122,6 +122,9 @@ def _short_forms(tree: Tree) -> None:
     for stage in values["train"] if isinstance(values.get("train"), list) else ():
         if isinstance(stage, dict) and isinstance(stage.get("stage"), str):
             stage["stage"] = STAGES.get(stage["stage"], stage["stage"])
+    resources = values.get("resources")
+    if isinstance(resources, dict) and isinstance(resources.get("own"), list):
+        resources["own"] = [{"device": e} if isinstance(e, str) else e for e in resources["own"]]
     for source in values["data"] if isinstance(values.get("data"), list) else ():
         if isinstance(source, dict) and isinstance(source.get("format"), str):
             source["format"] = FORMATS.get(source["format"], source["format"])
@@ -203,14 +206,26 @@ def _compress(compress: dict[str, Any]) -> words.Compress:
 
 def _goal(goal: dict[str, Any]) -> words.Goal:
     latency = goal.get("latency", {})
-    by = {n: {k[len(n) + 1 :]: s for k, s in latency.items() if k.startswith(n)} for n in ("ttft", "tpot")}
+    at = f"p{latency.get('percentile', 95)}"
+    by = {
+        n: {k[len(n) + 1 :] or at: s for k, s in latency.items() if k.startswith(n)} for n in ("ttft", "tpot")
+    }
+    load = dict(goal.get("load", {}))
+    if "arrival_rate" in load:
+        load["arrival_per_s"] = load.pop("arrival_rate")
     return words.Goal(
-        budget=words.Money(**goal["budget"]) if "budget" in goal else None,
+        budget=_budget(goal),
         deadline_s=goal.get("deadline"),
         ttft_s=by["ttft"],
         tpot_s=by["tpot"],
-        load=words.Load(**goal["load"]) if "load" in goal else None,
+        load=words.Load(**load) if "load" in goal else None,
     )
+
+
+def _budget(goal: dict[str, Any]) -> words.Money | None:
+    if "budget" not in goal:
+        return None
+    return words.Money(**goal["budget"] | ({"rate": goal["rate"]} if "rate" in goal else {}))
 
 
 def _sources(data: list[dict[str, Any]], tree: Tree) -> tuple[words.Source, ...]:
@@ -222,11 +237,27 @@ def _gate(gate: dict[str, Any]) -> words.Gate:
     return words.Gate(**{**gate, "abilities": abilities})
 
 
+TERMS = {"used": "used_share", "power_price": "usd_per_kwh", "maintenance": "maintenance_share"}
+
+
 def _resources(resources: dict[str, Any]) -> words.Resources:
-    price = resources.get("price_per_h")
+    price, terms = resources.get("price_per_h"), dict(resources.get("terms", {}))
+    if "staff_price" in terms:
+        terms["staff_usd_per_h"] = words.Money(**terms.pop("staff_price")).usd
+    named: dict[str, Any] = {TERMS.get(name, name): value for name, value in terms.items()}
     return words.Resources(
-        own=tuple(resources.get("own", ())), price_per_h=words.Money(**price) if price else None
+        own=tuple(_owned(entry) for entry in resources.get("own", ())),
+        terms=words.OwnTerms(**named),
+        price_per_h=words.Money(**price) if price else None,
+        providers=tuple(resources.get("providers", ())),
+        power_w=resources.get("power"),
+        memory_bytes=resources.get("memory"),
     )
+
+
+def _owned(entry: dict[str, Any]) -> words.Owned:
+    price = words.Money(**entry["price"]) if "price" in entry else None
+    return words.Owned(**{**entry, "price": price})
 
 
 def _origins(recipe: Recipe, tree: Tree) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import WrongUse
 from ..forms import FORMS
-from .recipe import Recipe, Source, Stage
+from .recipe import USD_PER, Recipe, Source, Stage
 from .tree import Path_, Tree
 
 TABLES = (".xlsx", ".xlsm")
@@ -18,6 +18,11 @@ def check_pairs(recipe: Recipe, tree: Tree) -> None:
         _check_stage(stage, ("train", i), tree)
     _check_abilities(recipe, tree)
     _check_serving(recipe, tree)
+    _check_goal(recipe, tree)
+    for i, owned in enumerate(recipe.resources.own):
+        if owned.sockets and owned.per_host:
+            at = ("resources", "own", i, "sockets")
+            _fail(tree, at, "sockets and per_host both count the devices of a host", "keep one of them")
     if recipe.trust.level == "open" and recipe.trust.key_file:
         _fail(
             tree,
@@ -34,19 +39,32 @@ def notes_on(recipe: Recipe) -> tuple[str, ...]:
         notes.append("train is []: data and mix are not used")
     if not recipe.train and (recipe.gate.abilities or recipe.gate.forget):
         notes.append("train is []: gate.abilities and gate.forget are not used, there is no quality gate")
-    notes += [f"{name} is not used by this version" for name, given in _unused(recipe).items() if given]
     return tuple(notes)
-
-
-def _unused(recipe: Recipe) -> dict[str, bool]:
-    """Fixed words of the recipe that no room reads yet."""
-    return {
-        "resources.own": bool(recipe.resources.own),
-    }
 
 
 def _fail(tree: Tree, at: Path_, message: str, hint: str) -> None:
     raise WrongUse("recipe.impossible_pair", message, where=tree.where(at), hint=hint)
+
+
+def _check_goal(recipe: Recipe, tree: Tree) -> None:
+    """Rates of exchange that are missing or say nothing; latencies said twice; bursts of nothing."""
+    goal = tree.values.get("goal") or {}
+    budget, latency, load = recipe.goal.budget, goal.get("latency") or {}, goal.get("load") or {}
+    if budget and not budget.rate and budget.currency not in USD_PER:
+        text = f"the budget is in {budget.currency}, of which no rate is known"
+        _fail(tree, ("goal", "budget"), text, f"example: goal: {{budget: {budget}, rate: 0.0067}}")
+    if "rate" in goal and (not budget or budget.currency == "USD"):
+        _fail(tree, ("goal", "rate"), "rate goes with a budget in another currency than USD", "delete it")
+    for name in ("ttft", "tpot"):
+        if name in latency and any(key.startswith(f"{name}_p") for key in latency):
+            text = f"{name} stands twice, with percentile and as {name}_p.."
+            _fail(tree, ("goal", "latency", name), text, f"keep {name}_p95 or the like")
+    if "percentile" in latency and not {"ttft", "tpot"} & set(latency):
+        text = "percentile goes with ttft or tpot"
+        _fail(tree, ("goal", "latency", "percentile"), text, "example: {ttft: 800ms, percentile: 95}")
+    if "burstiness" in load and "arrival_rate" not in load:
+        text = "burstiness goes with arrival_rate"
+        _fail(tree, ("goal", "load", "burstiness"), text, "example: load: {arrival_rate: 2/s, burstiness: 4}")
 
 
 def _check_data(recipe: Recipe, tree: Tree) -> None:

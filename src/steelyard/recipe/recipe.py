@@ -19,26 +19,30 @@ SECRET = "***"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Money:
-    """An amount in one of the currencies of USD_PER."""
+    """An amount in any currency. `rate`: US dollars for one unit; None = that of USD_PER."""
 
     amount: float
     currency: str = "USD"
+    rate: float | None = None
 
     @property
     def usd(self) -> float:
-        return self.amount * USD_PER[self.currency]
+        return self.amount * (self.rate or USD_PER[self.currency])
 
     def __str__(self) -> str:
-        return f"{self.amount:g} {self.currency}"
+        at = f" at {self.rate:g} USD" if self.rate else ""
+        return f"{self.amount:g} {self.currency}{at}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """That many requests always in flight, no pauses."""
+    """`users` requests always in flight, no pauses; or requests that arrive by themselves at a rate."""
 
     users: int = 1
     prompt_tokens: int = 128
     output_tokens: int = 64
+    arrival_per_s: float | None = None  # None: the users' own pace
+    burstiness: float = 1.0  # squared coefficient of variation between arrivals: 1 = independent (Poisson)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,11 +151,45 @@ class Serve:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resources:
-    """What the user has; empty = this machine."""
+class Owned:
+    """Hosts of one kind that the user has: `per_host` devices each, or that many CPU `sockets`."""
 
-    own: tuple[str, ...] = ()
+    device: str
+    hosts: int = 1
+    per_host: int | None = None  # None: as many as the catalogue's node has
+    sockets: int | None = None
+    price: Money | None = None  # what one device cost; None: the catalogue's hourly price stands for it
+
+    @property
+    def devices(self) -> int | None:
+        """How many there are in all, where the recipe says it."""
+        each = self.sockets or self.per_host
+        return each and each * self.hosts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnTerms:
+    """What an hour of one's own hardware costs."""
+
+    amortisation_years: float = 5.0  # Amazon's servers since 2025 (annual report 2024); others 4 to 6
+    used_share: float = 0.6  # of all hours in which it does paid work; an assumption
+    usd_per_kwh: float = 0.1275  # mean commercial price, USA 2024 (EIA, Electric Power Monthly)
+    pue: float = 1.3  # power of the building over power of the machines; mean of 2023: 1.58 (Uptime)
+    maintenance_share: float = 0.05  # of the purchase price a year; an assumption
+    staff_h_per_host_month: float = 2.0  # an assumption
+    staff_usd_per_h: float = 60.0  # an assumption
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What the user has; empty = this machine. Limits of None do not bind."""
+
+    own: tuple[Owned, ...] = ()
+    terms: OwnTerms = OwnTerms()
     price_per_h: Money | None = None
+    providers: tuple[str, ...] = ()  # whose prices may be used; none = all
+    power_w: float | None = None  # that all devices may draw together
+    memory_bytes: int | None = None  # that the job may take on one device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +242,7 @@ def effective(recipe: Recipe) -> dict[str, Any]:
 
 def _words(recipe: Recipe) -> dict[str, Any]:
     """The recipe as one would write it in full: units parsed, defaults in place."""
-    goal, money = recipe.goal, recipe.resources.price_per_h
+    goal = recipe.goal
     latency = {f"{name}_{p}": s for name in ("ttft", "tpot") for p, s in getattr(goal, f"{name}_s").items()}
     return {
         "name": recipe.name,
@@ -213,7 +251,7 @@ def _words(recipe: Recipe) -> dict[str, Any]:
             "budget": str(goal.budget) if goal.budget else None,
             "deadline": goal.deadline_s,
             "latency": latency,
-            "load": asdict(goal.load) if goal.load else None,
+            "load": _load(goal.load) if goal.load else None,
         },
         "data": [{k: v for k, v in asdict(s).items() if k != "line"} for s in recipe.data],
         "mix": recipe.mix,
@@ -224,10 +262,42 @@ def _words(recipe: Recipe) -> dict[str, Any]:
         "compress": asdict(recipe.compress) | {"weights": _plain(recipe.compress.weights)},
         "gate": asdict(recipe.gate),
         "serve": asdict(recipe.serve) | {"api_key": SECRET if recipe.serve.api_key else None},
-        "resources": {"own": list(recipe.resources.own), "price_per_h": str(money) if money else None},
+        "resources": _resources(recipe.resources),
         "trust": asdict(recipe.trust),
         "seed": recipe.seed,
     }
+
+
+def _load(load: Load) -> dict[str, Any]:
+    rate = {"arrival_rate": load.arrival_per_s, "burstiness": load.burstiness}
+    fixed = {name: getattr(load, name) for name in ("users", "prompt_tokens", "output_tokens")}
+    return fixed | (rate if load.arrival_per_s else {})
+
+
+def _resources(resources: Resources) -> dict[str, Any]:
+    terms = resources.terms
+    return {
+        "own": [_owned(o) for o in resources.own],
+        "terms": {
+            "amortisation_years": terms.amortisation_years,
+            "used": terms.used_share,
+            "power_price": f"{terms.usd_per_kwh:g} USD/kWh",
+            "pue": terms.pue,
+            "maintenance": terms.maintenance_share,
+            "staff_h_per_host_month": terms.staff_h_per_host_month,
+            "staff_price": f"{terms.staff_usd_per_h:g} USD/h",
+        },
+        "price_per_h": str(resources.price_per_h) if resources.price_per_h else None,
+        "providers": list(resources.providers),
+        "power": resources.power_w,
+        "memory": resources.memory_bytes,
+    }
+
+
+def _owned(owned: Owned) -> dict[str, Any]:
+    told = {"device": owned.device, "hosts": owned.hosts, "per_host": owned.per_host}
+    told |= {"sockets": owned.sockets, "price": str(owned.price) if owned.price else None}
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def _plain(value: Any) -> Any:
