@@ -2,19 +2,23 @@
 
 python bench/fit_constants.py RESULTS.csv            # prints the errors
 python bench/fit_constants.py RESULTS.csv --write    # and writes src/steelyard/hardware/constants.json
+python bench/fit_constants.py RESULTS.csv --write --phase train    # of training rows alone
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from steelyard.hardware import catalogue, named_models, read_table
 from steelyard.planner import fit, leave_sources_out, score_results
 
+PHASES = {"train": {"pretrain", "finetune"}, "serve": {"serve", "decode", "prefill"}}
 TARGET = Path(__file__).resolve().parents[1] / "src/steelyard/hardware/constants.json"
 
 
@@ -23,13 +27,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path)
     parser.add_argument("--write", action="store_true")
+    parser.add_argument(
+        "--phase", choices=sorted(PHASES), help="fit these rows alone, keep the others' entries"
+    )
     args = parser.parse_args()
-    rows = read_table(args.results, ("id", "source", "value"))
+    wanted = PHASES[args.phase] if args.phase else set().union(*PHASES.values())
+    rows = [r for r in read_table(args.results, ("id", "source", "value")) if r["phase"] in wanted]
     constants = fit(rows, catalogue(), named_models(), source=f"{args.results.name}, bench/fit_constants.py")
     print(json.dumps(constants.as_json(), indent=1))
     for name, group in score_results(rows, catalogue(), named_models(), constants).groups.items():
         print(f"fitted   {name:36}", "  ".join(f"{k} {v:.3g}" for k, v in group.items()))
     for phase, errors in leave_sources_out(rows, catalogue(), named_models()).items():
+        if not errors:
+            continue
         shares = {name: np.abs(np.expm1(e)) for name, e in errors.items()}
         for name, e in shares.items():
             print(
@@ -39,7 +49,19 @@ def main() -> None:
         median = np.mean([np.median(e) for e in shares.values()])
         print(f"left out {phase}: sources equal, mape {mape:.3f}, median {median:.3f}")
     if args.write:
-        TARGET.write_text(json.dumps(constants.as_json(), indent=1) + "\n", encoding="utf-8")
+        document = constants.as_json()
+        if args.phase:
+            document = merged(json.loads(TARGET.read_text(encoding="utf-8")), document, args.phase)
+        TARGET.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def merged(old: dict[str, Any], new: dict[str, Any], phase: str) -> dict[str, Any]:
+    """The other phase's entries of the shipped document beside the new ones of this phase."""
+    document = dict(old)
+    for field in ("logs", "spreads", "rows"):
+        kept = {k: v for k, v in old[field].items() if re.split(r"[.:]", k)[0] != phase}
+        document[field] = dict(sorted((kept | new[field]).items()))
+    return document | {"source": new["source"]}
 
 
 if __name__ == "__main__":

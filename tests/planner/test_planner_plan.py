@@ -18,6 +18,7 @@ from steelyard.planner.training import TrainSetup, train_memory_bytes, train_ste
 CONSTANTS = Constants.from_json(published_constants())
 LLAMA = named_shape("llama3-8b", named_models())
 A100 = Hardware(peak=312e12, bandwidth=2e12, memory=80e9, scaleup=300e9, scaleout=25e9, node=8)
+SIZES = Sizes.of(LLAMA, 2048)
 TRAIN = values(CONSTANTS, "train", {"family": "nvidia"})
 SERVE = values(CONSTANTS, "serve", {"family": "nvidia", "stack": "vllm"})
 
@@ -35,7 +36,7 @@ setups = st.builds(
 
 
 def step(setup: TrainSetup, hardware: Hardware = A100) -> dict:
-    return train_step_s(Sizes.of(LLAMA, 2048), setup, hardware, TRAIN)
+    return train_step_s(SIZES, setup, hardware, TRAIN)
 
 
 @settings(deadline=None)
@@ -56,13 +57,13 @@ def test_better_hardware_is_never_slower(setup, what):
 @settings(deadline=None)
 @given(setups)
 def test_memory_falls_with_every_split_and_grows_with_the_micro_batch(setup):
-    memory = train_memory_bytes(LLAMA, setup)
-    assert train_memory_bytes(LLAMA, replace(setup, t=setup.t * 2, devices=setup.devices * 2)) <= memory
+    memory = train_memory_bytes(SIZES, setup)
+    assert train_memory_bytes(SIZES, replace(setup, t=setup.t * 2, devices=setup.devices * 2)) <= memory
     sharded = replace(setup, zero=3)
     wider = replace(sharded, devices=sharded.devices * 2, global_batch=sharded.global_batch * 2)
-    assert train_memory_bytes(LLAMA, wider) <= train_memory_bytes(LLAMA, sharded)
+    assert train_memory_bytes(SIZES, wider) <= train_memory_bytes(SIZES, sharded)
     more = replace(setup, micro_batch=setup.micro_batch * 2, global_batch=setup.global_batch * 2)
-    assert train_memory_bytes(LLAMA, more) >= memory
+    assert train_memory_bytes(SIZES, more) >= memory
 
 
 def test_one_device_does_not_communicate():

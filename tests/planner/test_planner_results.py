@@ -94,8 +94,8 @@ def test_scores_by_phase_family_and_source():
 
 def test_constants_come_and_go_as_json():
     assert Constants.from_json(CONSTANTS.as_json()).as_json() == CONSTANTS.as_json()
-    assert Constants.from_json({}).value("train.efficiency") == pytest.approx(0.45)
-    assert CONSTANTS.rows > 2000 and CONSTANTS.provenance == "fitted" and CONSTANTS.source
+    assert Constants.from_json({}).value("train.efficiency") == pytest.approx(0.8)
+    assert sum(CONSTANTS.rows.values()) > 2000 and CONSTANTS.provenance == "fitted" and CONSTANTS.source
 
 
 def test_fitting_moves_predictions_towards_the_rows():

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 from steelyard.errors import WrongUse
 from steelyard.hardware import Device
 
-from .sizes import DEFAULT_NIC_BYTES_PER_S
+from .sizes import hardware_of
 
 Row = Mapping[str, str]
 Models = Mapping[str, Mapping[str, Any]]
@@ -83,15 +84,9 @@ def _active(row: Row, known: Mapping[str, Any], params: float, dense: float) -> 
 
 
 def rates_of(row: Row, device: Device) -> dict[str, float]:
-    peak = device.peak_flops(row.get("precision") or "bf16")
-    if not peak:
+    """The device's rates as `Hardware` names them, in the node the row tells of."""
+    hardware = hardware_of(device, row.get("precision") or "bf16")
+    if hardware is None:
         raise WrongUse("results.no_peak", f"no peak is published for {device.id} at {row.get('precision')}")
-    return {
-        "peak": peak,
-        "bandwidth": device.memory_bytes_per_s,
-        "memory": device.memory_bytes,
-        "scaleup": max(device.scaleup_bytes_per_s / 2, 8e9),  # PCIe where there is no link
-        "scaleout": device.scaleout_bytes_per_s or DEFAULT_NIC_BYTES_PER_S,
-        "node": number(row, "devices_per_node") or device.scaleup_devices,
-        "peak16": device.peak_flops("bf16") or peak,
-    }
+    node = number(row, "devices_per_node")
+    return asdict(replace(hardware, node=node) if node else hardware)

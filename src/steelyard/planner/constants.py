@@ -17,6 +17,8 @@ from . import inference, training
 
 PRIORS = training.PRIORS | inference.PRIORS
 GROUPED = training.GROUPED | inference.GROUPED
+SPREAD = 0.33  # half width of an 80 % interval where no fit tells
+WIDER = 1.3  # an unmeasured level of ignorance against the one below
 GROUP_SD = {"family": 0.2, "stack": 0.3, "device": 0.2}  # log sd of a deviation before any row is seen
 
 
@@ -31,7 +33,7 @@ class Constants:
     spreads: Mapping[str, float] = field(default_factory=dict)  # half width of the 80 % interval, in logs
     provenance: str = "modelled"
     source: str = ""
-    rows: int = 0
+    rows: Mapping[str, int] = field(default_factory=dict)  # that were fitted, by phase
 
     def value(self, name: str, groups: Mapping[str, str] | None = None) -> float:
         """The constant itself for {"family", "stack", "device"}; what was never seen deviates by nothing."""
@@ -47,9 +49,25 @@ class Constants:
         """Where the parts of a constant stand: its base first."""
         return [name, *(f"{name}@{g}:{groups[g]}" for g in GROUPED.get(name, ()) if groups.get(g))]
 
-    def spread(self, phase: str, unseen: bool = False) -> float:
-        """Half width of the 80 % interval in logs; 1.5 times as wide for an unseen family or stack."""
-        return self.spreads.get(phase, 0.33) * (1.5 if unseen else 1.0)
+    def spread(self, phase: str, groups: Mapping[str, str] | None = None) -> float:
+        """Half width of the 80 % interval in logs, by what the fit has seen of these groups.
+
+        `spreads` holds "train" where the stack was seen, "train:stack" where it was not, "train:family"
+        where not even the device family was; a level that was not measured is 1.3 times the one below.
+        """
+        wide = self.spreads.get(phase, SPREAD)
+        for level in ("stack", "family")[: self._unseen(phase, groups or {})]:
+            wide = max(wide, self.spreads.get(f"{phase}:{level}", WIDER * wide))
+        return wide
+
+    def _unseen(self, phase: str, groups: Mapping[str, str]) -> int:
+        """0: family and stack were among the rows; 1: the stack was not; 2: the family was not."""
+        seen = {key.split("@")[1] for key in self.logs if key.startswith(phase) and "@" in key}
+        if not seen:
+            return 0
+        if f"family:{groups.get('family')}" not in seen:
+            return 2
+        return int(f"stack:{groups.get('stack')}" not in seen)
 
     @staticmethod
     def from_json(document: Mapping[str, Any]) -> Constants:
@@ -64,7 +82,7 @@ class Constants:
             "spreads": {k: round(v, 4) for k, v in sorted(self.spreads.items())},
             "provenance": self.provenance,
             "source": self.source,
-            "rows": self.rows,
+            "rows": dict(self.rows),
         }
 
 

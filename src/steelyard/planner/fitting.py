@@ -31,10 +31,14 @@ def fit(rows: Sequence[Row], devices: Devices, models: Models, *, source: str = 
     fitted on the others, each source counting equally.
     """
     fitted = fit_logs(rows, devices, models)
-    left_out = leave_sources_out(rows, devices, models)
+    left_out = {k: v for k, v in leave_sources_out(rows, devices, models).items() if v}
     spreads = {phase: quantile(found, 0.8) for phase, found in left_out.items()}
     return Constants(
-        logs=fitted, spreads=spreads, provenance="fitted", source=source, rows=len(log_values(rows))
+        logs=fitted,
+        spreads=spreads,
+        provenance="fitted",
+        source=source,
+        rows={phase: sum(map(len, found.values())) for phase, found in left_out.items()},
     )
 
 

@@ -102,7 +102,7 @@ def _table(phase: str, found: list[tuple[Row, Device, dict, dict, dict]]) -> Tab
         groups=[groups(device, row.get("framework") or "") for row, device, *_ in found],
         metrics=np.array([row["metric"] for row, *_ in found]),
         sizes=build(Sizes, 2),
-        hardware=build(Hardware, 3, ("peak16",)),
+        hardware=build(Hardware, 3),
         setup=setup,
         replicas=column(4, "replicas") if phase == "serve" else np.ones(len(found)),
         decode_only=np.array([row["phase"] == "decode" for row, *_ in found]),
@@ -166,15 +166,9 @@ def predict_results(
     for phase, table in tables.items():
         values = table.predict(table.constants(constants.logs))
         for place, value, kin in zip(table.ids, values.tolist(), table.groups, strict=True):
-            wide = exp(constants.spread(phase, _unseen(constants, phase, kin)))
+            wide = exp(constants.spread(phase, kin))
             found[place] = Prediction(id="", value=value, low=value / wide, high=value * wide, reason=None)
     return [replace(found[str(place)], id=row.get("id", "")) for place, row in enumerate(rows)]
-
-
-def _unseen(constants: Constants, phase: str, kin: Mapping[str, str]) -> bool:
-    """Neither this device family nor this stack was among the rows of the fit."""
-    seen = {key.split("@")[1] for key in constants.logs if key.startswith(phase) and "@" in key}
-    return not seen & {f"family:{kin['family']}", f"stack:{kin['stack']}"}
 
 
 def score_results(rows: Sequence[Row], devices: Devices, models: Models, constants: Constants) -> Scores:

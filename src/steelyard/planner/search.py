@@ -22,7 +22,7 @@ from steelyard.units import Figure, show_bytes, show_number, show_s
 
 from .constants import Constants, groups, values
 from .inference import ServeSetup, serve_memory_bytes, serve_s
-from .sizes import DEFAULT_NIC_BYTES_PER_S, USABLE_MEMORY, Hardware, Sizes, total
+from .sizes import USABLE_MEMORY, Hardware, Sizes, hardware_of, total
 from .training import TrainSetup, train_memory_bytes, train_step_s
 
 JOBS = ("pretrain", "continue", "sft", "prefer", "distil", "serve")
@@ -214,21 +214,6 @@ def frontier(plans: Sequence[Plan]) -> tuple[int, ...]:
 # ------------------------------------------------------------------ one device
 
 
-def hardware_of(device: Device, precision: str = "bf16") -> Hardware | None:
-    """A device's figures for the roofline, None where no peak is published."""
-    peak = device.peak_flops(precision)
-    if not peak:
-        return None
-    return Hardware(
-        peak=peak,
-        bandwidth=device.memory_bytes_per_s,
-        memory=device.memory_bytes,
-        scaleup=max(device.scaleup_bytes_per_s / 2, 8e9),  # PCIe where there is no link
-        scaleout=device.scaleout_bytes_per_s or DEFAULT_NIC_BYTES_PER_S,
-        node=min(max(1, device.scaleup_devices), 72),
-    )
-
-
 def _on_device(request: Request, device: Device, constants: Constants, count: _Count) -> Plan:
     hardware = hardware_of(device)
     if hardware is None:
@@ -298,7 +283,8 @@ def _train(request: Request, device: Device, hardware: Hardware, constants: Cons
         lora=float(request.finetuning_type == "lora"),
         extra_forward=1.0 if request.job in ("prefer", "distil") else 0.0,
     )
-    memory = train_memory_bytes(shape, setup)
+    sizes = Sizes.of(shape, request.seq_len)
+    memory = train_memory_bytes(sizes, setup)
     room = hardware.memory * USABLE_MEMORY
     fits = memory <= room
     count.fit += int(fits.sum())
@@ -306,9 +292,7 @@ def _train(request: Request, device: Device, hardware: Hardware, constants: Cons
         need = float(memory.min())
         why = f"needs {need / room:.1f} times its memory even when split ({show_bytes(need)} a device)"
         return _no_plan(device, why, {"memory": need / room}, need)
-    parts = train_step_s(
-        Sizes.of(shape, request.seq_len), setup, hardware, values(constants, "train", groups(device))
-    )
+    parts = train_step_s(sizes, setup, hardware, values(constants, "train", groups(device)))
     steps = request.tokens / (batch * request.seq_len)
     time_s = total(parts) * steps
     at = _choose(request, np.where(fits, time_s, np.inf), grid["devices"], device.price_usd_per_h)

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from steelyard.hardware import Device
 from steelyard.shape import Shape
 
 Array = Any  # a float or a numpy array of them
-LINK_SHARE = 0.7  # of a link's rate that a ring sustains (NCCL bus bandwidth at 256 MiB, A100 8-way: 215/300)
 DEFAULT_NIC_BYTES_PER_S = 12.5e9  # 100 Gb/s where the catalogue names no network
+PCIE_BYTES_PER_S = 8e9  # between devices of one host where there is no link of their own
+MOST_IN_NODE = 72  # of one scale-up domain
 USABLE_MEMORY = 0.92  # the allocator, the runtime's context and fragments keep the rest
 RUNTIME_BYTES = 1.2e9  # context of driver and libraries, collective buffers
 
@@ -25,8 +27,46 @@ class Hardware:
     bandwidth: Array
     memory: Array
     scaleup: Array  # one device, one direction
-    scaleout: Array
+    scaleout: Array  # one device's share of the network, one direction
     node: Array  # devices that reach each other over the scale-up links
+    peak16: Array = 0.0  # of 16-bit formats; 0 = `peak`
+    mesh: Array = 0.0  # 1: direct links, a peer gets 1/(node - 1) of the headline; 0: a switch
+    nics: Array = 1.0  # network cards a device
+    pcie: Array = 25e9  # to the host, one direction
+    # Measured shares of this device's kernels, of a relative's where it has none (bench/fit_kernels.py).
+    matrix_share: Array = 0.9  # of the peak, in a large matrix product
+    m0: Array = 96.0  # rows, columns and depth that a product seems longer than it is
+    n0: Array = 234.0
+    k0: Array = 232.0
+    corner: Array = 2.0  # how sharp the roofline's corner is
+    memory_share: Array = 0.75  # of the bandwidth
+    kernel_s: Array = 5e-6  # of one launch, the device's side
+    attention_share: Array = 0.48  # of the peak, in fused attention over long sequences
+    attention_len: Array = 1100.0  # tokens where it reaches half of that
+    link_share: Array = 0.72  # of the scale-up link's rate that a ring sustains
+    link_s: Array = 3e-6  # a hop of a ring
+    nic_share: Array = 0.8  # of the network's rate
+
+    def __post_init__(self) -> None:
+        if np.ndim(self.peak16) == 0 and self.peak16 == 0:
+            object.__setattr__(self, "peak16", self.peak)
+
+
+def hardware_of(device: Device, precision: str = "bf16") -> Hardware | None:
+    """A device's figures for the roofline, None where no peak is published."""
+    peak = device.peak_flops(precision)
+    if not peak:
+        return None
+    return Hardware(
+        peak=peak,
+        bandwidth=device.memory_bytes_per_s,
+        memory=device.memory_bytes,
+        scaleup=max(device.scaleup_bytes_per_s / 2, PCIE_BYTES_PER_S),
+        scaleout=device.scaleout_bytes_per_s or DEFAULT_NIC_BYTES_PER_S,
+        node=float(min(max(1, device.scaleup_devices), MOST_IN_NODE)),
+        peak16=device.peak_flops("bf16") or peak,
+        mesh=float(device.scaleup_topology == "mesh"),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +89,8 @@ class Sizes:
     experts: Array = 0  # routed experts a layer, 0 = dense
     experts_per_token: Array = 0
     tied: Array = 0
+    attention_params: Array = 0.0  # weights a layer of attention; 0 = those of its heads
+    window: Array = 1.0  # of the tokens before it, the share a token looks at (sliding windows)
 
     @staticmethod
     def of(shape: Shape, seq_len: int, kv_dtype: str = "bf16") -> Sizes:
@@ -72,7 +114,37 @@ class Sizes:
             experts=shape.experts,
             experts_per_token=shape.experts_per_token,
             tied=int(shape.tied),
+            attention_params=float(latent_params(shape)),
+            window=shape.attended(seq_len) / ((seq_len + 1) / 2),
         )
+
+
+def latent_params(shape: Shape) -> int:
+    """Attention weights a layer under multi-head latent attention, 0 without it (DeepSeek-V2, section 2.1).
+
+    The cache holds rank + rope values; queries pass a rank three times as wide, as published.
+    """
+    width = shape.kv_width
+    if not width or width >= 2 * shape.kv_heads * shape.head_dim:
+        return 0
+    return latent_weights(shape.hidden, shape.heads, shape.head_dim, width)
+
+
+def latent_weights(hidden: Array, heads: Array, head_dim: Array, width: Array) -> Array:
+    """Weights of the projections down to the ranks and up to the heads, and of the output."""
+    rank, rope = width * 8 / 9, width / 9
+    queries = 3 * rank * (hidden + heads * (head_dim + rope))
+    return queries + hidden * width + 2 * rank * heads * head_dim + heads * head_dim * hidden
+
+
+def layer_params(sizes: Sizes) -> tuple[Array, Array, Array]:
+    """Weights of one layer: attention, MLP that a token passes through, MLP that it does not."""
+    own = sizes.hidden * sizes.head_dim * (2.0 * sizes.heads + 2.0 * sizes.kv_heads)
+    latent = np.asarray(sizes.attention_params) > 0
+    attention = np.where(latent, sizes.attention_params, own) if latent.any() else own
+    used = (sizes.active - sizes.vocab * sizes.hidden) / sizes.layers
+    attention = np.minimum(attention, 0.9 * used)  # sizes that do not add up
+    return attention, used - attention, sizes.idle / sizes.layers
 
 
 def forward_flops(sizes: Sizes) -> Array:

@@ -1,129 +1,396 @@
 """Seconds and bytes of a training step on any device, over whole arrays of candidates.
 
-Every argument that varies may be a numpy array; arrays broadcast. Each part of a time is returned apart,
-and the parts sum to the whole. Not here: which candidates there are (search.py).
+Every argument that varies may be a numpy array; arrays broadcast, and float32 arrays stay float32. Each
+part of a time is returned apart, and the parts sum to the whole. A layer depends on fewer settings than a
+step does, so a search evaluates `layer_s` and `head_s` on a small grid and `step_of` on all candidates.
+
+Not here: the time of one kernel (kernels.py), which candidates there are (search.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from steelyard.shape import Shape
-
-from .sizes import LINK_SHARE, RUNTIME_BYTES, Array, Hardware, Sizes, forward_flops
+from .kernels import all_to_all_s, attention_s, collective_s, elementwise_s, flag, gemm_s, link_rate, rounded
+from .sizes import RUNTIME_BYTES, Array, Hardware, Sizes, layer_params, total
 
 RECOMPUTE = {"none": 0, "selective": 1, "full": 2}
+LORA_SHARE = 0.01  # of the weights that adapters of usual rank train
+KERNELS = 75.0  # launches a layer, forward and backward, of an eager framework; planner.md section 2
+KERNELS_AGAIN = 35.0  # more of them where the forward is repeated
+KERNELS_EXPERTS = 40.0  # routing, permutation and its way back
+IMBALANCE = 1.15  # tokens of the busiest expert over the mean
+GRADIENT_BYTES = 4.0  # a weight: summed and reduced in FP32 (Megatron-LM, torch FSDP2)
+OPTIMISER_BYTES = 36.0  # a weight: AdamW reads and writes master, two moments and gradient, writes the weight
+HOST_BYTES_PER_S = 25e9  # of the host's memory, a device's share, for an optimiser that is kept there
+ATTENTION_BACKWARD = 2.5  # products of the backward of fused attention over those of its forward
 # Physical meaning and prior of each base: (start value, log sd of the prior).
 PRIORS: dict[str, tuple[float, float]] = {
-    "train.efficiency": (0.45, 0.5),  # of dense peak, in the GEMMs of a training step
-    "train.low_precision": (0.7, 0.4),  # FP8 and FP4 reach this share of the efficiency of BF16
-    "train.layer_s": (5e-4, 1.0),  # host and launch seconds a layer and micro-batch, forward and backward
-    "train.communication": (1.0, 0.7),  # exposed communication against the ring's own time
-    "train.bubble": (0.6, 0.5),  # pipeline bubble against (p - 1) / M; interleaving makes it small
+    "train.efficiency": (0.8, 0.3),  # of the speed that the kernels reach alone
+    "train.low_precision": (0.75, 0.3),  # of that again, in FP8 and FP4
+    "train.launch_s": (1.5e-5, 0.7),  # the host's seconds a kernel
+    "train.communication": (1.2, 0.4),  # tensor, expert and context traffic against the ring's own time
+    "train.exposed": (0.35, 0.4),  # share of the data-parallel traffic that compute does not hide
+    "train.bubble": (0.8, 0.3),  # pipeline bubble against (p - 1) / v micro-batches
 }
 GROUPED: dict[str, tuple[str, ...]] = {
     "train.efficiency": ("family", "stack", "device"),
+    "train.launch_s": ("stack",),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSetup:
-    """One training configuration, or arrays of them. d = devices / (t * p)."""
+    """One training configuration, or arrays of them. Left at its default, a field is not used."""
 
     devices: Array
-    t: Array = 1
-    p: Array = 1
-    micro_batch: Array = 1
-    global_batch: Array = 32
-    seq_len: Array = 2048
-    recompute: Array = 0  # see RECOMPUTE
-    zero: Array = 1
-    low_precision: Array = 0  # 1 for FP8 and FP4
-    lora: Array = 0
+    t: Array = 1.0  # tensor parallel
+    p: Array = 1.0  # pipeline parallel
+    v: Array = 1.0  # virtual stages a device: interleaving
+    c: Array = 1.0  # context parallel
+    e: Array = 1.0  # expert parallel, inside d
+    d: Array = 0.0  # data parallel; 0 = devices / (t p c)
+    micro_batch: Array = 1.0
+    global_batch: Array = 32.0
+    seq_len: Array = 2048.0
+    recompute: Array = 0.0  # see RECOMPUTE
+    zero: Array = 1.0  # 0 to 3; 3 = FSDP
+    sp: Array = 0.0  # sequence parallel: norms split by t too
+    offload: Array = 0.0  # optimiser in the host's memory (Ren et al. 2021, arXiv 2101.06840)
+    low_precision: Array = 0.0  # 1 for FP8 and FP4
+    lora: Array = 0.0
+    weight_bits: Array = 16.0  # of frozen weights: 4 for QLoRA
     extra_forward: Array = 0.0  # forwards by a reference or teacher model: 1 for DPO and distillation
+    fused: Array = 1.0  # fused attention; 0: scores in memory, as before 2022
 
 
-def train_flops(sizes: Sizes, setup: TrainSetup) -> Array:
-    """Operations a token, recomputation counted: 3 forwards (2 for LoRA), +1 with full recompute.
+def data_parallel(setup: TrainSetup) -> Array:
+    """d as given, else devices / (t p c)."""
+    found = setup.devices / (setup.t * setup.p * setup.c)
+    return np.maximum(1.0, found) if np.ndim(setup.d) == 0 and not setup.d else setup.d
 
-    Narayanan et al. 2021 (arXiv 2104.04473, appendix); selective recompute repeats attention alone
-    (Korthikanti et al. 2022, arXiv 2205.05198, section 5).
-    """
-    passes = np.where(np.asarray(setup.lora) > 0, 2.0, 3.0) + np.equal(setup.recompute, 2)
-    passes = passes + setup.extra_forward
-    repeated = np.where(np.equal(setup.recompute, 1), sizes.attention_flops, 0.0)
-    return forward_flops(sizes) * passes + repeated
+
+def micro_batches(setup: TrainSetup) -> Array:
+    """Micro-batches a pipeline takes in one step."""
+    return np.maximum(1.0, setup.global_batch / (data_parallel(setup) * setup.micro_batch))
 
 
 def train_step_s(
-    sizes: Sizes, setup: TrainSetup, hardware: Hardware, constant: dict[str, Array]
+    sizes: Sizes, setup: TrainSetup, hardware: Hardware, constant: Mapping[str, Array]
 ) -> dict[str, Array]:
-    """Seconds of one optimiser step, by parts: gemm, launch, bubble, tp, dp.
+    """Seconds of one optimiser step, by parts. `constant` maps the names of PRIORS to values."""
+    layer = layer_s(sizes, setup, hardware, constant)
+    head = head_s(sizes, setup, hardware, constant)
+    step = step_of(total(layer), head, sizes, setup, hardware, constant)
+    layers = micro_batches(setup) * stage_layers(sizes, setup)
+    del step["layers"]
+    return {name: layers * seconds for name, seconds in layer.items()} | step
 
-    `constant` maps the names of PRIORS to values. Pipeline bubble (p - 1) / M: Narayanan et al. 2021,
-    section 2.2; four all-reduces a layer: Shoeybi et al. 2019 (arXiv 1909.08053); ring all-reduce moves
-    2 (n - 1) / n of the message (Thakur et al. 2005).
+
+# ------------------------------------------------------------------ one layer, one micro-batch
+
+
+def layer_s(
+    sizes: Sizes, setup: TrainSetup, hardware: Hardware, constant: Mapping[str, Array]
+) -> dict[str, Array]:
+    """Seconds of one layer for one micro-batch, forward and backward: gemm, attention, elementwise, launch,
+    tp, cp, ep. Depends on t, c, e, micro_batch, seq_len, recompute, sp, precision and fused alone.
+
+    Full recompute repeats the forward with its collectives, selective the attention core (Korthikanti et
+    al. 2022, arXiv 2205.05198, section 5).
     """
-    t, p = np.asarray(setup.t, float), np.asarray(setup.p, float)
-    d = np.maximum(1.0, np.asarray(setup.devices, float) / (t * p))
-    micro_steps = np.maximum(1.0, setup.global_batch / (d * setup.micro_batch))
-    tokens = micro_steps * setup.micro_batch * setup.seq_len * d
-    low = np.where(np.asarray(setup.low_precision) > 0, constant["train.low_precision"], 1.0)
-    rate = hardware.peak * constant["train.efficiency"] * low
-    gemm = tokens * train_flops(sizes, setup) / (setup.devices * rate)
-    launch = micro_steps * sizes.layers / p * constant["train.layer_s"]
-    bubble = (gemm + launch) * constant["train.bubble"] * (p - 1) / micro_steps
-    near: Array = t <= hardware.node
-    rate_of_link: Array = np.where(near, hardware.scaleup, hardware.scaleout)
-    link = LINK_SHARE * rate_of_link
-    messages = 4 + 2 * np.equal(setup.recompute, 2)
-    width = 2.0 * setup.micro_batch * setup.seq_len * sizes.hidden
-    tp = micro_steps * sizes.layers / p * messages * width * 2 * (t - 1) / t / np.maximum(link, 1e6)
+    full = flag(np.greater_equal(setup.recompute, 2), setup.recompute)
+    forwards = 1.0 + full + setup.extra_forward
+    speed = constant["train.efficiency"]
+    low = 1.0 + flag(np.greater(setup.low_precision, 0), setup.low_precision) * (
+        1.0 / constant["train.low_precision"] - 1.0
+    )
+    once, back = products_s(sizes, setup, hardware)
+    core, core_back, passes = attention_parts_s(sizes, setup, hardware)
+    cores = forwards + flag(np.equal(setup.recompute, 1), setup.recompute)
+    gemm = (forwards * once + back) * low / speed
+    attention = (cores * core + core_back) / speed
+    elementwise = (forwards + 1.4) * elementwise_layer_s(sizes, setup, hardware) / speed + cores * passes
+    busy = gemm + attention + elementwise
+    floor = constant["train.launch_s"] * (
+        KERNELS + KERNELS_AGAIN * (forwards - 1.0) + KERNELS_EXPERTS * flag(sizes.experts, setup.recompute)
+    )
+    slow = constant["train.communication"]
     return {
         "gemm": gemm,
-        "launch": launch,
-        "bubble": bubble,
-        "tp": tp * constant["train.communication"],
-        "dp": data_parallel_s(sizes, setup, hardware, t * p, d, micro_steps)
-        * constant["train.communication"],
+        "attention": attention,
+        "elementwise": elementwise,
+        "launch": rounded(busy, floor) - busy,
+        "tp": slow * (2.0 + 2.0 * forwards) * tensor_parallel_s(sizes, setup, hardware),
+        "cp": slow * context_parallel_s(sizes, setup, hardware, attention),
+        "ep": slow * (2.0 + 2.0 * forwards) * expert_parallel_s(sizes, setup, hardware),
     }
 
 
+def tokens_of(setup: TrainSetup) -> Array:
+    """Tokens of one micro-batch on one device."""
+    return setup.micro_batch * setup.seq_len / setup.c
+
+
+def products_s(sizes: Sizes, setup: TrainSetup, hardware: Hardware) -> tuple[Array, Array]:
+    """Matrix products of a layer forward, and backward: each once for the input, once for the weights.
+
+    Adapters alone are trained with LoRA, so the products for frozen weights' gradients fall away.
+    """
+    m, t, h = tokens_of(setup), setup.t, sizes.hidden
+    heads, kv = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
+    weights, used, _ = layer_params(sizes)
+    attention = weights / (h * (2.0 * heads + 2.0 * kv))  # latent attention has fewer weights than its heads
+    chosen = np.maximum(sizes.experts_per_token, 1.0)
+    local = np.maximum(sizes.experts / setup.e, 1.0)
+    rows = m * chosen / local
+    mlp = local * used / (chosen * (2.0 + sizes.gated) * h * sizes.ffn)  # shared experts beside the chosen
+    each = (
+        (attention, m, (heads + 2.0 * kv) / t, h),
+        (attention, m, h, heads / t),
+        (mlp, rows, (1.0 + sizes.gated) * sizes.ffn / t, h),
+        (mlp, rows, h, sizes.ffn / t),
+    )
+    forward: Array = 0.0
+    backward: Array = 0.0
+    trained = 1.0 - flag(np.greater(setup.lora, 0), setup.lora)
+    for share, rows_, n, k in each:
+        forward = forward + share * gemm_s(rows_, n, k, hardware)
+        backward = backward + share * gemm_s(rows_, k, n, hardware)
+        backward = backward + share * trained * gemm_s(n, k, rows_, hardware)
+    return forward, backward
+
+
+def attention_parts_s(sizes: Sizes, setup: TrainSetup, hardware: Hardware) -> tuple[Array, Array, Array]:
+    """The attention core forward and backward, and the passes over scores of an unfused one.
+
+    Unfused, as before FlashAttention (Dao et al. 2022): two batched products of the whole square, and 9
+    bytes forward (21 with backward) a score of softmax, mask and dropout.
+    """
+    heads, s = setup.micro_batch * sizes.heads / setup.t, setup.seq_len
+    fused = attention_s(heads, sizes.head_dim, s / setup.c, s * sizes.window, hardware)
+    if np.all(np.equal(setup.fused, 1)):
+        return fused, ATTENTION_BACKWARD * fused, 0.0
+    square = heads * (
+        gemm_s(s, s, sizes.head_dim, hardware, hardware.peak16)
+        + gemm_s(s, sizes.head_dim, s, hardware, hardware.peak16)
+    ) / setup.c  # fmt: skip
+    scores = elementwise_s(heads * s * s / setup.c, hardware)
+    apart = 1.0 - np.asarray(setup.fused)
+    forward = setup.fused * fused + apart * square
+    backward = setup.fused * ATTENTION_BACKWARD * fused + apart * 2.0 * square
+    return forward, backward + apart * 12.0 * scores, apart * 9.0 * scores
+
+
+def elementwise_layer_s(sizes: Sizes, setup: TrainSetup, hardware: Hardware) -> Array:
+    """Norms, dropout, residuals and the activation of one forward; routing copies each chosen token."""
+    m, h = tokens_of(setup), sizes.hidden
+    split = 1.0 + setup.sp * (setup.t - 1.0)
+    chosen = np.maximum(sizes.experts_per_token, 1.0)
+    copies = 8.0 * m * h * sizes.experts_per_token / split
+    moved = 22.0 * m * h / split + (4.0 + 2.0 * sizes.gated) * m * chosen * sizes.ffn / setup.t
+    return elementwise_s(moved + copies, hardware)
+
+
+def tensor_parallel_s(sizes: Sizes, setup: TrainSetup, hardware: Hardware) -> Array:
+    """One all-reduce of a micro-batch's hidden state (Shoeybi et al. 2019, arXiv 1909.08053); with sequence
+    parallelism the same bytes as a gather and a scatter."""
+    moved = 2.0 * tokens_of(setup) * sizes.hidden
+    return collective_s(moved, setup.t, np.minimum(setup.t, hardware.node), hardware, 2.0)
+
+
+def context_parallel_s(sizes: Sizes, setup: TrainSetup, hardware: Hardware, hides: Array) -> Array:
+    """Keys and values on their way round the ring, as far as attention does not hide them (Liu et al. 2023,
+    arXiv 2310.01889): forward once, backward with gradients twice."""
+    block = 4.0 * tokens_of(setup) * sizes.kv_heads * sizes.head_dim / setup.t
+    members = np.clip(hardware.node / setup.t, 1.0, setup.c)
+    sent = 3.0 * block * (setup.c - 1.0) / link_rate(setup.c, members, hardware)
+    return np.maximum(0.0, sent - hides)
+
+
+def expert_parallel_s(sizes: Sizes, setup: TrainSetup, hardware: Hardware) -> Array:
+    """One all-to-all of the tokens' copies (Lepikhin et al. 2020, arXiv 2006.16668)."""
+    moved = 2.0 * tokens_of(setup) / setup.t * sizes.hidden * sizes.experts_per_token * IMBALANCE
+    members = np.clip(hardware.node / (setup.t * setup.c), 1.0, setup.e)
+    return all_to_all_s(moved, setup.e, members, hardware)
+
+
+def head_s(
+    sizes: Sizes, setup: TrainSetup, hardware: Hardware, constant: Mapping[str, Array]
+) -> Array:  # fmt: skip
+    """Seconds of logits and loss of a micro-batch: three products in 16 bits, FP32 logits passed five times."""
+    m, vocab, h = tokens_of(setup), sizes.vocab / setup.t, sizes.hidden
+    forward = gemm_s(m, vocab, h, hardware, hardware.peak16)
+    backward = gemm_s(m, h, vocab, hardware, hardware.peak16)
+    weights = gemm_s(vocab, h, m, hardware, hardware.peak16)
+    trained = 1.0 - flag(np.greater(setup.lora, 0), setup.lora)
+    products = forward * (1.0 + setup.extra_forward) + backward + trained * weights
+    return (products + elementwise_s(20.0 * m * vocab, hardware)) / constant["train.efficiency"]
+
+
+# ------------------------------------------------------------------ the whole step
+
+
+def step_of(
+    layer_s: Array,
+    head_s: Array,
+    sizes: Sizes,
+    setup: TrainSetup,
+    hardware: Hardware,
+    constant: Mapping[str, Array],
+) -> dict[str, Array]:
+    """The step from the seconds of one layer and one head: layers, head, bubble, pp, dp, optimiser, offload.
+
+    M max(stage) + (p - 1) / v mean(stage): Narayanan et al. 2021 (arXiv 2104.04473, section 2.2). Hops carry
+    2 m h / t bytes (its section 4.1).
+    """
+    p, t = setup.p, setup.t
+    rounds, layers = micro_batches(setup), stage_layers(sizes, setup)
+    stage = layers * layer_s
+    bubble = constant["train.bubble"] * (p - 1.0) / setup.v * (stage + head_s / p)
+    piped = flag(np.greater(p, 1), p)
+    hops = piped * (2.0 * rounds * setup.v + p - 1.0)
+    far = flag(np.greater(setup.devices, hardware.node), p)
+    rate = hardware.scaleup + far * (hardware.scaleout - hardware.scaleup)
+    hop = 2.0 * tokens_of(setup) * sizes.hidden / t / (rate * hardware.nic_share) + hardware.link_s
+    held = held_params(sizes, setup)
+    return {
+        "layers": rounds * stage,
+        "head": rounds * head_s,
+        "bubble": bubble,
+        "pp": constant["train.communication"] * 0.5 * hops * hop,
+        "dp": data_parallel_s(held, setup, hardware, constant, stage + head_s),
+        **optimiser_s(held, setup, hardware),
+    }
+
+
+def stage_layers(sizes: Sizes, setup: TrainSetup) -> Array:
+    """Layers of the fullest stage: virtual stages hold whole layers."""
+    chunks = setup.p * setup.v
+    return np.ceil(sizes.layers / chunks - 1e-3) * setup.v
+
+
+def held_params(sizes: Sizes, setup: TrainSetup) -> tuple[Array, Array]:
+    """Weights of a device of the first stage, dense and of experts, before any data-parallel split."""
+    attention, used, idle = layer_params(sizes)
+    active = np.where(np.greater(sizes.experts, 0), sizes.experts_per_token, 0.0)
+    experts = idle * sizes.experts / np.maximum(sizes.experts - active, 1.0)
+    dense = attention + used + idle - experts
+    layers = stage_layers(sizes, setup)
+    tables = 1.0 + flag(np.equal(setup.p, 1), setup.t) * (1.0 - sizes.tied)
+    return (
+        (layers * dense + tables * sizes.vocab * sizes.hidden) / setup.t,
+        layers * experts / (setup.t * setup.e),
+    )
+
+
 def data_parallel_s(
-    sizes: Sizes, setup: TrainSetup, hardware: Hardware, split: Array, d: Array, micro_steps: Array
+    held: tuple[Array, Array],
+    setup: TrainSetup,
+    hardware: Hardware,
+    constant: Mapping[str, Array],
+    compute: Array,
 ) -> Array:
-    """Ring time of gradients (ZeRO 1), or of weights and gradients a micro-batch (ZeRO 3), a third exposed.
+    """Exposed seconds of gradients' and weights' traffic (Rajbhandari et al. 2020, arXiv 1910.02054, sec. 7).
 
-    Rajbhandari et al. 2020 (arXiv 1910.02054, section 7). The rest hides behind the backward pass.
+    ZeRO 0 to 2: one all-reduce (or scatter and gather) a step, partly behind the last backward. ZeRO 3: two
+    gathers and a scatter a micro-batch, all but a share behind the compute, as far as that is long enough.
     """
-    trained = np.where(np.asarray(setup.lora) > 0, 0.01, 1.0)
-    held = 2.0 * sizes.params / split
-    rounds = np.where(np.equal(setup.zero, 3), 2.0 * np.minimum(micro_steps, 4) + trained, 2.0 * trained)
-    near: Array = np.asarray(setup.devices) <= hardware.node
-    rate: Array = np.where(near, hardware.scaleup, hardware.scaleout)
-    link = np.maximum(LINK_SHARE * rate, 1e6)
-    return rounds * held * (d - 1) / d / link / 3
+    exposed = constant["train.exposed"]
+    trained = 1.0 - (1.0 - LORA_SHARE) * flag(np.greater(setup.lora, 0), setup.lora)
+    sharded = flag(np.equal(setup.zero, 3), setup.t)
+    step: Array = 0.0
+    each: Array = 0.0
+    for weights, count in zip(held, groups_of(setup), strict=True):
+        members = np.clip(hardware.node / setup.t, 1.0, count)
+        step = step + collective_s(GRADIENT_BYTES * trained * weights, count, members, hardware, 2.0)
+        gathers = 2.0 * setup.weight_bits / 16.0 + trained * GRADIENT_BYTES / 2.0
+        each = each + gathers * collective_s(2.0 * weights, count, members, hardware)
+    late = np.maximum(0.0, each - compute) + exposed * np.minimum(each, compute)
+    return (1.0 - sharded) * exposed * step + sharded * micro_batches(setup) * late
 
 
-def train_memory_bytes(shape: Shape, setup: TrainSetup) -> Array:
-    """Bytes one device holds: weights 2, gradients 4, AdamW 12 a parameter, activations, logits.
+def groups_of(setup: TrainSetup) -> tuple[Array, Array]:
+    """Devices that share the dense weights, and that share the same experts."""
+    dense = data_parallel(setup) * setup.c
+    return dense, np.maximum(1.0, dense / setup.e)
 
-    Split by t and p, optimiser by d from ZeRO 1, everything by d at ZeRO 3. Activations a layer:
-    34 s b h / t selective, 2 s b h full, 34 s b h + fused attention none (Korthikanti et al. 2022, table 2);
-    min(M, p) micro-batches in flight.
+
+def optimiser_s(held: tuple[Array, Array], setup: TrainSetup, hardware: Hardware) -> dict[str, Array]:
+    """AdamW over the weights of this rank, on the device or, offloaded, over PCIe on the host."""
+    trained = 1.0 - (1.0 - LORA_SHARE) * flag(np.greater(setup.lora, 0), setup.lora)
+    split = flag(np.greater_equal(setup.zero, 1), setup.t)
+    weights: Array = 0.0
+    for part, count in zip(held, groups_of(setup), strict=True):
+        weights = weights + trained * part / (1.0 + split * (count - 1.0))
+    return {
+        "optimiser": (1.0 - setup.offload) * elementwise_s(OPTIMISER_BYTES * weights, hardware),
+        "offload": setup.offload * weights * (6.0 / hardware.pcie + OPTIMISER_BYTES / HOST_BYTES_PER_S),
+    }
+
+
+# ------------------------------------------------------------------ memory
+
+
+def train_memory_bytes(sizes: Sizes, setup: TrainSetup) -> Array:
+    """Bytes the fullest device holds; see `train_memory_parts`."""
+    return total(train_memory_parts(sizes, setup))
+
+
+def train_memory_parts(sizes: Sizes, setup: TrainSetup) -> dict[str, Array]:
+    """Bytes of weights 2, gradients 4 and AdamW 12 a parameter, of activations, logits and the runtime.
+
+    Split by t and p; the optimiser by d from ZeRO 1, gradients from ZeRO 2, weights at ZeRO 3.
     """
-    t, p = np.asarray(setup.t, float), np.asarray(setup.p, float)
-    d = np.maximum(1.0, np.asarray(setup.devices, float) / (t * p))
-    held = shape.params / (t * p)
-    lora = np.asarray(setup.lora) > 0
-    zero = np.asarray(setup.zero)
-    weights = 2.0 * held / np.where(zero == 3, d, 1.0)
-    trained = np.where(lora, 0.01, 1.0) * held
-    state = trained * (4.0 / np.where(zero == 3, d, 1.0) + 12.0 / np.where(zero >= 1, d, 1.0))
-    width = np.asarray(setup.micro_batch, float) * setup.seq_len * shape.hidden
-    each = np.where(np.equal(setup.recompute, 2), 2.0, 34.0) * width / t
-    flight = np.minimum(np.maximum(1.0, setup.global_batch / (d * setup.micro_batch)), p)
-    logits = 6.0 * setup.micro_batch * setup.seq_len * shape.vocab / t
-    return weights + state + each * shape.layers / p * flight + 34.0 * width / t + logits + RUNTIME_BYTES
+    lora = flag(np.greater(setup.lora, 0), setup.t)
+    trained = 1.0 - (1.0 - LORA_SHARE) * lora
+    bits = 2.0 - lora * (2.0 - setup.weight_bits / 8.0)
+    stages = [flag(np.greater_equal(setup.zero, stage), setup.t) for stage in (1, 2, 3)]
+    weights: Array = 0.0
+    gradients: Array = 0.0
+    state: Array = 0.0
+    for part, count in zip(held_params(sizes, setup), groups_of(setup), strict=True):
+        over = [1.0 + stage * (count - 1.0) for stage in stages]
+        weights = weights + bits * part / over[2]
+        gradients = gradients + GRADIENT_BYTES * trained * part / over[1]
+        state = state + 12.0 * trained * part / over[0]
+    rows = tokens_of(setup)
+    return {
+        "weights": weights,
+        "gradients": gradients,
+        "optimiser": (1.0 - setup.offload) * state,
+        "activations": activation_bytes(sizes, setup),
+        "logits": 6.0 * rows * sizes.vocab / setup.t,
+        "runtime": RUNTIME_BYTES + 0.0 * rows,
+    }
+
+
+def activation_bytes(sizes: Sizes, setup: TrainSetup) -> Array:
+    """What backward needs, of the first stage of a pipeline, which has most micro-batches in flight.
+
+    A layer of a GPT: s b h (10 + 24 / t + 5 a s / (h t)); with sequence parallelism all of it over t; with
+    selective recompute or fused attention without the scores; with full recompute 2 s b h (Korthikanti et al.
+    2022, arXiv 2205.05198, equations 1 to 6). min(M, p) micro-batches are in flight, (1 + (p - 1) / (p v))
+    times as many when interleaved.
+    """
+    m, h, t = tokens_of(setup), sizes.hidden, setup.t
+    heads, kv = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
+    chosen = np.maximum(sizes.experts_per_token, 1.0)
+    whole = 10.0 * h
+    # Queries, keys, values, output; the MLP's inner values: 16 bytes a width of GELU, 8 more of a gated one
+    # minus what it need not keep.
+    inner = 2.0 * (2.0 * heads + 2.0 * kv) + chosen * sizes.ffn * 4.0
+    scores = 5.0 * sizes.heads * setup.seq_len * (1.0 - np.asarray(setup.fused))
+    scores = scores * flag(np.less(setup.recompute, 1), setup.t)
+    full = flag(np.greater_equal(setup.recompute, 2), setup.t)
+    split = 1.0 + setup.sp * (t - 1.0)
+    kept = whole / split + (inner + scores) / t
+    each = kept + full * (2.0 * h / split - kept)
+    flight = np.minimum(micro_batches(setup), setup.p)
+    interleaved = flag(np.greater(setup.v, 1), setup.t)
+    flight = flight * (1.0 + interleaved * (setup.p - 1.0) / (setup.p * setup.v))
+    again = full * kept  # the layer that is being repeated
+    return m * (each * stage_layers(sizes, setup) * flight + again)

@@ -1,0 +1,83 @@
+"""Seconds of one kernel: matrix product, attention, elementwise pass, collective.
+
+Pure arithmetic on numbers or arrays that broadcast; a float32 array stays one. The few constants a device
+has (`Hardware`: matrix_share, m0, n0, k0, ...) are fitted to measured kernels by `bench/fit_kernels.py`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .sizes import Array, Hardware
+
+
+def flag(condition: Array, like: Array) -> Array:
+    """1 or 0 in the dtype of `like`, so that a float32 sweep stays float32."""
+    return np.asarray(condition).astype(np.asarray(like).dtype if np.ndim(like) else float)
+
+
+def gemm_s(m: Array, n: Array, k: Array, hardware: Hardware, peak: Array | None = None) -> Array:
+    """Seconds of (m x k) times (k x n) in 16 bits: `(C^q + M^q)^(1/q)`, without the launch.
+
+    C = 2 m n k / (peak * share) * (1 + m0/m) (1 + n0/n) (1 + k0/k): tiles that are not full and pipelines
+    that fill; M = bytes over the share of memory bandwidth. A roofline with a round corner (Williams et al.
+    2009).
+    """
+    rate = (hardware.peak if peak is None else peak) * hardware.matrix_share
+    compute = 2.0 * (m + hardware.m0) * (n + hardware.n0) * (k + hardware.k0) / rate
+    moved = 2.0 * (m * k + k * n + m * n) / (hardware.bandwidth * hardware.memory_share)
+    return rounded(compute, moved, hardware.corner)
+
+
+def rounded(a: Array, b: Array, q: Array = 4.0) -> Array:
+    """A maximum without an edge: (a^q + b^q)^(1/q), computed about the larger so that nothing underflows."""
+    most = np.maximum(np.maximum(a, b), 1e-30)
+    return most * ((a / most) ** q + (b / most) ** q) ** (1.0 / q)
+
+
+def attention_s(heads: Array, head_dim: Array, queries: Array, seq: Array, hardware: Hardware) -> Array:
+    """Seconds of fused causal attention forward: 2 heads head_dim queries seq operations.
+
+    `heads` of all sequences together; `seq` is twice the mean number of tokens seen. Short sequences reach
+    less of the peak: share * seq / (seq + attention_len) (Dao et al. 2022, arXiv 2205.14135).
+    """
+    rate = hardware.peak16 * hardware.attention_share
+    return 2.0 * heads * head_dim * queries * (seq + hardware.attention_len) / rate
+
+
+def elementwise_s(moved: Array, hardware: Hardware) -> Array:
+    """Seconds of a pass over memory that reads and writes `moved` bytes."""
+    return moved / (hardware.bandwidth * hardware.memory_share)
+
+
+def collective_s(
+    moved: Array, count: Array, members: Array, hardware: Hardware, rounds: Array = 1.0
+) -> Array:
+    """Seconds of a ring over `count` devices, `members` of them in one node; 0 for one device.
+
+    rounds 1: gather, scatter, all-to-all of `moved` bytes (the whole tensor); 2: all-reduce. Each moves
+    (n - 1) / n of it (Thakur et al. 2005) and waits n - 1 times for the link.
+    """
+    rate = link_rate(count, members, hardware)
+    return rounds * ((count - 1.0) / count * moved / rate + (count - 1.0) * hardware.link_s)
+
+
+def all_to_all_s(moved: Array, count: Array, members: Array, hardware: Hardware) -> Array:
+    """Seconds of an all-to-all of `moved` bytes a device: what stays in the node over the scale-up link, what
+    leaves it over the device's own network card; the two at once."""
+    inside = (members - 1.0) / count * moved / link_rate(members, members, hardware)
+    outside = (count - members) / count * moved / (hardware.scaleout * hardware.nic_share)
+    return np.maximum(inside, outside) + (count - 1.0) * hardware.link_s
+
+
+def link_rate(count: Array, members: Array, hardware: Hardware) -> Array:
+    """Bytes/s each way that one member of a group sustains.
+
+    Inside a node the scale-up link; on a direct mesh only the links to the members of the group. Across
+    nodes, all the network cards of the members in one node (each group has its devices' own).
+    """
+    near = np.maximum(members - 1.0, 1.0) / np.maximum(hardware.node - 1.0, 1.0)
+    inside = hardware.scaleup * hardware.link_share * (1.0 - hardware.mesh * (1.0 - np.minimum(near, 1.0)))
+    outside = np.minimum(inside, hardware.scaleout * hardware.nic_share * members)
+    across = flag(count > members, members)
+    return inside + across * (outside - inside)
