@@ -113,9 +113,19 @@ def _default(table: str, key: str) -> str:
         "trust": words.Trust,
     }
     known = {f.name: f.default for f in fields(owners[table])} if table in owners else {}
+    if table == "resources.terms":
+        known = _term_defaults()
     value = known.get(key)
     plain = isinstance(value, str | int | float) and not is_dataclass(value)
     return f"`{str(value).lower() if isinstance(value, bool) else value}`" if plain else "-"
+
+
+def _term_defaults() -> dict[str, Any]:
+    """Of owned hardware, in the recipe's own words."""
+    from steelyard.recipe import Resources
+    from steelyard.recipe.recipe import _resources
+
+    return _resources(Resources())["terms"]
 
 
 # ------------------------------------------------------------------ errors.md

@@ -130,7 +130,7 @@ resources:
     - {device: xeon-8480plus, hosts: 4, sockets: 2}
     - {device: gaudi2, hosts: 2, per_host: 8, price: 8000 USD}
     - max-1550
-  terms: {amortisation_years: 4.0, used: 80%, power_price: 0.8 CNY/kWh, staff_price: 50 USD/h}
+  terms: {years: 4.0, used: 80%, power_price: 0.8 CNY/kWh, staff_price: 50 USD/h}
   providers: [aws]
   power: 20 kW
   memory: ..64GB
@@ -146,11 +146,11 @@ def test_words_of_the_plan_arrive(write) -> None:
     assert [(o.device, o.hosts, o.devices) for o in resources.own] == [
         ("xeon-8480plus", 4, 8),
         ("gaudi2", 2, 16),
-        ("max-1550", 1, None),
+        ("max-1550", 1, 1),
     ]
     assert resources.own[1].price.usd == 8000
-    assert (resources.terms.amortisation_years, resources.terms.used_share) == (4.0, 0.8)
-    assert resources.terms.usd_per_kwh == pytest.approx(0.8 / 7.189)
+    assert (resources.terms.years, resources.terms.used_share) == (4.0, 0.8)
+    assert resources.terms.electricity_usd_per_kwh == pytest.approx(0.8 / 7.189)
     assert resources.terms.staff_usd_per_h == 50
     assert (resources.providers, resources.power_w, resources.memory_bytes) == (("aws",), 20e3, 64 * 10**9)
 

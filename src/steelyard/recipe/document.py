@@ -329,26 +329,30 @@ class ServeTable(Table):
 class OwnedTable(Table):
     device: Text = Field(description="catalogue id, see `steelyard hardware`", examples=["gaudi2"])
     hosts: Count | None = say("hosts of this kind", 2)
-    per_host: Count | None = say("devices in one host; as many as the catalogue's node where left out", 8)
+    per_host: Count | None = say("devices in one host", 8)
     sockets: Count | None = say("CPU sockets in one host", 2)
-    price: Purchase | None = say("what one device cost, its share of the host included", "15000 USD")
+    price: Purchase | None = say("what one device cost, without its host", "8000 USD")
+    price_per_h: PriceField | None = say("of one device; in place of resources.terms", "2 USD/h")
 
 
 class TermsTable(Table):
-    amortisation_years: Annotated[float, Field(gt=0, le=50)] | None = say("years until it is paid off", 5.0)
-    used: Annotated[Share, Field(gt=0)] | None = say("share of all hours with paid work", "60%")
-    power_price: EnergyPrice | None = say("of a kWh", "0.12 USD/kWh")
+    years: Annotated[float, Field(gt=0, le=50)] | None = say("until it is paid off (amortisation)", 5.0)
+    used: Annotated[Share, Field(gt=0)] | None = say("share of all hours in which it works", "60%")
+    power_price: EnergyPrice | None = say("of a kWh", "0.08 USD/kWh")
     pue: Annotated[float, Field(ge=1, le=5)] | None = say("power of building over power of machines", 1.3)
-    maintenance: Share | None = say("of the purchase price, a year", "5%")
+    maintenance: Share | None = say("of the purchase price, a year", "8%")
+    host: Annotated[float, Field(ge=0, le=10)] | None = say(
+        "price of the host over that of its devices", 0.35
+    )
     staff_h_per_host_month: Annotated[float, Field(ge=0)] | None = say("hours of work a host and month", 2.0)
-    staff_price: PriceField | None = say("of an hour of work", "60 USD/h")
+    staff_price: PriceField | None = say("of an hour of work", "66 USD/h")
 
 
 class ResourcesTable(Table):
     own: list[OwnedTable] | None = say(
         "devices of one's own; a bare id is one host", [{"device": "gaudi2", "hosts": 2, "per_host": 8}]
     )
-    terms: TermsTable | None = say("what one's own hardware costs", {"amortisation_years": 5.0})
+    terms: TermsTable | None = say("what one's own hardware costs", {"years": 5.0})
     price_per_h: PriceField | None = say("what an hour of this machine costs", "0.50 USD/h")
     providers: list[Text] | None = say("whose prices may be used", ["aws", "azure"])
     power: Watts | None = say("that all devices may draw together", "20 kW")

@@ -237,11 +237,17 @@ def _gate(gate: dict[str, Any]) -> words.Gate:
     return words.Gate(**{**gate, "abilities": abilities})
 
 
-TERMS = {"used": "used_share", "power_price": "usd_per_kwh", "maintenance": "maintenance_share"}
+TERMS = {
+    "used": "used_share",
+    "power_price": "electricity_usd_per_kwh",
+    "maintenance": "maintenance_share_per_year",
+    "host": "host_share",
+}
 
 
 def _resources(resources: dict[str, Any]) -> words.Resources:
-    price, terms = resources.get("price_per_h"), dict(resources.get("terms", {}))
+    price = resources.get("price_per_h")
+    terms: dict[str, Any] = dict(resources.get("terms", {}))
     if "staff_price" in terms:
         terms["staff_usd_per_h"] = words.Money(**terms.pop("staff_price")).usd
     named: dict[str, Any] = {TERMS.get(name, name): value for name, value in terms.items()}
@@ -256,8 +262,8 @@ def _resources(resources: dict[str, Any]) -> words.Resources:
 
 
 def _owned(entry: dict[str, Any]) -> words.Owned:
-    price = words.Money(**entry["price"]) if "price" in entry else None
-    return words.Owned(**{**entry, "price": price})
+    money = {name: words.Money(**entry[name]) for name in ("price", "price_per_h") if name in entry}
+    return words.Owned(**{**entry, **money})
 
 
 def _origins(recipe: Recipe, tree: Tree) -> dict[str, str]:

@@ -156,28 +156,29 @@ class Owned:
 
     device: str
     hosts: int = 1
-    per_host: int | None = None  # None: as many as the catalogue's node has
+    per_host: int | None = None
     sockets: int | None = None
-    price: Money | None = None  # what one device cost; None: the catalogue's hourly price stands for it
+    price: Money | None = None  # what one device cost; None: by the planner's table
+    price_per_h: Money | None = None  # of one device; in place of all terms
 
     @property
-    def devices(self) -> int | None:
-        """How many there are in all, where the recipe says it."""
-        each = self.sockets or self.per_host
-        return each and each * self.hosts
+    def devices(self) -> int:
+        """How many there are in all."""
+        return self.hosts * (self.sockets or self.per_host or 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnTerms:
-    """What an hour of one's own hardware costs."""
+    """What owned hardware costs its owner. Each default has its reason."""
 
-    amortisation_years: float = 5.0  # Amazon's servers since 2025 (annual report 2024); others 4 to 6
-    used_share: float = 0.6  # of all hours in which it does paid work; an assumption
-    usd_per_kwh: float = 0.1275  # mean commercial price, USA 2024 (EIA, Electric Power Monthly)
-    pue: float = 1.3  # power of the building over power of the machines; mean of 2023: 1.58 (Uptime)
-    maintenance_share: float = 0.05  # of the purchase price a year; an assumption
-    staff_h_per_host_month: float = 2.0  # an assumption
-    staff_usd_per_h: float = 60.0  # an assumption
+    host_share: float = 0.35  # chassis, host CPUs, memory and network over the devices' price; modelled
+    years: float = 5.0  # Amazon's server life of 2025 (10-K); Alphabet's is 6
+    used_share: float = 0.6  # of the hours of its life that it works; modelled
+    maintenance_share_per_year: float = 0.08  # of the purchase, a support contract; modelled
+    electricity_usd_per_kwh: float = 0.08  # US industry, mean of 2023 (EIA, Electric Power Monthly)
+    pue: float = 1.3  # hyperscale reports 1.1; Uptime Institute 2023: 1.58 on average
+    staff_h_per_host_month: float = 2.0  # modelled: one person looks after some 80 hosts
+    staff_usd_per_h: float = 66.0  # US administrators 46 an hour (BLS, May 2023), benefits 30 % of the whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,11 +280,12 @@ def _resources(resources: Resources) -> dict[str, Any]:
     return {
         "own": [_owned(o) for o in resources.own],
         "terms": {
-            "amortisation_years": terms.amortisation_years,
+            "years": terms.years,
             "used": terms.used_share,
-            "power_price": f"{terms.usd_per_kwh:g} USD/kWh",
+            "power_price": f"{terms.electricity_usd_per_kwh:g} USD/kWh",
             "pue": terms.pue,
-            "maintenance": terms.maintenance_share,
+            "maintenance": terms.maintenance_share_per_year,
+            "host": terms.host_share,
             "staff_h_per_host_month": terms.staff_h_per_host_month,
             "staff_price": f"{terms.staff_usd_per_h:g} USD/h",
         },
@@ -295,8 +297,8 @@ def _resources(resources: Resources) -> dict[str, Any]:
 
 
 def _owned(owned: Owned) -> dict[str, Any]:
-    told = {"device": owned.device, "hosts": owned.hosts, "per_host": owned.per_host}
-    told |= {"sockets": owned.sockets, "price": str(owned.price) if owned.price else None}
+    told: dict[str, Any] = {name: getattr(owned, name) for name in ("device", "hosts", "per_host", "sockets")}
+    told |= {name: str(m) for name in ("price", "price_per_h") if (m := getattr(owned, name))}
     return {name: value for name, value in told.items() if value is not None}
 
 
