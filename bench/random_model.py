@@ -1,6 +1,6 @@
 """A model of a known shape with random weights, for speed, memory and start: never for quality.
 
-    python bench/random_model.py qwen3-0.6b|qwen3-1.7b OUT [--tokenizer FOLDER]
+    python bench/random_model.py smollm2-360m|qwen3-0.6b|qwen3-1.7b OUT [--tokenizer FOLDER]
 
 Sizes from the models' published config.json; weights N(0, 0.02) in BF16, equal for equal shape. The tokenizer
 is that of FOLDER (a Hugging Face folder; default: the packaged model), so ids stay below the vocabulary.
@@ -20,6 +20,10 @@ import numpy as np
 from steelyard.model import resolve, to_hf, write
 
 SHAPES: dict[str, dict[str, int]] = {
+    "smollm2-360m": {
+        "hidden_size": 960, "intermediate_size": 2560, "num_hidden_layers": 32, "num_attention_heads": 15,
+        "num_key_value_heads": 5, "head_dim": 64, "vocab_size": 49152,
+    },
     "qwen3-0.6b": {
         "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
         "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936,
@@ -32,16 +36,18 @@ SHAPES: dict[str, dict[str, int]] = {
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 
 
-def config(shape: dict[str, int]) -> dict[str, Any]:
+def config(name: str) -> dict[str, Any]:
+    kind = "Qwen3" if name.startswith("qwen3") else "Llama"
     return {
-        "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "rms_norm_eps": 1e-6,
+        "architectures": [f"{kind}ForCausalLM"], "model_type": kind.lower(), "rms_norm_eps": 1e-6,
         "rope_theta": 1e6, "max_position_embeddings": 40960, "tie_word_embeddings": True,
         "attention_bias": False, "hidden_act": "silu", "torch_dtype": "bfloat16", "use_sliding_window": False,
-        "bos_token_id": 1, "eos_token_id": 2, **shape,
+        "bos_token_id": 1, "eos_token_id": 2, **SHAPES[name],
     }  # fmt: skip
 
 
-def tensors(s: dict[str, int]) -> dict[str, tuple[int, ...]]:
+def tensors(name: str) -> dict[str, tuple[int, ...]]:
+    s = SHAPES[name]
     hidden, ffn, head = s["hidden_size"], s["intermediate_size"], s["head_dim"]
     wide, narrow = s["num_attention_heads"] * head, s["num_key_value_heads"] * head
     found: dict[str, tuple[int, ...]] = {
@@ -53,10 +59,11 @@ def tensors(s: dict[str, int]) -> dict[str, tuple[int, ...]]:
             "input_layernorm": (hidden,), "post_attention_layernorm": (hidden,),
             "self_attn.q_proj": (wide, hidden), "self_attn.k_proj": (narrow, hidden),
             "self_attn.v_proj": (narrow, hidden), "self_attn.o_proj": (hidden, wide),
-            "self_attn.q_norm": (head,), "self_attn.k_norm": (head,),
             "mlp.gate_proj": (ffn, hidden), "mlp.up_proj": (ffn, hidden), "mlp.down_proj": (hidden, ffn),
         }  # fmt: skip
-        found |= {f"model.layers.{layer}.{name}.weight": shape for name, shape in parts.items()}
+        if name.startswith("qwen3"):
+            parts |= {"self_attn.q_norm": (head,), "self_attn.k_norm": (head,)}
+        found |= {f"model.layers.{layer}.{part}.weight": shape for part, shape in parts.items()}
     return found
 
 
@@ -68,10 +75,10 @@ def make(shape: str, out: Path, tokenizer: Path | None = None) -> Path:
     # Each tensor begins elsewhere in the noise: an engine stores equal constants once.
     values = {
         name: ("BF16", np.full(dims, one) if len(dims) == 1 else np.resize(np.roll(noise, 9973 * n), dims))
-        for n, (name, dims) in enumerate(tensors(SHAPES[shape]).items())
+        for n, (name, dims) in enumerate(tensors(shape).items())
     }
     write(values, out / "model.safetensors")
-    (out / "config.json").write_text(json.dumps(config(SHAPES[shape]), indent=2) + "\n")
+    (out / "config.json").write_text(json.dumps(config(shape), indent=2) + "\n")
     with tempfile.TemporaryDirectory() as scratch:
         source = tokenizer or Path(scratch)
         if tokenizer is None:

@@ -130,7 +130,12 @@ def base_of(source: ModelSource, watch: Watch) -> Artefact:
 
 
 def count(recipe: Recipe, base: Artefact, watch: Watch) -> DataFacts:
-    """Rows, tokens and lengths of the recipe's data, counted with the base's own tokenizer."""
+    """Rows, tokens and lengths of the recipe's data, counted with the base's own tokenizer.
+
+    A model that is served as it is has none.
+    """
+    if not recipe.data:
+        return DataFacts()
     told = in_child(call_order("run.calls:count", order=data_settings(recipe), base=str(base.folder)), watch)
     return DataFacts(**told)
 
