@@ -1,0 +1,231 @@
+"""Plans as values: one a device, their ranking, the front that no other plan beats, and how they are told.
+
+Not here: how a plan is found (search.py), what it costs (cost.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from steelyard.units import Figure, show_number, show_s
+
+FIGURES = ("time_s", "cost_usd", "energy_kwh", "memory_bytes_per_device")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The best way found on one device. Without a price `cost_usd` is None.
+
+    `parts` are seconds and sum to `time_s`, `bytes` to the memory, `costs` are dollars and sum to the cost.
+    `lost` says why the best plan was preferred, `why_not` why this one is not taken (None for the best).
+    """
+
+    device: str
+    devices: int
+    settings: Mapping[str, Any]
+    time_s: Figure | None
+    cost_usd: Figure | None
+    energy_kwh: Figure | None
+    memory_bytes_per_device: Figure | None
+    fits: bool
+    why_not: str | None
+    parts: Mapping[str, float] = field(default_factory=dict)
+    steps: tuple[Mapping[str, Any], ...] | None = None
+    shortfalls: Mapping[str, float] = field(default_factory=dict)  # limit -> needed over allowed, above 1
+    bytes: Mapping[str, float] = field(default_factory=dict)
+    costs: Mapping[str, float] = field(default_factory=dict)
+    lost: str | None = None
+    provider: str | None = None
+    tradeoffs: tuple[Mapping[str, float], ...] = ()  # other device counts: {devices, time_s, cost_usd}
+
+    def as_json(self) -> dict[str, Any]:
+        """As the contract of `plan` has it."""
+        document = {
+            "device": self.device,
+            "devices": self.devices,
+            "settings": dict(self.settings),
+            **{name: f.as_json() if (f := getattr(self, name)) else None for name in FIGURES},
+            "fits": self.fits,
+            "why_not": self.why_not,
+            "lost": self.lost,
+            "provider": self.provider,
+            "parts": dict(self.parts),
+            "bytes": dict(self.bytes),
+            "costs": dict(self.costs),
+            "tradeoffs": [dict(t) for t in self.tradeoffs],
+        }
+        return document if self.steps is None else document | {"steps": [dict(s) for s in self.steps]}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plans:
+    """One plan a device, best first; `best` and `frontier` are places in it. The caller sets `wall_s`.
+
+    `pruned` devices were searched on a coarse grid only, since a bound below their cost already lost.
+    """
+
+    request: Mapping[str, Any]
+    plans: tuple[Plan, ...]
+    best: int | None
+    frontier: tuple[int, ...]
+    considered: int
+    divide: int
+    fit: int
+    wall_s: float = 0.0
+    pruned: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """The document of `plan --json`."""
+        limit = self.tightest()
+        return {
+            "request": dict(self.request),
+            "plans": [p.as_json() for p in self.plans],
+            "best": self.best,
+            "frontier": list(self.frontier),
+            "considered": self.considered,
+            "divide": self.divide,
+            "fit": self.fit,
+            "wall_s": self.wall_s,
+            "pruned": list(self.pruned),
+            "tightest": {"limit": limit[0], "needed_over_allowed": limit[1]} if limit else None,
+            "nearest": self.nearest(),
+        }
+
+    def shown(self) -> list[dict[str, str | int]]:
+        """The table for people: what fits by cost, and why the others do not."""
+        return [_shown(p) for p in self.plans]
+
+    def nearest(self) -> int | None:
+        """The place of the plan that breaks its limits by the smallest factor; None if one fits."""
+        if self.best is not None:
+            return None
+        short = [(worst(p)[1], i) for i, p in enumerate(self.plans) if p.shortfalls]
+        return min(short)[1] if short else None
+
+    def tightest(self) -> tuple[str, float] | None:
+        """The limit that keeps the nearest plan from fitting, and by which factor; None if one fits."""
+        at = self.nearest()
+        return None if at is None else worst(self.plans[at])
+
+
+def worst(p: Plan) -> tuple[str, float]:
+    """The limit that a plan breaks by the largest factor."""
+    return max(p.shortfalls.items(), key=lambda kv: kv[1])
+
+
+def _shown(p: Plan) -> dict[str, str | int]:
+    figures = {"time": p.time_s, "cost": p.cost_usd, "memory": p.memory_bytes_per_device}
+    told = {name: show_number(f.value, f.unit) if f else "-" for name, f in figures.items()}
+    return {"device": p.device, "devices": p.devices, **told, "why": p.why_not or "cheapest that fits"}
+
+
+# ------------------------------------------------------------------ order
+
+
+def ranked(plans: Sequence[Plan], objective: str = "cost") -> list[Plan]:
+    """What fits by the objective, then by time, the unpriced after it; of what does not the nearest first."""
+    return sorted(plans, key=lambda p: _rank(p, objective))
+
+
+def _rank(p: Plan, objective: str) -> tuple[bool, float, bool, float, float]:
+    short = 0.0 if p.fits else max(p.shortfalls.values(), default=float("inf"))
+    spent = p.energy_kwh if objective == "energy" else p.cost_usd
+    return (
+        not p.fits,
+        short,
+        spent is None,
+        spent.value if spent else float("inf"),
+        p.time_s.value if p.time_s else float("inf"),
+    )
+
+
+def frontier(plans: Sequence[Plan], objective: str = "cost") -> tuple[int, ...]:
+    """Places of the plans that no other beats in both cost (or energy) and time (Pareto), cheapest first."""
+    spent = [p.energy_kwh if objective == "energy" else p.cost_usd for p in plans]
+    points = [
+        (s.value, p.time_s.value, i)
+        for i, (p, s) in enumerate(zip(plans, spent, strict=True))
+        if p.fits and s and p.time_s
+    ]
+    kept, fastest = [], float("inf")
+    for _, time_s, i in sorted(points):
+        if time_s < fastest:
+            kept.append(i)
+            fastest = time_s
+    return tuple(kept)
+
+
+def with_reasons(plans: Sequence[Plan], best: int | None, objective: str = "cost") -> tuple[Plan, ...]:
+    """The plans, each with the reason why it lost against the best."""
+    if best is None:
+        return tuple(replace(p, lost=p.why_not) for p in plans)
+    return tuple(_lost(p, plans[best], i == best, objective) for i, p in enumerate(plans))
+
+
+def _lost(p: Plan, top: Plan, is_best: bool, objective: str) -> Plan:
+    if is_best:
+        return p
+    why = p.why_not or _dearer(p, top, objective)
+    return replace(p, why_not=why, lost=why)
+
+
+def _dearer(p: Plan, top: Plan, objective: str) -> str:
+    """ "costs 1.8 times as much, but is 3.0 times as fast"."""
+    mine, best = (x.energy_kwh if objective == "energy" else x.cost_usd for x in (p, top))
+    if mine is None or best is None:
+        return "no power figure is known" if objective == "energy" else "no list price is known"
+    assert p.time_s and top.time_s
+    verb = "draws" if objective == "energy" else "costs"
+    more = f"{verb} {mine.value / best.value:.1f} times as much" if best.value else f"{verb} more"
+    faster = top.time_s.value / p.time_s.value
+    return f"{more}, but is {faster:.1f} times as fast" if faster > 1.05 else more
+
+
+# ------------------------------------------------------------------ limits
+
+
+def within_limits(
+    p: Plan, budget_usd: float | None, deadline_s: float | None, power: tuple[float, float] | None = None
+) -> Plan:
+    """The plan, marked as unfit where it breaks a limit, with the reason. `power`: watts, and allowed."""
+    if budget_usd is not None and p.cost_usd is None:
+        return replace(p, fits=False, why_not="no list price is known, so the budget cannot be checked")
+    said: dict[str, str] = {}
+    short: dict[str, float] = {}
+    if deadline_s and p.time_s and p.time_s.value > deadline_s:
+        short["deadline"] = p.time_s.value / deadline_s
+        said["deadline"] = f"misses the deadline by {show_s(p.time_s.value - deadline_s)}"
+    if budget_usd is not None and p.cost_usd and p.cost_usd.value > budget_usd:
+        short["budget"] = p.cost_usd.value / max(budget_usd, 1e-9)
+        said["budget"] = f"over the budget by $ {p.cost_usd.value - budget_usd:,.2f}"
+    if power and power[0] > power[1]:
+        short["power"] = power[0] / power[1]
+        said["power"] = f"draws {power[0] / 1000:,.1f} kW, {power[1] / 1000:,.1f} kW are allowed"
+    if not short:
+        return p
+    why = "; ".join([*said.values(), *([p.why_not] if p.why_not else [])])
+    return replace(p, fits=False, why_not=why, shortfalls=dict(p.shortfalls) | short)
+
+
+# ------------------------------------------------------------------ explaining
+
+
+def explain_plan(p: Plan) -> list[dict[str, Any]]:
+    """Where each second, byte and dollar goes: rows {of, part, value, share, unit}, largest first."""
+    groups = (
+        ("time", p.parts, "s"),
+        ("memory", p.bytes, "bytes"),
+        ("cost", p.costs, "USD"),
+    )
+    return [row for of, parts, unit in groups for row in _rows(of, parts, unit)]
+
+
+def _rows(of: str, parts: Mapping[str, float], unit: str) -> list[dict[str, Any]]:
+    whole = sum(parts.values())
+    return [
+        {"of": of, "part": name, "value": value, "share": value / whole if whole else 0.0, "unit": unit}
+        for name, value in sorted(parts.items(), key=lambda kv: -kv[1])
+        if value
+    ]

@@ -1,0 +1,134 @@
+"""What a plan is asked for: a model, a job, its load and its limits. Money in US dollars, times in seconds.
+
+Not here: how it is answered (search.py), the recipe as a request (whole.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from steelyard.errors import WrongUse
+from steelyard.recipe import OwnTerms
+from steelyard.shape import Shape
+
+JOBS = ("pretrain", "continue", "sft", "prefer", "distil", "score", "serve")
+FINETUNING = ("full", "lora", "qlora")
+TRUST = ("open", "guarded", "sealed")
+OBJECTIVES = ("cost", "energy")
+MOST_DEVICES = 16384
+PERCENTILES = (50.0, 90.0, 95.0, 99.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owned:
+    """Hardware that the user has: `hosts` machines with `sockets` CPUs or `per_host` devices each.
+
+    `price_usd_per_h` is what one device costs its owner a working hour; None = amortisation of `purchase_usd`
+    (None = as known), power, maintenance and staff by the recipe's `OwnTerms`.
+    """
+
+    device: str
+    hosts: int = 1
+    sockets: int = 0
+    per_host: int = 0
+    price_usd_per_h: float | None = None
+    purchase_usd: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.hosts < 1 or self.sockets < 0 or self.per_host < 0:
+            raise WrongUse("resources.own", f"{self.device}: hosts, sockets and per_host are counts")
+
+    @property
+    def each(self) -> int:
+        """Devices, or sockets, a host."""
+        return self.per_host or self.sockets or 1
+
+    @property
+    def devices(self) -> int:
+        """All of them."""
+        return self.hosts * self.each
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is to be done: a model, a job, its tokens and its limits.
+
+    Serving under a load: `arrival_per_s` with `burstiness` (squared coefficient of variation of the gaps, 1 =
+    Poisson), else `users` requests always in flight. `batch_scoring`: all prompts are there at once, no SLO.
+    """
+
+    shape: Shape
+    name: str = "model"
+    job: str = "sft"
+    tokens: float = 1e6  # to train on, or to generate when serving
+    seq_len: int = 2048
+    finetuning_type: str = "full"
+    global_batch: int = 0  # sequences a step; 0 = chosen
+    users: int = 1
+    prompt_tokens: int = 128
+    output_tokens: int = 64
+    budget_usd: float | None = None
+    deadline_s: float | None = None
+    devices: tuple[str, ...] = ()  # only these; () = the whole catalogue
+    data_bytes: float = 0.0
+    eval_tokens: float = 0.0  # asked and answered by the gate
+    recipe: str | None = None  # its name: plans then carry their steps
+    precisions: tuple[str, ...] = ()  # () = 16 bits to train; 16, 8 and 4 bits a weight to serve
+    kv_precisions: tuple[str, ...] = ()  # () = 16 bits
+    batch_scoring: bool = False
+    arrival_per_s: float | None = None
+    burstiness: float = 1.0
+    slo: Mapping[str, float] = field(default_factory=dict)  # ttft_s, tpot_s, percentile (50 where left out)
+    memory_limit_bytes: float | None = None  # a device
+    power_limit_w: float | None = None  # of all devices together, building included
+    providers: tuple[str, ...] = ()  # only their prices: "aws", "google", ...; () = all
+    trust: str = "open"  # sealed: only devices with a confidential mode
+    own: tuple[Owned, ...] = ()
+    own_terms: OwnTerms = field(default_factory=OwnTerms)
+    prices: Mapping[str, float] = field(default_factory=dict)  # device -> USD an hour, before the catalogue's
+    changes: Mapping[str, float | str] = field(default_factory=dict)  # what if: "price.h100-sxm" -> 2.1
+    objective: str = "cost"
+    max_devices: int = MOST_DEVICES
+    spot: bool = False  # interruptible machines at cost.SPOT_PRICE_SHARE of the price
+    teacher_params: float = 0.0  # active weights of the teacher of a distillation; 0 = as the model's own
+    media_bytes: float = 0.0  # compressed images, sound and video to decode
+    service_h: float = 24.0  # of service that the choice of the serving hardware weighs; not in cost_usd
+
+    def __post_init__(self) -> None:
+        _one_of("plan.job", "job", self.job, JOBS)
+        _one_of("plan.objective", "objective", self.objective, OBJECTIVES)
+        _one_of("plan.trust", "trust level", self.trust, TRUST)
+        _one_of("plan.finetuning_type", "finetuning_type", self.finetuning_type, FINETUNING)
+        if not self.tokens > 0:
+            raise WrongUse("plan.tokens", "the number of tokens must be above 0", hint="--tokens 1e9")
+        if unknown := set(self.slo) - {"ttft_s", "tpot_s", "percentile"}:
+            raise WrongUse("plan.slo", f"{unknown.pop()!r} is no part of an SLO", hint="ttft_s, tpot_s")
+        sizes = ("users", "prompt_tokens", "output_tokens", "seq_len", "max_devices")
+        for name in sizes:
+            if getattr(self, name) < 1:
+                raise WrongUse(f"plan.{name}", f"{name} is {getattr(self, name)}, not 1 or more")
+
+    @property
+    def serves(self) -> bool:
+        """Whether answers are made rather than weights."""
+        return self.job in ("serve", "score")
+
+    @property
+    def in_batch(self) -> bool:
+        """Whether all prompts are there at once, so that the batch is the planner's."""
+        return self.batch_scoring or self.job == "score"
+
+    def as_json(self) -> dict[str, Any]:
+        """The request without the shape's details."""
+        known = {f: getattr(self, f) for f in self.__slots__ if f != "shape"}
+        plain = {k: dict(v) if isinstance(v, Mapping) else v for k, v in known.items()}
+        lists = {k: list(v) for k, v in plain.items() if isinstance(v, tuple)}
+        own = {"own": [asdict(o) for o in self.own], "own_terms": asdict(self.own_terms)}
+        return plain | lists | own | {"params": self.shape.params}
+
+
+def _one_of(code: str, what: str, word: str, words: tuple[str, ...]) -> None:
+    if word not in words:
+        raise WrongUse(code, f"{word!r} is no {what}", hint=f"one of {', '.join(words)}")

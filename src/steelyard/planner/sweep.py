@@ -1,0 +1,283 @@
+"""All settings of a training job on one device at once, by factors.
+
+A layer's time depends on few settings (tensor, context and expert split, micro-batch, recomputation), so it
+is taken once on that small grid in float64. It is then broadcast over (p, v) and over (ZeRO, offload, d,
+global batch) in float32 blocks of at most BLOCK elements, which stay in the second-level cache (planner.md
+section 10). A candidate is one element: step time, memory, cost and its rank among the best KEPT are all taken of it.
+
+Not here: which axes a request has and which plan is taken (train_search.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from .sizes import Array, Hardware, Sizes, total
+from .training import TrainSetup, head_s, layer_s, step_of, train_memory_parts, train_step_s
+
+BLOCK = 65_536
+KEPT = 16
+SETTINGS = (
+    "t", "c", "e", "micro_batch", "recompute", "sp", "p", "v", "zero", "offload", "d", "global_batch",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axes:
+    """The values of each setting. Not every combination divides; `sweep` counts those that do."""
+
+    t: tuple[int, ...] = (1,)
+    c: tuple[int, ...] = (1,)
+    e: tuple[int, ...] = (1,)
+    micro_batch: tuple[int, ...] = (1,)
+    recompute: tuple[int, ...] = (0,)
+    sp: tuple[int, ...] = (0,)
+    p: tuple[int, ...] = (1,)
+    v: tuple[int, ...] = (1,)
+    zero: tuple[int, ...] = (1,)
+    offload: tuple[int, ...] = (0,)
+    d: tuple[int, ...] = (1,)
+    global_batch: tuple[int, ...] = (32,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What all candidates share. `wall_s(step_s, devices, global_batch)` gives the whole job's seconds."""
+
+    sizes: Sizes
+    hardware: Hardware
+    constant: Mapping[str, float]
+    fixed: Mapping[str, float]  # of TrainSetup: seq_len, lora, weight_bits, extra_forward, low_precision
+    room: float  # bytes a device may hold
+    max_devices: int
+    wall_s: Callable[[Array, Array, Array], Array]
+    deadline_s: float = float("inf")
+
+
+@dataclass(slots=True)
+class Swept:
+    """Counts, the best candidates, and for each number of devices the fastest cell."""
+
+    considered: int = 0
+    divide: int = 0
+    fit: int = 0
+    least_bytes: float = float("inf")  # of those that divide
+    best: dict[str, np.ndarray] = field(default_factory=dict)  # settings of the KEPT cheapest in time
+    score: np.ndarray = field(
+        default_factory=lambda: np.full(0, np.inf, np.float32)
+    )  # device-seconds of them
+    cells: list[tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]] = field(default_factory=list)
+
+
+def sweep(job: Job, axes: Axes) -> Swept:
+    """Evaluate every combination of the axes."""
+    found, small = Swept(), _small(job)
+    for block in _blocks(axes, job):
+        _take(found, block, _evaluated(block, small), job)
+    return found
+
+
+def exact(job: Job, settings: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Parts, memory and wall time in float64 of candidates given as flat columns of SETTINGS."""
+    columns = {k: np.asarray(v, float) for k, v in settings.items()}
+    devices = columns["t"] * columns["c"] * columns["p"] * columns["d"]
+    setup = TrainSetup(devices=devices, **columns, **job.fixed)
+    parts = train_step_s(job.sizes, setup, job.hardware, job.constant)
+    memory = train_memory_parts(job.sizes, setup)
+    step_s = total(parts)
+    return {
+        "devices": devices,
+        "parts": parts,
+        "memory_parts": memory,
+        "memory": total(memory),
+        "step_s": step_s,
+        "wall_s": job.wall_s(step_s, devices, columns["global_batch"]),
+    }
+
+
+# ------------------------------------------------------------------ blocks
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """One split's rows (micro-batch, recomputation, sp) x stages (p, v) x tails (ZeRO, offload, d, batch)."""
+
+    split: np.ndarray  # t, c, e
+    rows: np.ndarray  # [3, rows]
+    stages: np.ndarray  # [2, stages]
+    tails: np.ndarray  # [4, schemes * places]; schemes outside
+    places: int  # pairs of d and global batch
+    layer: np.ndarray  # [rows] seconds
+    head: np.ndarray
+
+
+def _blocks(axes: Axes, job: Job) -> Iterator[_Block]:
+    """The layer grid once, then blocks that share a split; what a split leaves no devices for is left out."""
+    splits = list(product(axes.t, axes.c, axes.e))
+    rows = np.array(list(product(axes.micro_batch, axes.recompute, axes.sp)), np.float64).T
+    grid = np.array([np.repeat(s, rows.shape[1]) for s in zip(*splits, strict=True)], np.float64)
+    wide = np.tile(rows, len(splits))
+    setup = TrainSetup(
+        devices=1.0, t=grid[0], c=grid[1], e=grid[2],
+        micro_batch=wide[0], recompute=wide[1], sp=wide[2], **job.fixed,
+    )  # fmt: skip
+    layers = _by_split(total(layer_s(job.sizes, setup, job.hardware, job.constant)), grid)
+    heads = _by_split(head_s(job.sizes, setup, job.hardware, job.constant), grid)
+    stages = np.array(list(product(axes.p, axes.v)), np.float32).T
+    schemes = list(product(axes.zero, axes.offload))
+    for (t, c, e), layer, head in zip(splits, layers, heads, strict=True):
+        room = job.max_devices // (t * c)
+        fitting = stages[:, stages[0] <= room]
+        places = [(d, b) for d, b in product(axes.d, axes.global_batch) if d <= min(room, b) and d * c >= e]
+        if not places or not fitting.size:
+            continue
+        tails = np.array([(*s, *at) for s in schemes for at in places], np.float32).T
+        kept = np.arange(rows.shape[1]) if t > 1 else np.flatnonzero(rows[2] == min(axes.sp))
+        most = max(1, BLOCK // (fitting.shape[1] * tails.shape[1]))
+        for start in range(0, len(kept), most):
+            at = kept[start : start + most]
+            yield _Block(
+                np.array([t, c, e], np.float32), rows[:, at].astype(np.float32), fitting, tails,
+                len(places), layer[at], head[at],
+            )  # fmt: skip
+
+
+def _by_split(seconds: Array, grid: np.ndarray) -> np.ndarray:
+    whole = np.broadcast_to(seconds, grid[0].shape)
+    changes = np.flatnonzero(np.any(np.diff(grid, axis=1), axis=0)) + 1
+    return whole.astype(np.float32).reshape(len(changes) + 1, -1)
+
+
+def _small(job: Job) -> tuple[Sizes, Hardware, dict[str, Any], dict[str, Any]]:
+    """Sizes, rates and constants as float32 scalars: a float64 scalar would widen every block."""
+    constants = {k: np.float32(v) for k, v in job.constant.items()}
+    fixed = {"fused": 1.0, "lora": 0.0, "weight_bits": 16.0} | dict(job.fixed)
+    columns = {k: np.full((1, 1, 1), v, np.float32) for k, v in fixed.items()}
+    return Sizes(**_narrow(job.sizes)), Hardware(**_narrow(job.hardware)), constants, columns
+
+
+def _narrow(thing: Any) -> dict[str, Any]:
+    return {f.name: np.float32(getattr(thing, f.name)) for f in fields(thing)}
+
+
+def _evaluated(block: _Block, small: tuple[Any, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds of a step and bytes of a device, [rows, stages, tails]."""
+    sizes, hardware, constant, fixed = small
+    t, c, e = (block.split[i].reshape(1, 1, 1) for i in range(3))
+    micro_batch, recompute, sp = (r.reshape(-1, 1, 1) for r in block.rows)
+    p, v = (s.reshape(1, -1, 1) for s in block.stages)
+    zero, offload, d, batch = (x.reshape(1, 1, -1) for x in block.tails)
+    setup = TrainSetup(
+        devices=t * c * p * d, t=t, c=c, e=e, p=p, v=v, d=d, micro_batch=micro_batch,
+        global_batch=batch, recompute=recompute, sp=sp, zero=zero, offload=offload, **fixed,
+    )  # fmt: skip
+    layer, head = (x.reshape(-1, 1, 1) for x in (block.layer, block.head))
+    step = _sum(step_of(layer, head, sizes, setup, hardware, constant))
+    return step, _sum(train_memory_parts(sizes, setup))
+
+
+def _sum(parts: Mapping[str, Array]) -> np.ndarray:
+    """The sum, small arrays first: most parts do not vary along every axis."""
+    ordered = sorted(parts.values(), key=np.size)
+    whole = ordered[0]
+    for part in ordered[1:]:
+        whole = whole + part
+    return np.asarray(whole)
+
+
+# ------------------------------------------------------------------ masks and the best
+
+
+def _take(found: Swept, block: _Block, values: tuple[np.ndarray, np.ndarray], job: Job) -> None:
+    """Count the block and keep its best."""
+    step_s, memory = values
+    shape = (block.rows.shape[1], block.stages.shape[1], block.tails.shape[1])
+    memory = np.broadcast_to(memory, shape)
+    even, devices = _divides(block, job)
+    even = np.broadcast_to(even, shape)
+    fits = even & (memory <= np.float32(job.room))
+    fit = int(np.count_nonzero(fits))
+    found.considered += fits.size
+    found.divide += int(np.count_nonzero(even))
+    found.fit += fit
+    if not found.fit:
+        least = float(np.min(memory, initial=np.inf, where=even))
+        found.least_bytes = min(found.least_bytes, least)
+    if not fit:
+        return
+    batch = block.tails[3].reshape(1, 1, -1)
+    wall = np.where(fits, job.wall_s(step_s, devices, batch), np.float32(np.inf))
+    _fastest_cells(found, block, wall, devices)
+    spent = wall * devices
+    if np.isfinite(job.deadline_s):
+        spent[wall > np.float32(job.deadline_s)] = np.inf
+    _best(found, block, spent)
+
+
+def _divides(block: _Block, job: Job) -> tuple[np.ndarray, np.ndarray]:
+    """Which candidates split evenly, and their numbers of devices.
+
+    Layers fill the stages' chunks, the batch fills micro-batches; interleaving takes whole rounds of p
+    micro-batches (Narayanan et al. 2021, section 2.2); gradients are not split by ZeRO 2 inside a pipeline
+    (DeepSpeed refuses it); experts spread over whole data-parallel groups.
+    """
+    t, c, e = block.split
+    p, v = (s.reshape(1, -1, 1) for s in block.stages)
+    zero, _, d, batch = (x.reshape(1, 1, -1) for x in block.tails)
+    micro_batch = block.rows[0].reshape(-1, 1, 1)
+    devices = (t * c) * p * d
+    stages = (np.mod(np.float32(job.sizes.layers), p * v) == 0) & ((v == 1) | (p > 1))
+    pairs = stages & (devices <= job.max_devices) & ((zero != 2) | (p == 1)) & (np.mod(d * c, e) == 0)
+    rounds = batch / (d * micro_batch)
+    whole = rounds == np.floor(rounds)
+    if not (v > 1).any():
+        return whole & pairs, devices
+    turns = rounds * (1 / p)
+    return whole & pairs & ((v == 1) | (turns == np.floor(turns))), devices
+
+
+def _fastest_cells(found: Swept, block: _Block, wall: np.ndarray, devices: np.ndarray) -> None:
+    """For each (stages, place) of the block the fastest over rows and schemes."""
+    fastest = wall.min(axis=0).reshape(block.stages.shape[1], -1, block.places).min(axis=1)
+    stage, place = np.nonzero(np.isfinite(fastest))
+    if not len(stage):
+        return
+    where = {
+        "t": np.full(len(stage), block.split[0]),
+        "c": np.full(len(stage), block.split[1]),
+        "e": np.full(len(stage), block.split[2]),
+        "p": block.stages[0][stage],
+        "v": block.stages[1][stage],
+        "d": block.tails[2][place],
+        "global_batch": block.tails[3][place],
+    }
+    found.cells.append((devices[0, stage, place], fastest[stage, place], where))
+
+
+def _best(found: Swept, block: _Block, spent: np.ndarray) -> None:
+    """Merge the block's KEPT cheapest into those found so far."""
+    flat = spent.reshape(-1)
+    bar = found.score[-1] if len(found.score) == KEPT else np.inf
+    if not flat.min() < bar:
+        return
+    at = np.argpartition(flat, KEPT)[:KEPT] if flat.size > KEPT else np.arange(flat.size)
+    at = at[np.isfinite(flat[at])]
+    row, stage, tail = np.unravel_index(at, spent.shape)
+    mine = np.stack(
+        [
+            *(np.full(len(at), s) for s in block.split), *block.rows[:, row], *block.stages[:, stage],
+            *block.tails[:, tail],
+        ]
+    )  # fmt: skip
+    columns = dict(zip(SETTINGS, mine, strict=True))
+    score = np.concatenate([found.score, flat[at]])
+    order = np.argsort(score, kind="stable")[:KEPT]
+    found.score = score[order]
+    found.best = {
+        k: np.concatenate([found.best.get(k, np.zeros(0, np.float32)), v])[order] for k, v in columns.items()
+    }
