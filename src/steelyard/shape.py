@@ -97,10 +97,12 @@ class TensorAt:
 
 
 def read(path: str | Path) -> Shape:
-    """The shape of a model folder, a lone *.safetensors or a *.gguf. Raises WrongUse."""
+    """The shape of a model folder, a config.json, a lone *.safetensors or a *.gguf. Raises WrongUse."""
     path = Path(path)
     if path.is_dir():
         return _of_folder(path)
+    if path.is_file() and path.suffix == ".json":
+        return of_config(read_json(path), None, path)
     if not path.is_file():
         raise WrongUse(
             "model.missing", f"there is no model at {path}", where=Where(str(path)),

@@ -91,8 +91,9 @@ def test_a_plan_is_shown_step_by_step_and_then_by_device() -> None:
         "wall_s": around(90, 0.2, "s", "calibrated"),
         "peak_rss_bytes": around(2e9, 0.1, "bytes", "modelled"),
     }
-    best = {"device": "xeon-8380", "devices": 1, "fits": True, "why_not": None}
-    best |= {"time_s": {"value": 60.0}, "cost_usd": {"value": 1.5}}
+    best = {"device": "xeon-8380", "devices": 1, "fits": True, "why_not": None, "settings": {"tp": 2}}
+    best |= {"time_s": around(60, 0.5, "s", "fitted").as_json()}
+    best |= {"cost_usd": around(1.5, 0.5, "USD", "fitted").as_json(), "memory_bytes_per_device": None}
     lost = best | {"device": "gaudi2", "fits": False, "why_not": "over budget", "cost_usd": None}
     plans = Some(as_json=lambda: {"plans": [best, lost], "best": 0})
     ready = Some(local=Some(steps={"train": step}), plans=plans, machine=Some(cpu_model="Zen 4"))
@@ -100,7 +101,8 @@ def test_a_plan_is_shown_step_by_step_and_then_by_device() -> None:
         "on this machine (Zen 4):",
         "  step   time  memory  cost",
         "  train  90 s  2.0 GB     -",
-        "   device     n  time    cost  why",
-        ">  xeon-8380  1  60 s  $ 1.50",
+        "   device     n  time  80 % interval    cost      80 % interval  memory  known by  why",
+        ">  xeon-8380  1  60 s   40 s .. 90 s  $ 1.50  $ 1.00 .. $ 2.25       -  fitted",
         "  1 more in --json",
+        "settings: tp 2",
     ]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import checks, data, models, recipes, runs, services
+from . import checks, data, models, plans, recipes, runs, services
 from .messages import say
 from .options import EVERYWHERE
 
@@ -18,7 +18,7 @@ VERBS = (
         recipes.validate,
         "Check a recipe, or score the planner on a CSV.",
     ),
-    ("plan", runs.plan, "Time, cost and memory on every known device."),
+    ("plan", plans.plan, "Time, cost and memory on every known device."),
     ("up", runs.up, "Plan, ask, do every step, serve."),
     ("run", runs.run, "Do the steps up to STEP, without serving."),
     ("clean", data.clean, "Clean data files; account for each dropped row."),

@@ -23,12 +23,7 @@ def hardware(
     from ..hardware import catalogue, probe
 
     if device:
-        found = asdict(catalogue().find(device))
-        return result(
-            {"schema": "steelyard.device/1"} | found,
-            found["name"],
-            *table(("", ""), [(key, _plain(value)) for key, value in found.items()]),
-        )
+        return _one_device(catalogue().find(device))
     machine = probe()
     rows = [_device_row(found) for found in catalogue()]
     here = say(
@@ -40,15 +35,27 @@ def hardware(
     )
     document: dict[str, Any] = {"schema": "steelyard.hardware/1", "machine": asdict(machine)}
     document["devices"] = [asdict(found) for found in catalogue()]
-    head = ("id", say("name"), say("memory"), "GB/s", "BF16 TFLOP/s", "USD/h")
+    head = ("id", say("name"), say("memory"), "GB/s", "BF16 TFLOP/s", "W", "USD/h", say("confidence"))
     result(document, here, *table(head, rows), f"{say('next:')} steelyard hardware ID")
     return None
 
 
-def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {item:.4g}" for key, item in value.items())
-    return "-" if value is None else str(value)
+def _one_device(device: Any) -> None:
+    """Every figure of one device with its source; sources that are shared by many stand once."""
+    from ..hardware import sheet
+
+    figures = sheet(device)
+    sources = list(dict.fromkeys(f["source"] for f in figures))
+    rows = [
+        (say(f["figure"]), f["value"], f["unit"], f["confidence"], f"[{sources.index(f['source']) + 1}]")
+        for f in figures
+    ]
+    head = (say("figure"), "", "", say("confidence"), say("source"))
+    notes = [f"  [{i + 1}] {source}" for i, source in enumerate(sources)]
+    remark = [f"  {say('note:')} {device.note}"] if device.note else []
+    document = {"schema": "steelyard.device/1"} | asdict(device) | {"figures": figures}
+    after = f"{say('next:')} steelyard plan --model llama3-8b --device {device.id}"
+    result(document, device.name, *table(head, rows), *notes, *remark, after)
 
 
 def _device_row(device: Any) -> tuple[Any, ...]:
@@ -59,7 +66,9 @@ def _device_row(device: Any) -> tuple[Any, ...]:
         show_bytes(device.memory_bytes),
         device.memory_bytes_per_s / 1e9,
         peak / 1e12 if peak else None,
+        device.tdp_w,
         device.price_usd_per_h,
+        device.confidence,
     )
 
 

@@ -71,7 +71,7 @@ def _cell(value: Any) -> str:
 
 
 def _is_number(cell: str) -> bool:
-    return cell == "-" or cell[:1].isdigit() or cell[:2] in ("$ ", "~ ")
+    return cell == "-" or cell.lstrip("+-")[:1].isdigit() or cell[:2] in ("$ ", "~ ")
 
 
 def _width(text: str) -> int:

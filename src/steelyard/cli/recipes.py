@@ -83,12 +83,22 @@ def validate(
             "--predictions", metavar="OUT.json", help=say("Write the prediction of each row of a CSV here.")
         ),
     ] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibrate", metavar="ROWS.csv", help=say("Measured rows of your own stack; three are enough.")
+        ),
+    ] = None,
 ) -> None:
     if path.suffix.lower() == ".csv":
         no_settings("validate RESULTS.csv")
-        return score_results(path, predictions)
-    if predictions:
-        raise WrongUse("cli.usage", say("--predictions goes with a CSV of results"), hint=say("leave it out"))
+        from .results import score_results
+
+        return score_results(path, predictions, calibrate)
+    for flag, given in (("--predictions", predictions), ("--calibrate", calibrate)):
+        if given:
+            text = say("{flag} goes with a CSV of results", flag=flag)
+            raise WrongUse("cli.usage", text, where=Where(field=flag), hint=say("leave it out"))
     from ..recipe import effective
 
     made = load(path)
@@ -110,26 +120,3 @@ def _shown(value: Any, origin: str) -> str:
     if value is None:
         return say("(the plan fills it)") if origin == "plan" else "-"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def score_results(path: Path, predictions: Path | None) -> None:
-    """The planner's error on measured rows; predictions see neither `value` nor `note`."""
-    from ..hardware import catalogue, named_models, published_constants, read_table
-    from ..planner import Constants, score_results
-
-    if not path.exists():
-        raise WrongUse(
-            "results.missing", f"there is no file {path}", where=Where(str(path)), hint=say("name a CSV")
-        )
-    rows = read_table(path, ("id", "phase", "model", "device", "metric", "unit"))
-    constants = Constants.from_json(published_constants())
-    scores = score_results(rows, catalogue(), named_models(), constants)
-    if predictions:
-        found = {"predictions": [prediction.as_json() for prediction in scores.predictions]}
-        predictions.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
-    told = scores.as_json()
-    document = {"schema": "steelyard.validate_results/1", "predictions": str(predictions or "")} | told
-    columns = list(dict.fromkeys(column for group in told["groups"].values() for column in group))
-    lines = [[name, *(group.get(column) for column in columns)] for name, group in told["groups"].items()]
-    headline = say("{predicted} of {rows} rows predicted", predicted=told["predicted"], rows=told["rows"])
-    result(document, headline, *table([say("rows of"), *columns], lines))

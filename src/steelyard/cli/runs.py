@@ -1,4 +1,4 @@
-"""plan, up, run, status, logs, stop, ledger: runs, and what they come to."""
+"""up, run, status, logs, stop, ledger: runs, and what they come to."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import Where, WrongUse
-from ..units import parse_s, show_number, show_s
+from ..units import show_number, show_s
 from .messages import say
 from .options import OPTIONS
 from .output import note, result, table, tell
+from .plan_lines import device_lines
 from .recipes import DEFAULT, RecipePath, Yes, load, no_settings
 
 STEPS = ("plan", "clean", "train", "compress", "gate", "serve")
-JOBS = ("pretrain", "continue", "sft", "prefer", "distil", "serve")
 Workdir = Annotated[
     Path | None,
     typer.Option("--workdir", metavar="DIR", help=say("Folder of the run; runs/NAME beside the recipe.")),
@@ -103,7 +103,7 @@ def plan_lines(ready: Any) -> list[str]:
     head = (say("step"), say("time"), say("memory"), say("cost"))
     here = say("on this machine ({cpu}):", cpu=ready.machine.cpu_model)
     plans = ready.plans.as_json()
-    return [here, *table(head, rows), *device_lines(plans["plans"], plans["best"])]
+    return [here, *table(head, rows), *device_lines(plans)]
 
 
 def _figures(figures: Any) -> tuple[str, str, str]:
@@ -111,29 +111,6 @@ def _figures(figures: Any) -> tuple[str, str, str]:
         return show_number(figures[name].value, unit) if name in figures else "-"
 
     return told("wall_s", "s"), told("peak_rss_bytes", "bytes"), told("cost_usd", "USD")
-
-
-SHOWN = 12  # plans for people; --json has them all
-
-
-def device_lines(plans: list[dict[str, Any]], best: int | None) -> list[str]:
-    """The plans as they are ranked, the best one marked; those that do not fit are only counted."""
-    fitting = [(i, plan) for i, plan in enumerate(plans) if plan["fits"]]
-    rows = [(">" if i == best else "", *_plan_row(plan)) for i, plan in fitting[:SHOWN]]
-    head = ("", say("device"), "n", say("time"), say("cost"), say("why"))
-    left = len(plans) - len(rows)
-    more = [say("  {n} more in --json", n=left)] if left else []
-    return (table(head, rows, indent=0) if rows else [say("no device fits")]) + more
-
-
-def _plan_row(plan: dict[str, Any]) -> tuple[Any, ...]:
-    figures = (_told(plan, "time_s"), _told(plan, "cost_usd"))
-    return (plan["device"], plan["devices"], *figures, (plan["why_not"] or "")[:60])
-
-
-def _told(plan: dict[str, Any], name: str) -> str:
-    figure = plan.get(name)
-    return show_number(figure["value"], "s" if name == "time_s" else "USD") if figure else "-"
 
 
 def outcome_lines(outcome: Any, path: Path) -> list[str]:
@@ -226,118 +203,6 @@ def _pair(step: Any, name: str) -> tuple[str, str]:
         return show_number(figures[name], UNITS[name]) if figures.get(name) is not None else "-"
 
     return told(step.predicted), told(step.measured)
-
-
-def plan(
-    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", show_default=False)] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", metavar="MODEL", help=say("A name, a folder, a GGUF file."))
-    ] = None,
-    job: Annotated[str | None, typer.Option("--job", metavar="JOB", help=" | ".join(JOBS))] = None,
-    tokens: Annotated[
-        str | None, typer.Option("--tokens", metavar="N", help=say("Tokens of the job: 1e9."))
-    ] = None,
-    budget: Annotated[float | None, typer.Option("--budget", metavar="USD")] = None,
-    deadline: Annotated[str | None, typer.Option("--deadline", metavar="TIME", help="8h")] = None,
-    device: Annotated[
-        list[str] | None, typer.Option("--device", metavar="ID", help=say("Only this device; repeatable."))
-    ] = None,
-    workdir: Workdir = None,
-) -> None:
-    if job is not None and job not in JOBS:
-        raise WrongUse(
-            "cli.usage", f"no job {job!r}", where=Where(field="--job"), hint=f"one of {', '.join(JOBS)}"
-        )
-    if model or job or tokens:
-        _no_recipe(recipe)
-        told = _plan_job(model or "", job or "sft", tokens or "1e6", budget, deadline, device or [])
-        result(told, *device_lines(told["plans"], told["best"]))
-        return
-    from ..run import plan
-    from .terminal import Terminal
-
-    OPTIONS.settings += _limits(budget, deadline)
-    path = recipe or DEFAULT
-    made = load(path)
-    with Terminal() as watch:
-        plans = plan(made, workdir=workdir, watch=watch)
-    document = {"schema": "steelyard.plan/1"} | plans.as_json()
-    if device:
-        document = _only(document, device)
-    lines = device_lines(document["plans"], document["best"])
-    result(document, *lines, f"{say('next:')} steelyard up {path}")
-
-
-def _no_recipe(recipe: Path | None) -> None:
-    if recipe:
-        text = say("a plan is of a recipe or of --model and --job, not of both")
-        raise WrongUse("cli.usage", text, hint=say("leave one of them out"))
-    no_settings("plan --model")
-
-
-def _plan_job(
-    model: str, job: str, tokens: str, budget: float | None, deadline: str | None, devices: list[str]
-) -> dict[str, Any]:
-    """The document of a plan without a recipe."""
-    import time
-
-    from ..hardware import catalogue, published_constants
-    from ..planner import Constants, Request, plan
-
-    if not model:
-        raise WrongUse("cli.usage", say("a plan needs --model"), hint="--model llama-3-8b")
-    request = Request(
-        shape=_shape(model),
-        name=model,
-        job=job,
-        tokens=_number(tokens, "--tokens", "1e9"),
-        budget_usd=budget,
-        deadline_s=parse_s(deadline) if deadline else None,
-        devices=tuple(devices),
-    )
-    started = time.perf_counter()
-    found = plan(request, catalogue(), Constants.from_json(published_constants())).as_json()
-    return {"schema": "steelyard.plan/1"} | found | {"wall_s": time.perf_counter() - started}
-
-
-def _shape(model: str) -> Any:
-    """Of the files where there are any, else of the catalogued name."""
-    from ..hardware import named_models
-    from ..model import resolve
-    from ..planner import named_shape
-    from ..shape import read
-
-    if model == "demo" or Path(model).exists():
-        return read(resolve(model).path)
-    return named_shape(model, named_models())
-
-
-def _number(text: str, flag: str, example: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        told = f"{text!r} is not a number"
-        raise WrongUse("cli.usage", told, where=Where(field=flag), hint=f"{flag} {example}") from error
-
-
-def _limits(budget: float | None, deadline: str | None) -> list[str]:
-    limits = [f"goal.budget={budget} USD"] if budget is not None else []
-    return limits + ([f"goal.deadline={deadline}"] if deadline is not None else [])
-
-
-def _only(document: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    """The plans of the named devices; indices follow."""
-    from ..hardware import catalogue
-
-    wanted = {catalogue().find(name).id for name in names}
-    kept = [i for i, plan in enumerate(document["plans"]) if plan["device"] in wanted]
-    moved = {old: new for new, old in enumerate(kept)}
-    best = document.get("best")
-    return document | {
-        "plans": [document["plans"][i] for i in kept],
-        "best": moved.get(best) if best in moved else (0 if kept else None),
-        "frontier": [moved[i] for i in document.get("frontier", ()) if i in moved],
-    }
 
 
 def status(workdir: Workdir = None) -> None:

@@ -3,11 +3,21 @@
 Not here: what a job costs (planner).
 """
 
-from .calibration import Calibration, cache_folder, measure
-from .catalogue import Device, Devices, catalogue, lookup, named_models, plain, published_constants
+from .calibration import Calibration, cache_folder, measure, recall
+from .catalogue import (
+    Device,
+    Devices,
+    catalogue,
+    lookup,
+    named_models,
+    plain,
+    published_claims,
+    published_constants,
+)
 from .findings import Finding, findings
 from .machine import Machine, affinity, probe
-from .tables import read_table
+from .sheet import sheet
+from .tables import numbered, read_table
 
 __all__ = [
     "Calibration",
@@ -22,8 +32,12 @@ __all__ = [
     "lookup",
     "measure",
     "named_models",
+    "numbered",
     "plain",
     "probe",
+    "published_claims",
     "published_constants",
     "read_table",
+    "recall",
+    "sheet",
 ]

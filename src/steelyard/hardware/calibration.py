@@ -91,6 +91,11 @@ def measure(
         return done
 
 
+def recall(machine: Machine) -> Calibration | None:
+    """What was measured of this machine before; None where nothing is kept."""
+    return _read(cache_folder() / f"calibration-{machine.fingerprint[:16]}.json", machine.fingerprint)
+
+
 def load_per_core(machine: Machine) -> float:
     """The last minute's load average over usable cores, 0 where the system keeps none."""
     try:

@@ -14,6 +14,11 @@ def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]
 
     Raises WrongUse where the file is not there, is not UTF-8, lacks a `required` column or a row is too long.
     """
+    return [row for _, row in numbered(path, required)]
+
+
+def numbered(path: Path, required: Sequence[str] = ()) -> list[tuple[int, dict[str, str]]]:
+    """The rows of `read_table`, each with the line where it ends, counted from 1."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return list(_rows(csv.DictReader(file, restval=""), path, required))
@@ -40,4 +45,4 @@ def _rows(reader: csv.DictReader, path: Path, required: Sequence[str]):
                 where=Where(str(path), reader.line_num),
                 hint="quote cells that hold a comma",
             )
-        yield row
+        yield reader.line_num, row

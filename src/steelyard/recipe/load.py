@@ -262,8 +262,10 @@ def _resources(resources: dict[str, Any]) -> words.Resources:
 
 
 def _owned(entry: dict[str, Any]) -> words.Owned:
-    money = {name: words.Money(**entry[name]) for name in ("price", "price_per_h") if name in entry}
-    return words.Owned(**{**entry, **money})
+    told = dict(entry)
+    for name in {"price", "price_per_h"} & set(entry):
+        told[name] = words.Money(**entry[name])
+    return words.Owned(**told)
 
 
 def _origins(recipe: Recipe, tree: Tree) -> dict[str, str]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .planning import ledger
     from .ready import Ready
     from .walk import plan, up
+    from .weighing import weigh
 
 # File of each public name. No file may bear the name of something public (walk.py holds `up`).
 FILES = {
@@ -26,9 +27,10 @@ FILES = {
     "status": "known",
     "stop": "known",
     "up": "walk",
+    "weigh": "weighing",
 }
 
-__all__ = ["Outcome", "Ready", "StepRecord", "ledger", "logs", "plan", "status", "stop", "up"]
+__all__ = ["Outcome", "Ready", "StepRecord", "ledger", "logs", "plan", "status", "stop", "up", "weigh"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,167 @@
+"""Plans for people: the best line first, intervals, where each figure comes from, what next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..units import show_bytes, show_number
+from .messages import say
+from .output import table
+
+SHOWN = 12  # plans for people; --json has them all
+UNITS = {"time_s": "s", "cost_usd": "USD", "energy_kwh": "kWh", "memory_bytes_per_device": "bytes"}
+
+
+def device_lines(document: dict[str, Any]) -> list[str]:
+    """Those that fit, the best one first; the nearest where none does; the others are only counted."""
+    plans, best = document["plans"], document["best"]
+    front = set(document.get("frontier", ()))
+    order = [(i, plan) for i, plan in enumerate(plans) if plan["fits"]]
+    order.sort(key=lambda pair: pair[0] != best)
+    kept = order[:SHOWN] or list(enumerate(plans))[:3]
+    weighs = "energy_kwh" if document.get("request", {}).get("objective") == "energy" else "cost_usd"
+    rows = [(_mark(i, best, front), *_row(plan, weighs)) for i, plan in kept]
+    weighed = say("energy") if weighs == "energy_kwh" else say("cost")
+    span = say("80 % interval")
+    head = (
+        "",
+        say("device"),
+        "n",
+        say("time"),
+        span,
+        weighed,
+        span,
+        say("memory"),
+        say("known by"),
+        say("why"),
+    )
+    left = len(plans) - len(rows)
+    more = [say("  {n} more in --json", n=left)] if left else []
+    legend = [say("  > the best   * no other is both cheaper and faster")] if len(front) > 1 else []
+    return [
+        *([] if order else [say("no device fits; the nearest:")]),
+        *table(head, rows, indent=0),
+        *more,
+        *legend,
+        *settings_lines(document),
+    ]
+
+
+def _mark(at: int, best: int | None, front: set[int]) -> str:
+    return ">" if at == best else "*" if at in front else ""
+
+
+def _row(plan: dict[str, Any], weighs: str) -> tuple[Any, ...]:
+    time, weighed, memory = (plan.get(name) for name in ("time_s", weighs, "memory_bytes_per_device"))
+    return (
+        plan["device"],
+        plan["devices"],
+        _told(time, "s"),
+        _span(time, "s"),
+        _told(weighed, UNITS[weighs]),
+        _span(weighed, UNITS[weighs]),
+        show_bytes(memory["value"]) if memory else "-",
+        say(time["provenance"]) if time else "-",
+        (plan["why_not"] or "")[:64],
+    )
+
+
+def _told(figure: dict[str, Any] | None, unit: str) -> str:
+    return show_number(figure["value"], unit) if figure else "-"
+
+
+def _span(figure: dict[str, Any] | None, unit: str) -> str:
+    if not figure:
+        return "-"
+    low, high = (show_number(figure[end], unit) for end in ("low", "high"))
+    return f"{low} .. {high}"
+
+
+def settings_lines(document: dict[str, Any]) -> list[str]:
+    """The settings of the best plan, and its steps where they stand on their own hardware."""
+    if document["best"] is None:
+        return []
+    plan = document["plans"][document["best"]]
+    told = ", ".join(f"{key} {_plain(value)}" for key, value in plan["settings"].items() if _simple(value))
+    lines = [f"{say('settings:')} {told}"] if told else []
+    steps = plan.get("steps") or []
+    if not steps:
+        return lines
+    rows = [
+        (
+            s["step"],
+            s["device"],
+            s["devices"],
+            show_number(s["time_s"], "s"),
+            "-" if s["cost_usd"] is None else show_number(s["cost_usd"], "USD"),
+            show_number(s["transfer_s"], "s"),
+        )
+        for s in steps
+    ]
+    head = (say("step"), say("device"), "n", say("time"), say("cost"), say("transfer"))
+    return [*lines, *table(head, rows)]
+
+
+def _simple(value: Any) -> bool:
+    return isinstance(value, int | float | str)
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def explain_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """Where each second, byte and dollar goes: one line a part, its share of the whole."""
+    lines, before = [], ""
+    for row in rows:
+        share = f"{row['share'] * 100:.1f} %"
+        of = say(row["of"]) if row["of"] != before else ""
+        lines.append((of, row["part"], show_number(row["value"], row["unit"]), share))
+        before = row["of"]
+    return [
+        say("where each second, byte and dollar goes:"),
+        *table(("", say("part"), "", say("share")), lines),
+    ]
+
+
+def what_if_lines(changed: dict[str, Any]) -> list[str]:
+    """The best plan before and after the changes."""
+    rows = [(say(when), *_change_row(changed[when])) for when in ("before", "after")]
+    told = ", ".join(f"{key} = {_plain(value)}" for key, value in changed["changes"].items())
+    head = ("", say("device"), "n", say("time"), say("cost"), say("energy"))
+    return [say("what if {changes}:", changes=told), *table(head, rows)]
+
+
+def _change_row(plan: dict[str, Any] | None) -> tuple[Any, ...]:
+    if plan is None:
+        return (say("no device fits"), "-", "-", "-", "-")
+    figures = (_told(plan.get(name), UNITS[name]) for name in ("time_s", "cost_usd", "energy_kwh"))
+    return (plan["device"], plan["devices"], *figures)
+
+
+def claim_lines(claims: list[dict[str, Any]]) -> list[str]:
+    """One line a claim that the model judges, then the others with their checked verdict."""
+    judged = [c for c in claims if c["figures"]]
+    lines = []
+    for claim in judged:
+        lines.append(f"{say(claim['verdict']):12} {claim['id']}: {claim['claim']}")
+        rows = [
+            (f["what"], f["claimed"], _figure(f), say(f["holds"]) if f["holds"] else "")
+            for f in claim["figures"]
+        ]
+        lines += table(("", say("claimed"), say("by the model"), ""), rows, indent=4)
+    rest = [(c["id"], c["checked_verdict"]) for c in claims if not c["figures"]]
+    return [
+        *lines,
+        say("not for a plan to judge; checked by their sources:"),
+        *table((say("claim"), say("verdict")), rest),
+    ]
+
+
+def _figure(f: dict[str, Any]) -> str:
+    value = show_number(f["value"], f["unit"])
+    return (
+        value
+        if f["low"] == f["high"]
+        else f"{value} ({show_number(f['low'], f['unit'])} .. {show_number(f['high'], f['unit'])})"
+    )

@@ -1,0 +1,428 @@
+"""Published claims about models and devices, checked by the catalogue and by the model of this planner.
+
+A judge is a function from a `Bench` to figures; each stands beside what the claim says. What a figure's
+verdict means: docs/decisions/065. Not here: the claims themselves (hardware/claims.csv, with their sources).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import exp, inf, sqrt
+from typing import Any
+
+import numpy as np
+
+from steelyard.hardware import Device, Devices
+from steelyard.shape import Shape
+from steelyard.units import Figure, around, show_number, weakest
+
+from .constants import Constants, family, groups, values
+from .cost import PURCHASE_USD
+from .inference import ServeSetup, serve_s
+from .shapes import named_shape
+from .sizes import USABLE_MEMORY, Sizes, hardware_of, total
+from .training import TrainSetup, train_memory_bytes, train_step_s
+
+NEAR = 0.25  # a claim farther than this from our figure, yet inside its interval, is undecided
+SPOKEN = 0.1  # rounding of a figure that is told aloud: 2.4 TB/s for 2.45, twice for 2.12
+# Half width of the 80 % interval of a ratio between two devices of one family under one setup, in logs: the
+# errors are mostly shared. 0.20 in training (30 published pairs), 0.23 in serving (631): bench/ratios.py.
+KINDRED = 0.25
+GPT3_TOKENS = 300e9  # Brown et al. 2020 (arXiv 2005.14165), table D.1
+GPT3_BATCH, GPT3_SEQ = 1536, 2048  # 3.2 million tokens a step (table 2.1)
+DAY_S = 86400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """One figure of a claim: what we find, and the range that is claimed (None: for information)."""
+
+    what: str
+    figure: Figure
+    claimed: tuple[float, float] | None = None
+
+    @property
+    def holds(self) -> str | None:
+        """yes, no or undecided; None where nothing is claimed."""
+        if self.claimed is None:
+            return None
+        low, high = self.claimed
+        if high < self.figure.low or low > self.figure.high:
+            return "no"
+        nearest = min(max(self.figure.value, low), high)
+        return "yes" if abs(nearest / self.figure.value - 1) <= NEAR else "undecided"
+
+    def as_json(self) -> dict[str, Any]:
+        """{"what", "claimed", "value", "low", "high", "unit", "provenance", "holds"}."""
+        return {
+            "what": self.what,
+            "claimed": _range(self.claimed, self.figure.unit),
+            **self.figure.as_json(),
+            "holds": self.holds,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """A claim with our figures. Without figures a plan cannot judge it; the table's own verdict stands."""
+
+    row: Mapping[str, str]
+    figures: tuple[Found, ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        """holds, does not hold, partly, undecided, "for information"; "by its source" without figures."""
+        if not self.figures:
+            return "by its source"
+        told = {f.holds for f in self.figures if f.holds}
+        if not told:
+            return "for information"
+        if len(told) == 1:
+            return {"yes": "holds", "no": "does not hold", "undecided": "undecided"}[told.pop()]
+        return "partly" if "yes" in told else "undecided"
+
+    def as_json(self) -> dict[str, Any]:
+        """The claim, what was checked by hand, and what we find."""
+        names = ("id", "claim", "claim_zh", "checked", "source", "confidence")
+        return {name: self.row[name] for name in names} | {
+            "checked_verdict": self.row["verdict"],
+            "checked_verdict_zh": self.row["verdict_zh"],
+            "verdict": self.verdict,
+            "figures": [f.as_json() for f in self.figures],
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What a judge may use: catalogue, models, constants."""
+
+    devices: Devices
+    models: Mapping[str, Mapping[str, Any]]
+    constants: Constants
+
+    def device(self, name: str) -> Device:
+        return self.devices.find(name)
+
+    def shape(self, name: str) -> Shape:
+        return named_shape(name, self.models)
+
+
+def check_claims(
+    rows: Sequence[Mapping[str, str]],
+    devices: Devices,
+    models: Mapping[str, Mapping[str, Any]],
+    constants: Constants,
+) -> list[Checked]:
+    """Every claim of the table, judged where the catalogue or the model can."""
+    bench = Bench(devices=devices, models=models, constants=constants)
+    judged = {row["id"]: JUDGES[row["id"]](bench) for row in rows if row["id"] in JUDGES}
+    return [Checked(row=row, figures=tuple(judged.get(row["id"], ()))) for row in rows]
+
+
+def _range(claimed: tuple[float, float] | None, unit: str) -> str:
+    if claimed is None:
+        return ""
+    low, high = claimed
+    if high == inf:
+        return f"over {show_number(low, unit)}"
+    return show_number(low, unit) if low == high else f"{show_number(low, unit)} to {show_number(high, unit)}"
+
+
+def _vendor(value: float, unit: str) -> Figure:
+    return around(value, SPOKEN, unit, "vendor")
+
+
+def _is(value: float) -> tuple[float, float]:
+    return value, value
+
+
+# ------------------------------------------------------------------ by the model
+
+
+def training_s(bench: Bench, shape: Shape, device: Device, devices: int, precision: str = "bf16") -> Figure:
+    """Seconds a token of the fastest way to train on exactly so many devices; 80 % interval of the fit."""
+    hardware = hardware_of(device, precision)
+    assert hardware is not None
+    setup = _setups(shape, devices, low=precision == "fp8")
+    sizes = Sizes.of(shape, GPT3_SEQ)
+    fits = train_memory_bytes(sizes, setup) <= device.memory_bytes * USABLE_MEMORY
+    kin = groups(device)
+    step = total(train_step_s(sizes, setup, hardware, values(bench.constants, "train", kin)))
+    each = np.where(fits, step / (setup.global_batch * GPT3_SEQ), np.inf)
+    return _figure(float(each.min()), bench, "train", kin)
+
+
+def _setups(shape: Shape, devices: int, low: bool) -> TrainSetup:
+    """All splits of so many devices that divide the model, at about the batch of GPT-3."""
+    axes = ([1, 2, 4, 8], [1, 2, 3, 4, 6, 8, 12, 16, 24], [1, 2, 3], [1, 2, 4], [0, 1, 2], [1, 3])
+    t, p, v, b, recompute, zero = (a.ravel().astype(float) for a in np.meshgrid(*axes, indexing="ij"))
+    d = devices / (t * p)
+    even = (d % 1 == 0) & (shape.layers % (p * v) == 0) & (shape.heads % t == 0) & ((p > 1) | (v == 1))
+    even &= (d * b <= GPT3_BATCH) & ~((zero == 3) & (p > 1))
+    t, p, v, b, recompute, zero, d = (a[even] for a in (t, p, v, b, recompute, zero, d))
+    batch = np.maximum(1, np.round(GPT3_BATCH / (d * b))) * d * b
+    return TrainSetup(
+        devices=float(devices), t=t, p=p, v=v, d=d, micro_batch=b, global_batch=batch, seq_len=GPT3_SEQ,
+        recompute=recompute, zero=zero, sp=(t > 1).astype(float), low_precision=float(low),
+    )  # fmt: skip
+
+
+def _figure(seconds: float, bench: Bench, phase: str, kin: Mapping[str, str]) -> Figure:
+    wide = exp(bench.constants.spread(phase, kin))
+    return Figure(seconds, seconds / wide, seconds * wide, "s", bench.constants.provenance)
+
+
+@dataclass(frozen=True, slots=True)
+class _Serving:
+    """What is served on one device: precision of arithmetic and weights, and how many at once."""
+
+    model: str = "llama2-7b"
+    precision: str = "bf16"
+    bits: int = 16
+    batch: int = 1
+    prompt: int = 512
+    output: int = 128
+
+
+def serving_s(bench: Bench, device: Device, what: _Serving, phase: str) -> Figure:
+    """Seconds of the prefill of one request, or of one decode step, on one device."""
+    stack = {"cpu": "openvino"}.get(device.kind, "vllm")
+    hardware, kin = hardware_of(device, what.precision), groups(device, stack)
+    assert hardware is not None
+    setup = ServeSetup(batch=float(what.batch), prompt=what.prompt, output=what.output, weight_bits=what.bits)
+    sizes = Sizes.of(bench.shape(what.model), what.prompt)
+    parts = serve_s(sizes, setup, hardware, values(bench.constants, "serve", kin))[phase]
+    return _figure(float(total(parts)), bench, "serve", kin)
+
+
+def ratio(over: Figure, under: Figure, kindred: bool) -> Figure:
+    """over / under. Errors of unlike devices are taken as independent, those of one family as KINDRED."""
+    sides = [np.log(f.high / f.value) for f in (over, under)]
+    wide = exp(KINDRED if kindred else sqrt(sum(s * s for s in sides)))
+    value = over.value / under.value
+    return Figure(value, value / wide, value * wide, "times", weakest(over.provenance, under.provenance))
+
+
+def _faster(bench: Bench, new: str, old: str, now: _Serving, before: _Serving, phase: str) -> Figure:
+    """How many times as fast a phase is on one device as on another."""
+    one, other = bench.device(new), bench.device(old)
+    times = serving_s(bench, other, before, phase), serving_s(bench, one, now, phase)
+    return ratio(*times, kindred=family(one) == family(other))
+
+
+# ------------------------------------------------------------------ judges
+
+Judge = Callable[[Bench], Sequence[Found]]
+
+
+def gpt3_cores(bench: Bench) -> list[Found]:
+    cpu, gpu = bench.device("xeon-8380"), bench.device("v100-32")
+    assert cpu.cores
+    cores, cards = cpu.peaks["f32"] / cpu.cores * 285_000, gpu.peaks["fp16"] * 10_000
+    days = training_s(bench, bench.shape("gpt3-175b"), gpu, 9984) * (GPT3_TOKENS / DAY_S)
+    share = around(cores / (cores + cards), 0.5, "share", "vendor")
+    return [
+        Found(
+            what="share of the arithmetic of 285,000 cores and 10,000 V100 that the cores give",
+            figure=share,
+            claimed=_is(1.0),
+        ),
+        Found(what="GPT-3 on 9,984 of the V100 alone", figure=_days(days)),
+    ]
+
+
+def _days(seconds: Figure) -> Figure:
+    return Figure(seconds.value, seconds.low, seconds.high, "days", seconds.provenance)
+
+
+def gpt3_compute(bench: Bench) -> list[Found]:
+    flops = bench.shape("gpt3-175b").train_flops_per_token(GPT3_SEQ) * GPT3_TOKENS
+    figure = around(flops / 1e18, 0.05, "EFLOP", "modelled")
+    return [Found(what="6 N D and attention, 300 billion tokens", figure=figure, claimed=_is(0.175))]
+
+
+def gpt3_cost(bench: Bench) -> list[Found]:
+    found = []
+    for name, devices in (("v100-32", 1024), ("a100-80-sxm", 1024), ("h100-sxm", 1024)):
+        device = bench.device(name)
+        token_s = training_s(bench, bench.shape("gpt3-175b"), device, devices)
+        assert device.price_usd_per_h
+        usd = token_s * (GPT3_TOKENS * devices * device.price_usd_per_h / 3600)
+        what = f"GPT-3 on {devices:,} {name} at {device.price_usd_per_h:g} USD an hour each"
+        figure = Figure(usd.value, usd.low, usd.high, "USD", usd.provenance)
+        found.append(Found(what=what, figure=figure, claimed=_is(2.5e6)))
+    return found
+
+
+def catalogue_figure(
+    device: str, what: str, of: Callable[[Device], float], unit: str, claimed: float
+) -> Judge:
+    """A judge of one figure in the catalogue."""
+    return lambda bench: [
+        Found(what=f"{device}: {what}", figure=_vendor(of(bench.device(device)), unit), claimed=_is(claimed))
+    ]
+
+
+def joined(*judges: Judge) -> Judge:
+    return lambda bench: [found for judge in judges for found in judge(bench)]
+
+
+def catalogue_ratio(what: str, of: Callable[[Device], float], claimed: float | None) -> Judge:
+    """A judge of Gaudi 3 over Gaudi 2 in one figure of the catalogue."""
+
+    def judge(bench: Bench) -> list[Found]:
+        value = of(bench.device("gaudi3")) / of(bench.device("gaudi2"))
+        figure = _vendor(value, "times")
+        return [Found(what=what, figure=figure, claimed=_is(claimed) if claimed else None)]
+
+    return judge
+
+
+def gaudi3_by_model(bench: Bench) -> list[Found]:
+    """Llama 2 7B in FP8 on one device of each, and a training step of it on eight."""
+    found = []
+    for phase, batch in (("decode", 1), ("decode", 128), ("prefill", 1)):
+        what = _Serving(precision="fp8", bits=8, batch=batch, prompt=1024 if phase == "prefill" else 128)
+        figure = _faster(bench, "gaudi3", "gaudi2", what, what, phase)
+        name = f"{phase} of Llama 2 7B in FP8" + (f", {batch} at once" if phase == "decode" else "")
+        found.append(Found(what=name, figure=figure, claimed=_is(2.0)))
+    shape = bench.shape("llama2-7b")
+    before, now = (training_s(bench, shape, bench.device(name), 8) for name in ("gaudi2", "gaudi3"))
+    step = ratio(before, now, kindred=True)
+    return [*found, Found(what="training Llama 2 7B in BF16 on eight", figure=step, claimed=_is(2.0))]
+
+
+def stability(bench: Bench) -> list[Found]:
+    """4,000 Gaudi2: how long, at what cost, and the same money in H100."""
+    gaudi, h100, shape = bench.device("gaudi2"), bench.device("h100-sxm"), bench.shape("gpt3-175b")
+    assert gaudi.price_usd_per_h and h100.price_usd_per_h
+    seconds = training_s(bench, shape, gaudi, 4000) * GPT3_TOKENS
+    usd_per_h = 4000 * gaudi.price_usd_per_h
+    usd = seconds * (usd_per_h / 3600)
+    hired = _nodes(usd_per_h / h100.price_usd_per_h)
+    bought = _nodes(4000 * PURCHASE_USD["gaudi2"] / PURCHASE_USD["h100-sxm"])
+    peak = _vendor(4000 * (gaudi.peak_flops("bf16") or 0) / 1e18, "EFLOP/s")
+    found = [
+        Found(what="BF16 peak of 4,000 Gaudi2", figure=peak),
+        Found(what="GPT-3 (300 billion tokens) on them", figure=_days(seconds * (1 / DAY_S))),
+        Found(
+            what=f"its cost at {gaudi.price_usd_per_h:g} USD an hour each",
+            figure=Figure(usd.value, usd.low, usd.high, "USD", usd.provenance),
+        ),
+    ]
+    for words, devices in (("the same money an hour", hired), ("the same money to buy the cards", bought)):
+        days = training_s(bench, shape, h100, devices) * (GPT3_TOKENS / DAY_S)
+        what = f"GPT-3 on {devices:,} H100, {words}"
+        found.append(Found(what=what, figure=_days(days)))
+    return found
+
+
+def _nodes(devices: float) -> int:
+    """The next number of nodes of eight below that splits well: a multiple of 64 devices."""
+    return int(devices // 64) * 64
+
+
+def mlperf(bench: Bench) -> list[Found]:
+    """GPT-3 on Gaudi2 as submitted to MLPerf Training: tokens a second and device."""
+    rows = (("v3.0", 384, "bf16", 168.0), ("v3.1", 384, "fp8", 341.0), ("v3.1", 256, "fp8", 351.0))
+    found = []
+    for version, devices, precision, measured in (*rows, ("v4.0", 1024, "fp8", 294.0)):
+        one = training_s(bench, bench.shape("gpt3-175b"), bench.device("gaudi2"), devices, precision)
+        value, low, high = (1 / (s * devices) for s in (one.value, one.high, one.low))
+        figure = Figure(value, low, high, "tokens/s", one.provenance)
+        what = f"MLPerf {version}, {devices:,} Gaudi2, {precision.upper()}: tokens/s a device"
+        found.append(Found(what=what, figure=figure, claimed=_is(measured)))
+    return found
+
+
+def amx(bench: Bench) -> list[Found]:
+    """Xeon 8480+ with AMX against Xeon 8380: FP32 there and BF16 here, then INT8 on both."""
+    fp32, bf16 = _Serving("qwen1.5-7b", "f32", 32), _Serving("qwen1.5-7b", "bf16", 16)
+    int8 = _Serving("qwen1.5-7b", "int8", 8)
+    found = []
+    for phase in ("prefill", "decode"):
+        for words, now, before in (("BF16 against FP32", bf16, fp32), ("INT8 against INT8", int8, int8)):
+            figure = _faster(bench, "xeon-8480plus", "xeon-8380", now, before, phase)
+            what = f"Qwen 7B, {phase}, {words} on the 3rd generation"
+            found.append(Found(what=what, figure=figure, claimed=_is(3.0)))
+    return found
+
+
+def emerald(bench: Bench) -> list[Found]:
+    """Xeon 8592+ against 8480+, the same work on both; rated power is 350 W on both."""
+    found = []
+    for phase in ("prefill", "decode"):
+        for precision, bits in (("bf16", 16), ("int8", 8)):
+            what = _Serving(precision=precision, bits=bits)
+            figure = _faster(bench, "xeon-8592plus", "xeon-8480plus", what, what, phase)
+            name = f"Llama 2 7B, {phase}, {precision.upper()}"
+            found.append(Found(what=name, figure=figure, claimed=(2.0, 3.0)))
+    return found
+
+
+def cheaper(bench: Bench) -> list[Found]:
+    """Dollars on a Xeon socket over dollars on a GPU, at list prices, for the same work."""
+    cpu, found = bench.device("xeon-8480plus"), []
+    for name in ("a100-40-sxm", "h100-sxm"):
+        gpu = bench.device(name)
+        for phase in ("prefill", "decode"):
+            slow, fast = (serving_s(bench, d, _Serving(), phase) for d in (cpu, gpu))
+            assert cpu.price_usd_per_h and gpu.price_usd_per_h
+            figure = ratio(slow, fast, kindred=False) * (cpu.price_usd_per_h / gpu.price_usd_per_h)
+            what = f"cost on Xeon 8480+ over {name}: Llama 2 7B, {phase}, one user"
+            found.append(Found(what=what, figure=figure, claimed=(1.0, inf)))
+    return found
+
+
+def _peak(precision: str) -> Callable[[Device], float]:
+    return lambda device: (device.peak_flops(precision) or 0.0) / 1e12
+
+
+GB: Callable[[Device], float] = lambda d: d.memory_bytes / 1e9  # noqa: E731
+GB_PER_S: Callable[[Device], float] = lambda d: d.memory_bytes_per_s / 1e9  # noqa: E731
+NM: Callable[[Device], float] = lambda d: d.process_nm or 0.0  # noqa: E731
+CACHE_MB: Callable[[Device], float] = lambda d: (d.cache_bytes or 0) / 1e6  # noqa: E731
+IN_BOX_GBIT: Callable[[Device], float] = lambda d: d.scaleup_bytes_per_s * 8 / 2 / 1e9  # noqa: E731
+OUT_GBIT: Callable[[Device], float] = lambda d: d.scaleout_bytes_per_s * 8 / 1e9  # noqa: E731
+PORTS: Callable[[Device], float] = lambda d: (IN_BOX_GBIT(d) + OUT_GBIT(d)) / 100  # noqa: E731
+
+JUDGES: dict[str, Judge] = {
+    "gpt3-cores": gpt3_cores,
+    "gpt3-compute": gpt3_compute,
+    "gpt3-cost": gpt3_cost,
+    "gaudi2-mem": catalogue_figure("gaudi2", "memory", GB, "GB", 96),
+    "gaudi2-bw": catalogue_figure("gaudi2", "memory bandwidth", GB_PER_S, "GB/s", 2400),
+    "gaudi2-ports": joined(
+        catalogue_figure("gaudi2", "ports of 100 Gb/s in all", PORTS, "ports", 21),
+        catalogue_figure("gaudi2", "to its seven peers, one direction", IN_BOX_GBIT, "Gb/s", 2100),
+    ),
+    "gaudi2-process": catalogue_figure("gaudi2", "process", NM, "nm", 7),
+    "gaudi2-l2": catalogue_figure("gaudi2", "SRAM on the die", CACHE_MB, "MB", 48),
+    "max-l2": joined(
+        catalogue_figure("max-1550", "L2", CACHE_MB, "MB", 408),
+        catalogue_figure("max-1100", "L2", CACHE_MB, "MB", 408),
+    ),
+    "max-hbm": joined(
+        catalogue_figure("max-1550", "memory", GB, "GB", 128),
+        catalogue_figure("max-1100", "memory", GB, "GB", 128),
+    ),
+    "gaudi3-process": catalogue_figure("gaudi3", "process", NM, "nm", 5),
+    "gaudi3-compute": joined(
+        catalogue_ratio("FP8 peak", _peak("fp8"), 2.0),
+        catalogue_ratio("BF16 peak", _peak("bf16"), 2.0),
+        gaudi3_by_model,
+    ),
+    "gaudi3-net": joined(
+        catalogue_ratio("links inside a node", IN_BOX_GBIT, 1.5),
+        catalogue_ratio("links between nodes", OUT_GBIT, 1.5),
+    ),
+    "gaudi3-hbm": joined(
+        catalogue_ratio("capacity", GB, 1.5), catalogue_ratio("bandwidth, for information", GB_PER_S, None)
+    ),
+    "stability-4000": stability,
+    "gaudi2-mlperf": mlperf,
+    "qwen-3x": amx,
+    "emr-ai": emerald,
+    "gpu-over-cpu": cheaper,
+}
