@@ -1,5 +1,7 @@
 """Write docs/reference from the thing itself: Typer, the recipe's schema, the exit codes, devices.csv.
 
+And docs/why/claims.md, in English and Chinese, from `steelyard plan --claims`.
+
 python docs/build.py            write the pages
 python docs/build.py --check    exit 1 where a page is stale
 """
@@ -19,22 +21,24 @@ from typing import Any
 os.environ |= {"STEELYARD_LANG": "en", "COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"}
 
 ROOT = Path(__file__).resolve().parents[1]
-OUT = ROOT / "docs" / "reference"
+OUT = ROOT / "docs"
 MADE = "<!-- Made by docs/build.py; edit the source, then `make docs`. -->\n\n"
 
 
 def main() -> int:
     pages = {"cli.md": cli(), "recipe.md": recipe(), "errors.md": errors(), "devices.md": devices()}
-    pages = {name: MADE + text for name, text in pages.items()} | {"recipe.schema.json": schema()}
+    pages = {f"reference/{name}": MADE + text for name, text in pages.items()}
+    pages["reference/recipe.schema.json"] = schema()
+    pages |= {"why/claims.md": MADE + claims("en"), "why/claims.zh.md": MADE + claims("zh")}
     stale = [name for name, text in pages.items() if not _same(OUT / name, text)]
     if "--check" in sys.argv:
         for name in stale:
-            print(f"docs/reference/{name} is stale: make docs", file=sys.stderr)
+            print(f"docs/{name} is stale: make docs", file=sys.stderr)
         return 1 if stale else 0
-    OUT.mkdir(parents=True, exist_ok=True)
     for name in stale:
+        (OUT / name).parent.mkdir(parents=True, exist_ok=True)
         (OUT / name).write_text(pages[name], encoding="utf-8")
-        print(f"wrote docs/reference/{name}")
+        print(f"wrote docs/{name}")
     return 0
 
 
@@ -204,6 +208,87 @@ def _peaks(device: Any) -> tuple[float | None, float | None]:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:,.4g}"
+
+
+# ------------------------------------------------------------------ claims.md
+
+CLAIMS = {
+    "en": {
+        "title": "# Claims about models and devices, checked",
+        "intro": "What was claimed in public, and what this planner finds. *Holds*: the claimed figure lies "
+        "in our 80 % interval and within 25 % of our figure. *Undecided*: in the interval, but farther off. "
+        "*Does not hold*: outside. *Partly*: figures differ. A figure of a data sheet counts as met within "
+        "10 %, since it was told aloud ([decision 065](../decisions/065-what-a-verdict-means.md)). Made by "
+        "`steelyard plan --claims`.",
+        "head": "| figure | claimed | by the model | 80 % interval | known by | |",
+        "checked": "Checked by hand:",
+        "rest": "## What a plan cannot judge",
+        "rest_head": "| claim | verdict | source |",
+        "not": "These were checked by their sources alone.",
+    },
+    "zh": {
+        "title": "# 关于模型与设备的公开说法：逐条核对",
+        "intro": "公开的说法，与本规划器得出的数字。**成立**：所称数字落在我们的 80 % 区间内，"
+        "且与我们的数字相差不超过 25 %。**未定**：在区间内，但相差更远。**不成立**：在区间之外。"
+        "**部分成立**：各项数字结论不一。数据表中的数字因多为口头转述，相差 10 % 以内视为相符"
+        "（[决定 065](../decisions/065-what-a-verdict-means.md)）。由 `steelyard plan --claims` 生成。",
+        "head": "| 数字 | 所称 | 模型给出 | 80 % 区间 | 来源 | |",
+        "checked": "人工核对：",
+        "rest": "## 规划无法判断的说法",
+        "rest_head": "| 说法 | 结论 | 出处 |",
+        "not": "以下各条只按出处核对。",
+    },
+}
+
+
+def claims(language: str) -> str:
+    """Every claim of claims.csv with our figures and the verdict."""
+    from steelyard.hardware import catalogue, named_models, published_claims, published_constants
+    from steelyard.planner import Constants, check_claims
+
+    words = CLAIMS[language]
+    constants = Constants.from_json(published_constants())
+    found = [c.as_json() for c in check_claims(published_claims(), catalogue(), named_models(), constants)]
+    judged = [c for c in found if c["figures"]]
+    parts = [f"{words['title']}\n", f"{words['intro']}\n"]
+    parts += [_claim(c, words, language) for c in judged]
+    parts += [f"\n{words['rest']}\n", f"{words['not']}\n", words["rest_head"], "| --- | --- | --- |"]
+    zh = language == "zh"
+    for c in found:
+        if not c["figures"]:
+            told = (c["claim_zh"], c["checked_verdict_zh"]) if zh else (c["claim"], c["checked_verdict"])
+            parts.append(f"| {_bar(told[0])} | {_bar(told[1])} | {_bar(c['source'] or '-')} |")
+    return "\n".join(parts) + "\n"
+
+
+def _claim(claim: dict[str, Any], words: dict[str, str], language: str) -> str:
+    zh = language == "zh"
+    title = claim["claim_zh"] if zh else claim["claim"]
+    verdict = claim["checked_verdict_zh"] if zh else claim["checked_verdict"]
+    colon, stop = ("：", "。") if zh else (": ", ". ")
+    head = f"\n## {title}{colon}{_said(claim['verdict'], zh)}\n"
+    lines = [head, words["head"], "| --- " * 6 + "|", *(_claim_row(f, zh) for f in claim["figures"])]
+    lines.append(f"\n{words['checked']} {verdict}{stop}{claim['source'].rstrip('.')}.")
+    return "\n".join(lines)
+
+
+def _claim_row(f: dict[str, Any], zh: bool) -> str:
+    from steelyard.units import show_number
+
+    value, low, high = (show_number(f[name], f["unit"]) for name in ("value", "low", "high"))
+    span = "" if low == high else f"{low} .. {high}"
+    what, origin, holds = f["what_zh" if zh else "what"], _said(f["provenance"], zh), _said(f["holds"], zh)
+    return f"| {' | '.join(_bar(cell) for cell in (what, f['claimed'], value, span, origin, holds))} |"
+
+
+def _said(word: str | None, zh: bool) -> str:
+    from steelyard.cli.messages import catalogue
+
+    return (catalogue()["texts"].get(word, word) if zh else word) if word else ""
+
+
+def _bar(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def show_number(value: float, unit: str) -> str:
     if unit == "bytes":
         return show_bytes(value)
     if unit == "USD":
-        return f"$ {value:.4f}" if value < 0.1 else f"$ {value:,.2f}"
+        return f"$ {value:.4f}" if value < 0.1 else f"$ {value:,.2f}" if value < 1e4 else f"$ {value:,.0f}"
     if unit == "share":
         return f"{value * 100:.1f} %"
     return f"{value:,.0f} {unit}".strip() if value >= 1000 else f"{value:,.4g} {unit}".strip()

@@ -101,7 +101,7 @@ def test_a_plan_is_shown_step_by_step_and_then_by_device() -> None:
         "on this machine (Zen 4):",
         "  step   time  memory  cost",
         "  train  90 s  2.0 GB     -",
-        "   device     n  time  80 % interval    cost      80 % interval  memory  known by  why",
+        "   device     n  time  80 % interval    cost     80 % interval  memory  known by  why",
         ">  xeon-8380  1  60 s   40 s .. 90 s  $ 1.50  $ 1.00 .. $ 2.25       -  fitted",
         "  1 more in --json",
         "settings: tp 2",

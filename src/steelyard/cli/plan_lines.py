@@ -6,6 +6,7 @@ from typing import Any
 
 from ..units import show_bytes, show_number
 from .messages import say
+from .options import OPTIONS
 from .output import table
 
 SHOWN = 12  # plans for people; --json has them all
@@ -141,27 +142,26 @@ def _change_row(plan: dict[str, Any] | None) -> tuple[Any, ...]:
 
 def claim_lines(claims: list[dict[str, Any]]) -> list[str]:
     """One line a claim that the model judges, then the others with their checked verdict."""
-    judged = [c for c in claims if c["figures"]]
-    lines = []
-    for claim in judged:
-        lines.append(f"{say(claim['verdict']):12} {claim['id']}: {claim['claim']}")
+    tail = "_zh" if OPTIONS.language == "zh" else ""
+    lines: list[str] = []
+    for claim in (c for c in claims if c["figures"]):
+        lines.append(f"{claim['id']}: {claim['claim' + tail]}: {say(claim['verdict'])}")
         rows = [
-            (f["what"], f["claimed"], _figure(f), say(f["holds"]) if f["holds"] else "")
+            (
+                f["what" + tail],
+                f["claimed"],
+                _value(f),
+                say(f["provenance"]),
+                say(f["holds"]) if f["holds"] else "",
+            )
             for f in claim["figures"]
         ]
-        lines += table(("", say("claimed"), say("by the model"), ""), rows, indent=4)
-    rest = [(c["id"], c["checked_verdict"]) for c in claims if not c["figures"]]
-    return [
-        *lines,
-        say("not for a plan to judge; checked by their sources:"),
-        *table((say("claim"), say("verdict")), rest),
-    ]
+        lines += table(("", say("claimed"), say("by the model"), say("known by"), ""), rows, indent=4)
+    rest = [(c["id"], c["checked_verdict" + tail]) for c in claims if not c["figures"]]
+    head = say("not for a plan to judge; checked by their sources:")
+    return [*lines, head, *table((say("claim"), say("verdict")), rest)]
 
 
-def _figure(f: dict[str, Any]) -> str:
-    value = show_number(f["value"], f["unit"])
-    return (
-        value
-        if f["low"] == f["high"]
-        else f"{value} ({show_number(f['low'], f['unit'])} .. {show_number(f['high'], f['unit'])})"
-    )
+def _value(f: dict[str, Any]) -> str:
+    value, low, high = (show_number(f[name], f["unit"]) for name in ("value", "low", "high"))
+    return value if low == high else f"{value} ({low} .. {high})"

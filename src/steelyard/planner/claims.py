@@ -39,6 +39,7 @@ class Found:
     """One figure of a claim: what we find, and the range that is claimed (None: for information)."""
 
     what: str
+    what_zh: str
     figure: Figure
     claimed: tuple[float, float] | None = None
 
@@ -48,15 +49,17 @@ class Found:
         if self.claimed is None:
             return None
         low, high = self.claimed
-        if high < self.figure.low or low > self.figure.high:
+        room = 1 + SPOKEN if self.figure.low == self.figure.high else 1.0
+        if high < self.figure.low / room or low > self.figure.high * room:
             return "no"
         nearest = min(max(self.figure.value, low), high)
         return "yes" if abs(nearest / self.figure.value - 1) <= NEAR else "undecided"
 
     def as_json(self) -> dict[str, Any]:
-        """{"what", "claimed", "value", "low", "high", "unit", "provenance", "holds"}."""
+        """{"what", "what_zh", "claimed", "value", "low", "high", "unit", "provenance", "holds"}."""
         return {
             "what": self.what,
+            "what_zh": self.what_zh,
             "claimed": _range(self.claimed, self.figure.unit),
             **self.figure.as_json(),
             "holds": self.holds,
@@ -130,7 +133,7 @@ def _range(claimed: tuple[float, float] | None, unit: str) -> str:
 
 
 def _vendor(value: float, unit: str) -> Figure:
-    return around(value, SPOKEN, unit, "vendor")
+    return Figure(value, value, value, unit, "vendor")
 
 
 def _is(value: float) -> tuple[float, float]:
@@ -196,6 +199,14 @@ def serving_s(bench: Bench, device: Device, what: _Serving, phase: str) -> Figur
     return _figure(float(total(parts)), bench, "serve", kin)
 
 
+def answer_s(bench: Bench, device: Device, what: _Serving) -> Figure:
+    """Seconds of one whole answer: its prefill and all its tokens."""
+    first, each = (serving_s(bench, device, what, phase) for phase in ("prefill", "decode"))
+    wide = first.high / first.value
+    value = first.value + what.output * each.value
+    return Figure(value, value / wide, value * wide, "s", each.provenance)
+
+
 def ratio(over: Figure, under: Figure, kindred: bool) -> Figure:
     """over / under. Errors of unlike devices are taken as independent, those of one family as KINDRED."""
     sides = [np.log(f.high / f.value) for f in (over, under)]
@@ -225,10 +236,15 @@ def gpt3_cores(bench: Bench) -> list[Found]:
     return [
         Found(
             what="share of the arithmetic of 285,000 cores and 10,000 V100 that the cores give",
+            what_zh="在 285,000 个核心与 10,000 块 V100 的总算力中，核心所占份额",
             figure=share,
             claimed=_is(1.0),
         ),
-        Found(what="GPT-3 on 9,984 of the V100 alone", figure=_days(days)),
+        Found(
+            what="GPT-3 on 9,984 of the V100 alone",
+            what_zh="仅用其中 9,984 块 V100 训练 GPT-3",
+            figure=_days(days),
+        ),
     ]
 
 
@@ -239,7 +255,8 @@ def _days(seconds: Figure) -> Figure:
 def gpt3_compute(bench: Bench) -> list[Found]:
     flops = bench.shape("gpt3-175b").train_flops_per_token(GPT3_SEQ) * GPT3_TOKENS
     figure = around(flops / 1e18, 0.05, "EFLOP", "modelled")
-    return [Found(what="6 N D and attention, 300 billion tokens", figure=figure, claimed=_is(0.175))]
+    what, zh = "6 N D and attention, 300 billion tokens", "6ND 加注意力，3000 亿词元"
+    return [Found(what=what, what_zh=zh, figure=figure, claimed=_is(0.175))]
 
 
 def gpt3_cost(bench: Bench) -> list[Found]:
@@ -250,33 +267,41 @@ def gpt3_cost(bench: Bench) -> list[Found]:
         assert device.price_usd_per_h
         usd = token_s * (GPT3_TOKENS * devices * device.price_usd_per_h / 3600)
         what = f"GPT-3 on {devices:,} {name} at {device.price_usd_per_h:g} USD an hour each"
+        zh = f"GPT-3，{devices:,} 块 {name}，每块每小时 {device.price_usd_per_h:g} 美元"
         figure = Figure(usd.value, usd.low, usd.high, "USD", usd.provenance)
-        found.append(Found(what=what, figure=figure, claimed=_is(2.5e6)))
+        found.append(Found(what=what, what_zh=zh, figure=figure, claimed=_is(2.5e6)))
     return found
 
 
 def catalogue_figure(
-    device: str, what: str, of: Callable[[Device], float], unit: str, claimed: float
+    device: str, what: tuple[str, str], of: Callable[[Device], float], unit: str, claimed: float
 ) -> Judge:
-    """A judge of one figure in the catalogue."""
-    return lambda bench: [
-        Found(what=f"{device}: {what}", figure=_vendor(of(bench.device(device)), unit), claimed=_is(claimed))
-    ]
+    """A judge of one figure in the catalogue; `what` in English and Chinese."""
+
+    def judge(bench: Bench) -> list[Found]:
+        names = [f"{device}: {what[0]}", f"{device}：{what[1]}"]
+        figure = _vendor(of(bench.device(device)), unit)
+        return [Found(what=names[0], what_zh=names[1], figure=figure, claimed=_is(claimed))]
+
+    return judge
 
 
 def joined(*judges: Judge) -> Judge:
     return lambda bench: [found for judge in judges for found in judge(bench)]
 
 
-def catalogue_ratio(what: str, of: Callable[[Device], float], claimed: float | None) -> Judge:
+def catalogue_ratio(what: tuple[str, str], of: Callable[[Device], float], claimed: float | None) -> Judge:
     """A judge of Gaudi 3 over Gaudi 2 in one figure of the catalogue."""
 
     def judge(bench: Bench) -> list[Found]:
         value = of(bench.device("gaudi3")) / of(bench.device("gaudi2"))
-        figure = _vendor(value, "times")
-        return [Found(what=what, figure=figure, claimed=_is(claimed) if claimed else None)]
+        wanted = _is(claimed) if claimed else None
+        return [Found(what=what[0], what_zh=what[1], figure=_vendor(value, "times"), claimed=wanted)]
 
     return judge
+
+
+PHASES = {"prefill": "预填充", "decode": "解码"}
 
 
 def gaudi3_by_model(bench: Bench) -> list[Found]:
@@ -286,11 +311,13 @@ def gaudi3_by_model(bench: Bench) -> list[Found]:
         what = _Serving(precision="fp8", bits=8, batch=batch, prompt=1024 if phase == "prefill" else 128)
         figure = _faster(bench, "gaudi3", "gaudi2", what, what, phase)
         name = f"{phase} of Llama 2 7B in FP8" + (f", {batch} at once" if phase == "decode" else "")
-        found.append(Found(what=name, figure=figure, claimed=_is(2.0)))
+        zh = f"Llama 2 7B，FP8，{PHASES[phase]}" + (f"，同时 {batch} 个" if phase == "decode" else "")
+        found.append(Found(what=name, what_zh=zh, figure=figure, claimed=_is(2.0)))
     shape = bench.shape("llama2-7b")
     before, now = (training_s(bench, shape, bench.device(name), 8) for name in ("gaudi2", "gaudi3"))
     step = ratio(before, now, kindred=True)
-    return [*found, Found(what="training Llama 2 7B in BF16 on eight", figure=step, claimed=_is(2.0))]
+    name, zh = "training Llama 2 7B in BF16 on eight", "八块上以 BF16 训练 Llama 2 7B"
+    return [*found, Found(what=name, what_zh=zh, figure=step, claimed=_is(2.0))]
 
 
 def stability(bench: Bench) -> list[Found]:
@@ -303,18 +330,28 @@ def stability(bench: Bench) -> list[Found]:
     hired = _nodes(usd_per_h / h100.price_usd_per_h)
     bought = _nodes(4000 * PURCHASE_USD["gaudi2"] / PURCHASE_USD["h100-sxm"])
     peak = _vendor(4000 * (gaudi.peak_flops("bf16") or 0) / 1e18, "EFLOP/s")
+    cost = Figure(usd.value, usd.low, usd.high, "USD", usd.provenance)
+    price = gaudi.price_usd_per_h
     found = [
-        Found(what="BF16 peak of 4,000 Gaudi2", figure=peak),
-        Found(what="GPT-3 (300 billion tokens) on them", figure=_days(seconds * (1 / DAY_S))),
+        Found(what="BF16 peak of 4,000 Gaudi2", what_zh="4,000 块 Gaudi2 的 BF16 峰值", figure=peak),
         Found(
-            what=f"its cost at {gaudi.price_usd_per_h:g} USD an hour each",
-            figure=Figure(usd.value, usd.low, usd.high, "USD", usd.provenance),
+            what="GPT-3 (300 billion tokens) on them",
+            what_zh="在其上训练 GPT-3（3000 亿词元）",
+            figure=_days(seconds * (1 / DAY_S)),
+        ),
+        Found(
+            what=f"its cost at {price:g} USD an hour each",
+            what_zh=f"其费用，每块每小时 {price:g} 美元",
+            figure=cost,
         ),
     ]
-    for words, devices in (("the same money an hour", hired), ("the same money to buy the cards", bought)):
+    for words, zh, devices in (
+        ("the same money an hour", "每小时花费相同", hired),
+        ("the same money to buy the cards", "购卡花费相同", bought),
+    ):
         days = training_s(bench, shape, h100, devices) * (GPT3_TOKENS / DAY_S)
-        what = f"GPT-3 on {devices:,} H100, {words}"
-        found.append(Found(what=what, figure=_days(days)))
+        what, zh = f"GPT-3 on {devices:,} H100, {words}", f"用 {devices:,} 块 H100 训练 GPT-3，{zh}"
+        found.append(Found(what=what, what_zh=zh, figure=_days(days)))
     return found
 
 
@@ -332,20 +369,28 @@ def mlperf(bench: Bench) -> list[Found]:
         value, low, high = (1 / (s * devices) for s in (one.value, one.high, one.low))
         figure = Figure(value, low, high, "tokens/s", one.provenance)
         what = f"MLPerf {version}, {devices:,} Gaudi2, {precision.upper()}: tokens/s a device"
-        found.append(Found(what=what, figure=figure, claimed=_is(measured)))
+        zh = f"MLPerf {version}，{devices:,} 块 Gaudi2，{precision.upper()}：每块每秒词元数"
+        found.append(Found(what=what, what_zh=zh, figure=figure, claimed=_is(measured)))
     return found
 
 
 def amx(bench: Bench) -> list[Found]:
-    """Xeon 8480+ with AMX against Xeon 8380: FP32 there and BF16 here, then INT8 on both."""
+    """Xeon 8480+ with AMX against Xeon 8380: FP32 there and BF16 here, then INT8 on both; a whole answer."""
     fp32, bf16 = _Serving("qwen1.5-7b", "f32", 32), _Serving("qwen1.5-7b", "bf16", 16)
     int8 = _Serving("qwen1.5-7b", "int8", 8)
-    found = []
-    for phase in ("prefill", "decode"):
-        for words, now, before in (("BF16 against FP32", bf16, fp32), ("INT8 against INT8", int8, int8)):
-            figure = _faster(bench, "xeon-8480plus", "xeon-8380", now, before, phase)
-            what = f"Qwen 7B, {phase}, {words} on the 3rd generation"
-            found.append(Found(what=what, figure=figure, claimed=_is(3.0)))
+    new, old, found = bench.device("xeon-8480plus"), bench.device("xeon-8380"), []
+    for words, words_zh, now, before in (
+        ("BF16 against FP32", "BF16 对 FP32", bf16, fp32),
+        ("INT8 against INT8", "INT8 对 INT8", int8, int8),
+    ):
+        figure = ratio(answer_s(bench, old, before), answer_s(bench, new, now), kindred=True)
+        what = f"Qwen 7B, an answer of 128 tokens to 512, {words} on the 3rd generation"
+        told = f"Qwen 7B，512 词元提示、128 词元回答，第四代对第三代，{words_zh}"
+        found.append(Found(what=what, what_zh=told, figure=figure, claimed=_is(3.0)))
+        for phase, phase_zh in PHASES.items():
+            figure = _faster(bench, new.id, old.id, now, before, phase)
+            what, told = f"its {phase} alone, {words}", f"仅{phase_zh}，{words_zh}"
+            found.append(Found(what=what, what_zh=told, figure=figure))
     return found
 
 
@@ -357,7 +402,8 @@ def emerald(bench: Bench) -> list[Found]:
             what = _Serving(precision=precision, bits=bits)
             figure = _faster(bench, "xeon-8592plus", "xeon-8480plus", what, what, phase)
             name = f"Llama 2 7B, {phase}, {precision.upper()}"
-            found.append(Found(what=name, figure=figure, claimed=(2.0, 3.0)))
+            zh = f"Llama 2 7B，{PHASES[phase]}，{precision.upper()}"
+            found.append(Found(what=name, what_zh=zh, figure=figure, claimed=(2.0, 3.0)))
     return found
 
 
@@ -371,7 +417,8 @@ def cheaper(bench: Bench) -> list[Found]:
             assert cpu.price_usd_per_h and gpu.price_usd_per_h
             figure = ratio(slow, fast, kindred=False) * (cpu.price_usd_per_h / gpu.price_usd_per_h)
             what = f"cost on Xeon 8480+ over {name}: Llama 2 7B, {phase}, one user"
-            found.append(Found(what=what, figure=figure, claimed=(1.0, inf)))
+            zh = f"Xeon 8480+ 的费用比 {name}：Llama 2 7B，{PHASES[phase]}，单用户"
+            found.append(Found(what=what, what_zh=zh, figure=figure, claimed=(1.0, inf)))
     return found
 
 
@@ -391,34 +438,37 @@ JUDGES: dict[str, Judge] = {
     "gpt3-cores": gpt3_cores,
     "gpt3-compute": gpt3_compute,
     "gpt3-cost": gpt3_cost,
-    "gaudi2-mem": catalogue_figure("gaudi2", "memory", GB, "GB", 96),
-    "gaudi2-bw": catalogue_figure("gaudi2", "memory bandwidth", GB_PER_S, "GB/s", 2400),
+    "gaudi2-mem": catalogue_figure("gaudi2", ("memory", "内存"), GB, "GB", 96),
+    "gaudi2-bw": catalogue_figure("gaudi2", ("memory bandwidth", "内存带宽"), GB_PER_S, "GB/s", 2400),
     "gaudi2-ports": joined(
-        catalogue_figure("gaudi2", "ports of 100 Gb/s in all", PORTS, "ports", 21),
-        catalogue_figure("gaudi2", "to its seven peers, one direction", IN_BOX_GBIT, "Gb/s", 2100),
+        catalogue_figure("gaudi2", ("ports of 100 Gb/s in all", "100 Gb/s 端口总数"), PORTS, "ports", 21),
+        catalogue_figure(
+            "gaudi2", ("to its seven peers, one direction", "到七个同伴，单向"), IN_BOX_GBIT, "Gb/s", 2100
+        ),
     ),
-    "gaudi2-process": catalogue_figure("gaudi2", "process", NM, "nm", 7),
-    "gaudi2-l2": catalogue_figure("gaudi2", "SRAM on the die", CACHE_MB, "MB", 48),
+    "gaudi2-process": catalogue_figure("gaudi2", ("process", "工艺"), NM, "nm", 7),
+    "gaudi2-l2": catalogue_figure("gaudi2", ("SRAM on the die", "片上 SRAM"), CACHE_MB, "MB", 48),
     "max-l2": joined(
-        catalogue_figure("max-1550", "L2", CACHE_MB, "MB", 408),
-        catalogue_figure("max-1100", "L2", CACHE_MB, "MB", 408),
+        catalogue_figure("max-1550", ("L2", "L2"), CACHE_MB, "MB", 408),
+        catalogue_figure("max-1100", ("L2", "L2"), CACHE_MB, "MB", 408),
     ),
     "max-hbm": joined(
-        catalogue_figure("max-1550", "memory", GB, "GB", 128),
-        catalogue_figure("max-1100", "memory", GB, "GB", 128),
+        catalogue_figure("max-1550", ("memory", "内存"), GB, "GB", 128),
+        catalogue_figure("max-1100", ("memory", "内存"), GB, "GB", 128),
     ),
-    "gaudi3-process": catalogue_figure("gaudi3", "process", NM, "nm", 5),
+    "gaudi3-process": catalogue_figure("gaudi3", ("process", "工艺"), NM, "nm", 5),
     "gaudi3-compute": joined(
-        catalogue_ratio("FP8 peak", _peak("fp8"), 2.0),
-        catalogue_ratio("BF16 peak", _peak("bf16"), 2.0),
+        catalogue_ratio(("FP8 peak", "FP8 峰值"), _peak("fp8"), 2.0),
+        catalogue_ratio(("BF16 peak", "BF16 峰值"), _peak("bf16"), 2.0),
         gaudi3_by_model,
     ),
     "gaudi3-net": joined(
-        catalogue_ratio("links inside a node", IN_BOX_GBIT, 1.5),
-        catalogue_ratio("links between nodes", OUT_GBIT, 1.5),
+        catalogue_ratio(("links inside a node", "节点内链路"), IN_BOX_GBIT, 1.5),
+        catalogue_ratio(("links between nodes", "节点间链路"), OUT_GBIT, 1.5),
     ),
     "gaudi3-hbm": joined(
-        catalogue_ratio("capacity", GB, 1.5), catalogue_ratio("bandwidth, for information", GB_PER_S, None)
+        catalogue_ratio(("capacity", "容量"), GB, 1.5),
+        catalogue_ratio(("bandwidth, for information", "带宽，供参考"), GB_PER_S, None),
     ),
     "stability-4000": stability,
     "gaudi2-mlperf": mlperf,
