@@ -13,7 +13,7 @@ from ..errors import Refused, Where, WrongUse
 from ..units import parse_bytes, parse_s, show_number
 from .messages import say
 from .options import OPTIONS
-from .output import result
+from .output import note, result
 from .plan_lines import claim_lines, device_lines, explain_lines, what_if_lines
 from .recipes import DEFAULT, load, no_settings
 
@@ -386,6 +386,9 @@ def _of_recipe(flags: SimpleNamespace) -> _Answer:
             objective="energy" if flags.energy else "cost",
             watch=watch,
         )
+    if not flags.device and not any(p.device == "this-machine" for p in plans.plans):
+        command = f"steelyard up {path} --until plan"
+        note(say("this machine was not measured yet and is left out; {command} measures it", command=command))
     return _Answer(request, plans, Constants.from_json(published_constants()), catalogue(), path)
 
 

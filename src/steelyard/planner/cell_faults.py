@@ -5,10 +5,9 @@ Not here: rows that are well formed and cannot be predicted (results.py refuses 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-
-from . import inference_rows, training_rows
 
 SIZES = (
     "params_b", "layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "weight_bits", "kv_bits", "devices",
@@ -18,7 +17,14 @@ SIZES = (
 # Without these columns a setting would be guessed; a cell may be empty, and `framework`, `value` and
 # what tells where a row is from may be missing.
 COLUMNS = ("id", "phase", "model", *SIZES, "precision", "device", "recompute", "zero_stage", "metric", "unit")
-UNITS = frozenset((training_rows.METRICS | inference_rows.METRICS).values())
+# Times, shares, and rates of tokens, samples, requests or operations, of all devices or of one.
+UNIT = re.compile(
+    r"(us|ms|s|sec|seconds|milliseconds|min|h)(/(token|step|request))?|fraction|share|percent|%"
+    r"|((tok|token|tokens|samples?|sequences?|seqs?|req|reqs|requests?|queries|[tp]?flops?|tflop)"
+    r"((/|_per_| per )(s|sec|second))?((/|_per_| per )(device|gpu|card|chip|accelerator|socket|user))?)",
+    re.IGNORECASE,
+)
+UNITS = "tokens/s, tokens/s/device, TFLOPS/device, samples/s, s, ms or fraction"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +44,8 @@ def cell_faults(rows: Sequence[Mapping[str, str]]) -> list[CellFault]:
 
 def _of_row(place: int, row: Mapping[str, str]) -> Iterator[CellFault]:
     unit = (row.get("unit") or "").strip()
-    if unit not in UNITS:
-        known = ", ".join(sorted(UNITS))
-        yield CellFault(place, "unit", f"the unit {unit!r} is not known", f"one of {known}")
+    if unit and not UNIT.fullmatch(unit):
+        yield CellFault(place, "unit", f"the unit {unit!r} is not known", f"one of {UNITS}")
     for name in SIZES:
         cell = (row.get(name) or "").strip()
         if cell and not _is_size(cell):

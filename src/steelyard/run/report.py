@@ -14,6 +14,7 @@ from ..artefact import write_durably as write
 from ..units import show_bytes, show_number, show_s
 from .frontier import Attempt
 from .outcome import Outcome
+from .plan_chart import plan_part
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 640, 220, 46, 24
 SHOWN = {"wall_s": "s", "peak_rss_bytes": "bytes", "step_s": "s", "ttft_s": "s", "tpot_s": "s"}
@@ -61,6 +62,7 @@ def render(outcome: Outcome, told: dict[str, Any]) -> str:
         outcome=outcome,
         told=told,
         comparisons=comparisons(outcome),
+        plan=plan_part(outcome.plan["plans"]) if outcome.plan.get("plans") else None,
         frontier=[frontier_row(attempt) for attempt in outcome.frontier],
         curve=loss_chart(told.get("curve", [])),
         bars=score_chart(outcome.scores),

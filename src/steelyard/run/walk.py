@@ -107,7 +107,7 @@ class Walk:
         self.begun = time.monotonic()
         self.earlier = Earlier()
         records = [StepRecord(step, predicted=predicted(ready, step)) for step in STEP_NAMES]
-        plan = {k: ready.document[k] for k in ("name", "machine", "hash")} | {"devices": ready.plans.shown()}
+        plan = {k: ready.document[k] for k in ("name", "machine", "hash")} | {"plans": ready.plans.as_json()}
         self.outcome = Outcome(ready.id, str(ready.workdir.folder), records, plan=plan)
         self.outcome.frontier = frontier_of(ready)
 
