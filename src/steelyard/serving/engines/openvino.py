@@ -19,10 +19,12 @@ import orjson
 from .openvino_batch import BLOCK_TOKENS, Batch
 from .openvino_grammar import Grammars, load_tokenizer, structured
 from .openvino_lora import adapter_config
+from .openvino_pages import handed_back
 from .openvino_speculation import draft, speculation
 from .protocol import EngineSettings, Event, GenRequest, Scores, kv_bytes_per_token, kv_precision, read_form
 
 SCORE_CHUNK = 128  # tokens: their logits are 25 MB at a vocabulary of 49k
+WEIGHTS = "openvino_model.bin"
 UNLOAD_AFTER_S = 60.0  # the scorer keeps a second copy of the prepared weights
 ADAPTER_CACHE = 0.25  # of the base's bytes, for each adapter on top: at least one request of full length
 
@@ -158,9 +160,14 @@ def properties(form: dict[str, Any], settings: EngineSettings) -> dict[str, Any]
 
 
 def _pipeline(folder: Path, tokenizer: Any | None, scheduler: Any, properties: dict[str, Any]) -> Any:
-    if tokenizer is None:
-        return genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", properties)
-    return genai.ContinuousBatchingPipeline(str(folder), tokenizer, scheduler, "CPU", **properties)
+    """Ready for its first request: the library lays the weights out anew when the first token is made."""
+    more = [tokenizer] if tokenizer is not None else []
+    with handed_back(folder / WEIGHTS):
+        pipeline = genai.ContinuousBatchingPipeline(str(folder), *more, scheduler, "CPU", **properties)
+        config = genai.GenerationConfig(max_new_tokens=1, ignore_eos=True, apply_chat_template=False)
+        draft(config, 0)
+        pipeline.generate([ov.Tensor(np.zeros((1, 1), np.int64))], [config])
+    return pipeline
 
 
 def _config_of(folder: Path) -> dict[str, Any]:
@@ -206,8 +213,10 @@ class _Scorer:
     """The same IR in the plain runtime, one sequence at a time, its state carried over chunks."""
 
     def __init__(self, folder: Path, properties: dict[str, Any]) -> None:
-        model = ov.Core().compile_model(str(folder / "openvino_model.xml"), "CPU", properties)
-        self.request = model.create_infer_request()
+        with handed_back(folder / WEIGHTS):
+            model = ov.Core().compile_model(str(folder / "openvino_model.xml"), "CPU", properties)
+            self.request = model.create_infer_request()
+            self._logits([0], 0, 1)  # only now are the weights laid out
 
     def score(self, ids: list[int], top: int) -> Scores:
         """Scores of ids[1:], the first id has nothing before it."""
