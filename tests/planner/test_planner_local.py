@@ -259,7 +259,14 @@ def limited(machine=MACHINE, **goal):
 def test_a_job_within_its_limits_goes_on():
     plans = limited(budget=Money(amount=5), deadline_s=86400.0)
     assert len(plans.plans) == len(catalogue()) and plans.plans[0].steps
-    assert [s["step"] for s in plans.plans[0].steps] == ["clean", "train", "compress", "gate", "serve"]
+    assert [s["step"] for s in plans.plans[0].steps] == [
+        "clean",
+        "prepare",
+        "train",
+        "compress",
+        "gate",
+        "serve",
+    ]
     assert plans.shown()[0]["device"] == plans.plans[0].device
 
 

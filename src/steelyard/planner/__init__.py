@@ -1,30 +1,43 @@
 """Time, memory, price and energy of a job before it runs. Pure: values in, values out, numpy alone."""
 
+from .cell_faults import COLUMNS, CellFault, cell_faults
+from .claims import Checked, check_claims
 from .constants import Constants
 from .facts import DataFacts, Fill
 from .fill import fill, learning_rate
-from .fitting import fit, leave_sources_out
+from .fitting import fit, fit_logs, leave_sources_out
 from .forms import form_order, loss_source, nominal_speed, quality_loss, stored_bytes
 from .local import Local, check_limits, explain, learnt, predict
+from .plans import Plan, Plans, explain_plan, within_limits
+from .request import Owned, Request
 from .results import Prediction, Scores, predict_results, score_results
-from .search import Plan, Plans, Request, plan, within_limits
+from .search import plan, what_if, why_not
 from .shapes import named_shape, shape_of
+from .stack import serving_rows, spread_rows, with_stack
 from .whole import plan_recipe, request_of
 
 __all__ = [
+    "COLUMNS",
+    "CellFault",
+    "Checked",
     "Constants",
     "DataFacts",
     "Fill",
     "Local",
+    "Owned",
     "Plan",
     "Plans",
     "Prediction",
     "Request",
     "Scores",
+    "cell_faults",
+    "check_claims",
     "check_limits",
     "explain",
+    "explain_plan",
     "fill",
     "fit",
+    "fit_logs",
     "form_order",
     "learning_rate",
     "learnt",
@@ -39,7 +52,12 @@ __all__ = [
     "quality_loss",
     "request_of",
     "score_results",
+    "serving_rows",
     "shape_of",
+    "spread_rows",
     "stored_bytes",
+    "what_if",
+    "why_not",
+    "with_stack",
     "within_limits",
 ]

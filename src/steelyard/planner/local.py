@@ -32,7 +32,7 @@ from .local_serve import (
 from .local_train import Packed, packed, sizes_of, train_rates, trained_params
 from .local_train import memory_terms as train_memory_terms
 from .local_train import step_terms as train_step_terms
-from .search import Plans
+from .plans import Plans
 
 MODEL_VERSION = 1  # raise it when raw predictions change: older ledger rows then teach nothing
 UNITS = {

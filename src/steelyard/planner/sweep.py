@@ -3,7 +3,8 @@
 A layer's time depends on few settings (tensor, context and expert split, micro-batch, recomputation), so it
 is taken once on that small grid in float64. It is then broadcast over (p, v) and over (ZeRO, offload, d,
 global batch) in float32 blocks of at most BLOCK elements, which stay in the second-level cache (planner.md
-section 10). A candidate is one element: step time, memory, cost and its rank among the best KEPT are all taken of it.
+section 10). A candidate is one element: step time, memory, cost and its rank among the best KEPT are all
+taken of it.
 
 Not here: which axes a request has and which plan is taken (train_search.py).
 """
@@ -57,6 +58,7 @@ class Job:
     max_devices: int
     wall_s: Callable[[Array, Array, Array], Array]
     deadline_s: float = float("inf")
+    frozen_params: float = 0.0  # of a reference or teacher model, held in 16 bits beside the trained one
 
 
 @dataclass(slots=True)
@@ -78,7 +80,7 @@ def sweep(job: Job, axes: Axes) -> Swept:
     """Evaluate every combination of the axes."""
     found, small = Swept(), _small(job)
     for block in _blocks(axes, job):
-        _take(found, block, _evaluated(block, small), job)
+        _take(found, block, _evaluated(block, job, small), job)
     return found
 
 
@@ -88,7 +90,7 @@ def exact(job: Job, settings: Mapping[str, np.ndarray]) -> dict[str, Any]:
     devices = columns["t"] * columns["c"] * columns["p"] * columns["d"]
     setup = TrainSetup(devices=devices, **columns, **job.fixed)
     parts = train_step_s(job.sizes, setup, job.hardware, job.constant)
-    memory = train_memory_parts(job.sizes, setup)
+    memory = memory_parts(job, job.sizes, setup)
     step_s = total(parts)
     return {
         "devices": devices,
@@ -98,6 +100,16 @@ def exact(job: Job, settings: Mapping[str, np.ndarray]) -> dict[str, Any]:
         "step_s": step_s,
         "wall_s": job.wall_s(step_s, devices, columns["global_batch"]),
     }
+
+
+def memory_parts(job: Job, sizes: Sizes, setup: TrainSetup) -> dict[str, Array]:
+    """Bytes of the trained model's parts, and of the frozen one beside it, split alike."""
+    parts = train_memory_parts(sizes, setup)
+    if not job.frozen_params:
+        return parts
+    sharded = np.equal(setup.zero, 3).astype(np.asarray(setup.zero).dtype)
+    over = setup.t * setup.p * (1 + sharded * (setup.d - 1))
+    return parts | {"frozen": 2.0 * job.frozen_params / over}
 
 
 # ------------------------------------------------------------------ blocks
@@ -165,7 +177,7 @@ def _narrow(thing: Any) -> dict[str, Any]:
     return {f.name: np.float32(getattr(thing, f.name)) for f in fields(thing)}
 
 
-def _evaluated(block: _Block, small: tuple[Any, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _evaluated(block: _Block, job: Job, small: tuple[Any, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Seconds of a step and bytes of a device, [rows, stages, tails]."""
     sizes, hardware, constant, fixed = small
     t, c, e = (block.split[i].reshape(1, 1, 1) for i in range(3))
@@ -178,7 +190,7 @@ def _evaluated(block: _Block, small: tuple[Any, ...]) -> tuple[np.ndarray, np.nd
     )  # fmt: skip
     layer, head = (x.reshape(-1, 1, 1) for x in (block.layer, block.head))
     step = _sum(step_of(layer, head, sizes, setup, hardware, constant))
-    return step, _sum(train_memory_parts(sizes, setup))
+    return step, _sum(memory_parts(job, sizes, setup))
 
 
 def _sum(parts: Mapping[str, Array]) -> np.ndarray:

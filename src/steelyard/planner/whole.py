@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from steelyard.hardware import Devices
-from steelyard.recipe import Recipe
+from steelyard.recipe import Goal, Recipe
+from steelyard.recipe import Owned as RecipeOwned
 from steelyard.shape import Shape
 from steelyard.units import Figure, weakest
 
@@ -14,7 +16,9 @@ from .constants import Constants
 from .facts import DataFacts, Fill
 from .local import Local
 from .local_train import packed
-from .search import Plan, Plans, Request, plan, within_limits
+from .plans import Plan, Plans, within_limits
+from .request import Owned, Request
+from .search import plan
 
 SERVED_TOKENS = 1e6  # what a service is weighed by where nothing is trained
 
@@ -27,13 +31,15 @@ def plan_recipe(
     devices: Devices,
     constants: Constants | Mapping[str, Any],
     local: Local | None = None,
+    asked: Mapping[str, Any] | None = None,
 ) -> Plans:
-    """One plan a device for the whole recipe, its steps on that device. Limits are the recipe's.
+    """One plan a device for the whole recipe, its dearest step on that device. Limits are the recipe's.
 
-    With `local` this machine is ranked among them as the device "this-machine".
+    With `local` this machine is ranked among them as the device "this-machine". `asked` are fields of the
+    request that go before the recipe's: {"objective": "energy"}.
     """
     known = constants if isinstance(constants, Constants) else Constants.from_json(constants)
-    request = request_of(recipe, filled, shape, facts)
+    request = replace(request_of(recipe, filled, shape, facts), **(asked or {}))
     here = (
         [within_limits(this_machine(filled, local), request.budget_usd, request.deadline_s)] if local else []
     )
@@ -74,9 +80,9 @@ def this_machine(filled: Fill, local: Local) -> Plan:
 
 
 def request_of(recipe: Recipe, filled: Fill, shape: Shape, facts: DataFacts) -> Request:
-    """The recipe as a request: tokens of all stages, the gate's tokens, the load, the limits."""
+    """The recipe as a request: tokens of all stages and of the gate, the load, the limits, what is owned."""
     stages, load, goal = filled.settings["train"], filled.settings["serve"]["load"], recipe.goal
-    runs = [packed(facts, s) for s in stages]
+    runs, resources = [packed(facts, s) for s in stages], recipe.resources
     return Request(
         shape=shape,
         name=recipe.model,
@@ -87,11 +93,41 @@ def request_of(recipe: Recipe, filled: Fill, shape: Shape, facts: DataFacts) -> 
         users=load["users"],
         prompt_tokens=load["prompt_tokens"],
         output_tokens=load["output_tokens"],
+        arrival_per_s=goal.load.arrival_per_s if goal.load else None,
+        burstiness=goal.load.burstiness if goal.load else 1.0,
+        slo=slo_of(goal),
         budget_usd=goal.budget.usd if goal.budget else None,
         deadline_s=goal.deadline_s,
+        memory_limit_bytes=resources.memory_bytes,
+        power_limit_w=resources.power_w,
+        providers=resources.providers,
+        trust=recipe.trust.level,
+        own=tuple(owned_of(o) for o in resources.own),
+        own_terms=resources.terms,
         data_bytes=float(facts.bytes),
         eval_tokens=2.5
         * min(facts.held_out, recipe.gate.rows * max(1, len(facts.abilities)))
         * facts.mean_length,
         recipe=recipe.name,
     )
+
+
+def owned_of(own: RecipeOwned) -> Owned:
+    """One entry of `resources.own`, in dollars."""
+    return Owned(
+        device=own.device,
+        hosts=own.hosts,
+        sockets=own.sockets or 0,
+        per_host=own.per_host or 0,
+        price_usd_per_h=own.price_per_h.usd if own.price_per_h else None,
+        purchase_usd=own.price.usd if own.price else None,
+    )
+
+
+def slo_of(goal: Goal) -> dict[str, float]:
+    """The strictest percentile of the goal's latencies, and the limits of that percentile or below."""
+    percents = {p: float(p.lstrip("p")) for p in (*goal.ttft_s, *goal.tpot_s)}
+    if not percents:
+        return {}
+    limits = {name: min(by.values()) for name, by in (("ttft_s", goal.ttft_s), ("tpot_s", goal.tpot_s)) if by}
+    return limits | {"percentile": max(percents.values())}

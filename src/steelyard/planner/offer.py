@@ -1,0 +1,79 @@
+"""What there is of a device: how many, at which price an hour, from whom, and why it may not be used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from steelyard.hardware import Device
+
+from .cost import owned_of, power_w, price_usd_per_h, provider_of
+from .request import Request
+from .sizes import USABLE_MEMORY, Hardware, hardware_of
+
+LONE_DEVICES = 8  # of a card without links or network of its own: one host's slots
+PRECISIONS_16 = ("bf16", "fp16")  # what a model trains in unless asked otherwise, the first that there is
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """One device as this request can have it."""
+
+    device: Device
+    usd_per_h: float | None  # one device
+    provider: str
+    most: int
+    per_host: int
+    owned: bool
+    refused: str | None = None  # why it may not be used
+
+    def hardware(self, precision: str) -> Hardware | None:
+        """Its rates, in the hosts that there are."""
+        found = hardware_of(self.device, precision)
+        return found and replace(found, node=float(min(self.per_host, int(found.node))))
+
+
+def offer_of(request: Request, device: Device) -> Offer:
+    """Number, price and owner of a device; the request's names of own devices are catalogue ids by now."""
+    own = owned_of(request, device)
+    linked = device.scaleout_bytes_per_s or device.scaleup_devices > 1
+    most = sum(o.devices for o in own) or (request.max_devices if linked else LONE_DEVICES)
+    return Offer(
+        device=device,
+        usd_per_h=price_usd_per_h(request, device),
+        provider="own" if own else provider_of(device),
+        most=min(most, request.max_devices),
+        per_host=max((o.each for o in own), default=max(1, device.scaleup_devices)),
+        owned=bool(own),
+        refused=_refused(request, device, bool(own)),
+    )
+
+
+def _refused(request: Request, device: Device, owned: bool) -> str | None:
+    if request.trust == "sealed" and device.confidential == "none":
+        return "has no confidential mode, which a sealed job needs"
+    if request.own and not owned:
+        return "is not among your own hardware (resources.own)"
+    if request.providers and not owned and provider_of(device) not in request.providers:
+        return f"no list price of {' or '.join(request.providers)} is known"
+    return None
+
+
+def room_bytes(request: Request, device: Device) -> float:
+    """Bytes that a job may take of one device."""
+    usable = device.memory_bytes * USABLE_MEMORY
+    return min(usable, request.memory_limit_bytes or usable)
+
+
+def draws_w(device: Device, devices: int) -> float | None:
+    """Power of so many devices at work, building included."""
+    one = power_w(device)
+    return None if one is None else one * devices
+
+
+def computes_in(device: Device, precision: str) -> bool:
+    """Whether a device has units for a precision of its own, rather than a wider one's."""
+    wider = {"fp8": "bf16", "fp4": "fp8", "tf32": "f32", "bf16": "f32", "fp16": "f32"}.get(precision)
+    peak = device.peak_flops(precision)
+    if not peak or wider is None:
+        return bool(peak)
+    return peak > (device.peak_flops(wider) or 0.0)

@@ -1,0 +1,287 @@
+"""A recipe's steps as stages of a fleet: cleaning, data preparation, training, compression, gate, service.
+
+Each is timed on every pool that may do it, then placed (fleet.py). Training stands on the plan's own device;
+the others go where they are cheapest within the limits, transfers counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import ceil
+from typing import Any
+
+from steelyard.hardware import Device
+from steelyard.units import Figure
+
+from .constants import Constants, groups, values
+from .cost import power_w
+from .fleet import Option, Placement, Pool, Stage, anchored
+from .inference import ServeSetup, serve_s
+from .offer import Offer, draws_w, room_bytes
+from .plans import Plan, within_limits
+from .request import Request
+from .serve_search import SERVE_STACK, search_serving
+from .sizes import RUNTIME_BYTES, Sizes, total
+
+# Bytes a core and second. Cleaning: half of the 8 MB/s of `bench/clean.py` on two cores. Tokenising: the
+# Rust tokenizers at one thread, 1 to 2 MB/s (the comparison in the readme of tiktoken 0.2).
+CLEAN_BYTES_PER_CORE_S = 4e6
+TOKENISE_BYTES_PER_CORE_S = 1.5e6
+DECODE_BYTES_PER_CORE_S = 25e6  # compressed JPEG: 110 kB in 4 to 5 ms with libjpeg-turbo; modelled
+# Cores of libjpeg-turbo that one media engine replaces. nvJPEG on a V100 does twice an 18-core Xeon 6140; the
+# five decoders of an A100 four to eight times the V100 (NVIDIA, on the A100's JPEG decoder): 29 to 58.
+ENGINE_CORES = 29.0
+HOST_CORES = 12.0  # of the host, for one accelerator: 14 in a DGX H100, 9.5 in a Gaudi 2 server, 6 in a p4d
+CORES_TOGETHER = 0.7  # of their sum that all cores of a socket reach; modelled
+LOAD_BYTES_PER_S = 2e9  # of an NVMe disk
+START_S = 10.0  # a Python process with its libraries
+GATE_BATCH = 8.0
+COUNTS = (1, 2, 4, 8)  # devices that a step of data may take
+TRAIN = "train"
+
+
+def with_steps(
+    request: Request, offers: Sequence[Offer], plans: Sequence[Plan], constants: Constants
+) -> list[Plan]:
+    """Each plan with its steps, the dearest on its own device; plans that cannot be have none."""
+    pools = [_pool(offer) for offer in offers]
+    hosts = [i for i, o in enumerate(offers) if o.usd_per_h is not None and not o.refused]
+    usable = [i for i in hosts if request.objective == "cost" or power_w(offers[i].device)]
+    stages = [_stage(name, request, offers, usable, plans, constants) for name in step_names(request)]
+    at = next(i for i, stage in enumerate(stages) if stage.name == _main(request))
+    able = all(s.options for s in stages)
+    placed = anchored(stages, at, pools, request.deadline_s, request.budget_usd) if able else {}
+    return [_whole(request, offers, i, plans[i], placed.get(i), constants, stages) for i in range(len(plans))]
+
+
+def step_names(request: Request) -> tuple[str, ...]:
+    """The steps of the recipe, in order."""
+    if request.serves:
+        return ("gate", "serve")
+    return ("clean", "prepare", TRAIN, "compress", "gate", "serve")
+
+
+def _main(request: Request) -> str:
+    return "serve" if request.serves else TRAIN
+
+
+def _pool(offer: Offer) -> Pool:
+    return Pool(
+        name=offer.device.id, site=offer.provider or offer.device.vendor, usd_per_h=offer.usd_per_h or 0.0
+    )
+
+
+def _whole(
+    request: Request,
+    offers: Sequence[Offer],
+    at: int,
+    p: Plan,
+    placed: Placement | None,
+    constants: Constants,
+    stages: Sequence[Stage],
+) -> Plan:
+    """The plan of a device over all steps: placed, or all on itself where it has no price."""
+    if p.time_s is None:
+        return replace(p, steps=())
+    if placed is None:
+        options = [_alone(name, request, offers[at], at, p, constants) for name in step_names(request)]
+        if any(o is None for o in options):
+            return replace(p, steps=())
+        kept = [o for o in options if o is not None]
+        transfers: tuple[tuple[float, float], ...] = ((0.0, 0.0),) * len(kept)
+    else:
+        kept, transfers = list(placed.options), placed.transfers
+    return _with_all(request, offers, at, p, kept, transfers)
+
+
+def _alone(
+    name: str, request: Request, offer: Offer, at: int, p: Plan, constants: Constants
+) -> Option | None:
+    options = _options(name, request, offer, at, p, constants)
+    return min(options, key=lambda o: o.time_s, default=None)
+
+
+def _with_all(
+    request: Request,
+    offers: Sequence[Offer],
+    at: int,
+    p: Plan,
+    options: Sequence[Option],
+    transfers: Sequence[tuple[float, float]],
+) -> Plan:
+    assert p.time_s is not None
+    names = step_names(request)
+    steps = [_told(name, offers[o.pool], o, t) for name, o, t in zip(names, options, transfers, strict=True)]
+    seconds = sum(s["time_s"] + s["transfer_s"] for s in steps)
+    parts = dict(p.parts) if TRAIN in names else {}
+    parts |= {s["step"]: s["time_s"] for s in steps if s["step"] != TRAIN}
+    parts |= {"transfer": sum(s["transfer_s"] for s in steps)}
+    factor = seconds / p.time_s.value
+    time_s = replace(p.time_s * factor, value=seconds)
+    priced = all(s["cost_usd"] is not None for s in steps)
+    dollars = sum((s["cost_usd"] or 0.0) + s["transfer_usd"] for s in steps)
+    costs = {s["step"]: s["cost_usd"] for s in steps} | {"transfer": sum(s["transfer_usd"] for s in steps)}
+    drawn = [s["energy_kwh"] for s in steps]
+    energy = None if any(e is None for e in drawn) else _energy(sum(drawn), time_s)
+    made = replace(
+        p,
+        time_s=time_s,
+        cost_usd=replace(time_s, unit="USD") * (dollars / seconds) if priced else None,
+        energy_kwh=energy,
+        parts=parts,
+        costs=costs if priced else {},
+        steps=tuple(steps),
+        **_unlimited(p),
+    )
+    draws = [w for o in options if (w := draws_w(offers[o.pool].device, o.devices))]
+    power = (max(draws), request.power_limit_w) if request.power_limit_w and draws else None
+    return within_limits(made, request.budget_usd, request.deadline_s, power)
+
+
+def _unlimited(p: Plan) -> dict[str, Any]:
+    """Without the marks that limits of the whole left on its training alone."""
+    own = {k: v for k, v in p.shortfalls.items() if k not in ("deadline", "budget", "power")}
+    if p.fits or own:
+        return {}
+    return {"fits": True, "why_not": None, "shortfalls": {}}
+
+
+def _energy(kwh: float, time_s: Figure) -> Figure:
+    return replace(time_s, unit="kWh", provenance="modelled") * (kwh / time_s.value)
+
+
+def _told(name: str, offer: Offer, option: Option, moved: tuple[float, float]) -> dict[str, Any]:
+    watts = power_w(offer.device)
+    return {
+        "step": name,
+        "hosts": max(1, ceil(option.devices / offer.per_host)),
+        "device": offer.device.id,
+        "devices": option.devices,
+        "time_s": option.time_s,
+        "cost_usd": option.cost_usd if offer.usd_per_h is not None else None,
+        "transfer_s": moved[0],
+        "transfer_usd": moved[1],
+        "energy_kwh": None if watts is None else option.time_s * watts * option.devices / 3.6e6,
+        "provider": offer.provider or None,
+        **option.told,
+    }
+
+
+# ------------------------------------------------------------------ one step on one pool
+
+
+def _stage(
+    name: str,
+    request: Request,
+    offers: Sequence[Offer],
+    usable: Sequence[int],
+    plans: Sequence[Plan],
+    constants: Constants,
+) -> Stage:
+    options = [
+        option for i in usable for option in _options(name, request, offers[i], i, plans[i], constants)
+    ]
+    weights = 2.0 * request.shape.params
+    left = {"clean": request.data_bytes, "prepare": request.data_bytes, "serve": 0.0}
+    return Stage(name=name, options=tuple(options), bytes_out=left.get(name, weights))
+
+
+def _options(
+    name: str, request: Request, offer: Offer, at: int, p: Plan, constants: Constants
+) -> list[Option]:
+    """The ways to do a step on a device."""
+    if name == TRAIN or name == _main(request):
+        return _main_options(request, offer, at, p, constants)
+    if name in ("clean", "prepare"):
+        return [
+            _option(request, offer, at, n, _data_s(name, request, offer.device, n))
+            for n in COUNTS
+            if n <= offer.most
+        ]
+    if name == "serve":
+        return _serving(request, offer, at, constants)
+    copies = _gate_devices(request, offer)
+    if copies is None:
+        return []
+    load_s = START_S + 2.0 * 2.0 * request.shape.params / LOAD_BYTES_PER_S  # read, and written again
+    if name == "compress":
+        return [_option(request, offer, at, copies, load_s)]
+    token_s = _token_s(request, offer, constants, copies)
+    return (
+        []
+        if token_s is None
+        else [_option(request, offer, at, copies, load_s + request.eval_tokens * token_s)]
+    )
+
+
+def _option(request: Request, offer: Offer, at: int, devices: int, seconds: float, **told: Any) -> Option:
+    usd = seconds * devices * (offer.usd_per_h or 0.0) / 3600
+    kwh = seconds * devices * (power_w(offer.device) or 0.0) / 3.6e6
+    weight = kwh if request.objective == "energy" else usd
+    return Option(pool=at, devices=devices, time_s=seconds, cost_usd=usd, weight=weight, told=told)
+
+
+def _main_options(request: Request, offer: Offer, at: int, p: Plan, constants: Constants) -> list[Option]:
+    if request.serves:
+        return _serving(request, offer, at, constants)
+    if p.time_s is None or (not p.fits and set(p.shortfalls) - {"deadline", "budget", "power"}):
+        return []
+    return [_option(request, offer, at, p.devices, p.time_s.value)]
+
+
+def _data_s(name: str, request: Request, device: Device, devices: int) -> float:
+    """Cleaning, or tokenising and decoding, on the host's cores and on media engines where there are any."""
+    cores = devices * (device.cores or HOST_CORES) * CORES_TOGETHER
+    if name == "clean":
+        return START_S / 2 + request.data_bytes / (CLEAN_BYTES_PER_CORE_S * cores)
+    decoding = cores + devices * media_engines(device) * ENGINE_CORES
+    text = request.data_bytes / (TOKENISE_BYTES_PER_CORE_S * cores)
+    return START_S / 2 + text + request.media_bytes / (DECODE_BYTES_PER_CORE_S * decoding)
+
+
+def media_engines(device: Device) -> float:
+    """Hardware decoders of images and video on one device."""
+    return float(getattr(device, "media_engines", 0) or 0)
+
+
+def _gate_devices(request: Request, offer: Offer) -> int | None:
+    """Devices that hold the model in 16 bits; None where a host's do not."""
+    need = 2.0 * request.shape.params * 1.1
+    room = room_bytes(request, offer.device) - RUNTIME_BYTES
+    if room <= 0:
+        return None
+    count = 2 ** max(0, ceil(need / room) - 1).bit_length()
+    return count if count <= min(offer.most, max(offer.per_host, 1)) else None
+
+
+def _token_s(request: Request, offer: Offer, constants: Constants, devices: int) -> float | None:
+    """Seconds an answer's token takes when several are asked at once."""
+    hardware = offer.hardware("bf16")
+    if hardware is None:
+        return None
+    constant = values(constants, "serve", groups(offer.device, SERVE_STACK[offer.device.kind]))
+    asked = ServeSetup(
+        t=float(devices), batch=GATE_BATCH, prompt=request.prompt_tokens, output=request.output_tokens
+    )
+    told = serve_s(Sizes.of(request.shape, request.prompt_tokens), asked, hardware, constant)
+    return float(total(told["decode"])) / GATE_BATCH
+
+
+def _serving(request: Request, offer: Offer, at: int, constants: Constants) -> list[Option]:
+    """The service that holds the load and its SLO: loading counts, its hours weigh in the choice."""
+    asked = replace(
+        request, job="serve", budget_usd=None, deadline_s=None, batch_scoring=False, objective="cost"
+    )
+    found = search_serving(asked, offer, constants, fine=False).plan
+    if not found.fits or found.time_s is None:
+        return []
+    load_s = START_S + 2.0 * request.shape.params / LOAD_BYTES_PER_S
+    told = {name: found.settings[name] for name in ("ttft_s", "tpot_s", "output_tok_s", "replicas", "tp")}
+    hourly = found.devices * (offer.usd_per_h or 0.0)
+    option = _option(
+        request, offer, at, found.devices, load_s, usd_per_h=hourly if offer.usd_per_h else None, **told
+    )
+    watts = (power_w(offer.device) or 0.0) * found.devices
+    a_hour = watts / 1000 if request.objective == "energy" else hourly
+    return [replace(option, weight=option.weight + request.service_h * a_hour)]

@@ -1,0 +1,400 @@
+"""The settings that train a model on one device: their axes, the sweep, and the plan of the one taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import ceil, exp, log2
+from typing import Any
+
+import numpy as np
+
+from steelyard.units import Figure, show_bytes
+
+from .constants import Constants, groups, values
+from .cost import STORAGE_USD_PER_BYTE_H, checkpoint_every_s, energy_kwh, goodput, lost_parts
+from .footprint import lora_params
+from .offer import PRECISIONS_16, Offer, computes_in, draws_w, room_bytes
+from .plans import Plan, within_limits
+from .request import Request
+from .sizes import Array, Hardware, Sizes
+from .sweep import SETTINGS, Axes, Job, Swept, exact, sweep
+
+PATIENCE_S = 90 * 86400.0  # without a deadline: a plan that takes longer is none
+RECOMPUTE = {0: "none", 1: "selective", 2: "full"}
+LOW = ("fp8", "fp4")
+NF4_BITS = 4.127  # a weight of QLoRA with its twice quantised scales (Dettmers et al. 2023, arXiv 2305.14314)
+FINE_TUNE_TOKENS = 2**16  # a step, where the recipe says nothing
+KEPT_CHECKPOINTS = 2
+TRADEOFFS = 8  # other numbers of devices that a plan names
+LORA_RANK = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A device's plan and the counts of its search."""
+
+    plan: Plan
+    considered: int = 0
+    divide: int = 0
+    fit: int = 0
+
+
+def search_training(request: Request, offer: Offer, constants: Constants, fine: bool = True) -> Found:
+    """The cheapest settings in time; where none is within the limits, those that break them least."""
+    found = [
+        _at_precision(request, offer, precision, constants, fine)
+        for precision in precisions_of(request, offer)
+    ]
+    if not found:
+        return Found(no_plan(offer, _no_units(request)))
+    best = min(found, key=lambda f: _order(f.plan))
+    counts = (sum(getattr(f, name) for f in found) for name in ("considered", "divide", "fit"))
+    return Found(best.plan, *counts)
+
+
+def _no_units(request: Request) -> str:
+    if request.precisions:
+        return f"has no units for {' or '.join(request.precisions)}"
+    return "no peak of its matrix units was ever published"
+
+
+def _order(p: Plan) -> tuple[bool, float, float]:
+    spent = p.cost_usd or p.energy_kwh or p.time_s
+    return not p.fits, max(p.shortfalls.values(), default=0.0), spent.value if spent else float("inf")
+
+
+def precisions_of(request: Request, offer: Offer) -> list[str]:
+    """Those asked for that the device computes in; else 16 bits, else what it has."""
+    device = offer.device
+    if request.precisions:
+        return [p for p in request.precisions if computes_in(device, p)]
+    return [p for p in (*PRECISIONS_16, "tf32", "f32") if computes_in(device, p)][:1]
+
+
+def lower_bound_device_s(request: Request, offer: Offer, constants: Constants) -> float:
+    """Device-seconds below which no setting gets: the products' FLOPs at the kernels' share of the peak.
+
+    2 operations a weight and token forward, twice that backward, once with adapters alone (Kaplan et al.
+    2020); attention, traffic, bubbles and memory only add to it.
+    """
+    rates = [h for p in precisions_of(request, offer) if (h := offer.hardware(p))]
+    if not rates:
+        return float("inf")
+    constant = values(constants, "train", groups(offer.device))
+    peak = max(max(h.peak, h.peak16) * h.matrix_share for h in rates)
+    passes = (3.0 if request.finetuning_type == "full" else 2.0) + _extra_forward(request)
+    sizes = Sizes.of(request.shape, request.seq_len)
+    return request.tokens * 2.0 * sizes.active * passes / (peak * constant["train.efficiency"])
+
+
+def _at_precision(request: Request, offer: Offer, precision: str, constants: Constants, fine: bool) -> Found:
+    hardware = offer.hardware(precision)
+    assert hardware is not None
+    job = job_of(request, offer, hardware, precision, constants)
+    swept = sweep(job, axes_of(request, offer, hardware, fine))
+    if not fine and not swept.best:
+        return _at_precision(request, offer, precision, constants, True)
+    counts = (swept.considered, swept.divide, swept.fit)
+    if not swept.fit:
+        return Found(_too_large(offer, swept, job.room), *counts)
+    plan = _plan_of(request, offer, job, swept, precision, constants, fine)
+    return Found(plan, *counts)
+
+
+# ------------------------------------------------------------------ what is searched
+
+
+def job_of(request: Request, offer: Offer, hardware: Hardware, precision: str, constants: Constants) -> Job:
+    """What all candidates share on this device."""
+    lora = request.finetuning_type != "full"
+    params, per_host, tokens = _written_params(request), offer.per_host, request.tokens / request.seq_len
+
+    def wall_s(step_s: Array, devices: Array, global_batch: Array) -> Array:
+        steps = tokens / global_batch
+        return step_s * (steps / goodput(devices, params, per_host, request.spot and not offer.owned))
+
+    return Job(
+        sizes=Sizes.of(request.shape, request.seq_len),
+        hardware=hardware,
+        constant=values(constants, "train", groups(offer.device)),
+        fixed={
+            "seq_len": float(request.seq_len),
+            "lora": float(lora),
+            "weight_bits": NF4_BITS if request.finetuning_type == "qlora" else 16.0,
+            "extra_forward": _extra_forward(request),
+            "low_precision": float(precision in LOW),
+        },
+        room=room_bytes(request, offer.device),
+        max_devices=_most_devices(request, offer),
+        wall_s=wall_s,
+        deadline_s=request.deadline_s or PATIENCE_S,
+        frozen_params=_frozen_params(request),
+    )
+
+
+def _extra_forward(request: Request) -> float:
+    """Forwards of a reference (DPO) or a teacher, in forwards of the trained model."""
+    if request.job == "distil" and request.teacher_params:
+        return request.teacher_params / request.shape.active_params
+    return 1.0 if request.job in ("prefer", "distil") else 0.0
+
+
+def _frozen_params(request: Request) -> float:
+    """Weights held beside the trained ones; with adapters the base itself is the reference."""
+    if request.job == "distil":
+        return request.teacher_params or float(request.shape.params)
+    return (
+        float(request.shape.params) if request.job == "prefer" and request.finetuning_type == "full" else 0.0
+    )
+
+
+def _written_params(request: Request) -> float:
+    """Weights with optimiser state in a checkpoint."""
+    full = request.finetuning_type == "full"
+    return float(request.shape.params if full else lora_params(request.shape, LORA_RANK))
+
+
+def _most_devices(request: Request, offer: Offer) -> int:
+    one = draws_w(offer.device, 1)
+    if not request.power_limit_w or not one:
+        return offer.most
+    return max(1, min(offer.most, int(request.power_limit_w / one)))
+
+
+def batches_of(request: Request) -> tuple[int, ...]:
+    """Sequences an optimiser step: as asked; else 64 ki tokens to fine-tune; to pre-train what a model of
+    that size took, or half of it: 0.5 M tokens at 125 M weights, 3.2 M at 175 B (Brown et al. 2020, table
+    2.1).
+    """
+    if request.global_batch:
+        return (request.global_batch,)
+    if request.job in ("sft", "prefer", "distil"):
+        return (_power(FINE_TUNE_TOKENS / request.seq_len),)
+    tokens = 5e5 * (request.shape.active_params / 125e6) ** 0.256
+    middle = _power(tokens / request.seq_len)
+    return tuple(sorted({max(1, middle // 2), middle}))
+
+
+def _power(value: float) -> int:
+    return max(1, 2 ** round(log2(max(1.0, value))))
+
+
+def axes_of(request: Request, offer: Offer, hardware: Hardware, fine: bool) -> Axes:
+    """The values of each setting; `fine=False` is a grid of an eighth for devices that cannot win."""
+    shape, batches = request.shape, batches_of(request)
+    most = _most_devices(request, offer)
+    t = tuple(i for i in _powers(min(hardware.node, 16, most)) if shape.heads % i == 0)
+    c = tuple(i for i in _powers(min(16, most)) if i == 1 or request.seq_len / i >= 2048)
+    e = tuple(i for i in _powers(min(64, most)) if shape.experts and shape.experts % i == 0) or (1,)
+    p = tuple(i for i in range(1, min(64, most) + 1) if shape.layers % i == 0)
+    micro = tuple(i for i in _powers(16) if any(b % i == 0 for b in batches))
+    d = sorted({i * k for i in _powers(most) for k in (1, 3) if any(b % (i * k) == 0 for b in batches)})
+    full = request.finetuning_type == "full"
+    if fine:
+        return Axes(
+            t=t, c=c, e=e, micro_batch=micro, recompute=(0, 1, 2), sp=(0, 1), p=p, v=(1, 2, 4, 8),
+            zero=(0, 1, 2, 3), offload=(0, 1) if full else (0,), d=tuple(d), global_batch=batches,
+        )  # fmt: skip
+    return Axes(
+        t=t, c=c[:2], e=e[::3], micro_batch=micro[:4], recompute=(0, 2), sp=(1,),
+        p=tuple(i for i in p if i & (i - 1) == 0 and i <= 16), v=(1,), zero=(1, 3), d=tuple(d),
+        global_batch=batches[-2:],
+    )  # fmt: skip
+
+
+def _powers(most: float) -> list[int]:
+    return [2**i for i in range(15) if 2**i <= most]
+
+
+# ------------------------------------------------------------------ the one that is taken
+
+
+def _plan_of(
+    request: Request, offer: Offer, job: Job, swept: Swept, precision: str, constants: Constants, fine: bool
+) -> Plan:
+    candidates, others = _finalists(request, offer, job, swept, fine)
+    told = exact(job, candidates)
+    at = _choose(request, offer, job, told)
+    chosen = {k: int(v[at]) for k, v in candidates.items()}
+    devices, wall = int(told["devices"][at]), float(told["wall_s"][at])
+    steps = request.tokens / (chosen["global_batch"] * request.seq_len)
+    busy = {k: float(np.broadcast_to(v, told["step_s"].shape)[at]) * steps for k, v in told["parts"].items()}
+    spot = request.spot and not offer.owned
+    written = _written_params(request)
+    parts = busy | lost_parts(sum(busy.values()), devices, written, offer.per_host, spot)
+    wide = exp(constants.spread("train", groups(offer.device)))
+    time_s = Figure(wall, wall / wide, wall * wide, "s", constants.provenance)
+    settings = _settings(request, chosen, precision, steps) | {
+        "checkpoint_every_s": round(checkpoint_every_s(devices, written, offer.per_host, spot)),
+        "grid": "fine" if fine else "coarse",
+    }
+    memory = {k: float(np.broadcast_to(v, told["step_s"].shape)[at]) for k, v in told["memory_parts"].items()}
+    made = Plan(
+        device=offer.device.id,
+        devices=devices,
+        settings=settings,
+        time_s=time_s,
+        cost_usd=None,
+        energy_kwh=energy_kwh(offer.device, devices, time_s, parts),
+        memory_bytes_per_device=memory_figure(sum(memory.values())),
+        fits=True,
+        why_not=None,
+        parts=parts,
+        bytes=memory,
+        provider=offer.provider or None,
+        tradeoffs=others,
+    )
+    return within_limits(
+        priced(made, offer, written * 14.0 * KEPT_CHECKPOINTS),
+        request.budget_usd,
+        request.deadline_s,
+        power_of(request, offer, devices),
+    )
+
+
+def power_of(request: Request, offer: Offer, devices: int) -> tuple[float, float] | None:
+    """Watts drawn and allowed, where there is a limit."""
+    drawn = draws_w(offer.device, devices)
+    return (drawn, request.power_limit_w) if request.power_limit_w and drawn else None
+
+
+def _finalists(
+    request: Request, offer: Offer, job: Job, swept: Swept, fine: bool
+) -> tuple[dict[str, np.ndarray], tuple[Mapping[str, float], ...]]:
+    """Settings of the candidates worth a second look, and the trade-off of time against number of devices.
+
+    The best KEPT where some are in time, else the cell that breaks the limits least, with all its rows.
+    """
+    devices = np.concatenate([c[0] for c in swept.cells]).astype(float)
+    wall = np.concatenate([c[1] for c in swept.cells]).astype(float)
+    others = _tradeoffs(offer, devices, wall) if fine else ()
+    if swept.best:
+        return swept.best, others
+    where = {k: np.concatenate([c[2][k] for c in swept.cells]) for k in swept.cells[0][2]}
+    at = int(np.argmin(_shortfall(request, offer, wall, devices, job)))
+    fitting = {k: v[at : at + 1] for k, v in where.items()}
+    candidates = expanded(fitting, axes_of(request, offer, job.hardware, fine))
+    told = exact(job, candidates)
+    keep = (told["memory"] <= job.room) & _even(candidates)
+    return {k: v[keep] for k, v in candidates.items()}, others
+
+
+def _even(columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    rounds = columns["global_batch"] / (columns["d"] * columns["micro_batch"])
+    whole = (rounds % 1 == 0) & ((columns["zero"] != 2) | (columns["p"] == 1))
+    return whole & ((columns["v"] == 1) | (rounds % columns["p"] == 0))
+
+
+def expanded(cells: Mapping[str, np.ndarray], axes: Axes) -> dict[str, np.ndarray]:
+    """Every row and scheme of the given cells, as flat columns."""
+    inner = ("micro_batch", "recompute", "sp", "zero", "offload")
+    grid = np.meshgrid(*(np.array(getattr(axes, k), float) for k in inner), indexing="ij")
+    count, size = len(cells["t"]), grid[0].size
+    made = {k: np.tile(g.ravel(), count) for k, g in zip(inner, grid, strict=True)}
+    made |= {k: np.repeat(v.astype(float), size) for k, v in cells.items()}
+    return {k: made[k] for k in SETTINGS}
+
+
+def _shortfall(request: Request, offer: Offer, wall: np.ndarray, devices: np.ndarray, job: Job) -> np.ndarray:
+    """By which factor the worst limit is missed."""
+    worst = wall / job.deadline_s
+    if request.budget_usd is not None and offer.usd_per_h:
+        worst = np.maximum(worst, wall * devices * offer.usd_per_h / 3600 / max(request.budget_usd, 1e-9))
+    return worst
+
+
+def _choose(request: Request, offer: Offer, job: Job, told: Mapping[str, Any]) -> int:
+    """The cheapest that is in time and in its bytes; where there is none, the nearest to the limits."""
+    wall, devices = told["wall_s"], told["devices"]
+    worst = _shortfall(request, offer, wall, devices, job)
+    spent = wall * devices
+    if np.all(worst > 1):
+        return int(np.argmin(worst))
+    return int(np.lexsort((wall, np.where(worst <= 1, spent, np.inf)))[0])
+
+
+def _tradeoffs(offer: Offer, devices: np.ndarray, wall: np.ndarray) -> tuple[Mapping[str, float], ...]:
+    """For each number of devices the fastest, as far as more devices are faster: cost against time."""
+    kept: list[Mapping[str, float]] = []
+    order = np.lexsort((wall, wall * devices))
+    fastest = np.inf
+    for i in order[np.concatenate([[True], np.minimum.accumulate(wall[order])[:-1] > wall[order][1:]])]:
+        if wall[i] < fastest * 0.95:
+            fastest = wall[i]
+            kept.append(_tradeoff(offer, float(devices[i]), float(wall[i])))
+    return tuple(kept[:TRADEOFFS])
+
+
+def _tradeoff(offer: Offer, devices: float, wall: float) -> dict[str, float]:
+    price = {"cost_usd": wall * devices * offer.usd_per_h / 3600} if offer.usd_per_h else {}
+    return {"devices": devices, "time_s": wall} | price
+
+
+def _settings(request: Request, chosen: Mapping[str, int], precision: str, steps: float) -> dict[str, Any]:
+    return {
+        "tp": chosen["t"],
+        "pp": chosen["p"],
+        "virtual_stages": chosen["v"],
+        "cp": chosen["c"],
+        "ep": chosen["e"],
+        "dp": chosen["d"],
+        "sequence_parallel": bool(chosen["sp"]) and chosen["t"] > 1,
+        "micro_batch": chosen["micro_batch"],
+        "global_batch": chosen["global_batch"],
+        "zero": chosen["zero"] if chosen["d"] * chosen["c"] > 1 else 0,
+        "offload": bool(chosen["offload"]),
+        "recompute": RECOMPUTE[chosen["recompute"]],
+        "precision": precision,
+        "finetuning_type": request.finetuning_type,
+        "seq_len": request.seq_len,
+        "steps": ceil(steps),
+    }
+
+
+def priced(p: Plan, offer: Offer, stored_bytes: float = 0.0) -> Plan:
+    """The plan with its cost: devices by the hour, and what it stores meanwhile; None without a price."""
+    if offer.usd_per_h is None or p.time_s is None:
+        return p
+    hours = p.time_s.value / 3600
+    costs = {"devices": offer.usd_per_h * p.devices * hours}
+    if not offer.owned:
+        costs["storage"] = stored_bytes * STORAGE_USD_PER_BYTE_H * hours
+    value = sum(costs.values())
+    return replace(p, cost_usd=replace(p.time_s, unit="USD") * (value / p.time_s.value), costs=costs)
+
+
+def memory_figure(need: float) -> Figure:
+    """Bytes with the interval of what allocators add."""
+    return Figure(need, need * 0.85, need * 1.18, "bytes", "modelled")
+
+
+def no_plan(offer: Offer, why: str, shortfalls: Mapping[str, float] | None = None, need: float = 0.0) -> Plan:
+    """An entry for a device that cannot do it."""
+    return Plan(
+        device=offer.device.id,
+        devices=1,
+        settings={},
+        time_s=None,
+        cost_usd=None,
+        energy_kwh=None,
+        memory_bytes_per_device=memory_figure(need) if need else None,
+        fits=False,
+        why_not=why,
+        shortfalls=shortfalls or {},
+        provider=offer.provider or None,
+    )
+
+
+def _too_large(offer: Offer, swept: Swept, room: float) -> Plan:
+    need = swept.least_bytes
+    if need == float("inf"):
+        return no_plan(offer, "no split of layers, heads and batch divides on it")
+    return no_plan(offer, needs_more(need, room, " even when split"), {"memory": need / room}, need)
+
+
+def needs_more(need: float, room: float, how: str = "") -> str:
+    """ "needs 14 % more memory even when split (92 GB a device)"."""
+    more = need / room - 1
+    told = f"{more * 100:.0f} % more memory" if more < 1 else f"{need / room:.1f} times its memory"
+    return f"needs {told}{how} ({show_bytes(need)} a device)"
