@@ -30,19 +30,20 @@ def score_results(path: Path, predictions: Path | None, calibrate: Path | None) 
     from ..planner import Constants, score_results
 
     _check_there(path)
-    lines, rows = zip(*numbered(path, NEEDED), strict=True) if path.stat().st_size else ((), ())
+    found = numbered(path, NEEDED)
+    lines, rows = [line for line, _ in found], [row for _, row in found]
     constants = Constants.from_json(published_constants())
     if calibrate:
         constants = _calibrated(constants, calibrate)
     scores = score_results(rows, catalogue(), named_models(), constants)
     if predictions:
-        found = {"predictions": [prediction.as_json() for prediction in scores.predictions]}
-        predictions.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
+        written = {"predictions": [prediction.as_json() for prediction in scores.predictions]}
+        predictions.write_text(json.dumps(written, ensure_ascii=False), encoding="utf-8")
     _check_cells(path, lines, rows)
     told = scores.as_json()
-    worst = worst_rows(rows, scores.predictions)
+    told["worst"] = described(told["worst"], rows, scores.predictions)
     document = {"schema": "steelyard.validate_results/1", "predictions": str(predictions or "")} | told
-    result(document | {"worst": worst}, *score_lines(told, worst))
+    result(document, *score_lines(told))
 
 
 def _check_there(path: Path) -> None:
@@ -51,7 +52,7 @@ def _check_there(path: Path) -> None:
         raise WrongUse("results.missing", f"there is no file {path}", where=where, hint=hint)
 
 
-def _check_cells(path: Path, lines: Any, rows: Any) -> None:
+def _check_cells(path: Path, lines: list[int], rows: list[dict[str, str]]) -> None:
     """Raises WrongUse for the first cell that no reader may guess at; predictions are written by then."""
     from ..planner import cell_faults
 
@@ -76,31 +77,18 @@ def _calibrated(constants: Any, path: Path) -> Any:
     return with_stack(constants, rows, catalogue(), named_models())
 
 
-def worst_rows(rows: Any, predictions: Any) -> list[dict[str, Any]]:
-    """The rows farthest off, by the logarithm of predicted over measured."""
-    from math import log
-
-    pairs = [
-        (r, p) for r, p in zip(rows, predictions, strict=True) if p.value and (r.get("value") or "").strip()
-    ]
-    told = [
-        {
-            "id": r["id"],
-            "model": r["model"],
-            "device": r["device"],
-            "devices": r["devices"],
-            "measured": float(r["value"]),
-            "predicted": p.value,
-            "ratio": p.value / float(r["value"]),
-            "unit": r["unit"],
-        }
-        for r, p in pairs
-        if float(r["value"]) > 0
-    ]
-    return sorted(told, key=lambda row: -abs(log(row["ratio"])))[:WORST]
+def described(worst: list[dict[str, Any]], rows: Any, predictions: Any) -> list[dict[str, Any]]:
+    """The rows farthest off, with what they are of: {"id", "model", "measured", "predicted", "parts"}."""
+    known = {r["id"]: (r, p) for r, p in zip(rows, predictions, strict=True)}
+    told = []
+    for entry in worst:
+        row, prediction = known[entry["id"]]
+        same = {name: row[name] for name in ("model", "device", "devices", "metric", "unit")}
+        told.append(entry | same | {"measured": float(row["value"]), "predicted": prediction.value})
+    return told
 
 
-def score_lines(told: dict[str, Any], worst: list[dict[str, Any]]) -> list[str]:
+def score_lines(told: dict[str, Any]) -> list[str]:
     """How many could be predicted, the table by phase and family, the worst rows, what was refused."""
     groups = {n: g for n, g in told["groups"].items() if OPTIONS.verbose or not n.startswith("source/")}
     lines = [
@@ -108,24 +96,19 @@ def score_lines(told: dict[str, Any], worst: list[dict[str, Any]]) -> list[str]:
     ]
     headline = say("{predicted} of {rows} rows predicted", predicted=told["predicted"], rows=told["rows"])
     out = [headline, *table([say("rows of"), *COLUMNS], lines)] if groups else [headline]
-    if worst:
-        rows = [
-            (
-                w["id"],
-                w["model"],
-                f"{w['devices']} x {w['device']}",
-                w["measured"],
-                w["predicted"],
-                f"{w['ratio']:.2f}",
-            )
-            for w in worst
-        ]
-        head = ("id", say("model"), say("device"), say("measured"), say("predicted"), "x")
-        out += [say("farthest off:"), *table(head, rows)]
+    if told["worst"]:
+        head = ("id", say("model"), say("device"), say("measured"), say("predicted"), "x", say("mostly"))
+        out += [say("farthest off:"), *table(head, [_worst_row(w) for w in told["worst"]])]
     refused = sorted(told.get("refused", {}).items(), key=lambda kv: -kv[1])
     if refused:
         out += [say("not predicted:"), *table((say("rows"), say("why")), [(n, why) for why, n in refused])]
     return out
+
+
+def _worst_row(w: dict[str, Any]) -> tuple[Any, ...]:
+    part = max(w["parts"], key=w["parts"].__getitem__) if w.get("parts") else ""
+    what = f"{w['devices']} x {w['device']}"
+    return (w["id"], w["model"], what, w["measured"], w["predicted"], f"{w['ratio']:.2f}", part)
 
 
 def _cell(value: float | None, unit: str) -> str:

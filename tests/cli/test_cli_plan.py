@@ -1,0 +1,351 @@
+"""plan, hardware and validate as a user types them; the planner's own figures are tested in its room."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steelyard.cli import options
+from steelyard.cli.main import run as command
+
+GOLDEN = Path(__file__).with_name("golden_plan_document.json")
+JOB = ("plan", "--model", "llama3-8b", "--tokens", "1e8", "--device", "gaudi2", "--device", "h100-sxm")
+
+
+@pytest.fixture
+def told(capsys, monkeypatch, tmp_path):
+    """One command line in this process: exit code, and the document or the two streams."""
+    monkeypatch.chdir(tmp_path)
+    for name, folder in (("STEELYARD_CACHE", "cache"), ("XDG_STATE_HOME", "state"), ("HOME", "home")):
+        monkeypatch.setenv(name, str(tmp_path / folder))
+    monkeypatch.setenv("STEELYARD_LANG", "en")
+
+    def run(*words: str, as_json: bool = True) -> tuple[int, Any]:
+        monkeypatch.setattr(options.OPTIONS, "settings", [])
+        monkeypatch.setattr(options.OPTIONS, "quiet", False)
+        code = command([*words, *(["--json"] if as_json else [])])
+        out, err = capsys.readouterr()
+        return code, json.loads(out) if as_json else (out, err)
+
+    return run
+
+
+def form_of(value: Any) -> Any:
+    """Keys and kinds of a document: what scripts rely on, whatever the figures are."""
+    if isinstance(value, dict):
+        return {key: form_of(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [form_of(value[0])] if value else []
+    return (
+        "number" if isinstance(value, int | float) and not isinstance(value, bool) else type(value).__name__
+    )
+
+
+def test_the_document_keeps_its_form(told) -> None:
+    code, document = told(*JOB, "--explain")
+    best = document["plans"][document["best"]]
+    for name in ("settings", "parts", "bytes", "costs"):  # open tables: names with a number or a word each
+        assert best[name] and all(isinstance(key, str) for key in best[name])
+        best[name] = {}
+    form = form_of(document | {"plans": [best], "request": {}})
+    assert code == 0 and form == json.loads(GOLDEN.read_text())
+
+
+def test_every_flag_arrives(told) -> None:
+    _, document = told(
+        *("plan", "--model", "llama3-8b", "--job", "serve", "--tokens", "1e6", "--device", "h100-sxm"),
+        *(
+            "--arrival-rate",
+            "90/min",
+            "--burstiness",
+            "4",
+            "--prompt-tokens",
+            "700",
+            "--output-tokens",
+            "200",
+        ),
+        *("--ttft", "800ms", "--tpot", "60ms", "--percentile", "95", "--budget", "9000 JPY at 0.0067"),
+        *(
+            "--deadline",
+            "8h",
+            "--memory",
+            "64GB",
+            "--power",
+            "20kW",
+            "--provider",
+            "aws",
+            "--trust",
+            "sealed",
+        ),
+        *("--energy",),
+    )
+    asked = document["request"]
+    assert (asked["job"], asked["arrival_per_s"], asked["burstiness"]) == ("serve", 1.5, 4.0)
+    assert asked["slo"] == {"ttft_s": 0.8, "tpot_s": 0.06, "percentile": 95.0}
+    assert asked["budget_usd"] == pytest.approx(60.3) and asked["deadline_s"] == 28800
+    assert (asked["memory_limit_bytes"], asked["power_limit_w"]) == (64e9, 20e3)
+    assert (asked["providers"], asked["trust"], asked["objective"]) == (["aws"], "sealed", "energy")
+    assert (asked["prompt_tokens"], asked["output_tokens"]) == (700, 200)
+
+
+def test_a_model_by_its_sizes_is_the_model_by_its_name(told, tmp_path) -> None:
+    sizes = ("--layers", "32", "--hidden", "4096", "--heads", "32", "--kv-heads", "8", "--ffn", "14336")
+    _, by_sizes = told("plan", *sizes, "--vocab", "128256", "--tokens", "1e8", "--device", "gaudi2")
+    _, by_name = told(*JOB[:-2])
+    assert by_sizes["request"]["params"] == pytest.approx(by_name["request"]["params"], rel=0.01)
+    config = {"num_hidden_layers": 32, "hidden_size": 4096, "num_attention_heads": 32, "vocab_size": 128256}
+    config |= {"num_key_value_heads": 8, "intermediate_size": 14336, "model_type": "llama"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for model in ("config.json", "."):
+        _, by_file = told("plan", "--model", model, "--tokens", "1e8", "--device", "gaudi2")
+        assert by_file["request"]["params"] == by_sizes["request"]["params"]
+
+
+def test_experts_are_counted_once_and_used_by_few(told) -> None:
+    sizes = ("--layers", "32", "--hidden", "4096", "--heads", "32", "--kv-heads", "8", "--ffn", "14336")
+    more = ("--experts", "8", "--experts-per-token", "2", "--device", "h100-sxm")
+    _, document = told("plan", *sizes, *more, "--tokens", "1e7")
+    assert document["request"]["params"] == pytest.approx(46.7e9, rel=0.01)  # Mixtral 8x7B
+
+
+@pytest.mark.parametrize(
+    ("text", "usd"), [("50", 50), ("50 USD", 50), ("300 CNY", 300 / 7.189), ("100 GBP at 1.28", 128)]
+)
+def test_a_budget_in_any_currency(told, text: str, usd: float) -> None:
+    _, document = told(*JOB, "--budget", text)
+    assert document["request"]["budget_usd"] == pytest.approx(usd)
+
+
+@pytest.mark.parametrize(
+    ("limit", "name"), [(("--budget", "0.01"), "budget"), (("--deadline", "2s"), "deadline")]
+)
+def test_what_cannot_be_met_names_the_tightest_limit_and_the_nearest_plan(told, limit, name: str) -> None:
+    code, document = told(*JOB, *limit)
+    assert code == 3 and document["best"] is None
+    assert document["error"]["code"] == "plan.no_fit" and document["error"]["where"]["field"] == name
+    assert document["tightest"]["limit"] == name and document["tightest"]["needed_over_allowed"] > 1
+    near = document["plans"][document["nearest"]]
+    assert near["device"] in document["error"]["why"] and not near["fits"]
+    code, (out, err) = told(*JOB, *limit, as_json=False)
+    assert code == 3 and out.startswith("no device fits; the nearest:") and name in err
+
+
+def test_explain_sums_to_the_whole(told) -> None:
+    _, document = told(*JOB, "--explain")
+    best, rows = document["plans"][document["best"]], document["explain"]
+    seconds = sum(row["value"] for row in rows if row["of"] == "time")
+    assert seconds == pytest.approx(best["time_s"]["value"], rel=1e-6)
+    held = sum(row["value"] for row in rows if row["of"] == "memory")
+    assert held == pytest.approx(best["memory_bytes_per_device"]["value"], rel=1e-6)
+    assert {row["of"] for row in rows} >= {"time", "memory"}
+
+
+def test_why_not_and_what_if(told) -> None:
+    _, document = told(*JOB, "--why-not", "Gaudi-2", "--what-if", "price.gaudi2=1000")
+    assert set(document["why_not"]) == {"gaudi2"} and document["why_not"]["gaudi2"]
+    changed = document["what_if"]
+    assert changed["changes"] == {"price.gaudi2": 1000.0}
+    assert changed["before"]["device"] == "gaudi2" and changed["after"]["device"] == "h100-sxm"
+
+
+def test_the_table_for_people(told) -> None:
+    code, (out, _) = told(*JOB, "--explain", "--what-if", "price.h100-sxm=x0.1", as_json=False)
+    lines = out.splitlines()
+    assert code == 0 and lines[1].startswith(">") and lines[-1].startswith("next: steelyard")
+    assert "80 % interval" in lines[0] and " .. " in lines[1]
+    assert "where each second, byte and dollar goes:" in lines
+    _, (chinese, _) = told(*JOB, "--lang", "zh", as_json=False)
+    assert "80 % 区间" in chinese and "下一步" in chinese.splitlines()[-1]
+
+
+def test_claims(told) -> None:
+    code, document = told("plan", "--claims")
+    verdicts = {claim["id"]: claim["verdict"] for claim in document["claims"]}
+    assert code == 0 and len(verdicts) >= 34 and verdicts["gpt3-compute"] == "does not hold"
+    _, (out, _) = told("plan", "--claims", as_json=False)
+    assert "gaudi3-hbm" in out and "not for a plan to judge" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message", "hint"),
+    [
+        (("--model", "lama3-8b"), "model.unknown", "lama3-8b", "llama3-8b"),
+        (("--model", "llama3-8b", "--device", "gadi2"), "device.unknown", "gadi2", "gaudi2"),
+        (("--model", "llama3-8b", "--why-not", "h10-sxm"), "device.unknown", "h10-sxm", "h100-sxm"),
+        (("--model", "llama3-8b", "--job", "serv"), "cli.usage", "serv", "did you mean serve"),
+        (("--job", "sft"), "cli.usage", "--model", "--layers"),
+        (("--layers", "8", "--hidden", "512"), "plan.sizes", "--heads", "--heads 32"),
+        (("--layers", "-8", "--hidden", "512", "--heads", "8"), "plan.sizes", "-8", "--layers"),
+        (("--model", "llama3-8b", "--tokens", "many"), "cli.usage", "many", "1e9"),
+        (("--model", "llama3-8b", "--tokens=-1"), "plan.tokens", "above 0", "1e9"),
+        (("--model", "llama3-8b", "--budget", "9000 JPY"), "cli.usage", "JPY", "at 0.0067"),
+        (("--model", "llama3-8b", "--budget", "much"), "cli.usage", "much", "300 CNY"),
+        (("--model", "llama3-8b", "--deadline", "soon"), "units.seconds", "soon", "8h"),
+        (("--model", "llama3-8b", "--memory", "big"), "units.bytes", "big", "24GB"),
+        (("--model", "llama3-8b", "--power", "big"), "cli.usage", "big", "20kW"),
+        (("--model", "llama3-8b", "--arrival-rate", "often"), "cli.usage", "often", "2/s"),
+        (("--model", "llama3-8b", "--percentile", "95"), "cli.usage", "--percentile", "--ttft"),
+        (("--model", "llama3-8b", "--trust", "total"), "plan.trust", "total", "sealed"),
+        (("--model", "llama3-8b", "--finetuning-type", "dora"), "plan.finetuning_type", "dora", "qlora"),
+        (("--model", "llama3-8b", "--what-if", "price"), "plan.what_if", "price", "price.h100-sxm=2.1"),
+        (("--model", "llama3-8b", "--what-if", "smell.gaudi2=1"), "plan.what_if", "smell", "price"),
+        (("r.yaml", "--model", "llama3-8b"), "cli.usage", "not of both", "leave one"),
+    ],
+)
+def test_a_bad_plan_is_one_clear_error(told, words, code: str, message: str, hint: str) -> None:
+    exit_code, document = told("plan", *words)
+    error = document["error"]
+    assert (exit_code, error["code"]) == (2, code)
+    assert message in error["message"] and hint in error["hint"]
+
+
+RECIPE = """\
+model: demo
+train: []
+goal:
+  load: {arrival_rate: 2/s, burstiness: 2.0, prompt_tokens: 300, output_tokens: 100}
+  latency: {ttft: 2s, percentile: 95}
+resources: {memory: 64GB, providers: [aws]}
+trust: sealed
+"""
+
+
+def test_a_recipe_is_weighed_by_its_own_words_and_the_flags(told, tmp_path) -> None:
+    (tmp_path / "steelyard.yaml").write_text(RECIPE)
+    code, document = told("plan", "--device", "h100-sxm", "--device", "xeon-8592plus", "--budget", "500 CNY")
+    asked = document["request"]
+    assert code == 0 and asked["budget_usd"] == pytest.approx(500 / 7.189)
+    assert (asked["arrival_per_s"], asked["burstiness"], asked["trust"]) == (2.0, 2.0, "sealed")
+    assert asked["slo"]["ttft_s"] == 2.0 and asked["providers"] == ["aws"]
+    assert asked["memory_limit_bytes"] == 64e9
+    assert document["plans"][document["best"]]["steps"]
+
+
+# ------------------------------------------------------------------ hardware
+
+
+def test_a_device_is_shown_with_the_source_of_each_figure(told) -> None:
+    _, document = told("hardware", "gaudi 2")
+    figures = {f["figure"]: f for f in document["figures"]}
+    assert figures["memory"]["value"] == 96 and figures["memory"]["unit"] == "GB"
+    assert all(f["source"] and f["confidence"] in ("high", "medium", "low") for f in document["figures"])
+    assert figures["list price"]["source"] != figures["memory"]["source"]
+    _, (out, _) = told("hardware", "gaudi2", as_json=False)
+    assert "[1]" in out and out.rstrip().endswith("--device gaudi2")
+
+
+def test_every_device_has_sourced_figures() -> None:
+    from steelyard.hardware import catalogue, sheet
+
+    for device in catalogue():
+        assert all(f["source"] for f in sheet(device)), device.id
+
+
+# ------------------------------------------------------------------ validate RESULTS.csv
+
+HEAD = [
+    "id", "source", "url", "date", "phase", "model", "params_b", "layers", "hidden", "heads", "kv_heads",
+    "ffn", "vocab", "precision", "weight_bits", "kv_bits", "device", "devices", "devices_per_node",
+    "interconnect", "framework", "dp", "tp", "pp", "cp", "micro_batch", "global_batch", "seq_len", "prompt_len", "output_len",
+    "concurrency", "recompute", "zero_stage", "metric", "unit", "value", "confidence", "note",
+]  # fmt: skip
+ROW = {
+    "id": "r1", "source": "paper", "date": "2024", "phase": "serve", "model": "qwen2-7b", "params_b": "7.62",
+    "layers": "28", "hidden": "3584", "heads": "28", "kv_heads": "4", "ffn": "18944", "vocab": "152064",
+    "precision": "fp16", "weight_bits": "16", "kv_bits": "16", "device": "h100-sxm", "devices": "1",
+    "framework": "vLLM", "tp": "1", "prompt_len": "128", "output_len": "128", "concurrency": "1",
+    "metric": "output_tokens_per_s", "unit": "tokens/s", "value": "120",
+}  # fmt: skip
+
+
+def written(path: Path, *rows: dict[str, str], head: list[str] = HEAD) -> str:
+    lines = [",".join(head), *(",".join(row.get(name, "") for name in head) for row in rows)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path.name
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "message"),
+    [
+        ("unit", "furlongs", "'furlongs' is not known"),
+        ("layers", "-28", "not a size"),
+        ("devices", "many", "not a size"),
+        ("prompt_len", "-1", "not a size"),
+    ],
+)
+def test_a_bad_cell_is_told_with_file_line_and_field(told, tmp_path, column, cell, message) -> None:
+    name = written(tmp_path / "r.csv", ROW, ROW | {"id": "r2", column: cell})
+    code, document = told("validate", name, "--predictions", "out.json")
+    error = document["error"]
+    assert (code, error["code"]) == (2, "results.bad_cell") and message in error["message"]
+    assert error["where"] == {"file": name, "line": 3, "field": column} and error["hint"]
+    found = json.loads((tmp_path / "out.json").read_text())["predictions"]
+    assert found[0]["value"] and [p["id"] for p in found] == ["r1", "r2"]
+
+
+@pytest.mark.parametrize("column", ["unit", "device", "layers", "tp"])
+def test_a_missing_column_is_told(told, tmp_path, column: str) -> None:
+    name = written(tmp_path / "r.csv", ROW, head=[c for c in HEAD if c != column])
+    code, document = told("validate", name)
+    assert (code, document["error"]["code"]) == (2, "table.column_missing")
+    assert document["error"]["where"] == {"file": name, "line": 1, "field": column}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"device": "h10-sxm"}, "h10-sxm"),
+        ({"metric": "joy"}, "joy"),
+        ({"phase": "dream"}, "dream"),
+    ],
+)
+def test_a_row_that_cannot_be_predicted_has_a_reason(told, tmp_path, change, reason: str) -> None:
+    name = written(tmp_path / "r.csv", ROW, ROW | {"id": "r2"} | change)
+    code, document = told("validate", name, "--predictions", "out.json")
+    assert code == 0 and document["predicted"] == 1 and document["rows"] == 2
+    first, second = json.loads((tmp_path / "out.json").read_text())["predictions"]
+    assert first["value"] and not first["reason"]
+    assert second["value"] is None and reason in second["reason"]
+
+
+def test_an_unknown_device_names_the_nearest(told, tmp_path) -> None:
+    name = written(tmp_path / "r.csv", ROW | {"device": "h10-sxm"})
+    told("validate", name, "--predictions", "out.json")
+    (found,) = json.loads((tmp_path / "out.json").read_text())["predictions"]
+    assert "h100-sxm" in found["reason"]
+
+
+def test_scores_by_phase_and_family_and_the_worst_rows(told, tmp_path) -> None:
+    name = written(tmp_path / "r.csv", ROW, ROW | {"id": "r2", "value": "12000"})
+    _, document = told("validate", name)
+    for group in ("serve", "serve/nvidia"):
+        scores = document["groups"][group]
+        assert {"mape", "median", "within_20", "bias", "predicted", "coverage"} <= set(scores)
+    worst = document["worst"][0]
+    assert (worst["id"], worst["model"], worst["device"], worst["measured"]) == (
+        "r2",
+        "qwen2-7b",
+        "h100-sxm",
+        12000,
+    )
+    _, (out, _) = told("validate", name, as_json=False)
+    assert "2 of 2 rows predicted" in out and "farthest off:" in out
+
+
+def test_rows_of_ones_own_stack_calibrate(told, tmp_path) -> None:
+    asked = written(tmp_path / "asked.csv", ROW | {"value": ""})
+    rows = [ROW | {"id": f"m{n}", "concurrency": n, "value": str(float(n) * 60)} for n in ("1", "4", "16")]
+    mine = written(tmp_path / "mine.csv", *rows)
+    values = []
+    for more in ((), ("--calibrate", mine)):
+        assert told("validate", asked, "--predictions", "out.json", *more)[0] == 0
+        values.append(json.loads((tmp_path / "out.json").read_text())["predictions"][0]["value"])
+    assert abs(values[1] / 60 - 1) < abs(values[0] / 60 - 1)
+
+
+def test_a_header_alone_has_no_rows(told, tmp_path) -> None:
+    code, document = told("validate", written(tmp_path / "r.csv"))
+    assert code == 0 and document["rows"] == 0
