@@ -247,10 +247,11 @@ def test_every_device_has_sourced_figures() -> None:
 # ------------------------------------------------------------------ validate RESULTS.csv
 
 HEAD = [
-    "id", "source", "url", "date", "phase", "model", "params_b", "layers", "hidden", "heads", "kv_heads",
-    "ffn", "vocab", "precision", "weight_bits", "kv_bits", "device", "devices", "devices_per_node",
-    "interconnect", "framework", "dp", "tp", "pp", "cp", "micro_batch", "global_batch", "seq_len", "prompt_len", "output_len",
-    "concurrency", "recompute", "zero_stage", "metric", "unit", "value", "confidence", "note",
+    "id", "source", "url", "date", "phase", "model", "params_b", "layers", "hidden", "heads",
+    "kv_heads", "ffn", "vocab", "precision", "weight_bits", "kv_bits", "device", "devices",
+    "devices_per_node", "interconnect", "framework", "dp", "tp", "pp", "cp", "micro_batch",
+    "global_batch", "seq_len", "prompt_len", "output_len", "concurrency", "recompute", "zero_stage",
+    "metric", "unit", "value", "confidence", "note",
 ]  # fmt: skip
 ROW = {
     "id": "r1", "source": "paper", "date": "2024", "phase": "serve", "model": "qwen2-7b", "params_b": "7.62",
