@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,20 @@ class Device:
     source: str
     confidence: str
     note: str
+    kernels: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # measured, or a relative's
+    process_nm: float | None = None
+    cache_bytes: float | None = None  # last level shared by the device: L2 of a GPU, SRAM of an accelerator
+    media_engines: int = 0  # decoders of images and video
+    scaleup_name: str = ""
+    price_date: str = ""
+
+    def kernel(self, precision: str) -> dict[str, float]:
+        """Measured constants of matrix products at a precision (of a wider one where it was not measured),
+        of attention and of links; empty where no relative was measured either."""
+        known = self.kernels
+        formats = {"fp4": ("fp4", "fp8", "bf16"), "fp8": ("fp8", "bf16"), "int8": ("fp8", "bf16")}
+        name = next((f for f in formats.get(precision, ("bf16",)) if f in known), "")
+        return {k: v for part in (name, "attention", "link") for k, v in known.get(part, {}).items()}
 
     def peak_flops(self, precision: str) -> float | None:
         """Dense FLOP/s at a precision, of the nearest wider one where it is not stated; None if unknown."""
@@ -100,7 +115,7 @@ def lookup(table: Mapping[str, Any], name: str, what: str, names: list[str]) -> 
         if key.endswith(tail) and key[: -len(tail)] in table:
             return table[key[: -len(tail)]]
     near = get_close_matches(key, [plain(n) for n in names], n=3, cutoff=0.5)
-    shown = [n for n in names if plain(n) in near] or names[:5]
+    shown = [n for found in near for n in names if plain(n) == found] or names[:5]
     raise WrongUse(
         f"{what}.unknown", f"no {what} is called {name!r}", hint=f"did you mean {' or '.join(shown[:3])}?"
     )
@@ -109,15 +124,41 @@ def lookup(table: Mapping[str, Any], name: str, what: str, names: list[str]) -> 
 @cache
 def catalogue() -> Devices:
     """All devices of `devices.csv`."""
+    rows = [_device(row) for row in read_table(HERE / "devices.csv", ("id", "kind", "memory_gb"))]
+    measured = json.loads((HERE / "kernels.json").read_text(encoding="utf-8"))["devices"]
+    known = [device for device in rows if device.id in measured]
     return Devices(
-        tuple(_device(row) for row in read_table(HERE / "devices.csv", ("id", "kind", "memory_gb")))
+        tuple(
+            replace(d, kernels=measured.get(near.id, {})) if (near := relative(d, known)) else d for d in rows
+        )
     )
+
+
+def relative(device: Device, known: Sequence[Device]) -> Device | None:
+    """Whose measured kernels stand for a device: its own, else of those with as many formats the nearest in
+    matrix peak and memory bandwidth, its own maker's first. None for a CPU, whose kernels are unlike them."""
+    if device.kind == "cpu" or not device.peak_flops("bf16"):
+        return None
+
+    def distance(other: Device) -> float:
+        peak = abs(log((other.peak_flops("bf16") or 1) / (device.peak_flops("bf16") or 1)))
+        memory = abs(log(other.memory_bytes_per_s / device.memory_bytes_per_s))
+        links = abs(bool(other.scaleup_bytes_per_s) - bool(device.scaleup_bytes_per_s))
+        return (other.id != device.id) * (1 + peak + memory + links + 2 * (other.vendor != device.vendor))
+
+    return min(known, key=distance, default=None)
 
 
 @cache
 def named_models() -> Mapping[str, Mapping[str, float | str]]:
     """Model shapes by name: the columns of `models.csv` as numbers (public configurations)."""
     return {row["model"]: {k: _value(v) for k, v in row.items()} for row in read_table(HERE / "models.csv")}
+
+
+@cache
+def published_claims() -> tuple[Mapping[str, str], ...]:
+    """Claims about models and devices, each checked against its source by hand: the rows of `claims.csv`."""
+    return tuple(read_table(HERE / "claims.csv", ("id", "claim", "verdict", "source")))
 
 
 @cache
@@ -160,6 +201,11 @@ def _device(row: Mapping[str, str]) -> Device:
         source=row["source"],
         confidence=row["confidence"],
         note=row["note"],
+        process_nm=_number(row, "process_nm"),
+        cache_bytes=mb * 1e6 if (mb := _number(row, "l2_mb")) else None,
+        media_engines=int(_number(row, "media_engines") or 0),
+        scaleup_name=row["scaleup_name"],
+        price_date=row["price_date"],
     )
 
 

@@ -10,14 +10,18 @@ import numpy as np
 
 from .sizes import Array, Hardware
 
+STREAMED = 0.87  # of the bandwidth, in passes over large tensors (STREAM on A100: 1.77 of 2.04 TB/s)
+
 
 def flag(condition: Array, like: Array) -> Array:
     """1 or 0 in the dtype of `like`, so that a float32 sweep stays float32."""
     return np.asarray(condition).astype(np.asarray(like).dtype if np.ndim(like) else float)
 
 
-def gemm_s(m: Array, n: Array, k: Array, hardware: Hardware, peak: Array | None = None) -> Array:
-    """Seconds of (m x k) times (k x n) in 16 bits: `(C^q + M^q)^(1/q)`, without the launch.
+def gemm_s(
+    m: Array, n: Array, k: Array, hardware: Hardware, peak: Array | None = None, width: Array = 2.0
+) -> Array:
+    """Seconds of (m x k) times (k x n), `width` bytes an input: `(C^q + M^q)^(1/q)`, without the launch.
 
     C = 2 m n k / (peak * share) * (1 + m0/m) (1 + n0/n) (1 + k0/k): tiles that are not full and pipelines
     that fill; M = bytes over the share of memory bandwidth. A roofline with a round corner (Williams et al.
@@ -25,7 +29,7 @@ def gemm_s(m: Array, n: Array, k: Array, hardware: Hardware, peak: Array | None 
     """
     rate = (hardware.peak if peak is None else peak) * hardware.matrix_share
     compute = 2.0 * (m + hardware.m0) * (n + hardware.n0) * (k + hardware.k0) / rate
-    moved = 2.0 * (m * k + k * n + m * n) / (hardware.bandwidth * hardware.memory_share)
+    moved = (width * (m + n) * k + 2.0 * m * n) / (hardware.bandwidth * hardware.memory_share)
     return rounded(compute, moved, hardware.corner)
 
 
@@ -47,7 +51,7 @@ def attention_s(heads: Array, head_dim: Array, queries: Array, seq: Array, hardw
 
 def elementwise_s(moved: Array, hardware: Hardware) -> Array:
     """Seconds of a pass over memory that reads and writes `moved` bytes."""
-    return moved / (hardware.bandwidth * hardware.memory_share)
+    return moved / (hardware.bandwidth * STREAMED)
 
 
 def collective_s(
@@ -55,11 +59,15 @@ def collective_s(
 ) -> Array:
     """Seconds of a ring over `count` devices, `members` of them in one node; 0 for one device.
 
-    rounds 1: gather, scatter, all-to-all of `moved` bytes (the whole tensor); 2: all-reduce. Each moves
-    (n - 1) / n of it (Thakur et al. 2005) and waits n - 1 times for the link.
+    rounds 1: gather or scatter of `moved` bytes (the whole tensor); 2: all-reduce. Each moves (n - 1) / n of
+    it and waits n - 1 times for the link (Thakur et al. 2005); the tensor itself is read and written once in
+    local memory. Small messages go by a protocol of half the rate, so one seems longer by up to `link_bytes`.
     """
-    rate = link_rate(count, members, hardware)
-    return rounds * ((count - 1.0) / count * moved / rate + (count - 1.0) * hardware.link_s)
+    others = count - 1.0
+    longer = moved * (1.0 + hardware.link_bytes / (moved + hardware.link_bytes))
+    sent = rounds * others / count * longer / link_rate(count, members, hardware)
+    at_home = hardware.link_start_s + elementwise_s(2.0 * moved, hardware)
+    return sent + np.minimum(others, 1.0) * at_home + rounds * others * hardware.link_s
 
 
 def all_to_all_s(moved: Array, count: Array, members: Array, hardware: Hardware) -> Array:

@@ -44,7 +44,9 @@ class Hardware:
     attention_share: Array = 0.48  # of the peak, in fused attention over long sequences
     attention_len: Array = 1100.0  # tokens where it reaches half of that
     link_share: Array = 0.72  # of the scale-up link's rate that a ring sustains
-    link_s: Array = 3e-6  # a hop of a ring
+    link_bytes: Array = 4e6  # that a message over it seems longer than it is
+    link_start_s: Array = 8e-6  # of a collective, before any hop
+    link_s: Array = 1.5e-6  # a hop of a ring
     nic_share: Array = 0.8  # of the network's rate
 
     def __post_init__(self) -> None:
@@ -66,6 +68,7 @@ def hardware_of(device: Device, precision: str = "bf16") -> Hardware | None:
         node=float(min(max(1, device.scaleup_devices), MOST_IN_NODE)),
         peak16=device.peak_flops("bf16") or peak,
         mesh=float(device.scaleup_topology == "mesh"),
+        **device.kernel(precision),
     )
 
 

@@ -23,22 +23,29 @@ KERNELS = 75.0  # launches a layer, forward and backward, of an eager framework;
 KERNELS_AGAIN = 35.0  # more of them where the forward is repeated
 KERNELS_EXPERTS = 40.0  # routing, permutation and its way back
 IMBALANCE = 1.15  # tokens of the busiest expert over the mean
+ADDED_BYTES = 6.0  # a weight: a micro-batch's 16-bit gradient added to the sum by a kernel of its own
 GRADIENT_BYTES = 4.0  # a weight: summed and reduced in FP32 (Megatron-LM, torch FSDP2)
-OPTIMISER_BYTES = 36.0  # a weight: AdamW reads and writes master, two moments and gradient, writes the weight
+# A weight: AdamW reads and writes master, two moments and gradient and writes the weight (36 bytes); before
+# it gradients are unscaled, their norm taken, clipped and afterwards cleared (28).
+OPTIMISER_BYTES = 64.0
+HIDDEN_BACKWARD = 0.3  # of the backward's all-reduces, beside weight gradients (Korthikanti 2022, table 4)
 HOST_BYTES_PER_S = 25e9  # of the host's memory, a device's share, for an optimiser that is kept there
 ATTENTION_BACKWARD = 2.5  # products of the backward of fused attention over those of its forward
 # Physical meaning and prior of each base: (start value, log sd of the prior).
 PRIORS: dict[str, tuple[float, float]] = {
-    "train.efficiency": (0.8, 0.3),  # of the speed that the kernels reach alone
+    "train.efficiency": (0.75, 0.3),  # of the peak that matrix products sustain: clocks fall under load
     "train.low_precision": (0.75, 0.3),  # of that again, in FP8 and FP4
     "train.launch_s": (1.5e-5, 0.7),  # the host's seconds a kernel
-    "train.communication": (1.2, 0.4),  # tensor, expert and context traffic against the ring's own time
-    "train.exposed": (0.35, 0.4),  # share of the data-parallel traffic that compute does not hide
-    "train.bubble": (0.8, 0.3),  # pipeline bubble against (p - 1) / v micro-batches
+    "train.communication": (1.0, 0.3),  # tensor, expert and context traffic against the ring's own time
+    "train.hop": (2.0, 0.3),  # an exchange between stages against its transfer: both ends wait for it
+    "train.exposed": (0.5, 0.4),  # share of the data-parallel traffic that compute does not hide
+    "train.gather": (1.5, 0.6),  # gathers of sharded weights against the ring's own time, where not hidden
+    "train.bubble": (1.0, 0.2),  # pipeline bubble against (p - 1) / v micro-batches
 }
 GROUPED: dict[str, tuple[str, ...]] = {
     "train.efficiency": ("family", "stack", "device"),
     "train.launch_s": ("stack",),
+    "train.gather": ("stack",),
 }
 
 
@@ -65,6 +72,8 @@ class TrainSetup:
     weight_bits: Array = 16.0  # of frozen weights: 4 for QLoRA
     extra_forward: Array = 0.0  # forwards by a reference or teacher model: 1 for DPO and distillation
     fused: Array = 1.0  # fused attention; 0: scores in memory, as before 2022
+    # Backward traffic beside weight gradients, and these added up in their product: Megatron-LM since 2022.
+    fusions: Array = 1.0
 
 
 def data_parallel(setup: TrainSetup) -> Array:
@@ -104,16 +113,13 @@ def layer_s(
     """
     full = flag(np.greater_equal(setup.recompute, 2), setup.recompute)
     forwards = 1.0 + full + setup.extra_forward
-    speed = constant["train.efficiency"]
-    low = 1.0 + flag(np.greater(setup.low_precision, 0), setup.low_precision) * (
-        1.0 / constant["train.low_precision"] - 1.0
-    )
-    once, back = products_s(sizes, setup, hardware)
+    once, back = products_s(sizes, setup, hardware, constant)
     core, core_back, passes = attention_parts_s(sizes, setup, hardware)
     cores = forwards + flag(np.equal(setup.recompute, 1), setup.recompute)
-    gemm = (forwards * once + back) * low / speed
-    attention = (cores * core + core_back) / speed
-    elementwise = (forwards + 1.4) * elementwise_layer_s(sizes, setup, hardware) / speed + cores * passes
+    gemm = forwards * once + back
+    attention = cores * core + core_back
+    elementwise = (forwards + 1.4) * elementwise_layer_s(sizes, setup, hardware) + cores * passes
+    elementwise = elementwise + added_s(sizes, setup, hardware)
     busy = gemm + attention + elementwise
     floor = constant["train.launch_s"] * (
         KERNELS + KERNELS_AGAIN * (forwards - 1.0) + KERNELS_EXPERTS * flag(sizes.experts, setup.recompute)
@@ -124,7 +130,9 @@ def layer_s(
         "attention": attention,
         "elementwise": elementwise,
         "launch": rounded(busy, floor) - busy,
-        "tp": slow * (2.0 + 2.0 * forwards) * tensor_parallel_s(sizes, setup, hardware),
+        "tp": slow
+        * (2.0 * forwards + 2.0 * (1.0 - HIDDEN_BACKWARD * setup.fusions * (1.0 - np.asarray(setup.sp))))
+        * tensor_parallel_s(sizes, setup, hardware),
         "cp": slow * context_parallel_s(sizes, setup, hardware, attention),
         "ep": slow * (2.0 + 2.0 * forwards) * expert_parallel_s(sizes, setup, hardware),
     }
@@ -135,11 +143,23 @@ def tokens_of(setup: TrainSetup) -> Array:
     return setup.micro_batch * setup.seq_len / setup.c
 
 
-def products_s(sizes: Sizes, setup: TrainSetup, hardware: Hardware) -> tuple[Array, Array]:
+def product_s(m: Array, n: Array, k: Array, hardware: Hardware, peak: Array, sustained: Array) -> Array:
+    """One matrix product of a long run: as measured alone, no faster than the sustained share of the peak.
+
+    Kernels that reach much of the peak draw the device to its power limit, the small ones do not.
+    """
+    return rounded(gemm_s(m, n, k, hardware, peak), 2.0 * m * n * k / (peak * sustained), 8.0)
+
+
+def products_s(
+    sizes: Sizes, setup: TrainSetup, hardware: Hardware, constant: Mapping[str, Array]
+) -> tuple[Array, Array]:
     """Matrix products of a layer forward, and backward: each once for the input, once for the weights.
 
     Adapters alone are trained with LoRA, so the products for frozen weights' gradients fall away.
     """
+    narrow = flag(np.greater(setup.low_precision, 0), setup.low_precision)
+    sustained = constant["train.efficiency"] * (1.0 + narrow * (constant["train.low_precision"] - 1.0))
     m, t, h = tokens_of(setup), setup.t, sizes.hidden
     heads, kv = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
     weights, used, _ = layer_params(sizes)
@@ -158,9 +178,9 @@ def products_s(sizes: Sizes, setup: TrainSetup, hardware: Hardware) -> tuple[Arr
     backward: Array = 0.0
     trained = 1.0 - flag(np.greater(setup.lora, 0), setup.lora)
     for share, rows_, n, k in each:
-        forward = forward + share * gemm_s(rows_, n, k, hardware)
-        backward = backward + share * gemm_s(rows_, k, n, hardware)
-        backward = backward + share * trained * gemm_s(n, k, rows_, hardware)
+        forward = forward + share * product_s(rows_, n, k, hardware, hardware.peak, sustained)
+        backward = backward + share * product_s(rows_, k, n, hardware, hardware.peak, sustained)
+        backward = backward + share * trained * product_s(n, k, rows_, hardware, hardware.peak, sustained)
     return forward, backward
 
 
@@ -195,6 +215,15 @@ def elementwise_layer_s(sizes: Sizes, setup: TrainSetup, hardware: Hardware) -> 
     return elementwise_s(moved + copies, hardware)
 
 
+def added_s(sizes: Sizes, setup: TrainSetup, hardware: Hardware) -> Array:
+    """Gradients of one micro-batch added to those before, where the product does not do it itself.
+
+    Each micro-batch passes over all weights of the layer, so it counts where micro-batches are small.
+    """
+    held = sum(layer_params(sizes)) / setup.t
+    return (1.0 - np.asarray(setup.fusions)) * elementwise_s(ADDED_BYTES * held, hardware)
+
+
 def tensor_parallel_s(sizes: Sizes, setup: TrainSetup, hardware: Hardware) -> Array:
     """One all-reduce of a micro-batch's hidden state (Shoeybi et al. 2019, arXiv 1909.08053); with sequence
     parallelism the same bytes as a gather and a scatter."""
@@ -221,14 +250,15 @@ def expert_parallel_s(sizes: Sizes, setup: TrainSetup, hardware: Hardware) -> Ar
 def head_s(
     sizes: Sizes, setup: TrainSetup, hardware: Hardware, constant: Mapping[str, Array]
 ) -> Array:  # fmt: skip
-    """Seconds of logits and loss of a micro-batch: three products in 16 bits, FP32 logits passed five times."""
+    """Seconds of logits and loss of a micro-batch: three products in 16 bits, five passes of FP32 logits."""
     m, vocab, h = tokens_of(setup), sizes.vocab / setup.t, sizes.hidden
-    forward = gemm_s(m, vocab, h, hardware, hardware.peak16)
-    backward = gemm_s(m, h, vocab, hardware, hardware.peak16)
-    weights = gemm_s(vocab, h, m, hardware, hardware.peak16)
+    peak, sustained = hardware.peak16, constant["train.efficiency"]
+    forward = product_s(m, vocab, h, hardware, peak, sustained)
+    backward = product_s(m, h, vocab, hardware, peak, sustained)
+    weights = product_s(vocab, h, m, hardware, peak, sustained)
     trained = 1.0 - flag(np.greater(setup.lora, 0), setup.lora)
     products = forward * (1.0 + setup.extra_forward) + backward + trained * weights
-    return (products + elementwise_s(20.0 * m * vocab, hardware)) / constant["train.efficiency"]
+    return products + elementwise_s(20.0 * m * vocab, hardware)
 
 
 # ------------------------------------------------------------------ the whole step
@@ -244,27 +274,33 @@ def step_of(
 ) -> dict[str, Array]:
     """The step from the seconds of one layer and one head: layers, head, bubble, pp, dp, optimiser, offload.
 
-    M max(stage) + (p - 1) / v mean(stage): Narayanan et al. 2021 (arXiv 2104.04473, section 2.2). Hops carry
-    2 m h / t bytes (its section 4.1).
+    M max(stage) + (p - 1) / v mean(stage): Narayanan et al. 2021 (arXiv 2104.04473, section 2.2).
     """
-    p, t = setup.p, setup.t
+    p = setup.p
     rounds, layers = micro_batches(setup), stage_layers(sizes, setup)
     stage = layers * layer_s
     bubble = constant["train.bubble"] * (p - 1.0) / setup.v * (stage + head_s / p)
-    piped = flag(np.greater(p, 1), p)
-    hops = piped * (2.0 * rounds * setup.v + p - 1.0)
-    far = flag(np.greater(setup.devices, hardware.node), p)
-    rate = hardware.scaleup + far * (hardware.scaleout - hardware.scaleup)
-    hop = 2.0 * tokens_of(setup) * sizes.hidden / t / (rate * hardware.nic_share) + hardware.link_s
+    hops = flag(np.greater(p, 1), p) * (2.0 * rounds * setup.v + p - 1.0)
     held = held_params(sizes, setup)
     return {
         "layers": rounds * stage,
         "head": rounds * head_s,
         "bubble": bubble,
-        "pp": constant["train.communication"] * 0.5 * hops * hop,
+        "pp": constant["train.hop"] * hops * hop_s(sizes, setup, hardware),
         "dp": data_parallel_s(held, setup, hardware, constant, stage + head_s),
         **optimiser_s(held, setup, hardware),
     }
+
+
+def hop_s(sizes: Sizes, setup: TrainSetup, hardware: Hardware) -> Array:
+    """One micro-batch's hidden state to the next stage: 2 m h / t bytes a device, and within the tensor group
+    a gather where the sequence is not split (Narayanan et al. 2021, section 4.1)."""
+    whole = 2.0 * tokens_of(setup) * sizes.hidden
+    far = flag(np.greater(setup.devices, hardware.node), setup.p)
+    rate = hardware.scaleup + far * (hardware.scaleout - hardware.scaleup)
+    sent = whole / setup.t / (rate * hardware.nic_share) + hardware.link_start_s
+    gathered = collective_s(whole, setup.t, np.minimum(setup.t, hardware.node), hardware)
+    return sent + (1.0 - np.asarray(setup.sp)) * gathered
 
 
 def stage_layers(sizes: Sizes, setup: TrainSetup) -> Array:
@@ -308,7 +344,9 @@ def data_parallel_s(
         members = np.clip(hardware.node / setup.t, 1.0, count)
         step = step + collective_s(GRADIENT_BYTES * trained * weights, count, members, hardware, 2.0)
         gathers = 2.0 * setup.weight_bits / 16.0 + trained * GRADIENT_BYTES / 2.0
-        each = each + gathers * collective_s(2.0 * weights, count, members, hardware)
+        each = each + gathers * constant["train.gather"] * collective_s(
+            2.0 * weights, count, members, hardware
+        )
     late = np.maximum(0.0, each - compute) + exposed * np.minimum(each, compute)
     return (1.0 - sharded) * exposed * step + sharded * micro_batches(setup) * late
 
