@@ -27,6 +27,7 @@ RESTART_S = (
     900.0  # found, replaced and read back within 15 min (Jiang et al. 2024, MegaScale, arXiv 2402.15627)
 )
 CHECKPOINT_BYTES = 14.0  # a parameter: BF16 weights, FP32 master and two moments (planner.md, section 3)
+START_S = 10.0  # a Python process with its libraries
 DISK_BYTES_PER_S = 2e9  # one NVMe disk a host, sustained writing
 # AWS Spot Instance Advisor on 1 May 2025, as read by Thunder Compute: p4d 5 to 10 % interrupted in 30 days.
 SPOT_STOPS_PER_HOST_H = 0.10 / (30 * 24)

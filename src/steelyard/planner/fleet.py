@@ -21,16 +21,21 @@ from .cost import EGRESS_USD_PER_BYTE, WAN_BYTES_PER_S
 LAN_BYTES_PER_S = 1.25e9  # 10 Gb/s between hosts of one site, as most cloud machines have at least
 PROVISION_S = 90.0  # until a rented machine answers; modelled
 TIME, COST, WEIGHT = 0, 1, 2
+CHUNK = 256  # labels compared with all before them at once
 SAME = 1e-12  # relative: sums in another order differ by so much
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """Hardware of one kind at one site. `usd_per_h` of one device pays while a machine starts."""
+    """Hardware of one kind at one site. `usd_per_h` of one device pays while a machine starts.
+
+    `weight_per_usd` is 1 where money decides, 0 where energy does.
+    """
 
     name: str
     site: str  # a provider, or "own"
     usd_per_h: float = 0.0
+    weight_per_usd: float = 1.0
 
     @property
     def own(self) -> bool:
@@ -192,7 +197,7 @@ def _carried(source: np.ndarray, target: int, pools: Sequence[Pool], moved: floa
     for i, pool in enumerate(pools):
         pair = (pools[target], pool) if back else (pool, pools[target])
         seconds, dollars = transfer(moved, *pair)
-        table[i] = seconds, dollars, dollars
+        table[i] = seconds, dollars, dollars * pool.weight_per_usd
     return table[source]
 
 
@@ -215,11 +220,13 @@ def _unbeaten(points: np.ndarray) -> np.ndarray:
     if points.shape[1] == 2:
         least = np.minimum.accumulate(points[:, 0])
         return np.flatnonzero(np.concatenate([[True], points[1:, 0] < least[:-1]]))
-    keep = [0]
-    for i in range(1, len(points)):
-        if not np.any(np.all(points[keep] <= points[i], axis=1)):
-            keep.append(i)
-    return np.array(keep)
+    keep = np.ones(len(points), bool)
+    for start in range(0, len(points), CHUNK):
+        some = points[start : start + CHUNK]
+        before = np.arange(start + len(some))[None, :] < np.arange(start, start + len(some))[:, None]
+        beaten = np.all(points[None, : start + len(some)] <= some[:, None], axis=2) & before
+        keep[start : start + CHUNK] = ~beaten.any(axis=1)
+    return np.flatnonzero(keep)
 
 
 def _joined(

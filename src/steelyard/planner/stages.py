@@ -15,7 +15,7 @@ from steelyard.hardware import Device
 from steelyard.units import Figure
 
 from .constants import Constants, groups, values
-from .cost import power_w
+from .cost import DISK_BYTES_PER_S, START_S, power_w
 from .fleet import Option, Placement, Pool, Stage, anchored
 from .inference import ServeSetup, serve_s
 from .offer import Offer, draws_w, room_bytes
@@ -34,8 +34,6 @@ DECODE_BYTES_PER_CORE_S = 25e6  # compressed JPEG: 110 kB in 4 to 5 ms with libj
 ENGINE_CORES = 29.0
 HOST_CORES = 12.0  # of the host, for one accelerator: 14 in a DGX H100, 9.5 in a Gaudi 2 server, 6 in a p4d
 CORES_TOGETHER = 0.7  # of their sum that all cores of a socket reach; modelled
-LOAD_BYTES_PER_S = 2e9  # of an NVMe disk
-START_S = 10.0  # a Python process with its libraries
 GATE_BATCH = 8.0
 COUNTS = (1, 2, 4, 8)  # devices that a step of data may take
 TRAIN = "train"
@@ -45,14 +43,21 @@ def with_steps(
     request: Request, offers: Sequence[Offer], plans: Sequence[Plan], constants: Constants
 ) -> list[Plan]:
     """Each plan with its steps, the dearest on its own device; plans that cannot be have none."""
-    pools = [_pool(offer) for offer in offers]
-    hosts = [i for i, o in enumerate(offers) if o.usd_per_h is not None and not o.refused]
-    usable = [i for i in hosts if request.objective == "cost" or power_w(offers[i].device)]
-    stages = [_stage(name, request, offers, usable, plans, constants) for name in step_names(request)]
-    at = next(i for i, stage in enumerate(stages) if stage.name == _main(request))
+    stages, pools, at = stages_of(request, offers, plans, constants)
     able = all(s.options for s in stages)
     placed = anchored(stages, at, pools, request.deadline_s, request.budget_usd) if able else {}
-    return [_whole(request, offers, i, plans[i], placed.get(i), constants, stages) for i in range(len(plans))]
+    return [_whole(request, offers, i, plans[i], placed.get(i), constants) for i in range(len(plans))]
+
+
+def stages_of(
+    request: Request, offers: Sequence[Offer], plans: Sequence[Plan], constants: Constants
+) -> tuple[list[Stage], list[Pool], int]:
+    """The stages with their ways on every priced offer, the offers as pools, the place of the dearest."""
+    priced = [i for i, o in enumerate(offers) if o.usd_per_h is not None and not o.refused]
+    usable = [i for i in priced if request.objective == "cost" or power_w(offers[i].device)]
+    names = step_names(request)
+    stages = [_stage(name, request, offers, usable, plans, constants) for name in names]
+    return stages, [_pool(request, offer) for offer in offers], names.index(_main(request))
 
 
 def step_names(request: Request) -> tuple[str, ...]:
@@ -66,9 +71,12 @@ def _main(request: Request) -> str:
     return "serve" if request.serves else TRAIN
 
 
-def _pool(offer: Offer) -> Pool:
+def _pool(request: Request, offer: Offer) -> Pool:
     return Pool(
-        name=offer.device.id, site=offer.provider or offer.device.vendor, usd_per_h=offer.usd_per_h or 0.0
+        name=offer.device.id,
+        site=offer.provider or offer.device.vendor,
+        usd_per_h=offer.usd_per_h or 0.0,
+        weight_per_usd=float(request.objective == "cost"),
     )
 
 
@@ -79,7 +87,6 @@ def _whole(
     p: Plan,
     placed: Placement | None,
     constants: Constants,
-    stages: Sequence[Stage],
 ) -> Plan:
     """The plan of a device over all steps: placed, or all on itself where it has no price."""
     if p.time_s is None:
@@ -204,7 +211,7 @@ def _options(
     copies = _gate_devices(request, offer)
     if copies is None:
         return []
-    load_s = START_S + 2.0 * 2.0 * request.shape.params / LOAD_BYTES_PER_S  # read, and written again
+    load_s = START_S + 2.0 * 2.0 * request.shape.params / DISK_BYTES_PER_S  # read, and written again
     if name == "compress":
         return [_option(request, offer, at, copies, load_s)]
     token_s = _token_s(request, offer, constants, copies)
@@ -276,7 +283,7 @@ def _serving(request: Request, offer: Offer, at: int, constants: Constants) -> l
     found = search_serving(asked, offer, constants, fine=False).plan
     if not found.fits or found.time_s is None:
         return []
-    load_s = START_S + 2.0 * request.shape.params / LOAD_BYTES_PER_S
+    load_s = START_S + 2.0 * request.shape.params / DISK_BYTES_PER_S
     told = {name: found.settings[name] for name in ("ttft_s", "tpot_s", "output_tok_s", "replicas", "tp")}
     hourly = found.devices * (offer.usd_per_h or 0.0)
     option = _option(

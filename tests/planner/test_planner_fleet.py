@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from steelyard.planner.fleet import Option, Placement, Pool, Stage, anchored, place, transfer
+
+POOLS = (
+    Pool(name="xeon", site="own", usd_per_h=0.5),
+    Pool(name="gaudi2", site="own", usd_per_h=1.0),
+    Pool(name="h100", site="aws", usd_per_h=6.9),
+    Pool(name="tpu", site="google", usd_per_h=1.2),
+)
+option = st.builds(
+    lambda pool, time_s, usd, more: Option(
+        pool=pool, devices=1, time_s=time_s, cost_usd=usd, weight=usd + more
+    ),
+    st.integers(0, len(POOLS) - 1),
+    st.floats(1, 5000),
+    st.floats(0, 50),
+    st.sampled_from([0.0, 0.0, 5.0]),
+)
+stage = st.builds(
+    lambda options, moved: Stage(name="step", options=tuple(options), bytes_out=moved),
+    st.lists(option, min_size=1, max_size=5),
+    st.sampled_from([0.0, 1e9, 3e10]),
+)
+limit = st.one_of(st.none(), st.floats(50, 15000))
+money = st.one_of(st.none(), st.floats(1, 150))
+
+
+def every(stages, pools, deadline_s=None, budget_usd=None, at=None, pool=None) -> tuple[bool, float] | None:
+    """By trying all: (within the limits, least weight), or (False, least worst factor)."""
+    best = None
+    for chosen in product(*(s.options for s in stages)):
+        if at is not None and chosen[at].pool != pool:
+            continue
+        moved = [
+            transfer(s.bytes_out, pools[a.pool], pools[b.pool])
+            for s, a, b in zip(stages[:-1], chosen[:-1], chosen[1:], strict=True)
+        ]
+        time_s = sum(o.time_s for o in chosen) + sum(m[0] for m in moved)
+        cost = sum(o.cost_usd for o in chosen) + sum(m[1] for m in moved)
+        weight = sum(o.weight for o in chosen) + sum(m[1] for m in moved)
+        worst = max(time_s / deadline_s if deadline_s else 0, cost / budget_usd if budget_usd else 0)
+        within = worst <= 1 + 1e-12
+        key = (not within, weight if within else worst)
+        best = key if best is None else min(best, key)
+    return None if best is None else (not best[0], best[1])
+
+
+def same(placed: Placement | None, tried: tuple[bool, float] | None, deadline_s, budget_usd) -> None:
+    assert (placed is None) == (tried is None)
+    if placed is None or tried is None:
+        return
+    assert placed.within == tried[0]
+    worst = max(
+        placed.time_s / deadline_s if deadline_s else 0, placed.cost_usd / budget_usd if budget_usd else 0
+    )
+    assert (placed.weight if placed.within else worst) == pytest.approx(tried[1])
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.lists(stage, min_size=1, max_size=5), limit, money)
+def test_placing_equals_trying_every_way(stages, deadline_s, budget_usd):
+    same(
+        place(stages, POOLS, deadline_s, budget_usd),
+        every(stages, POOLS, deadline_s, budget_usd),
+        deadline_s,
+        budget_usd,
+    )
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.lists(stage, min_size=1, max_size=4), st.data(), limit, money)
+def test_placing_around_one_pool_equals_trying_every_way(stages, data, deadline_s, budget_usd):
+    at = data.draw(st.integers(0, len(stages) - 1))
+    found = anchored(stages, at, POOLS, deadline_s, budget_usd)
+    for pool in range(len(POOLS)):
+        tried = every(stages, POOLS, deadline_s, budget_usd, at, pool)
+        same(found.get(pool), tried, deadline_s, budget_usd)
+        if placed := found.get(pool):
+            assert placed.options[at].pool == pool
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(stage, min_size=2, max_size=4))
+def test_a_placement_adds_up(stages):
+    placed = place(stages, POOLS)
+    assert placed is not None and placed.within
+    assert placed.time_s == pytest.approx(
+        sum(o.time_s for o in placed.options) + sum(t for t, _ in placed.transfers)
+    )
+    assert placed.cost_usd == pytest.approx(
+        sum(o.cost_usd for o in placed.options) + sum(usd for _, usd in placed.transfers)
+    )
+
+
+def test_a_hand_over_on_one_pool_is_free_and_between_providers_is_paid():
+    xeon, gaudi, h100, tpu = POOLS
+    assert transfer(1e12, gaudi, gaudi) == (0.0, 0.0)
+    assert transfer(1e9, xeon, gaudi) == (pytest.approx(0.8), 0.0)
+    seconds, dollars = transfer(1e9, h100, tpu)
+    assert seconds > 90 and dollars > 0.09
+    assert transfer(1e9, xeon, h100)[1] < transfer(1e9, tpu, h100)[1]
