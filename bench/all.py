@@ -50,6 +50,9 @@ BENCHES: dict[str, tuple[list[list[str]], str]] = {
     "clean": ([[*PYTHON, "bench/clean.py", str(SHARED / CORPUS)]], CORPUS),
     "plan_published": ([[*STEELYARD, "validate", str(SHARED / PUBLISHED), "--json"]], PUBLISHED),
     "plan_left_out": ([[*PYTHON, "bench/fit_constants.py", str(SHARED / PUBLISHED)]], PUBLISHED),
+    "claims": ([[*STEELYARD, "plan", "--claims", "--json"]], ""),
+    "ratios": ([[*PYTHON, "bench/ratios.py", str(SHARED / PUBLISHED)]], PUBLISHED),
+    "plan_shell": ([[*PYTHON, "bench/plan_shell.py"]], ""),
     "models": ([[*PYTHON, "bench/models.py", str(WORK / "gate"), str(BASE)]], "tasks"),
     "gate": ([[*PYTHON, "bench/gate.py", str(WORK / "gate"), str(BASE)]], "tasks"),
 }

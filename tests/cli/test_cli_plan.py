@@ -161,6 +161,13 @@ def test_the_table_for_people(told) -> None:
     assert "80 % 区间" in chinese and "下一步" in chinese.splitlines()[-1]
 
 
+def test_a_service_is_shown_by_its_latencies_and_its_price_an_hour(told) -> None:
+    load = ("--arrival-rate", "2/s", "--prompt-tokens", "700", "--output-tokens", "200", "--ttft", "2s")
+    _, (out, _) = told("plan", "--model", "llama3-8b", "--job", "serve", *load, as_json=False)
+    head, best = out.splitlines()[:2]
+    assert head.split()[:6] == ["device", "n", "TTFT", "TPOT", "tok/s", "USD"] and "$" in best
+
+
 def test_claims(told) -> None:
     code, document = told("plan", "--claims")
     verdicts = {claim["id"]: claim["verdict"] for claim in document["claims"]}

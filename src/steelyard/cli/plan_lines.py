@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ..units import show_bytes, show_number
@@ -17,33 +18,17 @@ def device_lines(document: dict[str, Any]) -> list[str]:
     """Those that fit, the best one first; the nearest where none does; the others are only counted."""
     plans, best = document["plans"], document["best"]
     front = set(document.get("frontier", ()))
-    order = [(i, plan) for i, plan in enumerate(plans) if plan["fits"]]
-    order.sort(key=lambda pair: pair[0] != best)
-    kept = order[:SHOWN] or list(enumerate(plans))[:3]
-    weighs = "energy_kwh" if document.get("request", {}).get("objective") == "energy" else "cost_usd"
-    rows = [(_mark(i, best, front), *_row(plan, weighs)) for i, plan in kept]
-    weighed = say("energy") if weighs == "energy_kwh" else say("cost")
-    span = say("80 % interval")
-    head = (
-        "",
-        say("device"),
-        "n",
-        say("time"),
-        span,
-        weighed,
-        span,
-        say("memory"),
-        say("known by"),
-        say("why"),
-    )
+    fitting = [(i, plan) for i, plan in enumerate(plans) if plan["fits"]]
+    fitting.sort(key=lambda pair: pair[0] != best)
+    kept = fitting[:SHOWN] or list(enumerate(plans))[:3]
+    head, row = _columns(document.get("request", {}))
+    rows = [(_mark(i, best, front), plan["device"], plan["devices"], *row(plan)) for i, plan in kept]
     left = len(plans) - len(rows)
-    more = [say("  {n} more in --json", n=left)] if left else []
-    legend = [say("  > the best   * no other is both cheaper and faster")] if len(front) > 1 else []
     return [
-        *([] if order else [say("no device fits; the nearest:")]),
-        *table(head, rows, indent=0),
-        *more,
-        *legend,
+        *([] if fitting else [say("no device fits; the nearest:")]),
+        *table(("", say("device"), "n", *head), rows, indent=0),
+        *([say("  {n} more in --json", n=left)] if left else []),
+        *([say("  > the best   * no other is both cheaper and faster")] if len(front) > 1 else []),
         *settings_lines(document),
     ]
 
@@ -52,15 +37,42 @@ def _mark(at: int, best: int | None, front: set[int]) -> str:
     return ">" if at == best else "*" if at in front else ""
 
 
-def _row(plan: dict[str, Any], weighs: str) -> tuple[Any, ...]:
-    time, weighed, memory = (plan.get(name) for name in ("time_s", weighs, "memory_bytes_per_device"))
+Row = Callable[[dict[str, Any]], tuple[Any, ...]]
+
+
+def _columns(request: dict[str, Any]) -> tuple[tuple[str, ...], Row]:
+    """What a plan is judged by: its time and cost; a service by its latencies and its price an hour."""
+    ends = (say("memory"), say("known by"), say("why"))
+    if request.get("job") == "serve" and not request.get("batch_scoring") and not request.get("recipe"):
+        return ("TTFT", "TPOT", "tok/s", say("USD an hour"), *ends), _service_row
+    weighs = "energy_kwh" if request.get("objective") == "energy" else "cost_usd"
+    weighed, span = say("energy") if weighs == "energy_kwh" else say("cost"), say("80 % interval")
+    return (say("time"), span, weighed, span, *ends), lambda plan: _job_row(plan, weighs)
+
+
+def _job_row(plan: dict[str, Any], weighs: str) -> tuple[Any, ...]:
+    time, spent = plan.get("time_s"), plan.get(weighs)
     return (
-        plan["device"],
-        plan["devices"],
         _told(time, "s"),
         _span(time, "s"),
-        _told(weighed, UNITS[weighs]),
-        _span(weighed, UNITS[weighs]),
+        _told(spent, UNITS[weighs]),
+        _span(spent, UNITS[weighs]),
+        *_ends(plan),
+    )
+
+
+def _service_row(plan: dict[str, Any]) -> tuple[Any, ...]:
+    settings, time, cost = plan["settings"], plan.get("time_s"), plan.get("cost_usd")
+    latencies = (settings.get(name) for name in ("ttft_s", "tpot_s"))
+    hourly = show_number(cost["value"] / time["value"] * 3600, "USD") if cost and time else "-"
+    rate = settings.get("output_tok_s")
+    shown = (show_number(s, "s") if s is not None else "-" for s in latencies)
+    return (*shown, f"{rate:,.0f}" if rate else "-", hourly, *_ends(plan))
+
+
+def _ends(plan: dict[str, Any]) -> tuple[str, str, str]:
+    memory, time = plan.get("memory_bytes_per_device"), plan.get("time_s")
+    return (
         show_bytes(memory["value"]) if memory else "-",
         say(time["provenance"]) if time else "-",
         (plan["why_not"] or "")[:64],
