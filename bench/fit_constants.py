@@ -3,6 +3,8 @@
 python bench/fit_constants.py RESULTS.csv            # prints the errors
 python bench/fit_constants.py RESULTS.csv --write    # and writes src/steelyard/hardware/constants.json
 python bench/fit_constants.py RESULTS.csv --write --phase train    # of training rows alone
+
+Serving constants are fitted beside serving-silicon.csv of STEELYARD_SHARED too, where it is there.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from silicon import SHARED, serving
 
 from steelyard.hardware import catalogue, named_models, read_table
-from steelyard.planner import fit, leave_sources_out, score_results
+from steelyard.planner import fit, leave_sources_out, quantile, score_results
 
 PHASES = {"train": {"pretrain", "finetune"}, "serve": {"serve", "decode", "prefill"}}
+SERVING = SHARED / "facts" / "serving-silicon.csv"
 TARGET = Path(__file__).resolve().parents[1] / "src/steelyard/hardware/constants.json"
 
 
@@ -33,11 +37,13 @@ def main() -> None:
     args = parser.parse_args()
     wanted = PHASES[args.phase] if args.phase else set().union(*PHASES.values())
     rows = [r for r in read_table(args.results, ("id", "source", "value")) if r["phase"] in wanted]
-    constants = fit(rows, catalogue(), named_models(), source=f"{args.results.name}, bench/fit_constants.py")
+    beside = serving_beside() if args.phase != "train" else []
+    source = ", ".join([args.results.name, *([SERVING.name] if beside else []), "bench/fit_constants.py"])
+    constants = fit(rows, catalogue(), named_models(), source=source, beside=beside)
     print(json.dumps(constants.as_json(), indent=1))
     for name, group in score_results(rows, catalogue(), named_models(), constants).groups.items():
         print(f"fitted   {name:36}", "  ".join(f"{k} {v:.3g}" for k, v in group.items()))
-    for phase, errors in leave_sources_out(rows, catalogue(), named_models()).items():
+    for phase, errors in leave_sources_out(rows, catalogue(), named_models(), beside).items():
         if not errors:
             continue
         shares = {name: np.abs(np.expm1(e)) for name, e in errors.items()}
@@ -46,13 +52,22 @@ def main() -> None:
                 f"left out {phase} {name:30} rows {len(e):5}  mape {e.mean():.3f}  median {np.median(e):.3f}"
             )
         mape = np.mean([e.mean() for e in shares.values()])
-        median = np.mean([np.median(e) for e in shares.values()])
-        print(f"left out {phase}: sources equal, mape {mape:.3f}, median {median:.3f}")
+        medians = np.mean([np.median(e) for e in shares.values()])
+        middle = np.expm1(quantile({n: np.log1p(e) for n, e in shares.items()}, 0.5))
+        told = f"mape {mape:.3f}, median of rows {middle:.3f}, of sources {medians:.3f}"
+        print(f"left out {phase}, sources equal: {told}")
     if args.write:
         document = constants.as_json()
         if args.phase:
             document = merged(json.loads(TARGET.read_text(encoding="utf-8")), document, args.phase)
         TARGET.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def serving_beside() -> list[dict[str, str]]:
+    """Times per token of the serving table, [] where it is not there."""
+    if not SERVING.exists():
+        return []
+    return [r for r in serving(SERVING) if r["metric"] == "ms_per_output_token"]
 
 
 def merged(old: dict[str, Any], new: dict[str, Any], phase: str) -> dict[str, Any]:

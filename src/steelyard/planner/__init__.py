@@ -5,7 +5,7 @@ from .claims import Checked, check_claims
 from .constants import Constants
 from .facts import DataFacts, Fill
 from .fill import fill, learning_rate
-from .fitting import fit, fit_logs, leave_sources_out
+from .fitting import fit, fit_logs, leave_sources_out, quantile
 from .forms import form_order, loss_source, nominal_speed, quality_loss, stored_bytes
 from .local import Local, check_limits, explain, learnt, predict
 from .plans import Plan, Plans, explain_plan, within_limits
@@ -13,7 +13,7 @@ from .request import Owned, Request
 from .results import Prediction, Scores, predict_results, score_results
 from .search import plan, what_if, why_not
 from .shapes import named_shape, shape_of
-from .stack import serving_rows, spread_rows, with_stack
+from .stack import serving_rows, typical_rows, with_stack
 from .whole import plan_recipe, request_of
 
 __all__ = [
@@ -50,12 +50,13 @@ __all__ = [
     "predict",
     "predict_results",
     "quality_loss",
+    "quantile",
     "request_of",
     "score_results",
     "serving_rows",
     "shape_of",
-    "spread_rows",
     "stored_bytes",
+    "typical_rows",
     "what_if",
     "why_not",
     "with_stack",

@@ -19,7 +19,23 @@ PRIORS = training.PRIORS | inference.PRIORS
 GROUPED = training.GROUPED | inference.GROUPED
 SPREAD = 0.33  # half width of an 80 % interval where no fit tells
 WIDER = 1.3  # an unmeasured level of ignorance against the one below
-GROUP_SD = {"family": 0.2, "stack": 0.3, "device": 0.2}  # log sd of a deviation before any row is seen
+KNOWN = inference.KNOWN
+# Log sd of a deviation before any row is seen; GROUP_SDS where a constant has its own.
+GROUP_SD = {"family": 0.2, "stack": 0.3, "device": 0.2, "release": 0.3, "pair": 0.2, "source": 0.2}
+GROUP_SDS = inference.GROUP_SDS
+# Log sd between stacks of what `with_stack` learns of one device under one engine.
+OWN_SDS = {
+    "serve.bandwidth": 0.15, "serve.kv": 0.3, "serve.compute": 0.25, "serve.rows": 0.4, "serve.step_s": 0.5,
+    "serve.layer_s": 0.3, "serve.sequence_s": 0.5, "serve.hop_s": 0.3, "train.efficiency": 0.2,
+}  # fmt: skip
+PLAN_YEAR = "2025"  # of the engines that a plan without rows stands for
+STACKS = {  # other words for a stack
+    "trtllm": "tensorrt-llm", "trt-llm": "tensorrt-llm", "tensorrt": "tensorrt-llm",
+    "tensorrtllm": "tensorrt-llm", "llamacpp": "llama.cpp", "llama-cpp-python": "llama.cpp",
+    "ollama": "llama.cpp", "ovms": "openvino", "optimum-intel": "openvino", "optimum-habana": "gaudi",
+    "text-generation-inference": "tgi", "intel-extension-for-pytorch": "ipex", "ipex-llm": "ipex",
+    "mii": "deepspeed-mii", "deepspeed-fastgen": "deepspeed-mii", "lmi": "vllm", "xft": "xfastertransformer",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +53,8 @@ class Constants:
 
     def value(self, name: str, groups: Mapping[str, str] | None = None) -> float:
         """The constant itself for {"family", "stack", "device"}; what was never seen deviates by nothing."""
-        deviations = (self.logs.get(key, 0.0) for key in self.keys(name, groups or {})[1:])
+        parts = self.keys(name, groups or {})[1:]
+        deviations = (self.logs.get(key, KNOWN.get(key, (0.0,))[0]) for key in parts)
         return exp(self.base(name) + sum(deviations))
 
     def base(self, name: str) -> float:
@@ -47,7 +64,8 @@ class Constants:
     @staticmethod
     def keys(name: str, groups: Mapping[str, str]) -> list[str]:
         """Where the parts of a constant stand: its base first."""
-        return [name, *(f"{name}@{g}:{groups[g]}" for g in GROUPED.get(name, ()) if groups.get(g))]
+        kinds = (*GROUPED.get(name, ()), *(("own",) if name in OWN_SDS else ()))
+        return [name, *(f"{name}@{g}:{groups[g]}" for g in kinds if groups.get(g))]
 
     def spread(self, phase: str, groups: Mapping[str, str] | None = None) -> float:
         """Half width of the 80 % interval in logs, by what the fit has seen of these groups.
@@ -56,11 +74,19 @@ class Constants:
         where not even the device family was; a level that was not measured is 1.3 times the one below.
         """
         wide = self.spreads.get(phase, SPREAD)
-        for level in ("stack", "family")[: self._unseen(phase, groups or {})]:
+        if self._calibrated(phase, groups or {}):
+            return min(wide, self.spreads.get(f"{phase}:own", wide / WIDER))
+        for level in ("stack", "family")[: self.unseen(phase, groups or {})]:
             wide = max(wide, self.spreads.get(f"{phase}:{level}", WIDER * wide))
         return wide
 
-    def _unseen(self, phase: str, groups: Mapping[str, str]) -> int:
+    def _calibrated(self, phase: str, groups: Mapping[str, str]) -> bool:
+        """Rows of this device and stack were given."""
+        return any(
+            f"{name}@own:{groups.get('own')}" in self.logs for name in OWN_SDS if name.startswith(phase)
+        )
+
+    def unseen(self, phase: str, groups: Mapping[str, str]) -> int:
         """0: family and stack were among the rows; 1: the stack was not; 2: the family was not."""
         seen = {key.split("@")[1] for key in self.logs if key.startswith(phase) and "@" in key}
         if not seen:
@@ -91,9 +117,24 @@ def values(constants: Constants, phase: str, groups: Mapping[str, str]) -> dict[
     return {name: constants.value(name, groups) for name in PRIORS if name.startswith(phase)}
 
 
-def groups(device: Device, framework: str = "") -> dict[str, str]:
-    """The groups whose deviations apply to a device under a software stack."""
-    return {"family": family(device), "stack": stack(framework), "device": device.id}
+def prior(key: str) -> tuple[float, float]:
+    """Logarithm and log sd of a base or of a group's deviation before any row is seen."""
+    if key in PRIORS:
+        return log(PRIORS[key][0]), PRIORS[key][1]
+    name, group = key.split("@", 1)
+    kind = group.split(":")[0]
+    return KNOWN.get(key, (0.0, GROUP_SDS.get(name, {}).get(kind, GROUP_SD[kind])))
+
+
+def groups(device: Device, framework: str = "", year: str = PLAN_YEAR) -> dict[str, str]:
+    """The groups whose deviations apply to a device under a software stack of a year.
+
+    "release" is the stack's year, "pair" that release on this device, "own" what `with_stack` calibrates.
+    """
+    name = stack(framework)
+    release = f"{name}/{year}" if name else ""
+    found = {"family": family(device), "stack": name, "device": device.id, "release": release}
+    return found | {"pair": f"{device.id}/{release}" if name else "", "own": f"{device.id}/{name}"}
 
 
 def family(device: Device) -> str:
@@ -105,5 +146,8 @@ def family(device: Device) -> str:
 
 def stack(framework: str) -> str:
     """The software stack of a row's framework column: its first word, "vllm" for "vLLM -tp 8"."""
-    words = framework.replace(",", " ").split()
-    return words[0].lower() if words else ""
+    words = framework.lower().replace(",", " ").replace("_", "-").split()
+    if not words:
+        return ""
+    name = words[0].split("==")[0]
+    return STACKS.get(name, name)

@@ -1,7 +1,8 @@
 """Seconds and bytes of prefill and decode on any device, over whole arrays of candidates.
 
 Every argument that varies may be a numpy array; arrays broadcast. Each part of a time is returned apart,
-and the parts sum to the whole. Not here: which candidates there are (search.py).
+and the parts sum to the whole. Not here: arrivals and percentiles (load.py), which candidates there are
+(serve_search.py), what a published row means (inference_rows.py).
 """
 
 from __future__ import annotations
@@ -16,18 +17,71 @@ from .sizes import RUNTIME_BYTES, Array, Hardware, Sizes, forward_flops
 
 # Physical meaning and prior of each base: (start value, log sd of the prior).
 PRIORS: dict[str, tuple[float, float]] = {
-    "serve.bandwidth": (0.6, 0.4),  # of memory bandwidth, in a decode step
-    "serve.compute": (0.4, 0.5),  # of dense peak, in prefill and in large decode batches
-    "serve.layer_s": (6e-5, 1.0),  # host and launch seconds a layer and engine step
-    "serve.hop_s": (1.5e-5, 1.0),  # one tensor-parallel all-reduce of a few rows
-    "serve.stack": (1.0, 0.3),  # what a stack takes on top of all the rest
+    "serve.bandwidth": (0.78, 0.08),  # of memory bandwidth, for weights
+    "serve.kv": (0.6, 0.4),  # of memory bandwidth, for the KV cache
+    "serve.compute": (0.65, 0.2),  # of what the device's large matrix products reach
+    "serve.rows": (0.3, 0.5),  # rows a product seems longer than it is, against FLOPs a byte of the device
+    "serve.step_s": (1.5e-3, 0.7),  # host seconds an engine step: scheduler, sampling
+    "serve.layer_s": (4e-5, 0.5),  # launch seconds a layer: 40 us under graph capture, 250 us eager
+    "serve.sequence_s": (3e-5, 0.8),  # host seconds a sequence of a step: detokenising, streams
+    "serve.hop_s": (1.2e-5, 0.6),  # one all-reduce of few rows, a doubling of devices
+    "serve.link": (0.5, 0.5),  # of a link's rate, in an all-reduce
+    "serve.int8": (0.9, 0.2),  # bytes a second of 8-bit weights against 16-bit ones
+    "serve.int4": (0.75, 0.2),
+    "serve.experts": (0.7, 0.4),  # bytes a second of experts' weights against dense ones
+    "serve.weight_only": (0.6, 0.3),  # FLOP/s where integer weights are unpacked to 16 bits first
+    "serve.year": (1.35, 0.1),  # host times grow by this for each year that an engine is older than 2025
+    "serve.drain": (0.75, 0.15),  # of the full batch's rate, when unequal requests offered at once run out
+    "serve.burst": (0.06, 0.7),  # of the other requests' prefills that one waits for, in a closed loop
 }
 GROUPED: dict[str, tuple[str, ...]] = {
-    "serve.bandwidth": ("family", "device"),
-    "serve.compute": ("family", "device"),
-    "serve.layer_s": ("stack",),
-    "serve.stack": ("stack",),
+    "serve.bandwidth": ("family", "stack", "device", "pair", "source"),
+    "serve.kv": ("family", "stack", "source"),
+    "serve.compute": ("family", "device", "pair", "source"),
+    "serve.rows": ("family", "device", "pair", "source"),
+    "serve.step_s": ("stack", "release", "source"),
+    "serve.layer_s": ("family", "stack", "pair", "source"),
+    "serve.sequence_s": ("stack", "release", "source"),
+    "serve.hop_s": ("family", "source"),
+    "serve.int8": ("source",),
+    "serve.int4": ("source",),
+    "serve.experts": ("source",),
+    "serve.weight_only": ("source",),
+    "serve.drain": ("source",),
 }
+# Log sd of a group's deviation before any row is seen. What one source does differently is estimated
+# beside the rest and dropped: it says nothing about the next source.
+GROUP_SDS: dict[str, dict[str, float]] = {
+    "serve.bandwidth": {"family": 0.1, "stack": 0.1, "device": 0.1, "pair": 0.1, "source": 0.15},
+    "serve.kv": {"family": 0.2, "stack": 0.2, "source": 0.3},
+    "serve.compute": {"family": 0.2, "device": 0.15, "pair": 0.15, "source": 0.4},
+    "serve.rows": {"family": 0.5, "device": 0.2, "pair": 0.4, "source": 0.9},
+    "serve.step_s": {"stack": 0.4, "release": 0.3, "source": 0.45},
+    "serve.layer_s": {"family": 0.5, "stack": 0.4, "pair": 0.4, "source": 0.6},
+    "serve.sequence_s": {"stack": 0.4, "release": 0.3, "source": 0.45},
+    "serve.hop_s": {"family": 0.3, "source": 0.45},
+}
+_DIES = (-0.69, 0.1)  # software sees the two dies of such a card as two devices
+_ON_DEVICE = (-1.5, 0.5)  # the whole decode loop is one program there: no scheduler between steps
+# Deviations known from how a thing is built: (log start, log sd).
+KNOWN: dict[str, tuple[float, float]] = {
+    "serve.layer_s@family:cpu": (2.0, 0.5),  # every kernel ends in a barrier of all cores
+    "serve.layer_s@stack:openvino": (0.4, 0.4),
+    "serve.layer_s@family:amd": (1.0, 0.5),  # few engines capture graphs there
+    "serve.layer_s@family:intel": (1.4, 0.5),
+    "serve.layer_s@family:sambanova": (-2.3, 0.5),  # a decoder is one fused dataflow kernel
+    "serve.step_s@stack:sambaflow": _ON_DEVICE,
+    "serve.sequence_s@stack:sambaflow": _ON_DEVICE,
+    "serve.sequence_s@stack:gaudi": _ON_DEVICE,
+    "serve.sequence_s@stack:deepspeed": _ON_DEVICE,
+    "serve.bandwidth@stack:llama.cpp": (-1.1, 0.3),  # its matrix-vector kernels leave most of an HBM idle
+    "serve.bandwidth@device:mi250": _DIES,
+    "serve.compute@device:mi250": _DIES,
+    "serve.bandwidth@device:max-1550": _DIES,
+    "serve.compute@device:max-1550": _DIES,
+}
+CORNER = 2.0  # how sharp the roofline's corner is
+NOW = 2025  # the year that host times are stated for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,50 +90,172 @@ class ServeSetup:
 
     t: Array = 1
     p: Array = 1
+    e: Array = 1  # of the t devices, groups that hold whole experts
     batch: Array = 1
     prompt: Array = 128
     output: Array = 64
     weight_bits: Array = 16
+    kv_bits: Array = 16  # against the 16 of `Sizes.kv_bytes`
+    weight_only: Array = 0  # 1: integer weights, 16-bit products
+    prefix_hit: Array = 0.0  # share of the prompt whose KV cache is there already
+    draft: Array = 0  # tokens a speculative step proposes
+    accept: Array = 0.7  # chance that one is right
+    draft_share: Array = 0.05  # of the step, what proposing one takes
+    year: Array = NOW  # of the engine's release
 
 
 def serve_s(
     sizes: Sizes, setup: ServeSetup, hardware: Hardware, constant: dict[str, Array]
 ) -> dict[str, dict[str, Array]]:
-    """Seconds of the prefill of one request and of one decode step, each by parts.
+    """Seconds of the prefill of one request and of one output token, each by parts.
 
-    Decode reads the active weights and the KV cache once a step and computes 2 operations a weight and
-    sequence (Pope et al. 2022, arXiv 2211.05102, section 2); a mixture of experts reads
-    E (1 - (1 - k/E)^batch) experts (planner.md section 5). Pipeline stages serve one after the other.
+    Decode is host time a step plus bytes over a rate plus what the products add at the corner of a
+    roofline (Williams et al. 2009; Pope et al. 2022, arXiv 2211.05102, section 2), plus two all-reduces a
+    layer (Shoeybi et al. 2019, arXiv 1909.08053). Pipeline stages serve one after the other, each a p-th
+    of the batch at a time.
     """
-    t = np.asarray(setup.t, float)
-    stack = constant["serve.stack"]
-    rate = hardware.peak * constant["serve.compute"] * t
-    memory = hardware.bandwidth * constant["serve.bandwidth"] * t
-    chosen = np.clip(sizes.active / sizes.params, 0.0, 1.0)
-    touched = 1 - (1 - chosen) ** np.maximum(0.0, np.asarray(setup.batch) - 1)
-    read = (sizes.active + sizes.idle * touched) * setup.weight_bits / 8
-    context = setup.prompt + np.asarray(setup.output) / 2
-    hop = np.where(t > 1, 2 * sizes.layers * constant["serve.hop_s"] * np.log2(np.maximum(t, 2)), 0.0)
-    launch = sizes.layers * constant["serve.layer_s"]
-    flops = 2.0 * sizes.active
+    batch = np.maximum(1.0, np.asarray(setup.batch, float) / setup.p)
+    weights, read = weights_s(sizes, setup, hardware, constant, batch)
+    rate, edge = products_per_s(setup, hardware, constant), constant["serve.rows"] * ridge(hardware)
+    short = edge * (1 - 1 / batch)  # one row needs no tile: there is a matrix-vector kernel
+    products = 2.0 * sizes.active * (batch + short) / rate
+    age = constant["serve.year"] ** np.clip(NOW - np.asarray(setup.year, float), -1.5, 2.5)
+    launch = sizes.layers * constant["serve.layer_s"] + constant["serve.step_s"] * age
+    prompt = np.maximum(1.0, setup.prompt * (1.0 - np.asarray(setup.prefix_hit)))
+    filled = forward_flops(sizes) * prompt / rate
+    first = corner(filled + 2.0 * sizes.active * edge / rate, read) - filled
+    share = speculative_share(setup)
+    decode = {
+        "weights": weights,
+        "kv": kv_s(sizes, setup, hardware, constant, batch),
+        "compute": corner(products, weights) - weights,
+        "launch": launch,
+        "sequences": batch * constant["serve.sequence_s"] * age,
+        "tp": all_reduces_s(sizes, setup, hardware, constant, batch),
+    }
     return {
         "prefill": {
-            "compute": stack * setup.prompt * forward_flops(sizes) / rate,
-            "launch": stack * launch,
-            "tp": stack * hop,
+            "compute": filled,
+            "first": first,
+            "launch": launch,
+            "tp": all_reduces_s(sizes, setup, hardware, constant, prompt),
         },
-        "decode": {
-            "weights": stack * read / memory,
-            "kv": stack * setup.batch * context * sizes.kv_bytes / memory,
-            "compute": stack * setup.batch * flops / rate,
-            "launch": stack * launch,
-            "tp": stack * hop,
-        },
+        "decode": {name: part * share for name, part in decode.items()},
+    }
+
+
+def corner(a: Array, b: Array) -> Array:
+    """The longer of two times, rounded where they are near each other."""
+    return (a**CORNER + b**CORNER) ** (1 / CORNER)
+
+
+def ridge(hardware: Hardware) -> Array:
+    """Operations a byte from which on products and not memory bound a kernel (Williams et al. 2009)."""
+    return hardware.peak / hardware.bandwidth
+
+
+def products_per_s(setup: ServeSetup, hardware: Hardware, constant: dict[str, Array]) -> Array:
+    """FLOP/s of long products on one replica; slower where integer weights are unpacked first."""
+    unpack = np.where(np.asarray(setup.weight_only) > 0, constant["serve.weight_only"], 1.0)
+    return hardware.peak * hardware.matrix_share * constant["serve.compute"] * setup.t * unpack
+
+
+def weights_s(
+    sizes: Sizes, setup: ServeSetup, hardware: Hardware, constant: dict[str, Array], batch: Array
+) -> tuple[Array, Array]:
+    """Seconds to read the weights that a step of this batch touches, and those of one token.
+
+    Of E experts a batch touches E (1 - (1 - k/E)^batch) (planner.md section 5).
+    """
+    bits = np.asarray(setup.weight_bits, float)
+    slower = np.where(bits < 6, constant["serve.int4"], np.where(bits < 12, constant["serve.int8"], 1.0))
+    rate = hardware.bandwidth * constant["serve.bandwidth"] * setup.t * slower / (stored_bits(bits) / 8)
+    share = chosen_share(sizes)
+    spread = np.asarray(sizes.idle) > 0
+    all_experts = np.where(spread, sizes.idle / np.maximum(1e-9, 1 - share), 0.0)
+    dense = np.maximum(0.0, sizes.active - all_experts * share)
+    touched = all_experts * (1 - (1 - share) ** batch)
+    return (dense + touched / constant["serve.experts"]) / rate, sizes.active / rate
+
+
+def chosen_share(sizes: Sizes) -> Array:
+    """Of the routed experts, those one token passes through; of all weights where experts are unknown."""
+    known = np.asarray(sizes.experts) > 0
+    share = np.where(
+        known, sizes.experts_per_token / np.maximum(1.0, sizes.experts), sizes.active / sizes.params
+    )
+    return np.clip(share, 0.0, 1.0)
+
+
+def stored_bits(bits: Array) -> Array:
+    """Bits a weight takes: 4-bit forms add a scale a group and leave some matrices in 8 bits."""
+    return np.where(bits < 6, bits + 0.75, bits)
+
+
+def kv_s(
+    sizes: Sizes, setup: ServeSetup, hardware: Hardware, constant: dict[str, Array], batch: Array
+) -> Array:
+    """Seconds to read the KV cache of the batch: of a window alone where the layers slide one.
+
+    A latent cache (MLA), or more devices than KV heads, is kept whole on each (DeepSeek-V2, arXiv
+    2405.04434, section 2.1).
+    """
+    context = setup.prompt + np.asarray(setup.output) / 2
+    seen = 1 - np.sqrt(np.clip(1 - np.asarray(sizes.window), 0.0, 1.0))
+    heads = np.where(np.asarray(sizes.attention_params) > 0, 1.0, np.maximum(1.0, sizes.kv_heads))
+    held = sizes.kv_bytes * np.asarray(setup.kv_bits) / 16 / np.minimum(setup.t, heads)
+    return batch * context * seen * held / (hardware.bandwidth * constant["serve.kv"])
+
+
+def all_reduces_s(
+    sizes: Sizes, setup: ServeSetup, hardware: Hardware, constant: dict[str, Array], rows: Array
+) -> Array:
+    """Two ring all-reduces a layer of `rows` rows (Thakur et al. 2005), one more hop a doubling of devices.
+
+    A direct mesh gives a group of t only t - 1 of a device's node - 1 links. Whole experts apart
+    (e > 1) turn one of the two into an exchange of the same bytes.
+    """
+    t = np.asarray(setup.t, float)
+    links = np.clip((t - 1) / np.maximum(1.0, np.asarray(hardware.node) - 1), 0.02, 1.0)
+    near = hardware.scaleup * np.where(np.asarray(hardware.mesh) > 0, links, 1.0)
+    rate = constant["serve.link"] * np.where(t <= hardware.node, near, hardware.scaleout)
+    each = (
+        constant["serve.hop_s"] * np.log2(np.maximum(t, 2.0)) + rows * 4.0 * sizes.hidden * (t - 1) / t / rate
+    )
+    return np.where(t > 1, 2.0 * sizes.layers * each, 0.0)
+
+
+def speculative_share(setup: ServeSetup) -> Array:
+    """Of a step's time, what a token takes with k drafted ones (Leviathan et al. 2023, theorem 3.8)."""
+    k, right = np.asarray(setup.draft, float), np.minimum(np.asarray(setup.accept, float), 0.999)
+    gained = (1 - right ** (k + 1)) / (1 - right)
+    return np.where(k > 0, (1 + k * setup.draft_share) / gained, 1.0)
+
+
+def shared_prefill_s(parts: dict[str, dict[str, Array]], batch: Array, output: Array) -> Array:
+    """What the prefills of the others add to each of one request's tokens, when all steps are mixed."""
+    each = parts["prefill"]["compute"] + parts["prefill"]["tp"]
+    return (np.asarray(batch) - 1) * each / output
+
+
+# ------------------------------------------------------------------ memory
+
+
+def serve_memory_parts(shape: Shape, setup: ServeSetup, kv_bytes: float) -> dict[str, Array]:
+    """Bytes one device holds: weights, KV cache at full length, activations of a prefill chunk, runtime."""
+    split = np.asarray(setup.t, float) * np.asarray(setup.p, float)
+    length = setup.prompt + np.asarray(setup.output)
+    heads = max(1, shape.kv_heads) if shape.kv_width in (0, 2 * shape.kv_heads * shape.head_dim) else 1
+    held = np.minimum(setup.t, heads) * np.asarray(setup.p, float)
+    chunk = np.minimum(np.asarray(setup.prompt, float), 2048.0)
+    return {
+        "weights": shape.params * stored_bits(np.asarray(setup.weight_bits, float)) / 8 / split,
+        "kv": np.asarray(setup.batch) * length * kv_bytes * np.asarray(setup.kv_bits) / 16 / held,
+        "activations": chunk * (4.0 * shape.hidden + 6.0 * shape.ffn / np.asarray(setup.t)),
+        "runtime": RUNTIME_BYTES + 0.0 * split,
     }
 
 
 def serve_memory_bytes(shape: Shape, setup: ServeSetup, kv_bytes: float) -> Array:
-    """Bytes one device holds: its share of weights and KV cache at full length, and the runtime."""
-    split = np.asarray(setup.t, float) * np.asarray(setup.p, float)
-    cache = np.asarray(setup.batch) * (setup.prompt + np.asarray(setup.output)) * kv_bytes
-    return (shape.params * np.asarray(setup.weight_bits) / 8 + cache) / split + RUNTIME_BYTES
+    """The sum of `serve_memory_parts`."""
+    return sum(serve_memory_parts(shape, setup, kv_bytes).values())

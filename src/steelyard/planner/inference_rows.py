@@ -1,50 +1,216 @@
-"""Published serving rows: setup in, the row's metric out."""
+"""Published serving rows: what their cells mean, and the row's metric from a setup.
+
+A published run did run: where sizes say that it could not, what is not told (offload, a higher memory
+limit) is taken to have helped. Nothing here looks at a row's source.
+"""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from steelyard.errors import WrongUse
+from steelyard.hardware import Device
+
 from .cells import Row, needed, number
-from .inference import serve_s
-from .sizes import USABLE_MEMORY, total
+from .constants import PLAN_YEAR, family, stack
+from .inference import serve_s, shared_prefill_s
+from .sizes import RUNTIME_BYTES, total
 
-METRICS = {"output_tokens_per_s": "tokens/s", "ms_per_output_token": "ms", "ttft_ms": "ms"}
-OFFERED_BATCH = 256  # requests in flight when all are offered at once (the default of vLLM and its kin)
+OFFERED = {"tensorrt-llm": 2048.0, "sglang": 1024.0, "tgi": 128.0}  # most requests of a batch, by default
+OFFERED_ELSE = 256.0  # vLLM and its kin
+ENGINE_MEMORY = 0.9  # of a device's memory, the usual default of --gpu-memory-utilization
+LEAST_ROOM = 0.05  # of the memory is left for the KV cache where the sums leave none
+WEIGHT_ONLY = ("openvino", "llama.cpp")  # unpack 8-bit weights to 16 bits before the products
+PROMPT, OUTPUT = 512.0, 128.0  # tokens, where a row does not tell
+
+# What is measured, by the words used for it; everything in seconds, tokens/s and requests/s.
+KINDS = {
+    "output_tokens_per_s": "output", "tokens_per_s": "output", "throughput": "output",
+    "output_throughput": "output", "output_token_throughput": "output", "generation_tokens_per_s": "output",
+    "throughput_tokens_per_s": "output", "total_tokens_per_s": "total", "total_token_throughput": "total",
+    "prefill_tokens_per_s": "prompt", "input_tokens_per_s": "prompt", "prompt_tokens_per_s": "prompt",
+    "decode_tokens_per_s": "decode", "tokens_per_s_per_user": "user", "output_tokens_per_s_per_user": "user",
+    "requests_per_s": "requests", "request_throughput": "requests", "samples_per_s": "requests",
+    "queries_per_s": "requests", "output_token": "tpot", "tpot": "tpot", "itl": "tpot",
+    "inter_token_latency": "tpot", "time_per_output_token": "tpot", "token_latency": "tpot",
+    "next_token_latency": "tpot", "second_token_latency": "tpot", "ttft": "ttft",
+    "time_to_first_token": "ttft", "first_token_latency": "ttft", "prefill_latency": "ttft",
+    "prefill_time": "ttft", "latency": "latency", "e2e_latency": "latency", "request_latency": "latency",
+    "end_to_end_latency": "latency",
+}  # fmt: skip
+TIME_UNITS = {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e3, "milliseconds": 1e3, "us": 1e6}
+TIMES = ("tpot", "ttft", "latency")
+RATE_UNIT = re.compile(
+    r"^(tok(en)?s?|req(uest)?s?|samples?|queries)(/|_per_| per )(s|sec|second)"
+    r"((/|_per_| per )(device|gpu|card|chip|accelerator|socket|user))?$"
+)
 
 
-def setup_of(row: Row, sizes: dict[str, float], hardware: dict[str, float]) -> dict[str, float]:
-    devices = needed(row, "devices")
-    t = number(row, "tp") or 1.0
-    p = number(row, "pp") or (devices if not row.get("tp") else 1.0)
-    prompt = number(row, "prompt_len", 512.0) or 512.0
-    output = number(row, "output_len", 128.0) or 128.0
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What a row states: the kind, units of it in one SI unit, and whether of one device."""
+
+    kind: str
+    factor: float = 1.0
+    per_device: bool = False
+
+
+def metric_of(row: Row) -> Metric:
+    """The row's metric, however it is spelled. Raises WrongUse where metric or unit is not known."""
+    name = re.sub(r"[^a-z0-9]+", "_", row["metric"].strip().lower()).strip("_")
+    unit = (row.get("unit") or "").strip().lower()
+    per_device = bool(re.search(r"(/|_per_| per )(device|gpu|card|chip|accelerator|socket)$", unit))
+    name, cut = re.subn(r"_per_(device|gpu|card|chip|accelerator|socket)$", "", name)
+    name = re.sub(r"^(mean|median|avg|average|p50)_", "", name).replace("_per_sec", "_per_s")
+    name = name.replace("_per_second", "_per_s")
+    told = re.match(r"^(s|ms|us)_per_(.+)$", name) or re.match(r"^()(.+)$", name)
+    assert told
+    ending = re.search(r"_(s|ms|us)$", told[2]) if told[2] not in KINDS else None
+    kind = KINDS.get(told[2][: ending.start()] if ending else told[2])
+    if kind is None:
+        raise WrongUse("results.metric", f"the metric {row['metric']!r} is not known", hint=_known())
+    if kind in TIMES:
+        unit = unit.split("/")[0] or told[1] or (ending[1] if ending else "")
+        if unit not in TIME_UNITS:
+            raise WrongUse("results.unit", f"the unit {row.get('unit')!r} is not known for {row['metric']}")
+        return Metric(kind, TIME_UNITS[unit])
+    if unit and not RATE_UNIT.match(unit):
+        raise WrongUse("results.unit", f"the unit {row.get('unit')!r} is not known for {row['metric']}")
+    kind = "user" if unit.endswith("user") else kind
+    if kind == "output" and row.get("phase") in ("prefill", "decode"):
+        kind = {"prefill": "prompt", "decode": "decode"}[row["phase"]]
+    return Metric(kind, 1.0, per_device or bool(cut))
+
+
+def _known() -> str:
+    return "such as output_tokens_per_s, ttft_ms, ms_per_output_token or requests_per_s"
+
+
+def precision_of(row: Row) -> str:
+    """The precision of the products: 16 bits where integer weights are unpacked first."""
+    return "bf16" if weight_only(row) else (row.get("precision") or "bf16").lower()
+
+
+def weight_only(row: Row) -> bool:
+    """Integer weights, 16-bit products: 4 bits always, 8 bits in some engines."""
+    precision = (row.get("precision") or "bf16").lower()
     bits = number(row, "weight_bits") or 16.0
-    asked = number(row, "concurrency") or number(row, "micro_batch") or OFFERED_BATCH
-    room = USABLE_MEMORY * hardware["memory"] * t * p - sizes["params"] * bits / 8
-    fits = room / (sizes["kv_bytes"] * (prompt + output / 2))
-    # A published run did run: where the sum says it cannot, the offload or swap is not known.
-    return {
+    if precision in ("bf16", "fp16", "f16", "fp32", "f32"):
+        return bits < 16
+    return precision.startswith(("int4", "w4", "q4", "u4")) or (
+        precision in ("int8", "w8a16", "q8_0") and stack(row.get("framework") or "") in WEIGHT_ONLY
+    )
+
+
+def year_of(row: Row) -> tuple[str, float]:
+    """The year of a row's date, and the same with its month as a fraction."""
+    found = re.match(r"^(20\d\d)(?:-(\d\d))?", (row.get("date") or "").strip())
+    if not found:
+        return PLAN_YEAR, float(PLAN_YEAR) + 0.5
+    return found[1], float(found[1]) + (float(found[2]) / 12 if found[2] else 0.5)
+
+
+def setup_of(
+    row: Row, sizes: dict[str, float], hardware: dict[str, float], device: Device
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The setup of one replica, and what else the row's value depends on."""
+    engine = stack(row.get("framework") or "")
+    if engine == "llama.cpp" and family(device) == "intel" and needed(row, "devices") > 1:
+        raise WrongUse("results.stack", "llama.cpp has no published way over several Intel GPUs")
+    bits = number(row, "weight_bits") or _bits(row.get("precision") or "bf16")
+    asked = number(row, "concurrency") or number(row, "micro_batch")
+    t, p, replicas = split_of(row, sizes, hardware, engine, asked, bits)
+    prompt = number(row, "prompt_len", PROMPT) or PROMPT
+    output = max(1.0, number(row, "output_len", OUTPUT) or OUTPUT)
+    metric = metric_of(row)
+    kv_bits = 8.0 if not number(row, "kv_bits") and bits < 16 and engine == "tensorrt-llm" else 16.0
+    batch = max(1.0, asked / replicas) if asked else OFFERED.get(engine, OFFERED_ELSE)
+    if metric.kind not in TIMES:  # a time a token is told of a batch that ran
+        room = (ENGINE_MEMORY * hardware["memory"] - RUNTIME_BYTES) * t * p - sizes["params"] * bits / 8
+        room = max(room, LEAST_ROOM * hardware["memory"] * t * p)
+        batch = max(1.0, min(batch, room / (sizes["kv_bytes"] * kv_bits / 16 * (prompt + output / 2))))
+    setup = {
         "t": t,
         "p": p,
-        "batch": max(1.0, min(asked, fits)),
+        "batch": batch,
         "prompt": prompt,
-        "output": max(1.0, output),
+        "output": output,
         "weight_bits": bits,
-        "replicas": max(1.0, devices / (t * p)),
+        "kv_bits": kv_bits,
+        "weight_only": float(weight_only(row)),
+        "year": year_of(row)[1],
     }
+    # Lengths that are no round number are means over a data set: offered at once, the long ones end alone.
+    unequal = output % 16 != 0 and output % 10 != 0
+    return setup, {
+        "replicas": replicas,
+        "devices": t * p * replicas,
+        "drains": float(not asked and unequal),
+        "together": float(bool(number(row, "micro_batch"))),  # a static batch: all prompts arrive at once
+        "alone": float(row.get("phase") == "decode"),
+    }
+
+
+def _bits(precision: str) -> float:
+    found = re.search(r"(\d+)", precision)
+    return min(16.0, float(found[1])) if found else 16.0
+
+
+def split_of(
+    row: Row,
+    sizes: dict[str, float],
+    hardware: dict[str, float],
+    engine: str,
+    asked: float | None,
+    bits: float,
+) -> tuple[float, float, float]:
+    """Tensor and pipeline parallelism of one replica, and how many replicas there are.
+
+    Untold, llama.cpp puts layers one after the other; a load that is offered at once is served by as many
+    replicas as hold the weights; a stated one by all devices together.
+    """
+    devices = needed(row, "devices")
+    t, p, d = number(row, "tp"), number(row, "pp"), number(row, "dp")
+    if not t and engine == "llama.cpp":
+        return 1.0, p or devices, 1.0
+    if not t and (d or p):
+        t = max(1.0, devices / ((d or 1.0) * (p or 1.0)))
+    if not t:
+        most = max(1.0, min(devices, hardware["node"]))
+        held = 1.2 * sizes["params"] * bits / 8 / (ENGINE_MEMORY * hardware["memory"])
+        t = most if asked else min(most, 2.0 ** np.ceil(np.log2(max(1.0, held))))
+        p = 1.0 if not asked else devices / t
+    p = p or 1.0
+    return float(t), float(p), max(1.0, float(devices // (t * p)) or 1.0)
 
 
 def values_of(table: Any, constant: dict[str, np.ndarray]) -> np.ndarray:
-    setup = table.setup
+    """Each row's value in its own unit."""
+    setup, extra = table.setup, table.extra
     parts = serve_s(table.sizes, setup, table.hardware, constant)
-    prefill = parts["prefill"]["compute"] * setup.batch + parts["prefill"]["launch"] + parts["prefill"]["tp"]
-    step = total(parts["decode"])
-    shared = np.where(table.decode_only, 0.0, (setup.batch - 1) * parts["prefill"]["compute"] / setup.output)
+    prefill, step = parts["prefill"], total(parts["decode"])
+    batch, output = setup.batch, setup.output
+    all_prompts = total(prefill) + (batch - 1) * (prefill["compute"] + prefill["tp"])
+    mixed = np.where((extra["alone"] > 0) | (extra["together"] > 0), 0.0, 1.0)
+    tpot = step + mixed * shared_prefill_s(parts, batch, output)
+    waiting = total(prefill) * (1 + constant["serve.burst"] * (batch - 1)) + np.where(batch > 1, step, 0.0)
+    ttft = np.where(extra["together"] > 0, all_prompts, waiting)
+    full = np.where(extra["drains"] > 0, constant["serve.drain"], 1.0)
+    answers = extra["replicas"] * batch * full / (all_prompts + output * step)
     each = {
-        "output_tokens_per_s": table.replicas * setup.batch * setup.output / (prefill + setup.output * step),
-        "ms_per_output_token": 1e3 * (step + shared),
-        "ttft_ms": 1e3 * prefill,
+        "output": answers * output,
+        "total": answers * (output + setup.prompt),
+        "requests": answers,
+        "prompt": extra["replicas"] * batch * setup.prompt / all_prompts,
+        "decode": extra["replicas"] * batch / step,
+        "user": 1 / tpot,
+        "tpot": tpot,
+        "ttft": ttft,
+        "latency": ttft + (output - 1) * tpot,
     }
-    return np.select([table.metrics == name for name in each], list(each.values()))
+    found = np.select([table.metrics == name for name in each], list(each.values()))
+    return found * extra["factor"] / np.where(extra["per_device"] > 0, extra["devices"], 1.0)

@@ -6,6 +6,7 @@ a row that cannot be predicted is refused with a reason. Pure: rows and catalogu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import exp, log
@@ -14,18 +15,34 @@ from typing import Any
 import numpy as np
 
 from steelyard.errors import WrongUse
-from steelyard.hardware import Device, Devices
+from steelyard.hardware import Device, Devices, plain
 
 from . import inference_rows, training_rows
-from .cells import Models, Row, number, rates_of, sizes_of
+from .cells import Models, Row, needed, number, rates_of, sizes_of
 from .constants import PRIORS, Constants, family, groups
-from .inference import ServeSetup
+from .inference import ServeSetup, serve_s
 from .sizes import Hardware, Sizes
-from .training import TrainSetup
+from .training import TrainSetup, train_step_s
 
 TRAIN_PHASES = ("pretrain", "finetune")
 SERVE_PHASES = ("serve", "decode", "prefill")
-REQUIRED = ("id", "phase", "model", "layers", "hidden", "heads", "device", "devices", "metric", "unit")
+FROM_MODEL = ("layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "params_b")
+WORST = 10
+# Other spellings of what a training row states: (metric, unit) -> (metric, factor from it).
+TRAIN_WORDS = {
+    ("tokens_per_s", "tokens/s"): ("tokens_per_s_per_device", "devices"),
+    ("tokens_per_s_per_gpu", "tokens/s/gpu"): ("tokens_per_s_per_device", 1.0),
+    ("tokens_per_gpu_per_s", "tokens/s/gpu"): ("tokens_per_s_per_device", 1.0),
+    ("tflops_per_gpu", "tflops/gpu"): ("tflops_per_device", 1.0),
+    ("tflops_per_device", "tflops"): ("tflops_per_device", 1.0),
+    ("step_time_ms", "ms"): ("step_time_s", 1e3),
+    ("step_time", "s"): ("step_time_s", 1.0),
+    ("iteration_time_s", "s"): ("step_time_s", 1.0),
+    ("iteration_time_ms", "ms"): ("step_time_s", 1e3),
+    ("mfu", "%"): ("mfu", 100.0),
+    ("mfu", "percent"): ("mfu", 100.0),
+    ("sequences_per_s", "sequences/s"): ("samples_per_s", 1.0),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,83 +51,159 @@ class Table:
 
     phase: str  # train | serve
     ids: list[str]
-    groups: list[dict[str, str]]  # device family, software stack and device of each row
+    groups: list[dict[str, str]]  # device family, software stack, its year, device, source of each row
     metrics: np.ndarray
     sizes: Sizes
     hardware: Hardware
     setup: TrainSetup | ServeSetup
-    replicas: np.ndarray
-    decode_only: np.ndarray
-    peak16: np.ndarray  # FLOP/s that a published MFU refers to
+    extra: Mapping[str, np.ndarray]  # what else a value depends on: replicas, factor of the unit, ...
+
+    @property
+    def peak16(self) -> np.ndarray:
+        """FLOP/s that a published MFU refers to."""
+        return np.asarray(self.hardware.peak16)
 
     def constants(self, logs: Mapping[str, float]) -> dict[str, np.ndarray]:
         """Each constant of the phase as an array over the rows."""
         known = Constants(logs=logs)
-        names = [n for n in PRIORS if n.startswith(self.phase)]
-        return {n: np.array([known.value(n, g) for g in self.groups]) for n in names}
+        return {n: self._column(known, n) for n in PRIORS if n.startswith(self.phase)}
+
+    def _column(self, known: Constants, name: str) -> np.ndarray:
+        found: dict[tuple[str, ...], float] = {}
+        values = []
+        for kin in self.groups:
+            key = tuple(known.keys(name, kin))
+            if key not in found:
+                found[key] = known.value(name, kin)
+            values.append(found[key])
+        return np.array(values)
 
     def predict(self, constant: dict[str, np.ndarray]) -> np.ndarray:
         """Values in the unit of each row's metric."""
-        return (training_rows if self.phase == "train" else inference_rows).values_of(self, constant)
+        if self.phase == "serve":
+            return inference_rows.values_of(self, constant)
+        return training_rows.values_of(self, constant) * self.extra["factor"]
+
+    def parts(self, constant: dict[str, np.ndarray], at: int) -> dict[str, float]:
+        """Seconds of the step (training) or of prefill and a token (serving) of one row, by parts."""
+        if self.phase == "train":
+            assert isinstance(self.setup, TrainSetup)
+            found = train_step_s(self.sizes, self.setup, self.hardware, constant)
+        else:
+            assert isinstance(self.setup, ServeSetup)
+            both = serve_s(self.sizes, self.setup, self.hardware, constant)
+            found = {f"{phase}_{k}": v for phase, parts in both.items() for k, v in parts.items()}
+        return {k: float(np.broadcast_to(v, len(self.ids))[at]) for k, v in found.items()}
 
 
 # ------------------------------------------------------------------ one row in
+
+
+@dataclass(frozen=True, slots=True)
+class _Parsed:
+    row: Row
+    device: Device
+    metric: str
+    sizes: dict[str, float]
+    hardware: dict[str, float]
+    setup: dict[str, float]
+    extra: dict[str, float]
 
 
 def read_rows(
     rows: Sequence[Row], devices: Devices, models: Models
 ) -> tuple[dict[str, Table], dict[str, str]]:
     """Tables of the phases, and id -> reason for each row that cannot be predicted."""
-    taken: dict[str, list[tuple[Row, Device, dict, dict, dict]]] = {"train": [], "serve": []}
+    taken: dict[str, list[_Parsed]] = {"train": [], "serve": []}
     refused: dict[str, str] = {}
+    names = {plain(name): name for name in models}
     for row in rows:
         try:
-            phase, parts = _row(row, devices, models)
-            taken[phase].append((row, *parts))
+            phase = phase_of(row)
+            read = _train_row if phase == "train" else _serve_row
+            taken[phase].append(read(from_catalogue(row, models, names), devices, models))
         except WrongUse as e:
-            refused[row.get("id", "")] = e.message
+            near = f"; {e.hint}" if e.code.endswith(".unknown") else ""
+            refused[row.get("id", "")] = e.message + near
     return {phase: _table(phase, found) for phase, found in taken.items() if found}, refused
 
 
-def _row(row: Row, devices: Devices, models: Models) -> tuple[str, tuple[Device, dict, dict, dict]]:
-    phase = "train" if row.get("phase") in TRAIN_PHASES else "serve"
-    if row.get("phase") not in (*TRAIN_PHASES, *SERVE_PHASES):
+def phase_of(row: Row) -> str:
+    """ "train" or "serve". Raises WrongUse for a phase that is neither."""
+    phase = (row.get("phase") or "").strip().lower()
+    if phase not in (*TRAIN_PHASES, *SERVE_PHASES):
         raise WrongUse("results.phase", f"the phase {row.get('phase')!r} is not known")
-    metrics = (training_rows if phase == "train" else inference_rows).METRICS
-    if metrics.get(row["metric"]) != row["unit"]:
-        raise WrongUse("results.metric", f"{row['metric']} in {row['unit']} is not known for {row['phase']}")
+    return "train" if phase in TRAIN_PHASES else "serve"
+
+
+def from_catalogue(row: Row, models: Models, names: Mapping[str, str]) -> Row:
+    """The row with the catalogue's name of its model, and its sizes where the row's cells are empty."""
+    name = names.get(plain(row["model"]))
+    for tail in ("instruct", "chat", "hf", "base", "it"):
+        key = plain(row["model"])
+        name = name or (names.get(key[: -len(tail)]) if key.endswith(tail) else None)
+    if name is None:
+        return row
+    known = models[name]
+    empty = {c: str(known[c]) for c in FROM_MODEL if not (row.get(c) or "").strip() and known.get(c)}
+    return {**row, "model": name, **empty}
+
+
+def _train_row(row: Row, devices: Devices, models: Models) -> _Parsed:
+    metric, factor = _train_metric(row)
     device = devices.find(row["device"])
     hardware = rates_of(row, device)
-    if phase == "train":
-        setup = training_rows.setup_of(row)
-        return phase, (device, sizes_of(row, models, setup["seq_len"]), hardware, setup)
+    sizes = sizes_of(row, models, needed(row, "seq_len"))
+    setup = training_rows.setup_of(row, sizes, hardware)
+    extra = {"factor": setup["devices"] if factor == "devices" else float(factor)}
+    return _Parsed(row, device, metric, sizes, hardware, setup, extra)
+
+
+def _train_metric(row: Row) -> tuple[str, Any]:
+    metric, unit = row["metric"].strip().lower(), (row.get("unit") or "").strip()
+    if training_rows.METRICS.get(metric, "-").lower() == unit.lower():
+        return metric, 1.0
+    known = TRAIN_WORDS.get((metric, unit.lower()))
+    if known is None:
+        raise WrongUse("results.metric", f"{row['metric']} in {row['unit']} is not known for {row['phase']}")
+    return known
+
+
+def _serve_row(row: Row, devices: Devices, models: Models) -> _Parsed:
+    metric = inference_rows.metric_of(row)
+    device = devices.find(row["device"])
+    hardware = rates_of({**row, "precision": inference_rows.precision_of(row)}, device)
+    if device.scaleup_topology == "mesh":  # the links go to that many peers, whatever the host holds
+        hardware["node"] = float(max(1, device.scaleup_devices))
     sizes = sizes_of(row, models, number(row, "prompt_len", 512.0) or 512.0)
-    return phase, (device, sizes, hardware, inference_rows.setup_of(row, sizes, hardware))
+    setup, extra = inference_rows.setup_of(row, sizes, hardware, device)
+    extra |= {"factor": metric.factor, "per_device": float(metric.per_device)}
+    return _Parsed(row, device, metric.kind, sizes, hardware, setup, extra)
 
 
-def _table(phase: str, found: list[tuple[Row, Device, dict, dict, dict]]) -> Table:
-    def column(at: int, name: str) -> np.ndarray:
-        return np.array([entry[at][name] for entry in found], float)  # type: ignore[index]
+def _table(phase: str, found: list[_Parsed]) -> Table:
+    def columns(part: str) -> dict[str, np.ndarray]:
+        entries = [getattr(entry, part) for entry in found]
+        return {name: np.array([e[name] for e in entries], float) for name in entries[0]}
 
-    def build(cls: type, at: int, drop: tuple[str, ...] = ()) -> Any:
-        return cls(**{name: column(at, name) for name in found[0][at] if name not in drop})  # type: ignore[index,union-attr]
-
-    setup = build(TrainSetup if phase == "train" else ServeSetup, 4, ("replicas",))
+    setup = (TrainSetup if phase == "train" else ServeSetup)(**columns("setup"))
     return Table(
         phase=phase,
-        ids=[row["id"] for row, *_ in found],
-        groups=[groups(device, row.get("framework") or "") for row, device, *_ in found],
-        metrics=np.array([row["metric"] for row, *_ in found]),
-        sizes=build(Sizes, 2),
-        hardware=build(Hardware, 3),
+        ids=[entry.row["id"] for entry in found],
+        groups=[_kin(entry) for entry in found],
+        metrics=np.array([entry.metric for entry in found]),
+        sizes=Sizes(**columns("sizes")),
+        hardware=Hardware(**columns("hardware")),
         setup=setup,
-        replicas=column(4, "replicas") if phase == "serve" else np.ones(len(found)),
-        decode_only=np.array([row["phase"] == "decode" for row, *_ in found]),
-        peak16=column(3, "peak16"),
+        extra=columns("extra"),
     )
 
 
-# ------------------------------------------------------------------ values out
+def _kin(entry: _Parsed) -> dict[str, str]:
+    year = inference_rows.year_of(entry.row)[0]
+    kin = groups(entry.device, entry.row.get("framework") or "", year)
+    # One benchmark of several makers' devices runs a build of its own on each.
+    return kin | {"source": re.sub(r"\s+", " ", f"{entry.row.get('source') or ''}/{kin['family']}")}
 
 
 # ------------------------------------------------------------------ score
@@ -137,6 +230,7 @@ class Scores:
 
     predictions: list[Prediction]
     groups: dict[str, dict[str, float]] = field(default_factory=dict)
+    worst: list[dict[str, Any]] = field(default_factory=list)  # id, ratio, parts in seconds
 
     def as_json(self) -> dict[str, Any]:
         """{"rows", "predicted", "groups": {name: {...}}, "worst": [...]} without the predictions."""
@@ -150,6 +244,7 @@ class Scores:
             "predicted": predicted,
             "refused": reasons,
             "groups": self.groups,
+            "worst": self.worst,
         }
 
 
@@ -157,6 +252,12 @@ def predict_results(
     rows: Sequence[Row], devices: Devices, models: Models, constants: Constants
 ) -> list[Prediction]:
     """A prediction for each row, in order. Looks at neither `value` nor `note`."""
+    return _predict(rows, devices, models, constants)[0]
+
+
+def _predict(
+    rows: Sequence[Row], devices: Devices, models: Models, constants: Constants
+) -> tuple[list[Prediction], dict[str, Table]]:
     placed = [{**row, "id": str(place)} for place, row in enumerate(rows)]  # ids of a file may repeat
     tables, refused = read_rows(placed, devices, models)
     found = {
@@ -168,29 +269,57 @@ def predict_results(
         for place, value, kin in zip(table.ids, values.tolist(), table.groups, strict=True):
             wide = exp(constants.spread(phase, kin))
             found[place] = Prediction(id="", value=value, low=value / wide, high=value * wide, reason=None)
-    return [replace(found[str(place)], id=row.get("id", "")) for place, row in enumerate(rows)]
+    return [replace(found[str(place)], id=row.get("id", "")) for place, row in enumerate(rows)], tables
 
 
 def score_results(rows: Sequence[Row], devices: Devices, models: Models, constants: Constants) -> Scores:
     """Predict every row and, where `value` is filled, score it by phase, device family and source."""
-    predictions = predict_results(rows, devices, models, constants)
+    predictions, tables = _predict(rows, devices, models, constants)
     found: dict[str, list[tuple[float, bool]]] = {}
     asked: dict[str, int] = {}
-    for row, p in zip(rows, predictions, strict=True):
-        if not (row.get("value") or "").strip():
+    ratios: dict[int, float] = {}
+    for place, (row, p) in enumerate(zip(rows, predictions, strict=True)):
+        truth = measured(row)
+        if truth is None:
             continue
         for name in _groups(row, devices):
             asked[name] = asked.get(name, 0) + 1
             if p.value and p.low and p.high:
-                truth = float(row["value"])
                 found.setdefault(name, []).append((p.value / truth, p.low <= truth <= p.high))
+                ratios[place] = p.value / truth
     return Scores(
-        predictions=predictions, groups={n: _score(asked[n], found.get(n, [])) for n in sorted(asked)}
+        predictions=predictions,
+        groups={n: _score(asked[n], found.get(n, [])) for n in sorted(asked)},
+        worst=_worst(rows, ratios, tables, constants),
     )
 
 
+def measured(row: Row) -> float | None:
+    """The row's value, None where it is empty or no positive number."""
+    try:
+        value = float(row.get("value") or 0)
+    except ValueError:
+        return None
+    return value if value > 0 else None
+
+
+def _worst(
+    rows: Sequence[Row], ratios: Mapping[int, float], tables: Mapping[str, Table], constants: Constants
+) -> list[dict[str, Any]]:
+    """The rows farthest off, with the seconds that their predictions are made of."""
+    order = sorted(ratios, key=lambda place: -abs(log(ratios[place])))[:WORST]
+    places = {int(i): (table, at) for table in tables.values() for at, i in enumerate(table.ids)}
+    known = {phase: table.constants(constants.logs) for phase, table in tables.items()} if order else {}
+    told = []
+    for place in order:
+        table, at = places[place]
+        parts = table.parts(known[table.phase], at)
+        told.append({"id": rows[place].get("id", ""), "ratio": ratios[place], "parts": parts})
+    return told
+
+
 def _groups(row: Row, devices: Devices) -> list[str]:
-    phase = "train" if row["phase"] in TRAIN_PHASES else "serve"
+    phase = "train" if (row.get("phase") or "").strip().lower() in TRAIN_PHASES else "serve"
     try:
         kin = family(devices.find(row["device"]))
     except WrongUse:
@@ -224,8 +353,4 @@ def by_source(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 def log_values(rows: Sequence[Row]) -> dict[str, float]:
     """id -> logarithm of the measured value, where it is filled and positive."""
-    return {
-        r["id"]: log(float(r["value"]))
-        for r in rows
-        if (r.get("value") or "").strip() and float(r["value"]) > 0
-    }
+    return {r["id"]: log(value) for r in rows if (value := measured(r)) is not None}
