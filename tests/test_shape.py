@@ -90,6 +90,21 @@ def test_public_models_by_their_config(name):
     assert found.sliding_window is None
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"layer_types": ["sliding_attention", "full_attention"] * 14},
+        {"sliding_window_pattern": 2},
+        {"model_type": "gemma2"},
+    ],
+)
+def test_some_layers_may_see_all_tokens(told):
+    config = MODELS["qwen2.5-7b"][3] | {"use_sliding_window": True, "sliding_window": 4} | told
+    found = shape.of_config(config)
+    assert found.window_share == 0.5
+    assert found.attended(8) == ((1 + 2 + 3 + 4 * 5) / 8 + 4.5) / 2
+
+
 def test_a_window_bounds_what_a_token_sees():
     full = shape.of_config(MODELS["qwen2.5-7b"][3])
     windowed = shape.of_config(MODELS["qwen2.5-7b"][3] | {"use_sliding_window": True, "sliding_window": 4})

@@ -60,6 +60,7 @@ class Shape:
     params: int  # all of them; a tied head counts once
     active_params: int  # those one token passes through
     dtype: str  # as stored: "bf16", "f32", "q4_1"
+    window_share: float = 1.0  # of the layers that have the sliding window; the others see all tokens
     kv_width: int = 0  # values a token and layer keeps in the KV cache; 2 * kv_heads * head_dim unless MLA
 
     def weight_bytes(self, dtype: str | None = None) -> int:
@@ -71,9 +72,11 @@ class Shape:
         return self.layers * (self.kv_width or 2 * self.kv_heads * self.head_dim) * bits(dtype) // 8
 
     def attended(self, seq_len: int) -> float:
-        """Mean number of tokens that a token of a causal sequence looks at."""
+        """Mean number of tokens that a token of a causal sequence looks at, over the layers."""
+        full = (seq_len + 1) / 2
         window = min(self.sliding_window or seq_len, seq_len)
-        return window - window * (window - 1) / (2 * seq_len)
+        windowed = window - window * (window - 1) / (2 * seq_len)
+        return full + self.window_share * (windowed - full)
 
     def forward_flops_per_token(self, seq_len: int) -> float:
         """Multiply-adds count 2: matmuls of the active weights (no look-up table), causal attention."""
@@ -240,6 +243,7 @@ def of_config(
         "experts": experts,
         "experts_per_token": _first(config, "num_experts_per_tok", "num_experts_per_token") or 0,
         "sliding_window": _window(config),
+        "window_share": _window_share(config),
         "max_position": config.get("max_position_embeddings") or 0,
     }
     mla = config.get("kv_lora_rank")
@@ -273,6 +277,22 @@ def _first(config: Mapping[str, Any], *keys: str) -> int | None:
 def _window(config: Mapping[str, Any]) -> int | None:
     on = config.get("use_sliding_window", True)  # Qwen writes a width and switches it off
     return config.get("sliding_window") if on else None
+
+
+WINDOW_PATTERN = {
+    "gemma2": 2,
+    "gemma3": 6,
+    "gemma3_text": 6,
+    "cohere2": 4,
+}  # every n-th sees all
+
+
+def _window_share(config: Mapping[str, Any]) -> float:
+    """Of the layers, those with the window: told layer by layer, by a pattern, or all of them."""
+    if kinds := config.get("layer_types"):
+        return sum(kind == "sliding_attention" for kind in kinds) / len(kinds)
+    every = config.get("sliding_window_pattern") or WINDOW_PATTERN.get(str(config.get("model_type")))
+    return 1 - 1 / every if every else 1.0
 
 
 def _attention(parts: Mapping[str, Any], config: Mapping[str, Any]) -> int:
