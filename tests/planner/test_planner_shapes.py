@@ -1,0 +1,45 @@
+"""Catalogued models as shapes: windows, experts and latent attention from the columns of models.csv."""
+
+from __future__ import annotations
+
+import pytest
+
+from steelyard.errors import WrongUse
+from steelyard.hardware import named_models
+from steelyard.planner import named_shape
+
+MODELS = named_models()
+
+
+@pytest.mark.parametrize(
+    "name", ["LLAMA-3-8B", "meta-llama/Meta-Llama-3-8B", "llama3.8b", "Llama-3-8B-Instruct"]
+)
+def test_a_name_is_found_however_it_is_spelled(name: str) -> None:
+    assert named_shape(name, MODELS) == named_shape("llama3-8b", MODELS)
+
+
+def test_an_unknown_name_names_the_nearest_first() -> None:
+    with pytest.raises(WrongUse) as caught:
+        named_shape("lama3-8b", MODELS)
+    assert caught.value.hint.startswith("did you mean llama3-8b")
+
+
+def test_a_window_bounds_what_its_layers_see() -> None:
+    mistral, gemma = named_shape("mistral-7b", MODELS), named_shape("gemma3-27b", MODELS)
+    assert mistral.sliding_window == 4096 and mistral.attended(4096) == 4097 / 2
+    assert 1024 < gemma.attended(32768) < 32769 / 2 / 4
+    assert named_shape("llama3-8b", MODELS).attended(8192) == 8193 / 2
+
+
+def test_latent_attention_keeps_few_values_a_token() -> None:
+    shape = named_shape("deepseek-v3", MODELS)
+    assert shape.kv_bytes_per_token() == 61 * 576 * 2
+    assert shape.active_params < 0.1 * shape.params and shape.experts == 256
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_model_has_sizes_that_belong_together(name: str) -> None:
+    shape = named_shape(name, MODELS)
+    assert 0 < shape.active_params <= shape.params
+    assert shape.heads % shape.kv_heads == 0 and 0 < shape.window_share <= 1
+    assert bool(shape.experts) == bool(shape.experts_per_token)
