@@ -10,7 +10,7 @@ from typing import Any
 from steelyard.errors import WrongUse
 from steelyard.hardware import Device
 
-from .sizes import hardware_of
+from .sizes import hardware_of, latent_weights
 
 Row = Mapping[str, str]
 Models = Mapping[str, Mapping[str, Any]]
@@ -50,9 +50,14 @@ def sizes_of(row: Row, models: Models, seq_len: float) -> dict[str, float]:
     params = (number(row, "params_b") or dense / 1e9) * 1e9
     kv = float(known.get("kv_bytes_per_token_16bit") or 4 * layers * kv_heads * head_dim)
     active = _active(row, known, params, dense)
+    gated, tied = _form(
+        known, params, layers * hidden, (2 * heads + 2 * kv_heads) * head_dim, ffn, vocab * hidden
+    )
+    width = kv / (2 * layers)  # values a token and layer keeps
+    latent = width < 0.9 * 2 * kv_heads * head_dim and bool(known)
     return {
         "params": params,
-        "active": max(1e6, active - vocab * hidden),
+        "active": max(1e6, active - (1 - tied) * vocab * hidden),
         "idle": params - active,
         "layers": layers,
         "hidden": hidden,
@@ -63,11 +68,23 @@ def sizes_of(row: Row, models: Models, seq_len: float) -> dict[str, float]:
         "kv_heads": kv_heads,
         "head_dim": head_dim,
         "ffn": ffn,
-        "gated": float(known.get("gated_ffn", 1)),
+        "gated": gated,
         "experts": float(known.get("experts") or 0),
         "experts_per_token": float(known.get("experts_per_token") or 0),
-        "tied": 0.0,
+        "tied": tied,
+        "attention_params": latent_weights(hidden, heads, head_dim, width) if latent else 0.0,
     }
+
+
+def _form(
+    known: Mapping[str, Any], params: float, rows: float, attention: float, ffn: float, table: float
+) -> tuple[float, float]:
+    """Is the MLP gated, the output head the embedding? What explains the number of weights best."""
+    if known.get("experts"):
+        return float(known.get("gated_ffn", 1)), 0.0
+    gates = [float(known["gated_ffn"])] if "gated_ffn" in known else [1.0, 0.0]
+    forms = [(g, tied) for g in gates for tied in (0.0, 1.0)]
+    return min(forms, key=lambda f: abs(rows * (attention + (2 + f[0]) * ffn) + (2 - f[1]) * table - params))
 
 
 def _active(row: Row, known: Mapping[str, Any], params: float, dense: float) -> float:

@@ -70,12 +70,13 @@ def collective_s(
     return sent + np.minimum(others, 1.0) * at_home + rounds * others * hardware.link_s
 
 
-def all_to_all_s(moved: Array, count: Array, members: Array, hardware: Hardware) -> Array:
-    """Seconds of an all-to-all of `moved` bytes a device: what stays in the node over the scale-up link, what
-    leaves it over the device's own network card; the two at once."""
+def all_to_all_s(moved: Array, reaching: Array, count: Array, members: Array, hardware: Hardware) -> Array:
+    """Seconds of an all-to-all of `moved` bytes a device: what stays in the node over the scale-up link, and
+    of the `reaching` bytes that one copy a node takes, what leaves it over the device's own network card."""
     inside = (members - 1.0) / count * moved / link_rate(members, members, hardware)
-    outside = (count - members) / count * moved / (hardware.scaleout * hardware.nic_share)
-    return np.maximum(inside, outside) + (count - 1.0) * hardware.link_s
+    outside = (count - members) / count * reaching / (hardware.scaleout * hardware.nic_share)
+    wait = np.minimum(count - 1.0, 1.0) * (hardware.link_start_s + (count - 1.0) * hardware.link_s)
+    return np.maximum(inside, outside) + wait
 
 
 def link_rate(count: Array, members: Array, hardware: Hardware) -> Array:

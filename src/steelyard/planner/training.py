@@ -17,12 +17,14 @@ import numpy as np
 from .kernels import all_to_all_s, attention_s, collective_s, elementwise_s, flag, gemm_s, link_rate, rounded
 from .sizes import RUNTIME_BYTES, Array, Hardware, Sizes, layer_params, total
 
-RECOMPUTE = {"none": 0, "selective": 1, "full": 2}
+RECOMPUTE = {"none": 0, "selective": 1, "half": 1.5, "full": 2}  # half: every other product of a layer
 LORA_SHARE = 0.01  # of the weights that adapters of usual rank train
 KERNELS = 75.0  # launches a layer, forward and backward, of an eager framework; planner.md section 2
 KERNELS_AGAIN = 35.0  # more of them where the forward is repeated
-KERNELS_EXPERTS = 40.0  # routing, permutation and its way back
+KERNELS_ROUTING = 40.0  # routing, permutation and its way back
+KERNELS_EXPERT = 6.0  # products of each local expert are launched one by one
 IMBALANCE = 1.15  # tokens of the busiest expert over the mean
+EAGER = 2.5  # passes over memory of separate elementwise kernels against fused ones
 ADDED_BYTES = 6.0  # a weight: a micro-batch's 16-bit gradient added to the sum by a kernel of its own
 GRADIENT_BYTES = 4.0  # a weight: summed and reduced in FP32 (Megatron-LM, torch FSDP2)
 # A weight: AdamW reads and writes master, two moments and gradient and writes the weight (36 bytes); before
@@ -35,6 +37,7 @@ ATTENTION_BACKWARD = 2.5  # products of the backward of fused attention over tho
 PRIORS: dict[str, tuple[float, float]] = {
     "train.efficiency": (0.75, 0.3),  # of the peak that matrix products sustain: clocks fall under load
     "train.low_precision": (0.75, 0.3),  # of that again, in FP8 and FP4
+    "train.attention": (0.8, 0.3),  # of the speed of an inference engine's attention kernel
     "train.launch_s": (1.5e-5, 0.7),  # the host's seconds a kernel
     "train.communication": (1.0, 0.3),  # tensor, expert and context traffic against the ring's own time
     "train.hop": (2.0, 0.3),  # an exchange between stages against its transfer: both ends wait for it
@@ -43,8 +46,11 @@ PRIORS: dict[str, tuple[float, float]] = {
     "train.bubble": (1.0, 0.2),  # pipeline bubble against (p - 1) / v micro-batches
 }
 GROUPED: dict[str, tuple[str, ...]] = {
-    "train.efficiency": ("family", "stack", "device"),
+    "train.efficiency": ("family", "stack", "device", "source"),
+    "train.low_precision": ("stack",),
+    "train.attention": ("stack",),
     "train.launch_s": ("stack",),
+    "train.communication": ("stack",),
     "train.gather": ("stack",),
 }
 
@@ -74,6 +80,9 @@ class TrainSetup:
     fused: Array = 1.0  # fused attention; 0: scores in memory, as before 2022
     # Backward traffic beside weight gradients, and these added up in their product: Megatron-LM since 2022.
     fusions: Array = 1.0
+    balanced: Array = 1.0  # context parallelism gives each device early and late tokens; 0: the last has most
+    layout: Array = 0.0  # stages of uneven length: the one with the head has fewer layers
+    eager: Array = 0.0  # elementwise kernels one by one, not compiled into few
 
 
 def data_parallel(setup: TrainSetup) -> Array:
@@ -108,22 +117,24 @@ def layer_s(
     """Seconds of one layer for one micro-batch, forward and backward: gemm, attention, elementwise, launch,
     tp, cp, ep. Depends on t, c, e, micro_batch, seq_len, recompute, sp, precision and fused alone.
 
-    Full recompute repeats the forward with its collectives, selective the attention core (Korthikanti et
-    al. 2022, arXiv 2205.05198, section 5).
+    Full recompute repeats the forward with its collectives, half of it every other product; selective the
+    attention core (Korthikanti et al. 2022, arXiv 2205.05198, section 5), where that is fused the norms and
+    activations instead.
     """
+    half = flag(np.equal(setup.recompute, 1.5), setup.recompute)
     full = flag(np.greater_equal(setup.recompute, 2), setup.recompute)
-    forwards = 1.0 + full + setup.extra_forward
+    forwards = 1.0 + full + 0.5 * half + setup.extra_forward
     once, back = products_s(sizes, setup, hardware, constant)
-    core, core_back, passes = attention_parts_s(sizes, setup, hardware)
-    cores = forwards + flag(np.equal(setup.recompute, 1), setup.recompute)
+    core, core_back, passes = attention_parts_s(sizes, setup, hardware, constant)
+    selective = flag(np.equal(setup.recompute, 1), setup.recompute)
+    cores = forwards + selective * (1.0 - np.asarray(setup.fused))
     gemm = forwards * once + back
     attention = cores * core + core_back
-    elementwise = (forwards + 1.4) * elementwise_layer_s(sizes, setup, hardware) + cores * passes
+    again = forwards + selective * setup.fused
+    elementwise = (again + 1.4) * elementwise_layer_s(sizes, setup, hardware) + cores * passes
     elementwise = elementwise + added_s(sizes, setup, hardware)
     busy = gemm + attention + elementwise
-    floor = constant["train.launch_s"] * (
-        KERNELS + KERNELS_AGAIN * (forwards - 1.0) + KERNELS_EXPERTS * flag(sizes.experts, setup.recompute)
-    )
+    floor = constant["train.launch_s"] * kernels_of(sizes, setup, forwards)
     slow = constant["train.communication"]
     return {
         "gemm": gemm,
@@ -136,6 +147,13 @@ def layer_s(
         "cp": slow * context_parallel_s(sizes, setup, hardware, attention),
         "ep": slow * (2.0 + 2.0 * forwards) * expert_parallel_s(sizes, setup, hardware),
     }
+
+
+def kernels_of(sizes: Sizes, setup: TrainSetup, forwards: Array) -> Array:
+    """Launches of a layer, forward and backward."""
+    routed = flag(np.greater(sizes.experts, 0), setup.micro_batch)
+    local = np.maximum(sizes.experts / setup.e, 1.0)
+    return KERNELS + KERNELS_AGAIN * (forwards - 1.0) + routed * (KERNELS_ROUTING + KERNELS_EXPERT * local)
 
 
 def tokens_of(setup: TrainSetup) -> Array:
@@ -184,14 +202,18 @@ def products_s(
     return forward, backward
 
 
-def attention_parts_s(sizes: Sizes, setup: TrainSetup, hardware: Hardware) -> tuple[Array, Array, Array]:
+def attention_parts_s(
+    sizes: Sizes, setup: TrainSetup, hardware: Hardware, constant: Mapping[str, Array]
+) -> tuple[Array, Array, Array]:
     """The attention core forward and backward, and the passes over scores of an unfused one.
 
     Unfused, as before FlashAttention (Dao et al. 2022): two batched products of the whole square, and 9
     bytes forward (21 with backward) a score of softmax, mask and dropout.
     """
     heads, s = setup.micro_batch * sizes.heads / setup.t, setup.seq_len
-    fused = attention_s(heads, sizes.head_dim, s / setup.c, s * sizes.window, hardware)
+    last = 1.0 + (1.0 - np.asarray(setup.balanced)) * (1.0 - 1.0 / setup.c)
+    fused = last * attention_s(heads, sizes.head_dim, s / setup.c, s * sizes.window, hardware)
+    fused = fused / constant["train.attention"]
     if np.all(np.equal(setup.fused, 1)):
         return fused, ATTENTION_BACKWARD * fused, 0.0
     square = heads * (
@@ -212,7 +234,7 @@ def elementwise_layer_s(sizes: Sizes, setup: TrainSetup, hardware: Hardware) -> 
     chosen = np.maximum(sizes.experts_per_token, 1.0)
     copies = 8.0 * m * h * sizes.experts_per_token / split
     moved = 22.0 * m * h / split + (4.0 + 2.0 * sizes.gated) * m * chosen * sizes.ffn / setup.t
-    return elementwise_s(moved + copies, hardware)
+    return elementwise_s((1.0 + (EAGER - 1.0) * setup.eager) * moved + copies, hardware)
 
 
 def added_s(sizes: Sizes, setup: TrainSetup, hardware: Hardware) -> Array:
@@ -241,10 +263,17 @@ def context_parallel_s(sizes: Sizes, setup: TrainSetup, hardware: Hardware, hide
 
 
 def expert_parallel_s(sizes: Sizes, setup: TrainSetup, hardware: Hardware) -> Array:
-    """One all-to-all of the tokens' copies (Lepikhin et al. 2020, arXiv 2006.16668)."""
-    moved = 2.0 * tokens_of(setup) / setup.t * sizes.hidden * sizes.experts_per_token * IMBALANCE
+    """One all-to-all of the tokens' copies (Lepikhin et al. 2020, arXiv 2006.16668).
+
+    To another node a token goes once, however many experts it has there (DeepSeek-V3, arXiv 2412.19437,
+    section 3.2.2): of n nodes it reaches n (1 - (1 - 1/n)^k).
+    """
+    token = 2.0 * tokens_of(setup) / setup.t * sizes.hidden * IMBALANCE
+    chosen = sizes.experts_per_token
     members = np.clip(hardware.node / (setup.t * setup.c), 1.0, setup.e)
-    return all_to_all_s(moved, setup.e, members, hardware)
+    nodes = setup.e / members
+    reached = nodes * (1.0 - (1.0 - 1.0 / nodes) ** chosen)
+    return all_to_all_s(token * chosen, token * reached, setup.e, members, hardware)
 
 
 def head_s(
@@ -284,7 +313,7 @@ def step_of(
     held = held_params(sizes, setup)
     return {
         "layers": rounds * stage,
-        "head": rounds * head_s,
+        "head": rounds * head_s * (1.0 - setup.layout * (1.0 - 1.0 / p)),
         "bubble": bubble,
         "pp": constant["train.hop"] * hops * hop_s(sizes, setup, hardware),
         "dp": data_parallel_s(held, setup, hardware, constant, stage + head_s),
@@ -304,9 +333,10 @@ def hop_s(sizes: Sizes, setup: TrainSetup, hardware: Hardware) -> Array:
 
 
 def stage_layers(sizes: Sizes, setup: TrainSetup) -> Array:
-    """Layers of the fullest stage: virtual stages hold whole layers."""
-    chunks = setup.p * setup.v
-    return np.ceil(sizes.layers / chunks - 1e-3) * setup.v
+    """Layers of the fullest stage: virtual stages hold whole layers, of a free layout the mean."""
+    each = sizes.layers / setup.p
+    whole = np.ceil(each / setup.v - 1e-3) * setup.v
+    return whole + setup.layout * (each - whole)
 
 
 def held_params(sizes: Sizes, setup: TrainSetup) -> tuple[Array, Array]:
@@ -333,7 +363,8 @@ def data_parallel_s(
     """Exposed seconds of gradients' and weights' traffic (Rajbhandari et al. 2020, arXiv 1910.02054, sec. 7).
 
     ZeRO 0 to 2: one all-reduce (or scatter and gather) a step, partly behind the last backward. ZeRO 3: two
-    gathers and a scatter a micro-batch, all but a share behind the compute, as far as that is long enough.
+    gathers and a scatter a micro-batch (a step, where a pipeline keeps the weights), all but a share behind
+    the compute, as far as that is long enough.
     """
     exposed = constant["train.exposed"]
     trained = 1.0 - (1.0 - LORA_SHARE) * flag(np.greater(setup.lora, 0), setup.lora)
@@ -348,7 +379,9 @@ def data_parallel_s(
             2.0 * weights, count, members, hardware
         )
     late = np.maximum(0.0, each - compute) + exposed * np.minimum(each, compute)
-    return (1.0 - sharded) * exposed * step + sharded * micro_batches(setup) * late
+    piped = flag(np.greater(setup.p, 1), setup.t)
+    times = micro_batches(setup) * (1.0 - piped) + piped
+    return (1.0 - sharded) * exposed * step + sharded * times * late
 
 
 def groups_of(setup: TrainSetup) -> tuple[Array, Array]:
@@ -417,15 +450,18 @@ def activation_bytes(sizes: Sizes, setup: TrainSetup) -> Array:
     m, h, t = tokens_of(setup), sizes.hidden, setup.t
     heads, kv = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
     chosen = np.maximum(sizes.experts_per_token, 1.0)
-    whole = 10.0 * h
-    # Queries, keys, values, output; the MLP's inner values: 16 bytes a width of GELU, 8 more of a gated one
-    # minus what it need not keep.
-    inner = 2.0 * (2.0 * heads + 2.0 * kv) + chosen * sizes.ffn * 4.0
-    scores = 5.0 * sizes.heads * setup.seq_len * (1.0 - np.asarray(setup.fused))
+    fused = np.asarray(setup.fused)
+    selective = flag(np.equal(setup.recompute, 1), t) * fused
+    # Inputs of norms and products, masks of dropout; without it, as in gated models, inputs alone.
+    whole = (10.0 - 2.0 * sizes.gated - 4.0 * selective) * h
+    # Queries, keys, values, output; the activation's inputs and its output.
+    inner = 2.0 * (2.0 * heads + 2.0 * kv) + chosen * sizes.ffn * (4.0 + 2.0 * sizes.gated - 2.0 * selective)
+    scores = 5.0 * sizes.heads * setup.seq_len * (1.0 - fused)
     scores = scores * flag(np.less(setup.recompute, 1), setup.t)
+    half = flag(np.equal(setup.recompute, 1.5), t)
     full = flag(np.greater_equal(setup.recompute, 2), setup.t)
     split = 1.0 + setup.sp * (t - 1.0)
-    kept = whole / split + (inner + scores) / t
+    kept = (whole / split + (inner + scores) / t) * (1.0 - 0.5 * half)
     each = kept + full * (2.0 * h / split - kept)
     flight = np.minimum(micro_batches(setup), setup.p)
     interleaved = flag(np.greater(setup.v, 1), setup.t)

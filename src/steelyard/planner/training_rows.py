@@ -1,4 +1,7 @@
-"""Published training rows: setup in, the row's metric out."""
+"""Published training rows: setup in, the row's metric out.
+
+What a row leaves open is inferred from what fits in memory and from what was usual in its year.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from .cells import Row, needed, number
-from .sizes import forward_flops, total
-from .training import RECOMPUTE, train_step_s
+from .sizes import USABLE_MEMORY, Sizes, forward_flops, total
+from .training import RECOMPUTE, TrainSetup, train_memory_bytes, train_step_s
 
 METRICS = {
     "tokens_per_s_per_device": "tokens/s/device",
@@ -17,33 +20,134 @@ METRICS = {
     "mfu": "fraction",
     "samples_per_s": "samples/s",
 }
+FUSED_SINCE = "2022-07"  # FlashAttention (arXiv 2205.14135) reaches the frameworks
+FUSIONS_SINCE = "2022-04"  # Megatron-LM 2.7: gradients added in their product, traffic beside it
+MOST_MICRO_BATCH = 4  # where a row does not tell; more rarely helps and takes memory
+TORCH_FUSED_SINCE = "2023-03"  # PyTorch 2.0 brings fused attention to eager models
+MEGATRON = ("megatron", "nemo")  # stacks that interleave stages and balance context parallelism
+LAYOUT_SINCE = "2025"  # Megatron-Core: stages by a layout
+NEAR = 1.15  # a published run did run, and this count of bytes is no more exact
+MOST_VIRTUAL = 5.0
+PER_OPERATION = ("torchtitan", "fsdp2")  # their selective recompute saves every other product
+SHARDED = ("fsdp", "zero-3", "zero3")
 
 
-def setup_of(row: Row) -> dict[str, float]:
+def setup_of(row: Row, sizes: dict[str, float], hardware: dict[str, float]) -> dict[str, float]:
+    """The fields of TrainSetup as the row tells them, the rest inferred."""
+    words = " ".join((row.get("framework") or "", row.get("phase") or "")).lower()
+    date = (row.get("date") or "9999").strip()
     devices = needed(row, "devices")
-    t, p = number(row, "tp") or 1.0, number(row, "pp") or 1.0
-    d = number(row, "dp") or max(1.0, devices / (t * p))
-    micro = number(row, "micro_batch") or 1.0
-    return {
+    known = {
         "devices": devices,
-        "t": t,
-        "p": p,
-        "micro_batch": micro,
-        "global_batch": number(row, "global_batch") or micro * d * max(8.0, 4 * p),
+        "t": number(row, "tp"),
+        "p": number(row, "pp"),
+        "v": 2.0 if "interleaved" in words else None,
+        "c": number(row, "cp") or 1.0,
+        "e": None if sizes["experts"] else 1.0,
+        "d": number(row, "dp"),
+        "micro_batch": number(row, "micro_batch"),
+        "global_batch": number(row, "global_batch"),
         "seq_len": needed(row, "seq_len"),
-        "recompute": float(RECOMPUTE.get(row.get("recompute") or "none", 0)),
-        "zero": number(row, "zero_stage", 1.0) or 0.0,
+        "recompute": _recompute(row, words),
+        "zero": number(row, "zero_stage"),
         "low_precision": float((row.get("precision") or "") in ("fp8", "fp4")),
-        "lora": float("lora" in (row.get("framework") or "").lower()),
+        "lora": float("lora" in words),
+        "weight_bits": 4.0 if "qlora" in words else 16.0,
+        "extra_forward": float("dpo" in words or "distil" in words),
+        "fused": float(date >= (TORCH_FUSED_SINCE if "eager" in words else FUSED_SINCE)),
+        "fusions": float(date >= FUSIONS_SINCE),
+        "balanced": float(any(w in words for w in MEGATRON)),
+        "layout": float(date >= LAYOUT_SINCE and any(w in words for w in MEGATRON)),
+        "eager": float("eager" in words),
     }
+    known["zero"] = (
+        known["zero"] if known["zero"] is not None else 3.0 * any(w in words for w in SHARDED) or 1.0
+    )
+    return _filled(known, sizes, hardware, date, words)
+
+
+def _recompute(row: Row, words: str) -> float | None:
+    told = (row.get("recompute") or "").strip().lower()
+    if told == "selective" and any(w in words for w in PER_OPERATION):
+        return RECOMPUTE["half"]
+    return float(RECOMPUTE[told]) if told in RECOMPUTE else None
+
+
+def _filled(
+    known: dict[str, Any], sizes: dict[str, float], hardware: dict[str, float], date: str, words: str
+) -> dict[str, float]:
+    """What is not told: of the settings that fit, the one with the fewest splits and the least repeated.
+
+    A published run did run, so where nothing fits by this count the smallest need stands.
+    """
+    grid = _grid(known, sizes, hardware)
+    found = known | dict(zip(grid, (np.array(c) for c in grid.values()), strict=True))
+    found["v"] = known["v"] or _virtual(sizes["layers"], found["p"], date, words)
+    sequence = "sequence parallel" in words or date >= FUSED_SINCE
+    found["sp"] = (found["t"] > 1) * float(sequence)
+    found = {name: np.broadcast_to(np.asarray(v, float), found["t"].shape) for name, v in found.items()}
+    setup = TrainSetup(**found)
+    need = train_memory_bytes(Sizes(**sizes), setup)
+    fits = need <= NEAR * USABLE_MEMORY * hardware["memory"]
+    at = int(np.argmax(fits)) if fits.any() else int(np.argmin(need))
+    return {name: float(v[at]) for name, v in found.items()}
+
+
+def _virtual(layers: float, stages: np.ndarray, date: str, words: str) -> np.ndarray:
+    """Virtual stages of a published, so tuned, run of Megatron: as many as divide a stage, at most 5."""
+    if date < FUSED_SINCE or not any(w in words for w in MEGATRON):
+        return np.ones(len(stages))
+    own = layers / stages
+    fitting = [v for v in np.arange(1.0, MOST_VIRTUAL + 1) if v == 1 or v < layers]
+    best = np.ones(len(stages))
+    for v in fitting:
+        best = np.where((stages > 1) & (np.abs(own / v - np.round(own / v)) < 1e-6), v, best)
+    return best
+
+
+def _grid(known: dict[str, Any], sizes: dict[str, float], hardware: dict[str, float]) -> dict[str, list]:
+    """Candidates of what is open, the preferred first."""
+    devices, node = known["devices"], hardware["node"]
+    columns: dict[str, list] = {
+        n: [] for n in ("t", "p", "d", "e", "micro_batch", "global_batch", "recompute")
+    }
+    for p in [known["p"]] if known["p"] else _powers(min(64, devices if known["zero"] < 3 else 1)):
+        for t in [known["t"]] if known["t"] else _powers(min(8, node, devices / p)):
+            d = known["d"] or max(1.0, devices / (t * p * known["c"]))
+            whole = known["global_batch"] or (known["micro_batch"] or 1.0) * d * max(8.0, 4 * p)
+            own = max(1.0, whole / d)
+            for recompute in [known["recompute"]] if known["recompute"] is not None else (0.0, 1.0, 2.0):
+                for e in [known["e"]] if known["e"] else _experts(sizes, d * known["c"], node):
+                    for b in [known["micro_batch"]] if known["micro_batch"] else _micro(own, p):
+                        for name, value in zip(columns, (t, p, d, e, b, whole, recompute), strict=True):
+                            columns[name].append(value)
+    return columns
+
+
+def _powers(most: float) -> list[float]:
+    return [2.0**i for i in range(12) if 2**i <= max(1.0, most)]
+
+
+def _experts(sizes: dict[str, float], group: float, node: float) -> list[float]:
+    """Expert groups: as wide as the scale-up domain first, wider where memory asks."""
+    found = [e for e in _powers(min(sizes["experts"], group)) if sizes["experts"] % e == 0]
+    inside = [e for e in found if e <= node]
+    return inside[-1:] + [e for e in found if e > node]
+
+
+def _micro(own: float, p: float) -> list[float]:
+    """Micro-batches that keep four of them a pipeline stage in flight, the largest first."""
+    most = max(1.0, min(MOST_MICRO_BATCH, own / (4 * p if p > 1 else 1)))
+    return _powers(most)[::-1]
 
 
 def values_of(table: Any, constant: dict[str, np.ndarray]) -> np.ndarray:
+    """Each row's metric. Published FLOP/s and MFU count the whole square of attention and no recomputation."""
     setup = table.setup
     step = total(train_step_s(table.sizes, setup, table.hardware, constant))
     tokens = setup.global_batch * setup.seq_len
     rate = tokens / step / setup.devices
-    model_flops = 3 * forward_flops(table.sizes) * rate  # what papers call model FLOPs: no recomputation
+    model_flops = 3 * (forward_flops(table.sizes) + table.sizes.attention_flops) * rate
     each = {
         "tokens_per_s_per_device": rate,
         "tflops_per_device": model_flops / 1e12,
