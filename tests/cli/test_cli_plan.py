@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from steelyard.cli import options
+from steelyard.cli import messages, options
 from steelyard.cli.main import run as command
 
 GOLDEN = Path(__file__).with_name("golden_plan_document.json")
@@ -166,6 +166,19 @@ def test_a_service_is_shown_by_its_latencies_and_its_price_an_hour(told) -> None
     _, (out, _) = told("plan", "--model", "llama3-8b", "--job", "serve", *load, as_json=False)
     head, best = out.splitlines()[:2]
     assert head.split()[:6] == ["device", "n", "TTFT", "TPOT", "tok/s", "USD"] and "$" in best
+
+
+def test_every_reason_has_its_chinese(told) -> None:
+    """Whatever the planner says of a device is told in Chinese too: no Latin word but units and names."""
+    limits = ("--budget", "0.05", "--deadline", "20s", "--power", "2kW", "--trust", "sealed")
+    serve = ("plan", "--model", "llama3-70b", "--job", "serve", "--arrival-rate", "40/s", "--ttft", "80ms")
+    _, weighed = told("plan", "--model", "llama3-8b", "--tokens", "1e8")
+    reasons = {p["why_not"] for p in weighed["plans"] if p["why_not"]}
+    for words in ((*serve,), ("plan", "--model", "llama3-8b", "--tokens", "1e8", *limits)):
+        reasons |= {p["why_not"] for p in told(*words)[1]["plans"] if p["why_not"]}
+    options.OPTIONS.language = "zh"
+    left = {r for r in reasons for part in messages.reason(r).split("；") if part in r.split("; ")}
+    assert len(reasons) > 20 and not left
 
 
 def test_claims(told) -> None:

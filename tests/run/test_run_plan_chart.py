@@ -6,7 +6,9 @@ import re
 from typing import Any
 from xml.etree import ElementTree
 
+from steelyard.run.outcome import Outcome
 from steelyard.run.plan_chart import pareto_chart, plan_part
+from steelyard.run.report import render
 from steelyard.units import around
 
 
@@ -75,3 +77,11 @@ def test_the_rows_and_the_parts() -> None:
     assert [p["name"] for p in time] == ["gemm", "launch"] and abs(sum(p["share"] for p in time) - 1) < 1e-9
     none = plan_part({"plans": PLANS[4:], "best": None, "frontier": [], "request": {}})
     assert none["parts"] == [] and none["chart"] == ""
+
+
+def test_the_report_holds_the_chart_and_needs_no_network() -> None:
+    document = {"plans": PLANS, "best": 0, "frontier": [0, 1], "request": {"objective": "cost"}}
+    plan = {"name": "desk", "machine": "Zen 4", "hash": "abc", "plans": document}
+    page = render(Outcome("r1", "/runs/r1", [], plan=plan), {"lineage": []})
+    assert page.count("<svg") == 1 and "worse &lt;&amp;&gt;" in page
+    assert "Where each second, byte and dollar goes" in page and "http" not in page

@@ -11,7 +11,10 @@ from .options import OPTIONS
 
 @cache
 def catalogue() -> dict[str, dict[str, str]]:
-    """{"texts": {English: Chinese}, "errors": {code or its first part: Chinese}}."""
+    """{"texts": {English: Chinese}, "errors": {code or its first part: Chinese}, "reasons": {...}}.
+
+    Reasons are the planner's, with figures in them: patterns of `re`, whose groups come back in the Chinese.
+    """
     return json.loads(files(__package__).joinpath("zh.json").read_text(encoding="utf-8"))
 
 
@@ -19,6 +22,20 @@ def say(text: str, **values: object) -> str:
     """The text in the user's language, its {fields} filled."""
     told = catalogue()["texts"].get(text, text) if OPTIONS.language == "zh" else text
     return told.format(**values) if values else told
+
+
+def reason(text: str) -> str:
+    """Why a plan was not taken, in the user's language; parts are joined by "; "."""
+    return "；".join(_reason(part) for part in text.split("; ")) if OPTIONS.language == "zh" else text
+
+
+def _reason(text: str) -> str:
+    import re
+
+    for pattern, told in catalogue()["reasons"].items():
+        if found := re.fullmatch(pattern, text):
+            return found.expand(told)
+    return text
 
 
 def title(code: str) -> str:

@@ -35,7 +35,17 @@ def hardware(
     )
     document: dict[str, Any] = {"schema": "steelyard.hardware/1", "machine": asdict(machine)}
     document["devices"] = [asdict(found) for found in catalogue()]
-    head = ("id", say("name"), say("memory"), "GB/s", "BF16 TFLOP/s", "W", "USD/h", say("confidence"))
+    head = (
+        "id",
+        say("name"),
+        say("memory"),
+        "GB/s",
+        "BF16 TFLOP/s",
+        "W",
+        "USD/h",
+        say("confidence"),
+        say("source"),
+    )
     result(document, here, *table(head, rows), f"{say('next:')} steelyard hardware ID")
     return None
 
@@ -69,6 +79,7 @@ def _device_row(device: Any) -> tuple[Any, ...]:
         device.tdp_w,
         device.price_usd_per_h,
         device.confidence,
+        device.source[:60],
     )
 
 

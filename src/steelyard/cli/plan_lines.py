@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..units import show_bytes, show_number
-from .messages import say
+from .messages import reason, say
 from .options import OPTIONS
 from .output import table
 
@@ -75,7 +75,7 @@ def _ends(plan: dict[str, Any]) -> tuple[str, str, str]:
     return (
         show_bytes(memory["value"]) if memory else "-",
         say(time["provenance"]) if time else "-",
-        (plan["why_not"] or "")[:64],
+        reason(plan["why_not"] or "")[:64],
     )
 
 

@@ -11,7 +11,7 @@ import typer
 
 from ..errors import Refused, Where, WrongUse
 from ..units import parse_bytes, parse_s, show_number
-from .messages import say
+from .messages import reason, say
 from .options import OPTIONS
 from .output import note, result
 from .plan_lines import claim_lines, device_lines, explain_lines, what_if_lines
@@ -107,7 +107,7 @@ class _Answer:
             lines += explain_lines(rows)
         if flags.why_not:
             document["why_not"] = told = self.why_not(flags.why_not)
-            lines += [f"{device}: {text}" for device, text in told.items()]
+            lines += [f"{device}: {reason(text)}" for device, text in told.items()]
         if flags.what_if:
             document["what_if"] = changed = self.what_if(flags.what_if)
             lines += what_if_lines(changed)
@@ -180,7 +180,7 @@ def _unmet(plans: Any) -> Refused:
         n=near.devices,
         device=near.device,
         figures=", ".join(told) or "-",
-        why=near.why_not,
+        why=reason(near.why_not or ""),
     )
     hint = say(
         "raise the limit {limit} {factor} times, or allow other devices", limit=limit, factor=f"{factor:.2f}"
