@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -245,28 +246,76 @@ def _fields(flags: SimpleNamespace, shape: Any) -> dict[str, Any]:
     given |= {
         "name": flags.model or f"{shape.params / 1e9:.3g}b",
         "job": flags.job,
-        "tokens": _number(flags.tokens, "--tokens", "1e9") if flags.tokens else None,
+        "tokens": _tokens(flags.tokens) if flags.tokens else None,
         "budget_usd": _usd(flags.budget) if flags.budget else None,
-        "deadline_s": parse_s(flags.deadline) if flags.deadline else None,
+        "deadline_s": _above_0(parse_s, flags.deadline, "--deadline", "8h") if flags.deadline else None,
         "devices": tuple(flags.device or ()),
         "arrival_per_s": _rate(flags.arrival_rate) if flags.arrival_rate else None,
-        "memory_limit_bytes": parse_bytes(flags.memory) if flags.memory else None,
+        "memory_limit_bytes": _above_0(parse_bytes, flags.memory, "--memory", "64GB")
+        if flags.memory
+        else None,
         "power_limit_w": _watts(flags.power) if flags.power else None,
-        "providers": tuple(flags.provider or ()),
+        "providers": _providers(flags.provider or []),
         "objective": "energy" if flags.energy else None,
         "slo": _slo(flags),
     }
+    burst = flags.burstiness
+    text = f"--burstiness {burst} is below 0"
+    _check(burst is None or burst >= 0, "cli.usage", "--burstiness", text, "--burstiness 4")
     return {name: value for name, value in given.items() if value not in (None, (), {})}
 
 
+def _tokens(text: str) -> float:
+    value = _number(text, "--tokens", "1e9")
+    _check(
+        0 < value < math.inf,
+        "plan.tokens",
+        "--tokens",
+        "the number of tokens must be above 0",
+        "--tokens 1e9",
+    )
+    return value
+
+
 def _slo(flags: SimpleNamespace) -> dict[str, float]:
-    limits = {f"{name}_s": parse_s(text) for name in ("ttft", "tpot") if (text := getattr(flags, name))}
-    if flags.percentile is None:
+    given = {name: text for name in ("ttft", "tpot") if (text := getattr(flags, name))}
+    limits = {f"{name}_s": _above_0(parse_s, text, f"--{name}", "800ms") for name, text in given.items()}
+    asked = flags.percentile
+    text = f"--percentile {asked} is none of 50, 90, 95, 99"
+    _check(asked in (None, 50, 90, 95, 99), "cli.usage", "--percentile", text, "--percentile 95")
+    if asked is None:
         return limits
     if not limits:
         where, hint = Where(field="--percentile"), "--ttft 800ms --percentile 95"
         raise WrongUse("cli.usage", say("--percentile goes with --ttft or --tpot"), where=where, hint=hint)
     return limits | {"percentile": flags.percentile}
+
+
+def _check(good: bool, code: str, flag: str, text: str, hint: str) -> None:
+    """Raises WrongUse at a flag unless it is good."""
+    if not good:
+        raise WrongUse(code, text, where=Where(field=flag), hint=hint)
+
+
+def _above_0(parse: Any, text: str, flag: str, example: str) -> float:
+    """A limit: a plan within nothing cannot be."""
+    value = parse(text)
+    _check(0 < value < math.inf, "cli.usage", flag, f"{flag} {text} is not above 0", f"{flag} {example}")
+    return value
+
+
+def _providers(names: list[str]) -> tuple[str, ...]:
+    """Whose list prices the catalogue has. Raises WrongUse for another name."""
+    from ..hardware import catalogue
+    from ..planner import provider_of
+
+    known = sorted({provider_of(device) for device in catalogue()} - {""})
+    for name in names:
+        text = f"no list price of {name} is known"
+        _check(
+            name.lower() in known, "plan.provider", "--provider", text, _one_of(name.lower(), tuple(known))
+        )
+    return tuple(name.lower() for name in names)
 
 
 def _usd(text: str) -> float:
@@ -352,17 +401,24 @@ def _shape_of_sizes(sizes: dict[str, int]) -> Any:
                 "plan.sizes", say("a model by its sizes needs --{name}", name=name), where=where, hint=hint
             )
     for name, value in sizes.items():
-        if value < 1:
-            flag = f"--{name.replace('_', '-')}"
-            text = f"{flag} is {value}, not a size of 1 or more"
-            raise WrongUse("plan.sizes", text, where=Where(field=flag), hint=f"{flag} 8")
-    hidden = sizes["hidden"]
+        flag = f"--{name.replace('_', '-')}"
+        _check(value >= 1, "plan.sizes", flag, f"{flag} is {value}, not a size of 1 or more", f"{flag} 8")
+    heads, hidden = sizes["heads"], sizes["hidden"]
+    width = "head_dim" in sizes or hidden % heads == 0
+    text = f"{heads} heads do not divide a width of {hidden}"
+    _check(width, "plan.sizes", "--heads", text, "another number of heads, or --head-dim 128")
+    kv, experts = sizes.get("kv_heads", heads), sizes.get("experts", 0)
+    text = f"{kv} heads of keys and values do not divide {heads} heads"
+    _check(heads % kv == 0, "plan.sizes", "--kv-heads", text, "--kv-heads 8")
+    used = sizes.get("experts_per_token", min(2, experts))
+    text = f"a token passes through {used} experts of {experts}"
+    _check(used <= experts, "plan.sizes", "--experts-per-token", text, "--experts 8 --experts-per-token 2")
     config = {"model_type": "llama", "vocab_size": 32000}
     config |= {SIZES[name]: value for name, value in sizes.items()}
     config.setdefault("intermediate_size", -(-8 * hidden // (3 * 256)) * 256)
     if "experts" in sizes:
         config["moe_intermediate_size"] = config["intermediate_size"]
-        config.setdefault("num_experts_per_tok", 2)
+        config["num_experts_per_tok"] = used
     return of_config(config, None, Path("--layers"))
 
 

@@ -29,7 +29,7 @@ def score_results(path: Path, predictions: Path | None, calibrate: Path | None) 
     from ..planner import COLUMNS as NEEDED
     from ..planner import Constants, score_results
 
-    _check_there(path)
+    _check_there(path, predictions)
     found = numbered(path, NEEDED)
     lines, rows = [line for line, _ in found], [row for _, row in found]
     constants = Constants.from_json(published_constants())
@@ -46,7 +46,10 @@ def score_results(path: Path, predictions: Path | None, calibrate: Path | None) 
     result(document, *score_lines(told))
 
 
-def _check_there(path: Path) -> None:
+def _check_there(path: Path, predictions: Path | None) -> None:
+    if predictions and not predictions.parent.is_dir():
+        where, hint = Where(field="--predictions"), say("name a file in a folder that is there")
+        raise WrongUse("cli.usage", f"there is no folder {predictions.parent}", where=where, hint=hint)
     if not path.exists():
         where, hint = Where(str(path)), say("name a CSV")
         raise WrongUse("results.missing", f"there is no file {path}", where=where, hint=hint)

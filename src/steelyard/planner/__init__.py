@@ -3,6 +3,7 @@
 from .cell_faults import COLUMNS, CellFault, cell_faults
 from .claims import Checked, check_claims
 from .constants import Constants
+from .cost import provider_of
 from .facts import DataFacts, Fill
 from .fill import fill, learning_rate
 from .fitting import fit, fit_logs, leave_sources_out, quantile
@@ -49,6 +50,7 @@ __all__ = [
     "plan_recipe",
     "predict",
     "predict_results",
+    "provider_of",
     "quality_loss",
     "quantile",
     "request_of",
