@@ -22,11 +22,22 @@ WIDER = 1.3  # an unmeasured level of ignorance against the one below
 KNOWN = inference.KNOWN
 # Log sd of a deviation before any row is seen; GROUP_SDS where a constant has its own.
 GROUP_SD = {"family": 0.2, "stack": 0.3, "device": 0.2, "release": 0.3, "pair": 0.2, "source": 0.2}
+GROUP_SD |= {"kind": 0.15, "framework": 0.2}
 GROUP_SDS = inference.GROUP_SDS
 # Log sd between stacks of what `with_stack` learns of one device under one engine.
 OWN_SDS = {
     "serve.bandwidth": 0.15, "serve.kv": 0.3, "serve.compute": 0.25, "serve.rows": 0.4, "serve.step_s": 0.5,
     "serve.layer_s": 0.3, "serve.sequence_s": 0.5, "serve.hop_s": 0.3, "train.efficiency": 0.2,
+}  # fmt: skip
+# Stacks that train alike: their own kernels and overlaps, a compiled graph, or PyTorch as it comes.
+FRAMEWORKS = {
+    "megatron": ("megatron-lm", "megatron-bridge", "megatron-core", "nemo", "megatron-deepspeed", "megatron"),
+    "xla": ("maxtext", "jax", "paxml", "t5x", "levanter", "torch-xla", "neuronx", "neuron"),
+    "torch": (
+        "torchtitan", "automodel", "nanogpt", "fsdp", "pytorch", "torch", "transformers", "huggingface", "hf",
+        "accelerate", "trl", "axolotl", "llama-factory", "torchtune", "litgpt", "lit-gpt", "deepspeed",
+        "llm-foundry", "composer", "olmo-core", "unsloth", "colossal-ai", "colossalai", "openllm",
+    ),
 }  # fmt: skip
 PLAN_YEAR = "2025"  # of the engines that a plan without rows stands for
 STACKS = {  # other words for a stack
@@ -134,6 +145,7 @@ def groups(device: Device, framework: str = "", year: str = PLAN_YEAR) -> dict[s
     name = stack(framework)
     release = f"{name}/{year}" if name else ""
     found = {"family": family(device), "stack": name, "device": device.id, "release": release}
+    found |= {"kind": device.kind, "framework": next((k for k, v in FRAMEWORKS.items() if name in v), "")}
     return found | {"pair": f"{device.id}/{release}" if name else "", "own": f"{device.id}/{name}"}
 
 

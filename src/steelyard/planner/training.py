@@ -30,6 +30,8 @@ GRADIENT_BYTES = 4.0  # a weight: summed and reduced in FP32 (Megatron-LM, torch
 # A weight: AdamW reads and writes master, two moments and gradient and writes the weight (36 bytes); before
 # it gradients are unscaled, their norm taken, clipped and afterwards cleared (28).
 OPTIMISER_BYTES = 64.0
+NOT_HIDDEN = 0.5  # of GRADIENT_BYTES: 16-bit gradients, reduced after the backward (Megatron-LM before 2022)
+HEAD_BYTES = 40.0  # a logit: written, cast, normalised, its gradient and the casts back
 HIDDEN_BACKWARD = 0.3  # of the backward's all-reduces, beside weight gradients (Korthikanti 2022, table 4)
 HOST_BYTES_PER_S = 25e9  # of the host's memory, a device's share, for an optimiser that is kept there
 ATTENTION_BACKWARD = 2.5  # products of the backward of fused attention over those of its forward
@@ -41,17 +43,18 @@ PRIORS: dict[str, tuple[float, float]] = {
     "train.launch_s": (1.5e-5, 0.7),  # the host's seconds a kernel
     "train.communication": (1.0, 0.3),  # tensor, expert and context traffic against the ring's own time
     "train.hop": (2.0, 0.3),  # an exchange between stages against its transfer: both ends wait for it
-    "train.exposed": (0.5, 0.4),  # share of the data-parallel traffic that compute does not hide
+    "train.exposed": (0.25, 0.5),  # share of the data-parallel traffic that compute could hide and does not
     "train.gather": (1.5, 0.6),  # gathers of sharded weights against the ring's own time, where not hidden
     "train.bubble": (1.0, 0.2),  # pipeline bubble against (p - 1) / v micro-batches
 }
 GROUPED: dict[str, tuple[str, ...]] = {
-    "train.efficiency": ("family", "stack", "device", "source"),
-    "train.low_precision": ("stack",),
-    "train.attention": ("stack",),
-    "train.launch_s": ("stack",),
-    "train.communication": ("stack",),
-    "train.gather": ("stack",),
+    "train.efficiency": ("kind", "family", "framework", "stack", "release", "device", "source"),
+    "train.low_precision": ("family", "framework", "stack"),
+    "train.attention": ("framework", "stack"),
+    "train.launch_s": ("framework", "stack"),
+    "train.communication": ("family", "framework", "stack"),
+    "train.exposed": ("framework", "stack"),
+    "train.gather": ("framework", "stack"),
 }
 
 
@@ -234,7 +237,17 @@ def elementwise_layer_s(sizes: Sizes, setup: TrainSetup, hardware: Hardware) -> 
     chosen = np.maximum(sizes.experts_per_token, 1.0)
     copies = 8.0 * m * h * sizes.experts_per_token / split
     moved = 22.0 * m * h / split + (4.0 + 2.0 * sizes.gated) * m * chosen * sizes.ffn / setup.t
-    return elementwise_s((1.0 + (EAGER - 1.0) * setup.eager) * moved + copies, hardware)
+    moved = (1.0 + (EAGER - 1.0) * setup.eager) * moved + copies + adapters_bytes(sizes, setup)
+    return elementwise_s(moved, hardware)
+
+
+def adapters_bytes(sizes: Sizes, setup: TrainSetup) -> Array:
+    """Bytes that LoRA moves beside the frozen products: inputs read again, outputs read and added to."""
+    heads, kv = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
+    read = 2.0 * sizes.hidden + heads + sizes.ffn
+    added = heads + 2.0 * kv + 2.0 * sizes.hidden + (1.0 + sizes.gated) * sizes.ffn
+    on = flag(np.greater(setup.lora, 0), setup.lora)
+    return on * tokens_of(setup) / setup.t * (2.0 * read + 6.0 * added)
 
 
 def added_s(sizes: Sizes, setup: TrainSetup, hardware: Hardware) -> Array:
@@ -279,7 +292,7 @@ def expert_parallel_s(sizes: Sizes, setup: TrainSetup, hardware: Hardware) -> Ar
 def head_s(
     sizes: Sizes, setup: TrainSetup, hardware: Hardware, constant: Mapping[str, Array]
 ) -> Array:  # fmt: skip
-    """Seconds of logits and loss of a micro-batch: three products in 16 bits, five passes of FP32 logits."""
+    """Seconds of logits and loss of a micro-batch: three products in 16 bits, passes over FP32 logits."""
     m, vocab, h = tokens_of(setup), sizes.vocab / setup.t, sizes.hidden
     peak, sustained = hardware.peak16, constant["train.efficiency"]
     forward = product_s(m, vocab, h, hardware, peak, sustained)
@@ -287,7 +300,7 @@ def head_s(
     weights = product_s(vocab, h, m, hardware, peak, sustained)
     trained = 1.0 - flag(np.greater(setup.lora, 0), setup.lora)
     products = forward * (1.0 + setup.extra_forward) + backward + trained * weights
-    return products + elementwise_s(20.0 * m * vocab, hardware)
+    return products + elementwise_s(HEAD_BYTES * m * vocab, hardware)
 
 
 # ------------------------------------------------------------------ the whole step
@@ -366,7 +379,7 @@ def data_parallel_s(
     gathers and a scatter a micro-batch (a step, where a pipeline keeps the weights), all but a share behind
     the compute, as far as that is long enough.
     """
-    exposed = constant["train.exposed"]
+    exposed = constant["train.exposed"] * setup.fusions + NOT_HIDDEN * (1.0 - np.asarray(setup.fusions))
     trained = 1.0 - (1.0 - LORA_SHARE) * flag(np.greater(setup.lora, 0), setup.lora)
     sharded = flag(np.equal(setup.zero, 3), setup.t)
     step: Array = 0.0
@@ -378,10 +391,13 @@ def data_parallel_s(
         each = each + gathers * constant["train.gather"] * collective_s(
             2.0 * weights, count, members, hardware
         )
-    late = np.maximum(0.0, each - compute) + exposed * np.minimum(each, compute)
+    if not np.any(sharded):
+        return exposed * step
+    # max(0, each - compute) + exposed min(each, compute), with as few whole arrays as there can be
+    late = np.maximum(0.0, each - compute) * (1.0 - exposed) + exposed * each
     piped = flag(np.greater(setup.p, 1), setup.t)
-    times = micro_batches(setup) * (1.0 - piped) + piped
-    return (1.0 - sharded) * exposed * step + sharded * times * late
+    times = (micro_batches(setup) - 1.0) * (1.0 - piped) + 1.0
+    return (1.0 - sharded) * exposed * step + late * (sharded * times)
 
 
 def groups_of(setup: TrainSetup) -> tuple[Array, Array]:

@@ -27,7 +27,7 @@ TORCH_FUSED_SINCE = "2023-03"  # PyTorch 2.0 brings fused attention to eager mod
 MEGATRON = ("megatron", "nemo")  # stacks that interleave stages and balance context parallelism
 LAYOUT_SINCE = "2025"  # Megatron-Core: stages by a layout
 NEAR = 1.15  # a published run did run, and this count of bytes is no more exact
-MOST_VIRTUAL = 5.0
+MOST_VIRTUAL = 4.0
 PER_OPERATION = ("torchtitan", "fsdp2")  # their selective recompute saves every other product
 SHARDED = ("fsdp", "zero-3", "zero3")
 
@@ -82,7 +82,7 @@ def _filled(
     """
     grid = _grid(known, sizes, hardware)
     found = known | dict(zip(grid, (np.array(c) for c in grid.values()), strict=True))
-    found["v"] = known["v"] or _virtual(sizes["layers"], found["p"], date, words)
+    found["v"] = known["v"] or _virtual(sizes["layers"], found["p"], words)
     sequence = "sequence parallel" in words or date >= FUSED_SINCE
     found["sp"] = (found["t"] > 1) * float(sequence)
     found = {name: np.broadcast_to(np.asarray(v, float), found["t"].shape) for name, v in found.items()}
@@ -93,9 +93,9 @@ def _filled(
     return {name: float(v[at]) for name, v in found.items()}
 
 
-def _virtual(layers: float, stages: np.ndarray, date: str, words: str) -> np.ndarray:
-    """Virtual stages of a published, so tuned, run of Megatron: as many as divide a stage, at most 5."""
-    if date < FUSED_SINCE or not any(w in words for w in MEGATRON):
+def _virtual(layers: float, stages: np.ndarray, words: str) -> np.ndarray:
+    """Virtual stages of a published, so tuned, run of Megatron: as many as divide a stage, at most 4."""
+    if not any(w in words for w in MEGATRON) or "deepspeed" in words:
         return np.ones(len(stages))
     own = layers / stages
     fitting = [v for v in np.arange(1.0, MOST_VIRTUAL + 1) if v == 1 or v < layers]
@@ -142,7 +142,7 @@ def _micro(own: float, p: float) -> list[float]:
 
 
 def values_of(table: Any, constant: dict[str, np.ndarray]) -> np.ndarray:
-    """Each row's metric. Published FLOP/s and MFU count the whole square of attention and no recomputation."""
+    """Each row's metric. Published FLOP/s and MFU count all of attention's square and no recomputation."""
     setup = table.setup
     step = total(train_step_s(table.sizes, setup, table.hardware, constant))
     tokens = setup.global_batch * setup.seq_len
