@@ -26,6 +26,9 @@ from .weights import Weights, bf16_of
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
 ENDS = ("model.embed_tokens.weight", "lm_head.weight")
+# Products of one input, computed as one and split after: fewer, larger ones (decisions/068).
+QKV = ("self_attn.qkv_proj", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"))
+GATE_UP = ("mlp.gate_up_proj", ("mlp.gate_proj", "mlp.up_proj"))
 FAR = np.iinfo(np.int64).max
 
 
@@ -43,13 +46,21 @@ class Decoder:
     max_context: int
 
 
-def save(folder: Path, form: str, xml: Path, matrices: Mapping[str, Grouped] | None = None) -> Decoder:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """What form.json tells of a written graph. `joined`: matrix of a layer -> its parts in order, and rows."""
+
+    max_context: int
+    joined: dict[str, list[tuple[str, int]]]
+
+
+def save(folder: Path, form: str, xml: Path, matrices: Mapping[str, Grouped] | None = None) -> Saved:
     """Write the graph with weights in `form` as `xml` and its .bin; `matrices` were rounded elsewhere."""
     decoder = read_decoder(folder / "config.json")
     # Named: constants read its memory until all is saved.
     graph = _Graph(decoder, Weights(folder), FORMS[form], matrices or {})
     ov.save_model(graph.model(), xml, compress_to_fp16=False)
-    return decoder
+    return Saved(max_context=decoder.max_context, joined=graph.joined)
 
 
 def read_decoder(path: Path) -> Decoder:
@@ -82,6 +93,7 @@ class _Graph:
         self.decoder, self.weights, self.form, self.matrices = decoder, weights, form, matrices
         self.names = set(weights.names())
         self.sinks: list[ov.Node] = []
+        self.joined: dict[str, list[tuple[str, int]]] = {}
         self.kept: list[ov.Tensor] = []  # constants read this memory until the model is saved
         self.ids = self._input("input_ids", [-1, -1], ov.Type.i64)
         self.attention_mask = self._input("attention_mask", [-1, -1], ov.Type.i64)
@@ -113,17 +125,23 @@ class _Graph:
 
     def _layer(self, x: ov.Node, layer: int) -> ov.Node:
         at = f"model.layers.{layer}."
-        x = op.add(x, self._attention(self._norm(x, at + "input_layernorm.weight"), layer, at + "self_attn."))
+        x = op.add(x, self._attention(self._norm(x, at + "input_layernorm.weight"), layer, at))
         h = self._norm(x, at + "post_attention_layernorm.weight")
-        gate = op.swish(self._linear(h, at + "mlp.gate_proj"))
-        up = op.multiply(gate, self._linear(h, at + "mlp.up_proj"))
-        return op.add(x, self._linear(up, at + "mlp.down_proj"))
+        gate, up = self._gate_up(h, at)
+        return op.add(x, self._linear(op.multiply(op.swish(gate), up), at + "mlp.down_proj"))
+
+    def _gate_up(self, h: ov.Node, at: str) -> tuple[ov.Output | ov.Node, ...]:
+        """One product where weights are quantised; in bf16 the split costs what it saves."""
+        if self.form.quantised:
+            return tuple(self._parts(h, at, *GATE_UP))
+        return tuple(self._linear(h, at + name) for name in GATE_UP[1])
 
     def _attention(self, h: ov.Node, layer: int, at: str) -> ov.Node:
         d = self.decoder
-        q = self._rotate(self._heads(self._linear(h, at + "q_proj"), d.heads, at + "q_norm.weight"))
-        k = self._rotate(self._heads(self._linear(h, at + "k_proj"), d.kv_heads, at + "k_norm.weight"))
-        v = self._heads(self._linear(h, at + "v_proj"), d.kv_heads, None)
+        q, k, v = self._parts(h, at, *QKV)
+        q = self._rotate(self._heads(q, d.heads, at + "self_attn.q_norm.weight"))
+        k = self._rotate(self._heads(k, d.kv_heads, at + "self_attn.k_norm.weight"))
+        v = self._heads(v, d.kv_heads, None)
         past, k = self._cached(k, f"past_key_values.{layer}.keypresent.{layer}.key")
         _, v = self._cached(v, f"past_key_values.{layer}.valuepresent.{layer}.value")
         if self.mask is None:
@@ -131,9 +149,9 @@ class _Graph:
         k, v = self._repeated(k), self._repeated(v)
         a = op.scaled_dot_product_attention(q, k, v, self.mask, scalar_float(d.head_dim**-0.5), causal=False)
         merged = op.reshape(op.transpose(a, ints(0, 2, 1, 3)), ints(0, 0, d.heads * d.head_dim), True)
-        return self._linear(merged, at + "o_proj")
+        return self._linear(merged, at + "self_attn.o_proj")
 
-    def _heads(self, y: ov.Node, count: int, norm: str | None) -> ov.Node:
+    def _heads(self, y: ov.Node | ov.Output, count: int, norm: str | None) -> ov.Node:
         """[B, T, count * D] -> [B, count, T, D], normalised per head where the family does (qwen3)."""
         y = op.reshape(y, ints(0, 0, count, self.decoder.head_dim), True)
         if norm in self.names:
@@ -210,51 +228,68 @@ class _Graph:
         epsilon = op.constant(np.array([[[self.decoder.epsilon]]], np.float32))
         return op.multiply(self._vector(name), op.multiply(x, op.divide(one, op.sqrt(op.add(mean, epsilon)))))
 
-    def _linear(self, x: ov.Node, name: str) -> ov.Node:
-        y = op.matmul(x, self._matrix(name + ".weight"), False, True)
+    def _parts(self, x: ov.Node, at: str, whole: str, parts: Sequence[str]) -> list[ov.Output]:
+        """The products of `x` and each of `parts`, computed as one."""
+        self.joined[whole] = [(part, self.weights.shape(f"{at}{part}.weight")[0]) for part in parts]
+        y = self._linear(x, at + whole, tuple(at + part for part in parts))
+        rows = [rows for _, rows in self.joined[whole]]
+        return list(op.variadic_split(y, scalar_int(-1), ints(*rows)).outputs())
+
+    def _linear(self, x: ov.Node, name: str, parts: tuple[str, ...] = ()) -> ov.Node:
+        parts = parts or (name,)
+        y = op.matmul(x, self._matrix(name + ".weight", tuple(f"{p}.weight" for p in parts)), False, True)
         y.set_friendly_name(f"__module.{name}/aten::linear/MatMul")  # adapters are matched by this name
-        return op.add(y, self._vector(name + ".bias")) if name + ".bias" in self.names else y
+        if parts[0] + ".bias" not in self.names:
+            return y
+        return op.add(y, op.constant(_stacked([self.weights.f32(f"{p}.bias") for p in parts])))
 
     # ------------------------------------------------------------------ weights
 
     def _vector(self, name: str) -> ov.Node:
         return op.constant(np.ascontiguousarray(self.weights.f32(name)))
 
-    def _matrix(self, name: str) -> ov.Node:
-        """f32 as the graph sees it; stored in the form, under its own name (served_weights finds it)."""
-        storage = self.form.ends if name in ENDS else self.form.weights
-        if storage == "int4" and group_of(self.weights.shape(name)[1], self.form.group or 0):
-            return self._int4(name)
-        if storage in ("int8", "int4"):  # no group divides its width: by row
-            return self._int8(name)
-        if storage == "f32":
-            return _named(self._vector(name), name)
-        if storage == "bf16":
-            return _decompressed(self._bf16(name), name)
-        return _decompressed(op.constant(self.weights.f32(name).astype(np.float16)), name)
+    def _matrix(self, name: str, parts: tuple[str, ...] = ()) -> ov.Node:
+        """f32 as the graph sees it; stored in the form, under its own name (served_weights finds it).
 
-    def _bf16(self, name: str) -> ov.Node:
-        stored = self.weights.dtype(name) == "BF16"
-        bits = self.weights.raw(name) if stored else bf16_of(self.weights.f32(name))
-        return self._shared(np.ascontiguousarray(bits), bits.shape, ov.Type.bf16)
+        `parts`: matrices of the checkpoint that stand in it one below the other.
+        """
+        parts = parts or (name,)
+        storage = self.form.ends if name in ENDS else self.form.weights
+        if storage == "int4" and group_of(self.weights.shape(parts[0])[1], self.form.group or 0):
+            return self._int4(name, parts)
+        if storage == "bf16":
+            bits = _stacked([self._bits(p) for p in parts])
+            return _decompressed(self._shared(bits, bits.shape, ov.Type.bf16), name)
+        w = _stacked([self.weights.f32(p) for p in parts])
+        if storage in ("int8", "int4"):  # no group divides its width: by row
+            return self._int8(name, w)
+        if storage == "f32":
+            return _named(op.constant(w), name)
+        return _decompressed(op.constant(w.astype(np.float16)), name)
+
+    def _bits(self, name: str) -> np.ndarray:
+        """Of bfloat16; as shipped where it was shipped so, from the mapped file."""
+        if self.weights.dtype(name) == "BF16":
+            return self.weights.raw(name)
+        return bf16_of(self.weights.f32(name))
 
     def _shared(self, values: np.ndarray, shape: Sequence[int], kind: ov.Type) -> ov.Node:
         tensor = ov.Tensor(values, ov.Shape(shape), kind)
         self.kept.append(tensor)
-        return op.constant(tensor, shared_memory=True)  # BF16 as shipped: read from the mapped file
+        return op.constant(tensor, shared_memory=True)
 
-    def _int8(self, name: str) -> ov.Node:
+    def _int8(self, name: str, w: np.ndarray) -> ov.Node:
         """Symmetric, one scale a row (output channel), rounded to nearest."""
-        w = self.weights.f32(name)
         scale = np.maximum(np.abs(w).max(1, keepdims=True) / 127, 1e-7).astype(np.float16)
         q = np.clip(np.rint(w / scale.astype(np.float32)), -127, 127).astype(np.int8)
         half = op.convert(_named(op.constant(q), name), "f16")
         half.set_friendly_name(name + "/f16")
         return self._scaled(half, scale, name)
 
-    def _int4(self, name: str) -> ov.Node:
+    def _int4(self, name: str, parts: tuple[str, ...]) -> ov.Node:
         """Asymmetric, a scale and a zero point a group of inputs; the pattern that nncf writes."""
-        m = self.matrices[name] if name in self.matrices else self._nearest(name)
+        each = [self.matrices[p] if p in self.matrices else self._nearest(p) for p in parts]
+        m = Grouped(*(_stacked([getattr(g, part) for g in each]) for part in ("codes", "scale", "zero")))
         rows, groups = m.scale.shape
         stored = self._shared(packed(m.codes), [rows, groups, m.size], ov.Type.u4)
         zero = self._shared(packed(m.zero), [rows, groups, 1], ov.Type.u4)
@@ -278,6 +313,11 @@ class _Graph:
         y = op.convert(y, "f32")
         y.set_friendly_name(name + "/scaled")
         return y
+
+
+def _stacked(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """One below the other; a single one is not copied."""
+    return np.ascontiguousarray(arrays[0]) if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _named(node: ov.Node, name: str) -> ov.Node:

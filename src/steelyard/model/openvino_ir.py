@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import Lacking, WrongUse
 from ..forms import FORMS
@@ -48,28 +48,30 @@ def export_openvino(
         raise WrongUse("model.form_unknown", f"no form {form!r}", hint=f"one of {', '.join(FORMS)}")
     _need_openvino()
     out.mkdir(parents=True, exist_ok=True)
-    max_context = _write_graph(Path(folder), form, out / XML, matrices)
+    told = _write_graph(Path(folder), form, out / XML, matrices)
     for name in BESIDE:
         if (Path(folder) / name).exists():
             shutil.copyfile(Path(folder) / name, out / name)
     facts = FORMS[form]
     beside = {
-        "form": form, **asdict(facts), "weight_bytes": facts.weight_bytes, "max_context": max_context,
+        "form": form, **asdict(facts), "weight_bytes": facts.weight_bytes, **told,
         "calibrated": bool(matrices),
     }  # fmt: skip
     write_detokenizer(out, out)
     (out / "form.json").write_text(json.dumps(beside, indent=1, sort_keys=True) + "\n")
 
 
-def _write_graph(folder: Path, form: str, xml: Path, matrices: Mapping[str, Grouped] | None) -> int:
-    """The graph and its weights; returns the longest context."""
+def _write_graph(
+    folder: Path, form: str, xml: Path, matrices: Mapping[str, Grouped] | None
+) -> dict[str, Any]:
+    """The graph and its weights; what form.json tells of them."""
     from .openvino_graph import save
 
     if read_json(folder / "config.json").get("model_type") in CONVERTED:
-        return convert(folder, form, xml)
-    decoder = save(folder, form, xml, matrices)
+        return {"max_context": convert(folder, form, xml), "joined": {}}
+    saved = save(folder, form, xml, matrices)
     _mark_decompression(xml)
-    return decoder.max_context
+    return asdict(saved)
 
 
 def _need_openvino() -> None:

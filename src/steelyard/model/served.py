@@ -5,16 +5,19 @@ Reads the IR's constants by name; nothing is compiled. Heavy (imports OpenVINO):
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..shape import read_json
 from .grouped import Grouped, unpacked, widened
 from .weights import f32_of
 
 XML = "openvino_model.xml"
+LAYERS = re.compile(r"(model\.layers\.\d+\.)(.+)\.weight")
 
 
 def served_weights(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
@@ -27,8 +30,21 @@ def served_weights(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
 
     model = ov.Core().read_model(str(Path(folder) / XML))
     constants = {n.get_friendly_name(): n for n in model.get_ops() if n.get_type_name() == "Constant"}
+    joined = _joined(Path(folder))
     for name in sorted(n for n in constants if n.endswith(".weight")):
-        yield name, _wide(name, constants)
+        wide, match = _wide(name, constants), LAYERS.fullmatch(name)
+        if match is None or match[2] not in joined:
+            yield name, wide
+            continue
+        names, rows = zip(*joined[match[2]], strict=True)
+        for part, held in zip(names, np.split(wide, np.cumsum(rows)[:-1]), strict=True):
+            yield f"{match[1]}{part}.weight", held
+
+
+def _joined(folder: Path) -> dict[str, list[tuple[str, int]]]:
+    """Matrix of a layer -> its parts in order, and the rows of each."""
+    file = folder / "form.json"
+    return read_json(file).get("joined", {}) if file.exists() else {}
 
 
 def _wide(name: str, constants: dict[str, Any]) -> np.ndarray:

@@ -23,7 +23,7 @@ from ..model import ModelSource, encoder_folder, export_encoder, export_openvino
 from .engines import CAPABILITIES
 
 ENCODER_VERSION = 1  # as IR_VERSION, of model/openvino_encoder.py
-IR_VERSION = 2  # of the graph builder: raise it where equal weights give another IR
+IR_VERSION = 3  # of the graph builder: raise it where equal weights give another IR
 DEFAULT_FORM = "bf16"
 GGUF = "model.gguf"  # as engines/llamacpp.py names it
 
