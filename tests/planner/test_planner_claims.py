@@ -64,12 +64,13 @@ def test_what_mlperf_measured_lies_in_the_interval(checked) -> None:
 
 
 def test_four_thousand_gaudi2_train_gpt3_in_days(checked) -> None:
-    peak, days, cost, hired, _bought = (found.figure for found in checked["stability-4000"].figures)
+    peak, days, cost, owned, hired, hired_cost, *_ = (f.figure for f in checked["stability-4000"].figures)
     assert peak.value == pytest.approx(1.728)
     least = 3.15e23 / 1.728e18 / 86400
     assert least < days.value < 10 * least
     assert cost.value == pytest.approx(days.value * 24 * 4000 * 1.3)
-    assert hired.value > days.value  # the same money hires far fewer H100
+    assert owned.value > 0 and [f.unit for f in (owned, hired_cost)] == ["USD", "USD"]
+    assert hired.value > days.value and hired_cost.value > cost.value  # the same money hires far fewer H100
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from steelyard.hardware import catalogue, named_models, published_constants
 from steelyard.planner import Constants, Request, named_shape
 from steelyard.planner.offer import offer_of
-from steelyard.planner.sweep import KEPT, SETTINGS, Axes, exact, sweep
+from steelyard.planner.sweep import KEPT, SETTINGS, Axes, _blocks, _evaluated, _small, exact, sweep
 from steelyard.planner.train_search import job_of
 
 CONSTANTS = Constants.from_json(published_constants())
@@ -114,6 +114,13 @@ def test_blocks_of_any_size_find_the_same(monkeypatch):
     split = sweep(job(), values)
     assert (whole.considered, whole.divide, whole.fit) == (split.considered, split.divide, split.fit)
     assert whole.score == pytest.approx(split.score, rel=1e-6)
+
+
+def test_blocks_stay_in_float32():
+    work = job("mixtral-8x7b")
+    for block in _blocks(Axes(t=(1, 2), e=(1, 8), p=(1, 2), zero=(1, 3), offload=(0, 1), d=(8,)), work):
+        step_s, memory = _evaluated(block, work, _small(work))
+        assert step_s.dtype == memory.dtype == np.float32
 
 
 def test_a_reference_model_takes_memory_beside_the_trained_one():

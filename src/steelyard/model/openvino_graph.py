@@ -48,7 +48,7 @@ class Decoder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
-    """What form.json tells of a written graph. `joined`: matrix of a layer -> its parts in order, and rows."""
+    """What form.json tells of a written graph. `joined`: matrix of a layer -> its parts, and rows."""
 
     max_context: int
     joined: dict[str, list[tuple[str, int]]]

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 
 from steelyard.hardware import Device, Devices
+from steelyard.recipe import OwnTerms
 from steelyard.shape import Shape
 from steelyard.units import Figure, around, show_number, weakest
 
 from .constants import Constants, family, groups, values
-from .cost import PURCHASE_USD
+from .cost import PURCHASE_USD, owned_usd_per_h
 from .inference import ServeSetup, serve_s
+from .request import Owned
 from .shapes import named_shape
 from .sizes import USABLE_MEMORY, Sizes, hardware_of, total
 from .training import TrainSetup, train_memory_bytes, train_step_s
@@ -32,6 +34,7 @@ KINDRED = 0.25
 GPT3_TOKENS = 300e9  # Brown et al. 2020 (arXiv 2005.14165), table D.1
 GPT3_BATCH, GPT3_SEQ = 1536, 2048  # 3.2 million tokens a step (table 2.1)
 DAY_S = 86400.0
+PHASES = {"prefill": "预填充", "decode": "解码"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,10 +191,11 @@ class _Serving:
     output: int = 128
 
 
-def serving_s(bench: Bench, device: Device, what: _Serving, phase: str) -> Figure:
-    """Seconds of the prefill of one request, or of one decode step, on one device."""
-    stack = {"cpu": "openvino"}.get(device.kind, "vllm")
-    hardware, kin = hardware_of(device, what.precision), groups(device, stack)
+def serving_s(
+    bench: Bench, device: Device, what: _Serving, phase: str, beside: Device | None = None
+) -> Figure:
+    """Seconds of the prefill of one request, or of one decode step, on one device, set against `beside`."""
+    hardware, kin = hardware_of(device, what.precision), _kin(bench, device, beside)
     assert hardware is not None
     setup = ServeSetup(batch=float(what.batch), prompt=what.prompt, output=what.output, weight_bits=what.bits)
     sizes = Sizes.of(bench.shape(what.model), what.prompt)
@@ -199,9 +203,19 @@ def serving_s(bench: Bench, device: Device, what: _Serving, phase: str) -> Figur
     return _figure(float(total(parts)), bench, "serve", kin)
 
 
-def answer_s(bench: Bench, device: Device, what: _Serving) -> Figure:
+def _kin(bench: Bench, device: Device, beside: Device | None) -> dict[str, str]:
+    """Whose constants apply. Two devices of one family are compared by their own where published runs have
+    both, else both by the family's: what one of them deviates would look like a difference of the chips."""
+    kin = groups(device, {"cpu": "openvino"}.get(device.kind, "vllm"))
+    if beside is None or family(beside) != family(device):
+        return kin
+    seen = {key.split("@device:")[1] for key in bench.constants.logs if "@device:" in key}
+    return kin if {device.id, beside.id} <= seen else kin | {"device": "", "pair": "", "own": ""}
+
+
+def answer_s(bench: Bench, device: Device, what: _Serving, beside: Device | None = None) -> Figure:
     """Seconds of one whole answer: its prefill and all its tokens."""
-    first, each = (serving_s(bench, device, what, phase) for phase in ("prefill", "decode"))
+    first, each = (serving_s(bench, device, what, phase, beside) for phase in PHASES)
     wide = first.high / first.value
     value = first.value + what.output * each.value
     return Figure(value, value / wide, value * wide, "s", each.provenance)
@@ -218,8 +232,8 @@ def ratio(over: Figure, under: Figure, kindred: bool) -> Figure:
 def _faster(bench: Bench, new: str, old: str, now: _Serving, before: _Serving, phase: str) -> Figure:
     """How many times as fast a phase is on one device as on another."""
     one, other = bench.device(new), bench.device(old)
-    times = serving_s(bench, other, before, phase), serving_s(bench, one, now, phase)
-    return ratio(*times, kindred=family(one) == family(other))
+    slow, fast = serving_s(bench, other, before, phase, one), serving_s(bench, one, now, phase, other)
+    return ratio(slow, fast, kindred=family(one) == family(other))
 
 
 # ------------------------------------------------------------------ judges
@@ -265,10 +279,9 @@ def gpt3_cost(bench: Bench) -> list[Found]:
         device = bench.device(name)
         token_s = training_s(bench, bench.shape("gpt3-175b"), device, devices)
         assert device.price_usd_per_h
-        usd = token_s * (GPT3_TOKENS * devices * device.price_usd_per_h / 3600)
+        figure = _usd(token_s * GPT3_TOKENS, devices * device.price_usd_per_h)
         what = f"GPT-3 on {devices:,} {name} at {device.price_usd_per_h:g} USD an hour each"
         zh = f"GPT-3，{devices:,} 块 {name}，每块每小时 {device.price_usd_per_h:g} 美元"
-        figure = Figure(usd.value, usd.low, usd.high, "USD", usd.provenance)
         found.append(Found(what=what, what_zh=zh, figure=figure, claimed=_is(2.5e6)))
     return found
 
@@ -301,9 +314,6 @@ def catalogue_ratio(what: tuple[str, str], of: Callable[[Device], float], claime
     return judge
 
 
-PHASES = {"prefill": "预填充", "decode": "解码"}
-
-
 def gaudi3_by_model(bench: Bench) -> list[Found]:
     """Llama 2 7B in FP8 on one device of each, and a training step of it on eight."""
     found = []
@@ -324,14 +334,11 @@ def stability(bench: Bench) -> list[Found]:
     """4,000 Gaudi2: how long, at what cost, and the same money in H100."""
     gaudi, h100, shape = bench.device("gaudi2"), bench.device("h100-sxm"), bench.shape("gpt3-175b")
     assert gaudi.price_usd_per_h and h100.price_usd_per_h
+    price, list_price = gaudi.price_usd_per_h, h100.price_usd_per_h
+    owned = owned_usd_per_h(gaudi, OwnTerms(), Owned(device="gaudi2", hosts=500, per_host=8))
+    assert owned
     seconds = training_s(bench, shape, gaudi, 4000) * GPT3_TOKENS
-    usd_per_h = 4000 * gaudi.price_usd_per_h
-    usd = seconds * (usd_per_h / 3600)
-    hired = _nodes(usd_per_h / h100.price_usd_per_h)
-    bought = _nodes(4000 * PURCHASE_USD["gaudi2"] / PURCHASE_USD["h100-sxm"])
     peak = _vendor(4000 * (gaudi.peak_flops("bf16") or 0) / 1e18, "EFLOP/s")
-    cost = Figure(usd.value, usd.low, usd.high, "USD", usd.provenance)
-    price = gaudi.price_usd_per_h
     found = [
         Found(what="BF16 peak of 4,000 Gaudi2", what_zh="4,000 块 Gaudi2 的 BF16 峰值", figure=peak),
         Found(
@@ -342,17 +349,36 @@ def stability(bench: Bench) -> list[Found]:
         Found(
             what=f"its cost at {price:g} USD an hour each",
             what_zh=f"其费用，每块每小时 {price:g} 美元",
-            figure=cost,
+            figure=_usd(seconds, 4000 * price),
+        ),
+        Found(
+            what=f"its cost when owned, {owned.value:.2f} USD an hour each",
+            what_zh=f"自有时的费用，每块每小时 {owned.value:.2f} 美元",
+            figure=_usd(seconds, 4000 * owned.value),
         ),
     ]
     for words, zh, devices in (
-        ("the same money an hour", "每小时花费相同", hired),
-        ("the same money to buy the cards", "购卡花费相同", bought),
+        ("the same money an hour", "每小时花费相同", _nodes(4000 * price / list_price)),
+        (
+            "the same money to buy the cards",
+            "购卡花费相同",
+            _nodes(4000 * PURCHASE_USD["gaudi2"] / PURCHASE_USD["h100-sxm"]),
+        ),
     ):
-        days = training_s(bench, shape, h100, devices) * (GPT3_TOKENS / DAY_S)
-        what, zh = f"GPT-3 on {devices:,} H100, {words}", f"用 {devices:,} 块 H100 训练 GPT-3，{zh}"
-        found.append(Found(what=what, what_zh=zh, figure=_days(days)))
+        theirs = training_s(bench, shape, h100, devices) * GPT3_TOKENS
+        what, what_zh = f"GPT-3 on {devices:,} H100, {words}", f"用 {devices:,} 块 H100 训练 GPT-3，{zh}"
+        found.append(Found(what=what, what_zh=what_zh, figure=_days(theirs * (1 / DAY_S))))
+        what, what_zh = (
+            f"its cost at {list_price:g} USD an hour each",
+            f"其费用，每块每小时 {list_price:g} 美元",
+        )
+        found.append(Found(what=what, what_zh=what_zh, figure=_usd(theirs, devices * list_price)))
     return found
+
+
+def _usd(seconds: Figure, usd_per_h: float) -> Figure:
+    spent = seconds * (usd_per_h / 3600)
+    return Figure(spent.value, spent.low, spent.high, "USD", spent.provenance)
 
 
 def _nodes(devices: float) -> int:
@@ -383,7 +409,7 @@ def amx(bench: Bench) -> list[Found]:
         ("BF16 against FP32", "BF16 对 FP32", bf16, fp32),
         ("INT8 against INT8", "INT8 对 INT8", int8, int8),
     ):
-        figure = ratio(answer_s(bench, old, before), answer_s(bench, new, now), kindred=True)
+        figure = ratio(answer_s(bench, old, before, new), answer_s(bench, new, now, old), kindred=True)
         what = f"Qwen 7B, an answer of 128 tokens to 512, {words} on the 3rd generation"
         told = f"Qwen 7B，512 词元提示、128 词元回答，第四代对第三代，{words_zh}"
         found.append(Found(what=what, what_zh=told, figure=figure, claimed=_is(3.0)))

@@ -20,8 +20,7 @@ from .constants import PLAN_YEAR, family, stack
 from .inference import serve_s, shared_prefill_s
 from .sizes import RUNTIME_BYTES, total
 
-OFFERED = {"tensorrt-llm": 2048.0, "sglang": 1024.0, "tgi": 128.0}  # most requests of a batch, by default
-OFFERED_ELSE = 256.0  # vLLM and its kin
+OFFERED = 256.0  # requests of a batch when all are offered at once: the default of vLLM and its kin
 ENGINE_MEMORY = 0.9  # of a device's memory, the usual default of --gpu-memory-utilization
 LEAST_ROOM = 0.05  # of the memory is left for the KV cache where the sums leave none
 WEIGHT_ONLY = ("openvino", "llama.cpp")  # unpack 8-bit weights to 16 bits before the products
@@ -128,7 +127,7 @@ def setup_of(
     output = max(1.0, number(row, "output_len", OUTPUT) or OUTPUT)
     metric = metric_of(row)
     kv_bits = 8.0 if not number(row, "kv_bits") and bits < 16 and engine == "tensorrt-llm" else 16.0
-    batch = max(1.0, asked / replicas) if asked else OFFERED.get(engine, OFFERED_ELSE)
+    batch = max(1.0, asked / replicas) if asked else OFFERED
     if metric.kind not in TIMES:  # a time a token is told of a batch that ran
         room = (ENGINE_MEMORY * hardware["memory"] - RUNTIME_BYTES) * t * p - sizes["params"] * bits / 8
         room = max(room, LEAST_ROOM * hardware["memory"] * t * p)

@@ -1,127 +1,101 @@
-"""Requests under way on the replicas of a service: those always in flight, and those that arrive.
+"""What the users of a service feel: requests in flight, waiting, percentiles of TTFT and TPOT.
 
-`columns` are candidates as flat arrays (replicas, apart: 1 where prefill has pools of its own, batch), `one`
-gives the parts of a prefill and of a decode step at a batch. Not here: the time of one step (inference.py),
-which candidate is taken (serve_search.py).
+The mean is a fixed point, the percentiles come from a replay of 2,000 requests. Pure: the replay's chance
+is a fixed sequence. For finalists; a search takes the means over whole arrays (serve_search.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .cost import DISK_BYTES_PER_S, START_S
-from .request import Request
-from .sizes import Array, total
+from .inference import ServeSetup, serve_s
+from .sizes import Array, Hardware, Sizes, total
 
-MOST_BATCH = 1024
-PREFILL_LOAD = 0.7  # of its time that a pool for prefill alone is busy
-ROUNDS = 24  # of the fixed point of the batch
-STABLE = 0.95  # of the engine's time that prefill may take
-REPLAYED = 2000  # requests
-
-
-def closed(request: Request, columns: Mapping[str, np.ndarray], one: Any, moved_s: Array) -> dict[str, Any]:
-    """Requests always in flight: a cycle of a replica is its prefills and its steps.
-
-    With prefill apart, as many replicas of it as the rate of answers keeps busy.
-    """
-    apart, output = columns["apart"], float(request.output_tokens)
-    batch = columns["batch"] if request.in_batch else request.users / columns["replicas"]
-    batch = np.maximum(1.0, batch)
-    prefill_parts, decode_parts = one(batch)
-    prefill, step = total(prefill_parts), total(decode_parts)
-    shared = (1 - apart) * batch * prefill
-    cycle = output * step + shared + apart * (prefill + moved_s)
-    answers_per_s = columns["replicas"] * batch / cycle
-    first = prefill + (batch > 1) * (1 - apart) * step + moved_s
-    tpot = step + (1 - apart) * (batch - 1) * prefill / output
-    rounds = request.tokens / (columns["replicas"] * batch * output)
-    parts = {f"prefill_{k}": rounds * v * (1 - apart) * batch for k, v in prefill_parts.items()}
-    parts |= {f"prefill_{k}": parts[f"prefill_{k}"] + rounds * apart * v for k, v in prefill_parts.items()}
-    parts |= {f"decode_{k}": rounds * output * v for k, v in decode_parts.items()}
-    parts["transfer"] = rounds * apart * moved_s
-    parts["load"] = load_s(request, columns) if request.in_batch else 0.0 * rounds
-    return {
-        "batch": batch,
-        "ttft_s": first,
-        "tpot_s": tpot,
-        "prefill_s": prefill,
-        "step_s": step,
-        "wall_s": rounds * cycle + parts["load"],
-        "parts": parts,
-        "prefill_replicas": apart * np.ceil(answers_per_s * prefill / PREFILL_LOAD),
-        "rate_per_replica": answers_per_s / columns["replicas"],
-        "stable": np.ones(len(batch), bool),
-    }
+REQUESTS = 2000
+PERCENTILES = (50, 95, 99)
+BATCHES = 24  # points on which a step's time is taken between one request and the most
+ROUNDS = 40
+FULL = 0.98  # of its time an engine may spend; beyond it the queue has no mean
 
 
-def arrivals(request: Request, columns: Mapping[str, np.ndarray], one: Any, moved_s: Array) -> dict[str, Any]:
-    """Requests that arrive: the batch is the fixed point of rate x stay (Little 1961).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """Requests of one replica: rate, how bursty they come, how unequal they are, the most in one batch."""
 
-    Prefill chunks take their share of an engine's time from decoding, unless they stand apart. Waiting for
-    prefill: Allen and Cunneen's G/G/1 (1978), which is Pollaczek-Khinchine's for Poisson arrivals.
-    """
-    apart, output, rate = columns["apart"], float(request.output_tokens), float(request.arrival_per_s or 0.0)
-    each = rate / columns["replicas"]
-    batch = np.ones(len(apart))
-    for _ in range(ROUNDS):
-        prefill_parts, decode_parts = one(batch)
-        prefill, step = total(prefill_parts), total(decode_parts)
-        pools = apart * np.ceil(rate * prefill / PREFILL_LOAD)
-        into = np.where(apart > 0, rate / np.maximum(1.0, pools), each)
-        service = prefill + (1 - apart) * step / 2
-        busy = into * service
-        wait = np.minimum(busy, STABLE) / (1 - np.minimum(busy, STABLE)) * request.burstiness / 2 * service
-        tpot = step / (1 - np.minimum(each * prefill * (1 - apart), STABLE))
-        stay = (1 - apart) * prefill + output * tpot
-        batch = np.clip(0.5 * batch + 0.5 * each * stay, 1e-3, 2 * MOST_BATCH)
-    seconds = request.tokens / (rate * output)
-    share = np.minimum(1.0, each * prefill * (1 - apart))
-    idle = np.maximum(0.0, 1.0 - share - each * output * step / np.maximum(batch, 1.0))
-    used = 1.0 - share - idle
-    parts = {f"prefill_{k}": seconds * share * v / prefill for k, v in prefill_parts.items()}
-    parts |= {f"decode_{k}": seconds * used * v / step for k, v in decode_parts.items()}
-    parts["waiting"] = seconds * idle
-    return {
-        "batch": batch,
-        "ttft_s": quantile_s(wait, busy, request.slo.get("percentile", 50.0)) + service + moved_s,
-        "tpot_s": tpot,
-        "prefill_s": prefill,
-        "step_s": step,
-        "wall_s": np.full(len(apart), seconds),
-        "parts": parts,
-        "prefill_replicas": pools,
-        "rate_per_replica": into,
-        "service_s": service,
-        "stable": (busy < STABLE) & (batch < MOST_BATCH) & (each * prefill * (1 - apart) < STABLE),
-    }
+    arrival_per_s: float
+    burstiness: float = 1.0  # squared coefficient of variation of the gaps; 1 = Poisson
+    unequal: float = 0.5  # squared coefficient of variation of prompts and of outputs
+    most: float = 256.0
+    apart: bool = False  # prefill on replicas of its own: no chunk stands between two tokens
+    moved_s: float = 0.0  # to carry a prompt's KV cache from there
 
 
-def load_s(request: Request, columns: Mapping[str, np.ndarray]) -> Array:
-    """Seconds until an engine has its weights from the disk."""
-    return START_S + request.shape.params * columns["weight_bits"] / 8 / DISK_BYTES_PER_S
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Felt:
+    """Seconds by percentile, the mean number in flight, the share of time the engine is busy."""
+
+    ttft_s: Mapping[int, float]
+    tpot_s: Mapping[int, float]
+    batch: float
+    busy: float
+    stable: bool  # False: more arrives than can be served; the percentiles then say little
 
 
-def quantile_s(mean_wait_s: Array, busy: Array, percentile: float) -> Array:
-    """A percentile of the wait: none with probability 1 - busy, else exponential (Kingman 1962)."""
-    late = np.maximum(0.0, np.log(np.maximum(busy, 1e-12) / (1 - percentile / 100)))
-    return late * mean_wait_s / np.maximum(busy, 1e-12)
+def waiting_s(rate: Array, served_s: Array, unequal: Array, burstiness: Array) -> Array:
+    """Mean wait of a single queue (Allen and Cunneen 1978); Pollaczek-Khinchine's where burstiness is 1."""
+    busy = np.minimum(rate * np.asarray(served_s), FULL)
+    return busy / (1 - busy) * served_s * (burstiness + unequal) / 2
 
 
-@lru_cache(maxsize=32)
-def gaps(burstiness: float) -> np.ndarray:
-    """Gaps of mean 1 with the squared coefficient of variation asked for; the same ones each time."""
-    chance = np.random.default_rng(7)
-    shape = 1.0 / max(burstiness, 1e-3)
-    return chance.gamma(shape, 1.0 / shape, REPLAYED)
+def under_load(
+    sizes: Sizes, setup: ServeSetup, hardware: Hardware, constant: dict[str, Array], load: Load
+) -> Felt:
+    """One setup (numbers, not arrays) under a load; `setup.batch` is not looked at."""
+    points = np.geomspace(1.0, max(2.0, load.most), BATCHES)
+    told = serve_s(sizes, replace(setup, batch=points), hardware, constant)
+    steps = np.broadcast_to(total(told["decode"]), points.shape)
+    first_s = float(np.broadcast_to(total(told["prefill"]), points.shape)[0])
+    work_s = first_s - float(np.broadcast_to(told["prefill"]["launch"], points.shape)[0])
+    output, rate = float(setup.output), load.arrival_per_s
+    busy_prefill = rate * (first_s if load.apart else work_s)
+    free = 1.0 if load.apart else max(1 - FULL, 1 - busy_prefill)
+    batch = 1.0
+    for _ in range(ROUNDS):  # Little 1961: in flight = rate x stay
+        step = float(np.interp(batch, points, steps)) / free
+        batch = 0.5 * batch + 0.5 * min(load.most, max(1.0, rate * (first_s + output * step)))
+    most_per_s = load.most / (output * steps[-1] / free + first_s)
+    stable = busy_prefill < FULL and rate < FULL * most_per_s
+    ttft, tpot = _replay(points, steps / free, first_s, output, load)
+    return Felt(
+        ttft_s={p: float(np.percentile(ttft, p)) for p in PERCENTILES},
+        tpot_s={p: float(np.percentile(tpot, p)) for p in PERCENTILES},
+        batch=float(batch),
+        busy=float(min(1.0, rate / most_per_s)),
+        stable=bool(stable),
+    )
 
 
-def replay_s(rate_per_s: float, burstiness: float, service_s: float, percentile: float) -> float:
-    """A percentile of the wait of REPLAYED requests before one server (Lindley 1952), all at once."""
-    late = np.cumsum(service_s - gaps(burstiness) / rate_per_s)
-    waits = late - np.minimum.accumulate(np.minimum(late, 0.0))
-    return float(np.percentile(waits, percentile))
+def _replay(
+    points: np.ndarray, steps: np.ndarray, first_s: float, output: float, load: Load
+) -> tuple[np.ndarray, np.ndarray]:
+    """TTFT and TPOT of each request: prefills queue (Lindley 1952), tokens share the steps of the batch."""
+    chance = np.random.default_rng(0)
+    shape = 1 / max(load.burstiness, 1e-6)
+    gaps = chance.gamma(shape, 1 / (shape * load.arrival_per_s), REQUESTS)
+    sigma = np.sqrt(np.log1p(load.unequal))
+    prompts, outputs = np.exp(chance.normal(-(sigma**2) / 2, sigma, (2, REQUESTS)))
+    served = first_s * prompts
+    waited = np.cumsum(np.append(0.0, served[:-1] - gaps[1:]))
+    waited = waited - np.minimum(0.0, np.minimum.accumulate(waited))
+    arrived = np.cumsum(gaps)
+    begun = arrived + waited + served + load.moved_s
+    tpot = np.full(REQUESTS, float(np.interp(1.0, points, steps)))
+    for _ in range(4):
+        ended = begun + outputs * output * tpot
+        middle = (begun + ended) / 2
+        flying = np.searchsorted(np.sort(begun), middle) - np.searchsorted(np.sort(ended), middle)
+        tpot = (tpot + np.interp(np.clip(flying, 1, load.most), points, steps)) / 2
+    return waited + served + load.moved_s + (0.0 if load.apart else tpot / 2), tpot

@@ -7,8 +7,7 @@ all prompts are there at once (batch scoring). Not here: the time of one step (i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from functools import lru_cache
+from dataclasses import fields, replace
 from itertools import product
 from math import exp
 from typing import Any
@@ -17,9 +16,11 @@ import numpy as np
 
 from steelyard.units import Figure
 
+from .arrivals import MOST_BATCH, arrivals, closed
 from .constants import Constants, groups, values
 from .cost import energy_kwh
-from .inference import ServeSetup, serve_memory_bytes, serve_s
+from .inference import ServeSetup, serve_memory_parts, serve_s
+from .load import Load, under_load
 from .offer import Offer, computes_in, room_bytes
 from .plans import Plan, within_limits
 from .request import Request
@@ -29,12 +30,8 @@ from .train_search import Found, memory_figure, needs_more, no_plan, power_of, p
 SERVE_STACK = {"gpu": "vllm", "accelerator": "vllm", "cpu": "openvino"}
 BITS = {"f32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "fp4": 4, "int4": 4}
 USUAL = ("bf16", "int8")  # int4 only where asked for, or where nothing else fits: it costs quality
-MOST_BATCH = 1024
-PREFILL_LOAD = 0.7  # of its time that a pool for prefill alone is busy
-ROUNDS = 24  # of the fixed point of the batch
-STABLE = 0.95  # of the engine's time that prefill may take
-REPLAYED = 2000  # requests
 FINALISTS = 8
+WEIGHT_ONLY = ("int8", "int4")  # unpacked to 16 bits before the product
 
 
 def search_serving(request: Request, offer: Offer, constants: Constants, fine: bool = True) -> Found:
@@ -93,6 +90,9 @@ def _grid(
         "form": list(range(len(forms))),
         "kv_bits": [BITS[k] for k in request.kv_precisions] or [16],
         "replicas": replicas,
+        "whole": [0, 1]
+        if request.shape.experts
+        else [0],  # experts whole on a device, or split like the rest
         "apart": [0, 1] if several and not request.in_batch and fine else [0],
         "batch": [2**i for i in range(11)] if request.in_batch else [0],
     }
@@ -100,9 +100,11 @@ def _grid(
     columns = dict(zip(axes, rows.T, strict=True))
     columns["weight_bits"] = np.array([float(BITS[f]) for f in forms])[columns["form"].astype(int)]
     columns["forms"] = np.array(forms)[columns["form"].astype(int)]
+    columns["e"] = np.where(columns["whole"] > 0, columns["t"], 1.0)
     shape = request.shape
     even = (
         (shape.heads % columns["t"] == 0)
+        & ((columns["whole"] == 0) | ((columns["t"] > 1) & (shape.experts % columns["t"] == 0)))
         & (columns["p"] <= shape.layers)
         & (columns["t"] * columns["p"] * columns["replicas"] <= most)
     )
@@ -122,136 +124,69 @@ def evaluate(
     """Time to first token, time per token, memory, devices and seconds of each candidate, as arrays."""
     constant = values(constants, "serve", groups(offer.device, SERVE_STACK[offer.device.kind]))
     sizes = Sizes.of(request.shape, request.prompt_tokens)
-    sizes = replace(sizes, kv_bytes=sizes.kv_bytes * columns["kv_bits"] / 16)
+    hardware = replace(hardware, peak=_peaks(offer, hardware, columns))
+
+    def setup_of(batch: Array) -> ServeSetup:
+        return ServeSetup(
+            t=columns["t"], p=columns["p"], e=columns["e"], batch=np.maximum(1.0, batch),
+            prompt=request.prompt_tokens,
+            output=request.output_tokens, weight_bits=columns["weight_bits"], kv_bits=columns["kv_bits"],
+            weight_only=np.isin(columns["forms"], WEIGHT_ONLY).astype(float),
+        )  # fmt: skip
 
     def one(batch: Array) -> tuple[dict[str, Array], dict[str, Array]]:
-        setup = ServeSetup(
-            t=columns["t"], p=columns["p"], batch=np.maximum(1.0, batch), prompt=request.prompt_tokens,
-            output=request.output_tokens, weight_bits=columns["weight_bits"],
-        )  # fmt: skip
-        told = serve_s(sizes, setup, hardware, constant)
+        told = serve_s(sizes, setup_of(batch), hardware, constant)
         return told["prefill"], told["decode"]
 
-    kv_per_s = hardware.scaleout * hardware.nic_share
-    moved_s = request.prompt_tokens * sizes.kv_bytes / kv_per_s * columns["apart"]
-    load = _arrivals if request.arrival_per_s and not request.in_batch else _closed
+    kv_bytes = sizes.kv_bytes * columns["kv_bits"] / 16
+    moved_s = request.prompt_tokens * kv_bytes / (hardware.scaleout * hardware.nic_share) * columns["apart"]
+    load = arrivals if request.arrival_per_s and not request.in_batch else closed
     told = load(request, columns, one, moved_s)
     held = np.minimum(np.maximum(1.0, np.ceil(told["batch"])), MOST_BATCH)
-    setup = ServeSetup(
-        t=columns["t"], p=columns["p"], batch=held, prompt=request.prompt_tokens,
-        output=request.output_tokens, weight_bits=columns["weight_bits"],
-    )  # fmt: skip
-    memory = serve_memory_bytes(request.shape, setup, sizes.kv_bytes)
-    split = columns["t"] * columns["p"]
-    cache = held * (request.prompt_tokens + request.output_tokens) * sizes.kv_bytes / split
-    weights = request.shape.params * columns["weight_bits"] / 8 / split
-    engines = columns["replicas"] + told["prefill_replicas"]
+    memory = serve_memory_parts(request.shape, setup_of(held), sizes.kv_bytes)
+    split, engines = columns["t"] * columns["p"], columns["replicas"] + told["prefill_replicas"]
     return told | {
-        "memory": memory,
+        "memory": total(memory),
         "devices": split * engines,
-        "bytes": {"weights": weights, "kv": cache, "runtime": memory - weights - cache},
-        "moved_s": moved_s,
+        "bytes": memory,
         "fits_number": split * engines <= offer.most,
+        "replay": lambda at: _replayed(request, sizes, setup_of(held), hardware, constant, columns, at),
     }
 
 
-def _closed(request: Request, columns: Mapping[str, np.ndarray], one: Any, moved_s: Array) -> dict[str, Any]:
-    """Requests always in flight: a cycle of a replica is its prefills and its steps.
-
-    With prefill apart, as many replicas of it as the rate of answers keeps busy.
-    """
-    apart, output = columns["apart"], float(request.output_tokens)
-    batch = columns["batch"] if request.in_batch else request.users / columns["replicas"]
-    batch = np.maximum(1.0, batch)
-    prefill_parts, decode_parts = one(batch)
-    prefill, step = total(prefill_parts), total(decode_parts)
-    shared = (1 - apart) * batch * prefill
-    cycle = output * step + shared + apart * (prefill + moved_s)
-    answers_per_s = columns["replicas"] * batch / cycle
-    first = prefill + (batch > 1) * (1 - apart) * step + moved_s
-    tpot = step + (1 - apart) * (batch - 1) * prefill / output
-    rounds = request.tokens / (columns["replicas"] * batch * output)
-    parts = {f"prefill_{k}": rounds * v * (1 - apart) * batch for k, v in prefill_parts.items()}
-    parts |= {f"prefill_{k}": parts[f"prefill_{k}"] + rounds * apart * v for k, v in prefill_parts.items()}
-    parts |= {f"decode_{k}": rounds * output * v for k, v in decode_parts.items()}
-    parts["transfer"] = rounds * apart * moved_s
-    return {
-        "batch": batch,
-        "ttft_s": first,
-        "tpot_s": tpot,
-        "prefill_s": prefill,
-        "step_s": step,
-        "wall_s": rounds * cycle,
-        "parts": parts,
-        "prefill_replicas": apart * np.ceil(answers_per_s * prefill / PREFILL_LOAD),
-        "rate_per_replica": answers_per_s / columns["replicas"],
-        "stable": np.ones(len(batch), bool),
-    }
+def _replayed(
+    request: Request,
+    sizes: Sizes,
+    setup: ServeSetup,
+    hardware: Hardware,
+    constant: dict[str, Array],
+    columns: Mapping[str, np.ndarray],
+    at: int,
+) -> dict[str, float] | None:
+    """Percentiles of one candidate by a replay; None where prefill stands apart: pools differ in size."""
+    if columns["apart"][at]:
+        return None
+    load = Load(
+        arrival_per_s=float(request.arrival_per_s or 0.0) / float(columns["replicas"][at]),
+        burstiness=request.burstiness,
+    )
+    felt = under_load(sizes, _one_of(setup, at), _one_of(hardware, at), constant, load)
+    asked = request.slo.get("percentile", 50.0)
+    percentile = next((p for p in felt.ttft_s if p >= asked), max(felt.ttft_s))
+    return {"ttft_s": felt.ttft_s[percentile], "tpot_s": felt.tpot_s[percentile]}
 
 
-def _arrivals(
-    request: Request, columns: Mapping[str, np.ndarray], one: Any, moved_s: Array
-) -> dict[str, Any]:
-    """Requests that arrive: the batch is the fixed point of rate x stay (Little 1961).
-
-    Prefill chunks take their share of an engine's time from decoding, unless they stand apart. Waiting for
-    prefill: Allen and Cunneen's G/G/1 (1978), which is Pollaczek-Khinchine's for Poisson arrivals.
-    """
-    apart, output, rate = columns["apart"], float(request.output_tokens), float(request.arrival_per_s or 0.0)
-    each = rate / columns["replicas"]
-    batch = np.ones(len(apart))
-    for _ in range(ROUNDS):
-        prefill_parts, decode_parts = one(batch)
-        prefill, step = total(prefill_parts), total(decode_parts)
-        pools = apart * np.ceil(rate * prefill / PREFILL_LOAD)
-        into = np.where(apart > 0, rate / np.maximum(1.0, pools), each)
-        service = prefill + (1 - apart) * step / 2
-        busy = into * service
-        wait = np.minimum(busy, STABLE) / (1 - np.minimum(busy, STABLE)) * request.burstiness / 2 * service
-        tpot = step / (1 - np.minimum(each * prefill * (1 - apart), STABLE))
-        stay = (1 - apart) * prefill + output * tpot
-        batch = np.clip(0.5 * batch + 0.5 * each * stay, 1e-3, 2 * MOST_BATCH)
-    seconds = request.tokens / (rate * output)
-    share = np.minimum(1.0, each * prefill * (1 - apart))
-    idle = np.maximum(0.0, 1.0 - share - each * output * step / np.maximum(batch, 1.0))
-    used = 1.0 - share - idle
-    parts = {f"prefill_{k}": seconds * share * v / prefill for k, v in prefill_parts.items()}
-    parts |= {f"decode_{k}": seconds * used * v / step for k, v in decode_parts.items()}
-    parts["waiting"] = seconds * idle
-    return {
-        "batch": batch,
-        "ttft_s": quantile_s(wait, busy, request.slo.get("percentile", 50.0)) + service + moved_s,
-        "tpot_s": tpot,
-        "prefill_s": prefill,
-        "step_s": step,
-        "wall_s": np.full(len(apart), seconds),
-        "parts": parts,
-        "prefill_replicas": pools,
-        "rate_per_replica": into,
-        "service_s": service,
-        "stable": (busy < STABLE) & (batch < MOST_BATCH) & (each * prefill * (1 - apart) < STABLE),
-    }
+def _one_of(thing: Any, at: int) -> Any:
+    """A setup or a device of one candidate: its arrays' values there."""
+    columns = {f.name: getattr(thing, f.name) for f in fields(thing)}
+    return replace(thing, **{k: float(v[at]) for k, v in columns.items() if np.ndim(v) == 1})
 
 
-def quantile_s(mean_wait_s: Array, busy: Array, percentile: float) -> Array:
-    """A percentile of the wait: none with probability 1 - busy, else exponential (Kingman 1962)."""
-    late = np.maximum(0.0, np.log(np.maximum(busy, 1e-12) / (1 - percentile / 100)))
-    return late * mean_wait_s / np.maximum(busy, 1e-12)
-
-
-@lru_cache(maxsize=32)
-def _gaps(burstiness: float) -> np.ndarray:
-    """Gaps of mean 1 with the squared coefficient of variation asked for; the same ones each time."""
-    chance = np.random.default_rng(7)
-    shape = 1.0 / max(burstiness, 1e-3)
-    return chance.gamma(shape, 1.0 / shape, REPLAYED)
-
-
-def replay_s(rate_per_s: float, burstiness: float, service_s: float, percentile: float) -> float:
-    """A percentile of the wait of REPLAYED requests before one server (Lindley 1952), all at once."""
-    late = np.cumsum(service_s - _gaps(burstiness) / rate_per_s)
-    waits = late - np.minimum.accumulate(np.minimum(late, 0.0))
-    return float(np.percentile(waits, percentile))
+def _peaks(offer: Offer, hardware: Hardware, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """FLOP/s of each candidate's products: those of 8-bit floats where the weights are such."""
+    known = {form: offer.hardware(form) for form in set(columns["forms"].tolist()) & {"fp8", "fp4"}}
+    peaks = {form: float(found.peak) for form, found in known.items() if found}
+    return np.array([peaks.get(form, hardware.peak) for form in columns["forms"].tolist()], float)
 
 
 # ------------------------------------------------------------------ the one that is taken
@@ -271,21 +206,17 @@ def _taken(
     order = np.lexsort((told["wall_s"], np.where(worst <= 1, spent, np.inf)))
     if not request.arrival_per_s or request.in_batch:
         return int(order[0]), told
-    ttft = told["ttft_s"].copy()
     for at in order[:FINALISTS]:
         if worst[at] > 1:
             break
-        ttft[at] = _replayed(request, told, at)
-        if ttft[at] <= request.slo.get("ttft_s", np.inf):
-            return int(at), told | {"ttft_s": ttft}
-    return int(order[0]), told | {"ttft_s": ttft}
-
-
-def _replayed(request: Request, told: Mapping[str, Any], at: int) -> float:
-    service = float(told["service_s"][at])
-    percentile = request.slo.get("percentile", 50.0)
-    wait = replay_s(float(told["rate_per_replica"][at]), request.burstiness, service, percentile)
-    return wait + service + float(told["moved_s"][at])
+        if (felt := told["replay"](at)) is None:
+            return int(at), told
+        for name, seconds in felt.items():
+            told[name] = told[name].copy()
+            told[name][at] = seconds
+        if all(seconds <= request.slo.get(name, np.inf) for name, seconds in felt.items()):
+            return int(at), told
+    return int(order[0]), told
 
 
 def _misses(request: Request, offer: Offer, told: Mapping[str, Any]) -> np.ndarray:
@@ -325,6 +256,7 @@ def _plan_of(
     settings = {
         "tp": int(columns["t"][at]),
         "pp": int(columns["p"][at]),
+        "ep": int(columns["e"][at]),
         "dp": engines["replicas"],
         "replicas": engines["replicas"],
         "prefill_replicas": engines["prefill_replicas"],

@@ -23,6 +23,9 @@ from .training import TrainSetup, head_s, layer_s, step_of, train_memory_parts, 
 
 BLOCK = 65_536
 KEPT = 16
+# One array of this size, freed untouched: glibc then keeps blocks that are freed instead of handing their
+# pages back after each operation (its dynamic mmap threshold goes up to 32 MiB): a third of the time.
+KEEP_BYTES = 28 * 2**20
 SETTINGS = (
     "t", "c", "e", "micro_batch", "recompute", "sp", "p", "v", "zero", "offload", "d", "global_batch",
 )  # fmt: skip
@@ -79,6 +82,7 @@ class Swept:
 def sweep(job: Job, axes: Axes) -> Swept:
     """Evaluate every combination of the axes."""
     found, small = Swept(), _small(job)
+    np.empty(KEEP_BYTES, np.uint8)
     for block in _blocks(axes, job):
         _take(found, block, _evaluated(block, job, small), job)
     return found
@@ -148,15 +152,24 @@ def _blocks(axes: Axes, job: Job) -> Iterator[_Block]:
         places = [(d, b) for d, b in product(axes.d, axes.global_batch) if d <= min(room, b) and d * c >= e]
         if not places or not fitting.size:
             continue
-        tails = np.array([(*s, *at) for s in schemes for at in places], np.float32).T
         kept = np.arange(rows.shape[1]) if t > 1 else np.flatnonzero(rows[2] == min(axes.sp))
-        most = max(1, BLOCK // (fitting.shape[1] * tails.shape[1]))
-        for start in range(0, len(kept), most):
-            at = kept[start : start + most]
-            yield _Block(
-                np.array([t, c, e], np.float32), rows[:, at].astype(np.float32), fitting, tails,
-                len(places), layer[at], head[at],
-            )  # fmt: skip
+        for some in _parted(schemes, len(kept) * fitting.shape[1] * len(places)):
+            tails = np.array([(*s, *at) for s in some for at in places], np.float32).T
+            most = max(1, BLOCK // (fitting.shape[1] * tails.shape[1]))
+            for start in range(0, len(kept), most):
+                at = kept[start : start + most]
+                yield _Block(
+                    np.array([t, c, e], np.float32), rows[:, at].astype(np.float32), fitting, tails,
+                    len(places), layer[at], head[at],
+                )  # fmt: skip
+
+
+def _parted(schemes: list[tuple[int, int]], each: int) -> list[list[tuple[int, int]]]:
+    """ZeRO 3 apart, whose traffic takes most arithmetic, where a block is full without it."""
+    if each * len(schemes) <= BLOCK:
+        return [schemes]
+    parts = [[s for s in schemes if s[0] < 3], [s for s in schemes if s[0] == 3]]
+    return [part for part in parts if part]
 
 
 def _by_split(seconds: Array, grid: np.ndarray) -> np.ndarray:
@@ -168,8 +181,8 @@ def _by_split(seconds: Array, grid: np.ndarray) -> np.ndarray:
 def _small(job: Job) -> tuple[Sizes, Hardware, dict[str, Any], dict[str, Any]]:
     """Sizes, rates and constants as float32 scalars: a float64 scalar would widen every block."""
     constants = {k: np.float32(v) for k, v in job.constant.items()}
-    fixed = {"fused": 1.0, "lora": 0.0, "weight_bits": 16.0} | dict(job.fixed)
-    columns = {k: np.full((1, 1, 1), v, np.float32) for k, v in fixed.items()}
+    unused = {f.name: f.default for f in fields(TrainSetup) if f.name not in (*SETTINGS, "devices")}
+    columns = {k: np.full((1, 1, 1), v, np.float32) for k, v in (unused | dict(job.fixed)).items()}
     return Sizes(**_narrow(job.sizes)), Hardware(**_narrow(job.hardware)), constants, columns
 
 
