@@ -165,7 +165,9 @@ def test_a_service_is_shown_by_its_latencies_and_its_price_an_hour(told) -> None
     load = ("--arrival-rate", "2/s", "--prompt-tokens", "700", "--output-tokens", "200", "--ttft", "2s")
     _, (out, _) = told("plan", "--model", "llama3-8b", "--job", "serve", *load, as_json=False)
     head, best = out.splitlines()[:2]
-    assert head.split()[:6] == ["device", "n", "TTFT", "TPOT", "tok/s", "USD"] and "$" in best
+    names = head.replace("80 % interval", "").split()
+    assert names[:6] == ["device", "n", "TTFT", "TPOT", "tok/s", "USD"] and "$" in best
+    assert head.count("80 % interval") == 2 and best.count(" .. ") == 2
 
 
 def test_every_reason_has_its_chinese(told) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from steelyard.hardware import catalogue, named_models, published_constants
 from steelyard.planner import Constants, fit, predict_results, score_results
+from steelyard.planner.constants import groups
 
 CONSTANTS = Constants.from_json(published_constants())
 MODEL = {"model": "llama3-8b", "params_b": "8.03", "layers": "32", "hidden": "4096", "heads": "32"}
@@ -111,3 +112,9 @@ def test_an_unseen_stack_on_an_unseen_family_has_a_wider_interval():
     known, unknown = ROWS[2], ROWS[2] | {"framework": "unheard-of", "device": "trainium2"}
     first, second = predicted([known, unknown])
     assert second.high / second.value > first.high / first.value
+
+
+def test_a_family_that_was_never_seen_is_modelled_not_fitted():
+    seen, unseen = groups(catalogue().find("gaudi2")), groups(catalogue().find("trainium2"))
+    assert CONSTANTS.known_by("train", seen) == "fitted"
+    assert CONSTANTS.known_by("train", unseen) == "modelled"

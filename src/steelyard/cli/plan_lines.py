@@ -44,7 +44,8 @@ def _columns(request: dict[str, Any]) -> tuple[tuple[str, ...], Row]:
     """What a plan is judged by: its time and cost; a service by its latencies and its price an hour."""
     ends = (say("memory"), say("known by"), say("why"))
     if request.get("job") == "serve" and not request.get("batch_scoring") and not request.get("recipe"):
-        return ("TTFT", "TPOT", "tok/s", say("USD an hour"), *ends), _service_row
+        span = say("80 % interval")
+        return ("TTFT", span, "TPOT", span, "tok/s", say("USD an hour"), *ends), _service_row
     weighs = "energy_kwh" if request.get("objective") == "energy" else "cost_usd"
     weighed, span = say("energy") if weighs == "energy_kwh" else say("cost"), say("80 % interval")
     return (say("time"), span, weighed, span, *ends), lambda plan: _job_row(plan, weighs)
@@ -62,12 +63,11 @@ def _job_row(plan: dict[str, Any], weighs: str) -> tuple[Any, ...]:
 
 
 def _service_row(plan: dict[str, Any]) -> tuple[Any, ...]:
-    settings, time, cost = plan["settings"], plan.get("time_s"), plan.get("cost_usd")
-    latencies = (settings.get(name) for name in ("ttft_s", "tpot_s"))
+    time, cost, told = plan.get("time_s"), plan.get("cost_usd"), plan.get("service", {})
     hourly = show_number(cost["value"] / time["value"] * 3600, "USD") if cost and time else "-"
-    rate = settings.get("output_tok_s")
-    shown = (show_number(s, "s") if s is not None else "-" for s in latencies)
-    return (*shown, f"{rate:,.0f}" if rate else "-", hourly, *_ends(plan))
+    first, each, rate = (told.get(name) for name in ("ttft_s", "tpot_s", "output_tok_s"))
+    shown = (_told(first, "s"), _span(first, "s"), _told(each, "s"), _span(each, "s"))
+    return (*shown, f"{rate['value']:,.0f}" if rate else "-", hourly, *_ends(plan))
 
 
 def _ends(plan: dict[str, Any]) -> tuple[str, str, str]:

@@ -176,7 +176,7 @@ def _setups(shape: Shape, devices: int, low: bool) -> TrainSetup:
 
 def _figure(seconds: float, bench: Bench, phase: str, kin: Mapping[str, str]) -> Figure:
     wide = exp(bench.constants.spread(phase, kin))
-    return Figure(seconds, seconds / wide, seconds * wide, "s", bench.constants.provenance)
+    return Figure(seconds, seconds / wide, seconds * wide, "s", bench.constants.known_by(phase, kin))
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,6 +91,12 @@ class Constants:
             wide = max(wide, self.spreads.get(f"{phase}:{level}", WIDER * wide))
         return wide
 
+    def known_by(self, phase: str, groups: Mapping[str, str]) -> str:
+        """Provenance of a prediction: "modelled" of a device family that the fit has never seen."""
+        if self.unseen(phase, groups) == 2 and not self._calibrated(phase, groups):
+            return "modelled"
+        return self.provenance
+
     def _calibrated(self, phase: str, groups: Mapping[str, str]) -> bool:
         """Rows of this device and stack were given."""
         return any(

@@ -19,6 +19,7 @@ class Plan:
     """The best way found on one device. Without a price `cost_usd` is None.
 
     `parts` are seconds and sum to `time_s`, `bytes` to the memory, `costs` are dollars and sum to the cost.
+    `service`: of a service its ttft_s, tpot_s and output_tok_s, at the percentile that `settings` names.
     `lost` says why the best plan was preferred, `why_not` why this one is not taken (None for the best).
     """
 
@@ -31,6 +32,7 @@ class Plan:
     memory_bytes_per_device: Figure | None
     fits: bool
     why_not: str | None
+    service: Mapping[str, Figure] = field(default_factory=dict)
     parts: Mapping[str, float] = field(default_factory=dict)
     steps: tuple[Mapping[str, Any], ...] | None = None
     shortfalls: Mapping[str, float] = field(default_factory=dict)  # limit -> needed over allowed, above 1
@@ -51,6 +53,7 @@ class Plan:
             "why_not": self.why_not,
             "lost": self.lost,
             "provider": self.provider,
+            "service": {name: figure.as_json() for name, figure in self.service.items()},
             "parts": dict(self.parts),
             "bytes": dict(self.bytes),
             "costs": dict(self.costs),

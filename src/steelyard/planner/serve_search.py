@@ -247,10 +247,11 @@ def _plan_of(
         return float(np.broadcast_to(value, told["batch"].shape)[at])
 
     wall, devices = of(told["wall_s"]), int(of(told["devices"]))
-    wide = exp(constants.spread("serve", groups(offer.device, SERVE_STACK[offer.device.kind])))
+    kin = groups(offer.device, SERVE_STACK[offer.device.kind])
+    wide = exp(constants.spread("serve", kin))
     fixed = bool(request.arrival_per_s) and not request.in_batch  # the load itself says how long it takes
     low, high = (wall, wall) if fixed else (wall / wide, wall * wide)
-    time_s = Figure(wall, low, high, "s", constants.provenance)
+    time_s = Figure(wall, low, high, "s", constants.known_by("serve", kin))
     parts = {k: of(v) for k, v in told["parts"].items()}
     engines = {k: int(of(told[k] if k in told else columns[k])) for k in ("prefill_replicas", "replicas")}
     settings = {
@@ -265,11 +266,14 @@ def _plan_of(
         "batch": max(1, round(of(told["batch"]))),
         "prompt_tokens": request.prompt_tokens,
         "output_tokens": request.output_tokens,
-        "ttft_s": of(told["ttft_s"]),
-        "tpot_s": of(told["tpot_s"]),
         "percentile": request.slo.get("percentile", 50.0),
-        "output_tok_s": request.tokens / wall,
     }
+    latencies = {name: of(told[name]) for name in ("ttft_s", "tpot_s")}
+    service = {n: Figure(s, s / wide, s * wide, "s", time_s.provenance) for n, s in latencies.items()}
+    rate = request.tokens / wall
+    service["output_tok_s"] = Figure(
+        rate, request.tokens / high, request.tokens / low, "tokens/s", time_s.provenance
+    )
     made = Plan(
         device=offer.device.id,
         devices=devices,
@@ -280,6 +284,7 @@ def _plan_of(
         memory_bytes_per_device=memory_figure(of(told["memory"])),
         fits=True,
         why_not=None,
+        service=service,
         parts=parts,
         bytes={k: of(v) for k, v in told["bytes"].items()},
         provider=offer.provider or None,
@@ -291,13 +296,11 @@ def _plan_of(
 
 def _within_slo(request: Request, offer: Offer, p: Plan, stable: bool, enough: bool) -> Plan:
     """The plan, marked as unfit where it misses the SLO or cannot keep up."""
-    short = {
-        name: p.settings[f"{name}_s"] / limit
-        for name in ("ttft", "tpot")
-        if (limit := request.slo.get(f"{name}_s")) and p.settings[f"{name}_s"] > limit
-    }
+    told = {name: p.service[f"{name}_s"].value for name in ("ttft", "tpot")}
+    limits = {name: request.slo.get(f"{name}_s") for name in told}
+    short = {name: told[name] / limit for name, limit in limits.items() if limit and told[name] > limit}
     said = [
-        f"{name} of {p.settings[f'{name}_s'] * 1000:.0f} ms is {factor:.2f} times the limit"
+        f"{name} of {told[name] * 1000:.0f} ms is {factor:.2f} times the limit"
         for name, factor in short.items()
     ]
     if not stable or not enough:

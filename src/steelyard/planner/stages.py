@@ -284,7 +284,8 @@ def _serving(request: Request, offer: Offer, at: int, constants: Constants) -> l
     if not found.fits or found.time_s is None:
         return []
     load_s = START_S + 2.0 * request.shape.params / DISK_BYTES_PER_S
-    told = {name: found.settings[name] for name in ("ttft_s", "tpot_s", "output_tok_s", "replicas", "tp")}
+    told = {name: figure.value for name, figure in found.service.items()}
+    told |= {name: found.settings[name] for name in ("replicas", "tp")}
     hourly = found.devices * (offer.usd_per_h or 0.0)
     option = _option(
         request, offer, at, found.devices, load_s, usd_per_h=hourly if offer.usd_per_h else None, **told

@@ -223,8 +223,9 @@ def _plan_of(
     spot = request.spot and not offer.owned
     written = _written_params(request)
     parts = busy | lost_parts(sum(busy.values()), devices, written, offer.per_host, spot)
-    wide = exp(constants.spread("train", groups(offer.device)))
-    time_s = Figure(wall, wall / wide, wall * wide, "s", constants.provenance)
+    kin = groups(offer.device)
+    wide = exp(constants.spread("train", kin))
+    time_s = Figure(wall, wall / wide, wall * wide, "s", constants.known_by("train", kin))
     settings = _settings(request, chosen, precision, steps) | {
         "checkpoint_every_s": round(checkpoint_every_s(devices, written, offer.per_host, spot)),
         "grid": "fine" if fine else "coarse",
