@@ -49,7 +49,7 @@ BENCHES: dict[str, tuple[list[list[str]], str]] = {
     "forms": ([[*PYTHON, "bench/forms.py", "demo"]], "tasks"),
     "clean": ([[*PYTHON, "bench/clean.py", str(SHARED / CORPUS)]], CORPUS),
     "plan_published": ([[*STEELYARD, "validate", str(SHARED / PUBLISHED), "--json"]], PUBLISHED),
-    "plan_left_out": ([[*PYTHON, "bench/fit_constants.py", str(SHARED / PUBLISHED)]], PUBLISHED),
+    "plan_left_out": ([[*PYTHON, "bench/leave_out.py", str(SHARED / PUBLISHED), "--json"]], PUBLISHED),
     "claims": ([[*STEELYARD, "plan", "--claims", "--json"]], ""),
     "ratios": ([[*PYTHON, "bench/ratios.py", str(SHARED / PUBLISHED)]], PUBLISHED),
     "plan_shell": ([[*PYTHON, "bench/plan_shell.py"]], ""),

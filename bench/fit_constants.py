@@ -1,6 +1,6 @@
-"""Fit the shipped constants to published results and say how far off left-out sources are.
+"""Fit the shipped constants to published results; how far off left-out sources are: bench/leave_out.py.
 
-python bench/fit_constants.py RESULTS.csv            # prints the errors
+python bench/fit_constants.py RESULTS.csv            # prints constants and errors
 python bench/fit_constants.py RESULTS.csv --write    # and writes src/steelyard/hardware/constants.json
 python bench/fit_constants.py RESULTS.csv --write --phase train    # of training rows alone
 
@@ -15,11 +15,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from silicon import SHARED, serving
 
 from steelyard.hardware import catalogue, named_models, read_table
-from steelyard.planner import fit, leave_sources_out, quantile, score_results
+from steelyard.planner import fit, score_results
 
 PHASES = {"train": {"pretrain", "finetune"}, "serve": {"serve", "decode", "prefill"}}
 SERVING = SHARED / "facts" / "serving-silicon.csv"
@@ -36,31 +35,23 @@ def main() -> None:
     )
     args = parser.parse_args()
     wanted = PHASES[args.phase] if args.phase else set().union(*PHASES.values())
-    rows = [r for r in read_table(args.results, ("id", "source", "value")) if r["phase"] in wanted]
+    rows = published_rows(args.results, wanted)
     beside = serving_beside() if args.phase != "train" else []
     source = ", ".join([args.results.name, *([SERVING.name] if beside else []), "bench/fit_constants.py"])
     constants = fit(rows, catalogue(), named_models(), source=source, beside=beside)
     print(json.dumps(constants.as_json(), indent=1))
     for name, group in score_results(rows, catalogue(), named_models(), constants).groups.items():
         print(f"fitted   {name:36}", "  ".join(f"{k} {v:.3g}" for k, v in group.items()))
-    for phase, errors in leave_sources_out(rows, catalogue(), named_models(), beside).items():
-        if not errors:
-            continue
-        shares = {name: np.abs(np.expm1(e)) for name, e in errors.items()}
-        for name, e in shares.items():
-            print(
-                f"left out {phase} {name:30} rows {len(e):5}  mape {e.mean():.3f}  median {np.median(e):.3f}"
-            )
-        mape = np.mean([e.mean() for e in shares.values()])
-        medians = np.mean([np.median(e) for e in shares.values()])
-        middle = np.expm1(quantile({n: np.log1p(e) for n, e in shares.items()}, 0.5))
-        told = f"mape {mape:.3f}, median of rows {middle:.3f}, of sources {medians:.3f}"
-        print(f"left out {phase}, sources equal: {told}")
     if args.write:
         document = constants.as_json()
         if args.phase:
             document = merged(json.loads(TARGET.read_text(encoding="utf-8")), document, args.phase)
         TARGET.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def published_rows(path: Path, phases: set[str]) -> list[dict[str, str]]:
+    """The file's rows of these phases."""
+    return [r for r in read_table(path, ("id", "source", "value")) if r["phase"] in phases]
 
 
 def serving_beside() -> list[dict[str, str]]:

@@ -2,11 +2,11 @@
 
 from .cell_faults import COLUMNS, CellFault, cell_faults
 from .claims import Checked, check_claims
-from .constants import Constants
+from .constants import Constants, family
 from .cost import provider_of
 from .facts import DataFacts, Fill
 from .fill import fill, learning_rate
-from .fitting import fit, fit_logs, leave_sources_out, quantile
+from .fitting import LeftOut, fit, fit_logs, leave_out, quantile
 from .forms import form_order, loss_source, nominal_speed, quality_loss, stored_bytes
 from .local import Local, check_limits, explain, learnt, predict
 from .plans import Plan, Plans, explain_plan, within_limits
@@ -24,6 +24,7 @@ __all__ = [
     "Constants",
     "DataFacts",
     "Fill",
+    "LeftOut",
     "Local",
     "Owned",
     "Plan",
@@ -36,13 +37,14 @@ __all__ = [
     "check_limits",
     "explain",
     "explain_plan",
+    "family",
     "fill",
     "fit",
     "fit_logs",
     "form_order",
     "learning_rate",
     "learnt",
-    "leave_sources_out",
+    "leave_out",
     "loss_source",
     "named_shape",
     "nominal_speed",

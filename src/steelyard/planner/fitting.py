@@ -5,8 +5,9 @@ Few constants, each shrunk to its parent: a family or stack with few rows stays 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -32,64 +33,167 @@ def fit(
     fitted on the others and on `beside`, each source counting equally: of rows whose stack and family
     were seen, of those whose stack was not, of those whose family was not.
     """
-    fitted = fit_logs([*rows, *beside], devices, models)
-    left_out = _left_out(rows, devices, models, beside)
-    phases = sorted({phase for phase, *_ in left_out})
-    return Constants(
-        logs=fitted,
-        spreads={level: wide for phase in phases for level, wide in _spreads(phase, left_out).items()},
-        provenance="fitted",
-        source=source,
-        rows={phase: sum(len(e) for p, _, e, _ in left_out if p == phase) for phase in phases},
-    )
+    published = _published(rows, devices, models, beside)
+    logs: dict[str, float] = {}
+    spreads: dict[str, float] = {}
+    counted = {}
+    for phase in sorted(published):
+        known = published[phase].without(frozenset())
+        logs, spreads = logs | dict(known.logs), spreads | dict(known.spreads)
+        counted[phase] = len(published[phase].own)
+    return Constants(logs=logs, spreads=spreads, provenance="fitted", source=source, rows=counted)
 
 
 def fit_logs(rows: Sequence[Row], devices: Devices, models: Models) -> dict[str, float]:
     """Logarithms of all constants, both phases."""
-    truth = log_values(rows)
-    tables, _ = read_rows([r for r in rows if r["id"] in truth], devices, models)
+    found: dict[str, float] = {}
+    for part in _published(rows, devices, models).values():
+        found |= part.logs(frozenset())
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """Rows of one phase and one group, predicted by constants that were fitted without the group."""
+
+    phase: str
+    group: str
+    ids: list[str]
+    errors: np.ndarray  # log of predicted over measured
+    wide: (
+        np.ndarray
+    )  # half width of the 80 % interval in logs, from spreads without the group; nan: not asked
+
+
+def leave_out(
+    rows: Sequence[Row],
+    devices: Devices,
+    models: Models,
+    *,
+    beside: Sequence[Row] = (),
+    group: Callable[[Row], str] | None = None,
+    intervals: bool = True,
+) -> list[LeftOut]:
+    """Each group of rows (by default each source) under constants fitted on all others and on `beside`.
+
+    With `intervals` a group's are as one gets them who never saw it: the spreads of its left-out others,
+    each under constants without both. That takes a fit for each pair of groups.
+    """
+    found = []
+    for phase, part in _published(rows, devices, models, beside, group).items():
+        for name in sorted(set(part.own.tolist())):
+            known = part.without(frozenset([name]), intervals)
+            table = taken(part.table, part.names == name)
+            wide = [known.spread(phase, g) if intervals else np.nan for g in table.groups]
+            errors = part.errors(known, name)
+            found.append(LeftOut(phase=phase, group=name, ids=table.ids, errors=errors, wide=np.array(wide)))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Published:
+    """Measured rows of one phase, read once; what is fitted without some of their groups is kept."""
+
+    table: Table
+    names: np.ndarray  # the group of each row, "" of rows that are never left out
+    truth: np.ndarray  # log of the measured value
+    weight: np.ndarray
+    fits: dict[frozenset[str], dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def own(self) -> np.ndarray:
+        """Groups of the rows that may be left out."""
+        return self.names[self.names != ""]
+
+    def logs(self, out: frozenset[str]) -> dict[str, float]:
+        """Constants fitted without the groups `out`."""
+        if out not in self.fits:
+            use = ~np.isin(self.names, sorted(out))
+            self.fits[out] = (
+                _fit_table(taken(self.table, use), self.truth[use], self.weight[use]) if use.any() else {}
+            )
+        return self.fits[out]
+
+    def without(self, out: frozenset[str], intervals: bool = True) -> Constants:
+        """Constants fitted without the groups `out`, with the spreads that the other groups show."""
+        known = Constants(logs=self.logs(out))
+        rest = sorted(set(self.own.tolist()) - out) if intervals else []
+        left_out = []
+        for name in rest:
+            less = Constants(logs=self.logs(out | {name}))
+            kin = (g for g, n in zip(self.table.groups, self.names, strict=True) if n == name)
+            levels = np.array([less.unseen(self.table.phase, g) for g in kin])
+            left_out.append((name, self.errors(less, name), levels))
+        return replace(known, spreads=_spreads(self.table.phase, left_out))
+
+    def errors(self, known: Constants, name: str) -> np.ndarray:
+        """Log of predicted over measured of one group's rows."""
+        at = self.names == name
+        table = taken(self.table, at)
+        return np.log(table.predict(table.constants(known.logs))) - self.truth[at]
+
+
+def _published(
+    rows: Sequence[Row],
+    devices: Devices,
+    models: Models,
+    beside: Sequence[Row] = (),
+    group: Callable[[Row], str] | None = None,
+) -> dict[str, _Published]:
+    """The measured rows that can be predicted, by phase."""
+    everything = [*rows, *beside]
+    truth, name_of = log_values(everything), group or source_of
+    names = {r["id"]: "" for r in beside} | {r["id"]: name_of(r) or "?" for r in rows}
+    tables, _ = read_rows([r for r in everything if r["id"] in truth], devices, models)
     weight = {
         r["id"]: min(1.0, SOURCE_WEIGHT_ROWS / len(kin)) ** 0.5
-        for kin in by_source(rows).values()
+        for kin in by_source(everything).values()
         for r in kin
     }
-    found: dict[str, float] = {}
-    for table in tables.values():
-        found |= _fit_table(table, truth, weight)
-    return found
+    return {
+        phase: _Published(
+            table,
+            np.array([names[i] for i in table.ids]),
+            np.array([truth[i] for i in table.ids]),
+            np.array([weight[i] for i in table.ids]),
+        )
+        for phase, table in tables.items()
+    }
 
 
-def leave_sources_out(
-    rows: Sequence[Row], devices: Devices, models: Models, beside: Sequence[Row] = ()
-) -> dict[str, dict[str, np.ndarray]]:
-    """Log errors of each source under constants fitted on all others: {phase: {source: errors}}."""
-    found: dict[str, dict[str, np.ndarray]] = {"train": {}, "serve": {}}
-    for phase, name, errors, _ in _left_out(rows, devices, models, beside):
-        found[phase][name] = errors
-    return found
+def source_of(row: Row) -> str:
+    """Who published a row."""
+    return row.get("source") or ""
 
 
-LeftOut = list[tuple[str, str, np.ndarray, np.ndarray]]  # phase, source, log errors, levels of ignorance
+def taken(table: Table, which: np.ndarray) -> Table:
+    """The rows of a table where `which` holds."""
+    places = np.flatnonzero(which)
+
+    def cut(part: Any) -> Any:
+        columns = {n: getattr(part, n) for n in part.__slots__}
+        return type(part)(**{n: v[places] if np.ndim(v) else v for n, v in columns.items()})
+
+    return replace(
+        table,
+        ids=[table.ids[i] for i in places],
+        groups=[table.groups[i] for i in places],
+        metrics=table.metrics[places],
+        sizes=cut(table.sizes),
+        hardware=cut(table.hardware),
+        setup=cut(table.setup),
+        extra={n: v[places] for n, v in table.extra.items()},
+    )
 
 
-def _left_out(rows: Sequence[Row], devices: Devices, models: Models, beside: Sequence[Row]) -> LeftOut:
-    truth, found = log_values(rows), []
-    for name, kin in by_source(rows).items():
-        rest = [r for r in rows if (r.get("source") or "") != name]
-        known = Constants(logs=fit_logs([*rest, *beside], devices, models))
-        tables, _ = read_rows([r for r in kin if r["id"] in truth], devices, models)
-        for phase, table in tables.items():
-            errors = np.log(table.predict(table.constants(known.logs)))
-            errors = errors - np.array([truth[i] for i in table.ids])
-            found.append((phase, name, errors, np.array([known.unseen(phase, g) for g in table.groups])))
-    return found
+def _spreads(phase: str, left_out: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> dict[str, float]:
+    """The 80 % quantile of each level of ignorance that has rows; a level is never below the one before.
 
-
-def _spreads(phase: str, left_out: LeftOut) -> dict[str, float]:
-    """The 80 % quantile of each level of ignorance that has rows; a level is never below the one before."""
+    `left_out`: name, log errors and levels of each group.
+    """
     found, wide = {}, 0.0
     for level, suffix in enumerate(("", ":stack", ":family")):
-        errors = {n: e[at == level] for p, n, e, at in left_out if p == phase and (at == level).any()}
+        errors = {n: e[at == level] for n, e, at in left_out if (at == level).any()}
         if errors:
             wide = max(wide, quantile(errors, 0.8))
             found[phase + suffix] = wide
@@ -105,15 +209,13 @@ def quantile(errors: Mapping[str, np.ndarray], share: float) -> float:
     return float(values[order][np.searchsorted(reached, share)])
 
 
-def _fit_table(table: Table, truth: Mapping[str, float], weight: Mapping[str, float]) -> dict[str, float]:
+def _fit_table(table: Table, truth: np.ndarray, weight: np.ndarray) -> dict[str, float]:
     """Robust least squares with priors; what a source does differently is estimated beside and dropped."""
     names, index = _names(table)
     start, sd = np.array([prior(n) for n in names]).T
     padded = np.append(start, 0.0)  # the last entry stands for "no such group"
     base = {n: np.exp(padded[at].sum(axis=0)) for n, at in index.items()}
-    y = np.array([truth[i] for i in table.ids])
-    w = np.array([weight[i] for i in table.ids]) / NOISE
-    found = start + descend(table, base, index, np.zeros(len(names)), sd, y, w)
+    found = start + descend(table, base, index, np.zeros(len(names)), sd, truth, weight / NOISE)
     return {n: v for n, v in zip(names, found.tolist(), strict=True) if "@source:" not in n}
 
 
