@@ -13,12 +13,13 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
 from steelyard.hardware import catalogue, named_models, published_constants
 from steelyard.planner import Constants, Owned, Request, named_shape
-from steelyard.planner.fleet import Pool, Stage, place, transfer
+from steelyard.planner.fleet import Option, Pool, Stage, place, transfer
 from steelyard.planner.offer import offer_of
 from steelyard.planner.search import on_device, prepared
 from steelyard.planner.stages import stages_of
@@ -79,18 +80,28 @@ def exhaustive(stages: list[Stage], pools: list[Pool], request: Request) -> tupl
     best, tried = None, 0
     for chosen in product(*(s.options for s in stages)):
         tried += 1
-        moved = [
-            transfer(s.bytes_out, pools[a.pool], pools[b.pool])
-            for s, a, b in zip(stages[:-1], chosen[:-1], chosen[1:], strict=True)
-        ]
-        time_s = sum(o.time_s for o in chosen) + sum(m[0] for m in moved)
-        cost = sum(o.cost_usd for o in chosen) + sum(m[1] for m in moved)
-        weight = sum(o.weight for o in chosen) + pools[0].weight_per_usd * sum(m[1] for m in moved)
-        mine = judged(request, time_s, cost, weight)
+        mine = whole(stages, pools, request, chosen)
         if best is None or (not mine.within, mine.decides) < (not best.within, best.decides):
             best = mine
     assert best is not None
     return best, tried
+
+
+def step_by_step(stages: list[Stage], pools: list[Pool], request: Request) -> Found:
+    """The best way of each step by itself, whatever the hand-over takes."""
+    chosen = [min(s.options, key=lambda o: o.weight) for s in stages]
+    return whole(stages, pools, request, chosen)
+
+
+def whole(stages: list[Stage], pools: list[Pool], request: Request, chosen: Sequence[Option]) -> Found:
+    moved = [
+        transfer(s.bytes_out, pools[a.pool], pools[b.pool])
+        for s, a, b in zip(stages[:-1], chosen[:-1], chosen[1:], strict=True)
+    ]
+    time_s = sum(o.time_s for o in chosen) + sum(m[0] for m in moved)
+    cost = sum(o.cost_usd for o in chosen) + sum(m[1] for m in moved)
+    weight = sum(o.weight for o in chosen) + pools[0].weight_per_usd * sum(m[1] for m in moved)
+    return judged(request, time_s, cost, weight)
 
 
 def judged(request: Request, time_s: float, cost: float, weight: float) -> Found:
@@ -110,6 +121,7 @@ def compared(own: tuple[Owned, ...], limits: dict) -> dict:
     mine = judged(request, placed.time_s, placed.cost_usd, placed.weight)
     begun = time.perf_counter()
     best, tried = exhaustive(stages, pools, request)
+    greedy = step_by_step(stages, pools, request)
     return {
         "own": [o.device for o in own],
         "limits": limits,
@@ -119,6 +131,8 @@ def compared(own: tuple[Owned, ...], limits: dict) -> dict:
         "exhaustive_cost_usd": best.cost_usd,
         "equal": mine.within == best.within
         and abs(mine.decides - best.decides) <= 1e-9 * max(1, best.decides),
+        "step_by_step_worse": (not greedy.within, greedy.decides)
+        > (not best.within, best.decides * 1.000001),
         "ways": tried,
         "placed_s": mine_s,
         "exhaustive_s": time.perf_counter() - begun,
@@ -141,6 +155,7 @@ def main() -> int:
             print(f"{costs} of {row['ways']:6} ways in "
                   f"{row['placed_s'] * 1000:.1f} / {row['exhaustive_s'] * 1000:.0f} ms: {where}")  # fmt: skip
         print(f"equal cost on {equal} of {len(rows)} fleets")
+        print(f"step by step is worse on {sum(row['step_by_step_worse'] for row in rows)}")
     return 0 if equal == len(rows) else 4
 
 
