@@ -28,15 +28,13 @@ SLOWER = 0.5  # a second speed, of products and of memory, to see what each take
 LARGE_GIB = 1e6  # rows that ran are not refused for memory; seconds do not depend on its size
 
 
-def lines(
-    rows: Sequence[Row], network_bytes_per_s: Sequence[float | None], directory: Path
-) -> dict[str, np.ndarray]:
+def lines(rows: Sequence[Row], network_bytes_per_s: float | None, directory: Path) -> dict[str, np.ndarray]:
     """Seconds a row of matrix products, of passes over memory and of the rest, by its shipped A100.
 
     A rate of the network a device replaces the shipped one. nan where it cannot: weights split by data
     parallelism (ZeRO 3).
     """
-    asked = [question(r, rate) for r, rate in zip(rows, network_bytes_per_s, strict=True)]
+    asked = [question(r, network_bytes_per_s) for r in rows]
     done = subprocess.run(
         [sys.executable, __file__, str(directory)],
         input=json.dumps(asked),
