@@ -23,6 +23,7 @@ PYTHON = [sys.executable]
 
 PATH_RUN = ["up", "demo/recipe.yaml", "--yes", "--json", "--no-keep", "--workdir", str(WORK / "path")]
 CORPUS, PUBLISHED = "bench/data/dev.jsonl.gz", "facts/results-dev.csv"
+MEGATRON = "facts/megatron-tables.csv"
 
 
 def peers() -> list[str]:
@@ -50,6 +51,7 @@ BENCHES: dict[str, tuple[list[list[str]], str]] = {
     "clean": ([[*PYTHON, "bench/clean.py", str(SHARED / CORPUS)]], CORPUS),
     "plan_published": ([[*STEELYARD, "validate", str(SHARED / PUBLISHED), "--json"]], PUBLISHED),
     "plan_left_out": ([[*PYTHON, "bench/leave_out.py", str(SHARED / PUBLISHED), "--json"]], PUBLISHED),
+    "megatron": ([[*PYTHON, "bench/megatron.py", "--json"]], MEGATRON),  # Calculon: STEELYARD_CALCULON
     "claims": ([[*STEELYARD, "plan", "--claims", "--json"]], ""),
     "ratios": ([[*PYTHON, "bench/ratios.py", str(SHARED / PUBLISHED)]], PUBLISHED),
     "plan_shell": ([[*PYTHON, "bench/plan_shell.py"]], ""),
