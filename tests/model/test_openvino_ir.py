@@ -119,6 +119,49 @@ def test_served_weights_are_what_the_engine_multiplies_with(form, tiny_models, t
     assert np.abs(logits_of(compiled(tmp_path), ids, np.ones_like(ids)) - wanted).max() < 1e-4
 
 
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("form", ["bf16", "int8", "int4_rtn"])
+def test_joined_matrices_hold_each_part_as_if_it_stood_alone(
+    form, family, tiny_models, tmp_path, monkeypatch
+):
+    from steelyard.model import openvino_graph, served_weights
+
+    folder = tiny_models(family)
+    export_openvino(folder, tmp_path / "joined", form)
+    monkeypatch.setattr(
+        openvino_graph._Graph,
+        "_parts",
+        lambda self, x, at, whole, parts: [self._linear(x, at + part) for part in parts],
+    )
+    export_openvino(folder, tmp_path / "apart", form)
+    told = [json.loads((tmp_path / how / "form.json").read_text())["joined"] for how in ("joined", "apart")]
+    rows = {"self_attn.qkv_proj": [64, 32, 32], "mlp.gate_up_proj": [128, 128]}
+    wanted = {name: n for name, n in rows.items() if form != "bf16" or "qkv" in name}
+    assert ({name: [n for _, n in parts] for name, parts in told[0].items()}, told[1]) == (wanted, {})
+    joined, apart = (dict(served_weights(tmp_path / how)) for how in ("joined", "apart"))
+    assert joined.keys() == apart.keys()
+    assert all(np.array_equal(joined[name], apart[name]) for name in apart)
+
+
+def test_a_part_stored_in_another_type_is_joined_too(tiny_models, tmp_path):
+    """k as f32 between q and v as bf16: rounded for the bf16 form, exact in f32."""
+    import shutil
+
+    from steelyard.model import Weights, served_weights, write
+
+    folder = tiny_models("qwen2")
+    shutil.copytree(folder, tmp_path / "hf", ignore=shutil.ignore_patterns("*.safetensors*"))
+    stored = Weights(folder)
+    tensors = {
+        name: ("F32", stored.f32(name)) if "k_proj" in name else ("BF16", stored.raw(name)) for name in stored
+    }
+    write(tensors, tmp_path / "hf" / "model.safetensors")
+    for form in ("bf16", "f32"):
+        export_openvino(tmp_path / "hf", tmp_path / form, form)
+        held = dict(served_weights(tmp_path / form))
+        assert all(np.array_equal(value, stored.f32(name)) for name, value in held.items())
+
+
 def with_weights(network, held, ids):
     """Logits of the exact network with these matrices, as a gate's reference computes them."""
     import torch

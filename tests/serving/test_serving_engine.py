@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -213,17 +214,23 @@ LINEARS = {
 }  # fmt: skip
 
 
-def lora(folder: Path, seed: int, linears: dict[str, tuple[int, int]] = LINEARS, **described: Any) -> Path:
-    """A LoRA of random numbers for the tiny model, as PEFT stores it."""
+def lora(
+    folder: Path,
+    seed: int,
+    linears: dict[str, tuple[int, int]] = LINEARS,
+    ranks: tuple[int, ...] = (4,),
+    **described: Any,
+) -> Path:
+    """A LoRA of random numbers for the tiny model, as PEFT stores it; its matrices have `ranks` in turn."""
     import numpy as np
     from safetensors.numpy import save_file
 
     chance, tensors = np.random.default_rng(seed), {}
     for layer in range(2):
-        for name, (rows, columns) in linears.items():
+        for (name, (rows, columns)), rank in zip(linears.items(), cycle(ranks), strict=False):
             key = f"base_model.model.model.layers.{layer}.{name}"
-            tensors[f"{key}.lora_A.weight"] = chance.normal(0, 0.2, (4, columns)).astype(np.float32)
-            tensors[f"{key}.lora_B.weight"] = chance.normal(0, 0.2, (rows, 4)).astype(np.float32)
+            tensors[f"{key}.lora_A.weight"] = chance.normal(0, 0.2, (rank, columns)).astype(np.float32)
+            tensors[f"{key}.lora_B.weight"] = chance.normal(0, 0.2, (rows, rank)).astype(np.float32)
     folder.mkdir()
     save_file(tensors, folder / "adapter_model.safetensors")
     told = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "bias": "none", **described}
@@ -275,6 +282,49 @@ def test_an_adapter_equals_its_merged_model_and_leaves_the_others_alone(make, ti
         whole.close()
 
 
+SOME = {
+    "k alone": ("self_attn.k_proj",),
+    "q and v": ("self_attn.q_proj", "self_attn.v_proj"),
+    "up and down": ("mlp.up_proj", "mlp.down_proj"),
+    "all": tuple(LINEARS),
+}
+
+
+@pytest.mark.parametrize("form", ["bf16", "int8", "int4_rtn"])
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_an_adapter_of_some_matrices_and_of_unlike_ranks(make, tiny_models, tmp_path, family, form):
+    """Matrices stand joined in the graph: a part that the adapter leaves alone has to stay as it was."""
+    from steelyard.model import export_openvino
+
+    base = tiny_models(family)
+    export_openvino(base, tmp_path / "ir", form)
+    wide = widened(base, tmp_path / "ir", tmp_path / "hf")
+    for seed, (title, names) in enumerate(SOME.items()):
+        adapter = lora(tmp_path / title, seed, {n: LINEARS[n] for n in names}, ranks=(4, 1, 6))
+        whole = make(merged(wide, adapter, tmp_path / f"merged {title}"))
+        wanted = answer(whole, request(1, logprobs=True, max_tokens=8))[1]
+        whole.close()
+        engine = make(tmp_path / "ir", adapters={"mine": str(adapter)})
+        told = answer(engine, request(1, logprobs=True, max_tokens=8, adapter="mine"))[1]
+        plain = answer(engine, request(2, logprobs=True, max_tokens=8))[2]
+        engine.close()
+        assert ids(told) == ids(wanted), title
+        assert logprobs(told) == pytest.approx(logprobs(wanted), abs=1e-3), title
+        assert logprobs(told) != pytest.approx(logprobs(plain), abs=1e-2), title
+
+
+def widened(base: Path, ir: Path, out: Path) -> Path:
+    """The checkpoint with the matrices that the IR holds, in f32."""
+    import shutil
+
+    from steelyard.model import Weights, served_weights, write
+
+    held, stored = dict(served_weights(ir)), Weights(base)
+    shutil.copytree(base, out, ignore=shutil.ignore_patterns("*.safetensors*"))
+    write({name: ("F32", held.get(name, stored.f32(name))) for name in stored}, out / "model.safetensors")
+    return out
+
+
 def rest_of(engine: Engine) -> dict[int, list[int]]:
     """Ids of each request until none is left."""
     found: dict[int, list[int]] = {}
@@ -304,6 +354,23 @@ def test_an_adapter_comes_and_goes_under_way(make, tmp_path):
         engine.drop_adapter("mine")
 
 
+def test_halves_of_an_adapter_that_do_not_belong_together_are_refused(engine, tmp_path):
+    from steelyard.model import Weights, write
+
+    adapter = lora(tmp_path / "a", 0, {"self_attn.k_proj": (32, 64)})
+    file = adapter / "adapter_model.safetensors"
+    weights = Weights(file)
+    kept = {name: ("F32", weights.f32(name).copy()) for name in weights}
+    for change in ("without", "other rank"):
+        name = next(n for n in kept if "lora_A" in n)
+        changed = {n: (d, v[:2] if n == name else v) for n, (d, v) in kept.items()}
+        if change == "without":
+            del changed[name]
+        write(changed, file)
+        with pytest.raises(ValueError, match="do not belong together"):
+            engine.load_adapter("mine", str(adapter)).result()
+
+
 @pytest.mark.parametrize(
     ("linears", "described", "why"),
     [
@@ -326,16 +393,11 @@ def test_an_adapter_that_does_not_fit_is_refused(engine, tmp_path, linears, desc
 @pytest.mark.parametrize("adapted", [False, True])
 def test_the_exact_mode_is_exact_over_stored_weights(make, tiny_models, tmp_path, form, adapted):
     """Against the stored weights widened to f32: no activation is rounded on the way."""
-    import shutil
-
-    from steelyard.model import Weights, export_openvino, served_weights, write
+    from steelyard.model import export_openvino
 
     base = tiny_models("llama")
     export_openvino(base, tmp_path / "ir", form)
-    wide, stored = dict(served_weights(tmp_path / "ir")), Weights(base)
-    shutil.copytree(base, tmp_path / "hf", ignore=shutil.ignore_patterns("*.safetensors*"))
-    tensors = {name: ("F32", wide.get(name, stored.f32(name))) for name in stored}
-    write(tensors, tmp_path / "hf" / "model.safetensors")
+    widened(base, tmp_path / "ir", tmp_path / "hf")
     adapter = lora(tmp_path / "a", 0)
     if adapted:
         whole = make(merged(tmp_path / "hf", adapter, tmp_path / "merged"))
