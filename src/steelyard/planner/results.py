@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from steelyard.errors import WrongUse
-from steelyard.hardware import Device, Devices, plain
+from steelyard.hardware import Device, Devices, model_names, resolve
 
 from . import inference_rows, training_rows
 from .cells import Models, Row, needed, number, rates_of, sizes_of
@@ -116,7 +116,7 @@ def read_rows(
     """Tables of the phases, and id -> reason for each row that cannot be predicted."""
     taken: dict[str, list[_Parsed]] = {"train": [], "serve": []}
     refused: dict[str, str] = {}
-    names = {plain(name): name for name in models}
+    names = model_names(models)
     for row in rows:
         try:
             phase = phase_of(row)
@@ -138,10 +138,7 @@ def phase_of(row: Row) -> str:
 
 def from_catalogue(row: Row, models: Models, names: Mapping[str, str]) -> Row:
     """The row with the catalogue's name of its model, and its sizes where the row's cells are empty."""
-    name = names.get(plain(row["model"]))
-    for tail in ("instruct", "chat", "hf", "base", "it"):
-        key = plain(row["model"])
-        name = name or (names.get(key[: -len(tail)]) if key.endswith(tail) else None)
+    name = resolve(names, row["model"])
     if name is None:
         return row
     known = models[name]
@@ -154,6 +151,7 @@ def _train_row(row: Row, devices: Devices, models: Models) -> _Parsed:
     device = devices.find(row["device"])
     hardware = rates_of(row, device)
     sizes = sizes_of(row, models, needed(row, "seq_len"))
+    hardware["attention_share"] = training_rows.attention_share(row, hardware["attention_share"])
     setup = training_rows.setup_of(row, sizes, hardware)
     extra = {"factor": setup["devices"] if factor == "devices" else float(factor)}
     return _Parsed(row, device, metric, sizes, hardware, setup, extra)

@@ -86,6 +86,7 @@ class TrainSetup:
     balanced: Array = 1.0  # context parallelism gives each device early and late tokens; 0: the last has most
     layout: Array = 0.0  # stages of uneven length: the one with the head has fewer layers
     eager: Array = 0.0  # elementwise kernels one by one, not compiled into few
+    pruned: Array = 0.0  # a compiled graph (XLA) repeats of a layer only what its backward needs
 
 
 def data_parallel(setup: TrainSetup) -> Array:
@@ -131,7 +132,8 @@ def layer_s(
     core, core_back, passes = attention_parts_s(sizes, setup, hardware, constant)
     selective = flag(np.equal(setup.recompute, 1), setup.recompute)
     cores = forwards + selective * (1.0 - np.asarray(setup.fused))
-    gemm = forwards * once + back
+    dropped = setup.pruned * (full + 0.5 * half) * last_product_share(sizes)
+    gemm = (forwards - dropped) * once + back
     attention = cores * core + core_back
     again = forwards + selective * setup.fused
     elementwise = (again + 1.4) * elementwise_layer_s(sizes, setup, hardware) + cores * passes
@@ -157,6 +159,12 @@ def kernels_of(sizes: Sizes, setup: TrainSetup, forwards: Array) -> Array:
     routed = flag(np.greater(sizes.experts, 0), setup.micro_batch)
     local = np.maximum(sizes.experts / setup.e, 1.0)
     return KERNELS + KERNELS_AGAIN * (forwards - 1.0) + routed * (KERNELS_ROUTING + KERNELS_EXPERT * local)
+
+
+def last_product_share(sizes: Sizes) -> Array:
+    """Of a layer's forward products, the one whose output no backward needs: out of the MLP."""
+    attention, used, _ = layer_params(sizes)
+    return used / (2.0 + sizes.gated) / (attention + used)
 
 
 def tokens_of(setup: TrainSetup) -> Array:
@@ -223,7 +231,7 @@ def attention_parts_s(
         gemm_s(s, s, sizes.head_dim, hardware, hardware.peak16)
         + gemm_s(s, sizes.head_dim, s, hardware, hardware.peak16)
     ) / setup.c  # fmt: skip
-    scores = elementwise_s(heads * s * s / setup.c, hardware)
+    scores = elementwise_s(heads * s * s / setup.c, hardware) * (1.0 + (EAGER - 1.0) * setup.eager)
     apart = 1.0 - np.asarray(setup.fused)
     forward = setup.fused * fused + apart * square
     backward = setup.fused * ATTENTION_BACKWARD * fused + apart * 2.0 * square

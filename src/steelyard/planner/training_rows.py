@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .cells import Row, needed, number
+from .constants import FRAMEWORKS, stack
 from .sizes import USABLE_MEMORY, Sizes, forward_flops, total
 from .training import RECOMPUTE, TrainSetup, train_memory_bytes, train_step_s
 
@@ -29,12 +30,14 @@ LAYOUT_SINCE = "2025"  # Megatron-Core: stages by a layout
 NEAR = 1.15  # a published run did run, and this count of bytes is no more exact
 MOST_VIRTUAL = 4.0
 PER_OPERATION = ("torchtitan", "fsdp2")  # their selective recompute saves every other product
+PORTABLE_ATTENTION = 0.4  # of the peak: FlashAttention-2 on Hopper (Shah et al. 2024, arXiv 2407.08608)
 SHARDED = ("fsdp", "zero-3", "zero3")
 
 
 def setup_of(row: Row, sizes: dict[str, float], hardware: dict[str, float]) -> dict[str, float]:
     """The fields of TrainSetup as the row tells them, the rest inferred."""
     words = " ".join((row.get("framework") or "", row.get("phase") or "")).lower()
+    compiled = stack(row.get("framework") or "") in FRAMEWORKS["xla"]
     date = (row.get("date") or "9999").strip()
     devices = needed(row, "devices")
     known = {
@@ -48,7 +51,7 @@ def setup_of(row: Row, sizes: dict[str, float], hardware: dict[str, float]) -> d
         "micro_batch": number(row, "micro_batch"),
         "global_batch": number(row, "global_batch"),
         "seq_len": needed(row, "seq_len"),
-        "recompute": _recompute(row, words),
+        "recompute": _recompute(row, words, compiled),
         "zero": number(row, "zero_stage"),
         "low_precision": float((row.get("precision") or "") in ("fp8", "fp4")),
         "lora": float("lora" in words),
@@ -59,16 +62,25 @@ def setup_of(row: Row, sizes: dict[str, float], hardware: dict[str, float]) -> d
         "balanced": float(any(w in words for w in MEGATRON)),
         "layout": float(date >= LAYOUT_SINCE and any(w in words for w in MEGATRON)),
         "eager": float("eager" in words),
+        "pruned": float(compiled),
     }
     known["zero"] = (
         known["zero"] if known["zero"] is not None else 3.0 * any(w in words for w in SHARDED) or 1.0
     )
+    if known["zero"] == 3 and not known["t"]:
+        known["t"] = 1.0  # sharded weights are an alternative to splitting them
     return _filled(known, sizes, hardware, date, words)
 
 
-def _recompute(row: Row, words: str) -> float | None:
+def attention_share(row: Row, share: float) -> float:
+    """Of the peak, in fused attention: PyTorch's own kernel is not written for each device."""
+    portable = stack(row.get("framework") or "") in FRAMEWORKS["torch"]
+    return min(share, PORTABLE_ATTENTION) if portable else share
+
+
+def _recompute(row: Row, words: str, compiled: bool) -> float | None:
     told = (row.get("recompute") or "").strip().lower()
-    if told == "selective" and any(w in words for w in PER_OPERATION):
+    if told == "selective" and (compiled or any(w in words for w in PER_OPERATION)):
         return RECOMPUTE["half"]
     return float(RECOMPUTE[told]) if told in RECOMPUTE else None
 
@@ -116,7 +128,7 @@ def _grid(known: dict[str, Any], sizes: dict[str, float], hardware: dict[str, fl
             d = known["d"] or max(1.0, devices / (t * p * known["c"]))
             whole = known["global_batch"] or (known["micro_batch"] or 1.0) * d * max(8.0, 4 * p)
             own = max(1.0, whole / d)
-            for recompute in [known["recompute"]] if known["recompute"] is not None else (0.0, 1.0, 2.0):
+            for recompute in [known["recompute"]] if known["recompute"] is not None else (0.0, 1.0, 1.5, 2.0):
                 for e in [known["e"]] if known["e"] else _experts(sizes, d * known["c"], node):
                     for b in [known["micro_batch"]] if known["micro_batch"] else _micro(own, p):
                         for name, value in zip(columns, (t, p, d, e, b, whole, recompute), strict=True):
