@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.hardware import catalogue, named_models, plain, read_table
+from steelyard.hardware import catalogue, model_names, named_models, read_table, resolve
 from steelyard.planner import Constants, fit_logs, predict_results, serving_rows, typical_rows, with_stack
 
 SHARED = Path(os.environ.get("STEELYARD_SHARED") or Path(__file__).resolve().parents[2] / "shared")
@@ -28,18 +28,13 @@ QUOTED = {  # of AIConfigurator, from the same rows, by its makers' data and set
     "ttft_mape_own_rows": 0.58,
     "tpot_mape_three_rows_given": 0.083,
 }
-SAME_SIZES = {"llama3170b": "llama3-70b", "llama318b": "llama3-8b", "deepseekv31": "deepseek-v3"}
 GIVEN = 3
 Rows = Sequence[Mapping[str, str]]
 
 
 def catalogued(path: str) -> str | None:
     """The catalogue's name of a model path, without what says how it was stored."""
-    key = plain(path)
-    for tail in ("fp8", "nvfp4", "instruct"):
-        key = key.removesuffix(tail)
-    known = {plain(name): name for name in named_models()}
-    return SAME_SIZES.get(key) or known.get(key)
+    return resolve(model_names(named_models()), path)
 
 
 def serving(path: Path) -> list[dict[str, str]]:

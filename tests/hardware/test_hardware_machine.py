@@ -6,7 +6,16 @@ import os
 import pytest
 
 from steelyard.errors import Lacking, WrongUse
-from steelyard.hardware import catalogue, findings, measure, named_models, probe, read_table
+from steelyard.hardware import (
+    catalogue,
+    findings,
+    measure,
+    model_names,
+    named_models,
+    probe,
+    read_table,
+    resolve,
+)
 
 
 @pytest.mark.parametrize(
@@ -18,10 +27,32 @@ from steelyard.hardware import catalogue, findings, measure, named_models, probe
         ("H100.SXM", "h100-sxm"),
         ("NVIDIA/H100-SXM", "h100-sxm"),
         ("Data Center GPU Max 1550", "max-1550"),
+        ("Intel Xeon Platinum 8480+", "xeon-8480plus"),
+        ("Xeon 8592+", "xeon-8592plus"),
+        ("AMD Instinct MI300X", "mi300x"),
     ],
 )
 def test_devices_are_found_by_any_spelling(name, expected):
     assert catalogue().find(name).id == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("meta-llama/Llama-3.1-70B-Instruct", "llama3-70b"),
+        ("nvidia/Llama-3.1-8B-Instruct-FP8", "llama3-8b"),
+        ("mistralai/Mistral-7B-Instruct-v0.3", "mistral-7b"),
+        ("Qwen/Qwen2.5-1.5B-Instruct", "qwen2-1.5b"),
+        ("llama-2-70b-chat-hf", "llama2-70b"),
+        ("Qwen3-235B-A22B", "qwen3-235b-a22b"),
+    ],
+)
+def test_models_are_found_by_any_spelling(name, expected):
+    assert resolve(model_names(named_models()), name) == expected
+
+
+def test_a_model_that_is_not_there_is_not_taken_for_another():
+    assert resolve(model_names(named_models()), "llama3-9b") is None
 
 
 def test_an_unknown_device_names_the_nearest():

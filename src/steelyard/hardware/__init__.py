@@ -9,10 +9,11 @@ from .catalogue import (
     Devices,
     catalogue,
     lookup,
+    model_names,
     named_models,
-    plain,
     published_claims,
     published_constants,
+    resolve,
 )
 from .findings import Finding, findings
 from .machine import Machine, affinity, probe
@@ -31,13 +32,14 @@ __all__ = [
     "findings",
     "lookup",
     "measure",
+    "model_names",
     "named_models",
     "numbered",
-    "plain",
     "probe",
     "published_claims",
     "published_constants",
     "read_table",
     "recall",
+    "resolve",
     "sheet",
 ]

@@ -78,6 +78,10 @@ class Device:
         return self.peaks.get(ALIASES.get(precision, precision))
 
 
+SERIES = r"\b(platinum|gold|geforce|instinct|tesla|processor|cpu|chip|data ?center gpu)\b"
+RELEASE = r"(instruct|chat|base|it|hf|awq|gptq|gguf|nvfp4|fp8|v0[1-3])$"
+
+
 @dataclass(frozen=True, slots=True)
 class Devices:
     """The catalogue in the order of its file."""
@@ -95,25 +99,30 @@ class Devices:
 
         Raises WrongUse, naming the nearest.
         """
-        table = {plain(key): d for d in self.rows for key in (d.id, d.name)}
+        table = {plain(key): d for d in self.rows for key in (d.name, d.id)}
         return lookup(table, name, "device", [d.id for d in self.rows])
 
 
 def plain(name: str) -> str:
-    """A name for comparing: "Meta-Llama/Llama-3-70B" -> "llama370b"."""
-    tail = name.rsplit("/", 1)[-1].lower().replace("+", "plus")
+    """A name for comparing: "Meta-Llama/Llama-3-70B" -> "llama370b", "H100 SXM5 (80GB)" -> "h100sxm5"."""
+    tail = re.sub(r"\(.*?\)", "", name).rsplit("/", 1)[-1].lower().replace("+", "plus")
     tail = re.sub(r"^(meta|intel|nvidia|amd|google|aws|habana|xilinx)[-_ ]+", "", tail)
-    return re.sub(r"[^a-z0-9]", "", tail)
+    return re.sub(r"[^a-z0-9]", "", re.sub(SERIES, "", tail))
+
+
+def resolve(table: Mapping[str, Any], name: str) -> Any:
+    """The entry of a table keyed by `plain` names, or None. What a release is tuned for makes no size."""
+    key = plain(name)
+    while key not in table and (shorter := re.sub(RELEASE, "", key)) != key:
+        key = shorter
+    return table.get(key)
 
 
 def lookup(table: Mapping[str, Any], name: str, what: str, names: list[str]) -> Any:
-    """The entry of a table keyed by `plain` names. Raises WrongUse with the nearest of `names`."""
+    """As `resolve`. Raises WrongUse with the nearest of `names`."""
+    if (found := resolve(table, name)) is not None:
+        return found
     key = plain(name)
-    if key in table:
-        return table[key]
-    for tail in ("instruct", "chat", "base", "it", "hf"):
-        if key.endswith(tail) and key[: -len(tail)] in table:
-            return table[key[: -len(tail)]]
     near = get_close_matches(key, [plain(n) for n in names], n=3, cutoff=0.5)
     shown = [n for found in near for n in names if plain(n) == found] or names[:5]
     raise WrongUse(
@@ -153,6 +162,12 @@ def relative(device: Device, known: Sequence[Device]) -> Device | None:
 def named_models() -> Mapping[str, Mapping[str, float | str]]:
     """Model shapes by name: the columns of `models.csv` as numbers (public configurations)."""
     return {row["model"]: {k: _value(v) for k, v in row.items()} for row in read_table(HERE / "models.csv")}
+
+
+def model_names(models: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """`plain` spelling -> name of a model, with the names of others that have the same configuration."""
+    other = {plain(a): name for name, row in models.items() for a in str(row.get("aka") or "").split()}
+    return other | {plain(name): name for name in models}
 
 
 @cache

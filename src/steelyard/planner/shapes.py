@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from steelyard.hardware import lookup, plain
+from steelyard.hardware import lookup, model_names
 from steelyard.shape import Shape
 
 
 def named_shape(name: str, models: Mapping[str, Mapping[str, Any]]) -> Shape:
     """The shape of a catalogued model, however it is spelled. Raises WrongUse naming the nearest."""
-    table = {plain(key): row for key, row in models.items()}
-    return shape_of(lookup(table, name, "model", list(models)))
+    return shape_of(models[lookup(model_names(models), name, "model", list(models))])
 
 
 def shape_of(row: Mapping[str, Any]) -> Shape:
