@@ -130,7 +130,7 @@ def test_what_cannot_be_met_names_the_tightest_limit_and_the_nearest_plan(told, 
     near = document["plans"][document["nearest"]]
     assert near["device"] in document["error"]["why"] and not near["fits"]
     code, (out, err) = told(*JOB, *limit, as_json=False)
-    assert code == 3 and out.startswith("no device fits; the nearest:") and name in err
+    assert code == 3 and out.splitlines()[1] == "no device fits; the nearest:" and name in err
 
 
 def test_explain_sums_to_the_whole(told) -> None:
@@ -154,8 +154,9 @@ def test_why_not_and_what_if(told) -> None:
 def test_the_table_for_people(told) -> None:
     code, (out, _) = told(*JOB, "--explain", "--what-if", "price.h100-sxm=x0.1", as_json=False)
     lines = out.splitlines()
-    assert code == 0 and lines[1].startswith(">") and lines[-1].startswith("next: steelyard")
-    assert "80 % interval" in lines[0] and " .. " in lines[1]
+    assert code == 0 and "sft of llama3-8b" in lines[0]
+    assert lines[2].startswith(">") and lines[-1].startswith("next: steelyard")
+    assert "80 % interval" in lines[1] and " .. " in lines[2]
     assert "where each second, byte and dollar goes:" in lines
     _, (chinese, _) = told(*JOB, "--lang", "zh", as_json=False)
     assert "80 % 区间" in chinese and "下一步" in chinese.splitlines()[-1]
@@ -164,7 +165,8 @@ def test_the_table_for_people(told) -> None:
 def test_a_service_is_shown_by_its_latencies_and_its_price_an_hour(told) -> None:
     load = ("--arrival-rate", "2/s", "--prompt-tokens", "700", "--output-tokens", "200", "--ttft", "2s")
     _, (out, _) = told("plan", "--model", "llama3-8b", "--job", "serve", *load, as_json=False)
-    head, best = out.splitlines()[:2]
+    asked, head, best = out.splitlines()[:3]
+    assert "2 requests a second" in asked
     names = head.replace("80 % interval", "").split()
     assert names[:6] == ["device", "n", "TTFT", "TPOT", "tok/s", "USD"] and "$" in best
     assert head.count("80 % interval") == 2 and best.count(" .. ") == 2

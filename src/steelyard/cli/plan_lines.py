@@ -25,12 +25,36 @@ def device_lines(document: dict[str, Any]) -> list[str]:
     rows = [(_mark(i, best, front), plan["device"], plan["devices"], *row(plan)) for i, plan in kept]
     left = len(plans) - len(rows)
     return [
+        *_asked_lines(document.get("request", {})),
         *([] if fitting else [say("no device fits; the nearest:")]),
         *table(("", say("device"), "n", *head), rows, indent=0),
         *([say("  {n} more in --json", n=left)] if left else []),
         *([say("  > the best   * no other is both cheaper and faster")] if len(front) > 1 else []),
         *settings_lines(document),
     ]
+
+
+def _asked_lines(request: dict[str, Any]) -> list[str]:
+    """What is weighed, with what was not said and is assumed; a recipe says it itself."""
+    if not request or request.get("recipe"):
+        return []
+    what = {"job": request["job"], "model": request["name"], "size": f"{request['params'] / 1e9:.3g}"}
+    if request["job"] == "serve" or request["batch_scoring"]:
+        what |= {"prompt": request["prompt_tokens"], "output": request["output_tokens"]}
+        if request["batch_scoring"]:
+            what["load"] = say("{tokens} tokens of answers at once", tokens=f"{request['tokens']:,.0f}")
+        elif request["arrival_per_s"]:
+            what["load"] = say("{rate} requests a second", rate=f"{request['arrival_per_s']:g}")
+        else:
+            what["load"] = say("{users} requests always in flight", users=request["users"])
+        return [
+            say(
+                "{job} of {model} ({size} B): prompts of {prompt} tokens, answers of {output}; {load}", **what
+            )
+        ]
+    tuned = {"lora": "LoRA", "qlora": "QLoRA"}.get(request["finetuning_type"], say("all weights"))
+    what |= {"tokens": f"{request['tokens']:,.0f}", "seq": request["seq_len"], "tuned": tuned}
+    return [say("{job} of {model} ({size} B), {tuned}: {tokens} tokens in sequences of {seq}", **what)]
 
 
 def _mark(at: int, best: int | None, front: set[int]) -> str:
