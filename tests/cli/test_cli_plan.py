@@ -271,6 +271,9 @@ def test_a_recipe_is_weighed_by_its_own_words_and_the_flags(told, tmp_path) -> N
     assert asked["slo"]["ttft_s"] == 2.0 and asked["providers"] == ["aws"]
     assert asked["memory_limit_bytes"] == 64e9
     assert document["plans"][document["best"]]["steps"]
+    _, (out, _) = told("plan", "--device", "h100-sxm", "--budget", "500 CNY", as_json=False)
+    (line,) = [line for line in out.splitlines() if "then the service" in line]
+    assert "an hour, TTFT" in line
 
 
 # ------------------------------------------------------------------ hardware

@@ -136,7 +136,16 @@ def settings_lines(document: dict[str, Any]) -> list[str]:
         for s in steps
     ]
     head = (say("step"), say("device"), "n", say("time"), say("cost"), say("transfer"))
-    return [*lines, *table(head, rows)]
+    return [*lines, *table(head, rows), *_service_lines(steps[-1])]
+
+
+def _service_lines(step: dict[str, Any]) -> list[str]:
+    """What the service costs and gives once it stands: its hours are no part of the job's cost."""
+    if step["step"] != "serve" or "ttft_s" not in step:
+        return []
+    hourly = "-" if step.get("usd_per_h") is None else show_number(step["usd_per_h"], "USD")
+    told = {"ttft": show_number(step["ttft_s"], "s"), "tpot": show_number(step["tpot_s"], "s")}
+    return [say("  then the service: {hourly} an hour, TTFT {ttft}, TPOT {tpot}", hourly=hourly, **told)]
 
 
 def _simple(value: Any) -> bool:
