@@ -157,3 +157,13 @@ def test_bad_requests_are_refused():
 def test_models_are_found_by_any_spelling():
     assert named_shape("Meta-Llama-3-70B", named_models()).layers == 80
     assert named_shape("mistralai/Mistral-7B-Instruct", named_models()).kv_heads == 8
+
+
+@pytest.mark.parametrize(
+    ("device", "precision"),
+    [("v100-32", "fp16"), ("a100-80-sxm", "bf16"), ("xeon-8380", "f32"), ("gaudi2", "bf16")],
+)
+def test_a_job_trains_in_a_precision_that_the_device_has(device: str, precision: str) -> None:
+    request = Request(shape=LLAMA, job="sft", tokens=1e6, finetuning_type="lora", devices=(device,))
+    (found,) = plan(request, catalogue(), CONSTANTS).plans
+    assert found.settings["precision"] == precision

@@ -58,6 +58,7 @@ class Device:
     source: str
     confidence: str
     note: str
+    formats: frozenset[str] = frozenset()  # precisions that its units have, not only a wider one's rate
     kernels: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # measured, or a relative's
     process_nm: float | None = None
     cache_bytes: float | None = None  # last level shared by the device: L2 of a GPU, SRAM of an accelerator
@@ -204,6 +205,7 @@ def _device(row: Mapping[str, str]) -> Device:
         memory_bytes=(_number(row, "memory_gb") or 0) * 1e9,
         memory_bytes_per_s=(_number(row, "memory_gbps") or 0) * 1e9,
         peaks=_peaks(row),
+        formats=frozenset(p for p, columns in PEAK_COLUMNS.items() if _number(row, columns[0])),
         scaleup_bytes_per_s=(_number(row, "scaleup_gbps_per_device") or 0) * 1e9,
         scaleup_topology=row["scaleup_topology"] or "none",
         scaleup_devices=int(_number(row, "scaleup_devices") or 1),

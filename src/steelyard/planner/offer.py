@@ -8,9 +8,8 @@ from steelyard.hardware import Device
 
 from .cost import owned_of, power_w, price_usd_per_h, provider_of
 from .request import Request
-from .sizes import USABLE_MEMORY, Hardware, hardware_of
+from .sizes import LONE_DEVICES, USABLE_MEMORY, Hardware, hardware_of, in_host
 
-LONE_DEVICES = 8  # of a card without links or network of its own: one host's slots
 PRECISIONS_16 = ("bf16", "fp16")  # what a model trains in unless asked otherwise, the first that there is
 
 
@@ -42,7 +41,7 @@ def offer_of(request: Request, device: Device) -> Offer:
         usd_per_h=price_usd_per_h(request, device),
         provider="own" if own else provider_of(device),
         most=min(most, request.max_devices),
-        per_host=max((o.each for o in own), default=max(1, device.scaleup_devices)),
+        per_host=max((o.each for o in own), default=in_host(device)),
         owned=bool(own),
         refused=_refused(request, device, bool(own)),
     )
@@ -72,8 +71,7 @@ def draws_w(device: Device, devices: int) -> float | None:
 
 def computes_in(device: Device, precision: str) -> bool:
     """Whether a device has units for a precision of its own, rather than a wider one's."""
+    if precision not in device.formats:
+        return False
     wider = {"fp8": "bf16", "fp4": "fp8", "tf32": "f32", "bf16": "f32", "fp16": "f32"}.get(precision)
-    peak = device.peak_flops(precision)
-    if not peak or wider is None:
-        return bool(peak)
-    return peak > (device.peak_flops(wider) or 0.0)
+    return wider is None or (device.peak_flops(precision) or 0.0) > (device.peak_flops(wider) or 0.0)
