@@ -32,7 +32,10 @@ def gate(
         typer.Option("--tasks", metavar="FILE", help=say("JSONL of tasks with reference answers.")),
     ] = None,
     mode: Annotated[
-        str, typer.Option("--mode", metavar="MODE", help=say("exact or fast: how the server computes."))
+        str,
+        typer.Option(
+            "--mode", metavar="MODE", help=say("exact, fast, int8 or int4: how the server computes.")
+        ),
     ] = "fast",
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0)] = 0,
 ) -> None:
