@@ -19,7 +19,7 @@ PRIORS = training.PRIORS | inference.PRIORS
 GROUPED = training.GROUPED | inference.GROUPED
 SPREAD = 0.33  # half width of an 80 % interval where no fit tells
 WIDER = 1.3  # an unmeasured level of ignorance against the one below
-KNOWN = inference.KNOWN
+KNOWN = training.KNOWN | inference.KNOWN
 # Log sd of a deviation before any row is seen; GROUP_SDS where a constant has its own.
 GROUP_SD = {"family": 0.2, "stack": 0.3, "device": 0.2, "release": 0.3, "pair": 0.2, "source": 0.2}
 GROUP_SD |= {"kind": 0.15, "framework": 0.2}

@@ -47,8 +47,14 @@ PRIORS: dict[str, tuple[float, float]] = {
     "train.gather": (1.5, 0.6),  # gathers of sharded weights against the ring's own time, where not hidden
     "train.bubble": (1.0, 0.2),  # pipeline bubble against (p - 1) / v micro-batches
 }
+# What is known of a group before any row is seen: mean and sd of its deviation, in logarithms.
+KNOWN: dict[str, tuple[float, float]] = {
+    # One thread of control and a compiler that plans every load come closer to the peak than kernels that share
+    # caches and a power limit do (Austin et al. 2025, How to Scale Your Model, section 12).
+    "train.efficiency@family:google": (0.15, 0.1),
+}
 GROUPED: dict[str, tuple[str, ...]] = {
-    "train.efficiency": ("kind", "family", "framework", "stack", "release", "device", "source"),
+    "train.efficiency": ("kind", "family", "framework", "stack", "device", "source"),
     "train.low_precision": ("family", "framework", "stack"),
     "train.attention": ("framework", "stack"),
     "train.launch_s": ("framework", "stack"),

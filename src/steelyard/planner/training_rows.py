@@ -92,7 +92,8 @@ def _filled(
 
     A published run did run, so where nothing fits by this count the smallest need stands.
     """
-    grid = _grid(known, sizes, hardware)
+    selective = any(w in words for w in MEGATRON) and "deepspeed" not in words
+    grid = _grid(known, sizes, hardware, (0.0, 1.0, 1.5, 2.0) if selective else (0.0, 2.0))
     found = known | dict(zip(grid, (np.array(c) for c in grid.values()), strict=True))
     found["v"] = known["v"] or _virtual(sizes["layers"], found["p"], words)
     sequence = "sequence parallel" in words or date >= FUSED_SINCE
@@ -117,7 +118,9 @@ def _virtual(layers: float, stages: np.ndarray, words: str) -> np.ndarray:
     return best
 
 
-def _grid(known: dict[str, Any], sizes: dict[str, float], hardware: dict[str, float]) -> dict[str, list]:
+def _grid(
+    known: dict[str, Any], sizes: dict[str, float], hardware: dict[str, float], recomputes: tuple[float, ...]
+) -> dict[str, list]:
     """Candidates of what is open, the preferred first."""
     devices, node = known["devices"], hardware["node"]
     columns: dict[str, list] = {
@@ -128,7 +131,7 @@ def _grid(known: dict[str, Any], sizes: dict[str, float], hardware: dict[str, fl
             d = known["d"] or max(1.0, devices / (t * p * known["c"]))
             whole = known["global_batch"] or (known["micro_batch"] or 1.0) * d * max(8.0, 4 * p)
             own = max(1.0, whole / d)
-            for recompute in [known["recompute"]] if known["recompute"] is not None else (0.0, 1.0, 1.5, 2.0):
+            for recompute in [known["recompute"]] if known["recompute"] is not None else recomputes:
                 for e in [known["e"]] if known["e"] else _experts(sizes, d * known["c"], node):
                     for b in [known["micro_batch"]] if known["micro_batch"] else _micro(own, p):
                         for name, value in zip(columns, (t, p, d, e, b, whole, recompute), strict=True):
