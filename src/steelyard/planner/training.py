@@ -49,8 +49,8 @@ PRIORS: dict[str, tuple[float, float]] = {
 }
 # What is known of a group before any row is seen: mean and sd of its deviation, in logarithms.
 KNOWN: dict[str, tuple[float, float]] = {
-    # One thread of control and a compiler that plans every load come closer to the peak than kernels that share
-    # caches and a power limit do (Austin et al. 2025, How to Scale Your Model, section 12).
+    # One thread of control and a compiler that plans every load come closer to the peak than kernels that
+    # share caches and a power limit do (Austin et al. 2025, How to Scale Your Model, section 12).
     "train.efficiency@family:google": (0.15, 0.1),
 }
 GROUPED: dict[str, tuple[str, ...]] = {
