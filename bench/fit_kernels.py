@@ -4,7 +4,8 @@ python bench/fit_kernels.py            # prints constants and errors
 python bench/fit_kernels.py --write    # and writes src/steelyard/hardware/kernels.json
 
 Reads gemm_efficiency.csv and collectives.csv of STEELYARD_SHARED (AIConfigurator's systems data).
-Seven constants of matrix products a device and number format, two of attention and four of links a device.
+Seven constants of matrix products a device and number format, two of attention and four of links a device,
+five where the links are the host's.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ LINK = {
     "link_start_s": (8e-6, 0.7),
     "link_s": (1.5e-6, 0.7),
 }
+SHARED_BUS = {"link_shared": (0.5, 1.0)}  # only of devices without links of their own
 PRECISIONS = {"bf16": "bf16", "fp8": "fp8", "nvfp4": "fp4"}
 
 
@@ -72,8 +74,9 @@ def fit_device(device: Device, kernels: list[dict], links: list[dict]) -> dict[s
     if rows and hardware:
         found["attention"] = report(device.id, "attention", ATTENTION, attention_model(rows, hardware), rows)
     rows = [r for r in links if r["device"] == device.id]
+    priors = LINK if device.scaleup_bytes_per_s else LINK | SHARED_BUS
     if rows and hardware:
-        found["link"] = report(device.id, "links", LINK, link_model(rows, hardware), rows)
+        found["link"] = report(device.id, "links", priors, link_model(rows, hardware), rows)
     return found
 
 

@@ -12,7 +12,8 @@ from steelyard.hardware import catalogue, named_models, published_constants
 from steelyard.planner import Constants, Request, named_shape, plan
 from steelyard.planner.constants import values
 from steelyard.planner.inference import ServeSetup, serve_s
-from steelyard.planner.sizes import Hardware, Sizes, total
+from steelyard.planner.kernels import collective_s, link_rate
+from steelyard.planner.sizes import LONE_DEVICES, Hardware, Sizes, hardware_of, total
 from steelyard.planner.training import TrainSetup, train_memory_bytes, train_step_s
 
 CONSTANTS = Constants.from_json(published_constants())
@@ -64,6 +65,16 @@ def test_memory_falls_with_every_split_and_grows_with_the_micro_batch(setup):
     assert train_memory_bytes(SIZES, wider) <= train_memory_bytes(SIZES, sharded)
     more = replace(setup, micro_batch=setup.micro_batch * 2, global_batch=setup.global_batch * 2)
     assert train_memory_bytes(SIZES, more) >= memory
+
+
+def test_cards_without_links_share_those_of_their_host():
+    card = hardware_of(catalogue().find("l40s"))
+    assert card.node == LONE_DEVICES
+    measured_s = {2: 13.4e-3, 4: 78.4e-3, 8: 324e-3}  # all-reduce of 256 MiB, facts/collectives.csv
+    for count, seconds in measured_s.items():
+        assert collective_s(2**28, count, count, card, 2.0) == pytest.approx(seconds, rel=0.35)
+    switched = hardware_of(catalogue().find("h100-sxm"))
+    assert link_rate(8, 8, switched) == link_rate(2, 2, switched)
 
 
 def test_one_device_does_not_communicate():

@@ -218,12 +218,13 @@ def all_reduces_s(
 ) -> Array:
     """Two ring all-reduces a layer of `rows` rows (Thakur et al. 2005), one more hop a doubling of devices.
 
-    A direct mesh gives a group of t only t - 1 of a device's node - 1 links. Whole experts apart
-    (e > 1) turn one of the two into an exchange of the same bytes.
+    A direct mesh gives a group of t only t - 1 of a device's node - 1 links; cards without links share the
+    host's. Whole experts apart (e > 1) turn one of the two into an exchange of the same bytes.
     """
     t = np.asarray(setup.t, float)
     links = np.clip((t - 1) / np.maximum(1.0, np.asarray(hardware.node) - 1), 0.02, 1.0)
-    near = hardware.scaleup * np.where(np.asarray(hardware.mesh) > 0, links, 1.0)
+    shared = 1.0 + np.asarray(hardware.link_shared) * np.maximum(t - 2.0, 0.0)
+    near = hardware.scaleup * np.where(np.asarray(hardware.mesh) > 0, links, 1.0) / shared
     rate = constant["serve.link"] * np.where(t <= hardware.node, near, hardware.scaleout)
     each = (
         constant["serve.hop_s"] * np.log2(np.maximum(t, 2.0)) + rows * 4.0 * sizes.hidden * (t - 1) / t / rate

@@ -82,11 +82,14 @@ def all_to_all_s(moved: Array, reaching: Array, count: Array, members: Array, ha
 def link_rate(count: Array, members: Array, hardware: Hardware) -> Array:
     """Bytes/s each way that one member of a group sustains.
 
-    Inside a node the scale-up link; on a direct mesh only the links to the members of the group. Across
-    nodes, all the network cards of the members in one node (each group has its devices' own).
+    Inside a node the scale-up link; on a direct mesh only the links to the members of the group, over PCIe
+    a share of the host's bridges. Across nodes, all the network cards of the members in one node (each
+    group has its devices' own).
     """
     near = np.maximum(members - 1.0, 1.0) / np.maximum(hardware.node - 1.0, 1.0)
     inside = hardware.scaleup * hardware.link_share * (1.0 - hardware.mesh * (1.0 - np.minimum(near, 1.0)))
+    if np.any(hardware.link_shared):
+        inside = inside / (1.0 + hardware.link_shared * np.maximum(members - 2.0, 0.0))
     outside = np.minimum(inside, hardware.scaleout * hardware.nic_share * members)
     across = flag(count > members, members)
     return inside + across * (outside - inside)

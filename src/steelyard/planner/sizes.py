@@ -13,7 +13,8 @@ from steelyard.shape import Shape
 
 Array = Any  # a float or a numpy array of them
 DEFAULT_NIC_BYTES_PER_S = 12.5e9  # 100 Gb/s where the catalogue names no network
-PCIE_BYTES_PER_S = 8e9  # between devices of one host where there is no link of their own
+PCIE_BYTES_PER_S = 25e9  # of PCIe 4.0 x16, between devices of one host without links of their own
+LONE_DEVICES = 8  # of a card without links or network of its own: one host's slots
 MOST_IN_NODE = 72  # of one scale-up domain
 USABLE_MEMORY = 0.92  # the allocator, the runtime's context and fragments keep the rest
 RUNTIME_BYTES = 1.2e9  # context of driver and libraries, collective buffers
@@ -44,6 +45,7 @@ class Hardware:
     attention_share: Array = 0.48  # of the peak, in fused attention over long sequences
     attention_len: Array = 1100.0  # tokens where it reaches half of that
     link_share: Array = 0.72  # of the scale-up link's rate that a ring sustains
+    link_shared: Array = 0.0  # without links of their own: what each device beyond a pair takes of a bus
     link_bytes: Array = 4e6  # that a message over it seems longer than it is
     link_start_s: Array = 8e-6  # of a collective, before any hop
     link_s: Array = 1.5e-6  # a hop of a ring
@@ -65,11 +67,17 @@ def hardware_of(device: Device, precision: str = "bf16") -> Hardware | None:
         memory=device.memory_bytes,
         scaleup=max(device.scaleup_bytes_per_s / 2, PCIE_BYTES_PER_S),
         scaleout=device.scaleout_bytes_per_s or DEFAULT_NIC_BYTES_PER_S,
-        node=float(min(max(1, device.scaleup_devices), MOST_IN_NODE)),
+        node=float(min(in_host(device), MOST_IN_NODE)),
         peak16=device.peak_flops("bf16") or peak,
         mesh=float(device.scaleup_topology == "mesh"),
         **device.kernel(precision),
     )
+
+
+def in_host(device: Device) -> int:
+    """Devices that share links, of cards without any the slots of a host."""
+    card = device.kind != "cpu" and not device.scaleout_bytes_per_s
+    return device.scaleup_devices if device.scaleup_devices > 1 else LONE_DEVICES if card else 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
