@@ -26,6 +26,7 @@ FUSIONS_SINCE = "2022-04"  # Megatron-LM 2.7: gradients added in their product, 
 MOST_MICRO_BATCH = 4  # where a row does not tell; more rarely helps and takes memory
 TORCH_FUSED_SINCE = "2023-03"  # PyTorch 2.0 brings fused attention to eager models
 MEGATRON = ("megatron", "nemo")  # stacks that interleave stages and balance context parallelism
+PARTS_SINCE = "2024"  # Megatron-Core repeats as many layers, and parts of them, as memory asks
 LAYOUT_SINCE = "2025"  # Megatron-Core: stages by a layout
 NEAR = 1.15  # a published run did run, and this count of bytes is no more exact
 MOST_VIRTUAL = 4.0
@@ -92,8 +93,7 @@ def _filled(
 
     A published run did run, so where nothing fits by this count the smallest need stands.
     """
-    selective = any(w in words for w in MEGATRON) and "deepspeed" not in words
-    grid = _grid(known, sizes, hardware, (0.0, 1.0, 1.5, 2.0) if selective else (0.0, 2.0))
+    grid = _grid(known, sizes, hardware, _repeated(words, date))
     found = known | dict(zip(grid, (np.array(c) for c in grid.values()), strict=True))
     found["v"] = known["v"] or _virtual(sizes["layers"], found["p"], words)
     sequence = "sequence parallel" in words or date >= FUSED_SINCE
@@ -104,6 +104,15 @@ def _filled(
     fits = need <= NEAR * USABLE_MEMORY * hardware["memory"]
     at = int(np.argmax(fits)) if fits.any() else int(np.argmin(need))
     return {name: float(v[at]) for name, v in found.items()}
+
+
+def _repeated(words: str, date: str) -> tuple[float, ...]:
+    """What an untold run may repeat: all of a layer or none, in Megatron the attention core first, and since
+    it picks layers and parts of them (recompute_num_layers, recompute_modules), never everything."""
+    if not any(w in words for w in MEGATRON) or "deepspeed" in words:
+        return (RECOMPUTE["none"], RECOMPUTE["full"])
+    most = RECOMPUTE["half"] if date >= PARTS_SINCE else RECOMPUTE["full"]
+    return (RECOMPUTE["none"], RECOMPUTE["selective"], most)
 
 
 def _virtual(layers: float, stages: np.ndarray, words: str) -> np.ndarray:
