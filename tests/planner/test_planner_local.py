@@ -12,6 +12,7 @@ from steelyard.errors import Lacking, Refused
 from steelyard.hardware import Calibration, Machine, catalogue, published_constants
 from steelyard.ledger import Row
 from steelyard.planner import DataFacts, check_limits, explain, fill, learnt, plan_recipe, predict
+from steelyard.planner.local import MODEL_VERSION
 from steelyard.planner.local_serve import closed_load, engine_row, serve_rates
 from steelyard.planner.local_train import memory_terms, packed, step_terms
 from steelyard.planner.rates import fit_rates
@@ -225,7 +226,7 @@ def test_more_users_wait_longer_and_get_more_done():
 
 
 def ledger_rows(count, ratio, step="train", **features):
-    known = {"model_version": 1, "raw": {"wall_s": 10.0}} | features
+    known = {"model_version": MODEL_VERSION, "raw": {"wall_s": 10.0}} | features
     return [Row(run="r", step=step, machine="f", features=known, measured={"wall_s": 10 * ratio})] * count
 
 

@@ -12,6 +12,7 @@ from math import exp, log
 from typing import Any
 
 from steelyard.errors import Lacking, Refused, Where
+from steelyard.forms import FORMS
 from steelyard.hardware import Calibration, Machine
 from steelyard.ledger import Row
 from steelyard.recipe import Recipe
@@ -26,6 +27,7 @@ from .local_serve import (
     batch_wall_s,
     closed_load,
     engine_row,
+    looked_up_bytes,
     serve_rates,
     step_bytes,
 )
@@ -34,7 +36,7 @@ from .local_train import memory_terms as train_memory_terms
 from .local_train import step_terms as train_step_terms
 from .plans import Plans
 
-MODEL_VERSION = 1  # raise it when raw predictions change: older ledger rows then teach nothing
+MODEL_VERSION = 2  # raise it when raw predictions change: older ledger rows then teach nothing
 UNITS = {
     "wall_s": "s",
     "step_s": "s",
@@ -59,6 +61,7 @@ ROWS_PER_S = 5000.0  # of cleaning and tokenising short rows
 CLEAN_BYTES_PER_S = 8e6
 CLEAN_ROW_BYTES = 12.0  # objects in memory a byte of file, while rows are held
 GATE_USERS = 32
+LOAD_DIFFERENT = 20.0  # tokens that the prompts of the measured load are drawn from, those of one sentence
 # What an engine keeps after 32 chats at once with log-probabilities, beyond its cache: bytes an entry of the
 # vocabulary, from one run of the demo (0.3 GB at 49,152).
 ANSWERED_BYTES = 6000.0
@@ -216,20 +219,34 @@ def _compress(filled: Fill, shape: Shape) -> _Step:
 
 
 def _engine(
-    filled: Fill, shape: Shape, calibration: Calibration, form: str, kv: str, tokens: float, at_once: float
+    filled: Fill,
+    shape: Shape,
+    calibration: Calibration,
+    form: str,
+    kv: str,
+    *,
+    tokens: float,
+    different: float,
+    at_once: float,
 ) -> float:
-    """One engine process: libraries and weights, the cache that tokens touched, one step's activations."""
-    rates, engine = serve_rates(calibration, form), filled.settings["serve"]
-    cache = min(engine["cache_bytes"], tokens * _kv_bytes(shape, kv))
-    step = step_bytes(engine_row(shape, form), min(engine["max_num_batched_tokens"], at_once))
-    held = rates.memory.total(_held_terms(shape, form) | {"cache": cache, "step": step})
+    """One engine process: libraries and weights, the cache that `tokens` touched, the embedding's rows of the
+    `different` ones among them, the activations of a step of `at_once`."""
+    rates, engine, row = serve_rates(calibration, form), filled.settings["serve"], engine_row(shape, form)
+    terms = _held_terms(shape, form) | {
+        "table": looked_up_bytes(row, different),
+        "cache": min(engine["cache_bytes"], tokens * _kv_bytes(shape, kv)),
+        "step": step_bytes(row, min(engine["max_num_batched_tokens"], at_once)),
+    }
+    held = rates.memory.total(terms)
     if kv == "f32" and form != "f32":
         held += EXACT_BYTES * stored_bytes(shape, form)
     return held
 
 
 def _held_terms(shape: Shape, form: str) -> dict[str, float]:
-    return {"start": 1.0, "bytes": stored_bytes(shape, form), "layers": float(shape.layers)}
+    """An embedding beside a head of its own is only looked up, never laid out anew."""
+    apart = 0 if shape.tied else shape.vocab * shape.hidden * FORMS[form].end_bytes
+    return {"start": 1.0, "bytes": stored_bytes(shape, form) - apart, "layers": float(shape.layers)}
 
 
 def _kv_bytes(shape: Shape, kv: str) -> float:
@@ -269,7 +286,9 @@ def _gate(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFacts
     }
 
     def service(kind: str, kv: str, tokens: float) -> float:
-        return _engine(filled, shape, calibration, kind, kv, tokens, GATE_USERS * prompt)
+        return _engine(
+            filled, shape, calibration, kind, kv, tokens=tokens, different=tokens, at_once=GATE_USERS * prompt
+        )
 
     tokens = float(rows * (prompt + answer))
     exact = service("bf16", "f32", tokens) + ANSWERED_BYTES * shape.vocab
@@ -297,8 +316,17 @@ def _serve(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFact
     )
     at_once = float(load["users"] * load["prompt_tokens"])
     # The gate's questions went through the same service before.
-    tokens = played.tokens + _gate_tokens(filled, facts)
-    process = _engine(filled, shape, calibration, form, engine["kv_precision"], tokens, at_once)
+    asked = _gate_tokens(filled, facts)
+    process = _engine(
+        filled,
+        shape,
+        calibration,
+        form,
+        engine["kv_precision"],
+        tokens=played.tokens + asked,
+        different=LOAD_DIFFERENT + load["output_tokens"] + asked,
+        at_once=at_once,
+    )
     process += ANSWERED_BYTES * shape.vocab * bool(filled.settings["train"])
     process *= engine["replicas"]
     return _Step.of(

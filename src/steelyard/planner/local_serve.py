@@ -19,11 +19,18 @@ from .local_train import bytes_per_s, flops_per_s, layer_weights
 from .rates import Rates, Row, Terms, fit_rates
 
 KV_BYTES = {"f32": 4.0, "bf16": 2.0, "f16": 2.0, "u8": 1.0}
-HTTP_S = 0.004  # of one request, front end and client: 65 requests took 0.4 s of its CPU, the client as much
-CLIENT_S = 0.004  # until a user's next request is there
+HTTP_S = 0.004  # to let one request in: 65 requests took 0.4 s of the front end's CPU, the client as much
+CLIENT_S = 0.004  # until a user asks again
+# CPU seconds of front end and client for the events of one step, and for each token among them.
+FRONT_STREAM_S = (6e-4, 1.2e-4)
+CLIENT_STREAM_S = (6e-4, 1.8e-4)
 MOST_STEPS = 20_000
 PROBE_TOKENS = 8346  # through the cache of a probe's engine before its memory is read
-HELD = {"start": 136e6, "bytes": 2.0, "layers": 2e5, "cache": 1.0, "step": 1.0}
+# Resident bytes before any row: the process; weights in the engine's own layout, the file's pages being
+# handed back; a layer's nodes and kernels; rows of the embedding looked up, in the mapped file; keys
+# and values; activations. Read off /proc/PID/smaps with 4, 20 and 30 layers on a Zen 4 core, OpenVINO 2026.4.
+HELD = {"start": 128e6, "bytes": 1.0, "layers": 1e6, "table": 1.0, "cache": 1.0, "step": 0.85}
+LOOKED_UP_BYTES = 2**16  # that Linux maps at one fault of a file's page: the rows beside a token's own
 ROUNDS = 3  # requests each user sends when `run` measures; the first is warm-up
 
 
@@ -109,7 +116,6 @@ def serve_rates(calibration: Calibration, form: str) -> ServeRates:
     return ServeRates(
         step=fit_rates(rows("prefill", "decode"), _row_terms, priors),
         load=fit_rates(rows("load"), _held, {"start": 0.6, "bytes": 1.5e-9, "layers": 0.04}),
-        # The mapped file and a packed copy of it: 2.0 bytes a byte in BF16, 2.1 in INT8.
         memory=fit_rates(rows("load"), _measured_bytes, HELD, "rss_bytes"),
     )
 
@@ -121,7 +127,15 @@ def _held(r: Row) -> Terms:
 def _measured_bytes(r: Row) -> Terms:
     """What a probe's engine held when its memory was read: after prompts of 2,048 tokens at once."""
     seen = float(r.get("tokens_seen", PROBE_TOKENS)) * kv_bytes(r)
-    return _held(r) | {"cache": min(seen, r["cache_bytes"]), "step": step_bytes(r, 2048.0)}
+    # Its ids are drawn from the whole vocabulary: every page of the embedding has been looked up.
+    table = looked_up_bytes(r, r["vocab"])
+    return _held(r) | {"table": table, "cache": min(seen, r["cache_bytes"]), "step": step_bytes(r, 2048.0)}
+
+
+def looked_up_bytes(row: Row, different: float) -> float:
+    """Bytes of the embedding's file that are mapped after so many different tokens."""
+    table = row["vocab"] * row["hidden"] * FORMS[row["form"]].end_bytes
+    return float(min(table, different * LOOKED_UP_BYTES))
 
 
 def kv_bytes(row: Row) -> float:
@@ -151,53 +165,109 @@ def closed_load(
     prompts, oldest first (Holmes et al. 2024, arXiv 2401.08671: dynamic split-fuse). The first round is
     warm-up and is not counted, as in the measurement.
     """
-    budget, seats = engine["max_num_batched_tokens"], engine["max_num_seqs"]
-    waiting = [[0.0, float(prompt), 0] for _ in range(users)]  # came at, prompt tokens left, round
-    running: list[list[float]] = []  # came at, tokens left, first token at, round
-    now, ttft, tpot, spans = 0.0, [], [], []
+    flow = _Flow(rates, row, users, prompt, output, engine, rounds)
     for _ in range(MOST_STEPS):
-        if not waiting and not running:
+        if not flow.step():
             break
-        here = [w for w in waiting if w[0] <= now][: max(0, seats - len(running))]
-        if not running and not here:
-            now = min(w[0] for w in waiting)
-            continue
-        room, filled, done = max(0, budget - len(running)), 0.0, []
-        for w in here:
-            take = min(w[1], room - filled)
-            w[1] -= take
+    return flow.told()
+
+
+@dataclass(slots=True)
+class _Request:
+    asked_s: float
+    came_s: float  # to the engine
+    prompt_left: float
+    turn: int  # which of its user's requests it is
+    tokens_left: int
+    first_s: float = 0.0
+
+
+class _Flow:
+    """The requests of one closed load, and the clock."""
+
+    def __init__(
+        self, rates: Rates, row: Row, users: int, prompt: int, output: int, engine: Row, rounds: int
+    ) -> None:
+        self.rates, self.row, self.engine = rates, row, engine
+        self.users, self.prompt, self.output, self.rounds = users, prompt, output, rounds
+        self.stream_s = stream_s(engine.get("threads", 1))
+        self.now_s = 0.0
+        self.waiting: list[_Request] = []
+        self.running: list[_Request] = []
+        self.ended: list[tuple[_Request, float]] = []  # after the warm-up, and when
+        self._ask([0] * users, 0.0)
+
+    def _ask(self, turns: list[int], at_s: float) -> None:
+        """A request each; one front end lets them in one after the other."""
+        for place, turn in enumerate(turns, start=1):
+            self.waiting.append(_Request(at_s, at_s + place * HTTP_S, float(self.prompt), turn, self.output))
+
+    def step(self) -> bool:
+        """One step of the engine; False where nothing is left."""
+        seats = max(0, self.engine["max_num_seqs"] - len(self.running))
+        here = [r for r in self.waiting if r.came_s <= self.now_s][:seats]
+        if not self.running and not here:
+            if not self.waiting:
+                return False
+            self.now_s = min(r.came_s for r in self.waiting)
+            return True
+        filled, done = self._fill(here)
+        context = self.prompt + self.output / 2
+        terms = step_terms(self.row, filled, len(self.running), context, max(1, len(done)))
+        told = len(self.running) + len(done)
+        self.now_s += self.rates.total(terms) + self.stream_s[0] * bool(told) + self.stream_s[1] * told
+        self._tell(done)
+        return True
+
+    def _fill(self, here: list[_Request]) -> tuple[float, list[_Request]]:
+        """Prompt tokens that still fit into the step, and the requests whose prompts are in with it."""
+        room, filled, done = max(0, self.engine["max_num_batched_tokens"] - len(self.running)), 0.0, []
+        for request in here:
+            take = min(request.prompt_left, room - filled)
+            request.prompt_left -= take
             filled += take
-            done += [w] if w[1] <= 0 else []
+            done += [request] if request.prompt_left <= 0 else []
             if filled >= room:
                 break
-        context = prompt + output / 2
-        now += rates.total(step_terms(row, filled, len(running), context, max(1, len(done))))
-        finished = []
-        for r in running:
-            r[1] -= 1
-            finished += [r] if r[1] <= 0 else []
-        running = [r for r in running if r[1] > 0]
-        for w in done:
-            waiting.remove(w)
-            entry = [w[0], output - 1.0, now, w[2]]
-            (running if output > 1 else finished).append(entry)
-        for came, _, first, turn in finished:
-            if turn:
-                ttft.append(first - came + HTTP_S)
-                tpot.append((now - first) / max(1, output - 1))
-                spans += [came, now + HTTP_S]
-            if turn + 1 < rounds:
-                waiting.append([now + HTTP_S + CLIENT_S, float(prompt), int(turn) + 1])
-    if not ttft:
-        return Load(ttft_s=now, tpot_s=0.0, output_tok_s=0.0, wall_s=now, tokens=0.0)
-    span = max(spans) - min(spans)
-    return Load(
-        ttft_s=median(ttft),
-        tpot_s=median(tpot),
-        output_tok_s=len(ttft) * output / span,
-        wall_s=now,
-        tokens=float(users * rounds * (prompt + output)),
-    )
+        return filled, done
+
+    def _tell(self, done: list[_Request]) -> None:
+        """A token for each that runs, the first for those that come in; who has all asks again."""
+        for request in done:
+            self.waiting.remove(request)
+            request.first_s = self.now_s
+        answered = [*self.running, *done]
+        for request in answered:
+            request.tokens_left -= 1
+        self.running = [r for r in answered if r.tokens_left > 0]
+        finished = [r for r in answered if r.tokens_left <= 0]
+        self.ended += [(r, self.now_s) for r in finished if r.turn]
+        turns = [r.turn + 1 for r in finished if r.turn + 1 < self.rounds]
+        self._ask(turns, self.now_s + CLIENT_S)
+
+    def told(self) -> Load:
+        """Medians over what was counted."""
+        if not self.ended:
+            return Load(ttft_s=self.now_s, tpot_s=0.0, output_tok_s=0.0, wall_s=self.now_s, tokens=0.0)
+        span_s = max(end for _, end in self.ended) - min(r.asked_s for r, _ in self.ended)
+        return Load(
+            ttft_s=median(r.first_s - r.asked_s for r, _ in self.ended),
+            tpot_s=median((end - r.first_s) / max(1, self.output - 1) for r, end in self.ended),
+            output_tok_s=len(self.ended) * self.output / span_s,
+            wall_s=self.now_s,
+            tokens=float(self.users * self.rounds * (self.prompt + self.output)),
+        )
+
+
+def stream_s(cores: int) -> tuple[float, float]:
+    """What a step and each of its tokens take on their way to the user: seconds that the engine loses.
+
+    On one core front end and client take turns with the engine; on more they do so beside each other, and
+    the engine's threads wait for the one that was held up longest.
+    """
+    both = zip(FRONT_STREAM_S, CLIENT_STREAM_S, strict=True)
+    step_s, token_s = (front + client if cores == 1 else max(front, client) for front, client in both)
+    return step_s, token_s
 
 
 def batch_wall_s(

@@ -6,7 +6,7 @@ answer positions only, nothing recomputed, float32 masters of what is trained.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -18,6 +18,12 @@ from .facts import DataFacts
 from .rates import Rates, Row, Terms, fit_rates, line
 
 CHUNK_ROWS = 256  # of logits at a time in the head
+BUCKET_TOKENS = 32  # rows of like length go through attention together, padded to a multiple of it
+FILE_BYTES = 2.0  # a weight, as models are published
+# Times each term before any row. One, but for activations: what the C allocator keeps of the memory between
+# tensors of many sizes, 1.3 to 1.45 times in 14 cells of 2 to 30 layers (glibc 2.36, one Zen 4 core).
+HELD = {"start": 3.1e8} | dict.fromkeys(("file", "copies", "state", "working", "logits", "table"), 1.0)
+HELD["activations"] = 1.35
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +35,7 @@ class Packed:
     micro_steps: float  # micro-batches of a full step
     micro_tokens: float  # of a mean micro-batch
     most_tokens: float  # of the fullest micro-batch
-    row_tokens: float  # mean length of a row, weighted by tokens: what attention sees
+    row_tokens: float  # keys that attention computes a token, padding included
     answer_share: float
 
 
@@ -61,9 +67,16 @@ def packed(facts: DataFacts, settings: Mapping[str, Any]) -> Packed:
         micro_steps=full,
         micro_tokens=min(micro_tokens, rows * mean),
         most_tokens=min(micro * max(fill), rows * mean),
-        row_tokens=sum(n * n for n in lengths) / sum(lengths),
+        row_tokens=sum(n * n for n in padded(lengths)) / sum(lengths),
         answer_share=facts.answer_share,
     )
+
+
+def padded(lengths: Sequence[int]) -> list[int]:
+    """Each row as long as attention computes it: up to the longest between two powers of two."""
+    buckets = [max(BUCKET_TOKENS, 1 << (n - 1).bit_length()) for n in lengths]
+    longest = {b: max(n for n, own in zip(lengths, buckets, strict=True) if own == b) for b in set(buckets)}
+    return [-(-longest[b] // BUCKET_TOKENS) * BUCKET_TOKENS for b in buckets]
 
 
 def _sequences(lengths: list[int], limit: int) -> list[float]:
@@ -122,21 +135,27 @@ def trained_params(s: Row) -> float:
 
 
 def memory_terms(s: Row) -> Terms:
-    """Bytes held at the peak of a training process."""
-    compute = 2.0 if s["dtype"] == "bf16" else 4.0
-    lora = s["finetuning_type"] == "lora"
-    params, trained = s.get("params") or params_of(s), trained_params(s)
-    q, kv = s["heads"] * s["head_dim"], s["kv_heads"] * s["head_dim"]
-    kept = 4.0 * s["hidden"] + 3.0 * q + 2.0 * kv + 4.0 * s["ffn"]
-    chunk = min(CHUNK_ROWS, s["answer_tokens"])
-    copies = 0.0 if lora or compute == 4 else params * compute
+    """Bytes held at the peak of a training process, in the backward pass.
+
+    LoRA keeps the base's file mapped and, beside it, what is joined (q, k, v; gate, up); full fine-tuning
+    keeps a copy of every weight in the compute dtype. `activations` are what a layer's own kernels save:
+    two norms in and out, q, k, v, the attention's output, gate, up, their product. `working` are gradients
+    inside one MLP, `table` the head's product with its matrix: a gradient or another layout of it.
+    """
+    compute, lora = 2.0 if s["dtype"] == "bf16" else 4.0, s["finetuning_type"] == "lora"
+    params, trained, tokens = s.get("params") or params_of(s), trained_params(s), s["tokens"]
+    q, kv, h, f = s["heads"] * s["head_dim"], s["kv_heads"] * s["head_dim"], s["hidden"], s["ffn"]
+    joined = s["layers"] * h * (q + 2.0 * kv + 2.0 * f)
+    copied = params if compute < 4 else 0.0  # float32 trains the masters themselves
     return {
         "start": 1.0,
-        "weights": params * compute if lora else copies,
+        "file": params * FILE_BYTES if lora else 0.0,
+        "copies": (joined if lora else copied) * compute,
         "state": trained * 16.0,
-        "activations": s["layers"] * s["tokens"] * kept * compute,
-        "logits": chunk * s["vocab"] * 8.0,
-        "table": float(s["vocab"] * s["hidden"]) * 4.0,
+        "activations": s["layers"] * tokens * (4.0 * h + 2.0 * q + 2.0 * kv + 3.0 * f) * compute,
+        "working": tokens * (2.0 * h + 6.0 * f) * compute,
+        "logits": min(CHUNK_ROWS, s["answer_tokens"]) * s["vocab"] * 8.0,
+        "table": float(s["vocab"] * h) * compute,
     }
 
 
@@ -178,17 +197,13 @@ def train_rates(calibration: Calibration, finetuning_type: str, dtype: str) -> T
         "adapters": 3 / flops,
         "head": 1 / flops,
         "softmax": 1 / memory,
-        "attention": 4 / flops,
+        "attention": 6 / flops,
         "elementwise": 1 / memory,
         "layers": 1e-3,
         "start": 2e-3,
     }
     starts = calibration.of("train_start")
-    # Priors from seven cells on two Zen 4 cores: the mapped file counts beside the weights, and the
-    # allocator keeps what it has freed.
-    held = {"start": 3.1e8, "weights": 1.8, "state": 1.1, "activations": 1.2, "logits": 1.2, "table": 0.3}
-    if starts:
-        held["start"] = float(starts[0]["rss_bytes"])
+    held = HELD | ({"start": float(starts[0]["rss_bytes"])} if starts else {})
     disk = max((r["bytes_per_s"] for r in calibration.of("file_write")), default=3e8)
     return TrainRates(
         # Full fine-tuning runs other kernels: with three rows of its own kind a fit needs no others.
