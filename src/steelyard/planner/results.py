@@ -88,7 +88,8 @@ class Table:
         """Seconds of the step (training) or of prefill and a token (serving) of one row, by parts."""
         if self.phase == "train":
             assert isinstance(self.setup, TrainSetup)
-            found = train_step_s(self.sizes, self.setup, self.hardware, constant)
+            known = training_rows.matured(constant, self.extra["age"])
+            found = train_step_s(self.sizes, self.setup, self.hardware, known)
         else:
             assert isinstance(self.setup, ServeSetup)
             both = serve_s(self.sizes, self.setup, self.hardware, constant)
@@ -154,6 +155,7 @@ def _train_row(row: Row, devices: Devices, models: Models) -> _Parsed:
     hardware["attention_share"] = training_rows.attention_share(row, hardware["attention_share"])
     setup = training_rows.setup_of(row, sizes, hardware)
     extra = {"factor": setup["devices"] if factor == "devices" else float(factor)}
+    extra["age"] = training_rows.age_of(row)
     return _Parsed(row, device, metric, sizes, hardware, setup, extra)
 
 

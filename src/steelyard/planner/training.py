@@ -46,6 +46,7 @@ PRIORS: dict[str, tuple[float, float]] = {
     "train.exposed": (0.25, 0.5),  # share of the data-parallel traffic that compute could hide and does not
     "train.gather": (1.5, 0.6),  # gathers of sharded weights against the ring's own time, where not hidden
     "train.bubble": (1.0, 0.2),  # pipeline bubble against (p - 1) / v micro-batches
+    "train.yearly": (0.05, 0.5),  # logarithm by which software makes the same device faster in a year
 }
 # What is known of a group before any row is seen: mean and sd of its deviation, in logarithms.
 KNOWN: dict[str, tuple[float, float]] = {

@@ -5,6 +5,8 @@ What a row leaves open is inferred from what fits in memory and from what was us
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,8 @@ FUSIONS_SINCE = "2022-04"  # Megatron-LM 2.7: gradients added in their product, 
 MOST_MICRO_BATCH = 4  # where a row does not tell; more rarely helps and takes memory
 TORCH_FUSED_SINCE = "2023-03"  # PyTorch 2.0 brings fused attention to eager models
 MEGATRON = ("megatron", "nemo")  # stacks that interleave stages and balance context parallelism
+NOW = 2025.0  # that constants are stated for
+MOST_AGE = 2.0  # years over which software's yearly gain is trusted
 PARTS_SINCE = "2024"  # Megatron-Core repeats as many layers, and parts of them, as memory asks
 LAYOUT_SINCE = "2025"  # Megatron-Core: stages by a layout
 NEAR = 1.15  # a published run did run, and this count of bytes is no more exact
@@ -165,10 +169,31 @@ def _micro(own: float, p: float) -> list[float]:
     return _powers(most)[::-1]
 
 
+def age_of(row: Row) -> float:
+    """Years from NOW to the row's software, at most MOST_AGE either way; 0 where undated."""
+    found = re.match(r"(\d{4})(?:-(\d{1,2}))?", (row.get("date") or "").strip())
+    if not found:
+        return 0.0
+    year = float(found[1]) + (float(found[2] or 7) - 1.0) / 12.0
+    return float(np.clip(year - NOW, -MOST_AGE, MOST_AGE))
+
+
+def matured(constant: Mapping[str, np.ndarray], age: np.ndarray) -> dict[str, np.ndarray]:
+    """The constants of software that is `age` years younger: kernels, host and overlap gain alike."""
+    gain = np.exp(constant["train.yearly"] * age)
+    return {
+        **constant,
+        "train.efficiency": constant["train.efficiency"] * gain,
+        "train.launch_s": constant["train.launch_s"] / gain,
+        "train.communication": constant["train.communication"] / gain,
+    }
+
+
 def values_of(table: Any, constant: dict[str, np.ndarray]) -> np.ndarray:
     """Each row's metric. Published FLOP/s and MFU count all of attention's square and no recomputation."""
     setup = table.setup
-    step = total(train_step_s(table.sizes, setup, table.hardware, constant))
+    known = matured(constant, table.extra["age"])
+    step = total(train_step_s(table.sizes, setup, table.hardware, known))
     tokens = setup.global_batch * setup.seq_len
     rate = tokens / step / setup.devices
     model_flops = 3 * (forward_flops(table.sizes) + table.sizes.attention_flops) * rate
