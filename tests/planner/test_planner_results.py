@@ -105,7 +105,7 @@ def test_fitting_moves_predictions_towards_the_rows():
     fitted = fit(truth, catalogue(), named_models())
     before = score_results(truth, catalogue(), named_models(), CONSTANTS).groups["serve"]["mape"]
     after = score_results(truth, catalogue(), named_models(), fitted).groups["serve"]["mape"]
-    assert after < 0.7 * before
+    assert after < 0.8 * before
 
 
 def test_an_unseen_stack_on_an_unseen_family_has_a_wider_interval():

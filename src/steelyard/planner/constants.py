@@ -21,13 +21,14 @@ SPREAD = 0.33  # half width of an 80 % interval where no fit tells
 WIDER = 1.3  # an unmeasured level of ignorance against the one below
 KNOWN = training.KNOWN | inference.KNOWN
 # Log sd of a deviation before any row is seen; GROUP_SDS where a constant has its own.
-GROUP_SD = {"family": 0.2, "stack": 0.3, "device": 0.2, "release": 0.3, "pair": 0.2, "source": 0.2}
-GROUP_SD |= {"kind": 0.15, "framework": 0.2}
+GROUP_SD = {"family": 0.2, "stack": 0.3, "device": 0.2, "release": 0.3, "pair": 0.2, "port": 0.2}
+GROUP_SD |= {"kind": 0.15, "framework": 0.2, "run": 0.2, "source": 0.2}
 GROUP_SDS = inference.GROUP_SDS
 # Log sd between stacks of what `with_stack` learns of one device under one engine.
 OWN_SDS = {
     "serve.bandwidth": 0.15, "serve.kv": 0.3, "serve.compute": 0.25, "serve.rows": 0.4, "serve.step_s": 0.5,
-    "serve.layer_s": 0.3, "serve.sequence_s": 0.5, "serve.hop_s": 0.3, "train.efficiency": 0.2,
+    "serve.layer_s": 0.3, "serve.sequence_s": 0.5, "serve.hop_s": 0.3, "serve.burst": 1.0,
+    "train.efficiency": 0.2,
 }  # fmt: skip
 # Stacks that train alike: their own kernels and overlaps, a compiled graph, or PyTorch as it comes.
 FRAMEWORKS = {
@@ -146,11 +147,13 @@ def prior(key: str) -> tuple[float, float]:
 def groups(device: Device, framework: str = "", year: str = PLAN_YEAR) -> dict[str, str]:
     """The groups whose deviations apply to a device under a software stack of a year.
 
-    "release" is the stack's year, "pair" that release on this device, "own" what `with_stack` calibrates.
+    "release" is the stack's year, "pair" that release on this device, "port" the stack on this family,
+    "own" what `with_stack` calibrates.
     """
     name = stack(framework)
     release = f"{name}/{year}" if name else ""
     found = {"family": family(device), "stack": name, "device": device.id, "release": release}
+    found |= {"port": f"{name}/{found['family']}" if name else ""}
     found |= {"kind": device.kind, "framework": next((k for k, v in FRAMEWORKS.items() if name in v), "")}
     return found | {"pair": f"{device.id}/{release}" if name else "", "own": f"{device.id}/{name}"}
 

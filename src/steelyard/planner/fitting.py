@@ -21,6 +21,7 @@ NOISE = 0.2  # log sd of one published row about the model
 SOURCE_WEIGHT_ROWS = 60  # a source counts like so many rows at most: one benchmark holds 1,668 of 2,286
 HUBER = 1.5
 STEPS = 25
+DROPPED = ("@source", "@run")  # estimated beside the rest, and of no use to the next source
 STEP = 1e-4  # of a logarithm, for slopes by differences
 
 
@@ -98,7 +99,7 @@ class _Published:
     names: np.ndarray  # the group of each row, "" of rows that are never left out
     truth: np.ndarray  # log of the measured value
     weight: np.ndarray
-    fits: dict[frozenset[str], dict[str, float]] = field(default_factory=dict)
+    fits: dict[frozenset[str], dict[str, float]] = field(default_factory=dict)  # with what is dropped
 
     @property
     def own(self) -> np.ndarray:
@@ -109,10 +110,13 @@ class _Published:
         """Constants fitted without the groups `out`."""
         if out not in self.fits:
             use = ~np.isin(self.names, sorted(out))
+            near = self.fits.get(frozenset(), {})
             self.fits[out] = (
-                _fit_table(taken(self.table, use), self.truth[use], self.weight[use]) if use.any() else {}
+                _fit_table(taken(self.table, use), self.truth[use], self.weight[use], near)
+                if use.any()
+                else {}
             )
-        return self.fits[out]
+        return {n: v for n, v in self.fits[out].items() if not n.split(":")[0].endswith(DROPPED)}
 
     def without(self, out: frozenset[str], intervals: bool = True) -> Constants:
         """Constants fitted without the groups `out`, with the spreads that the other groups show."""
@@ -209,14 +213,20 @@ def quantile(errors: Mapping[str, np.ndarray], share: float) -> float:
     return float(values[order][np.searchsorted(reached, share)])
 
 
-def _fit_table(table: Table, truth: np.ndarray, weight: np.ndarray) -> dict[str, float]:
-    """Robust least squares with priors; what a source does differently is estimated beside and dropped."""
+def _fit_table(
+    table: Table, truth: np.ndarray, weight: np.ndarray, near: Mapping[str, float]
+) -> dict[str, float]:
+    """Robust least squares with priors, begun from constants `near` by.
+
+    What a source or one run of a campaign does differently is estimated beside, to be dropped.
+    """
     names, index = _names(table)
     start, sd = np.array([prior(n) for n in names]).T
     padded = np.append(start, 0.0)  # the last entry stands for "no such group"
     base = {n: np.exp(padded[at].sum(axis=0)) for n, at in index.items()}
-    found = start + descend(table, base, index, np.zeros(len(names)), sd, truth, weight / NOISE)
-    return {n: v for n, v in zip(names, found.tolist(), strict=True) if "@source:" not in n}
+    begun = np.array([near.get(n, s) for n, s in zip(names, start.tolist(), strict=True)]) - start
+    found = start + descend(table, base, index, begun, sd, truth, weight / NOISE)
+    return dict(zip(names, found.tolist(), strict=True))
 
 
 def descend(
@@ -232,37 +242,62 @@ def descend(
 
     `index` holds for each constant the places of its moves: [parts, rows], -1 = none.
     """
+    places = np.concatenate(list(index.values()))
+    blocks = _blocks(table)
     for _ in range(STEPS):
         padded = np.append(theta, 0.0)
         constant = base | {n: base[n] * np.exp(padded[at].sum(axis=0)) for n, at in index.items()}
-        now, jacobian = _linear(table, constant, index, len(theta))
+        now, slopes = _linear(table, constant, index)
         error = (now - truth) * weight
         robust = weight * np.sqrt(np.minimum(1.0, HUBER / np.maximum(np.abs(error), 1e-9)))
-        scaled = jacobian * robust[:, None]
-        a = scaled.T @ scaled + np.diag(1 / sd**2)
-        move = np.linalg.solve(a, scaled.T @ ((truth - now) * robust) - theta / sd**2)
+        a, b = _normal(places, slopes * robust, (truth - now) * robust, blocks, len(theta))
+        move = np.linalg.solve(a + np.diag(1 / sd**2), b - theta / sd**2)
         theta = theta + np.clip(move, -0.5, 0.5)
         if np.abs(move).max() < 1e-3:
             break
     return theta
 
 
-def _linear(
-    table: Table, constant: dict[str, np.ndarray], index: Mapping[str, np.ndarray], count: int
+def _blocks(table: Table) -> list[np.ndarray]:
+    """Places of the rows of each source or run: they share their keys."""
+    found: dict[str, list[int]] = {}
+    for place, kin in enumerate(table.groups):
+        found.setdefault(kin.get("source") or kin.get("run", ""), []).append(place)
+    return [np.array(places) for places in found.values()]
+
+
+def _normal(
+    places: np.ndarray, slopes: np.ndarray, error: np.ndarray, blocks: list[np.ndarray], count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Log predictions and their slope by each key.
+    """J'J [count, count] and J'e [count], block by block: a row moves by some tens of all the keys.
+
+    places, slopes: [parts, rows], the key of each part and the row's slope by it.
+    """
+    a, b = np.zeros((count + 1, count + 1)), np.zeros(count + 1)
+    for rows in blocks:
+        keys, at = np.unique(places[:, rows], return_inverse=True)
+        jacobian = np.zeros((len(rows), len(keys)))
+        for part, columns in zip(slopes[:, rows], at.reshape(len(places), -1), strict=True):
+            jacobian[np.arange(len(rows)), columns] += part
+        a[np.ix_(keys, keys)] += jacobian.T @ jacobian  # key -1, "no such group", is the last
+        b[keys] += jacobian.T @ error[rows]
+    return a[:-1, :-1], b[:-1]
+
+
+def _linear(
+    table: Table, constant: dict[str, np.ndarray], index: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log predictions [rows] and their slopes by each part of each constant [parts, rows].
 
     One difference a constant serves all its groups: a row's key moves it exactly as its constant does.
     """
     now = np.log(np.maximum(table.predict(constant), 1e-300))
-    jacobian = np.zeros((len(now), count + 1))
-    rows = np.arange(len(now))
+    slopes = []
     for name, at in index.items():
         moved = constant | {name: constant[name] * np.exp(STEP)}
         slope = (np.log(np.maximum(table.predict(moved), 1e-300)) - now) / STEP
-        for places in at:
-            jacobian[rows, places] += slope
-    return now, jacobian[:, :-1]
+        slopes += [slope] * len(at)
+    return now, np.array(slopes)
 
 
 def _names(table: Table) -> tuple[list[str], dict[str, np.ndarray]]:

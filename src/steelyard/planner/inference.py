@@ -13,13 +13,13 @@ import numpy as np
 
 from steelyard.shape import Shape
 
-from .sizes import RUNTIME_BYTES, Array, Hardware, Sizes, forward_flops
+from .sizes import RUNTIME_BYTES, Array, Hardware, Sizes
 
 # Physical meaning and prior of each base: (start value, log sd of the prior).
 PRIORS: dict[str, tuple[float, float]] = {
     "serve.bandwidth": (0.78, 0.08),  # of memory bandwidth, for weights
     "serve.kv": (0.6, 0.4),  # of memory bandwidth, for the KV cache
-    "serve.compute": (0.65, 0.2),  # of what the device's large matrix products reach
+    "serve.compute": (0.65, 0.1),  # of what the device's large matrix products reach
     "serve.rows": (0.3, 0.5),  # rows a product seems longer than it is, against FLOPs a byte of the device
     "serve.step_s": (1.5e-3, 0.7),  # host seconds an engine step: scheduler, sampling
     "serve.layer_s": (4e-5, 0.5),  # launch seconds a layer: 40 us under graph capture, 250 us eager
@@ -29,63 +29,107 @@ PRIORS: dict[str, tuple[float, float]] = {
     "serve.int8": (0.9, 0.2),  # bytes a second of 8-bit weights against 16-bit ones
     "serve.int4": (0.75, 0.2),
     "serve.experts": (0.7, 0.4),  # bytes a second of experts' weights against dense ones
-    "serve.weight_only": (0.6, 0.3),  # FLOP/s where integer weights are unpacked to 16 bits first
-    "serve.year": (1.35, 0.1),  # host times grow by this for each year that an engine is older than 2025
-    "serve.drain": (0.7, 0.15),  # of the full batch's rate, when unequal requests offered at once run out
-    "serve.burst": (0.06, 0.7),  # of the other requests' prefills that one waits for, in a closed loop
+    "serve.grouped": (0.6, 0.3),  # of dense products' rate, in the products of routed experts
+    "serve.route_s": (5e-5, 0.6),  # launch seconds more where a layer routes: choose, permute, combine
+    "serve.weight_only": (0.7, 0.25),  # FLOP/s where integer weights are unpacked to 16 bits first
+    "serve.year": (1.5, 0.15),  # host times grow by this for each year that an engine is older than 2025
+    "serve.skinny": (0.9, 0.15),  # of long products' rate, in products of as few rows as a step of decode
+    "serve.drain": (1.5, 0.3),  # mean answers that the last ones of an offered load take to run out
+    "serve.burst": (0.06, 0.7),  # of the other requests' prefills that one waits for before its first token
 }
 GROUPED: dict[str, tuple[str, ...]] = {
-    "serve.bandwidth": ("family", "stack", "device", "pair", "source"),
-    "serve.kv": ("family", "stack", "source"),
-    "serve.compute": ("family", "device", "pair", "source"),
-    "serve.rows": ("family", "device", "pair", "source"),
-    "serve.step_s": ("stack", "release", "source"),
-    "serve.layer_s": ("family", "stack", "pair", "source"),
-    "serve.sequence_s": ("stack", "release", "source"),
-    "serve.hop_s": ("family", "source"),
-    "serve.int8": ("source",),
-    "serve.int4": ("source",),
-    "serve.experts": ("source",),
-    "serve.weight_only": ("source",),
-    "serve.drain": ("source",),
+    "serve.bandwidth": ("family", "stack", "device", "pair", "run", "source"),
+    "serve.kv": ("family", "stack", "port", "run", "source"),
+    "serve.skinny": ("family", "port", "run", "source"),
+    "serve.burst": ("stack", "run", "source"),
+    "serve.compute": ("family", "device", "pair", "run", "source"),
+    "serve.rows": ("family", "device", "pair", "run", "source"),
+    "serve.step_s": ("stack", "release", "run", "source"),
+    "serve.layer_s": ("family", "stack", "port", "pair", "run", "source"),
+    "serve.sequence_s": ("stack", "release", "run", "source"),
+    "serve.hop_s": ("family", "port", "run", "source"),
+    "serve.int8": (
+        "run",
+        "source",
+    ),
+    "serve.int4": (
+        "run",
+        "source",
+    ),
+    "serve.experts": (
+        "run",
+        "source",
+    ),
+    "serve.grouped": ("family", "stack", "run", "source"),
+    "serve.route_s": ("stack", "pair", "run", "source"),
+    "serve.weight_only": ("family", "run", "source"),
+    "serve.drain": (
+        "run",
+        "source",
+    ),
 }
 # Log sd of a group's deviation before any row is seen. Sources differ more than anything else: what one of
 # them does differently (releases, flags, what it counts) is estimated beside the rest and dropped, since it
 # says nothing about the next source. Wide sds for sources keep one large benchmark from speaking for all.
 GROUP_SDS: dict[str, dict[str, float]] = {
-    "serve.bandwidth": {"family": 0.06, "stack": 0.06, "device": 0.06, "pair": 0.06, "source": 0.6},
-    "serve.kv": {"family": 0.12, "stack": 0.12, "source": 1.2},
-    "serve.compute": {"family": 0.12, "device": 0.09, "pair": 0.09, "source": 1.5},
-    "serve.rows": {"family": 0.3, "device": 0.12, "pair": 0.24, "source": 2.0},
-    "serve.step_s": {"stack": 0.24, "release": 0.18, "source": 1.8},
-    "serve.layer_s": {"family": 0.3, "stack": 0.24, "pair": 0.24, "source": 2.0},
-    "serve.sequence_s": {"stack": 0.24, "release": 0.18, "source": 1.8},
-    "serve.hop_s": {"family": 0.2, "source": 1.8},
-    "serve.int8": {"source": 0.8},
-    "serve.int4": {"source": 0.8},
-    "serve.experts": {"source": 0.8},
-    "serve.weight_only": {"source": 0.8},
-    "serve.drain": {"source": 0.8},
+    "serve.bandwidth": {
+        "family": 0.07,
+        "stack": 0.07,
+        "device": 0.042,
+        "pair": 0.042,
+        "run": 0.15,
+        "source": 0.6,
+    },
+    "serve.kv": {"family": 0.07, "stack": 0.14, "port": 0.28, "run": 0.4, "source": 1.2},
+    "serve.skinny": {"family": 0.175, "port": 0.42, "run": 0.4, "source": 1.2},
+    "serve.burst": {"stack": 0.49, "run": 0.7, "source": 1.2},
+    "serve.compute": {"family": 0.14, "device": 0.07, "pair": 0.07, "run": 0.3, "source": 1.0},
+    "serve.rows": {"family": 0.21, "device": 0.084, "pair": 0.168, "run": 0.5, "source": 2.0},
+    "serve.step_s": {"stack": 0.35, "release": 0.21, "run": 0.5, "source": 1.8},
+    "serve.layer_s": {"family": 0.21, "stack": 0.28, "port": 0.28, "pair": 0.168, "run": 0.4, "source": 2.0},
+    "serve.sequence_s": {"stack": 0.35, "release": 0.21, "run": 0.5, "source": 1.8},
+    "serve.hop_s": {"family": 0.28, "port": 0.21, "run": 0.4, "source": 1.8},
+    "serve.int8": {"run": 0.2, "source": 0.8},
+    "serve.int4": {"run": 0.2, "source": 0.8},
+    "serve.experts": {"run": 0.3, "source": 0.8},
+    "serve.grouped": {"family": 0.14, "stack": 0.21, "run": 0.3, "source": 0.8},
+    "serve.route_s": {"stack": 0.28, "pair": 0.168, "run": 0.4, "source": 1.5},
+    "serve.weight_only": {"family": 0.14, "run": 0.2, "source": 0.8},
+    "serve.drain": {"run": 0.3, "source": 0.8},
 }
 _DIES = (-0.69, 0.1)  # software sees the two dies of such a card as two devices
 _ON_DEVICE = (-1.5, 0.5)  # the whole decode loop is one program there: no scheduler between steps
+_EAGER = (1.8, 0.4)  # 250 us a layer: kernels launched one by one, no captured graph
 # Deviations known from how a thing is built: (log start, log sd).
 KNOWN: dict[str, tuple[float, float]] = {
     "serve.layer_s@family:cpu": (2.0, 0.5),  # every kernel ends in a barrier of all cores
     "serve.layer_s@stack:openvino": (0.4, 0.4),
+    "serve.layer_s@stack:deepspeed-mii": _EAGER,
+    "serve.layer_s@stack:transformers": _EAGER,
+    "serve.layer_s@stack:llama.cpp": (0.7, 0.5),
+    "serve.step_s@stack:llama.cpp": (0.8, 0.6),
+    "serve.layer_s@port:vllm/intel": (0.7, 0.4),
+    "serve.layer_s@port:ipex/intel": (0.7, 0.4),
     "serve.layer_s@family:amd": (1.0, 0.5),  # few engines capture graphs there
-    "serve.layer_s@family:intel": (1.4, 0.5),
+    "serve.layer_s@family:intel": (1.4, 0.5),  # a launch through Level Zero
     "serve.layer_s@family:sambanova": (-2.3, 0.5),  # a decoder is one fused dataflow kernel
     "serve.step_s@stack:sambaflow": _ON_DEVICE,
     "serve.sequence_s@stack:sambaflow": _ON_DEVICE,
     "serve.sequence_s@stack:gaudi": _ON_DEVICE,
     "serve.sequence_s@stack:deepspeed": _ON_DEVICE,
-    "serve.bandwidth@stack:llama.cpp": (-1.1, 0.3),  # its matrix-vector kernels leave most of an HBM idle
+    "serve.weight_only@family:nvidia": (0.25, 0.15),  # Marlin and its kin unpack beside the products
+    "serve.bandwidth@stack:llama.cpp": (-0.2, 0.2),
+    "serve.skinny@family:amd": (-1.0, 0.5),
+    "serve.skinny@port:vllm/intel": (-1.0, 0.5),
+    "serve.kv@port:vllm/intel": (-1.0, 0.5),
+    "serve.hop_s@family:intel": (1.5, 0.8),
+    "serve.burst@stack:sglang": (1.5, 0.5),
     "serve.bandwidth@device:mi250": _DIES,
     "serve.compute@device:mi250": _DIES,
     "serve.bandwidth@device:max-1550": _DIES,
     "serve.compute@device:max-1550": _DIES,
 }
+SKINNY = 1024.0  # rows at which a product is half as long as it need be
 CORNER = 2.0  # how sharp the roofline's corner is
 NOW = 2025  # the year that host times are stated for
 
@@ -124,11 +168,14 @@ def serve_s(
     weights, read = weights_s(sizes, setup, hardware, constant, batch)
     rate, edge = products_per_s(setup, hardware, constant), constant["serve.rows"] * ridge(hardware)
     short = edge * (1 - 1 / batch)  # one row needs no tile: there is a matrix-vector kernel
-    products = 2.0 * sizes.active * (batch + short) / rate
+    experts = routed_share(sizes)
+    grouped = 1 - experts + experts / constant["serve.grouped"]
+    products = 2.0 * sizes.active * (batch * grouped / skinny_share(batch, constant) + short) / rate
     age = constant["serve.year"] ** np.clip(NOW - np.asarray(setup.year, float), -1.5, 2.5)
-    launch = sizes.layers * constant["serve.layer_s"] + constant["serve.step_s"] * age
+    each = constant["serve.layer_s"] + np.where(experts > 0, constant["serve.route_s"], 0.0)
+    launch = sizes.layers * each + constant["serve.step_s"] * age
     prompt = np.maximum(1.0, setup.prompt * (1.0 - np.asarray(setup.prefix_hit)))
-    filled = forward_flops(sizes) * prompt / rate
+    filled = (2.0 * sizes.active * grouped + sizes.attention_flops) * prompt / rate
     first = corner(filled + 2.0 * sizes.active * edge / rate, read) - filled
     share = speculative_share(setup)
     decode = {
@@ -153,6 +200,12 @@ def serve_s(
 def corner(a: Array, b: Array) -> Array:
     """The longer of two times, rounded where they are near each other."""
     return (a**CORNER + b**CORNER) ** (1 / CORNER)
+
+
+def skinny_share(rows: Array, constant: dict[str, Array]) -> Array:
+    """Of the rate of long products, what products of few rows reach: libraries tune large tiles first."""
+    least = np.minimum(1.0, constant["serve.skinny"])
+    return least + (1 - least) * rows / (rows + SKINNY)
 
 
 def ridge(hardware: Hardware) -> Array:
@@ -191,6 +244,14 @@ def chosen_share(sizes: Sizes) -> Array:
         known, sizes.experts_per_token / np.maximum(1.0, sizes.experts), sizes.active / sizes.params
     )
     return np.clip(share, 0.0, 1.0)
+
+
+def routed_share(sizes: Sizes) -> Array:
+    """Of the weights that a token passes through, those of routed experts; 0 for a dense model."""
+    share = chosen_share(sizes)
+    spread = np.asarray(sizes.idle) > 0
+    experts = np.where(spread, share * sizes.idle / np.maximum(1e-9, 1 - share), 0.0)
+    return np.clip(experts / sizes.active, 0.0, 1.0)
 
 
 def stored_bits(bits: Array) -> Array:

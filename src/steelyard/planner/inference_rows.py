@@ -20,6 +20,7 @@ from .constants import PLAN_YEAR, family, stack
 from .inference import serve_s, shared_prefill_s
 from .sizes import RUNTIME_BYTES, total
 
+REQUESTS = 1000.0  # of a load offered at once: the default of vLLM's and SGLang's benchmarks
 OFFERED = 256.0  # requests of a batch when all are offered at once: the default of vLLM and its kin
 ENGINE_MEMORY = 0.9  # of a device's memory, the usual default of --gpu-memory-utilization
 LEAST_ROOM = 0.05  # of the memory is left for the KV cache where the sums leave none
@@ -195,10 +196,12 @@ def values_of(table: Any, constant: dict[str, np.ndarray]) -> np.ndarray:
     batch, output = setup.batch, setup.output
     all_prompts = total(prefill) + (batch - 1) * (prefill["compute"] + prefill["tp"])
     mixed = np.where((extra["alone"] > 0) | (extra["together"] > 0), 0.0, 1.0)
-    tpot = step + mixed * shared_prefill_s(parts, batch, output)
-    waiting = total(prefill) * (1 + constant["serve.burst"] * (batch - 1)) + np.where(batch > 1, step, 0.0)
+    ahead = np.minimum(constant["serve.burst"], 0.6)
+    tpot = step + mixed * (1 - ahead) * shared_prefill_s(parts, batch, output)
+    waiting = total(prefill) * (1 + ahead * (batch - 1)) + np.where(batch > 1, step, 0.0)
     ttft = np.where(extra["together"] > 0, all_prompts, waiting)
-    full = np.where(extra["drains"] > 0, constant["serve.drain"], 1.0)
+    waves = REQUESTS / (extra["replicas"] * batch)
+    full = np.where(extra["drains"] > 0, waves / (waves + constant["serve.drain"]), 1.0)
     answers = extra["replicas"] * batch * full / (all_prompts + output * step)
     each = {
         "output": answers * output,

@@ -96,6 +96,7 @@ def _serving_row(row: Mapping[str, str], model: str, sizes: Mapping[str, Any], p
         "id": f"serving-{place}",
         "source": f"AIConfigurator systems data, {stack}",  # each was measured in a run of its own
         "stack": stack,
+        "run": stack,
         "date": _year(row["backend"], row["backend_version"]),
         "phase": "serve",
         "model": model,
