@@ -13,9 +13,16 @@ from steelyard.hardware import Calibration, Machine, catalogue, published_consta
 from steelyard.ledger import Row
 from steelyard.planner import DataFacts, check_limits, explain, fill, learnt, plan_recipe, predict
 from steelyard.planner.local import MODEL_VERSION
-from steelyard.planner.local_serve import closed_load, engine_row, serve_rates
-from steelyard.planner.local_train import memory_terms, packed, step_terms
-from steelyard.planner.rates import fit_rates
+from steelyard.planner.local_serve import (
+    closed_load,
+    different_tokens,
+    engine_row,
+    looked_up_bytes,
+    serve_rates,
+    stream_s,
+)
+from steelyard.planner.local_train import memory_terms, packed, padded, step_terms
+from steelyard.planner.rates import Rates, fit_rates
 from steelyard.recipe import Compress, Goal, Load, Money, Recipe, Resources, Source, Stage
 from steelyard.shape import Shape
 
@@ -220,6 +227,66 @@ def test_more_users_wait_longer_and_get_more_done():
     rates, row = serve_rates(EMPTY, "bf16").step, engine_row(SMOL, "bf16")
     one, many = (closed_load(rates, row, users, 128, 64, ENGINE) for users in (1, 32))
     assert many.ttft_s > one.ttft_s and many.tpot_s > one.tpot_s and many.output_tok_s > one.output_tok_s
+
+
+def test_requests_that_come_together_are_let_in_one_by_one():
+    """The first is alone in its step, so of two waves of prompts each holds up the answers of the other."""
+    row, prefill_s = engine_row(SMOL, "bf16"), 1e-3
+    of = {"gemm": prefill_s / 2 / (SMOL.params - SMOL.vocab * SMOL.hidden), "start": 0.05}
+    played = closed_load(Rates(of=of, rows=1, error=0), row, 32, 128, 64, ENGINE)
+    assert played.tpot_s == pytest.approx(0.05 + 2048 * prefill_s / 63, rel=0.2)
+    assert 2.0 < played.ttft_s < 2.6  # those of the first wave, one more than those of the second
+
+
+def test_on_one_core_front_and_client_take_turns_with_the_engine():
+    one, many = stream_s(1), stream_s(16)
+    assert one[0] > many[0] > 0 and one[1] > many[1] > 0
+    rates, row = serve_rates(EMPTY, "bf16").step, engine_row(SMOL, "bf16")
+    alone, beside = (closed_load(rates, row, 8, 128, 64, ENGINE | {"threads": n}).tpot_s for n in (1, 16))
+    assert alone > beside
+
+
+def load_row(layers, form, **more):
+    sizes = engine_row(replace(SMOL, layers=layers), form)
+    work = {"op": "prefill", "tokens": 512, "s": 0.02 * layers}
+    return sizes | work | more
+
+
+def test_a_form_that_was_not_measured_goes_by_the_one_stored_alike():
+    rows = (load_row(4, "bf16"), load_row(20, "bf16"), load_row(20, "int8", s=4.0))
+    known = replace(EMPTY, rows=rows)
+    assert serve_rates(known, "bf16_kv8").step == serve_rates(known, "bf16").step
+    assert serve_rates(known, "int8").step != serve_rates(known, "bf16").step
+    assert serve_rates(known, "int4").step.rows == 3
+
+
+def test_rows_of_the_embedding_are_held_as_far_as_they_were_looked_up():
+    row = engine_row(SMOL, "bf16")
+    assert looked_up_bytes(row, 10) == 10 * 2**16
+    assert looked_up_bytes(row, SMOL.vocab) == SMOL.vocab * SMOL.hidden * 2
+    assert different_tokens(5) == 5 and 500 < different_tokens(2000) < 2000
+
+
+def test_an_embedding_beside_its_own_head_is_not_laid_out_anew():
+    more = SMOL.vocab * SMOL.hidden
+    apart = replace(SMOL, tied=False, params=SMOL.params + more, active_params=SMOL.active_params + more)
+    recipe = replace(RECIPE, train=(), goal=Goal(load=Load(users=1)))
+    tied, untied = (
+        weigh(recipe, shape=shape)[1].steps["serve"]["peak_rss_bytes"].value for shape in (SMOL, apart)
+    )
+    assert untied == pytest.approx(tied)
+
+
+def test_attention_pads_rows_to_the_longest_of_like_length():
+    assert padded([10, 33, 60, 100, 129, 130]) == [32, 64, 64, 128, 160, 160]
+    assert padded([64] * 3) == [64] * 3
+
+
+def test_memory_of_training_counts_what_each_kind_holds():
+    lora, full = (memory_terms(train_row(2, 512, kind)) for kind in ("lora", "full"))
+    assert lora["file"] > 0 and full["file"] == 0 and full["copies"] > lora["copies"] > 0
+    assert lora["activations"] == full["activations"] and lora["working"] < lora["activations"]
+    assert memory_terms(train_row(30, 512))["working"] == lora["working"]
 
 
 # ------------------------------------------------------------------ ledger

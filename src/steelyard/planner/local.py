@@ -26,6 +26,7 @@ from .local_serve import (
     Load,
     batch_wall_s,
     closed_load,
+    different_tokens,
     engine_row,
     looked_up_bytes,
     serve_rates,
@@ -60,7 +61,8 @@ ROUNDING_TOKENS = 15.5  # the loop fills micro-batches up to multiples of 32
 ROWS_PER_S = 5000.0  # of cleaning and tokenising short rows
 CLEAN_BYTES_PER_S = 8e6
 CLEAN_ROW_BYTES = 12.0  # objects in memory a byte of file, while rows are held
-GATE_USERS = 32
+BLOCK_TOKENS = 32  # of the engine's paged cache
+GATE_USERS = 64  # the engine's whole batch
 LOAD_DIFFERENT = 20.0  # tokens that the prompts of the measured load are drawn from, those of one sentence
 # What an engine keeps after 32 chats at once with log-probabilities, beyond its cache: bytes an entry of the
 # vocabulary, from one run of the demo (0.3 GB at 49,152).
@@ -234,7 +236,7 @@ def _engine(
     rates, engine, row = serve_rates(calibration, form), filled.settings["serve"], engine_row(shape, form)
     terms = _held_terms(shape, form) | {
         "table": looked_up_bytes(row, different),
-        "cache": min(engine["cache_bytes"], tokens * _kv_bytes(shape, kv)),
+        "cache": min(_cache_bytes(engine, shape, kv), tokens * _kv_bytes(shape, kv)),
         "step": step_bytes(row, min(engine["max_num_batched_tokens"], at_once)),
     }
     held = rates.memory.total(terms)
@@ -247,6 +249,12 @@ def _held_terms(shape: Shape, form: str) -> dict[str, float]:
     """An embedding beside a head of its own is only looked up, never laid out anew."""
     apart = 0 if shape.tied else shape.vocab * shape.hidden * FORMS[form].end_bytes
     return {"start": 1.0, "bytes": stored_bytes(shape, form) - apart, "layers": float(shape.layers)}
+
+
+def _cache_bytes(engine: Mapping[str, Any], shape: Shape, kv: str) -> float:
+    """What the engine's cache may hold: at any precision one request of full length, else as planned."""
+    least = (engine["max_model_len"] + 2 * BLOCK_TOKENS) * _kv_bytes(shape, kv)
+    return max(engine["cache_bytes"], least)
 
 
 def _kv_bytes(shape: Shape, kv: str) -> float:
@@ -287,7 +295,14 @@ def _gate(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFacts
 
     def service(kind: str, kv: str, tokens: float) -> float:
         return _engine(
-            filled, shape, calibration, kind, kv, tokens=tokens, different=tokens, at_once=GATE_USERS * prompt
+            filled,
+            shape,
+            calibration,
+            kind,
+            kv,
+            tokens=tokens,
+            different=different_tokens(tokens),
+            at_once=GATE_USERS * prompt,
         )
 
     tokens = float(rows * (prompt + answer))
@@ -324,7 +339,7 @@ def _serve(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFact
         form,
         engine["kv_precision"],
         tokens=played.tokens + asked,
-        different=LOAD_DIFFERENT + load["output_tokens"] + asked,
+        different=LOAD_DIFFERENT + load["output_tokens"] + different_tokens(asked),
         at_once=at_once,
     )
     process += ANSWERED_BYTES * shape.vocab * bool(filled.settings["train"])

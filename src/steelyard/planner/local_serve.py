@@ -72,7 +72,7 @@ def step_terms(s: Row, prefill: float, batch: float, context: float, prompts: fl
     """Work of one engine step: `prefill` tokens of `prompts` prompts, `batch` answers at `context` tokens."""
     weights, table = layer_weights(s), float(s["vocab"] * s["hidden"])
     form = FORMS[s["form"]]
-    width, kv_width = s["heads"] * s["head_dim"], 2 * s["kv_heads"] * s["head_dim"]
+    width = s["heads"] * s["head_dim"]
     sampled = batch + (prompts if prefill else 0.0)
     pairs = prefill * (prefill / max(1.0, prompts)) / 2
     return {
@@ -81,7 +81,7 @@ def step_terms(s: Row, prefill: float, batch: float, context: float, prompts: fl
         "weights": weights * form.weight_bytes + table * form.end_bytes,
         "head": 2.0 * sampled * table,
         "attention": 4.0 * s["layers"] * width * pairs,
-        "kv": batch * context * s["layers"] * kv_width * 2.0,
+        "kv": batch * context * kv_bytes(s),
         "layers": float(s["layers"]),
         "sequences": sampled,
         "start": 1.0,
@@ -111,7 +111,10 @@ def serve_rates(calibration: Calibration, form: str) -> ServeRates:
 
     def rows(*ops: str) -> list[dict[str, Any]]:
         found = [r for op in ops for r in calibration.of(op)]
-        return [r for r in found if r.get("form") == form] or found
+        same = [r for r in found if r["form"] == form]
+        # A form that was not measured multiplies like the one whose weights are stored the same way.
+        alike = [r for r in found if FORMS[r["form"]].weights == FORMS[form].weights]
+        return same or alike or found
 
     return ServeRates(
         step=fit_rates(rows("prefill", "decode"), _row_terms, priors),
@@ -130,6 +133,11 @@ def _measured_bytes(r: Row) -> Terms:
     # Its ids are drawn from the whole vocabulary: every page of the embedding has been looked up.
     table = looked_up_bytes(r, r["vocab"])
     return _held(r) | {"table": table, "cache": min(seen, r["cache_bytes"]), "step": step_bytes(r, 2048.0)}
+
+
+def different_tokens(tokens: float) -> float:
+    """How many tokens of a text differ: Heaps' law, 44 n^0.49 (Manning et al. 2008, section 5.1.1)."""
+    return float(min(tokens, 44.0 * tokens**0.49))
 
 
 def looked_up_bytes(row: Row, different: float) -> float:
