@@ -17,32 +17,20 @@ import numpy as np
 from steelyard.errors import WrongUse
 from steelyard.hardware import Device, Devices, model_names, resolve
 
-from . import inference_rows, training_rows
+from . import inference_rows, training_metrics, training_rows
 from .cells import Models, Row, needed, number, rates_of, sizes_of
 from .constants import PRIORS, Constants, family, groups
 from .inference import ServeSetup, serve_s
 from .sizes import Hardware, Sizes
 from .training import TrainSetup, train_step_s
 
-TRAIN_PHASES = ("pretrain", "finetune")
+TRAIN_PHASES = (
+    "pretrain", "finetune", "train", "training", "pretraining", "fine-tune", "finetuning", "fine-tuning",
+    "sft", "lora", "qlora", "dpo", "distil", "distillation", "continued-pretrain",
+)  # fmt: skip
 SERVE_PHASES = ("serve", "decode", "prefill")
 FROM_MODEL = ("layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "params_b")
 WORST = 10
-# Other spellings of what a training row states: (metric, unit) -> (metric, factor from it).
-TRAIN_WORDS = {
-    ("tokens_per_s", "tokens/s"): ("tokens_per_s_per_device", "devices"),
-    ("tokens_per_s_per_gpu", "tokens/s/gpu"): ("tokens_per_s_per_device", 1.0),
-    ("tokens_per_gpu_per_s", "tokens/s/gpu"): ("tokens_per_s_per_device", 1.0),
-    ("tflops_per_gpu", "tflops/gpu"): ("tflops_per_device", 1.0),
-    ("tflops_per_device", "tflops"): ("tflops_per_device", 1.0),
-    ("step_time_ms", "ms"): ("step_time_s", 1e3),
-    ("step_time", "s"): ("step_time_s", 1.0),
-    ("iteration_time_s", "s"): ("step_time_s", 1.0),
-    ("iteration_time_ms", "ms"): ("step_time_s", 1e3),
-    ("mfu", "%"): ("mfu", 100.0),
-    ("mfu", "percent"): ("mfu", 100.0),
-    ("sequences_per_s", "sequences/s"): ("samples_per_s", 1.0),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,25 +136,18 @@ def from_catalogue(row: Row, models: Models, names: Mapping[str, str]) -> Row:
 
 
 def _train_row(row: Row, devices: Devices, models: Models) -> _Parsed:
-    metric, factor = _train_metric(row)
+    metric, factor, power = training_metrics.metric_of(row)
+    if metric == "step_time_s":
+        needed(row, "global_batch")
+    row = {**row, "precision": training_rows.precision_of(row)}
     device = devices.find(row["device"])
     hardware = rates_of(row, device)
+    hardware["node"] = training_rows.scale_up(device, hardware["node"])
     sizes = sizes_of(row, models, needed(row, "seq_len"))
     hardware["attention_share"] = training_rows.attention_share(row, hardware["attention_share"])
     setup = training_rows.setup_of(row, sizes, hardware)
-    extra = {"factor": setup["devices"] if factor == "devices" else float(factor)}
-    extra["age"] = training_rows.age_of(row)
+    extra = {"factor": factor * setup["devices"] ** power, "age": training_rows.age_of(row)}
     return _Parsed(row, device, metric, sizes, hardware, setup, extra)
-
-
-def _train_metric(row: Row) -> tuple[str, Any]:
-    metric, unit = row["metric"].strip().lower(), (row.get("unit") or "").strip()
-    if training_rows.METRICS.get(metric, "-").lower() == unit.lower():
-        return metric, 1.0
-    known = TRAIN_WORDS.get((metric, unit.lower()))
-    if known is None:
-        raise WrongUse("results.metric", f"{row['metric']} in {row['unit']} is not known for {row['phase']}")
-    return known
 
 
 def _serve_row(row: Row, devices: Devices, models: Models) -> _Parsed:

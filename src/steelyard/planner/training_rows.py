@@ -11,18 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from steelyard.errors import WrongUse
+from steelyard.hardware import Device
+
 from .cells import Row, needed, number
 from .constants import FRAMEWORKS, stack
 from .sizes import USABLE_MEMORY, Sizes, forward_flops, total
 from .training import RECOMPUTE, TrainSetup, train_memory_bytes, train_step_s
 
-METRICS = {
-    "tokens_per_s_per_device": "tokens/s/device",
-    "tflops_per_device": "TFLOPS/device",
-    "step_time_s": "s",
-    "mfu": "fraction",
-    "samples_per_s": "samples/s",
-}
 FUSED_SINCE = "2022-07"  # FlashAttention (arXiv 2205.14135) reaches the frameworks
 FUSIONS_SINCE = "2022-04"  # Megatron-LM 2.7: gradients added in their product, traffic beside it
 MOST_MICRO_BATCH = 4  # where a row does not tell; more rarely helps and takes memory
@@ -36,7 +32,18 @@ NEAR = 1.15  # a published run did run, and this count of bytes is no more exact
 MOST_VIRTUAL = 4.0
 PER_OPERATION = ("torchtitan", "fsdp2")  # their selective recompute saves every other product
 PORTABLE_ATTENTION = 0.4  # of the peak: FlashAttention-2 on Hopper (Shah et al. 2024, arXiv 2407.08608)
-SHARDED = ("fsdp", "zero-3", "zero3")
+SHARDED = (
+    "fsdp", "hsdp", "zero-3", "zero3", "zero stage 3", "maxtext", "levanter", "llm-foundry", "composer",
+    "olmo-core",
+)  # fmt: skip
+NARROW = {"fp4": ("fp4", "float4"), "fp8": ("fp8", "float8", "e4m3")}
+WIDER = ("fp16", "float16", "bf16", "bfloat16", "tf32", "fp32", "float32", "f32")
+MIXED = ("", "mixed", "amp", "16-bit", "16-mixed", "half")
+REPEATED = {  # other words for what is repeated
+    "yes": "full", "true": "full", "on": "full", "1": "full", "block": "full", "uniform": "full",
+    "no": "none", "false": "none", "off": "none", "0": "none", "partial": "half",
+}  # fmt: skip
+WIDE_DOMAIN = 8  # devices: links that reach farther than a host do so whatever the host holds
 
 
 def setup_of(row: Row, sizes: dict[str, float], hardware: dict[str, float]) -> dict[str, float]:
@@ -60,7 +67,7 @@ def setup_of(row: Row, sizes: dict[str, float], hardware: dict[str, float]) -> d
         "zero": number(row, "zero_stage"),
         "low_precision": float((row.get("precision") or "") in ("fp8", "fp4")),
         "lora": float("lora" in words),
-        "weight_bits": 4.0 if "qlora" in words else 16.0,
+        "weight_bits": _frozen_bits(row, words),
         "extra_forward": float("dpo" in words or "distil" in words),
         "fused": float(date >= (TORCH_FUSED_SINCE if "eager" in words else FUSED_SINCE)),
         "fusions": float(date >= FUSIONS_SINCE),
@@ -77,6 +84,33 @@ def setup_of(row: Row, sizes: dict[str, float], hardware: dict[str, float]) -> d
     return _filled(known, sizes, hardware, date, words)
 
 
+def precision_of(row: Row) -> str:
+    """The precision of the matrix products: "mixed" is 16 bits, FP8 and FP4 by any of their names."""
+    told = (row.get("precision") or "").strip().lower()
+    for name, words in NARROW.items():
+        if any(w in told for w in words):
+            return name
+    if re.match("(w4|q4|nf4|int)", told):
+        if "lora" not in (row.get("framework") or "").lower() + row["phase"].lower():
+            raise WrongUse("results.precision", f"training in {told} is not known")
+        return "bf16"  # frozen weights are unpacked first
+    return next((name for name in WIDER if name in told), "bf16" if told in MIXED else told)
+
+
+def scale_up(device: Device, node: float) -> float:
+    """Devices that reach each other over the scale-up links, of which a row's node may be a part."""
+    if device.scaleup_topology == "torus":
+        return float(max(device.scaleup_devices, node))
+    return float(max(device.scaleup_devices, node)) if device.scaleup_devices > WIDE_DOMAIN else node
+
+
+def _frozen_bits(row: Row, words: str) -> float:
+    """Bits of the weights under an adapter."""
+    told = number(row, "weight_bits") or 16.0
+    packed = "qlora" in words or re.match("(w4|q4|nf4|int4)", (row.get("precision") or "").lower())
+    return 4.0 if packed else told if "lora" in words else 16.0
+
+
 def attention_share(row: Row, share: float) -> float:
     """Of the peak, in fused attention: PyTorch's own kernel is not written for each device."""
     portable = stack(row.get("framework") or "") in FRAMEWORKS["torch"]
@@ -85,6 +119,7 @@ def attention_share(row: Row, share: float) -> float:
 
 def _recompute(row: Row, words: str, compiled: bool) -> float | None:
     told = (row.get("recompute") or "").strip().lower()
+    told = REPEATED.get(told, told)
     if told == "selective" and (compiled or any(w in words for w in PER_OPERATION)):
         return RECOMPUTE["half"]
     return float(RECOMPUTE[told]) if told in RECOMPUTE else None
@@ -139,17 +174,28 @@ def _grid(
     columns: dict[str, list] = {
         n: [] for n in ("t", "p", "d", "e", "micro_batch", "global_batch", "recompute")
     }
-    for p in [known["p"]] if known["p"] else _powers(min(64, devices if known["zero"] < 3 else 1)):
-        for t in [known["t"]] if known["t"] else _powers(min(8, node, devices / p)):
-            d = known["d"] or max(1.0, devices / (t * p * known["c"]))
-            whole = known["global_batch"] or (known["micro_batch"] or 1.0) * d * max(8.0, 4 * p)
-            own = max(1.0, whole / d)
-            for recompute in [known["recompute"]] if known["recompute"] is not None else recomputes:
-                for e in [known["e"]] if known["e"] else _experts(sizes, d * known["c"], node):
-                    for b in [known["micro_batch"]] if known["micro_batch"] else _micro(own, p):
-                        for name, value in zip(columns, (t, p, d, e, b, whole, recompute), strict=True):
-                            columns[name].append(value)
+    for p, t in _splits(known, node):
+        d = max(1.0, devices / (t * p * known["c"]))
+        whole = known["global_batch"] or (known["micro_batch"] or 1.0) * d * max(8.0, 4 * p)
+        own = max(1.0, whole / d)
+        for recompute in [known["recompute"]] if known["recompute"] is not None else recomputes:
+            for e in [known["e"]] if known["e"] else _experts(sizes, d * known["c"], node):
+                for b in [known["micro_batch"]] if known["micro_batch"] else _micro(own, p):
+                    for name, value in zip(columns, (t, p, d, e, b, whole, recompute), strict=True):
+                        columns[name].append(value)
     return columns
+
+
+def _splits(known: dict[str, Any], node: float) -> list[tuple[float, float]]:
+    """Pipeline and tensor splits that may be, fewest first: with a told data-parallel size they fill the
+    devices, where any do."""
+    devices, sharded = known["devices"], known["zero"] == 3
+    stages = [known["p"]] if known["p"] else _powers(1 if sharded else min(64, devices))
+    found = [
+        (p, t) for p in stages for t in ([known["t"]] if known["t"] else _powers(min(8, node, devices / p)))
+    ]
+    filling = [(p, t) for p, t in found if p * t * known["c"] * (known["d"] or 0.0) == devices]
+    return filling or found
 
 
 def _powers(most: float) -> list[float]:
@@ -196,12 +242,15 @@ def values_of(table: Any, constant: dict[str, np.ndarray]) -> np.ndarray:
     step = total(train_step_s(table.sizes, setup, table.hardware, known))
     tokens = setup.global_batch * setup.seq_len
     rate = tokens / step / setup.devices
-    model_flops = 3 * (forward_flops(table.sizes) + table.sizes.attention_flops) * rate
+    forward = (forward_flops(table.sizes) + table.sizes.attention_flops) * rate
+    model_flops = (3.0 - setup.lora) * forward  # frozen weights have no gradients
+    repeated = np.maximum(0.0, setup.recompute - 1.0) * forward
     each = {
         "tokens_per_s_per_device": rate,
         "tflops_per_device": model_flops / 1e12,
         "step_time_s": step,
         "mfu": model_flops / table.peak16,
+        "hfu": (model_flops + repeated) / table.peak16,
         "samples_per_s": setup.global_batch / step,
     }
     return np.select([table.metrics == name for name in each], list(each.values()))
