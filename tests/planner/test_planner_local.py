@@ -21,7 +21,7 @@ from steelyard.planner.local_serve import (
     serve_rates,
     stream_s,
 )
-from steelyard.planner.local_train import memory_terms, packed, padded, step_terms
+from steelyard.planner.local_train import memory_terms, optimiser_terms, packed, padded, step_terms
 from steelyard.planner.rates import Rates, fit_rates
 from steelyard.recipe import Compress, Goal, Load, Money, Recipe, Resources, Source, Stage
 from steelyard.shape import Shape
@@ -287,6 +287,16 @@ def test_memory_of_training_counts_what_each_kind_holds():
     assert lora["file"] > 0 and full["file"] == 0 and full["copies"] > lora["copies"] > 0
     assert lora["activations"] == full["activations"] and lora["working"] < lora["activations"]
     assert memory_terms(train_row(30, 512))["working"] == lora["working"]
+
+
+def test_an_update_is_passes_over_vectors_and_for_lora_a_turn_of_every_layer():
+    lora, full = (optimiser_terms(train_row(30, 512, kind)) for kind in ("lora", "full"))
+    assert lora["layers"] == 30 and full["layers"] == 0 and full["bytes"] > 20 * lora["bytes"]
+
+
+def test_low_ranks_take_as_long_as_the_narrowest_product():
+    ranks = [step_terms(train_row(2, 512) | {"lora_rank": rank})["adapters"] for rank in (2, 4, 16, 32)]
+    assert ranks[0] < 1.1 * ranks[1] and ranks[3] == pytest.approx(2 * ranks[2])
 
 
 # ------------------------------------------------------------------ ledger

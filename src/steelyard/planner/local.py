@@ -32,7 +32,7 @@ from .local_serve import (
     serve_rates,
     step_bytes,
 )
-from .local_train import Packed, packed, sizes_of, train_rates, trained_params
+from .local_train import Packed, optimiser_terms, packed, sizes_of, train_rates, trained_params
 from .local_train import memory_terms as train_memory_terms
 from .local_train import step_terms as train_step_terms
 from .plans import Plans
@@ -187,7 +187,7 @@ def _stage(settings: Mapping[str, Any], shape: Shape, calibration: Calibration, 
     run = packed(facts, settings)
     row = sizes_of(shape, settings, run, run.micro_tokens + ROUNDING_TOKENS)
     micro = rates.step.cost(train_step_terms(row))
-    optimiser_s = rates.optimiser.total({"start": 1.0, "each": trained_params(row)})
+    optimiser_s = rates.optimiser.total(optimiser_terms(row))
     step_s = run.micro_steps * sum(micro.values()) + optimiser_s
     trained = run.tokens / max(1.0, run.micro_tokens)  # micro-batches in all, the last step's fewer too
     parts = {name: seconds * trained for name, seconds in micro.items()}
