@@ -19,6 +19,7 @@ from .results import Table, by_source, log_values, read_rows
 
 NOISE = 0.2  # log sd of one published row about the model
 SOURCE_WEIGHT_ROWS = 60  # a source counts like so many rows at most: one benchmark holds 1,668 of 2,286
+LEVEL_SOURCES = 3  # that the spread of all left-out rows counts for beside those of one level
 HUBER = 1.5
 STEPS = 25
 DROPPED = ("@source", "@run")  # estimated beside the rest, and of no use to the next source
@@ -193,13 +194,16 @@ def taken(table: Table, which: np.ndarray) -> Table:
 def _spreads(phase: str, left_out: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> dict[str, float]:
     """The 80 % quantile of each level of ignorance that has rows; a level is never below the one before.
 
+    Few sources tell little of a level, so its logarithm is drawn to that of all levels together.
     `left_out`: name, log errors and levels of each group.
     """
     found, wide = {}, 0.0
+    together = quantile({n: e for n, e, _ in left_out}, 0.8) if left_out else 0.0
     for level, suffix in enumerate(("", ":stack", ":family")):
         errors = {n: e[at == level] for n, e, at in left_out if (at == level).any()}
         if errors:
-            wide = max(wide, quantile(errors, 0.8))
+            own = len(errors) / (len(errors) + LEVEL_SOURCES)
+            wide = max(wide, quantile(errors, 0.8) ** own * together ** (1.0 - own))
             found[phase + suffix] = wide
     return found
 

@@ -16,7 +16,7 @@ from steelyard.hardware import Device
 
 from .cells import Row, needed, number
 from .constants import FRAMEWORKS, stack
-from .sizes import USABLE_MEMORY, Sizes, forward_flops, total
+from .sizes import USABLE_MEMORY, Array, Sizes, forward_flops, total
 from .training import RECOMPUTE, TrainSetup, train_memory_bytes, train_step_s
 
 FUSED_SINCE = "2022-07"  # FlashAttention (arXiv 2205.14135) reaches the frameworks
@@ -220,13 +220,17 @@ def age_of(row: Row) -> float:
     found = re.match(r"(\d{4})(?:-(\d{1,2}))?", (row.get("date") or "").strip())
     if not found:
         return 0.0
-    year = float(found[1]) + (float(found[2] or 7) - 1.0) / 12.0
+    return age(float(found[1]) + (float(found[2] or 7) - 1.0) / 12.0)
+
+
+def age(year: float) -> float:
+    """Years from NOW to software of that year, as far as the yearly gain is trusted."""
     return float(np.clip(year - NOW, -MOST_AGE, MOST_AGE))
 
 
-def matured(constant: Mapping[str, np.ndarray], age: np.ndarray) -> dict[str, np.ndarray]:
-    """The constants of software that is `age` years younger: kernels, host and overlap gain alike."""
-    gain = np.exp(constant["train.yearly"] * age)
+def matured(constant: Mapping[str, Array], years: Array) -> dict[str, Array]:
+    """The constants of software that is `years` younger: kernels, host and overlap gain alike."""
+    gain = np.exp(constant["train.yearly"] * years)
     return {
         **constant,
         "train.efficiency": constant["train.efficiency"] * gain,
