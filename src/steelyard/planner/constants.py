@@ -32,12 +32,19 @@ OWN_SDS = {
 }  # fmt: skip
 # Stacks that train alike: their own kernels and overlaps, a compiled graph, or PyTorch as it comes.
 FRAMEWORKS = {
-    "megatron": ("megatron-lm", "megatron-bridge", "megatron-core", "nemo", "megatron-deepspeed", "megatron"),
-    "xla": ("maxtext", "jax", "paxml", "t5x", "levanter", "torch-xla", "neuronx", "neuron"),
+    "megatron": (
+        "megatron-lm", "megatron-bridge", "megatron-core", "nemo", "megatron-deepspeed", "megatron",
+        "gpt-neox", "megascale", "primus",
+    ),
+    "xla": (
+        "maxtext", "jax", "paxml", "pax", "t5x", "easylm", "alpa", "levanter", "torch-xla", "neuronx",
+        "neuron",
+    ),
     "torch": (
         "torchtitan", "automodel", "nanogpt", "fsdp", "pytorch", "torch", "transformers", "huggingface", "hf",
         "accelerate", "trl", "axolotl", "llama-factory", "torchtune", "litgpt", "lit-gpt", "deepspeed",
-        "llm-foundry", "composer", "olmo-core", "unsloth", "colossal-ai", "colossalai", "openllm",
+        "llm-foundry", "composer", "olmo-core", "unsloth", "colossal-ai", "colossalai", "openllm", "peft",
+        "lightning", "metaseq", "fairscale", "bitsandbytes", "qlora", "xtuner", "ms-swift",
     ),
 }  # fmt: skip
 PLAN_YEAR = "2025"  # of the engines that a plan without rows stands for

@@ -147,6 +147,7 @@ def _train_row(row: Row, devices: Devices, models: Models) -> _Parsed:
     hardware["attention_share"] = training_rows.attention_share(row, hardware["attention_share"])
     setup = training_rows.setup_of(row, sizes, hardware)
     extra = {"factor": factor * setup["devices"] ** power, "age": training_rows.age_of(row)}
+    extra["counted"] = training_rows.counted(row)
     return _Parsed(row, device, metric, sizes, hardware, setup, extra)
 
 

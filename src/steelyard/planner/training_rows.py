@@ -23,19 +23,18 @@ FUSED_SINCE = "2022-07"  # FlashAttention (arXiv 2205.14135) reaches the framewo
 FUSIONS_SINCE = "2022-04"  # Megatron-LM 2.7: gradients added in their product, traffic beside it
 MOST_MICRO_BATCH = 4  # where a row does not tell; more rarely helps and takes memory
 TORCH_FUSED_SINCE = "2023-03"  # PyTorch 2.0 brings fused attention to eager models
-MEGATRON = ("megatron", "nemo")  # stacks that interleave stages and balance context parallelism
 NOW = 2025.0  # that constants are stated for
 MOST_AGE = 2.0  # years over which software's yearly gain is trusted
 PARTS_SINCE = "2024"  # Megatron-Core repeats as many layers, and parts of them, as memory asks
 LAYOUT_SINCE = "2025"  # Megatron-Core: stages by a layout
 NEAR = 1.15  # a published run did run, and this count of bytes is no more exact
 MOST_VIRTUAL = 4.0
+TABLES = 2.0  # embedding and head may stand in a pipeline as a layer each
+MODEL_FLOPS_SINCE = "2023"  # Megatron-LM counts no repeated forward in its FLOP/s; before, and its forks, do
+FORKS = ("megatron-deepspeed", "megatron deepspeed", "neox")
 PER_OPERATION = ("torchtitan", "fsdp2")  # their selective recompute saves every other product
 PORTABLE_ATTENTION = 0.4  # of the peak: FlashAttention-2 on Hopper (Shah et al. 2024, arXiv 2407.08608)
-SHARDED = (
-    "fsdp", "hsdp", "zero-3", "zero3", "zero stage 3", "maxtext", "levanter", "llm-foundry", "composer",
-    "olmo-core",
-)  # fmt: skip
+SHARDED = ("fsdp", "hsdp", "zero-3", "zero3", "zero stage 3", "llm-foundry", "composer", "olmo-core")
 NARROW = {"fp4": ("fp4", "float4"), "fp8": ("fp8", "float8", "e4m3")}
 WIDER = ("fp16", "float16", "bf16", "bfloat16", "tf32", "fp32", "float32", "f32")
 MIXED = ("", "mixed", "amp", "16-bit", "16-mixed", "half")
@@ -49,7 +48,7 @@ WIDE_DOMAIN = 8  # devices: links that reach farther than a host do so whatever 
 def setup_of(row: Row, sizes: dict[str, float], hardware: dict[str, float]) -> dict[str, float]:
     """The fields of TrainSetup as the row tells them, the rest inferred."""
     words = " ".join((row.get("framework") or "", row.get("phase") or "")).lower()
-    compiled = stack(row.get("framework") or "") in FRAMEWORKS["xla"]
+    style = style_of(row)
     date = (row.get("date") or "9999").strip()
     devices = needed(row, "devices")
     known = {
@@ -63,7 +62,7 @@ def setup_of(row: Row, sizes: dict[str, float], hardware: dict[str, float]) -> d
         "micro_batch": number(row, "micro_batch"),
         "global_batch": number(row, "global_batch"),
         "seq_len": needed(row, "seq_len"),
-        "recompute": _recompute(row, words, compiled),
+        "recompute": _recompute(row, words, style),
         "zero": number(row, "zero_stage"),
         "low_precision": float((row.get("precision") or "") in ("fp8", "fp4")),
         "lora": float("lora" in words),
@@ -71,17 +70,26 @@ def setup_of(row: Row, sizes: dict[str, float], hardware: dict[str, float]) -> d
         "extra_forward": float("dpo" in words or "distil" in words),
         "fused": float(date >= (TORCH_FUSED_SINCE if "eager" in words else FUSED_SINCE)),
         "fusions": float(date >= FUSIONS_SINCE),
-        "balanced": float(any(w in words for w in MEGATRON)),
-        "layout": float(date >= LAYOUT_SINCE and any(w in words for w in MEGATRON)),
+        "balanced": float(style == "megatron"),
+        "layout": float(date >= LAYOUT_SINCE and style == "megatron"),
         "eager": float("eager" in words),
-        "pruned": float(compiled),
+        "pruned": float(style == "xla"),
     }
-    known["zero"] = (
-        known["zero"] if known["zero"] is not None else 3.0 * any(w in words for w in SHARDED) or 1.0
-    )
-    if known["zero"] == 3 and not known["t"]:
-        known["t"] = 1.0  # sharded weights are an alternative to splitting them
-    return _filled(known, sizes, hardware, date, words)
+    if known["zero"] is None:
+        known["zero"] = 3.0 if style == "xla" or any(w in words for w in SHARDED) else 1.0
+    known["sp"] = float("sequence parallel" in words or date >= FUSED_SINCE)
+    return _filled(known, sizes, hardware, _repeated(style, date), style)
+
+
+def style_of(row: Row) -> str:
+    """How a stack splits and repeats work: megatron, deepspeed, torch or xla; untold and in-house ones that
+    train large models follow Megatron."""
+    name, words = stack(row.get("framework") or ""), (row.get("framework") or "").lower()
+    if name in FRAMEWORKS["xla"] or "jax" in words:
+        return "xla"
+    if "deepspeed" in words or name == "gaudi":
+        return "deepspeed"
+    return "torch" if name in FRAMEWORKS["torch"] or "fsdp" in words else "megatron"
 
 
 def precision_of(row: Row) -> str:
@@ -113,30 +121,39 @@ def _frozen_bits(row: Row, words: str) -> float:
 
 def attention_share(row: Row, share: float) -> float:
     """Of the peak, in fused attention: PyTorch's own kernel is not written for each device."""
-    portable = stack(row.get("framework") or "") in FRAMEWORKS["torch"]
-    return min(share, PORTABLE_ATTENTION) if portable else share
+    return min(share, PORTABLE_ATTENTION) if style_of(row) == "torch" else share
 
 
-def _recompute(row: Row, words: str, compiled: bool) -> float | None:
+def counted(row: Row) -> float:
+    """1 where published FLOP/s count repeated forwards (Narayanan et al. 2021, equation 3), else 0."""
+    words, date = (row.get("framework") or "").lower(), (row.get("date") or "9999").strip()
+    early = "megatron" in words and date < MODEL_FLOPS_SINCE
+    return float(early or any(w in words for w in FORKS))
+
+
+def _recompute(row: Row, words: str, style: str) -> float | None:
     told = (row.get("recompute") or "").strip().lower()
     told = REPEATED.get(told, told)
-    if told == "selective" and (compiled or any(w in words for w in PER_OPERATION)):
+    if told == "selective" and (style == "xla" or any(w in words for w in PER_OPERATION)):
         return RECOMPUTE["half"]
     return float(RECOMPUTE[told]) if told in RECOMPUTE else None
 
 
 def _filled(
-    known: dict[str, Any], sizes: dict[str, float], hardware: dict[str, float], date: str, words: str
+    known: dict[str, Any],
+    sizes: dict[str, float],
+    hardware: dict[str, float],
+    recomputes: tuple[float, ...],
+    style: str,
 ) -> dict[str, float]:
     """What is not told: of the settings that fit, the one with the fewest splits and the least repeated.
 
     A published run did run, so where nothing fits by this count the smallest need stands.
     """
-    grid = _grid(known, sizes, hardware, _repeated(words, date))
+    grid = _grid(known, sizes, hardware, recomputes)
     found = known | dict(zip(grid, (np.array(c) for c in grid.values()), strict=True))
-    found["v"] = known["v"] or _virtual(sizes["layers"], found["p"], words)
-    sequence = "sequence parallel" in words or date >= FUSED_SINCE
-    found["sp"] = (found["t"] > 1) * float(sequence)
+    found["v"] = known["v"] or _virtual(sizes["layers"], found["p"], style)
+    found["sp"] = (found["t"] > 1) * known["sp"]
     found = {name: np.broadcast_to(np.asarray(v, float), found["t"].shape) for name, v in found.items()}
     setup = TrainSetup(**found)
     need = train_memory_bytes(Sizes(**sizes), setup)
@@ -145,20 +162,21 @@ def _filled(
     return {name: float(v[at]) for name, v in found.items()}
 
 
-def _repeated(words: str, date: str) -> tuple[float, ...]:
+def _repeated(style: str, date: str) -> tuple[float, ...]:
     """What an untold run may repeat: all of a layer or none, in Megatron the attention core first, and since
     it picks layers and parts of them (recompute_num_layers, recompute_modules), never everything."""
-    if not any(w in words for w in MEGATRON) or "deepspeed" in words:
+    if style != "megatron":
         return (RECOMPUTE["none"], RECOMPUTE["full"])
     most = RECOMPUTE["half"] if date >= PARTS_SINCE else RECOMPUTE["full"]
     return (RECOMPUTE["none"], RECOMPUTE["selective"], most)
 
 
-def _virtual(layers: float, stages: np.ndarray, words: str) -> np.ndarray:
+def _virtual(layers: float, stages: np.ndarray, style: str) -> np.ndarray:
     """Virtual stages of a published, so tuned, run of Megatron: as many as divide a stage, at most 4."""
-    if not any(w in words for w in MEGATRON) or "deepspeed" in words:
+    if style != "megatron":
         return np.ones(len(stages))
-    own = layers / stages
+    own = np.ceil(layers / stages)
+    own = np.where(own * stages - layers <= TABLES, own, layers / stages)
     fitting = [v for v in np.arange(1.0, MOST_VIRTUAL + 1) if v == 1 or v < layers]
     best = np.ones(len(stages))
     for v in fitting:
@@ -188,14 +206,17 @@ def _grid(
 
 def _splits(known: dict[str, Any], node: float) -> list[tuple[float, float]]:
     """Pipeline and tensor splits that may be, fewest first: with a told data-parallel size they fill the
-    devices, where any do."""
+    devices, and each replica has a sequence, where that can be. Sharded weights are split no further."""
     devices, sharded = known["devices"], known["zero"] == 3
     stages = [known["p"]] if known["p"] else _powers(1 if sharded else min(64, devices))
     found = [
         (p, t) for p in stages for t in ([known["t"]] if known["t"] else _powers(min(8, node, devices / p)))
     ]
     filling = [(p, t) for p, t in found if p * t * known["c"] * (known["d"] or 0.0) == devices]
-    return filling or found
+    most = known["global_batch"] or devices
+    busy = [(p, t) for p, t in filling or found if devices / (p * t * known["c"]) <= most]
+    found = busy or filling or found
+    return found[:1] if sharded and not known["t"] else found
 
 
 def _powers(most: float) -> list[float]:
@@ -240,7 +261,8 @@ def matured(constant: Mapping[str, Array], years: Array) -> dict[str, Array]:
 
 
 def values_of(table: Any, constant: dict[str, np.ndarray]) -> np.ndarray:
-    """Each row's metric. Published FLOP/s and MFU count all of attention's square and no recomputation."""
+    """Each row's metric. Published FLOP/s and MFU count all of attention's square, `counted` FLOP/s what is
+    repeated too."""
     setup = table.setup
     known = matured(constant, table.extra["age"])
     step = total(train_step_s(table.sizes, setup, table.hardware, known))
@@ -251,7 +273,7 @@ def values_of(table: Any, constant: dict[str, np.ndarray]) -> np.ndarray:
     repeated = np.maximum(0.0, setup.recompute - 1.0) * forward
     each = {
         "tokens_per_s_per_device": rate,
-        "tflops_per_device": model_flops / 1e12,
+        "tflops_per_device": (model_flops + table.extra["counted"] * repeated) / 1e12,
         "step_time_s": step,
         "mfu": model_flops / table.peak16,
         "hfu": (model_flops + repeated) / table.peak16,
