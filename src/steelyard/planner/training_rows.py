@@ -275,7 +275,7 @@ def values_of(table: Any, constant: dict[str, np.ndarray]) -> np.ndarray:
         "tokens_per_s_per_device": rate,
         "tflops_per_device": (model_flops + table.extra["counted"] * repeated) / 1e12,
         "step_time_s": step,
-        "mfu": model_flops / table.peak16,
+        "mfu": (model_flops + table.extra["counted"] * repeated) / table.peak16,
         "hfu": (model_flops + repeated) / table.peak16,
         "samples_per_s": setup.global_batch / step,
     }
