@@ -161,10 +161,14 @@ def properties(form: dict[str, Any], settings: EngineSettings) -> dict[str, Any]
 
 def _pipeline(folder: Path, tokenizer: Any | None, scheduler: Any, properties: dict[str, Any]) -> Any:
     """Ready for its first request: the library lays the weights out anew when the first token is made."""
-    more = [tokenizer] if tokenizer is not None else []
     with handed_back(folder / WEIGHTS):
-        pipeline = genai.ContinuousBatchingPipeline(str(folder), *more, scheduler, "CPU", **properties)
+        if tokenizer is None:  # this signature takes the properties as a mapping alone
+            pipeline = genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", properties)
+        else:
+            more = (tokenizer, scheduler, "CPU")
+            pipeline = genai.ContinuousBatchingPipeline(str(folder), *more, **properties)
         config = genai.GenerationConfig(max_new_tokens=1, ignore_eos=True, apply_chat_template=False)
+        config.set_eos_token_id(0)  # ignored, but without one the library refuses
         draft(config, 0)
         pipeline.generate([ov.Tensor(np.zeros((1, 1), np.int64))], [config])
     return pipeline
