@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .deviation import Deviation
 
 DRAWS = 48  # one-token samples; with a first token of probability 0.3 to 0.7 tells 1.0 from 0 or 0.3
+LEAST_MARGIN = 0.3  # near ties flip by as much where few tokens show how far log-probabilities deviate
+MARGIN_OF_WORST = 3.0  # of the worst deviation: two tokens' differ by at most twice that of one
 SURE = 1e-4  # a rarer count under the declared temperature is no chance
 OPEN = math.log(0.95)
 SURE_OWN = math.log(0.999)  # arithmetic moves such a token by less than 0.001 nats; only an offset does
@@ -409,14 +411,15 @@ def _greedy(samples: Sequence[Sample], limits: Limits, mode: str) -> list[Check]
         return [Check(name="answers", passed=None, example="no answer could be aligned with its tokens")]
     margins, tops = _joined(s.margin for s in rows), _joined(s.top for s in rows)
     worst = max(rows, key=lambda s: float(s.margin.max()))
+    most = min(limits.margin_worst, _explained(rows))
     equal = [s for s in rows if s.margin.max() <= limits.margin_worst]
     found = [
         _mean_check("greedy_margin_mean", [s.margin for s in rows], limits.margin_mean),
         Check(
             name="greedy_margin_worst",
-            passed=bool(margins.max() <= limits.margin_worst),
+            passed=bool(margins.max() <= most),
             value=float(margins.max()),
-            limit=limits.margin_worst,
+            limit=most,
             example=worst.seen.probe.name,
         ),
         Check(name="top1", passed=True, value=float(tops.mean())),
@@ -427,6 +430,15 @@ def _greedy(samples: Sequence[Sample], limits: Limits, mode: str) -> list[Check]
             Check(name="answers", passed=share == 1, value=share, limit=1.0, example=worst.seen.probe.name)
         )
     return found
+
+
+def _explained(rows: Sequence[Sample]) -> float:
+    """The margin that the deviations of log-probabilities explain: two tokens change places where the
+    difference of their deviations is as large. A wider one was drawn, not the likeliest of the server's own."""
+    deltas = _joined(s.delta for s in rows)
+    if len(deltas) < FEWEST_TOKENS:
+        return math.inf
+    return max(LEAST_MARGIN, MARGIN_OF_WORST * float(np.abs(deltas).max()))
 
 
 def _mean_check(name: str, rows: Sequence[np.ndarray], limit: float) -> Check:
