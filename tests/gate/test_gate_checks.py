@@ -9,7 +9,7 @@ from steelyard.gate.parity import LIMITS, Sample, _greedy
 
 
 class Seen:
-    class probe:  # noqa: N801
+    class probe:
         name = "probe"
 
 

@@ -434,7 +434,7 @@ def _greedy(samples: Sequence[Sample], limits: Limits, mode: str) -> list[Check]
 
 def _explained(rows: Sequence[Sample]) -> float:
     """The margin that the deviations of log-probabilities explain: two tokens change places where the
-    difference of their deviations is as large. A wider one was drawn, not the likeliest of the server's own."""
+    difference of their deviations is as large. A wider one was drawn: it is not the server's likeliest."""
     deltas = _joined(s.delta for s in rows)
     if len(deltas) < FEWEST_TOKENS:
         return math.inf
