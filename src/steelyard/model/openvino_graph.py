@@ -29,6 +29,9 @@ ENDS = ("model.embed_tokens.weight", "lm_head.weight")
 # Products of one input, computed as one and split after: fewer, larger ones (decisions/068).
 QKV = ("self_attn.qkv_proj", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"))
 GATE_UP = ("mlp.gate_up_proj", ("mlp.gate_proj", "mlp.up_proj"))
+BAND_ROWS = (
+    4096  # rounded at once: several copies in f32 of a whole embedding would be the peak of a first start
+)
 FAR = np.iinfo(np.int64).max
 
 
@@ -280,8 +283,11 @@ class _Graph:
 
     def _int8(self, name: str, w: np.ndarray) -> ov.Node:
         """Symmetric, one scale a row (output channel), rounded to nearest."""
-        scale = np.maximum(np.abs(w).max(1, keepdims=True) / 127, 1e-7).astype(np.float16)
-        q = np.clip(np.rint(w / scale.astype(np.float32)), -127, 127).astype(np.int8)
+        q, scale = np.empty(w.shape, np.int8), np.empty((len(w), 1), np.float16)
+        for start in range(0, len(w), BAND_ROWS):
+            rows = slice(start, start + BAND_ROWS)
+            scale[rows] = np.maximum(np.abs(w[rows]).max(1, keepdims=True) / 127, 1e-7)
+            q[rows] = np.clip(np.rint(w[rows] / scale[rows].astype(np.float32)), -127, 127)
         half = op.convert(_named(op.constant(q), name), "f16")
         half.set_friendly_name(name + "/f16")
         return self._scaled(half, scale, name)

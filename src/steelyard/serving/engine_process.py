@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +188,7 @@ class EngineProcess:
         queue: asyncio.Queue[Event | Exception] = asyncio.Queue()
         self._queues[wanted.request_id] = queue
         self._told[wanted.request_id] = (ended, made, len(wanted.ids))
-        self._send({"op": "add", **asdict(wanted)})
+        self._send({"op": "add", **_shallow(wanted)})
         finished = False
         try:
             while not finished:
@@ -359,6 +359,11 @@ class EngineProcess:
             await self._process.wait()
         for task in self._tasks:
             task.cancel()
+
+
+def _shallow(request: GenRequest) -> dict[str, Any]:
+    """Its fields as they are: `asdict` would copy a prompt id by id."""
+    return {field.name: getattr(request, field.name) for field in fields(request)}
 
 
 class Silence:

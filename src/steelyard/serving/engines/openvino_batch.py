@@ -16,7 +16,7 @@ from .prefix import common_prefix
 from .protocol import Event
 
 BLOCK_TOKENS = 32  # of GenAI's paged KV cache on CPU
-FINISH = {"STOP": "stop", "LENGTH": "length"}
+FINISH = {genai.GenerationFinishReason.STOP: "stop", genai.GenerationFinishReason.LENGTH: "length"}
 WORTH_WAITING_TOKENS = 128  # of a prefix that another prompt is computing: 90 ms of two cores
 
 
@@ -106,7 +106,7 @@ class Batch:
                 self._forget(request_id)
 
     def _event(self, request_id: int, running: Running, output: Any) -> Event:
-        finish = FINISH.get(output.finish_reason.name)
+        finish = FINISH.get(output.finish_reason)
         ids = list(output.generated_ids)
         logprobs = list(output.generated_log_probs) if running.logprobs else None
         cached = running.cached if running.filling else None

@@ -83,6 +83,9 @@ class PrefixBlocks:
         return found
 
     def _make_room(self) -> None:
+        most = len(self.users) + len(self.idle) + len(self.held)
+        if not self.idle or most <= self.capacity:  # after each token: seldom is there anything to count
+            return
         partly_filled = sum(bool(held.rest) for held in self.held.values())
         while self.idle and len(self.users) + len(self.idle) + partly_filled > self.capacity:
             when, block = heapq.heappop(self.oldest)
