@@ -14,11 +14,12 @@ import numpy as np
 from steelyard.hardware import Devices
 
 from .cells import Models, Row
-from .constants import PRIORS, Constants, prior
+from .constants import PRIORS, WIDER, Constants, prior
 from .results import Table, by_source, log_values, read_rows
 
 NOISE = 0.2  # log sd of one published row about the model
 SOURCE_WEIGHT_ROWS = 60  # a source counts like so many rows at most: one benchmark holds 1,668 of 2,286
+UNKNOWN_FAMILY = 2  # the level of ignorance, see Constants.unseen
 LEVEL_SOURCES = 3  # that the spread of all left-out rows counts for beside those of one level
 HUBER = 1.5
 STEPS = 25
@@ -194,7 +195,8 @@ def taken(table: Table, which: np.ndarray) -> Table:
 def _spreads(phase: str, left_out: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> dict[str, float]:
     """The 80 % quantile of each level of ignorance that has rows; a level is never below the one before.
 
-    Few sources tell little of a level, so its logarithm is drawn to that of all levels together.
+    Few sources tell little of a level, so its logarithm is drawn to that of all levels together. Families
+    that were left out happen to be well known ones, so a new one is wider than a new stack by WIDER.
     `left_out`: name, log errors and levels of each group.
     """
     found, wide = {}, 0.0
@@ -203,7 +205,8 @@ def _spreads(phase: str, left_out: Sequence[tuple[str, np.ndarray, np.ndarray]])
         errors = {n: e[at == level] for n, e, at in left_out if (at == level).any()}
         if errors:
             own = len(errors) / (len(errors) + LEVEL_SOURCES)
-            wide = max(wide, quantile(errors, 0.8) ** own * together ** (1.0 - own))
+            least = wide * (WIDER if level == UNKNOWN_FAMILY else 1.0)
+            wide = max(least, quantile(errors, 0.8) ** own * together ** (1.0 - own))
             found[phase + suffix] = wide
     return found
 
