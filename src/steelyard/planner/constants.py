@@ -53,6 +53,8 @@ STACKS = {  # other words for a stack
     "tensorrtllm": "tensorrt-llm", "llamacpp": "llama.cpp", "llama-cpp-python": "llama.cpp",
     "ollama": "llama.cpp", "ovms": "openvino", "optimum-intel": "openvino", "optimum-habana": "gaudi",
     "text-generation-inference": "tgi", "intel-extension-for-pytorch": "ipex", "ipex-llm": "ipex",
+    "hf": "transformers", "huggingface": "transformers", "tgi-gaudi": "gaudi", "openvino-genai": "openvino",
+    "rocm/vllm": "vllm", "vllm-fork": "vllm", "vllm-gaudi": "vllm", "vllm-hpu": "vllm", "nim": "tensorrt-llm",
     "mii": "deepspeed-mii", "deepspeed-fastgen": "deepspeed-mii", "lmi": "vllm", "xft": "xfastertransformer",
 }  # fmt: skip
 

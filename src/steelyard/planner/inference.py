@@ -19,17 +19,17 @@ from .sizes import RUNTIME_BYTES, Array, Hardware, Sizes
 PRIORS: dict[str, tuple[float, float]] = {
     "serve.bandwidth": (0.78, 0.08),  # of memory bandwidth, for weights
     "serve.kv": (0.6, 0.4),  # of memory bandwidth, for the KV cache
-    "serve.compute": (0.65, 0.1),  # of what the device's large matrix products reach
-    "serve.rows": (0.3, 0.5),  # rows a product seems longer than it is, against FLOPs a byte of the device
+    "serve.compute": (0.7, 0.1),  # of what the device's large matrix products reach
+    "serve.rows": (0.18, 0.3),  # rows a product seems longer than it is, against FLOPs a byte of the device
     "serve.step_s": (1.5e-3, 0.7),  # host seconds an engine step: scheduler, sampling
     "serve.layer_s": (4e-5, 0.5),  # launch seconds a layer: 40 us under graph capture, 250 us eager
-    "serve.sequence_s": (3e-5, 0.8),  # host seconds a sequence of a step: detokenising, streams
+    "serve.sequence_s": (3e-5, 0.5),  # host seconds a sequence of a step: detokenising, streams
     "serve.hop_s": (1.2e-5, 0.6),  # one all-reduce of few rows, a doubling of devices
     "serve.link": (0.5, 0.5),  # of a link's rate, in an all-reduce
     "serve.int8": (0.9, 0.2),  # bytes a second of 8-bit weights against 16-bit ones
     "serve.int4": (0.75, 0.2),
     "serve.experts": (0.7, 0.4),  # bytes a second of experts' weights against dense ones
-    "serve.grouped": (0.6, 0.3),  # of dense products' rate, in the products of routed experts
+    "serve.grouped": (400.0, 0.5),  # rows that an expert's product seems longer than it is, in a prefill
     "serve.route_s": (5e-5, 0.6),  # launch seconds more where a layer routes: choose, permute, combine
     "serve.weight_only": (0.7, 0.25),  # FLOP/s where integer weights are unpacked to 16 bits first
     "serve.year": (1.5, 0.15),  # host times grow by this for each year that an engine is older than 2025
@@ -37,99 +37,95 @@ PRIORS: dict[str, tuple[float, float]] = {
     "serve.drain": (1.5, 0.3),  # mean answers that the last ones of an offered load take to run out
     "serve.burst": (0.06, 0.7),  # of the other requests' prefills that one waits for before its first token
 }
+# What a constant may deviate by, beside the run of a campaign and the source, which every one may.
 GROUPED: dict[str, tuple[str, ...]] = {
-    "serve.bandwidth": ("family", "stack", "device", "pair", "run", "source"),
-    "serve.kv": ("family", "stack", "port", "run", "source"),
-    "serve.skinny": ("family", "port", "run", "source"),
-    "serve.burst": ("stack", "run", "source"),
-    "serve.compute": ("family", "device", "pair", "run", "source"),
-    "serve.rows": ("family", "device", "pair", "run", "source"),
-    "serve.step_s": ("stack", "release", "run", "source"),
-    "serve.layer_s": ("family", "stack", "port", "pair", "run", "source"),
-    "serve.sequence_s": ("stack", "release", "run", "source"),
-    "serve.hop_s": ("family", "port", "run", "source"),
-    "serve.int8": (
-        "run",
-        "source",
-    ),
-    "serve.int4": (
-        "run",
-        "source",
-    ),
-    "serve.experts": (
-        "run",
-        "source",
-    ),
-    "serve.grouped": ("family", "stack", "run", "source"),
-    "serve.route_s": ("stack", "pair", "run", "source"),
-    "serve.weight_only": ("family", "run", "source"),
-    "serve.drain": (
-        "run",
-        "source",
-    ),
+    "serve.bandwidth": ("family", "stack", "port", "device", "pair"),
+    "serve.kv": ("family", "stack", "port"),
+    "serve.skinny": ("family", "port", "device"),
+    "serve.burst": ("stack",),
+    "serve.compute": ("family", "device", "pair"),
+    "serve.rows": ("family", "device", "pair"),
+    "serve.step_s": ("stack", "release"),
+    "serve.layer_s": ("family", "stack", "port", "pair"),
+    "serve.sequence_s": ("family", "stack", "release"),
+    "serve.hop_s": ("family", "port"),
+    "serve.grouped": ("family", "stack"),
+    "serve.route_s": ("stack", "pair"),
+    "serve.weight_only": ("family",),
+    "serve.int8": (),
+    "serve.int4": (),
+    "serve.experts": (),
+    "serve.drain": (),
 }
+GROUPED = {name: (*kinds, "run", "source") for name, kinds in GROUPED.items()}
 # Log sd of a group's deviation before any row is seen. Sources differ more than anything else: what one of
 # them does differently (releases, flags, what it counts) is estimated beside the rest and dropped, since it
-# says nothing about the next source. Wide sds for sources keep one large benchmark from speaking for all.
+# says nothing about the next source. Wide sds for sources keep one large benchmark from speaking for all;
+# runs of one campaign, under settings that are told, differ less.
 GROUP_SDS: dict[str, dict[str, float]] = {
     "serve.bandwidth": {
-        "family": 0.07,
-        "stack": 0.07,
-        "device": 0.042,
-        "pair": 0.042,
-        "run": 0.15,
-        "source": 0.6,
+        "family": 0.07, "stack": 0.07, "port": 0.07, "device": 0.04, "pair": 0.04, "run": 0.15, "source": 0.6,
     },
     "serve.kv": {"family": 0.07, "stack": 0.14, "port": 0.28, "run": 0.4, "source": 1.2},
-    "serve.skinny": {"family": 0.175, "port": 0.42, "run": 0.4, "source": 1.2},
-    "serve.burst": {"stack": 0.49, "run": 0.7, "source": 1.2},
+    "serve.skinny": {"family": 0.17, "port": 0.42, "device": 0.3, "run": 0.4, "source": 1.2},
+    "serve.burst": {"stack": 0.5, "run": 0.7, "source": 1.2},
     "serve.compute": {"family": 0.14, "device": 0.07, "pair": 0.07, "run": 0.3, "source": 1.0},
-    "serve.rows": {"family": 0.21, "device": 0.084, "pair": 0.168, "run": 0.5, "source": 2.0},
-    "serve.step_s": {"stack": 0.35, "release": 0.21, "run": 0.5, "source": 1.8},
-    "serve.layer_s": {"family": 0.21, "stack": 0.28, "port": 0.28, "pair": 0.168, "run": 0.4, "source": 2.0},
-    "serve.sequence_s": {"stack": 0.35, "release": 0.21, "run": 0.5, "source": 1.8},
-    "serve.hop_s": {"family": 0.28, "port": 0.21, "run": 0.4, "source": 1.8},
+    "serve.rows": {"family": 0.2, "device": 0.08, "pair": 0.17, "run": 0.5, "source": 2.0},
+    "serve.step_s": {"stack": 0.35, "release": 0.2, "run": 0.5, "source": 1.8},
+    "serve.layer_s": {"family": 0.2, "stack": 0.28, "port": 0.28, "pair": 0.17, "run": 0.4, "source": 2.0},
+    "serve.sequence_s": {"family": 0.2, "stack": 0.35, "release": 0.2, "run": 0.5, "source": 1.8},
+    "serve.hop_s": {"family": 0.28, "port": 0.2, "run": 0.4, "source": 1.8},
     "serve.int8": {"run": 0.2, "source": 0.8},
     "serve.int4": {"run": 0.2, "source": 0.8},
     "serve.experts": {"run": 0.3, "source": 0.8},
-    "serve.grouped": {"family": 0.14, "stack": 0.21, "run": 0.3, "source": 0.8},
-    "serve.route_s": {"stack": 0.28, "pair": 0.168, "run": 0.4, "source": 1.5},
+    "serve.grouped": {"family": 0.14, "stack": 0.2, "run": 0.3, "source": 0.8},
+    "serve.route_s": {"stack": 0.28, "pair": 0.17, "run": 0.4, "source": 1.5},
     "serve.weight_only": {"family": 0.14, "run": 0.2, "source": 0.8},
     "serve.drain": {"run": 0.3, "source": 0.8},
-}
+}  # fmt: skip
 _DIES = (-0.69, 0.1)  # software sees the two dies of such a card as two devices
 _ON_DEVICE = (-1.5, 0.5)  # the whole decode loop is one program there: no scheduler between steps
 _EAGER = (1.8, 0.4)  # 250 us a layer: kernels launched one by one, no captured graph
-# Deviations known from how a thing is built: (log start, log sd).
+# Deviations known from how a thing is built: (log start, log sd). docs/decisions/060 says where from.
 KNOWN: dict[str, tuple[float, float]] = {
     "serve.layer_s@family:cpu": (2.0, 0.5),  # every kernel ends in a barrier of all cores
+    "serve.layer_s@family:amd": (1.0, 0.5),  # few engines capture graphs there
+    "serve.layer_s@family:intel": (1.4, 0.5),  # a launch through Level Zero
+    "serve.layer_s@family:sambanova": (-2.3, 0.5),  # a decoder is one fused dataflow kernel
     "serve.layer_s@stack:openvino": (0.4, 0.4),
     "serve.layer_s@stack:deepspeed-mii": _EAGER,
     "serve.layer_s@stack:transformers": _EAGER,
     "serve.layer_s@stack:llama.cpp": (0.7, 0.5),
-    "serve.step_s@stack:llama.cpp": (0.8, 0.6),
-    "serve.layer_s@port:vllm/intel": (0.7, 0.4),
+    "serve.layer_s@port:vllm/intel": (0.7, 0.4),  # with the family's 1.4 eager
     "serve.layer_s@port:ipex/intel": (0.7, 0.4),
-    "serve.layer_s@family:amd": (1.0, 0.5),  # few engines capture graphs there
-    "serve.layer_s@family:intel": (1.4, 0.5),  # a launch through Level Zero
-    "serve.layer_s@family:sambanova": (-2.3, 0.5),  # a decoder is one fused dataflow kernel
+    "serve.layer_s@port:llama.cpp/intel": (0.7, 0.4),
+    "serve.step_s@stack:llama.cpp": (1.8, 0.6),  # samples over the whole vocabulary, on one thread
     "serve.step_s@stack:sambaflow": _ON_DEVICE,
     "serve.sequence_s@stack:sambaflow": _ON_DEVICE,
     "serve.sequence_s@stack:gaudi": _ON_DEVICE,
     "serve.sequence_s@stack:deepspeed": _ON_DEVICE,
+    "serve.sequence_s@family:cpu": (1.0, 0.5),  # the cores that sample are those that multiply
+    "serve.hop_s@family:intel": (3.0, 0.8),  # oneCCL between stacks, no kernel of its own for short messages
+    "serve.hop_s@family:sambanova": (-1.5, 0.5),  # streamed between chips within the kernel
     "serve.weight_only@family:nvidia": (0.25, 0.15),  # Marlin and its kin unpack beside the products
     "serve.bandwidth@stack:llama.cpp": (-0.2, 0.2),
-    "serve.skinny@family:amd": (-1.0, 0.5),
+    "serve.bandwidth@port:llama.cpp/amd": (-0.7, 0.3),  # written for warps of 32: half a wavefront idles
+    "serve.bandwidth@port:llama.cpp/intel": (-0.7, 0.3),
+    "serve.bandwidth@device:mi250": _DIES,
+    "serve.bandwidth@device:max-1550": _DIES,
+    "serve.compute@device:mi250": _DIES,
+    "serve.compute@device:max-1550": _DIES,
+    # Libraries tune large tiles first; short products and paged attention come last on a port.
+    "serve.skinny@family:cpu": (-0.5, 0.4),
+    "serve.skinny@family:amd": (-0.5, 0.4),
+    "serve.skinny@device:mi300x": (-0.6, 0.5),
     "serve.skinny@port:vllm/intel": (-1.0, 0.5),
     "serve.kv@port:vllm/intel": (-1.0, 0.5),
-    "serve.hop_s@family:intel": (1.5, 0.8),
-    "serve.burst@stack:sglang": (1.5, 0.5),
-    "serve.bandwidth@device:mi250": _DIES,
-    "serve.compute@device:mi250": _DIES,
-    "serve.bandwidth@device:max-1550": _DIES,
-    "serve.compute@device:max-1550": _DIES,
+    # Prefills first, decode after: of equal requests in step, half the prefills come before the first token.
+    "serve.burst@stack:sglang": (2.0, 0.5),
 }
-SKINNY = 1024.0  # rows at which a product is half as long as it need be
+SKINNY = 1024.0  # rows at which a product is halfway from that share to the full rate
+CHUNK = 8192.0  # prompt tokens in one step: the usual budget of engines that fill in chunks
 CORNER = 2.0  # how sharp the roofline's corner is
 NOW = 2025  # the year that host times are stated for
 
@@ -165,15 +161,16 @@ def serve_s(
     of the batch at a time.
     """
     batch = np.maximum(1.0, np.asarray(setup.batch, float) / setup.p)
+    age = constant["serve.year"] ** np.clip(NOW - np.asarray(setup.year, float), -1.5, 2.5)
     weights, read = weights_s(sizes, setup, hardware, constant, batch)
     rate, edge = products_per_s(setup, hardware, constant), constant["serve.rows"] * ridge(hardware)
     short = edge * (1 - 1 / batch)  # one row needs no tile: there is a matrix-vector kernel
     experts = routed_share(sizes)
-    grouped = 1 - experts + experts / constant["serve.grouped"]
-    products = 2.0 * sizes.active * (batch * grouped / skinny_share(batch, constant) + short) / rate
-    age = constant["serve.year"] ** np.clip(NOW - np.asarray(setup.year, float), -1.5, 2.5)
-    each = constant["serve.layer_s"] + np.where(experts > 0, constant["serve.route_s"], 0.0)
-    launch = sizes.layers * each + constant["serve.step_s"] * age
+    each = CHUNK * np.maximum(chosen_share(sizes), 1e-9)  # rows of one expert in a chunk of prompts
+    grouped = 1 + experts * constant["serve.grouped"] / each
+    products = 2.0 * sizes.active * (batch / skinny_share(batch, constant) + short) / rate
+    layer_s = constant["serve.layer_s"] + np.where(experts > 0, constant["serve.route_s"], 0.0)
+    launch = sizes.layers * layer_s + constant["serve.step_s"] * age
     prompt = np.maximum(1.0, setup.prompt * (1.0 - np.asarray(setup.prefix_hit)))
     filled = (2.0 * sizes.active * grouped + sizes.attention_flops) * prompt / rate
     first = corner(filled + 2.0 * sizes.active * edge / rate, read) - filled

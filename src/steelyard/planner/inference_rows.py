@@ -31,11 +31,13 @@ PROMPT, OUTPUT = 512.0, 128.0  # tokens, where a row does not tell
 KINDS = {
     "output_tokens_per_s": "output", "tokens_per_s": "output", "throughput": "output",
     "output_throughput": "output", "output_token_throughput": "output", "generation_tokens_per_s": "output",
-    "throughput_tokens_per_s": "output", "total_tokens_per_s": "total", "total_token_throughput": "total",
+    "throughput_tokens_per_s": "output", "tps": "output",
+    "generation_throughput": "output", "total_tokens_per_s": "total", "total_token_throughput": "total",
     "prefill_tokens_per_s": "prompt", "input_tokens_per_s": "prompt", "prompt_tokens_per_s": "prompt",
     "decode_tokens_per_s": "decode", "tokens_per_s_per_user": "user", "output_tokens_per_s_per_user": "user",
     "requests_per_s": "requests", "request_throughput": "requests", "samples_per_s": "requests",
-    "queries_per_s": "requests", "output_token": "tpot", "tpot": "tpot", "itl": "tpot",
+    "queries_per_s": "requests", "qps": "requests", "token": "tpot",
+    "output_token": "tpot", "tpot": "tpot", "itl": "tpot",
     "inter_token_latency": "tpot", "time_per_output_token": "tpot", "token_latency": "tpot",
     "next_token_latency": "tpot", "second_token_latency": "tpot", "ttft": "ttft",
     "time_to_first_token": "ttft", "first_token_latency": "ttft", "prefill_latency": "ttft",
@@ -45,7 +47,7 @@ KINDS = {
 TIME_UNITS = {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e3, "milliseconds": 1e3, "us": 1e6}
 TIMES = ("tpot", "ttft", "latency")
 RATE_UNIT = re.compile(
-    r"^(tok(en)?s?|req(uest)?s?|samples?|queries)(/|_per_| per )(s|sec|second)"
+    r"^([tq]ps|(tok(en)?s?|req(uest)?s?|samples?|queries)(/|_per_| per )(s|sec|second))"
     r"((/|_per_| per )(device|gpu|card|chip|accelerator|socket|user))?$"
 )
 
@@ -90,20 +92,46 @@ def _known() -> str:
     return "such as output_tokens_per_s, ttft_ms, ms_per_output_token or requests_per_s"
 
 
+# How a precision is written -> the format of the products.
+FORMATS = (
+    (re.compile(r"fp8|e4m3|e5m2|f8"), "fp8"),
+    (re.compile(r"fp4|e2m1"), "fp4"),
+    (re.compile(r"bf16|bfloat16"), "bf16"),
+    (re.compile(r"fp16|f16|float16|half"), "fp16"),
+    (re.compile(r"tf32"), "tf32"),
+    (re.compile(r"fp32|f32|float32"), "fp32"),
+    (re.compile(r"w4|int4|u4|nf4|4-?bit|q[2-5]_|^i?q[2-5]$|awq|gptq|gguf"), "int4"),
+    (re.compile(r"w8|int8|q[68]_|8-?bit|smoothquant"), "int8"),
+)
+ONE_STREAM = (
+    "llama.cpp",
+    "ipex",
+    "openvino",
+    "transformers",
+    "mlx",
+)  # serve one request unless told otherwise
+
+
+def format_of(row: Row) -> str:
+    """The row's format as the catalogue names it; as it is written where it is not known."""
+    written = (row.get("precision") or "bf16").strip().lower()
+    return next((name for pattern, name in FORMATS if pattern.search(written)), written)
+
+
 def precision_of(row: Row) -> str:
     """The precision of the products: 16 bits where integer weights are unpacked first."""
-    return "bf16" if weight_only(row) else (row.get("precision") or "bf16").lower()
+    return "bf16" if weight_only(row) else format_of(row)
 
 
 def weight_only(row: Row) -> bool:
     """Integer weights, 16-bit products: 4 bits always, 8 bits in some engines."""
-    precision = (row.get("precision") or "bf16").lower()
-    bits = number(row, "weight_bits") or 16.0
-    if precision in ("bf16", "fp16", "f16", "fp32", "f32"):
-        return bits < 16
-    return precision.startswith(("int4", "w4", "q4", "u4")) or (
-        precision in ("int8", "w8a16", "q8_0") and stack(row.get("framework") or "") in WEIGHT_ONLY
+    written, told = (row.get("precision") or "").strip().lower(), format_of(row)
+    if told in ("bf16", "fp16", "tf32", "fp32"):
+        return (number(row, "weight_bits") or 16.0) < 16
+    unpacked = stack(row.get("framework") or "") in WEIGHT_ONLY or re.search(
+        r"a16|q[68]_|weight|woq", written
     )
+    return told == "int4" or (told == "int8" and bool(unpacked))
 
 
 def year_of(row: Row) -> tuple[str, float]:
@@ -121,12 +149,14 @@ def setup_of(
     engine = stack(row.get("framework") or "")
     if engine == "llama.cpp" and family(device) == "intel" and needed(row, "devices") > 1:
         raise WrongUse("results.stack", "llama.cpp has no published way over several Intel GPUs")
-    bits = number(row, "weight_bits") or _bits(row.get("precision") or "bf16")
+    metric = metric_of(row)
+    bits = number(row, "weight_bits") or _bits(row)
     asked = number(row, "concurrency") or number(row, "micro_batch")
+    if not asked and (engine in ONE_STREAM or metric.kind in (*TIMES, "user") or row["phase"] != "serve"):
+        asked = 1.0
     t, p, replicas = split_of(row, sizes, hardware, engine, asked, bits)
     prompt = number(row, "prompt_len", PROMPT) or PROMPT
     output = max(1.0, number(row, "output_len", OUTPUT) or OUTPUT)
-    metric = metric_of(row)
     kv_bits = 8.0 if not number(row, "kv_bits") and bits < 16 and engine == "tensorrt-llm" else 16.0
     batch = max(1.0, asked / replicas) if asked else OFFERED
     if metric.kind not in TIMES:  # a time a token is told of a batch that ran
@@ -155,9 +185,11 @@ def setup_of(
     }
 
 
-def _bits(precision: str) -> float:
-    found = re.search(r"(\d+)", precision)
-    return min(16.0, float(found[1])) if found else 16.0
+def _bits(row: Row) -> float:
+    """Bits of a weight by the name of its format, or by the number within it (q6_k, w8a8)."""
+    named = {"int4": 4.0, "fp4": 4.0, "int8": 8.0, "fp8": 8.0, "fp32": 32.0, "tf32": 32.0}
+    found = re.search(r"^i?q(\d)", (row.get("precision") or "").strip().lower())
+    return float(found[1]) if found else named.get(format_of(row), 16.0)
 
 
 def split_of(
@@ -196,7 +228,7 @@ def values_of(table: Any, constant: dict[str, np.ndarray]) -> np.ndarray:
     batch, output = setup.batch, setup.output
     all_prompts = total(prefill) + (batch - 1) * (prefill["compute"] + prefill["tp"])
     mixed = np.where((extra["alone"] > 0) | (extra["together"] > 0), 0.0, 1.0)
-    ahead = np.minimum(constant["serve.burst"], 0.6)
+    ahead = constant["serve.burst"] / (1 + constant["serve.burst"])
     tpot = step + mixed * (1 - ahead) * shared_prefill_s(parts, batch, output)
     waiting = total(prefill) * (1 + ahead * (batch - 1)) + np.where(batch > 1, step, 0.0)
     ttft = np.where(extra["together"] > 0, all_prompts, waiting)
