@@ -55,6 +55,7 @@ MATMUL_SHARE = {
     "gaudi2": 0.969, "gaudi3": 0.677, "a100-80-sxm": 0.869, "a100-40-sxm": 0.869, "a100-80-pcie": 0.811,
     "a100-40-pcie": 0.811, "gh200-96": 0.837, "h100-sxm": 0.803, "h200": 0.803, "b200": 0.776, "b300": 0.786,
     "gb200": 0.729, "mi250": 0.767, "mi250x": 0.768, "mi300x": 0.511, "mi325x": 0.600, "mi355x": 0.622,
+    "max-1550": 0.52,  # 434 TFLOP/s (ALCF, Aurora's node performance; as remembered)
 }  # fmt: skip
 USUAL_SHARE = 0.8
 # What is known of a group before any row is seen: mean and sd of its deviation, in logarithms.
