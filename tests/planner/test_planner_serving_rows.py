@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from steelyard.hardware import catalogue, named_models, published_constants
+from steelyard.planner import Constants, predict_results
+
+CONSTANTS = Constants.from_json(published_constants())
+ROW = {
+    "id": "x",
+    "source": "s",
+    "phase": "serve",
+    "model": "llama3-8b",
+    "precision": "bf16",
+    "device": "h100-sxm",
+}
+ROW |= {"devices": "1", "framework": "vLLM", "prompt_len": "512", "output_len": "128", "concurrency": "16"}
+ROW |= {"metric": "output_tokens_per_s", "unit": "tokens/s", "value": ""}
+
+
+def predicted(constants: Constants = CONSTANTS, **cells: str):
+    (found,) = predict_results([ROW | cells], catalogue(), named_models(), constants)
+    return found
+
+
+def value(**cells: str) -> float:
+    found = predicted(**cells)
+    assert found.value, found.reason
+    return found.value
+
+
+@pytest.mark.parametrize(
+    ("cells", "same"),
+    [
+        ({"metric": "tps", "unit": "tps"}, {}),
+        ({"metric": "Output Throughput", "unit": "tok/sec"}, {}),
+        ({"metric": "generation_throughput", "unit": "tokens per second"}, {}),
+        ({"precision": "BF16"}, {}),
+        ({"precision": "bfloat16"}, {}),
+        ({"precision": "fp8_e4m3"}, {"precision": "fp8", "weight_bits": "8"}),
+        ({"precision": "w8a8"}, {"precision": "int8", "weight_bits": "8"}),
+        ({"precision": "awq"}, {"precision": "int4", "weight_bits": "4"}),
+        ({"precision": "GPTQ-Int4"}, {"precision": "w4a16"}),
+        ({"precision": "nf4"}, {"precision": "int4", "weight_bits": "4"}),
+        ({"device": "b200", "precision": "nvfp4"}, {"device": "b200", "precision": "mxfp4"}),
+        ({"framework": "llama.cpp", "concurrency": ""}, {"framework": "Ollama", "concurrency": "1"}),
+        ({"phase": "decode", "concurrency": ""}, {"phase": "decode", "concurrency": "1"}),
+        ({"framework": "rocm/vllm", "device": "mi300x"}, {"device": "mi300x"}),
+    ],
+)
+def test_a_row_means_the_same_however_it_is_spelled(cells, same):
+    assert value(**cells) == pytest.approx(value(**same))
+
+
+def test_times_and_rates_of_one_row_agree():
+    tpot_s = value(metric="tpot", unit="ms") / 1e3
+    assert value(metric="tokens_per_s", unit="tokens/s/user") == pytest.approx(1 / tpot_s)
+    latency_s = value(metric="e2e_latency_ms", unit="ms") / 1e3
+    assert latency_s == pytest.approx(value(metric="ttft", unit="s") + 127 * tpot_s)
+    assert value(metric="qps", unit="req/s") * 128 == pytest.approx(value())
+
+
+def test_a_gguf_weight_has_the_bits_of_its_name():
+    by_bits = [value(precision=f"q{bits}_k_m", framework="llama.cpp", concurrency="1") for bits in (4, 5, 6)]
+    assert by_bits == sorted(by_bits, reverse=True) and len(set(by_bits)) == 3
+
+
+@pytest.mark.parametrize("metric", ["p99_ttft_ms", "requests_per_min"])
+def test_what_is_no_mean_and_no_rate_a_second_is_refused(metric):
+    found = predicted(metric=metric, unit="ms")
+    assert found.value is None and "not known" in found.reason
+
+
+def test_prefills_before_the_first_token_do_not_stand_between_the_others():
+    """Work is kept: what one waits for before its first token is not waited for again after it."""
+    late = Constants(logs=CONSTANTS.logs | {"serve.burst@own:h100-sxm/vllm": 2.0})
+    cells = {"metric": "ttft", "unit": "ms", "concurrency": "64"}
+    assert predicted(late, **cells).value > 1.5 * predicted(**cells).value
+    cells["metric"] = "tpot"
+    assert predicted(late, **cells).value < predicted(**cells).value
+
+
+def test_a_load_offered_at_once_runs_out_sooner_where_few_waves_carry_it():
+    """Of 1,000 unequal requests the last ones leave a large batch emptier for longer."""
+    share = [
+        value(concurrency="", output_len="201", **kv) / value(concurrency="", output_len="200", **kv)
+        for kv in ({}, {"model": "qwen3-32b"})  # its KV cache leaves room for some sixty
+    ]
+    assert share[0] < share[1] < 1
+
+
+def test_many_small_experts_fill_slower_than_few_large_ones():
+    base = {"phase": "prefill", "metric": "ttft", "unit": "ms", "concurrency": "1", "prompt_len": "2048"}
+    models = named_models()
+    rates = {}
+    for name in ("mixtral-8x7b", "qwen3-235b-a22b"):
+        active = float(models[name]["active_b"])
+        rates[name] = active / value(**base, model=name, devices="8", tp="8")
+    assert rates["mixtral-8x7b"] > rates["qwen3-235b-a22b"]
+
+
+def test_engines_of_one_device_differ_by_their_port():
+    """vLLM on GPU Max launches kernels one by one; on H100 it captures graphs."""
+    groups = [{"family": f, "stack": "vllm", "port": f"vllm/{f}"} for f in ("nvidia", "intel")]
+    captured, eager = (CONSTANTS.value("serve.layer_s", g) for g in groups)
+    assert eager > 2 * captured
+    assert np.isfinite([captured, eager]).all()
