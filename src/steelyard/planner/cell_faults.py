@@ -19,9 +19,11 @@ SIZES = (
 COLUMNS = ("id", "phase", "model", *SIZES, "precision", "device", "recompute", "zero_stage", "metric", "unit")
 # Times, shares, and rates of tokens, samples, requests or operations, of all devices or of one.
 UNIT = re.compile(
-    r"(us|ms|s|sec|seconds|milliseconds|min|h)(/(token|step|request))?|fraction|share|percent|%"
-    r"|((tok|token|tokens|samples?|sequences?|seqs?|req|reqs|requests?|queries|[tp]?flops?|tflop)"
-    r"((/|_per_| per )(s|sec|second))?((/|_per_| per )(device|gpu|card|chip|accelerator|socket|user))?)",
+    r"(us|ms|s|sec|seconds|milliseconds|min|minutes|h|hours|days)(/(token|step|iteration|request))?"
+    r"|fraction|share|percent|%"
+    r"|((tok|token|tokens|samples?|examples?|sequences?|seqs?|req|reqs|requests?|queries|[tp]?flops?|tflop)"
+    r"((/|_per_| per )(s|sec|second))?"
+    r"((/|_per_| per )(device|gpu|card|chip|accelerator|[htnx]pu|gcd|core|socket|user))?)",
     re.IGNORECASE,
 )
 UNITS = "tokens/s, tokens/s/device, TFLOPS/device, samples/s, s, ms or fraction"
