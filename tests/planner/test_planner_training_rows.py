@@ -100,6 +100,11 @@ def test_each_replica_has_a_sequence():
     assert isclose(told.value, untold.value, rel_tol=1e-9)
 
 
+def test_a_tpu_is_programmed_through_xla_whatever_the_row_tells():
+    full = {"device": "tpu-v5p", "model": "llama3-70b", "devices": "256", "recompute": "full"}
+    assert predicted(**full, framework="").value == predicted(**full, framework="in-house JAX").value
+
+
 def test_repeated_work_is_counted_where_a_stack_counts_it():
     full = {"recompute": "full", "metric": "tflops_per_gpu", "unit": "TFLOPS/GPU"}
     early, late = predicted(date="2022-12", **full), predicted(date="2023-01", **full)

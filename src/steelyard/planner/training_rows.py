@@ -85,8 +85,8 @@ def style_of(row: Row) -> str:
     """How a stack splits and repeats work: megatron, deepspeed, torch or xla; untold and in-house ones that
     train large models follow Megatron."""
     name, words = stack(row.get("framework") or ""), (row.get("framework") or "").lower()
-    if name in FRAMEWORKS["xla"] or "jax" in words:
-        return "xla"
+    if name in FRAMEWORKS["xla"] or "jax" in words or re.match("tpu|trainium", row["device"].lower()):
+        return "xla"  # on these devices PyTorch is compiled by XLA too
     if "deepspeed" in words or name == "gaudi":
         return "deepspeed"
     return "torch" if name in FRAMEWORKS["torch"] or "fsdp" in words else "megatron"
