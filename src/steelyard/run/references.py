@@ -9,7 +9,6 @@ import os
 import socket
 import subprocess
 import sys
-from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,9 @@ from typing import Any
 from ..errors import Lacking
 from ..processes import die_with_parent
 from .children import CHILD_ENV
+
+KEPT = 2  # networks in FP32 at once
+LOADED: dict[tuple[str, str | None], Any] = {}
 
 
 class References:
@@ -26,12 +28,12 @@ class References:
         self._child: subprocess.Popen[bytes] | None = None
         self._line: Connection | None = None
 
-    def ask(self, folder: Path, rows: list[list[int]]) -> Any:
+    def ask(self, folder: Path, rows: list[list[int]], served: Path | None = None) -> Any:
         """One array [T, 3] a row (see gate.exact_reference). Raises Lacking where the child was killed."""
         if self._line is None:
             self._line = self._start()
         try:
-            self._line.send((str(folder), rows))
+            self._line.send((str(folder), served and str(served), rows))
             return self._line.recv()
         except (EOFError, OSError) as error:
             raise Lacking(
@@ -65,11 +67,16 @@ class References:
         self._line = self._child = None
 
 
-@cache
-def network(folder: str) -> Any:
+def network(folder: str, served: str | None) -> Any:
+    """From the folder, or as it was; the one asked for longest ago gives way before another is loaded."""
     from ..gate import exact_reference
 
-    return exact_reference(Path(folder))
+    found = LOADED.pop((folder, served), None)
+    if found is None and len(LOADED) == KEPT:
+        del LOADED[next(iter(LOADED))]
+    where = Path(served) if served else None
+    LOADED[folder, served] = found or exact_reference(Path(folder), served=where)
+    return LOADED[folder, served]
 
 
 def main() -> None:
@@ -77,10 +84,10 @@ def main() -> None:
     line = Connection(int(sys.argv[1]))
     while True:
         try:
-            folder, rows = line.recv()
+            folder, served, rows = line.recv()
         except EOFError:
             return
-        line.send(network(folder)(rows))
+        line.send(network(folder, served)(rows))
 
 
 if __name__ == "__main__":

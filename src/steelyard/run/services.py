@@ -112,11 +112,16 @@ class Candidates:
         return Path(in_child(order, self.watch))
 
     def reference(self, inputs: dict[str, Artefact]) -> Callable[[str, list[list[int]]], Any]:
-        """The exact network's answers, computed in one child that keeps what it has loaded."""
+        """The exact network's answers, computed in one child that keeps what it has loaded.
+
+        Role "served": of the tuned model with its matrices as they were rounded.
+        """
 
         def reference(role: str, rows: list[list[int]]) -> Any:
             folder = inputs["base" if role == "base" else "checkpoint"].path()
-            return self.references.ask(folder, rows)
+            return self.references.ask(
+                folder, rows, inputs["compressed"].path() if role == "served" else None
+            )
 
         return reference
 
