@@ -18,10 +18,10 @@ from .sizes import RUNTIME_BYTES, Array, Hardware, Sizes
 # Physical meaning and prior of each base: (start value, log sd of the prior).
 PRIORS: dict[str, tuple[float, float]] = {
     "serve.bandwidth": (0.78, 0.08),  # of memory bandwidth, for weights
-    "serve.kv": (0.6, 0.4),  # of memory bandwidth, for the KV cache
+    "serve.kv": (0.8, 0.2),  # of memory bandwidth, for the KV cache
     "serve.compute": (0.7, 0.1),  # of what the device's large matrix products reach
     "serve.rows": (0.18, 0.3),  # rows a product seems longer than it is, against FLOPs a byte of the device
-    "serve.step_s": (1.5e-3, 0.7),  # host seconds an engine step: scheduler, sampling
+    "serve.step_s": (1.5e-3, 0.35),  # host seconds an engine step: scheduler, sampling
     "serve.layer_s": (4e-5, 0.5),  # launch seconds a layer: 40 us under graph capture, 250 us eager
     "serve.sequence_s": (3e-5, 0.5),  # host seconds a sequence of a step: detokenising, streams
     "serve.hop_s": (1.2e-5, 0.6),  # one all-reduce of few rows, a doubling of devices
@@ -32,7 +32,7 @@ PRIORS: dict[str, tuple[float, float]] = {
     "serve.grouped": (400.0, 0.5),  # rows that an expert's product seems longer than it is, in a prefill
     "serve.route_s": (5e-5, 0.6),  # launch seconds more where a layer routes: choose, permute, combine
     "serve.weight_only": (0.7, 0.25),  # FLOP/s where integer weights are unpacked to 16 bits first
-    "serve.year": (1.5, 0.15),  # host times grow by this for each year that an engine is older than 2025
+    "serve.year": (1.8, 0.15),  # host times grow by this for each year that an engine is older than 2025
     "serve.skinny": (0.9, 0.15),  # of long products' rate, in products of as few rows as a step of decode
     "serve.drain": (1.5, 0.3),  # mean answers that the last ones of an offered load take to run out
     "serve.burst": (0.06, 0.7),  # of the other requests' prefills that one waits for before its first token

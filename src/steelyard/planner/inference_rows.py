@@ -189,7 +189,9 @@ def _bits(row: Row) -> float:
     """Bits of a weight by the name of its format, or by the number within it (q6_k, w8a8)."""
     named = {"int4": 4.0, "fp4": 4.0, "int8": 8.0, "fp8": 8.0, "fp32": 32.0, "tf32": 32.0}
     found = re.search(r"^i?q(\d)", (row.get("precision") or "").strip().lower())
-    return float(found[1]) if found else named.get(format_of(row), 16.0)
+    if found:  # below 6 bits `stored_bits` adds the scales
+        return float(found[1]) + (0.5 if float(found[1]) >= 6 else 0.0)
+    return named.get(format_of(row), 16.0)
 
 
 def split_of(
