@@ -65,7 +65,7 @@ def merged(old: dict[str, Any], new: dict[str, Any], phase: str) -> dict[str, An
     """The other phase's entries of the shipped document beside the new ones of this phase."""
     document = dict(old)
     for field in ("logs", "spreads", "rows"):
-        kept = {k: v for k, v in old[field].items() if re.split(r"[.:]", k)[0] != phase}
+        kept = {k: v for k, v in old[field].items() if re.split(r"[.:@]", k)[0] != phase}
         document[field] = dict(sorted((kept | new[field]).items()))
     return document | {"source": new["source"]}
 

@@ -118,3 +118,8 @@ def test_a_family_that_was_never_seen_is_modelled_not_fitted():
     seen, unseen = groups(catalogue().find("gaudi2")), groups(catalogue().find("trainium2"))
     assert CONSTANTS.known_by("train", seen) == "fitted"
     assert CONSTANTS.known_by("train", unseen) == "modelled"
+
+
+def test_a_family_whose_rows_lie_wider_has_a_wider_interval():
+    amd, nvidia = groups(catalogue().find("mi300x"), "vllm"), groups(catalogue().find("h100-sxm"), "vllm")
+    assert CONSTANTS.spread("serve", amd) > CONSTANTS.spread("serve", nvidia)

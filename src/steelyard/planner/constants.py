@@ -93,13 +93,14 @@ class Constants:
 
         `spreads` holds "train" where the stack was seen, "train:stack" where it was not, "train:family"
         where not even the device family was; a level that was not measured is 1.3 times the one below.
+        "train@amd" is a factor of a family whose rows lie wider than the others'.
         """
         wide = self.spreads.get(phase, SPREAD)
         if self._calibrated(phase, groups or {}):
             return min(wide, self.spreads.get(f"{phase}:own", wide / WIDER))
         for level in ("stack", "family")[: self.unseen(phase, groups or {})]:
             wide = max(wide, self.spreads.get(f"{phase}:{level}", WIDER * wide))
-        return wide
+        return wide * self.spreads.get(f"{phase}@{(groups or {}).get('family')}", 1.0)
 
     def known_by(self, phase: str, groups: Mapping[str, str]) -> str:
         """Provenance of a prediction: "modelled" of a device family that the fit has never seen."""

@@ -19,6 +19,7 @@ from .results import Table, by_source, log_values, read_rows
 
 NOISE = 0.2  # log sd of one published row about the model
 SOURCE_WEIGHT_ROWS = 60  # a source counts like so many rows at most: one benchmark holds 1,668 of 2,286
+LEVELS = ("", ":stack", ":family")
 UNKNOWN_FAMILY = 2  # the level of ignorance, see Constants.unseen
 LEVEL_SOURCES = 3  # that the spread of all left-out rows counts for beside those of one level
 HUBER = 1.5
@@ -127,9 +128,10 @@ class _Published:
         left_out = []
         for name in rest:
             less = Constants(logs=self.logs(out | {name}))
-            kin = (g for g, n in zip(self.table.groups, self.names, strict=True) if n == name)
+            kin = [g for g, n in zip(self.table.groups, self.names, strict=True) if n == name]
             levels = np.array([less.unseen(self.table.phase, g) for g in kin])
-            left_out.append((name, self.errors(less, name), levels))
+            families = np.array([g["family"] for g in kin])
+            left_out.append(_LeftOut(name, self.errors(less, name), levels, families))
         return replace(known, spreads=_spreads(self.table.phase, left_out))
 
     def errors(self, known: Constants, name: str) -> np.ndarray:
@@ -192,22 +194,51 @@ def taken(table: Table, which: np.ndarray) -> Table:
     )
 
 
-def _spreads(phase: str, left_out: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> dict[str, float]:
+@dataclass(frozen=True, slots=True)
+class _LeftOut:
+    """Rows of one group under constants without it; arrays are [rows]."""
+
+    name: str
+    errors: np.ndarray  # logarithms
+    levels: np.ndarray  # of ignorance, see Constants.unseen
+    families: np.ndarray
+
+
+def _spreads(phase: str, left_out: Sequence[_LeftOut]) -> dict[str, float]:
     """The 80 % quantile of each level of ignorance that has rows; a level is never below the one before.
 
     Few sources tell little of a level, so its logarithm is drawn to that of all levels together. Families
     that were left out happen to be well known ones, so a new one is wider than a new stack by WIDER.
-    `left_out`: name, log errors and levels of each group.
     """
-    found, wide = {}, 0.0
-    together = quantile({n: e for n, e, _ in left_out}, 0.8) if left_out else 0.0
-    for level, suffix in enumerate(("", ":stack", ":family")):
-        errors = {n: e[at == level] for n, e, at in left_out if (at == level).any()}
+    found: dict[str, float] = {}
+    wide = 0.0
+    together = quantile({g.name: g.errors for g in left_out}, 0.8) if left_out else 0.0
+    for level, suffix in enumerate(LEVELS):
+        errors = {g.name: g.errors[g.levels == level] for g in left_out if (g.levels == level).any()}
         if errors:
             own = len(errors) / (len(errors) + LEVEL_SOURCES)
             least = wide * (WIDER if level == UNKNOWN_FAMILY else 1.0)
             wide = max(least, quantile(errors, 0.8) ** own * together ** (1.0 - own))
             found[phase + suffix] = wide
+    return found | _of_families(phase, left_out, found)
+
+
+def _of_families(phase: str, left_out: Sequence[_LeftOut], spreads: Mapping[str, float]) -> dict[str, float]:
+    """How many times as wide rows of a device family lie, where that is wider: {"serve@amd": 1.9}.
+
+    Drawn to 1 as a level's spread is to that of all.
+    """
+    found = {}
+    for family in sorted({f for g in left_out for f in g.families.tolist()}):
+        shares = {}
+        for g in left_out:
+            at = g.families == family
+            if at.any():
+                half = np.array([spreads[phase + LEVELS[i]] for i in g.levels[at]])
+                shares[g.name] = g.errors[at] / half
+        wider = quantile(shares, 0.8) ** (len(shares) / (len(shares) + LEVEL_SOURCES))
+        if wider > 1:
+            found[f"{phase}@{family}"] = wider
     return found
 
 
