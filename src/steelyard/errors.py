@@ -6,6 +6,8 @@ Raise where it is known; only `cli`, `serving` and the step workers catch. Nothi
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,3 +126,14 @@ def from_os_error(error: OSError) -> Problem | None:
     code, why, hint = OS_REFUSALS[error.errno]
     file = str(error.filename) if error.filename else None
     return Lacking(code, f"cannot write {file or 'to the disk'}", where=Where(file), why=why, hint=hint)
+
+
+@contextmanager
+def writing_in(folder: object) -> Iterator[None]:
+    """What the system refuses without naming a file (a full disk at a write) is told of `folder`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in OS_REFUSALS:
+            error.filename = str(folder)
+        raise

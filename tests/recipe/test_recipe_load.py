@@ -268,7 +268,7 @@ BAD = [
         4,
         "resources.terms.power_price",
         "XYZ",
-        "0.12 USD/kWh",
+        "0.08 USD/kWh",
     ),
     ("goal: {budget: -5 USD}\n", "bad_value", 4, "goal.budget", "money", "50 USD"),
     ("goal: {deadline: 8 parsecs}\n", "bad_value", 4, "goal.deadline", "not a time", "deadline: 8h"),

@@ -13,6 +13,7 @@ import openai
 import pytest
 
 from steelyard.serving import ServeSettings, new_key, start
+from steelyard.serving.object_store import ObjectStore
 
 CHAT = "/v1/chat/completions"
 
@@ -173,7 +174,8 @@ def test_a_batch_can_be_cancelled(begun_once):
     assert api.batches.cancel(made.id).status == "cancelling"
     done = until(lambda: api.batches.retrieve(made.id), lambda b: b.status == "cancelled")
     assert 0 < done.request_counts.completed < 300
-    assert len(api.files.content(done.output_file_id).text.splitlines()) == done.request_counts.completed
+    answers = api.files.content(done.output_file_id).text.splitlines()
+    assert len(answers) == done.request_counts.completed
     with pytest.raises(openai.ConflictError):
         api.batches.cancel(made.id)
 
@@ -235,3 +237,12 @@ def test_what_one_key_keeps_no_other_sees(begun, tmp_path):
         one.fine_tuning.jobs.create(model="tiny", training_file=made.id)
     done = until(lambda: one.batches.retrieve(batch.id), lambda b: b.status == "completed")
     assert one.files.content(done.output_file_id).text and done.request_counts.completed == 1
+
+
+def test_a_record_is_one_line_to_every_reader(tmp_path):
+    """Python's `splitlines` breaks at more characters than JSON escapes."""
+    store = ObjectStore(tmp_path)
+    for text in ("a\u2028b\u2029c\x85d", "e\x1cf\x0bg\rh"):
+        store.append("batch_output", "batch_1", {"text": text})
+    lines = store.log("batch_output", "batch_1").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["text"] for line in lines] == ["a\u2028b\u2029c\x85d", "e\x1cf\x0bg\rh"]

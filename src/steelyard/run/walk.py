@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..artefact import Artefact, Figures, Inputs, Settings, Watch, key_of
-from ..errors import CheckFailed, Problem, Stopped
+from ..errors import CheckFailed, Problem, Stopped, writing_in
 from ..forms import FORMS
 from ..ledger import Row
 from ..planner import Local, Plans
@@ -63,7 +63,7 @@ def up(
     told = LoggedWatch(place, watch or Watch())
     if place.keys and place.keys.notice:
         told.log("trust.key_made", notice=place.keys.notice)
-    with locked(place):
+    with locked(place), writing_in(place.folder):
         if until == "serve":
             check_serving(recipe, place)
         ready = prepare(recipe, place, told)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..artefact import Artefact, Draft, Inputs, Progress, Scratch, Store, Watch
-from ..errors import Problem, from_os_error
+from ..errors import Problem, from_os_error, writing_in
 from ..processes import die_with_parent
 from ..trust import load_keys
 from .children import no_memory
@@ -67,7 +67,8 @@ def carry_out(order: dict[str, Any], watch: Watch) -> Any:
     draft = Draft(
         told["kind"], told["key"], told["step"], order["settings"], [], Path(told["folder"]), scratch
     )
-    return call(inputs, order["settings"], draft, watch)
+    with writing_in(told["folder"]):
+        return call(inputs, order["settings"], draft, watch)
 
 
 OUT_OF_MEMORY = ("allocate memory", "failed to map segment", "bad_alloc", "bad alloc")

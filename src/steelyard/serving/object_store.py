@@ -104,7 +104,7 @@ class ObjectStore:
     def append(self, kind: str, object_id: str, record: dict[str, Any]) -> None:
         self._made(kind)
         with self.log(kind, object_id).open("ab") as file:
-            file.write(orjson.dumps(record) + b"\n")
+            file.write(_one_line(orjson.dumps(record)) + b"\n")
 
     def records(self, kind: str, object_id: str) -> list[dict[str, Any]]:
         return list(whole_lines(self.log(kind, object_id)))
@@ -229,3 +229,10 @@ def _limit(text: str | None, default: int, cap: int) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= cap):
         raise ApiError(400, f"limit is a number from 1 to {cap}", param="limit")
     return int(text)
+
+
+def _one_line(record: bytes) -> bytes:
+    """JSON without the characters at which Python's `splitlines` and JavaScript break a line of JSONL."""
+    for mark in "\x85\u2028\u2029":
+        record = record.replace(mark.encode(), f"\\u{ord(mark):04x}".encode())
+    return record

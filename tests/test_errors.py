@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from steelyard.errors import from_os_error, writing_in
+
+
+def test_a_full_disk_without_a_file_is_told_of_the_folder():
+    with pytest.raises(OSError) as caught, writing_in("/runs/desk"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    problem = from_os_error(caught.value)
+    assert problem is not None and problem.code == "disk.full" and problem.where.file == "/runs/desk"
+
+
+def test_a_file_that_is_named_stays():
+    with pytest.raises(OSError) as caught, writing_in("/runs/desk"):
+        raise OSError(errno.ENOSPC, "No space left on device", "/runs/desk/model.bin")
+    assert caught.value.filename == "/runs/desk/model.bin"
