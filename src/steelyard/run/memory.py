@@ -11,7 +11,7 @@ from ..processes import family, proportional_bytes, resident_bytes
 SAMPLE_S = 0.1
 STEADY_SAMPLE_S = 1.0
 SHORT_SAMPLE_S, SHORT_S = 0.02, 5.0  # the peak of a short step lasts some hundredths of a second
-# Shares of pages are counted by a walk over all of them, milliseconds of a core for each gigabyte, and it holds
+# Shares of pages are counted by a walk over them all, milliseconds of a core for each gigabyte, and it holds
 # up the process looked at: so only when more is resident than ever, and else a fiftieth of the time.
 GROWN, SPARED = 1.01, 50
 
