@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from .cost import DISK_BYTES_PER_S, START_S
+from .load import UNEQUAL, waiting_s
 from .request import Request
 from .sizes import Array, total
 
 MOST_BATCH = 1024
 PREFILL_LOAD = 0.7  # of its time that a pool for prefill alone is busy
 ROUNDS = 24  # of the fixed point of the batch
-UNEQUAL = 0.5  # squared coefficient of variation of prompts
 STABLE = 0.95  # of the engine's time that prefill may take
 
 
@@ -48,12 +48,9 @@ def closed(request: Request, columns: Mapping[str, np.ndarray], one: Any, moved_
         "batch": batch,
         "ttft_s": first,
         "tpot_s": tpot,
-        "prefill_s": prefill,
-        "step_s": step,
         "wall_s": rounds * cycle + parts["load"],
         "parts": parts,
         "prefill_replicas": apart * np.ceil(answers_per_s * prefill / PREFILL_LOAD),
-        "rate_per_replica": answers_per_s / columns["replicas"],
         "stable": np.ones(len(batch), bool),
     }
 
@@ -61,8 +58,7 @@ def closed(request: Request, columns: Mapping[str, np.ndarray], one: Any, moved_
 def arrivals(request: Request, columns: Mapping[str, np.ndarray], one: Any, moved_s: Array) -> dict[str, Any]:
     """Requests that arrive: the batch is the fixed point of rate x stay (Little 1961).
 
-    Prefill chunks take their share of an engine's time from decoding, unless they stand apart. Waiting for
-    prefill: Allen and Cunneen's G/G/1 (1978), which is Pollaczek-Khinchine's for Poisson arrivals.
+    Prefill chunks take their share of an engine's time from decoding, unless they stand apart.
     """
     apart, output, rate = columns["apart"], float(request.output_tokens), float(request.arrival_per_s or 0.0)
     each = rate / columns["replicas"]
@@ -73,17 +69,10 @@ def arrivals(request: Request, columns: Mapping[str, np.ndarray], one: Any, move
         pools = apart * np.ceil(rate * prefill / PREFILL_LOAD)
         into = np.where(apart > 0, rate / np.maximum(1.0, pools), each)
         service = prefill + (1 - apart) * step / 2
-        busy = into * service
-        wait = (
-            np.minimum(busy, STABLE)
-            / (1 - np.minimum(busy, STABLE))
-            * (request.burstiness + UNEQUAL)
-            / 2
-            * service
-        )
         tpot = step / (1 - np.minimum(each * prefill * (1 - apart), STABLE))
         stay = (1 - apart) * prefill + output * tpot
         batch = np.clip(0.5 * batch + 0.5 * each * stay, 1e-3, 2 * MOST_BATCH)
+    busy, wait = into * service, waiting_s(into, service, UNEQUAL, request.burstiness, STABLE)
     seconds = request.tokens / (rate * output)
     share = np.minimum(1.0, each * prefill * (1 - apart))
     idle = np.maximum(0.0, 1.0 - share - each * output * step / np.maximum(batch, 1.0))
@@ -95,13 +84,9 @@ def arrivals(request: Request, columns: Mapping[str, np.ndarray], one: Any, move
         "batch": batch,
         "ttft_s": quantile_s(wait, busy, request.slo.get("percentile", 50.0)) + service + moved_s,
         "tpot_s": tpot,
-        "prefill_s": prefill,
-        "step_s": step,
         "wall_s": np.full(len(apart), seconds),
         "parts": parts,
         "prefill_replicas": pools,
-        "rate_per_replica": into,
-        "service_s": service,
         "stable": (busy < STABLE) & (batch < MOST_BATCH) & (each * prefill * (1 - apart) < STABLE),
     }
 

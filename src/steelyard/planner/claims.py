@@ -7,7 +7,7 @@ verdict means: docs/decisions/065. Not here: the claims themselves (hardware/cla
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, inf, sqrt
 from typing import Any
 
@@ -180,7 +180,7 @@ def _setups(shape: Shape, devices: int, low: bool) -> TrainSetup:
 
 def _figure(seconds: float, bench: Bench, phase: str, kin: Mapping[str, str]) -> Figure:
     wide = exp(bench.constants.spread(phase, kin))
-    return Figure(seconds, seconds / wide, seconds * wide, "s", bench.constants.known_by(phase, kin))
+    return around(seconds, wide - 1, "s", bench.constants.known_by(phase, kin))
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +222,7 @@ def answer_s(bench: Bench, device: Device, what: _Serving, beside: Device | None
     first, each = (serving_s(bench, device, what, phase, beside) for phase in PHASES)
     wide = first.high / first.value
     value = first.value + what.output * each.value
-    return Figure(value, value / wide, value * wide, "s", each.provenance)
+    return around(value, wide - 1, "s", each.provenance)
 
 
 def ratio(over: Figure, under: Figure, kindred: bool) -> Figure:
@@ -230,7 +230,7 @@ def ratio(over: Figure, under: Figure, kindred: bool) -> Figure:
     sides = [np.log(f.high / f.value) for f in (over, under)]
     wide = exp(KINDRED if kindred else sqrt(sum(s * s for s in sides)))
     value = over.value / under.value
-    return Figure(value, value / wide, value * wide, "times", weakest(over.provenance, under.provenance))
+    return around(value, wide - 1, "times", weakest(over.provenance, under.provenance))
 
 
 def _faster(bench: Bench, new: str, old: str, now: _Serving, before: _Serving, phase: str) -> Figure:
@@ -267,7 +267,7 @@ def gpt3_cores(bench: Bench) -> list[Found]:
 
 
 def _days(seconds: Figure) -> Figure:
-    return Figure(seconds.value, seconds.low, seconds.high, "days", seconds.provenance)
+    return replace(seconds, unit="days")
 
 
 def gpt3_compute(bench: Bench) -> list[Found]:
@@ -381,8 +381,7 @@ def stability(bench: Bench) -> list[Found]:
 
 
 def _usd(seconds: Figure, usd_per_h: float) -> Figure:
-    spent = seconds * (usd_per_h / 3600)
-    return Figure(spent.value, spent.low, spent.high, "USD", spent.provenance)
+    return replace(seconds * (usd_per_h / 3600), unit="USD")
 
 
 def _nodes(devices: float) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 
 from steelyard.hardware import Device
 from steelyard.recipe import OwnTerms
-from steelyard.units import Figure
+from steelyard.units import Figure, around
 
 from .request import Owned, Request
 from .sizes import Array
@@ -119,7 +119,7 @@ def owned_usd_per_h(device: Device, terms: OwnTerms, owned: Owned) -> Figure | N
     value = sum(parts.values())
     bought = purchase_usd(device, owned)
     wide = 2.0 if bought and bought[1] == "modelled" else 1.3  # the used share alone moves it by a third
-    return Figure(value, value / wide, value * wide, "USD/h", "modelled")
+    return around(value, wide - 1, "USD/h", "modelled")
 
 
 # ------------------------------------------------------------------ failures

@@ -64,9 +64,7 @@ class LeftOut:
     group: str
     ids: list[str]
     errors: np.ndarray  # log of predicted over measured
-    wide: (
-        np.ndarray
-    )  # half width of the 80 % interval in logs, from spreads without the group; nan: not asked
+    wide: np.ndarray  # half width of the 80 % interval in logs, by spreads without the group; nan: not asked
 
 
 def leave_out(

@@ -18,6 +18,7 @@ REQUESTS = 2000
 PERCENTILES = (50, 95, 99)
 BATCHES = 24  # points on which a step's time is taken between one request and the most
 ROUNDS = 40
+UNEQUAL = 0.5  # squared coefficient of variation of prompts and of outputs
 FULL = 0.98  # of its time an engine may spend; beyond it the queue has no mean
 
 
@@ -27,7 +28,7 @@ class Load:
 
     arrival_per_s: float
     burstiness: float = 1.0  # squared coefficient of variation of the gaps; 1 = Poisson
-    unequal: float = 0.5  # squared coefficient of variation of prompts and of outputs
+    unequal: float = UNEQUAL
     most: float = 256.0
     apart: bool = False  # prefill on replicas of its own: no chunk stands between two tokens
     moved_s: float = 0.0  # to carry a prompt's KV cache from there
@@ -44,9 +45,12 @@ class Felt:
     stable: bool  # False: more arrives than can be served; the percentiles then say little
 
 
-def waiting_s(rate: Array, served_s: Array, unequal: Array, burstiness: Array) -> Array:
-    """Mean wait of a single queue (Allen and Cunneen 1978); Pollaczek-Khinchine's where burstiness is 1."""
-    busy = np.minimum(rate * np.asarray(served_s), FULL)
+def waiting_s(rate: Array, served_s: Array, unequal: Array, burstiness: Array, most: float = FULL) -> Array:
+    """Mean wait of a single queue, as if it were busy for `most` of the time where it is for more.
+
+    Allen and Cunneen 1978; Pollaczek-Khinchine's where burstiness is 1.
+    """
+    busy = np.minimum(rate * np.asarray(served_s), most)
     return busy / (1 - busy) * served_s * (burstiness + unequal) / 2
 
 

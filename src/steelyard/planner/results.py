@@ -184,9 +184,9 @@ def _table(phase: str, found: list[_Parsed]) -> Table:
 def _kin(entry: _Parsed) -> dict[str, str]:
     year = inference_rows.year_of(entry.row)[0]
     kin = groups(entry.device, entry.row.get("framework") or "", year)
-    # One benchmark of several makers' devices runs a build of its own on each.
     if entry.row.get("run"):
         return kin | {"run": entry.row["run"]}
+    # One benchmark of several makers' devices runs a build of its own on each.
     return kin | {"source": re.sub(r"\s+", " ", f"{entry.row.get('source') or ''}/{kin['family']}")}
 
 

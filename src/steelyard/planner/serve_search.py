@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.units import Figure
+from steelyard.units import Figure, around
 
 from .arrivals import MOST_BATCH, arrivals, closed
 from .constants import Constants, groups, values
@@ -269,7 +269,7 @@ def _plan_of(
         "percentile": request.slo.get("percentile", 50.0),
     }
     latencies = {name: of(told[name]) for name in ("ttft_s", "tpot_s")}
-    service = {n: Figure(s, s / wide, s * wide, "s", time_s.provenance) for n, s in latencies.items()}
+    service = {n: around(s, wide - 1, "s", time_s.provenance) for n, s in latencies.items()}
     rate = request.tokens / wall
     service["output_tok_s"] = Figure(
         rate, request.tokens / high, request.tokens / low, "tokens/s", time_s.provenance

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.units import Figure, show_bytes
+from steelyard.units import Figure, around, show_bytes
 
 from .constants import Constants, groups, values
 from .cost import STORAGE_USD_PER_BYTE_H, checkpoint_every_s, energy_kwh, goodput, lost_parts
@@ -225,7 +225,7 @@ def _plan_of(
     parts = busy | lost_parts(sum(busy.values()), devices, written, offer.per_host, spot)
     kin = groups(offer.device)
     wide = exp(constants.spread("train", kin))
-    time_s = Figure(wall, wall / wide, wall * wide, "s", constants.known_by("train", kin))
+    time_s = around(wall, wide - 1, "s", constants.known_by("train", kin))
     settings = _settings(request, chosen, precision, steps) | {
         "checkpoint_every_s": round(checkpoint_every_s(devices, written, offer.per_host, spot)),
         "grid": "fine" if fine else "coarse",
