@@ -30,6 +30,7 @@ from fit_constants import PHASES, published_rows, serving_beside
 from steelyard.errors import WrongUse
 from steelyard.hardware import catalogue, named_models, published_constants
 from steelyard.planner import Constants, LeftOut, family, leave_out, predict_results, quantile
+from steelyard.planner.results import source_of
 
 Row = Mapping[str, str]
 SAME = ("source", "phase", "model", "metric", "unit")
@@ -149,10 +150,6 @@ def split(found: Sequence[Answer], name_of: Callable[[Row], str]) -> dict[str, l
     for answer in found:
         groups[name_of(answer.row)].append(answer)
     return groups
-
-
-def source_of(row: Row) -> str:
-    return row["source"]
 
 
 def family_of(row: Row) -> str:

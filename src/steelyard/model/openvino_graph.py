@@ -29,9 +29,8 @@ ENDS = ("model.embed_tokens.weight", "lm_head.weight")
 # Products of one input, computed as one and split after: fewer, larger ones (decisions/068).
 QKV = ("self_attn.qkv_proj", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"))
 GATE_UP = ("mlp.gate_up_proj", ("mlp.gate_proj", "mlp.up_proj"))
-BAND_ROWS = (
-    4096  # rounded at once: several copies in f32 of a whole embedding would be the peak of a first start
-)
+# Rounded at once: several copies in f32 of a whole embedding would be the peak of a first start.
+BAND_ROWS = 4096
 FAR = np.iinfo(np.int64).max
 
 

@@ -15,7 +15,7 @@ from steelyard.hardware import Devices
 
 from .cells import Models, Row
 from .constants import PRIORS, WIDER, Constants, prior
-from .results import Table, by_source, log_values, read_rows
+from .results import Table, by_source, log_values, read_rows, source_of
 
 NOISE = 0.2  # log sd of one published row about the model
 SOURCE_WEIGHT_ROWS = 60  # a source counts like so many rows at most: one benchmark holds 1,668 of 2,286
@@ -165,11 +165,6 @@ def _published(
         )
         for phase, table in tables.items()
     }
-
-
-def source_of(row: Row) -> str:
-    """Who published a row."""
-    return row.get("source") or ""
 
 
 def taken(table: Table, which: np.ndarray) -> Table:

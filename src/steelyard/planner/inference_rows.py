@@ -103,13 +103,8 @@ FORMATS = (
     (re.compile(r"w4|int4|u4|nf4|4-?bit|q[2-5]_|^i?q[2-5]$|awq|gptq|gguf"), "int4"),
     (re.compile(r"w8|int8|q[68]_|8-?bit|smoothquant"), "int8"),
 )
-ONE_STREAM = (
-    "llama.cpp",
-    "ipex",
-    "openvino",
-    "transformers",
-    "mlx",
-)  # serve one request unless told otherwise
+# Serve one request unless told otherwise.
+ONE_STREAM = ("llama.cpp", "ipex", "openvino", "transformers", "mlx")
 
 
 def format_of(row: Row) -> str:

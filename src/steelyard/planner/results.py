@@ -327,11 +327,16 @@ def _score(asked: int, pairs: list[tuple[float, bool]]) -> dict[str, float]:
     }
 
 
+def source_of(row: Row) -> str:
+    """Who published a row."""
+    return row.get("source") or ""
+
+
 def by_source(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Rows of each source."""
     found: dict[str, list[Row]] = {}
     for row in rows:
-        found.setdefault(row.get("source") or "", []).append(row)
+        found.setdefault(source_of(row), []).append(row)
     return found
 
 

@@ -90,9 +90,8 @@ def _grid(
         "form": list(range(len(forms))),
         "kv_bits": [BITS[k] for k in request.kv_precisions] or [16],
         "replicas": replicas,
-        "whole": [0, 1]
-        if request.shape.experts
-        else [0],  # experts whole on a device, or split like the rest
+        # Experts whole on a device, or split like the rest.
+        "whole": [0, 1] if request.shape.experts else [0],
         "apart": [0, 1] if several and not request.in_batch and fine else [0],
         "batch": [2**i for i in range(11)] if request.in_batch else [0],
     }
