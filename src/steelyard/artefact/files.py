@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,8 +40,8 @@ def fsync_file(path: Path) -> None:
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`, wholly or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    """Replace `path` by `data`, wholly or not at all; of several writers at once, one's whole data stay."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.new")
     try:
         with beside.open("wb") as file:
             file.write(data)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import io
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,8 @@ class Batches:
 
     def __init__(self, api: Any, store: ObjectStore) -> None:
         self.api, self.store = api, store
-        self.live: dict[str, Stored] = {}  # under work: newer than what is on disk
+        self.live: dict[str, Stored] = {}  # under work or just changed: newer than what is on disk
+        self._turns = ThreadPoolExecutor(1)  # documents one after another: no old one lands over a newer
         self._task: asyncio.Task[None] | None = None
         self._work: asyncio.Task[None] | None = None
         self._working: str | None = None
@@ -99,8 +101,7 @@ class Batches:
         file = await asyncio.to_thread(
             named, self.store, request, body.input_file_id, "batch", "input_file_id"
         )
-        if not self.store.hold():
-            raise ApiError(503, "another service of this name works on its batches", code="store_taken")
+        self._take_hold()
         stored = await asyncio.to_thread(self.store.put, KIND, _new(body, file, owner_of(request)))
         self.begin(request.app)
         return json_response(stored.shown)
@@ -115,26 +116,31 @@ class Batches:
         return json_response((await self._found(request)).shown)
 
     async def cancel(self, request: Request) -> Response:
-        stored = await self._found(request)
+        stored = await self._found(request)  # from here to _put nothing waits: nobody else changes it
         if stored.shown["status"] not in OPEN[:2]:
             told = f"the batch is {stored.shown['status']}; only a batch under way can be cancelled"
             raise ApiError(409, told, code="batch_not_cancellable")
-        if not self.store.hold():
-            raise ApiError(503, "another service of this name works on its batches", code="store_taken")
+        self._take_hold()
         stored = await self._put(stored.with_shown(status="cancelling", cancelling_at=int(time.time())))
         if self._working == stored.id and self._work:
             self._work.cancel()
         self.begin(request.app)
         return json_response(stored.shown)
 
+    def _take_hold(self) -> None:
+        if not self.store.hold():
+            raise ApiError(503, "another service of this name works on its batches", code="store_taken")
+
     async def _found(self, request: Request) -> Stored:
-        stored = await asyncio.to_thread(find, self.store, KIND, request, "batch")
+        stored = await self._in_turn(find, self.store, KIND, request, "batch")
         return self.live.get(stored.id, stored)
 
     async def _put(self, stored: Stored) -> Stored:
-        if stored.id in self.live:
-            self.live[stored.id] = stored
-        return await asyncio.to_thread(self.store.put, KIND, stored)
+        self.live[stored.id] = stored
+        return await self._in_turn(self.store.put, KIND, stored)
+
+    def _in_turn(self, work: Callable[..., Stored], *args: Any) -> asyncio.Future[Stored]:
+        return asyncio.get_running_loop().run_in_executor(self._turns, work, *args)
 
     # ------------------------------------------------------------------ the work
 
@@ -154,15 +160,15 @@ class Batches:
 
     async def _run(self, app: ASGIApp) -> None:
         while batches := await asyncio.to_thread(lambda: list(_open(self.store))):
-            stored = batches[0]
-            self.live[stored.id], self._working = stored, stored.id
+            batch_id = self._working = batches[0].id
+            self.live.setdefault(batch_id, batches[0])  # who cancelled it meanwhile has put it there
             try:
-                await self._one(stored.id, app)
+                await self._one(batch_id, app)
             except Exception as e:  # one batch must not keep the others from being worked on
-                await self._fail(stored.id, f"{type(e).__name__}: the batch cannot go on")
+                await self._fail(batch_id, f"{type(e).__name__}: the batch cannot go on")
             finally:
                 self._working = None
-                self.live.pop(stored.id, None)
+                self.live.pop(batch_id, None)
 
     async def _one(self, batch_id: str, app: ASGIApp) -> None:
         """One batch to its end, whatever that is."""
@@ -274,7 +280,7 @@ class Batches:
     async def _save_now_and_then(self, batch_id: str) -> None:
         if time.monotonic() - self._saved_at >= SAVE_EVERY_S:
             self._saved_at = time.monotonic()
-            await asyncio.to_thread(self.store.put, KIND, self.live[batch_id])
+            await self._in_turn(self.store.put, KIND, self.live[batch_id])
 
     # ------------------------------------------------------------------ the end
 
