@@ -130,8 +130,10 @@ def test_many_at_once_equal_one_by_one(engine):
     # Products of another batch size round otherwise in llama.cpp's quantised kernels: a near tie may fall
     # the other way, and what follows it is another text; up to there the log-probabilities are near.
     for one, other in zip(alone, together, strict=True):
-        same = next((i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a[0] != b[0]), len(one) - 1)
-        assert all(abs(a[1] - b[1]) < 0.3 for a, b in zip(one[: same + 1], other[: same + 1], strict=True))
+        for mine, beside in zip(one, other, strict=True):
+            assert abs(mine[1] - beside[1]) < 0.3
+            if mine[0] != beside[0]:
+                break
 
 
 def told_tokens(engine, messages):

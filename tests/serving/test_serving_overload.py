@@ -297,7 +297,7 @@ def test_a_priority_goes_first(keyed):
         before = queued()
         jobs += [pool.submit(ask, f"flex{i}", ASK, service_tier="flex") for i in range(2)]
         jobs += [pool.submit(ask, f"urgent{i}", ASK, service_tier="priority") for i in range(2)]
-        assert until(lambda: len(order) == 2) and before > queued() > 2  # the urgent alone, the line still long
+        assert until(lambda: len(order) == 2) and before > queued() > 2  # while the line is still long
         for job in jobs:
             job.result()
     assert set(order[:2]) == {"urgent0", "urgent1"}
