@@ -11,12 +11,12 @@ import mmap
 import re
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from .errors import Where, WrongUse
 
@@ -417,7 +417,7 @@ def gguf_header(path: Path) -> Gguf:
     return _gguf_header(path, state.st_size, state.st_mtime_ns)
 
 
-@lru_cache(maxsize=4)  # a start asks for it three times, and a vocabulary takes a third of a second
+@lru_cache(maxsize=4)  # a start asks for it three times
 def _gguf_header(path: Path, size: int, changed_ns: int) -> Gguf:
     with path.open("rb") as file:
         if size < 24:
@@ -430,10 +430,35 @@ def _gguf_header(path: Path, size: int, changed_ns: int) -> Gguf:
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 
 
+class Texts(Sequence[str]):
+    """A list of texts as they stand in a file, decoded when one is asked for: sizes need no vocabulary."""
+
+    def __init__(self, data: bytes, count: int) -> None:
+        self._data, self._count = data, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[str]: ...
+    def __getitem__(self, at: int | slice) -> str | list[str]:
+        return self._texts[at]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._texts)
+
+    @cached_property
+    def _texts(self) -> list[str]:
+        reader = _Reader(self._data)
+        return [reader.text() for _ in range(self._count)]
+
+
 class _Reader:
     """A cursor over the bytes of a GGUF file."""
 
-    def __init__(self, data: mmap.mmap) -> None:
+    def __init__(self, data: mmap.mmap | bytes) -> None:
         self.data, self.at = data, 0
 
     def numbers(self, code: str, count: int = 1) -> tuple[Any, ...]:
@@ -445,13 +470,25 @@ class _Reader:
         return found
 
     def text(self) -> str:
-        # Called for each of 100,000 tokens and merges: no helper, no second look.
         begin = self.at + 8
         end = begin + int.from_bytes(self.data[self.at : begin], "little")
         if end > len(self.data):
             raise EOFError(f"it ends after {len(self.data)} bytes, inside its header")
         self.at = end
         return self.data[begin:end].decode("utf-8", "replace")
+
+    def texts(self, count: int) -> Texts:
+        # A vocabulary has 100,000 tokens and merges: no helper, no second look.
+        first, at, data, length = self.at, self.at, self.data, struct.Struct("<Q").unpack_from
+        try:
+            for _ in range(count):
+                at += 8 + length(data, at)[0]
+        except struct.error:
+            at = len(data) + 1
+        if at > len(data):
+            raise EOFError(f"it ends after {len(data)} bytes, inside its header")
+        self.at = at
+        return Texts(data[first:at], count)
 
     def value(self, kind: int) -> Any:
         if kind == 8:
@@ -461,7 +498,7 @@ class _Reader:
             if item in NUMBERS:
                 return list(self.numbers(NUMBERS[item], count))
             if item == 8:
-                return [self.text() for _ in range(count)]
+                return self.texts(count)
             return [self.value(item) for _ in range(count)]
         if kind not in NUMBERS:
             raise EOFError(f"its header holds an unknown type {kind}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import exp, log
 from typing import Any
 
@@ -59,7 +60,7 @@ STACKS = {  # other words for a stack
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Constants:
     """Logarithms by name, and the log sd of left-out rows a phase.
 
@@ -116,12 +117,21 @@ class Constants:
 
     def unseen(self, phase: str, groups: Mapping[str, str]) -> int:
         """0: family and stack were among the rows; 1: the stack was not; 2: the family was not."""
-        seen = {key.split("@")[1] for key in self.logs if key.startswith(phase) and "@" in key}
+        seen = self._seen.get(phase)
         if not seen:
             return 0
         if f"family:{groups.get('family')}" not in seen:
             return 2
         return int(f"stack:{groups.get('stack')}" not in seen)
+
+    @cached_property
+    def _seen(self) -> Mapping[str, set[str]]:
+        """The groups of which a phase has a constant: {"train": {"family:nvidia", ...}}."""
+        seen: dict[str, set[str]] = {}
+        for name, _, group in (key.partition("@") for key in self.logs):
+            if group:
+                seen.setdefault(name.split(".")[0], set()).add(group)
+        return seen
 
     @staticmethod
     def from_json(document: Mapping[str, Any]) -> Constants:
