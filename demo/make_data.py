@@ -12,11 +12,11 @@ copying from the nearest training row scores nothing.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import json
 import random
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,7 +155,10 @@ def as_csv(rows: list[Pair]) -> bytes:
 
 
 def main() -> None:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
+    parser.add_argument("folder", metavar="OUT_DIR", type=Path, nargs="?", default=Path(__file__).parent)
+    folder = parser.parse_args().folder
     for name, data in files().items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

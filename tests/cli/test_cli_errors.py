@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -148,3 +149,14 @@ def test_a_closed_pipe_is_no_error(steelyard, tmp_path) -> None:
         timeout=60,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("words", ["hardware --json", "hardware"])
+def test_a_full_disk_under_the_answer_is_said(words) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m steelyard {words} > /dev/full",
+        shell=True, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 5
+    assert "[disk.full]" in done.stderr and "Traceback" not in done.stderr

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ..errors import Problem
@@ -37,8 +38,13 @@ def _write(text: str, end: str = "\n") -> None:
     try:
         print(text, end=end, flush=True)
     except BrokenPipeError:  # the reader has had enough, as in `steelyard logs | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         raise SystemExit(0) from None
+
+
+def _drop_stdout() -> None:
+    """What is still to be flushed at the end has nowhere to go."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def note(line: str) -> None:
@@ -87,10 +93,15 @@ def _printable(line: str, stream: Any) -> str:
 
 
 def failure(problem: Problem) -> None:
-    """An error as a document on stdout with --json, else in three or four lines on stderr."""
+    """An error as a document on stdout with --json, else in three or four lines on stderr.
+
+    Where stdout takes nothing more (a full disk), the lines say it.
+    """
     if OPTIONS.json:
-        print(json.dumps(problem.as_json(), ensure_ascii=False, default=str), flush=True)
-        return
+        with suppress(OSError):
+            _write(json.dumps(problem.as_json(), ensure_ascii=False, default=str))
+            return
+        _drop_stdout()
     for line in error_lines(problem):
         print(_printable(line, sys.stderr), file=sys.stderr, flush=True)
 
