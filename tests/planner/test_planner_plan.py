@@ -106,6 +106,13 @@ REQUESTS = {
 }
 
 
+def test_a_device_made_for_inference_serves_and_is_not_trained_on():
+    for name, request in REQUESTS.items():
+        found = next(p for p in plan(request, catalogue(), CONSTANTS).plans if p.device == "inferentia2")
+        refused = bool(found.why_not and "made for inference" in found.why_not)
+        assert refused == (name != "serve")
+
+
 @pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
 def test_a_plan_names_every_device_and_its_parts_sum(request_):
     plans = plan(request_, catalogue(), CONSTANTS)

@@ -65,6 +65,7 @@ class Device:
     media_engines: int = 0  # decoders of images and video
     scaleup_name: str = ""
     price_date: str = ""
+    trains: bool = True  # False where the maker's software runs inference alone
 
     def kernel(self, precision: str) -> dict[str, float]:
         """Measured constants of matrix products at a precision (of a wider one where it was not measured),
@@ -223,6 +224,7 @@ def _device(row: Mapping[str, str]) -> Device:
         media_engines=int(_number(row, "media_engines") or 0),
         scaleup_name=row["scaleup_name"],
         price_date=row["price_date"],
+        trains=row["trains"] != "no",
     )
 
 

@@ -42,6 +42,8 @@ class Found:
 
 def search_training(request: Request, offer: Offer, constants: Constants, fine: bool = True) -> Found:
     """The cheapest settings in time; where none is within the limits, those that break them least."""
+    if not offer.device.trains:
+        return Found(no_plan(offer, "is made for inference: its maker has no software that trains on it"))
     found = [
         _at_precision(request, offer, precision, constants, fine)
         for precision in precisions_of(request, offer)
