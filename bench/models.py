@@ -17,6 +17,7 @@ from typing import Any
 from steelyard.artefact import Inputs, Store, Watch, adopt, key_of
 from steelyard.training import train
 
+ROOT = Path(__file__).resolve().parents[1]
 TASKS = ("nl2flag", "zh_sentiment", "sql_transpile", "logjson")
 ROWS = 40  # a task; enough that answers take the form of their task
 SETTINGS: dict[str, Any] = {
@@ -33,7 +34,7 @@ class Told(Watch):
 
 
 def tasks_folder() -> Path:
-    return Path(os.environ.get("STEELYARD_SHARED", "shared")) / "tasks"
+    return Path(os.environ.get("STEELYARD_SHARED") or ROOT.parent / "shared") / "tasks"
 
 
 def rows_of(task: str, split: str, count: int) -> list[dict[str, Any]]:
