@@ -167,6 +167,7 @@ def peers(args: argparse.Namespace, hf: Path, gguf: Path | None) -> dict[str, Ca
 
     return {
         "steelyard": lambda: service(hf, args.form),
+        "steelyard int8": lambda: service(hf, "int8"),  # llama.cpp's Q8_0 has 8 bits too
         "steelyard lookup": lambda: service(hf, args.form, speculative="lookup"),
         "bare": lambda: child("peer_bare.py", served(args.form)),
         "vllm": lambda: vllm(hf, args.vllm, "bfloat16"),
@@ -243,15 +244,15 @@ def medians(runs: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, floa
     }
 
 
-def ratios(table: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Output tokens a second of steelyard over each peer's, cell by cell."""
-    own = table.get("steelyard", {})
+def ratios(table: dict[str, Any], name: str) -> dict[str, dict[str, float]]:
+    """Output tokens a second of one over each other's, cell by cell."""
+    own = table.get(name, {})
     return {
-        name: {
+        other: {
             cell: own[cell]["output_tok_s"] / f["output_tok_s"] for cell, f in cells.items() if cell in own
         }
-        for name, cells in table.items()
-        if name != "steelyard"
+        for other, cells in table.items()
+        if own and other != name
     }
 
 
@@ -281,8 +282,8 @@ def main() -> None:
         "schema": "steelyard.bench.peers/1",
         "protocol": " ".join(__doc__.split("Protocol: ")[1].split()),
         "model": args.model, "form": args.form, "rounds": args.rounds, "per_user": args.per_user,
-        "machine": asdict(probe()), "medians": table, "steelyard_over": ratios(table), "skipped": skipped,
-        "runs": found,
+        "machine": asdict(probe()), "medians": table, "steelyard_over": ratios(table, "steelyard"),
+        "steelyard_int8_over": ratios(table, "steelyard int8"), "skipped": skipped, "runs": found,
     }  # fmt: skip
     print(json.dumps(document, indent=1, default=str))
 
