@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from . import batches, embeddings, files_api, rerank, tuning
+from . import batches, embeddings, files_api, rerank, tuning_job
 from .batches import Batches
 from .object_store import ObjectStore, state_folder
 from .tuning import Tuning
@@ -17,7 +17,7 @@ BODIES: dict[str, type[BaseModel]] = {
     **embeddings.BODIES,
     **rerank.BODIES,
     **batches.BODIES,
-    **tuning.BODIES,
+    **tuning_job.BODIES,
 }
 
 

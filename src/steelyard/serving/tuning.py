@@ -11,17 +11,14 @@ import asyncio
 import json
 import os
 import re
-import secrets
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -30,9 +27,19 @@ from ..errors import Problem
 from . import files_api
 from .api_error import ApiError, json_response
 from .bodies import parse
-from .metadata import Metadata
 from .object_store import ObjectStore, Stored, find, may_see, need_scope, new_id, owner_of, page
 from .transport import body_of
+from .tuning_job import (
+    JobBody,
+    faults,
+    last_checkpoint,
+    link,
+    new_job,
+    recipe_of,
+    refuse,
+    result_file,
+    thinned,
+)
 
 KIND = "jobs"
 EVENTS, CHECKPOINTS = "job_events", "job_checkpoints"
@@ -40,9 +47,6 @@ OPEN = ("validating_files", "queued", "running")
 STOPPED = 6  # exit code of a run that was interrupted and can go on
 LOOK_EVERY_S = 0.5
 STOP_S = 8.0  # a run stops at its next safe point, within 5 s
-LEAST_ROWS = 2  # fewer can be no training set; OpenAI asks for 10
-METRICS_SHOWN = 500  # points of the loss curve that become events
-ABILITY = "main"
 STEP_TOLD = {
     "clean": "Preparing the data",
     "train": "Training",
@@ -50,41 +54,6 @@ STEP_TOLD = {
     "gate": "Judging it",
 }
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-
-Auto = Literal["auto"]
-
-
-class Hyperparameters(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    n_epochs: Auto | int | None = None
-    batch_size: Auto | int | None = None
-    learning_rate_multiplier: Auto | float | None = None
-
-
-class SupervisedMethod(BaseModel):
-    hyperparameters: Hyperparameters | None = None
-
-
-class Method(BaseModel):
-    model_config = ConfigDict(extra="allow")
-    type: Literal["supervised", "dpo", "reinforcement"]
-    supervised: SupervisedMethod | None = None
-
-
-class JobBody(BaseModel):
-    model_config = ConfigDict(extra="allow")
-    model: str = Field(min_length=1, max_length=200)
-    training_file: str
-    validation_file: str | None = None
-    hyperparameters: Hyperparameters | None = None
-    method: Method | None = None
-    suffix: str | None = Field(None, max_length=64)
-    seed: int | None = None
-    integrations: list[Any] | None = None
-    metadata: Metadata | None = None
-
-
-BODIES: dict[str, type[BaseModel]] = {"/v1/fine_tuning/jobs": JobBody}
 
 
 class Tuning:
@@ -116,7 +85,7 @@ class Tuning:
 
     async def create(self, request: Request) -> Response:
         body: JobBody = parse(JobBody, await body_of(request))
-        _refuse(body)
+        refuse(body)
         named = files_api.named
         training = await asyncio.to_thread(
             named, self.store, request, body.training_file, "fine-tune", "training_file"
@@ -127,7 +96,7 @@ class Tuning:
             )
         base = self._base(body.model)
         self._need_store()
-        stored = _new(self.api.settings.name, body, base, owner_of(request))
+        stored = new_job(self.api.settings.name, body, base, owner_of(request))
         await asyncio.to_thread(self._write, stored, body, training)
         self._tell(stored.id, f"Created fine-tuning job: {stored.id}")
         self.begin()
@@ -246,9 +215,9 @@ class Tuning:
         folder = self._folder(stored.id)
         self.store.made("runs")
         folder.mkdir(mode=0o700)
-        _link(self.store.content(training.id), folder / "training.jsonl")
+        link(self.store.content(training.id), folder / "training.jsonl")
         if body.validation_file:
-            _link(self.store.content(body.validation_file), folder / "validation.jsonl")
+            link(self.store.content(body.validation_file), folder / "validation.jsonl")
         try:
             recipe = recipe_of(stored, folder)
         except Problem as e:
@@ -308,7 +277,7 @@ class Tuning:
         """One job to its end, or to where it was asked to stop."""
         folder = self._folder(job_id)
         if self._now(job_id).shown["status"] == "validating_files":
-            fault = await asyncio.to_thread(_faults, folder)
+            fault = await asyncio.to_thread(faults, folder)
             if fault:
                 return self._fail(job_id, "invalid_training_file", *fault)
             self._tell(job_id, "Files validated, moving job to queued state")
@@ -385,16 +354,16 @@ class Tuning:
         checkpoint = Path(steps["train"]["artefact"])
         curve = [orjson.loads(line) for line in (checkpoint / "curve.jsonl").read_bytes().splitlines()]
         stored = self._now(job_id)
-        file = await asyncio.to_thread(_result_file, self.store, stored, curve)
+        file = await asyncio.to_thread(result_file, self.store, stored, curve)
         name = f"{self.api.settings.name}:{stored.hidden['adapter']}"
-        for point in _thinned(curve):
+        for point in thinned(curve):
             told = {"step": point["step"], "train_loss": point["loss"], "total_steps": len(curve)}
             words = f"Step {point['step']}/{len(curve)}: training loss={point['loss']:.2f}"
             self._tell(job_id, words, kind="metrics", data=told)
         stored = stored.with_hidden(checkpoint=str(checkpoint), compressed=steps["compress"]["artefact"])
         loaded, why = await self._try_to_load(stored)
         self._tell(job_id, why)
-        self.store.append(CHECKPOINTS, job_id, _checkpoint(job_id, name, curve))
+        self.store.append(CHECKPOINTS, job_id, last_checkpoint(job_id, name, curve))
         self.store.put(
             KIND,
             stored.with_hidden(loaded=loaded).with_shown(
@@ -453,85 +422,12 @@ class Tuning:
         self.store.append(EVENTS, job_id, event)
 
 
-# ---------------------------------------------------------------------- a job and its recipe
-
-
-def _refuse(body: JobBody) -> None:
-    """Raises ApiError 400 for what no recipe can do."""
-    kind = body.method.type if body.method else "supervised"
-    if kind != "supervised":
-        told = f"the method {kind!r} is not supported; supervised is"
-        raise ApiError(400, told, param="method", code="unsupported_parameter")
-    if body.integrations:
-        raise ApiError(
-            400, "integrations are not supported", param="integrations", code="unsupported_parameter"
-        )
-    given = hyperparameters_of(body)
-    for name, least in (("n_epochs", 1), ("batch_size", 1), ("learning_rate_multiplier", 1e-6)):
-        if given[name] != "auto" and not least <= given[name] <= 10_000:
-            raise ApiError(400, f"{name} is at least {least}, or auto", param=name)
-
-
-def hyperparameters_of(body: JobBody) -> dict[str, Any]:
-    """Of `method` if given there, else the older place; what is left out is "auto"."""
-    method = body.method.supervised if body.method else None
-    given = (method.hyperparameters if method else None) or body.hyperparameters or Hyperparameters()
-    return {name: "auto" if value is None else value for name, value in given.model_dump().items()}
-
-
-def _new(served: str, body: JobBody, base: str, owner: str | None) -> Stored:
-    job_id, now = new_id("ftjob-"), int(time.time())
-    given = hyperparameters_of(body)
-    slug = re.sub(r"[^a-z0-9-]+", "-", (body.suffix or "tuned").lower()).strip("-") or "tuned"
-    shown = {
-        "object": "fine_tuning.job", "id": job_id, "model": body.model, "created_at": now,
-        "finished_at": None, "fine_tuned_model": None, "organization_id": "steelyard", "result_files": [],
-        "status": "validating_files", "training_file": body.training_file,
-        "validation_file": body.validation_file, "hyperparameters": given, "trained_tokens": None,
-        "error": None, "user_provided_suffix": body.suffix, "integrations": [], "metadata": body.metadata,
-        "seed": secrets.randbelow(2**31) if body.seed is None else body.seed % 2**31,
-        "estimated_finish": None, "method": {"type": "supervised", "supervised": {"hyperparameters": given}},
-    }  # fmt: skip
-    hidden = {"base": base, "adapter": f"{slug}-{job_id[-8:]}"}
-    return Stored(id=job_id, owner=owner, shown=shown, hidden=hidden)
-
-
-def recipe_of(stored: Stored, folder: Path) -> dict[str, Any]:
-    """The job in a recipe's words. Raises Problem where the base cannot be read."""
-    given = stored.shown["hyperparameters"]
-    stage: dict[str, Any] = {"stage": "sft", "finetuning_type": "lora"}
-    if given["n_epochs"] != "auto":
-        stage["num_train_epochs"] = given["n_epochs"]
-    if given["batch_size"] != "auto":  # so many rows an update: not packed, or their number would vary
-        stage |= {"packing": False, "per_device_train_batch_size": 1}
-        stage["gradient_accumulation_steps"] = given["batch_size"]
-    if given["learning_rate_multiplier"] != "auto":
-        stage["learning_rate"] = _usual_rate(stored.hidden["base"]) * given["learning_rate_multiplier"]
-    recipe = {
-        "name": stored.id,
-        "model": stored.hidden["base"],
-        "data": [{"path": "training.jsonl", "ability": ABILITY}],
-        "clean": "none",  # the client has chosen its rows
-        "train": [stage],
-        "seed": stored.shown["seed"],
-    }
-    if (folder / "validation.jsonl").exists():
-        recipe["gate"] = {"abilities": {ABILITY: {"eval": "validation.jsonl"}}}
-    return recipe
-
-
-def _usual_rate(base: str) -> float:
-    """What the planner would choose: the multiplier counts from there."""
-    from ..model import resolve
-    from ..planner import learning_rate
-    from ..shape import read
-
-    return learning_rate(read(resolve(base).path), lora=True)
-
-
-def _link(source: Path, target: Path) -> None:
-    """The file may be deleted while the job needs it."""
-    target.hardlink_to(source)
+def _document(folder: Path) -> dict[str, Any]:
+    """What `steelyard up --json` said."""
+    with suppress(OSError, orjson.JSONDecodeError):
+        told = orjson.loads((folder / "outcome.json").read_bytes())
+        return told if isinstance(told, dict) else {}
+    return {}
 
 
 def _environment() -> dict[str, str]:
@@ -545,75 +441,3 @@ def _has(stored: Stored, request: Request) -> bool:
     asked = re.compile(r"metadata\[(.+)\]")
     pairs = [(m[1], v) for k, v in request.query_params.items() if (m := asked.fullmatch(k))]
     return all(kept.get(k) == v for k, v in pairs)
-
-
-# ---------------------------------------------------------------------- files in, files out
-
-
-def _faults(folder: Path) -> tuple[str, str] | None:
-    """What is wrong with the files, and which one: a line that is no chat, too few of them."""
-    for name in ("training", "validation"):
-        path = folder / f"{name}.jsonl"
-        if path.exists() and (fault := _fault_of(path)):
-            return f"{name} file, {fault}", f"{name}_file"
-    return None
-
-
-def _fault_of(path: Path) -> str | None:
-    rows = 0
-    for number, line in _lines(path):
-        rows += 1
-        try:
-            row = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            return f"line {number}: not JSON"
-        if fault := _row_fault(row):
-            return f"line {number}: {fault}"
-    return None if rows >= LEAST_ROWS else f"{rows} rows: at least {LEAST_ROWS} are needed"
-
-
-def _row_fault(row: Any) -> str | None:
-    messages = row.get("messages") if isinstance(row, dict) else None
-    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
-        return "`messages` is missing"
-    if not any(m.get("role") == "assistant" for m in messages):
-        return "there is no assistant message to learn from"
-    return None
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    with path.open("rb") as file:
-        yield from ((n, line) for n, line in enumerate(file, 1) if line.strip())
-
-
-def _document(folder: Path) -> dict[str, Any]:
-    """What `steelyard up --json` said."""
-    with suppress(OSError, orjson.JSONDecodeError):
-        told = orjson.loads((folder / "outcome.json").read_bytes())
-        return told if isinstance(told, dict) else {}
-    return {}
-
-
-def _result_file(store: ObjectStore, stored: Stored, curve: list[dict[str, Any]]) -> Stored:
-    """The loss curve as OpenAI's step_metrics.csv."""
-    import io
-
-    lines = ["step,train_loss,learning_rate,tokens"]
-    lines += [f"{p['step']},{p['loss']},{p['learning_rate']},{p['tokens']}" for p in curve]
-    data = io.BytesIO(("\n".join(lines) + "\n").encode())
-    return files_api.add(store, "step_metrics.csv", "fine-tune-results", data, stored.owner)
-
-
-def _thinned(curve: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    every = -(-len(curve) // METRICS_SHOWN) or 1
-    return curve[every - 1 :: every]
-
-
-def _checkpoint(job_id: str, name: str, curve: list[dict[str, Any]]) -> dict[str, Any]:
-    """The last one, which is the result: those between are the run's own and cannot be served."""
-    metrics = {"step": len(curve), "train_loss": curve[-1]["loss"]}
-    return {
-        "object": "fine_tuning.job.checkpoint", "id": new_id("ftckpt_"), "created_at": int(time.time()),
-        "fine_tuned_model_checkpoint": name, "fine_tuning_job_id": job_id, "metrics": metrics,
-        "step_number": len(curve),
-    }  # fmt: skip
