@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from steelyard.errors import WrongUse
-from steelyard.hardware import named_models
-from steelyard.planner import named_shape
+from steelyard.hardware import catalogue, named_models, published_constants
+from steelyard.planner import Constants, Request, named_shape, plan
 
 MODELS = named_models()
+CONSTANTS = Constants.from_json(published_constants())
 
 
 @pytest.mark.parametrize(
@@ -29,6 +32,18 @@ def test_a_window_bounds_what_its_layers_see() -> None:
     assert mistral.sliding_window == 4096 and mistral.attended(4096) == 4097 / 2
     assert 1024 < gemma.attended(32768) < 32769 / 2 / 4
     assert named_shape("llama3-8b", MODELS).attended(8192) == 8193 / 2
+
+
+def test_layers_that_slide_a_window_keep_no_more_than_it() -> None:
+    sliding = named_shape("gemma3-27b", MODELS)
+    long = {"prompt_tokens": 65536, "output_tokens": 128, "users": 8, "job": "serve", "max_devices": 8}
+    found = [
+        plan(Request(shape=shape, devices=("h100-sxm",), **long), catalogue(), CONSTANTS).plans[0]
+        for shape in (sliding, replace(sliding, sliding_window=None))
+    ]
+    kv = [p.bytes["kv"] / (p.settings["batch"] * 65664) * p.settings["tp"] for p in found]
+    assert kv[0] == pytest.approx(kv[1] * (0.161 + 0.839 * 1024 / 65664), rel=1e-3)
+    assert found[0].devices < found[1].devices
 
 
 def test_latent_attention_keeps_few_values_a_token() -> None:

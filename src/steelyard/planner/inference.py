@@ -13,7 +13,7 @@ import numpy as np
 
 from steelyard.shape import Shape
 
-from .sizes import RUNTIME_BYTES, Array, Hardware, Sizes
+from .sizes import RUNTIME_BYTES, Array, Hardware, Sizes, kept_share
 
 # Physical meaning and prior of each base: (start value, log sd of the prior).
 PRIORS: dict[str, tuple[float, float]] = {
@@ -265,7 +265,7 @@ def kv_s(
     2405.04434, section 2.1).
     """
     context = setup.prompt + np.asarray(setup.output) / 2
-    seen = 1 - np.sqrt(np.clip(1 - np.asarray(sizes.window), 0.0, 1.0))
+    seen = kept_share(context, sizes.sliding, sizes.sliding_share)
     heads = np.where(np.asarray(sizes.attention_params) > 0, 1.0, np.maximum(1.0, sizes.kv_heads))
     held = sizes.kv_bytes * np.asarray(setup.kv_bits) / 16 / np.minimum(setup.t, heads)
     return batch * context * seen * held / (hardware.bandwidth * constant["serve.kv"])
@@ -307,15 +307,19 @@ def shared_prefill_s(parts: dict[str, dict[str, Array]], batch: Array, output: A
 
 
 def serve_memory_parts(shape: Shape, setup: ServeSetup, kv_bytes: float) -> dict[str, Array]:
-    """Bytes one device holds: weights, KV cache at full length, activations of a prefill chunk, runtime."""
+    """Bytes one device holds: weights, KV cache at full length, activations of a prefill chunk, runtime.
+
+    Layers that slide a window keep no more tokens than it holds.
+    """
     split = np.asarray(setup.t, float) * np.asarray(setup.p, float)
     length = setup.prompt + np.asarray(setup.output)
+    kept = length * kept_share(length, shape.sliding_window or 0, shape.window_share)
     heads = max(1, shape.kv_heads) if shape.kv_width in (0, 2 * shape.kv_heads * shape.head_dim) else 1
     held = np.minimum(setup.t, heads) * np.asarray(setup.p, float)
     chunk = np.minimum(np.asarray(setup.prompt, float), 2048.0)
     return {
         "weights": shape.params * stored_bits(np.asarray(setup.weight_bits, float)) / 8 / split,
-        "kv": np.asarray(setup.batch) * length * kv_bytes * np.asarray(setup.kv_bits) / 16 / held,
+        "kv": np.asarray(setup.batch) * kept * kv_bytes * np.asarray(setup.kv_bits) / 16 / held,
         "activations": chunk * (4.0 * shape.hidden + 6.0 * shape.ffn / np.asarray(setup.t)),
         "runtime": RUNTIME_BYTES + 0.0 * split,
     }

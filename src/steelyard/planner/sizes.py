@@ -102,6 +102,8 @@ class Sizes:
     tied: Array = 0
     attention_params: Array = 0.0  # weights a layer of attention; 0 = those of its heads
     window: Array = 1.0  # of the tokens before it, the share a token looks at (sliding windows)
+    sliding: Array = 0.0  # tokens of that window, 0 = none
+    sliding_share: Array = 0.0  # of the layers that slide it
 
     @staticmethod
     def of(shape: Shape, seq_len: int, kv_dtype: str = "bf16") -> Sizes:
@@ -127,7 +129,21 @@ class Sizes:
             tied=int(shape.tied),
             attention_params=float(latent_params(shape)),
             window=shape.attended(seq_len) / ((seq_len + 1) / 2),
+            sliding=shape.sliding_window or 0,
+            sliding_share=shape.window_share if shape.sliding_window else 0.0,
         )
+
+
+def attended_share(length: float, window: float, share: float) -> float:
+    """Of the tokens before it, what a token looks at in the mean over positions and layers."""
+    beyond = max(0.0, 1 - window / length) if window else 0.0
+    return 1 - share * beyond**2
+
+
+def kept_share(length: Array, window: Array, share: Array) -> Array:
+    """Of a sequence's KV cache, what is kept where a share of the layers slides a window (0 = none does)."""
+    beyond = np.clip(1 - np.asarray(window, float) / np.maximum(1.0, length), 0.0, 1.0)
+    return 1 - np.where(np.asarray(window) > 0, share, 0.0) * beyond
 
 
 def latent_params(shape: Shape) -> int:
