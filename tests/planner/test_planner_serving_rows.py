@@ -46,6 +46,12 @@ def value(**cells: str) -> float:
         ({"device": "b200", "precision": "nvfp4"}, {"device": "b200", "precision": "mxfp4"}),
         ({"framework": "llama.cpp", "concurrency": ""}, {"framework": "Ollama", "concurrency": "1"}),
         ({"phase": "decode", "concurrency": ""}, {"phase": "decode", "concurrency": "1"}),
+        ({"phase": "Serve ", "concurrency": ""}, {"concurrency": ""}),
+        ({"phase": "inference", "concurrency": ""}, {"concurrency": ""}),
+        ({"phase": " Decode", "concurrency": ""}, {"phase": "decode", "concurrency": ""}),
+        ({"phase": "PREFILL"}, {"phase": "prefill"}),
+        ({"metric": " TPS", "unit": "Tokens/s "}, {}),
+        ({"framework": "vllm ", "device": " H100-SXM", "precision": " Fp16"}, {"precision": "fp16"}),
         ({"framework": "rocm/vllm", "device": "mi300x"}, {"device": "mi300x"}),
     ],
 )

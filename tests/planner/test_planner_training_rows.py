@@ -42,6 +42,20 @@ def test_rates_however_spelled(metric: str, unit: str, factor: float):
 
 
 @pytest.mark.parametrize(
+    ("cells", "same"),
+    [
+        ({"phase": "Pre-training "}, {}),
+        ({"phase": "continued pre-training"}, {}),
+        ({"phase": "Supervised fine-tuning"}, {"phase": "finetune"}),
+        ({"phase": "preference"}, {"phase": "dpo"}),
+        ({"device": "Google TPU v5p", "framework": ""}, {"device": "tpu-v5p", "framework": ""}),
+    ],
+)
+def test_phases_and_devices_however_spelled(cells: dict[str, str], same: dict[str, str]):
+    assert predicted(**cells).value == predicted(**same).value
+
+
+@pytest.mark.parametrize(
     ("metric", "unit", "of", "factor"),
     [
         ("step_time_ms", "ms", ("step_time_s", "s"), 1e3),

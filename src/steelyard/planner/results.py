@@ -24,11 +24,27 @@ from .inference import ServeSetup, serve_s
 from .sizes import Hardware, Sizes
 from .training import TrainSetup, train_step_s
 
-TRAIN_PHASES = (
-    "pretrain", "finetune", "train", "training", "pretraining", "fine-tune", "finetuning", "fine-tuning",
-    "sft", "lora", "qlora", "dpo", "distil", "distillation", "continued-pretrain",
-)  # fmt: skip
-SERVE_PHASES = ("serve", "decode", "prefill")
+# A phase and what else it is called, without spaces and hyphens.
+TRAIN_PHASES = {
+    "pretrain": (
+        "pretraining", "train", "training", "continue", "continuedpretrain", "continuedpretraining",
+        "continuedtraining",
+    ),
+    "finetune": ("finetuning", "fullfinetune", "fullfinetuning", "sft", "supervisedfinetuning"),
+    "lora": ("lorafinetune", "lorafinetuning", "peft"),
+    "qlora": ("qlorafinetune", "qlorafinetuning"),
+    "dpo": ("prefer", "preference", "preferencetraining"),
+    "distil": ("distill", "distillation"),
+}  # fmt: skip
+SERVE_PHASES = {
+    "serve": (
+        "serving", "inference", "generate", "generation", "online", "onlineserving", "offline",
+        "offlineinference", "throughput", "score", "scoring", "batchscoring",
+    ),
+    "prefill": ("prefilling", "promptprocessing"),
+    "decode": ("decoding", "tokengeneration"),
+}  # fmt: skip
+PHASES = {word: name for name, others in (TRAIN_PHASES | SERVE_PHASES).items() for word in (name, *others)}
 FROM_MODEL = ("layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "params_b")
 WORST = 10
 
@@ -108,21 +124,32 @@ def read_rows(
     names = model_names(models)
     for row in rows:
         try:
-            phase = phase_of(row)
-            read = _train_row if phase == "train" else _serve_row
-            taken[phase].append(read(from_catalogue(row, models, names), devices, models))
+            found = from_catalogue(tidied(row), models, names)
+            if found["phase"] in TRAIN_PHASES:
+                taken["train"].append(_train_row(found, devices, models))
+            else:
+                taken["serve"].append(_serve_row(found, devices, models))
         except WrongUse as e:
             near = f"; {e.hint}" if e.code.endswith(".unknown") else ""
             refused[row.get("id", "")] = e.message + near
     return {phase: _table(phase, found) for phase, found in taken.items() if found}, refused
 
 
-def phase_of(row: Row) -> str:
-    """ "train" or "serve". Raises WrongUse for a phase that is neither."""
-    phase = (row.get("phase") or "").strip().lower()
-    if phase not in (*TRAIN_PHASES, *SERVE_PHASES):
+def tidied(row: Row) -> Row:
+    """The row without spaces around its cells and with its phase as PHASES names it.
+
+    Raises WrongUse for a phase that is neither training nor serving.
+    """
+    phase = phase_of(row)
+    if not phase:
         raise WrongUse("results.phase", f"the phase {row.get('phase')!r} is not known")
-    return "train" if phase in TRAIN_PHASES else "serve"
+    cells = {name: (cell or "").strip() for name, cell in row.items()}
+    return cells | {"id": row.get("id") or "", "phase": phase}
+
+
+def phase_of(row: Row) -> str | None:
+    """The row's phase by its own name, however it is spelled."""
+    return PHASES.get(re.sub(r"[^a-z]", "", (row.get("phase") or "").lower()))
 
 
 def from_catalogue(row: Row, models: Models, names: Mapping[str, str]) -> Row:
@@ -139,8 +166,8 @@ def _train_row(row: Row, devices: Devices, models: Models) -> _Parsed:
     metric, factor, power = training_metrics.metric_of(row)
     if metric == "step_time_s":
         needed(row, "global_batch")
-    row = {**row, "precision": training_rows.precision_of(row)}
     device = devices.find(row["device"])
+    row = {**row, "device": device.id, "precision": training_rows.precision_of(row)}
     hardware = rates_of(row, device)
     hardware["node"] = training_rows.scale_up(device, hardware["node"])
     sizes = sizes_of(row, models, needed(row, "seq_len"))
@@ -303,7 +330,7 @@ def _worst(
 
 
 def _groups(row: Row, devices: Devices) -> list[str]:
-    phase = "train" if (row.get("phase") or "").strip().lower() in TRAIN_PHASES else "serve"
+    phase = "train" if phase_of(row) in TRAIN_PHASES else "serve"
     try:
         kin = family(devices.find(row["device"]))
     except WrongUse:
