@@ -59,6 +59,12 @@ def test_a_row_means_the_same_however_it_is_spelled(cells, same):
     assert value(**cells) == pytest.approx(value(**same))
 
 
+@pytest.mark.parametrize(("device", "host"), [("gb200", "4"), ("gb300", "4"), ("tpu-v5e", "8")])
+def test_links_that_reach_beyond_a_host_do_so_whatever_it_holds(device, host):
+    cells = {"device": device, "devices": "16", "tp": "16", "model": "llama3-70b"}
+    assert value(devices_per_node=host, **cells) == value(devices_per_node="", **cells)
+
+
 def test_times_and_rates_of_one_row_agree():
     tpot_s = value(metric="tpot", unit="ms") / 1e3
     assert value(metric="tokens_per_s", unit="tokens/s/user") == pytest.approx(1 / tpot_s)

@@ -184,6 +184,8 @@ def _serve_row(row: Row, devices: Devices, models: Models) -> _Parsed:
     hardware = rates_of({**row, "precision": inference_rows.precision_of(row)}, device)
     if device.scaleup_topology == "mesh":  # the links go to that many peers, whatever the host holds
         hardware["node"] = float(max(1, device.scaleup_devices))
+    else:
+        hardware["node"] = training_rows.scale_up(device, hardware["node"])
     sizes = sizes_of(row, models, number(row, "prompt_len", 512.0) or 512.0)
     setup, extra = inference_rows.setup_of(row, sizes, hardware, device)
     extra |= {"factor": metric.factor, "per_device": float(metric.per_device)}
