@@ -276,6 +276,36 @@ def test_a_recipe_is_weighed_by_its_own_words_and_the_flags(told, tmp_path) -> N
     assert "an hour, TTFT" in line
 
 
+ROWS = "".join(
+    json.dumps(
+        {"messages": [{"role": "user", "content": "q " * n}, {"role": "assistant", "content": "a " * n}]}
+    )
+    + "\n"
+    for n in range(4, 104)
+)
+TRAINED = (
+    "model: demo\ndata: [{path: rows.jsonl}]\ntrain: [{stage: sft, finetuning_type: lora, max_length: 512}]\n"
+)
+
+
+def weighed(told, tmp_path, *changes: str) -> tuple[int, dict[str, Any]]:
+    """The plan of a recipe that trains, on one device, with words of it changed."""
+    (tmp_path / "rows.jsonl").write_text(ROWS)
+    (tmp_path / "steelyard.yaml").write_text(TRAINED)
+    return told("plan", "--device", "h100-sxm", *(word for c in changes for word in ("--set", c)))
+
+
+def test_a_service_that_no_device_can_give_is_no_plan(told, tmp_path) -> None:
+    load = "goal.load.arrival_rate=2/s"
+    code, document = weighed(told, tmp_path, load, "goal.latency.ttft_p95=0.1ms")
+    assert code == 3 and document["best"] is None and document["tightest"]["limit"] == "ttft"
+    near = document["plans"][document["nearest"]]
+    assert not near["fits"] and "the step serve; ttft of" in near["why_not"]
+    assert near["steps"][-1]["ttft_s"] > 1e-4
+    code, document = weighed(told, tmp_path, load, "goal.latency.ttft_p95=2s")
+    assert code == 0 and document["plans"][document["best"]]["fits"]
+
+
 # ------------------------------------------------------------------ hardware
 
 

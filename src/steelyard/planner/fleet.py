@@ -53,6 +53,8 @@ class Option:
     cost_usd: float
     weight: float
     told: Mapping[str, Any] = field(default_factory=dict)
+    why_not: str | None = None  # where it misses a limit of its own
+    shortfalls: Mapping[str, float] = field(default_factory=dict)  # by which factors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

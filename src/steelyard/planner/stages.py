@@ -37,12 +37,16 @@ CORES_TOGETHER = 0.7  # of their sum that all cores of a socket reach; modelled
 GATE_BATCH = 8.0
 COUNTS = (1, 2, 4, 8)  # devices that a step of data may take
 TRAIN = "train"
+WHOLE = {"deadline", "budget", "power"}  # limits of all steps together
 
 
 def with_steps(
     request: Request, offers: Sequence[Offer], plans: Sequence[Plan], constants: Constants
 ) -> list[Plan]:
-    """Each plan with its steps, the dearest on its own device; plans that cannot be have none."""
+    """Each plan with its steps, the dearest on its own device; plans that cannot be have none.
+
+    Where no device can do a step, each plan has the nearest way to do it, and is unfit for that reason.
+    """
     stages, pools, at = stages_of(request, offers, plans, constants)
     able = all(s.options for s in stages)
     placed = anchored(stages, at, pools, request.deadline_s, request.budget_usd) if able else {}
@@ -92,10 +96,11 @@ def _whole(
     if p.time_s is None:
         return replace(p, steps=())
     if placed is None:
-        options = [_alone(name, request, offers[at], at, p, constants) for name in step_names(request)]
-        if any(o is None for o in options):
-            return replace(p, steps=())
-        kept = [o for o in options if o is not None]
+        kept = []
+        for name in step_names(request):
+            if (option := _alone(name, request, offers[at], at, p, constants)) is None:
+                return replace(_without(p, name) if p.fits else p, steps=())
+            kept.append(option)
         transfers: tuple[tuple[float, float], ...] = ((0.0, 0.0),) * len(kept)
     else:
         kept, transfers = list(placed.options), placed.transfers
@@ -106,7 +111,20 @@ def _alone(
     name: str, request: Request, offer: Offer, at: int, p: Plan, constants: Constants
 ) -> Option | None:
     options = _options(name, request, offer, at, p, constants)
-    return min(options, key=lambda o: o.time_s, default=None)
+    return min(options, key=lambda o: (_short(o), o.time_s), default=None)
+
+
+def _short(option: Option) -> float:
+    """By which factor it misses the worst of its own limits; 0 where it misses none."""
+    return max(option.shortfalls.values(), default=0.0)
+
+
+def _without(p: Plan, step: str, option: Option | None = None) -> Plan:
+    """A plan unfit for want of a step; `option` is the nearest way to do it."""
+    told = [f"no device can do the step {step}", *([option.why_not] if option and option.why_not else [])]
+    why = "; ".join([*told, *([p.why_not] if p.why_not else [])])
+    short = dict(p.shortfalls) | dict(option.shortfalls if option else {})
+    return replace(p, fits=False, why_not=why, shortfalls=short)
 
 
 def _with_all(
@@ -143,12 +161,14 @@ def _with_all(
     )
     draws = [w for o in options if (w := draws_w(offers[o.pool].device, o.devices))]
     power = (max(draws), request.power_limit_w) if request.power_limit_w and draws else None
-    return within_limits(made, request.budget_usd, request.deadline_s, power)
+    made = within_limits(made, request.budget_usd, request.deadline_s, power)
+    unfit = next(((name, o) for name, o in zip(names, options, strict=True) if o.shortfalls), None)
+    return _without(made, *unfit) if unfit else made
 
 
 def _unlimited(p: Plan) -> dict[str, Any]:
     """Without the marks that limits of the whole left on its training alone."""
-    own = {k: v for k, v in p.shortfalls.items() if k not in ("deadline", "budget", "power")}
+    own = {k: v for k, v in p.shortfalls.items() if k not in WHOLE}
     if p.fits or own:
         return {}
     return {"fits": True, "why_not": None, "shortfalls": {}}
@@ -186,12 +206,13 @@ def _stage(
     plans: Sequence[Plan],
     constants: Constants,
 ) -> Stage:
-    options = [
-        option for i in usable for option in _options(name, request, offers[i], i, plans[i], constants)
-    ]
+    options = [o for i in usable for o in _options(name, request, offers[i], i, plans[i], constants)]
+    if name == "serve" and not request.serves and all(o.shortfalls for o in options):
+        options = [o for i in usable for o in _serving(request, offers[i], i, constants, fine=True)]
+    able = [o for o in options if not o.shortfalls] or sorted(options, key=_short)[:1]
     weights = 2.0 * request.shape.params
     left = {"clean": request.data_bytes, "prepare": request.data_bytes, "serve": 0.0}
-    return Stage(name=name, options=tuple(options), bytes_out=left.get(name, weights))
+    return Stage(name=name, options=tuple(able), bytes_out=left.get(name, weights))
 
 
 def _options(
@@ -230,10 +251,10 @@ def _option(request: Request, offer: Offer, at: int, devices: int, seconds: floa
 
 
 def _main_options(request: Request, offer: Offer, at: int, p: Plan, constants: Constants) -> list[Option]:
-    if request.serves:
-        return _serving(request, offer, at, constants)
-    if p.time_s is None or (not p.fits and set(p.shortfalls) - {"deadline", "budget", "power"}):
+    if p.time_s is None or (not p.fits and set(p.shortfalls) - WHOLE):
         return []
+    if request.serves:
+        return [_served(request, offer, at, p)]
     return [_option(request, offer, at, p.devices, p.time_s.value)]
 
 
@@ -275,14 +296,22 @@ def _token_s(request: Request, offer: Offer, constants: Constants, devices: int)
     return float(total(told["decode"])) / GATE_BATCH
 
 
-def _serving(request: Request, offer: Offer, at: int, constants: Constants) -> list[Option]:
-    """The service that holds the load and its SLO: loading counts, its hours weigh in the choice."""
+def _serving(
+    request: Request, offer: Offer, at: int, constants: Constants, fine: bool = False
+) -> list[Option]:
+    """The service that holds the load and its SLO, or misses them least."""
     asked = replace(
         request, job="serve", budget_usd=None, deadline_s=None, batch_scoring=False, objective="cost"
     )
-    found = search_serving(asked, offer, constants, fine=False).plan
-    if not found.fits or found.time_s is None:
+    found = search_serving(asked, offer, constants, fine).plan
+    if found.time_s is None:
         return []
+    served = _served(request, offer, at, found)
+    return [served if found.fits else replace(served, why_not=found.why_not, shortfalls=found.shortfalls)]
+
+
+def _served(request: Request, offer: Offer, at: int, found: Plan) -> Option:
+    """A service as a step: loading counts, its hours weigh in the choice."""
     load_s = START_S + 2.0 * request.shape.params / DISK_BYTES_PER_S
     told = {name: figure.value for name, figure in found.service.items()}
     told |= {name: found.settings[name] for name in ("replicas", "tp")}
@@ -292,4 +321,4 @@ def _serving(request: Request, offer: Offer, at: int, constants: Constants) -> l
     )
     watts = (power_w(offer.device) or 0.0) * found.devices
     a_hour = watts / 1000 if request.objective == "energy" else hourly
-    return [replace(option, weight=option.weight + request.service_h * a_hour)]
+    return replace(option, weight=option.weight + request.service_h * a_hour)
