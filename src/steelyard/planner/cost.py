@@ -38,7 +38,8 @@ WAN_BYTES_PER_S = 1.25e9  # 10 Gb/s between two providers or sites; modelled
 PUE, PUE_LOW, PUE_HIGH = 1.3, 1.1, 1.58  # hyperscale reports 1.1; Uptime Institute 2023: 1.58 on average
 POWER_SHARE = 0.9  # of the rated power that a device draws at work
 IDLE_SHARE = 0.25  # of it while it waits for others: bubble and exposed communication; modelled
-WAITING = ("bubble", "dp", "pp", "tp", "cp", "ep", "hops", "offload", "data")
+WAITING = ("bubble", "dp", "pp", "tp", "cp", "ep", "hops", "offload", "data", "waiting", "transfer")
+PHASES = re.compile("^(prefill|decode)_")  # before the name of a part of a service
 # What one device costs to buy. Boards of eight: Intel at Computex 2024 as reported by The Next Platform;
 # Xeon: Intel's list at 1,000 units (ARK at launch).
 PURCHASE_USD = {
@@ -178,7 +179,7 @@ def energy_kwh(device: Device, devices: int, time_s: Figure, parts: Mapping[str,
     if not device.tdp_w:
         return None
     whole = sum(parts.values()) or 1.0
-    waiting = sum(v for k, v in parts.items() if k in WAITING) / whole
+    waiting = sum(v for k, v in parts.items() if PHASES.sub("", k) in WAITING) / whole
     mean_w = device.tdp_w * (POWER_SHARE * (1 - waiting) + IDLE_SHARE * waiting) * devices
     per_s = mean_w / 3.6e6
     return Figure(
