@@ -268,7 +268,7 @@ def test_a_recipe_is_weighed_by_its_own_words_and_the_flags(told, tmp_path) -> N
     asked = document["request"]
     assert code == 0 and asked["budget_usd"] == pytest.approx(500 / 7.189)
     assert (asked["arrival_per_s"], asked["burstiness"], asked["trust"]) == (2.0, 2.0, "sealed")
-    assert asked["slo"]["ttft_s"] == 2.0 and asked["providers"] == ["aws"]
+    assert asked["slo"] == {"ttft_p95_s": 2.0} and asked["providers"] == ["aws"]
     assert asked["memory_limit_bytes"] == 64e9
     assert document["plans"][document["best"]]["steps"]
     _, (out, _) = told("plan", "--device", "h100-sxm", "--budget", "500 CNY", as_json=False)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from steelyard.errors import WrongUse
 from steelyard.hardware import catalogue, named_models, published_constants
-from steelyard.planner import Constants, Request, named_shape, plan
+from steelyard.planner import Constants, Plan, Request, named_shape, plan
 from steelyard.planner.constants import values
 from steelyard.planner.inference import ServeSetup, serve_s
 from steelyard.planner.kernels import collective_s, link_rate
@@ -185,3 +185,50 @@ def test_a_job_trains_in_a_precision_that_the_device_has(device: str, precision:
     request = Request(shape=LLAMA, job="sft", tokens=1e6, finetuning_type="lora", devices=(device,))
     (found,) = plan(request, catalogue(), CONSTANTS).plans
     assert found.settings["precision"] == precision
+
+
+def on(device: str, **words) -> Plan:
+    """The plan of a job on one device: a service with users unless told otherwise."""
+    asked = {"job": "serve", "users": 64, "prompt_tokens": 2048, "output_tokens": 256, "max_devices": 1}
+    request = Request(shape=LLAMA, devices=(device,), **(asked | words))
+    (found,) = plan(request, catalogue(), CONSTANTS).plans
+    return found
+
+
+@pytest.mark.parametrize("load", [{"users": 64}, {"users": 1, "arrival_per_s": 4.0}], ids=["users", "arrive"])
+def test_a_higher_percentile_is_never_better(load) -> None:
+    told = [on("h100-sxm", slo={"percentile": p}, **load).service["ttft_s"].value for p in (50, 90, 95, 99)]
+    assert told == sorted(told) and told[0] < told[-1]
+
+
+def test_a_newcomer_waits_for_the_prefills_of_the_others_but_not_for_more_than_all() -> None:
+    alone, many = (on("h100-sxm", users=n, slo={"percentile": 99.0}).service for n in (1, 64))
+    first = alone["ttft_s"].value
+    assert 2 * first < many["ttft_s"].value < 64 * first + 2 * many["tpot_s"].value
+    median = on("h100-sxm", users=64).service["ttft_s"].value
+    assert first < median < many["ttft_s"].value / 2  # their questions are spread over the time of an answer
+
+
+def test_each_latency_is_held_at_its_own_percentile() -> None:
+    load = {"arrival_per_s": 4.0, "users": 1}
+    p50, p99 = (on("h100-sxm", slo={"percentile": p}, **load).service["ttft_s"].value for p in (50.0, 99.0))
+    between = (p50 + p99) / 2
+    assert on("h100-sxm", slo={"ttft_p50_s": between, "ttft_p99_s": 2 * p99}, **load).fits
+    missed = on("h100-sxm", slo={"ttft_p50_s": p50 / 2, "ttft_p99_s": between}, **load)
+    assert not missed.fits and "at p50" in missed.why_not and "at p99" in missed.why_not
+    with pytest.raises(WrongUse, match="no part of an SLO"):
+        Request(shape=LLAMA, slo={"ttft_p42_s": 1.0})
+
+
+@pytest.mark.parametrize("answers", [1, 3, 500])
+def test_scoring_takes_at_least_as_long_as_one_answer_and_no_more_in_flight_than_there_are(answers) -> None:
+    found = on("h100-sxm", job="score", tokens=answers * 2000.0, output_tokens=2000, max_devices=1024)
+    assert found.time_s.value >= 2000 * found.service["tpot_s"].value
+    assert found.settings["batch"] * found.settings["replicas"] < 2 * answers or answers == 1
+    assert sum(found.parts.values()) == pytest.approx(found.time_s.value)
+
+
+def test_a_service_that_waits_draws_less() -> None:
+    calm, busy = (on("h100-sxm", arrival_per_s=rate, users=1, tokens=1e6 * rate) for rate in (0.01, 4.0))
+    mean_kw = [p.energy_kwh.value / p.time_s.value for p in (calm, busy)]
+    assert calm.devices == busy.devices and mean_kw[0] < 0.5 * mean_kw[1]

@@ -26,19 +26,26 @@ STABLE = 0.95  # of the engine's time that prefill may take
 def closed(request: Request, columns: Mapping[str, np.ndarray], one: Any, moved_s: Array) -> dict[str, Any]:
     """Requests always in flight: a cycle of a replica is its prefills and its steps.
 
-    With prefill apart, as many replicas of it as the rate of answers keeps busy.
+    With prefill apart, as many replicas of it as the rate of answers keeps busy. Who is answered asks again
+    at once. Answers are not equally long, so questions are spread over the time of one: a new question finds
+    the others where they are on average (the arrival theorem: Sevcik and Mitrani 1981, Reiser and Lavenberg
+    1980), and waits as in a queue that they alone load (`waiting_s`), at most for all of them. A load that is
+    offered all at once and stays in step, as benchmarks do, waits longer: `values_of` in inference_rows.py.
     """
-    apart, output = columns["apart"], float(request.output_tokens)
-    batch = columns["batch"] if request.in_batch else request.users / columns["replicas"]
-    batch = np.maximum(1.0, batch)
+    apart, output, replicas = columns["apart"], float(request.output_tokens), columns["replicas"]
+    batch = np.maximum(1.0, _batch(request, columns))
     prefill_parts, decode_parts = one(batch)
     prefill, step = total(prefill_parts), total(decode_parts)
     shared = (1 - apart) * batch * prefill
     cycle = output * step + shared + apart * (prefill + moved_s)
-    answers_per_s = columns["replicas"] * batch / cycle
+    pools = np.ceil(apart * replicas * batch / cycle * prefill / PREFILL_LOAD)
+    others = np.where(apart > 0, (replicas * batch - 1) / np.maximum(1.0, pools), batch - 1)
+    busy = others * prefill / cycle
+    wait = waiting_s(others / cycle, prefill, UNEQUAL, burstiness=1.0, most=1.0)
     first = prefill + (batch > 1) * (1 - apart) * step + moved_s
-    tpot = step + (1 - apart) * (batch - 1) * prefill / output
-    rounds = request.tokens / (columns["replicas"] * batch * output)
+    tpot = step + (1 - apart) * ((batch - 1) * prefill - wait) / output
+    rounds = request.tokens / (replicas * batch * output)
+    rounds = np.maximum(1.0, rounds) if request.in_batch else rounds
     parts = {f"prefill_{k}": rounds * v * (1 - apart) * batch for k, v in prefill_parts.items()}
     parts |= {f"prefill_{k}": parts[f"prefill_{k}"] + rounds * apart * v for k, v in prefill_parts.items()}
     parts |= {f"decode_{k}": rounds * output * v for k, v in decode_parts.items()}
@@ -46,13 +53,19 @@ def closed(request: Request, columns: Mapping[str, np.ndarray], one: Any, moved_
     parts["load"] = load_s(request, columns) if request.in_batch else 0.0 * rounds
     return {
         "batch": batch,
-        "ttft_s": first,
-        "tpot_s": tpot,
+        "felt": felt(request, wait, busy, first, tpot, others * prefill),
         "wall_s": rounds * cycle + parts["load"],
         "parts": parts,
-        "prefill_replicas": apart * np.ceil(answers_per_s * prefill / PREFILL_LOAD),
+        "prefill_replicas": pools,
         "stable": np.ones(len(batch), bool),
     }
+
+
+def _batch(request: Request, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Requests in flight on a replica: no more than there are."""
+    if not request.in_batch:
+        return request.users / columns["replicas"]
+    return np.minimum(columns["batch"], np.ceil(request.requests / columns["replicas"]))
 
 
 def arrivals(request: Request, columns: Mapping[str, np.ndarray], one: Any, moved_s: Array) -> dict[str, Any]:
@@ -82,8 +95,7 @@ def arrivals(request: Request, columns: Mapping[str, np.ndarray], one: Any, move
     parts["waiting"] = seconds * idle
     return {
         "batch": batch,
-        "ttft_s": quantile_s(wait, busy, request.slo.get("percentile", 50.0)) + service + moved_s,
-        "tpot_s": tpot,
+        "felt": felt(request, wait, busy, service + moved_s, tpot),
         "wall_s": np.full(len(apart), seconds),
         "parts": parts,
         "prefill_replicas": pools,
@@ -94,6 +106,18 @@ def arrivals(request: Request, columns: Mapping[str, np.ndarray], one: Any, move
 def load_s(request: Request, columns: Mapping[str, np.ndarray]) -> Array:
     """Seconds until an engine has its weights from the disk."""
     return START_S + request.shape.params * columns["weight_bits"] / 8 / DISK_BYTES_PER_S
+
+
+def felt(
+    request: Request, wait_s: Array, busy: Array, served_s: Array, tpot_s: Array, most_s: Array = np.inf
+) -> dict[tuple[str, float], Array]:
+    """TTFT at each percentile that is asked for or told, and the mean TPOT as that of each of them.
+
+    `most_s`: the longest wait that there can be.
+    """
+    asked = sorted({request.percentile, *(p for _, p in request.limits)})
+    first = {("ttft_s", p): np.minimum(quantile_s(wait_s, busy, p), most_s) + served_s for p in asked}
+    return first | {("tpot_s", p): tpot_s for p in asked}
 
 
 def quantile_s(mean_wait_s: Array, busy: Array, percentile: float) -> Array:

@@ -5,8 +5,10 @@ Not here: how it is answered (search.py), the recipe as a request (whole.py).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from math import ceil
 from typing import Any
 
 from steelyard.errors import WrongUse
@@ -18,7 +20,7 @@ FINETUNING = ("full", "lora", "qlora")
 TRUST = ("open", "guarded", "sealed")
 OBJECTIVES = ("cost", "energy")
 MOST_DEVICES = 16384
-PERCENTILES = (50.0, 90.0, 95.0, 99.0)
+SLO = re.compile(r"(ttft|tpot)(?:_p(50|90|95|99))?_s|percentile")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +82,8 @@ class Request:
     batch_scoring: bool = False
     arrival_per_s: float | None = None
     burstiness: float = 1.0
-    slo: Mapping[str, float] = field(default_factory=dict)  # ttft_s, tpot_s, percentile (50 where left out)
+    # ttft_s and tpot_s at `percentile` (50 where left out), or each at its own: ttft_p50_s, tpot_p95_s.
+    slo: Mapping[str, float] = field(default_factory=dict)
     memory_limit_bytes: float | None = None  # a device
     power_limit_w: float | None = None  # of all devices together, building included
     providers: tuple[str, ...] = ()  # only their prices: "aws", "google", ...; () = all
@@ -103,8 +106,8 @@ class Request:
         _one_of("plan.finetuning_type", "finetuning_type", self.finetuning_type, FINETUNING)
         if not self.tokens > 0:
             raise WrongUse("plan.tokens", "the number of tokens must be above 0", hint="--tokens 1e9")
-        if unknown := set(self.slo) - {"ttft_s", "tpot_s", "percentile"}:
-            raise WrongUse("plan.slo", f"{unknown.pop()!r} is no part of an SLO", hint="ttft_s, tpot_s")
+        if unknown := [name for name in self.slo if not SLO.fullmatch(name)]:
+            raise WrongUse("plan.slo", f"{unknown[0]!r} is no part of an SLO", hint="ttft_s, tpot_p95_s")
         sizes = ("users", "prompt_tokens", "output_tokens", "seq_len", "max_devices")
         for name in sizes:
             if getattr(self, name) < 1:
@@ -114,6 +117,23 @@ class Request:
     def serves(self) -> bool:
         """Whether answers are made rather than weights."""
         return self.job in ("serve", "score")
+
+    @property
+    def requests(self) -> int:
+        """Answers that the tokens make."""
+        return ceil(self.tokens / self.output_tokens)
+
+    @property
+    def limits(self) -> dict[tuple[str, float], float]:
+        """The SLO as seconds by latency and percentile: {("ttft_s", 95.0): 0.8}."""
+        usual = self.slo.get("percentile", 50.0)
+        told = ((SLO.fullmatch(name), limit) for name, limit in self.slo.items())
+        return {(f"{m[1]}_s", float(m[2] or usual)): limit for m, limit in told if m and m[1]}
+
+    @property
+    def percentile(self) -> float:
+        """The highest of the SLO, at which latencies are told."""
+        return max((p for _, p in self.limits), default=self.slo.get("percentile", 50.0))
 
     @property
     def in_batch(self) -> bool:

@@ -6,7 +6,7 @@ all prompts are there at once (batch scoring). Not here: the time of one step (i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
 from itertools import product
 from math import exp
@@ -82,8 +82,9 @@ def _grid(
     most = min(offer.most, 1024)
     several = request.in_batch or request.arrival_per_s or request.users > 1
     replicas = [2**i for i in range(11) if 2**i <= (most if several else 1)]
-    if not (request.in_batch or request.arrival_per_s):
-        replicas = [r for r in replicas if r <= request.users]
+    if request.in_batch or not request.arrival_per_s:
+        asked = request.requests if request.in_batch else request.users
+        replicas = [r for r in replicas if r <= asked]
     axes = {
         "t": [2**i for i in range(7) if 2**i <= min(hardware.node, most)],
         "p": [1, 2, 4, 8] if fine else [1, 4],
@@ -149,7 +150,9 @@ def evaluate(
         "devices": split * engines,
         "bytes": memory,
         "fits_number": split * engines <= offer.most,
-        "replay": lambda at: _replayed(request, sizes, setup_of(held), hardware, constant, columns, at),
+        "replay": lambda at: _replayed(
+            request, sizes, setup_of(held), hardware, constant, columns, told["felt"], at
+        ),
     }
 
 
@@ -160,8 +163,9 @@ def _replayed(
     hardware: Hardware,
     constant: dict[str, Array],
     columns: Mapping[str, np.ndarray],
+    asked: Collection[tuple[str, float]],
     at: int,
-) -> dict[str, float] | None:
+) -> dict[tuple[str, float], float] | None:
     """Percentiles of one candidate by a replay; None where prefill stands apart: pools differ in size."""
     if columns["apart"][at]:
         return None
@@ -170,9 +174,8 @@ def _replayed(
         burstiness=request.burstiness,
     )
     felt = under_load(sizes, _one_of(setup, at), _one_of(hardware, at), constant, load)
-    asked = request.slo.get("percentile", 50.0)
-    percentile = next((p for p in felt.ttft_s if p >= asked), max(felt.ttft_s))
-    return {"ttft_s": felt.ttft_s[percentile], "tpot_s": felt.tpot_s[percentile]}
+    told = {"ttft_s": felt.ttft_s, "tpot_s": felt.tpot_s}
+    return {(name, percentile): told[name][round(percentile)] for name, percentile in asked}
 
 
 def _one_of(thing: Any, at: int) -> Any:
@@ -210,10 +213,10 @@ def _taken(
             break
         if (felt := told["replay"](at)) is None:
             return int(at), told
-        for name, seconds in felt.items():
-            told[name] = told[name].copy()
-            told[name][at] = seconds
-        if all(seconds <= request.slo.get(name, np.inf) for name, seconds in felt.items()):
+        for key, seconds in felt.items():
+            told["felt"][key] = told["felt"][key].copy()
+            told["felt"][key][at] = seconds
+        if all(felt[key] <= limit for key, limit in request.limits.items()):
             return int(at), told
     return int(order[0]), told
 
@@ -221,9 +224,8 @@ def _taken(
 def _misses(request: Request, offer: Offer, told: Mapping[str, Any]) -> np.ndarray:
     """By which factor the worst limit is missed."""
     worst = np.zeros(len(told["batch"]))
-    for name in ("ttft_s", "tpot_s"):
-        if limit := request.slo.get(name):
-            worst = np.maximum(worst, told[name] / limit)
+    for key, limit in request.limits.items():
+        worst = np.maximum(worst, told["felt"][key] / limit)
     if request.deadline_s:
         worst = np.maximum(worst, told["wall_s"] / request.deadline_s)
     spent = told["wall_s"] * told["devices"] / 3600
@@ -265,9 +267,10 @@ def _plan_of(
         "batch": max(1, round(of(told["batch"]))),
         "prompt_tokens": request.prompt_tokens,
         "output_tokens": request.output_tokens,
-        "percentile": request.slo.get("percentile", 50.0),
+        "percentile": request.percentile,
     }
-    latencies = {name: of(told[name]) for name in ("ttft_s", "tpot_s")}
+    felt = {key: of(seconds) for key, seconds in told["felt"].items()}
+    latencies = {name: felt[name, request.percentile] for name in ("ttft_s", "tpot_s")}
     service = {n: around(s, wide - 1, "s", time_s.provenance) for n, s in latencies.items()}
     rate = request.tokens / wall
     service["output_tok_s"] = Figure(
@@ -288,21 +291,25 @@ def _plan_of(
         bytes={k: of(v) for k, v in told["bytes"].items()},
         provider=offer.provider or None,
     )
-    made = _within_slo(request, offer, made, bool(told["stable"][at]), bool(told["fits_number"][at]))
+    keeps_up = bool(told["stable"][at]) and bool(told["fits_number"][at])
+    made = _within_slo(request, offer, made, felt, keeps_up)
     power = power_of(request, offer, devices)
     return within_limits(priced(made, offer), request.budget_usd, request.deadline_s, power)
 
 
-def _within_slo(request: Request, offer: Offer, p: Plan, stable: bool, enough: bool) -> Plan:
+def _within_slo(
+    request: Request, offer: Offer, p: Plan, felt: Mapping[tuple[str, float], float], keeps_up: bool
+) -> Plan:
     """The plan, marked as unfit where it misses the SLO or cannot keep up."""
-    told = {name: p.service[f"{name}_s"].value for name in ("ttft", "tpot")}
-    limits = {name: request.slo.get(f"{name}_s") for name in told}
-    short = {name: told[name] / limit for name, limit in limits.items() if limit and told[name] > limit}
+    factors = {key: felt[key] / limit for key, limit in request.limits.items()}
+    missed = sorted((factor, *key) for key, factor in factors.items() if factor > 1)
+    short = {name.removesuffix("_s"): factor for factor, name, _ in missed}  # the worst of each name
     said = [
-        f"{name} of {told[name] * 1000:.0f} ms is {factor:.2f} times the limit"
-        for name, factor in short.items()
+        f"{name.removesuffix('_s')} of {felt[name, percentile] * 1000:.0f} ms at p{percentile:.0f} is "
+        f"{factor:.2f} times the limit"
+        for factor, name, percentile in missed
     ]
-    if not stable or not enough:
+    if not keeps_up:
         short["load"] = max(2.0, p.devices / offer.most)
         said.append(f"{offer.most} of them do not keep up with the load")
     if not short:

@@ -125,9 +125,6 @@ def owned_of(own: RecipeOwned) -> Owned:
 
 
 def slo_of(goal: Goal) -> dict[str, float]:
-    """The strictest percentile of the goal's latencies, and the limits of that percentile or below."""
-    percents = {p: float(p.lstrip("p")) for p in (*goal.ttft_s, *goal.tpot_s)}
-    if not percents:
-        return {}
-    limits = {name: min(by.values()) for name, by in (("ttft_s", goal.ttft_s), ("tpot_s", goal.tpot_s)) if by}
-    return limits | {"percentile": max(percents.values())}
+    """The goal's latencies, each at its own percentile: {"ttft_p95_s": 0.8}."""
+    told = {"ttft": goal.ttft_s, "tpot": goal.tpot_s}
+    return {f"{name}_{percentile}_s": limit for name, by in told.items() for percentile, limit in by.items()}
