@@ -46,6 +46,27 @@ def test_layers_that_slide_a_window_keep_no_more_than_it() -> None:
     assert found[0].devices < found[1].devices
 
 
+@pytest.mark.parametrize(
+    ("name", "tied"),
+    [
+        *((name, True) for name in ("gemma-2b", "gemma3-4b", "llama3.2-1b", "qwen2.5-0.5b", "qwen3-4b")),
+        *((name, False) for name in ("llama3-8b", "qwen2-7b", "qwen3-8b", "mixtral-8x7b", "deepseek-v3")),
+    ],
+)
+def test_a_named_model_ties_its_head_as_published(name: str, tied: bool) -> None:
+    assert named_shape(name, MODELS).tied == tied
+
+
+def test_a_tied_head_is_read_for_each_token() -> None:
+    shape = named_shape("gemma-2b", MODELS)
+    asked = {"job": "serve", "users": 1, "precisions": ("bf16",), "devices": ("l4",)}
+    tpot_s = [
+        plan(Request(shape=s, **asked), catalogue(), CONSTANTS).plans[0].service["tpot_s"].value
+        for s in (shape, replace(shape, tied=False))
+    ]
+    assert tpot_s[0] > 1.15 * tpot_s[1]
+
+
 def test_latent_attention_keeps_few_values_a_token() -> None:
     shape = named_shape("deepseek-v3", MODELS)
     assert shape.kv_bytes_per_token() == 61 * 576 * 2

@@ -20,18 +20,20 @@ def shape_of(row: Mapping[str, Any]) -> Shape:
     head_dim = int(row.get("head_dim") or row["hidden"] // heads)
     kv = float(row.get("kv_bytes_per_token_16bit") or 0) / (2 * layers)
     params = int(float(row["params_b"]) * 1e9)
-    experts = int(row.get("experts") or 0)
+    experts, vocab, hidden, ffn = (int(row.get(c) or 0) for c in ("experts", "vocab", "hidden", "ffn"))
+    attention = (2 * heads + 2 * kv_heads) * head_dim
+    gated, tied = form_of(row, params, layers * hidden, attention, ffn, vocab * hidden)
     return Shape(
         family=str(row["model"]).split("-")[0],
         layers=layers,
-        hidden=int(row["hidden"]),
+        hidden=hidden,
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        ffn=int(row["ffn"]),
-        vocab=int(row["vocab"]),
-        gated=bool(row.get("gated_ffn", 1)),
-        tied=False,
+        ffn=ffn,
+        vocab=vocab,
+        gated=bool(gated),
+        tied=bool(tied),
         experts=experts,
         experts_per_token=int(row.get("experts_per_token") or 0),
         sliding_window=int(row.get("window") or 0) or None,
@@ -42,3 +44,19 @@ def shape_of(row: Mapping[str, Any]) -> Shape:
         dtype="bf16",
         kv_width=round(kv) or 2 * kv_heads * head_dim,
     )
+
+
+def form_of(
+    known: Mapping[str, Any], params: float, rows: float, attention: float, ffn: float, table: float
+) -> tuple[float, float]:
+    """Is the MLP gated, is the output head the embedding? As told, else what explains the weights best.
+
+    `rows` counts layers times hidden size, `attention` and `ffn` are widths, `table` is one embedding.
+    """
+    heads = [0.0] if known.get("experts") else [0.0, 1.0]
+    forms = [(g, t) for g in _told(known, "gated_ffn", [1.0, 0.0]) for t in _told(known, "tied", heads)]
+    return min(forms, key=lambda f: abs(rows * (attention + (2 + f[0]) * ffn) + (2 - f[1]) * table - params))
+
+
+def _told(known: Mapping[str, Any], column: str, else_any: list[float]) -> list[float]:
+    return else_any if known.get(column) in (None, "") else [float(known[column])]
