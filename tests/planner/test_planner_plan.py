@@ -228,6 +228,16 @@ def test_scoring_takes_at_least_as_long_as_one_answer_and_no_more_in_flight_than
     assert sum(found.parts.values()) == pytest.approx(found.time_s.value)
 
 
+@pytest.mark.parametrize("job", ["sft", "serve"])
+def test_a_power_limit_is_not_met_by_a_device_whose_power_nobody_told(job) -> None:
+    request = Request(shape=LLAMA, job=job, users=8, power_limit_w=20e3)
+    told = {p.device: p for p in plan(request, catalogue(), CONSTANTS).plans}
+    untold = [d.id for d in catalogue() if not d.tdp_w]
+    assert untold and not any(told[name].fits for name in untold)
+    assert any("no power figure is known, so" in told[name].why_not for name in untold)
+    assert any(p.fits for p in told.values())
+
+
 def test_a_service_that_waits_draws_less() -> None:
     calm, busy = (on("h100-sxm", arrival_per_s=rate, users=1, tokens=1e6 * rate) for rate in (0.01, 4.0))
     mean_kw = [p.energy_kwh.value / p.time_s.value for p in (calm, busy)]

@@ -54,6 +54,8 @@ def _refused(request: Request, device: Device, owned: bool) -> str | None:
         return "is not among your own hardware (resources.own)"
     if request.providers and not owned and provider_of(device) not in request.providers:
         return f"no list price of {' or '.join(request.providers)} is known"
+    if request.power_limit_w and not device.tdp_w:
+        return "no power figure is known, so the power limit cannot be checked"
     return None
 
 
