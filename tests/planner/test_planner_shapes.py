@@ -34,6 +34,12 @@ def test_a_window_bounds_what_its_layers_see() -> None:
     assert named_shape("llama3-8b", MODELS).attended(8192) == 8193 / 2
 
 
+def test_a_later_release_slides_no_window() -> None:
+    for release in ("mistralai/Mistral-7B-Instruct-v0.3", "mistral-7b-v0.2"):
+        assert named_shape(release, MODELS).sliding_window is None
+    assert named_shape("mistralai/Mistral-7B-Instruct-v0.1", MODELS).sliding_window == 4096
+
+
 def test_layers_that_slide_a_window_keep_no_more_than_it() -> None:
     sliding = named_shape("gemma3-27b", MODELS)
     long = {"prompt_tokens": 65536, "output_tokens": 128, "users": 8, "job": "serve", "max_devices": 8}
