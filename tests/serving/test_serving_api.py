@@ -230,3 +230,22 @@ def test_about_the_service(tiny):
     assert get("/v1/models/default").json()["max_model_len"] == 512
     assert get("/v1/models/other").status_code == 404
     assert get("/version").json()["version"]
+
+
+def test_usage_of_several_answers_counts_their_prompt_once(talker):
+    asked = {"model": "default", "messages": [{"role": "user", "content": "count " * 200}], "max_tokens": 2}
+    asked["ignore_eos"] = True
+    for _ in range(2):  # the second finds it in the prefix cache
+        usage = post(talker, "/v1/chat/completions", n=4, **asked).json()["usage"]
+    assert usage["completion_tokens"] == 8 and usage["prompt_tokens"] < 800
+    assert usage["prompt_tokens_details"]["cached_tokens"] <= usage["prompt_tokens"]
+
+
+def test_more_tokens_at_least_than_at_most_is_a_400(talker):
+    told = post(talker, "/v1/chat/completions", model="default", messages=ASK, max_tokens=3, min_tokens=4)
+    assert told.status_code == 400 and told.json()["error"]["param"] == "min_tokens"
+
+
+def test_fields_within_fields_that_nobody_reads_are_named(talker):
+    told = post(talker, "/v1/responses", input="a", max_output_tokens=2, text={"verbosity": "low"})
+    assert told.status_code == 200 and "text.verbosity" in told.headers["x-steelyard-ignored"]

@@ -85,6 +85,35 @@ def test_what_nobody_has_seen_is_made_again_after_kill_9(tiny_ir):
         service.stop()
 
 
+@pytest.mark.parametrize("dialect", ["messages", "responses"])
+def test_what_is_made_again_stands_once_in_every_dialect(tiny_ir, dialect):
+    """The engine dies under way: what it had made before is not part of the answer."""
+    asked = {
+        "messages": {"messages": LONG["messages"], "max_tokens": 480},
+        "responses": {"input": "hello", "max_output_tokens": 480},
+    }[dialect]
+    body = {"model": "default", "ignore_eos": True, "temperature": 0, **asked}
+    service = start(tiny_ir, ServeSettings(mode="exact"))
+    try:
+
+        def answer():
+            told = CLIENT.post(f"{service.url}/v1/{dialect}", json=body)
+            assert told.status_code == 200, told.text
+            found = told.json()
+            return found["content"] if dialect == "messages" else [o["content"] for o in found["output"]]
+
+        with ThreadPoolExecutor(1) as pool:
+            made = pool.submit(answer)
+            assert until(lambda: made.done() or read_metrics(service)["vllm:num_requests_running"] == 1, 10)
+            time.sleep(0.1)  # some tokens have come
+            os.kill(service.engine_pid, signal.SIGKILL)
+            killed = made.result()
+        assert read_metrics(service)["steelyard:request_retries_total"] == 1
+        assert killed == answer()
+    finally:
+        service.stop()
+
+
 def test_a_stream_that_has_begun_says_that_it_broke_off(tiny_ir):
     service = start(tiny_ir, ServeSettings(mode="exact", max_model_len=512))
     try:
@@ -226,11 +255,12 @@ def test_a_slow_reader_and_one_who_leaves_free_their_slot(small):
 def keyed(tiny_ir, tmp_path_factory):
     """(service, file, {id: key}): a busy and a calm one, one with limits."""
     file = tmp_path_factory.mktemp("keys") / "keys.json"
-    keys = {name: new_key(file, name) for name in ("busy", "calm", "limited", "poor", "admin")}
+    keys = {name: new_key(file, name) for name in ("busy", "calm", "limited", "poor", "thrifty", "admin")}
     document = orjson.loads(file.read_bytes())
     more = {
         "limited": {"requests_per_minute": 2},
         "poor": {"budget_tokens": 10},
+        "thrifty": {"budget_tokens": 60},
         "admin": {"scopes": ["inference", "admin"], "may_hurry": True},
     }
     for entry in document["keys"]:
@@ -266,6 +296,23 @@ def test_rate_limits_and_budgets(keyed):
     assert spent.status_code == 429 and spent.json()["error"]["code"] == "insufficient_quota"
     used = file.with_name(file.name + ".used")
     assert until(lambda: used.exists() and orjson.loads(used.read_bytes())["poor"][1] > 10, 10)
+
+
+def test_a_prompt_that_is_only_scored_is_paid_for(keyed):
+    service, _, keys = keyed
+    body = {"model": "default", "prompt": "one two three", "max_tokens": 0, "echo": True, "logprobs": 1}
+    headers = {"authorization": f"Bearer {keys['poor']}"}
+    codes = [CLIENT.post(f"{service.url}/v1/completions", json=body, headers=headers) for _ in range(2)]
+    assert codes[-1].status_code == 429 and codes[-1].json()["error"]["code"] == "insufficient_quota"
+
+
+def test_a_budget_is_not_passed_by_asking_all_at_once(keyed):
+    service, _, keys = keyed
+    with ThreadPoolExecutor(6) as pool:
+        told = list(pool.map(lambda _: post(service, {**LONG, "max_tokens": 60}, keys["thrifty"]), range(6)))
+    good = sum(answer.status_code == 200 for answer in told)
+    codes = {answer.json()["error"]["code"] for answer in told if answer.status_code != 200}
+    assert 1 <= good <= 2 and codes <= {"rate_limit_exceeded", "insufficient_quota"}
 
 
 def test_a_calm_key_is_served_beside_a_flood(keyed):

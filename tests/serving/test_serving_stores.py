@@ -6,12 +6,14 @@ import json
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import openai
 import pytest
 
+from steelyard.artefact import write_durably
 from steelyard.serving import ServeSettings, new_key, start
 from steelyard.serving.object_store import ObjectStore
 
@@ -178,6 +180,52 @@ def test_a_batch_can_be_cancelled(begun_once):
     assert len(answers) == done.request_counts.completed
     with pytest.raises(openai.ConflictError):
         api.batches.cancel(made.id)
+
+
+def test_a_batch_outlives_its_input_file(begun_once):
+    api = client(begun_once)
+    rows = [line(f"r{i}", max_tokens=60, ignore_eos=True) for i in range(60)]
+    file = api.files.create(file=("in.jsonl", jsonl(*rows)), purpose="batch")
+    made = api.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
+    until(lambda: api.batches.retrieve(made.id), lambda b: b.status == "in_progress")
+    api.files.delete(file.id)
+    done = until(lambda: api.batches.retrieve(made.id), lambda b: b.status in ("completed", "failed"))
+    assert (done.status, done.request_counts.completed) == ("completed", 60)
+    assert len(api.files.content(done.output_file_id).text.splitlines()) == 60
+
+
+def test_what_the_engine_refuses_is_the_answer_of_its_line(begun_once):
+    """A schema that no grammar holds: 400 at once, not asked again for a day."""
+    api = client(begun_once)
+    schema = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
+    held = {"type": "json_schema", "json_schema": {"name": "few", "schema": schema}}
+    with pytest.raises(openai.BadRequestError):
+        api.chat.completions.create(
+            model="tiny", messages=[{"role": "user", "content": "a"}], response_format=held
+        )
+    rows = [line("held", response_format=held), line("plain")]
+    file = api.files.create(file=("in.jsonl", jsonl(*rows)), purpose="batch")
+    made = api.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
+    done = until(lambda: api.batches.retrieve(made.id), lambda b: b.status in ("completed", "failed"))
+    assert (done.request_counts.completed, done.request_counts.failed) == (1, 1)
+
+
+def test_a_batch_can_be_cancelled_while_counts_are_saved(begun_once):
+    api = client(begun_once)
+    for _ in range(5):
+        rows = [line(f"r{i}", max_tokens=200, ignore_eos=True) for i in range(100)]
+        file = api.files.create(file=("in.jsonl", jsonl(*rows)), purpose="batch")
+        made = api.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
+        until(lambda made=made: api.batches.retrieve(made.id), lambda b: b.request_counts.completed > 0)
+        assert api.batches.cancel(made.id).status == "cancelling"
+        until(lambda made=made: api.batches.retrieve(made.id), lambda b: b.status == "cancelled")
+
+
+def test_writers_of_one_file_at_once_leave_one_whole(tmp_path):
+    texts = [bytes([65 + i]) * 100_000 for i in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda data: write_durably(tmp_path / "one", data), texts * 5))
+    assert (tmp_path / "one").read_bytes() in texts and [p.name for p in tmp_path.iterdir()] == ["one"]
 
 
 def test_a_batch_goes_on_after_a_kill_without_being_asked_for(begun, state):

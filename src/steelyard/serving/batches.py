@@ -25,7 +25,7 @@ from starlette.types import ASGIApp
 
 from . import files_api
 from .api_error import ApiError, json_response
-from .bodies import parse
+from .bodies import ignored, parse
 from .guard import Caller
 from .inner_call import InnerAnswer, ask
 from .metadata import Metadata
@@ -41,6 +41,7 @@ FAULTS_SHOWN = 20
 TOGETHER = 8  # lines in flight while nobody else asks; each request of others takes the place of two
 RETRY = (429, 503)  # no room just now, or the engine starts again: the batch has time
 RETRY_S = (1.0, 30.0)
+LOST_TRIES = 10  # of a line that finds no engine: it may be what ends the engine
 SAVE_EVERY_S = 1.0  # the counts on disk
 OPEN = ("validating", "in_progress", "finalizing", "cancelling")
 
@@ -80,6 +81,7 @@ class Batches:
         self._task: asyncio.Task[None] | None = None
         self._work: asyncio.Task[None] | None = None
         self._working: str | None = None
+        self._more = False  # than the worker knows of
         self._own = 0  # lines in flight
         self._saved_at = 0.0
 
@@ -102,9 +104,11 @@ class Batches:
             named, self.store, request, body.input_file_id, "batch", "input_file_id"
         )
         self._take_hold()
-        stored = await asyncio.to_thread(self.store.put, KIND, _new(body, file, owner_of(request)))
+        stored = _new(body, file, owner_of(request))
+        await asyncio.to_thread(self.store.link, file.id, stored.id)  # the file may be deleted meanwhile
+        await asyncio.to_thread(self.store.put, KIND, stored)
         self.begin(request.app)
-        return json_response(stored.shown)
+        return json_response(stored.shown, headers=ignored(body, {}))
 
     async def listed(self, request: Request) -> Response:
         self.resume(request.app)
@@ -146,10 +150,12 @@ class Batches:
 
     def resume(self, app: ASGIApp) -> None:
         """Go on with what an earlier process left, if no other one does."""
-        if self._task is None and self.store.exists() and any(_open(self.store)) and self.store.hold():
+        idle = self._task is None or self._task.done()
+        if idle and self.store.exists() and any(_open(self.store)) and self.store.hold():
             self.begin(app)
 
     def begin(self, app: ASGIApp) -> None:
+        self._more = True
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(app))
 
@@ -159,7 +165,13 @@ class Batches:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self, app: ASGIApp) -> None:
-        while batches := await asyncio.to_thread(lambda: list(_open(self.store))):
+        while True:
+            self._more = False
+            batches = await asyncio.to_thread(lambda: list(_open(self.store)))
+            if not batches:
+                if self._more:  # one came while the list was read
+                    continue
+                return
             batch_id = self._working = batches[0].id
             self.live.setdefault(batch_id, batches[0])  # who cancelled it meanwhile has put it there
             try:
@@ -188,12 +200,17 @@ class Batches:
     async def _fail(self, batch_id: str, why: str) -> None:
         fault = {"code": "batch_broken", "message": why, "param": None, "line": None}
         errors = {"object": "list", "data": [fault]}
-        failed = self.live[batch_id].with_shown(status="failed", failed_at=int(time.time()), errors=errors)
-        await self._put(failed)
+        stored, made = self.live[batch_id], {}
+        with suppress(OSError):  # what was answered is given out
+            made = await asyncio.to_thread(self._files, stored)
+            made["request_counts"] = stored.shown["request_counts"] | made["request_counts"]
+        now = int(time.time())
+        await self._put(stored.with_shown(status="failed", failed_at=now, errors=errors, **made))
+        self._tidy(batch_id)
 
     async def _validate(self, batch_id: str) -> None:
         stored = self.live[batch_id]
-        path = self.store.content(stored.shown["input_file_id"])
+        path = self._input(stored)
         total, faults = await asyncio.to_thread(check, path, stored.shown["endpoint"])
         now = int(time.time())
         if self.live[batch_id].shown["status"] != "validating":
@@ -210,8 +227,9 @@ class Batches:
     async def _lines(self, batch_id: str, app: ASGIApp) -> None:
         """Ask all lines that have no answer yet, some at a time, until the window closes."""
         stored = self.live[batch_id]
-        done = await asyncio.to_thread(self._answered, batch_id)
-        path = self.store.content(stored.shown["input_file_id"])
+        done, counts = await asyncio.to_thread(self._answered, batch_id)
+        self._count(batch_id, **counts)
+        path = self._input(stored)
         left = (line for line in lines_of(path) if line.custom_id not in done)
         tasks: set[asyncio.Task[None]] = set()
         try:
@@ -234,11 +252,11 @@ class Batches:
         others = max(0, self.api.served.admission.inside - self._own)
         return max(1, TOGETHER - 2 * others)
 
-    def _answered(self, batch_id: str) -> set[str]:
-        """Lines with an answer; the counts are set from them."""
+    def _answered(self, batch_id: str) -> tuple[set[str], dict[str, int]]:
+        """Lines with an answer, and how many of them are good and bad."""
         logs = {kind: {r["custom_id"] for r in self._log(kind, batch_id)} for kind in (OUTPUT, ERRORS)}
-        self._count(batch_id, len(logs[OUTPUT]), len(logs[ERRORS]))
-        return logs[OUTPUT] | logs[ERRORS]
+        counts = {"completed": len(logs[OUTPUT]), "failed": len(logs[ERRORS])}
+        return logs[OUTPUT] | logs[ERRORS], counts
 
     def _log(self, kind: str, batch_id: str) -> Iterator[dict[str, Any]]:
         path = self.store.log(kind, batch_id)
@@ -266,16 +284,30 @@ class Batches:
 
     async def _answer(self, batch_id: str, line: Line, app: ASGIApp, request_id: str) -> InnerAnswer:
         """The answer of one line, asked again while there is no room."""
-        stored, wait_s = self.live[batch_id], RETRY_S[0]
+        stored, wait_s, lost = self.live[batch_id], RETRY_S[0], 0
         if line.body.get("stream"):
-            return InnerAnswer(400, {}, ApiError(400, "a batch does not stream", param="stream").document())
+            return _refused(ApiError(400, "a batch does not stream", param="stream"))
         while True:
-            caller = Caller(key_id=stored.owner or "local", may_hurry=False).asking(tier="batch")
+            if (caller := self._caller(stored.owner)) is None:
+                return _refused(
+                    ApiError(401, "the batch's key is not valid any more", code="invalid_api_key")
+                )
             answer = await ask(app, stored.shown["endpoint"], line.body, caller, request_id)
-            if answer.status not in RETRY:
+            lost += answer.status == 503
+            if answer.status not in RETRY or lost == LOST_TRIES or _is_spent(answer):
                 return answer
             await asyncio.sleep(max(wait_s, float(answer.headers.get("retry-after", 0))))
             wait_s = min(wait_s * 2, RETRY_S[1])
+
+    def _caller(self, owner: str | None) -> Caller | None:
+        """Who asks, as its key says now; None where the key was taken back."""
+        keys = self.api.served.keys
+        key = keys.valid(owner or "local")
+        if key is None:
+            return (
+                None if keys.needed else Caller(key_id=owner or "local", may_hurry=False).asking(tier="batch")
+            )
+        return Caller(key_id=key.id, priority=key.priority, may_hurry=False).asking(tier="batch")
 
     async def _save_now_and_then(self, batch_id: str) -> None:
         if time.monotonic() - self._saved_at >= SAVE_EVERY_S:
@@ -296,14 +328,22 @@ class Batches:
         end = "cancelled" if cancelled else "expired" if expired else "completed"
         made["request_counts"] = stored.shown["request_counts"] | made["request_counts"]
         await self._put(stored.with_shown(status=end, **{f"{end}_at": int(time.time())}, **made))
-        for kind in (OUTPUT, ERRORS):
-            self.store.log(kind, batch_id).unlink(missing_ok=True)
+        self._tidy(batch_id)
+
+    def _tidy(self, batch_id: str) -> None:
+        for path in (self.store.log(OUTPUT, batch_id), self.store.log(ERRORS, batch_id)):
+            path.unlink(missing_ok=True)
+        self.store.content(batch_id).unlink(missing_ok=True)
+
+    def _input(self, stored: Stored) -> Path:
+        own = self.store.content(stored.id)
+        return own if own.exists() else self.store.content(stored.shown["input_file_id"])
 
     def _note_unasked(self, stored: Stored) -> int:
-        done = self._answered(stored.id)
+        done, _ = self._answered(stored.id)
         error = {"code": "batch_expired", "message": "the batch's window closed before this request was made"}
         unasked = 0
-        for line in lines_of(self.store.content(stored.shown["input_file_id"])):
+        for line in lines_of(self._input(stored)):
             if line.custom_id not in done:
                 unasked += 1
                 record = {"id": new_id("batch_req_"), "custom_id": line.custom_id}
@@ -329,6 +369,15 @@ class Batches:
                 if kind == OUTPUT:
                     told["usage"] = _usage(whole_lines(content))
         return told
+
+
+def _refused(error: ApiError) -> InnerAnswer:
+    return InnerAnswer(error.status, {}, error.document())
+
+
+def _is_spent(answer: InnerAnswer) -> bool:
+    """A budget that no wait of a batch fills again."""
+    return answer.status == 429 and (answer.body.get("error") or {}).get("code") == "insufficient_quota"
 
 
 def _new(body: BatchBody, file: Stored, owner: str | None) -> Stored:

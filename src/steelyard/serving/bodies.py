@@ -6,7 +6,7 @@ A known field that the engine cannot honour is a 400 that says so; an unknown on
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -168,7 +168,7 @@ UNSUPPORTED: dict[str, Callable[[Any], bool]] = {
 }
 # These ask nothing of an engine.
 HARMLESS = {
-    "user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_options", "verbosity",
+    "user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_options",
     "parallel_tool_calls", "request_id", "cache_salt", "skip_special_tokens", "spaces_between_special_tokens",
 }  # fmt: skip
 
@@ -198,9 +198,17 @@ def ignored(
 ) -> dict[str, str]:
     """The header that names unknown fields. Raises ApiError 400 for a known one that cannot be honoured."""
     refuse(body, unsupported)
-    unknown = (name for name in body.model_extra or {} if name not in unsupported and name not in harmless)
-    fit = sorted(name for name in unknown if name.isascii() and name.isidentifier())
+    unknown = (name for name in _unknown(body) if name not in unsupported and name not in harmless)
+    fit = sorted(name for name in unknown if name.isascii() and name.replace(".", "").isidentifier())
     return {IGNORED: ", ".join(fit)[:1000]} if fit else {}
+
+
+def _unknown(body: BaseModel, within: str = "") -> Iterator[str]:
+    """Fields that nobody reads, those of nested objects too: "text.verbosity"."""
+    yield from (within + name for name in body.model_extra or {})
+    for name in body.model_fields_set:
+        if isinstance(value := getattr(body, name, None), BaseModel):
+            yield from _unknown(value, f"{within}{name}.")
 
 
 def job(api: Api, body: Sampling, top: int | None, constraint: Constraint | None = None) -> Job:

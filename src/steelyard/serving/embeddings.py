@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from .api_error import ApiError, json_response
-from .bodies import parse
+from .bodies import ignored, parse
 from .encoders import INPUTS, TOTAL_TOKENS, EncoderBody, EncoderService, check_cut, counted, encoder_of
 from .transport import body_of
 
@@ -42,6 +42,7 @@ def routes(api: Any) -> list[Route]:
 
 async def _embed(api: Any, request: Request) -> Response:
     body: EmbeddingBody = parse(EmbeddingBody, await body_of(request))
+    headers = ignored(body, {})
     encoder = encoder_of(api.served, body.model, "embedding")
     check_cut(body)
     length = _length(encoder, body.dimensions)
@@ -56,7 +57,8 @@ async def _embed(api: Any, request: Request) -> Response:
     write: Callable[[np.ndarray], Any] = _base64 if coded else (lambda vector: vector.tolist())
     data = [{"object": "embedding", "index": i, "embedding": write(v)} for i, v in enumerate(vectors)]
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return json_response({"object": "list", "data": data, "model": encoder.name, "usage": usage})
+    told = {"object": "list", "data": data, "model": encoder.name, "usage": usage}
+    return json_response(told, headers=headers)
 
 
 def _length(encoder: EncoderService, asked: int | None) -> int:

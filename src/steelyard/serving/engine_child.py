@@ -3,7 +3,7 @@
 Lines of JSON over an inherited Unix socket. In: settings (first line), then `{"op", "request_id", ...}`
 with the ops add, cancel, score, embed, load_adapter and drop_adapter. Out: `{"ready": ...}`,
 `{"events": [[id, ids, logprobs, finish, tops, cached]]}`, `{"scores": ...}`, `{"embeddings": ...}`,
-`{"done": id}`, `{"failed": {"id", "why"}}`. Ends when the socket closes or the parent dies.
+`{"done": id}`, `{"failed": {"id", "why", "refused"}}`. Ends when the socket closes or the parent dies.
 """
 
 from __future__ import annotations
@@ -104,8 +104,9 @@ def _loaded(channel: Channel, request_id: int, started: Future[None]) -> None:
 
 def _failed(channel: Channel, request_id: int, why: BaseException) -> None:
     """Of what the engine says that it cannot do, the words alone."""
-    said = isinstance(why, ValueError | NotImplementedError)
-    channel.send({"failed": {"id": request_id, "why": str(why) if said else f"{type(why).__name__}: {why}"}})
+    refused = isinstance(why, ValueError | NotImplementedError)
+    told = str(why) if refused else f"{type(why).__name__}: {why}"
+    channel.send({"failed": {"id": request_id, "why": told, "refused": refused}})
 
 
 def _handle(engine: Engine, channel: Channel, message: dict[str, Any]) -> Future[None] | None:

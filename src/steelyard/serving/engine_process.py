@@ -146,7 +146,7 @@ class EngineProcess:
             )  # fmt: skip
         reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=LINE_LIMIT)
         self._send(asdict(self.settings))
-        first = orjson.loads(await reader.readline() or b'{"failed": {"why": "the engine process ended"}}')
+        first = await _first_line(reader)
         if "ready" not in first:
             self._kill()
             raise Lacking(
@@ -284,12 +284,13 @@ class EngineProcess:
                 self.state = "loading"
                 try:
                     reader = await self._spawn()
-                except Lacking as e:
-                    self.log("engine.restart_failed", why=e.why)
+                except (Lacking, OSError) as e:  # OSError: the system starts no process now
+                    self.log("engine.restart_failed", why=e.why if isinstance(e, Lacking) else str(e))
                     self.state = "stalled"
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
-        with suppress(ConnectionError):
+        """Until the process ends; killed while it wrote, it leaves a torn line (ValueError)."""
+        with suppress(ConnectionError, ValueError):
             while line := await reader.readline():
                 self._dispatch(orjson.loads(line))
 
@@ -309,8 +310,9 @@ class EngineProcess:
             request_id, *rest = told if isinstance(told, list) else [told]
             if (future := self._asked.get(request_id)) and not future.done():
                 future.set_result(rest)
-        elif "failed" in message:
-            self._fail(message["failed"]["id"], EngineRefused(message["failed"]["why"]))
+        elif failed := message.get("failed"):
+            error = EngineRefused if failed["refused"] else EngineLost
+            self._fail(failed["id"], error(failed["why"]))
 
     def _fail(self, request_id: int, why: Exception) -> None:
         if queue := self._queues.get(request_id):
@@ -401,3 +403,12 @@ def _cpu(pid: int) -> tuple[float, bool]:
         used = sum(t.user + t.system for t in (p.cpu_times() for p in found))
         return used, process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
     return 0.0, False
+
+
+async def _first_line(reader: asyncio.StreamReader) -> dict[str, Any]:
+    """What the child says once it has loaded, or that it ended before."""
+    with suppress(ConnectionError, ValueError):
+        if line := await reader.readline():
+            told: dict[str, Any] = orjson.loads(line)
+            return told
+    return {"failed": {"why": "the engine process ended"}}

@@ -23,7 +23,8 @@ DONE = b"data: [DONE]\n\n"
 def usage_of(served: Served, prompts: list[Prompt], answers: list[Answer]) -> dict[str, Any]:
     """OpenAI's `usage`; what the prefix cache held is told where the engine tells it."""
     usage = served.count(sum(len(prompt.ids) for prompt in prompts), answers)
-    cached = [answer.cached for answer in answers if answer.cached is not None]
+    each = max(1, len(answers) // max(1, len(prompts)))  # answers of a prompt, which is counted once
+    cached = [answer.cached for answer in answers[::each] if answer.cached is not None]
     return {**usage, "prompt_tokens_details": {"cached_tokens": sum(cached)}} if cached else usage
 
 
@@ -64,20 +65,22 @@ class Exchange:
         return usage_of(self.served, self.prompts, answers)
 
     async def _choice(self, index: int, answer: Answer) -> dict[str, Any]:
-        prompt = self.prompts[index // self.job.n].ids
+        asked = self.prompts[index // self.job.n]
+        prompt = asked.ids
         text = (self.served.tokenizer.decode(prompt, skip_special=False) if self.echo else "") + answer.text
-        scored = None if self.job.top is None else await self._scored(prompt, answer, self.job.top)
+        scored = None if self.job.top is None else await self._scored(asked, answer, self.job.top)
         choice = self.shape.whole(index, text, scored, answer.finish)
         if self.job.token_ids:
             choice |= {"token_ids": answer.ids, "prompt_token_ids": prompt}
         return choice
 
-    async def _scored(self, prompt: list[int], answer: Answer, top: int) -> Scored:
+    async def _scored(self, asked: Prompt, answer: Answer, top: int) -> Scored:
         """The engine's own values for what it made; the prompt's by one scoring pass."""
         if not (self.echo or self.job.second_pass):
             return generated(answer)
+        prompt = asked.ids
         ids = prompt + answer.ids
-        scores = await self.served.score(ids, top)
+        scores = await self.served.score(asked, ids, top, self.caller)
         # What the engine made keeps the engine's own value: a reader wants to know what it computed.
         logprobs: list[float | None] = [None, *scores.logprobs[: len(prompt) - 1], *answer.logprobs]
         likeliest = zip(scores.top_ids, scores.top_logprobs, strict=True)

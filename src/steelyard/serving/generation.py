@@ -7,7 +7,7 @@ import itertools
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..model import Tokenizer
@@ -96,7 +96,20 @@ class Served:
         caller = caller or Caller()
         account = self.keys.account(caller.key_id)
         tracks = [prompts[i // job.n] for i in range(len(prompts) * job.n)]
-        account.check_tokens(sum(len(p.ids) for p in prompts) + len(tracks) * self.admission.output_tokens)
+        least = job.sampling.get("min_tokens", 0)
+        if any(least > p.max_tokens for p in prompts):
+            told = f"min_tokens is {least}, and the answer may have fewer"
+            raise ApiError(400, told, param="min_tokens")
+        likely = self.admission.output_tokens
+        expected = sum(len(p.ids) for p in prompts) + sum(min(p.max_tokens, likely) for p in tracks)
+        with account.reserved(expected):
+            async with aclosing(self._placed(job, tracks, caller, account)) as pieces:
+                async for piece in pieces:
+                    yield piece
+
+    async def _placed(
+        self, job: Job, tracks: list[Prompt], caller: Caller, account: Account
+    ) -> AsyncGenerator[tuple[int, Answer, Piece], None]:
         places = self._places(caller, tracks, account.key.weight)
         try:
             sources = [
@@ -145,7 +158,8 @@ class Served:
                     raise
                 self.measures.retried()
             finally:
-                self._account(prompt, answer, account)
+                if answer.ids:  # paid for, whoever has left since; a prompt once, however many its answers
+                    account.spend(len(answer.ids) + (0 if index % job.n else len(prompt.ids)))
         self.admission.made(len(answer.ids))
         self.measures.e2e.observe(time.perf_counter() - came)
 
@@ -178,14 +192,24 @@ class Served:
                 if answer.finish:
                     break
 
-    def _account(self, prompt: Prompt, answer: Answer, account: Account) -> None:
-        """What was made is paid for, whoever has left since."""
-        if answer.ids:
-            account.spend(len(prompt.ids) + len(answer.ids))
+    async def score(self, prompt: Prompt, ids: list[int], top: int, caller: Caller | None = None) -> Scores:
+        """Scores of `ids`: the prompt and what was made of it, in its turn like an answer.
 
-    async def score(self, ids: list[int], top: int) -> Scores:
-        """Raises EngineLost."""
-        return await self.engine.score(ids, top)
+        A prompt of which nothing was made is paid for here. Raises EngineLost, ApiError as `answers` does.
+        """
+        caller = caller or Caller()
+        account = self.keys.account(caller.key_id)
+        unpaid = 0 if prompt.max_tokens else len(ids)
+        with account.reserved(unpaid):
+            (place,) = self._places(caller, [replace(prompt, ids=ids, max_tokens=0)], account.key.weight)
+            try:
+                await _before(place.granted, caller)
+                scores = await self.engine.score(ids, top)
+                place.progress(len(ids), 0)
+            finally:
+                place.leave()
+            account.spend(unpaid)
+        return scores
 
     async def embed(self, batch: list[list[int]]) -> list[list[float]]:
         """One vector for each list of token ids. Raises EngineLost."""

@@ -10,7 +10,8 @@ import hashlib
 import os
 import secrets
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -76,9 +77,9 @@ class Bucket:
         self.at = now
         return self.level
 
-    def wait_s(self, units: float) -> float:
-        """Seconds until `units` lie ready; more than fit are given out of a full bucket."""
-        lacking = min(units, self.a_minute) - self.look()
+    def wait_s(self, units: float, held: float = 0.0) -> float:
+        """Seconds until `units` lie ready beside those held; more than fit are given out of a full bucket."""
+        lacking = min(units, self.a_minute) - (self.look() - held)
         return max(0.0, lacking * 60 / self.a_minute)
 
     def take(self, units: float) -> None:
@@ -97,6 +98,7 @@ class Account:
     tokens: Bucket | None = None
     used_tokens: int = 0
     period: int = 0  # the number of the budget's period since 1970
+    pending: float = 0.0  # tokens that requests under way may still spend
 
     def fit(self, key: Key) -> None:
         """Take over a changed entry; buckets stay where their size stays."""
@@ -112,13 +114,27 @@ class Account:
             raise self._limited("requests", self.requests, wait_s)
         self.requests.take(1)
 
+    @contextmanager
+    def reserved(self, tokens: float) -> Iterator[None]:
+        """While a request is under way that may spend so many. Raises ApiError 429 as `check_tokens` does."""
+        self.check_tokens(tokens)
+        self.pending += tokens
+        try:
+            yield
+        finally:
+            self.pending -= tokens
+
     def check_tokens(self, tokens: float) -> None:
-        """Raises ApiError 429 where so many more are too many now."""
+        """Raises ApiError 429 where so many more are too many now, beside what is under way."""
         self._turn()
-        if self.key.budget_tokens is not None and self.used_tokens >= self.key.budget_tokens:
-            told = f"the budget of {self.key.budget_tokens} tokens is used up"
+        budget = self.key.budget_tokens
+        if budget is not None and self.used_tokens >= budget:
+            told = f"the budget of {budget} tokens is used up"
             raise ApiError(429, told, code="insufficient_quota", retry_after=self._period_left_s())
-        if self.tokens is not None and (wait_s := self.tokens.wait_s(tokens)):
+        if budget is not None and self.pending and self.used_tokens + self.pending >= budget:
+            told = f"the rest of the budget of {budget} tokens may be spent by requests under way"
+            raise ApiError(429, told, code="rate_limit_exceeded", retry_after=1)
+        if self.tokens is not None and (wait_s := self.tokens.wait_s(tokens, self.pending)):
             raise self._limited("tokens", self.tokens, wait_s)
 
     def spend(self, tokens: int) -> None:
@@ -189,6 +205,11 @@ class KeyRing:
     def find(self, secret: bytes) -> Key | None:
         self._look_again()
         return self.keys.get(digest(secret)) if secret else None
+
+    def valid(self, key_id: str) -> Key | None:
+        """The key of that id, while it has not been taken back."""
+        self._look_again()
+        return next((key for key in self.keys.values() if key.id == key_id), None)
 
     def account(self, key_id: str) -> Account:
         """Of a key, or of those who need none."""

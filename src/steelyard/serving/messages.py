@@ -57,7 +57,6 @@ class ToolChoice(BaseModel):
 class Thinking(BaseModel):
     model_config = OPEN
     type: Literal["enabled", "disabled", "adaptive"]
-    budget_tokens: int | None = None
 
 
 class OutputFormat(BaseModel):
@@ -132,8 +131,11 @@ def format_of(api: Api, body: MessagesInput) -> Constraint | None:
 def variables_of(api: Api, body: MessagesInput) -> dict[str, Any]:
     """How much to think, as variables of the template. Raises ApiError 400."""
     thinking = body.thinking.type if body.thinking else None
-    if thinking == "enabled" and "think" not in (api.tokenizer.template_text or ""):
+    template = api.tokenizer.template_text or ""
+    if thinking == "enabled" and "think" not in template:
         raise cannot("thinking", "this model does not think")
+    if thinking == "enabled" and "enable_thinking" in template:
+        return {"enable_thinking": True}
     if thinking == "disabled":
         return switches(api, "none", "thinking")
     return switches(api, body.output_config.effort if body.output_config else None, "output_config.effort")

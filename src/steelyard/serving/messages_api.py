@@ -80,8 +80,11 @@ class _Exchange:
 
     async def whole(self) -> dict[str, Any]:
         parts: list[Part] = []
+        answer = None
         async with aclosing(self.turn.parts()) as pieces:
             async for made, _ in pieces:
+                if self.turn.answer is not answer:  # the first, or begun anew after a crash
+                    parts, answer = [], self.turn.answer
                 parts += made
         return self._message(_blocks(parts), *self._stop(), self._usage())
 

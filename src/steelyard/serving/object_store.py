@@ -124,6 +124,10 @@ class ObjectStore:
         target.with_suffix(".part").rename(target)
         return target.stat().st_size
 
+    def link(self, object_id: str, other_id: str) -> None:
+        """The content of one under another's id too: it stays until both are gone."""
+        self.content(other_id).hardlink_to(self.content(object_id))
+
     # ------------------------------------------------------------------ the folder
 
     def hold(self) -> bool:

@@ -53,7 +53,6 @@ class TextFormat(BaseModel):
 class TextConfig(BaseModel):
     model_config = OPEN
     format: TextFormat | None = None
-    verbosity: Literal["low", "medium", "high"] | None = None
 
 
 class Reasoning(BaseModel):

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -78,6 +79,8 @@ class _Responses:
         tools = tools_of(body)
         constraint = with_tools(self.api, format_of(self.api, body), tools)
         wanted = job_of(self.api, body, constraint)
+        if body.background:  # followers see what is made: it may not begin anew
+            wanted = replace(wanted, stream=True)
         ids = self._ids(body, [*before, *given], tools)
         prompt = self.api.served.prompt(ids, body.max_output_tokens, None)
         asked = Asked(job=wanted, prompt=prompt, tools=tools, caller=caller)
@@ -237,10 +240,12 @@ class _Run:
 
     async def _events(self) -> AsyncGenerator[list[Event], None]:
         document = self.stored.document
-        begun = False
+        begun, answer = False, None
         async with aclosing(self.turn.parts()) as pieces:
             async for parts, piece in pieces:
                 events: list[Event] = []
+                if self.turn.answer is not answer:  # the first, or begun anew after a crash
+                    self.output, answer = Output(self.api.new_id), self.turn.answer
                 if not begun:
                     document["status"], begun = "in_progress", True
                     events = [self._told("created"), self._told("in_progress")]

@@ -26,7 +26,7 @@ from starlette.routing import Route
 from ..errors import Problem
 from . import files_api
 from .api_error import ApiError, json_response
-from .bodies import parse
+from .bodies import ignored, parse
 from .object_store import ObjectStore, Stored, find, may_see, need_scope, new_id, owner_of, page
 from .transport import body_of
 from .tuning_job import (
@@ -65,6 +65,7 @@ class Tuning:
         self._child: asyncio.subprocess.Process | None = None
         self._running: str | None = None
         self._closing = False
+        self._more = False  # than the worker knows of
         self._asked: dict[str, str] = {}  # job -> "paused" or "cancelled", until its run has stopped
 
     def routes(self) -> list[Route]:
@@ -100,7 +101,7 @@ class Tuning:
         await asyncio.to_thread(self._write, stored, body, training)
         self._tell(stored.id, f"Created fine-tuning job: {stored.id}")
         self.begin()
-        return json_response(stored.shown)
+        return json_response(stored.shown, headers=ignored(body, {}))
 
     async def listed(self, request: Request) -> Response:
         self.resume()
@@ -230,10 +231,12 @@ class Tuning:
 
     def resume(self) -> None:
         """Go on with what an earlier process left, if no other one does."""
-        if self._task is None and self.store.exists() and self.store.all(KIND) and self.store.hold():
+        idle = self._task is None or self._task.done()
+        if idle and self.store.exists() and self.store.all(KIND) and self.store.hold():
             self.begin()
 
     def begin(self) -> None:
+        self._more = True
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
 
@@ -254,14 +257,25 @@ class Tuning:
 
     async def _run(self) -> None:
         await self._load_tuned()
-        while not self._closing and (jobs := await asyncio.to_thread(self._open)):
-            self._running = jobs[0].id
+        while not self._closing and (job_id := await self._next()):
             try:
-                await self._one(jobs[0].id)
+                await self._one(job_id)
             except Exception as e:  # one job must not keep the others from running
-                self._fail(jobs[0].id, "internal", f"{type(e).__name__}: the job cannot go on", None)
+                self._fail(job_id, "internal", f"{type(e).__name__}: the job cannot go on", None)
             finally:
                 self._running = None
+
+    async def _next(self) -> str | None:
+        """Take up the next open job; None when there is none."""
+        while True:
+            self._more = False
+            jobs = await asyncio.to_thread(self._open)
+            for job in jobs:  # nothing waits from here on; it may have been cancelled since
+                if self._now(job.id).shown["status"] in OPEN:
+                    self._running = job.id
+                    return job.id
+            if not self._more:  # else one came while the list was read
+                return None
 
     def _open(self) -> list[Stored]:
         return [s for s in reversed(self.store.all(KIND)) if s.shown["status"] in OPEN]

@@ -5,7 +5,6 @@ A dialect makes a `Turn` from its body and puts its parts into its own JSON.
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -78,13 +77,10 @@ class Turn:
         return (self.answer.cached if self.answer else None) or 0
 
 
-REFUSED = re.compile(r"(ValueError|NotImplementedError): ")  # what an engine says of a request, not of itself
-
-
 def of_engine(e: EngineLost) -> ApiError:
     """400 where the engine will not do what was asked, 503 where it could not."""
-    if isinstance(e, EngineRefused) and (said := REFUSED.match(str(e))):
-        return ApiError(400, str(e)[said.end() :], code="engine_refused")
+    if isinstance(e, EngineRefused):
+        return ApiError(400, str(e), code="engine_refused")
     return ApiError(503, str(e), code="engine_unavailable")
 
 

@@ -70,13 +70,18 @@ class Batch:
                     return request_id
         return None
 
-    def _release(self) -> None:
-        """Those whose leader is done, or gone; one of them may lead the others."""
+    def _release(self) -> list[int]:
+        """Add those whose leader is done, or gone; one of them may lead the others. Returns the refused."""
+        refused = []
         for request_id, waiting in list(self.waiting.items()):
             leader = self.running.get(waiting.leader)
             if leader is None or not leader.filling:
                 del self.waiting[request_id]
-                self.add(*waiting.request)
+                try:
+                    self.add(*waiting.request)
+                except Exception:  # the others' answers must not end with it
+                    refused.append(request_id)
+        return refused
 
     def cancel(self, request_id: int) -> None:
         if self.waiting.pop(request_id, None):
@@ -88,9 +93,9 @@ class Batch:
         return bool(self.waiting or self.pipeline.has_non_finished_requests())
 
     def step(self) -> list[Event]:
-        self._release()
+        refused = [Event(request_id, [], finish="error") for request_id in self._release()]
         self.pipeline.step()
-        return list(self._events())
+        return [*refused, *self._events()]
 
     def used_blocks(self) -> float:
         return float(self.pipeline.get_metrics().cache_usage) / 100 * self.blocks
