@@ -241,6 +241,11 @@ def test_claims(told) -> None:
         (("--model", "llama3-8b", "--finetuning-type", "dora"), "plan.finetuning_type", "dora", "qlora"),
         (("--model", "llama3-8b", "--what-if", "price"), "plan.what_if", "price", "price.h100-sxm=2.1"),
         (("--model", "llama3-8b", "--what-if", "smell.gaudi2=1"), "plan.what_if", "smell", "price"),
+        (("--model", "llama3-8b", "--precision", "fp7"), "plan.precision", "fp7", "fp8"),
+        (("--model", "llama3-8b", "--precision", "int8"), "plan.precision", "int8", "fp8"),
+        (("--model", "llama3-8b", "--kv-precision", "nvfp"), "plan.precision", "nvfp", "fp8"),
+        (("--model", "llama3-8b", "--global-batch", "0"), "cli.usage", "--global-batch", "64"),
+        (("--precision", "int8"), "cli.usage", "--precision goes with", "compress.weights"),
         (("r.yaml", "--model", "llama3-8b"), "cli.usage", "not of both", "leave one"),
     ],
 )
@@ -304,6 +309,54 @@ def test_a_service_that_no_device_can_give_is_no_plan(told, tmp_path) -> None:
     assert near["steps"][-1]["ttft_s"] > 1e-4
     code, document = weighed(told, tmp_path, load, "goal.latency.ttft_p95=2s")
     assert code == 0 and document["plans"][document["best"]]["fits"]
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        (("train.0.packing=false",), {"seq_len": 239}),
+        (
+            ("train.0.per_device_train_batch_size=2", "train.0.gradient_accumulation_steps=3"),
+            {"global_batch": 6},
+        ),
+        (("compress.weights=int8",), {"weights": ["int8"], "kv_precisions": ["int8"]}),
+        (("compress.weights=[bf16, int4]",), {"weights": ["bf16", "int4"]}),
+    ],
+)
+def test_words_of_a_recipe_are_weighed_on_other_devices_too(told, tmp_path, words, asked) -> None:
+    _, document = weighed(told, tmp_path, *words)
+    assert {name: document["request"][name] for name in asked} == asked
+
+
+def test_one_full_stage_makes_the_training_full_and_rows_apart_are_padded(told, tmp_path) -> None:
+    stages = "{finetuning_type: full, max_length: 512, packing: P}, {finetuning_type: lora, max_length: 512}"
+    packed, padded = (
+        weighed(told, tmp_path, f"train=[{stages.replace('P', p)}]")[1]["request"] for p in ("true", "false")
+    )
+    assert packed["finetuning_type"] == padded["finetuning_type"] == "full"
+    assert padded["tokens"] > 1.2 * packed["tokens"]
+
+
+def test_precisions_are_asked_for_by_flags(told) -> None:
+    batch = ("--precision", "fp8", "--global-batch", "48")
+    _, document = told(*JOB, *batch)
+    settings = {p["device"]: p["settings"] for p in document["plans"]}["h100-sxm"]
+    assert (settings["precision"], settings["global_batch"]) == ("fp8", 48)
+    serve = (
+        "plan",
+        "--model",
+        "llama3-8b",
+        "--job",
+        "serve",
+        "--device",
+        "h100-sxm",
+        "--device",
+        "a100-80-sxm",
+    )
+    _, document = told(*serve, "--precision", "fp8, fp4", "--kv-precision", "fp8")
+    fits, lacks = document["plans"]
+    assert (fits["settings"]["weights"], fits["settings"]["kv_bits"]) == ("fp8", 8)
+    assert lacks["why_not"] == "has no units for fp8 or fp4"
 
 
 # ------------------------------------------------------------------ hardware

@@ -68,6 +68,16 @@ def plan(
         list[str] | None, _flag("--provider", "NAME", say("Only these prices: aws; repeatable."))
     ] = None,
     trust: Annotated[Text, _flag("--trust", "LEVEL", "open | guarded | sealed")] = None,
+    precision: Annotated[
+        list[str] | None, _flag("--precision", "WORD", say("Of the job: bf16, fp8, int8; repeatable."))
+    ] = None,
+    kv_precision: Annotated[
+        list[str] | None,
+        _flag("--kv-precision", "WORD", say("Of the KV cache: bf16, fp8, int8; repeatable.")),
+    ] = None,
+    global_batch: Annotated[
+        int | None, _flag("--global-batch", "N", say("Sequences a training step."))
+    ] = None,
     energy: Annotated[bool, typer.Option("--energy", help=say("Weigh energy in place of cost."))] = False,
     explain: Annotated[
         bool, typer.Option("--explain", help=say("Where each second and byte of the best plan goes."))
@@ -258,11 +268,22 @@ def _fields(flags: SimpleNamespace, shape: Any) -> dict[str, Any]:
         "providers": _providers(flags.provider or []),
         "objective": "energy" if flags.energy else None,
         "slo": _slo(flags),
+        "precisions": _words(flags.precision),
+        "kv_precisions": _words(flags.kv_precision),
+        "global_batch": flags.global_batch,
     }
+    batch = flags.global_batch
+    text = f"--global-batch {batch} is not 1 or more"
+    _check(batch is None or batch >= 1, "cli.usage", "--global-batch", text, "--global-batch 64")
     burst = flags.burstiness
     text = f"--burstiness {burst} is below 0"
     _check(burst is None or burst >= 0, "cli.usage", "--burstiness", text, "--burstiness 4")
     return {name: value for name, value in given.items() if value not in (None, (), {})}
+
+
+def _words(given: list[str] | None) -> tuple[str, ...]:
+    """Words of a repeatable flag, which may also stand behind commas."""
+    return tuple(word.strip().lower() for text in given or [] for word in text.split(",") if word.strip())
 
 
 def _tokens(text: str) -> float:
@@ -465,13 +486,22 @@ RECIPE_WORDS = {
 }
 
 
+OWN_WORDS = {  # of a recipe, for flags of other words
+    "seq_len": "train.0.max_length=1024",
+    "finetuning_type": "train.0.finetuning_type=lora",
+    "precision": "compress.weights=int8",
+    "kv_precision": "compress.weights=bf16_kv8",
+    "global_batch": "train.0.per_device_train_batch_size=8",
+}
+
+
 def _settings(flags: SimpleNamespace) -> list[str]:
     """The flags as `--set`s of the recipe's words."""
-    for name in ("seq_len", "finetuning_type"):
+    for name, word in OWN_WORDS.items():
         if getattr(flags, name) is not None:
             flag = f"--{name.replace('_', '-')}"
             text = say("{flag} goes with --model; a recipe has its own words", flag=flag)
-            raise WrongUse("cli.usage", text, where=Where(field=flag), hint="--set train.0.max_length=1024")
+            raise WrongUse("cli.usage", text, where=Where(field=flag), hint=f"--set {word}")
     told = {word: getattr(flags, name) for name, word in RECIPE_WORDS.items()}
     given = [
         f"{word}={value:g}" if isinstance(value, float) else f"{word}={value}"

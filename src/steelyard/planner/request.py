@@ -20,6 +20,9 @@ FINETUNING = ("full", "lora", "qlora")
 TRUST = ("open", "guarded", "sealed")
 OBJECTIVES = ("cost", "energy")
 MOST_DEVICES = 16384
+TRAINED = ("bf16", "fp16", "tf32", "f32", "fp8", "fp4")
+SERVED = ("bf16", "fp16", "f32", "fp8", "int8", "fp4", "int4")
+CACHED = ("bf16", "fp16", "f32", "fp8", "int8")
 SLO = re.compile(r"(ttft|tpot)(?:_p(50|90|95|99))?_s|percentile")
 
 
@@ -78,6 +81,7 @@ class Request:
     eval_tokens: float = 0.0  # asked and answered by the gate
     recipe: str | None = None  # its name: plans then carry their steps
     precisions: tuple[str, ...] = ()  # () = 16 bits to train; 16, 8 and 4 bits a weight to serve
+    weights: tuple[str, ...] = ()  # of a service, where a recipe names its form; () = as `precisions`
     kv_precisions: tuple[str, ...] = ()  # () = 16 bits
     batch_scoring: bool = False
     arrival_per_s: float | None = None
@@ -108,6 +112,12 @@ class Request:
             raise WrongUse("plan.tokens", "the number of tokens must be above 0", hint="--tokens 1e9")
         if unknown := [name for name in self.slo if not SLO.fullmatch(name)]:
             raise WrongUse("plan.slo", f"{unknown[0]!r} is no part of an SLO", hint="ttft_s, tpot_p95_s")
+        for words, known in (
+            (self.precisions, SERVED if self.serves else TRAINED),
+            (self.kv_precisions, CACHED),
+        ):
+            for word in words:
+                _one_of("plan.precision", "precision of this job", word, known)
         sizes = ("users", "prompt_tokens", "output_tokens", "seq_len", "max_devices")
         for name in sizes:
             if getattr(self, name) < 1:

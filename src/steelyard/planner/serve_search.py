@@ -39,16 +39,19 @@ def search_serving(request: Request, offer: Offer, constants: Constants, fine: b
     hardware = offer.hardware("bf16")
     if hardware is None:
         return Found(no_plan(offer, "no peak of its matrix units was ever published"))
-    found = _among(request, offer, hardware, constants, precisions_of(request, offer), fine)
-    if found.fit or request.precisions:
+    asked, forms = request.weights or request.precisions, precisions_of(request, offer)
+    if not forms:
+        return Found(no_plan(offer, f"has no units for {' or '.join(asked)}"))
+    found = _among(request, offer, hardware, constants, forms, fine)
+    if found.fit or asked:
         return found
     return _among(request, offer, hardware, constants, ("int4",), fine)
 
 
 def precisions_of(request: Request, offer: Offer) -> tuple[str, ...]:
     """Forms of the weights: as asked, where the device computes FP8 and FP4; else 16 and 8 bits."""
-    asked = [p for p in request.precisions or USUAL if p in BITS]
-    return tuple(p for p in asked if p in ("int8", "int4") or computes_in(offer.device, p) or p == "bf16")
+    asked = request.weights or request.precisions or USUAL
+    return tuple(p for p in asked if p in ("int8", "int4", "bf16") or computes_in(offer.device, p))
 
 
 def _among(

@@ -21,7 +21,7 @@ from .inference import ServeSetup, serve_s
 from .offer import Offer, draws_w, room_bytes
 from .plans import Plan, within_limits
 from .request import Request
-from .serve_search import SERVE_STACK, search_serving
+from .serve_search import BITS, SERVE_STACK, search_serving
 from .sizes import RUNTIME_BYTES, Sizes, total
 
 # Bytes a core and second. Cleaning: half of the 8 MB/s of `bench/clean.py` on two cores. Tokenising: the
@@ -301,8 +301,9 @@ def _serving(
 ) -> list[Option]:
     """The service that holds the load and its SLO, or misses them least."""
     asked = replace(
-        request, job="serve", budget_usd=None, deadline_s=None, batch_scoring=False, objective="cost"
-    )
+        request, job="serve", precisions=(), budget_usd=None, deadline_s=None, batch_scoring=False,
+        objective="cost",
+    )  # fmt: skip
     found = search_serving(asked, offer, constants, fine).plan
     if found.time_s is None:
         return []
@@ -312,7 +313,7 @@ def _serving(
 
 def _served(request: Request, offer: Offer, at: int, found: Plan) -> Option:
     """A service as a step: loading counts, its hours weigh in the choice."""
-    load_s = START_S + 2.0 * request.shape.params / DISK_BYTES_PER_S
+    load_s = START_S + BITS[found.settings["weights"]] / 8 * request.shape.params / DISK_BYTES_PER_S
     told = {name: figure.value for name, figure in found.service.items()}
     told |= {name: found.settings[name] for name in ("replicas", "tp")}
     hourly = found.devices * (offer.usd_per_h or 0.0)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from steelyard.forms import FORMS, Form
 from steelyard.hardware import Devices
 from steelyard.recipe import Goal, Recipe
 from steelyard.recipe import Owned as RecipeOwned
@@ -20,6 +21,7 @@ from .plans import Plan, Plans, within_limits
 from .request import Owned, Request
 from .search import plan
 
+WEIGHTS = {"f16": "fp16", "u8": "int8"}  # storage of forms.FORMS, in the catalogue's words
 SERVED_TOKENS = 1e6  # what a service is weighed by where nothing is trained
 
 
@@ -80,16 +82,23 @@ def this_machine(filled: Fill, local: Local) -> Plan:
 
 
 def request_of(recipe: Recipe, filled: Fill, shape: Shape, facts: DataFacts) -> Request:
-    """The recipe as a request: tokens of all stages and of the gate, the load, the limits, what is owned."""
+    """The recipe as a request: tokens of all stages and of the gate, the load, the limits, what is owned.
+
+    Stages are weighed together: as full training where one of them is, else as LoRA.
+    """
     stages, load, goal = filled.settings["train"], filled.settings["serve"]["load"], recipe.goal
-    runs, resources = [packed(facts, s) for s in stages], recipe.resources
+    fed, resources = [_fed(facts, s) for s in stages], recipe.resources
+    forms = _forms(recipe)
     return Request(
         shape=shape,
         name=recipe.model,
         job="sft" if stages else "serve",
-        tokens=sum(r.tokens for r in runs) or SERVED_TOKENS,
-        seq_len=max((s["max_length"] for s in stages), default=2048),
-        finetuning_type=stages[-1]["finetuning_type"] if stages else "full",
+        tokens=sum(tokens for tokens, _ in fed) or SERVED_TOKENS,
+        seq_len=max((length for _, length in fed), default=2048),
+        finetuning_type="lora" if stages and all(s["finetuning_type"] == "lora" for s in stages) else "full",
+        global_batch=_global_batch(filled, [tokens for tokens, _ in fed]),
+        weights=tuple(WEIGHTS.get(f.weights, f.weights) for f in forms),
+        kv_precisions=tuple(dict.fromkeys(WEIGHTS.get(f.kv_precision, f.kv_precision) for f in forms)),
         users=load["users"],
         prompt_tokens=load["prompt_tokens"],
         output_tokens=load["output_tokens"],
@@ -110,6 +119,35 @@ def request_of(recipe: Recipe, filled: Fill, shape: Shape, facts: DataFacts) -> 
         * facts.mean_length,
         recipe=recipe.name,
     )
+
+
+def _fed(facts: DataFacts, settings: Mapping[str, Any]) -> tuple[float, int]:
+    """Tokens that a stage computes, and those of a sequence.
+
+    Without packing each row is padded to the longest (planner.md, section 3).
+    """
+    tokens, length = packed(facts, settings).tokens, settings["max_length"]
+    rows = [n for n in facts.lengths if n <= length]
+    if settings["packing"] or not rows:
+        return tokens, length
+    return tokens * max(rows) * len(rows) / sum(rows), max(rows)
+
+
+def _global_batch(filled: Fill, tokens: Sequence[float]) -> int:
+    """Sequences a step of the longest stage, as on one device; 0 unless the recipe names both factors."""
+    at = max(range(len(tokens)), key=lambda i: tokens[i], default=None)
+    words = ("per_device_train_batch_size", "gradient_accumulation_steps")
+    if at is None or any(filled.origins[f"train.{at}.{word}"] != "recipe" for word in words):
+        return 0
+    stage = filled.settings["train"][at]
+    return int(stage["micro_batch"] * stage["grad_accum"])
+
+
+def _forms(recipe: Recipe) -> tuple[Form, ...]:
+    """The forms that the recipe names for its service; none where it leaves them open."""
+    named = recipe.compress.weights
+    names = (named,) if isinstance(named, str) else named
+    return tuple(FORMS[name] for name in names if name != "auto")
 
 
 def owned_of(own: RecipeOwned) -> Owned:
