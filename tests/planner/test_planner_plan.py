@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from steelyard.errors import WrongUse
 from steelyard.hardware import catalogue, named_models, published_constants
-from steelyard.planner import Constants, Plan, Request, named_shape, plan
+from steelyard.planner import Constants, Plan, Request, named_shape, plan, what_if, why_not
 from steelyard.planner.constants import values
 from steelyard.planner.inference import ServeSetup, serve_s
 from steelyard.planner.kernels import collective_s, link_rate
@@ -242,3 +242,16 @@ def test_a_service_that_waits_draws_less() -> None:
     calm, busy = (on("h100-sxm", arrival_per_s=rate, users=1, tokens=1e6 * rate) for rate in (0.01, 4.0))
     mean_kw = [p.energy_kwh.value / p.time_s.value for p in (calm, busy)]
     assert calm.devices == busy.devices and mean_kw[0] < 0.5 * mean_kw[1]
+
+
+def test_why_not_and_what_if_keep_the_devices_and_the_plans_made_elsewhere() -> None:
+    request = replace(REQUESTS["lora"], devices=("h100-sxm", "gaudi2"))
+    asked = (catalogue(), CONSTANTS)
+    plans = plan(request, *asked)
+    best, other = plans.plans
+    assert why_not(request, best.device, *asked) == "it is the best plan"
+    assert why_not(request, other.device, *asked).startswith("costs")
+    here = replace(best, device="this-machine", cost_usd=best.cost_usd * 0.1, why_not="costs more")
+    assert why_not(request, best.device, *asked, [here]) == "costs 10.0 times as much"
+    changed = what_if(request, catalogue(), {"price.gaudi2": "x2"}, CONSTANTS, [here])
+    assert changed.plans[changed.best].device == "this-machine" and len(changed.plans) == 3

@@ -108,6 +108,7 @@ class _Answer:
     def __init__(self, request: Any, plans: Any, constants: Any, devices: Any, recipe: Path | None) -> None:
         self.request, self.plans, self.recipe = request, plans, recipe
         self.constants, self.devices = constants, devices
+        self.here = [p for p in plans.plans if p.device == "this-machine"]  # no device of the catalogue
 
     def tell(self, flags: SimpleNamespace) -> None:
         """The document or the lines; exit code 3 where nothing fits."""
@@ -149,14 +150,15 @@ class _Answer:
         from ..planner import why_not
 
         ids = [self.devices.find(name).id for name in names]
-        return {id_: why_not(self.request, id_, self.devices, self.constants) for id_ in ids}
+        asked = (self.devices, self.constants, self.here)
+        return {id_: why_not(self.request, id_, *asked) for id_ in ids}
 
     def what_if(self, settings: list[str]) -> dict[str, Any]:
         """{"changes", "before": plan, "after": plan} with the best plan of each."""
         from ..planner import what_if
 
         changes = dict(_change(text) for text in settings)
-        after = what_if(self.request, self.devices, changes, self.constants).as_json()
+        after = what_if(self.request, self.devices, changes, self.constants, self.here).as_json()
         before = self.plans.as_json()
         return {"changes": changes, "before": _best(before), "after": _best(after)}
 

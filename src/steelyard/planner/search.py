@@ -57,7 +57,7 @@ class Searched:
 def plan(request: Request, devices: Devices, constants: Constants, extra: Sequence[Plan] = ()) -> Plans:
     """A plan for every device, ranked: those that fit by cost and time, the unpriced and the unfit last.
 
-    `extra` are plans made elsewhere, such as for this machine; they are ranked with the rest.
+    `extra` are plans made elsewhere, such as for this machine; they are ranked with the rest, afresh.
     """
     request, devices = prepared(request, devices)
     return gathered(request, answered(request, devices, constants), extra)
@@ -122,7 +122,8 @@ def _spent(request: Request, p: Plan) -> float | None:
 
 def gathered(request: Request, told: Searched, extra: Sequence[Plan] = ()) -> Plans:
     """The plans ranked, with the front and the reasons."""
-    order = ranked([*extra, *told.plans], request.objective)
+    fresh = [replace(p, why_not=None, lost=None) if p.fits else p for p in extra]
+    order = ranked([*fresh, *told.plans], request.objective)
     best = next((i for i, p in enumerate(order) if p.fits and p.why_not is None), None)
     return Plans(
         request=request.as_json(),
@@ -139,16 +140,23 @@ def gathered(request: Request, told: Searched, extra: Sequence[Plan] = ()) -> Pl
 # ------------------------------------------------------------------ questions
 
 
-def why_not(request: Request, device: str, devices: Devices, constants: Constants) -> str:
-    """Why the best plan is not on this device: "needs 14 % more memory", "costs 1.8 times as much"."""
+def why_not(
+    request: Request, device: str, devices: Devices, constants: Constants, extra: Sequence[Plan] = ()
+) -> str:
+    """Why the best plan is not on this device: "needs 14 % more memory", "costs 1.8 times as much".
+
+    It is weighed against the devices of the request, and against `extra`, plans made elsewhere.
+    """
     asked, known = prepared(request, devices)
     found = known.find(device)
-    told = search(replace(asked, devices=()), known, constants)
+    weighed = (*asked.devices, found.id) if asked.devices else ()
+    ids = tuple(dict.fromkeys(known.find(name).id for name in weighed))
+    told = search(replace(asked, devices=ids), known, constants)
     at = next(i for i, offer in enumerate(told.offers) if offer.device.id == found.id)
     told.plans[at] = on_device(asked, told.offers[at], constants).plan  # on the fine grid, pruned or not
     if asked.recipe:
         told.plans = with_steps(asked, told.offers, told.plans, constants)
-    plans = gathered(asked, told)
+    plans = gathered(asked, told, extra)
     mine = next(p for p in plans.plans if p.device == found.id)
     if plans.best is not None and plans.plans[plans.best].device == found.id:
         return "it is the best plan"
@@ -156,13 +164,18 @@ def why_not(request: Request, device: str, devices: Devices, constants: Constant
 
 
 def what_if(
-    request: Request, devices: Devices, changes: Mapping[str, float | str], constants: Constants
+    request: Request,
+    devices: Devices,
+    changes: Mapping[str, float | str],
+    constants: Constants,
+    extra: Sequence[Plan] = (),
 ) -> Plans:
     """The plans as they would be with other figures: {"price.h100-sxm": 2.1, "bandwidth.gaudi2": "x1.2"}.
 
-    A number replaces the figure (USD an hour, bytes/s, bytes, FLOP/s, watts); "x1.2" multiplies it.
+    A number replaces the figure (USD an hour, bytes/s, bytes, FLOP/s, watts); "x1.2" multiplies it. `extra`
+    are plans made elsewhere, which the changes leave as they are.
     """
-    return plan(replace(request, changes=dict(request.changes) | dict(changes)), devices, constants)
+    return plan(replace(request, changes=dict(request.changes) | dict(changes)), devices, constants, extra)
 
 
 def changed_devices(devices: Devices, changes: Mapping[str, float | str]) -> Devices:
