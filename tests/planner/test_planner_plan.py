@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,12 +10,26 @@ from hypothesis import strategies as st
 
 from steelyard.errors import WrongUse
 from steelyard.hardware import catalogue, named_models, published_constants
-from steelyard.planner import Constants, Plan, Request, named_shape, plan, what_if, why_not
+from steelyard.planner import (
+    Constants,
+    DataFacts,
+    Fill,
+    Local,
+    Plan,
+    Request,
+    named_shape,
+    plan,
+    plan_recipe,
+    what_if,
+    why_not,
+)
 from steelyard.planner.constants import values
 from steelyard.planner.inference import ServeSetup, serve_s
 from steelyard.planner.kernels import collective_s, link_rate
 from steelyard.planner.sizes import LONE_DEVICES, Hardware, Sizes, hardware_of, total
 from steelyard.planner.training import TrainSetup, train_memory_bytes, train_step_s
+from steelyard.recipe import Goal, Recipe
+from steelyard.units import around
 
 CONSTANTS = Constants.from_json(published_constants())
 LLAMA = named_shape("llama3-8b", named_models())
@@ -255,3 +270,20 @@ def test_why_not_and_what_if_keep_the_devices_and_the_plans_made_elsewhere() -> 
     assert why_not(request, best.device, *asked, [here]) == "costs 10.0 times as much"
     changed = what_if(request, catalogue(), {"price.gaudi2": "x2"}, CONSTANTS, [here])
     assert changed.plans[changed.best].device == "this-machine" and len(changed.plans) == 3
+
+
+@pytest.mark.parametrize(("limit_s", "fits"), [(0.1, False), (0.9, True)])
+def test_this_machine_is_held_to_the_latencies_too(limit_s: float, fits: bool) -> None:
+    goal = Goal(ttft_s={"p50": 5.0, "p95": limit_s})
+    recipe = Recipe(path=Path("r.yaml"), root=Path("."), name="desk", model="demo", train=(), goal=goal)
+    load = {"users": 1, "prompt_tokens": 128, "output_tokens": 64}
+    filled = Fill(settings={"train": [], "serve": {"load": load}}, origins={})
+    figures = {"wall_s": (9.0, "s"), "cost_usd": (0.1, "USD"), "peak_rss_bytes": (1e9, "bytes")}
+    figures |= {"ttft_s": (0.3, "s"), "tpot_s": (0.02, "s")}
+    steps = {
+        "serve": {name: around(value, 0.1, unit, "calibrated") for name, (value, unit) in figures.items()}
+    }
+    local = Local(steps=steps, raw={}, parts={}, disk_bytes=0, memory_bytes=0)
+    weighed = plan_recipe(recipe, filled, LLAMA, DataFacts(), catalogue(), CONSTANTS, local)
+    (here,) = [p for p in weighed.plans if p.device == "this-machine"]
+    assert here.fits == fits and fits == ("ttft" not in here.shortfalls)

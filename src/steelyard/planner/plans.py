@@ -212,6 +212,24 @@ def within_limits(
     return replace(p, fits=False, why_not=why, shortfalls=dict(p.shortfalls) | short)
 
 
+def within_slo(
+    p: Plan, limits: Mapping[tuple[str, float], float], felt: Mapping[tuple[str, float], float]
+) -> Plan:
+    """The plan, marked as unfit where a latency is above its limit: seconds by name and percentile."""
+    factors = {key: felt[key] / limit for key, limit in limits.items()}
+    missed = sorted((factor, *key) for key, factor in factors.items() if factor > 1)
+    if not missed:
+        return p
+    said = [
+        f"{name.removesuffix('_s')} of {felt[name, percentile] * 1000:.0f} ms at p{percentile:.0f} is "
+        f"{factor:.2f} times the limit"
+        for factor, name, percentile in missed
+    ]
+    short = {name.removesuffix("_s"): factor for factor, name, _ in missed}  # the worst of each name
+    why = "; ".join([*said, *([p.why_not] if p.why_not else [])])
+    return replace(p, fits=False, why_not=why, shortfalls=dict(p.shortfalls) | short)
+
+
 # ------------------------------------------------------------------ explaining
 
 

@@ -22,7 +22,7 @@ from .cost import energy_kwh
 from .inference import ServeSetup, serve_memory_parts, serve_s
 from .load import Load, under_load
 from .offer import Offer, computes_in, room_bytes
-from .plans import Plan, within_limits
+from .plans import Plan, within_limits, within_slo
 from .request import Request
 from .sizes import Array, Hardware, Sizes, total
 from .train_search import Found, memory_figure, needs_more, no_plan, power_of, priced
@@ -295,26 +295,20 @@ def _plan_of(
         provider=offer.provider or None,
     )
     keeps_up = bool(told["stable"][at]) and bool(told["fits_number"][at])
-    made = _within_slo(request, offer, made, felt, keeps_up)
+    made = _served(request, offer, made, felt, keeps_up)
     power = power_of(request, offer, devices)
     return within_limits(priced(made, offer), request.budget_usd, request.deadline_s, power)
 
 
-def _within_slo(
+def _served(
     request: Request, offer: Offer, p: Plan, felt: Mapping[tuple[str, float], float], keeps_up: bool
 ) -> Plan:
     """The plan, marked as unfit where it misses the SLO or cannot keep up."""
-    factors = {key: felt[key] / limit for key, limit in request.limits.items()}
-    missed = sorted((factor, *key) for key, factor in factors.items() if factor > 1)
-    short = {name.removesuffix("_s"): factor for factor, name, _ in missed}  # the worst of each name
-    said = [
-        f"{name.removesuffix('_s')} of {felt[name, percentile] * 1000:.0f} ms at p{percentile:.0f} is "
-        f"{factor:.2f} times the limit"
-        for factor, name, percentile in missed
-    ]
-    if not keeps_up:
-        short["load"] = max(2.0, p.devices / offer.most)
-        said.append(f"{offer.most} of them do not keep up with the load")
-    if not short:
+    p = within_slo(p, request.limits, felt)
+    if keeps_up:
         return p
-    return replace(p, fits=False, why_not="; ".join(said), shortfalls=short)
+    why = "; ".join(
+        [*([p.why_not] if p.why_not else []), f"{offer.most} of them do not keep up with the load"]
+    )
+    short = dict(p.shortfalls) | {"load": max(2.0, p.devices / offer.most)}
+    return replace(p, fits=False, why_not=why, shortfalls=short)

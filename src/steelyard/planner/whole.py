@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 from steelyard.forms import FORMS, Form
@@ -17,11 +18,12 @@ from .constants import Constants
 from .facts import DataFacts, Fill
 from .local import Local
 from .local_train import packed
-from .plans import Plan, Plans, within_limits
+from .plans import Plan, Plans, within_limits, within_slo
 from .request import Owned, Request
 from .search import plan
 
 WEIGHTS = {"f16": "fp16", "u8": "int8"}  # storage of forms.FORMS, in the catalogue's words
+LATENCIES = ("ttft_s", "tpot_s")
 SERVED_TOKENS = 1e6  # what a service is weighed by where nothing is trained
 
 
@@ -42,10 +44,18 @@ def plan_recipe(
     """
     known = constants if isinstance(constants, Constants) else Constants.from_json(constants)
     request = replace(request_of(recipe, filled, shape, facts), **(asked or {}))
-    here = (
-        [within_limits(this_machine(filled, local), request.budget_usd, request.deadline_s)] if local else []
-    )
+    here = [_limited(this_machine(filled, local), request, local)] if local else []
     return plan(request, devices, known, here)
+
+
+def _limited(p: Plan, request: Request, local: Local) -> Plan:
+    """This machine's plan under the limits; of its latencies the medians are known: none may be above any."""
+    felt = {(name, 50.0): f.value for name, f in local.steps.get("serve", {}).items() if name in LATENCIES}
+    limits = {
+        key: min((s for (name, _), s in request.limits.items() if name == key[0]), default=inf)
+        for key in felt
+    }
+    return within_limits(within_slo(p, limits, felt), request.budget_usd, request.deadline_s)
 
 
 def this_machine(filled: Fill, local: Local) -> Plan:
