@@ -15,6 +15,7 @@ from steelyard.planner import (
     DataFacts,
     Fill,
     Local,
+    Owned,
     Plan,
     Request,
     named_shape,
@@ -287,3 +288,24 @@ def test_this_machine_is_held_to_the_latencies_too(limit_s: float, fits: bool) -
     weighed = plan_recipe(recipe, filled, LLAMA, DataFacts(), catalogue(), CONSTANTS, local)
     (here,) = [p for p in weighed.plans if p.device == "this-machine"]
     assert here.fits == fits and fits == ("ttft" not in here.shortfalls)
+
+
+@pytest.mark.parametrize("dear_first", [True, False])
+def test_hardware_owned_at_two_prices_is_taken_at_the_lower_one_while_it_is_enough(dear_first) -> None:
+    own = [Owned(device="gaudi2", hosts=1, per_host=8, price_usd_per_h=usd) for usd in (5.0, 1.0)]
+    request = replace(REQUESTS["lora"], own=tuple(own if dear_first else own[::-1]))
+    (one, *_) = plan(request, catalogue(), CONSTANTS).plans
+    hours = one.time_s.value / 3600
+    assert one.devices <= 8 and one.cost_usd.value == pytest.approx(one.devices * hours)
+    hurried = replace(
+        request, tokens=1e9, deadline_s=0.7 * plan_s(replace(request, tokens=1e9, max_devices=8))
+    )
+    (both, *_) = plan(hurried, catalogue(), CONSTANTS).plans
+    assert both.fits and both.devices == 16
+    assert both.cost_usd.value == pytest.approx(16 * 3.0 * both.time_s.value / 3600)
+
+
+def plan_s(request: Request) -> float:
+    """Seconds of the fastest plan on all the devices there are."""
+    hurried = plan(replace(request, deadline_s=1.0), catalogue(), CONSTANTS).plans
+    return min(p.time_s.value for p in hurried if p.time_s)

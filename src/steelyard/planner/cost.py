@@ -7,7 +7,7 @@ be changed. Not here: how long the job takes (training.py, inference.py).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -69,13 +69,14 @@ def owned_of(request: Request, device: Device) -> tuple[Owned, ...]:
     return tuple(o for o in request.own if o.device == device.id)
 
 
-def price_usd_per_h(request: Request, device: Device) -> float | None:
-    """Dollars one device costs an hour: the user's own price, his hardware, else the catalogue's list."""
+def price_usd_per_h(request: Request, device: Device, own: Sequence[Owned] = ()) -> float | None:
+    """Dollars one device costs an hour: the user's own price, the mean of his hardware, else the list's."""
     if device.id in request.prices:
         return request.prices[device.id]
-    if own := owned_of(request, device):
-        figure = owned_usd_per_h(device, request.own_terms, own[0])
-        return figure.value if figure else None
+    if own:
+        prices = [(owned_usd_per_h(device, request.own_terms, o), o.devices) for o in own]
+        dollars = [figure.value * count for figure, count in prices if figure]
+        return sum(dollars) / sum(o.devices for o in own) if len(dollars) == len(own) else None
     if request.providers and provider_of(device) not in request.providers:
         return None
     if device.price_usd_per_h is None:

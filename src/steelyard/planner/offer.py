@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 from steelyard.hardware import Device
 
 from .cost import owned_of, power_w, price_usd_per_h, provider_of
-from .request import Request
+from .request import Owned, Request
 from .sizes import LONE_DEVICES, USABLE_MEMORY, Hardware, hardware_of, in_host
 
 PRECISIONS_16 = ("bf16", "fp16")  # what a model trains in unless asked otherwise, the first that there is
@@ -31,14 +33,28 @@ class Offer:
         return found and replace(found, node=float(min(self.per_host, int(found.node))))
 
 
-def offer_of(request: Request, device: Device) -> Offer:
-    """Number, price and owner of a device; the request's names of own devices are catalogue ids by now."""
+def offers_of(request: Request, device: Device) -> list[Offer]:
+    """A device as it may be had; the request's names of own devices are catalogue ids by now.
+
+    Where the user has some at different prices: the cheapest ones, then with the next dearer ones and so on.
+    """
     own = owned_of(request, device)
+    known = {o: price_usd_per_h(request, device, (o,)) for o in own}
+    price = {o: inf if usd is None else usd for o, usd in known.items()}
+    return [
+        offer_of(request, device, [o for o in own if price[o] <= level])
+        for level in sorted(set(price.values())) or [inf]
+    ]
+
+
+def offer_of(request: Request, device: Device, some: Sequence[Owned] | None = None) -> Offer:
+    """Number, price and owner of a device; of the user's own all, or some."""
+    own = owned_of(request, device) if some is None else some
     linked = device.scaleout_bytes_per_s or device.scaleup_devices > 1
     most = sum(o.devices for o in own) or (request.max_devices if linked else LONE_DEVICES)
     return Offer(
         device=device,
-        usd_per_h=price_usd_per_h(request, device),
+        usd_per_h=price_usd_per_h(request, device, own),
         provider="own" if own else provider_of(device),
         most=min(most, request.max_devices),
         per_host=max((o.each for o in own), default=in_host(device)),

@@ -17,7 +17,7 @@ from steelyard.hardware import Device, Devices
 
 from .constants import Constants
 from .cost import power_w
-from .offer import Offer, offer_of
+from .offer import Offer, offers_of
 from .plans import Plan, Plans, frontier, ranked, with_reasons
 from .request import Request
 from .serve_search import search_serving
@@ -82,12 +82,14 @@ def prepared(request: Request, devices: Devices) -> tuple[Request, Devices]:
 def search(request: Request, devices: Devices, constants: Constants) -> Searched:
     """The best plan of each device; devices whose bound already loses are searched coarsely."""
     chosen = [devices.find(name) for name in request.devices] or list(devices)
-    offers = [offer_of(request, device) for device in chosen]
-    bounds = [_bound(request, offer, constants) for offer in offers]
+    offers = [offers_of(request, device) for device in chosen]
+    bounds = [min(_bound(request, offer, constants) for offer in some) for some in offers]
     told, incumbent = Searched(), inf
-    for bound, _, offer in sorted(zip(bounds, range(len(offers)), offers, strict=True)):
+    for bound, _, some in sorted(zip(bounds, range(len(offers)), offers, strict=True)):
         fine = bound < incumbent or bool(request.devices)
-        found = on_device(request, offer, constants, fine)
+        ways = [(on_device(request, offer, constants, fine), offer) for offer in some]
+        best = ranked([found.plan for found, _ in ways], request.objective)[0]
+        found, offer = next(way for way in ways if way[0].plan is best)
         told.add(offer, found)
         if not fine:
             told.pruned.append(offer.device.id)
