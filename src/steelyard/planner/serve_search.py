@@ -2,6 +2,7 @@
 
 Requests either arrive by themselves (a rate and its burstiness), or a number of users is always answered, or
 all prompts are there at once (batch scoring). Not here: the time of one step (inference.py).
+Not modelled: what pipeline stages hand to each other, 2 bytes a row and unit of width, and its latency.
 """
 
 from __future__ import annotations
