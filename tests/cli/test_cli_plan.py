@@ -245,6 +245,8 @@ def test_claims(told) -> None:
         (("--model", "llama3-8b", "--precision", "int8"), "plan.precision", "int8", "fp8"),
         (("--model", "llama3-8b", "--kv-precision", "nvfp"), "plan.precision", "nvfp", "fp8"),
         (("--model", "llama3-8b", "--global-batch", "0"), "cli.usage", "--global-batch", "64"),
+        (("--model", "llama3-8b", "--job", "serve", "--spot"), "cli.usage", "--spot goes", "sft"),
+        (("--model", "llama3-8b", "--teacher-params", "7e10"), "cli.usage", "distillation", "distil"),
         (("--precision", "int8"), "cli.usage", "--precision goes with", "compress.weights"),
         (("r.yaml", "--model", "llama3-8b"), "cli.usage", "not of both", "leave one"),
     ],
@@ -335,6 +337,14 @@ def test_one_full_stage_makes_the_training_full_and_rows_apart_are_padded(told, 
     )
     assert packed["finetuning_type"] == padded["finetuning_type"] == "full"
     assert padded["tokens"] > 1.2 * packed["tokens"]
+
+
+def test_a_teacher_and_interruptible_machines_are_asked_for_by_flags(told) -> None:
+    job = ("plan", "--model", "llama3-8b", "--job", "distil", "--tokens", "1e8", "--device", "h100-sxm")
+    own, large, spot = (
+        told(*job, *more)[1]["plans"][0] for more in ((), ("--teacher-params", "70e9"), ("--spot",))
+    )
+    assert large["cost_usd"]["value"] > 2 * own["cost_usd"]["value"] > 4 * spot["cost_usd"]["value"]
 
 
 def test_precisions_are_asked_for_by_flags(told) -> None:

@@ -78,6 +78,10 @@ def plan(
     global_batch: Annotated[
         int | None, _flag("--global-batch", "N", say("Sequences a training step."))
     ] = None,
+    teacher_params: Annotated[
+        Text, _flag("--teacher-params", "N", say("Active weights of a distillation's teacher: 70e9."))
+    ] = None,
+    spot: Annotated[bool, typer.Option("--spot", help=say("Train on interruptible machines."))] = False,
     energy: Annotated[bool, typer.Option("--energy", help=say("Weigh energy in place of cost."))] = False,
     explain: Annotated[
         bool, typer.Option("--explain", help=say("Where each second and byte of the best plan goes."))
@@ -273,7 +277,11 @@ def _fields(flags: SimpleNamespace, shape: Any) -> dict[str, Any]:
         "precisions": _words(flags.precision),
         "kv_precisions": _words(flags.kv_precision),
         "global_batch": flags.global_batch,
+        "teacher_params": _teacher(flags) if flags.teacher_params else None,
+        "spot": flags.spot or None,
     }
+    text = "--spot goes with training: what interruptions do to a service is not modelled"
+    _check(not flags.spot or flags.job not in ("serve", "score"), "cli.usage", "--spot", text, "--job sft")
     batch = flags.global_batch
     text = f"--global-batch {batch} is not 1 or more"
     _check(batch is None or batch >= 1, "cli.usage", "--global-batch", text, "--global-batch 64")
@@ -281,6 +289,14 @@ def _fields(flags: SimpleNamespace, shape: Any) -> dict[str, Any]:
     text = f"--burstiness {burst} is below 0"
     _check(burst is None or burst >= 0, "cli.usage", "--burstiness", text, "--burstiness 4")
     return {name: value for name, value in given.items() if value not in (None, (), {})}
+
+
+def _teacher(flags: SimpleNamespace) -> float:
+    value = _number(flags.teacher_params, "--teacher-params", "70e9")
+    good = flags.job == "distil" and 0 < value < math.inf
+    text = "--teacher-params is a number of weights above 0, of a distillation"
+    _check(good, "cli.usage", "--teacher-params", text, "--job distil --teacher-params 70e9")
+    return value
 
 
 def _words(given: list[str] | None) -> tuple[str, ...]:
@@ -488,22 +504,24 @@ RECIPE_WORDS = {
 }
 
 
-OWN_WORDS = {  # of a recipe, for flags of other words
-    "seq_len": "train.0.max_length=1024",
-    "finetuning_type": "train.0.finetuning_type=lora",
-    "precision": "compress.weights=int8",
-    "kv_precision": "compress.weights=bf16_kv8",
-    "global_batch": "train.0.per_device_train_batch_size=8",
+OWN_WORDS = {  # of a recipe, in place of flags for a model
+    "seq_len": "--set train.0.max_length=1024",
+    "finetuning_type": "--set train.0.finetuning_type=lora",
+    "precision": "--set compress.weights=int8",
+    "kv_precision": "--set compress.weights=bf16_kv8",
+    "global_batch": "--set train.0.per_device_train_batch_size=8 --set train.0.gradient_accumulation_steps=1",
+    "teacher_params": "leave it out: a recipe has no teacher",
+    "spot": "leave it out: a recipe is weighed at list prices",
 }
 
 
 def _settings(flags: SimpleNamespace) -> list[str]:
     """The flags as `--set`s of the recipe's words."""
-    for name, word in OWN_WORDS.items():
-        if getattr(flags, name) is not None:
+    for name, hint in OWN_WORDS.items():
+        if getattr(flags, name) not in (None, False):
             flag = f"--{name.replace('_', '-')}"
             text = say("{flag} goes with --model; a recipe has its own words", flag=flag)
-            raise WrongUse("cli.usage", text, where=Where(field=flag), hint=f"--set {word}")
+            raise WrongUse("cli.usage", text, where=Where(field=flag), hint=hint)
     told = {word: getattr(flags, name) for name, word in RECIPE_WORDS.items()}
     given = [
         f"{word}={value:g}" if isinstance(value, float) else f"{word}={value}"
