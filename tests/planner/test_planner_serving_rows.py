@@ -118,3 +118,22 @@ def test_engines_of_one_device_differ_by_their_port():
     captured, eager = (CONSTANTS.value("serve.layer_s", g) for g in groups)
     assert eager > 2 * captured
     assert np.isfinite([captured, eager]).all()
+
+
+def test_a_model_that_slides_a_window_is_read_and_filled_no_wider():
+    """Mistral 7B had one of 4,096 tokens in its first release, else the two have the same sizes."""
+    cells = {"metric": "ttft", "unit": "ms", "concurrency": "8", "output_len": "256"}
+    for metric in ("ttft", "tpot"):
+        first, later = (
+            [
+                value(model=name, prompt_len=length, **cells | {"metric": metric})
+                for length in ("2048", "24576")
+            ]
+            for name in ("mistral-7b", "mistral-7b-v0.2")
+        )
+        assert first[0] == later[0] and first[1] < 0.95 * later[1]
+
+
+def test_a_window_leaves_room_for_more_requests():
+    cells = {"concurrency": "", "prompt_len": "24576", "output_len": "4096"}
+    assert value(model="mistral-7b", **cells) > 1.5 * value(model="mistral-7b-v0.2", **cells)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from math import inf
 from typing import Any
 
 from steelyard.errors import WrongUse
 from steelyard.hardware import Device
 
-from .sizes import hardware_of, latent_weights
+from .shapes import form_of
+from .sizes import attended_share, hardware_of, latent_weights
 
 Row = Mapping[str, str]
 Models = Mapping[str, Mapping[str, Any]]
@@ -25,7 +27,7 @@ def number(row: Row, column: str, default: float | None = None) -> float | None:
         value = float(cell)
     except ValueError:
         value = -1.0
-    if not value >= 0:
+    if not 0 <= value < inf:
         raise WrongUse("results.bad_cell", f"{column} is {cell!r}, not a size", hint="a number of 0 or more")
     return value
 
@@ -46,22 +48,23 @@ def sizes_of(row: Row, models: Models, seq_len: float) -> dict[str, float]:
     kv_heads = number(row, "kv_heads") or heads
     head_dim = float(known.get("head_dim") or hidden / heads)
     ffn, vocab = number(row, "ffn", 4 * hidden) or 4 * hidden, number(row, "vocab", 32000.0) or 32000.0
-    dense = layers * hidden * ((2 * heads + 2 * kv_heads) * head_dim + 3 * ffn) + 2 * vocab * hidden
+    attention = (2 * heads + 2 * kv_heads) * head_dim
+    dense = layers * hidden * (attention + 3 * ffn) + 2 * vocab * hidden
     params = (number(row, "params_b") or dense / 1e9) * 1e9
     kv = float(known.get("kv_bytes_per_token_16bit") or 4 * layers * kv_heads * head_dim)
     active = _active(row, known, params, dense)
-    gated, tied = _form(
-        known, params, layers * hidden, (2 * heads + 2 * kv_heads) * head_dim, ffn, vocab * hidden
-    )
+    gated, tied = form_of(known, params, layers * hidden, attention, ffn, vocab * hidden)
     width = kv / (2 * layers)  # values a token and layer keeps
     latent = width < 0.9 * 2 * kv_heads * head_dim and bool(known)
+    sliding, share = _window(known)
+    looked_at = attended_share(seq_len, sliding, share)
     return {
         "params": params,
         "active": max(1e6, active - (1 - tied) * vocab * hidden),
         "idle": params - active,
         "layers": layers,
         "hidden": hidden,
-        "attention_flops": 2 * layers * heads * head_dim * seq_len,
+        "attention_flops": 2 * layers * heads * head_dim * seq_len * looked_at,
         "kv_bytes": kv * (number(row, "kv_bits") or 16) / 16,
         "vocab": vocab,
         "heads": heads,
@@ -73,18 +76,16 @@ def sizes_of(row: Row, models: Models, seq_len: float) -> dict[str, float]:
         "experts_per_token": float(known.get("experts_per_token") or 0),
         "tied": tied,
         "attention_params": latent_weights(hidden, heads, head_dim, width) if latent else 0.0,
+        "window": looked_at,
+        "sliding": sliding,
+        "sliding_share": share,
     }
 
 
-def _form(
-    known: Mapping[str, Any], params: float, rows: float, attention: float, ffn: float, table: float
-) -> tuple[float, float]:
-    """Is the MLP gated, the output head the embedding? What explains the number of weights best."""
-    if known.get("experts"):
-        return float(known.get("gated_ffn", 1)), 0.0
-    gates = [float(known["gated_ffn"])] if "gated_ffn" in known else [1.0, 0.0]
-    forms = [(g, tied) for g in gates for tied in (0.0, 1.0)]
-    return min(forms, key=lambda f: abs(rows * (attention + (2 + f[0]) * ffn) + (2 - f[1]) * table - params))
+def _window(known: Mapping[str, Any]) -> tuple[float, float]:
+    """Tokens of a model's sliding window, and the share of its layers that slide it; 0 where none does."""
+    window = float(known.get("window") or 0)
+    return window, float(known.get("window_share") or 1) if window else 0.0
 
 
 def _active(row: Row, known: Mapping[str, Any], params: float, dense: float) -> float:

@@ -18,7 +18,7 @@ from steelyard.hardware import Device
 from .cells import Row, needed, number
 from .constants import PLAN_YEAR, family, stack
 from .inference import serve_s, shared_prefill_s
-from .sizes import RUNTIME_BYTES, total
+from .sizes import RUNTIME_BYTES, kept_share, total
 
 REQUESTS = 1000.0  # of a load offered at once: the default of vLLM's and SGLang's benchmarks
 OFFERED = 256.0  # requests of a batch when all are offered at once: the default of vLLM and its kin
@@ -157,7 +157,9 @@ def setup_of(
     if metric.kind not in TIMES:  # a time a token is told of a batch that ran
         room = (ENGINE_MEMORY * hardware["memory"] - RUNTIME_BYTES) * t * p - sizes["params"] * bits / 8
         room = max(room, LEAST_ROOM * hardware["memory"] * t * p)
-        batch = max(1.0, min(batch, room / (sizes["kv_bytes"] * kv_bits / 16 * (prompt + output / 2))))
+        length = prompt + output / 2
+        kept = length * float(kept_share(length, sizes["sliding"], sizes["sliding_share"]))
+        batch = max(1.0, min(batch, room / (sizes["kv_bytes"] * kv_bits / 16 * kept)))
     setup = {
         "t": t,
         "p": p,

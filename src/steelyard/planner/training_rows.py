@@ -16,7 +16,7 @@ from steelyard.hardware import Device
 
 from .cells import Row, needed, number
 from .constants import FRAMEWORKS, stack
-from .sizes import USABLE_MEMORY, Array, Sizes, forward_flops, total
+from .sizes import USABLE_MEMORY, Array, Sizes, total
 from .training import RECOMPUTE, TrainSetup, train_memory_bytes, train_step_s
 
 FUSED_SINCE = "2022-07"  # FlashAttention (arXiv 2205.14135) reaches the frameworks
@@ -261,14 +261,15 @@ def matured(constant: Mapping[str, Array], years: Array) -> dict[str, Array]:
 
 
 def values_of(table: Any, constant: dict[str, np.ndarray]) -> np.ndarray:
-    """Each row's metric. Published FLOP/s and MFU count all of attention's square, `counted` FLOP/s what is
-    repeated too."""
+    """Each row's metric. Published FLOP/s and MFU count attention's full square, windows or not; `counted`
+    FLOP/s count what is repeated too."""
     setup = table.setup
     known = matured(constant, table.extra["age"])
     step = total(train_step_s(table.sizes, setup, table.hardware, known))
     tokens = setup.global_batch * setup.seq_len
     rate = tokens / step / setup.devices
-    forward = (forward_flops(table.sizes) + table.sizes.attention_flops) * rate
+    square = 2 * table.sizes.attention_flops / table.sizes.window
+    forward = (2.0 * table.sizes.active + square) * rate
     model_flops = (3.0 - setup.lora) * forward  # frozen weights have no gradients
     repeated = np.maximum(0.0, setup.recompute - 1.0) * forward
     each = {
