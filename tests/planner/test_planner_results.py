@@ -62,6 +62,7 @@ def test_rows_alone_and_together_are_predicted_alike():
     assert [predicted([r])[0].value for r in ROWS] == pytest.approx([p.value for p in predicted(ROWS)])
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize(
     ("cells", "reason"),
     [
@@ -72,6 +73,9 @@ def test_rows_alone_and_together_are_predicted_alike():
         ({"phase": "dream"}, "phase"),
         ({"layers": "-3"}, "layers"),
         ({"hidden": "wide"}, "hidden"),
+        ({"tp": "inf"}, "tp"),
+        ({"concurrency": "nan"}, "concurrency"),
+        ({"prompt_len": "1e300"}, "too large"),
         ({"devices": ""}, "devices"),
         ({"model": "mystery-8x70b", "params_b": "500"}, "experts"),
     ],
@@ -91,6 +95,19 @@ def test_scores_by_phase_family_and_source():
     )
     assert set(groups["serve"]) >= {"mape", "median", "within_20", "bias", "coverage", "predicted"}
     assert scores.as_json()["predicted"] == 4
+
+
+def test_rows_of_one_id_or_none_are_scored_by_their_place():
+    same = [row | {"id": "", "value": v} for row, v in zip(ROWS[2:], ("900", "15000"), strict=True)]
+    scores = score_results(same, catalogue(), named_models(), CONSTANTS)
+    assert [p.value for p in scores.predictions] == [p.value for p in predicted(ROWS[2:])]
+    assert [entry["place"] for entry in scores.worst] == [1, 0]
+
+
+@pytest.mark.parametrize("value", ["inf", "-3", "nan", "many"])
+def test_what_is_no_value_is_not_scored(value):
+    scores = score_results([ROWS[2] | {"value": value}], catalogue(), named_models(), CONSTANTS)
+    assert scores.predictions[0].value and not scores.groups and not scores.worst
 
 
 def test_constants_come_and_go_as_json():

@@ -39,6 +39,7 @@ def score_results(path: Path, predictions: Path | None, calibrate: Path | None) 
     if predictions:
         written = {"predictions": [prediction.as_json() for prediction in scores.predictions]}
         predictions.write_text(json.dumps(written, ensure_ascii=False), encoding="utf-8")
+    _note_repeated(path, lines, rows)
     _check_cells(path, lines, rows)
     told = scores.as_json()
     told["worst"] = described(told["worst"], rows, scores.predictions)
@@ -53,6 +54,20 @@ def _check_there(path: Path, predictions: Path | None) -> None:
     if not path.exists():
         where, hint = Where(str(path)), say("name a CSV")
         raise WrongUse("results.missing", f"there is no file {path}", where=where, hint=hint)
+
+
+def _note_repeated(path: Path, lines: list[int], rows: list[dict[str, str]]) -> None:
+    """Says which rows have the id of a row above; predictions stand in the order of the file all the same."""
+    first: dict[str, int] = {}
+    repeated = [
+        (line, row["id"])
+        for line, row in zip(lines, rows, strict=True)
+        if row["id"] and first.setdefault(row["id"], line) != line
+    ]
+    for line, name in repeated[:WORST]:
+        note(f"{path}:{line}, id: {name!r} is the id of line {first[name]} too")
+    if len(repeated) > WORST:
+        note(f"{len(repeated) - WORST} more rows have the id of a row above")
 
 
 def _check_cells(path: Path, lines: list[int], rows: list[dict[str, str]]) -> None:
@@ -77,17 +92,18 @@ def _calibrated(constants: Any, path: Path) -> Any:
     from ..planner import with_stack
 
     rows = read_table(path, (*NEEDED, "value"))
-    return with_stack(constants, rows, catalogue(), named_models())
+    apart = [row | {"id": str(place)} for place, row in enumerate(rows)]
+    return with_stack(constants, apart, catalogue(), named_models())
 
 
 def described(worst: list[dict[str, Any]], rows: Any, predictions: Any) -> list[dict[str, Any]]:
     """The rows farthest off, with what they are of: {"id", "model", "measured", "predicted", "parts"}."""
-    known = {r["id"]: (r, p) for r, p in zip(rows, predictions, strict=True)}
     told = []
     for entry in worst:
-        row, prediction = known[entry["id"]]
-        same = {name: row[name] for name in ("model", "device", "devices", "metric", "unit")}
-        told.append(entry | same | {"measured": float(row["value"]), "predicted": prediction.value})
+        row, prediction = rows[entry["place"]], predictions[entry["place"]]
+        same = {name: row[name] for name in ("id", "model", "device", "devices", "metric", "unit")}
+        known = {"measured": float(row["value"]), "predicted": prediction.value}
+        told.append({"ratio": entry["ratio"], "parts": entry["parts"]} | same | known)
     return told
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import exp, log
+from math import exp, inf, log
 from typing import Any
 
 import numpy as np
@@ -243,7 +243,7 @@ class Scores:
 
     predictions: list[Prediction]
     groups: dict[str, dict[str, float]] = field(default_factory=dict)
-    worst: list[dict[str, Any]] = field(default_factory=list)  # id, ratio, parts in seconds
+    worst: list[dict[str, Any]] = field(default_factory=list)  # place of the row, id, ratio, parts in seconds
 
     def as_json(self) -> dict[str, Any]:
         """{"rows", "predicted", "groups": {name: {...}}, "worst": [...]} without the predictions."""
@@ -280,9 +280,14 @@ def _predict(
     for phase, table in tables.items():
         values = table.predict(table.constants(constants.logs))
         for place, value, kin in zip(table.ids, values.tolist(), table.groups, strict=True):
-            wide = exp(constants.spread(phase, kin))
-            found[place] = Prediction(id="", value=value, low=value / wide, high=value * wide, reason=None)
+            found[place] = _prediction(value, exp(constants.spread(phase, kin)))
     return [replace(found[str(place)], id=row.get("id", "")) for place, row in enumerate(rows)], tables
+
+
+def _prediction(value: float, wide: float) -> Prediction:
+    if not 0 < value < inf:
+        return Prediction(id="", value=None, low=None, high=None, reason="a cell is too large to reckon with")
+    return Prediction(id="", value=value, low=value / wide, high=value * wide, reason=None)
 
 
 def score_results(rows: Sequence[Row], devices: Devices, models: Models, constants: Constants) -> Scores:
@@ -308,12 +313,12 @@ def score_results(rows: Sequence[Row], devices: Devices, models: Models, constan
 
 
 def measured(row: Row) -> float | None:
-    """The row's value, None where it is empty or no positive number."""
+    """The row's value, None where it is empty or no positive number below infinity."""
     try:
         value = float(row.get("value") or 0)
     except ValueError:
         return None
-    return value if value > 0 else None
+    return value if 0 < value < inf else None
 
 
 def _worst(
@@ -327,7 +332,7 @@ def _worst(
     for place in order:
         table, at = places[place]
         parts = table.parts(known[table.phase], at)
-        told.append({"id": rows[place].get("id", ""), "ratio": ratios[place], "parts": parts})
+        told.append({"place": place, "id": rows[place].get("id", ""), "ratio": ratios[place], "parts": parts})
     return told
 
 
