@@ -65,6 +65,13 @@ def test_links_that_reach_beyond_a_host_do_so_whatever_it_holds(device, host):
     assert value(devices_per_node=host, **cells) == value(devices_per_node="", **cells)
 
 
+@pytest.mark.parametrize("device", ["b300", "gb300", "v100-32", "h100-sxm"])
+def test_8_bit_integer_weights_are_no_slower_than_16_bit_ones_where_few_requests_wait(device):
+    """Where integers are multiplied slower than 16-bit floats they are unpacked first."""
+    cells = {"device": device, "devices": "8", "tp": "8", "model": "llama3-70b"}
+    assert value(precision="int8", weight_bits="8", **cells) > value(precision="fp16", **cells)
+
+
 def test_times_and_rates_of_one_row_agree():
     tpot_s = value(metric="tpot", unit="ms") / 1e3
     assert value(metric="tokens_per_s", unit="tokens/s/user") == pytest.approx(1 / tpot_s)

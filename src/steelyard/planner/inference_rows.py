@@ -113,20 +113,21 @@ def format_of(row: Row) -> str:
     return next((name for pattern, name in FORMATS if pattern.search(written)), written)
 
 
-def precision_of(row: Row) -> str:
+def precision_of(row: Row, device: Device) -> str:
     """The precision of the products: 16 bits where integer weights are unpacked first."""
-    return "bf16" if weight_only(row) else format_of(row)
+    return "bf16" if weight_only(row, device) else format_of(row)
 
 
-def weight_only(row: Row) -> bool:
-    """Integer weights, 16-bit products: 4 bits always, 8 bits in some engines."""
+def weight_only(row: Row, device: Device) -> bool:
+    """Integer weights, 16-bit products: 4 bits always, 8 bits in some engines and where these are faster."""
     written, told = (row.get("precision") or "").strip().lower(), format_of(row)
     if told in ("bf16", "fp16", "tf32", "fp32"):
         return (number(row, "weight_bits") or 16.0) < 16
+    slower = (device.peak_flops("int8") or 0.0) < (device.peak_flops("bf16") or 0.0)
     unpacked = stack(row.get("framework") or "") in WEIGHT_ONLY or re.search(
         r"a16|q[68]_|weight|woq", written
     )
-    return told == "int4" or (told == "int8" and bool(unpacked))
+    return told == "int4" or (told == "int8" and (slower or bool(unpacked)))
 
 
 def year_of(row: Row) -> tuple[str, float]:
@@ -168,7 +169,7 @@ def setup_of(
         "output": output,
         "weight_bits": bits,
         "kv_bits": kv_bits,
-        "weight_only": float(weight_only(row)),
+        "weight_only": float(weight_only(row, device)),
         "year": year_of(row)[1],
     }
     # Lengths that are no round number are means over a data set: offered at once, the long ones end alone.

@@ -181,7 +181,7 @@ def _train_row(row: Row, devices: Devices, models: Models) -> _Parsed:
 def _serve_row(row: Row, devices: Devices, models: Models) -> _Parsed:
     metric = inference_rows.metric_of(row)
     device = devices.find(row["device"])
-    hardware = rates_of({**row, "precision": inference_rows.precision_of(row)}, device)
+    hardware = rates_of({**row, "precision": inference_rows.precision_of(row, device)}, device)
     if device.scaleup_topology == "mesh":  # the links go to that many peers, whatever the host holds
         hardware["node"] = float(max(1, device.scaleup_devices))
     else:
