@@ -49,6 +49,10 @@ def test_rates_however_spelled(metric: str, unit: str, factor: float):
         ({"phase": "Supervised fine-tuning"}, {"phase": "finetune"}),
         ({"phase": "preference"}, {"phase": "dpo"}),
         ({"device": "Google TPU v5p", "framework": ""}, {"device": "tpu-v5p", "framework": ""}),
+        (
+            {"phase": "lora", "precision": "NF4", "model": "llama3-70b", "devices": "1"},
+            {"phase": "lora", "weight_bits": "4", "model": "llama3-70b", "devices": "1"},
+        ),
     ],
 )
 def test_phases_and_devices_however_spelled(cells: dict[str, str], same: dict[str, str]):

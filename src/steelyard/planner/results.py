@@ -167,8 +167,8 @@ def _train_row(row: Row, devices: Devices, models: Models) -> _Parsed:
     if metric == "step_time_s":
         needed(row, "global_batch")
     device = devices.find(row["device"])
-    row = {**row, "device": device.id, "precision": training_rows.precision_of(row)}
-    hardware = rates_of(row, device)
+    row = {**row, "device": device.id}
+    hardware = rates_of({**row, "precision": training_rows.precision_of(row)}, device)
     hardware["node"] = training_rows.scale_up(device, hardware["node"])
     sizes = sizes_of(row, models, needed(row, "seq_len"))
     hardware["attention_share"] = training_rows.attention_share(row, hardware["attention_share"])

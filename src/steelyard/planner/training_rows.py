@@ -64,7 +64,7 @@ def setup_of(row: Row, sizes: dict[str, float], hardware: dict[str, float]) -> d
         "seq_len": needed(row, "seq_len"),
         "recompute": _recompute(row, words, style),
         "zero": number(row, "zero_stage"),
-        "low_precision": float((row.get("precision") or "") in ("fp8", "fp4")),
+        "low_precision": float(precision_of(row) in NARROW),
         "lora": float("lora" in words),
         "weight_bits": _frozen_bits(row, words),
         "extra_forward": float("dpo" in words or "distil" in words),
