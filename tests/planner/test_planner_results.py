@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import csv
+import json
+import subprocess
+import sys
+
 import pytest
 
 from steelyard.hardware import catalogue, named_models, published_constants
-from steelyard.planner import Constants, fit, predict_results, score_results
+from steelyard.planner import COLUMNS, Constants, fit, predict_results, score_results
 from steelyard.planner.constants import groups
 
 CONSTANTS = Constants.from_json(published_constants())
@@ -102,6 +107,19 @@ def test_rows_of_one_id_or_none_are_scored_by_their_place():
     scores = score_results(same, catalogue(), named_models(), CONSTANTS)
     assert [p.value for p in scores.predictions] == [p.value for p in predicted(ROWS[2:])]
     assert [entry["place"] for entry in scores.worst] == [1, 0]
+
+
+def test_the_command_tells_of_repeated_ids_and_shows_each_row_as_it_is(tmp_path):
+    same = [row | {"id": "r", "value": v} for row, v in zip(ROWS[2:], ("900", "15000"), strict=True)]
+    with (tmp_path / "r.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, [*COLUMNS, "value"], restval="", extrasaction="ignore")
+        table.writeheader()
+        table.writerows(same)
+    words = [sys.executable, "-m", "steelyard", "validate", "r.csv", "--json"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    worst = json.loads(done.stdout)["worst"]
+    assert [(w["device"], w["measured"]) for w in worst] == [("mi300x", 15000), ("a100-80-sxm", 900)]
+    assert "r.csv:3, id: 'r' is the id of line 2 too" in done.stderr
 
 
 @pytest.mark.parametrize("value", ["inf", "-3", "nan", "many"])
