@@ -32,7 +32,7 @@ import signal
 import statistics
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,18 @@ BODIES = (
 class Question:
     ids: list[int]
     tokens: int  # of its answer, exactly: end tokens are ignored
+    answer: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """An answer unlike its reference."""
+
+    nat: float  # its worst token behind the likeliest
+    times: int  # it was given
+    question: int
+    at: int  # the worst token's place in the answer
+    apart: int  # the first place unlike the reference
     answer: list[int]
 
 
@@ -270,23 +282,22 @@ class Soak:
 
     # ------------------------------------------------------------------ after
 
-    async def gaps(self) -> list[float]:
-        """For each answer unlike its reference: how far its worst token is from the likeliest, in nats."""
-        found = []
-        seen: dict[tuple[int, ...], float] = {}
+    async def gaps(self) -> list[Gap]:
+        """Each answer unlike its reference, once: how far its worst token is from the likeliest."""
+        met: dict[tuple[int, ...], list[tuple[Question, list[int]]]] = {}
         for asked, ids in self.tally.differing:
-            key = (*asked.ids, *ids)
-            if key not in seen:
-                seen[key] = await self.gap(asked, ids)
-            found.append(seen[key])
-        return found
+            met.setdefault((*asked.ids, *ids), []).append((asked, ids))
+        return [await self.gap(*same[0], len(same)) for same in met.values()]
 
-    async def gap(self, asked: Question, ids: list[int]) -> float:
+    async def gap(self, asked: Question, ids: list[int], times: int) -> Gap:
         request = {"prompt": asked.ids + ids, "max_tokens": 0, "echo": True, "logprobs": 1}
         told = (await self.client.post("/v1/completions", json=request)).raise_for_status().json()
         scored = told["choices"][0]["logprobs"]
         pairs = list(zip(scored["token_logprobs"], scored["top_logprobs"], strict=True))[len(asked.ids) :]
-        return max(max(best.values()) - own for own, best in pairs)
+        behind = [max(best.values()) - own for own, best in pairs]
+        worst = max(range(len(ids)), key=lambda at: behind[at])
+        apart = next(at for at in range(len(ids)) if ids[at] != asked.answer[at])
+        return Gap(behind[worst], times, self.questions.index(asked), worst, apart, ids)
 
     def front_drift(self, warm_s: float, window_s: float) -> dict[str, float]:
         start_s, end_s = self.front_rss[0][0] + warm_s, self.front_rss[-1][0]
@@ -368,14 +379,15 @@ async def run(service: Service, args: argparse.Namespace, vocabulary: int) -> di
     window_s = min(60.0, args.minutes * 6)
     front, engine = soak.front_drift(window_s, window_s), soak.engine_drift()
     t, tolerance = soak.tally, TOLERANCE[args.mode]
-    wrong = len(t.wrong) + sum(gap > tolerance for gap in gaps)
+    wrong = len(t.wrong) + sum(gap.times for gap in gaps if gap.nat > tolerance)
     leaks = abs(front["drift"]) > DRIFT or abs(engine["drift"]) > DRIFT
     times = sorted(t.latencies_s) or [0.0]
     await soak.client.aclose()
     return {
         "minutes": args.minutes, "mode": args.mode, "threads": args.threads, "kills": restarts,
         "capacity_per_s": capacity, "load_per_s": rate, "sent": t.sent, "answered": t.answered,
-        "equal_to_reference": t.equal, "differing": len(gaps), "largest_gap_nat": max(gaps, default=0.0),
+        "equal_to_reference": t.equal, "differing": len(t.differing),
+        "gaps": [asdict(gap) for gap in sorted(gaps, key=lambda gap: -gap.nat)[:10]],
         "tolerance_nat": tolerance, "wrong": wrong, "wrong_why": t.wrong[:10], "disconnects": t.left,
         "malformed": t.malformed, "slow_readers": t.slow, "refused_429": t.refused,
         "lost_at_kill": t.lost_at_kill, "failed": len(t.failed), "failed_why": t.failed[:10],
