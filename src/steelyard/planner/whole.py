@@ -134,7 +134,7 @@ def request_of(recipe: Recipe, filled: Fill, shape: Shape, facts: DataFacts) -> 
 def _fed(facts: DataFacts, settings: Mapping[str, Any]) -> tuple[float, int]:
     """Tokens that a stage computes, and those of a sequence.
 
-    Without packing each row is padded to the longest (planner.md, section 3).
+    Without packing each row is padded to the longest.
     """
     tokens, length = packed(facts, settings).tokens, settings["max_length"]
     rows = [n for n in facts.lengths if n <= length]
