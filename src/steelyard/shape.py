@@ -188,6 +188,8 @@ def shards(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         names = sorted(set(read_json(index).get("weight_map", {}).values()))
+        if outside := next((name for name in names if Path(name).name != name), None):
+            raise broken(index, f"it names {outside!r}, which is no file of this folder")
         missing = [name for name in names if not (folder / name).is_file()]
         if missing or not names:
             raise WrongUse(

@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steelyard.gate import Difference, difference, rows_needed, share, verdict_on
+from steelyard.gate.quality import quality_checks
+from steelyard.gate.scores import RowScore, Scores
 from steelyard.gate.statistics import of_counts
 
 pairs = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=300)
@@ -110,3 +112,23 @@ def test_scores_between_0_and_1_get_a_normal_interval():
 def test_unequal_lengths_do_not_pair():
     with pytest.raises(ValueError, match="pair"):
         difference([1.0], [1.0, 0.0])
+
+
+def _scores(values, errors=()):
+    rows = (
+        RowScore(row=str(i), ability="a", value=v, answer_sha256=None, error="503" if i in errors else None)
+        for i, v in enumerate(values)
+    )
+    return Scores(rows=tuple(rows))
+
+
+def test_rows_that_the_other_side_did_not_answer_prove_nothing():
+    gate = {"abilities": {"a": {}}, "tolerance": 0.02}
+    right, wrong = [1.0] * 400, [0.0] * 400
+    unanswered = _scores(wrong, errors=range(400))
+    for check in quality_checks(unanswered, unanswered, unanswered, gate):
+        assert check.passed is None and "no row to compare" in check.example
+    tuned = _scores([0.0] * 150 + right[150:], errors=range(150))  # its rows that failed count for nobody
+    served = _scores([0.0] * 150 + [0.7] * 250)
+    against = {c.name: c.passed for c in quality_checks(tuned, tuned, served, gate)}
+    assert against == {"against_base/a": False, "against_tuned/a": False}

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from steelyard.errors import WrongUse
 from steelyard.model import Weights, bf16_of, f32_of, write
+from steelyard.model.network import weight_files
 
 
 def test_every_tensor_equals_torch(tiny_models):
@@ -66,3 +71,19 @@ def test_what_is_missing_is_named(tiny_models, tmp_path):
         Weights(tmp_path)
     with pytest.raises(WrongUse, match="no tensor nose"):
         Weights(tiny_models("llama")).raw("nose")
+
+
+def test_all_read_the_files_that_the_index_names(tiny_models, tmp_path):
+    """A file of an earlier download beside the shards is nobody's weights."""
+    folder = shutil.copytree(tiny_models("llama", shard="40KB"), tmp_path / "model")
+    stale = {name: np.zeros(1, np.float32) for name in Weights(folder)}
+    save_file(stale, folder / "model.safetensors")
+    norm = "model.norm.weight"
+    assert Weights(folder).shape(norm) == tuple(weight_files(folder)[norm].get_tensor(norm).shape) != (1,)
+    index = folder / "model.safetensors.index.json"
+    told = json.loads(index.read_text())
+    told["weight_map"][norm] = "../outside.safetensors"
+    index.write_text(json.dumps(told))
+    with pytest.raises(WrongUse) as refused:
+        Weights(folder)
+    assert "no file of this folder" in (refused.value.why or "")

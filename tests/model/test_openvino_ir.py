@@ -208,6 +208,7 @@ def test_what_is_not_covered_is_said(tiny_models, tmp_path):
     for change, word in (
         ({"model_type": "gpt2"}, "gpt2"),
         ({"rope_parameters": {"rope_type": "longrope"}}, "longrope"),
+        ({"hidden_act": "gelu"}, "gelu"),
     ):
         (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(WrongUse, match=word):

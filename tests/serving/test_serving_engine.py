@@ -59,6 +59,10 @@ def ids(events: list[Event]) -> list[int]:
     return [n for event in events for n in event.ids]
 
 
+def told(events: list[Event]) -> list[float]:
+    return [value for event in events for value in event.logprobs or ()]
+
+
 def text(folder: Path, events: list[Event]) -> str:
     from steelyard.model import Tokenizer
 
@@ -153,6 +157,34 @@ def test_who_waits_for_a_beginning_goes_on_when_its_leader_leaves(make):
     told = [event for _ in iter(engine.busy, False) for event in engine.step()]
     assert {event.request_id for event in told} == {2}
     assert len(ids(told)) == 24
+
+
+def test_who_leaves_in_the_middle_of_a_prompt_leaves_no_unfinished_block_to_be_found(make):
+    """The third block is half computed when its reader leaves; who begins alike must not find it whole."""
+    prompt = [3 + n * 7 % 230 for n in range(90)]
+    right = answer(make(prefix_cache=False), request(1, ids=prompt))[1]
+    for steps in (1, 2):
+        engine = make(max_num_batched_tokens=40)
+        engine.add(request(1, ids=prompt))
+        for _ in range(steps):
+            assert not [event for event in engine.step() if event.request_id == 2]
+        engine.cancel(1)
+        found = answer(engine, request(2, ids=prompt), request(3, ids=prompt))
+        assert ids(found[2]) == ids(right) and ids(found[3]) == ids(right)
+        assert not engine.busy()
+
+
+def test_two_that_go_on_from_one_half_full_block_do_not_write_into_each_other(make):
+    """Two different second turns of one conversation, asked together."""
+    first = [3 + n * 11 % 230 for n in range(200)]
+    engine, apart = make(max_model_len=512), make(max_model_len=512, prefix_cache=False)
+    said = ids(answer(engine, request(1, ids=first, max_tokens=20))[1])
+    turns = [request(n, ids=[*first, *said, *range(n, n + 30)], logprobs=True) for n in (10, 60)]
+    together = answer(engine, *turns)
+    for turn in turns:
+        alone = answer(apart, turn)[turn.request_id]
+        assert ids(together[turn.request_id]) == ids(alone)
+        assert told(together[turn.request_id]) == pytest.approx(told(alone), abs=1e-3)
 
 
 def test_without_a_prefix_cache_nothing_is_counted(make):

@@ -158,8 +158,7 @@ class _Run:
 
         net = self.network
         places = torch.cat([torch.arange(n) for n in self.lengths])
-        angle = places[:, None].float() * net.inv_freq
-        cos, sin = angle.cos()[:, None, :], angle.sin()[:, None, :]
+        cos, sin = net.turns(places)
         layout = net.layout(self.lengths)
         hooks = [
             part.register_forward_hook(lambda _m, _i, out: self.outputs.append(out))

@@ -49,7 +49,10 @@ def _minimum(served: Scores, ability: str, floor: float) -> Check:
 
 
 def compared(role: str, first: Scores, second: Scores, ability: str, tolerance: float) -> Check:
-    """Second against first on the rows both were asked."""
+    """Second against first on the rows that the first answered and the second was asked."""
+    if not answered_by_both(first, second, ability):
+        why = f"no row to compare: {role} answered none"
+        return Check(name=f"against_{role}/{ability}", passed=None, limit=-tolerance, example=why)
     change = paired(first, second, ability)
     return Check(
         name=f"against_{role}/{ability}",
@@ -63,11 +66,15 @@ def compared(role: str, first: Scores, second: Scores, ability: str, tolerance: 
 
 
 def paired(first: Scores, second: Scores, ability: str, confidence: float | None = None) -> Difference:
-    before = {r.row: r.value for r in first.rows if r.ability == ability}
-    after = {r.row: r.value for r in second.rows if r.ability == ability}
-    rows = [row for row in after if row in before]
+    rows = answered_by_both(first, second, ability)
     more = {} if confidence is None else {"confidence": confidence}
-    return difference([before[r] for r in rows], [after[r] for r in rows], **more)
+    return difference([before for before, _ in rows], [after for _, after in rows], **more)
+
+
+def answered_by_both(first: Scores, second: Scores, ability: str) -> list[tuple[float, float]]:
+    """Scores of the rows that the first answered; where the second gave none, it is wrong."""
+    before = {r.row: r.value for r in first.rows if r.ability == ability and not r.error}
+    return [(before[r.row], r.value) for r in second.rows if r.ability == ability and r.row in before]
 
 
 def told(change: Difference, tolerance: float) -> str:

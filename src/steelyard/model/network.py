@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from steelyard.errors import Where, WrongUse
+from steelyard.shape import shards
 
 from .frequencies import attention_factor, inverse_frequencies, rope_of
 from .kernels import Layout, Linear, Norm, attention, rope, swiglu
@@ -326,7 +327,7 @@ def weight_files(folder: Path) -> dict[str, Any]:
     from safetensors import SafetensorError, safe_open
 
     where: dict[str, Any] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in shards(folder):
         try:
             handle = safe_open(path, framework="pt")
         except SafetensorError as e:

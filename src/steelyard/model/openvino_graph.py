@@ -17,7 +17,7 @@ import openvino as ov
 import openvino.opset13 as op
 from openvino.op import util
 
-from ..errors import WrongUse
+from ..errors import Where, WrongUse
 from ..forms import FORMS, Form
 from .frequencies import attention_factor, inverse_frequencies, rope_of
 from .grouped import Grouped, group_of, packed, rounded
@@ -72,6 +72,11 @@ def read_decoder(path: Path) -> Decoder:
         raise WrongUse(
             "model.family_unknown", f"{c.get('model_type')!r} is not covered", hint=f"one of {FAMILIES}"
         )
+    if (activation := c.get("hidden_act", "silu")) not in ("silu", "swish"):
+        raise WrongUse(
+            "model.family_unknown", f"the activation {activation!r} is not covered",
+            where=Where(str(path), field="hidden_act"), hint="silu is",
+        )  # fmt: skip
     window = c.get("sliding_window") if c.get("use_sliding_window", c["model_type"] == "mistral") else None
     longest = c.get("max_position_embeddings", 2048)
     return Decoder(
@@ -241,9 +246,14 @@ class _Graph:
         parts = parts or (name,)
         y = op.matmul(x, self._matrix(name + ".weight", tuple(f"{p}.weight" for p in parts)), False, True)
         y.set_friendly_name(f"__module.{name}/aten::linear/MatMul")  # adapters are matched by this name
-        if parts[0] + ".bias" not in self.names:
+        if not any(f"{part}.bias" in self.names for part in parts):
             return y
-        return op.add(y, op.constant(_stacked([self.weights.f32(f"{p}.bias") for p in parts])))
+        return op.add(y, op.constant(_stacked([self._bias(part) for part in parts])))
+
+    def _bias(self, part: str) -> np.ndarray:
+        if f"{part}.bias" in self.names:
+            return self.weights.f32(f"{part}.bias")
+        return np.zeros(self.weights.shape(f"{part}.weight")[0], np.float32)
 
     # ------------------------------------------------------------------ weights
 

@@ -119,7 +119,7 @@ def serve_rates(calibration: Calibration, form: str) -> ServeRates:
     return ServeRates(
         step=fit_rates(rows("prefill", "decode"), _row_terms, priors),
         load=fit_rates(rows("load"), _held, {"start": 0.6, "bytes": 1.5e-9, "layers": 0.04}),
-        memory=fit_rates(rows("load"), _measured_bytes, HELD, "rss_bytes"),
+        memory=fit_rates(rows("load"), _measured_bytes, HELD, "rss_bytes", sure=("bytes", "cache")),
     )
 
 

@@ -237,7 +237,7 @@ def train_rates(calibration: Calibration, finetuning_type: str, dtype: str) -> T
         optimiser=fit_rates(
             rows, optimiser_terms, {"start": 5e-4, "layers": 4e-4, "bytes": 1 / memory}, "optimiser_s"
         ),
-        memory=fit_rates(rows, memory_terms, held, "rss_bytes"),
+        memory=fit_rates(rows, memory_terms, held, "rss_bytes", sure=("file", "copies", "state")),
         load=line(same, params_of, "load_s", (0.05, 4 / memory + 1e-9)),
         write=line(same, params_of, "write_s", (0.05, 2 / disk)),
         checkpoint=line(rows, lambda r: r["checkpoint_bytes"], "checkpoint_s", (0.02, 1 / disk)),

@@ -7,7 +7,7 @@ no row had are reached by physics rather than by a table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ ROW_SD = 0.03  # relative spread of one calibration row
 OUTLIER = 3.0  # spreads from which on a row counts less: other programs interrupt some measurements
 ROUNDS = 8  # of reweighting (Huber 1964)
 PRIOR_SD = 0.7  # relative spread of a coefficient about its prior
+SURE_SD = 0.03  # where it is counted, not estimated: bytes of weights, of an optimiser's state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +43,17 @@ class Rates:
         return "calibrated" if self.rows else "modelled"
 
 
-def fit_rates(rows: Sequence[Row], terms: Callable[[Row], Terms], priors: Terms, value: str = "s") -> Rates:
+def fit_rates(
+    rows: Sequence[Row],
+    terms: Callable[[Row], Terms],
+    priors: Terms,
+    value: str = "s",
+    sure: Collection[str] = (),
+) -> Rates:
     """Non-negative, robust ridge regression of `value` on the terms, in relative errors.
 
-    Priors are the coefficients expected before any row; with no rows they stand as they are.
+    Priors are the coefficients expected before any row, with no rows they stand as they are; few rows move
+    those that are `sure` by little: what they cannot tell apart is then no fault of what is counted.
     """
     usable = [row for row in rows if row.get(value, 0) > 0]
     names = list(priors)
@@ -55,11 +63,12 @@ def fit_rates(rows: Sequence[Row], terms: Callable[[Row], Terms], priors: Terms,
     y = np.array([float(row[value]) for row in usable])
     x = np.array([[t.get(n, 0.0) for n in names] for t in map(terms, usable)])
     # Unknowns are multiples of the priors, so that the pull is relative too.
-    relative, pull = x * prior / y[:, None] / ROW_SD, np.eye(len(names)) / PRIOR_SD
+    relative = x * prior / y[:, None] / ROW_SD
+    pull = np.diag([1 / (SURE_SD if n in sure else PRIOR_SD) for n in names])
     weight, scale = np.ones(len(y)), np.ones(len(names))
     for _ in range(ROUNDS):
         a = np.vstack([relative * weight[:, None], pull])
-        b = np.concatenate([weight / ROW_SD, np.full(len(names), 1 / PRIOR_SD)])
+        b = np.concatenate([weight / ROW_SD, np.diag(pull)])
         scale = nonnegative(a, b)
         off = np.abs(relative @ scale - 1 / ROW_SD)
         weight = np.sqrt(np.minimum(1.0, OUTLIER / np.maximum(off, 1e-9)))

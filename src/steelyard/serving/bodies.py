@@ -221,13 +221,18 @@ def job(api: Api, body: Sampling, top: int | None, constraint: Constraint | None
     if second_pass and (body.stream or not api.capability.prompt_logprobs):
         raise ApiError(400, "this engine has no likeliest tokens in a stream; leave `stream` out",
                        param="top_logprobs", code="unsupported_parameter")  # fmt: skip
+    adapter = api.adapter_of(body.model)
+    if second_pass and adapter:
+        raise cannot("top_logprobs", "the likeliest tokens of an adapter's answer are not scored")
+    if constraint and body.min_tokens:
+        raise cannot("min_tokens", "the answer ends where its format does")
     return Job(
         sampling={
             **_sampling(api, body),
             "logprobs": top is not None,
             "top": 0 if second_pass else top or 0,
             "grammar": constraint,
-            "adapter": api.adapter_of(body.model),
+            "adapter": adapter,
         },
         seed=secrets.randbelow(2**31) if body.seed is None else body.seed % 2**31,
         n=body.n or 1,

@@ -29,6 +29,7 @@ class Running:
     cached: int | None
     ids: list[int]
     filling: bool = True
+    left: bool = False  # nobody waits for it any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +61,16 @@ class Batch:
         self.running[request_id] = Running(handle, bool(config.logprobs), cached, ids)
 
     def _leader(self, ids: list[int]) -> int | None:
-        """A running prompt whose uncomputed part gives this one enough, and does not hold it up for long."""
+        """A running prompt whose uncomputed part gives this one enough, and does not hold it up for long.
+
+        Or one that goes on in the same half-full block: GenAI would have both write into it.
+        """
         if not self.prefixes.capacity:
             return None
+        if end := self.prefixes.half_full(ids):
+            for request_id, other in self.running.items():
+                if other.filling and other.ids[:end] == ids[:end]:
+                    return request_id
         for request_id, other in self.running.items():
             if other.filling and other.ids[:WORTH_WAITING_TOKENS] == ids[:WORTH_WAITING_TOKENS]:
                 shared = common_prefix(ids, other.ids)
@@ -84,9 +92,17 @@ class Batch:
         return refused
 
     def cancel(self, request_id: int) -> None:
+        """At once, but in the middle of a prompt at its end.
+
+        GenAI names a block by all that it will hold when it begins to fill it; freed before it is full, it
+        would be found under that name by the next prompt that begins alike.
+        """
         if self.waiting.pop(request_id, None):
             return
-        if running := self._forget(request_id):
+        running = self.running.get(request_id)
+        if running and running.filling and self.prefixes.capacity:
+            running.left = True
+        elif running := self._forget(request_id):
             running.handle.cancel()
 
     def busy(self) -> bool:
@@ -103,12 +119,16 @@ class Batch:
     def _events(self) -> Iterator[Event]:
         for request_id, running in list(self.running.items()):
             if running.handle.can_read():
-                for output in running.handle.read().values():
-                    yield self._event(request_id, running, output)
+                events = [self._event(request_id, running, o) for o in running.handle.read().values()]
+                if not running.left:
+                    yield from events
+                elif not running.filling:
+                    self.cancel(request_id)
             elif running.handle.get_status() == genai.GenerationStatus.IGNORED:
                 # The scheduler drops what its cache can never hold.
-                yield Event(request_id, [], finish="error")
                 self._forget(request_id)
+                if not running.left:
+                    yield Event(request_id, [], finish="error")
 
     def _event(self, request_id: int, running: Running, output: Any) -> Event:
         finish = FINISH.get(output.finish_reason)

@@ -34,6 +34,7 @@ class PrefixBlocks:
         self.filled: dict[int, int] = {}
         self.clock = 0
         self.held: dict[int, Held] = {}
+        self.ends: dict[int, None] = {}  # hashes of blocks that were left half full, the newest last
         self.queries = self.hits = 0
 
     def take(self, request_id: int, ids: list[int]) -> int | None:
@@ -42,6 +43,7 @@ class PrefixBlocks:
             return None
         held = self.held[request_id] = Held()
         found = self._append(held, ids)
+        self._note_end(held)
         cached = min(found * self.block_tokens, len(ids) - 1)  # the last is computed again, for its logits
         self.queries += len(ids)
         self.hits += cached
@@ -58,12 +60,32 @@ class PrefixBlocks:
         """Its blocks stay until the room is needed."""
         if not (held := self.held.pop(request_id, None)):
             return
+        self._note_end(held)
         for block in held.blocks:
             self.users[block] -= 1
             if not self.users[block]:
                 del self.users[block]
                 self.idle[block] = self.filled[block]
                 heapq.heappush(self.oldest, (self.filled[block], block))
+
+    def half_full(self, ids: list[int]) -> int:
+        """How much of `ids` lies in the cache up to within a block that is not full; 0 where none does."""
+        before, start, size = 0, 0, self.block_tokens
+        while start + size <= len(ids):
+            block = hash((before, *ids[start : start + size]))
+            if block not in self.users and block not in self.idle:
+                break
+            before, start = block, start + size
+        ends = range(start + 1, min(start + size, len(ids) + 1))
+        return next((end for end in ends if hash((before, *ids[start:end])) in self.ends), 0)
+
+    def _note_end(self, held: Held) -> None:
+        if held.rest:
+            end = hash((held.blocks[-1] if held.blocks else 0, *held.rest))
+            self.ends.pop(end, None)
+            self.ends[end] = None
+            if len(self.ends) > self.capacity:
+                del self.ends[next(iter(self.ends))]
 
     def _append(self, held: Held, ids: list[int]) -> int:
         """How many of the full blocks that `ids` complete were there, counted from the first on."""
