@@ -41,7 +41,7 @@ def test_devices_are_found_by_any_spelling(name, expected):
     [
         ("meta-llama/Llama-3.1-70B-Instruct", "llama3-70b"),
         ("nvidia/Llama-3.1-8B-Instruct-FP8", "llama3-8b"),
-        ("mistralai/Mistral-7B-Instruct-v0.3", "mistral-7b"),
+        ("mistralai/Mistral-7B-Instruct-v0.3", "mistral-7b-v0.3"),
         ("Qwen/Qwen2.5-1.5B-Instruct", "qwen2-1.5b"),
         ("llama-2-70b-chat-hf", "llama2-70b"),
         ("Qwen3-235B-A22B", "qwen3-235b-a22b"),
