@@ -105,7 +105,7 @@ def test_what_is_made_again_stands_once_in_every_dialect(tiny_ir, dialect):
         with ThreadPoolExecutor(1) as pool:
             made = pool.submit(answer)
             assert until(lambda: made.done() or read_metrics(service)["vllm:num_requests_running"] == 1, 10)
-            time.sleep(0.1)  # some tokens have come
+            time.sleep(0.05)  # some tokens have come
             os.kill(service.engine_pid, signal.SIGKILL)
             killed = made.result()
         assert read_metrics(service)["steelyard:request_retries_total"] == 1

@@ -187,7 +187,7 @@ def test_a_batch_outlives_its_input_file(begun_once):
     rows = [line(f"r{i}", max_tokens=60, ignore_eos=True) for i in range(60)]
     file = api.files.create(file=("in.jsonl", jsonl(*rows)), purpose="batch")
     made = api.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
-    until(lambda: api.batches.retrieve(made.id), lambda b: b.status == "in_progress")
+    until(lambda: api.batches.retrieve(made.id), lambda b: b.status != "validating")
     api.files.delete(file.id)
     done = until(lambda: api.batches.retrieve(made.id), lambda b: b.status in ("completed", "failed"))
     assert (done.status, done.request_counts.completed) == ("completed", 60)
