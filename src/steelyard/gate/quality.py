@@ -50,10 +50,9 @@ def _minimum(served: Scores, ability: str, floor: float) -> Check:
 
 def compared(role: str, first: Scores, second: Scores, ability: str, tolerance: float) -> Check:
     """Second against first on the rows that the first answered and the second was asked."""
-    if not answered_by_both(first, second, ability):
+    if (change := paired(first, second, ability)) is None:
         why = f"no row to compare: {role} answered none"
         return Check(name=f"against_{role}/{ability}", passed=None, limit=-tolerance, example=why)
-    change = paired(first, second, ability)
     return Check(
         name=f"against_{role}/{ability}",
         passed=OUTCOMES[verdict_on(change, tolerance)],
@@ -65,16 +64,14 @@ def compared(role: str, first: Scores, second: Scores, ability: str, tolerance: 
     )
 
 
-def paired(first: Scores, second: Scores, ability: str, confidence: float | None = None) -> Difference:
-    rows = answered_by_both(first, second, ability)
-    more = {} if confidence is None else {"confidence": confidence}
-    return difference([before for before, _ in rows], [after for _, after in rows], **more)
-
-
-def answered_by_both(first: Scores, second: Scores, ability: str) -> list[tuple[float, float]]:
-    """Scores of the rows that the first answered; where the second gave none, it is wrong."""
+def paired(first: Scores, second: Scores, ability: str, confidence: float | None = None) -> Difference | None:
+    """On the rows that the first answered, None without any; what the second did not answer is wrong."""
     before = {r.row: r.value for r in first.rows if r.ability == ability and not r.error}
-    return [(before[r.row], r.value) for r in second.rows if r.ability == ability and r.row in before]
+    after = {r.row: r.value for r in second.rows if r.ability == ability and r.row in before}
+    if not after:
+        return None
+    more = {} if confidence is None else {"confidence": confidence}
+    return difference([before[row] for row in after], list(after.values()), **more)
 
 
 def told(change: Difference, tolerance: float) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 from ..artefact import Draft, Figures, Inputs, Settings, Watch
 from ..errors import CheckFailed, Stopped, Where, WrongUse
 from .endpoint import Endpoint
-from .quality import allowed_loss, answered_by_both, paired, quality_checks
+from .quality import allowed_loss, paired, quality_checks
 from .reference import Reference
 from .scores import Scores, ask_rows, load_tasks, token_budget
 from .standalone import declared_temperature, parity
@@ -205,10 +205,9 @@ class _Judge:
         return scores
 
     def _decided(self, base: Scores, served: Scores, ability: str) -> bool:
-        if not answered_by_both(base, served, ability):
-            return False
+        change = paired(base, served, ability, EARLY_CONFIDENCE)
         loss = allowed_loss(self.settings, ability)
-        return verdict_on(paired(base, served, ability, EARLY_CONFIDENCE), loss) != "undecided"
+        return change is not None and verdict_on(change, loss) != "undecided"
 
 
 class _Role:

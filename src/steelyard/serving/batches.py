@@ -43,6 +43,7 @@ RETRY = (429, 503)  # no room just now, or the engine starts again: the batch ha
 RETRY_S = (1.0, 30.0)
 LOST_TRIES = 10  # of a line that finds no engine: it may be what ends the engine
 SAVE_EVERY_S = 1.0  # the counts on disk
+TAKEN = "another service of this name works on its batches"
 OPEN = ("validating", "in_progress", "finalizing", "cancelling")
 
 
@@ -103,7 +104,7 @@ class Batches:
         file = await asyncio.to_thread(
             named, self.store, request, body.input_file_id, "batch", "input_file_id"
         )
-        self._take_hold()
+        self.store.need_hold(TAKEN)
         stored = _new(body, file, owner_of(request))
         await asyncio.to_thread(self.store.link, file.id, stored.id)  # the file may be deleted meanwhile
         await asyncio.to_thread(self.store.put, KIND, stored)
@@ -124,16 +125,12 @@ class Batches:
         if stored.shown["status"] not in OPEN[:2]:
             told = f"the batch is {stored.shown['status']}; only a batch under way can be cancelled"
             raise ApiError(409, told, code="batch_not_cancellable")
-        self._take_hold()
+        self.store.need_hold(TAKEN)
         stored = await self._put(stored.with_shown(status="cancelling", cancelling_at=int(time.time())))
         if self._working == stored.id and self._work:
             self._work.cancel()
         self.begin(request.app)
         return json_response(stored.shown)
-
-    def _take_hold(self) -> None:
-        if not self.store.hold():
-            raise ApiError(503, "another service of this name works on its batches", code="store_taken")
 
     async def _found(self, request: Request) -> Stored:
         stored = await self._in_turn(find, self.store, KIND, request, "batch")
@@ -301,13 +298,12 @@ class Batches:
 
     def _caller(self, owner: str | None) -> Caller | None:
         """Who asks, as its key says now; None where the key was taken back."""
-        keys = self.api.served.keys
-        key = keys.valid(owner or "local")
-        if key is None:
-            return (
-                None if keys.needed else Caller(key_id=owner or "local", may_hurry=False).asking(tier="batch")
-            )
-        return Caller(key_id=key.id, priority=key.priority, may_hurry=False).asking(tier="batch")
+        keys, key_id = self.api.served.keys, owner or "local"
+        key = keys.valid(key_id)
+        if key is None and keys.needed:
+            return None
+        priority = key.priority if key else 0
+        return Caller(key_id=key_id, priority=priority, may_hurry=False).asking(tier="batch")
 
     async def _save_now_and_then(self, batch_id: str) -> None:
         if time.monotonic() - self._saved_at >= SAVE_EVERY_S:

@@ -142,6 +142,11 @@ class ObjectStore:
             self._lock = file
         return True
 
+    def need_hold(self, told: str) -> None:
+        """Raises ApiError 503, `told`, where another process works here."""
+        if not self.hold():
+            raise ApiError(503, told, code="store_taken")
+
     def exists(self) -> bool:
         return self.folder.is_dir()
 

@@ -44,6 +44,7 @@ from .tuning_job import (
 KIND = "jobs"
 EVENTS, CHECKPOINTS = "job_events", "job_checkpoints"
 OPEN = ("validating_files", "queued", "running")
+TAKEN = "another service of this name runs its jobs"
 STOPPED = 6  # exit code of a run that was interrupted and can go on
 LOOK_EVERY_S = 0.5
 STOP_S = 8.0  # a run stops at its next safe point, within 5 s
@@ -96,7 +97,7 @@ class Tuning:
                 named, self.store, request, body.validation_file, "fine-tune", "validation_file"
             )
         base = self._base(body.model)
-        self._need_store()
+        self.store.need_hold(TAKEN)
         stored = new_job(self.api.settings.name, body, base, owner_of(request))
         await asyncio.to_thread(self._write, stored, body, training)
         self._tell(stored.id, f"Created fine-tuning job: {stored.id}")
@@ -122,7 +123,7 @@ class Tuning:
         stored = await self._found(request)
         if stored.shown["status"] != "paused":
             raise ApiError(409, f"the job is {stored.shown['status']}; only a paused one can be resumed")
-        self._need_store()
+        self.store.need_hold(TAKEN)
         stored = self._change(stored.id, status="queued")
         self._tell(stored.id, "The job was resumed")
         self.begin()
@@ -160,7 +161,7 @@ class Tuning:
         stored = await self._found(request)
         if stored.shown["status"] not in states:
             raise ApiError(409, f"the job is {stored.shown['status']}: it cannot be {end}")
-        self._need_store()
+        self.store.need_hold(TAKEN)
         if self._running == stored.id:
             self._asked[stored.id] = end
             self._signal(signal.SIGTERM)
@@ -176,10 +177,6 @@ class Tuning:
             self._signal(signal.SIGKILL)
         while self._running == job_id:
             await asyncio.sleep(0.05)
-
-    def _need_store(self) -> None:
-        if not self.store.hold():
-            raise ApiError(503, "another service of this name runs its jobs", code="store_taken")
 
     # ------------------------------------------------------------------ what is tuned
 

@@ -65,14 +65,15 @@ class Batch:
 
         Or one that goes on in the same half-full block: GenAI would have both write into it.
         """
-        if not self.prefixes.capacity:
+        filling = [(request_id, other) for request_id, other in self.running.items() if other.filling]
+        if not filling or not self.prefixes.capacity:
             return None
         if end := self.prefixes.half_full(ids):
-            for request_id, other in self.running.items():
-                if other.filling and other.ids[:end] == ids[:end]:
+            for request_id, other in filling:
+                if other.ids[:end] == ids[:end]:
                     return request_id
-        for request_id, other in self.running.items():
-            if other.filling and other.ids[:WORTH_WAITING_TOKENS] == ids[:WORTH_WAITING_TOKENS]:
+        for request_id, other in filling:
+            if other.ids[:WORTH_WAITING_TOKENS] == ids[:WORTH_WAITING_TOKENS]:
                 shared = common_prefix(ids, other.ids)
                 if shared - (other.cached or 0) >= WORTH_WAITING_TOKENS and 2 * shared >= len(other.ids):
                     return request_id
