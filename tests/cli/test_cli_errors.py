@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -137,6 +138,18 @@ def test_interrupted_tells_how_to_go_on(monkeypatch, capsys) -> None:
     assert left.value.code == 6
     error = json.loads(capsys.readouterr().out)["error"]
     assert "run the same command again" in error["hint"]
+
+
+def test_ctrl_c_within_a_verb_is_told_too(tmp_path) -> None:
+    """A table that never comes: the verb waits for it until the signal."""
+    os.mkfifo(tmp_path / "rows.csv")
+    words = [sys.executable, "-m", "steelyard", "validate", str(tmp_path / "rows.csv")]
+    running = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with (tmp_path / "rows.csv").open("w"):  # opens once the verb reads
+        running.send_signal(signal.SIGINT)
+        _, told = running.communicate(timeout=60)
+    assert running.returncode == 6
+    assert "[run.interrupted]" in told and "Traceback" not in told
 
 
 def test_a_closed_pipe_is_no_error(steelyard, tmp_path) -> None:

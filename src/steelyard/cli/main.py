@@ -13,6 +13,8 @@ from . import options
 from .messages import say
 from .output import failure, note
 
+CTRL_C = 130  # what Typer makes of Ctrl-C within a verb
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command line and leave with its exit code (contract: 0 to 6)."""
@@ -50,6 +52,8 @@ def _verb(arguments: list[str]) -> int:
         if type(error).__name__ == "Abort":  # a question that Ctrl-C or the end of input answered
             raise KeyboardInterrupt from error
         raise
+    if code == CTRL_C:
+        raise KeyboardInterrupt
     return code if isinstance(code, int) else 0
 
 
