@@ -169,13 +169,13 @@ def test_a_batch_that_is_wrong_fails_with_its_lines(begun_once):
 
 def test_a_batch_can_be_cancelled(begun_once):
     api = client(begun_once)
-    rows = [line(f"r{i}", max_tokens=400, ignore_eos=True) for i in range(300)]
+    rows = [line(f"r{i}", max_tokens=400, ignore_eos=True) for i in range(1000)]
     file = api.files.create(file=("in.jsonl", jsonl(*rows)), purpose="batch")
     made = api.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
     until(lambda: api.batches.retrieve(made.id), lambda b: b.request_counts.completed > 0)
     assert api.batches.cancel(made.id).status == "cancelling"
     done = until(lambda: api.batches.retrieve(made.id), lambda b: b.status == "cancelled")
-    assert 0 < done.request_counts.completed < 300
+    assert 0 < done.request_counts.completed < 1000
     answers = api.files.content(done.output_file_id).text.splitlines()
     assert len(answers) == done.request_counts.completed
     with pytest.raises(openai.ConflictError):
@@ -213,7 +213,7 @@ def test_what_the_engine_refuses_is_the_answer_of_its_line(begun_once):
 def test_a_batch_can_be_cancelled_while_counts_are_saved(begun_once):
     api = client(begun_once)
     for _ in range(5):
-        rows = [line(f"r{i}", max_tokens=200, ignore_eos=True) for i in range(100)]
+        rows = [line(f"r{i}", max_tokens=400, ignore_eos=True) for i in range(1000)]
         file = api.files.create(file=("in.jsonl", jsonl(*rows)), purpose="batch")
         made = api.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
         until(lambda made=made: api.batches.retrieve(made.id), lambda b: b.request_counts.completed > 0)
@@ -231,7 +231,7 @@ def test_writers_of_one_file_at_once_leave_one_whole(tmp_path):
 def test_a_batch_goes_on_after_a_kill_without_being_asked_for(begun, state):
     service = begun()
     api = client(service)
-    rows = [line(f"r{i}", max_tokens=60, ignore_eos=True) for i in range(120)]
+    rows = [line(f"r{i}", max_tokens=60, ignore_eos=True) for i in range(400)]
     file = api.files.create(file=("in.jsonl", jsonl(*rows)), purpose="batch")
     made = api.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
     until(lambda: api.batches.retrieve(made.id), lambda b: b.request_counts.completed > 5)
@@ -246,7 +246,7 @@ def test_a_batch_goes_on_after_a_kill_without_being_asked_for(begun, state):
     text = api.files.content(done.output_file_id).read()
     ids = [json.loads(x)["custom_id"] for x in text.splitlines()]
     assert text.startswith(before)  # what was answered is not asked again
-    assert sorted(ids) == sorted(f"r{i}" for i in range(120)) and done.request_counts.completed == 120
+    assert sorted(ids) == sorted(f"r{i}" for i in range(400)) and done.request_counts.completed == 400
 
 
 def test_only_one_service_works_on_a_store(begun):
