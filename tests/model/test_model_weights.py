@@ -28,6 +28,18 @@ def test_every_tensor_equals_torch(tiny_models):
     assert not weights.raw(name).flags.writeable and not weights.raw(name).flags.owndata
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float16, np.int8])
+@pytest.mark.parametrize("shape", [(7, 3), (7,), (), (0, 3), (2, 3, 4)])
+def test_rows_in_f32_are_those_of_the_whole(tmp_path, kind, shape):
+    values = np.arange(np.prod(shape)).astype(kind).reshape(shape)
+    save_file({"before": np.ones(5, np.float32), "t": values}, tmp_path / "model.safetensors")
+    weights = Weights(tmp_path)
+    assert np.array_equal(weights.f32("t"), values.astype(np.float32)) and weights.f32("t").shape == shape
+    if shape:
+        for start, stop in ((0, 2), (2, 5), (5, 99), (9, 99)):
+            assert np.array_equal(weights.f32_rows("t", start, stop), values[start:stop].astype(np.float32))
+
+
 def test_shards_read_like_one_file(tiny_models):
     whole, cut = Weights(tiny_models("llama")), Weights(tiny_models("llama", shard="40KB"))
     assert len(list(cut.folder.glob("*.safetensors"))) > 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from openvino.op import util
 
 from ..errors import Where, WrongUse
 from ..forms import FORMS, Form
+from ..hardware import affinity
 from .frequencies import attention_factor, inverse_frequencies, rope_of
 from .grouped import Grouped, group_of, packed, rounded
 from .openvino_constants import MASKED, ints, scalar_float, scalar_int
@@ -29,8 +31,7 @@ ENDS = ("model.embed_tokens.weight", "lm_head.weight")
 # Products of one input, computed as one and split after: fewer, larger ones (decisions/068).
 QKV = ("self_attn.qkv_proj", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"))
 GATE_UP = ("mlp.gate_up_proj", ("mlp.gate_proj", "mlp.up_proj"))
-# Rounded at once: several copies in f32 of a whole embedding would be the peak of a first start.
-BAND_ROWS = 4096
+BAND = 2**18  # numbers rounded at a time: in f32 they stay in the second-level cache
 FAR = np.iinfo(np.int64).max
 
 
@@ -59,9 +60,10 @@ class Saved:
 def save(folder: Path, form: str, xml: Path, matrices: Mapping[str, Grouped] | None = None) -> Saved:
     """Write the graph with weights in `form` as `xml` and its .bin; `matrices` were rounded elsewhere."""
     decoder = read_decoder(folder / "config.json")
-    # Named: constants read its memory until all is saved.
-    graph = _Graph(decoder, Weights(folder), FORMS[form], matrices or {})
-    ov.save_model(graph.model(), xml, compress_to_fp16=False)
+    with ThreadPoolExecutor(len(affinity())) as pool:
+        # Named: constants read its memory until all is saved.
+        graph = _Graph(decoder, Weights(folder), FORMS[form], matrices or {}, pool)
+        ov.save_model(graph.model(), xml, compress_to_fp16=False)
     return Saved(max_context=decoder.max_context, joined=graph.joined)
 
 
@@ -95,9 +97,15 @@ class _Graph:
     """Holds what every layer shares: weights, rotation, mask, and the caches' sinks."""
 
     def __init__(
-        self, decoder: Decoder, weights: Weights, form: Form, matrices: Mapping[str, Grouped]
+        self,
+        decoder: Decoder,
+        weights: Weights,
+        form: Form,
+        matrices: Mapping[str, Grouped],
+        pool: Executor,
     ) -> None:
         self.decoder, self.weights, self.form, self.matrices = decoder, weights, form, matrices
+        self.pool = pool
         self.names = set(weights.names())
         self.sinks: list[ov.Node] = []
         self.joined: dict[str, list[tuple[str, int]]] = {}
@@ -272,9 +280,9 @@ class _Graph:
         if storage == "bf16":
             bits = _stacked([self._bits(p) for p in parts])
             return _decompressed(self._shared(bits, bits.shape, ov.Type.bf16), name)
-        w = _stacked([self.weights.f32(p) for p in parts])
         if storage in ("int8", "int4"):  # no group divides its width: by row
-            return self._int8(name, w)
+            return self._int8(name, parts)
+        w = _stacked([self.weights.f32(p) for p in parts])
         if storage == "f32":
             return _named(op.constant(w), name)
         return _decompressed(op.constant(w.astype(np.float16)), name)
@@ -290,14 +298,27 @@ class _Graph:
         self.kept.append(tensor)
         return op.constant(tensor, shared_memory=True)
 
-    def _int8(self, name: str, w: np.ndarray) -> ov.Node:
-        """Symmetric, one scale a row (output channel), rounded to nearest."""
-        q, scale = np.empty(w.shape, np.int8), np.empty((len(w), 1), np.float16)
-        for start in range(0, len(w), BAND_ROWS):
-            rows = slice(start, start + BAND_ROWS)
-            scale[rows] = np.maximum(np.abs(w[rows]).max(1, keepdims=True) / 127, 1e-7)
-            q[rows] = np.clip(np.rint(w[rows] / scale[rows].astype(np.float32)), -127, 127)
-        half = op.convert(_named(op.constant(q), name), "f16")
+    def _int8(self, name: str, parts: tuple[str, ...]) -> ov.Node:
+        """Symmetric, one scale a row (output channel), rounded to nearest, band by band on all cores."""
+        rows, width = [self.weights.shape(p)[0] for p in parts], self.weights.shape(parts[0])[1]
+        q, scale = np.empty((sum(rows), width), np.int8), np.empty((sum(rows), 1), np.float16)
+        step = max(BAND // width, 1)
+
+        def band(part: str, start: int, at: int) -> None:
+            w = self.weights.f32_rows(part, start, start + step)
+            here = slice(at, at + len(w))
+            scale[here] = np.maximum(np.abs(w).max(1, keepdims=True) / 127, 1e-7)
+            w /= scale[here].astype(np.float32)
+            q[here] = np.clip(np.rint(w, out=w), -127, 127, out=w)
+
+        tops = [sum(rows[:i]) for i in range(len(rows))]
+        bands = [
+            (part, start, top + start)
+            for part, count, top in zip(parts, rows, tops, strict=True)
+            for start in range(0, count, step)
+        ]
+        list(self.pool.map(lambda each: band(*each), bands))
+        half = op.convert(_named(self._shared(q, q.shape, ov.Type.i8), name), "f16")
         half.set_friendly_name(name + "/f16")
         return self._scaled(half, scale, name)
 

@@ -49,19 +49,37 @@ class Weights:
 
     def raw(self, name: str) -> np.ndarray:
         """The stored values, a read-only view of the file; BF16 as uint16. Raises WrongUse."""
+        file, at = self._stored(name)
+        if file not in self._maps:
+            self._maps[file] = np.memmap(file, np.uint8, "r")
+        return self._maps[file][at.begin : at.end].view(NUMPY[at.dtype]).reshape(at.shape)
+
+    def f32(self, name: str) -> np.ndarray:
+        """The values as float32, a copy."""
+        return self.f32_rows(name, 0, None)
+
+    def f32_rows(self, name: str, start: int, stop: int | None) -> np.ndarray:
+        """Those rows as float32, a copy: read, not mapped, so that memory holds no page of the file."""
+        file, at = self._stored(name)
+        if not at.shape:
+            return f32_of(np.fromfile(file, NUMPY[at.dtype], 1, offset=at.begin), at.dtype).reshape(())
+        first, end, _ = slice(start, stop).indices(at.shape[0])
+        shape = (max(end - first, 0), *at.shape[1:])
+        row_bytes = (at.end - at.begin) // max(at.shape[0], 1)
+        values: np.ndarray = np.fromfile(
+            file, NUMPY[at.dtype], prod(shape), offset=at.begin + first * row_bytes
+        )
+        return f32_of(values, at.dtype).reshape(shape)
+
+    def _stored(self, name: str) -> tuple[Path, TensorAt]:
+        """Where it stands, in a type that is read."""
         file, at = self._at(name)
         if at.dtype not in NUMPY:
             raise WrongUse(
                 "model.dtype", f"{name} is stored as {at.dtype}", where=Where(str(file)),
                 hint=f"convert the model to one of {', '.join(NUMPY)}",
             )  # fmt: skip
-        if file not in self._maps:
-            self._maps[file] = np.memmap(file, np.uint8, "r")
-        return self._maps[file][at.begin : at.end].view(NUMPY[at.dtype]).reshape(at.shape)
-
-    def f32(self, name: str) -> np.ndarray:
-        """The values as float32, a copy unless they are float32 already."""
-        return f32_of(self.raw(name), self.dtype(name))
+        return file, at
 
     def _at(self, name: str) -> tuple[Path, TensorAt]:
         if name not in self._where:
