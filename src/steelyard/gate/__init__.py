@@ -5,8 +5,9 @@ Importing this door loads nothing: each name is fetched from its file when first
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..doors import fetching
 
 if TYPE_CHECKING:
     from .metrics import METRICS, right
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from .step import GateFailed, judge
     from .verdict import CAUSES, Check, Verdict
 
-# File of each public name. No file may bear the name of something public: Python would bind the
-# sub-module over it (hence `scores.py` holds `score`).
 FILES = {
     "METRICS": "metrics",
     "right": "metrics",
@@ -61,10 +60,4 @@ __all__ = [
     "verdict_on",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in FILES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    thing = getattr(import_module(f"{__name__}.{FILES[name]}"), name)
-    globals()[name] = thing
-    return thing
+__getattr__ = fetching(__name__, FILES)

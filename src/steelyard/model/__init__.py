@@ -5,8 +5,9 @@ Importing this door loads nothing: each name is fetched from its file when first
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..doors import fetching
 
 if TYPE_CHECKING:
     from .encoder import Encoder, encoder_folder, exported_encoder, is_encoder, read_encoder
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from .tokenizer import BYTE_OF, Stream, Tokenizer, answer_span, chat_ids
     from .weights import Weights, bf16_of, f32_of, write
 
-# File of each public name. No file may bear the name of something public: Python would bind the
-# sub-module over it (hence `hub.py` holds `pull`).
 FILES = {
     "FAMILIES": "source",
     "ModelSource": "source",
@@ -95,10 +94,4 @@ __all__ = [
     "write_detokenizer",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in FILES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    thing = getattr(import_module(f"{__name__}.{FILES[name]}"), name)
-    globals()[name] = thing
-    return thing
+__getattr__ = fetching(__name__, FILES)

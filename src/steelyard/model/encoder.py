@@ -66,9 +66,9 @@ def encoder_folder(name: str, root: Path | str = ".") -> Path | None:
 
     Raises Lacking where the package is asked for and not installed.
     """
-    from .source import cache_folder
+    from .source import models_folder
 
-    for place in (Path(root) / Path(name).expanduser(), cache_folder() / name):
+    for place in (Path(root) / Path(name).expanduser(), models_folder() / name):
         if is_encoder(place):
             return place
     return _packaged() if name.lower() in PACKAGED_NAMES else None

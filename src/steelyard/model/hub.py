@@ -22,7 +22,7 @@ from ..artefact import Watch
 from ..errors import CheckFailed, Lacking, Stopped, Where, WrongUse
 from ..shape import gguf_header
 from ..trust import scan
-from .source import cache_folder, check_folder, licence
+from .source import check_folder, licence, models_folder
 
 ENDPOINTS = {
     "hf": ("HF_ENDPOINT", "https://huggingface.co"),
@@ -80,7 +80,7 @@ def pull(
         raise WrongUse(
             "hub.bad_id", f"{name!r} is no model id", hint="write it like HuggingFaceTB/SmolLM2-135M"
         )
-    out = out or cache_folder() / name
+    out = out or models_folder() / name
     if out.is_dir() and any(out.iterdir()):
         return _here(out, name, only)
     work = out.parent / f".pull-{out.name}"

@@ -5,7 +5,6 @@ Nothing is fetched here (hub.py does); only headers are read.
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Lacking, Where, WrongUse
+from ..hardware import cache_folder
 from ..shape import broken, gguf_header, read_json, safetensors_header, shards
 from .convert import CONVERTED
 
@@ -33,9 +33,9 @@ class ModelSource:
     name: str  # as the user wrote it
 
 
-def cache_folder() -> Path:
-    """Where pulled models lie: $STEELYARD_CACHE/models, by default ~/.cache/steelyard/models."""
-    return Path(os.environ.get("STEELYARD_CACHE") or Path.home() / ".cache" / "steelyard") / "models"
+def models_folder() -> Path:
+    """Where pulled models lie: $STEELYARD_CACHE/models, else in the user's cache folder."""
+    return cache_folder() / "models"
 
 
 def resolve(name: str, root: Path | str = ".") -> ModelSource:
@@ -48,7 +48,7 @@ def resolve(name: str, root: Path | str = ".") -> ModelSource:
         return _gguf_source(_demo_file(), name)
     place = Path(root) / Path(name).expanduser()
     if not place.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        place = cache_folder() / name
+        place = models_folder() / name
     if place.is_dir():
         if lone := _lone_gguf(place):
             return _gguf_source(lone, name)
@@ -140,7 +140,7 @@ def _nearest(name: str) -> str | None:
     """The pulled model whose name is most alike, if one is."""
     from rapidfuzz import process
 
-    cache = cache_folder()
+    cache = models_folder()
     pulled = (p.parent for p in sorted(cache.glob("*/*/config.json")) if not p.parent.name.startswith("."))
     known = ["demo", *(p.relative_to(cache).as_posix() for p in pulled)]
     found = process.extractOne(name, known, score_cutoff=70)

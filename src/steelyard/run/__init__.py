@@ -5,8 +5,9 @@ Importing this door loads nothing heavy: each name is fetched from its file when
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..doors import fetching
 
 if TYPE_CHECKING:
     from .known import logs, status, stop
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from .walk import plan, up
     from .weighing import weigh
 
-# File of each public name. No file may bear the name of something public (walk.py holds `up`).
 FILES = {
     "Outcome": "outcome",
     "Ready": "ready",
@@ -32,10 +32,4 @@ FILES = {
 
 __all__ = ["Outcome", "Ready", "StepRecord", "ledger", "logs", "plan", "status", "stop", "up", "weigh"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in FILES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    thing = getattr(import_module(f"{__name__}.{FILES[name]}"), name)
-    globals()[name] = thing
-    return thing
+__getattr__ = fetching(__name__, FILES)

@@ -5,8 +5,9 @@ Importing this door loads nothing heavy: each name is fetched from its file when
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..doors import fetching
 
 if TYPE_CHECKING:
     from .client import chat
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from .settings import ServeSettings, check_host, engine_settings
     from .tuned import tune
 
-# File of each public name. No file may bear the name of something public: Python would bind the
-# sub-module over it (hence `probes.py` holds `probe`).
 FILES = {
     "CAPABILITIES": "engines",
     "ENGINES": "engines",
@@ -65,10 +64,4 @@ __all__ = [
     "tune",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in FILES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    thing = getattr(import_module(f"{__name__}.{FILES[name]}"), name)
-    globals()[name] = thing
-    return thing
+__getattr__ = fetching(__name__, FILES)

@@ -19,6 +19,7 @@ import orjson
 
 from ..artefact import adopt
 from ..errors import Lacking, Refused, Where, WrongUse
+from ..hardware import cache_folder
 from ..model import ModelSource, encoder_folder, export_encoder, export_openvino, resolve, to_hf
 from .engines import CAPABILITIES
 
@@ -165,7 +166,7 @@ def _version(package: str) -> str:
 
 def _kept(name: str, write: Callable[[Path], object]) -> Path:
     """`name` in the cache, written where it is not there yet: beside, then renamed."""
-    cache = Path(os.environ.get("STEELYARD_CACHE") or Path.home() / ".cache" / "steelyard") / "served"
+    cache = cache_folder() / "served"
     target = cache / name
     if target.is_dir():
         return target

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import os
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ..doors import fetching
 from .packing import Schedule, schedule
 
 if TYPE_CHECKING:
@@ -20,12 +20,12 @@ FILES = {"METHODS": "methods", "probe": "rates", "train": "step"}  # what needs 
 
 __all__ = ["METHODS", "Schedule", "probe", "schedule", "train"]
 
+_fetch = fetching(__name__, FILES)
+
 
 def __getattr__(name: str) -> Any:
-    if name not in FILES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # Threads that spin briefly at a barrier, then sleep: OpenMP's long spins make a step ten times as long on
     # cores shared with other work, sleeping at once costs a fifth on idle ones (docs/decisions/020). Read
     # once, when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    return getattr(import_module(f"{__name__}.{FILES[name]}"), name)
+    return _fetch(name)
