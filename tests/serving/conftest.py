@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
 import pytest
+from watching import read_metrics
 
 from steelyard.serving import ServeSettings, Service, prepare, start
 
@@ -41,15 +41,4 @@ def talker(smol, tmp_path_factory) -> Iterator[Service]:
 
 @pytest.fixture
 def counters(tiny) -> Callable[[], dict[str, float]]:
-    """Sums of /metrics by name, whatever the labels."""
-
-    def read() -> dict[str, float]:
-        from prometheus_client.parser import text_string_to_metric_families
-
-        found: dict[str, float] = {}
-        for family in text_string_to_metric_families(httpx.get(f"{tiny.url}/metrics").text):
-            for sample in family.samples:
-                found[sample.name] = found.get(sample.name, 0) + sample.value
-        return found
-
-    return read
+    return lambda: read_metrics(tiny)

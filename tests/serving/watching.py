@@ -1,0 +1,53 @@
+"""Read a service's counters, wait for what must come, hold its engines still until it has."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import contextmanager, suppress
+
+import httpx
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+
+CLIENT = httpx.Client(timeout=240)  # a new one for each question costs 80 ms
+
+
+def until(true, limit_s=60.0):
+    end = time.monotonic() + limit_s
+    while not true() and time.monotonic() < end:
+        time.sleep(0.05)
+    return true()
+
+
+def read_metrics(service, key=None):
+    """Sums of /metrics by name, whatever the labels."""
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    found = {}
+    for family in text_string_to_metric_families(CLIENT.get(f"{service.url}/metrics", headers=headers).text):
+        for sample in family.samples:
+            found[sample.name] = found.get(sample.name, 0) + sample.value
+    return found
+
+
+@contextmanager
+def held(service):
+    """Its engines make nothing meanwhile; its front end still takes, queues, counts and refuses."""
+    for pid in service.engine_pids:
+        os.kill(pid, signal.SIGSTOP)
+        assert until(lambda pid=pid: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    try:
+        yield
+    finally:
+        for pid in service.engine_pids:
+            with suppress(ProcessLookupError):  # killed meanwhile
+                os.kill(pid, signal.SIGCONT)
+
+
+def in_steps(service, done):
+    """A held engine goes on for 10 ms at a time until `done()`, and stands still again."""
+    while not done():
+        os.kill(service.engine_pid, signal.SIGCONT)
+        time.sleep(0.01)
+        os.kill(service.engine_pid, signal.SIGSTOP)
