@@ -43,6 +43,7 @@ USAGE = [
     (["export", "demo", "--to", "gguf", "--output", "x"], 2, "cli.not_yet", "--to hf"),
     (["export", "demo", "--to", "wav", "--output", "x"], 2, "cli.usage", "--to hf"),
     (["pull", "org/name", "--offline"], 2, "cli.offline", "DIR"),
+    (["pull", "org/name"], 2, "cli.offline", "DIR"),  # HF_HUB_OFFLINE: conftest.py
     (["init", "x", "--data", "none.csv"], 2, "init.no_data", "none.csv"),
     (["stop", "nothing"], 2, "run.unknown", "nothing"),
 ]

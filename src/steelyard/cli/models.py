@@ -110,7 +110,12 @@ def pull(
 ) -> None:
     no_settings("pull")
     if OPTIONS.offline and source in ("hf", "modelscope"):
-        raise WrongUse("cli.offline", say("--offline: nothing is fetched"), hint="--from DIR")
+        raise WrongUse(
+            "cli.offline",
+            say("offline: nothing is fetched"),
+            why="--offline or HF_HUB_OFFLINE is set",
+            hint="--from DIR",
+        )
     from ..model import pull
     from .terminal import Terminal
 

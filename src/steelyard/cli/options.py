@@ -32,6 +32,7 @@ SWITCHES = {
     "--verbose": "verbose",
     "--offline": "offline",
 }
+TRUE = ("1", "ON", "YES", "TRUE")  # as huggingface_hub reads HF_HUB_OFFLINE
 EVERYWHERE = "Everywhere: --json, -q, -v, --lang en|zh, --offline, --set KEY=VALUE (a recipe's value)."
 
 
@@ -52,8 +53,9 @@ def read(arguments: Sequence[str]) -> list[str]:
             _take(name, value if equals else _next(name, waiting))
         else:
             rest.append(word)
+    OPTIONS.offline |= os.environ.get("HF_HUB_OFFLINE", "").upper() in TRUE
     if OPTIONS.offline:
-        os.environ["STEELYARD_OFFLINE"] = os.environ["HF_HUB_OFFLINE"] = "1"
+        os.environ["HF_HUB_OFFLINE"] = "1"
     return rest
 
 
