@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 
 import pytest
 
@@ -145,12 +147,26 @@ def test_ctrl_c_within_a_verb_is_told_too(tmp_path) -> None:
     """A table that never comes: the verb waits for it until the signal."""
     os.mkfifo(tmp_path / "rows.csv")
     words = [sys.executable, "-m", "steelyard", "validate", str(tmp_path / "rows.csv")]
-    running = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    with (tmp_path / "rows.csv").open("w"):  # opens once the verb reads
+    running = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
+    )  # fmt: skip
+    with opened_for(running, tmp_path / "rows.csv"):
         running.send_signal(signal.SIGINT)
         _, told = running.communicate(timeout=60)
     assert running.returncode == 6
     assert "[run.interrupted]" in told and "Traceback" not in told
+
+
+def opened_for(reader, fifo):
+    """Its writing end once `reader` reads: a plain open waits for ever where the reader has died."""
+    end = time.monotonic() + 60
+    while reader.poll() is None and time.monotonic() < end:
+        with suppress(OSError):
+            return os.fdopen(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK), "w")
+        time.sleep(0.05)
+    reader.kill()
+    raise AssertionError(reader.communicate())
 
 
 def test_a_closed_pipe_is_no_error(steelyard, tmp_path) -> None:

@@ -380,14 +380,17 @@ def test_a_killed_clean_leaves_nothing_half_and_no_workers(tmp_path):
         time.sleep(0.005)
     child.send_signal(signal.SIGKILL)
     child.wait()
-    assert not outputs(tmp_path / "out") or child.returncode == 0
-    deadline = time.monotonic() + 10
+    left = outputs(tmp_path / "out")
+    deadline = time.monotonic() + 30
     while group_lives(child.pid) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not group_lives(child.pid)
     clean_files(tmp_path / "in", tmp_path / "out")
     clean_files(tmp_path / "in", tmp_path / "whole")
-    assert outputs(tmp_path / "out") == outputs(tmp_path / "whole")
+    whole = outputs(tmp_path / "whole")
+    assert left.items() <= whole.items()  # the kill may come while they are given their names, or after
+    assert "dropped.jsonl" not in left or left == whole
+    assert outputs(tmp_path / "out") == whole
     assert not list((tmp_path / "out").glob("*.part"))
 
 

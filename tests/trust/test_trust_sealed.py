@@ -201,12 +201,13 @@ def append_many(path, keys_folder, name):
 
 def test_processes_append_to_one_log(tmp_path):
     load_keys("guarded", "key", tmp_path)
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=append_many, args=(tmp_path / "log", tmp_path, n)) for n in "ab"]
     for w in workers:
         w.start()
     for w in workers:
-        w.join()
+        w.join(120)
+    assert [w.exitcode for w in workers] == [0, 0]
     lines = list(read_log(tmp_path / "log", load_keys("guarded", "key", tmp_path)))
     assert len(lines) == 100
     assert [line for line in lines if line[0] == "a"] == [f"a {i}" for i in range(50)]
