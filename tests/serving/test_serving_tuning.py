@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -12,6 +14,8 @@ import openai
 import pytest
 
 from steelyard.serving import ServeSettings, start
+from steelyard.serving.object_store import ObjectStore
+from steelyard.serving.tuning import Tuning
 
 ROWS = [
     {"messages": [{"role": "user", "content": f"say {n}"}, {"role": "assistant", "content": f"it is {n}"}]}
@@ -24,7 +28,7 @@ def jsonl(rows) -> bytes:
     return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
 
 
-def until(read, wanted, timeout_s: float = 150.0):
+def until(read, wanted, timeout_s: float = 280.0):
     end = time.monotonic() + timeout_s
     while not wanted(found := read()):
         assert time.monotonic() < end, found
@@ -73,6 +77,7 @@ def supervised(**hyperparameters):
     return {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}
 
 
+@pytest.mark.timeout(900)
 def test_a_job_tunes_tells_and_ends(service, home):
     api = client(service)
     job = created(api, suffix="Desk Words", method=supervised(**ONE), metadata={"a": "b"})
@@ -100,7 +105,8 @@ def test_a_job_tunes_tells_and_ends(service, home):
     assert [j.id for j in api.fine_tuning.jobs.list(metadata={"a": "b"})] == [job.id]
 
 
-def test_a_job_goes_on_after_pause_and_kill(service, begin):
+@pytest.mark.timeout(900)
+def test_a_job_goes_on_after_pause_and_kill(service, begin, home):
     api = client(service)
     job = created(api, method=supervised(n_epochs=400))
 
@@ -113,9 +119,11 @@ def test_a_job_goes_on_after_pause_and_kill(service, begin):
     time.sleep(0.5)
     assert api.fine_tuning.jobs.retrieve(job.id).status == "paused"
     saved = [t for t in events(api) if t.startswith("Saved after")]
+    log = (home / "serving" / "tiny" / "runs" / job.id / "run" / "log.jsonl").read_text()
+    assert len(saved) == log.count('"train.checkpoint"')
     assert api.fine_tuning.jobs.resume(job.id).status == "queued"
     until(lambda: events(api), lambda told: sum("steps planned" in t for t in told) == 2)
-    assert not saved or any(t.startswith("Going on after") for t in events(api))
+    until(lambda: events(api), lambda told: not saved or any(t.startswith("Going on after") for t in told))
     os.kill(service.pid, signal.SIGKILL)
     service.process.wait()
     second = begin()  # it goes on by itself
@@ -130,6 +138,18 @@ def test_a_job_goes_on_after_pause_and_kill(service, begin):
     wrong = created(api, rows=[{"prompt": "a"}] * 3)
     failed = until(lambda: api.fine_tuning.jobs.retrieve(wrong.id), lambda j: j.status == "failed")
     assert failed.error.code == "invalid_training_file" and "line 1" in failed.error.message
+
+
+def test_what_a_run_logs_at_its_very_end_is_told(tmp_path, monkeypatch):
+    """A stand-in for the run: when a real one ends after its last words cannot be timed."""
+    run = tmp_path / "run.sh"
+    line = '{"event": "train.checkpoint", "step": 7}'
+    run.write_text(f"#!/bin/sh\nmkdir run\necho '{line}' > run/log.jsonl\nexit 6\n")
+    run.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(run))
+    store = ObjectStore(tmp_path / "state")
+    assert asyncio.run(Tuning(None, store)._steelyard("ftjob-1", tmp_path)) == 6
+    assert [told["message"] for told in store.records("job_events", "ftjob-1")] == ["Saved after step 7"]
 
 
 def test_what_no_recipe_can_do_is_refused(begin):

@@ -314,26 +314,29 @@ class Tuning:
         until = "gate" if (folder / "validation.jsonl").exists() else "compress"
         words = ["up", "recipe.yaml", "--yes", "--json", "--no-keep", "--until", until, "--workdir", "run"]
         command = [sys.executable, "-m", f"{__package__}.tuning_child", str(os.getpid()), *words]
+        run_log = folder / "run" / "log.jsonl"
+        at = run_log.stat().st_size if run_log.exists() else 0
         with (folder / "outcome.json").open("wb") as out, (folder / "run.log").open("ab") as log:
             self._child = await asyncio.create_subprocess_exec(
                 *command, cwd=folder, stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=log,
                 start_new_session=True, env=_environment(),
             )  # fmt: skip
-        follower = asyncio.create_task(self._follow(job_id, folder))
+        ended = asyncio.Event()
+        follower = asyncio.create_task(self._follow(job_id, run_log, at, ended))
         try:
             return await self._child.wait()
         finally:
             self._signal(signal.SIGKILL)  # where we are cancelled, nothing goes on without us
-            follower.cancel()
+            ended.set()
             await asyncio.gather(follower, return_exceptions=True)
             self._child = None
 
-    async def _follow(self, job_id: str, folder: Path) -> None:
-        """The run's own log becomes the job's events."""
-        path = folder / "run" / "log.jsonl"
-        at = path.stat().st_size if path.exists() else 0
-        while True:
-            await asyncio.sleep(LOOK_EVERY_S)
+    async def _follow(self, job_id: str, path: Path, at: int, ended: asyncio.Event) -> None:
+        """What the run's own log holds from byte `at` becomes the job's events, its last words too."""
+        last = False
+        while not last:
+            with suppress(asyncio.TimeoutError):
+                last = await asyncio.wait_for(ended.wait(), LOOK_EVERY_S)
             with suppress(OSError), path.open("rb") as file:
                 file.seek(at)
                 data = file.read()
