@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+from watching import held, in_steps
 
 from steelyard.artefact import write_durably
 from steelyard.serving import ServeSettings, new_key, start
@@ -233,15 +234,16 @@ def test_a_batch_goes_on_after_a_kill_without_being_asked_for(begun, state):
     api = client(service)
     rows = [line(f"r{i}", max_tokens=60, ignore_eos=True) for i in range(400)]
     file = api.files.create(file=("in.jsonl", jsonl(*rows)), purpose="batch")
-    made = api.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
-    until(lambda: api.batches.retrieve(made.id), lambda b: b.request_counts.completed > 5)
-    kill(service)
+    with held(service):
+        made = api.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
+        in_steps(service, lambda: api.batches.retrieve(made.id).request_counts.completed > 5)
+        kill(service)
     log = state / "serving" / "tiny" / "batch_output" / f"{made.id}.jsonl"
     before = log.read_bytes()
     log.write_bytes(before + b'{"id": "half')  # as a kill may leave it
     api = client(begun())
     document = state / "serving" / "tiny" / "batches" / f"{made.id}.json"
-    until(lambda: json.loads(document.read_bytes())["shown"]["status"], lambda s: s == "completed")
+    until(lambda: json.loads(document.read_bytes())["shown"]["status"], lambda s: s == "completed", 200)
     done = api.batches.retrieve(made.id)
     text = api.files.content(done.output_file_id).read()
     ids = [json.loads(x)["custom_id"] for x in text.splitlines()]
