@@ -21,6 +21,7 @@ from steelyard.errors import CheckFailed, WrongUse
 from steelyard.hardware import Calibration
 from steelyard.recipe import load
 from steelyard.run import frontier, planning, walk
+from steelyard.serving.cores import physical_cores
 
 EMPTY = Calibration(fingerprint="f", rows=(), taken=(), skipped={}, measured_s=0, path="")
 
@@ -169,6 +170,7 @@ def test_no_larger_model_is_begun_that_breaks_the_deadline(
     assert judged == ["llama/bf16"]
 
 
+@pytest.mark.skipif(len(physical_cores()) < 2, reason="two replicas need two cores")
 def test_the_words_of_serving_reach_the_service(judged: Any, up: Any) -> None:
     entry = {"id": "team", "sha256": hashlib.sha256(b"team-secret").hexdigest()}
     (up.job.folder / "keys.json").write_text(json.dumps({"keys": [entry]}), encoding="utf-8")

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 STEPS = ["clean", "train", "compress", "gate", "serve"]
@@ -56,6 +57,7 @@ def test_a_plan_alone_predicts_every_step(make_job):
     assert {"steps", "step_s", "tokens"} <= set(planned["steps"][1]["predicted"])
 
 
+@pytest.mark.timeout(900)
 def test_kill_at_random_moments_changes_no_bit(make_job):
     unbroken = make_job(steps=40, name="unbroken")
     begun = time.monotonic()
@@ -87,14 +89,13 @@ def with_limit(process: subprocess.Popen[str], seconds: float) -> None:
 
 
 def test_interrupt_stops_in_time_and_goes_on(make_job):
-    job = make_job(steps=4000)
+    job = make_job(steps=40_000)
     process = start(job, "--until", "train")
-    wait_for(job.workdir / "log.jsonl", '"train.planned"')
-    time.sleep(1)
+    assert any("train: " in line for line in process.stderr), "no step was told"  # each 10 s
     process.send_signal(signal.SIGINT)
     begun = time.monotonic()
-    out, _ = process.communicate(timeout=30)
-    assert time.monotonic() - begun < 5
+    out, _ = process.communicate(timeout=60)
+    assert time.monotonic() - begun < 15
     assert process.returncode == 6, out
     assert "again" in json.loads(out)["error"]["hint"]
     assert list((job.workdir / "artefacts").glob(".scratch-*/*")), "no checkpoint to go on from"
@@ -111,14 +112,21 @@ def test_nothing_of_a_killed_run_lives_on(make_job):
     job = make_job(steps=4000)
     process = start(job, "--until", "train")
     wait_for(job.workdir / "log.jsonl", '"train.planned"')
-    import psutil
-
     children = psutil.Process(process.pid).children(recursive=True)
     assert children
     process.kill()
     process.wait()
-    _, alive = psutil.wait_procs(children, timeout=5)
-    assert not alive
+    end = time.monotonic() + 20
+    while any(lives(child) for child in children) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not any(lives(child) for child in children)
+
+
+def lives(process: psutil.Process) -> bool:
+    """A zombie does not: who adopted it may leave it so."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def test_two_in_one_folder(make_job):
