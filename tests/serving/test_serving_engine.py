@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from steelyard import serving
 from steelyard.errors import WrongUse
-from steelyard.serving import ServeSettings, start
 from steelyard.serving.engines import ENGINES, Engine, EngineSettings, Event, GenRequest
 
 END = (2,)
@@ -210,11 +210,17 @@ def test_the_count_follows_what_really_is_computed_when_room_is_short(make):
 
 
 @pytest.fixture(scope="module")
-def drafting(make, tiny_models, tmp_path_factory) -> Callable[[str], Engine]:
+def small(tiny_models, tmp_path_factory) -> Path:
+    """Of the same tokens as the model; guesses nearly as it would go on."""
     from steelyard.model import export_openvino
 
-    small = tmp_path_factory.mktemp("small")
-    export_openvino(tiny_models("llama"), small, "int8")  # guesses nearly as the model itself would go on
+    folder = tmp_path_factory.mktemp("small")
+    export_openvino(tiny_models("llama"), folder, "int8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def drafting(make, small) -> Callable[[str], Engine]:
     return cache(lambda kind: make(speculative=kind, draft=str(small) if kind == "draft" else None))
 
 
@@ -263,7 +269,7 @@ def test_a_draft_model_of_other_tokens_is_refused(tiny_ir, tiny_models, tmp_path
     vocab[first], vocab[second] = vocab[second], vocab[first]
     (other / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(WrongUse, match="another tokenizer"):
-        start(tiny_ir, ServeSettings(speculative="draft", draft=str(other)))
+        serving.start(tiny_ir, serving.ServeSettings(speculative="draft", draft=str(other)))
 
 
 def test_what_a_decoder_cannot_do_it_refuses(engine):
@@ -346,6 +352,16 @@ def test_an_adapter_equals_its_merged_model_and_leaves_the_others_alone(make, ti
         assert ids(told[4 + n]) == ids(wanted) != ids(alone)
         assert logprobs(told[4 + n]) == pytest.approx(logprobs(wanted), abs=1e-3)
         whole.close()
+
+
+def test_a_draft_model_guesses_for_adapters_too(make, small, tmp_path):
+    """It knows nothing of the adapter: fewer of its guesses are right, the answers are the adapter's."""
+    adapter = str(lora(tmp_path / "a", 0))
+    plain = make(adapters={"one": adapter})
+    drafting = make(adapters={"one": adapter}, speculative="draft", draft=str(small))
+    asked = [request(1 + n, adapter=name) for n, name in enumerate((None, "one"))]
+    told = [{n: ids(e) for n, e in answer(engine, *asked).items()} for engine in (plain, drafting)]
+    assert told[0] == told[1] and told[0][1] != told[0][2]
 
 
 SOME = {

@@ -98,6 +98,11 @@ class Tokenizer:
         """Tokens that have a text; a model's embedding may have more rows."""
         return self._inner.get_vocab_size(with_added_tokens=True)
 
+    def has_ids_of(self, other: Tokenizer) -> bool:
+        """Does each id stand for the same token in both?"""
+        mine, theirs = (each._inner.get_vocab(with_added_tokens=True) for each in (self, other))
+        return mine == theirs
+
     @cached_property
     def eos_ids(self) -> tuple[int, ...]:
         """Ids that end an answer: of generation_config, config, tokenizer_config and the template."""

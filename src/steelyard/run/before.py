@@ -6,7 +6,7 @@ import socket
 from urllib.parse import urlsplit
 
 from ..errors import Lacking, Refused, Where, WrongUse
-from ..model import resolve
+from ..model import ModelSource, Tokenizer, resolve
 from ..recipe import Recipe
 from .workdir import Workdir
 
@@ -45,7 +45,17 @@ def check_serve_files(recipe: Recipe) -> None:
                 hint="paths are from the recipe's folder; an adapter is a PEFT folder",
             )
     if serve.draft:
-        resolve(serve.draft, recipe.root)
+        _check_draft(recipe, resolve(serve.draft, recipe.root))
+
+
+def _check_draft(recipe: Recipe, draft: ModelSource) -> None:
+    """Where both tokenizers lie open already; else the service sees to it when it starts."""
+    from ..serving import check_draft
+
+    if recipe.model != "auto" and draft.kind == "hf":
+        model = resolve(recipe.model, recipe.root)
+        if model.kind == "hf":
+            check_draft(Tokenizer(model.path), draft.path)
 
 
 def check_port(host: str, port: int) -> None:

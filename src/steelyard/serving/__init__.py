@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .keys import new_key
     from .probes import probe
     from .service import Service, check_port, find, promote, start
-    from .settings import ServeSettings, check_host, engine_settings
+    from .settings import ServeSettings, check_draft, check_host, engine_settings
     from .tuned import tune
 
 FILES = {
@@ -29,6 +29,7 @@ FILES = {
     "Service": "service",
     "GenRequest": "engines",
     "chat": "client",
+    "check_draft": "settings",
     "check_host": "settings",
     "check_port": "service",
     "engine_settings": "settings",
@@ -51,6 +52,7 @@ __all__ = [
     "ServeSettings",
     "Service",
     "chat",
+    "check_draft",
     "check_host",
     "check_port",
     "engine_settings",

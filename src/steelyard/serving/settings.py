@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import Refused
+from ..errors import Refused, Where, WrongUse
+from ..model import Tokenizer
 from .cores import split_cores, usable_cores
 from .engines import EngineSettings, kv_bytes_per_token, kv_precision, read_form
 from .tuned import known
@@ -49,6 +50,15 @@ class ServeSettings:
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def check_draft(tokenizer: Tokenizer, draft: Path) -> None:
+    """Raises WrongUse where the ids that `draft` guesses mean something else to the model of `tokenizer`."""
+    if not Tokenizer(draft).has_ids_of(tokenizer):
+        raise WrongUse(
+            "serve.draft", "the draft model has another tokenizer than the model", where=Where(str(draft)),
+            why="its guesses would be read as other tokens", hint="take a smaller model of the same family",
+        )  # fmt: skip
 
 
 def is_loopback(host: str) -> bool:
@@ -106,7 +116,12 @@ def _as_tuned(plain: EngineSettings, settings: ServeSettings) -> EngineSettings:
 
 
 def replica_settings(folder: Path, settings: ServeSettings) -> list[EngineSettings]:
-    """One for each replica: its own cores, so that none waits for another's threads at a barrier."""
+    """One for each replica: its own cores, so that none waits for another's threads at a barrier.
+
+    Raises WrongUse for a draft model that has other tokens.
+    """
+    if settings.draft:
+        check_draft(Tokenizer(folder), Path(settings.draft))
     one = engine_settings(folder, settings)
     if settings.replicas == 1:
         return [one]

@@ -53,7 +53,7 @@ def _openvino_capability() -> Capability:
         min_tokens=True,
         lora="hot",  # each in a pipeline of its own: the weights and a quarter of the KV cache once more
         mixed_adapters=False,
-        speculative=("lookup",),
+        speculative=("lookup", "draft"),
         embed=False,
         forms=tuple(FORMS),
         kv_forms=tuple(dict.fromkeys(form.kv_precision for form in FORMS.values())),

@@ -7,7 +7,11 @@ Teacher-forced scores come from the same IR in the plain runtime, loaded when fi
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +24,7 @@ from .openvino_batch import BLOCK_TOKENS, Batch
 from .openvino_grammar import Grammars, load_tokenizer, structured
 from .openvino_lora import adapter_config
 from .openvino_pages import handed_back
-from .openvino_speculation import draft, speculation
+from .openvino_speculation import draft, small_model
 from .protocol import EngineSettings, Event, GenRequest, Scores, kv_bytes_per_token, kv_precision, read_form
 
 SCORE_CHUNK = 128  # tokens: their logits are 25 MB at a vocabulary of 49k
@@ -37,7 +41,8 @@ class OpenVinoEngine:
         self.form = read_form(self.folder)
         self.settings = settings
         self.properties = properties(self.form, settings)
-        self.tokenizer = load_tokenizer(self.folder)  # shared: it holds the compiled grammars
+        # Shared: it holds the compiled grammars.
+        self.tokenizer = load_tokenizer(self.folder, wordless=settings.speculative == "draft")
         self.grammars = self.tokenizer and Grammars(self.tokenizer, _config_of(self.folder)["vocab_size"])
         self.batches: dict[str | None, Batch] = {None: self._batch(settings.cache_bytes)}
         self.leaving: list[Batch] = []  # of adapters dropped or replaced: their answers end first
@@ -51,8 +56,25 @@ class OpenVinoEngine:
     def _batch(self, cache_bytes: int, adapter: str | None = None) -> Batch:
         scheduler = _scheduler(self.settings, self.form, self.folder, cache_bytes)
         more = {"adapters": adapter_config(Path(adapter), self.folder)} if adapter else {}
-        all_properties = {**self.properties, **speculation(self.settings), **more}
-        return Batch(_pipeline(self.folder, self.tokenizer, scheduler, all_properties), scheduler)
+        with self._speculation(scheduler) as drafting:
+            all_properties = {**self.properties, **drafting, **more}
+            pipeline = _pipeline(self.folder, self.tokenizer, scheduler, all_properties, self.settings)
+        return Batch(pipeline, scheduler)
+
+    @contextmanager
+    def _speculation(self, scheduler: Any) -> Iterator[dict[str, Any]]:
+        """Properties of a pipeline that drafts, good for as long as it loads."""
+        settings = self.settings
+        if settings.speculative != "draft":
+            yield {"prompt_lookup": True} if settings.speculative == "lookup" else {}
+            return
+        folder = Path(settings.draft or "")
+        form = read_form(folder)
+        own = replace(settings, mode="fast", kv_precision=None)  # a guess need not be exact
+        its_scheduler = _scheduler(own, form, folder, 0)
+        its_scheduler.num_kv_blocks = scheduler.num_kv_blocks  # as many tokens as the model itself
+        with tempfile.TemporaryDirectory(prefix="steelyard-") as beside:
+            yield {"draft_model": small_model(folder, Path(beside), its_scheduler, properties(form, own))}
 
     def _every(self) -> list[Batch]:
         return [*self.batches.values(), *self.leaving]
@@ -63,8 +85,7 @@ class OpenVinoEngine:
         if batch is None:
             raise ValueError(f"no adapter {request.adapter!r} is loaded")
         config = _config(request)
-        if self.settings.speculative != "off":
-            draft(config, sum(len(each.running) for each in self._every()))
+        draft(config, self.settings.speculative, sum(len(each.running) for each in self._every()))
         if request.grammar:
             self._follow(request.grammar, request.stop_ids)
             config.structured_output_config = structured(request.grammar)
@@ -159,7 +180,9 @@ def properties(form: dict[str, Any], settings: EngineSettings) -> dict[str, Any]
     return found
 
 
-def _pipeline(folder: Path, tokenizer: Any | None, scheduler: Any, properties: dict[str, Any]) -> Any:
+def _pipeline(
+    folder: Path, tokenizer: Any | None, scheduler: Any, properties: dict[str, Any], settings: EngineSettings
+) -> Any:
     """Ready for its first request: the library lays the weights out anew when the first token is made."""
     with handed_back(folder / WEIGHTS):
         if tokenizer is None:  # this signature takes the properties as a mapping alone
@@ -169,7 +192,7 @@ def _pipeline(folder: Path, tokenizer: Any | None, scheduler: Any, properties: d
             pipeline = genai.ContinuousBatchingPipeline(str(folder), *more, **properties)
         config = genai.GenerationConfig(max_new_tokens=1, ignore_eos=True, apply_chat_template=False)
         config.set_eos_token_id(0)  # ignored, but without one the library refuses
-        draft(config, 0)
+        draft(config, settings.speculative, 0)
         pipeline.generate([ov.Tensor(np.zeros((1, 1), np.int64))], [config])
     return pipeline
 

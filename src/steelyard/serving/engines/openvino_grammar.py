@@ -19,6 +19,7 @@ import openvino_genai as genai
 import orjson
 
 from ...model import DETOKENIZER, export_openvino, write, write_detokenizer
+from .openvino_speculation import write_wordless
 
 FIELDS = {"json_schema": "json_schema", "regex": "regex", "ebnf": "grammar"}
 # Of JSON schema, what xgrammar reads over without a word: an answer could break it.
@@ -29,15 +30,20 @@ UNHEEDED = {
 KEPT = 1024  # grammars remembered as good
 
 
-def load_tokenizer(folder: Path) -> Any | None:
+def load_tokenizer(folder: Path, wordless: bool = False) -> Any | None:
     """GenAI's tokenizer of a served folder, for its vocabulary; None where none can be made.
 
     A folder exported without a vocabulary gets one beside it, for as long as the engine loads.
+    `wordless`: with an encoder too, as a draft model wants it (openvino_speculation.py).
     """
-    if (folder / DETOKENIZER).exists():
+    if (folder / DETOKENIZER).exists() and not wordless:
         return genai.Tokenizer(str(folder))
     with tempfile.TemporaryDirectory(prefix="steelyard-") as beside:
-        return genai.Tokenizer(beside) if write_detokenizer(folder, Path(beside)) else None
+        if not write_detokenizer(folder, Path(beside)):
+            return None
+        if wordless:
+            write_wordless(Path(beside))
+        return genai.Tokenizer(beside)
 
 
 def structured(grammar: tuple[str, str]) -> Any:
