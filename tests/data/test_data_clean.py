@@ -82,7 +82,7 @@ BYTES = st.one_of(LINE, st.binary(max_size=30).map(lambda b: b.replace(b"\n", b"
 
 
 @given(lines=st.lists(BYTES, max_size=25), rules=st.sampled_from([{}, {"dedup": "none"}, {"enabled": False}]))
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 def test_rows_in_are_kept_plus_dropped(tmp_path_factory, lines, rules):
     root = tmp_path_factory.mktemp("property")
     (root / "a.jsonl").write_bytes(b"\n".join([*lines, json.dumps(NUMBERED[9]).encode()]))

@@ -36,7 +36,7 @@ def noisy():
 
     def change(choice):
         told = (choice.get("logprobs") or {}).get("content") or []
-        seen = [(t["token"], round(t["logprob"], 3)) for t in told]  # so far all machines compute alike
+        seen = [(t["token"], round(t["logprob"], 3)) for t in told]  # further digits hang on the machine
         draw = np.random.default_rng(zlib.crc32(json.dumps(seen).encode()))
         content = [{**t, "logprob": t["logprob"] + NOISE * draw.standard_normal()} for t in told]
         return {**choice, "logprobs": {"content": content}}

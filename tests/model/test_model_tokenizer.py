@@ -255,7 +255,7 @@ def test_the_hash_follows_what_makes_ids(with_template, smol):
     assert with_template(None, bos_token="<repo_name>").hash != Tokenizer(smol).hash
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(text=st.text(max_size=12))
 def test_a_stream_gives_the_same_text_and_no_half_character(smol_tokenizer, text):
     ids = smol_tokenizer.encode(text)
@@ -266,7 +266,7 @@ def test_a_stream_gives_the_same_text_and_no_half_character(smol_tokenizer, text
         assert not any("\ufffd" in piece for piece in pieces)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(ids=st.lists(st.integers(0, 49151), max_size=40))
 def test_a_stream_of_any_ids_is_what_decoding_gives(smol_tokenizer, ids):
     stream = smol_tokenizer.stream()

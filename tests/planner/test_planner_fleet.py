@@ -63,7 +63,7 @@ def same(placed: Placement | None, tried: tuple[bool, float] | None, deadline_s,
     assert (placed.weight if placed.within else worst) == pytest.approx(tried[1])
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(st.lists(stage, min_size=1, max_size=5), limit, money)
 def test_placing_equals_trying_every_way(stages, deadline_s, budget_usd):
     same(
@@ -74,7 +74,7 @@ def test_placing_equals_trying_every_way(stages, deadline_s, budget_usd):
     )
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(st.lists(stage, min_size=1, max_size=4), st.data(), limit, money)
 def test_placing_around_one_pool_equals_trying_every_way(stages, data, deadline_s, budget_usd):
     at = data.draw(st.integers(0, len(stages) - 1))
@@ -86,7 +86,7 @@ def test_placing_around_one_pool_equals_trying_every_way(stages, data, deadline_
             assert placed.options[at].pool == pool
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(stage, min_size=2, max_size=4))
 def test_a_placement_adds_up(stages):
     placed = place(stages, POOLS)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from steelyard.errors import Lacking, Refused
@@ -137,7 +137,6 @@ def test_twice_the_epochs_train_twice_the_tokens():
     assert twice.steps["train"]["wall_s"].value > 1.6 * once.steps["train"]["wall_s"].value
 
 
-@settings(deadline=None)
 @given(st.sampled_from([256, 512, 1024]), st.sampled_from([1, 2, 4]), st.sampled_from([4, 16, 64]))
 def test_memory_grows_with_length_batch_and_rank(length, batch, rank):
     def held(length, batch, rank):

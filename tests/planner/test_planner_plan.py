@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from steelyard.errors import WrongUse
@@ -56,7 +56,6 @@ def step(setup: TrainSetup, hardware: Hardware = A100) -> dict:
     return train_step_s(SIZES, setup, hardware, TRAIN)
 
 
-@settings(deadline=None)
 @given(setups)
 def test_parts_sum_and_none_is_negative(setup):
     parts = step(setup)
@@ -64,14 +63,12 @@ def test_parts_sum_and_none_is_negative(setup):
     assert float(total(parts)) == pytest.approx(sum(float(p) for p in parts.values()))
 
 
-@settings(deadline=None)
 @given(setups, st.sampled_from(["peak", "scaleup", "scaleout"]))
 def test_better_hardware_is_never_slower(setup, what):
     better = replace(A100, **{what: getattr(A100, what) * 2})
     assert total(step(setup, better)) <= total(step(setup)) * (1 + 1e-12)
 
 
-@settings(deadline=None)
 @given(setups)
 def test_memory_falls_with_every_split_and_grows_with_the_micro_batch(setup):
     memory = train_memory_bytes(SIZES, setup)
@@ -105,7 +102,6 @@ def test_a_batch_of_many_equals_many_batches_of_one():
     assert many == pytest.approx(ones, rel=1e-9)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 256), st.integers(16, 4096))
 def test_decode_reads_weights_once_and_grows_with_the_batch(batch, prompt):
     sizes = Sizes.of(LLAMA, prompt)

@@ -61,7 +61,7 @@ def possible(work, c: dict[str, np.ndarray]) -> np.ndarray:
     )
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(axes, st.sampled_from(["llama3-8b", "gpt-18.4b", "mixtral-8x7b"]), st.sampled_from(["gaudi2", "b200"]))
 def test_the_sweep_in_float32_finds_what_float64_finds_one_by_one(values, model, device):
     work = job(model, device)
@@ -77,7 +77,7 @@ def test_the_sweep_in_float32_finds_what_float64_finds_one_by_one(values, model,
     assert found.score[: len(spent)] == pytest.approx(spent[: len(found.score)], rel=1e-3)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(axes)
 def test_finalists_in_float64_are_within_a_thousandth_of_the_sweep(values):
     work = job()
@@ -88,7 +88,7 @@ def test_finalists_in_float64_are_within_a_thousandth_of_the_sweep(values):
         assert np.all(told["memory"] <= work.room * 1.001)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(axes)
 def test_a_batch_of_one_equals_a_batch_of_many(values):
     work = job("mixtral-8x7b")

@@ -39,7 +39,7 @@ ANSWERS = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ANSWERS, st.sampled_from(["en", "zh"]))
 def test_a_draft_loads_again(answers: recipe.Answers, language: str) -> None:
     with tempfile.TemporaryDirectory() as folder:

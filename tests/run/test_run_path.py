@@ -89,7 +89,7 @@ def with_limit(process: subprocess.Popen[str], seconds: float) -> None:
 
 
 def test_interrupt_stops_in_time_and_goes_on(make_job):
-    job = make_job(steps=40_000)
+    job = make_job(steps=10_000)
     process = start(job, "--until", "train")
     assert any("train: " in line for line in process.stderr), "no step was told"  # each 10 s
     process.send_signal(signal.SIGINT)

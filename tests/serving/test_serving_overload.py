@@ -214,11 +214,14 @@ def test_a_full_queue_says_when_to_come_again_and_is_right(small):
 
 
 def test_a_deadline_ends_the_wait_and_the_work(small):
-    with held(small):
-        answer = post(small, MANY, **{"x-request-timeout": "0.05"})
+    with ThreadPoolExecutor(1) as pool, held(small):
+        answer = post(small, LONG, **{"x-request-timeout": "0.05"})
         assert answer.status_code == 408 and answer.json()["error"]["code"] == "deadline_exceeded"
-        assert post(small, {**MANY, "timeout": 0.05}).status_code == 408
         assert until(lambda: running(small) == 0)
+        pool.submit(post, small, {**ASK, "n": 2})
+        assert until(lambda: running(small) == 2)
+        assert post(small, {**LONG, "timeout": 0.05}).status_code == 408
+        assert read_metrics(small)["vllm:num_requests_waiting"] == 0
     assert post(small, ASK, **{"x-request-timeout": "soon"}).status_code == 400
     assert post(small, ASK, **{"x-request-timeout": "200"}).status_code == 200
 

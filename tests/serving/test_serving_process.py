@@ -173,7 +173,7 @@ def test_a_dead_engine_is_told_and_started_again(tiny_ir, tmp_path):
     try:
         folder.rename(tmp_path / "away")  # it cannot start again as yet
         os.kill(service.engine_pid, signal.SIGKILL)
-        assert until(lambda: httpx.get(f"{service.url}/health").status_code == 503)
+        assert until(lambda: httpx.get(f"{service.url}/health").status_code == 503, 15)
         assert httpx.get(f"{service.url}/live").status_code == 200
         (tmp_path / "away").rename(folder)
         assert until(service.healthy)

@@ -35,7 +35,7 @@ def test_files_come_back_byte_for_byte(keys, tmp_path, size):
 
 
 @given(st.binary(max_size=3000))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_bytes_come_back(keys, data):
     sealed = keys.seal_bytes(data)
     assert keys.open_bytes(sealed) == data
