@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from steelyard.gate.cause import Evidence
+from steelyard.gate.deviation import BASE, Deviation, Direction
 from steelyard.gate.parity import LIMITS, Sample, _greedy
+from steelyard.gate.verdict import Check
 
 
 class Seen:
@@ -40,3 +43,17 @@ def sample(deviation: float, margin: float, tokens: int = 40) -> Sample:
 def test_a_margin_must_be_explained_by_the_log_probabilities(deviation, margin, passed) -> None:
     found = {c.name: c for c in _greedy([sample(deviation, margin)], LIMITS["fast_no_direction"], "fast")}
     assert found["greedy_margin_worst"].passed is passed
+
+
+@pytest.mark.parametrize(
+    ("sure", "found"), [({BASE: 4.5, "layer 3": 4.9}, BASE), ({BASE: 3.9}, None), ({"layer 3": 4.9}, None)]
+)
+def test_the_base_is_a_likelier_suspect_than_one_of_many_layers(sure, found):
+    nothing = np.zeros(1)
+    ways = tuple(Direction(name=n, change=0.2, sure=t, explained=0.1) for n, t in sure.items())
+    seen = Deviation(delta=nothing, own=nothing, sensitivity=nothing, block=nothing, directions=ways)
+    passed = {"logprob_direction": Check(name="logprob_direction", passed=True)}
+    evidence = Evidence(
+        samples=[], checks=passed, tokenizer=None, reference=None, base=None, mode="int8", deviation=seen
+    )
+    assert (evidence.direction and evidence.direction.name) == found

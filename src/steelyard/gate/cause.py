@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .deviation import BASE, CONSTANT
+from .deviation import BASE, CONSTANT, LEAST_CHANGE
 from .parity import LIMITS, SURE_OWN, Limits, Sample, measure, spells
 from .prompts import Suspect, suspects
 from .reference import LOGPROB, TOP_ID, TOP_LOGPROB, Reference
@@ -31,6 +31,7 @@ CLOSER = 0.75  # a suspect must explain a quarter of the distance, or it only sh
 # two are told apart by the tasks, which the adapter holds (0.28 of free text) and rounding does not (0.83).
 TOWARDS, AWAY, MILDER = 0.45, -0.15, 0.5
 LEAST_WAY = 0.05  # a layer scaled by 1.02 moves 0.01 of that way, in a direction of chance
+LIKELY_T = 4.0  # of one direction: 1 in 15,000 by chance; an adapter at 80 % of its scale 4.99 beside INT8
 IS_BASE = 0.2  # share of the way from base to tuned that is left
 PARTLY, MOSTLY = 0.1, 0.25  # of the deviations' variance: a scaled layer 0.32 beside bf16's noise
 OTHER_MODEL_MEAN = 2.0  # nats
@@ -57,10 +58,17 @@ class Evidence:
 
     @property
     def direction(self) -> Direction | None:
-        """The direction that explains the deviations over texts best, where it is sure."""
-        if self.deviation is None or not self.failed("logprob_direction"):
+        """The direction that explains the deviations over texts best, where it is sure.
+
+        Else the way to the base where that is likely: it is one suspect among few, not one of 150, once
+        another check has failed.
+        """
+        if self.deviation is None:
             return None
-        return self.deviation.best
+        if self.failed("logprob_direction"):
+            return self.deviation.best
+        towards = (d for d in self.deviation.directions if d.name == BASE)
+        return next((d for d in towards if d.sure >= LIKELY_T and d.change >= LEAST_CHANGE), None)
 
     @property
     def limits(self) -> Limits:
