@@ -220,7 +220,7 @@ def test_a_deadline_ends_the_wait_and_the_work(small):
         assert until(lambda: running(small) == 0)
         pool.submit(post, small, {**ASK, "n": 2})
         assert until(lambda: running(small) == 2)
-        assert post(small, {**LONG, "timeout": 0.05}).status_code == 408
+        assert post(small, {**LONG, "timeout": 2}).status_code == 408  # 429 if over before it is in line
         assert read_metrics(small)["vllm:num_requests_waiting"] == 0
     assert post(small, ASK, **{"x-request-timeout": "soon"}).status_code == 400
     assert post(small, ASK, **{"x-request-timeout": "200"}).status_code == 200
