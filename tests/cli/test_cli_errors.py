@@ -32,6 +32,7 @@ USAGE = [
     (["run", "serve"], 2, "cli.usage", "run does not serve"),
     (["serve", "demo", "--port", "high"], 2, "cli.usage", "--port"),
     (["serve", "demo", "--speculative", "magic"], 2, "cli.usage", "--speculative"),
+    (["serve", "demo", "--speculative", "draft"], 2, "serve.speculative", "--draft"),
     (["serve", "demo", "--adapter", "no-folder"], 2, "cli.usage", "--adapter"),
     (["serve", "demo", "--keys", "no/such-file"], 2, "serve.keys", "no/such-file"),
     (["serve", "demo", "--host", "0.0.0.0"], 3, "serve.no_key", "--api-key"),

@@ -19,6 +19,7 @@ import pytest
 from steelyard import gate, run
 from steelyard.errors import CheckFailed, WrongUse
 from steelyard.hardware import Calibration
+from steelyard.model import export_openvino
 from steelyard.recipe import load
 from steelyard.run import frontier, planning, walk
 from steelyard.serving.cores import physical_cores
@@ -192,6 +193,22 @@ def test_an_adapter_that_is_not_there_is_said_before_any_step(judged: Any, up: A
     with pytest.raises(WrongUse) as caught:
         up(["serve.adapters={refunds: adapters/none}"])
     assert caught.value.where and caught.value.where.field == "serve.adapters.refunds" and not judged
+
+
+def test_a_draft_model_as_it_is_served_guesses_for_the_service(judged, up, tiny_models, tmp_path) -> None:
+    export_openvino(tiny_models("llama"), tmp_path / "small", "int8")
+    done = up(["serve.speculative=draft", f"serve.draft={tmp_path / 'small'}"])
+    assert done.record("serve").measured["output_tok_s"] > 0
+
+
+def test_a_draft_model_of_other_tokens_is_said_before_any_step(judged, up, tiny_models, tmp_path) -> None:
+    other = shutil.copytree(tiny_models("llama"), tmp_path / "other")
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"] = dict(zip(tokenizer["model"]["vocab"], range(9999, 0, -1), strict=False))
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(WrongUse, match="another tokenizer"):
+        up(["serve.speculative=draft", f"serve.draft={other}"])
+    assert not judged and not list(up.job.folder.glob("**/manifest.json"))
 
 
 def test_auto_takes_what_lies_here_from_small_to_large(

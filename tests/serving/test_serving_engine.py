@@ -261,6 +261,20 @@ def test_a_draft_model_keeps_up_with_many_and_full_length_answers(drafting, engi
     assert {n: ids(e) for n, e in plain.items()} == {n: ids(e) for n, e in drafted.items()}
 
 
+def test_a_draft_models_folder_keeps_its_own_tokenizer(make, small, tmp_path):
+    """As another exporter leaves it: with a tokenizer of GenAI's."""
+    folder = shutil.copytree(small, tmp_path / "theirs")
+    for kind in ("xml", "bin"):
+        (folder / f"openvino_tokenizer.{kind}").write_text("theirs")
+    assert len(ids(answer(make(speculative="draft", draft=str(folder)), request(1))[1])) == 24
+    assert {(folder / f"openvino_tokenizer.{kind}").read_text() for kind in ("xml", "bin")} == {"theirs"}
+
+
+def test_a_draft_without_a_model_is_refused(tiny_ir):
+    with pytest.raises(WrongUse, match="needs a model"):
+        serving.start(tiny_ir, serving.ServeSettings(speculative="draft"))
+
+
 def test_a_draft_model_of_other_tokens_is_refused(tiny_ir, tiny_models, tmp_path):
     other = shutil.copytree(tiny_models("llama"), tmp_path / "other")
     tokenizer = json.loads((other / "tokenizer.json").read_text())

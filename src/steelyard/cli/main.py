@@ -97,7 +97,7 @@ def _told(error: Exception) -> str:
 
 def _trace(error: Exception) -> Path:
     state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    path = state / "steelyard" / "errors.log"
+    path = Path(os.environ.get("STEELYARD_STATE") or state / "steelyard") / "errors.log"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:

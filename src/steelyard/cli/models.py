@@ -109,14 +109,15 @@ def pull(
     ] = None,
 ) -> None:
     no_settings("pull")
-    if OPTIONS.offline and source in ("hf", "modelscope"):
+    from ..model import is_here, pull
+
+    if OPTIONS.offline and source in ("hf", "modelscope") and not is_here(model, output):
         raise WrongUse(
             "cli.offline",
             say("offline: nothing is fetched"),
             why="--offline or HF_HUB_OFFLINE is set",
             hint="--from DIR",
         )
-    from ..model import pull
     from .terminal import Terminal
 
     with Terminal() as watch:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .encoder_export import export_encoder
     from .gguf import to_hf
     from .grouped import Grouped, group_of, rounded, widened
-    from .hub import pull
+    from .hub import is_here, pull
     from .network import load, save
     from .openvino_ir import export_openvino
     from .openvino_tokenizer import DETOKENIZER, write_detokenizer
@@ -56,6 +56,7 @@ FILES = {
     "exported_encoder": "encoder",
     "is_encoder": "encoder",
     "read_encoder": "encoder",
+    "is_here": "hub",
     "pull": "hub",
 }
 
@@ -81,6 +82,7 @@ __all__ = [
     "f32_of",
     "group_of",
     "is_encoder",
+    "is_here",
     "load",
     "pull",
     "read_encoder",

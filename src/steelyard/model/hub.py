@@ -61,6 +61,12 @@ class Pulled:
     bytes: int = 0  # 0 = it was here already
 
 
+def is_here(model_id: str, out: Path | None = None) -> bool:
+    """Was it pulled before, so that nothing need be fetched?"""
+    folder = out or models_folder() / model_id.partition(":")[0]
+    return folder.is_dir() and any(folder.iterdir())
+
+
 def pull(
     model_id: str,
     source: str = "hf",
@@ -81,7 +87,7 @@ def pull(
             "hub.bad_id", f"{name!r} is no model id", hint="write it like HuggingFaceTB/SmolLM2-135M"
         )
     out = out or models_folder() / name
-    if out.is_dir() and any(out.iterdir()):
+    if is_here(model_id, out):
         return _here(out, name, only)
     work = out.parent / f".pull-{out.name}"
     with _alone(work), _opened(source, endpoint, name) as shop:

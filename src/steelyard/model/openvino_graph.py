@@ -60,7 +60,7 @@ class Saved:
 def save(folder: Path, form: str, xml: Path, matrices: Mapping[str, Grouped] | None = None) -> Saved:
     """Write the graph with weights in `form` as `xml` and its .bin; `matrices` were rounded elsewhere."""
     decoder = read_decoder(folder / "config.json")
-    with ThreadPoolExecutor(len(affinity())) as pool:
+    with ThreadPoolExecutor(min(len(affinity()), 16)) as pool:
         # Named: constants read its memory until all is saved.
         graph = _Graph(decoder, Weights(folder), FORMS[form], matrices or {}, pool)
         ov.save_model(graph.model(), xml, compress_to_fp16=False)

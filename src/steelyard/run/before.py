@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from ..errors import Lacking, Refused, Where, WrongUse
-from ..model import ModelSource, Tokenizer, resolve
+from ..model import resolve
 from ..recipe import Recipe
 from .workdir import Workdir
 
@@ -44,18 +45,27 @@ def check_serve_files(recipe: Recipe) -> None:
                 where=Where(str(recipe.path), field=field),
                 hint="paths are from the recipe's folder; an adapter is a PEFT folder",
             )
-    if serve.draft:
-        _check_draft(recipe, resolve(serve.draft, recipe.root))
+    if serve.draft and not _is_served(recipe.root / serve.draft):
+        resolve(serve.draft, recipe.root)
 
 
-def _check_draft(recipe: Recipe, draft: ModelSource) -> None:
-    """Where both tokenizers lie open already; else the service sees to it when it starts."""
-    from ..serving import check_draft
+def check_draft(recipe: Recipe, base: Path) -> None:
+    """Before training, does the draft have the tokens of the model? A GGUF's are seen when it is served."""
+    from ..serving import ServeSettings
+    from ..serving import check_draft as compare
 
-    if recipe.model != "auto" and draft.kind == "hf":
-        model = resolve(recipe.model, recipe.root)
-        if model.kind == "hf":
-            check_draft(Tokenizer(model.path), draft.path)
+    if not recipe.serve.draft:
+        return
+    folder = recipe.root / recipe.serve.draft
+    if not _is_served(folder):
+        folder = resolve(recipe.serve.draft, recipe.root).path
+    if folder.is_dir():
+        compare(base, ServeSettings(speculative="draft", draft=str(folder)))
+
+
+def _is_served(folder: Path) -> bool:
+    """Is it a folder as an engine loads it?"""
+    return (folder / "openvino_model.xml").exists()
 
 
 def check_port(host: str, port: int) -> None:

@@ -31,6 +31,7 @@ from ..planner import (
 )
 from ..recipe import Recipe
 from ..shape import read as read_shape
+from .before import check_draft
 from .children import call_order, in_child
 from .expected import form_document, larger_figures
 from .ready import Ready, Way
@@ -66,6 +67,7 @@ def prepare_model(
 ) -> Ready:
     """The plan with one of the candidates; `run` is the id of a run that has begun with another."""
     base = base_of(candidate.source, watch)
+    check_draft(recipe, base.folder)
     shape = read_shape(base.folder)
     machine = probe()
     facts = count(recipe, base, watch)

@@ -16,7 +16,7 @@ from .folders import prepare
 from .front import Front
 from .keys import read_keys
 from .service import check_port
-from .settings import ServeSettings, check_host, engine_settings
+from .settings import ServeSettings, check_draft, check_draft_named, check_host, engine_settings
 from .tuned import tune
 
 
@@ -42,10 +42,14 @@ def serve(
     check_engine(settings.engine, settings.engine_python)
     if settings.port:
         check_port(settings.host, settings.port)  # before minutes of export, not after
+    _check_speculation(settings)
     prepared = prepare(source, form, engine=settings.engine)
     settings = replace(settings, fingerprint=settings.fingerprint or prepared.fingerprint)
-    settings = _with_draft(settings)
     settings = _with_encoder(replace(settings, source=settings.source or named(source)), prepared.folder)
+    _check_speculation(settings)  # an encoder has none
+    if settings.draft:
+        settings = replace(settings, draft=str(prepare(settings.draft).folder))
+    check_draft(prepared.folder, settings)
     if tried is not None and settings.engine == "openvino":
         tune(engine_settings(prepared.folder, settings), told=tried)
     asyncio.run(_run(prepared.folder, settings, ready))
@@ -57,17 +61,13 @@ def named(source: str | Path) -> str:
     return str(place.resolve()) if place.exists() else str(source)
 
 
-def _with_draft(settings: ServeSettings) -> ServeSettings:
-    """The small model ready to load. Raises WrongUse where the engine cannot speculate so."""
-    kind = settings.speculative
-    if kind != "off" and kind not in (able := CAPABILITIES[settings.engine]().speculative):
+def _check_speculation(settings: ServeSettings) -> None:
+    """Raises WrongUse where the engine cannot speculate so."""
+    kind, able = settings.speculative, CAPABILITIES[settings.engine]().speculative
+    if kind != "off" and kind not in able:
         known = ", ".join(("off", *able))
         raise WrongUse("serve.speculative", f"{settings.engine} has no {kind!r}", hint=f"one of {known}")
-    if (kind == "draft") != (settings.draft is not None):
-        raise WrongUse(
-            "serve.speculative", "`draft` needs a model, and a model `draft`", hint="--draft MODEL"
-        )
-    return replace(settings, draft=str(prepare(settings.draft).folder)) if settings.draft else settings
+    check_draft_named(settings)
 
 
 def _with_encoder(settings: ServeSettings, folder: Path) -> ServeSettings:

@@ -93,11 +93,11 @@ class Front:
         self.stopping = asyncio.Event()
         self.servers: list[uvicorn.Server] = []
         self.tasks: list[asyncio.Task[None]] = []
-        self.private = Path(tempfile.mkdtemp(prefix="steelyard-serve-"))  # mode 0700
         export_spans(settings.name)
         self.keys = KeyRing(settings.api_key, Path(settings.keys) if settings.keys else None)
         self.engine = self._engine()
         self.encoder = self._encoder()
+        self.private = Path(tempfile.mkdtemp(prefix="steelyard-serve-"))  # mode 0700; last: it wants removing
 
     def _engine(self) -> EngineProcess | Replicas:
         python = self.settings.engine_python

@@ -52,13 +52,25 @@ class ServeSettings:
         return asdict(self)
 
 
-def check_draft(tokenizer: Tokenizer, draft: Path) -> None:
-    """Raises WrongUse where the ids that `draft` guesses mean something else to the model of `tokenizer`."""
-    if not Tokenizer(draft).has_ids_of(tokenizer):
+def check_draft_named(settings: ServeSettings) -> None:
+    """Raises WrongUse where a draft model goes without the kind, or the kind without one."""
+    if (settings.speculative == "draft") != (settings.draft is not None):
         raise WrongUse(
-            "serve.draft", "the draft model has another tokenizer than the model", where=Where(str(draft)),
-            why="its guesses would be read as other tokens", hint="take a smaller model of the same family",
-        )  # fmt: skip
+            "serve.speculative", "`draft` needs a model, and a model `draft`", hint="--draft MODEL"
+        )
+
+
+def check_draft(folder: Path, settings: ServeSettings) -> None:
+    """Raises WrongUse where the ids that a draft guesses mean something else to the model in `folder`."""
+    check_draft_named(settings)
+    if settings.draft and not Tokenizer(settings.draft).has_ids_of(Tokenizer(folder)):
+        raise WrongUse(
+            "serve.draft",
+            "the draft model has another tokenizer than the model",
+            where=Where(settings.draft),
+            why="its guesses would be read as other tokens",
+            hint="take a smaller model of the same family",
+        )
 
 
 def is_loopback(host: str) -> bool:
@@ -120,8 +132,7 @@ def replica_settings(folder: Path, settings: ServeSettings) -> list[EngineSettin
 
     Raises WrongUse for a draft model that has other tokens.
     """
-    if settings.draft:
-        check_draft(Tokenizer(folder), Path(settings.draft))
+    check_draft(folder, settings)
     one = engine_settings(folder, settings)
     if settings.replicas == 1:
         return [one]

@@ -163,4 +163,5 @@ def _key(settings: EngineSettings) -> str:
         )
     )
     form = orjson.loads((folder / "form.json").read_bytes())["form"]
-    return f"{settings.engine} {form} {settings.mode} {sizes}"
+    guessing = "" if settings.speculative == "off" else f" {settings.speculative}"
+    return f"{settings.engine} {form} {settings.mode} {sizes}{guessing}"

@@ -68,12 +68,12 @@ class OpenVinoEngine:
         if settings.speculative != "draft":
             yield {"prompt_lookup": True} if settings.speculative == "lookup" else {}
             return
-        folder = Path(settings.draft or "")
+        folder = Path(str(settings.draft))
         form = read_form(folder)
         own = replace(settings, mode="fast", kv_precision=None)  # a guess need not be exact
         its_scheduler = _scheduler(own, form, folder, 0)
         its_scheduler.num_kv_blocks = scheduler.num_kv_blocks  # as many tokens as the model itself
-        with tempfile.TemporaryDirectory(prefix="steelyard-") as beside:
+        with handed_back(folder / WEIGHTS), tempfile.TemporaryDirectory(prefix="steelyard-") as beside:
             yield {"draft_model": small_model(folder, Path(beside), its_scheduler, properties(form, own))}
 
     def _every(self) -> list[Batch]:

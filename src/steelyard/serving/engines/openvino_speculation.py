@@ -40,8 +40,9 @@ def small_model(folder: Path, beside: Path, scheduler: Any, properties: dict[str
     GenAI asks both models' tokenizers whether they are the same, end tokens included. Who starts the engine
     has compared them truly (settings.py), and only ids come here: each gets one that knows no text.
     """
-    for file in folder.glob("openvino_*"):
-        os.symlink(file.resolve(), beside / file.name)
+    for kind in ("model", "detokenizer"):
+        for file in folder.glob(f"openvino_{kind}.*"):
+            os.symlink(file.resolve(), beside / file.name)
     if not (beside / DETOKENIZER).exists():  # grammars hold for its guesses too
         write_detokenizer(folder, beside)
     write_wordless(beside)
