@@ -152,7 +152,9 @@ class Study:
         form = self.ir("clean") if self.mode == "int4" else None
         if self.reference is None:
             self.reference = exact_reference(self.models["tuned"], served=form)
-            self.base = exact_reference(self.models["base"]) if "base" in self.models else None
+            if "base" in self.models:
+                of = self.models["tuned"] if form else None
+                self.base = exact_reference(self.models["base"], served=form, of=of)
         return check(
             self.models["tuned"], url, mode=self.mode, seed=seed, rows=self.rows, served=form,
             reference=self.reference, base_reference=self.base,

@@ -8,7 +8,7 @@ import pytest
 
 from steelyard.errors import Lacking, WrongUse
 from steelyard.gate import check, exact_reference
-from steelyard.model import Tokenizer
+from steelyard.model import Tokenizer, export_openvino
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +124,17 @@ def test_no_server_is_lacking_and_no_mode_is_wrong_use(tuned, references):
         verdict(tuned, "http://127.0.0.1:9", references)
     with pytest.raises(WrongUse, match="mode"):
         check(tuned, "http://127.0.0.1:9", mode="slow", reference=references[0])
+
+
+@pytest.mark.parametrize("form", ["int8", "int4_rtn"])
+def test_what_rounding_changed_in_a_model_is_added_to_its_base(tuned, base, references, tmp_path, form):
+    export_openvino(tuned, tmp_path, form)
+    rounded = exact_reference(tuned, served=tmp_path), exact_reference(base, served=tmp_path, of=tuned)
+    stored = [{n: t.clone() for n, t in r.network.tensors()} for r in references]
+    found = [dict(r.network.tensors()) for r in rounded]
+    changed = 0
+    for name in stored[0]:
+        apart = found[0][name] - found[1][name]
+        assert np.allclose(apart, stored[0][name] - stored[1][name], atol=1e-6), name
+        changed += not np.array_equal(found[1][name], stored[1][name])
+    assert changed >= 14

@@ -73,7 +73,7 @@ def step(base, tuned, rows, serve, tmp_path, monkeypatch):
 
         def reference(role, ids):
             run.compared.add(role)
-            return references["tuned" if role == "served" else role](ids)
+            return references["base" if role.startswith("base") else "tuned"](ids)
 
         calls = {"serve": serving, "reference": reference}
         draft = Store(tmp_path / "store").draft("verdict", "0" * 64, "gate", settings, artefacts)

@@ -37,12 +37,16 @@ class ExactReference:
         return [array for array in found if array is not None]
 
 
-def exact_reference(folder: Path, form: str = "stored", served: Path | None = None) -> ExactReference:
+def exact_reference(
+    folder: Path, form: str = "stored", served: Path | None = None, of: Path | None = None
+) -> ExactReference:
     """A callable over token ids of the model in `folder` (Hugging Face layout), FP32.
 
     `form` int8: its matrices rounded as that form rounds them (symmetric, one scale a row), the arithmetic
     still exact; so a service of that form can be told from one whose weights differ otherwise. `served`: a
-    folder of any form made from it; its matrices, widened, take the place of the stored ones.
+    folder of any form made from it; its matrices, widened, take the place of the stored ones. `of`: the
+    model that `served` was made from, where it is another; what rounding changed in that one is added, so
+    that the two stay as far apart as they were.
     """
     from ..model import load
 
@@ -50,20 +54,22 @@ def exact_reference(folder: Path, form: str = "stored", served: Path | None = No
     if form == "int8":
         _round_matrices(network)
     if served is not None:
-        _take_matrices(network, served)
+        _take_matrices(network, served, of)
     return ExactReference(network)
 
 
-def _take_matrices(network: Any, served: Path) -> None:
+def _take_matrices(network: Any, served: Path, of: Path | None) -> None:
     import torch
 
-    from ..model import served_weights
+    from ..model import Weights, served_weights
 
-    held = dict(served_weights(served))
+    held, stored = dict(served_weights(served)), Weights(of) if of else None
     with torch.no_grad():
         for name, tensor in network.tensors():
-            if name in held:
+            if name in held and stored is None:
                 tensor.copy_(torch.from_numpy(held[name]))
+            elif name in held and stored is not None:
+                tensor.add_(torch.from_numpy(held[name] - stored.f32(name)))
 
 
 def _round_matrices(network: Any) -> None:

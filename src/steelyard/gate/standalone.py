@@ -81,7 +81,7 @@ def check(
                 rows=scored or load_tasks(rows),
                 mode="int8_form" if served and mode in ("int8", "int4") else mode,
                 seed=seed,
-                base=base_reference or (Later(base) if base else None),
+                base=base_reference or (Later(base, served=served, of=folder) if base else None),
                 declared=declared_temperature(folder),
                 rounded=Later(folder, "int8"),
             )
@@ -96,12 +96,14 @@ def check(
 class Later:
     """A network that is loaded only where a failure asks for it."""
 
-    def __init__(self, folder: Path, form: str = "stored") -> None:
-        self.folder, self.form = folder, form
+    def __init__(
+        self, folder: Path, form: str = "stored", served: Path | None = None, of: Path | None = None
+    ) -> None:
+        self.made_of = (folder, form, served, of)
         self.held: ExactReference | None = None
 
     def loaded(self) -> ExactReference:
-        self.held = self.held or exact_reference(self.folder, self.form)
+        self.held = self.held or exact_reference(*self.made_of)
         return self.held
 
     @property

@@ -165,7 +165,7 @@ class _Judge:
             rows=self.rows,
             mode="int8_form" if rounded else mode,
             seed=self.seed,
-            base=self.reference("base"),
+            base=self.reference("base_rounded" if rounded else "base"),
             declared=declared_temperature(self.folder),
             defaults=role == "served",
         )

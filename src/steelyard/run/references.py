@@ -18,7 +18,7 @@ from ..processes import die_with_parent
 from .children import CHILD_ENV
 
 KEPT = 2  # networks in FP32 at once
-LOADED: dict[tuple[str, str | None], Any] = {}
+LOADED: dict[tuple[Path, Path | None, Path | None], Any] = {}
 
 
 class References:
@@ -28,12 +28,14 @@ class References:
         self._child: subprocess.Popen[bytes] | None = None
         self._line: Connection | None = None
 
-    def ask(self, folder: Path, rows: list[list[int]], served: Path | None = None) -> Any:
+    def ask(
+        self, folder: Path, rows: list[list[int]], served: Path | None = None, of: Path | None = None
+    ) -> Any:
         """One array [T, 3] a row (see gate.exact_reference). Raises Lacking where the child was killed."""
         if self._line is None:
             self._line = self._start()
         try:
-            self._line.send((str(folder), served and str(served), rows))
+            self._line.send(((folder, served, of), rows))
             return self._line.recv()
         except (EOFError, OSError) as error:
             raise Lacking(
@@ -67,16 +69,15 @@ class References:
         self._line = self._child = None
 
 
-def network(folder: str, served: str | None) -> Any:
-    """From the folder, or as it was; the one asked for longest ago gives way before another is loaded."""
+def network(folder: Path, served: Path | None, of: Path | None) -> Any:
+    """Made, or as it was; the one asked for longest ago gives way before another is loaded."""
     from ..gate import exact_reference
 
-    found = LOADED.pop((folder, served), None)
+    found = LOADED.pop((folder, served, of), None)
     if found is None and len(LOADED) == KEPT:
         del LOADED[next(iter(LOADED))]
-    where = Path(served) if served else None
-    LOADED[folder, served] = found or exact_reference(Path(folder), served=where)
-    return LOADED[folder, served]
+    LOADED[folder, served, of] = found or exact_reference(folder, served=served, of=of)
+    return LOADED[folder, served, of]
 
 
 def main() -> None:
@@ -84,10 +85,10 @@ def main() -> None:
     line = Connection(int(sys.argv[1]))
     while True:
         try:
-            folder, served, rows = line.recv()
+            wanted, rows = line.recv()
         except EOFError:
             return
-        line.send(network(folder, served)(rows))
+        line.send(network(*wanted)(rows))
 
 
 if __name__ == "__main__":

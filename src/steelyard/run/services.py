@@ -114,14 +114,18 @@ class Candidates:
     def reference(self, inputs: dict[str, Artefact]) -> Callable[[str, list[list[int]]], Any]:
         """The exact network's answers, computed in one child that keeps what it has loaded.
 
-        Role "served": of the tuned model with its matrices as they were rounded.
+        Role "served": of the tuned model with its matrices as they were rounded; "base_rounded": of the base
+        with what rounding changed in them.
         """
 
         def reference(role: str, rows: list[list[int]]) -> Any:
-            folder = inputs["base" if role == "base" else "checkpoint"].path()
-            return self.references.ask(
-                folder, rows, inputs["compressed"].path() if role == "served" else None
-            )
+            tuned = inputs["checkpoint"].path()
+            if role in ("served", "base_rounded"):
+                rounded = inputs["compressed"].path()
+                if role == "served":
+                    return self.references.ask(tuned, rows, rounded)
+                return self.references.ask(inputs["base"].path(), rows, rounded, tuned)
+            return self.references.ask(inputs["base"].path() if role == "base" else tuned, rows)
 
         return reference
 
