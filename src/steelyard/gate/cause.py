@@ -30,9 +30,13 @@ CLOSER = 0.75  # a suspect must explain a quarter of the distance, or it only sh
 # 0.73 to 0.79, a layer in 3 bits -0.02 to 0.07, INT4 -0.22, the adapter on another base -0.30: the last
 # two are told apart by the tasks, which the adapter holds (0.28 of free text) and rounding does not (0.83).
 TOWARDS, AWAY, MILDER = 0.45, -0.15, 0.5
+TOWARDS_ROUNDED = (
+    0.25  # beside 4 bits, rounded anew with each change: that adapter 0.32, a layer in 3 bits -0.24
+)
 LEAST_WAY = 0.05  # a layer scaled by 1.02 moves 0.01 of that way, in a direction of chance
 LIKELY_T = 4.0  # of one direction: 1 in 15,000 by chance; an adapter at 80 % of its scale 4.99 beside INT8
 IS_BASE = 0.2  # share of the way from base to tuned that is left
+AT_BASE = 0.85  # cosine of the base in 4 bits 0.91: rounding alone keeps it further off than IS_BASE
 PARTLY, MOSTLY = 0.1, 0.25  # of the deviations' variance: a scaled layer 0.32 beside bf16's noise
 OTHER_MODEL_MEAN = 2.0  # nats
 COARSE_MEAN = {
@@ -306,9 +310,10 @@ def _towards_base(evidence: Evidence, mean: float) -> tuple[str, str] | None:
     way = from_tuned(evidence)
     if way is None:
         return None
-    if way.to_base < IS_BASE * way.tuned_base:
+    if way.to_base < IS_BASE * way.tuned_base or (way.cosine > AT_BASE and way.share > 1 - IS_BASE):
         return "base", "the model before tuning answers"
-    if way.cosine > TOWARDS and way.to_tuned > LEAST_WAY * way.tuned_base:
+    towards = TOWARDS_ROUNDED if evidence.mode == "int8_form" else TOWARDS
+    if way.cosine > towards and way.to_tuned > LEAST_WAY * way.tuned_base:
         return "adapter", f"between base and tuned (cosine {way.cosine:.2f}): an adapter from earlier"
     milder = _on_tasks(evidence, way)
     if way.cosine < AWAY and milder < MILDER and mean > COARSE_MEAN[evidence.mode]:
@@ -332,6 +337,11 @@ class Way:
     to_tuned: float
     to_base: float
     tuned_base: float
+
+    @property
+    def share(self) -> float:
+        """How much of the way to the base the served model has gone, along it."""
+        return self.cosine * self.to_tuned / self.tuned_base if self.tuned_base else 0.0
 
 
 def from_tuned(evidence: Evidence) -> Way | None:
