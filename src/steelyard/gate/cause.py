@@ -43,6 +43,7 @@ COARSE_MEAN = {
     "exact": 0.15,
     "fast": 0.15,
     "int8_form": 0.15,
+    "int4_form": 0.15,
     "int8": 0.25,
     "int4": 0.7,
 }  # nats: quantising; below, a tensor was altered
@@ -312,7 +313,7 @@ def _towards_base(evidence: Evidence, mean: float) -> tuple[str, str] | None:
         return None
     if way.to_base < IS_BASE * way.tuned_base or (way.cosine > AT_BASE and way.share > 1 - IS_BASE):
         return "base", "the model before tuning answers"
-    towards = TOWARDS_ROUNDED if evidence.mode == "int8_form" else TOWARDS
+    towards = TOWARDS_ROUNDED if evidence.mode == "int4_form" else TOWARDS
     if way.cosine > towards and way.to_tuned > LEAST_WAY * way.tuned_base:
         return "adapter", f"between base and tuned (cosine {way.cosine:.2f}): an adapter from earlier"
     milder = _on_tasks(evidence, way)

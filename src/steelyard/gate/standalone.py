@@ -79,7 +79,7 @@ def check(
                 tokenizer,
                 exact,
                 rows=scored or load_tasks(rows),
-                mode="int8_form" if served and mode in ("int8", "int4") else mode,
+                mode=f"{mode}_form" if served and mode in ("int8", "int4") else mode,
                 seed=seed,
                 base=base_reference or (Later(base, served=served, of=folder) if base else None),
                 declared=declared_temperature(folder),

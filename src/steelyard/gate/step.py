@@ -163,7 +163,7 @@ class _Judge:
             self.tokenizer,
             self.reference("served" if rounded else "tuned"),
             rows=self.rows,
-            mode="int8_form" if rounded else mode,
+            mode="int4_form" if rounded else mode,
             seed=self.seed,
             base=self.reference("base_rounded" if rounded else "base"),
             declared=declared_temperature(self.folder),
