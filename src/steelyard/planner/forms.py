@@ -32,10 +32,11 @@ class Work:
 
 
 # token_s: from the table of design/engines.md section 5 (SmolLM2-135M, 2 Zen 4 cores, 128 tokens in, 64 out,
-# at 1, 8 and 32 streams), which these and the two rates below reproduce within 15 %. export_bytes: peaks of
-# single exports at 135M and 596M parameters; BF16 is mapped, and joined matrices are copied beside.
+# at 1, 8 and 32 streams), which these and the two rates below reproduce within 15 %; INT8's from
+# bench/peers.py (135M to 1.7G parameters, joined products: -26 to +20 %). export_bytes: peaks of exports
+# at 135M and 596M parameters; BF16 is mapped, and joined matrices are copied beside.
 BF16 = Work(export_s=4e-9, export_bytes=(2.45, 0), token_s=5e-12)
-INT8 = Work(export_s=5e-9, export_bytes=(1.1, 0), token_s=7.2e-12)
+INT8 = Work(export_s=5e-9, export_bytes=(1.1, 0), token_s=5e-12)
 INT4 = Work(export_s=2e-8, export_bytes=(0.83, 0), token_s=5.5e-12)
 CALIBRATED = Work(export_s=4e-7, export_bytes=(6, 4), token_s=5.5e-12)  # two passes of 16,384 tokens
 WORK: dict[str, Work] = {
