@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,22 @@ from steelyard.serving import ServeSettings, Service, prepare, start
 
 
 @pytest.fixture(scope="session")
-def tiny_ir(tiny_models, tmp_path_factory) -> Path:
+def tiny_form(tiny_models, tmp_path_factory) -> Callable[[str], Path]:
+    """`tiny_form("int8")`: the tiny llama as the engine loads it, exported once."""
     from steelyard.model import export_openvino
 
-    out = tmp_path_factory.mktemp("tiny-ir")
-    export_openvino(tiny_models("llama"), out, "f32")
-    return out
+    @cache
+    def exported(form: str) -> Path:
+        out = tmp_path_factory.mktemp(f"tiny-{form}")
+        export_openvino(tiny_models("llama"), out, form)
+        return out
+
+    return exported
+
+
+@pytest.fixture(scope="session")
+def tiny_ir(tiny_form) -> Path:
+    return tiny_form("f32")
 
 
 @pytest.fixture(scope="session")

@@ -210,13 +210,9 @@ def test_the_count_follows_what_really_is_computed_when_room_is_short(make):
 
 
 @pytest.fixture(scope="module")
-def small(tiny_models, tmp_path_factory) -> Path:
+def small(tiny_form) -> Path:
     """Of the same tokens as the model; guesses nearly as it would go on."""
-    from steelyard.model import export_openvino
-
-    folder = tmp_path_factory.mktemp("small")
-    export_openvino(tiny_models("llama"), folder, "int8")
-    return folder
+    return tiny_form("int8")
 
 
 @pytest.fixture(scope="module")

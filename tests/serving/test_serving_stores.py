@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import openai
 import pytest
+from watching import awaited as until
 from watching import held, in_steps
 
 from steelyard.artefact import write_durably
@@ -32,15 +32,6 @@ def line(custom_id: str, url: str = CHAT, **body) -> dict:
 
 def jsonl(*rows: dict) -> bytes:
     return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
-
-
-def until(read, wanted, timeout_s: float = 60.0):
-    """What `read` gives once `wanted` holds of it."""
-    end = time.monotonic() + timeout_s
-    while not wanted(found := read()):
-        assert time.monotonic() < end, found
-        time.sleep(0.05)
-    return found
 
 
 @pytest.fixture

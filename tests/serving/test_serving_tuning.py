@@ -8,10 +8,12 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import openai
 import pytest
+from watching import awaited
 
 from steelyard.serving import ServeSettings, start
 from steelyard.serving.object_store import ObjectStore
@@ -24,16 +26,11 @@ ROWS = [
 ONE = {"n_epochs": 1, "batch_size": 8, "learning_rate_multiplier": 2}
 
 
+until = partial(awaited, timeout_s=280.0)
+
+
 def jsonl(rows) -> bytes:
     return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
-
-
-def until(read, wanted, timeout_s: float = 280.0):
-    end = time.monotonic() + timeout_s
-    while not wanted(found := read()):
-        assert time.monotonic() < end, found
-        time.sleep(0.1)
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,15 @@ def until(true, limit_s=60.0):
     return true()
 
 
+def awaited(read, wanted, timeout_s: float = 60.0):
+    """What `read` gives once `wanted` holds of it."""
+    end = time.monotonic() + timeout_s
+    while not wanted(found := read()):
+        assert time.monotonic() < end, found
+        time.sleep(0.05)
+    return found
+
+
 def read_metrics(service, key=None):
     """Sums of /metrics by name, whatever the labels."""
     headers = {"authorization": f"Bearer {key}"} if key else {}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import Problem, Stopped, WrongUse, from_os_error
+from ..places import state_folder
 from . import options
 from .messages import say
 from .output import failure, note
@@ -96,8 +96,7 @@ def _told(error: Exception) -> str:
 
 
 def _trace(error: Exception) -> Path:
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    path = Path(os.environ.get("STEELYARD_STATE") or state / "steelyard") / "errors.log"
+    path = state_folder() / "errors.log"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:

@@ -30,9 +30,8 @@ CLOSER = 0.75  # a suspect must explain a quarter of the distance, or it only sh
 # 0.73 to 0.79, a layer in 3 bits -0.02 to 0.07, INT4 -0.22, the adapter on another base -0.30: the last
 # two are told apart by the tasks, which the adapter holds (0.28 of free text) and rounding does not (0.83).
 TOWARDS, AWAY, MILDER = 0.45, -0.15, 0.5
-TOWARDS_ROUNDED = (
-    0.25  # beside 4 bits, rounded anew with each change: that adapter 0.32, a layer in 3 bits -0.24
-)
+# Beside 4 bits, which a change rounds anew: that adapter 0.32, a layer in 3 bits -0.24.
+TOWARDS_ROUNDED = 0.25
 LEAST_WAY = 0.05  # a layer scaled by 1.02 moves 0.01 of that way, in a direction of chance
 LIKELY_T = 4.0  # of one direction: 1 in 15,000 by chance; an adapter at 80 % of its scale 4.99 beside INT8
 IS_BASE = 0.2  # share of the way from base to tuned that is left

@@ -66,9 +66,11 @@ def _take_matrices(network: Any, served: Path, of: Path | None) -> None:
     held, stored = dict(served_weights(served)), Weights(of) if of else None
     with torch.no_grad():
         for name, tensor in network.tensors():
-            if name in held and stored is None:
+            if name not in held:
+                continue
+            if stored is None:
                 tensor.copy_(torch.from_numpy(held[name]))
-            elif name in held and stored is not None:
+            else:
                 tensor.add_(torch.from_numpy(held[name] - stored.f32(name)))
 
 

@@ -3,7 +3,7 @@
 Not here: what a job costs (planner).
 """
 
-from .calibration import Calibration, cache_folder, measure, recall
+from .calibration import Calibration, measure, recall
 from .catalogue import (
     Device,
     Devices,
@@ -27,7 +27,6 @@ __all__ = [
     "Finding",
     "Machine",
     "affinity",
-    "cache_folder",
     "catalogue",
     "findings",
     "lookup",

@@ -22,6 +22,7 @@ from typing import IO, Any
 
 from steelyard.errors import Problem
 
+from ..places import cache_folder
 from .machine import Machine
 
 SCHEMA = 2  # raise it when a probe measures something else under the same name
@@ -50,12 +51,6 @@ class Calibration:
     def of(self, op: str, **fields: Any) -> list[dict[str, Any]]:
         """Rows of one operation, those whose fields equal `fields`."""
         return [r for r in self.rows if r.get("op") == op and all(r.get(k) == v for k, v in fields.items())]
-
-
-def cache_folder() -> Path:
-    """$STEELYARD_CACHE, else the user's cache folder."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("STEELYARD_CACHE") or home / "steelyard")
 
 
 def measure(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .openvino_tokenizer import DETOKENIZER, write_detokenizer
     from .sentence_tokenizer import SentenceTokenizer
     from .served import served_weights
-    from .source import FAMILIES, ModelSource, check_folder, resolve
+    from .source import FAMILIES, ModelSource, check_folder, models_folder, resolve
     from .tokenizer import BYTE_OF, Stream, Tokenizer, answer_span, chat_ids
     from .weights import Weights, bf16_of, f32_of, write
 
@@ -57,6 +57,7 @@ FILES = {
     "is_encoder": "encoder",
     "read_encoder": "encoder",
     "is_here": "hub",
+    "models_folder": "source",
     "pull": "hub",
 }
 
@@ -84,6 +85,7 @@ __all__ = [
     "is_encoder",
     "is_here",
     "load",
+    "models_folder",
     "pull",
     "read_encoder",
     "resolve",

@@ -32,6 +32,7 @@ ENDS = ("model.embed_tokens.weight", "lm_head.weight")
 QKV = ("self_attn.qkv_proj", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"))
 GATE_UP = ("mlp.gate_up_proj", ("mlp.gate_proj", "mlp.up_proj"))
 BAND = 2**18  # numbers rounded at a time: in f32 they stay in the second-level cache
+MOST_THREADS = 16  # each holds a band and its copies
 FAR = np.iinfo(np.int64).max
 
 
@@ -60,7 +61,7 @@ class Saved:
 def save(folder: Path, form: str, xml: Path, matrices: Mapping[str, Grouped] | None = None) -> Saved:
     """Write the graph with weights in `form` as `xml` and its .bin; `matrices` were rounded elsewhere."""
     decoder = read_decoder(folder / "config.json")
-    with ThreadPoolExecutor(min(len(affinity()), 16)) as pool:
+    with ThreadPoolExecutor(min(len(affinity()), MOST_THREADS)) as pool:
         # Named: constants read its memory until all is saved.
         graph = _Graph(decoder, Weights(folder), FORMS[form], matrices or {}, pool)
         ov.save_model(graph.model(), xml, compress_to_fp16=False)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Lacking, Where, WrongUse
-from ..hardware import cache_folder
+from ..places import cache_folder
 from ..shape import broken, gguf_header, read_json, safetensors_header, shards
 from .convert import CONVERTED
 

@@ -49,10 +49,9 @@ def check_serve_files(recipe: Recipe) -> None:
         resolve(serve.draft, recipe.root)
 
 
-def check_draft(recipe: Recipe, base: Path) -> None:
+def check_guesses(recipe: Recipe, base: Path) -> None:
     """Before training, does the draft have the tokens of the model? A GGUF's are seen when it is served."""
-    from ..serving import ServeSettings
-    from ..serving import check_draft as compare
+    from ..serving import check_draft
 
     if not recipe.serve.draft:
         return
@@ -60,7 +59,7 @@ def check_draft(recipe: Recipe, base: Path) -> None:
     if not _is_served(folder):
         folder = resolve(recipe.serve.draft, recipe.root).path
     if folder.is_dir():
-        compare(base, ServeSettings(speculative="draft", draft=str(folder)))
+        check_draft(base, folder)
 
 
 def _is_served(folder: Path) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..artefact import write_durably
 from ..errors import Where, WrongUse
+from ..places import state_folder
 from ..trust import load_keys, read_log
 from .workdir import Workdir
 
@@ -23,8 +24,7 @@ STOP_S = 30.0  # a run stops after its next safe point
 
 
 def registry() -> Path:
-    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    return Path(os.environ.get("STEELYARD_STATE") or home / "steelyard") / "runs"
+    return state_folder() / "runs"
 
 
 def remember(workdir: Workdir, run: str, name: str, trust: tuple[str, str | None, str]) -> None:

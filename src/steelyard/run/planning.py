@@ -17,9 +17,10 @@ from typing import Any
 from ..artefact import Artefact, Watch, adopt, write_durably
 from ..errors import Lacking, Where
 from ..forms import FORMS
-from ..hardware import Calibration, Machine, cache_folder, catalogue, measure, probe, published_constants
+from ..hardware import Calibration, Machine, catalogue, measure, probe, published_constants
 from ..ledger import Ledger
 from ..model import ModelSource
+from ..places import cache_folder
 from ..planner import (
     DataFacts,
     Local,
@@ -31,7 +32,7 @@ from ..planner import (
 )
 from ..recipe import Recipe
 from ..shape import read as read_shape
-from .before import check_draft
+from .before import check_guesses
 from .children import call_order, in_child
 from .expected import form_document, larger_figures
 from .ready import Ready, Way
@@ -67,7 +68,7 @@ def prepare_model(
 ) -> Ready:
     """The plan with one of the candidates; `run` is the id of a run that has begun with another."""
     base = base_of(candidate.source, watch)
-    check_draft(recipe, base.folder)
+    check_guesses(recipe, base.folder)
     shape = read_shape(base.folder)
     machine = probe()
     facts = count(recipe, base, watch)

@@ -119,13 +119,11 @@ class Candidates:
         """
 
         def reference(role: str, rows: list[list[int]]) -> Any:
-            tuned = inputs["checkpoint"].path()
-            if role in ("served", "base_rounded"):
-                rounded = inputs["compressed"].path()
-                if role == "served":
-                    return self.references.ask(tuned, rows, rounded)
-                return self.references.ask(inputs["base"].path(), rows, rounded, tuned)
-            return self.references.ask(inputs["base"].path() if role == "base" else tuned, rows)
+            folder = inputs["base" if role.startswith("base") else "checkpoint"].path()
+            if role in ("base", "tuned"):
+                return self.references.ask(folder, rows)
+            of = inputs["checkpoint"].path() if role == "base_rounded" else None
+            return self.references.ask(folder, rows, inputs["compressed"].path(), of)
 
         return reference
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 from ..artefact import Watch
 from ..errors import Lacking, Problem, Where
-from ..hardware import cache_folder
-from ..model import ModelSource, resolve
+from ..model import ModelSource, models_folder, resolve
 from ..recipe import Recipe
 from ..shape import Shape
 from ..shape import read as read_shape
@@ -48,7 +47,7 @@ def candidates_of(recipe: Recipe, watch: Watch) -> tuple[Sized, ...]:
 
 def local_names() -> list[str]:
     """The packaged model and what `steelyard pull` fetched."""
-    cache = cache_folder() / "models"
+    cache = models_folder()
     files = (*cache.glob("*/*/config.json"), *cache.glob("*/*/*.gguf"))
     pulled = {f.parent.relative_to(cache).as_posix() for f in files if not f.parent.name.startswith(".")}
     return ["demo", *sorted(pulled)]

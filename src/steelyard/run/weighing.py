@@ -15,8 +15,9 @@ from typing import Any
 
 from ..artefact import Watch, write_durably
 from ..errors import Problem
-from ..hardware import Machine, cache_folder, catalogue, named_models, probe, published_constants, recall
+from ..hardware import Machine, catalogue, named_models, probe, published_constants, recall
 from ..model import resolve
+from ..places import cache_folder
 from ..planner import DataFacts, Local, Plans, Request, fill, named_shape, plan_recipe, predict, request_of
 from ..recipe import Recipe
 from ..shape import Shape

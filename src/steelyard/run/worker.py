@@ -21,6 +21,7 @@ from ..errors import Problem, from_os_error, writing_in
 from ..processes import die_with_parent
 from ..trust import load_keys
 from .children import no_memory
+from .memory import SHORT_SAMPLE_S
 
 
 class PipeWatch(Watch):
@@ -69,10 +70,11 @@ def carry_out(order: dict[str, Any], watch: Watch) -> Any:
         told["kind"], told["key"], told["step"], order["settings"], [], Path(told["folder"]), scratch
     )
     with writing_in(told["folder"]):
-        return call(inputs, order["settings"], draft, watch)
+        figures = call(inputs, order["settings"], draft, watch)
+    time.sleep(3 * SHORT_SAMPLE_S)  # a step of two tenths of a second would end before its peak was counted
+    return figures
 
 
-SEEN_S = 0.06  # three samples of memory.py: a step of two tenths of a second ends before its peak was counted
 OUT_OF_MEMORY = ("allocate memory", "failed to map segment", "bad_alloc", "bad alloc")
 
 
@@ -99,9 +101,7 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, stop)
     try:
-        done = carry_out(order, watch)
-        time.sleep(SEEN_S)
-        watch.say(done=done)
+        watch.say(done=carry_out(order, watch))
         return 0
     except Exception as error:
         problem = problem_of(error)

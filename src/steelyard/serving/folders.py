@@ -19,8 +19,8 @@ import orjson
 
 from ..artefact import adopt
 from ..errors import Lacking, Refused, Where, WrongUse
-from ..hardware import cache_folder
 from ..model import ModelSource, encoder_folder, export_encoder, export_openvino, resolve, to_hf
+from ..places import cache_folder
 from .engines import CAPABILITIES
 
 ENCODER_VERSION = 1  # as IR_VERSION, of model/openvino_encoder.py

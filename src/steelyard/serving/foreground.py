@@ -49,8 +49,9 @@ def serve(
     _check_speculation(settings)  # an encoder has none
     if settings.draft:
         settings = replace(settings, draft=str(prepare(settings.draft).folder))
-    check_draft(prepared.folder, settings)
     if tried is not None and settings.engine == "openvino":
+        if settings.draft:
+            check_draft(prepared.folder, settings.draft)  # the engines' start does, after minutes of trials
         tune(engine_settings(prepared.folder, settings), told=tried)
     asyncio.run(_run(prepared.folder, settings, ready))
 

@@ -25,6 +25,7 @@ import orjson
 from starlette.requests import Request
 
 from ..artefact import write_durably
+from ..places import state_folder
 from .api_error import ApiError
 
 ID = re.compile(r"[A-Za-z0-9_-]{1,80}")  # what may become a file's name
@@ -48,11 +49,9 @@ class Stored:
         return replace(self, hidden={**self.hidden, **changed})
 
 
-def state_folder(name: str) -> Path:
+def store_folder(name: str) -> Path:
     """Where the service of this name keeps what must outlive it; another name, another folder."""
-    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    root = Path(os.environ.get("STEELYARD_STATE") or home / "steelyard")
-    return root / "serving" / (quote(name, safe="")[:120].lstrip(".") or "default")
+    return state_folder() / "serving" / (quote(name, safe="")[:120].lstrip(".") or "default")
 
 
 def new_id(prefix: str) -> str:

@@ -60,14 +60,13 @@ def check_draft_named(settings: ServeSettings) -> None:
         )
 
 
-def check_draft(folder: Path, settings: ServeSettings) -> None:
-    """Raises WrongUse where the ids that a draft guesses mean something else to the model in `folder`."""
-    check_draft_named(settings)
-    if settings.draft and not Tokenizer(settings.draft).has_ids_of(Tokenizer(folder)):
+def check_draft(folder: Path, draft: Path | str) -> None:
+    """Raises WrongUse where the ids that `draft` guesses mean something else to the model in `folder`."""
+    if not Tokenizer(draft).has_ids_of(Tokenizer(folder)):
         raise WrongUse(
             "serve.draft",
             "the draft model has another tokenizer than the model",
-            where=Where(settings.draft),
+            where=Where(str(draft)),
             why="its guesses would be read as other tokens",
             hint="take a smaller model of the same family",
         )
@@ -132,7 +131,9 @@ def replica_settings(folder: Path, settings: ServeSettings) -> list[EngineSettin
 
     Raises WrongUse for a draft model that has other tokens.
     """
-    check_draft(folder, settings)
+    check_draft_named(settings)
+    if settings.draft:
+        check_draft(folder, settings.draft)
     one = engine_settings(folder, settings)
     if settings.replicas == 1:
         return [one]

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp
 
 from . import batches, embeddings, files_api, rerank, tuning_job
 from .batches import Batches
-from .object_store import ObjectStore, state_folder
+from .object_store import ObjectStore, store_folder
 from .tuning import Tuning
 
 BODIES: dict[str, type[BaseModel]] = {
@@ -25,7 +25,7 @@ class Stores:
     """What outlives a request, and the work that goes on beside requests."""
 
     def __init__(self, api: Any) -> None:
-        self.store = ObjectStore(state_folder(api.settings.name))
+        self.store = ObjectStore(store_folder(api.settings.name))
         self.batches = Batches(api, self.store)
         self.tuning = Tuning(api, self.store)
 

@@ -19,8 +19,9 @@ from typing import Any
 import orjson
 
 from ..artefact import write_durably
-from ..hardware import affinity, cache_folder
+from ..hardware import affinity
 from ..hardware import probe as machine
+from ..places import cache_folder
 from .cores import physical_cores, usable_cores
 from .engine_process import EngineProcess
 from .engines import EngineSettings

@@ -39,11 +39,8 @@ def load_tokenizer(folder: Path, wordless: bool = False) -> Any | None:
     if (folder / DETOKENIZER).exists() and not wordless:
         return genai.Tokenizer(str(folder))
     with tempfile.TemporaryDirectory(prefix="steelyard-") as beside:
-        if not write_detokenizer(folder, Path(beside)):
-            return None
-        if wordless:
-            write_wordless(Path(beside))
-        return genai.Tokenizer(beside)
+        write_into = write_wordless if wordless else write_detokenizer
+        return genai.Tokenizer(beside) if write_into(folder, Path(beside)) else None
 
 
 def structured(grammar: tuple[str, str]) -> Any:

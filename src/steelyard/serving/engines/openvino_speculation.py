@@ -40,17 +40,17 @@ def small_model(folder: Path, beside: Path, scheduler: Any, properties: dict[str
     GenAI asks both models' tokenizers whether they are the same, end tokens included. Who starts the engine
     has compared them truly (settings.py), and only ids come here: each gets one that knows no text.
     """
-    for kind in ("model", "detokenizer"):
-        for file in folder.glob(f"openvino_{kind}.*"):
-            os.symlink(file.resolve(), beside / file.name)
-    if not (beside / DETOKENIZER).exists():  # grammars hold for its guesses too
-        write_detokenizer(folder, beside)
-    write_wordless(beside)
+    _link(folder, beside, "openvino_model.*")
+    write_wordless(folder, beside)
     return genai.draft_model(str(beside), "CPU", scheduler_config=scheduler, **properties)
 
 
-def write_wordless(folder: Path) -> None:
-    """A tokenizer that gives any text one id, 0. Never into a folder that others load."""
+def write_wordless(folder: Path, beside: Path) -> bool:
+    """Into `beside`: the vocabulary of `folder`, for grammars, and a tokenizer that gives any text one id, 0.
+
+    Never into a folder that others load. False where no vocabulary can be had.
+    """
+    _link(folder, beside, "openvino_detokenizer.*")
     texts = op.parameter([-1], ov.Type.string)
     texts.output(0).get_tensor().set_names({"string_input"})
     shape = op.concat([op.shape_of(texts), op.constant(np.array([1], np.int64))], 0)
@@ -59,4 +59,10 @@ def write_wordless(folder: Path) -> None:
         filled = op.broadcast(op.constant(np.int64(value)), shape)
         filled.output(0).get_tensor().set_names({name})
         ends.append(op.result(filled))
-    ov.save_model(ov.Model(ends, [texts], "wordless"), folder / TOKENIZER, compress_to_fp16=False)
+    ov.save_model(ov.Model(ends, [texts], "wordless"), beside / TOKENIZER, compress_to_fp16=False)
+    return (beside / DETOKENIZER).exists() or write_detokenizer(folder, beside)
+
+
+def _link(folder: Path, beside: Path, pattern: str) -> None:
+    for file in folder.glob(pattern):
+        os.symlink(file.resolve(), beside / file.name)

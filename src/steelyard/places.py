@@ -1,0 +1,21 @@
+"""Where this user's things lie, outside of any project: what can be made again, and what cannot."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """$STEELYARD_CACHE, else the user's cache folder."""
+    return _folder("STEELYARD_CACHE", "XDG_CACHE_HOME", ".cache")
+
+
+def state_folder() -> Path:
+    """$STEELYARD_STATE, else the user's folder for state."""
+    return _folder("STEELYARD_STATE", "XDG_STATE_HOME", ".local/state")
+
+
+def _folder(ours: str, users: str, default: str) -> Path:
+    home = Path(os.environ.get(users) or Path.home() / default)
+    return Path(os.environ.get(ours) or home / "steelyard")
