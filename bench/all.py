@@ -1,20 +1,26 @@
-"""Every figure of the README, each by its own command; `make bench` runs all of them, in about three hours.
+"""Every figure of docs/figures.md, each by its own command; `make bench` runs all, in about three hours.
 
-    python bench/all.py [NAME ...]          # names: see BENCHES; results in bench/results/NAME.json
+    python bench/all.py [NAME ...]          # names: see BENCHES
 
-A bench whose material is missing (STEELYARD_SHARED) is said to be skipped; a skip is no figure.
+What a bench printed lies in bench/results/raw/NAME.json. Where tables.py knows the bench, its table goes to
+bench/results/NAME.json, from which `make docs` makes docs/figures.md. A bench whose material is missing
+(STEELYARD_SHARED) is reported as skipped; a skip is no figure.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import tables
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
+RAW = RESULTS / "raw"
 SHARED = Path(os.environ.get("STEELYARD_SHARED") or ROOT.parent / "shared")
 WORK = RESULTS / "work"
 BASE = WORK / "base"
@@ -37,7 +43,7 @@ BENCHES: dict[str, tuple[list[list[str]], str]] = {
     "install": ([[*PYTHON, "bench/install.py"]], ""),
     "install_serve": ([[*PYTHON, "bench/install.py", "serve"]], ""),
     "path": ([[*PYTHON, "demo/make_data.py"], [*STEELYARD, *PATH_RUN]], ""),
-    "plan_check": ([[*PYTHON, "bench/plan_check.py", str(RESULTS / "path.json")]], ""),
+    "plan_check": ([[*PYTHON, "bench/plan_check.py", str(RAW / "path.json")]], ""),
     "kill": ([[*PYTHON, "bench/kill.py"]], ""),
     "train": ([[*PYTHON, "bench/base.py", str(BASE)], [*PYTHON, "bench/train.py", str(BASE)]], ""),
     "serve": ([[*PYTHON, "bench/serve.py", "demo"]], ""),
@@ -67,10 +73,22 @@ def run(name: str) -> str:
         return f"skipped: {SHARED / needs} is not there"
     for command in commands:
         done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        (RESULTS / f"{name}.json").write_text(done.stdout, encoding="utf-8")
+        (RAW / f"{name}.json").write_text(done.stdout, encoding="utf-8")
         if done.returncode:
             return f"failed: exit {done.returncode} of {' '.join(command[:3])}"
+    if name in tables.TITLES:
+        title, table = tables.TITLES[name]
+        made = tables.record(title, shown(commands[-1]), table(json.loads(done.stdout)))
+        tables.write(RESULTS / f"{name}.json", made)
     return "ok"
+
+
+def shown(command: list[str]) -> str:
+    """The command as a reader types it: no path of this machine."""
+    words = ["python" if word == sys.executable else word for word in command]
+    return (
+        " ".join(words).replace(f"{RESULTS}/", "bench/results/").replace("python -m steelyard", "steelyard")
+    )
 
 
 def main() -> int:
@@ -79,6 +97,7 @@ def main() -> int:
     if unknown:
         sys.exit(f"no bench {unknown[0]!r}; there are {', '.join(BENCHES)}")
     WORK.mkdir(parents=True, exist_ok=True)
+    RAW.mkdir(exist_ok=True)
     states = {}
     for name in names:
         begun = time.monotonic()

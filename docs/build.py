@@ -1,6 +1,7 @@
 """Write docs/reference from the thing itself: Typer, the recipe's schema, the exit codes, devices.csv.
 
-And docs/why/claims.md, in English and Chinese, from `steelyard plan --claims`.
+And docs/why/claims.md, in English and Chinese, from `steelyard plan --claims`; docs/figures.md from
+bench/results.
 
 python docs/build.py            write the pages
 python docs/build.py --check    exit 1 where a page is stale
@@ -18,6 +19,8 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import figures
+
 os.environ |= {"STEELYARD_LANG": "en", "COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"}
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,6 +33,7 @@ def main() -> int:
     pages = {f"reference/{name}": MADE + text for name, text in pages.items()}
     pages["reference/recipe.schema.json"] = schema()
     pages |= {"why/claims.md": MADE + claims("en"), "why/claims.zh.md": MADE + claims("zh")}
+    pages["figures.md"] = MADE + figures.page()
     stale = [name for name, text in pages.items() if not _same(OUT / name, text)]
     if "--check" in sys.argv:
         for name in stale:

@@ -1,0 +1,119 @@
+"""What a bench printed, as the small table that docs/figures.md shows: one function a bench.
+
+A record: {"title", "date", "machine", "command", "columns", "rows", "note"?}. Its rows say in words what was
+measured; no time of day, no path, no host.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Table = tuple[list[str], list[list[str]]]  # columns, rows
+GIB = 2**30
+
+
+def record(title: str, command: str, table: Table, note: str | None = None) -> dict[str, Any]:
+    columns, rows = table
+    made = {"title": title, "date": time.strftime("%Y-%m-%d"), "machine": machine(), "command": command}
+    return made | {"columns": columns, "rows": rows} | ({"note": note} if note else {})
+
+
+def machine() -> str:
+    """Cores, CPU and memory of this machine, in one line."""
+    info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    cpu = next(
+        (line.split(":", 1)[1].strip() for line in info.splitlines() if line.startswith("model name")), "CPU"
+    )
+    able = [name for name in ("amx_bf16", "avx512_bf16", "avx512_vnni") if name in info]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    return f"{os.cpu_count()} cores of {cpu} ({', '.join(able) or 'no bf16'}), {memory:.0f} GiB"
+
+
+def write(path: Path, made: dict[str, Any]) -> None:
+    path.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+# ------------------------------------------------------------------ one function a bench
+
+
+def install(found: dict[str, Any]) -> Table:
+    helped = f"{found['help_s']:.2f} s"
+    row = [found["install"], f"{found['wheel_bytes'] / 1e6:.1f} MB", str(found["packages"]), helped]
+    return ["install", "wheels", "packages", "--help"], [row]
+
+
+def path(found: dict[str, Any]) -> Table:
+    """Of an `up --json` document: the steps predicted and measured, then the scores."""
+    rows = []
+    for step in found["steps"]:
+        for name, unit in (
+            ("wall_s", "s"),
+            ("step_s", "s"),
+            ("peak_rss_bytes", "bytes"),
+            ("ttft_s", "s"),
+            ("tpot_s", "s"),
+        ):
+            predicted, measured = step["predicted"].get(name), step["measured"].get(name)
+            if predicted is None or not measured or step["state"] != "done":
+                continue
+            error = f"{(predicted / measured - 1) * 100:+.0f} %"
+            rows.append([f"{step['step']}: {name}", shown(predicted, unit), shown(measured, unit), error])
+    for role, scores in found["scores"].items():
+        rows += [
+            [f"score of {role}: {ability}", "–", f"{value * 100:.1f} %", "–"]
+            for ability, value in scores.items()
+        ]
+    return ["figure", "predicted", "measured", "predicted over measured"], rows
+
+
+def kill(found: dict[str, Any]) -> Table:
+    return ["what", "measured"], [
+        ["moments survived with equal hashes", f"{found['survived']} of {len(found['points'])}"]
+    ]
+
+
+def train(found: dict[str, Any]) -> Table:
+    rows = [
+        ["tokens per second", f"{found['tokens_per_s']:.0f}"],
+        ["peak memory", shown(found["peak_rss_bytes"], "bytes")],
+    ]
+    return ["what", "measured"], rows
+
+
+def start(found: dict[str, Any]) -> Table:
+    cells = [
+        f"{found['model']}, {found['form']}",
+        f"{found['first_ever_s']:.1f} s",
+        f"{found['warm_s']:.1f} s",
+    ]
+    columns = ["model, form", "first start ever", "later starts", "peak memory, first start"]
+    return columns, [[*cells, shown(found["peak_bytes_first"], "bytes")]]
+
+
+def gate(found: dict[str, Any]) -> Table:
+    drifts = f"{found['caught']} of {found['drifts']}"
+    clean = f"{found['false_alarms']} of {found['clean_runs']}"
+    columns = ["mode", "drifts caught", "with the right cause", "clean services alarmed"]
+    return columns, [[found["mode"], drifts, str(found["right_cause"]), clean]]
+
+
+def shown(value: float, unit: str) -> str:
+    if unit == "bytes":
+        return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB"
+    return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.1f} s"
+
+
+TITLES: dict[str, tuple[str, Callable[[dict[str, Any]], Table]]] = {
+    "install": ("What the core install weighs", install),
+    "install_serve": ("What an install for serving alone weighs", install),
+    "path": ("The demo, predicted and measured", path),
+    "kill": ("kill -9 in the middle of a run", kill),
+    "train": ("Training SmolLM2-135M, LoRA rank 8, 1,024 tokens a step", train),
+    "start": ("From the shell to the first token", start),
+    "gate": ("The gate: seeded drifts of a service, and clean services", gate),
+}
