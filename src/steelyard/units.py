@@ -1,4 +1,4 @@
-"""Figures with interval and provenance; bytes, seconds and money in and out. Pure."""
+"""Figures with interval and provenance; bytes, seconds, counts and money in and out. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from .errors import WrongUse
 
 BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 BYTES |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
-SECONDS = {"ms": 1e-3, "s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+SECONDS = {"ms": 1e-3, "s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+SECONDS |= {
+    "hour": 3600.0,
+    "hours": 3600.0,
+    "day": 86400.0,
+    "days": 86400.0,
+    "week": 604800.0,
+    "weeks": 604800.0,
+}
+COUNTS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
+NUMBER = r"(?:\d+\.?\d*|\.\d+)"
 # Best known first; a figure made of others has the weakest provenance among them.
 PROVENANCE = ("measured", "calibrated", "fitted", "modelled", "vendor")
 
@@ -50,38 +60,56 @@ def weakest(*provenances: str) -> str:
 
 def parse_bytes(text: str | int) -> int:
     """Bytes in "24GB", "1.5 GiB" or a bare number. Raises WrongUse."""
-    found = re.fullmatch(r"\s*([\d.]+)\s*([A-Za-z]*)\s*", str(text))
-    if not found or found[2].upper() not in BYTES:
+    match = re.fullmatch(rf"\s*({NUMBER})\s*([A-Za-z]*)\s*", str(text))
+    if not match or match[2].upper() not in BYTES:
         raise WrongUse("units.bytes", f"{text!r} is not a size", hint="write it like 24GB or 1.5GiB")
-    return int(float(found[1]) * BYTES[found[2].upper()])
+    return int(float(match[1]) * BYTES[match[2].upper()])
 
 
 def parse_s(text: str | float) -> float:
-    """Seconds in "8h", "90 min", "800ms" or a bare number. Raises WrongUse."""
-    found = re.fullmatch(r"\s*([\d.]+)\s*([a-z]*)\s*", str(text))
-    if not found or found[2] not in SECONDS:
+    """Seconds in "8h", "90 min", "800ms", "1w", "2 h 10 min" or a bare number. Raises WrongUse."""
+    parts = re.findall(rf"({NUMBER})\s*([a-z]*)", str(text))
+    whole = re.fullmatch(rf"\s*({NUMBER}\s*[a-z]*\s*)+", str(text))
+    bare = len(parts) > 1 and any(not unit for _, unit in parts)
+    if not whole or bare or any(unit not in SECONDS for _, unit in parts):
         raise WrongUse("units.seconds", f"{text!r} is not a time", hint="write it like 8h, 90min or 800ms")
-    return float(found[1]) * SECONDS[found[2]]
+    return sum(float(number) * SECONDS[unit] for number, unit in parts)
+
+
+def parse_count(text: str | float) -> float:
+    """A number of tokens or weights: "50M", "1.5B", "1e9", "1,000,000". Raises WrongUse."""
+    plain = str(text).strip().replace("_", "").replace(",", "")
+    match = re.fullmatch(rf"({NUMBER}(?:[eE][+-]?\d+)?)\s*([A-Za-z]?)", plain)
+    if not match or match[2].upper() not in COUNTS:
+        raise WrongUse("units.count", f"{text!r} is not a number", hint="write it like 50M, 1.5B or 1e9")
+    return float(match[1]) * COUNTS[match[2].upper()]
 
 
 def show_s(seconds: float) -> str:
-    """A time for people: "340 ms", "42 s", "6 min 12 s", "2 h 10 min", "3.1 days"."""
-    if seconds < 1:
+    """A time for people: "340 ms", "42 s", "6 min 12 s", "2 h 10 min", "3.1 days".
+
+    Rounded before it is divided: no part is ever full ("56 min 60 s").
+    """
+    if round(seconds * 1000) < 1000:
         return f"{seconds * 1000:.0f} ms"
-    if seconds < 100:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
-    if seconds < 2 * 86400:
-        return f"{seconds // 3600:.0f} h {seconds % 3600 / 60:.0f} min"
+    if round(seconds, 1) < 10:
+        return f"{seconds:.1f} s"
+    whole, minutes = round(seconds), round(seconds / 60)
+    if whole < 100:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if minutes < 2 * 24 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
     return f"{seconds / 86400:.1f} days"
 
 
 def show_bytes(count: float) -> str:
     """A size for people, in powers of 1000: "98 MB", "1.6 GB"."""
     for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}" if count < 10 * size else f"{count / size:.0f} {unit}"
+        if count >= 0.9995 * size:
+            amount = count / size
+            return f"{amount:.1f} {unit}" if round(amount, 1) < 10 else f"{amount:.0f} {unit}"
     return f"{count:.0f} B"
 
 
