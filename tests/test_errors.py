@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import errno
+import re
+from pathlib import Path
 
 import pytest
 
 from steelyard.errors import from_os_error, writing_in
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_a_full_disk_without_a_file_is_told_of_the_folder():
@@ -18,3 +22,10 @@ def test_a_file_that_is_named_stays():
     with pytest.raises(OSError) as caught, writing_in("/runs/desk"):
         raise OSError(errno.ENOSPC, "No space left on device", "/runs/desk/model.bin")
     assert caught.value.filename == "/runs/desk/model.bin"
+
+
+def test_no_hint_names_a_package_that_no_index_has() -> None:
+    """`steelyard` is installed from its checkout alone."""
+    pages = [*ROOT.glob("src/**/*.py"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*.md")]
+    wrong = [str(p) for p in pages if re.search(r"pip install '?steelyard", p.read_text(encoding="utf-8"))]
+    assert len(pages) > 100 and wrong == []

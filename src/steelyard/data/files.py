@@ -310,5 +310,7 @@ def parquet(file: DataFile) -> Iterator[Record]:
 
 def lacking(package: str, what: str) -> Lacking:
     return Lacking(
-        "data.no_reader", f"{what} files need the package {package}", hint="pip install 'steelyard[cpu]'"
+        "data.no_reader",
+        f"{what} files need the package {package}",
+        hint="in the steelyard checkout: pip install -c constraints.txt '.[cpu]'",
     )

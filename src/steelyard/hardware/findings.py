@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..units import show_bytes
 from .machine import Machine
 
 NEEDED_FREE_BYTES = 5e9  # the demo's artefacts, calibration and wheels
@@ -39,14 +40,17 @@ def _memory(machine: Machine) -> Finding:
     gb = machine.memory_free_bytes / 1e9
     fix = None if gb > 4 else "close programs or raise the memory limit of this container"
     return Finding(
-        "memory", "ok" if gb > 4 else "warn", f"{gb:.1f} GB free of {machine.memory_bytes / 1e9:.1f} GB", fix
+        "memory",
+        "ok" if gb > 4 else "warn",
+        f"{show_bytes(machine.memory_free_bytes)} free of {show_bytes(machine.memory_bytes)}",
+        fix,
     )
 
 
 def _disk(folder: Path) -> Finding:
     free = shutil.disk_usage(folder).free
     fix = None if free > NEEDED_FREE_BYTES else "free some space, or use --workdir on a larger disk"
-    return Finding("disk", "ok" if free > NEEDED_FREE_BYTES else "bad", f"{free / 1e9:.1f} GB free", fix)
+    return Finding("disk", "ok" if free > NEEDED_FREE_BYTES else "bad", f"{show_bytes(free)} free", fix)
 
 
 def _packages(machine: Machine) -> list[Finding]:
@@ -54,5 +58,10 @@ def _packages(machine: Machine) -> list[Finding]:
     if not lacking:
         return [Finding("packages", "ok", ", ".join(f"{n} {v}" for n, v in machine.versions))]
     return [
-        Finding("packages", "warn", f"not installed: {', '.join(lacking)}", "pip install 'steelyard[cpu]'")
+        Finding(
+            "packages",
+            "warn",
+            f"not installed: {', '.join(lacking)}",
+            "in the steelyard checkout: pip install -c constraints.txt '.[cpu]'",
+        )
     ]

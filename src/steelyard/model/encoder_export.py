@@ -20,7 +20,11 @@ def export_encoder(folder: Path, out: Path) -> Encoder:
     Raises WrongUse for what is not covered, Lacking without OpenVINO.
     """
     if find_spec("openvino") is None:
-        raise Lacking("model.no_openvino", "OpenVINO is not installed", hint="pip install 'steelyard[serve]'")
+        raise Lacking(
+            "model.no_openvino",
+            "OpenVINO is not installed",
+            hint="in the steelyard checkout: pip install -c constraints.txt '.[serve]'",
+        )
     from .openvino_encoder import save
 
     encoder = read_encoder(Path(folder))

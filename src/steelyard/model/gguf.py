@@ -249,7 +249,9 @@ def _library(name: str) -> Any:
         return import_module(name)
     except ImportError as e:
         raise Lacking(
-            "model.no_library", f"the package {name} is not installed", hint="pip install 'steelyard[cpu]'"
+            "model.no_library",
+            f"the package {name} is not installed",
+            hint="in the steelyard checkout: pip install -c constraints.txt '.[cpu]'",
         ) from e
 
 

@@ -22,6 +22,7 @@ from ..artefact import Watch
 from ..errors import CheckFailed, Lacking, Stopped, Where, WrongUse
 from ..shape import gguf_header
 from ..trust import scan
+from ..units import show_bytes
 from .source import check_folder, licence, models_folder
 
 ENDPOINTS = {
@@ -457,7 +458,7 @@ def _check_disk(work: Path, wanted: list[Listed]) -> None:
     needed, free = sum(file.size or 0 for file in wanted) - here, shutil.disk_usage(work).free
     if needed > free:
         raise Lacking(
-            "disk.too_small", f"the model needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free",
+            "disk.too_small", f"the model needs {show_bytes(needed)}, {show_bytes(free)} are free",
             where=Where(str(work)), hint="free some space or set STEELYARD_CACHE to another disk",
         )  # fmt: skip
 

@@ -78,7 +78,11 @@ def _write_graph(
 
 def _need_openvino() -> None:
     if find_spec("openvino") is None:
-        raise Lacking("model.no_openvino", "OpenVINO is not installed", hint="pip install 'steelyard[cpu]'")
+        raise Lacking(
+            "model.no_openvino",
+            "OpenVINO is not installed",
+            hint="in the steelyard checkout: pip install -c constraints.txt '.[cpu]'",
+        )
 
 
 def _mark_decompression(xml: Path) -> None:

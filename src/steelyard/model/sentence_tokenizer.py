@@ -15,7 +15,7 @@ class SentenceTokenizer:
         try:
             from tokenizers import Tokenizer
         except ImportError as e:
-            hint = "pip install 'steelyard[serve]'"
+            hint = "in the steelyard checkout: pip install -c constraints.txt '.[serve]'"
             raise Lacking("model.no_tokenizers", "tokenizers is not installed", hint=hint) from e
         path = Path(folder) / "tokenizer.json"
         try:

@@ -268,7 +268,9 @@ def _load(file: Path) -> Any:
         import tokenizers
     except ImportError as e:
         raise Lacking(
-            "model.no_library", "the package tokenizers is not installed", hint="pip install 'steelyard[cpu]'"
+            "model.no_library",
+            "the package tokenizers is not installed",
+            hint="in the steelyard checkout: pip install -c constraints.txt '.[cpu]'",
         ) from e
     if not file.is_file():
         raise WrongUse(

@@ -32,6 +32,7 @@ from ..planner import (
 )
 from ..recipe import Recipe
 from ..shape import read as read_shape
+from ..units import show_bytes
 from .before import check_guesses
 from .children import call_order, in_child
 from .expected import form_document, larger_figures
@@ -189,7 +190,7 @@ def check_disk(local: Local, workdir: Workdir) -> None:
     if needed > free:
         raise Lacking(
             "disk.too_small",
-            f"the job writes {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free",
+            f"the job writes {show_bytes(needed)}, {show_bytes(free)} are free",
             where=Where(str(workdir.folder)),
             why="artefacts and checkpoints are kept until the run is done",
             hint="free space, or choose another folder with --workdir",

@@ -10,9 +10,9 @@ from .engines import CAPABILITIES, ENGINES
 from .engines.vllm_python import capability as vllm_capability
 
 INSTALL = {
-    "openvino": "pip install 'steelyard[serve]'",
-    "encoder": "pip install 'steelyard[serve]'",
-    "llamacpp": "pip install 'steelyard[llamacpp,serve]'",
+    "openvino": "in the steelyard checkout: pip install -c constraints.txt '.[serve]'",
+    "encoder": "in the steelyard checkout: pip install -c constraints.txt '.[serve]'",
+    "llamacpp": "in the steelyard checkout: pip install -c constraints.txt '.[llamacpp,serve]'",
     "vllm": "see docs/how-to/choose-an-engine.md: vLLM stands in an environment of its own",
 }
 
