@@ -1,4 +1,4 @@
-"""Models whose bytes follow from numpy's generator alone: equal on every machine, whatever made the network."""
+"""Models whose bytes follow from numpy's generator alone: equal on every machine and with every version."""
 
 from __future__ import annotations
 

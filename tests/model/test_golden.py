@@ -82,7 +82,9 @@ def test_a_trained_model_has_the_bytes_that_were_written_down(case, kind, dtype,
     from steelyard.training import train
 
     base = seeded.model(tmp_path / "base", case)
-    rows = [[{"role": "user", "content": f"say {n}"}, {"role": "assistant", "content": str(n)}] for n in range(9)]
+    rows = [
+        [{"role": "user", "content": f"say {n}"}, {"role": "assistant", "content": str(n)}] for n in range(9)
+    ]
     (tmp_path / "data").mkdir()
     lines = [json.dumps({"id": str(n), "ability": "a", "messages": row}) for n, row in enumerate(rows)]
     (tmp_path / "data" / "train.jsonl").write_text("\n".join(lines) + "\n")

@@ -109,7 +109,7 @@ def pull(
     ] = None,
 ) -> None:
     no_settings("pull")
-    from ..model import is_here, pull
+    from ..hub import is_here, pull
 
     if OPTIONS.offline and source in ("hf", "modelscope") and not is_here(model, output):
         raise WrongUse(

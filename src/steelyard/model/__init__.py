@@ -14,13 +14,12 @@ if TYPE_CHECKING:
     from .encoder_export import export_encoder
     from .gguf import to_hf
     from .grouped import Grouped, group_of, rounded, widened
-    from .hub import is_here, pull
     from .network import load, save
     from .openvino_ir import export_openvino
     from .openvino_tokenizer import DETOKENIZER, write_detokenizer
     from .sentence_tokenizer import SentenceTokenizer
     from .served import served_weights
-    from .source import FAMILIES, ModelSource, check_folder, models_folder, resolve
+    from .source import FAMILIES, ModelSource, check_folder, licence, models_folder, resolve
     from .tokenizer import BYTE_OF, Stream, Tokenizer, answer_span, chat_ids
     from .weights import Weights, bf16_of, f32_of, write
 
@@ -28,6 +27,7 @@ FILES = {
     "FAMILIES": "source",
     "ModelSource": "source",
     "check_folder": "source",
+    "licence": "source",
     "resolve": "source",
     "served_weights": "served",
     "to_hf": "gguf",
@@ -56,9 +56,7 @@ FILES = {
     "exported_encoder": "encoder",
     "is_encoder": "encoder",
     "read_encoder": "encoder",
-    "is_here": "hub",
     "models_folder": "source",
-    "pull": "hub",
 }
 
 __all__ = [
@@ -83,10 +81,9 @@ __all__ = [
     "f32_of",
     "group_of",
     "is_encoder",
-    "is_here",
+    "licence",
     "load",
     "models_folder",
-    "pull",
     "read_encoder",
     "resolve",
     "rounded",

@@ -1,6 +1,6 @@
 """From a model's name to the files of it on this machine, checked to be whole.
 
-Nothing is fetched here (hub.py does); only headers are read.
+Nothing is fetched here (hub does); only headers are read.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 
 from steelyard.errors import CheckFailed, Lacking, Problem, Stopped, WrongUse
-from steelyard.model import pull, resolve
+from steelyard.hub import pull
+from steelyard.model import resolve
 
 ID = "org/tiny"
 COMMIT = "a" * 40
@@ -296,7 +297,7 @@ def test_no_connection_says_what_else_to_do(hub):
 
 def test_too_little_disk_is_said_before_the_fetch(hub, monkeypatch):
     usage = shutil.disk_usage("/")
-    monkeypatch.setattr("steelyard.model.hub.shutil.disk_usage", lambda _: usage._replace(free=1000))
+    monkeypatch.setattr("steelyard.hub.download.shutil.disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(Lacking, match="are free"):
         pull(ID, endpoint=hub.url)
     assert not any("resolve" in path for path, _ in hub.asked)

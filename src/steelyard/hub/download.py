@@ -1,0 +1,160 @@
+"""Fetch a model from Hugging Face, ModelScope or a folder: resumable, hashed, published whole or not at all.
+
+Not here: what a name on this machine means (model).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..artefact import Watch
+from ..errors import CheckFailed, Lacking, Where, WrongUse
+from ..model import check_folder, licence, models_folder
+from ..shape import gguf_header
+from ..trust import scan
+from ..units import show_bytes
+from .listing import Listed, choose
+from .sources import opened
+from .transfer import fetch_file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pulled:
+    """What has been fetched, and what has been left."""
+
+    folder: Path
+    model_id: str
+    licence: str | None
+    files: tuple[str, ...]
+    revision: str | None = None
+    left_out: tuple[str, ...] = ()  # "name: why"
+    unhashed: tuple[str, ...] = ()  # files for which the hub states no hash
+    bytes: int = 0  # 0 = it was here already
+
+
+def is_here(model_id: str, out: Path | None = None) -> bool:
+    """Was it pulled before, so that nothing need be fetched?"""
+    folder = out or models_folder() / model_id.partition(":")[0]
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def pull(
+    model_id: str,
+    source: str = "hf",
+    out: Path | None = None,
+    endpoint: str | None = None,
+    watch: Watch | None = None,
+    revision: str | None = None,
+) -> Pulled:
+    """Fetch `model_id` ("org/name", or "org/name:file.gguf") into `out`, by default into the cache.
+
+    `source` is "hf", "modelscope" or a folder that holds the model (itself or as org/name). A fetch that
+    was cut off goes on where it stopped. Raises WrongUse (no such model, nothing that may be fetched),
+    CheckFailed (a hash differs), Lacking (no connection, no disk), Stopped (cut off: run it again).
+    """
+    name, _, only = model_id.partition(":")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or ".." in name:
+        raise WrongUse(
+            "hub.bad_id", f"{name!r} is no model id", hint="write it like HuggingFaceTB/SmolLM2-135M"
+        )
+    out = out or models_folder() / name
+    if is_here(model_id, out):
+        return _here(out, name, only)
+    work = out.parent / f".pull-{out.name}"
+    with _alone(work), opened(source, endpoint, name) as hub:
+        commit, listed = hub.listing(name, revision)
+        wanted, left_out = choose(listed, only)
+        _check_disk(work, wanted)
+        total = sum(file.size or 0 for file in wanted)
+        with (watch or Watch()).progress("pull", total=total, unit="bytes") as bar:
+            unhashed = [f.name for f in wanted if not fetch_file(hub, f, work, bar.advance)]
+        _drop_strangers(work, wanted)
+        check_pulled(work)
+        _publish(work, out)
+    return Pulled(
+        folder=out, model_id=name, revision=commit, licence=licence(out), bytes=total,
+        files=tuple(f.name for f in wanted), left_out=tuple(left_out), unhashed=tuple(unhashed),
+    )  # fmt: skip
+
+
+def _here(out: Path, name: str, only: str) -> Pulled:
+    """What an earlier fetch left. Raises WrongUse where it is not what is asked for."""
+    files = tuple(sorted(p.name for p in out.iterdir()))
+    if only and only not in files:
+        raise WrongUse(
+            "hub.other_file", f"the folder holds another file than {only}", where=Where(str(out)),
+            hint="fetch it into another folder with --output DIR, or remove this one",
+        )  # fmt: skip
+    check_pulled(out)
+    return Pulled(folder=out, model_id=name, licence=licence(out), files=files)
+
+
+def check_pulled(folder: Path) -> None:
+    """Whole, of a supported family, and free of what runs code? Raises WrongUse, CheckFailed."""
+    files = sorted(folder.glob("*.gguf"))
+    if files and not (folder / "config.json").is_file():
+        for file in files:
+            gguf_header(file)
+    else:
+        check_folder(folder)
+    unsafe = [finding for finding in scan(folder) if finding.verdict == "unsafe"]
+    if unsafe:
+        raise CheckFailed(
+            "hub.unsafe", f"{unsafe[0].path} is unsafe: {', '.join(unsafe[0].reasons)}",
+            where=Where(str(folder / unsafe[0].path)), hint="do not use this model; take it from its maker",
+        )  # fmt: skip
+
+
+# ------------------------------------------------------------------ the folder
+
+
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """One fetch of a model at a time; the lock of a dead process is void. Raises Lacking."""
+    import fcntl
+
+    work.parent.mkdir(parents=True, exist_ok=True)
+    lock = work.with_name(f"{work.name}.lock")
+    with lock.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            raise Lacking(
+                "hub.busy", "another process is fetching this model", where=Where(str(work)),
+                hint="wait for it, then run the same command again",
+            ) from e  # fmt: skip
+        yield
+        lock.unlink(missing_ok=True)
+
+
+def _check_disk(work: Path, wanted: list[Listed]) -> None:
+    work.mkdir(parents=True, exist_ok=True)
+    here = sum(p.stat().st_size for p in work.iterdir())
+    needed, free = sum(file.size or 0 for file in wanted) - here, shutil.disk_usage(work).free
+    if needed > free:
+        raise Lacking(
+            "disk.too_small", f"the model needs {show_bytes(needed)}, {show_bytes(free)} are free",
+            where=Where(str(work)), hint="free some space or set STEELYARD_CACHE to another disk",
+        )  # fmt: skip
+
+
+def _drop_strangers(work: Path, wanted: list[Listed]) -> None:
+    """Rests of an earlier revision do not belong to this one."""
+    names = {file.name for file in wanted}
+    for path in work.iterdir():
+        if path.name not in names:
+            path.unlink()
+
+
+def _publish(work: Path, out: Path) -> None:
+    for path in [*work.iterdir(), work]:
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+    os.rename(work, out)
