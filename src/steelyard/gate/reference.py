@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-LOGPROB, TOP_ID, TOP_LOGPROB = 0, 1, 2  # columns of a reference array
+LOGPROB, TOP_ID, TOP_LOGPROB, ABOVE = 0, 1, 2, 3  # columns of a reference array
 # f32 logits of 256 positions over 50k words are 50 MB; more gains nothing on a CPU.
 HEAD_CHUNK = 256
 BATCH_TOKENS = 2048
 
-# Per sequence of T ids an array [T, 3], f64: row i speaks of the token after ids[: i + 1]: the
-# log-probability of ids[i + 1] (0 in the last row, where there is none), the likeliest id, and its own
-# log-probability.
+# Per sequence of T ids an array [T, 4], f64: row i speaks of the token after ids[: i + 1]: the
+# log-probability of ids[i + 1] (0 in the last row, where there is none), the likeliest id, its own
+# log-probability, and the probability of all tokens that are likelier than ids[i + 1].
 Reference = Callable[[Sequence[Sequence[int]]], list[np.ndarray]]
 
 
@@ -112,10 +112,10 @@ def _teach(network: Any, batch: Sequence[Sequence[int]]) -> list[np.ndarray]:
 
 
 def _rows(network: Any, hidden: Any, ids: Any) -> np.ndarray:
-    """[T, H] and [T] -> [T, 3]."""
+    """[T, H] and [T] -> [T, 4]."""
     import torch
 
-    array = np.zeros((len(ids), 3))
+    array = np.zeros((len(ids), 4))
     for start in range(0, len(ids), HEAD_CHUNK):
         logits = network.logits(hidden[start : start + HEAD_CHUNK]).float()
         logprobs = torch.log_softmax(logits, -1)
@@ -126,4 +126,7 @@ def _rows(network: Any, hidden: Any, ids: Any) -> np.ndarray:
         following = ids[start + 1 : stop + 1]
         picked = logprobs[: len(following)].gather(-1, following[:, None])[:, 0]
         array[start : start + len(following), LOGPROB] = picked.numpy()
+        likelier = logprobs[: len(following)] > picked[:, None]
+        above = logprobs[: len(following)].exp().masked_fill_(~likelier, 0).sum(-1)
+        array[start : start + len(following), ABOVE] = above.numpy()
     return array
