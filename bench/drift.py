@@ -24,12 +24,13 @@ import numpy as np
 from models import TASKS, all_models, rows_of
 
 from steelyard import serving
+from steelyard.compression import export_form
 from steelyard.gate import exact_reference, right
 from steelyard.gate.endpoint import Endpoint
 from steelyard.gate.parity import LIMITS, checks, measure, observe
 from steelyard.gate.probes import probes, task_probes
 from steelyard.gate.standalone import explained
-from steelyard.model import Tokenizer, export_openvino
+from steelyard.model import Tokenizer
 
 ROWS = 6  # a task
 ANSWER_TOKENS = 96
@@ -72,7 +73,7 @@ def folder_of(run: str, models: dict[str, Path], work: Path) -> Path:
 def served(folder: Path, mode: str) -> Iterator[str]:
     ir = folder.parent / f"{folder.name}-{MODES[mode]}"
     if not ir.exists():
-        export_openvino(folder, ir, MODES[mode])
+        export_form(folder, ir, MODES[mode])
     service = serving.start(ir, serving.ServeSettings(mode="exact" if mode == "exact" else "fast"))
     try:
         yield service.url

@@ -25,8 +25,8 @@ import drifts
 from models import TASKS, all_models, rows_of
 
 from steelyard import serving
+from steelyard.compression import export_form
 from steelyard.gate import Verdict, check, exact_reference
-from steelyard.model import export_openvino
 
 ROWS = 10  # task rows that the gate may draw its probes from, a task
 FORMS = {"exact": "bf16", "fast": "bf16", "int8": "int8", "int4": "int4_rtn"}
@@ -166,7 +166,7 @@ class Study:
     @contextmanager
     def served(self, folder: Path, name: str) -> Iterator[str]:
         if not self.ir(name).exists():
-            export_openvino(folder, self.ir(name), FORMS[self.mode])
+            export_form(folder, self.ir(name), FORMS[self.mode])
         mode = "exact" if self.mode == "exact" else "fast"
         service = serving.start(self.ir(name), serving.ServeSettings(mode=mode))
         try:

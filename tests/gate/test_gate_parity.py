@@ -6,9 +6,10 @@ import drifts
 import numpy as np
 import pytest
 
+from steelyard.compression import export_form
 from steelyard.errors import Lacking, WrongUse
 from steelyard.gate import check, exact_reference
-from steelyard.model import Tokenizer, export_openvino
+from steelyard.model import Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +129,7 @@ def test_no_server_is_lacking_and_no_mode_is_wrong_use(tuned, references):
 
 @pytest.mark.parametrize("form", ["int8", "int4_rtn"])
 def test_what_rounding_changed_in_a_model_is_added_to_its_base(tuned, base, references, tmp_path, form):
-    export_openvino(tuned, tmp_path, form)
+    export_form(tuned, tmp_path, form)
     rounded = exact_reference(tuned, served=tmp_path), exact_reference(base, served=tmp_path, of=tuned)
     stored = [{n: t.clone() for n, t in r.network.tensors()} for r in references]
     found = [dict(r.network.tensors()) for r in rounded]

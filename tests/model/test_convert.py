@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from test_openvino_ir import compiled, logits_of, reference
 
+from steelyard.compression import export_form
 from steelyard.errors import Lacking, WrongUse
-from steelyard.model import check_folder, export_openvino
+from steelyard.model import check_folder
 
 FAMILIES = {"gemma": {}, "phi": {"partial_rotary_factor": 0.5, "num_key_value_heads": 4}}
 
@@ -18,7 +19,7 @@ FAMILIES = {"gemma": {}, "phi": {"partial_rotary_factor": 0.5, "num_key_value_he
 def test_converted_logits_equal_transformers(family, tiny_models, tmp_path):
     folder = tiny_models(family, tied=family == "gemma", **FAMILIES[family])
     check_folder(folder)
-    export_openvino(folder, tmp_path, "f32")
+    export_form(folder, tmp_path, "f32")
     ids = np.random.default_rng(0).integers(3, 320, (2, 48))
     mask = np.ones_like(ids)
     request = compiled(tmp_path)
@@ -30,7 +31,7 @@ def test_converted_logits_equal_transformers(family, tiny_models, tmp_path):
 
 def test_a_form_that_the_converter_cannot_round_is_refused(tiny_models, tmp_path):
     with pytest.raises(WrongUse, match="int4"):
-        export_openvino(tiny_models("gemma"), tmp_path, "int4")
+        export_form(tiny_models("gemma"), tmp_path, "int4")
 
 
 def test_without_transformers_it_says_what_to_install(tiny_models, tmp_path, monkeypatch):
@@ -40,7 +41,7 @@ def test_without_transformers_it_says_what_to_install(tiny_models, tmp_path, mon
 
     monkeypatch.setattr(convert, "find_spec", lambda name: None if name == "torch" else util.find_spec(name))
     with pytest.raises(Lacking, match="need torch"):
-        export_openvino(tiny_models("gemma"), tmp_path, "bf16")
+        export_form(tiny_models("gemma"), tmp_path, "bf16")
 
 
 def test_the_batching_engine_takes_a_converted_graph(tiny_models, tmp_path):
@@ -48,7 +49,7 @@ def test_the_batching_engine_takes_a_converted_graph(tiny_models, tmp_path):
     import openvino_genai as genai
 
     folder = tiny_models("gemma")
-    export_openvino(folder, tmp_path, "f32")
+    export_form(folder, tmp_path, "f32")
     ids = np.random.default_rng(1).integers(3, 320, (1, 20))
     scheduler = genai.SchedulerConfig()
     scheduler.num_kv_blocks = 16

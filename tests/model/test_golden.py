@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import seeded
 
-from steelyard.model import export_openvino, load, save
+from steelyard.compression import export_form
+from steelyard.model import load, save
 
 GOLDEN = Path(__file__).with_name("golden.json")
 FORMS = ("f32", "bf16", "f16", "int8", "int4_rtn")
@@ -58,7 +59,7 @@ def processor() -> str:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("case", seeded.CASES)
 def test_an_export_has_the_bytes_that_were_written_down(case, form, tmp_path):
-    export_openvino(seeded.model(tmp_path / "base", case), tmp_path / "ir", form)
+    export_form(seeded.model(tmp_path / "base", case), tmp_path / "ir", form)
     found = {name: digest(tmp_path / "ir" / name) for name in ("openvino_model.bin", "form.json")}
     found |= {"openvino_model.xml": digest(tmp_path / "ir" / "openvino_model.xml"), "openvino": engine()}
     wanted = expect(f"export/{case}/{form}", found)

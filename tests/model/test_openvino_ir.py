@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from steelyard.compression import export_form
 from steelyard.errors import WrongUse
-from steelyard.model import export_openvino
 
 LLAMA3_ROPE = {
     "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
@@ -80,7 +80,7 @@ def reference(folder: Path, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def test_logits_equal_transformers(case, form, tiny_models, tmp_path):
     family, settings = CASES[case]
     folder = tiny_models(family, **settings)
-    export_openvino(folder, tmp_path / "ir", form)
+    export_form(folder, tmp_path / "ir", form)
     ids = np.random.default_rng(0).integers(3, 320, (2, 48))
     mask = np.ones_like(ids)
     mask[1, :7] = 0  # padded on the left
@@ -97,7 +97,7 @@ def test_int8_is_near_and_smaller(tiny_models, tmp_path):
     folder = tiny_models("llama", hidden_size=128, intermediate_size=512)
     ids = np.random.default_rng(0).integers(3, 320, (1, 32))
     for form in ("f32", "int8"):
-        export_openvino(folder, tmp_path / form, form)
+        export_form(folder, tmp_path / form, form)
     wanted, got = (logits_of(compiled(tmp_path / f), ids, np.ones_like(ids)) for f in ("f32", "int8"))
     assert np.corrcoef(wanted.ravel(), got.ravel())[0, 1] > 0.99
     sizes = {f: (tmp_path / f / "openvino_model.bin").stat().st_size for f in ("f32", "int8")}
@@ -109,7 +109,7 @@ def test_served_weights_are_what_the_engine_multiplies_with(form, tiny_models, t
     from steelyard.model import Weights, load, served_weights
 
     folder = tiny_models("qwen2", tied=False)
-    export_openvino(folder, tmp_path, form)
+    export_form(folder, tmp_path, form)
     stored = Weights(folder)
     held = dict(served_weights(tmp_path))
     assert set(held) == {n for n in stored.names() if len(stored.shape(n)) == 2}
@@ -127,13 +127,13 @@ def test_joined_matrices_hold_each_part_as_if_it_stood_alone(
     from steelyard.model import openvino_graph, served_weights
 
     folder = tiny_models(family)
-    export_openvino(folder, tmp_path / "joined", form)
+    export_form(folder, tmp_path / "joined", form)
     monkeypatch.setattr(
         openvino_graph._Graph,
         "_parts",
         lambda self, x, at, whole, parts: [self._linear(x, at + part) for part in parts],
     )
-    export_openvino(folder, tmp_path / "apart", form)
+    export_form(folder, tmp_path / "apart", form)
     told = [json.loads((tmp_path / how / "form.json").read_text())["joined"] for how in ("joined", "apart")]
     rows = {"self_attn.qkv_proj": [64, 32, 32], "mlp.gate_up_proj": [128, 128]}
     wanted = {name: n for name, n in rows.items() if form != "bf16" or "qkv" in name}
@@ -157,7 +157,7 @@ def test_a_part_stored_in_another_type_is_joined_too(tiny_models, tmp_path):
     }
     write(tensors, tmp_path / "hf" / "model.safetensors")
     for form in ("bf16", "f32"):
-        export_openvino(tmp_path / "hf", tmp_path / form, form)
+        export_form(tmp_path / "hf", tmp_path / form, form)
         held = dict(served_weights(tmp_path / form))
         assert all(np.array_equal(value, stored.f32(name)) for name, value in held.items())
 
@@ -182,9 +182,9 @@ def digests(folder: Path) -> dict[str, str]:
 def test_bytes_depend_on_neither_place_nor_process(form, tiny_models, tmp_path):
     folder = tiny_models("qwen3")
     for place in ("a", "b/deep"):  # in one process: names must not count on
-        export_openvino(folder, tmp_path / place, form)
-    code = "import sys; from pathlib import Path; from steelyard.model import export_openvino; "
-    code += "export_openvino(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])"
+        export_form(folder, tmp_path / place, form)
+    code = "import sys; from pathlib import Path; from steelyard.compression import export_form; "
+    code += "export_form(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])"
     subprocess.run([sys.executable, "-c", code, folder, tmp_path / "c", form], check=True)
     assert digests(tmp_path / "a") == digests(tmp_path / "b/deep") == digests(tmp_path / "c")
     written = b"".join(f.read_bytes() for f in (tmp_path / "a").iterdir())
@@ -193,7 +193,7 @@ def test_bytes_depend_on_neither_place_nor_process(form, tiny_models, tmp_path):
 
 def test_beside_the_weights_stands_what_serving_needs(tiny_models, tmp_path):
     folder = tiny_models("mistral", sliding_window=32)
-    export_openvino(folder, tmp_path, "int8")
+    export_form(folder, tmp_path, "int8")
     form = json.loads((tmp_path / "form.json").read_text())
     assert (form["form"], form["kv_precision"]) == ("int8", "u8")
     assert form["max_context"] == 32  # attention is full, so it is exact within the window only
@@ -203,7 +203,7 @@ def test_beside_the_weights_stands_what_serving_needs(tiny_models, tmp_path):
 
 def test_what_is_not_covered_is_said(tiny_models, tmp_path):
     with pytest.raises(WrongUse, match="int3"):
-        export_openvino(tiny_models("llama"), tmp_path, "int3")
+        export_form(tiny_models("llama"), tmp_path, "int3")
     config = json.loads((tiny_models("llama") / "config.json").read_text())
     for change, word in (
         ({"model_type": "gpt2"}, "gpt2"),
@@ -212,14 +212,14 @@ def test_what_is_not_covered_is_said(tiny_models, tmp_path):
     ):
         (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(WrongUse, match=word):
-            export_openvino(tmp_path, tmp_path / "ir")
+            export_form(tmp_path, tmp_path / "ir")
 
 
 def test_greedy_answers_of_smollm2_equal_torch(smol, tmp_path):
     import torch
     from transformers import AutoModelForCausalLM
 
-    export_openvino(smol, tmp_path, "bf16")
+    export_form(smol, tmp_path, "bf16")
     request = compiled(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(smol, dtype=torch.float32).eval()
     for prompt in ([504, 3575, 282, 4649, 314], [1, 4093, 198, 5195, 354, 47]):

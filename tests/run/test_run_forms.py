@@ -17,9 +17,9 @@ import httpx
 import pytest
 
 from steelyard import gate, run
+from steelyard.compression import export_form
 from steelyard.errors import CheckFailed, WrongUse
 from steelyard.hardware import Calibration
-from steelyard.model import export_openvino
 from steelyard.recipe import load
 from steelyard.run import frontier, planning, walk
 from steelyard.serving.cores import physical_cores
@@ -196,7 +196,7 @@ def test_an_adapter_that_is_not_there_is_said_before_any_step(judged: Any, up: A
 
 
 def test_a_draft_model_as_it_is_served_guesses_for_the_service(judged, up, tiny_models, tmp_path) -> None:
-    export_openvino(tiny_models("llama"), tmp_path / "small", "int8")
+    export_form(tiny_models("llama"), tmp_path / "small", "int8")
     done = up(["serve.speculative=draft", f"serve.draft={tmp_path / 'small'}"])
     assert done.record("serve").measured["output_tok_s"] > 0
 

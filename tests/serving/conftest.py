@@ -15,12 +15,12 @@ from steelyard.serving import ServeSettings, Service, prepare, start
 @pytest.fixture(scope="session")
 def tiny_form(tiny_models, tmp_path_factory) -> Callable[[str], Path]:
     """`tiny_form("int8")`: the tiny llama as the engine loads it, exported once."""
-    from steelyard.model import export_openvino
+    from steelyard.compression import export_form
 
     @cache
     def exported(form: str) -> Path:
         out = tmp_path_factory.mktemp(f"tiny-{form}")
-        export_openvino(tiny_models("llama"), out, form)
+        export_form(tiny_models("llama"), out, form)
         return out
 
     return exported

@@ -324,7 +324,8 @@ def merged(base: Path, adapter: Path, out: Path) -> Path:
     """The IR of W + 2 B A, in f32."""
     import shutil
 
-    from steelyard.model import Weights, export_openvino, write
+    from steelyard.compression import export_form
+    from steelyard.model import Weights, write
 
     weights, factors = Weights(base), Weights(adapter / "adapter_model.safetensors")
     tensors = {}
@@ -335,7 +336,7 @@ def merged(base: Path, adapter: Path, out: Path) -> Path:
         tensors[name] = ("F32", value)
     shutil.copytree(base, out / "hf", ignore=shutil.ignore_patterns("*.safetensors*"))
     write(tensors, out / "hf" / "model.safetensors")
-    export_openvino(out / "hf", out / "ir", "f32")
+    export_form(out / "hf", out / "ir", "f32")
     return out / "ir"
 
 
@@ -386,10 +387,10 @@ SOME = {
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 def test_an_adapter_of_some_matrices_and_of_unlike_ranks(make, tiny_models, tmp_path, family, form):
     """Matrices stand joined in the graph: a part that the adapter leaves alone has to stay as it was."""
-    from steelyard.model import export_openvino
+    from steelyard.compression import export_form
 
     base = tiny_models(family)
-    export_openvino(base, tmp_path / "ir", form)
+    export_form(base, tmp_path / "ir", form)
     wide = widened(base, tmp_path / "ir", tmp_path / "hf")
     for seed, (title, names) in enumerate(SOME.items()):
         adapter = lora(tmp_path / title, seed, {n: LINEARS[n] for n in names}, ranks=(4, 1, 6))
@@ -485,16 +486,16 @@ def test_an_adapter_that_does_not_fit_is_refused(engine, tmp_path, linears, desc
 @pytest.mark.parametrize("adapted", [False, True])
 def test_the_exact_mode_is_exact_over_stored_weights(make, tiny_models, tmp_path, form, adapted):
     """Against the stored weights widened to f32: no activation is rounded on the way."""
-    from steelyard.model import export_openvino
+    from steelyard.compression import export_form
 
     base = tiny_models("llama")
-    export_openvino(base, tmp_path / "ir", form)
+    export_form(base, tmp_path / "ir", form)
     widened(base, tmp_path / "ir", tmp_path / "hf")
     adapter = lora(tmp_path / "a", 0)
     if adapted:
         whole = make(merged(tmp_path / "hf", adapter, tmp_path / "merged"))
     else:
-        export_openvino(tmp_path / "hf", tmp_path / "wide", "f32")
+        export_form(tmp_path / "hf", tmp_path / "wide", "f32")
         whole = make(tmp_path / "wide")
     engine = make(tmp_path / "ir", adapters={"mine": str(adapter)} if adapted else {})
     asked = request(1, logprobs=True, max_tokens=12)

@@ -1,6 +1,24 @@
 """Make a checkpoint smaller; say what it lost. What the quality is worth, the gate decides."""
 
-from .forms import FORMS, Form
-from .step import compress
+from __future__ import annotations
 
-__all__ = ["FORMS", "Form", "compress"]
+from typing import TYPE_CHECKING
+
+from ..doors import fetching
+from ..forms import FORMS, Form
+
+if TYPE_CHECKING:
+    from .export import export_form
+    from .rounding import rounded_groups, rounded_rows
+    from .step import compress
+
+FILES = {
+    "compress": "step",
+    "export_form": "export",
+    "rounded_groups": "rounding",
+    "rounded_rows": "rounding",
+}
+
+__all__ = ["FORMS", "Form", "compress", "export_form", "rounded_groups", "rounded_rows"]
+
+__getattr__ = fetching(__name__, FILES)

@@ -22,13 +22,12 @@ from torch import Tensor
 from ..artefact import Watch
 from ..errors import Stopped
 from ..model import Grouped, group_of, load
+from .rounding import LEVELS, SHRINKS
 
 CALIBRATION_TOKENS = 8192  # a minute or two at 135M parameters; what 4,096 gave: decisions/045
 CHUNK_TOKENS = 2048  # of one pass: bounds the memory of a layer
 BLOCK = 64  # columns whose errors are gathered before the rest is told
 DAMP = 0.01  # of the mean diagonal: keeps the inverse well behaved
-LEVELS = 15
-SHRINKS = tuple(1 - 0.04 * i for i in range(11))  # of a group's range, tried in turn
 
 
 def calibrate(folder: Path, rows: Sequence[Sequence[int]], largest: int, watch: Watch) -> dict[str, Grouped]:
@@ -78,7 +77,7 @@ def _chunk(rows: list[Sequence[int]], network: Any) -> _Chunk:
 
 def _layer(layer: Any, chunks: list[_Chunk], largest: int) -> dict[str, Grouped]:
     """Round a layer's matrices over what the exact layer gives them; its rounded output goes on."""
-    linears = [layer.qkv, layer.o, layer.gate_up, layer.down]
+    linears = list(layer.linears())
     seen = _watched(layer, linears, chunks)
     found: dict[str, Grouped] = {}
     for linear in linears:

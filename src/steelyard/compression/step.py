@@ -6,9 +6,10 @@ from pathlib import Path
 
 from ..artefact import Draft, Figures, Inputs, Settings, Watch
 from ..errors import WrongUse
+from ..forms import FORMS
 from ..model import Grouped, Tokenizer
 from ..shape import read
-from .forms import FORMS, write
+from .export import export_form
 from .rows import calibration_rows
 
 
@@ -25,7 +26,7 @@ def compress(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Fi
     folder = inputs.artefacts["checkpoint"].path()
     matrices, tokens = _calibrated(form, folder, inputs, watch)
     with watch.progress("compress", total=1, unit="model") as bar:
-        write(form, folder, out.folder, matrices)
+        export_form(folder, out.folder, form, matrices)
         bar.advance(1)
     stored = (out.folder / "openvino_model.bin").stat().st_size
     ratio = stored / read(folder).weight_bytes("bf16")

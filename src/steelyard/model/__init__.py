@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .encoder import Encoder, encoder_folder, exported_encoder, is_encoder, read_encoder
     from .encoder_export import export_encoder
     from .gguf import to_hf
-    from .grouped import Grouped, group_of, rounded, widened
+    from .integers import ByRow, Grouped, Rounding, group_of, widened
     from .network import load, save
     from .openvino_ir import export_openvino
     from .openvino_tokenizer import DETOKENIZER, write_detokenizer
@@ -45,10 +45,11 @@ FILES = {
     "export_openvino": "openvino_ir",
     "DETOKENIZER": "openvino_tokenizer",
     "write_detokenizer": "openvino_tokenizer",
-    "Grouped": "grouped",
-    "group_of": "grouped",
-    "rounded": "grouped",
-    "widened": "grouped",
+    "ByRow": "integers",
+    "Grouped": "integers",
+    "Rounding": "integers",
+    "group_of": "integers",
+    "widened": "integers",
     "Encoder": "encoder",
     "SentenceTokenizer": "sentence_tokenizer",
     "encoder_folder": "encoder",
@@ -63,9 +64,11 @@ __all__ = [
     "BYTE_OF",
     "DETOKENIZER",
     "FAMILIES",
+    "ByRow",
     "Encoder",
     "Grouped",
     "ModelSource",
+    "Rounding",
     "SentenceTokenizer",
     "Stream",
     "Tokenizer",
@@ -86,7 +89,6 @@ __all__ = [
     "models_folder",
     "read_encoder",
     "resolve",
-    "rounded",
     "save",
     "served_weights",
     "to_hf",

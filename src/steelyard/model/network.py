@@ -125,6 +125,10 @@ class Block(nn.Module):
         if self.qkv.weight.shape[0] != config.heads * config.head_dim + 2 * kv:
             raise WrongUse("model.shape", f"{attn}*: the matrices do not match config.json")
 
+    def linears(self) -> Iterator[Linear]:
+        """Its matrices, in the order of their use."""
+        return (module for module in self.modules() if isinstance(module, Linear))
+
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, layout: Layout, keep: Tensor | None = None
     ) -> Tensor:

@@ -7,7 +7,7 @@ GenAI's paged attention take it. Heavy (imports OpenVINO): entered from openvino
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from ..errors import Where, WrongUse
 from ..forms import FORMS, Form
 from ..hardware import affinity
 from .frequencies import attention_factor, inverse_frequencies, rope_of
-from .grouped import Grouped, group_of, packed, rounded
+from .integers import Grouped, Rounding, group_of, packed
 from .openvino_constants import MASKED, ints, scalar_float, scalar_int
 from .weights import Weights, bf16_of
 
@@ -31,8 +31,7 @@ ENDS = ("model.embed_tokens.weight", "lm_head.weight")
 # Products of one input, computed as one and split after: fewer, larger ones (decisions/068).
 QKV = ("self_attn.qkv_proj", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"))
 GATE_UP = ("mlp.gate_up_proj", ("mlp.gate_proj", "mlp.up_proj"))
-BAND = 2**18  # numbers rounded at a time: in f32 they stay in the second-level cache
-MOST_THREADS = 16  # each holds a band and its copies
+MOST_THREADS = 16  # of a rounding; each holds a band and its copies
 FAR = np.iinfo(np.int64).max
 
 
@@ -58,12 +57,12 @@ class Saved:
     joined: dict[str, list[tuple[str, int]]]
 
 
-def save(folder: Path, form: str, xml: Path, matrices: Mapping[str, Grouped] | None = None) -> Saved:
-    """Write the graph with weights in `form` as `xml` and its .bin; `matrices` were rounded elsewhere."""
+def save(folder: Path, form: str, xml: Path, rounding: Rounding | None = None) -> Saved:
+    """Write the graph with weights in `form` as `xml` and its .bin; a quantised form needs its rounding."""
     decoder = read_decoder(folder / "config.json")
     with ThreadPoolExecutor(min(len(affinity()), MOST_THREADS)) as pool:
         # Named: constants read its memory until all is saved.
-        graph = _Graph(decoder, Weights(folder), FORMS[form], matrices or {}, pool)
+        graph = _Graph(decoder, Weights(folder), FORMS[form], rounding, pool)
         ov.save_model(graph.model(), xml, compress_to_fp16=False)
     return Saved(max_context=decoder.max_context, joined=graph.joined)
 
@@ -102,11 +101,11 @@ class _Graph:
         decoder: Decoder,
         weights: Weights,
         form: Form,
-        matrices: Mapping[str, Grouped],
+        rounding: Rounding | None,
         pool: Executor,
     ) -> None:
-        self.decoder, self.weights, self.form, self.matrices = decoder, weights, form, matrices
-        self.pool = pool
+        self.decoder, self.weights, self.form = decoder, weights, form
+        self.rounding, self.pool = rounding, pool
         self.names = set(weights.names())
         self.sinks: list[ov.Node] = []
         self.joined: dict[str, list[tuple[str, int]]] = {}
@@ -300,32 +299,15 @@ class _Graph:
         return op.constant(tensor, shared_memory=True)
 
     def _int8(self, name: str, parts: tuple[str, ...]) -> ov.Node:
-        """Symmetric, one scale a row (output channel), rounded to nearest, band by band on all cores."""
-        rows, width = [self.weights.shape(p)[0] for p in parts], self.weights.shape(parts[0])[1]
-        q, scale = np.empty((sum(rows), width), np.int8), np.empty((sum(rows), 1), np.float16)
-        step = max(BAND // width, 1)
-
-        def band(part: str, start: int, at: int) -> None:
-            w = self.weights.f32_rows(part, start, start + step)
-            here = slice(at, at + len(w))
-            scale[here] = np.maximum(np.abs(w).max(1, keepdims=True) / 127, 1e-7)
-            w /= scale[here].astype(np.float32)
-            q[here] = np.clip(np.rint(w, out=w), -127, 127, out=w)
-
-        tops = [sum(rows[:i]) for i in range(len(rows))]
-        bands = [
-            (part, start, top + start)
-            for part, count, top in zip(parts, rows, tops, strict=True)
-            for start in range(0, count, step)
-        ]
-        list(self.pool.map(lambda each: band(*each), bands))
-        half = op.convert(_named(self._shared(q, q.shape, ov.Type.i8), name), "f16")
+        """Symmetric, one scale a row (output channel)."""
+        m = self._needed().by_row(self.weights, parts, self.pool)
+        half = op.convert(_named(self._shared(m.codes, m.codes.shape, ov.Type.i8), name), "f16")
         half.set_friendly_name(name + "/f16")
-        return self._scaled(half, scale, name)
+        return self._scaled(half, m.scale, name)
 
     def _int4(self, name: str, parts: tuple[str, ...]) -> ov.Node:
         """Asymmetric, a scale and a zero point a group of inputs; the pattern that nncf writes."""
-        each = [self.matrices[p] if p in self.matrices else self._nearest(p) for p in parts]
+        each = [self._needed().by_group(self.weights, p, self.form.group or 0) for p in parts]
         m = Grouped(*(_stacked([getattr(g, part) for g in each]) for part in ("codes", "scale", "zero")))
         rows, groups = m.scale.shape
         stored = self._shared(packed(m.codes), [rows, groups, m.size], ov.Type.u4)
@@ -338,8 +320,10 @@ class _Graph:
         centred.set_friendly_name(name + "/centred")
         return self._scaled(centred, m.scale[..., None], name, m.codes.shape)
 
-    def _nearest(self, name: str) -> Grouped:
-        return rounded(self.weights.f32(name), self.form.group or 0)
+    def _needed(self) -> Rounding:
+        if self.rounding is None:
+            raise ValueError("a quantised form needs a rounding: compression.export_form gives it")
+        return self.rounding
 
     def _scaled(
         self, q: ov.Node, scale: np.ndarray, name: str, shape: tuple[int, ...] | None = None

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +22,7 @@ from .convert import CONVERTED, convert
 from .openvino_tokenizer import write_detokenizer
 
 if TYPE_CHECKING:
-    from .grouped import Grouped
+    from .integers import Rounding
 
 XML = "openvino_model.xml"
 BESIDE = (
@@ -36,42 +35,38 @@ BESIDE = (
 )
 
 
-def export_openvino(
-    folder: Path, out: Path, form: str = "bf16", matrices: Mapping[str, Grouped] | None = None
-) -> None:
+def export_openvino(folder: Path, out: Path, form: str = "bf16", rounding: Rounding | None = None) -> None:
     """Write IR, tokenizer, config, template and `form.json` of `folder` into `out`.
 
-    `matrices`: those that a calibration has rounded, by name; without them int4 is rounded to nearest. The
-    bytes follow from the weights, the form and OpenVINO's version: no place, no time.
+    A quantised form needs a `rounding`; `compression.export_form` gives it. The bytes follow from the
+    weights, the form, the rounding and OpenVINO's version: no place, no time.
     Raises WrongUse for a form or family that is not covered, Lacking without OpenVINO.
     """
     if form not in FORMS:
         raise WrongUse("model.form_unknown", f"no form {form!r}", hint=f"one of {', '.join(FORMS)}")
     _need_openvino()
     out.mkdir(parents=True, exist_ok=True)
-    told = _write_graph(Path(folder), form, out / XML, matrices)
+    told = _write_graph(Path(folder), form, out / XML, rounding)
     for name in BESIDE:
         if (Path(folder) / name).exists():
             shutil.copyfile(Path(folder) / name, out / name)
     facts = FORMS[form]
     beside = {
         "form": form, **asdict(facts), "weight_bytes": facts.weight_bytes, **told,
-        "calibrated": bool(matrices),
+        "calibrated": bool(rounding and rounding.calibrated),
     }  # fmt: skip
     write_detokenizer(out, out)
     release_freed_memory()  # 160 MB of an int8 export, while the engine loads beside it
     (out / "form.json").write_text(json.dumps(beside, indent=1, sort_keys=True) + "\n")
 
 
-def _write_graph(
-    folder: Path, form: str, xml: Path, matrices: Mapping[str, Grouped] | None
-) -> dict[str, Any]:
+def _write_graph(folder: Path, form: str, xml: Path, rounding: Rounding | None) -> dict[str, Any]:
     """The graph and its weights; what form.json tells of them."""
     from .openvino_graph import save
 
     if read_json(folder / "config.json").get("model_type") in CONVERTED:
         return {"max_context": convert(folder, form, xml), "joined": {}}
-    saved = save(folder, form, xml, matrices)
+    saved = save(folder, form, xml, rounding)
     _mark_decompression(xml)
     return asdict(saved)
 

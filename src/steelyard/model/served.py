@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..shape import read_json
-from .grouped import Grouped, unpacked, widened
+from .integers import Grouped, unpacked, widened
 from .weights import f32_of
 
 XML = "openvino_model.xml"

@@ -18,8 +18,9 @@ from pathlib import Path
 import orjson
 
 from ..artefact import adopt
+from ..compression import export_form
 from ..errors import Lacking, Refused, Where, WrongUse
-from ..model import ModelSource, encoder_folder, export_encoder, export_openvino, resolve, to_hf
+from ..model import ModelSource, encoder_folder, export_encoder, resolve, to_hf
 from ..places import cache_folder
 from .engines import CAPABILITIES
 
@@ -55,7 +56,7 @@ def prepare(
     folder, key = _hf(model)
     form = form or DEFAULT_FORM
     built = hashlib.sha256(f"{key} {form} {IR_VERSION} {_version('openvino')}".encode()).hexdigest()
-    kept = _kept(f"ir-{built[:32]}", lambda out: export_openvino(folder, out, form))
+    kept = _kept(f"ir-{built[:32]}", lambda out: export_form(folder, out, form))
     return Prepared(kept, built)
 
 

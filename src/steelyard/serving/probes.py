@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from ..model import export_openvino, write
+from ..compression import export_form
+from ..model import write
 from .engine_process import EngineProcess
 from .settings import ServeSettings, engine_settings
 
@@ -56,7 +57,7 @@ def _small_model(scratch: Path, layers: int, form: str) -> Path:
     if not source.exists():
         source.mkdir()
         _write_random(source, layers)
-    export_openvino(source, out, form)
+    export_form(source, out, form)
     return out
 
 
