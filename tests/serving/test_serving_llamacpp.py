@@ -113,7 +113,7 @@ def test_more_answers_than_slots_and_room(served):
     assert {n: ids_of(events) for n, events in together.items()} == alone
     assert all(events[-1].finish == "length" for events in together.values())
     assert not engine.running and not engine.waiting
-    assert sum(len(kept.tokens) for kept in engine.kept) <= engine.cells
+    assert sum(len(kept.tokens) for kept in engine.cached_sequences) <= engine.cells
     engine.close()
 
 
@@ -128,7 +128,7 @@ def test_answers_longer_than_the_cache_wait_and_go_on(served):
     while engine.busy():
         for event in engine.step():
             found[event.request_id] += event.ids
-        waited += any(sequence.made for sequence in engine.waiting)
+        waited += any(sequence.generated for sequence in engine.waiting)
     assert waited
     for n, ids in prompts.items():
         assert len(found[n]) == 200

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steelyard.serving.engines import GenRequest
-from steelyard.serving.engines.sampling import Sampler, likeliest, scores, told
+from steelyard.serving.engines.sampling import Sampler, likeliest, logprob_of, scores
 
 ROW = np.array([0.0, 3.0, 1.0, 2.9, -2.0], np.float32)
 
@@ -43,7 +43,7 @@ def test_greedy_bias_penalties_and_least_length():
 def test_log_probabilities_sum_to_one(row, top):
     logits = np.array([row], np.float32)
     own, best, theirs = scores(np.repeat(logits, 2, 0), [0, 1], top)
-    every = [told(logits[0], n, 0)[0] for n in range(len(row))]
+    every = [logprob_of(logits[0], n, 0)[0] for n in range(len(row))]
     assert np.exp(every).sum() == pytest.approx(1.0, abs=1e-4)
     assert own == pytest.approx(every[:2], abs=1e-5)
     assert best[0] == likeliest(logits[0], top).tolist() and theirs[0] == sorted(theirs[0], reverse=True)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from steelyard.model import Tokenizer
 from steelyard.serving.api_error import ApiError
-from steelyard.serving.parts import CallBegun, CallMore, Said, Thought, reader
+from steelyard.serving.parts import CallBegun, CallMore, TextPart, Thought, reader
 from steelyard.serving.tools import dialect, forced_grammar, in_words, prompt_text, tools_of
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -29,7 +29,7 @@ def read(template, text, tools=AUTO, size=None):
     found = reader(tools, template)
     pieces = [text[n : n + size] for n in range(0, len(text), size)] if size else [text]
     parts = [part for piece in pieces for part in found.push(piece)] + found.end()
-    said = "".join(p.text for p in parts if isinstance(p, Said))
+    said = "".join(p.text for p in parts if isinstance(p, TextPart))
     thought = "".join(p.text for p in parts if isinstance(p, Thought))
     names = {p.index: p.name for p in parts if isinstance(p, CallBegun)}
     told = {n: "".join(p.text for p in parts if isinstance(p, CallMore) and p.index == n) for n in names}

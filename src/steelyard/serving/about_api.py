@@ -37,8 +37,8 @@ class _About:
         return Response(self.api.served.measures.text(), media_type="text/plain; version=0.0.4")
 
     async def version(self, request: Request) -> Response:
-        told = {"version": self.api.version, "system_fingerprint": self.api.fingerprint}
-        return json_response(told)
+        answer = {"version": self.api.version, "system_fingerprint": self.api.fingerprint}
+        return json_response(answer)
 
     async def models(self, request: Request) -> Response:
         return json_response({"object": "list", "data": self.api.cards()})

@@ -127,7 +127,7 @@ class Admission:
         """What an answer will probably cost: few answers use all the tokens that they may."""
         return prompt_tokens + OUTPUT_WEIGHT * min(max_tokens, self.output_tokens)
 
-    def made(self, tokens: int) -> None:
+    def count_generated(self, tokens: int) -> None:
         """Told the length of each finished answer."""
         self.output_tokens += (max(tokens, 1) - self.output_tokens) * 0.05
 
@@ -138,11 +138,11 @@ class Admission:
         if not line.active:
             line.virtual = max(line.virtual, self._virtual)
         self._check(line, caller, sum(works))
-        made = [Place(self, line, work, (caller.priority, next(self._serial))) for work in works]
-        for place in made:
+        places = [Place(self, line, work, (caller.priority, next(self._serial))) for work in works]
+        for place in places:
             heapq.heappush(line.waiting, place)
         self._grant()
-        return made
+        return places
 
     def _check(self, line: Line, caller: Caller, work: float) -> None:
         if not line.waiting and self._room(line):
@@ -170,7 +170,7 @@ class Admission:
 
     def _grant(self) -> None:
         while ready := [line for line in self.lines.values() if line.waiting and self._room(line)]:
-            line = min(ready, key=lambda found: (found.waiting[0].order[0], found.virtual))
+            line = min(ready, key=lambda candidate: (candidate.waiting[0].order[0], candidate.virtual))
             place = heapq.heappop(line.waiting)
             self._virtual = max(self._virtual, line.virtual)
             line.virtual += place.work / line.weight
@@ -199,7 +199,7 @@ class Admission:
             place.granted.cancel()
         self._grant()
         if not line.active and len(self.lines) > 1000:
-            self.lines = {key: kept for key, kept in self.lines.items() if kept.active}
+            self.lines = {key: busy for key, busy in self.lines.items() if busy.active}
 
 
 def _busy(message: str, after_s: float, code: str) -> ApiError:

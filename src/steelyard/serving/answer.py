@@ -55,23 +55,23 @@ class Answer:
         if self.finish is None and finish:
             self.finish = finish
             out += self._released(self.held + self.stream.flush(), final=True)
-        kept = (logprobs or [])[:taken]
+        logprobs_taken = (logprobs or [])[:taken]
         self.ids += ids[:taken]
-        self.logprobs += kept
+        self.logprobs += logprobs_taken
         self.text += out
         self.cached = self.cached if cached is None else cached
         likeliest = tops[:taken] if tops else None
         self.tops += likeliest or []
-        return Piece(out, ids[:taken], kept, self.finish, likeliest)
+        return Piece(out, ids[:taken], logprobs_taken, self.finish, likeliest)
 
     def _token(self, token: int) -> str:
         return self._released(self.held + self.stream.push(token), final=False)
 
     def _released(self, text: str, final: bool) -> str:
         """The part of `text` that can be given out; the rest is held."""
-        found = [(at, stop) for stop in self.stops if (at := text.find(stop)) >= 0]
-        if found:
-            cut, self.stopped_by = min(found)
+        hits = [(at, stop) for stop in self.stops if (at := text.find(stop)) >= 0]
+        if hits:
+            cut, self.stopped_by = min(hits)
             self.finish, self.held = "stop", ""
             return text[:cut]
         keep = 0 if final else max((_overlap(text, stop) for stop in self.stops), default=0)

@@ -38,17 +38,17 @@ class Api:
         timeout_s: float | None = None,
     ) -> Caller:  # fmt: skip
         """Who asks, as the guard found, and how urgently, as the body says."""
-        found = request.scope.get("state", {}).get("caller") or Caller()
-        return found.asking(tier=tier, priority=priority, timeout_s=timeout_s)
+        known_caller = request.scope.get("state", {}).get("caller") or Caller()
+        return known_caller.asking(tier=tier, priority=priority, timeout_s=timeout_s)
 
     # ------------------------------------------------------------------ names
 
     def cards(self) -> list[dict[str, Any]]:
         """The model, then each adapter as `NAME:ADAPTER`."""
         own = self.settings.name
-        found = [self._card(own), *(self._card(f"{own}:{name}", own) for name in self.served.adapters)]
+        listed = [self._card(own), *(self._card(f"{own}:{name}", own) for name in self.served.adapters)]
         encoder = self._beside()
-        return found + ([self._encoder_card(encoder)] if encoder else [])
+        return listed + ([self._encoder_card(encoder)] if encoder else [])
 
     def card(self, name: str) -> dict[str, Any]:
         """Raises ApiError 404."""
@@ -88,8 +88,8 @@ class Api:
             return adapter
         if name in self.served.adapters:
             return name
-        known = ", ".join(repr(card["id"]) for card in self.cards())
-        raise ApiError(404, f"there is no model {name!r}; here is {known}", "model", "model_not_found")
+        names = ", ".join(repr(card["id"]) for card in self.cards())
+        raise ApiError(404, f"there is no model {name!r}; here is {names}", "model", "model_not_found")
 
     # ------------------------------------------------------------------ checks
 

@@ -41,8 +41,8 @@ class ApiError(Exception):
         self.headers = headers or {}
 
     def document(self) -> dict[str, Any]:
-        told = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
-        return {"error": told}
+        error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
+        return {"error": error}
 
     @property
     def kind(self) -> str:
@@ -50,8 +50,8 @@ class ApiError(Exception):
 
     def anthropic(self) -> dict[str, Any]:
         """The same in the shape of Anthropic's API."""
-        known = self.status in KINDS or self.status < 500
-        kind = ANTHROPIC_KINDS.get(self.status, self.kind if known else "api_error")
+        has_kind = self.status in KINDS or self.status < 500
+        kind = ANTHROPIC_KINDS.get(self.status, self.kind if has_kind else "api_error")
         where = f"{self.param}: " if self.param and not self.message.startswith(self.param) else ""
         return {"type": "error", "error": {"type": kind, "message": where + self.message}}
 
@@ -60,8 +60,8 @@ class ApiError(Exception):
         headers = dict(self.headers)
         if self.retry_after_s is not None:
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
-        told = self.anthropic() if path.startswith(ANTHROPIC) else self.document()
-        return json_response(told, self.status, headers)
+        document = self.anthropic() if path.startswith(ANTHROPIC) else self.document()
+        return json_response(document, self.status, headers)
 
 
 def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

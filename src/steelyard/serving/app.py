@@ -51,13 +51,13 @@ def app(served: Served, settings: ServeSettings, version: str) -> Guard:
 
 def _handlers() -> dict[Any, Any]:
     return {
-        404: lambda request, e: _told(request, ApiError(404, f"there is no route {request.url.path}")),
-        405: lambda request, e: _told(request, _not_here(request, e)),
-        ApiError: _told,
-        EngineLost: lambda request, e: _told(request, of_engine(e)),
-        Problem: lambda request, e: _told(request, ApiError(400, e.message, code=e.code)),
+        404: lambda request, e: _route_error(request, ApiError(404, f"there is no route {request.url.path}")),
+        405: lambda request, e: _route_error(request, _not_here(request, e)),
+        ApiError: _route_error,
+        EngineLost: lambda request, e: _route_error(request, of_engine(e)),
+        Problem: lambda request, e: _route_error(request, ApiError(400, e.message, code=e.code)),
         ClientDisconnect: lambda request, e: Response(status_code=499),
-        Exception: lambda request, e: _told(request, ApiError(500, "an internal fault")),
+        Exception: lambda request, e: _route_error(request, ApiError(500, "an internal fault")),
     }
 
 
@@ -65,5 +65,5 @@ def _not_here(request: Request, e: Any) -> ApiError:
     return ApiError(405, f"{request.method} is not for this route", headers=dict(e.headers or {}))
 
 
-def _told(request: Request, error: ApiError) -> Response:
+def _route_error(request: Request, error: ApiError) -> Response:
     return error.response(request.url.path)

@@ -113,18 +113,18 @@ class Batches:
 
     async def listed(self, request: Request) -> Response:
         self.resume(request.app)
-        found = await asyncio.to_thread(self.store.all, KIND)
-        return json_response(page(request, [self.live.get(s.id, s) for s in found], cap=100))
+        batches = await asyncio.to_thread(self.store.all, KIND)
+        return json_response(page(request, [self.live.get(s.id, s) for s in batches], cap=100))
 
     async def get(self, request: Request) -> Response:
         self.resume(request.app)
-        return json_response((await self._found(request)).shown)
+        return json_response((await self._batch(request)).shown)
 
     async def cancel(self, request: Request) -> Response:
-        stored = await self._found(request)  # from here to _put nothing waits: nobody else changes it
+        stored = await self._batch(request)  # from here to _put nothing waits: nobody else changes it
         if stored.shown["status"] not in OPEN[:2]:
-            told = f"the batch is {stored.shown['status']}; only a batch under way can be cancelled"
-            raise ApiError(409, told, code="batch_not_cancellable")
+            message = f"the batch is {stored.shown['status']}; only a batch under way can be cancelled"
+            raise ApiError(409, message, code="batch_not_cancellable")
         self.store.need_hold(TAKEN)
         stored = await self._put(stored.with_shown(status="cancelling", cancelling_at=int(time.time())))
         if self._working == stored.id and self._work:
@@ -132,7 +132,7 @@ class Batches:
         self.begin(request.app)
         return json_response(stored.shown)
 
-    async def _found(self, request: Request) -> Stored:
+    async def _batch(self, request: Request) -> Stored:
         stored = await self._in_turn(find, self.store, KIND, request, "batch")
         return self.live.get(stored.id, stored)
 
@@ -197,12 +197,12 @@ class Batches:
     async def _fail(self, batch_id: str, why: str) -> None:
         fault = {"code": "batch_broken", "message": why, "param": None, "line": None}
         errors = {"object": "list", "data": [fault]}
-        stored, made = self.live[batch_id], {}
+        stored, files = self.live[batch_id], {}
         with suppress(OSError):  # what was answered is given out
-            made = await asyncio.to_thread(self._files, stored)
-            made["request_counts"] = stored.shown["request_counts"] | made["request_counts"]
+            files = await asyncio.to_thread(self._files, stored)
+            files["request_counts"] = stored.shown["request_counts"] | files["request_counts"]
         now = int(time.time())
-        await self._put(stored.with_shown(status="failed", failed_at=now, errors=errors, **made))
+        await self._put(stored.with_shown(status="failed", failed_at=now, errors=errors, **files))
         self._tidy(batch_id)
 
     async def _validate(self, batch_id: str) -> None:
@@ -320,10 +320,10 @@ class Batches:
         if not cancelled:
             stored = await self._put(stored.with_shown(status="finalizing", finalizing_at=now))
         expired = await asyncio.to_thread(self._note_unasked, stored) if not cancelled else 0
-        made = await asyncio.to_thread(self._files, stored)
+        files = await asyncio.to_thread(self._files, stored)
         end = "cancelled" if cancelled else "expired" if expired else "completed"
-        made["request_counts"] = stored.shown["request_counts"] | made["request_counts"]
-        await self._put(stored.with_shown(status=end, **{f"{end}_at": int(time.time())}, **made))
+        files["request_counts"] = stored.shown["request_counts"] | files["request_counts"]
+        await self._put(stored.with_shown(status=end, **{f"{end}_at": int(time.time())}, **files))
         self._tidy(batch_id)
 
     def _tidy(self, batch_id: str) -> None:
@@ -348,23 +348,23 @@ class Batches:
 
     def _files(self, stored: Stored) -> dict[str, Any]:
         """Ids of the output and error files, None where one would be empty; lines and tokens in them."""
-        told: dict[str, Any] = {"request_counts": {}, "usage": _usage(())}
+        shown: dict[str, Any] = {"request_counts": {}, "usage": _usage(())}
         life_s = stored.hidden.get("output_life_s") or files_api.BATCH_LIFE_S
         for kind, field, count in (
             (OUTPUT, "output_file_id", "completed"),
             (ERRORS, "error_file_id", "failed"),
         ):
             path = self.store.log(kind, stored.id)
-            told[field], told["request_counts"][count] = None, 0
+            shown[field], shown["request_counts"][count] = None, 0
             if path.exists() and path.stat().st_size:
                 name = f"{stored.id}_{field.removesuffix('_file_id')}.jsonl"
                 with path.open("rb") as source:
-                    made = files_api.add(self.store, name, "batch_output", source, stored.owner, life_s)
-                content = self.store.content(made.id)
-                told[field], told["request_counts"][count] = made.id, sum(1 for _ in whole_lines(content))
+                    files = files_api.add(self.store, name, "batch_output", source, stored.owner, life_s)
+                content = self.store.content(files.id)
+                shown[field], shown["request_counts"][count] = files.id, sum(1 for _ in whole_lines(content))
                 if kind == OUTPUT:
-                    told["usage"] = _usage(whole_lines(content))
-        return told
+                    shown["usage"] = _usage(whole_lines(content))
+        return shown
 
 
 def _refused(error: ApiError) -> InnerAnswer:
@@ -392,8 +392,8 @@ def _new(body: BatchBody, file: Stored, owner: str | None) -> Stored:
 
 def _open(store: ObjectStore) -> Iterator[Stored]:
     """Batches to work on: cancelled ones first, since they are done at once, then the oldest."""
-    found = [s for s in reversed(store.all(KIND)) if s.shown["status"] in OPEN]
-    yield from sorted(found, key=lambda s: s.shown["status"] != "cancelling")
+    open_batches = [s for s in reversed(store.all(KIND)) if s.shown["status"] in OPEN]
+    yield from sorted(open_batches, key=lambda s: s.shown["status"] != "cancelling")
 
 
 # ---------------------------------------------------------------------- the input file
@@ -402,38 +402,38 @@ def _open(store: ObjectStore) -> Iterator[Stored]:
 def check(path: Path, endpoint: str) -> tuple[int, list[dict[str, Any]]]:
     """How many requests the file holds, and what is wrong with its lines (the first faults)."""
     faults: list[dict[str, Any]] = []
-    seen: set[str] = set()
+    ids: set[str] = set()
     total = 0
     for number, data in enumerate(_raw_lines(path), 1):
         total += 1
-        if fault := _fault(data, endpoint, seen):
+        if fault := _fault(data, endpoint, ids):
             faults.append({**fault, "line": number})
         if len(faults) >= FAULTS_SHOWN or total > LINES:
             break
     if total > LINES:
-        told = f"a batch has at most {LINES} requests"
-        faults.append({"code": "too_many_requests", "message": told, "param": None, "line": LINES + 1})
+        message = f"a batch has at most {LINES} requests"
+        faults.append({"code": "too_many_requests", "message": message, "param": None, "line": LINES + 1})
     if not total:
-        told = "the file has no requests"
-        faults.append({"code": "empty_file", "message": told, "param": None, "line": None})
+        message = "the file has no requests"
+        faults.append({"code": "empty_file", "message": message, "param": None, "line": None})
     return total, faults
 
 
-def _fault(data: bytes, endpoint: str, seen: set[str]) -> dict[str, Any] | None:
+def _fault(data: bytes, endpoint: str, ids: set[str]) -> dict[str, Any] | None:
     try:
-        told = orjson.loads(data)
+        request = orjson.loads(data)
     except orjson.JSONDecodeError:
         return {"code": "invalid_json_line", "message": "this line is not JSON", "param": None}
-    if not isinstance(told, dict) or not isinstance(told.get("custom_id"), str):
+    if not isinstance(request, dict) or not isinstance(request.get("custom_id"), str):
         return {"code": "invalid_request", "message": "custom_id is missing", "param": "custom_id"}
-    if told["custom_id"] in seen:
+    if request["custom_id"] in ids:
         return {"code": "duplicate_custom_id", "message": "this custom_id came before", "param": "custom_id"}
-    seen.add(told["custom_id"])
-    if told.get("method") != "POST":
+    ids.add(request["custom_id"])
+    if request.get("method") != "POST":
         return {"code": "invalid_method", "message": "method is POST", "param": "method"}
-    if told.get("url") != endpoint:
+    if request.get("url") != endpoint:
         return {"code": "mismatched_url", "message": f"url is the batch's: {endpoint}", "param": "url"}
-    if not isinstance(told.get("body"), dict):
+    if not isinstance(request.get("body"), dict):
         return {"code": "invalid_request", "message": "body is a JSON object", "param": "body"}
     return None
 
@@ -441,8 +441,8 @@ def _fault(data: bytes, endpoint: str, seen: set[str]) -> dict[str, Any] | None:
 def lines_of(path: Path) -> Iterator[Line]:
     """The requests of a checked file, one at a time."""
     for data in _raw_lines(path):
-        told = orjson.loads(data)
-        yield Line(told["custom_id"], told["body"])
+        request = orjson.loads(data)
+        yield Line(request["custom_id"], request["body"])
 
 
 def _raw_lines(path: Path) -> Iterator[bytes]:
@@ -468,14 +468,14 @@ def _ends_line(file: Any, at: int) -> bool:
 
 def _usage(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Tokens of all answers, whatever the route calls them."""
-    read = made = cached = 0
+    read = completion = cached = 0
     for record in records:
         usage = (record["response"]["body"] or {}).get("usage") or {}
         read += usage.get("prompt_tokens") or usage.get("input_tokens") or 0
-        made += usage.get("completion_tokens") or usage.get("output_tokens") or 0
+        completion += usage.get("completion_tokens") or usage.get("output_tokens") or 0
         details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
         cached += details.get("cached_tokens") or 0
     return {
-        "input_tokens": read, "input_tokens_details": {"cached_tokens": cached}, "output_tokens": made,
-        "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": read + made,
+        "input_tokens": read, "input_tokens_details": {"cached_tokens": cached}, "output_tokens": completion,
+        "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": read + completion,
     }  # fmt: skip

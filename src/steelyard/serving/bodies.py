@@ -136,35 +136,35 @@ class CompletionBody(Sampling):
     logprobs: int | None = Field(None, ge=0, le=20)
 
 
-def _asked(*neutral: Any) -> Callable[[Any], bool]:
+def _differs_from(*neutral: Any) -> Callable[[Any], bool]:
     return lambda value: value not in (None, False, "", [], {}, *neutral)
 
 
 # Known fields that ask for what no engine here can do, each with the values that ask for nothing.
 UNSUPPORTED: dict[str, Callable[[Any], bool]] = {
-    "functions": _asked(),  # the form before `tools`
-    "function_call": _asked("none", "auto"),
-    "modalities": _asked(["text"]),
-    "audio": _asked(),
-    "prediction": _asked(),
-    "web_search_options": _asked(),
-    "moderation": _asked(),
-    "store": _asked(),
-    "suffix": _asked(),
-    "best_of": _asked(1),
-    "use_beam_search": _asked(),
-    "prompt_logprobs": _asked(),
-    "guided_whitespace_pattern": _asked(),
-    "prompt_cache_retention": _asked("in_memory", "in-memory"),
-    "chat_template": _asked(),
-    "documents": _asked(),
-    "echo": _asked(),
-    "add_generation_prompt": _asked(True),
-    "continue_final_message": _asked(),
-    "bad_words": _asked(),
-    "allowed_token_ids": _asked(),
-    "logits_processors": _asked(),
-    "truncate_prompt_tokens": _asked(),
+    "functions": _differs_from(),  # the form before `tools`
+    "function_call": _differs_from("none", "auto"),
+    "modalities": _differs_from(["text"]),
+    "audio": _differs_from(),
+    "prediction": _differs_from(),
+    "web_search_options": _differs_from(),
+    "moderation": _differs_from(),
+    "store": _differs_from(),
+    "suffix": _differs_from(),
+    "best_of": _differs_from(1),
+    "use_beam_search": _differs_from(),
+    "prompt_logprobs": _differs_from(),
+    "guided_whitespace_pattern": _differs_from(),
+    "prompt_cache_retention": _differs_from("in_memory", "in-memory"),
+    "chat_template": _differs_from(),
+    "documents": _differs_from(),
+    "echo": _differs_from(),
+    "add_generation_prompt": _differs_from(True),
+    "continue_final_message": _differs_from(),
+    "bad_words": _differs_from(),
+    "allowed_token_ids": _differs_from(),
+    "logits_processors": _differs_from(),
+    "truncate_prompt_tokens": _differs_from(),
 }
 # These ask nothing of an engine.
 HARMLESS = {
@@ -271,13 +271,13 @@ def _sampling(api: Api, body: Sampling) -> dict[str, Any]:
     }
 
 
-def _logit_bias(api: Api, asked: dict[str, float]) -> tuple[tuple[int, float], ...]:
-    if asked and not api.capability.logit_bias:
+def _logit_bias(api: Api, biases: dict[str, float]) -> tuple[tuple[int, float], ...]:
+    if biases and not api.capability.logit_bias:
         raise cannot("logit_bias")
-    wrong = next((key for key in asked if not (key.isascii() and key.isdigit() and len(key) < 10)), None)
-    if wrong is not None or any(abs(value) > 100 for value in asked.values()):
+    wrong = next((key for key in biases if not (key.isascii() and key.isdigit() and len(key) < 10)), None)
+    if wrong is not None or any(abs(value) > 100 for value in biases.values()):
         raise ApiError(400, "logit_bias maps token ids to values from -100 to 100", param="logit_bias")
-    bias = {int(key): value for key, value in asked.items()}
+    bias = {int(key): value for key, value in biases.items()}
     api.check_ids(list(bias), "logit_bias")
     return tuple(sorted(bias.items()))
 
@@ -296,9 +296,9 @@ def _plain(message: Message) -> dict[str, Any]:
         content = "\n".join(part.text or "" for part in content)
     if content is None and role != "assistant":
         raise ApiError(400, f"a {role} message needs content", param="messages")
-    told = {"role": role, "content": content or "", **(message.model_extra or {})}
+    plain = {"role": role, "content": content or "", **(message.model_extra or {})}
     if message.tool_calls:
-        told["tool_calls"] = [call.model_dump(exclude_none=True) for call in message.tool_calls]
+        plain["tool_calls"] = [call.model_dump(exclude_none=True) for call in message.tool_calls]
     if message.tool_call_id is not None:
-        told["tool_call_id"] = message.tool_call_id
-    return told
+        plain["tool_call_id"] = message.tool_call_id
+    return plain

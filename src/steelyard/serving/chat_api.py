@@ -15,7 +15,7 @@ from .exchange import Exchange
 from .shapes import Chat
 from .tools import Tools, tools_of
 from .transport import body_of
-from .turn import chat_ids, switches, told_of, with_tools
+from .turn import chat_ids, switches, tool_headers, with_tools
 
 BODIES: dict[str, type[BaseModel]] = {"/v1/chat/completions": ChatBody}
 
@@ -26,7 +26,7 @@ def routes(api: Api) -> list[Route]:
         headers = ignored(body)
         exchange, tools = exchange_of(api, body)
         exchange.caller = api.caller(request, body.service_tier, body.priority, body.timeout)
-        return exchange.response(told_of(headers, tools))
+        return exchange.response(tool_headers(headers, tools))
 
     return [Route("/v1/chat/completions", chat, methods=["POST"])]
 

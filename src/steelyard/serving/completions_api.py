@@ -49,7 +49,7 @@ def _prompts(api: Api, body: CompletionBody) -> list[list[int]]:
     listed = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given
     if not listed:
         raise ApiError(400, "the prompt is empty", param="prompt")
-    found = [api.tokenizer.encode(p) if isinstance(p, str) else list(p) for p in listed]
-    for ids in found:
+    prompts = [api.tokenizer.encode(p) if isinstance(p, str) else list(p) for p in listed]
+    for ids in prompts:
         api.check_ids(ids)
-    return found
+    return prompts

@@ -16,10 +16,10 @@ GRAMMAR_LIMIT = 64 * 1024  # characters; a larger one takes the engine seconds t
 
 def constraint_of(body: Sampling, capability: Capability) -> Constraint | None:
     """Raises ApiError 400 where two are asked for, or one that the engine cannot hold."""
-    found = [(field, made) for field, made in _asked(body) if made]
-    if len(found) > 1:
-        raise ApiError(400, f"{found[0][0]} and {found[1][0]} exclude each other", param=found[1][0])
-    return check(found[0][1], capability, found[0][0]) if found else None
+    given = [(field, constraint) for field, constraint in _requested(body) if constraint]
+    if len(given) > 1:
+        raise ApiError(400, f"{given[0][0]} and {given[1][0]} exclude each other", param=given[1][0])
+    return check(given[0][1], capability, given[0][0]) if given else None
 
 
 def check(constraint: Constraint, capability: Capability, field: str) -> Constraint:
@@ -33,9 +33,9 @@ def check(constraint: Constraint, capability: Capability, field: str) -> Constra
     return constraint
 
 
-def _asked(body: Sampling) -> list[tuple[str, Constraint | None]]:
+def _requested(body: Sampling) -> list[tuple[str, Constraint | None]]:
     so = body.structured_outputs
-    asked = [
+    requested = [
         ("response_format", _response_format(body)),
         ("guided_json", _schema(body.guided_json, "guided_json")),
         ("guided_regex", ("regex", body.guided_regex) if body.guided_regex else None),
@@ -43,41 +43,41 @@ def _asked(body: Sampling) -> list[tuple[str, Constraint | None]]:
         ("guided_grammar", ("ebnf", body.guided_grammar) if body.guided_grammar else None),
     ]
     if so:
-        asked += [
+        requested += [
             ("structured_outputs.json", _schema(so.json_, "structured_outputs.json")),
             ("structured_outputs.regex", ("regex", so.regex) if so.regex else None),
             ("structured_outputs.choice", one_of(so.choice)),
             ("structured_outputs.grammar", ("ebnf", so.grammar) if so.grammar else None),
             ("structured_outputs.json_object", ANY_OBJECT if so.json_object else None),
         ]
-    return asked
+    return requested
 
 
 def _response_format(body: Sampling) -> Constraint | None:
-    asked = body.response_format
-    if asked is None or asked.type == "text":
+    wanted = body.response_format
+    if wanted is None or wanted.type == "text":
         return None
-    if asked.type == "json_object":
+    if wanted.type == "json_object":
         return ANY_OBJECT
-    if asked.json_schema is None or asked.json_schema.schema_ is None:
+    if wanted.json_schema is None or wanted.json_schema.schema_ is None:
         raise ApiError(400, "response_format json_schema needs json_schema.schema", "response_format")
-    return _schema(asked.json_schema.schema_, "response_format")
+    return _schema(wanted.json_schema.schema_, "response_format")
 
 
-def _schema(asked: dict[str, Any] | str | None, field: str) -> Constraint | None:
-    return None if asked is None else schema_of(asked, field)
+def _schema(schema: dict[str, Any] | str | None, field: str) -> Constraint | None:
+    return None if schema is None else schema_of(schema, field)
 
 
-def schema_of(asked: dict[str, Any] | str, field: str) -> Constraint:
+def schema_of(schema: dict[str, Any] | str, field: str) -> Constraint:
     """A JSON schema, or its text, as a grammar. Raises ApiError 400."""
-    if isinstance(asked, str):
+    if isinstance(schema, str):
         try:
-            asked = json.loads(asked)
+            schema = json.loads(schema)
         except (ValueError, RecursionError):
             raise ApiError(400, f"{field} is no JSON", field) from None
-    if not isinstance(asked, dict):
+    if not isinstance(schema, dict):
         raise ApiError(400, f"{field} is a JSON schema: an object", field)
-    return "json_schema", json.dumps(asked)
+    return "json_schema", json.dumps(schema)
 
 
 def one_of(choices: list[str] | None) -> Constraint | None:

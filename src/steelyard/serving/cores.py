@@ -40,7 +40,7 @@ def physical_cores() -> list[int]:
 
 def _physical() -> dict[tuple[int, int, int], int]:
     """(NUMA node, socket, core) -> its first usable hyper-thread; without /sys each CPU is a core."""
-    found: dict[tuple[int, int, int], int] = {}
+    first_cpu: dict[tuple[int, int, int], int] = {}
     for cpu in sorted(affinity()):
         place = Path(f"/sys/devices/system/cpu/cpu{cpu}")
         socket, core, node = 0, cpu, 0
@@ -48,5 +48,5 @@ def _physical() -> dict[tuple[int, int, int], int]:
             socket = int((place / "topology/physical_package_id").read_text())
             core = int((place / "topology/core_id").read_text())
             node = next((int(n.name[4:]) for n in place.glob("node[0-9]*")), 0)
-        found.setdefault((node, socket, core), cpu)
-    return found
+        first_cpu.setdefault((node, socket, core), cpu)
+    return first_cpu

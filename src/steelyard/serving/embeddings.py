@@ -57,20 +57,20 @@ async def _embed(api: Any, request: Request) -> Response:
     write: Callable[[np.ndarray], Any] = _base64 if coded else (lambda vector: vector.tolist())
     data = [{"object": "embedding", "index": i, "embedding": write(v)} for i, v in enumerate(vectors)]
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    told = {"object": "list", "data": data, "model": encoder.name, "usage": usage}
-    return json_response(told, headers=headers)
+    answer = {"object": "list", "data": data, "model": encoder.name, "usage": usage}
+    return json_response(answer, headers=headers)
 
 
-def _length(encoder: EncoderService, asked: int | None) -> int:
+def _length(encoder: EncoderService, requested: int | None) -> int:
     """Raises ApiError 400 for a length that the model was not trained for."""
     full, shorter = encoder.about.dimensions, encoder.about.shorter
-    if asked in (None, full):
+    if requested in (None, full):
         return full
-    if shorter is None or asked > full or (shorter and asked not in shorter):
+    if shorter is None or requested > full or (shorter and requested not in shorter):
         able = "no other length" if shorter is None else ", ".join(map(str, shorter)) or f"at most {full}"
-        told = f"{encoder.name!r} gives {full} dimensions and was trained for {able}"
-        raise ApiError(400, told, param="dimensions", code="unsupported_parameter")
-    return asked
+        message = f"{encoder.name!r} gives {full} dimensions and was trained for {able}"
+        raise ApiError(400, message, param="dimensions", code="unsupported_parameter")
+    return requested
 
 
 def _ids(encoder: EncoderService, body: EmbeddingBody) -> list[list[int]]:

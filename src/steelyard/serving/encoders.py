@@ -32,14 +32,14 @@ class EncoderService:
 
     async def vectors(self, batch: list[list[int]]) -> list[list[float]]:
         """One vector for each list of ids, of a reranker one score. Raises EngineLost."""
-        found: list[list[float]] = []
+        embedded: list[list[float]] = []
         step: list[list[int]] = []
         for ids in batch:
             if step and sum(map(len, step)) + len(ids) > STEP_TOKENS:
-                found += await self.engine.embed(step)
+                embedded += await self.engine.embed(step)
                 step = []
             step.append(ids)
-        return found + (await self.engine.embed(step) if step else [])
+        return embedded + (await self.engine.embed(step) if step else [])
 
     def fitting(self, ids: list[int], cut: int | None, param: str) -> list[int]:
         """The ids, cut where that is asked for: the last one, which ends the text, stays.
@@ -79,8 +79,8 @@ def encoder_of(served: Any, name: str, kind: str | None = None) -> EncoderServic
             param="model", code="no_encoder",
         )  # fmt: skip
     if name not in ("default", encoder.name):
-        told = f"there is no encoder {name!r}; this is {encoder.name!r}"
-        raise ApiError(404, told, "model", "model_not_found")
+        message = f"there is no encoder {name!r}; this is {encoder.name!r}"
+        raise ApiError(404, message, "model", "model_not_found")
     if kind and encoder.about.kind != kind:
         raise ApiError(400, f"{encoder.name!r} scores pairs of texts; it gives no vectors", param="model")
     return encoder
@@ -96,11 +96,11 @@ async def counted(
     tokens = sum(map(len, batch))
     account = served.keys.account(owner_of(request))
     account.check_tokens(tokens)
-    found = await encoder.vectors(batch)
+    vectors = await encoder.vectors(batch)
     account.spend(tokens)
     served.measures.prompt_tokens.inc(tokens)
     served.measures.success("stop")
-    return found
+    return vectors
 
 
 def check_cut(body: EncoderBody) -> None:

@@ -84,15 +84,15 @@ def _serve(engine: Engine, channel: Channel) -> None:
         else:
             engine.idle(time.monotonic() - last)
         if engine.busy() and (events := engine.step()):
-            channel.send({"events": [_told(event) for event in events], "metrics": engine.metrics()})
+            channel.send({"events": [_event_fields(event) for event in events], "metrics": engine.metrics()})
 
 
-def _told(event: Event) -> list[Any]:
+def _event_fields(event: Event) -> list[Any]:
     """Empty fields at the end are left out: most events have none, and each costs on the way."""
-    told = [event.request_id, event.ids, event.logprobs, event.finish, event.tops, event.cached]
-    while told[-1] is None:
-        told.pop()
-    return told
+    fields = [event.request_id, event.ids, event.logprobs, event.finish, event.tops, event.cached]
+    while fields[-1] is None:
+        fields.pop()
+    return fields
 
 
 def _loaded(channel: Channel, request_id: int, started: Future[None]) -> None:
@@ -105,8 +105,8 @@ def _loaded(channel: Channel, request_id: int, started: Future[None]) -> None:
 def _failed(channel: Channel, request_id: int, why: BaseException) -> None:
     """Of what the engine says that it cannot do, the words alone."""
     refused = isinstance(why, ValueError | NotImplementedError)
-    told = str(why) if refused else f"{type(why).__name__}: {why}"
-    channel.send({"failed": {"id": request_id, "why": told, "refused": refused}})
+    message = str(why) if refused else f"{type(why).__name__}: {why}"
+    channel.send({"failed": {"id": request_id, "why": message, "refused": refused}})
 
 
 def _handle(engine: Engine, channel: Channel, message: dict[str, Any]) -> Future[None] | None:
@@ -121,8 +121,8 @@ def _handle(engine: Engine, channel: Channel, message: dict[str, Any]) -> Future
             engine.cancel(request_id)
         elif op == "score":
             scores = engine.score(message["ids"], message["top"])
-            told = [scores.logprobs, scores.top_ids, scores.top_logprobs]
-            channel.send({"scores": [request_id, *told]})
+            arrays = [scores.logprobs, scores.top_ids, scores.top_logprobs]
+            channel.send({"scores": [request_id, *arrays]})
         elif op == "embed":
             channel.send({"embeddings": [request_id, engine.embed(message["batch"])]})
         elif op == "load_adapter":

@@ -19,12 +19,12 @@ INSTALL = {
 
 def engine_for(source: str | Path, root: Path | str = ".") -> str:
     """OpenVINO; where it is not installed, what is and can read `source`. Lacking where nothing can."""
-    found = {name: CAPABILITIES[name]().unusable for name in _able(source, root)}
-    usable = next((name for name, why in found.items() if why is None), None)
+    unusable = {name: CAPABILITIES[name]().unusable for name in _able(source, root)}
+    usable = next((name for name, why in unusable.items() if why is None), None)
     if usable is None:
         raise Lacking(
             "serve.no_engine", "no engine for this model is installed",
-            why="; ".join(f"{name}: {why}" for name, why in found.items()), hint=INSTALL["openvino"],
+            why="; ".join(f"{name}: {why}" for name, why in unusable.items()), hint=INSTALL["openvino"],
         )  # fmt: skip
     return usable
 
@@ -43,8 +43,8 @@ def _able(source: str | Path, root: Path | str) -> list[str]:
 def check_engine(name: str, python: str | None = None) -> None:
     """Raises WrongUse for a name that no engine has, Lacking where its packages are not installed."""
     if name not in ENGINES:
-        known = ", ".join(ENGINES)
-        raise WrongUse("serve.engine_unknown", f"no engine {name!r}", hint=f"one of {known}")
+        names = ", ".join(ENGINES)
+        raise WrongUse("serve.engine_unknown", f"no engine {name!r}", hint=f"one of {names}")
     why = vllm_capability(python).unusable if name == "vllm" else CAPABILITIES[name]().unusable
     if why:
         raise Lacking("serve.engine_missing", f"the engine {name} is not there", why=why, hint=INSTALL[name])

@@ -67,12 +67,12 @@ class EngineProcess:
         self.restarts = 0
         self._ids = itertools.count(1)
         self._queues: dict[int, asyncio.Queue[Event | Exception]] = {}
-        self._asked: dict[int, asyncio.Future[Any]] = {}
+        self._calls: dict[int, asyncio.Future[Any]] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()  # set, and made anew, at each change of state
-        self._told: dict[int, tuple[Callable[[], None], Callable[[int, int], None], int]] = {}
+        self._callbacks: dict[int, tuple[Callable[[], None], Callable[[int, int], None], int]] = {}
         self.why_lost = "the engine process ended"
 
     @property
@@ -175,7 +175,7 @@ class EngineProcess:
         self,
         request: dict[str, Any],
         ended: Callable[[], None] = lambda: None,
-        made: Callable[[int, int], None] = lambda prompt, ids: None,
+        generated: Callable[[int, int], None] = lambda prompt, ids: None,
     ) -> AsyncGenerator[Event, None]:
         """Events of one answer. Leaving the loop early frees the slot.
 
@@ -187,7 +187,7 @@ class EngineProcess:
         wanted = GenRequest(request_id=next(self._ids), **request)
         queue: asyncio.Queue[Event | Exception] = asyncio.Queue()
         self._queues[wanted.request_id] = queue
-        self._told[wanted.request_id] = (ended, made, len(wanted.ids))
+        self._callbacks[wanted.request_id] = (ended, generated, len(wanted.ids))
         self._send({"op": "add", **_shallow(wanted)})
         finished = False
         try:
@@ -205,15 +205,15 @@ class EngineProcess:
                 self._send({"op": "cancel", "request_id": wanted.request_id})
 
     def _end(self, request_id: int) -> None:
-        if told := self._told.pop(request_id, None):
-            told[0]()
+        if callbacks := self._callbacks.pop(request_id, None):
+            callbacks[0]()
 
-    def _made(self, event: Event) -> None:
+    def _report(self, event: Event) -> None:
         """The prompt counts with the first ids."""
-        if told := self._told.get(event.request_id):
-            ended, made, prompt_tokens = told
-            made(prompt_tokens, len(event.ids))
-            self._told[event.request_id] = (ended, made, 0)
+        if callbacks := self._callbacks.get(event.request_id):
+            ended, generated, prompt_tokens = callbacks
+            generated(prompt_tokens, len(event.ids))
+            self._callbacks[event.request_id] = (ended, generated, 0)
 
     @property
     def adapters(self) -> dict[str, str]:
@@ -237,8 +237,8 @@ class EngineProcess:
 
     async def drop_adapter(self, name: str) -> None:
         await self._ask("drop_adapter", name=name)
-        kept = {known: folder for known, folder in self.adapters.items() if known != name}
-        self.settings = replace(self.settings, adapters=kept)
+        others = {other: folder for other, folder in self.adapters.items() if other != name}
+        self.settings = replace(self.settings, adapters=others)
 
     async def _insist(self, op: str, **what: Any) -> list[Any]:
         """A question that may be asked again where the engine ends over it, or starts again just now."""
@@ -254,12 +254,12 @@ class EngineProcess:
         if self.state != "ready":
             raise EngineLost(f"the engine is {self.state}")
         request_id = next(self._ids)
-        self._asked[request_id] = asyncio.get_running_loop().create_future()
+        self._calls[request_id] = asyncio.get_running_loop().create_future()
         self._send({"op": op, "request_id": request_id, **what})
         try:
-            return list(await self._asked[request_id])
+            return list(await self._calls[request_id])
         finally:
-            self._asked.pop(request_id, None)
+            self._calls.pop(request_id, None)
 
     def _send(self, message: dict[str, Any]) -> None:
         if self._writer and not self._writer.is_closing():
@@ -298,17 +298,17 @@ class EngineProcess:
         if "events" in message:
             self.last_token_at = time.monotonic()
             self.metrics = message["metrics"]
-            for told in message["events"]:
-                event = Event(*told)
+            for fields in message["events"]:
+                event = Event(*fields)
                 if queue := self._queues.get(event.request_id):
                     queue.put_nowait(event)
-                self._made(event)
+                self._report(event)
                 if event.finish:
                     self._end(event.request_id)
         elif kind := next((name for name in REPLIES if name in message), None):
-            told = message[kind]
-            request_id, *rest = told if isinstance(told, list) else [told]
-            if (future := self._asked.get(request_id)) and not future.done():
+            fields = message[kind]
+            request_id, *rest = fields if isinstance(fields, list) else [fields]
+            if (future := self._calls.get(request_id)) and not future.done():
                 future.set_result(rest)
         elif failed := message.get("failed"):
             error = EngineRefused if failed["refused"] else EngineLost
@@ -317,14 +317,14 @@ class EngineProcess:
     def _fail(self, request_id: int, why: Exception) -> None:
         if queue := self._queues.get(request_id):
             queue.put_nowait(why)
-        if (future := self._asked.get(request_id)) and not future.done():
+        if (future := self._calls.get(request_id)) and not future.done():
             future.set_exception(why)
 
     def _lost(self) -> None:
         self._kill()
         self.state = "stalled"
         self.log("engine.lost", pid=self.pid, why=self.why_lost)
-        for request_id in [*self._queues, *self._asked]:
+        for request_id in [*self._queues, *self._calls]:
             self._fail(request_id, EngineCrashed(self.why_lost))
         self.why_lost = "the engine process ended"
 
@@ -334,7 +334,7 @@ class EngineProcess:
         while self.state != "closed":
             before = time.monotonic()
             await asyncio.sleep(TICK_S)
-            busy = bool(self._queues or self._asked) and self.state == "ready"
+            busy = bool(self._queues or self._calls) and self.state == "ready"
             paused = time.monotonic() - before > 3 * TICK_S  # this process itself stood still
             limit = silent.limit_s(self.pid, None if paused or not busy else self.last_token_at)
             if limit is None or self.pid is None:
@@ -399,8 +399,8 @@ def _cpu(pid: int) -> tuple[float, bool]:
 
     with suppress(psutil.Error):
         process = psutil.Process(pid)
-        found = [process, *process.children(recursive=True)]
-        used = sum(t.user + t.system for t in (p.cpu_times() for p in found))
+        processes = [process, *process.children(recursive=True)]
+        used = sum(t.user + t.system for t in (p.cpu_times() for p in processes))
         return used, process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
     return 0.0, False
 
@@ -409,6 +409,6 @@ async def _first_line(reader: asyncio.StreamReader) -> dict[str, Any]:
     """What the child says once it has loaded, or that it ended before."""
     with suppress(ConnectionError, ValueError):
         if line := await reader.readline():
-            told: dict[str, Any] = orjson.loads(line)
-            return told
+            message: dict[str, Any] = orjson.loads(line)
+            return message
     return {"failed": {"why": "the engine process ended"}}

@@ -65,22 +65,22 @@ class Exchange:
         return usage_of(self.served, self.prompts, answers)
 
     async def _choice(self, index: int, answer: Answer) -> dict[str, Any]:
-        asked = self.prompts[index // self.job.n]
-        prompt = asked.ids
+        requested = self.prompts[index // self.job.n]
+        prompt = requested.ids
         text = (self.served.tokenizer.decode(prompt, skip_special=False) if self.echo else "") + answer.text
-        scored = None if self.job.top is None else await self._scored(asked, answer, self.job.top)
+        scored = None if self.job.top is None else await self._scored(requested, answer, self.job.top)
         choice = self.shape.whole(index, text, scored, answer.finish)
         if self.job.token_ids:
             choice |= {"token_ids": answer.ids, "prompt_token_ids": prompt}
         return choice
 
-    async def _scored(self, asked: Prompt, answer: Answer, top: int) -> Scored:
+    async def _scored(self, requested: Prompt, answer: Answer, top: int) -> Scored:
         """The engine's own values for what it made; the prompt's by one scoring pass."""
         if not (self.echo or self.job.second_pass):
             return generated(answer)
-        prompt = asked.ids
+        prompt = requested.ids
         ids = prompt + answer.ids
-        scores = await self.served.score(asked, ids, top, self.caller)
+        scores = await self.served.score(requested, ids, top, self.caller)
         # What the engine made keeps the engine's own value: a reader wants to know what it computed.
         logprobs: list[float | None] = [None, *scores.logprobs[: len(prompt) - 1], *answer.logprobs]
         likeliest = zip(scores.top_ids, scores.top_logprobs, strict=True)
@@ -100,11 +100,11 @@ class Exchange:
                     first = index not in answers
                     answers[index] = answer
                     scored = None if self.job.top is None else generated(piece)
-                    made = self.shape.chunks(index, piece, first, scored)
-                    if self.job.token_ids and made:
-                        made[0]["token_ids"] = piece.ids
-                    if made:
-                        yield b"".join([event({**envelope, "choices": [choice]}) for choice in made])
+                    choices = self.shape.chunks(index, piece, first, scored)
+                    if self.job.token_ids and choices:
+                        choices[0]["token_ids"] = piece.ids
+                    if choices:
+                        yield b"".join([event({**envelope, "choices": [choice]}) for choice in choices])
         except EngineLost as e:
             if not answers:
                 raise

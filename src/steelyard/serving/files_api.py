@@ -56,25 +56,25 @@ class Files:
         return json_response(stored.shown)
 
     async def listed(self, request: Request) -> Response:
-        found = await asyncio.to_thread(live, self.store)
+        files = await asyncio.to_thread(live, self.store)
         purpose = request.query_params.get("purpose")
-        found = [s for s in found if purpose in (None, s.shown["purpose"])]
-        return json_response(page(request, found, limit=10_000))
+        files = [s for s in files if purpose in (None, s.shown["purpose"])]
+        return json_response(page(request, files, limit=10_000))
 
     async def get(self, request: Request) -> Response:
-        return json_response((await self._found(request)).shown)
+        return json_response((await self._stored(request)).shown)
 
     async def content(self, request: Request) -> Response:
-        stored = await self._found(request)
+        stored = await self._stored(request)
         path = self.store.content(stored.id)
         return FileResponse(path, media_type="application/octet-stream", filename=stored.shown["filename"])
 
     async def delete(self, request: Request) -> Response:
-        stored = await self._found(request)
+        stored = await self._stored(request)
         await asyncio.to_thread(self.store.drop, KIND, stored.id)
         return json_response({"id": stored.id, "object": "file", "deleted": True})
 
-    async def _found(self, request: Request) -> Stored:
+    async def _stored(self, request: Request) -> Stored:
         stored = await asyncio.to_thread(find, self.store, KIND, request, "file")
         if _expired(stored):
             await asyncio.to_thread(self.store.drop, KIND, stored.id)
@@ -102,18 +102,18 @@ def named(store: ObjectStore, request: Request, file_id: str, purpose: str, para
     if stored is None or not may_see(request, stored) or _expired(stored):
         raise ApiError(400, f"there is no file {file_id!r}", param=param, code="file_not_found")
     if stored.shown["purpose"] != purpose:
-        told = f"the file {file_id} was uploaded for {stored.shown['purpose']!r}, not for {purpose!r}"
-        raise ApiError(400, told, param=param, code="wrong_purpose")
+        message = f"the file {file_id} was uploaded for {stored.shown['purpose']!r}, not for {purpose!r}"
+        raise ApiError(400, message, param=param, code="wrong_purpose")
     return stored
 
 
 def live(store: ObjectStore) -> list[Stored]:
     """All files, newest first; expired ones go."""
-    found = store.all(KIND)
-    for stored in found:
+    files = store.all(KIND)
+    for stored in files:
         if _expired(stored):
             store.drop(KIND, stored.id)
-    return [s for s in found if not _expired(s)]
+    return [s for s in files if not _expired(s)]
 
 
 def _expired(stored: Stored) -> bool:
@@ -143,13 +143,13 @@ class _form:
 
 
 def _limited(receive: Callable[[], Awaitable[Message]]) -> Callable[[], Awaitable[Message]]:
-    seen = 0
+    received_bytes = 0
 
     async def limited() -> Message:
-        nonlocal seen
+        nonlocal received_bytes
         message = await receive()
-        seen += len(message.get("body", b""))
-        if seen > LIMIT_BYTES + 65536:  # the form's own lines
+        received_bytes += len(message.get("body", b""))
+        if received_bytes > LIMIT_BYTES + 65536:  # the form's own lines
             raise ApiError(413, f"a file has at most {LIMIT_BYTES} bytes", param="file")
         return message
 
@@ -171,6 +171,6 @@ def _life_s(form: FormData) -> int | None:
         raise ApiError(400, "expires_after.anchor is created_at", param="expires_after")
     text = str(seconds)
     if not (text.isascii() and text.isdigit() and LIFE_S[0] <= int(text[:9]) <= LIFE_S[1]):
-        told = f"expires_after.seconds is a number from {LIFE_S[0]} to {LIFE_S[1]}"
-        raise ApiError(400, told, param="expires_after")
+        message = f"expires_after.seconds is a number from {LIFE_S[0]} to {LIFE_S[1]}"
+        raise ApiError(400, message, param="expires_after")
     return int(text)

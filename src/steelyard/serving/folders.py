@@ -56,8 +56,8 @@ def prepare(
     folder, key = _hf(model)
     form = form or DEFAULT_FORM
     built = hashlib.sha256(f"{key} {form} {IR_VERSION} {_version('openvino')}".encode()).hexdigest()
-    kept = _kept(f"ir-{built[:32]}", lambda out: export_form(folder, out, form))
-    return Prepared(kept, built)
+    exported = _exported_once(f"ir-{built[:32]}", lambda out: export_form(folder, out, form))
+    return Prepared(exported, built)
 
 
 def _hf(model: ModelSource) -> tuple[Path, str]:
@@ -65,7 +65,7 @@ def _hf(model: ModelSource) -> tuple[Path, str]:
     if model.kind != "gguf":
         return model.path, _hash(model.path)
     key = _file_hash(model.path)
-    return _kept(f"hf-{key[:32]}", lambda out: to_hf(model, out)), key
+    return _exported_once(f"hf-{key[:32]}", lambda out: to_hf(model, out)), key
 
 
 # ------------------------------------------------------------------ other engines
@@ -99,7 +99,7 @@ def _gguf(source: str | Path, place: Path, root: Path | str) -> Prepared:
                 "kv_precision": "f16", "max_context": config["max_position_embeddings"]}  # fmt: skip
         (out / "form.json").write_bytes(orjson.dumps(form, option=orjson.OPT_INDENT_2))
 
-    folder = _kept(f"gguf-{key[:32]}", write)
+    folder = _exported_once(f"gguf-{key[:32]}", write)
     _link(folder / GGUF, model.path.resolve())
     return Prepared(folder, hashlib.sha256(f"{key} gguf".encode()).hexdigest())
 
@@ -131,8 +131,8 @@ OTHERS = {"llamacpp": _gguf, "vllm": _weights}
 def _encoder(folder: Path) -> Prepared:
     """A sentence encoder: the engine `encoder` loads it."""
     built = hashlib.sha256(f"{_hash(folder)} encoder {ENCODER_VERSION} {_version('openvino')}".encode())
-    kept = _kept(f"encoder-{built.hexdigest()[:32]}", lambda out: export_encoder(folder, out))
-    return Prepared(kept, built.hexdigest())
+    exported = _exported_once(f"encoder-{built.hexdigest()[:32]}", lambda out: export_encoder(folder, out))
+    return Prepared(exported, built.hexdigest())
 
 
 def _refuse_sealed(folder: Path) -> None:
@@ -165,7 +165,7 @@ def _version(package: str) -> str:
         return "none"
 
 
-def _kept(name: str, write: Callable[[Path], object]) -> Path:
+def _exported_once(name: str, write: Callable[[Path], object]) -> Path:
     """`name` in the cache, written where it is not there yet: beside, then renamed."""
     cache = cache_folder() / "served"
     target = cache / name

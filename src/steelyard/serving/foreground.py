@@ -25,7 +25,7 @@ def serve(
     settings: ServeSettings,
     *,
     form: str | None = None,
-    ready: Callable[[dict[str, Any]], None] = lambda told: None,
+    ready: Callable[[dict[str, Any]], None] = lambda service: None,
     tried: Callable[[str, float], None] | None = None,
 ) -> None:
     """Serve a model, Hugging Face or artefact folder; `ready` is told {"url", "pid", ...} once healthy.
@@ -52,7 +52,7 @@ def serve(
     if tried is not None and settings.engine == "openvino":
         if settings.draft:
             check_draft(prepared.folder, settings.draft)  # the engines' start does, after minutes of trials
-        tune(engine_settings(prepared.folder, settings), told=tried)
+        tune(engine_settings(prepared.folder, settings), report=tried)
     asyncio.run(_run(prepared.folder, settings, ready))
 
 
@@ -66,8 +66,8 @@ def _check_speculation(settings: ServeSettings) -> None:
     """Raises WrongUse where the engine cannot speculate so."""
     kind, able = settings.speculative, CAPABILITIES[settings.engine]().speculative
     if kind != "off" and kind not in able:
-        known = ", ".join(("off", *able))
-        raise WrongUse("serve.speculative", f"{settings.engine} has no {kind!r}", hint=f"one of {known}")
+        names = ", ".join(("off", *able))
+        raise WrongUse("serve.speculative", f"{settings.engine} has no {kind!r}", hint=f"one of {names}")
     check_draft_named(settings)
 
 

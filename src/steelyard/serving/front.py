@@ -60,23 +60,23 @@ def bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # With the protocol named, asyncio sets TCP_NODELAY on what it accepts; without, a first token waits 40 ms
     # for the client's delayed acknowledgement.
-    made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # a reader that takes nothing for so long has gone
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SLOW_READER_MS)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SLOW_READER_MS)
     try:
-        made.bind((host, port))
-        made.listen(1024)
+        listening.bind((host, port))
+        listening.listen(1024)
     except OSError as e:
-        made.close()
+        listening.close()
         raise Lacking(
             "serve.port_taken",
             f"cannot listen on {host}:{port}",
             why=e.strerror or str(e),
             hint=f"stop what listens there (see `ss -ltnp sport = :{port}`), or give another --port",
         ) from e
-    made.setblocking(False)
-    return made
+    listening.setblocking(False)
+    return listening
 
 
 def url_of(listening: socket.socket) -> str:
@@ -117,7 +117,7 @@ class Front:
             listening = bind(self.settings.host, self.settings.port)
             await self._start(listening)
             if not self.stopping.is_set():
-                ready(self.told(url_of(listening)))
+                ready(self.document(url_of(listening)))
                 if not self.candidate:
                     self._take_up()
             await self.stopping.wait()
@@ -180,7 +180,7 @@ class Front:
         """Batches and tuning jobs that an earlier process left."""
         self.served.stores.begin(self.app.inner)
 
-    def told(self, url: str) -> dict[str, Any]:
+    def document(self, url: str) -> dict[str, Any]:
         about = {
             "url": url,
             "pid": os.getpid(),
@@ -223,11 +223,11 @@ class Front:
         self._keep_model()
         detach()
         self._take_up()
-        told = self.told(url_of(listening))
+        message = self.document(url_of(listening))
         if state_folder:
-            write_state(Path(state_folder), {**told, "fingerprint": self.settings.fingerprint})
-        log("service.published", url=told["url"])
-        return told
+            write_state(Path(state_folder), {**message, "fingerprint": self.settings.fingerprint})
+        log("service.published", url=message["url"])
+        return message
 
     def _keep_model(self) -> None:
         """A sealed model lies opened in memory, for as long as its starter lives: keep links to its files.
@@ -301,8 +301,8 @@ def main() -> None:
     _close_stream(0)
     _close_stream(1)
 
-    def tell(told: dict[str, Any]) -> None:
-        os.write(answer, orjson.dumps(told) + b"\n")
+    def tell(document: dict[str, Any]) -> None:
+        os.write(answer, orjson.dumps(document) + b"\n")
         os.close(answer)
 
     try:

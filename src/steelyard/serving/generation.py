@@ -59,12 +59,12 @@ class Served:
         self._probing = asyncio.Lock()
         measures.watch_service(engine, self.admission)
 
-    def prompt(self, ids: list[int], asked: int | None, default: int | None) -> Prompt:
+    def prompt(self, ids: list[int], requested: int | None, default: int | None) -> Prompt:
         """Raises ApiError 400 where prompt and answer exceed the context: nothing is cut silently."""
         if not self.generates:
             raise ApiError(400, "a sentence encoder is served here: it generates no text", param="model")
         longest = self.max_model_len
-        wanted = default if asked is None else asked
+        wanted = default if requested is None else requested
         if not ids:
             raise ApiError(400, "the prompt has no tokens", param="prompt")
         if len(ids) + (1 if wanted is None else wanted) > longest:
@@ -98,8 +98,8 @@ class Served:
         tracks = [prompts[i // job.n] for i in range(len(prompts) * job.n)]
         least = job.sampling.get("min_tokens", 0)
         if any(least > p.max_tokens for p in prompts):
-            told = f"min_tokens is {least}, and the answer may have fewer"
-            raise ApiError(400, told, param="min_tokens")
+            message = f"min_tokens is {least}, and the answer may have fewer"
+            raise ApiError(400, message, param="min_tokens")
         likely = self.admission.output_tokens
         expected = sum(len(p.ids) for p in prompts) + sum(min(p.max_tokens, likely) for p in tracks)
         with account.reserved(expected):
@@ -160,7 +160,7 @@ class Served:
             finally:
                 if answer.ids:  # paid for, whoever has left since; a prompt once, however many its answers
                     account.spend(len(answer.ids) + (0 if index % job.n else len(prompt.ids)))
-        self.admission.made(len(answer.ids))
+        self.admission.count_generated(len(answer.ids))
         self.measures.e2e.observe(time.perf_counter() - came)
 
     async def _until_ready(self, caller: Caller) -> None:
@@ -231,20 +231,20 @@ class Served:
 
     def count(self, prompt_tokens: int, answers: list[Answer]) -> dict[str, Any]:
         """The `usage` of a finished request; the counters move with it."""
-        made = sum(len(answer.ids) for answer in answers)
+        generated = sum(len(answer.ids) for answer in answers)
         self.measures.prompt_tokens.inc(prompt_tokens)
-        self.measures.generation_tokens.inc(made)
+        self.measures.generation_tokens.inc(generated)
         self.measures.success(answers[0].finish or "length" if answers else "length")
         tell(
             self.measures.model_name,
             gen_ai__usage__input_tokens=prompt_tokens,
-            gen_ai__usage__output_tokens=made,
+            gen_ai__usage__output_tokens=generated,
             gen_ai__response__finish_reasons=[answer.finish or "length" for answer in answers],
         )
         return {
             "prompt_tokens": prompt_tokens,
-            "completion_tokens": made,
-            "total_tokens": prompt_tokens + made,
+            "completion_tokens": generated,
+            "total_tokens": prompt_tokens + generated,
         }
 
     # ------------------------------------------------------------------ health

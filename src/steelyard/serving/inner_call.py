@@ -33,7 +33,7 @@ async def ask(
         "headers": [*headers, (b"x-request-id", request_id.encode())], "client": None,
         "server": ("inside", None), "state": {"caller": caller},
     }  # fmt: skip
-    told = {"status": 500, "headers": {}}
+    head = {"status": 500, "headers": {}}
     answer = bytearray()
     given = False
 
@@ -46,12 +46,12 @@ async def ask(
 
     async def send(message: Message) -> None:
         if message["type"] == "http.response.start":
-            told["status"] = message["status"]
-            told["headers"] = {
+            head["status"] = message["status"]
+            head["headers"] = {
                 k.decode("latin-1").lower(): v.decode("latin-1") for k, v in message["headers"]
             }
         else:
             answer.extend(message.get("body", b""))
 
     await app(scope, receive, send)
-    return InnerAnswer(told["status"], told["headers"], orjson.loads(answer) if answer else None)  # type: ignore[arg-type]
+    return InnerAnswer(head["status"], head["headers"], orjson.loads(answer) if answer else None)  # type: ignore[arg-type]

@@ -129,11 +129,11 @@ class Account:
         self._turn()
         budget = self.key.budget_tokens
         if budget is not None and self.used_tokens >= budget:
-            told = f"the budget of {budget} tokens is used up"
-            raise ApiError(429, told, code="insufficient_quota", retry_after=self._period_left_s())
+            message = f"the budget of {budget} tokens is used up"
+            raise ApiError(429, message, code="insufficient_quota", retry_after=self._period_left_s())
         if budget is not None and self.pending and self.used_tokens + self.pending >= budget:
-            told = f"the rest of the budget of {budget} tokens may be spent by requests under way"
-            raise ApiError(429, told, code="rate_limit_exceeded", retry_after=1)
+            message = f"the rest of the budget of {budget} tokens may be spent by requests under way"
+            raise ApiError(429, message, code="rate_limit_exceeded", retry_after=1)
         if self.tokens is not None and (wait_s := self.tokens.wait_s(tokens, self.pending)):
             raise self._limited("tokens", self.tokens, wait_s)
 
@@ -145,17 +145,17 @@ class Account:
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """x-ratelimit-*, as OpenAI has them."""
-        told: dict[str, str] = {}
+        values: dict[str, str] = {}
         for name, bucket in (("requests", self.requests), ("tokens", self.tokens)):
             if bucket is not None:
-                told[f"x-ratelimit-limit-{name}"] = str(int(bucket.a_minute))
-                told[f"x-ratelimit-remaining-{name}"] = str(max(0, int(bucket.look())))
-                told[f"x-ratelimit-reset-{name}"] = f"{bucket.full_in_s():.2f}s"
-        return [(name.encode(), value.encode()) for name, value in told.items()]
+                values[f"x-ratelimit-limit-{name}"] = str(int(bucket.a_minute))
+                values[f"x-ratelimit-remaining-{name}"] = str(max(0, int(bucket.look())))
+                values[f"x-ratelimit-reset-{name}"] = f"{bucket.full_in_s():.2f}s"
+        return [(name.encode(), value.encode()) for name, value in values.items()]
 
     def _limited(self, what: str, bucket: Bucket, wait_s: float) -> ApiError:
-        told = f"rate limit of {bucket.a_minute:.0f} {what} a minute reached; come again in {wait_s:.1f} s"
-        return ApiError(429, told, code="rate_limit_exceeded", retry_after=wait_s)
+        message = f"rate limit of {bucket.a_minute:.0f} {what} a minute reached; come again in {wait_s:.1f} s"
+        return ApiError(429, message, code="rate_limit_exceeded", retry_after=wait_s)
 
     def _turn(self) -> None:
         """A new period has a new budget."""
@@ -226,11 +226,11 @@ class KeyRing:
         self._looked_at = time.monotonic()
 
     def _load(self) -> None:
-        found = [] if self.file is None else read_keys(self.file)
+        keys = [] if self.file is None else read_keys(self.file)
         if self.api_key:
-            found.append(Key(id=OWN, sha256=digest(self.api_key.encode())))
-        self.keys = {key.sha256: key for key in found}
-        for key in found:
+            keys.append(Key(id=OWN, sha256=digest(self.api_key.encode())))
+        self.keys = {key.sha256: key for key in keys}
+        for key in keys:
             self.accounts.setdefault(key.id, Account(key)).fit(key)
         if self.file is not None:
             self._stamp = _stamp(self.file)
@@ -259,8 +259,8 @@ class KeyRing:
 
 
 def _stamp(file: Path) -> tuple[int, int]:
-    found = file.stat()
-    return found.st_mtime_ns, found.st_size
+    stat = file.stat()
+    return stat.st_mtime_ns, stat.st_size
 
 
 def read_keys(file: Path) -> list[Key]:
@@ -282,14 +282,14 @@ def read_keys(file: Path) -> list[Key]:
 
 def new_key(file: Path, key_id: str) -> str:
     """Add a key to the file and return it: it stands nowhere else. Raises WrongUse."""
-    known: dict[str, Any] = orjson.loads(file.read_bytes()) if file.exists() else {"keys": []}
+    document: dict[str, Any] = orjson.loads(file.read_bytes()) if file.exists() else {"keys": []}
     if file.exists():
         read_keys(file)
-    if any(entry["id"] == key_id for entry in known["keys"]):
+    if any(entry["id"] == key_id for entry in document["keys"]):
         raise WrongUse("serve.keys", f"there is a key {key_id!r} already", where=Where(str(file)))
     secret = "sk-" + secrets.token_urlsafe(32)
-    known["keys"].append({"id": key_id, "sha256": digest(secret.encode()), "scopes": ["inference"]})
-    _File.model_validate(known)
-    write_durably(file, orjson.dumps(known, option=orjson.OPT_INDENT_2))
+    document["keys"].append({"id": key_id, "sha256": digest(secret.encode()), "scopes": ["inference"]})
+    _File.model_validate(document)
+    write_durably(file, orjson.dumps(document, option=orjson.OPT_INDENT_2))
     os.chmod(file, 0o600)
     return secret

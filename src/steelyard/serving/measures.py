@@ -46,9 +46,9 @@ class Measures:
             (*self._labels, "reason"), registry=self.registry,
         )  # fmt: skip
 
-    def prefix(self, looked_up: int, found: int) -> None:
+    def prefix(self, looked_up: int, hits: int) -> None:
         self.prefix_queries.inc(looked_up)
-        self.prefix_hits.inc(found)
+        self.prefix_hits.inc(hits)
 
     def retried(self) -> None:
         self._retried.inc()
@@ -90,8 +90,8 @@ class Measures:
         return Gauge(name, text, tuple(self._labels), registry=self.registry).labels(**self._labels)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        made = Histogram(name, text, tuple(self._labels), registry=self.registry, buckets=buckets)
-        return made.labels(**self._labels)
+        histogram = Histogram(name, text, tuple(self._labels), registry=self.registry, buckets=buckets)
+        return histogram.labels(**self._labels)
 
 
 def _pid(engine: Any) -> float:

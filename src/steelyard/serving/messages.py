@@ -32,7 +32,7 @@ class Block(BaseModel):
     is_error: bool | None = None
 
 
-class Said(BaseModel):
+class InputMessage(BaseModel):
     model_config = OPEN
     role: Literal["user", "assistant", "system"]
     content: str | list[Block]
@@ -76,7 +76,7 @@ class MessagesInput(BaseModel):
 
     model_config = OPEN
     model: str = "default"
-    messages: list[Said] = Field(min_length=1)
+    messages: list[InputMessage] = Field(min_length=1)
     system: str | list[Block] | None = None
     tools: list[Tool] | None = None
     tool_choice: ToolChoice | None = None
@@ -98,16 +98,16 @@ class MessagesBody(MessagesInput):
     timeout: float | None = Field(None, gt=0)
 
 
-def _asked(*neutral: Any) -> Callable[[Any], bool]:
+def _differs_from(*neutral: Any) -> Callable[[Any], bool]:
     return lambda value: value not in (None, False, "", [], {}, *neutral)
 
 
 UNSUPPORTED: dict[str, Callable[[Any], bool]] = {
-    "container": _asked(),
-    "mcp_servers": _asked(),
-    "context_management": _asked(),
-    "speed": _asked("standard"),
-    "inference_geo": _asked(),
+    "container": _differs_from(),
+    "mcp_servers": _differs_from(),
+    "context_management": _differs_from(),
+    "speed": _differs_from("standard"),
+    "inference_geo": _differs_from(),
 }
 HARMLESS = frozenset({"cache_control", "user_profile_id", "workspace_id", "diagnostics", "betas"})
 
@@ -115,17 +115,17 @@ HARMLESS = frozenset({"cache_control", "user_profile_id", "workspace_id", "diagn
 def job_of(api: Api, body: MessagesBody, constraint: Constraint | None) -> Job:
     """Raises ApiError 400."""
     same = ("model", "temperature", "top_p", "top_k", "seed", "ignore_eos", "stream")
-    told = {name: getattr(body, name) for name in same}
-    sampling = Sampling.model_validate({**told, "stop": body.stop_sequences})
+    given = {name: getattr(body, name) for name in same}
+    sampling = Sampling.model_validate({**given, "stop": body.stop_sequences})
     return job(api, sampling, None, constraint)
 
 
 def format_of(api: Api, body: MessagesInput) -> Constraint | None:
     """Raises ApiError 400."""
-    asked = body.output_config.format if body.output_config else None
-    if asked is None:
+    wanted = body.output_config.format if body.output_config else None
+    if wanted is None:
         return None
-    return check(schema_of(asked.schema_, "output_config.format"), api.capability, "output_config.format")
+    return check(schema_of(wanted.schema_, "output_config.format"), api.capability, "output_config.format")
 
 
 def variables_of(api: Api, body: MessagesInput) -> dict[str, Any]:
@@ -144,14 +144,14 @@ def variables_of(api: Api, body: MessagesInput) -> dict[str, Any]:
 def tools_of(body: MessagesInput) -> Tools:
     """Raises ApiError 400 for tools that run on a server: there are none here."""
     functions = [_function(tool) for tool in body.tools or ()]
-    asked = body.tool_choice
-    if asked is None:
+    choice = body.tool_choice
+    if choice is None:
         return choose(functions, "auto", None, None)
-    if asked.type == "tool" and asked.name is None:
+    if choice.type == "tool" and choice.name is None:
         raise ApiError(400, "tool_choice tool needs a name", param="tool_choice")
-    mode = {"any": "required", "tool": "named"}.get(asked.type, asked.type)
-    names = [asked.name] if asked.type == "tool" and asked.name else None
-    return choose(functions, mode, names, not asked.disable_parallel_tool_use)
+    mode = {"any": "required", "tool": "named"}.get(choice.type, choice.type)
+    names = [choice.name] if choice.type == "tool" and choice.name else None
+    return choose(functions, mode, names, not choice.disable_parallel_tool_use)
 
 
 def _function(tool: Tool) -> Function:
@@ -167,46 +167,48 @@ def _function(tool: Tool) -> Function:
 def messages_of(body: MessagesInput) -> tuple[list[dict[str, Any]], str]:
     """The chat, and the beginning of the answer where the last message is the assistant's."""
     messages = [{"role": "system", "content": _text(body.system)}] if body.system else []
-    for said in body.messages:
-        for told in _told(said):
-            _add(messages, told)
+    for turn in body.messages:
+        for message in _turn_messages(turn):
+            _add(messages, message)
     last = messages[-1]
     if last["role"] == "assistant" and not last.get("tool_calls"):
         return messages[:-1], last["content"].rstrip()
     return messages, ""
 
 
-def _add(messages: list[dict[str, Any]], told: dict[str, Any]) -> None:
+def _add(messages: list[dict[str, Any]], message: dict[str, Any]) -> None:
     """Messages of one role in a row are one turn."""
     last = messages[-1] if messages else None
-    if last and last["role"] == told["role"] != "tool" and not last.get("tool_calls"):
-        text = "\n".join(text for text in (last["content"], told["content"]) if text)
-        messages[-1] = {**last, **told, "content": text}
+    if last and last["role"] == message["role"] != "tool" and not last.get("tool_calls"):
+        text = "\n".join(text for text in (last["content"], message["content"]) if text)
+        messages[-1] = {**last, **message, "content": text}
     else:
-        messages.append(told)
+        messages.append(message)
 
 
-def _told(said: Said) -> list[dict[str, Any]]:
+def _turn_messages(turn: InputMessage) -> list[dict[str, Any]]:
     """Results of tools come first: they answer the assistant's last turn."""
-    if isinstance(said.content, str):
-        return [{"role": said.role, "content": said.content}]
-    blocks = said.content
+    if isinstance(turn.content, str):
+        return [{"role": turn.role, "content": turn.content}]
+    blocks = turn.content
     results = [_result(block) for block in blocks if block.type == "tool_result"]
     rest = [block for block in blocks if block.type != "tool_result"]
-    if results and said.role != "user":
+    if results and turn.role != "user":
         raise ApiError(400, "tool_result blocks stand in a user message", param="messages")
-    return [*results, *([_message(said.role, rest)] if rest or not results else [])]
+    return [*results, *([_message(turn.role, rest)] if rest or not results else [])]
 
 
 def _message(role: str, blocks: list[Block]) -> dict[str, Any]:
-    told: dict[str, Any] = {"role": role, "content": _text([b for b in blocks if b.type not in _SPOKEN])}
+    message: dict[str, Any] = {"role": role, "content": _text([b for b in blocks if b.type not in _SPOKEN])}
     if role == "assistant":
         thought = "".join(block.thinking or "" for block in blocks if block.type == "thinking")
         calls = [_call(block) for block in blocks if block.type == "tool_use"]
-        told |= ({"reasoning_content": thought} if thought else {}) | ({"tool_calls": calls} if calls else {})
+        message |= ({"reasoning_content": thought} if thought else {}) | (
+            {"tool_calls": calls} if calls else {}
+        )
     elif other := next((b.type for b in blocks if b.type in _SPOKEN), None):
         raise ApiError(400, f"{other} blocks stand in an assistant message", param="messages")
-    return told
+    return message
 
 
 _SPOKEN = ("tool_use", "thinking", "redacted_thinking")
@@ -235,5 +237,5 @@ def _result(block: Block) -> dict[str, Any]:
         if any(part.get("type") != "text" or not isinstance(part.get("text"), str) for part in content):
             raise cannot("messages", "tool results other than text")
         content = "\n".join(part["text"] for part in content)
-    told = f"Error: {content or ''}" if block.is_error else content or ""
-    return {"role": "tool", "tool_call_id": block.tool_use_id, "content": told}
+    text = f"Error: {content or ''}" if block.is_error else content or ""
+    return {"role": "tool", "tool_call_id": block.tool_use_id, "content": text}

@@ -27,10 +27,10 @@ from .messages import (
     tools_of,
     variables_of,
 )
-from .parts import CallBegun, CallMore, Part, Said, Thought
+from .parts import CallBegun, CallMore, Part, TextPart, Thought
 from .shapes import gathered
 from .transport import Stream, Whole, body_of, event
-from .turn import Asked, Turn, chat_ids, told_of, with_tools
+from .turn import Turn, TurnRequest, chat_ids, tool_headers, with_tools
 
 PATH = "/v1/messages"
 BODIES: dict[str, type[BaseModel]] = {PATH: MessagesBody, f"{PATH}/count_tokens": MessagesInput}
@@ -42,7 +42,7 @@ def routes(api: Api) -> list[Route]:
         headers = ignored(body, UNSUPPORTED, HARMLESS)
         caller = api.caller(request, body.service_tier, None, body.timeout)
         exchange = _Exchange(api, body, caller)
-        headers = told_of(headers, exchange.turn.asked.tools)
+        headers = tool_headers(headers, exchange.turn.request.tools)
         api.check_ready()
         return Stream(exchange.events(), headers) if body.stream else Whole(exchange.whole, headers)
 
@@ -75,17 +75,17 @@ class _Exchange:
         self.cut_by_window = room < body.max_tokens  # then the answer ends where the context does
         limit = min(body.max_tokens, max(room, 1))
         prompt = api.served.prompt(ids, limit, None)
-        self.turn = Turn(api, Asked(job=wanted, prompt=prompt, tools=tools, caller=caller))
+        self.turn = Turn(api, TurnRequest(job=wanted, prompt=prompt, tools=tools, caller=caller))
         self.id = api.new_id("msg_")
 
     async def whole(self) -> dict[str, Any]:
         parts: list[Part] = []
         answer = None
         async with aclosing(self.turn.parts()) as pieces:
-            async for made, _ in pieces:
+            async for piece, _ in pieces:
                 if self.turn.answer is not answer:  # the first, or begun anew after a crash
                     parts, answer = [], self.turn.answer
-                parts += made
+                parts += piece
         return self._message(_blocks(parts), *self._stop(), self._usage())
 
     async def events(self) -> AsyncGenerator[bytes, None]:
@@ -113,7 +113,7 @@ class _Exchange:
         yield blocks.end() + event(ended, "message_delta") + stop
 
     def _started(self) -> bytes:
-        usage = {**self._input(len(self.turn.asked.prompt.ids)), "output_tokens": 0}
+        usage = {**self._input(len(self.turn.request.prompt.ids)), "output_tokens": 0}
         begun = {"type": "message_start", "message": self._message([], None, None, usage)}
         return event(begun, "message_start") + event({"type": "ping"}, "ping")
 
@@ -142,8 +142,8 @@ class _Exchange:
         return ("stop_sequence", sequence) if sequence else ("end_turn", None)
 
     def _usage(self) -> dict[str, Any]:
-        told = self.turn.usage()
-        return {**self._input(told["prompt_tokens"]), "output_tokens": told["completion_tokens"]}
+        usage = self.turn.usage()
+        return {**self._input(usage["prompt_tokens"]), "output_tokens": usage["completion_tokens"]}
 
     def _input(self, prompt_tokens: int) -> dict[str, Any]:
         """Anthropic counts what the cache held apart."""
@@ -156,12 +156,12 @@ class _Exchange:
 
 
 def _blocks(parts: list[Part]) -> list[dict[str, Any]]:
-    said, thought, calls = gathered(parts)
+    text, thought, calls = gathered(parts)
     blocks: list[dict[str, Any]] = []
     if thought:
         blocks.append({"type": "thinking", "thinking": thought, "signature": ""})
-    if said:
-        blocks.append({"type": "text", "text": said})
+    if text:
+        blocks.append({"type": "text", "text": text})
     for id, name, arguments in calls:
         blocks.append({"type": "tool_use", "id": id, "name": name, "input": _object(arguments)})
     return blocks
@@ -170,10 +170,10 @@ def _blocks(parts: list[Part]) -> list[dict[str, Any]]:
 def _object(arguments: str) -> dict[str, Any]:
     """What was cut off, or is no object, has no input."""
     try:
-        made = json.loads(arguments)
+        value = json.loads(arguments)
     except ValueError:
         return {}
-    return made if isinstance(made, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 class _Blocks:
@@ -191,7 +191,7 @@ class _Blocks:
         if isinstance(part, Thought):
             begun = self._enter("thinking", {"type": "thinking", "thinking": "", "signature": ""})
             return begun + self._delta({"type": "thinking_delta", "thinking": part.text})
-        assert isinstance(part, Said)
+        assert isinstance(part, TextPart)
         begun = self._enter("text", {"type": "text", "text": ""})
         return begun + self._delta({"type": "text_delta", "text": part.text})
 
@@ -205,8 +205,8 @@ class _Blocks:
         return closed + event(begun, "content_block_start")
 
     def _delta(self, delta: dict[str, Any]) -> bytes:
-        told = {"type": "content_block_delta", "index": self.index, "delta": delta}
-        return event(told, "content_block_delta")
+        fields = {"type": "content_block_delta", "index": self.index, "delta": delta}
+        return event(fields, "content_block_delta")
 
     def end(self) -> bytes:
         if not self.open:

@@ -69,8 +69,8 @@ class ObjectStore:
     # ------------------------------------------------------------------ documents
 
     def put(self, kind: str, stored: Stored) -> Stored:
-        told = {"owner": stored.owner, "shown": stored.shown, "hidden": stored.hidden}
-        write_durably(self._made(kind) / f"{stored.id}.json", orjson.dumps(told))
+        record = {"owner": stored.owner, "shown": stored.shown, "hidden": stored.hidden}
+        write_durably(self.folder_of(kind) / f"{stored.id}.json", orjson.dumps(record))
         return stored
 
     def get(self, kind: str, object_id: str) -> Stored | None:
@@ -83,11 +83,11 @@ class ObjectStore:
     def all(self, kind: str) -> list[Stored]:
         """Newest first."""
         names = sorted((self.folder / kind).glob("*.json"), reverse=True)
-        found: list[Stored] = []
+        objects: list[Stored] = []
         for name in names:
             with suppress(FileNotFoundError):  # deleted meanwhile
-                found.append(_read(name))
-        return found
+                objects.append(_read(name))
+        return objects
 
     def drop(self, kind: str, object_id: str) -> None:
         """The document, its log and its content."""
@@ -101,7 +101,7 @@ class ObjectStore:
         return self.folder / kind / f"{object_id}.jsonl"
 
     def append(self, kind: str, object_id: str, record: dict[str, Any]) -> None:
-        self._made(kind)
+        self.folder_of(kind)
         with self.log(kind, object_id).open("ab") as file:
             file.write(_one_line(orjson.dumps(record)) + b"\n")
 
@@ -115,7 +115,7 @@ class ObjectStore:
 
     def keep(self, object_id: str, source: IO[bytes]) -> int:
         """Copy `source` in, durably. Returns its bytes."""
-        target = self._made("content") / object_id
+        target = self.folder_of("content") / object_id
         with target.with_suffix(".part").open("wb") as file:
             shutil.copyfileobj(source, file, 1 << 20)
             file.flush()
@@ -132,7 +132,7 @@ class ObjectStore:
     def hold(self) -> bool:
         """Whether this process works here; the kernel frees the lock of a process that ended."""
         if self._lock is None:
-            file = (self._made("") / ".lock").open("ab")
+            file = (self.folder_of("") / ".lock").open("ab")
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -141,18 +141,15 @@ class ObjectStore:
             self._lock = file
         return True
 
-    def need_hold(self, told: str) -> None:
+    def need_hold(self, message: str) -> None:
         """Raises ApiError 503, `told`, where another process works here."""
         if not self.hold():
-            raise ApiError(503, told, code="store_taken")
+            raise ApiError(503, message, code="store_taken")
 
     def exists(self) -> bool:
         return self.folder.is_dir()
 
-    def made(self, kind: str) -> Path:
-        return self._made(kind)
-
-    def _made(self, kind: str) -> Path:
+    def folder_of(self, kind: str) -> Path:
         for folder in (self.folder, self.folder / kind):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.folder.chmod(0o700)
@@ -160,8 +157,8 @@ class ObjectStore:
 
 
 def _read(path: Path) -> Stored:
-    told = orjson.loads(path.read_bytes())
-    return Stored(id=path.stem, owner=told["owner"], shown=told["shown"], hidden=told["hidden"])
+    record = orjson.loads(path.read_bytes())
+    return Stored(id=path.stem, owner=record["owner"], shown=record["shown"], hidden=record["hidden"])
 
 
 def whole_lines(path: Path) -> Iterable[dict[str, Any]]:
@@ -209,7 +206,7 @@ def find(store: ObjectStore, kind: str, request: Request, what: str) -> Stored:
 
 def page(
     request: Request,
-    found: list[Stored],
+    objects: list[Stored],
     limit: int = PAGE,
     cap: int = PAGE_CAP,
     shown: Callable[[Stored], dict[str, Any]] = lambda stored: stored.shown,
@@ -218,17 +215,17 @@ def page(
     query = request.query_params
     if query.get("order", "desc") not in ("asc", "desc"):
         raise ApiError(400, "order is asc or desc", param="order")
-    seen = [s for s in found if may_see(request, s)]
-    seen = seen[::-1] if query.get("order") == "asc" else seen
+    visible = [s for s in objects if may_see(request, s)]
+    visible = visible[::-1] if query.get("order") == "asc" else visible
     if after := query.get("after"):
-        places = [i for i, s in enumerate(seen) if s.id == after]
+        places = [i for i, s in enumerate(visible) if s.id == after]
         if not places:
             raise ApiError(400, f"there is no {after!r} in this list", param="after")
-        seen = seen[places[0] + 1 :]
+        visible = visible[places[0] + 1 :]
     wanted = _limit(query.get("limit"), limit, cap)
-    data = [shown(s) for s in seen[:wanted]]
-    ends = {"first_id": seen[0].id, "last_id": seen[len(data) - 1].id} if data else {}
-    return {"object": "list", "data": data, **ends, "has_more": len(seen) > wanted}
+    data = [shown(s) for s in visible[:wanted]]
+    ends = {"first_id": visible[0].id, "last_id": visible[len(data) - 1].id} if data else {}
+    return {"object": "list", "data": data, **ends, "has_more": len(visible) > wanted}
 
 
 def _limit(text: str | None, default: int, cap: int) -> int:

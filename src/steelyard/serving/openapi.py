@@ -158,14 +158,14 @@ ERRORS = {
 
 def routes(api: Any, others: Sequence[Route], bodies: Mapping[str, type[BaseModel]]) -> list[Route]:
     """The route of the document that tells of `others` and of itself."""
-    made: list[bytes] = []
+    documents: list[bytes] = []
 
-    async def told(request: Request) -> Response:
-        if not made:  # schemas take some 50 ms: not at every start
-            made.append(orjson.dumps(document([*others, route], bodies, api.version, api.settings.name)))
-        return Response(made[0], media_type=JSON)
+    async def answer(request: Request) -> Response:
+        if not documents:  # schemas take some 50 ms: not at every start
+            documents.append(orjson.dumps(document([*others, route], bodies, api.version, api.settings.name)))
+        return Response(documents[0], media_type=JSON)
 
-    route = Route(PATH, told)
+    route = Route(PATH, answer)
     return [route]
 
 
@@ -174,10 +174,10 @@ def document(
 ) -> dict[str, Any]:
     """OpenAPI 3.1. Raises KeyError for a route that OPERATIONS does not know."""
     models = list(dict.fromkeys(bodies.values()))
-    names, told = models_json_schema(
+    names, definitions = models_json_schema(
         [(kind, "validation") for kind in models], ref_template="#/components/schemas/{model}"
     )
-    schemas = told.get("$defs", {})
+    schemas = definitions.get("$defs", {})
     by_path = {path: _ref(names[kind, "validation"]) for path, kind in bodies.items()}
     paths: dict[str, Any] = {}
     for route in routes:
@@ -209,7 +209,7 @@ def _ref(schema: Mapping[str, Any]) -> Schema:
 
 def _operation(method: str, path: str, body: Schema | None) -> dict[str, Any]:
     op = OPERATIONS[method, path]
-    told: dict[str, Any] = {
+    operation: dict[str, Any] = {
         "operationId": _id(method, path),
         "summary": op.summary,
         "tags": [op.tag],
@@ -217,12 +217,12 @@ def _operation(method: str, path: str, body: Schema | None) -> dict[str, Any]:
         "responses": _responses(op, path),
     }
     if method == "POST" and path == "/v1/files":
-        told["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": UPLOAD}}}
+        operation["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": UPLOAD}}}
     elif method == "POST" and body:
-        told["requestBody"] = {"required": True, "content": {JSON: {"schema": body}}}
+        operation["requestBody"] = {"required": True, "content": {JSON: {"schema": body}}}
     if path == "/live":
-        told["security"] = []
-    return told
+        operation["security"] = []
+    return operation
 
 
 def _id(method: str, path: str) -> str:
@@ -240,10 +240,12 @@ def _responses(op: Operation, path: str) -> dict[str, Any]:
     """The answer, and each error in its shape."""
     kind = named("AnthropicError" if path.startswith(ANTHROPIC) else "Error")
     errors = op.errors if path == "/live" else (401, 403, *op.errors)
-    told = _whole(op) | _errors(errors, kind)
+    responses = _whole(op) | _errors(errors, kind)
     if path == "/health":
-        told |= {"503": {"description": "loading, stalled or draining", "content": told["200"]["content"]}}
-    return told
+        responses |= {
+            "503": {"description": "loading, stalled or draining", "content": responses["200"]["content"]}
+        }
+    return responses
 
 
 def _whole(op: Operation) -> dict[str, Any]:

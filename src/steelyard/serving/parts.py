@@ -17,7 +17,7 @@ from .tools import Tools, dialect
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class TextPart:
     text: str
 
 
@@ -43,7 +43,7 @@ class CallMore:
     text: str
 
 
-Part = Said | Thought | CallBegun | CallMore
+Part = TextPart | Thought | CallBegun | CallMore
 
 
 class Reader:
@@ -54,12 +54,12 @@ class Reader:
         self.calls = 0
 
     @property
-    def made(self) -> int:
+    def calls_made(self) -> int:
         """Calls so far."""
         return self.calls
 
     def push(self, text: str) -> list[Part]:
-        return [Said(text)] if text else []
+        return [TextPart(text)] if text else []
 
     def end(self) -> list[Part]:
         return []
@@ -71,13 +71,13 @@ class Reader:
         self.calls += 1
         return CallBegun(self.calls - 1, call_id(self.kind), name)
 
-    def _read(self, made: Any) -> list[Part] | None:
+    def _read(self, value: Any) -> list[Part] | None:
         """A call from {"name", "arguments" or "parameters"}; None where it is none."""
-        if not isinstance(made, dict) or made.get("name") not in self.tools.allowed:
+        if not isinstance(value, dict) or value.get("name") not in self.tools.allowed:
             return None
-        arguments = made.get("arguments", made.get("parameters", {}))
-        told = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-        return self._call(made["name"], told)
+        arguments = value.get("arguments", value.get("parameters", {}))
+        text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        return self._call(value["name"], text)
 
 
 class Named(Reader):
@@ -101,10 +101,10 @@ class Listed(Reader):
         self.held += text
         out: list[Part] = []
         while (start := self.held.find("{")) >= 0:
-            made, end = _decoded(self.held, start)
+            value, end = _decoded(self.held, start)
             if end < 0:
                 break
-            out += self._read(made) or []
+            out += self._read(value) or []
             self.held = self.held[end:]
         return out
 
@@ -129,32 +129,32 @@ class Tagged(Reader):
         while (at := self.held.find(self.CLOSE if self.inside else self.OPEN)) >= 0:
             before, tag = self.held[:at], self.CLOSE if self.inside else self.OPEN
             self.held = self.held[at + len(tag) :]
-            out += self._inside(before, tag) if self.inside else self._said(before.rstrip())
+            out += self._inside(before, tag) if self.inside else self._text(before.rstrip())
             self.inside = not self.inside
         if not self.inside:
             # Text that may be the beginning of a tag waits, and white space before one goes with it.
             keep = _beginning(self.held, self.OPEN)
             shown = self.held[: len(self.held) - keep].rstrip()
-            out += self._said(shown)
+            out += self._text(shown)
             self.held = self.held[len(shown) :]
         return out
 
     def end(self) -> list[Part]:
         if not self.inside:
-            return self._said(self.held)
+            return self._text(self.held)
         return self._inside(self.held, "")
 
-    def _said(self, text: str) -> list[Part]:
+    def _text(self, text: str) -> list[Part]:
         if self.calls and not text.strip():
             return []  # between calls
-        return [Said(text)] if text else []
+        return [TextPart(text)] if text else []
 
     def _inside(self, text: str, tag: str) -> list[Part]:
         """A call; what is none is told as the model wrote it."""
-        made, _ = _decoded(text, max(text.find("{"), 0))
-        if (call := self._read(made)) and (self.tools.parallel or self.calls == 1):
+        value, _ = _decoded(text, max(text.find("{"), 0))
+        if (call := self._read(value)) and (self.tools.parallel or self.calls == 1):
             return call
-        return [] if call else [Said(self.OPEN + text + tag)]
+        return [] if call else [TextPart(self.OPEN + text + tag)]
 
 
 class Bare(Reader):
@@ -170,19 +170,19 @@ class Bare(Reader):
         self.held += text
         if not self.held.strip() or self.held.lstrip()[0] in "{[<":
             return []
-        said, self.held = self.held, None
-        return super().push(said)
+        text_held, self.held = self.held, None
+        return super().push(text_held)
 
     def end(self) -> list[Part]:
         if not self.held:
             return []
         text = self.held.strip().removeprefix("[TOOL_CALLS]").removeprefix("<|python_tag|>").strip()
-        found = [self._read(made) for made in _objects_in(text)]
-        if not all(found):
+        calls = [self._read(value) for value in _objects_in(text)]
+        if not all(calls):
             self.calls = 0
-            return [Said(self.held)]
-        kept = found if self.tools.parallel else found[:1]
-        return [part for call in kept for part in call or []] or [Said(self.held)]
+            return [TextPart(self.held)]
+        calls_taken = calls if self.tools.parallel else calls[:1]
+        return [part for call in calls_taken for part in call or []] or [TextPart(self.held)]
 
 
 class Thinking(Reader):
@@ -196,8 +196,8 @@ class Thinking(Reader):
         self.held, self.state = "", "thinking" if begun else "before"
 
     @property
-    def made(self) -> int:
-        return self.inner.made
+    def calls_made(self) -> int:
+        return self.inner.calls_made
 
     def push(self, text: str) -> list[Part]:
         if self.state == "after":
@@ -278,15 +278,15 @@ def _decoded(text: str, start: int) -> tuple[Any, int]:
 
 def _objects_in(text: str) -> list[Any]:
     """JSON values one after another, between them `;` or white space; a list counts as its items."""
-    found: list[Any] = []
+    objects: list[Any] = []
     at = 0
     while at < len(text):
         value, end = _decoded(text, at)
         if end < 0:
-            return [*found, None]
-        found += value if isinstance(value, list) else [value]
+            return [*objects, None]
+        objects += value if isinstance(value, list) else [value]
         at = end + len(text[end:]) - len(text[end:].lstrip("; \n\t"))
-    return found
+    return objects
 
 
 def _beginning(text: str, tag: str) -> int:

@@ -84,7 +84,7 @@ def _write_random(folder: Path, layers: int) -> None:
 def _shapes(layers: int) -> list[tuple[str, tuple[int, ...]]]:
     s = SHAPE
     hidden, wide, narrow = s["hidden"], s["heads"] * s["head_dim"], s["kv_heads"] * s["head_dim"]
-    found: list[tuple[str, tuple[int, ...]]] = [
+    shapes: list[tuple[str, tuple[int, ...]]] = [
         ("model.embed_tokens.weight", (s["vocab"], hidden)),
         ("model.norm.weight", (hidden,)),
     ]
@@ -96,8 +96,8 @@ def _shapes(layers: int) -> list[tuple[str, tuple[int, ...]]]:
             "mlp.gate_proj": (s["ffn"], hidden), "mlp.up_proj": (s["ffn"], hidden),
             "mlp.down_proj": (hidden, s["ffn"]),
         }  # fmt: skip
-        found += [(f"model.layers.{layer}.{name}.weight", shape) for name, shape in parts.items()]
-    return found
+        shapes += [(f"model.layers.{layer}.{name}.weight", shape) for name, shape in parts.items()]
+    return shapes
 
 
 # ------------------------------------------------------------------ measuring
@@ -107,7 +107,7 @@ async def _cell(folder: Path, layers: int, form: str, threads: int | None) -> li
     settings = engine_settings(folder, ServeSettings(threads=threads, max_model_len=1024))
     about = {"form": form, "layers": layers, **SHAPE, "threads": settings.threads}
     rng = np.random.default_rng(layers)
-    seen = sum(PREFILL_TOKENS) * (REPEATS + 1) + 66 + DECODES * sum(BATCHES) * (CONTEXT + STEPS)
+    tokens = sum(PREFILL_TOKENS) * (REPEATS + 1) + 66 + DECODES * sum(BATCHES) * (CONTEXT + STEPS)
     engine = EngineProcess(settings, lambda *_, **__: None)
     began = time.monotonic()
     try:
@@ -128,7 +128,7 @@ async def _cell(folder: Path, layers: int, form: str, threads: int | None) -> li
             "load_s": loaded,
             "rss_bytes": _rss(engine.pid),
             "cache_bytes": settings.cache_bytes,
-            "tokens_seen": seen,
+            "tokens_seen": tokens,
         }
         weights = (folder / "openvino_model.bin").stat().st_size
         return [about | load | {"weight_bytes": weights}, *rows]

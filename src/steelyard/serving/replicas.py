@@ -67,9 +67,10 @@ class Replicas:
     @property
     def metrics(self) -> dict[str, float]:
         """Their mean."""
-        found = [engine.metrics for engine in self.engines if engine.metrics]
+        per_engine = [engine.metrics for engine in self.engines if engine.metrics]
         return {
-            name: sum(m.get(name, 0.0) for m in found) / len(found) for name in (found[0] if found else ())
+            name: sum(m.get(name, 0.0) for m in per_engine) / len(per_engine)
+            for name in (per_engine[0] if per_engine else ())
         }
 
     @property
@@ -110,10 +111,10 @@ class Replicas:
         self,
         request: dict[str, Any],
         ended: Callable[[], None] = lambda: None,
-        made: Callable[[int, int], None] = lambda prompt, ids: None,
+        generated: Callable[[int, int], None] = lambda prompt, ids: None,
     ) -> AsyncGenerator[Event, None]:
         engine = self.choose(request["ids"], request.get("adapter"))
-        async with aclosing(engine.submit(request, ended, made)) as events:
+        async with aclosing(engine.submit(request, ended, generated)) as events:
             async for event in events:
                 yield event
 
@@ -124,9 +125,9 @@ class Replicas:
             raise EngineLost(f"the engine is {self.state}")
         idlest = min(ready, key=lambda i: self.engines[i].active)
         beginnings = _beginnings(ids, adapter)
-        known = next((self._where[b] for b in reversed(beginnings) if b in self._where), idlest)
-        near = known in ready and self.engines[known].active <= self.engines[idlest].active + HURDLE
-        chosen = known if near else idlest
+        holder = next((self._where[b] for b in reversed(beginnings) if b in self._where), idlest)
+        near = holder in ready and self.engines[holder].active <= self.engines[idlest].active + HURDLE
+        chosen = holder if near else idlest
         for beginning in beginnings:
             self._where[beginning] = chosen
             self._where.move_to_end(beginning)
@@ -159,8 +160,8 @@ class Replicas:
 
 def _beginnings(ids: list[int], adapter: str | None) -> list[int]:
     """A hash of each whole block of the prompt with all that stands before it."""
-    found, so_far = [], hash(adapter)
+    hashes, so_far = [], hash(adapter)
     for start in range(0, min(len(ids) - BLOCK_TOKENS, BLOCKS * BLOCK_TOKENS) + 1, BLOCK_TOKENS):
         so_far = hash((so_far, *ids[start : start + BLOCK_TOKENS]))
-        found.append(so_far)
-    return found
+        hashes.append(so_far)
+    return hashes

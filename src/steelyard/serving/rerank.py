@@ -46,8 +46,8 @@ def routes(api: Any) -> list[Route]:
     async def jina(request: Request) -> Response:
         encoder, results, tokens = await _ranked(api, request, documents=True)
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        told = {"id": new_id("rerank-"), "object": "list", "model": encoder.name, "results": results}
-        return json_response({**told, "usage": usage, "meta": _meta("1", tokens)})
+        answer = {"id": new_id("rerank-"), "object": "list", "model": encoder.name, "results": results}
+        return json_response({**answer, "usage": usage, "meta": _meta("1", tokens)})
 
     async def cohere(request: Request) -> Response:
         _, results, tokens = await _ranked(api, request, documents=False)
@@ -99,10 +99,10 @@ def _batch(encoder: EncoderService, body: RerankBody, texts: list[str]) -> list[
     return [query, *(encoder.fitting(ids, cut, "documents") for ids in encoder.tokenizer.encode_all(texts))]
 
 
-def _scores(encoder: EncoderService, found: list[list[float]]) -> np.ndarray:
+def _scores(encoder: EncoderService, vectors: list[list[float]]) -> np.ndarray:
     import numpy as np
 
-    values = np.array(found, np.float32)
+    values = np.array(vectors, np.float32)
     if encoder.about.kind == "score":
         return values[:, 0]
     unit = values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .parts import CallBegun, CallMore, Part, Said, Thought
+from .parts import CallBegun, CallMore, Part, TextPart, Thought
 
 Event = dict[str, Any]
 
@@ -19,7 +19,7 @@ class Output:
         self.open: str | None = None  # type of the item that grows
 
     def take(self, part: Part, logprobs: list[dict[str, Any]]) -> list[Event]:
-        if isinstance(part, Said):
+        if isinstance(part, TextPart):
             return self._text(part.text, logprobs)
         if isinstance(part, Thought):
             return self._reasoning(part.text)
@@ -70,9 +70,9 @@ class Output:
 
     def _text_done(self) -> list[Event]:
         part = self.items[-1]["content"][0]
-        told = {"text": part["text"], "logprobs": part["logprobs"]}
+        event = {"text": part["text"], "logprobs": part["logprobs"]}
         return [
-            self._in_item("output_text.done", content_index=0, **told),
+            self._in_item("output_text.done", content_index=0, **event),
             self._in_item("content_part.done", content_index=0, part=dict(part)),
         ]
 
@@ -106,5 +106,5 @@ class Output:
 
     def _call_done(self) -> list[Event]:
         item = self.items[-1]
-        told = {"arguments": item["arguments"], "name": item["name"]}
-        return [self._in_item("function_call_arguments.done", **told)]
+        event = {"arguments": item["arguments"], "name": item["name"]}
+        return [self._in_item("function_call_arguments.done", **event)]

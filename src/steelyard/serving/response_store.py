@@ -83,13 +83,13 @@ class ResponseStore:
 
     def get(self, id: str, owner: str, status: int = 404, param: str | None = None) -> Stored:
         """Raises ApiError: `status` 404 for a path, 400 for a field."""
-        found = self._kept.get(id)
-        if found is None or found.owner != owner:
+        stored = self._kept.get(id)
+        if stored is None or stored.owner != owner:
             code = "previous_response_not_found" if param else "response_not_found"
             raise ApiError(
                 status, f"there is no response {id!r}: the latest {self.most} are kept", param, code
             )
-        return found
+        return stored
 
     def item(self, id: str, owner: str) -> dict[str, Any]:
         """An item of any kept response. Raises ApiError 400."""

@@ -96,18 +96,18 @@ class ResponsesBody(ResponsesInput):
     timeout: float | None = Field(None, gt=0)
 
 
-def _asked(*neutral: Any) -> Callable[[Any], bool]:
+def _differs_from(*neutral: Any) -> Callable[[Any], bool]:
     return lambda value: value not in (None, False, "", [], {}, *neutral)
 
 
 UNSUPPORTED: dict[str, Callable[[Any], bool]] = {
-    "conversation": _asked(),
-    "prompt": _asked(),
-    "moderation": _asked(),
-    "context_management": _asked(),
-    "background_options": _asked({"completion_window": "soonest"}),
-    "prompt_cache_retention": _asked("in_memory"),
-    "image": _asked(),
+    "conversation": _differs_from(),
+    "prompt": _differs_from(),
+    "moderation": _differs_from(),
+    "context_management": _differs_from(),
+    "background_options": _differs_from({"completion_window": "soonest"}),
+    "prompt_cache_retention": _differs_from("in_memory"),
+    "image": _differs_from(),
 }
 HARMLESS = frozenset({
     "user", "safety_identifier", "prompt_cache_key", "prompt_cache_options", "max_tool_calls",
@@ -131,14 +131,14 @@ def job_of(api: Api, body: ResponsesBody, constraint: Constraint | None) -> Job:
 
 def format_of(api: Api, body: ResponsesInput) -> Constraint | None:
     """Raises ApiError 400."""
-    asked = body.text.format if body.text else None
-    if asked is None or asked.type == "text":
+    wanted = body.text.format if body.text else None
+    if wanted is None or wanted.type == "text":
         return None
-    if asked.type == "json_object":
+    if wanted.type == "json_object":
         return check(ANY_OBJECT, api.capability, "text.format")
-    if asked.schema_ is None:
+    if wanted.schema_ is None:
         raise ApiError(400, "text.format json_schema needs a schema", "text.format")
-    return check(schema_of(asked.schema_, "text.format"), api.capability, "text.format")
+    return check(schema_of(wanted.schema_, "text.format"), api.capability, "text.format")
 
 
 def tools_of(body: ResponsesInput) -> Tools:
@@ -189,10 +189,10 @@ def messages_of(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         elif kind == "function_call_output":
             messages.append(_output(item))
         elif kind == "message":
-            told = _message(item)
-            if told["role"] == "assistant" and thought:
-                told["reasoning_content"], thought = thought, ""
-            messages.append(told)
+            message = _message(item)
+            if message["role"] == "assistant" and thought:
+                message["reasoning_content"], thought = thought, ""
+            messages.append(message)
         else:
             raise ApiError(400, f"items of type {kind!r} are not supported", "input", "unsupported_parameter")
     return messages
@@ -228,8 +228,8 @@ def _assistant(messages: list[dict[str, Any]], thought: str) -> dict[str, Any]:
 def _call(item: dict[str, Any]) -> dict[str, Any]:
     if not (item.get("call_id") and item.get("name")):
         raise ApiError(400, "a function_call has call_id, name and arguments", param="input")
-    told = {"name": item["name"], "arguments": item.get("arguments", "{}")}
-    return {"id": item["call_id"], "type": "function", "function": told}
+    function = {"name": item["name"], "arguments": item.get("arguments", "{}")}
+    return {"id": item["call_id"], "type": "function", "function": function}
 
 
 def _output(item: dict[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from .responses import (
 from .shapes import generated, token_logprobs
 from .tools import Tools
 from .transport import Stream, Whole, body_of, event
-from .turn import Asked, Turn, chat_ids, switches, told_of, with_tools
+from .turn import Turn, TurnRequest, chat_ids, switches, tool_headers, with_tools
 
 PATH = "/v1/responses"
 BODIES: dict[str, type[BaseModel]] = {PATH: ResponsesBody, f"{PATH}/input_tokens": ResponsesInput}
@@ -66,7 +66,7 @@ class _Responses:
         if body.background and body.store is False:
             raise ApiError(400, "a background response must be stored", param="store")
         run = self._run(body, self.api.caller(request, body.service_tier, body.priority, body.timeout))
-        headers = told_of(headers, run.turn.asked.tools)
+        headers = tool_headers(headers, run.turn.request.tools)
         self.api.check_ready()
         if body.background:
             return self._in_background(run, bool(body.stream), headers)
@@ -83,9 +83,9 @@ class _Responses:
             wanted = replace(wanted, stream=True)
         ids = self._ids(body, [*before, *given], tools)
         prompt = self.api.served.prompt(ids, body.max_output_tokens, None)
-        asked = Asked(job=wanted, prompt=prompt, tools=tools, caller=caller)
+        request = TurnRequest(job=wanted, prompt=prompt, tools=tools, caller=caller)
         stored = Stored(_document(self.api, body), caller.key_id, given, before)
-        return _Run(self.api, asked, stored, None if body.store is False else self.store)
+        return _Run(self.api, request, stored, None if body.store is False else self.store)
 
     def _items(self, body: ResponsesInput, owner: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Items of the conversation before, and those of this request."""
@@ -127,8 +127,8 @@ class _Responses:
         self.api.adapter_of(body.model)
         before, given = self._items(body, self.api.caller(request).key_id)
         ids = self._ids(body, [*before, *given], tools_of(body))
-        told = {"object": "response.input_tokens", "input_tokens": len(ids)}
-        return json_response(told, headers=headers)
+        answer = {"object": "response.input_tokens", "input_tokens": len(ids)}
+        return json_response(answer, headers=headers)
 
     # ------------------------------------------------------------------ what is stored
 
@@ -181,9 +181,9 @@ class _Responses:
 class _Run:
     """One response in the making."""
 
-    def __init__(self, api: Api, asked: Asked, stored: Stored, store: ResponseStore | None) -> None:
+    def __init__(self, api: Api, request: TurnRequest, stored: Stored, store: ResponseStore | None) -> None:
         self.api, self.stored, self.store = api, stored, store
-        self.turn = Turn(api, asked)
+        self.turn = Turn(api, request)
         self.output = Output(api.new_id)
         self.serial = 0
 
@@ -226,16 +226,16 @@ class _Run:
                 self.stored.document["status"] = "cancelled"
             asyncio.get_running_loop().call_soon(self.stored.tell, None)
 
-    def _numbered(self, told: Event) -> bytes:
+    def _numbered(self, sent: Event) -> bytes:
         self.serial += 1
-        return event({**told, "sequence_number": self.serial - 1}, told["type"])
+        return event({**sent, "sequence_number": self.serial - 1}, sent["type"])
 
     def _failed(self, e: Exception) -> bytes:
         code = "rate_limit_exceeded" if isinstance(e, ApiError) and e.status == 429 else "server_error"
         self.stored.document |= {"status": "failed", "error": {"code": code, "message": str(e)}}
-        return self._numbered(self._told("failed"))
+        return self._numbered(self._response_event("failed"))
 
-    def _told(self, name: str) -> Event:
+    def _response_event(self, name: str) -> Event:
         return {"type": f"response.{name}", "response": dict(self.stored.document)}
 
     async def _events(self) -> AsyncGenerator[list[Event], None]:
@@ -248,7 +248,7 @@ class _Run:
                     self.output, answer = Output(self.api.new_id), self.turn.answer
                 if not begun:
                     document["status"], begun = "in_progress", True
-                    events = [self._told("created"), self._told("in_progress")]
+                    events = [self._response_event("created"), self._response_event("in_progress")]
                 logprobs = self._logprobs(piece)
                 for part in parts:
                     events += self.output.take(part, logprobs)
@@ -258,7 +258,7 @@ class _Run:
         yield self._completed()
 
     def _logprobs(self, piece: Piece) -> list[dict[str, Any]]:
-        if self.turn.asked.job.top is None:
+        if self.turn.request.job.top is None:
             return []
         return token_logprobs(self.api.tokenizer, generated(piece))
 
@@ -274,16 +274,16 @@ class _Run:
             "usage": self._usage(),
         }
         self.keep()
-        return [*events, self._told(status)]
+        return [*events, self._response_event(status)]
 
     def _usage(self) -> dict[str, Any]:
-        told = self.turn.usage()
+        usage = self.turn.usage()
         return {
-            "input_tokens": told["prompt_tokens"],
+            "input_tokens": usage["prompt_tokens"],
             "input_tokens_details": {"cached_tokens": self.turn.cached, "cache_write_tokens": 0},
-            "output_tokens": told["completion_tokens"],
+            "output_tokens": usage["completion_tokens"],
             "output_tokens_details": {"reasoning_tokens": self.turn.reasoning_tokens},
-            "total_tokens": told["total_tokens"],
+            "total_tokens": usage["total_tokens"],
         }
 
 

@@ -119,33 +119,33 @@ def _await_ready(process: subprocess.Popen[bytes], order: dict[str, Any]) -> Ser
         process.kill()
         process.wait()
         raise
-    told = orjson.loads(line) if line else None
-    if told is None or "error" in told:
+    message = orjson.loads(line) if line else None
+    if message is None or "error" in message:
         process.wait()
-        raise _problem(told)
-    return _service(told, process)
+        raise _problem(message)
+    return _service(message, process)
 
 
-def _problem(told: dict[str, Any] | None) -> Problem:
-    if told is None:
+def _problem(message: dict[str, Any] | None) -> Problem:
+    if message is None:
         return Lacking(
             "serve.died", "the service ended before it was ready", hint="see its log; is there memory enough?"
         )
-    return Problem.from_json(told, told["exit_code"])
+    return Problem.from_json(message, message["exit_code"])
 
 
-def _service(told: dict[str, Any], process: subprocess.Popen[bytes] | None) -> Service:
+def _service(message: dict[str, Any], process: subprocess.Popen[bytes] | None) -> Service:
     import psutil
 
     return Service(
-        url=told["url"],
-        pid=told["pid"],
-        control=told["control"],
-        started_at=told.get("started_at") or psutil.Process(told["pid"]).create_time(),
-        engine_pid=told.get("engine_pid"),
-        engine_pids=tuple(told.get("engine_pids") or ()),
-        load=told.get("load") or {},
-        fingerprint=told.get("fingerprint"),
+        url=message["url"],
+        pid=message["pid"],
+        control=message["control"],
+        started_at=message.get("started_at") or psutil.Process(message["pid"]).create_time(),
+        engine_pid=message.get("engine_pid"),
+        engine_pids=tuple(message.get("engine_pids") or ()),
+        load=message.get("load") or {},
+        fingerprint=message.get("fingerprint"),
         process=process,
     )
 
@@ -162,16 +162,16 @@ def promote(service: Service, host: str, port: int, state_folder: Path | None = 
         control.settimeout(CONTROL_S)
         control.connect(service.control)
         control.sendall(orjson.dumps(order) + b"\n")
-        told = orjson.loads(control.makefile("rb").readline() or b"null")
-    if told is None or "error" in told:
-        raise _problem(told)
-    return replace(service, url=told["url"])
+        message = orjson.loads(control.makefile("rb").readline() or b"null")
+    if message is None or "error" in message:
+        raise _problem(message)
+    return replace(service, url=message["url"])
 
 
 def find(folder: Path) -> Service | None:
     """The service that was published from this run folder, if it still lives."""
-    told = read_state(Path(folder))
-    return _service(told, None) if told else None
+    state = read_state(Path(folder))
+    return _service(state, None) if state else None
 
 
 def check_port(host: str, port: int) -> None:

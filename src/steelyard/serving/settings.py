@@ -10,7 +10,7 @@ from ..errors import Refused, Where, WrongUse
 from ..model import Tokenizer
 from .cores import split_cores, usable_cores
 from .engines import EngineSettings, kv_bytes_per_token, kv_precision, read_form
-from .tuned import known
+from .tuned import tuned_settings
 
 LOOPBACK = ("localhost", "::1")
 
@@ -120,10 +120,10 @@ def engine_settings(folder: Path, settings: ServeSettings) -> EngineSettings:
 
 def _as_tuned(plain: EngineSettings, settings: ServeSettings) -> EngineSettings:
     """With what `tune` found for this shape on this machine, where nobody has said otherwise."""
-    if settings.threads or settings.cores or settings.replicas > 1 or not (found := known(plain)):
+    if settings.threads or settings.cores or settings.replicas > 1 or not (tuned := tuned_settings(plain)):
         return plain
-    tokens = settings.max_num_batched_tokens or found.max_num_batched_tokens
-    return replace(plain, threads=found.threads, cores=found.cores, max_num_batched_tokens=tokens)
+    tokens = settings.max_num_batched_tokens or tuned.max_num_batched_tokens
+    return replace(plain, threads=tuned.threads, cores=tuned.cores, max_num_batched_tokens=tokens)
 
 
 def replica_settings(folder: Path, settings: ServeSettings) -> list[EngineSettings]:

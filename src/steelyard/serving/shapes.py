@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from ..model import Tokenizer
 from .answer import Answer, Piece, Top
-from .parts import CallBegun, CallMore, Part, Reader, Said, Thought, reader
+from .parts import CallBegun, CallMore, Part, Reader, TextPart, Thought, reader
 from .tools import Tools
 
 
@@ -43,62 +43,62 @@ class Chat:
         return reader(self.tools, self.tokenizer.template_text or "")
 
     def whole(self, index: int, text: str, scored: Scored | None, finish: str | None) -> dict[str, Any]:
-        told = self._logprobs(scored) if scored else None
+        logprobs = self._logprobs(scored) if scored else None
         read = self._reader()
-        message = message_of([*read.push(text), *read.end()] if read else [Said(text)])
+        message = message_of([*read.push(text), *read.end()] if read else [TextPart(text)])
         finish = finish_of(read, finish)
-        return {"index": index, "message": message, "logprobs": told, "finish_reason": finish}
+        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish}
 
     def chunks(self, index: int, piece: Piece, first: bool, scored: Scored | None) -> list[dict[str, Any]]:
-        told = self._logprobs(scored) if scored else None
+        logprobs = self._logprobs(scored) if scored else None
         if first:
             self.readers[index] = self._reader()
         read = self.readers[index]
         deltas: list[dict[str, Any]] = (
-            [{"content": piece.text}] if read is None and (piece.text or first or told) else []
+            [{"content": piece.text}] if read is None and (piece.text or first or logprobs) else []
         )
         if read is not None:
             parts = read.push(piece.text) + (read.end() if piece.finish else [])
-            deltas = [delta_of(part) for part in parts] or ([{"content": ""}] if first or told else [])
+            deltas = [delta_of(part) for part in parts] or ([{"content": ""}] if first or logprobs else [])
         if first:
             deltas[0] = {"role": "assistant", **deltas[0]}
-        made: list[dict[str, Any]] = [
+        choices: list[dict[str, Any]] = [
             {"index": index, "delta": d, "logprobs": None, "finish_reason": None} for d in deltas
         ]
-        if told:
-            made[0]["logprobs"] = told
+        if logprobs:
+            choices[0]["logprobs"] = logprobs
         if piece.finish:
             finish = finish_of(read, piece.finish)
-            made.append({"index": index, "delta": {}, "logprobs": None, "finish_reason": finish})
-        return made
+            choices.append({"index": index, "delta": {}, "logprobs": None, "finish_reason": finish})
+        return choices
 
     def _logprobs(self, scored: Scored) -> dict[str, Any]:
         return {"content": token_logprobs(self.tokenizer, scored), "refusal": None}
 
 
 def finish_of(read: Reader | None, finish: str | None) -> str | None:
-    return "tool_calls" if read and read.made and finish == "stop" else finish
+    return "tool_calls" if read and read.calls_made and finish == "stop" else finish
 
 
 def message_of(parts: Iterable[Part]) -> dict[str, Any]:
     """An assistant's message: `content` is null where calls are all there is."""
-    said, thought, calls = gathered(parts)
-    message: dict[str, Any] = {"role": "assistant", "content": said, "refusal": None}
+    text, thought, calls = gathered(parts)
+    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
     if thought:
         message["reasoning_content"] = thought
     if calls:
-        message["content"] = said or None
+        message["content"] = text or None
         message["tool_calls"] = [_call(id, name, arguments) for id, name, arguments in calls]
     return message
 
 
 def gathered(parts: Iterable[Part]) -> tuple[str, str, list[tuple[str, str, str]]]:
     """Text, reasoning, and calls as (id, name, arguments)."""
-    said, thought = "", ""
+    text, thought = "", ""
     calls: list[tuple[str, str, str]] = []
     for part in parts:
-        if isinstance(part, Said):
-            said += part.text
+        if isinstance(part, TextPart):
+            text += part.text
         elif isinstance(part, Thought):
             thought += part.text
         elif isinstance(part, CallBegun):
@@ -106,7 +106,7 @@ def gathered(parts: Iterable[Part]) -> tuple[str, str, list[tuple[str, str, str]
         else:
             id, name, arguments = calls[-1]
             calls[-1] = (id, name, arguments + part.text)
-    return said, thought, calls
+    return text, thought, calls
 
 
 def _call(id: str, name: str, arguments: str) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def _call(id: str, name: str, arguments: str) -> dict[str, Any]:
 
 
 def delta_of(part: Part) -> dict[str, Any]:
-    if isinstance(part, Said):
+    if isinstance(part, TextPart):
         return {"content": part.text}
     if isinstance(part, Thought):
         return {"reasoning_content": part.text}
@@ -144,23 +144,25 @@ class Completion:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self.made: dict[int, int] = {}  # characters of each answer's tokens so far
+        self.characters_sent: dict[int, int] = {}  # characters of each answer's tokens so far
 
     def whole(self, index: int, text: str, scored: Scored | None, finish: str | None) -> dict[str, Any]:
-        told = self._logprobs(scored, 0) if scored else None
-        return {"index": index, "text": text, "logprobs": told, "finish_reason": finish}
+        logprobs = self._logprobs(scored, 0) if scored else None
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
 
     def chunks(self, index: int, piece: Piece, first: bool, scored: Scored | None) -> list[dict[str, Any]]:
-        told = None
+        logprobs = None
         if scored:
-            told = self._logprobs(scored, self.made.get(index, 0))
-            self.made[index] = self.made.get(index, 0) + sum(map(len, told["tokens"]))
-        made = [{"index": index, "text": piece.text, "logprobs": told, "finish_reason": None}]
-        if not (piece.text or first or told):
-            made = []
+            logprobs = self._logprobs(scored, self.characters_sent.get(index, 0))
+            self.characters_sent[index] = self.characters_sent.get(index, 0) + sum(
+                map(len, logprobs["tokens"])
+            )
+        choices = [{"index": index, "text": piece.text, "logprobs": logprobs, "finish_reason": None}]
+        if not (piece.text or first or logprobs):
+            choices = []
         if piece.finish:
-            made.append({"index": index, "text": "", "logprobs": None, "finish_reason": piece.finish})
-        return made
+            choices.append({"index": index, "text": "", "logprobs": None, "finish_reason": piece.finish})
+        return choices
 
     def _logprobs(self, scored: Scored, at: int) -> dict[str, Any]:
         tokens = [self._text(token) for token in scored.ids]

@@ -14,18 +14,18 @@ from ..artefact import write_durably
 FILE = "service.json"
 
 
-def write_state(folder: Path, told: dict[str, Any]) -> None:
+def write_state(folder: Path, state: dict[str, Any]) -> None:
     import psutil
 
     started = psutil.Process(os.getpid()).create_time()
-    write_durably(folder / FILE, orjson.dumps({**told, "started_at": started}, option=orjson.OPT_INDENT_2))
+    write_durably(folder / FILE, orjson.dumps({**state, "started_at": started}, option=orjson.OPT_INDENT_2))
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:
     """The service that this folder's file names, None where it does not live any more."""
     with suppress(OSError, orjson.JSONDecodeError):
-        told = orjson.loads((folder / FILE).read_bytes())
-        return told if lives(told["pid"], told["started_at"]) else None
+        state = orjson.loads((folder / FILE).read_bytes())
+        return state if lives(state["pid"], state["started_at"]) else None
     return None
 
 

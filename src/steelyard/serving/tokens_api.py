@@ -53,13 +53,13 @@ class _Tokens:
             raise ApiError(400, "give either prompt or messages")
         ids = self.tokenizer.encode(body.prompt) if body.messages is None else self._chat(body)
         texts = [self.tokenizer.token_of(i) for i in ids] if body.return_token_strs else None
-        told = {
+        answer = {
             "count": len(ids),
             "max_model_len": self.api.served.max_model_len,
             "tokens": ids,
             "token_strs": texts,
         }
-        return json_response(told)
+        return json_response(answer)
 
     def _chat(self, body: TokenizeBody) -> list[int]:
         tools = tools_of(body.tools, None, None) if body.tools else Tools()

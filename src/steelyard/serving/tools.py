@@ -76,21 +76,21 @@ def choose(
     functions: Sequence[Function], mode: str, names: Sequence[str] | None, parallel: bool | None
 ) -> Tools:
     """Check and join. `names`: those that may be called, None for all. Raises ApiError 400."""
-    known = [f.name for f in functions]
+    defined = [f.name for f in functions]
     if len(functions) > MOST_TOOLS:
         raise ApiError(400, f"at most {MOST_TOOLS} tools can be given", param="tools")
-    for name in known:
+    for name in defined:
         if not NAME.fullmatch(name):
             raise ApiError(
                 400, f"{name!r} is no name for a tool: letters, digits, _, - and . only", param="tools"
             )
-    if len(set(known)) < len(known):
+    if len(set(defined)) < len(defined):
         raise ApiError(400, "two tools have the same name", param="tools")
     if mode in ("required", "named") and not functions:
         raise ApiError(400, "tool_choice asks for a call, and there are no tools", param="tool_choice")
-    if lost := next((name for name in names or () if name not in known), None):
+    if lost := next((name for name in names or () if name not in defined), None):
         raise ApiError(400, f"tool_choice names {lost!r}, which is not among the tools", param="tool_choice")
-    allowed = frozenset(known if names is None else names)
+    allowed = frozenset(defined if names is None else names)
     return Tools(
         functions=tuple(functions),
         mode=mode if functions else "none",
@@ -111,19 +111,19 @@ def choose_of(functions: Sequence[Function], choice: Any, parallel: bool | None)
 
 
 def _function(tool: Mapping[str, Any]) -> Function:
-    told = tool.get("function")
-    if tool.get("type") != "function" or not isinstance(told, Mapping):
+    function = tool.get("function")
+    if tool.get("type") != "function" or not isinstance(function, Mapping):
         kind = tool.get("type")
         raise ApiError(
             400, f"tools of type {kind!r} are not supported, functions are: "
             '{"type": "function", "function": {"name": ...}}', param="tools", code="unsupported_parameter",
         )  # fmt: skip
-    return function_of(told)
+    return function_of(function)
 
 
-def function_of(told: Mapping[str, Any]) -> Function:
+def function_of(tool: Mapping[str, Any]) -> Function:
     """Of {"name", "description", "parameters", "strict"}. Raises ApiError 400."""
-    name, description, parameters = told.get("name"), told.get("description"), told.get("parameters")
+    name, description, parameters = tool.get("name"), tool.get("description"), tool.get("parameters")
     if not isinstance(name, str):
         raise ApiError(400, "a tool needs a name", param="tools")
     if not isinstance(description, str | None):
@@ -131,7 +131,7 @@ def function_of(told: Mapping[str, Any]) -> Function:
     if not isinstance(parameters, Mapping | None):
         raise ApiError(400, "the parameters of a tool are a JSON schema", param="tools")
     more = {"parameters": parameters} if parameters else {}
-    return Function(name=name, description=description, strict=told.get("strict") is True, **more)
+    return Function(name=name, description=description, strict=tool.get("strict") is True, **more)
 
 
 def _choice(choice: Any, any_tools: bool) -> tuple[str, list[str] | None]:
@@ -142,20 +142,20 @@ def _choice(choice: Any, any_tools: bool) -> tuple[str, list[str] | None]:
         return choice, None
     kind = choice.get("type") if isinstance(choice, Mapping) else None
     if kind == "function":
-        told = choice.get("function", choice)
-        if isinstance(told, Mapping) and isinstance(told.get("name"), str):
-            return "named", [told["name"]]
+        function = choice.get("function", choice)
+        if isinstance(function, Mapping) and isinstance(function.get("name"), str):
+            return "named", [function["name"]]
     if kind == "allowed_tools":
-        told = choice.get("allowed_tools", choice)
-        listed = told.get("tools") if isinstance(told, Mapping) else None
-        if isinstance(listed, list) and told.get("mode") in ("auto", "required"):
-            return told["mode"], [_name_in(entry) for entry in listed]
+        function = choice.get("allowed_tools", choice)
+        listed = function.get("tools") if isinstance(function, Mapping) else None
+        if isinstance(listed, list) and function.get("mode") in ("auto", "required"):
+            return function["mode"], [_name_in(entry) for entry in listed]
     raise ApiError(400, "tool_choice is none, auto, required, or names a function", param="tool_choice")
 
 
 def _name_in(entry: Any) -> str:
-    told = entry.get("function", entry) if isinstance(entry, Mapping) else None
-    name = told.get("name") if isinstance(told, Mapping) else None
+    function = entry.get("function", entry) if isinstance(entry, Mapping) else None
+    name = function.get("name") if isinstance(function, Mapping) else None
     if not isinstance(name, str):
         raise ApiError(400, "allowed_tools lists functions by name", param="tool_choice")
     return name
@@ -234,9 +234,9 @@ def _objects(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _object(call: dict[str, Any]) -> dict[str, Any]:
-    told = dict(call["function"])
-    told["arguments"] = _loaded(told.get("arguments"))
-    return {**call, "function": told}
+    function = dict(call["function"])
+    function["arguments"] = _loaded(function.get("arguments"))
+    return {**call, "function": function}
 
 
 def _loaded(arguments: Any) -> Any:
@@ -249,28 +249,33 @@ def _loaded(arguments: Any) -> Any:
 
 def in_words(messages: Sequence[dict[str, Any]], shown: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
     """The same chat for a template without tools: definitions, calls and results as text."""
-    told: list[dict[str, Any]] = []
+    messages_in_words: list[dict[str, Any]] = []
     if shown:
         given = messages[0]["content"] + "\n\n" if messages and messages[0]["role"] == "system" else ""
         listed = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in shown)
-        told.append({"role": "system", "content": given + PREAMBLE.format(tools=listed)})
+        messages_in_words.append({"role": "system", "content": given + PREAMBLE.format(tools=listed)})
         messages = messages[1:] if given else messages
     for message in messages:
         content = message["content"]
         if message["role"] == "tool":
             result = f"<tool_response>\n{content}\n</tool_response>"
-            if told and told[-1].get("results"):
-                told[-1]["content"] += "\n" + result
+            if messages_in_words and messages_in_words[-1].get("results"):
+                messages_in_words[-1]["content"] += "\n" + result
             else:
-                told.append({"role": "user", "content": result, "results": True})
+                messages_in_words.append({"role": "user", "content": result, "results": True})
         elif message.get("tool_calls"):
             calls = "\n".join(_call_in_words(call) for call in message["tool_calls"])
-            told.append({"role": message["role"], "content": f"{content}\n{calls}" if content else calls})
+            messages_in_words.append(
+                {"role": message["role"], "content": f"{content}\n{calls}" if content else calls}
+            )
         else:
-            told.append(message)
-    return [{key: value for key, value in m.items() if key != "results"} for m in told]
+            messages_in_words.append(message)
+    return [{key: value for key, value in m.items() if key != "results"} for m in messages_in_words]
 
 
 def _call_in_words(call: dict[str, Any]) -> str:
-    made = {"name": call["function"].get("name"), "arguments": _loaded(call["function"].get("arguments"))}
-    return f"<tool_call>\n{json.dumps(made, ensure_ascii=False)}\n</tool_call>"
+    call_in_words = {
+        "name": call["function"].get("name"),
+        "arguments": _loaded(call["function"].get("arguments")),
+    }
+    return f"<tool_call>\n{json.dumps(call_in_words, ensure_ascii=False)}\n</tool_call>"

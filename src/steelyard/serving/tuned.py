@@ -46,7 +46,7 @@ class Tuned:
 
 
 def tune(
-    settings: EngineSettings, limit_s: float = LIMIT_S, told: Callable[[str, float], None] = lambda *_: None
+    settings: EngineSettings, limit_s: float = LIMIT_S, report: Callable[[str, float], None] = lambda *_: None
 ) -> Tuned:
     """Try settings for `settings.folder` until `limit_s` is over and keep the best for later starts.
 
@@ -62,10 +62,10 @@ def tune(
         trial = settle(best)
         if trial == best:
             continue
-        found, tried = rate(trial), tried + 1
-        told(name, found / first)
-        if found > best_rate * MARGIN:
-            best, best_rate = trial, found
+        rate_now, tried = rate(trial), tried + 1
+        report(name, rate_now / first)
+        if rate_now > best_rate * MARGIN:
+            best, best_rate = trial, rate_now
     tuned = Tuned(
         threads=best.threads, cores=best.cores, max_num_batched_tokens=best.max_num_batched_tokens,
         gain=best_rate / first, tried=tried, took_s=time.monotonic() - began,
@@ -129,20 +129,22 @@ async def _load(engine: EngineProcess, prompts: list[list[int]], users: int, new
 # ------------------------------------------------------------------ what is kept
 
 
-def known(settings: EngineSettings) -> Tuned | None:
+def tuned_settings(settings: EngineSettings) -> Tuned | None:
     """What was found on this machine for a model of this shape in this form."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        kept = orjson.loads(_file().read_bytes())[_key(settings)]
-        return Tuned(**{**kept, "cores": tuple(kept["cores"])})
+        settings_stored = orjson.loads(_file().read_bytes())[_key(settings)]
+        return Tuned(**{**settings_stored, "cores": tuple(settings_stored["cores"])})
     return None
 
 
 def _keep(settings: EngineSettings, tuned: Tuned) -> None:
-    kept: dict[str, Any] = {}
+    stored: dict[str, Any] = {}
     with suppress(OSError, ValueError):
-        kept = orjson.loads(_file().read_bytes())
+        stored = orjson.loads(_file().read_bytes())
     _file().parent.mkdir(parents=True, exist_ok=True)
-    write_durably(_file(), orjson.dumps({**kept, _key(settings): asdict(tuned)}, option=orjson.OPT_INDENT_2))
+    write_durably(
+        _file(), orjson.dumps({**stored, _key(settings): asdict(tuned)}, option=orjson.OPT_INDENT_2)
+    )
 
 
 def _file() -> Path:

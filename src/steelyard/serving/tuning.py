@@ -67,7 +67,7 @@ class Tuning:
         self._running: str | None = None
         self._closing = False
         self._more = False  # than the worker knows of
-        self._asked: dict[str, str] = {}  # job -> "paused" or "cancelled", until its run has stopped
+        self._requested_ends: dict[str, str] = {}  # job -> "paused" or "cancelled", until its run has stopped
 
     def routes(self) -> list[Route]:
         at = "/v1/fine_tuning/jobs"
@@ -106,12 +106,12 @@ class Tuning:
 
     async def listed(self, request: Request) -> Response:
         self.resume()
-        found = await asyncio.to_thread(self.store.all, KIND)
-        return json_response(page(request, [s for s in found if _has(s, request)], cap=100))
+        jobs = await asyncio.to_thread(self.store.all, KIND)
+        return json_response(page(request, [s for s in jobs if _has(s, request)], cap=100))
 
     async def get(self, request: Request) -> Response:
         self.resume()
-        return json_response((await self._found(request)).shown)
+        return json_response((await self._job(request)).shown)
 
     async def cancel(self, request: Request) -> Response:
         return json_response((await self._stop(request, "cancelled", (*OPEN, "paused"))).shown)
@@ -120,7 +120,7 @@ class Tuning:
         return json_response((await self._stop(request, "paused", OPEN)).shown)
 
     async def go_on(self, request: Request) -> Response:
-        stored = await self._found(request)
+        stored = await self._job(request)
         if stored.shown["status"] != "paused":
             raise ApiError(409, f"the job is {stored.shown['status']}; only a paused one can be resumed")
         self.store.need_hold(TAKEN)
@@ -147,23 +147,25 @@ class Tuning:
                 return json_response({"id": name, "object": "model", "deleted": True})
         raise ApiError(404, f"there is no tuned model {name!r}", "model", "model_not_found")
 
-    async def _found(self, request: Request) -> Stored:
+    async def _job(self, request: Request) -> Stored:
         return await asyncio.to_thread(find, self.store, KIND, request, "fine-tuning job")
 
     async def _records(self, request: Request, kind: str) -> Response:
-        stored = await self._found(request)
-        told = await asyncio.to_thread(self.store.records, kind, stored.id)
-        found = [Stored(id=record["id"], owner=stored.owner, shown=record) for record in reversed(told)]
-        return json_response(page(request, found))
+        stored = await self._job(request)
+        records = await asyncio.to_thread(self.store.records, kind, stored.id)
+        page_records = [
+            Stored(id=record["id"], owner=stored.owner, shown=record) for record in reversed(records)
+        ]
+        return json_response(page(request, page_records))
 
     async def _stop(self, request: Request, end: str, states: tuple[str, ...]) -> Stored:
         """Have the job paused or cancelled; a run under way stops at its next safe point."""
-        stored = await self._found(request)
+        stored = await self._job(request)
         if stored.shown["status"] not in states:
             raise ApiError(409, f"the job is {stored.shown['status']}: it cannot be {end}")
         self.store.need_hold(TAKEN)
         if self._running == stored.id:
-            self._asked[stored.id] = end
+            self._requested_ends[stored.id] = end
             self._signal(signal.SIGTERM)
             await self._until_stopped(stored.id)
             return self._now(stored.id)
@@ -192,8 +194,10 @@ class Tuning:
             if source is None and HUB_ID.fullmatch(name):
                 source = name
         if source is None:
-            told = f"{name!r} cannot be tuned here; give 'demo', a pulled model's id, or a tuned model's name"
-            raise ApiError(404, told, param="model", code="model_not_found")
+            message = (
+                f"{name!r} cannot be tuned here; give 'demo', a pulled model's id, or a tuned model's name"
+            )
+            raise ApiError(404, message, param="model", code="model_not_found")
         try:
             resolve(source, self.store.folder / "runs")  # where nothing bears a name: only pulled models do
         except Problem as e:
@@ -211,7 +215,7 @@ class Tuning:
     def _write(self, stored: Stored, body: JobBody, training: Stored) -> None:
         """The job's folder: its data as they are now, its recipe, and the job itself."""
         folder = self._folder(stored.id)
-        self.store.made("runs")
+        self.store.folder_of("runs")
         folder.mkdir(mode=0o700)
         link(self.store.content(training.id), folder / "training.jsonl")
         if body.validation_file:
@@ -292,21 +296,21 @@ class Tuning:
             if fault:
                 return self._fail(job_id, "invalid_training_file", *fault)
             self._tell(job_id, "Files validated, moving job to queued state")
-        if end := self._asked.pop(job_id, None):  # while the files were read
+        if end := self._requested_ends.pop(job_id, None):  # while the files were read
             self._end(job_id, end)
             return None
         self._change(job_id, status="running")
         self._tell(job_id, "Fine-tuning job started")
         code = await self._steelyard(job_id, folder)
-        if end := self._asked.pop(job_id, None):
+        if end := self._requested_ends.pop(job_id, None):
             self._end(job_id, end)
         elif code == 0:
             await self._succeed(job_id, _document(folder))
         elif code != STOPPED and not self._closing:  # a run that is ended before it can say so goes on too
             error = (_document(folder) or {}).get("error") or {}
-            told = error.get("message") or f"the run ended with {code}"
+            message = error.get("message") or f"the run ended with {code}"
             code_told = error.get("code") or "run_failed"
-            self._fail(job_id, code_told, told, "training_file" if code_told.startswith("data.") else None)
+            self._fail(job_id, code_told, message, "training_file" if code_told.startswith("data.") else None)
         return None
 
     async def _steelyard(self, job_id: str, folder: Path) -> int:
@@ -350,8 +354,8 @@ class Tuning:
         if kind == "step.start" and step in STEP_TOLD:
             self._tell(job_id, f"{STEP_TOLD[step]} ...")
         elif kind == "train.planned":
-            told = {"total_steps": event["steps"], "tokens": event["tokens"]}
-            self._tell(job_id, f"{event['steps']} steps planned, {event['tokens']} tokens", data=told)
+            event_fields = {"total_steps": event["steps"], "tokens": event["tokens"]}
+            self._tell(job_id, f"{event['steps']} steps planned, {event['tokens']} tokens", data=event_fields)
         elif kind in ("train.checkpoint", "train.resumed"):
             words = "Saved after" if kind == "train.checkpoint" else "Going on after"
             self._tell(job_id, f"{words} step {step}", data={"step": step})
@@ -371,9 +375,9 @@ class Tuning:
         file = await asyncio.to_thread(result_file, self.store, stored, curve)
         name = f"{self.api.settings.name}:{stored.hidden['adapter']}"
         for point in thinned(curve):
-            told = {"step": point["step"], "train_loss": point["loss"], "total_steps": len(curve)}
+            fields = {"step": point["step"], "train_loss": point["loss"], "total_steps": len(curve)}
             words = f"Step {point['step']}/{len(curve)}: training loss={point['loss']:.2f}"
-            self._tell(job_id, words, kind="metrics", data=told)
+            self._tell(job_id, words, kind="metrics", data=fields)
         stored = stored.with_hidden(checkpoint=str(checkpoint), compressed=steps["compress"]["artefact"])
         loaded, why = await self._try_to_load(stored)
         self._tell(job_id, why)
@@ -439,8 +443,8 @@ class Tuning:
 def _document(folder: Path) -> dict[str, Any]:
     """What `steelyard up --json` said."""
     with suppress(OSError, orjson.JSONDecodeError):
-        told = orjson.loads((folder / "outcome.json").read_bytes())
-        return told if isinstance(told, dict) else {}
+        document = orjson.loads((folder / "outcome.json").read_bytes())
+        return document if isinstance(document, dict) else {}
     return {}
 
 
@@ -451,7 +455,7 @@ def _environment() -> dict[str, str]:
 
 def _has(stored: Stored, request: Request) -> bool:
     """The list's filter `metadata[k]=v`."""
-    kept = stored.shown["metadata"] or {}
-    asked = re.compile(r"metadata\[(.+)\]")
-    pairs = [(m[1], v) for k, v in request.query_params.items() if (m := asked.fullmatch(k))]
-    return all(kept.get(k) == v for k, v in pairs)
+    metadata = stored.shown["metadata"] or {}
+    pattern = re.compile(r"metadata\[(.+)\]")
+    pairs = [(m[1], v) for k, v in request.query_params.items() if (m := pattern.fullmatch(k))]
+    return all(metadata.get(k) == v for k, v in pairs)

@@ -65,8 +65,8 @@ def refuse(body: JobBody) -> None:
     """Raises ApiError 400 for what no recipe can do."""
     kind = body.method.type if body.method else "supervised"
     if kind != "supervised":
-        told = f"the method {kind!r} is not supported; supervised is"
-        raise ApiError(400, told, param="method", code="unsupported_parameter")
+        message = f"the method {kind!r} is not supported; supervised is"
+        raise ApiError(400, message, param="method", code="unsupported_parameter")
     if body.integrations:
         raise ApiError(
             400, "integrations are not supported", param="integrations", code="unsupported_parameter"

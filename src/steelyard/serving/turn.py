@@ -25,7 +25,7 @@ from .tools import Tools, forced_grammar, prompt_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class TurnRequest:
     """What a chat asks for, whatever its dialect."""
 
     job: Job
@@ -37,17 +37,17 @@ class Asked:
 class Turn:
     """One answer in the making."""
 
-    def __init__(self, api: Api, asked: Asked) -> None:
-        self.api, self.asked = api, asked
+    def __init__(self, api: Api, request: TurnRequest) -> None:
+        self.api, self.request = api, request
         self.answer: Answer | None = None
         self.reasoning_tokens = 0
-        self.reader = reader(asked.tools, api.tokenizer.template_text or "") or Reader()
+        self.reader = reader(request.tools, api.tokenizer.template_text or "") or Reader()
 
     async def parts(self) -> AsyncGenerator[tuple[list[Part], Piece], None]:
         """Raises EngineLost and ApiError as `Served.answers` does."""
         self.api.check_ready()
-        served, asked = self.api.served, self.asked
-        async with aclosing(served.answers(asked.job, [asked.prompt], asked.caller)) as pieces:
+        served, request = self.api.served, self.request
+        async with aclosing(served.answers(request.job, [request.prompt], request.caller)) as pieces:
             async for _, answer, piece in pieces:
                 if answer is not self.answer and self.answer is not None:
                     self._begin_anew()
@@ -59,18 +59,18 @@ class Turn:
 
     def _begin_anew(self) -> None:
         """The engine crashed and the request was retried: nothing of the first attempt was shown."""
-        self.reader = reader(self.asked.tools, self.api.tokenizer.template_text or "") or Reader()
+        self.reader = reader(self.request.tools, self.api.tokenizer.template_text or "") or Reader()
         self.reasoning_tokens = 0
 
     @property
     def finish(self) -> str:
         """ "stop", "length" or "tool_calls"."""
         finish = (self.answer.finish if self.answer else None) or "length"
-        return "tool_calls" if self.reader.made and finish == "stop" else finish
+        return "tool_calls" if self.reader.calls_made and finish == "stop" else finish
 
     def usage(self) -> dict[str, Any]:
         """OpenAI's. The counters move with it: call it once, at the end."""
-        return usage_of(self.api.served, [self.asked.prompt], [self.answer] if self.answer else [])
+        return usage_of(self.api.served, [self.request.prompt], [self.answer] if self.answer else [])
 
     @property
     def cached(self) -> int:
@@ -84,17 +84,17 @@ def of_engine(e: EngineLost) -> ApiError:
     return ApiError(503, str(e), code="engine_unavailable")
 
 
-def with_tools(api: Api, asked: Constraint | None, tools: Tools) -> Constraint | None:
+def with_tools(api: Api, requested: Constraint | None, tools: Tools) -> Constraint | None:
     """The grammar of an answer that may have to be a call. Raises ApiError 400."""
-    if asked and tools.mode != "none":
+    if requested and tools.mode != "none":
         raise ApiError(
             400, "an answer is either held to a format or may call tools; set tool_choice: none",
             param="tool_choice", code="unsupported_parameter",
         )  # fmt: skip
-    return check(forced_grammar(tools), api.capability, "tool_choice") if tools.forced else asked
+    return check(forced_grammar(tools), api.capability, "tool_choice") if tools.forced else requested
 
 
-def told_of(headers: dict[str, str], tools: Tools) -> dict[str, str]:
+def tool_headers(headers: dict[str, str], tools: Tools) -> dict[str, str]:
     """The header of what is not held: a free answer's calls keep to no schema, `strict` or not."""
     if tools.mode != "auto" or not any(f.strict for f in tools.callable()):
         return headers

@@ -32,11 +32,11 @@ class EncoderEngine:
 
     def embed(self, batch: list[list[int]]) -> list[list[float]]:
         """One vector for each text; of a reranker one number for each pair."""
-        found: list[list[float]] = [[] for _ in batch]
+        vectors: list[list[float]] = [[] for _ in batch]
         for rows in _alike(batch):
             for row, vector in zip(rows, self._step([batch[row] for row in rows]), strict=True):
-                found[row] = vector
-        return found
+                vectors[row] = vector
+        return vectors
 
     def _step(self, texts: list[list[int]]) -> list[list[float]]:
         ids = np.full((len(texts), max(map(len, texts))), self.pad, np.int64)

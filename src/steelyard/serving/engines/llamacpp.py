@@ -22,7 +22,7 @@ from .llamacpp_lora import write_gguf
 from .llamacpp_native import Grammar, Native
 from .prefix import common_prefix
 from .protocol import EngineSettings, Event, GenRequest, Scores, kv_bytes_per_token, kv_precision, read_form
-from .sampling import Sampler, scores, told
+from .sampling import Sampler, logprob_of, scores
 
 MODEL = "model.gguf"  # of a served folder
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
@@ -45,17 +45,17 @@ class Sequence:
     begun: bool = False
 
     @property
-    def made(self) -> int:
+    def generated(self) -> int:
         return len(self.tokens) - len(self.request.ids)
 
     @property
     def reserved(self) -> int:
         """What it holds and will soon: few answers are as long as they may be."""
-        return len(self.tokens) + min(self.request.max_tokens - self.made, SOON_TOKENS)
+        return len(self.tokens) + min(self.request.max_tokens - self.generated, SOON_TOKENS)
 
 
 @dataclass(slots=True, eq=False)
-class Kept:
+class CachedSequence:
     """A finished sequence's part of the cache."""
 
     slot: int
@@ -83,7 +83,7 @@ class LlamaCppEngine:
         self.free = list(range(self.slots))
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
-        self.kept: list[Kept] = []  # the longest unused first
+        self.cached_sequences: list[CachedSequence] = []  # the longest unused first
         self.adapters: dict[str, int] = {}
         self.active: str | None = None
         self.queries = self.hits = 0  # prompt tokens, and those found in the cache
@@ -118,7 +118,7 @@ class LlamaCppEngine:
         self.running.remove(sequence)
         if self.settings.prefix_cache and sequence.held:
             held = sequence.tokens[: sequence.held]
-            self.kept.append(Kept(sequence.slot, held, sequence.request.adapter))
+            self.cached_sequences.append(CachedSequence(sequence.slot, held, sequence.request.adapter))
         else:
             self._release(sequence.slot)
 
@@ -141,9 +141,12 @@ class LlamaCppEngine:
 
     def _fit(self) -> None:
         """Where the cache is full, drop what is kept; then the last come waits again and is read anew."""
-        while sum(len(s.tokens) for s in self.running) + sum(len(k.tokens) for k in self.kept) > self.cells:
-            if self.kept:
-                self._drop(self.kept[0])
+        while (
+            sum(len(s.tokens) for s in self.running) + sum(len(k.tokens) for k in self.cached_sequences)
+            > self.cells
+        ):
+            if self.cached_sequences:
+                self._drop(self.cached_sequences[0])
             elif len(self.running) > 1:
                 last = self.running[-1]
                 self._leave(last)
@@ -166,40 +169,42 @@ class LlamaCppEngine:
 
     def _make_room(self, sequence: Sequence) -> bool:
         """Give `sequence` a slot and what the cache knows of its prompt. False: not yet."""
-        best, length = self._known(sequence)
+        best, length = self._longest_match(sequence)
         if not self._clear(sequence.reserved, best):
             return False
         self._place(sequence, best, length)
         return True
 
-    def _clear(self, tokens: int, best: Kept | Sequence | None = None) -> bool:
+    def _clear(self, tokens: int, best: CachedSequence | Sequence | None = None) -> bool:
         """Drop kept parts until `tokens` more fit and a slot is free; `best` last: it can be taken over."""
         room = self.cells - sum(s.reserved for s in self.running) - tokens
         if room < 0:
             return False
-        for kept in [k for k in self.kept if k is not best]:
-            if self.free and sum(len(k.tokens) for k in self.kept) <= room:
+        for sequence in [k for k in self.cached_sequences if k is not best]:
+            if self.free and sum(len(k.tokens) for k in self.cached_sequences) <= room:
                 return True
-            self._drop(kept)
+            self._drop(sequence)
         return True
 
-    def _drop(self, kept: Kept) -> None:
-        self.kept.remove(kept)
-        self._release(kept.slot)
+    def _drop(self, sequence: CachedSequence) -> None:
+        self.cached_sequences.remove(sequence)
+        self._release(sequence.slot)
 
-    def _place(self, sequence: Sequence, best: Kept | Sequence | None, length: int) -> None:
+    def _place(self, sequence: Sequence, best: CachedSequence | Sequence | None, length: int) -> None:
         ids = sequence.tokens
         length = min(length, len(ids) - 1)  # the last one is read again: its logits are wanted
-        if isinstance(best, Kept) and (length >= len(best.tokens) - 1 or not self._both_fit(sequence)):
-            self.kept.remove(best)  # a chat goes on where it was left
+        if isinstance(best, CachedSequence) and (
+            length >= len(best.tokens) - 1 or not self._both_fit(sequence)
+        ):
+            self.cached_sequences.remove(best)  # a chat goes on where it was left
             slot = best.slot
             self.native.forget(slot, length)
         else:
             slot = self.free.pop()
             if best is not None and length:
                 self.native.share(best.slot, slot, length)
-            if isinstance(best, Kept):
-                self.kept.append(self.kept.pop(self.kept.index(best)))
+            if isinstance(best, CachedSequence):
+                self.cached_sequences.append(self.cached_sequences.pop(self.cached_sequences.index(best)))
         sequence.slot, sequence.held = slot, length
         if not sequence.begun:  # one sent back has been counted
             sequence.begun, sequence.cached = True, length
@@ -207,18 +212,18 @@ class LlamaCppEngine:
             self.hits += length
 
     def _both_fit(self, sequence: Sequence) -> bool:
-        taken = sum(s.reserved for s in self.running) + sum(len(k.tokens) for k in self.kept)
+        taken = sum(s.reserved for s in self.running) + sum(len(k.tokens) for k in self.cached_sequences)
         return bool(self.free) and taken + sequence.reserved <= self.cells
 
-    def _known(self, sequence: Sequence) -> tuple[Kept | Sequence | None, int]:
+    def _longest_match(self, sequence: Sequence) -> tuple[CachedSequence | Sequence | None, int]:
         """Whose part of the cache begins as these tokens do, and for how many."""
-        best: Kept | Sequence | None = None
+        best: CachedSequence | Sequence | None = None
         length = 0
         if not self.settings.prefix_cache:
             return best, length
         adapter = sequence.request.adapter
-        places: list[tuple[Kept | Sequence, list[int]]] = [
-            *((k, k.tokens) for k in self.kept if k.adapter == adapter),
+        places: list[tuple[CachedSequence | Sequence, list[int]]] = [
+            *((k, k.tokens) for k in self.cached_sequences if k.adapter == adapter),
             *((s, s.tokens[: s.held]) for s in self.running if s.request.adapter == adapter),
         ]
         for place, tokens in places:
@@ -272,12 +277,12 @@ class LlamaCppEngine:
             flush=True,
         )
         self._end(victim)
-        self._forget_kept()
+        self._forget_cached()
         return [Event(victim.request.request_id, [], finish="error")]
 
-    def _forget_kept(self) -> None:
-        for kept in list(self.kept):
-            self._drop(kept)
+    def _forget_cached(self) -> None:
+        for sequence in list(self.cached_sequences):
+            self._drop(sequence)
 
     # ------------------------------------------------------------------ tokens
 
@@ -297,7 +302,7 @@ class LlamaCppEngine:
         event = Event(request.request_id, [token], cached=sequence.cached)
         sequence.cached = None
         if request.logprobs:
-            logprob, tops = told(row, token, request.top)
+            logprob, tops = logprob_of(row, token, request.top)
             event.logprobs, event.tops = [logprob], [tops] if request.top else None
         event.finish = self._finish(sequence, token)
         if event.finish:
@@ -323,7 +328,7 @@ class LlamaCppEngine:
             return "stop"
         if sequence.grammar and self.native.ends(token):
             return "stop"  # the grammar is complete; nothing can follow
-        return "length" if sequence.made >= request.max_tokens else None
+        return "length" if sequence.generated >= request.max_tokens else None
 
     # ------------------------------------------------------------------ the rest of the protocol
 
@@ -334,7 +339,7 @@ class LlamaCppEngine:
         slot = self.free.pop()
         self.native.use_adapter(None)
         self.active = None
-        found = Scores([], [], [])
+        result = Scores([], [], [])
         try:
             for start in range(0, len(ids) - 1, self.outputs):
                 end = min(start + self.outputs, len(ids) - 1)
@@ -342,12 +347,12 @@ class LlamaCppEngine:
                 if self.native.decode(ids[start:end], range(start, end), [slot] * n, [1] * n):
                     raise RuntimeError("the KV cache is full: ask again when fewer answers are under way")
                 own, best, theirs = scores(self.native.logits(n), ids[start + 1 : end + 1], top)
-                found.logprobs += own
-                found.top_ids += best
-                found.top_logprobs += theirs
+                result.logprobs += own
+                result.top_ids += best
+                result.top_logprobs += theirs
         finally:
             self._release(slot)
-        return found
+        return result
 
     def embed(self, batch: list[list[int]]) -> list[list[float]]:
         raise NotImplementedError("a model that generates has no embeddings; serve an encoder beside it")
@@ -368,8 +373,8 @@ class LlamaCppEngine:
         if any(s.request.adapter == name for s in (*self.running, *self.waiting)):
             self.adapters[name] = handle
             raise ValueError(f"answers with the adapter {name!r} are under way")
-        for kept in [k for k in self.kept if k.adapter == name]:
-            self._drop(kept)
+        for sequence in [k for k in self.cached_sequences if k.adapter == name]:
+            self._drop(sequence)
         if self.active == name:
             self.native.use_adapter(None)
             self.active = None

@@ -39,7 +39,7 @@ def write_gguf(adapter: Path, model: Path, out: Path) -> None:
 def _tensors(adapter: Path, config: dict[str, Any], architecture: str) -> list[tuple[str, np.ndarray]]:
     from ...model import Weights
 
-    found = []
+    tensors = []
     weights = Weights(adapter / TENSORS)
     for key in sorted(weights):
         match = KEY.match(key)
@@ -51,8 +51,8 @@ def _tensors(adapter: Path, config: dict[str, Any], architecture: str) -> list[t
             value = _permuted(
                 value, heads if NAMES[match[2]] == "attn_q" else config.get("num_key_value_heads", heads)
             )
-        found.append((f"blk.{match[1]}.{NAMES[match[2]]}.weight.lora_{match[3].lower()}", value))
-    return found
+        tensors.append((f"blk.{match[1]}.{NAMES[match[2]]}.weight.lora_{match[3].lower()}", value))
+    return tensors
 
 
 def _permuted(weight: np.ndarray, heads: int) -> np.ndarray:

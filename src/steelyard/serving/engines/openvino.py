@@ -137,8 +137,8 @@ class OpenVinoEngine:
         return self.loader.submit(self._load_adapter, name, folder)
 
     def _load_adapter(self, name: str, folder: str) -> None:
-        made = self._batch(int(self.settings.cache_bytes * ADAPTER_CACHE), folder)
-        before, self.batches[name] = self.batches.get(name), made
+        batch = self._batch(int(self.settings.cache_bytes * ADAPTER_CACHE), folder)
+        before, self.batches[name] = self.batches.get(name), batch
         if before:
             self.leaving.append(before)
 
@@ -170,14 +170,14 @@ class OpenVinoEngine:
 def properties(form: dict[str, Any], settings: EngineSettings) -> dict[str, Any]:
     """OpenVINO's properties; the exact mode is f32 throughout, whatever the weights are stored as."""
     exact = settings.mode == "exact"
-    found = {
+    values = {
         "INFERENCE_PRECISION_HINT": "f32" if exact else form["precision"],
         "KV_CACHE_PRECISION": settings.kv_precision or kv_precision(form, settings.mode),
         "INFERENCE_NUM_THREADS": settings.threads,
     }
     if exact:  # else what is multiplied with int8 and int4 weights is rounded to int8 on the way
-        found["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
-    return found
+        values["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
+    return values
 
 
 def _pipeline(

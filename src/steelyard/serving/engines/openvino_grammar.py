@@ -95,8 +95,8 @@ def check_schema(text: str) -> None:
         schema = orjson.loads(text)
     except orjson.JSONDecodeError as e:
         raise ValueError(f"the schema is no JSON: {e}") from e
-    if found := sorted(_keywords(schema) & UNHEEDED):
-        raise ValueError(f"this engine cannot hold an answer to {', '.join(found)}")
+    if unsupported := sorted(_keywords(schema) & UNHEEDED):
+        raise ValueError(f"this engine cannot hold an answer to {', '.join(unsupported)}")
 
 
 def _keywords(schema: Any) -> set[str]:
@@ -105,13 +105,13 @@ def _keywords(schema: Any) -> set[str]:
         return set().union(*map(_keywords, schema))
     if not isinstance(schema, dict):
         return set()
-    found = set(schema)
+    keywords = set(schema)
     for key, value in schema.items():
         if key in ("enum", "const", "default", "examples", "required"):
             continue
         named = key in ("properties", "patternProperties", "$defs", "definitions")
-        found |= _keywords(list(value.values()) if named and isinstance(value, dict) else value)
-    return found
+        keywords |= _keywords(list(value.values()) if named and isinstance(value, dict) else value)
+    return keywords
 
 
 def _words(error: str) -> str:

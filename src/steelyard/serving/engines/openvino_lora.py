@@ -42,31 +42,31 @@ def adapter_config(adapter: Path, model: Path) -> genai.AdapterConfig:
 
 
 def _check_fit(weights: Weights, xml: str, joined: Joined) -> None:
-    known = _matrices(xml, joined)
+    shapes = _matrices(xml, joined)
     ranks: dict[tuple[str, str], dict[str, int]] = {}
     for key in sorted(weights):
         match = KEY.match(key)
-        if match is None or (match[1], match[2]) not in known:
+        if match is None or (match[1], match[2]) not in shapes:
             raise ValueError(f"the adapter changes {key}, which this model has not")
-        (rows, columns), shape = known[match[1], match[2]], weights.shape(key)
+        (rows, columns), shape = shapes[match[1], match[2]], weights.shape(key)
         outer, rank = (columns, shape[0]) if match[3] == "A" else (rows, shape[1])
         if outer != shape[1 if match[3] == "A" else 0]:
             raise ValueError(f"{key} does not fit this model's [{rows}, {columns}]: made for another")
         ranks.setdefault((match[1], match[2]), {})[match[3]] = rank
-    for (layer, name), found in ranks.items():
-        if found.get("A") != found.get("B"):
+    for (layer, name), sizes in ranks.items():
+        if sizes.get("A") != sizes.get("B"):
             raise ValueError(f"lora_A and lora_B of layers.{layer}.{name} do not belong together")
 
 
 def _matrices(xml: str, joined: Joined) -> dict[tuple[str, str], tuple[int, int]]:
     """(layer, name) -> [rows, columns] of what an adapter may change; joined matrices by their parts."""
     linear = set(LINEAR.findall(xml))
-    found: dict[tuple[str, str], tuple[int, int]] = {}
+    matrices: dict[tuple[str, str], tuple[int, int]] = {}
     for layer, name, shape in STORED.findall(xml):
         if (layer, name) in linear:
             rows, columns = _matrix(shape)
-            found |= {(layer, part): (own, columns) for part, own in joined.get(name, [(name, rows)])}
-    return found
+            matrices |= {(layer, part): (own, columns) for part, own in joined.get(name, [(name, rows)])}
+    return matrices
 
 
 def _matrix(shape: str) -> tuple[int, int]:
@@ -84,28 +84,28 @@ def _as_stored(weights: Weights, joined: Joined) -> Iterator[tuple[str, tuple[st
             layer, part, letter = match.groups()
             branch = branches.setdefault((layer, whole_of.get(part, part)), {})
             branch.setdefault(part, {})[letter] = weights.f32(key)
-    for (layer, name), found in branches.items():
-        a, b = _pair(found, joined.get(name) or [(part, len(f["B"])) for part, f in found.items()])
+    for (layer, name), matrices in branches.items():
+        a, b = _pair(matrices, joined.get(name) or [(part, len(f["B"])) for part, f in matrices.items()])
         at = f"base_model.model.model.layers.{layer}.{name}"
         yield f"{at}.lora_A.weight", ("F32", a)
         yield f"{at}.lora_B.weight", ("F32", b)
 
 
 def _pair(
-    found: dict[str, dict[str, np.ndarray]], parts: list[tuple[str, int]]
+    pairs: dict[str, dict[str, np.ndarray]], parts: list[tuple[str, int]]
 ) -> tuple[np.ndarray, np.ndarray]:
     """A [sum of ranks, in] and B [all rows, sum of ranks]: the A below each other, the B on a diagonal.
 
     A part without factors keeps rows of zeros. Ranks may differ.
     """
-    here = [found[part] for part, _ in parts if part in found]
+    here = [pairs[part] for part, _ in parts if part in pairs]
     a = np.concatenate([factors["A"] for factors in here])
     b = np.zeros((sum(rows for _, rows in parts), len(a)), np.float32)
     down = right = 0
     for part, rows in parts:
-        if part in found:
-            rank = len(found[part]["A"])
-            b[down : down + rows, right : right + rank] = found[part]["B"]
+        if part in pairs:
+            rank = len(pairs[part]["A"])
+            b[down : down + rows, right : right + rank] = pairs[part]["B"]
             right += rank
         down += rows
     return a, b

@@ -42,9 +42,9 @@ class PrefixBlocks:
         if not self.capacity:
             return None
         held = self.held[request_id] = Held()
-        found = self._append(held, ids)
+        matched = self._append(held, ids)
         self._note_end(held)
-        cached = min(found * self.block_tokens, len(ids) - 1)  # the last is computed again, for its logits
+        cached = min(matched * self.block_tokens, len(ids) - 1)  # the last is computed again, for its logits
         self.queries += len(ids)
         self.hits += cached
         self._make_room()
@@ -90,19 +90,19 @@ class PrefixBlocks:
     def _append(self, held: Held, ids: list[int]) -> int:
         """How many of the full blocks that `ids` complete were there, counted from the first on."""
         tokens, size = held.rest + ids, self.block_tokens
-        found, unbroken = 0, True
+        matched, unbroken = 0, True
         for start in range(0, len(tokens) - size + 1, size):
             before = held.blocks[-1] if held.blocks else 0
             block = hash((before, *tokens[start : start + size]))
             unbroken &= block in self.users or block in self.idle
-            found += unbroken
+            matched += unbroken
             self.idle.pop(block, None)
             self.users[block] = self.users.get(block, 0) + 1
             self.clock += 1
             self.filled[block] = self.clock
             held.blocks.append(block)
         held.rest = tokens[len(tokens) // size * size :]
-        return found
+        return matched
 
     def _make_room(self) -> None:
         most = len(self.users) + len(self.idle) + len(self.held)

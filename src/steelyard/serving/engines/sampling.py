@@ -22,7 +22,7 @@ class Sampler:
     """The choices of one answer; equal request and logits, equal tokens."""
 
     request: GenRequest
-    made: Counter[int] = field(default_factory=Counter)
+    counts: Counter[int] = field(default_factory=Counter)
     chance: np.random.Generator = field(init=False)
 
     def __post_init__(self) -> None:
@@ -34,12 +34,12 @@ class Sampler:
         if allow is not None:
             row = allow(row)
         token = int(row.argmax()) if self.request.temperature <= 0 else self._drawn(row)
-        self.made[token] += 1
+        self.counts[token] += 1
         return token
 
     def _shaped(self, logits: np.ndarray) -> np.ndarray:
         r = self.request
-        ends = r.stop_ids if sum(self.made.values()) < r.min_tokens else ()
+        ends = r.stop_ids if sum(self.counts.values()) < r.min_tokens else ()
         penal = r.repetition_penalty != 1.0 or r.presence_penalty or r.frequency_penalty
         if not (ends or r.logit_bias or penal):
             return logits
@@ -52,13 +52,15 @@ class Sampler:
     def _penalised(self, row: np.ndarray) -> np.ndarray:
         r = self.request
         if r.repetition_penalty != 1.0:  # prompt and answer alike (Keskar 2019, as transformers has it)
-            seen = np.fromiter({*r.ids, *self.made}, np.int64)
-            row[seen] = np.where(
-                row[seen] > 0, row[seen] / r.repetition_penalty, row[seen] * r.repetition_penalty
+            earlier_ids = np.fromiter({*r.ids, *self.counts}, np.int64)
+            row[earlier_ids] = np.where(
+                row[earlier_ids] > 0,
+                row[earlier_ids] / r.repetition_penalty,
+                row[earlier_ids] * r.repetition_penalty,
             )
-        if self.made:
-            tokens = np.fromiter(self.made, np.int64)
-            counts = np.fromiter(self.made.values(), np.float32)
+        if self.counts:
+            tokens = np.fromiter(self.counts, np.int64)
+            counts = np.fromiter(self.counts.values(), np.float32)
             row[tokens] -= r.presence_penalty + r.frequency_penalty * counts
         return row
 
@@ -93,7 +95,7 @@ def log_total(logits: np.ndarray) -> np.ndarray:
     return peak + np.log(np.exp(logits - peak[:, None]).sum(-1, dtype=np.float64))
 
 
-def told(logits: np.ndarray, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:
+def logprob_of(logits: np.ndarray, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:
     """Natural log-probability of `token` in the row [V], and the `top` likeliest with theirs."""
     total = float(log_total(logits[None])[0])
     best = likeliest(logits, top) if top else ()

@@ -68,13 +68,13 @@ class VllmEngine:
 
     def _event(self, output: Any) -> Event | None:
         request = self.requests.get(int(output.request_id))
-        made = output.outputs[0] if output.outputs else None
-        if request is None or made is None or not (made.token_ids or made.finish_reason):
+        completion = output.outputs[0] if output.outputs else None
+        if request is None or completion is None or not (completion.token_ids or completion.finish_reason):
             return None
-        event = Event(request.request_id, list(made.token_ids))
-        event.finish = FINISH.get(made.finish_reason, "error") if made.finish_reason else None
-        if request.logprobs and made.logprobs is not None:
-            places = list(zip(made.token_ids, made.logprobs, strict=False))
+        event = Event(request.request_id, list(completion.token_ids))
+        event.finish = FINISH.get(completion.finish_reason, "error") if completion.finish_reason else None
+        if request.logprobs and completion.logprobs is not None:
+            places = list(zip(completion.token_ids, completion.logprobs, strict=False))
             event.logprobs = [place[token].logprob for token, place in places]
             event.tops = [likeliest(place, request.top) for _, place in places] if request.top else None
         if request.request_id not in self.begun:
@@ -96,14 +96,14 @@ class VllmEngine:
 
         params = SamplingParams(max_tokens=1, prompt_logprobs=top, detokenize=False, temperature=0.0)
         self.engine.add_request(SCORED, {"prompt_token_ids": ids}, params)
-        found = None
-        while found is None:
+        finished = None
+        while finished is None:
             for output in self.engine.step():
                 if output.request_id == SCORED:
-                    found = output if output.finished else None
+                    finished = output if output.finished else None
                 elif event := self._event(output):
                     self.early.append(event)
-        return told(found.prompt_logprobs, ids, top)
+        return scores_of(finished.prompt_logprobs, ids, top)
 
     def embed(self, batch: list[list[int]]) -> list[list[float]]:
         raise NotImplementedError("a model that generates has no embeddings; serve an encoder beside it")
@@ -163,7 +163,7 @@ def prepare_process(settings: EngineSettings) -> None:
 def arguments(settings: EngineSettings) -> dict[str, Any]:
     """Of EngineArgs. The exact mode computes in f32 and compiles nothing."""
     exact = settings.mode == "exact"
-    found: dict[str, Any] = {
+    values: dict[str, Any] = {
         "model": settings.folder,
         "dtype": "float32" if exact else "bfloat16",
         "enforce_eager": exact,
@@ -177,8 +177,8 @@ def arguments(settings: EngineSettings) -> dict[str, Any]:
         "disable_log_stats": True,
     }
     if settings.adapters:
-        found |= {"enable_lora": True, "max_loras": MAX_LORAS, "max_lora_rank": rank_of(settings.adapters)}
-    return found
+        values |= {"enable_lora": True, "max_loras": MAX_LORAS, "max_lora_rank": rank_of(settings.adapters)}
+    return values
 
 
 def rank_of(adapters: dict[str, str]) -> int:
@@ -228,10 +228,10 @@ GRAMMARS = {"json_schema": "json", "regex": "regex", "ebnf": "grammar"}
 def likeliest(place: Any, top: int) -> list[tuple[int, float]]:
     """The `top` of one place; vLLM adds the chosen token where it is not among them."""
     ranked = sorted(place.items(), key=lambda item: item[1].rank)
-    return [(token, found.logprob) for token, found in ranked if found.rank <= top]
+    return [(token, entry.logprob) for token, entry in ranked if entry.rank <= top]
 
 
-def told(places: Any, ids: list[int], top: int) -> Scores:
+def scores_of(places: Any, ids: list[int], top: int) -> Scores:
     scores = Scores([], [], [])
     for token, place in zip(ids[1:], places[1:], strict=True):
         scores.logprobs.append(place[token].logprob)
