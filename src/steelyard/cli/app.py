@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import checks, data, models, plans, recipes, runs, services
+from . import checks, data, models, plans, recipes, reports, runs, services
 from .messages import say
 from .options import EVERYWHERE
 
@@ -30,6 +30,7 @@ VERBS = (
     ("logs", runs.logs, "Events of a run."),
     ("stop", runs.stop, "Stop a run or a service."),
     ("ledger", runs.ledger, "What was predicted, beside what was measured."),
+    ("report", reports.report, "The report of a run, as HTML or as a picture (SVG)."),
     ("hardware", models.hardware, "The device catalogue, with sources."),
     ("doctor", models.doctor, "What this machine has and lacks, with fixes."),
     ("pull", models.pull, "Fetch a model: resumable, hashed, scanned."),

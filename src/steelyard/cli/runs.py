@@ -69,7 +69,15 @@ def _walk(path: Path, yes: bool, until: str, workdir: Path | None, keep: bool, v
     from .terminal import Terminal
 
     with Terminal() as watch:
-        outcome = up(made, workdir=workdir, confirm=asks, until=until, keep=keep, watch=watch)
+        outcome = up(
+            made,
+            workdir=workdir,
+            confirm=asks,
+            until=until,
+            keep=keep,
+            watch=watch,
+            language=OPTIONS.language,
+        )
     result(outcome.as_json(), *outcome_lines(outcome, path))
 
 

@@ -23,6 +23,7 @@ from ..forms import FORMS
 from ..ledger import Row
 from ..planner import Local, Plans
 from ..recipe import Recipe
+from ..report import save
 from ..trust import load_keys
 from .before import check_serving
 from .children import run_step
@@ -34,7 +35,6 @@ from .memory import PeakMemory
 from .outcome import STEP_NAMES, Outcome, StepRecord
 from .planning import ledger, prepare, prepare_model
 from .ready import Ready
-from .report import write_report
 from .services import Candidates, api_key, ask_sample
 from .sizing import Sized
 from .sources import data_settings, input_hashes
@@ -54,10 +54,12 @@ def up(
     until: str = "serve",
     keep: bool = True,
     watch: Watch | None = None,
+    language: str = "en",
 ) -> Outcome:
     """Plan, ask, do every step up to `until`, serve. Raises the Problem of the first step that fails.
 
-    `until` is plan or one of STEP_NAMES; with `keep` the service lives on after the call.
+    `until` is plan or one of STEP_NAMES; with `keep` the service lives on after the call. `language` is the
+    report's: en or zh.
     """
     place = opened(recipe, workdir)
     told = LoggedWatch(place, watch or Watch())
@@ -68,7 +70,7 @@ def up(
             check_serving(recipe, place)
         ready = prepare(recipe, place, told)
         remember(place, ready.id, recipe.name, trust_of(recipe))
-        walk = Walk(ready, told)
+        walk = Walk(ready, told, language)
         if until == "plan":
             return walk.outcome
         if confirm and not confirm(ready):
@@ -99,8 +101,8 @@ Next = str | Sized  # a form of the same model, or a larger model
 class Walk:
     """One run under way: the artefacts so far, and the outcome as it grows."""
 
-    def __init__(self, ready: Ready, watch: Watch) -> None:
-        self.ready, self.watch = ready, watch
+    def __init__(self, ready: Ready, watch: Watch, language: str = "en") -> None:
+        self.ready, self.watch, self.language = ready, watch, language
         self.store = ready.workdir.store
         self.made: dict[str, Artefact] = {"base": ready.base}
         self.candidates = Candidates(ready, watch)
@@ -143,8 +145,10 @@ class Walk:
     def report(self) -> None:
         # A failing report must not hide the failure it would report.
         with suppress(OSError, KeyError, ValueError, Problem):
-            write_report(self.outcome, self.store, self.ready.workdir.report)
-            self.outcome.report = str(self.ready.workdir.report)
+            page = str(self.ready.workdir.report)
+            more = {"report": page, "sample": self.outcome.sample}
+            save(self.outcome.as_json() | more, self.store.keys, self.language)
+            self.outcome.report = page
 
     # ------------------------------------------------------------------ the steps
 

@@ -6,9 +6,8 @@ import re
 from typing import Any
 from xml.etree import ElementTree
 
-from steelyard.run.outcome import Outcome
-from steelyard.run.plan_chart import pareto_chart, plan_part
-from steelyard.run.report import render
+from steelyard.report import render
+from steelyard.report.devices import pareto_chart, plan_part
 from steelyard.units import around
 
 
@@ -71,9 +70,9 @@ def test_one_point_is_no_chart() -> None:
 
 def test_the_rows_and_the_parts() -> None:
     told = plan_part({"plans": PLANS, "best": 0, "frontier": [0, 1], "request": {"objective": "cost"}})
-    assert [(r["device"], r["mark"]) for r in told["rows"][:2]] == [("cheap", "best"), ("fast", "front")]
-    assert told["rows"][3]["cost_usd"] == "–" and told["rows"][0]["known"] == "fitted"
-    time = [p for p in told["parts"] if p["kind"] == "parts"]
+    assert [(r["device"], r["mark"]) for r in told["shown"][:2]] == [("cheap", "best"), ("fast", "front")]
+    assert told["shown"][3]["cost_usd"] == "–" and told["folded"][0]["device"] == "unfit"
+    time = [p for p in told["parts"] if p["kind"] == "time"]
     assert [p["name"] for p in time] == ["gemm", "launch"] and abs(sum(p["share"] for p in time) - 1) < 1e-9
     none = plan_part({"plans": PLANS[4:], "best": None, "frontier": [], "request": {}})
     assert none["parts"] == [] and none["chart"] == ""
@@ -82,6 +81,19 @@ def test_the_rows_and_the_parts() -> None:
 def test_the_report_holds_the_chart_and_needs_no_network() -> None:
     document = {"plans": PLANS, "best": 0, "frontier": [0, 1], "request": {"objective": "cost"}}
     plan = {"name": "desk", "machine": "Zen 4", "hash": "abc", "plans": document}
-    page = render(Outcome("r1", "/runs/r1", [], plan=plan), {"lineage": []})
+    page = render({"run": "r1", "workdir": "/runs/r1", "steps": [], "plan": plan})
     assert page.count("<svg") == 1 and "worse &lt;&amp;&gt;" in page
-    assert "Where each second, byte and dollar goes" in page and "http" not in page
+    assert "Where each second, byte and dollar" in page and "http" not in page
+
+
+def test_few_devices_are_shown_and_this_machine_is_the_first() -> None:
+    plans = [plan_of(f"device-{i}", 1 + i, 5 + i) for i in range(60)] + [plan_of("this-machine", 9, None)]
+    part = plan_part({"plans": plans, "best": 3, "frontier": [3, 7], "request": {}})
+    assert [r["device"] for r in part["shown"][:3]] == ["this-machine", "device-3", "device-7"]
+    assert len(part["shown"]) == 6 and len(part["shown"]) + len(part["folded"]) == 61
+
+
+def test_the_time_axis_has_ticks() -> None:
+    for hours in (0.0005, 0.03, 0.5, 7, 200):
+        svg = pareto_chart([plan_of("a", hours, 5), plan_of("b", hours * 3, 2)], 0)
+        assert len(re.findall(r'class="caption"', svg)) >= 3  # two times and the caption

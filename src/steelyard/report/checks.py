@@ -1,0 +1,81 @@
+"""The gate's checks in words: what each compares, so that a reader needs no glossary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .words import Words, four_digits, percent
+
+# Name of a check without its role and ability -> (title, what it compares).
+CHECKS: dict[str, tuple[str, str]] = {
+    "answered": ("every question answered", "questions that came back without an answer"),
+    "token_ids": ("same tokens", "prompts whose tokens differ from those of the tuned model"),
+    "prompt_tokens": ("prompt length", "largest difference between counted and expected prompt tokens"),
+    "usage": ("token counts", "answers whose reported token counts are wrong"),
+    "max_tokens": ("length limit kept", "answers that are longer than was allowed"),
+    "text": ("text fits tokens", "answers whose text is not what their tokens spell"),
+    "stop": ("stops by itself", "how sure the model was to go on where an answer was cut, in nats"),
+    "generation_default": (
+        "default sampling",
+        "share of first tokens that are the likeliest, none requested",
+    ),
+    "form_int8": ("8-bit weights", "the weights are those of the tuned model, rounded to 8 bits"),
+    "logprob_mean": (
+        "probabilities, on average",
+        "mean size of the difference of log-probabilities, in nats",
+    ),
+    "logprob_worst": ("probabilities, worst token", "largest difference of log-probabilities, in nats"),
+    "logprob_shift": ("probabilities, drift", "mean difference of log-probabilities: a drift to one side"),
+    "logprob_sure": ("probabilities of sure tokens", "drift on tokens of which the model is nearly sure"),
+    "logprob_direction": ("direction of the difference", "do the differences point to another model?"),
+    "greedy_margin_mean": (
+        "likeliest token, on average",
+        "how far below the likeliest the chosen tokens lie",
+    ),
+    "greedy_margin_worst": (
+        "likeliest token, worst case",
+        "how far below the likeliest one chosen token lies",
+    ),
+    "answers": ("equal answers", "share of answers that equal the exact computation's"),
+    "top1": ("likeliest token chosen", "share of tokens that the exact computation finds likeliest"),
+    "min": ("least score", "share of right answers, against the least that the recipe asks"),
+    "against_base": ("better than before", "right answers gained against the base model, paired by row"),
+    "against_tuned": ("as good as tuned", "right answers gained against the tuned model, paired by row"),
+}
+ROLES = ("tuned", "served", "base")
+SHARES = ("min", "against_base", "against_tuned", "answers", "top1", "generation_default")
+STATES = {True: "passed", False: "failed", None: "undecided"}
+
+
+def check_row(check: Mapping[str, Any], say: Words) -> dict[str, Any]:
+    """One check as the page shows it. A name that is not in CHECKS is shown in its own words."""
+    family, subject = split(str(check["name"]))
+    title, meaning = CHECKS.get(family, (family.replace("_", " "), ""))
+    show = percent if family in SHARES else four_digits
+    low, high, state = check.get("low"), check.get("high"), STATES[check.get("passed")]
+    return {
+        "name": check["name"],
+        "title": say(title),
+        "meaning": say(meaning) if meaning else "",
+        "subject": say(subject) if subject in ROLES else subject,
+        "state": state,
+        "value": show(check.get("value")),
+        "interval": f"{show(low)} … {show(high)}" if low is not None and high is not None else "",
+        "limit": "" if check.get("limit") is None else show(check["limit"]),
+    }
+
+
+def split(name: str) -> tuple[str, str]:
+    """("logprob_shift", "served") of "served/logprob_shift"; ("min", "orders") of "min/orders"."""
+    first, _, rest = name.partition("/")
+    if first in ROLES and rest:
+        return rest, first
+    return (first, rest) if rest else (name, "")
+
+
+def check_rows(gate: Mapping[str, Any] | None, say: Words) -> list[dict[str, Any]]:
+    """What failed or is undecided first, then scores, then the rest in the gate's order."""
+    rows = [check_row(check, say) for check in (gate or {}).get("checks") or []]
+    scores = ("min/", "against_")
+    return sorted(rows, key=lambda r: (r["state"] == "passed", not r["name"].startswith(scores)))
