@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 
 from steelyard.artefact import Draft, Inputs, Store, adopt
-from steelyard.model import Tokenizer
-from steelyard.training.rates import write_random_model
+from steelyard.model import Tokenizer, write_random_model
 
 SIZES = {"hidden": 64, "ffn": 96, "heads": 4, "kv_heads": 2, "head_dim": 16, "layers": 2, "vocab": 320}
 TEMPLATE = (
@@ -43,7 +42,7 @@ def model(folder: Path, **sizes) -> Path:
     """A random llama that reads bytes, as a Hugging Face folder."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-    write_random_model(folder, {**SIZES, **sizes})
+    write_random_model(folder, **{**SIZES, **sizes})
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     inner = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

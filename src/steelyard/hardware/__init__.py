@@ -19,6 +19,7 @@ from .findings import Finding, findings
 from .machine import Machine, affinity, probe
 from .sheet import sheet
 from .tables import numbered, read_table
+from .training_probe import Rehearsal, probe_training, time_cell
 
 __all__ = [
     "Calibration",
@@ -26,6 +27,7 @@ __all__ = [
     "Devices",
     "Finding",
     "Machine",
+    "Rehearsal",
     "affinity",
     "catalogue",
     "findings",
@@ -35,10 +37,12 @@ __all__ = [
     "named_models",
     "numbered",
     "probe",
+    "probe_training",
     "published_claims",
     "published_constants",
     "read_table",
     "recall",
     "resolve",
     "sheet",
+    "time_cell",
 ]

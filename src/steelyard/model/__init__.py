@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .network import load, save
     from .openvino_ir import export_openvino
     from .openvino_tokenizer import DETOKENIZER, write_detokenizer
+    from .random_model import write_random_model
     from .sentence_tokenizer import SentenceTokenizer
     from .served import served_weights
     from .source import FAMILIES, ModelSource, check_folder, licence, models_folder, resolve
@@ -45,6 +46,7 @@ FILES = {
     "export_openvino": "openvino_ir",
     "DETOKENIZER": "openvino_tokenizer",
     "write_detokenizer": "openvino_tokenizer",
+    "write_random_model": "random_model",
     "ByRow": "integers",
     "Grouped": "integers",
     "Rounding": "integers",
@@ -95,6 +97,7 @@ __all__ = [
     "widened",
     "write",
     "write_detokenizer",
+    "write_random_model",
 ]
 
 __getattr__ = fetching(__name__, FILES)

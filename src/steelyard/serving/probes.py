@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
 from ..compression import export_form
-from ..model import write
+from ..model import write_random_model
 from .engine_process import EngineProcess
 from .settings import ServeSettings, engine_settings
 
@@ -52,52 +51,12 @@ async def _probe(limit_s: float, threads: int | None) -> list[dict[str, Any]]:
 
 
 def _small_model(scratch: Path, layers: int, form: str) -> Path:
-    """A random llama in `form`, as an engine loads it."""
+    """A random model in `form`, as an engine loads it."""
     source, out = scratch / f"hf-{layers}", scratch / f"ir-{layers}-{form}"
     if not source.exists():
-        source.mkdir()
-        _write_random(source, layers)
+        write_random_model(source, layers=layers, **SHAPE)
     export_form(source, out, form)
     return out
-
-
-def _write_random(folder: Path, layers: int) -> None:
-    s = SHAPE
-    config = {
-        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": s["hidden"],
-        "intermediate_size": s["ffn"], "num_hidden_layers": layers, "num_attention_heads": s["heads"],
-        "num_key_value_heads": s["kv_heads"], "head_dim": s["head_dim"], "vocab_size": s["vocab"],
-        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": 2048,
-        "tie_word_embeddings": True,
-    }  # fmt: skip
-    (folder / "config.json").write_bytes(orjson.dumps(config))
-    noise = (np.random.default_rng(0).standard_normal(2**20, np.float32) * 0.02).view(np.uint32) >> 16
-    noise = noise.astype(np.uint16)
-    # Each tensor begins elsewhere: OpenVINO stores equal constants once.
-    tensors = {
-        name: ("BF16", np.resize(np.roll(noise, 9973 * place), shape))
-        for place, (name, shape) in enumerate(_shapes(layers))
-    }
-    write(tensors, folder / "model.safetensors")
-
-
-def _shapes(layers: int) -> list[tuple[str, tuple[int, ...]]]:
-    s = SHAPE
-    hidden, wide, narrow = s["hidden"], s["heads"] * s["head_dim"], s["kv_heads"] * s["head_dim"]
-    shapes: list[tuple[str, tuple[int, ...]]] = [
-        ("model.embed_tokens.weight", (s["vocab"], hidden)),
-        ("model.norm.weight", (hidden,)),
-    ]
-    for layer in range(layers):
-        parts = {
-            "input_layernorm": (hidden,), "post_attention_layernorm": (hidden,),
-            "self_attn.q_proj": (wide, hidden), "self_attn.k_proj": (narrow, hidden),
-            "self_attn.v_proj": (narrow, hidden), "self_attn.o_proj": (hidden, wide),
-            "mlp.gate_proj": (s["ffn"], hidden), "mlp.up_proj": (s["ffn"], hidden),
-            "mlp.down_proj": (hidden, s["ffn"]),
-        }  # fmt: skip
-        shapes += [(f"model.layers.{layer}.{name}.weight", shape) for name, shape in parts.items()]
-    return shapes
 
 
 # ------------------------------------------------------------------ measuring

@@ -13,10 +13,10 @@ from .packing import Schedule, schedule
 
 if TYPE_CHECKING:
     from .methods import METHODS
-    from .rates import probe
+    from .rehearsal import probe
     from .step import train
 
-FILES = {"METHODS": "methods", "probe": "rates", "train": "step"}  # what needs torch is fetched when used
+FILES = {"METHODS": "methods", "probe": "rehearsal", "train": "step"}  # what needs torch is fetched when used
 
 __all__ = ["METHODS", "Schedule", "probe", "schedule", "train"]
 

@@ -18,7 +18,7 @@ import openvino as ov
 import openvino_genai as genai
 import orjson
 
-from ...model import DETOKENIZER, export_openvino, write, write_detokenizer
+from ...model import DETOKENIZER, export_openvino, write_detokenizer, write_random_model
 from .openvino_speculation import write_wordless
 
 FIELDS = {"json_schema": "json_schema", "regex": "regex", "ebnf": "grammar"}
@@ -28,6 +28,9 @@ UNHEEDED = {
     "multipleOf", "contains", "minContains", "maxContains", "propertyNames", "$dynamicRef",
 }  # fmt: skip
 KEPT = 1024  # grammars remembered as good
+THIN = {  # the tiny network
+    "layers": 1, "hidden": 32, "ffn": 32, "heads": 1, "kv_heads": 1, "head_dim": 32, "max_position": 64,
+}  # fmt: skip
 
 
 def load_tokenizer(folder: Path, wordless: bool = False) -> Any | None:
@@ -127,23 +130,6 @@ def _trial(tokenizer: Any, rows: int) -> Any:
     properties = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
     with tempfile.TemporaryDirectory(prefix="steelyard-") as name:
         folder = Path(name)
-        _thin_network(folder / "hf", rows)
+        write_random_model(folder / "hf", vocab=rows, **THIN)
         export_openvino(folder / "hf", folder / "ir", "f32")
         return genai.ContinuousBatchingPipeline(str(folder / "ir"), tokenizer, scheduler, "CPU", **properties)
-
-
-def _thin_network(folder: Path, rows: int, width: int = 32) -> None:
-    folder.mkdir()
-    shape = {
-        "model_type": "llama", "hidden_size": width, "intermediate_size": width, "num_hidden_layers": 1,
-        "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": width, "vocab_size": rows,
-        "rms_norm_eps": 1e-5, "rope_theta": 1e4, "max_position_embeddings": 64, "tie_word_embeddings": True,
-    }  # fmt: skip
-    (folder / "config.json").write_bytes(orjson.dumps(shape))
-    square, layer = np.zeros((width, width), np.float32), "model.layers.0."
-    names = [f"self_attn.{x}_proj" for x in "qkvo"] + [f"mlp.{x}_proj" for x in ("gate", "up", "down")]
-    tensors: dict[str, tuple[str, np.ndarray]] = {f"{layer}{name}.weight": ("F32", square) for name in names}
-    norms = [f"{layer}input_layernorm", f"{layer}post_attention_layernorm", "model.norm"]
-    tensors |= {f"{name}.weight": ("F32", np.ones(width, np.float32)) for name in norms}
-    tensors["model.embed_tokens.weight"] = ("F32", np.zeros((rows, width), np.float32))
-    write(tensors, folder / "model.safetensors")

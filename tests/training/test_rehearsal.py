@@ -13,7 +13,7 @@ import tiny
 def test_a_cell_gives_the_start_and_the_micro_step():
     cell = {**tiny.SIZES, "vocab": 1024, "finetuning_type": "lora", "lora_rank": 4, "tokens": 128}
     cell |= {"dtype": "bf16", "threads": 1}
-    command = [sys.executable, "-m", "steelyard.training.rates", json.dumps(cell), str(time.time())]
+    command = [sys.executable, "-m", "steelyard.training.rehearsal", json.dumps(cell), str(time.time())]
     start, micro = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     assert start["op"] == "train_start"
     assert start["s"] > 0
