@@ -131,7 +131,7 @@ def broken(path: Path, why: str, code: str = "model.broken", hint: str = BROKEN_
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object in a file. Raises WrongUse with the line where it breaks."""
     try:
-        found = json.loads(path.read_bytes())
+        document = json.loads(path.read_bytes())
     except json.JSONDecodeError as e:
         raise WrongUse(
             "model.broken", f"{path.name} cannot be read", where=Where(str(path), e.lineno),
@@ -139,9 +139,9 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from e  # fmt: skip
     except (OSError, UnicodeDecodeError) as e:
         raise broken(path, str(e)) from e
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         raise broken(path, "it holds no JSON object")
-    return found
+    return document
 
 
 # ------------------------------------------------------------------ safetensors
@@ -156,19 +156,19 @@ def safetensors_header(path: Path) -> dict[str, TensorAt]:
             raise broken(path, f"{size} bytes are too few for its header")
         table = file.read(length)
     try:
-        found = {
+        tensors = {
             name: _tensor(entry, 8 + length)
             for name, entry in json.loads(table).items()
             if name != "__metadata__"
         }
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise broken(path, f"its header is damaged ({e})") from e
-    for name, at in found.items():
+    for name, at in tensors.items():
         _check_span(path, name, at, 8 + length)
-    needed = max((at.end for at in found.values()), default=8 + length)
+    needed = max((at.end for at in tensors.values()), default=8 + length)
     if needed != size:
         raise broken(path, f"its header describes {needed} bytes, the file has {size}")
-    return found
+    return tensors
 
 
 def _tensor(entry: Mapping[str, Any], base: int) -> TensorAt:
@@ -178,8 +178,8 @@ def _tensor(entry: Mapping[str, Any], base: int) -> TensorAt:
 
 def _check_span(path: Path, name: str, at: TensorAt, base: int) -> None:
     wanted = prod(at.shape) * SAFETENSORS_BITS.get(at.dtype, 0) // 8
-    known = at.dtype in SAFETENSORS_BITS
-    if at.begin < base or at.end < at.begin or (known and at.end - at.begin != wanted):
+    has_size = at.dtype in SAFETENSORS_BITS
+    if at.begin < base or at.end < at.begin or (has_size and at.end - at.begin != wanted):
         raise broken(path, f"the place of {name} in its header makes no sense")
 
 
@@ -218,8 +218,8 @@ def _of_folder(folder: Path) -> Shape:
             "model.no_config", f"there is no config.json in {folder}", where=Where(str(folder)),
             hint="give the folder of a Hugging Face model, or a *.gguf file",
         )  # fmt: skip
-    found = tensors(folder)
-    return of_config(read_json(config), {n: at for n, (_, at) in found.items()}, config)
+    header = tensors(folder)
+    return of_config(read_json(config), {n: at for n, (_, at) in header.items()}, config)
 
 
 def of_config(
@@ -467,9 +467,9 @@ class _Reader:
         size = struct.calcsize("<" + code) * count
         if self.at + size > len(self.data):
             raise EOFError(f"it ends after {len(self.data)} bytes, inside its header")
-        found = struct.unpack_from(f"<{count}{code}", self.data, self.at)
+        values = struct.unpack_from(f"<{count}{code}", self.data, self.at)
         self.at += size
-        return found
+        return values
 
     def text(self) -> str:
         begin = self.at + 8

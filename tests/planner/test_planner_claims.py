@@ -8,7 +8,7 @@ import pytest
 
 from steelyard.hardware import catalogue, named_models, published_claims, published_constants
 from steelyard.planner import Constants, check_claims
-from steelyard.planner.claims import JUDGES, Checked, Found
+from steelyard.planner.claims import JUDGES, Checked, Judged
 from steelyard.units import Figure
 
 
@@ -89,7 +89,7 @@ def test_four_thousand_gaudi2_train_gpt3_in_days(checked) -> None:
     ],
 )
 def test_a_figure_holds_where_the_claim_is_near_and_inside(low, value, high, claimed, holds) -> None:
-    found = Found(what="x", what_zh="x", figure=Figure(value, low, high, "times", "fitted"), claimed=claimed)
+    found = Judged(what="x", what_zh="x", figure=Figure(value, low, high, "times", "fitted"), claimed=claimed)
     assert found.holds == holds
 
 
@@ -108,5 +108,5 @@ def test_a_figure_holds_where_the_claim_is_near_and_inside(low, value, high, cla
 def test_the_verdict_of_a_claim_follows_from_its_figures(each, verdict) -> None:
     claims = {"yes": (2.0, 2.0), "no": (9.0, 9.0), "undecided": (3.0, 3.0), None: None}
     figure = Figure(2.0, 1.0, 4.0, "times", "fitted")
-    figures = tuple(Found(what="x", what_zh="x", figure=figure, claimed=claims[h]) for h in each)
+    figures = tuple(Judged(what="x", what_zh="x", figure=figure, claimed=claims[h]) for h in each)
     assert Checked(row={}, figures=figures).verdict == verdict

@@ -151,8 +151,8 @@ def test_an_unseen_stack_on_an_unseen_family_has_a_wider_interval():
 
 def test_a_family_that_was_never_seen_is_modelled_not_fitted():
     seen, unseen = groups(catalogue().find("gaudi2")), groups(catalogue().find("trainium2"))
-    assert CONSTANTS.known_by("train", seen) == "fitted"
-    assert CONSTANTS.known_by("train", unseen) == "modelled"
+    assert CONSTANTS.provenance_of("train", seen) == "fitted"
+    assert CONSTANTS.provenance_of("train", unseen) == "modelled"
 
 
 def test_a_family_whose_rows_lie_wider_has_a_wider_interval():

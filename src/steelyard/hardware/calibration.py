@@ -66,10 +66,10 @@ def measure(
     wanted: dict[str, Probe] = {"machine": lambda: machine_rows(machine), **(probes or {})}
     with _alone(path):
         busy = load_per_core(machine)
-        known = None if fresh else _read(path, machine.fingerprint)
-        if known and known.busy > BUSY and busy < known.busy / 2:
-            known = None
-        known = known or Calibration(
+        previous = None if fresh else _read(path, machine.fingerprint)
+        if previous and previous.busy > BUSY and busy < previous.busy / 2:
+            previous = None
+        previous = previous or Calibration(
             fingerprint=machine.fingerprint,
             rows=(),
             taken=(),
@@ -78,10 +78,10 @@ def measure(
             path=str(path),
             busy=busy,
         )
-        missing = {name: call for name, call in wanted.items() if name not in known.taken}
+        missing = {name: call for name, call in wanted.items() if name not in previous.taken}
         if not missing:
-            return known
-        done = _run(known, missing, limit_s)
+            return previous
+        done = _run(previous, missing, limit_s)
         _write(path, done)
         return done
 
@@ -99,9 +99,9 @@ def load_per_core(machine: Machine) -> float:
         return 0.0
 
 
-def _run(known: Calibration, probes: Mapping[str, Probe], limit_s: float) -> Calibration:
+def _run(previous: Calibration, probes: Mapping[str, Probe], limit_s: float) -> Calibration:
     start = time.monotonic()
-    rows, taken, skipped = list(known.rows), list(known.taken), {}
+    rows, taken, skipped = list(previous.rows), list(previous.taken), {}
     for name, call in probes.items():
         if time.monotonic() - start > limit_s:
             skipped[name] = f"the limit of {limit_s:.0f} s was over"
@@ -114,7 +114,7 @@ def _run(known: Calibration, probes: Mapping[str, Probe], limit_s: float) -> Cal
         except Exception as e:
             skipped[name] = f"{type(e).__name__}: {e}"
     spent = time.monotonic() - start
-    return replace(known, rows=tuple(rows), taken=tuple(taken), skipped=skipped, measured_s=spent)
+    return replace(previous, rows=tuple(rows), taken=tuple(taken), skipped=skipped, measured_s=spent)
 
 
 # ------------------------------------------------------------------ the cache
@@ -141,14 +141,14 @@ def _lock(file: IO[str]) -> None:
 
 def _read(path: Path, fingerprint: str) -> Calibration | None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found["schema"] != SCHEMA or found["fingerprint"] != fingerprint:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["schema"] != SCHEMA or document["fingerprint"] != fingerprint:
             return None
-        rows, busy = tuple(dict(row) for row in found["rows"]), float(found["busy"])
+        rows, busy = tuple(dict(row) for row in document["rows"]), float(document["busy"])
         return Calibration(
             fingerprint=fingerprint,
             rows=rows,
-            taken=tuple(found["taken"]),
+            taken=tuple(document["taken"]),
             skipped={},
             measured_s=0,
             path=str(path),

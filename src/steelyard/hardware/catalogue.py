@@ -70,10 +70,10 @@ class Device:
     def kernel(self, precision: str) -> dict[str, float]:
         """Measured constants of matrix products at a precision (of a wider one where it was not measured),
         of attention and of links; empty where no relative was measured either."""
-        known = self.kernels
+        kernels = self.kernels
         formats = {"fp4": ("fp4", "fp8", "bf16"), "fp8": ("fp8", "bf16"), "int8": ("fp8", "bf16")}
-        name = next((f for f in formats.get(precision, ("bf16",)) if f in known), "")
-        return {k: v for part in (name, "attention", "link") for k, v in known.get(part, {}).items()}
+        name = next((f for f in formats.get(precision, ("bf16",)) if f in kernels), "")
+        return {k: v for part in (name, "attention", "link") for k, v in kernels.get(part, {}).items()}
 
     def peak_flops(self, precision: str) -> float | None:
         """Dense FLOP/s at a precision, of the nearest wider one where it is not stated; None if unknown."""
@@ -122,11 +122,11 @@ def resolve(table: Mapping[str, Any], name: str) -> Any:
 
 def lookup(table: Mapping[str, Any], name: str, what: str, names: list[str]) -> Any:
     """As `resolve`. Raises WrongUse with the nearest of `names`."""
-    if (found := resolve(table, name)) is not None:
-        return found
+    if (row := resolve(table, name)) is not None:
+        return row
     key = plain(name)
     near = get_close_matches(key, [plain(n) for n in names], n=3, cutoff=0.5)
-    shown = [n for found in near for n in names if plain(n) == found] or names[:5]
+    shown = [n for row in near for n in names if plain(n) == row] or names[:5]
     raise WrongUse(
         f"{what}.unknown", f"no {what} is called {name!r}", hint=f"did you mean {' or '.join(shown[:3])}?"
     )
@@ -137,15 +137,16 @@ def catalogue() -> Devices:
     """All devices of `devices.csv`."""
     rows = [_device(row) for row in read_table(HERE / "devices.csv", ("id", "kind", "memory_gb"))]
     measured = json.loads((HERE / "kernels.json").read_text(encoding="utf-8"))["devices"]
-    known = [device for device in rows if device.id in measured]
+    measured_devices = [device for device in rows if device.id in measured]
     return Devices(
         tuple(
-            replace(d, kernels=measured.get(near.id, {})) if (near := relative(d, known)) else d for d in rows
+            replace(d, kernels=measured.get(near.id, {})) if (near := relative(d, measured_devices)) else d
+            for d in rows
         )
     )
 
 
-def relative(device: Device, known: Sequence[Device]) -> Device | None:
+def relative(device: Device, devices: Sequence[Device]) -> Device | None:
     """Whose measured kernels stand for a device: its own, else of those with as many formats the nearest in
     matrix peak and memory bandwidth, its own maker's first. None for a CPU, whose kernels are unlike them."""
     if device.kind == "cpu" or not device.peak_flops("bf16"):
@@ -157,7 +158,7 @@ def relative(device: Device, known: Sequence[Device]) -> Device | None:
         links = abs(bool(other.scaleup_bytes_per_s) - bool(device.scaleup_bytes_per_s))
         return (other.id != device.id) * (1 + peak + memory + links + 2 * (other.vendor != device.vendor))
 
-    return min(known, key=distance, default=None)
+    return min(devices, key=distance, default=None)
 
 
 @cache

@@ -24,8 +24,8 @@ class Finding:
 
 def findings(machine: Machine, folder: Path = Path(".")) -> list[Finding]:
     """ISA, memory, disk and packages, worst first."""
-    found = [_isa(machine), _memory(machine), _disk(folder), *_packages(machine)]
-    return sorted(found, key=lambda f: ("bad", "warn", "ok").index(f.level))
+    results = [_isa(machine), _memory(machine), _disk(folder), *_packages(machine)]
+    return sorted(results, key=lambda f: ("bad", "warn", "ok").index(f.level))
 
 
 def _isa(machine: Machine) -> Finding:

@@ -107,23 +107,23 @@ def _read(path: str | Path) -> str:
 def cpu_model() -> str:
     """The maker's name of the CPU; on hosts that hide it, vendor with family and model number."""
     text = _read("/proc/cpuinfo")
-    found = {
+    names = {
         k: m[1].strip()
         for k in ("model name", "cpu family", "model")
         if (m := re.search(rf"^{k}\s*:(.*)$", text, re.M))
     }
-    if "model name" not in found:
+    if "model name" not in names:
         return platform.processor() or platform.machine()
-    hidden = not re.search(r"\d{3}", found["model name"])
-    tail = f" (family {found.get('cpu family')}, model {found.get('model')})" if hidden else ""
-    return found["model name"] + tail
+    hidden = not re.search(r"\d{3}", names["model name"])
+    tail = f" (family {names.get('cpu family')}, model {names.get('model')})" if hidden else ""
+    return names["model name"] + tail
 
 
 @cache
 def isa_flags() -> tuple[str, ...]:
     """The flags of ISA or ISA_ARM that this CPU has, sorted as listed."""
-    found = re.search(r"^(?:flags|Features)\s*:(.*)$", _read("/proc/cpuinfo"), re.M)
-    flags = set(found[1].split()) if found else set()
+    matched = re.search(r"^(?:flags|Features)\s*:(.*)$", _read("/proc/cpuinfo"), re.M)
+    flags = set(matched[1].split()) if matched else set()
     return tuple(flag for flag in (*ISA, *ISA_ARM) if flag in flags)
 
 
@@ -198,8 +198,8 @@ def free_bytes(total: int) -> int:
 def last_cache_bytes() -> int:
     """Size of the last-level cache, 32 MiB where the system does not tell."""
     sizes = [_read(f"/sys/devices/system/cpu/cpu0/cache/index{i}/size") for i in range(4)]
-    found = [int(s[:-1]) * {"K": 2**10, "M": 2**20}[s[-1]] for s in sizes if s and s[-1] in "KM"]
-    return max(found, default=32 * 2**20)
+    level_bytes = [int(s[:-1]) * {"K": 2**10, "M": 2**20}[s[-1]] for s in sizes if s and s[-1] in "KM"]
+    return max(level_bytes, default=32 * 2**20)
 
 
 def nearest(model: str, isa: tuple[str, ...]) -> Device:

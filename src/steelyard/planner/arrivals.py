@@ -115,9 +115,9 @@ def felt(
 
     `most_s`: the longest wait that there can be.
     """
-    asked = sorted({request.percentile, *(p for _, p in request.limits)})
-    first = {("ttft_s", p): np.minimum(quantile_s(wait_s, busy, p), most_s) + served_s for p in asked}
-    return first | {("tpot_s", p): tpot_s for p in asked}
+    percentiles = sorted({request.percentile, *(p for _, p in request.limits)})
+    first = {("ttft_s", p): np.minimum(quantile_s(wait_s, busy, p), most_s) + served_s for p in percentiles}
+    return first | {("tpot_s", p): tpot_s for p in percentiles}
 
 
 def quantile_s(mean_wait_s: Array, busy: Array, percentile: float) -> Array:

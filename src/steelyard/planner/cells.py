@@ -43,20 +43,20 @@ def needed(row: Row, column: str) -> float:
 
 
 def sizes_of(row: Row, models: Models, seq_len: float) -> dict[str, float]:
-    known = models.get(row["model"], {})
+    catalogued = models.get(row["model"], {})
     layers, hidden, heads = (needed(row, c) for c in ("layers", "hidden", "heads"))
     kv_heads = number(row, "kv_heads") or heads
-    head_dim = float(known.get("head_dim") or hidden / heads)
+    head_dim = float(catalogued.get("head_dim") or hidden / heads)
     ffn, vocab = number(row, "ffn", 4 * hidden) or 4 * hidden, number(row, "vocab", 32000.0) or 32000.0
     attention = (2 * heads + 2 * kv_heads) * head_dim
     dense = layers * hidden * (attention + 3 * ffn) + 2 * vocab * hidden
     params = (number(row, "params_b") or dense / 1e9) * 1e9
-    kv = float(known.get("kv_bytes_per_token_16bit") or 4 * layers * kv_heads * head_dim)
-    active = _active(row, known, params, dense)
-    gated, tied = form_of(known, params, layers * hidden, attention, ffn, vocab * hidden)
+    kv = float(catalogued.get("kv_bytes_per_token_16bit") or 4 * layers * kv_heads * head_dim)
+    active = _active(row, catalogued, params, dense)
+    gated, tied = form_of(catalogued, params, layers * hidden, attention, ffn, vocab * hidden)
     width = kv / (2 * layers)  # values a token and layer keeps
-    latent = width < 0.9 * 2 * kv_heads * head_dim and bool(known)
-    sliding, share = _window(known)
+    latent = width < 0.9 * 2 * kv_heads * head_dim and bool(catalogued)
+    sliding, share = _window(catalogued)
     looked_at = attended_share(seq_len, sliding, share)
     return {
         "params": params,
@@ -72,8 +72,8 @@ def sizes_of(row: Row, models: Models, seq_len: float) -> dict[str, float]:
         "head_dim": head_dim,
         "ffn": ffn,
         "gated": gated,
-        "experts": float(known.get("experts") or 0),
-        "experts_per_token": float(known.get("experts_per_token") or 0),
+        "experts": float(catalogued.get("experts") or 0),
+        "experts_per_token": float(catalogued.get("experts_per_token") or 0),
         "tied": tied,
         "attention_params": latent_weights(hidden, heads, head_dim, width) if latent else 0.0,
         "window": looked_at,
@@ -82,17 +82,17 @@ def sizes_of(row: Row, models: Models, seq_len: float) -> dict[str, float]:
     }
 
 
-def _window(known: Mapping[str, Any]) -> tuple[float, float]:
+def _window(catalogued: Mapping[str, Any]) -> tuple[float, float]:
     """Tokens of a model's sliding window, and the share of its layers that slide it; 0 where none does."""
-    window = float(known.get("window") or 0)
-    return window, float(known.get("window_share") or 1) if window else 0.0
+    window = float(catalogued.get("window") or 0)
+    return window, float(catalogued.get("window_share") or 1) if window else 0.0
 
 
-def _active(row: Row, known: Mapping[str, Any], params: float, dense: float) -> float:
-    if known.get("active_b"):
-        return float(known["active_b"]) * 1e9
-    if found := re.search(r"-a(\d+(?:\.\d+)?)b", row["model"].lower()):
-        return float(found[1]) * 1e9
+def _active(row: Row, catalogued: Mapping[str, Any], params: float, dense: float) -> float:
+    if catalogued.get("active_b"):
+        return float(catalogued["active_b"]) * 1e9
+    if named := re.search(r"-a(\d+(?:\.\d+)?)b", row["model"].lower()):
+        return float(named[1]) * 1e9
     if params > 1.6 * dense:
         raise WrongUse(
             "results.experts",

@@ -39,7 +39,7 @@ PHASES = {"prefill": "预填充", "decode": "解码"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class Judged:
     """One figure of a claim: what we find, and the range that is claimed (None: for information)."""
 
     what: str
@@ -75,19 +75,19 @@ class Checked:
     """A claim with our figures. Without figures a plan cannot judge it; the table's own verdict stands."""
 
     row: Mapping[str, str]
-    figures: tuple[Found, ...] = ()
+    figures: tuple[Judged, ...] = ()
 
     @property
     def verdict(self) -> str:
         """holds, does not hold, partly, undecided, "for information"; "by its source" without figures."""
         if not self.figures:
             return "by its source"
-        told = {f.holds for f in self.figures if f.holds}
-        if not told:
+        outcomes = {f.holds for f in self.figures if f.holds}
+        if not outcomes:
             return "for information"
-        if len(told) == 1:
-            return {"yes": "holds", "no": "does not hold", "undecided": "undecided"}[told.pop()]
-        return "partly" if "yes" in told else "undecided"
+        if len(outcomes) == 1:
+            return {"yes": "holds", "no": "does not hold", "undecided": "undecided"}[outcomes.pop()]
+        return "partly" if "yes" in outcomes else "undecided"
 
     def as_json(self) -> dict[str, Any]:
         """The claim, what was checked by hand, and what we find."""
@@ -180,7 +180,7 @@ def _setups(shape: Shape, devices: int, low: bool) -> TrainSetup:
 
 def _figure(seconds: float, bench: Bench, phase: str, kin: Mapping[str, str]) -> Figure:
     wide = exp(bench.constants.spread(phase, kin))
-    return around(seconds, wide - 1, "s", bench.constants.known_by(phase, kin))
+    return around(seconds, wide - 1, "s", bench.constants.provenance_of(phase, kin))
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +213,8 @@ def _kin(bench: Bench, device: Device, beside: Device | None) -> dict[str, str]:
     kin = groups(device, {"cpu": "openvino"}.get(device.kind, "vllm"))
     if beside is None or family(beside) != family(device):
         return kin
-    seen = {key.split("@device:")[1] for key in bench.constants.logs if "@device:" in key}
-    return kin if {device.id, beside.id} <= seen else kin | {"device": "", "pair": "", "own": ""}
+    device_ids = {key.split("@device:")[1] for key in bench.constants.logs if "@device:" in key}
+    return kin if {device.id, beside.id} <= device_ids else kin | {"device": "", "pair": "", "own": ""}
 
 
 def answer_s(bench: Bench, device: Device, what: _Serving, beside: Device | None = None) -> Figure:
@@ -242,23 +242,23 @@ def _faster(bench: Bench, new: str, old: str, now: _Serving, before: _Serving, p
 
 # ------------------------------------------------------------------ judges
 
-Judge = Callable[[Bench], Sequence[Found]]
+Judge = Callable[[Bench], Sequence[Judged]]
 
 
-def gpt3_cores(bench: Bench) -> list[Found]:
+def gpt3_cores(bench: Bench) -> list[Judged]:
     cpu, gpu = bench.device("xeon-8380"), bench.device("v100-32")
     assert cpu.cores
     cores, cards = cpu.peaks["f32"] / cpu.cores * 285_000, gpu.peaks["fp16"] * 10_000
     days = training_s(bench, bench.shape("gpt3-175b"), gpu, 9984) * (GPT3_TOKENS / DAY_S)
     share = around(cores / (cores + cards), 0.5, "share", "vendor")
     return [
-        Found(
+        Judged(
             what="share of the arithmetic of 285,000 cores and 10,000 V100 that the cores give",
             what_zh="在 285,000 个核心与 10,000 块 V100 的总算力中，核心所占份额",
             figure=share,
             claimed=_is(1.0),
         ),
-        Found(
+        Judged(
             what="GPT-3 on 9,984 of the V100 alone",
             what_zh="仅用其中 9,984 块 V100 训练 GPT-3",
             figure=_days(days),
@@ -270,15 +270,15 @@ def _days(seconds: Figure) -> Figure:
     return replace(seconds, unit="days")
 
 
-def gpt3_compute(bench: Bench) -> list[Found]:
+def gpt3_compute(bench: Bench) -> list[Judged]:
     flops = bench.shape("gpt3-175b").train_flops_per_token(GPT3_SEQ) * GPT3_TOKENS
     figure = around(flops / 1e18, 0.05, "EFLOP", "modelled")
     what, zh = "6 N D and attention, 300 billion tokens", "6ND 加注意力，3000 亿词元"
-    return [Found(what=what, what_zh=zh, figure=figure, claimed=_is(0.175))]
+    return [Judged(what=what, what_zh=zh, figure=figure, claimed=_is(0.175))]
 
 
-def gpt3_cost(bench: Bench) -> list[Found]:
-    found = []
+def gpt3_cost(bench: Bench) -> list[Judged]:
+    results = []
     for name, devices in (("v100-32", 1024), ("a100-80-sxm", 1024), ("h100-sxm", 1024)):
         device = bench.device(name)
         token_s = training_s(bench, bench.shape("gpt3-175b"), device, devices)
@@ -286,8 +286,8 @@ def gpt3_cost(bench: Bench) -> list[Found]:
         figure = _usd(token_s * GPT3_TOKENS, devices * device.price_usd_per_h)
         what = f"GPT-3 on {devices:,} {name} at {device.price_usd_per_h:g} USD an hour each"
         zh = f"GPT-3，{devices:,} 块 {name}，每块每小时 {device.price_usd_per_h:g} 美元"
-        found.append(Found(what=what, what_zh=zh, figure=figure, claimed=_is(2.5e6)))
-    return found
+        results.append(Judged(what=what, what_zh=zh, figure=figure, claimed=_is(2.5e6)))
+    return results
 
 
 def catalogue_figure(
@@ -295,46 +295,46 @@ def catalogue_figure(
 ) -> Judge:
     """A judge of one figure in the catalogue; `what` in English and Chinese."""
 
-    def judge(bench: Bench) -> list[Found]:
+    def judge(bench: Bench) -> list[Judged]:
         names = [f"{device}: {what[0]}", f"{device}：{what[1]}"]
         figure = _vendor(of(bench.device(device)), unit)
-        return [Found(what=names[0], what_zh=names[1], figure=figure, claimed=_is(claimed))]
+        return [Judged(what=names[0], what_zh=names[1], figure=figure, claimed=_is(claimed))]
 
     return judge
 
 
 def joined(*judges: Judge) -> Judge:
-    return lambda bench: [found for judge in judges for found in judge(bench)]
+    return lambda bench: [result for judge in judges for result in judge(bench)]
 
 
 def catalogue_ratio(what: tuple[str, str], of: Callable[[Device], float], claimed: float | None) -> Judge:
     """A judge of Gaudi 3 over Gaudi 2 in one figure of the catalogue."""
 
-    def judge(bench: Bench) -> list[Found]:
+    def judge(bench: Bench) -> list[Judged]:
         value = of(bench.device("gaudi3")) / of(bench.device("gaudi2"))
         wanted = _is(claimed) if claimed else None
-        return [Found(what=what[0], what_zh=what[1], figure=_vendor(value, "times"), claimed=wanted)]
+        return [Judged(what=what[0], what_zh=what[1], figure=_vendor(value, "times"), claimed=wanted)]
 
     return judge
 
 
-def gaudi3_by_model(bench: Bench) -> list[Found]:
+def gaudi3_by_model(bench: Bench) -> list[Judged]:
     """Llama 2 7B in FP8 on one device of each, and a training step of it on eight."""
-    found = []
+    results = []
     for phase, batch in (("decode", 1), ("decode", 128), ("prefill", 1)):
         what = _Serving(precision="fp8", bits=8, batch=batch, prompt=1024 if phase == "prefill" else 128)
         figure = _faster(bench, "gaudi3", "gaudi2", what, what, phase)
         name = f"{phase} of Llama 2 7B in FP8" + (f", {batch} at once" if phase == "decode" else "")
         zh = f"Llama 2 7B，FP8，{PHASES[phase]}" + (f"，同时 {batch} 个" if phase == "decode" else "")
-        found.append(Found(what=name, what_zh=zh, figure=figure, claimed=_is(2.0)))
+        results.append(Judged(what=name, what_zh=zh, figure=figure, claimed=_is(2.0)))
     shape = bench.shape("llama2-7b")
     before, now = (training_s(bench, shape, bench.device(name), 8) for name in ("gaudi2", "gaudi3"))
     step = ratio(before, now, kindred=True)
     name, zh = "training Llama 2 7B in BF16 on eight", "八块上以 BF16 训练 Llama 2 7B"
-    return [*found, Found(what=name, what_zh=zh, figure=step, claimed=_is(2.0))]
+    return [*results, Judged(what=name, what_zh=zh, figure=step, claimed=_is(2.0))]
 
 
-def stability(bench: Bench) -> list[Found]:
+def stability(bench: Bench) -> list[Judged]:
     """4,000 Gaudi2: how long, at what cost, and the same money in H100."""
     gaudi, h100, shape = bench.device("gaudi2"), bench.device("h100-sxm"), bench.shape("gpt3-175b")
     assert gaudi.price_usd_per_h and h100.price_usd_per_h
@@ -343,19 +343,19 @@ def stability(bench: Bench) -> list[Found]:
     assert owned
     seconds = training_s(bench, shape, gaudi, 4000) * GPT3_TOKENS
     peak = _vendor(4000 * (gaudi.peak_flops("bf16") or 0) / 1e18, "EFLOP/s")
-    found = [
-        Found(what="BF16 peak of 4,000 Gaudi2", what_zh="4,000 块 Gaudi2 的 BF16 峰值", figure=peak),
-        Found(
+    results = [
+        Judged(what="BF16 peak of 4,000 Gaudi2", what_zh="4,000 块 Gaudi2 的 BF16 峰值", figure=peak),
+        Judged(
             what="GPT-3 (300 billion tokens) on them",
             what_zh="在其上训练 GPT-3（3000 亿词元）",
             figure=_days(seconds * (1 / DAY_S)),
         ),
-        Found(
+        Judged(
             what=f"its cost at {price:g} USD an hour each",
             what_zh=f"其费用，每块每小时 {price:g} 美元",
             figure=_usd(seconds, 4000 * price),
         ),
-        Found(
+        Judged(
             what=f"its cost when owned, {owned.value:.2f} USD an hour each",
             what_zh=f"自有时的费用，每块每小时 {owned.value:.2f} 美元",
             figure=_usd(seconds, 4000 * owned.value),
@@ -371,13 +371,13 @@ def stability(bench: Bench) -> list[Found]:
     ):
         theirs = training_s(bench, shape, h100, devices) * GPT3_TOKENS
         what, what_zh = f"GPT-3 on {devices:,} H100, {words}", f"用 {devices:,} 块 H100 训练 GPT-3，{zh}"
-        found.append(Found(what=what, what_zh=what_zh, figure=_days(theirs * (1 / DAY_S))))
+        results.append(Judged(what=what, what_zh=what_zh, figure=_days(theirs * (1 / DAY_S))))
         what, what_zh = (
             f"its cost at {list_price:g} USD an hour each",
             f"其费用，每块每小时 {list_price:g} 美元",
         )
-        found.append(Found(what=what, what_zh=what_zh, figure=_usd(theirs, devices * list_price)))
-    return found
+        results.append(Judged(what=what, what_zh=what_zh, figure=_usd(theirs, devices * list_price)))
+    return results
 
 
 def _usd(seconds: Figure, usd_per_h: float) -> Figure:
@@ -389,7 +389,7 @@ def _nodes(devices: float) -> int:
     return int(devices // 64) * 64
 
 
-def mlperf(bench: Bench) -> list[Found]:
+def mlperf(bench: Bench) -> list[Judged]:
     """GPT-3 on Gaudi2 as submitted to MLPerf Training: tokens a second and device."""
     rows = (
         ("v3.0", 2023.5, 384, "bf16", 168.0),
@@ -397,53 +397,53 @@ def mlperf(bench: Bench) -> list[Found]:
         ("v3.1", 2023.9, 256, "fp8", 351.0),
         ("v4.0", 2024.5, 1024, "fp8", 294.0),
     )
-    found = []
+    results = []
     for version, year, devices, precision, measured in rows:
         one = training_s(bench, bench.shape("gpt3-175b"), bench.device("gaudi2"), devices, precision, year)
         value, low, high = (1 / (s * devices) for s in (one.value, one.high, one.low))
         figure = Figure(value, low, high, "tokens/s", one.provenance)
         what = f"MLPerf {version}, {devices:,} Gaudi2, {precision.upper()}: tokens/s a device"
         zh = f"MLPerf {version}，{devices:,} 块 Gaudi2，{precision.upper()}：每块每秒词元数"
-        found.append(Found(what=what, what_zh=zh, figure=figure, claimed=_is(measured)))
-    return found
+        results.append(Judged(what=what, what_zh=zh, figure=figure, claimed=_is(measured)))
+    return results
 
 
-def amx(bench: Bench) -> list[Found]:
+def amx(bench: Bench) -> list[Judged]:
     """Xeon 8480+ with AMX against Xeon 8380: FP32 there and BF16 here, then INT8 on both; a whole answer."""
     fp32, bf16 = _Serving("qwen1.5-7b", "f32", 32), _Serving("qwen1.5-7b", "bf16", 16)
     int8 = _Serving("qwen1.5-7b", "int8", 8)
-    new, old, found = bench.device("xeon-8480plus"), bench.device("xeon-8380"), []
+    new, old, results = bench.device("xeon-8480plus"), bench.device("xeon-8380"), []
     for words, words_zh, now, before in (
         ("BF16 against FP32", "BF16 对 FP32", bf16, fp32),
         ("INT8 against INT8", "INT8 对 INT8", int8, int8),
     ):
         figure = ratio(answer_s(bench, old, before, new), answer_s(bench, new, now, old), kindred=True)
         what = f"Qwen 7B, an answer of 128 tokens to 512, {words} on the 3rd generation"
-        told = f"Qwen 7B，512 词元提示、128 词元回答，第四代对第三代，{words_zh}"
-        found.append(Found(what=what, what_zh=told, figure=figure, claimed=_is(3.0)))
+        words_setup_zh = f"Qwen 7B，512 词元提示、128 词元回答，第四代对第三代，{words_zh}"
+        results.append(Judged(what=what, what_zh=words_setup_zh, figure=figure, claimed=_is(3.0)))
         for phase, phase_zh in PHASES.items():
             figure = _faster(bench, new.id, old.id, now, before, phase)
-            what, told = f"its {phase} alone, {words}", f"仅{phase_zh}，{words_zh}"
-            found.append(Found(what=what, what_zh=told, figure=figure))
-    return found
+            what, words_setup_zh = f"its {phase} alone, {words}", f"仅{phase_zh}，{words_zh}"
+            results.append(Judged(what=what, what_zh=words_setup_zh, figure=figure))
+    return results
 
 
-def emerald(bench: Bench) -> list[Found]:
+def emerald(bench: Bench) -> list[Judged]:
     """Xeon 8592+ against 8480+, the same work on both; rated power is 350 W on both."""
-    found = []
+    results = []
     for phase in ("prefill", "decode"):
         for precision, bits in (("bf16", 16), ("int8", 8)):
             what = _Serving(precision=precision, bits=bits)
             figure = _faster(bench, "xeon-8592plus", "xeon-8480plus", what, what, phase)
             name = f"Llama 2 7B, {phase}, {precision.upper()}"
             zh = f"Llama 2 7B，{PHASES[phase]}，{precision.upper()}"
-            found.append(Found(what=name, what_zh=zh, figure=figure, claimed=(2.0, 3.0)))
-    return found
+            results.append(Judged(what=name, what_zh=zh, figure=figure, claimed=(2.0, 3.0)))
+    return results
 
 
-def cheaper(bench: Bench) -> list[Found]:
+def cheaper(bench: Bench) -> list[Judged]:
     """Dollars on a Xeon socket over dollars on a GPU, at list prices, for the same work."""
-    cpu, found = bench.device("xeon-8480plus"), []
+    cpu, results = bench.device("xeon-8480plus"), []
     for name in ("a100-40-sxm", "h100-sxm"):
         gpu = bench.device(name)
         for phase in ("prefill", "decode"):
@@ -452,8 +452,8 @@ def cheaper(bench: Bench) -> list[Found]:
             figure = ratio(slow, fast, kindred=False) * (cpu.price_usd_per_h / gpu.price_usd_per_h)
             what = f"cost on Xeon 8480+ over {name}: Llama 2 7B, {phase}, one user"
             zh = f"Xeon 8480+ 的费用比 {name}：Llama 2 7B，{PHASES[phase]}，单用户"
-            found.append(Found(what=what, what_zh=zh, figure=figure, claimed=(1.0, inf)))
-    return found
+            results.append(Judged(what=what, what_zh=zh, figure=figure, claimed=(1.0, inf)))
+    return results
 
 
 def _peak(precision: str) -> Callable[[Device], float]:

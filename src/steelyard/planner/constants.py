@@ -103,7 +103,7 @@ class Constants:
             wide = max(wide, self.spreads.get(f"{phase}:{level}", WIDER * wide))
         return wide * self.spreads.get(f"{phase}@{(groups or {}).get('family')}", 1.0)
 
-    def known_by(self, phase: str, groups: Mapping[str, str]) -> str:
+    def provenance_of(self, phase: str, groups: Mapping[str, str]) -> str:
         """Provenance of a prediction: "modelled" of a device family that the fit has never seen."""
         if self.unseen(phase, groups) == 2 and not self._calibrated(phase, groups):
             return "modelled"
@@ -117,27 +117,27 @@ class Constants:
 
     def unseen(self, phase: str, groups: Mapping[str, str]) -> int:
         """0: family and stack were among the rows; 1: the stack was not; 2: the family was not."""
-        seen = self._seen.get(phase)
-        if not seen:
+        fitted_families = self._fitted.get(phase)
+        if not fitted_families:
             return 0
-        if f"family:{groups.get('family')}" not in seen:
+        if f"family:{groups.get('family')}" not in fitted_families:
             return 2
-        return int(f"stack:{groups.get('stack')}" not in seen)
+        return int(f"stack:{groups.get('stack')}" not in fitted_families)
 
     @cached_property
-    def _seen(self) -> Mapping[str, set[str]]:
+    def _fitted(self) -> Mapping[str, set[str]]:
         """The groups of which a phase has a constant: {"train": {"family:nvidia", ...}}."""
-        seen: dict[str, set[str]] = {}
+        by_phase: dict[str, set[str]] = {}
         for name, _, group in (key.partition("@") for key in self.logs):
             if group:
-                seen.setdefault(name.split(".")[0], set()).add(group)
-        return seen
+                by_phase.setdefault(name.split(".")[0], set()).add(group)
+        return by_phase
 
     @staticmethod
     def from_json(document: Mapping[str, Any]) -> Constants:
         """The constants of `hardware.published_constants()`; an empty document gives the priors."""
-        known = {k: document[k] for k in ("logs", "spreads", "provenance", "source", "rows") if k in document}
-        return Constants(**known)
+        given = {k: document[k] for k in ("logs", "spreads", "provenance", "source", "rows") if k in document}
+        return Constants(**given)
 
     def as_json(self) -> dict[str, Any]:
         """What `from_json` reads."""
@@ -172,10 +172,10 @@ def groups(device: Device, framework: str = "", year: str = PLAN_YEAR) -> dict[s
     """
     name = stack(framework)
     release = f"{name}/{year}" if name else ""
-    found = {"family": family(device), "stack": name, "device": device.id, "release": release}
-    found |= {"port": f"{name}/{found['family']}" if name else ""}
-    found |= {"kind": device.kind, "framework": next((k for k, v in FRAMEWORKS.items() if name in v), "")}
-    return found | {"pair": f"{device.id}/{release}" if name else "", "own": f"{device.id}/{name}"}
+    names = {"family": family(device), "stack": name, "device": device.id, "release": release}
+    names |= {"port": f"{name}/{names['family']}" if name else ""}
+    names |= {"kind": device.kind, "framework": next((k for k, v in FRAMEWORKS.items() if name in v), "")}
+    return names | {"pair": f"{device.id}/{release}" if name else "", "own": f"{device.id}/{name}"}
 
 
 def family(device: Device) -> str:

@@ -42,18 +42,18 @@ def fit(
     spreads: dict[str, float] = {}
     counted = {}
     for phase in sorted(published):
-        known = published[phase].without(frozenset())
-        logs, spreads = logs | dict(known.logs), spreads | dict(known.spreads)
+        constants = published[phase].without(frozenset())
+        logs, spreads = logs | dict(constants.logs), spreads | dict(constants.spreads)
         counted[phase] = len(published[phase].own)
     return Constants(logs=logs, spreads=spreads, provenance="fitted", source=source, rows=counted)
 
 
 def fit_logs(rows: Sequence[Row], devices: Devices, models: Models) -> dict[str, float]:
     """Logarithms of all constants, both phases."""
-    found: dict[str, float] = {}
+    logs_fitted: dict[str, float] = {}
     for part in _published(rows, devices, models).values():
-        found |= part.logs(frozenset())
-    return found
+        logs_fitted |= part.logs(frozenset())
+    return logs_fitted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,15 +81,17 @@ def leave_out(
     With `intervals` a group's are as one gets them who never saw it: the spreads of its left-out others,
     each under constants without both. That takes a fit for each pair of groups.
     """
-    found = []
+    errors_by_part = []
     for phase, part in _published(rows, devices, models, beside, group).items():
         for name in sorted(set(part.own.tolist())):
-            known = part.without(frozenset([name]), intervals)
+            constants = part.without(frozenset([name]), intervals)
             table = taken(part.table, part.names == name)
-            wide = [known.spread(phase, g) if intervals else np.nan for g in table.groups]
-            errors = part.errors(known, name)
-            found.append(LeftOut(phase=phase, group=name, ids=table.ids, errors=errors, wide=np.array(wide)))
-    return found
+            wide = [constants.spread(phase, g) if intervals else np.nan for g in table.groups]
+            errors = part.errors(constants, name)
+            errors_by_part.append(
+                LeftOut(phase=phase, group=name, ids=table.ids, errors=errors, wide=np.array(wide))
+            )
+    return errors_by_part
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ class _Published:
 
     def without(self, out: frozenset[str], intervals: bool = True) -> Constants:
         """Constants fitted without the groups `out`, with the spreads that the other groups show."""
-        known = Constants(logs=self.logs(out))
+        constants = Constants(logs=self.logs(out))
         rest = sorted(set(self.own.tolist()) - out) if intervals else []
         left_out = []
         for name in rest:
@@ -130,13 +132,13 @@ class _Published:
             levels = np.array([less.unseen(self.table.phase, g) for g in kin])
             families = np.array([g["family"] for g in kin])
             left_out.append(_LeftOut(name, self.errors(less, name), levels, families))
-        return replace(known, spreads=_spreads(self.table.phase, left_out))
+        return replace(constants, spreads=_spreads(self.table.phase, left_out))
 
-    def errors(self, known: Constants, name: str) -> np.ndarray:
+    def errors(self, constants: Constants, name: str) -> np.ndarray:
         """Log of predicted over measured of one group's rows."""
         at = self.names == name
         table = taken(self.table, at)
-        return np.log(table.predict(table.constants(known.logs))) - self.truth[at]
+        return np.log(table.predict(table.constants(constants.logs))) - self.truth[at]
 
 
 def _published(
@@ -203,7 +205,7 @@ def _spreads(phase: str, left_out: Sequence[_LeftOut]) -> dict[str, float]:
     Few sources tell little of a level, so its logarithm is drawn to that of all levels together. Families
     that were left out happen to be well known ones, so a new one is wider than a new stack by WIDER.
     """
-    found: dict[str, float] = {}
+    spreads: dict[str, float] = {}
     wide = 0.0
     together = quantile({g.name: g.errors for g in left_out}, 0.8) if left_out else 0.0
     for level, suffix in enumerate(LEVELS):
@@ -212,8 +214,8 @@ def _spreads(phase: str, left_out: Sequence[_LeftOut]) -> dict[str, float]:
             own = len(errors) / (len(errors) + LEVEL_SOURCES)
             least = wide * (WIDER if level == UNKNOWN_FAMILY else 1.0)
             wide = max(least, quantile(errors, 0.8) ** own * together ** (1.0 - own))
-            found[phase + suffix] = wide
-    return found | _of_families(phase, left_out, found)
+            spreads[phase + suffix] = wide
+    return spreads | _of_families(phase, left_out, spreads)
 
 
 def _of_families(phase: str, left_out: Sequence[_LeftOut], spreads: Mapping[str, float]) -> dict[str, float]:
@@ -221,7 +223,7 @@ def _of_families(phase: str, left_out: Sequence[_LeftOut], spreads: Mapping[str,
 
     Drawn to 1 as a level's spread is to that of all.
     """
-    found = {}
+    by_family = {}
     for family in sorted({f for g in left_out for f in g.families.tolist()}):
         shares = {}
         for g in left_out:
@@ -231,8 +233,8 @@ def _of_families(phase: str, left_out: Sequence[_LeftOut], spreads: Mapping[str,
                 shares[g.name] = g.errors[at] / half
         wider = quantile(shares, 0.8) ** (len(shares) / (len(shares) + LEVEL_SOURCES))
         if wider > 1:
-            found[f"{phase}@{family}"] = wider
-    return found
+            by_family[f"{phase}@{family}"] = wider
+    return by_family
 
 
 def quantile(errors: Mapping[str, np.ndarray], share: float) -> float:
@@ -256,8 +258,8 @@ def _fit_table(
     padded = np.append(start, 0.0)  # the last entry stands for "no such group"
     base = {n: np.exp(padded[at].sum(axis=0)) for n, at in index.items()}
     begun = np.array([near.get(n, s) for n, s in zip(names, start.tolist(), strict=True)]) - start
-    found = start + descend(table, base, index, begun, sd, truth, weight / NOISE)
-    return dict(zip(names, found.tolist(), strict=True))
+    fitted = start + descend(table, base, index, begun, sd, truth, weight / NOISE)
+    return dict(zip(names, fitted.tolist(), strict=True))
 
 
 def descend(
@@ -291,10 +293,10 @@ def descend(
 
 def _blocks(table: Table) -> list[np.ndarray]:
     """Places of the rows of each source or run: they share their keys."""
-    found: dict[str, list[int]] = {}
+    blocks: dict[str, list[int]] = {}
     for place, kin in enumerate(table.groups):
-        found.setdefault(kin.get("source") or kin.get("run", ""), []).append(place)
-    return [np.array(places) for places in found.values()]
+        blocks.setdefault(kin.get("source") or kin.get("run", ""), []).append(place)
+    return [np.array(places) for places in blocks.values()]
 
 
 def _normal(

@@ -52,7 +52,7 @@ class Option:
     time_s: float
     cost_usd: float
     weight: float
-    told: Mapping[str, Any] = field(default_factory=dict)
+    figures: Mapping[str, Any] = field(default_factory=dict)
     why_not: str | None = None  # where it misses a limit of its own
     shortfalls: Mapping[str, float] = field(default_factory=dict)  # by which factors
 
@@ -96,8 +96,8 @@ def place(
     budget_usd: float | None = None,
 ) -> Placement | None:
     """The placement of least weight within the limits; where none is, the one that breaks them least."""
-    found = _forward(stages, pools, _axes(deadline_s, budget_usd))
-    return _taken(found, stages, pools, deadline_s, budget_usd)
+    placed = _forward(stages, pools, _axes(deadline_s, budget_usd))
+    return _taken(placed, stages, pools, deadline_s, budget_usd)
 
 
 def anchored(
@@ -114,13 +114,13 @@ def anchored(
     axes = _axes(deadline_s, budget_usd)
     before = _forward(stages[:at], pools, axes)
     after = _backward(stages[at:], pools, axes)
-    found = {}
+    anchors = {}
     for pool in sorted({o.pool for o in stages[at].options}):
         here = _step(before, stages[at], pools, stages[at - 1].bytes_out if at else 0.0, axes, only=pool)
         whole = _joined(here, after, stages, at, pools, pool, axes)
         if placed := _taken(whole, stages, pools, deadline_s, budget_usd):
-            found[pool] = placed
-    return found
+            anchors[pool] = placed
+    return anchors
 
 
 # ------------------------------------------------------------------ labels
@@ -169,23 +169,25 @@ def _step(
     back: bool = False,
 ) -> _Labels:
     """Every way so far, carried to each pool, with each option of the stage there."""
-    made = []
+    extended = []
     places: dict[int, list[int]] = {}
     for i, option in enumerate(stage.options):
         if only is None or option.pool == only:
             places.setdefault(option.pool, []).append(i)
     for pool, options in places.items():
-        arrived = _kept(labels, labels.values + _carried(labels.pool, pool, pools, moved, back), axes)
+        arrived = _pruned(labels, labels.values + _carried(labels.pool, pool, pools, moved, back), axes)
         own = np.array([_values(stage.options[i]) for i in options])
         values = (arrived.values[:, None, :] + own[None]).reshape(-1, 3)
         taken = np.tile(options, len(arrived.pool))[:, None]
         path = np.repeat(arrived.path, len(options), axis=0)
         path = np.hstack([taken, path] if back else [path, taken])
-        made.append(_front(_Labels(values, path, np.full(len(values), pool)), axes))
+        extended.append(_front(_Labels(values, path, np.full(len(values), pool)), axes))
     return _Labels(
-        np.concatenate([m.values for m in made]) if made else np.zeros((0, 3)),
-        np.concatenate([m.path for m in made]) if made else np.zeros((0, labels.path.shape[1] + 1), int),
-        np.concatenate([m.pool for m in made]) if made else np.zeros(0, int),
+        np.concatenate([m.values for m in extended]) if extended else np.zeros((0, 3)),
+        np.concatenate([m.path for m in extended])
+        if extended
+        else np.zeros((0, labels.path.shape[1] + 1), int),
+        np.concatenate([m.pool for m in extended]) if extended else np.zeros(0, int),
     )
 
 
@@ -203,7 +205,7 @@ def _carried(source: np.ndarray, target: int, pools: Sequence[Pool], moved: floa
     return table[source]
 
 
-def _kept(labels: _Labels, values: np.ndarray, axes: tuple[int, ...]) -> _Labels:
+def _pruned(labels: _Labels, values: np.ndarray, axes: tuple[int, ...]) -> _Labels:
     return _front(_Labels(values, labels.path, labels.pool), axes)
 
 
@@ -244,7 +246,7 @@ def _joined(
     if at == len(stages) - 1:
         return here
     carried = _carried(after.pool, pool, pools, stages[at].bytes_out, back=True)
-    onward = _kept(after, after.values + carried, axes)
+    onward = _pruned(after, after.values + carried, axes)
     values = (here.values[:, None, :] + onward.values[None]).reshape(-1, 3)
     path = np.hstack(
         [np.repeat(here.path, len(onward.pool), axis=0), np.tile(onward.path, (len(here.pool), 1))]

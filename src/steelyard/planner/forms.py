@@ -90,8 +90,8 @@ def quality_loss(form: str, params: float) -> Figure:
     if not rows:
         return Figure(0.0, 0.0, 0.0, "share", "modelled")  # f32: what training computed
     value = _between(rows, params)
-    known = rows[0][0] / 2 <= params <= rows[-1][0] * 2
-    spread = LOSS_SPREAD if known else 2 * LOSS_SPREAD
+    in_range = rows[0][0] / 2 <= params <= rows[-1][0] * 2
+    spread = LOSS_SPREAD if in_range else 2 * LOSS_SPREAD
     return Figure(value, value / spread, value * spread, "share", "vendor")
 
 
@@ -132,9 +132,9 @@ def nominal_speed(form: str, shape: Shape, cores: int, load: Mapping[str, Any]) 
 
 def form_order(recipe: Recipe, shape: Shape, machine: Machine, facts: DataFacts) -> tuple[str, ...]:
     """The forms that the gate tries, first to last: the recipe's own, or for `auto` the plan's."""
-    asked = recipe.compress.weights
-    if asked != "auto":
-        return (asked,) if isinstance(asked, str) else tuple(asked)
+    wanted = recipe.compress.weights
+    if wanted != "auto":
+        return (wanted,) if isinstance(wanted, str) else tuple(wanted)
     first = _by_machine(shape, machine)
     if not recipe.train:
         return (first,)  # no gate: nobody would see what a smaller form loses
@@ -169,16 +169,16 @@ def _wants_speed(recipe: Recipe) -> bool:
 def _ranked(recipe: Recipe, shape: Shape, machine: Machine, facts: DataFacts, first: str) -> list[str]:
     """Forms within the loss allowed: those that keep the latency asked, then by speed; `first` among them."""
     load = recipe.goal.load
-    told = {
+    figures = {
         "users": load.users if load else 1,
         "prompt_tokens": load.prompt_tokens if load else 128,
         "output_tokens": load.output_tokens if load else 64,
     }
-    asked = recipe.compress.max_quality_loss
-    allowed = recipe.gate.tolerance if asked is None else asked
-    speed = {f: nominal_speed(f, shape, machine.cores, told) for f in AUTO}
-    known = [f for f in AUTO if facts.rows or not FORMS[f].calibrated]
-    within = [f for f in known if f == first or quality_loss(f, shape.params).value <= allowed]
+    most_loss = recipe.compress.max_quality_loss
+    allowed = recipe.gate.tolerance if most_loss is None else most_loss
+    speed = {f: nominal_speed(f, shape, machine.cores, figures) for f in AUTO}
+    candidates = [f for f in AUTO if facts.rows or not FORMS[f].calibrated]
+    within = [f for f in candidates if f == first or quality_loss(f, shape.params).value <= allowed]
     bar = speed["bf16"].output_tok_s * GAIN
     worth = [f for f in within if f in ("bf16", "f32", first) or speed[f].output_tok_s >= bar]
     return sorted(worth, key=lambda f: (not keeps_latency(recipe, speed[f]), -speed[f].output_tok_s))
@@ -192,9 +192,9 @@ def keeps_latency(recipe: Recipe, speed: Speed) -> bool:
 
 def _falling(ranked: list[str], shape: Shape) -> tuple[str, ...]:
     """A form that failed is followed only by forms that are expected to lose less."""
-    kept: list[str] = []
+    falling: list[str] = []
     for form in ranked:
         loss = quality_loss(form, shape.params).value
-        if not kept or loss < quality_loss(kept[-1], shape.params).value:
-            kept.append(form)
-    return tuple(kept)
+        if not falling or loss < quality_loss(falling[-1], shape.params).value:
+            falling.append(form)
+    return tuple(falling)

@@ -13,7 +13,7 @@ import numpy as np
 
 from steelyard.shape import Shape
 
-from .sizes import RUNTIME_BYTES, Array, Hardware, Sizes, kept_share
+from .sizes import RUNTIME_BYTES, Array, Hardware, Sizes, cached_share
 
 # Physical meaning and prior of each base: (start value, log sd of the prior).
 PRIORS: dict[str, tuple[float, float]] = {
@@ -236,9 +236,9 @@ def weights_s(
 
 def chosen_share(sizes: Sizes) -> Array:
     """Of the routed experts, those one token passes through; of all weights where experts are unknown."""
-    known = np.asarray(sizes.experts) > 0
+    has_experts = np.asarray(sizes.experts) > 0
     share = np.where(
-        known, sizes.experts_per_token / np.maximum(1.0, sizes.experts), sizes.active / sizes.params
+        has_experts, sizes.experts_per_token / np.maximum(1.0, sizes.experts), sizes.active / sizes.params
     )
     return np.clip(share, 0.0, 1.0)
 
@@ -265,10 +265,10 @@ def kv_s(
     2405.04434, section 2.1).
     """
     context = setup.prompt + np.asarray(setup.output) / 2
-    seen = kept_share(context, sizes.sliding, sizes.sliding_share)
+    share = cached_share(context, sizes.sliding, sizes.sliding_share)
     heads = np.where(np.asarray(sizes.attention_params) > 0, 1.0, np.maximum(1.0, sizes.kv_heads))
     held = sizes.kv_bytes * np.asarray(setup.kv_bits) / 16 / np.minimum(setup.t, heads)
-    return batch * context * seen * held / (hardware.bandwidth * constant["serve.kv"])
+    return batch * context * share * held / (hardware.bandwidth * constant["serve.kv"])
 
 
 def all_reduces_s(
@@ -313,13 +313,13 @@ def serve_memory_parts(shape: Shape, setup: ServeSetup, kv_bytes: float) -> dict
     """
     split = np.asarray(setup.t, float) * np.asarray(setup.p, float)
     length = setup.prompt + np.asarray(setup.output)
-    kept = length * kept_share(length, shape.sliding_window or 0, shape.window_share)
+    cached_tokens = length * cached_share(length, shape.sliding_window or 0, shape.window_share)
     heads = max(1, shape.kv_heads) if shape.kv_width in (0, 2 * shape.kv_heads * shape.head_dim) else 1
     held = np.minimum(setup.t, heads) * np.asarray(setup.p, float)
     chunk = np.minimum(np.asarray(setup.prompt, float), 2048.0)
     return {
         "weights": shape.params * stored_bits(np.asarray(setup.weight_bits, float)) / 8 / split,
-        "kv": np.asarray(setup.batch) * kept * kv_bytes * np.asarray(setup.kv_bits) / 16 / held,
+        "kv": np.asarray(setup.batch) * cached_tokens * kv_bytes * np.asarray(setup.kv_bits) / 16 / held,
         "activations": chunk * (4.0 * shape.hidden + 6.0 * shape.ffn / np.asarray(setup.t)),
         "runtime": RUNTIME_BYTES + 0.0 * split,
     }

@@ -18,7 +18,7 @@ from steelyard.hardware import Device
 from .cells import Row, needed, number
 from .constants import PLAN_YEAR, family, stack
 from .inference import serve_s, shared_prefill_s
-from .sizes import RUNTIME_BYTES, kept_share, total
+from .sizes import RUNTIME_BYTES, cached_share, total
 
 REQUESTS = 1000.0  # of a load offered at once: the default of vLLM's and SGLang's benchmarks
 OFFERED = 256.0  # requests of a batch when all are offered at once: the default of vLLM and its kin
@@ -69,14 +69,14 @@ def metric_of(row: Row) -> Metric:
     name, cut = re.subn(r"_per_(device|gpu|card|chip|accelerator|socket)$", "", name)
     name = re.sub(r"^(mean|median|avg|average|p50)_", "", name).replace("_per_sec", "_per_s")
     name = name.replace("_per_second", "_per_s")
-    told = re.match(r"^(s|ms|us)_per_(.+)$", name) or re.match(r"^()(.+)$", name)
-    assert told
-    ending = re.search(r"_(s|ms|us)$", told[2]) if told[2] not in KINDS else None
-    kind = KINDS.get(told[2][: ending.start()] if ending else told[2])
+    matched = re.match(r"^(s|ms|us)_per_(.+)$", name) or re.match(r"^()(.+)$", name)
+    assert matched
+    ending = re.search(r"_(s|ms|us)$", matched[2]) if matched[2] not in KINDS else None
+    kind = KINDS.get(matched[2][: ending.start()] if ending else matched[2])
     if kind is None:
-        raise WrongUse("results.metric", f"the metric {row['metric']!r} is not known", hint=_known())
+        raise WrongUse("results.metric", f"the metric {row['metric']!r} is not known", hint=_metric_names())
     if kind in TIMES:
-        unit = unit.split("/")[0] or told[1] or (ending[1] if ending else "")
+        unit = unit.split("/")[0] or matched[1] or (ending[1] if ending else "")
         if unit not in TIME_UNITS:
             raise WrongUse("results.unit", f"the unit {row.get('unit')!r} is not known for {row['metric']}")
         return Metric(kind, TIME_UNITS[unit])
@@ -88,7 +88,7 @@ def metric_of(row: Row) -> Metric:
     return Metric(kind, 1.0, per_device or bool(cut))
 
 
-def _known() -> str:
+def _metric_names() -> str:
     return "such as output_tokens_per_s, ttft_ms, ms_per_output_token or requests_per_s"
 
 
@@ -120,22 +120,22 @@ def precision_of(row: Row, device: Device) -> str:
 
 def weight_only(row: Row, device: Device) -> bool:
     """Integer weights, 16-bit products: 4 bits always, 8 bits in some engines and where these are faster."""
-    written, told = (row.get("precision") or "").strip().lower(), format_of(row)
-    if told in ("bf16", "fp16", "tf32", "fp32"):
+    written, format_name = (row.get("precision") or "").strip().lower(), format_of(row)
+    if format_name in ("bf16", "fp16", "tf32", "fp32"):
         return (number(row, "weight_bits") or 16.0) < 16
     slower = (device.peak_flops("int8") or 0.0) < (device.peak_flops("bf16") or 0.0)
     unpacked = stack(row.get("framework") or "") in WEIGHT_ONLY or re.search(
         r"a16|q[68]_|weight|woq", written
     )
-    return told == "int4" or (told == "int8" and (slower or bool(unpacked)))
+    return format_name == "int4" or (format_name == "int8" and (slower or bool(unpacked)))
 
 
 def year_of(row: Row) -> tuple[str, float]:
     """The year of a row's date, and the same with its month as a fraction."""
-    found = re.match(r"^(20\d\d)(?:-(\d\d))?", (row.get("date") or "").strip())
-    if not found:
+    matched = re.match(r"^(20\d\d)(?:-(\d\d))?", (row.get("date") or "").strip())
+    if not matched:
         return PLAN_YEAR, float(PLAN_YEAR) + 0.5
-    return found[1], float(found[1]) + (float(found[2]) / 12 if found[2] else 0.5)
+    return matched[1], float(matched[1]) + (float(matched[2]) / 12 if matched[2] else 0.5)
 
 
 def setup_of(
@@ -147,20 +147,22 @@ def setup_of(
         raise WrongUse("results.stack", "llama.cpp has no published way over several Intel GPUs")
     metric = metric_of(row)
     bits = number(row, "weight_bits") or _bits(row)
-    asked = number(row, "concurrency") or number(row, "micro_batch")
-    if not asked and (engine in ONE_STREAM or metric.kind in (*TIMES, "user") or row["phase"] != "serve"):
-        asked = 1.0
-    t, p, replicas = split_of(row, sizes, hardware, engine, asked, bits)
+    batch_given = number(row, "concurrency") or number(row, "micro_batch")
+    if not batch_given and (
+        engine in ONE_STREAM or metric.kind in (*TIMES, "user") or row["phase"] != "serve"
+    ):
+        batch_given = 1.0
+    t, p, replicas = split_of(row, sizes, hardware, engine, batch_given, bits)
     prompt = number(row, "prompt_len", PROMPT) or PROMPT
     output = max(1.0, number(row, "output_len", OUTPUT) or OUTPUT)
     kv_bits = 8.0 if not number(row, "kv_bits") and bits < 16 and engine == "tensorrt-llm" else 16.0
-    batch = max(1.0, asked / replicas) if asked else OFFERED
+    batch = max(1.0, batch_given / replicas) if batch_given else OFFERED
     if metric.kind not in TIMES:  # a time a token is told of a batch that ran
         room = (ENGINE_MEMORY * hardware["memory"] - RUNTIME_BYTES) * t * p - sizes["params"] * bits / 8
         room = max(room, LEAST_ROOM * hardware["memory"] * t * p)
         length = prompt + output / 2
-        kept = length * float(kept_share(length, sizes["sliding"], sizes["sliding_share"]))
-        batch = max(1.0, min(batch, room / (sizes["kv_bytes"] * kv_bits / 16 * kept)))
+        cached_tokens = length * float(cached_share(length, sizes["sliding"], sizes["sliding_share"]))
+        batch = max(1.0, min(batch, room / (sizes["kv_bytes"] * kv_bits / 16 * cached_tokens)))
     setup = {
         "t": t,
         "p": p,
@@ -177,7 +179,7 @@ def setup_of(
     return setup, {
         "replicas": replicas,
         "devices": t * p * replicas,
-        "drains": float(not asked and unequal),
+        "drains": float(not batch_given and unequal),
         "together": float(bool(number(row, "micro_batch"))),  # a static batch: all prompts arrive at once
         "alone": float(row.get("phase") == "decode"),
     }
@@ -186,9 +188,9 @@ def setup_of(
 def _bits(row: Row) -> float:
     """Bits of a weight by the name of its format, or by the number within it (q6_k, w8a8)."""
     named = {"int4": 4.0, "fp4": 4.0, "int8": 8.0, "fp8": 8.0, "fp32": 32.0, "tf32": 32.0}
-    found = re.search(r"^i?q(\d)", (row.get("precision") or "").strip().lower())
-    if found:  # below 6 bits `stored_bits` adds the scales
-        return float(found[1]) + (0.5 if float(found[1]) >= 6 else 0.0)
+    matched = re.search(r"^i?q(\d)", (row.get("precision") or "").strip().lower())
+    if matched:  # below 6 bits `stored_bits` adds the scales
+        return float(matched[1]) + (0.5 if float(matched[1]) >= 6 else 0.0)
     return named.get(format_of(row), 16.0)
 
 
@@ -197,7 +199,7 @@ def split_of(
     sizes: dict[str, float],
     hardware: dict[str, float],
     engine: str,
-    asked: float | None,
+    requested: float | None,
     bits: float,
 ) -> tuple[float, float, float]:
     """Tensor and pipeline parallelism of one replica, and how many replicas there are.
@@ -214,8 +216,8 @@ def split_of(
     if not t:
         most = max(1.0, min(devices, hardware["node"]))
         held = 1.2 * sizes["params"] * bits / 8 / (ENGINE_MEMORY * hardware["memory"])
-        t = most if asked else min(most, 2.0 ** np.ceil(np.log2(max(1.0, held))))
-        p = 1.0 if not asked else devices / t
+        t = most if requested else min(most, 2.0 ** np.ceil(np.log2(max(1.0, held))))
+        p = 1.0 if not requested else devices / t
     p = p or 1.0
     return float(t), float(p), max(1.0, float(devices // (t * p)) or 1.0)
 
@@ -246,5 +248,5 @@ def values_of(table: Any, constant: dict[str, np.ndarray]) -> np.ndarray:
         "ttft": ttft,
         "latency": ttft + (output - 1) * tpot,
     }
-    found = np.select([table.metrics == name for name in each], list(each.values()))
-    return found * extra["factor"] / np.where(extra["per_device"] > 0, extra["devices"], 1.0)
+    values = np.select([table.metrics == name for name in each], list(each.values()))
+    return values * extra["factor"] / np.where(extra["per_device"] > 0, extra["devices"], 1.0)

@@ -59,10 +59,10 @@ def under_load(
 ) -> Felt:
     """One setup (numbers, not arrays) under a load; `setup.batch` is not looked at."""
     points = np.geomspace(1.0, max(2.0, load.most), BATCHES)
-    told = serve_s(sizes, replace(setup, batch=points), hardware, constant)
-    steps = np.broadcast_to(total(told["decode"]), points.shape)
-    first_s = float(np.broadcast_to(total(told["prefill"]), points.shape)[0])
-    work_s = first_s - float(np.broadcast_to(told["prefill"]["launch"], points.shape)[0])
+    step_times = serve_s(sizes, replace(setup, batch=points), hardware, constant)
+    steps = np.broadcast_to(total(step_times["decode"]), points.shape)
+    first_s = float(np.broadcast_to(total(step_times["prefill"]), points.shape)[0])
+    work_s = first_s - float(np.broadcast_to(step_times["prefill"]["launch"], points.shape)[0])
     output, rate = float(setup.output), load.arrival_per_s
     busy_prefill = rate * (first_s if load.apart else work_s)
     free = 1.0 if load.apart else max(1 - FULL, 1 - busy_prefill)

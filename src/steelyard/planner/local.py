@@ -97,8 +97,8 @@ class Local:
     @property
     def cost_usd(self) -> Figure:
         """Money for all steps."""
-        found = [f["cost_usd"] for f in self.steps.values() if "cost_usd" in f]
-        low, value, high = (sum(getattr(f, name) for f in found) for name in ("low", "value", "high"))
+        costs = [f["cost_usd"] for f in self.steps.values() if "cost_usd" in f]
+        low, value, high = (sum(getattr(f, name) for f in costs) for name in ("low", "value", "high"))
         return Figure(value, low, high, "USD", "vendor")
 
 
@@ -123,7 +123,7 @@ def predict(
         "gate": _gate(filled, shape, calibration, facts),
         "serve": _serve(filled, shape, calibration, facts),
     }
-    raw = {step: found.figures for step, found in parts.items()}
+    raw = {step: part.figures for step, part in parts.items()}
     provenance = "calibrated" if calibration.of("train_micro") or calibration.of("decode") else "modelled"
     own = filled.price_usd_per_h if price_usd_per_h is None else price_usd_per_h
     price = machine.price_usd_per_h if own is None else own
@@ -131,7 +131,7 @@ def predict(
     return Local(
         steps=steps,
         raw=raw,
-        parts={step: found.parts for step, found in parts.items()},
+        parts={step: part.parts for step, part in parts.items()},
         disk_bytes=_disk_bytes(filled, shape, facts),
         memory_bytes=max(f["peak_rss_bytes"].value for f in steps.values()),
         facts={
@@ -331,15 +331,15 @@ def _serve(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFact
     )
     at_once = float(load["users"] * load["prompt_tokens"])
     # The gate's questions went through the same service before.
-    asked = _gate_tokens(filled, facts)
+    gate_tokens = _gate_tokens(filled, facts)
     process = _engine(
         filled,
         shape,
         calibration,
         form,
         engine["kv_precision"],
-        tokens=played.tokens + asked,
-        different=LOAD_DIFFERENT + load["output_tokens"] + different_tokens(asked),
+        tokens=played.tokens + gate_tokens,
+        different=LOAD_DIFFERENT + load["output_tokens"] + different_tokens(gate_tokens),
         at_once=at_once,
     )
     process += ANSWERED_BYTES * shape.vocab * bool(filled.settings["train"])
@@ -377,18 +377,18 @@ def _disk_bytes(filled: Fill, shape: Shape, facts: DataFacts) -> float:
 def _figures(
     step: str, raw: Mapping[str, float], rows: Sequence[Row], provenance: str, price_usd_per_h: float
 ) -> dict[str, Figure]:
-    found = {}
+    figures = {}
     for name, value in raw.items():
-        factor, known = learnt(step, name, rows)
-        spread = SPREAD.get(name, SPREAD_TIME[provenance]) / (1 + known) ** 0.5
+        factor, row_count = learnt(step, name, rows)
+        spread = SPREAD.get(name, SPREAD_TIME[provenance]) / (1 + row_count) ** 0.5
         origin = "modelled" if provenance == "modelled" else "calibrated"
         corrected = value * factor
         unit = UNITS.get(name, "tokens/s" if name == "output_tok_s" else name)
-        found[name] = Figure(corrected, corrected / (1 + spread), corrected * (1 + spread), unit, origin)
-    wall = found["wall_s"]
+        figures[name] = Figure(corrected, corrected / (1 + spread), corrected * (1 + spread), unit, origin)
+    wall = figures["wall_s"]
     rate = price_usd_per_h / 3600
-    found["cost_usd"] = Figure(wall.value * rate, wall.low * rate, wall.high * rate, "USD", "vendor")
-    return found
+    figures["cost_usd"] = Figure(wall.value * rate, wall.low * rate, wall.high * rate, "USD", "vendor")
+    return figures
 
 
 def learnt(step: str, name: str, rows: Sequence[Row]) -> tuple[float, int]:
@@ -400,10 +400,10 @@ def learnt(step: str, name: str, rows: Sequence[Row]) -> tuple[float, int]:
         return 1.0, 0
     logs = []
     for row in rows:
-        said = (row.features.get("raw") or {}).get(name)
+        raw = (row.features.get("raw") or {}).get(name)
         fresh = row.step == step and row.features.get("model_version") == MODEL_VERSION
-        if fresh and said and row.measured.get(name):
-            logs.append(log(row.measured[name] / said))
+        if fresh and raw and row.measured.get(name):
+            logs.append(log(row.measured[name] / raw))
     if not logs:
         return 1.0, 0
     # Half the spread of one error in ten is a machine that was busy: bounded, so that it cannot mislead.
@@ -433,13 +433,13 @@ def check_limits(recipe: Recipe, filled: Fill, local: Local, plans: Plans, machi
         return
     name, factor = max(short.items(), key=lambda kv: kv[1])
     allowed_s = show_s(recipe.goal.deadline_s or 0)
-    said = {
+    words = {
         "deadline": f"the job takes {show_s(local.wall_s)}, the deadline is {allowed_s}",
         "budget": f"the job costs $ {local.cost_usd.value:.4f}, the budget is {recipe.goal.budget}",
     }
     raise Refused(
         f"plan.{name}",
-        said[name],
+        words[name],
         where=Where(str(recipe.path), field=f"goal.{name}"),
         why=f"{factor:.1f} times what the tightest limit, the {name}, allows on this machine",
         hint=_limit_hint(filled, local, plans, factor),

@@ -110,11 +110,11 @@ def serve_rates(calibration: Calibration, form: str) -> ServeRates:
     }
 
     def rows(*ops: str) -> list[dict[str, Any]]:
-        found = [r for op in ops for r in calibration.of(op)]
-        same = [r for r in found if r["form"] == form]
+        measured_rows = [r for op in ops for r in calibration.of(op)]
+        same = [r for r in measured_rows if r["form"] == form]
         # A form that was not measured multiplies like the one whose weights are stored the same way.
-        alike = [r for r in found if FORMS[r["form"]].weights == FORMS[form].weights]
-        return same or alike or found
+        alike = [r for r in measured_rows if FORMS[r["form"]].weights == FORMS[form].weights]
+        return same or alike or measured_rows
 
     return ServeRates(
         step=fit_rates(rows("prefill", "decode"), _row_terms, priors),
@@ -129,10 +129,10 @@ def _held(r: Row) -> Terms:
 
 def _measured_bytes(r: Row) -> Terms:
     """What a probe's engine held when its memory was read: after prompts of 2,048 tokens at once."""
-    seen = float(r.get("tokens_seen", PROBE_TOKENS)) * kv_bytes(r)
+    tokens = float(r.get("tokens_seen", PROBE_TOKENS)) * kv_bytes(r)
     # Its ids are drawn from the whole vocabulary: every page of the embedding has been looked up.
     table = looked_up_bytes(r, r["vocab"])
-    return _held(r) | {"table": table, "cache": min(seen, r["cache_bytes"]), "step": step_bytes(r, 2048.0)}
+    return _held(r) | {"table": table, "cache": min(tokens, r["cache_bytes"]), "step": step_bytes(r, 2048.0)}
 
 
 def different_tokens(tokens: float) -> float:
@@ -177,7 +177,7 @@ def closed_load(
     for _ in range(MOST_STEPS):
         if not flow.step():
             break
-    return flow.told()
+    return flow.load()
 
 
 @dataclass(slots=True)
@@ -222,8 +222,10 @@ class _Flow:
         filled, done = self._fill(here)
         context = self.prompt + self.output / 2
         terms = step_terms(self.row, filled, len(self.running), context, max(1, len(done)))
-        told = len(self.running) + len(done)
-        self.now_s += self.rates.total(terms) + self.stream_s[0] * bool(told) + self.stream_s[1] * told
+        finished = len(self.running) + len(done)
+        self.now_s += (
+            self.rates.total(terms) + self.stream_s[0] * bool(finished) + self.stream_s[1] * finished
+        )
         self._tell(done)
         return True
 
@@ -253,7 +255,7 @@ class _Flow:
         turns = [r.turn + 1 for r in finished if r.turn + 1 < self.rounds]
         self._ask(turns, self.now_s + CLIENT_S)
 
-    def told(self) -> Load:
+    def load(self) -> Load:
         """Medians over what was counted."""
         if not self.ended:
             return Load(ttft_s=self.now_s, tpot_s=0.0, output_tok_s=0.0, wall_s=self.now_s, tokens=0.0)

@@ -49,8 +49,8 @@ def packed(facts: DataFacts, settings: Mapping[str, Any]) -> Packed:
     """
     limit, epochs = settings["max_length"], float(settings["num_train_epochs"])
     lengths = [n for n in facts.lengths if n <= limit] or [min(limit, max(1, round(facts.mean_length)))]
-    kept_share = len(lengths) / max(1, len(facts.lengths)) if facts.lengths else 1.0
-    rows = max(1, round(facts.rows * kept_share * epochs))
+    rows_share = len(lengths) / max(1, len(facts.lengths)) if facts.lengths else 1.0
+    rows = max(1, round(facts.rows * rows_share * epochs))
     mean = sum(lengths) / len(lengths)
     fill = [float(n) for n in lengths]
     if settings.get("packing", True):
@@ -83,13 +83,13 @@ def padded(lengths: Sequence[int]) -> list[int]:
 
 
 def _sequences(lengths: list[int], limit: int) -> list[float]:
-    found, filled = [], 0
+    sequences, filled = [], 0
     for n in lengths:
         if filled and filled + n > limit:
-            found.append(float(filled))
+            sequences.append(float(filled))
             filled = 0
         filled += n
-    return [*found, float(filled)]
+    return [*sequences, float(filled)]
 
 
 # ------------------------------------------------------------------ terms

@@ -29,8 +29,8 @@ class Offer:
 
     def hardware(self, precision: str) -> Hardware | None:
         """Its rates, in the hosts that there are."""
-        found = hardware_of(self.device, precision)
-        return found and replace(found, node=float(min(self.per_host, int(found.node))))
+        on_device = hardware_of(self.device, precision)
+        return on_device and replace(on_device, node=float(min(self.per_host, int(on_device.node))))
 
 
 def offers_of(request: Request, device: Device) -> list[Offer]:
@@ -39,8 +39,8 @@ def offers_of(request: Request, device: Device) -> list[Offer]:
     Where the user has some at different prices: the cheapest ones, then with the next dearer ones and so on.
     """
     own = owned_of(request, device)
-    known = {o: price_usd_per_h(request, device, (o,)) for o in own}
-    price = {o: inf if usd is None else usd for o, usd in known.items()}
+    own_prices = {o: price_usd_per_h(request, device, (o,)) for o in own}
+    price = {o: inf if usd is None else usd for o, usd in own_prices.items()}
     return [
         offer_of(request, device, [o for o in own if price[o] <= level])
         for level in sorted(set(price.values())) or [inf]

@@ -120,8 +120,8 @@ def worst(p: Plan) -> tuple[str, float]:
 
 def _shown(p: Plan) -> dict[str, str | int]:
     figures = {"time": p.time_s, "cost": p.cost_usd, "memory": p.memory_bytes_per_device}
-    told = {name: show_number(f.value, f.unit) if f else "-" for name, f in figures.items()}
-    return {"device": p.device, "devices": p.devices, **told, "why": p.why_not or "cheapest that fits"}
+    cells = {name: show_number(f.value, f.unit) if f else "-" for name, f in figures.items()}
+    return {"device": p.device, "devices": p.devices, **cells, "why": p.why_not or "cheapest that fits"}
 
 
 # ------------------------------------------------------------------ order
@@ -152,12 +152,12 @@ def frontier(plans: Sequence[Plan], objective: str = "cost") -> tuple[int, ...]:
         for i, (p, s) in enumerate(zip(plans, spent, strict=True))
         if p.fits and s and p.time_s
     ]
-    kept, fastest = [], float("inf")
+    front, fastest = [], float("inf")
     for _, time_s, i in sorted(points):
         if time_s < fastest:
-            kept.append(i)
+            front.append(i)
             fastest = time_s
-    return tuple(kept)
+    return tuple(front)
 
 
 def with_reasons(plans: Sequence[Plan], best: int | None, objective: str = "cost") -> tuple[Plan, ...]:
@@ -195,20 +195,20 @@ def within_limits(
     """The plan, marked as unfit where it breaks a limit, with the reason. `power`: watts, and allowed."""
     if budget_usd is not None and p.cost_usd is None:
         return replace(p, fits=False, why_not="no list price is known, so the budget cannot be checked")
-    said: dict[str, str] = {}
+    words: dict[str, str] = {}
     short: dict[str, float] = {}
     if deadline_s and p.time_s and p.time_s.value > deadline_s:
         short["deadline"] = p.time_s.value / deadline_s
-        said["deadline"] = f"misses the deadline by {show_s(p.time_s.value - deadline_s)}"
+        words["deadline"] = f"misses the deadline by {show_s(p.time_s.value - deadline_s)}"
     if budget_usd is not None and p.cost_usd and p.cost_usd.value > budget_usd:
         short["budget"] = p.cost_usd.value / max(budget_usd, 1e-9)
-        said["budget"] = f"over the budget by $ {p.cost_usd.value - budget_usd:,.2f}"
+        words["budget"] = f"over the budget by $ {p.cost_usd.value - budget_usd:,.2f}"
     if power and power[0] > power[1]:
         short["power"] = power[0] / power[1]
-        said["power"] = f"draws {power[0] / 1000:,.1f} kW, {power[1] / 1000:,.1f} kW are allowed"
+        words["power"] = f"draws {power[0] / 1000:,.1f} kW, {power[1] / 1000:,.1f} kW are allowed"
     if not short:
         return p
-    why = "; ".join([*said.values(), *([p.why_not] if p.why_not else [])])
+    why = "; ".join([*words.values(), *([p.why_not] if p.why_not else [])])
     return replace(p, fits=False, why_not=why, shortfalls=dict(p.shortfalls) | short)
 
 
@@ -220,13 +220,13 @@ def within_slo(
     missed = sorted((factor, *key) for key, factor in factors.items() if factor > 1)
     if not missed:
         return p
-    said = [
+    words = [
         f"{name.removesuffix('_s')} of {felt[name, percentile] * 1000:.0f} ms at p{percentile:.0f} is "
         f"{factor:.2f} times the limit"
         for factor, name, percentile in missed
     ]
     short = {name.removesuffix("_s"): factor for factor, name, _ in missed}  # the worst of each name
-    why = "; ".join([*said, *([p.why_not] if p.why_not else [])])
+    why = "; ".join([*words, *([p.why_not] if p.why_not else [])])
     return replace(p, fits=False, why_not=why, shortfalls=dict(p.shortfalls) | short)
 
 

@@ -112,12 +112,12 @@ class Request:
             raise WrongUse("plan.tokens", "the number of tokens must be above 0", hint="--tokens 1e9")
         if unknown := [name for name in self.slo if not SLO.fullmatch(name)]:
             raise WrongUse("plan.slo", f"{unknown[0]!r} is no part of an SLO", hint="ttft_s, tpot_p95_s")
-        for words, known in (
+        for words, allowed in (
             (self.precisions, SERVED if self.serves else TRAINED),
             (self.kv_precisions, CACHED),
         ):
             for word in words:
-                _one_of("plan.precision", "precision of this job", word, known)
+                _one_of("plan.precision", "precision of this job", word, allowed)
         sizes = ("users", "prompt_tokens", "output_tokens", "seq_len", "max_devices")
         for name in sizes:
             if getattr(self, name) < 1:
@@ -137,8 +137,8 @@ class Request:
     def limits(self) -> dict[tuple[str, float], float]:
         """The SLO as seconds by latency and percentile: {("ttft_s", 95.0): 0.8}."""
         usual = self.slo.get("percentile", 50.0)
-        told = ((SLO.fullmatch(name), limit) for name, limit in self.slo.items())
-        return {(f"{m[1]}_s", float(m[2] or usual)): limit for m, limit in told if m and m[1]}
+        matched = ((SLO.fullmatch(name), limit) for name, limit in self.slo.items())
+        return {(f"{m[1]}_s", float(m[2] or usual)): limit for m, limit in matched if m and m[1]}
 
     @property
     def percentile(self) -> float:
@@ -152,8 +152,8 @@ class Request:
 
     def as_json(self) -> dict[str, Any]:
         """The request without the shape's details."""
-        known = {f: getattr(self, f) for f in self.__slots__ if f != "shape"}
-        plain = {k: dict(v) if isinstance(v, Mapping) else v for k, v in known.items()}
+        fields_shown = {f: getattr(self, f) for f in self.__slots__ if f != "shape"}
+        plain = {k: dict(v) if isinstance(v, Mapping) else v for k, v in fields_shown.items()}
         lists = {k: list(v) for k, v in plain.items() if isinstance(v, tuple)}
         own = {"own": [asdict(o) for o in self.own], "own_terms": asdict(self.own_terms)}
         return plain | lists | own | {"params": self.shape.params}

@@ -69,17 +69,17 @@ class Table:
 
     def constants(self, logs: Mapping[str, float]) -> dict[str, np.ndarray]:
         """Each constant of the phase as an array over the rows."""
-        known = Constants(logs=logs)
-        return {n: self._column(known, n) for n in PRIORS if n.startswith(self.phase)}
+        own_constants = Constants(logs=logs)
+        return {n: self._column(own_constants, n) for n in PRIORS if n.startswith(self.phase)}
 
-    def _column(self, known: Constants, name: str) -> np.ndarray:
-        found: dict[tuple[str, ...], float] = {}
+    def _column(self, constants: Constants, name: str) -> np.ndarray:
+        by_group: dict[tuple[str, ...], float] = {}
         values = []
         for kin in self.groups:
-            key = tuple(known.keys(name, kin))
-            if key not in found:
-                found[key] = known.value(name, kin)
-            values.append(found[key])
+            key = tuple(constants.keys(name, kin))
+            if key not in by_group:
+                by_group[key] = constants.value(name, kin)
+            values.append(by_group[key])
         return np.array(values)
 
     def predict(self, constant: dict[str, np.ndarray]) -> np.ndarray:
@@ -92,13 +92,13 @@ class Table:
         """Seconds of the step (training) or of prefill and a token (serving) of one row, by parts."""
         if self.phase == "train":
             assert isinstance(self.setup, TrainSetup)
-            known = training_rows.matured(constant, self.extra["age"])
-            found = train_step_s(self.sizes, self.setup, self.hardware, known)
+            matured = training_rows.matured(constant, self.extra["age"])
+            step = train_step_s(self.sizes, self.setup, self.hardware, matured)
         else:
             assert isinstance(self.setup, ServeSetup)
             both = serve_s(self.sizes, self.setup, self.hardware, constant)
-            found = {f"{phase}_{k}": v for phase, parts in both.items() for k, v in parts.items()}
-        return {k: float(np.broadcast_to(v, len(self.ids))[at]) for k, v in found.items()}
+            step = {f"{phase}_{k}": v for phase, parts in both.items() for k, v in parts.items()}
+        return {k: float(np.broadcast_to(v, len(self.ids))[at]) for k, v in step.items()}
 
 
 # ------------------------------------------------------------------ one row in
@@ -124,15 +124,15 @@ def read_rows(
     names = model_names(models)
     for row in rows:
         try:
-            found = from_catalogue(tidied(row), models, names)
-            if found["phase"] in TRAIN_PHASES:
-                taken["train"].append(_train_row(found, devices, models))
+            parsed = from_catalogue(tidied(row), models, names)
+            if parsed["phase"] in TRAIN_PHASES:
+                taken["train"].append(_train_row(parsed, devices, models))
             else:
-                taken["serve"].append(_serve_row(found, devices, models))
+                taken["serve"].append(_serve_row(parsed, devices, models))
         except WrongUse as e:
             near = f"; {e.hint}" if e.code.endswith(".unknown") else ""
             refused[row.get("id", "")] = e.message + near
-    return {phase: _table(phase, found) for phase, found in taken.items() if found}, refused
+    return {phase: _table(phase, parsed) for phase, parsed in taken.items() if parsed}, refused
 
 
 def tidied(row: Row) -> Row:
@@ -157,8 +157,10 @@ def from_catalogue(row: Row, models: Models, names: Mapping[str, str]) -> Row:
     name = resolve(names, row["model"])
     if name is None:
         return row
-    known = models[name]
-    empty = {c: str(known[c]) for c in FROM_MODEL if not (row.get(c) or "").strip() and known.get(c)}
+    catalogued = models[name]
+    empty = {
+        c: str(catalogued[c]) for c in FROM_MODEL if not (row.get(c) or "").strip() and catalogued.get(c)
+    }
     return {**row, "model": name, **empty}
 
 
@@ -192,17 +194,17 @@ def _serve_row(row: Row, devices: Devices, models: Models) -> _Parsed:
     return _Parsed(row, device, metric.kind, sizes, hardware, setup, extra)
 
 
-def _table(phase: str, found: list[_Parsed]) -> Table:
+def _table(phase: str, parsed: list[_Parsed]) -> Table:
     def columns(part: str) -> dict[str, np.ndarray]:
-        entries = [getattr(entry, part) for entry in found]
+        entries = [getattr(entry, part) for entry in parsed]
         return {name: np.array([e[name] for e in entries], float) for name in entries[0]}
 
     setup = (TrainSetup if phase == "train" else ServeSetup)(**columns("setup"))
     return Table(
         phase=phase,
-        ids=[entry.row["id"] for entry in found],
-        groups=[_kin(entry) for entry in found],
-        metrics=np.array([entry.metric for entry in found]),
+        ids=[entry.row["id"] for entry in parsed],
+        groups=[_kin(entry) for entry in parsed],
+        metrics=np.array([entry.metric for entry in parsed]),
         sizes=Sizes(**columns("sizes")),
         hardware=Hardware(**columns("hardware")),
         setup=setup,
@@ -273,15 +275,15 @@ def _predict(
 ) -> tuple[list[Prediction], dict[str, Table]]:
     placed = [{**row, "id": str(place)} for place, row in enumerate(rows)]  # ids of a file may repeat
     tables, refused = read_rows(placed, devices, models)
-    found = {
+    predictions = {
         place: Prediction(id="", value=None, low=None, high=None, reason=why)
         for place, why in refused.items()
     }
     for phase, table in tables.items():
         values = table.predict(table.constants(constants.logs))
         for place, value, kin in zip(table.ids, values.tolist(), table.groups, strict=True):
-            found[place] = _prediction(value, exp(constants.spread(phase, kin)))
-    return [replace(found[str(place)], id=row.get("id", "")) for place, row in enumerate(rows)], tables
+            predictions[place] = _prediction(value, exp(constants.spread(phase, kin)))
+    return [replace(predictions[str(place)], id=row.get("id", "")) for place, row in enumerate(rows)], tables
 
 
 def _prediction(value: float, wide: float) -> Prediction:
@@ -293,21 +295,21 @@ def _prediction(value: float, wide: float) -> Prediction:
 def score_results(rows: Sequence[Row], devices: Devices, models: Models, constants: Constants) -> Scores:
     """Predict every row and, where `value` is filled, score it by phase, device family and source."""
     predictions, tables = _predict(rows, devices, models, constants)
-    found: dict[str, list[tuple[float, bool]]] = {}
-    asked: dict[str, int] = {}
+    pairs_by_key: dict[str, list[tuple[float, bool]]] = {}
+    row_counts: dict[str, int] = {}
     ratios: dict[int, float] = {}
     for place, (row, p) in enumerate(zip(rows, predictions, strict=True)):
         truth = measured(row)
         if truth is None:
             continue
         for name in _groups(row, devices):
-            asked[name] = asked.get(name, 0) + 1
+            row_counts[name] = row_counts.get(name, 0) + 1
             if p.value and p.low and p.high:
-                found.setdefault(name, []).append((p.value / truth, p.low <= truth <= p.high))
+                pairs_by_key.setdefault(name, []).append((p.value / truth, p.low <= truth <= p.high))
                 ratios[place] = p.value / truth
     return Scores(
         predictions=predictions,
-        groups={n: _score(asked[n], found.get(n, [])) for n in sorted(asked)},
+        groups={n: _score(row_counts[n], pairs_by_key.get(n, [])) for n in sorted(row_counts)},
         worst=_worst(rows, ratios, tables, constants),
     )
 
@@ -327,13 +329,15 @@ def _worst(
     """The rows farthest off, with the seconds that their predictions are made of."""
     order = sorted(ratios, key=lambda place: -abs(log(ratios[place])))[:WORST]
     places = {int(i): (table, at) for table in tables.values() for at, i in enumerate(table.ids)}
-    known = {phase: table.constants(constants.logs) for phase, table in tables.items()} if order else {}
-    told = []
+    by_phase = {phase: table.constants(constants.logs) for phase, table in tables.items()} if order else {}
+    lines = []
     for place in order:
         table, at = places[place]
-        parts = table.parts(known[table.phase], at)
-        told.append({"place": place, "id": rows[place].get("id", ""), "ratio": ratios[place], "parts": parts})
-    return told
+        parts = table.parts(by_phase[table.phase], at)
+        lines.append(
+            {"place": place, "id": rows[place].get("id", ""), "ratio": ratios[place], "parts": parts}
+        )
+    return lines
 
 
 def _groups(row: Row, devices: Devices) -> list[str]:
@@ -345,14 +349,14 @@ def _groups(row: Row, devices: Devices) -> list[str]:
     return [phase, f"{phase}/{kin}", f"source/{row.get('source', '')}"]
 
 
-def _score(asked: int, pairs: list[tuple[float, bool]]) -> dict[str, float]:
+def _score(row_count: int, pairs: list[tuple[float, bool]]) -> dict[str, float]:
     if not pairs:
-        return {"rows": asked, "predicted": 0.0}
+        return {"rows": row_count, "predicted": 0.0}
     ratio = np.array([r for r, _ in pairs])
     error = np.abs(ratio - 1)
     return {
-        "rows": asked,
-        "predicted": len(pairs) / asked,
+        "rows": row_count,
+        "predicted": len(pairs) / row_count,
         "mape": float(error.mean()),
         "median": float(np.median(error)),
         "within_20": float((error <= 0.2).mean()),
@@ -368,10 +372,10 @@ def source_of(row: Row) -> str:
 
 def by_source(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Rows of each source."""
-    found: dict[str, list[Row]] = {}
+    by_name: dict[str, list[Row]] = {}
     for row in rows:
-        found.setdefault(source_of(row), []).append(row)
-    return found
+        by_name.setdefault(source_of(row), []).append(row)
+    return by_name
 
 
 def log_values(rows: Sequence[Row]) -> dict[str, float]:

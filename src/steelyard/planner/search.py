@@ -22,7 +22,7 @@ from .plans import Plan, Plans, frontier, ranked, with_reasons
 from .request import Request
 from .serve_search import search_serving
 from .stages import with_steps
-from .train_search import Found, lower_bound_device_s, no_plan, search_training
+from .train_search import SearchResult, lower_bound_device_s, no_plan, search_training
 
 CHANGES = {
     "price": "price_usd_per_h",
@@ -45,13 +45,13 @@ class Searched:
     fit: int = 0
     pruned: list[str] = field(default_factory=list)
 
-    def add(self, offer: Offer, found: Found) -> None:
+    def add(self, offer: Offer, result: SearchResult) -> None:
         """One device more."""
         self.offers.append(offer)
-        self.plans.append(found.plan)
-        self.considered += found.considered
-        self.divide += found.divide
-        self.fit += found.fit
+        self.plans.append(result.plan)
+        self.considered += result.considered
+        self.divide += result.divide
+        self.fit += result.fit
 
 
 def plan(request: Request, devices: Devices, constants: Constants, extra: Sequence[Plan] = ()) -> Plans:
@@ -65,10 +65,10 @@ def plan(request: Request, devices: Devices, constants: Constants, extra: Sequen
 
 def answered(request: Request, devices: Devices, constants: Constants) -> Searched:
     """All devices searched; the plans of a recipe carry its steps, each on its own hardware."""
-    told = search(request, devices, constants)
+    searched = search(request, devices, constants)
     if request.recipe:
-        told.plans = with_steps(request, told.offers, told.plans, constants)
-    return told
+        searched.plans = with_steps(request, searched.offers, searched.plans, constants)
+    return searched
 
 
 def prepared(request: Request, devices: Devices) -> tuple[Request, Devices]:
@@ -84,24 +84,24 @@ def search(request: Request, devices: Devices, constants: Constants) -> Searched
     chosen = [devices.find(name) for name in request.devices] or list(devices)
     offers = [offers_of(request, device) for device in chosen]
     bounds = [min(_bound(request, offer, constants) for offer in some) for some in offers]
-    told, incumbent = Searched(), inf
+    searched, incumbent = Searched(), inf
     for bound, _, some in sorted(zip(bounds, range(len(offers)), offers, strict=True)):
         fine = bound < incumbent or bool(request.devices)
-        ways = [(on_device(request, offer, constants, fine), offer) for offer in some]
-        best = ranked([found.plan for found, _ in ways], request.objective)[0]
-        found, offer = next(way for way in ways if way[0].plan is best)
-        told.add(offer, found)
+        results = [(on_device(request, offer, constants, fine), offer) for offer in some]
+        best = ranked([result.plan for result, _ in results], request.objective)[0]
+        result, offer = next(pair for pair in results if pair[0].plan is best)
+        searched.add(offer, result)
         if not fine:
-            told.pruned.append(offer.device.id)
-        if found.plan.fits and (spent := _spent(request, found.plan)) is not None:
+            searched.pruned.append(offer.device.id)
+        if result.plan.fits and (spent := _spent(request, result.plan)) is not None:
             incumbent = min(incumbent, spent)
-    return told
+    return searched
 
 
-def on_device(request: Request, offer: Offer, constants: Constants, fine: bool = True) -> Found:
+def on_device(request: Request, offer: Offer, constants: Constants, fine: bool = True) -> SearchResult:
     """The plan of one device, whatever the others do."""
     if offer.refused:
-        return Found(no_plan(offer, offer.refused))
+        return SearchResult(no_plan(offer, offer.refused))
     how = search_serving if request.serves else search_training
     return how(request, offer, constants, fine)
 
@@ -122,20 +122,20 @@ def _spent(request: Request, p: Plan) -> float | None:
     return figure.value if figure else None
 
 
-def gathered(request: Request, told: Searched, extra: Sequence[Plan] = ()) -> Plans:
+def gathered(request: Request, searched: Searched, extra: Sequence[Plan] = ()) -> Plans:
     """The plans ranked, with the front and the reasons."""
     fresh = [replace(p, why_not=None, lost=None) if p.fits else p for p in extra]
-    order = ranked([*fresh, *told.plans], request.objective)
+    order = ranked([*fresh, *searched.plans], request.objective)
     best = next((i for i, p in enumerate(order) if p.fits and p.why_not is None), None)
     return Plans(
         request=request.as_json(),
         plans=with_reasons(order, best, request.objective),
         best=best,
         frontier=frontier(order, request.objective),
-        considered=told.considered,
-        divide=told.divide,
-        fit=told.fit,
-        pruned=tuple(told.pruned),
+        considered=searched.considered,
+        divide=searched.divide,
+        fit=searched.fit,
+        pruned=tuple(searched.pruned),
     )
 
 
@@ -149,18 +149,20 @@ def why_not(
 
     It is weighed against the devices of the request, and against `extra`, plans made elsewhere.
     """
-    asked, known = prepared(request, devices)
-    found = known.find(device)
-    weighed = (*asked.devices, found.id) if asked.devices else ()
-    ids = tuple(dict.fromkeys(known.find(name).id for name in weighed))
-    told = search(replace(asked, devices=ids), known, constants)
-    at = next(i for i, offer in enumerate(told.offers) if offer.device.id == found.id)
-    told.plans[at] = on_device(asked, told.offers[at], constants).plan  # on the fine grid, pruned or not
-    if asked.recipe:
-        told.plans = with_steps(asked, told.offers, told.plans, constants)
-    plans = gathered(asked, told, extra)
-    mine = next(p for p in plans.plans if p.device == found.id)
-    if plans.best is not None and plans.plans[plans.best].device == found.id:
+    prepared_request, catalogue = prepared(request, devices)
+    device_row = catalogue.find(device)
+    weighed = (*prepared_request.devices, device_row.id) if prepared_request.devices else ()
+    ids = tuple(dict.fromkeys(catalogue.find(name).id for name in weighed))
+    searched = search(replace(prepared_request, devices=ids), catalogue, constants)
+    at = next(i for i, offer in enumerate(searched.offers) if offer.device.id == device_row.id)
+    searched.plans[at] = on_device(
+        prepared_request, searched.offers[at], constants
+    ).plan  # on the fine grid, pruned or not
+    if prepared_request.recipe:
+        searched.plans = with_steps(prepared_request, searched.offers, searched.plans, constants)
+    plans = gathered(prepared_request, searched, extra)
+    mine = next(p for p in plans.plans if p.device == device_row.id)
+    if plans.best is not None and plans.plans[plans.best].device == device_row.id:
         return "it is the best plan"
     return mine.lost or mine.why_not or "no other device fits either"
 
@@ -186,8 +188,8 @@ def changed_devices(devices: Devices, changes: Mapping[str, float | str]) -> Dev
     for key, value in changes.items():
         what, _, name = key.partition(".")
         if what != "peak" and what not in CHANGES:
-            known = ", ".join(f"{c}.DEVICE" for c in (*CHANGES, "peak"))
-            raise WrongUse("plan.what_if", f"{key!r} is no figure of a device", hint=known)
+            allowed = ", ".join(f"{c}.DEVICE" for c in (*CHANGES, "peak"))
+            raise WrongUse("plan.what_if", f"{key!r} is no figure of a device", hint=allowed)
         device = devices.find(name)
         rows[device.id] = _changed(rows[device.id], what, value, key)
     return Devices(tuple(rows.values()))

@@ -26,7 +26,7 @@ from .offer import Offer, computes_in, room_bytes
 from .plans import Plan, within_limits, within_slo
 from .request import Request
 from .sizes import Array, Hardware, Sizes, total
-from .train_search import Found, memory_figure, needs_more, no_plan, power_of, priced
+from .train_search import SearchResult, memory_figure, needs_more, no_plan, power_of, priced
 
 SERVE_STACK = {"gpu": "vllm", "accelerator": "vllm", "cpu": "openvino"}
 BITS = {"f32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "fp4": 4, "int4": 4}
@@ -35,24 +35,24 @@ FINALISTS = 8
 WEIGHT_ONLY = ("int8", "int4")  # unpacked to 16 bits before the product
 
 
-def search_serving(request: Request, offer: Offer, constants: Constants, fine: bool = True) -> Found:
+def search_serving(request: Request, offer: Offer, constants: Constants, fine: bool = True) -> SearchResult:
     """The cheapest settings that hold the SLO; where none does, those that miss it least."""
     hardware = offer.hardware("bf16")
     if hardware is None:
-        return Found(no_plan(offer, "no peak of its matrix units was ever published"))
-    asked, forms = request.weights or request.precisions, precisions_of(request, offer)
+        return SearchResult(no_plan(offer, "no peak of its matrix units was ever published"))
+    requested, forms = request.weights or request.precisions, precisions_of(request, offer)
     if not forms:
-        return Found(no_plan(offer, f"has no units for {' or '.join(asked)}"))
-    found = _among(request, offer, hardware, constants, forms, fine)
-    if found.fit or asked:
-        return found
+        return SearchResult(no_plan(offer, f"has no units for {' or '.join(requested)}"))
+    candidates = _among(request, offer, hardware, constants, forms, fine)
+    if candidates.fit or requested:
+        return candidates
     return _among(request, offer, hardware, constants, ("int4",), fine)
 
 
 def precisions_of(request: Request, offer: Offer) -> tuple[str, ...]:
     """Forms of the weights: as asked, where the device computes FP8 and FP4; else 16 and 8 bits."""
-    asked = request.weights or request.precisions or USUAL
-    return tuple(p for p in asked if p in ("int8", "int4", "bf16") or computes_in(offer.device, p))
+    requested = request.weights or request.precisions or USUAL
+    return tuple(p for p in requested if p in ("int8", "int4", "bf16") or computes_in(offer.device, p))
 
 
 def _among(
@@ -62,21 +62,21 @@ def _among(
     constants: Constants,
     forms: tuple[str, ...],
     fine: bool,
-) -> Found:
+) -> SearchResult:
     columns, considered = _grid(request, offer, hardware, forms, fine)
     divide = len(columns["t"])
     if not divide:
-        return Found(no_plan(offer, "its heads cannot be split over it"), considered)
-    told = evaluate(request, offer, hardware, constants, columns)
+        return SearchResult(no_plan(offer, "its heads cannot be split over it"), considered)
+    evaluated = evaluate(request, offer, hardware, constants, columns)
     room = room_bytes(request, offer.device)
-    fits = told["memory"] <= room
+    fits = evaluated["memory"] <= room
     if not fits.any():
-        need = float(told["memory"].min())
+        need = float(evaluated["memory"].min())
         plan = no_plan(offer, needs_more(need, room), {"memory": need / room}, need)
-        return Found(plan, considered, divide)
-    at, told = _taken(request, offer, told, fits)
-    plan = _plan_of(request, offer, constants, columns, told, at)
-    return Found(plan, considered, divide, int(fits.sum()))
+        return SearchResult(plan, considered, divide)
+    at, evaluated = _taken(request, offer, evaluated, fits)
+    plan = _plan_of(request, offer, constants, columns, evaluated, at)
+    return SearchResult(plan, considered, divide, int(fits.sum()))
 
 
 def _grid(
@@ -87,8 +87,8 @@ def _grid(
     several = request.in_batch or request.arrival_per_s or request.users > 1
     replicas = [2**i for i in range(11) if 2**i <= (most if several else 1)]
     if request.in_batch or not request.arrival_per_s:
-        asked = request.requests if request.in_batch else request.users
-        replicas = [r for r in replicas if r <= asked]
+        in_flight = request.requests if request.in_batch else request.users
+        replicas = [r for r in replicas if r <= in_flight]
     axes = {
         "t": [2**i for i in range(7) if 2**i <= min(hardware.node, most)],
         "p": [1, 2, 4, 8] if fine else [1, 4],
@@ -139,23 +139,23 @@ def evaluate(
         )  # fmt: skip
 
     def one(batch: Array) -> tuple[dict[str, Array], dict[str, Array]]:
-        told = serve_s(sizes, setup_of(batch), hardware, constant)
-        return told["prefill"], told["decode"]
+        loaded = serve_s(sizes, setup_of(batch), hardware, constant)
+        return loaded["prefill"], loaded["decode"]
 
     kv_bytes = sizes.kv_bytes * columns["kv_bits"] / 16
     moved_s = request.prompt_tokens * kv_bytes / (hardware.scaleout * hardware.nic_share) * columns["apart"]
     load = arrivals if request.arrival_per_s and not request.in_batch else closed
-    told = load(request, columns, one, moved_s)
-    held = np.minimum(np.maximum(1.0, np.ceil(told["batch"])), MOST_BATCH)
+    loaded = load(request, columns, one, moved_s)
+    held = np.minimum(np.maximum(1.0, np.ceil(loaded["batch"])), MOST_BATCH)
     memory = serve_memory_parts(request.shape, setup_of(held), sizes.kv_bytes)
-    split, engines = columns["t"] * columns["p"], columns["replicas"] + told["prefill_replicas"]
-    return told | {
+    split, engines = columns["t"] * columns["p"], columns["replicas"] + loaded["prefill_replicas"]
+    return loaded | {
         "memory": total(memory),
         "devices": split * engines,
         "bytes": memory,
         "fits_number": split * engines <= offer.most,
         "replay": lambda at: _replayed(
-            request, sizes, setup_of(held), hardware, constant, columns, told["felt"], at
+            request, sizes, setup_of(held), hardware, constant, columns, loaded["felt"], at
         ),
     }
 
@@ -167,7 +167,7 @@ def _replayed(
     hardware: Hardware,
     constant: dict[str, Array],
     columns: Mapping[str, np.ndarray],
-    asked: Collection[tuple[str, float]],
+    limits: Collection[tuple[str, float]],
     at: int,
 ) -> dict[tuple[str, float], float] | None:
     """Percentiles of one candidate by a replay; None where prefill stands apart: pools differ in size."""
@@ -178,8 +178,8 @@ def _replayed(
         burstiness=request.burstiness,
     )
     felt = under_load(sizes, _one_of(setup, at), _one_of(hardware, at), constant, load)
-    told = {"ttft_s": felt.ttft_s, "tpot_s": felt.tpot_s}
-    return {(name, percentile): told[name][round(percentile)] for name, percentile in asked}
+    by_name = {"ttft_s": felt.ttft_s, "tpot_s": felt.tpot_s}
+    return {(name, percentile): by_name[name][round(percentile)] for name, percentile in limits}
 
 
 def _one_of(thing: Any, at: int) -> Any:
@@ -190,8 +190,10 @@ def _one_of(thing: Any, at: int) -> Any:
 
 def _peaks(offer: Offer, hardware: Hardware, columns: Mapping[str, np.ndarray]) -> np.ndarray:
     """FLOP/s of each candidate's products: those of 8-bit floats where the weights are such."""
-    known = {form: offer.hardware(form) for form in set(columns["forms"].tolist()) & {"fp8", "fp4"}}
-    peaks = {form: float(found.peak) for form, found in known.items() if found}
+    hardware_of_form = {
+        form: offer.hardware(form) for form in set(columns["forms"].tolist()) & {"fp8", "fp4"}
+    }
+    peaks = {form: float(at_form.peak) for form, at_form in hardware_of_form.items() if at_form}
     return np.array([peaks.get(form, hardware.peak) for form in columns["forms"].tolist()], float)
 
 
@@ -199,44 +201,44 @@ def _peaks(offer: Offer, hardware: Hardware, columns: Mapping[str, np.ndarray]) 
 
 
 def _taken(
-    request: Request, offer: Offer, told: dict[str, Any], fits: np.ndarray
+    request: Request, offer: Offer, evaluated: dict[str, Any], fits: np.ndarray
 ) -> tuple[int, dict[str, Any]]:
     """The cheapest that is stable, in the SLO and in time; the first of FINALISTS that a replay confirms."""
-    worst = np.where(fits & told["fits_number"], _misses(request, offer, told), np.inf)
-    worst = np.where(told["stable"], worst, np.maximum(worst, 10.0))
+    worst = np.where(fits & evaluated["fits_number"], _misses(request, offer, evaluated), np.inf)
+    worst = np.where(evaluated["stable"], worst, np.maximum(worst, 10.0))
     if not np.isfinite(worst).any():
-        worst = np.where(fits, _misses(request, offer, told), np.inf)
-    spent = told["wall_s"] * told["devices"]
+        worst = np.where(fits, _misses(request, offer, evaluated), np.inf)
+    spent = evaluated["wall_s"] * evaluated["devices"]
     if np.all(worst > 1):
-        return int(np.argmin(worst)), told
-    order = np.lexsort((told["wall_s"], np.where(worst <= 1, spent, np.inf)))
+        return int(np.argmin(worst)), evaluated
+    order = np.lexsort((evaluated["wall_s"], np.where(worst <= 1, spent, np.inf)))
     if not request.arrival_per_s or request.in_batch:
-        return int(order[0]), told
+        return int(order[0]), evaluated
     for at in order[:FINALISTS]:
         if worst[at] > 1:
             break
-        if (felt := told["replay"](at)) is None:
-            return int(at), told
+        if (felt := evaluated["replay"](at)) is None:
+            return int(at), evaluated
         for key, seconds in felt.items():
-            told["felt"][key] = told["felt"][key].copy()
-            told["felt"][key][at] = seconds
+            evaluated["felt"][key] = evaluated["felt"][key].copy()
+            evaluated["felt"][key][at] = seconds
         if all(felt[key] <= limit for key, limit in request.limits.items()):
-            return int(at), told
-    return int(order[0]), told
+            return int(at), evaluated
+    return int(order[0]), evaluated
 
 
-def _misses(request: Request, offer: Offer, told: Mapping[str, Any]) -> np.ndarray:
+def _misses(request: Request, offer: Offer, evaluated: Mapping[str, Any]) -> np.ndarray:
     """By which factor the worst limit is missed."""
-    worst = np.zeros(len(told["batch"]))
+    worst = np.zeros(len(evaluated["batch"]))
     for key, limit in request.limits.items():
-        worst = np.maximum(worst, told["felt"][key] / limit)
+        worst = np.maximum(worst, evaluated["felt"][key] / limit)
     if request.deadline_s:
-        worst = np.maximum(worst, told["wall_s"] / request.deadline_s)
-    spent = told["wall_s"] * told["devices"] / 3600
+        worst = np.maximum(worst, evaluated["wall_s"] / request.deadline_s)
+    spent = evaluated["wall_s"] * evaluated["devices"] / 3600
     if request.budget_usd is not None and offer.usd_per_h:
         worst = np.maximum(worst, spent * offer.usd_per_h / max(request.budget_usd, 1e-9))
     if power := power_of(request, offer, 1):
-        worst = np.maximum(worst, told["devices"] * power[0] / power[1])
+        worst = np.maximum(worst, evaluated["devices"] * power[0] / power[1])
     return worst
 
 
@@ -245,20 +247,22 @@ def _plan_of(
     offer: Offer,
     constants: Constants,
     columns: Mapping[str, np.ndarray],
-    told: Mapping[str, Any],
+    evaluated: Mapping[str, Any],
     at: int,
 ) -> Plan:
     def of(value: Array) -> float:
-        return float(np.broadcast_to(value, told["batch"].shape)[at])
+        return float(np.broadcast_to(value, evaluated["batch"].shape)[at])
 
-    wall, devices = of(told["wall_s"]), int(of(told["devices"]))
+    wall, devices = of(evaluated["wall_s"]), int(of(evaluated["devices"]))
     kin = groups(offer.device, SERVE_STACK[offer.device.kind])
     wide = exp(constants.spread("serve", kin))
     fixed = bool(request.arrival_per_s) and not request.in_batch  # the load itself says how long it takes
     low, high = (wall, wall) if fixed else (wall / wide, wall * wide)
-    time_s = Figure(wall, low, high, "s", constants.known_by("serve", kin))
-    parts = {k: of(v) for k, v in told["parts"].items()}
-    engines = {k: int(of(told[k] if k in told else columns[k])) for k in ("prefill_replicas", "replicas")}
+    time_s = Figure(wall, low, high, "s", constants.provenance_of("serve", kin))
+    parts = {k: of(v) for k, v in evaluated["parts"].items()}
+    engines = {
+        k: int(of(evaluated[k] if k in evaluated else columns[k])) for k in ("prefill_replicas", "replicas")
+    }
     settings = {
         "tp": int(columns["t"][at]),
         "pp": int(columns["p"][at]),
@@ -268,37 +272,37 @@ def _plan_of(
         "prefill_replicas": engines["prefill_replicas"],
         "weights": str(columns["forms"][at]),
         "kv_bits": int(columns["kv_bits"][at]),
-        "batch": max(1, round(of(told["batch"]))),
+        "batch": max(1, round(of(evaluated["batch"]))),
         "prompt_tokens": request.prompt_tokens,
         "output_tokens": request.output_tokens,
         "percentile": request.percentile,
     }
-    felt = {key: of(seconds) for key, seconds in told["felt"].items()}
+    felt = {key: of(seconds) for key, seconds in evaluated["felt"].items()}
     latencies = {name: felt[name, request.percentile] for name in ("ttft_s", "tpot_s")}
     service = {n: around(s, wide - 1, "s", time_s.provenance) for n, s in latencies.items()}
     rate = request.tokens / wall
     service["output_tok_s"] = Figure(
         rate, request.tokens / high, request.tokens / low, "tokens/s", time_s.provenance
     )
-    made = Plan(
+    plan = Plan(
         device=offer.device.id,
         devices=devices,
         settings=settings,
         time_s=time_s,
         cost_usd=None,
         energy_kwh=energy_kwh(offer.device, devices, time_s, parts),
-        memory_bytes_per_device=memory_figure(of(told["memory"])),
+        memory_bytes_per_device=memory_figure(of(evaluated["memory"])),
         fits=True,
         why_not=None,
         service=service,
         parts=parts,
-        bytes={k: of(v) for k, v in told["bytes"].items()},
+        bytes={k: of(v) for k, v in evaluated["bytes"].items()},
         provider=offer.provider or None,
     )
-    keeps_up = bool(told["stable"][at]) and bool(told["fits_number"][at])
-    made = _served(request, offer, made, felt, keeps_up)
+    keeps_up = bool(evaluated["stable"][at]) and bool(evaluated["fits_number"][at])
+    plan = _served(request, offer, plan, felt, keeps_up)
     power = power_of(request, offer, devices)
-    return within_limits(priced(made, offer), request.budget_usd, request.deadline_s, power)
+    return within_limits(priced(plan, offer), request.budget_usd, request.deadline_s, power)
 
 
 def _served(

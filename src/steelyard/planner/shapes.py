@@ -47,16 +47,20 @@ def shape_of(row: Mapping[str, Any]) -> Shape:
 
 
 def form_of(
-    known: Mapping[str, Any], params: float, rows: float, attention: float, ffn: float, table: float
+    catalogued: Mapping[str, Any], params: float, rows: float, attention: float, ffn: float, table: float
 ) -> tuple[float, float]:
     """Is the MLP gated, is the output head the embedding? As told, else what explains the weights best.
 
     `rows` counts layers times hidden size, `attention` and `ffn` are widths, `table` is one embedding.
     """
-    heads = [0.0] if known.get("experts") else [0.0, 1.0]
-    forms = [(g, t) for g in _told(known, "gated_ffn", [1.0, 0.0]) for t in _told(known, "tied", heads)]
+    heads = [0.0] if catalogued.get("experts") else [0.0, 1.0]
+    forms = [
+        (g, t)
+        for g in _column_or(catalogued, "gated_ffn", [1.0, 0.0])
+        for t in _column_or(catalogued, "tied", heads)
+    ]
     return min(forms, key=lambda f: abs(rows * (attention + (2 + f[0]) * ffn) + (2 - f[1]) * table - params))
 
 
-def _told(known: Mapping[str, Any], column: str, else_any: list[float]) -> list[float]:
-    return else_any if known.get(column) in (None, "") else [float(known[column])]
+def _column_or(catalogued: Mapping[str, Any], column: str, else_any: list[float]) -> list[float]:
+    return else_any if catalogued.get(column) in (None, "") else [float(catalogued[column])]

@@ -140,7 +140,7 @@ def attended_share(length: float, window: float, share: float) -> float:
     return 1 - share * beyond**2
 
 
-def kept_share(length: Array, window: Array, share: Array) -> Array:
+def cached_share(length: Array, window: Array, share: Array) -> Array:
     """Of a sequence's KV cache, what is kept where a share of the layers slides a window (0 = none does)."""
     beyond = np.clip(1 - np.asarray(window, float) / np.maximum(1.0, length), 0.0, 1.0)
     return 1 - np.where(np.asarray(window) > 0, share, 0.0) * beyond

@@ -74,7 +74,7 @@ def serving_rows(table: Sequence[Mapping[str, str]], models: Models, names: Any)
     `names` finds a catalogued model's name or None. Left out: models without known sizes; replicated
     attention, groups of more than 8 devices and the GB200 rows, whose layouts and batches are not told.
     """
-    found = []
+    rows = []
     for place, row in enumerate(table):
         model = names(row["model_path"])
         apart = row["attention_dp_size"] not in ("", "0", "1") or int(row["tp_size"]) > 8
@@ -83,8 +83,8 @@ def serving_rows(table: Sequence[Mapping[str, str]], models: Models, names: Any)
         base = _serving_row(row, model, models[model], place)
         for metric, column in (("ms_per_output_token", "silicon_tpot_ms"), ("ttft_ms", "silicon_ttft_ms")):
             each = {"id": f"{base['id']}-{metric[:4]}", "metric": metric, "value": row[column]}
-            found.append(base | each)
-    return found
+            rows.append(base | each)
+    return rows
 
 
 def _serving_row(row: Mapping[str, str], model: str, sizes: Mapping[str, Any], place: int) -> dict[str, str]:

@@ -96,15 +96,15 @@ def _whole(
     if p.time_s is None:
         return replace(p, steps=())
     if placed is None:
-        kept = []
+        options = []
         for name in step_names(request):
             if (option := _alone(name, request, offers[at], at, p, constants)) is None:
                 return replace(_without(p, name) if p.fits else p, steps=())
-            kept.append(option)
-        transfers: tuple[tuple[float, float], ...] = ((0.0, 0.0),) * len(kept)
+            options.append(option)
+        transfers: tuple[tuple[float, float], ...] = ((0.0, 0.0),) * len(options)
     else:
-        kept, transfers = list(placed.options), placed.transfers
-    return _with_all(request, offers, at, p, kept, transfers)
+        options, transfers = list(placed.options), placed.transfers
+    return _with_all(request, offers, at, p, options, transfers)
 
 
 def _alone(
@@ -121,8 +121,8 @@ def _short(option: Option) -> float:
 
 def _without(p: Plan, step: str, option: Option | None = None) -> Plan:
     """A plan unfit for want of a step; `option` is the nearest way to do it."""
-    told = [f"no device can do the step {step}", *([option.why_not] if option and option.why_not else [])]
-    why = "; ".join([*told, *([p.why_not] if p.why_not else [])])
+    reasons = [f"no device can do the step {step}", *([option.why_not] if option and option.why_not else [])]
+    why = "; ".join([*reasons, *([p.why_not] if p.why_not else [])])
     short = dict(p.shortfalls) | dict(option.shortfalls if option else {})
     return replace(p, fits=False, why_not=why, shortfalls=short)
 
@@ -137,7 +137,9 @@ def _with_all(
 ) -> Plan:
     assert p.time_s is not None
     names = step_names(request)
-    steps = [_told(name, offers[o.pool], o, t) for name, o, t in zip(names, options, transfers, strict=True)]
+    steps = [
+        _step_row(name, offers[o.pool], o, t) for name, o, t in zip(names, options, transfers, strict=True)
+    ]
     seconds = sum(s["time_s"] + s["transfer_s"] for s in steps)
     parts = dict(p.parts) if TRAIN in names else {}
     parts |= {s["step"]: s["time_s"] for s in steps if s["step"] != TRAIN}
@@ -149,7 +151,7 @@ def _with_all(
     costs = {s["step"]: s["cost_usd"] for s in steps} | {"transfer": sum(s["transfer_usd"] for s in steps)}
     drawn = [s["energy_kwh"] for s in steps]
     energy = None if any(e is None for e in drawn) else _energy(sum(drawn), time_s)
-    made = replace(
+    plan = replace(
         p,
         time_s=time_s,
         cost_usd=replace(time_s, unit="USD") * (dollars / seconds) if priced else None,
@@ -161,9 +163,9 @@ def _with_all(
     )
     draws = [w for o in options if (w := draws_w(offers[o.pool].device, o.devices))]
     power = (max(draws), request.power_limit_w) if request.power_limit_w and draws else None
-    made = within_limits(made, request.budget_usd, request.deadline_s, power)
+    plan = within_limits(plan, request.budget_usd, request.deadline_s, power)
     unfit = next(((name, o) for name, o in zip(names, options, strict=True) if o.shortfalls), None)
-    return _without(made, *unfit) if unfit else made
+    return _without(plan, *unfit) if unfit else plan
 
 
 def _unlimited(p: Plan) -> dict[str, Any]:
@@ -178,7 +180,7 @@ def _energy(kwh: float, time_s: Figure) -> Figure:
     return replace(time_s, unit="kWh", provenance="modelled") * (kwh / time_s.value)
 
 
-def _told(name: str, offer: Offer, option: Option, moved: tuple[float, float]) -> dict[str, Any]:
+def _step_row(name: str, offer: Offer, option: Option, moved: tuple[float, float]) -> dict[str, Any]:
     watts = power_w(offer.device)
     return {
         "step": name,
@@ -191,7 +193,7 @@ def _told(name: str, offer: Offer, option: Option, moved: tuple[float, float]) -
         "transfer_usd": moved[1],
         "energy_kwh": None if watts is None else option.time_s * watts * option.devices / 3.6e6,
         "provider": offer.provider or None,
-        **option.told,
+        **option.figures,
     }
 
 
@@ -243,11 +245,11 @@ def _options(
     )
 
 
-def _option(request: Request, offer: Offer, at: int, devices: int, seconds: float, **told: Any) -> Option:
+def _option(request: Request, offer: Offer, at: int, devices: int, seconds: float, **figures: Any) -> Option:
     usd = seconds * devices * (offer.usd_per_h or 0.0) / 3600
     kwh = seconds * devices * (power_w(offer.device) or 0.0) / 3.6e6
     weight = kwh if request.objective == "energy" else usd
-    return Option(pool=at, devices=devices, time_s=seconds, cost_usd=usd, weight=weight, told=told)
+    return Option(pool=at, devices=devices, time_s=seconds, cost_usd=usd, weight=weight, figures=figures)
 
 
 def _main_options(request: Request, offer: Offer, at: int, p: Plan, constants: Constants) -> list[Option]:
@@ -289,37 +291,37 @@ def _token_s(request: Request, offer: Offer, constants: Constants, devices: int)
     if hardware is None:
         return None
     constant = values(constants, "serve", groups(offer.device, SERVE_STACK[offer.device.kind]))
-    asked = ServeSetup(
+    setup = ServeSetup(
         t=float(devices), batch=GATE_BATCH, prompt=request.prompt_tokens, output=request.output_tokens
     )
-    told = serve_s(Sizes.of(request.shape, request.prompt_tokens), asked, hardware, constant)
-    return float(total(told["decode"])) / GATE_BATCH
+    times = serve_s(Sizes.of(request.shape, request.prompt_tokens), setup, hardware, constant)
+    return float(total(times["decode"])) / GATE_BATCH
 
 
 def _serving(
     request: Request, offer: Offer, at: int, constants: Constants, fine: bool = False
 ) -> list[Option]:
     """The service that holds the load and its SLO, or misses them least."""
-    asked = replace(
+    serving_request = replace(
         request, job="serve", precisions=(), budget_usd=None, deadline_s=None, batch_scoring=False,
         objective="cost",
     )  # fmt: skip
-    found = search_serving(asked, offer, constants, fine).plan
-    if found.time_s is None:
+    plan = search_serving(serving_request, offer, constants, fine).plan
+    if plan.time_s is None:
         return []
-    served = _served(request, offer, at, found)
-    return [served if found.fits else replace(served, why_not=found.why_not, shortfalls=found.shortfalls)]
+    served = _served(request, offer, at, plan)
+    return [served if plan.fits else replace(served, why_not=plan.why_not, shortfalls=plan.shortfalls)]
 
 
-def _served(request: Request, offer: Offer, at: int, found: Plan) -> Option:
+def _served(request: Request, offer: Offer, at: int, plan: Plan) -> Option:
     """A service as a step: loading counts, its hours weigh in the choice."""
-    load_s = START_S + BITS[found.settings["weights"]] / 8 * request.shape.params / DISK_BYTES_PER_S
-    told = {name: figure.value for name, figure in found.service.items()}
-    told |= {name: found.settings[name] for name in ("replicas", "tp")}
-    hourly = found.devices * (offer.usd_per_h or 0.0)
+    load_s = START_S + BITS[plan.settings["weights"]] / 8 * request.shape.params / DISK_BYTES_PER_S
+    figures = {name: figure.value for name, figure in plan.service.items()}
+    figures |= {name: plan.settings[name] for name in ("replicas", "tp")}
+    hourly = plan.devices * (offer.usd_per_h or 0.0)
     option = _option(
-        request, offer, at, found.devices, load_s, usd_per_h=hourly if offer.usd_per_h else None, **told
+        request, offer, at, plan.devices, load_s, usd_per_h=hourly if offer.usd_per_h else None, **figures
     )
-    watts = (power_w(offer.device) or 0.0) * found.devices
+    watts = (power_w(offer.device) or 0.0) * plan.devices
     a_hour = watts / 1000 if request.objective == "energy" else hourly
     return replace(option, weight=option.weight + request.service_h * a_hour)

@@ -81,11 +81,11 @@ class Swept:
 
 def sweep(job: Job, axes: Axes) -> Swept:
     """Evaluate every combination of the axes."""
-    found, small = Swept(), _small(job)
+    swept, small = Swept(), _small(job)
     np.empty(KEEP_BYTES, np.uint8)
     for block in _blocks(axes, job):
-        _take(found, block, _evaluated(block, job, small), job)
-    return found
+        _take(swept, block, _evaluated(block, job, small), job)
+    return swept
 
 
 def exact(job: Job, settings: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -152,12 +152,12 @@ def _blocks(axes: Axes, job: Job) -> Iterator[_Block]:
         places = [(d, b) for d, b in product(axes.d, axes.global_batch) if d <= min(room, b) and d * c >= e]
         if not places or not fitting.size:
             continue
-        kept = np.arange(rows.shape[1]) if t > 1 else np.flatnonzero(rows[2] == min(axes.sp))
-        for some in _parted(schemes, len(kept) * fitting.shape[1] * len(places)):
+        columns = np.arange(rows.shape[1]) if t > 1 else np.flatnonzero(rows[2] == min(axes.sp))
+        for some in _parted(schemes, len(columns) * fitting.shape[1] * len(places)):
             tails = np.array([(*s, *at) for s in some for at in places], np.float32).T
             most = max(1, BLOCK // (fitting.shape[1] * tails.shape[1]))
-            for start in range(0, len(kept), most):
-                at = kept[start : start + most]
+            for start in range(0, len(columns), most):
+                at = columns[start : start + most]
                 yield _Block(
                     np.array([t, c, e], np.float32), rows[:, at].astype(np.float32), fitting, tails,
                     len(places), layer[at], head[at],
@@ -218,7 +218,7 @@ def _sum(parts: Mapping[str, Array]) -> np.ndarray:
 # ------------------------------------------------------------------ masks and the best
 
 
-def _take(found: Swept, block: _Block, values: tuple[np.ndarray, np.ndarray], job: Job) -> None:
+def _take(swept: Swept, block: _Block, values: tuple[np.ndarray, np.ndarray], job: Job) -> None:
     """Count the block and keep its best."""
     step_s, memory = values
     shape = (block.rows.shape[1], block.stages.shape[1], block.tails.shape[1])
@@ -227,21 +227,21 @@ def _take(found: Swept, block: _Block, values: tuple[np.ndarray, np.ndarray], jo
     even = np.broadcast_to(even, shape)
     fits = even & (memory <= np.float32(job.room))
     fit = int(np.count_nonzero(fits))
-    found.considered += fits.size
-    found.divide += int(np.count_nonzero(even))
-    found.fit += fit
-    if not found.fit:
+    swept.considered += fits.size
+    swept.divide += int(np.count_nonzero(even))
+    swept.fit += fit
+    if not swept.fit:
         least = float(np.min(memory, initial=np.inf, where=even))
-        found.least_bytes = min(found.least_bytes, least)
+        swept.least_bytes = min(swept.least_bytes, least)
     if not fit:
         return
     batch = block.tails[3].reshape(1, 1, -1)
     wall = np.where(fits, job.wall_s(step_s, devices, batch), np.float32(np.inf))
-    _fastest_cells(found, block, wall, devices)
+    _fastest_cells(swept, block, wall, devices)
     spent = wall * devices
     if np.isfinite(job.deadline_s):
         spent[wall > np.float32(job.deadline_s)] = np.inf
-    _best(found, block, spent)
+    _best(swept, block, spent)
 
 
 def _divides(block: _Block, job: Job) -> tuple[np.ndarray, np.ndarray]:
@@ -266,7 +266,7 @@ def _divides(block: _Block, job: Job) -> tuple[np.ndarray, np.ndarray]:
     return whole & pairs & ((v == 1) | (turns == np.floor(turns))), devices
 
 
-def _fastest_cells(found: Swept, block: _Block, wall: np.ndarray, devices: np.ndarray) -> None:
+def _fastest_cells(swept: Swept, block: _Block, wall: np.ndarray, devices: np.ndarray) -> None:
     """For each (stages, place) of the block the fastest over rows and schemes."""
     fastest = wall.min(axis=0).reshape(block.stages.shape[1], -1, block.places).min(axis=1)
     stage, place = np.nonzero(np.isfinite(fastest))
@@ -281,13 +281,13 @@ def _fastest_cells(found: Swept, block: _Block, wall: np.ndarray, devices: np.nd
         "d": block.tails[2][place],
         "global_batch": block.tails[3][place],
     }
-    found.cells.append((devices[0, stage, place], fastest[stage, place], where))
+    swept.cells.append((devices[0, stage, place], fastest[stage, place], where))
 
 
-def _best(found: Swept, block: _Block, spent: np.ndarray) -> None:
+def _best(swept: Swept, block: _Block, spent: np.ndarray) -> None:
     """Merge the block's KEPT cheapest into those found so far."""
     flat = spent.reshape(-1)
-    bar = found.score[-1] if len(found.score) == KEPT else np.inf
+    bar = swept.score[-1] if len(swept.score) == KEPT else np.inf
     if not flat.min() < bar:
         return
     at = np.argpartition(flat, KEPT)[:KEPT] if flat.size > KEPT else np.arange(flat.size)
@@ -300,9 +300,9 @@ def _best(found: Swept, block: _Block, spent: np.ndarray) -> None:
         ]
     )  # fmt: skip
     columns = dict(zip(SETTINGS, mine, strict=True))
-    score = np.concatenate([found.score, flat[at]])
+    score = np.concatenate([swept.score, flat[at]])
     order = np.argsort(score, kind="stable")[:KEPT]
-    found.score = score[order]
-    found.best = {
-        k: np.concatenate([found.best.get(k, np.zeros(0, np.float32)), v])[order] for k, v in columns.items()
+    swept.score = score[order]
+    swept.best = {
+        k: np.concatenate([swept.best.get(k, np.zeros(0, np.float32)), v])[order] for k, v in columns.items()
     }

@@ -31,7 +31,7 @@ LORA_RANK = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchResult:
     """A device's plan and the counts of its search."""
 
     plan: Plan
@@ -40,19 +40,21 @@ class Found:
     fit: int = 0
 
 
-def search_training(request: Request, offer: Offer, constants: Constants, fine: bool = True) -> Found:
+def search_training(request: Request, offer: Offer, constants: Constants, fine: bool = True) -> SearchResult:
     """The cheapest settings in time; where none is within the limits, those that break them least."""
     if not offer.device.trains:
-        return Found(no_plan(offer, "is made for inference: its maker has no software that trains on it"))
-    found = [
+        return SearchResult(
+            no_plan(offer, "is made for inference: its maker has no software that trains on it")
+        )
+    results = [
         _at_precision(request, offer, precision, constants, fine)
         for precision in precisions_of(request, offer)
     ]
-    if not found:
-        return Found(no_plan(offer, _no_units(request)))
-    best = min(found, key=lambda f: _order(f.plan))
-    counts = (sum(getattr(f, name) for f in found) for name in ("considered", "divide", "fit"))
-    return Found(best.plan, *counts)
+    if not results:
+        return SearchResult(no_plan(offer, _no_units(request)))
+    best = min(results, key=lambda f: _order(f.plan))
+    counts = (sum(getattr(f, name) for f in results) for name in ("considered", "divide", "fit"))
+    return SearchResult(best.plan, *counts)
 
 
 def _no_units(request: Request) -> str:
@@ -90,7 +92,9 @@ def lower_bound_device_s(request: Request, offer: Offer, constants: Constants) -
     return request.tokens * 2.0 * sizes.active * passes / (peak * constant["train.efficiency"])
 
 
-def _at_precision(request: Request, offer: Offer, precision: str, constants: Constants, fine: bool) -> Found:
+def _at_precision(
+    request: Request, offer: Offer, precision: str, constants: Constants, fine: bool
+) -> SearchResult:
     hardware = offer.hardware(precision)
     assert hardware is not None
     job = job_of(request, offer, hardware, precision, constants)
@@ -99,9 +103,9 @@ def _at_precision(request: Request, offer: Offer, precision: str, constants: Con
         return _at_precision(request, offer, precision, constants, True)
     counts = (swept.considered, swept.divide, swept.fit)
     if not swept.fit:
-        return Found(_too_large(offer, swept, job.room), *counts)
+        return SearchResult(_too_large(offer, swept, job.room), *counts)
     plan = _plan_of(request, offer, job, swept, precision, constants, fine)
-    return Found(plan, *counts)
+    return SearchResult(plan, *counts)
 
 
 # ------------------------------------------------------------------ what is searched
@@ -216,24 +220,30 @@ def _plan_of(
     request: Request, offer: Offer, job: Job, swept: Swept, precision: str, constants: Constants, fine: bool
 ) -> Plan:
     candidates, others = _finalists(request, offer, job, swept, fine)
-    told = exact(job, candidates)
-    at = _choose(request, offer, job, told)
+    evaluated = exact(job, candidates)
+    at = _choose(request, offer, job, evaluated)
     chosen = {k: int(v[at]) for k, v in candidates.items()}
-    devices, wall = int(told["devices"][at]), float(told["wall_s"][at])
+    devices, wall = int(evaluated["devices"][at]), float(evaluated["wall_s"][at])
     steps = request.tokens / (chosen["global_batch"] * request.seq_len)
-    busy = {k: float(np.broadcast_to(v, told["step_s"].shape)[at]) * steps for k, v in told["parts"].items()}
+    busy = {
+        k: float(np.broadcast_to(v, evaluated["step_s"].shape)[at]) * steps
+        for k, v in evaluated["parts"].items()
+    }
     spot = request.spot and not offer.owned
     written = _written_params(request)
     parts = busy | lost_parts(sum(busy.values()), devices, written, offer.per_host, spot)
     kin = groups(offer.device)
     wide = exp(constants.spread("train", kin))
-    time_s = around(wall, wide - 1, "s", constants.known_by("train", kin))
+    time_s = around(wall, wide - 1, "s", constants.provenance_of("train", kin))
     settings = _settings(request, chosen, precision, steps) | {
         "checkpoint_every_s": round(checkpoint_every_s(devices, written, offer.per_host, spot)),
         "grid": "fine" if fine else "coarse",
     }
-    memory = {k: float(np.broadcast_to(v, told["step_s"].shape)[at]) for k, v in told["memory_parts"].items()}
-    made = Plan(
+    memory = {
+        k: float(np.broadcast_to(v, evaluated["step_s"].shape)[at])
+        for k, v in evaluated["memory_parts"].items()
+    }
+    plan = Plan(
         device=offer.device.id,
         devices=devices,
         settings=settings,
@@ -249,7 +259,7 @@ def _plan_of(
         tradeoffs=others,
     )
     return within_limits(
-        priced(made, offer, written * 14.0 * KEPT_CHECKPOINTS),
+        priced(plan, offer, written * 14.0 * KEPT_CHECKPOINTS),
         request.budget_usd,
         request.deadline_s,
         power_of(request, offer, devices),
@@ -278,8 +288,8 @@ def _finalists(
     at = int(np.argmin(_shortfall(request, offer, wall, devices, job)))
     fitting = {k: v[at : at + 1] for k, v in where.items()}
     candidates = expanded(fitting, axes_of(request, offer, job.hardware, fine))
-    told = exact(job, candidates)
-    keep = (told["memory"] <= job.room) & _even(candidates)
+    evaluated = exact(job, candidates)
+    keep = (evaluated["memory"] <= job.room) & _even(candidates)
     return {k: v[keep] for k, v in candidates.items()}, others
 
 
@@ -294,9 +304,9 @@ def expanded(cells: Mapping[str, np.ndarray], axes: Axes) -> dict[str, np.ndarra
     inner = ("micro_batch", "recompute", "sp", "zero", "offload")
     grid = np.meshgrid(*(np.array(getattr(axes, k), float) for k in inner), indexing="ij")
     count, size = len(cells["t"]), grid[0].size
-    made = {k: np.tile(g.ravel(), count) for k, g in zip(inner, grid, strict=True)}
-    made |= {k: np.repeat(v.astype(float), size) for k, v in cells.items()}
-    return {k: made[k] for k in SETTINGS}
+    columns = {k: np.tile(g.ravel(), count) for k, g in zip(inner, grid, strict=True)}
+    columns |= {k: np.repeat(v.astype(float), size) for k, v in cells.items()}
+    return {k: columns[k] for k in SETTINGS}
 
 
 def _shortfall(request: Request, offer: Offer, wall: np.ndarray, devices: np.ndarray, job: Job) -> np.ndarray:
@@ -307,9 +317,9 @@ def _shortfall(request: Request, offer: Offer, wall: np.ndarray, devices: np.nda
     return worst
 
 
-def _choose(request: Request, offer: Offer, job: Job, told: Mapping[str, Any]) -> int:
+def _choose(request: Request, offer: Offer, job: Job, evaluated: Mapping[str, Any]) -> int:
     """The cheapest that is in time and in its bytes; where there is none, the nearest to the limits."""
-    wall, devices = told["wall_s"], told["devices"]
+    wall, devices = evaluated["wall_s"], evaluated["devices"]
     worst = _shortfall(request, offer, wall, devices, job)
     spent = wall * devices
     if np.all(worst > 1):
@@ -319,14 +329,14 @@ def _choose(request: Request, offer: Offer, job: Job, told: Mapping[str, Any]) -
 
 def _tradeoffs(offer: Offer, devices: np.ndarray, wall: np.ndarray) -> tuple[Mapping[str, float], ...]:
     """For each number of devices the fastest, as far as more devices are faster: cost against time."""
-    kept: list[Mapping[str, float]] = []
+    front: list[Mapping[str, float]] = []
     order = np.lexsort((wall, wall * devices))
     fastest = np.inf
     for i in order[np.concatenate([[True], np.minimum.accumulate(wall[order])[:-1] > wall[order][1:]])]:
         if wall[i] < fastest * 0.95:
             fastest = wall[i]
-            kept.append(_tradeoff(offer, float(devices[i]), float(wall[i])))
-    return tuple(kept[:TRADEOFFS])
+            front.append(_tradeoff(offer, float(devices[i]), float(wall[i])))
+    return tuple(front[:TRADEOFFS])
 
 
 def _tradeoff(offer: Offer, devices: float, wall: float) -> dict[str, float]:
@@ -399,5 +409,5 @@ def _too_large(offer: Offer, swept: Swept, room: float) -> Plan:
 def needs_more(need: float, room: float, how: str = "") -> str:
     """ "needs 14 % more memory even when split (92 GB a device)"."""
     more = need / room - 1
-    told = f"{more * 100:.0f} % more memory" if more < 1 else f"{need / room:.1f} times its memory"
-    return f"needs {told}{how} ({show_bytes(need)} a device)"
+    words = f"{more * 100:.0f} % more memory" if more < 1 else f"{need / room:.1f} times its memory"
+    return f"needs {words}{how} ({show_bytes(need)} a device)"

@@ -111,8 +111,8 @@ class TrainSetup:
 
 def data_parallel(setup: TrainSetup) -> Array:
     """d as given, else devices / (t p c)."""
-    found = setup.devices / (setup.t * setup.p * setup.c)
-    return np.maximum(1.0, found) if np.ndim(setup.d) == 0 and not setup.d else setup.d
+    groups = setup.devices / (setup.t * setup.p * setup.c)
+    return np.maximum(1.0, groups) if np.ndim(setup.d) == 0 and not setup.d else setup.d
 
 
 def micro_batches(setup: TrainSetup) -> Array:
@@ -505,10 +505,10 @@ def activation_bytes(sizes: Sizes, setup: TrainSetup) -> Array:
     half = flag(np.equal(setup.recompute, 1.5), t)
     full = flag(np.greater_equal(setup.recompute, 2), setup.t)
     split = 1.0 + setup.sp * (t - 1.0)
-    kept = (whole / split + (inner + scores) / t) * (1.0 - 0.5 * half)
-    each = kept + full * (2.0 * h / split - kept)
+    stored = (whole / split + (inner + scores) / t) * (1.0 - 0.5 * half)
+    each = stored + full * (2.0 * h / split - stored)
     flight = np.minimum(micro_batches(setup), setup.p)
     interleaved = flag(np.greater(setup.v, 1), setup.t)
     flight = flight * (1.0 + interleaved * (setup.p - 1.0) / (setup.p * setup.v))
-    again = full * kept  # the layer that is being repeated
+    again = full * stored  # the layer that is being repeated
     return m * (each * stage_layers(sizes, setup) * flight + again)

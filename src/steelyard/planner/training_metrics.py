@@ -69,10 +69,10 @@ def _kind(name: str, unit: str) -> tuple[str, str]:
         name = cut
     if name == "throughput":
         return next((k for k, words in PER_S.items() if re.match(words, unit)), "flops"), ""
-    told = re.match(r"(ms|s)_per_", name) or re.search(r"_(ms|s)$", name)
-    if name not in NAMES and told:
-        name = name[: -len(told[0])]
-    return NAMES.get(name, ""), told[1] if told else ""
+    matched = re.match(r"(ms|s)_per_", name) or re.search(r"_(ms|s)$", name)
+    if name not in NAMES and matched:
+        name = name[: -len(matched[0])]
+    return NAMES.get(name, ""), matched[1] if matched else ""
 
 
 def _rate(kind: str, one_device: bool) -> tuple[str, float, int]:

@@ -51,7 +51,7 @@ def setup_of(row: Row, sizes: dict[str, float], hardware: dict[str, float]) -> d
     style = style_of(row)
     date = (row.get("date") or "9999").strip()
     devices = needed(row, "devices")
-    known = {
+    given = {
         "devices": devices,
         "t": number(row, "tp"),
         "p": number(row, "pp"),
@@ -75,10 +75,10 @@ def setup_of(row: Row, sizes: dict[str, float], hardware: dict[str, float]) -> d
         "eager": float("eager" in words),
         "pruned": float(style == "xla"),
     }
-    if known["zero"] is None:
-        known["zero"] = 3.0 if style == "xla" or any(w in words for w in SHARDED) else 1.0
-    known["sp"] = float("sequence parallel" in words or date >= FUSED_SINCE)
-    return _filled(known, sizes, hardware, _repeated(style, date), style)
+    if given["zero"] is None:
+        given["zero"] = 3.0 if style == "xla" or any(w in words for w in SHARDED) else 1.0
+    given["sp"] = float("sequence parallel" in words or date >= FUSED_SINCE)
+    return _filled(given, sizes, hardware, _repeated(style, date), style)
 
 
 def style_of(row: Row) -> str:
@@ -94,15 +94,15 @@ def style_of(row: Row) -> str:
 
 def precision_of(row: Row) -> str:
     """The precision of the matrix products: "mixed" is 16 bits, FP8 and FP4 by any of their names."""
-    told = (row.get("precision") or "").strip().lower()
+    written = (row.get("precision") or "").strip().lower()
     for name, words in NARROW.items():
-        if any(w in told for w in words):
+        if any(w in written for w in words):
             return name
-    if re.match("(w4|q4|nf4|int)", told):
+    if re.match("(w4|q4|nf4|int)", written):
         if "lora" not in (row.get("framework") or "").lower() + row["phase"].lower():
-            raise WrongUse("results.precision", f"training in {told} is not known")
+            raise WrongUse("results.precision", f"training in {written} is not known")
         return "bf16"  # frozen weights are unpacked first
-    return next((name for name in WIDER if name in told), "bf16" if told in MIXED else told)
+    return next((name for name in WIDER if name in written), "bf16" if written in MIXED else written)
 
 
 def scale_up(device: Device, node: float) -> float:
@@ -114,9 +114,9 @@ def scale_up(device: Device, node: float) -> float:
 
 def _frozen_bits(row: Row, words: str) -> float:
     """Bits of the weights under an adapter."""
-    told = number(row, "weight_bits") or 16.0
+    weight_bits = number(row, "weight_bits") or 16.0
     packed = "qlora" in words or re.match("(w4|q4|nf4|int4)", (row.get("precision") or "").lower())
-    return 4.0 if packed else told if "lora" in words else 16.0
+    return 4.0 if packed else weight_bits if "lora" in words else 16.0
 
 
 def attention_share(row: Row, share: float) -> float:
@@ -132,15 +132,15 @@ def counted(row: Row) -> float:
 
 
 def _recompute(row: Row, words: str, style: str) -> float | None:
-    told = (row.get("recompute") or "").strip().lower()
-    told = REPEATED.get(told, told)
-    if told == "selective" and (style == "xla" or any(w in words for w in PER_OPERATION)):
+    written = (row.get("recompute") or "").strip().lower()
+    written = REPEATED.get(written, written)
+    if written == "selective" and (style == "xla" or any(w in words for w in PER_OPERATION)):
         return RECOMPUTE["half"]
-    return float(RECOMPUTE[told]) if told in RECOMPUTE else None
+    return float(RECOMPUTE[written]) if written in RECOMPUTE else None
 
 
 def _filled(
-    known: dict[str, Any],
+    given: dict[str, Any],
     sizes: dict[str, float],
     hardware: dict[str, float],
     recomputes: tuple[float, ...],
@@ -150,16 +150,16 @@ def _filled(
 
     A published run did run, so where nothing fits by this count the smallest need stands.
     """
-    grid = _grid(known, sizes, hardware, recomputes)
-    found = known | dict(zip(grid, (np.array(c) for c in grid.values()), strict=True))
-    found["v"] = known["v"] or _virtual(sizes["layers"], found["p"], style)
-    found["sp"] = (found["t"] > 1) * known["sp"]
-    found = {name: np.broadcast_to(np.asarray(v, float), found["t"].shape) for name, v in found.items()}
-    setup = TrainSetup(**found)
+    grid = _grid(given, sizes, hardware, recomputes)
+    columns = given | dict(zip(grid, (np.array(c) for c in grid.values()), strict=True))
+    columns["v"] = given["v"] or _virtual(sizes["layers"], columns["p"], style)
+    columns["sp"] = (columns["t"] > 1) * given["sp"]
+    columns = {name: np.broadcast_to(np.asarray(v, float), columns["t"].shape) for name, v in columns.items()}
+    setup = TrainSetup(**columns)
     need = train_memory_bytes(Sizes(**sizes), setup)
     fits = need <= NEAR * USABLE_MEMORY * hardware["memory"]
     at = int(np.argmax(fits)) if fits.any() else int(np.argmin(need))
-    return {name: float(v[at]) for name, v in found.items()}
+    return {name: float(v[at]) for name, v in columns.items()}
 
 
 def _repeated(style: str, date: str) -> tuple[float, ...]:
@@ -185,38 +185,38 @@ def _virtual(layers: float, stages: np.ndarray, style: str) -> np.ndarray:
 
 
 def _grid(
-    known: dict[str, Any], sizes: dict[str, float], hardware: dict[str, float], recomputes: tuple[float, ...]
+    given: dict[str, Any], sizes: dict[str, float], hardware: dict[str, float], recomputes: tuple[float, ...]
 ) -> dict[str, list]:
     """Candidates of what is open, the preferred first."""
-    devices, node = known["devices"], hardware["node"]
+    devices, node = given["devices"], hardware["node"]
     columns: dict[str, list] = {
         n: [] for n in ("t", "p", "d", "e", "micro_batch", "global_batch", "recompute")
     }
-    for p, t in _splits(known, node):
-        d = max(1.0, devices / (t * p * known["c"]))
-        whole = known["global_batch"] or (known["micro_batch"] or 1.0) * d * max(8.0, 4 * p)
+    for p, t in _splits(given, node):
+        d = max(1.0, devices / (t * p * given["c"]))
+        whole = given["global_batch"] or (given["micro_batch"] or 1.0) * d * max(8.0, 4 * p)
         own = max(1.0, whole / d)
-        for recompute in [known["recompute"]] if known["recompute"] is not None else recomputes:
-            for e in [known["e"]] if known["e"] else _experts(sizes, d * known["c"], node):
-                for b in [known["micro_batch"]] if known["micro_batch"] else _micro(own, p):
+        for recompute in [given["recompute"]] if given["recompute"] is not None else recomputes:
+            for e in [given["e"]] if given["e"] else _experts(sizes, d * given["c"], node):
+                for b in [given["micro_batch"]] if given["micro_batch"] else _micro(own, p):
                     for name, value in zip(columns, (t, p, d, e, b, whole, recompute), strict=True):
                         columns[name].append(value)
     return columns
 
 
-def _splits(known: dict[str, Any], node: float) -> list[tuple[float, float]]:
+def _splits(given: dict[str, Any], node: float) -> list[tuple[float, float]]:
     """Pipeline and tensor splits that may be, fewest first: with a told data-parallel size they fill the
     devices, and each replica has a sequence, where that can be. Sharded weights are split no further."""
-    devices, sharded = known["devices"], known["zero"] == 3
-    stages = [known["p"]] if known["p"] else _powers(1 if sharded else min(64, devices))
-    found = [
-        (p, t) for p in stages for t in ([known["t"]] if known["t"] else _powers(min(8, node, devices / p)))
+    devices, sharded = given["devices"], given["zero"] == 3
+    stages = [given["p"]] if given["p"] else _powers(1 if sharded else min(64, devices))
+    splits = [
+        (p, t) for p in stages for t in ([given["t"]] if given["t"] else _powers(min(8, node, devices / p)))
     ]
-    filling = [(p, t) for p, t in found if p * t * known["c"] * (known["d"] or 0.0) == devices]
-    most = known["global_batch"] or devices
-    busy = [(p, t) for p, t in filling or found if devices / (p * t * known["c"]) <= most]
-    found = busy or filling or found
-    return found[:1] if sharded and not known["t"] else found
+    filling = [(p, t) for p, t in splits if p * t * given["c"] * (given["d"] or 0.0) == devices]
+    most = given["global_batch"] or devices
+    busy = [(p, t) for p, t in filling or splits if devices / (p * t * given["c"]) <= most]
+    splits = busy or filling or splits
+    return splits[:1] if sharded and not given["t"] else splits
 
 
 def _powers(most: float) -> list[float]:
@@ -225,9 +225,9 @@ def _powers(most: float) -> list[float]:
 
 def _experts(sizes: dict[str, float], group: float, node: float) -> list[float]:
     """Expert groups: as wide as the scale-up domain first, wider where memory asks."""
-    found = [e for e in _powers(min(sizes["experts"], group)) if sizes["experts"] % e == 0]
-    inside = [e for e in found if e <= node]
-    return inside[-1:] + [e for e in found if e > node]
+    sizes_possible = [e for e in _powers(min(sizes["experts"], group)) if sizes["experts"] % e == 0]
+    inside = [e for e in sizes_possible if e <= node]
+    return inside[-1:] + [e for e in sizes_possible if e > node]
 
 
 def _micro(own: float, p: float) -> list[float]:
@@ -238,10 +238,10 @@ def _micro(own: float, p: float) -> list[float]:
 
 def age_of(row: Row) -> float:
     """Years from NOW to the row's software, at most MOST_AGE either way; 0 where undated."""
-    found = re.match(r"(\d{4})(?:-(\d{1,2}))?", (row.get("date") or "").strip())
-    if not found:
+    matched = re.match(r"(\d{4})(?:-(\d{1,2}))?", (row.get("date") or "").strip())
+    if not matched:
         return 0.0
-    return age(float(found[1]) + (float(found[2] or 7) - 1.0) / 12.0)
+    return age(float(matched[1]) + (float(matched[2] or 7) - 1.0) / 12.0)
 
 
 def age(year: float) -> float:
@@ -264,8 +264,8 @@ def values_of(table: Any, constant: dict[str, np.ndarray]) -> np.ndarray:
     """Each row's metric. Published FLOP/s and MFU count attention's full square, windows or not; `counted`
     FLOP/s count what is repeated too."""
     setup = table.setup
-    known = matured(constant, table.extra["age"])
-    step = total(train_step_s(table.sizes, setup, table.hardware, known))
+    matured_constants = matured(constant, table.extra["age"])
+    step = total(train_step_s(table.sizes, setup, table.hardware, matured_constants))
     tokens = setup.global_batch * setup.seq_len
     rate = tokens / step / setup.devices
     square = 2 * table.sizes.attention_flops / table.sizes.window

@@ -35,17 +35,17 @@ def plan_recipe(
     devices: Devices,
     constants: Constants | Mapping[str, Any],
     local: Local | None = None,
-    asked: Mapping[str, Any] | None = None,
+    requested: Mapping[str, Any] | None = None,
 ) -> Plans:
     """One plan a device for the whole recipe, its dearest step on that device. Limits are the recipe's.
 
     With `local` this machine is ranked among them as the device "this-machine". `asked` are fields of the
     request that go before the recipe's: {"objective": "energy"}.
     """
-    known = constants if isinstance(constants, Constants) else Constants.from_json(constants)
-    request = replace(request_of(recipe, filled, shape, facts), **(asked or {}))
+    constants_used = constants if isinstance(constants, Constants) else Constants.from_json(constants)
+    request = replace(request_of(recipe, filled, shape, facts), **(requested or {}))
     here = [_limited(this_machine(filled, local), request, local)] if local else []
-    return plan(request, devices, known, here)
+    return plan(request, devices, constants_used, here)
 
 
 def _limited(p: Plan, request: Request, local: Local) -> Plan:
@@ -174,5 +174,7 @@ def owned_of(own: RecipeOwned) -> Owned:
 
 def slo_of(goal: Goal) -> dict[str, float]:
     """The goal's latencies, each at its own percentile: {"ttft_p95_s": 0.8}."""
-    told = {"ttft": goal.ttft_s, "tpot": goal.tpot_s}
-    return {f"{name}_{percentile}_s": limit for name, by in told.items() for percentile, limit in by.items()}
+    limits = {"ttft": goal.ttft_s, "tpot": goal.tpot_s}
+    return {
+        f"{name}_{percentile}_s": limit for name, by in limits.items() for percentile, limit in by.items()
+    }

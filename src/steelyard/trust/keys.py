@@ -122,8 +122,8 @@ def load_keys(level: str, key_file: str | None, root: Path) -> Keys | None:
 
 
 def no_tee() -> Refused:
-    found = [d for d in TEE_DEVICES if os.path.exists(d)]
-    why = f"found {', '.join(found)}, but attestation is not in this version" if found else None
+    devices = [d for d in TEE_DEVICES if os.path.exists(d)]
+    why = f"found {', '.join(devices)}, but attestation is not in this version" if devices else None
     return Refused(
         "trust.no_tee",
         "trust: sealed needs a trusted execution environment",

@@ -46,13 +46,13 @@ def scan(path: Path) -> list[Finding]:
     """One finding for each file and link under `path` (or for the one file), sorted by path."""
     if not path.is_dir():
         return [Finding(path.name, *judge(path, path.parent))]
-    found = []
+    findings = []
     for folder, folders, files in os.walk(path):
         links = [name for name in folders if (Path(folder) / name).is_symlink()]
         for name in files + links:
             file = Path(folder) / name
-            found.append(Finding(file.relative_to(path).as_posix(), *judge(file, path)))
-    return sorted(found, key=lambda f: f.path)
+            findings.append(Finding(file.relative_to(path).as_posix(), *judge(file, path)))
+    return sorted(findings, key=lambda f: f.path)
 
 
 def judge(file: Path, root: Path) -> Verdict:
@@ -101,15 +101,15 @@ def looks_like_pickle_0(head: bytes) -> bool:
     """Protocols 0 and 1 have no magic: the opcodes decide, and a global or a stop right at the end."""
     import pickletools
 
-    place, seen = -1, 0
+    place, marks = -1, 0
     try:
-        for seen, (opcode, _, at) in enumerate(pickletools.genops(head), 1):
-            if opcode.name in ("GLOBAL", "INST") and seen < 64:
+        for marks, (opcode, _, at) in enumerate(pickletools.genops(head), 1):
+            if opcode.name in ("GLOBAL", "INST") and marks < 64:
                 return True
             place = at or 0
     except (ValueError, struct.error, UnicodeDecodeError):
         return False
-    return seen > 2 and place == len(head) - 1
+    return marks > 2 and place == len(head) - 1
 
 
 def judge_archive(file: Path) -> Verdict:
@@ -157,13 +157,13 @@ def judge_node(node: Any, key: str, depth: int) -> list[Verdict]:
     if depth > 64:
         return [("unknown", ("too_deep",))]
     if isinstance(node, dict):
-        found = [unsafe("remote_code")] if {"auto_map", "custom_pipelines"} & set(node) else []
+        findings = [unsafe("remote_code")] if {"auto_map", "custom_pipelines"} & set(node) else []
         for name, value in node.items():
             inner = "template" if key == "chat_template" or name == "chat_template" else name
             if key == "weight_map" and isinstance(value, str) and leaves_folder(value):
-                found.append(unsafe("index_path"))
-            found += judge_node(value, inner if inner != "template" else "chat_template", depth + 1)
-        return found
+                findings.append(unsafe("index_path"))
+            findings += judge_node(value, inner if inner != "template" else "chat_template", depth + 1)
+        return findings
     if isinstance(node, list):
         return [v for item in node for v in judge_node(item, key, depth + 1)]
     return [judge_template(node)] if isinstance(node, str) and key == "chat_template" else []

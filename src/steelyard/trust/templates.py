@@ -38,12 +38,12 @@ def generation_tag() -> Any:
 
 
 def nodes_of(tree: Any) -> list[Any]:
-    found, open_nodes = [], [tree]
+    nodes, open_nodes = [], [tree]
     while open_nodes:
         node = open_nodes.pop()
-        found.append(node)
+        nodes.append(node)
         open_nodes += node.iter_child_nodes()
-    return found
+    return nodes
 
 
 def node_problem(node: Any) -> str | None:
