@@ -9,7 +9,7 @@ import time
 import pytest
 
 from steelyard.cli import terminal
-from steelyard.cli.output import table
+from steelyard.cli.output import _width, table
 
 
 def test_ctrl_c_once_asks_twice_stops(capsys) -> None:
@@ -80,29 +80,51 @@ def test_an_outcome_tells_the_service_first_and_what_next_last(tmp_path) -> None
     assert lines[-1].startswith("next: steelyard chat http://127.0.0.1:8000")
 
 
-def test_a_plan_is_shown_step_by_step_and_then_by_device() -> None:
-    # A real plan needs a calibrated machine; its parts stand in for it here.
-    from types import SimpleNamespace as Some
-
-    from steelyard.cli.runs import plan_lines
+def test_a_plan_shows_this_machine_first_then_six_devices(monkeypatch) -> None:
+    from steelyard.cli.plan_lines import plan_lines
     from steelyard.units import around
 
+    monkeypatch.setenv("COLUMNS", "80")
     step = {
-        "wall_s": around(90, 0.2, "s", "calibrated"),
-        "peak_rss_bytes": around(2e9, 0.1, "bytes", "modelled"),
+        "wall_s": around(90, 0.2, "s", "calibrated").as_json(),
+        "peak_rss_bytes": around(2e9, 0.1, "bytes", "modelled").as_json(),
     }
     best = {"device": "xeon-8380", "devices": 1, "fits": True, "why_not": None, "settings": {"tp": 2}}
     best |= {"time_s": around(60, 0.5, "s", "fitted").as_json()}
     best |= {"cost_usd": around(1.5, 0.5, "USD", "fitted").as_json(), "memory_bytes_per_device": None}
     lost = best | {"device": "gaudi2", "fits": False, "why_not": "over budget", "cost_usd": None}
-    plans = Some(as_json=lambda: {"plans": [best, lost], "best": 0})
-    ready = Some(local=Some(steps={"train": step}), plans=plans, machine=Some(cpu_model="Zen 4"))
-    assert plan_lines(ready) == [
-        "on this machine (Zen 4):",
-        "  step   time  memory  cost",
-        "  train  90 s  2.0 GB     -",
-        "   device     n  time  80 % interval    cost     80 % interval  memory  known by  why",
-        ">  xeon-8380  1  60 s   40 s .. 90 s  $ 1.50  $ 1.00 .. $ 2.25       -  fitted",
-        "  1 more in --json",
-        "settings: tp 2",
+    document = {
+        "machine": "Zen 4",
+        "steps": {"train": step, "gate": {}},
+        "facts": {"rows": 1800, "held_out": 200},
+        "settings": {"train": [{"stage": "sft", "lora_rank": 16, "learning_rate": 8.7e-4}]},
+        "origins": {"train.0.lora_rank": "recipe", "train.0.learning_rate": "plan: by width of the model"},
+        "plans": {"plans": [best, *[lost] * 8], "best": 0},
+    }
+    assert plan_lines(document)[:16] == [
+        "this machine (Zen 4): 90 s in all, at most 2.0 GB of memory",
+        "  step   time  80 % interval  memory",
+        "  train  90 s    75 .. 108 s  2.0 GB",
+        "  1,800 rows to train on, 200 held out for the scores",
+        "  setting        value    origin",
+        "  stage          sft",
+        "  lora_rank      16       recipe",
+        "  learning_rate  0.00087  plan: by width of the model",
+        "",
+        "   device     time  80 % interval    cost   80 % interval  remark",
+        ">  xeon-8380  60 s     40 .. 90 s  $ 1.50  $ 1.00 .. 2.25  fitted",
+        "  8 more with --all",
+        "settings of xeon-8380: tp 2",
     ]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_a_long_last_column_is_broken_between_words(width: int) -> None:
+    text = "costs 1.3 times as much, but is 1.4 times as fast, 78 GB"
+    lines = table(
+        ("device", "remark"),
+        [("h100", text), ("费用", "费用为 1.4 倍，但速度为 1.2 倍，内存 73 GB")],
+        wrap=width,
+    )
+    assert all(_width(line) <= width for line in lines)
+    assert text.split() == [w for w in " ".join(lines).split() if w in text.split()][: len(text.split())]

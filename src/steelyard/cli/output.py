@@ -53,13 +53,65 @@ def note(line: str) -> None:
         print(_printable(line, sys.stderr), file=sys.stderr, flush=True)
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]], indent: int = 2) -> list[str]:
-    """Aligned columns; Chinese characters are two wide. Numbers stand right, words left."""
+def columns() -> int:
+    """Characters a line may have: $COLUMNS, else the terminal's, else 80."""
+    from shutil import get_terminal_size
+
+    return max(40, get_terminal_size((80, 24)).columns)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]], indent: int = 2, wrap: int = 0) -> list[str]:
+    """Aligned columns; Chinese characters are two wide. Numbers stand right, words left.
+
+    With `wrap` (characters of a line) the last column is broken between words; where it would be narrow it
+    goes below its row.
+    """
     cells = [[_cell(value) for value in row] for row in rows]
     lines = [list(head), *cells] if any(head) else cells
     widths = [max(_width(line[i]) for line in lines) for i in range(len(head))]
     right = [bool(cells) and all(_is_number(row[i]) for row in cells) for i in range(len(head))]
+    if wrap and indent + sum(widths) + 2 * (len(widths) - 1) > wrap:
+        return _wrapped(lines, widths, right, indent, wrap)
     return [" " * indent + _line(line, widths, right) for line in lines]
+
+
+NARROW = 24  # a last column of less is put below its row
+
+
+def _wrapped(
+    lines: Sequence[Sequence[str]], widths: Sequence[int], right: Sequence[bool], indent: int, wrap: int
+) -> list[str]:
+    """Rows whose last cell is broken between words, beside its column or below the row."""
+    at = indent + sum(widths[:-1]) + 2 * (len(widths) - 1)
+    below = wrap - at < NARROW
+    shown: list[str] = []
+    for line in lines:
+        row = " " * indent + _line(line[:-1], widths[:-1], right[:-1])
+        margin = indent + 5 if below else at
+        pieces = broken(line[-1], wrap - margin)
+        if pieces and not below:
+            row += " " * (at - _width(row)) + pieces.pop(0)
+        is_head = line is lines[0] and below and len(lines) > 1
+        shown += [row] if is_head else [row, *(" " * margin + piece for piece in pieces)]
+    return shown
+
+
+def broken(text: str, width: int) -> list[str]:
+    """A text in lines of at most `width`, broken between words; Chinese may break anywhere."""
+    pieces: list[str] = []
+    for word in _words(text):
+        if pieces and _width(pieces[-1] + word.rstrip()) <= width:
+            pieces[-1] += word
+        elif word.strip():
+            pieces.append(word)
+    return [piece.rstrip() for piece in pieces]
+
+
+def _words(text: str) -> list[str]:
+    """Words with the white space behind them; a wide character is a word of its own."""
+    import re
+
+    return re.findall(r"[\u2e80-\uffff]\s*|[^\s\u2e80-\uffff]+\s*", text)
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:

@@ -1,37 +1,137 @@
-"""Plans for people: the best line first, intervals, where each figure comes from, what next."""
+"""Plans for people: this machine first, the best line first, intervals, where each figure comes from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..units import show_bytes, show_number
 from .messages import reason, say
 from .options import OPTIONS
-from .output import table
+from .output import broken, columns, table
+from .plan_request import HERE
 
-SHOWN = 12  # plans for people; --json has them all
+SHOWN = 6  # devices for people: this machine, the best, the front; --all shows the others
 UNITS = {"time_s": "s", "cost_usd": "USD", "energy_kwh": "kWh", "memory_bytes_per_device": "bytes"}
+# Settings of a training stage in the order in which one asks for them; the plan's name -> the recipe's.
+STAGE = (
+    *("stage", "finetuning_type", "lora_rank", "lora_alpha", "learning_rate", "num_train_epochs"),
+    *("max_steps", "max_length", "overlong", "packing", "micro_batch", "grad_accum"),
+    *("warmup_ratio", "weight_decay", "dtype"),
+)
+RECIPE_NAMES = {"micro_batch": "per_device_train_batch_size", "grad_accum": "gradient_accumulation_steps"}
 
 
-def device_lines(document: dict[str, Any]) -> list[str]:
-    """Those that fit, the best one first; the nearest where none does; the others are only counted."""
+# ------------------------------------------------------------------ this machine
+
+
+def plan_lines(document: Mapping[str, Any], every: bool = False) -> list[str]:
+    """plan.json for people: this machine's steps and settings, then the other devices."""
+    return [*here_lines(document), "", *device_lines(document["plans"], every)]
+
+
+def here_lines(document: Mapping[str, Any]) -> list[str]:
+    """What this machine will need step by step, with which settings and why; nothing of an empty document."""
+    if not document:
+        return []
+    steps = {name: figures for name, figures in (document.get("steps") or {}).items() if _works(figures)}
+    lines = [_here_head(document, steps)]
+    if steps:
+        head = (say("step"), say("time"), say("80 % interval"), say("memory"))
+        lines += table(head, [(say(name), *_step_row(figures)) for name, figures in steps.items()])
+    return [*lines, *row_lines(document), *setting_lines(document)]
+
+
+def _works(figures: Mapping[str, Any]) -> bool:
+    return (figures.get("wall_s") or {}).get("value", 0) > 0
+
+
+def _here_head(document: Mapping[str, Any], steps: Mapping[str, Any]) -> str:
+    machine = document.get("machine") or "?"
+    if not steps:
+        return say("this machine ({cpu}) was not measured yet: steelyard up RECIPE --until plan", cpu=machine)
+    total = show_number(sum(f["wall_s"]["value"] for f in steps.values()), "s")
+    peaks = [f["peak_rss_bytes"]["value"] for f in steps.values() if "peak_rss_bytes" in f]
+    memory = show_bytes(max(peaks)) if peaks else "-"
+    text = "this machine ({cpu}): {time} in all, at most {memory} of memory"
+    return say(text, cpu=machine, time=total, memory=memory)
+
+
+def _step_row(figures: Mapping[str, Any]) -> tuple[str, str, str]:
+    wall, peak = figures.get("wall_s"), figures.get("peak_rss_bytes")
+    return _shown(wall, "s"), _span(wall, "s"), show_bytes(peak["value"]) if peak else "-"
+
+
+def row_lines(document: Mapping[str, Any]) -> list[str]:
+    """How many rows there are to train on, and to judge by: an ability needs so many, and has so many."""
+    facts = document.get("facts") or {}
+    if not facts.get("rows"):
+        return []
+    counts = {"n": f"{facts['rows']:,}", "held": f"{facts.get('held_out') or 0:,}"}
+    return [f"  {say('{n} rows to train on, {held} held out for the scores', **counts)}"]
+
+
+def setting_lines(document: Mapping[str, Any]) -> list[str]:
+    """Each hyper-parameter of the training, with where it comes from."""
+    settings, origins = document.get("settings") or {}, document.get("origins") or {}
+    stages = settings.get("train") or []
+    rows = [
+        (_numbered(name, i, len(stages)), _plain(stage[name]), origin_of(origins, f"train.{i}.{name}"))
+        for i, stage in enumerate(stages)
+        for name in STAGE
+        if stage.get(name) is not None and not (name.startswith("lora_") and not stage[name])
+    ]
+    form = (settings.get("compress") or {}).get("form")
+    rows += [("weights", form, origin_of(origins, "compress.weights"))] if form else []
+    head = (say("setting"), say("value"), say("origin"))
+    return table(head, rows, wrap=columns()) if rows else []
+
+
+def _numbered(name: str, stage: int, stages: int) -> str:
+    recipe_name = RECIPE_NAMES.get(name, name)
+    return f"{stage}.{recipe_name}" if stages > 1 else recipe_name
+
+
+def origin_of(origins: Mapping[str, str], key: str) -> str:
+    """Where a setting comes from, in the user's language: the recipe, or the plan's reason."""
+    first, _, name = key.rpartition(".")
+    origin = origins.get(f"{first}.{RECIPE_NAMES.get(name, name)}", "")
+    kind, colon, why = origin.partition(": ")
+    return f"{say(kind)}: {say(why)}" if colon else say(origin) if origin else ""
+
+
+# ------------------------------------------------------------------ devices
+
+
+def device_lines(document: Mapping[str, Any], every: bool = False) -> list[str]:
+    """This machine, the best plan, the front; with `every` all that fit, then the nearest that do not."""
     plans, best = document["plans"], document["best"]
     front = set(document.get("frontier", ()))
-    fitting = [(i, plan) for i, plan in enumerate(plans) if plan["fits"]]
-    fitting.sort(key=lambda pair: pair[0] != best)
-    kept = fitting[:SHOWN] or list(enumerate(plans))[:3]
+    chosen = list(range(len(plans))) if every else chosen_devices(plans, best, front)
     head, row = _columns(document.get("request", {}))
-    rows = [(_mark(i, best, front), plan["device"], plan["devices"], *row(plan)) for i, plan in kept]
+    rows = [(_mark(i, best, front), _device(plans[i]), *row(plans[i])) for i in chosen]
     left = len(plans) - len(rows)
     return [
-        *_asked_lines(document.get("request", {})),
-        *([] if fitting else [say("no device fits; the nearest:")]),
-        *table(("", say("device"), "n", *head), rows, indent=0),
-        *([say("  {n} more in --json", n=left)] if left else []),
+        *(piece for line in _asked_lines(document.get("request", {})) for piece in broken(line, columns())),
+        *([] if any(plan["fits"] for plan in plans) else [say("no device fits; the nearest:")]),
+        *table(("", say("device"), *head), rows, indent=0, wrap=columns()),
+        *([say("  {n} more with --all", n=left)] if left else []),
         *([say("  > the best   * no other is both cheaper and faster")] if len(front) > 1 else []),
         *settings_lines(document),
     ]
+
+
+def chosen_devices(plans: Sequence[Mapping[str, Any]], best: int | None, front: set[int]) -> list[int]:
+    """At most six places: this machine, the best, the front, the next that fit; else the nearest."""
+    here = [i for i, plan in enumerate(plans) if plan["device"] == HERE]
+    fitting = [i for i, plan in enumerate(plans) if plan["fits"]]
+    order = [*here, *([] if best is None else [best]), *sorted(front), *fitting]
+    return list(dict.fromkeys(order))[:SHOWN] if fitting else [*here, *range(min(3, len(plans)))]
+
+
+def _device(plan: Mapping[str, Any]) -> str:
+    name = say("this machine") if plan["device"] == HERE else plan["device"]
+    return f"{plan['devices']} x {name}" if plan["devices"] > 1 else name
 
 
 def _asked_lines(request: dict[str, Any]) -> list[str]:
@@ -61,82 +161,88 @@ def _mark(at: int, best: int | None, front: set[int]) -> str:
     return ">" if at == best else "*" if at in front else ""
 
 
-Row = Callable[[dict[str, Any]], tuple[Any, ...]]
+RowOf = Callable[[Mapping[str, Any]], tuple[Any, ...]]
 
 
-def _columns(request: dict[str, Any]) -> tuple[tuple[str, ...], Row]:
+def _columns(request: Mapping[str, Any]) -> tuple[tuple[str, ...], RowOf]:
     """What a plan is judged by: its time and cost; a service by its latencies and its price an hour."""
-    ends = (say("memory"), say("known by"), say("why"))
+    span, remark = say("80 % interval"), say("remark")
     if request.get("job") == "serve" and not request.get("batch_scoring") and not request.get("recipe"):
-        span = say("80 % interval")
-        return ("TTFT", span, "TPOT", span, "tok/s", say("USD an hour"), *ends), _service_row
+        return ("TTFT", "TPOT", "tok/s", "USD/h", say("80 % intervals; remark")), _service_row
     weighs = "energy_kwh" if request.get("objective") == "energy" else "cost_usd"
-    weighed, span = say("energy") if weighs == "energy_kwh" else say("cost"), say("80 % interval")
-    return (say("time"), span, weighed, span, *ends), lambda plan: _job_row(plan, weighs)
+    weighed = say("energy") if weighs == "energy_kwh" else say("cost")
+    return (say("time"), span, weighed, span, remark), lambda plan: _job_row(plan, weighs)
 
 
-def _job_row(plan: dict[str, Any], weighs: str) -> tuple[Any, ...]:
-    time, spent = plan.get("time_s"), plan.get(weighs)
-    return (
-        _told(time, "s"),
-        _span(time, "s"),
-        _told(spent, UNITS[weighs]),
-        _span(spent, UNITS[weighs]),
-        *_ends(plan),
-    )
+def _job_row(plan: Mapping[str, Any], weighs: str) -> tuple[Any, ...]:
+    time, spent, unit = plan.get("time_s"), plan.get(weighs), UNITS[weighs]
+    return _shown(time, "s"), _span(time, "s"), _shown(spent, unit), _span(spent, unit), _remark(plan)
 
 
-def _service_row(plan: dict[str, Any]) -> tuple[Any, ...]:
-    time, cost, told = plan.get("time_s"), plan.get("cost_usd"), plan.get("service", {})
-    hourly = show_number(cost["value"] / time["value"] * 3600, "USD") if cost and time else "-"
-    first, each, rate = (told.get(name) for name in ("ttft_s", "tpot_s", "output_tok_s"))
-    shown = (_told(first, "s"), _span(first, "s"), _told(each, "s"), _span(each, "s"))
-    return (*shown, f"{rate['value']:,.0f}" if rate else "-", hourly, *_ends(plan))
+def _service_row(plan: Mapping[str, Any]) -> tuple[Any, ...]:
+    time, cost, service = plan.get("time_s"), plan.get("cost_usd"), plan.get("service", {})
+    hourly = f"{cost['value'] / time['value'] * 3600:,.2f}" if cost and time else "-"
+    first, each, rate = (service.get(name) for name in ("ttft_s", "tpot_s", "output_tok_s"))
+    spans = f"TTFT {_span(first, 's')}, TPOT {_span(each, 's')}" if first and each else ""
+    speed = f"{rate['value']:,.0f}" if rate else "-"
+    return _shown(first, "s"), _shown(each, "s"), speed, hourly, _remark(plan, spans)
 
 
-def _ends(plan: dict[str, Any]) -> tuple[str, str, str]:
+def _remark(plan: Mapping[str, Any], spans: str = "") -> str:
+    """Intervals that have no column; why it is not taken; its memory, and how its time is known."""
     memory, time = plan.get("memory_bytes_per_device"), plan.get("time_s")
-    return (
-        show_bytes(memory["value"]) if memory else "-",
-        say(time["provenance"]) if time else "-",
-        reason(plan["why_not"] or "")[:64],
+    parts = (
+        spans,
+        reason(plan["why_not"] or ""),
+        show_bytes(memory["value"]) if memory else "",
+        say(time["provenance"]) if time else "",
     )
+    return ", ".join(part for part in parts if part)
 
 
-def _told(figure: dict[str, Any] | None, unit: str) -> str:
+def _shown(figure: Mapping[str, Any] | None, unit: str) -> str:
     return show_number(figure["value"], unit) if figure else "-"
 
 
-def _span(figure: dict[str, Any] | None, unit: str) -> str:
+SPAN_UNITS = (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3))
+
+
+def _span(figure: Mapping[str, Any] | None, unit: str) -> str:
+    """Both ends of an interval in one unit, short: "2.8 .. 4.7 h"."""
     if not figure:
         return "-"
-    low, high = (show_number(figure[end], unit) for end in ("low", "high"))
-    return f"{low} .. {high}"
+    low, high = figure["low"], figure["high"]
+    if unit != "s":
+        return f"{show_number(low, unit)} .. {show_number(high, unit).removeprefix('$ ')}"
+    name, size = next((u for u in SPAN_UNITS if high >= 2 * u[1]), SPAN_UNITS[-1])
+    return f"{_short(low / size)} .. {_short(high / size)} {say(name)}"
 
 
-def settings_lines(document: dict[str, Any]) -> list[str]:
-    """The settings of the best plan, and its steps where they stand on their own hardware."""
-    if document["best"] is None:
+def _short(value: float) -> str:
+    """An end of an interval: two digits are all that it deserves."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def settings_lines(document: Mapping[str, Any]) -> list[str]:
+    """The settings of the best plan elsewhere, and its steps where they stand on their own hardware."""
+    if document["best"] is None or document["plans"][document["best"]]["device"] == HERE:
         return []
     plan = document["plans"][document["best"]]
-    told = ", ".join(f"{key} {_plain(value)}" for key, value in plan["settings"].items() if _simple(value))
-    lines = [f"{say('settings:')} {told}"] if told else []
+    pairs = [f"{key} {_plain(value)}" for key, value in plan["settings"].items() if _simple(value)]
+    title = say("settings of {device}:", device=_device(plan))
+    lines = broken(f"{title} {', '.join(pairs)}", columns() - 2) if pairs else []
+    lines[1:] = [f"  {line}" for line in lines[1:]]
     steps = plan.get("steps") or []
     if not steps:
         return lines
-    rows = [
-        (
-            s["step"],
-            s["device"],
-            s["devices"],
-            show_number(s["time_s"], "s"),
-            "-" if s["cost_usd"] is None else show_number(s["cost_usd"], "USD"),
-            show_number(s["transfer_s"], "s"),
-        )
-        for s in steps
-    ]
     head = (say("step"), say("device"), "n", say("time"), say("cost"), say("transfer"))
-    return [*lines, *table(head, rows), *_service_lines(steps[-1])]
+    return [*lines, *table(head, [_device_step(s) for s in steps]), *_service_lines(steps[-1])]
+
+
+def _device_step(step: Mapping[str, Any]) -> tuple[Any, ...]:
+    cost = "-" if step["cost_usd"] is None else show_number(step["cost_usd"], "USD")
+    times = (show_number(step["time_s"], "s"), cost, show_number(step["transfer_s"], "s"))
+    return (say(step["step"]), step["device"], step["devices"], *times)
 
 
 def _service_lines(step: dict[str, Any]) -> list[str]:
@@ -144,8 +250,8 @@ def _service_lines(step: dict[str, Any]) -> list[str]:
     if step["step"] != "serve" or "ttft_s" not in step:
         return []
     hourly = "-" if step.get("usd_per_h") is None else show_number(step["usd_per_h"], "USD")
-    told = {"ttft": show_number(step["ttft_s"], "s"), "tpot": show_number(step["tpot_s"], "s")}
-    return [say("  then the service: {hourly} an hour, TTFT {ttft}, TPOT {tpot}", hourly=hourly, **told)]
+    latency = {"ttft": show_number(step["ttft_s"], "s"), "tpot": show_number(step["tpot_s"], "s")}
+    return [say("  then the service: {hourly} an hour, TTFT {ttft}, TPOT {tpot}", hourly=hourly, **latency)]
 
 
 def _simple(value: Any) -> bool:
@@ -173,15 +279,15 @@ def explain_lines(rows: list[dict[str, Any]]) -> list[str]:
 def what_if_lines(changed: dict[str, Any]) -> list[str]:
     """The best plan before and after the changes."""
     rows = [(say(when), *_change_row(changed[when])) for when in ("before", "after")]
-    told = ", ".join(f"{key} = {_plain(value)}" for key, value in changed["changes"].items())
+    changes = ", ".join(f"{key} = {_plain(value)}" for key, value in changed["changes"].items())
     head = ("", say("device"), "n", say("time"), say("cost"), say("energy"))
-    return [say("what if {changes}:", changes=told), *table(head, rows)]
+    return [say("what if {changes}:", changes=changes), *table(head, rows)]
 
 
 def _change_row(plan: dict[str, Any] | None) -> tuple[Any, ...]:
     if plan is None:
         return (say("no device fits"), "-", "-", "-", "-")
-    figures = (_told(plan.get(name), UNITS[name]) for name in ("time_s", "cost_usd", "energy_kwh"))
+    figures = (_shown(plan.get(name), UNITS[name]) for name in ("time_s", "cost_usd", "energy_kwh"))
     return (plan["device"], plan["devices"], *figures)
 
 

@@ -16,7 +16,7 @@ from ..units import show_number, show_s
 from .messages import say
 from .options import OPTIONS
 from .output import note, result, table, tell
-from .plan_lines import device_lines
+from .plan_lines import plan_lines
 from .recipes import DEFAULT, RecipePath, Yes, load, no_settings
 
 STEPS = ("plan", "clean", "train", "compress", "gate", "serve")
@@ -60,9 +60,9 @@ def _walk(path: Path, yes: bool, until: str, workdir: Path | None, keep: bool, v
         raise WrongUse(
             "cli.usage", f"no step {until!r}", where=Where(field="--until"), hint=f"one of {', '.join(STEPS)}"
         )
-    made = load(path)
-    _check_key(made, path)
-    asks = None if yes or until == "plan" else _confirm
+    recipe = load(path)
+    _check_key(recipe, path)
+    asks = not yes and until != "plan"
     if asks:
         _check_someone_is_there()
     from ..run import up
@@ -70,9 +70,9 @@ def _walk(path: Path, yes: bool, until: str, workdir: Path | None, keep: bool, v
 
     with Terminal() as watch:
         outcome = up(
-            made,
+            recipe,
             workdir=workdir,
-            confirm=asks,
+            confirm=_confirm if asks else _show,
             until=until,
             keep=keep,
             watch=watch,
@@ -100,25 +100,15 @@ def _check_someone_is_there() -> None:
 
 def _confirm(ready: Any) -> bool:
     """Show the plan, ask."""
-    for line in plan_lines(ready):
-        note(line)
+    _show(ready)
     return typer.confirm(say("Continue?"), default=False, err=True)
 
 
-def plan_lines(ready: Any) -> list[str]:
-    """What this machine will need, step by step, then the other devices."""
-    rows = [(step, *_figures(figures)) for step, figures in ready.local.steps.items()]
-    head = (say("step"), say("time"), say("memory"), say("cost"))
-    here = say("on this machine ({cpu}):", cpu=ready.machine.cpu_model)
-    plans = ready.plans.as_json()
-    return [here, *table(head, rows), *device_lines(plans)]
-
-
-def _figures(figures: Any) -> tuple[str, str, str]:
-    def told(name: str, unit: str) -> str:
-        return show_number(figures[name].value, unit) if name in figures else "-"
-
-    return told("wall_s", "s"), told("peak_rss_bytes", "bytes"), told("cost_usd", "USD")
+def _show(ready: Any) -> bool:
+    """Show the plan; with --yes nobody is asked."""
+    for line in plan_lines(ready.document):
+        note(line)
+    return True
 
 
 def outcome_lines(outcome: Any, path: Path) -> list[str]:

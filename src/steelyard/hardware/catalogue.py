@@ -84,6 +84,23 @@ SERIES = r"\b(platinum|gold|geforce|instinct|tesla|processor|cpu|chip|data ?cent
 RELEASE = r"(instruct|chat|base|it|hf|awq|gptq|gguf|nvfp4|fp8|v0[1-3])$"
 
 
+# The commonest variant of a name that several devices share; whoever asks by it is told which one is meant.
+SHORT = {
+    "h100": "h100-sxm",
+    "a100": "a100-80-sxm",
+    "v100": "v100-32",
+    "gh200": "gh200-96",
+    "910b": "ascend-910b",
+    "4090": "rtx-4090",
+    "3090": "rtx-3090",
+    "gaudi": "gaudi3",
+    "trainium": "trainium2",
+    "inferentia": "inferentia2",
+    "tpuv5": "tpu-v5e",
+    "tpu": "tpu-v6e",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Devices:
     """The catalogue in the order of its file."""
@@ -102,6 +119,7 @@ class Devices:
         Raises WrongUse, naming the nearest.
         """
         table = {plain(key): d for d in self.rows for key in (d.name, d.id)}
+        table |= {short: table[plain(id_)] for short, id_ in SHORT.items() if plain(id_) in table}
         return lookup(table, name, "device", [d.id for d in self.rows])
 
 

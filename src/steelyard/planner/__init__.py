@@ -12,13 +12,14 @@ from .local import Local, check_limits, explain, learnt, predict
 from .plans import Plan, Plans, explain_plan, within_limits
 from .request import Owned, Request
 from .results import Prediction, Scores, predict_results, score_results
-from .search import plan, what_if, why_not
+from .search import HERE, plan, what_if, why_not
 from .shapes import named_shape, shape_of
 from .stack import serving_rows, typical_rows, with_stack
-from .whole import plan_recipe, request_of
+from .whole import plan_recipe, request_of, this_machine
 
 __all__ = [
     "COLUMNS",
+    "HERE",
     "CellFault",
     "Checked",
     "Constants",
@@ -60,6 +61,7 @@ __all__ = [
     "serving_rows",
     "shape_of",
     "stored_bytes",
+    "this_machine",
     "typical_rows",
     "what_if",
     "why_not",

@@ -34,6 +34,9 @@ CHANGES = {
 }
 
 
+HERE = "this-machine"  # a device of no catalogue: its plan is made elsewhere and comes as `extra`
+
+
 @dataclass(slots=True)
 class Searched:
     """Plans of all devices, unranked, with the counts of the search."""
@@ -81,7 +84,8 @@ def prepared(request: Request, devices: Devices) -> tuple[Request, Devices]:
 
 def search(request: Request, devices: Devices, constants: Constants) -> Searched:
     """The best plan of each device; devices whose bound already loses are searched coarsely."""
-    chosen = [devices.find(name) for name in request.devices] or list(devices)
+    named = [devices.find(name) for name in request.devices if name != HERE]
+    chosen = named if request.devices else list(devices)
     offers = [offers_of(request, device) for device in chosen]
     bounds = [min(_bound(request, offer, constants) for offer in some) for some in offers]
     searched, incumbent = Searched(), inf
@@ -151,7 +155,8 @@ def why_not(
     """
     prepared_request, catalogue = prepared(request, devices)
     device_row = catalogue.find(device)
-    weighed = (*prepared_request.devices, device_row.id) if prepared_request.devices else ()
+    catalogued = tuple(name for name in prepared_request.devices if name != HERE)
+    weighed = (*catalogued, device_row.id) if catalogued else ()
     ids = tuple(dict.fromkeys(catalogue.find(name).id for name in weighed))
     searched = search(replace(prepared_request, devices=ids), catalogue, constants)
     at = next(i for i, offer in enumerate(searched.offers) if offer.device.id == device_row.id)

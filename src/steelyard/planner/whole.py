@@ -20,7 +20,7 @@ from .local import Local
 from .local_train import packed
 from .plans import Plan, Plans, within_limits, within_slo
 from .request import Owned, Request
-from .search import plan
+from .search import HERE, plan
 
 WEIGHTS = {"f16": "fp16", "u8": "int8"}  # storage of forms.FORMS, in the catalogue's words
 LATENCIES = ("ttft_s", "tpot_s")
@@ -68,7 +68,7 @@ def this_machine(filled: Fill, local: Local) -> Plan:
         {
             "step": step,
             "hosts": 1,
-            "device": "this-machine",
+            "device": HERE,
             "devices": 1,
             "time_s": f["wall_s"].value,
             "cost_usd": f["cost_usd"].value,
@@ -77,7 +77,7 @@ def this_machine(filled: Fill, local: Local) -> Plan:
         for step, f in local.steps.items()
     ]
     return Plan(
-        device="this-machine",
+        device=HERE,
         devices=1,
         settings={k: v for k, v in filled.settings.items() if k in ("train", "compress")},
         time_s=Figure(value, low, high, "s", origin),

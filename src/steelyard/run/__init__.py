@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .planning import ledger
     from .ready import Ready
     from .walk import plan, up
-    from .weighing import weigh
+    from .weighing import Weighed, weigh, weigh_job
 
 FILES = {
     "Outcome": "outcome",
@@ -27,9 +27,24 @@ FILES = {
     "status": "known",
     "stop": "known",
     "up": "walk",
+    "Weighed": "weighing",
     "weigh": "weighing",
+    "weigh_job": "weighing",
 }
 
-__all__ = ["Outcome", "Ready", "StepRecord", "ledger", "logs", "plan", "status", "stop", "up", "weigh"]
+__all__ = [
+    "Outcome",
+    "Ready",
+    "StepRecord",
+    "Weighed",
+    "ledger",
+    "logs",
+    "plan",
+    "status",
+    "stop",
+    "up",
+    "weigh",
+    "weigh_job",
+]
 
 __getattr__ = fetching(__name__, FILES)

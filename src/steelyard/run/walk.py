@@ -71,9 +71,10 @@ def up(
         ready = prepare(recipe, place, told)
         remember(place, ready.id, recipe.name, trust_of(recipe))
         walk = Walk(ready, told, language)
+        agreed = confirm is None or confirm(ready)
         if until == "plan":
             return walk.outcome
-        if confirm and not confirm(ready):
+        if not agreed:
             raise Stopped("run.declined", "nothing was started", hint="run it again with --yes to go on")
         return walk.go(until, keep)
 

@@ -9,22 +9,52 @@ import hashlib
 import json
 import time
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..artefact import Watch, write_durably
-from ..errors import Problem
+from ..errors import Problem, Where, WrongUse
 from ..hardware import Machine, catalogue, named_models, probe, published_constants, recall
 from ..model import resolve
 from ..places import cache_folder
-from ..planner import DataFacts, Local, Plans, Request, fill, named_shape, plan_recipe, predict, request_of
-from ..recipe import Recipe
+from ..planner import (
+    HERE,
+    Constants,
+    DataFacts,
+    Fill,
+    Local,
+    Plan,
+    Plans,
+    Request,
+    fill,
+    named_shape,
+    plan,
+    plan_recipe,
+    predict,
+    request_of,
+    this_machine,
+)
+from ..recipe import Goal, Recipe, Source, Stage
+from ..recipe import Load as RecipeLoad
 from ..shape import Shape
 from .children import call_order, in_child
-from .planning import base_of, ledger
+from .planning import base_of, calibrate, ledger
 from .sizing import candidates_of
 from .sources import data_settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weighed:
+    """What was asked, a plan for every device, and this machine in the words of plan.json.
+
+    `here`: {"machine", "settings", "origins", "facts", "steps"}; steps are empty where this machine was not
+    calibrated; empty altogether where it cannot do the job.
+    """
+
+    request: Request
+    plans: Plans
+    here: dict[str, Any]
 
 
 def weigh(
@@ -33,8 +63,8 @@ def weigh(
     devices: tuple[str, ...] = (),
     objective: str = "cost",
     watch: Watch | None = None,
-) -> tuple[Request, Plans]:
-    """What is asked, and a plan for every device; this machine among them where it was calibrated before.
+) -> Weighed:
+    """A recipe on every device; this machine among them where it was calibrated before.
 
     A model that is not on this machine is taken by its name in the catalogue; its data are then counted with
     the packaged tokenizer.
@@ -44,12 +74,103 @@ def weigh(
     machine, facts = probe(), counted(recipe, tokenizer, told)
     named = replace(recipe, model=name)
     filled = fill(named, shape, machine, facts)
+    if HERE in devices:
+        calibrate(machine, told)
     local = here(named, filled, shape, machine, facts, told)
     asked: dict[str, Any] = {"objective": objective} | ({"devices": devices} if devices else {})
     request = replace(request_of(named, filled, shape, facts), **asked)
     began = time.perf_counter()
-    plans = plan_recipe(named, filled, shape, facts, catalogue(), published_constants(), local, asked)
-    return request, replace(plans, wall_s=time.perf_counter() - began)
+    own = local if not devices or HERE in devices else None
+    plans = plan_recipe(named, filled, shape, facts, catalogue(), published_constants(), own, asked)
+    plans = replace(plans, wall_s=time.perf_counter() - began)
+    return Weighed(request=request, plans=plans, here=here_document(name, machine, filled, facts, local))
+
+
+def here_document(
+    model: str, machine: Machine, filled: Fill, facts: DataFacts, local: Local | None
+) -> dict[str, Any]:
+    """This machine's part of plan.json."""
+    steps = local.steps if local else {}
+    return {
+        "model": model,
+        "machine": machine.cpu_model,
+        "facts": {k: v for k, v in asdict(facts).items() if k != "lengths"},
+        "settings": filled.settings,
+        "origins": filled.origins,
+        "steps": {step: {k: f.as_json() for k, f in figures.items()} for step, figures in steps.items()},
+    }
+
+
+# ------------------------------------------------------------------ a job by its numbers
+
+
+ROW_TOKENS = 256  # of one row where only the whole is known: a ticket and its reply
+JOBS_HERE = ("sft", "continue", "serve")  # what this machine can do itself
+HELD_OUT_SHARE = 0.1
+
+
+def weigh_job(request: Request, constants: Constants, *, watch: Watch | None = None) -> Weighed:
+    """A job by its numbers on every device; on this machine too, where it can do it and was calibrated."""
+    wanted = not request.devices or HERE in request.devices
+    document, own = _job_here(request, watch or Watch()) if wanted else ({}, None)
+    began = time.perf_counter()
+    plans = plan(request, catalogue(), constants, [own] if own else [])
+    return Weighed(request=request, plans=replace(plans, wall_s=time.perf_counter() - began), here=document)
+
+
+def _job_here(request: Request, watch: Watch) -> tuple[dict[str, Any], Plan | None]:
+    by_name = HERE in request.devices
+    if request.job not in JOBS_HERE or request.finetuning_type == "qlora":
+        if by_name:
+            hint = f"--job {' | '.join(JOBS_HERE)}"
+            text = f"this machine cannot do the job {request.job}"
+            raise WrongUse("plan.job_here", text, where=Where(field="--job"), hint=hint)
+        return {}, None
+    machine = probe()
+    if by_name:
+        calibrate(machine, watch)
+    recipe, facts = _as_recipe(request)
+    filled = fill(recipe, request.shape, machine, facts)
+    local = here(recipe, filled, request.shape, machine, facts, Watch())
+    if local is None:
+        return {}, None
+    document = here_document(request.name, machine, filled, facts, local)
+    return document, this_machine(filled, local)
+
+
+def _as_recipe(request: Request) -> tuple[Recipe, DataFacts]:
+    """The job as a recipe of one stage and one pass; rows are as long as tickets unless told otherwise."""
+    load = {name: getattr(request, name) for name in ("users", "prompt_tokens", "output_tokens")}
+    trains = request.job != "serve"
+    kind: Any = "full" if request.finetuning_type == "full" else "lora"
+    stage = Stage(
+        stage="pt" if request.job == "continue" else "sft",
+        finetuning_type=kind,
+        num_train_epochs=1.0,
+        max_length=request.seq_len,
+    )
+    recipe = Recipe(
+        path=Path("--model"),
+        root=Path(),
+        name="plan",
+        model=request.name,
+        goal=Goal(load=RecipeLoad(**load)),
+        data=(Source(path="--tokens"),) if trains else (),
+        train=(stage,) if trains else (),
+    )
+    length = min(ROW_TOKENS, request.seq_len)
+    rows = max(1, round(request.tokens / length)) if trains else 0
+    facts = DataFacts(
+        rows=rows,
+        bytes=4 * length * rows,  # four bytes a token in English
+        tokens=length * rows,
+        answer_tokens=length * rows // 2,
+        longest=length,
+        lengths=(length,) * min(rows, 4096),
+        abilities={"main": rows} if trains else {},
+        held_out=round(rows * HELD_OUT_SHARE),
+    )
+    return recipe, facts
 
 
 def model_of(recipe: Recipe, watch: Watch) -> tuple[str, Shape, str]:

@@ -1,0 +1,47 @@
+"""Flags of a verb as one frozen value: each field of a dataclass is a flag, its groups are base classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from inspect import Parameter, Signature
+from typing import Any, TypeVar, get_type_hints
+
+import typer
+
+T = TypeVar("T")
+Verb = Callable[[T], None]
+
+
+def flags_of(table: type[T]) -> Callable[[Verb[T]], Callable[..., None]]:
+    """Makes the command that Typer reads, of a verb that takes the flags as one value of `table`."""
+    hints = get_type_hints(table, include_extras=True)
+    parameters = [
+        Parameter(
+            f.name,
+            Parameter.KEYWORD_ONLY,
+            default=Parameter.empty if f.default is MISSING else f.default,
+            annotation=hints[f.name],
+        )
+        for f in fields(table)  # type: ignore[arg-type]
+    ]
+
+    def decorate(verb: Verb[T]) -> Callable[..., None]:
+        def command(**values: Any) -> None:
+            verb(table(**values))
+
+        command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        command.__doc__ = verb.__doc__
+        return command
+
+    return decorate
+
+
+def flag(name: str, metavar: str, text: str, **more: Any) -> Any:
+    """An option that takes a value."""
+    return typer.Option(name, metavar=metavar, help=text, **more)
+
+
+def switch(name: str, text: str) -> Any:
+    """An option that is on or off."""
+    return typer.Option(name, help=text)

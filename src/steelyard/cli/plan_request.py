@@ -1,0 +1,278 @@
+"""The flags of `plan` as a request to the planner: every value parsed once, each error names its flag."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..errors import Problem, Where, WrongUse
+from ..units import parse_bytes, parse_count, parse_s
+from .messages import say
+from .output import note
+from .plan_flags import JOBS, OTHER_JOBS, SIZES, PlanFlags
+
+HERE = "this-machine"  # a device too, once `up` or `plan` has measured it
+
+
+def job_of(flags: PlanFlags) -> str | None:
+    """The job in our words. Raises WrongUse."""
+    if flags.job is None:
+        return None
+    job = OTHER_JOBS.get(flags.job.lower(), flags.job)
+    if job not in JOBS:
+        raise WrongUse(
+            "cli.usage", f"no job {flags.job!r}", where=Where(field="--job"), hint=one_of(flags.job, JOBS)
+        )
+    return job
+
+
+def one_of(word: str, words: tuple[str, ...]) -> str:
+    """A hint with the nearest of some words, and all of them."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(word, words, n=1)
+    known = f"one of {', '.join(words)}"
+    return f"did you mean {near[0]}?   {known}" if near else known
+
+
+def fields_of(flags: PlanFlags, shape: Any) -> dict[str, Any]:
+    """What the flags say, under the names of a Request; what they leave out keeps its default."""
+    check_flags(flags)
+    same = ("seq_len", "finetuning_type", "users", "prompt_tokens", "output_tokens", "burstiness", "trust")
+    given: dict[str, Any] = {name: getattr(flags, name) for name in (*same, "global_batch")}
+    given |= {
+        "name": flags.model or f"{shape.params / 1e9:.3g}b",
+        "job": job_of(flags),
+        "devices": devices_of(flags.device or []),
+        "providers": _providers(flags.provider or []),
+        "objective": "energy" if flags.energy else None,
+        "slo": _slo(flags),
+        "precisions": _words(flags.precision),
+        "kv_precisions": _words(flags.kv_precision),
+        "spot": flags.spot or None,
+    }
+    given |= _numbers(flags)
+    return {name: value for name, value in given.items() if value not in (None, (), {})}
+
+
+def _numbers(flags: PlanFlags) -> dict[str, Any]:
+    """The flags with units, None where they were left out."""
+
+    def parsed(text: str | None, parse: Callable[[str], float]) -> float | None:
+        return parse(text) if text else None
+
+    return {
+        "tokens": parsed(flags.tokens, _tokens),
+        "budget_usd": parsed(flags.budget, _usd),
+        "deadline_s": parsed(flags.deadline, lambda t: above_0(parse_s, t, "--deadline", "8h")),
+        "arrival_per_s": parsed(flags.arrival_rate, _rate),
+        "memory_limit_bytes": parsed(flags.memory, lambda t: above_0(parse_bytes, t, "--memory", "64GB")),
+        "power_limit_w": parsed(flags.power, _watts),
+        "teacher_params": parsed(flags.teacher_params, lambda t: _teacher(t, job_of(flags))),
+    }
+
+
+def check_flags(flags: PlanFlags) -> None:
+    """Flags that exclude each other, or are out of their range. Raises WrongUse."""
+    spot = not flags.spot or job_of(flags) not in ("serve", "score")
+    text = "--spot goes with training: what interruptions do to a service is not modelled"
+    check(spot, "cli.usage", "--spot", text, "--job sft")
+    batch, burst = flags.global_batch, flags.burstiness
+    text = f"--global-batch {batch} is not 1 or more"
+    check(batch is None or batch >= 1, "cli.usage", "--global-batch", text, "--global-batch 64")
+    text = f"--burstiness {burst} is below 0"
+    check(burst is None or burst >= 0, "cli.usage", "--burstiness", text, "--burstiness 4")
+
+
+def devices_of(names: list[str]) -> tuple[str, ...]:
+    """The ids of devices as people spell them; a short name is said in full. Raises WrongUse."""
+    from ..hardware import catalogue
+
+    ids = []
+    for name in names:
+        id_ = HERE if name.lower() in (HERE, "this", "here") else catalogue().find(name).id
+        plain = name.lower().replace("_", "-")
+        if id_.startswith(f"{plain}-"):
+            near = [d.id for d in catalogue() if d.id.startswith(f"{plain}-") and d.id != id_]
+            also = f" ({', '.join(near)})" if near else ""
+            note(say("{name} is taken as {id}{also}", name=name, id=id_, also=also))
+        ids.append(id_)
+    return tuple(dict.fromkeys(ids))
+
+
+# ------------------------------------------------------------------ one value each
+
+
+def check(good: bool, code: str, flag: str, text: str, hint: str) -> None:
+    """Raises WrongUse at a flag unless it is good."""
+    if not good:
+        raise WrongUse(code, text, where=Where(field=flag), hint=hint)
+
+
+def above_0(parse: Callable[[str], float], text: str, flag: str, example: str) -> float:
+    """A limit: a plan within nothing cannot be."""
+    value = parse(text)
+    check(0 < value < math.inf, "cli.usage", flag, f"{flag} {text} is not above 0", f"{flag} {example}")
+    return value
+
+
+def _parsed(parse: Callable[[str], float], text: str, flag: str, example: str) -> float:
+    try:
+        return parse(text)
+    except (ValueError, Problem) as error:
+        hint = f"{flag} {example}"
+        raise WrongUse("cli.usage", str(error), where=Where(field=flag), hint=hint) from error
+
+
+def _tokens(text: str) -> float:
+    value = _parsed(_count, text, "--tokens", "50M")
+    good = 0 < value < math.inf
+    check(good, "plan.tokens", "--tokens", say("the number of tokens must be above 0"), "--tokens 50M, 1e9")
+    return value
+
+
+def _count(text: str) -> float:
+    """A signed count: what is below 0 has its own message."""
+    text = text.strip()
+    if text.lower() in ("inf", "-inf", "nan"):
+        return float(text)
+    return -parse_count(text[1:]) if text.startswith("-") else parse_count(text)
+
+
+def _teacher(text: str, job: str | None) -> float:
+    value = _parsed(_count, text, "--teacher-params", "70e9")
+    good = job == "distil" and 0 < value < math.inf
+    message = "--teacher-params is a number of weights above 0, of a distillation"
+    check(good, "cli.usage", "--teacher-params", message, "--job distil --teacher-params 70e9")
+    return value
+
+
+def _words(given: list[str] | None) -> tuple[str, ...]:
+    """Words of a repeatable flag, which may also stand behind commas."""
+    return tuple(word.strip().lower() for text in given or [] for word in text.split(",") if word.strip())
+
+
+def _slo(flags: PlanFlags) -> dict[str, float]:
+    given = {name: text for name in ("ttft", "tpot") if (text := getattr(flags, name))}
+    limits = {f"{name}_s": above_0(parse_s, text, f"--{name}", "800ms") for name, text in given.items()}
+    percentile = flags.percentile
+    text = f"--percentile {percentile} is none of 50, 90, 95, 99"
+    check(percentile in (None, 50, 90, 95, 99), "cli.usage", "--percentile", text, "--percentile 95")
+    if percentile is None:
+        return limits
+    text = say("--percentile goes with --ttft or --tpot")
+    check(bool(limits), "cli.usage", "--percentile", text, "--ttft 800ms --percentile 95")
+    return limits | {"percentile": percentile}
+
+
+def _providers(names: list[str]) -> tuple[str, ...]:
+    """Whose list prices the catalogue has. Raises WrongUse for another name."""
+    from ..hardware import catalogue
+    from ..planner import provider_of
+
+    known = tuple(sorted({provider_of(device) for device in catalogue()} - {""}))
+    for name in names:
+        text = f"no list price of {name} is known"
+        check(name.lower() in known, "plan.provider", "--provider", text, one_of(name.lower(), known))
+    return tuple(name.lower() for name in names)
+
+
+def _usd(text: str) -> float:
+    from ..recipe import money
+
+    where, hint = Where(field="--budget"), "--budget '300 CNY', or with a rate: --budget '9000 JPY at 0.0067'"
+    try:
+        return money(text).usd
+    except ValueError as error:
+        raise WrongUse("cli.usage", str(error), where=where, hint=hint) from error
+    except KeyError as error:
+        message = say("no rate of {currency} is known", currency=error.args[0])
+        raise WrongUse("cli.usage", message, where=where, hint=hint) from error
+
+
+def _rate(text: str) -> float:
+    from ..recipe import per_s
+
+    return _parsed(per_s, text, "--arrival-rate", "2/s")
+
+
+def _watts(text: str) -> float:
+    from ..recipe import watts
+
+    return _parsed(watts, text, "--power", "20kW")
+
+
+# ------------------------------------------------------------------ the model
+
+
+def shape_of(flags: PlanFlags) -> Any:
+    """Of sizes, of the files where there are any, else of the catalogued name."""
+    from ..hardware import named_models
+    from ..planner import named_shape
+    from ..shape import read
+
+    if flags.sizes:
+        return shape_of_sizes(flags.sizes)
+    model = flags.model
+    if not model:
+        hint = "--model llama-3-8b, or --layers 32 --hidden 4096 --heads 32"
+        raise WrongUse("cli.usage", say("a plan needs --model"), hint=hint)
+    if model != "demo" and Path(model).exists():
+        return read(model)
+    try:
+        return named_shape(model, named_models())
+    except WrongUse:
+        pulled = _pulled(model)
+        if pulled is None:
+            raise
+        return read(pulled)
+
+
+def _pulled(model: str) -> Path | None:
+    """The folder of the packaged or of a fetched model, None where there is none."""
+    from ..model import resolve
+
+    try:
+        return resolve(model).path
+    except Problem:
+        return None
+
+
+def shape_of_sizes(sizes: dict[str, int]) -> Any:
+    """A gated decoder of these sizes; MLP and vocabulary as in Llama 2 where they are left out."""
+    from ..shape import of_config
+
+    _check_sizes(sizes)
+    hidden = sizes["hidden"]
+    config = {"model_type": "llama", "vocab_size": 32000}
+    config |= {SIZES[name]: value for name, value in sizes.items()}
+    config.setdefault("intermediate_size", -(-8 * hidden // (3 * 256)) * 256)
+    if "experts" in sizes:
+        config["moe_intermediate_size"] = config["intermediate_size"]
+        config["num_experts_per_tok"] = _used_experts(sizes)
+    return of_config(config, None, Path("--layers"))
+
+
+def _used_experts(sizes: dict[str, int]) -> int:
+    return sizes.get("experts_per_token", min(2, sizes.get("experts", 0)))
+
+
+def _check_sizes(sizes: dict[str, int]) -> None:
+    for name in ("layers", "hidden", "heads"):
+        text = say("a model by its sizes needs --{name}", name=name)
+        check(name in sizes, "plan.sizes", f"--{name}", text, "--layers 32 --hidden 4096 --heads 32")
+    for name, value in sizes.items():
+        flag = f"--{name.replace('_', '-')}"
+        check(value >= 1, "plan.sizes", flag, f"{flag} is {value}, not a size of 1 or more", f"{flag} 8")
+    heads, hidden, kv = sizes["heads"], sizes["hidden"], sizes.get("kv_heads", sizes["heads"])
+    text = f"{heads} heads do not divide a width of {hidden}"
+    divides = "head_dim" in sizes or hidden % heads == 0
+    check(divides, "plan.sizes", "--heads", text, "another number of heads, or --head-dim 128")
+    text = f"{kv} heads of keys and values do not divide {heads} heads"
+    check(heads % kv == 0, "plan.sizes", "--kv-heads", text, "--kv-heads 8")
+    used, experts = _used_experts(sizes), sizes.get("experts", 0)
+    text = f"a token passes through {used} experts of {experts}"
+    good = used <= experts
+    check(good, "plan.sizes", "--experts-per-token", text, "--experts 8 --experts-per-token 2")
