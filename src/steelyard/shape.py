@@ -256,6 +256,59 @@ def of_config(
     return Shape(**parts, params=params, active_params=params - idle, dtype=dtype, kv_width=width)
 
 
+SIZES = {  # a word for each size -> its key in config.json
+    "layers": "num_hidden_layers",
+    "hidden": "hidden_size",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "ffn": "intermediate_size",
+    "vocab": "vocab_size",
+    "experts": "num_experts",
+    "experts_per_token": "num_experts_per_tok",
+}
+
+
+def of_sizes(sizes: Mapping[str, int]) -> Shape:
+    """A gated decoder by its `SIZES`; MLP and vocabulary as in Llama 2 where they are left out.
+
+    Raises WrongUse, where `--layers` and the like name the size at fault.
+    """
+    for name in ("layers", "hidden", "heads"):
+        if name not in sizes:
+            raise _no_size(
+                name, f"a model by its sizes needs --{name}", "--layers 32 --hidden 4096 --heads 32"
+            )
+    for name, value in sizes.items():
+        if value < 1:
+            flag = f"--{name.replace('_', '-')}"
+            raise _no_size(name, f"{flag} is {value}, not a size of 1 or more", f"{flag} 8")
+    heads, hidden = sizes["heads"], sizes["hidden"]
+    if "head_dim" not in sizes and hidden % heads:
+        hint = "another number of heads, or --head-dim 128"
+        raise _no_size("heads", f"{heads} heads do not divide a width of {hidden}", hint)
+    if heads % (kv := sizes.get("kv_heads", heads)):
+        text = f"{kv} heads of keys and values do not divide {heads} heads"
+        raise _no_size("kv_heads", text, "--kv-heads 8")
+    config: dict[str, Any] = {"model_type": "llama", "vocab_size": 32000}
+    config |= {SIZES[name]: value for name, value in sizes.items()}
+    config.setdefault("intermediate_size", -(-8 * hidden // (3 * 256)) * 256)
+    return of_config(config | _experts_of(sizes, config["intermediate_size"]), None, Path("--layers"))
+
+
+def _experts_of(sizes: Mapping[str, int], ffn: int) -> dict[str, int]:
+    experts = sizes.get("experts", 0)
+    active = sizes.get("experts_per_token", min(2, experts))
+    if active > experts:
+        text = f"a token passes through {active} experts of {experts}"
+        raise _no_size("experts_per_token", text, "--experts 8 --experts-per-token 2")
+    return {"moe_intermediate_size": ffn, "num_experts_per_tok": active} if experts else {}
+
+
+def _no_size(name: str, text: str, hint: str) -> WrongUse:
+    return WrongUse("plan.sizes", text, where=Where(field=f"--{name.replace('_', '-')}"), hint=hint)
+
+
 TIED_BY_DEFAULT = ("gemma", "gemma2", "gemma3_text")
 
 

@@ -129,7 +129,7 @@ def test_joined_matrices_hold_each_part_as_if_it_stood_alone(
     folder = tiny_models(family)
     export_form(folder, tmp_path / "joined", form)
     monkeypatch.setattr(
-        openvino_graph._Graph,
+        openvino_graph.Graph,
         "_parts",
         lambda self, x, at, whole, parts: [self._linear(x, at + part) for part in parts],
     )

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..shape import SIZES
 from .flags import flag, switch
 from .messages import say
 
@@ -25,17 +26,6 @@ OTHER_JOBS = {  # words that people bring -> ours
     "inference": "serve",
     "infer": "serve",
     "eval": "score",
-}
-SIZES = {
-    "layers": "num_hidden_layers",
-    "hidden": "hidden_size",
-    "heads": "num_attention_heads",
-    "kv_heads": "num_key_value_heads",
-    "head_dim": "head_dim",
-    "ffn": "intermediate_size",
-    "vocab": "vocab_size",
-    "experts": "num_experts",
-    "experts_per_token": "num_experts_per_tok",
 }
 Text = str | None
 Number = int | None

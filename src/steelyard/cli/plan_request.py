@@ -11,7 +11,7 @@ from ..errors import Problem, Where, WrongUse
 from ..units import parse_bytes, parse_count, parse_s
 from .messages import say
 from .output import note
-from .plan_flags import JOBS, OTHER_JOBS, SIZES, PlanFlags
+from .plan_flags import JOBS, OTHER_JOBS, PlanFlags
 
 HERE = "this-machine"  # a device too, once `up` or `plan` has measured it
 
@@ -211,10 +211,10 @@ def shape_of(flags: PlanFlags) -> Any:
     """Of sizes, of the files where there are any, else of the catalogued name."""
     from ..hardware import named_models
     from ..planner import named_shape
-    from ..shape import read
+    from ..shape import of_sizes, read
 
     if flags.sizes:
-        return shape_of_sizes(flags.sizes)
+        return of_sizes(flags.sizes)
     model = flags.model
     if not model:
         hint = "--model llama-3-8b, or --layers 32 --hidden 4096 --heads 32"
@@ -238,41 +238,3 @@ def _pulled(model: str) -> Path | None:
         return resolve(model).path
     except Problem:
         return None
-
-
-def shape_of_sizes(sizes: dict[str, int]) -> Any:
-    """A gated decoder of these sizes; MLP and vocabulary as in Llama 2 where they are left out."""
-    from ..shape import of_config
-
-    _check_sizes(sizes)
-    hidden = sizes["hidden"]
-    config = {"model_type": "llama", "vocab_size": 32000}
-    config |= {SIZES[name]: value for name, value in sizes.items()}
-    config.setdefault("intermediate_size", -(-8 * hidden // (3 * 256)) * 256)
-    if "experts" in sizes:
-        config["moe_intermediate_size"] = config["intermediate_size"]
-        config["num_experts_per_tok"] = _used_experts(sizes)
-    return of_config(config, None, Path("--layers"))
-
-
-def _used_experts(sizes: dict[str, int]) -> int:
-    return sizes.get("experts_per_token", min(2, sizes.get("experts", 0)))
-
-
-def _check_sizes(sizes: dict[str, int]) -> None:
-    for name in ("layers", "hidden", "heads"):
-        text = say("a model by its sizes needs --{name}", name=name)
-        check(name in sizes, "plan.sizes", f"--{name}", text, "--layers 32 --hidden 4096 --heads 32")
-    for name, value in sizes.items():
-        flag = f"--{name.replace('_', '-')}"
-        check(value >= 1, "plan.sizes", flag, f"{flag} is {value}, not a size of 1 or more", f"{flag} 8")
-    heads, hidden, kv = sizes["heads"], sizes["hidden"], sizes.get("kv_heads", sizes["heads"])
-    text = f"{heads} heads do not divide a width of {hidden}"
-    divides = "head_dim" in sizes or hidden % heads == 0
-    check(divides, "plan.sizes", "--heads", text, "another number of heads, or --head-dim 128")
-    text = f"{kv} heads of keys and values do not divide {heads} heads"
-    check(heads % kv == 0, "plan.sizes", "--kv-heads", text, "--kv-heads 8")
-    used, experts = _used_experts(sizes), sizes.get("experts", 0)
-    text = f"a token passes through {used} experts of {experts}"
-    good = used <= experts
-    check(good, "plan.sizes", "--experts-per-token", text, "--experts 8 --experts-per-token 2")

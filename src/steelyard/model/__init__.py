@@ -12,6 +12,7 @@ from ..doors import fetching
 if TYPE_CHECKING:
     from .encoder import Encoder, encoder_folder, exported_encoder, is_encoder, read_encoder
     from .encoder_export import export_encoder
+    from .families import FAMILIES
     from .gguf import to_hf
     from .integers import ByRow, Grouped, Rounding, group_of, widened
     from .network import load, save
@@ -20,12 +21,12 @@ if TYPE_CHECKING:
     from .random_model import write_random_model
     from .sentence_tokenizer import SentenceTokenizer
     from .served import served_weights
-    from .source import FAMILIES, ModelSource, check_folder, licence, models_folder, resolve
+    from .source import ModelSource, check_folder, licence, models_folder, resolve
     from .tokenizer import BYTE_OF, Stream, Tokenizer, answer_span, chat_ids
     from .weights import Weights, bf16_of, f32_of, write
 
 FILES = {
-    "FAMILIES": "source",
+    "FAMILIES": "families",
     "ModelSource": "source",
     "check_folder": "source",
     "licence": "source",

@@ -14,8 +14,6 @@ from typing import Any
 
 from ..errors import Lacking, WrongUse
 
-# Checked against transformers, logits and cache (tests/model/test_convert.py).
-CONVERTED = ("gemma", "phi")
 STORED = {"bf16": True, "f16": True, "f32": False}  # form: whether weights are compressed to f16
 TRACED_TOKENS = 3
 

@@ -19,20 +19,15 @@ import numpy as np
 from ..errors import Lacking, Where, WrongUse
 from ..hardware import affinity
 from ..shape import Gguf, TensorAt, gguf_header, shards
-from .source import FAMILIES, ModelSource
+from .families import FAMILIES, GgufForm, Names
+from .source import ModelSource, gguf_family
 from .weights import bf16_of, write_each
 
-ARCHITECTURES = {
-    "llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",
-    "mistral": "MistralForCausalLM",
-}  # fmt: skip
-OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+OUTER = {"token_embd": "embedding", "output_norm": "norm", "output": "head"}  # to the fields of Names
 INNER = {
-    "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
-    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj", "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
+    "attn_norm": "attention_norm", "ffn_norm": "mlp_norm", "attn_q": "query", "attn_k": "key",
+    "attn_v": "value", "attn_output": "output", "attn_q_norm": "query_norm", "attn_k_norm": "key_norm",
+    "ffn_gate": "gate", "ffn_up": "up", "ffn_down": "down",
 }  # fmt: skip
 ROPE_FACTORS = "rope_freqs.weight"  # llama 3 scaling, as a factor a frequency
 BAND = 2**18  # numbers dequantised at a time: their float32 values stay in the second-level cache
@@ -93,14 +88,11 @@ def _refuse(file: Path, field: str, value: object, known: str) -> WrongUse:
 
 def _config(header: Gguf, file: Path) -> dict[str, Any]:
     get = header.of_arch
-    arch = str(header.meta.get("general.architecture"))
-    family = "mistral" if arch.startswith("mistral") else arch
-    if family not in FAMILIES:
-        raise _refuse(file, "general.architecture", arch, ", ".join(FAMILIES))
+    family = gguf_family(str(header.meta.get("general.architecture")), file)
     heads, hidden = int(get("attention.head_count")), int(get("embedding_length"))
     config: dict[str, Any] = {
-        "architectures": [ARCHITECTURES[family]],
-        "model_type": family,
+        "architectures": [family.architecture],
+        "model_type": family.name,
         "hidden_size": hidden,
         "intermediate_size": int(get("feed_forward_length")),
         "num_hidden_layers": int(get("block_count")),
@@ -114,7 +106,7 @@ def _config(header: Gguf, file: Path) -> dict[str, Any]:
         "hidden_act": "silu",
         "attention_bias": "blk.0.attn_q.bias" in header.tensors,
         "tie_word_embeddings": "output.weight" not in header.tensors,
-        "sliding_window": get("attention.sliding_window") if family == "mistral" else None,
+        "sliding_window": None,
         "torch_dtype": "bfloat16",
         "use_cache": True,
     }
@@ -167,16 +159,18 @@ def _llama3_scaling(header: Gguf, config: dict[str, Any], file: Path) -> dict[st
 
 def _write_weights(header: Gguf, file: Path, config: dict[str, Any], out: Path) -> None:
     """Dequantise tensor by tensor, BF16 rounded to the nearest."""
-    places = {_hf_name(name, file): at for name, at in header.tensors.items() if name != ROPE_FACTORS}
-    if config["attention_bias"] and config["model_type"] in ("llama", "mistral"):
-        raise _refuse(file, "blk.0.attn_q.bias", "a bias in llama", "llama without biases, qwen2")
-    permuted = header.meta["general.architecture"] == "llama"
+    family = FAMILIES[config["model_type"]]
+    names = family.read(config, file).names if family.read else Names()
+    form = family.gguf or GgufForm(architecture=family.name)
+    places = {_hf_name(name, names, file): at for name, at in header.tensors.items() if name != ROPE_FACTORS}
+    if config["attention_bias"] and not form.biases:
+        raise _refuse(file, "blk.0.attn_q.bias", f"a bias in {family.name}", "files without biases of it")
 
     def values(name: str) -> np.ndarray:
         numbers = _read_bf16(places[name], file, pool)
-        if permuted and ".q_proj." in name:
+        if form.interleaved and f".{names.query}." in name:
             numbers = _unpermute(numbers, config["num_attention_heads"])
-        if permuted and ".k_proj." in name:
+        if form.interleaved and f".{names.key}." in name:
             numbers = _unpermute(numbers, config["num_key_value_heads"])
         return numbers
 
@@ -184,15 +178,15 @@ def _write_weights(header: Gguf, file: Path, config: dict[str, Any], out: Path) 
         write_each({name: ("BF16", at.shape) for name, at in places.items()}, values, out)
 
 
-def _hf_name(name: str, file: Path) -> str:
+def _hf_name(name: str, names: Names, file: Path) -> str:
     """blk.3.attn_q.weight -> model.layers.3.self_attn.q_proj.weight"""
     stem, _, kind = name.rpartition(".")
     if stem in OUTER:
-        return f"{OUTER[stem]}.{kind}"
+        return f"{getattr(names, OUTER[stem])}.{kind}"
     parts = stem.split(".", 2)
     if len(parts) == 3 and parts[0] == "blk" and parts[2] in INNER:
-        return f"model.layers.{parts[1]}.{INNER[parts[2]]}.{kind}"
-    raise _refuse(file, "tensor", name, "the tensors of " + ", ".join(FAMILIES))
+        return f"{names.layer.format(parts[1])}{getattr(names, INNER[parts[2]])}.{kind}"
+    raise _refuse(file, "tensor", name, "the tensors of a dense decoder")
 
 
 def _unpermute(weight: np.ndarray, heads: int) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""The network of the llama, qwen2, qwen3 and mistral families, from a Hugging Face folder and back.
+"""The network of a dense decoder, from a Hugging Face folder and back.
 
-One class for all four: they differ in biases, in the norms of query and key, and in the window. Query, key
+One class for all families that have a file in families/: what differs stands in their `Decoder`. Query, key
 and value are one matrix here, gate and up another; `load` joins them, `save` splits them. In float32 the
 logits equal Hugging Face's within 1e-4. The head is apart (`logits`), so that it runs only where it counts.
 
@@ -13,7 +13,6 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,11 @@ from torch.nn import functional as F
 from steelyard.errors import Where, WrongUse
 from steelyard.shape import shards
 
-from .frequencies import attention_factor, inverse_frequencies, rope_of
+from .decoder import read_decoder
+from .families import FAMILIES, Decoder
+from .frequencies import attention_factor, inverse_frequencies
 from .kernels import Layout, Linear, Norm, attention, rope, swiglu
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 COMPANIONS = (  # what belongs to a model besides its weights
     "config.json",
@@ -39,91 +39,25 @@ COMPANIONS = (  # what belongs to a model besides its weights
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    """What the network needs of a config.json."""
-
-    family: str
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    ffn: int
-    vocab: int
-    eps: float
-    rope: dict[str, Any]  # as rope_of gives it
-    window: int | None
-    tied: bool
-
-    @classmethod
-    def read(cls, folder: Path) -> Config:
-        """Raises WrongUse where the family, its activation or its rope is not known."""
-        path = folder / "config.json"
-        try:
-            raw = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as e:
-            raise WrongUse("model.config", f"{path.name} cannot be read: {e}", where=Where(str(path))) from e
-        family = raw.get("model_type")
-        if family not in FAMILIES:
-            raise WrongUse(
-                "model.family",
-                f"model_type {family!r} cannot be trained",
-                where=Where(str(path), field="model_type"),
-                hint=f"known: {', '.join(FAMILIES)}",
-            )
-        if raw.get("hidden_act", "silu") != "silu":
-            raise WrongUse(
-                "model.activation",
-                f"activation {raw['hidden_act']!r} is not known",
-                where=Where(str(path), field="hidden_act"),
-                hint="known: silu",
-            )
-        heads = raw["num_attention_heads"]
-        return cls(
-            family=family,
-            layers=raw["num_hidden_layers"],
-            hidden=raw["hidden_size"],
-            heads=heads,
-            kv_heads=raw.get("num_key_value_heads") or heads,
-            head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
-            ffn=raw["intermediate_size"],
-            vocab=raw["vocab_size"],
-            eps=raw.get("rms_norm_eps", 1e-6),
-            rope=rope_of(raw, path),
-            window=_window(raw, family),
-            tied=bool(raw.get("tie_word_embeddings", False)),
-        )
-
-
-def _window(raw: dict[str, Any], family: str) -> int | None:
-    if family == "mistral":
-        return raw.get("sliding_window")
-    if family in ("qwen2", "qwen3") and raw.get("use_sliding_window"):
-        raise WrongUse(
-            "model.window", "use_sliding_window of qwen models is not known", hint="set it to false"
-        )
-    return None
-
-
 class Block(nn.Module):
     """One decoder layer on flat tokens [T, H]."""
 
-    def __init__(self, config: Config, prefix: str, get: _Reader) -> None:
+    def __init__(self, decoder: Decoder, layer: int, get: Reader) -> None:
         super().__init__()
-        attn, mlp, kv = f"{prefix}.self_attn.", f"{prefix}.mlp.", config.kv_heads * config.head_dim
-        self.config = config
-        self.input_norm = get.norm(f"{prefix}.input_layernorm.weight")
-        self.qkv = get.linear((f"{attn}q_proj", f"{attn}k_proj", f"{attn}v_proj"))
-        self.o = get.linear((f"{attn}o_proj",))
-        self.q_norm = get.norm(f"{attn}q_norm.weight") if config.family == "qwen3" else None
-        self.k_norm = get.norm(f"{attn}k_norm.weight") if config.family == "qwen3" else None
-        self.post_norm = get.norm(f"{prefix}.post_attention_layernorm.weight")
-        self.gate_up = get.linear((f"{mlp}gate_proj", f"{mlp}up_proj"))
-        self.down = get.linear((f"{mlp}down_proj",))
-        self.sizes = (config.heads + config.kv_heads, config.kv_heads)
-        if self.qkv.weight.shape[0] != config.heads * config.head_dim + 2 * kv:
-            raise WrongUse("model.shape", f"{attn}*: the matrices do not match config.json")
+        names, at = decoder.names, decoder.names.layer.format(layer)
+        self.config = decoder
+        self.window = decoder.windows[layer]
+        self.input_norm = get.norm(at + names.attention_norm)
+        self.qkv = get.linear((at + names.query, at + names.key, at + names.value))
+        self.o = get.linear((at + names.output,))
+        self.q_norm = get.norm(at + names.query_norm) if decoder.head_norms else None
+        self.k_norm = get.norm(at + names.key_norm) if decoder.head_norms else None
+        self.post_norm = get.norm(at + names.mlp_norm)
+        self.gate_up = get.linear((at + names.gate, at + names.up))
+        self.down = get.linear((at + names.down,))
+        self.sizes = (decoder.heads + decoder.kv_heads, decoder.kv_heads)
+        if self.qkv.weight.shape[0] != sum(self.sizes) * decoder.head_dim:
+            raise WrongUse("model.shape", f"{at}*: the matrices do not match config.json")
 
     def linears(self) -> Iterator[Linear]:
         """Its matrices, in the order of their use."""
@@ -140,29 +74,35 @@ class Block(nn.Module):
             q, k = qk.split((config.heads, config.kv_heads), dim=1)
             qk = torch.cat((self.q_norm(q), self.k_norm(k)), dim=1)
         q, k = rope(qk, cos, sin).split((config.heads, config.kv_heads), dim=1)
-        seen = attention(q, k, v, layout, config.window)
+        seen = attention(q, k, v, layout, self.window)
         if keep is not None:
             x, seen = x.index_select(0, keep), seen.index_select(0, keep)
         x = x + self.o(seen)
-        return x + self.down(swiglu(self.gate_up(self.post_norm(x))))
+        return x + self.down(self.gated(self.gate_up(self.post_norm(x))))
+
+    def gated(self, gate_up: Tensor) -> Tensor:
+        """[T, 2F] -> [T, F], the MLP between its matrices."""
+        return swiglu(gate_up)
 
 
 class Network(nn.Module):
     """A decoder. `forward` gives the last norm's output, `logits` the scores over the vocabulary."""
 
-    def __init__(self, config: Config, get: _Reader) -> None:
+    def __init__(self, decoder: Decoder, get: Reader) -> None:
         super().__init__()
-        self.config = config
-        self.embed = nn.Parameter(get.tensor("model.embed_tokens.weight"), requires_grad=False)  # [V, H]
-        self.layers = nn.ModuleList(Block(config, f"model.layers.{i}", get) for i in range(config.layers))
-        self.norm = get.norm("model.norm.weight")
-        head = None if config.tied else get.tensor("lm_head.weight")
+        self.config, names = decoder, decoder.names
+        layer = FAMILIES[decoder.family].layer
+        block = Block if layer is None else layer()
+        self.embed = nn.Parameter(get.tensor(f"{names.embedding}.weight"), requires_grad=False)  # [V, H]
+        self.layers = nn.ModuleList(block(decoder, i, get) for i in range(decoder.layers))
+        self.norm = get.norm(names.norm)
+        head = None if decoder.tied else get.tensor(f"{names.head}.weight")
         self.head = None if head is None else nn.Parameter(head, requires_grad=False)
         self.embed_grad: Tensor | None = None  # float32 [V, H] where the embedding is trained
         self.head_grad: Tensor | None = None
         self.anchor: Tensor | None = None
-        self.inv_freq = _inverse_frequencies(config)
-        self.rope_factor = attention_factor(config.rope)
+        self.inv_freq = _inverse_frequencies(decoder)
+        self.rope_factor = attention_factor(decoder.rope)
 
     def forward(self, ids: Tensor, positions: Tensor, segments: Tensor | None = None) -> Tensor:
         """ids, positions, segments [B, T] -> hidden [B, T, H].
@@ -230,15 +170,16 @@ class Network(nn.Module):
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every weight under its name in a Hugging Face checkpoint, split into the models' own matrices."""
-        yield "model.embed_tokens.weight", self.embed
+        names = self.config.names
+        yield f"{names.embedding}.weight", self.embed
         for module in self.layers.modules():
             if isinstance(module, Norm):
                 yield module.name, module.weight
             elif isinstance(module, Linear):
                 yield from _split(module)
-        yield "model.norm.weight", self.norm.weight
+        yield self.norm.name, self.norm.weight
         if self.head is not None:
-            yield "lm_head.weight", self.head
+            yield f"{names.head}.weight", self.head
 
 
 class _Embed(torch.autograd.Function):
@@ -272,7 +213,7 @@ def segment_lengths(segments: Tensor) -> list[int]:
     return (ends - starts).tolist()
 
 
-def _inverse_frequencies(config: Config) -> Tensor:
+def _inverse_frequencies(config: Decoder) -> Tensor:
     """[D/2] float32, computed in float32 for the default and llama3 as transformers does, bit for bit."""
     rope = config.rope
     if rope["rope_type"] in ("linear", "yarn"):
@@ -287,11 +228,11 @@ def _inverse_frequencies(config: Config) -> Tensor:
     return (1 - share) * frequency / rope["factor"] + share * frequency
 
 
-class _Reader:
+class Reader:
     """Tensors of a safetensors folder by name, in one dtype."""
 
-    def __init__(self, folder: Path, config: Config, dtype: torch.dtype) -> None:
-        self.folder, self.config, self.dtype = folder, config, dtype
+    def __init__(self, folder: Path, eps: float, dtype: torch.dtype) -> None:
+        self.folder, self.eps, self.dtype = folder, eps, dtype
         self.where = weight_files(folder)
 
     def find(self, name: str) -> Tensor | None:
@@ -306,7 +247,7 @@ class _Reader:
         return found
 
     def norm(self, name: str) -> Norm:
-        return Norm(self.tensor(name), self.config.eps, name)
+        return Norm(self.tensor(f"{name}.weight"), self.eps, f"{name}.weight")
 
     def linear(self, names: tuple[str, ...]) -> Linear:
         weights = [self.tensor(f"{name}.weight") for name in names]
@@ -355,8 +296,8 @@ def weight_files(folder: Path) -> dict[str, Any]:
 def load(folder: Path, dtype: str = "float32") -> Network:
     """The network of a Hugging Face folder, frozen; dtype float32 or bfloat16. Raises WrongUse."""
     folder = Path(folder)
-    config = Config.read(folder)
-    return Network(config, _Reader(folder, config, DTYPES[dtype]))
+    decoder = read_decoder(folder)
+    return Network(decoder, Reader(folder, decoder.eps, DTYPES[dtype]))
 
 
 def save(

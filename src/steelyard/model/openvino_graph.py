@@ -1,4 +1,4 @@
-"""The decoder of llama, qwen2, qwen3 and mistral as an OpenVINO graph, weights included.
+"""A dense decoder as an OpenVINO graph, weights included.
 
 Stateful: per layer ReadValue, Gather(beam_idx), Concat, Assign, so that both the plain runtime and
 GenAI's paged attention take it. Heavy (imports OpenVINO): entered from openvino_ir.py alone.
@@ -6,47 +6,30 @@ GenAI's paged attention take it. Heavy (imports OpenVINO): entered from openvino
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import openvino as ov
 import openvino.opset13 as op
 from openvino.op import util
 
-from ..errors import Where, WrongUse
 from ..forms import FORMS, Form
 from ..hardware import affinity
-from .frequencies import attention_factor, inverse_frequencies, rope_of
+from .decoder import read_decoder
+from .families import FAMILIES, Decoder
+from .frequencies import attention_factor, inverse_frequencies
 from .integers import Grouped, Rounding, group_of, packed
 from .openvino_constants import MASKED, ints, scalar_float, scalar_int
 from .weights import Weights, bf16_of
 
-FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
-ENDS = ("model.embed_tokens.weight", "lm_head.weight")
 # Products of one input, computed as one and split after: fewer, larger ones (decisions/068).
-QKV = ("self_attn.qkv_proj", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"))
-GATE_UP = ("mlp.gate_up_proj", ("mlp.gate_proj", "mlp.up_proj"))
+QKV = "self_attn.qkv_proj"
+GATE_UP = "mlp.gate_up_proj"
 MOST_THREADS = 16  # of a rounding; each holds a band and its copies
 FAR = np.iinfo(np.int64).max
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decoder:
-    """What of config.json shapes the graph."""
-
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    epsilon: float
-    rope: dict[str, Any]  # as rope_of gives it
-    tied: bool
-    max_context: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,41 +42,17 @@ class Saved:
 
 def save(folder: Path, form: str, xml: Path, rounding: Rounding | None = None) -> Saved:
     """Write the graph with weights in `form` as `xml` and its .bin; a quantised form needs its rounding."""
-    decoder = read_decoder(folder / "config.json")
+    decoder = read_decoder(folder)
+    graph_of = FAMILIES[decoder.family].graph
+    kind = Graph if graph_of is None else graph_of()
     with ThreadPoolExecutor(min(len(affinity()), MOST_THREADS)) as pool:
         # Named: constants read its memory until all is saved.
-        graph = _Graph(decoder, Weights(folder), FORMS[form], rounding, pool)
+        graph = kind(decoder, Weights(folder), FORMS[form], rounding, pool)
         ov.save_model(graph.model(), xml, compress_to_fp16=False)
     return Saved(max_context=decoder.max_context, joined=graph.joined)
 
 
-def read_decoder(path: Path) -> Decoder:
-    """Raises WrongUse for a family or rope form that is not covered."""
-    c = json.loads(path.read_text())
-    if c.get("model_type") not in FAMILIES:
-        raise WrongUse(
-            "model.family_unknown", f"{c.get('model_type')!r} is not covered", hint=f"one of {FAMILIES}"
-        )
-    if (activation := c.get("hidden_act", "silu")) not in ("silu", "swish"):
-        raise WrongUse(
-            "model.family_unknown", f"the activation {activation!r} is not covered",
-            where=Where(str(path), field="hidden_act"), hint="silu is",
-        )  # fmt: skip
-    window = c.get("sliding_window") if c.get("use_sliding_window", c["model_type"] == "mistral") else None
-    longest = c.get("max_position_embeddings", 2048)
-    return Decoder(
-        layers=c["num_hidden_layers"],
-        heads=c["num_attention_heads"],
-        kv_heads=c.get("num_key_value_heads") or c["num_attention_heads"],
-        head_dim=c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"],
-        epsilon=c["rms_norm_eps"],
-        rope=rope_of(c, path),
-        tied=bool(c.get("tie_word_embeddings", False)),
-        max_context=min(longest, window or longest),  # attention is full here: equal within the window
-    )
-
-
-class _Graph:
+class Graph:
     """Holds what every layer shares: weights, rotation, mask, and the caches' sinks."""
 
     def __init__(
@@ -107,6 +66,7 @@ class _Graph:
         self.decoder, self.weights, self.form = decoder, weights, form
         self.rounding, self.pool = rounding, pool
         self.names = set(weights.names())
+        self.ends = (f"{decoder.names.embedding}.weight", f"{decoder.names.head}.weight")
         self.sinks: list[ov.Node] = []
         self.joined: dict[str, list[tuple[str, int]]] = {}
         self.kept: list[ov.Tensor] = []  # constants read this memory until the model is saved
@@ -120,12 +80,13 @@ class _Graph:
         self.total: ov.Node | None = None  # past + current tokens, set with the mask
 
     def model(self) -> ov.Model:
-        embedding = self._matrix("model.embed_tokens.weight")
+        names = self.decoder.names
+        embedding = self._matrix(f"{names.embedding}.weight")
         x = op.gather(embedding, op.convert(self.ids, "i32"), scalar_int(0))
         for layer in range(self.decoder.layers):
             x = self._layer(x, layer)
-        x = self._norm(x, "model.norm.weight")
-        head = embedding if self._is_tied() else self._matrix("lm_head.weight")
+        x = self._norm(x, names.norm)
+        head = embedding if self._is_tied() else self._matrix(f"{names.head}.weight")
         logits = op.matmul(x, head, False, True)
         logits.output(0).get_tensor().set_names({"logits"})
         inputs = [self.ids, self.attention_mask, self.positions, self.beam]
@@ -134,28 +95,32 @@ class _Graph:
         return model
 
     def _is_tied(self) -> bool:
-        return self.decoder.tied or "lm_head.weight" not in self.names
+        return self.decoder.tied or f"{self.decoder.names.head}.weight" not in self.names
 
     # ------------------------------------------------------------------ one layer
 
     def _layer(self, x: ov.Node, layer: int) -> ov.Node:
-        at = f"model.layers.{layer}."
-        x = op.add(x, self._attention(self._norm(x, at + "input_layernorm.weight"), layer, at))
-        h = self._norm(x, at + "post_attention_layernorm.weight")
-        gate, up = self._gate_up(h, at)
-        return op.add(x, self._linear(op.multiply(op.swish(gate), up), at + "mlp.down_proj"))
+        names, at = self.decoder.names, self.decoder.names.layer.format(layer)
+        x = op.add(x, self._attention(self._norm(x, at + names.attention_norm), layer, at))
+        gate, up = self._gate_up(self._norm(x, at + names.mlp_norm), at)
+        return op.add(x, self._linear(self._gated(gate, up), at + names.down))
+
+    def _gated(self, gate: ov.Output | ov.Node, up: ov.Output | ov.Node) -> ov.Node:
+        """The MLP between its matrices."""
+        return op.multiply(op.swish(gate), up)
 
     def _gate_up(self, h: ov.Node, at: str) -> tuple[ov.Output | ov.Node, ...]:
         """One product where weights are quantised; in bf16 the split costs what it saves."""
+        parts = (self.decoder.names.gate, self.decoder.names.up)
         if self.form.quantised:
-            return tuple(self._parts(h, at, *GATE_UP))
-        return tuple(self._linear(h, at + name) for name in GATE_UP[1])
+            return tuple(self._parts(h, at, GATE_UP, parts))
+        return tuple(self._linear(h, at + name) for name in parts)
 
     def _attention(self, h: ov.Node, layer: int, at: str) -> ov.Node:
-        d = self.decoder
-        q, k, v = self._parts(h, at, *QKV)
-        q = self._rotate(self._heads(q, d.heads, at + "self_attn.q_norm.weight"))
-        k = self._rotate(self._heads(k, d.kv_heads, at + "self_attn.k_norm.weight"))
+        d, names = self.decoder, self.decoder.names
+        q, k, v = self._parts(h, at, QKV, (names.query, names.key, names.value))
+        q = self._rotate(self._heads(q, d.heads, at + names.query_norm if d.head_norms else None))
+        k = self._rotate(self._heads(k, d.kv_heads, at + names.key_norm if d.head_norms else None))
         v = self._heads(v, d.kv_heads, None)
         past, k = self._cached(k, f"past_key_values.{layer}.keypresent.{layer}.key")
         _, v = self._cached(v, f"past_key_values.{layer}.valuepresent.{layer}.value")
@@ -164,12 +129,12 @@ class _Graph:
         k, v = self._repeated(k), self._repeated(v)
         a = op.scaled_dot_product_attention(q, k, v, self.mask, scalar_float(d.head_dim**-0.5), causal=False)
         merged = op.reshape(op.transpose(a, ints(0, 2, 1, 3)), ints(0, 0, d.heads * d.head_dim), True)
-        return self._linear(merged, at + "self_attn.o_proj")
+        return self._linear(merged, at + names.output)
 
     def _heads(self, y: ov.Node | ov.Output, count: int, norm: str | None) -> ov.Node:
-        """[B, T, count * D] -> [B, count, T, D], normalised per head where the family does (qwen3)."""
+        """[B, T, count * D] -> [B, count, T, D], normalised by head where a norm is named."""
         y = op.reshape(y, ints(0, 0, count, self.decoder.head_dim), True)
-        if norm in self.names:
+        if norm is not None:
             y = self._norm(y, norm)
         return op.transpose(y, ints(0, 2, 1, 3))
 
@@ -240,8 +205,10 @@ class _Graph:
     def _norm(self, x: ov.Node, name: str) -> ov.Node:
         one, two = (op.constant(np.array([[[v]]], np.float32)) for v in (1.0, 2.0))
         mean = op.reduce_mean(op.power(x, two), ints(-1), True)
-        epsilon = op.constant(np.array([[[self.decoder.epsilon]]], np.float32))
-        return op.multiply(self._vector(name), op.multiply(x, op.divide(one, op.sqrt(op.add(mean, epsilon)))))
+        epsilon = op.constant(np.array([[[self.decoder.eps]]], np.float32))
+        return op.multiply(
+            self._vector(f"{name}.weight"), op.multiply(x, op.divide(one, op.sqrt(op.add(mean, epsilon))))
+        )
 
     def _parts(self, x: ov.Node, at: str, whole: str, parts: Sequence[str]) -> list[ov.Output]:
         """The products of `x` and each of `parts`, computed as one."""
@@ -274,7 +241,7 @@ class _Graph:
         `parts`: matrices of the checkpoint that stand in it one below the other.
         """
         parts = parts or (name,)
-        storage = self.form.ends if name in ENDS else self.form.weights
+        storage = self.form.ends if name in self.ends else self.form.weights
         if storage == "int4" and group_of(self.weights.shape(parts[0])[1], self.form.group or 0):
             return self._int4(name, parts)
         if storage == "bf16":

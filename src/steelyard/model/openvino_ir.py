@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import Lacking, WrongUse
 from ..forms import FORMS
 from ..processes import release_freed_memory
-from ..shape import read_json
-from .convert import CONVERTED, convert
+from .convert import convert
+from .decoder import family_of
 from .openvino_tokenizer import write_detokenizer
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _write_graph(folder: Path, form: str, xml: Path, rounding: Rounding | None) 
     """The graph and its weights; what form.json tells of them."""
     from .openvino_graph import save
 
-    if read_json(folder / "config.json").get("model_type") in CONVERTED:
+    if not family_of(folder).trainable:
         return {"max_context": convert(folder, form, xml), "joined": {}}
     saved = save(folder, form, xml, rounding)
     _mark_decompression(xml)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .families import PLAIN
 from .weights import write
 
 RANGE = 0.05  # of the weights, on both sides of 0
@@ -30,7 +31,7 @@ def write_random_model(
     """Write config.json and model.safetensors, BF16, the head tied; equal sizes give equal bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {
-        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": hidden,
+        "model_type": PLAIN.name, "architectures": [PLAIN.architecture], "hidden_size": hidden,
         "intermediate_size": ffn, "num_hidden_layers": layers, "num_attention_heads": heads,
         "num_key_value_heads": kv_heads, "head_dim": head_dim, "vocab_size": vocab, "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0, "max_position_embeddings": max_position, "tie_word_embeddings": True,

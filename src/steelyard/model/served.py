@@ -5,7 +5,6 @@ Reads the IR's constants by name; nothing is compiled. Heavy (imports OpenVINO):
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from .integers import Grouped, unpacked, widened
 from .weights import f32_of
 
 XML = "openvino_model.xml"
-LAYERS = re.compile(r"(model\.layers\.\d+\.)(.+)\.weight")
 
 
 def served_weights(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
@@ -32,13 +30,15 @@ def served_weights(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
     constants = {n.get_friendly_name(): n for n in model.get_ops() if n.get_type_name() == "Constant"}
     joined = _joined(Path(folder))
     for name in sorted(n for n in constants if n.endswith(".weight")):
-        wide, match = _wide(name, constants), LAYERS.fullmatch(name)
-        if match is None or match[2] not in joined:
+        wide = _wide(name, constants)
+        whole = next((whole for whole in joined if name.endswith(f".{whole}.weight")), None)
+        if whole is None:
             yield name, wide
             continue
-        names, rows = zip(*joined[match[2]], strict=True)
+        names, rows = zip(*joined[whole], strict=True)
+        layer = name.removesuffix(f"{whole}.weight")
         for part, held in zip(names, np.split(wide, np.cumsum(rows)[:-1]), strict=True):
-            yield f"{match[1]}{part}.weight", held
+            yield f"{layer}{part}.weight", held
 
 
 def _joined(folder: Path) -> dict[str, list[tuple[str, int]]]:

