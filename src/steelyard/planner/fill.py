@@ -98,6 +98,8 @@ def _stage(
         "dtype": dtype,
         "mix": _mix(recipe),
     }
+    if stage.lr_scheduler_type:
+        known["lr_scheduler_type"] = choose("lr_scheduler_type", stage.lr_scheduler_type, "cosine", "usual")
     known["learning_rate"] = choose(
         "learning_rate", stage.learning_rate, learning_rate(shape, lora), "by width of the model"
     )

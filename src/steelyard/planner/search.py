@@ -156,7 +156,7 @@ def why_not(
     prepared_request, catalogue = prepared(request, devices)
     device_row = catalogue.find(device)
     catalogued = tuple(name for name in prepared_request.devices if name != HERE)
-    weighed = (*catalogued, device_row.id) if catalogued else ()
+    weighed = (*catalogued, device_row.id) if prepared_request.devices else ()
     ids = tuple(dict.fromkeys(catalogue.find(name).id for name in weighed))
     searched = search(replace(prepared_request, devices=ids), catalogue, constants)
     at = next(i for i, offer in enumerate(searched.offers) if offer.device.id == device_row.id)

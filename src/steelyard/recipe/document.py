@@ -263,6 +263,7 @@ class StageTable(Table):
     per_device_train_batch_size: Count | None = say("sequences per device per step", 4)
     gradient_accumulation_steps: Count | None = say("micro-batches per optimiser step", 2)
     warmup_ratio: Annotated[float, Field(ge=0, le=1)] | None = say("share of the steps that warm up", 0.1)
+    lr_scheduler_type: Literal["cosine", "linear"] | None = say("how the rate falls to 0", "cosine")
     weight_decay: Annotated[float, Field(ge=0, le=1)] | None = say("of AdamW", 0.0)
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = say("of this stage", 0)
 

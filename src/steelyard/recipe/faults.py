@@ -6,22 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import WrongUse
+from .borrowed import STAGE_ALIASES, TOP_ALIASES
 from .document import TABLES, section
 from .tree import Path_, Tree, dotted, form
 
-# Words that other trainers use; only for the hint, they are not accepted.
+# Words of other trainers and languages; only for the hint where they stand in another table.
 OTHER_WORDS = {
-    "epochs": "num_train_epochs",
-    "lr": "learning_rate",
-    "batch_size": "per_device_train_batch_size",
-    "max_seq_length": "max_length",
-    "max_seq_len": "max_length",
-    "rank": "lora_rank",
-    "r": "lora_rank",
-    "alpha": "lora_alpha",
-    "steps": "max_steps",
-    "dataset": "data",
-    "base_model": "model",
+    **STAGE_ALIASES,
+    **TOP_ALIASES,
     "模型": "model",
     "数据": "data",
     "训练": "train",

@@ -9,19 +9,21 @@ from typing import Any
 
 from ..errors import WrongUse
 from . import recipe as words
+from .borrowed import SOURCE_ALIASES, STAGE_ALIASES, TOP_ALIASES, answer_borrowed
 from .later import refuse_what_comes_later
 from .pairs import check_pairs, notes_on
 from .recipe import Recipe, effective
 from .tree import Path_, Tree, dotted, override, read
 
 DEFAULT_FILE = "steelyard.yaml"
-ALIASES = {
-    ("model_name_or_path",): "model",
-    ("train", "cutoff_len"): "max_length",
-    ("train", "lora_r"): "lora_rank",
+ALIASES: dict[tuple[str, ...], str] = {
+    **{(word,): own for word, own in TOP_ALIASES.items()},
+    **{("train", word): own for word, own in STAGE_ALIASES.items()},
+    **{("data", word): own for word, own in SOURCE_ALIASES.items()},
 }
 STAGES = {"continue": "pt"}
 FORMATS = {"prompt_completion": "prompt", "prompt-completion": "prompt"}
+FORMATS |= {"chat_template": "messages", "openai": "messages", "chatml": "messages", "completion": "text"}
 MAP_WORDS = {"prompt": "user", "question": "user", "instruction": "user"}
 MAP_WORDS |= {"completion": "assistant", "answer": "assistant", "output": "assistant"}
 AUTO = "auto"  # a planner's field may say so instead of being left out
@@ -38,6 +40,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     tree = read(path)
     _rename(tree)
     _override(tree, overrides)
+    answer_borrowed(tree)
     _no_empty_values(tree)
     _short_forms(tree)
     refuse_what_comes_later(tree)

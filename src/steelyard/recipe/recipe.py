@@ -100,6 +100,7 @@ class Stage:
     per_device_train_batch_size: int | None = None
     gradient_accumulation_steps: int | None = None
     warmup_ratio: float | None = None
+    lr_scheduler_type: Literal["cosine", "linear"] | None = None
     weight_decay: float | None = None
     seed: int = 0  # the recipe's seed unless the stage has its own
 
