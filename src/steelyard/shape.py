@@ -27,6 +27,7 @@ BITS = {  # bits a weight or a KV entry takes; the int forms carry one scale a r
 SAFETENSORS_BITS = {
     "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8,
     "U64": 64, "U32": 32, "U16": 16, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8,
+    "F8_E8M0": 8,
 }  # fmt: skip
 # ggml type number -> name, weights a block, bytes a block (ggml.h and ggml-common.h of llama.cpp).
 GGML = {

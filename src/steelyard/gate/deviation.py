@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from .continuations import Continuation
+from .layerwise import MATRICES, add_by_text, layer_directions, watched
 
 # Added to each token's sensitivity before its deviation is divided by it: a token that the model is sure of
 # carries f32 noise of the server's own log-softmax, however small its sensitivity.
@@ -69,25 +70,31 @@ class Deviation:
         return replace(self, directions=(*self.directions, _direction(name, sums, size, total)))
 
 
-def deviation(network: Any, texts: Sequence[Continuation]) -> Deviation:
-    """`network`: of model.load, float32."""
-    import torch
+class Passes(Protocol):
+    """One forward pass of the exact network over all texts, and backward passes through it."""
 
-    run = _Run(network, texts)
-    served = np.concatenate([t.served for t in texts])
-    own, probabilities = run.own.detach().double().numpy(), run.logprobs.detach().exp()
-    inner = (probabilities**2).sum(-1).double().numpy()
-    sensitivity = np.maximum(1 - 2 * np.exp(own) + inner, 0)
+    own: np.ndarray  # [N] the exact log-probability of each answer token, texts in order
+    concentration: np.ndarray  # [N] sum of the squared probabilities there
+    heat: np.ndarray  # [N] how `own` moves with a scale of all logits
+    text: np.ndarray  # [N] the text that a token belongs to
+
+    def back(self, weights: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
+        """Per vector of weights [N], direction and text: the sum over tokens of weight times
+        d(log-probability) / d(log scale)."""
+
+
+def deviation(run: Passes, texts: Sequence[Continuation]) -> Deviation:
+    """`run`: passes over the same texts, in memory (NetworkPasses) or layer by layer (layerwise.py)."""
+    own, served = run.own, np.concatenate([t.served for t in texts])
+    sensitivity = np.maximum(1 - 2 * np.exp(own) + run.concentration, 0)
     weight = 1 / (sensitivity + FLOOR)
     delta = served - own
     clipped = _clipped(delta, weight)
     halves = np.concatenate([np.arange(len(t.answer)) * BLOCKS // len(t.answer) for t in texts])
-    pulls = [run.back(torch.from_numpy(clipped * weight * (halves == b)).float()) for b in range(BLOCKS)]
     draw = np.random.default_rng(0)
-    signs = [
-        run.back(torch.from_numpy(draw.choice([-1.0, 1.0], len(delta)) * np.sqrt(weight)).float())
-        for _ in range(SIGNS)
-    ]
+    random = [draw.choice([-1.0, 1.0], len(delta)) * np.sqrt(weight) for _ in range(SIGNS)]
+    passes = run.back([*(clipped * weight * (halves == b) for b in range(BLOCKS)), *random])
+    pulls, signs = passes[:BLOCKS], passes[BLOCKS:]
     total = float((clipped**2 * weight).sum())
     found = [
         _direction(
@@ -105,8 +112,7 @@ def deviation(network: Any, texts: Sequence[Continuation]) -> Deviation:
         block=run.text * BLOCKS + halves,
         directions=tuple(found),
     )
-    heat = run.logits_picked() - (probabilities * run.logits.detach()).sum(-1).double().numpy()
-    return seen.tried(CONSTANT, np.ones_like(delta)).tried("the logits", heat)
+    return seen.tried(CONSTANT, np.ones_like(delta)).tried("the logits", run.heat)
 
 
 def _clipped(delta: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -128,29 +134,31 @@ def _direction(name: str, sums: np.ndarray, size: float, total: float) -> Direct
     )
 
 
-class _Run:
-    """One forward pass over all texts that keeps each matrix's output, and backward passes through it."""
+class NetworkPasses:
+    """Passes through a network in memory: every matrix's output is kept, nothing is computed twice."""
 
     def __init__(self, network: Any, texts: Sequence[Continuation]) -> None:
+        """`network`: of model.load, float32."""
         import torch
 
         self.network, sequences = network, [[*t.prompt, *t.answer] for t in texts]
         self.lengths = [len(s) for s in sequences]
         self.text = np.repeat(np.arange(len(texts)), [len(t.answer) for t in texts])
-        self.outputs: list[Any] = []
         hidden = self._forward([i for s in sequences for i in s])
         starts = np.concatenate([[0], np.cumsum(self.lengths)[:-1]])
         places = [
             start + np.arange(len(t.prompt) - 1, len(t.prompt) - 1 + len(t.answer))
             for start, t in zip(starts, texts, strict=True)
         ]
-        self.ids = torch.tensor([i for t in texts for i in t.answer])
-        self.logits = network.logits(hidden[torch.from_numpy(np.concatenate(places))])
-        self.logprobs = torch.log_softmax(self.logits, -1)
-        self.own = self.logprobs.gather(-1, self.ids[:, None])[:, 0]
-
-    def logits_picked(self) -> np.ndarray:
-        return self.logits.detach().gather(-1, self.ids[:, None])[:, 0].double().numpy()
+        ids = torch.tensor([i for t in texts for i in t.answer])
+        logits = network.logits(hidden[torch.from_numpy(np.concatenate(places))])
+        logprobs = torch.log_softmax(logits, -1)
+        self.graph = logprobs.gather(-1, ids[:, None])[:, 0]
+        self.own = self.graph.detach().double().numpy()
+        probabilities, scores = logprobs.detach().exp(), logits.detach()
+        self.concentration = (probabilities**2).sum(-1).double().numpy()
+        picked = scores.gather(-1, ids[:, None])[:, 0].double().numpy()
+        self.heat = picked - (probabilities * scores).sum(-1).double().numpy()
 
     def _forward(self, ids: list[int]) -> Any:
         import torch
@@ -160,49 +168,32 @@ class _Run:
         places = torch.cat([torch.arange(n) for n in self.lengths])
         cos, sin = net.turns(places)
         layout = net.layout(self.lengths)
-        hooks = [
-            part.register_forward_hook(lambda _m, _i, out: self.outputs.append(out))
-            for layer in net.layers
-            for part in (layer.qkv, layer.o, layer.gate_up, layer.down)
-        ]
-        try:
-            with torch.enable_grad():
-                x = F.embedding(torch.tensor(ids), net.embed).detach().requires_grad_(True)
-                for layer in net.layers:
-                    x = layer(x, cos, sin, layout)
-                return net.norm(x)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        with torch.enable_grad(), watched(net.layers) as self.outputs:
+            x = F.embedding(torch.tensor(ids), net.embed).detach().requires_grad_(True)
+            for layer in net.layers:
+                x = layer(x, cos, sin, layout)
+            return net.norm(x)
 
-    def back(self, weights: Any) -> dict[str, np.ndarray]:
-        """Per direction and text: the sum over tokens of weight times d(log-probability) / d(log scale)."""
+    def back(self, weights: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
+        return [self._back(w) for w in weights]
+
+    def _back(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         import torch
 
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("medium")  # bf16 inside: three digits of a direction are enough
         try:
-            grads = torch.autograd.grad(self.own, self.outputs, weights, retain_graph=True)
+            pull = torch.from_numpy(weights).float()
+            grads = torch.autograd.grad(self.graph, self.outputs, pull, retain_graph=True)
         finally:
             torch.set_float32_matmul_precision(before)
-        text = torch.repeat_interleave(torch.arange(len(self.lengths)), torch.tensor(self.lengths))
-        found = {}
-        for name, per_token in self._named(grads):
-            summed = torch.zeros(len(self.lengths)).index_add_(0, text, per_token)
-            found[name] = summed.double().numpy()
-        return found
-
-    def _named(self, grads: Sequence[Any]) -> Any:
-        """What a scale of each matrix does. Query pulls as key does, value as output, up as down."""
-        config = self.network.config
-        queries = config.heads * config.head_dim
-        for i in range(config.layers):
-            qkv, o, gate_up, _ = (self.outputs[4 * i + j].detach() * grads[4 * i + j] for j in range(4))
-            half = gate_up.shape[1] // 2
-            query, output = qkv[:, :queries].sum(-1), o.sum(-1)
-            gate, up = gate_up[:, :half].sum(-1), gate_up[:, half:].sum(-1)
-            yield f"layer {i}: query or key", query
-            yield f"layer {i}: value or output", output
-            yield f"layer {i}: gate", gate
-            yield f"layer {i}: up or down", up
-            yield f"layer {i}", 2 * query + 2 * output + gate + 2 * up  # all its matrices
+        texts = len(self.lengths)
+        owner = torch.repeat_interleave(torch.arange(texts), torch.tensor(self.lengths))
+        sums: dict[str, np.ndarray] = {}
+        for place, layer in enumerate(self.network.layers):
+            parts = slice(len(MATRICES) * place, len(MATRICES) * (place + 1))
+            pairs = zip(self.outputs[parts], grads[parts], strict=True)
+            product = [o.detach() * g for o, g in pairs]
+            for name, per_token in layer_directions(place, layer, *product):
+                add_by_text(sums, name, per_token, owner, texts)
+        return sums

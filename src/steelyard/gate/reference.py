@@ -1,100 +1,137 @@
 """The exact reference: the model's own FP32 network, teacher-forced over given ids.
 
+In memory where that fits beside the service, else with one layer in memory at a time (layerwise.py).
 Heavy: torch is loaded by the call, in whatever process makes it (`run` gives it a worker).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-LOGPROB, TOP_ID, TOP_LOGPROB, ABOVE = 0, 1, 2, 3  # columns of a reference array
+from .arrays import ABOVE, BATCH_TOKENS, LOGPROB, TOP_ID, TOP_LOGPROB, Reference, by_length
+from .forms import tensors_of
+
+if TYPE_CHECKING:
+    from .continuations import Continuation
+    from .deviation import Deviation
+
+__all__ = [
+    "ABOVE",
+    "LOGPROB",
+    "TOP_ID",
+    "TOP_LOGPROB",
+    "ExactReference",
+    "Reference",
+    "StreamedReference",
+    "exact_reference",
+]
+
 # f32 logits of 256 positions over 50k words are 50 MB; more gains nothing on a CPU.
 HEAD_CHUNK = 256
-BATCH_TOKENS = 2048
-
-# Per sequence of T ids an array [T, 4], f64: row i speaks of the token after ids[: i + 1]: the
-# log-probability of ids[i + 1] (0 in the last row, where there is none), the likeliest id, its own
-# log-probability, and the probability of all tokens that are likelier than ids[i + 1].
-Reference = Callable[[Sequence[Sequence[int]]], list[np.ndarray]]
+# Of the free memory that one network may take: a gate holds up to three, and a service's cache may yet grow.
+MEMORY_SHARE = 0.3
 
 
 class ExactReference:
-    """A Reference that also shows its network, for what log-probabilities alone cannot tell."""
+    """A Reference over a network in memory; it also tells along which directions a server deviates."""
 
     def __init__(self, network: Any) -> None:
         self.network = network
 
     def __call__(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        found: list[np.ndarray | None] = [None] * len(sequences)
+        arrays: dict[int, np.ndarray] = {}
         for batch in by_length([len(s) for s in sequences], BATCH_TOKENS):
-            arrays = _teach(self.network, [sequences[i] for i in batch])
-            for place, array in zip(batch, arrays, strict=True):
-                found[place] = array
-        return [array for array in found if array is not None]
+            computed = _teach(self.network, [sequences[i] for i in batch])
+            arrays |= dict(zip(batch, computed, strict=True))
+        return [arrays[i] for i in range(len(sequences))]
+
+    def deviation(self, texts: Sequence[Continuation]) -> Deviation:
+        from .deviation import NetworkPasses, deviation
+
+        return deviation(NetworkPasses(self.network, texts), texts)
+
+
+class StreamedReference:
+    """The same with one layer in memory at a time. A call reads all weights once: ask for much at once.
+
+    What was computed is remembered, so that a prompt asked for after its answer costs no second pass.
+    """
+
+    def __init__(self, layers: Any) -> None:
+        self.layers = layers
+        self._computed: dict[tuple[int, ...], np.ndarray] = {}
+
+    def __call__(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        from .layerwise import layerwise
+
+        wanted = [tuple(s) for s in sequences]
+        new = sorted({s for s in wanted if self._longer(s) is None})
+        if new:
+            self._computed |= dict(zip(new, layerwise(self.layers, new), strict=True))
+        return [self._rows(s) for s in wanted]
+
+    def _longer(self, ids: tuple[int, ...]) -> tuple[int, ...] | None:
+        """A computed sequence that begins with `ids`."""
+        if ids in self._computed:
+            return ids
+        return next((s for s in self._computed if s[: len(ids)] == ids), None)
+
+    def _rows(self, ids: tuple[int, ...]) -> np.ndarray:
+        longer = self._longer(ids)
+        assert longer is not None
+        rows = self._computed[longer][: len(ids)].copy()
+        rows[-1, [LOGPROB, ABOVE]] = 0.0
+        return rows
+
+    def deviation(self, texts: Sequence[Continuation]) -> Deviation:
+        from .deviation import deviation
+        from .layerwise import LayerwisePasses
+
+        return deviation(LayerwisePasses(self.layers, texts), texts)
 
 
 def exact_reference(
-    folder: Path, form: str = "stored", served: Path | None = None, of: Path | None = None
-) -> ExactReference:
+    folder: Path,
+    form: str = "stored",
+    served: Path | None = None,
+    of: Path | None = None,
+    in_memory: bool | None = None,
+) -> ExactReference | StreamedReference:
     """A callable over token ids of the model in `folder` (Hugging Face layout), FP32.
 
-    `form` int8: its matrices rounded as that form rounds them (symmetric, one scale a row), the arithmetic
-    still exact; so a service of that form can be told from one whose weights differ otherwise. `served`: a
-    folder of any form made from it; its matrices, widened, take the place of the stored ones. `of`: the
-    model that `served` was made from, where it is another; what rounding changed in that one is added, so
-    that the two stay as far apart as they were.
+    A quantised checkpoint (FP8, AWQ, GPTQ, MXFP4) is widened to the weights that it stands for. `form` int8:
+    the matrices rounded as that form rounds them, the arithmetic still exact; so a service of that form can
+    be told from one whose weights differ otherwise. `served`: a folder of any form made from the model; its
+    matrices, widened, take the place of the stored ones. `of`: the model that `served` was made from, where
+    it is another; what rounding changed in that one is added: the two stay as far apart as they were.
+    `in_memory`: None decides by what is free. Raises WrongUse for a folder that cannot be read.
     """
-    from ..model import load
+    from ..model import layers_from_disk, network_of
 
-    network = load(Path(folder), dtype="float32").eval()
-    if form == "int8":
-        _round_matrices(network)
-    if served is not None:
-        _take_matrices(network, served, of)
-    return ExactReference(network)
-
-
-def _take_matrices(network: Any, served: Path, of: Path | None) -> None:
-    import torch
-
-    from ..model import Weights, served_weights
-
-    held, stored = dict(served_weights(served)), Weights(of) if of else None
-    with torch.no_grad():
-        for name, tensor in network.tensors():
-            if name not in held:
-                continue
-            if stored is None:
-                tensor.copy_(torch.from_numpy(held[name]))
-            else:
-                tensor.add_(torch.from_numpy(held[name] - stored.f32(name)))
+    tensors = tensors_of(Path(folder), form, served, of)
+    layers = layers_from_disk(tensors)
+    if fits(network_bytes(layers.config)) if in_memory is None else in_memory:
+        return ExactReference(network_of(tensors).eval())
+    return StreamedReference(layers)
 
 
-def _round_matrices(network: Any) -> None:
-    import torch
+def fits(needed_bytes: int) -> bool:
+    """Whether a network of that size may be held in memory now."""
+    from ..hardware import free_bytes
 
-    head = [] if network.head is None else [network.head]
-    with torch.no_grad():
-        for weight in [network.embed, *head, *(linear.weight for linear in network.linears())]:
-            scale = (weight.abs().amax(1, keepdim=True) / 127).clamp(min=1e-7).half().float()
-            weight.copy_((weight / scale).round().clamp(-127, 127) * scale)
+    return needed_bytes <= MEMORY_SHARE * free_bytes()
 
 
-def by_length(lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Places in order of length, in groups of at most `tokens` (or one sequence)."""
-    batches: list[list[int]] = []
-    held = 0
-    for place in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if not batches or held + lengths[place] > tokens:
-            batches.append([])
-            held = 0
-        batches[-1].append(place)
-        held += lengths[place]
-    return batches
+def network_bytes(config: Any) -> int:
+    """Of the whole network in float32, from the config alone: 7 matrices a layer, embedding and head."""
+    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    layer = config.hidden * (2 * queries + 2 * keys + 3 * config.ffn)
+    ends = config.vocab * config.hidden * (1 if config.tied else 2)
+    return 4 * (config.layers * layer + ends)
 
 
 def _teach(network: Any, batch: Sequence[Sequence[int]]) -> list[np.ndarray]:

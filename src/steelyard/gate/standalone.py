@@ -19,7 +19,7 @@ from .continuations import FEWEST, Continuation, continued
 from .endpoint import Endpoint
 from .parity import Sample, checks, draw, measure, observe, open_probe, text_checks
 from .probes import Probe, probes, task_probes
-from .reference import LOGPROB, ExactReference, Reference, exact_reference
+from .reference import LOGPROB, ExactReference, Reference, StreamedReference, exact_reference
 from .scores import Scores, ask_rows, load_tasks, token_budget
 from .verdict import Check, Verdict
 
@@ -100,15 +100,14 @@ class Later:
         self, folder: Path, form: str = "stored", served: Path | None = None, of: Path | None = None
     ) -> None:
         self.made_of = (folder, form, served, of)
-        self.held: ExactReference | None = None
+        self.held: ExactReference | StreamedReference | None = None
 
-    def loaded(self) -> ExactReference:
+    def loaded(self) -> ExactReference | StreamedReference:
         self.held = self.held or exact_reference(*self.made_of)
         return self.held
 
-    @property
-    def network(self) -> Any:
-        return self.loaded().network
+    def deviation(self, texts: Sequence[Continuation]) -> Deviation:
+        return self.loaded().deviation(texts)
 
     def __call__(self, sequences: Sequence[Sequence[int]]) -> list[Any]:
         return self.loaded()(sequences)
@@ -143,7 +142,7 @@ async def parity(
     `rounded`: the reference of the INT8 form. In the fast mode a service that misses bf16's limits and
     keeps them against that one serves the same weights in INT8, which is no drift.
     """
-    texts = await continued(endpoint, tokenizer, seed) if hasattr(reference, "network") else []
+    texts = await continued(endpoint, tokenizer, seed) if hasattr(reference, "deviation") else []
     asked = [p for p in probes(seed) + task_probes(rows, TASK_PROBES, seed) if _renders(tokenizer, p)]
     if not asked:
         raise WrongUse("gate.no_template", "the model's chat template refuses every probe")
@@ -179,9 +178,9 @@ def _deviation(
     """Deviations over texts; the way towards the base is one more direction where a base is given."""
     if len(texts) < FEWEST:
         return None
-    from .deviation import BASE, deviation
+    from .deviation import BASE
 
-    seen = deviation(reference.network, texts)  # type: ignore[attr-defined]
+    seen: Deviation = reference.deviation(texts)  # type: ignore[attr-defined]
     if base is None:
         return seen
     arrays = base([[*t.prompt, *t.answer] for t in texts])

@@ -16,7 +16,7 @@ from .catalogue import (
     resolve,
 )
 from .findings import Finding, findings
-from .machine import Machine, affinity, probe
+from .machine import Machine, affinity, free_bytes, probe
 from .sheet import sheet
 from .tables import numbered, read_table
 from .training_probe import Rehearsal, probe_training, time_cell
@@ -31,6 +31,7 @@ __all__ = [
     "affinity",
     "catalogue",
     "findings",
+    "free_bytes",
     "lookup",
     "measure",
     "model_names",

@@ -182,7 +182,7 @@ def _cpu_limits(folder: Path) -> Iterator[int]:
         yield max(1, int(words[0]) // int(words[1]))
 
 
-def free_bytes(total: int) -> int:
+def free_bytes(total: int = UNLIMITED) -> int:
     """Bytes that a new process could take: the host's available memory, within the cgroup's headroom."""
     used = [
         int(w[0])

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from .network import load, save
     from .openvino_ir import export_openvino
     from .openvino_tokenizer import DETOKENIZER, write_detokenizer
+    from .quantised import checkpoint_weights, quantised_form
     from .random_model import write_random_model
     from .sentence_tokenizer import SentenceTokenizer
-    from .served import served_weights
+    from .served import ServedTensors, served_weights
     from .source import ModelSource, check_folder, licence, models_folder, resolve
+    from .streamed import LayersFromDisk, Tensors, layers_from_disk, network_of
     from .tokenizer import BYTE_OF, Stream, Tokenizer, answer_span, chat_ids
     from .weights import Weights, bf16_of, f32_of, write
 
@@ -32,6 +34,13 @@ FILES = {
     "licence": "source",
     "resolve": "source",
     "served_weights": "served",
+    "checkpoint_weights": "quantised",
+    "quantised_form": "quantised",
+    "ServedTensors": "served",
+    "LayersFromDisk": "streamed",
+    "Tensors": "streamed",
+    "layers_from_disk": "streamed",
+    "network_of": "streamed",
     "to_hf": "gguf",
     "BYTE_OF": "tokenizer",
     "Stream": "tokenizer",
@@ -70,16 +79,20 @@ __all__ = [
     "ByRow",
     "Encoder",
     "Grouped",
+    "LayersFromDisk",
     "ModelSource",
     "Rounding",
     "SentenceTokenizer",
+    "ServedTensors",
     "Stream",
+    "Tensors",
     "Tokenizer",
     "Weights",
     "answer_span",
     "bf16_of",
     "chat_ids",
     "check_folder",
+    "checkpoint_weights",
     "encoder_folder",
     "export_encoder",
     "export_openvino",
@@ -87,9 +100,12 @@ __all__ = [
     "f32_of",
     "group_of",
     "is_encoder",
+    "layers_from_disk",
     "licence",
     "load",
     "models_folder",
+    "network_of",
+    "quantised_form",
     "read_encoder",
     "resolve",
     "save",

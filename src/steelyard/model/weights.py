@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from math import prod
 from pathlib import Path
 
@@ -19,15 +20,21 @@ from ..shape import TensorAt, safetensors_header, tensors
 NUMPY = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16, "I64": np.int64,
     "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_,
+    "F8_E4M3": np.uint8, "F8_E5M2": np.uint8, "F8_E8M0": np.uint8,
 }  # fmt: skip
+FP8 = ("F8_E4M3", "F8_E5M2", "F8_E8M0")
 
 
 class Weights:
     """The tensors of a folder (sharded or not) or of one safetensors file, mapped, not loaded."""
 
-    def __init__(self, folder: Path | str) -> None:
-        """Raises WrongUse where a file is cut short or a shard is missing."""
-        self.folder = Path(folder)
+    def __init__(self, folder: Path | str, fp8: bool = False) -> None:
+        """Raises WrongUse where a file is cut short or a shard is missing.
+
+        `fp8`: the caller multiplies FP8 values by their scales (quantised.py); without it they are refused,
+        since the bare values are no weights.
+        """
+        self.folder, self._types = Path(folder), NUMPY.keys() if fp8 else NUMPY.keys() - set(FP8)
         self._where: dict[str, tuple[Path, TensorAt]] = _places(self.folder)
         self._maps: dict[Path, np.memmap] = {}
 
@@ -74,10 +81,10 @@ class Weights:
     def _stored(self, name: str) -> tuple[Path, TensorAt]:
         """Where it stands, in a type that is read."""
         file, at = self._at(name)
-        if at.dtype not in NUMPY:
+        if at.dtype not in self._types:
             raise WrongUse(
                 "model.dtype", f"{name} is stored as {at.dtype}", where=Where(str(file)),
-                hint=f"convert the model to one of {', '.join(NUMPY)}",
+                hint=f"convert the model to one of {', '.join(t for t in NUMPY if t not in FP8)}",
             )  # fmt: skip
         return file, at
 
@@ -105,10 +112,26 @@ def _places(folder: Path) -> dict[str, tuple[Path, TensorAt]]:
 
 
 def f32_of(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Stored values as float32; exact for BF16 and F16."""
+    """Stored values as float32; exact for BF16, F16 and FP8."""
     if dtype == "BF16":
         return (values.astype(np.uint32) << 16).view(np.float32)
+    if dtype == "F8_E4M3":
+        return _e4m3()[values]
+    if dtype == "F8_E5M2":  # an f16 without its lower byte
+        return (values.astype(np.uint16) << 8).view(np.float16).astype(np.float32)
+    if dtype == "F8_E8M0":
+        return np.ldexp(np.float32(1), values.astype(np.int32) - 127)
     return np.asarray(values, np.float32)
+
+
+@cache
+def _e4m3() -> np.ndarray:
+    """[256] f32 of FP8 E4M3 as Micikevicius 2022 has it: bias 7, no infinity, 0x7f and 0xff are NaN."""
+    code = np.arange(128)
+    exponent, mantissa = code >> 3, code & 7
+    size = np.where(exponent == 0, mantissa / 8 * 2.0**-6, (1 + mantissa / 8) * 2.0 ** (exponent - 7.0))
+    size[127] = np.nan
+    return np.concatenate([size, -size]).astype(np.float32)
 
 
 def bf16_of(values: np.ndarray) -> np.ndarray:

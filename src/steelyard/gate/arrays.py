@@ -1,0 +1,28 @@
+"""What a reference gives: one array a sequence, its columns, and how sequences are put into batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+LOGPROB, TOP_ID, TOP_LOGPROB, ABOVE = 0, 1, 2, 3  # columns of a reference array
+BATCH_TOKENS = 2048  # computed at once; more gains nothing on a CPU
+
+# Per sequence of T ids an array [T, 4], f64: row i speaks of the token after ids[: i + 1]: the
+# log-probability of ids[i + 1] (0 in the last row, where there is none), the likeliest id, its own
+# log-probability, and the probability of all tokens that are likelier than ids[i + 1].
+Reference = Callable[[Sequence[Sequence[int]]], list[np.ndarray]]
+
+
+def by_length(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Places in order of length, in groups of at most `tokens` (or one sequence)."""
+    batches: list[list[int]] = []
+    total = 0
+    for place in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if not batches or total + lengths[place] > tokens:
+            batches.append([])
+            total = 0
+        batches[-1].append(place)
+        total += lengths[place]
+    return batches
