@@ -25,7 +25,7 @@ def hf_folder(name: str, key_file: Path | None = None) -> Iterator[Path]:
         return
     from ..model import resolve, to_hf
 
-    source = resolve(name)
+    source = resolve(name, use="reference")
     if source.kind == "hf":
         yield source.path
         return

@@ -100,8 +100,10 @@ def validate(
             text = say("{flag} goes with a CSV of results", flag=flag)
             raise WrongUse("cli.usage", text, where=Where(field=flag), hint=say("leave it out"))
     from ..recipe import effective
+    from ..run import check_model
 
     made = load(path)
+    check_model(made)
     values = effective(made)
     document = {
         "schema": "steelyard.validate/1",

@@ -102,7 +102,7 @@ def check_pulled(folder: Path) -> None:
         for file in files:
             gguf_header(file)
     else:
-        check_folder(folder)
+        check_folder(folder, "reference")  # also what another engine serves
     unsafe = [finding for finding in scan(folder) if finding.verdict == "unsafe"]
     if unsafe:
         raise CheckFailed(

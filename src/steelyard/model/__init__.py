@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from .openvino_ir import export_openvino
     from .openvino_tokenizer import DETOKENIZER, write_detokenizer
     from .quantised import checkpoint_weights, quantised_form
+    from .quantised_check import quantised_as
     from .random_model import write_random_model
     from .sentence_tokenizer import SentenceTokenizer
     from .served import ServedTensors, served_weights
-    from .source import ModelSource, check_folder, licence, models_folder, resolve
+    from .source import ModelSource, Use, check_folder, forms_of, licence, models_folder, resolve
     from .streamed import LayersFromDisk, Tensors, layers_from_disk, network_of
     from .tokenizer import BYTE_OF, Stream, Tokenizer, answer_span, chat_ids
     from .weights import Weights, bf16_of, f32_of, write
@@ -30,8 +31,11 @@ if TYPE_CHECKING:
 FILES = {
     "FAMILIES": "families",
     "ModelSource": "source",
+    "Use": "source",
     "check_folder": "source",
+    "forms_of": "source",
     "licence": "source",
+    "quantised_as": "quantised_check",
     "resolve": "source",
     "served_weights": "served",
     "checkpoint_weights": "quantised",
@@ -87,6 +91,7 @@ __all__ = [
     "Stream",
     "Tensors",
     "Tokenizer",
+    "Use",
     "Weights",
     "answer_span",
     "bf16_of",
@@ -98,6 +103,7 @@ __all__ = [
     "export_openvino",
     "exported_encoder",
     "f32_of",
+    "forms_of",
     "group_of",
     "is_encoder",
     "layers_from_disk",
@@ -105,6 +111,7 @@ __all__ = [
     "load",
     "models_folder",
     "network_of",
+    "quantised_as",
     "quantised_form",
     "read_encoder",
     "resolve",

@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import Lacking, WrongUse
 
 STORED = {"bf16": True, "f16": True, "f32": False}  # form: whether weights are compressed to f16
+CONVERTED_FORMS = tuple(STORED)
 TRACED_TOKENS = 3
 
 

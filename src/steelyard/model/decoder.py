@@ -12,12 +12,8 @@ from .families import FAMILIES, Decoder, Family
 
 def family_of(folder: Path) -> Family:
     """The family of a Hugging Face folder. Raises WrongUse where it is none of ours."""
-    path = folder / "config.json"
-    return named_family(str(read_json(path).get("model_type")), path)
-
-
-def named_family(name: str, where: Path) -> Family:
-    """Raises WrongUse for a family that is not in the register."""
+    where = folder / "config.json"
+    name = str(read_json(where).get("model_type"))
     if name not in FAMILIES:
         raise WrongUse(
             "model.family", f"models of the family {name!r} are not supported",
@@ -34,15 +30,21 @@ def families_hint(families: Iterable[Family]) -> str:
     return f"use one of {', '.join(built)} (decoders of dense layers){served}"
 
 
+def check_trainable(family: Family, where: Path) -> None:
+    """Raises WrongUse for a family that only the converter knows."""
+    if not family.trainable:
+        raise WrongUse(
+            "model.not_trainable", f"models of the family {family.name!r} cannot be trained",
+            where=Where(str(where), field="model_type"),
+            why="they are served through OpenVINO's converter; there is no network of theirs here",
+            hint=families_hint(f for f in FAMILIES.values() if f.trainable),
+        )  # fmt: skip
+
+
 def read_decoder(folder: Path) -> Decoder:
     """Raises WrongUse where the family is not ours or has no network here, or config.json is not covered."""
     path = folder / "config.json"
     family = family_of(folder)
-    if family.read is None:
-        raise WrongUse(
-            "model.not_trainable", f"models of the family {family.name!r} cannot be trained here",
-            where=Where(str(path), field="model_type"),
-            why="they are served through OpenVINO's converter; there is no network of theirs to train",
-            hint=families_hint(f for f in FAMILIES.values() if f.trainable),
-        )  # fmt: skip
+    check_trainable(family, path)
+    assert family.read is not None
     return family.read(read_json(path), path)

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from ..errors import Where, WrongUse
+
+if TYPE_CHECKING:
+    import numpy as np
 
 KINDS = ("default", "linear", "dynamic", "llama3", "yarn")
 NEEDS = {
@@ -46,6 +47,8 @@ def rope_of(config: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def inverse_frequencies(rope: dict[str, Any], head_dim: int) -> np.ndarray:
     """[head_dim / 2] rotations per position, f64; `rope` as rope_of gives it."""
+    import numpy as np  # reading a config needs none
+
     inverse = 1.0 / rope["rope_theta"] ** (np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
     if rope["rope_type"] == "linear":
         return inverse / rope["factor"]
@@ -76,6 +79,8 @@ def _mscale(factor: float, by: float) -> float:
 
 def _llama3_keep(rope: dict[str, Any], inverse: np.ndarray) -> np.ndarray:
     """Share of each frequency that stays: short waves do, long ones are stretched (Llama 3.1)."""
+    import numpy as np
+
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
     turns = rope["original_max_position_embeddings"] * inverse / (2 * np.pi)
     return np.clip((turns - low) / (high - low), 0, 1)
@@ -83,6 +88,8 @@ def _llama3_keep(rope: dict[str, Any], inverse: np.ndarray) -> np.ndarray:
 
 def _yarn_keep(rope: dict[str, Any], head_dim: int) -> np.ndarray:
     """The same for yarn: a ramp from beta_fast to beta_slow turns in training (Peng 2023)."""
+    import numpy as np
+
     low, high = (
         head_dim * math.log(rope["original_max_position_embeddings"] / (turns * 2 * math.pi))
         / (2 * math.log(rope["rope_theta"]))

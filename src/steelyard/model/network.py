@@ -27,8 +27,10 @@ from .decoder import read_decoder
 from .families import FAMILIES, Decoder
 from .frequencies import attention_factor, inverse_frequencies
 from .kernels import Layout, Linear, Norm, attention, rope, swiglu
+from .quantised_check import KEYS as QUANTISED_KEYS
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+FLOATS = (*DTYPES.values(), torch.float64)
 COMPANIONS = (  # what belongs to a model besides its weights
     "config.json",
     "generation_config.json",
@@ -238,7 +240,14 @@ class Reader:
     def find(self, name: str) -> Tensor | None:
         if name not in self.where:
             return None
-        return self.where[name].get_tensor(name).to(self.dtype)
+        tensor = self.where[name].get_tensor(name)
+        if tensor.dtype not in FLOATS:
+            raise WrongUse(
+                "model.dtype", f"{name} is stored as {tensor.dtype}", where=Where(str(self.folder)),
+                why="its numbers mean nothing without the scales beside it",
+                hint="use the checkpoint in BF16 that this one was made from",
+            )  # fmt: skip
+        return tensor.to(self.dtype)
 
     def tensor(self, name: str) -> Tensor:
         found = self.find(name)
@@ -330,8 +339,9 @@ def save(
 
 
 def _note_dtype(path: Path, dtype: str) -> None:
+    """The base's config.json, of these weights: what it says of the base's own storage would be untrue."""
     raw = json.loads(path.read_text("utf-8"))
-    raw.pop("torch_dtype", None)
-    raw["dtype"] = dtype
-    raw.pop("_name_or_path", None)
+    for key in ("_name_or_path", *QUANTISED_KEYS):
+        raw.pop(key, None)
+    raw |= {"dtype": dtype, "torch_dtype": dtype}  # transformers below 4.56 reads the older name alone
     path.write_text(json.dumps(raw, indent=2, ensure_ascii=False, sort_keys=True) + "\n", "utf-8")

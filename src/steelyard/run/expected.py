@@ -51,7 +51,7 @@ def served_figures(local: Local, shape: Shape, form: str) -> dict[str, Figure]:
 def larger_figures(ready: Ready, sized: Sized) -> dict[str, Figure]:
     """A candidate whose turn has not come: its sizes, the rows as the first one's tokenizer counts."""
     recipe, machine, facts = ready.recipe, ready.machine, ready.facts
-    form = form_order(recipe, sized.shape, machine, facts)[0]
+    form = form_order(recipe, sized.shape, machine, facts, sized.forms)[0]
     local = predict(
         fill(recipe, sized.shape, machine, facts, form), sized.shape, machine, ready.calibration, facts
     )

@@ -74,14 +74,14 @@ def prepare_model(
     machine = probe()
     facts = count(recipe, base, watch)
     calibration = calibrate(machine, watch)
-    forms = form_order(recipe, shape, machine, facts)
+    forms = form_order(recipe, shape, machine, facts, candidate.forms)
     rows = ledger().rows(machine=machine.fingerprint)
 
     def way(form: str) -> Way:
-        filled = fill(recipe, shape, machine, facts, form)
+        filled = fill(recipe, shape, machine, facts, form, candidate.forms)
         return Way(filled, predict(filled, shape, machine, calibration, facts, rows))
 
-    ways = {form: way(form) for form in (*forms, *others(forms, recipe))}
+    ways = {form: way(form) for form in (*forms, *others(forms, recipe, candidate.forms))}
     filled, local = ways[forms[0]].fill, ways[forms[0]].local
     named = replace(recipe, model=candidate.name)
     begun = time.monotonic()
@@ -111,9 +111,10 @@ def prepare_model(
     return ready
 
 
-def others(forms: tuple[str, ...], recipe: Recipe) -> list[str]:
+def others(forms: tuple[str, ...], recipe: Recipe, offered: tuple[str, ...]) -> list[str]:
     """Forms that are not tried: predicted, so that the report shows what was given up."""
-    return [f for f, spec in FORMS.items() if f not in forms and (recipe.data or not spec.calibrated)]
+    tried = [f for f in offered if f not in forms]
+    return [f for f in tried if recipe.data or not FORMS[f].calibrated]
 
 
 def base_of(source: ModelSource, watch: Watch) -> Artefact:

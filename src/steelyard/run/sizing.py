@@ -9,11 +9,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..artefact import Watch
-from ..errors import Lacking, Problem, Where
-from ..model import ModelSource, models_folder, resolve
+from ..errors import Lacking, Problem, Where, WrongUse
+from ..model import ModelSource, forms_of, models_folder, resolve
 from ..recipe import Recipe
 from ..shape import Shape
 from ..shape import read as read_shape
+
+ABSENT = ("model.unknown", "model.demo_missing", "model.none_here")  # it may be fetched before the run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +28,11 @@ class Sized:
     @property
     def name(self) -> str:
         return self.source.name
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """Those that its family can be served in."""
+        return forms_of(self.source)
 
 
 def candidates_of(recipe: Recipe, watch: Watch) -> tuple[Sized, ...]:
@@ -43,6 +50,19 @@ def candidates_of(recipe: Recipe, watch: Watch) -> tuple[Sized, ...]:
             hint="steelyard pull NAME fetches one, or list some: model: {auto: [small, larger]}",
         )
     return found
+
+
+def check_model(recipe: Recipe) -> None:
+    """See that the models which a recipe names can do what it wants of them. Raises WrongUse.
+
+    One that is not on this machine is let pass.
+    """
+    for name in recipe.candidates or (() if recipe.model == "auto" else (recipe.model,)):
+        try:
+            _sized(name, recipe)
+        except Problem as problem:
+            if problem.code not in ABSENT:
+                raise
 
 
 def local_names() -> list[str]:
@@ -63,8 +83,23 @@ def _whole(names: Iterable[str], recipe: Recipe, watch: Watch) -> Iterable[Sized
 
 
 def _sized(name: str, recipe: Recipe) -> Sized:
-    source = resolve(name, recipe.root)
+    source = resolve(name, recipe.root, "train" if recipe.train else "serve")
+    _check_forms(recipe, source)
     return Sized(source=source, shape=read_shape(source.path))
+
+
+def _check_forms(recipe: Recipe, source: ModelSource) -> None:
+    """Raises WrongUse where the recipe wants a form in which the model's family cannot be served."""
+    wanted, offered = recipe.compress.weights, forms_of(source)
+    forms = () if wanted == "auto" else (wanted,) if isinstance(wanted, str) else tuple(wanted)
+    if other := [form for form in forms if form not in offered]:
+        raise WrongUse(
+            "compress.form_of_family",
+            f"{source.name} cannot be served in the form {other[0]}",
+            where=Where(str(recipe.path), field="compress.weights"),
+            why="its family goes through OpenVINO's converter, which does not round weights",
+            hint=f"one of {', '.join(offered)}",
+        )
 
 
 def _by_size(found: Iterable[Sized]) -> tuple[Sized, ...]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..artefact import Watch, write_durably
 from ..errors import Problem, Where, WrongUse
+from ..forms import FORMS
 from ..hardware import Machine, catalogue, named_models, probe, published_constants, recall
 from ..model import resolve
 from ..places import cache_folder
@@ -40,7 +41,7 @@ from ..recipe import Load as RecipeLoad
 from ..shape import Shape
 from .children import call_order, in_child
 from .planning import base_of, calibrate, ledger
-from .sizing import candidates_of
+from .sizing import ABSENT, candidates_of
 from .sources import data_settings
 
 
@@ -70,10 +71,10 @@ def weigh(
     the packaged tokenizer.
     """
     told = watch or Watch()
-    name, shape, tokenizer = model_of(recipe, told)
+    name, shape, tokenizer, forms = model_of(recipe, told)
     machine, facts = probe(), counted(recipe, tokenizer, told)
     named = replace(recipe, model=name)
-    filled = fill(named, shape, machine, facts)
+    filled = fill(named, shape, machine, facts, offered=forms)
     if HERE in devices:
         calibrate(machine, told)
     local = here(named, filled, shape, machine, facts, told)
@@ -173,16 +174,21 @@ def _as_recipe(request: Request) -> tuple[Recipe, DataFacts]:
     return recipe, facts
 
 
-def model_of(recipe: Recipe, watch: Watch) -> tuple[str, Shape, str]:
-    """The smallest candidate: its name, its sizes, and whose tokenizer counts the data."""
+def model_of(recipe: Recipe, watch: Watch) -> tuple[str, Shape, str, tuple[str, ...]]:
+    """The smallest candidate: its name and sizes, whose tokenizer counts the data, and its forms.
+
+    Raises WrongUse for a model that is here and cannot do what the recipe wants.
+    """
     try:
         first = candidates_of(recipe, watch)[0]
-        return first.name, first.shape, first.name
-    except Problem:
+        return first.name, first.shape, first.name, first.forms
+    except Problem as problem:
+        if problem.code not in ABSENT:
+            raise
         with suppress(Problem):
             shape = named_shape(recipe.model, named_models())
             watch.log("plan.model_by_name", model=recipe.model)
-            return recipe.model, shape, "demo"
+            return recipe.model, shape, "demo", tuple(FORMS)
         raise
 
 

@@ -121,7 +121,7 @@ def _weights(source: str | Path, place: Path, root: Path | str) -> Prepared:
             where=Where(str(place)),
             hint="name the model or the train artefact it was made from",
         )  # fmt: skip
-    folder, key = _hf(resolve(str(source), root))
+    folder, key = _hf(resolve(str(source), root, "reference"))  # vLLM reads quantised weights too
     return Prepared(folder, key)
 
 
