@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import checks, data, models, plans, recipes, reports, runs, services
+from . import chat, checks, data, models, plans, recipes, reports, runs, services
 from .messages import say
 from .options import EVERYWHERE
 
@@ -25,7 +25,7 @@ VERBS = (
     ("gate", checks.gate, "Is what URL serves what was tuned? If not: why."),
     ("eval", checks.evaluate, "Score a model or an endpoint on tasks."),
     ("serve", services.serve, "Serve a model over the OpenAI API."),
-    ("chat", services.chat, "Talk to a service or a model; reads stdin too."),
+    ("chat", chat.chat, "Talk to a service or a model; reads stdin too."),
     ("status", runs.status, "Runs and services."),
     ("logs", runs.logs, "Events of a run."),
     ("stop", runs.stop, "Stop a run or a service."),

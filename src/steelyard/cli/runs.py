@@ -18,6 +18,7 @@ from .options import OPTIONS
 from .output import note, result, table, tell
 from .plan_lines import plan_lines
 from .recipes import DEFAULT, RecipePath, Yes, load, no_settings
+from .services import live_services
 
 STEPS = ("plan", "clean", "train", "compress", "gate", "serve")
 Workdir = Annotated[
@@ -207,18 +208,19 @@ def status(workdir: Workdir = None) -> None:
     no_settings("status")
     from ..run import status
 
-    found = status(workdir)
+    runs = status(workdir)
+    alone = [] if workdir else [s for s in live_services() if s["run"] not in {r["run"] for r in runs}]
     rows = [
         (r.get("run"), r.get("name"), say(str(r.get("state"))), _service_url(r), r.get("workdir"))
-        for r in found
+        for r in (*runs, *alone)
     ]
     head = (say("run"), say("name"), say("state"), "URL", say("folder"))
     lines = table(head, rows, indent=0) if rows else [say("nothing runs here")]
-    result({"schema": "steelyard.status/1", "runs": found}, *lines)
+    result({"schema": "steelyard.status/1", "runs": [*runs, *alone]}, *lines)
 
 
-def _service_url(found: dict[str, Any]) -> str | None:
-    return (found.get("service") or {}).get("url")
+def _service_url(entry: dict[str, Any]) -> str | None:
+    return (entry.get("service") or {}).get("url")
 
 
 def logs(
@@ -246,10 +248,29 @@ def stop(
     workdir: Workdir = None,
 ) -> None:
     no_settings("stop")
-    from ..run import stop
+    alone = [s for s in live_services() if _names(s, name)]
+    if workdir is None and alone:
+        stopped = _stop_alone(alone[-1])
+    else:
+        from ..run import stop
 
-    stopped = stop(name, workdir=workdir)
+        stopped = stop(name, workdir=workdir)
     result({"schema": "steelyard.stop/1", "stopped": stopped}, say("stopped {run}", run=name))
+
+
+def _names(entry: dict[str, Any], name: str) -> bool:
+    """Is it a service of `serve` (its run is its pid), named by pid, URL or model?"""
+    pid, url = entry["service"]["pid"], entry["service"]["url"]
+    given = name.rstrip("/").removesuffix("/v1")
+    return entry["run"] == str(pid) and given in (str(pid), url, entry["name"], entry["workdir"])
+
+
+def _stop_alone(entry: dict[str, Any]) -> dict[str, Any]:
+    """End a service that `serve` started: SIGTERM ends it within 5 s with all its processes."""
+    import signal
+
+    os.kill(entry["service"]["pid"], signal.SIGTERM)
+    return {"run": entry["run"], "process": None, "service": entry["service"]["pid"]}
 
 
 def ledger(

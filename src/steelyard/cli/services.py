@@ -1,125 +1,56 @@
-"""serve and chat: a model behind the API, and someone who talks to it."""
+"""serve: a model behind the API; and the service that another verb talks to."""
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from ..errors import WrongUse
+from .flags import flags_of
 from .messages import say
-from .options import OPTIONS
-from .output import note, result, tell, write
+from .output import note, result
 from .recipes import no_settings
+from .serve_flags import ServeFlags
 
 URLS = ("http://", "https://")
 
 
-def serve(
-    model: Annotated[str, typer.Argument(metavar="MODEL_OR_ARTEFACT")],
-    host: Annotated[str, typer.Option("--host", metavar="HOST")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", metavar="PORT", min=0, max=65535)] = 8000,
-    api_key: Annotated[
-        str | None,
-        typer.Option("--api-key", envvar="STEELYARD_API_KEY", show_envvar=True, show_default=False),
-    ] = None,
-    keys: Annotated[
-        Path | None, typer.Option("--keys", metavar="FILE", help=say("Keys with their limits and budgets."))
-    ] = None,
-    new_key: Annotated[
-        str | None, typer.Option("--new-key", metavar="ID", help=say("Add a key to FILE, show it once, end."))
-    ] = None,
-    name: Annotated[
-        str, typer.Option("--name", metavar="NAME", help=say("What clients call the model."))
-    ] = "default",
-    engine: Annotated[
-        str, typer.Option("--engine", metavar="NAME", help="auto, openvino, llamacpp, vllm")
-    ] = "auto",
-    engine_python: Annotated[
-        str | None,
-        typer.Option("--engine-python", metavar="PYTHON", help=say("Interpreter that has the engine.")),
-    ] = None,
-    form: Annotated[
-        str | None, typer.Option("--form", metavar="FORM", help=say("Of the weights: bf16, int8, int4, ..."))
-    ] = None,
-    mode: Annotated[
-        str, typer.Option("--mode", metavar="MODE", help=say("exact or fast: how the server computes."))
-    ] = "fast",
-    replicas: Annotated[
-        int, typer.Option("--replicas", metavar="N", min=1, help=say("Engines, each on cores of its own."))
-    ] = 1,
-    threads: Annotated[
-        int | None, typer.Option("--threads", metavar="N", min=1, help=say("Of one engine."))
-    ] = None,
-    adapter: Annotated[
-        list[str] | None,
-        typer.Option("--adapter", metavar="NAME=DIR", help=say("A LoRA adapter; may stand more than once.")),
-    ] = None,
-    embed_model: Annotated[
-        str | None,
-        typer.Option("--embed-model", metavar="MODEL", help=say("A sentence encoder beside the model.")),
-    ] = None,
-    speculative: Annotated[
-        str,
-        typer.Option("--speculative", metavar="KIND", help=say("off, lookup (in the prompt) or draft.")),
-    ] = "off",
-    draft: Annotated[
-        str | None, typer.Option("--draft", metavar="MODEL", help=say("The small model that drafts."))
-    ] = None,
-    max_model_len: Annotated[
-        int | None, typer.Option("--max-model-len", metavar="TOKENS", min=1, help=say("Prompt and answer."))
-    ] = None,
-    tune: Annotated[
-        bool, typer.Option("--tune", help=say("First try settings on this machine, at most 2 minutes."))
-    ] = False,
-    max_num_seqs: Annotated[
-        int, typer.Option("--max-num-seqs", metavar="N", min=1, help=say("Answers made at once."))
-    ] = 64,
-    max_queue_s: Annotated[
-        float,
-        typer.Option("--max-queue-s", metavar="S", min=0, help=say("Longest wait; beyond it: 429.")),
-    ] = 60.0,
-) -> None:
+@flags_of(ServeFlags)
+def serve(flags: ServeFlags) -> None:
     no_settings("serve")
-    if new_key is not None:
-        return _new_key(model, keys, new_key)
-    from ..serving import ServeSettings
+    if flags.new_key is not None:
+        return _new_key(flags.keys, flags.new_key)
     from ..serving import serve as run_here
 
-    def ready(told: dict[str, Any]) -> None:
-        document = {"schema": "steelyard.serve/1", "url": told["url"], "pid": told["pid"], "model": model}
-        result(document, say("{model} answers at {url}", model=model, url=f"{told['url']}/v1"))
-        note(say("Ctrl-C stops it; in another terminal: steelyard chat {url}", url=told["url"]))
+    def ready(service: dict[str, Any]) -> None:
+        url = service["url"]
+        document = {"schema": "steelyard.serve/1", "url": url, "pid": service["pid"], "model": flags.model}
+        result(document, say("{model} answers at {url}", model=flags.model, url=f"{url}/v1"))
+        note(say("Ctrl-C stops it; in another terminal: steelyard chat {url}", url=url))
 
-    settings = ServeSettings(
-        host=host,
-        port=port,
-        api_key=api_key,
-        keys=str(keys.resolve()) if keys else None,
-        name=name,
-        engine=engine,
-        engine_python=engine_python,
-        mode=_one_of("--mode", mode, ("fast", "exact")),
-        replicas=replicas,
-        threads=threads,
-        adapters=_adapters(adapter or []),
-        embed_model=embed_model,
-        speculative=_one_of(
-            "--speculative",
-            "draft" if draft and speculative == "off" else speculative,
-            ("off", "lookup", "draft"),
-        ),
-        draft=draft,
-        max_model_len=max_model_len,
-        max_num_seqs=max_num_seqs,
-        max_queue_s=max_queue_s,
+    tried = _tried if flags.tune else None
+    run_here(flags.model, settings_of(flags), form=flags.form, ready=ready, tried=tried)
+    return None
+
+
+def settings_of(flags: ServeFlags) -> Any:
+    """The flags as the settings of a service. Raises WrongUse."""
+    from ..serving import ServeSettings
+
+    same = (
+        *("host", "port", "api_key", "name", "engine", "engine_python", "replicas", "threads"),
+        *("embed_model", "draft", "max_model_len", "max_num_seqs", "max_queue_s", "default_temperature"),
     )
-    run_here(model, settings, form=form, ready=ready, tried=_tried if tune else None)
+    kind = "draft" if flags.draft and flags.speculative == "off" else flags.speculative
+    return ServeSettings(
+        **{name: getattr(flags, name) for name in same},
+        keys=str(flags.keys.resolve()) if flags.keys else None,
+        mode=_one_of("--mode", flags.mode, ("fast", "exact")),
+        adapters=_adapters(flags.adapter or []),
+        speculative=_one_of("--speculative", kind, ("off", "lookup", "draft")),
+    )
 
 
 def _one_of(flag: str, given: str, known: tuple[str, ...]) -> str:
@@ -134,18 +65,18 @@ def _tried(what: str, ratio: float) -> None:
 
 def _adapters(given: list[str]) -> dict[str, str]:
     """NAME=DIR, each name once."""
-    found: dict[str, str] = {}
+    adapters: dict[str, str] = {}
     for text in given:
         name, _, folder = text.partition("=")
-        if not name or not folder or ":" in name or name in found or not Path(folder).is_dir():
+        if not name or not folder or ":" in name or name in adapters or not Path(folder).is_dir():
             raise WrongUse(
                 "cli.usage", f"--adapter {text} is no NAME=DIR", hint="each name once, DIR a PEFT folder"
             )
-        found[name] = str(Path(folder).resolve())
-    return found
+        adapters[name] = str(Path(folder).resolve())
+    return adapters
 
 
-def _new_key(model: str, keys: Path | None, key_id: str) -> None:
+def _new_key(keys: Path | None, key_id: str) -> None:
     from ..serving import new_key
 
     if keys is None:
@@ -155,6 +86,9 @@ def _new_key(model: str, keys: Path | None, key_id: str) -> None:
     secret = new_key(keys, key_id)
     result({"schema": "steelyard.key/1", "id": key_id, "key": secret}, secret)
     note(say("shown this once; {file} holds its hash", file=keys))
+
+
+# ------------------------------------------------------------------ a service to talk to
 
 
 @contextmanager
@@ -184,65 +118,30 @@ def _started(model: str) -> Iterator[str]:
             service.stop()
 
 
-def _running() -> str:
-    """The newest service of a run."""
+def live_services() -> list[dict[str, Any]]:
+    """Everything that answers on this machine, runs' services first: as `status` lists it."""
     from ..run import status
+    from ..serving import services
 
-    live = [found["service"]["url"] for found in status() if found.get("service")]
+    runs = [run for run in status() if run.get("service")]
+    alone = [
+        {
+            "run": str(service["pid"]),
+            "name": Path(service["source"]).name,
+            "state": "serving",
+            "service": {"url": service["url"], "pid": service["pid"]},
+            "pid": None,
+            "workdir": service["source"],
+        }
+        for service in services()
+    ]
+    return [*runs, *alone]
+
+
+def _running() -> str:
+    """The newest service."""
+    live = [entry["service"]["url"] for entry in live_services()]
     if not live:
         hint = "steelyard chat demo, or steelyard chat http://HOST:PORT"
         raise WrongUse("chat.no_service", say("no service is running here"), hint=hint)
     return str(live[-1])
-
-
-def chat(
-    model: Annotated[str | None, typer.Argument(metavar="MODEL|URL", show_default=False)] = None,
-    prompt: Annotated[str | None, typer.Argument(metavar="PROMPT", show_default=False)] = None,
-    system: Annotated[
-        str | None, typer.Option("--system", metavar="TEXT", help=say("A system prompt."))
-    ] = None,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", metavar="N", min=1)] = 512,
-) -> None:
-    no_settings("chat")
-    alone = sys.stdin.isatty()
-    piped = "" if alone else sys.stdin.read().strip()
-    given = "\n\n".join(part for part in (prompt, piped) if part)
-    if not given and not alone:
-        raise WrongUse("chat.empty", say("there is no prompt"), hint="steelyard chat demo 'Hello'")
-    start = [{"role": "system", "content": system}] if system else []
-    with endpoint(model) as url:
-        if not given:
-            return _talk(url, start, max_tokens)
-        answer = _ask(url, [*start, {"role": "user", "content": given}], max_tokens)
-        if OPTIONS.json:
-            result({"schema": "steelyard.chat/1", "answer": answer, "url": url})
-    return None
-
-
-def _talk(url: str, messages: list[dict[str, str]], max_tokens: int) -> None:
-    note(say("ask away; an empty line or Ctrl-D ends"))
-    while question := _line():
-        messages.append({"role": "user", "content": question})
-        messages.append({"role": "assistant", "content": _ask(url, messages, max_tokens)})
-
-
-def _line() -> str:
-    try:
-        return input("> ").strip()
-    except (EOFError, KeyboardInterrupt):  # both are how one leaves a talk
-        return ""
-
-
-def _ask(url: str, messages: list[dict[str, str]], max_tokens: int) -> str:
-    """One answer, written as it comes."""
-    from ..serving import chat as ask
-
-    key = os.environ.get("STEELYARD_API_KEY") or os.environ.get("OPENAI_API_KEY")
-    said: list[str] = []
-    for text in ask(url, messages, api_key=key, max_tokens=max_tokens):
-        said.append(text)
-        if not OPTIONS.json:
-            write(text)
-    if not OPTIONS.json:
-        tell()
-    return "".join(said)

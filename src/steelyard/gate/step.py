@@ -166,9 +166,14 @@ class _Judge:
             mode="int4_form" if rounded else mode,
             seed=self.seed,
             base=self.reference("base_rounded" if rounded else "base"),
-            declared=declared_temperature(self.folder),
+            declared=self.declared(),
             defaults=role == "served",
         )
+
+    def declared(self) -> float | None:
+        """The temperature of requests that name none: the recipe's, else the model's."""
+        own = self.settings.get("temperature")
+        return declared_temperature(self.folder) if own is None else float(own)
 
     def reference(self, role: str) -> Reference:
         def reference(sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:

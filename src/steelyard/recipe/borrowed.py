@@ -146,7 +146,7 @@ def answer_borrowed(tree: Tree) -> None:
 
 
 def _answer(tree: Tree, at: Path_, table: dict[str, Any], answer: Answer) -> None:
-    word = at[-1]
+    word = str(at[-1])
     value = table[word]
     if any(value == h and type(value) is type(h) for h in answer.harmless):
         del table[word]

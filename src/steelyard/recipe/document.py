@@ -311,6 +311,9 @@ class ServeTable(Table):
     host: Text | None = say("address; one that is not loopback needs an api_key", "127.0.0.1")
     port: Annotated[int, Field(ge=1, le=65535)] | None = say("port", 8000)
     max_model_len: Annotated[int, Field(ge=8)] | None = say("longest context served, tokens", 2048)
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = say(
+        "where a request names none; the model's own generation_config, else 0", 0.7
+    )
     api_key: Text | None = say("a key, or env:NAME to read it from the environment", "env:STEELYARD_API_KEY")
     engine: Literal["auto", "openvino"] | None = say("what runs the model", "openvino")
     replicas: Annotated[int, Field(ge=1, le=64)] | None = say(

@@ -141,6 +141,9 @@ class Serve:
     host: str = "127.0.0.1"
     port: int = 8000
     max_model_len: int | None = None
+    temperature: float | None = (
+        None  # of requests that name none; None = as the model's generation_config says
+    )
     api_key: str | None = None  # a key, or env:NAME; never printed, never hashed
     engine: Literal["auto", "openvino"] = "auto"
     replicas: int = 1

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .planning import ledger
     from .ready import Ready
     from .sizing import check_model
+    from .usual import usual_systems
     from .walk import plan, up
     from .weighing import Weighed, weigh, weigh_job
 
@@ -29,6 +30,7 @@ FILES = {
     "status": "known",
     "stop": "known",
     "up": "walk",
+    "usual_systems": "usual",
     "Weighed": "weighing",
     "weigh": "weighing",
     "weigh_job": "weighing",
@@ -46,6 +48,7 @@ __all__ = [
     "status",
     "stop",
     "up",
+    "usual_systems",
     "weigh",
     "weigh_job",
 ]

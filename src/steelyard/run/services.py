@@ -101,6 +101,7 @@ class Candidates:
             "adapters": {name: str(recipe.root / folder) for name, folder in serve.adapters.items()},
             "keys": str(recipe.root / serve.keys) if serve.keys else None,
             "max_queue_s": serve.queue,
+            "default_temperature": serve.temperature,
             # Left to what `tune` found here, else the same as planned: no bit of a payload follows.
             "threads": None,
             "max_num_batched_tokens": None,

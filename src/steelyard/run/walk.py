@@ -484,6 +484,7 @@ def gate_settings(ready: Ready) -> Settings:
         "forget": forget,
         "seed": ready.recipe.seed,
         "api_key": api_key(ready.recipe),
+        "temperature": ready.recipe.serve.temperature,  # what the candidate was told to sample at
     }
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .probes import probe
     from .service import Service, check_port, find, promote, start
     from .settings import ServeSettings, check_draft, check_host, engine_settings
+    from .state import services
     from .tuned import tune
 
 FILES = {
@@ -37,6 +38,7 @@ FILES = {
     "new_key": "keys",
     "prepare": "folders",
     "probe": "probes",
+    "services": "state",
     "promote": "service",
     "serve": "foreground",
     "start": "service",
@@ -62,6 +64,7 @@ __all__ = [
     "probe",
     "promote",
     "serve",
+    "services",
     "start",
     "tune",
 ]

@@ -10,6 +10,7 @@ from typing import Any
 from starlette.requests import Request
 
 from .api_error import ApiError
+from .defaults import SamplingDefaults
 from .encoders import EncoderService
 from .engine_process import EngineLost
 from .engines import Capability
@@ -21,8 +22,11 @@ from .settings import ServeSettings
 class Api:
     """One served model as its routes see it."""
 
-    def __init__(self, served: Served, settings: ServeSettings, version: str) -> None:
+    def __init__(
+        self, served: Served, settings: ServeSettings, version: str, defaults: SamplingDefaults
+    ) -> None:
         self.served, self.settings, self.version = served, settings, version
+        self.defaults = defaults
         self.tokenizer = served.tokenizer
         self.created = int(time.time())
         self.fingerprint = settings.fingerprint
@@ -67,6 +71,7 @@ class Api:
             "root": self.settings.name,
             "parent": parent,
             "max_model_len": self.served.max_model_len,
+            "default_temperature": self.defaults.temperature,
         }
 
     def _beside(self) -> EncoderService | None:

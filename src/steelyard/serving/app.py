@@ -5,6 +5,7 @@ Each group is a file with `routes(api)`; to add one, write it and name it in GRO
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -26,6 +27,7 @@ from . import (
 )
 from .api import Api
 from .api_error import ApiError
+from .defaults import sampling_defaults
 from .engine_process import EngineLost
 from .generation import Served
 from .guard import Guard
@@ -37,9 +39,9 @@ GROUPS = (
 )  # fmt: skip
 
 
-def app(served: Served, settings: ServeSettings, version: str) -> Guard:
-    """The ASGI application of one served model."""
-    api = Api(served, settings, version)
+def app(served: Served, settings: ServeSettings, version: str, folder: Path) -> Guard:
+    """The ASGI application of one served model; `folder` is the engine's, with the model's own defaults."""
+    api = Api(served, settings, version, sampling_defaults(folder, settings.default_temperature))
     routes: list[Route] = []
     bodies: dict[str, type[BaseModel]] = {}
     for group in GROUPS:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .api import Api
 from .api_error import ApiError
+from .defaults import NEUTRAL
 from .jobs import Constraint, Job
 
 # Foreign JSON is taken as it is: "1" is no number, and there is no infinity.
@@ -251,7 +252,8 @@ def cannot(field: str, why: str = "") -> ApiError:
 
 
 def _sampling(api: Api, body: Sampling) -> dict[str, Any]:
-    temperature = 1.0 if body.temperature is None else body.temperature
+    default = api.defaults if body.temperature is None else NEUTRAL
+    temperature = default.temperature if body.temperature is None else body.temperature
     api.check_ids(body.stop_token_ids or [], "stop_token_ids")
     if body.min_tokens and not api.capability.min_tokens:
         raise cannot("min_tokens")
@@ -259,16 +261,20 @@ def _sampling(api: Api, body: Sampling) -> dict[str, Any]:
     return {
         # Below this the engine's soft-max overflows; the likeliest token is what was meant.
         "temperature": temperature if temperature >= 1e-3 else 0.0,
-        "top_p": max(body.top_p or 1.0, 1e-6),  # float32 knows no smaller ones
-        "top_k": min(max(body.top_k or 0, 0), api.tokenizer.vocab_size),
-        "min_p": body.min_p or 0.0,
+        "top_p": max(_given(body.top_p, default.top_p), 1e-6),  # float32 knows no smaller ones
+        "top_k": min(max(_given(body.top_k, default.top_k), 0), api.tokenizer.vocab_size),
+        "min_p": _given(body.min_p, default.min_p),
         "presence_penalty": body.presence_penalty or 0.0,
         "frequency_penalty": body.frequency_penalty or 0.0,
-        "repetition_penalty": body.repetition_penalty or 1.0,
+        "repetition_penalty": _given(body.repetition_penalty, default.repetition_penalty),
         "min_tokens": min(body.min_tokens or 0, api.served.max_model_len),
         "stop_ids": tuple(sorted({*eos, *(body.stop_token_ids or ())})),
         "logit_bias": _logit_bias(api, body.logit_bias or {}),
     }
+
+
+def _given(value: Any, default: Any) -> Any:
+    return default if value is None else value
 
 
 def _logit_bias(api: Api, biases: dict[str, float]) -> tuple[tuple[int, float], ...]:

@@ -61,5 +61,5 @@ def _refusal(status: int, data: bytes) -> Exception:
         message = f"HTTP {status}"
     if status in (429, 503):
         return Lacking("chat.unavailable", message, hint="wait a moment, then ask again")
-    hint = "give --api-key" if status == 401 else "see the message"
+    hint = "give --api-key KEY, or set STEELYARD_API_KEY" if status == 401 else "see the message"
     return WrongUse("chat.refused", message, hint=hint)

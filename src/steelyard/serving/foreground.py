@@ -17,6 +17,7 @@ from .front import Front
 from .keys import read_keys
 from .service import check_port
 from .settings import ServeSettings, check_draft, check_draft_named, check_host, engine_settings
+from .state import forget, register
 from .tuned import tune
 
 
@@ -53,7 +54,15 @@ def serve(
         if settings.draft:
             check_draft(prepared.folder, settings.draft)  # the engines' start does, after minutes of trials
         tune(engine_settings(prepared.folder, settings), report=tried)
-    asyncio.run(_run(prepared.folder, settings, ready))
+
+    def announce(told: dict[str, Any]) -> None:
+        register(told["url"], named(source))
+        ready(told)
+
+    try:
+        asyncio.run(_run(prepared.folder, settings, announce))
+    finally:
+        forget()
 
 
 def named(source: str | Path) -> str:

@@ -139,7 +139,7 @@ class Front:
         self.served = Served(self.engine, tokenizer, measures, self.keys, self.settings.max_queue_s)
         from importlib.metadata import version
 
-        self.app: Any = app(self.served, self.settings, version("steelyard"))
+        self.app: Any = app(self.served, self.settings, version("steelyard"), self.folder)
         await self._warm_up()
         await self._start_encoder()
         self._listen(listening)

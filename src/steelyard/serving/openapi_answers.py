@@ -53,7 +53,8 @@ BLOCK = thing(
     type=one_of("text", "thinking", "tool_use"),
 )
 MODEL = thing(
-    {"root": TEXT, "parent": may_be_null(TEXT), "max_model_len": may_be_null(WHOLE)},
+    {"root": TEXT, "parent": may_be_null(TEXT), "max_model_len": may_be_null(WHOLE),
+     "default_temperature": NUMBER},
     id=TEXT, object=one_of("model"), created=WHOLE, owned_by=TEXT,
 )  # fmt: skip
 RESPONSE_STATUS = one_of("queued", "in_progress", "completed", "incomplete", "failed", "cancelled")

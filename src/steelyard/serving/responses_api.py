@@ -287,6 +287,12 @@ class _Run:
         }
 
 
+def _top_p(api: Api, body: ResponsesBody) -> float:
+    """The default's belongs to the default temperature."""
+    default = api.defaults.top_p if body.temperature is None else 1.0
+    return default if body.top_p is None else body.top_p
+
+
 def _document(api: Api, body: ResponsesBody) -> dict[str, Any]:
     """The response before anything is made."""
     format = (
@@ -313,12 +319,12 @@ def _document(api: Api, body: ResponsesBody) -> dict[str, Any]:
         "reasoning": {"effort": body.reasoning.effort if body.reasoning else None, "summary": None},
         "service_tier": body.service_tier or "default",
         "store": body.store is not False,
-        "temperature": 1.0 if body.temperature is None else body.temperature,
+        "temperature": api.defaults.temperature if body.temperature is None else body.temperature,
         "text": {"format": format or {"type": "text"}},
         "tool_choice": body.tool_choice or "auto",
         "tools": [{"strict": None, "parameters": None, **tool} for tool in body.tools or []],
         "top_logprobs": body.top_logprobs or 0,
-        "top_p": 1.0 if body.top_p is None else body.top_p,
+        "top_p": _top_p(api, body),
         "truncation": body.truncation or "disabled",
         "usage": None,
         "system_fingerprint": api.fingerprint,

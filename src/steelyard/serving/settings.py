@@ -35,6 +35,7 @@ class ServeSettings:
     draft: str | None = None  # folder of the small model, as its engine loads it
     adapters: dict[str, str] = field(default_factory=dict)  # name -> PEFT folder
     engine_python: str | None = None  # interpreter of the environment that the engine is installed in
+    default_temperature: float | None = None  # None: the model's generation_config, else greedy
     threads: int | None = None  # the physical cores that this process may use
     max_model_len: int | None = None  # what the model was made for, at most 8192
     max_num_seqs: int = 64

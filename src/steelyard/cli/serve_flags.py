@@ -1,0 +1,85 @@
+"""The flags of `serve`, in groups: what is served and to whom, by which engine, under which limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .flags import flag, switch
+from .messages import say
+
+Text = str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoorFlags:
+    """Where the service listens, and who may ask."""
+
+    model: Annotated[str, typer.Argument(metavar="MODEL_OR_ARTEFACT")]
+    host: Annotated[str, typer.Option("--host", metavar="HOST")] = "127.0.0.1"
+    port: Annotated[int, typer.Option("--port", metavar="PORT", min=0, max=65535)] = 8000
+    api_key: Annotated[
+        Text, typer.Option("--api-key", envvar="STEELYARD_API_KEY", show_envvar=True, show_default=False)
+    ] = None
+    keys: Annotated[Path | None, flag("--keys", "FILE", say("Keys with their limits and budgets."))] = None
+    new_key: Annotated[Text, flag("--new-key", "ID", say("Add a key to FILE, show it once, end."))] = None
+    name: Annotated[str, flag("--name", "NAME", say("What clients call the model."))] = "default"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineFlags:
+    """What runs the model, and in which form."""
+
+    engine: Annotated[str, flag("--engine", "NAME", "auto, openvino, llamacpp, vllm")] = "auto"
+    engine_python: Annotated[
+        Text, flag("--engine-python", "PYTHON", say("Interpreter that has the engine."))
+    ] = None
+    form: Annotated[Text, flag("--form", "FORM", say("Of the weights: bf16, int8, int4, ..."))] = None
+    mode: Annotated[str, flag("--mode", "MODE", say("exact or fast: how the server computes."))] = "fast"
+    replicas: Annotated[int, flag("--replicas", "N", say("Engines, each on cores of its own."), min=1)] = 1
+    threads: Annotated[int | None, flag("--threads", "N", say("Of one engine."), min=1)] = None
+    adapter: Annotated[
+        list[str] | None, flag("--adapter", "NAME=DIR", say("A LoRA adapter; may stand more than once."))
+    ] = None
+    embed_model: Annotated[
+        Text, flag("--embed-model", "MODEL", say("A sentence encoder beside the model."))
+    ] = None
+    speculative: Annotated[
+        str, flag("--speculative", "KIND", say("off, lookup (in the prompt) or draft."))
+    ] = "off"
+    draft: Annotated[Text, flag("--draft", "MODEL", say("The small model that drafts."))] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerFlags:
+    """How long answers may be, how they are drawn, and how many are made at once."""
+
+    max_model_len: Annotated[
+        int | None, flag("--max-model-len", "TOKENS", say("Prompt and answer."), min=1)
+    ] = None
+    default_temperature: Annotated[
+        float | None,
+        flag(
+            "--default-temperature",
+            "T",
+            say("Where a request names none; the model's own, else 0."),
+            min=0,
+            max=2,
+            show_default=False,
+        ),
+    ] = None
+    tune: Annotated[bool, switch("--tune", say("First try settings on this machine, at most 2 minutes."))] = (
+        False
+    )
+    max_num_seqs: Annotated[int, flag("--max-num-seqs", "N", say("Answers made at once."), min=1)] = 64
+    max_queue_s: Annotated[float, flag("--max-queue-s", "S", say("Longest wait; beyond it: 429."), min=0)] = (
+        60.0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeFlags(AnswerFlags, EngineFlags, DoorFlags):
+    """Every flag of `serve`."""
