@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -37,6 +39,7 @@ class Hub(ThreadingHTTPServer):
         self.needs_token = ""
         self.silent: set[str] = set()  # no hash for these in the listing
         self.asked: list[tuple[str, str]] = []  # (path, Range)
+        self.commits = {"main": COMMIT}  # what each branch or tag names
 
     @property
     def url(self) -> str:
@@ -55,13 +58,14 @@ class Route(BaseHTTPRequestHandler):
             and self.headers.get("Authorization") != f"Bearer {self.server.needs_token}"
         ):
             return self.send(401, b"{}")
-        if path == f"/api/models/{ID}/revision/main":
-            return self.send(200, json.dumps(self.hugging_face()).encode())
+        commit = self.server.commits.get(path.removeprefix(f"/api/models/{ID}/revision/"))
+        if commit:
+            return self.send(200, json.dumps({**self.hugging_face(), "sha": commit}).encode())
         if path == f"/api/v1/models/{ID}/repo/files":
             return self.send(200, json.dumps(self.model_scope()).encode())
         if path == f"/api/v1/models/{ID}/repo":
             return self.file(query["FilePath"][0])
-        if path.startswith(f"/{ID}/resolve/{COMMIT}/"):
+        if re.match(f"/{ID}/resolve/({'|'.join(self.server.commits.values())})/", path):
             return self.resolve(path.rsplit("/", 1)[1])
         if path.startswith("/cdn/"):
             return self.file(path.removeprefix("/cdn/"))
@@ -313,7 +317,84 @@ def test_two_fetches_of_one_model_do_not_mix(hub, tmp_path):
         with pytest.raises(Lacking, match="another process"):
             pull(ID, endpoint=hub.url)
     assert pull(ID, endpoint=hub.url).files
-    assert [p.name for p in org.iterdir()] == ["tiny"]
+    assert sorted(p.name for p in org.iterdir()) == [".tiny.pulled.json", "tiny"]
+
+
+def test_a_lock_that_was_removed_before_it_was_taken_holds_nothing(tmp_path, monkeypatch):
+    """The holder removes the file between another's open and its lock: the other holds nothing."""
+    import fcntl
+
+    from steelyard.hub.lock import alone
+
+    lock, taken, real = tmp_path / "w.lock", [], fcntl.flock
+
+    def flock(handle, how):
+        if not taken:
+            lock.unlink()
+        taken.append(handle)
+        real(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with alone(tmp_path / "w"):
+        assert lock.exists() and len(taken) == 2
+        with pytest.raises(Lacking, match="another process"), alone(tmp_path / "w"):
+            pass
+    assert not lock.exists()
+
+
+def test_a_failed_fetch_lets_the_next_one_in(hub, tmp_path):
+    hub.lies = {"model.safetensors"}
+    with pytest.raises(CheckFailed):
+        pull(ID, endpoint=hub.url)
+    assert not list(tmp_path.rglob("*.lock"))
+
+
+# ------------------------------------------------------------------ revisions
+
+
+@pytest.fixture
+def branches(hub) -> Hub:
+    hub.commits |= {"v1": "b" * 40, "v2": "c" * 40, "same": "b" * 40, "b" * 40: "b" * 40}
+    return hub
+
+
+def test_the_commit_is_kept_and_shown(branches, tmp_path):
+    assert pull(ID, endpoint=branches.url, revision="v1").revision == "b" * 40
+    before = len(branches.asked)
+    for revision in (None, "v1", "b" * 40, "b" * 9):
+        again = pull(ID, endpoint=branches.url, revision=revision)
+        assert (again.bytes, again.revision) == (0, "b" * 40)
+    assert len(branches.asked) == before  # all that can be told from the record
+
+
+def test_another_revision_is_not_called_here(branches):
+    pull(ID, endpoint=branches.url, revision="v1")
+    with pytest.raises(WrongUse, match="another revision than v2") as error:
+        pull(ID, endpoint=branches.url, revision="v2")
+    assert error.value.code == "hub.other_revision"
+    assert "b" * 40 in error.value.why and "c" * 40 in error.value.why and "--output" in error.value.hint
+    assert pull(ID, endpoint=branches.url, revision="same").revision == "b" * 40  # of one commit
+    with pytest.raises(WrongUse) as error:
+        pull(ID, endpoint=branches.url, revision="v3")
+    assert error.value.code == "hub.unknown"
+
+
+def test_a_folder_of_unknown_revision_is_not_taken_for_one(branches, tmp_path):
+    pulled = pull(ID, endpoint=branches.url)
+    (pulled.folder.parent / ".tiny.pulled.json").unlink()
+    assert pull(ID, endpoint=branches.url).revision is None
+    with pytest.raises(WrongUse, match="another revision than v1") as error:
+        pull(ID, endpoint=branches.url, revision="v1")
+    assert "not known" in error.value.why
+
+
+def test_pull_shows_the_commit(branches, tmp_path):
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "steelyard", "pull", ID, "--endpoint", branches.url, "--revision", "v1"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "0"})
+    assert done.returncode == 0 and f"revision: {'b' * 40}" in done.stdout
 
 
 def test_progress_is_told_in_bytes(hub):

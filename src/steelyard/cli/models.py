@@ -111,7 +111,7 @@ def pull(
     no_settings("pull")
     from ..hub import is_here, pull
 
-    if OPTIONS.offline and source in ("hf", "modelscope") and not is_here(model, output):
+    if OPTIONS.offline and source in ("hf", "modelscope") and not is_here(model, output, revision):
         raise WrongUse(
             "cli.offline",
             say("offline: nothing is fetched"),
@@ -130,6 +130,7 @@ def pull(
     result(
         document,
         headline,
+        *([f"  {say('revision')}: {pulled.revision}"] if pulled.revision else []),
         f"  {say('licence')}: {licence}",
         f"{say('next:')} steelyard serve {pulled.folder}",
     )

@@ -8,10 +8,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..artefact import Watch
 from ..errors import CheckFailed, Lacking, Where, WrongUse
@@ -20,8 +19,12 @@ from ..shape import gguf_header
 from ..trust import scan
 from ..units import show_bytes
 from .listing import Listed, choose
+from .lock import alone
+from .record import Record, read_record, write_record
 from .sources import opened
 from .transfer import fetch_file
+
+OTHER = "fetch it into another folder with --output DIR, or remove this one"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,16 +35,19 @@ class Pulled:
     model_id: str
     licence: str | None
     files: tuple[str, ...]
-    revision: str | None = None
+    revision: str | None = None  # the commit, where the source knows commits
     left_out: tuple[str, ...] = ()  # "name: why"
     unhashed: tuple[str, ...] = ()  # files for which the hub states no hash
     bytes: int = 0  # 0 = it was here already
 
 
-def is_here(model_id: str, out: Path | None = None) -> bool:
-    """Was it pulled before, so that nothing need be fetched?"""
+def is_here(model_id: str, out: Path | None = None, revision: str | None = None) -> bool:
+    """Was it pulled before, in that revision, so that nothing need be asked or fetched?"""
     folder = out or models_folder() / model_id.partition(":")[0]
-    return folder.is_dir() and any(folder.iterdir())
+    if not (folder.is_dir() and any(folder.iterdir())):
+        return False
+    record = read_record(folder)
+    return revision is None or (record is not None and record.is_of(revision))
 
 
 def pull(
@@ -55,8 +61,9 @@ def pull(
     """Fetch `model_id` ("org/name", or "org/name:file.gguf") into `out`, by default into the cache.
 
     `source` is "hf", "modelscope" or a folder that holds the model (itself or as org/name). A fetch that
-    was cut off goes on where it stopped. Raises WrongUse (no such model, nothing that may be fetched),
-    CheckFailed (a hash differs), Lacking (no connection, no disk), Stopped (cut off: run it again).
+    was cut off goes on where it stopped. Raises WrongUse (no such model, another revision is here, nothing
+    that may be fetched), CheckFailed (a hash differs), Lacking (no connection, no disk), Stopped (cut off:
+    run it again).
     """
     name, _, only = model_id.partition(":")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or ".." in name:
@@ -64,35 +71,59 @@ def pull(
             "hub.bad_id", f"{name!r} is no model id", hint="write it like HuggingFaceTB/SmolLM2-135M"
         )
     out = out or models_folder() / name
-    if is_here(model_id, out):
+    if is_here(model_id, out, revision):
         return _here(out, name, only)
     work = out.parent / f".pull-{out.name}"
-    with _alone(work), opened(source, endpoint, name) as hub:
+    with alone(work), opened(source, endpoint, name) as hub:
         commit, listed = hub.listing(name, revision)
-        wanted, left_out = choose(listed, only)
-        _check_disk(work, wanted)
-        total = sum(file.size or 0 for file in wanted)
-        with (watch or Watch()).progress("pull", total=total, unit="bytes") as bar:
-            unhashed = [f.name for f in wanted if not fetch_file(hub, f, work, bar.advance)]
-        _drop_strangers(work, wanted)
-        check_pulled(work)
+        if is_here(model_id, out):  # in another revision, or fetched while this waited for the hub
+            _check_commit(out, commit, revision)
+            return _here(out, name, only)
+        pulled = _fetch(hub, listed, only, work, watch or Watch())
+        write_record(out, Record(model_id=name, source=source, revision=revision, commit=commit))
         _publish(work, out)
+    return replace(pulled, folder=out, model_id=name, revision=commit, licence=licence(out))
+
+
+def _fetch(hub: Any, listed: list[Listed], only: str, work: Path, watch: Watch) -> Pulled:
+    """The wanted files in `work`, whole and checked."""
+    wanted, left_out = choose(listed, only)
+    _check_disk(work, wanted)
+    total = sum(file.size or 0 for file in wanted)
+    with watch.progress("pull", total=total, unit="bytes") as bar:
+        unhashed = [f.name for f in wanted if not fetch_file(hub, f, work, bar.advance)]
+    _drop_strangers(work, wanted)
+    check_pulled(work)
     return Pulled(
-        folder=out, model_id=name, revision=commit, licence=licence(out), bytes=total,
-        files=tuple(f.name for f in wanted), left_out=tuple(left_out), unhashed=tuple(unhashed),
+        folder=work, model_id="", licence=None, bytes=total, files=tuple(f.name for f in wanted),
+        left_out=tuple(left_out), unhashed=tuple(unhashed),
     )  # fmt: skip
 
 
 def _here(out: Path, name: str, only: str) -> Pulled:
-    """What an earlier fetch left. Raises WrongUse where it is not what is asked for."""
-    files = tuple(sorted(p.name for p in out.iterdir()))
+    """What an earlier fetch left. Raises WrongUse where it is another file than the one requested."""
+    files, record = tuple(sorted(p.name for p in out.iterdir())), read_record(out)
     if only and only not in files:
         raise WrongUse(
-            "hub.other_file", f"the folder holds another file than {only}", where=Where(str(out)),
-            hint="fetch it into another folder with --output DIR, or remove this one",
-        )  # fmt: skip
+            "hub.other_file", f"the folder holds another file than {only}", where=Where(str(out)), hint=OTHER
+        )
     check_pulled(out)
-    return Pulled(folder=out, model_id=name, licence=licence(out), files=files)
+    commit = record.commit if record else None
+    return Pulled(folder=out, model_id=name, licence=licence(out), files=files, revision=commit)
+
+
+def _check_commit(out: Path, commit: str | None, revision: str | None) -> None:
+    """Is what lies here what the hub calls by that revision now? Raises WrongUse where it is not."""
+    record = read_record(out)
+    if revision is None or (record and record.commit is not None and record.commit == commit):
+        return
+    here = (
+        f"revision {record.revision or 'main'}, commit {record.commit}" if record else "one that is not known"
+    )
+    raise WrongUse(
+        "hub.other_revision", f"the folder holds another revision than {revision}", where=Where(str(out)),
+        why=f"it holds {here}; {revision} is commit {commit}", hint=OTHER,
+    )  # fmt: skip
 
 
 def check_pulled(folder: Path) -> None:
@@ -112,25 +143,6 @@ def check_pulled(folder: Path) -> None:
 
 
 # ------------------------------------------------------------------ the folder
-
-
-@contextmanager
-def _alone(work: Path) -> Iterator[None]:
-    """One fetch of a model at a time; the lock of a dead process is void. Raises Lacking."""
-    import fcntl
-
-    work.parent.mkdir(parents=True, exist_ok=True)
-    lock = work.with_name(f"{work.name}.lock")
-    with lock.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as e:
-            raise Lacking(
-                "hub.busy", "another process is fetching this model", where=Where(str(work)),
-                hint="wait for it, then run the same command again",
-            ) from e  # fmt: skip
-        yield
-        lock.unlink(missing_ok=True)
 
 
 def _check_disk(work: Path, wanted: list[Listed]) -> None:
