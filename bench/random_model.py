@@ -1,9 +1,12 @@
 """A model of a known shape with random weights, for speed, memory and start: never for quality.
 
-    python bench/random_model.py smollm2-360m|qwen3-0.6b|qwen3-1.7b OUT [--tokenizer FOLDER]
+    python bench/random_model.py smollm2-360m|qwen3-0.6b|qwen3-1.7b|llama-3-8b OUT [--tokenizer FOLDER]
 
 Sizes from the models' published config.json; weights N(0, 0.02) in BF16, equal for equal shape. The tokenizer
 is that of FOLDER (a Hugging Face folder; default: the packaged model), so ids stay below the vocabulary.
+
+llama-3-8b (16 GB) is made to be gated: its layers add little to the residual stream, so that roundings do not
+grow into chaos, and ids that the tokenizer does not have are as good as never drawn.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.model import resolve, to_hf, write
+from steelyard.model import Tokenizer, bf16_of, f32_of, resolve, to_hf
+from steelyard.model.weights import write_each
 
 SHAPES: dict[str, dict[str, int]] = {
     "smollm2-360m": {
@@ -32,7 +36,14 @@ SHAPES: dict[str, dict[str, int]] = {
         "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16,
         "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936,
     },
+    "llama-3-8b": {
+        "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 128256,
+    },
 }  # fmt: skip
+APART = ("llama-3-8b",)  # the head is a matrix of its own
+CALM = 1 / 32  # of the matrices that write into the residual stream
+MARK, AWAY = 0.08, -8.0  # embedding's first column, and the head's where an id has no text
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 
 
@@ -40,7 +51,7 @@ def config(name: str) -> dict[str, Any]:
     kind = "Qwen3" if name.startswith("qwen3") else "Llama"
     return {
         "architectures": [f"{kind}ForCausalLM"], "model_type": kind.lower(), "rms_norm_eps": 1e-6,
-        "rope_theta": 1e6, "max_position_embeddings": 40960, "tie_word_embeddings": True,
+        "rope_theta": 1e6, "max_position_embeddings": 40960, "tie_word_embeddings": name not in APART,
         "attention_bias": False, "hidden_act": "silu", "torch_dtype": "bfloat16", "use_sliding_window": False,
         "bos_token_id": 1, "eos_token_id": 2, **SHAPES[name],
     }  # fmt: skip
@@ -54,6 +65,8 @@ def tensors(name: str) -> dict[str, tuple[int, ...]]:
         "model.embed_tokens.weight": (s["vocab_size"], hidden),
         "model.norm.weight": (hidden,),
     }
+    if name in APART:
+        found["lm_head.weight"] = (s["vocab_size"], hidden)
     for layer in range(s["num_hidden_layers"]):
         parts = {
             "input_layernorm": (hidden,), "post_attention_layernorm": (hidden,),
@@ -69,16 +82,6 @@ def tensors(name: str) -> dict[str, tuple[int, ...]]:
 
 def make(shape: str, out: Path, tokenizer: Path | None = None) -> Path:
     out.mkdir(parents=True, exist_ok=True)
-    noise = (np.random.default_rng(0).standard_normal(2**22, np.float32) * 0.02).view(np.uint32) >> 16
-    noise = noise.astype(np.uint16)
-    one = np.uint16(0x3F80)  # 1.0 in BF16: a norm's weight
-    # Each tensor begins elsewhere in the noise: an engine stores equal constants once.
-    values = {
-        name: ("BF16", np.full(dims, one) if len(dims) == 1 else np.resize(np.roll(noise, 9973 * n), dims))
-        for n, (name, dims) in enumerate(tensors(shape).items())
-    }
-    write(values, out / "model.safetensors")
-    (out / "config.json").write_text(json.dumps(config(shape), indent=2) + "\n")
     with tempfile.TemporaryDirectory() as scratch:
         source = tokenizer or Path(scratch)
         if tokenizer is None:
@@ -86,6 +89,34 @@ def make(shape: str, out: Path, tokenizer: Path | None = None) -> Path:
         for name in TOKENIZER:
             if (source / name).exists():
                 shutil.copyfile(source / name, out / name)
+    texts = Tokenizer(out).vocab_size
+    noise = (np.random.default_rng(0).standard_normal(2**22, np.float32) * 0.02).view(np.uint32) >> 16
+    noise = noise.astype(np.uint16)
+    one = np.uint16(0x3F80)  # 1.0 in BF16: a norm's weight
+    shapes = tensors(shape)
+    place = {name: n for n, name in enumerate(shapes)}
+
+    def values(name: str) -> np.ndarray:
+        """Each tensor begins elsewhere in the noise: an engine stores equal constants once."""
+        dims = shapes[name]
+        if len(dims) == 1:
+            return np.full(dims, one)
+        drawn = noise
+        if shape in APART and name.endswith(("o_proj.weight", "down_proj.weight")):
+            drawn = bf16_of(f32_of(noise, "BF16") * np.float32(CALM))
+        return np.resize(np.roll(drawn, 9973 * place[name]), dims)
+
+    def calm(name: str) -> np.ndarray:
+        made = values(name)
+        if shape in APART and name == "model.embed_tokens.weight":
+            made[:, 0] = bf16_of(np.float32([MARK]))[0]
+        if shape in APART and name == "lm_head.weight":
+            made[:, 0] = 0
+            made[texts:, 0] = bf16_of(np.float32([AWAY]))[0]
+        return made
+
+    write_each({name: ("BF16", dims) for name, dims in shapes.items()}, calm, out / "model.safetensors")
+    (out / "config.json").write_text(json.dumps(config(shape), indent=2) + "\n")
     return out
 
 

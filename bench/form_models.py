@@ -1,0 +1,82 @@
+"""Three models for the study of forms, two families and two sizes, all from the packaged one.
+
+    python bench/form_models.py WORK BASE       # BASE: the packaged model as a Hugging Face folder
+
+`llama`: SmolLM2-135M tuned on four tasks (bench/models.py). `qwen2`: the same network written as qwen2, with
+random biases of query, key and value, then tuned the same way. `short`: 20 of its 30 layers, tuned the same
+way: another size, though no model that was trained at that size. Each with its own untuned base.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+from models import TASKS, tuned
+
+from steelyard.model import Weights, bf16_of, write
+
+BIAS = 0.1  # of a standard normal
+LAYERS = (*range(12), *range(22, 30))  # kept in `short`
+
+
+def all_forms_models(work: Path, base: Path) -> dict[str, tuple[Path, Path]]:
+    """Name -> (tuned, its base)."""
+    bases = {
+        "llama": base,
+        "qwen2": as_qwen2(base, work / "qwen2-base"),
+        "short": short(base, work / "short-base"),
+    }
+    found = {}
+    for name, own in bases.items():
+        folder = work if name == "llama" else work / name
+        folder.mkdir(parents=True, exist_ok=True)
+        found[name] = tuned(folder, own, "tuned", TASKS), own
+    return found
+
+
+def as_qwen2(base: Path, out: Path) -> Path:
+    if out.exists():
+        return out
+    config = companions(base, out)
+    draw, weights = np.random.default_rng(0), Weights(base)
+    stored = {n: (weights.dtype(n), np.array(weights.raw(n))) for n in weights.names()}
+    for name in [n for n in stored if n.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight"))]:
+        bias = BIAS * draw.standard_normal(len(stored[name][1]))
+        stored[name.replace(".weight", ".bias")] = "BF16", bf16_of(bias.astype(np.float32))
+    config |= {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "use_sliding_window": False}
+    return finished(out, config, stored)
+
+
+def short(base: Path, out: Path) -> Path:
+    if out.exists():
+        return out
+    config, weights = companions(base, out), Weights(base)
+    stored = {}
+    for name in weights.names():
+        parts = name.split(".")
+        if parts[1] == "layers":
+            if int(parts[2]) not in LAYERS:
+                continue
+            parts[2] = str(LAYERS.index(int(parts[2])))
+        stored[".".join(parts)] = weights.dtype(name), np.array(weights.raw(name))
+    return finished(out, config | {"num_hidden_layers": len(LAYERS)}, stored)
+
+
+def companions(base: Path, out: Path) -> dict:
+    shutil.copytree(base, out, ignore=shutil.ignore_patterns("*.safetensors*"))
+    return json.loads((out / "config.json").read_text())
+
+
+def finished(out: Path, config: dict, stored: dict) -> Path:
+    write(stored, out / "model.safetensors")
+    (out / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    return out
+
+
+if __name__ == "__main__":
+    for name, pair in all_forms_models(Path(sys.argv[1]), Path(sys.argv[2])).items():
+        print(name, *pair)
