@@ -27,7 +27,8 @@ from steelyard import serving
 from steelyard.compression import export_form
 from steelyard.gate import exact_reference, right
 from steelyard.gate.endpoint import Endpoint
-from steelyard.gate.parity import LIMITS, checks, measure, observe
+from steelyard.gate.modes import LIMITS
+from steelyard.gate.parity import checks, measure, observe
 from steelyard.gate.probes import probes, task_probes
 from steelyard.gate.standalone import explained
 from steelyard.model import Tokenizer

@@ -7,7 +7,8 @@ import pytest
 
 from steelyard.gate.cause import Evidence
 from steelyard.gate.deviation import BASE, Deviation, Direction
-from steelyard.gate.parity import LIMITS, Sample, _greedy
+from steelyard.gate.modes import LIMITS
+from steelyard.gate.parity import Sample, _greedy
 from steelyard.gate.verdict import Check
 
 

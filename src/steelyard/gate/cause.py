@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .deviation import BASE, CONSTANT, LEAST_CHANGE
-from .parity import LIMITS, SURE_OWN, Limits, Sample, measure, spells
+from .modes import COARSE_MEAN, LIMITS, ROUNDED_ANEW, Limits
+from .parity import SURE_OWN, Sample, measure, spells
 from .prompts import Suspect, suspects
 from .reference import LOGPROB, TOP_ID, TOP_LOGPROB, Reference
 from .verdict import Check
@@ -38,14 +39,6 @@ IS_BASE = 0.2  # share of the way from base to tuned that is left
 AT_BASE = 0.85  # cosine of the base in 4 bits 0.91: rounding alone keeps it further off than IS_BASE
 PARTLY, MOSTLY = 0.1, 0.25  # of the deviations' variance: a scaled layer 0.32 beside bf16's noise
 OTHER_MODEL_MEAN = 2.0  # nats
-COARSE_MEAN = {
-    "exact": 0.15,
-    "fast": 0.15,
-    "int8_form": 0.15,
-    "int4_form": 0.15,
-    "int8": 0.25,
-    "int4": 0.7,
-}  # nats: quantising; below, a tensor was altered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -312,7 +305,7 @@ def _towards_base(evidence: Evidence, mean: float) -> tuple[str, str] | None:
         return None
     if way.to_base < IS_BASE * way.tuned_base or (way.cosine > AT_BASE and way.share > 1 - IS_BASE):
         return "base", "the model before tuning answers"
-    towards = TOWARDS_ROUNDED if evidence.mode == "int4_form" else TOWARDS
+    towards = TOWARDS_ROUNDED if evidence.mode in ROUNDED_ANEW else TOWARDS
     if way.cosine > towards and way.to_tuned > LEAST_WAY * way.tuned_base:
         return "adapter", f"between base and tuned (cosine {way.cosine:.2f}): an adapter from earlier"
     milder = _on_tasks(evidence, way)

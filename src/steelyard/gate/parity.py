@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .endpoint import Answer, Endpoint
+from .modes import LIMITS, Limits
 from .pieces import BROKEN, answer_ids
 from .probes import Probe
 from .reference import LOGPROB, TOP_ID, TOP_LOGPROB, Reference
@@ -34,38 +35,6 @@ SHIFT_OF_SURE = 0.01
 FEWEST_TOKENS = 25  # below, a log-probability check says nothing
 SPECIAL = re.compile(r"<\|.*\|>|</?[a-z_]+>")
 CUT_MARGIN = 4.0  # nats by which the end token trails the likeliest where an answer was cut short
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What the served arithmetic may add to |served - reference| of a token's log-probability, in nats.
-
-    `margin`: how far a greedy token may trail the reference's likeliest. See docs/why/drift.md.
-    """
-
-    mean: float
-    worst: float
-    shift: float  # |mean of the signed differences|
-    margin_mean: float
-    margin_worst: float
-
-
-# Activations rounded to 8 bits, as llama.cpp does and OpenVINO beside INT4 (there 0.04 on the study's model,
-# 0.077 on the demo's).
-EIGHT_BITS = Limits(mean=0.1, worst=1.5, shift=0.03, margin_mean=0.02, margin_worst=1.0)
-
-LIMITS = {
-    "exact": Limits(mean=0.002, worst=0.02, shift=0.001, margin_mean=0.0005, margin_worst=0.01),
-    "fast": Limits(mean=0.06, worst=1.0, shift=0.03, margin_mean=0.01, margin_worst=0.6),
-    # Once no direction was found over texts, noise of the size of INT8's is arithmetic.
-    "fast_no_direction": EIGHT_BITS,
-    "int8_form": Limits(mean=0.06, worst=1.0, shift=0.03, margin_mean=0.01, margin_worst=0.6),
-    "int4_form": EIGHT_BITS,
-    "int8": Limits(mean=0.15, worst=2.0, shift=0.06, margin_mean=0.03, margin_worst=1.2),
-    # Against the weights before rounding: only gross errors show. `check(served=...)` compares with the
-    # rounded weights themselves, within int4_form's limits.
-    "int4": Limits(mean=0.7, worst=6.0, shift=0.3, margin_mean=0.2, margin_worst=4.0),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

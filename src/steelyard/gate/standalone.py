@@ -17,6 +17,7 @@ from ..errors import WrongUse
 from .cause import Evidence, name_cause
 from .continuations import FEWEST, Continuation, continued
 from .endpoint import Endpoint
+from .modes import WITHOUT_DIRECTIONS, judged_mode
 from .parity import Sample, checks, draw, measure, observe, open_probe, text_checks
 from .probes import Probe, probes, task_probes
 from .reference import LOGPROB, ExactReference, Reference, StreamedReference, exact_reference
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from ..model import Tokenizer
     from .deviation import Deviation
 
-MODES = ("exact", "fast", "int8", "int4")
 NUMERIC = {
     "logprob_mean",
     "logprob_worst",
@@ -58,17 +58,17 @@ def check(
 ) -> Verdict:
     """Parity of `url` with the model in `model_folder`; where it fails, the cause.
 
-    `mode`: exact (the server computes in f32), fast (bf16), int8 or int4. `served`: the folder that a server
-    of another form has loaded; then its own weights, in exact arithmetic, are the reference. References are
-    built from the folders where none is given. With `tasks` all their rows are asked and scored; `rows`
+    `mode`: exact (the server computes in f32), fast (bf16), or a form: int8, int4, fp8, awq, gptq, mxfp4.
+    `served`: the folder that a server of another form has loaded, of OpenVINO or a quantised checkpoint; then
+    its own weights, in exact arithmetic, are the reference. References are built from the folders where none
+    is given. With `tasks` all their rows are asked and scored; `rows`
     only lend prompts to the parity checks, as those of `tasks` do. Raises
     WrongUse for a folder or tasks that cannot be read, Lacking where nothing answers.
     """
     from ..model import Tokenizer
 
-    if mode not in MODES:
-        raise WrongUse("gate.mode", f"{mode!r} is no mode", hint=f"one of {', '.join(MODES)}")
     folder = Path(model_folder)
+    judged = judged_mode(mode, folder, served)
     tokenizer, scored = Tokenizer(folder), load_tasks(tasks) if tasks is not None else []
 
     async def run() -> Verdict:
@@ -79,7 +79,7 @@ def check(
                 tokenizer,
                 exact,
                 rows=scored or load_tasks(rows),
-                mode=f"{mode}_form" if served and mode in ("int8", "int4") else mode,
+                mode=judged,
                 seed=seed,
                 base=base_reference or (Later(base, served=served, of=folder) if base else None),
                 declared=declared_temperature(folder),
@@ -159,7 +159,7 @@ async def parity(
     # What failed outside the numbers has its cause there: a look at the weights would cost seconds.
     outside = {c.name for c in found if c.passed is False} - NUMERIC
     # Unrounded weights beside INT4 ones deviate along every direction.
-    seen_in = None if outside or mode == "int4" else _deviation(exact, texts, base)
+    seen_in = None if outside or mode in WITHOUT_DIRECTIONS else _deviation(exact, texts, base)
     if seen_in:
         told = text_checks(seen_in)
         if mode == "fast" and _numeric(found) and not any(c.passed is False for c in told):
