@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from steelyard.cli import terminal
 from steelyard.cli.output import _width, table
+from steelyard.cli.whole import Whole
 
 
 def test_ctrl_c_once_asks_twice_stops(capsys) -> None:
@@ -128,3 +132,50 @@ def test_a_long_last_column_is_broken_between_words(width: int) -> None:
     )
     assert all(_width(line) <= width for line in lines)
     assert text.split() == [w for w in " ".join(lines).split() if w in text.split()][: len(text.split())]
+
+
+def test_steps_count_themselves_and_say_rows_and_time(capsys) -> None:
+    with terminal.Terminal() as watch:
+        watch.log("step.start", step="clean", index=2, count=6, predicted_s=1.0, left_s=100.0)
+        reasons = {"empty": 4, "duplicate": 10}
+        watch.log("clean.done", rows_in=199, kept=185, dropped=14, by_reason=reasons)
+        watch.log("step.end", step="clean", state="done", index=2, count=6, wall_s=0.41)
+        watch.log("step.start", step="serve", index=6, count=6)
+        watch.log("step.end", step="serve", state="failed", index=6, count=6, wall_s=3.0)
+    assert capsys.readouterr().err.splitlines() == [
+        "2 of 6  clean ...",
+        "2 of 6  clean: done, 199 rows read, 185 kept, 14 dropped (duplicate 10, empty 4), 410 ms",
+        "6 of 6  serve ...",
+        "6 of 6  serve: failed",
+    ]
+
+
+def test_a_line_says_the_time_left_of_all(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(terminal, "LINE_EVERY_S", 0)
+    monkeypatch.setattr("steelyard.artefact.Progress.EVERY_S", 0)
+    with terminal.Terminal() as watch:
+        watch.log("step.start", step="gate", index=5, count=6, predicted_s=300.0, left_s=310.0)
+        with watch.progress("score tuned", total=200, unit="rows") as bar:
+            bar.advance(100)
+    line = [text for text in capsys.readouterr().err.splitlines() if "score tuned" in text][-1]
+    assert "50 %, 100 rows" in line and line.endswith("5 min 10 s left of all")
+
+
+SECONDS = st.floats(0.01, 1e4)
+
+
+@given(SECONDS, st.floats(0, 1e4), st.floats(0.8, 1.2), st.lists(st.floats(0, 1), min_size=2, max_size=30))
+def test_the_time_left_never_climbs_while_a_step_keeps_its_prediction(step_s, later_s, pace, shares) -> None:
+    """A step that takes 0.8 to 1.2 of what was predicted of it."""
+    whole = Whole()
+    whole.begin({"index": 1, "count": 2, "predicted_s": step_s, "left_s": step_s + later_s}, 0.0)
+    said = [whole.left_s(share * step_s * pace, share) for share in sorted(shares)]
+    assert all(after <= before + 1e-6 for before, after in itertools.pairwise(said))
+    assert all(left >= 0 for left in said)
+
+
+def test_a_step_that_goes_wrong_is_seen() -> None:
+    whole = Whole()
+    whole.begin({"index": 1, "count": 1, "predicted_s": 100.0, "left_s": 100.0}, 0.0)
+    assert whole.left_s(10.0, 0.1) == pytest.approx(90.0)
+    assert whole.left_s(400.0, 0.5) > 150  # four times slower than predicted

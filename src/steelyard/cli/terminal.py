@@ -15,6 +15,7 @@ from ..units import show_bytes, show_s
 from .messages import say
 from .options import OPTIONS
 from .output import note
+from .whole import Whole
 
 LINE_EVERY_S = 10
 STOP_WITHIN_S = 3  # a step that meets no safe point by then is stopped where it is; its last checkpoint holds
@@ -29,18 +30,34 @@ class Terminal(Watch):
         self.bars: dict[int, Any] = {}
         self.spoken: dict[int, float] = {}
         self.rich: Any = None
+        self.whole, self.began = Whole(), time.monotonic()
+        self.rows: dict[str, Any] = {}  # what cleaning said of its rows, until its step ends
 
     def log(self, event: str, **fields: Any) -> None:
-        """Steps are told to everyone, the rest with -v."""
+        """Steps are shown to everyone, the rest with -v."""
+        if event in ("clean.done", "train.done"):
+            self.rows = fields
+        if event == "step.start":
+            self.rows = {}
+            self.whole.begin(fields, time.monotonic())
         if event in STEP_TEXTS:
-            self._say(STEP_TEXTS[event], fields)
+            self._say(event, fields)
         elif OPTIONS.verbose:
             note(f"{event} " + " ".join(f"{name}={value}" for name, value in fields.items()))
 
-    def _say(self, text: str, fields: dict[str, Any]) -> None:
-        if not (text == STEP_TEXTS["step.end"] and fields.get("state") == "reused"):
-            told = {"step": "", "notice": ""} | fields | {"state": say(str(fields.get("state", "")))}
-            note(say(text, **told))
+    def _say(self, event: str, fields: dict[str, Any]) -> None:
+        if event == "step.end":
+            if fields.get("state") != "reused":  # that was said when it was found
+                note(f"{self._counted(fields)}{ended(fields, self.rows)}")
+        elif event == "trust.key_made":
+            note(say("{notice}", notice=fields.get("notice", "")))
+        else:
+            note(f"{self._counted(fields)}{say(STEP_TEXTS[event], step=say(fields.get('step', '')))}")
+
+    def _counted(self, fields: dict[str, Any]) -> str:
+        """ "3 of 6  ", where the run counts its steps."""
+        index, count = fields.get("index") or self.whole.index, fields.get("count") or self.whole.count
+        return f"{say('{index} of {count}', index=index, count=count)}  " if index and count else ""
 
     def show(self, progress: Progress, closed: bool = False) -> None:
         if OPTIONS.quiet:
@@ -55,18 +72,38 @@ class Terminal(Watch):
         last = self.spoken.setdefault(id(progress), now)
         if now - last >= LINE_EVERY_S and not closed:
             self.spoken[id(progress)] = now
-            note(f"  {progress.name}: {describe(progress)}")
+            note(f"  {say(progress.name)}: {self._described(progress)}")
         if closed:
             self.spoken.pop(id(progress), None)
 
+    def _described(self, progress: Progress) -> str:
+        """What is done of this piece of work, and the time left of all steps (else of this piece)."""
+        share = min(1.0, progress.done / progress.total) if progress.total else None
+        is_step = progress.name in WHOLE_STEPS  # a bar of the gate is one of several of its step
+        left = self.whole.left_s(time.monotonic(), share if is_step else None)
+        if left is None:
+            return describe(progress)
+        text = describe(progress, alone=False)
+        return f"{text}, {say('{time} left of all', time=show_s(left))}" if left > 0 else text
+
     def _bar(self, progress: Progress, closed: bool) -> None:
-        bars = self._rich()
-        if id(progress) not in self.bars:
-            self.bars[id(progress)] = bars.add_task(progress.name, total=progress.total, told="")
-        task = self.bars[id(progress)]
-        bars.update(task, completed=progress.done, told=describe(progress), refresh=True)
+        """One bar for the whole where the plan knows it, else one for each piece of work."""
+        bars, whole = self._rich(), self.whole
+        left = whole.left_s(time.monotonic()) if whole.step_s is not None else None
+        key = 0 if left is not None else id(progress)
+        if key not in self.bars:
+            self.bars[key] = bars.add_task("", total=None, text="")
+        name = self._counted({}) + say(progress.name)
+        done, total = progress.done, progress.total
+        if left is not None:
+            spent = time.monotonic() - self.began
+            done, total = spent, spent + left
+        bars.update(
+            self.bars[key], description=name, completed=done, total=total, text=self._described(progress),
+            refresh=True,
+        )  # fmt: skip
         if closed:
-            bars.remove_task(self.bars.pop(id(progress)))
+            bars.remove_task(self.bars.pop(key))
             if not self.bars:
                 self.close()
 
@@ -76,7 +113,7 @@ class Terminal(Watch):
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Bars
 
-            columns = (TextColumn("  {task.description}"), BarColumn(), TextColumn("{task.fields[told]}"))
+            columns = (TextColumn("  {task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
             self.rich = Bars(*columns, console=Console(stderr=True), transient=True, auto_refresh=False)
             self.rich.start()
         return self.rich
@@ -112,14 +149,37 @@ STEP_TEXTS = {
     "step.reused": "{step}: unchanged, reused",
     "trust.key_made": "{notice}",
 }
+WHOLE_STEPS = ("train", "clean")  # steps whose one bar is all of their work
+
+
+def ended(fields: dict[str, Any], rows: dict[str, Any]) -> str:
+    """ "clean: done, 199 rows read, 185 kept, 14 dropped (duplicate 10, empty 4), 0.4 s"."""
+    step, state = say(str(fields.get("step", ""))), say(str(fields.get("state", "")))
+    parts = [f"{step}: {state}"]
+    if fields.get("step") == "clean" and rows:
+        parts.append(row_text(rows))
+    if fields.get("step") == "train" and rows.get("taught") is not None:
+        parts.append(say("{n} rows taught", n=f"{rows['taught']:,}"))
+    if fields.get("wall_s") and fields.get("state") == "done":
+        parts.append(show_s(fields["wall_s"]))
+    return ", ".join(part for part in parts if part)
+
+
+def row_text(rows: dict[str, Any]) -> str:
+    """Where the rows that were read went, the commonest reasons of dropping first."""
+    reasons = sorted((rows.get("by_reason") or {}).items(), key=lambda pair: -pair[1])
+    why = f" ({', '.join(f'{say(name)} {n:,}' for name, n in reasons)})" if reasons else ""
+    counts = {"read": f"{rows.get('read', rows.get('rows_in', 0)):,}", "kept": f"{rows.get('kept', 0):,}"}
+    counts["dropped"] = f"{rows.get('dropped', 0):,}"
+    return say("{read} rows read, {kept} kept, {dropped} dropped", **counts) + why
 
 
 def _now(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def describe(progress: Progress) -> str:
-    """ "41 %, 1,204 tokens, loss 0.31, 2 min 4 s left"."""
+def describe(progress: Progress, alone: bool = True) -> str:
+    """ "41 %, 1,204 tokens, loss 0.31, 2 min 4 s left"; the time left of the piece where it stands alone."""
     parts = []
     if progress.total:
         parts.append(f"{min(1.0, progress.done / progress.total) * 100:.0f} %")
@@ -128,7 +188,7 @@ def describe(progress: Progress) -> str:
     if progress.unit == "tokens" and "tokens_per_s" not in progress.fields and progress.done:
         parts.append(f"{rate:,.0f} tok/s")
     parts += [_field(name, progress.fields[name]) for name in FIELDS_SHOWN if name in progress.fields]
-    if progress.left_s is not None:
+    if alone and progress.left_s is not None:
         parts.append(say("{time} left", time=show_s(progress.left_s)))
     return ", ".join(part for part in parts if part)
 
