@@ -32,7 +32,7 @@ from typing import Any
 from steelyard.artefact import Inputs, Store, Watch, adopt
 from steelyard.compression import FORMS, compress
 from steelyard.hardware import probe
-from steelyard.model import Tokenizer, answer_span, resolve, to_hf
+from steelyard.model import Tokenizer, resolve, taught_examples, to_hf
 from steelyard.serving import ServeSettings, engine_settings
 from steelyard.serving.engine_process import EngineProcess
 
@@ -66,7 +66,7 @@ def texts(tokenizer: Tokenizer, tasks: Path | None, scratch: Path) -> Texts:
         seen = [line for f in folders for line in lines(f / "train.jsonl", TRAIN_ROWS)]
         (dataset / "train.jsonl").write_text("".join(seen), "utf-8")
         told = [json.loads(line) for f in folders for line in lines(f / "test.jsonl", TEST_ROWS)]
-        rows = [list(answer_span(tokenizer, row["messages"])[0]) for row in told]
+        rows = [list(taught_examples(tokenizer, row)[-1].ids) for row in told]
     return Texts(pieces, rows, dataset, hashlib.sha256(prose.encode()).hexdigest()[:16])
 
 

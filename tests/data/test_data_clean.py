@@ -251,17 +251,23 @@ def test_a_full_disk_is_one_clear_error(tmp_path):
 
 
 class Words:
-    """A stand-in tokenizer: a token a word and one to end a turn (the real one is tested in its room)."""
+    """A tokenizer of words: `<s>` begins a turn, `</s>` ends it."""
 
-    eos_ids = (0,)
-    eos_token = None
+    eos_ids, special_ids, end_id = (0,), frozenset({0, 2}), 0
+    template_text = ""
 
     def encode(self, text):
-        return [1] * len(text.split())
+        return [{"<s>": 2, "</s>": 0}.get(word, 1) for word in text.split()]
+
+    def decode(self, ids, skip_special=True):
+        return " ".join("word" for _ in ids)
+
+    def chat_text(self, messages, generation_prompt=True, tools=None, variables=None):
+        turns = "".join(f"<s> {m['content']} </s> " for m in messages)
+        return f"{turns}<s> " if generation_prompt else turns
 
     def chat_ids(self, messages, generation_prompt=True):
-        ids = [i for m in messages for i in [2, *self.encode(m["content"]), 0]]
-        return [*ids, 2] if generation_prompt else ids
+        return self.encode(self.chat_text(messages, generation_prompt))
 
 
 def test_count_agrees_with_clean(tmp_path):

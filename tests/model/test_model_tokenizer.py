@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steelyard.errors import WrongUse
-from steelyard.model import Tokenizer, answer_span, chat_ids
+from steelyard.model import Tokenizer, chat_ids
 
 LLAMA3 = """{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>
 
@@ -160,8 +160,7 @@ TRICKS = {
 @pytest.mark.parametrize("trick", TRICKS)
 def test_a_template_that_oversteps_is_refused(with_template, trick):
     with pytest.raises(WrongUse) as error:
-        text = with_template(TRICKS[trick]).chat_text([ASK])
-        assert "__" not in text and "<class" not in text
+        with_template(TRICKS[trick]).chat_text([ASK])
     assert error.value.code in ("model.unsafe_template", "model.template_refused")
     assert error.value.where.field == "chat_template"
 
@@ -186,54 +185,6 @@ def test_no_template_is_one_clear_error(with_template, tmp_path):
     old = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(old | {"chat_template": MISTRAL}))
     assert "[INST]" in Tokenizer(folder).chat_text([ASK])
-
-
-# ------------------------------------------------------------------ training rows
-
-
-@pytest.mark.parametrize("name", [n for n in TEMPLATES if n != "generation marks"])
-def test_prompt_of_a_training_row_is_what_serving_sends(with_template, name):
-    tokenizer = with_template(TEMPLATES[name])
-    ids, mask = answer_span(tokenizer, CHATS["answered"])
-    prompt = tokenizer.chat_ids(CHATS["one turn"])
-    assert ids[: len(prompt)] == prompt and mask == [0] * len(prompt) + [1] * (len(ids) - len(prompt))
-    answer = tokenizer.decode(ids[len(prompt) :])
-    assert answer.strip().endswith(ANSWER["content"].strip()) and ids[-1] in tokenizer.eos_ids
-
-
-def test_every_answer_of_a_chat_counts(with_template):
-    tokenizer = with_template(None)
-    chat = [ASK, {"role": "assistant", "content": "Ja 订单"}, MORE, {"role": "assistant", "content": "Nein"}]
-    ids, mask = answer_span(tokenizer, chat)
-    whole = tokenizer.chat_ids(chat, generation_prompt=False)
-    assert ids == whole[: len(ids)] and tokenizer.decode(whole[len(ids) :]) == "\n"
-    learnt = tokenizer.decode([i for i, m in zip(ids, mask, strict=True) if m], skip_special=False)
-    assert learnt == "Ja 订单<|im_end|>Nein<|im_end|>"
-
-
-def test_the_mask_stops_where_a_later_prompt_reads_otherwise(with_template):
-    """The thinking template drops the thought of earlier turns: those tokens are not taught as context."""
-    tokenizer = with_template(THINKING)
-    ids, mask = answer_span(tokenizer, CHATS["two turns"])
-    assert ids[: len(mask)] == ids and len(ids) == len(mask)
-    last = tokenizer.chat_ids(CHATS["two turns"][:3])
-    assert ids[: len(last)] == last and all(mask[len(last) :])
-
-
-def test_an_answer_that_would_merge_with_the_prompt(with_template):
-    """ "\n" + "\nHi" is one token: the prompt stays as served, the answer follows."""
-    tokenizer = with_template(None)
-    chat = [ASK, {"role": "assistant", "content": "\n\nHi"}]
-    ids, mask = answer_span(tokenizer, chat)
-    prompt = tokenizer.chat_ids(chat[:1])
-    assert tokenizer.chat_ids(chat, False)[: len(prompt)] != prompt, "the case is meant to be hard"
-    assert ids[: len(prompt)] == prompt and sum(mask) == len(ids) - len(prompt)
-    assert tokenizer.decode(ids[len(prompt) :], skip_special=False) == "\n\nHi<|im_end|>"
-
-
-def test_a_chat_without_an_answer_is_refused(with_template):
-    with pytest.raises(WrongUse, match="without an assistant message"):
-        answer_span(with_template(None), [ASK])
 
 
 # ------------------------------------------------------------------ ends, hash, stream

@@ -14,7 +14,7 @@ import tiny
 import torch
 
 from steelyard.artefact import Watch
-from steelyard.errors import Stopped, WrongUse
+from steelyard.errors import CheckFailed, Stopped, WrongUse
 from steelyard.model import Tokenizer, load
 from steelyard.training import METHODS, train
 from steelyard.training.rows import batch_of, read_rows
@@ -44,6 +44,10 @@ KINDS = {
 }
 
 
+def examples_of(data, base, **settings):
+    return read_rows(data / "train.jsonl", Tokenizer(base), {"max_length": 128, **settings}).examples
+
+
 def run(root, base, data, **settings):
     inputs, resolved, draft = tiny.step(root, base, data, **settings)
     return train(inputs, resolved, draft, Watch()), draft.folder
@@ -55,10 +59,17 @@ def test_a_run_learns_and_writes_a_model_that_loads(kind, base, data, tmp_path):
     curve = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
     assert curve[-1]["loss"] < curve[0]["loss"] - 0.3
     assert figures["steps"] == len(curve) == curve[-1]["step"]
-    rows = read_rows(data / "train.jsonl", Tokenizer(base), 128)
+    rows = examples_of(data, base)
     assert figures["tokens"] == 8 * sum(len(row.ids) for row in rows)
     assert figures["loss"] == curve[-1]["loss"]
-    wanted = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "curve.jsonl"}
+    wanted = {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "curve.jsonl",
+        "taught.json",
+    }
     assert wanted | {"chat_template.jinja", "generation_config.json"} <= set(tiny.payload(folder))
     assert ("adapter/adapter_config.json" in tiny.payload(folder)) == kind.startswith("lora")
     assert load(folder, "bfloat16").embed.dtype == torch.bfloat16
@@ -97,7 +108,7 @@ def test_stop_saves_the_last_step_and_says_how_to_go_on(base, data, tmp_path):
 
 def test_a_packed_batch_has_the_gradient_of_its_rows_alone(base, data):
     settings = {**tiny.SETTINGS, "dtype": "f32"}
-    rows = read_rows(data / "train.jsonl", Tokenizer(base), 128)[:7]
+    rows = examples_of(data, base)[:7]
     total = sum(sum(row.learn) for row in rows)
 
     def gradient(batches):
@@ -118,7 +129,7 @@ def test_the_loss_is_that_of_transformers_on_the_answers_only(base, data):
     transformers = pytest.importorskip("transformers")
     model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     network, _ = trainable(base, {**tiny.SETTINGS, "dtype": "f32"})
-    row = read_rows(data / "train.jsonl", Tokenizer(base), 128)[0]
+    row = examples_of(data, base)[0]
     labels = torch.tensor([[t if flag else -100 for t, flag in zip(row.ids, row.learn, strict=True)]])
     wanted = model(torch.tensor([row.ids]), labels=labels).loss
     found = METHODS["sft"](network, batch_of([row], network), sum(row.learn))
@@ -146,7 +157,7 @@ def test_full_training_equals_transformers_with_adamw(base, data, tmp_path):
     curve = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
     from steelyard.training import schedule
 
-    rows = read_rows(data / "train.jsonl", Tokenizer(base), 128)
+    rows = examples_of(data, base)
     plan = schedule([len(row.ids) for row in rows], {**tiny.SETTINGS, **settings})
     model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
@@ -166,12 +177,154 @@ def test_full_training_equals_transformers_with_adamw(base, data, tmp_path):
 def test_text_rows_learn_every_token(base, tmp_path):
     data = tiny.dataset(tmp_path / "data", text=True)
     figures, _ = run(tmp_path, base, data, stage="pt", num_train_epochs=1)
-    rows = read_rows(data / "train.jsonl", Tokenizer(base), 128)
+    rows = examples_of(data, base)
     assert figures["tokens"] == sum(len(row.ids) for row in rows)
     assert all(sum(row.learn) == len(row.ids) - 1 for row in rows)
 
 
-def test_rows_longer_than_max_length_are_told_when_none_is_left(base, data, tmp_path):
-    with pytest.raises(WrongUse) as caught:
+def test_where_no_row_fits_the_reason_and_a_way_out_are_named(base, data, tmp_path):
+    with pytest.raises(WrongUse, match=r"none of 24 rows .* max_length 4: too_long 24") as caught:
         run(tmp_path, base, data, max_length=4)
-    assert caught.value.code == "data.no_rows"
+    assert caught.value.code == "data.no_rows" and "max_length" in caught.value.hint
+
+
+@pytest.mark.parametrize("rows, text, wanted", [("texts", False, "stage: sft"), ("chats", True, "stage: pt")])
+def test_a_stage_does_not_teach_the_rows_of_another(base, tmp_path, rows, text, wanted):
+    """[{pt}, {sft}] taught the same rows twice: texts are pt's, chats are sft's."""
+    data = tiny.dataset(tmp_path / "data", text=text)
+    with pytest.raises(WrongUse, match="none of 24 rows") as caught:
+        run(tmp_path, base, data, rows=rows)
+    assert wanted in caught.value.hint
+
+
+# ------------------------------------------------------------------ the account
+
+
+def mixed(folder: Path) -> Path:
+    """Rows of every fate at max_length 128: the tiny tokenizer reads bytes."""
+    ask = {"role": "user", "content": "say it"}
+
+    def chat(*messages):
+        return {"messages": list(messages)}
+
+    def answer(text, **more):
+        return {"role": "assistant", "content": text, **more}
+
+    rows = [
+        chat(ask, answer("1")),
+        chat(*[m for n in range(6) for m in (ask, answer(str(n)))]),  # beyond 128 as a whole
+        chat({"role": "user", "content": "x" * 500}, answer("2")),
+        chat(ask, answer("y" * 500)),
+        chat(ask),
+        chat(ask, answer("3", weight=0)),
+        chat(ask, answer("4", reasoning_content="it is so")),
+        {"text": "z" * 300},
+    ]
+    folder.mkdir()
+    lines = (json.dumps({"id": f"r{n}", "ability": "a", **row}) for n, row in enumerate(rows))
+    (folder / "train.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "overlong, split, truncated, too_long", [("split", 2, 1, 1), ("truncate", 0, 3, 1), ("drop", 0, 0, 4)]
+)
+def test_every_row_ends_taught_or_dropped_with_its_reason(
+    base, tmp_path, overlong, split, truncated, too_long
+):
+    data = mixed(tmp_path / "data")
+    figures, folder = run(tmp_path, base, data, overlong=overlong, num_train_epochs=1)
+    account = json.loads((folder / "taught.json").read_text())
+    assert account["rows"] == 8 == account["taught"] + sum(account["dropped"].values())
+    assert account["dropped"] == {"no_answer": 1, "not_taught": 1, "too_long": too_long}
+    assert (account["split"], account["truncated"]) == (split, truncated)
+    assert account["tokens"] == figures["tokens"] and 0 < account["tokens_taught"] < account["tokens"]
+    assert account["left_out"] == {"thought": 1}
+
+
+def test_rows_that_no_step_reaches_are_dropped_too(base, data, tmp_path):
+    _, folder = run(tmp_path, base, data, max_steps=1, packing=False, grad_accum=4)
+    account = json.loads((folder / "taught.json").read_text())
+    assert account["taught"] == 4 and account["dropped"] == {"not_reached": 20}
+
+
+# ------------------------------------------------------------------ what goes wrong
+
+
+def test_a_gradient_that_is_no_number_stops_at_once_and_names_the_rows(base, data, tmp_path):
+    inputs, settings, draft = tiny.step(tmp_path, base, data, checkpoint_steps=1, packing=False)
+    weights = dict(load(base, "float32").tensors())
+
+    class Poison(Watch):
+        """After the second step a weight is infinite, as an overflow would leave it."""
+
+        def log(self, event, **fields):
+            if event == "train.checkpoint" and fields["step"] == 2:
+                loops[0].network.embed.data[:] = float("inf")
+
+    from steelyard.training.step import Loop
+
+    loops = []
+    whole = Loop.restore
+
+    def restore(self):
+        loops.append(self)
+        whole(self)
+
+    Loop.restore = restore
+    try:
+        with pytest.raises(CheckFailed) as caught:
+            train(inputs, settings, draft, Poison())
+    finally:
+        Loop.restore = whole
+    assert caught.value.code == "train.diverged" and "step 3" in caught.value.message
+    plan = loops[0].plan.steps[2]
+    names = [loops[0].rows.names[loops[0].rows.examples[n].number] for n in plan[0]]
+    assert all(name in caught.value.why for name in names) and "step 2" in caught.value.hint
+    assert weights and loops[0].done == 2
+    assert draft.scratch.read("state.safetensors") is not None
+    _, resumed = run(tmp_path, base, data, checkpoint_steps=1, packing=False)
+    _, unbroken = run(tmp_path / "whole", base, data, packing=False)
+    assert tiny.payload(resumed) == tiny.payload(unbroken)
+
+
+def test_norms_and_biases_are_not_decayed(base, data, tmp_path):
+    """As in transformers' Trainer. With no rate of learning but decay, only matrices shrink."""
+    settings = {"finetuning_type": "full", "dtype": "f32", "weight_decay": 0.5, "learning_rate": 1e-3}
+    _, with_decay = run(tmp_path / "a", base, data, **settings, max_steps=2)
+    _, without = run(tmp_path / "b", base, data, **{**settings, "weight_decay": 0.0}, max_steps=2)
+    decayed, plain = (dict(load(folder, "float32").tensors()) for folder in (with_decay, without))
+    first = {name for name in plain if not torch.equal(decayed[name], plain[name])}
+    assert {name for name, weight in plain.items() if weight.ndim >= 2} == first
+
+
+def test_a_checkpoint_of_another_layout_is_set_aside(base, data, tmp_path):
+    inputs, settings, draft = tiny.step(tmp_path, base, data, checkpoint_steps=2)
+
+    class Stopping(Watch):
+        def log(self, event, **fields):
+            self.stop = event == "train.checkpoint"
+
+    with pytest.raises(Stopped):
+        train(inputs, settings, draft, Stopping())
+    state = draft.scratch.read("state.safetensors")
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    with safe_open(state, framework="pt") as file:
+        metadata = file.metadata()
+    layout = json.loads(metadata["layout"])
+    layout["pieces"] = layout["pieces"][::-1]  # as code with another order of layers would have written it
+    save_file(load_file(state), state, metadata={**metadata, "layout": json.dumps(layout)})
+    events = []
+
+    class Listening(Watch):
+        def log(self, event, **fields):
+            events.append(event)
+
+    inputs, settings, draft = tiny.step(tmp_path, base, data, checkpoint_steps=2)
+    train(inputs, settings, draft, Listening())
+    assert "train.scratch_set_aside" in events and "train.resumed" not in events
+    assert (draft.scratch.folder / "state.safetensors.aside").exists()
+    _, whole = run(tmp_path / "whole", base, data)
+    assert tiny.payload(draft.folder) == tiny.payload(whole)

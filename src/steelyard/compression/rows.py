@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from ..errors import Where, WrongUse
-from ..model import Tokenizer, answer_span
+from ..model import Tokenizer, Unteachable, taught_examples
 
 LONGEST = 1024  # tokens of one row: a longer one teaches little more about the matrices
 STRIDE = 0.6180339887498949  # golden ratio: multiples of it shuffle evenly, without chance
@@ -59,10 +59,12 @@ def _row(line: bytes, number: int, path: Path) -> dict[str, Any]:
 
 
 def _ids(row: dict[str, Any], tokenizer: Tokenizer, number: int, path: Path) -> list[int]:
+    """The row's last example, which has all of its turns; none of a row that cannot be taught."""
     try:
-        ids = tokenizer.encode(row["text"]) if "text" in row else answer_span(tokenizer, row["messages"])[0]
+        return list(taught_examples(tokenizer, row)[-1].ids[:LONGEST])
+    except Unteachable:
+        return []
     except KeyError as e:
         raise WrongUse(
             "data.row", f"not a training row: it has no {e}", where=Where(path.name, number)
         ) from e
-    return list(ids[:LONGEST])

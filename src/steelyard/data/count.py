@@ -19,8 +19,9 @@ def count(settings: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
     """{"rows", "bytes", "tokens", "answer_tokens", "longest", "lengths", "abilities", "held_out"}.
 
     `rows` are those training would see, `tokens` theirs, prompt and answer with special tokens; `lengths`
-    are tokens a row, of all rows or an even sample; `held_out` counts the gate's rows. Files of more than
-    20,000 rows are read so far, and counts scaled by bytes. Deterministic. Raises WrongUse as `clean` does.
+    are tokens an example (a row has several where the template rewrites history), of all rows or an even
+    sample; `held_out` counts the gate's rows. Files of more than 20,000 rows are read so far, and counts
+    scaled by bytes. Deterministic. Raises WrongUse as `clean` does.
     """
     walk = Walk(Order.of(settings, counter(tokenizer)), rows_limit=ROWS_READ)
     kept = list(walk.run())
@@ -28,15 +29,15 @@ def count(settings: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
     train = [k.row for k in kept if k.prompt not in chosen]
     scale = unread_factor(walk)
     sample = train[:: max(1, -(-len(train) // ROWS_TOKENIZED))]
-    spans = [span(tokenizer, row) for row in sample]
+    examples = [example for row in sample for example in spans(tokenizer, row)]
     factor = scale * len(train) / len(sample) if sample else 1.0
     return {
         "rows": round(len(train) * scale),
         "bytes": sum(t.path.stat().st_size for _, t in files_of(walk.order.sources, walk.order.root)),
-        "tokens": round(sum(length for length, _ in spans) * factor),
-        "answer_tokens": round(sum(answer for _, answer in spans) * factor),
-        "longest": max((length for length, _ in spans), default=0),
-        "lengths": [length for length, _ in spans],
+        "tokens": round(sum(length for length, _ in examples) * factor),
+        "answer_tokens": round(sum(answer for _, answer in examples) * factor),
+        "longest": max((length for length, _ in examples), default=0),
+        "lengths": [length for length, _ in examples],
         "abilities": {a: round(n * scale) for a, n in sorted(Counter(r.ability for r in train).items())},
         "held_out": len(walk.test) + round((len(kept) - len(train)) * scale),
     }
@@ -56,14 +57,11 @@ def unpacked_bytes(path: Path) -> int:
     return path.stat().st_size * (4 if path.suffix == ".gz" else 1)
 
 
-def span(tokenizer: Any, row: Row) -> tuple[int, int]:
-    """Tokens of the row, and of those the ones that carry loss."""
-    if row.messages is None:
-        length = len(tokenizer.encode(row.text or ""))
-        return length, length
-    from ..model import answer_span
+def spans(tokenizer: Any, row: Row) -> list[tuple[int, int]]:
+    """Tokens of each example that the row teaches, and how many of them it teaches; [] if it teaches none."""
+    from ..model import Unteachable, taught_examples
 
-    if not any(m["role"] == "assistant" for m in row.messages):
-        return len(tokenizer.chat_ids(list(row.messages), False)), 0
-    ids, mask = answer_span(tokenizer, list(row.messages))
-    return len(ids), sum(mask)
+    try:
+        return [(len(e.ids), sum(e.mask)) for e in taught_examples(tokenizer, row.as_json())]
+    except Unteachable:
+        return []

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..doors import fetching
 
 if TYPE_CHECKING:
+    from .chat import in_words
     from .encoder import Encoder, encoder_folder, exported_encoder, is_encoder, read_encoder
     from .encoder_export import export_encoder
     from .families import FAMILIES
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from .served import ServedTensors, served_weights
     from .source import ModelSource, Use, check_folder, forms_of, licence, models_folder, resolve
     from .streamed import LayersFromDisk, Tensors, layers_from_disk, network_of
-    from .tokenizer import BYTE_OF, Stream, Tokenizer, answer_span, chat_ids
+    from .teaching import Example, Unteachable, taught_examples, taught_turns, text_example
+    from .tokenizer import BYTE_OF, Stream, Tokenizer, chat_ids
     from .weights import Weights, bf16_of, f32_of, write
 
 FILES = {
@@ -49,7 +51,12 @@ FILES = {
     "BYTE_OF": "tokenizer",
     "Stream": "tokenizer",
     "Tokenizer": "tokenizer",
-    "answer_span": "tokenizer",
+    "Example": "teaching",
+    "Unteachable": "teaching",
+    "in_words": "chat",
+    "taught_examples": "teaching",
+    "taught_turns": "teaching",
+    "text_example": "teaching",
     "chat_ids": "tokenizer",
     "Weights": "weights",
     "bf16_of": "weights",
@@ -82,6 +89,7 @@ __all__ = [
     "FAMILIES",
     "ByRow",
     "Encoder",
+    "Example",
     "Grouped",
     "LayersFromDisk",
     "ModelSource",
@@ -91,9 +99,9 @@ __all__ = [
     "Stream",
     "Tensors",
     "Tokenizer",
+    "Unteachable",
     "Use",
     "Weights",
-    "answer_span",
     "bf16_of",
     "chat_ids",
     "check_folder",
@@ -105,6 +113,7 @@ __all__ = [
     "f32_of",
     "forms_of",
     "group_of",
+    "in_words",
     "is_encoder",
     "layers_from_disk",
     "licence",
@@ -117,6 +126,9 @@ __all__ = [
     "resolve",
     "save",
     "served_weights",
+    "taught_examples",
+    "taught_turns",
+    "text_example",
     "to_hf",
     "widened",
     "write",

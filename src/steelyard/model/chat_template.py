@@ -79,8 +79,9 @@ def plain(value: Any) -> Any:
 
 
 def _without_none(message: Mapping[str, Any]) -> dict[str, Any]:
-    """`content: null` counts as absent, else templates print None."""
-    return {key: value for key, value in message.items() if value is not None}
+    """`content: null` counts as absent, else templates print None; beside calls some templates ask for it."""
+    calls = bool(message.get("tool_calls"))
+    return {k: v for k, v in message.items() if v is not None or (k == "content" and calls)}
 
 
 class Sandbox(ImmutableSandboxedEnvironment):

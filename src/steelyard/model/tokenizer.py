@@ -16,6 +16,18 @@ from typing import Any
 
 from ..errors import Lacking, Where, WrongUse
 from ..shape import broken, read_json
+from .chat import (
+    PROBE_CALL,
+    PROBE_CHAT,
+    CallForm,
+    call_form,
+    definition,
+    has_tools,
+    in_words,
+    plain_message,
+    readable,
+    thought_key,
+)
 from .chat_template import Template
 
 Messages = Sequence[Mapping[str, Any]]
@@ -114,6 +126,44 @@ class Tokenizer:
         found |= {n for n in (self.id_of(t) for t in named if t) if n is not None}
         return tuple(sorted(found))
 
+    @property
+    def end_id(self) -> int:
+        """The id that ends a text: the tokenizer's eos_token, else the first that the model names.
+
+        Raises WrongUse where the model names none.
+        """
+        own = self.id_of(self.eos_token) if self.eos_token else None
+        listed = _optional(self.folder / "generation_config.json").get("eos_token_id")
+        first = listed[0] if isinstance(listed, list) and listed else listed
+        for candidate in (own, first, *self.eos_ids[:1]):
+            if isinstance(candidate, int):
+                return candidate
+        raise WrongUse(
+            "model.no_eos", "the model names no end token", where=Where(str(self.folder)),
+            hint="give eos_token_id in generation_config.json",
+        )  # fmt: skip
+
+    def stop_after(self, calls: bool) -> int | None:
+        """The end token that begins the next turn, where an answer has none of its own (GLM), or None."""
+        return self._stops[calls]
+
+    @cached_property
+    def _stops(self) -> tuple[int | None, int | None]:
+        said = {"role": "assistant", "content": "probe"}
+        reply = {"role": "tool", "content": "probe", "tool_call_id": PROBE_CALL["id"]}
+        return (
+            self._next_begins([*PROBE_CHAT[:1], said], PROBE_CHAT[0]),
+            self._next_begins(list(PROBE_CHAT), reply),
+        )
+
+    def _next_begins(self, chat: list[Mapping[str, Any]], reply: Mapping[str, Any]) -> int | None:
+        try:
+            ids, following = self.chat_ids(chat, False), self.chat_ids([*chat, reply], False)
+        except WrongUse:
+            return None
+        token = following[len(ids)] if following[: len(ids)] == ids and len(following) > len(ids) else None
+        return token if token in self.eos_ids else None
+
     @cached_property
     def hash(self) -> str:
         """SHA-256 over tokenizer.json and the template: equal hash, equal ids."""
@@ -139,16 +189,36 @@ class Tokenizer:
         tools: Sequence[Mapping[str, Any]] | None = None,
         variables: Mapping[str, Any] | None = None,
     ) -> str:
-        """The chat as the model reads it. Raises WrongUse where the template refuses the messages."""
-        return self.template.render(messages, generation_prompt, tools, variables)
+        """The chat as the model reads it. Raises WrongUse where the template refuses the messages.
+
+        Tools, calls and thoughts are given in the form that the template reads; a template without tools
+        gets them in words. `variables` are the template's own switches.
+        """
+        read = [plain_message(message, self._thought_key) for message in messages]
+        shown = [definition(tool) for tool in tools or ()]
+        if has_tools(read, shown):
+            if "tool" in (self.template_text or ""):
+                read = [readable(message, self._call_form, self._thought_key) for message in read]
+            else:
+                read, shown = in_words(read, shown), []
+        return self.template.render(read, generation_prompt, shown, variables)
+
+    @cached_property
+    def _thought_key(self) -> str:
+        return thought_key(self.template_text or "")
+
+    @cached_property
+    def _call_form(self) -> CallForm:
+        return call_form(lambda messages: self.template.render(messages, generation_prompt=False))
 
     def chat_ids(
         self,
         messages: Messages,
         generation_prompt: bool = True,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> list[int]:
-        return self.encode(self.chat_text(messages, generation_prompt, tools))
+        return self.encode(self.chat_text(messages, generation_prompt, tools, variables))
 
     def stream(self) -> Stream:
         """A detokeniser for one answer, token by token."""
@@ -194,70 +264,15 @@ class Stream:
         return len(self._ids) - self._given
 
 
-def chat_ids(tokenizer: Tokenizer, messages: Messages, generation_prompt: bool = True) -> list[int]:
+def chat_ids(
+    tokenizer: Tokenizer,
+    messages: Messages,
+    generation_prompt: bool = True,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    variables: Mapping[str, Any] | None = None,
+) -> list[int]:
     """Ids of a chat: the one path, used in training, in the gate and in serving."""
-    return tokenizer.chat_ids(messages, generation_prompt)
-
-
-def answer_span(tokenizer: Tokenizer, messages: Messages) -> tuple[list[int], list[int]]:
-    """A training row: ids of the whole chat, and 1 where loss counts (each answer and its end token).
-
-    The ids before each answer are exactly those that serving sends for the same messages, the ids
-    after it those the model is to write. Raises WrongUse where no assistant message is in it.
-    """
-    turns = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
-    if not turns:
-        raise WrongUse(
-            "model.no_answer", "a chat without an assistant message teaches nothing",
-            hint="each row needs an answer",
-        )  # fmt: skip
-    ids: list[int] = []
-    mask: list[int] = []
-    for turn in turns:
-        prompt = tokenizer.chat_ids(messages[:turn])
-        if prompt[: len(ids)] != ids:
-            ids, mask = _rebase(ids, mask, prompt)
-        mask += [0] * (len(prompt) - len(ids))
-        ids = list(prompt)
-        answer = _answer_ids(tokenizer, messages[: turn + 1], prompt)
-        ids += answer
-        mask += [1] * len(answer)
-    return ids, mask
-
-
-def _answer_ids(tokenizer: Tokenizer, messages: Messages, prompt: list[int]) -> list[int]:
-    """What the model is to write after `prompt`, up to and with the end-of-turn token."""
-    whole = tokenizer.chat_ids(messages, generation_prompt=False)
-    if whole[: len(prompt)] == prompt:
-        answer = whole[len(prompt) :]
-        ends = [n for n, token in enumerate(answer) if token in tokenizer.eos_ids]
-        if ends:
-            return answer[: ends[-1] + 1]
-    # The template writes a finished turn otherwise than an open one (thinking left out, white space
-    # merged with the answer): the prompt as served stays, the answer follows as the model would write it.
-    return [*tokenizer.encode(str(messages[-1]["content"])), _turn_end(tokenizer, whole)]
-
-
-def _turn_end(tokenizer: Tokenizer, whole: list[int]) -> int:
-    """The end token that the template puts after an answer, else the model's own."""
-    last = next((token for token in reversed(whole) if token in tokenizer.eos_ids), None)
-    if last is not None:
-        return last
-    own = tokenizer.id_of(tokenizer.eos_token) if tokenizer.eos_token else None
-    if own is not None:
-        return own
-    if tokenizer.eos_ids:
-        return tokenizer.eos_ids[0]
-    raise WrongUse(
-        "model.no_eos", "the model names no end token", where=Where(str(tokenizer.folder)),
-        hint="give eos_token_id in generation_config.json",
-    )  # fmt: skip
-
-
-def _rebase(ids: list[int], mask: list[int], prompt: list[int]) -> tuple[list[int], list[int]]:
-    """Keep the mask as far as earlier turns read the same in the later prompt, 0 beyond."""
-    same = next((n for n, (a, b) in enumerate(zip(ids, prompt, strict=False)) if a != b), len(prompt))
-    return ids[:same], mask[:same]
+    return tokenizer.chat_ids(messages, generation_prompt, tools, variables)
 
 
 # ------------------------------------------------------------------ files

@@ -1,7 +1,6 @@
 """Tools of a chat: what is asked, what the model is shown, and the grammar that forces a call.
 
-A template that knows no tools gets Hermes' words in the system message, so that tools are never ignored.
-Not here: what the model then writes (parts.py).
+Not here: how a template writes them (model), what the model then writes (parts.py).
 """
 
 from __future__ import annotations
@@ -18,21 +17,6 @@ from .api_error import ApiError
 NAME = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
 MOST_TOOLS = 128  # OpenAI's limit
 MOST_CALLS = 8  # in one forced answer: a weak model under a grammar would never end its list
-
-PREAMBLE = """# Tools
-
-You may call one or more functions to assist with the user query.
-
-You are provided with function signatures within <tools></tools> XML tags:
-<tools>
-{tools}
-</tools>
-
-For each function call, return a json object with function name and arguments within <tool_call></tool_call> \
-XML tags:
-<tool_call>
-{{"name": <function-name>, "arguments": <args-json-object>}}
-</tool_call>"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,65 +201,4 @@ def prompt_text(
 ) -> str:
     """A chat with its tools as the model reads it. Raises WrongUse where the template refuses it."""
     shown = tools.shown() if tools else None
-    speaks = any(m["role"] == "tool" or m.get("tool_calls") for m in messages)
-    if not (shown or speaks):
-        return tokenizer.chat_text(messages, generation_prompt, variables=variables)
-    if "tool" in (tokenizer.template_text or ""):
-        read = [_objects(m) for m in messages]
-        return tokenizer.chat_text(read, generation_prompt, shown, variables)
-    return tokenizer.chat_text(in_words(messages, shown), generation_prompt, variables=variables)
-
-
-def _objects(message: dict[str, Any]) -> dict[str, Any]:
-    """Arguments as objects: templates write them out themselves."""
-    if not message.get("tool_calls"):
-        return message
-    return {**message, "tool_calls": [_object(call) for call in message["tool_calls"]]}
-
-
-def _object(call: dict[str, Any]) -> dict[str, Any]:
-    function = dict(call["function"])
-    function["arguments"] = _loaded(function.get("arguments"))
-    return {**call, "function": function}
-
-
-def _loaded(arguments: Any) -> Any:
-    """Arguments that are no JSON (a model wrote them) stay as they are."""
-    try:
-        return json.loads(arguments or "{}") if isinstance(arguments, str | None) else arguments
-    except ValueError:
-        return arguments
-
-
-def in_words(messages: Sequence[dict[str, Any]], shown: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
-    """The same chat for a template without tools: definitions, calls and results as text."""
-    messages_in_words: list[dict[str, Any]] = []
-    if shown:
-        given = messages[0]["content"] + "\n\n" if messages and messages[0]["role"] == "system" else ""
-        listed = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in shown)
-        messages_in_words.append({"role": "system", "content": given + PREAMBLE.format(tools=listed)})
-        messages = messages[1:] if given else messages
-    for message in messages:
-        content = message["content"]
-        if message["role"] == "tool":
-            result = f"<tool_response>\n{content}\n</tool_response>"
-            if messages_in_words and messages_in_words[-1].get("results"):
-                messages_in_words[-1]["content"] += "\n" + result
-            else:
-                messages_in_words.append({"role": "user", "content": result, "results": True})
-        elif message.get("tool_calls"):
-            calls = "\n".join(_call_in_words(call) for call in message["tool_calls"])
-            messages_in_words.append(
-                {"role": message["role"], "content": f"{content}\n{calls}" if content else calls}
-            )
-        else:
-            messages_in_words.append(message)
-    return [{key: value for key, value in m.items() if key != "results"} for m in messages_in_words]
-
-
-def _call_in_words(call: dict[str, Any]) -> str:
-    call_in_words = {
-        "name": call["function"].get("name"),
-        "arguments": _loaded(call["function"].get("arguments")),
-    }
-    return f"<tool_call>\n{json.dumps(call_in_words, ensure_ascii=False)}\n</tool_call>"
+    return tokenizer.chat_text(messages, generation_prompt, shown, variables)

@@ -63,24 +63,27 @@ def rehearse(cell: dict[str, Any], folder: Path) -> Callable[[], Run]:
 def _loop(cell: dict[str, Any], folder: Path) -> Any:
     from ..artefact import Draft, Scratch, Watch
     from .packing import Schedule
+    from .rows import Rows
     from .step import Loop
     from .trainable import trainable
 
     settings = {**cell, "learning_rate": 1e-4, "lora_alpha": 16, "seed": 0}
     network, learnt = trainable(folder / "base", settings)
     out = Draft("checkpoint", "", "train", settings, [], folder / "out", Scratch(folder / "scratch"))
-    return Loop(network, learnt, (), Schedule((), 0, 0, 0), settings, out, Watch())
+    return Loop(network, learnt, Rows(), Schedule((), 0, 0, 0), settings, out, Watch())
 
 
 def random_rows(tokens: int) -> tuple[list[Any], int]:
     """Rows of SEQ_LEN tokens, the last quarter of each learnt, and how many that makes."""
+    from array import array
+
     import torch
 
     from .rows import Row
 
     ids = torch.randint(0, 1000, (tokens,), generator=torch.Generator().manual_seed(0)).tolist()
-    learn = [0] * (SEQ_LEN * 3 // 4) + [1] * (SEQ_LEN // 4)
-    rows = [Row(ids[i : i + SEQ_LEN], learn, "") for i in range(0, tokens, SEQ_LEN)]
+    learn = bytes([0] * (SEQ_LEN * 3 // 4) + [1] * (SEQ_LEN // 4))
+    rows = [Row(array("i", ids[i : i + SEQ_LEN]), learn, "", 0) for i in range(0, tokens, SEQ_LEN)]
     return rows, tokens // 4
 
 

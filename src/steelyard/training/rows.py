@@ -1,27 +1,122 @@
-"""Rows of a dataset artefact as token ids, and rows of one micro-batch as flat tensors."""
+"""Rows of a dataset artefact as examples, the account of them, and one micro-batch as flat tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from steelyard.errors import Where, WrongUse
-from steelyard.model import Tokenizer, answer_span
+from steelyard.model import Example, Tokenizer, Unteachable
+
+from .overlong import fitted
+from .packing import Schedule
 
 SIZE_STEP = 32
+OVERLONG = "split"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`learn[i]` is 1 where the loss counts the prediction of `ids[i]`; never for the first token."""
+    """One example of a row of the data. Four bytes a token and one for its mask.
 
-    ids: list[int]
-    learn: list[int]
+    `learn[i]` is 1 where the loss counts the prediction of `ids[i]`; never for the first token.
+    """
+
+    ids: array[int]
+    learn: bytes
     ability: str
+    number: int  # of the row in the file, from 0
+
+    @property
+    def taught_tokens(self) -> int:
+        return sum(self.learn)
+
+
+@dataclass(slots=True)
+class Rows:
+    """Every row of a train.jsonl: its examples, or the reason why it has none."""
+
+    examples: list[Row] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)  # the id of each row, as the user knows it
+    dropped: Counter[str] = field(default_factory=Counter)
+    split: set[int] = field(default_factory=set)
+    truncated: set[int] = field(default_factory=set)
+    left_out: dict[str, set[int]] = field(default_factory=dict)  # "thought" -> rows without it
+
+    def account(self, plan: Schedule) -> dict[str, Any]:
+        """taught.json: where every row ended, and the tokens of those taught, each counted once.
+
+        A row that no step reaches (max_steps, part of an epoch, a mix without it) is dropped: not_reached.
+        """
+        drawn = {n for step in plan.steps for batch in step for n in batch}
+        examples = [self.examples[n] for n in sorted(drawn)]
+        taught = {example.number for example in examples}
+        dropped = self.dropped + Counter({"not_reached": self._with_examples() - len(taught)})
+        account: dict[str, Any] = {
+            "rows": len(self.names),
+            "taught": len(taught),
+            "dropped": dict(sorted(dropped.items())),
+            "split": len(self.split & taught),
+            "truncated": len(self.truncated & taught),
+            "tokens": sum(len(example.ids) for example in examples),
+            "tokens_taught": sum(example.taught_tokens for example in examples),
+            "left_out": {name: len(rows & taught) for name, rows in sorted(self.left_out.items())},
+        }
+        if account["rows"] != account["taught"] + dropped.total():
+            raise AssertionError(f"rows do not add up: {account}")
+        return account
+
+    def _with_examples(self) -> int:
+        return len({example.number for example in self.examples})
+
+
+def read_rows(path: Path, tokenizer: Tokenizer, settings: Mapping[str, Any]) -> Rows:
+    """All rows of a train.jsonl. Reads max_length, overlong and rows ("all", "chats" or "texts")."""
+    rows = Rows()
+    with path.open("rb") as file:
+        for number, line in enumerate(file):
+            try:
+                raw = orjson.loads(line)
+                rows.names.append(str(raw.get("id", number + 1)))
+                rows.examples.extend(_examples(raw, number, rows, tokenizer, settings))
+            except Unteachable as e:
+                rows.dropped[e.reason] += 1
+            except (orjson.JSONDecodeError, KeyError) as e:
+                raise WrongUse(
+                    "data.row", f"not a training row: {e}", where=Where(path.name, number + 1)
+                ) from e
+    return rows
+
+
+def _examples(
+    raw: dict[str, Any], number: int, rows: Rows, tokenizer: Tokenizer, settings: Mapping[str, Any]
+) -> Iterator[Row]:
+    wanted = settings.get("rows", "all")
+    if wanted != "all" and wanted != ("texts" if "text" in raw else "chats"):
+        rows.dropped[f"not_in_{wanted}"] += 1
+        return
+    result = fitted(tokenizer, raw, settings["max_length"], settings.get("overlong") or OVERLONG)
+    if result.split:
+        rows.split.add(number)
+    if result.truncated:
+        rows.truncated.add(number)
+    for example in result.examples:
+        for name in example.left_out:
+            rows.left_out.setdefault(name, set()).add(number)
+        yield _row(example, raw.get("ability", ""), number)
+
+
+def _row(example: Example, ability: str, number: int) -> Row:
+    return Row(array("i", example.ids), bytes([0, *example.mask[1:]]), ability, number)
+
+
+# ------------------------------------------------------------------ one micro-batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,36 +135,12 @@ class Batch:
     answers: int
 
 
-def read_rows(path: Path, tokenizer: Tokenizer, max_length: int) -> list[Row]:
-    """All rows of a train.jsonl. Text longer than max_length becomes several rows."""
-    rows: list[Row] = []
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                rows.extend(_rows_of(orjson.loads(line), tokenizer, max_length))
-            except (orjson.JSONDecodeError, KeyError) as e:
-                raise WrongUse("data.row", f"not a training row: {e}", where=Where(path.name, number)) from e
-    return rows
-
-
-def _rows_of(raw: dict[str, Any], tokenizer: Tokenizer, max_length: int) -> Iterator[Row]:
-    ability = raw.get("ability", "")
-    if "text" in raw:
-        ids = tokenizer.encode(raw["text"]) + list(tokenizer.eos_ids[:1])
-        for start in range(0, len(ids), max_length):
-            piece = ids[start : start + max_length]
-            yield Row(piece, [0] + [1] * (len(piece) - 1), ability)
-        return
-    ids, learn = answer_span(tokenizer, raw["messages"])
-    yield Row(ids, [0, *learn[1:]], ability)
-
-
 def batch_of(rows: Sequence[Row], network: Any) -> Batch:
     """The micro-batch of these rows."""
     import torch
 
     lengths = [len(row.ids) for row in rows]
-    learn = torch.tensor([flag for row in rows for flag in row.learn], dtype=torch.bool)
+    learn = torch.tensor(list(b"".join(row.learn for row in rows)), dtype=torch.bool)
     ids = _filled(torch.tensor([token for row in rows for token in row.ids]))
     lengths[-1] += ids.numel() - sum(lengths)
     target = torch.nonzero(learn).reshape(-1)

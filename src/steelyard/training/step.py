@@ -7,7 +7,9 @@ the state is whole (masters, moments, step, curve) and the order of rows is a fu
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,35 +20,36 @@ from typing import Any
 import torch
 
 from steelyard.artefact import Draft, Figures, Inputs, Settings, Watch
-from steelyard.errors import Stopped, WrongUse
+from steelyard.errors import CheckFailed, Stopped, WrongUse
 from steelyard.model import Tokenizer
 
 from .methods import METHODS
 from .packing import Schedule, learning_rate, schedule
-from .rows import Row, batch_of, read_rows
+from .rows import Row, Rows, batch_of, read_rows
 from .trainable import Trainable, trainable
 
 CHECKPOINT_EVERY_S = 20.0  # what a kill may cost; not less than 20 times what the last checkpoint took
 MAX_GRAD_NORM = 1.0  # as in TRL and LLaMA-Factory
 STATE = "state.safetensors"
+TAUGHT = "taught.json"
+NAMED_ROWS = 5  # of those in a step that went wrong
 
 
 def train(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figures:
     """Tune the artefact `base` on the artefact `dataset`; write the tuned model into `out`.
 
-    Raises WrongUse where no row fits into max_length, Stopped after a checkpoint when `watch.stop` is set.
+    Raises WrongUse where no row can be taught, CheckFailed where the loss or its gradient is no number,
+    Stopped after a checkpoint when `watch.stop` is set.
     """
     settle(settings["threads"])
     base = inputs.artefacts["base"].path()
-    rows = read_rows(inputs.artefacts["dataset"].path("train.jsonl"), Tokenizer(base), settings["max_length"])
-    plan = schedule([len(row.ids) for row in rows], settings, [row.ability for row in rows])
+    rows = read_rows(inputs.artefacts["dataset"].path("train.jsonl"), Tokenizer(base), settings)
+    examples = rows.examples
+    plan = schedule([len(row.ids) for row in examples], settings, [row.ability for row in examples])
     if not plan.steps:
-        raise WrongUse(
-            "data.no_rows",
-            f"no row of {len(rows)} fits into max_length {settings['max_length']}",
-            hint="raise train.max_length, or give more data",
-        )
-    watch.log("train.planned", steps=len(plan.steps), tokens=plan.tokens, too_long=plan.too_long)
+        raise no_rows(rows, settings)
+    account = rows.account(plan)
+    watch.log("train.planned", steps=len(plan.steps), **account)
     network, learnt = trainable(base, settings)
     loop = Loop(network, learnt, rows, plan, settings, out, watch)
     loop.restore()
@@ -54,7 +57,21 @@ def train(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figur
     learnt.write(out.folder, base)
     lines = [json.dumps(point, sort_keys=True) for point in loop.curve]
     (out.folder / "curve.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+    (out.folder / TAUGHT).write_text(json.dumps(account, indent=1, sort_keys=True) + "\n", "utf-8")
     return loop.figures()
+
+
+def no_rows(rows: Rows, settings: Settings) -> WrongUse:
+    """Why nothing is left to teach, and what to do about the commonest reason."""
+    reasons = ", ".join(f"{reason} {count}" for reason, count in rows.dropped.most_common())
+    commonest = next(iter(rows.dropped.most_common(1)), ("", 0))[0]
+    hint = {
+        "too_long": "raise train.max_length, or set overlong: split",
+        "not_in_texts": "stage: pt teaches texts; these rows are chats: write stage: sft",
+        "not_in_chats": "the texts are taught by stage: pt; give chats for stage: sft, or leave it out",
+    }.get(commonest, "mend the rows, or give more data")
+    message = f"none of {len(rows.names)} rows can be taught at max_length {settings['max_length']}"
+    return WrongUse("data.no_rows", f"{message}: {reasons}" if reasons else message, hint=hint)
 
 
 def settle(threads: int) -> None:
@@ -71,7 +88,7 @@ class Loop:
 
     network: Any
     learnt: Trainable
-    rows: Sequence[Row]
+    rows: Rows
     plan: Schedule
     settings: Settings
     out: Draft
@@ -82,16 +99,36 @@ class Loop:
     step_s: list[float] = field(default_factory=list)
     optimiser: torch.optim.Optimizer = field(init=False)
 
+    moments: tuple[torch.Tensor, torch.Tensor] = field(init=False)  # AdamW's m and v, [P] each
+
     def __post_init__(self) -> None:
-        self.learnt.master.grad = self.learnt.grad
+        learnt = self.learnt
+        self.moments = torch.zeros_like(learnt.master), torch.zeros_like(learnt.master)
+        decay = self.settings.get("weight_decay", 0.0)
+        parts = [(slice(0, learnt.decayed), decay), (slice(learnt.decayed, None), 0.0)]
+        groups = []
+        for part, weight_decay in parts:
+            weights = learnt.master[part]
+            if weights.numel():
+                weights.grad = learnt.grad[part]
+                groups.append({"params": [weights], "weight_decay": weight_decay})
         self.optimiser = torch.optim.AdamW(
-            [self.learnt.master],
-            lr=self.settings["learning_rate"],
-            betas=(0.9, 0.999),
-            eps=1e-8,
-            weight_decay=self.settings.get("weight_decay", 0.0),
-            fused=True,
+            groups, lr=self.settings["learning_rate"], betas=(0.9, 0.999), eps=1e-8, fused=True
         )
+        self._state_at(0)
+
+    def _state_at(self, step: int) -> None:
+        """AdamW's state after so many steps: its moments are parts of the vectors that a checkpoint holds."""
+        start = 0
+        for group in self.optimiser.param_groups:
+            (weights,) = group["params"]
+            part = slice(start, start + weights.numel())
+            self.optimiser.state[weights] = {
+                "step": torch.tensor(float(step)),
+                "exp_avg": self.moments[0][part],
+                "exp_avg_sq": self.moments[1][part],
+            }
+            start = part.stop
 
     def run(self) -> None:
         """All steps that are left."""
@@ -117,15 +154,16 @@ class Loop:
 
     def _step(self) -> dict[str, float]:
         """One optimiser step. A stop between micro-batches drops the half step."""
-        batches = [[self.rows[i] for i in batch] for batch in self.plan.steps[self.done]]
-        total = sum(sum(row.learn) for batch in batches for row in batch)
+        batches = [[self.rows.examples[i] for i in batch] for batch in self.plan.steps[self.done]]
+        total = sum(row.taught_tokens for batch in batches for row in batch)
         loss = 0.0
         self.learnt.grad.zero_()
         for batch in batches:
             self._stop_if_asked()
             loss += self.micro_step(batch, max(total, 1))
+            self._must_be_finite("loss", loss, batch)
         rate = learning_rate(self.done, len(self.plan.steps), self.settings)
-        self.update(rate)
+        self.update(rate, [row for batch in batches for row in batch])
         tokens = sum(len(row.ids) for batch in batches for row in batch)
         return {"step": self.done + 1, "loss": loss, "tokens": tokens, "learning_rate": rate}
 
@@ -136,13 +174,31 @@ class Loop:
         loss.backward()
         return loss.item()
 
-    def update(self, rate: float) -> None:
-        """Clip, AdamW on the float32 masters, and the new copies for the network."""
+    def _must_be_finite(self, what: str, value: float, rows: Sequence[Row]) -> None:
+        """Training on would write NaN over every weight, and then over the last good checkpoint."""
+        if math.isfinite(value):
+            return
+        names = [self.rows.names[number] for number in dict.fromkeys(row.number for row in rows)]
+        listed = ", ".join(names[:NAMED_ROWS]) + (
+            f" and {len(names) - NAMED_ROWS} more" * (len(names) > NAMED_ROWS)
+        )
+        raise CheckFailed(
+            "train.diverged",
+            f"the {what} of step {self.done + 1} of {len(self.plan.steps)} is {value}",
+            why=f"rows of this step: {listed}",
+            hint="look at these rows, or lower train.learning_rate; the checkpoint of step "
+            f"{self.saved} is kept" if self.saved else "look at these rows, or lower train.learning_rate",
+        )  # fmt: skip
+
+    def update(self, rate: float, rows: Sequence[Row] = ()) -> None:
+        """Clip, AdamW on the float32 masters, new copies for the network; `rows` made the gradient."""
         self.learnt.pull()
         norm = float(torch.linalg.vector_norm(self.learnt.grad))
+        self._must_be_finite("gradient", norm, rows)
         if norm > MAX_GRAD_NORM:
             self.learnt.grad.mul_(MAX_GRAD_NORM / norm)
-        self.optimiser.param_groups[0]["lr"] = rate
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
         self.optimiser.step()
         self.learnt.push()
 
@@ -162,33 +218,46 @@ class Loop:
             return
         from safetensors.torch import save_file
 
-        state = self.optimiser.state[self.learnt.master]
-        tensors = {"master": self.learnt.master.detach(), "m": state["exp_avg"], "v": state["exp_avg_sq"]}
+        tensors = {"master": self.learnt.master.detach(), "m": self.moments[0], "v": self.moments[1]}
         # One file holds step and curve too: two files could be of two steps after a kill between them.
-        told = {"curve": json.dumps(self.curve)}
         path = self.out.folder / STATE
-        save_file(tensors, path, metadata=told)
+        save_file(tensors, path, metadata={"curve": json.dumps(self.curve), "layout": self.layout()})
         self.out.scratch.write(STATE, path)
         path.unlink(missing_ok=True)
         self.saved = self.done
         self.watch.log("train.checkpoint", step=self.done)
 
+    def layout(self) -> str:
+        """What the numbers of a checkpoint stand for: pieces of the vector, and the order of rows."""
+        lengths = [len(row.ids) for row in self.rows.examples]
+        order = hashlib.sha256(json.dumps([self.plan.steps, lengths]).encode()).hexdigest()
+        pieces = self.learnt.layout()
+        dtype = str(self.learnt.master.dtype)
+        return json.dumps({"pieces": pieces, "dtype": dtype, "optimiser": "adamw", "order": order})
+
     def restore(self) -> None:
-        """Go on from the last checkpoint, if there is one of this very run (the scratch is keyed)."""
+        """Go on from the last checkpoint, if there is one of this very run (the scratch is keyed).
+
+        One whose layout is another, since other code wrote it, is set aside and never read.
+        """
         path: Path | None = self.out.scratch.read(STATE)
         if path is None:
             return
         from safetensors import safe_open
 
         with safe_open(path, framework="pt") as file:
-            self.curve = json.loads(file.metadata()["curve"])
+            metadata = file.metadata() or {}
+            if metadata.get("layout") != self.layout():
+                aside = self.out.scratch.folder / STATE
+                aside.rename(aside.with_name(f"{STATE}.aside"))
+                self.watch.log("train.scratch_set_aside", file=aside.name)
+                return
+            self.curve = json.loads(metadata["curve"])
             self.learnt.master.copy_(file.get_tensor("master"))
-            self.optimiser.state[self.learnt.master] = {
-                "step": torch.tensor(float(len(self.curve))),
-                "exp_avg": file.get_tensor("m").clone(),
-                "exp_avg_sq": file.get_tensor("v").clone(),
-            }
+            for moment, name in zip(self.moments, ("m", "v"), strict=True):
+                moment.copy_(file.get_tensor(name))
         self.done = self.saved = len(self.curve)
+        self._state_at(self.done)
         self.learnt.push()
         self.watch.log("train.resumed", step=self.done)
 

@@ -24,9 +24,15 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 COMPUTE = {"bf16": torch.bfloat16, "f32": torch.float32}
 
 
+Layout = list[tuple[str, list[int]]]
+
+
 class Trainable(Protocol):
     master: Tensor  # float32 [P]
     grad: Tensor  # float32 [P]
+    decayed: int  # the first elements, on which weight decay acts: norms and biases stand behind them
+
+    def layout(self) -> Layout: ...
 
     def pull(self) -> None: ...
     def push(self) -> None: ...
@@ -53,6 +59,7 @@ class Lora:
         sizes = [self._sizes(layer) for layer in self.layers]
         self.master = torch.zeros(sum(a + b for a, b in sizes))
         self.grad = torch.zeros_like(self.master)
+        self.decayed = self.master.numel()
         self._views = _cut(self.master, sizes)
         self._grads = _cut(self.grad, sizes)
         self._start(settings["seed"])
@@ -103,6 +110,14 @@ class Lora:
             found.append((place, rows_of[start : start + rows]))
             start += rows
         return found
+
+    def layout(self) -> Layout:
+        """Name and shape of every piece of the vector, in order."""
+        return [
+            (name, [len(layer.parts) * self.rank, layer.weight.shape[1], layer.weight.shape[0], self.rank])
+            for layer in self.layers
+            for name in ["+".join(part for part, _ in layer.parts)]
+        ]
 
     def factors(self) -> dict[str, tuple[Tensor, Tensor]]:
         """(A [r, in], B [out, r]) by the name of the model's own matrix."""
@@ -159,13 +174,16 @@ def _write_peft(folder: Path, factors: dict[str, tuple[Tensor, Tensor]], rank: i
 class Full:
     """Every weight: float32 masters from the base's own values, and copies in the compute dtype.
 
-    Masters made from copies in bfloat16 would lose the first updates.
+    Masters made from copies in bfloat16 would lose the first updates. Norms and biases stand at the end: like
+    in transformers' Trainer, weight decay leaves them alone.
     """
 
     def __init__(self, network: Any, settings: Mapping[str, Any]) -> None:
         self.network = network
-        self.weights = [(owner, name, getattr(owner, name)) for owner, name in network.weights()]
+        weights = [(owner, name, getattr(owner, name)) for owner, name in network.weights()]
+        self.weights = sorted(weights, key=lambda w: w[2].ndim < 2)  # stable: matrices first, as they came
         sizes = [weight.numel() for _, _, weight in self.weights]
+        self.decayed = sum(weight.numel() for _, _, weight in self.weights if weight.ndim >= 2)
         self.master = torch.empty(sum(sizes))
         self.grad = torch.zeros_like(self.master)
         self._views: list[Tensor] = []
@@ -179,6 +197,12 @@ class Full:
             setattr(owner, f"{name}_grad", slope.view(weight.shape))
             owner.anchor = network.anchor
             self._views.append(view)
+
+    def layout(self) -> Layout:
+        """Name and shape of every piece of the vector, in order."""
+        return [
+            (f"{type(owner).__name__}.{name}", list(weight.shape)) for owner, name, weight in self.weights
+        ]
 
     def pull(self) -> None:
         """Gradients are added into the vector itself."""
