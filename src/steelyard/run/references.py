@@ -1,6 +1,7 @@
 """The gate's exact reference in a child of its own, which keeps the networks it has loaded.
 
-As a program (`python -m steelyard.run.references FD PARENT`) it is that child: torch stays out of `up`.
+As a program (`python -m steelyard.run.references FD PARENT`) it is that child: torch stays out of `up`. Where
+a network does not fit into the free memory, it is read layer by layer (gate.exact_reference decides).
 """
 
 from __future__ import annotations
@@ -9,16 +10,29 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from ..errors import Lacking
+from ..errors import Lacking, Problem
 from ..processes import die_with_parent
 from .children import CHILD_ENV
 
-KEPT = 2  # networks in FP32 at once
-LOADED: dict[tuple[Path, Path | None, Path | None], Any] = {}
+CACHED_NETWORKS = 2  # at once, in FP32
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Which network: see gate.exact_reference."""
+
+    folder: Path
+    served: Path | None = None
+    of: Path | None = None
+
+
+CACHE: dict[Model, Any] = {}
 
 
 class References:
@@ -28,22 +42,30 @@ class References:
         self._child: subprocess.Popen[bytes] | None = None
         self._line: Connection | None = None
 
-    def ask(
-        self, folder: Path, rows: list[list[int]], served: Path | None = None, of: Path | None = None
-    ) -> Any:
-        """One array [T, 3] a row (see gate.exact_reference). Raises Lacking where the child was killed."""
+    def ask(self, model: Model, rows: list[list[int]]) -> Any:
+        """One array [T, 4] a row. Raises Lacking where the child was killed, else what it raised."""
+        return self._answer(model, "rows", rows)
+
+    def deviation(self, model: Model, texts: Sequence[Any]) -> Any:
+        """Along which directions the server's log-probabilities of continued texts deviate."""
+        return self._answer(model, "texts", list(texts))
+
+    def _answer(self, model: Model, kind: str, content: list[Any]) -> Any:
         if self._line is None:
             self._line = self._start()
         try:
-            self._line.send(((folder, served, of), rows))
-            return self._line.recv()
+            self._line.send((model, kind, content))
+            answer, raised = self._line.recv()
         except (EOFError, OSError) as error:
             raise Lacking(
                 "gate.reference_died",
                 "the process of the exact reference ended early",
-                why="most often the machine ran out of memory: it holds the model in FP32",
+                why="most often the machine ran out of memory",
                 hint="free memory, then run the same command again",
             ) from error
+        if raised:
+            raise Problem.from_json(*raised)
+        return answer
 
     def _start(self) -> Connection:
         ours, theirs = socket.socketpair()
@@ -69,15 +91,24 @@ class References:
         self._line = self._child = None
 
 
-def network(folder: Path, served: Path | None, of: Path | None) -> Any:
-    """Made, or as it was; the one asked for longest ago gives way before another is loaded."""
+def reference_of(model: Model) -> Any:
+    """Loaded, or from the cache, where the one that was asked for longest ago gives way to a new one."""
     from ..gate import exact_reference
 
-    found = LOADED.pop((folder, served, of), None)
-    if found is None and len(LOADED) == KEPT:
-        del LOADED[next(iter(LOADED))]
-    LOADED[folder, served, of] = found or exact_reference(folder, served=served, of=of)
-    return LOADED[folder, served, of]
+    cached = CACHE.pop(model, None)
+    if cached is None and len(CACHE) == CACHED_NETWORKS:
+        del CACHE[next(iter(CACHE))]
+    CACHE[model] = cached or exact_reference(model.folder, served=model.served, of=model.of)
+    return CACHE[model]
+
+
+def answer_of(model: Model, kind: str, content: list[Any]) -> tuple[Any, tuple[dict[str, Any], int] | None]:
+    """(answer, None), or (None, an error of ours as its document and exit code): `up` raises it anew."""
+    try:
+        reference = reference_of(model)
+        return (reference(content) if kind == "rows" else reference.deviation(content)), None
+    except Problem as error:
+        return None, (error.as_json(), error.exit_code)
 
 
 def main() -> None:
@@ -85,10 +116,10 @@ def main() -> None:
     line = Connection(int(sys.argv[1]))
     while True:
         try:
-            wanted, rows = line.recv()
+            question = line.recv()
         except EOFError:
             return
-        line.send(network(*wanted)(rows))
+        line.send(answer_of(*question))
 
 
 if __name__ == "__main__":

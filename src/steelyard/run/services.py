@@ -21,7 +21,7 @@ from ..recipe import Recipe
 from ..serving import ServeSettings, Service, find, promote, start
 from .children import call_order, in_child
 from .ready import Ready
-from .references import References
+from .references import Model, References
 
 STATE_FOLDER_MODE = 0o700
 
@@ -113,20 +113,12 @@ class Candidates:
         return Path(in_child(order, self.watch))
 
     def reference(self, inputs: dict[str, Artefact]) -> Callable[[str, list[list[int]]], Any]:
-        """The exact network's answers, computed in one child that keeps what it has loaded.
+        """The exact network's answers, computed in one child that keeps what it has loaded."""
+        return lambda role, rows: self.references.ask(_model(role, inputs), rows)
 
-        Role "served": of the tuned model with its matrices as they were rounded; "base_rounded": of the base
-        with what rounding changed in them.
-        """
-
-        def reference(role: str, rows: list[list[int]]) -> Any:
-            folder = inputs["base" if role.startswith("base") else "checkpoint"].path()
-            if role in ("base", "tuned"):
-                return self.references.ask(folder, rows)
-            of = inputs["checkpoint"].path() if role == "base_rounded" else None
-            return self.references.ask(folder, rows, inputs["compressed"].path(), of)
-
-        return reference
+    def deviation(self, inputs: dict[str, Artefact]) -> Callable[[str, list[Any]], Any]:
+        """Along which directions a service deviates from the exact network, from the same child."""
+        return lambda role, texts: self.references.deviation(_model(role, inputs), texts)
 
     def turn_to(self, ready: Ready) -> None:
         """Another form, or another model: the candidate so far is not the one that will be published."""
@@ -160,6 +152,17 @@ class Candidates:
         self.references.close()
         if self._candidate and not self._published:
             self._candidate.service.stop()
+
+
+def _model(role: str, inputs: dict[str, Artefact]) -> Model:
+    """Role "served": the tuned model with its matrices as they were rounded; "base_rounded": the base with
+    what rounding changed in them."""
+    folder = inputs["base" if role.startswith("base") else "checkpoint"].path()
+    if role in ("base", "tuned"):
+        return Model(folder)
+    return Model(
+        folder, inputs["compressed"].path(), inputs["checkpoint"].path() if role == "base_rounded" else None
+    )
 
 
 def api_key(recipe: Recipe) -> str | None:

@@ -203,6 +203,7 @@ class Walk:
         calls: dict[str, Callable[..., Any]] = {
             "serve": self.serving(inputs),
             "reference": self.candidates.reference(inputs),
+            "deviation": self.candidates.deviation(inputs),
         }
 
         def call(draft: Any) -> Figures:
