@@ -361,23 +361,34 @@ def stability(bench: Bench) -> list[Judged]:
             figure=_usd(seconds, 4000 * owned.value),
         ),
     ]
-    for words, zh, devices in (
-        ("the same money an hour", "每小时花费相同", _nodes(4000 * price / list_price)),
-        (
-            "the same money to buy the cards",
-            "购卡花费相同",
-            _nodes(4000 * PURCHASE_USD["gaudi2"] / PURCHASE_USD["h100-sxm"]),
+    by_price = _nodes(4000 * PURCHASE_USD["gaudi2"] / PURCHASE_USD["h100-sxm"])
+    return [
+        *results,
+        *_for_the_same_money(bench, _nodes(4000 * price / list_price), "an hour", "每小时花费相同"),
+        *_for_the_same_money(bench, by_price, "to buy the cards", "购卡花费相同"),
+    ]
+
+
+def _for_the_same_money(bench: Bench, devices: int, words: str, zh: str) -> list[Judged]:
+    """GPT-3 on so many H100: time and cost."""
+    h100 = bench.device("h100-sxm")
+    seconds, price = (
+        training_s(bench, bench.shape("gpt3-175b"), h100, devices) * GPT3_TOKENS,
+        h100.price_usd_per_h,
+    )
+    assert price
+    return [
+        Judged(
+            what=f"GPT-3 on {devices:,} H100, the same money {words}",
+            what_zh=f"用 {devices:,} 块 H100 训练 GPT-3，{zh}",
+            figure=_days(seconds * (1 / DAY_S)),
         ),
-    ):
-        theirs = training_s(bench, shape, h100, devices) * GPT3_TOKENS
-        what, what_zh = f"GPT-3 on {devices:,} H100, {words}", f"用 {devices:,} 块 H100 训练 GPT-3，{zh}"
-        results.append(Judged(what=what, what_zh=what_zh, figure=_days(theirs * (1 / DAY_S))))
-        what, what_zh = (
-            f"its cost at {list_price:g} USD an hour each",
-            f"其费用，每块每小时 {list_price:g} 美元",
-        )
-        results.append(Judged(what=what, what_zh=what_zh, figure=_usd(theirs, devices * list_price)))
-    return results
+        Judged(
+            what=f"its cost at {price:g} USD an hour each",
+            what_zh=f"其费用，每块每小时 {price:g} 美元",
+            figure=_usd(seconds, devices * price),
+        ),
+    ]
 
 
 def _usd(seconds: Figure, usd_per_h: float) -> Figure:

@@ -7,7 +7,7 @@ Not modelled: what pipeline stages hand to each other, 2 bytes a row and unit of
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields, replace
 from itertools import product
 from math import exp
@@ -253,48 +253,21 @@ def _plan_of(
     def of(value: Array) -> float:
         return float(np.broadcast_to(value, evaluated["batch"].shape)[at])
 
-    wall, devices = of(evaluated["wall_s"]), int(of(evaluated["devices"]))
-    kin = groups(offer.device, SERVE_STACK[offer.device.kind])
-    wide = exp(constants.spread("serve", kin))
-    fixed = bool(request.arrival_per_s) and not request.in_batch  # the load itself says how long it takes
-    low, high = (wall, wall) if fixed else (wall / wide, wall * wide)
-    time_s = Figure(wall, low, high, "s", constants.provenance_of("serve", kin))
+    devices = int(of(evaluated["devices"]))
+    time_s, wide = _time_of(request, offer, constants, of(evaluated["wall_s"]))
     parts = {k: of(v) for k, v in evaluated["parts"].items()}
-    engines = {
-        k: int(of(evaluated[k] if k in evaluated else columns[k])) for k in ("prefill_replicas", "replicas")
-    }
-    settings = {
-        "tp": int(columns["t"][at]),
-        "pp": int(columns["p"][at]),
-        "ep": int(columns["e"][at]),
-        "dp": engines["replicas"],
-        "replicas": engines["replicas"],
-        "prefill_replicas": engines["prefill_replicas"],
-        "weights": str(columns["forms"][at]),
-        "kv_bits": int(columns["kv_bits"][at]),
-        "batch": max(1, round(of(evaluated["batch"]))),
-        "prompt_tokens": request.prompt_tokens,
-        "output_tokens": request.output_tokens,
-        "percentile": request.percentile,
-    }
     felt = {key: of(seconds) for key, seconds in evaluated["felt"].items()}
-    latencies = {name: felt[name, request.percentile] for name in ("ttft_s", "tpot_s")}
-    service = {n: around(s, wide - 1, "s", time_s.provenance) for n, s in latencies.items()}
-    rate = request.tokens / wall
-    service["output_tok_s"] = Figure(
-        rate, request.tokens / high, request.tokens / low, "tokens/s", time_s.provenance
-    )
     plan = Plan(
         device=offer.device.id,
         devices=devices,
-        settings=settings,
+        settings=_settings_of(request, columns, evaluated, at, of),
         time_s=time_s,
         cost_usd=None,
         energy_kwh=energy_kwh(offer.device, devices, time_s, parts),
         memory_bytes_per_device=memory_figure(of(evaluated["memory"])),
         fits=True,
         why_not=None,
-        service=service,
+        service=_service_of(request, felt, time_s, wide),
         parts=parts,
         bytes={k: of(v) for k, v in evaluated["bytes"].items()},
         provider=offer.provider or None,
@@ -303,6 +276,52 @@ def _plan_of(
     plan = _served(request, offer, plan, felt, keeps_up)
     power = power_of(request, offer, devices)
     return within_limits(priced(plan, offer), request.budget_usd, request.deadline_s, power)
+
+
+def _time_of(request: Request, offer: Offer, constants: Constants, wall_s: float) -> tuple[Figure, float]:
+    """The job's time, and the factor by which a figure of this device may be off at 80 %."""
+    kin = groups(offer.device, SERVE_STACK[offer.device.kind])
+    wide = exp(constants.spread("serve", kin))
+    fixed = bool(request.arrival_per_s) and not request.in_batch  # the load itself says how long it takes
+    low, high = (wall_s, wall_s) if fixed else (wall_s / wide, wall_s * wide)
+    return Figure(wall_s, low, high, "s", constants.provenance_of("serve", kin)), wide
+
+
+def _settings_of(
+    request: Request,
+    columns: Mapping[str, np.ndarray],
+    evaluated: Mapping[str, Any],
+    at: int,
+    of: Callable[[Array], float],
+) -> dict[str, Any]:
+    engines = {
+        name: int(of(evaluated[name] if name in evaluated else columns[name]))
+        for name in ("replicas", "prefill_replicas")
+    }
+    return {
+        "tp": int(columns["t"][at]),
+        "pp": int(columns["p"][at]),
+        "ep": int(columns["e"][at]),
+        "dp": engines["replicas"],
+        **engines,
+        "weights": str(columns["forms"][at]),
+        "kv_bits": int(columns["kv_bits"][at]),
+        "batch": max(1, round(of(evaluated["batch"]))),
+        "prompt_tokens": request.prompt_tokens,
+        "output_tokens": request.output_tokens,
+        "percentile": request.percentile,
+    }
+
+
+def _service_of(
+    request: Request, felt: Mapping[tuple[str, float], float], time_s: Figure, wide: float
+) -> dict[str, Figure]:
+    """TTFT and TPOT at the percentile in question, and the rate of output tokens."""
+    latencies = {name: felt[name, request.percentile] for name in ("ttft_s", "tpot_s")}
+    service = {n: around(s, wide - 1, "s", time_s.provenance) for n, s in latencies.items()}
+    value, low, high = (request.tokens / seconds for seconds in (time_s.value, time_s.high, time_s.low))
+    service["output_tok_s"] = Figure(value, low, high, "tokens/s", time_s.provenance)
+    return service
 
 
 def _served(

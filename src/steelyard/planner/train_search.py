@@ -222,31 +222,25 @@ def _plan_of(
     candidates, others = _finalists(request, offer, job, swept, fine)
     evaluated = exact(job, candidates)
     at = _choose(request, offer, job, evaluated)
+
+    def of(parts: Mapping[str, Any], times: float = 1.0) -> dict[str, float]:
+        return {k: float(np.broadcast_to(v, evaluated["step_s"].shape)[at]) * times for k, v in parts.items()}
+
     chosen = {k: int(v[at]) for k, v in candidates.items()}
-    devices, wall = int(evaluated["devices"][at]), float(evaluated["wall_s"][at])
+    devices, wall_s = int(evaluated["devices"][at]), float(evaluated["wall_s"][at])
     steps = request.tokens / (chosen["global_batch"] * request.seq_len)
-    busy = {
-        k: float(np.broadcast_to(v, evaluated["step_s"].shape)[at]) * steps
-        for k, v in evaluated["parts"].items()
-    }
-    spot = request.spot and not offer.owned
-    written = _written_params(request)
+    busy, memory = of(evaluated["parts"], steps), of(evaluated["memory_parts"])
+    spot, written = request.spot and not offer.owned, _written_params(request)
     parts = busy | lost_parts(sum(busy.values()), devices, written, offer.per_host, spot)
-    kin = groups(offer.device)
-    wide = exp(constants.spread("train", kin))
-    time_s = around(wall, wide - 1, "s", constants.provenance_of("train", kin))
-    settings = _settings(request, chosen, precision, steps) | {
-        "checkpoint_every_s": round(checkpoint_every_s(devices, written, offer.per_host, spot)),
-        "grid": "fine" if fine else "coarse",
-    }
-    memory = {
-        k: float(np.broadcast_to(v, evaluated["step_s"].shape)[at])
-        for k, v in evaluated["memory_parts"].items()
-    }
+    time_s = _time_of(offer, constants, wall_s)
     plan = Plan(
         device=offer.device.id,
         devices=devices,
-        settings=settings,
+        settings=_settings(request, chosen, precision, steps)
+        | {
+            "checkpoint_every_s": round(checkpoint_every_s(devices, written, offer.per_host, spot)),
+            "grid": "fine" if fine else "coarse",
+        },
         time_s=time_s,
         cost_usd=None,
         energy_kwh=energy_kwh(offer.device, devices, time_s, parts),
@@ -258,12 +252,14 @@ def _plan_of(
         provider=offer.provider or None,
         tradeoffs=others,
     )
-    return within_limits(
-        priced(plan, offer, written * 14.0 * KEPT_CHECKPOINTS),
-        request.budget_usd,
-        request.deadline_s,
-        power_of(request, offer, devices),
-    )
+    plan, power = priced(plan, offer, written * 14.0 * KEPT_CHECKPOINTS), power_of(request, offer, devices)
+    return within_limits(plan, request.budget_usd, request.deadline_s, power)
+
+
+def _time_of(offer: Offer, constants: Constants, wall_s: float) -> Figure:
+    kin = groups(offer.device)
+    wide = exp(constants.spread("train", kin))
+    return around(wall_s, wide - 1, "s", constants.provenance_of("train", kin))
 
 
 def power_of(request: Request, offer: Offer, devices: int) -> tuple[float, float] | None:
