@@ -131,3 +131,42 @@ def test_an_unknown_family_and_a_half_written_file_are_wrong_use(tmp_path):
     with pytest.raises(WrongUse) as caught:
         net.load(tmp_path)
     assert caught.value.code == "model.family"
+
+
+def test_saving_holds_one_tensor_beside_the_network(tmp_path):
+    """A second whole copy of 65 M weights would be 130 MB more."""
+    import subprocess
+    import sys
+
+    code = """
+import sys
+from pathlib import Path
+from steelyard.model import load, save, write_random_model
+from steelyard.processes import peak_rss_bytes
+folder = Path(sys.argv[1])
+sizes = dict(layers=24, hidden=512, ffn=1536, heads=8, kv_heads=8, head_dim=64, vocab=512)
+write_random_model(folder / "base", **sizes)
+network = load(folder / "base", "float32")
+for _, tensor in network.tensors():
+    tensor.detach().add_(0)  # every page is in memory before the peak is read
+before = peak_rss_bytes()
+save(network, folder / "out", folder / "base")
+print(peak_rss_bytes() - before, (folder / "out" / "model.safetensors").stat().st_size)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    grown, stored = map(int, done.stdout.split())
+    assert stored > 100e6 and grown < 0.25 * stored
+
+
+def test_a_chat_template_of_its_own_file_goes_with_the_model(tmp_path):
+    from steelyard.compression import export_form
+
+    peer("llama tied", tmp_path / "base")
+    (tmp_path / "base" / "chat_template.json").write_text('{"chat_template": "{{ messages[0].content }}"}')
+    net.save(net.load(tmp_path / "base"), tmp_path / "tuned", tmp_path / "base")
+    export_form(tmp_path / "base", tmp_path / "ir", "bf16")
+    for made in ("tuned", "ir"):
+        kept = (tmp_path / made / "chat_template.json").read_bytes()
+        assert kept == (tmp_path / "base" / "chat_template.json").read_bytes()

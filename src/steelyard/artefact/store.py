@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckFailed, Where
+from .file_hashes import unchanged_sha256
 from .files import (
     fsync_file,
     fsync_folder,
@@ -45,11 +46,11 @@ def key_of(step: str, version: int, settings: Settings, inputs: Mapping[str, str
     return hashlib.sha256(canonical(told)).hexdigest()
 
 
-def file_rows(folder: Path) -> list[dict[str, Any]]:
+def file_rows(folder: Path, hash_of: Callable[[Path], str] = sha256_of) -> list[dict[str, Any]]:
     rows = []
     for name in payload_files(folder):
         path = folder / name
-        rows.append({"path": name.as_posix(), "bytes": path.stat().st_size, "sha256": sha256_of(path)})
+        rows.append({"path": name.as_posix(), "bytes": path.stat().st_size, "sha256": hash_of(path)})
     return rows
 
 
@@ -234,8 +235,11 @@ class Store:
 
 
 def adopt(folder: Path, kind: str = "checkpoint") -> Artefact:
-    """A folder from elsewhere (a downloaded model) as a read-only artefact, hashed as it lies there."""
-    files = file_rows(folder)
+    """A folder from elsewhere (a downloaded model) as a read-only artefact, hashed as it lies there.
+
+    Large files that have not changed since they were last hashed are not read again.
+    """
+    files = file_rows(folder, unchanged_sha256)
     manifest = {
         "schema": SCHEMA,
         "kind": kind,

@@ -8,20 +8,30 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import Where, WrongUse
+
+if TYPE_CHECKING:
+    from ..artefact import Artefact
 
 # Beside the model in a checkpoint artefact, and no part of it.
 NOT_MODEL = ("manifest.json", "curve.jsonl", "adapter", ".*")
 
 
 @contextmanager
-def hf_folder(name: str, key_file: Path | None = None) -> Iterator[Path]:
-    """A train artefact's payload, a Hugging Face folder, or a GGUF converted into a temporary one."""
+def hf_folder(name: str, key_file: Path | None = None, checked: bool = False) -> Iterator[Path]:
+    """A train artefact's payload, a Hugging Face folder, or a GGUF converted into a temporary one.
+
+    `checked`: an artefact's files are compared with its manifest first; raises CheckFailed.
+    """
     place = Path(name)
     sealed = (place / "manifest.json.sealed").exists()
     if sealed or (place / "manifest.json").exists():
-        yield _payload(place, key_file, sealed)
+        artefact = _opened(place, key_file, sealed)
+        if checked:
+            artefact.check()
+        yield artefact.path()
         return
     from ..model import resolve, to_hf
 
@@ -34,7 +44,7 @@ def hf_folder(name: str, key_file: Path | None = None) -> Iterator[Path]:
         yield Path(folder) / "hf"
 
 
-def _payload(place: Path, key_file: Path | None, sealed: bool) -> Path:
+def _opened(place: Path, key_file: Path | None, sealed: bool) -> Artefact:
     from ..artefact import Store
     from ..trust import load_keys
 
@@ -54,7 +64,18 @@ def _payload(place: Path, key_file: Path | None, sealed: bool) -> Path:
         hint = "name the artefact of the train step, as `up --json` gives it"
         text = f"{place.name} is a {artefact.kind}, not a model with its weights"
         raise WrongUse("export.kind", text, where=Where(str(place)), hint=hint)
-    return artefact.path()
+    return artefact
+
+
+def adapter_of(folder: Path) -> Path:
+    """The LoRA adapter of a train artefact, in PEFT's format. Raises WrongUse where it has none."""
+    if not (folder / "adapter" / "adapter_config.json").is_file():
+        raise WrongUse(
+            "export.no_adapter", f"there is no adapter in {folder.name}", where=Where(str(folder)),
+            why="a stage with `finetuning_type: full` changes the model itself",
+            hint="name the artefact of a train step with `finetuning_type: lora`, or --to hf",
+        )  # fmt: skip
+    return folder / "adapter"
 
 
 def publish_copy(folder: Path, output: Path) -> None:

@@ -158,7 +158,7 @@ def scan(path: Annotated[Path, typer.Argument(metavar="PATH")]) -> None:
 
 def export(
     artefact: Annotated[Path, typer.Argument(metavar="ARTEFACT")],
-    to: Annotated[str, typer.Option("--to", metavar="FORM", help="hf")],
+    to: Annotated[str, typer.Option("--to", metavar="FORM", help="hf | adapter")],
     output: Annotated[
         Path, typer.Option("--output", metavar="DIR", help=say("A folder that is not there yet."))
     ],
@@ -168,15 +168,16 @@ def export(
 ) -> None:
     no_settings("export")
     if to in ("gguf", "openvino", "k8s", "ollama"):
-        raise WrongUse("cli.not_yet", f"--to {to} is not yet available", hint="--to hf")
-    if to != "hf":
-        raise WrongUse("cli.usage", f"no form {to!r}", where=Where(field="--to"), hint="--to hf")
+        raise WrongUse("cli.not_yet", f"--to {to} is not yet available", hint="--to hf | adapter")
+    if to not in ("hf", "adapter"):
+        raise WrongUse("cli.usage", f"no form {to!r}", where=Where(field="--to"), hint="--to hf | adapter")
     if output.exists():
         hint = say("name a folder that is not there yet")
         raise WrongUse("export.exists", f"{output} is there already", where=Where(str(output)), hint=hint)
-    from .folders import hf_folder, publish_copy
+    from .folders import adapter_of, hf_folder, publish_copy
 
-    with hf_folder(str(artefact), key_file) as folder:
-        publish_copy(folder, output)
+    with hf_folder(str(artefact), key_file, checked=True) as folder:
+        publish_copy(adapter_of(folder) if to == "adapter" else folder, output)
     document = {"schema": "steelyard.export/1", "folder": str(output), "to": to}
-    result(document, say("wrote {path}", path=output), f"{say('next:')} steelyard serve {output}")
+    following = "serve BASE --adapter NAME=" if to == "adapter" else "serve "
+    result(document, say("wrote {path}", path=output), f"{say('next:')} steelyard {following}{output}")

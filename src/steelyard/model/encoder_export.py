@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import Lacking
+from .companions import copy_companions
 from .encoder import Encoder, read_encoder
-
-BESIDE = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 def export_encoder(folder: Path, out: Path) -> Encoder:
@@ -30,9 +28,7 @@ def export_encoder(folder: Path, out: Path) -> Encoder:
     encoder = read_encoder(Path(folder))
     out.mkdir(parents=True, exist_ok=True)
     save(Path(folder), encoder, out / "openvino_model.xml")
-    for name in BESIDE:
-        if (Path(folder) / name).exists():
-            shutil.copyfile(Path(folder) / name, out / name)
+    copy_companions(Path(folder), out)
     form = {"form": "f32", "weights": "f32", "precision": "f32", "kv_precision": "f32"}
     beside = form | {"max_context": encoder.max_tokens, "encoder": asdict(encoder)}
     (out / "form.json").write_text(json.dumps(beside, indent=1, sort_keys=True) + "\n")

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,22 +23,17 @@ from torch.nn import functional as F
 from steelyard.errors import Where, WrongUse
 from steelyard.shape import shards
 
+from .companions import copy_companions
 from .decoder import read_decoder
 from .families import FAMILIES, Decoder
 from .frequencies import attention_factor, inverse_frequencies
 from .kernels import Layout, Linear, Norm, attention, rope, swiglu
 from .quantised_check import KEYS as QUANTISED_KEYS
+from .weights import write_each
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}  # in safetensors' words
 FLOATS = (*DTYPES.values(), torch.float64)
-COMPANIONS = (  # what belongs to a model besides its weights
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)
 
 
 class Block(nn.Module):
@@ -319,23 +314,29 @@ def save(
     """Write a Hugging Face folder: the network's weights, its companions as they are in the base's folder.
 
     With `delta` (name -> what is added, float32, or None) the weights are the base's own, read again in
-    float32, plus it: an adapter is merged with one rounding, whatever the network computed in.
+    float32, plus it: an adapter is merged with one rounding, whatever the network computed in. One tensor at
+    a time is in memory beside the network.
     """
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in COMPANIONS:
-        if (base_folder / name).is_file():
-            shutil.copyfile(base_folder / name, folder / name)
+    copy_companions(base_folder, folder)
     _note_dtype(folder / "config.json", dtype)
     where = weight_files(base_folder) if delta is not None else {}
-    cast = {}
-    for name, tensor in network.tensors():
-        value = tensor.detach()
+    tensors = dict(network.tensors())
+
+    def values(name: str) -> np.ndarray:
+        value = tensors[name].detach()
         if delta is not None and (added := delta(name)) is not None:
             value = where[name].get_tensor(name).float().add_(added)
-        cast[name] = value.to(DTYPES[dtype]).contiguous()
-    save_file(cast, folder / "model.safetensors", metadata={"format": "pt"})
+        return _bits(value.to(DTYPES[dtype]).contiguous())
+
+    kind = STORED[dtype]
+    write_each({n: (kind, tuple(t.shape)) for n, t in tensors.items()}, values, folder / "model.safetensors")
+
+
+def _bits(tensor: Tensor) -> np.ndarray:
+    """As numpy, which has no bfloat16: its bits as uint16."""
+    return (
+        tensor.view(torch.int16).numpy().view(np.uint16) if tensor.dtype == torch.bfloat16 else tensor.numpy()
+    )
 
 
 def _note_dtype(path: Path, dtype: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import Lacking, WrongUse
 from ..forms import FORMS
 from ..processes import release_freed_memory
+from .companions import copy_companions
 from .convert import convert
 from .decoder import family_of
 from .openvino_tokenizer import write_detokenizer
@@ -25,14 +25,6 @@ if TYPE_CHECKING:
     from .integers import Rounding
 
 XML = "openvino_model.xml"
-BESIDE = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)
 
 
 def export_openvino(folder: Path, out: Path, form: str = "bf16", rounding: Rounding | None = None) -> None:
@@ -47,9 +39,7 @@ def export_openvino(folder: Path, out: Path, form: str = "bf16", rounding: Round
     _need_openvino()
     out.mkdir(parents=True, exist_ok=True)
     told = _write_graph(Path(folder), form, out / XML, rounding)
-    for name in BESIDE:
-        if (Path(folder) / name).exists():
-            shutil.copyfile(Path(folder) / name, out / name)
+    copy_companions(Path(folder), out)
     facts = FORMS[form]
     beside = {
         "form": form, **asdict(facts), "weight_bytes": facts.weight_bytes, **told,
