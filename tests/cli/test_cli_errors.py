@@ -191,3 +191,27 @@ def test_a_full_disk_under_the_answer_is_said(words) -> None:
     )  # fmt: skip
     assert done.returncode == 5
     assert "[disk.full]" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("folder", ["/proc/x", "/proc/1/x", "steelyard.yaml/below"])
+def test_a_folder_that_cannot_be_made_is_a_clear_error(steelyard, tmp_path, folder: str) -> None:
+    (tmp_path / "steelyard.yaml").write_text("model: demo\ntrain: []\n")
+    done = steelyard("up", "--yes", "--workdir", folder, "--json")
+    error = json.loads(done.stdout)["error"]
+    assert (done.returncode, error["code"], error["where"]["field"]) == (2, "run.workdir", "--workdir")
+    assert error["why"] and error["hint"]
+
+
+def test_export_takes_a_run(steelyard, tmp_path) -> None:
+    (tmp_path / "run" / "artefacts").mkdir(parents=True)
+    done = steelyard("export", "run", "--to", "hf", "--output", "out", "--json")
+    error = json.loads(done.stdout)["error"]
+    assert (done.returncode, error["code"]) == (2, "export.not_trained") and "--until train" in error["hint"]
+    tuned = tmp_path / "run" / "artefacts" / "checkpoint-1"
+    tuned.mkdir()
+    (tuned / "config.json").write_text("{}")
+    manifest = {"kind": "checkpoint", "hash": "aa", "files": [], "figures": {}, "inputs": [], "seal": None}
+    (tuned / "manifest.json").write_text(json.dumps(manifest))
+    done = steelyard("export", "run", "--to", "hf", "--output", "out", "--json")
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "out" / "config.json").exists() and not (tmp_path / "out" / "manifest.json").exists()

@@ -21,12 +21,12 @@ NOT_MODEL = ("manifest.json", "curve.jsonl", "adapter", ".*")
 
 @contextmanager
 def hf_folder(name: str, key_file: Path | None = None, checked: bool = False) -> Iterator[Path]:
-    """A train artefact's payload, a Hugging Face folder, or a GGUF converted into a temporary one.
+    """A run's tuned model, a train artefact's payload, a Hugging Face folder, or a GGUF converted for now.
 
     `checked`: an artefact's files are compared with its manifest first; raises CheckFailed.
     """
-    place = Path(name)
-    sealed = (place / "manifest.json.sealed").exists()
+    place = _tuned_of_run(name) or Path(name)
+    sealed = _is_sealed(place)
     if sealed or (place / "manifest.json").exists():
         artefact = _opened(place, key_file, sealed)
         if checked:
@@ -42,6 +42,30 @@ def hf_folder(name: str, key_file: Path | None = None, checked: bool = False) ->
     with tempfile.TemporaryDirectory() as folder:
         to_hf(source, Path(folder) / "hf")
         yield Path(folder) / "hf"
+
+
+def _is_sealed(place: Path) -> bool:
+    return (place / "manifest.json.sealed").exists()
+
+
+def _tuned_of_run(name: str) -> Path | None:
+    """The newest tuned model of a run, by its folder, its id or its name; None where `name` is no run.
+
+    Raises WrongUse for a run that has trained nothing yet.
+    """
+    folder = Path(name) if (Path(name) / "artefacts").is_dir() else None
+    if folder is None and not Path(name).exists():
+        from ..run import status
+
+        runs = [r for r in status() if name in (r["run"], r["name"])]
+        folder = Path(runs[-1]["workdir"]) if runs else None
+    if folder is None:
+        return None
+    tuned = [f for f in (folder / "artefacts").glob("checkpoint-*") if f.is_dir()]
+    if not tuned:
+        hint = "steelyard up RECIPE --until train makes one"
+        raise WrongUse("export.not_trained", f"the run in {folder} has no tuned model yet", hint=hint)
+    return max(tuned, key=lambda f: f.stat().st_mtime)
 
 
 def _opened(place: Path, key_file: Path | None, sealed: bool) -> Artefact:

@@ -157,7 +157,7 @@ def scan(path: Annotated[Path, typer.Argument(metavar="PATH")]) -> None:
 
 
 def export(
-    artefact: Annotated[Path, typer.Argument(metavar="ARTEFACT")],
+    artefact: Annotated[Path, typer.Argument(metavar="RUN|ARTEFACT|MODEL")],
     to: Annotated[str, typer.Option("--to", metavar="FORM", help="hf | adapter")],
     output: Annotated[
         Path, typer.Option("--output", metavar="DIR", help=say("A folder that is not there yet."))

@@ -63,6 +63,7 @@ def _walk(path: Path, yes: bool, until: str, workdir: Path | None, keep: bool, v
         )
     recipe = load(path)
     _check_key(recipe, path)
+    _check_workdir(workdir)
     asks = not yes and until != "plan"
     if asks:
         _check_someone_is_there()
@@ -90,6 +91,22 @@ def _check_key(recipe: Any, path: Path) -> None:
         where = Where(str(path), field="serve.api_key")
         text = say("the environment has no {name}", name=name)
         raise WrongUse("serve.key_unset", text, where=where, hint=f"export {name}=...")
+
+
+def _check_workdir(workdir: Path | None) -> None:
+    """A folder that can be made and written. Raises WrongUse."""
+    if workdir is None:
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        good = os.access(workdir, os.W_OK)
+        why = None if good else say("it cannot be written")
+    except OSError as error:
+        good, why = False, error.strerror
+    if not good:
+        text = say("{path} cannot be a run's folder", path=workdir)
+        where, hint = Where(str(workdir), field="--workdir"), say("name a folder that you may write")
+        raise WrongUse("run.workdir", text, where=where, why=why, hint=hint)
 
 
 def _check_someone_is_there() -> None:
