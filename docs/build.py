@@ -151,39 +151,139 @@ BRANCHES = {"WrongUse": 2, "Refused": 3, "CheckFailed": 4, "Lacking": 5, "Stoppe
 
 
 def errors() -> str:
-    """Exit codes, and every error code that the source raises with a literal message."""
+    """Exit codes, and every error code with its message and its advice, as the source raises them."""
     parts = ["# Exit codes and errors\n", "| code | meaning |", "| --- | --- |"]
     parts += [f"| {code} | {text} |" for code, text in MEANING.items()]
     parts.append(
         '\nWith `--json` an error is one document on standard output: `{"error": {"code", "message", '
-        '"where": {"file", "line", "field"}, "why", "hint"}}`.\n'
+        '"where": {"file", "line", "field"}, "why", "hint"}}`. An ellipsis stands for a value.\n'
     )
-    parts += ["| error | exit code |", "| --- | --- |"]
-    parts += [f"| `{code}` | {exit_code} |" for code, exit_code in sorted(set(_raised()))]
+    parts += ["| error | exit code | what happened | what to do |", "| --- | --- | --- | --- |"]
+    for (code, exit_code), (message, hint) in sorted(described().items()):
+        parts.append(f"| `{code}` | {exit_code} | {_bar(message)} | {_bar(hint)} |")
     return "\n".join(parts) + "\n"
 
 
-def _raised() -> Iterator[tuple[str, int]]:
-    """From calls of the exceptions, and of helpers that are annotated to return one."""
+def described() -> dict[tuple[str, int], tuple[str, str]]:
+    """(code, exit code) -> (what happened, what to do): the fullest that the source says of each."""
     from steelyard.errors import OS_REFUSALS
 
-    yield from ((code, BRANCHES["Lacking"]) for code, *_ in OS_REFUSALS.values())
+    found: dict[tuple[str, int], tuple[str, str]] = {}
+    for code, why, hint in OS_REFUSALS.values():
+        found[code, BRANCHES["Lacking"]] = (f"cannot write …: {why}", hint)
+    for code, exit_code, message, hint in _raised():
+        old = found.get((code, exit_code), ("", ""))
+        found[code, exit_code] = (old[0] or message, old[1] or hint)
+    return {key: otherwise(key[0], *texts) for key, texts in found.items()}
+
+
+# Of codes whose message or advice is made from values alone; by the first part of a code for all of its kind.
+OTHERWISE: dict[str, tuple[str, str]] = {
+    "chat.broken_off": ("the service ended the answer with an error", "ask again"),
+    "data": ("", "mend the row that is named, or leave it out with `clean: {unreadable: drop}`"),
+    "gate.bad_task": (
+        "a line of the tasks is no row with messages",
+        "write it like the example in the message",
+    ),
+    "gate": ("", "name a model with a chat template"),
+    "hub": ("", "name another folder with --output, or remove this one"),
+    "memory": ("", "less at once: a smaller micro-batch, a shorter max_length, LoRA, or a smaller model"),
+    "model": ("", "name another model: docs/how-to/gate-any-server.md lists the families"),
+    "model.demo_missing": ("", "in the steelyard checkout: make setup"),
+    "model.encoder_missing": ("", "in the steelyard checkout: make setup"),
+    "plan.sizes": ("the sizes of the model are no decoder's", "see the example in the hint"),
+    "recipe": ("", "the hint has the nearest word or an example; all words: recipe.md"),
+    "recipe.impossible_pair": ("two values exclude each other", "keep one of the two"),
+    "resources": ("", "counts are 1 or more"),
+    "results": ("", "mend the cell, or leave the row out: its prediction has this reason"),
+    "serve.control": ("", "stop the service and start it again"),
+    "serve": ("", "see the hint: it says what to install"),
+    "table": ("", "name a CSV file in UTF-8 with a header"),
+}
+
+
+def otherwise(code: str, message: str, hint: str) -> tuple[str, str]:
+    """With what stands in for an empty message or advice."""
+    own, kind = OTHERWISE.get(code, ("", "")), OTHERWISE.get(code.split(".")[0], ("", ""))
+    return message or own[0] or kind[0], hint or own[1] or kind[1]
+
+
+def _raised() -> Iterator[tuple[str, int, str, str]]:
+    """From calls of the exceptions, and of helpers that are annotated to return one."""
     for path in sorted((ROOT / "src").rglob("*.py")):
-        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        tree = ast.parse(path.read_text(encoding="utf-8"))
         makers = BRANCHES | {
             node.name: BRANCHES[node.returns.id]
-            for node in nodes
+            for node in ast.walk(tree)
             if isinstance(node, ast.FunctionDef) and getattr(node.returns, "id", None) in BRANCHES
         }
-        for node in nodes:
-            name = getattr(node.func, "id", None) if isinstance(node, ast.Call) else None
-            if isinstance(node, ast.Call) and name in makers:
-                yield from ((code, makers[name]) for code in _codes(node))
+        for scope in (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.Module)):
+            assigned = _assigned(scope)
+            for call in _calls(scope, makers):
+                texts = {name: value for line, name, value in assigned if line < call.lineno}
+                for code in _codes(call):
+                    hint = next((k.value for k in call.keywords if k.arg == "hint"), None)
+                    yield code, makers[call.func.id], _message(call, code, texts), _text(hint, texts)
+
+
+def _calls(scope: ast.AST, makers: dict[str, int]) -> Iterator[Any]:
+    """Calls in a scope itself; those of a function within it belong to that function."""
+    for node in ast.iter_child_nodes(scope):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            if isinstance(node, ast.ClassDef):
+                yield from _calls(node, makers)
+            continue
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) in makers:
+            yield node
+        yield from _calls(node, makers)
+
+
+def _assigned(scope: ast.AST) -> list[tuple[int, str, ast.AST]]:
+    """(line, name, value) where a scope names a text: `text = ".."`, `where, hint = Where(..), ".."`."""
+    texts: list[tuple[int, str, ast.AST]] = []
+    for node in ast.walk(scope):
+        if isinstance(node, ast.Assign) and len(node.targets) == 1:
+            target, value = node.targets[0], node.value
+            if isinstance(target, ast.Name):
+                texts.append((node.lineno, target.id, value))
+            elif isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+                pairs = zip(target.elts, value.elts, strict=False)
+                texts += [(node.lineno, t.id, v) for t, v in pairs if isinstance(t, ast.Name)]
+    return sorted(texts, key=lambda entry: entry[0])
+
+
+def _message(call: ast.Call, code: str, texts: dict[str, ast.AST]) -> str:
+    """The argument behind the code."""
+    places = [i for i, a in enumerate(call.args) if isinstance(a, ast.Constant) and a.value == code]
+    after = call.args[places[0] + 1] if places and places[0] + 1 < len(call.args) else None
+    return _text(after, texts)
+
+
+def _text(node: ast.AST | None, texts: dict[str, ast.AST], depth: int = 0) -> str:
+    """A text as a reader sees it, with an ellipsis for each value; "" where it is none."""
+    if node is None or depth > 4:
+        return ""
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str) else ""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(v.value if isinstance(v, ast.Constant) else "…" for v in node.values).strip()
+    if isinstance(node, ast.Name) and node.id in texts:
+        return _text(texts[node.id], texts, depth + 1)
+    if isinstance(node, ast.BinOp):
+        return f"{_text(node.left, texts, depth + 1)} {_text(node.right, texts, depth + 1)}".strip()
+    if isinstance(node, ast.BoolOp):
+        return next((t for v in node.values if (t := _text(v, texts, depth + 1))), "")
+    if isinstance(node, ast.IfExp):
+        return _text(node.body, texts, depth + 1) or _text(node.orelse, texts, depth + 1)
+    if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "say" and node.args:
+        return re.sub(r"{\w+}", "…", _text(node.args[0], texts, depth + 1))
+    return ""
 
 
 def _codes(call: ast.Call) -> list[str]:
     texts = [arg.value for arg in call.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
-    return [text for text in texts if re.fullmatch(r"[a-z]+\.[a-z0-9_]+", text)][:1]
+    found = [text for text in texts if re.fullmatch(r"[a-z]+\.[a-z0-9_]+", text)]
+    return [text for text in found if not text.endswith((".json", ".csv", ".yaml"))][:1]
 
 
 # ------------------------------------------------------------------ devices.md

@@ -83,7 +83,7 @@ def test_the_same_in_chinese(steelyard, tmp_path) -> None:
         steelyard("validate", "r.yaml", env={"STEELYARD_LANG": "zh"}),
         steelyard("validate", "r.yaml", env={"LANG": "zh_CN.UTF-8"}),
     ):
-        assert done.stderr.startswith("错误： 配方中有未知的字段：unknown key trian")
+        assert done.stderr.startswith("错误： 配方中有未知的字段   [recipe.unknown_key]")
         assert "位置： r.yaml:2, trian" in done.stderr
 
 

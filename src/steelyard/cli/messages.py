@@ -11,17 +11,18 @@ from .options import OPTIONS
 
 @cache
 def catalogue() -> dict[str, dict[str, str]]:
-    """{"texts": {English: Chinese}, "errors": {code or its first part: Chinese}, "reasons": {...}}.
+    """{"texts": {English: Chinese}, "errors": {code or its first part: Chinese}, "reasons", "hints": {...}}.
 
-    Reasons are the planner's, with figures in them: patterns of `re`, whose groups come back in the Chinese.
+    Reasons are the planner's, with figures in them, hints those of errors: patterns of `re`, whose groups
+    come back in the Chinese.
     """
     return json.loads(files(__package__).joinpath("zh.json").read_text(encoding="utf-8"))
 
 
 def say(text: str, **values: object) -> str:
     """The text in the user's language, its {fields} filled."""
-    told = catalogue()["texts"].get(text, text) if OPTIONS.language == "zh" else text
-    return told.format(**values) if values else told
+    own = catalogue()["texts"].get(text, text) if OPTIONS.language == "zh" else text
+    return own.format(**values) if values else own
 
 
 def reason(text: str) -> str:
@@ -32,9 +33,21 @@ def reason(text: str) -> str:
 def _reason(text: str) -> str:
     import re
 
-    for pattern, told in catalogue()["reasons"].items():
-        if found := re.fullmatch(pattern, text):
-            return found.expand(told)
+    for pattern, chinese in catalogue()["reasons"].items():
+        if match := re.fullmatch(pattern, text):
+            return match.expand(chinese)
+    return text
+
+
+def hint(text: str) -> str:
+    """What to do, or why, in the user's language where it is one of the common sentences; else as it is."""
+    if OPTIONS.language != "zh":
+        return text
+    import re
+
+    for pattern, chinese in catalogue()["hints"].items():
+        if match := re.fullmatch(pattern, text):
+            return match.expand(chinese)
     return text
 
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from ..errors import Problem
-from .messages import say, title
+from .messages import hint, say, title
 from .options import OPTIONS
 
 
@@ -159,17 +159,26 @@ def failure(problem: Problem) -> None:
 
 
 def error_lines(problem: Problem) -> list[str]:
-    """error, at, why, fix: one line each, those left out that have nothing to say."""
-    kind = title(problem.code)
-    message = f"{kind}：{problem.message}" if kind else problem.message
-    where = str(problem.where) if problem.where else ""
-    told = [
-        f"{_red(say('error:'))} {message}   [{problem.code}]",
+    """error, at, why, fix: one line each, those left out that have nothing to say.
+
+    In Chinese the first line says it whole, and the English original, which has the details, has a line of
+    its own: no line mixes both.
+    """
+    kind, where = title(problem.code), str(problem.where) if problem.where else ""
+    advice = problem.as_json()["error"]["hint"]
+    english = kind and not _has_chinese(problem.message)
+    lines = [
+        f"{_red(say('error:'))} {kind if english else problem.message}   [{problem.code}]",
+        f"  {say('original:')} {problem.message}" if english else "",
         f"  {say('at:')} {where}" if where else "",
-        f"  {say('why:')} {problem.why}" if problem.why else "",
-        f"  {say('fix:')} {problem.as_json()['error']['hint']}",
+        f"  {say('why:')} {hint(problem.why)}" if problem.why else "",
+        f"  {say('fix:')} {hint(advice)}",
     ]
-    return [line for line in told if line]
+    return [line for line in lines if line]
+
+
+def _has_chinese(text: str) -> bool:
+    return any("\u4e00" <= char <= "\u9fff" for char in text)
 
 
 def _red(text: str) -> str:
