@@ -147,13 +147,16 @@ def setting_rows(plan: Document, say: Words) -> list[tuple[str, str, str]]:
         for name in (n for n in SETTINGS if n in stage):
             origin = origins.get(f"train.{i}.{ORIGIN_NAMES.get(name, name)}", "")
             prefix = f"{i + 1}. " if len(stages) > 1 else ""
-            rows.append((f"{prefix}{name}", _plain(stage[name]), say(origin.removeprefix("plan: "))))
+            own = ORIGIN_NAMES.get(name, name)
+            rows.append((f"{prefix}{own}", _plain(stage[name], say), say(origin.removeprefix("plan: "))))
     form = (settings.get("compress") or {}).get("form")
     why = origins.get("compress.weights", "").removeprefix("plan: ")
     return [*rows, ("weights", form, say(why))] if form else rows
 
 
-def _plain(value: Any) -> str:
+def _plain(value: Any, say: Words) -> str:
+    if isinstance(value, bool):
+        return say("yes") if value else say("no")
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
