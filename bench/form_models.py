@@ -2,9 +2,10 @@
 
     python bench/form_models.py WORK BASE       # BASE: the packaged model as a Hugging Face folder
 
-`llama`: SmolLM2-135M tuned on four tasks (bench/models.py). `qwen2`: the same network written as qwen2, with
-random biases of query, key and value, then tuned the same way. `short`: 20 of its 30 layers, tuned the same
-way: another size, though no model that was trained at that size. Each with its own untuned base.
+`llama`: SmolLM2-135M tuned on four tasks (bench/models.py). `qwen2`: the same tuned network written as qwen2,
+with small random biases of query, key and value, which nothing has healed. `short`: 20 of the base's 30
+layers, tuned for STEPS steps: another size, though no model that was trained at that size. Each has its own
+untuned base.
 """
 
 from __future__ import annotations
@@ -19,30 +20,32 @@ from models import TASKS, tuned
 
 from steelyard.model import Weights, bf16_of, write
 
-BIAS = 0.1  # of a standard normal
+BIAS = 0.02  # of a standard normal
+STEPS = 14  # enough that its answers are sure of something
 LAYERS = (*range(12), *range(22, 30))  # kept in `short`
 
 
 def all_forms_models(work: Path, base: Path) -> dict[str, tuple[Path, Path]]:
     """Name -> (tuned, its base)."""
-    bases = {
-        "llama": base,
-        "qwen2": as_qwen2(base, work / "qwen2-base"),
-        "short": short(base, work / "short-base"),
+    own = tuned(work, base, "tuned", TASKS)
+    less = short(base, work / "short-base")
+    return {
+        "llama": (own, base),
+        "qwen2": (as_qwen2(own, work / "qwen2-tuned"), as_qwen2(base, work / "qwen2-base")),
+        "short": (tuned(made(work / "short"), less, "tuned", TASKS, max_steps=STEPS), less),
     }
-    found = {}
-    for name, own in bases.items():
-        folder = work if name == "llama" else work / name
-        folder.mkdir(parents=True, exist_ok=True)
-        found[name] = tuned(folder, own, "tuned", TASKS), own
-    return found
 
 
-def as_qwen2(base: Path, out: Path) -> Path:
+def made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def as_qwen2(source: Path, out: Path) -> Path:
     if out.exists():
         return out
-    config = companions(base, out)
-    draw, weights = np.random.default_rng(0), Weights(base)
+    config = companions(source, out)
+    draw, weights = np.random.default_rng(0), Weights(source)
     stored = {n: (weights.dtype(n), np.array(weights.raw(n))) for n in weights.names()}
     for name in [n for n in stored if n.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight"))]:
         bias = BIAS * draw.standard_normal(len(stored[name][1]))

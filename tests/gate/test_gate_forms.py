@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+
 import drifts
 import numpy as np
 import pytest
@@ -114,3 +118,13 @@ def test_a_checkpoint_beside_its_base_keeps_the_way_between_them(tuned, form, tm
     for tensor in plain[0]:
         wanted = plain[0][tensor] - plain[1][tensor]
         assert np.allclose(rounded[0][tensor] - rounded[1][tensor], wanted, atol=1e-5), (name, tensor)
+
+
+def test_the_command_takes_a_quantised_folder_and_the_one_that_is_served(tuned, quantised, serve):
+    """Through the command line: a checkpoint by itself, and one beside the unquantised model."""
+    stored, widened = quantised("fp8_block")
+    url = serve(widened)
+    for words in ([str(stored), url], [str(tuned), url, "--mode", "fp8", "--served", str(stored)]):
+        command = [sys.executable, "-m", "steelyard", "gate", *words, "--json"]
+        ran = subprocess.run(command, capture_output=True, text=True)
+        assert (ran.returncode, json.loads(ran.stdout).get("verdict")) == (0, "passed"), ran.stdout

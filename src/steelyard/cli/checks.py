@@ -34,9 +34,17 @@ def gate(
     mode: Annotated[
         str,
         typer.Option(
-            "--mode", metavar="MODE", help=say("exact, fast, int8 or int4: how the server computes.")
+            "--mode",
+            metavar="MODE",
+            help=say("How the server computes: exact, fast, int8, int4, fp8, awq, gptq or mxfp4."),
         ),
     ] = "fast",
+    served: Annotated[
+        Path | None,
+        typer.Option(
+            "--served", metavar="DIR", help=say("Folder that the server has loaded, where it is another form.")
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0)] = 0,
 ) -> None:
     no_settings("gate")
@@ -44,7 +52,8 @@ def gate(
     from .folders import hf_folder
 
     with hf_folder(model) as folder:
-        verdict = check(folder, _url(url), base=base, tasks=tasks, mode=mode, seed=seed, key=key())
+        asked = {"base": base, "tasks": tasks, "mode": mode, "seed": seed, "served": served}
+        verdict = check(folder, _url(url), key=key(), **asked)
     document = {"schema": "steelyard.gate/1"} | verdict.as_json()
     result(document, *verdict_lines(document))
     if document["verdict"] != "passed":
