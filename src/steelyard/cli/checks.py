@@ -42,7 +42,7 @@ def gate(
     served: Annotated[
         Path | None,
         typer.Option(
-            "--served", metavar="DIR", help=say("Folder that the server has loaded, where it is another form.")
+            "--served", metavar="DIR", help=say("Folder that the server loaded, where it is another form.")
         ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0)] = 0,
@@ -52,8 +52,9 @@ def gate(
     from .folders import hf_folder
 
     with hf_folder(model) as folder:
-        asked = {"base": base, "tasks": tasks, "mode": mode, "seed": seed, "served": served}
-        verdict = check(folder, _url(url), key=key(), **asked)
+        verdict = check(
+            folder, _url(url), base=base, tasks=tasks, mode=mode, seed=seed, key=key(), served=served
+        )
     document = {"schema": "steelyard.gate/1"} | verdict.as_json()
     result(document, *verdict_lines(document))
     if document["verdict"] != "passed":
