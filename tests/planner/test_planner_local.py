@@ -154,13 +154,25 @@ def test_full_training_holds_more_than_lora():
     assert full["peak_rss_bytes"].value > lora["peak_rss_bytes"].value + 10 * SMOL.params
 
 
-def test_rows_too_long_are_left_out_and_packing_closes_before_the_next():
+def test_rows_too_long_are_split_cut_or_dropped_and_packing_closes_before_the_next():
     facts = replace(FACTS, rows=4, lengths=[60, 60, 60, 900], longest=900, tokens=1080)
     settings = {"max_length": 128, "packing": True, "micro_batch": 1, "grad_accum": 1, "num_train_epochs": 1}
+    whole = packed(facts, settings)
+    assert whole.tokens == 1080 and whole.steps == 2 + 8  # 900 are seven parts of 128 and a last one
+    assert packed(facts, settings | {"overlong": "truncate"}).tokens == 180 + 128
+    settings |= {"overlong": "drop"}
     run = packed(facts, settings)
     assert run.tokens == 180 and run.steps == 2
     assert packed(facts, settings | {"packing": False}).steps == 3
     assert packed(facts, settings | {"max_steps": 9}).steps == 9
+
+
+def test_a_row_of_several_examples_counts_with_all_its_tokens():
+    """A template that rewrites history makes each answer an example: more examples than rows."""
+    facts = replace(FACTS, rows=2, lengths=[20, 40, 60, 20, 40, 60], longest=60, tokens=240)
+    settings = {"max_length": 64, "packing": False, "micro_batch": 1, "grad_accum": 1, "num_train_epochs": 1}
+    run = packed(facts, settings)
+    assert run.tokens == 240 and run.steps == 6
 
 
 # ------------------------------------------------------------------ rates

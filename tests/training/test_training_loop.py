@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -195,6 +196,16 @@ def test_a_stage_does_not_teach_the_rows_of_another(base, tmp_path, rows, text, 
     with pytest.raises(WrongUse, match="none of 24 rows") as caught:
         run(tmp_path, base, data, rows=rows)
     assert wanted in caught.value.hint
+
+
+def test_a_template_in_its_older_file_goes_with_the_tuned_model(base, data, tmp_path):
+    """chat_template.json is read, so it must be kept: the tuned folder would have no template."""
+    old = shutil.copytree(base, tmp_path / "old")
+    template = (old / "chat_template.jinja").read_text()
+    (old / "chat_template.jinja").unlink()
+    (old / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    _, folder = run(tmp_path, old, data, max_steps=1)
+    assert Tokenizer(folder).template_text == template
 
 
 # ------------------------------------------------------------------ the account

@@ -96,6 +96,8 @@ def _stage(
         "lora_rank": rank,
         "lora_alpha": choose("lora_alpha", stage.lora_alpha, 2 * rank, "twice the rank") if lora else 0,
         "max_length": length,
+        "overlong": choose("overlong", stage.overlong, "split", "every answer is taught"),
+        "rows": _rows_of(stage, recipe),
         "packing": choose("packing", stage.packing, True, "no token is wasted on padding"),
         "max_steps": stage.max_steps,
         "weight_decay": choose("weight_decay", stage.weight_decay, 0.0 if lora else 0.01, "usual"),
@@ -126,6 +128,13 @@ def _stage(
         "400 updates or more",
     )
     return known
+
+
+def _rows_of(stage: Stage, recipe: Recipe) -> str:
+    """Which rows a stage teaches: pt texts, sft chats, and texts too where no stage is pt."""
+    if stage.stage == "pt":
+        return "texts"
+    return "chats" if any(other.stage == "pt" for other in recipe.train) else "all"
 
 
 def _mix(recipe: Recipe) -> dict[str, float]:

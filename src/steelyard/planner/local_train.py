@@ -43,15 +43,17 @@ class Packed:
 
 
 def packed(facts: DataFacts, settings: Mapping[str, Any]) -> Packed:
-    """Walk rows into sequences as the loop does, with the sample of lengths as it stands.
+    """Walk examples into sequences as the loop does, with the sample of lengths as it stands.
 
-    Rows longer than max_length are left out; a sequence closes when the next row does not fit.
+    A sequence closes when the next example does not fit. A row has several examples where the template
+    rewrites history, so that they are counted by their tokens.
     """
     limit, epochs = settings["max_length"], float(settings["num_train_epochs"])
-    lengths = [n for n in facts.lengths if n <= limit] or [min(limit, max(1, round(facts.mean_length)))]
-    rows_share = len(lengths) / max(1, len(facts.lengths)) if facts.lengths else 1.0
-    rows = max(1, round(facts.rows * rows_share * epochs))
+    lengths = within(facts.lengths, settings) or [min(limit, max(1, round(facts.mean_length)))]
     mean = sum(lengths) / len(lengths)
+    share = sum(lengths) / sum(facts.lengths) if facts.lengths else 1.0
+    tokens = facts.tokens * share if facts.lengths else facts.rows * mean
+    rows = max(1, round(tokens / mean * epochs))
     fill = [float(n) for n in lengths]
     if settings.get("packing", True):
         fill = _sequences(lengths, limit)
@@ -73,6 +75,16 @@ def packed(facts: DataFacts, settings: Mapping[str, Any]) -> Packed:
         row_tokens=sum(n * n for n in padded(lengths)) / sum(lengths),
         answer_share=facts.answer_share,
     )
+
+
+def within(lengths: Sequence[int], settings: Mapping[str, Any]) -> list[int]:
+    """Examples after `overlong`: split into parts of max_length at most, cut to it, or dropped."""
+    limit, overlong = settings["max_length"], settings.get("overlong", "split")
+    if overlong == "drop":
+        return [n for n in lengths if n <= limit]
+    if overlong == "truncate":
+        return [min(n, limit) for n in lengths]
+    return [part for n in lengths for part in (*[limit] * (n // limit), n % limit) if part]
 
 
 def padded(lengths: Sequence[int]) -> list[int]:

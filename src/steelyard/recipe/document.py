@@ -259,6 +259,9 @@ class StageTable(Table):
     num_train_epochs: Annotated[float, Field(gt=0, le=10_000)] | None = say("passes over the data", 2)
     max_steps: Count | None = say("optimiser steps; goes before num_train_epochs", 200)
     max_length: Annotated[int, Field(ge=8, le=1_000_000)] | None = say("tokens of a sequence", 512)
+    overlong: Literal["split", "truncate", "drop"] | None = say(
+        "rows beyond max_length: split at turn borders, cut to the last turns, or dropped", "split"
+    )
     packing: bool | None = say("several rows in one sequence", True)
     per_device_train_batch_size: Count | None = say("sequences per device per step", 4)
     gradient_accumulation_steps: Count | None = say("micro-batches per optimiser step", 2)

@@ -96,6 +96,7 @@ class Stage:
     num_train_epochs: float | None = None
     max_steps: int | None = None
     max_length: int | None = None
+    overlong: Literal["split", "truncate", "drop"] | None = None
     packing: bool | None = None
     per_device_train_batch_size: int | None = None
     gradient_accumulation_steps: int | None = None
