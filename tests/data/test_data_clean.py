@@ -58,7 +58,7 @@ def test_clean_writes_train_test_dropped_and_account(tmp_path):
     assert {r["id"]: r["reasons"] for r in got.dropped} == {
         "a.jsonl:51": ["duplicate"], "a.jsonl:52": ["empty"], "a.jsonl:53": ["too_long"],
     }  # fmt: skip
-    assert (len(got.train), len(got.test)) == (45, 5)
+    assert (len(got.train), len(got.test)) == (40, 10)
     assert got.train[0] == {
         "id": "a.jsonl:1", "ability": "lookup", "weight": 2.0,
         "messages": [{"role": "user", "content": "What is item 0?"},
@@ -66,7 +66,7 @@ def test_clean_writes_train_test_dropped_and_account(tmp_path):
     } or got.test[0]["id"] == "a.jsonl:1"  # fmt: skip
     assert (got.account["in"], got.account["kept"], got.account["dropped"]) == (53, 50, 3)
     assert got.account["by_reason"] == {"duplicate": 1, "empty": 1, "too_long": 1}
-    assert got.account["abilities"] == {"lookup": {"train": 45, "test": 5, "own_eval": False}}
+    assert got.account["abilities"] == {"lookup": {"train": 40, "test": 10, "own_eval": False}}
     assert got.figures["rows_in"] == 53 and got.figures["bytes_in"] == (tmp_path / "a.jsonl").stat().st_size
 
 
@@ -173,7 +173,7 @@ def test_an_evaluation_file_is_the_test_and_stays_out_of_training(tmp_path):
     assert {r["id"] for r in got.dropped} == {"a.jsonl:4", "b.jsonl:4"}
     assert got.account["by_reason"] == {"contamination": 2}
     assert got.account["test_from_files"] == 2 and got.account["kept"] == 88
-    assert got.account["abilities"]["other"] == {"train": 35, "test": 4, "own_eval": False}
+    assert got.account["abilities"]["other"] == {"train": 32, "test": 7, "own_eval": False}
     assert all("And" in r["messages"][0]["content"] for r in got.test if r["ability"] == "other")
     assert all("What is item 3?" not in json.dumps(r) for r in got.train)
 
@@ -275,9 +275,10 @@ def test_count_agrees_with_clean(tmp_path):
     source = write(tmp_path / "a.jsonl", rows) | {"ability": "x"}
     got = run(tmp_path, [source])
     told = count({"sources": [source], "root": str(tmp_path)}, Words())
-    assert told["rows"] == len(got.train) == 45 and told["held_out"] == 5
-    assert told["tokens"] == sum(told["lengths"]) == 45 * (6 + 7) and told["longest"] == 13
-    assert told["answer_tokens"] == 45 * 6 and told["abilities"] == {"x": 45}
+    assert told["rows"] == len(got.train) == 40
+    assert told["held_out"] == 10 and told["held_out_by"] == {"x": 10}
+    assert told["tokens"] == sum(told["lengths"]) == 40 * (6 + 7) and told["longest"] == 13
+    assert told["answer_tokens"] == 40 * 6 and told["abilities"] == {"x": 40}
     assert told["bytes"] == (tmp_path / "a.jsonl").stat().st_size
 
 

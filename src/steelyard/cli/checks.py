@@ -13,8 +13,9 @@ from .messages import say
 from .output import result, table
 from .recipes import no_settings
 
-METRICS = ("exact", "json", "label", "chrf")
-LATER = ("judge", "people")
+METRICS = ("exact", "json", "label", "contains", "number", "chrf", "judge")
+LATER = ("people",)
+JUDGE_KEY = "STEELYARD_JUDGE_KEY"
 
 
 def key() -> str | None:
@@ -96,36 +97,52 @@ def evaluate(
         Path, typer.Option("--tasks", metavar="FILE", help=say("JSONL of tasks with reference answers."))
     ],
     metric: Annotated[
-        str | None, typer.Option("--metric", metavar="METRIC", help="exact | json | label | chrf")
+        str | None, typer.Option("--metric", metavar="METRIC", help=" | ".join(METRICS))
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option("--judge", metavar="URL", help=say("A service that grades answers: --metric judge.")),
+    ] = None,
+    judge_model: Annotated[
+        str | None, typer.Option("--judge-model", metavar="NAME", help=say("The model of --judge."))
     ] = None,
 ) -> None:
     no_settings("eval")
-    _check_metric(metric)
+    _check_metric(metric, judge)
     from ..gate import load_tasks
     from .services import endpoint
 
     rows = load_tasks(tasks)
     with endpoint(model) as url:
-        scores = _scores(url, rows, metric).as_json()
+        scores = _scores(url, rows, metric, judge, judge_model).as_json()
     document = {"schema": "steelyard.eval/1", "model": model} | scores
     columns = ("value", "low", "high", "rows")
     lines = [(name, *(found[c] for c in columns)) for name, found in scores["abilities"].items()]
     head = (say("ability"), say("score"), say("low"), say("high"), say("rows"))
     lost = (
-        [say("{n} rows had no answer and count as wrong", n=len(scores["errors"]))]
+        [say("{n} rows had no answer, which is wrong, or no verdict of the judge", n=len(scores["errors"]))]
         if scores["errors"]
         else []
     )
     result(document, *table(head, lines, indent=0), *lost)
 
 
-def _scores(url: str, rows: Any, metric: str | None) -> Any:
-    from ..gate import score
+def _scores(url: str, rows: Any, metric: str | None, judge: str | None, judge_model: str | None) -> Any:
+    from ..gate import JudgeAt, score
 
-    return score(url, rows, metric=metric, key=key())
+    named = JUDGE_KEY if os.environ.get(JUDGE_KEY) else None
+    at = JudgeAt(url=_url(judge), model=judge_model, key_env=named) if judge else None
+    return score(url, rows, metric=metric, key=key(), judge=at)
 
 
-def _check_metric(metric: str | None) -> None:
+def _check_metric(metric: str | None, judge: str | None = None) -> None:
+    if metric == "judge" and not judge:
+        raise WrongUse(
+            "cli.usage",
+            "--metric judge needs a model that grades",
+            where=Where(field="--judge"),
+            hint=say("example: {x}", x="--judge http://127.0.0.1:8001 --judge-model NAME"),
+        )
     if metric in LATER:
         raise WrongUse(
             "cli.not_yet", f"--metric {metric} is not yet available", hint=f"one of {', '.join(METRICS)}"

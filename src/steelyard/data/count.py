@@ -16,17 +16,19 @@ ROWS_TOKENIZED = 4_000  # an even sample beyond
 
 
 def count(settings: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
-    """{"rows", "bytes", "tokens", "answer_tokens", "longest", "lengths", "abilities", "held_out"}.
+    """{"rows", "bytes", "tokens", "answer_tokens", "longest", "lengths", "abilities", "held_out",
+    "held_out_by"}.
 
     `rows` are those training would see, `tokens` theirs, prompt and answer with special tokens; `lengths`
     are tokens an example (a row has several where the template rewrites history), of all rows or an even
-    sample; `held_out` counts the gate's rows. Files of more than 20,000 rows are read so far, and counts
-    scaled by bytes. Deterministic. Raises WrongUse as `clean` does.
+    sample; `held_out` counts the gate's rows, `held_out_by` those of each ability. Files of more than 20,000
+    rows are read so far, and counts scaled by bytes. Deterministic. Raises WrongUse as `clean` does.
     """
     walk = Walk(Order.of(settings, counter(tokenizer)), rows_limit=ROWS_READ)
     kept = list(walk.run())
     chosen = held_out([(k.row.ability, k.prompt) for k in kept], walk.order)
     train = [k.row for k in kept if k.prompt not in chosen]
+    held = Counter(k.row.ability for k in kept if k.prompt in chosen)
     scale = unread_factor(walk)
     sample = train[:: max(1, -(-len(train) // ROWS_TOKENIZED))]
     examples = [example for row in sample for example in spans(tokenizer, row)]
@@ -40,7 +42,13 @@ def count(settings: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
         "lengths": [length for length, _ in examples],
         "abilities": {a: round(n * scale) for a, n in sorted(Counter(r.ability for r in train).items())},
         "held_out": len(walk.test) + round((len(kept) - len(train)) * scale),
+        "held_out_by": held_out_by(Counter(row.ability for row in walk.test), held, scale),
     }
+
+
+def held_out_by(own: Counter[str], held: Counter[str], scale: float) -> dict[str, int]:
+    """Held-out rows of each ability: those of evaluation files, and those taken from the sources."""
+    return {a: own[a] + round(held[a] * scale) for a in sorted({*own, *held})}
 
 
 def unread_factor(walk: Walk) -> float:

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Where, WrongUse
+from ..sample_size import rows_to_hold_out
 from .account import Account
 from .row import Row, Unreadable, asked, digest, prompt_key, row_key
 from .sources import Source, Told, files_of, paths_of, rows, with_map_of
 from .steps import STEPS, Finding, Rules
 
-TEST_SHARE = 0.1
-TEST_ROWS = 400  # an ability, where the recipe names no share: what the gate's intervals need
 TURN_CHARS = 10  # a shorter turn ("go on") is no evaluation question
 
 
@@ -214,9 +213,11 @@ def held_out(kept: Sequence[tuple[str, bytes]], order: Order) -> set[bytes]:
 
 
 def rows_to_hold(rows: int, share: float | None) -> int:
-    """How many rows of an ability to hold out; at least one where a share is wanted and two are there."""
-    wanted = round(rows * TEST_SHARE) if share is None else round(rows * share)
-    wanted = min(wanted, TEST_ROWS) if share is None else wanted
+    """How many rows of an ability to hold out; at least one where a share is wanted and two are there.
+
+    Without a share: as many as the gate needs, see sample_size.rows_to_hold_out.
+    """
+    wanted = rows_to_hold_out(rows) if share is None else round(rows * share)
     least = 1 if rows > 1 and share != 0 else 0
     return min(max(wanted, least), rows - 1) if rows else 0
 

@@ -10,21 +10,24 @@ from typing import TYPE_CHECKING
 from ..doors import fetching
 
 if TYPE_CHECKING:
+    from .evaluation import score
+    from .grading import JudgeAt
     from .metrics import METRICS, right
     from .reference import exact_reference
-    from .scores import Scores, load_tasks, score
+    from .scores import Scores, load_tasks
     from .standalone import check
     from .statistics import Difference, Share, difference, rows_needed, share, verdict_on
     from .step import GateFailed, judge
     from .verdict import CAUSES, Check, Verdict
 
 FILES = {
+    "JudgeAt": "grading",
     "METRICS": "metrics",
     "right": "metrics",
     "exact_reference": "reference",
     "Scores": "scores",
     "load_tasks": "scores",
-    "score": "scores",
+    "score": "evaluation",
     "check": "standalone",
     "Difference": "statistics",
     "Share": "statistics",
@@ -45,6 +48,7 @@ __all__ = [
     "Check",
     "Difference",
     "GateFailed",
+    "JudgeAt",
     "Scores",
     "Share",
     "Verdict",

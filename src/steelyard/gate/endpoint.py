@@ -45,6 +45,7 @@ class Answer:
     completion_tokens: int | None = None
     tokens: tuple[Token, ...] | None = None
     error: str | None = None
+    tool_calls: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -113,6 +114,7 @@ class Endpoint:
         seed: int | None = None,
         logprobs: bool = False,
         top: int = 0,
+        tools: Sequence[Any] = (),
     ) -> Answer:
         """One answer; greedy unless told. `temperature=None` leaves the choice to the server."""
         body: dict[str, Any] = {"model": self.model, "messages": list(messages), "max_tokens": max_tokens}
@@ -120,6 +122,8 @@ class Endpoint:
             body["temperature"] = temperature
         if seed is not None:
             body["seed"] = seed
+        if tools:
+            body["tools"] = list(tools)
         if logprobs and self.logprobs:
             body |= {"logprobs": True, **({"top_logprobs": top} if top else {})}
         answer = await self._post(CHAT, body)
@@ -190,10 +194,12 @@ def read_answer(document: Any) -> Answer:
     try:
         choice, usage = document["choices"][0], document.get("usage") or {}
         text = choice["message"].get("content") if "message" in choice else choice["text"]
-        if not isinstance(text, str):
+        calls = tuple((choice.get("message") or {}).get("tool_calls") or ())
+        if not isinstance(text, str) and not calls:
             return Answer(text=None, error="no content")
         return Answer(
-            text=text,
+            text=text or "",
+            tool_calls=calls,
             finish=choice.get("finish_reason"),
             prompt_tokens=usage.get("prompt_tokens"),
             completion_tokens=usage.get("completion_tokens"),

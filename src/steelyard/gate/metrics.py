@@ -1,14 +1,18 @@
 """How an answer is compared with its reference. Pure.
 
-Every metric: (answer, references) -> 0 to 1; white space at both ends never counts.
+Every metric: (answer, references) -> 0 to 1; white space at both ends never counts. Not here: grades that
+another model gives (judge.py).
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ..errors import WrongUse
@@ -40,22 +44,93 @@ def chrf(answer: str, references: Sequence[str]) -> float:
     return max((_chrf(answer, r) for r in references), default=0.0)
 
 
-METRICS: dict[str, Metric] = {"exact": exact, "text": exact, "json": parsed, "label": label, "chrf": chrf}
+def contains(answer: str, references: Sequence[str]) -> float:
+    """The reference stands in the answer as whole words; case and runs of white space do not count."""
+    text = _even(answer)
+    return float(any(_whole(_even(r)).search(text) is not None for r in references if r.strip()))
+
+
+def number(answer: str, references: Sequence[str]) -> float:
+    """The last number of the answer equals the last one of a reference, to nine digits. 12 % is 12."""
+    got = last_number(answer)
+    wanted = [n for n in map(last_number, references) if n is not None]
+    return float(got is not None and any(math.isclose(got, n, rel_tol=1e-9, abs_tol=1e-12) for n in wanted))
+
+
+METRICS: dict[str, Metric] = {
+    "exact": exact,
+    "text": exact,
+    "json": parsed,
+    "label": label,
+    "contains": contains,
+    "number": number,
+    "chrf": chrf,
+}
+GRADED = {"chrf", "judge"}  # scores between right and wrong
+JUDGE = "judge"
 
 
 def right(row: Mapping[str, Any], answer: str | None, metric: str | None = None) -> float:
-    """Score of one task row: its own `compare` unless `metric` says otherwise. No answer is wrong."""
+    """Score of one task row: its own `compare` unless `metric` says otherwise. No answer is wrong.
+
+    A reference that calls tools is compared as its calls, whatever the metric.
+    """
     if answer is None:
         return 0.0
-    name = metric or row.get("compare") or "text"
+    name = metric_of(row, metric)
     if name not in METRICS:
-        raise WrongUse("gate.metric_unknown", f"{name!r} is no metric", hint=f"one of {', '.join(METRICS)}")
+        known = ", ".join((*METRICS, JUDGE))
+        raise WrongUse("gate.metric_unknown", f"{name!r} is no metric", hint=f"one of {known}")
     return METRICS[name](answer, references(row))
 
 
+def metric_of(row: Mapping[str, Any], metric: str | None = None) -> str:
+    return "json" if row["messages"][-1].get("tool_calls") else metric or row.get("compare") or "text"
+
+
 def references(row: Mapping[str, Any]) -> list[str]:
-    """The last assistant message and whatever else `accept` allows."""
-    return [row["messages"][-1]["content"], *row.get("accept", ())]
+    """The last assistant message, or its tool calls as JSON, and whatever else `accept` allows."""
+    last = row["messages"][-1]
+    first = called(last["tool_calls"]) if last.get("tool_calls") else last.get("content") or ""
+    return [first, *(row.get("accept") or ())]
+
+
+def called(calls: Sequence[Mapping[str, Any]]) -> str:
+    """Tool calls as one JSON text: names and arguments in order, without the ids that a server makes up."""
+    return json.dumps([_call(call.get("function") or call) for call in calls], ensure_ascii=False)
+
+
+def _call(function: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        with suppress(ValueError):  # else compared as text
+            arguments = json.loads(arguments or "{}")
+    return {"name": function.get("name"), "arguments": arguments}
+
+
+NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.\d+|(?<=\d))(?:[eE][-+]?\d+)?")
+
+
+def last_number(text: str) -> float | None:
+    """The last number of a text; "1,234.5", full-width digits and the minus sign U+2212 are read."""
+    joined = re.sub(r"(?<=\d)['\u00a0\u202f](?=\d{3})", "", text)  # thousands, as in 1'234 and 1\u202f234
+    plain = unicodedata.normalize("NFKC", joined).replace("\u2212", "-")
+    found = [m[0] for m in NUMBER.finditer(plain) if any(c.isdigit() for c in m[0])]
+    return float(re.sub(r"[^\d.eE+-]", "", found[-1])) if found else None
+
+
+def _even(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _whole(words: str) -> re.Pattern[str]:
+    """`words` not inside a longer word or number; scripts without spaces have no such border."""
+    before, after = (r"(?<![A-Za-z0-9])" if _ascii(words[0]) else ""), r"(?![A-Za-z0-9])"
+    return re.compile(before + re.escape(words) + (after if _ascii(words[-1]) else ""))
+
+
+def _ascii(char: str) -> bool:
+    return char.isascii() and char.isalnum()
 
 
 def _bare(text: str) -> str:

@@ -1,11 +1,11 @@
-"""The score of an endpoint on a task set: one greedy chat a row, compared with its reference.
+"""Scores of task rows, asked over an open endpoint: one greedy chat a row, compared with its reference.
 
-Not here: how answers compare (metrics.py); what a difference between two scores means (statistics.py).
+Not here: how answers compare (metrics.py), the grades of a judge (grading.py), a whole evaluation
+(evaluation.py), what a difference between two scores means (statistics.py).
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,23 +15,30 @@ from typing import Any
 
 from ..errors import Where, WrongUse
 from .endpoint import Answer, Endpoint
-from .metrics import references, right
-from .statistics import Share, share
+from .metrics import JUDGE, called, metric_of, references, right
+from .statistics import Share, share_of
 
 MOST_TOKENS = 256
+SENT = ("role", "content", "tool_calls", "tool_call_id", "name")  # of a message; the rest is for training
 Row = Mapping[str, Any]
 Ask = Callable[[Endpoint, Row], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowScore:
-    """One row's result; the answer itself only as a hash, for it may quote the user's data."""
+    """One row's result; the answer itself only as a hash, for it may quote the user's data.
+
+    `judged` is False where a judge gave no verdict: such a row counts for nobody. `elsewhere`: what the same
+    answer scores on another row's reference (chrF alone).
+    """
 
     row: str
     ability: str
     value: float
     answer_sha256: str | None
     error: str | None = None
+    judged: bool = True
+    elsewhere: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +54,10 @@ class Scores:
         return tuple(dict.fromkeys(r.ability for r in self.rows))
 
     def values(self, ability: str | None = None) -> list[float]:
-        return [r.value for r in self.rows if ability in (None, r.ability)]
+        return [r.value for r in self.rows if ability in (None, r.ability) and r.judged]
 
     def share(self, ability: str | None = None) -> Share:
-        values = self.values(ability)
-        return share(sum(values), len(values))
+        return share_of(self.values(ability))
 
     def __add__(self, other: Scores) -> Scores:
         return Scores(rows=self.rows + other.rows, answers=self.answers + other.answers, metric=self.metric)
@@ -70,34 +76,6 @@ class Scores:
         }
 
 
-def score(
-    url: str,
-    tasks: Path | Iterable[Row],
-    *,
-    model: str | None = None,
-    key: str | None = None,
-    max_tokens: int | None = None,
-    concurrency: int = 32,
-    metric: str | None = None,
-    count: Callable[[str], int] | None = None,
-) -> Scores:
-    """Ask `url` every row greedily and compare. Rows: {"messages", "ability", "accept"?, "compare"?}.
-
-    The last assistant message is the reference. `max_tokens` is by default min(256, longest reference
-    * 2 + 8) per ability, in tokens by `count` where the caller has a tokenizer, else 256. A row without
-    an answer counts as wrong and carries the error. Raises WrongUse for a bad row, Lacking where
-    nothing answers.
-    """
-    rows = load_tasks(tasks)
-    budget = token_budget(rows, max_tokens, count)
-
-    async def run() -> Scores:
-        async with Endpoint(url=url, model=model, key=key, concurrency=concurrency) as endpoint:
-            return await ask_rows(endpoint, rows, budget, metric)
-
-    return asyncio.run(run())
-
-
 async def ask_rows(
     endpoint: Endpoint,
     rows: Sequence[Row],
@@ -105,16 +83,45 @@ async def ask_rows(
     metric: str | None = None,
     each: Callable[[], None] = lambda: None,
 ) -> Scores:
-    """Scores of rows that are loaded already, over an open endpoint. `each` is called after every answer."""
+    """Scores of rows that are loaded already, over an open endpoint. `each` is called after every answer.
+
+    Rows that a judge is to grade have no verdict yet (judge.py).
+    """
 
     async def ask(row: Row) -> Answer:
-        answer = await endpoint.chat(row["messages"][:-1], budget[row["ability"]])
+        tools = row.get("tools") or ()
+        answer = await endpoint.chat(sent(row["messages"][:-1]), budget[row["ability"]], tools=tools)
         each()
         return answer
 
     answers = await endpoint.each(rows, ask)
-    scored = tuple(_scored(row, answer, metric) for row, answer in zip(rows, answers, strict=True))
-    return Scores(rows=scored, answers=tuple(a.text for a in answers), metric=metric or "row")
+    others = _others(rows)
+    scored = tuple(
+        _scored(row, answer, metric, others.get(row["id"])) for row, answer in zip(rows, answers, strict=True)
+    )
+    return Scores(rows=scored, answers=tuple(map(answer_text, answers)), metric=metric or "row")
+
+
+def sent(messages: Sequence[Row]) -> list[dict[str, Any]]:
+    """Messages as a chat route takes them."""
+    return [{name: m[name] for name in SENT if m.get(name) is not None} for m in messages]
+
+
+def answer_text(answer: Answer) -> str | None:
+    """What is compared: the text, or the tool calls as JSON."""
+    return called(answer.tool_calls) if answer.tool_calls else answer.text
+
+
+def _others(rows: Sequence[Row]) -> dict[str, Row]:
+    """To each row the next one of its ability that wants another answer."""
+    found: dict[str, Row] = {}
+    before: dict[str, Row] = {}
+    for row in (*rows, *rows):
+        last = before.get(row["ability"])
+        if last is not None and references(last)[0] != references(row)[0]:
+            found.setdefault(last["id"], row)
+        before[row["ability"]] = row
+    return found
 
 
 def token_budget(
@@ -163,7 +170,10 @@ def _checked(row: Any, line: int, file: str | None) -> dict[str, Any]:
 
 
 def _is_message(message: Any) -> bool:
-    return isinstance(message, Mapping) and isinstance(message.get("content"), str)
+    """Text; or no text beside tool calls."""
+    if not isinstance(message, Mapping):
+        return False
+    return isinstance(message.get("content"), str) or bool(message.get("tool_calls"))
 
 
 def _bad_row(message: str, line: int, file: str | None) -> WrongUse:
@@ -173,13 +183,17 @@ def _bad_row(message: str, line: int, file: str | None) -> WrongUse:
     )
 
 
-def _scored(row: Row, answer: Answer, metric: str | None) -> RowScore:
+def _scored(row: Row, answer: Answer, metric: str | None, other: Row | None) -> RowScore:
+    text, name = answer_text(answer), metric_of(row, metric)
+    waits = name == JUDGE and text is not None
     return RowScore(
         row=row["id"],
         ability=row["ability"],
-        value=right(row, answer.text, metric),
-        answer_sha256=_hash(answer.text) if answer.text is not None else None,
+        value=0.0 if name == JUDGE else right(row, text, metric),
+        answer_sha256=_hash(text) if text is not None else None,
         error=answer.error,
+        judged=not waits,
+        elsewhere=right(other, text, metric) if other and name == "chrf" else None,
     )
 
 

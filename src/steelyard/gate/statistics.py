@@ -1,6 +1,7 @@
 """Shares, paired differences, and the rule that turns an interval into a verdict. Pure.
 
-Not here: what a right answer is (metrics.py), where the answers come from (scores.py).
+Not here: what a right answer is (metrics.py), where the answers come from (scores.py), how many rows a
+verdict needs and how several looks share one error (sample_size.py).
 """
 
 from __future__ import annotations
@@ -8,17 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean, stdev
+from statistics import NormalDist, fmean
 from typing import Any, Literal
+
+from ..sample_size import restricted_variance
 
 # Two-sided 90 %: each bound holds at 95 %, as in an equivalence test by two one-sided tests
 # (Schuirmann 1987): "passes" and "fails" are each wrong in at most one case in twenty.
 CONFIDENCE = 0.90
-# A look before all rows are in must be surer, or many looks add up to a wrong stop.
-EARLY_CONFIDENCE = 0.998
 MOST_ROWS = 1_000_000
 
 Outcome = Literal["passed", "failed", "undecided"]
+Quantiles = tuple[float, float]  # one-sided normal quantiles of the lower and of the upper bound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,55 +72,120 @@ def share(right: float, rows: int, confidence: float = 0.95) -> Share:
     )
 
 
-def difference(first: Sequence[float], second: Sequence[float], confidence: float = CONFIDENCE) -> Difference:
-    """Second minus first, row by row. Right-or-wrong rows: Tango's interval; others: normal on the means.
+def share_of(values: Sequence[float], confidence: float = 0.95) -> Share:
+    """Mean of scores from 0 to 1 with its interval: Wilson's for right or wrong, else Student's, as wide."""
+    if len(values) < 2 or all(v in (0, 1) for v in values):
+        return share(sum(values), len(values), confidence)
+    z, mean = quantile(confidence), fmean(values)
+    rows = len(values) + z * z
+    middle = (sum(values) + z * z / 2) / rows
+    variance = (sum(v * v for v in values) + z * z / 2) / rows - middle * middle
+    half = student(z, len(values) - 1) * math.sqrt(max(0.0, variance) / rows)
+    low, high = max(0.0, min(mean, middle - half)), min(1.0, max(mean, middle + half))
+    return Share(value=mean, low=low, high=high, rows=len(values))
 
-    Raises ValueError where the two do not pair.
+
+def difference(
+    first: Sequence[float],
+    second: Sequence[float],
+    confidence: float = CONFIDENCE,
+    z: Quantiles | None = None,
+) -> Difference:
+    """Second minus first, row by row. Right or wrong rows: Tango's interval; graded ones: `of_gaps`.
+
+    `z` gives each bound its own level in place of `confidence`. Raises ValueError where the two do not pair.
     """
     if len(first) != len(second):
         raise ValueError(f"{len(first)} rows do not pair with {len(second)}")
     gaps = [b - a for a, b in zip(first, second, strict=True)]
-    gained, lost = sum(g for g in gaps if g > 0), -sum(g for g in gaps if g < 0)
     if all(g in (-1, 0, 1) for g in gaps):
-        return of_counts(gained, lost, len(gaps), confidence)
-    middle = fmean(gaps)
-    half = quantile(confidence) * stdev(gaps) / math.sqrt(len(gaps)) if len(gaps) > 1 else 2.0
-    low, high = max(-1.0, middle - half), min(1.0, middle + half)
-    return Difference(value=middle, low=low, high=high, rows=len(gaps), gained=gained, lost=lost)
+        return of_counts(gaps.count(1), gaps.count(-1), len(gaps), confidence, z)
+    return of_gaps(gaps, z or both(confidence))
 
 
-def of_counts(gained: float, lost: float, rows: int, confidence: float = CONFIDENCE) -> Difference:
+def both(confidence: float) -> Quantiles:
+    """The quantiles of a two-sided interval."""
+    return quantile(confidence), quantile(confidence)
+
+
+def of_counts(
+    gained: float, lost: float, rows: int, confidence: float = CONFIDENCE, z: Quantiles | None = None
+) -> Difference:
     """Tango's score interval for the difference of paired proportions (Statistics in Medicine, 1998).
 
-    Unlike Wald's it has a width where no row moved, and holds its level in small samples.
+    Unlike Wald's it has a width where no row moved. A continuity correction of half a row keeps each bound at
+    its level in small samples: without it a loss of the whole tolerance passes in up to 6.0 % of the cases
+    instead of 5 (enumerated over 130 to 420 rows), with it in at most 4.8 %.
     """
     if rows <= 0:
         return Difference(value=0.0, low=-1.0, high=1.0, rows=0, gained=0, lost=0)
-    z, value = quantile(confidence), (gained - lost) / rows
+    (z_low, z_high), value = z or both(confidence), (gained - lost) / rows
+    if not gained and not lost:
+        low, high = -_none_moved(rows, z_low), _none_moved(rows, z_high)
+        return Difference(value=0.0, low=low, high=high, rows=int(rows), gained=0, lost=0)
 
     def score(delta: float) -> float:
         return _tango(gained, lost, rows, delta)
 
-    low = _root(lambda d: score(d) - z, -1.0, value)
-    high = _root(lambda d: score(d) + z, value, 1.0)
+    low = _root(lambda d: score(d) - z_low, -1.0, value)
+    high = _root(lambda d: score(d) + z_high, value, 1.0)
     return Difference(value=value, low=low, high=high, rows=rows, gained=gained, lost=lost)
 
 
+def _none_moved(rows: float, z: float) -> float:
+    """The share of rows that may move though none of `rows` did, exactly: (1 - share) ** rows = the level."""
+    return 1 - (1 - NormalDist().cdf(z)) ** (1 / rows)
+
+
 def _tango(gained: float, lost: float, rows: float, delta: float) -> float:
-    """Score statistic of the hypothesis "the difference is delta"; falls as delta grows."""
-    a = 2.0 * rows
-    b = -gained - lost + (2 * rows - gained + lost) * delta
-    c = -lost * delta * (1 - delta)
-    q = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)  # P(lost) at its likeliest under delta
-    variance = rows * (2 * q + delta * (1 - delta))
+    """Score statistic of "the difference is delta", half a row nearer to 0; falls as delta grows."""
     gap = gained - lost - rows * delta
+    gap = math.copysign(max(0.0, abs(gap) - 0.5), gap)
+    variance = rows * restricted_variance(gained / rows, lost / rows, delta)
     if variance <= 0:
         return 0.0 if gap == 0 else math.copysign(math.inf, gap)
     return gap / math.sqrt(variance)
 
 
+def of_gaps(gaps: Sequence[float], z: Quantiles) -> Difference:
+    """Interval of the mean of differences that lie between -1 and 1, such as those of chrF scores.
+
+    Student's t on the differences and z**2 / 2 more at either end of the range, as Agresti and Coull (1998)
+    do for shares: where nothing moved it equals Tango's interval, and rare large differences that a sample
+    has not met are allowed for. Coverage over skewed and zero-heavy differences: tests/gate.
+    """
+    rows = len(gaps)
+    if rows < 2:
+        return Difference(value=sum(gaps), low=-1.0, high=1.0, rows=rows, gained=0.0, lost=0.0)
+    value, (z_low, z_high) = fmean(gaps), z
+    gained, lost = sum(g for g in gaps if g > 0), -sum(g for g in gaps if g < 0)
+    low, high = _graded_bound(gaps, -z_low), _graded_bound(gaps, z_high)
+    low, high = max(-1.0, min(low, value)), min(1.0, max(high, value))
+    return Difference(value=value, low=low, high=high, rows=rows, gained=gained, lost=lost)
+
+
+def _graded_bound(gaps: Sequence[float], z: float) -> float:
+    rows = len(gaps) + z * z
+    mean = sum(gaps) / rows
+    variance = (sum(g * g for g in gaps) + z * z) / rows - mean * mean
+    jump = 0.5 * max(map(abs, gaps)) / rows  # continuity, as in `_tango`
+    half = student(abs(z), len(gaps) - 1) * math.sqrt(max(0.0, variance) / rows) + jump
+    return mean + math.copysign(half, z)
+
+
+def student(z: float, freedom: int) -> float:
+    """Student's quantile at the level of a normal one (Abramowitz and Stegun 26.7.5, four terms)."""
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + sum(term / freedom**power for power, term in enumerate(terms, 1))
+
+
 def _root(falling: Callable[[float], float], low: float, high: float) -> float:
-    for _ in range(60):
+    for _ in range(42):  # to 1e-12
         middle = (low + high) / 2
         low, high = (middle, high) if falling(middle) > 0 else (low, middle)
     return (low + high) / 2
@@ -131,7 +198,9 @@ def verdict_on(change: Difference, tolerance: float) -> Outcome:
     return "passed" if change.low >= -tolerance else "undecided"
 
 
-def rows_needed(change: Difference, tolerance: float, confidence: float = CONFIDENCE) -> int:
+def rows_needed(
+    change: Difference, tolerance: float, confidence: float = CONFIDENCE, z: Quantiles | None = None
+) -> int:
     """How many rows more would decide, if they moved as these did. 0 where it is decided."""
     if verdict_on(change, tolerance) != "undecided":
         return 0
@@ -139,7 +208,7 @@ def rows_needed(change: Difference, tolerance: float, confidence: float = CONFID
     def decided(rows: int) -> bool:
         grown = rows / max(1, change.rows)
         gained, lost = change.gained * grown, change.lost * grown
-        return verdict_on(of_counts(gained, lost, rows, confidence), tolerance) != "undecided"
+        return verdict_on(of_counts(gained, lost, rows, confidence, z), tolerance) != "undecided"
 
     low, high = change.rows, max(1, change.rows) * 2
     while not decided(high):

@@ -1,6 +1,9 @@
 """The gate as a step of a run: parity of tuned and served, then quality against base and tuned.
 
-It talks to services that `run` starts (inputs.calls["serve"]) and asks `run` for the exact reference.
+It talks to services that `run` starts (inputs.calls["serve"]) and asks `run` for the exact reference. What an
+ability has lost is looked at after `gate.rows` rows; while it is undecided more rows are drawn, training rows
+too, since tuned and served have both seen them. Not here: what the scores say (quality.py), how many rows
+there are and need to be (design.py).
 """
 
 from __future__ import annotations
@@ -9,26 +12,28 @@ import asyncio
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..artefact import Draft, Figures, Inputs, Settings, Watch
 from ..errors import CheckFailed, Stopped, Where, WrongUse
+from ..sample_size import BASE_LOOK
+from . import grading
+from .design import ROWS, design_of
 from .endpoint import Endpoint
-from .quality import allowed_loss, paired, quality_checks
+from .metrics import JUDGE
+from .quality import against_base, against_tuned, quality_checks
 from .reference import Reference
 from .scores import Scores, ask_rows, load_tasks, token_budget
 from .standalone import declared_temperature, parity
-from .statistics import EARLY_CONFIDENCE, verdict_on
 from .verdict import Check, Verdict
 
 if TYPE_CHECKING:
     from ..model import Tokenizer
 
-ROWS = 400  # an ability: a loss of two points shows in no fewer
-LOOK_ROWS = 48  # of the base between two looks: its gap is wide, most rows would be wasted
 # By the first part of a form's name.
 MODES = {"f32": "exact", "bf16": "fast", "f16": "fast", "int8": "int8", "int4": "int4"}
 CONCURRENCY = 64  # the engine's whole batch: nobody waits for the first token here
@@ -47,9 +52,10 @@ class GateFailed(CheckFailed):
 def judge(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figures:
     """Write verdict.json; raise GateFailed (exit 4) unless every check passed.
 
-    inputs.artefacts: dataset (test.jsonl), checkpoint, compressed (form.json). inputs.calls: serve(role) ->
-    context manager with a url, role base | tuned | served; reference(role, rows of ids) -> arrays [T, 3].
-    settings: the recipe's `gate` section, with `seed` and, where the services ask for one, `api_key`.
+    inputs.artefacts: dataset (test.jsonl, train.jsonl), checkpoint, compressed (form.json). inputs.calls:
+    serve(role) -> context manager with a url, role base | tuned | served; reference(role, rows of ids) ->
+    arrays [T, 3]. settings: the recipe's `gate` section, with `tolerances` of the plan, `seed` and, where the
+    services ask for one, `api_key`.
     """
     verdict = asyncio.run(_Judge(inputs, settings, watch).run())
     text = json.dumps(verdict.as_json(), indent=2, sort_keys=True, ensure_ascii=False)
@@ -75,19 +81,26 @@ def _failure(verdict: Verdict) -> GateFailed:
 
 
 def _hint(worst: Check, verdict: Verdict) -> str:
+    kind = worst.name.partition("/")[0]
     if worst.passed is None:
-        return (
-            "more test rows (clean.test_share, gate.rows, gate.abilities.NAME.eval) or a wider gate.tolerance"
-        )
-    if worst.name.startswith("against_tuned") or verdict.cause == "precision":
+        if kind == "against_base":
+            return "more held-out rows: clean.test_share, or rows of your own in gate.abilities.NAME.eval"
+        return "more rows of this ability, or a wider loss that you accept: gate: {tolerance: 0.05}"
+    if kind.startswith("against_tuned") or verdict.cause == "precision":
         return "the compressed form loses too much: compress: {weights: bf16}"
-    if worst.name.startswith(("min/", "against_base")):
-        return "train longer or on more rows of this ability, or lower its threshold in gate"
+    if kind in ("score", "fits"):
+        return "is gate.abilities.NAME.compare the right measure? Else train longer, or on more rows"
+    if kind == "min":
+        return "train longer or on more rows of this ability, or lower its min in gate.abilities"
+    if kind == "against_base":
+        return (
+            "train longer or on more rows of this ability; gate.forget names what an ability may lose instead"
+        )
     return "nothing was served; the report lists every check"
 
 
 def _figures(verdict: Verdict) -> Figures:
-    rows = sum(found["rows"] for found in verdict.details.values())
+    rows = sum(found["rows"] for role, found in verdict.details.items() if role in verdict.scores)
     scores = {
         f"score_{role}/{ability}": value
         for role, found in verdict.scores.items()
@@ -107,50 +120,67 @@ class _Judge:
         self.folder = inputs.artefacts["checkpoint"].path()
         self.tokenizer: Tokenizer = Tokenizer(self.folder)
         self.form = _form(inputs)
-        found = load_tasks(_chats(inputs))
-        self.rows = sampled(found, int(settings.get("rows", ROWS)), self.seed)
-        self._with_compare()
-        self.budget = token_budget(self.rows, None, lambda text: len(self.tokenizer.encode(text)))
+        held_out = load_tasks(_chats(inputs, "test.jsonl"))
+        self.rows = sampled(self._compared(held_out), int(settings.get("rows", ROWS)), self.seed)
+        abilities = {row["ability"] for row in self.rows}
+        train = [row for row in _chats(inputs, "train.jsonl") if row.get("ability", "default") in abilities]
+        self.design = design_of(settings, counts(self.rows), counts(train))
+        self.spare = by_ability(sampled(self._compared(_renamed(load_tasks(train))), len(train), self.seed))
+        every = [*self.rows, *(row for own in self.spare.values() for row in own)]
+        self.budget = token_budget(every, None, lambda text: len(self.tokenizer.encode(text)))
+        self.judge = grading.judge_of(settings.get("judge"))
+        self.grades: dict[tuple[str, str | None], grading.Grade] = {}
 
-    def _with_compare(self) -> None:
+    def _compared(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The recipe's `compare` of an ability counts where a row has none of its own."""
         own = self.settings.get("abilities") or {}
-        for row in self.rows:
+        for row in rows:
             compare = (own.get(row["ability"]) or {}).get("compare")
             if compare and not row.get("compare"):
                 row["compare"] = compare
+        return rows
 
     async def run(self) -> Verdict:
         found: list[Check] = []
-        tuned = await self.role("tuned", "exact")
-        found += tuned.checks
-        if tuned.failed:
-            return Verdict(checks=tuple(found), cause=tuned.cause, why=tuned.why)
-        served = await self.role("served", mode_of(self.form))
-        found += served.checks
-        if served.failed:
-            return Verdict(checks=tuple(found), cause=served.cause, why=served.why)
-        base = await self.base(served.scores)
-        found += quality_checks(base, tuned.scores, served.scores, self.settings)
-        scores = {"base": base, "tuned": tuned.scores, "served": served.scores}
+        looks = dict.fromkeys(self.design.abilities, 0)
+        extra = self.next_rows(looks)
+        roles: dict[str, _Role] = {}
+        for role, mode in (("tuned", "exact"), ("served", mode_of(self.form))):
+            roles[role] = await self.role(role, mode, extra)
+            found += roles[role].checks
+            if roles[role].failed:
+                return Verdict(checks=tuple(found), cause=roles[role].cause, why=roles[role].why)
+        tuned, served = [await self.judged(roles[r].scores, self.rows) for r in ("tuned", "served")]
+        more = Pair(*[await self.judged(roles[r].more, extra) for r in ("tuned", "served")])
+        base = await self.base(served)
+        if self.worth_drawing(base, served):
+            more = await self.draw(tuned, served, more, looks)
+        found += quality_checks(
+            base, tuned, served, self.settings, self.design, (more.tuned, more.served), looks
+        )
+        scores = {"base": base, "tuned": tuned, "served": served}
         details = {role: s.as_json() for role, s in scores.items()}
+        used = {a: look + 1 for a, look in looks.items()}
         return Verdict(
-            checks=tuple(found), scores={r: d["scores"] for r, d in details.items()}, details=details
+            checks=tuple(found),
+            scores={r: d["scores"] for r, d in details.items()},
+            details=details | {"design": self.design.as_json(used)},
         )
 
-    async def role(self, role: str, own_mode: str) -> _Role:
+    async def role(self, role: str, own_mode: str, extra: Sequence[dict[str, Any]]) -> _Role:
         """Parity, then the scores, of one service; scores are spared where parity failed."""
-        asked = self.settings.get("parity", "auto")
-        mode = own_mode if asked in ("auto", "off") else asked
+        parity = self.settings.get("parity", "auto")
+        mode = own_mode if parity in ("auto", "off") else parity
         with self.calls["serve"](role) as url:
             async with self.endpoint(url) as endpoint:
                 verdict = Verdict(checks=())
-                if asked != "off":
+                if parity != "off":
                     verdict = await self.parity(endpoint, mode, role)
                 checks = tuple(replace(c, name=f"{role}/{c.name}") for c in verdict.checks)
                 failed = verdict.verdict == "failed"
-                scores = Scores(rows=()) if failed else await self.ask(endpoint, self.rows, role)
-        return _Role(checks, scores, failed, verdict.cause, verdict.why)
+                both = Scores(rows=()) if failed else await self.ask(endpoint, [*self.rows, *extra], role)
+        scores, more = divided(both, len(self.rows))
+        return _Role(checks, scores, more, failed, verdict.cause, verdict.why)
 
     def endpoint(self, url: str) -> Endpoint:
         return Endpoint(url=url, key=self.settings.get("api_key"), concurrency=CONCURRENCY)
@@ -193,33 +223,113 @@ class _Judge:
 
             return await ask_rows(endpoint, rows, self.budget, each=each)
 
+    # ------------------------------------------------------------------ more rows while undecided
+
+    def next_rows(self, looks: Mapping[str, int]) -> list[dict[str, Any]]:
+        """Training rows that the abilities in `looks` add at that look."""
+        found = []
+        for ability, look in looks.items():
+            held_out = self.design.abilities[ability].held_out
+            sizes = [0, *self.design.sizes(ability)]
+            first, last = (max(0, n - held_out) for n in sizes[look : look + 2])
+            found += self.spare.get(ability, [])[first:last]
+        return found
+
+    def worth_drawing(self, base: Scores, served: Scores) -> bool:
+        """Not where the form has failed already, whatever more rows would show."""
+        against = (against_base(base, served, a, self.settings, self.design) for a in self.design.abilities)
+        return all(check.passed is not False for check in against)
+
+    async def draw(self, tuned: Scores, served: Scores, more: Pair, looks: dict[str, int]) -> Pair:
+        """More pairs of the abilities that are undecided against the tuned model; `looks` moves on."""
+        while after := self.undecided(tuned, served, more, looks):
+            looks |= after
+            rows = self.next_rows(after)
+            self.watch.log("gate.more_rows", abilities=sorted(after), rows=len(rows))
+            found = []
+            for role in ("tuned", "served"):
+                with self.calls["serve"](role) as url:
+                    async with self.endpoint(url) as endpoint:
+                        found.append(await self.ask(endpoint, rows, role))
+            first, second = [await self.judged(scores, rows) for scores in found]
+            more = Pair(more.tuned + first, more.served + second)
+        return more
+
+    def undecided(
+        self, tuned: Scores, served: Scores, more: Pair, looks: Mapping[str, int]
+    ) -> dict[str, int]:
+        """The next look of each ability that is undecided and has rows left."""
+        after = {}
+        for ability, look in looks.items():
+            both = (more.tuned, more.served)
+            checks = against_tuned(tuned, served, ability, self.design, both, look)
+            if checks[0].passed is None and look + 1 < len(self.design.sizes(ability)):
+                after[ability] = look + 1
+        return after
+
+    # ------------------------------------------------------------------ the base and the judge
+
     async def base(self, served: Scores) -> Scores:
-        """Only as many rows an ability as decide: looked at every LOOK_ROWS, at a stricter confidence."""
+        """Only as many rows an ability as decide: a look every BASE_LOOK rows, each at its own level."""
         scores = Scores(rows=())
         with self.calls["serve"]("base") as url:
             async with self.endpoint(url) as endpoint:
                 left = by_ability(self.rows)
                 while left:
-                    part = [row for own in left.values() for row in own[:LOOK_ROWS]]
-                    scores = scores + await self.ask(endpoint, part, "base")
+                    part = [row for own in left.values() for row in own[:BASE_LOOK]]
+                    found = await self.ask(endpoint, part, "base")
+                    scores = scores + await self.judged(found, part, None if self.judge else url)
                     left = {
-                        a: own[LOOK_ROWS:]
+                        a: own[BASE_LOOK:]
                         for a, own in left.items()
-                        if own[LOOK_ROWS:] and not self._decided(scores, served, a)
+                        if own[BASE_LOOK:] and not self._decided(scores, served, a)
                     }
         return scores
 
     def _decided(self, base: Scores, served: Scores, ability: str) -> bool:
-        change = paired(base, served, ability, EARLY_CONFIDENCE)
-        loss = allowed_loss(self.settings, ability)
-        return change is not None and verdict_on(change, loss) != "undecided"
+        """Passed, or worse for sure; a gain that is not shown yet may show in the next rows."""
+        check = against_base(base, served, ability, self.settings, self.design)
+        worse = check.high is not None and check.limit is not None and check.high < check.limit
+        return (check.low or 0.0) > 0 or worse
+
+    async def judged(
+        self, scores: Scores, rows: Sequence[dict[str, Any]], base_url: str | None = None
+    ) -> Scores:
+        """The grades of the judge for rows that ask for one: the one the recipe names, else the base."""
+        if not any(row.get("compare") == JUDGE for row in rows):
+            return scores
+        at = self.judge
+        near: AbstractContextManager[str] = nullcontext(at.url if at else base_url or "")
+        with near if at or base_url else self.calls["serve"]("base") as url:
+            name, key = (at.model, at.key) if at else (None, self.settings.get("api_key"))
+            async with Endpoint(url=url, model=name, key=key, concurrency=CONCURRENCY) as endpoint:
+                with self.watch.progress("judge", total=None, unit="rows") as bar:
+                    return await grading.graded(endpoint, rows, scores, self.grades, bar.advance)
 
 
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Scores on training rows, which compare served with tuned and nothing else."""
+
+    tuned: Scores
+    served: Scores
+
+
+@dataclass(frozen=True, slots=True)
 class _Role:
-    def __init__(
-        self, checks: tuple[Check, ...], scores: Scores, failed: bool, cause: str | None, why: str | None
-    ) -> None:
-        self.checks, self.scores, self.failed, self.cause, self.why = checks, scores, failed, cause, why
+    checks: tuple[Check, ...]
+    scores: Scores
+    more: Scores
+    failed: bool
+    cause: str | None
+    why: str | None
+
+
+def divided(scores: Scores, at: int) -> tuple[Scores, Scores]:
+    """The first `at` rows and the rest."""
+    parts = (slice(None, at), slice(at, None))
+    first, rest = (replace(scores, rows=scores.rows[p], answers=scores.answers[p]) for p in parts)
+    return first, rest
 
 
 def mode_of(form: str) -> str:
@@ -238,12 +348,14 @@ def _form(inputs: Inputs) -> str:
     return str(found.get("form") or found.get("weights") or "bf16")
 
 
-def _chats(inputs: Inputs) -> list[dict[str, Any]]:
-    """Test rows that can be asked as a chat; plain texts have no answer to compare."""
-    text = inputs.artefacts["dataset"].path("test.jsonl").read_text("utf-8")
-    rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-    chats = [row for row in rows if row.get("messages")]
-    if not chats:
+def _chats(inputs: Inputs, name: str) -> list[dict[str, Any]]:
+    """Rows that can be asked as a chat; plain texts have no answer to compare."""
+    path = inputs.artefacts["dataset"].path(name)
+    if name == "train.jsonl" and not path.exists():
+        return []
+    rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
+    chats = [row for row in rows if _askable(row.get("messages") or ())]
+    if not chats and name == "test.jsonl":
         raise WrongUse(
             "gate.no_rows",
             "the data set has no test rows with a reference answer",
@@ -260,8 +372,22 @@ def sampled(rows: Sequence[Mapping[str, Any]], count: int, seed: int) -> list[di
     return [dict(own[i]) for i in range(longest) for own in drawn if i < len(own)]
 
 
+def _askable(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """A question, and last an answer to compare with."""
+    return len(messages) > 1 and messages[-1].get("role") == "assistant"
+
+
+def _renamed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Training rows under ids of their own: a held-out row of another file may have the same."""
+    return [{**row, "id": f"train:{row['id']}"} for row in rows]
+
+
+def counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    return {ability: len(own) for ability, own in by_ability(rows).items()}
+
+
 def by_ability(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     for row in rows:
-        found.setdefault(row["ability"], []).append(row)
+        found.setdefault(row.get("ability") or "default", []).append(row)
     return found

@@ -8,6 +8,7 @@ from .facts import DataFacts, Fill
 from .fill import fill, learning_rate
 from .fitting import LeftOut, fit, fit_logs, leave_out, quantile
 from .forms import form_order, loss_source, nominal_speed, quality_loss, stored_bytes
+from .gate_rows import gate_document, gate_rows
 from .local import Local, check_limits, explain, learnt, predict
 from .plans import Plan, Plans, explain_plan, within_limits
 from .request import Owned, Request
@@ -43,6 +44,8 @@ __all__ = [
     "fit",
     "fit_logs",
     "form_order",
+    "gate_document",
+    "gate_rows",
     "learning_rate",
     "learnt",
     "leave_out",

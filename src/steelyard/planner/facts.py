@@ -22,6 +22,7 @@ class DataFacts:
     lengths: Sequence[int] = ()
     abilities: Mapping[str, int] = field(default_factory=dict)  # rows of each
     held_out: int = 0  # rows kept for the gate
+    held_out_by: Mapping[str, int] = field(default_factory=dict)  # of those, each ability's
 
     @property
     def mean_length(self) -> float:

@@ -7,7 +7,6 @@ change bits and equal recipes must give equal hashes on one machine.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from steelyard.forms import FORMS
@@ -18,6 +17,7 @@ from steelyard.shape import Shape
 from .facts import DataFacts, Fill
 from .footprint import training_bytes
 from .forms import BF16_ISA, form_order, why_first
+from .gate_rows import gate_settings
 
 MICRO_TOKENS = (
     1024  # GEMMs reach their full rate on a few cores from some 500 rows on; more only takes memory
@@ -55,7 +55,7 @@ def fill(
         "clean": {},  # nothing in it depends on the machine
         "train": stages,
         "compress": {"form": form},
-        "gate": asdict(recipe.gate) | {"seed": recipe.seed},
+        "gate": gate_settings(recipe, facts),
         "serve": _serve(recipe, shape, machine, form, origins),
     }
     price = recipe.resources.price_per_h

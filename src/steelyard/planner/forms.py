@@ -16,6 +16,7 @@ from typing import Any
 from steelyard.forms import FORMS
 from steelyard.hardware import Machine
 from steelyard.recipe import Recipe
+from steelyard.sample_size import LEAST_TOLERANCE
 from steelyard.shape import Shape
 from steelyard.units import Figure
 
@@ -182,14 +183,20 @@ def _ranked(recipe: Recipe, shape: Shape, machine: Machine, facts: DataFacts, fi
         "prompt_tokens": load.prompt_tokens if load else 128,
         "output_tokens": load.output_tokens if load else 64,
     }
-    most_loss = recipe.compress.max_quality_loss
-    allowed = recipe.gate.tolerance if most_loss is None else most_loss
+    allowed = allowed_loss(recipe)
     speed = {f: nominal_speed(f, shape, machine.cores, figures) for f in AUTO}
     candidates = [f for f in AUTO if facts.rows or not FORMS[f].calibrated]
     within = [f for f in candidates if f == first or quality_loss(f, shape.params).value <= allowed]
     bar = speed["bf16"].output_tok_s * GAIN
     worth = [f for f in within if f in ("bf16", "f32", first) or speed[f].output_tok_s >= bar]
     return sorted(worth, key=lambda f: (not keeps_latency(recipe, speed[f]), -speed[f].output_tok_s))
+
+
+def allowed_loss(recipe: Recipe) -> float:
+    """The expected loss that a form may have: the recipe's word, else the least that a gate rules out."""
+    if recipe.compress.max_quality_loss is not None:
+        return recipe.compress.max_quality_loss
+    return LEAST_TOLERANCE if recipe.gate.tolerance == "auto" else recipe.gate.tolerance
 
 
 def keeps_latency(recipe: Recipe, speed: Speed) -> bool:

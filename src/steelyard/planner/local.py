@@ -16,11 +16,13 @@ from steelyard.forms import FORMS
 from steelyard.hardware import Calibration, Machine
 from steelyard.ledger import Row
 from steelyard.recipe import Recipe
+from steelyard.sample_size import BASE_LOOK
 from steelyard.shape import Shape
 from steelyard.units import Figure, show_bytes, show_s
 
 from .facts import DataFacts, Fill
 from .forms import WORK, stored_bytes
+from .gate_rows import first_look_rows
 from .local_serve import (
     KV_BYTES,
     Load,
@@ -272,8 +274,7 @@ def _gate(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFacts
         return _Step.of({}, 0.0)
     engine, form = filled.settings["serve"], filled.settings["compress"]["form"]
     rates, row = serve_rates(calibration, form).step, engine_row(shape, form)
-    most = filled.settings["gate"]["rows"] * max(1, len(facts.abilities))
-    rows = min(facts.held_out, most)
+    rows = first_look_rows(filled.settings["gate"]["rows"], facts)
     answer = max(1, round(facts.mean_length * facts.answer_share))
     prompt = max(1, round(facts.mean_length) - answer)
 
@@ -281,7 +282,7 @@ def _gate(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFacts
         return batch_wall_s(rates, row, count, prompt, tokens, GATE_USERS, engine)
 
     reference_s = _reference_s(calibration, shape, PARITY_TOKENS + PARITY_TASKS * facts.mean_length)
-    few = min(rows, 48 * max(1, len(facts.abilities)))
+    few = min(facts.held_out, BASE_LOOK * max(1, len(facts.abilities)))
     off = filled.settings["gate"]["parity"] == "off"
     parts = {
         "load": 3 * _load_s(calibration, shape, form),
@@ -354,11 +355,10 @@ def _serve(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFact
 
 
 def _gate_tokens(filled: Fill, facts: DataFacts) -> float:
-    """Tokens of all held-out rows that the gate asks, 0 where there is no gate."""
+    """Tokens of all rows that the gate asks at its first look, 0 where there is no gate."""
     if not filled.settings["train"]:
         return 0.0
-    most = filled.settings["gate"]["rows"] * max(1, len(facts.abilities))
-    return min(facts.held_out, most) * facts.mean_length
+    return first_look_rows(filled.settings["gate"]["rows"], facts) * facts.mean_length
 
 
 def _disk_bytes(filled: Fill, shape: Shape, facts: DataFacts) -> float:

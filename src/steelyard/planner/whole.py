@@ -16,6 +16,7 @@ from steelyard.units import Figure, weakest
 
 from .constants import Constants
 from .facts import DataFacts, Fill
+from .gate_rows import first_look_rows
 from .local import Local
 from .local_train import packed
 from .plans import Plan, Plans, within_limits, within_slo
@@ -124,9 +125,7 @@ def request_of(recipe: Recipe, filled: Fill, shape: Shape, facts: DataFacts) -> 
         own=tuple(owned_of(o) for o in resources.own),
         own_terms=resources.terms,
         data_bytes=float(facts.bytes),
-        eval_tokens=2.5
-        * min(facts.held_out, recipe.gate.rows * max(1, len(facts.abilities)))
-        * facts.mean_length,
+        eval_tokens=2.5 * first_look_rows(recipe.gate.rows, facts) * facts.mean_length,
         recipe=recipe.name,
     )
 

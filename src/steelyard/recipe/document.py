@@ -293,10 +293,34 @@ class CompressTable(Table):
     max_quality_loss: Share | None = say("what serving may lose against the tuned model", "1%")
 
 
+Compare = Literal["text", "json", "label", "contains", "number", "chrf", "judge"]
+
+
 class AbilityTable(Table):
     eval: Text | None = say("rows to score with; the held-out rows where left out", "evals/support.jsonl")
     min: Share | None = say("share of right answers below which nothing is served", 0.9)
-    compare: Literal["text", "json", "label"] | None = say("how answers are compared", "json")
+    compare: Compare | None = say(
+        "how an answer is compared with its reference: docs/how-to/choose-a-score.md", "json"
+    )
+
+
+class JudgeTable(Table):
+    url: Text = Field(description="an OpenAI-compatible service", examples=["https://api.example.com/v1"])
+    model: Text | None = say("its model; the first that it lists where left out", "judge-large")
+    api_key: Annotated[str, Field(pattern=r"^env:[A-Za-z_][A-Za-z0-9_]*$")] | None = say(
+        "the environment variable that holds its key", "env:JUDGE_KEY"
+    )
+
+
+def _judge(value: Any) -> Any:
+    """`base`, or where another model answers."""
+    if isinstance(value, str) and value != "base":
+        raise ValueError(f"{value!r} is no judge: write base, or {{url: ..., model: ..., api_key: env:NAME}}")
+    return value
+
+
+def _tolerance(value: Any) -> Any:
+    return value if value == "auto" else _share(value)
 
 
 class GateTable(Table):
@@ -305,8 +329,14 @@ class GateTable(Table):
         "what each ability must reach", {"support": {"min": 0.9}}
     )
     forget: dict[Text, Share] | None = say("what an ability may lose against the base", {"support": "2%"})
-    tolerance: Share | None = say("what serving may lose against the tuned model", 0.02)
-    rows: Count | None = say("test rows per ability, where there are as many", 400)
+    tolerance: Annotated[float | Literal["auto"], BeforeValidator(_tolerance)] | None = say(
+        "loss against the tuned model that the gate rules out; auto: what the rows can show, 2 to 6 points",
+        0.02,
+    )
+    rows: Count | None = say("rows per ability at a first look; while undecided up to 4 times as many", 400)
+    judge: Annotated[JudgeTable | Literal["base"], BeforeValidator(_judge)] | None = say(
+        "who grades where compare is judge: the base, or a service", "base"
+    )
 
 
 class ServeTable(Table):
@@ -420,6 +450,7 @@ TABLES: dict[str, type[Table]] = {
     "compress": CompressTable,
     "gate": GateTable,
     "gate.abilities.*": AbilityTable,
+    "gate.judge": JudgeTable,
     "serve": ServeTable,
     "resources": ResourcesTable,
     "resources.own.*": OwnedTable,

@@ -27,7 +27,7 @@ FORMATS |= {"chat_template": "messages", "openai": "messages", "chatml": "messag
 MAP_WORDS = {"prompt": "user", "question": "user", "instruction": "user"}
 MAP_WORDS |= {"completion": "assistant", "answer": "assistant", "output": "assistant"}
 AUTO = "auto"  # a planner's field may say so instead of being left out
-KEEPS_AUTO = {"compress.weights", "gate.parity", "model", "serve.engine"}
+KEEPS_AUTO = {"compress.weights", "gate.parity", "gate.tolerance", "model", "serve.engine"}
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -237,7 +237,9 @@ def _sources(data: list[dict[str, Any]], tree: Tree) -> tuple[words.Source, ...]
 
 def _gate(gate: dict[str, Any]) -> words.Gate:
     abilities = {name: words.AbilityGate(**table) for name, table in gate.get("abilities", {}).items()}
-    return words.Gate(**{**gate, "abilities": abilities})
+    judge = gate.get("judge")
+    named = words.Judge(**judge) if isinstance(judge, dict) else None
+    return words.Gate(**{**gate, "abilities": abilities, "judge": named})
 
 
 TERMS = {

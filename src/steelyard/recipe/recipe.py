@@ -120,7 +120,16 @@ class AbilityGate:
 
     eval: str | None = None  # rows of one's own; None = the rows that cleaning held out
     min: float | None = None
-    compare: Literal["text", "json", "label"] | None = None
+    compare: Literal["text", "json", "label", "contains", "number", "chrf", "judge"] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judge:
+    """An OpenAI-compatible service that grades answers; `api_key` names an environment variable: env:NAME."""
+
+    url: str
+    model: str | None = None
+    api_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,8 +139,9 @@ class Gate:
     parity: Literal["auto", "exact", "fast", "off"] = "auto"
     abilities: dict[str, AbilityGate] = field(default_factory=dict)
     forget: dict[str, float] = field(default_factory=dict)  # what each ability may lose against the base
-    tolerance: float = 0.02  # served may lose two points against tuned; less is not seen with 400 rows
-    rows: int = 400  # below this a loss of two points cannot be told from chance
+    tolerance: float | Literal["auto"] = "auto"  # what the rows can show, from 2 to 6 points (decisions/085)
+    rows: int = 400  # of an ability at a first look; while undecided up to four times as many
+    judge: Judge | None = None  # None = the base, where `compare: judge` asks for one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,10 +41,26 @@ CHECKS: dict[str, tuple[str, str]] = {
     "top1": ("likeliest token chosen", "share of tokens that the exact computation finds likeliest"),
     "min": ("least score", "share of right answers, against the least that the recipe asks"),
     "against_base": ("better than before", "right answers gained against the base model, paired by row"),
+    "against_tuned_held_out": (
+        "as good as tuned on new rows",
+        "right answers gained against the tuned model on held-out rows alone, paired by row",
+    ),
+    "score": ("answers something right", "score of the served model; at 0 % nothing is served"),
+    "fits": ("answers follow the question", "score on the own question above that on another one"),
     "against_tuned": ("as good as tuned", "right answers gained against the tuned model, paired by row"),
 }
 ROLES = ("tuned", "served", "base")
-SHARES = ("min", "against_base", "against_tuned", "answers", "top1", "generation_default")
+SHARES = (
+    "min",
+    "score",
+    "fits",
+    "against_base",
+    "against_tuned",
+    "against_tuned_held_out",
+    "answers",
+    "top1",
+    "generation_default",
+)
 STATES = {True: "passed", False: "failed", None: "undecided"}
 
 

@@ -82,10 +82,13 @@ def _curable(check: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]]
     if kind == "tuned":
         return False  # parity of the tuned model in its exact mode: the form has no part in it
     tuned, base = (scores.get(role, {}).get(ability) for role in ("tuned", "base"))
-    if kind == "min":
-        return tuned is not None and tuned >= check["limit"]
+    if kind in ("min", "score", "fits"):
+        return tuned is not None and tuned >= check["limit"] and tuned > 0
     if kind == "against_base":
-        return tuned is not None and base is not None and tuned - base >= check["limit"]
+        if tuned is None or base is None:
+            return False
+        # Limit 0: the base must be beaten, which no form does where the tuned model itself does not.
+        return tuned - base >= check["limit"] if check["limit"] < 0 else tuned > base
     return True
 
 

@@ -27,6 +27,7 @@ from ..planner import (
     check_limits,
     fill,
     form_order,
+    gate_document,
     plan_recipe,
     predict,
 )
@@ -180,6 +181,7 @@ def plan_document(ready: Ready) -> dict[str, Any]:
             c.name: {k: f.as_json() for k, f in larger_figures(ready, c).items()} for c in ready.larger
         },
         "plans": ready.plans.as_json(),
+        "gate": gate_document(ready.recipe, ready.facts),
     }
     text = json.dumps(body, sort_keys=True, ensure_ascii=False).encode()
     return body | {"hash": hashlib.sha256(text).hexdigest()}

@@ -464,25 +464,19 @@ class Walk:
         with suppress(OSError, ValueError):
             verdict = json.loads((folder / "verdict.json").read_text(encoding="utf-8"))
             self.outcome.gate = {k: verdict.get(k) for k in ("verdict", "cause", "checks")}
+            self.outcome.gate["design"] = (verdict.get("details") or {}).get("design")
             self.outcome.scores = verdict.get("scores") or {}
 
 
 def gate_settings(ready: Ready) -> Settings:
     """What the plan filled, and what the recipe asks of each ability.
 
-    `compress.max_quality_loss` is what serving may lose against the tuned model; against the base each
-    ability keeps `forget` or the gate's own tolerance.
+    `tolerances` are those that the plan has stated.
     """
-    gate, most = ready.recipe.gate, ready.recipe.compress.max_quality_loss
+    gate = ready.recipe.gate
     asked = {name: {"min": g.min, "compare": g.compare} for name, g in gate.abilities.items()}
-    planned = ready.fill.settings["gate"]
-    forget = dict(gate.forget)
-    if most is not None:
-        forget = dict.fromkeys((*ready.recipe.abilities, *asked), gate.tolerance) | forget
-        planned = planned | {"tolerance": most}
-    return planned | {
+    return ready.fill.settings["gate"] | {
         "abilities": asked,
-        "forget": forget,
         "seed": ready.recipe.seed,
         "api_key": api_key(ready.recipe),
         "temperature": ready.recipe.serve.temperature,  # what the candidate was told to sample at
