@@ -92,8 +92,12 @@ def test_rows_in_are_kept_plus_dropped(tmp_path_factory, lines, rules):
     account = got.account
     assert account["in"] == account["kept"] + account["dropped"] == len(kept) + len(gone)
     assert len({*kept, *gone}) == account["in"] and all(r["reasons"] for r in got.dropped)
-    for told in account["sources"]:
-        assert told["in"] == told["kept"] + told["dropped"]
+    assert account["dropped"] == sum(account["by_reason"].values())
+    assert account["kept"] == account["train"] + account["held_out"]
+    assert (account["train"], account["held_out"]) == (len(got.train), len(got.test))
+    for file in account["sources"]:
+        assert file["read"] == file["kept"] + sum(file["by_reason"].values())
+        assert file["kept"] == file["train"] + file["held_out"]
     if rules.get("enabled") is False:
         assert set(account["by_reason"]) <= {"broken_json", "broken_encoding", "wrong_shape"}
 
@@ -119,10 +123,27 @@ def test_clean_none_keeps_every_row(tmp_path):
     assert got.train[3]["messages"][0]["content"] == "mail a@b.com"
 
 
-def test_masking_counts_and_can_be_kept(tmp_path):
+class Events(Watch):
+    def __init__(self):
+        self.events = {}
+
+    def log(self, event, **fields):
+        self.events[event] = fields
+
+
+def test_personal_data_is_reported_and_masked_only_when_asked(tmp_path):
     rows = [pair("mail a@b.com and 13812345678", '{"to": "a@b.com"}', accept=["a@b.com"]), *NUMBERED]
     source = write(tmp_path / "a.jsonl", rows)
-    got = run(tmp_path, [source], clean={"test_share": 0})
+    watch = Events()
+    got = run(tmp_path, [source], clean={"test_share": 0}, watch=watch)
+    assert got.train[0]["messages"][1]["content"] == '{"to": "a@b.com"}'
+    assert (got.account["personal"], got.account["masked"]) == ({"email": 3, "phone": 1}, {})
+    assert watch.events["clean.personal"] == {"values": 4, "rows": 1}
+    assert "clean.placeholders" not in watch.events
+    watch = Events()
+    got = run(tmp_path, [source], clean={"test_share": 0, "pii": "mask"}, watch=watch)
+    assert watch.events["clean.placeholders"] == {"rows": 1, "of": 51}
+    assert got.account["placeholder_answers"] == 1 and "clean.personal" not in watch.events
     first = got.train[0]
     assert [m["content"] for m in first["messages"]] == [
         "mail <EMAIL_1> and <PHONE_1>",
@@ -131,8 +152,34 @@ def test_masking_counts_and_can_be_kept(tmp_path):
     assert first["accept"] == ["<EMAIL_1>"] and got.account["masked"] == {"email": 3, "phone": 1}
     assert got.account["masked_rows"] == 1 and got.figures["redacted"] == 4
     assert b"a@b.com" not in b"".join(got.raw.values())
-    got = run(tmp_path, [source], clean={"test_share": 0, "pii": "keep"})
-    assert "a@b.com" in got.train[0]["messages"][0]["content"] and not got.account["masked"]
+    got = run(tmp_path, [source], clean={"test_share": 0, "pii": "off"})
+    assert "a@b.com" in got.train[0]["messages"][0]["content"] and not got.account["personal"]
+
+
+def test_held_out_rows_are_never_masked(tmp_path):
+    rows = [pair(f"Where do I write, case {i}?", f"To desk{i}@shop.example.") for i in range(40)]
+    write(tmp_path / "e.jsonl", [pair("Where does the press write?", "To press@shop.example.")])
+    sources = [write(tmp_path / "a.jsonl", rows), write(tmp_path / "b.jsonl", NUMBERED) | {"ability": "b"}]
+    got = run(tmp_path, sources, clean={"pii": "mask", "test_share": 0.25}, eval={"b": "e.jsonl"})
+    answers = [r["messages"][1]["content"] for r in got.test if r["ability"] == "main"]
+    assert len(answers) == 10 and all("desk" in a and "@shop.example" in a for a in answers)
+    assert [r["messages"][1]["content"] for r in got.test if r["ability"] == "b"] == [
+        "To press@shop.example."
+    ]
+    taught = [r["messages"][1]["content"] for r in got.train if r["ability"] == "main"]
+    assert taught == ["To <EMAIL_1>."] * 30
+    assert got.account["masked"] == {"email": 30} and got.account["placeholder_answers"] == 30
+
+
+@pytest.mark.parametrize("mark", ["<EMAIL_1>", "[PHONE]", "[REDACTED]", "[NAME_2]"])
+def test_placeholders_of_other_tools_are_counted_in_answers_alone(tmp_path, mark):
+    rows = [
+        pair(f"Hello, I am {mark}", "Hi."),
+        pair("Whom do I ask?", f"Ask {mark}."),
+        pair("[1] or <b>?", "[1]"),
+    ]
+    got = run(tmp_path, [write(tmp_path / "a.jsonl", rows)], clean={"test_share": 0})
+    assert got.account["placeholder_answers"] == 1
 
 
 def test_broken_characters_are_dropped_and_quoted_ones_stay(tmp_path):
@@ -169,7 +216,7 @@ def test_an_evaluation_file_is_the_test_and_stays_out_of_training(tmp_path):
     lookup = [r for r in got.test if r["ability"] == "lookup"]
     assert [r["id"] for r in lookup] == ["eval.jsonl:1", "eval.jsonl:2"]
     assert [r["compare"] for r in lookup] == ["label", "text"]
-    assert lookup[1]["messages"][1]["content"] == "n <EMAIL_1>"
+    assert lookup[1]["messages"][1]["content"] == "n a@b.com"
     assert {r["id"] for r in got.dropped} == {"a.jsonl:4", "b.jsonl:4"}
     assert got.account["by_reason"] == {"contamination": 2}
     assert got.account["test_from_files"] == 2 and got.account["kept"] == 88

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from steelyard.data import Row, Source, Unreadable, guess_map, rows, sniff
+from steelyard.data import Row, Source, Unreadable, rows, sniff
 from steelyard.errors import WrongUse
 
 CHAT = [{"role": "user", "content": "退款多久到账？"}, {"role": "assistant", "content": "三个工作日。"}]
@@ -253,16 +253,12 @@ def test_one_clear_error_each(tmp_path, source, code, hint):
 
 def test_sniff_tells_what_init_needs(tmp_path):
     found = sniff(columns(tmp_path))
-    assert (found.format, found.shape, found.columns, found.rows) == (
-        "csv",
-        None,
-        ("问题描述", "客服回复", "工单"),
-        1,
-    )
+    assert (found.format, found.shape, found.rows) == ("csv", None, 1)
+    assert [c.name for c in found.columns] == ["问题描述", "客服回复", "工单"]
+    assert [c.samples for c in found.columns] == [("a",), ("b",), ("c",)]
+    assert found.guess.map == {"user": "问题描述", "assistant": "客服回复"}
     (tmp_path / "b.jsonl").write_text('{"messages": []}\n{\n')
     assert (sniff(tmp_path / "b.jsonl").shape, sniff(tmp_path / "b.jsonl").unreadable) == ("messages", 1)
-    assert guess_map(["工单号", "问题", "回复"]) == {"user": "问题", "assistant": "回复", "thread": "工单号"}
-    assert guess_map(["a", "b"]) == {}
 
 
 def test_the_room_opens_without_heavy_packages():

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from ..errors import Where, WrongUse
 from ..units import show_bytes
 from .messages import say
-from .output import result, table
+from .output import note, result, table
 from .recipes import no_settings
+
+PII = ("mask", "report", "off")
 
 
 def clean(
@@ -23,20 +26,60 @@ def clean(
         Path | None,
         typer.Option("--contamination", metavar="FILE", help=say("Questions that no row may hold.")),
     ] = None,
+    map: Annotated[
+        str,
+        typer.Option(
+            "--map", metavar="WORD=COLUMN,...", help=say("Columns: user=COLUMN[+COLUMN],assistant=COLUMN.")
+        ),
+    ] = "",
+    pii: Annotated[
+        str,
+        typer.Option(
+            "--pii", metavar="|".join(PII), help=say("Personal data: replaced, only counted, or left alone.")
+        ),
+    ] = "mask",
     workers: Annotated[int, typer.Option("--workers", metavar="N", min=1, help=say("Processes."))] = 1,
 ) -> None:
     no_settings("clean")
     from ..data import clean_files
     from .terminal import Terminal
 
+    settings = {"pii": pii_word(pii)}
+    columns = map_of(map)
     with Terminal() as watch:
         account = clean_files(
-            input, output, report=report, contamination=contamination, workers=workers, watch=watch
-        )
+            input, output, report=report, contamination=contamination, workers=workers, settings=settings,
+            map=columns, watch=watch,
+        )  # fmt: skip
     headline = say("{kept} of {rows} rows kept, {dropped} dropped", kept=account["kept"], rows=account["in"],
                    dropped=account["dropped"])  # fmt: skip
     reasons = (
         table((say("reason"), say("rows")), account["by_reason"].items()) if account["by_reason"] else []
     )
+    if not account["masked"] and account["personal"]:
+        counts = ", ".join(f"{n} {kind}" for kind, n in account["personal"].items())
+        note(say("note: personal data is left as it is: {counts}", counts=counts))
     speed = f"{show_bytes(account['bytes_in'])}, {account['mb_per_s']:.1f} MB/s"
     result({"schema": "steelyard.clean/1"} | account, headline, *reasons, speed)
+
+
+def pii_word(word: str) -> str:
+    if word not in PII:
+        text = say("--pii is one of {words}", words=", ".join(PII))
+        raise WrongUse("cli.usage", text, where=Where(field="--pii"), hint="--pii report")
+    return word
+
+
+def map_of(text: str) -> dict[str, Any]:
+    """ "user=subject+body,assistant=reply" as {"user": ["subject", "body"], "assistant": "reply"}.
+
+    A column whose name has a comma or a plus is written in the recipe. Raises WrongUse.
+    """
+    pairs = [part.split("=", 1) for part in text.split(",") if part.strip()]
+    if any(len(pair) != 2 or not pair[0].strip() or not pair[1].strip() for pair in pairs):
+        raise WrongUse(
+            "cli.usage", say("--map pairs words with columns"), where=Where(field="--map"),
+            hint="--map user=question,assistant=reply",
+        )  # fmt: skip
+    columns = {word.strip(): [c.strip() for c in column.split("+") if c.strip()] for word, column in pairs}
+    return {word: several[0] if len(several) == 1 else several for word, several in columns.items()}

@@ -148,6 +148,10 @@ STEP_TEXTS = {
     "step.end": "{step}: {state}",
     "step.reused": "{step}: unchanged, reused",
     "trust.key_made": "{notice}",
+    "clean.placeholders": "note: {rows} of {of} training rows have an answer with a placeholder such as"
+    " <EMAIL_1>: the model will learn to write it",
+    "clean.personal": "note: {values} e-mail addresses and phone numbers in {rows} rows are taught as they"
+    " are; clean: {{pii: mask}} replaces them",
 }
 WHOLE_STEPS = ("train", "clean")  # steps whose one bar is all of their work
 

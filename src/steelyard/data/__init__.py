@@ -1,15 +1,19 @@
 """Sources, cleaning, the account, held-out rows. Readers of XLSX and Parquet load when a file needs them."""
 
+from .check import check
 from .clean import clean, fingerprint
 from .clean_files import clean_files
+from .columns import Column, Guess, guess_map
 from .count import count
 from .files import FORMATS
+from .look import Sniff, answers_of, rows_with, sniff
 from .row import Row, Unreadable
 from .shapes import SHAPES
-from .sources import Sniff, Source, guess_map, rows, sniff
+from .sources import Source, rows
 from .steps import STEPS, redact
 
 __all__ = [
-    "FORMATS", "SHAPES", "STEPS", "Row", "Sniff", "Source", "Unreadable", "clean", "clean_files", "count",
-    "fingerprint", "guess_map", "redact", "rows", "sniff",
+    "FORMATS", "SHAPES", "STEPS", "Column", "Guess", "Row", "Sniff", "Source", "Unreadable", "answers_of",
+    "check", "clean", "clean_files", "count", "fingerprint", "guess_map", "redact", "rows", "rows_with",
+    "sniff",
 ]  # fmt: skip

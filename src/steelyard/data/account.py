@@ -1,56 +1,131 @@
-"""The account of a cleaning: rows in = kept + dropped, each dropped row with its reasons, no text."""
+"""The account of a cleaning: every row that was read ends in exactly one place. No text stands in it.
+
+    read = kept + dropped        dropped = sum of by_reason        kept = train + held_out
+
+in all and for each file. A row with several reasons counts under its first; dropped.jsonl names them all.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from .sources import Told
+
+@dataclass(slots=True)
+class FileAccount:
+    """Counts of one file. `name` is free of the folder that the project lies in."""
+
+    name: str
+    ability: str
+    path: Path
+    weight: float | None = None
+    format: str = ""
+    encoding: str = ""
+    sheet: str | None = None
+    bytes: int = 0
+    read: int = 0
+    kept: int = 0
+    held_out: int = 0
+    by_reason: Counter[str] = field(default_factory=Counter)
+    table_rows: int | None = None  # where `thread` joins rows to conversations
+
+    def as_json(self) -> dict[str, Any]:
+        body = {
+            "name": self.name, "ability": self.ability, "format": self.format, "encoding": self.encoding,
+            "bytes": self.bytes, "read": self.read, "kept": self.kept, "dropped": self.by_reason.total(),
+            "by_reason": dict(sorted(self.by_reason.items())),
+            "train": self.kept - self.held_out, "held_out": self.held_out,
+        }  # fmt: skip
+        extra = {"sheet": self.sheet, "weight": self.weight, "table_rows": self.table_rows}
+        return body | {name: value for name, value in extra.items() if value is not None}
+
+    def check(self) -> None:
+        """Raises AssertionError where a row is in no place or in two."""
+        assert self.read == self.kept + self.by_reason.total(), f"rows of {self.name} are not accounted for"
+        assert 0 <= self.held_out <= self.kept, f"held-out rows of {self.name} are more than were kept"
 
 
 @dataclass(slots=True)
 class Account:
-    """Counts while rows pass. `dropped` rows are told to a callback as they go."""
+    """Counts of all files while rows pass."""
 
-    files: list[Told] = field(default_factory=list)
-    rows_in: int = 0
-    kept: int = 0
-    dropped: int = 0
+    files: list[FileAccount] = field(default_factory=list)
     changed: int = 0
     unreadable: int = 0
-    by_reason: Counter[str] = field(default_factory=Counter)  # a row with two reasons counts in both
-    masked: Counter[str] = field(default_factory=Counter)  # values masked, by kind
+    personal: Counter[str] = field(default_factory=Counter)  # values found, by kind
+    personal_rows: int = 0
+    masked: Counter[str] = field(default_factory=Counter)  # values replaced by a placeholder
     masked_rows: int = 0
+    placeholder_answers: int = 0  # rows whose answers hold a placeholder: the model will learn to write it
 
-    def drop(self, reasons: Sequence[str]) -> None:
-        self.rows_in += 1
-        self.dropped += 1
-        self.by_reason.update(reasons)
+    def drop(self, file: FileAccount, reasons: Sequence[str]) -> None:
+        file.by_reason[reasons[0]] += 1
 
-    def keep(self, masked: dict[str, int], changed: bool) -> None:
-        self.rows_in += 1
-        self.kept += 1
-        self.changed += changed
-        self.masked.update(masked)
-        self.masked_rows += bool(masked)
+    def keep(self, file: FileAccount, personal: Collection[tuple[str, int]]) -> None:
+        file.kept += 1
+        if personal:
+            self.personal.update(dict(personal))
+            self.personal_rows += 1
+
+    def teach(self, masked: Collection[tuple[str, int]], placeholder: bool) -> None:
+        """A kept row that is not held out: `masked` are the values replaced in it."""
+        self.placeholder_answers += placeholder
+        if masked:
+            self.masked.update(dict(masked))
+            self.masked_rows += 1
+            self.changed += 1
+
+    @property
+    def read(self) -> int:
+        return sum(f.read for f in self.files)
+
+    @property
+    def kept(self) -> int:
+        return sum(f.kept for f in self.files)
+
+    @property
+    def held_out(self) -> int:
+        return sum(f.held_out for f in self.files)
+
+    @property
+    def by_reason(self) -> Counter[str]:
+        return sum((f.by_reason for f in self.files), Counter())
+
+    @property
+    def dropped(self) -> int:
+        return self.by_reason.total()
 
     @property
     def bytes_in(self) -> int:
         return sum(f.bytes for f in self.files)
 
+    def check(self) -> None:
+        """Raises AssertionError where a row is in no place or in two."""
+        for file in self.files:
+            file.check()
+        assert self.read == self.kept + self.dropped
+
     def as_json(self) -> dict[str, Any]:
-        """Free of times and folders; `in` = `kept` + `dropped`, in all and for each file."""
+        """Free of times and folders."""
+        self.check()
         return {
-            "schema": 1,
-            "in": self.rows_in,
+            "schema": 2,
+            "read": self.read,
+            "in": self.read,  # its name in schema 1
             "kept": self.kept,
             "dropped": self.dropped,
+            "by_reason": dict(sorted(self.by_reason.items())),
+            "train": self.kept - self.held_out,
+            "held_out": self.held_out,
             "changed": self.changed,
             "bytes_in": self.bytes_in,
-            "by_reason": dict(sorted(self.by_reason.items())),
+            "personal": dict(sorted(self.personal.items())),
+            "personal_rows": self.personal_rows,
             "masked": dict(sorted(self.masked.items())),
             "masked_rows": self.masked_rows,
+            "placeholder_answers": self.placeholder_answers,
             "sources": [f.as_json() for f in self.files],
         }

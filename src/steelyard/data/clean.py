@@ -1,9 +1,13 @@
 """The step `clean`: sources in, one dataset out.
 
-    train.jsonl, test.jsonl   {"id", "ability", "messages" | "text", "accept"?, "compare"?, "weight"?}
+    train.jsonl, test.jsonl   {"id", "ability", "messages" | "text", "tools"?, "accept"?, "compare"?,
+                              "weight"?}
     dropped.jsonl             {"id", "reasons"}, no text
-    account.json              in = kept + dropped; kept = train + test rows taken from the sources
+    account.json              read = kept + dropped; kept = train + held_out;
+                              test = held_out + test_from_files
 
+A message is {"role", "content", "tool_calls"?, "tool_call_id"?, "name"?, "reasoning_content"?,
+"weight"?: 0 | 1}.
 Bytes follow from the data, the rules and the tokenizer alone: no folder, time or machine in them.
 """
 
@@ -12,18 +16,22 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
 
-from ..artefact import Draft, Figures, Inputs, Settings, Watch
+from ..artefact import Draft, Figures, Inputs, Progress, Settings, Watch
 from ..errors import Stopped
 from ..trust import disk_problem
+from .account import FileAccount
+from .cleaning import Cleaning, CleanOrder, as_gate
+from .held_out import held_out
+from .judge import Judged
 from .row import Row
 from .sources import Source, files_of
-from .walk import Kept, Order, Walk, as_gate, held_out
 
 
 def clean(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figures:
@@ -32,14 +40,14 @@ def clean(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figur
     Tokens are counted by the tokenizer of `inputs.artefacts["base"]` where it is there, else estimated.
     Raises WrongUse (2) for data that cannot be used, Stopped (6).
     """
-    walk = Walk(Order.of(settings, token_counter(inputs)))
+    cleaning = Cleaning.of(CleanOrder.of(settings, token_counter(inputs)))
     try:
-        account = walked(walk, out.folder, watch)
+        account = write_dataset(cleaning, out.folder, watch)
     except OSError as e:
         raise disk_problem(e, Path(e.filename or out.folder / "train.jsonl")) from e
-    watch.log("clean.done", rows_in=account["in"], kept=account["kept"], dropped=account["dropped"])
+    say_aloud(account, watch)
     return {
-        "rows_in": float(account["in"]),
+        "rows_in": float(account["read"]),
         "kept": float(account["kept"]),
         "dropped": float(account["dropped"]),
         "bytes_in": float(account["bytes_in"]),
@@ -49,30 +57,58 @@ def clean(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figur
     }
 
 
-def walked(walk: Walk, folder: Path, watch: Watch) -> dict[str, Any]:
+def say_aloud(account: Mapping[str, Any], watch: Watch) -> None:
+    """What a user should know before these rows are taught."""
+    watch.log("clean.done", read=account["read"], kept=account["kept"], dropped=account["dropped"])
+    if account["placeholder_answers"]:
+        watch.log("clean.placeholders", rows=account["placeholder_answers"], of=account["train"])
+    stay = sum(account["personal"].values()) if not account["masked"] else 0
+    if stay:
+        watch.log("clean.personal", values=stay, rows=account["personal_rows"])
+
+
+@dataclass(frozen=True, slots=True)
+class KeptNote:
+    """What the division into train and test must know of a kept row, besides its line."""
+
+    file: FileAccount
+    ability: str
+    prompt: bytes
+    masked: tuple[tuple[str, int], ...]
+    placeholder: bool
+
+
+def write_dataset(cleaning: Cleaning, folder: Path, watch: Watch) -> dict[str, Any]:
     """Write the payload into `folder`; returns the account."""
-    kept_file = folder / ".kept.jsonl"
+    kept_file, original_file = folder / ".kept.jsonl", folder / ".original.jsonl"
     with watch.progress("clean", total=None, unit="rows") as bar, open(folder / "dropped.jsonl", "wb") as d:
-        walk.on_drop = lambda id, reasons: write_line(d, {"id": id, "reasons": list(reasons)})
-        walk.on_rows = lambda count: go_on(watch, bar, count)
-        with open(kept_file, "wb") as file:
-            keys = [note(file, kept) for kept in walk.run()]
-    counts = divide(kept_file, keys, walk, folder)
+        cleaning.sieve.on_drop = lambda id, reasons: write_line(d, {"id": id, "reasons": list(reasons)})
+        cleaning.on_rows = lambda count: go_on(watch, bar, count)
+        with open(kept_file, "wb") as kept, open(original_file, "wb") as original:
+            notes = [note(kept, original, judged, file) for judged, file in cleaning.run()]
+    counts = divide(kept_file, original_file, notes, cleaning, folder)
     kept_file.unlink()
-    account = walk.account.as_json() | counts
+    original_file.unlink()
+    account = cleaning.account.as_json() | counts
+    assert account["test"] == account["held_out"] + account["test_from_files"]
     (folder / "account.json").write_bytes(orjson.dumps(account, option=orjson.OPT_INDENT_2))
     return account
 
 
-def go_on(watch: Watch, bar: Any, count: int) -> None:
+def go_on(watch: Watch, bar: Progress, count: int) -> None:
     if watch.stop:
         raise Stopped("run.stopped", "cleaning was stopped", hint="run the same command again")
     bar.advance(count)
 
 
-def note(file: BinaryIO, kept: Kept) -> tuple[str, bytes]:
-    write_line(file, kept.row.as_json())
-    return kept.row.ability, kept.prompt
+def note(kept: BinaryIO, original: BinaryIO, judged: Judged, file: FileAccount) -> KeptNote:
+    """Write the row down, and as it was where it was masked: a held-out row stays as it was."""
+    assert judged.row and judged.original
+    write_line(kept, judged.row.as_json())
+    if judged.masked:
+        write_line(original, judged.original.as_json())
+    masked = judged.personal if judged.masked else ()
+    return KeptNote(file, judged.row.ability, judged.prompt, masked, judged.placeholder)
 
 
 def write_line(file: BinaryIO, body: Mapping[str, Any]) -> None:
@@ -82,35 +118,43 @@ def write_line(file: BinaryIO, body: Mapping[str, Any]) -> None:
 def dumps(body: Mapping[str, Any]) -> bytes:
     """One line of JSON; a lone surrogate, which UTF-8 cannot hold, becomes U+FFFD."""
     try:
-        return orjson.dumps(body, option=orjson.OPT_APPEND_NEWLINE)
+        return orjson.dumps(body, default=str, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:
         import json
 
-        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), default=str)
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode() + b"\n"
 
 
-def divide(kept_file: Path, keys: list[tuple[str, bytes]], walk: Walk, folder: Path) -> dict[str, Any]:
+def divide(
+    kept_file: Path, original_file: Path, notes: list[KeptNote], cleaning: Cleaning, folder: Path
+) -> dict[str, Any]:
     """Write train.jsonl and test.jsonl; how many rows each ability has in them."""
-    chosen = held_out(keys, walk.order)
+    order = cleaning.order
+    chosen = held_out([(n.ability, n.prompt) for n in notes], order.evals, order.rules.test_share)
     train: Counter[str] = Counter()
-    test: Counter[str] = Counter(row.ability for row in walk.test)
+    test: Counter[str] = Counter(row.ability for row in cleaning.test)
     with open(folder / "train.jsonl", "wb") as to_train, open(folder / "test.jsonl", "wb") as to_test:
-        for row in walk.test:
+        for row in cleaning.test:
             write_line(to_test, row.as_json())
-        with open(kept_file, "rb") as lines:
-            for line, (ability, prompt) in zip(lines, keys, strict=True):
-                held = prompt in chosen
-                (to_test if held else to_train).write(line)
-                (test if held else train)[ability] += 1
-    abilities = sorted({*train, *test})
+        with open(kept_file, "rb") as lines, open(original_file, "rb") as originals:
+            for line, one in zip(lines, notes, strict=True):
+                original = originals.readline() if one.masked else line
+                if one.prompt in chosen:
+                    to_test.write(original)
+                    test[one.ability] += 1
+                    one.file.held_out += 1
+                else:
+                    to_train.write(line)
+                    train[one.ability] += 1
+                    cleaning.account.teach(one.masked, one.placeholder)
     return {
-        "train": train.total(),
         "test": test.total(),
-        "test_from_files": len(walk.test),
-        "test_unreadable": walk.test_unreadable,
+        "test_from_files": len(cleaning.test),
+        "test_unreadable": cleaning.test_unreadable,
         "abilities": {
-            a: {"train": train[a], "test": test[a], "own_eval": a in walk.order.evals} for a in abilities
+            a: {"train": train[a], "test": test[a], "own_eval": a in order.evals}
+            for a in sorted({*train, *test})
         },
     }
 
@@ -153,13 +197,13 @@ def fingerprint(settings: Settings) -> list[dict[str, Any]]:
     Raises WrongUse where one is missing.
     """
     gates = (settings.get("eval") or settings.get("abilities") or {}).items()
-    evals = [Source(path=g["eval"]) for g in (as_gate(told) for _, told in sorted(gates)) if g["eval"]]
+    evals = [Source(path=g["eval"]) for g in (as_gate(gate) for _, gate in sorted(gates)) if g["eval"]]
     sources = [Source.of(s) for s in settings["sources"]]
     return list(hashed([*sources, *evals], Path(settings["root"])))
 
 
 def hashed(sources: list[Source], root: Path) -> Iterator[dict[str, Any]]:
-    for _, told in files_of(sources, root):
-        with open(told.path, "rb") as file:
+    for _, account in files_of(sources, root):
+        with open(account.path, "rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        yield {"name": told.name, "bytes": told.path.stat().st_size, "sha256": sha256}
+        yield {"name": account.name, "bytes": account.path.stat().st_size, "sha256": sha256}

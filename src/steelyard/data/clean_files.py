@@ -1,8 +1,9 @@
 """`steelyard clean`: files in, cleaned files and a report out, with no recipe.
 
-Lines are cleaned in blocks of about 1 MB, by one process or many; what needs the order of the rows
-(duplicates) is decided in that order by one. So any number of workers gives the same bytes. Outputs have a
-temporary name until all are whole: after a kill the same command makes the same files.
+Each row is judged as `up` judges it (judge.py). Lines go in blocks of about 1 MB, to one process or many;
+what needs the order of the rows (duplicates) is decided in that order by one. So any number of workers gives
+the same bytes. Outputs have a temporary name until all are whole: after a kill the same command makes the
+same files.
 """
 
 from __future__ import annotations
@@ -19,36 +20,41 @@ from typing import Any, BinaryIO
 
 import orjson
 
+from ..artefact import Watch
 from ..errors import Stopped, Where, WrongUse
 from ..processes import die_with_parent
 from ..trust import atomic, disk_problem, sync_folder
-from .account import Account
+from .account import Account, FileAccount
 from .clean import dumps
-from .files import SUFFIXES, Broken, DataFile, open_data
-from .row import Row, row_key, tight
-from .shapes import Misfit, content_of
-from .sources import Source, Told, known, name_of, paths_of
+from .columns import guess_map
+from .files import SUFFIXES, TABLES, Broken, Record, open_data
+from .judge import Judged, Sieve, judge
+from .messages import Misfit
+from .questions import Questions
+from .row import Row
+from .shapes import content_of
+from .sources import RowReader, Source, check_words, is_data, name_of, paths_of, records
 from .steps import Rules
-from .walk import clean_row
 
 BLOCK_BYTES = 1 << 20
 DROPPED = "dropped.jsonl"
+PII = "mask"  # here the rows leave for elsewhere: personal data is replaced unless asked otherwise
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """One record after cleaning. `line` None = it goes, and `reasons` say why."""
+class Block:
+    """Records of one file, and how they become rows."""
 
-    id: str
-    line: bytes | None
-    reasons: tuple[str, ...] = ()
-    key: bytes = b""  # equal for rows that teach the same
-    masked: tuple[tuple[str, int], ...] = ()
-    changed: bool = False
-    unreadable: bool = False
+    reader: RowReader
+    records: list[Record]
 
 
-Block = tuple[str, list[tuple[int, dict[str, Any] | Broken]]]  # file name, its records
+@dataclass(slots=True)
+class Line:
+    """A judged row as it is written: `body` is its line, None where it is dropped."""
+
+    judged: Judged  # without its rows, which need not travel back from a worker
+    body: bytes | None
 
 
 def clean_files(
@@ -58,35 +64,49 @@ def clean_files(
     contamination: Path | None = None,
     workers: int = 1,
     settings: Mapping[str, Any] | None = None,
-    watch: Any = None,
+    map: Mapping[str, Any] | None = None,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Clean a file or a folder of files into `output`; returns the report.
 
-    {"in", "kept", "dropped", "changed", "by_reason", "masked", "bytes_in", "seconds", "mb_per_s", "files"}.
-    `settings` are the words of the recipe's `clean`. Unreadable lines are dropped. Raises WrongUse (2):
-    nothing to read, all lines unreadable, output into the input's folder.
+    {"in", "kept", "dropped", "changed", "by_reason", "masked", "personal", "bytes_in", "seconds", "mb_per_s",
+    "files"}. `settings` are the words of the recipe's `clean`, `map` the columns as in its `data`. Unreadable
+    lines are dropped. Raises WrongUse (2): nothing to read, all lines unreadable, output in the input folder.
     """
     started = time.perf_counter()
-    inputs = [(path, Told(name, "", path)) for path, name in inputs_of(input, output)]
-    rules = Rules(**{**dict(settings or {}), "unreadable": "drop"})
+    source = Source(path=str(input), map=dict(map or {}))
+    check_words(source)
+    files = [FileAccount(name, source.ability, path) for path, name in inputs_of(input, output)]
+    rules = Rules(**{"pii": PII, **dict(settings or {}), "unreadable": "drop"})
     check = partial(judge_block, rules=rules, questions=questions_of(contamination))
-    account = Account(files=[told for _, told in inputs])
-    with writing(output) as files:
-        seen: set[bytes] = set()
+    with writing(output) as outputs:
+        sieve = Sieve(rules, Account(files), on_drop=outputs.drop)
         with mapper(workers) as map_blocks:
-            for (name, _), judged in map_blocks(check, blocks(inputs)):
-                kept = files.of(target_of(name))
-                if watch is not None and watch.stop:
-                    raise Stopped("run.stopped", "cleaning was stopped", hint="run the same command again")
-                for row in judged:
-                    write_down(row, rules, seen, account, kept, files.dropped)
-        refuse_empty(account, input)
-    told = report_of(account, time.perf_counter() - started)
+            for file, lines in judged_lines(map_blocks, check, files, source):
+                stop_if_asked(watch)
+                write_lines(lines, sieve, file, outputs.of(target_of(file.name)))
+        refuse_empty(sieve.account, source)
+    made = report_of(sieve.account, time.perf_counter() - started)
     target = report or output / "report.json"
     target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(target, 0o644) as file:
-        file.write(orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-    return told
+    with atomic(target, 0o644) as to_report:
+        to_report.write(orjson.dumps(made, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    return made
+
+
+def stop_if_asked(watch: Watch | None) -> None:
+    if watch is not None and watch.stop:
+        raise Stopped("run.stopped", "cleaning was stopped", hint="run the same command again")
+
+
+def write_lines(lines: Iterable[Line], sieve: Sieve, file: FileAccount, target: BinaryIO) -> None:
+    """The last word on each row, in the order of the rows."""
+    for line in lines:
+        judged = line.judged
+        if sieve.keeps(judged, file):
+            assert line.body is not None
+            sieve.account.teach(judged.personal if judged.masked else (), judged.placeholder)
+            target.write(line.body)
 
 
 # ------------------------------------------------------------------ files in and out
@@ -102,7 +122,7 @@ def inputs_of(input: Path, output: Path) -> list[tuple[Path, str]]:
             hint="name another folder: cleaning never writes over its input",
         )  # fmt: skip
     if input.is_dir():
-        paths = [p for p in sorted(input.rglob("*")) if p.is_file() and known(p)]
+        paths = [p for p in sorted(input.rglob("*")) if p.is_file() and is_data(p)]
         paths = [p for p in paths if not p.resolve().is_relative_to(output.resolve())]
     else:
         paths = paths_of(Source(path=str(input.absolute())), Path("/"))
@@ -147,6 +167,9 @@ class Outputs:
             self.name = name
         return self.file
 
+    def drop(self, id: str, reasons: Iterable[str]) -> None:
+        self.dropped.write(dumps({"id": id, "reasons": list(reasons)}))
+
     def close(self) -> None:
         if self.name:
             durable(self.file)
@@ -188,122 +211,90 @@ def writing(folder: Path) -> Iterator[Outputs]:
         raise disk_problem(e, Path(e.filename or folder)) from e
 
 
-def blocks(inputs: Iterable[tuple[Path, Told]]) -> Iterator[Block]:
+def blocks(files: Iterable[FileAccount], source: Source) -> Iterator[Block]:
     """Records in pieces of about 1 MB, in order."""
-    for path, told in inputs:
-        file = open_data(path, lenient=True)
-        told.format, told.encoding = file.format, str(file.encoding or "")
-        yield from file_blocks(file, told)
-        told.bytes = file.bytes or path.stat().st_size
+    for file in files:
+        reader = RowReader.of(source, file)
+        yield from file_blocks(reader, records(source, file, lenient=True, check=bool(source.map)))
 
 
-def file_blocks(file: DataFile, told: Told) -> Iterator[Block]:
-    held: list[tuple[int, dict[str, Any] | Broken]] = []
+def file_blocks(reader: RowReader, pieces: Iterable[Record]) -> Iterator[Block]:
+    held: list[Record] = []
     size = 0
-    for line, fields in file.records():
-        told.rows_in += 1
+    for line, fields in pieces:
         held.append((line, fields))
-        size += (
-            sum(len(v) if isinstance(v, str) else 256 for v in fields.values())
-            if isinstance(fields, dict)
-            else 1
-        )
+        size += size_of(fields)
         if size >= BLOCK_BYTES:
-            yield told.name, held
+            yield Block(reader, held)
             held, size = [], 0
     if held:
-        yield told.name, held
+        yield Block(reader, held)
+
+
+def size_of(fields: dict[str, Any] | Broken) -> int:
+    if isinstance(fields, Broken):
+        return 1
+    return sum(len(v) if isinstance(v, str) else 256 for v in fields.values())
+
+
+def judged_lines(
+    map_blocks: Mapper, check: Callable[[Block], list[Line]], files: list[FileAccount], source: Source
+) -> Iterator[tuple[FileAccount, list[Line]]]:
+    """Each block's lines with the account of its file."""
+    by_name = {file.name: file for file in files}
+    for block, lines in map_blocks(check, blocks(files, source)):
+        yield by_name[block.reader.name], lines
 
 
 # ------------------------------------------------------------------ one block
 
 
-def judge_block(block: Block, rules: Rules, questions: frozenset[str]) -> list[Judged]:
+def judge_block(block: Block, rules: Rules, questions: Questions) -> list[Line]:
     """Every record of a block, cleaned. Pure; runs in a worker."""
-    name, records = block
-    return [judge(name, line, fields, rules, questions) for line, fields in records]
+    return [judge_line(block.reader, line, fields, rules, questions) for line, fields in block.records]
 
 
-def judge(
-    name: str, line: int, fields: dict[str, Any] | Broken, rules: Rules, questions: frozenset[str]
-) -> Judged:
-    place = f"{name}:{line}"
-    if isinstance(fields, Broken):
-        return Judged(place, None, (fields.kind,), unreadable=True)
-    given = fields.get("id")
-    id = str(given) if isinstance(given, str | int) and given != "" else place
-    try:
-        messages, text = content_of(fields, None)
-    except Misfit:
-        return Judged(id, None, ("wrong_shape",), unreadable=True)
-    row = Row(id=id, source=name, line=line, messages=messages, text=text, raw=fields)
-    clean, findings = clean_row(row, rules)
-    reasons = [f.kind for f in findings if f.action == "drop"]
-    if questions and rules.enabled and holds_question(row, questions):
-        reasons.append("contamination")
-    if reasons:
-        return Judged(id, None, tuple(reasons))
-    masked = tuple((f.kind, f.count) for f in findings if f.action == "redact")
-    body = clean.merged()
-    if isinstance(given, int):
-        body["id"] = given
-    return Judged(id, dumps(body), (), row_key(row), masked, clean is not row)
-
-
-def write_down(
-    row: Judged, rules: Rules, seen: set[bytes], account: Account, kept: BinaryIO, dropped: BinaryIO
-) -> None:
-    """The last word on one row, in the order of the rows."""
-    reasons = row.reasons
-    if row.line is not None and rules.enabled and rules.dedup != "none":
-        if row.key in seen:
-            reasons = ("duplicate",)
-        seen.add(row.key)
-    account.unreadable += row.unreadable
-    if reasons or row.line is None:
-        account.drop(reasons)
-        dropped.write(dumps({"id": row.id, "reasons": list(reasons)}))
-        return
-    account.keep(dict(row.masked), row.changed)
-    kept.write(row.line)
+def judge_line(
+    reader: RowReader, line: int, fields: dict[str, Any] | Broken, rules: Rules, questions: Questions
+) -> Line:
+    given = None if isinstance(fields, Broken) else fields.get("id")
+    is_id = isinstance(given, str | int) and given != ""
+    judged = judge(reader.row(line, fields, str(given) if is_id else ""), rules, questions)
+    if judged.row is None:
+        return Line(judged, None)
+    merged = judged.row.merged()
+    body = dumps({**merged, "id": given} if isinstance(given, int) else merged)
+    return Line(judged.without_rows(), body)
 
 
 # ------------------------------------------------------------------ evaluation questions
 
 
-def questions_of(path: Path | None) -> frozenset[str]:
-    """The questions that must not be trained on, normalised: rows with `question`, or any known shape."""
+def questions_of(path: Path | None) -> Questions:
+    """The questions that must not be trained on: rows with `question`, or of any known shape."""
     if path is None:
-        return frozenset()
+        return Questions()
     file = open_data(paths_of(Source(path=str(path.absolute())), Path("/"))[0], lenient=True)
-    return frozenset(
-        tight(text)
-        for _, fields in file.records()
-        if not isinstance(fields, Broken)
-        for text in asked_in(fields)
-        if text.strip()
-    )
+    rows = (question_row(fields) for _, fields in file.records() if not isinstance(fields, Broken))
+    return Questions.of(row for row in rows if row is not None)
 
 
-def asked_in(fields: Mapping[str, Any]) -> list[str]:
-    if isinstance(fields.get("question"), str):
-        return [fields["question"]]
+def question_row(fields: Mapping[str, Any]) -> Row | None:
+    question = fields.get("question")
+    if isinstance(question, str):
+        messages = ({"role": "user", "content": question},)
+        return Row("", "", 0, messages=messages) if question.strip() else None
     try:
-        messages, text = content_of(fields, None)
+        content = content_of(fields, None)
     except Misfit:
-        return []
-    return [m["content"] for m in messages if m["role"] == "user"] if messages else [text or ""]
-
-
-def holds_question(row: Row, questions: frozenset[str]) -> bool:
-    """A whole part or a whole paragraph of the row is a question of the evaluation."""
-    return any(tight(piece) in questions for part in row.parts for piece in {part, *part.split("\n")})
+        return None
+    return Row("", "", 0, messages=content.messages, text=content.text)
 
 
 # ------------------------------------------------------------------ workers
 
 
-Mapper = Callable[[Callable[[Block], list[Judged]], Iterator[Block]], Iterator[tuple[Block, list[Judged]]]]
+Mapper = Callable[[Callable[[Block], list[Line]], Iterator[Block]], Iterator[tuple[Block, list[Line]]]]
 
 
 @contextmanager
@@ -319,8 +310,8 @@ def mapper(workers: int) -> Iterator[Mapper]:
 
 
 def map_in(
-    pool: Any, workers: int, check: Callable[[Block], list[Judged]], items: Iterator[Block]
-) -> Iterator[tuple[Block, list[Judged]]]:
+    pool: Any, workers: int, check: Callable[[Block], list[Line]], items: Iterator[Block]
+) -> Iterator[tuple[Block, list[Line]]]:
     """`imap` would read all input at once; this keeps two blocks a worker."""
     under_way: list[tuple[Block, Any]] = []
     for item in items:
@@ -341,34 +332,49 @@ def begin_worker(parent: int) -> None:
 # ------------------------------------------------------------------ the report
 
 
-def refuse_empty(account: Account, input: Path) -> None:
-    if not account.rows_in:
+def refuse_empty(account: Account, source: Source) -> None:
+    at = Where(source.path, field="--input")
+    if not account.read:
         raise WrongUse(
-            "data.empty", f"{input} has no rows", where=Where(str(input), field="--input"),
-            hint="name a file or folder with rows",
-        )  # fmt: skip
-    if account.unreadable == account.rows_in:
+            "data.empty", f"{source.path} has no rows", where=at, hint="name a file or folder with rows"
+        )
+    if account.unreadable == account.read:
         raise WrongUse(
-            "data.all_unreadable", f"none of the {account.rows_in} lines of {input} can be read",
-            where=Where(str(input), field="--input"),
+            "data.all_unreadable", f"none of the {account.read} lines of {source.path} can be read", where=at,
             why=", ".join(f"{n} {kind}" for kind, n in account.by_reason.most_common()),
-            hint="rows need `messages`, `prompt` and `completion`, or `text`",
+            hint=map_hint(account) or "rows need `messages`, `prompt` and `completion`, or `text`",
         )  # fmt: skip
+
+
+def map_hint(account: Account) -> str:
+    """For a table: the flag that names its columns, with a guess where its headings give one."""
+    table = next((f for f in account.files if f.format in TABLES), None)
+    if table is None:
+        return ""
+    file = open_data(table.path, lenient=True)
+    next(file.records(), None)
+    columns = [c for c in file.columns or [] if c]
+    guess = guess_map(columns)
+    pairs = ",".join(f"{w}={c if isinstance(c, str) else '+'.join(c)}" for w, c in guess.map.items())
+    return f"--map {pairs or 'user=COLUMN,assistant=COLUMN'} (its columns are {', '.join(columns[:12])})"
 
 
 def report_of(account: Account, seconds: float) -> dict[str, Any]:
+    account.check()
     return {
-        "in": account.rows_in,
+        "in": account.read,
         "kept": account.kept,
         "dropped": account.dropped,
         "changed": account.changed,
         "by_reason": dict(sorted(account.by_reason.items())),
+        "personal": dict(sorted(account.personal.items())),
         "masked": dict(sorted(account.masked.items())),
+        "placeholder_answers": account.placeholder_answers,
         "bytes_in": account.bytes_in,
         "seconds": round(seconds, 3),
         "mb_per_s": round(account.bytes_in / seconds / 1e6, 3),
         "files": [
-            {"name": f.name, "format": f.format, "encoding": f.encoding, "in": f.rows_in}
+            {"name": f.name, "format": f.format, "encoding": f.encoding, "in": f.read, "kept": f.kept}
             for f in account.files
         ],
     }

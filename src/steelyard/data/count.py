@@ -6,10 +6,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from .account import Account
 from .clean import counter
+from .cleaning import Cleaning, CleanOrder
+from .held_out import held_out
 from .row import Row
 from .sources import files_of
-from .walk import Order, Walk, held_out
 
 ROWS_READ = 20_000  # a file; the rest is taken to be like them
 ROWS_TOKENIZED = 4_000  # an even sample beyond
@@ -24,25 +26,26 @@ def count(settings: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
     sample; `held_out` counts the gate's rows, `held_out_by` those of each ability. Files of more than 20,000
     rows are read so far, and counts scaled by bytes. Deterministic. Raises WrongUse as `clean` does.
     """
-    walk = Walk(Order.of(settings, counter(tokenizer)), rows_limit=ROWS_READ)
-    kept = list(walk.run())
-    chosen = held_out([(k.row.ability, k.prompt) for k in kept], walk.order)
-    train = [k.row for k in kept if k.prompt not in chosen]
-    held = Counter(k.row.ability for k in kept if k.prompt in chosen)
-    scale = unread_factor(walk)
+    cleaning = Cleaning.of(CleanOrder.of(settings, counter(tokenizer)), rows_limit=ROWS_READ)
+    order = cleaning.order
+    kept = [(judged.row, judged.prompt) for judged, _ in cleaning.run() if judged.row]
+    chosen = held_out([(row.ability, prompt) for row, prompt in kept], order.evals, order.rules.test_share)
+    train = [row for row, prompt in kept if prompt not in chosen]
+    held = Counter(row.ability for row, prompt in kept if prompt in chosen)
+    scale = unread_factor(cleaning.account)
     sample = train[:: max(1, -(-len(train) // ROWS_TOKENIZED))]
     examples = [example for row in sample for example in spans(tokenizer, row)]
     factor = scale * len(train) / len(sample) if sample else 1.0
     return {
         "rows": round(len(train) * scale),
-        "bytes": sum(t.path.stat().st_size for _, t in files_of(walk.order.sources, walk.order.root)),
+        "bytes": sum(f.path.stat().st_size for _, f in files_of(order.sources, order.root)),
         "tokens": round(sum(length for length, _ in examples) * factor),
         "answer_tokens": round(sum(answer for _, answer in examples) * factor),
         "longest": max((length for length, _ in examples), default=0),
         "lengths": [length for length, _ in examples],
         "abilities": {a: round(n * scale) for a, n in sorted(Counter(r.ability for r in train).items())},
-        "held_out": len(walk.test) + round((len(kept) - len(train)) * scale),
-        "held_out_by": held_out_by(Counter(row.ability for row in walk.test), held, scale),
+        "held_out": len(cleaning.test) + round((len(kept) - len(train)) * scale),
+        "held_out_by": held_out_by(Counter(row.ability for row in cleaning.test), held, scale),
     }
 
 
@@ -51,12 +54,12 @@ def held_out_by(own: Counter[str], held: Counter[str], scale: float) -> dict[str
     return {a: own[a] + round(held[a] * scale) for a in sorted({*own, *held})}
 
 
-def unread_factor(walk: Walk) -> float:
+def unread_factor(account: Account) -> float:
     """Bytes of all files over bytes read, where the limit cut a file short; else exactly 1."""
-    if not any(t.format == "jsonl" and t.rows_in >= ROWS_READ for t in walk.account.files):
+    if not any(f.format == "jsonl" and f.read >= ROWS_READ for f in account.files):
         return 1.0
-    whole = sum(unpacked_bytes(t.path) for t in walk.account.files)
-    read = sum(t.bytes for t in walk.account.files)
+    whole = sum(unpacked_bytes(f.path) for f in account.files)
+    read = sum(f.bytes for f in account.files)
     return max(1.0, whole / read) if read else 1.0
 
 

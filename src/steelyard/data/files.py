@@ -47,6 +47,7 @@ class DataFile:
     format: str
     encoding: Encoding | None = None  # None for XLSX and Parquet
     sheet: str | None = None
+    sheets: tuple[str, ...] = ()  # of a workbook, once reading has begun
     columns: list[str] | None = None
     bytes: int = 0
 
@@ -279,6 +280,7 @@ def xlsx(file: DataFile) -> Iterator[Record]:
 
 
 def sheet_of(book: Any, file: DataFile) -> Any:
+    file.sheets = tuple(book.sheetnames)
     if file.sheet is None:
         return book[book.sheetnames[0]]
     if file.sheet not in book.sheetnames:

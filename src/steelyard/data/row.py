@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
-Message = dict[str, str]  # {"role", "content"}
+import orjson
+
+# {"role", "content", "tool_calls"?, "tool_call_id"?, "name"?, "reasoning_content"?, "weight"?: 0 | 1}
+Message = dict[str, Any]
 ROLES = ("system", "user", "assistant", "tool", "developer")
 LETTERS = re.compile(r"[^\W_]+")
 LOOSE_FROM_CHARS = 40  # shorter texts may differ by a mark only and mean another thing
@@ -25,6 +29,7 @@ class Row:
     ability: str = "main"
     messages: tuple[Message, ...] | None = None
     text: str | None = None
+    tools: tuple[dict[str, Any], ...] = ()  # that the chat may call, as OpenAI writes them
     accept: tuple[str, ...] = ()  # other right answers
     compare: str | None = None
     weight: float | None = None
@@ -32,18 +37,29 @@ class Row:
 
     @property
     def parts(self) -> list[str]:
-        """Every text of the row that a person wrote: each content, or the text; then `accept`."""
-        first = [m["content"] for m in self.messages] if self.messages is not None else [self.text or ""]
-        return [*first, *self.accept]
+        """Every text of the row that a person or a model wrote, in a fixed order; `accept` is last.
+
+        Of a message: its content, its thought, the arguments of each call as JSON.
+        """
+        if self.messages is None:
+            return [self.text or "", *self.accept]
+        return [*(text for message in self.messages for text in message_texts(message)), *self.accept]
 
     def with_parts(self, parts: Sequence[str]) -> Row:
         """The same row with other texts, in the order of `parts`."""
-        count = len(self.messages) if self.messages is not None else 1
-        accept = tuple(parts[count:])
+        texts = iter(parts)
         if self.messages is None:
-            return replace(self, text=parts[0], accept=accept)
-        pairs = zip(self.messages, parts, strict=False)
-        return replace(self, messages=tuple({**m, "content": part} for m, part in pairs), accept=accept)
+            return replace(self, text=next(texts), accept=tuple(texts))
+        messages = tuple(with_texts(message, texts) for message in self.messages)
+        return replace(self, messages=messages, accept=tuple(texts))
+
+    @property
+    def answers(self) -> list[str]:
+        """The texts that training would teach; of a plain text, all of it."""
+        if self.messages is None:
+            return [self.text or ""]
+        taught = [m for m in self.messages if m["role"] == "assistant" and m.get("weight") != 0]
+        return [text for message in taught for text in message_texts(message)]
 
     def as_json(self) -> dict[str, Any]:
         """The row of a dataset artefact."""
@@ -52,6 +68,8 @@ class Row:
             body["messages"] = list(self.messages)
         else:
             body["text"] = self.text
+        if self.tools:
+            body["tools"] = list(self.tools)
         if self.accept:
             body["accept"] = list(self.accept)
         if self.compare:
@@ -65,9 +83,9 @@ class Row:
         raw = self.raw or {}
         if self.text is not None and isinstance(raw.get("text"), str):
             return {**raw, "id": self.id, "text": self.text}
-        if self.messages is not None and isinstance(raw.get("messages"), list):
-            old = raw["messages"]
-            new = [{**o, "content": m["content"]} for o, m in zip(old, self.messages, strict=True)]
+        old = raw.get("messages")
+        if self.messages is not None and isinstance(old, list) and len(old) == len(self.messages):
+            new = [put_back(o, m) for o, m in zip(old, self.messages, strict=True)]
             return {**raw, "id": self.id, "messages": new}
         return {key: value for key, value in self.as_json().items() if key != "ability"}
 
@@ -79,22 +97,84 @@ class Unreadable:
     id: str
     source: str
     line: int
-    kind: str  # broken_json | broken_encoding | wrong_shape
+    kind: str  # broken_json | broken_encoding | wrong_shape | not_text | preference | rejected_answer
     why: str
     file: str = ""  # where to point the user; stands in no output
+
+
+# ------------------------------------------------------------------ texts of a message
+
+
+def message_texts(message: Message) -> Iterator[str]:
+    yield message["content"]
+    if "reasoning_content" in message:
+        yield message["reasoning_content"]
+    for call in message.get("tool_calls", ()):
+        arguments = call["function"]["arguments"]
+        yield arguments if isinstance(arguments, str) else dumped(arguments)
+
+
+def with_texts(message: Message, texts: Iterator[str]) -> Message:
+    """The message with its next texts; takes as many as `message_texts` gives."""
+    made = {**message, "content": next(texts)}
+    if "reasoning_content" in message:
+        made["reasoning_content"] = next(texts)
+    if "tool_calls" in message:
+        made["tool_calls"] = [with_arguments(call, next(texts)) for call in message["tool_calls"]]
+    return made
+
+
+def with_arguments(call: dict[str, Any], text: str) -> dict[str, Any]:
+    function = call["function"]
+    arguments = text if isinstance(function["arguments"], str) else orjson.loads(text)
+    return {**call, "function": {**function, "arguments": arguments}}
+
+
+def put_back(old: dict[str, Any], new: Message) -> dict[str, Any]:
+    """A foreign message with our texts in its own form: null stays null, arguments stay text."""
+    made = dict(old)
+    if old.get("content") is not None or new["content"]:
+        made["content"] = new["content"]
+    for name in ("reasoning_content", "reasoning", "thinking"):
+        if old.get(name) and "reasoning_content" in new:
+            made[name] = new["reasoning_content"]
+    calls = old.get("tool_calls")
+    if isinstance(calls, list) and "tool_calls" in new:
+        made["tool_calls"] = [put_call_back(o, n) for o, n in zip(calls, new["tool_calls"], strict=True)]
+    return made
+
+
+def put_call_back(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    inner = old.get("function", old)
+    given, ours = inner.get("arguments"), new["function"]["arguments"]
+    if isinstance(given, str) and isinstance(ours, dict):
+        ours = given if orjson.loads(given) == ours else dumped(ours)
+    changed = {**inner, "arguments": ours} if "arguments" in inner else inner
+    return {**old, "function": changed} if "function" in old else changed
+
+
+def dumped(value: Any) -> str:
+    return orjson.dumps(value, default=str).decode()
 
 
 # ------------------------------------------------------------------ what makes two rows equal
 
 
+@lru_cache(maxsize=4)
+def plain_width(text: str) -> str:
+    return unicodedata.normalize("NFKC", text)
+
+
+@lru_cache(maxsize=64)  # of one row, several keys are taken
 def tight(text: str) -> str:
     """The text but for white space and width: what a person would call the same."""
-    return " ".join((text if text.isascii() else unicodedata.normalize("NFKC", text)).split())
+    return " ".join((text if text.isascii() else plain_width(text)).split())
 
 
+@lru_cache(maxsize=4)
 def loose(text: str) -> str:
     """Long prose but for case and marks too."""
-    plain = text if text.isascii() else unicodedata.normalize("NFKC", text)
+    plain = text if text.isascii() else plain_width(text)
     bare = "".join(LETTERS.findall(plain.casefold()))
     return bare if len(bare) >= LOOSE_FROM_CHARS else tight(text)
 
@@ -108,15 +188,32 @@ def row_key(row: Row) -> bytes:
     if row.messages is None:
         label = (row.raw or {}).get("label")
         return digest("text", loose(row.text or ""), str(label))
-    return digest(*(f"{m['role']}\1{tight(m['content'])}" for m in row.messages))
+    tools = [f"tools\1{sorted_json(row.tools)}"] if row.tools else []
+    return digest(*map(message_key, row.messages), *tools)
+
+
+def message_key(message: Message) -> str:
+    """Role and content, then what else the template renders; the id of a call is chance and left out."""
+    key = f"{message['role']}\1{tight(message['content'])}"
+    if len(message) == 2:
+        return key
+    calls = [call["function"] for call in message.get("tool_calls", ())]
+    thought, name = tight(message.get("reasoning_content", "")), message.get("name", "")
+    weight = "" if message.get("weight", 1) else "0"
+    beside = [thought, sorted_json(calls) if calls else "", name, weight]
+    return "\1".join([key, *beside]) if any(beside) else key
+
+
+def sorted_json(value: Any) -> str:
+    return orjson.dumps(value, default=str, option=orjson.OPT_SORT_KEYS).decode()
 
 
 def prompt_key(row: Row) -> bytes:
     """Equal for rows that ask the same, whatever the system prompt and the answer."""
-    return digest("ask", *asked(row))
+    return digest("ask", *questions_of_row(row))
 
 
-def asked(row: Row) -> list[str]:
+def questions_of_row(row: Row) -> list[str]:
     """The user's turns (for a text: the text), normalised."""
     if row.messages is None:
         return [loose(row.text or "")]

@@ -1,32 +1,41 @@
 """From the fields of one record to a chat or a text: the shapes that people's files have.
 
-Pure: a record in, a row's content out. Raises Misfit, whose text never quotes the record.
+Pure: a record in, a row's content out. Raises Misfit, whose text never quotes the record. Rows made for
+another method (preference pairs, answers marked as bad) are refused: taught as chats they would teach the
+contrary of what they say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from .row import ROLES, Message
+from .messages import Misfit, chat_of, refuse_media, tools_of
+from .row import Message, dumped
 
 Fields = Mapping[str, Any]
-Content = tuple[tuple[Message, ...] | None, str | None]  # (messages, text), one of them None
-SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
-                  "chatgpt": "assistant", "bing": "assistant", "model": "assistant", "system": "system",
-                  "tool": "tool", "observation": "tool"}  # fmt: skip
+MapNames = Mapping[str, tuple[str, ...]]  # our word -> columns; several are joined by a line end
 # Words of `map:`, with those of other trainers; the first name is ours.
 MAP_WORDS = {"user": "user", "prompt": "user", "question": "user", "instruction": "user",
              "assistant": "assistant", "completion": "assistant", "answer": "assistant",
-             "output": "assistant",
+             "output": "assistant", "response": "assistant",
              "system": "system", "thread": "thread", "text": "text", "id": "id", "accept": "accept",
-             "compare": "compare"}  # fmt: skip
+             "compare": "compare", "tools": "tools"}  # fmt: skip
+NO = (False, "false", "False", "FALSE")
+PREFERENCE = "a preference row (chosen, rejected) is no chat: taught as one it would teach the bad answer too"
+REJECTED = "its answer is marked as bad, and teaching it would teach it as good"
 
 
-class Misfit(Exception):
-    """The record fits no shape; the text says why."""
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a record says: `messages` or `text`, one of them None, and the tools a chat may call."""
+
+    messages: tuple[Message, ...] | None = None
+    text: str | None = None
+    tools: tuple[dict[str, Any], ...] = ()
 
 
 def filled(value: Any) -> str:
@@ -38,13 +47,13 @@ def filled(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, dict | list):
-        return orjson.dumps(value).decode()
+        return dumped(value)
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
 def string(fields: Fields, name: str) -> str:
     value = fields.get(name)
-    if value is not None and not isinstance(value, str | int | float):
+    if isinstance(value, dict | list):
         raise Misfit(f"field {name!r} is no text")
     return filled(value)
 
@@ -54,47 +63,49 @@ def string(fields: Fields, name: str) -> str:
 
 def from_messages(fields: Fields) -> Content:
     turns = listed(fields["messages"], "messages")
-    return tuple(message_of(turn) for turn in turns), None
+    return Content(chat_of(turns), tools=tools_of(fields.get("tools")))
 
 
 def from_sharegpt(fields: Fields) -> Content:
     turns = listed(fields["conversations"], "conversations")
-    system = [{"role": "system", "content": string(fields, "system")}] if fields.get("system") else []
-    return (*system, *(message_of(turn) for turn in turns)), None
+    system = chat(string(fields, "system"), None, None)
+    return Content((*system, *chat_of(turns)), tools=tools_of(fields.get("tools")))
 
 
 def from_prompt(fields: Fields) -> Content:
     prompt, completion = fields["prompt"], fields["completion"]
+    tools = tools_of(fields.get("tools"))
     if isinstance(prompt, list) or isinstance(completion, list):
         turns = listed(prompt, "prompt", "user") + listed(completion, "completion", "assistant")
-        return tuple(message_of(turn) for turn in turns), None
-    return chat(string(fields, "system"), string(fields, "prompt"), string(fields, "completion")), None
+        return Content(chat_of(turns), tools=tools)
+    pair = chat(string(fields, "system"), string(fields, "prompt"), string(fields, "completion"))
+    return Content(pair, tools=tools)
 
 
 def from_alpaca(fields: Fields) -> Content:
-    asked = "\n".join(filter(None, (string(fields, "instruction"), string(fields, "input"))))
+    question = "\n".join(filter(None, (string(fields, "instruction"), string(fields, "input"))))
     history: list[Message] = []
     for pair in fields.get("history") or []:
         if not isinstance(pair, list) or len(pair) != 2:
             raise Misfit("'history' is no list of pairs")
         history += chat("", filled(pair[0]), filled(pair[1]))
-    last = chat("", asked, string(fields, "output"))
+    last = chat("", question, string(fields, "output"))
     system = chat(string(fields, "system"), None, None)
-    return (*system, *history, *last), None
+    return Content((*system, *history, *last), tools=tools_of(fields.get("tools")))
 
 
 def from_question(fields: Fields) -> Content:
-    return chat("", string(fields, "question"), string(fields, "answer")), None
+    return Content(chat(string(fields, "system"), string(fields, "question"), string(fields, "answer")))
 
 
 def from_roles(fields: Fields) -> Content:
-    return chat(string(fields, "system"), string(fields, "user"), string(fields, "assistant")), None
+    return Content(chat(string(fields, "system"), string(fields, "user"), string(fields, "assistant")))
 
 
 def from_text(fields: Fields) -> Content:
     if not isinstance(fields["text"], str):
         raise Misfit("field 'text' is no text")
-    return None, fields["text"]
+    return Content(text=fields["text"])
 
 
 # Name: (fields that show it, reader); the first that matches is taken.
@@ -115,7 +126,8 @@ def shape_of(fields: Fields) -> str | None:
 
 
 def content_of(fields: Fields, shape: str | None) -> Content:
-    """The chat or text in `fields`; `shape` None = seen from the fields. Raises Misfit."""
+    """The chat or text in `fields`; `shape` None = by the fields themselves. Raises Misfit."""
+    refuse_other_methods(fields)
     name = shape or shape_of(fields)
     if name is None:
         raise Misfit(f"fields {', '.join(map(repr, list(fields)[:8])) or '(none)'} fit no known shape")
@@ -125,21 +137,45 @@ def content_of(fields: Fields, shape: str | None) -> Content:
     return reader(fields)
 
 
-def mapped(fields: Fields, names: Mapping[str, str]) -> Content:
+def refuse_other_methods(fields: Fields) -> None:
+    """Rows of DPO and KTO, and rows with pictures or sound. Raises Misfit."""
+    if ("chosen" in fields and "rejected" in fields) or fields.get("rejected_response"):
+        raise Misfit(PREFERENCE, "preference")
+    if "text" in fields:
+        return
+    label = fields.get("label")
+    if is_no(fields.get("kto_tag")) or label is False or ("completion" in fields and is_no(label)):
+        raise Misfit(REJECTED, "rejected_answer")
+    refuse_media(fields)
+
+
+def is_no(value: Any) -> bool:
+    """False, or the word as a table's cell holds it; a class named 0 is none."""
+    return isinstance(value, bool | str) and value in NO
+
+
+def mapped(fields: Fields, names: MapNames) -> Content:
     """The chat or text in the columns that `map` names. Raises Misfit."""
     if "text" in names:
-        return None, string(fields, names["text"])
-    asked = string(fields, names["user"]) if "user" in names else None
-    answer = string(fields, names["assistant"]) if "assistant" in names else None
-    return chat(string(fields, names["system"]) if "system" in names else "", asked, answer), None
+        return Content(text=joined_cells(fields, names["text"]))
+    question = joined_cells(fields, names["user"]) if "user" in names else None
+    answer = joined_cells(fields, names["assistant"]) if "assistant" in names else None
+    system = joined_cells(fields, names.get("system", ()))
+    tools = tools_of(fields.get(names["tools"][0])) if "tools" in names else ()
+    return Content(chat(system, question, answer), tools=tools)
+
+
+def joined_cells(fields: Fields, columns: Sequence[str]) -> str:
+    """The filled cells of the columns, each on its own line."""
+    return "\n".join(filter(None, (string(fields, column) for column in columns)))
 
 
 # ------------------------------------------------------------------ parts
 
 
-def chat(system: str, asked: str | None, answer: str | None) -> tuple[Message, ...]:
+def chat(system: str, question: str | None, answer: str | None) -> tuple[Message, ...]:
     """A chat of one turn; an empty system prompt is none."""
-    turns = (("system", system or None), ("user", asked), ("assistant", answer))
+    turns = (("system", system or None), ("user", question), ("assistant", answer))
     return tuple({"role": role, "content": content} for role, content in turns if content is not None)
 
 
@@ -155,33 +191,3 @@ def listed(value: Any, name: str, role: str = "user") -> list[Any]:
     if not isinstance(value, list):
         raise Misfit(f"field {name!r} is no list of messages")
     return value
-
-
-def message_of(turn: Any) -> Message:
-    """One message, in OpenAI's words or ShareGPT's. Raises Misfit."""
-    if not isinstance(turn, dict):
-        raise Misfit("a message is no object")
-    if "role" in turn:
-        role, content = turn["role"], turn.get("content", "")
-    elif "from" in turn:
-        role, content = SHAREGPT_ROLES.get(str(turn["from"])), turn.get("value", "")
-    else:
-        raise Misfit("a message has no role")
-    role = SHAREGPT_ROLES.get(role, role) if isinstance(role, str) else None
-    if role not in ROLES:
-        raise Misfit(f"a message has a role that is none of {', '.join(ROLES)}")
-    return {"role": role, "content": content_text(content)}
-
-
-def content_text(content: Any) -> str:
-    """Text of a message; of a list of parts, the text parts."""
-    if isinstance(content, list):
-        parts = [p.get("text") for p in content if isinstance(p, dict) and p.get("type") == "text"]
-        if len(parts) == len(content) and all(isinstance(p, str) for p in parts):
-            return "".join(parts)  # type: ignore[arg-type]
-        raise Misfit("a message has parts that are no text")
-    if content is None:
-        return ""
-    if not isinstance(content, str):
-        raise Misfit("a message has content that is no text")
-    return content

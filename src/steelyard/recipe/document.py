@@ -229,7 +229,18 @@ Format = Literal[
     "xlsx",
     "parquet",
 ]
-MapWord = Literal["user", "assistant", "system", "thread", "text", "id", "accept", "compare"]
+MapWord = Literal["user", "assistant", "system", "thread", "text", "tools", "id", "accept", "compare"]
+
+
+def _columns(value: Any) -> Any:
+    """One column, or several that are joined: checked here, since a union names both ways of failing."""
+    columns = value if isinstance(value, list) else [value]
+    if not columns or not all(isinstance(column, str) and column for column in columns):
+        raise ValueError(f"{value!r} is neither a column nor a list of columns")
+    return value
+
+
+Columns = Annotated[Text | list[Text], BeforeValidator(_columns)]
 
 
 class SourceTable(Table):
@@ -237,14 +248,18 @@ class SourceTable(Table):
     format: Format | None = say("the shape of its rows; seen from the file where left out", "messages")
     ability: Text | None = say("what these rows teach; scores and gates go by it", "support")
     weight: Annotated[float, Field(gt=0)] | None = say("its weight among the sources of its ability", 1.0)
-    map: dict[MapWord, Text] | None = say("a table's own columns", {"user": "question", "assistant": "reply"})
+    map: dict[MapWord, Columns] | None = say(
+        "a table's own columns; several of one word are joined", {"user": "question", "assistant": "reply"}
+    )
     sheet: Text | None = say("sheet of an XLSX file", "Sheet1")
     encoding: Text | None = say("of the file; seen from its bytes where left out", "gb18030")
 
 
 class CleanTable(Table):
     dedup: Literal["exact", "none"] | None = say("rows that occur twice", "exact")
-    pii: Literal["mask", "keep"] | None = say("e-mail addresses and phone numbers", "mask")
+    pii: Literal["report", "mask", "off"] | None = say(
+        "e-mail addresses and phone numbers: counted, or replaced by placeholders", "mask"
+    )
     max_tokens: Count | None = say("longer rows are dropped", 2048)
     unreadable: Literal["stop", "drop"] | None = say("a line that cannot be read", "drop")
     test_share: Annotated[Share, Field(gt=0, le=0.5)] | None = say("held out of training for the scores", 0.1)

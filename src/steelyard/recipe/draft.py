@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..errors import WrongUse
@@ -11,20 +12,28 @@ from .recipe import Money
 LANGUAGES = ("en", "zh")
 
 
+Columns = str | list[str]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataFile:
-    """One data file as the data room has seen it; format and map None or empty = seen again at load."""
+    """One data file. Without a map its rows have a shape of their own, or `unmapped` columns."""
 
     path: str
     ability: str = "main"
     format: str | None = None
-    map: dict[str, str] = field(default_factory=dict)
-    rows: int | None = None  # for the comment only
+    sheet: str | None = None  # of a workbook, where it is not the first
+    map: dict[str, Columns] = field(default_factory=dict)
+    unmapped: tuple[str, ...] = ()  # columns of which nothing could be guessed: the user fills in the map
+    compare: str | None = None  # how its answers are best compared, by the look of them
+    rows: int | None = None  # for the comments only, as are the next two
+    complete: int | None = None  # rows with something in each column of the map
+    guessed_by: str = ""  # headings | cells; "" where the user named the columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
-    """What `steelyard init` has learnt; None = the planner decides."""
+    """What `steelyard init` knows; None = the planner decides."""
 
     name: str = "my-service"
     model: str = "demo"
@@ -45,8 +54,14 @@ TEXT = {
         "no_goal": "example: goal: {budget: 5 USD, deadline: 2h, load: {users: 4}}",
         "data": "one entry a file or glob; each ability is scored by itself",
         "no_data": "no data named: the model is served as it is",
-        "rows": "{} rows found",
-        "clean": "mask e-mail addresses and phone numbers; stop at a line that cannot be read",
+        "rows": "{} rows",
+        "guessed": "a guess by the {by}: {complete} of {rows} rows have all of it; correct it if wrong",
+        "headings": "headings",
+        "cells": "look of the cells",
+        "fill_in": "fill in and uncomment; the columns are {columns}",
+        "clean": "e-mail addresses and phone numbers are counted (mask replaces them);"
+        " stop at a line that cannot be read",
+        "compare": "compare: text, json, label, contains, number, chrf or judge; chosen by the answers",
         "train": "what is left out (rank, rate, epochs, length) the plan fills; what you write is kept",
         "serve_only": "no training. example: train: [{stage: sft, finetuning_type: lora}]",
         "compress": "auto = the plan chooses; the gate decides whether it is good enough",
@@ -64,7 +79,12 @@ TEXT = {
         "data": "每个文件（或通配符）一项；每项能力单独评分",
         "no_data": "没有数据：模型按原样提供服务",
         "rows": "共 {} 行",
-        "clean": "邮箱与电话号码脱敏；遇到无法读取的行即停止",
+        "guessed": "根据{by}猜测：{rows} 行中有 {complete} 行齐全；不对请修改",
+        "headings": "列名",
+        "cells": "单元格内容",
+        "fill_in": "填好并去掉注释；列有 {columns}",
+        "clean": "只统计邮箱与电话号码（mask 会替换它们）；遇到无法读取的行即停止",
+        "compare": "compare：text、json、label、contains、number、chrf 或 judge；此处按答案的样子选定",
         "train": "没写的参数（秩、学习率、轮数、长度）由计划填写；写了的照用",
         "serve_only": "不训练。例如：train: [{stage: sft, finetuning_type: lora}]",
         "compress": "auto = 由计划选择；是否够好由门槛决定",
@@ -109,8 +129,23 @@ def _data(answers: Answers, say: dict[str, str]) -> list[str]:
         lines.append(f"  - path: {_scalar(file.path)}" + _rows(file, say))
         lines.append(f"    ability: {_scalar(file.ability)}")
         lines += [f"    format: {file.format}"] if file.format else []
-        lines += [f"    map: {_table(file.map)}"] if file.map else []
-    return [*lines, f"clean: {{pii: mask, unreadable: stop}}    # {say['clean']}"]
+        lines += [f"    sheet: {_scalar(file.sheet)}"] if file.sheet else []
+        lines += _map(file, say)
+    return [*lines, f"clean: {{pii: report, unreadable: stop}}    # {say['clean']}"]
+
+
+def _map(file: DataFile, say: dict[str, str]) -> list[str]:
+    """The map, what a guess of it rests on, or a line to fill in."""
+    if not file.map and file.unmapped:
+        columns = ", ".join(_scalar(column) for column in file.unmapped[:12])
+        fill_in = say["fill_in"].format(columns=columns)
+        return [f"    # map: {{user: COLUMN, assistant: COLUMN}}    # {fill_in}"]
+    if not file.map:
+        return []
+    if not file.guessed_by:
+        return [f"    map: {_table(file.map)}"]
+    facts = {"by": say[file.guessed_by], "complete": file.complete, "rows": file.rows}
+    return [f"    map: {_table(file.map)}    # {say['guessed'].format(**facts)}"]
 
 
 def _rows(file: DataFile, say: dict[str, str]) -> str:
@@ -128,14 +163,29 @@ def _training(answers: Answers, say: dict[str, str]) -> list[str]:
         "  parity: auto",
         "  abilities:",
     ]
-    least = "" if answers.min_score is None else f"min: {answers.min_score:g}"
-    return lines + [
-        f"    {_scalar(name)}: {{{least}}}" for name in dict.fromkeys(f.ability for f in answers.data)
-    ]
+    if any(file.compare for file in answers.data):
+        lines.insert(-1, f"  # {say['compare']}")
+    return lines + [f"    {_scalar(name)}: {{{gate}}}" for name, gate in _gates(answers).items()]
 
 
-def _table(pairs: dict[str, str]) -> str:
-    return "{" + ", ".join(f"{key}: {_scalar(value)}" for key, value in pairs.items()) + "}"
+def _gates(answers: Answers) -> dict[str, str]:
+    """Ability -> what its gate asks; the first file of an ability says how answers are compared."""
+    least = [] if answers.min_score is None else [f"min: {answers.min_score:g}"]
+    gates: dict[str, str] = {}
+    for file in answers.data:
+        compare = [f"compare: {file.compare}"] if file.compare else []
+        gates.setdefault(file.ability, ", ".join([*compare, *least]))
+    return gates
+
+
+def _table(pairs: Mapping[str, Columns]) -> str:
+    return "{" + ", ".join(f"{key}: {_value(value)}" for key, value in pairs.items()) + "}"
+
+
+def _value(columns: Columns) -> str:
+    if isinstance(columns, str):
+        return _scalar(columns)
+    return "[" + ", ".join(map(_scalar, columns)) + "]"
 
 
 def _scalar(text: str) -> str:

@@ -25,7 +25,8 @@ STAGES = {"continue": "pt"}
 FORMATS = {"prompt_completion": "prompt", "prompt-completion": "prompt"}
 FORMATS |= {"chat_template": "messages", "openai": "messages", "chatml": "messages", "completion": "text"}
 MAP_WORDS = {"prompt": "user", "question": "user", "instruction": "user"}
-MAP_WORDS |= {"completion": "assistant", "answer": "assistant", "output": "assistant"}
+MAP_WORDS |= dict.fromkeys(("completion", "answer", "output", "response"), "assistant")
+PII = {"keep": "off"}
 AUTO = "auto"  # a planner's field may say so instead of being left out
 KEEPS_AUTO = {"compress.weights", "gate.parity", "gate.tolerance", "model", "serve.engine"}
 
@@ -125,6 +126,9 @@ def _short_forms(tree: Tree) -> None:
     for stage in values["train"] if isinstance(values.get("train"), list) else ():
         if isinstance(stage, dict) and isinstance(stage.get("stage"), str):
             stage["stage"] = STAGES.get(stage["stage"], stage["stage"])
+    clean = values.get("clean")
+    if isinstance(clean, dict) and isinstance(clean.get("pii"), str):
+        clean["pii"] = PII.get(clean["pii"], clean["pii"])
     resources = values.get("resources")
     if isinstance(resources, dict) and isinstance(resources.get("own"), list):
         resources["own"] = [{"device": e} if isinstance(e, str) else e for e in resources["own"]]

@@ -64,7 +64,7 @@ class Source:
     format: str | None = None  # None = seen from the file
     ability: str = "main"
     weight: float | None = None  # None = by its number of rows
-    map: dict[str, str] = field(default_factory=dict)
+    map: dict[str, str | list[str]] = field(default_factory=dict)
     sheet: str | None = None
     encoding: str | None = None
     line: int | None = None  # in the recipe; not part of its hash
@@ -76,9 +76,8 @@ class Clean:
 
     enabled: bool = True
     dedup: Literal["exact", "none"] = "exact"
-    pii: Literal["mask", "keep"] = (
-        "mask"  # e-mail addresses and phone numbers are masked unless asked otherwise
-    )
+    # Requests are not masked, so a model tuned on placeholders would meet what it never read.
+    pii: Literal["report", "mask", "off"] = "report"
     max_tokens: int | None = None
     unreadable: Literal["stop", "drop"] = "stop"  # a malformed line is a question to the user, not a loss
     test_share: float | None = None

@@ -1,22 +1,35 @@
-"""Rows that say nothing, or ask without an answer."""
+"""Rows that say nothing, ask without an answer, or answer nobody."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-from ..row import Row
+from ..row import Message, Row
 from .finding import Finding, Rules
 
 LETTER = re.compile(r"[^\W_]")
 
 
 def empty(row: Row, rules: Rules) -> tuple[Row, list[Finding]]:
-    """`empty`: a text without a letter or digit, a blank turn. `no_answer`: a chat that ends unanswered."""
-    if row.messages is None:
-        return row, [] if LETTER.search(row.text or "") else [Finding("empty", "drop")]
-    spoken = [m for m in row.messages if m["role"] in ("user", "assistant")]
-    if not spoken or any(not m["content"].strip() for m in spoken):
-        return row, [Finding("empty", "drop")]
-    if row.messages[-1]["role"] != "assistant":
-        return row, [Finding("no_answer", "drop")]
-    return row, []
+    """`empty`: a text without a letter or digit, a blank turn. `no_answer`: nothing in the chat is learnt.
+
+    An assistant that calls a tool says something, whatever its content. `no_question`: nobody asked.
+    """
+    reason = text_fault(row) if row.messages is None else chat_fault(row.messages)
+    return row, [Finding(reason, "drop")] if reason else []
+
+
+def text_fault(row: Row) -> str | None:
+    return None if LETTER.search(row.text or "") else "empty"
+
+
+def chat_fault(messages: Sequence[Message]) -> str | None:
+    spoken = [m for m in messages if m["role"] in ("user", "assistant")]
+    if not spoken or any(not m["content"].strip() and not m.get("tool_calls") for m in spoken):
+        return "empty"
+    if messages[-1]["role"] != "assistant":
+        return "no_answer"
+    if all(m.get("weight") == 0 for m in spoken if m["role"] == "assistant"):
+        return "no_answer"
+    return "no_question" if len(messages) == 1 else None

@@ -1,4 +1,4 @@
-"""What a step is told and what it says."""
+"""What a step is given, and what it reports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..row import Row
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`kind` is the word in the account; `action` drop, repair or redact; `count` of what was found."""
+    """`kind` is the word in the account; `action` drop, report or redact; `count` is how often it occurs."""
 
     kind: str
     action: str
@@ -23,7 +23,7 @@ class Rules:
 
     enabled: bool = True
     dedup: str = "exact"  # exact | none
-    pii: str = "mask"  # mask | keep
+    pii: str = "report"  # report | mask | off
     max_chars: int = 1_000_000  # a longer row is a file that lost its line ends
     max_tokens: int | None = None
     unreadable: str = "stop"  # stop | drop

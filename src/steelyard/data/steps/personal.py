@@ -1,4 +1,4 @@
-"""E-mail addresses and phone numbers become typed tags: <EMAIL_1>, <PHONE_1>.
+"""E-mail addresses and phone numbers, and their placeholders: <EMAIL_1>, <PHONE_1>.
 
 One value has one number throughout a row, so a question and its answer stay consistent, and an answer
 that was JSON is JSON afterwards. What fails its number plan stays: order numbers must survive.
@@ -54,12 +54,24 @@ BARE_TAG = re.compile(r"([:\[,]\s*)(<(?:EMAIL|PHONE)_\d+>)(?=\s*[,}\]])")
 
 
 def personal(row: Row, rules: Rules) -> tuple[Row, list[Finding]]:
-    """Mask every e-mail address and phone number of the row, unless `pii` is `keep`."""
-    if rules.pii != "mask":
+    """Count the e-mail addresses and phone numbers of the row (`report`), or replace them too (`mask`)."""
+    if rules.pii == "off":
         return row, []
     parts, counts = redact(row.parts)
-    findings = [Finding(kind, "redact", count) for kind, count in counts.items() if count]
-    return (row.with_parts(parts), findings) if findings else (row, [])
+    action = "redact" if rules.pii == "mask" else "report"
+    findings = [Finding(kind, action, count) for kind, count in counts.items() if count]
+    return (row.with_parts(parts) if findings and action == "redact" else row), findings
+
+
+# What a masked text holds, here or by another tool: a model that learns to write it writes no address.
+PLACEHOLDER = re.compile(
+    r"<(?:EMAIL|PHONE)(?:_\d+)?>|\[(?:EMAIL|PHONE|NAME|ADDRESS|REDACTED)(?:_(?:ADDRESS|NUMBER))?(?:_\d+)?\]"
+)
+
+
+def has_placeholder(row: Row) -> bool:
+    """An answer that training would teach holds a placeholder."""
+    return row.messages is not None and any(PLACEHOLDER.search(text) for text in row.answers)
 
 
 def redact(parts: Sequence[str]) -> tuple[list[str], dict[str, int]]:

@@ -1,0 +1,197 @@
+"""The cleaning of a recipe's data: read, judge, keep or drop. The step, the plan's count, the check share it.
+
+What one row says by itself stands in judge.py. Not here: files that are written (clean.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import Where, WrongUse
+from .account import Account, FileAccount
+from .files import Broken, open_data
+from .judge import Judged, Sieve, judge
+from .questions import Questions
+from .row import Row, Unreadable
+from .shapes import shape_of
+from .sources import Source, files_of, paths_of, rows
+from .steps import Rules
+
+
+@dataclass(frozen=True, slots=True)
+class CleanOrder:
+    """What is to be cleaned, checked: the step's settings as values."""
+
+    sources: tuple[Source, ...]
+    rules: Rules
+    evals: Mapping[str, Source]  # ability -> its evaluation file
+    compares: Mapping[str, str]  # ability -> how its answers are compared
+    root: Path
+
+    @staticmethod
+    def of(settings: Mapping[str, Any], tokens_of: Callable[[Row], int] | None = None) -> CleanOrder:
+        """From plain settings {"sources", "clean", "eval" or "abilities", "root"}. Raises WrongUse."""
+        sources = tuple(Source.of(s) for s in settings["sources"])
+        if not sources:
+            raise WrongUse(
+                "data.no_sources", "the recipe names no data", where=Where(field="data"),
+                hint="data: [{path: rows.jsonl, ability: main}]",
+            )  # fmt: skip
+        words = Rules.__dataclass_fields__
+        clean = {k: v for k, v in (settings.get("clean") or {}).items() if k in words and v is not None}
+        gates = {a: as_gate(g) for a, g in (settings.get("eval") or settings.get("abilities") or {}).items()}
+        return CleanOrder(
+            sources=sources,
+            rules=Rules(**{**clean, "tokens_of": tokens_of}),
+            evals={a: Source(path=g["eval"], ability=a) for a, g in sorted(gates.items()) if g.get("eval")},
+            compares={a: g["compare"] for a, g in gates.items() if g.get("compare")},
+            root=Path(settings["root"]),
+        )
+
+    @property
+    def lenient(self) -> bool:
+        return self.rules.unreadable == "drop"
+
+
+def as_gate(gate: Any) -> dict[str, Any]:
+    """An ability's gate: an evaluation file's path, or {"eval" (or "path"), "compare"}."""
+    if isinstance(gate, Mapping):
+        return {"eval": gate.get("eval") or gate.get("path"), "compare": gate.get("compare")}
+    return {"eval": str(gate) if gate else None, "compare": None}
+
+
+@dataclass(slots=True)
+class Cleaning:
+    """The state of one cleaning: the account so far, the evaluation's rows and questions."""
+
+    order: CleanOrder
+    sieve: Sieve
+    on_rows: Callable[[int], None] = lambda count: None
+    rows_limit: int | None = None  # a JSONL file: beyond it, reading stops (the plan's sample)
+    test: list[Row] = field(default_factory=list)  # rows of evaluation files, as they are
+    test_unreadable: int = 0
+    questions: Questions = field(default_factory=Questions)
+
+    @staticmethod
+    def of(order: CleanOrder, rows_limit: int | None = None) -> Cleaning:
+        return Cleaning(order, Sieve(order.rules), rows_limit=rows_limit)
+
+    @property
+    def account(self) -> Account:
+        return self.sieve.account
+
+    def run(self) -> Iterator[tuple[Judged, FileAccount]]:
+        """Kept rows in the order of the recipe. Raises WrongUse: no rows, none kept, a bad line at `stop`."""
+        self.read_evals()
+        files = files_of(self.order.sources, self.order.root)
+        for source, file in files:
+            self.account.files.append(file)
+            yield from ((judged, file) for judged in self.kept_of(source, file))
+        for source in self.order.sources:
+            if not any(f.read for s, f in files if s is source):
+                raise no_rows(source, self.order.root)
+        if not self.account.kept:
+            raise nothing_kept(self.account)
+
+    def kept_of(self, source: Source, file: FileAccount) -> Iterator[Judged]:
+        for number, item in enumerate(rows(source, self.order.root, file, self.order.lenient), 1):
+            if isinstance(item, Unreadable) and not self.order.lenient:
+                raise stopped_at(item)
+            judged = judge(item, self.order.rules, self.questions)
+            if self.sieve.keeps(judged, file):
+                yield with_compare(judged, self.order.compares.get(source.ability))
+            if number % 256 == 0:
+                self.on_rows(256)
+            if self.rows_limit and file.format == "jsonl" and number >= self.rows_limit:
+                break
+        self.on_rows(file.read % 256)
+
+    # -------------------------------------------------------------- evaluation rows
+
+    def read_evals(self) -> None:
+        """Rows of the evaluation files, never masked, and what they ask."""
+        for ability, source in self.order.evals.items():
+            like = next((s for s in self.order.sources if s.ability == ability), None)
+            for _, file in files_of([source], self.order.root):
+                one = with_map_of(replace(source, path=str(file.path)), like)
+                before = len(self.test)
+                for item in rows(one, self.order.root, file, self.order.lenient):
+                    self.take_eval(item)
+                if len(self.test) == before:
+                    raise no_rows(source, self.order.root)
+        self.questions = Questions.of(self.test)
+
+    def take_eval(self, item: Row | Unreadable) -> None:
+        if isinstance(item, Unreadable):
+            if not self.order.lenient:
+                raise stopped_at(item)
+            self.test_unreadable += 1
+            return
+        compare = item.compare or self.order.compares.get(item.ability)
+        self.test.append(replace(item, compare=compare))
+
+
+def with_compare(judged: Judged, compare: str | None) -> Judged:
+    """The row with its ability's way to compare, where it names none itself."""
+    row, original = judged.row, judged.original
+    assert row and original
+    if not compare or row.compare:
+        return judged
+    same = row is original
+    row = replace(row, compare=compare)
+    return replace(judged, row=row, original=row if same else replace(original, compare=compare))
+
+
+def with_map_of(eval_source: Source, like: Source | None) -> Source:
+    """An eval file has the shape of a known chat, or the columns of its ability's source."""
+    if like is None or not like.map or shape_of_file(Path(eval_source.path)):
+        return eval_source
+    return replace(eval_source, map=like.map)
+
+
+def shape_of_file(path: Path) -> str | None:
+    file = open_data(path, lenient=True)
+    first = next((f for _, f in file.records() if not isinstance(f, Broken)), {})
+    return shape_of(dict.fromkeys(c for c in file.columns or first if c))
+
+
+# ------------------------------------------------------------------ errors
+
+
+MENDS = {
+    "preference": "take such rows out, or keep the chosen answers alone as messages",
+    "rejected_answer": "take such rows out: only good answers can be taught",
+    "not_text": "take such rows out: pictures and sound cannot be taught",
+}
+
+
+def stopped_at(item: Unreadable) -> WrongUse:
+    """The one error for a line that cannot be read, where the recipe wants to stop."""
+    mend = MENDS.get(item.kind, "fix the line")
+    return WrongUse(
+        f"data.{item.kind}",
+        f"line {item.line} of {item.source} cannot be {'taught' if item.kind in MENDS else 'read'}",
+        where=Where(item.file, item.line),
+        why=item.why,
+        hint=f"{mend}, or set `clean: {{unreadable: drop}}` to go on without such lines",
+    )
+
+
+def no_rows(source: Source, root: Path) -> WrongUse:
+    path = paths_of(source, root)[0]
+    return WrongUse(
+        "data.empty", f"{source.path} has no rows", where=Where(str(path), field="data"),
+        why="the file is empty" if not path.stat().st_size else "it has a header or blank lines only",
+        hint="put rows into it, or take it out of the recipe",
+    )  # fmt: skip
+
+
+def nothing_kept(account: Account) -> WrongUse:
+    reasons = ", ".join(f"{n} {r}" for r, n in account.by_reason.most_common())
+    return WrongUse(
+        "data.nothing_kept", f"cleaning dropped all {account.read} rows", where=Where(field="clean"),
+        why=reasons, hint="look at dropped.jsonl or run `steelyard clean`; `clean: none` keeps every row",
+    )  # fmt: skip
