@@ -47,11 +47,63 @@ def test_init_knows_the_columns_of_a_table(steelyard, tmp_path) -> None:
     assert made.model == "org/name"
 
 
-def test_init_asks_for_columns_it_cannot_guess(steelyard, tmp_path) -> None:
+def test_init_leaves_a_map_to_fill_in_and_validate_names_its_line(steelyard, tmp_path) -> None:
     (tmp_path / "t.csv").write_text("a,b\n1,2\n")
     done = steelyard("init", "--data", "t.csv")
-    assert done.returncode == 2 and "columns: a, b" in done.stderr
-    assert not (tmp_path / "steelyard.yaml").exists()
+    assert done.returncode == 0 and "(a, b)" in done.stderr and "validate" in done.stdout
+    lines = (tmp_path / "steelyard.yaml").read_text().splitlines()
+    at = next(n for n, line in enumerate(lines, 1) if "# map: {user: COLUMN, assistant: COLUMN}" in line)
+    error = json.loads(steelyard("validate", "--json").stdout)["error"]
+    assert error["code"] == "data.no_shape"
+    assert error["where"] == {"file": "steelyard.yaml", "line": at, "field": "data.0.map"}
+    (tmp_path / "steelyard.yaml").write_text(
+        "\n".join(lines).replace("# map: {user: COLUMN, assistant: COLUMN}", "map: {user: a, assistant: c}")
+    )
+    error = json.loads(steelyard("validate", "--json").stdout)["error"]
+    assert (error["code"], error["where"]["line"]) == ("data.missing_column", at)
+
+
+def test_init_never_takes_a_lone_text_column_for_training_data(steelyard, tmp_path) -> None:
+    """subject, body, answer became `map: {text: body}`: the answers were dropped in silence."""
+    (tmp_path / "t.csv").write_text("id,text\n1,some words of a person\n2,more words of a person\n")
+    assert steelyard("init", "--data", "t.csv", "--yes").returncode == 0
+    assert recipe.load(tmp_path).data[0].map == {}
+    assert json.loads(steelyard("validate", "--json").stdout)["error"]["code"] == "data.no_shape"
+
+
+def test_init_says_what_it_guessed_and_on_how_many_rows(steelyard, tmp_path) -> None:
+    rows = [f"T{i},Order {i},Where is my order {i}?,It comes on day {i}." for i in range(20)]
+    (tmp_path / "t.csv").write_text("ticket_id,subject,body,answer\n" + "\n".join([*rows, "T20,,,lost"]))
+    done = steelyard("init", "--data", "t.csv", "--yes")
+    assert "guessed user = subject + body, assistant = answer" in done.stderr and "20 of 21" in done.stderr
+    assert recipe.load(tmp_path).data[0].map == {"user": ["subject", "body"], "assistant": "answer"}
+    made = document(steelyard("validate", "--json"))["data"]
+    assert (made["read"], made["kept"], made["by_reason"]) == (21, 20, {"empty": 1})
+
+
+def test_init_takes_a_map_and_refuses_a_wrong_one(steelyard, tmp_path) -> None:
+    (tmp_path / "t.csv").write_text("eins,zwei,drei\n" + "".join(f"a{i},b{i},c{i}\n" for i in range(9)))
+    assert steelyard("init", "--data", "t.csv", "--map", "question=eins+zwei,answer=drei").returncode == 0
+    assert recipe.load(tmp_path).data[0].map == {"user": ["eins", "zwei"], "assistant": "drei"}
+    for map, hint in (("user=einz,assistant=drei", "eins"), ("usr=eins", "user"), ("user", "--map user=")):
+        done = steelyard("init", "--force", "--data", "t.csv", "--map", map, "--json")
+        error = json.loads(done.stdout)["error"]
+        assert done.returncode == 2 and hint in error["hint"]
+
+
+def test_clean_maps_columns_and_masks_unless_told_otherwise(steelyard, tmp_path) -> None:
+    (tmp_path / "t.csv").write_text("customer message,agent reply\nHow do I write?,To a@b.com.\n")
+    done = steelyard("clean", "--input", "t.csv", "--output", "out", "--json")
+    hint = json.loads(done.stdout)["error"]["hint"]
+    assert done.returncode == 2 and "--map user=customer message,assistant=agent reply" in hint
+    map = "user=customer message,assistant=agent reply"
+    document(steelyard("clean", "--input", "t.csv", "--output", "out", "--map", map, "--json"))
+    assert "<EMAIL_1>" in (tmp_path / "out/t.jsonl").read_text()
+    made = document(
+        steelyard("clean", "--input", "t.csv", "--output", "o2", "--map", map, "--pii", "report", "--json")
+    )
+    assert "a@b.com" in (tmp_path / "o2/t.jsonl").read_text() and made["personal"] == {"email": 1}
+    assert steelyard("clean", "--input", "t.csv", "--output", "o3", "--pii", "no").returncode == 2
 
 
 def test_validate_shows_values_and_origins(steelyard, tmp_path) -> None:

@@ -5,17 +5,37 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import Where, WrongUse
 from ..recipe import Answers, DataFile
 from .messages import say
+from .output import note
+
+if TYPE_CHECKING:
+    from ..data import Sniff
 
 SAMPLE_ROWS = 240
+NOTHING_GUESSED = (
+    "{path}: no column is plainly the question or the answer ({columns}): fill in its map in the recipe"
+)
+TABLES = ("csv", "tsv", "xlsx", "parquet")
+Columns = str | list[str]
+Map = dict[str, Columns]
 
 
-def answers_for(folder: Path, data: list[Path], model: str, name: str, *, ask: bool) -> Answers:
+def answers_for(
+    folder: Path,
+    data: list[Path],
+    model: str,
+    name: str,
+    names: Mapping[str, Any] | None = None,
+    *,
+    ask: bool,
+) -> Answers:
     """The answers of a first recipe. Questions only on a terminal, each with a default."""
     asks = ask and sys.stdin.isatty()
     if asks and not data:
@@ -24,7 +44,7 @@ def answers_for(folder: Path, data: list[Path], model: str, name: str, *, ask: b
     model = model or (_question(say("model"), "demo") if asks else "demo")
     name = name or (_question(say("name of the service"), _name_of(folder)) if asks else _name_of(folder))
     trust = _trust(_question(say("trust: open, or guarded = encrypted on disk"), "open")) if asks else "open"
-    files = tuple(_data_file(path, folder) for path in data)
+    files = tuple(_data_file(path, folder, dict(names or {}), asks) for path in data)
     return Answers(name=name, model=_model_path(model, folder), data=files, trust=trust)
 
 
@@ -55,8 +75,12 @@ def _from(folder: Path, path: Path) -> str:
     return os.path.relpath(path.resolve(), folder.resolve())
 
 
-def _data_file(path: Path, folder: Path) -> DataFile:
-    """The file as the data room sees it, by a path from the recipe's folder."""
+def _data_file(path: Path, folder: Path, names: Map, asks: bool) -> DataFile:
+    """The file as the data room sees it, by a path from the recipe's folder.
+
+    A table without a known shape gets its map from `--map`, from two questions, or from a guess that is said
+    aloud; where none can be made the recipe holds a line to fill in.
+    """
     if not path.exists():
         raise WrongUse(
             "init.no_data",
@@ -67,15 +91,109 @@ def _data_file(path: Path, folder: Path) -> DataFile:
     from ..data import sniff
 
     seen = sniff(path)
-    if not seen.shape and not seen.map:
-        raise WrongUse(
-            "init.no_columns",
-            say("no columns of {path} look like questions and answers", path=path),
-            where=Where(str(path), field="--data"),
-            why=say("columns: {names}", names=", ".join(seen.columns[:12])),
-            hint=say("name them user and assistant, or write a `map` of them into the recipe"),
-        )
-    return DataFile(path=_from(folder, path), ability=path.stem or "main", map=dict(seen.map), rows=seen.rows)
+    _say_sheets(path, seen)
+    made, guessed_by = _map_of(path, seen, names, asks)
+    file = DataFile(
+        path=_from(folder, path),
+        ability=path.stem or "main",
+        sheet=seen.sheet,
+        map=made,
+        unmapped=() if made or seen.shape else tuple(column.name for column in seen.columns),
+        rows=seen.rows,
+        guessed_by=guessed_by,
+    )
+    return _with_answers(file, path) if made or seen.shape else file
+
+
+def _map_of(path: Path, seen: Sniff, names: Map, asks: bool) -> tuple[Map, str]:
+    """The map of a table, and what it rests on where it is a guess."""
+    if names and (seen.shape is None or seen.format in TABLES):
+        _check_columns(path, seen, names)
+        return names, ""
+    if seen.shape:
+        return {}, ""
+    if asks:
+        return _asked_map(path, seen), ""
+    if not seen.guess:
+        columns = ", ".join(column.name for column in seen.columns[:12])
+        note(say(NOTHING_GUESSED, path=path, columns=columns))
+        return {}, ""
+    return dict(seen.guess.map), seen.guess.by
+
+
+def _check_columns(path: Path, seen: Sniff, names: Map) -> None:
+    from ..data import MAP_WORDS, nearest
+
+    columns = [column.name for column in seen.columns]
+    for word, wanted in names.items():
+        if word not in MAP_WORDS:
+            near = nearest(word, tuple(MAP_WORDS))
+            hint = f"did you mean {near}?" if near else "--map user=COLUMN,assistant=COLUMN"
+            text = say("map has no word {word}", word=word)
+            raise WrongUse("init.map", text, where=Where(field="--map"), hint=hint)
+        for column in [wanted] if isinstance(wanted, str) else wanted:
+            if column not in columns:
+                near = nearest(column, columns)
+                raise WrongUse(
+                    "init.map", say("{path} has no column {column}", path=path, column=column),
+                    where=Where(str(path), field="--map"),
+                    why=say("columns: {names}", names=", ".join(columns)),
+                    hint=f"did you mean {near}?" if near else f"--map {word}=COLUMN",
+                )  # fmt: skip
+
+
+def _asked_map(path: Path, seen: Sniff) -> Map:
+    """Which column is the question, which the answer; an empty answer leaves it to be filled in."""
+    note(say("{path}: {rows} rows, columns:", path=path, rows=seen.rows))
+    for column in seen.columns:
+        note(f"  {column.name}: {' | '.join(_short(cell) for cell in column.samples)}")
+    guess = seen.guess.map
+    question = _columns_asked(path, seen, "user", say("the question (a+b joins two)"), guess.get("user", ""))
+    answer = _columns_asked(path, seen, "assistant", say("the answer"), guess.get("assistant", ""))
+    if not question or not answer:
+        return {}
+    system = {"system": guess["system"]} if "system" in guess else {}
+    return {**system, "user": question, "assistant": answer}
+
+
+def _columns_asked(path: Path, seen: Sniff, word: str, text: str, default: Columns) -> Columns:
+    given = _question(text, default if isinstance(default, str) else "+".join(default))
+    if not given:
+        return ""
+    whole = given in {column.name for column in seen.columns}  # a heading may hold a plus
+    columns = [given] if whole else [part.strip() for part in given.split("+") if part.strip()]
+    _check_columns(path, seen, {word: columns})
+    return columns[0] if len(columns) == 1 else columns
+
+
+def _short(cell: str) -> str:
+    line = " ".join(cell.split())
+    return line if len(line) <= 40 else line[:39] + "…"
+
+
+def _say_sheets(path: Path, seen: Sniff) -> None:
+    if len(seen.sheets) > 1:
+        sheets = ", ".join(f"{name} ({rows})" for name, rows in seen.sheets.items())
+        taken = seen.sheet or next(iter(seen.sheets))
+        note(say("{path} has the sheets {sheets}; {sheet} is taken", path=path, sheets=sheets, sheet=taken))
+
+
+def _with_answers(file: DataFile, path: Path) -> DataFile:
+    """The file with what its rows say: how many are complete, and how answers are best compared."""
+    from ..data import Source, answers_of, rows_with
+
+    source = Source(path=str(path.resolve()), map=file.map, sheet=file.sheet)
+    answers = answers_of(source)
+    columns = [c for cs in file.map.values() for c in ([cs] if isinstance(cs, str) else cs)]
+    complete = rows_with(path, columns, file.sheet) if columns else None
+    if file.guessed_by:
+        pairs = ", ".join(f"{w} = {c if isinstance(c, str) else ' + '.join(c)}" for w, c in file.map.items())
+        note(say("{path}: guessed {pairs} by its {by}; {complete} of {rows} rows have all of it", path=path,
+                 pairs=pairs, by=say(file.guessed_by), complete=complete, rows=file.rows))  # fmt: skip
+    if answers.compare:
+        note(say("{path}: {why}: answers are compared as {compare}", path=path, why=say(answers.why),
+                 compare=answers.compare))  # fmt: skip
+    return replace(file, compare=answers.compare, complete=complete)
 
 
 PRODUCTS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,6 +49,12 @@ def init(
         str, typer.Option("--model", metavar="MODEL", help=say("demo, a folder, a GGUF file or a hub id."))
     ] = "",
     name: Annotated[str, typer.Option("--name", metavar="NAME", help=say("Name of the job."))] = "",
+    map: Annotated[
+        str,
+        typer.Option(
+            "--map", metavar="WORD=COLUMN,...", help=say("Columns: user=COLUMN[+COLUMN],assistant=COLUMN.")
+        ),
+    ] = "",
     force: Annotated[bool, typer.Option("--force", help=say("Overwrite a recipe that is there."))] = False,
     yes: Yes = False,
 ) -> None:
@@ -61,18 +68,21 @@ def init(
             hint=say("choose another folder, or --force to overwrite it"),
         )
     from ..recipe import draft, load
+    from .data import map_of
     from .first import answers_for, write_sample
 
-    answers = answers_for(folder, data or [], model, name, ask=not (yes or OPTIONS.json))
+    answers = answers_for(folder, data or [], model, name, map_of(map), ask=not (yes or OPTIONS.json))
     folder.mkdir(parents=True, exist_ok=True)
     made = [] if answers.data else [write_sample(folder, OPTIONS.language)]
     answers = answers if answers.data else answers_for(folder, made, model, answers.name, ask=False)
     path.write_text(draft(answers, OPTIONS.language), encoding="utf-8")
     load(path)  # what we write is right, or this is our fault
     written = [str(file) for file in (path, *made)]
-    document = {"schema": "steelyard.init/1", "recipe": str(path), "written": written}
+    document = {"schema": "steelyard.init/1", "recipe": str(path), "written": written,
+                "data": [asdict(file) for file in answers.data]}  # fmt: skip
     lines = [say("wrote {path}", path=file) for file in written]
-    result(document, *lines, f"{say('next:')} steelyard up {path}")
+    verb = "validate" if any(file.unmapped for file in answers.data) else "up"
+    result(document, *lines, f"{say('next:')} steelyard {verb} {path}")
 
 
 def validate(
@@ -100,10 +110,11 @@ def validate(
             text = say("{flag} goes with a CSV of results", flag=flag)
             raise WrongUse("cli.usage", text, where=Where(field=flag), hint=say("leave it out"))
     from ..recipe import effective
-    from ..run import check_model
+    from ..run import check_data, check_model
 
     made = load(path)
     check_model(made)
+    account = check_data(made)
     values = effective(made)
     document = {
         "schema": "steelyard.validate/1",
@@ -111,11 +122,20 @@ def validate(
         "hash": made.hash,
         "values": {key: {"value": value, "origin": made.origins[key]} for key, value in values.items()},
         "notes": list(made.notes),
+        "data": account or None,
     }
     rows = [(key, _shown(value, made.origins[key]), say(made.origins[key])) for key, value in values.items()]
     head = (say("key"), say("value"), say("origin"))
     good = say("{path} is a good recipe", path=path)
-    result(document, good, *table(head, rows), f"{say('next:')} steelyard up {path}")
+    result(document, good, *_rows_line(account), *table(head, rows), f"{say('next:')} steelyard up {path}")
+
+
+def _rows_line(account: dict[str, Any]) -> list[str]:
+    """What cleaning will make of the data."""
+    if not account:
+        return []
+    return [say("{rows} rows read, {kept} kept, {dropped} dropped, {held_out} held out", rows=account["read"],
+                kept=account["kept"], dropped=account["dropped"], held_out=account["held_out"])]  # fmt: skip
 
 
 def _shown(value: Any, origin: str) -> str:

@@ -212,7 +212,7 @@ def check_columns(
             where=Where(str(account.path), 1, "data"), why=PREFERENCE,
             hint="map: {user: prompt, assistant: chosen} teaches the chosen answers alone",
         )  # fmt: skip
-    if not shape_of(dict.fromkeys(columns)):
+    if shape_of(dict.fromkeys(columns)) in (None, "text"):  # a table's text column may be prose of any kind
         raise no_shape(account, columns, file.sheets)
 
 
@@ -229,7 +229,9 @@ def missing_column(
 
 def no_shape(account: FileAccount, columns: Sequence[str], sheets: Sequence[str] = ()) -> WrongUse:
     guess = guess_map(columns)
-    example = map_text(guess.map) if guess else f"{{user: {columns[0]}, assistant: {columns[-1]}}}"
+    example = map_text(guess.map) if guess else "{user: COLUMN, assistant: COLUMN}"
+    if "text" in columns:
+        example += ", or {text: text} where it is plain text to learn"
     return WrongUse(
         "data.no_shape",
         f"it cannot be told which column of {account.name} is the question and which the answer",

@@ -100,7 +100,8 @@ def rows_of(account: Document | None, taught: Document | None) -> dict[str, Any]
     if not account:
         return {}
     dropped = dict(account.get("by_reason") or {})
-    rows: dict[str, Any] = {"read": account["in"], "kept": account["kept"], "held_out": account.get("test")}
+    rows: dict[str, Any] = {"read": account["in"], "kept": account["kept"]}
+    rows["held_out"] = account.get("held_out", account.get("test"))  # schema 1 had no other word
     if taught:
         names = {"taught": "taught", "split": "split", "truncated": "truncated"}
         rows |= {name: taught.get(key) for name, key in names.items()}

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .planning import ledger
     from .ready import Ready
     from .sizing import check_model
+    from .sources import check_data
     from .usual import usual_systems
     from .walk import plan, up
     from .weighing import Weighed, weigh, weigh_job
@@ -24,6 +25,7 @@ FILES = {
     "Ready": "ready",
     "StepRecord": "outcome",
     "check_model": "sizing",
+    "check_data": "sources",
     "ledger": "planning",
     "logs": "known",
     "plan": "walk",
@@ -41,6 +43,7 @@ __all__ = [
     "Ready",
     "StepRecord",
     "Weighed",
+    "check_data",
     "check_model",
     "ledger",
     "logs",

@@ -23,6 +23,20 @@ def data_settings(recipe: Recipe, clean: Mapping[str, Any] | None = None) -> Set
     }
 
 
+def check_data(recipe: Recipe) -> dict[str, Any]:
+    """The account of the recipe's data, or what cleaning would refuse of it; {} where it names none.
+
+    Reads and judges every row, trains nothing. Raises WrongUse at the line of the recipe or of the data.
+    """
+    if not recipe.data or not recipe.train:
+        return {}
+    from ..data import check
+
+    settings = data_settings(recipe)
+    sources = [source | {"line": s.line} for source, s in zip(settings["sources"], recipe.data, strict=True)]
+    return check({**settings, "sources": sources}, recipe.path)
+
+
 def input_hashes(settings: Settings) -> dict[str, str]:
     """SHA-256 of every file that the settings name, by its name. Raises WrongUse where one is missing."""
     from ..data import fingerprint
