@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ..errors import Where, WrongUse
 from ..units import show_bytes
+from .first import map_of
 from .messages import say
 from .output import note, result, table
 from .recipes import no_settings
@@ -68,18 +69,3 @@ def pii_word(word: str) -> str:
         text = say("--pii is one of {words}", words=", ".join(PII))
         raise WrongUse("cli.usage", text, where=Where(field="--pii"), hint="--pii report")
     return word
-
-
-def map_of(text: str) -> dict[str, Any]:
-    """ "user=subject+body,assistant=reply" as {"user": ["subject", "body"], "assistant": "reply"}.
-
-    A column whose name has a comma or a plus is written in the recipe. Raises WrongUse.
-    """
-    pairs = [part.split("=", 1) for part in text.split(",") if part.strip()]
-    if any(len(pair) != 2 or not pair[0].strip() or not pair[1].strip() for pair in pairs):
-        raise WrongUse(
-            "cli.usage", say("--map pairs words with columns"), where=Where(field="--map"),
-            hint="--map user=question,assistant=reply",
-        )  # fmt: skip
-    columns = {word.strip(): [c.strip() for c in column.split("+") if c.strip()] for word, column in pairs}
-    return {word: several[0] if len(several) == 1 else several for word, several in columns.items()}

@@ -75,6 +75,21 @@ def _from(folder: Path, path: Path) -> str:
     return os.path.relpath(path.resolve(), folder.resolve())
 
 
+def map_of(text: str) -> dict[str, Any]:
+    """ "user=subject+body,assistant=reply" as {"user": ["subject", "body"], "assistant": "reply"}.
+
+    A column whose name has a comma or a plus is written in the recipe. Raises WrongUse.
+    """
+    pairs = [part.split("=", 1) for part in text.split(",") if part.strip()]
+    if any(len(pair) != 2 or not pair[0].strip() or not pair[1].strip() for pair in pairs):
+        raise WrongUse(
+            "cli.usage", say("--map pairs words with columns"), where=Where(field="--map"),
+            hint="--map user=question,assistant=reply",
+        )  # fmt: skip
+    columns = {word.strip(): [c.strip() for c in column.split("+") if c.strip()] for word, column in pairs}
+    return {word: several[0] if len(several) == 1 else several for word, several in columns.items()}
+
+
 def _data_file(path: Path, folder: Path, names: Map, asks: bool) -> DataFile:
     """The file as the data room sees it, by a path from the recipe's folder.
 

@@ -68,8 +68,7 @@ def init(
             hint=say("choose another folder, or --force to overwrite it"),
         )
     from ..recipe import draft, load
-    from .data import map_of
-    from .first import answers_for, write_sample
+    from .first import answers_for, map_of, write_sample
 
     answers = answers_for(folder, data or [], model, name, map_of(map), ask=not (yes or OPTIONS.json))
     folder.mkdir(parents=True, exist_ok=True)
