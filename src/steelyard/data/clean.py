@@ -183,7 +183,8 @@ def counter(tokenizer: Any) -> Callable[[Row], int]:
     def count(row: Row) -> int:
         if row.messages is None:
             return len(tokenizer.encode(row.text or ""))
-        return len(tokenizer.chat_ids(list(row.messages), False))
+        tools = {"tools": list(row.tools)} if row.tools else {}
+        return len(tokenizer.chat_ids(list(row.messages), False, **tools))
 
     return count
 
