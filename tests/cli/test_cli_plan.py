@@ -231,7 +231,7 @@ def test_this_machine_is_a_device_by_flags(told, monkeypatch) -> None:
 def calibrated(monkeypatch) -> None:
     """The probes take a minute: here an empty calibration stands for them (its rates are the vendor's)."""
     from steelyard.hardware import Calibration
-    from steelyard.run import weighing
+    from steelyard.run.planning import weighing
 
     known = {"taken": (), "skipped": {}, "measured_s": 0.0, "path": ""}
     found = Calibration(fingerprint="test", rows=(), **known)

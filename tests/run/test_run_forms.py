@@ -21,7 +21,9 @@ from steelyard.compression import export_form
 from steelyard.errors import CheckFailed, WrongUse
 from steelyard.hardware import Calibration
 from steelyard.recipe import load
-from steelyard.run import frontier, planning, walk
+from steelyard.run.path import budget
+from steelyard.run.planning import prepare
+from steelyard.run.record import frontier
 from steelyard.serving.cores import physical_cores
 
 EMPTY = Calibration(fingerprint="f", rows=(), taken=(), skipped={}, measured_s=0, path="")
@@ -77,7 +79,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> Iterator[Judged]:
         return {"checks": 1.0}
 
     monkeypatch.setattr(gate, "judge", judge)
-    monkeypatch.setattr(planning, "calibrate", lambda machine, watch: EMPTY)
+    monkeypatch.setattr(prepare, "calibrate", lambda machine, watch: EMPTY)
     yield seen
 
 
@@ -165,7 +167,7 @@ def test_no_larger_model_is_begun_that_breaks_the_deadline(
 ) -> None:
     small, large = tiny_models("llama"), tiny_models("qwen3", num_hidden_layers=3)
     judged.says = {"llama/bf16": MODEL_FAILS}
-    monkeypatch.setattr(walk.Walk, "within", lambda self, more_s, more_usd: False)  # no clock in a test
+    monkeypatch.setattr(budget, "within", lambda run, more_s, more_usd: False)  # no clock in a test
     with pytest.raises(CheckFailed):
         up([f"model={{auto: [{small}, {large}]}}", "compress.weights=bf16"])
     assert judged == ["llama/bf16"]
@@ -219,7 +221,7 @@ def test_auto_takes_what_lies_here_from_small_to_large(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from steelyard.artefact import Watch
-    from steelyard.run.sizing import candidates_of
+    from steelyard.run.planning.sizing import candidates_of
 
     monkeypatch.setenv("STEELYARD_CACHE", str(tmp_path))
     models = tmp_path / "models" / "tiny"

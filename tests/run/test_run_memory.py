@@ -5,15 +5,15 @@ import sys
 import time
 from itertools import pairwise
 
-from steelyard.run import memory
-from steelyard.run.memory import PeakMemory
+from steelyard.run.child import memory
+from steelyard.run.child.memory import PeakMemory
 
 HELD = "import sys, time; held = bytearray(int(sys.argv[1])); time.sleep(2)"
 
 
 WATCHED = f"""
 import subprocess, sys, time
-from steelyard.run.memory import PeakMemory
+from steelyard.run.child.memory import PeakMemory
 with PeakMemory() as seen:
     subprocess.run([sys.executable, "-c", {HELD!r}, "200000000"], check=True)
     time.sleep(0.2)

@@ -1,26 +1,32 @@
 """What steps leave behind: a folder with a manifest, published at once or not at all.
 
 A step reads artefacts, writes into a `Draft`, and `Store.publish` makes it an `Artefact`. Equal key means
-equal content, so a second run reuses what is unchanged. The payload's meaning is no concern of this room.
+equal content, so a second run reuses what is unchanged; the key holds the code that made it. The payload's
+meaning is no concern of this room.
 """
 
-from .files import private_folder, sha256_of, write_durably
+from .code import code_of
+from .files import check_private, is_private, private_folder, sha256_of, write_durably
 from .scratch import Scratch
 from .store import Artefact, Draft, Figures, Inputs, Settings, Store, adopt, content_hash, key_of
-from .watch import Progress, Watch
+from .watch import Place, Progress, Watch
 
 __all__ = [
     "Artefact",
     "Draft",
     "Figures",
     "Inputs",
+    "Place",
     "Progress",
     "Scratch",
     "Settings",
     "Store",
     "Watch",
     "adopt",
+    "check_private",
+    "code_of",
     "content_hash",
+    "is_private",
     "key_of",
     "private_folder",
     "sha256_of",

@@ -17,9 +17,7 @@ from ..places import cache_folder
 from .files import sha256_of, write_durably
 
 LEAST_BYTES = 1 << 20  # below it reading the file is as quick as reading what is remembered
-SETTLED_NS = (
-    2_000_000_000  # a younger file may change under the same time: disks' clocks are coarse
-)
+SETTLED_NS = 2_000_000_000  # a younger file may change under the same time: disks' clocks are coarse
 
 
 def unchanged_sha256(path: Path) -> str:

@@ -11,8 +11,11 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+from ..errors import Lacking, Refused, Where
+
 # Sealed payloads are opened here: memory, never a disk. Swap is the machine owner's affair.
 MEMORY = Path("/dev/shm")
+IN_MEMORY = ("tmpfs", "ramfs")
 PRIVATE = "steelyard-open-"
 
 
@@ -60,11 +63,55 @@ def payload_files(folder: Path) -> list[Path]:
 
 
 def private_folder() -> Path:
-    """A folder in memory that only this user reads; gone when this process ends."""
-    base = MEMORY if MEMORY.is_dir() else Path(tempfile.gettempdir())
-    folder = Path(tempfile.mkdtemp(prefix=f"{PRIVATE}{os.getpid()}-", dir=base))
+    """A folder in memory, this user's alone; gone when this process ends. Raises Refused without memory."""
+    check_private(0)
+    folder = Path(tempfile.mkdtemp(prefix=f"{PRIVATE}{os.getpid()}-", dir=MEMORY))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
+
+
+def is_private(folder: Path) -> bool:
+    """Is it a folder that `private_folder` made, in this process or another?"""
+    return folder.parent == MEMORY and folder.name.startswith(PRIVATE)
+
+
+def check_private(needed_bytes: float) -> None:
+    """See that opened secrets find memory. Raises Refused where it is a disk, Lacking where too small."""
+    kind = file_system(MEMORY) if MEMORY.is_dir() else None
+    if kind not in IN_MEMORY:
+        raise Refused(
+            "trust.no_memory_folder",
+            f"there is no file system in memory at {MEMORY}, and sealed files are opened there alone",
+            where=Where(str(MEMORY), field="trust"),
+            why=f"{MEMORY} is {kind}, a disk" if kind else f"{MEMORY} is not a folder",
+            hint=f"mount -t tmpfs tmpfs {MEMORY}, or `trust: open` where plain text on a disk is allowed",
+        )
+    free = shutil.disk_usage(MEMORY).free
+    if needed_bytes > free:
+        raise Lacking(
+            "trust.memory_too_small",
+            f"opened files need {needed_bytes / 1e9:.2f} GB in {MEMORY}, {free / 1e9:.2f} GB are free",
+            where=Where(str(MEMORY), field="trust"),
+            why="at `trust: guarded` a step's files are opened in memory, never on a disk",
+            hint=f"docker run --shm-size {_gib(needed_bytes)}g, or mount -o remount,size=... {MEMORY}",
+        )
+
+
+def _gib(size: float) -> int:
+    return int(size // 2**30) + 1
+
+
+def file_system(folder: Path) -> str | None:
+    """Type of the file system that holds a folder ("tmpfs", "ext4"); None where the kernel is silent."""
+    best, kind = -1, None
+    with suppress(OSError):
+        path = folder.resolve()
+        for line in Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines():
+            left, _, right = line.partition(" - ")
+            mount = Path(left.split()[4].encode().decode("unicode_escape"))
+            if (path == mount or mount in path.parents) and len(mount.parts) >= best:
+                best, kind = len(mount.parts), right.split()[0]
+    return kind
 
 
 def sweep_private_folders() -> None:

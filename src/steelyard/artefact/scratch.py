@@ -5,10 +5,20 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ..errors import CheckFailed
 from .files import fsync_file, fsync_folder, private_folder, write_durably
+
+
+def set_aside(folder: Path) -> None:
+    """Rename what cannot be trusted to `.damaged-...` beside it: nothing is lost, nothing uses it."""
+    with suppress(OSError):  # a read-only folder: it is left out all the same
+        name = folder.name.lstrip(".")
+        folder.rename(folder.with_name(f".damaged-{name}-{os.getpid()}-{time.time_ns()}"))
 
 
 def take(source: Path, target: Path) -> None:
@@ -48,7 +58,7 @@ class Scratch:
         fsync_folder(self.folder)
 
     def read(self, name: str) -> Path | None:
-        """A plain readable file, or None if it was never written."""
+        """A plain readable file; None if it was never written, or is damaged: then all is set aside."""
         target = self.folder / name
         if not target.exists():
             return None
@@ -56,7 +66,11 @@ class Scratch:
             return target
         self._opened = self._opened or private_folder()
         plain = self._opened / name
-        self.keys.open(target, plain)
+        try:
+            self.keys.open(target, plain)
+        except CheckFailed:
+            set_aside(self.folder)
+            return None
         return plain
 
     def remove(self) -> None:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..errors import CheckFailed, Where
+from ..errors import CheckFailed, Refused, Where
 from .file_hashes import unchanged_sha256
 from .files import (
     fsync_file,
@@ -27,7 +26,7 @@ from .files import (
     sweep_private_folders,
     write_durably,
 )
-from .scratch import Scratch
+from .scratch import Scratch, set_aside
 
 SCHEMA = 1
 Settings = dict[str, Any]
@@ -40,10 +39,13 @@ def canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def key_of(step: str, version: int, settings: Settings, inputs: Mapping[str, str]) -> str:
-    """SHA-256 over the step, its version, its settings and its inputs' hashes: equal key, equal payload."""
-    told = {"step": step, "version": version, "settings": settings, "inputs": dict(inputs)}
-    return hashlib.sha256(canonical(told)).hexdigest()
+def key_of(step: str, settings: Settings, inputs: Mapping[str, str], code: Mapping[str, Any]) -> str:
+    """SHA-256 over all that makes a step's bytes: equal key, equal payload.
+
+    `inputs`: their hashes by role. `code`: what code_of says of the step, and the machine's instruction set.
+    """
+    parts = {"step": step, "settings": settings, "inputs": dict(inputs), "code": dict(code)}
+    return hashlib.sha256(canonical(parts)).hexdigest()
 
 
 def file_rows(folder: Path, hash_of: Callable[[Path], str] = sha256_of) -> list[dict[str, Any]]:
@@ -96,21 +98,96 @@ class Artefact:
         for row in self.manifest["files"]:
             target = plain / row["path"]
             target.parent.mkdir(parents=True, exist_ok=True)
-            self.keys.open(self.folder / f"{row['path']}.sealed", target)
+            sealed = self.folder / f"{row['path']}.sealed"
+            if not sealed.is_file():
+                raise self._changed(row["path"])
+            self.keys.open(sealed, target)
         return plain
+
+    def _row(self, name: str) -> dict[str, Any] | None:
+        """A payload file as it lies there; None where it does not."""
+        path = self.path(name)
+        if not path.is_file():
+            return None
+        return {"path": name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
     def check(self) -> None:
         """Raises CheckFailed where a payload file is missing or differs from the manifest."""
-        found = {row["path"]: row for row in file_rows(self.path())}
         for row in self.manifest["files"]:
-            if found.get(row["path"]) != row:
-                raise CheckFailed(
-                    "artefact.changed",
-                    f"{row['path']} is not the file that was published",
-                    where=Where(str(self.folder / row["path"])),
-                    why="its size or SHA-256 differs from the manifest",
-                    hint="remove the artefact's folder and run again: the step is done anew",
-                )
+            if self._row(row["path"]) != row:
+                raise self._changed(row["path"])
+
+    def _changed(self, name: str) -> CheckFailed:
+        return CheckFailed(
+            "artefact.changed",
+            f"{name} is not the file that was published",
+            where=Where(str(self.folder / name)),
+            why="it is missing, or its size or SHA-256 differs from the manifest",
+            hint="remove the artefact's folder and run `steelyard up` again: the step is done anew",
+        )
+
+
+def read_manifest(folder: Path, keys: Any = None) -> dict[str, Any]:
+    """The manifest of a published folder. Raises CheckFailed where it is missing, cut, or no manifest."""
+    name = f"{MANIFEST}.sealed" if keys else MANIFEST
+    try:
+        data = (folder / name).read_bytes()
+        manifest = json.loads(keys.open_bytes(data, str(folder / name)) if keys else data)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise damaged_manifest(folder / name, "it is not there") from error
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8
+        raise damaged_manifest(folder / name, "it is no JSON") from error
+    if why := fault_of(manifest):
+        raise damaged_manifest(folder / name, why)
+    return manifest
+
+
+def damaged_manifest(path: Path, why: str) -> CheckFailed:
+    return CheckFailed(
+        "artefact.manifest",
+        f"{path.parent.name} is no whole artefact: its manifest is damaged",
+        where=Where(str(path)),
+        why=why,
+        hint="remove the folder and run `steelyard up` again: the step is done anew",
+    )
+
+
+FIELDS = {
+    "schema": int, "kind": str, "hash": str, "key": str, "step": str, "settings": dict, "inputs": list,
+    "files": list, "figures": dict, "made_by": dict,
+}  # fmt: skip
+
+
+def fault_of(manifest: Any) -> str | None:
+    """What is wrong with a manifest, as JSON gave it; None where nothing is."""
+    if not isinstance(manifest, dict):
+        return "it is no object"
+    wrong = [name for name, kind in FIELDS.items() if type(manifest.get(name)) is not kind]
+    if wrong:
+        return f"{wrong[0]} is missing or of another type"
+    if not all(_is_file_row(row) for row in manifest["files"]):
+        return "files has a row that is none"
+    if not all(_has(row, "role", "kind", "hash") for row in manifest["inputs"]):
+        return "inputs has a row that is none"
+    if not all(isinstance(x, int | float) for x in manifest["figures"].values()):
+        return "figures has a value that is no number"
+    if not _has(manifest["made_by"], "published"):
+        return "made_by.published is missing"
+    return (
+        None if content_hash(manifest["files"]) == manifest["hash"] else "its hash is not that of its files"
+    )
+
+
+def _has(row: Any, *names: str) -> bool:
+    return isinstance(row, dict) and all(isinstance(row.get(name), str) for name in names)
+
+
+def _is_file_row(row: Any) -> bool:
+    """A row of a file below the folder: a path that leads out of it is none."""
+    if not _has(row, "path", "sha256") or type(row.get("bytes")) is not int:
+        return False
+    path = PurePosixPath(row["path"])
+    return not path.is_absolute() and ".." not in path.parts and path.parts != ()
 
 
 @dataclass(slots=True)
@@ -177,39 +254,57 @@ class Store:
         staged = self._seal(draft, files) if self.keys else draft.folder
         self._commit(staged, target, manifest)
         draft.scratch.remove()
-        return Artefact(target, manifest, self.keys)
+        # Under seal the draft is the opened payload: a second copy of a model would fill the memory.
+        return Artefact(target, manifest, self.keys, draft.folder if self.keys else None)
 
     def find(self, kind: str, key: str) -> Artefact | None:
         """The artefact with that key, checked; a damaged one is set aside and does not count."""
         folder = self.folder / self._name(kind, key)
         if not folder.is_dir():
             return None
-        artefact = self.open(folder)
         try:
+            artefact = self.open(folder)
             artefact.check()
-        except (CheckFailed, OSError):
-            folder.rename(self.folder / f".damaged-{folder.name}-{os.getpid()}-{time.time_ns()}")
+        except CheckFailed:
+            set_aside(folder)
+            return None
+        if (artefact.kind, artefact.manifest["key"]) != (kind, key):  # a folder that somebody renamed
+            set_aside(folder)
             return None
         return artefact
 
     def open(self, folder: Path) -> Artefact:
-        """Read a published folder's manifest."""
+        """A published folder by its manifest. Raises CheckFailed where damaged, Refused where sealed."""
         sealed = folder / f"{MANIFEST}.sealed"
-        if sealed.exists() and self.keys:
-            return Artefact(folder, json.loads(self.keys.open_bytes(sealed.read_bytes())), self.keys)
-        return Artefact(folder, json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+        if sealed.exists() and not self.keys:
+            raise Refused(
+                "artefact.sealed",
+                f"{folder.name} is sealed",
+                where=Where(str(folder)),
+                hint="name its key file, or go through its recipe",
+            )
+        keys = self.keys if sealed.exists() else None
+        return Artefact(folder, read_manifest(folder, keys), keys)
 
     def all(self) -> list[Artefact]:
-        """Every published artefact, oldest first."""
+        """Every published artefact that these keys open, oldest first; damaged ones are set aside."""
         if not self.folder.is_dir():
             return []
-        folders = [f for f in self.folder.iterdir() if f.is_dir() and not f.name.startswith(".")]
-        return sorted((self.open(f) for f in folders), key=lambda a: a.manifest["made_by"]["published"])
+        found = []
+        for folder in self.folder.iterdir():
+            if folder.is_dir() and not folder.name.startswith("."):
+                try:
+                    found.append(self.open(folder))
+                except CheckFailed:
+                    set_aside(folder)
+                except Refused:  # of another key, or of another trust level of this recipe
+                    continue
+        return sorted(found, key=lambda a: a.manifest["made_by"]["published"])
 
     def _name(self, kind: str, key: str) -> str:
         # A key is made of content hashes; under seal even that would confirm a guess.
-        told = self.keys.mac(key.encode()).hex() if self.keys else key
-        return f"{kind}-{told[:16]}"
+        name = self.keys.mac(key.encode()).hex() if self.keys else key
+        return f"{kind}-{name[:16]}"
 
     def _seal(self, draft: Draft, files: list[dict[str, Any]]) -> Path:
         staged = self.folder / f".draft-{self._name(draft.kind, draft.key)}"

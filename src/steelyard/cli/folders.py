@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -76,14 +75,7 @@ def _opened(place: Path, key_file: Path | None, sealed: bool) -> Artefact:
         hint = "--key-file FILE"
         raise WrongUse("export.key", f"{place} is sealed", where=Where(str(place)), hint=hint)
     keys = load_keys("guarded", str(key_file), Path.cwd()) if sealed else None
-    try:
-        artefact = Store(place.parent, keys).open(place)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        hint = "name the folder of an artefact, as `up --json` gives it"
-        text = f"{place} is no artefact: its manifest is broken"
-        raise WrongUse(
-            "export.manifest", text, where=Where(str(place / "manifest.json")), hint=hint
-        ) from error
+    artefact = Store(place.parent, keys).open(place)
     if artefact.kind != "checkpoint":
         hint = "name the artefact of the train step, as `up --json` gives it"
         text = f"{place.name} is a {artefact.kind}, not a model with its weights"

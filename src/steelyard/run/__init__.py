@@ -11,31 +11,31 @@ from ..doors import fetching
 
 if TYPE_CHECKING:
     from .known import logs, status, stop
-    from .outcome import Outcome, StepRecord
-    from .planning import ledger
-    from .ready import Ready
-    from .sizing import check_model
-    from .sources import check_data
+    from .planning.prepare import ledger
+    from .planning.ready import Ready
+    from .planning.sizing import check_model
+    from .planning.sources import check_data
+    from .planning.weighing import Weighed, weigh, weigh_job
+    from .record.outcome import Outcome, StepRecord
+    from .start import plan, up
     from .usual import usual_systems
-    from .walk import plan, up
-    from .weighing import Weighed, weigh, weigh_job
 
 FILES = {
-    "Outcome": "outcome",
-    "Ready": "ready",
-    "StepRecord": "outcome",
-    "check_model": "sizing",
-    "check_data": "sources",
-    "ledger": "planning",
+    "Outcome": "record.outcome",
+    "Ready": "planning.ready",
+    "StepRecord": "record.outcome",
+    "check_data": "planning.sources",
+    "check_model": "planning.sizing",
+    "ledger": "planning.prepare",
     "logs": "known",
-    "plan": "walk",
+    "plan": "start",
     "status": "known",
     "stop": "known",
-    "up": "walk",
+    "up": "start",
     "usual_systems": "usual",
-    "Weighed": "weighing",
-    "weigh": "weighing",
-    "weigh_job": "weighing",
+    "Weighed": "planning.weighing",
+    "weigh": "planning.weighing",
+    "weigh_job": "planning.weighing",
 }
 
 __all__ = [

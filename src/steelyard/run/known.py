@@ -13,11 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..artefact import write_durably
+from ..artefact import Watch, write_durably
 from ..errors import Where, WrongUse
 from ..places import state_folder
+from ..recipe import Recipe
 from ..trust import load_keys, read_log
-from .workdir import Workdir
+from .record.workdir import Workdir, trust_of
 
 POLL_S = 0.5
 STOP_S = 30.0  # a run stops after its next safe point
@@ -27,26 +28,44 @@ def registry() -> Path:
     return state_folder() / "runs"
 
 
-def remember(workdir: Workdir, run: str, name: str, trust: tuple[str, str | None, str]) -> None:
-    """Note where a run lives, so that `status`, `logs` and `stop` find it from anywhere."""
+def remember(workdir: Workdir, run: str, recipe: Recipe, watch: Watch) -> None:
+    """Note where a run lives, so that `status`, `logs`, `stop` and `gc` find it from anywhere."""
     folder = str(workdir.folder)
-    entry = {"workdir": folder, "run": run, "name": name, "trust": trust}
+    entry = {"workdir": folder, "run": run, "name": recipe.name, "trust": trust_of(recipe)}
     file = registry() / f"{hashlib.sha256(folder.encode()).hexdigest()[:16]}.json"
-    with suppress(OSError):  # a read-only home must not forbid a run
+    try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_durably(file, json.dumps(entry, ensure_ascii=False).encode())
+    except OSError as error:  # a read-only home must not forbid a run
+        watch.log("run.not_remembered", why=str(error))
 
 
 def entries(workdir: Path | None = None) -> list[dict[str, Any]]:
     """Known runs whose folder is still there, oldest first; only that of `workdir` where it is given."""
     found = []
-    for file in sorted(registry().glob("*.json"), key=lambda f: f.stat().st_mtime):
-        entry = json.loads(file.read_text(encoding="utf-8"))
-        if not Path(entry["workdir"]).is_dir():
-            file.unlink(missing_ok=True)
+    for file in sorted(registry().glob("*.json"), key=modified):
+        entry = read_entry(file)
+        if entry is None or not Path(entry["workdir"]).is_dir():
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
         elif workdir is None or Path(entry["workdir"]) == workdir.absolute():
             found.append(entry)
     return found
+
+
+def modified(file: Path) -> float:
+    with suppress(OSError):
+        return file.stat().st_mtime
+    return 0.0
+
+
+def read_entry(file: Path) -> dict[str, Any] | None:
+    """One line of the registry; None where it is damaged or just removed."""
+    with suppress(OSError, ValueError):
+        entry = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(entry, dict) and {"workdir", "run", "name", "trust"} <= set(entry):
+            return entry
+    return None
 
 
 def status(workdir: Path | None = None) -> list[dict[str, Any]]:

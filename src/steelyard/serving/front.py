@@ -26,7 +26,7 @@ from typing import Any
 import orjson
 import uvicorn
 
-from ..artefact import private_folder
+from ..artefact import is_private, private_folder
 from ..errors import Lacking, Problem
 from ..model import Tokenizer
 from ..processes import die_with_parent, outlive_parent
@@ -40,11 +40,10 @@ from .measures import Measures
 from .replicas import Replicas
 from .settings import ServeSettings, check_host, engine_settings, replica_settings
 from .spans import export_spans
-from .state import write_state
+from .state import lives, write_state
 
 SLOW_READER_MS = 60_000
 GRACE_S = 1  # for answers under way once SIGTERM has come; all must be over within 5 s
-OPENED = "steelyard-open-"  # private folders of the artefact room are called so
 WARM_UP_TOKENS = 64  # of the prompt: a prefill step and its kernels
 
 
@@ -55,28 +54,50 @@ def log(event: str, **fields: Any) -> None:
         sys.stderr.buffer.flush()
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises Lacking where the port is taken or the address is not ours."""
+def bind(host: str, port: int, shared: bool = False) -> socket.socket:
+    """A listening socket. Raises Lacking where the port is taken or the address is not ours.
+
+    Every service lets its own successor listen on its port beside it (`shared`), so that the one takes over
+    from the other without a gap; the kernel allows that to the same user alone. Anyone else finds it taken.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    if port and not shared:
+        _check_free(family, host, port)
     # With the protocol named, asyncio sets TCP_NODELAY on what it accepts; without, a first token waits 40 ms
     # for the client's delayed acknowledgement.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # a reader that takes nothing for so long has gone
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SLOW_READER_MS)
+    if hasattr(socket, "SO_REUSEPORT"):
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listening.bind((host, port))
         listening.listen(1024)
     except OSError as e:
         listening.close()
-        raise Lacking(
-            "serve.port_taken",
-            f"cannot listen on {host}:{port}",
-            why=e.strerror or str(e),
-            hint=f"stop what listens there (see `ss -ltnp sport = :{port}`), or give another --port",
-        ) from e
+        raise _port_taken(host, port, e) from e
     listening.setblocking(False)
     return listening
+
+
+def _check_free(family: socket.AddressFamily, host: str, port: int) -> None:
+    """Nobody listens there: a socket that shares with nobody finds out."""
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as e:
+            raise _port_taken(host, port, e) from e
+
+
+def _port_taken(host: str, port: int, error: OSError) -> Lacking:
+    return Lacking(
+        "serve.port_taken",
+        f"cannot listen on {host}:{port}",
+        why=error.strerror or str(error),
+        hint=f"stop what listens there (see `ss -ltnp sport = :{port}`), or give another --port",
+    )
 
 
 def url_of(listening: socket.socket) -> str:
@@ -180,6 +201,12 @@ class Front:
         """Batches and tuning jobs that an earlier process left."""
         self.served.stores.begin(self.app.inner)
 
+    async def _take_up_after(self, older: dict[str, Any] | None) -> None:
+        """Once the older service has ended: two would run the same batch twice."""
+        while older and lives(older["pid"], older["started_at"]):
+            await asyncio.sleep(0.1)
+        self._take_up()
+
     def document(self, url: str) -> dict[str, Any]:
         about = {
             "url": url,
@@ -212,17 +239,19 @@ class Front:
 
     def _obey(self, order: dict[str, Any]) -> dict[str, Any]:
         if order["op"] == "promote":
-            return self._promote(order["host"], order["port"], order.get("state_folder"))
+            return self._promote(order["host"], order["port"], order.get("state_folder"), order.get("after"))
         raise Lacking("serve.control", f"no order {order['op']!r}")
 
-    def _promote(self, host: str, port: int, state_folder: str | None) -> dict[str, Any]:
-        """Listen for the user too, and live on alone."""
+    def _promote(
+        self, host: str, port: int, state_folder: str | None, after: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        """Listen for the user too, and live on alone; beside an older service that will soon be stopped."""
         check_host(host, self.settings.api_key, self.settings.keys)
-        listening = bind(host, port)
+        listening = bind(host, port, shared=after is not None)
         self._listen(listening)
         self._keep_model()
         detach()
-        self._take_up()
+        self.taking_up = asyncio.create_task(self._take_up_after(after))
         message = self.document(url_of(listening))
         if state_folder:
             write_state(Path(state_folder), {**message, "fingerprint": self.settings.fingerprint})
@@ -234,10 +263,9 @@ class Front:
 
         A restarted engine reads them again; they go with this process.
         """
-        own = private_folder()
-        if self.folder.parent != own.parent or not self.folder.name.startswith(OPENED):
-            own.rmdir()
+        if not is_private(self.folder):
             return
+        own = private_folder()
         shutil.copytree(self.folder, own, copy_function=os.link, dirs_exist_ok=True)
         self.folder = own
         self.engine.move(str(own))

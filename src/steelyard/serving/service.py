@@ -150,12 +150,18 @@ def _service(message: dict[str, Any], process: subprocess.Popen[bytes] | None) -
     )
 
 
-def promote(service: Service, host: str, port: int, state_folder: Path | None = None) -> Service:
+def promote(
+    service: Service, host: str, port: int, state_folder: Path | None = None, after: Service | None = None
+) -> Service:
     """The same process, now also on `host:port`, living on without its starter.
 
-    With `state_folder` it writes service.json there. Raises Lacking (serve.port_taken), Refused.
+    With `state_folder` it writes service.json there. `after` is an older service of this user on that port:
+    both listen until it is stopped, so that no client is turned away. Raises Lacking (serve.port_taken),
+    Refused.
     """
     order: dict[str, Any] = {"op": "promote", "host": host, "port": port}
+    if after is not None:
+        order["after"] = {"pid": after.pid, "started_at": after.started_at}
     if state_folder is not None:
         order["state_folder"] = str(Path(state_folder).resolve())
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:

@@ -1,6 +1,6 @@
 """A recipe weighed on every device in about a second: headers, counts, and what was measured here before.
 
-Not here: what a run needs before its first step (planning.py), which calibrates this machine first.
+Not here: what a run needs before its first step (prepare.py), which calibrates this machine first.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..artefact import Watch, write_durably
-from ..errors import Problem, Where, WrongUse
-from ..forms import FORMS
-from ..hardware import Machine, catalogue, named_models, probe, published_constants, recall
-from ..model import resolve
-from ..places import cache_folder
-from ..planner import (
+from ...artefact import Watch, code_of, write_durably
+from ...errors import Problem, Where, WrongUse
+from ...forms import FORMS
+from ...hardware import Machine, catalogue, named_models, probe, published_constants, recall
+from ...model import resolve
+from ...places import cache_folder
+from ...planner import (
     HERE,
     Constants,
     DataFacts,
@@ -36,11 +36,12 @@ from ..planner import (
     request_of,
     this_machine,
 )
-from ..recipe import Goal, Recipe, Source, Stage
-from ..recipe import Load as RecipeLoad
-from ..shape import Shape
-from .children import call_order, in_child
-from .planning import base_of, calibrate, ledger
+from ...recipe import Goal, Recipe, Source, Stage
+from ...recipe import Load as RecipeLoad
+from ...shape import Shape
+from ..child.children import call_order, in_child
+from .facts import base_of, calibrate
+from .prepare import learnt_rows
 from .sizing import ABSENT, candidates_of
 from .sources import data_settings
 
@@ -200,8 +201,7 @@ def here(
     if calibration is None:
         watch.log("plan.not_calibrated", hint="steelyard up RECIPE --until plan measures this machine")
         return None
-    rows = ledger().rows(machine=machine.fingerprint)
-    return predict(filled, shape, machine, calibration, facts, rows)
+    return predict(filled, shape, machine, calibration, facts, learnt_rows(machine, watch))
 
 
 # ------------------------------------------------------------------ counts of the data
@@ -228,7 +228,8 @@ def _key(recipe: Recipe, model: Path) -> str:
     """SHA-256 of what a count depends on."""
     files = sorted({f for s in recipe.data for f in recipe.root.glob(s.path)} | {*_own_files(model)})
     stats = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    text = json.dumps([data_settings(recipe), asdict(recipe.gate), stats], ensure_ascii=False, default=str)
+    parts = [data_settings(recipe), asdict(recipe.gate), stats, code_of("data:count")]
+    text = json.dumps(parts, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

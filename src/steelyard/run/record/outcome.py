@@ -1,4 +1,4 @@
-"""What a run came to: one record a step, the scores, the verdict, the service."""
+"""What a run came to: one record a step, the rows' account, the scores, the verdict, the service."""
 
 from __future__ import annotations
 
@@ -40,12 +40,14 @@ class Outcome:
     workdir: str
     steps: list[StepRecord]
     plan: dict[str, Any] = field(default_factory=dict)
+    rows: dict[str, Any] | None = None  # where every row that was read ended (path/rows.py)
     frontier: list[Attempt] = field(default_factory=list)  # forms and models: tried, or only predicted
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     gate: dict[str, Any] | None = None
     service: dict[str, Any] | None = None
     report: str | None = None
     sample: dict[str, str] | None = None  # a question of the test set and the live service's answer
+    notes: list[str] = field(default_factory=list)  # what could not be done and ended nothing
 
     def record(self, step: str) -> StepRecord:
         return next(r for r in self.steps if r.step == step)
@@ -56,9 +58,11 @@ class Outcome:
             "run": self.run,
             "workdir": self.workdir,
             "steps": [r.as_json() for r in self.steps],
+            "rows": self.rows,
             "frontier": [a.as_json() for a in self.frontier],
             "scores": self.scores,
             "gate": self.gate,
             "service": self.service,
             "report": self.report,
+            "notes": self.notes,
         }

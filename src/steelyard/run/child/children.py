@@ -8,16 +8,20 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..artefact import Artefact, Draft, Figures, Progress, Watch
-from ..errors import Lacking, Problem, Stopped
+from ...artefact import Artefact, Draft, Figures, Progress, Watch
+from ...errors import Lacking, Problem, Stopped, Where
 
 GRACE_S = 4.0  # Ctrl-C is answered in under 5 s: a child that has not stopped by then is killed
 POLL_S = 0.1
+OUTPUT_BYTES = 16384  # of a child's own words, the last of them
+TAIL_S = 1.0
 # Nothing is fetched; threads that wait for each other soon sleep, or two runs on the same cores crawl.
 CHILD_ENV = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "GOMP_SPINCOUNT": "1000"}
 
@@ -31,30 +35,63 @@ class WorkerFailed(Exception):
 
 
 def in_child(order: dict[str, Any], watch: Watch) -> Any:
-    """Carry out one order (see worker.py) in a child. Raises the child's Problem, or WorkerFailed."""
+    """Carry out one order (see worker.py) in a child. Raises the child's Problem, or WorkerFailed.
+
+    What it writes to standard output and error stands in the run's log, the last of it where it is long.
+    """
     reading, writing = os.pipe()
+    output, words = os.pipe()
     child = subprocess.Popen(
-        [sys.executable, "-m", "steelyard.run.worker", str(writing)],
+        [sys.executable, "-m", "steelyard.run.child.worker", str(writing)],
         stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,  # libraries' chatter; what matters comes over the pipe
-        stderr=subprocess.DEVNULL,
+        stdout=words,
+        stderr=words,
         pass_fds=(writing,),
         start_new_session=True,
         env=os.environ | CHILD_ENV,
     )
     os.close(writing)
+    os.close(words)
+    tail = Tail(output)
     try:
         assert child.stdin is not None
-        child.stdin.write(json.dumps(order | {"parent": os.getpid()}).encode())
-        child.stdin.close()
+        with suppress(BrokenPipeError):  # it died at once: its output says why
+            child.stdin.write(json.dumps(order | {"parent": os.getpid()}).encode())
+            child.stdin.close()
         last = follow(child, reading, watch)
         child.wait()
-        return result(last, child.returncode, watch)
+        return result(last, child.returncode, order["call"], watch)
     finally:
         if child.poll() is None:
             child.kill()
             child.wait()
         os.close(reading)
+        log_output(watch, order["call"], child.returncode, tail.text())
+
+
+class Tail(threading.Thread):
+    """Reads a pipe to its end and keeps the last of it: in memory, since it may quote a secret."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(daemon=True)
+        self.fd, self.data = fd, b""
+        self.start()
+
+    def run(self) -> None:
+        with suppress(OSError), open(self.fd, "rb", buffering=0) as pipe:
+            while piece := pipe.read(1 << 16):
+                self.data = (self.data + piece)[-OUTPUT_BYTES:]
+
+    def text(self) -> str:
+        """What came, once the writer has ended; a grandchild that holds the pipe open is not waited for."""
+        self.join(TAIL_S)
+        return self.data.decode("utf-8", "replace").strip()
+
+
+def log_output(watch: Watch, call: str, code: int, text: str) -> None:
+    """Into the run's log alone, which is sealed where the run is."""
+    if text:
+        watch.write("child.output", call=call, exit=code, output=text)
 
 
 def follow(child: subprocess.Popen[bytes], reading: int, watch: Watch) -> dict[str, Any]:
@@ -80,12 +117,12 @@ def messages(
     child: subprocess.Popen[bytes], reading: int, stop: Callable[[], bool]
 ) -> Iterator[dict[str, Any]]:
     """JSON lines from the child; on `stop` it is asked to end, and killed when it does not."""
-    rest, asked = b"", 0.0
+    rest, stopped_at = b"", 0.0
     while True:
-        if stop() and not asked:
+        if stop() and not stopped_at:
             child.send_signal(signal.SIGTERM)
-            asked = time.monotonic()
-        if asked and time.monotonic() - asked > GRACE_S:
+            stopped_at = time.monotonic()
+        if stopped_at and time.monotonic() - stopped_at > GRACE_S:
             child.kill()
         if not select.select([reading], [], [], POLL_S)[0]:
             continue
@@ -96,7 +133,7 @@ def messages(
         yield from (json.loads(line) for line in lines)
 
 
-def result(last: dict[str, Any], code: int, watch: Watch) -> Any:
+def result(last: dict[str, Any], code: int, call: str, watch: Watch) -> Any:
     if "done" in last:
         return last["done"]
     if last.get("error"):
@@ -105,11 +142,35 @@ def result(last: dict[str, Any], code: int, watch: Watch) -> Any:
         raise Stopped("run.stopped", "stopped before the step was done", hint="run the same command again")
     if code == -signal.SIGKILL:
         raise no_memory()
+    if code < 0:
+        raise ended_by_signal(code, call, watch)
     raise WorkerFailed(last.get("trace") or f"the child ended with {code} and said nothing")
 
 
+SIGNALS = {
+    signal.SIGILL: "a library uses an instruction that this CPU does not have",
+    signal.SIGBUS: "memory that was promised was not there: most often /dev/shm or a disk is full",
+    signal.SIGSEGV: "a library touched memory that is not its own",
+    signal.SIGABRT: "a library gave up by itself",
+}
+
+
+def ended_by_signal(code: int, call: str, watch: Watch) -> Problem:
+    """A library or the system ended the process: by which signal, and where its last words stand."""
+    number = signal.Signals(-code) if -code in set(signal.Signals) else None
+    name = number.name if number else f"signal {-code}"
+    log = watch.log_file
+    return Problem(
+        "step.signal",
+        f"the process of {call} was ended by {name}",
+        where=Where(str(log) if log else None),
+        why=SIGNALS.get(number) if number else None,
+        hint=f"its last output stands in {log or 'the log'} under child.output: see `steelyard logs`",
+    )
+
+
 def no_memory() -> Lacking:
-    """What a step that was killed, or could get no memory, is told to the user as."""
+    """The problem of a step that was killed, or could get no memory."""
     return Lacking(
         "memory.exhausted",
         "the step's process ran out of memory",

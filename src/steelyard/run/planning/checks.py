@@ -1,4 +1,4 @@
-"""What is seen to before any step: port, key, and the files that the service will read."""
+"""What is checked before any step: port, key, and the files that the service will read."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ..errors import Lacking, Refused, Where, WrongUse
-from ..model import resolve
-from ..recipe import Recipe
-from .workdir import Workdir
+from ...errors import Lacking, Refused, Where, WrongUse
+from ...model import resolve
+from ...recipe import Recipe
+from ..record.workdir import Workdir
 
 
 def check_serving(recipe: Recipe, place: Workdir) -> None:
     """Port and key, before anything long starts; our own older service may hold the port."""
-    from ..serving import find
+    from ...serving import find
 
     serve = recipe.serve
     if serve.host not in ("127.0.0.1", "localhost", "::1") and not (serve.api_key or serve.keys):
@@ -51,7 +51,7 @@ def check_serve_files(recipe: Recipe) -> None:
 
 def check_guesses(recipe: Recipe, base: Path) -> None:
     """Before training, does the draft have the tokens of the model? A GGUF's are seen when it is served."""
-    from ..serving import check_draft
+    from ...serving import check_draft
 
     if not recipe.serve.draft:
         return

@@ -1,6 +1,6 @@
 """The folder of one recipe's runs: its lock, its log, its artefacts, its plan, its report.
 
-runs/<name>/  .lock  log.jsonl  plan.json  report.html  artefacts/  service/
+runs/<name>/  .lock  log.jsonl  plan.json  run.json  report.html  artefacts/  service/
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..artefact import Progress, Store, Watch
-from ..errors import Lacking, Where, from_os_error
-from ..recipe import Recipe
-from ..trust import append_log
+from ...artefact import Place, Progress, Store, Watch, check_private
+from ...errors import Lacking, Where, from_os_error
+from ...recipe import Recipe
+from ...trust import append_log, load_keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,11 @@ class Workdir:
         return self.folder / "plan.json"
 
     @property
+    def refers(self) -> Path:
+        """Which artefacts the last run refers to (run.json)."""
+        return self.folder / "run.json"
+
+    @property
     def report(self) -> Path:
         return self.folder / "report.html"
 
@@ -47,6 +52,20 @@ class Workdir:
     @property
     def service(self) -> Path:
         return self.folder / "service"
+
+
+def trust_of(recipe: Recipe) -> tuple[str, str | None, str]:
+    """What `load_keys` asks for: level, key file, and the folder that its path starts from."""
+    return recipe.trust.level, recipe.trust.key_file, str(recipe.root)
+
+
+def opened(recipe: Recipe, chosen: Path | None) -> Workdir:
+    """The work folder under the recipe's trust level. Raises Refused where the level cannot be had."""
+    level, key_file, root = trust_of(recipe)
+    keys = load_keys(level, key_file, Path(root))
+    if keys:
+        check_private(0)
+    return workdir_of(recipe, chosen, keys)
 
 
 def workdir_of(recipe: Recipe, chosen: Path | None, keys: Any = None) -> Workdir:
@@ -102,11 +121,22 @@ class LoggedWatch(Watch):
     def stop(self) -> bool:  # type: ignore[override]
         return self.front.stop
 
+    @property
+    def log_file(self) -> Path:  # type: ignore[override]
+        return self.workdir.log
+
     def log(self, event: str, **fields: Any) -> None:
-        told = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "event": event} | fields
-        line = json.dumps(told, ensure_ascii=False, default=str)
-        append_log(self.workdir.log, line, self.workdir.keys)
+        self.write(event, **fields)
         self.front.log(event, **fields)
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Into the file alone: what a person would not want on the terminal."""
+        entry = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "event": event} | fields
+        line = json.dumps(entry, ensure_ascii=False, default=str)
+        append_log(self.workdir.log, line, self.workdir.keys)
+
+    def at(self, place: Place) -> None:
+        self.front.at(place)
 
     def show(self, progress: Progress, closed: bool = False) -> None:
         self.front.show(progress, closed)

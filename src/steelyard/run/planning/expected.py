@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..planner import Local, fill, form_order, loss_source, predict, quality_loss, stored_bytes
-from ..shape import Shape
-from ..units import Figure, around
-from .frontier import Attempt
+from ...planner import Local, fill, form_order, loss_source, predict, quality_loss, stored_bytes
+from ...shape import Shape
+from ...units import Figure, around
+from ..record.frontier import Attempt
 from .ready import Ready
 from .sizing import Sized
 
@@ -20,12 +20,12 @@ def frontier_of(ready: Ready) -> list[Attempt]:
     """Every form of the model at hand, those to be tried first; then the larger candidates."""
     turns = {form: turn for turn, form in enumerate(ready.forms, 1)}
     here = [
-        Attempt(ready.model, form, turns.get(form), predicted=plain(told), provenance=origins(told))
-        for form, told in ((form, form_figures(ready, form)) for form in ready.ways)
+        Attempt(ready.model, form, turns.get(form), predicted=plain(figures), provenance=origins(figures))
+        for form, figures in ((form, form_figures(ready, form)) for form in ready.by_form)
     ]
     return here + [
-        Attempt(sized.name, None, predicted=plain(told), provenance=origins(told))
-        for sized, told in ((sized, larger_figures(ready, sized)) for sized in ready.larger)
+        Attempt(sized.name, None, predicted=plain(figures), provenance=origins(figures))
+        for sized, figures in ((sized, larger_figures(ready, sized)) for sized in ready.larger)
     ]
 
 
@@ -39,7 +39,7 @@ def origins(figures: Mapping[str, Figure]) -> dict[str, str]:
 
 def form_figures(ready: Ready, form: str) -> dict[str, Figure]:
     """Size, speed under goal.load and expected loss of one form."""
-    return served_figures(ready.ways[form].local, ready.shape, form)
+    return served_figures(ready.by_form[form].local, ready.shape, form)
 
 
 def served_figures(local: Local, shape: Shape, form: str) -> dict[str, Figure]:

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 
-from ..processes import family, proportional_bytes, resident_bytes
+from ...processes import family, proportional_bytes, resident_bytes
 
 SAMPLE_S = 0.1
 STEADY_SAMPLE_S = 1.0

@@ -1,7 +1,7 @@
 """The gate's exact reference in a child of its own, which keeps the networks it has loaded.
 
-As a program (`python -m steelyard.run.references FD PARENT`) it is that child: torch stays out of `up`. Where
-a network does not fit into the free memory, it is read layer by layer (gate.exact_reference decides).
+As a program (`python -m steelyard.run.service.references FD PARENT`) it is that child: `up` has no torch.
+Where a network does not fit into the free memory, it is read layer by layer (gate.exact_reference decides).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from ..errors import Lacking, Problem
-from ..processes import die_with_parent
-from .children import CHILD_ENV
+from ...errors import Lacking, Problem
+from ...processes import die_with_parent
+from ..child.children import CHILD_ENV
 
 CACHED_NETWORKS = 2  # at once, in FP32
 
@@ -69,7 +69,13 @@ class References:
 
     def _start(self) -> Connection:
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "steelyard.run.references", str(theirs.fileno()), str(os.getpid())]
+        command = [
+            sys.executable,
+            "-m",
+            "steelyard.run.service.references",
+            str(theirs.fileno()),
+            str(os.getpid()),
+        ]
         self._child = subprocess.Popen(
             command,
             pass_fds=(theirs.fileno(),),
@@ -93,7 +99,7 @@ class References:
 
 def reference_of(model: Model) -> Any:
     """Loaded, or from the cache, where the one that was asked for longest ago gives way to a new one."""
-    from ..gate import exact_reference
+    from ...gate import exact_reference
 
     cached = CACHE.pop(model, None)
     if cached is None and len(CACHE) == CACHED_NETWORKS:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from ..artefact import Settings
-from ..recipe import Recipe
+from ...artefact import Settings
+from ...recipe import Recipe
 
 
 def data_settings(recipe: Recipe, clean: Mapping[str, Any] | None = None) -> Settings:
@@ -30,7 +30,7 @@ def check_data(recipe: Recipe) -> dict[str, Any]:
     """
     if not recipe.data or not recipe.train:
         return {}
-    from ..data import check
+    from ...data import check
 
     settings = data_settings(recipe)
     sources = [source | {"line": s.line} for source, s in zip(settings["sources"], recipe.data, strict=True)]
@@ -39,6 +39,6 @@ def check_data(recipe: Recipe) -> dict[str, Any]:
 
 def input_hashes(settings: Settings) -> dict[str, str]:
     """SHA-256 of every file that the settings name, by its name. Raises WrongUse where one is missing."""
-    from ..data import fingerprint
+    from ...data import fingerprint
 
     return {f"file:{told['name']}": told["sha256"] for told in fingerprint(settings)}

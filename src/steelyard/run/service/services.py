@@ -5,7 +5,6 @@ Until it is published a service dies with `up`. Not here: how an engine is start
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import time
@@ -14,14 +13,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from ..artefact import Artefact, Watch, private_folder
-from ..recipe import Recipe
-from ..serving import ServeSettings, Service, find, promote, start
-from .children import call_order, in_child
-from .ready import Ready
+from ...artefact import Artefact, Watch, private_folder
+from ...errors import Lacking
+from ...serving import ServeSettings, Service, find, promote, start
+from ..child.children import call_order, in_child
 from .references import Model, References
+
+if TYPE_CHECKING:  # what is planned is no part of the code that a verdict depends on
+    from ...recipe import Recipe
+    from ..planning.ready import Ready
 
 STATE_FOLDER_MODE = 0o700
 
@@ -70,7 +73,7 @@ class Candidates:
         """The service that may be published; started once."""
         if self._candidate is None:
             begun = time.monotonic()
-            settings = replace(self.settings(compressed, "fast"), **self.words())
+            settings = replace(self.settings(compressed, "fast"), **self.published_settings())
             service = start(compressed.path(), settings)
             self._candidate = Candidate(service, time.monotonic() - begun)
         return self._candidate
@@ -89,8 +92,8 @@ class Candidates:
             fingerprint=artefact.hash,
         )
 
-    def words(self) -> dict[str, Any]:
-        """What the recipe asks of the published service alone; paths are from the recipe's folder."""
+    def published_settings(self) -> dict[str, Any]:
+        """Settings that the recipe gives to the published service alone; paths start at its folder."""
         recipe = self.ready.recipe
         serve = recipe.serve
         draft = str(self.draft_folder(serve.draft)) if serve.draft else None
@@ -102,7 +105,7 @@ class Candidates:
             "keys": str(recipe.root / serve.keys) if serve.keys else None,
             "max_queue_s": serve.queue,
             "default_temperature": serve.temperature,
-            # Left to what `tune` found here, else the same as planned: no bit of a payload follows.
+            # None: as `serve --tune` measured on this machine, else as planned. No artefact depends on them.
             "threads": None,
             "max_num_batched_tokens": None,
         }
@@ -135,17 +138,34 @@ class Candidates:
         return self._candidate.service.url if self._candidate else None
 
     def publish(self, keep: bool) -> dict[str, Any]:
-        """Put the candidate in the place of the service that ran before; {"url", "pid"}."""
+        """Put the candidate in the place of the service that ran before; {"url", "pid"}.
+
+        The older one serves until the new one listens too, on the same port where that is the same: a failure
+        leaves it as it was. Raises Lacking, Refused.
+        """
         assert self._candidate is not None
-        place, serve = self.ready.workdir.service, self.ready.recipe.serve
+        place = self.ready.workdir.service
         old = find(place)
+        place.mkdir(mode=STATE_FOLDER_MODE, exist_ok=True)
+        service = self._promote(self._candidate.service, old, place)
         if old:
             old.stop()
-        place.mkdir(mode=STATE_FOLDER_MODE, exist_ok=True)
-        service = promote(self._candidate.service, serve.host, serve.port, place)
         self._published = keep
         self.watch.log("service.published", url=service.url, pid=service.pid)
         return {"url": service.url, "pid": service.pid}
+
+    def _promote(self, candidate: Service, old: Service | None, place: Path) -> Service:
+        serve = self.ready.recipe.serve
+        same_port = old is not None and urlsplit(old.url).port == serve.port
+        if old is None or not same_port:
+            return promote(candidate, serve.host, serve.port, place)
+        try:
+            return promote(candidate, serve.host, serve.port, place, after=old)
+        except Lacking as problem:  # it was started by a version that shares its port with nobody
+            if problem.code != "serve.port_taken" or not old.alive():
+                raise
+            old.stop()
+            return promote(candidate, serve.host, serve.port, place)
 
     def close(self) -> None:
         """End what is not the user's."""
@@ -180,25 +200,3 @@ def api_key(recipe: Recipe) -> str | None:
 def own_key() -> str:
     """Known to this process and its services only."""
     return secrets.token_urlsafe(24)
-
-
-def ask_sample(service: Service, dataset: Artefact | None, key: str | None) -> dict[str, str] | None:
-    """One row that training never saw, and what the live service says to it."""
-    import httpx
-
-    if dataset is None:
-        return None
-    with dataset.path("test.jsonl").open(encoding="utf-8") as file:
-        row = next((json.loads(line) for line in file if '"messages"' in line), None)
-    if row is None:
-        return None
-    asked = [m for m in row["messages"][:-1]]
-    answer = httpx.post(
-        f"{service.url}/v1/chat/completions",
-        json={"model": "default", "messages": asked, "temperature": 0, "max_tokens": 128},
-        headers={"authorization": f"Bearer {key}"} if key else {},
-        timeout=60,
-    ).json()
-    system = {"system": asked[0]["content"]} if asked[0]["role"] == "system" else {}
-    told = {"question": asked[-1]["content"], "answer": answer["choices"][0]["message"]["content"]}
-    return system | told

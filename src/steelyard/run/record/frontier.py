@@ -1,6 +1,6 @@
 """The forms and models of one run: what was expected of each, what each came to, and which failed why.
 
-Pure. Not here: trying them (walk.py), the order of forms (planner), who judges them (gate).
+Pure. Not here: trying them (path/fallback.py), the order of forms (planner), who judges them (gate).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..artefact import Figures
+from ...artefact import Figures
 
 Verdict = Mapping[str, Any]  # the document of gate
 
@@ -111,23 +111,24 @@ def added(earlier: list[dict[str, float]], own: dict[str, float]) -> dict[str, f
     return total
 
 
-class Earlier:
+class Tries:
     """Tries of a step before the one that counts: its times add up over all of them."""
 
     def __init__(self) -> None:
-        self.said: dict[str, list[Figures]] = {}
-        self.seen: dict[str, list[Figures]] = {}
+        self.predicted: dict[str, list[Figures]] = {}
+        self.measured: dict[str, list[Figures]] = {}
 
-    def add(self, step: str, said: Figures, seen: Figures) -> None:
-        self.said.setdefault(step, []).append(said)
-        self.seen.setdefault(step, []).append(seen)
+    def add(self, step: str, predicted: Figures, measured: Figures) -> None:
+        self.predicted.setdefault(step, []).append(predicted)
+        self.measured.setdefault(step, []).append(measured)
 
-    def put(self, step: str, said: Figures, seen: Figures) -> None:
+    def put(self, step: str, predicted: Figures, measured: Figures) -> None:
         """A step will be done again; these figures hold all its tries so far."""
-        self.said[step], self.seen[step] = [said], [seen]
+        self.predicted[step], self.measured[step] = [predicted], [measured]
 
-    def with_own(self, step: str, said: Figures, seen: Figures) -> tuple[Figures, Figures]:
-        return added(self.said.get(step, []), said), added(self.seen.get(step, []), seen)
+    def with_own(self, step: str, predicted: Figures, measured: Figures) -> tuple[Figures, Figures]:
+        """The figures of the last try, with those before added."""
+        return added(self.predicted.get(step, []), predicted), added(self.measured.get(step, []), measured)
 
     def last(self, step: str) -> Figures:
-        return self.seen.get(step, [{}])[-1]
+        return self.measured.get(step, [{}])[-1]

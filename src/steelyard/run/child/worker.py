@@ -1,4 +1,4 @@
-"""The child process of one step: `python -m steelyard.run.worker FD`, a JSON order on standard input.
+"""The child process of one step: `python -m steelyard.run.child.worker FD`, a JSON order on standard input.
 
 Answers are JSON lines on the file descriptor FD: {"log"}, {"progress"}, at last {"done"} or {"error"}.
 It dies with its parent, and SIGTERM asks the step to stop after its next safe point.
@@ -16,10 +16,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ..artefact import Artefact, Draft, Inputs, Progress, Scratch, Store, Watch
-from ..errors import Problem, from_os_error, writing_in
-from ..processes import die_with_parent
-from ..trust import load_keys
+from ...artefact import Artefact, Draft, Inputs, Progress, Scratch, Store, Watch
+from ...errors import Problem, from_os_error, writing_in
+from ...processes import die_with_parent
+from ...trust import load_keys
 from .children import no_memory
 from .memory import SHORT_SAMPLE_S
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..artefact import Watch
-from ..errors import Lacking, Problem, Where, WrongUse
-from ..model import ModelSource, forms_of, models_folder, resolve
-from ..recipe import Recipe
-from ..shape import Shape
-from ..shape import read as read_shape
+from ...artefact import Watch
+from ...errors import Lacking, Problem, Where, WrongUse
+from ...model import ModelSource, forms_of, models_folder, resolve
+from ...recipe import Recipe
+from ...shape import Shape
+from ...shape import read as read_shape
 
 ABSENT = ("model.unknown", "model.demo_missing", "model.none_here")  # it may be fetched before the run
 

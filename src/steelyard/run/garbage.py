@@ -1,0 +1,1 @@
+"""What no recipe, service or run refers to any more, and its removal."""

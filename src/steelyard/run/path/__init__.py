@@ -1,0 +1,1 @@
+"""The steps of a run: a table, one driver, and what goes on beside them."""

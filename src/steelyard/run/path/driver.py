@@ -1,0 +1,80 @@
+"""Drive the steps in their order; a gate that refuses sends the run back to steps before it.
+
+Whatever happens, services that are not the user's end, the report is written, and what the run refers to is
+noted for `gc`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+
+from ...artefact import Place, write_durably
+from ...errors import Problem, Stopped
+from ..record.outcome import STEP_NAMES, Outcome
+from .run import Run, predicted
+from .step import Again, Step
+from .steps import STEPS, step_of
+
+PLANNED = 1  # the plan is the first thing that a run counts
+
+
+def drive(run: Run, until: str, report: Callable[[Run], None]) -> Outcome:
+    """All steps up to `until`. Raises the Problem of the first that fails."""
+    left = [step for step in STEPS[: STEP_NAMES.index(until) + 1]]
+    try:
+        while left:
+            step = left.pop(0)
+            again = one(run, step, left)
+            if again:
+                left = [*map(step_of, again), step, *left]
+        return run.outcome
+    finally:
+        run.candidates.close()
+        refer(run)
+        report(run)
+
+
+def one(run: Run, step: Step, later: list[Step]) -> Again:
+    """One step; a failure is marked before it goes on up."""
+    if run.watch.stop:
+        raise Stopped("run.stopped", f"stopped before {step.name}", hint="run the same command again")
+    record, place = run.outcome.record(step.name), place_of(run, step, later)
+    run.watch.at(place)
+    run.watch.log("step.start", step=step.name, **place.as_fields())
+    try:
+        again = step.do(run, step)
+    except BaseException:
+        record.state = "failed"
+        raise
+    finally:
+        refer(run)
+    if not again:
+        done = {"wall_s": record.measured.get("wall_s"), "index": place.index, "count": place.count}
+        run.watch.log("step.end", step=step.name, state=record.state, left_s=place.later_s, **done)
+    return again
+
+
+def place_of(run: Run, step: Step, later: list[Step]) -> Place:
+    """The step's number among those asked for, and what the plan says of it and of those after it."""
+    index = STEP_NAMES.index(step.name) + 1 + PLANNED
+    last = later[-1] if later else step
+    facts = run.ready.facts
+    rows = {"clean": facts.rows + facts.held_out, "train": facts.rows, "gate": facts.held_out}
+    return Place(
+        step.name,
+        index,
+        STEP_NAMES.index(last.name) + 1 + PLANNED,
+        step_s=predicted(run.ready, step.name).get("wall_s"),
+        later_s=sum(predicted(run.ready, s.name).get("wall_s", 0.0) for s in later),
+        rows=rows.get(step.name) or None,
+    )
+
+
+def refer(run: Run) -> None:
+    """Note what this run refers to. Names are no secret: under seal they say nothing of what they hold."""
+    base = run.ready.base
+    entry = {"run": run.ready.id, "artefacts": sorted(run.used), "base": base.hash}
+    with suppress(OSError, Problem):  # a full disk must not hide what filled it
+        write_durably(run.ready.workdir.refers, json.dumps(entry).encode())

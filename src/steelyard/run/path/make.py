@@ -1,0 +1,102 @@
+"""A piece of work done, or its result reused: found by key, else measured, published, and noted."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from typing import Any
+
+from ...artefact import Artefact, Draft, Figures
+from ...errors import CheckFailed
+from ..child.children import run_step
+from ..child.memory import PeakMemory
+from ..planning.ready import Ready
+from ..record.workdir import trust_of
+from .learn import counted, learn
+from .run import Run, predicted
+from .step import Again, Step, Work, key_of_work, work_of
+
+
+def by_children(run: Run, step: Step) -> Again:
+    """Each piece of work of a step in a child process; the last result is the step's."""
+    works = step.settings(run.ready)
+    if not works:
+        skip(run, step)
+    for settings in works:
+        artefact = make(run, step, work_of(run, step, settings), in_child(run, step, settings))
+        run.artefacts[step.makes] = artefact
+        step.then(run, artefact)
+    return ()
+
+
+def skip(run: Run, step: Step) -> None:
+    run.outcome.record(step.name).state = "skipped"
+    if step.instead:
+        run.artefacts[step.makes] = run.artefacts[step.instead]
+
+
+def in_child(run: Run, step: Step, settings: dict[str, Any]) -> Callable[[Draft], Figures]:
+    recipe, store = run.ready.recipe, run.store
+    keys = trust_of(recipe) if store.keys else None
+
+    def call(draft: Draft) -> Figures:
+        return run_step(step.call, step.inputs(run), draft, store.folder, keys, run.watch)
+
+    return call
+
+
+def make(run: Run, step: Step, work: Work, do: Callable[[Draft], Figures]) -> Artefact:
+    """The artefact of this work: reused where its key is there, else done now."""
+    key = key_of_work(run, step, work)
+    found = run.store.find(step.makes, key)
+    if found is not None:
+        run.watch.log("step.reused", step=step.name, hash=found.hash)
+        record(run, step, found, "reused")
+        return found
+    made = done(run, step, work, key, do)
+    record(run, step, made, "done")
+    said = predicted(run.ready, step.name)
+    learn(run, step.name, work.own, said, counted(run.ready, said, made.figures))
+    return made
+
+
+def done(run: Run, step: Step, work: Work, key: str, do: Callable[[Draft], Figures]) -> Artefact:
+    """Do it, take its time and memory, publish it."""
+    draft = run.store.draft(step.makes, key, step.name, work.settings, work.inputs)
+    run.use(draft.scratch.folder)
+    memory = PeakMemory()
+    try:
+        with memory:
+            figures = do(draft)
+    except CheckFailed:  # a gate that refused took its time all the same
+        measured = {"wall_s": memory.wall_s, "peak_rss_bytes": float(memory.bytes)}
+        said = predicted(run.ready, step.name)
+        run.tries.add(step.name, said, counted(run.ready, said, measured))
+        raise
+    draft.settings = work.own
+    return run.store.publish(
+        draft,
+        figures | {"wall_s": memory.wall_s, "peak_rss_bytes": memory.bytes},
+        made_by(run.ready),
+        recipe_hash=run.ready.recipe.hash,
+        plan_id=run.ready.document["hash"],
+        seed=run.ready.recipe.seed,
+    )
+
+
+def record(run: Run, step: Step, artefact: Artefact, state: str) -> None:
+    """Into the outcome: what it is, and all tries of this step beside their predictions."""
+    kept = run.outcome.record(step.name)
+    kept.state, kept.artefact, kept.hash = state, str(artefact.folder), artefact.hash
+    run.use(artefact.folder)
+    said = predicted(run.ready, step.name)
+    own = counted(run.ready, said, artefact.figures)
+    kept.predicted, kept.measured = run.tries.with_own(step.name, said, own)
+
+
+def made_by(ready: Ready) -> dict[str, Any]:
+    return {
+        "python": platform.python_version(),
+        "versions": dict(ready.machine.versions),
+        "machine": ready.machine.fingerprint,
+    }

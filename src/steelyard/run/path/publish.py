@@ -1,0 +1,43 @@
+"""The last step: measure the candidate, put it in the place of the service before it, ask it one question.
+
+Once the gate has passed nothing cosmetic ends the run: figures that cannot be taken are left out, and said.
+"""
+
+from __future__ import annotations
+
+from ...errors import Lacking
+from ..child.memory import PeakMemory
+from ..service.load import measure_load
+from ..service.sample import ask_sample
+from ..service.services import api_key
+from .learn import counted, learn
+from .run import Run, predicted
+from .step import Again, Step
+
+
+def published(run: Run, step: Step) -> Again:
+    """The service goes live; predicted and measured stand beside each other. Raises Lacking where it died."""
+    record, recipe, compressed = run.outcome.record(step.name), run.ready.recipe, run.artefacts["compressed"]
+    run.candidates.references.close()
+    key = api_key(recipe)
+    with PeakMemory(steady=True) as memory:
+        candidate = run.candidates.candidate(compressed)
+        speed = measure_load(candidate.service.url, recipe.goal.load, key, run.watch)
+    if not candidate.service.alive():
+        raise Lacking(
+            "serve.died",
+            "the service ended before it was published",
+            why="it had answered before; its last words stand in the log",
+            hint="free memory, then run the same command again: all steps are reused",
+        )
+    run.outcome.service = run.candidates.publish(run.keep)
+    record.artefact, record.hash, record.state = str(compressed.folder), compressed.hash, "done"
+    measured = {"wall_s": candidate.wall_s, "peak_rss_bytes": float(memory.bytes)} | speed
+    record.predicted = predicted(run.ready, step.name)
+    record.measured = counted(run.ready, record.predicted, measured)
+    run.attempt.measured |= {k: v for k, v in speed.items() if k in run.attempt.predicted}
+    learn(run, step.name, step.settings(run.ready)[0], record.predicted, record.measured)
+    if not run.store.keys:  # a row and its answer are the user's secrets
+        url = run.outcome.service["url"]
+        run.outcome.sample = ask_sample(url, run.artefacts.get("dataset"), key, run.watch)
+    return ()

@@ -1,0 +1,74 @@
+"""One run under way: what is planned, what has been made, what it came to. Steps read and change it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...artefact import Artefact, Store, Watch
+from ..planning.expected import frontier_of
+from ..planning.ready import Ready
+from ..record.frontier import Attempt, Tries
+from ..record.outcome import STEP_NAMES, Outcome, StepRecord
+from ..service.services import Candidates
+
+
+@dataclass(slots=True)
+class Run:
+    """`artefacts` by role: base, dataset, checkpoint, compressed, verdict. `used`: folders it refers to."""
+
+    ready: Ready
+    watch: Watch
+    outcome: Outcome
+    candidates: Candidates
+    artefacts: dict[str, Artefact]
+    keep: bool = True
+    tries: Tries = field(default_factory=Tries)
+    used: set[str] = field(default_factory=set)
+    begun: float = field(default_factory=time.monotonic)
+
+    @property
+    def store(self) -> Store:
+        return self.ready.workdir.store
+
+    @property
+    def attempt(self) -> Attempt:
+        """The form and the model at hand."""
+        here = (self.ready.model, self.ready.form)
+        return next(a for a in self.outcome.frontier if (a.model, a.form) == here)
+
+    @property
+    def verdict(self) -> dict[str, Any]:
+        return (self.outcome.gate or {}) | {"scores": self.outcome.scores}
+
+    def use(self, folder: Path) -> None:
+        """This run refers to an artefact or a scratch: `gc` leaves it."""
+        self.used.add(folder.name)
+
+    def turn_to(self, ready: Ready) -> None:
+        """Go on with another form or another model."""
+        self.ready = ready
+        self.candidates.turn_to(ready)
+        self.watch.log("form.next", model=ready.model, form=ready.form)
+
+    def note(self, event: str, text: str, **fields: Any) -> None:
+        """Something that could not be done and ends nothing: logged each time, told to the user once."""
+        self.watch.log(event, **fields)
+        if text not in self.outcome.notes:
+            self.outcome.notes.append(text)
+
+
+def new_run(ready: Ready, watch: Watch, keep: bool = True) -> Run:
+    """A run before its first step, with every prediction in its outcome."""
+    records = [StepRecord(step, predicted=predicted(ready, step)) for step in STEP_NAMES]
+    plan = {k: ready.document[k] for k in ("name", "machine", "hash")} | {"plans": ready.plans.as_json()}
+    outcome = Outcome(ready.id, str(ready.workdir.folder), records, plan=plan)
+    outcome.frontier = frontier_of(ready)
+    return Run(ready, watch, outcome, Candidates(ready, watch), {"base": ready.base}, keep)
+
+
+def predicted(ready: Ready, step: str) -> dict[str, float]:
+    """The plan's figures for one step, flat."""
+    return {name: figure.value for name, figure in ready.local.steps[step].items()}

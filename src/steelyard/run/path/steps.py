@@ -1,0 +1,106 @@
+"""The steps, one row each: what it makes of what, by which call, with which settings.
+
+A further step (merge, evaluate, export) is one more row; order, reuse, fall-back, budget and timing are the
+driver's affair. Not here: what a step does.
+"""
+
+from __future__ import annotations
+
+from ...artefact import Artefact, Settings
+from ...forms import FORMS
+from ..planning.ready import Ready
+from ..planning.sources import data_settings, input_hashes
+from .gate import gate_settings, judged, judged_service
+from .make import by_children
+from .publish import published
+from .rows import account_rows
+from .run import Run
+from .step import Step
+
+CHILD = "run.child"  # how a child is started is part of what it makes
+SERVICES = ("serving:start", "serving:prepare", "run.service", CHILD)
+
+
+def clean_settings(ready: Ready) -> list[Settings]:
+    recipe = ready.recipe
+    return [data_settings(recipe, ready.fill.settings["clean"])] if recipe.data else []
+
+
+def train_inputs(run: Run) -> dict[str, Artefact]:
+    """A later stage goes on from the earlier one's model."""
+    base = run.artefacts.get("checkpoint", run.artefacts["base"])
+    return {"dataset": run.artefacts["dataset"], "base": base}
+
+
+def compress_inputs(run: Run) -> dict[str, Artefact]:
+    calibrated = FORMS[run.ready.form].calibrated
+    roles = ("checkpoint", "dataset") if calibrated else ("checkpoint",)
+    return {role: run.artefacts[role] for role in roles}
+
+
+def gate_inputs(run: Run) -> dict[str, Artefact]:
+    return {role: run.artefacts[role] for role in ("base", "checkpoint", "compressed", "dataset")}
+
+
+def sized(run: Run, compressed: Artefact) -> None:
+    """What the form came to, beside the other forms."""
+    run.attempt.hash = compressed.hash
+    run.attempt.measured["size_bytes"] = compressed.figures.get("bytes", float(compressed.bytes))
+
+
+STEPS = (
+    Step(
+        name="clean",
+        do=by_children,
+        call="data:clean",
+        enters=("data:clean", CHILD),
+        settings=clean_settings,
+        inputs=lambda run: {"base": run.artefacts["base"]},
+        hashes=lambda run, settings: input_hashes(settings),
+        makes="dataset",
+        isa=False,
+        then=account_rows,
+    ),
+    Step(
+        name="train",
+        do=by_children,
+        call="training:train",
+        enters=("training:train", CHILD),
+        settings=lambda ready: list(ready.fill.settings["train"]),
+        inputs=train_inputs,
+        makes="checkpoint",
+        instead="base",
+        then=account_rows,
+    ),
+    Step(
+        name="compress",
+        do=by_children,
+        call="compression:compress",
+        enters=("compression:compress", CHILD),
+        settings=lambda ready: [ready.fill.settings["compress"]],
+        inputs=compress_inputs,
+        makes="compressed",
+        then=sized,
+    ),
+    Step(
+        name="gate",
+        do=judged,
+        enters=(
+            "gate:judge",
+            "gate:exact_reference",
+            "serving:start",
+            "serving:prepare",
+            CHILD,
+            "run.service",
+        ),
+        settings=lambda ready: [gate_settings(ready)] if ready.fill.settings["train"] else [],
+        inputs=gate_inputs,
+        hashes=lambda run, settings: judged_service(run),
+        makes="verdict",
+    ),
+    Step(name="serve", do=published, settings=lambda ready: [ready.fill.settings["serve"]]),
+)
+
+
+def step_of(name: str) -> Step:
+    return next(step for step in STEPS if step.name == name)

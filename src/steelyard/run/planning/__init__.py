@@ -1,0 +1,1 @@
+"""From a recipe to a planned run: base, data, machine, settings, predictions."""

@@ -1,0 +1,63 @@
+"""What a plan is made of: the base model, counts of the data, this machine's speed; by children."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+
+from ...artefact import Artefact, Watch, adopt, code_of
+from ...hardware import Calibration, Machine, measure
+from ...model import ModelSource
+from ...places import cache_folder
+from ...planner import DataFacts
+from ...recipe import Recipe
+from ..child.children import call_order, in_child
+from .sources import data_settings
+
+# Seconds a room's probe may take: enough for two layer counts of each form, all together under a minute.
+PROBE_S = {"training": 30, "serving": 18}
+
+
+def base_of(source: ModelSource, watch: Watch) -> Artefact:
+    """The base model as a Hugging Face folder: its own, or a GGUF's, converted once into the cache."""
+    if source.kind == "hf":
+        return adopt(source.path)
+    stat = source.path.stat()
+    content = [str(source.path.resolve()), stat.st_size, stat.st_mtime_ns, code_of("model:to_hf")]
+    name = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    folder = cache_folder() / "converted" / name
+    if not folder.exists():
+        beside = folder.with_name(f".{folder.name}-{os.getpid()}")
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        watch.log("model.convert", source=source.name)
+        in_child(call_order("run.calls:convert", name=str(source.path), out=str(beside)), watch)
+        beside.rename(folder)
+    return adopt(folder)
+
+
+def count(recipe: Recipe, base: Artefact, watch: Watch) -> DataFacts:
+    """Rows, tokens and lengths of the recipe's data, counted with the base's own tokenizer.
+
+    A model that is served as it is has none.
+    """
+    if not recipe.data:
+        return DataFacts()
+    facts = in_child(call_order("run.calls:count", order=data_settings(recipe), base=str(base.folder)), watch)
+    return DataFacts(**facts)
+
+
+def calibrate(machine: Machine, watch: Watch) -> Calibration:
+    """What this machine does in a second; measured once, then read from the cache."""
+    probes = {
+        room: lambda room=room, s=s: in_child(call_order(f"{room}:probe", limit_s=s), watch)
+        for room, s in PROBE_S.items()
+    }
+    with watch.progress("calibrate", total=None, unit="s") as bar:
+        calibration = measure(machine, probes)
+        bar.advance(calibration.measured_s)
+    for room, why in calibration.skipped.items():
+        watch.log("calibrate.skipped", room=room, why=why)
+    return calibration

@@ -1,0 +1,150 @@
+"""From a recipe to everything a run must know before its first step: base, data, machine, settings, figures.
+
+The predictions are written to plan.json and hashed before any step; a job over its limits is refused here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ...artefact import Watch, check_private, write_durably
+from ...errors import Lacking, Problem, Where
+from ...forms import FORMS
+from ...hardware import Machine, catalogue, probe, published_constants
+from ...ledger import Ledger, Row
+from ...planner import Local, Plans, check_limits, fill, form_order, plan_recipe, predict
+from ...recipe import Recipe
+from ...shape import Shape
+from ...shape import read as read_shape
+from ...units import show_bytes
+from ..record.workdir import Workdir
+from .checks import check_guesses
+from .document import plan_document
+from .facts import base_of, calibrate, count
+from .ready import FormPlan, Model, Ready
+from .sizing import Sized, candidates_of
+
+
+def ledger() -> Ledger:
+    """The user's ledger: $STEELYARD_LEDGER, else one file beside the other data of this user."""
+    home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return Ledger(Path(os.environ.get("STEELYARD_LEDGER") or home / "steelyard" / "ledger.db"))
+
+
+def learnt_rows(machine: Machine, watch: Watch) -> Sequence[Row]:
+    """What the ledger holds of this machine; one that cannot be read teaches nothing and forbids nothing."""
+    try:
+        return ledger().rows(machine=machine.fingerprint)
+    except (Problem, OSError) as error:
+        watch.log("ledger.not_read", why=error.message if isinstance(error, Problem) else str(error))
+        return []
+
+
+def prepare(recipe: Recipe, workdir: Workdir, watch: Watch) -> Ready:
+    """Weigh the recipe on this machine and on the catalogue. Raises Refused or Lacking where it cannot be."""
+    first, *larger = candidates_of(recipe, watch)
+    run = time.strftime("%Y%m%d-%H%M%S-") + os.urandom(2).hex()
+    return planned(run, recipe, workdir, measured(recipe, first, watch), tuple(larger), watch)
+
+
+def prepare_next(ready: Ready, watch: Watch) -> Ready:
+    """The same run with the next larger candidate."""
+    first, *larger = ready.larger
+    model = measured(ready.recipe, first, watch)
+    return planned(ready.id, ready.recipe, ready.workdir, model, tuple(larger), watch)
+
+
+def measured(recipe: Recipe, candidate: Sized, watch: Watch) -> Model:
+    """What is known of a candidate, of the data in its tokens, and of this machine."""
+    base = base_of(candidate.source, watch)
+    check_guesses(recipe, base.folder)
+    machine = probe()
+    return Model(
+        name=candidate.name,
+        base=base,
+        forms=candidate.forms,
+        shape=read_shape(base.folder),
+        machine=machine,
+        facts=count(recipe, base, watch),
+        calibration=calibrate(machine, watch),
+    )
+
+
+def planned(
+    run: str, recipe: Recipe, workdir: Workdir, model: Model, larger: tuple[Sized, ...], watch: Watch
+) -> Ready:
+    """Every form's settings and figures, the order they are tried in, and the other devices' plans."""
+    forms = form_order(recipe, model.shape, model.machine, model.facts, model.forms)
+    rows = learnt_rows(model.machine, watch)
+    every = (*forms, *others(forms, recipe, model.forms))
+    by_form = {form: form_plan(recipe, model, form, rows) for form in every}
+    ready = Ready(
+        id=run,
+        recipe=recipe,
+        workdir=workdir,
+        measured=model,
+        form=forms[0],
+        forms=forms,
+        by_form=by_form,
+        larger=larger,
+        plans=weighed(recipe, model, by_form[forms[0]]),
+    )
+    ready = replace(ready, document=plan_document(ready))
+    write_durably(workdir.plan, json.dumps(ready.document, indent=2, ensure_ascii=False).encode())
+    check(ready)
+    return ready
+
+
+def form_plan(recipe: Recipe, model: Model, form: str, rows: Sequence[Row]) -> FormPlan:
+    filled = fill(recipe, model.shape, model.machine, model.facts, form, model.forms)
+    local = predict(filled, model.shape, model.machine, model.calibration, model.facts, rows)
+    return FormPlan(filled, local)
+
+
+def weighed(recipe: Recipe, model: Model, first: FormPlan) -> Plans:
+    """The recipe on every device of the catalogue; the planner itself has no clock."""
+    named, begun = replace(recipe, model=model.name), time.monotonic()
+    constants = published_constants()
+    plans = plan_recipe(named, first.fill, model.shape, model.facts, catalogue(), constants, first.local)
+    return replace(plans, wall_s=time.monotonic() - begun)
+
+
+def others(forms: tuple[str, ...], recipe: Recipe, offered: tuple[str, ...]) -> list[str]:
+    """Forms that are not tried: predicted, so that the report shows what was given up."""
+    untried = [f for f in offered if f not in forms]
+    return [f for f in untried if recipe.data or not FORMS[f].calibrated]
+
+
+# ------------------------------------------------------------------ limits
+
+
+def check(ready: Ready) -> None:
+    """Refuse before the start what would fail half-way. Raises Refused, Lacking."""
+    check_limits(ready.recipe, ready.fill, ready.local, ready.plans, ready.machine)
+    check_disk(ready.local, ready.workdir)
+    if ready.workdir.keys:
+        check_private(private_bytes(ready.local, ready.shape))
+
+
+def private_bytes(local: Local, shape: Shape) -> float:
+    """What stands opened in memory at once under seal: all that steps write, and a child's copy."""
+    return local.disk_bytes + 2.0 * shape.params
+
+
+def check_disk(local: Local, workdir: Workdir) -> None:
+    """Refuse before the start what would fill the disk half-way. Raises Lacking."""
+    needed, free = local.disk_bytes, shutil.disk_usage(workdir.folder).free
+    if needed > free:
+        raise Lacking(
+            "disk.too_small",
+            f"the job writes {show_bytes(needed)}, {show_bytes(free)} are free",
+            where=Where(str(workdir.folder)),
+            why="artefacts and checkpoints are kept until the run is done",
+            hint="free space, or choose another folder with --workdir",
+        )

@@ -1,0 +1,89 @@
+"""What a run knows before its first step. Plain values; prepare.py makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...artefact import Artefact
+from ...hardware import Calibration, Machine
+from ...planner import DataFacts, Fill, Local, Plans
+from ...recipe import Recipe
+from ...shape import Shape
+from ..record.workdir import Workdir
+from .sizing import Sized
+
+
+@dataclass(frozen=True, slots=True)
+class FormPlan:
+    """One form of the served model: its settings, and what they will take here."""
+
+    fill: Fill
+    local: Local
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A candidate as it was measured: its files, its sizes, the data in its tokens, this machine's speed."""
+
+    name: str
+    base: Artefact
+    forms: tuple[str, ...]  # that it can be served in
+    shape: Shape
+    machine: Machine
+    facts: DataFacts
+    calibration: Calibration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A planned run: one model in one form, and what may take its place if the gate refuses it."""
+
+    id: str
+    recipe: Recipe
+    workdir: Workdir
+    measured: Model
+    form: str
+    forms: tuple[str, ...]  # in the order they are tried
+    by_form: Mapping[str, FormPlan]  # those, and others that are only predicted
+    larger: tuple[Sized, ...]  # the candidates of model: auto that come after this one
+    plans: Plans
+    document: dict[str, Any] = field(default_factory=dict)  # plan.json
+
+    @property
+    def model(self) -> str:
+        return self.measured.name
+
+    @property
+    def base(self) -> Artefact:
+        return self.measured.base
+
+    @property
+    def shape(self) -> Shape:
+        return self.measured.shape
+
+    @property
+    def machine(self) -> Machine:
+        return self.measured.machine
+
+    @property
+    def facts(self) -> DataFacts:
+        return self.measured.facts
+
+    @property
+    def calibration(self) -> Calibration:
+        return self.measured.calibration
+
+    @property
+    def fill(self) -> Fill:
+        return self.by_form[self.form].fill
+
+    @property
+    def local(self) -> Local:
+        return self.by_form[self.form].local
+
+    @property
+    def next_form(self) -> str | None:
+        at = self.forms.index(self.form) + 1
+        return self.forms[at] if at < len(self.forms) else None

@@ -1,0 +1,74 @@
+"""Begin a run: its folder, its lock, its plan; then its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from ..artefact import Place, Watch
+from ..errors import Problem, Stopped, writing_in
+from ..planner import Plans
+from ..recipe import Recipe
+from ..report import save
+from .known import remember
+from .path.driver import drive
+from .path.run import Run, new_run
+from .planning.checks import check_serving
+from .planning.prepare import prepare
+from .planning.ready import Ready
+from .record.outcome import STEP_NAMES, Outcome
+from .record.workdir import LoggedWatch, locked, opened
+
+Confirm = Callable[[Ready], bool]
+
+
+def up(
+    recipe: Recipe,
+    *,
+    workdir: Path | None = None,
+    confirm: Confirm | None = None,
+    until: str = "serve",
+    keep: bool = True,
+    watch: Watch | None = None,
+    language: str = "en",
+) -> Outcome:
+    """Plan, ask, do every step up to `until`, serve. Raises the Problem of the first step that fails.
+
+    `until` is plan or one of STEP_NAMES; with `keep` the service lives on after the call. `language` is the
+    report's: en or zh.
+    """
+    place = opened(recipe, workdir)
+    logged = LoggedWatch(place, watch or Watch())
+    if place.keys and place.keys.notice:
+        logged.log("trust.key_made", notice=place.keys.notice)
+    with locked(place), writing_in(place.folder):
+        if until == "serve":
+            check_serving(recipe, place)
+        count = 1 + (STEP_NAMES.index(until) + 1 if until in STEP_NAMES else 0)
+        logged.at(Place("plan", 1, count))
+        ready = prepare(recipe, place, logged)
+        remember(place, ready.id, recipe, logged)
+        run = new_run(ready, logged, keep)
+        agreed = confirm is None or confirm(ready)
+        if until == "plan":
+            return run.outcome
+        if not agreed:
+            raise Stopped("run.declined", "nothing was started", hint="run it again with --yes to go on")
+        return drive(run, until, lambda run: report(run, language))
+
+
+def report(run: Run, language: str) -> None:
+    """Write the report; a failing one must not hide the failure that it would report."""
+    page = str(run.ready.workdir.report)
+    with suppress(OSError, LookupError, ValueError, TypeError, Problem):
+        more = {"report": page, "sample": run.outcome.sample}
+        save(run.outcome.as_json() | more, run.store.keys, language)
+        run.outcome.report = page
+
+
+def plan(recipe: Recipe, *, workdir: Path | None = None, watch: Watch | None = None) -> Plans:
+    """The recipe weighed on every device. Raises Refused where its limits cannot be met here."""
+    place = opened(recipe, workdir)
+    with locked(place):
+        return prepare(recipe, place, LoggedWatch(place, watch or Watch())).plans
