@@ -274,6 +274,12 @@ BAD = [
     ("goal: {deadline: 8 parsecs}\n", "bad_value", 4, "goal.deadline", "not a time", "deadline: 8h"),
     ("goal: {deadline: 1.2.3h}\n", "bad_value", 4, "goal.deadline", "not a time", "deadline: 8h"),
     ("goal: {deadline: 0s}\n", "bad_value", 4, "goal.deadline", "above 0", "deadline: 8h"),
+    ("gate: {tolerance: wide}\n", "bad_value", 4, "gate.tolerance", "wide", "0.02"),
+    ("gate: {judge: {model: m}}\n", "missing_key", 4, "gate.judge.url", "missing", "url: http"),
+    ("gate: {judge: {url: x, modle: y}}\n", "unknown_key", 4, "gate.judge.modle", "modle", "model"),
+    ("gate: {judge: {url: x, api_key: sk-1}}\n", "bad_value", 4, "gate.judge.api_key", "env:NAME", "env:"),
+    ("gate: {abilities: {support: {compare: bleu}}}\n", "bad_value", 4, "gate.abilities.support.compare",
+     "chrf", "json"),
     ("gate: {tolerance: 80}\n", "bad_value", 4, "gate.tolerance", "between 0 and 1", "0.02"),
     ("clean: {test_share: 0.9}\n", "bad_value", 4, "clean.test_share", "0.5", "test_share: 0.1"),
     ("trust: secret\n", "bad_value", 4, "trust.level", "open, guarded, sealed", "guarded"),
@@ -487,3 +493,21 @@ def test_auto_alone_leaves_the_candidates_to_this_machine(write) -> None:
     assert (made.model, made.candidates) == ("auto", ())
     with pytest.raises(WrongUse, match="no gate"):
         recipe.load(write("model: auto\ntrain: []\n"))
+
+
+JUDGED = "model: demo\ndata: [{path: r.jsonl, ability: a}]\n"
+
+
+@pytest.mark.parametrize("compare", ["text", "json", "label", "contains", "number", "chrf", "judge"])
+def test_every_way_to_compare_is_a_word_of_a_recipe(write, compare):
+    text = f"{JUDGED}gate: {{abilities: {{a: {{compare: {compare}}}}}}}\n"
+    assert recipe.load(write(text)).gate.abilities["a"].compare == compare
+
+
+def test_a_judge_is_the_base_or_a_service_and_its_key_a_name(write):
+    base = recipe.load(write(f"{JUDGED}gate: {{judge: base, tolerance: auto}}\n")).gate
+    assert base.judge is None and base.tolerance == "auto"
+    at = "{url: 'http://x', model: m, api_key: 'env:K'}"
+    named = recipe.load(write(f"{JUDGED}gate: {{judge: {at}, tolerance: 3%}}\n")).gate
+    assert (named.judge.url, named.judge.model, named.judge.api_key) == ("http://x", "m", "env:K")
+    assert named.tolerance == 0.03

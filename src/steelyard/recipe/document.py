@@ -319,19 +319,20 @@ class AbilityTable(Table):
     )
 
 
+def _key_name(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch("env:[A-Za-z_][A-Za-z0-9_]*", value):
+        raise ValueError(
+            "gate.judge.api_key is a name, not the key itself: env:NAME, a variable that holds it"
+        )
+    return value
+
+
 class JudgeTable(Table):
-    url: Text = Field(description="an OpenAI-compatible service", examples=["https://api.example.com/v1"])
+    url: Text = Field(description="an OpenAI-compatible service", examples=["http://127.0.0.1:8001"])
     model: Text | None = say("its model; the first that it lists where left out", "judge-large")
-    api_key: Annotated[str, Field(pattern=r"^env:[A-Za-z_][A-Za-z0-9_]*$")] | None = say(
+    api_key: Annotated[str, BeforeValidator(_key_name)] | None = say(
         "the environment variable that holds its key", "env:JUDGE_KEY"
     )
-
-
-def _judge(value: Any) -> Any:
-    """`base`, or where another model answers."""
-    if isinstance(value, str) and value != "base":
-        raise ValueError(f"{value!r} is no judge: write base, or {{url: ..., model: ..., api_key: env:NAME}}")
-    return value
 
 
 def _tolerance(value: Any) -> Any:
@@ -349,8 +350,8 @@ class GateTable(Table):
         0.02,
     )
     rows: Count | None = say("rows per ability at a first look; while undecided up to 4 times as many", 400)
-    judge: Annotated[JudgeTable | Literal["base"], BeforeValidator(_judge)] | None = say(
-        "who grades where compare is judge: the base, or a service", "base"
+    judge: JudgeTable | None = say(
+        "who grades where compare is judge; the base where left out", {"url": "http://127.0.0.1:8001"}
     )
 
 
@@ -483,12 +484,13 @@ def section(at: tuple[str | int, ...]) -> str:
 
 
 def schema() -> dict[str, Any]:
-    """JSON Schema of a recipe, for editors. Short forms (`trust: guarded`, `clean: none`) are in it."""
+    """JSON Schema of a recipe, for editors. Short forms (`trust: guarded`, `judge: base`) are in it."""
     document = Document.model_json_schema()
     document["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     document["title"] = "steelyard recipe"
     _allow(document, "trust", {"enum": ["open", "guarded", "sealed"]})
     _allow(document, "clean", {"const": "none"})
+    document["$defs"]["GateTable"]["properties"]["judge"]["anyOf"].insert(0, {"const": "base"})
     _foreign_text(document)
     return document
 

@@ -120,6 +120,8 @@ def _short_forms(tree: Tree) -> None:
         values["trust"] = {"level": values["trust"]}
     if isinstance(values.get("compress"), str | list):
         values["compress"] = {"weights": values["compress"]}
+    if isinstance(values.get("gate"), dict) and values["gate"].get("judge") == "base":
+        del values["gate"]["judge"]
     for at, value in list(_walk(values)):
         if value == AUTO and isinstance(value, str) and dotted(at) not in KEEPS_AUTO and _is_planned(at):
             _delete(values, at)
