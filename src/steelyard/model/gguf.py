@@ -1,14 +1,13 @@
 """A GGUF file as a Hugging Face folder: weights in BF16, a true tokenizer.json, the chat template.
 
 Equal files give equal bytes. Not here: running GGUF (its own tokenizer drifts from the model's by a
-few ids in 5,000, hence tokenizer.json is rebuilt from tokens and merges).
+few ids in 5,000, hence tokenizer.json is rebuilt: gguf_tokenizer.py).
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from math import prod
 from pathlib import Path
@@ -16,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import Lacking, Where, WrongUse
 from ..hardware import affinity
 from ..shape import Gguf, TensorAt, gguf_header, shards
 from .families import FAMILIES, GgufForm, Names
+from .gguf_tokenizer import library, refused, tokenizer_config, tokenizer_json
 from .source import ModelSource, gguf_family
 from .weights import bf16_of, write_each
 
@@ -31,7 +30,6 @@ INNER = {
 }  # fmt: skip
 ROPE_FACTORS = "rope_freqs.weight"  # llama 3 scaling, as a factor a frequency
 BAND = 2**18  # numbers dequantised at a time: their float32 values stay in the second-level cache
-CONTROL, USER_DEFINED, UNUSED = 3, 4, 5  # tokenizer.ggml.token_type
 
 
 def to_hf(source: ModelSource, out: Path, weights: bool = True) -> None:
@@ -45,11 +43,11 @@ def to_hf(source: ModelSource, out: Path, weights: bool = True) -> None:
     if source.kind == "hf":
         return _copy(source.path, out)
     header = gguf_header(source.path)
-    tokenizer = _tokenizer_json(header, source.path)  # first: it refuses what cannot be converted
+    tokenizer = tokenizer_json(header, source.path)  # first: it refuses what cannot be converted
     config = _config(header, source.path)
     _write_json(out / "config.json", config)
     _write_text(out / "tokenizer.json", tokenizer)
-    _write_json(out / "tokenizer_config.json", _tokenizer_config(header))
+    _write_json(out / "tokenizer_config.json", tokenizer_config(header))
     _write_json(out / "generation_config.json", _special_ids(header))
     if template := header.meta.get("tokenizer.chat_template"):
         _write_text(out / "chat_template.jinja", template)
@@ -74,13 +72,6 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8", newline="")
-
-
-def _refuse(file: Path, field: str, value: object, known: str) -> WrongUse:
-    return WrongUse(
-        "model.gguf_unknown", f"{field} {value!r} cannot be converted", where=Where(str(file), field=field),
-        why=f"known are {known}", hint="use the model's Hugging Face folder instead of its GGUF file",
-    )  # fmt: skip
 
 
 # ------------------------------------------------------------------ config.json
@@ -134,7 +125,7 @@ def _rope_scaling(header: Gguf, config: dict[str, Any], file: Path) -> dict[str,
         return None
     if kind == "linear":
         return {"rope_type": "linear", "factor": _decimal(header.of_arch("rope.scaling.factor"))}
-    raise _refuse(file, "rope.scaling.type", kind, "none, linear, llama3")
+    raise refused(file, "rope.scaling.type", kind, "none, linear, llama3")
 
 
 def _llama3_scaling(header: Gguf, config: dict[str, Any], file: Path) -> dict[str, Any]:
@@ -150,7 +141,7 @@ def _llama3_scaling(header: Gguf, config: dict[str, Any], file: Path) -> dict[st
     if factors.size != waves.size or not np.allclose(
         factors, 1 / ((1 - smooth) / factors.max() + smooth), 1e-3
     ):
-        raise _refuse(file, ROPE_FACTORS, "rope factors", "those of Llama 3")
+        raise refused(file, ROPE_FACTORS, "rope factors", "those of Llama 3")
     return scaling
 
 
@@ -164,7 +155,7 @@ def _write_weights(header: Gguf, file: Path, config: dict[str, Any], out: Path) 
     form = family.gguf or GgufForm(architecture=family.name)
     places = {_hf_name(name, names, file): at for name, at in header.tensors.items() if name != ROPE_FACTORS}
     if config["attention_bias"] and not form.biases:
-        raise _refuse(file, "blk.0.attn_q.bias", f"a bias in {family.name}", "files without biases of it")
+        raise refused(file, "blk.0.attn_q.bias", f"a bias in {family.name}", "files without biases of it")
 
     def values(name: str) -> np.ndarray:
         numbers = _read_bf16(places[name], file, pool)
@@ -186,7 +177,7 @@ def _hf_name(name: str, names: Names, file: Path) -> str:
     parts = stem.split(".", 2)
     if len(parts) == 3 and parts[0] == "blk" and parts[2] in INNER:
         return f"{names.layer.format(parts[1])}{getattr(names, INNER[parts[2]])}.{kind}"
-    raise _refuse(file, "tensor", name, "the tensors of a dense decoder")
+    raise refused(file, "tensor", name, "the tensors of a dense decoder")
 
 
 def _unpermute(weight: np.ndarray, heads: int) -> np.ndarray:
@@ -208,7 +199,7 @@ def _read_bf16(at: TensorAt, file: Path, pool: Executor) -> np.ndarray:
     """The same as BF16 bits (uint16), band by band on all cores (numpy lets go of the interpreter)."""
     data = np.fromfile(file, np.uint8, at.end - at.begin, offset=at.begin)
     numbers = prod(at.shape)
-    block = _library("gguf").GGML_QUANT_SIZES[_kind(at.dtype)][1]
+    block = library("gguf").GGML_QUANT_SIZES[_kind(at.dtype)][1]
     step = max(BAND * (data.size // block) // numbers, 1) * block
     bands = pool.map(
         lambda begin: _bf16_band(data[begin : begin + step], at.dtype), range(0, data.size, step)
@@ -229,106 +220,8 @@ def _dequantised(data: np.ndarray, dtype: str) -> np.ndarray:
     if dtype in ("F32", "F16"):
         return data.view({"F32": np.float32, "F16": np.float16}[dtype]).astype(np.float32)
     # As one row: the library walks over rows in small groups, which costs more than the arithmetic.
-    return _library("gguf").quants.dequantize(data.reshape(1, -1), _kind(dtype)).reshape(-1)
+    return library("gguf").quants.dequantize(data.reshape(1, -1), _kind(dtype)).reshape(-1)
 
 
 def _kind(dtype: str) -> Any:
-    return _library("gguf").GGMLQuantizationType[dtype]
-
-
-def _library(name: str) -> Any:
-    from importlib import import_module
-
-    try:
-        return import_module(name)
-    except ImportError as e:
-        raise Lacking(
-            "model.no_library",
-            f"the package {name} is not installed",
-            hint="in the steelyard checkout: pip install -c constraints.txt '.[cpu]'",
-        ) from e
-
-
-# ------------------------------------------------------------------ tokenizer files
-
-QWEN_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
-    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-LLAMA_SPLIT = QWEN_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
-
-
-def _smollm(lib: Any) -> dict[str, Any]:
-    pre = lib.pre_tokenizers
-    parts = [pre.Digits(individual_digits=True), pre.ByteLevel(add_prefix_space=False, use_regex=True)]
-    return {"pre_tokenizer": pre.Sequence(parts)}
-
-
-def _qwen2(lib: Any) -> dict[str, Any]:
-    return {"pre_tokenizer": _split(lib, QWEN_SPLIT), "normalizer": lib.normalizers.NFC()}
-
-
-def _llama_bpe(lib: Any) -> dict[str, Any]:
-    return {"pre_tokenizer": _split(lib, LLAMA_SPLIT)}
-
-
-def _split(lib: Any, pattern: str) -> Any:
-    pre = lib.pre_tokenizers
-    split = pre.Split(lib.Regex(pattern), behavior="isolated", invert=False)
-    return pre.Sequence([split, pre.ByteLevel(add_prefix_space=False, use_regex=False)])
-
-
-PRE: dict[str, Callable[[Any], dict[str, Any]]] = {
-    "smollm": _smollm, "qwen2": _qwen2, "deepseek-r1-qwen": _qwen2, "llama-bpe": _llama_bpe,
-    "llama3": _llama_bpe, "llama-v3": _llama_bpe,
-}  # fmt: skip
-IGNORE_MERGES = ("llama-bpe", "llama3", "llama-v3")  # a whole word in the vocabulary wins over its merges
-
-
-def _tokenizer_json(header: Gguf, file: Path) -> str:
-    """The text of tokenizer.json, made of the header's tokens and merges."""
-    meta = header.meta
-    kind, pre = meta.get("tokenizer.ggml.model"), meta.get("tokenizer.ggml.pre", "default")
-    if kind != "gpt2":
-        raise _refuse(file, "tokenizer.ggml.model", kind, "gpt2 (byte-level BPE)")
-    if pre not in PRE:
-        raise _refuse(file, "tokenizer.ggml.pre", pre, ", ".join(PRE))
-    lib = _library("tokenizers")
-    tokens = meta["tokenizer.ggml.tokens"]
-    types = meta.get("tokenizer.ggml.token_type") or [1] * len(tokens)
-    vocab = {token: n for n, (token, t) in enumerate(zip(tokens, types, strict=True)) if t != UNUSED}
-    merges = [tuple(merge.split(" ", 1)) for merge in meta["tokenizer.ggml.merges"]]
-    tokenizer = lib.Tokenizer(lib.models.BPE(vocab, merges, ignore_merges=pre in IGNORE_MERGES))
-    for part, value in PRE[pre](lib).items():
-        setattr(tokenizer, part, value)
-    tokenizer.decoder = lib.decoders.ByteLevel()
-    _add_specials(lib, tokenizer, list(zip(tokens, types, strict=True)))
-    if meta.get("tokenizer.ggml.add_bos_token"):
-        tokenizer.post_processor = _with_bos(lib, tokens, meta["tokenizer.ggml.bos_token_id"])
-    return tokenizer.to_str(pretty=False)
-
-
-def _add_specials(lib: Any, tokenizer: Any, tokens: list[tuple[str, int]]) -> None:
-    def added(token: str, special: bool) -> Any:
-        return lib.AddedToken(token, special=special, normalized=False)
-
-    tokenizer.add_special_tokens([added(token, True) for token, kind in tokens if kind == CONTROL])
-    tokenizer.add_tokens([added(token, False) for token, kind in tokens if kind == USER_DEFINED])
-
-
-def _with_bos(lib: Any, tokens: list[str], bos: int) -> Any:
-    name = tokens[bos]
-    return lib.processors.TemplateProcessing(f"{name} $A", f"{name} $A {name}:1 $B:1", [(name, bos)])
-
-
-def _tokenizer_config(header: Gguf) -> dict[str, Any]:
-    tokens = header.meta["tokenizer.ggml.tokens"]
-    names = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
-    ids = {name: header.meta.get(f"tokenizer.ggml.{key}_token_id") for name, key in names.items()}
-    return {
-        # The plain class takes tokenizer.json as it is; the model's own class builds another pre-tokenizer.
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": int(header.of_arch("context_length")),
-        **{name: tokens[n] for name, n in ids.items() if n is not None},
-    }
+    return library("gguf").GGMLQuantizationType[dtype]
