@@ -140,7 +140,7 @@ ELSEWHERE = {  # files outside families/ that name one, and why they must
     "gate/prompts.py": "templates that are tried on a server that shows none",
     "serving/tools.py": "dialects of tool calls, told by the template",
     "serving/parts.py": "dialects of tool calls, told by the template",
-    "model/gguf.py": "names of GGUF pre-tokenizers",
+    "model/gguf_tokenizer.py": "kinds of tokenizers, as GGUF files name them",
 }
 
 
