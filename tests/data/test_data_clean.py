@@ -59,11 +59,11 @@ def test_clean_writes_train_test_dropped_and_account(tmp_path):
         "a.jsonl:51": ["duplicate"], "a.jsonl:52": ["empty"], "a.jsonl:53": ["too_long"],
     }  # fmt: skip
     assert (len(got.train), len(got.test)) == (40, 10)
-    assert got.train[0] == {
-        "id": "a.jsonl:1", "ability": "lookup", "weight": 2.0,
+    assert sorted(got.train + got.test, key=lambda r: int(r["id"][8:]))[0] == {
+        "id": "a.jsonl:1", "ability": "lookup",
         "messages": [{"role": "user", "content": "What is item 0?"},
                      {"role": "assistant", "content": "Item 0 is number 0."}],
-    } or got.test[0]["id"] == "a.jsonl:1"  # fmt: skip
+    }  # fmt: skip
     assert (got.account["in"], got.account["kept"], got.account["dropped"]) == (53, 50, 3)
     assert got.account["by_reason"] == {"duplicate": 1, "empty": 1, "too_long": 1}
     assert got.account["abilities"] == {"lookup": {"train": 40, "test": 10, "own_eval": False}}
@@ -292,6 +292,35 @@ def test_a_full_disk_is_one_clear_error(tmp_path):
     with pytest.raises(Lacking):
         clean_files(tmp_path / "a.jsonl", tmp_path / "out")
     assert not outputs(tmp_path / "out")
+
+
+WEIGHTS = st.none() | st.sampled_from([0.5, 1.0, 3.0, 9.0])
+
+
+@given(st.lists(st.tuples(st.sampled_from("xy"), st.integers(1, 30), WEIGHTS), min_size=1, max_size=5))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+def test_weights_share_an_ability_among_its_sources_and_leave_abilities_alone(tmp_path_factory, sources):
+    """Two sources of one ability weighed 9 and 1 were drawn by their rows; one weight changed every mix."""
+    root = tmp_path_factory.mktemp("weights")
+    order = []
+    for n, (ability, rows, weight) in enumerate(sources):
+        made = [pair(f"source {n} row {i} asks?", f"answer {i}") for i in range(rows)]
+        order.append(write(root / f"{n}.jsonl", made) | {"ability": ability, "weight": weight})
+    got = run(root, order, clean={"test_share": 0})
+    drawn = [0.0] * len(sources)
+    for row in got.train:
+        drawn[int(row["id"].split(".")[0])] += row.get("weight", 1.0)
+    for ability in "xy":
+        mine = [n for n, (a, _, _) in enumerate(sources) if a == ability]
+        rows = {n: sources[n][1] for n in mine}
+        assert sum(drawn[n] for n in mine) == pytest.approx(sum(rows.values()), rel=1e-4)
+        if any(sources[n][2] is not None for n in mine):
+            shares = {n: 1.0 if sources[n][2] is None else sources[n][2] for n in mine}
+        else:
+            shares = rows
+        for n in mine:
+            wanted = shares[n] / sum(shares.values()) * sum(rows.values())
+            assert drawn[n] == pytest.approx(wanted, rel=1e-4)
 
 
 # ------------------------------------------------------------------ the plan's count

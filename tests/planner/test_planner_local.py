@@ -12,6 +12,7 @@ from steelyard.errors import Lacking, Refused
 from steelyard.hardware import Calibration, Machine, catalogue, published_constants
 from steelyard.ledger import Row
 from steelyard.planner import DataFacts, check_limits, explain, fill, learnt, plan_recipe, predict
+from steelyard.planner.footprint import training_bytes
 from steelyard.planner.local import MODEL_VERSION
 from steelyard.planner.local_serve import (
     closed_load,
@@ -71,6 +72,51 @@ def test_what_the_recipe_says_is_kept_and_the_rest_has_a_reason():
     assert filled.origins["train.0.learning_rate"] == "recipe"
     assert filled.origins["train.0.lora_rank"].startswith("plan: ")
     assert stage["grad_accum"] >= 1 and stage["num_train_epochs"] >= 1
+
+
+def test_a_weight_of_a_source_is_no_mix_of_abilities():
+    """`weight: 1` on one of two abilities made the mix 1 to 1 instead of by rows."""
+    data = (Source(path="a", ability="a", weight=9.0), Source(path="b", ability="b"))
+    assert fill(replace(RECIPE, data=data), SMOL, MACHINE, FACTS).settings["train"][0]["mix"] == {}
+    mixed = replace(RECIPE, data=data, mix={"a": 1.0, "b": 2.0})
+    assert fill(mixed, SMOL, MACHINE, FACTS).settings["train"][0]["mix"] == {"a": 1.0, "b": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("longest", "memory_gib", "position", "expected", "why"),
+    [
+        (3000, 24, 8192, 3008, "longest example has 3,000"),
+        (140, 24, 8192, 1024, "packed"),
+        (30_000, 24, 8192, 8192, "the model's own context"),
+        (20_000, 24, None, 20_032, "longest example"),
+        (30_000, 4, None, None, "what the memory holds"),
+    ],
+)
+def test_max_length_follows_the_data_the_model_and_the_memory(longest, memory_gib, position, expected, why):
+    """It was 2,048 at most, and longer rows vanished."""
+    facts = replace(FACTS, longest=longest)
+    machine = replace(MACHINE, memory_bytes=memory_gib * 2**30)
+    filled = fill(RECIPE, replace(SMOL, max_position=position), machine, facts)
+    stage = filled.settings["train"][0]
+    assert why in filled.origins["train.0.max_length"]
+    assert stage["max_length"] == (expected or stage["max_length"])
+    if expected is None:
+        assert 512 <= stage["max_length"] < longest and stage["max_length"] % 64 == 0
+        assert training_bytes({**stage, "micro_batch": 1}, SMOL, facts.answer_share) <= 0.85 * 4 * 2**30
+
+
+def test_one_long_example_leaves_the_others_their_updates():
+    """A sequence of 8,192 packed tokens would leave 60,000 tokens seven steps."""
+    stages = [
+        fill(RECIPE, SMOL, MACHINE, replace(FACTS, longest=n)).settings["train"][0] for n in (140, 9000)
+    ]
+    assert [stage["max_length"] for stage in stages] == [1024, 8192]
+    assert [stage["pack_length"] for stage in stages] == [1024, 1024]
+    lengths = [9000] + [100] * 599
+    runs = [packed(replace(FACTS, lengths=lengths), {**stage, "micro_batch": 1}) for stage in stages]
+    assert abs(runs[0].steps - runs[1].steps) <= 9000 * 2 // 1024 + 1
+    given = fill(staged(max_length=2048), SMOL, MACHINE, FACTS).settings["train"][0]
+    assert given["pack_length"] == 2048
 
 
 def test_settings_never_depend_on_timings_free_memory_or_the_ledger():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,6 +68,34 @@ def test_the_mix_is_met_all_along_the_way():
     assert len(drawn) == 80
     for cut in range(1, 81):
         assert abs(drawn[:cut].count("b") - 0.75 * cut) <= 1
+
+
+def drawn_rows(plan):
+    return [row for step in plan.steps for batch in step for row in batch]
+
+
+def test_weights_of_rows_speak_inside_their_ability_alone():
+    """9 to 1 among the sources of "a"; "a" and "b" stay 40 to 20, or as the mix has them."""
+    abilities = ["a"] * 40 + ["b"] * 20
+    weights = [0.9 * 40 / 10] * 10 + [0.1 * 40 / 30] * 30 + [1.0] * 20
+    for mix, share in (({}, 40 / 60), ({"a": 1.0, "b": 3.0}, 0.25)):
+        rows = drawn_rows(schedule([8] * 60, settings(mix=mix, num_train_epochs=10), abilities, weights))
+        of_a = [row for row in rows if row < 40]
+        assert len(rows) == 600 and len(of_a) == pytest.approx(600 * share, abs=2)
+        assert sum(row < 10 for row in of_a) == pytest.approx(0.9 * len(of_a), abs=2)
+
+
+def test_equal_weights_change_no_order():
+    plain = schedule([8] * 40, settings(num_train_epochs=2), ["a"] * 20 + ["b"] * 20)
+    assert plain == schedule([8] * 40, settings(num_train_epochs=2), ["a"] * 20 + ["b"] * 20, [1.0] * 40)
+
+
+def test_a_row_beyond_the_packed_length_stands_alone():
+    lengths = [8] * 16 + [60] + [8] * 16
+    plan = schedule(lengths, settings(max_length=64, pack_length=32, micro_batch=1, grad_accum=1))
+    parts = [batch for step in plan.steps for batch in step]
+    assert sorted(row for part in parts for row in part) == list(range(33))
+    assert all(sum(lengths[row] for row in part) <= 32 or part == (16,) for part in parts)
 
 
 def test_without_packing_a_sequence_is_a_row():

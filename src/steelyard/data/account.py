@@ -21,7 +21,8 @@ class FileAccount:
     name: str
     ability: str
     path: Path
-    weight: float | None = None
+    weight: float | None = None  # of its source
+    source: int = 0  # its place in the recipe's data
     format: str = ""
     encoding: str = ""
     sheet: str | None = None

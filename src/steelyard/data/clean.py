@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -132,6 +132,7 @@ def divide(
     """Write train.jsonl and test.jsonl; how many rows each ability has in them."""
     order = cleaning.order
     chosen = held_out([(n.ability, n.prompt) for n in notes], order.evals, order.rules.test_share)
+    weights = draw_weights([n for n in notes if n.prompt not in chosen])
     train: Counter[str] = Counter()
     test: Counter[str] = Counter(row.ability for row in cleaning.test)
     with open(folder / "train.jsonl", "wb") as to_train, open(folder / "test.jsonl", "wb") as to_test:
@@ -145,7 +146,7 @@ def divide(
                     test[one.ability] += 1
                     one.file.held_out += 1
                 else:
-                    to_train.write(line)
+                    to_train.write(with_weight(line, weights.get(one.file.source)))
                     train[one.ability] += 1
                     cleaning.account.teach(one.masked, one.placeholder)
     return {
@@ -157,6 +158,29 @@ def divide(
             for a in sorted({*train, *test})
         },
     }
+
+
+def draw_weights(train: Sequence[KeptNote]) -> dict[int, float]:
+    """Source -> how often one of its rows is drawn among those of its ability; 1 = as often as any.
+
+    `weight` in a recipe sets the shares of an ability's sources, whatever their rows; one that names none
+    counts 1. Without any weight in an ability, all its rows are alike, and so is a lone source. Abilities
+    are left as they stand to each other: the mean over the rows of each is 1.
+    """
+    rows: Counter[tuple[str, int]] = Counter((one.ability, one.file.source) for one in train)
+    given = {one.file.source: one.file.weight for one in train}
+    made: dict[int, float] = {}
+    for ability in {ability for ability, _ in rows}:
+        sources = [source for a, source in rows if a == ability]
+        if len(sources) > 1 and any(given[source] is not None for source in sources):
+            weights = {s: 1.0 if (w := given[s]) is None else w for s in sources}
+            mean = sum(rows[ability, s] for s in sources) / sum(weights.values())
+            made |= {s: weights[s] * mean / rows[ability, s] for s in sources}
+    return made
+
+
+def with_weight(line: bytes, weight: float | None) -> bytes:
+    return line if weight is None else dumps({**orjson.loads(line), "weight": round(weight, 6)})
 
 
 # ------------------------------------------------------------------ tokens

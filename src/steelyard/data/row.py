@@ -32,7 +32,6 @@ class Row:
     tools: tuple[dict[str, Any], ...] = ()  # that the chat may call, as OpenAI writes them
     accept: tuple[str, ...] = ()  # other right answers
     compare: str | None = None
-    weight: float | None = None
     raw: dict[str, Any] | None = field(default=None, repr=False)
 
     @property
@@ -74,8 +73,6 @@ class Row:
             body["accept"] = list(self.accept)
         if self.compare:
             body["compare"] = self.compare
-        if self.weight is not None:
-            body["weight"] = self.weight
         return body
 
     def merged(self) -> dict[str, Any]:

@@ -58,10 +58,10 @@ def files_of(sources: Sequence[Source], root: Path) -> list[tuple[Source, FileAc
     """Each file of each source, in order, with a name that no other file has. Raises WrongUse."""
     files: list[tuple[Source, FileAccount]] = []
     taken: set[str] = set()
-    for source in sources:
+    for number, source in enumerate(sources):
         for path in paths_of(source, root):
             name = unique(name_of(path, root), taken)
-            account = FileAccount(name, source.ability, path, source.weight, sheet=source.sheet)
+            account = FileAccount(name, source.ability, path, source.weight, number, sheet=source.sheet)
             files.append((source, account))
     return files
 
@@ -198,7 +198,6 @@ class RowReader:
     name: str
     path: str
     ability: str
-    weight: float | None
     names: MapNames
     shape: str | None
     is_table: bool
@@ -208,7 +207,7 @@ class RowReader:
         shape = source.format if source.format in SHAPES else None
         names, threads = source.names, "thread" in source.names
         return RowReader(
-            name=account.name, path=str(account.path), ability=source.ability, weight=source.weight,
+            name=account.name, path=str(account.path), ability=source.ability,
             names={} if threads else names, shape="messages" if threads else shape,
             is_table=is_table(account.path, source.format),
         )  # fmt: skip
@@ -246,7 +245,6 @@ class RowReader:
             tools=content.tools,
             accept=tuple(map(filled, accept)) if isinstance(accept, list) else (),
             compare=compare if compare in COMPARE_WORDS else None,
-            weight=self.weight,
             raw=fields,
         )
 

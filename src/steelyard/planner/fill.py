@@ -22,7 +22,6 @@ from .gate_rows import gate_settings
 MICRO_TOKENS = (
     1024  # GEMMs reach their full rate on a few cores from some 500 rows on; more only takes memory
 )
-LONGEST_DEFAULT = 2048
 UPDATES_WANTED = 100  # fewer optimiser steps than this leave a small data set half learnt
 MEMORY_SHARE = 0.85  # of the whole machine; the rest is for the system and its file cache
 CACHE_SHARE = 1 / 8
@@ -85,10 +84,9 @@ def _stage(
     choose = _Choice(name, origins)
     lora = stage.finetuning_type == "lora"
     rank = choose("lora_rank", stage.lora_rank, 16, "enough for one task") if lora else 0
-    length = choose(
-        "max_length", stage.max_length, _max_length(stage, shape, facts), "packed, or the longest row"
-    )
     dtype = "bf16" if BF16_ISA & set(machine.isa) else "f32"
+    sizes = {"finetuning_type": stage.finetuning_type, "lora_rank": rank, "dtype": dtype, "micro_batch": 1}
+    length = choose("max_length", stage.max_length, *_max_length(stage, shape, machine, facts, sizes))
     origins[f"{name}.dtype"] = "plan: what this instruction set computes fastest"
     known: dict[str, Any] = {
         "stage": stage.stage,
@@ -99,13 +97,14 @@ def _stage(
         "overlong": choose("overlong", stage.overlong, "split", "every answer is taught"),
         "rows": _rows_of(stage, recipe),
         "packing": choose("packing", stage.packing, True, "no token is wasted on padding"),
+        "pack_length": _pack_length(stage, facts, length),
         "max_steps": stage.max_steps,
         "weight_decay": choose("weight_decay", stage.weight_decay, 0.0 if lora else 0.01, "usual"),
         "warmup_ratio": choose("warmup_ratio", stage.warmup_ratio, 0.05, "usual"),
         "seed": stage.seed,
         "threads": machine.cores,
         "dtype": dtype,
-        "mix": _mix(recipe),
+        "mix": dict(recipe.mix),  # the weights of sources go with their rows
     }
     if stage.lr_scheduler_type:
         known["lr_scheduler_type"] = choose("lr_scheduler_type", stage.lr_scheduler_type, "cosine", "usual")
@@ -137,17 +136,6 @@ def _rows_of(stage: Stage, recipe: Recipe) -> str:
     return "chats" if any(other.stage == "pt" for other in recipe.train) else "all"
 
 
-def _mix(recipe: Recipe) -> dict[str, float]:
-    """The recipe's mix; without one the weights of its sources, added up by ability."""
-    if recipe.mix or not any(source.weight for source in recipe.data):
-        return dict(recipe.mix)
-    found: dict[str, float] = {}
-    for source in recipe.data:
-        weight = 1.0 if source.weight is None else source.weight
-        found[source.ability] = found.get(source.ability, 0.0) + weight
-    return found
-
-
 def learning_rate(shape: Shape, lora: bool) -> float:
     """Peak rate for AdamW: 2e-4 (LoRA) or 2e-5 (full) at width 4,096, more for narrower models.
 
@@ -157,14 +145,42 @@ def learning_rate(shape: Shape, lora: bool) -> float:
     return float(f"{min(rate, 2e-3 if lora else 2e-4):.1e}")
 
 
-def _max_length(stage: Stage, shape: Shape, facts: DataFacts) -> int:
-    """Packed: a sequence of many rows, short enough for 100 updates; else the longest row."""
-    limit = min(shape.max_position or LONGEST_DEFAULT, LONGEST_DEFAULT)
+def _max_length(
+    stage: Stage, shape: Shape, machine: Machine, facts: DataFacts, sizes: Mapping[str, Any]
+) -> tuple[int, str]:
+    """Tokens of a sequence, and why: the longest example, as far as the model and the memory allow."""
     longest = max(64, -(-facts.longest // 64) * 64)
-    if stage.packing is False:
-        return min(limit, longest)
+    wanted, why = longest, f"the longest example has {facts.longest:,} tokens"
+    packed = _packed_tokens(facts)
+    if stage.packing is not False and packed > longest:
+        wanted, why = packed, f"examples of at most {facts.longest:,} tokens are packed"
+    if shape.max_position and wanted > shape.max_position:
+        wanted, why = shape.max_position, f"the model's own context; {why}"
+    most = _longest_in_memory(sizes, shape, machine, facts)
+    return (most, f"what the memory holds; {why}") if wanted > most else (wanted, why)
+
+
+def _packed_tokens(facts: DataFacts) -> int:
+    """Tokens of a packed sequence: short enough for 100 updates."""
     many = facts.tokens * _epochs(facts) >= UPDATES_WANTED * MICRO_TOKENS
-    return min(limit, max(longest, MICRO_TOKENS if many else MICRO_TOKENS // 2))
+    return MICRO_TOKENS if many else MICRO_TOKENS // 2
+
+
+def _pack_length(stage: Stage, facts: DataFacts, length: int) -> int:
+    """Tokens up to which short examples are packed: one long example must not leave few updates to all."""
+    return length if stage.max_length else min(length, _packed_tokens(facts))
+
+
+def _longest_in_memory(sizes: Mapping[str, Any], shape: Shape, machine: Machine, facts: DataFacts) -> int:
+    """Tokens of the longest sequence, a multiple of 64, that trains one at a time within the memory."""
+    budget = MEMORY_SHARE * (machine.memory_bytes // 2**30) * 2**30
+
+    def bytes_of(length: int) -> float:
+        return training_bytes({**sizes, "max_length": length}, shape, facts.answer_share)
+
+    each = bytes_of(65) - bytes_of(64)  # activations and logits grow in proportion
+    fits = int((budget - bytes_of(0)) // each) // 64 * 64
+    return max(MICRO_TOKENS // 2, fits)
 
 
 def _epochs(facts: DataFacts) -> float:
@@ -184,7 +200,7 @@ def _micro_batch(known: Mapping[str, Any], shape: Shape, machine: Machine, facts
 
 
 def _grad_accum(known: Mapping[str, Any], facts: DataFacts) -> int:
-    tokens = known["micro_batch"] * known["max_length"]
+    tokens = known["micro_batch"] * known["pack_length"]
     if not known["packing"]:
         tokens = known["micro_batch"] * facts.mean_length
     steps = facts.tokens * known["num_train_epochs"] / tokens

@@ -56,7 +56,7 @@ def packed(facts: DataFacts, settings: Mapping[str, Any]) -> Packed:
     rows = max(1, round(tokens / mean * epochs))
     fill = [float(n) for n in lengths]
     if settings.get("packing", True):
-        fill = _sequences(lengths, limit)
+        fill = _sequences(lengths, settings.get("pack_length") or limit)
     rows_each = len(lengths) / len(fill)
     sequences = rows / rows_each
     micro, accum = settings["micro_batch"], settings["grad_accum"]

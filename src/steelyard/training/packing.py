@@ -1,8 +1,10 @@
 """Which rows make which step: order, packing and the number of steps. Pure and independent of timings.
 
-Order: each epoch is its own shuffle, sorted by a hash of (seed, epoch, row). With a mix, the ability that
-lags furthest behind its share gives the next row. Packing: rows follow each other into a sequence until the
-next one does not fit into `max_length`; nothing is padded. One step is micro_batch * grad_accum sequences.
+Order: each epoch is its own shuffle, sorted by a hash of (seed, epoch, row). With a mix, or with weights of
+sources, rows of one ability and weight are a group, and the group that lags furthest behind its share gives
+the next row. Packing: rows follow each other into a sequence until the next one does not fit into
+`pack_length` (`max_length` where it is not set); a longer row is a sequence alone; nothing is padded.
+One step is micro_batch * grad_accum sequences.
 """
 
 from __future__ import annotations
@@ -25,20 +27,27 @@ class Schedule:
     too_long: int  # rows beyond max_length, left out
 
 
-def schedule(lengths: Sequence[int], settings: Mapping[str, Any], abilities: Sequence[str] = ()) -> Schedule:
+def schedule(
+    lengths: Sequence[int],
+    settings: Mapping[str, Any],
+    abilities: Sequence[str] = (),
+    weights: Sequence[float] = (),
+) -> Schedule:
     """The whole training run as rows. `lengths` are tokens a row, `abilities` name each row's for the mix.
 
-    Reads num_train_epochs, max_steps, max_length, packing, micro_batch, grad_accum, seed, mix.
+    `weights` say how often a row is drawn among those of its ability; none = all alike.
+    Reads num_train_epochs, max_steps, max_length, pack_length, packing, micro_batch, grad_accum, seed, mix.
     """
     limit = settings["max_length"]
     usable = [row for row, length in enumerate(lengths) if length <= limit]
     if not usable:
         return Schedule((), 0, 0, len(lengths))
     max_steps = settings.get("max_steps") or 0
-    order = _order(usable, settings["seed"], settings.get("mix") or {}, abilities)
+    order = _order(usable, settings["seed"], settings.get("mix") or {}, abilities, weights)
     if not max_steps:
         order = islice(order, max(1, round(len(usable) * settings["num_train_epochs"])))
-    sequences = _packed(order, lengths, limit if settings.get("packing", True) else 0)
+    packing = settings.get("packing", True)
+    sequences = _packed(order, lengths, (settings.get("pack_length") or limit) if packing else 0)
     batches = _grouped(sequences, settings["micro_batch"])
     steps = _grouped(
         (tuple(row for part in batch for row in part) for batch in batches), settings["grad_accum"]
@@ -49,21 +58,50 @@ def schedule(lengths: Sequence[int], settings: Mapping[str, Any], abilities: Seq
 
 
 def _order(
-    rows: Sequence[int], seed: int, mix: Mapping[str, float], abilities: Sequence[str]
+    rows: Sequence[int],
+    seed: int,
+    mix: Mapping[str, float],
+    abilities: Sequence[str],
+    weights: Sequence[float] = (),
 ) -> Iterator[int]:
     """Rows without end, epoch after epoch."""
-    if not mix or not abilities:
+    if not abilities or (not mix and len(set(weights)) <= 1):
         yield from _shuffles(rows, seed)
         return
-    members = {name: [row for row in rows if abilities[row] == name] for name in sorted(mix)}
-    streams = {name: _shuffles(found, seed) for name, found in members.items() if found and mix[name] > 0}
-    total = sum(mix[name] for name in streams)
+    groups: dict[tuple[str, float], list[int]] = {}
+    for row in rows:
+        groups.setdefault((abilities[row], weights[row] if weights else 1.0), []).append(row)
+    shares = _shares({group: len(members) for group, members in sorted(groups.items())}, mix)
+    streams = {group: _shuffles(groups[group], seed) for group in shares}
     given = dict.fromkeys(streams, 0)
     while streams:
         drawn = sum(given.values()) + 1
-        name = max(given, key=lambda n: drawn * mix[n] / total - given[n])  # first of equals, by name
-        given[name] += 1
-        yield next(streams[name])
+        group = max(given, key=lambda g: drawn * shares[g] - given[g])  # first of equals, by name
+        given[group] += 1
+        yield next(streams[group])
+
+
+def _shares(
+    sizes: Mapping[tuple[str, float], int], mix: Mapping[str, float]
+) -> dict[tuple[str, float], float]:
+    """Share of the draws of each (ability, weight). A weight speaks inside its ability alone.
+
+    Abilities stand by `mix`, without one by their rows.
+    """
+    rows: dict[str, int] = {}
+    weighed: dict[str, float] = {}
+    for (ability, weight), size in sizes.items():
+        rows[ability] = rows.get(ability, 0) + size
+        weighed[ability] = weighed.get(ability, 0.0) + weight * size
+    parts = {
+        (ability, weight): (mix.get(ability, 0.0) if mix else rows[ability])
+        * weight
+        * size
+        / weighed[ability]
+        for (ability, weight), size in sizes.items()
+    }
+    total = sum(parts.values())
+    return {group: part / total for group, part in parts.items() if part > 0}
 
 
 def _shuffles(rows: Sequence[int], seed: int) -> Iterator[int]:

@@ -32,6 +32,7 @@ class Row:
     learn: bytes
     ability: str
     number: int  # of the row in the file, from 0
+    weight: float = 1.0  # how often it is drawn among the rows of its ability
 
     @property
     def taught_tokens(self) -> int:
@@ -109,11 +110,12 @@ def _examples(
     for example in result.examples:
         for name in example.left_out:
             rows.left_out.setdefault(name, set()).add(number)
-        yield _row(example, raw.get("ability", ""), number)
+        yield _row(example, raw, number)
 
 
-def _row(example: Example, ability: str, number: int) -> Row:
-    return Row(array("i", example.ids), bytes([0, *example.mask[1:]]), ability, number)
+def _row(example: Example, raw: Mapping[str, Any], number: int) -> Row:
+    ids, learn = array("i", example.ids), bytes([0, *example.mask[1:]])
+    return Row(ids, learn, raw.get("ability", ""), number, raw.get("weight", 1.0))
 
 
 # ------------------------------------------------------------------ one micro-batch

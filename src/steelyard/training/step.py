@@ -45,7 +45,8 @@ def train(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figur
     base = inputs.artefacts["base"].path()
     rows = read_rows(inputs.artefacts["dataset"].path("train.jsonl"), Tokenizer(base), settings)
     examples = rows.examples
-    plan = schedule([len(row.ids) for row in examples], settings, [row.ability for row in examples])
+    lengths, weights = [len(row.ids) for row in examples], [row.weight for row in examples]
+    plan = schedule(lengths, settings, [row.ability for row in examples], weights)
     if not plan.steps:
         raise no_rows(rows, settings)
     account = rows.account(plan)
