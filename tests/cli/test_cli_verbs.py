@@ -200,3 +200,46 @@ def test_a_translation_keeps_its_fields() -> None:
     texts = json.loads((CLI / "zh.json").read_text(encoding="utf-8"))["texts"]
     for english, chinese in texts.items():
         assert set(re.findall(r"{\w+}", english)) == set(re.findall(r"{\w+}", chinese)), english
+
+
+CHAT = '{"messages": [{"role": "user", "content": "q %d"}, {"role": "assistant", "content": "a"}]}\n'
+GOOD = "model: demo\ndata: [{path: rows.jsonl}]\n"
+
+
+def validated(steelyard, tmp_path, recipe: str, rows: str | None) -> tuple[int, dict]:
+    (tmp_path / "steelyard.yaml").write_text(recipe)
+    if rows is not None:
+        (tmp_path / "rows.jsonl").write_text(rows)
+    done = steelyard("validate", "--json")
+    return done.returncode, json.loads(done.stdout)
+
+
+CHATS = "".join(CHAT % n for n in range(60))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "rows", "code"),
+    [
+        (GOOD, None, "data.missing_file"),
+        (GOOD, CHATS + '{"messages": [\n', "data."),
+        (GOOD + "serve: {keys: keys.json}\n", CHATS, "serve.file_missing"),
+        (GOOD + "serve: {adapters: {refunds: nowhere}}\n", CHATS, "serve.file_missing"),
+        ("model: ./nowhere\ndata: [{path: rows.jsonl}]\n", CHATS, "model."),
+    ],
+)
+def test_validate_refuses_what_up_would_refuse(steelyard, tmp_path, recipe, rows, code: str) -> None:
+    exit_code, told = validated(steelyard, tmp_path, recipe, rows)
+    assert exit_code == 2 and told["error"]["code"].startswith(code), told
+
+
+def test_validate_shows_what_the_plan_fills(steelyard, tmp_path) -> None:
+    exit_code, told = validated(steelyard, tmp_path, GOOD + "train: [{learning_rate: 1.0e-3}]\n", CHATS)
+    values = told["values"]
+    assert exit_code == 0, told
+    assert values["train.0.lora_rank"] == {"value": 16, "origin": "plan: enough for one task"}
+    assert values["train.0.learning_rate"] == {"value": 1e-3, "origin": "steelyard.yaml:3"}
+    assert all(values[f"train.0.{name}"]["value"] for name in ("max_length", "num_train_epochs", "packing"))
+    assert told["facts"]["rows"] + told["facts"]["held_out"] == 60
+    people = steelyard("validate").stdout
+    assert "(the plan fills it)" not in people and "plan: enough for one task" in people
+    assert max(map(len, people.splitlines())) <= 80

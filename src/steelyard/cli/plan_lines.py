@@ -39,7 +39,7 @@ def here_lines(document: Mapping[str, Any]) -> list[str]:
     if steps:
         head = (say("step"), say("time"), say("80 % interval"), say("memory"))
         lines += table(head, [(say(name), *_step_row(figures)) for name, figures in steps.items()])
-    return [*lines, *row_lines(document), *setting_lines(document)]
+    return [*lines, *row_lines(document), *gate_lines(document), *setting_lines(document)]
 
 
 def _works(figures: Mapping[str, Any]) -> bool:
@@ -69,6 +69,13 @@ def row_lines(document: Mapping[str, Any]) -> list[str]:
         return []
     counts = {"n": f"{facts['rows']:,}", "held": f"{facts.get('held_out') or 0:,}"}
     return [f"  {say('{n} rows to train on, {held} held out for the scores', **counts)}"]
+
+
+def gate_lines(document: Mapping[str, Any]) -> list[str]:
+    """What the gate can tell with the rows that each ability has, and how many it needs."""
+    notes = (document.get("gate") or {}).get("notes") or []
+    lines = [piece for note in notes for piece in broken(f"- {note}", columns() - 4)]
+    return [f"  {line}" if line.startswith("- ") else f"    {line}" for line in lines]
 
 
 def setting_lines(document: Mapping[str, Any]) -> list[str]:

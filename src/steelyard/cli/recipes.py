@@ -12,9 +12,10 @@ import typer
 from ..errors import Where, WrongUse
 from .messages import say
 from .options import OPTIONS
-from .output import note, result, table
+from .output import columns, note, result, table
 
 DEFAULT = Path("steelyard.yaml")
+LONGEST = 28  # characters of a value in the table of `validate`; --json has it whole
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", show_default=False)]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help=say("Do not ask."))]
 
@@ -108,36 +109,86 @@ def validate(
         if given:
             text = say("{flag} goes with a CSV of results", flag=flag)
             raise WrongUse("cli.usage", text, where=Where(field=flag), hint=say("leave it out"))
-    from ..recipe import effective
-    from ..run import check_data, check_model
+    _recipe(path)
 
-    made = load(path)
-    check_model(made)
-    account = check_data(made)
-    values = effective(made)
+
+def _recipe(path: Path) -> None:
+    """Refuse whatever `up` would refuse; show each value that it would run with, and where it comes from."""
+    from ..recipe import effective
+    from ..run import check_data, check_model, settle
+    from .plan_lines import gate_lines, row_lines
+    from .terminal import Terminal
+
+    recipe = load(path)
+    check_model(recipe)
+    account = check_data(recipe)
+    with Terminal() as watch:
+        settled = settle(recipe, watch)
+    values = {
+        key: filled(key, value, recipe.origins[key], settled) for key, value in effective(recipe).items()
+    }
     document = {
         "schema": "steelyard.validate/1",
         "recipe": str(path),
-        "hash": made.hash,
-        "values": {key: {"value": value, "origin": made.origins[key]} for key, value in values.items()},
-        "notes": list(made.notes),
+        "hash": recipe.hash,
+        "values": {key: {"value": value, "origin": origin} for key, (value, origin) in values.items()},
+        "notes": list(recipe.notes),
         "data": account or None,
+        "facts": settled.get("facts"),
+        "gate": settled.get("gate"),
     }
-    rows = [(key, _shown(value, made.origins[key]), say(made.origins[key])) for key, value in values.items()]
+    rows = [
+        (key, _shown(key, value, origin), _origin(origin))
+        for key, (value, origin) in values.items()
+        if (value, origin) != (None, "default")  # nobody asked for it and nothing follows from it
+    ]
     head = (say("key"), say("value"), say("origin"))
     good = say("{path} is a good recipe", path=path)
-    result(document, good, *_rows_line(account), *table(head, rows), f"{say('next:')} steelyard up {path}")
+    if not settled:
+        note(say("the model {model} is not on this machine: only its data were checked", model=recipe.model))
+    lines = [
+        *_rows_line(account),
+        *row_lines(settled),
+        *gate_lines(settled),
+        *table(head, rows, wrap=columns()),
+    ]
+    result(document, good, *lines, f"{say('next:')} steelyard up {path}")
 
 
 def _rows_line(account: dict[str, Any]) -> list[str]:
     """What cleaning will make of the data."""
     if not account:
         return []
-    return [say("{rows} rows read, {kept} kept, {dropped} dropped, {held_out} held out", rows=account["read"],
-                kept=account["kept"], dropped=account["dropped"], held_out=account["held_out"])]  # fmt: skip
+    counts = {name: f"{account[name]:,}" for name in ("kept", "dropped", "held_out")}
+    read = f"{account['read']:,}"
+    text = say("{rows} rows read, {kept} kept, {dropped} dropped, {held_out} held out", rows=read, **counts)
+    return [f"  {text}"]
 
 
-def _shown(value: Any, origin: str) -> str:
+def filled(key: str, value: Any, origin: str, settled: dict[str, Any]) -> tuple[Any, str]:
+    """A value and its origin; what the recipe leaves to the plan as the plan has filled it."""
+    if origin != "plan" or not settled:
+        return value, origin
+    section, _, name = key.rpartition(".")
+    planned: Any = settled["settings"]
+    for part in section.split("."):
+        planned = planned[int(part)] if isinstance(planned, list) else planned.get(part) or {}
+    names = {"per_device_train_batch_size": "micro_batch", "gradient_accumulation_steps": "grad_accum"}
+    own = planned.get({"compress.weights": "form"}.get(key, names.get(name, name)))
+    if own is None:  # what cleaning leaves open the data decide; what the plan leaves open has no effect
+        return value, origin if section == "clean" else "default"
+    return own, settled["origins"].get(key, origin)
+
+
+def _origin(origin: str) -> str:
+    kind, colon, why = origin.partition(": ")
+    return f"{say(kind)}: {say(why)}" if colon else say(origin)
+
+
+def _shown(key: str, value: Any, origin: str) -> str:
+    """The value, short: a table of 80 columns holds it."""
     if value is None:
-        return say("(the plan fills it)") if origin == "plan" else "-"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        chosen = say("(from the data)") if key.startswith("clean.") else say("(the plan fills it)")
+        return chosen if origin == "plan" else "-"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .planning.ready import Ready
     from .planning.sizing import check_model
     from .planning.sources import check_data
-    from .planning.weighing import Weighed, weigh, weigh_job
+    from .planning.weighing import Weighed, settle, weigh, weigh_job
     from .record.outcome import Outcome, StepRecord
     from .start import plan, up
     from .usual import usual_systems
@@ -30,6 +30,7 @@ FILES = {
     "logs": "known",
     "plan": "start",
     "status": "known",
+    "settle": "planning.weighing",
     "stop": "known",
     "up": "start",
     "usual_systems": "usual",
@@ -48,6 +49,7 @@ __all__ = [
     "ledger",
     "logs",
     "plan",
+    "settle",
     "status",
     "stop",
     "up",

@@ -28,6 +28,7 @@ from ...planner import (
     Plan,
     Plans,
     Request,
+    check_limits,
     fill,
     named_shape,
     plan,
@@ -40,9 +41,10 @@ from ...recipe import Goal, Recipe, Source, Stage
 from ...recipe import Load as RecipeLoad
 from ...shape import Shape
 from ..child.children import call_order, in_child
+from .checks import check_serve_files
 from .facts import base_of, calibrate
 from .prepare import learnt_rows
-from .sizing import ABSENT, candidates_of
+from .sizing import ABSENT, candidates_of, check_model
 from .sources import data_settings
 
 
@@ -101,6 +103,44 @@ def here_document(
         "origins": filled.origins,
         "steps": {step: {k: f.as_json() for k, f in figures.items()} for step, figures in steps.items()},
     }
+
+
+def settle(recipe: Recipe, watch: Watch | None = None) -> dict[str, Any]:
+    """What `up` would run with here, as plan.json has it; whatever it would refuse is refused first.
+
+    Files that are missing or unreadable, models that cannot be trained, adapters and keys that are not there,
+    limits and memory (where this machine was calibrated). Nothing is fetched, trained or measured. A model
+    that is not on this machine leaves its settings open: {} comes back, and only its data are checked.
+    """
+    told = watch or Watch()
+    check_model(recipe)
+    check_serve_files(recipe)
+    try:
+        name, shape, tokenizer, offered = model_of(recipe, told)
+    except Problem as problem:
+        if problem.code not in ABSENT or recipe.model.startswith((".", "/", "~")):
+            raise
+        if _here("demo"):
+            counted(recipe, "demo", told)
+        return {}
+    if recipe.data and not _here(tokenizer, recipe.root):
+        return {}
+    machine, facts = probe(), counted(recipe, tokenizer, told)
+    named = replace(recipe, model=name)
+    filled = fill(named, shape, machine, facts, offered=offered)
+    local = here(named, filled, shape, machine, facts, told)
+    if local is not None:
+        check_limits(named, filled, local, NO_PLANS, machine)
+    return here_document(name, machine, filled, facts, local)
+
+
+NO_PLANS = Plans(request={}, plans=(), best=None, frontier=(), considered=0, divide=0, fit=0)
+
+
+def _here(model: str, root: Path = Path(".")) -> bool:
+    with suppress(Problem):
+        return bool(resolve(model, root))
+    return False
 
 
 # ------------------------------------------------------------------ a job by its numbers
