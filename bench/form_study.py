@@ -1,13 +1,13 @@
 """How far a service in FP8, AWQ, GPTQ or MXFP4 may lie from its model: what the gate's limits follow from.
 
-    python bench/form_study.py WORK BASE [--only MODEL:FORM:DRIFT ...] [--table]
+    python bench/form_study.py WORK BASE [--models NAME ...] [--drifts NAME ...] [--minutes 5] [--table]
 
 Three models (bench/form_models.py), each in every form (bench/quantise.py), clean and with one thing wrong.
 The answers are those of the clean model behind its HTTP server in bf16; what each form makes of the same
 tokens is EMULATED: the dequantised weights, written back as bf16, in torch's bf16 arithmetic, and for FP8
 every matrix's input rounded to E4M3 with a scale a token. vLLM's kernels were not run. Figures against the
 unquantised model (`model_`) and against the form's own weights in exact arithmetic (`form_`). One file a run
-in WORK/forms: an interrupted study goes on where it stopped.
+in WORK/forms: after `--minutes` the study ends, and the next call goes on.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import asyncio
 import json
 import math
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -40,7 +41,7 @@ from steelyard.model import Tokenizer, export_openvino, load, network_of
 FORMS = ("bf16", "fp8", "fp8_block", "awq", "gptq", "mxfp4")
 OPEN, SURE = math.log(0.95), math.log(0.999)
 BATCH_TOKENS = 2048
-ROWS = 6  # task rows a task
+ROWS, TEXTS = 3, 16  # task rows a task; continued texts
 Answers = list[tuple[list[int], list[int]]]  # prompt and answer
 
 DRIFTS: dict[str, Callable[[Path, Path, Path, int], Path]] = {
@@ -59,14 +60,16 @@ def main() -> None:
     if args.table:
         table([json.loads(f.read_text()) for f in sorted(out.glob("*.json"))])
         return
-    for name, (tuned, base) in all_forms_models(args.work, args.base).items():
+    until_s = time.monotonic() + 60 * args.minutes
+    models = all_forms_models(args.work, args.base)
+    for name in args.models or models:
         study: Study | None = None
-        for form in FORMS:
-            for drift in DRIFTS:
+        for drift in args.drifts:
+            for form in FORMS:
                 file = out / f"{name}-{form}-{drift}.json".replace(" ", "-").replace("%", "pc")
-                if file.exists() or (args.only and f"{name}:{form}:{drift}" not in args.only):
+                if file.exists() or time.monotonic() >= until_s:
                     continue
-                study = study or Study(name, tuned, base, args.work)
+                study = study or Study(name, *models[name], args.work)
                 found = {"model": name, "form": form, "drift": drift} | study.run(form, drift)
                 file.write_text(json.dumps(found, indent=1, sort_keys=True))
                 print(name, form, drift, found["model_"]["mean"], found["form_"]["mean"], flush=True)
@@ -76,7 +79,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("work", type=Path)
     parser.add_argument("base", type=Path)
-    parser.add_argument("--only", nargs="*")
+    parser.add_argument("--models", nargs="*")
+    parser.add_argument("--drifts", nargs="*", choices=tuple(DRIFTS), default=tuple(DRIFTS))
+    parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--table", action="store_true")
     return parser.parse_args()
 
@@ -151,7 +156,7 @@ async def asked(folder: Path, url: str) -> Answers:
     pairs = [
         (list(tokenizer.chat_ids(list(o.probe.messages))), answer_ids(tokenizer, o.answer)) for o in seen
     ]
-    return [(p, list(a)) for p, a in pairs if a] + [(list(t.prompt), list(t.answer)) for t in texts]
+    return [(p, list(a)) for p, a in pairs if a] + [(list(t.prompt), list(t.answer)) for t in texts[:TEXTS]]
 
 
 def scores(network: Any, answers: Answers) -> np.ndarray:
@@ -202,7 +207,7 @@ def figures(served: np.ndarray, exact: np.ndarray, answers: Answers) -> dict[str
     own, delta = exact[at, ids], served[at, ids] - exact[at, ids]
     likeliest = served.argmax(1)
     margin = exact.max(1) - exact[at, likeliest]
-    chats = np.concatenate([np.full(len(a), i < len(answers) - 48) for i, (_, a) in enumerate(answers)])
+    chats = np.concatenate([np.full(len(a), i < len(answers) - TEXTS) for i, (_, a) in enumerate(answers)])
     free, chat = delta[~chats], chats & (own < OPEN)
     sure = delta[own > SURE]
     return {

@@ -1,11 +1,13 @@
 """How much memory and time a gate takes: of its own process and of the service that it judges, apart.
 
-    python bench/gate_memory.py MODEL [--form int8] [--work DIR] [--seed N] [--no-directions] [--json]
+    python bench/gate_memory.py MODEL [--form int8] [--work DIR] [--seed N] [--no-directions] [--probes N]
+                                      [--json]
 
 MODEL (a Hugging Face folder, bench/random_model.py makes an 8B-shaped one) is exported to the form, served
 and judged by the stand-alone gate; the reference is the form's own weights. Peaks are of proportional set
 sizes, looked at every half second: pages of a mapped file count where they are in memory. The whole is the
-largest sum at one moment. Times of a machine that others use say little.
+largest sum at one moment. `--probes N`: that many of the gate's probes, where the machine is busy; memory
+grows by 16 KB a token at 8B.
 """
 
 from __future__ import annotations
@@ -70,6 +72,15 @@ def size_of(processes: list[psutil.Process]) -> int:
     return total
 
 
+def fewer_probes(count: int) -> None:
+    """Cut the gate's core probes to the first `count`; a long answer of a slow service is waited for."""
+    from steelyard.gate import endpoint, standalone
+
+    whole = standalone.probes
+    standalone.probes = lambda seed: whole(seed)[:count]  # type: ignore[attr-defined]
+    endpoint.TIMEOUT_S = 3600.0
+
+
 def measured(model: Path, form: str, work: Path, seed: int, directions: bool) -> dict[str, Any]:
     ir = work / f"{model.name}-{form}"
     if not (ir / "form.json").exists():
@@ -106,8 +117,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("work"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-directions", action="store_true")
+    parser.add_argument("--probes", type=int)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    if args.probes:
+        fewer_probes(args.probes)
     found = measured(args.model, args.form, args.work, args.seed, not args.no_directions)
     if args.json:
         print(json.dumps(found))
