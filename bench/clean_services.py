@@ -41,8 +41,8 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     if not args.table:
         measure_for(args, out, time.monotonic() + 60 * args.minutes)
-    found = [json.loads(f.read_text()) for f in sorted(out.glob("*.json"))]
-    result = summary(found)
+    records = [json.loads(f.read_text()) for f in sorted(out.glob("*.json"))]
+    result = summary(records)
     print(json.dumps(result) if args.json else lines(result))
 
 
@@ -127,23 +127,24 @@ def _one(
     print(name, form, seed, verdict.verdict, verdict.cause or "", facts["wall_s"], "s", flush=True)
 
 
-def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
-    alarms = [f for f in found if f["verdict"] != "passed"]
+def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
+    alarms = [f for f in records if f["verdict"] != "passed"]
     cells = {
         f"{model}/{form}": [sum(f["verdict"] != "passed" for f in runs), len(runs)]
-        for model, form, runs in _cells(found)
+        for model, form, runs in _cells(records)
     }
-    counted = share(len(alarms), len(found)) if found else None
+    counted = share(len(alarms), len(records)) if records else None
     return {
-        "runs": len(found), "alarmed": len(alarms), "share": len(alarms) / len(found) if found else None,
+        "runs": len(records), "alarmed": len(alarms),
+        "share": len(alarms) / len(records) if records else None,
         "high": counted.high if counted else None, "cells": cells,
         "alarms": [{k: f[k] for k in ("model", "form", "seed", "cause", "why", "failed")} for f in alarms],
     }  # fmt: skip
 
 
-def _cells(found: list[dict[str, Any]]) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
-    for model, form in sorted({(f["model"], f["form"]) for f in found}):
-        yield model, form, [f for f in found if (f["model"], f["form"]) == (model, form)]
+def _cells(records: list[dict[str, Any]]) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
+    for model, form in sorted({(f["model"], f["form"]) for f in records}):
+        yield model, form, [f for f in records if (f["model"], f["form"]) == (model, form)]
 
 
 def lines(result: dict[str, Any]) -> str:

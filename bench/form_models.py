@@ -3,9 +3,9 @@
     python bench/form_models.py WORK BASE       # BASE: the packaged model as a Hugging Face folder
 
 `llama`: SmolLM2-135M tuned on four tasks (bench/models.py). `qwen2`: the same tuned network written as qwen2,
-with small random biases of query, key and value. `short`: 24 of its 30 layers: another size. Nothing has healed
-the two, so that their distributions are flatter than a trained model's: what rounds them shows more, not less.
-Each has its own untuned base, changed in the same way.
+with small random biases of query, key and value. `short`: 24 of its 30 layers: another size. Nothing has
+healed the two, so that their distributions are flatter than a trained model's: what rounds them shows more,
+not less. Each has its own untuned base, changed in the same way.
 """
 
 from __future__ import annotations

@@ -3,17 +3,17 @@
     python bench/form_study.py WORK BASE [--models NAME ...] [--drifts NAME ...] [--minutes 5] [--table]
 
 Three models (bench/form_models.py), each in every form (bench/quantise.py), clean and with one thing wrong.
-The answers are those of the clean model behind its HTTP server in bf16; what each form makes of the same
-tokens is EMULATED: the dequantised weights, written back as bf16, in torch's bf16 arithmetic, and for FP8
-every matrix's input rounded to E4M3 with a scale a token. vLLM's kernels were not run. Figures against the
-unquantised model (`model_`) and against the form's own weights in exact arithmetic (`form_`). One file a run
-in WORK/forms: after `--minutes` the study ends, and the next call goes on.
+Each is read over the tasks' test rows and passages of this project's pages; what counts at a position is the
+exact model's likeliest token there, as a greedy answer would give it. What each form makes of it is EMULATED:
+the dequantised weights, written back as bf16, in torch's bf16 arithmetic, and for FP8 every matrix's input
+rounded to E4M3 with a scale a token. vLLM's kernels were not run. Figures against the unquantised model
+(`model_`) and against the form's own weights in exact arithmetic (`form_`). One file a run in WORK/forms:
+after `--minutes` the study ends, and the next call goes on.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import math
 import shutil
@@ -30,18 +30,14 @@ import torch
 from form_models import all_forms_models
 from models import TASKS, rows_of
 
-from steelyard import serving
-from steelyard.gate.continuations import continued
-from steelyard.gate.endpoint import Endpoint
-from steelyard.gate.parity import observe
-from steelyard.gate.pieces import answer_ids
-from steelyard.gate.probes import probes, task_probes
-from steelyard.model import Tokenizer, export_openvino, load, network_of
+from steelyard.model import Tokenizer, load, network_of
 
-FORMS = ("bf16", "fp8", "fp8_block", "awq", "gptq", "mxfp4")
+FORMS = ("bf16", "fp8", "mxfp4", "awq", "fp8_block", "gptq")
 OPEN, SURE = math.log(0.95), math.log(0.999)
 BATCH_TOKENS = 2048
-ROWS, TEXTS = 3, 16  # task rows a task; continued texts
+ROWS, TEXTS = 4, 16  # task rows a task; passages
+PROMPT_TOKENS, PASSAGE_TOKENS = 8, 48
+PAGES = Path(__file__).resolve().parents[1] / "docs" / "why"
 Answers = list[tuple[list[int], list[int]]]  # prompt and answer
 
 DRIFTS: dict[str, Callable[[Path, Path, Path, int], Path]] = {
@@ -70,9 +66,9 @@ def main() -> None:
                 if file.exists() or time.monotonic() >= until_s:
                     continue
                 study = study or Study(name, *models[name], args.work)
-                found = {"model": name, "form": form, "drift": drift} | study.run(form, drift)
-                file.write_text(json.dumps(found, indent=1, sort_keys=True))
-                print(name, form, drift, found["model_"]["mean"], found["form_"]["mean"], flush=True)
+                record = {"model": name, "form": form, "drift": drift} | study.run(form, drift)
+                file.write_text(json.dumps(record, indent=1, sort_keys=True))
+                print(name, form, drift, record["model_"]["mean"], record["form_"]["mean"], flush=True)
 
 
 def arguments() -> argparse.Namespace:
@@ -93,49 +89,35 @@ class Study:
         self.tuned, self.base, self.folder = tuned, base, work / "forms" / name
         self.folder.mkdir(parents=True, exist_ok=True)
         self.middle = int(json.loads((tuned / "config.json").read_text())["num_hidden_layers"]) // 2
-        self.answers = self._answers()
+        self.answers = answers_of(tuned)
         self.exact = scores(network_of(tuned), self.answers)
         self.of_form: dict[str, np.ndarray] = {}
 
-    def _answers(self) -> Answers:
-        file = self.folder / "answers.json"
-        if not file.exists():
-            ir = self.folder / "ir"
-            export_openvino(self.tuned, ir, "bf16")
-            service = serving.start(ir, serving.ServeSettings(mode="fast"))
-            try:
-                file.write_text(json.dumps(asyncio.run(asked(self.tuned, service.url))))
-            finally:
-                service.stop()
-            shutil.rmtree(ir)
-        found: Answers = json.loads(file.read_text())
-        return found
-
     def run(self, form: str, drift: str) -> dict[str, Any]:
         with ExitStack() as scratch:
-            made = self.folder / "scratch"
-            shutil.rmtree(made, ignore_errors=True)
-            made.mkdir()
-            scratch.callback(shutil.rmtree, made, ignore_errors=True)
-            altered = DRIFTS[drift](self.tuned, self.base, made / "altered", self.middle)
-            served = scores(self.network(form, altered, made), self.answers)
+            scratch_folder = self.folder / "scratch"
+            shutil.rmtree(scratch_folder, ignore_errors=True)
+            scratch_folder.mkdir()
+            scratch.callback(shutil.rmtree, scratch_folder, ignore_errors=True)
+            altered = DRIFTS[drift](self.tuned, self.base, scratch_folder / "altered", self.middle)
+            served = scores(self.network(form, altered, scratch_folder), self.answers)
         if form not in self.of_form:
             self.of_form = {form: self._exact_of(form)}
         return {"model_": figures(served, self.exact, self.answers),
                 "form_": figures(served, self.of_form[form], self.answers)}  # fmt: skip
 
-    def network(self, form: str, folder: Path, made: Path) -> Any:
+    def network(self, form: str, folder: Path, scratch_folder: Path) -> Any:
         if form == "bf16":
             return load(folder, dtype="bfloat16").eval()
-        stored = self._quantised(form, folder, made / "quantised")
-        network = load(quantise.widened(stored, made / "widened"), dtype="bfloat16").eval()
+        stored = self._quantised(form, folder, scratch_folder / "quantised")
+        network = load(quantise.widened(stored, scratch_folder / "widened"), dtype="bfloat16").eval()
         return with_fp8_inputs(network) if form.startswith("fp8") else network
 
     def _quantised(self, form: str, folder: Path, out: Path) -> Path:
-        """The clean one is kept for the form's own reference."""
+        """The clean one stays for the form's own reference."""
         out = self.folder / form if folder == self.tuned else out
         if not (out / "model.safetensors").exists():
-            rows = [row for task in TASKS for row in rows_of(task, "train", 16)]
+            rows = [row for task in TASKS for row in rows_of(task, "train", 4)]
             tokenizer = Tokenizer(folder)
             ids = [list(tokenizer.chat_ids(r["messages"])) for r in rows]
             quantise.quantised(folder, out, form, ids)
@@ -147,32 +129,33 @@ class Study:
         return scores(network_of(self._quantised(form, self.tuned, self.folder / form)), self.answers)
 
 
-async def asked(folder: Path, url: str) -> Answers:
+def answers_of(folder: Path) -> Answers:
     tokenizer = Tokenizer(folder)
-    rows = [row for task in TASKS for row in rows_of(task, "test", ROWS)]
-    async with Endpoint(url=url) as endpoint:
-        seen = await observe(endpoint, [*probes(0), *task_probes(rows, len(rows), 0)])
-        texts = await continued(endpoint, tokenizer, 0)
-    pairs = [
-        (list(tokenizer.chat_ids(list(o.probe.messages))), answer_ids(tokenizer, o.answer)) for o in seen
-    ]
-    return [(p, list(a)) for p, a in pairs if a] + [(list(t.prompt), list(t.answer)) for t in texts[:TEXTS]]
+    pairs: Answers = []
+    for row in (row for task in TASKS for row in rows_of(task, "test", ROWS)):
+        *before, answer = row["messages"]
+        pairs.append((list(tokenizer.chat_ids(before)), list(tokenizer.encode(answer["content"]))))
+    text = "".join(page.read_text(encoding="utf-8") for page in sorted(PAGES.glob("*.md")))
+    ids = list(tokenizer.encode(text[:200_000]))
+    step = len(ids) // TEXTS
+    passages = [ids[i * step : i * step + PROMPT_TOKENS + PASSAGE_TOKENS] for i in range(TEXTS)]
+    return pairs + [(p[:PROMPT_TOKENS], p[PROMPT_TOKENS:]) for p in passages]
 
 
 def scores(network: Any, answers: Answers) -> np.ndarray:
     """[N, V] f32 log-probabilities at each position from which an answer's token follows."""
     order = sorted(range(len(answers)), key=lambda i: sum(map(len, answers[i])))
-    found: dict[int, torch.Tensor] = {}
+    by_place: dict[int, torch.Tensor] = {}
     batch: list[int] = []
     with torch.inference_mode():
         for place in [*order, None]:
-            held = sum(sum(map(len, answers[i])) for i in batch)
-            if batch and (place is None or held + sum(map(len, answers[place])) > BATCH_TOKENS):
-                found |= dict(zip(batch, _batch(network, [answers[i] for i in batch]), strict=True))
+            tokens = sum(sum(map(len, answers[i])) for i in batch)
+            if batch and (place is None or tokens + sum(map(len, answers[place])) > BATCH_TOKENS):
+                by_place |= dict(zip(batch, _batch(network, [answers[i] for i in batch]), strict=True))
                 batch = []
             if place is not None:
                 batch.append(place)
-    return torch.cat([found[i] for i in range(len(answers))]).numpy()
+    return torch.cat([by_place[i] for i in range(len(answers))]).numpy()
 
 
 def _batch(network: Any, answers: Answers) -> list[torch.Tensor]:
@@ -202,11 +185,9 @@ def with_fp8_inputs(network: Any) -> Any:
 
 def figures(served: np.ndarray, exact: np.ndarray, answers: Answers) -> dict[str, float]:
     """The candidates for limits, as the gate takes them: nats over the tokens of the answers."""
-    ids = np.concatenate([np.array(a) for _, a in answers])
-    at = np.arange(len(ids))
+    at, ids = np.arange(len(exact)), exact.argmax(1)
     own, delta = exact[at, ids], served[at, ids] - exact[at, ids]
-    likeliest = served.argmax(1)
-    margin = exact.max(1) - exact[at, likeliest]
+    margin = own - exact[at, served.argmax(1)]
     chats = np.concatenate([np.full(len(a), i < len(answers) - TEXTS) for i, (_, a) in enumerate(answers)])
     free, chat = delta[~chats], chats & (own < OPEN)
     sure = delta[own > SURE]
@@ -220,12 +201,12 @@ def figures(served: np.ndarray, exact: np.ndarray, answers: Answers) -> dict[str
     }  # fmt: skip
 
 
-def table(found: list[dict[str, Any]]) -> None:
+def table(records: list[dict[str, Any]]) -> None:
     for of in ("model_", "form_"):
         print("against the", "unquantised model" if of == "model_" else "form's own weights")
         for form in FORMS:
             for drift in DRIFTS:
-                rows = [r for r in found if r["form"] == form and r["drift"] == drift]
+                rows = [r for r in records if r["form"] == form and r["drift"] == drift]
                 cells = [f"{r['model']} {r[of]['mean']:.3f}/{r[of]['worst']:.2f}/{r[of]['shift']:+.3f}/"
                          f"{r[of]['margin_mean']:.4f}/{r[of]['margin_worst']:.2f}" for r in rows]  # fmt: skip
                 print(f"  {form:10} {drift:16}", " | ".join(cells))

@@ -122,12 +122,13 @@ def main() -> None:
     args = parser.parse_args()
     if args.probes:
         fewer_probes(args.probes)
-    found = measured(args.model, args.form, args.work, args.seed, not args.no_directions)
+    result = measured(args.model, args.form, args.work, args.seed, not args.no_directions)
     if args.json:
-        print(json.dumps(found))
+        print(json.dumps(result))
         return
-    print(f"{found['verdict']}: gate {found['gate_peak_gib']} GiB, service {found['service_peak_gib']} GiB, "
-          f"both at one moment {found['whole_peak_gib']} GiB, {found['gate_s']} s")  # fmt: skip
+    gate, service, whole = (result[f"{part}_peak_gib"] for part in ("gate", "service", "whole"))
+    print(f"{result['verdict']}: gate {gate} GiB, service {service} GiB, both at one moment {whole} GiB, "
+          f"{result['gate_s']} s")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -126,10 +126,10 @@ def compressed(form: str, group: dict[str, Any]) -> dict[str, Any]:
 def gptq(folder: Path, stored: Stored, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
     from steelyard.compression.calibrate import calibrate
 
-    made = calibrate(folder, rows, GROUP, Watch())
+    rounded_by_name = calibrate(folder, rows, GROUP, Watch())
     size = 0
     for stem, w in matrices(stored):
-        g = made[f"{stem}.weight"]
+        g = rounded_by_name[f"{stem}.weight"]
         size = g.size
         stored[f"{stem}.qweight"] = "I32", words(g.codes).T.copy()
         # Version 1 stores zero points less one; a zero of 0 wraps around, as its kernels do.

@@ -1,6 +1,6 @@
 """Weights of a model as another form of it holds them, still float32.
 
-Each is a Tensors (model.LayersFromDisk reads from one): rows by name, nothing loaded before it is asked for.
+Each is a Tensors (model.LayersFromDisk reads from one): rows by name, nothing is read before it is needed.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ class Rounded:
         return name in self.tensors
 
     def shape(self, name: str) -> tuple[int, ...]:
-        found: tuple[int, ...] = self.tensors.shape(name)
-        return found
+        return tuple(self.tensors.shape(name))
 
     def f32_rows(self, name: str, start: int, stop: int | None) -> np.ndarray:
         rows: np.ndarray = self.tensors.f32_rows(name, start, stop)
@@ -61,8 +60,7 @@ class Replaced:
         return name in self.tensors
 
     def shape(self, name: str) -> tuple[int, ...]:
-        found: tuple[int, ...] = self.tensors.shape(name)
-        return found
+        return tuple(self.tensors.shape(name))
 
     def f32_rows(self, name: str, start: int, stop: int | None) -> np.ndarray:
         stored = self.tensors

@@ -57,14 +57,14 @@ class Batch:
 def batches_of(layers: Any, sequences: Sequence[Sequence[int]]) -> list[Batch]:
     import torch
 
-    found = []
+    batches = []
     for members in by_length([len(s) for s in sequences], BATCH_TOKENS):
         lengths = [len(sequences[i]) for i in members]
         ids = torch.tensor([t for i in members for t in sequences[i]])
         positions = torch.cat([torch.arange(n) for n in lengths])
         layout = layers.rest.layout(lengths)
-        found.append(Batch(members, lengths, ids, layers.rest.turns(positions), layout))
-    return found
+        batches.append(Batch(members, lengths, ids, layers.rest.turns(positions), layout))
+    return batches
 
 
 def embedded(layers: Any, batches: Sequence[Batch]) -> list[Any]:
@@ -251,36 +251,36 @@ class LayerwisePasses:
             torch.set_float32_matmul_precision(before)
 
     def _back(self, weights: Sequence[Any]) -> list[dict[str, np.ndarray]]:
-        found: list[dict[str, np.ndarray]] = [{} for _ in weights]
+        totals: list[dict[str, np.ndarray]] = [{} for _ in weights]
         grads = self._into_last(weights)
         for place in reversed(range(self.layers.layer_count)):
             layer = self.layers.layer(place)
             for i, batch in enumerate(self.batches):
                 grads[i], products = _layer_back(layer, self.inputs[place][i], batch, grads[i])
-                for sums, product in zip(found, products, strict=True):
+                for sums, product in zip(totals, products, strict=True):
                     for name, per_token in layer_directions(place, layer, *product):
                         add_by_text(sums, name, per_token, batch.owner, self.texts)
             del layer
-        return found
+        return totals
 
     def _into_last(self, weights: Sequence[Any]) -> list[list[Any]]:
         """Per batch and vector of weights: the gradient [T, H] at the last layer's output."""
         import torch
 
-        found, start = [], 0
+        gradients, start = [], 0
         for x, places, pull in zip(self.last, self.places, self.pull, strict=True):
             stop = start + len(places)
             with torch.enable_grad():
                 x = x.clone().requires_grad_(True)
                 hidden = self.layers.rest.norm(x)[places]
-            found.append(
+            gradients.append(
                 [
                     torch.autograd.grad(hidden, x, pull * w[start:stop, None], retain_graph=True)[0]
                     for w in weights
                 ]
             )
             start = stop
-        return found
+        return gradients
 
 
 def _answer_places(batch: Batch, texts: Sequence[Continuation]) -> Any:

@@ -39,7 +39,7 @@ FOUR_BITS = Limits(mean=0.7, worst=6.0, shift=0.3, margin_mean=0.2, margin_worst
 LIMITS = {
     "exact": Limits(mean=0.002, worst=0.02, shift=0.001, margin_mean=0.0005, margin_worst=0.01),
     "fast": BF16,
-    # Once no direction was found over texts, noise of the size of INT8's is arithmetic.
+    # Where no direction shows over texts, noise of the size of INT8's is arithmetic.
     "fast_no_direction": EIGHT_BITS,
     "int8": Limits(mean=0.15, worst=2.0, shift=0.06, margin_mean=0.03, margin_worst=1.2),
     "int8_form": BF16,
@@ -71,14 +71,14 @@ COARSE_MEAN = {
 
 # Unrounded weights beside rounded ones of 4 bits or FP8 deviate along every direction.
 WITHOUT_DIRECTIONS = ("int4", *CHECKPOINTS)
-# Changes below a form's step are rounded anew: the way towards the base bends.
+# Changes below a form's step are rounded anew: the direction towards the base bends.
 ROUNDED_ANEW = ("int4_form", *(f"{form}_form" for form in CHECKPOINTS))
 
 
 def judged_mode(mode: str, folder: Path, served: Path | None) -> str:
-    """The limits' name for a mode that was asked for. Raises WrongUse.
+    """The limits' name for a requested mode. Raises WrongUse.
 
-    A `folder` that is itself a quantised checkpoint is judged as that form where nothing else was asked.
+    A `folder` that is itself a quantised checkpoint is judged as that form where no other mode was requested.
     """
     from ..model import quantised_form
 

@@ -58,7 +58,7 @@ class ExactReference:
 class StreamedReference:
     """The same with one layer in memory at a time. A call reads all weights once: ask for much at once.
 
-    What was computed is remembered, so that a prompt asked for after its answer costs no second pass.
+    What was computed is remembered, so that a prompt that comes after its answer costs no second pass.
     """
 
     def __init__(self, layers: Any) -> None:
@@ -120,7 +120,7 @@ def exact_reference(
 
 
 def fits(needed_bytes: int) -> bool:
-    """Whether a network of that size may be held in memory now."""
+    """Whether a network of that size fits into the free memory now."""
     from ..hardware import free_bytes
 
     return needed_bytes <= MEMORY_SHARE * free_bytes()

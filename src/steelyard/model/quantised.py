@@ -2,7 +2,7 @@
 
 Which form a matrix has is read off its tensors' names and types, so that a checkpoint may mix them; the bits
 and the format come from config.json's quantization_config. What an engine multiplies with is its own rounding
-of these values to 16 bits at most; activations that it quantises besides are not known here.
+of these values to 16 bits at most; activations that it quantises besides are no part of this.
 
 Not here: making such checkpoints (bench/quantise.py does for the study), OpenVINO's forms (served.py).
 """
@@ -39,8 +39,8 @@ def checkpoint_weights(folder: Path | str) -> Weights | Dequantised:
 def quantization(folder: Path) -> dict[str, Any] | None:
     """quantization_config of a folder's config.json; None where it has none."""
     path = folder / "config.json"
-    found = read_json(path).get("quantization_config") if path.is_file() else None
-    return found if isinstance(found, dict) else None
+    settings = read_json(path).get("quantization_config") if path.is_file() else None
+    return settings if isinstance(settings, dict) else None
 
 
 def quantised_form(folder: Path) -> str | None:
@@ -124,8 +124,9 @@ class Dequantised:
         qweight = self.weights.raw(f"{stem}.qweight")
         inputs = len(qweight) * (32 // bits)
         groups = len(self.weights.raw(f"{stem}.scales"))
-        known = f"{stem}.g_idx" in self.weights
-        group = self.weights.raw(f"{stem}.g_idx") if known else np.arange(inputs) // (inputs // groups)
+        group = np.arange(inputs) // (inputs // groups)
+        if f"{stem}.g_idx" in self.weights:
+            group = self.weights.raw(f"{stem}.g_idx")
         qzeros, scales = self.weights.raw(f"{stem}.qzeros"), self.weights.f32(f"{stem}.scales")
         return gptq(qweight, qzeros, scales, group, bits, offset)
 
@@ -165,10 +166,10 @@ class Dequantised:
 
     def _block(self) -> tuple[int, int] | None:
         """Rows and columns that share a scale, where the config says so."""
-        found = self.settings.get("weight_block_size") or next(
+        block = self.settings.get("weight_block_size") or next(
             (g["weights"].get("block_structure") for g in _groups(self.settings) if g.get("weights")), None
         )
-        return (int(found[0]), int(found[1])) if found else None
+        return (int(block[0]), int(block[1])) if block else None
 
     def _unknown(self, field: str, hint: str) -> WrongUse:
         value = self.settings.get(field)

@@ -1,7 +1,7 @@
 """The weights that a served folder really holds, widened to f32: what an exact reference of any form needs.
 
 The graph's constants are looked up by name in its XML and read from its BIN by rows: nothing is compiled or
-mapped, so that memory holds no more than what was asked for.
+mapped, so that memory holds the requested rows alone.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _constants(folder: Path) -> dict[str, Constant]:
             where=Where(str(folder / XML)),
             hint="export the model again",
         ) from error
-    found = {}
+    constants = {}
     for layer in root.iter("layer"):
         data = layer.find("data")
         if layer.get("type") != "Const" or data is None:
@@ -137,8 +137,8 @@ def _constants(folder: Path) -> dict[str, Constant]:
                 where=Where(str(folder / BIN)),
                 hint="export the model again",
             )
-        found[layer.get("name", "")] = Constant(data.get("element_type", ""), shape, *place)
-    return found
+        constants[layer.get("name", "")] = Constant(data.get("element_type", ""), shape, *place)
+    return constants
 
 
 def _joined(folder: Path) -> dict[str, list[tuple[str, int]]]:

@@ -1,6 +1,6 @@
 """A decoder that need not fit into memory: its layers are read from disk one at a time, in float32.
 
-The arithmetic is network.py's own: the same layers, made from their weights each time they are asked for.
+The arithmetic is network.py's own: the same layers, read from disk each time they are used.
 Where the weights come from is a `Tensors`: the files of a folder as they are, or any form of them (forms.py).
 
 Not here: what is computed with the layers (the gate's reference).
@@ -39,7 +39,7 @@ class Tensors(Protocol):
 
 
 class LayersFromDisk:
-    """The parts of a decoder, each read when it is asked for: this class holds no layer."""
+    """The parts of a decoder, each read when it is used: this class keeps no layer."""
 
     def __init__(self, tensors: Tensors) -> None:
         """Raises WrongUse where the folder's config or weights cannot be read."""

@@ -98,7 +98,7 @@ class References:
 
 
 def reference_of(model: Model) -> Any:
-    """Loaded, or from the cache, where the one that was asked for longest ago gives way to a new one."""
+    """Loaded, or from the cache, where the least recently used one gives way to a new one."""
     from ...gate import exact_reference
 
     cached = CACHE.pop(model, None)
