@@ -8,7 +8,7 @@ import signal
 
 import numpy as np
 import pytest
-from steelyard.run.references import Model, References
+from steelyard.run.service.references import Model, References
 
 from steelyard.errors import Lacking, Problem
 from steelyard.gate import exact_reference
