@@ -148,11 +148,11 @@ def test_the_weight_of_an_answer_is_kept(tmp_path, said, weight):
     assert row.messages[1].get("weight") == weight and len(row.messages) == 4
 
 
-def test_a_chat_of_which_nothing_is_learnt_has_no_answer(tmp_path):
+def test_a_chat_of_which_nothing_is_taught_is_dropped(tmp_path):
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]
     good = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     train, dropped, _ = dataset(tmp_path, [{"messages": turns}, {"messages": good}])
-    assert [r["reasons"] for r in dropped] == [["no_answer"]] and len(train) == 1
+    assert [r["reasons"] for r in dropped] == [["not_taught"]] and len(train) == 1
 
 
 def test_an_answer_to_nobody_is_dropped(tmp_path):

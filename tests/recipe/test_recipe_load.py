@@ -278,8 +278,14 @@ BAD = [
     ("gate: {judge: {model: m}}\n", "missing_key", 4, "gate.judge.url", "missing", "url: http"),
     ("gate: {judge: {url: x, modle: y}}\n", "unknown_key", 4, "gate.judge.modle", "modle", "model"),
     ("gate: {judge: {url: x, api_key: sk-1}}\n", "bad_value", 4, "gate.judge.api_key", "env:NAME", "env:"),
-    ("gate: {abilities: {support: {compare: bleu}}}\n", "bad_value", 4, "gate.abilities.support.compare",
-     "chrf", "json"),
+    (
+        "gate: {abilities: {support: {compare: bleu}}}\n",
+        "bad_value",
+        4,
+        "gate.abilities.support.compare",
+        "chrf",
+        "json",
+    ),
     ("gate: {tolerance: 80}\n", "bad_value", 4, "gate.tolerance", "between 0 and 1", "0.02"),
     ("clean: {test_share: 0.9}\n", "bad_value", 4, "clean.test_share", "0.5", "test_share: 0.1"),
     ("trust: secret\n", "bad_value", 4, "trust.level", "open, guarded, sealed", "guarded"),
@@ -511,3 +517,22 @@ def test_a_judge_is_the_base_or_a_service_and_its_key_a_name(write):
     named = recipe.load(write(f"{JUDGED}gate: {{judge: {at}, tolerance: 3%}}\n")).gate
     assert (named.judge.url, named.judge.model, named.judge.api_key) == ("http://x", "m", "env:K")
     assert named.tolerance == 0.03
+
+
+@pytest.mark.parametrize(
+    ("word", "pii"), [("report", "report"), ("mask", "mask"), ("off", "off"), ("keep", "off"), ("", "report")]
+)
+def test_personal_data_is_reported_unless_asked_otherwise(tmp_path, word, pii) -> None:
+    clean = f"clean: {{pii: {word}}}\n" if word else ""
+    (tmp_path / "r.yaml").write_text(f"model: demo\ndata: [{{path: a.jsonl}}]\n{clean}")
+    assert recipe.load(tmp_path / "r.yaml").clean.pii == pii
+
+
+def test_a_word_of_map_may_name_several_columns(tmp_path) -> None:
+    text = "model: demo\ndata: [{{path: a.csv, map: {{question: {}, answer: c}}}}]\n"
+    (tmp_path / "r.yaml").write_text(text.format("[a, b]"))
+    assert recipe.load(tmp_path / "r.yaml").data[0].map == {"user": ["a", "b"], "assistant": "c"}
+    for wrong in ("[]", "3", "[a, 3]"):
+        (tmp_path / "r.yaml").write_text(text.format(wrong))
+        with pytest.raises(WrongUse, match="neither a column nor a list of columns"):
+            recipe.load(tmp_path / "r.yaml")

@@ -93,8 +93,8 @@ def map_of(text: str) -> dict[str, Any]:
 def _data_file(path: Path, folder: Path, names: Map, asks: bool) -> DataFile:
     """The file as the data room sees it, by a path from the recipe's folder.
 
-    A table without a known shape gets its map from `--map`, from two questions, or from a guess that is said
-    aloud; where none can be made the recipe holds a line to fill in.
+    A table without a known shape gets its map from `--map`, from two questions, or from a guess that is
+    shown; where there is none the recipe holds a line to fill in.
     """
     if not path.exists():
         raise WrongUse(
@@ -105,41 +105,41 @@ def _data_file(path: Path, folder: Path, names: Map, asks: bool) -> DataFile:
         )
     from ..data import sniff
 
-    seen = sniff(path)
-    _say_sheets(path, seen)
-    made, guessed_by = _map_of(path, seen, names, asks)
+    facts = sniff(path)
+    _say_sheets(path, facts)
+    columns, guessed_by = _map_of(path, facts, names, asks)
     file = DataFile(
         path=_from(folder, path),
         ability=path.stem or "main",
-        sheet=seen.sheet,
-        map=made,
-        unmapped=() if made or seen.shape else tuple(column.name for column in seen.columns),
-        rows=seen.rows,
+        sheet=facts.sheet,
+        map=columns,
+        unmapped=() if columns or facts.shape else tuple(column.name for column in facts.columns),
+        rows=facts.rows,
         guessed_by=guessed_by,
     )
-    return _with_answers(file, path) if made or seen.shape else file
+    return _with_answers(file, path) if columns or facts.shape else file
 
 
-def _map_of(path: Path, seen: Sniff, names: Map, asks: bool) -> tuple[Map, str]:
+def _map_of(path: Path, facts: Sniff, names: Map, asks: bool) -> tuple[Map, str]:
     """The map of a table, and what it rests on where it is a guess."""
-    if names and (seen.shape is None or seen.format in TABLES):
-        _check_columns(path, seen, names)
+    if names and (facts.shape is None or facts.format in TABLES):
+        _check_columns(path, facts, names)
         return names, ""
-    if seen.shape:
+    if facts.shape:
         return {}, ""
     if asks:
-        return _asked_map(path, seen), ""
-    if not seen.guess:
-        columns = ", ".join(column.name for column in seen.columns[:12])
+        return _asked_map(path, facts), ""
+    if not facts.guess:
+        columns = ", ".join(column.name for column in facts.columns[:12])
         note(say(NOTHING_GUESSED, path=path, columns=columns))
         return {}, ""
-    return dict(seen.guess.map), seen.guess.by
+    return dict(facts.guess.map), facts.guess.by
 
 
-def _check_columns(path: Path, seen: Sniff, names: Map) -> None:
+def _check_columns(path: Path, facts: Sniff, names: Map) -> None:
     from ..data import MAP_WORDS, nearest
 
-    columns = [column.name for column in seen.columns]
+    columns = [column.name for column in facts.columns]
     for word, wanted in names.items():
         if word not in MAP_WORDS:
             near = nearest(word, tuple(MAP_WORDS))
@@ -157,27 +157,27 @@ def _check_columns(path: Path, seen: Sniff, names: Map) -> None:
                 )  # fmt: skip
 
 
-def _asked_map(path: Path, seen: Sniff) -> Map:
+def _asked_map(path: Path, facts: Sniff) -> Map:
     """Which column is the question, which the answer; an empty answer leaves it to be filled in."""
-    note(say("{path}: {rows} rows, columns:", path=path, rows=seen.rows))
-    for column in seen.columns:
+    note(say("{path}: {rows} rows, columns:", path=path, rows=facts.rows))
+    for column in facts.columns:
         note(f"  {column.name}: {' | '.join(_short(cell) for cell in column.samples)}")
-    guess = seen.guess.map
-    question = _columns_asked(path, seen, "user", say("the question (a+b joins two)"), guess.get("user", ""))
-    answer = _columns_asked(path, seen, "assistant", say("the answer"), guess.get("assistant", ""))
+    guess = facts.guess.map
+    question = _columns_asked(path, facts, "user", say("the question (a+b joins two)"), guess.get("user", ""))
+    answer = _columns_asked(path, facts, "assistant", say("the answer"), guess.get("assistant", ""))
     if not question or not answer:
         return {}
     system = {"system": guess["system"]} if "system" in guess else {}
     return {**system, "user": question, "assistant": answer}
 
 
-def _columns_asked(path: Path, seen: Sniff, word: str, text: str, default: Columns) -> Columns:
+def _columns_asked(path: Path, facts: Sniff, word: str, text: str, default: Columns) -> Columns:
     given = _question(text, default if isinstance(default, str) else "+".join(default))
     if not given:
         return ""
-    whole = given in {column.name for column in seen.columns}  # a heading may hold a plus
+    whole = given in {column.name for column in facts.columns}  # a heading may hold a plus
     columns = [given] if whole else [part.strip() for part in given.split("+") if part.strip()]
-    _check_columns(path, seen, {word: columns})
+    _check_columns(path, facts, {word: columns})
     return columns[0] if len(columns) == 1 else columns
 
 
@@ -186,10 +186,10 @@ def _short(cell: str) -> str:
     return line if len(line) <= 40 else line[:39] + "…"
 
 
-def _say_sheets(path: Path, seen: Sniff) -> None:
-    if len(seen.sheets) > 1:
-        sheets = ", ".join(f"{name} ({rows})" for name, rows in seen.sheets.items())
-        taken = seen.sheet or next(iter(seen.sheets))
+def _say_sheets(path: Path, facts: Sniff) -> None:
+    if len(facts.sheets) > 1:
+        sheets = ", ".join(f"{name} ({rows})" for name, rows in facts.sheets.items())
+        taken = facts.sheet or next(iter(facts.sheets))
         note(say("{path} has the sheets {sheets}; {sheet} is taken", path=path, sheets=sheets, sheet=taken))
 
 

@@ -169,14 +169,14 @@ def draw_weights(train: Sequence[KeptNote]) -> dict[int, float]:
     """
     rows: Counter[tuple[str, int]] = Counter((one.ability, one.file.source) for one in train)
     given = {one.file.source: one.file.weight for one in train}
-    made: dict[int, float] = {}
+    weights_of_rows: dict[int, float] = {}
     for ability in {ability for ability, _ in rows}:
         sources = [source for a, source in rows if a == ability]
         if len(sources) > 1 and any(given[source] is not None for source in sources):
             weights = {s: 1.0 if (w := given[s]) is None else w for s in sources}
             mean = sum(rows[ability, s] for s in sources) / sum(weights.values())
-            made |= {s: weights[s] * mean / rows[ability, s] for s in sources}
-    return made
+            weights_of_rows |= {s: weights[s] * mean / rows[ability, s] for s in sources}
+    return weights_of_rows
 
 
 def with_weight(line: bytes, weight: float | None) -> bytes:

@@ -86,12 +86,12 @@ def clean_files(
                 stop_if_asked(watch)
                 write_lines(lines, sieve, file, outputs.of(target_of(file.name)))
         refuse_empty(sieve.account, source)
-    made = report_of(sieve.account, time.perf_counter() - started)
+    document = report_of(sieve.account, time.perf_counter() - started)
     target = report or output / "report.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic(target, 0o644) as to_report:
-        to_report.write(orjson.dumps(made, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-    return made
+        to_report.write(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    return document
 
 
 def stop_if_asked(watch: Watch | None) -> None:
@@ -135,7 +135,7 @@ def inputs_of(input: Path, output: Path) -> list[tuple[Path, str]]:
 
 
 def target_of(name: str) -> str:
-    """`notes/a.csv.gz` becomes `notes/a.jsonl`; a name of ours gets out of the way."""
+    """`notes/a.csv.gz` becomes `notes/a.jsonl`; a file of our own name is renamed."""
     plain = Path(name.removesuffix(".gz"))
     target = plain.with_suffix(".jsonl")
     if target.as_posix() == DROPPED:
@@ -149,7 +149,7 @@ class Outputs:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.dropped = self.part(DROPPED).open("wb")
-        self.made: list[str] = []
+        self.names: list[str] = []
         self.name, self.file = "", self.dropped
 
     def part(self, name: str) -> Path:
@@ -161,9 +161,9 @@ class Outputs:
         """The file for `name`; names come in runs, a later run goes on where the first ended."""
         if name != self.name:
             self.close()
-            mode = "ab" if name in self.made else "wb"  # what a killed run left is not gone on with
+            mode = "ab" if name in self.names else "wb"  # what a killed run left is written anew
             self.file = self.part(name).open(mode)  # type: ignore[assignment]
-            self.made += [] if name in self.made else [name]
+            self.names += [] if name in self.names else [name]
             self.name = name
         return self.file
 
@@ -179,7 +179,7 @@ class Outputs:
         """All names at once; dropped.jsonl is last and says that the rest is whole."""
         self.close()
         durable(self.dropped)
-        for name in [*self.made, DROPPED]:
+        for name in [*self.names, DROPPED]:
             os.replace(self.part(name), self.folder / name)
         sync_folder(self.folder)
 
@@ -187,7 +187,7 @@ class Outputs:
         for file in (self.file, self.dropped):
             with suppress(OSError):  # a full disk fails the flush again
                 file.close()
-        for name in [*self.made, DROPPED]:
+        for name in [*self.names, DROPPED]:
             self.part(name).unlink(missing_ok=True)
 
 

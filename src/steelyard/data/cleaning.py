@@ -135,7 +135,7 @@ class Cleaning:
 
 
 def with_compare(judged: Judged, compare: str | None) -> Judged:
-    """The row with its ability's way to compare, where it names none itself."""
+    """The row with its ability's `compare`, where it names none itself."""
     row, original = judged.row, judged.original
     assert row and original
     if not compare or row.compare:

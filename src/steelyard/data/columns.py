@@ -1,4 +1,4 @@
-"""What the columns of a table mean: by `map`, by a known shape, or by a guess that is said aloud.
+"""What the columns of a table mean: by `map`, by a known shape, or by a guess that `init` shows.
 
 A guess reads the headings (English and Chinese) and a sample of the cells. It names a question and an answer
 or nothing: a single text column and a ticket number are never taken for training data by themselves.
@@ -143,8 +143,8 @@ def guess_map(columns: Sequence[str] | Sequence[Column]) -> Guess:
     Columns given by name alone are judged by their headings. Never `thread`, never a single `text`.
     """
     bare = all(isinstance(c, str) for c in columns)
-    known = [Column(c, ()) if isinstance(c, str) else c for c in columns]
-    usable = [c for c in known if bare or c.filled >= FILLED_SHARE / 2]
+    all_columns = [Column(c, ()) if isinstance(c, str) else c for c in columns]
+    usable = [c for c in all_columns if bare or c.filled >= FILLED_SHARE / 2]
     answer = best(usable, ANSWER, ANSWER_ZH, QUESTION, QUESTION_ZH)
     question = best([c for c in usable if c is not answer], QUESTION, QUESTION_ZH, ANSWER, ANSWER_ZH)
     if question and answer:
@@ -182,10 +182,10 @@ def by_cells(
 def with_beside(columns: Sequence[Column], question: Column, answer: Column) -> dict[str, str | list[str]]:
     """The pair, a headline before its text, and a system prompt."""
     heads = [c.name for c in columns if is_headline(c.name) and c is not question and c is not answer]
-    asked: str | list[str] = [heads[0], question.name] if heads else question.name
+    user: str | list[str] = [heads[0], question.name] if heads else question.name
     system = next((c.name for c in columns if " ".join(words_of(c.name)) in SYSTEM or c.name in SYSTEM), None)
-    made: dict[str, str | list[str]] = {"system": system} if system else {}
-    return made | {"user": asked, "assistant": answer.name}
+    system_part: dict[str, str | list[str]] = {"system": system} if system else {}
+    return system_part | {"user": user, "assistant": answer.name}
 
 
 # ------------------------------------------------------------------ columns against a map

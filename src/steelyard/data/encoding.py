@@ -93,12 +93,12 @@ def valid_utf8(file: BinaryIO) -> bool:
 
 
 def telling_lines(file: BinaryIO) -> Iterator[bytes]:
-    found = 0
+    count = 0
     for line in file:
         if not line.isascii():
             yield line
-            found += 1
-            if found == SAMPLE_LINES:
+            count += 1
+            if count == SAMPLE_LINES:
                 return
 
 

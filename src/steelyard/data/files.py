@@ -79,12 +79,12 @@ def open_data(
         return DataFile(path, name, given(encoding, Where(str(path), field="data.encoding")))
     try:
         with binary(path) as file:
-            found = detect(file)
+            detected = detect(file)
     except (OSError, EOFError, zlib.error) as e:
         raise unreadable_file(path, str(e), e) from e
-    if found is None and not lenient:
+    if detected is None and not lenient:
         raise unknown_encoding(path)
-    return DataFile(path, name, found or Encoding("utf-8", "mostly"))
+    return DataFile(path, name, detected or Encoding("utf-8", "mostly"))
 
 
 def format_of(path: Path) -> str:

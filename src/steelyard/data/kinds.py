@@ -1,7 +1,7 @@
 """How answers are best compared, by the look of them: labels, JSON, numbers, short regular texts, free prose.
 
 The words are those of the recipe's `compare`. Only the user can say what a right answer is; this is a start
-that is said aloud and easily changed.
+that `init` shows and a user easily changes.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Answers:
         if len(full) < LEAST:
             return Answers(None, "too few answers to say")
         for test in (as_json, as_numbers, as_labels, as_templates):
-            if made := test(full):
-                return made
+            if answers := test(full):
+                return answers
         return Answers("chrf", "the answers are free prose, which no two people write alike")
 
 
@@ -69,7 +69,7 @@ def as_labels(texts: Sequence[str]) -> Answers | None:
 
 
 def as_templates(texts: Sequence[str]) -> Answers | None:
-    """Short answers made of the same words but for names and numbers: they can be right to the letter."""
+    """Short answers of the same words but for names and numbers: they can be right to the letter."""
     if sorted(map(len, texts))[len(texts) // 2] > SHORT_CHARS:
         return None
     rows = [WORD.findall(text.casefold()) for text in texts]

@@ -62,7 +62,7 @@ def sheet_names(path: Path) -> tuple[str, ...]:
 
 
 def sniff_sheet(file: DataFile) -> Sniff:
-    """One pass: a sample is kept, the rest only counted."""
+    """One pass: the first rows are a sample, the rest is only counted."""
     sample: list[dict[str, Any]] = []
     count = bad = 0
     for _, fields in file.records():

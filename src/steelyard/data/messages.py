@@ -143,7 +143,7 @@ def calls_of(given: Any) -> list[dict[str, Any]]:
     given = decoded(given)
     calls = given if isinstance(given, list) else [given]
     if not calls:
-        raise Misfit("a message calls no tool where a call is said to be")
+        raise Misfit("a message names no call where one belongs")
     return [call_of(call) for call in calls]
 
 
@@ -155,8 +155,8 @@ def call_of(given: Any) -> dict[str, Any]:
     if not isinstance(arguments, dict | str):
         raise Misfit("the arguments of a call are no object")
     called = {"name": function["name"], "arguments": arguments}
-    made: dict[str, Any] = {"type": "function", "function": called}
-    return {"id": given["id"], **made} if isinstance(given.get("id"), str) else made
+    call: dict[str, Any] = {"type": "function", "function": called}
+    return {"id": given["id"], **call} if isinstance(given.get("id"), str) else call
 
 
 def tools_of(given: Any) -> tuple[dict[str, Any], ...]:

@@ -113,12 +113,12 @@ def message_texts(message: Message) -> Iterator[str]:
 
 def with_texts(message: Message, texts: Iterator[str]) -> Message:
     """The message with its next texts; takes as many as `message_texts` gives."""
-    made = {**message, "content": next(texts)}
+    result = {**message, "content": next(texts)}
     if "reasoning_content" in message:
-        made["reasoning_content"] = next(texts)
+        result["reasoning_content"] = next(texts)
     if "tool_calls" in message:
-        made["tool_calls"] = [with_arguments(call, next(texts)) for call in message["tool_calls"]]
-    return made
+        result["tool_calls"] = [with_arguments(call, next(texts)) for call in message["tool_calls"]]
+    return result
 
 
 def with_arguments(call: dict[str, Any], text: str) -> dict[str, Any]:
@@ -129,16 +129,16 @@ def with_arguments(call: dict[str, Any], text: str) -> dict[str, Any]:
 
 def put_back(old: dict[str, Any], new: Message) -> dict[str, Any]:
     """A foreign message with our texts in its own form: null stays null, arguments stay text."""
-    made = dict(old)
+    result = dict(old)
     if old.get("content") is not None or new["content"]:
-        made["content"] = new["content"]
+        result["content"] = new["content"]
     for name in ("reasoning_content", "reasoning", "thinking"):
         if old.get(name) and "reasoning_content" in new:
-            made[name] = new["reasoning_content"]
+            result[name] = new["reasoning_content"]
     calls = old.get("tool_calls")
     if isinstance(calls, list) and "tool_calls" in new:
-        made["tool_calls"] = [put_call_back(o, n) for o, n in zip(calls, new["tool_calls"], strict=True)]
-    return made
+        result["tool_calls"] = [put_call_back(o, n) for o, n in zip(calls, new["tool_calls"], strict=True)]
+    return result
 
 
 def put_call_back(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

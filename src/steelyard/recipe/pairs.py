@@ -47,7 +47,7 @@ def _fail(tree: Tree, at: Path_, message: str, hint: str) -> None:
 
 
 def _check_goal(recipe: Recipe, tree: Tree) -> None:
-    """Rates of exchange that are missing or say nothing; latencies said twice; bursts of nothing."""
+    """Rates of exchange that are missing or say nothing; latencies given twice; bursts of nothing."""
     goal = tree.values.get("goal") or {}
     budget, latency, load = recipe.goal.budget, goal.get("latency") or {}, goal.get("load") or {}
     if budget and not budget.rate and budget.currency not in USD_PER:
@@ -110,18 +110,18 @@ def _check_stage(stage: Stage, at: Path_, tree: Tree) -> None:
 
 
 def _check_abilities(recipe: Recipe, tree: Tree) -> None:
-    known = recipe.abilities
+    abilities = recipe.abilities
     for name in recipe.mix:
-        if name not in known and recipe.data:
-            _unknown_ability(tree, ("mix", name), name, known)
+        if name not in abilities and recipe.data:
+            _unknown_ability(tree, ("mix", name), name, abilities)
     if recipe.mix and not any(recipe.mix.values()):
         _fail(
             tree,
             ("mix",),
             "every weight of mix is 0",
-            f"example: mix: {{{known[0] if known else 'support'}: 1}}",
+            f"example: mix: {{{abilities[0] if abilities else 'support'}: 1}}",
         )
-    left_out = [name for name in known if recipe.mix and name not in recipe.mix]
+    left_out = [name for name in abilities if recipe.mix and name not in recipe.mix]
     if left_out:
         _fail(
             tree,
@@ -130,19 +130,19 @@ def _check_abilities(recipe: Recipe, tree: Tree) -> None:
             f"give it a weight: {left_out[0]}: 0 leaves it out",
         )
     for name, gate in recipe.gate.abilities.items():
-        if name not in known and gate.eval is None and recipe.train:
-            _unknown_ability(tree, ("gate", "abilities", name), name, known)
+        if name not in abilities and gate.eval is None and recipe.train:
+            _unknown_ability(tree, ("gate", "abilities", name), name, abilities)
     for name in recipe.gate.forget:
-        if name not in known and name not in recipe.gate.abilities and recipe.train:
-            _unknown_ability(tree, ("gate", "forget", name), name, (*known, *recipe.gate.abilities))
+        if name not in abilities and name not in recipe.gate.abilities and recipe.train:
+            _unknown_ability(tree, ("gate", "forget", name), name, (*abilities, *recipe.gate.abilities))
 
 
-def _unknown_ability(tree: Tree, at: Path_, name: str, known: tuple[str, ...]) -> None:
+def _unknown_ability(tree: Tree, at: Path_, name: str, abilities: tuple[str, ...]) -> None:
     from rapidfuzz import fuzz, process
 
-    near = process.extractOne(name, known, scorer=fuzz.ratio, score_cutoff=40)
+    near = process.extractOne(name, abilities, scorer=fuzz.ratio, score_cutoff=40)
     text = f"no data has the ability {name}"
-    hint = f"did you mean {near[0]}?" if near else f"abilities of the data: {', '.join(known)}"
+    hint = f"did you mean {near[0]}?" if near else f"abilities of the data: {', '.join(abilities)}"
     raise WrongUse("recipe.unknown_ability", text, where=tree.where(at), hint=hint)
 
 

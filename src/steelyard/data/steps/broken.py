@@ -39,4 +39,4 @@ def broken(row: Row, rules: Rules) -> tuple[Row, list[Finding]]:
 def misread_chars(text: str) -> int:
     """Characters that lie in sequences no language writes."""
     patterns = (MISREAD_UTF8, MISREAD_GBK, MISREAD_AS_GBK)
-    return sum(len(found) for pattern in patterns for found in pattern.findall(text))
+    return sum(len(piece) for pattern in patterns for piece in pattern.findall(text))

@@ -12,9 +12,10 @@ LETTER = re.compile(r"[^\W_]")
 
 
 def empty(row: Row, rules: Rules) -> tuple[Row, list[Finding]]:
-    """`empty`: a text without a letter or digit, a blank turn. `no_answer`: nothing in the chat is learnt.
+    """`empty`: a text without a letter or digit, a blank turn. `no_answer`: the chat ends unanswered.
 
-    An assistant that calls a tool says something, whatever its content. `no_question`: nobody asked.
+    An assistant that calls a tool says something, whatever its content. `not_taught`: every answer has
+    weight 0. `no_question`: nobody asked.
     """
     reason = text_fault(row) if row.messages is None else chat_fault(row.messages)
     return row, [Finding(reason, "drop")] if reason else []
@@ -31,5 +32,5 @@ def chat_fault(messages: Sequence[Message]) -> str | None:
     if messages[-1]["role"] != "assistant":
         return "no_answer"
     if all(m.get("weight") == 0 for m in spoken if m["role"] == "assistant"):
-        return "no_answer"
+        return "not_taught"
     return "no_question" if len(messages) == 1 else None

@@ -76,12 +76,12 @@ def has_placeholder(row: Row) -> bool:
 
 def redact(parts: Sequence[str]) -> tuple[list[str], dict[str, int]]:
     """The texts with tags, and how many of each kind; numbering runs through all texts of a row."""
-    seen: dict[str, dict[str, int]] = {"EMAIL": {}, "PHONE": {}}
+    numbers: dict[str, dict[str, int]] = {"EMAIL": {}, "PHONE": {}}
     counts = {"email": 0, "phone": 0}
 
     def tag(kind: str, key: str) -> str:
         counts[kind.lower()] += 1
-        return f"<{kind}_{seen[kind].setdefault(key, len(seen[kind]) + 1)}>"
+        return f"<{kind}_{numbers[kind].setdefault(key, len(numbers[kind]) + 1)}>"
 
     return [redact_part(part, tag) for part in parts], counts
 
@@ -101,16 +101,16 @@ SEVEN_DIGITS = re.compile(r"[0-9](?:[ .\-()（）]{0,2}[0-9]){6}")  # nothing sh
 NORTH_AMERICA = re.compile(r"\+1|1[ .\-(]")
 
 
-def is_no_email(found: re.Match[str]) -> bool:
+def is_no_email(match: re.Match[str]) -> bool:
     """An image name (logo@2x.png) or a repository address (git@host:path)."""
-    after = found.string[found.end() : found.end() + 2]
+    after = match.string[match.end() : match.end() + 2]
     remote = len(after) == 2 and after[0] == ":" and (after[1].isalnum() or after[1] in "~/")
-    return found[1].lower() in FILE_ENDINGS or (remote and found[0].startswith("git@"))
+    return match[1].lower() in FILE_ENDINGS or (remote and match[0].startswith("git@"))
 
 
-def is_no_phone(found: re.Match[str]) -> bool:
-    before = found.string[max(0, found.start() - CUE_CHARS) : found.start()]
-    digits = sum(c.isdigit() for c in found[0])
+def is_no_phone(match: re.Match[str]) -> bool:
+    before = match.string[max(0, match.start() - CUE_CHARS) : match.start()]
+    digits = sum(c.isdigit() for c in match[0])
     return not 7 <= digits <= 15 or bool(NUMBER_OF.search(before))
 
 
