@@ -52,12 +52,7 @@ def node_problem(node: Any) -> str | None:
         return "template_include"
     if kind == "Getattr" and "__" in node.attr:
         return "template_dunder"
-    if (
-        kind in ("Const", "TemplateData")
-        and kind == "Const"
-        and isinstance(node.value, str)
-        and "__" in node.value
-    ):
+    if kind == "Const" and isinstance(node.value, str) and "__" in node.value:
         return "template_dunder"
     if kind == "Filter" and node.name in FORBIDDEN_FILTERS:
         return "template_attr_filter"
