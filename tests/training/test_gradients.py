@@ -85,7 +85,7 @@ def test_lora_gradients_are_those_of_peft(base, data):
         for name, (a, b) in learnt.factors().items():
             matrices[f"{name}.lora_A"].copy_(a)
             matrices[f"{name}.lora_B"].copy_(b)
-    labels = torch.tensor([[t if flag else -100 for t, flag in zip(row.ids, row.learn, strict=True)]])
+    labels = torch.tensor([[t if flag else -100 for t, flag in zip(row.ids, row.mask, strict=True)]])
     their_loss = theirs(torch.tensor([list(row.ids)]), labels=labels).loss
     their_loss.backward()
     assert abs(their_loss.item() - loss.item()) < 1e-5

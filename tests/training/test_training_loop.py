@@ -110,7 +110,7 @@ def test_stop_saves_the_last_step_and_says_how_to_go_on(base, data, tmp_path):
 def test_a_packed_batch_has_the_gradient_of_its_rows_alone(base, data):
     settings = {**tiny.SETTINGS, "dtype": "f32"}
     rows = examples_of(data, base)[:7]
-    total = sum(sum(row.learn) for row in rows)
+    total = sum(sum(row.mask) for row in rows)
 
     def gradient(batches):
         network, learnt = trainable(base, settings)
@@ -131,9 +131,9 @@ def test_the_loss_is_that_of_transformers_on_the_answers_only(base, data):
     model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     network, _ = trainable(base, {**tiny.SETTINGS, "dtype": "f32"})
     row = examples_of(data, base)[0]
-    labels = torch.tensor([[t if flag else -100 for t, flag in zip(row.ids, row.learn, strict=True)]])
+    labels = torch.tensor([[t if flag else -100 for t, flag in zip(row.ids, row.mask, strict=True)]])
     wanted = model(torch.tensor([row.ids]), labels=labels).loss
-    found = METHODS["sft"](network, batch_of([row], network), sum(row.learn))
+    found = METHODS["sft"](network, batch_of([row], network), sum(row.mask))
     assert abs(wanted.item() - found.item()) < 1e-5
 
 
@@ -164,7 +164,7 @@ def test_full_training_equals_transformers_with_adamw(base, data, tmp_path):
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
     for point, step in zip(curve, plan.steps, strict=True):
         row = rows[step[0][0]]
-        labels = torch.tensor([[t if flag else -100 for t, flag in zip(row.ids, row.learn, strict=True)]])
+        labels = torch.tensor([[t if flag else -100 for t, flag in zip(row.ids, row.mask, strict=True)]])
         loss = model(torch.tensor([row.ids]), labels=labels).loss
         optimiser.zero_grad()
         loss.backward()
@@ -180,7 +180,7 @@ def test_text_rows_learn_every_token(base, tmp_path):
     figures, _ = run(tmp_path, base, data, stage="pt", num_train_epochs=1)
     rows = examples_of(data, base)
     assert figures["tokens"] == sum(len(row.ids) for row in rows)
-    assert all(sum(row.learn) == len(row.ids) - 1 for row in rows)
+    assert all(sum(row.mask) == len(row.ids) - 1 for row in rows)
 
 
 def test_where_no_row_fits_the_reason_and_a_way_out_are_named(base, data, tmp_path):

@@ -74,8 +74,8 @@ def call_form(render: Callable[[Sequence[Message]], str]) -> CallForm:
 
 def thought_key(template: str) -> str:
     """The key under which a template reads the thought of a message."""
-    read = (key for key in THOUGHT_KEYS if re.search(rf"\.{key}\b|['\"]{key}['\"]", template))
-    return next(read, THOUGHT_KEYS[0])
+    keys = (key for key in THOUGHT_KEYS if re.search(rf"\.{key}\b|['\"]{key}['\"]", template))
+    return next(keys, THOUGHT_KEYS[0])
 
 
 def has_tools(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None) -> bool:

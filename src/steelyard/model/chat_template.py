@@ -92,10 +92,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 
 def _environment() -> Sandbox:
-    made = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
-    made.filters["tojson"] = _tojson
-    made.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
-    return made
+    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
+    environment.filters["tojson"] = _tojson
+    environment.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
+    return environment
 
 
 class Generation(Extension):

@@ -89,10 +89,10 @@ def taught_turns(messages: Sequence[Message]) -> list[int]:
         raise Unteachable("not_taught")
     if not all(_visible(messages[n]) or messages[n].get("tool_calls") for n in turns):
         raise Unteachable("no_answer")
-    asked = [n for n in turns if any(m["role"] != "assistant" for m in messages[:n])]
-    if not asked:
+    answering = [n for n in turns if any(m["role"] != "assistant" for m in messages[:n])]
+    if not answering:
         raise Unteachable("no_question")
-    return asked
+    return answering
 
 
 # ------------------------------------------------------------------ one answer
@@ -182,9 +182,9 @@ def _shared(one: str, other: str) -> str:
 def _opening(prompt: str) -> tuple[str, str] | None:
     """The tag of the thought that a prompt ends with, and all it writes of it: open, or empty and closed."""
     for tag, end in THOUGHT_TAGS.items():
-        found = re.search(rf"{re.escape(tag)}\s*(?:{re.escape(end)}\s*)?\Z", prompt)
-        if found:
-            return tag, found[0]
+        opening = re.search(rf"{re.escape(tag)}\s*(?:{re.escape(end)}\s*)?\Z", prompt)
+        if opening:
+            return tag, opening[0]
     return None
 
 

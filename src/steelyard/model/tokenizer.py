@@ -118,13 +118,13 @@ class Tokenizer:
     @cached_property
     def eos_ids(self) -> tuple[int, ...]:
         """Ids that end an answer: of generation_config, config, tokenizer_config and the template."""
-        found: set[int] = set()
+        ids: set[int] = set()
         for file in ("generation_config.json", "config.json"):
             listed = _optional(self.folder / file).get("eos_token_id")
-            found |= set(listed) if isinstance(listed, list) else {listed} if listed is not None else set()
+            ids |= set(listed) if isinstance(listed, list) else {listed} if listed is not None else set()
         named = [self.eos_token, *(t for t in TURN_ENDS if t in (self.template_text or ""))]
-        found |= {n for n in (self.id_of(t) for t in named if t) if n is not None}
-        return tuple(sorted(found))
+        ids |= {n for n in (self.id_of(t) for t in named if t) if n is not None}
+        return tuple(sorted(ids))
 
     @property
     def end_id(self) -> int:
@@ -149,10 +149,10 @@ class Tokenizer:
 
     @cached_property
     def _stops(self) -> tuple[int | None, int | None]:
-        said = {"role": "assistant", "content": "probe"}
+        answer = {"role": "assistant", "content": "probe"}
         reply = {"role": "tool", "content": "probe", "tool_call_id": PROBE_CALL["id"]}
         return (
-            self._next_begins([*PROBE_CHAT[:1], said], PROBE_CHAT[0]),
+            self._next_begins([*PROBE_CHAT[:1], answer], PROBE_CHAT[0]),
             self._next_begins(list(PROBE_CHAT), reply),
         )
 
@@ -194,14 +194,14 @@ class Tokenizer:
         Tools, calls and thoughts are given in the form that the template reads; a template without tools
         gets them in words. `variables` are the template's own switches.
         """
-        read = [plain_message(message, self._thought_key) for message in messages]
+        chat = [plain_message(message, self._thought_key) for message in messages]
         shown = [definition(tool) for tool in tools or ()]
-        if has_tools(read, shown):
+        if has_tools(chat, shown):
             if "tool" in (self.template_text or ""):
-                read = [readable(message, self._call_form, self._thought_key) for message in read]
+                chat = [readable(message, self._call_form, self._thought_key) for message in chat]
             else:
-                read, shown = in_words(read, shown), []
-        return self.template.render(read, generation_prompt, shown, variables)
+                chat, shown = in_words(chat, shown), []
+        return self.template.render(chat, generation_prompt, shown, variables)
 
     @cached_property
     def _thought_key(self) -> str:
@@ -317,10 +317,10 @@ def _template_text(folder: Path, config: Mapping[str, Any]) -> str | None:
     """chat_template.jinja, else the entry of tokenizer_config.json (text, or a list with a default)."""
     if (folder / "chat_template.jinja").is_file():
         return (folder / "chat_template.jinja").read_text("utf-8")
-    found = config.get("chat_template")
-    if found is None and (folder / "chat_template.json").is_file():
-        found = json.loads((folder / "chat_template.json").read_text("utf-8")).get("chat_template")
-    if isinstance(found, list):
-        by_name = {entry.get("name"): entry.get("template") for entry in found}
+    template = config.get("chat_template")
+    if template is None and (folder / "chat_template.json").is_file():
+        template = json.loads((folder / "chat_template.json").read_text("utf-8")).get("chat_template")
+    if isinstance(template, list):
+        by_name = {entry.get("name"): entry.get("template") for entry in template}
         return by_name.get("default")
-    return found
+    return template

@@ -9,27 +9,29 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .rows import Batch
+from .rows import MicroBatch
 
 HEAD_CHUNK_TOKENS = 256  # logits of a chunk: 256 x 49,152 float32 = 50 MB, and the head's product is at 90 %
 
-Loss = Callable[[Any, Batch, int], Tensor]
+Loss = Callable[[Any, MicroBatch, int], Tensor]
 
 
-def answer_loss(network: Any, batch: Batch, total: int) -> Tensor:
+def answer_loss(network: Any, batch: MicroBatch, total: int) -> Tensor:
     """Cross-entropy summed over the batch's learnt tokens, over `total`, those of the whole step."""
     hidden = network.flat(batch.ids, batch.positions, batch.layout, batch.before)
     return _Head.apply(hidden, network.anchor, network, batch, total)
 
 
-METHODS: dict[str, Loss] = {"sft": answer_loss, "pt": answer_loss}  # pt: its rows learn every token
+METHODS: dict[str, Loss] = {"sft": answer_loss, "pt": answer_loss}  # pt: its rows mask every token
 
 
 class _Head(Function):
     """Head and cross-entropy at once: the gradient is made while the logits are still at hand."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, anchor: Tensor, network: Any, batch: Batch, total: int) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, anchor: Tensor, network: Any, batch: MicroBatch, total: int
+    ) -> Tensor:
         weight, grad = network.output, network.output_grad
         dhidden = torch.empty_like(hidden)
         loss = torch.zeros((), dtype=torch.float64)

@@ -44,10 +44,10 @@ def fitted(tokenizer: Tokenizer, row: Row, max_length: int, overlong: str) -> Fi
     if "text" in row:
         return _text(examples[0], max_length, overlong)
     chat = _Chat(tokenizer, row, max_length)
-    found = chat.split() if overlong == "split" else chat.truncate()
-    if not found.examples:
+    result = chat.split() if overlong == "split" else chat.truncate()
+    if not result.examples:
         raise Unteachable("too_long")
-    return found
+    return result
 
 
 def _text(example: Example, max_length: int, overlong: str) -> Fitted:

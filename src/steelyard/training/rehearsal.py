@@ -79,11 +79,11 @@ def random_rows(tokens: int) -> tuple[list[Any], int]:
 
     import torch
 
-    from .rows import Row
+    from .rows import TrainingExample
 
     ids = torch.randint(0, 1000, (tokens,), generator=torch.Generator().manual_seed(0)).tolist()
-    learn = bytes([0] * (SEQ_LEN * 3 // 4) + [1] * (SEQ_LEN // 4))
-    rows = [Row(array("i", ids[i : i + SEQ_LEN]), learn, "", 0) for i in range(0, tokens, SEQ_LEN)]
+    mask = bytes([0] * (SEQ_LEN * 3 // 4) + [1] * (SEQ_LEN // 4))
+    rows = [TrainingExample(array("i", ids[i : i + SEQ_LEN]), mask, "", 0) for i in range(0, tokens, SEQ_LEN)]
     return rows, tokens // 4
 
 

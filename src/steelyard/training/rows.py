@@ -22,28 +22,28 @@ OVERLONG = "split"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TrainingExample:
     """One example of a row of the data. Four bytes a token and one for its mask.
 
-    `learn[i]` is 1 where the loss counts the prediction of `ids[i]`; never for the first token.
+    `mask[i]` is 1 where the loss counts the prediction of `ids[i]`; never for the first token.
     """
 
     ids: array[int]
-    learn: bytes
+    mask: bytes
     ability: str
     number: int  # of the row in the file, from 0
     weight: float = 1.0  # how often it is drawn among the rows of its ability
 
     @property
     def taught_tokens(self) -> int:
-        return sum(self.learn)
+        return sum(self.mask)
 
 
 @dataclass(slots=True)
 class Rows:
     """Every row of a train.jsonl: its examples, or the reason why it has none."""
 
-    examples: list[Row] = field(default_factory=list)
+    examples: list[TrainingExample] = field(default_factory=list)
     names: list[str] = field(default_factory=list)  # the id of each row, as the user knows it
     dropped: Counter[str] = field(default_factory=Counter)
     split: set[int] = field(default_factory=set)
@@ -97,7 +97,7 @@ def read_rows(path: Path, tokenizer: Tokenizer, settings: Mapping[str, Any]) -> 
 
 def _examples(
     raw: dict[str, Any], number: int, rows: Rows, tokenizer: Tokenizer, settings: Mapping[str, Any]
-) -> Iterator[Row]:
+) -> Iterator[TrainingExample]:
     wanted = settings.get("rows", "all")
     if wanted != "all" and wanted != ("texts" if "text" in raw else "chats"):
         rows.dropped[f"not_in_{wanted}"] += 1
@@ -113,16 +113,16 @@ def _examples(
         yield _row(example, raw, number)
 
 
-def _row(example: Example, raw: Mapping[str, Any], number: int) -> Row:
-    ids, learn = array("i", example.ids), bytes([0, *example.mask[1:]])
-    return Row(ids, learn, raw.get("ability", ""), number, raw.get("weight", 1.0))
+def _row(example: Example, raw: Mapping[str, Any], number: int) -> TrainingExample:
+    ids, mask = array("i", example.ids), bytes([0, *example.mask[1:]])
+    return TrainingExample(ids, mask, raw.get("ability", ""), number, raw.get("weight", 1.0))
 
 
 # ------------------------------------------------------------------ one micro-batch
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class MicroBatch:
     """Rows one behind the other. T tokens, N of them are predicted; `answers` of these N have a loss.
 
     T and N are multiples of SIZE_STEP: every new size costs the matrix library new kernels (20 MB and more),
@@ -137,17 +137,17 @@ class Batch:
     answers: int
 
 
-def batch_of(rows: Sequence[Row], network: Any) -> Batch:
+def batch_of(rows: Sequence[TrainingExample], network: Any) -> MicroBatch:
     """The micro-batch of these rows."""
     import torch
 
     lengths = [len(row.ids) for row in rows]
-    learn = torch.tensor(list(b"".join(row.learn for row in rows)), dtype=torch.bool)
+    mask = torch.tensor(list(b"".join(row.mask for row in rows)), dtype=torch.bool)
     ids = _filled(torch.tensor([token for row in rows for token in row.ids]))
     lengths[-1] += ids.numel() - sum(lengths)
-    target = torch.nonzero(learn).reshape(-1)
+    target = torch.nonzero(mask).reshape(-1)
     before = _filled(target - 1)
-    return Batch(
+    return MicroBatch(
         ids=ids,
         positions=torch.cat([torch.arange(length) for length in lengths]),
         layout=network.layout(lengths),

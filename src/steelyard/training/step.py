@@ -25,7 +25,7 @@ from steelyard.model import Tokenizer
 
 from .methods import METHODS
 from .packing import Schedule, learning_rate, schedule
-from .rows import Row, Rows, batch_of, read_rows
+from .rows import Rows, TrainingExample, batch_of, read_rows
 from .trainable import Trainable, trainable
 
 CHECKPOINT_EVERY_S = 20.0  # what a kill may cost; not less than 20 times what the last checkpoint took
@@ -168,14 +168,14 @@ class Loop:
         tokens = sum(len(row.ids) for batch in batches for row in batch)
         return {"step": self.done + 1, "loss": loss, "tokens": tokens, "learning_rate": rate}
 
-    def micro_step(self, rows: Sequence[Row], total: int) -> float:
+    def micro_step(self, rows: Sequence[TrainingExample], total: int) -> float:
         """Forward and backward of one micro-batch; its share of the step's loss over `total` tokens."""
         method = METHODS[self.settings.get("stage", "sft")]
         loss = method(self.network, batch_of(rows, self.network), total)
         loss.backward()
         return loss.item()
 
-    def _must_be_finite(self, what: str, value: float, rows: Sequence[Row]) -> None:
+    def _must_be_finite(self, what: str, value: float, rows: Sequence[TrainingExample]) -> None:
         """Training on would write NaN over every weight, and then over the last good checkpoint."""
         if math.isfinite(value):
             return
@@ -191,7 +191,7 @@ class Loop:
             f"{self.saved} is kept" if self.saved else "look at these rows, or lower train.learning_rate",
         )  # fmt: skip
 
-    def update(self, rate: float, rows: Sequence[Row] = ()) -> None:
+    def update(self, rate: float, rows: Sequence[TrainingExample] = ()) -> None:
         """Clip, AdamW on the float32 masters, new copies for the network; `rows` made the gradient."""
         self.learnt.pull()
         norm = float(torch.linalg.vector_norm(self.learnt.grad))

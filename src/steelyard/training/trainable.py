@@ -1,8 +1,16 @@
 """What is trained, as one flat float32 vector: LoRA factors or every weight.
 
 The vector (`master`) and its gradient are contiguous, so that clipping, AdamW and a checkpoint are a few
-calls whatever the model. `pull` brings the gradients of a step into the vector, `push` gives the network its
-copy in the compute dtype.
+calls whatever the model.
+
+    network (bf16 or f32)  --backward-->  its gradients  --pull-->  grad [P]
+           ^                                                          | clip, AdamW with m [P] and v [P]
+           +------------------------- push ----------------------- master [P]
+
+    master = | matrix | matrix | ... | norm | bias | ... |     decay acts on the first `decayed` elements
+
+`anchor` is a scalar that asks for a gradient, so that autograd runs the backward passes of weights that it
+does not know as leaves. A checkpoint is master, m and v, with the names and shapes of the pieces.
 """
 
 from __future__ import annotations
@@ -63,7 +71,7 @@ class Lora:
         self._views = _cut(self.master, sizes)
         self._grads = _cut(self.grad, sizes)
         self._start(settings["seed"])
-        self._hang()
+        self._attach()
         self.push()
 
     def _sizes(self, layer: Any) -> tuple[int, int]:
@@ -76,7 +84,7 @@ class Lora:
             bound = 1 / math.sqrt(layer.weight.shape[1])
             a.uniform_(-bound, bound, generator=generator)
 
-    def _hang(self) -> None:
+    def _attach(self) -> None:
         for layer, (_, _), (a_grad, _) in zip(self.layers, self._views, self._grads, strict=True):
             rows, columns = layer.weight.shape
             stacked = len(layer.parts) * self.rank
@@ -103,13 +111,13 @@ class Lora:
 
     def _blocks(self, layer: Any, b: Tensor) -> list[tuple[tuple[slice, slice], Tensor]]:
         """Where each part's B [rows, r] stands in the stacked matrix, and its values in the vector."""
-        found, start = [], 0
+        blocks, start = [], 0
         rows_of = b.view(-1, self.rank)
         for part, (_, rows) in enumerate(layer.parts):
             place = (slice(start, start + rows), slice(part * self.rank, (part + 1) * self.rank))
-            found.append((place, rows_of[start : start + rows]))
+            blocks.append((place, rows_of[start : start + rows]))
             start += rows
-        return found
+        return blocks
 
     def layout(self) -> Layout:
         """Name and shape of every piece of the vector, in order."""
@@ -121,22 +129,22 @@ class Lora:
 
     def factors(self) -> dict[str, tuple[Tensor, Tensor]]:
         """(A [r, in], B [out, r]) by the name of the model's own matrix."""
-        found = {}
+        factors = {}
         for layer, (a, b) in zip(self.layers, self._views, strict=True):
             stacked = a.view(len(layer.parts), self.rank, -1)
             for part, ((name, _), (_, block)) in enumerate(
                 zip(layer.parts, self._blocks(layer, b), strict=True)
             ):
-                found[name] = (stacked[part], block)
-        return found
+                factors[name] = (stacked[part], block)
+        return factors
 
     def write(self, folder: Path, base: Path) -> None:
         """The merged model, and the adapter alone in PEFT's format."""
         factors = self.factors()
 
         def delta(name: str) -> Tensor | None:
-            found = factors.get(name.removesuffix(".weight"))
-            return None if found is None else (found[1] @ found[0]).mul_(self.scale)
+            pair = factors.get(name.removesuffix(".weight"))
+            return None if pair is None else (pair[1] @ pair[0]).mul_(self.scale)
 
         save(self.network, folder, base, "bfloat16", delta)
         _write_peft(folder / "adapter", factors, self.rank, self.alpha)
