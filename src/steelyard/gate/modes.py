@@ -33,8 +33,10 @@ CHECKPOINTS = ("fp8", "awq", "gptq", "mxfp4")  # forms that a server loads from 
 # 0.077 on the demo's).
 EIGHT_BITS = Limits(mean=0.1, worst=1.5, shift=0.03, margin_mean=0.02, margin_worst=1.0)
 BF16 = Limits(mean=0.06, worst=1.0, shift=0.03, margin_mean=0.01, margin_worst=0.6)
-# Against the weights before rounding to 4 bits only gross errors show.
+# Against the weights before rounding to 4 bits only gross errors show; four bits of a float are coarser yet: a
+# tuned SmolLM2 in MXFP4, rounded to the nearest, lies 0.87 nats from itself.
 FOUR_BITS = Limits(mean=0.7, worst=6.0, shift=0.3, margin_mean=0.2, margin_worst=4.0)
+FOUR_BIT_FLOATS = Limits(mean=1.6, worst=12.0, shift=1.6, margin_mean=0.8, margin_worst=20.0)
 
 LIMITS = {
     "exact": Limits(mean=0.002, worst=0.02, shift=0.001, margin_mean=0.0005, margin_worst=0.01),
@@ -45,13 +47,15 @@ LIMITS = {
     "int8_form": BF16,
     "int4": FOUR_BITS,
     "int4_form": EIGHT_BITS,
+    # FP8 kernels round each matrix's input too: 0.097 in the mean from the form's own weights, 0.114 from the
+    # model's (emulated; tuned SmolLM2).
     "fp8": Limits(mean=0.25, worst=3.0, shift=0.1, margin_mean=0.06, margin_worst=2.0),
     "fp8_form": Limits(mean=0.2, worst=2.5, shift=0.08, margin_mean=0.05, margin_worst=1.5),
     "awq": FOUR_BITS,
     "awq_form": BF16,
     "gptq": FOUR_BITS,
     "gptq_form": BF16,
-    "mxfp4": FOUR_BITS,
+    "mxfp4": FOUR_BIT_FLOATS,
     "mxfp4_form": BF16,
 }
 
@@ -65,7 +69,8 @@ COARSE_MEAN = {
     "int4_form": 0.15,
     "fp8": 0.35,
     "fp8_form": 0.3,
-    **{form: 0.7 for form in ("awq", "gptq", "mxfp4")},
+    **{form: 0.7 for form in ("awq", "gptq")},
+    "mxfp4": 1.6,
     **{f"{form}_form": 0.15 for form in ("awq", "gptq", "mxfp4")},
 }
 
