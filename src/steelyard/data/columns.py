@@ -31,7 +31,7 @@ class Column:
     filled: float = 0.0  # share of rows
     distinct: float = 0.0  # share of the filled cells
     chars: float = 0.0  # mean length of the filled cells
-    spaced: float = 0.0  # share of the filled cells with white space or Chinese in them
+    wordy: float = 0.0  # share of the filled cells with several words, or Chinese, in them
 
     @staticmethod
     def of(name: str, records: Sequence[Mapping[str, Any]]) -> Column:
@@ -46,17 +46,17 @@ class Column:
             filled=len(full) / len(cells),
             distinct=len(set(full)) / len(full),
             chars=sum(map(width, full)) / len(full),
-            spaced=sum(bool(SPACED.search(cell)) for cell in full) / len(full),
+            wordy=sum(bool(WORDS.search(cell)) for cell in full) / len(full),
         )
 
     @property
     def is_prose(self) -> bool:
         """Sentences of a person, not a name, a date, a number or a category."""
-        long = self.chars >= TEXT_CHARS and self.spaced >= 0.5
+        long = self.chars >= TEXT_CHARS and self.wordy >= 0.5
         return long and self.filled >= FILLED_SHARE and self.distinct >= MANY
 
 
-SPACED = re.compile(r"\s|[\u4e00-\u9fff]")
+WORDS = re.compile(r"[^\W\d_]{2,}.*\s|\s.*[^\W\d_]{2,}|[\u4e00-\u9fff]{2}", re.DOTALL)
 
 
 def width(text: str) -> int:
@@ -116,6 +116,10 @@ def weight_of(name: str, english: Mapping[str, int], chinese: Mapping[str, int])
     return max(plain, max((weight for word, weight in chinese.items() if word in name), default=0))
 
 
+def is_system(name: str) -> bool:
+    return " ".join(words_of(name)) in SYSTEM or name in SYSTEM
+
+
 def is_headline(name: str) -> bool:
     return bool(HEADLINE & set(words_of(name))) or any(word in name for word in HEADLINE_ZH)
 
@@ -144,13 +148,15 @@ def guess_map(columns: Sequence[str] | Sequence[Column]) -> Guess:
     """
     bare = all(isinstance(c, str) for c in columns)
     all_columns = [Column(c, ()) if isinstance(c, str) else c for c in columns]
-    usable = [c for c in all_columns if bare or c.filled >= FILLED_SHARE / 2]
+    filled_columns = [c for c in all_columns if bare or c.filled >= FILLED_SHARE / 2]
+    system = next((c for c in filled_columns if is_system(c.name)), None)
+    usable = [c for c in filled_columns if c is not system]
     answer = best(usable, ANSWER, ANSWER_ZH, QUESTION, QUESTION_ZH)
     question = best([c for c in usable if c is not answer], QUESTION, QUESTION_ZH, ANSWER, ANSWER_ZH)
     if question and answer:
-        return Guess(with_beside(usable, question, answer), "headings")
+        return Guess(with_beside(usable, question, answer, system), "headings")
     pair = by_cells(usable, question, answer)
-    return Guess(with_beside(usable, *pair), "cells") if pair else NO_GUESS
+    return Guess(with_beside(usable, *pair, system), "cells") if pair else NO_GUESS
 
 
 def best(
@@ -179,12 +185,13 @@ def by_cells(
     return (prose[0], prose[1]) if len(prose) == 2 else None
 
 
-def with_beside(columns: Sequence[Column], question: Column, answer: Column) -> dict[str, str | list[str]]:
+def with_beside(
+    columns: Sequence[Column], question: Column, answer: Column, system: Column | None
+) -> dict[str, str | list[str]]:
     """The pair, a headline before its text, and a system prompt."""
     heads = [c.name for c in columns if is_headline(c.name) and c is not question and c is not answer]
     user: str | list[str] = [heads[0], question.name] if heads else question.name
-    system = next((c.name for c in columns if " ".join(words_of(c.name)) in SYSTEM or c.name in SYSTEM), None)
-    system_part: dict[str, str | list[str]] = {"system": system} if system else {}
+    system_part: dict[str, str | list[str]] = {"system": system.name} if system else {}
     return system_part | {"user": user, "assistant": answer.name}
 
 

@@ -239,6 +239,8 @@ def cells(file: DataFile, reader: Any, columns: list[str]) -> Iterator[Record]:
 
 
 def record(file: DataFile, columns: list[str], row: list[str]) -> dict[str, Any] | Broken:
+    if len(row) > len(columns) and not any(row[len(columns) :]):
+        row = row[: len(columns)]  # a spreadsheet ends its lines with the separators of empty columns
     if len(row) != len(columns):
         return Broken("wrong_shape", f"it has {len(row)} cells where the header has {len(columns)}")
     joined = "".join(row)
