@@ -8,12 +8,18 @@ import random
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from judging import EMPTY, GOOD, Judged
+
+from steelyard import gate, run
+from steelyard.errors import CheckFailed
+from steelyard.recipe import load
+from steelyard.run.planning import prepare
 
 RECIPE = """
 name: tiny
@@ -21,7 +27,8 @@ model: {model}
 data:
   - {{path: rows.jsonl, ability: echo}}
 train:
-  - {{stage: sft, finetuning_type: lora, lora_rank: 4, max_length: 128, max_steps: {steps}}}
+  - {{stage: sft, finetuning_type: lora, lora_rank: 4, max_length: 128, max_steps: {steps},
+     learning_rate: 0.01}}
 gate:
   abilities:
     echo: {{eval: test.jsonl}}
@@ -91,7 +98,7 @@ def rows(count: int, seed: int) -> str:
     told = ""
     for _ in range(count):
         word = "".join(draw.choice("abcdefgh") for _ in range(6))
-        messages = [{"role": "user", "content": word}, {"role": "assistant", "content": word[:2]}]
+        messages = [{"role": "user", "content": word}, {"role": "assistant", "content": "ok"}]
         told += json.dumps({"messages": messages}) + "\n"
     return told
 
@@ -110,9 +117,12 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture
 def make_job(tmp_path: Path, tiny_models: Callable[..., Path], homes: dict[str, str]) -> Callable[..., Job]:
-    """`make_job(steps=6, trust="open", name="a")`: a job ready to run."""
+    """`make_job(steps=60, trust="open", name="a")`: a job ready to run.
 
-    def make(steps: int = 6, trust: str = "open", name: str = "job") -> Job:
+    After 60 steps a random model gives the one answer of its rows: the gate lets it through.
+    """
+
+    def make(steps: int = 60, trust: str = "open", name: str = "job") -> Job:
         folder, port = tmp_path / name, free_port()
         folder.mkdir()
         model = tiny_models("llama")
@@ -123,3 +133,44 @@ def make_job(tmp_path: Path, tiny_models: Callable[..., Path], homes: dict[str, 
         return Job(folder, os.environ | homes, port)
 
     return make
+
+
+# ------------------------------------------------------------------ verdicts given by a test
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> Iterator[Judged]:
+    """`judged.says["int8"] = FORM_FAILS`: verdicts by form or by "model/form", good where none is given."""
+    seen = Judged()
+
+    def judge(inputs: Any, settings: Any, out: Any, watch: Any) -> dict[str, float]:
+        form = json.loads(inputs.artefacts["compressed"].path("form.json").read_text())["form"]
+        model = json.loads(inputs.artefacts["base"].path("config.json").read_text())["model_type"]
+        seen.append(f"{model}/{form}")
+        with inputs.calls["serve"]("served") as url:
+            seen.ask(url)
+            told = seen.says.get(f"{model}/{form}") or seen.says.get(form) or GOOD
+        (out.folder / "verdict.json").write_text(json.dumps(told), encoding="utf-8")
+        if told["verdict"] != "passed":
+            raise CheckFailed("gate.failed", "the gate failed", hint="see the report")
+        return {"checks": 1.0}
+
+    monkeypatch.setattr(gate, "judge", judge)
+    monkeypatch.setattr(prepare, "calibrate", lambda machine, watch: EMPTY)
+    yield seen
+
+
+@pytest.fixture
+def up(
+    make_job: Callable[..., Any], homes: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Any]:
+    """`up(["compress.weights=int8"])`: a whole run in this process, in one folder a test."""
+    for name, value in homes.items():
+        monkeypatch.setenv(name, value)
+    job = make_job(steps=2)
+
+    def go(settings: list[str]) -> Any:
+        return run.up(load(job.recipe, settings), keep=False)
+
+    go.job = job  # type: ignore[attr-defined]
+    return go

@@ -9,94 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from judging import FORM_FAILS, GOOD, MODEL_FAILS, check, verdict
 
-from steelyard import gate, run
+from steelyard import run
 from steelyard.compression import export_form
 from steelyard.errors import CheckFailed, WrongUse
-from steelyard.hardware import Calibration
 from steelyard.recipe import load
 from steelyard.run.path import budget
-from steelyard.run.planning import prepare
 from steelyard.run.record import frontier
 from steelyard.serving.cores import physical_cores
-
-EMPTY = Calibration(fingerprint="f", rows=(), taken=(), skipped={}, measured_s=0, path="")
-
-
-def check(name: str, passed: bool | None, value: float = 0.5, limit: float = 0.9) -> dict[str, Any]:
-    return {
-        "name": name,
-        "passed": passed,
-        "value": value,
-        "low": None,
-        "high": None,
-        "limit": limit,
-        "example": None,
-    }
-
-
-def verdict(tuned: float, served: float, *checks: dict[str, Any]) -> dict[str, Any]:
-    scores = {"base": {"echo": 0.1}, "tuned": {"echo": tuned}, "served": {"echo": served}}
-    bad = [c for c in checks if c["passed"] is not True]
-    return {"verdict": "failed" if bad else "passed", "cause": None, "checks": list(checks), "scores": scores}
-
-
-GOOD = verdict(0.95, 0.95, check("min/echo", True, 0.95))
-FORM_FAILS = verdict(0.95, 0.5, check("against_tuned/echo", False, -0.45, -0.02))
-MODEL_FAILS = verdict(0.4, 0.4, check("min/echo", False, 0.4, 0.9))
-
-
-class Judged(list[str]):
-    """What was judged, "model/form" each; `says` gives the verdicts."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.says: dict[str, dict[str, Any]] = {}
-        self.ask: Callable[[str], None] = lambda url: None  # what a test wants of the candidate
-
-
-@pytest.fixture
-def judged(monkeypatch: pytest.MonkeyPatch) -> Iterator[Judged]:
-    """`judged.says["int8"] = FORM_FAILS`: verdicts by form or by "model/form", good where none is given."""
-    seen = Judged()
-
-    def judge(inputs: Any, settings: Any, out: Any, watch: Any) -> dict[str, float]:
-        form = json.loads(inputs.artefacts["compressed"].path("form.json").read_text())["form"]
-        model = json.loads(inputs.artefacts["base"].path("config.json").read_text())["model_type"]
-        seen.append(f"{model}/{form}")
-        with inputs.calls["serve"]("served") as url:
-            seen.ask(url)
-            told = seen.says.get(f"{model}/{form}") or seen.says.get(form) or GOOD
-        (out.folder / "verdict.json").write_text(json.dumps(told), encoding="utf-8")
-        if told["verdict"] != "passed":
-            raise CheckFailed("gate.failed", "the gate failed", hint="see the report")
-        return {"checks": 1.0}
-
-    monkeypatch.setattr(gate, "judge", judge)
-    monkeypatch.setattr(prepare, "calibrate", lambda machine, watch: EMPTY)
-    yield seen
-
-
-@pytest.fixture
-def up(
-    make_job: Callable[..., Any], homes: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Any]:
-    """`up(["compress.weights=int8"])`: a whole run in this process, in one folder a test."""
-    for name, value in homes.items():
-        monkeypatch.setenv(name, value)
-    job = make_job(steps=2)
-
-    def go(settings: list[str]) -> Any:
-        return run.up(load(job.recipe, settings), keep=False)
-
-    go.job = job  # type: ignore[attr-defined]
-    return go
 
 
 def told(outcome: Any) -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import chat, checks, data, models, plans, recipes, reports, runs, services
+from . import chat, checks, data, garbage, models, plans, recipes, reports, runs, services
 from .messages import say
 from .options import EVERYWHERE
 
@@ -29,6 +29,7 @@ VERBS = (
     ("status", runs.status, "Runs and services."),
     ("logs", runs.logs, "Events of a run."),
     ("stop", runs.stop, "Stop a run or a service."),
+    ("gc", garbage.gc, "Remove what no recipe, service or run refers to."),
     ("ledger", runs.ledger, "What was predicted, beside what was measured."),
     ("report", reports.report, "The report of a run, as HTML or as a picture (SVG)."),
     ("hardware", models.hardware, "The device catalogue, with sources."),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..doors import fetching
 
 if TYPE_CHECKING:
+    from .garbage import collect
     from .known import logs, status, stop
     from .planning.prepare import ledger
     from .planning.ready import Ready
@@ -24,6 +25,7 @@ FILES = {
     "Outcome": "record.outcome",
     "Ready": "planning.ready",
     "StepRecord": "record.outcome",
+    "collect": "garbage",
     "check_data": "planning.sources",
     "check_model": "planning.sizing",
     "ledger": "planning.prepare",
@@ -46,6 +48,7 @@ __all__ = [
     "Weighed",
     "check_data",
     "check_model",
+    "collect",
     "ledger",
     "logs",
     "plan",

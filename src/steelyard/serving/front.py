@@ -100,6 +100,11 @@ def _port_taken(host: str, port: int, error: OSError) -> Lacking:
     )
 
 
+def hold_open(*folders: str | Path | None) -> list[int]:
+    """Descriptors of the folders a restarted engine reads again: `gc` sees that they are in use."""
+    return [os.open(f, os.O_RDONLY) for f in folders if f is not None and os.path.isdir(f)]
+
+
 def url_of(listening: socket.socket) -> str:
     host, port = listening.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -115,6 +120,7 @@ class Front:
         self.servers: list[uvicorn.Server] = []
         self.tasks: list[asyncio.Task[None]] = []
         export_spans(settings.name)
+        self.holds = hold_open(folder, settings.embed_folder, settings.draft)
         self.keys = KeyRing(settings.api_key, Path(settings.keys) if settings.keys else None)
         self.engine = self._engine()
         self.encoder = self._encoder()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from ...artefact import Place, write_durably
-from ...errors import Problem, Stopped
+from ...errors import Stopped
 from ..record.outcome import STEP_NAMES, Outcome
 from .run import Run, predicted
 from .step import Again, Step
@@ -73,8 +73,14 @@ def place_of(run: Run, step: Step, later: list[Step]) -> Place:
 
 
 def refer(run: Run) -> None:
-    """Note what this run refers to. Names are no secret: under seal they say nothing of what they hold."""
-    base = run.ready.base
-    entry = {"run": run.ready.id, "artefacts": sorted(run.used), "base": base.hash}
-    with suppress(OSError, Problem):  # a full disk must not hide what filled it
-        write_durably(run.ready.workdir.refers, json.dumps(entry).encode())
+    """Note what this run refers to. Names are no secret: under seal they give nothing away."""
+    path, base = run.ready.workdir.refers, run.ready.base
+    cached = {base.folder.name, *run.candidates.cached}
+    with suppress(
+        OSError, ValueError, LookupError, TypeError
+    ):  # the gate may be reused, and export nothing now
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        cached |= set(earlier["cached"]) if earlier["base"] == base.hash else set()
+    entry = {"run": run.ready.id, "base": base.hash, "artefacts": sorted(run.used), "cached": sorted(cached)}
+    with suppress(OSError):  # a full disk must not hide what filled it
+        write_durably(path, json.dumps(entry).encode())

@@ -2,7 +2,7 @@
 
     read = kept + dropped in all          kept = taught + held_out
 
-`clean` gives account.json and dropped.jsonl, `train` gives taught.json. Before training `taught` and what
+`clean` gives account.json, `train` gives taught.json. Before training `taught` and what
 follows from it are null, and `kept` is what cleaning kept.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def account_rows(run: Run, artefact: Artefact) -> None:
     if account is None:
         return
     taught = read_json(artefact.path("taught.json")) if artefact.kind == "checkpoint" else None
-    rows = compose(account, first_reasons(dataset.path("dropped.jsonl")), taught)
+    rows = compose(account, taught)
     if wrong := fault_of(rows):
         raise Problem(
             "rows.do_not_add_up",
@@ -41,13 +41,10 @@ def account_rows(run: Run, artefact: Artefact) -> None:
     run.outcome.rows = rows
 
 
-def compose(
-    account: Mapping[str, Any], reasons: Mapping[str, int], taught: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """The contract's `rows`, of what cleaning and training counted."""
-    dropped = Counter(reasons)
-    held_out = account["kept"] - account["train"]
-    rows = {"read": account["in"], "kept": account["kept"], "held_out": held_out}
+def compose(account: Mapping[str, Any], taught: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The contract's `rows`, of what cleaning and training counted; several stages count by the last."""
+    dropped = Counter(account["by_reason"])
+    rows = {name: account[name] for name in ("read", "kept", "held_out")}
     if taught is None:
         return rows | {"dropped": dict(sorted(dropped.items()))} | dict.fromkeys(OF_TRAINING)
     dropped.update(taught["dropped"])
@@ -65,17 +62,6 @@ def fault_of(rows: Mapping[str, Any]) -> str | None:
     if min(rows["read"], rows["kept"], rows["held_out"], *rows["dropped"].values()) < 0:
         return "a count is negative"
     return None
-
-
-def first_reasons(path: Path) -> dict[str, int]:
-    """Dropped rows by their first reason: a row with two ends in one place all the same."""
-    with path.open(encoding="utf-8") as lines:
-        return dict(Counter(reason_of(json.loads(line)) for line in lines))
-
-
-def reason_of(row: Mapping[str, Any]) -> str:
-    reasons: Iterable[str] = row["reasons"]
-    return next(iter(reasons), "unknown")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from ...artefact import Place, Progress, Store, Watch, check_private
 from ...errors import Lacking, Where, from_os_error
 from ...recipe import Recipe
 from ...trust import append_log, load_keys
+
+LOOKS, LOOK_S = 5, 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ def locked(workdir: Workdir) -> Iterator[None]:
     path = workdir.folder / ".lock"
     with path.open("a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file.fileno())
         except BlockingIOError as error:
             file.seek(0)
             raise Lacking(
@@ -109,6 +111,15 @@ def locked(workdir: Workdir) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def lock(fd: int) -> None:
+    """Take the lock. `status` holds it for a moment when it looks: that is no other run."""
+    for _ in range(LOOKS):
+        with suppress(BlockingIOError):
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(LOOK_S)
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class LoggedWatch(Watch):

@@ -44,6 +44,7 @@ class Candidates:
         self.ready, self.watch = ready, watch
         self._candidate: Candidate | None = None
         self.references = References()
+        self.cached: set[str] = set()  # engines' copies of models, in the cache
         self._published = False
 
     @contextmanager
@@ -67,7 +68,9 @@ class Candidates:
         sealed = artefact.keys is not None
         out = str(private_folder()) if sealed else None
         order = call_order("run.calls:engine_folder", folder=str(artefact.path()), out=out)
-        return Path(in_child(order, self.watch))
+        folder = Path(in_child(order, self.watch))
+        self.cached.add(folder.name)
+        return folder
 
     def candidate(self, compressed: Artefact) -> Candidate:
         """The service that may be published; started once."""
@@ -113,7 +116,9 @@ class Candidates:
     def draft_folder(self, name: str) -> Path:
         """The draft model as its engine loads it."""
         order = call_order("run.calls:served_folder", name=name, root=str(self.ready.recipe.root))
-        return Path(in_child(order, self.watch))
+        folder = Path(in_child(order, self.watch))
+        self.cached.add(folder.name)
+        return folder
 
     def reference(self, inputs: dict[str, Artefact]) -> Callable[[str, list[list[int]]], Any]:
         """The exact network's answers, computed in one child that keeps what it has loaded."""
