@@ -12,20 +12,17 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import orjson
 
-from ..artefact import adopt
+from ..artefact import Store, adopt, code_of
 from ..compression import export_form
 from ..errors import Lacking, Refused, Where, WrongUse
 from ..model import ModelSource, encoder_folder, export_encoder, resolve, to_hf
 from ..places import cache_folder
 from .engines import CAPABILITIES
 
-ENCODER_VERSION = 1  # as IR_VERSION, of model/openvino_encoder.py
-IR_VERSION = 3  # of the graph builder: raise it where equal weights give another IR
 DEFAULT_FORM = "bf16"
 GGUF = "model.gguf"  # as engines/llamacpp.py names it
 
@@ -55,7 +52,7 @@ def prepare(
     model = resolve(str(source), root)
     folder, key = _hf(model)
     form = form or DEFAULT_FORM
-    built = hashlib.sha256(f"{key} {form} {IR_VERSION} {_version('openvino')}".encode()).hexdigest()
+    built = _built(key, form, "compression:export_form")
     exported = _exported_once(f"ir-{built[:32]}", lambda out: export_form(folder, out, form))
     return Prepared(exported, built)
 
@@ -65,7 +62,14 @@ def _hf(model: ModelSource) -> tuple[Path, str]:
     if model.kind != "gguf":
         return model.path, _hash(model.path)
     key = _file_hash(model.path)
-    return _exported_once(f"hf-{key[:32]}", lambda out: to_hf(model, out)), key
+    name = f"hf-{_built(key, 'hf', 'model:to_hf')[:32]}"
+    return _exported_once(name, lambda out: to_hf(model, out)), key
+
+
+def _built(source: str, form: str, call: str) -> str:
+    """SHA-256 over a source's content, the form, and the code that writes it: other code writes it anew."""
+    parts = [source, form, code_of(call)]
+    return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 # ------------------------------------------------------------------ other engines
@@ -99,7 +103,7 @@ def _gguf(source: str | Path, place: Path, root: Path | str) -> Prepared:
                 "kv_precision": "f16", "max_context": config["max_position_embeddings"]}  # fmt: skip
         (out / "form.json").write_bytes(orjson.dumps(form, option=orjson.OPT_INDENT_2))
 
-    folder = _exported_once(f"gguf-{key[:32]}", write)
+    folder = _exported_once(f"gguf-{_built(key, 'gguf', 'model:to_hf')[:32]}", write)
     _link(folder / GGUF, model.path.resolve())
     return Prepared(folder, hashlib.sha256(f"{key} gguf".encode()).hexdigest())
 
@@ -130,9 +134,9 @@ OTHERS = {"llamacpp": _gguf, "vllm": _weights}
 
 def _encoder(folder: Path) -> Prepared:
     """A sentence encoder: the engine `encoder` loads it."""
-    built = hashlib.sha256(f"{_hash(folder)} encoder {ENCODER_VERSION} {_version('openvino')}".encode())
-    exported = _exported_once(f"encoder-{built.hexdigest()[:32]}", lambda out: export_encoder(folder, out))
-    return Prepared(exported, built.hexdigest())
+    built = _built(_hash(folder), "encoder", "model:export_encoder")
+    exported = _exported_once(f"encoder-{built[:32]}", lambda out: export_encoder(folder, out))
+    return Prepared(exported, built)
 
 
 def _refuse_sealed(folder: Path) -> None:
@@ -147,22 +151,14 @@ def _refuse_sealed(folder: Path) -> None:
 
 def _hash(folder: Path) -> str:
     """The content hash: an artefact's own, else taken now."""
-    manifest = folder / "manifest.json"
-    if manifest.exists():
-        return orjson.loads(manifest.read_bytes())["hash"]
+    if (folder / "manifest.json").exists():
+        return Store(folder.parent).open(folder).hash
     return adopt(folder).hash
 
 
 def _file_hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "none"
 
 
 def _exported_once(name: str, write: Callable[[Path], object]) -> Path:

@@ -1,0 +1,99 @@
+"""One service takes over from another: no client is turned away, and a failure leaves the older one alone."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from steelyard.errors import Lacking
+from steelyard.serving import ServeSettings, check_port, find, promote, start
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Asking(threading.Thread):
+    """Asks again and again, each time on a new connection, and keeps what went wrong."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        self.url, self.over, self.asked, self.failed = url, threading.Event(), 0, []
+
+    def run(self) -> None:
+        while not self.over.is_set():
+            try:
+                httpx.get(f"{self.url}/live", timeout=10).raise_for_status()
+            except httpx.HTTPError as error:
+                self.failed.append(repr(error))
+            self.asked += 1
+
+
+@contextmanager
+def asking(url: str) -> Iterator[Asking]:
+    thread = Asking(url)
+    thread.start()
+    yield thread
+    thread.over.set()
+    thread.join()
+
+
+def test_the_older_service_lives_until_the_new_one_answers(tiny_ir, tmp_path):
+    port = free_port()
+    older = promote(start(tiny_ir, ServeSettings()), "127.0.0.1", port, tmp_path)
+    candidate = start(tiny_ir, ServeSettings())
+    try:
+        with pytest.raises(Lacking) as caught:
+            check_port("127.0.0.1", port)
+        assert caught.value.code == "serve.port_taken", "a stranger finds the port taken"
+        with pytest.raises(Lacking):
+            promote(candidate, "127.0.0.1", port, tmp_path / "other")
+        assert older.healthy() and find(tmp_path).pid == older.pid
+        with asking(older.url) as client:
+            newer = promote(candidate, "127.0.0.1", port, tmp_path, after=older)
+            older.stop()
+            before = client.asked
+            while client.asked < before + 20:
+                pass
+        assert client.failed == []
+        assert newer.url == older.url and find(tmp_path).pid == candidate.pid
+        assert newer.healthy() and not older.alive()
+    finally:
+        older.stop()
+        candidate.stop()
+
+
+def test_a_failed_promotion_leaves_the_older_service_as_it_was(tiny_ir, tmp_path):
+    older = promote(start(tiny_ir, ServeSettings()), "127.0.0.1", free_port(), tmp_path)
+    candidate = start(tiny_ir, ServeSettings())
+    try:
+        with socket.socket() as stranger:
+            stranger.bind(("127.0.0.1", 0))
+            stranger.listen()
+            with pytest.raises(Lacking):
+                promote(candidate, "127.0.0.1", stranger.getsockname()[1], tmp_path, after=older)
+        assert older.healthy() and find(tmp_path).url == older.url
+    finally:
+        candidate.stop()
+        older.stop()
+
+
+def test_a_service_holds_its_folder_open(tiny_ir, tmp_path):
+    """`gc` sees by it that an engine which starts again will need the folder."""
+    from steelyard.run.garbage import paths_in_use
+
+    folder = shutil.copytree(tiny_ir, tmp_path / "model")
+    service = start(folder, ServeSettings())
+    try:
+        assert str(folder) in paths_in_use()
+    finally:
+        service.stop()
+    assert str(folder) not in paths_in_use()
