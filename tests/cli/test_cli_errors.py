@@ -12,6 +12,8 @@ from contextlib import suppress
 
 import pytest
 
+from steelyard.artefact import Store
+
 USAGE = [
     # words, exit code, code, part of message or hint
     (["nonsense"], 2, "cli.usage", "No such command"),
@@ -208,11 +210,14 @@ def test_export_takes_a_run(steelyard, tmp_path) -> None:
     done = steelyard("export", "run", "--to", "hf", "--output", "out", "--json")
     error = json.loads(done.stdout)["error"]
     assert (done.returncode, error["code"]) == (2, "export.not_trained") and "--until train" in error["hint"]
-    tuned = tmp_path / "run" / "artefacts" / "checkpoint-1"
-    tuned.mkdir()
-    (tuned / "config.json").write_text("{}")
-    manifest = {"kind": "checkpoint", "hash": "aa", "files": [], "figures": {}, "inputs": [], "seal": None}
-    (tuned / "manifest.json").write_text(json.dumps(manifest))
+    store = Store(tmp_path / "run" / "artefacts")
+    draft = store.draft("checkpoint", "k" * 64, "train", {}, {})
+    (draft.folder / "config.json").write_text("{}")
+    tuned = store.publish(draft, {}, {})
     done = steelyard("export", "run", "--to", "hf", "--output", "out", "--json")
     assert done.returncode == 0, done.stdout
     assert (tmp_path / "out" / "config.json").exists() and not (tmp_path / "out" / "manifest.json").exists()
+    (tuned.folder / "config.json").write_text("[]")
+    done = steelyard("export", "run", "--to", "hf", "--output", "again", "--json")
+    assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (4, "artefact.changed")
+    assert not (tmp_path / "again").exists(), "what was changed since it was published is not copied out"

@@ -8,11 +8,11 @@ import signal
 
 import numpy as np
 import pytest
-from steelyard.run.service.references import Model, References
 
 from steelyard.errors import Lacking, Problem
 from steelyard.gate import exact_reference
 from steelyard.gate.continuations import Continuation
+from steelyard.run.service.references import Model, References
 
 
 @pytest.fixture

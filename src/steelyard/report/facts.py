@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..artefact import Artefact, Store, write_durably
-from ..errors import Where, WrongUse
+from ..errors import Problem, Where, WrongUse
 from ..units import show_bytes
 
 Document = Mapping[str, Any]
@@ -58,7 +58,7 @@ def facts_of(document: Document, keys: Any = None) -> dict[str, Any]:
     plan = _json(Path(document.get("workdir") or ".") / "plan.json")
     facts |= {"plan": plan} if isinstance(plan, dict) and "plans" in plan else {}
     for artefact in artefacts:
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, Problem):
             facts |= _facts_of_one(artefact)
     rows = rows_of(facts.get("account"), facts.get("taught"))
     return facts | ({"rows": rows} if rows else {})
@@ -68,7 +68,7 @@ def _artefacts(document: Document, keys: Any) -> list[Artefact]:
     opened = []
     for step in document["steps"]:
         folder = Path(step.get("artefact") or "")
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, Problem):  # sealed, or damaged
             if step.get("artefact") and step["step"] != "serve":
                 opened.append(Store(folder.parent, keys).open(folder))
     return opened
