@@ -132,20 +132,20 @@ def _rows(case: Case, ability: int, draw: np.random.Generator) -> dict[str, list
     lost = moved < case.lost_of(ability) / TUNED_RIGHT
     gained = moved < case.gained / (1 - TUNED_RIGHT)
     served = np.where(tuned, ~lost, gained)
-    found = {"base": draw.random(count) < BASE_RIGHT, "tuned": tuned, "served": served}
-    return {role: right.tolist() for role, right in found.items()}
+    roles = {"base": draw.random(count) < BASE_RIGHT, "tuned": tuned, "served": served}
+    return {role: right.tolist() for role, right in roles.items()}
 
 
 def _scores(rows: Mapping[str, Any], role: str, first: int, last: int) -> Scores:
-    found = [
+    results = [
         _score(a, i, own[role][i]) for a, own in rows.items() for i in range(first, min(last, len(own[role])))
     ]
-    return Scores(rows=tuple(found))
+    return Scores(rows=tuple(results))
 
 
 def _more(rows: Mapping[str, Any], role: str, held_out: int, ends: Mapping[str, int]) -> Scores:
-    found = [_score(a, i, own[role][i]) for a, own in rows.items() for i in range(held_out, ends[a])]
-    return Scores(rows=tuple(found))
+    results = [_score(a, i, own[role][i]) for a, own in rows.items() for i in range(held_out, ends[a])]
+    return Scores(rows=tuple(results))
 
 
 @cache
@@ -162,12 +162,12 @@ def main() -> None:
     args = parser.parse_args()
     print(f"{args.simulations} judgements a case, seed {args.seed}")
     print(f"{'case':<62} {'tol.':>6} {'passes':>8} {'caught':>8} {'undec.':>8} {'pairs':>7}")
-    found = []
+    results = []
     for number, case in enumerate(cases()):
         if args.only not in case.name:
             continue
         one = simulate(case, args.simulations, args.seed + number)
-        found.append(one)
+        results.append(one)
         print(
             f"{one['case']:<62} {one['tolerance']:>6.1%} {one['passed']:>8.1%} {one['caught']:>8.1%} "
             f"{one['undecided']:>8.1%} {one['pairs_per_ability']:>7.0f}",
@@ -175,9 +175,9 @@ def main() -> None:
         )
     if args.json:
         before = json.loads(args.json.read_text())["cases"] if args.json.exists() else []
-        names = {one["case"] for one in found}
-        found = [one for one in before if one["case"] not in names] + found
-        document = {"simulations": args.simulations, "seed": args.seed, "cases": found}
+        names = {one["case"] for one in results}
+        results = [one for one in before if one["case"] not in names] + results
+        document = {"simulations": args.simulations, "seed": args.seed, "cases": results}
         args.json.write_text(json.dumps(document, indent=2) + "\n")
 
 

@@ -39,7 +39,7 @@ class AbilityRows:
     """What one ability has and needs; all counts are rows.
 
     `held_out` answer "better than the base?" and give the scores. `pairs` (held-out rows, then training rows)
-    compare the served form with the tuned model: both have seen the training rows, so none is favoured.
+    compare the served form with the tuned model: both were trained on the training rows, so none is favoured.
     `tolerance`: the loss that the gate rules out, a share; `auto`: whether these rows chose it.
     """
 
@@ -68,11 +68,11 @@ def ability_rows(
     forget: float | None = None,
 ) -> AbilityRows:
     """The account of one ability. `rows` is `gate.rows`; `tolerance` None: by the rows (`auto`)."""
-    asked = min(held_out, rows)
-    pairs = min(asked + train, LOOK_FACTOR * rows)
+    first = min(held_out, rows)
+    pairs = min(first + train, LOOK_FACTOR * rows)
     chosen = auto_tolerance(pairs, abilities, rows) if tolerance is None else tolerance
     return AbilityRows(
-        held_out=asked,
+        held_out=first,
         held_out_needed=min(rows, held_out_needed(forget)),
         pairs=pairs,
         pairs_needed=pairs_needed(chosen, abilities, rows) if chosen else MOST_ROWS,
@@ -181,25 +181,25 @@ def spending_boundaries(shares: tuple[float, ...], spent: tuple[float, ...]) -> 
 
     `spent`: error spent up to each look. The density of paths not yet stopped is carried from look to look.
     """
-    found = [_NORMAL.inv_cdf(1 - spent[0])]
+    z = [_NORMAL.inv_cdf(1 - spent[0])]
     if len(shares) == 1:
-        return tuple(found)
+        return tuple(z)
     import numpy as np
 
-    at, density = _first_density(shares[0], found[0])
+    at, density = _first_density(shares[0], z[0])
     for k in range(1, len(shares)):
         step = math.sqrt(shares[k] - shares[k - 1])
         weight = density * (at[1] - at[0])
         wanted = spent[k] - spent[k - 1]
 
-        def beyond(z: float, k: int = k, at: Any = at, weight: Any = weight, step: float = step) -> float:
-            return float((weight * _upper((z * math.sqrt(shares[k]) - at) / step)).sum())
+        def beyond(limit: float, k: int = k, at: Any = at, weight: Any = weight, step: float = step) -> float:
+            return float((weight * _upper((limit * math.sqrt(shares[k]) - at) / step)).sum())
 
-        found.append(_falling_root(beyond, wanted, 10.0))
-        grid = np.linspace(-6 * math.sqrt(shares[k]), found[-1] * math.sqrt(shares[k]), GRID)
+        z.append(_falling_root(beyond, wanted, 10.0))
+        grid = np.linspace(-6 * math.sqrt(shares[k]), z[-1] * math.sqrt(shares[k]), GRID)
         kernel = np.exp(-0.5 * ((grid[:, None] - at[None, :]) / step) ** 2) / (step * math.sqrt(2 * math.pi))
         at, density = grid, _trapezoid(kernel @ weight)
-    return tuple(found)
+    return tuple(z)
 
 
 def _first_density(share: float, z: float) -> tuple[Any, Any]:

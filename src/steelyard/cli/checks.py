@@ -65,11 +65,11 @@ def gate(
 def verdict_lines(document: dict[str, Any]) -> list[str]:
     """The verdict, its cause, and one line a check."""
     cause = f"{say('cause')}: {document['cause']}" if document.get("cause") else ""
-    told = {True: say("passed"), False: say("failed"), None: say("undecided")}
+    states = {True: say("passed"), False: say("failed"), None: say("undecided")}
     rows = [
         (
             c["name"],
-            told[c["passed"]],
+            states[c["passed"]],
             c["value"],
             c["low"],
             c["high"],
@@ -117,7 +117,7 @@ def evaluate(
         scores = _scores(url, rows, metric, judge, judge_model).as_json()
     document = {"schema": "steelyard.eval/1", "model": model} | scores
     columns = ("value", "low", "high", "rows")
-    lines = [(name, *(found[c] for c in columns)) for name, found in scores["abilities"].items()]
+    lines = [(name, *(share[c] for c in columns)) for name, share in scores["abilities"].items()]
     head = (say("ability"), say("score"), say("low"), say("high"), say("rows"))
     lost = (
         [say("{n} rows had no answer, which is wrong, or no verdict of the judge", n=len(scores["errors"]))]

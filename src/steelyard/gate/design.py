@@ -49,7 +49,7 @@ class Design:
         return look_sizes(self.abilities[ability].pairs, self.rows)
 
     def base_sizes(self, ability: str) -> tuple[int, ...]:
-        """Rows that the base has been asked at each look."""
+        """Rows of the base at each look."""
         rows = self.abilities[ability].held_out
         return (*range(BASE_LOOK, rows, BASE_LOOK), rows)
 
@@ -62,12 +62,12 @@ class Design:
 
     def as_json(self, looks: Mapping[str, int] | None = None) -> dict[str, Any]:
         """`looks`: how many of its looks each ability has used."""
-        found = {}
+        abilities = {}
         for name, rows in self.abilities.items():
             used = {"looks_used": looks[name]} if looks and name in looks else {}
-            found[name] = rows.as_json() | {"looks": list(self.sizes(name))} | used
+            abilities[name] = rows.as_json() | {"looks": list(self.sizes(name))} | used
         harmless = {"moved": HARMLESS, "passes": POWER}
-        return {"alpha": self.alpha, "method": METHOD, "harmless": harmless, "abilities": found}
+        return {"alpha": self.alpha, "method": METHOD, "harmless": harmless, "abilities": abilities}
 
 
 def design_of(gate: Mapping[str, Any], held_out: Mapping[str, int], train: Mapping[str, int]) -> Design:
@@ -78,8 +78,10 @@ def design_of(gate: Mapping[str, Any], held_out: Mapping[str, int], train: Mappi
     rows = int(gate.get("rows", ROWS))
     planned, forget = gate.get("tolerances") or {}, gate.get("forget") or {}
     written = gate.get("tolerance", "auto")
-    made = {}
+    abilities = {}
     for name, count in held_out.items():
         tolerance = planned.get(name, None if written == "auto" else float(written))
-        made[name] = ability_rows(count, train.get(name, 0), rows, len(held_out), tolerance, forget.get(name))
-    return Design(abilities=made, rows=rows)
+        abilities[name] = ability_rows(
+            count, train.get(name, 0), rows, len(held_out), tolerance, forget.get(name)
+        )
+    return Design(abilities=abilities, rows=rows)

@@ -83,16 +83,16 @@ async def graded(
 
     async def grade(item: tuple[tuple[str, str | None], Row]) -> Grade:
         (_, answer), row = item
-        found = await grade_of(endpoint, row, answer or "")
+        result = await grade_of(endpoint, row, answer or "")
         each()
-        return found
+        return result
 
     grades |= zip(waiting, await endpoint.each(waiting.items(), grade), strict=True)
-    made = [
+    rows_graded = [
         _with_grade(r, grades[r.row, text]) if not r.judged and not r.error and (r.row, text) in grades else r
         for r, text in zip(scores.rows, scores.answers, strict=True)
     ]
-    return replace(scores, rows=tuple(made))
+    return replace(scores, rows=tuple(rows_graded))
 
 
 def _with_grade(row: RowScore, grade: Grade) -> RowScore:
@@ -113,10 +113,10 @@ async def grade_of(endpoint: Endpoint, row: Row, answer: str) -> Grade:
 
 
 def question(row: Row, answer: str) -> list[dict[str, str]]:
-    """What the judge is asked about one answer."""
-    asked = [m for m in row["messages"][:-1] if m.get("role") == "user"]
+    """The question to the judge about one answer."""
+    questions = [m for m in row["messages"][:-1] if m.get("role") == "user"]
     parts: Mapping[str, str] = {
-        "question": str(asked[-1].get("content") or "") if asked else "",
+        "question": str(questions[-1].get("content") or "") if questions else "",
         "reference": "\n-- or --\n".join(references(row)),
         "answer": answer,
     }
@@ -132,8 +132,8 @@ def _fenced(text: str) -> str:
 def read_grade(reply: str) -> float | None:
     """A grade of 1 to 5 as a share; None where the reply is anything else."""
     lines = [line for line in re.sub(r"(?s)<think>.*?</think>", "", reply).splitlines() if line.strip()]
-    found = GRADE.match(lines[0].strip()) if lines else None
-    return (int(found[1]) - 1) / (GRADES - 1) if found else None
+    grade = GRADE.match(lines[0].strip()) if lines else None
+    return (int(grade[1]) - 1) / (GRADES - 1) if grade else None
 
 
 def judge_of(settings: Mapping[str, Any] | None) -> JudgeAt | None:

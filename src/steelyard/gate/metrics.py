@@ -79,8 +79,8 @@ def right(row: Mapping[str, Any], answer: str | None, metric: str | None = None)
         return 0.0
     name = metric_of(row, metric)
     if name not in METRICS:
-        known = ", ".join((*METRICS, JUDGE))
-        raise WrongUse("gate.metric_unknown", f"{name!r} is no metric", hint=f"one of {known}")
+        names = ", ".join((*METRICS, JUDGE))
+        raise WrongUse("gate.metric_unknown", f"{name!r} is no metric", hint=f"one of {names}")
     return METRICS[name](answer, references(row))
 
 
@@ -115,8 +115,8 @@ def last_number(text: str) -> float | None:
     """The last number of a text; "1,234.5", full-width digits and the minus sign U+2212 are read."""
     joined = re.sub(r"(?<=\d)['\u00a0\u202f](?=\d{3})", "", text)  # thousands, as in 1'234 and 1\u202f234
     plain = unicodedata.normalize("NFKC", joined).replace("\u2212", "-")
-    found = [m[0] for m in NUMBER.finditer(plain) if any(c.isdigit() for c in m[0])]
-    return float(re.sub(r"[^\d.eE+-]", "", found[-1])) if found else None
+    numbers = [m[0] for m in NUMBER.finditer(plain) if any(c.isdigit() for c in m[0])]
+    return float(re.sub(r"[^\d.eE+-]", "", numbers[-1])) if numbers else None
 
 
 def _even(text: str) -> str:

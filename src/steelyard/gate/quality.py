@@ -32,15 +32,15 @@ def quality_checks(
     """
     counts = {a: len(served.values(a)) for a in served.abilities}
     design = design or design_of(gate, counts, {})
-    found: list[Check] = []
+    checks: list[Check] = []
     for ability in served.abilities:
         floor = (gate.get("abilities") or {}).get(ability, {}).get("min")
-        found.append(_above_zero(base, served, ability))
-        found += [_minimum(served, ability, float(floor))] if floor is not None else []
-        found += _fitting(served, ability) if floor is None else []
-        found.append(against_base(base, served, ability, gate, design))
-        found += against_tuned(tuned, served, ability, design, more, (looks or {}).get(ability, -1))
-    return found
+        checks.append(_above_zero(base, served, ability))
+        checks += [_minimum(served, ability, float(floor))] if floor is not None else []
+        checks += _fitting(served, ability) if floor is None else []
+        checks.append(against_base(base, served, ability, gate, design))
+        checks += against_tuned(tuned, served, ability, design, more, (looks or {}).get(ability, -1))
+    return checks
 
 
 # ------------------------------------------------------------------ the score itself
@@ -120,8 +120,8 @@ def against_base(
 
 def base_look(base: Scores, ability: str, design: Design) -> tuple[tuple[int, ...], int]:
     """The looks at the base, and which of them its rows have reached."""
-    sizes, asked = design.base_sizes(ability), sum(r.ability == ability for r in base.rows)
-    return sizes, next((i for i, size in enumerate(sizes) if asked <= size), len(sizes) - 1)
+    sizes, rows = design.base_sizes(ability), sum(r.ability == ability for r in base.rows)
+    return sizes, next((i for i, size in enumerate(sizes) if rows <= size), len(sizes) - 1)
 
 
 def no_room(before: Sequence[float], z: Quantiles) -> bool:
@@ -178,8 +178,8 @@ def against_tuned(
     text = _loss_text(change, rows.tolerance, "may be lost")
     if outcome == "undecided":
         text += f"; undecided: {_missing(change, rows.tolerance, z)} more rows needed"
-    found = [_check(name, OUTCOMES[outcome], change, -rows.tolerance, text)]
-    return found + (_guard(before, after, ability, design) if after_more and after else [])
+    checks = [_check(name, OUTCOMES[outcome], change, -rows.tolerance, text)]
+    return checks + (_guard(before, after, ability, design) if after_more and after else [])
 
 
 def _guard(before: Sequence[float], after: Sequence[float], ability: str, design: Design) -> list[Check]:

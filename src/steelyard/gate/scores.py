@@ -1,4 +1,4 @@
-"""Scores of task rows, asked over an open endpoint: one greedy chat a row, compared with its reference.
+"""Scores of task rows over an open endpoint: one greedy chat a row, its answer compared with the reference.
 
 Not here: how answers compare (metrics.py), the grades of a judge (grading.py), a whole evaluation
 (evaluation.py), what a difference between two scores means (statistics.py).
@@ -43,7 +43,7 @@ class RowScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """Results row by row, in the order asked. `answers` stay in memory: `as_json` leaves them out."""
+    """Results row by row, in the order of the questions. `answers` stay in memory alone."""
 
     rows: tuple[RowScore, ...]
     answers: tuple[str | None, ...] = ()
@@ -114,14 +114,14 @@ def answer_text(answer: Answer) -> str | None:
 
 def _others(rows: Sequence[Row]) -> dict[str, Row]:
     """To each row the next one of its ability that wants another answer."""
-    found: dict[str, Row] = {}
+    other: dict[str, Row] = {}
     before: dict[str, Row] = {}
     for row in (*rows, *rows):
         last = before.get(row["ability"])
         if last is not None and references(last)[0] != references(row)[0]:
-            found.setdefault(last["id"], row)
+            other.setdefault(last["id"], row)
         before[row["ability"]] = row
-    return found
+    return other
 
 
 def token_budget(

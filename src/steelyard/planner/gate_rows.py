@@ -61,7 +61,7 @@ def _written(recipe: Recipe) -> float | None:
 def gate_settings(recipe: Recipe, facts: DataFacts) -> dict[str, Any]:
     """The gate's settings: the recipe's words, and the tolerance of each ability, stated before the start."""
     written, rows = _written(recipe), gate_rows(recipe, facts)
-    tolerances = {name: found.tolerance for name, found in rows.items()}
+    tolerances = {name: one.tolerance for name, one in rows.items()}
     return asdict(recipe.gate) | {
         "tolerance": "auto" if written is None else written,
         "tolerances": tolerances,
@@ -70,42 +70,42 @@ def gate_settings(recipe: Recipe, facts: DataFacts) -> dict[str, Any]:
 
 
 def first_look_rows(rows: int, facts: DataFacts) -> int:
-    """Rows asked of tuned and served at a first look of `rows` an ability: held-out, then training rows."""
-    found = 0
+    """Rows that tuned and served answer at a first look of `rows` an ability, training rows with them."""
+    total = 0
     for name, count in _held_out(facts).items():
         held_out = min(count, rows)
         pairs = min(held_out + facts.abilities.get(name, 0), LOOK_FACTOR * rows)
-        found += max(held_out, look_sizes(pairs, rows)[0])
-    return found
+        total += max(held_out, look_sizes(pairs, rows)[0])
+    return total
 
 
 def gate_document(recipe: Recipe, facts: DataFacts) -> dict[str, Any]:
     """For plan.json and --json: {"abilities": {name: rows}, "enough", "notes": [sentences]}."""
     rows = gate_rows(recipe, facts)
     return {
-        "abilities": {name: found.as_json() for name, found in rows.items()},
-        "enough": all(found.enough for found in rows.values()),
-        "notes": [note for name, found in rows.items() for note in notes_on(name, found, recipe, len(rows))],
+        "abilities": {name: one.as_json() for name, one in rows.items()},
+        "enough": all(one.enough for one in rows.values()),
+        "notes": [note for name, one in rows.items() for note in notes_on(name, one, recipe, len(rows))],
     }
 
 
 def notes_on(name: str, rows: AbilityRows, recipe: Recipe, abilities: int) -> list[str]:
     """What a reader must know of one ability before the start, and what there is to choose."""
-    found = [
+    notes = [
         f"{name}: {rows.pairs} rows rule out a loss of {rows.tolerance * 100:.1f} points by the served form"
         + (" (gate.tolerance: auto)" if rows.auto else "")
     ]
     if rows.pairs < rows.pairs_needed:
         shown = tolerance_shown(rows.pairs, abilities, recipe.gate.rows)
-        found.append(
+        notes.append(
             f"{name}: too few rows: a harmless form ({HARMLESS:.0%} of its rows move) passes less than "
             f"{POWER:.0%} of the time; {rows.pairs_needed} rows are needed, "
             f"or write gate: {{tolerance: {shown:g}}}"
             + ("" if shown <= MOST_TOLERANCE or not rows.auto else ", a wider loss that you accept")
         )
     if rows.held_out < rows.held_out_needed:
-        found.append(
+        notes.append(
             f"{name}: {rows.held_out} held-out rows, {rows.held_out_needed} would show a gain of "
             f"{GAIN * 100:.0f} points over the base: a smaller true gain may not show"
         )
-    return found
+    return notes
