@@ -20,11 +20,13 @@ from typing import Any
 
 import numpy as np
 
+from steelyard.gate import statistics
 from steelyard.gate.design import Design, design_of
 from steelyard.gate.quality import against_tuned, quality_checks
 from steelyard.gate.scores import RowScore, Scores
 
 BASE_RIGHT, TUNED_RIGHT = 0.30, 0.90
+statistics.of_counts = cache(statistics.of_counts)  # the same few counts come again in every judgement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,24 +103,30 @@ def simulate(case: Case, count: int, seed: int) -> dict[str, Any]:
 
 def judged(case: Case, design: Design, draw: np.random.Generator) -> tuple[str, int]:
     """One judgement, look by look as gate/step.py does: (verdict, pairs compared)."""
-    rows = {a: _rows(case, i, draw) for i, a in enumerate(design.abilities)}
-    looks = dict.fromkeys(design.abilities, 0)
-    base, tuned, served = (_scores(rows, role, 0, case.held_out) for role in ("base", "tuned", "served"))
+    states: list[bool | None] = []
+    pairs = 0
+    for number, ability in enumerate(design.abilities):
+        checks, used = _of_ability(case, design, ability, _rows(case, number, draw))
+        states += checks
+        pairs += used
+    return "failed" if False in states else "undecided" if None in states else "passed", pairs
+
+
+def _of_ability(
+    case: Case, design: Design, ability: str, rows: dict[str, list[bool]]
+) -> tuple[list[bool | None], int]:
+    """The states of all checks of one ability, and the pairs at its last look."""
+    sizes, look = design.sizes(ability), 0
+    base, tuned, served = (_scores(ability, rows[r], 0, case.held_out) for r in ("base", "tuned", "served"))
     while True:
-        ends = {a: design.sizes(a)[look] for a, look in looks.items()}
-        more = tuple(_more(rows, role, case.held_out, ends) for role in ("tuned", "served"))
-        after = {
-            a: look + 1
-            for a, look in looks.items()
-            if look + 1 < len(design.sizes(a))
-            and against_tuned(tuned, served, a, design, more, look)[0].passed is None
-        }
-        if not after:
+        first, second = (_scores(ability, rows[r], case.held_out, sizes[look]) for r in ("tuned", "served"))
+        more = (first, second)
+        decided = against_tuned(tuned, served, ability, design, more, look)[0].passed is not None
+        if decided or look + 1 == len(sizes):
             break
-        looks |= after
-    checks = quality_checks(base, tuned, served, case.gate, design, more, looks)
-    states = [c.passed for c in checks]
-    return "failed" if False in states else "undecided" if None in states else "passed", sum(ends.values())
+        look += 1
+    checks = quality_checks(base, tuned, served, case.gate, design, more, {ability: look})
+    return [c.passed for c in checks], sizes[look]
 
 
 def _rows(case: Case, ability: int, draw: np.random.Generator) -> dict[str, list[bool]]:
@@ -131,21 +139,16 @@ def _rows(case: Case, ability: int, draw: np.random.Generator) -> dict[str, list
     moved = draw.random(count)
     lost = moved < case.lost_of(ability) / TUNED_RIGHT
     gained = moved < case.gained / (1 - TUNED_RIGHT)
-    served = np.where(tuned, ~lost, gained)
-    roles = {"base": draw.random(count) < BASE_RIGHT, "tuned": tuned, "served": served}
+    roles = {
+        "base": draw.random(count) < BASE_RIGHT,
+        "tuned": tuned,
+        "served": np.where(tuned, ~lost, gained),
+    }
     return {role: right.tolist() for role, right in roles.items()}
 
 
-def _scores(rows: Mapping[str, Any], role: str, first: int, last: int) -> Scores:
-    results = [
-        _score(a, i, own[role][i]) for a, own in rows.items() for i in range(first, min(last, len(own[role])))
-    ]
-    return Scores(rows=tuple(results))
-
-
-def _more(rows: Mapping[str, Any], role: str, held_out: int, ends: Mapping[str, int]) -> Scores:
-    results = [_score(a, i, own[role][i]) for a, own in rows.items() for i in range(held_out, ends[a])]
-    return Scores(rows=tuple(results))
+def _scores(ability: str, right: list[bool], first: int, last: int) -> Scores:
+    return Scores(rows=tuple(_score(ability, row, right[row]) for row in range(first, last)))
 
 
 @cache
