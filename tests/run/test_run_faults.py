@@ -153,9 +153,20 @@ def test_open_address_without_key(make_job):
     assert make_job().error(3, "--set", "serve.host=0.0.0.0")["code"] == "serve.no_key"
 
 
+def test_a_model_that_has_learnt_nothing_is_refused(make_job):
+    """Random weights and a rate that changes nothing: base 0 %, tuned 0 %, and no `min` in the recipe."""
+    job = make_job()
+    edit(job, "learning_rate: 0.01", "learning_rate: 1.0e-9")
+    error = job.error(4)
+    assert error["code"] == "gate.failed" and "not one of 220 answers is right" in error["message"]
+
+
 def test_a_gate_that_fails_never_serves(make_job):
     job = make_job(steps=2)  # it has learnt nothing yet
     edit(job, "echo: {eval: test.jsonl}", "echo: {eval: test.jsonl, min: 0.99}")
+    rows = (job.folder / "test.jsonl").read_text(encoding="utf-8").splitlines()
+    rows[::2] = [row.replace('"ok"', '"no"') for row in rows[::2]]  # half of them the model cannot know
+    (job.folder / "test.jsonl").write_text("\n".join(rows), encoding="utf-8")
     error = job.error(4)
     assert error["code"].startswith("gate.") and "echo" in error["message"]
     assert "verdict" not in "".join(published(job))
