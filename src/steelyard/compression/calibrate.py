@@ -1,7 +1,8 @@
 """INT4 whose rounding looks at the user's own rows: GPTQ, layer by layer, in torch on the CPU.
 
-A column is rounded, and its error is made up for by the columns that are not yet rounded, weighed by how the
-inputs go together (Frantar 2022). Each layer sees what the layers already rounded give it.
+Columns are rounded one after another. The error of each is compensated by adjusting the columns that are
+still in full precision, as far as their inputs correlate with its own over the rows (Frantar 2022). Each
+layer is fitted to the output of the layers already rounded.
 
 Equal weights, rows and cores give equal bytes. Memory: the weights in bf16, one layer in f32, the hidden
 states of CALIBRATION_TOKENS. Heavy (torch): entered from step.py alone.
@@ -26,7 +27,7 @@ from .rounding import LEVELS, SHRINKS
 
 CALIBRATION_TOKENS = 8192  # a minute or two at 135M parameters; what 4,096 gave: decisions/045
 CHUNK_TOKENS = 2048  # of one pass: bounds the memory of a layer
-BLOCK = 64  # columns whose errors are gathered before the rest is told
+BLOCK = 64  # columns whose errors are gathered before all later columns are adjusted
 DAMP = 0.01  # of the mean diagonal: keeps the inverse well behaved
 
 
@@ -34,16 +35,16 @@ def calibrate(folder: Path, rows: Sequence[Sequence[int]], largest: int, watch: 
     """The layers' matrices of the model in `folder`, by name, in 4 bits; `rows` are token ids."""
     network = load(Path(folder), dtype="bfloat16").eval()
     chunks = list(_chunks(rows, network))
-    found: dict[str, Grouped] = {}
+    rounded: dict[str, Grouped] = {}
     with torch.inference_mode(), watch.progress("calibrate", total=len(network.layers), unit="layers") as bar:
         for layer in network.layers:
             if watch.stop:
                 raise Stopped("run.stopped", "stopped while calibrating", hint="run the same command again")
             layer.float()
-            found.update(_layer(layer, chunks, largest))
+            rounded.update(_layer(layer, chunks, largest))
             layer.to(torch.bfloat16)
             bar.advance(1)
-    return found
+    return rounded
 
 
 @dataclass(slots=True)
@@ -78,32 +79,32 @@ def _chunk(rows: list[Sequence[int]], network: Any) -> _Chunk:
 def _layer(layer: Any, chunks: list[_Chunk], largest: int) -> dict[str, Grouped]:
     """Round a layer's matrices over what the exact layer gives them; its rounded output goes on."""
     linears = list(layer.linears())
-    seen = _watched(layer, linears, chunks)
-    found: dict[str, Grouped] = {}
+    gram = _gram_matrices(layer, linears, chunks)
+    rounded: dict[str, Grouped] = {}
     for linear in linears:
         size = group_of(linear.weight.shape[1], largest)
         if not size:
             continue  # the graph stores it by row
-        grouped, wide = _rounded(linear.weight, seen[linear], size)
+        grouped, wide = _rounded(linear.weight, gram[linear], size)
         linear.weight.copy_(wide)
-        found.update(_parts(linear, grouped))
+        rounded.update(_parts(linear, grouped))
     for chunk in chunks:
         chunk.x = layer(chunk.x, chunk.cos, chunk.sin, chunk.layout)
-    return found
+    return rounded
 
 
-def _watched(layer: Any, linears: list[Any], chunks: list[_Chunk]) -> dict[Any, Tensor]:
-    """The mean of x xᵀ, [I, I], over the inputs x of each matrix."""
+def _gram_matrices(layer: Any, linears: list[Any], chunks: list[_Chunk]) -> dict[Any, Tensor]:
+    """The Gram matrix of the inputs x of each matrix: the mean of x xᵀ, [I, I]."""
     tokens = sum(len(chunk.x) for chunk in chunks)
-    seen = {linear: torch.zeros(linear.weight.shape[1], linear.weight.shape[1]) for linear in linears}
+    gram = {linear: torch.zeros(linear.weight.shape[1], linear.weight.shape[1]) for linear in linears}
 
     def take(linear: Any, x: Tensor) -> None:
-        seen[linear].addmm_(x.t(), x, alpha=1 / tokens)
+        gram[linear].addmm_(x.t(), x, alpha=1 / tokens)
 
     for chunk in chunks:
         with _hooks(linears, take):
             layer(chunk.x, chunk.cos, chunk.sin, chunk.layout)
-    return seen
+    return gram
 
 
 @contextmanager
@@ -123,20 +124,20 @@ def _hooks(linears: list[Any], take: Callable[[Any, Tensor], None]) -> Iterator[
 
 def _parts(linear: Any, grouped: Grouped) -> dict[str, Grouped]:
     """The models' own matrices that are stacked in one here."""
-    found, start = {}, 0
+    rounded, start = {}, 0
     for name, rows in linear.parts:
         cut = slice(start, start + rows)
-        found[f"{name}.weight"] = Grouped(grouped.codes[cut], grouped.scale[cut], grouped.zero[cut])
+        rounded[f"{name}.weight"] = Grouped(grouped.codes[cut], grouped.scale[cut], grouped.zero[cut])
         start += rows
-    return found
+    return rounded
 
 
 # ------------------------------------------------------------------ one matrix
 
 
-def _rounded(weight: Tensor, seen: Tensor, size: int) -> tuple[Grouped, Tensor]:
+def _rounded(weight: Tensor, gram: Tensor, size: int) -> tuple[Grouped, Tensor]:
     """GPTQ over groups of `size` inputs, columns that matter most first. Returns it packed and widened."""
-    h = seen.double()
+    h = gram.double()
     h.diagonal().add_(DAMP * h.diagonal().mean() + 1e-12)
     scale, zero = _grid(weight, h.diagonal().float(), size)
     order = torch.argsort(h.diagonal(), descending=True, stable=True)

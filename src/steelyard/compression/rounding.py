@@ -24,12 +24,12 @@ BAND = 2**18  # numbers rounded by row at a time: in f32 they stay in the second
 
 def rounding(calibrated: Mapping[str, Grouped] | None = None) -> Rounding:
     """To the nearest, but for the matrices that a calibration has rounded, by name."""
-    known = calibrated or {}
+    fixed = calibrated or {}
 
     def by_group(weights: Weights, name: str, largest: int) -> Grouped:
-        return known[name] if name in known else rounded_groups(weights.f32(name), largest)
+        return fixed[name] if name in fixed else rounded_groups(weights.f32(name), largest)
 
-    return Rounding(rounded_rows, by_group, calibrated=bool(known))
+    return Rounding(rounded_rows, by_group, calibrated=bool(fixed))
 
 
 # ------------------------------------------------------------------ int8

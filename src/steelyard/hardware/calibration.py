@@ -1,4 +1,4 @@
-"""How fast this machine is, measured in under a minute and kept per fingerprint.
+"""How fast this machine is, measured in under a minute and cached per fingerprint.
 
 Own micro-benchmarks need numpy alone; what a training step or a served token costs is measured by
 callables that `run` passes in, so that this room knows neither torch nor an engine.
@@ -87,7 +87,7 @@ def measure(
 
 
 def recall(machine: Machine) -> Calibration | None:
-    """What was measured of this machine before; None where nothing is kept."""
+    """What was measured of this machine before; None where nothing is cached."""
     return _read(cache_folder() / f"calibration-{machine.fingerprint[:16]}.json", machine.fingerprint)
 
 

@@ -42,7 +42,7 @@ class Pulled:
 
 
 def is_here(model_id: str, out: Path | None = None, revision: str | None = None) -> bool:
-    """Was it pulled before, in that revision, so that nothing need be asked or fetched?"""
+    """Was it pulled before, in that revision, so that no request is needed?"""
     folder = out or models_folder() / model_id.partition(":")[0]
     if not (folder.is_dir() and any(folder.iterdir())):
         return False

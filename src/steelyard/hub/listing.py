@@ -69,7 +69,7 @@ def _second_copy(name: str, has_tensors: bool, only: str) -> str | None:
     if name.endswith(".gguf") and has_tensors:
         return "the safetensors are taken"
     if name.endswith(".gguf"):
-        return None if only in ("", name) else "not asked for"
+        return None if only in ("", name) else "another file is requested"
     if only and name.endswith((".safetensors", ".safetensors.index.json")):
-        return "not asked for"
+        return "another file is requested"
     return "a second copy of the weights" if name.startswith("consolidated") else None

@@ -1,4 +1,4 @@
-"""What was fetched into a folder: a small file beside it, so that a revision can be told from another."""
+"""Which revision was fetched into a folder: a small file beside it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Record:
     commit: str | None
 
     def is_of(self, revision: str) -> bool:
-        """Is it that revision, for all that can be told without asking the source?"""
+        """Is it that revision, as far as the record alone can show?"""
         begins = len(revision) >= SHORTEST_COMMIT and (self.commit or "").startswith(revision)
         return revision == self.revision or begins
 
@@ -37,7 +37,7 @@ def write_record(folder: Path, record: Record) -> None:
 
 
 def read_record(folder: Path) -> Record | None:
-    """None where nothing was written, as by versions that kept no record."""
+    """None where nothing was written, as by earlier versions."""
     with suppress(OSError, ValueError, TypeError):
         return Record(**json.loads(place_of(folder).read_bytes()))
     return None

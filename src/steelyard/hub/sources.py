@@ -93,9 +93,9 @@ class _HuggingFace(_Web):
     """https://huggingface.co/docs/hub/api: /api/models/ID/revision/REV?blobs=true, /ID/resolve/REV/FILE."""
 
     def listing(self, model_id: str, revision: str | None) -> tuple[str | None, list[Listed]]:
-        asked = quote(revision or "main", safe="")
-        info = self.json(f"{self.base}/api/models/{model_id}/revision/{asked}?blobs=true", model_id)
-        commit = info.get("sha") or asked  # pinned: all files are of one commit, even if main moves
+        wanted = quote(revision or "main", safe="")
+        info = self.json(f"{self.base}/api/models/{model_id}/revision/{wanted}?blobs=true", model_id)
+        commit = info.get("sha") or wanted  # pinned: all files are of one commit, even if main moves
         try:
             return commit, [self._listed(model_id, commit, entry) for entry in info["siblings"]]
         except (KeyError, TypeError) as e:
@@ -116,12 +116,12 @@ class _ModelScope(_Web):
     """modelscope/hub/api.py: /api/v1/models/ID/repo/files?Revision=&Recursive=, /repo?Revision=&FilePath=."""
 
     def listing(self, model_id: str, revision: str | None) -> tuple[str | None, list[Listed]]:
-        asked = quote(revision or "master", safe="")
+        wanted = quote(revision or "master", safe="")
         base = f"{self.base}/api/v1/models/{model_id}/repo"
-        info = self.json(f"{base}/files?Revision={asked}&Recursive=true", model_id)
+        info = self.json(f"{base}/files?Revision={wanted}&Recursive=true", model_id)
         try:
             entries = [entry for entry in info["Data"]["Files"] if entry.get("Type") != "tree"]
-            return asked, [self._listed(base, asked, entry) for entry in entries]
+            return wanted, [self._listed(base, wanted, entry) for entry in entries]
         except (KeyError, TypeError) as e:
             raise _odd_answer(self.base) from e
 

@@ -40,7 +40,7 @@ def fetch_file(source: Any, file: Listed, work: Path, advance: Callable[[float],
 
 
 def _fill(source: Any, file: Listed, part: Path, advance: Callable[[float], Any]) -> str | None:
-    """Append to the .part until it is whole; gives the hash that the server stated on the way."""
+    """Append to the .part until it is whole; gives the hash that the server stated with it."""
     stated, tries = None, TRIES
     part.touch()
     advance(part.stat().st_size)

@@ -65,7 +65,7 @@ def _traced(folder: Path) -> Any:
 
 
 def _begin_empty(model: Any, heads: int, width: int) -> None:
-    """Each state starts as [B, heads, 0, width]; the CPU plugin needs it said."""
+    """Each state starts as [B, heads, 0, width]; the CPU plugin needs it stated."""
     import numpy as np
     import openvino.opset13 as op
 
@@ -127,7 +127,7 @@ def _wrapped(network: Any) -> Any:
 
 
 def _mask(ids: Any, attention_mask: Any) -> Any:
-    """[B, 1, T, past + T], true where a token is seen: transformers' own mask cannot be traced."""
+    """[B, 1, T, past + T], true where a token attends: transformers' own mask cannot be traced."""
     import torch
 
     total = attention_mask.shape[1]

@@ -64,7 +64,7 @@ def is_encoder(folder: Path) -> bool:
 def encoder_folder(name: str, root: Path | str = ".") -> Path | None:
     """The encoder that `name` means, a folder, a pulled hub id or the packaged MiniLM; None if it is none.
 
-    Raises Lacking where the package is asked for and not installed.
+    Raises Lacking where the packaged encoder is requested and not installed.
     """
     from .source import models_folder
 
@@ -75,10 +75,10 @@ def encoder_folder(name: str, root: Path | str = ".") -> Path | None:
 
 
 def _packaged() -> Path:
-    spec = find_spec(ENCODER_PACKAGE)  # found, not imported: the package itself wants another program
+    spec = find_spec(ENCODER_PACKAGE)  # located, not imported: the package itself wants another program
     places = [Path(p) / "model" for p in (spec.submodule_search_locations or ())] if spec else []
-    if found := next((p for p in places if is_encoder(p)), None):
-        return found
+    if folder := next((p for p in places if is_encoder(p)), None):
+        return folder
     raise Lacking(
         "model.encoder_missing", "the packaged encoder is not installed",
         why=f"it comes with the package {ENCODER_PACKAGE.replace('_', '-')} (84 MB)", hint=ENCODER_INSTALL,
@@ -156,25 +156,25 @@ def _after(folder: Path) -> tuple[tuple[str, ...], bool]:
 
 
 def _pooling(file: Path) -> tuple[str, ...]:
-    asked = [name for name, on in read_json(file).items() if name.startswith("pooling_mode_") and on is True]
-    if unknown := [name for name in asked if name not in POOLINGS]:
+    pooled = [name for name, on in read_json(file).items() if name.startswith("pooling_mode_") and on is True]
+    if unknown := [name for name in pooled if name not in POOLINGS]:
         raise _not_covered(file.parent, "pooling", unknown[0], tuple(POOLINGS))
-    return tuple(POOLINGS[name] for name in POOLINGS if name in asked)
+    return tuple(POOLINGS[name] for name in POOLINGS if name in pooled)
 
 
-def _not_covered(folder: Path, field: str, value: Any, known: tuple[Any, ...]) -> WrongUse:
+def _not_covered(folder: Path, field: str, value: Any, covered: tuple[Any, ...]) -> WrongUse:
     return WrongUse(
         "model.encoder", f"an encoder with {field} {value!r} is not covered",
-        where=Where(str(folder), field=field), hint=f"one of {', '.join(map(str, known))}",
+        where=Where(str(folder), field=field), hint=f"one of {', '.join(map(str, covered))}",
     )  # fmt: skip
 
 
 def exported_encoder(folder: Path) -> Encoder:
     """What `export_encoder` wrote beside the graph. Raises WrongUse where it is no encoder's folder."""
-    told = read_json(folder / "form.json").get("encoder")
-    if told is None:
+    stored = read_json(folder / "form.json").get("encoder")
+    if stored is None:
         raise WrongUse(
             "model.encoder", "this is no exported encoder", where=Where(str(folder)), hint="export it first"
         )
-    lists = {name: tuple(told[name]) for name in ("pooling", "shorter") if told[name] is not None}
-    return Encoder(**told | lists)
+    lists = {name: tuple(stored[name]) for name in ("pooling", "shorter") if stored[name] is not None}
+    return Encoder(**stored | lists)

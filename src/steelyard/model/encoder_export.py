@@ -1,4 +1,4 @@
-"""A sentence encoder's folder as an OpenVINO graph with its tokenizer and what is to be known of it."""
+"""A sentence encoder's folder as an OpenVINO graph with its tokenizer and a description of both."""
 
 from __future__ import annotations
 

@@ -27,22 +27,27 @@ NEEDS = {
 
 def rope_of(config: dict[str, Any], path: Path) -> dict[str, Any]:
     """Rope parameters of a config.json with `rope_type` and `rope_theta` filled in. Raises WrongUse."""
-    found = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
-    kind = found.get("rope_type") or found.get("type") or "default"
+    given = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    kind = given.get("rope_type") or given.get("type") or "default"
     if kind not in KINDS:
         raise WrongUse(
             "model.rope_unknown", f"rope {kind!r} is not covered",
             where=Where(str(path), field="rope_scaling"), hint=f"one of {', '.join(KINDS)}",
         )  # fmt: skip
-    missing = [key for key in NEEDS.get(kind, ()) if not isinstance(found.get(key), int | float)]
+    missing = [key for key in NEEDS.get(kind, ()) if not isinstance(given.get(key), int | float)]
     if missing:
         raise WrongUse(
             "model.rope_incomplete", f"rope {kind!r} needs {', '.join(missing)}",
             where=Where(str(path), field="rope_scaling"), hint="fetch the config.json again",
         )  # fmt: skip
-    theta = float(found.get("rope_theta") or config.get("rope_theta") or 10000.0)
-    trained = found.get("original_max_position_embeddings") or config.get("max_position_embeddings", 2048)
-    return {**found, "rope_type": kind, "rope_theta": theta, "original_max_position_embeddings": trained}
+    theta = float(given.get("rope_theta") or config.get("rope_theta") or 10000.0)
+    length = given.get("original_max_position_embeddings") or config.get("max_position_embeddings", 2048)
+    return {
+        **given,
+        "rope_type": kind,
+        "rope_theta": theta,
+        "original_max_position_embeddings": length,
+    }
 
 
 def inverse_frequencies(rope: dict[str, Any], head_dim: int) -> np.ndarray:

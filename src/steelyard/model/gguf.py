@@ -113,8 +113,8 @@ def _decimal(value: float) -> float:
 
 def _special_ids(header: Gguf) -> dict[str, int]:
     names = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
-    found = {name: header.meta.get(f"tokenizer.ggml.{key}_token_id") for name, key in names.items()}
-    return {name: int(value) for name, value in found.items() if value is not None}
+    ids = {name: header.meta.get(f"tokenizer.ggml.{key}_token_id") for name, key in names.items()}
+    return {name: int(value) for name, value in ids.items() if value is not None}
 
 
 def _rope_scaling(header: Gguf, config: dict[str, Any], file: Path) -> dict[str, Any] | None:

@@ -282,7 +282,7 @@ def _visible(length: int, window: int | None) -> Tensor:
 
 
 class _Plain(Function):
-    """softmax(q kᵀ / √D) v; the gradient makes the probabilities again, so nothing of size L² is kept."""
+    """softmax(q kᵀ / √D) v; the gradient computes the probabilities again: nothing of size L² is stored."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
@@ -308,8 +308,8 @@ def _grouped(q: Tensor, k: Tensor) -> Tensor:
 
 
 def _probabilities(q: Tensor, k: Tensor, window: int | None) -> Tensor:
-    seen = _visible(q.shape[2], window)
-    bias = torch.zeros(seen.shape, dtype=q.dtype).masked_fill_(~seen, float("-inf"))
+    visible = _visible(q.shape[2], window)
+    bias = torch.zeros(visible.shape, dtype=q.dtype).masked_fill_(~visible, float("-inf"))
     bias = bias.repeat(q.shape[1] // k.shape[1], 1)
     keys = k.flatten(0, 1).transpose(1, 2)
     return torch.baddbmm(bias, _grouped(q, k), keys, alpha=q.shape[-1] ** -0.5).softmax(-1)

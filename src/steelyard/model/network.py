@@ -71,10 +71,10 @@ class Block(nn.Module):
             q, k = qk.split((config.heads, config.kv_heads), dim=1)
             qk = torch.cat((self.q_norm(q), self.k_norm(k)), dim=1)
         q, k = rope(qk, cos, sin).split((config.heads, config.kv_heads), dim=1)
-        seen = attention(q, k, v, layout, self.window)
+        attended = attention(q, k, v, layout, self.window)
         if keep is not None:
-            x, seen = x.index_select(0, keep), seen.index_select(0, keep)
-        x = x + self.o(seen)
+            x, attended = x.index_select(0, keep), attended.index_select(0, keep)
+        x = x + self.o(attended)
         return x + self.down(self.gated(self.gate_up(self.post_norm(x))))
 
     def gated(self, gate_up: Tensor) -> Tensor:
@@ -245,10 +245,10 @@ class Reader:
         return tensor.to(self.dtype)
 
     def tensor(self, name: str) -> Tensor:
-        found = self.find(name)
-        if found is None:
+        tensor = self.find(name)
+        if tensor is None:
             raise WrongUse("model.weights", f"the weights lack {name}", where=Where(str(self.folder)))
-        return found
+        return tensor
 
     def norm(self, name: str) -> Norm:
         return Norm(self.tensor(f"{name}.weight"), self.eps, f"{name}.weight")

@@ -101,8 +101,8 @@ class _Graph:
             return self._first(x)
         real = op.unsqueeze(op.convert(self.mask, "f32"), scalar_int(2))
         if how == "max":
-            kept = op.select(op.convert(real, "boolean"), x, op.constant(MASKED))
-            return op.reduce_max(kept, ints(1), False)
+            real_only = op.select(op.convert(real, "boolean"), x, op.constant(MASKED))
+            return op.reduce_max(real_only, ints(1), False)
         total = op.reduce_sum(op.multiply(x, real), ints(1), False)
         count = op.maximum(op.reduce_sum(real, ints(1), False), scalar_float(COUNT_FLOOR))
         return op.divide(total, op.sqrt(count) if how == "mean_sqrt_len" else count)

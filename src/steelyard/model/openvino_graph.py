@@ -34,7 +34,7 @@ FAR = np.iinfo(np.int64).max
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
-    """What form.json tells of a written graph. `joined`: matrix of a layer -> its parts, and rows."""
+    """What form.json says of a written graph. `joined`: matrix of a layer -> its parts, and rows."""
 
     max_context: int
     joined: dict[str, list[tuple[str, int]]]
@@ -69,7 +69,7 @@ class Graph:
         self.ends = (f"{decoder.names.embedding}.weight", f"{decoder.names.head}.weight")
         self.sinks: list[ov.Node] = []
         self.joined: dict[str, list[tuple[str, int]]] = {}
-        self.kept: list[ov.Tensor] = []  # constants read this memory until the model is saved
+        self.shared: list[ov.Tensor] = []  # constants read this memory until the model is saved
         self.ids = self._input("input_ids", [-1, -1], ov.Type.i64)
         self.attention_mask = self._input("attention_mask", [-1, -1], ov.Type.i64)
         self.positions = self._input("position_ids", [-1, -1], ov.Type.i64)
@@ -262,19 +262,19 @@ class Graph:
 
     def _shared(self, values: np.ndarray, shape: Sequence[int], kind: ov.Type) -> ov.Node:
         tensor = ov.Tensor(values, ov.Shape(shape), kind)
-        self.kept.append(tensor)
+        self.shared.append(tensor)
         return op.constant(tensor, shared_memory=True)
 
     def _int8(self, name: str, parts: tuple[str, ...]) -> ov.Node:
         """Symmetric, one scale a row (output channel)."""
-        m = self._needed().by_row(self.weights, parts, self.pool)
+        m = self._given_rounding().by_row(self.weights, parts, self.pool)
         half = op.convert(_named(self._shared(m.codes, m.codes.shape, ov.Type.i8), name), "f16")
         half.set_friendly_name(name + "/f16")
         return self._scaled(half, m.scale, name)
 
     def _int4(self, name: str, parts: tuple[str, ...]) -> ov.Node:
         """Asymmetric, a scale and a zero point a group of inputs; the pattern that nncf writes."""
-        each = [self._needed().by_group(self.weights, p, self.form.group or 0) for p in parts]
+        each = [self._given_rounding().by_group(self.weights, p, self.form.group or 0) for p in parts]
         m = Grouped(*(_stacked([getattr(g, part) for g in each]) for part in ("codes", "scale", "zero")))
         rows, groups = m.scale.shape
         stored = self._shared(packed(m.codes), [rows, groups, m.size], ov.Type.u4)
@@ -287,7 +287,7 @@ class Graph:
         centred.set_friendly_name(name + "/centred")
         return self._scaled(centred, m.scale[..., None], name, m.codes.shape)
 
-    def _needed(self) -> Rounding:
+    def _given_rounding(self) -> Rounding:
         if self.rounding is None:
             raise ValueError("a quantised form needs a rounding: compression.export_form gives it")
         return self.rounding

@@ -38,11 +38,11 @@ def export_openvino(folder: Path, out: Path, form: str = "bf16", rounding: Round
         raise WrongUse("model.form_unknown", f"no form {form!r}", hint=f"one of {', '.join(FORMS)}")
     _need_openvino()
     out.mkdir(parents=True, exist_ok=True)
-    told = _write_graph(Path(folder), form, out / XML, rounding)
+    written = _write_graph(Path(folder), form, out / XML, rounding)
     copy_companions(Path(folder), out)
     facts = FORMS[form]
     beside = {
-        "form": form, **asdict(facts), "weight_bytes": facts.weight_bytes, **told,
+        "form": form, **asdict(facts), "weight_bytes": facts.weight_bytes, **written,
         "calibrated": bool(rounding and rounding.calibrated),
     }  # fmt: skip
     write_detokenizer(out, out)
@@ -51,7 +51,7 @@ def export_openvino(folder: Path, out: Path, form: str = "bf16", rounding: Round
 
 
 def _write_graph(folder: Path, form: str, xml: Path, rounding: Rounding | None) -> dict[str, Any]:
-    """The graph and its weights; what form.json tells of them."""
+    """The graph and its weights; what form.json says of them."""
     from .openvino_graph import save
 
     if not family_of(folder).trainable:

@@ -1,4 +1,4 @@
-"""Checkpoints whose weights somebody else has quantised: FP8, AWQ, GPTQ, MXFP4 and the like, told by headers.
+"""Checkpoints whose weights somebody else has quantised: FP8, AWQ, GPTQ, MXFP4 and the like, by headers.
 
 Their numbers mean nothing without scales that the network here does not know, so they are neither trained nor
 exported. The gate reads them through readers of its own, and vLLM serves them.

@@ -106,8 +106,8 @@ def licence(folder: Path) -> str | None:
     readme = folder / "README.md"
     if readme.is_file():
         front = re.match(r"---\s*\n(.*?)\n---", readme.read_text("utf-8", "replace"), re.S)
-        if front and (found := re.search(r"^license:\s*[\"']?([^\s\"'#]+)", front[1], re.M)):
-            return found[1]
+        if front and (stated := re.search(r"^license:\s*[\"']?([^\s\"'#]+)", front[1], re.M)):
+            return stated[1]
     for file in sorted(folder.glob("LICEN[SC]E*")):
         line = next((t.strip() for t in file.read_text("utf-8", "replace").splitlines() if t.strip()), "")
         if line:
@@ -119,7 +119,7 @@ def licence(folder: Path) -> str | None:
 
 
 def _demo_file() -> Path:
-    spec = find_spec(DEMO_PACKAGE)  # found, not imported: the package itself wants another program
+    spec = find_spec(DEMO_PACKAGE)  # located, not imported: the package itself wants another program
     places = list(spec.submodule_search_locations or ()) if spec else []
     files = sorted(f for place in places for f in Path(place).glob("*.gguf"))
     if not files:
@@ -167,9 +167,9 @@ def _nearest(name: str) -> str | None:
 
     cache = models_folder()
     pulled = (p.parent for p in sorted(cache.glob("*/*/config.json")) if not p.parent.name.startswith("."))
-    known = ["demo", *(p.relative_to(cache).as_posix() for p in pulled)]
-    found = process.extractOne(name, known, score_cutoff=70)
-    return found[0] if found else None
+    names = ["demo", *(p.relative_to(cache).as_posix() for p in pulled)]
+    nearest = process.extractOne(name, names, score_cutoff=70)
+    return nearest[0] if nearest else None
 
 
 # ------------------------------------------------------------------ a folder
@@ -196,8 +196,8 @@ def _check_tokenizer(folder: Path) -> None:
         )  # fmt: skip
     for file in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         if (folder / file).is_file():
-            found = read_json(folder / file)
-            if file == "tokenizer.json" and "model" not in found:
+            content = read_json(folder / file)
+            if file == "tokenizer.json" and "model" not in content:
                 raise broken(folder / file, "it holds no tokenizer model", "model.half_written", HALF_HINT)
 
 

@@ -99,16 +99,16 @@ class Weights:
 
 def _places(folder: Path) -> dict[str, tuple[Path, TensorAt]]:
     if folder.is_dir():
-        found = tensors(folder)
+        places = tensors(folder)
     else:
-        found = {name: (folder, at) for name, at in safetensors_header(folder).items()}
-    if not found:
+        places = {name: (folder, at) for name, at in safetensors_header(folder).items()}
+    if not places:
         raise WrongUse(
             "model.no_weights", f"there are no safetensors weights in {folder.name}",
             where=Where(str(folder)),
             hint="fetch model.safetensors; pickled weights (*.bin, *.pt) are not read, since they run code",
         )  # fmt: skip
-    return found
+    return places
 
 
 def f32_of(values: np.ndarray, dtype: str) -> np.ndarray:

@@ -26,7 +26,7 @@ TEE_DEVICES = ("/dev/tdx_guest", "/dev/tdx-guest", "/dev/sgx_enclave")
 
 
 class Keys:
-    """Seals and opens for one recipient. `created` tells that the key file was made just now."""
+    """Seals and opens for one recipient. `created`: the key file was written just now."""
 
     def __init__(self, secret: bytes, path: Path | None = None, created: bool = False) -> None:
         self.path, self.created = path, created
@@ -52,7 +52,7 @@ class Keys:
 
     @property
     def notice(self) -> str | None:
-        """What the user must be told after the first use, else None."""
+        """What the user has to read after the first use, else None."""
         if not self.created:
             return None
         return f"made the key {self.path}: keep a copy elsewhere, without it nothing sealed here opens again"
@@ -102,7 +102,7 @@ def recipient_of(secret: bytes) -> Recipient:
 def load_keys(level: str, key_file: str | None, root: Path) -> Keys | None:
     """The keys of a trust level; None at `open`.
 
-    A missing key file is made on first use: tell the user `Keys.notice`. A relative `key_file` is taken
+    A missing key file is written on first use: show the user `Keys.notice`. A relative `key_file` is taken
     from `root`. Raises Refused (`sealed` without a TEE, a key file that others can read), WrongUse.
     """
     if level == "open":
@@ -141,7 +141,7 @@ def default_key_file() -> Path:
 
 
 def make_key_file(path: Path, parents: bool) -> bool:
-    """32 random bytes at `path`, never over an existing file. True if this call made it."""
+    """32 random bytes at `path`, never over an existing file. True if this call wrote it."""
     part = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
     try:
         if parents:
@@ -150,7 +150,7 @@ def make_key_file(path: Path, parents: bool) -> bool:
             file.write(os.urandom(KEY_BYTES))
             file.flush()
             os.fsync(file.fileno())
-        os.link(part, path)  # unlike a rename, it cannot replace a key that another run made meanwhile
+        os.link(part, path)  # unlike a rename, it cannot replace a key that another run wrote meanwhile
         sync_folder(path.parent)
         return True
     except FileExistsError:

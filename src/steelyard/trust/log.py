@@ -4,7 +4,7 @@
     record   u32 size, nonce 12 B, AES-256-GCM ciphertext + tag; AAD = SHA-256(A) + u64 i + previous tag
 
 Nonces are random because a record torn by a crash is written again under the same index. The chain of tags
-finds flips, swaps, splices and lost lines; lines cut off at the very end cannot be told from lines that
+finds flips, swaps, splices and lost lines; lines cut off at the very end look like lines that
 were never written. Several processes may append: each takes the file's lock for one line.
 """
 

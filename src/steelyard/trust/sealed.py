@@ -134,7 +134,7 @@ def read_header(header: bytes, recipient: Recipient, name: str, suite_wanted: in
         raise damaged(name, "it has no sealed header")
     _, suite_id, chunk, file_id, length, chunks = PART_A.unpack_from(header)
     if suite_id != suite_wanted or chunk != CHUNK_BYTES:
-        raise damaged(name, f"suite {suite_id} with chunks of {chunk} bytes is not known here")
+        raise damaged(name, f"suite {suite_id} with chunks of {chunk} bytes is not supported here")
     part_a = PartA(suite_id, file_id, length, chunks)
     data_key = unwrap(header, part_a, recipient, name)
     if not hmac.compare_digest(header[-MAC_BYTES:], header_mac(data_key, header[:-MAC_BYTES])):

@@ -12,6 +12,6 @@ from .family import Decoder, Family, GgufForm, Names
 FAMILIES: dict[str, Family] = {
     each.FAMILY.name: each.FAMILY for each in (llama, qwen2, qwen3, mistral, gemma, phi)
 }
-PLAIN = llama.FAMILY  # no biases, norms or windows: what models for measuring are made as
+PLAIN = llama.FAMILY  # no biases, norms or windows: the family of random models for measuring
 
 __all__ = ["FAMILIES", "PLAIN", "Decoder", "Family", "GgufForm", "Names"]

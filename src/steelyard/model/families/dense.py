@@ -44,7 +44,7 @@ def _size(config: Mapping[str, Any], path: Path, key: str) -> int:
         return value
     raise WrongUse(
         "model.bad_config", f"config.json gives no usable {key}", where=Where(str(path), field=key),
-        why=f"found {value!r}", hint="fetch the config.json of this model again",
+        why=f"it is {value!r}", hint="fetch the config.json of this model again",
     )  # fmt: skip
 
 

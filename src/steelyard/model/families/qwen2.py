@@ -1,6 +1,6 @@
 """Qwen2, Qwen2.5 and DeepSeek-R1-Distill-Qwen, dense: query, key and value have biases.
 
-Nothing is said of the biases here: they are read wherever the weights hold them.
+The biases need no field: they are read wherever the weights hold them.
 """
 
 from __future__ import annotations
