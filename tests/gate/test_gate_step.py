@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import drifts
 import numpy as np
@@ -55,7 +55,7 @@ def step(base, tuned, rows, serve, tmp_path, monkeypatch):
     references = {"tuned": exact_reference(tuned), "base": exact_reference(base)}
     asked: list[str] = []
 
-    def run(served=tuned, form="bf16", checkpoint=tuned, rows=rows, train=(), **settings):
+    def run(served=tuned, form="bf16", checkpoint=tuned, rows=rows, train=(), completes=False, **settings):
         data, compressed = tmp_path / "data", tmp_path / "compressed"
         for folder in (data, compressed):
             folder.mkdir(exist_ok=True)
@@ -67,7 +67,7 @@ def step(base, tuned, rows, serve, tmp_path, monkeypatch):
         @contextmanager
         def serving(role):
             asked.append(role)
-            yield serve(folders[role])
+            yield serve(folders[role], completes=completes and role == "served")
 
         artefacts = {"dataset": adopt(data), "checkpoint": adopt(checkpoint), "compressed": adopt(compressed)}
         run.compared = set()
@@ -77,6 +77,7 @@ def step(base, tuned, rows, serve, tmp_path, monkeypatch):
             return references["base" if role.startswith("base") else "tuned"](ids)
 
         calls = {"serve": serving, "reference": reference}
+        calls["deviation"] = lambda role, texts: references[role].deviation(texts)
         settings = {"rows": settings.pop("first", 400)} | settings
         draft = Store(tmp_path / "store").draft("verdict", "0" * 64, "gate", settings, artefacts)
         run.verdict = draft.folder / "verdict.json"
@@ -198,3 +199,12 @@ def test_a_judge_that_gives_no_grades_leaves_the_gate_undecided(step):
     assert e.value.code == "gate.undecided"
     errors = document(step)["details"]["served"]["errors"]
     assert len(errors) == 20 and "the judge gave no verdict" in errors[0]["error"]
+
+
+@pytest.mark.parametrize("depth", ["quick", "full"])
+def test_directions_are_looked_at_where_the_whole_depth_is_wanted(step, depth):
+    with suppress(GateFailed):  # so few rows decide nothing
+        step(rows=step.rows[:12], completes=True, depth=depth)
+    names = {c["name"] for c in document(step)["checks"]}
+    assert "served/logprob_mean" in names and "tuned/logprob_direction" not in names
+    assert ("served/logprob_direction" in names) == (depth == "full")

@@ -33,8 +33,8 @@ CHECKPOINTS = ("fp8", "awq", "gptq", "mxfp4")  # forms that a server loads from 
 # 0.077 on the demo's).
 EIGHT_BITS = Limits(mean=0.1, worst=1.5, shift=0.03, margin_mean=0.02, margin_worst=1.0)
 BF16 = Limits(mean=0.06, worst=1.0, shift=0.03, margin_mean=0.01, margin_worst=0.6)
-# Against the weights before rounding to 4 bits only gross errors show; four bits of a float are coarser yet: a
-# tuned SmolLM2 in MXFP4, rounded to the nearest, lies 0.87 nats from itself.
+# Against the weights before rounding to 4 bits only gross errors show; four bits of a float are coarser yet:
+# a tuned SmolLM2 in MXFP4, rounded to the nearest, lies 0.87 nats from itself.
 FOUR_BITS = Limits(mean=0.7, worst=6.0, shift=0.3, margin_mean=0.2, margin_worst=4.0)
 FOUR_BIT_FLOATS = Limits(mean=1.6, worst=12.0, shift=1.6, margin_mean=0.8, margin_worst=20.0)
 

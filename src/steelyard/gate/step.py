@@ -16,8 +16,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..artefact import Draft, Figures, Inputs, Settings, Watch
 from ..errors import CheckFailed, Stopped, Where, WrongUse
 from ..sample_size import BASE_LOOK
@@ -27,6 +25,7 @@ from .endpoint import Endpoint
 from .metrics import JUDGE
 from .quality import against_base, against_tuned, quality_checks
 from .reference import Reference
+from .run_reference import DirectedReference, RunReference
 from .scores import Scores, ask_rows, load_tasks, token_budget
 from .standalone import declared_temperature, parity
 from .verdict import Check, Verdict
@@ -191,7 +190,7 @@ class _Judge:
         return await parity(
             endpoint,
             self.tokenizer,
-            self.reference("served" if rounded else "tuned"),
+            self.reference("served" if rounded else "tuned", directions=role == "served"),
             rows=self.rows,
             mode="int4_form" if rounded else mode,
             seed=self.seed,
@@ -205,12 +204,10 @@ class _Judge:
         own = self.settings.get("temperature")
         return declared_temperature(self.folder) if own is None else float(own)
 
-    def reference(self, role: str) -> Reference:
-        def reference(sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
-            plain = [[int(i) for i in s] for s in sequences]
-            return [np.asarray(a, float) for a in self.calls["reference"](role, plain)]
-
-        return reference
+    def reference(self, role: str, directions: bool = False) -> Reference:
+        """In `depth: full` what is served is looked at along the scale of each matrix too."""
+        full = directions and self.settings.get("depth") == "full" and "deviation" in self.calls
+        return (DirectedReference if full else RunReference)(self.calls, role)
 
     async def ask(self, endpoint: Endpoint, rows: Sequence[dict[str, Any]], role: str) -> Scores:
         """Scores of rows, in one flow: pauses would leave the engine's batch half empty."""
