@@ -369,6 +369,17 @@ def weighed(told, tmp_path, *changes: str) -> tuple[int, dict[str, Any]]:
     return told("plan", "--device", "h100-sxm", *(word for c in changes for word in ("--set", c)))
 
 
+def test_the_rows_that_the_gate_has_and_needs_stand_in_the_plan_of_a_recipe(told, tmp_path) -> None:
+    code, document = weighed(told, tmp_path)
+    gate = document["here"]["gate"]
+    main = gate["abilities"]["main"]
+    assert code == 0 and (main["held_out"], main["pairs"], main["enough"]) == (20, 100, False)
+    assert main["pairs_needed"] > 100 and any("write gate: {tolerance:" in note for note in gate["notes"])
+    _, document = weighed(told, tmp_path, "gate.tolerance=0.12")
+    main = document["here"]["gate"]["abilities"]["main"]
+    assert main["tolerance"] == 0.12 and main["pairs_needed"] <= 100
+
+
 def test_a_service_that_no_device_can_give_is_no_plan(told, tmp_path) -> None:
     load = "goal.load.arrival_rate=2/s"
     code, document = weighed(told, tmp_path, load, "goal.latency.ttft_p95=0.1ms")

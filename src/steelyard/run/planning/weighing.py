@@ -30,6 +30,7 @@ from ...planner import (
     Request,
     check_limits,
     fill,
+    gate_document,
     named_shape,
     plan,
     plan_recipe,
@@ -87,7 +88,8 @@ def weigh(
     own = local if not devices or HERE in devices else None
     plans = plan_recipe(named, filled, shape, facts, catalogue(), published_constants(), own, asked)
     plans = replace(plans, wall_s=time.perf_counter() - began)
-    return Weighed(request=request, plans=plans, here=here_document(name, machine, filled, facts, local))
+    document = here_document(name, machine, filled, facts, local) | {"gate": gate_document(named, facts)}
+    return Weighed(request=request, plans=plans, here=document)
 
 
 def here_document(
@@ -131,7 +133,7 @@ def settle(recipe: Recipe, watch: Watch | None = None) -> dict[str, Any]:
     local = here(named, filled, shape, machine, facts, told)
     if local is not None:
         check_limits(named, filled, local, NO_PLANS, machine)
-    return here_document(name, machine, filled, facts, local)
+    return here_document(name, machine, filled, facts, local) | {"gate": gate_document(named, facts)}
 
 
 NO_PLANS = Plans(request={}, plans=(), best=None, frontier=(), considered=0, divide=0, fit=0)
