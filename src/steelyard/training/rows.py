@@ -50,16 +50,18 @@ class Rows:
     truncated: set[int] = field(default_factory=set)
     left_out: dict[str, set[int]] = field(default_factory=dict)  # "thought" -> rows without it
 
-    def account(self, plan: Schedule) -> dict[str, Any]:
+    def account(self, plan: Schedule, of: str = "all") -> dict[str, Any]:
         """taught.json: where every row ended, and the tokens of those taught, each counted once.
 
-        A row that no step reaches (max_steps, part of an epoch, a mix without it) is dropped: not_reached.
+        `of` says which rows the stage teaches: all, chats or texts. A row that no step reaches (max_steps,
+        part of an epoch, a mix without it) is dropped: not_reached.
         """
         drawn = {n for step in plan.steps for batch in step for n in batch}
         examples = [self.examples[n] for n in sorted(drawn)]
         taught = {example.number for example in examples}
         dropped = self.dropped + Counter({"not_reached": self._with_examples() - len(taught)})
         account: dict[str, Any] = {
+            "of": of,
             "rows": len(self.names),
             "taught": len(taught),
             "dropped": dict(sorted(dropped.items())),

@@ -49,7 +49,7 @@ def train(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figur
     plan = schedule(lengths, settings, [row.ability for row in examples], weights)
     if not plan.steps:
         raise no_rows(rows, settings)
-    account = rows.account(plan)
+    account = rows.account(plan, settings.get("rows", "all"))
     watch.log("train.planned", steps=len(plan.steps), **account)
     network, learnt = trainable(base, settings)
     loop = Loop(network, learnt, rows, plan, settings, out, watch)

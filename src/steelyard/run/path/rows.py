@@ -30,7 +30,9 @@ def account_rows(run: Run, artefact: Artefact) -> None:
     if account is None:
         return
     taught = read_json(artefact.path("taught.json")) if artefact.kind == "checkpoint" else None
-    rows = compose(account, taught)
+    if taught is not None:
+        run.taught[taught.get("of", "all")] = taught
+    rows = compose(account, of_stages(run.taught))
     if wrong := fault_of(rows):
         raise Problem(
             "rows.do_not_add_up",
@@ -41,8 +43,24 @@ def account_rows(run: Run, artefact: Artefact) -> None:
     run.outcome.rows = rows
 
 
+def of_stages(taught: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """One account of the stages so far, by which rows they teach; None before the first.
+
+    pt teaches texts and sft chats: a row that one passes by is the other's. Stages that teach the same rows
+    are one account, the last one's.
+    """
+    if not {"texts", "chats"} <= set(taught):
+        return list(taught.values())[-1] if taught else None
+    parts = taught["texts"], taught["chats"]
+    sums = {name: sum(part[name] for part in parts) for name in OF_TRAINING}
+    dropped = sum((Counter(part["dropped"]) for part in parts), Counter[str]())
+    for passed_by in ("not_in_texts", "not_in_chats"):
+        dropped.pop(passed_by, None)
+    return sums | {"dropped": dict(dropped)}
+
+
 def compose(account: Mapping[str, Any], taught: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The contract's `rows`, of what cleaning and training counted; several stages count by the last."""
+    """The contract's `rows`, of what cleaning and training counted."""
     dropped = Counter(account["by_reason"])
     rows = {name: account[name] for name in ("read", "kept", "held_out")}
     if taught is None:

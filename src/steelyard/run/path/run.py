@@ -27,6 +27,9 @@ class Run:
     keep: bool = True
     tries: Tries = field(default_factory=Tries)
     used: set[str] = field(default_factory=set)
+    taught: dict[str, dict[str, Any]] = field(
+        default_factory=dict
+    )  # accounts of stages by "texts", "chats", "all"
     begun: float = field(default_factory=time.monotonic)
 
     @property
