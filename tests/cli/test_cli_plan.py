@@ -394,7 +394,7 @@ def test_a_service_that_no_device_can_give_is_no_plan(told, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("words", "asked"),
     [
-        (("train.0.packing=false",), {"seq_len": 239}),
+        (("train.0.packing=false",), {"seq_len": 240}),  # the longest row as it is taught
         (
             ("train.0.per_device_train_batch_size=2", "train.0.gradient_accumulation_steps=3"),
             {"global_batch": 6},

@@ -88,21 +88,21 @@ def weigh(
     own = local if not devices or HERE in devices else None
     plans = plan_recipe(named, filled, shape, facts, catalogue(), published_constants(), own, asked)
     plans = replace(plans, wall_s=time.perf_counter() - began)
-    document = here_document(name, machine, filled, facts, local) | {"gate": gate_document(named, facts)}
-    return Weighed(request=request, plans=plans, here=document)
+    return Weighed(request=request, plans=plans, here=here_document(named, machine, filled, facts, local))
 
 
 def here_document(
-    model: str, machine: Machine, filled: Fill, facts: DataFacts, local: Local | None
+    recipe: Recipe, machine: Machine, filled: Fill, facts: DataFacts, local: Local | None
 ) -> dict[str, Any]:
     """This machine's part of plan.json."""
     steps = local.steps if local else {}
     return {
-        "model": model,
+        "model": recipe.model,
         "machine": machine.cpu_model,
         "facts": {k: v for k, v in asdict(facts).items() if k != "lengths"},
         "settings": filled.settings,
         "origins": filled.origins,
+        "gate": gate_document(recipe, facts),
         "steps": {step: {k: f.as_json() for k, f in figures.items()} for step, figures in steps.items()},
     }
 
@@ -133,7 +133,7 @@ def settle(recipe: Recipe, watch: Watch | None = None) -> dict[str, Any]:
     local = here(named, filled, shape, machine, facts, told)
     if local is not None:
         check_limits(named, filled, local, NO_PLANS, machine)
-    return here_document(name, machine, filled, facts, local) | {"gate": gate_document(named, facts)}
+    return here_document(named, machine, filled, facts, local)
 
 
 NO_PLANS = Plans(request={}, plans=(), best=None, frontier=(), considered=0, divide=0, fit=0)
@@ -178,7 +178,7 @@ def _job_here(request: Request, watch: Watch) -> tuple[dict[str, Any], Plan | No
     local = here(recipe, filled, request.shape, machine, facts, Watch())
     if local is None:
         return {}, None
-    document = here_document(request.name, machine, filled, facts, local)
+    document = here_document(recipe, machine, filled, facts, local)
     return document, this_machine(filled, local)
 
 
