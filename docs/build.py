@@ -181,6 +181,7 @@ def described() -> dict[tuple[str, int], tuple[str, str]]:
 OTHERWISE: dict[str, tuple[str, str]] = {
     "chat.broken_off": ("the service ended the answer with an error", "ask again"),
     "data": ("", "mend the row that is named, or leave it out with `clean: {unreadable: drop}`"),
+    "gc": ("", "run `steelyard up RECIPE` once with this version: it notes what it refers to"),
     "gate.bad_task": (
         "a line of the tasks is no row with messages",
         "write it like the example in the message",

@@ -25,9 +25,23 @@ RECIPE_NAMES = {"micro_batch": "per_device_train_batch_size", "grad_accum": "gra
 # ------------------------------------------------------------------ this machine
 
 
-def plan_lines(document: Mapping[str, Any], every: bool = False) -> list[str]:
-    """plan.json for people: this machine's steps and settings, then the other devices."""
-    return [*here_lines(document), "", *device_lines(document["plans"], every)]
+def plan_lines(document: Mapping[str, Any]) -> list[str]:
+    """plan.json for people: this machine's steps and settings; other devices in one line."""
+    return [*here_lines(document), *elsewhere_lines(document["plans"])]
+
+
+def elsewhere_lines(plans: Mapping[str, Any]) -> list[str]:
+    """The best device besides this machine, and how to see the others."""
+    others = [plan for plan in plans["plans"] if plan["fits"] and plan["device"] != HERE]
+    if not others:
+        return []
+    best, figures = others[0], (("time_s", "s"), ("cost_usd", "USD"))
+    shown = ", ".join(_shown(best.get(name), unit) for name, unit in figures)
+    text = say("elsewhere, by the model: {device} in {figures}", device=_device(best), figures=shown)
+    return [
+        *broken(text, columns()),
+        say("  {n} devices: steelyard plan RECIPE --all", n=len(plans["plans"])),
+    ]
 
 
 def here_lines(document: Mapping[str, Any]) -> list[str]:
