@@ -165,23 +165,24 @@ def main() -> None:
     args = parser.parse_args()
     print(f"{args.simulations} judgements a case, seed {args.seed}")
     print(f"{'case':<62} {'tol.':>6} {'passes':>8} {'caught':>8} {'undec.':>8} {'pairs':>7}")
-    results = []
     for number, case in enumerate(cases()):
         if args.only not in case.name:
             continue
         one = simulate(case, args.simulations, args.seed + number)
-        results.append(one)
         print(
             f"{one['case']:<62} {one['tolerance']:>6.1%} {one['passed']:>8.1%} {one['caught']:>8.1%} "
             f"{one['undecided']:>8.1%} {one['pairs_per_ability']:>7.0f}",
             flush=True,
         )
-    if args.json:
-        before = json.loads(args.json.read_text())["cases"] if args.json.exists() else []
-        names = {one["case"] for one in results}
-        results = [one for one in before if one["case"] not in names] + results
-        document = {"simulations": args.simulations, "seed": args.seed, "cases": results}
-        args.json.write_text(json.dumps(document, indent=2) + "\n")
+        if args.json:
+            add(args.json, one | {"simulations": args.simulations, "seed": args.seed + number})
+
+
+def add(file: Path, one: dict[str, Any]) -> None:
+    """A case into the file, in place of an earlier run of it."""
+    cases = json.loads(file.read_text())["cases"] if file.exists() else []
+    cases = [case for case in cases if case["case"] != one["case"]] + [one]
+    file.write_text(json.dumps({"cases": cases}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 It talks to services that `run` starts (inputs.calls["serve"]) and asks `run` for the exact reference. What an
 ability has lost is looked at after `gate.rows` rows; while it is undecided more rows are drawn, training rows
-too, since tuned and served have both seen them. Not here: what the scores say (quality.py), how many rows
+too, for tuned and served come of one training. Not here: what the scores say (quality.py), how many rows
 there are and need to be (design.py).
 """
 
@@ -39,7 +39,7 @@ CONCURRENCY = 64  # the engine's whole batch: nobody waits for the first token h
 
 
 class GateFailed(CheckFailed):
-    """A gate that failed or is undecided; `verdict` holds all that was found."""
+    """A gate that failed or is undecided; `verdict` holds every check and score."""
 
     def __init__(self, verdict: Verdict, message: str, hint: str) -> None:
         super().__init__(
@@ -99,11 +99,11 @@ def _hint(worst: Check, verdict: Verdict) -> str:
 
 
 def _figures(verdict: Verdict) -> Figures:
-    rows = sum(found["rows"] for role, found in verdict.details.items() if role in verdict.scores)
+    rows = sum(own["rows"] for role, own in verdict.details.items() if role in verdict.scores)
     scores = {
         f"score_{role}/{ability}": value
-        for role, found in verdict.scores.items()
-        for ability, value in found.items()
+        for role, shares in verdict.scores.items()
+        for ability, value in shares.items()
     }
     return {"rows": float(rows), "checks": float(len(verdict.checks)), **scores}
 
@@ -140,28 +140,28 @@ class _Judge:
         return rows
 
     async def run(self) -> Verdict:
-        found: list[Check] = []
+        checks: list[Check] = []
         looks = dict.fromkeys(self.design.abilities, 0)
         extra = self.next_rows(looks)
         roles: dict[str, _Role] = {}
         for role, mode in (("tuned", "exact"), ("served", mode_of(self.form))):
             roles[role] = await self.role(role, mode, extra)
-            found += roles[role].checks
+            checks += roles[role].checks
             if roles[role].failed:
-                return Verdict(checks=tuple(found), cause=roles[role].cause, why=roles[role].why)
+                return Verdict(checks=tuple(checks), cause=roles[role].cause, why=roles[role].why)
         tuned, served = [await self.judged(roles[r].scores, self.rows) for r in ("tuned", "served")]
         more = Pair(*[await self.judged(roles[r].more, extra) for r in ("tuned", "served")])
         base = await self.base(served)
         if self.worth_drawing(base, served):
             more = await self.draw(tuned, served, more, looks)
-        found += quality_checks(
+        checks += quality_checks(
             base, tuned, served, self.settings, self.design, (more.tuned, more.served), looks
         )
         scores = {"base": base, "tuned": tuned, "served": served}
         details = {role: s.as_json() for role, s in scores.items()}
         used = {a: look + 1 for a, look in looks.items()}
         return Verdict(
-            checks=tuple(found),
+            checks=tuple(checks),
             scores={r: d["scores"] for r, d in details.items()},
             details=details | {"design": self.design.as_json(used)},
         )
@@ -224,13 +224,13 @@ class _Judge:
 
     def next_rows(self, looks: Mapping[str, int]) -> list[dict[str, Any]]:
         """Training rows that the abilities in `looks` add at that look."""
-        found = []
+        results = []
         for ability, look in looks.items():
             held_out = self.design.abilities[ability].held_out
             sizes = [0, *self.design.sizes(ability)]
             first, last = (max(0, n - held_out) for n in sizes[look : look + 2])
-            found += self.spare.get(ability, [])[first:last]
-        return found
+            results += self.spare.get(ability, [])[first:last]
+        return results
 
     def worth_drawing(self, base: Scores, served: Scores) -> bool:
         """Not where the form has failed already, whatever more rows would show."""
@@ -243,12 +243,12 @@ class _Judge:
             looks |= after
             rows = self.next_rows(after)
             self.watch.log("gate.more_rows", abilities=sorted(after), rows=len(rows))
-            found = []
+            results = []
             for role in ("tuned", "served"):
                 with self.calls["serve"](role) as url:
                     async with self.endpoint(url) as endpoint:
-                        found.append(await self.ask(endpoint, rows, role))
-            first, second = [await self.judged(scores, rows) for scores in found]
+                        results.append(await self.ask(endpoint, rows, role))
+            first, second = [await self.judged(scores, rows) for scores in results]
             more = Pair(more.tuned + first, more.served + second)
         return more
 
@@ -274,8 +274,8 @@ class _Judge:
                 left = by_ability(self.rows)
                 while left:
                     part = [row for own in left.values() for row in own[:BASE_LOOK]]
-                    found = await self.ask(endpoint, part, "base")
-                    scores = scores + await self.judged(found, part, None if self.judge else url)
+                    results = await self.ask(endpoint, part, "base")
+                    scores = scores + await self.judged(results, part, None if self.judge else url)
                     left = {
                         a: own[BASE_LOOK:]
                         for a, own in left.items()
@@ -341,12 +341,12 @@ def _form(inputs: Inputs) -> str:
     path = artefact.path("form.json") if artefact else None
     if path is None or not path.exists():
         return "bf16"
-    found = json.loads(path.read_text("utf-8"))
-    return str(found.get("form") or found.get("weights") or "bf16")
+    document = json.loads(path.read_text("utf-8"))
+    return str(document.get("form") or document.get("weights") or "bf16")
 
 
 def _chats(inputs: Inputs, name: str) -> list[dict[str, Any]]:
-    """Rows that can be asked as a chat; plain texts have no answer to compare."""
+    """Rows that make a chat request; plain texts have no answer to compare."""
     path = inputs.artefacts["dataset"].path(name)
     if name == "train.jsonl" and not path.exists():
         return []
@@ -384,7 +384,7 @@ def counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def by_ability(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    found: dict[str, list[Any]] = {}
+    rows_of: dict[str, list[Any]] = {}
     for row in rows:
-        found.setdefault(row.get("ability") or "default", []).append(row)
-    return found
+        rows_of.setdefault(row.get("ability") or "default", []).append(row)
+    return rows_of
