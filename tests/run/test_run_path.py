@@ -30,6 +30,9 @@ def test_from_recipe_to_live_service_and_again(make_job):
             assert {"wall_s", "peak_rss_bytes"} <= set(step["predicted"]) & set(step["measured"])
         assert set(done["scores"]) == {"base", "tuned", "served"}
         assert done["gate"]["verdict"] == "passed"
+        rows = done["rows"]
+        assert rows["read"] == rows["kept"] + sum(rows["dropped"].values()) == 300
+        assert rows["kept"] == rows["taught"] + rows["held_out"] and rows["tokens_taught"] > 0
         asked = {"model": "default", "messages": [{"role": "user", "content": "abcd"}], "max_tokens": 4}
         answer = httpx.post(f"{done['service']['url']}/v1/chat/completions", json=asked, timeout=30).json()
         assert answer["choices"][0]["message"]["role"] == "assistant"
