@@ -1,4 +1,4 @@
-"""What older code made is never reused: a change of one room's source makes its steps anew, and only those."""
+"""What older code made is never reused: a change of a room makes its steps anew, and only those."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def test_a_change_of_source_makes_its_steps_anew(make_job, tmp_path):
     assert [after[s] for s in ("clean", "train", "compress", "gate")] == ["reused"] * 3 + ["done"]
     changed(source / "steelyard" / "data" / "account.py")
     last = states(job.up("--until", "compress"))
-    assert [last[s] for s in ("clean", "train", "compress")] == ["done", "reused", "reused"], "equal rows again"
+    assert [last[s] for s in ("clean", "train", "compress")] == ["done", "reused", "reused"], (
+        "equal rows again"
+    )
 
 
 def changed(file: Path) -> None:
