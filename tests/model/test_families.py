@@ -121,6 +121,8 @@ def test_a_new_family_loads_trains_and_is_served(toy, tmp_path):
     train(inputs, settings, draft, Watch())
     losses = [json.loads(line)["loss"] for line in (draft.folder / "curve.jsonl").read_text().splitlines()]
     assert losses[-1] < losses[0]
+    adapter = json.loads((draft.folder / "adapter" / "adapter_config.json").read_text())
+    assert adapter["target_modules"] == ["q", "k", "v", "o", "gate", "up", "down"]
     check_folder(draft.folder)
     trained = load(draft.folder)
     before = dict(network.tensors())

@@ -26,9 +26,6 @@ from torch import Tensor
 
 from steelyard.model import load, save
 
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-
 COMPUTE = {"bf16": torch.bfloat16, "f32": torch.float32}
 
 
@@ -169,7 +166,7 @@ def _write_peft(folder: Path, factors: dict[str, tuple[Tensor, Tensor]], rank: i
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
-        "target_modules": list(TARGETS),
+        "target_modules": list(dict.fromkeys(name.rpartition(".")[2] for name in factors)),
     }
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
     tensors = {}
