@@ -378,6 +378,9 @@ def test_the_rows_that_the_gate_has_and_needs_stand_in_the_plan_of_a_recipe(told
     _, document = weighed(told, tmp_path, "gate.tolerance=0.12")
     main = document["here"]["gate"]["abilities"]["main"]
     assert main["tolerance"] == 0.12 and main["pairs_needed"] <= 100
+    options.OPTIONS.language = "zh"
+    left = [part for note in gate["notes"] for part in note.split("; ") if part in messages.reason(note)]
+    assert len(gate["notes"]) == 3 and not left
 
 
 def test_a_service_that_no_device_can_give_is_no_plan(told, tmp_path) -> None:

@@ -88,7 +88,7 @@ def row_lines(document: Mapping[str, Any]) -> list[str]:
 def gate_lines(document: Mapping[str, Any]) -> list[str]:
     """What the gate can tell with the rows that each ability has, and how many it needs."""
     notes = (document.get("gate") or {}).get("notes") or []
-    lines = [piece for note in notes for piece in broken(f"- {note}", columns() - 4)]
+    lines = [piece for note in notes for piece in broken(f"- {reason(note)}", columns() - 4)]
     return [f"  {line}" if line.startswith("- ") else f"    {line}" for line in lines]
 
 
