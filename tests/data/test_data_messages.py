@@ -23,7 +23,6 @@ WEATHER = {
     },
 }
 CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
-READ_CALL = {**CALL, "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
 OPENAI = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "Weather in Oslo?"},
@@ -34,7 +33,7 @@ OPENAI = [
 OURS = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "Weather in Oslo?"},
-    {"role": "assistant", "content": "", "tool_calls": [READ_CALL], "weight": 0},
+    {"role": "assistant", "content": "", "tool_calls": [CALL], "weight": 0},
     {"role": "tool", "content": '{"c": 4}', "name": "weather", "tool_call_id": "call_1"},
     {"role": "assistant", "content": "4 degrees.", "reasoning_content": "It said 4.", "weight": 1},
 ]
@@ -72,10 +71,10 @@ def test_an_assistant_that_calls_a_tool_is_not_empty(tmp_path, content):
         del message["content"]
     train, dropped, _ = dataset(tmp_path, [{"messages": [{"role": "user", "content": "Oslo?"}, message]}])
     assert dropped == []
-    assert train[0]["messages"][1] == {"role": "assistant", "content": "", "tool_calls": [READ_CALL]}
+    assert train[0]["messages"][1] == {"role": "assistant", "content": "", "tool_calls": [CALL]}
 
 
-NAMED_CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
+NAMED_CALL = {"type": "function", "function": {"name": "weather", "arguments": '{"city":"Oslo"}'}}
 
 
 @pytest.mark.parametrize(
@@ -94,7 +93,7 @@ NAMED_CALL = {"type": "function", "function": {"name": "weather", "arguments": {
         pytest.param(
             {"messages": [
                 {"role": "user", "content": "Oslo?"},
-                {"role": "assistant", "function_call": {"name": "weather", "arguments": '{"city": "Oslo"}'}},
+                {"role": "assistant", "function_call": {"name": "weather", "arguments": {"city": "Oslo"}}},
                 {"role": "function", "name": "weather", "content": '{"c": 4}'},
                 {"role": "assistant", "content": "4."}],
              "tools": [WEATHER]},
@@ -252,6 +251,27 @@ def test_duplicates_see_calls_and_tools_and_not_the_ids_of_calls(tmp_path):
     assert [r["id"] for r in dropped] == ["a.jsonl:3", "a.jsonl:7"] and len(train) == 5
 
 
+def test_a_row_of_the_dataset_can_be_sent_to_the_service_as_it_is(tmp_path):
+    """The gate and the sample question send held-out rows; arguments as an object were refused with a 400."""
+    from steelyard.serving.bodies import Message
+
+    function = {"name": "weather", "arguments": {"city": "Oslo", "days": [1, 2]}}
+    turns = [USER, {"role": "assistant", "tool_calls": [{"function": function}]}, *OPENAI[3:]]
+    (row,) = read(tmp_path, {"messages": turns, "tools": [WEATHER]})
+    sent = [Message.model_validate(message) for message in row.as_json()["messages"]]
+    assert json.loads(sent[1].tool_calls[0].function.arguments) == {"city": "Oslo", "days": [1, 2]}
+
+
+def test_clean_files_puts_arguments_back_in_their_own_form(tmp_path):
+    function = {"name": "mail", "arguments": {"to": "a@b.com", "n": 13812345678}}
+    turns = [USER, {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "function": function}]}]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    clean_files(tmp_path / "a.jsonl", tmp_path / "out")
+    message = json.loads((tmp_path / "out" / "a.jsonl").read_text())["messages"][1]
+    made = {"name": "mail", "arguments": {"to": "<EMAIL_1>", "n": "<PHONE_1>"}}
+    assert message == {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "function": made}]}
+
+
 # ------------------------------------------------------------------ personal data in calls
 
 
@@ -267,7 +287,8 @@ def test_masking_reaches_calls_thoughts_and_results_and_json_stays_json(tmp_path
     train, _, account = dataset(tmp_path, [{"messages": turns}], clean={"pii": "mask", "test_share": 0})
     made = train[0]["messages"]
     assert made[1]["reasoning_content"] == "to <EMAIL_1>" and made[2]["content"] == "sent to <EMAIL_1>"
-    assert made[1]["tool_calls"][0]["function"]["arguments"] == {"to": "<EMAIL_1>", "tel": "<PHONE_1>"}
+    arguments = made[1]["tool_calls"][0]["function"]["arguments"]
+    assert json.loads(arguments) == {"to": "<EMAIL_1>", "tel": "<PHONE_1>"}
     assert account["masked"] == {"email": 3, "phone": 1} and account["placeholder_answers"] == 1
     clean_files(tmp_path / "a.jsonl", tmp_path / "out")
     written = json.loads((tmp_path / "out" / "a.jsonl").read_text())["messages"]
@@ -286,7 +307,9 @@ def test_clean_files_leaves_a_chat_without_personal_data_as_it_was(tmp_path):
 # ------------------------------------------------------------------ parts and their way back
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
-ARGUMENTS = st.one_of(TEXT, st.dictionaries(TEXT, TEXT | st.integers(-9, 9) | st.none(), max_size=3))
+ARGUMENTS = st.one_of(
+    TEXT, st.dictionaries(TEXT, TEXT | st.integers(-9, 9) | st.none(), max_size=3).map(json.dumps)
+)
 CALLS = st.builds(lambda n, a: {"type": "function", "function": {"name": n, "arguments": a}}, TEXT, ARGUMENTS)
 MESSAGES = st.builds(
     lambda role, content, more: {"role": role, "content": content, **more},

@@ -15,7 +15,7 @@ from steelyard.data.encoding import detect
 from steelyard.data.steps import Rules, has_placeholder
 from steelyard.data.steps.length import estimated_tokens, most_tokens
 
-CALL = {"type": "function", "function": {"name": "find", "arguments": {"id": 7}}}
+CALL = {"type": "function", "function": {"name": "find", "arguments": '{"id": 7}'}}
 
 
 def chat(*turns, **more):
@@ -69,7 +69,10 @@ def test_misread_text_is_noticed_wherever_it_stands(place):
     bad = "Zwei StÃ¤dte, drei FlÃ¼sse, vier SchlÃ¶sser"
     answer = {"role": "assistant", "content": "fine", "reasoning_content": "fine", "tool_calls": [CALL]}
     if place == "arguments":
-        call = {"type": "function", "function": {"name": "find", "arguments": {"name": bad}}}
+        call = {
+            "type": "function",
+            "function": {"name": "find", "arguments": json.dumps({"name": bad}, ensure_ascii=False)},
+        }
         answer = {**answer, "tool_calls": [call]}
     else:
         answer = {**answer, place: bad}

@@ -139,7 +139,7 @@ def is_data(content: Any) -> bool:
 
 
 def calls_of(given: Any) -> list[dict[str, Any]]:
-    """Calls as OpenAI writes them, arguments as an object where they are JSON of one. Raises Misfit."""
+    """Calls as OpenAI writes them, arguments as JSON text: a row can be sent as it is. Raises Misfit."""
     given = decoded(given)
     calls = given if isinstance(given, list) else [given]
     if not calls:
@@ -151,10 +151,11 @@ def call_of(given: Any) -> dict[str, Any]:
     function = given.get("function", given) if isinstance(given, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
         raise Misfit("a call of a tool has no name")
-    arguments = decoded(function.get("arguments", function.get("parameters", {})))
-    if not isinstance(arguments, dict | str):
+    arguments = function.get("arguments", function.get("parameters"))
+    if not isinstance(decoded({} if arguments is None else arguments), dict | str):
         raise Misfit("the arguments of a call are no object")
-    called = {"name": function["name"], "arguments": arguments}
+    text = arguments if isinstance(arguments, str) else dumped(arguments or {})
+    called = {"name": function["name"], "arguments": text}
     call: dict[str, Any] = {"type": "function", "function": called}
     return {"id": given["id"], **call} if isinstance(given.get("id"), str) else call
 

@@ -107,8 +107,7 @@ def message_texts(message: Message) -> Iterator[str]:
     if "reasoning_content" in message:
         yield message["reasoning_content"]
     for call in message.get("tool_calls", ()):
-        arguments = call["function"]["arguments"]
-        yield arguments if isinstance(arguments, str) else dumped(arguments)
+        yield call["function"]["arguments"]
 
 
 def with_texts(message: Message, texts: Iterator[str]) -> Message:
@@ -117,18 +116,15 @@ def with_texts(message: Message, texts: Iterator[str]) -> Message:
     if "reasoning_content" in message:
         result["reasoning_content"] = next(texts)
     if "tool_calls" in message:
-        result["tool_calls"] = [with_arguments(call, next(texts)) for call in message["tool_calls"]]
+        result["tool_calls"] = [
+            {**call, "function": {**call["function"], "arguments": next(texts)}}
+            for call in message["tool_calls"]
+        ]
     return result
 
 
-def with_arguments(call: dict[str, Any], text: str) -> dict[str, Any]:
-    function = call["function"]
-    arguments = text if isinstance(function["arguments"], str) else orjson.loads(text)
-    return {**call, "function": {**function, "arguments": arguments}}
-
-
 def put_back(old: dict[str, Any], new: Message) -> dict[str, Any]:
-    """A foreign message with our texts in its own form: null stays null, arguments stay text."""
+    """A foreign message with our texts in its own form: null stays null, an object an object."""
     result = dict(old)
     if old.get("content") is not None or new["content"]:
         result["content"] = new["content"]
@@ -143,9 +139,9 @@ def put_back(old: dict[str, Any], new: Message) -> dict[str, Any]:
 
 def put_call_back(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     inner = old.get("function", old)
-    given, ours = inner.get("arguments"), new["function"]["arguments"]
-    if isinstance(given, str) and isinstance(ours, dict):
-        ours = given if orjson.loads(given) == ours else dumped(ours)
+    ours = new["function"]["arguments"]
+    if isinstance(inner.get("arguments"), dict):
+        ours = orjson.loads(ours)
     changed = {**inner, "arguments": ours} if "arguments" in inner else inner
     return {**old, "function": changed} if "function" in old else changed
 
@@ -194,11 +190,19 @@ def message_key(message: Message) -> str:
     key = f"{message['role']}\1{tight(message['content'])}"
     if len(message) == 2:
         return key
-    calls = [call["function"] for call in message.get("tool_calls", ())]
+    calls = [called(call["function"]) for call in message.get("tool_calls", ())]
     thought, name = tight(message.get("reasoning_content", "")), message.get("name", "")
     weight = "" if message.get("weight", 1) else "0"
     beside = [thought, sorted_json(calls) if calls else "", name, weight]
     return "\1".join([key, *beside]) if any(beside) else key
+
+
+def called(function: dict[str, Any]) -> list[Any]:
+    """Name and arguments, however the JSON of these was written."""
+    try:
+        return [function["name"], orjson.loads(function["arguments"])]
+    except orjson.JSONDecodeError:
+        return [function["name"], tight(function["arguments"])]
 
 
 def sorted_json(value: Any) -> str:
