@@ -168,6 +168,24 @@ def test_calls_and_results_are_taught_as_serving_writes_them(with_template, temp
     assert answer == "It is 42.<|im_end|>\n"
 
 
+# As in Gemma 4: a call is followed by the token that opens the tool's reply, inside the same turn.
+EMBEDDED = (
+    "{% for m in messages %}{% if m.role == 'tool' %}{{ m.content + '<|im_end|>' }}{% else %}{{ '<|im_start|>' + "
+    "m.role + '\n' + (m.content or '') }}{% if m.tool_calls %}{% for c in m.tool_calls %}{{ c.function.name + "
+    "(c.function.arguments | tojson) }}{% endfor %}{{ '<jupyter_output>' }}{% else %}{{ '<|im_end|>\n' }}"
+    "{% endif %}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def test_the_token_that_opens_a_reply_is_taught_only_where_an_answer_ends_with_it(with_template):
+    tokenizer = with_template(EMBEDDED)
+    call = 'find{"x": "<y>", "数": 1.5}'
+    assert taught(tokenizer, ROUND[:2]) == [call]
+    listed = [2, tokenizer.id_of("<jupyter_output>")]
+    (tokenizer.folder / "generation_config.json").write_text(json.dumps({"eos_token_id": listed}))
+    assert taught(Tokenizer(tokenizer.folder), ROUND[:2]) == [f"{call}<jupyter_output>"]
+
+
 def test_definitions_are_shown_as_serving_shows_them(with_template):
     """`strict` and other keys of a request never reach the model: not in training either."""
     tokenizer = with_template(QWEN25)

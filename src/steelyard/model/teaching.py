@@ -257,6 +257,8 @@ def _ended(tokenizer: Tokenizer, answer: list[int], messages: Sequence[Message])
     written = [n for n, token in enumerate(answer) if not _blank(tokenizer, token)]
     if written and answer[written[-1]] in tokenizer.eos_ids:
         return answer
+    if messages[-1].get("tool_calls") and answer and answer[-1] == tokenizer.reply_opener:
+        return answer[:-1]
     stop = tokenizer.stop_after(bool(messages[-1].get("tool_calls")))
     return [*answer, tokenizer.end_id if stop is None else stop]
 

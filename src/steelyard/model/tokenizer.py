@@ -34,7 +34,10 @@ Messages = Sequence[Mapping[str, Any]]
 REPLACEMENT = "\ufffd"  # what a byte-level decoder writes for the beginning of a character
 MAX_HELD = 64  # tokens; a model that writes only broken bytes must not make the window grow
 # Ends of a turn that some models do not list among their end tokens, though their template writes them.
-TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|eot|>")
+TURN_ENDS = (
+    *("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|eot|>", "<turn|>", "<|return|>", "<|call|>"),
+    *("<|END_OF_TURN_TOKEN|>", "<｜end▁of▁sentence｜>"),
+)
 
 
 def _bytes_by_character() -> dict[str, int]:
@@ -146,6 +149,21 @@ class Tokenizer:
     def stop_after(self, calls: bool) -> int | None:
         """The end token that begins the next turn, where an answer has none of its own (GLM), or None."""
         return self._stops[calls]
+
+    @cached_property
+    def reply_opener(self) -> int | None:
+        """The token that a template writes after a call to open the tool's reply, where it ends no answer.
+
+        Gemma 4's <|tool_response>, if the model does not list it: it is the reply's, not the model's.
+        """
+        reply = {"role": "tool", "content": "probe", "tool_call_id": PROBE_CALL["id"]}
+        try:
+            ids, following = (self.chat_ids(chat, False) for chat in (PROBE_CHAT, [*PROBE_CHAT, reply]))
+        except WrongUse:
+            return None
+        goes_on = following[: len(ids)] == ids and following[len(ids) : len(ids) + 1]
+        opens = ids[-1] in self.special_ids and ids[-1] not in self.eos_ids
+        return ids[-1] if goes_on and opens and goes_on[0] not in self.special_ids else None
 
     @cached_property
     def _stops(self) -> tuple[int | None, int | None]:
