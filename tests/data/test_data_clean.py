@@ -354,7 +354,7 @@ def test_count_agrees_with_clean(tmp_path):
     assert told["rows"] == len(got.train) == 40
     assert told["held_out"] == 10 and told["held_out_by"] == {"x": 10}
     assert told["tokens"] == sum(told["lengths"]) == 40 * (6 + 7) and told["longest"] == 13
-    assert told["answer_tokens"] == 40 * 6 and told["abilities"] == {"x": 40}
+    assert told["texts"] == 0 and told["answer_tokens"] == 40 * 6 and told["abilities"] == {"x": 40}
     assert told["bytes"] == (tmp_path / "a.jsonl").stat().st_size
 
 

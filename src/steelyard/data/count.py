@@ -18,7 +18,7 @@ ROWS_TOKENIZED = 4_000  # an even sample beyond
 
 
 def count(settings: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
-    """{"rows", "bytes", "tokens", "answer_tokens", "longest", "lengths", "abilities", "held_out",
+    """{"rows", "bytes", "tokens", "answer_tokens", "longest", "lengths", "abilities", "texts", "held_out",
     "held_out_by"}.
 
     `rows` are those training would see, `tokens` theirs, prompt and answer with special tokens; `lengths`
@@ -44,6 +44,7 @@ def count(settings: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
         "longest": max((length for length, _ in examples), default=0),
         "lengths": [length for length, _ in examples],
         "abilities": {a: round(n * scale) for a, n in sorted(Counter(r.ability for r in train).items())},
+        "texts": round(sum(row.messages is None for row in train) * scale),
         "held_out": len(cleaning.test) + round((len(kept) - len(train)) * scale),
         "held_out_by": held_out_by(Counter(row.ability for row in cleaning.test), held, scale),
     }

@@ -21,6 +21,7 @@ class DataFacts:
     longest: int = 0  # tokens of the longest row
     lengths: Sequence[int] = ()
     abilities: Mapping[str, int] = field(default_factory=dict)  # rows of each
+    texts: int | None = None  # of the rows, those of plain text; None where nobody counted
     held_out: int = 0  # rows kept for the gate
     held_out_by: Mapping[str, int] = field(default_factory=dict)  # of those, each ability's
 

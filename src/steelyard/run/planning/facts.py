@@ -8,6 +8,7 @@ import os
 import shutil
 
 from ...artefact import Artefact, Watch, adopt, code_of
+from ...errors import Where, WrongUse
 from ...hardware import Calibration, Machine, measure
 from ...model import ModelSource
 from ...places import cache_folder
@@ -46,7 +47,26 @@ def count(recipe: Recipe, base: Artefact, watch: Watch) -> DataFacts:
     if not recipe.data:
         return DataFacts()
     facts = in_child(call_order("run.calls:count", order=data_settings(recipe), base=str(base.folder)), watch)
-    return DataFacts(**facts)
+    return with_rows_to_teach(recipe, DataFacts(**facts))
+
+
+def with_rows_to_teach(recipe: Recipe, facts: DataFacts) -> DataFacts:
+    """The same facts. Raises WrongUse where a stage has no row of its kind: pt teaches texts, sft chats.
+
+    Known before the first step, so refused before it.
+    """
+    kinds = [stage.stage for stage in recipe.train]
+    for number, kind in enumerate(kinds):
+        none_left = facts.texts == 0 if kind == "pt" else "pt" in kinds and facts.texts == facts.rows
+        if facts.rows and none_left:
+            has, wants = ("chats", "texts") if kind == "pt" else ("texts", "chats")
+            raise WrongUse(
+                "train.no_rows",
+                f"stage: {kind} teaches {wants}, and all {facts.rows} rows are {has}",
+                where=Where(str(recipe.path), field=f"train.{number}.stage"),
+                hint="write stage: sft" if kind == "pt" else "leave this stage out, or give rows of messages",
+            )
+    return facts
 
 
 def calibrate(machine: Machine, watch: Watch) -> Calibration:

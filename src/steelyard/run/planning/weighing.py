@@ -43,7 +43,7 @@ from ...recipe import Load as RecipeLoad
 from ...shape import Shape
 from ..child.children import call_order, in_child
 from .checks import check_serve_files
-from .facts import base_of, calibrate
+from .facts import base_of, calibrate, with_rows_to_teach
 from .prepare import learnt_rows
 from .sizing import ABSENT, candidates_of, check_model
 from .sources import data_settings
@@ -256,14 +256,15 @@ def counted(recipe: Recipe, model: str, watch: Watch) -> DataFacts:
     source = resolve(model, recipe.root)
     path = cache_folder() / "counts" / f"{_key(recipe, source.path)}.json"
     with suppress(OSError, ValueError, TypeError):
-        return DataFacts(**json.loads(path.read_text(encoding="utf-8")))
+        cached = DataFacts(**json.loads(path.read_text(encoding="utf-8")))
+        return with_rows_to_teach(recipe, cached)
     base = base_of(source, watch)
     order = call_order("run.calls:count", order=data_settings(recipe), base=str(base.folder))
     found = in_child(order, watch)
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_durably(path, json.dumps(found).encode())
-    return DataFacts(**found)
+    return with_rows_to_teach(recipe, DataFacts(**found))
 
 
 def _key(recipe: Recipe, model: Path) -> str:
