@@ -496,3 +496,13 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path):
     (tmp_path / "out").mkdir(mode=0o500)
     with pytest.raises(Exception, match="cannot be written"):
         clean_files(tmp_path / "a.jsonl", tmp_path / "out")
+
+
+def test_more_is_held_out_where_an_ability_may_forget_little(tmp_path):
+    rows = [pair(f"ask {i}", "a") for i in range(1000)]
+    order = {"sources": [write(tmp_path / "a.jsonl", rows) | {"ability": "x"}], "root": str(tmp_path)}
+    assert count(order, Words())["held_out_by"] == {"x": 168}
+    assert count(order | {"held_out": {"x": 2000}}, Words())["held_out_by"] == {"x": 200}
+    assert count(order | {"held_out": {"x": 40}}, Words())["held_out_by"] == {"x": 100}
+    share = order | {"held_out": {"x": 2000}, "clean": {"test_share": 0.05}}
+    assert count(share, Words())["held_out_by"] == {"x": 50}

@@ -28,7 +28,7 @@ def check(settings: Mapping[str, Any], recipe: Path | None = None) -> dict[str, 
     order, account = cleaning.order, cleaning.account
     check_maps(order, recipe)
     notes = [(judged.row.ability, judged.prompt, file) for judged, file in cleaning.run() if judged.row]
-    chosen = held_out([(a, p) for a, p, _ in notes], order.evals, order.rules.test_share)
+    chosen = held_out([(a, p) for a, p, _ in notes], order.evals, order.rules.test_share, order.needs)
     abilities = {a: {"train": 0, "test": 0} for a in sorted({a for a, _, _ in notes} | set(order.evals))}
     for row in cleaning.test:
         abilities[row.ability]["test"] += 1

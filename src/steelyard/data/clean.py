@@ -131,7 +131,9 @@ def divide(
 ) -> dict[str, Any]:
     """Write train.jsonl and test.jsonl; how many rows each ability has in them."""
     order = cleaning.order
-    chosen = held_out([(n.ability, n.prompt) for n in notes], order.evals, order.rules.test_share)
+    chosen = held_out(
+        [(n.ability, n.prompt) for n in notes], order.evals, order.rules.test_share, order.needs
+    )
     weights = draw_weights([n for n in notes if n.prompt not in chosen])
     train: Counter[str] = Counter()
     test: Counter[str] = Counter(row.ability for row in cleaning.test)

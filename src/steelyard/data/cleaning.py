@@ -29,11 +29,12 @@ class CleanOrder:
     rules: Rules
     evals: Mapping[str, Source]  # ability -> its evaluation file
     compares: Mapping[str, str]  # ability -> how its answers are compared
+    needs: Mapping[str, int]  # ability -> held-out rows that its gate needs, where it needs more than usual
     root: Path
 
     @staticmethod
     def of(settings: Mapping[str, Any], tokens_of: Callable[[Row], int] | None = None) -> CleanOrder:
-        """From plain settings {"sources", "clean", "eval" or "abilities", "root"}. Raises WrongUse."""
+        """From settings {"sources", "clean", "eval" or "abilities", "held_out", "root"}. Raises WrongUse."""
         sources = tuple(Source.of(s) for s in settings["sources"])
         if not sources:
             raise WrongUse(
@@ -48,6 +49,7 @@ class CleanOrder:
             rules=Rules(**{**clean, "tokens_of": tokens_of}),
             evals={a: Source(path=g["eval"], ability=a) for a, g in sorted(gates.items()) if g.get("eval")},
             compares={a: g["compare"] for a, g in gates.items() if g.get("compare")},
+            needs=dict(settings.get("held_out") or {}),
             root=Path(settings["root"]),
         )
 

@@ -29,7 +29,9 @@ def count(settings: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
     cleaning = Cleaning.of(CleanOrder.of(settings, counter(tokenizer)), rows_limit=ROWS_READ)
     order = cleaning.order
     kept = [(judged.row, judged.prompt) for judged, _ in cleaning.run() if judged.row]
-    chosen = held_out([(row.ability, prompt) for row, prompt in kept], order.evals, order.rules.test_share)
+    chosen = held_out(
+        [(row.ability, prompt) for row, prompt in kept], order.evals, order.rules.test_share, order.needs
+    )
     train = [row for row, prompt in kept if prompt not in chosen]
     held = Counter(row.ability for row, prompt in kept if prompt in chosen)
     scale = unread_factor(cleaning.account)

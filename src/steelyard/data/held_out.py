@@ -8,12 +8,15 @@ from ..sample_size import rows_to_hold_out
 
 
 def held_out(
-    kept: Sequence[tuple[str, bytes]], own_evals: Collection[str], share: float | None
+    kept: Sequence[tuple[str, bytes]],
+    own_evals: Collection[str],
+    share: float | None,
+    needs: Mapping[str, int] | None = None,
 ) -> set[bytes]:
     """Prompts whose rows are the test rows of abilities without an evaluation file.
 
     `kept` is (ability, prompt key) of every kept row. Prompts are taken by the order of their hash, so
-    rows that ask the same never stand on both sides.
+    rows that ask the same never stand on both sides. `needs`: rows that the gate of an ability needs.
     """
     rows_of: dict[str, dict[bytes, int]] = {}
     for ability, prompt in kept:
@@ -25,17 +28,17 @@ def held_out(
     for ability, groups in rows_of.items():
         if ability not in own_evals:
             free = {p: n for p, n in groups.items() if p not in taken}
-            wanted = rows_to_hold(sum(groups.values()), share)
+            wanted = rows_to_hold(sum(groups.values()), share, (needs or {}).get(ability))
             chosen |= first_groups(free, wanted, keep_one=len(free) == len(groups))
     return chosen
 
 
-def rows_to_hold(rows: int, share: float | None) -> int:
+def rows_to_hold(rows: int, share: float | None, needed: int | None = None) -> int:
     """How many rows of an ability to hold out; at least one where a share is wanted and two are there.
 
     Without a share: as many as the gate needs, see sample_size.rows_to_hold_out.
     """
-    wanted = rows_to_hold_out(rows) if share is None else round(rows * share)
+    wanted = rows_to_hold_out(rows, needed=needed) if share is None else round(rows * share)
     least = 1 if rows > 1 and share != 0 else 0
     return min(max(wanted, least), rows - 1) if rows else 0
 

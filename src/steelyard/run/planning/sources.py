@@ -8,6 +8,7 @@ from typing import Any
 
 from ...artefact import Settings
 from ...recipe import Recipe
+from ...sample_size import held_out_needed
 
 
 def data_settings(recipe: Recipe, clean: Mapping[str, Any] | None = None) -> Settings:
@@ -20,6 +21,7 @@ def data_settings(recipe: Recipe, clean: Mapping[str, Any] | None = None) -> Set
         "sources": [{k: v for k, v in asdict(s).items() if k != "line"} for s in recipe.data],
         "clean": asdict(recipe.clean) | dict(clean or {}),
         "eval": {name: asdict(gate) for name, gate in recipe.gate.abilities.items()},
+        "held_out": {name: held_out_needed(loss) for name, loss in recipe.gate.forget.items()},
     }
 
 
