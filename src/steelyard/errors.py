@@ -1,6 +1,6 @@
 """What went wrong, where, why, and what to do: one tree of exceptions, one exit code a branch.
 
-Raise where it is known; only `cli`, `serving` and the step workers catch. Nothing else lives here.
+Raise where the cause is at hand; only `cli`, `serving` and the step workers catch. Nothing else lives here.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ OS_REFUSALS = {
 
 
 def from_os_error(error: OSError) -> Problem | None:
-    """The Lacking that an OSError stands for, or None if it is none of the known refusals."""
+    """The Lacking that an OSError stands for, or None for another error."""
     if error.errno not in OS_REFUSALS:
         return None
     code, why, hint = OS_REFUSALS[error.errno]
@@ -130,7 +130,7 @@ def from_os_error(error: OSError) -> Problem | None:
 
 @contextmanager
 def writing_in(folder: object) -> Iterator[None]:
-    """What the system refuses without naming a file (a full disk at a write) is told of `folder`."""
+    """What the system refuses without naming a file (a full disk at a write) is reported of `folder`."""
     try:
         yield
     except OSError as error:

@@ -50,17 +50,17 @@ def version(wanted: bool) -> None:
 
 def make() -> typer.Typer:
     """The app, its help in the language of OPTIONS."""
-    made = typer.Typer(
+    typer_app = typer.Typer(
         rich_markup_mode=None,  # plain help: rich would take half of the 0.3 s
         pretty_exceptions_enable=False,
         epilog=say(EVERYWHERE),
         help=say("From an open model and your data to a private service: one recipe, one command."),
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     )
-    made.callback()(main)
+    typer_app.callback()(main)
     for name, verb, text in VERBS:
-        made.command(name, help=say(text), epilog=say(EVERYWHERE))(verb)
-    return made
+        typer_app.command(name, help=say(text), epilog=say(EVERYWHERE))(verb)
+    return typer_app
 
 
 def main(

@@ -67,7 +67,7 @@ def chat(flags: ChatFlags) -> None:
 
 @dataclass(slots=True)
 class Talk:
-    """One talk: what was said, and how it is asked. `usual`: the system prompts of the data."""
+    """One talk: its messages, and how they are sent. `usual`: the system prompts of the data."""
 
     url: str
     flags: ChatFlags
@@ -85,7 +85,7 @@ class Talk:
         return Talk(url, flags, usual, system, [])
 
     def go(self) -> None:
-        """Questions and answers until the user ends it; an error is said, and the talk goes on."""
+        """Questions and answers until the user ends it; an error is shown, and the talk goes on."""
         note(say("ask away; /help lists what else is known, /bye ends"))
         if self.system:
             note(self._shown_system())
@@ -104,19 +104,19 @@ class Talk:
         from ..serving import chat as ask
 
         system = [{"role": "system", "content": self.system}] if self.system else []
-        asked = [*self.messages, {"role": "user", "content": question}]
+        turns = [*self.messages, {"role": "user", "content": question}]
         sampling: dict[str, Any] = {"max_tokens": self.flags.max_tokens}
         if self.flags.temperature is not None:
             sampling["temperature"] = self.flags.temperature
         pieces: list[str] = []
-        for text in ask(self.url, [*system, *asked], api_key=self._key(), **sampling):
+        for text in ask(self.url, [*system, *turns], api_key=self._key(), **sampling):
             pieces.append(text)
             if not OPTIONS.json:
                 write(text)
         if not OPTIONS.json:
             tell()
         answer = "".join(pieces)
-        self.messages = [*asked, {"role": "assistant", "content": answer}]
+        self.messages = [*turns, {"role": "assistant", "content": answer}]
         return answer
 
     def _key(self) -> str | None:

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The exit code of one command line; what there is to say has been said."""
+    """The exit code of one command line; its messages are printed."""
     try:
         return _verb(options.read(arguments))
     except Problem as problem:
@@ -58,12 +58,12 @@ def _verb(arguments: list[str]) -> int:
 
 
 def _usage(error: Exception, arguments: list[str]) -> WrongUse:
-    told = getattr(error, "format_message", lambda: str(error))()
-    message, _, near = told.partition(" Did you mean ")
+    text = getattr(error, "format_message", lambda: str(error))()
+    message, _, near = text.partition(" Did you mean ")
     verb = next((word for word in arguments if not word.startswith("-")), "")
-    known = f"steelyard {verb} --help" if verb and "command" not in message else "steelyard --help"
+    help_line = f"steelyard {verb} --help" if verb and "command" not in message else "steelyard --help"
     hint = f"did you mean {near}   " if near else ""
-    return WrongUse("cli.usage", message.strip() or "wrong use", hint=f"{hint}see {known}")
+    return WrongUse("cli.usage", message.strip() or "wrong use", hint=f"{hint}see {help_line}")
 
 
 def _system(error: OSError) -> int:
@@ -83,11 +83,11 @@ def _bug(error: Exception) -> int:
         Problem("internal.bug", f"{say('this is a bug in steelyard')}: {type(error).__name__}", hint=where)
     )
     if options.OPTIONS.verbose:
-        note(_told(error))
+        note(_trace_text(error))
     return 1
 
 
-def _told(error: Exception) -> str:
+def _trace_text(error: Exception) -> str:
     """The trace without the error's own text, which may quote a row or a prompt."""
     import traceback
 
@@ -100,7 +100,7 @@ def _trace(error: Exception) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')}\n{_told(error)}\n")
+            file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')}\n{_trace_text(error)}\n")
     except OSError:  # no home to write to: the user still gets the message
-        note(_told(error))
+        note(_trace_text(error))
     return path

@@ -25,7 +25,7 @@ def hardware(
     if device:
         return _one_device(catalogue().find(device))
     machine = probe()
-    rows = [_device_row(found) for found in catalogue()]
+    rows = [_device_row(row) for row in catalogue()]
     here = say(
         "this machine: {cpu}, {cores} cores, {memory}, nearest {device}",
         cpu=machine.cpu_model,
@@ -34,7 +34,7 @@ def hardware(
         device=machine.nearest_device,
     )
     document: dict[str, Any] = {"schema": "steelyard.hardware/1", "machine": asdict(machine)}
-    document["devices"] = [asdict(found) for found in catalogue()]
+    document["devices"] = [asdict(row) for row in catalogue()]
     head = (
         "id",
         say("name"),
@@ -87,11 +87,13 @@ def doctor() -> None:
     no_settings("doctor")
     from ..hardware import findings, probe
 
-    found = findings(probe())
-    document = {"schema": "steelyard.doctor/1", "findings": [asdict(f) for f in found]}
-    lines = [f"{f.level:5} {f.message}" + (f"\n      {say('fix:')} {f.fix}" if f.fix else "") for f in found]
+    results = findings(probe())
+    document = {"schema": "steelyard.doctor/1", "findings": [asdict(f) for f in results]}
+    lines = [
+        f"{f.level:5} {f.message}" + (f"\n      {say('fix:')} {f.fix}" if f.fix else "") for f in results
+    ]
     result(document, *lines)
-    if any(f.level == "bad" for f in found):
+    if any(f.level == "bad" for f in results):
         raise typer.Exit(5)
 
 
@@ -144,13 +146,13 @@ def scan(path: Annotated[Path, typer.Argument(metavar="PATH")]) -> None:
         raise WrongUse(
             "scan.missing", f"there is no {path}", where=Where(str(path)), hint=say("name a file or folder")
         )
-    found = scan(path)
-    document = {"schema": "steelyard.scan/1", "files": [asdict(f) for f in found]}
-    bad = [f for f in found if f.verdict == "unsafe"]
+    results = scan(path)
+    document = {"schema": "steelyard.scan/1", "files": [asdict(f) for f in results]}
+    bad = [f for f in results if f.verdict == "unsafe"]
     rows = [
-        (f.verdict, f.path, "; ".join(f.reasons)) for f in found if OPTIONS.verbose or f.verdict != "safe"
+        (f.verdict, f.path, "; ".join(f.reasons)) for f in results if OPTIONS.verbose or f.verdict != "safe"
     ]
-    headline = say("{bad} of {n} files are unsafe", bad=len(bad), n=len(found))
+    headline = say("{bad} of {n} files are unsafe", bad=len(bad), n=len(results))
     result(document, headline, *(table(("", say("file"), say("why")), rows) if rows else []))
     if bad:
         raise typer.Exit(CheckFailed.exit_code)

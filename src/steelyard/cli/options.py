@@ -13,7 +13,7 @@ LANGUAGES = ("en", "zh")
 
 @dataclass
 class Options:
-    """What was asked for on this command line."""
+    """The flags of this command line that every verb has."""
 
     json: bool = False
     quiet: bool = False
@@ -39,7 +39,7 @@ EVERYWHERE = "Everywhere: --json, -q, -v, --lang en|zh, --offline, --set KEY=VAL
 def read(arguments: Sequence[str]) -> list[str]:
     """Set OPTIONS from the arguments; returns what is left for the verb. Raises WrongUse."""
     OPTIONS.language = _language_of_environment()
-    OPTIONS.json = "--json" in arguments  # known first, so that a fault below is told in the right form
+    OPTIONS.json = "--json" in arguments  # set first: a fault below is shown in the right form
     rest: list[str] = []
     waiting = list(arguments)
     while waiting:

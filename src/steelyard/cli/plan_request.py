@@ -33,8 +33,8 @@ def one_of(word: str, words: tuple[str, ...]) -> str:
     from difflib import get_close_matches
 
     near = get_close_matches(word, words, n=1)
-    known = f"one of {', '.join(words)}"
-    return f"did you mean {near[0]}?   {known}" if near else known
+    choices = f"one of {', '.join(words)}"
+    return f"did you mean {near[0]}?   {choices}" if near else choices
 
 
 def fields_of(flags: PlanFlags, shape: Any) -> dict[str, Any]:
@@ -172,10 +172,10 @@ def _providers(names: list[str]) -> tuple[str, ...]:
     from ..hardware import catalogue
     from ..planner import provider_of
 
-    known = tuple(sorted({provider_of(device) for device in catalogue()} - {""}))
+    choices = tuple(sorted({provider_of(device) for device in catalogue()} - {""}))
     for name in names:
         text = f"no list price of {name} is known"
-        check(name.lower() in known, "plan.provider", "--provider", text, one_of(name.lower(), known))
+        check(name.lower() in choices, "plan.provider", "--provider", text, one_of(name.lower(), choices))
     return tuple(name.lower() for name in names)
 
 

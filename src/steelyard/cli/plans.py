@@ -49,8 +49,8 @@ class _Answer:
         """The document or the lines; exit code 3 where nothing fits."""
         document = {"schema": "steelyard.plan/1"} | self.plans.as_json()
         lines = [*here_lines(self.here), *device_lines(document, every=flags.all)]
-        for name, (found, shown) in self.questions(flags).items():
-            document[name] = found
+        for name, (value, shown) in self.questions(flags).items():
+            document[name] = value
             lines += shown
         if self.here:
             document["here"] = self.here
@@ -63,22 +63,22 @@ class _Answer:
 
     def questions(self, flags: PlanFlags) -> dict[str, tuple[Any, list[str]]]:
         """What was asked besides: {key of the document: (its value, its lines)}."""
-        asked: dict[str, tuple[Any, list[str]]] = {}
+        answers: dict[str, tuple[Any, list[str]]] = {}
         if flags.explain:
             rows = self.explained()
-            asked["explain"] = rows, explain_lines(rows)
+            answers["explain"] = rows, explain_lines(rows)
         if flags.why_not:
             reasons = self.why_not(flags.why_not)
-            asked["why_not"] = reasons, [f"{device}: {reason(text)}" for device, text in reasons.items()]
+            answers["why_not"] = reasons, [f"{device}: {reason(text)}" for device, text in reasons.items()]
         if flags.what_if:
             changed = self.what_if(flags.what_if)
-            asked["what_if"] = changed, what_if_lines(changed)
-        return asked
+            answers["what_if"] = changed, what_if_lines(changed)
+        return answers
 
     def _next(self, document: dict[str, Any]) -> str:
         best = document["plans"][document["best"]]["device"]
-        known = f"steelyard hardware {best}" if best != HERE else "steelyard doctor"
-        return f"{say('next:')} " + (f"steelyard up {self.recipe}" if self.recipe else known)
+        context = f"steelyard hardware {best}" if best != HERE else "steelyard doctor"
+        return f"{say('next:')} " + (f"steelyard up {self.recipe}" if self.recipe else context)
 
     def explained(self) -> list[dict[str, Any]]:
         from ..planner import explain_plan
@@ -90,8 +90,8 @@ class _Answer:
         from ..planner import why_not
 
         ids = [self.devices.find(name).id for name in names]
-        known = (self.devices, self.constants, self.here_plans)
-        return {id_: why_not(self.request, id_, *known) for id_ in ids}
+        context = (self.devices, self.constants, self.here_plans)
+        return {id_: why_not(self.request, id_, *context) for id_ in ids}
 
     def what_if(self, settings: list[str]) -> dict[str, Any]:
         """{"changes", "before": plan, "after": plan} with the best plan of each."""

@@ -21,13 +21,13 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help=say("Do not ask."))]
 
 
 def load(path: Path) -> Any:
-    """The recipe of a file with this command line's --set; what has no effect is said."""
+    """The recipe of a file with this command line's --set; what has no effect is noted."""
     from ..recipe import load
 
-    made = load(path, OPTIONS.settings)
-    for text in made.notes:
+    files = load(path, OPTIONS.settings)
+    for text in files.notes:
         note(f"{say('note:')} {text}")
-    return made
+    return files
 
 
 def no_settings(verb: str) -> None:
@@ -73,11 +73,11 @@ def init(
 
     answers = answers_for(folder, data or [], model, name, map_of(map), ask=not (yes or OPTIONS.json))
     folder.mkdir(parents=True, exist_ok=True)
-    made = [] if answers.data else [write_sample(folder, OPTIONS.language)]
-    answers = answers if answers.data else answers_for(folder, made, model, answers.name, ask=False)
+    files = [] if answers.data else [write_sample(folder, OPTIONS.language)]
+    answers = answers if answers.data else answers_for(folder, files, model, answers.name, ask=False)
     path.write_text(draft(answers, OPTIONS.language), encoding="utf-8")
     load(path)  # what we write is right, or this is our fault
-    written = [str(file) for file in (path, *made)]
+    written = [str(file) for file in (path, *files)]
     document = {"schema": "steelyard.init/1", "recipe": str(path), "written": written,
                 "data": [asdict(file) for file in answers.data]}  # fmt: skip
     lines = [say("wrote {path}", path=file) for file in written]

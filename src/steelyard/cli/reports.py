@@ -48,6 +48,6 @@ def _source(name: str) -> Path:
     folders = [Path(r["workdir"]) for r in runs if name in (r["run"], r["name"], r["workdir"])]
     if folders:
         return folders[-1]
-    known = ", ".join(str(r["run"]) for r in runs) or say("none")
+    names = ", ".join(str(r["run"]) for r in runs) or say("none")
     text = say("there is no run and no file {name}", name=name)
-    raise WrongUse("report.no_run", text, where=Where(field="RUN"), hint=f"{say('known runs:')} {known}")
+    raise WrongUse("report.no_run", text, where=Where(field="RUN"), hint=f"{say('known runs:')} {names}")

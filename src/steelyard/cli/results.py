@@ -30,8 +30,8 @@ def score_results(path: Path, predictions: Path | None, calibrate: Path | None) 
     from ..planner import Constants, score_results
 
     _check_there(path, predictions)
-    found = numbered(path, NEEDED)
-    lines, rows = [line for line, _ in found], [row for _, row in found]
+    numbered_rows = numbered(path, NEEDED)
+    lines, rows = [line for line, _ in numbered_rows], [row for _, row in numbered_rows]
     constants = Constants.from_json(published_constants())
     if calibrate:
         constants = _calibrated(constants, calibrate)
@@ -41,10 +41,10 @@ def score_results(path: Path, predictions: Path | None, calibrate: Path | None) 
         predictions.write_text(json.dumps(written, ensure_ascii=False), encoding="utf-8")
     _note_repeated(path, lines, rows)
     _check_cells(path, lines, rows)
-    told = scores.as_json()
-    told["worst"] = described(told["worst"], rows, scores.predictions)
-    document = {"schema": "steelyard.validate_results/1", "predictions": str(predictions or "")} | told
-    result(document, *score_lines(told))
+    scored = scores.as_json()
+    scored["worst"] = described(scored["worst"], rows, scores.predictions)
+    document = {"schema": "steelyard.validate_results/1", "predictions": str(predictions or "")} | scored
+    result(document, *score_lines(scored))
 
 
 def _check_there(path: Path, predictions: Path | None) -> None:
@@ -98,27 +98,27 @@ def _calibrated(constants: Any, path: Path) -> Any:
 
 def described(worst: list[dict[str, Any]], rows: Any, predictions: Any) -> list[dict[str, Any]]:
     """The rows farthest off, with what they are of: {"id", "model", "measured", "predicted", "parts"}."""
-    told = []
+    scored = []
     for entry in worst:
         row, prediction = rows[entry["place"]], predictions[entry["place"]]
         same = {name: row[name] for name in ("id", "model", "device", "devices", "metric", "unit")}
-        known = {"measured": float(row["value"]), "predicted": prediction.value}
-        told.append({"ratio": entry["ratio"], "parts": entry["parts"]} | same | known)
-    return told
+        figures = {"measured": float(row["value"]), "predicted": prediction.value}
+        scored.append({"ratio": entry["ratio"], "parts": entry["parts"]} | same | figures)
+    return scored
 
 
-def score_lines(told: dict[str, Any]) -> list[str]:
+def score_lines(scored: dict[str, Any]) -> list[str]:
     """How many could be predicted, the table by phase and family, the worst rows, what was refused."""
-    groups = {n: g for n, g in told["groups"].items() if OPTIONS.verbose or not n.startswith("source/")}
+    groups = {n: g for n, g in scored["groups"].items() if OPTIONS.verbose or not n.startswith("source/")}
     lines = [
         (name, *(_cell(group.get(c), unit) for c, unit in COLUMNS.items())) for name, group in groups.items()
     ]
-    headline = say("{predicted} of {rows} rows predicted", predicted=told["predicted"], rows=told["rows"])
+    headline = say("{predicted} of {rows} rows predicted", predicted=scored["predicted"], rows=scored["rows"])
     out = [headline, *table([say("rows of"), *COLUMNS], lines)] if groups else [headline]
-    if told["worst"]:
+    if scored["worst"]:
         head = ("id", say("model"), say("device"), say("measured"), say("predicted"), "x", say("mostly"))
-        out += [say("farthest off:"), *table(head, [_worst_row(w) for w in told["worst"]])]
-    refused = sorted(told.get("refused", {}).items(), key=lambda kv: -kv[1])
+        out += [say("farthest off:"), *table(head, [_worst_row(w) for w in scored["worst"]])]
+    refused = sorted(scored.get("refused", {}).items(), key=lambda kv: -kv[1])
     if refused:
         out += [say("not predicted:"), *table((say("rows"), say("why")), [(n, why) for why, n in refused])]
     return out

@@ -162,10 +162,10 @@ def _score_lines(scores: dict[str, dict[str, float]]) -> list[str]:
 
 def _form_lines(frontier: list[Any]) -> list[str]:
     """What was tried, and the forms that would have been next; nothing where there was no choice."""
-    told = [a for a in frontier if a.turn or a.form is None]
-    if len(told) < 2:
+    shown = [a for a in frontier if a.turn or a.form is None]
+    if len(shown) < 2:
         return []
-    several = len({a.model for a in told}) > 1
+    several = len({a.model for a in shown}) > 1
     rows = [
         (
             *([Path(a.model).name] if several else []),
@@ -174,7 +174,7 @@ def _form_lines(frontier: list[Any]) -> list[str]:
             *_form_figures(a),
             a.why or "",
         )
-        for a in told
+        for a in shown
     ]
     heads = (
         *([say("model")] if several else []),
@@ -191,12 +191,12 @@ def _form_lines(frontier: list[Any]) -> list[str]:
 def _form_figures(attempt: Any) -> tuple[str, str, str]:
     """Measured where it was tried, else predicted (in brackets)."""
 
-    def told(name: str, unit: str) -> str:
+    def shown(name: str, unit: str) -> str:
         if name in attempt.measured:
             return show_number(attempt.measured[name], unit)
         return f"({show_number(attempt.predicted[name], unit)})" if name in attempt.predicted else "-"
 
-    return told("size_bytes", "bytes"), told("output_tok_s", ""), _share(attempt.measured.get("score"))
+    return shown("size_bytes", "bytes"), shown("output_tok_s", ""), _share(attempt.measured.get("score"))
 
 
 def _share(value: float | None) -> str:
@@ -207,18 +207,18 @@ def _step_lines(steps: list[Any]) -> list[str]:
     rows: list[tuple[str, ...]] = []
     for step in steps:
         names = [name for name in UNITS if name in step.predicted or name in step.measured]
-        told = [(name, *_pair(step, name)) for name in names] or [("", "-", "-")]
-        heads = [(step.step, say(step.state))] + [("", "")] * (len(told) - 1)
-        rows += [(*head, *figures) for head, figures in zip(heads, told, strict=True)]
+        shown = [(name, *_pair(step, name)) for name in names] or [("", "-", "-")]
+        heads = [(step.step, say(step.state))] + [("", "")] * (len(shown) - 1)
+        rows += [(*head, *figures) for head, figures in zip(heads, shown, strict=True)]
     head = (say("step"), "", "", say("predicted"), say("measured"))
     return table(head, rows) if rows else []
 
 
 def _pair(step: Any, name: str) -> tuple[str, str]:
-    def told(figures: dict[str, float]) -> str:
+    def shown(figures: dict[str, float]) -> str:
         return show_number(figures[name], UNITS[name]) if figures.get(name) is not None else "-"
 
-    return told(step.predicted), told(step.measured)
+    return shown(step.predicted), shown(step.measured)
 
 
 def status(workdir: Workdir = None) -> None:
@@ -256,8 +256,9 @@ def logs(
 
 
 def _event_line(event: dict[str, Any]) -> str:
-    known = {k: v for k, v in event.items() if k not in ("at", "event")}
-    return f"{event.get('at', '')} {event.get('event', '')} " + " ".join(f"{k}={v}" for k, v in known.items())
+    fields = {k: v for k, v in event.items() if k not in ("at", "event")}
+    pairs = " ".join(f"{name}={value}" for name, value in fields.items())
+    return f"{event.get('at', '')} {event.get('event', '')} {pairs}"
 
 
 def stop(
@@ -319,9 +320,9 @@ def _ledger_lines(rows: list[Any], what: str) -> list[str]:
         head = ("run", "step", "predicted", "measured", "machine")
         return table([say(name) for name in head], steps, indent=0)
     figures = [(r, name, r.predicted.get(name), value) for r in rows for name, value in r.measured.items()]
-    told = [(r.run, r.step, name, before, after, _off(before, after)) for r, name, before, after in figures]
+    shown = [(r.run, r.step, name, before, after, _off(before, after)) for r, name, before, after in figures]
     names = ("run", "step", "figure", "predicted", "measured", "off")
-    return table([say(name) for name in names], told, indent=0)
+    return table([say(name) for name in names], shown, indent=0)
 
 
 def _seconds(figures: Any) -> str:

@@ -53,9 +53,9 @@ def settings_of(flags: ServeFlags) -> Any:
     )
 
 
-def _one_of(flag: str, given: str, known: tuple[str, ...]) -> str:
-    if given not in known:
-        raise WrongUse("cli.usage", f"{flag} {given} is unknown", hint=f"one of {', '.join(known)}")
+def _one_of(flag: str, given: str, choices: tuple[str, ...]) -> str:
+    if given not in choices:
+        raise WrongUse("cli.usage", f"{flag} {given} is unknown", hint=f"one of {', '.join(choices)}")
     return given
 
 

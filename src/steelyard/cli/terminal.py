@@ -31,7 +31,7 @@ class Terminal(Watch):
         self.spoken: dict[int, float] = {}
         self.rich: Any = None
         self.whole, self.began = Whole(), time.monotonic()
-        self.rows: dict[str, Any] = {}  # what cleaning said of its rows, until its step ends
+        self.rows: dict[str, Any] = {}  # of cleaning's last event, until its step ends
 
     def log(self, event: str, **fields: Any) -> None:
         """Steps are shown to everyone, the rest with -v."""
@@ -47,7 +47,7 @@ class Terminal(Watch):
 
     def _say(self, event: str, fields: dict[str, Any]) -> None:
         if event == "step.end":
-            if fields.get("state") != "reused":  # that was said when it was found
+            if fields.get("state") != "reused":  # that line was shown when it was looked up
                 note(f"{self._counted(fields)}{ended(fields, self.rows)}")
         elif event == "trust.key_made":
             note(say("{notice}", notice=fields.get("notice", "")))

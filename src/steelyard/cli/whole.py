@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-WRONG = 1.25  # so many times slower than said before, the user should see it
+WRONG = 1.25  # so many times slower than shown before, the user should see it
 SLACK_S = 10.0  # below this no estimate is worth a jump
 
 
@@ -20,7 +20,7 @@ class Whole:
     step_s: float | None = None
     later_s: float = 0.0
     started: float = 0.0
-    said: float | None = None  # seconds left, as last shown
+    shown_s: float | None = None  # seconds left, as last shown
 
     def begin(self, fields: dict[str, object], now: float) -> None:
         """A step begins; the fields of its event say what the plan expects."""
@@ -45,8 +45,8 @@ class Whole:
         return max(0.0, (1 - share) * whole)
 
     def _steady(self, estimate: float) -> float:
-        """The estimate; one that is only a little above what was said does not raise it."""
-        if self.said is not None and self.said < estimate <= WRONG * self.said + SLACK_S:
-            estimate = self.said
-        self.said = estimate
+        """The estimate; one that is only a little above what was shown does not raise it."""
+        if self.shown_s is not None and self.shown_s < estimate <= WRONG * self.shown_s + SLACK_S:
+            estimate = self.shown_s
+        self.shown_s = estimate
         return estimate

@@ -28,9 +28,9 @@ from .recipe import (
 
 def schema() -> dict[str, Any]:
     """JSON Schema of a recipe, for editors and for the reference pages."""
-    from .document import schema as made
+    from .document import schema as json_schema
 
-    return made()
+    return json_schema()
 
 
 def money(text: str | float) -> Money:

@@ -31,14 +31,14 @@ def money_of(value: Any) -> dict[str, Any]:
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError("is not an amount of money")
-    told = RATE.match(str(value).strip())
-    text, rate = (told["money"], float(told["rate"])) if told else (str(value).strip(), None)
-    found = re.fullmatch(r"([^\d.\s-]*)\s*([\d,]*\.?\d+)\s*([^\d.\s]*)", text)
-    units = {unit for unit in (found[1], found[3]) if unit} if found else set()
+    rated = RATE.match(str(value).strip())
+    text, rate = (rated["money"], float(rated["rate"])) if rated else (str(value).strip(), None)
+    matched = re.fullmatch(r"([^\d.\s-]*)\s*([\d,]*\.?\d+)\s*([^\d.\s]*)", text)
+    units = {unit for unit in (matched[1], matched[3]) if unit} if matched else set()
     names = {_currency(unit) for unit in units} or {"USD"}
-    if not found or len(names) != 1 or None in names:
+    if not matched or len(names) != 1 or None in names:
         raise ValueError(f"{value!r} is not an amount of money such as 50 USD or 300 CNY")
-    amount, currency = float(found[2].replace(",", "")), str(names.pop())
+    amount, currency = float(matched[2].replace(",", "")), str(names.pop())
     if amount <= 0 or rate == 0:
         raise ValueError("an amount of money is above 0")
     return {"amount": amount, "currency": currency, "rate": rate}
@@ -52,11 +52,11 @@ def _currency(unit: str) -> str | None:
 
 def _rated(value: Any) -> dict[str, Any]:
     """Money whose worth in dollars is known."""
-    found = money_of(value)
-    if found["rate"] is None and found["currency"] not in USD_PER:
-        name = found["currency"]
+    matched = money_of(value)
+    if matched["rate"] is None and matched["currency"] not in USD_PER:
+        name = matched["currency"]
         raise ValueError(f"{value!r} is in {name}, of which no rate is known; add one: `at 0.0067 USD`")
-    return found
+    return matched
 
 
 def _price(value: Any) -> dict[str, Any]:
@@ -77,10 +77,10 @@ def _usd(money: dict[str, Any]) -> float:
 
 def watts_of(value: Any) -> float:
     """Watts of "20 kW", "700 W" or a bare number."""
-    found = re.fullmatch(r"\s*([\d.]+)\s*(k|M)?W?\s*", str(value))
-    if isinstance(value, bool) or not found:
+    matched = re.fullmatch(r"\s*([\d.]+)\s*(k|M)?W?\s*", str(value))
+    if isinstance(value, bool) or not matched:
         raise ValueError(f"{value!r} is not a power such as 20 kW or 700 W")
-    return _above_0(float(found[1]) * {"k": 1e3, "M": 1e6}.get(found[2], 1.0), "a power")
+    return _above_0(float(matched[1]) * {"k": 1e3, "M": 1e6}.get(matched[2], 1.0), "a power")
 
 
 def _most_bytes(value: Any) -> int:
@@ -96,10 +96,10 @@ def _most_bytes(value: Any) -> int:
 
 def rate_per_s(value: Any) -> float:
     """Requests a second of "2/s", "90/min", "500/h" or a bare number of them. Raises ValueError."""
-    found = re.fullmatch(r"\s*([\d.]+)\s*(?:(?:/|per)\s*(s|min|h))?\s*", str(value))
-    if isinstance(value, bool) or not found:
+    matched = re.fullmatch(r"\s*([\d.]+)\s*(?:(?:/|per)\s*(s|min|h))?\s*", str(value))
+    if isinstance(value, bool) or not matched:
         raise ValueError(f"{value!r} is not a rate such as 2/s or 90/min")
-    return _above_0(float(found[1]) / {"min": 60.0, "h": 3600.0}.get(found[2], 1.0), "a rate")
+    return _above_0(float(matched[1]) / {"min": 60.0, "h": 3600.0}.get(matched[2], 1.0), "a rate")
 
 
 def _above_0(value: float, what: str) -> float:
@@ -123,9 +123,9 @@ def _seconds(value: Any) -> float:
 def _share(value: Any) -> float:
     """A share from 0 to 1, or "1%"."""
     number = value
-    if isinstance(value, str) and (found := re.fullmatch(r"\s*([\d.]+)\s*%\s*", value)):
+    if isinstance(value, str) and (matched := re.fullmatch(r"\s*([\d.]+)\s*%\s*", value)):
         try:
-            number = float(found[1]) / 100
+            number = float(matched[1]) / 100
         except ValueError:
             number = value
     if isinstance(number, bool) or not isinstance(number, int | float):
@@ -294,8 +294,8 @@ def _forms(value: Any) -> Any:
             *FORMS,
             *([] if isinstance(value, list) else ["auto"]),
         ):
-            known = ", ".join(FORMS)
-            raise ValueError(f"{form!r} is no form; it is auto, one of {known}, or a list of those")
+            form_names = ", ".join(FORMS)
+            raise ValueError(f"{form!r} is no form; it is auto, one of {form_names}, or a list of those")
     if not given or len(set(given)) < len(given):
         raise ValueError("names each form once, and at least one")
     return value

@@ -25,26 +25,26 @@ OTHER_WORDS = {
 }
 
 
-def order(found: WrongUse) -> tuple[int, int]:
+def order(error: WrongUse) -> tuple[int, int]:
     """Which of several faults to show: a mistyped key first, then the topmost line."""
-    line = found.where.line if found.where else None
-    unknown = found.code == "recipe.unknown_key"
+    line = error.where.line if error.where else None
+    unknown = error.code == "recipe.unknown_key"
     return (0 if unknown else 1, line or 0)  # a mistyped key explains the missing one better
 
 
-def fault(tree: Tree, found: Any) -> WrongUse:
+def fault(tree: Tree, error: Any) -> WrongUse:
     """One pydantic error in the words of the recipe."""
-    at: Path_ = tuple(part for part in found["loc"] if part != "[key]")
-    kind, value = found["type"], found.get("input")
+    at: Path_ = tuple(part for part in error["loc"] if part != "[key]")
+    kind, value = error["type"], error.get("input")
     if kind == "extra_forbidden":
         return _unknown(tree, at)
     if kind == "missing":
         text = f"{dotted(at)} is missing"
         return WrongUse("recipe.missing_key", text, where=tree.where(at), hint=hint_for("", at))
     if kind == "literal_error":
-        return _not_one_of(tree, at, value, found["ctx"]["expected"])
+        return _not_one_of(tree, at, value, error["ctx"]["expected"])
     if kind == "value_error":
-        text = str(found["ctx"]["error"])
+        text = str(error["ctx"]["error"])
         message = text if text[:1] in "'\"" or " is " in text else f"{dotted(at)} {text}"
         return WrongUse("recipe.bad_value", message, where=tree.where(at), hint=hint_for("", at))
     if kind in WANTED:
@@ -52,7 +52,7 @@ def fault(tree: Tree, found: Any) -> WrongUse:
         return WrongUse(
             "recipe.wrong_type", text, where=tree.where(at), hint=hint_for(_unquote(value, kind), at)
         )
-    text = f"{dotted(at)} is {_short(value)}: {found['msg'][0].lower()}{found['msg'][1:]}"
+    text = f"{dotted(at)} is {_short(value)}: {error['msg'][0].lower()}{error['msg'][1:]}"
     return WrongUse("recipe.bad_value", text, where=tree.where(at), hint=hint_for("", at))
 
 
@@ -115,8 +115,8 @@ def _named(owner: str) -> str:
 def _nearest(key: str, valid: Sequence[str], least: int = 60) -> str:
     from rapidfuzz import fuzz, process
 
-    found = process.extractOne(key.lower(), valid, scorer=fuzz.ratio, score_cutoff=least)
-    return f"did you mean {found[0]}?" if found else ""
+    error = process.extractOne(key.lower(), valid, scorer=fuzz.ratio, score_cutoff=least)
+    return f"did you mean {error[0]}?" if error else ""
 
 
 def _not_one_of(tree: Tree, at: Path_, value: Any, expected: str) -> WrongUse:

@@ -68,8 +68,8 @@ def _refuse(tree: Tree, at: Path_, value: Any, *, asks_for_value: bool, instead:
 def _matches(values: Any, pattern: tuple[str, ...], at: Path_ = ()) -> list[tuple[Any, Path_]]:
     """(holder, path) for each place a pattern names."""
     if len(pattern) == 1:
-        found = isinstance(values, dict) and pattern[0] in values
-        return [(values, (*at, pattern[0]))] if found else []
+        present = isinstance(values, dict) and pattern[0] in values
+        return [(values, (*at, pattern[0]))] if present else []
     if pattern[0] == "*":
         entries = enumerate(values) if isinstance(values, list) else ()
         return [m for i, child in entries for m in _matches(child, pattern[1:], (*at, i))]

@@ -46,9 +46,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     _short_forms(tree)
     refuse_what_comes_later(tree)
     document = _checked(tree)
-    made = _recipe(document, tree, path)
-    check_pairs(made, tree)
-    return replace(made, origins=_origins(made, tree), notes=notes_on(made))
+    checked_recipe = _recipe(document, tree, path)
+    check_pairs(checked_recipe, tree)
+    return replace(checked_recipe, origins=_origins(checked_recipe, tree), notes=notes_on(checked_recipe))
 
 
 def _rename(tree: Tree) -> None:
@@ -176,7 +176,7 @@ def _checked(tree: Tree) -> dict[str, Any]:
     try:
         return Document.model_validate(values).model_dump(exclude_none=True)
     except ValidationError as error:
-        faults = [fault(tree, found) for found in error.errors(include_url=False)]
+        faults = [fault(tree, error_item) for error_item in error.errors(include_url=False)]
         raise min(faults, key=order) from error
 
 
@@ -209,8 +209,8 @@ def _recipe(document: dict[str, Any], tree: Tree, path: Path) -> Recipe:
 
 def _compress(compress: dict[str, Any]) -> words.Compress:
     weights = compress.get("weights", AUTO)
-    kept = tuple(weights) if isinstance(weights, list) else weights
-    return words.Compress(**{**compress, "weights": kept})
+    forms = tuple(weights) if isinstance(weights, list) else weights
+    return words.Compress(**{**compress, "weights": forms})
 
 
 def _goal(goal: dict[str, Any]) -> words.Goal:
@@ -273,10 +273,10 @@ def _resources(resources: dict[str, Any]) -> words.Resources:
 
 
 def _owned(entry: dict[str, Any]) -> words.Owned:
-    told = dict(entry)
+    own_values = dict(entry)
     for name in {"price", "price_per_h"} & set(entry):
-        told[name] = words.Money(**entry[name])
-    return words.Owned(**told)
+        own_values[name] = words.Money(**entry[name])
+    return words.Owned(**own_values)
 
 
 def _origins(recipe: Recipe, tree: Tree) -> dict[str, str]:
@@ -303,8 +303,8 @@ def _origin(name: str, value: Any, tree: Tree) -> str:
 def _given(values: Any, at: Path_) -> bool:
     """Is this path, or a short form that stands for it, in the document?"""
     for part in at:
-        known = values if isinstance(values, dict) else range(len(values) if isinstance(values, list) else 0)
-        if part not in known:
+        keys = values if isinstance(values, dict) else range(len(values) if isinstance(values, list) else 0)
+        if part not in keys:
             return False
         values = values[part]
     return True

@@ -236,7 +236,7 @@ class Recipe:
     trust: Trust = Trust()
     seed: int = 0
     origins: dict[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()  # legal, but without effect: said aloud by the command line
+    notes: tuple[str, ...] = ()  # legal, but without effect: the command line shows them
 
     @property
     def hash(self) -> str:
@@ -311,9 +311,10 @@ def _resources(resources: Resources) -> dict[str, Any]:
 
 
 def _owned(owned: Owned) -> dict[str, Any]:
-    told: dict[str, Any] = {name: getattr(owned, name) for name in ("device", "hosts", "per_host", "sockets")}
-    told |= {name: str(m) for name in ("price", "price_per_h") if (m := getattr(owned, name))}
-    return {name: value for name, value in told.items() if value is not None}
+    names = ("device", "hosts", "per_host", "sockets")
+    values: dict[str, Any] = {name: getattr(owned, name) for name in names}
+    values |= {name: str(m) for name in ("price", "price_per_h") if (m := getattr(owned, name))}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _plain(value: Any) -> Any:

@@ -115,9 +115,9 @@ def _parse(text: str, file: str) -> Any:
 
 
 def _syntax(problem: str, file: str, line: int | None, text: str) -> WrongUse:
-    if found := re.search(r'duplicate key "?(.*?)"? with value', problem):
-        hint = f"keep one of the two `{found[1]}` lines"
-        return _bad(file, line, "recipe.duplicate_key", f"{found[1]} stands here twice", hint, found[1])
+    if match := re.search(r'duplicate key "?(.*?)"? with value', problem):
+        hint = f"keep one of the two `{match[1]}` lines"
+        return _bad(file, line, "recipe.duplicate_key", f"{match[1]} stands here twice", hint, match[1])
     here = text.splitlines()[line - 1] if line and line <= len(text.splitlines()) else ""
     if "\t" in here or "'\\t'" in problem:
         return _bad(

@@ -62,13 +62,13 @@ def _row(plan: Mapping[str, Any], best: bool, front: bool, say: Words) -> dict[s
     names = ("time_s", "cost_usd", "energy_kwh", "memory_bytes_per_device")
     figures = {name: _shown(plan.get(name)) for name in names}
     time = plan.get("time_s")
-    known = say(time["provenance"]) if time and time["provenance"] == "modelled" else ""
+    provenance = say(time["provenance"]) if time and time["provenance"] == "modelled" else ""
     here = say("this machine") if plan["device"] == HERE else plan["device"]
     return figures | {
         "time_s_span": _span(plan.get("time_s")),
         "device": plan["device"],
         "name": _name(here, plan["devices"]),
-        "why": "; ".join(part for part in (plan["why_not"] or "", known) if part),
+        "why": "; ".join(part for part in (plan["why_not"] or "", provenance) if part),
         "mark": "best" if best else "front" if front else "",
         "fits": plan["fits"],
     }
