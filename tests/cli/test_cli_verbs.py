@@ -243,3 +243,35 @@ def test_validate_shows_what_the_plan_fills(steelyard, tmp_path) -> None:
     people = steelyard("validate").stdout
     assert "(the plan fills it)" not in people and "plan: enough for one task" in people
     assert max(map(len, people.splitlines())) <= 80
+
+
+def test_init_on_a_terminal_shows_the_columns_and_asks(tmp_path) -> None:
+    """The question and the answer are named by the person who knows; an empty name leaves them to fill in."""
+    rows = "".join(f"K{i},was {i},so {i}\n" for i in range(9))
+    (tmp_path / "t.csv").write_text("key,eins,zwei\n" + rows)
+    for typed, map in (("eins\nzwei\n", {"user": "eins", "assistant": "zwei"}), ("\n\n", {})):
+        shown = on_a_terminal(
+            tmp_path, "init", "--force", "--data", "t.csv", "--name", "desk", typed="\n\n" + typed
+        )
+        assert "eins: was 0 | was 1 | was 2" in shown and "the question" in shown
+        assert recipe.load(tmp_path).data[0].map == map
+
+
+def on_a_terminal(folder: Path, *words: str, typed: str) -> str:
+    """What a verb writes to standard error with a terminal as its input."""
+    import os
+    import subprocess
+    import sys
+
+    ours, theirs = os.openpty()
+    environment = {**os.environ, "COLUMNS": "200", "STEELYARD_LANG": "en", "HOME": str(folder)}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "steelyard", *words], cwd=folder, env=environment, stdin=theirs,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    os.write(ours, typed.encode())
+    _, errors = child.communicate(timeout=120)
+    os.close(ours)
+    os.close(theirs)
+    assert child.returncode == 0, errors
+    return errors
