@@ -58,7 +58,9 @@ def test_neither_ledger_nor_home_nor_one_token_ends_a_run(judged, up, monkeypatc
     measured = done.record("serve").measured
     assert measured["ttft_s"] > 0 and measured["output_tok_s"] > 0 and "tpot_s" not in measured
     assert len(done.notes) == 1 and "the ledger was not written" in done.notes[0]
-    events = [json.loads(x)["event"] for x in (Path(done.workdir) / "log.jsonl").read_text().splitlines()]
+    log = [json.loads(line) for line in (Path(done.workdir) / "log.jsonl").read_text().splitlines()]
+    events = [entry["event"] for entry in log]
+    assert any(e["event"] == "child.output" and "engine.ready" in e["output"] for e in log), "of the service"
     assert events.count("ledger.not_written") == 5 and "run.not_remembered" in events
     rows = done.as_json()["rows"]
     assert fault_of(rows) is None and rows["read"] == 300 and rows["taught"] > 0

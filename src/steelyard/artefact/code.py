@@ -74,11 +74,11 @@ def room_hash(root: Path, room: str) -> str:
 @cache
 def modules_of(root: Path) -> dict[str, Path]:
     """Every module of the package by its dotted name; the package itself is ""."""
-    found = {}
+    modules = {}
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return modules
 
 
 # ------------------------------------------------------------------ what is reached
@@ -91,8 +91,8 @@ def _remembered(root: Path, calls: tuple[str, ...]) -> tuple[tuple[str, ...], tu
     name = hashlib.sha256(json.dumps([root.name, calls, whole]).encode()).hexdigest()[:32]
     path = cache_folder() / "code" / f"{name}.json"
     with suppress(OSError, ValueError, TypeError, KeyError):
-        known = json.loads(path.read_text(encoding="utf-8"))
-        return tuple(known["modules"]), tuple(known["packages"])
+        cached = json.loads(path.read_text(encoding="utf-8"))
+        return tuple(cached["modules"]), tuple(cached["packages"])
     modules = sorted(_reached(root, calls))
     packages = {name for module in modules for name in _imports(root, module)[1]}
     packages |= {brought for name in packages for brought in BRINGS.get(name, ())}
@@ -147,8 +147,8 @@ def _targets(root: Path, base: str, name: str) -> Iterable[str]:
 @cache
 def _whole(root: Path, module: str) -> frozenset[str]:
     """A module; of a folder all of it, where nothing says which part is meant."""
-    found = {m for m in modules_of(root) if m == module or m.startswith(f"{module}.")}
-    return frozenset(found or {""})
+    members = {m for m in modules_of(root) if m == module or m.startswith(f"{module}.")}
+    return frozenset(members or {""})
 
 
 def _is_door(root: Path, module: str) -> bool:
@@ -196,13 +196,13 @@ def _read(root: Path, module: str) -> _Module:
 
 def _fetched(root: Path, package: str, tree: ast.Module) -> dict[str, str]:
     """Under TYPE_CHECKING too: there a lazy door says what comes from where."""
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             source = _absolute(root, package, node)
             if source is not None and source != package:
-                found |= {alias.asname or alias.name: source for alias in node.names}
-    return found
+                names |= {alias.asname or alias.name: source for alias in node.names}
+    return names
 
 
 def _own(tree: ast.Module) -> frozenset[str]:

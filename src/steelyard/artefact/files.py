@@ -58,8 +58,8 @@ def write_durably(path: Path, data: bytes) -> None:
 
 def payload_files(folder: Path) -> list[Path]:
     """Files below `folder`, as sorted relative paths, the manifest left out."""
-    found = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
-    return sorted((p for p in found if str(p) != "manifest.json"), key=lambda p: p.as_posix())
+    paths = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+    return sorted((p for p in paths if str(p) != "manifest.json"), key=lambda p: p.as_posix())
 
 
 def private_folder() -> Path:

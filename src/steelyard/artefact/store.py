@@ -290,16 +290,16 @@ class Store:
         """Every published artefact that these keys open, oldest first; damaged ones are set aside."""
         if not self.folder.is_dir():
             return []
-        found = []
+        artefacts = []
         for folder in self.folder.iterdir():
             if folder.is_dir() and not folder.name.startswith("."):
                 try:
-                    found.append(self.open(folder))
+                    artefacts.append(self.open(folder))
                 except CheckFailed:
                     set_aside(folder)
                 except Refused:  # of another key, or of another trust level of this recipe
                     continue
-        return sorted(found, key=lambda a: a.manifest["made_by"]["published"])
+        return sorted(artefacts, key=lambda a: a.manifest["made_by"]["published"])
 
     def _name(self, kind: str, key: str) -> str:
         # A key is made of content hashes; under seal even that would confirm a guess.

@@ -63,8 +63,10 @@ class Ledger:
 
     def write(self, row: Row) -> None:
         """Append one row, durably. Raises Lacking where the file is damaged or cannot be written."""
-        known = row.as_json() | {"time_s": row.time_s or time.time()}
-        values = [json.dumps(known[c], sort_keys=True) if c in JSON_COLUMNS else known[c] for c in COLUMNS]
+        columns = row.as_json() | {"time_s": row.time_s or time.time()}
+        values = [
+            json.dumps(columns[c], sort_keys=True) if c in JSON_COLUMNS else columns[c] for c in COLUMNS
+        ]
         with self._open() as db:
             db.execute(
                 f"INSERT INTO steps ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})", values
@@ -79,10 +81,10 @@ class Ledger:
             return []
         clause = " AND ".join(f"{name} = ?" for name in where) or "1"
         with self._open() as db:
-            found = db.execute(
+            records = db.execute(
                 f"SELECT {', '.join(COLUMNS)} FROM steps WHERE {clause} ORDER BY id", list(where.values())
             ).fetchall()
-        return [_row(values) for values in found]
+        return [_row(values) for values in records]
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -141,5 +143,5 @@ def _write_ahead(db: sqlite3.Connection) -> None:
 
 
 def _row(values: tuple) -> Row:
-    known = dict(zip(COLUMNS, values, strict=True))
-    return Row(**{k: json.loads(v) if k in JSON_COLUMNS else v for k, v in known.items()})
+    columns = dict(zip(COLUMNS, values, strict=True))
+    return Row(**{k: json.loads(v) if k in JSON_COLUMNS else v for k, v in columns.items()})

@@ -223,14 +223,14 @@ def young(path: Path) -> bool:
 
 def paths_in_use() -> set[str]:
     """Files and folders that some process has open, mapped, or named on its command line (Linux)."""
-    found: set[str] = set()
+    paths: set[str] = set()
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             words = (process / "cmdline").read_bytes().split(b"\0")
-            found |= {os.fsdecode(word) for word in words if word.startswith(b"/")}
+            paths |= {os.fsdecode(word) for word in words if word.startswith(b"/")}
         with suppress(OSError):
             lines = (process / "maps").read_text("utf-8", "replace").splitlines()
-            found |= {line[line.index("/") :] for line in lines if "/" in line}
+            paths |= {line[line.index("/") :] for line in lines if "/" in line}
         with suppress(OSError):
-            found |= {os.readlink(fd) for fd in (process / "fd").iterdir()}
-    return found
+            paths |= {os.readlink(fd) for fd in (process / "fd").iterdir()}
+    return paths

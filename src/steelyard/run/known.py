@@ -42,15 +42,15 @@ def remember(workdir: Workdir, run: str, recipe: Recipe, watch: Watch) -> None:
 
 def entries(workdir: Path | None = None) -> list[dict[str, Any]]:
     """Known runs whose folder is still there, oldest first; only that of `workdir` where it is given."""
-    found = []
+    runs = []
     for file in sorted(registry().glob("*.json"), key=modified):
         entry = read_entry(file)
         if entry is None or not Path(entry["workdir"]).is_dir():
             with suppress(OSError):
                 file.unlink(missing_ok=True)
         elif workdir is None or Path(entry["workdir"]) == workdir.absolute():
-            found.append(entry)
-    return found
+            runs.append(entry)
+    return runs
 
 
 def modified(file: Path) -> float:
@@ -78,11 +78,11 @@ def described(entry: dict[str, Any]) -> dict[str, Any]:
 
     place = Workdir(Path(entry["workdir"]))
     service, holder = find(place.service), lock_holder(place)
-    told = {"url": service.url, "pid": service.pid} if service else None
+    address = {"url": service.url, "pid": service.pid} if service else None
     state = "running" if holder else "serving" if service else "stopped"
     return {k: entry[k] for k in ("run", "name", "workdir")} | {
         "state": state,
-        "service": told,
+        "service": address,
         "pid": holder,
     }
 
@@ -99,10 +99,10 @@ def lock_holder(place: Workdir) -> int | None:
 
 def chosen(name: str | None, workdir: Path | None) -> dict[str, Any]:
     """The run of that id, recipe name or folder; without a name the newest. Raises WrongUse."""
-    known = entries(workdir)
-    wanted = [e for e in known if name in (None, e["run"], e["name"], e["workdir"])]
+    runs = entries(workdir)
+    wanted = [e for e in runs if name in (None, e["run"], e["name"], e["workdir"])]
     if not wanted:
-        names = ", ".join(e["run"] for e in known) or "none"
+        names = ", ".join(e["run"] for e in runs) or "none"
         raise WrongUse(
             "run.unknown",
             f"there is no run {name!r}" if name else "there is no run yet",
@@ -136,11 +136,11 @@ def logs(
     entry = chosen(name, workdir)
     level, key_file, root = entry["trust"]
     place = Workdir(Path(entry["workdir"]), load_keys(level, key_file, Path(root)))
-    seen = 0
+    shown = 0
     while True:
         lines = list(read_log(place.log, place.keys))
-        yield from (json.loads(line) for line in lines[seen:])
-        seen = len(lines)
+        yield from (json.loads(line) for line in lines[shown:])
+        shown = len(lines)
         if not follow:
             return
         time.sleep(POLL_S)

@@ -88,7 +88,7 @@ class Tail(threading.Thread):
         return self.data.decode("utf-8", "replace").strip()
 
 
-def log_output(watch: Watch, call: str, code: int, text: str) -> None:
+def log_output(watch: Watch, call: str, code: int | None, text: str) -> None:
     """Into the run's log alone, which is sealed where the run is."""
     if text:
         watch.write("child.output", call=call, exit=code, output=text)

@@ -64,12 +64,10 @@ def carry_out(order: dict[str, Any], watch: Watch) -> Any:
     keys = load_keys(order["keys"][0], order["keys"][1], Path(order["keys"][2])) if order["keys"] else None
     store = Store(Path(order["store"]), keys)
     inputs = Inputs({role: opened(a, store) for role, a in order["inputs"].items()})
-    told = order["draft"]
-    scratch = Scratch(Path(told["scratch"]), keys)
-    draft = Draft(
-        told["kind"], told["key"], told["step"], order["settings"], [], Path(told["folder"]), scratch
-    )
-    with writing_in(told["folder"]):
+    words = order["draft"]
+    scratch, folder = Scratch(Path(words["scratch"]), keys), Path(words["folder"])
+    draft = Draft(words["kind"], words["key"], words["step"], order["settings"], [], folder, scratch)
+    with writing_in(folder):
         figures = call(inputs, order["settings"], draft, watch)
     time.sleep(3 * SHORT_SAMPLE_S)  # a step of two tenths of a second would end before its peak was counted
     return figures
@@ -82,10 +80,10 @@ def problem_of(error: Exception) -> Problem | None:
     """What a step's exception means to a user; None for a bug of ours."""
     if isinstance(error, Problem):
         return error
-    told = str(error).lower()  # torch and OpenVINO tell of memory as RuntimeError or ImportError
+    text = str(error).lower()  # torch and OpenVINO raise RuntimeError or ImportError
     # A SystemError without a word: Python could not even allocate the error.
-    short = isinstance(error, MemoryError) or (isinstance(error, SystemError) and not told)
-    if short or any(words in told for words in OUT_OF_MEMORY):
+    short = isinstance(error, MemoryError) or (isinstance(error, SystemError) and not text)
+    if short or any(words in text for words in OUT_OF_MEMORY):
         return no_memory()
     return from_os_error(error) if isinstance(error, OSError) else None
 

@@ -107,17 +107,17 @@ def with_account(failure: CheckFailed, frontier: list[Attempt]) -> CheckFailed:
 
 def earlier_refusal(run: Run, step: Step, work: Work) -> Next | None:
     """What an earlier run tried after this form, if it refused it and something is still left to try."""
-    found = run.store.find("refusal", key_of_work(run, step, work, "refusal"))
-    if found is None:
+    earlier = run.store.find("refusal", key_of_work(run, step, work, "refusal"))
+    if earlier is None:
         return None
-    read_verdict(run, found.path())
+    read_verdict(run, earlier.path())
     after = next_after(run)
     if after is not None:
         run.attempt.refused(run.verdict)
-        run.attempt.measured |= {k: v for k, v in found.figures.items() if k in run.attempt.predicted}
-        run.tries.add("gate", predicted(run.ready, "gate"), found.figures)
-        run.use(found.folder)
-        run.watch.log("step.reused", step="gate", hash=found.hash)
+        run.attempt.measured |= {k: v for k, v in earlier.figures.items() if k in run.attempt.predicted}
+        run.tries.add("gate", predicted(run.ready, "gate"), earlier.figures)
+        run.use(earlier.folder)
+        run.watch.log("step.reused", step="gate", hash=earlier.hash)
     return after
 
 
@@ -127,9 +127,9 @@ def keep_refusal(run: Run, step: Step, work: Work) -> Artefact:
     text = json.dumps(run.verdict, indent=2, sort_keys=True, ensure_ascii=False)
     (draft.folder / "verdict.json").write_text(text, encoding="utf-8")
     figures = run.attempt.measured | run.tries.last("gate")
-    kept = run.store.publish(draft, figures, made_by(run.ready), recipe_hash=run.ready.recipe.hash)
-    run.use(kept.folder)
-    return kept
+    refusal = run.store.publish(draft, figures, made_by(run.ready), recipe_hash=run.ready.recipe.hash)
+    run.use(refusal.folder)
+    return refusal
 
 
 # ------------------------------------------------------------------ what is judged

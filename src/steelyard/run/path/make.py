@@ -48,16 +48,16 @@ def in_child(run: Run, step: Step, settings: dict[str, Any]) -> Callable[[Draft]
 def make(run: Run, step: Step, work: Work, do: Callable[[Draft], Figures]) -> Artefact:
     """The artefact of this work: reused where its key is there, else done now."""
     key = key_of_work(run, step, work)
-    found = run.store.find(step.makes, key)
-    if found is not None:
-        run.watch.log("step.reused", step=step.name, hash=found.hash)
-        record(run, step, found, "reused")
-        return found
-    made = done(run, step, work, key, do)
-    record(run, step, made, "done")
-    said = predicted(run.ready, step.name)
-    learn(run, step.name, work.own, said, counted(run.ready, said, made.figures))
-    return made
+    earlier = run.store.find(step.makes, key)
+    if earlier is not None:
+        run.watch.log("step.reused", step=step.name, hash=earlier.hash)
+        record(run, step, earlier, "reused")
+        return earlier
+    artefact = done(run, step, work, key, do)
+    record(run, step, artefact, "done")
+    expected = predicted(run.ready, step.name)
+    learn(run, step.name, work.own, expected, counted(run.ready, expected, artefact.figures))
+    return artefact
 
 
 def done(run: Run, step: Step, work: Work, key: str, do: Callable[[Draft], Figures]) -> Artefact:
@@ -70,8 +70,8 @@ def done(run: Run, step: Step, work: Work, key: str, do: Callable[[Draft], Figur
             figures = do(draft)
     except CheckFailed:  # a gate that refused took its time all the same
         measured = {"wall_s": memory.wall_s, "peak_rss_bytes": float(memory.bytes)}
-        said = predicted(run.ready, step.name)
-        run.tries.add(step.name, said, counted(run.ready, said, measured))
+        expected = predicted(run.ready, step.name)
+        run.tries.add(step.name, expected, counted(run.ready, expected, measured))
         raise
     draft.settings = work.own
     return run.store.publish(
@@ -86,12 +86,12 @@ def done(run: Run, step: Step, work: Work, key: str, do: Callable[[Draft], Figur
 
 def record(run: Run, step: Step, artefact: Artefact, state: str) -> None:
     """Into the outcome: what it is, and all tries of this step beside their predictions."""
-    kept = run.outcome.record(step.name)
-    kept.state, kept.artefact, kept.hash = state, str(artefact.folder), artefact.hash
+    entry = run.outcome.record(step.name)
+    entry.state, entry.artefact, entry.hash = state, str(artefact.folder), artefact.hash
     run.use(artefact.folder)
-    said = predicted(run.ready, step.name)
-    own = counted(run.ready, said, artefact.figures)
-    kept.predicted, kept.measured = run.tries.with_own(step.name, said, own)
+    expected = predicted(run.ready, step.name)
+    own = counted(run.ready, expected, artefact.figures)
+    entry.predicted, entry.measured = run.tries.with_own(step.name, expected, own)
 
 
 def made_by(ready: Ready) -> dict[str, Any]:

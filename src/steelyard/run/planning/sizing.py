@@ -41,15 +41,15 @@ def candidates_of(recipe: Recipe, watch: Watch) -> tuple[Sized, ...]:
         return (_sized(recipe.model, recipe),)
     if recipe.candidates:
         return _by_size(_sized(name, recipe) for name in recipe.candidates)
-    found = _by_size(_whole(local_names(), recipe, watch))
-    if not found:
+    candidates = _by_size(_whole(local_names(), recipe, watch))
+    if not candidates:
         raise Lacking(
             "model.none_here",
             "model: auto takes the models on this machine, and there are none",
             where=Where(str(recipe.path), field="model"),
             hint="steelyard pull NAME fetches one, or list some: model: {auto: [small, larger]}",
         )
-    return found
+    return candidates
 
 
 def check_model(recipe: Recipe) -> None:
@@ -102,5 +102,5 @@ def _check_forms(recipe: Recipe, source: ModelSource) -> None:
         )
 
 
-def _by_size(found: Iterable[Sized]) -> tuple[Sized, ...]:
-    return tuple(sorted(found, key=lambda c: (c.shape.params, c.name)))
+def _by_size(candidates: Iterable[Sized]) -> tuple[Sized, ...]:
+    return tuple(sorted(candidates, key=lambda c: (c.shape.params, c.name)))

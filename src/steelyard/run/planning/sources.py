@@ -43,4 +43,4 @@ def input_hashes(settings: Settings) -> dict[str, str]:
     """SHA-256 of every file that the settings name, by its name. Raises WrongUse where one is missing."""
     from ...data import fingerprint
 
-    return {f"file:{told['name']}": told["sha256"] for told in fingerprint(settings)}
+    return {f"file:{file['name']}": file["sha256"] for file in fingerprint(settings)}

@@ -74,19 +74,19 @@ def weigh(
     A model that is not on this machine is taken by its name in the catalogue; its data are then counted with
     the packaged tokenizer.
     """
-    told = watch or Watch()
-    name, shape, tokenizer, forms = model_of(recipe, told)
-    machine, facts = probe(), counted(recipe, tokenizer, told)
+    listener = watch or Watch()
+    name, shape, tokenizer, forms = model_of(recipe, listener)
+    machine, facts = probe(), counted(recipe, tokenizer, listener)
     named = replace(recipe, model=name)
     filled = fill(named, shape, machine, facts, offered=forms)
     if HERE in devices:
-        calibrate(machine, told)
-    local = here(named, filled, shape, machine, facts, told)
-    asked: dict[str, Any] = {"objective": objective} | ({"devices": devices} if devices else {})
-    request = replace(request_of(named, filled, shape, facts), **asked)
+        calibrate(machine, listener)
+    local = here(named, filled, shape, machine, facts, listener)
+    choices: dict[str, Any] = {"objective": objective} | ({"devices": devices} if devices else {})
+    request = replace(request_of(named, filled, shape, facts), **choices)
     began = time.perf_counter()
     own = local if not devices or HERE in devices else None
-    plans = plan_recipe(named, filled, shape, facts, catalogue(), published_constants(), own, asked)
+    plans = plan_recipe(named, filled, shape, facts, catalogue(), published_constants(), own, choices)
     plans = replace(plans, wall_s=time.perf_counter() - began)
     return Weighed(request=request, plans=plans, here=here_document(named, machine, filled, facts, local))
 
@@ -114,23 +114,23 @@ def settle(recipe: Recipe, watch: Watch | None = None) -> dict[str, Any]:
     limits and memory (where this machine was calibrated). Nothing is fetched, trained or measured. A model
     that is not on this machine leaves its settings open: {} comes back, and only its data are checked.
     """
-    told = watch or Watch()
+    listener = watch or Watch()
     check_model(recipe)
     check_serve_files(recipe)
     try:
-        name, shape, tokenizer, offered = model_of(recipe, told)
+        name, shape, tokenizer, offered = model_of(recipe, listener)
     except Problem as problem:
         if problem.code not in ABSENT or recipe.model.startswith((".", "/", "~")):
             raise
         if _here("demo"):
-            counted(recipe, "demo", told)
+            counted(recipe, "demo", listener)
         return {}
     if recipe.data and not _here(tokenizer, recipe.root):
         return {}
-    machine, facts = probe(), counted(recipe, tokenizer, told)
+    machine, facts = probe(), counted(recipe, tokenizer, listener)
     named = replace(recipe, model=name)
     filled = fill(named, shape, machine, facts, offered=offered)
-    local = here(named, filled, shape, machine, facts, told)
+    local = here(named, filled, shape, machine, facts, listener)
     if local is not None:
         check_limits(named, filled, local, NO_PLANS, machine)
     return here_document(named, machine, filled, facts, local)
@@ -260,11 +260,11 @@ def counted(recipe: Recipe, model: str, watch: Watch) -> DataFacts:
         return with_rows_to_teach(recipe, cached)
     base = base_of(source, watch)
     order = call_order("run.calls:count", order=data_settings(recipe), base=str(base.folder))
-    found = in_child(order, watch)
+    facts = in_child(order, watch)
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(path, json.dumps(found).encode())
-    return with_rows_to_teach(recipe, DataFacts(**found))
+        write_durably(path, json.dumps(facts).encode())
+    return with_rows_to_teach(recipe, DataFacts(**facts))
 
 
 def _key(recipe: Recipe, model: Path) -> str:

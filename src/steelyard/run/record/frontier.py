@@ -49,7 +49,7 @@ class Attempt:
         self._scored(verdict)
         check = first_failing(verdict)
         self.failed = check["name"] if check else None
-        self.why = told(check) if check else verdict.get("cause")
+        self.why = explained(check) if check else verdict.get("cause")
 
     def _scored(self, verdict: Verdict) -> None:
         self.scores = dict((verdict.get("scores") or {}).get("served") or {})
@@ -63,7 +63,7 @@ def first_failing(verdict: Verdict) -> Mapping[str, Any] | None:
     return next((c for wanted in (False, None) for c in checks if c["passed"] is wanted), None)
 
 
-def told(check: Mapping[str, Any]) -> str:
+def explained(check: Mapping[str, Any]) -> str:
     """ "min/echo is 0.81, at least 0.9 is asked"; the check's own example where it has no numbers."""
     state = "failed" if check["passed"] is False else "is undecided"
     if check["value"] is None or check["limit"] is None:

@@ -53,12 +53,12 @@ def figures(timings: Sequence[Timing]) -> dict[str, float]:
     if not answered:
         return {}
     wall = max(t.ended for t in answered) - min(t.begun for t in answered)
-    found = {
+    medians = {
         "ttft_s": median(t.ttft_s for t in answered),
         "output_tok_s": sum(t.tokens for t in answered) / max(wall, 1e-9),
     }
     spaced = [t.tpot_s for t in answered if t.tpot_s is not None]
-    return found | ({"tpot_s": median(spaced)} if spaced else {})
+    return medians | ({"tpot_s": median(spaced)} if spaced else {})
 
 
 async def _measure(url: str, load: Load, key: str | None) -> list[Timing]:

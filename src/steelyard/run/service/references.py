@@ -16,9 +16,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from ...artefact import Watch
 from ...errors import Lacking, Problem
 from ...processes import die_with_parent
-from ..child.children import CHILD_ENV
+from ..child.children import CHILD_ENV, Tail, log_output
 
 CACHED_NETWORKS = 2  # at once, in FP32
 
@@ -38,8 +39,10 @@ CACHE: dict[Model, Any] = {}
 class References:
     """Asks the child; it is started by the first question and ends with `close`."""
 
-    def __init__(self) -> None:
+    def __init__(self, watch: Watch | None = None) -> None:
+        self.watch = watch or Watch()
         self._child: subprocess.Popen[bytes] | None = None
+        self._tail: Tail | None = None
         self._line: Connection | None = None
 
     def ask(self, model: Model, rows: list[list[int]]) -> Any:
@@ -69,6 +72,7 @@ class References:
 
     def _start(self) -> Connection:
         ours, theirs = socket.socketpair()
+        output, words = os.pipe()
         command = [
             sys.executable,
             "-m",
@@ -82,9 +86,11 @@ class References:
             start_new_session=True,
             env=os.environ | CHILD_ENV,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stdout=words,
+            stderr=words,
         )
+        os.close(words)
+        self._tail = Tail(output)
         theirs.close()
         return Connection(ours.detach())
 
@@ -94,7 +100,9 @@ class References:
             self._line.close()
             self._child.terminate()
             self._child.wait()
-        self._line = self._child = None
+            if self._tail:
+                log_output(self.watch, "gate:exact_reference", self._child.returncode, self._tail.text())
+        self._line = self._child = self._tail = None
 
 
 def reference_of(model: Model) -> Any:

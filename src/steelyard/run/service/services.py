@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from ...artefact import Artefact, Watch, private_folder
 from ...errors import Lacking
 from ...serving import ServeSettings, Service, find, promote, start
-from ..child.children import call_order, in_child
+from ..child.children import Tail, call_order, in_child, log_output
 from .references import Model, References
 
 if TYPE_CHECKING:  # what is planned is no part of the code that a verdict depends on
@@ -43,7 +43,8 @@ class Candidates:
     def __init__(self, ready: Ready, watch: Watch) -> None:
         self.ready, self.watch = ready, watch
         self._candidate: Candidate | None = None
-        self.references = References()
+        self.references = References(watch)
+        self._words: dict[int, tuple[str, Tail]] = {}  # of services that run, by process
         self.cached: set[str] = set()  # engines' copies of models, in the cache
         self._published = False
 
@@ -55,11 +56,31 @@ class Candidates:
             return
         artefact = inputs["base" if role == "base" else "checkpoint"]
         folder = self.engine_folder(role, artefact, inputs["compressed"])
-        service = start(folder, self.settings(artefact, "exact" if role == "tuned" else "fast"))
+        service = self._start(role, folder, self.settings(artefact, "exact" if role == "tuned" else "fast"))
         try:
             yield service.url
         finally:
-            service.stop()
+            self._stop(service)
+
+    def _start(self, role: str, folder: Path, settings: ServeSettings) -> Service:
+        """A service whose own words are kept for the log; at once where it does not come up."""
+        output, words = os.pipe()
+        tail = Tail(output)
+        try:
+            service = start(folder, settings, log=words)
+        except BaseException:
+            os.close(words)
+            log_output(self.watch, f"service:{role}", None, tail.text())
+            raise
+        os.close(words)
+        self._words[service.pid] = (role, tail)
+        return service
+
+    def _stop(self, service: Service) -> None:
+        service.stop()
+        role, tail = self._words.pop(service.pid)
+        code = service.process.returncode if service.process else None
+        log_output(self.watch, f"service:{role}", code, tail.text())
 
     def engine_folder(self, role: str, artefact: Artefact, compressed: Artefact) -> Path:
         """What the engine loads for a role; under seal it is written to private memory alone."""
@@ -77,7 +98,7 @@ class Candidates:
         if self._candidate is None:
             begun = time.monotonic()
             settings = replace(self.settings(compressed, "fast"), **self.published_settings())
-            service = start(compressed.path(), settings)
+            service = self._start("served", compressed.path(), settings)
             self._candidate = Candidate(service, time.monotonic() - begun)
         return self._candidate
 
@@ -131,7 +152,7 @@ class Candidates:
     def turn_to(self, ready: Ready) -> None:
         """Another form, or another model: the candidate so far is not the one that will be published."""
         if self._candidate:
-            self._candidate.service.stop()
+            self._stop(self._candidate.service)
             self._candidate = None
         if ready.base.hash != self.ready.base.hash:
             self.references.close()
@@ -176,7 +197,7 @@ class Candidates:
         """End what is not the user's."""
         self.references.close()
         if self._candidate and not self._published:
-            self._candidate.service.stop()
+            self._stop(self._candidate.service)
 
 
 def _model(role: str, inputs: dict[str, Artefact]) -> Model:
