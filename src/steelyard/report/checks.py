@@ -48,6 +48,28 @@ CHECKS: dict[str, tuple[str, str]] = {
     "score": ("answers something right", "score of the served model; at 0 % nothing is served"),
     "fits": ("answers follow the question", "score on the own question above that on another one"),
     "against_tuned": ("as good as tuned", "right answers gained against the tuned model, paired by row"),
+    "score": ("any right answer", "share of right answers: a model at 0 % is never served"),
+    "against_tuned_held_out": ("as good as tuned, held out", "the same on rows that training never saw"),
+    "again": ("same question, same answer", "one prompt asked twice: nothing of the cache may show"),
+    "again_longer": ("a longer prompt after its beginning", "what was cached of the beginning must be right"),
+    "alone": ("alone as among others", "answers alone and in a batch agree"),
+    "answer_length": ("length of answers", "answers end where the tuned model's end"),
+    "draw": ("draws at a temperature", "how often each token is drawn, against its probability"),
+    "draws_differ": ("draws differ", "draws without a seed are not all the same"),
+    "edges": ("odd characters", "every script, emoji and control character arrives as it was sent"),
+    "logit_bias": ("logit bias obeyed", "a token that is made likely is drawn"),
+    "logprob_far": ("probabilities far into a long prompt", "the same comparison at the end of long prompts"),
+    "response_format": ("response format kept", "an answer that must be JSON is JSON"),
+    "row_prompt_tokens": ("prompt length of rows", "largest difference of prompt tokens on the rows"),
+    "sampling": ("sampling as requested", "draws follow the temperature and the limits of the request"),
+    "seed": ("seeds repeat", "one seed gives one answer, another seed another"),
+    "stop_words": ("stop words obeyed", "an answer ends before its stop word"),
+    "tool_called": ("tools are called", "a call comes back as a call"),
+    "tool_result": ("tool results are read", "the result of a call reaches the model"),
+    "tools": ("tools reach the model", "the tools of a request stand in its prompt"),
+    "tools_two": ("several tools", "each of several tools stands in the prompt"),
+    "top_p_kept": ("top-p kept", "no token beyond top-p is drawn"),
+    "turns": ("several turns", "earlier turns of a chat stand in the prompt"),
 }
 ROLES = ("tuned", "served", "base")
 SHARES = (
@@ -67,7 +89,8 @@ STATES = {True: "passed", False: "failed", None: "undecided"}
 def check_row(check: Mapping[str, Any], say: Words) -> dict[str, Any]:
     """One check as the page shows it. A name that is not in CHECKS is shown in its own words."""
     family, subject = split(str(check["name"]))
-    title, meaning = CHECKS.get(family, (family.replace("_", " "), ""))
+    kind = family if family in CHECKS else family.partition("_")[0]  # turns_4, edges_user, draw_2
+    title, meaning = CHECKS.get(kind, (family.replace("_", " "), ""))
     show = percent if family in SHARES else four_digits
     low, high, state = check.get("low"), check.get("high"), STATES[check.get("passed")]
     return {
