@@ -74,10 +74,10 @@ def size_of(processes: list[psutil.Process]) -> int:
 
 def fewer_probes(count: int) -> None:
     """Cut the gate's core probes to the first `count`; a long answer of a slow service is waited for."""
-    from steelyard.gate import endpoint, standalone
+    from steelyard.gate import endpoint, judgement
 
-    whole = standalone.probes
-    standalone.probes = lambda seed: whole(seed)[:count]  # type: ignore[attr-defined]
+    whole = judgement.probes
+    judgement.probes = lambda seed: whole(seed)[:count]
     endpoint.TIMEOUT_S = 3600.0
 
 
