@@ -48,8 +48,6 @@ CHECKS: dict[str, tuple[str, str]] = {
     "score": ("answers something right", "score of the served model; at 0 % nothing is served"),
     "fits": ("answers follow the question", "score on the own question above that on another one"),
     "against_tuned": ("as good as tuned", "right answers gained against the tuned model, paired by row"),
-    "score": ("any right answer", "share of right answers: a model at 0 % is never served"),
-    "against_tuned_held_out": ("as good as tuned, held out", "the same on rows that training never saw"),
     "again": ("same question, same answer", "one prompt asked twice: nothing of the cache may show"),
     "again_longer": ("a longer prompt after its beginning", "what was cached of the beginning must be right"),
     "alone": ("alone as among others", "answers alone and in a batch agree"),
