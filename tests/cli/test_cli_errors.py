@@ -104,7 +104,8 @@ def test_help_needs_nothing_heavy() -> None:
         "import sys\n"
         "from steelyard.cli.main import run\n"
         "run(['--help'])\n"
-        "heavy = ('pydantic', 'numpy', 'httpx', 'cryptography', 'torch', 'pyarrow', 'ruamel.yaml')\n"
+        "heavy = ('pydantic', 'numpy', 'httpx', 'cryptography', 'torch', 'pyarrow', 'ruamel.yaml',\n"
+        "         'steelyard.recipe', 'steelyard.planner', 'steelyard.run', 'steelyard.serving')\n"
         "print([m for m in heavy if m in sys.modules], file=sys.stderr)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -9,7 +9,6 @@ import typer
 
 from ..errors import Where, WrongUse
 from ..units import show_bytes
-from .first import map_of
 from .messages import say
 from .output import note, result, table
 from .recipes import no_settings
@@ -46,6 +45,8 @@ def clean(
     from .terminal import Terminal
 
     settings = {"pii": pii_word(pii)}
+    from .first import map_of  # the room of recipes is more than `--help` needs
+
     columns = map_of(map)
     with Terminal() as watch:
         account = clean_files(
