@@ -59,7 +59,27 @@ FOLDERS: dict[str, tuple[str, Make]] = {
         "weights",
         lambda m, out: drifts.scaled_matrix(m["tuned"], out, _middle(m)),
     ),
+    "RoPE scaled as Llama 3's": (
+        "context",
+        lambda m, out: drifts.with_config(m["tuned"], out, rope_scaling=LLAMA3_ROPE),
+    ),
+    "YaRN factor 4": ("context", lambda m, out: drifts.with_config(m["tuned"], out, rope_scaling=YARN)),
+    "noise on every matrix": ("precision", lambda m, out: drifts.noisy_tensors(m["tuned"], out, 0.02)),
+    "two heads swapped": ("weights", lambda m, out: drifts.swapped_heads(m["tuned"], out, _middle(m))),
+    "another end token": (
+        "stop",
+        lambda m, out: drifts.with_config(m["tuned"], out, "generation_config.json", eos_token_id=[2, 28]),
+    ),
 }
+LLAMA3_ROPE = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 1024,
+}  # fmt: skip
+YARN = {
+    "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048, "attention_factor": 1.0,
+}  # fmt: skip
+# name -> (cause that is right, settings of the service)
+SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {"cache in 4 bits": ("precision", {"kv_precision": "u4"})}
 NEEDS = {
     "stale adapter": "early",
     "adapter at 80 %": "base",
@@ -68,15 +88,19 @@ NEEDS = {
 }
 
 
+PROXIES = {**drifts.PROXIES, **drifts.WHOLE, **drifts.RICH}
+
+
 def main() -> None:
     args = arguments()
     models = {"tuned": args.base} if args.untuned else all_models(args.work, args.base)
     study = Study(models, args.mode, args.work / "gate" / ("untuned" if args.untuned else "tuned"))
     with study.served(models["tuned"], "clean") as url:
-        found = [study.proxied(name, url) for name in drifts.PROXIES if chosen(args, name)]
         clean = [study.clean(url, seed) for seed in range(1, args.clean + 1)]
+        found = [study.proxied(name, url) for name in PROXIES if chosen(args, name)]
     able = [name for name in FOLDERS if NEEDS.get(name, "tuned") in models]
     found += [study.folder(name) for name in able if chosen(args, name)]
+    found += [study.settings(name) for name in SETTINGS if chosen(args, name)]
     right = sum(c["verdict"] == "failed" and c["cause"] == c["expected"] for c in found)
     alarms = sum(c["verdict"] != "passed" for c in clean)
     result = {
@@ -136,8 +160,18 @@ class Study:
 
         return self.told(name, cause, run)
 
+    def settings(self, name: str) -> dict[str, Any]:
+        """The right folder under an engine that is set otherwise."""
+        cause, more = SETTINGS[name]
+
+        def run() -> Verdict:
+            with self.served(self.models["tuned"], "clean", **more) as url:
+                return self.ask(url, 0)
+
+        return self.told(name, cause, run)
+
     def proxied(self, name: str, url: str) -> dict[str, Any]:
-        cause, between = drifts.PROXIES[name]
+        cause, between = PROXIES[name]
 
         def run() -> Verdict:
             with drifts.proxy(url, between) as address:
@@ -164,11 +198,11 @@ class Study:
         return self.kept / "ir" / f"{name.replace(' ', '-')}-{FORMS[self.mode]}"
 
     @contextmanager
-    def served(self, folder: Path, name: str) -> Iterator[str]:
+    def served(self, folder: Path, name: str, **more: Any) -> Iterator[str]:
         if not self.ir(name).exists():
             export_form(folder, self.ir(name), FORMS[self.mode])
         mode = "exact" if self.mode == "exact" else "fast"
-        service = serving.start(self.ir(name), serving.ServeSettings(mode=mode))
+        service = serving.start(self.ir(name), serving.ServeSettings(mode=mode, **more))
         try:
             yield service.url
         finally:
@@ -191,6 +225,7 @@ def _facts(name: str, cause: str | None, run: Callable[[], Verdict]) -> dict[str
     return {
         "run": name, "expected": cause, "verdict": verdict.verdict, "cause": verdict.cause,
         "why": verdict.why, "failed": [c.name for c in verdict.checks if c.passed is False],
+        "looked_at": dict(verdict.looked_at),
         "values": {c.name: c.value for c in verdict.checks}, "wall_s": round(time.monotonic() - started, 1),
     }  # fmt: skip
 

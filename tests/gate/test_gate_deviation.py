@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from dataclasses import replace
 
 import drifts
 import numpy as np
@@ -45,7 +46,7 @@ def noisy():
 
 
 def judged(model, url):
-    with drifts.proxy(url, noisy(), paths=(drifts.CHAT, drifts.COMPLETE)) as address:
+    with drifts.proxy(url, replace(noisy(), paths=(drifts.CHAT, drifts.COMPLETE))) as address:
         return check(model, address, mode="fast", reference=exact_reference(model))
 
 

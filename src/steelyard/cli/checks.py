@@ -46,6 +46,20 @@ def gate(
             "--served", metavar="DIR", help=say("Folder that the server loaded, where it is another form.")
         ),
     ] = None,
+    depth: Annotated[
+        str,
+        typer.Option(
+            "--depth",
+            metavar="DEPTH",
+            help=say("quick, or full: prompts up to the service's own limit and longer answers."),
+        ),
+    ] = "quick",
+    served_model: Annotated[
+        str | None,
+        typer.Option(
+            "--served-model", metavar="NAME", help=say("The name to judge where the server lists several.")
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0)] = 0,
 ) -> None:
     no_settings("gate")
@@ -54,7 +68,16 @@ def gate(
 
     with hf_folder(model) as folder:
         verdict = check(
-            folder, _url(url), base=base, tasks=tasks, mode=mode, seed=seed, key=key(), served=served
+            folder,
+            _url(url),
+            base=base,
+            tasks=tasks,
+            mode=mode,
+            seed=seed,
+            depth=depth,
+            model=served_model,
+            key=key(),
+            served=served,
         )
     document = {"schema": "steelyard.gate/1"} | verdict.as_json()
     result(document, *verdict_lines(document))

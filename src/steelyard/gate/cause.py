@@ -7,11 +7,12 @@ which weights it holds. Thresholds between weights' causes: docs/why/drift.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .counts import by_counts, by_kind, fits, without_tools
 from .deviation import BASE, CONSTANT, LEAST_CHANGE
 from .modes import COARSE_MEAN, LIMITS, ROUNDED_ANEW, Limits
 from .parity import SURE_OWN, Sample, measure, spells
@@ -52,6 +53,8 @@ class Evidence:
     base: Reference | None
     mode: str
     deviation: Deviation | None = None
+    others: Sequence[Sample] = ()  # samples whose prompts were counted, no more
+    later: Mapping[str, str] = field(default_factory=dict)  # check -> the cause that it proves by itself
 
     @property
     def direction(self) -> Direction | None:
@@ -77,7 +80,7 @@ class Evidence:
 
 def name_cause(evidence: Evidence) -> tuple[str, str]:
     """(cause, what was found). The first step that is sure decides; "unknown" where none is."""
-    for step in (_of_answer, _of_prompt, _of_drawing, _of_weights):
+    for step in (_of_answer, _of_prompt, _of_drawing, _of_later, _of_weights):
         found = step(evidence)
         if found:
             return found
@@ -127,17 +130,29 @@ def _first_dropped(evidence: Evidence) -> bool:
 
 
 def _of_prompt(evidence: Evidence) -> tuple[str, str] | None:
-    counted = [s for s in evidence.samples if s.miscounted is not None]
+    counted = [s for s in [*evidence.samples, *evidence.others] if s.miscounted is not None]
     off = [s for s in counted if s.miscounted]
     if evidence.failed("token_ids"):
         return _of_ids(evidence)
     if off:
-        # Judged where the counts differ: elsewhere the own prompt fits whatever the cause.
-        found = _tested(evidence, counted, off)
-        return found or (_only_counts(evidence, off) or _by_pattern(counted))
+        return _of_counts(evidence, counted, off)
     if _fits(evidence):
         return ("usage", "counts differ, log-probabilities agree") if evidence.failed("usage") else None
-    return _tested(evidence, counted or list(evidence.samples), list(evidence.samples))
+    core = [s for s in counted if s in evidence.samples]
+    return _tested(evidence, core or list(evidence.samples), list(evidence.samples))
+
+
+def _of_counts(
+    evidence: Evidence, counted: Sequence[Sample], off: Sequence[Sample]
+) -> tuple[str, str] | None:
+    """Where answers of miscounted prompts can be compared, they confirm; else the counts decide alone."""
+    answered = [s for s in off if s.answer]
+    plain, every = without_tools(counted), suspects(evidence.tokenizer)
+    if not answered:
+        return by_counts(every, counted) or by_kind(counted) or _by_pattern(counted)
+    # Judged where the counts differ: elsewhere the own prompt fits whatever the cause.
+    found = _tested(evidence, plain, answered) or _only_counts(evidence, answered)
+    return found or by_counts(every, counted) or by_kind(counted) or _by_pattern(counted)
 
 
 def _only_counts(evidence: Evidence, off: Sequence[Sample]) -> tuple[str, str] | None:
@@ -150,15 +165,22 @@ def _only_counts(evidence: Evidence, off: Sequence[Sample]) -> tuple[str, str] |
 
 def _of_ids(evidence: Evidence) -> tuple[str, str]:
     """The server shows its ids: a suspect that makes the same ones is proven."""
-    shown = [s for s in evidence.samples if s.seen.ids is not None]
+    every = [s for s in [*evidence.samples, *evidence.others] if s.seen.ids is not None]
+    shown = without_tools(every)
+    wrong = [s for s in shown if s.seen.ids != s.prompt]
+    if not wrong:
+        return "tools", "ids differ where tools or calls are given"
     for suspect in suspects(evidence.tokenizer):
-        made = [suspect.render(s.seen.probe.messages) for s in shown]
-        if all(m is not None and tuple(m) == s.seen.ids for m, s in zip(made, shown, strict=True)):
+        if _makes_ids(suspect, wrong) and _makes_ids(suspect, shown):
             return suspect.cause, suspect.name
     if all(_same_text(evidence.tokenizer, s) for s in shown):
         return "tokenizer", "other ids for the same text"
-    counted = [s for s in shown if s.miscounted is not None]
-    return _by_pattern(counted) or ("tokenizer", "ids differ, counts agree")
+    counted = [s for s in every if s.miscounted is not None]
+    return by_kind(counted) or _by_pattern(counted) or ("tokenizer", "ids differ, counts agree")
+
+
+def _makes_ids(suspect: Suspect, shown: Sequence[Sample]) -> bool:
+    return all(tuple(suspect.render(s.seen.probe.messages) or ()) == s.seen.ids for s in shown)
 
 
 def _same_text(tokenizer: Tokenizer, sample: Sample) -> bool:
@@ -172,7 +194,7 @@ def _tested(
     evidence: Evidence, counted: Sequence[Sample], affected: Sequence[Sample]
 ) -> tuple[str, str] | None:
     """The suspect whose counts fit every probe and whose log-probabilities fit best, if they do fit."""
-    fitting = [s for s in suspects(evidence.tokenizer) if _counts_fit(s, counted)][:MOST_SUSPECTS]
+    fitting = [s for s in suspects(evidence.tokenizer) if fits(s, counted)][:MOST_SUSPECTS]
     picked = _picked(affected)
     if not fitting or not picked:
         return None
@@ -183,18 +205,6 @@ def _tested(
     if close and distances[best] <= CLOSER * own:
         return fitting[best].cause, fitting[best].name
     return None
-
-
-def _counts_fit(suspect: Suspect, counted: Sequence[Sample]) -> bool:
-    """Equal counts on every probe; and other ids than the own ones on some, or there is no suspicion."""
-    differs = False
-    for s in counted:
-        made = suspect.render(s.seen.probe.messages)
-        used = s.seen.answer.prompt_tokens
-        if made is None or (used is not None and len(made) != used):
-            return False
-        differs = differs or tuple(made) != s.prompt
-    return differs
 
 
 def _by_pattern(counted: Sequence[Sample]) -> tuple[str, str] | None:
@@ -239,10 +249,27 @@ def _of_drawing(evidence: Evidence) -> tuple[str, str] | None:
     if evidence.failed("stop"):
         return "stop", "answers end where the model would go on"
     if evidence.failed("max_tokens"):
-        return "generation", "max_tokens is not kept"
+        return _of_lengths(evidence.samples)
     if evidence.failed("generation_default"):
         return "generation", "the default temperature is not the model's"
     return ("usage", "counts differ") if evidence.failed("usage", "prompt_tokens") else None
+
+
+def _of_lengths(samples: Sequence[Sample]) -> tuple[str, str]:
+    """One length at which all longer answers end is a cap; else the requested lengths are altered."""
+    ended = [(s.produced, s.seen.probe.max_tokens) for s in samples if s.seen.answer.finish == "length"]
+    cut = {made for made, requested in ended if made is not None and made < requested}
+    if len(cut) == 1 and any(made == requested for made, requested in ended):
+        return "limit", f"no answer is longer than {cut.pop()} tokens"
+    return "generation", "max_tokens is not kept"
+
+
+def _of_later(evidence: Evidence) -> tuple[str, str] | None:
+    """Checks that are made only once the core probes have passed: each proves its own cause."""
+    failed = [c for name, c in evidence.checks.items() if c.passed is False and name in evidence.later]
+    if not failed:
+        return None
+    return evidence.later[failed[0].name], failed[0].example or failed[0].name
 
 
 def _logprobs_agree(evidence: Evidence) -> bool:
@@ -295,6 +322,8 @@ def _of_weights(evidence: Evidence) -> tuple[str, str] | None:
         return "base", f"other weights altogether: {mean:.2f} nats"
     if mean > COARSE_MEAN[evidence.mode]:
         return "precision", f"coarser numbers than {evidence.mode} allows: {mean:.3f} nats"
+    if evidence.deviation is not None:
+        return "precision", f"noise without a direction: {mean:.3f} nats"
     return "weights", f"a tensor differs: {mean:.3f} nats"
 
 

@@ -1,12 +1,12 @@
 """An OpenAI-compatible server as the gate sees it: public routes, bounded concurrency, no insides.
 
-Not here: what to ask (probes.py, scores.py) and what the answers mean (parity.py).
+Not here: what to ask (probes.py, scores.py), how answers are read (answers.py), what they mean (parity.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -14,38 +14,33 @@ from urllib.parse import urlsplit
 import httpx
 
 from ..errors import Lacking
+from .answers import DIALECTS, Answer, Token, events, read_answer
+
+__all__ = ["CHAT", "COMPLETE", "MESSAGES", "RESPONSES", "Answer", "Endpoint", "Token", "read_answer"]
 
 T = TypeVar("T")
 R = TypeVar("R")
-Message = dict[str, str]
+Message = Mapping[str, Any]
 TIMEOUT_S = 120.0  # one answer behind a full batch on a slow machine
 TRIES = 3  # a restart of the engine takes seconds; more would hide a server that is down
-CHAT, COMPLETE = "/v1/chat/completions", "/v1/completions"
+CHAT, COMPLETE, RESPONSES, MESSAGES = DIALECTS
 AGAIN = {408, 429, 500, 502, 503, 504}
+ABSENT = ("HTTP 404", "HTTP 405", "HTTP 501")
+# Servers that are known to keep what a request asks for, or to refuse it in words.
+KEEPS_REQUESTS = ("steelyard", "vllm", "llamacpp")
+# llama.cpp draws with top-k 40, top-p 0.95 and min-p 0.05 unless a request says otherwise.
+NEUTRAL = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Token:
-    """One token of an answer as the server reports it."""
+class Card:
+    """One entry of /v1/models."""
 
-    text: str
-    logprob: float
-    raw: bytes | None = None
-    top: tuple[tuple[str, float], ...] = ()
-    id: int | None = None  # llama-server tells it
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """One chat answer, or the reason why there is none (`error`)."""
-
-    text: str | None
-    finish: str | None = None
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    tokens: tuple[Token, ...] | None = None
-    error: str | None = None
-    tool_calls: tuple[dict[str, Any], ...] = ()
+    id: str
+    owner: str | None = None
+    root: str | None = None
+    parent: str | None = None
+    max_model_len: int | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,20 +52,35 @@ class Endpoint:
     key: str | None = None
     concurrency: int = 32
     logprobs: bool = True  # turned off once the server has refused them
+    cards: tuple[Card, ...] = ()
+    # Every chat that was answered, with its count of prompt tokens; tools make it another prompt.
+    counted: list[tuple[tuple[Message, ...], int]] = field(default_factory=list, repr=False)
     _client: httpx.AsyncClient | None = field(default=None, repr=False)
 
     @property
     def root(self) -> str:
         return self.url.rstrip("/").removesuffix("/v1")
 
+    @property
+    def card(self) -> Card:
+        """Of the model that is asked."""
+        own = (c for c in self.cards if c.id == self.model)
+        return next(own, Card(id=self.model or "default"))
+
+    @property
+    def keeps_requests(self) -> bool:
+        """A field of a request is kept or refused, never passed over in silence."""
+        return self.card.owner in KEEPS_REQUESTS
+
     async def __aenter__(self) -> Endpoint:
-        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        headers = {"Authorization": f"Bearer {self.key}", "x-api-key": self.key} if self.key else {}
         local = urlsplit(self.url).hostname in ("127.0.0.1", "localhost", "::1")
         limits = httpx.Limits(max_connections=self.concurrency)
         self._client = httpx.AsyncClient(
             base_url=self.root, headers=headers, timeout=TIMEOUT_S, limits=limits, trust_env=not local
         )
-        self.model = self.model or await self._first_model()
+        self.cards = await self._models()
+        self.model = self.model or next((c.id for c in self.cards), "default")
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -82,10 +92,10 @@ class Endpoint:
             raise RuntimeError("Endpoint is used inside `async with`")
         return self._client
 
-    async def _first_model(self) -> str:
-        """The name the server lists first. Raises Lacking where nothing answers at the address."""
+    async def _models(self) -> tuple[Card, ...]:
+        """What the server lists. Raises Lacking where nothing answers at the address."""
         try:
-            found = await self._http.get("/v1/models")
+            reply = await self._http.get("/v1/models")
         except httpx.HTTPError as e:
             raise Lacking(
                 "gate.no_endpoint",
@@ -93,17 +103,17 @@ class Endpoint:
                 why=type(e).__name__,
                 hint="start the server, or check the address and the port",
             ) from e
-        if found.status_code in (401, 403):
+        if reply.status_code in (401, 403):
             raise Lacking(
                 "gate.key_refused",
                 f"{self.root} refuses the key",
-                why=f"HTTP {found.status_code}",
+                why=f"HTTP {reply.status_code}",
                 hint="set OPENAI_API_KEY",
             )
         try:
-            return str(found.json()["data"][0]["id"])
-        except (ValueError, LookupError, TypeError):
-            return "default"
+            return tuple(_card(entry) for entry in reply.json()["data"])
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return ()
 
     async def chat(
         self,
@@ -115,8 +125,10 @@ class Endpoint:
         logprobs: bool = False,
         top: int = 0,
         tools: Sequence[Any] = (),
+        stream: bool = False,
+        more: Mapping[str, Any] | None = None,
     ) -> Answer:
-        """One answer; greedy unless told. `temperature=None` leaves the choice to the server."""
+        """One answer; greedy by default. `temperature=None` leaves the choice to the server."""
         body: dict[str, Any] = {"model": self.model, "messages": list(messages), "max_tokens": max_tokens}
         if temperature is not None:
             body["temperature"] = temperature
@@ -124,6 +136,9 @@ class Endpoint:
             body["seed"] = seed
         if tools:
             body["tools"] = list(tools)
+        if stream:
+            body |= {"stream": True, "stream_options": {"include_usage": True}}
+        body |= more or {}
         if logprobs and self.logprobs:
             body |= {"logprobs": True, **({"top_logprobs": top} if top else {})}
         answer = await self._post(CHAT, body)
@@ -131,6 +146,8 @@ class Endpoint:
             plain = {k: v for k, v in body.items() if k not in ("logprobs", "top_logprobs")}
             answer = await self._post(CHAT, plain)
             self.logprobs = self.logprobs and answer.error is not None
+        if answer.prompt_tokens is not None and not (more or tools):
+            self.counted.append((tuple(messages), answer.prompt_tokens))
         return answer
 
     async def complete(self, prompt: Sequence[int], max_tokens: int, *, seed: int) -> Answer:
@@ -138,15 +155,19 @@ class Endpoint:
         body = {"model": self.model, "prompt": list(prompt), "max_tokens": max_tokens, "logprobs": 1}
         return await self._post(COMPLETE, body | {"temperature": 1.0, "top_p": 1.0, "seed": seed})
 
+    async def post(self, path: str, body: Mapping[str, Any]) -> Answer:
+        """One answer of any generating route, in its own dialect."""
+        return await self._post(path, {"model": self.model, **body})
+
     async def _post(self, path: str, body: dict[str, Any]) -> Answer:
         error = "no answer"
         for attempt in range(TRIES):
             try:
-                reply = await self._http.post(path, json=body)
-                if reply.status_code == 200:
-                    return read_answer(reply.json())
-                error = f"HTTP {reply.status_code}"
-                if reply.status_code not in AGAIN:
+                status, read = await self._once(path, body)
+                if read is not None:
+                    return read
+                error = f"HTTP {status}"
+                if status not in AGAIN:
                     break
             except (httpx.HTTPError, ValueError) as e:
                 error = type(e).__name__
@@ -154,21 +175,38 @@ class Endpoint:
                 await asyncio.sleep(0.5 * 2**attempt)
         return Answer(text=None, error=error)
 
-    async def tokenize(self, messages: Sequence[Message]) -> list[int] | None:
+    async def _once(self, path: str, body: dict[str, Any]) -> tuple[int, Answer | None]:
+        """Status and, where it is 200, the answer. A stream that comes as one document is no stream."""
+        dialect = DIALECTS[path]
+        if not body.get("stream"):
+            reply = await self._http.post(path, json=body)
+            return reply.status_code, dialect.read(reply.json()) if reply.status_code == 200 else None
+        async with self._http.stream("POST", path, json=body) as reply:
+            if reply.status_code != 200:
+                return reply.status_code, None
+            lines = [line async for line in reply.aiter_lines()]
+        if not any(line.startswith("data:") for line in lines):
+            return 200, Answer(text=None, error="HTTP 501: no stream")
+        return 200, dialect.read(dialect.join(events(lines)))
+
+    async def tokenize(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> list[int] | None:
         """Ids of the rendered prompt as the server makes them; None where it does not show them.
 
         vLLM and our server take messages; llama-server renders at one route and encodes at another.
         """
-        body = {"model": self.model, "messages": list(messages), "add_generation_prompt": True}
-        found = await self._json("/tokenize", body)
-        if found is not None and _ints(found.get("tokens")):
-            return _ints(found["tokens"])
-        rendered = await self._json("/apply-template", {"messages": list(messages)})
+        more = {"tools": list(tools)} if tools else {}
+        chat = {"messages": list(messages), **more}
+        document = await self._json("/tokenize", {"model": self.model, "add_generation_prompt": True, **chat})
+        if document is not None and _ints(document.get("tokens")):
+            return _ints(document["tokens"])
+        rendered = await self._json("/apply-template", chat)
         if rendered is None or not isinstance(rendered.get("prompt"), str):
             return None
         text = {"content": rendered["prompt"], "add_special": True, "parse_special": True}
-        found = await self._json("/tokenize", text)
-        return (_ints(found.get("tokens")) or None) if found else None
+        document = await self._json("/tokenize", text)
+        return (_ints(document.get("tokens")) or None) if document else None
 
     async def _json(self, path: str, body: dict[str, Any]) -> dict[str, Any] | None:
         try:
@@ -189,45 +227,17 @@ class Endpoint:
         return list(await asyncio.gather(*map(one, items)))
 
 
-def read_answer(document: Any) -> Answer:
-    """An Answer from a completion, of a chat or not; a shape that is none becomes an error, not a crash."""
-    try:
-        choice, usage = document["choices"][0], document.get("usage") or {}
-        text = choice["message"].get("content") if "message" in choice else choice["text"]
-        calls = tuple((choice.get("message") or {}).get("tool_calls") or ())
-        if not isinstance(text, str) and not calls:
-            return Answer(text=None, error="no content")
-        return Answer(
-            text=text or "",
-            tool_calls=calls,
-            finish=choice.get("finish_reason"),
-            prompt_tokens=usage.get("prompt_tokens"),
-            completion_tokens=usage.get("completion_tokens"),
-            tokens=_tokens(choice.get("logprobs") or {}),
-        )
-    except (LookupError, TypeError, AttributeError, ValueError):
-        return Answer(text=None, error="not a completion")
-
-
-def _tokens(told: Any) -> tuple[Token, ...] | None:
-    """Of a chat's shape (`content`) or of the older completions' (`tokens`, `token_logprobs`)."""
-    if told.get("content"):
-        return tuple(map(_token, told["content"]))
-    texts, values = told.get("tokens") or (), told.get("token_logprobs") or ()
-    pairs = [(t, p) for t, p in zip(texts, values, strict=False) if p is not None]
-    return tuple(Token(text=t, logprob=float(p)) for t, p in pairs) or None
-
-
-def _token(told: Any) -> Token:
-    return Token(
-        text=told["token"],
-        logprob=float(told["logprob"]),
-        raw=bytes(told["bytes"]) if told.get("bytes") is not None else None,
-        top=tuple((x["token"], float(x["logprob"])) for x in told.get("top_logprobs") or ()),
-        id=told["id"] if isinstance(told.get("id"), int) else None,
+def _card(entry: Mapping[str, Any]) -> Card:
+    length = entry.get("max_model_len") or (entry.get("meta") or {}).get("n_ctx")  # llama-server's place
+    return Card(
+        id=str(entry["id"]),
+        owner=entry.get("owned_by"),
+        root=entry.get("root"),
+        parent=entry.get("parent"),
+        max_model_len=length if isinstance(length, int) and length > 0 else None,
     )
 
 
 def _ints(value: Any) -> list[int]:
-    found = value if isinstance(value, list) else []
-    return found if all(isinstance(i, int) for i in found) else []
+    listed = value if isinstance(value, list) else []
+    return listed if all(isinstance(i, int) for i in listed) else []

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from .endpoint import Answer, Endpoint
 from .modes import LIMITS, Limits
 from .pieces import BROKEN, answer_ids
 from .probes import Probe
-from .reference import LOGPROB, TOP_ID, TOP_LOGPROB, Reference
+from .reference import ABOVE, LOGPROB, TOP_ID, TOP_LOGPROB, Reference
 from .verdict import Check
 
 if TYPE_CHECKING:
@@ -33,8 +33,14 @@ OPEN = math.log(0.95)
 SURE_OWN = math.log(0.999)  # arithmetic moves such a token by less than 0.001 nats; only an offset does
 SHIFT_OF_SURE = 0.01
 FEWEST_TOKENS = 25  # below, a log-probability check says nothing
+FEWEST_FAR = 12  # open tokens after long prompts
+FAR_NOISE, FAR_LIMIT = 3.0, 2.0  # of the noise after short prompts, and of their limit
+COARSE_FAR = 0.25  # nats in the mean: a cache in 4 bits moves less, other positions move more
 SPECIAL = re.compile(r"<\|.*\|>|</?[a-z_]+>")
 CUT_MARGIN = 4.0  # nats by which the end token trails the likeliest where an answer was cut short
+
+
+EMPTY = np.array([])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +80,10 @@ class Sample:
     margin: np.ndarray  # reference's likeliest - the answer's token, >= 0
     top: np.ndarray  # 1 where the answer's token is the reference's likeliest
     own: np.ndarray  # the reference's log-probability of the answer's token
+    above: np.ndarray = field(default_factory=lambda: EMPTY)  # mass of likelier tokens, the end token's too
+    end_own: float | None = (
+        None  # the reference's log-probability of the end token where the answer says "stop"
+    )
     end_margin: float | None = None  # the same for the end token of an answer that says "stop"
 
     @property
@@ -104,9 +114,19 @@ class Sample:
 
 async def observe(endpoint: Endpoint, asked: Sequence[Probe]) -> list[Observation]:
     async def ask(probe: Probe) -> Observation:
-        answer = await endpoint.chat(probe.messages, probe.max_tokens, logprobs=True)
-        ids = await endpoint.tokenize(probe.messages) if rendered else None
+        # A long prompt is continued at temperature 1: its greedy answer may be one that the model is sure of.
+        heat = 1.0 if probe.kind == "rung" else 0.0
+        answer = await endpoint.chat(
+            probe.messages, probe.max_tokens, temperature=heat, seed=1, logprobs=True, more=_fields(probe)
+        )
+        shown = rendered and probe.kind != "rung"
+        ids = await endpoint.tokenize(probe.messages, probe.tools) if shown else None
         return Observation(probe=probe, answer=answer, ids=tuple(ids) if ids else None)
+
+    def _fields(probe: Probe) -> dict[str, Any]:
+        """llama-server leaves tools out of the prompt where none may be called."""
+        dropped = ("tool_choice",) if endpoint.card.owner == "llamacpp" else ()
+        return {k: v for k, v in probe.more.items() if k not in dropped}
 
     rendered = await endpoint.tokenize(asked[0].messages) is not None
     return await endpoint.each(asked, ask)
@@ -130,8 +150,7 @@ def measure(
     prompt_of: Callable[[Sequence[dict[str, str]]], list[int]] | None = None,
 ) -> list[Sample]:
     """Teacher-force the reference over each prompt and answer. `prompt_of`: another way to render."""
-    render = prompt_of or (lambda messages: tokenizer.chat_ids(list(messages)))
-    prompts = [tuple(render(o.probe.messages)) for o in seen]
+    prompts = [tuple(prompt_of(o.probe.messages) if prompt_of else o.probe.ids(tokenizer)) for o in seen]
     answers = [answer_ids(tokenizer, o.answer) for o in seen]
     end = end_id(tokenizer)
     ends = [
@@ -141,6 +160,22 @@ def measure(
     return [
         _sample(o, p, a, array, tokenizer.eos_ids if e else ())
         for o, p, a, array, e in zip(seen, prompts, answers, arrays, ends, strict=True)
+    ]
+
+
+def counted(seen: Sequence[Observation], tokenizer: Tokenizer) -> list[Sample]:
+    """Samples whose prompt alone is compared: no reference is asked."""
+    return [
+        Sample(
+            seen=o,
+            prompt=tuple(o.probe.ids(tokenizer)),
+            answer=(),
+            delta=EMPTY,
+            margin=EMPTY,
+            top=EMPTY,
+            own=EMPTY,
+        )
+        for o in seen
     ]
 
 
@@ -166,8 +201,14 @@ def _sample(
         margin=rows[:, TOP_LOGPROB] - rows[:, LOGPROB],
         top=(rows[:, TOP_ID] == np.array(answer)).astype(float) if answer else np.array([]),
         own=rows[:, LOGPROB],
+        above=_above(array, len(prompt) - 1, len(answer) + bool(ends)),
+        end_own=float(last[LOGPROB]) if ends else None,
         end_margin=_end_margin(last, ends),
     )
+
+
+def _above(array: np.ndarray, start: int, count: int) -> np.ndarray:
+    return array[start : start + count, ABOVE] if array.shape[1] > ABOVE else EMPTY
 
 
 def _end_margin(row: np.ndarray, ends: Sequence[int]) -> float | None:
@@ -186,17 +227,22 @@ def end_id(tokenizer: Tokenizer) -> int | None:
 
 
 def checks(
-    samples: Sequence[Sample], mode: str, draws: Draws | None = None, declared: float | None = None
+    samples: Sequence[Sample],
+    mode: str,
+    draws: Draws | None = None,
+    declared: float | None = None,
+    others: Sequence[Sample] = (),
 ) -> list[Check]:
-    """All parity checks in the order in which a failure explains the later ones.
+    """All checks of core probes in the order in which a failure explains the later ones.
 
-    `declared`: the model's own default temperature, None where its generation config names none.
+    `declared`: the model's own default temperature, None where its generation config names none. `others`:
+    samples whose prompts are compared too.
     """
     limits = LIMITS[mode]
     found = [
-        _answered(samples),
-        _token_ids(samples),
-        _prompt_tokens(samples),
+        _answered([*samples, *others]),
+        _token_ids([*samples, *others]),
+        _prompt_tokens([*samples, *others]),
         _usage(samples),
         _max_tokens(samples),
         _text(samples),
@@ -364,6 +410,24 @@ def _sure_shift(rows: Sequence[Sample]) -> list[Check]:
         return []
     value = float(np.median(sure))
     return [Check(name="logprob_sure", passed=abs(value) <= SHIFT_OF_SURE, value=value, limit=SHIFT_OF_SURE)]
+
+
+def long_checks(
+    far: Sequence[Sample], near: Sequence[Sample], mode: str
+) -> tuple[list[Check], dict[str, str]]:
+    """What follows long prompts, held to the limits of short ones with room for more rounding on the way.
+
+    Noise that grows with the length is coarse arithmetic; more than that is another reading of the prompt.
+    """
+    rows = [s for s in far if len(s.open_delta)]
+    if len(_joined(s.open_delta for s in rows)) < FEWEST_FAR:
+        return [], {}
+    short = _joined(s.open_delta for s in near)
+    noise = float(np.abs(short).mean()) if len(short) >= FEWEST_TOKENS else 0.0
+    limit = max(LIMITS[mode].mean, min(FAR_NOISE * noise, FAR_LIMIT * LIMITS[mode].mean))
+    check = _mean_check("logprob_far", [np.abs(s.open_delta) for s in rows], limit)
+    cause = "context" if (check.value or 0.0) > COARSE_FAR else "precision"
+    return [replace(check, example=f"after {max(len(s.prompt) for s in rows)} tokens")], {check.name: cause}
 
 
 def text_checks(seen: Deviation) -> list[Check]:

@@ -6,14 +6,17 @@ A suspect renders messages to ids; cause.py compares its counts and log-probabil
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from ..model import Tokenizer
 
-Messages = Sequence[dict[str, str]]
+Messages = Sequence[dict[str, Any]]
+ROLES = ("system", "user", "assistant", "tool")
+OF_ROLES: dict[str, Sequence[str]] = {"": ("user",), ", all roles": ROLES, ", assistant's": ("assistant",)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +29,15 @@ class Suspect:
 
 
 def suspects(tokenizer: Tokenizer) -> list[Suspect]:
-    """Own template with BOS, system or white space changed; then other families' templates."""
-    return [*_bos(tokenizer), *_system(tokenizer), *_space(tokenizer), *_templates(tokenizer)]
+    """Own template with BOS, system, white space, characters or turns changed; then other families'."""
+    return [
+        *_bos(tokenizer),
+        *_system(tokenizer),
+        *_space(tokenizer),
+        *_characters(tokenizer),
+        *_turns(tokenizer),
+        *_templates(tokenizer),
+    ]
 
 
 def _own(tokenizer: Tokenizer, messages: Messages) -> list[int] | None:
@@ -128,20 +138,31 @@ SPACES: dict[str, Callable[[str], str]] = {
     "runs of spaces collapsed": lambda t: re.sub(r"[ \t]+", " ", t),
     "newlines made spaces": lambda t: t.replace("\n", " "),
     "tabs made spaces": lambda t: t.expandtabs(4),
+    "a space for each tab": lambda t: t.replace("\t", " "),
+    "CRLF made LF": lambda t: t.replace("\r\n", "\n"),
+    "line ends made LF": lambda t: t.replace("\r\n", "\n").replace("\r", "\n"),
+    "carriage returns dropped": lambda t: t.replace("\r", ""),
+    "LF made CRLF": lambda t: t.replace("\r\n", "\n").replace("\n", "\r\n"),
+    "no-break spaces made spaces": lambda t: t.replace("\u00a0", " "),
+    "wide spaces made spaces": lambda t: re.sub("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]", " ", t),
+    "each line trimmed": lambda t: "\n".join(line.strip() for line in t.split("\n")),
+    "each line trimmed at the end": lambda t: "\n".join(line.rstrip() for line in t.split("\n")),
+    "empty lines dropped": lambda t: re.sub("\n\\s*\n", "\n", t),
+    "runs of newlines shortened": lambda t: re.sub("\n{3,}", "\n\n", t),
 }
 
 
+def _touched(
+    tokenizer: Tokenizer, change: Callable[[str], str], roles: Sequence[str] = ROLES
+) -> Callable[[Messages], list[int] | None]:
+    """The own template over texts that are changed in the turns of these roles."""
+    return lambda messages: _own(
+        tokenizer,
+        [{**m, "content": change(m["content"])} if m["role"] in roles else m for m in messages],
+    )
+
+
 def _space(tokenizer: Tokenizer) -> list[Suspect]:
-    def render(change: Callable[[str], str], users: bool) -> Callable[[Messages], list[int] | None]:
-        def changed(messages: Messages) -> list[int] | None:
-            touched = [
-                {**m, "content": change(m["content"])} if not users or m["role"] == "user" else m
-                for m in messages
-            ]
-            return _own(tokenizer, touched)
-
-        return changed
-
     def last(change: Callable[[str], str]) -> Callable[[Messages], list[int] | None]:
         return lambda m: _own(tokenizer, [*m[:-1], {**m[-1], "content": change(m[-1]["content"])}])
 
@@ -150,13 +171,85 @@ def _space(tokenizer: Tokenizer) -> list[Suspect]:
 
     found = []
     for name, change in SPACES.items():
-        found.append(Suspect(cause="whitespace", name=name, render=render(change, True)))
-        found.append(Suspect(cause="whitespace", name=f"{name}, all roles", render=render(change, False)))
+        for suffix, roles in OF_ROLES.items():
+            render = _touched(tokenizer, change, roles)
+            found.append(Suspect(cause="whitespace", name=name + suffix, render=render))
         found.append(Suspect(cause="whitespace", name=f"{name}, last turn", render=last(change)))
     found += [
         Suspect(cause="whitespace", name=f"{t!r} after the prompt", render=after(t)) for t in (" ", "\n")
     ]
     return found
+
+
+# ------------------------------------------------------------------ characters
+
+ZERO_WIDTH = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]")
+EMOJI = re.compile(
+    "[\u2600-\u27bf\u2b00-\u2bff\ufe0f\u20e3\U0001f000-\U0001faff\U0001f1e6-\U0001f1ff\u200d\U000e0020-\U000e007f]"
+)
+STRAIGHT = str.maketrans(
+    {"\u201c": '"', "\u201d": '"', "\u2018": "'", "\u2019": "'", "\u2013": "-", "\u2014": "-"}
+)
+
+
+def _without(*categories: str) -> Callable[[str], str]:
+    kept = "\t\n\r"
+    return lambda t: "".join(c for c in t if c in kept or unicodedata.category(c) not in categories)
+
+
+def _normal(form: Literal["NFC", "NFD", "NFKC", "NFKD"]) -> Callable[[str], str]:
+    return lambda t: unicodedata.normalize(form, t)
+
+
+CHARACTERS: dict[str, Callable[[str], str]] = {
+    "NFC": _normal("NFC"),
+    "NFKC": _normal("NFKC"),
+    "NFD": _normal("NFD"),
+    "NFKD": _normal("NFKD"),
+    "accents dropped": lambda t: _without("Mn")(unicodedata.normalize("NFD", t)),
+    "only ASCII left": lambda t: t.encode("ascii", "ignore").decode(),
+    "question marks for what is not ASCII": lambda t: t.encode("ascii", "replace").decode(),
+    "emoji dropped": lambda t: EMOJI.sub("", t),
+    "characters beyond U+FFFF dropped": lambda t: "".join(c for c in t if ord(c) < 0x10000),
+    "zero-width and bidi marks dropped": lambda t: ZERO_WIDTH.sub("", t),
+    "format characters dropped": _without("Cf"),
+    "control characters dropped": _without("Cc"),
+    "control and format characters dropped": _without("Cc", "Cf"),
+    "quotes straightened": lambda t: t.translate(STRAIGHT),
+    "lower case": str.lower,
+    "upper case": str.upper,
+}
+
+
+def _characters(tokenizer: Tokenizer) -> list[Suspect]:
+    return [
+        Suspect(cause="unicode", name=name + suffix, render=_touched(tokenizer, change, roles))
+        for name, change in CHARACTERS.items()
+        for suffix, roles in OF_ROLES.items()
+    ]
+
+
+# ------------------------------------------------------------------ turns
+
+MOST_KEPT = 20
+
+
+def _turns(tokenizer: Tokenizer) -> list[Suspect]:
+    """Only the last messages left, with the system message or without."""
+
+    def last(count: int, system: bool) -> Callable[[Messages], list[int] | None]:
+        def render(messages: Messages) -> list[int] | None:
+            front = [m for m in messages if system and m["role"] == "system"]
+            rest = [m for m in messages if not front or m["role"] != "system"]
+            return _own(tokenizer, [*front, *rest[-count:]])
+
+        return render
+
+    return [
+        Suspect(cause="history", name=f"only the last {n} messages{suffix}", render=last(n, system))
+        for n in range(1, MOST_KEPT + 1)
+        for suffix, system in (("", False), (" and the system's", True))
+    ]
 
 
 # ------------------------------------------------------------------ other families

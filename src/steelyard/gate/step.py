@@ -22,6 +22,7 @@ from ..sample_size import BASE_LOOK
 from . import grading
 from .design import ROWS, design_of
 from .endpoint import Endpoint
+from .judgement import rows_check
 from .metrics import JUDGE
 from .quality import against_base, against_tuned, quality_checks
 from .reference import Reference
@@ -148,7 +149,12 @@ class _Judge:
             roles[role] = await self.role(role, mode, extra)
             checks += roles[role].checks
             if roles[role].failed:
-                return Verdict(checks=tuple(checks), cause=roles[role].cause, why=roles[role].why)
+                return Verdict(
+                    checks=tuple(checks),
+                    cause=roles[role].cause,
+                    why=roles[role].why,
+                    looked_at=roles[role].looked_at,
+                )
         tuned, served = [await self.judged(roles[r].scores, self.rows) for r in ("tuned", "served")]
         more = Pair(*[await self.judged(roles[r].more, extra) for r in ("tuned", "served")])
         base = await self.base(served)
@@ -164,6 +170,7 @@ class _Judge:
             checks=tuple(checks),
             scores={r: d["scores"] for r, d in details.items()},
             details=details | {"design": self.design.as_json(used)},
+            looked_at=roles["served"].looked_at,
         )
 
     async def role(self, role: str, own_mode: str, extra: Sequence[dict[str, Any]]) -> _Role:
@@ -178,8 +185,12 @@ class _Judge:
                 checks = tuple(replace(c, name=f"{role}/{c.name}") for c in verdict.checks)
                 failed = verdict.verdict == "failed"
                 both = Scores(rows=()) if failed else await self.ask(endpoint, [*self.rows, *extra], role)
+                if not failed and parity != "off":
+                    rows = rows_check(endpoint, self.tokenizer)
+                    checks = (*checks, *(replace(c, name=f"{role}/{c.name}") for c in rows.checks))
+                    failed, verdict = rows.verdict == "failed", replace(rows, looked_at=verdict.looked_at)
         scores, more = divided(both, len(self.rows))
-        return _Role(checks, scores, more, failed, verdict.cause, verdict.why)
+        return _Role(checks, scores, more, failed, verdict.cause, verdict.why, verdict.looked_at)
 
     def endpoint(self, url: str) -> Endpoint:
         return Endpoint(url=url, key=self.settings.get("api_key"), concurrency=CONCURRENCY)
@@ -196,7 +207,7 @@ class _Judge:
             seed=self.seed,
             base=self.reference("base_rounded" if rounded else "base"),
             declared=self.declared(),
-            defaults=role == "served",
+            depth=str(self.settings.get("depth", "quick")) if role == "served" else None,
         )
 
     def declared(self) -> float | None:
@@ -320,6 +331,7 @@ class _Role:
     failed: bool
     cause: str | None
     why: str | None
+    looked_at: Mapping[str, Any]
 
 
 def divided(scores: Scores, at: int) -> tuple[Scores, Scores]:

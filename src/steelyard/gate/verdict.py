@@ -10,12 +10,22 @@ CAUSES = (
     "template",
     "system",
     "whitespace",
+    "unicode",
+    "context",
+    "history",
+    "tools",
+    "sampling",
+    "seed",
+    "stop",
+    "limit",
+    "stream",
+    "route",
+    "cache",
     "bos",
     "adapter",
     "base",
     "precision",
     "generation",
-    "stop",
     "tokenizer",
     "usage",
     "weights",
@@ -47,7 +57,7 @@ class Verdict:
     """The document of the contract.
 
     `why`: what proved the cause. `scores`: role -> ability -> share; `details`: the same with intervals,
-    rows and errors.
+    rows and errors. `looked_at`: what was asked before the verdict stood, and what could not be asked.
     """
 
     checks: tuple[Check, ...]
@@ -55,6 +65,7 @@ class Verdict:
     why: str | None = None
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
+    looked_at: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Literal["passed", "failed", "undecided"]:
@@ -70,6 +81,7 @@ class Verdict:
             "checks": [c.as_json() for c in self.checks],
             "scores": {role: dict(found) for role, found in self.scores.items()},
             "details": dict(self.details),
+            "looked_at": dict(self.looked_at),
         }
 
     def worst(self) -> Check | None:

@@ -71,6 +71,13 @@ LOAD_DIFFERENT = 20.0  # tokens that the prompts of the measured load are drawn 
 ANSWERED_BYTES = 6000.0
 PARITY_TOKENS = 2200.0  # of fixed probes through the exact network, once for tuned and once for served
 PARITY_PROBES, PARITY_TASKS = 19, 24  # fixed chats, and task rows asked besides
+# What a gate asks of the served form alone (gate/probes.py, draws.py, requests.py), by depth: long prompts,
+# and tokens of the longest answer.
+SIGHT_RUNGS = {"quick": (512, 1536), "full": (512, 2048, 8192)}
+SIGHT_ANSWER = {"quick": 264, "full": 1040}
+SIGHT_PROMPTS, SIGHT_PROMPT_TOKENS = 40, 100  # that are counted
+SIGHT_DRAWS, SIGHT_DRAW_TOKENS = 38, 20
+SIGHT_DOORS = 30  # answers of other routes, streams, and one at a time: short prompts, 12 tokens each
 EXACT_SLOWER = 1.8  # f32 arithmetic against bf16 in the engine: 2 in prefill, 1.3 in decode
 EXACT_BYTES = 0.75  # of the stored file more: weights stand widened beside it
 BASE_RAMBLES = 2.0  # an untuned model answers until its budget: twice the longest reference
@@ -289,6 +296,7 @@ def _gate(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFacts
         "export": 2 * (WORKER_S + 0.6 + shape.params * WORK["bf16"].export_s),
         "reference": 0.0 if off else 2 * reference_s,
         "parity": 0.0 if off else 2 * ask(PARITY_PROBES + PARITY_TASKS, 24),
+        "sight": 0.0 if off else _sight_s(filled, shape, calibration),
         "tuned": EXACT_SLOWER * ask(rows, answer),
         "served": ask(rows, answer),
         "base": ask(few, min(256, round(BASE_RAMBLES * answer) + 8)),
@@ -314,6 +322,27 @@ def _gate(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFacts
     reference = 0.0 if off else TORCH_BYTES + 4.0 * shape.params + 256 * shape.vocab * 4.0
     # The served service stays while the base is asked.
     return _Step.of(parts, UP_HTTP_BYTES + reference + FRONT_BYTES + max(exact, served + FRONT_BYTES + base))
+
+
+def _sight_s(filled: Fill, shape: Shape, calibration: Calibration) -> float:
+    """Prompts of every kind, draws, requests and other doors of the served form, and their reference."""
+    engine, form = filled.settings["serve"], filled.settings["compress"]["form"]
+    depth = str(filled.settings["gate"].get("depth", "quick"))
+    rates, row = serve_rates(calibration, form).step, engine_row(shape, form)
+    rungs = [n for n in SIGHT_RUNGS[depth] if n < engine["max_model_len"]]
+
+    def ask(count: int, prompt: int, tokens: int) -> float:
+        return batch_wall_s(rates, row, count, prompt, tokens, GATE_USERS, engine)
+
+    asked = [
+        ask(SIGHT_PROMPTS, SIGHT_PROMPT_TOKENS, 1),
+        *(ask(1, n, SIGHT_DRAW_TOKENS) for n in rungs),
+        ask(SIGHT_DRAWS, SIGHT_DRAW_TOKENS, SIGHT_DRAW_TOKENS),
+        ask(2, SIGHT_DRAW_TOKENS, SIGHT_ANSWER[depth]),
+        ask(SIGHT_DOORS, SIGHT_PROMPT_TOKENS, 12),
+    ]
+    tokens = sum(rungs) + 2 * SIGHT_DRAWS * SIGHT_DRAW_TOKENS + 6 * SIGHT_PROMPT_TOKENS
+    return sum(asked) + _reference_s(calibration, shape, float(tokens))
 
 
 def _reference_s(calibration: Calibration, shape: Shape, tokens: float) -> float:

@@ -341,6 +341,7 @@ def _tolerance(value: Any) -> Any:
 
 class GateTable(Table):
     parity: Literal["auto", "exact", "fast", "off"] | None = say("is what is served what was tuned?", "auto")
+    depth: Literal["quick", "full"] | None = say("how far parity looks: full takes minutes", "quick")
     abilities: dict[Text, AbilityTable] | None = say(
         "what each ability must reach", {"support": {"min": 0.9}}
     )

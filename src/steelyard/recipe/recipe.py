@@ -136,6 +136,7 @@ class Gate:
     """When the service may go live."""
 
     parity: Literal["auto", "exact", "fast", "off"] = "auto"
+    depth: Literal["quick", "full"] = "quick"  # full: prompts up to the service's own limit, longer answers
     abilities: dict[str, AbilityGate] = field(default_factory=dict)
     forget: dict[str, float] = field(default_factory=dict)  # what each ability may lose against the base
     tolerance: float | Literal["auto"] = "auto"  # what the rows can show, from 2 to 6 points (decisions/085)

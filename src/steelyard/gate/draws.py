@@ -1,0 +1,282 @@
+"""Answers drawn at temperature 1: do they follow the model's own distribution, and does the seed decide them?
+
+Where a token is drawn from the model's distribution, the probability of all likelier tokens plus a random
+part of its own is uniform between 0 and 1, whatever the model and whatever came before. A colder or hotter
+temperature, a cut tail (top-p, top-k, min-p) or a penalty makes it something else, each in its own place.
+Not here: the default temperature of a server (parity.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .chances import binomial_tail, holm, two_sided
+from .endpoint import NEUTRAL, Answer, Endpoint
+from .parity import Observation, Sample, measure
+from .probes import Probe
+from .reference import Reference
+from .verdict import Check
+
+if TYPE_CHECKING:
+    from ..model import Tokenizer
+
+SEEDS, TOKENS = 4, 20
+AGAIN = 6  # draws that are asked once more with the same seed
+# Chance that a clean service fails any test of one look, before the second look at twice as many draws.
+LOOK_ALPHA = 5e-4
+UNSURE = 0.02  # a smaller p-value asks for more draws
+OPEN_CHANCE = 0.9  # a token of which the model is surer tells nothing about how it was drawn
+FEWEST_OPEN = 80
+GREEDY_SHARE = 0.97
+PART_SEED = 720_577  # of the random part: any that no request uses
+TAILS = (0.9, 0.95, 0.98)
+# The served arithmetic draws from its own distribution: how far that may move the mean of the uniform.
+DRIFT_OF_MEAN = {"exact": 0.0, "fast": 0.006, "int8_form": 0.006, "int4_form": 0.01}
+COARSE_DRIFT = 0.02
+
+TOPICS = (
+    "Write a short story about {}.",
+    "Describe {} in the early morning.",
+    "Write a letter to a friend about {}.",
+    "List ten strange facts about {}.",
+    "Invent a dialogue in {}.",
+    "Explain to a child what {} is.",
+    # Words that repeat: a penalty shows where the model would go on with them.
+    "Continue without end: red green blue red green blue red green blue red green",
+    "Repeat this line five times: {} is {} is {} is {}.",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draw:
+    """One answer that was asked at temperature 1."""
+
+    probe: Probe
+    seed: int
+    answer: Answer
+
+
+def draw_probes(places: Sequence[str]) -> list[Probe]:
+    texts = [topic.replace("{}", places[i % len(places)]) for i, topic in enumerate(TOPICS)]
+    return [
+        Probe(
+            name=f"draw_{i}",
+            kind="long",
+            messages=({"role": "user", "content": text},),
+            max_tokens=TOKENS,
+            core=False,
+        )
+        for i, text in enumerate(texts)
+    ]
+
+
+async def drawn(
+    endpoint: Endpoint, probes: Sequence[Probe], config: Mapping[str, Any], first: int, count: int = SEEDS
+) -> list[Draw]:
+    """`count` draws a probe with the seeds from `first` on; some asked once more at the end.
+
+    Answers of neighbouring seeds differ in length by one token: a cache that overlooks a field shows.
+    """
+    more = neutral(endpoint, config)
+
+    async def ask(item: tuple[Probe, int]) -> Draw:
+        probe, seed = item
+        answer = await endpoint.chat(
+            probe.messages, length_of(seed), temperature=1.0, seed=seed, logprobs=True, more=more
+        )
+        return Draw(probe=probe, seed=seed, answer=answer)
+
+    items = [(probe, first + seed) for seed in range(count) for probe in probes]
+    return await endpoint.each([*items, *items[:AGAIN]], ask)
+
+
+def length_of(seed: int) -> int:
+    return TOKENS + seed % 2
+
+
+def neutral(endpoint: Endpoint, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields that take back what the model's generation config, or the server's kind, would do to draws."""
+    if endpoint.card.owner == "llamacpp":
+        return dict(NEUTRAL)
+    plain = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+    return {k: v for k, v in plain.items() if config.get(k) not in (None, v)}
+
+
+# ------------------------------------------------------------------ judging
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawing:
+    """What the draws of one or two looks say: p-values by name, and what they were computed from."""
+
+    p: Mapping[str, float]
+    open_tokens: int
+    greedy: bool  # nearly every token is the likeliest
+    checks: tuple[Check, ...]
+
+    @property
+    def unsure(self) -> bool:
+        return min(self.p.values(), default=1.0) < UNSURE
+
+
+def judged(
+    draws: Sequence[Draw], tokenizer: Tokenizer, reference: Reference, mode: str, alpha: float
+) -> Drawing:
+    """`alpha`: the chance that a clean service fails any of the tests here."""
+    unique = list({(d.probe.name, d.seed): d for d in draws if d.answer.text is not None}.values())
+    samples = measure([Observation(probe=d.probe, answer=d.answer) for d in unique], tokenizer, reference)
+    seeds = _seed_checks(draws, samples, unique, tokenizer)
+    if any(
+        c.name == "draws_differ" and not c.passed for c in seeds
+    ):  # else one answer would count many times
+        samples = _longest_of_each(samples)
+    tokens = _tokens(samples)
+    drift = DRIFT_OF_MEAN.get(mode, COARSE_DRIFT)
+    p = p_values(tokens, drift) if len(tokens) >= FEWEST_OPEN else {}
+    likeliest = float((tokens[:, 1] <= 0).mean()) if len(tokens) else 0.0
+    return Drawing(
+        p=p,
+        open_tokens=len(tokens),
+        greedy=likeliest > GREEDY_SHARE,
+        checks=(*_sampling_checks(p, tokens, alpha), *seeds),
+    )
+
+
+def _longest_of_each(samples: Sequence[Sample]) -> list[Sample]:
+    """Without the answers that another answer to the same prompt begins with."""
+    chosen: list[Sample] = []
+    for s in sorted(samples, key=lambda s: -len(s.seen.answer.text or "")):
+        same = (c for c in chosen if c.seen.probe.name == s.seen.probe.name)
+        if not any(_one_begins(c.seen.answer, s.seen.answer) for c in same):
+            chosen.append(s)
+    return chosen
+
+
+def _one_begins(one: Answer, other: Answer) -> bool:
+    """Answers of several lengths to one draw: what the shorter says, the longer begins with."""
+    a, b = ((x.text or "").rstrip("\ufffd ") for x in (one, other))
+    return a.startswith(b) or b.startswith(a)
+
+
+def _tokens(samples: Sequence[Sample]) -> np.ndarray:
+    """[N, 3]: own probability, probability of all likelier ones, the likeliest one's; open tokens only.
+
+    Whether a token is open is known before it is drawn, so the choice does not bend the test.
+    """
+    rows = []
+    for s in samples:
+        if not len(s.above) or not len(s.margin):
+            continue
+        own = np.append(s.own, [s.end_own] if s.end_own is not None else [])
+        margin = np.append(s.margin, [s.end_margin] if s.end_own is not None else [])
+        rows.append(np.stack([np.exp(own), s.above, np.exp(own + margin)], 1))
+    tokens = np.concatenate(rows) if rows else np.zeros((0, 3))
+    return tokens[tokens[:, 2] < OPEN_CHANCE]
+
+
+def _uniform(tokens: np.ndarray) -> np.ndarray:
+    part = np.random.default_rng(PART_SEED).random(len(tokens))
+    return np.clip(tokens[:, 1] + part * tokens[:, 0], 0.0, 1.0)
+
+
+def p_values(tokens: np.ndarray, drift: float) -> dict[str, float]:
+    """Exact under the model's own distribution, but for `drift` of the mean and of the likeliest's share."""
+    u, n = _uniform(tokens), len(tokens)
+    likeliest = (tokens[:, 1] <= 0).astype(float) - tokens[:, 2]
+    spread = math.sqrt(float((tokens[:, 2] * (1 - tokens[:, 2])).sum()))
+    p = {
+        "mean": two_sided((abs(float(u.mean()) - 0.5) - drift) * math.sqrt(12 * n)),
+        "likeliest": two_sided((abs(float(likeliest.sum())) - drift * n) / spread),
+    }
+    for tail in TAILS:
+        count = int((u > tail).sum())
+        p[f"tail_{tail}"] = binomial_tail(count, n, 1 - tail, below=True)
+    return p | {"tail_high": binomial_tail(int((u > 0.95).sum()), n, 0.05 + drift, below=False)}
+
+
+def _sampling_checks(p: Mapping[str, float], tokens: np.ndarray, alpha: float) -> list[Check]:
+    if not p:
+        return []
+    failed = holm(p, alpha)
+    example = None
+    if failed:
+        way = "colder than asked, or cut" if _uniform(tokens).mean() < 0.5 else "hotter than asked"
+        example = f"{way}: {', '.join(sorted(failed))} over {len(tokens)} tokens"
+    limit = alpha / len(p)
+    return [Check(name="sampling", passed=not failed, value=min(p.values()), limit=limit, example=example)]
+
+
+# ------------------------------------------------------------------ seeds
+
+CHANCE_NATS = 16.0  # six pairs of unrelated draws agree in so many nats once in a thousand times
+ENOUGH_NATS = 3.0  # times that must be at stake, or the model is too sure to show a seed
+
+
+def _seed_checks(
+    draws: Sequence[Draw], samples: Sequence[Sample], unique: Sequence[Draw], tokenizer: Tokenizer
+) -> list[Check]:
+    surprise = {(d.probe.name, d.seed): -s.own for d, s in zip(unique, samples, strict=True)}
+    first: dict[tuple[str, int], Draw] = {}
+    agreed = staked = 0.0
+    for d in draws:
+        key = (d.probe.name, d.seed)
+        if key not in first:
+            first[key] = d
+        elif len(surprise.get(key, ())):
+            same = _agreement(tokenizer, first[key].answer, d.answer)
+            agreed += float(surprise[key][:same].sum())
+            staked += float(surprise[key].sum())
+    checks = []
+    if staked > ENOUGH_NATS * CHANCE_NATS:
+        good = agreed > CHANCE_NATS
+        example = None if good else "the same request and seed gave unrelated answers"
+        checks.append(Check(name="seed", passed=good, value=agreed, limit=CHANCE_NATS, example=example))
+    return [*checks, *_distinct(list(first.values()), surprise)]
+
+
+def _agreement(tokenizer: Tokenizer, one: Answer, other: Answer) -> int:
+    """How many tokens two answers share at their beginning."""
+    a, b = (tokenizer.encode(x.text or "") for x in (one, other))
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _distinct(draws: Sequence[Draw], surprise: Mapping[tuple[str, int], np.ndarray]) -> list[Check]:
+    """Draws of one prompt under several seeds must differ where the model leaves a choice."""
+    by_probe: dict[str, list[Draw]] = {}
+    for d in draws:
+        by_probe.setdefault(d.probe.name, []).append(d)
+    open_ = [
+        own
+        for name, own in by_probe.items()
+        if len(own) > 1 and np.median([surprise.get((name, d.seed), np.zeros(1)).sum() for d in own]) > 5.0
+    ]
+    if len(open_) < 3:
+        return []
+    same = [own for own in open_ if _pairs_alike(own)]
+    bad = len(same) > len(open_) / 2
+    example = f"{same[0][0].probe.name}: other seeds, the same answer" if bad else None
+    check = Check(name="draws_differ", passed=not bad, value=len(same), limit=len(open_) / 2, example=example)
+    return [check]
+
+
+def _pairs_alike(draws: Sequence[Draw]) -> bool:
+    pairs = ((a, b) for i, a in enumerate(draws) for b in draws[:i])
+    return any(_one_begins(a.answer, b.answer) for a, b in pairs)
+
+
+def is_cached(draws: Sequence[Draw]) -> bool:
+    """Answers longer than requested; or equal among equal lengths, and unlike among others."""
+    if any((d.answer.completion_tokens or 0) > length_of(d.seed) for d in draws):
+        return True
+    by_probe: dict[str, list[Draw]] = {}
+    for d in draws:
+        by_probe.setdefault(d.probe.name, []).append(d)
+    pairs = [(a, b) for own in by_probe.values() for i, a in enumerate(own) for b in own[:i]]
+    alike = [_one_begins(a.answer, b.answer) for a, b in pairs if length_of(a.seed) == length_of(b.seed)]
+    others = [_one_begins(a.answer, b.answer) for a, b in pairs if length_of(a.seed) != length_of(b.seed)]
+    return all(alike) and not all(others)

@@ -1,0 +1,434 @@
+"""One endpoint's judgement, stage by stage: prompts and answers, weights, draws, requests, other doors.
+
+A stage is asked only where the ones before it passed: what fails early explains what would fail later. Not
+here: the folder and the recipe (standalone.py, step.py), single checks (parity.py, draws.py, requests.py,
+routes.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import WrongUse
+from .cause import Evidence, name_cause
+from .continuations import FEWEST, Continuation, continued
+from .draws import LOOK_ALPHA, SEEDS, Draw, Drawing, draw_probes, drawn, is_cached, judged
+from .endpoint import Endpoint
+from .modes import WITHOUT_DIRECTIONS
+from .parity import (
+    Draws,
+    Sample,
+    checks,
+    counted,
+    draw,
+    long_checks,
+    measure,
+    observe,
+    open_probe,
+    text_checks,
+)
+from .probes import PLACES, Probe, counted_probes, parts_of, probes, rungs, task_probes, tool_probes
+from .reference import LOGPROB, Reference
+from .requests import Subject, request_checks
+from .routes import Group, absences, groups, judge_groups, named, other_names
+from .texts import CLASSES, SCRIPTS, SPACES
+from .verdict import Check, Verdict
+
+if TYPE_CHECKING:
+    from ..model import Tokenizer
+    from .deviation import Deviation
+
+NUMERIC = {
+    "logprob_mean",
+    "logprob_worst",
+    "logprob_shift",
+    "logprob_sure",
+    "greedy_margin_mean",
+    "greedy_margin_worst",
+    "answers",
+}
+TASK_PROBES = 24  # about 400 tokens of the tuned model's own kind of answer
+DEFAULT_CONTEXT = 4096  # tokens, where neither server nor folder names a limit
+# A check that is made after the core probes passed, and the cause that its failure proves.
+CAUSE_OF_CHECK = {
+    "answer_length": "limit",
+    "stop_words": "stop",
+    "tool_called": "tools",
+    "response_format": "tools",
+    "logit_bias": "sampling",
+    "top_p_kept": "sampling",
+    "sampling": "sampling",
+    "seed": "seed",
+}
+
+
+class Remembered:
+    """A reference that computes nothing twice: other doors give the answers of the core probes again."""
+
+    def __init__(self, reference: Reference) -> None:
+        self.reference = reference
+        self.known: dict[tuple[int, ...], np.ndarray] = {}
+
+    def __call__(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        wanted = [tuple(s) for s in sequences]
+        new = list(dict.fromkeys(s for s in wanted if s not in self.known))
+        if new:
+            self.known |= dict(zip(new, self.reference(new), strict=True))
+        return [self.known[s] for s in wanted]
+
+
+@dataclass(slots=True, kw_only=True)
+class Judgement:
+    """What every stage needs; `looked_at` grows with the stages."""
+
+    endpoint: Endpoint
+    tokenizer: Tokenizer
+    reference: Remembered
+    base: Reference | None
+    rounded: Reference | None
+    mode: str
+    seed: int
+    declared: float | None
+    depth: str | None
+    looked_at: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        return generation_config(self.tokenizer.folder)
+
+    @property
+    def exact(self) -> Reference:
+        """What the numbers were held against in the end."""
+        return self.rounded if self.mode == "int8" and self.rounded else self.reference
+
+
+async def judge_endpoint(task: Judgement, rows: Sequence[Mapping[str, Any]]) -> Verdict:
+    """Raises WrongUse where the model's template refuses every probe."""
+    core = _renderable(task.tokenizer, probes(task.seed) + task_probes(rows, TASK_PROBES, task.seed))
+    if not core:
+        raise WrongUse("gate.no_template", "the model's chat template refuses every probe")
+    others = _others(task) if task.depth else []
+    observations = await observe(task.endpoint, [*core, *others])
+    samples = measure(observations[: len(core)], task.tokenizer, task.reference)
+    extra = counted(observations[len(core) :], task.tokenizer)
+    _note_prompts(task, [*samples, *extra])
+    found = checks(samples, task.mode, others=extra)
+    if _failed(found) - NUMERIC:
+        return await _explained_prompts(task, samples, extra, found)
+    return await _numbers(task, samples, extra)
+
+
+def _renderable(tokenizer: Tokenizer, asked: Sequence[Probe]) -> list[Probe]:
+    return [p for p in asked if p.ids_or_none(tokenizer)]
+
+
+def _others(task: Judgement) -> list[Probe]:
+    """Prompts that are counted, as far as the context reaches."""
+    assert task.depth
+    limit = context_of(task)
+    counted = _renderable(task.tokenizer, counted_probes(task.tokenizer, task.seed, task.depth))
+    if not _writes_tools(task):
+        counted = [p for p in counted if p.kind != "tools"]
+    fit = [p for p in counted if len(p.ids(task.tokenizer)) + p.max_tokens < limit]
+    return [*fit, *_renderable(task.tokenizer, rungs(task.tokenizer, task.seed, task.depth, limit))]
+
+
+def _writes_tools(task: Judgement) -> bool:
+    """The template says how tools are written. Where it does not, our own server writes what our tokenizer
+    does, and other servers have words of their own."""
+    if task.endpoint.card.owner == "llamacpp":  # it renders with an engine of its own
+        return False
+    if "tool" in (task.tokenizer.template_text or ""):
+        return True
+    probe = tool_probes()[0]
+    shown = probe.ids(task.tokenizer) != replace(probe, tools=()).ids(task.tokenizer)
+    return shown and task.endpoint.card.owner == "steelyard"
+
+
+def context_of(task: Judgement) -> int:
+    """Tokens: the service's own limit, and no more than the model was made for."""
+    own = _read_json(task.tokenizer.folder / "config.json").get("max_position_embeddings") or DEFAULT_CONTEXT
+    served = task.endpoint.card.max_model_len
+    return min(served, own) if served else own
+
+
+def _failed(found: Sequence[Check]) -> set[str]:
+    return {c.name for c in found if c.passed is False}
+
+
+async def _explained_prompts(
+    task: Judgement, samples: Sequence[Sample], extra: Sequence[Sample], found: Sequence[Check]
+) -> Verdict:
+    """Where long prompts alone are miscounted, their parts tell a cut from a word that the server heeds."""
+    off = [s for s in [*samples, *extra] if s.miscounted]
+    if off and all(s.seen.probe.kind in ("rung", "words") for s in off):
+        parts = [p for s in off for p in parts_of(s.seen.probe)]
+        extra = [*extra, *counted(await observe(task.endpoint, parts), task.tokenizer)]
+    return explained(task, samples, found, others=extra)
+
+
+# ------------------------------------------------------------------ numbers: weights and arithmetic
+
+
+async def _numbers(task: Judgement, samples: Sequence[Sample], extra: Sequence[Sample]) -> Verdict:
+    """Log-probabilities and margins of the core probes; then their direction over continued texts."""
+    endpoint, tokenizer = task.endpoint, task.tokenizer
+    directed = hasattr(task.reference.reference, "deviation")
+    texts = await continued(endpoint, tokenizer, task.seed) if directed else []
+    open_ = open_probe(samples, tokenizer, task.reference) if task.depth else None
+    draws = await draw(endpoint, open_) if open_ else None
+    found = checks(samples, task.mode, draws, task.declared, others=extra)
+    if task.mode == "fast" and task.rounded and _failed(found) & NUMERIC:
+        found = _as_int8(task, samples, found, draws, extra)
+    seen_in = None
+    # What failed outside the numbers has its cause there: a look at the weights would cost seconds.
+    # Unrounded weights beside INT4 ones deviate along every direction.
+    if not _failed(found) - NUMERIC and task.mode not in WITHOUT_DIRECTIONS:
+        seen_in = _deviation(task.exact, texts, task.base)
+    if seen_in:
+        along = text_checks(seen_in)
+        if task.mode == "fast" and _failed(found) & NUMERIC and not _failed(along):
+            task.mode = "fast_no_direction"
+            found = checks(samples, task.mode, draws, task.declared, others=extra)
+        found = [*found, *along]
+    if _failed(found) or not task.depth:
+        return explained(task, samples, found, others=extra, deviation=seen_in)
+    return await _later(task, samples, extra, found)
+
+
+def _as_int8(
+    task: Judgement,
+    samples: Sequence[Sample],
+    found: list[Check],
+    draws: Draws | None,
+    extra: Sequence[Sample],
+) -> list[Check]:
+    """The same weights in INT8 are another form: where its limits hold, the rest is held to them."""
+    assert task.rounded
+    beside = measure([s.seen for s in samples], task.tokenizer, task.rounded)
+    other = checks(beside, "int8_form", draws, task.declared, others=extra)
+    if _failed(other) & NUMERIC:
+        return found
+    task.mode = "int8"
+    return [*other, Check(name="form_int8", passed=True)]
+
+
+def _deviation(
+    reference: Reference, texts: Sequence[Continuation], base: Reference | None
+) -> Deviation | None:
+    """Deviations over texts; the way towards the base is one more direction where a base is given."""
+    if len(texts) < FEWEST:
+        return None
+    from .deviation import BASE
+
+    if isinstance(reference, Remembered):
+        reference = reference.reference
+    seen: Deviation = reference.deviation(texts)  # type: ignore[attr-defined]
+    if base is None:
+        return seen
+    arrays = base([[*t.prompt, *t.answer] for t in texts])
+    rows = [a[len(t.prompt) - 1 : -1, LOGPROB] for t, a in zip(texts, arrays, strict=True)]
+    return seen.tried(BASE, np.concatenate(rows) - seen.own)
+
+
+# ------------------------------------------------------------------ the rest of the service
+
+
+async def _later(
+    task: Judgement, samples: Sequence[Sample], extra: Sequence[Sample], found: Sequence[Check]
+) -> Verdict:
+    causes = dict(CAUSE_OF_CHECK)
+    every = list(found)
+    for stage in (_far_end, _draws, _requests, _doors):
+        more, proved = await stage(task, samples, extra)
+        every += more
+        causes |= proved
+        if _failed(more):
+            break
+    return explained(task, samples, every, others=extra, later=causes)
+
+
+Stage = tuple[list[Check], dict[str, str]]
+
+
+async def _far_end(task: Judgement, samples: Sequence[Sample], extra: Sequence[Sample]) -> Stage:
+    """What is said after long prompts, held against the reference."""
+    asked = [s.seen for s in extra if s.seen.probe.kind == "rung"]
+    far = measure(asked, task.tokenizer, task.exact)
+    task.looked_at["lengths"] = [len(s.prompt) for s in far]
+    return long_checks(far, samples, task.mode)
+
+
+async def _draws(task: Judgement, samples: Sequence[Sample], extra: Sequence[Sample]) -> Stage:
+    """Draws at temperature 1; twice as many where the first look is unsure."""
+    asked = draw_probes(PLACES)
+    draws = await drawn(task.endpoint, asked, task.generation, first=task.seed * 100)
+    drawing = judged(draws, task.tokenizer, task.exact, task.mode, LOOK_ALPHA)
+    if drawing.unsure and not _failed(drawing.checks):
+        draws += await drawn(
+            task.endpoint, asked, task.generation, first=task.seed * 100 + SEEDS, count=2 * SEEDS
+        )
+        drawing = judged(draws, task.tokenizer, task.exact, task.mode, LOOK_ALPHA)
+    task.looked_at["draws"] = {"answers": len(draws), "open_tokens": drawing.open_tokens}
+    # Ollama draws with defaults that its OpenAI routes cannot take back.
+    able = [c for c in drawing.checks if c.name != "sampling" or task.endpoint.card.owner != "library"]
+    return able, _cause_of_draws(draws, drawing)
+
+
+def _cause_of_draws(draws: Sequence[Draw], drawing: Drawing) -> dict[str, str]:
+    """Answers that differ by no seed were drawn once: by a cache, by one seed, or without chance."""
+    cached = is_cached(draws)
+    if not cached and "draws_differ" not in _failed(drawing.checks):
+        return {}
+    cause = "cache" if cached else "sampling" if drawing.greedy else "seed"
+    return dict.fromkeys(("draws_differ", "sampling", "seed"), cause)
+
+
+async def _requests(task: Judgement, samples: Sequence[Sample], extra: Sequence[Sample]) -> Stage:
+    assert task.depth
+    subject = Subject(
+        endpoint=task.endpoint,
+        tokenizer=task.tokenizer,
+        samples=samples,
+        depth=task.depth,
+        limit=context_of(task),
+    )
+    made = await request_checks(subject)
+    task.looked_at["requests"] = [c.name for c in made]
+    longest = next((c.value for c in made if c.name == "answer_length"), None)
+    task.looked_at["longest_answer"] = longest
+    return made, {}
+
+
+async def _doors(task: Judgement, samples: Sequence[Sample], extra: Sequence[Sample]) -> Stage:
+    core = [s.seen.probe for s in samples]
+    made = await groups(task.endpoint, task.tokenizer, core, context_of(task))
+    same, other = other_names(task.endpoint)
+    made += [await named(task.endpoint, name, core) for name in same]
+    _note_doors(task, made, other)
+    return judge_groups(made, task.tokenizer, task.exact, task.mode)
+
+
+# ------------------------------------------------------------------ every chat that was asked
+
+
+def rows_check(endpoint: Endpoint, tokenizer: Tokenizer) -> Verdict:
+    """Were the prompts of all chats so far counted as the model's own template has them?
+
+    The user's own rows hold what no list of probes foresees, and their answers come with a count.
+    """
+    chats = {json.dumps(messages, sort_keys=True): (messages, used) for messages, used in endpoint.counted}
+    wrong = [
+        (used, len(ids))
+        for messages, used in chats.values()
+        if (ids := _own_ids(tokenizer, messages)) and len(ids) != used
+    ]
+    if not chats:
+        return Verdict(checks=())
+    example = f"{wrong[0][0]} prompt tokens, {wrong[0][1]} expected" if wrong else None
+    check = Check(name="row_prompt_tokens", passed=not wrong, value=len(wrong), limit=0, example=example)
+    cause = "template" if wrong else None
+    return Verdict(checks=(check,), cause=cause, why=example and f"rows of the data set: {example}")
+
+
+def _own_ids(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    try:
+        return tokenizer.chat_ids(list(messages))
+    except WrongUse:
+        return []
+
+
+# ------------------------------------------------------------------ what was looked at
+
+
+def _note_prompts(task: Judgement, samples: Sequence[Sample]) -> None:
+    asked = [s.seen.probe for s in samples]
+    names = {p.name for p in asked}
+    task.looked_at |= {
+        "depth": task.depth,
+        "prompts": len(asked),
+        "counts": any(s.miscounted is not None for s in samples),
+        "ids": any(s.seen.ids is not None for s in samples),
+        "longest_prompt": max(len(s.prompt) for s in samples),
+        "turns": max(len(p.messages) for p in asked),
+        "scripts": [n for n in SCRIPTS if any(n in name.split("+") for name in names)],
+        "characters": [n for n in [*CLASSES, *SPACES] if n in names],
+        "tools": any(p.kind == "tools" for p in asked),
+        "lengths": [],
+        "routes": {"chat/completions": "judged"},
+        "streams": False,
+        "draws": None,
+        "models": {"judged": [task.endpoint.model], "not_judged": []},
+    }
+
+
+def _note_doors(task: Judgement, made: Sequence[Group], other: Sequence[str]) -> None:
+    absent = absences(made)
+    for group in made:
+        if group.name.startswith("model "):
+            task.looked_at["models"]["judged"].append(group.name.removeprefix("model "))
+        else:
+            task.looked_at["routes"][group.name] = absent.get(group.name, "judged")
+    task.looked_at["streams"] = task.looked_at["routes"].get("stream") == "judged"
+    task.looked_at["models"]["not_judged"] = list(other)
+
+
+# ------------------------------------------------------------------ the folder
+
+
+def generation_config(folder: Path) -> dict[str, Any]:
+    """generation_config.json; {} where there is none that can be read."""
+    return _read_json(Path(folder) / "generation_config.json")
+
+
+def declared_temperature(folder: Path) -> float | None:
+    """The temperature of generation_config.json; 0: do not sample; None: it does not say."""
+    config = generation_config(folder)
+    if config.get("do_sample") is False:
+        return 0.0
+    value = config.get("temperature")
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+# ------------------------------------------------------------------ the verdict
+
+
+def explained(
+    task: Judgement,
+    samples: Sequence[Sample],
+    found: Sequence[Check],
+    *,
+    others: Sequence[Sample] = (),
+    deviation: Deviation | None = None,
+    later: Mapping[str, str] | None = None,
+) -> Verdict:
+    """The checks as a verdict, with the cause where one failed."""
+    if not _failed(found):
+        return Verdict(checks=tuple(found), looked_at=task.looked_at)
+    evidence = Evidence(
+        samples=samples,
+        checks={c.name: c for c in found},
+        tokenizer=task.tokenizer,
+        reference=task.reference,
+        base=task.base,
+        mode="fast" if task.mode == "fast_no_direction" else task.mode,
+        deviation=deviation,
+        others=others,
+        later=later or {},
+    )
+    cause, why = name_cause(evidence)
+    return Verdict(checks=tuple(found), cause=cause, why=why, looked_at=task.looked_at)

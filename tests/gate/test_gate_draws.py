@@ -1,0 +1,89 @@
+"""Tests of draws by simulation: clean draws are spared, each way of drawing otherwise is found."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steelyard.gate.chances import binomial_tail, holm
+from steelyard.gate.draws import LOOK_ALPHA, p_values
+
+WORDS, TOKENS = 200, 600
+
+
+def distributions(seed: int, tokens: int = TOKENS) -> np.ndarray:
+    """[tokens, words]: open distributions as a language model's, sorted from the likeliest down."""
+    draw = np.random.default_rng(seed)
+    logits = -np.log(np.arange(1, WORDS + 1)) * draw.uniform(0.8, 2.5, (tokens, 1))
+    p = np.exp(logits + 0.3 * draw.standard_normal((tokens, WORDS)))
+    return -np.sort(-p / p.sum(1, keepdims=True), axis=1)
+
+
+def drawn(p: np.ndarray, served: np.ndarray, seed: int) -> np.ndarray:
+    """[tokens, 3] as the test wants them, drawn from `served`, described by `p`."""
+    draw = np.random.default_rng(seed + 1000)
+    picked = (served.cumsum(1) < draw.random((len(p), 1)) * served.sum(1, keepdims=True)).sum(1)
+    rows = np.arange(len(p))
+    above = p.cumsum(1)[rows, picked] - p[rows, picked]
+    return np.stack([p[rows, picked], np.where(picked == 0, 0.0, above), p[:, 0]], 1)
+
+
+def cut(p: np.ndarray, mass: float) -> np.ndarray:
+    return np.where(p.cumsum(1) - p < mass, p, 0.0)
+
+
+def penalised(p: np.ndarray) -> np.ndarray:
+    """The likeliest word was said before, at every other token."""
+    factor = np.ones_like(p)
+    factor[::2, 0] = 0.25
+    return p * factor
+
+
+WAYS = {
+    "temperature 0.2": lambda p: p**5,
+    "temperature 0.7": lambda p: p ** (1 / 0.7),
+    "temperature 1.3": lambda p: p ** (1 / 1.3),
+    "greedy": lambda p: cut(p, 1e-9),
+    "top-p 0.9": lambda p: cut(p, 0.9),
+    "top-k 20": lambda p: np.where(np.arange(WORDS) < 20, p, 0.0),
+    "min-p 0.05": lambda p: np.where(p >= 0.05 * p[:, :1], p, 0.0),
+    "a penalty": penalised,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_other_ways_of_drawing_are_found(way):
+    for seed in range(10):
+        p = distributions(seed)
+        assert holm(p_values(drawn(p, WAYS[way](p), seed), 0.006), LOOK_ALPHA), seed
+
+
+def test_clean_draws_are_spared():
+    alarms = 0
+    for seed in range(400):
+        p = distributions(seed, 300)
+        alarms += bool(holm(p_values(drawn(p, p, seed), 0.0), 0.05))
+    assert alarms <= 32  # 20 expected at most; 33 and more come once in 300 times
+
+
+def test_noise_of_a_served_arithmetic_is_spared():
+    for seed in range(60):
+        p = distributions(seed)
+        noise = np.exp(0.1 * np.random.default_rng(seed + 5000).standard_normal(p.shape))
+        assert not holm(p_values(drawn(p, p * noise, seed), 0.006), LOOK_ALPHA), seed
+
+
+@given(st.integers(1, 60), st.floats(0.01, 0.99), st.data())
+def test_the_tails_of_a_count_meet(n, p, data):
+    count = data.draw(st.integers(0, n))
+    below = binomial_tail(count, n, p, below=True)
+    above = binomial_tail(count + 1, n, p, below=False)
+    assert below + above == pytest.approx(1.0)
+
+
+def test_holm_goes_on_until_one_is_too_large():
+    assert holm({"a": 0.01, "b": 0.02, "c": 0.5}, 0.05) == {"a", "b"}
+    assert holm({"a": 0.03, "b": 0.001}, 0.05) == {"a", "b"}
+    assert holm({"a": 0.03, "b": 0.04}, 0.05) == set()

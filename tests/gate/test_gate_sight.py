@@ -1,0 +1,77 @@
+"""What the gate sees beside the core probes: lengths, characters, turns, draws, requests, other doors."""
+
+from __future__ import annotations
+
+import drifts
+import pytest
+
+from steelyard import serving
+from steelyard.gate import check, exact_reference
+from steelyard.model import Tokenizer, export_openvino
+
+
+@pytest.fixture(scope="module")
+def tuned(tiny_models):
+    """Every id has a text, and the context holds the longest probe of quick depth."""
+    words = Tokenizer(tiny_models("llama")).vocab_size
+    return tiny_models("llama", vocab_size=words, max_position_embeddings=4096, seed=3)
+
+
+@pytest.fixture(scope="module")
+def reference(tuned):
+    return exact_reference(tuned)
+
+
+def verdict(tuned, url, reference, **more):
+    return check(tuned, url, mode="exact", reference=reference, **more)
+
+
+def failed(found):
+    return [c.name for c in found.checks if c.passed is False]
+
+
+# Longer than the texts that a tiny byte-level model is asked at quick depth.
+TOO_LONG = {"last 3,000 characters"}
+
+
+@pytest.mark.parametrize("name", sorted(set(drifts.WHOLE) - TOO_LONG))
+def test_what_ran_through_before_is_found_with_its_cause(tuned, serve, reference, name):
+    cause, between = drifts.WHOLE[name]
+    with drifts.proxy(serve(tuned), between) as url:
+        found = verdict(tuned, url, reference)
+    assert (found.verdict, found.cause) == ("failed", cause), (found.why, failed(found))
+
+
+@pytest.fixture(scope="module")
+def service(tuned, tmp_path_factory):
+    """Our own server: it has every route, streams, tools and formats."""
+    folder = tmp_path_factory.mktemp("ir")
+    export_openvino(tuned, folder, "bf16")
+    running = serving.start(folder, serving.ServeSettings(mode="exact", threads=1))
+    yield running.url
+    running.stop()
+
+
+def test_our_own_server_passes_and_the_verdict_says_what_was_looked_at(tuned, service, reference):
+    found = verdict(tuned, service, reference)
+    assert (found.verdict, found.cause) == ("passed", None), (found.why, failed(found))
+    looked = found.as_json()["looked_at"]
+    assert looked["streams"]
+    assert {"stream", "completions", "responses", "messages"} <= set(looked["routes"])
+    assert max(looked["lengths"]) > 1400
+    assert looked["longest_answer"] == 264
+    assert looked["draws"]["open_tokens"] > 80
+    assert looked["models"] == {"judged": ["default"], "not_judged": []}
+    assert {"arabic", "hebrew", "thai"} <= set(looked["scripts"])
+
+
+# A random model repeats nothing, so that a penalty changes nothing: test_gate_draws.py, bench/gate.py.
+UNSEEN = {"repetition penalty 1.3", "frequency penalty 1"}
+
+
+@pytest.mark.parametrize("name", sorted(set(drifts.RICH) - UNSEEN))
+def test_what_only_such_a_server_has_is_found_with_its_cause(tuned, service, reference, name):
+    cause, between = drifts.RICH[name]
+    with drifts.proxy(service, between) as url:
+        found = verdict(tuned, url, reference)
+    assert (found.verdict, found.cause) == ("failed", cause), (found.why, failed(found))
