@@ -262,7 +262,7 @@ async def _far_end(task: Judgement, samples: Sequence[Sample], extra: Sequence[S
     asked = [s.seen for s in extra if s.seen.probe.kind == "rung"]
     far = measure(asked, task.tokenizer, task.exact)
     task.looked_at["lengths"] = [len(s.prompt) for s in far]
-    return long_checks(far, samples, task.mode)
+    return long_checks(far, task.mode)
 
 
 async def _draws(task: Judgement, samples: Sequence[Sample], extra: Sequence[Sample]) -> Stage:

@@ -34,7 +34,7 @@ SURE_OWN = math.log(0.999)  # arithmetic moves such a token by less than 0.001 n
 SHIFT_OF_SURE = 0.01
 FEWEST_TOKENS = 25  # below, a log-probability check says nothing
 FEWEST_FAR = 12  # open tokens after long prompts
-FAR_NOISE, FAR_LIMIT = 3.0, 2.0  # of the noise after short prompts, and of their limit
+FAR_LIMIT = 2.0  # times the limit of short prompts
 COARSE_FAR = 0.25  # nats in the mean: a cache in 4 bits moves less, other positions move more
 SPECIAL = re.compile(r"<\|.*\|>|</?[a-z_]+>")
 CUT_MARGIN = 4.0  # nats by which the end token trails the likeliest where an answer was cut short
@@ -412,9 +412,7 @@ def _sure_shift(rows: Sequence[Sample]) -> list[Check]:
     return [Check(name="logprob_sure", passed=abs(value) <= SHIFT_OF_SURE, value=value, limit=SHIFT_OF_SURE)]
 
 
-def long_checks(
-    far: Sequence[Sample], near: Sequence[Sample], mode: str
-) -> tuple[list[Check], dict[str, str]]:
+def long_checks(far: Sequence[Sample], mode: str) -> tuple[list[Check], dict[str, str]]:
     """What follows long prompts, held to the limits of short ones with room for more rounding on the way.
 
     Noise that grows with the length is coarse arithmetic; more than that is another reading of the prompt.
@@ -422,10 +420,7 @@ def long_checks(
     rows = [s for s in far if len(s.open_delta)]
     if len(_joined(s.open_delta for s in rows)) < FEWEST_FAR:
         return [], {}
-    short = _joined(s.open_delta for s in near)
-    noise = float(np.abs(short).mean()) if len(short) >= FEWEST_TOKENS else 0.0
-    limit = max(LIMITS[mode].mean, min(FAR_NOISE * noise, FAR_LIMIT * LIMITS[mode].mean))
-    check = _mean_check("logprob_far", [np.abs(s.open_delta) for s in rows], limit)
+    check = _mean_check("logprob_far", [np.abs(s.open_delta) for s in rows], FAR_LIMIT * LIMITS[mode].mean)
     cause = "context" if (check.value or 0.0) > COARSE_FAR else "precision"
     return [replace(check, example=f"after {max(len(s.prompt) for s in rows)} tokens")], {check.name: cause}
 
