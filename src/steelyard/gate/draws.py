@@ -58,6 +58,7 @@ class Draw:
 
     probe: Probe
     seed: int
+    tokens: int  # most that were requested
     answer: Answer
 
 
@@ -80,23 +81,24 @@ async def drawn(
 ) -> list[Draw]:
     """`count` draws a probe with the seeds from `first` on; some asked once more at the end.
 
-    Answers of neighbouring seeds differ in length by one token: a cache that overlooks a field shows.
+    Each draw has a seed of its own: one seed's chances are the same for every prompt. Half of the answers are
+    a token longer: a cache that overlooks a field shows.
     """
     more = neutral(endpoint, config)
 
-    async def ask(item: tuple[Probe, int]) -> Draw:
-        probe, seed = item
+    async def ask(item: tuple[Probe, int, int]) -> Draw:
+        probe, seed, tokens = item
         answer = await endpoint.chat(
-            probe.messages, length_of(seed), temperature=1.0, seed=seed, logprobs=True, more=more
+            probe.messages, tokens, temperature=1.0, seed=seed, logprobs=True, more=more
         )
-        return Draw(probe=probe, seed=seed, answer=answer)
+        return Draw(probe=probe, seed=seed, tokens=tokens, answer=answer)
 
-    items = [(probe, first + seed) for seed in range(count) for probe in probes]
+    items = [
+        (probe, first + turn * len(probes) + place, TOKENS + turn % 2)
+        for turn in range(count)
+        for place, probe in enumerate(probes)
+    ]
     return await endpoint.each([*items, *items[:AGAIN]], ask)
-
-
-def length_of(seed: int) -> int:
-    return TOKENS + seed % 2
 
 
 def neutral(endpoint: Endpoint, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -271,12 +273,12 @@ def _pairs_alike(draws: Sequence[Draw]) -> bool:
 
 def is_cached(draws: Sequence[Draw]) -> bool:
     """Answers longer than requested; or equal among equal lengths, and unlike among others."""
-    if any((d.answer.completion_tokens or 0) > length_of(d.seed) for d in draws):
+    if any((d.answer.completion_tokens or 0) > d.tokens for d in draws):
         return True
     by_probe: dict[str, list[Draw]] = {}
     for d in draws:
         by_probe.setdefault(d.probe.name, []).append(d)
     pairs = [(a, b) for own in by_probe.values() for i, a in enumerate(own) for b in own[:i]]
-    alike = [_one_begins(a.answer, b.answer) for a, b in pairs if length_of(a.seed) == length_of(b.seed)]
-    others = [_one_begins(a.answer, b.answer) for a, b in pairs if length_of(a.seed) != length_of(b.seed)]
+    alike = [_one_begins(a.answer, b.answer) for a, b in pairs if a.tokens == b.tokens]
+    others = [_one_begins(a.answer, b.answer) for a, b in pairs if a.tokens != b.tokens]
     return all(alike) and not all(others)

@@ -268,11 +268,15 @@ async def _far_end(task: Judgement, samples: Sequence[Sample], extra: Sequence[S
 async def _draws(task: Judgement, samples: Sequence[Sample], extra: Sequence[Sample]) -> Stage:
     """Draws at temperature 1; twice as many where the first look is unsure."""
     asked = draw_probes(PLACES)
-    draws = await drawn(task.endpoint, asked, task.generation, first=task.seed * 100)
+    draws = await drawn(task.endpoint, asked, task.generation, first=task.seed * 1000)
     drawing = judged(draws, task.tokenizer, task.exact, task.mode, LOOK_ALPHA)
     if drawing.unsure and not _failed(drawing.checks):
         draws += await drawn(
-            task.endpoint, asked, task.generation, first=task.seed * 100 + SEEDS, count=2 * SEEDS
+            task.endpoint,
+            asked,
+            task.generation,
+            first=task.seed * 1000 + SEEDS * len(asked),
+            count=2 * SEEDS,
         )
         drawing = judged(draws, task.tokenizer, task.exact, task.mode, LOOK_ALPHA)
     task.looked_at["draws"] = {"answers": len(draws), "open_tokens": drawing.open_tokens}
