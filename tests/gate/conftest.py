@@ -17,6 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
 
 from drifts import serving
 
+from steelyard.gate.requests import LONGEST
+
 
 class PlainServer:
     """Chat completions of the folder in f32: no cache, no batching, every field by the book."""
@@ -132,3 +134,10 @@ def serve() -> Iterator[Callable[..., str]]:
             return urls[key]
 
         yield start
+
+
+@pytest.fixture(autouse=True)
+def short_answers(request, monkeypatch):
+    """The plain server computes every token of a long answer anew: only the tests of lengths ask for one."""
+    if "sight" not in request.module.__name__:
+        monkeypatch.setitem(LONGEST, "quick", 32)

@@ -75,3 +75,19 @@ def test_what_only_such_a_server_has_is_found_with_its_cause(tuned, service, ref
     with drifts.proxy(service, between) as url:
         found = verdict(tuned, url, reference)
     assert (found.verdict, found.cause) == ("failed", cause), (found.why, failed(found))
+
+
+def test_the_packaged_model_in_bf16_passes(smol, tmp_path):
+    """Real text, real rounding: no check that is new alarms a clean service."""
+    export_openvino(smol, tmp_path, "bf16")
+    running = serving.start(tmp_path, serving.ServeSettings(mode="fast"))
+    exact = exact_reference(smol)
+    try:  # no look along directions: that test is test_gate_deviation.py's, and takes longest here
+        found = check(smol, running.url, mode="fast", reference=lambda sequences: exact(sequences))
+    finally:
+        running.stop()
+    values = {c.name: c.value for c in found.checks}
+    assert (found.verdict, found.cause) == ("passed", None), (found.why, failed(found), values)
+    assert {"logprob_far", "sampling", "seed", "draws_differ", "stop_words", "answer_length"} <= set(values)
+    assert {"stream", "completions", "responses", "messages", "alone"} <= set(values)
+    print(values, found.looked_at)  # shown with -s
