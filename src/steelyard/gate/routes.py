@@ -227,7 +227,7 @@ def _judged(group: Group, samples: Sequence[Sample], mode: str) -> Check:
 
 def _far(sample: Sample, mode: str) -> bool:
     """One answer's mean over all tokens: another prompt moves it further than arithmetic does."""
-    return bool(len(sample.delta) >= 4 and np.abs(sample.delta).mean() > max(0.005, 5 * LIMITS[mode].mean))
+    return bool(len(sample.delta) >= 4 and np.abs(sample.delta).mean() > max(0.005, 8 * LIMITS[mode].mean))
 
 
 def absences(made: Sequence[Group]) -> Mapping[str, str]:
