@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import Where, WrongUse
+from ..errors import Where, WrongUse, from_os_error
 from ..units import show_number, show_s
 from .messages import say
 from .options import OPTIONS
@@ -94,7 +94,7 @@ def _check_key(recipe: Any, path: Path) -> None:
 
 
 def _check_workdir(workdir: Path | None) -> None:
-    """A folder that can be made and written. Raises WrongUse."""
+    """A folder that can be made and written. Raises WrongUse, or Lacking where the system refuses."""
     if workdir is None:
         return
     try:
@@ -102,6 +102,8 @@ def _check_workdir(workdir: Path | None) -> None:
         good = os.access(workdir, os.W_OK)
         why = None if good else say("it cannot be written")
     except OSError as error:
+        if refusal := from_os_error(error):
+            raise refusal from error
         good, why = False, error.strerror
     if not good:
         text = say("{path} cannot be a run's folder", path=workdir)
