@@ -22,44 +22,49 @@ def key() -> str | None:
     return os.environ.get("OPENAI_API_KEY") or os.environ.get("STEELYARD_API_KEY")
 
 
+Base = Annotated[Path | None, typer.Option("--base", metavar="DIR", help=say("Folder of the untuned model."))]
+Tasks = Annotated[
+    Path | None, typer.Option("--tasks", metavar="FILE", help=say("JSONL of tasks with reference answers."))
+]
+Mode = Annotated[
+    str,
+    typer.Option(
+        "--mode",
+        metavar="MODE",
+        help=say("How the server computes: exact, fast, int8, int4, fp8, awq, gptq or mxfp4."),
+    ),
+]
+Served = Annotated[
+    Path | None,
+    typer.Option(
+        "--served", metavar="DIR", help=say("Folder that the server loaded, where it is another form.")
+    ),
+]
+Depth = Annotated[
+    str,
+    typer.Option(
+        "--depth",
+        metavar="DEPTH",
+        help=say("quick, or full: prompts up to the service's own limit and longer answers."),
+    ),
+]
+ServedModel = Annotated[
+    str | None,
+    typer.Option(
+        "--served-model", metavar="NAME", help=say("The name to judge where the server lists several.")
+    ),
+]
+
+
 def gate(
     model: Annotated[str, typer.Argument(metavar="MODEL_OR_ARTEFACT")],
     url: Annotated[str, typer.Argument(metavar="URL")],
-    base: Annotated[
-        Path | None, typer.Option("--base", metavar="DIR", help=say("Folder of the untuned model."))
-    ] = None,
-    tasks: Annotated[
-        Path | None,
-        typer.Option("--tasks", metavar="FILE", help=say("JSONL of tasks with reference answers.")),
-    ] = None,
-    mode: Annotated[
-        str,
-        typer.Option(
-            "--mode",
-            metavar="MODE",
-            help=say("How the server computes: exact, fast, int8, int4, fp8, awq, gptq or mxfp4."),
-        ),
-    ] = "fast",
-    served: Annotated[
-        Path | None,
-        typer.Option(
-            "--served", metavar="DIR", help=say("Folder that the server loaded, where it is another form.")
-        ),
-    ] = None,
-    depth: Annotated[
-        str,
-        typer.Option(
-            "--depth",
-            metavar="DEPTH",
-            help=say("quick, or full: prompts up to the service's own limit and longer answers."),
-        ),
-    ] = "quick",
-    served_model: Annotated[
-        str | None,
-        typer.Option(
-            "--served-model", metavar="NAME", help=say("The name to judge where the server lists several.")
-        ),
-    ] = None,
+    base: Base = None,
+    tasks: Tasks = None,
+    mode: Mode = "fast",
+    served: Served = None,
+    depth: Depth = "quick",
+    served_model: ServedModel = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0)] = 0,
 ) -> None:
     no_settings("gate")

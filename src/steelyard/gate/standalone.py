@@ -49,9 +49,8 @@ def check(
     `depth`: quick, or full: prompts up to the service's own limit and longer answers. `mode`: exact (the
     server computes in f32), fast (bf16), int8 or int4. `served`: the folder that a server of another form has
     loaded; then its own weights, in exact arithmetic, are the reference. References are built from folders
-    where none is given. With `tasks` all their rows are asked and scored; `rows` only lend prompts to the
-    parity checks, as those of `tasks` do. Raises WrongUse for a folder or tasks that cannot be read, Lacking
-    where nothing answers.
+    where none is given. With `tasks` all their rows are asked and scored; `rows` only lend prompts to parity.
+    Raises WrongUse for a folder or tasks that cannot be read, Lacking where nothing answers.
     """
     from ..model import Tokenizer
 
@@ -63,11 +62,10 @@ def check(
 
     async def run() -> Verdict:
         async with Endpoint(url=url, model=model, key=key, concurrency=concurrency) as endpoint:
-            exact = reference or exact_reference(folder, served=served)
             verdict = await parity(
                 endpoint,
                 tokenizer,
-                exact,
+                reference or exact_reference(folder, served=served),
                 rows=scored or load_tasks(rows),
                 mode=judged,
                 seed=seed,
@@ -76,13 +74,16 @@ def check(
                 depth=depth,
                 rounded=Later(folder, "int8"),
             )
-            if not scored:
-                return verdict
-            budget = token_budget(scored, None, lambda text: len(tokenizer.encode(text)))
-            scores = await ask_rows(endpoint, scored, budget)
-            return with_scores(verdict, scores, rows_check(endpoint, tokenizer))
+            return await _scored(verdict, endpoint, tokenizer, scored) if scored else verdict
 
     return asyncio.run(run())
+
+
+async def _scored(
+    verdict: Verdict, endpoint: Endpoint, tokenizer: Tokenizer, rows: Sequence[dict[str, Any]]
+) -> Verdict:
+    budget = token_budget(rows, None, lambda text: len(tokenizer.encode(text)))
+    return with_scores(verdict, await ask_rows(endpoint, rows, budget), rows_check(endpoint, tokenizer))
 
 
 class Later:

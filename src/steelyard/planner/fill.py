@@ -88,7 +88,7 @@ def _stage(
     sizes = {"finetuning_type": stage.finetuning_type, "lora_rank": rank, "dtype": dtype, "micro_batch": 1}
     length = choose("max_length", stage.max_length, *_max_length(stage, shape, machine, facts, sizes))
     origins[f"{name}.dtype"] = "plan: what this instruction set computes fastest"
-    known: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "stage": stage.stage,
         "finetuning_type": stage.finetuning_type,
         "lora_rank": rank,
@@ -106,27 +106,41 @@ def _stage(
         "dtype": dtype,
         "mix": dict(recipe.mix),  # the weights of sources go with their rows
     }
+    return settings | _updates(choose, stage, settings, shape, machine, facts)
+
+
+def _updates(
+    choose: _Choice,
+    stage: Stage,
+    settings: Mapping[str, Any],
+    shape: Shape,
+    machine: Machine,
+    facts: DataFacts,
+) -> dict[str, Any]:
+    """What follows from the sizes: learning rate, epochs, sequences a step."""
+    lora = stage.finetuning_type == "lora"
+    more: dict[str, Any] = {}
     if stage.lr_scheduler_type:
-        known["lr_scheduler_type"] = choose("lr_scheduler_type", stage.lr_scheduler_type, "cosine", "usual")
-    known["learning_rate"] = choose(
+        more["lr_scheduler_type"] = choose("lr_scheduler_type", stage.lr_scheduler_type, "cosine", "usual")
+    more["learning_rate"] = choose(
         "learning_rate", stage.learning_rate, learning_rate(shape, lora), "by width of the model"
     )
-    known["num_train_epochs"] = choose(
+    more["num_train_epochs"] = choose(
         "num_train_epochs", stage.num_train_epochs, _epochs(facts), "by the number of rows"
     )
-    known["micro_batch"] = choose(
+    more["micro_batch"] = choose(
         "per_device_train_batch_size",
         stage.per_device_train_batch_size,
-        _micro_batch(known, shape, machine, facts),
+        _micro_batch({**settings, **more}, shape, machine, facts),
         "about 1,024 tokens, less where memory asks",
     )
-    known["grad_accum"] = choose(
+    more["grad_accum"] = choose(
         "gradient_accumulation_steps",
         stage.gradient_accumulation_steps,
-        _grad_accum(known, facts),
+        _grad_accum({**settings, **more}, facts),
         "400 updates or more",
     )
-    return known
+    return more
 
 
 def _rows_of(stage: Stage, recipe: Recipe) -> str:
@@ -187,23 +201,23 @@ def _epochs(facts: DataFacts) -> float:
     return 3.0 if facts.rows <= 300 else 2.0 if facts.rows <= 20_000 else 1.0
 
 
-def _micro_batch(known: Mapping[str, Any], shape: Shape, machine: Machine, facts: DataFacts) -> int:
+def _micro_batch(settings: Mapping[str, Any], shape: Shape, machine: Machine, facts: DataFacts) -> int:
     best = 1
     budget = MEMORY_SHARE * (machine.memory_bytes // 2**30) * 2**30
     for size in (2, 4, 8, 16, 32):
-        settings = {**known, "micro_batch": size}
-        too_long = size * known["max_length"] > MICRO_TOKENS
+        settings = {**settings, "micro_batch": size}
+        too_long = size * settings["max_length"] > MICRO_TOKENS
         if too_long or training_bytes(settings, shape, facts.answer_share) > budget:
             break
         best = size
     return best
 
 
-def _grad_accum(known: Mapping[str, Any], facts: DataFacts) -> int:
-    tokens = known["micro_batch"] * known["pack_length"]
-    if not known["packing"]:
-        tokens = known["micro_batch"] * facts.mean_length
-    steps = facts.tokens * known["num_train_epochs"] / tokens
+def _grad_accum(settings: Mapping[str, Any], facts: DataFacts) -> int:
+    tokens = settings["micro_batch"] * settings["pack_length"]
+    if not settings["packing"]:
+        tokens = settings["micro_batch"] * facts.mean_length
+    steps = facts.tokens * settings["num_train_epochs"] / tokens
     return int(min(8, max(1, steps // (4 * UPDATES_WANTED))))
 
 
