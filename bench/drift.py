@@ -27,10 +27,10 @@ from steelyard import serving
 from steelyard.compression import export_form
 from steelyard.gate import exact_reference, right
 from steelyard.gate.endpoint import Endpoint
+from steelyard.gate.judgement import Judgement, Remembered, explained
 from steelyard.gate.modes import LIMITS
 from steelyard.gate.parity import checks, measure, observe
 from steelyard.gate.probes import probes, task_probes
-from steelyard.gate.standalone import explained
 from steelyard.model import Tokenizer
 
 ROWS = 6  # a task
@@ -93,7 +93,11 @@ def measured(run: str, mode: str, models: dict[str, Path], work: Path, seed: int
     samples = measure(seen, tokenizer, reference)
     found = checks(samples, mode)
     base = exact_reference(models["base"])
-    verdict = explained(samples, found, tokenizer, reference, base, mode)
+    judgement = Judgement(
+        endpoint=Endpoint(url=url), tokenizer=tokenizer, reference=Remembered(reference), base=base,
+        rounded=None, mode=mode, seed=seed, declared=None, depth=None,
+    )  # fmt: skip
+    verdict = explained(judgement, samples, found)
     by_row = {f"{row['ability']}/{row['id']}": row for row in rows}
     figures = {"probes": _figures([s for s in samples if s.seen.probe.kind != "task"])}
     for task in TASKS:

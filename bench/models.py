@@ -54,7 +54,7 @@ def tuned(work: Path, base: Path, name: str, tasks: tuple[str, ...], **changes: 
     (data / "train.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     settings = SETTINGS | changes
     inputs = {"dataset": adopt(data, "dataset"), "base": adopt(base)}
-    key = key_of("train", 1, settings, {role: a.hash for role, a in inputs.items()})
+    key = key_of("train", settings, {role: a.hash for role, a in inputs.items()}, {})
     draft = Store(work / "store").draft("checkpoint", key, "train", settings, inputs)
     train(Inputs(inputs, {}), settings, draft, Told())
     shutil.move(draft.folder, out)

@@ -222,3 +222,10 @@ def test_export_takes_a_run(steelyard, tmp_path) -> None:
     done = steelyard("export", "run", "--to", "hf", "--output", "again", "--json")
     assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (4, "artefact.changed")
     assert not (tmp_path / "again").exists(), "what was changed since it was published is not copied out"
+
+
+def test_a_folder_of_that_name_hides_no_run(steelyard, tmp_path) -> None:
+    (tmp_path / "demo").mkdir()
+    done = steelyard("report", "demo", "--json")
+    error = json.loads(done.stdout)["error"]
+    assert done.returncode == 2 and error["code"] == "report.no_run" and "known runs" in error["hint"]

@@ -40,7 +40,7 @@ def report(
 def _source(name: str) -> Path:
     """A file of `up --json`, a run's folder, or the folder of the run with that id or name."""
     path = Path(name)
-    if path.exists():
+    if path.is_file() or (path / "report.json").is_file():
         return path
     from ..run import status
 

@@ -76,7 +76,8 @@ PARITY_PROBES, PARITY_TASKS = 19, 24  # fixed chats, and task rows asked besides
 SIGHT_RUNGS = {"quick": (512, 1536), "full": (512, 2048, 8192)}
 SIGHT_ANSWER = {"quick": 264, "full": 1040}
 SIGHT_PROMPTS, SIGHT_PROMPT_TOKENS = 40, 100  # that are counted
-SIGHT_DRAWS, SIGHT_DRAW_TOKENS = 38, 20
+SIGHT_DRAWS, SIGHT_DRAW_TOKENS = 32, 20
+SIGHT_REPEATED, SIGHT_REPEATED_TOKENS = 15, 12  # draws that are made one at a time
 SIGHT_DOORS = 30  # answers of other routes, streams, and one at a time: short prompts, 12 tokens each
 EXACT_SLOWER = 1.8  # f32 arithmetic against bf16 in the engine: 2 in prefill, 1.3 in decode
 EXACT_BYTES = 0.75  # of the stored file more: weights stand widened beside it
@@ -338,6 +339,7 @@ def _sight_s(filled: Fill, shape: Shape, calibration: Calibration) -> float:
         ask(SIGHT_PROMPTS, SIGHT_PROMPT_TOKENS, 1),
         *(ask(1, n, SIGHT_DRAW_TOKENS) for n in rungs),
         ask(SIGHT_DRAWS, SIGHT_DRAW_TOKENS, SIGHT_DRAW_TOKENS),
+        batch_wall_s(rates, row, SIGHT_REPEATED, SIGHT_DRAW_TOKENS, SIGHT_REPEATED_TOKENS, 1, engine),
         ask(2, SIGHT_DRAW_TOKENS, SIGHT_ANSWER[depth]),
         ask(SIGHT_DOORS, SIGHT_PROMPT_TOKENS, 12),
     ]
