@@ -17,7 +17,6 @@ from the README of that day. Nothing here was measured on AMX, Gaudi, GPU Max, C
 ORDER = (
     *(
         "path",
-        "plan_check",
         "kill",
         "peers",
         "peers_larger",
@@ -27,7 +26,23 @@ ORDER = (
         "soak",
         "fuzz",
     ),
-    *("gate", "train", "published", "megatron", "silicon", "jobs", "sweep", "fleet", "install"),
+    *(
+        "gate",
+        "power",
+        "templates",
+        "power",
+        "templates",
+        "train",
+        "published",
+        "megatron",
+        "silicon",
+        "jobs",
+        "sweep",
+        "fleet",
+        "install",
+        "structure",
+        "structure",
+    ),
 )
 
 
