@@ -27,6 +27,7 @@ ORDER = (
         "fuzz",
     ),
     *(
+        "gate_whole",
         "gate",
         "power",
         "templates",
