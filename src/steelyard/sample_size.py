@@ -98,7 +98,7 @@ def pairs_needed(
         z = boundaries(look_sizes(count, rows))[-1]
         return margin(count, moved, z, z_power) <= tolerance
 
-    return _smallest(enough)
+    return smallest(enough, 0, 1, MOST_ROWS) or MOST_ROWS
 
 
 def margin(count: int, moved: float, z: float, z_power: float) -> float:
@@ -233,13 +233,12 @@ def _falling_root(falling: Callable[[float], float], wanted: float, high: float)
     return (low + high) / 2
 
 
-def _smallest(enough: Callable[[int], bool]) -> int:
-    """The smallest count that is enough; MOST_ROWS where none is."""
-    low, high = 0, 1
+def smallest(enough: Callable[[int], bool], low: int, high: int, most: int) -> int | None:
+    """The smallest count above `low` that is enough, sought from `high` on; None where `most` is passed."""
     while not enough(high):
         low, high = high, high * 2
-        if high > MOST_ROWS:
-            return MOST_ROWS
+        if high > most:
+            return None
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean
 from typing import Any, Literal
 
-from ..sample_size import restricted_variance
+from ..sample_size import restricted_variance, smallest
 
 # Two-sided 90 %: each bound holds at 95 %, as in an equivalence test by two one-sided tests
 # (Schuirmann 1987): "passes" and "fails" are each wrong in at most one case in twenty.
@@ -210,12 +210,5 @@ def rows_needed(
         gained, lost = change.gained * grown, change.lost * grown
         return verdict_on(of_counts(gained, lost, rows, confidence, z), tolerance) != "undecided"
 
-    low, high = change.rows, max(1, change.rows) * 2
-    while not decided(high):
-        low, high = high, high * 2
-        if high > MOST_ROWS:
-            return MOST_ROWS
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if decided(middle) else (middle, high)
-    return high - change.rows
+    rows = smallest(decided, change.rows, max(1, change.rows) * 2, MOST_ROWS)
+    return MOST_ROWS if rows is None else rows - change.rows

@@ -52,7 +52,7 @@ def _no_run(file: Path, message: str) -> WrongUse:
 
 
 def facts_of(document: Document, keys: Any = None) -> dict[str, Any]:
-    """{"plan", "account", "taught", "rows", "curve", "details", "lineage"}, as far as the disk has them."""
+    """{"plan", "account", "taught", "curve", "details", "lineage"}, as far as the disk has them."""
     artefacts = _artefacts(document, keys)
     facts: dict[str, Any] = {"lineage": [lineage_row(a.manifest) for a in artefacts]}
     plan = _json(Path(document.get("workdir") or ".") / "plan.json")
@@ -60,8 +60,7 @@ def facts_of(document: Document, keys: Any = None) -> dict[str, Any]:
     for artefact in artefacts:
         with suppress(OSError, ValueError, Problem):
             facts |= _facts_of_one(artefact)
-    rows = rows_of(facts.get("account"), facts.get("taught"))
-    return facts | ({"rows": rows} if rows else {})
+    return facts
 
 
 def _artefacts(document: Document, keys: Any) -> list[Artefact]:
@@ -93,22 +92,6 @@ def _json(path: Path) -> Any:
     with suppress(OSError, ValueError):
         return json.loads(path.read_text(encoding="utf-8"))
     return None
-
-
-def rows_of(account: Document | None, taught: Document | None) -> dict[str, Any]:
-    """Where each row that was read ended: {"read", "kept", "dropped", "held_out", "taught", ...}."""
-    if not account:
-        return {}
-    dropped = dict(account.get("by_reason") or {})
-    rows: dict[str, Any] = {"read": account["in"], "kept": account["kept"]}
-    rows["held_out"] = account.get("held_out", account.get("test"))  # schema 1 had no other word
-    if taught:
-        names = {"taught": "taught", "split": "split", "truncated": "truncated"}
-        rows |= {name: taught.get(key) for name, key in names.items()}
-        rows["tokens_taught"] = taught.get("tokens_taught")
-        for reason, count in (taught.get("dropped") or {}).items():
-            dropped[reason] = dropped.get(reason, 0) + count
-    return rows | {"dropped": dropped}
 
 
 def lineage_row(manifest: Document) -> dict[str, Any]:
