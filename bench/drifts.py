@@ -403,6 +403,11 @@ def remembered(key: Callable[[Body], Any]) -> Callable[[Body, Callable[[Body], B
     return send
 
 
+def by_beginning() -> Callable[[Body, Callable[[Body], Body]], Body]:
+    """A cache that looks at the beginning of the last message."""
+    return remembered(lambda b: [b["messages"][-1]["content"][:160], b["max_tokens"], b.get("seed")])
+
+
 def _only_first_stop(body: Body) -> Body:
     stop = body.get("stop")
     return {**body, "stop": stop[:1]} if isinstance(stop, list) else body
@@ -471,12 +476,7 @@ WHOLE: dict[str, tuple[str, Between]] = {
     "temperature at most 0.7": ("sampling", Between(request=heat(lambda t: min(t, 0.7)))),
     "temperature 1.3 times": ("sampling", Between(request=heat(lambda t: 1.3 * t))),
     "cache by messages": ("cache", Between(send=remembered(lambda b: b["messages"]))),
-    "cache by the last message's beginning": (
-        "cache",
-        Between(
-            send=remembered(lambda b: [b["messages"][-1]["content"][:160], b["max_tokens"], b.get("seed")])
-        ),
-    ),
+    "cache by the last message's beginning": ("cache", Between(send=by_beginning())),
 }
 
 # Kinds that need a server with these fields and routes.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 import drifts
 import pytest
 
@@ -40,6 +43,34 @@ def test_what_ran_through_before_is_found_with_its_cause(tuned, serve, reference
     with drifts.proxy(serve(tuned), between) as url:
         found = verdict(tuned, url, reference)
     assert (found.verdict, found.cause) == ("failed", cause), (found.why, failed(found))
+
+
+def behind_plain(send, wait_s=2.0):
+    """Chats with a system message let a chat without one go first, as chance would have it."""
+
+    def later(body, ask):
+        if body["messages"][0]["role"] == "system":
+            time.sleep(wait_s)
+        return send(body, ask)
+
+    return later
+
+
+def test_a_cache_is_found_whichever_chat_came_first(tuned, serve, reference):
+    """Where all chats with a system message get the plain chat's answer, they look like one dropped."""
+    _, between = drifts.WHOLE["cache by the last message's beginning"]
+    slow = replace(between, send=behind_plain(drifts.by_beginning()))
+    with drifts.proxy(serve(tuned), slow) as url:
+        found = verdict(tuned, url, reference)
+    assert (found.verdict, found.cause) == ("failed", "cache"), (found.why, failed(found))
+
+
+def test_a_dropped_system_message_is_no_cache(tuned, serve, reference):
+    """Its answers repeat the plain chat's too; a question that was never sent tells the two apart."""
+    dropped = drifts.of_messages(lambda m: [x for x in m if x["role"] != "system"])
+    with drifts.proxy(serve(tuned), drifts.Between(request=dropped)) as url:
+        found = verdict(tuned, url, reference)
+    assert (found.verdict, found.cause) == ("failed", "system"), (found.why, failed(found))
 
 
 @pytest.fixture(scope="module")

@@ -59,6 +59,13 @@ def _has_tools(sample: Sample) -> bool:
     return sample.seen.probe.kind == "tools"
 
 
+def repeats_another(sample: Sample, every: Sequence[Sample]) -> bool:
+    """Is its answer, to the last number, that of a chat with other messages?"""
+    own = sample.seen
+    others = (s.seen for s in every if s.seen.probe.messages != own.probe.messages)
+    return own.answer.error is None and any(other.answer == own.answer for other in others)
+
+
 def by_kind(counted: Sequence[Sample]) -> Found | None:
     """What the miscounted probes have in common and the others have not."""
     off = [s for s in without_tools(counted) if s.miscounted]

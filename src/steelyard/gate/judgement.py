@@ -18,6 +18,7 @@ import numpy as np
 from ..errors import WrongUse
 from .cause import Evidence, name_cause
 from .continuations import FEWEST, Continuation, continued
+from .counts import repeats_another
 from .draws import LOOK_ALPHA, SEEDS, Draw, Drawing, draw_probes, drawn, is_cached, judged
 from .endpoint import Endpoint
 from .modes import WITHOUT_DIRECTIONS
@@ -167,10 +168,23 @@ async def _explained_prompts(
 ) -> Verdict:
     """Where long prompts alone are miscounted, their parts tell a cut from a word that the server heeds."""
     off = [s for s in [*samples, *extra] if s.miscounted]
+    if off and await _from_memory(task, off, [*samples, *extra]):
+        why = f"{off[0].seen.probe.name}: the answer of another chat, which a new question does not get"
+        return Verdict(checks=tuple(found), cause="cache", why=why, looked_at=task.looked_at)
     if off and all(s.seen.probe.kind in ("rung", "words") for s in off):
         parts = [p for s in off for p in parts_of(s.seen.probe)]
         extra = [*extra, *counted(await observe(task.endpoint, parts), task.tokenizer)]
     return explained(task, samples, found, others=extra)
+
+
+async def _from_memory(task: Judgement, off: Sequence[Sample], every: Sequence[Sample]) -> bool:
+    """Are miscounted answers those of other chats? Which chat came first is chance: the same prompts with a
+    question that was never sent are counted rightly by a cache, and wrongly by what alters prompts."""
+    if not all(repeats_another(s, every) for s in off):
+        return False
+    fresh = [s.seen.probe.unsent(f"{task.seed}-{i}") for i, s in enumerate(off)]
+    again = counted(await observe(task.endpoint, fresh), task.tokenizer)
+    return all(s.miscounted == 0 for s in again)
 
 
 # ------------------------------------------------------------------ numbers: weights and arithmetic

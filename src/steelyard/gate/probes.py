@@ -66,6 +66,13 @@ class Probe:
         except WrongUse:
             return None
 
+    def unsent(self, word: str) -> Probe:
+        """The same chat with another question: `word` begins its last text, behind leading white space."""
+        *before, last = self.messages
+        text = last["content"]
+        start = len(text) - len(text.lstrip())
+        return replace(self, messages=(*before, {**last, "content": f"{text[:start]}{word} {text[start:]}"}))
+
 
 def _arguments_read(message: dict[str, Any]) -> dict[str, Any]:
     """Templates write the arguments of a call out themselves: they get the object."""
