@@ -164,8 +164,8 @@ def rows_to_hold_out(rows: int, most: int = 400, needed: int | None = None) -> i
 
 
 def look_sizes(pairs: int, first: int) -> tuple[int, ...]:
-    """Pairs compared at each look: `first`, twice as many, then all there are."""
-    sizes = [n for n in (first, 2 * first) if 0 < n < 0.8 * pairs]
+    """Pairs compared at each look: half of `first`, `first`, twice as many, then all there are."""
+    sizes = [n for n in (first // 2, first, 2 * first) if 0 < n < 0.8 * pairs]
     return (*sizes, pairs)
 
 

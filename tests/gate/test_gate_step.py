@@ -179,9 +179,20 @@ def test_while_undecided_more_rows_are_drawn(step):
     assert step.asked == ["tuned", "served", "base"]  # a first look at all 150 rows of each
     step.asked.clear()
     step(**{**settings, "tolerance": 0.03, "first": 40})
-    assert step.asked == ["tuned", "served", "base", "tuned", "served", "tuned", "served"]
-    found = document(step)["details"]["design"]["abilities"]["a"]
-    assert found["looks"] == [40, 80, 150] and found["looks_used"] == 3
+    # The served form has answered all held-out rows when the tuned model is asked the other half of them.
+    assert step.asked == ["tuned", "served", "base", "tuned", *2 * ["tuned", "served"]]
+    details = document(step)["details"]
+    found = details["design"]["abilities"]["a"]
+    assert found["looks"] == [20, 40, 80, 150] and found["looks_used"] == 4
+    assert details["tuned"]["rows"] == details["served"]["rows"] == 80
+
+
+def test_the_tuned_model_answers_half_of_the_rows_where_they_decide(step):
+    step(rows=step.rows[:200], train=[], parity="off", first=100, tolerance=0.1)
+    details = document(step)["details"]
+    assert step.asked == ["tuned", "served", "base"]
+    assert (details["tuned"]["rows"], details["served"]["rows"]) == (100, 200)
+    assert details["design"]["abilities"]["a"]["looks_used"] == 1
 
 
 def test_a_form_that_is_worse_than_the_base_draws_no_more_rows(step, base):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steelyard.planner import DataFacts, gate_document, gate_rows
-from steelyard.planner.gate_rows import first_look_rows, gate_settings
+from steelyard.planner.gate_rows import first_look, gate_settings
 from steelyard.recipe import Compress, Gate, Recipe
 
 RECIPE = Recipe(path=Path("r.yaml"), root=Path("."), name="r", model="demo")
@@ -78,6 +78,11 @@ def test_counts_of_before_give_each_ability_its_share():
 
 @given(st.integers(1, 1000), st.integers(0, 5000), st.integers(1, 800))
 def test_a_first_look_asks_what_is_there_and_not_much_more_than_is_written(held_out, train, rows):
-    found = first_look_rows(rows, facts(a=(train, held_out)))
-    assert 1 <= found <= min(held_out + train, 1.26 * rows + 1)
-    assert found >= min(held_out, rows)
+    look = first_look(rows, facts(a=(train, held_out)))
+    assert 1 <= look.tuned <= look.served <= min(held_out + train, 1.26 * rows + 1)
+    assert look.served >= min(held_out, rows)
+
+
+def test_the_exact_service_is_asked_half_of_the_rows_where_there_are_enough():
+    look = first_look(400, facts(a=(200, 400), b=(20, 100)))
+    assert (look.tuned, look.served) == (200 + 120, 400 + 120)

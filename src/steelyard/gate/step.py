@@ -1,9 +1,9 @@
 """The gate as a step of a run: parity of tuned and served, then quality against base and tuned.
 
-It talks to services that `run` starts (inputs.calls["serve"]) and asks `run` for the exact reference. What an
-ability has lost is looked at after `gate.rows` rows; while it is undecided more rows are drawn, training rows
-too, for tuned and served come of one training. Not here: what the scores say (quality.py), how many rows
-there are and need to be (design.py).
+It talks to services that `run` starts (inputs.calls["serve"]) and asks `run` for the exact reference. The
+exact service is slow: tuned and served are compared on half of `gate.rows` rows first, and where an ability
+is still undecided on more, training rows too, for both come of one training. Not here: what the scores say
+(quality.py), how many rows there are and need to be (design.py).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .design import ROWS, design_of
 from .endpoint import Endpoint
 from .judgement import rows_check
 from .metrics import JUDGE
-from .quality import against_base, against_tuned, quality_checks
+from .quality import NOTHING, against_base, against_tuned, quality_checks
 from .reference import Reference
 from .run_reference import DirectedReference, RunReference
 from .scores import Scores, ask_rows, load_tasks, token_budget
@@ -143,10 +143,12 @@ class _Judge:
     async def run(self) -> Verdict:
         checks: list[Check] = []
         looks = dict.fromkeys(self.design.abilities, 0)
-        extra = self.next_rows(looks)
+        first = self.next_rows(looks)
+        asked = {"tuned": first, "served": replace(first, held_out=self.rows)}
+        modes = {"tuned": "exact", "served": mode_of(self.form)}
         roles: dict[str, _Role] = {}
-        for role, mode in (("tuned", "exact"), ("served", mode_of(self.form))):
-            roles[role] = await self.role(role, mode, extra)
+        for role, rows in asked.items():
+            roles[role] = await self.role(role, modes[role], rows)
             checks += roles[role].checks
             if roles[role].failed:
                 return Verdict(
@@ -155,11 +157,11 @@ class _Judge:
                     why=roles[role].why,
                     looked_at=roles[role].looked_at,
                 )
-        tuned, served = [await self.judged(roles[r].scores, self.rows) for r in ("tuned", "served")]
-        more = Pair(*[await self.judged(roles[r].more, extra) for r in ("tuned", "served")])
+        tuned, served = [await self.judged(roles[r].scores, asked[r].held_out) for r in roles]
+        more = Pair(*[await self.judged(roles[r].more, first.training) for r in roles])
         base = await self.base(served)
         if self.worth_drawing(base, served):
-            more = await self.draw(tuned, served, more, looks)
+            tuned, more = await self.draw(tuned, served, more, looks)
         checks += quality_checks(
             base, tuned, served, self.settings, self.design, (more.tuned, more.served), looks
         )
@@ -173,7 +175,7 @@ class _Judge:
             looked_at=roles["served"].looked_at,
         )
 
-    async def role(self, role: str, own_mode: str, extra: Sequence[dict[str, Any]]) -> _Role:
+    async def role(self, role: str, own_mode: str, rows: Asked) -> _Role:
         """Parity, then the scores, of one service; scores are spared where parity failed."""
         parity = self.settings.get("parity", "auto")
         mode = own_mode if parity in ("auto", "off") else parity
@@ -184,12 +186,13 @@ class _Judge:
                     verdict = await self.parity(endpoint, mode, role)
                 checks = tuple(replace(c, name=f"{role}/{c.name}") for c in verdict.checks)
                 failed = verdict.verdict == "failed"
-                both = Scores(rows=()) if failed else await self.ask(endpoint, [*self.rows, *extra], role)
+                both = Scores(rows=()) if failed else await self.ask(endpoint, rows.every, role)
                 if not failed and parity != "off":
-                    rows = rows_check(endpoint, self.tokenizer)
-                    checks = (*checks, *(replace(c, name=f"{role}/{c.name}") for c in rows.checks))
-                    failed, verdict = rows.verdict == "failed", replace(rows, looked_at=verdict.looked_at)
-        scores, more = divided(both, len(self.rows))
+                    of_rows = rows_check(endpoint, self.tokenizer)
+                    checks = (*checks, *(replace(c, name=f"{role}/{c.name}") for c in of_rows.checks))
+                    failed = of_rows.verdict == "failed"
+                    verdict = replace(of_rows, looked_at=verdict.looked_at)
+        scores, more = divided(both, len(rows.held_out))
         return _Role(checks, scores, more, failed, verdict.cause, verdict.why, verdict.looked_at)
 
     def endpoint(self, url: str) -> Endpoint:
@@ -233,35 +236,47 @@ class _Judge:
 
     # ------------------------------------------------------------------ more rows while undecided
 
-    def next_rows(self, looks: Mapping[str, int]) -> list[dict[str, Any]]:
-        """Training rows that the abilities in `looks` add at that look."""
-        results = []
+    def next_rows(self, looks: Mapping[str, int]) -> Asked:
+        """Rows that the abilities in `looks` add at that look: held-out rows first, then training rows."""
+        held_out, training = by_ability(self.rows), []
+        part = []
         for ability, look in looks.items():
-            held_out = self.design.abilities[ability].held_out
-            sizes = [0, *self.design.sizes(ability)]
-            first, last = (max(0, n - held_out) for n in sizes[look : look + 2])
-            results += self.spare.get(ability, [])[first:last]
-        return results
+            first, last = (0, *self.design.sizes(ability))[look : look + 2]
+            own = held_out[ability]
+            part += own[first:last]
+            training += self.spare.get(ability, [])[max(0, first - len(own)) : max(0, last - len(own))]
+        return Asked(held_out=part, training=training)
 
     def worth_drawing(self, base: Scores, served: Scores) -> bool:
         """Not where the form has failed already, whatever more rows would show."""
         against = (against_base(base, served, a, self.settings, self.design) for a in self.design.abilities)
         return all(check.passed is not False for check in against)
 
-    async def draw(self, tuned: Scores, served: Scores, more: Pair, looks: dict[str, int]) -> Pair:
-        """More pairs of the abilities that are undecided against the tuned model; `looks` moves on."""
+    async def draw(
+        self, tuned: Scores, served: Scores, more: Pair, looks: dict[str, int]
+    ) -> tuple[Scores, Pair]:
+        """More pairs of the abilities that are undecided against the tuned model; `looks` moves on.
+
+        The served form has answered every held-out row: it is asked training rows alone.
+        """
         while after := self.undecided(tuned, served, more, looks):
             looks |= after
             rows = self.next_rows(after)
-            self.watch.log("gate.more_rows", abilities=sorted(after), rows=len(rows))
-            results = []
-            for role in ("tuned", "served"):
-                with self.calls["serve"](role) as url:
-                    async with self.endpoint(url) as endpoint:
-                        results.append(await self.ask(endpoint, rows, role))
-            first, second = [await self.judged(scores, rows) for scores in results]
-            more = Pair(more.tuned + first, more.served + second)
-        return more
+            self.watch.log("gate.more_rows", abilities=sorted(after), rows=len(rows.every))
+            held_out, first = await self.again("tuned", rows)
+            _, second = await self.again("served", replace(rows, held_out=()))
+            tuned, more = tuned + held_out, Pair(more.tuned + first, more.served + second)
+        return tuned, more
+
+    async def again(self, role: str, rows: Asked) -> tuple[Scores, Scores]:
+        """Scores of further rows, held-out and training ones, by a service that is started once more."""
+        if not rows.every:
+            return NOTHING, NOTHING
+        with self.calls["serve"](role) as url:
+            async with self.endpoint(url) as endpoint:
+                scores = await self.ask(endpoint, rows.every, role)
+        held_out, training = divided(scores, len(rows.held_out))
+        return await self.judged(held_out, rows.held_out), await self.judged(training, rows.training)
 
     def undecided(
         self, tuned: Scores, served: Scores, more: Pair, looks: Mapping[str, int]
@@ -321,6 +336,18 @@ class Pair:
 
     tuned: Scores
     served: Scores
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Rows of one look at one service."""
+
+    held_out: Sequence[dict[str, Any]]
+    training: Sequence[dict[str, Any]]
+
+    @property
+    def every(self) -> list[dict[str, Any]]:
+        return [*self.held_out, *self.training]
 
 
 @dataclass(frozen=True, slots=True)

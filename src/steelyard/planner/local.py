@@ -22,7 +22,7 @@ from steelyard.units import Figure, show_bytes, show_s
 
 from .facts import DataFacts, Fill
 from .forms import WORK, stored_bytes
-from .gate_rows import first_look_rows
+from .gate_rows import first_look
 from .local_serve import (
     KV_BYTES,
     Load,
@@ -282,7 +282,7 @@ def _gate(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFacts
         return _Step.of({}, 0.0)
     engine, form = filled.settings["serve"], filled.settings["compress"]["form"]
     rates, row = serve_rates(calibration, form).step, engine_row(shape, form)
-    rows = first_look_rows(filled.settings["gate"]["rows"], facts)
+    look = first_look(filled.settings["gate"]["rows"], facts)
     answer = max(1, round(facts.mean_length * facts.answer_share))
     prompt = max(1, round(facts.mean_length) - answer)
 
@@ -298,8 +298,8 @@ def _gate(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFacts
         "reference": 0.0 if off else 2 * reference_s,
         "parity": 0.0 if off else 2 * ask(PARITY_PROBES + PARITY_TASKS, 24),
         "sight": 0.0 if off else _sight_s(filled, shape, calibration),
-        "tuned": EXACT_SLOWER * ask(rows, answer),
-        "served": ask(rows, answer),
+        "tuned": EXACT_SLOWER * ask(look.tuned, answer),
+        "served": ask(look.served, answer),
         "base": ask(few, min(256, round(BASE_RAMBLES * answer) + 8)),
     }
 
@@ -315,8 +315,9 @@ def _gate(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFacts
             at_once=GATE_USERS * prompt,
         )
 
-    tokens = float(rows * (prompt + answer))
+    tokens = float(look.tuned * (prompt + answer))
     exact = service("bf16", "f32", tokens) + ANSWERED_BYTES * shape.vocab
+    tokens = float(look.served * (prompt + answer))
     served = service(form, engine["kv_precision"], tokens) + ANSWERED_BYTES * shape.vocab
     served *= engine["replicas"]
     base = service("bf16", "bf16", few * (prompt + BASE_RAMBLES * answer))
@@ -389,7 +390,7 @@ def _gate_tokens(filled: Fill, facts: DataFacts) -> float:
     """Tokens of all rows that the gate asks at its first look, 0 where there is no gate."""
     if not filled.settings["train"]:
         return 0.0
-    return first_look_rows(filled.settings["gate"]["rows"], facts) * facts.mean_length
+    return first_look(filled.settings["gate"]["rows"], facts).served * facts.mean_length
 
 
 def _disk_bytes(filled: Fill, shape: Shape, facts: DataFacts) -> float:

@@ -16,7 +16,7 @@ from steelyard.units import Figure, weakest
 
 from .constants import Constants
 from .facts import DataFacts, Fill
-from .gate_rows import first_look_rows
+from .gate_rows import FirstLook, first_look
 from .local import Local
 from .local_train import packed
 from .plans import Plan, Plans, within_limits, within_slo
@@ -125,9 +125,14 @@ def request_of(recipe: Recipe, filled: Fill, shape: Shape, facts: DataFacts) -> 
         own=tuple(owned_of(o) for o in resources.own),
         own_terms=resources.terms,
         data_bytes=float(facts.bytes),
-        eval_tokens=2.5 * first_look_rows(recipe.gate.rows, facts) * facts.mean_length,
+        eval_tokens=_eval_rows(first_look(recipe.gate.rows, facts)) * facts.mean_length,
         recipe=recipe.name,
     )
+
+
+def _eval_rows(look: FirstLook) -> float:
+    """Rows that the gate asks; the base answers about half as many as the served form."""
+    return look.tuned + 1.5 * look.served
 
 
 def _fed(facts: DataFacts, settings: Mapping[str, Any]) -> tuple[float, int]:
