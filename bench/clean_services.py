@@ -24,7 +24,7 @@ from models import TASKS, rows_of
 from steelyard import serving
 from steelyard.compression import export_form
 from steelyard.gate import check, exact_reference
-from steelyard.gate.statistics import share
+from steelyard.gate.quality.statistics import share
 
 FORMS = {
     "f32": ("bf16", "exact"),

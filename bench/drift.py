@@ -26,11 +26,11 @@ from models import TASKS, all_models, rows_of
 from steelyard import serving
 from steelyard.compression import export_form
 from steelyard.gate import exact_reference, right
-from steelyard.gate.endpoint import Endpoint
-from steelyard.gate.judgement import Judgement, Remembered, explained
-from steelyard.gate.modes import LIMITS
-from steelyard.gate.parity import checks, measure, observe
-from steelyard.gate.probes import probes, task_probes
+from steelyard.gate.base.endpoint import Endpoint
+from steelyard.gate.base.modes import LIMITS
+from steelyard.gate.parity.checks import checks, measure, observe
+from steelyard.gate.parity.judgement import Judgement, Remembered, explained
+from steelyard.gate.parity.probes import probes, task_probes
 from steelyard.model import Tokenizer
 
 ROWS = 6  # a task

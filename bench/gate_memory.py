@@ -24,7 +24,7 @@ import psutil
 from steelyard import serving
 from steelyard.compression import export_form
 from steelyard.gate import check, exact_reference
-from steelyard.gate.reference import StreamedReference
+from steelyard.gate.reference.exact import StreamedReference
 
 MODES = {"f32": "exact", "bf16": "fast", "int8": "int8", "int4_rtn": "int4"}
 EVERY_S = 0.5

@@ -2,9 +2,9 @@
 
     python bench/power.py [--simulations 2000] [--seed 0] [--only NAME] [--json FILE]
 
-Rows of base, tuned and served are drawn, and the gate's own checks (gate/quality.py) judge them under its own
-design (gate/design.py) with its looks at growing rows. The base answers 30 % right, the tuned model 90 %.
-No model and no service run. Not here: parity (bench/gate.py).
+Rows of base, tuned and served are drawn, and the gate's own checks (gate/quality/checks.py) judge them under
+its own design (gate/quality/design.py) with its looks at growing rows. The base answers 30 % right, the tuned
+model 90 %. No model and no service run. Not here: parity (bench/gate.py).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.gate import statistics
-from steelyard.gate.design import Design, design_of
-from steelyard.gate.quality import against_tuned, quality_checks
-from steelyard.gate.scores import RowScore, Scores
+from steelyard.gate.quality import statistics
+from steelyard.gate.quality.checks import against_tuned, quality_checks
+from steelyard.gate.quality.design import Design, design_of
+from steelyard.gate.quality.scores import RowScore, Scores
 
 BASE_RIGHT, TUNED_RIGHT = 0.30, 0.90
 statistics.of_counts = cache(statistics.of_counts)  # the same few counts come again in every judgement

@@ -1,7 +1,7 @@
 """How many rows a gate needs, and which loss the rows at hand can rule out. Pure arithmetic.
 
 Planner, data and gate share it: the plan states before the start what the gate will do. Not here: the
-intervals of measured scores (gate/statistics.py), which rows are held out (data).
+intervals of measured scores (gate/quality/statistics.py), which rows are held out (data).
 
 Sources: sample size of a paired non-inferiority test by score statistics (Tango 1998, Statistics in Medicine
 17:891; Nam 1997, Biometrics 53:1422); group-sequential boundaries by error spending (Lan and DeMets 1983,

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
 
 from drifts import serving
 
-from steelyard.gate.requests import LONGEST
+from steelyard.gate.parity.requests import LONGEST
 
 
 class PlainServer:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from steelyard.gate.cause import Evidence
-from steelyard.gate.deviation import BASE, Deviation, Direction
-from steelyard.gate.modes import LIMITS
-from steelyard.gate.parity import Sample, _greedy
-from steelyard.gate.verdict import Check
+from steelyard.gate.base.modes import LIMITS
+from steelyard.gate.base.verdict import Check
+from steelyard.gate.parity.cause import Evidence
+from steelyard.gate.parity.checks import Sample, _greedy
+from steelyard.gate.reference.deviation import BASE, Deviation, Direction
 
 
 class Seen:

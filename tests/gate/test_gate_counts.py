@@ -8,12 +8,12 @@ import unicodedata
 import drifts
 import pytest
 
-from steelyard.gate.cause import _by_pattern
-from steelyard.gate.counts import by_counts, by_kind
-from steelyard.gate.endpoint import Answer
-from steelyard.gate.parity import Observation, counted
-from steelyard.gate.probes import counted_probes, parts_of, probes, rungs
-from steelyard.gate.prompts import suspects
+from steelyard.gate.base.endpoint import Answer
+from steelyard.gate.parity.cause import _by_pattern
+from steelyard.gate.parity.checks import Observation, counted
+from steelyard.gate.parity.counts import by_counts, by_kind
+from steelyard.gate.parity.probes import counted_probes, parts_of, probes, rungs
+from steelyard.gate.parity.prompts import suspects
 from steelyard.model import Tokenizer
 
 COUNTED = ("context", "history", "unicode", "whitespace", "template")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from steelyard.gate import check, exact_reference
-from steelyard.gate.endpoint import read_answer
+from steelyard.gate.base.endpoint import read_answer
 from steelyard.model import Tokenizer
 
 NOISE = 0.01  # nats a token

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steelyard.gate.chances import binomial_tail, holm
-from steelyard.gate.draws import LOOK_ALPHA, p_values
+from steelyard.gate.parity.chances import binomial_tail, holm
+from steelyard.gate.parity.draws import LOOK_ALPHA, p_values
 
 WORDS, TOKENS = 200, 600
 

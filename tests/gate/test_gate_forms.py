@@ -13,7 +13,7 @@ import quantise
 
 from steelyard.errors import WrongUse
 from steelyard.gate import check, exact_reference
-from steelyard.gate.modes import CHECKPOINTS, COARSE_MEAN, LIMITS, MODES, judged_mode
+from steelyard.gate.base.modes import CHECKPOINTS, COARSE_MEAN, LIMITS, MODES, judged_mode
 from steelyard.model import Tokenizer
 
 

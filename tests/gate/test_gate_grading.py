@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from steelyard.errors import Lacking
 from steelyard.gate import score
-from steelyard.gate.grading import JudgeAt, judge_of, question, read_grade
+from steelyard.gate.quality.grading import JudgeAt, judge_of, question, read_grade
 
 
 def row(number, reference="Reset it in Settings.", **more):
@@ -134,8 +134,8 @@ def test_equal_answers_are_graded_once():
 
 
 async def regraded(url, scores):
-    from steelyard.gate.endpoint import Endpoint
-    from steelyard.gate.grading import graded
+    from steelyard.gate.base.endpoint import Endpoint
+    from steelyard.gate.quality.grading import graded
 
     async with Endpoint(url=url) as endpoint:
         return await graded(endpoint, [row(1), row(2)], scores)

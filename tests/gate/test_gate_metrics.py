@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from steelyard.errors import WrongUse
 from steelyard.gate import METRICS, load_tasks, right
-from steelyard.gate.metrics import called, last_number
-from steelyard.gate.scores import sent
+from steelyard.gate.quality.metrics import called, last_number
+from steelyard.gate.quality.scores import sent
 
 
 def row(reference: str, **more):

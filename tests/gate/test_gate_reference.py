@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from steelyard.compression import export_form
 from steelyard.errors import WrongUse
 from steelyard.gate import exact_reference
-from steelyard.gate import layerwise as steps
-from steelyard.gate.arrays import ABOVE, LOGPROB, TOP_ID, by_length
-from steelyard.gate.continuations import Continuation
+from steelyard.gate.parity.judgement import Remembered
+from steelyard.gate.reference import layerwise as steps
+from steelyard.gate.reference.arrays import ABOVE, LOGPROB, TOP_ID, by_length
+from steelyard.gate.reference.continuations import Continuation
 from steelyard.model import Weights, write
 
 FAMILIES = ["llama", "qwen2", "qwen3", "mistral"]
@@ -77,6 +78,22 @@ def test_what_was_computed_is_not_computed_again(tiny_models, monkeypatch):
     for a, b, ids in zip(streamed([s[:-1] for s in own]), whole, own, strict=True):
         assert np.array_equal(a[:-1], b[: len(ids) - 2])
         assert a[-1, LOGPROB] == 0 and a[-1, TOP_ID] == b[len(ids) - 2, TOP_ID]
+
+
+def test_a_prompt_is_the_beginning_of_a_prompt_with_its_answer(tiny_models):
+    """Nothing is computed for it, and the numbers are those of a pass of its own."""
+    exact, calls = exact_reference(tiny_models("llama")), []
+
+    def counting(asked):
+        calls.append(list(asked))
+        return exact(asked)
+
+    remembered, whole = Remembered(counting), list(range(5, 25))
+    remembered([whole])
+    (prompt,) = remembered([whole[:12]])
+    assert len(calls) == 1 and prompt.shape == (12, 4)
+    assert apart(prompt, exact([whole[:12]])[0]) < 1e-5
+    assert not prompt[-1, [LOGPROB, ABOVE]].any()
 
 
 @pytest.mark.parametrize("form", ["int8", "int4_rtn"])

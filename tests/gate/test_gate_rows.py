@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from steelyard.errors import WrongUse
 from steelyard.gate import score
-from steelyard.gate.design import design_of
-from steelyard.gate.endpoint import Answer
-from steelyard.gate.scores import RowScore, Scores, _others, answer_text, token_budget
+from steelyard.gate.base.endpoint import Answer
+from steelyard.gate.quality.design import design_of
+from steelyard.gate.quality.scores import RowScore, Scores, _others, answer_text, token_budget
 from steelyard.gate.step import by_ability, counts, divided, mode_of, sampled
 
 abilities = st.lists(st.sampled_from("abc"), min_size=1, max_size=60)

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steelyard.gate import Difference, difference, rows_needed, share, verdict_on
-from steelyard.gate.quality import quality_checks
-from steelyard.gate.scores import RowScore, Scores
-from steelyard.gate.statistics import of_counts, of_gaps, share_of, student
+from steelyard.gate.quality.checks import quality_checks
+from steelyard.gate.quality.scores import RowScore, Scores
+from steelyard.gate.quality.statistics import of_counts, of_gaps, share_of, student
 
 pairs = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=300)
 

@@ -11,7 +11,7 @@ import pytest
 
 from steelyard.errors import Lacking, Problem
 from steelyard.gate import exact_reference
-from steelyard.gate.continuations import Continuation
+from steelyard.gate.reference.continuations import Continuation
 from steelyard.run.service.references import Model, References
 
 

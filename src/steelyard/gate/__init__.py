@@ -10,36 +10,36 @@ from typing import TYPE_CHECKING
 from ..doors import fetching
 
 if TYPE_CHECKING:
+    from .base.verdict import CAUSES, Check, Verdict
     from .evaluation import score
-    from .grading import JudgeAt
-    from .metrics import METRICS, right
-    from .reference import exact_reference
-    from .scores import Scores, load_tasks
+    from .quality.grading import JudgeAt
+    from .quality.metrics import METRICS, right
+    from .quality.scores import Scores, load_tasks
+    from .quality.statistics import Difference, Share, difference, rows_needed, share, verdict_on
+    from .reference.exact import exact_reference
     from .standalone import check
-    from .statistics import Difference, Share, difference, rows_needed, share, verdict_on
     from .step import GateFailed, judge
-    from .verdict import CAUSES, Check, Verdict
 
 FILES = {
-    "JudgeAt": "grading",
-    "METRICS": "metrics",
-    "right": "metrics",
-    "exact_reference": "reference",
-    "Scores": "scores",
-    "load_tasks": "scores",
+    "JudgeAt": "quality.grading",
+    "METRICS": "quality.metrics",
+    "right": "quality.metrics",
+    "exact_reference": "reference.exact",
+    "Scores": "quality.scores",
+    "load_tasks": "quality.scores",
     "score": "evaluation",
     "check": "standalone",
-    "Difference": "statistics",
-    "Share": "statistics",
-    "difference": "statistics",
-    "rows_needed": "statistics",
-    "share": "statistics",
-    "verdict_on": "statistics",
+    "Difference": "quality.statistics",
+    "Share": "quality.statistics",
+    "difference": "quality.statistics",
+    "rows_needed": "quality.statistics",
+    "share": "quality.statistics",
+    "verdict_on": "quality.statistics",
     "GateFailed": "step",
     "judge": "step",
-    "CAUSES": "verdict",
-    "Check": "verdict",
-    "Verdict": "verdict",
+    "CAUSES": "base.verdict",
+    "Check": "base.verdict",
+    "Verdict": "base.verdict",
 }
 
 __all__ = [

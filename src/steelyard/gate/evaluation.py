@@ -1,6 +1,6 @@
 """The score of an endpoint on a task set, from its address to the grades of a judge.
 
-Not here: scores over an open endpoint (scores.py), what two scores differ by (statistics.py).
+Not here: scores over an open endpoint (quality/scores.py), what two scores differ by (statistics.py).
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..errors import WrongUse
-from .endpoint import Endpoint
-from .grading import JudgeAt, graded, wanted
-from .scores import Row, Scores, ask_rows, load_tasks, token_budget
+from .base.endpoint import Endpoint
+from .quality.grading import JudgeAt, graded, wanted
+from .quality.scores import Row, Scores, ask_rows, load_tasks, token_budget
 
 
 def score(

@@ -1,6 +1,6 @@
 """The gate on its own: does this endpoint behave as that model folder says? For any trainer and server.
 
-Not here: scores against a base and thresholds (quality.py), the step of a run (step.py).
+Not here: scores against a base and thresholds (quality), the step of a run (step.py).
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import WrongUse
-from .endpoint import Endpoint
-from .judgement import Judgement, Remembered, declared_temperature, judge_endpoint, rows_check
-from .modes import judged_mode
-from .probes import RUNGS
-from .reference import ExactReference, Reference, StreamedReference, exact_reference
-from .scores import Scores, ask_rows, load_tasks, token_budget
-from .verdict import Verdict
+from .base.endpoint import Endpoint
+from .base.modes import judged_mode
+from .base.verdict import Verdict
+from .parity.judgement import Judgement, Remembered, declared_temperature, judge_endpoint, rows_check
+from .parity.probes import RUNGS
+from .quality.scores import Scores, ask_rows, load_tasks, token_budget
+from .reference.exact import ExactReference, Reference, StreamedReference, exact_reference
 
 if TYPE_CHECKING:
     from ..model import Tokenizer
-    from .continuations import Continuation
-    from .deviation import Deviation
+    from .reference.continuations import Continuation
+    from .reference.deviation import Deviation
 
 DEPTHS = tuple(RUNGS)
 

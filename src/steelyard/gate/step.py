@@ -3,7 +3,7 @@
 It talks to services that `run` starts (inputs.calls["serve"]) and asks `run` for the exact reference. The
 exact service is slow: tuned and served are compared on half of `gate.rows` rows first, and where an ability
 is still undecided on more, training rows too, for both come of one training. Not here: what the scores say
-(quality.py), how many rows there are and need to be (design.py).
+(quality/checks.py), how many rows there are and need to be (quality/design.py).
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING, Any
 from ..artefact import Draft, Figures, Inputs, Settings, Watch
 from ..errors import CheckFailed, Stopped, Where, WrongUse
 from ..sample_size import BASE_LOOK
-from . import grading
-from .design import ROWS, design_of
-from .endpoint import Endpoint
-from .judgement import rows_check
-from .metrics import JUDGE
-from .quality import NOTHING, against_base, against_tuned, quality_checks
-from .reference import Reference
-from .run_reference import DirectedReference, RunReference
-from .scores import Scores, ask_rows, load_tasks, token_budget
+from .base.endpoint import Endpoint
+from .base.verdict import Check, Verdict
+from .parity.judgement import rows_check
+from .quality import grading
+from .quality.checks import NOTHING, against_base, against_tuned, quality_checks
+from .quality.design import ROWS, design_of
+from .quality.metrics import JUDGE
+from .quality.scores import Scores, ask_rows, load_tasks, token_budget
+from .reference.exact import Reference
+from .reference.remote import DirectedReference, RunReference
 from .standalone import declared_temperature, parity
-from .verdict import Check, Verdict
 
 if TYPE_CHECKING:
     from ..model import Tokenizer

@@ -71,8 +71,8 @@ LOAD_DIFFERENT = 20.0  # tokens that the prompts of the measured load are drawn 
 ANSWERED_BYTES = 6000.0
 PARITY_TOKENS = 2200.0  # of fixed probes through the exact network, once for tuned and once for served
 PARITY_PROBES, PARITY_TASKS = 19, 24  # fixed chats, and task rows asked besides
-# What a gate asks of the served form alone (gate/probes.py, draws.py, requests.py), by depth: long prompts,
-# and tokens of the longest answer.
+# What a gate asks of the served form alone (gate/parity), by depth: long prompts, and tokens of the longest
+# answer.
 SIGHT_RUNGS = {"quick": (512, 1536), "full": (512, 2048, 8192)}
 SIGHT_ANSWER = {"quick": 264, "full": 1040}
 SIGHT_PROMPTS, SIGHT_PROMPT_TOKENS = 40, 100  # that are counted

@@ -1,7 +1,7 @@
 """One endpoint's judgement, stage by stage: prompts and answers, weights, draws, requests, other doors.
 
 A stage is asked only where the ones before it passed: what fails early explains what would fail later. Not
-here: the folder and the recipe (standalone.py, step.py), single checks (parity.py, draws.py, requests.py,
+here: the folder and the recipe (standalone.py, step.py), single checks (checks.py, draws.py, requests.py,
 routes.py).
 """
 
@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import WrongUse
+from ...errors import WrongUse
+from ..base.endpoint import Endpoint
+from ..base.modes import WITHOUT_DIRECTIONS
+from ..base.verdict import Check, Verdict
+from ..reference.arrays import LOGPROB, Reference, beginning
+from ..reference.continuations import FEWEST, Continuation, continued
 from .cause import Evidence, name_cause
-from .continuations import FEWEST, Continuation, continued
-from .counts import repeats_another
-from .draws import LOOK_ALPHA, SEEDS, Draw, Drawing, draw_probes, drawn, is_cached, judged
-from .endpoint import Endpoint
-from .modes import WITHOUT_DIRECTIONS
-from .parity import (
+from .checks import (
     Draws,
     Sample,
     checks,
@@ -34,16 +34,16 @@ from .parity import (
     open_probe,
     text_checks,
 )
+from .counts import repeats_another
+from .draws import LOOK_ALPHA, SEEDS, Draw, Drawing, draw_probes, drawn, is_cached, judged
 from .probes import PLACES, Probe, counted_probes, parts_of, probes, rungs, task_probes, tool_probes
-from .reference import LOGPROB, Reference
 from .requests import Subject, request_checks
 from .routes import Group, absences, groups, judge_groups, named, other_names
 from .texts import CLASSES, SCRIPTS, SPACES
-from .verdict import Check, Verdict
 
 if TYPE_CHECKING:
-    from ..model import Tokenizer
-    from .deviation import Deviation
+    from ...model import Tokenizer
+    from ..reference.deviation import Deviation
 
 NUMERIC = {
     "logprob_mean",
@@ -70,18 +70,25 @@ CAUSE_OF_CHECK = {
 
 
 class Remembered:
-    """A reference that computes nothing twice: other doors give the answers of the core probes again."""
+    """A reference that computes nothing twice: other doors give the answers of the core probes again, and a
+    prompt alone is the beginning of a prompt with its answer."""
 
     def __init__(self, reference: Reference) -> None:
         self.reference = reference
-        self.known: dict[tuple[int, ...], np.ndarray] = {}
+        self.computed: dict[tuple[int, ...], np.ndarray] = {}
 
     def __call__(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         wanted = [tuple(s) for s in sequences]
-        new = list(dict.fromkeys(s for s in wanted if s not in self.known))
+        new = [s for s in dict.fromkeys(wanted) if self._rows(s) is None]
         if new:
-            self.known |= dict(zip(new, self.reference(new), strict=True))
-        return [self.known[s] for s in wanted]
+            self.computed |= dict(zip(new, self.reference(new), strict=True))
+        return [rows for s in wanted if (rows := self._rows(s)) is not None]
+
+    def _rows(self, ids: tuple[int, ...]) -> np.ndarray | None:
+        if ids in self.computed:
+            return self.computed[ids]
+        longer = next((s for s in self.computed if s[: len(ids)] == ids), None)
+        return None if longer is None else beginning(self.computed[longer], len(ids))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -239,7 +246,7 @@ def _deviation(
     """Deviations over texts; the way towards the base is one more direction where a base is given."""
     if len(texts) < FEWEST:
         return None
-    from .deviation import BASE
+    from ..reference.deviation import BASE
 
     if isinstance(reference, Remembered):
         reference = reference.reference

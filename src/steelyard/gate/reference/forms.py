@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import WrongUse
+from ...errors import WrongUse
 
 Rounding = Callable[[np.ndarray], np.ndarray]  # [O, I] f32 -> [O, I] f32, each row by itself
 E4M3_MOST = 448.0
@@ -77,7 +77,7 @@ ROUNDINGS: dict[str, Rounding] = {"int8": int8}
 
 def tensors_of(folder: Path, form: str = "stored", served: Path | None = None, of: Path | None = None) -> Any:
     """The weights of `folder` in a form; see exact_reference. Raises WrongUse."""
-    from ..model import checkpoint_weights
+    from ...model import checkpoint_weights
 
     tensors: Any = checkpoint_weights(folder)
     if form != "stored":
@@ -91,7 +91,7 @@ def tensors_of(folder: Path, form: str = "stored", served: Path | None = None, o
 
 def _served(folder: Path) -> Any:
     """Of an engine's own folder, or of a checkpoint that a server loads as it is."""
-    from ..model import ServedTensors, checkpoint_weights
+    from ...model import ServedTensors, checkpoint_weights
 
     own = (folder / "openvino_model.xml").exists()
     return ServedTensors(folder) if own else checkpoint_weights(folder)

@@ -3,7 +3,7 @@
 Where a token is drawn from the model's distribution, the probability of all likelier tokens plus a random
 part of its own is uniform between 0 and 1, whatever the model and whatever came before. A colder or hotter
 temperature, a cut tail (top-p, top-k, min-p) or a penalty makes it something else, each in its own place.
-Not here: the default temperature of a server (parity.py).
+Not here: the default temperature of a server (checks.py).
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..base.endpoint import NEUTRAL, Answer, Endpoint
+from ..base.verdict import Check
+from ..reference.exact import Reference
 from .chances import binomial_tail, holm, two_sided
-from .endpoint import NEUTRAL, Answer, Endpoint
-from .parity import Observation, Sample, measure
+from .checks import Observation, Sample, measure
 from .probes import Probe
-from .reference import Reference
-from .verdict import Check
 
 if TYPE_CHECKING:
-    from ..model import Tokenizer
+    from ...model import Tokenizer
 
 SEEDS, TOKENS = 4, 20
 # Prompts whose draw is asked three times with one seed, one request at a time: in one batch with others the

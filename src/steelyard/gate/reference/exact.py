@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .arrays import ABOVE, BATCH_TOKENS, LOGPROB, TOP_ID, TOP_LOGPROB, Reference, by_length
+from .arrays import ABOVE, BATCH_TOKENS, LOGPROB, TOP_ID, TOP_LOGPROB, Reference, beginning, by_length
 from .forms import tensors_of
 
 if TYPE_CHECKING:
@@ -83,9 +83,7 @@ class StreamedReference:
     def _rows(self, ids: tuple[int, ...]) -> np.ndarray:
         longer = self._longer(ids)
         assert longer is not None
-        rows = self._computed[longer][: len(ids)].copy()
-        rows[-1, [LOGPROB, ABOVE]] = 0.0
-        return rows
+        return beginning(self._computed[longer], len(ids))
 
     def deviation(self, texts: Sequence[Continuation]) -> Deviation:
         from .deviation import deviation
@@ -110,7 +108,7 @@ def exact_reference(
     it is another; what rounding changed in that one is added: the two stay as far apart as they were.
     `in_memory`: None decides by what is free. Raises WrongUse for a folder that cannot be read.
     """
-    from ..model import layers_from_disk, network_of
+    from ...model import layers_from_disk, network_of
 
     tensors = tensors_of(Path(folder), form, served, of)
     layers = layers_from_disk(tensors)
@@ -121,7 +119,7 @@ def exact_reference(
 
 def fits(needed_bytes: int) -> bool:
     """Whether a network of that size fits into the free memory now."""
-    from ..hardware import free_bytes
+    from ...hardware import free_bytes
 
     return needed_bytes <= MEMORY_SHARE * free_bytes()
 

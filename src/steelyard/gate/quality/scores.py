@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import Where, WrongUse
-from .endpoint import Answer, Endpoint
+from ...errors import Where, WrongUse
+from ..base.endpoint import Answer, Endpoint
 from .metrics import JUDGE, called, metric_of, references, right
 from .statistics import Share, share_of
 
@@ -85,7 +85,7 @@ async def ask_rows(
 ) -> Scores:
     """Scores of rows that are loaded already, over an open endpoint. `each` is called after every answer.
 
-    Rows that a judge is to grade have no verdict yet (judge.py).
+    Rows that a judge is to grade have no verdict yet (grading.py).
     """
 
     async def ask(row: Row) -> Answer:

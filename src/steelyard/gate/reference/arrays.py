@@ -15,6 +15,14 @@ BATCH_TOKENS = 2048  # computed at once; more gains nothing on a CPU
 Reference = Callable[[Sequence[Sequence[int]]], list[np.ndarray]]
 
 
+def beginning(array: np.ndarray, length: int) -> np.ndarray:
+    """The array of a sequence's first `length` ids: nothing follows the last of them."""
+    rows = array[:length].copy()
+    rows[-1, LOGPROB] = 0.0
+    rows[-1, ABOVE:] = 0.0
+    return rows
+
+
 def by_length(lengths: Sequence[int], tokens: int) -> list[list[int]]:
     """Places in order of length, in groups of at most `tokens` (or one sequence)."""
     batches: list[list[int]] = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import WrongUse
+from ...errors import WrongUse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,7 @@ def judged_mode(mode: str, folder: Path, served: Path | None) -> str:
 
     A `folder` that is itself a quantised checkpoint is judged as that form where no other mode was requested.
     """
-    from ..model import quantised_form
+    from ...model import quantised_form
 
     if mode not in MODES:
         raise WrongUse("gate.mode", f"{mode!r} is no mode", hint=f"one of {', '.join(MODES)}")

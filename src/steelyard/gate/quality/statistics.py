@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean
 from typing import Any, Literal
 
-from ..sample_size import restricted_variance, smallest
+from ...sample_size import restricted_variance, smallest
 
 # Two-sided 90 %: each bound holds at 95 %, as in an equivalence test by two one-sided tests
 # (Schuirmann 1987): "passes" and "fails" are each wrong in at most one case in twenty.

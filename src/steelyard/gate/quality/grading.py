@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..errors import Lacking, Where
-from .endpoint import Endpoint
+from ...errors import Lacking, Where
+from ..base.endpoint import Endpoint
 from .metrics import JUDGE, exact, metric_of, references
 from .scores import Row, RowScore, Scores
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from ..model import Tokenizer
+    from ...model import Tokenizer
 
 Messages = Sequence[dict[str, Any]]
 ROLES = ("system", "user", "assistant", "tool")
@@ -41,7 +41,7 @@ def suspects(tokenizer: Tokenizer) -> list[Suspect]:
 
 
 def _own(tokenizer: Tokenizer, messages: Messages) -> list[int] | None:
-    from ..errors import WrongUse
+    from ...errors import WrongUse
 
     try:
         return tokenizer.chat_ids(list(messages))
@@ -103,7 +103,7 @@ def _system(tokenizer: Tokenizer) -> list[Suspect]:
 
 def _without_default(tokenizer: Tokenizer, messages: Messages) -> list[int] | None:
     """The own text less the system turn that the template itself puts in front."""
-    from ..errors import WrongUse
+    from ...errors import WrongUse
 
     if messages[0]["role"] == "system":
         return _own(tokenizer, messages)

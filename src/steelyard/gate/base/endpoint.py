@@ -1,6 +1,7 @@
 """An OpenAI-compatible server as the gate sees it: public routes, bounded concurrency, no insides.
 
-Not here: what to ask (probes.py, scores.py), how answers are read (answers.py), what they mean (parity.py).
+Not here: what to ask (parity/probes.py, quality/scores.py), how answers are read (answers.py), what they
+mean (parity/checks.py).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from ..errors import Lacking
+from ...errors import Lacking
 from .answers import DIALECTS, Answer, Token, events, read_answer
 
 __all__ = ["CHAT", "COMPLETE", "MESSAGES", "RESPONSES", "Answer", "Endpoint", "Token", "read_answer"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..base.verdict import Check
 from .design import Design, design_of
 from .scores import RowScore, Scores
 from .statistics import Difference, Outcome, Quantiles, difference, rows_needed, verdict_on
-from .verdict import Check
 
 OUTCOMES: dict[Outcome, bool | None] = {"passed": True, "failed": False, "undecided": None}
 HIGH_SCORE = 0.9  # from here on a base may leave too little room for a gain to show

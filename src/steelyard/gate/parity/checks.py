@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .endpoint import Answer, Endpoint
-from .modes import LIMITS, Limits
-from .pieces import BROKEN, answer_ids
+from ..base.endpoint import Answer, Endpoint
+from ..base.modes import LIMITS, Limits
+from ..base.pieces import BROKEN, answer_ids
+from ..base.verdict import Check
+from ..reference.exact import ABOVE, LOGPROB, TOP_ID, TOP_LOGPROB, Reference
 from .probes import Probe
-from .reference import ABOVE, LOGPROB, TOP_ID, TOP_LOGPROB, Reference
-from .verdict import Check
 
 if TYPE_CHECKING:
-    from ..model import Tokenizer
-    from .deviation import Deviation
+    from ...model import Tokenizer
+    from ..reference.deviation import Deviation
 
 DRAWS = 48  # one-token samples; with a first token of probability 0.3 to 0.7 tells 1.0 from 0 or 0.3
 LEAST_MARGIN = 0.3  # near ties flip by as much where few tokens show how far log-probabilities deviate
@@ -430,7 +430,7 @@ def long_checks(far: Sequence[Sample], mode: str) -> tuple[list[Check], dict[str
 
 def text_checks(seen: Deviation) -> list[Check]:
     """Do the deviations over continued texts point along the scale of some tensor, or up or down?"""
-    from .deviation import SURE_T
+    from ..reference.deviation import SURE_T
 
     best = seen.best
     bad = best.is_sure

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from .parity import Sample
+from .checks import Sample
 from .prompts import Suspect
 
 # What a kind of probe shows where only it is miscounted.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from .endpoint import Answer, Token
 
 if TYPE_CHECKING:
-    from ..model import Tokenizer
+    from ...model import Tokenizer
 
 BROKEN = "\ufffd"  # part of a character: a token's text shows it, its bytes need not
 LOST = BROKEN.encode()  # where they do, the server has made them of the text
@@ -67,7 +67,7 @@ def _by_bytes(tokenizer: Tokenizer, made: Sequence[Token]) -> tuple[int, ...]:
 @lru_cache(maxsize=4)
 def _ids_of_bytes(tokenizer: Tokenizer) -> dict[bytes, int]:
     """Byte-level vocabularies write each byte as one visible character (GPT-2's table)."""
-    from ..model import BYTE_OF
+    from ...model import BYTE_OF
 
     found: dict[bytes, int] = {}
     for i in range(tokenizer.vocab_size):

@@ -10,13 +10,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .endpoint import Answer, Endpoint
-from .parity import Sample
+from ..base.endpoint import Answer, Endpoint
+from ..base.verdict import Check
+from .checks import Sample
 from .probes import LOOKUP
-from .verdict import Check
 
 if TYPE_CHECKING:
-    from ..model import Tokenizer
+    from ...model import Tokenizer
 
 LONGEST = {"quick": 264, "full": 1040}  # tokens of the longest answer: caps stand at round numbers
 CITIES = ("Oslo", "Lima")

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .endpoint import Answer, Endpoint, Token
-from .pieces import BROKEN
+from ..base.endpoint import Answer, Endpoint, Token
+from ..base.pieces import BROKEN
 
 if TYPE_CHECKING:
-    from ..model import Tokenizer
+    from ...model import Tokenizer
 
 COUNT = 48  # many short texts rather than few long ones: each is one independent observation
 TOKENS = 24
@@ -100,7 +100,7 @@ async def continued(endpoint: Endpoint, tokenizer: Tokenizer, seed: int) -> list
 def _front(tokenizer: Tokenizer) -> list[int]:
     """The beginning of sequence where the model's chats have one: without it such a model babbles."""
     bos = tokenizer.id_of(tokenizer.bos_token) if tokenizer.bos_token else None
-    from ..errors import WrongUse
+    from ...errors import WrongUse
 
     try:
         chat = tokenizer.chat_ids([{"role": "user", "content": "a"}])

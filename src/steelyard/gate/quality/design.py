@@ -1,7 +1,7 @@
 """The design of one judgement: which rows each ability may use, at which looks, with which error. Pure.
 
 Fixed before the first answer. Not here: the arithmetic of rows and looks (sample_size.py), what measured
-scores say under the design (quality.py).
+scores say under the design (checks.py).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..sample_size import (
+from ...sample_size import (
     ALPHA,
     BASE_LOOK,
     HARMLESS,

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import WrongUse
+from ...errors import WrongUse
 from .texts import CHINESE_WORDS, CLASSES, SCRIPTS, SPACES, TEXTS, WORDS, words_of
 
 if TYPE_CHECKING:
-    from ..model import Tokenizer
+    from ...model import Tokenizer
 
 Kind = Literal[
     "plain", "system", "space", "turns", "script", "long", "task", "unicode", "text", "rung", "words", "tools"

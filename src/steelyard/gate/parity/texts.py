@@ -12,7 +12,7 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..model import Tokenizer
+    from ...model import Tokenizer
 
 # One line a script; `unicode` probes are made of each.
 SCRIPTS: dict[str, str] = {

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..base.modes import COARSE_MEAN, LIMITS, ROUNDED_ANEW, Limits
+from ..base.verdict import Check
+from ..reference.deviation import BASE, CONSTANT, LEAST_CHANGE
+from ..reference.exact import LOGPROB, TOP_ID, TOP_LOGPROB, Reference
+from .checks import SURE_OWN, Sample, measure, spells
 from .counts import by_counts, by_kind, fits, without_tools
-from .deviation import BASE, CONSTANT, LEAST_CHANGE
-from .modes import COARSE_MEAN, LIMITS, ROUNDED_ANEW, Limits
-from .parity import SURE_OWN, Sample, measure, spells
 from .prompts import Suspect, suspects
-from .reference import LOGPROB, TOP_ID, TOP_LOGPROB, Reference
-from .verdict import Check
 
 if TYPE_CHECKING:
-    from ..model import Tokenizer
-    from .deviation import Deviation, Direction
-    from .endpoint import Answer
+    from ...model import Tokenizer
+    from ..base.endpoint import Answer
+    from ..reference.deviation import Deviation, Direction
 
 MOST_SAMPLES = 8  # of each suspect's teacher forcing: a failed gate may cost seconds, not minutes
 MOST_SUSPECTS = 24

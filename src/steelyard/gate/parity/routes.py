@@ -1,7 +1,7 @@
 """The same model through its other doors: streams, other routes, alone and again, other names.
 
 Each group of answers is held to the limits that the core probes kept; a group that fails while those passed
-names its own cause. Not here: the core probes (parity.py).
+names its own cause. Not here: the core probes (checks.py).
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .endpoint import ABSENT, COMPLETE, MESSAGES, RESPONSES, Answer, Endpoint
-from .parity import LIMITS, Observation, Sample, checks, measure
+from ..base.endpoint import ABSENT, COMPLETE, MESSAGES, RESPONSES, Answer, Endpoint
+from ..base.verdict import Check
+from ..reference.exact import Reference
+from .checks import LIMITS, Observation, Sample, checks, measure
 from .probes import Probe
-from .reference import Reference
-from .verdict import Check
 
 if TYPE_CHECKING:
-    from ..model import Tokenizer
+    from ...model import Tokenizer
 
 PICKED = ("system_long", "newlines", "turns_long", "chinese")
 SPOKEN = ("long_0",)

@@ -1,0 +1,1 @@
+"""Scores of answers, and what base, tuned and served differ by."""
