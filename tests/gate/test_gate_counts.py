@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import html
 import unicodedata
+from dataclasses import replace
 
 import drifts
 import pytest
 
 from steelyard.gate.base.endpoint import Answer
-from steelyard.gate.parity.cause import _by_pattern
+from steelyard.gate.parity import cause as cause_module
+from steelyard.gate.parity.cause import Evidence, _by_pattern
 from steelyard.gate.parity.checks import Observation, counted
 from steelyard.gate.parity.counts import by_counts, by_kind
 from steelyard.gate.parity.probes import counted_probes, parts_of, probes, rungs
@@ -84,3 +86,19 @@ def test_counts_alone_name_the_cause(smol, name):
 
 def test_what_changes_nothing_counts_nothing(smol):
     assert cause_of(Tokenizer(smol), lambda body: body) == (None, [])
+
+
+@pytest.mark.parametrize(("own", "best", "cause"), [(0.10, 0.09, "whitespace"), (0.05, 0.09, "usage")])
+def test_counts_that_a_suspect_makes_are_no_error_of_counting(smol, monkeypatch, own, best, cause):
+    """Beside INT8's noise spaces for a tab are hardly nearer than the tab: the counts decide. Where the own
+    prompt is nearer only the counting is wrong."""
+    tokenizer = Tokenizer(smol)
+    change = drifts.WHOLE["tabs to spaces"][1].request
+    samples = [replace(s, answer=(1,)) for s in samples_of(tokenizer, probes(0), change)]
+    monkeypatch.setattr(cause_module, "_distance", lambda evidence, picked, render: best if render else own)
+    monkeypatch.setattr(cause_module, "_mean_distance", lambda samples: own)
+    evidence = Evidence(
+        samples=samples, checks={}, tokenizer=tokenizer, reference=None, base=None, mode="int8"
+    )
+    found = cause_module._of_counts(evidence, samples, [s for s in samples if s.miscounted])
+    assert found and found[0] == cause

@@ -151,7 +151,8 @@ def _of_counts(
     if not answered:
         return by_counts(every, counted) or by_kind(counted) or _by_pattern(counted)
     # Judged where the counts differ: elsewhere the own prompt fits whatever the cause.
-    found = _tested(evidence, plain, answered) or _only_counts(evidence, answered)
+    # Making every count is evidence by itself: the suspect need only be nearer than the own prompt.
+    found = _tested(evidence, plain, answered, closer=1.0) or _only_counts(evidence, answered)
     return found or by_counts(every, counted) or by_kind(counted) or _by_pattern(counted)
 
 
@@ -191,9 +192,12 @@ def _same_text(tokenizer: Tokenizer, sample: Sample) -> bool:
 
 
 def _tested(
-    evidence: Evidence, counted: Sequence[Sample], affected: Sequence[Sample]
+    evidence: Evidence, counted: Sequence[Sample], affected: Sequence[Sample], closer: float = CLOSER
 ) -> tuple[str, str] | None:
-    """The suspect whose counts fit every probe and whose log-probabilities fit best, if they do fit."""
+    """The suspect whose counts fit every probe and whose log-probabilities fit best, if they do fit.
+
+    `closer`: the share of the own prompt's distance that its own may be.
+    """
     fitting = [s for s in suspects(evidence.tokenizer) if fits(s, counted)][:MOST_SUSPECTS]
     picked = _picked(affected)
     if not fitting or not picked:
@@ -202,7 +206,7 @@ def _tested(
     best = min(range(len(fitting)), key=lambda i: distances[i])
     own = _distance(evidence, picked, None)
     close = distances[best] <= max(evidence.limits.mean, 0.25 * own)
-    if close and distances[best] <= CLOSER * own:
+    if close and distances[best] < closer * own:
         return fitting[best].cause, fitting[best].name
     return None
 
