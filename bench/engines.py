@@ -25,9 +25,9 @@ import psutil
 
 from steelyard.hardware import probe
 from steelyard.serving import CAPABILITIES, ServeSettings, prepare
-from steelyard.serving.engine_process import EngineProcess
-from steelyard.serving.engines.vllm_python import capability, interpreter
-from steelyard.serving.settings import engine_settings
+from steelyard.serving.engines.vllm.python import capability, interpreter
+from steelyard.serving.host.engine_process import EngineProcess
+from steelyard.serving.host.settings import engine_settings
 
 BATCHES = (1, 8, 32)
 PROMPT_TOKENS, NEW_TOKENS = 128, 64

@@ -34,7 +34,7 @@ from steelyard.compression import FORMS, compress
 from steelyard.hardware import probe
 from steelyard.model import Tokenizer, resolve, taught_examples, to_hf
 from steelyard.serving import ServeSettings, engine_settings
-from steelyard.serving.engine_process import EngineProcess
+from steelyard.serving.host.engine_process import EngineProcess
 
 TEXT_CHARACTERS = 20_000
 PIECE_TOKENS = 512

@@ -30,7 +30,7 @@ from typing import Any
 from steelyard.errors import WrongUse
 from steelyard.model import Tokenizer, Unteachable, in_words, resolve, taught_examples, taught_turns, to_hf
 from steelyard.model.chat import has_tools
-from steelyard.serving.tools import prompt_text, tools_of
+from steelyard.serving.turn.tools import prompt_text, tools_of
 
 VISION = ("idefics3", "llava_next", "smolvlm")  # write lists of parts only: no text chat has a place in them
 SPECIAL = re.compile(

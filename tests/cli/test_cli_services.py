@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from steelyard.serving import services
-from steelyard.serving.state import forget, register, registry
+from steelyard.serving.service.state import forget, register, registry
 
 STEELYARD = [sys.executable, "-m", "steelyard"]
 

@@ -253,7 +253,7 @@ def test_duplicates_see_calls_and_tools_and_not_the_ids_of_calls(tmp_path):
 
 def test_a_row_of_the_dataset_can_be_sent_to_the_service_as_it_is(tmp_path):
     """The gate and the sample question send held-out rows; arguments as an object were refused with a 400."""
-    from steelyard.serving.bodies import Message
+    from steelyard.serving.turn.bodies import Message
 
     function = {"name": "weather", "arguments": {"city": "Oslo", "days": [1, 2]}}
     turns = [USER, {"role": "assistant", "tool_calls": [{"function": function}]}, *OPENAI[3:]]

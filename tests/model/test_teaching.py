@@ -13,7 +13,7 @@ import pytest
 from test_model_tokenizer import ASK, CHATS, LLAMA3, MORE, QWEN25, TEMPLATES, THINKING, TOOL
 
 from steelyard.model import Tokenizer, Unteachable, taught_examples
-from steelyard.serving.tools import prompt_text, tools_of
+from steelyard.serving.turn.tools import prompt_text, tools_of
 
 BENCH = Path(__file__).parents[2] / "bench"
 # The beginnings and ends of turns as in DeepSeek-R1-Distill: the prompt opens a thought, history has none.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steelyard.serving.answer import Answer
+from steelyard.serving.host.answer import Answer
 
 
 class Letters:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from steelyard.gate.standalone import declared_temperature
 from steelyard.serving import ServeSettings, start
-from steelyard.serving.defaults import SamplingDefaults, sampling_defaults
+from steelyard.serving.turn.defaults import SamplingDefaults, sampling_defaults
 
 GREEDY = SamplingDefaults()
 

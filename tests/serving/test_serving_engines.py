@@ -18,7 +18,7 @@ import pytest
 from steelyard.errors import Lacking, WrongUse
 from steelyard.model import Tokenizer
 from steelyard.serving import CAPABILITIES, ServeSettings, Service, prepare, start
-from steelyard.serving.engine_choice import check_engine, engine_for
+from steelyard.serving.host.engine_choice import check_engine, engine_for
 
 ASK = [{"role": "user", "content": "What is the capital of France?"}]
 SCHEMA = {

@@ -46,7 +46,7 @@ def served(tiny_models, tmp_path_factory):
 
 
 def engine_of(folder, **more):
-    from steelyard.serving.engines.llamacpp import LlamaCppEngine
+    from steelyard.serving.engines.llamacpp.engine import LlamaCppEngine
 
     settings = {"max_model_len": 256, "max_num_seqs": 4, "cache_bytes": 0, "mode": "exact", **more}
     return LlamaCppEngine(EngineSettings(folder=str(folder), engine="llamacpp", threads=1, **settings))
@@ -233,7 +233,7 @@ def test_another_models_tokenizer_is_refused(served, tmp_path):
 
 
 def test_a_foreign_layout_is_refused():
-    from steelyard.serving.engines.llamacpp_native import Params, _params
+    from steelyard.serving.engines.llamacpp.native import Params, _params
 
     with pytest.raises(ValueError, match="this release"):
         _params(Params(), n_ctx=512)

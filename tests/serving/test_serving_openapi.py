@@ -6,8 +6,8 @@ import httpx
 import jsonschema
 import pytest
 
-from steelyard.serving.openapi import OPERATIONS
-from steelyard.serving.openapi_answers import ANSWERS
+from steelyard.serving.api.openapi.answers import ANSWERS
+from steelyard.serving.api.openapi.document import OPERATIONS
 
 ASK = [{"role": "user", "content": "Hi"}]
 

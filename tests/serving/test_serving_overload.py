@@ -15,7 +15,7 @@ from watching import CLIENT, held, in_steps, read_metrics, until
 
 from steelyard.errors import Refused, WrongUse
 from steelyard.serving import ServeSettings, new_key, start
-from steelyard.serving.cores import physical_cores
+from steelyard.serving.host.cores import physical_cores
 
 ASK = {
     "messages": [{"role": "user", "content": "hello"}],
@@ -166,7 +166,7 @@ def test_a_stopped_engine_is_told_and_goes_on(tiny_ir):
 
 def test_an_engine_that_makes_nothing_is_ended(monkeypatch):
     """The rule alone: a real hang of 20 s is too long for a test."""
-    from steelyard.serving import engine_process
+    from steelyard.serving.host import engine_process
 
     now = [100.0]
     used = [(5.0, False)]
@@ -397,7 +397,7 @@ def test_two_replicas_stand_behind_one_door(tiny_ir):
 def test_prompts_that_begin_alike_go_to_one_replica():
     from types import SimpleNamespace
 
-    from steelyard.serving.replicas import Replicas
+    from steelyard.serving.host.replicas import Replicas
 
     engines = [SimpleNamespace(state="ready", active=0, adapters={}) for _ in range(3)]
     pool = Replicas(engines)

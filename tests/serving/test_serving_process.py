@@ -210,7 +210,7 @@ def test_streams_do_not_wait_for_acknowledgements():
     """asyncio sets TCP_NODELAY on accepted connections where the listening socket names its protocol."""
     import socket
 
-    from steelyard.serving.front import bind
+    from steelyard.serving.service.front import bind
 
     with bind("127.0.0.1", 0) as listening:
         assert listening.proto == socket.IPPROTO_TCP

@@ -16,7 +16,7 @@ from watching import held, in_steps
 
 from steelyard.artefact import write_durably
 from steelyard.serving import ServeSettings, new_key, start
-from steelyard.serving.object_store import ObjectStore
+from steelyard.serving.base.store import ObjectStore
 
 CHAT = "/v1/chat/completions"
 

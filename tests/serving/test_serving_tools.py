@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steelyard.model import Tokenizer, in_words
-from steelyard.serving.api_error import ApiError
-from steelyard.serving.parts import CallBegun, CallMore, TextPart, Thought, reader
-from steelyard.serving.tools import dialect, forced_grammar, prompt_text, tools_of
+from steelyard.serving.base.errors import ApiError
+from steelyard.serving.turn.parts import CallBegun, CallMore, TextPart, Thought, reader
+from steelyard.serving.turn.tools import dialect, forced_grammar, prompt_text, tools_of
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOLS = [

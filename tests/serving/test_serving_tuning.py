@@ -16,8 +16,8 @@ import pytest
 from watching import awaited
 
 from steelyard.serving import ServeSettings, start
-from steelyard.serving.object_store import ObjectStore
-from steelyard.serving.tuning import Tuning
+from steelyard.serving.base.store import ObjectStore
+from steelyard.serving.jobs.tuning import Tuning
 
 ROWS = [
     {"messages": [{"role": "user", "content": f"say {n}"}, {"role": "assistant", "content": f"it is {n}"}]}

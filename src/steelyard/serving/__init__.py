@@ -10,39 +10,39 @@ from typing import TYPE_CHECKING
 from ..doors import fetching
 
 if TYPE_CHECKING:
-    from .client import chat
+    from .base.keys import new_key
     from .engines import CAPABILITIES, ENGINES, Engine, EngineSettings, GenRequest
-    from .folders import prepare
-    from .foreground import serve
-    from .keys import new_key
-    from .probes import probe
-    from .service import Service, check_port, find, promote, start
-    from .settings import ServeSettings, check_draft, check_host, engine_settings
-    from .state import services
-    from .tuned import tune
+    from .host.folders import prepare
+    from .host.probes import probe
+    from .host.settings import ServeSettings, check_draft, check_host, engine_settings
+    from .host.tuned import tune
+    from .service.client import chat
+    from .service.foreground import serve
+    from .service.starter import Service, check_port, find, promote, start
+    from .service.state import services
 
 FILES = {
     "CAPABILITIES": "engines",
     "ENGINES": "engines",
     "Engine": "engines",
     "EngineSettings": "engines",
-    "ServeSettings": "settings",
-    "Service": "service",
+    "ServeSettings": "host.settings",
+    "Service": "service.starter",
     "GenRequest": "engines",
-    "chat": "client",
-    "check_draft": "settings",
-    "check_host": "settings",
-    "check_port": "service",
-    "engine_settings": "settings",
-    "find": "service",
-    "new_key": "keys",
-    "prepare": "folders",
-    "probe": "probes",
-    "services": "state",
-    "promote": "service",
-    "serve": "foreground",
-    "start": "service",
-    "tune": "tuned",
+    "chat": "service.client",
+    "check_draft": "host.settings",
+    "check_host": "host.settings",
+    "check_port": "service.starter",
+    "engine_settings": "host.settings",
+    "find": "service.starter",
+    "new_key": "base.keys",
+    "prepare": "host.folders",
+    "probe": "host.probes",
+    "services": "service.state",
+    "promote": "service.starter",
+    "serve": "service.foreground",
+    "start": "service.starter",
+    "tune": "host.tuned",
 }
 
 __all__ = [

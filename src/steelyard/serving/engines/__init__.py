@@ -33,7 +33,7 @@ __all__ = [
 
 
 def _openvino() -> Callable[[EngineSettings], Engine]:
-    from .openvino import OpenVinoEngine
+    from .openvino.engine import OpenVinoEngine
 
     return OpenVinoEngine
 
@@ -90,25 +90,25 @@ def _encoder_capability() -> Capability:
 
 
 def _llamacpp() -> Callable[[EngineSettings], Engine]:
-    from .llamacpp import LlamaCppEngine
+    from .llamacpp.engine import LlamaCppEngine
 
     return LlamaCppEngine
 
 
 def _llamacpp_capability() -> Capability:
-    from .llamacpp_native import capability
+    from .llamacpp.native import capability
 
     return capability()
 
 
 def _vllm() -> Callable[[EngineSettings], Engine]:
-    from .vllm import VllmEngine
+    from .vllm.engine import VllmEngine
 
     return VllmEngine
 
 
 def _vllm_capability() -> Capability:
-    from .vllm_python import capability
+    from .vllm.python import capability
 
     return capability()
 

@@ -1,6 +1,6 @@
 """What every engine gives: token ids in, token ids out, batched continuously.
 
-An engine lives in its own child process (engine_child.py), where one thread owns it and calls `step`
+An engine lives in its own child process (host/engine_child.py), where one thread owns it and calls `step`
 as long as it is `busy`. It never tokenises.
 """
 

@@ -1,0 +1,215 @@
+"""Anthropic's POST /v1/messages and /v1/messages/count_tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ...base.errors import ApiError, json_response
+from ...base.transport import Stream, Whole, body_of, event
+from ...host.engine_process import EngineLost
+from ...turn.api import Api
+from ...turn.bodies import ignored, parse
+from ...turn.chat import Turn, TurnRequest, chat_ids, tool_headers, with_tools
+from ...turn.parts import CallBegun, CallMore, Part, TextPart, Thought
+from ...turn.shapes import gathered
+from .bodies import (
+    HARMLESS,
+    UNSUPPORTED,
+    MessagesBody,
+    MessagesInput,
+    format_of,
+    job_of,
+    messages_of,
+    tools_of,
+    variables_of,
+)
+
+PATH = "/v1/messages"
+BODIES: dict[str, type[BaseModel]] = {PATH: MessagesBody, f"{PATH}/count_tokens": MessagesInput}
+
+
+def routes(api: Api) -> list[Route]:
+    async def create(request: Request) -> Response:
+        body: MessagesBody = parse(MessagesBody, await body_of(request))
+        headers = ignored(body, UNSUPPORTED, HARMLESS)
+        caller = api.caller(request, body.service_tier, None, body.timeout)
+        exchange = _Exchange(api, body, caller)
+        headers = tool_headers(headers, exchange.turn.request.tools)
+        api.check_ready()
+        return Stream(exchange.events(), headers) if body.stream else Whole(exchange.whole, headers)
+
+    async def count(request: Request) -> Response:
+        body: MessagesInput = parse(MessagesInput, await body_of(request))
+        headers = ignored(body, UNSUPPORTED, HARMLESS)
+        api.adapter_of(body.model)
+        return json_response({"input_tokens": len(_ids(api, body))}, headers=headers)
+
+    return [
+        Route(PATH, create, methods=["POST"]),
+        Route(f"{PATH}/count_tokens", count, methods=["POST"]),
+    ]
+
+
+def _ids(api: Api, body: MessagesInput) -> list[int]:
+    messages, begun = messages_of(body)
+    return chat_ids(api, messages, tools_of(body), variables_of(api, body), begun)
+
+
+class _Exchange:
+    """One request: its answer, whole or as events."""
+
+    def __init__(self, api: Api, body: MessagesBody, caller: Any) -> None:
+        self.api = api
+        tools = tools_of(body)
+        wanted = job_of(api, body, with_tools(api, format_of(api, body), tools))
+        ids = _ids(api, body)
+        room = api.served.max_model_len - len(ids)
+        self.cut_by_window = room < body.max_tokens  # then the answer ends where the context does
+        limit = min(body.max_tokens, max(room, 1))
+        prompt = api.served.prompt(ids, limit, None)
+        self.turn = Turn(api, TurnRequest(job=wanted, prompt=prompt, tools=tools, caller=caller))
+        self.id = api.new_id("msg_")
+
+    async def whole(self) -> dict[str, Any]:
+        parts: list[Part] = []
+        answer = None
+        async with aclosing(self.turn.parts()) as pieces:
+            async for piece, _ in pieces:
+                if self.turn.answer is not answer:  # the first, or begun anew after a crash
+                    parts, answer = [], self.turn.answer
+                parts += piece
+        return self._message(_blocks(parts), *self._stop(), self._usage())
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """Anthropic's events. What fails before the first token is raised."""
+        blocks = _Blocks()
+        started = False
+        try:
+            async with aclosing(self.turn.parts()) as pieces:
+                async for parts, _ in pieces:
+                    data = b"" if started else self._started()
+                    started = True
+                    data += b"".join(blocks.take(part) for part in parts)
+                    if data:
+                        yield data
+        except (EngineLost, ApiError) as e:
+            if not started:
+                raise
+            error = e if isinstance(e, ApiError) else ApiError(503, str(e))
+            yield event(error.anthropic(), "error")
+            return
+        reason, sequence = self._stop()
+        delta = {"stop_reason": reason, "stop_sequence": sequence}
+        ended = {"type": "message_delta", "delta": delta, "usage": self._usage()}
+        stop = event({"type": "message_stop"}, "message_stop")
+        yield blocks.end() + event(ended, "message_delta") + stop
+
+    def _started(self) -> bytes:
+        usage = {**self._input(len(self.turn.request.prompt.ids)), "output_tokens": 0}
+        begun = {"type": "message_start", "message": self._message([], None, None, usage)}
+        return event(begun, "message_start") + event({"type": "ping"}, "ping")
+
+    def _message(
+        self, content: list[dict[str, Any]], reason: str | None, sequence: str | None, usage: dict[str, Any]
+    ) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "type": "message",
+            "role": "assistant",
+            "model": self.api.settings.name,
+            "content": content,
+            "stop_reason": reason,
+            "stop_sequence": sequence,
+            "usage": usage,
+        }
+
+    def _stop(self) -> tuple[str, str | None]:
+        """stop_reason and stop_sequence."""
+        finish, answer = self.turn.finish, self.turn.answer
+        if finish == "length":
+            return ("model_context_window_exceeded" if self.cut_by_window else "max_tokens"), None
+        if finish == "tool_calls":
+            return "tool_use", None
+        sequence = answer.stopped_by if answer else None
+        return ("stop_sequence", sequence) if sequence else ("end_turn", None)
+
+    def _usage(self) -> dict[str, Any]:
+        usage = self.turn.usage()
+        return {**self._input(usage["prompt_tokens"]), "output_tokens": usage["completion_tokens"]}
+
+    def _input(self, prompt_tokens: int) -> dict[str, Any]:
+        """Anthropic counts what the cache held apart."""
+        cached = self.turn.cached
+        return {
+            "input_tokens": prompt_tokens - cached,
+            "cache_read_input_tokens": cached,
+            "cache_creation_input_tokens": 0,
+        }
+
+
+def _blocks(parts: list[Part]) -> list[dict[str, Any]]:
+    text, thought, calls = gathered(parts)
+    blocks: list[dict[str, Any]] = []
+    if thought:
+        blocks.append({"type": "thinking", "thinking": thought, "signature": ""})
+    if text:
+        blocks.append({"type": "text", "text": text})
+    for id, name, arguments in calls:
+        blocks.append({"type": "tool_use", "id": id, "name": name, "input": _object(arguments)})
+    return blocks
+
+
+def _object(arguments: str) -> dict[str, Any]:
+    """What was cut off, or is no object, has no input."""
+    try:
+        value = json.loads(arguments)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+class _Blocks:
+    """Content blocks of a stream: at most the last one is open."""
+
+    def __init__(self) -> None:
+        self.index, self.open = -1, ""
+
+    def take(self, part: Part) -> bytes:
+        if isinstance(part, CallBegun):
+            block = {"type": "tool_use", "id": part.id, "name": part.name, "input": {}}
+            return self._begin("tool_use", block)
+        if isinstance(part, CallMore):
+            return self._delta({"type": "input_json_delta", "partial_json": part.text})
+        if isinstance(part, Thought):
+            begun = self._enter("thinking", {"type": "thinking", "thinking": "", "signature": ""})
+            return begun + self._delta({"type": "thinking_delta", "thinking": part.text})
+        assert isinstance(part, TextPart)
+        begun = self._enter("text", {"type": "text", "text": ""})
+        return begun + self._delta({"type": "text_delta", "text": part.text})
+
+    def _enter(self, kind: str, block: dict[str, Any]) -> bytes:
+        return b"" if self.open == kind else self._begin(kind, block)
+
+    def _begin(self, kind: str, block: dict[str, Any]) -> bytes:
+        closed = self.end()
+        self.index, self.open = self.index + 1, kind
+        begun = {"type": "content_block_start", "index": self.index, "content_block": block}
+        return closed + event(begun, "content_block_start")
+
+    def _delta(self, delta: dict[str, Any]) -> bytes:
+        fields = {"type": "content_block_delta", "index": self.index, "delta": delta}
+        return event(fields, "content_block_delta")
+
+    def end(self) -> bytes:
+        if not self.open:
+            return b""
+        self.open = ""
+        return event({"type": "content_block_stop", "index": self.index}, "content_block_stop")

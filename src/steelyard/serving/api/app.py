@@ -1,0 +1,64 @@
+"""The HTTP application: groups of routes put together behind one guard.
+
+Each group is a file with `routes(api)`; to add one, write it and name it in GROUPS.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ...errors import Problem
+from ..base.errors import ApiError
+from ..base.guard import Guard
+from ..host.engine_process import EngineLost
+from ..host.generation import Served
+from ..host.settings import ServeSettings
+from ..turn.api import Api
+from ..turn.chat import of_engine
+from ..turn.defaults import sampling_defaults
+from . import about, stores, tokens
+from .anthropic import routes as anthropic
+from .openai import chat, completions
+from .openapi import document
+from .responses import routes as responses
+
+GROUPS = (about, tokens, chat, completions, responses, anthropic, stores)
+
+
+def app(served: Served, settings: ServeSettings, version: str, folder: Path) -> Guard:
+    """The ASGI application of one served model; `folder` is the engine's, with the model's own defaults."""
+    api = Api(served, settings, version, sampling_defaults(folder, settings.default_temperature))
+    routes: list[Route] = []
+    bodies: dict[str, type[BaseModel]] = {}
+    for group in GROUPS:
+        routes += group.routes(api)
+        bodies |= getattr(group, "BODIES", {})
+    routes += document.routes(api, list(routes), bodies)
+    return Guard(Starlette(routes=routes, exception_handlers=_handlers()), served.keys)
+
+
+def _handlers() -> dict[Any, Any]:
+    return {
+        404: lambda request, e: _route_error(request, ApiError(404, f"there is no route {request.url.path}")),
+        405: lambda request, e: _route_error(request, _not_here(request, e)),
+        ApiError: _route_error,
+        EngineLost: lambda request, e: _route_error(request, of_engine(e)),
+        Problem: lambda request, e: _route_error(request, ApiError(400, e.message, code=e.code)),
+        ClientDisconnect: lambda request, e: Response(status_code=499),
+        Exception: lambda request, e: _route_error(request, ApiError(500, "an internal fault")),
+    }
+
+
+def _not_here(request: Request, e: Any) -> ApiError:
+    return ApiError(405, f"{request.method} is not for this route", headers=dict(e.headers or {}))
+
+
+def _route_error(request: Request, error: ApiError) -> Response:
+    return error.response(request.url.path)

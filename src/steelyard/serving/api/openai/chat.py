@@ -1,0 +1,49 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ...base.errors import ApiError
+from ...base.transport import body_of
+from ...turn.api import Api
+from ...turn.bodies import ChatBody, ignored, job, parse, plain_messages
+from ...turn.chat import chat_ids, switches, tool_headers, with_tools
+from ...turn.constraints import constraint_of
+from ...turn.exchange import Exchange
+from ...turn.shapes import Chat
+from ...turn.tools import Tools, tools_of
+
+BODIES: dict[str, type[BaseModel]] = {"/v1/chat/completions": ChatBody}
+
+
+def routes(api: Api) -> list[Route]:
+    async def chat(request: Request) -> Response:
+        body: ChatBody = parse(ChatBody, await body_of(request))
+        headers = ignored(body)
+        exchange, tools = exchange_of(api, body)
+        exchange.caller = api.caller(request, body.service_tier, body.priority, body.timeout)
+        return exchange.response(tool_headers(headers, tools))
+
+    return [Route("/v1/chat/completions", chat, methods=["POST"])]
+
+
+def exchange_of(api: Api, body: ChatBody) -> tuple[Exchange, Tools]:
+    if body.top_logprobs and not body.logprobs:
+        raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
+    tools = tools_of(body.tools, body.tool_choice, body.parallel_tool_calls)
+    top = (body.top_logprobs or 0) if body.logprobs else None
+    wanted = job(api, body, top, with_tools(api, constraint_of(body, api.capability), tools))
+    variables = {
+        **(body.chat_template_kwargs or {}),
+        **switches(api, body.reasoning_effort, "reasoning_effort"),
+    }
+    ids = chat_ids(api, plain_messages(body.messages), tools, variables)
+    limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+    if limit == 0:
+        raise ApiError(400, "max_tokens must be at least 1", param="max_tokens")
+    prompts = [api.served.prompt(ids, limit, None)]
+    return Exchange(api, Chat(api.tokenizer, tools), wanted, prompts), tools

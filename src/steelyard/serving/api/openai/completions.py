@@ -1,0 +1,55 @@
+"""POST /v1/completions: text or token ids in, text out, no template."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ...base.errors import ApiError
+from ...base.transport import body_of
+from ...turn.api import Api
+from ...turn.bodies import CompletionBody, ignored, job, parse
+from ...turn.constraints import constraint_of
+from ...turn.exchange import Exchange
+from ...turn.shapes import Completion
+
+DEFAULT_TOKENS = 16  # OpenAI's
+BODIES: dict[str, type[BaseModel]] = {"/v1/completions": CompletionBody}
+
+
+def routes(api: Api) -> list[Route]:
+    async def completions(request: Request) -> Response:
+        body: CompletionBody = parse(CompletionBody, await body_of(request))
+        headers = ignored(body)
+        exchange = exchange_of(api, body)
+        exchange.caller = api.caller(request, body.service_tier, body.priority, body.timeout)
+        return exchange.response(headers)
+
+    return [Route("/v1/completions", completions, methods=["POST"])]
+
+
+def exchange_of(api: Api, body: CompletionBody) -> Exchange:
+    if body.max_tokens == 0 and not body.echo:
+        raise ApiError(400, "max_tokens 0 makes sense with echo only", param="max_tokens")
+    if body.stream and body.echo:
+        raise ApiError(400, "echo is not available in a stream", param="echo", code="unsupported_parameter")
+    wanted = job(api, body, body.logprobs, constraint_of(body, api.capability))
+    if body.echo and wanted.top is not None and wanted.sampling["adapter"]:
+        raise ApiError(400, "a prompt is scored by the base model only", "logprobs", "unsupported_parameter")
+    prompts = [api.served.prompt(ids, body.max_tokens, DEFAULT_TOKENS) for ids in _prompts(api, body)]
+    return Exchange(api, Completion(api.tokenizer), wanted, prompts, echo=bool(body.echo))
+
+
+def _prompts(api: Api, body: CompletionBody) -> list[list[int]]:
+    given: Any = body.prompt
+    listed = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given
+    if not listed:
+        raise ApiError(400, "the prompt is empty", param="prompt")
+    prompts = [api.tokenizer.encode(p) if isinstance(p, str) else list(p) for p in listed]
+    for ids in prompts:
+        api.check_ids(ids)
+    return prompts

@@ -1,0 +1,1 @@
+"""OpenAI's responses: routes, bodies, output and store."""

@@ -1,0 +1,366 @@
+"""/v1/responses: create (whole, streamed, in the background), get, follow, cancel, delete, input items."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+import orjson
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ...base.errors import ApiError, json_response
+from ...base.transport import Stream, Whole, body_of, event
+from ...host.answer import Piece
+from ...host.engine_process import EngineLost
+from ...turn.api import Api
+from ...turn.bodies import ignored, parse
+from ...turn.chat import Turn, TurnRequest, chat_ids, switches, tool_headers, with_tools
+from ...turn.shapes import generated, token_logprobs
+from ...turn.tools import Tools
+from .bodies import (
+    HARMLESS,
+    UNSUPPORTED,
+    ResponsesBody,
+    ResponsesInput,
+    format_of,
+    job_of,
+    messages_of,
+    tools_of,
+    with_ids,
+)
+from .output import Event, Output
+from .store import ResponseStore, Stored
+
+PATH = "/v1/responses"
+BODIES: dict[str, type[BaseModel]] = {PATH: ResponsesBody, f"{PATH}/input_tokens": ResponsesInput}
+MOST_ITEMS = 100  # a page of input items
+LIVING = "background responses only can be {}: this one was answered at once"
+
+
+def routes(api: Api) -> list[Route]:
+    responses = _Responses(api)
+    return [
+        Route(PATH, responses.create, methods=["POST"]),
+        Route(f"{PATH}/input_tokens", responses.count, methods=["POST"]),
+        Route(f"{PATH}/{{id}}", responses.get, methods=["GET"]),
+        Route(f"{PATH}/{{id}}", responses.delete, methods=["DELETE"]),
+        Route(f"{PATH}/{{id}}/cancel", responses.cancel, methods=["POST"]),
+        Route(f"{PATH}/{{id}}/input_items", responses.input_items, methods=["GET"]),
+    ]
+
+
+class _Responses:
+    def __init__(self, api: Api) -> None:
+        self.api, self.store = api, ResponseStore()
+
+    async def create(self, request: Request) -> Response:
+        body: ResponsesBody = parse(ResponsesBody, await body_of(request))
+        headers = ignored(body, UNSUPPORTED, HARMLESS)
+        if body.background and body.store is False:
+            raise ApiError(400, "a background response must be stored", param="store")
+        run = self._run(body, self.api.caller(request, body.service_tier, body.priority, body.timeout))
+        headers = tool_headers(headers, run.turn.request.tools)
+        self.api.check_ready()
+        if body.background:
+            return self._in_background(run, bool(body.stream), headers)
+        if body.stream:
+            return Stream(run.events(), headers)
+        return Whole(run.whole, headers)
+
+    def _run(self, body: ResponsesBody, caller: Any) -> _Run:
+        before, given = self._items(body, caller.key_id)
+        tools = tools_of(body)
+        constraint = with_tools(self.api, format_of(self.api, body), tools)
+        wanted = job_of(self.api, body, constraint)
+        if body.background:  # followers see what is made: it may not begin anew
+            wanted = replace(wanted, stream=True)
+        ids = self._ids(body, [*before, *given], tools)
+        prompt = self.api.served.prompt(ids, body.max_output_tokens, None)
+        request = TurnRequest(job=wanted, prompt=prompt, tools=tools, caller=caller)
+        stored = Stored(_document(self.api, body), caller.key_id, given, before)
+        return _Run(self.api, request, stored, None if body.store is False else self.store)
+
+    def _items(self, body: ResponsesInput, owner: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Items of the conversation before, and those of this request."""
+        given = with_ids(body, self.api.new_id)
+        given = [
+            self.store.item(item["id"], owner) if item["type"] == "item_reference" else item for item in given
+        ]
+        if body.previous_response_id is None:
+            return [], given
+        previous = self.store.get(body.previous_response_id, owner, 400, "previous_response_id")
+        if not previous.over:
+            raise ApiError(400, "the previous response is not finished", param="previous_response_id")
+        return previous.conversation(), given
+
+    def _ids(self, body: ResponsesInput, items: list[dict[str, Any]], tools: Tools) -> list[int]:
+        """Token ids of the chat. Raises ApiError 400 where there is nothing to answer."""
+        messages = messages_of(items)
+        if not messages and not body.instructions:
+            raise ApiError(400, "give input, instructions or previous_response_id", param="input")
+        first = [{"role": "system", "content": body.instructions}] if body.instructions else []
+        variables = switches(self.api, body.reasoning.effort if body.reasoning else None, "reasoning.effort")
+        ids = chat_ids(self.api, _joined([*first, *messages]), tools, variables)
+        while body.truncation == "auto" and len(ids) >= self.api.served.max_model_len and len(messages) > 1:
+            messages = messages[1:]
+            ids = chat_ids(self.api, _joined([*first, *messages]), tools, variables)
+        return ids
+
+    def _in_background(self, run: _Run, stream: bool, headers: dict[str, str]) -> Response:
+        run.stored.document["status"] = "queued"
+        run.keep()
+        run.stored.task = asyncio.create_task(run.to_the_end())
+        if stream:
+            return Stream(run.stored.follow(0), headers)
+        return json_response(run.stored.document, headers=headers)
+
+    async def count(self, request: Request) -> Response:
+        body: ResponsesInput = parse(ResponsesInput, await body_of(request))
+        headers = ignored(body, UNSUPPORTED, HARMLESS)
+        self.api.adapter_of(body.model)
+        before, given = self._items(body, self.api.caller(request).key_id)
+        ids = self._ids(body, [*before, *given], tools_of(body))
+        answer = {"object": "response.input_tokens", "input_tokens": len(ids)}
+        return json_response(answer, headers=headers)
+
+    # ------------------------------------------------------------------ what is stored
+
+    def _stored(self, request: Request) -> Stored:
+        return self.store.get(request.path_params["id"], self.api.caller(request).key_id)
+
+    async def get(self, request: Request) -> Response:
+        stored = self._stored(request)
+        if not _flag(request, "stream"):
+            return json_response(stored.document)
+        if stored.task is None:
+            raise ApiError(400, LIVING.format("streamed again"), param="stream")
+        return Stream(stored.follow(_number(request, "starting_after", -1, 10**9, -1) + 1))
+
+    async def delete(self, request: Request) -> Response:
+        stored = self._stored(request)
+        if stored.task:
+            stored.task.cancel()
+        self.store.drop(stored.document["id"])
+        return json_response({"id": stored.document["id"], "object": "response", "deleted": True})
+
+    async def cancel(self, request: Request) -> Response:
+        stored = self._stored(request)
+        if stored.task is None:
+            raise ApiError(400, LIVING.format("cancelled"))
+        if not stored.over:
+            stored.document["status"] = "cancelled"
+            stored.task.cancel()
+        return json_response(stored.document)
+
+    async def input_items(self, request: Request) -> Response:
+        stored = self._stored(request)
+        items = list(stored.input) if _order(request) == "asc" else stored.input[::-1]
+        after = request.query_params.get("after")
+        if after is not None:
+            at = next((n for n, item in enumerate(items) if item["id"] == after), None)
+            if at is None:
+                raise ApiError(400, f"there is no item {after!r}", param="after")
+            items = items[at + 1 :]
+        limit = _number(request, "limit", 1, MOST_ITEMS, 20)
+        page = items[:limit]
+        ends = (
+            {"first_id": page[0]["id"], "last_id": page[-1]["id"]}
+            if page
+            else {"first_id": None, "last_id": None}
+        )
+        return json_response({"object": "list", "data": page, **ends, "has_more": len(items) > limit})
+
+
+class _Run:
+    """One response in the making."""
+
+    def __init__(self, api: Api, request: TurnRequest, stored: Stored, store: ResponseStore | None) -> None:
+        self.api, self.stored, self.store = api, stored, store
+        self.turn = Turn(api, request)
+        self.output = Output(api.new_id)
+        self.serial = 0
+
+    def keep(self) -> None:
+        if self.store is not None:
+            size = len(orjson.dumps([self.stored.document, self.stored.input, self.stored.before]))
+            self.store.add(self.stored, size)
+
+    async def whole(self) -> dict[str, Any]:
+        async with aclosing(self._events()) as events:
+            async for _ in events:
+                pass
+        return self.stored.document
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """Typed server-sent events. What fails before the first token is raised."""
+        try:
+            async with aclosing(self._events()) as batches:
+                async for batch in batches:
+                    yield b"".join(map(self._numbered, batch))
+        except (EngineLost, ApiError) as e:
+            if not self.serial:
+                raise
+            yield self._failed(e)
+
+    async def to_the_end(self) -> None:
+        """In the background: events are kept for those who follow."""
+        try:
+            async with aclosing(self.events()) as events:
+                async for data in events:
+                    for one in data.split(b"\n\n")[:-1]:
+                        self.stored.tell(one + b"\n\n")
+        except (EngineLost, ApiError) as e:
+            self.stored.tell(self._failed(e))
+        except Exception:
+            self.stored.tell(self._failed(ApiError(500, "an internal fault")))
+            raise
+        finally:
+            if not self.stored.over:
+                self.stored.document["status"] = "cancelled"
+            asyncio.get_running_loop().call_soon(self.stored.tell, None)
+
+    def _numbered(self, sent: Event) -> bytes:
+        self.serial += 1
+        return event({**sent, "sequence_number": self.serial - 1}, sent["type"])
+
+    def _failed(self, e: Exception) -> bytes:
+        code = "rate_limit_exceeded" if isinstance(e, ApiError) and e.status == 429 else "server_error"
+        self.stored.document |= {"status": "failed", "error": {"code": code, "message": str(e)}}
+        return self._numbered(self._response_event("failed"))
+
+    def _response_event(self, name: str) -> Event:
+        return {"type": f"response.{name}", "response": dict(self.stored.document)}
+
+    async def _events(self) -> AsyncGenerator[list[Event], None]:
+        document = self.stored.document
+        begun, answer = False, None
+        async with aclosing(self.turn.parts()) as pieces:
+            async for parts, piece in pieces:
+                events: list[Event] = []
+                if self.turn.answer is not answer:  # the first, or begun anew after a crash
+                    self.output, answer = Output(self.api.new_id), self.turn.answer
+                if not begun:
+                    document["status"], begun = "in_progress", True
+                    events = [self._response_event("created"), self._response_event("in_progress")]
+                logprobs = self._logprobs(piece)
+                for part in parts:
+                    events += self.output.take(part, logprobs)
+                    logprobs = []
+                if events:
+                    yield events
+        yield self._completed()
+
+    def _logprobs(self, piece: Piece) -> list[dict[str, Any]]:
+        if self.turn.request.job.top is None:
+            return []
+        return token_logprobs(self.api.tokenizer, generated(piece))
+
+    def _completed(self) -> list[Event]:
+        cut = self.turn.finish == "length"
+        status = "incomplete" if cut else "completed"
+        events = self.output.end(status)
+        self.stored.document |= {
+            "status": status,
+            "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+            "completed_at": None if cut else int(time.time()),
+            "output": self.output.items,
+            "usage": self._usage(),
+        }
+        self.keep()
+        return [*events, self._response_event(status)]
+
+    def _usage(self) -> dict[str, Any]:
+        usage = self.turn.usage()
+        return {
+            "input_tokens": usage["prompt_tokens"],
+            "input_tokens_details": {"cached_tokens": self.turn.cached, "cache_write_tokens": 0},
+            "output_tokens": usage["completion_tokens"],
+            "output_tokens_details": {"reasoning_tokens": self.turn.reasoning_tokens},
+            "total_tokens": usage["total_tokens"],
+        }
+
+
+def _top_p(api: Api, body: ResponsesBody) -> float:
+    """The default's belongs to the default temperature."""
+    default = api.defaults.top_p if body.temperature is None else 1.0
+    return default if body.top_p is None else body.top_p
+
+
+def _document(api: Api, body: ResponsesBody) -> dict[str, Any]:
+    """The response before anything is made."""
+    format = (
+        body.text.format.model_dump(by_alias=True, exclude_none=True)
+        if body.text and body.text.format
+        else None
+    )
+    return {
+        "id": api.new_id("resp_"),
+        "object": "response",
+        "created_at": int(time.time()),
+        "completed_at": None,
+        "status": "in_progress",
+        "background": bool(body.background),
+        "error": None,
+        "incomplete_details": None,
+        "instructions": body.instructions,
+        "max_output_tokens": body.max_output_tokens,
+        "metadata": body.metadata or {},
+        "model": api.settings.name,
+        "output": [],
+        "parallel_tool_calls": body.parallel_tool_calls is not False,
+        "previous_response_id": body.previous_response_id,
+        "reasoning": {"effort": body.reasoning.effort if body.reasoning else None, "summary": None},
+        "service_tier": body.service_tier or "default",
+        "store": body.store is not False,
+        "temperature": api.defaults.temperature if body.temperature is None else body.temperature,
+        "text": {"format": format or {"type": "text"}},
+        "tool_choice": body.tool_choice or "auto",
+        "tools": [{"strict": None, "parameters": None, **tool} for tool in body.tools or []],
+        "top_logprobs": body.top_logprobs or 0,
+        "top_p": _top_p(api, body),
+        "truncation": body.truncation or "disabled",
+        "usage": None,
+        "system_fingerprint": api.fingerprint,
+    }
+
+
+def _joined(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """System messages at the beginning as one: most templates take one."""
+    count = next((n for n, m in enumerate(messages) if m["role"] != "system"), len(messages))
+    if count < 2:
+        return messages
+    text = "\n\n".join(m["content"] for m in messages[:count])
+    return [{"role": "system", "content": text}, *messages[count:]]
+
+
+def _flag(request: Request, name: str) -> bool:
+    given = request.query_params.get(name, "false").lower()
+    if given not in ("true", "false"):
+        raise ApiError(400, f"{name} is true or false", param=name)
+    return given == "true"
+
+
+def _number(request: Request, name: str, least: int, most: int, default: int) -> int:
+    given = request.query_params.get(name)
+    if given is None:
+        return default
+    if (
+        not (given.isascii() and given.lstrip("-").isdigit() and len(given) < 12)
+        or not least <= int(given) <= most
+    ):
+        raise ApiError(400, f"{name} is a number from {least} to {most}", param=name)
+    return int(given)
+
+
+def _order(request: Request) -> str:
+    given = request.query_params.get("order", "desc")
+    if given not in ("asc", "desc"):
+        raise ApiError(400, "order is asc or desc", param="order")
+    return given

@@ -1,0 +1,1 @@
+"""What a sentence encoder answers: embeddings and reranking."""

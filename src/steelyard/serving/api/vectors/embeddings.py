@@ -1,0 +1,104 @@
+"""/v1/embeddings in OpenAI's shape."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ...base.errors import ApiError, json_response
+from ...base.transport import body_of
+from ...host.encoders import EncoderService
+from ...turn.bodies import ignored, parse
+from .encoding import INPUTS, TOTAL_TOKENS, EncoderBody, check_cut, counted, encoder_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Ids = list[Annotated[int, Field(ge=0)]]
+
+
+class EmbeddingBody(EncoderBody):
+    """`dimensions` cuts the vectors, where the model was trained for that."""
+
+    input: str | list[str] | Ids | list[Ids]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = Field(None, ge=1)
+
+
+BODIES: dict[str, type[BaseModel]] = {"/v1/embeddings": EmbeddingBody}
+
+
+def routes(api: Any) -> list[Route]:
+    async def embeddings(request: Request) -> Response:
+        return await _embed(api, request)
+
+    return [Route("/v1/embeddings", embeddings, methods=["POST"])]
+
+
+async def _embed(api: Any, request: Request) -> Response:
+    body: EmbeddingBody = parse(EmbeddingBody, await body_of(request))
+    headers = ignored(body, {})
+    encoder = encoder_of(api.served, body.model, "embedding")
+    check_cut(body)
+    length = _length(encoder, body.dimensions)
+    batch = _ids(encoder, body)
+    import numpy as np  # not at the top: most services never embed, and it costs a start 0.1 s
+
+    vectors = np.array(await counted(api.served, request, encoder, batch), np.float32)
+    if length < vectors.shape[1]:
+        vectors = _shortened(vectors, length)
+    tokens = sum(map(len, batch))
+    coded = body.encoding_format == "base64"
+    write: Callable[[np.ndarray], Any] = _base64 if coded else (lambda vector: vector.tolist())
+    data = [{"object": "embedding", "index": i, "embedding": write(v)} for i, v in enumerate(vectors)]
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    answer = {"object": "list", "data": data, "model": encoder.name, "usage": usage}
+    return json_response(answer, headers=headers)
+
+
+def _length(encoder: EncoderService, requested: int | None) -> int:
+    """Raises ApiError 400 for a length that the model was not trained for."""
+    full, shorter = encoder.about.dimensions, encoder.about.shorter
+    if requested in (None, full):
+        return full
+    if shorter is None or requested > full or (shorter and requested not in shorter):
+        able = "no other length" if shorter is None else ", ".join(map(str, shorter)) or f"at most {full}"
+        message = f"{encoder.name!r} gives {full} dimensions and was trained for {able}"
+        raise ApiError(400, message, param="dimensions", code="unsupported_parameter")
+    return requested
+
+
+def _ids(encoder: EncoderService, body: EmbeddingBody) -> list[list[int]]:
+    """Token ids of each input; ids that a client gives are taken as they are. Raises ApiError 400."""
+    given: Any = body.input
+    listed: Any = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given
+    if not 1 <= len(listed) <= INPUTS:
+        raise ApiError(400, f"give from 1 to {INPUTS} inputs", param="input")
+    if not all(listed):
+        raise ApiError(400, "an input is empty", param="input")
+    batch: list[list[int]]
+    batch = encoder.tokenizer.encode_all(listed) if isinstance(listed[0], str) else listed
+    if any(max(ids) >= encoder.tokenizer.vocab_size for ids in batch):
+        raise ApiError(400, f"token ids run to {encoder.tokenizer.vocab_size - 1}", param="input")
+    batch = [encoder.fitting(ids, body.truncate_prompt_tokens, "input") for ids in batch]
+    if (total := sum(map(len, batch))) > TOTAL_TOKENS:
+        raise ApiError(400, f"one request has at most {TOTAL_TOKENS} tokens, not {total}", param="input")
+    return batch
+
+
+def _shortened(vectors: np.ndarray, length: int) -> np.ndarray:
+    import numpy as np
+
+    cut = vectors[:, :length]
+    return cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), 1e-12)
+
+
+def _base64(vector: np.ndarray) -> str:
+    """float32, little endian: what OpenAI's clients decode."""
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode()

@@ -1,0 +1,1 @@
+"""What every floor stands on: errors, keys and guard, the queue, the store, measures, spans."""

@@ -1,0 +1,208 @@
+"""Who goes into the engine's batch now, who waits, and who is told when to come back.
+
+Work is counted in prompt tokens; an output token weighs `OUTPUT_WEIGHT` of them. One line for each key:
+priorities first (the lower, the sooner), then the key that has had least for its weight (start-time fair
+queueing, Goyal 1996). A line holds at most `max_queue_s` of the work that this machine does for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from .errors import ApiError
+from .guard import Caller
+
+OUTPUT_WEIGHT = 4.0  # prefill 1,450 tok/s, decode 400 at 32 streams (docs/decisions/034)
+FIRST_OUTPUT_TOKENS = 256.0  # expected of an answer until some were seen
+FIRST_RATE = 500.0  # work a second until some was measured
+WINDOW_S = 5.0  # of the measured rate
+SCALE_CAP = 32  # streams; more of them add little to an engine's rate
+RESERVED = 8  # one slot in so many stays free for other keys, where there are others
+
+
+@dataclass(eq=False)
+class Place:
+    """One answer's place: first in the line, then in the batch. `leave` may be called more than once."""
+
+    admission: Admission
+    line: Line
+    work: float
+    order: tuple[int, int]  # priority, then who came first
+    granted: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    done: float = 0.0
+    inside: bool = False
+    left: bool = False
+
+    def __lt__(self, other: Place) -> bool:
+        return self.order < other.order
+
+    def progress(self, prompt_tokens: int, output_tokens: int) -> None:
+        """What the engine has done for it."""
+        work = prompt_tokens + OUTPUT_WEIGHT * output_tokens
+        self.done += work
+        self.admission.rate.did(work)
+
+    def leave(self) -> None:
+        self.admission.leave(self)
+
+
+@dataclass(eq=False)
+class Line:
+    """Those of one key."""
+
+    weight: float = 1.0
+    virtual: float = 0.0  # work had so far for each unit of weight
+    waiting: list[Place] = field(default_factory=list)
+    inside: int = 0
+
+    @property
+    def work(self) -> float:
+        return sum(place.work for place in self.waiting)
+
+    @property
+    def active(self) -> bool:
+        return bool(self.waiting or self.inside)
+
+
+class Rate:
+    """Work a second that the engine does when its batch is full, from what it does now."""
+
+    def __init__(self) -> None:
+        self.value, self.measured = FIRST_RATE, False
+        self._work = self._busy_s = self._streams_s = 0.0
+        self._since = time.monotonic()
+        self._running = 0
+
+    def start_from(self, work: float, seconds: float) -> None:
+        """A first guess: one warm-up request."""
+        if not self.measured and seconds > 0:
+            self.value = work / seconds
+
+    def running(self, count: int) -> None:
+        """Told before each change of the number of requests in the batch."""
+        now = time.monotonic()
+        if self._running:
+            self._busy_s += now - self._since
+            self._streams_s += (now - self._since) * self._running
+        self._since, self._running = now, count
+
+    def did(self, work: float) -> None:
+        self._work += work
+        self.running(self._running)
+        if self._busy_s >= WINDOW_S:
+            self._take()
+
+    def _take(self) -> None:
+        streams = max(self._streams_s / self._busy_s, 1.0)
+        # 62, 292 and 405 tok/s at 1, 8 and 32 streams: between them the rate grows about as the root.
+        full = self._work / self._busy_s * (SCALE_CAP / min(streams, SCALE_CAP)) ** 0.5
+        self.value = 0.5 * self.value + 0.5 * full if self.measured else full
+        self.measured = True
+        self._work = self._busy_s = self._streams_s = 0.0
+
+
+class Admission:
+    """`slots`: answers that the engine's batch takes. `many_keys`: whether others may come."""
+
+    def __init__(self, slots: Callable[[], int], max_queue_s: float, many_keys: Callable[[], bool]) -> None:
+        self.slots, self.max_queue_s, self.many_keys = slots, max_queue_s, many_keys
+        self.rate = Rate()
+        self.output_tokens = FIRST_OUTPUT_TOKENS
+        self.lines: dict[str, Line] = {}
+        self.inside = 0
+        self._virtual = 0.0
+        self._serial = itertools.count()
+
+    @property
+    def waiting(self) -> int:
+        return sum(len(line.waiting) for line in self.lines.values())
+
+    def work_of(self, prompt_tokens: int, max_tokens: int) -> float:
+        """What an answer will probably cost: few answers use all the tokens that they may."""
+        return prompt_tokens + OUTPUT_WEIGHT * min(max_tokens, self.output_tokens)
+
+    def count_generated(self, tokens: int) -> None:
+        """Told the length of each finished answer."""
+        self.output_tokens += (max(tokens, 1) - self.output_tokens) * 0.05
+
+    def enter(self, caller: Caller, works: list[float], weight: float = 1.0) -> list[Place]:
+        """A place for each answer. Raises ApiError 429: the line too long, the deadline too near."""
+        line = self.lines.setdefault(caller.key_id, Line())
+        line.weight = weight
+        if not line.active:
+            line.virtual = max(line.virtual, self._virtual)
+        self._check(line, caller, sum(works))
+        places = [Place(self, line, work, (caller.priority, next(self._serial))) for work in works]
+        for place in places:
+            heapq.heappush(line.waiting, place)
+        self._grant()
+        return places
+
+    def _check(self, line: Line, caller: Caller, work: float) -> None:
+        if not line.waiting and self._room(line):
+            return
+        rate = self.rate.value * self._share(line)
+        over_s = (line.work + work) / rate - self.max_queue_s
+        if over_s > 0 and line.waiting:
+            raise _busy("the queue is full", over_s, "queue_full")
+        wait_s = self._ahead(line, caller.priority) / rate
+        if caller.left_s is not None and wait_s > caller.left_s:
+            raise _busy("the answer would begin after its deadline", wait_s - caller.left_s, "deadline")
+
+    def _share(self, line: Line) -> float:
+        """Of the machine, while all who are active now want their part."""
+        others = sum(other.weight for other in self.lines.values() if other.active and other is not line)
+        return line.weight / (line.weight + others)
+
+    def _ahead(self, line: Line, priority: int) -> float:
+        return sum(place.work for place in line.waiting if place.order[0] <= priority)
+
+    def _room(self, line: Line) -> bool:
+        slots = self.slots()
+        own = max(1, slots - slots // RESERVED) if self.many_keys() else slots
+        return self.inside < slots and line.inside < own
+
+    def _grant(self) -> None:
+        while ready := [line for line in self.lines.values() if line.waiting and self._room(line)]:
+            line = min(ready, key=lambda candidate: (candidate.waiting[0].order[0], candidate.virtual))
+            place = heapq.heappop(line.waiting)
+            self._virtual = max(self._virtual, line.virtual)
+            line.virtual += place.work / line.weight
+            self._count(line, 1)
+            place.inside = True
+            if not place.granted.done():
+                place.granted.set_result(None)
+
+    def _count(self, line: Line, change: int) -> None:
+        line.inside += change
+        self.inside += change
+        self.rate.running(self.inside)
+
+    def leave(self, place: Place) -> None:
+        if place.left:
+            return
+        place.left = True
+        line = place.line
+        if place.inside:
+            line.virtual += (place.done - place.work) / line.weight  # what it really cost
+            self._count(line, -1)
+        else:
+            with suppress(ValueError):
+                line.waiting.remove(place)
+                heapq.heapify(line.waiting)
+            place.granted.cancel()
+        self._grant()
+        if not line.active and len(self.lines) > 1000:
+            self.lines = {key: busy for key, busy in self.lines.items() if busy.active}
+
+
+def _busy(message: str, after_s: float, code: str) -> ApiError:
+    return ApiError(
+        429, f"{message}; come again in {max(1, round(after_s))} s", code=code, retry_after=after_s
+    )

@@ -1,0 +1,121 @@
+"""Stands before every route: who asks, what may it, how often, how long will it wait. Only /live is open.
+
+Routes find the caller in `request.scope["state"]["caller"]`.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .errors import ApiError
+from .keys import KeyRing
+from .spans import span
+
+OPEN = ("/live",)
+# What a route needs of a key, by the beginning of its path; all others need "inference".
+NEEDED = {"/v1/fine_tuning": "tune", "/v1/load_lora_adapter": "admin", "/v1/unload_lora_adapter": "admin"}
+SCOPES = frozenset({"inference", "tune", "admin"})
+TIERS = {"priority": -1, "default": 0, "auto": 0, "standard_only": 0, "flex": 1, "batch": 2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who asks, and how urgently. Routes refine it by `asking` before they pass it to `Served.answers`."""
+
+    key_id: str = "local"
+    scopes: frozenset[str] = SCOPES
+    priority: int = 0  # as in vLLM: the lower, the sooner
+    may_hurry: bool = True  # whether it may ask for a priority below 0
+    deadline_s: float | None = None  # it waits so long from `came_at_s` on
+    came_at_s: float = field(default_factory=time.monotonic)
+
+    def asking(
+        self, *, tier: str | None = None, priority: int | None = None, timeout_s: float | None = None
+    ) -> Caller:
+        """The same caller with what its request's body asks: OpenAI's service tier or vLLM's priority."""
+        wanted = TIERS.get(tier or "auto", 0) if priority is None else priority
+        allowed = wanted if self.may_hurry else max(wanted, 0)
+        given = [limit for limit in (self.deadline_s, timeout_s) if limit is not None]
+        return replace(self, priority=self.priority + allowed, deadline_s=min(given, default=None))
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds until nobody waits any more; None: no deadline."""
+        return None if self.deadline_s is None else self.came_at_s + self.deadline_s - time.monotonic()
+
+
+class Guard:
+    """Asks for the key before any route but /live, counts its requests, gives each answer a request id."""
+
+    def __init__(self, inner: ASGIApp, keys: KeyRing) -> None:
+        self.inner, self.keys = inner, keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.inner(scope, receive, send)
+        headers = dict(scope["headers"])
+        request_id = headers.get(b"x-request-id", b"")[:128] or uuid.uuid4().hex.encode()
+        more = [(b"x-request-id", request_id)]
+
+        async def send_with_id(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *more]
+            await send(message)
+
+        try:
+            caller = self._caller(scope, headers, more)
+        except ApiError as e:
+            return await e.response(scope["path"])(scope, receive, send_with_id)
+        scope.setdefault("state", {})["caller"] = caller
+        with span(scope, headers, request_id):
+            await self.inner(scope, receive, send_with_id)
+
+    def _caller(self, scope: Scope, headers: dict[bytes, bytes], more: list[tuple[bytes, bytes]]) -> Caller:
+        """Raises ApiError 400, 401, 403, 429; adds the key's limits to the answer's headers."""
+        if scope["path"] in OPEN:
+            return Caller()
+        deadline_s = _deadline(headers)
+        if not self.keys.needed:
+            return Caller(deadline_s=deadline_s)
+        key = self.keys.find(_secret(headers))
+        if key is None:
+            raise ApiError(401, "a valid key is needed: Authorization: Bearer KEY", code="invalid_api_key")
+        needed = _scope_of(scope["path"])
+        if needed not in key.scopes:
+            raise ApiError(403, f"this key lacks the scope {needed!r}", code="insufficient_scope")
+        account = self.keys.account(key.id)
+        if scope["method"] == "POST":
+            try:
+                account.take_request()
+            finally:
+                more += account.headers()
+        return Caller(
+            key_id=key.id, scopes=key.scopes, priority=key.priority, may_hurry=key.may_hurry,
+            deadline_s=deadline_s,
+        )  # fmt: skip
+
+
+def _secret(headers: dict[bytes, bytes]) -> bytes:
+    kind, _, bearer = headers.get(b"authorization", b"").partition(b" ")
+    return bearer.strip() if kind.lower() == b"bearer" else headers.get(b"x-api-key", b"")
+
+
+def _scope_of(path: str) -> str:
+    return next((scope for start, scope in NEEDED.items() if path.startswith(start)), "inference")
+
+
+def _deadline(headers: dict[bytes, bytes]) -> float | None:
+    """x-request-timeout: seconds that the client will wait."""
+    given = headers.get(b"x-request-timeout")
+    if given is None:
+        return None
+    with suppress(ValueError):
+        if 0 < (seconds := float(given)) < float("inf"):
+            return seconds
+    raise ApiError(400, "x-request-timeout is a number of seconds above 0", param="x-request-timeout")

@@ -1,0 +1,295 @@
+"""Who may ask, and how much: a file of keys, each kept as a hash only.
+
+{"keys": [{"id": "team-a", "sha256": "...", "requests_per_minute": 60, ...}]}. The file is read again when it
+changes. What a budget has used up stands beside it in FILE.used, written every few seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ...artefact import write_durably
+from ...errors import Where, WrongUse
+from .errors import ApiError
+
+LOOK_AGAIN_S = 2.0  # for a changed file
+SAVE_S = 5.0
+DAY_S = 86400.0
+OWN = "api-key"  # the id of the one key that --api-key gives
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    id: str = Field(min_length=1, max_length=64, pattern=r"^[\w.@-]+$")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    scopes: list[Literal["inference", "tune", "admin"]] = ["inference"]
+    weight: float = Field(1.0, gt=0)
+    priority: int = 0
+    may_hurry: bool = False
+    requests_per_minute: int | None = Field(None, ge=1)
+    tokens_per_minute: int | None = Field(None, ge=1)
+    budget_tokens: int | None = Field(None, ge=1)
+    budget_days: float | None = Field(None, gt=0)
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    keys: list[_Entry]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """What one key may do. `budget_tokens`: in all, or in each `budget_days` days."""
+
+    id: str
+    sha256: str
+    scopes: frozenset[str] = frozenset({"inference", "tune", "admin"})
+    weight: float = 1.0  # its share of a busy machine, beside the others' weights
+    priority: int = 0
+    may_hurry: bool = True
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    budget_tokens: int | None = None
+    budget_days: float | None = None
+
+
+class Bucket:
+    """`a_minute` units flow in each minute; at most that many lie ready."""
+
+    def __init__(self, a_minute: float) -> None:
+        self.a_minute = self.level = a_minute
+        self.at = time.monotonic()
+
+    def look(self) -> float:
+        now = time.monotonic()
+        self.level = min(self.a_minute, self.level + (now - self.at) * self.a_minute / 60)
+        self.at = now
+        return self.level
+
+    def wait_s(self, units: float, held: float = 0.0) -> float:
+        """Seconds until `units` lie ready beside those held; more than fit are given out of a full bucket."""
+        lacking = min(units, self.a_minute) - (self.look() - held)
+        return max(0.0, lacking * 60 / self.a_minute)
+
+    def take(self, units: float) -> None:
+        self.level = self.look() - units
+
+    def full_in_s(self) -> float:
+        return (self.a_minute - self.look()) * 60 / self.a_minute
+
+
+@dataclass
+class Account:
+    """What one key has used."""
+
+    key: Key
+    requests: Bucket | None = None
+    tokens: Bucket | None = None
+    used_tokens: int = 0
+    period: int = 0  # the number of the budget's period since 1970
+    pending: float = 0.0  # tokens that requests under way may still spend
+
+    def fit(self, key: Key) -> None:
+        """Take over a changed entry; buckets stay where their size stays."""
+        self.key = key
+        self.requests = _fitted(self.requests, key.requests_per_minute)
+        self.tokens = _fitted(self.tokens, key.tokens_per_minute)
+
+    def take_request(self) -> None:
+        """Raises ApiError 429."""
+        if self.requests is None:
+            return
+        if wait_s := self.requests.wait_s(1):
+            raise self._limited("requests", self.requests, wait_s)
+        self.requests.take(1)
+
+    @contextmanager
+    def reserved(self, tokens: float) -> Iterator[None]:
+        """While a request is under way that may spend so many. Raises ApiError 429 as `check_tokens` does."""
+        self.check_tokens(tokens)
+        self.pending += tokens
+        try:
+            yield
+        finally:
+            self.pending -= tokens
+
+    def check_tokens(self, tokens: float) -> None:
+        """Raises ApiError 429 where so many more are too many now, beside what is under way."""
+        self._turn()
+        budget = self.key.budget_tokens
+        if budget is not None and self.used_tokens >= budget:
+            message = f"the budget of {budget} tokens is used up"
+            raise ApiError(429, message, code="insufficient_quota", retry_after=self._period_left_s())
+        if budget is not None and self.pending and self.used_tokens + self.pending >= budget:
+            message = f"the rest of the budget of {budget} tokens may be spent by requests under way"
+            raise ApiError(429, message, code="rate_limit_exceeded", retry_after=1)
+        if self.tokens is not None and (wait_s := self.tokens.wait_s(tokens, self.pending)):
+            raise self._limited("tokens", self.tokens, wait_s)
+
+    def spend(self, tokens: int) -> None:
+        self._turn()
+        self.used_tokens += tokens
+        if self.tokens is not None:
+            self.tokens.take(tokens)
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """x-ratelimit-*, as OpenAI has them."""
+        values: dict[str, str] = {}
+        for name, bucket in (("requests", self.requests), ("tokens", self.tokens)):
+            if bucket is not None:
+                values[f"x-ratelimit-limit-{name}"] = str(int(bucket.a_minute))
+                values[f"x-ratelimit-remaining-{name}"] = str(max(0, int(bucket.look())))
+                values[f"x-ratelimit-reset-{name}"] = f"{bucket.full_in_s():.2f}s"
+        return [(name.encode(), value.encode()) for name, value in values.items()]
+
+    def _limited(self, what: str, bucket: Bucket, wait_s: float) -> ApiError:
+        message = f"rate limit of {bucket.a_minute:.0f} {what} a minute reached; come again in {wait_s:.1f} s"
+        return ApiError(429, message, code="rate_limit_exceeded", retry_after=wait_s)
+
+    def _turn(self) -> None:
+        """A new period has a new budget."""
+        if self.key.budget_days and (now := int(time.time() / self.key.budget_days / DAY_S)) != self.period:
+            self.period, self.used_tokens = now, 0
+
+    def _period_left_s(self) -> float | None:
+        if not self.key.budget_days:
+            return None
+        length_s = self.key.budget_days * DAY_S
+        return length_s - time.time() % length_s
+
+
+def _fitted(bucket: Bucket | None, a_minute: int | None) -> Bucket | None:
+    if a_minute is None:
+        return None
+    return bucket if bucket and bucket.a_minute == a_minute else Bucket(a_minute)
+
+
+def digest(secret: bytes) -> str:
+    """A key is 256 random bits, so a plain hash cannot be guessed back."""
+    return hashlib.sha256(secret).hexdigest()
+
+
+@dataclass
+class KeyRing:
+    """The keys that are valid now. None at all: everyone may ask."""
+
+    api_key: str | None = field(default=None, repr=False)
+    file: Path | None = None
+    keys: dict[str, Key] = field(default_factory=dict)  # by hash: looking one up tells nothing of the others
+    accounts: dict[str, Account] = field(default_factory=dict)
+    _stamp: tuple[int, int] = (0, 0)
+    _looked_at: float = 0.0
+    _saved: bytes = b""
+
+    def __post_init__(self) -> None:
+        """Raises WrongUse where the file cannot be read."""
+        if self.file is not None:
+            self._read_used()
+        self._load()
+
+    @property
+    def needed(self) -> bool:
+        return self.api_key is not None or self.file is not None
+
+    def find(self, secret: bytes) -> Key | None:
+        self._look_again()
+        return self.keys.get(digest(secret)) if secret else None
+
+    def valid(self, key_id: str) -> Key | None:
+        """The key of that id, while it has not been taken back."""
+        self._look_again()
+        return next((key for key in self.keys.values() if key.id == key_id), None)
+
+    def account(self, key_id: str) -> Account:
+        """Of a key, or of those who need none."""
+        if key_id not in self.accounts:
+            self.accounts[key_id] = Account(Key(id=key_id, sha256=""))
+        return self.accounts[key_id]
+
+    def _look_again(self) -> None:
+        if self.file is None or time.monotonic() - self._looked_at < LOOK_AGAIN_S:
+            return
+        with suppress(WrongUse, OSError):  # a file being rewritten: the keys known stay valid
+            if _stamp(self.file) != self._stamp:
+                self._load()
+        self._looked_at = time.monotonic()
+
+    def _load(self) -> None:
+        keys = [] if self.file is None else read_keys(self.file)
+        if self.api_key:
+            keys.append(Key(id=OWN, sha256=digest(self.api_key.encode())))
+        self.keys = {key.sha256: key for key in keys}
+        for key in keys:
+            self.accounts.setdefault(key.id, Account(key)).fit(key)
+        if self.file is not None:
+            self._stamp = _stamp(self.file)
+
+    # ------------------------------------------------------------------ budgets outlast the process
+
+    def _used_file(self) -> Path:
+        assert self.file is not None
+        return self.file.with_name(self.file.name + ".used")
+
+    def _read_used(self) -> None:
+        with suppress(FileNotFoundError, orjson.JSONDecodeError):
+            for key_id, (period, used) in orjson.loads(self._used_file().read_bytes()).items():
+                account = Account(Key(id=key_id, sha256=""), period=period, used_tokens=used)
+                self.accounts[key_id] = account
+
+    def save(self) -> None:
+        """Write what is used up, where that has changed."""
+        if self.file is None:
+            return
+        used = {a.key.id: [a.period, a.used_tokens] for a in self.accounts.values() if a.key.budget_tokens}
+        data = orjson.dumps(used)
+        if used and data != self._saved:
+            write_durably(self._used_file(), data)
+            self._saved = data
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    stat = file.stat()
+    return stat.st_mtime_ns, stat.st_size
+
+
+def read_keys(file: Path) -> list[Key]:
+    """Raises WrongUse naming the first wrong field."""
+    try:
+        entries = _File.model_validate_json(file.read_bytes()).keys
+    except OSError as e:
+        hint = f"make one: steelyard serve MODEL --keys {file} --new-key NAME"
+        raise WrongUse("serve.keys", f"cannot read {file}", why=e.strerror, hint=hint) from e
+    except ValidationError as e:
+        first = e.errors(include_input=False, include_url=False)[0]
+        where = Where(str(file), field=".".join(str(part) for part in first["loc"]))
+        hint = "see docs/how-to/share-with-keys.md"
+        raise WrongUse("serve.keys", first["msg"], where=where, hint=hint) from None
+    if len({entry.id for entry in entries}) < len(entries):
+        raise WrongUse("serve.keys", "two keys have the same id", where=Where(str(file)), hint="rename one")
+    return [Key(**{**entry.model_dump(), "scopes": frozenset(entry.scopes)}) for entry in entries]
+
+
+def new_key(file: Path, key_id: str) -> str:
+    """Add a key to the file and return it: it stands nowhere else. Raises WrongUse."""
+    document: dict[str, Any] = orjson.loads(file.read_bytes()) if file.exists() else {"keys": []}
+    if file.exists():
+        read_keys(file)
+    if any(entry["id"] == key_id for entry in document["keys"]):
+        raise WrongUse("serve.keys", f"there is a key {key_id!r} already", where=Where(str(file)))
+    secret = "sk-" + secrets.token_urlsafe(32)
+    document["keys"].append({"id": key_id, "sha256": digest(secret.encode()), "scopes": ["inference"]})
+    _File.model_validate(document)
+    write_durably(file, orjson.dumps(document, option=orjson.OPT_INDENT_2))
+    os.chmod(file, 0o600)
+    return secret

@@ -1,0 +1,1 @@
+"""vLLM as an engine, in an environment of its own."""

@@ -1,0 +1,1 @@
+"""The served model: its engines as processes, jobs in, answers out. Knows no HTTP."""

@@ -1,0 +1,142 @@
+"""The engine's own process: one thread that reads what is asked, steps, and tells what came.
+
+Lines of JSON over an inherited Unix socket. In: settings (first line), then `{"op", "request_id", ...}`
+with the ops add, cancel, score, embed, load_adapter and drop_adapter. Out: `{"ready": ...}`,
+`{"events": [[id, ids, logprobs, finish, tops, cached]]}`, `{"scores": ...}`, `{"embeddings": ...}`,
+`{"done": id}`, `{"failed": {"id", "why", "refused"}}`. Ends when the socket closes or the parent dies.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import sys
+import time
+from concurrent.futures import Future
+from typing import Any
+
+import orjson
+
+from ...processes import die_with_parent, peak_rss_bytes
+from ..engines import ENGINES, Engine, EngineSettings, Event, GenRequest
+
+IDLE_TICK_S = 15.0
+LOADING_TICK_S = 0.05  # while an adapter loads beside the steps
+
+
+class Channel:
+    """JSON lines over a stream socket."""
+
+    def __init__(self, stream: socket.socket) -> None:
+        self.stream, self.rest, self.closed = stream, b"", False
+
+    def send(self, message: dict[str, Any]) -> None:
+        self.stream.sendall(orjson.dumps(message) + b"\n")
+
+    def receive(self, timeout_s: float) -> list[dict[str, Any]]:
+        """Whole lines that are there, waiting at most `timeout_s` for the first."""
+        if not select.select([self.stream], [], [], timeout_s)[0]:
+            return []
+        data = self.stream.recv(1 << 20)
+        self.closed = not data
+        *lines, self.rest = (self.rest + data).split(b"\n")
+        return [orjson.loads(line) for line in lines]
+
+
+def main() -> None:
+    die_with_parent(int(sys.argv[2]))
+    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    settings: list[dict[str, Any]] = []
+    while not settings and not channel.closed:
+        settings = channel.receive(60)
+    started = time.monotonic()
+    try:
+        _pin(settings[0]["cores"])
+        engine = ENGINES[settings[0]["engine"]]()(EngineSettings(**settings[0]))
+    except Exception as e:  # whatever the native library raises goes to the front end as text
+        channel.send({"failed": {"id": None, "why": f"{type(e).__name__}: {e}"}})
+        return
+    channel.send({"ready": {"load_s": time.monotonic() - started, "rss_bytes": peak_rss_bytes()}})
+    _serve(engine, channel)
+    engine.close()
+
+
+def _pin(cores: list[int]) -> None:
+    """Keep this process on some cores, before the native library counts them and starts its threads."""
+    if cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
+
+
+def _serve(engine: Engine, channel: Channel) -> None:
+    last = time.monotonic()
+    loading: dict[int, Future[None]] = {}
+    while not channel.closed:
+        busy = engine.busy()
+        messages = channel.receive(0 if busy else LOADING_TICK_S if loading else IDLE_TICK_S)
+        for message in messages:
+            if (started := _handle(engine, channel, message)) is not None:
+                loading[message["request_id"]] = started
+        for request_id in [number for number, started in loading.items() if started.done()]:
+            _loaded(channel, request_id, loading.pop(request_id))
+        if messages or busy:
+            last = time.monotonic()
+        else:
+            engine.idle(time.monotonic() - last)
+        if engine.busy() and (events := engine.step()):
+            channel.send({"events": [_event_fields(event) for event in events], "metrics": engine.metrics()})
+
+
+def _event_fields(event: Event) -> list[Any]:
+    """Empty fields at the end are left out: most events have none, and each costs on the way."""
+    fields = [event.request_id, event.ids, event.logprobs, event.finish, event.tops, event.cached]
+    while fields[-1] is None:
+        fields.pop()
+    return fields
+
+
+def _loaded(channel: Channel, request_id: int, started: Future[None]) -> None:
+    if (why := started.exception()) is None:
+        channel.send({"done": request_id})
+    else:
+        _failed(channel, request_id, why)
+
+
+def _failed(channel: Channel, request_id: int, why: BaseException) -> None:
+    """Of what the engine says that it cannot do, the words alone."""
+    refused = isinstance(why, ValueError | NotImplementedError)
+    message = str(why) if refused else f"{type(why).__name__}: {why}"
+    channel.send({"failed": {"id": request_id, "why": message, "refused": refused}})
+
+
+def _handle(engine: Engine, channel: Channel, message: dict[str, Any]) -> Future[None] | None:
+    """What goes on beside the steps, if anything: its end is told later."""
+    op = message.pop("op")
+    request_id = message["request_id"]
+    try:
+        if op == "add":
+            grammar = message.pop("grammar", None)  # JSON made a list of it
+            engine.add(GenRequest(**message, grammar=tuple(grammar) if grammar else None))
+        elif op == "cancel":
+            engine.cancel(request_id)
+        elif op == "score":
+            scores = engine.score(message["ids"], message["top"])
+            arrays = [scores.logprobs, scores.top_ids, scores.top_logprobs]
+            channel.send({"scores": [request_id, *arrays]})
+        elif op == "embed":
+            channel.send({"embeddings": [request_id, engine.embed(message["batch"])]})
+        elif op == "load_adapter":
+            if started := engine.load_adapter(message["name"], message["folder"]):
+                return started
+            channel.send({"done": request_id})
+        elif op == "drop_adapter":
+            engine.drop_adapter(message["name"])
+            channel.send({"done": request_id})
+    except Exception as e:  # one bad request must not take the engine down
+        _failed(channel, request_id, e)
+    return None
+
+
+if __name__ == "__main__":
+    main()
+    os._exit(0)  # native threads need no goodbye, and a slow one would outlast SIGTERM's 5 s

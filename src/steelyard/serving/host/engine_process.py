@@ -1,0 +1,414 @@
+"""The engine as the front end sees it: a child process, started, asked, watched and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from ...errors import Lacking
+from ..engines import EngineSettings, Event, GenRequest, Scores
+
+HANG_S = 20.0  # work in flight, no event and next to no CPU time for so long: a hang
+SPIN_S = 300.0  # the same while it computes: a long prompt of a large model takes minutes
+STOPPED_S = 60.0  # someone stopped the process and may go on soon; SIGSTOP and SIGCONT are no hang
+TICK_S = 1.0
+IDLE_CORES = 0.05  # of a core: below, an engine computes nothing
+BACKOFF_S = (0.2, 1.0, 5.0, 15.0, 30.0)  # before each restart; back to the first after a calm minute
+CALM_S = 60.0
+ATTEMPTS = 3  # a request that ends the engine each time must not go on doing so
+READY_S = 60.0  # a request waits so long for an engine that starts again
+LINE_LIMIT = 1 << 26  # a scored prompt of 8,192 tokens with 20 likeliest each is 6 MB
+
+REPLIES = ("scores", "embeddings", "done")
+
+
+class EngineLost(Exception):
+    """The engine went away, or could not do what was asked."""
+
+
+class EngineCrashed(EngineLost):
+    """Its process ended while it worked on this: asking again may help."""
+
+
+class EngineRefused(EngineLost):
+    """It would not take this request."""
+
+
+class EngineProcess:
+    """One engine child. `state`: "loading", "ready", "stalled" (ended or silent) or "closed"."""
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        log: Callable[..., None],
+        output: int = subprocess.DEVNULL,
+        python: str | None = None,
+    ) -> None:
+        self.settings, self.log = settings, log
+        self.python = python  # another environment's interpreter, for an engine that needs its own packages
+        self.output = output  # where the native library's own words go
+        self._state = "loading"
+        self.load: dict[str, float] = {}
+        self.metrics: dict[str, float] = {}
+        self.last_token_at = 0.0
+        self.restarts = 0
+        self._ids = itertools.count(1)
+        self._queues: dict[int, asyncio.Queue[Event | Exception]] = {}
+        self._calls: dict[int, asyncio.Future[Any]] = {}
+        self._process: asyncio.subprocess.Process | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._changed = asyncio.Event()  # set, and made anew, at each change of state
+        self._callbacks: dict[int, tuple[Callable[[], None], Callable[[int, int], None], int]] = {}
+        self.why_lost = "the engine process ended"
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    @property
+    def state(self) -> str:
+        return self._state
+
+    @state.setter
+    def state(self, state: str) -> None:
+        self._state = state
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether someone has stopped it by a signal."""
+        return self.pid is not None and _cpu(self.pid)[1]
+
+    def move(self, folder: str) -> None:
+        """Where a restart finds the model from now on."""
+        self.settings = replace(self.settings, folder=folder)
+
+    @property
+    def pids(self) -> list[int]:
+        return [self.pid] if self.pid else []
+
+    @property
+    def slots(self) -> int:
+        """Requests that its batch takes."""
+        return self.settings.max_num_seqs
+
+    async def until_ready(self, limit_s: float) -> bool:
+        """Whether it is ready, now or within `limit_s`; False at once where it is closed."""
+        with suppress(asyncio.TimeoutError):
+            async with asyncio.timeout(limit_s):
+                while self.state not in ("ready", "closed"):
+                    await self._changed.wait()
+        return self.state == "ready"
+
+    @property
+    def active(self) -> int:
+        """Requests taken and not finished."""
+        return len(self._queues)
+
+    async def start(self) -> None:
+        """Raises Lacking where the engine cannot load the model."""
+        try:
+            reader = await self._spawn()
+        except Lacking:
+            self.state = "closed"
+            raise
+        self._tasks = [asyncio.create_task(self._watch(reader)), asyncio.create_task(self._end_hangs())]
+
+    async def _spawn(self) -> asyncio.StreamReader:
+        ours, theirs = socket.socketpair()
+        fd = theirs.fileno()
+        command = [
+            self.python or sys.executable,
+            "-m",
+            f"{__package__}.engine_child",
+            str(fd),
+            str(os.getpid()),
+        ]
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                *command, pass_fds=(fd,), stdin=subprocess.DEVNULL, stdout=self.output, stderr=self.output,
+                process_group=0, env=self._environment(),
+            )  # fmt: skip
+        reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=LINE_LIMIT)
+        self._send(asdict(self.settings))
+        first = await _first_line(reader)
+        if "ready" not in first:
+            self._kill()
+            raise Lacking(
+                "serve.engine",
+                f"the engine {self.settings.engine} could not load the model",
+                why=first["failed"]["why"],
+                hint="see the log; is there memory enough, and is the model folder whole?",
+            )
+        self.load, self.state = first["ready"], "ready"
+        self.log("engine.ready", pid=self.pid, **self.load)
+        return reader
+
+    def _environment(self) -> dict[str, str] | None:
+        """Another interpreter finds this package by its path."""
+        if self.python is None:
+            return None
+        ours = str(Path(__file__).resolve().parents[3])
+        return {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([ours, *filter(None, [os.environ.get("PYTHONPATH")])]),
+        }
+
+    # ------------------------------------------------------------------ asking
+
+    async def submit(
+        self,
+        request: dict[str, Any],
+        ended: Callable[[], None] = lambda: None,
+        generated: Callable[[int, int], None] = lambda prompt, ids: None,
+    ) -> AsyncGenerator[Event, None]:
+        """Events of one answer. Leaving the loop early frees the slot.
+
+        Called as the engine goes, even if the reader is slow: `made` with the prompt tokens read and the ids
+        made, `ended` once it has done with it. Raises EngineLost.
+        """
+        if self.state != "ready":
+            raise EngineLost(f"the engine is {self.state}")
+        wanted = GenRequest(request_id=next(self._ids), **request)
+        queue: asyncio.Queue[Event | Exception] = asyncio.Queue()
+        self._queues[wanted.request_id] = queue
+        self._callbacks[wanted.request_id] = (ended, generated, len(wanted.ids))
+        self._send({"op": "add", **_shallow(wanted)})
+        finished = False
+        try:
+            while not finished:
+                event = await queue.get()
+                if isinstance(event, Exception):
+                    finished = True
+                    raise event
+                finished = event.finish is not None
+                yield event
+        finally:
+            self._queues.pop(wanted.request_id, None)
+            self._end(wanted.request_id)
+            if not finished:
+                self._send({"op": "cancel", "request_id": wanted.request_id})
+
+    def _end(self, request_id: int) -> None:
+        if callbacks := self._callbacks.pop(request_id, None):
+            callbacks[0]()
+
+    def _report(self, event: Event) -> None:
+        """The prompt counts with the first ids."""
+        if callbacks := self._callbacks.get(event.request_id):
+            ended, generated, prompt_tokens = callbacks
+            generated(prompt_tokens, len(event.ids))
+            self._callbacks[event.request_id] = (ended, generated, 0)
+
+    @property
+    def adapters(self) -> dict[str, str]:
+        """Name -> folder, as a restarted engine would load them."""
+        return self.settings.adapters
+
+    async def score(self, ids: list[int], top: int) -> Scores:
+        """Teacher-forced scores of ids[1:]. Raises EngineLost."""
+        return Scores(*await self._insist("score", ids=ids, top=top))
+
+    async def embed(self, batch: list[list[int]]) -> list[list[float]]:
+        """One vector a list of ids. Raises EngineLost."""
+        (vectors,) = await self._insist("embed", batch=batch)
+        self.last_token_at = time.monotonic()
+        return list(vectors)
+
+    async def load_adapter(self, name: str, folder: str) -> None:
+        """Load it, or again under the same name. Raises EngineLost."""
+        await self._ask("load_adapter", name=name, folder=folder)
+        self.settings = replace(self.settings, adapters={**self.adapters, name: folder})
+
+    async def drop_adapter(self, name: str) -> None:
+        await self._ask("drop_adapter", name=name)
+        others = {other: folder for other, folder in self.adapters.items() if other != name}
+        self.settings = replace(self.settings, adapters=others)
+
+    async def _insist(self, op: str, **what: Any) -> list[Any]:
+        """A question that may be asked again where the engine ends over it, or starts again just now."""
+        for _ in range(ATTEMPTS - 1):
+            await self.until_ready(READY_S)
+            with suppress(EngineCrashed):
+                return await self._ask(op, **what)
+        await self.until_ready(READY_S)
+        return await self._ask(op, **what)
+
+    async def _ask(self, op: str, **what: Any) -> list[Any]:
+        """One question, one reply."""
+        if self.state != "ready":
+            raise EngineLost(f"the engine is {self.state}")
+        request_id = next(self._ids)
+        self._calls[request_id] = asyncio.get_running_loop().create_future()
+        self._send({"op": op, "request_id": request_id, **what})
+        try:
+            return list(await self._calls[request_id])
+        finally:
+            self._calls.pop(request_id, None)
+
+    def _send(self, message: dict[str, Any]) -> None:
+        if self._writer and not self._writer.is_closing():
+            self._writer.write(orjson.dumps(message) + b"\n")
+
+    # ------------------------------------------------------------------ watching
+
+    async def _watch(self, reader: asyncio.StreamReader) -> None:
+        """Hand out what comes; when it ends, fail what waits and start the engine again."""
+        attempt = 0
+        while self.state != "closed":
+            began = time.monotonic()
+            await self._read(reader)
+            if self.state == "closed":
+                return
+            self._lost()
+            attempt = 0 if time.monotonic() - began > CALM_S else attempt
+            while self.state != "ready":
+                await asyncio.sleep(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)])
+                attempt += 1
+                self.restarts += 1
+                self.state = "loading"
+                try:
+                    reader = await self._spawn()
+                except (Lacking, OSError) as e:  # OSError: the system starts no process now
+                    self.log("engine.restart_failed", why=e.why if isinstance(e, Lacking) else str(e))
+                    self.state = "stalled"
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        """Until the process ends; killed while it wrote, it leaves a torn line (ValueError)."""
+        with suppress(ConnectionError, ValueError):
+            while line := await reader.readline():
+                self._dispatch(orjson.loads(line))
+
+    def _dispatch(self, message: dict[str, Any]) -> None:
+        if "events" in message:
+            self.last_token_at = time.monotonic()
+            self.metrics = message["metrics"]
+            for fields in message["events"]:
+                event = Event(*fields)
+                if queue := self._queues.get(event.request_id):
+                    queue.put_nowait(event)
+                self._report(event)
+                if event.finish:
+                    self._end(event.request_id)
+        elif kind := next((name for name in REPLIES if name in message), None):
+            fields = message[kind]
+            request_id, *rest = fields if isinstance(fields, list) else [fields]
+            if (future := self._calls.get(request_id)) and not future.done():
+                future.set_result(rest)
+        elif failed := message.get("failed"):
+            error = EngineRefused if failed["refused"] else EngineLost
+            self._fail(failed["id"], error(failed["why"]))
+
+    def _fail(self, request_id: int, why: Exception) -> None:
+        if queue := self._queues.get(request_id):
+            queue.put_nowait(why)
+        if (future := self._calls.get(request_id)) and not future.done():
+            future.set_exception(why)
+
+    def _lost(self) -> None:
+        self._kill()
+        self.state = "stalled"
+        self.log("engine.lost", pid=self.pid, why=self.why_lost)
+        for request_id in [*self._queues, *self._calls]:
+            self._fail(request_id, EngineCrashed(self.why_lost))
+        self.why_lost = "the engine process ended"
+
+    async def _end_hangs(self) -> None:
+        """kill -9 an engine that has work and makes nothing; `_watch` does the rest."""
+        silent = Silence()
+        while self.state != "closed":
+            before = time.monotonic()
+            await asyncio.sleep(TICK_S)
+            busy = bool(self._queues or self._calls) and self.state == "ready"
+            paused = time.monotonic() - before > 3 * TICK_S  # this process itself stood still
+            limit = silent.limit_s(self.pid, None if paused or not busy else self.last_token_at)
+            if limit is None or self.pid is None:
+                continue
+            self.why_lost = f"the engine made nothing for {limit:.0f} s"
+            self._kill()
+
+    def _kill(self) -> None:
+        """Its whole process group: some engines have workers that outlive them."""
+        if self.pid is not None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+    async def close(self) -> None:
+        """End the child: by closing its socket, after a second by force."""
+        self.state = "closed"
+        if self._writer:
+            self._writer.close()
+        if self._process and self._process.returncode is None:
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._process.wait(), 1.0)
+        self._kill()
+        if self._process:
+            await self._process.wait()
+        for task in self._tasks:
+            task.cancel()
+
+
+def _shallow(request: GenRequest) -> dict[str, Any]:
+    """Its fields as they are: `asdict` would copy a prompt id by id."""
+    return {field.name: getattr(request, field.name) for field in fields(request)}
+
+
+class Silence:
+    """How long an engine with work in flight has made nothing, and whether that is too long."""
+
+    def __init__(self) -> None:
+        self.since: float | None = None  # of the silence
+        self.marker: float | None = None  # last_token_at when it began
+        self.idle_since: float | None = None  # it has computed nothing since
+        self.cpu_s = 0.0
+
+    def limit_s(self, pid: int | None, last_token_at: float | None) -> float | None:
+        """The limit that was exceeded, else None. `last_token_at` None: nothing is expected of it now."""
+        now = time.monotonic()
+        if pid is None or last_token_at is None or last_token_at != self.marker or self.since is None:
+            self.since, self.marker, self.idle_since = now, last_token_at, None
+            return None
+        cpu_s, stopped = _cpu(pid)
+        if cpu_s - self.cpu_s > IDLE_CORES * TICK_S or self.idle_since is None:
+            self.idle_since = now
+        self.cpu_s = cpu_s
+        limit = STOPPED_S if stopped else HANG_S
+        if now - self.idle_since > limit:
+            return limit
+        return SPIN_S if now - self.since > SPIN_S and not stopped else None
+
+
+def _cpu(pid: int) -> tuple[float, bool]:
+    """CPU seconds of a process and its children, and whether it stands stopped by a signal."""
+    import psutil
+
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        processes = [process, *process.children(recursive=True)]
+        used = sum(t.user + t.system for t in (p.cpu_times() for p in processes))
+        return used, process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+    return 0.0, False
+
+
+async def _first_line(reader: asyncio.StreamReader) -> dict[str, Any]:
+    """What the child says once it has loaded, or that it ended before."""
+    with suppress(ConnectionError, ValueError):
+        if line := await reader.readline():
+            message: dict[str, Any] = orjson.loads(line)
+            return message
+    return {"failed": {"why": "the engine process ended"}}

@@ -1,0 +1,336 @@
+"""The served model: jobs in, answers out, and what they count for. HTTP is the affair of `api`."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ...model import Tokenizer
+from ..base.admission import Admission, Place
+from ..base.errors import ApiError
+from ..base.guard import Caller
+from ..base.keys import Account, KeyRing
+from ..base.measures import Measures
+from ..base.spans import tell
+from ..engines import CAPABILITIES, Capability, Event, Scores
+from .answer import Answer, Piece
+from .encoders import EncoderService
+from .engine_process import ATTEMPTS, READY_S, EngineCrashed, EngineLost, EngineProcess
+from .job import Job
+from .replicas import Replicas
+
+FRESH_S = 30.0  # /health vouches for a token this young
+PROBE_S = 20.0  # a probe waits at most one long prefill step and its own
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Token ids, and how many tokens the answer may have."""
+
+    ids: list[int]
+    max_tokens: int
+
+
+class Served:
+    """A model behind one or more engines, its tokenizer, its queue and its counters."""
+
+    def __init__(
+        self,
+        engine: EngineProcess | Replicas,
+        tokenizer: Tokenizer,
+        measures: Measures,
+        keys: KeyRing | None = None,
+        max_queue_s: float = 60.0,
+        encoder: EncoderService | None = None,
+    ) -> None:
+        self.engine, self.tokenizer, self.measures = engine, tokenizer, measures
+        self.keys = keys or KeyRing()
+        self.encoder = encoder  # beside the model
+        self.stores: Any = None  # files, batches, jobs: set by api/stores.py
+        self.max_model_len = engine.settings.max_model_len
+        self.capability: Capability = CAPABILITIES[engine.settings.engine]()
+        self.admission = Admission(lambda: engine.slots, max_queue_s, lambda: len(self.keys.keys) > 1)
+        self.draining = False
+        self._probing = asyncio.Lock()
+        measures.watch_service(engine, self.admission)
+
+    def prompt(self, ids: list[int], requested: int | None, default: int | None) -> Prompt:
+        """Raises ApiError 400 where prompt and answer exceed the context: nothing is cut silently."""
+        if not self.generates:
+            raise ApiError(400, "a sentence encoder is served here: it generates no text", param="model")
+        longest = self.max_model_len
+        wanted = default if requested is None else requested
+        if not ids:
+            raise ApiError(400, "the prompt has no tokens", param="prompt")
+        if len(ids) + (1 if wanted is None else wanted) > longest:
+            answer = "at least 1" if wanted is None else wanted
+            raise ApiError(
+                400,
+                f"This model's maximum context length is {longest} tokens. However, you requested {answer} "
+                f"completion tokens and your prompt has {len(ids)} tokens.",
+                param="messages" if default is None else "prompt",
+                code="context_length_exceeded",
+            )
+        return Prompt(ids, longest - len(ids) if wanted is None else wanted)
+
+    @property
+    def generates(self) -> bool:
+        return self.engine.settings.engine != "encoder"
+
+    # ------------------------------------------------------------------ answers
+
+    async def answers(
+        self, job: Job, prompts: list[Prompt], caller: Caller | None = None
+    ) -> AsyncGenerator[tuple[int, Answer, Piece], None]:
+        """Pieces of all answers as they come, `job.n` for each prompt.
+
+        Before the first piece: ApiError 429 or 503 with `retry_after`. At any time: EngineLost, and
+        ApiError 408 once the caller's deadline has passed. Where a job is not streamed, an answer may begin
+        anew after a crash: a new Answer under the same index.
+        """
+        caller = caller or Caller()
+        account = self.keys.account(caller.key_id)
+        tracks = [prompts[i // job.n] for i in range(len(prompts) * job.n)]
+        least = job.sampling.get("min_tokens", 0)
+        if any(least > p.max_tokens for p in prompts):
+            message = f"min_tokens is {least}, and the answer may have fewer"
+            raise ApiError(400, message, param="min_tokens")
+        likely = self.admission.output_tokens
+        expected = sum(len(p.ids) for p in prompts) + sum(min(p.max_tokens, likely) for p in tracks)
+        with account.reserved(expected):
+            async with aclosing(self._placed(job, tracks, caller, account)) as pieces:
+                async for piece in pieces:
+                    yield piece
+
+    async def _placed(
+        self, job: Job, tracks: list[Prompt], caller: Caller, account: Account
+    ) -> AsyncGenerator[tuple[int, Answer, Piece], None]:
+        places = self._places(caller, tracks, account.key.weight)
+        try:
+            sources = [
+                self._one(job, prompt, i, places[i], caller, account) for i, prompt in enumerate(tracks)
+            ]
+            async with aclosing(sources[0] if len(sources) == 1 else _merged(sources)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        finally:
+            for place in places:
+                place.leave()
+
+    def _places(self, caller: Caller, tracks: list[Prompt], weight: float) -> list[Place]:
+        """Raises ApiError 429, 503."""
+        if self.draining:
+            raise ApiError(503, "the service is ending", code="draining", retry_after=30)
+        if self.engine.state == "closed":
+            raise ApiError(503, "the engine is closed", code="engine_unavailable", retry_after=30)
+        try:
+            works = [self.admission.work_of(len(p.ids), p.max_tokens) for p in tracks]
+            return self.admission.enter(caller, works, weight)
+        except ApiError:
+            self.measures.refused("queue")
+            raise
+
+    async def _one(
+        self, job: Job, prompt: Prompt, index: int, place: Place, caller: Caller, account: Account
+    ) -> AsyncGenerator[tuple[int, Answer, Piece], None]:
+        """One answer. What nobody has seen yet is made again after a crash."""
+        came = time.perf_counter()
+        await _before(place.granted, caller)
+        self.measures.queue_time.observe(time.perf_counter() - came)
+        request = {
+            **job.sampling, "ids": prompt.ids, "max_tokens": prompt.max_tokens, "seed": job.seed + index,
+        }  # fmt: skip
+        for attempt in itertools.count(1):
+            answer = Answer(self.tokenizer.stream(), job.stops)
+            try:
+                await self._until_ready(caller)
+                async with aclosing(self._pieces(request, answer, place, caller, came)) as pieces:
+                    async for piece in pieces:
+                        yield index, answer, piece
+                break
+            except EngineCrashed:
+                if attempt == ATTEMPTS or (job.stream and answer.ids):
+                    raise
+                self.measures.retried()
+            finally:
+                if answer.ids:  # paid for, whoever has left since; a prompt once, however many its answers
+                    account.spend(len(answer.ids) + (0 if index % job.n else len(prompt.ids)))
+        self.admission.count_generated(len(answer.ids))
+        self.measures.e2e.observe(time.perf_counter() - came)
+
+    async def _until_ready(self, caller: Caller) -> None:
+        """Raises ApiError 503 where no engine comes back in time."""
+        left = caller.left_s
+        if not await self.engine.until_ready(READY_S if left is None else max(min(left, READY_S), 0)):
+            again_s = 2 * self.engine.load.get("load_s", 5.0)
+            raise ApiError(
+                503, f"the engine is {self.engine.state}", code="engine_unavailable", retry_after=again_s
+            )
+
+    async def _pieces(
+        self, request: dict[str, Any], answer: Answer, place: Place, caller: Caller, came: float
+    ) -> AsyncGenerator[Piece, None]:
+        last = came
+        async with aclosing(self.engine.submit(request, place.leave, place.progress)) as events:
+            while (event := await _next(events, caller)) is not None:
+                if event.finish == "error":
+                    raise EngineLost("the engine has no room for this request")
+                now = time.perf_counter()
+                if answer.ids:
+                    self.measures.inter_token.observe(now - last)
+                else:
+                    self.measures.ttft.observe(now - came)
+                last = now
+                if event.cached is not None:
+                    self.measures.prefix(len(request["ids"]), event.cached)
+                yield answer.push(event.ids, event.logprobs, event.finish, event.tops, event.cached)
+                if answer.finish:
+                    break
+
+    async def score(self, prompt: Prompt, ids: list[int], top: int, caller: Caller | None = None) -> Scores:
+        """Scores of `ids`: the prompt and what was made of it, in its turn like an answer.
+
+        A prompt of which nothing was made is paid for here. Raises EngineLost, ApiError as `answers` does.
+        """
+        caller = caller or Caller()
+        account = self.keys.account(caller.key_id)
+        unpaid = 0 if prompt.max_tokens else len(ids)
+        with account.reserved(unpaid):
+            (place,) = self._places(caller, [replace(prompt, ids=ids, max_tokens=0)], account.key.weight)
+            try:
+                await _before(place.granted, caller)
+                scores = await self.engine.score(ids, top)
+                place.progress(len(ids), 0)
+            finally:
+                place.leave()
+            account.spend(unpaid)
+        return scores
+
+    async def embed(self, batch: list[list[int]]) -> list[list[float]]:
+        """One vector for each list of token ids. Raises EngineLost."""
+        return await self.engine.embed(batch)
+
+    # ------------------------------------------------------------------ adapters
+
+    @property
+    def adapters(self) -> list[str]:
+        """Names of the adapters that a request may ask for."""
+        return sorted(self.engine.adapters)
+
+    async def load_adapter(self, name: str, folder: str) -> None:
+        """Raises EngineLost where the engine cannot."""
+        await self.engine.load_adapter(name, folder)
+
+    async def drop_adapter(self, name: str) -> None:
+        await self.engine.drop_adapter(name)
+
+    def count(self, prompt_tokens: int, answers: list[Answer]) -> dict[str, Any]:
+        """The `usage` of a finished request; the counters move with it."""
+        generated = sum(len(answer.ids) for answer in answers)
+        self.measures.prompt_tokens.inc(prompt_tokens)
+        self.measures.generation_tokens.inc(generated)
+        self.measures.success(answers[0].finish or "length" if answers else "length")
+        tell(
+            self.measures.model_name,
+            gen_ai__usage__input_tokens=prompt_tokens,
+            gen_ai__usage__output_tokens=generated,
+            gen_ai__response__finish_reasons=[answer.finish or "length" for answer in answers],
+        )
+        return {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": generated,
+            "total_tokens": prompt_tokens + generated,
+        }
+
+    # ------------------------------------------------------------------ health
+
+    async def healthy(self) -> str | None:
+        """None where a token was made in the last 30 s (one is made when idle), else why not."""
+        if self.draining:
+            return "draining"
+        if self.engine.state != "ready":
+            return self.engine.state
+        if self.engine.stopped:
+            return "stalled"
+        async with self._probing:
+            if time.monotonic() - self.engine.last_token_at < FRESH_S:
+                return None
+            with suppress(EngineLost, asyncio.TimeoutError):
+                await asyncio.wait_for(self.probe(), PROBE_S)
+                return None
+        return "stalled"
+
+    async def probe(self, prompt_tokens: int = 4, first: int | None = None) -> None:
+        """Make one token, uncounted; `first` begins a prompt that no cache holds. Raises EngineLost."""
+        if not self.generates:
+            await self.engine.embed([[0] * prompt_tokens])
+            return
+        ids = [(self.tokenizer.eos_ids or (0,))[0]] * prompt_tokens
+        if first is not None:
+            ids[0] = first
+        request = {"ids": ids, "max_tokens": 1}
+        async with aclosing(self.engine.submit(request)) as events:
+            async for event in events:
+                if event.finish == "error":
+                    raise EngineLost("the engine has no room")
+
+
+async def _before(waited: asyncio.Future[None], caller: Caller) -> None:
+    """Raises ApiError 408 once the caller's deadline has passed."""
+    if waited.done():
+        return
+    try:
+        async with asyncio.timeout(caller.left_s):
+            await asyncio.shield(waited)  # its place may be given on while this one is being told
+    except TimeoutError:
+        raise _too_late() from None
+
+
+async def _next(events: AsyncGenerator[Event, None], caller: Caller) -> Event | None:
+    """The next event, None after the last. Raises ApiError 408 once the caller's deadline has passed."""
+    try:
+        if caller.deadline_s is None:
+            return await anext(events, None)
+        async with asyncio.timeout(caller.left_s):
+            return await anext(events, None)
+    except TimeoutError:
+        raise _too_late() from None
+
+
+def _too_late() -> ApiError:
+    return ApiError(408, "the deadline of this request has passed", code="deadline_exceeded")
+
+
+async def _merged(sources: list[AsyncGenerator[Any, None]]) -> AsyncGenerator[Any, None]:
+    """Items of several iterators as they come; the first error ends all."""
+    queue: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def drain(source: AsyncGenerator[Any, None]) -> None:
+        try:
+            async with aclosing(source) as items:
+                async for item in items:
+                    queue.put_nowait((item, None))
+            queue.put_nowait((None, None))
+        except Exception as e:  # told to the reader, who raises it
+            queue.put_nowait((None, e))
+
+    tasks = [asyncio.create_task(drain(source)) for source in sources]
+    left = len(tasks)
+    try:
+        while left:
+            item, error = await queue.get()
+            if error:
+                raise error
+            if item is None:
+                left -= 1
+            else:
+                yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

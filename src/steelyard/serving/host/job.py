@@ -1,0 +1,23 @@
+"""What to generate, in the server's own words: made of a body (turn/bodies.py), done by Served."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+Constraint = tuple[str, str]  # a grammar of the engine: ("json_schema" | "regex" | "ebnf", text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One request's answers. `top` None: no log-probabilities wanted."""
+
+    sampling: dict[str, Any]  # GenRequest's fields less ids, max_tokens and seed
+    seed: int
+    n: int
+    stops: tuple[str, ...]
+    stream: bool
+    include_usage: bool
+    top: int | None
+    token_ids: bool
+    second_pass: bool = False  # the likeliest tokens come from a scoring pass afterwards

@@ -1,0 +1,167 @@
+"""Several engines of one model behind one door, as if they were one: same methods, same words.
+
+A request goes where its beginning lies in the prefix cache, unless that engine has clearly more to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
+from typing import Any
+
+from ..engines import Event, Scores
+from .engine_process import EngineCrashed, EngineLost, EngineProcess
+
+BLOCK_TOKENS = 32  # of the prefix caches
+BLOCKS = 64  # of a prompt that are looked at
+REMEMBERED = 65536  # beginnings, some 8 MB
+HURDLE = 4  # requests that the engine with the prefix may have more than the idlest
+ORDER = ("ready", "loading", "stalled", "closed")
+
+
+class Replicas:
+    """Engines of one model. Raises as EngineProcess does."""
+
+    def __init__(self, engines: list[EngineProcess]) -> None:
+        self.engines = engines
+        self._where: OrderedDict[int, int] = OrderedDict()  # hash of a beginning -> engine
+
+    async def start(self) -> None:
+        """Raises Lacking where one cannot load; one after another, so that memory peaks once."""
+        for engine in self.engines:
+            await engine.start()
+
+    # ------------------------------------------------------------------ as one
+
+    @property
+    def settings(self) -> Any:
+        return self.engines[0].settings
+
+    @property
+    def state(self) -> str:
+        return min((engine.state for engine in self.engines), key=ORDER.index)
+
+    @property
+    def stopped(self) -> bool:
+        return all(engine.stopped for engine in self.engines)
+
+    @property
+    def pid(self) -> int | None:
+        return self.engines[0].pid
+
+    @property
+    def pids(self) -> list[int]:
+        return [pid for engine in self.engines for pid in engine.pids]
+
+    @property
+    def load(self) -> dict[str, float]:
+        """The longest seconds, the sum of the bytes."""
+        loads = [engine.load for engine in self.engines]
+        return {
+            name: (sum if name.endswith("_bytes") else max)(load.get(name, 0.0) for load in loads)
+            for name in loads[0]
+        }
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Their mean."""
+        per_engine = [engine.metrics for engine in self.engines if engine.metrics]
+        return {
+            name: sum(m.get(name, 0.0) for m in per_engine) / len(per_engine)
+            for name in (per_engine[0] if per_engine else ())
+        }
+
+    @property
+    def last_token_at(self) -> float:
+        return max(engine.last_token_at for engine in self.engines)
+
+    @property
+    def restarts(self) -> int:
+        return sum(engine.restarts for engine in self.engines)
+
+    @property
+    def active(self) -> int:
+        return sum(engine.active for engine in self.engines)
+
+    @property
+    def slots(self) -> int:
+        return sum(engine.slots for engine in self.engines)
+
+    @property
+    def adapters(self) -> dict[str, str]:
+        return self.engines[0].adapters
+
+    async def until_ready(self, limit_s: float) -> bool:
+        """Whether one is ready, now or within the limit."""
+        waits = [asyncio.create_task(engine.until_ready(limit_s)) for engine in self.engines]
+        try:
+            for first in asyncio.as_completed(waits):
+                if await first:
+                    return True
+            return False
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    # ------------------------------------------------------------------ asking
+
+    async def submit(
+        self,
+        request: dict[str, Any],
+        ended: Callable[[], None] = lambda: None,
+        generated: Callable[[int, int], None] = lambda prompt, ids: None,
+    ) -> AsyncGenerator[Event, None]:
+        engine = self.choose(request["ids"], request.get("adapter"))
+        async with aclosing(engine.submit(request, ended, generated)) as events:
+            async for event in events:
+                yield event
+
+    def choose(self, ids: list[int], adapter: str | None = None) -> EngineProcess:
+        """The engine for this prompt, remembered for those that begin like it. Raises EngineLost."""
+        ready = [i for i, engine in enumerate(self.engines) if engine.state == "ready"]
+        if not ready:
+            raise EngineLost(f"the engine is {self.state}")
+        idlest = min(ready, key=lambda i: self.engines[i].active)
+        beginnings = _beginnings(ids, adapter)
+        holder = next((self._where[b] for b in reversed(beginnings) if b in self._where), idlest)
+        near = holder in ready and self.engines[holder].active <= self.engines[idlest].active + HURDLE
+        chosen = holder if near else idlest
+        for beginning in beginnings:
+            self._where[beginning] = chosen
+            self._where.move_to_end(beginning)
+        while len(self._where) > REMEMBERED:
+            self._where.popitem(last=False)
+        return self.engines[chosen]
+
+    async def score(self, ids: list[int], top: int) -> Scores:
+        return await self.choose(ids).score(ids, top)
+
+    async def embed(self, batch: list[list[int]]) -> list[list[float]]:
+        return await self.choose([]).embed(batch)
+
+    async def load_adapter(self, name: str, folder: str) -> None:
+        """In all of them: each must be ready."""
+        await asyncio.gather(*(engine.load_adapter(name, folder) for engine in self.engines))
+
+    async def drop_adapter(self, name: str) -> None:
+        for engine in self.engines:
+            with suppress(EngineCrashed):  # a restarted one does not load it again
+                await engine.drop_adapter(name)
+
+    def move(self, folder: str) -> None:
+        for engine in self.engines:
+            engine.move(folder)
+
+    async def close(self) -> None:
+        await asyncio.gather(*(engine.close() for engine in self.engines))
+
+
+def _beginnings(ids: list[int], adapter: str | None) -> list[int]:
+    """A hash of each whole block of the prompt with all that stands before it."""
+    hashes, so_far = [], hash(adapter)
+    for start in range(0, min(len(ids) - BLOCK_TOKENS, BLOCKS * BLOCK_TOKENS) + 1, BLOCK_TOKENS):
+        so_far = hash((so_far, *ids[start : start + BLOCK_TOKENS]))
+        hashes.append(so_far)
+    return hashes

@@ -1,0 +1,142 @@
+"""What a service is started with. Foreign input is checked where it enters; here all is right already."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ...errors import Refused, Where, WrongUse
+from ...model import Tokenizer
+from ..engines import EngineSettings, kv_bytes_per_token, kv_precision, read_form
+from .cores import split_cores, usable_cores
+from .tuned import tuned_settings
+
+LOOPBACK = ("localhost", "::1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeSettings:
+    """`None` means: taken from the model or the machine when the service starts."""
+
+    name: str = "default"  # served_model_name; "default" always names the model too
+    engine: str = "openvino"
+    mode: str = "fast"  # "exact" for the parity check
+    host: str = "127.0.0.1"
+    port: int = 0  # 0: a free one
+    api_key: str | None = None
+    keys: str | None = None  # file of keys, each with its limits (base/keys.py)
+    max_queue_s: float = 60.0  # a longer wait is a 429: few clients wait longer than a minute
+    replicas: int = 1  # engines on this machine, each with its part of the cores
+    cores: tuple[int, ...] = ()  # pin the engine to these
+    prefix_cache: bool = True
+    kv_precision: str | None = None  # None: as the form says
+    speculative: str = "off"  # "lookup" or "draft", where the engine can
+    draft: str | None = None  # folder of the small model, as its engine loads it
+    adapters: dict[str, str] = field(default_factory=dict)  # name -> PEFT folder
+    engine_python: str | None = None  # interpreter of the environment that the engine is installed in
+    default_temperature: float | None = None  # None: the model's generation_config, else greedy
+    threads: int | None = None  # the physical cores that this process may use
+    max_model_len: int | None = None  # what the model was made for, at most 8192
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int | None = None  # of one step: as tuned here, else 2048
+    cache_bytes: int | None = None
+    fingerprint: str | None = None  # system_fingerprint: the artefact's hash
+    source: str | None = None  # what the user named: where a tuning job of this model begins
+    embed_model: str | None = None  # a sentence encoder beside the model, as the user named it
+    embed_folder: str | None = None  # its folder, prepared
+
+    def __repr__(self) -> str:
+        return f"ServeSettings(name={self.name!r}, host={self.host!r}, port={self.port})"  # never the key
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def check_draft_named(settings: ServeSettings) -> None:
+    """Raises WrongUse where a draft model goes without the kind, or the kind without one."""
+    if (settings.speculative == "draft") != (settings.draft is not None):
+        raise WrongUse(
+            "serve.speculative", "`draft` needs a model, and a model `draft`", hint="--draft MODEL"
+        )
+
+
+def check_draft(folder: Path, draft: Path | str) -> None:
+    """Raises WrongUse where the ids that `draft` guesses mean something else to the model in `folder`."""
+    if not Tokenizer(draft).has_ids_of(Tokenizer(folder)):
+        raise WrongUse(
+            "serve.draft",
+            "the draft model has another tokenizer than the model",
+            where=Where(str(draft)),
+            why="its guesses would be read as other tokens",
+            hint="take a smaller model of the same family",
+        )
+
+
+def is_loopback(host: str) -> bool:
+    return host in LOOPBACK or host.startswith("127.")
+
+
+def check_host(host: str, api_key: str | None, keys: str | None = None) -> None:
+    """Raises Refused where others could reach a service that asks for no key."""
+    if not is_loopback(host) and not (api_key or keys):
+        raise Refused(
+            "serve.no_key",
+            f"{host} can be reached from outside, and no key is set",
+            hint="give --api-key KEY, STEELYARD_API_KEY or --keys FILE, or listen on 127.0.0.1",
+        )
+
+
+CONTEXT_CAP = 8192  # a longer default would reserve cache that few requests use
+CACHE_TOKENS = 16384  # 32 requests of 512 tokens
+CACHE_CAP_BYTES = 2**31
+STEP_TOKENS = 2048  # one step of prefill takes 1.4 s at 1,450 tok/s
+
+
+def engine_settings(folder: Path, settings: ServeSettings) -> EngineSettings:
+    """Fill what the model and the machine decide."""
+    form = read_form(folder)
+    kv_bytes = kv_bytes_per_token(folder, kv_precision(form, settings.mode))
+    longest = form.get("max_context") or CONTEXT_CAP
+    length = min(settings.max_model_len or CONTEXT_CAP, longest)
+    cache = settings.cache_bytes or min(int(kv_bytes * max(CACHE_TOKENS, length)), CACHE_CAP_BYTES)
+    plain = EngineSettings(
+        folder=str(folder),
+        engine=settings.engine,
+        mode=settings.mode,
+        threads=settings.threads or usable_cores(),
+        max_model_len=length,
+        max_num_seqs=settings.max_num_seqs,
+        max_num_batched_tokens=settings.max_num_batched_tokens or STEP_TOKENS,
+        cache_bytes=max(cache, int(kv_bytes * (length + 64))),
+        prefix_cache=settings.prefix_cache,
+        kv_precision=settings.kv_precision,
+        cores=tuple(settings.cores),
+        speculative=settings.speculative,
+        draft=settings.draft,
+        adapters=dict(settings.adapters),
+    )
+    return _as_tuned(plain, settings)
+
+
+def _as_tuned(plain: EngineSettings, settings: ServeSettings) -> EngineSettings:
+    """With what `tune` found for this shape on this machine, where nobody has said otherwise."""
+    if settings.threads or settings.cores or settings.replicas > 1 or not (tuned := tuned_settings(plain)):
+        return plain
+    tokens = settings.max_num_batched_tokens or tuned.max_num_batched_tokens
+    return replace(plain, threads=tuned.threads, cores=tuned.cores, max_num_batched_tokens=tokens)
+
+
+def replica_settings(folder: Path, settings: ServeSettings) -> list[EngineSettings]:
+    """One for each replica: its own cores, so that none waits for another's threads at a barrier.
+
+    Raises WrongUse for a draft model that has other tokens.
+    """
+    check_draft_named(settings)
+    if settings.draft:
+        check_draft(folder, settings.draft)
+    one = engine_settings(folder, settings)
+    if settings.replicas == 1:
+        return [one]
+    parts = split_cores(settings.replicas)
+    return [replace(one, cores=part, threads=min(len(part), one.threads)) for part in parts]

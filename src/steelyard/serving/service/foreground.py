@@ -1,0 +1,99 @@
+"""`steelyard serve`: the service in this process, until Ctrl-C or SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ...errors import WrongUse
+from ...model import is_encoder
+from ..base.keys import read_keys
+from ..engines import CAPABILITIES
+from ..host.engine_choice import check_engine, engine_for
+from ..host.folders import prepare
+from ..host.settings import ServeSettings, check_draft, check_draft_named, check_host, engine_settings
+from ..host.tuned import tune
+from .front import Front
+from .starter import check_port
+from .state import forget, register
+
+
+def serve(
+    source: str | Path,
+    settings: ServeSettings,
+    *,
+    form: str | None = None,
+    ready: Callable[[dict[str, Any]], None] = lambda service: None,
+    tried: Callable[[str, float], None] | None = None,
+) -> None:
+    """Serve a model, Hugging Face or artefact folder; `ready` is told {"url", "pid", ...} once healthy.
+
+    With `tried`, settings are first tuned on this machine; it is told each trial and its gain in speed.
+
+    Raises Refused (open address without a key), Lacking (port taken, no engine), WrongUse.
+    """
+    check_host(settings.host, settings.api_key, settings.keys)
+    if settings.keys:
+        read_keys(Path(settings.keys))  # a wrong file is said now, not after minutes of export
+    if settings.engine == "auto":
+        settings = replace(settings, engine=engine_for(source))
+    check_engine(settings.engine, settings.engine_python)
+    if settings.port:
+        check_port(settings.host, settings.port)  # before minutes of export, not after
+    _check_speculation(settings)
+    prepared = prepare(source, form, engine=settings.engine)
+    settings = replace(settings, fingerprint=settings.fingerprint or prepared.fingerprint)
+    settings = _with_encoder(replace(settings, source=settings.source or named(source)), prepared.folder)
+    _check_speculation(settings)  # an encoder has none
+    if settings.draft:
+        settings = replace(settings, draft=str(prepare(settings.draft).folder))
+    if tried is not None and settings.engine == "openvino":
+        if settings.draft:
+            check_draft(prepared.folder, settings.draft)  # the engines' start does, after minutes of trials
+        tune(engine_settings(prepared.folder, settings), report=tried)
+
+    def announce(told: dict[str, Any]) -> None:
+        register(told["url"], named(source))
+        ready(told)
+
+    try:
+        asyncio.run(_run(prepared.folder, settings, announce))
+    finally:
+        forget()
+
+
+def named(source: str | Path) -> str:
+    """The source as it can be named from anywhere."""
+    place = Path(source).expanduser()
+    return str(place.resolve()) if place.exists() else str(source)
+
+
+def _check_speculation(settings: ServeSettings) -> None:
+    """Raises WrongUse where the engine cannot speculate so."""
+    kind, able = settings.speculative, CAPABILITIES[settings.engine]().speculative
+    if kind != "off" and kind not in able:
+        names = ", ".join(("off", *able))
+        raise WrongUse("serve.speculative", f"{settings.engine} has no {kind!r}", hint=f"one of {names}")
+    check_draft_named(settings)
+
+
+def _with_encoder(settings: ServeSettings, folder: Path) -> ServeSettings:
+    """The encoder beside the model, ready to load; or the engine of a folder that is one itself."""
+    if is_encoder(folder):
+        return replace(settings, engine="encoder")
+    if settings.embed_model is None:
+        return settings
+    beside = prepare(settings.embed_model).folder
+    if not is_encoder(beside):
+        raise WrongUse(
+            "serve.no_encoder", f"{settings.embed_model} is no sentence encoder",
+            hint="give a folder of a BERT or RoBERTa model to --embed-model",
+        )  # fmt: skip
+    return replace(settings, embed_folder=str(beside))
+
+
+async def _run(folder: Path, settings: ServeSettings, ready: Callable[[dict[str, Any]], None]) -> None:
+    await Front(folder, settings).run(ready)

@@ -1,0 +1,358 @@
+"""The front end's process: the HTTP server, the engine's keeper, and a control socket.
+
+`python -m steelyard.serving.service.front` reads {"folder", "settings", "parent"} as one line on standard
+input (a key must not stand in an argument list), and answers with one line once a token has been made:
+{"url", "pid", "control", ...} or {"error", "exit_code"}. The control socket takes {"op": "promote"}.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+import uvicorn
+
+from ...artefact import is_private, private_folder
+from ...errors import Lacking, Problem
+from ...model import Tokenizer
+from ...processes import die_with_parent, outlive_parent
+from ..api.app import app
+from ..base.keys import SAVE_S, KeyRing
+from ..base.measures import Measures
+from ..base.spans import export_spans
+from ..engines.vllm.python import interpreter
+from ..host.encoders import EncoderService
+from ..host.engine_process import EngineLost, EngineProcess
+from ..host.generation import Served
+from ..host.replicas import Replicas
+from ..host.settings import ServeSettings, check_host, engine_settings, replica_settings
+from .state import lives, write_state
+
+SLOW_READER_MS = 60_000
+GRACE_S = 1  # for answers under way once SIGTERM has come; all must be over within 5 s
+WARM_UP_TOKENS = 64  # of the prompt: a prefill step and its kernels
+
+
+def log(event: str, **fields: Any) -> None:
+    """One JSON line to standard error, which is the service's log file."""
+    with suppress(OSError, ValueError):
+        sys.stderr.buffer.write(orjson.dumps({"at": round(time.time(), 3), "event": event, **fields}) + b"\n")
+        sys.stderr.buffer.flush()
+
+
+def bind(host: str, port: int, shared: bool = False) -> socket.socket:
+    """A listening socket. Raises Lacking where the port is taken or the address is not ours.
+
+    Every service lets its own successor listen on its port beside it (`shared`), so that the one takes over
+    from the other without a gap; the kernel allows that to the same user alone. Anyone else finds it taken.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    if port and not shared:
+        _check_free(family, host, port)
+    # With the protocol named, asyncio sets TCP_NODELAY on what it accepts; without, a first token waits 40 ms
+    # for the client's delayed acknowledgement.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # a reader that takes nothing for so long has gone
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SLOW_READER_MS)
+    if hasattr(socket, "SO_REUSEPORT"):
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen(1024)
+    except OSError as e:
+        listening.close()
+        raise _port_taken(host, port, e) from e
+    listening.setblocking(False)
+    return listening
+
+
+def _check_free(family: socket.AddressFamily, host: str, port: int) -> None:
+    """Nobody listens there: a socket that shares with nobody finds out."""
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as e:
+            raise _port_taken(host, port, e) from e
+
+
+def _port_taken(host: str, port: int, error: OSError) -> Lacking:
+    return Lacking(
+        "serve.port_taken",
+        f"cannot listen on {host}:{port}",
+        why=error.strerror or str(error),
+        hint=f"stop what listens there (see `ss -ltnp sport = :{port}`), or give another --port",
+    )
+
+
+def hold_open(*folders: str | Path | None) -> list[int]:
+    """Descriptors of the folders a restarted engine reads again: `gc` sees that they are in use."""
+    return [os.open(f, os.O_RDONLY) for f in folders if f is not None and os.path.isdir(f)]
+
+
+def url_of(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class Front:
+    """One served model in this process. `run` returns when it has been told to stop."""
+
+    def __init__(self, folder: Path, settings: ServeSettings, candidate: bool = False) -> None:
+        """A candidate leaves batches and jobs alone until it is promoted."""
+        self.folder, self.settings, self.candidate = folder, settings, candidate
+        self.stopping = asyncio.Event()
+        self.servers: list[uvicorn.Server] = []
+        self.tasks: list[asyncio.Task[None]] = []
+        export_spans(settings.name)
+        self.holds = hold_open(folder, settings.embed_folder, settings.draft)
+        self.keys = KeyRing(settings.api_key, Path(settings.keys) if settings.keys else None)
+        self.engine = self._engine()
+        self.encoder = self._encoder()
+        self.private = Path(tempfile.mkdtemp(prefix="steelyard-serve-"))  # mode 0700; last: it wants removing
+
+    def _engine(self) -> EngineProcess | Replicas:
+        python = self.settings.engine_python
+        if python is None and self.settings.engine == "vllm":
+            python = interpreter()
+        engines = [
+            EngineProcess(one, log, _output(), python) for one in replica_settings(self.folder, self.settings)
+        ]
+        return engines[0] if len(engines) == 1 else Replicas(engines)
+
+    async def run(self, ready: Callable[[dict[str, Any]], None]) -> None:
+        """Serve until SIGTERM, SIGINT or `stop`. Raises Problem where it cannot begin."""
+        for sig in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(sig, self.stopping.set)
+        try:
+            check_host(self.settings.host, self.settings.api_key, self.settings.keys)
+            listening = bind(self.settings.host, self.settings.port)
+            await self._start(listening)
+            if not self.stopping.is_set():
+                ready(self.document(url_of(listening)))
+                if not self.candidate:
+                    self._take_up()
+            await self.stopping.wait()
+        finally:
+            await self._close()
+
+    async def _start(self, listening: socket.socket) -> None:
+        starting = asyncio.create_task(self.engine.start())
+        await asyncio.sleep(0)  # the engine loads while the tokenizer does
+        await asyncio.sleep(0)
+        tokenizer = await asyncio.to_thread(Tokenizer, self.folder)
+        stopped = asyncio.create_task(self.stopping.wait())
+        await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            return
+        starting.result()
+        measures = Measures(self.settings.name, self.settings.engine)
+        self.served = Served(self.engine, tokenizer, measures, self.keys, self.settings.max_queue_s)
+        from importlib.metadata import version
+
+        self.app: Any = app(self.served, self.settings, version("steelyard"), self.folder)
+        await self._warm_up()
+        await self._start_encoder()
+        self._listen(listening)
+        self.saving = asyncio.create_task(self._save_budgets())
+        control = str(self.private / "control")
+        self.control = await asyncio.start_unix_server(self._controlled, control)
+
+    async def _warm_up(self) -> None:
+        """The first prefill and decode steps compile kernels: not on a user's time."""
+        try:
+            await self.served.probe(WARM_UP_TOKENS)
+            began = time.perf_counter()
+            await self.served.probe(WARM_UP_TOKENS, first=0)
+            self.served.admission.rate.start_from(WARM_UP_TOKENS, time.perf_counter() - began)
+            await self.served.probe(1)
+        except EngineLost as e:
+            raise Lacking("serve.engine", "the engine makes no token", why=str(e), hint="see the log") from e
+
+    def _encoder(self) -> EngineProcess | Replicas | None:
+        """The engine of the encoder beside the model, or the one engine where that is an encoder."""
+        if self.settings.engine == "encoder":
+            return self.engine
+        if self.settings.embed_folder is None:
+            return None
+        settings = replace(self.settings, engine="encoder", max_model_len=None)
+        return EngineProcess(engine_settings(Path(self.settings.embed_folder), settings), log, _output())
+
+    async def _start_encoder(self) -> None:
+        if self.encoder is None:
+            return
+        if self.encoder is not self.engine:
+            await self.encoder.start()
+        folder = Path(self.settings.embed_folder or self.folder)
+        name = Path(self.settings.embed_model or self.settings.name).name
+        self.served.encoder = await asyncio.to_thread(EncoderService, self.encoder, folder, name)
+
+    def _take_up(self) -> None:
+        """Batches and tuning jobs that an earlier process left."""
+        self.served.stores.begin(self.app.inner)
+
+    async def _take_up_after(self, older: dict[str, Any] | None) -> None:
+        """Once the older service has ended: two would run the same batch twice."""
+        while older and lives(older["pid"], older["started_at"]):
+            await asyncio.sleep(0.1)
+        self._take_up()
+
+    def document(self, url: str) -> dict[str, Any]:
+        about = {
+            "url": url,
+            "pid": os.getpid(),
+            "engine_pid": self.engine.pid,
+            "engine_pids": self.engine.pids,
+            "load": self.engine.load,
+        }
+        return {**about, "control": str(self.private / "control")}
+
+    def _listen(self, listening: socket.socket) -> None:
+        config = uvicorn.Config(
+            self.app, lifespan="off", log_config=None, access_log=False, ws="none", http="h11",
+            timeout_graceful_shutdown=GRACE_S, server_header=False, backlog=1024, loop="asyncio",
+        )  # fmt: skip
+        server = _Server(config)
+        self.servers.append(server)
+        self.tasks.append(asyncio.create_task(server.serve(sockets=[listening])))
+
+    # ------------------------------------------------------------------ control
+
+    async def _controlled(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            answer = self._obey(orjson.loads(await reader.readline()))
+        except Problem as e:
+            answer = {**e.as_json(), "exit_code": e.exit_code}
+        writer.write(orjson.dumps(answer) + b"\n")
+        await writer.drain()
+        writer.close()
+
+    def _obey(self, order: dict[str, Any]) -> dict[str, Any]:
+        if order["op"] == "promote":
+            return self._promote(order["host"], order["port"], order.get("state_folder"), order.get("after"))
+        raise Lacking("serve.control", f"no order {order['op']!r}")
+
+    def _promote(
+        self, host: str, port: int, state_folder: str | None, after: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        """Listen for the user too, and live on alone; beside an older service that will soon be stopped."""
+        check_host(host, self.settings.api_key, self.settings.keys)
+        listening = bind(host, port, shared=after is not None)
+        self._listen(listening)
+        self._keep_model()
+        detach()
+        self.taking_up = asyncio.create_task(self._take_up_after(after))
+        message = self.document(url_of(listening))
+        if state_folder:
+            write_state(Path(state_folder), {**message, "fingerprint": self.settings.fingerprint})
+        log("service.published", url=message["url"])
+        return message
+
+    def _keep_model(self) -> None:
+        """A sealed model lies opened in memory, for as long as its starter lives: keep links to its files.
+
+        A restarted engine reads them again; they go with this process.
+        """
+        if not is_private(self.folder):
+            return
+        own = private_folder()
+        shutil.copytree(self.folder, own, copy_function=os.link, dirs_exist_ok=True)
+        self.folder = own
+        self.engine.move(str(own))
+
+    async def _save_budgets(self) -> None:
+        while True:
+            await asyncio.sleep(SAVE_S)
+            self.keys.save()
+
+    async def _close(self) -> None:
+        if hasattr(self, "served"):
+            self.served.draining = True
+        for server in self.servers:
+            server.should_exit = True
+        if self.tasks:
+            await asyncio.wait(self.tasks, timeout=GRACE_S + 1)
+        if served := getattr(self, "served", None):
+            await served.stores.close()
+        await self.engine.close()
+        if self.encoder is not None:
+            await self.encoder.close()
+        self.keys.save()
+        shutil.rmtree(self.private, ignore_errors=True)
+        log("service.stopped")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: several servers share this process."""
+
+    def capture_signals(self) -> Any:
+        return nullcontext()
+
+
+def detach() -> None:
+    """Outlive the process that started us; keep nothing of its terminal."""
+    outlive_parent()
+    if not _is_file(2):
+        _close_stream(2)
+
+
+def _is_file(fd: int) -> bool:
+    return stat.S_ISREG(os.fstat(fd).st_mode)
+
+
+def _output() -> int:
+    """The engine's native words go to a log file or nowhere: a pipe would end with its reader."""
+    return 2 if _is_file(2) else subprocess.DEVNULL
+
+
+def _close_stream(fd: int) -> None:
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, fd)
+    os.close(nowhere)
+
+
+def main() -> None:
+    order = orjson.loads(sys.stdin.buffer.readline())
+    if order["parent"]:
+        die_with_parent(order["parent"])
+    answer = os.dup(1)
+    _close_stream(0)
+    _close_stream(1)
+
+    def tell(document: dict[str, Any]) -> None:
+        os.write(answer, orjson.dumps(document) + b"\n")
+        os.close(answer)
+
+    try:
+        settings = ServeSettings(**order["settings"])
+        asyncio.run(_run(Path(order["folder"]), settings, tell, candidate=bool(order["parent"])))
+    except Problem as e:
+        log("service.failed", code=e.code, why=e.why)
+        tell({**e.as_json(), "exit_code": e.exit_code})
+        sys.exit(e.exit_code)
+
+
+async def _run(
+    folder: Path, settings: ServeSettings, ready: Callable[[dict[str, Any]], None], candidate: bool
+) -> None:
+    await Front(folder, settings, candidate).run(ready)
+
+
+if __name__ == "__main__":
+    main()

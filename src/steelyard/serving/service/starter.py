@@ -1,0 +1,187 @@
+"""A service as its starter sees it: start a candidate, publish it, find it again, stop it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from ...errors import Lacking, Problem
+from ..host.settings import ServeSettings, check_host
+from .state import lives, read_state
+
+STOP_S = 4.5  # then by force: SIGTERM is to end a service within 5 s
+CONTROL_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """A running service. `load`: seconds and bytes of the engine's start."""
+
+    url: str
+    pid: int
+    control: str
+    started_at: float
+    engine_pid: int | None = None
+    engine_pids: tuple[int, ...] = ()  # one each replica, as started; a restart changes them (see /metrics)
+    load: dict[str, float] = field(default_factory=dict)
+    fingerprint: str | None = None
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False, compare=False)
+
+    def alive(self) -> bool:
+        if self.process is not None:
+            return self.process.poll() is None
+        return lives(self.pid, self.started_at)
+
+    def healthy(self, api_key: str | None = None, timeout_s: float = 30.0) -> bool:
+        """Whether it has made a token just now."""
+        import httpx
+
+        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        with suppress(httpx.HTTPError):
+            return httpx.get(f"{self.url}/health", headers=headers, timeout=timeout_s).status_code == 200
+        return False
+
+    def pids(self) -> list[int]:
+        """The front end and its engine: what counts into the service's memory."""
+        import psutil
+
+        with suppress(psutil.Error):
+            front = psutil.Process(self.pid)
+            return [front.pid, *(child.pid for child in front.children(recursive=True))]
+        return []
+
+    def stop(self) -> None:
+        """End it and all its processes within 5 s."""
+        if not self.alive():
+            return
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGTERM)
+        end = time.monotonic() + STOP_S
+        while self.alive() and time.monotonic() < end:
+            time.sleep(0.02)
+        if self.alive():
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)  # the engine goes with it (processes.die_with_parent)
+            if self.process is not None:
+                self.process.wait()
+
+
+def start(
+    folder: Path,
+    settings: ServeSettings,
+    *,
+    die_with_parent: bool = True,
+    log: Path | int | None = None,
+) -> Service:
+    """A candidate on a free loopback port, healthy when this returns. `folder`: an engine's own.
+
+    `log` is a file to append to (or a descriptor); without one the service's log goes nowhere.
+    With `die_with_parent` it ends with the calling THREAD until it is promoted: call from a lasting one.
+    Raises Lacking where the engine cannot load it, Refused for an open address without a key.
+    """
+    check_host(settings.host, settings.api_key, settings.keys)
+    stderr = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if isinstance(log, Path) else log
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"{__package__}.front"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL if stderr is None else stderr,
+            start_new_session=True,
+        )
+    finally:
+        if isinstance(log, Path) and stderr is not None:
+            os.close(stderr)
+    parent = os.getpid() if die_with_parent else 0
+    order = {"folder": str(Path(folder).resolve()), "settings": settings.as_json(), "parent": parent}
+    return _await_ready(process, order)
+
+
+def _await_ready(process: subprocess.Popen[bytes], order: dict[str, Any]) -> Service:
+    assert process.stdin and process.stdout
+    try:
+        with suppress(BrokenPipeError):
+            process.stdin.write(orjson.dumps(order) + b"\n")
+            process.stdin.close()
+        line = process.stdout.readline()
+        process.stdout.close()
+    except BaseException:  # Ctrl-C while it loads must not leave it behind
+        process.kill()
+        process.wait()
+        raise
+    message = orjson.loads(line) if line else None
+    if message is None or "error" in message:
+        process.wait()
+        raise _problem(message)
+    return _service(message, process)
+
+
+def _problem(message: dict[str, Any] | None) -> Problem:
+    if message is None:
+        return Lacking(
+            "serve.died", "the service ended before it was ready", hint="see its log; is there memory enough?"
+        )
+    return Problem.from_json(message, message["exit_code"])
+
+
+def _service(message: dict[str, Any], process: subprocess.Popen[bytes] | None) -> Service:
+    import psutil
+
+    return Service(
+        url=message["url"],
+        pid=message["pid"],
+        control=message["control"],
+        started_at=message.get("started_at") or psutil.Process(message["pid"]).create_time(),
+        engine_pid=message.get("engine_pid"),
+        engine_pids=tuple(message.get("engine_pids") or ()),
+        load=message.get("load") or {},
+        fingerprint=message.get("fingerprint"),
+        process=process,
+    )
+
+
+def promote(
+    service: Service, host: str, port: int, state_folder: Path | None = None, after: Service | None = None
+) -> Service:
+    """The same process, now also on `host:port`, living on without its starter.
+
+    With `state_folder` it writes service.json there. `after` is an older service of this user on that port:
+    both listen until it is stopped, so that no client is turned away. Raises Lacking (serve.port_taken),
+    Refused.
+    """
+    order: dict[str, Any] = {"op": "promote", "host": host, "port": port}
+    if after is not None:
+        order["after"] = {"pid": after.pid, "started_at": after.started_at}
+    if state_folder is not None:
+        order["state_folder"] = str(Path(state_folder).resolve())
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
+        control.settimeout(CONTROL_S)
+        control.connect(service.control)
+        control.sendall(orjson.dumps(order) + b"\n")
+        message = orjson.loads(control.makefile("rb").readline() or b"null")
+    if message is None or "error" in message:
+        raise _problem(message)
+    return replace(service, url=message["url"])
+
+
+def find(folder: Path) -> Service | None:
+    """The service that was published from this run folder, if it still lives."""
+    state = read_state(Path(folder))
+    return _service(state, None) if state else None
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises Lacking (serve.port_taken) where `promote` could not listen there."""
+    from .front import bind
+
+    bind(host, port).close()

@@ -1,0 +1,75 @@
+"""Which processes serve, so that `status` and `stop` find them again.
+
+service.json in a run's folder, and services/PID.json in the user's state folder for those of `serve`.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from ...artefact import write_durably
+from ...places import state_folder
+
+FILE = "service.json"
+
+
+def write_state(folder: Path, state: dict[str, Any], name: str = FILE) -> None:
+    import psutil
+
+    started = psutil.Process(os.getpid()).create_time()
+    write_durably(folder / name, orjson.dumps({**state, "started_at": started}, option=orjson.OPT_INDENT_2))
+
+
+def read_state(folder: Path, name: str = FILE) -> dict[str, Any] | None:
+    """The service that a file names, None where it does not live any more."""
+    with suppress(OSError, orjson.JSONDecodeError, KeyError, TypeError):
+        state = orjson.loads((folder / name).read_bytes())
+        return state if lives(state["pid"], state["started_at"]) else None
+    return None
+
+
+def lives(pid: int, started_at: float) -> bool:
+    """Numbers of dead processes are given out again: the start time tells them apart."""
+    import psutil
+
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        same = abs(process.create_time() - started_at) < 1.0
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def registry() -> Path:
+    """Where services in the foreground are noted: url, pid and what they serve, never a key."""
+    return state_folder() / "services"
+
+
+def register(url: str, source: str) -> None:
+    """Note this process as a service; a read-only home must not forbid one."""
+    with suppress(OSError):
+        folder = registry()
+        folder.mkdir(parents=True, exist_ok=True)
+        write_state(folder, {"url": url, "pid": os.getpid(), "source": source}, f"{os.getpid()}.json")
+
+
+def forget() -> None:
+    """This process serves no longer."""
+    with suppress(OSError):
+        (registry() / f"{os.getpid()}.json").unlink(missing_ok=True)
+
+
+def services() -> list[dict[str, Any]]:
+    """Those that live, oldest first: {"url", "pid", "source", "started_at"}. Entries of the dead go."""
+    found = []
+    for file in registry().glob("*.json"):
+        if state := read_state(file.parent, file.name):
+            found.append(state)
+        else:
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
+    return sorted(found, key=lambda state: state["started_at"])

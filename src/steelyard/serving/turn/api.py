@@ -1,0 +1,122 @@
+"""What the groups of routes share: the served model, its names, and what it can do."""
+
+from __future__ import annotations
+
+import itertools
+import time
+import uuid
+from typing import Any
+
+from starlette.requests import Request
+
+from ..base.errors import ApiError
+from ..base.guard import Caller
+from ..engines import Capability
+from ..host.encoders import EncoderService
+from ..host.engine_process import EngineLost
+from ..host.generation import Served
+from ..host.settings import ServeSettings
+from .defaults import SamplingDefaults
+
+
+class Api:
+    """One served model as its routes see it."""
+
+    def __init__(
+        self, served: Served, settings: ServeSettings, version: str, defaults: SamplingDefaults
+    ) -> None:
+        self.served, self.settings, self.version = served, settings, version
+        self.defaults = defaults
+        self.tokenizer = served.tokenizer
+        self.created = int(time.time())
+        self.fingerprint = settings.fingerprint
+        self._serial = itertools.count(1)
+        self._run = uuid.uuid4().hex[:12]
+
+    @property
+    def capability(self) -> Capability:
+        return self.served.capability
+
+    def caller(
+        self, request: Request, tier: str | None = None, priority: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Caller:  # fmt: skip
+        """Who asks, as the guard found, and how urgently, as the body says."""
+        known_caller = request.scope.get("state", {}).get("caller") or Caller()
+        return known_caller.asking(tier=tier, priority=priority, timeout_s=timeout_s)
+
+    # ------------------------------------------------------------------ names
+
+    def cards(self) -> list[dict[str, Any]]:
+        """The model, then each adapter as `NAME:ADAPTER`."""
+        own = self.settings.name
+        listed = [self._card(own), *(self._card(f"{own}:{name}", own) for name in self.served.adapters)]
+        encoder = self._beside()
+        return listed + ([self._encoder_card(encoder)] if encoder else [])
+
+    def card(self, name: str) -> dict[str, Any]:
+        """Raises ApiError 404."""
+        if (encoder := self._beside()) and name == encoder.name:
+            return self._encoder_card(encoder)
+        adapter = self.adapter_of(name)
+        own = self.settings.name
+        return self._card(own) if adapter is None else self._card(f"{own}:{adapter}", own)
+
+    def _card(self, name: str, parent: str | None = None) -> dict[str, Any]:
+        return {
+            "id": name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "steelyard",
+            "root": self.settings.name,
+            "parent": parent,
+            "max_model_len": self.served.max_model_len,
+            "default_temperature": self.defaults.temperature,
+        }
+
+    def _beside(self) -> EncoderService | None:
+        """The encoder that stands beside the model under a name of its own."""
+        encoder = self.served.encoder
+        return encoder if encoder is not None and encoder.name != self.settings.name else None
+
+    def _encoder_card(self, encoder: EncoderService) -> dict[str, Any]:
+        own = {"id": encoder.name, "root": encoder.name, "max_model_len": encoder.about.max_tokens}
+        return self._card(encoder.name) | own
+
+    def adapter_of(self, name: str) -> str | None:
+        """The adapter that a model's name asks for. Raises ApiError 404 for a name unknown here."""
+        own = self.settings.name
+        if name in ("default", own):
+            return None
+        base, _, adapter = name.rpartition(":")
+        if base in ("default", own) and adapter in self.served.adapters:
+            return adapter
+        if name in self.served.adapters:
+            return name
+        names = ", ".join(repr(card["id"]) for card in self.cards())
+        raise ApiError(404, f"there is no model {name!r}; here is {names}", "model", "model_not_found")
+
+    # ------------------------------------------------------------------ checks
+
+    def check_ids(self, ids: list[int], param: str = "prompt") -> None:
+        if ids and not (min(ids) >= 0 and max(ids) < self.tokenizer.vocab_size):
+            raise ApiError(400, f"token ids run from 0 to {self.tokenizer.vocab_size - 1}", param=param)
+
+    def check_ready(self) -> None:
+        """Raises EngineLost where no engine will come back; while one starts again, answers wait for it."""
+        if self.served.engine.state == "closed":
+            raise EngineLost(f"the engine is {self.served.engine.state}")
+
+    # ------------------------------------------------------------------ answers
+
+    def new_id(self, prefix: str) -> str:
+        return f"{prefix}{self._run}{next(self._serial):x}"
+
+    def envelope(self, kind: str, prefix: str) -> dict[str, Any]:
+        return {
+            "id": self.new_id(prefix),
+            "object": kind,
+            "created": int(time.time()),
+            "model": self.settings.name,
+            "system_fingerprint": self.fingerprint,
+        }
