@@ -285,6 +285,14 @@ def test_guarded_is_refused_before_anything_where_memory_is_a_disk(up, monkeypat
     assert not (up.job.workdir / "artefacts").exists()
 
 
+def test_validate_refuses_guarded_where_memory_is_a_disk(up, monkeypatch, tmp_path):
+    monkeypatch.setattr(files, "MEMORY", tmp_path / "not-there")
+    run.settle(load(up.job.recipe))
+    with pytest.raises(Refused) as caught:
+        run.settle(load(up.job.recipe, ["trust=guarded"]))
+    assert caught.value.code == "trust.no_memory_folder"
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to mount a small file system")
 def test_guarded_is_refused_before_the_first_step_where_memory_is_small(judged, up, monkeypatch, tmp_path):
     small = tmp_path / "shm"

@@ -6,9 +6,12 @@ import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from ...artefact import check_private
 from ...errors import Lacking, Refused, Where, WrongUse
 from ...model import resolve
+from ...planner import Local
 from ...recipe import Recipe
+from ...shape import Shape
 from ..record.workdir import Workdir
 
 
@@ -29,6 +32,16 @@ def check_serving(recipe: Recipe, place: Workdir) -> None:
     old = find(place.service)
     if not (old and urlsplit(old.url).port == serve.port):
         check_port(serve.host, serve.port)
+
+
+def check_sealed_room(recipe: Recipe, local: Local | None, shape: Shape) -> None:
+    """See that a sealed run finds memory for what it opens. Raises Refused, Lacking.
+
+    All that steps write, and a child's copy, stand there opened at once; without a prediction (`local` None)
+    only the place itself is looked at.
+    """
+    if recipe.trust.level != "open":
+        check_private(local.disk_bytes + 2.0 * shape.params if local else 0.0)
 
 
 def check_serve_files(recipe: Recipe) -> None:

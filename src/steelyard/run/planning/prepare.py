@@ -13,18 +13,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ...artefact import Watch, check_private, write_durably
+from ...artefact import Watch, write_durably
 from ...errors import Lacking, Problem, Where
 from ...forms import FORMS
 from ...hardware import Machine, catalogue, probe, published_constants
 from ...ledger import Ledger, Row
 from ...planner import Local, Plans, check_limits, fill, form_order, plan_recipe, predict
 from ...recipe import Recipe
-from ...shape import Shape
 from ...shape import read as read_shape
 from ...units import show_bytes
 from ..record.workdir import Workdir
-from .checks import check_guesses
+from .checks import check_guesses, check_sealed_room
 from .document import plan_document
 from .facts import base_of, calibrate, count
 from .ready import FormPlan, Model, Ready
@@ -128,13 +127,7 @@ def check(ready: Ready) -> None:
     """Refuse before the start what would fail half-way. Raises Refused, Lacking."""
     check_limits(ready.recipe, ready.fill, ready.local, ready.plans, ready.machine)
     check_disk(ready.local, ready.workdir)
-    if ready.workdir.keys:
-        check_private(private_bytes(ready.local, ready.shape))
-
-
-def private_bytes(local: Local, shape: Shape) -> float:
-    """What stands opened in memory at once under seal: all that steps write, and a child's copy."""
-    return local.disk_bytes + 2.0 * shape.params
+    check_sealed_room(ready.recipe, ready.local, ready.shape)
 
 
 def check_disk(local: Local, workdir: Workdir) -> None:

@@ -42,7 +42,7 @@ from ...recipe import Goal, Recipe, Source, Stage
 from ...recipe import Load as RecipeLoad
 from ...shape import Shape
 from ..child.children import call_order, in_child
-from .checks import check_serve_files
+from .checks import check_sealed_room, check_serve_files
 from .facts import base_of, calibrate, with_rows_to_teach
 from .prepare import learnt_rows
 from .sizing import ABSENT, candidates_of, check_model
@@ -133,6 +133,7 @@ def settle(recipe: Recipe, watch: Watch | None = None) -> dict[str, Any]:
     local = here(named, filled, shape, machine, facts, listener)
     if local is not None:
         check_limits(named, filled, local, NO_PLANS, machine)
+    check_sealed_room(named, local, shape)
     return here_document(named, machine, filled, facts, local)
 
 
