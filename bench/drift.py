@@ -99,10 +99,10 @@ def measured(run: str, mode: str, models: dict[str, Path], work: Path, seed: int
     )  # fmt: skip
     verdict = explained(judgement, samples, found)
     by_row = {f"{row['ability']}/{row['id']}": row for row in rows}
-    figures = {"probes": _figures([s for s in samples if s.seen.probe.kind != "task"])}
+    figures = {"probes": _figures([s for s in samples if s.observed.probe.kind != "task"])}
     for task in TASKS:
-        own = [s for s in samples if s.seen.probe.name.startswith(f"{task}/")]
-        score = [right(by_row[s.seen.probe.name], s.seen.answer.text) for s in own]
+        own = [s for s in samples if s.observed.probe.name.startswith(f"{task}/")]
+        score = [right(by_row[s.observed.probe.name], s.observed.answer.text) for s in own]
         figures[task] = _figures(own) | {"score": float(np.mean(score))}
     return {
         "geometry": _geometry(samples, base),
@@ -132,7 +132,7 @@ def _geometry(samples: list, base: Any) -> dict[str, float]:
         pairs = [
             (s.delta, a[len(s.prompt) - 1 :, 0][: len(s.delta)] - s.own[: len(s.delta)])
             for s, a in zip(picked, arrays, strict=True)
-            if (s.seen.probe.kind == "task") == (kind == "task")
+            if (s.observed.probe.kind == "task") == (kind == "task")
         ]
         served, towards = (np.concatenate([p[i] for p in pairs]) for i in (0, 1))
         away = served - towards

@@ -12,7 +12,7 @@ from steelyard.gate.parity.checks import Sample, _greedy
 from steelyard.gate.reference.deviation import BASE, Deviation, Direction
 
 
-class Seen:
+class Observed:
     class probe:
         name = "probe"
 
@@ -22,7 +22,7 @@ def sample(deviation: float, margin: float, tokens: int = 40) -> Sample:
     margins[tokens // 2] = margin
     deltas = np.full(tokens, -deviation)
     return Sample(
-        seen=Seen(),
+        observed=Observed(),
         prompt=(),
         answer=(),
         delta=deltas,

@@ -69,12 +69,12 @@ def cause_of(tokenizer, change, depth="quick"):
     asked = [p for p in asked if p.kind != "tools"]
     samples = samples_of(tokenizer, asked, change)
     off = [s for s in samples if s.miscounted]
-    if off and all(s.seen.probe.kind in ("rung", "words") for s in off):
-        samples += samples_of(tokenizer, [p for s in off for p in parts_of(s.seen.probe)], change)
+    if off and all(s.observed.probe.kind in ("rung", "words") for s in off):
+        samples += samples_of(tokenizer, [p for s in off for p in parts_of(s.observed.probe)], change)
     if not off:
         return None, []
     found = by_counts(suspects(tokenizer), samples) or by_kind(samples) or _by_pattern(samples)
-    return found, [s.seen.probe.name for s in off]
+    return found, [s.observed.probe.name for s in off]
 
 
 @pytest.mark.parametrize("name", CHANGES)

@@ -144,10 +144,10 @@ class _Judge:
         checks: list[Check] = []
         looks = dict.fromkeys(self.design.abilities, 0)
         first = self.next_rows(looks)
-        asked = {"tuned": first, "served": replace(first, held_out=self.rows)}
+        rows_of = {"tuned": first, "served": replace(first, held_out=self.rows)}
         modes = {"tuned": "exact", "served": mode_of(self.form)}
         roles: dict[str, _Role] = {}
-        for role, rows in asked.items():
+        for role, rows in rows_of.items():
             roles[role] = await self.role(role, modes[role], rows)
             checks += roles[role].checks
             if roles[role].failed:
@@ -157,7 +157,7 @@ class _Judge:
                     why=roles[role].why,
                     looked_at=roles[role].looked_at,
                 )
-        tuned, served = [await self.judged(roles[r].scores, asked[r].held_out) for r in roles]
+        tuned, served = [await self.judged(roles[r].scores, rows_of[r].held_out) for r in roles]
         more = Pair(*[await self.judged(roles[r].more, first.training) for r in roles])
         base = await self.base(served)
         if self.worth_drawing(base, served):
@@ -175,7 +175,7 @@ class _Judge:
             looked_at=roles["served"].looked_at,
         )
 
-    async def role(self, role: str, own_mode: str, rows: Asked) -> _Role:
+    async def role(self, role: str, own_mode: str, rows: LookRows) -> _Role:
         """Parity, then the scores, of one service; scores are spared where parity failed."""
         parity = self.settings.get("parity", "auto")
         mode = own_mode if parity in ("auto", "off") else parity
@@ -236,7 +236,7 @@ class _Judge:
 
     # ------------------------------------------------------------------ more rows while undecided
 
-    def next_rows(self, looks: Mapping[str, int]) -> Asked:
+    def next_rows(self, looks: Mapping[str, int]) -> LookRows:
         """Rows that the abilities in `looks` add at that look: held-out rows first, then training rows."""
         held_out, training = by_ability(self.rows), []
         part = []
@@ -245,7 +245,7 @@ class _Judge:
             own = held_out[ability]
             part += own[first:last]
             training += self.spare.get(ability, [])[max(0, first - len(own)) : max(0, last - len(own))]
-        return Asked(held_out=part, training=training)
+        return LookRows(held_out=part, training=training)
 
     def worth_drawing(self, base: Scores, served: Scores) -> bool:
         """Not where the form has failed already, whatever more rows would show."""
@@ -268,7 +268,7 @@ class _Judge:
             tuned, more = tuned + held_out, Pair(more.tuned + first, more.served + second)
         return tuned, more
 
-    async def again(self, role: str, rows: Asked) -> tuple[Scores, Scores]:
+    async def again(self, role: str, rows: LookRows) -> tuple[Scores, Scores]:
         """Scores of further rows, held-out and training ones, by a service that is started once more."""
         if not rows.every:
             return NOTHING, NOTHING
@@ -339,7 +339,7 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class LookRows:
     """Rows of one look at one service."""
 
     held_out: Sequence[dict[str, Any]]

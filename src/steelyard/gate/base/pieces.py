@@ -23,15 +23,15 @@ def answer_ids(tokenizer: Tokenizer, answer: Answer) -> tuple[int, ...]:
     """The ids of an answer; () where text and tokens do not agree."""
     if not answer.text:
         return ()
-    made = list(answer.tokens or ())
-    if answer.finish == "stop" and made and _is_end(tokenizer, made[-1]):
-        made.pop()  # some servers report the end token too
-    proven = _by_bytes(tokenizer, made) if made else ()
+    reported = list(answer.tokens or ())
+    if answer.finish == "stop" and reported and _is_end(tokenizer, reported[-1]):
+        reported.pop()  # some servers report the end token too
+    proven = _by_bytes(tokenizer, reported) if reported else ()
     if proven or BROKEN in answer.text:
         return proven
     ids = tokenizer.encode(answer.text)
-    if made:
-        return tuple(ids) if _same_pieces(tokenizer, ids, made) else ()
+    if reported:
+        return tuple(ids) if _same_pieces(tokenizer, ids, reported) else ()
     count = answer.completion_tokens
     allowed = (0, 1) if answer.finish == "stop" else (0,)
     return tuple(ids) if count is None or count - len(ids) in allowed else ()
@@ -41,24 +41,24 @@ def _is_end(tokenizer: Tokenizer, token: Token) -> bool:
     return not token.text or tokenizer.id_of(token.text) in tokenizer.eos_ids
 
 
-def _same_pieces(tokenizer: Tokenizer, ids: Sequence[int], made: Sequence[Token]) -> bool:
+def _same_pieces(tokenizer: Tokenizer, ids: Sequence[int], reported: Sequence[Token]) -> bool:
     pieces = [tokenizer.decode([i]) for i in ids]
-    return len(ids) == len(made) and all(
+    return len(ids) == len(reported) and all(
         BROKEN in piece + token.text or piece.strip() == token.text.strip()
-        for piece, token in zip(pieces, made, strict=True)
+        for piece, token in zip(pieces, reported, strict=True)
     )
 
 
-def _by_bytes(tokenizer: Tokenizer, made: Sequence[Token]) -> tuple[int, ...]:
+def _by_bytes(tokenizer: Tokenizer, reported: Sequence[Token]) -> tuple[int, ...]:
     """() unless every token's bytes, or its special text, are those of one id of the vocabulary."""
-    known = _ids_of_bytes(tokenizer)
+    id_of_bytes = _ids_of_bytes(tokenizer)
     ids = []
-    for token in made:
+    for token in reported:
         special = tokenizer.id_of(token.text)
         if special in tokenizer.special_ids:
             ids.append(special)
-        elif token.raw and LOST not in token.raw and token.raw in known:
-            ids.append(known[token.raw])
+        elif token.raw and LOST not in token.raw and token.raw in id_of_bytes:
+            ids.append(id_of_bytes[token.raw])
         else:
             return ()
     return tuple(i for i in ids if i is not None)
@@ -69,9 +69,9 @@ def _ids_of_bytes(tokenizer: Tokenizer) -> dict[bytes, int]:
     """Byte-level vocabularies write each byte as one visible character (GPT-2's table)."""
     from ...model import BYTE_OF
 
-    found: dict[bytes, int] = {}
+    id_of: dict[bytes, int] = {}
     for i in range(tokenizer.vocab_size):
         piece = tokenizer.token_of(i)
         if piece and i not in tokenizer.special_ids and all(c in BYTE_OF for c in piece):
-            found.setdefault(bytes(BYTE_OF[c] for c in piece), i)
-    return found
+            id_of.setdefault(bytes(BYTE_OF[c] for c in piece), i)
+    return id_of

@@ -79,7 +79,7 @@ class Verdict:
             "cause": self.cause,
             "why": self.why,
             "checks": [c.as_json() for c in self.checks],
-            "scores": {role: dict(found) for role, found in self.scores.items()},
+            "scores": {role: dict(shares) for role, shares in self.scores.items()},
             "details": dict(self.details),
             "looked_at": dict(self.looked_at),
         }

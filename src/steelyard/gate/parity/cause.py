@@ -81,9 +81,9 @@ class Evidence:
 def name_cause(evidence: Evidence) -> tuple[str, str]:
     """(cause, what was found). The first step that is sure decides; "unknown" where none is."""
     for step in (_of_answer, _of_prompt, _of_drawing, _of_later, _of_weights):
-        found = step(evidence)
-        if found:
-            return found
+        named = step(evidence)
+        if named:
+            return named
     return "unknown", "no suspect fits"
 
 
@@ -93,7 +93,9 @@ def name_cause(evidence: Evidence) -> tuple[str, str]:
 def _of_answer(evidence: Evidence) -> tuple[str, str] | None:
     if evidence.failed("text"):
         wrong = [
-            s.seen.answer for s in evidence.samples if s.seen.answer.tokens and not spells(s.seen.answer)
+            s.observed.answer
+            for s in evidence.samples
+            if s.observed.answer.tokens and not spells(s.observed.answer)
         ]
         if all(map(_cut, wrong)):
             return "stop", "texts end before their tokens do, and say stop"
@@ -152,8 +154,8 @@ def _of_counts(
         return by_counts(every, counted) or by_kind(counted) or _by_pattern(counted)
     # Judged where the counts differ: elsewhere the own prompt fits whatever the cause.
     # Making every count is evidence by itself: the suspect need only be nearer than the own prompt.
-    found = _tested(evidence, plain, answered, closer=1.0) or _only_counts(evidence, answered)
-    return found or by_counts(every, counted) or by_kind(counted) or _by_pattern(counted)
+    named = _tested(evidence, plain, answered, closer=1.0) or _only_counts(evidence, answered)
+    return named or by_counts(every, counted) or by_kind(counted) or _by_pattern(counted)
 
 
 def _only_counts(evidence: Evidence, off: Sequence[Sample]) -> tuple[str, str] | None:
@@ -166,9 +168,9 @@ def _only_counts(evidence: Evidence, off: Sequence[Sample]) -> tuple[str, str] |
 
 def _of_ids(evidence: Evidence) -> tuple[str, str]:
     """The server shows its ids: a suspect that makes the same ones is proven."""
-    every = [s for s in [*evidence.samples, *evidence.others] if s.seen.ids is not None]
+    every = [s for s in [*evidence.samples, *evidence.others] if s.observed.ids is not None]
     shown = without_tools(every)
-    wrong = [s for s in shown if s.seen.ids != s.prompt]
+    wrong = [s for s in shown if s.observed.ids != s.prompt]
     if not wrong:
         return "tools", "ids differ where tools or calls are given"
     for suspect in suspects(evidence.tokenizer):
@@ -181,12 +183,12 @@ def _of_ids(evidence: Evidence) -> tuple[str, str]:
 
 
 def _makes_ids(suspect: Suspect, shown: Sequence[Sample]) -> bool:
-    return all(tuple(suspect.render(s.seen.probe.messages) or ()) == s.seen.ids for s in shown)
+    return all(tuple(suspect.render(s.observed.probe.messages) or ()) == s.observed.ids for s in shown)
 
 
 def _same_text(tokenizer: Tokenizer, sample: Sample) -> bool:
     texts = (
-        tokenizer.decode(list(ids or ()), skip_special=False) for ids in (sample.seen.ids, sample.prompt)
+        tokenizer.decode(list(ids or ()), skip_special=False) for ids in (sample.observed.ids, sample.prompt)
     )
     return next(texts) == next(texts)
 
@@ -215,7 +217,7 @@ def _by_pattern(counted: Sequence[Sample]) -> tuple[str, str] | None:
     """No known suspect: the shape of the differences over the probes tells the kind."""
     off: dict[str, list[int]] = {}
     for s in counted:
-        off.setdefault(s.seen.probe.kind, []).append(s.miscounted or 0)
+        off.setdefault(s.observed.probe.kind, []).append(s.miscounted or 0)
     single = [d for kind in ("plain", "long", "script") for d in off.get(kind, [])]
     turns, system, space = (off.get(kind, []) for kind in ("turns", "system", "space"))
     if not any(single) and not any(turns) and not any(system) and any(space):
@@ -242,8 +244,8 @@ def _of_drawing(evidence: Evidence) -> tuple[str, str] | None:
     trailing = evidence.failed("greedy_margin_worst", "greedy_margin_mean", "answers")
     if trailing and agree:
         return "generation", "tokens are not the likeliest, though the log-probabilities agree"
-    way = evidence.direction
-    if not trailing and (_sure_are_off(evidence) or (way and way.name == CONSTANT)):
+    direction = evidence.direction
+    if not trailing and (_sure_are_off(evidence) or (direction and direction.name == CONSTANT)):
         return "logprobs", "log-probabilities of sure tokens are off, the tokens are right"
     shifted = evidence.failed("logprob_mean", "logprob_shift", "logprob_worst", "logprob_direction")
     if shifted and not trailing and _is_shift(evidence):
@@ -261,9 +263,11 @@ def _of_drawing(evidence: Evidence) -> tuple[str, str] | None:
 
 def _of_lengths(samples: Sequence[Sample]) -> tuple[str, str]:
     """One length at which all longer answers end is a cap; else the requested lengths are altered."""
-    ended = [(s.produced, s.seen.probe.max_tokens) for s in samples if s.seen.answer.finish == "length"]
-    cut = {made for made, requested in ended if made is not None and made < requested}
-    if len(cut) == 1 and any(made == requested for made, requested in ended):
+    ended = [
+        (s.produced, s.observed.probe.max_tokens) for s in samples if s.observed.answer.finish == "length"
+    ]
+    cut = {produced for produced, requested in ended if produced is not None and produced < requested}
+    if len(cut) == 1 and any(produced == requested for produced, requested in ended):
         return "limit", f"no answer is longer than {cut.pop()} tokens"
     return "generation", "max_tokens is not kept"
 
@@ -313,15 +317,20 @@ def _of_weights(evidence: Evidence) -> tuple[str, str] | None:
     mean = _mean_distance(evidence.samples)
     if mean is None:
         return None
-    found = _towards_base(evidence, mean) if evidence.base is not None else None
-    if found:
-        return found
-    way = evidence.direction
+    named = _towards_base(evidence, mean) if evidence.base is not None else None
+    if named:
+        return named
+    direction = evidence.direction
     small = mean <= COARSE_MEAN[evidence.mode]
-    if way and way.name == BASE and way.change > 0 and (small or way.explained >= PARTLY):
-        return "adapter", f"{1 - way.change:.0%} of the way from base to tuned: an adapter from earlier"
-    if way and (way.explained >= MOSTLY or small):
-        return "weights", f"{way.name} is scaled by about {1 + way.change:.3f}"
+    if (
+        direction
+        and direction.name == BASE
+        and direction.change > 0
+        and (small or direction.explained >= PARTLY)
+    ):
+        return "adapter", f"{1 - direction.change:.0%} of the way from base to tuned: an adapter from earlier"
+    if direction and (direction.explained >= MOSTLY or small):
+        return "weights", f"{direction.name} is scaled by about {1 + direction.change:.3f}"
     if mean > OTHER_MODEL_MEAN:
         return "base", f"other weights altogether: {mean:.2f} nats"
     if mean > COARSE_MEAN[evidence.mode]:
@@ -333,31 +342,31 @@ def _of_weights(evidence: Evidence) -> tuple[str, str] | None:
 
 def _towards_base(evidence: Evidence, mean: float) -> tuple[str, str] | None:
     """An adapter half learnt lies towards the base; an adapter on another base lies away from it."""
-    way = from_tuned(evidence)
-    if way is None:
+    path = from_tuned(evidence)
+    if path is None:
         return None
-    if way.to_base < IS_BASE * way.tuned_base or (way.cosine > AT_BASE and way.share > 1 - IS_BASE):
+    if path.to_base < IS_BASE * path.tuned_base or (path.cosine > AT_BASE and path.share > 1 - IS_BASE):
         return "base", "the model before tuning answers"
     towards = TOWARDS_ROUNDED if evidence.mode in ROUNDED_ANEW else TOWARDS
-    if way.cosine > towards and way.to_tuned > LEAST_WAY * way.tuned_base:
-        return "adapter", f"between base and tuned (cosine {way.cosine:.2f}): an adapter from earlier"
-    milder = _on_tasks(evidence, way)
-    if way.cosine < AWAY and milder < MILDER and mean > COARSE_MEAN[evidence.mode]:
-        return "base", f"away from tuned and base (cosine {way.cosine:.2f}): another base under the adapter"
+    if path.cosine > towards and path.to_tuned > LEAST_WAY * path.tuned_base:
+        return "adapter", f"between base and tuned (cosine {path.cosine:.2f}): an adapter from earlier"
+    milder = _on_tasks(evidence, path)
+    if path.cosine < AWAY and milder < MILDER and mean > COARSE_MEAN[evidence.mode]:
+        return "base", f"away from tuned and base (cosine {path.cosine:.2f}): another base under the adapter"
     return None
 
 
-def _on_tasks(evidence: Evidence, way: Way) -> float:
+def _on_tasks(evidence: Evidence, path: FromTuned) -> float:
     """How far tasks' answers moved as a share of how far free text moved; 1 where no task was asked."""
-    moved = [s.delta for s in evidence.samples if len(s.delta) and s.seen.probe.kind == "task"]
-    if not moved or not way.to_tuned:
+    moved = [s.delta for s in evidence.samples if len(s.delta) and s.observed.probe.kind == "task"]
+    if not moved or not path.to_tuned:
         return 1.0
-    return float(np.sqrt((np.concatenate(moved) ** 2).mean())) / way.to_tuned
+    return float(np.sqrt((np.concatenate(moved) ** 2).mean())) / path.to_tuned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Way:
-    """From tuned to served, seen beside the way from tuned to base: root mean squares, nats."""
+class FromTuned:
+    """From tuned to served, beside the path from tuned to base: root mean squares, nats."""
 
     cosine: float
     to_tuned: float
@@ -370,10 +379,10 @@ class Way:
         return self.cosine * self.to_tuned / self.tuned_base if self.tuned_base else 0.0
 
 
-def from_tuned(evidence: Evidence) -> Way | None:
+def from_tuned(evidence: Evidence) -> FromTuned | None:
     """Over the tokens of free text: on a task's own rows a tuned model is too sure to show a direction."""
     assert evidence.base is not None
-    picked = [s for s in evidence.samples if len(s.delta) and s.seen.probe.kind != "task"]
+    picked = [s for s in evidence.samples if len(s.delta) and s.observed.probe.kind != "task"]
     if not picked:
         return None
     arrays = evidence.base([[*s.prompt, *s.answer] for s in picked])
@@ -385,7 +394,7 @@ def from_tuned(evidence: Evidence) -> Way | None:
         ]
     )
     lengths = float(np.linalg.norm(served) * np.linalg.norm(base))
-    return Way(
+    return FromTuned(
         cosine=float(served @ base) / lengths if lengths else 0.0,
         to_tuned=float(np.sqrt((served**2).mean())),
         to_base=float(np.sqrt(((served - base) ** 2).mean())),
@@ -394,7 +403,7 @@ def from_tuned(evidence: Evidence) -> Way | None:
 
 
 def _garbled(samples: Sequence[Sample]) -> bool:
-    spoke = [s for s in samples if s.seen.answer.text and "\ufffd" not in s.seen.answer.text]
+    spoke = [s for s in samples if s.observed.answer.text and "\ufffd" not in s.observed.answer.text]
     return len(spoke) >= 5 and sum(not s.answer for s in spoke) > len(spoke) / 2
 
 
@@ -409,8 +418,8 @@ def _fits(evidence: Evidence) -> bool:
 
 def _distance(evidence: Evidence, picked: Sequence[Sample], render: Callable | None) -> float:
     """Mean |served - reference| under another prompt; margins where the server gives no log-probabilities."""
-    seen = [s.seen for s in picked]
-    measured = measure(seen, evidence.tokenizer, evidence.reference, render)
+    observed = [s.observed for s in picked]
+    measured = measure(observed, evidence.tokenizer, evidence.reference, render)
     mean = _mean_distance(measured)
     return float("inf") if mean is None else mean
 
@@ -437,5 +446,5 @@ def _picked(samples: Sequence[Sample]) -> list[Sample]:
     by_kind: dict[str, list[Sample]] = {}
     for s in samples:
         if s.answer:
-            by_kind.setdefault(s.seen.probe.kind, []).append(s)
+            by_kind.setdefault(s.observed.probe.kind, []).append(s)
     return [s for own in by_kind.values() for s in own[:3]]

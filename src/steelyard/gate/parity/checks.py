@@ -74,7 +74,7 @@ class Draws:
 class Sample:
     """One observation beside the reference. Arrays are [answer tokens]; empty where they do not align."""
 
-    seen: Observation
+    observed: Observation
     prompt: tuple[int, ...]  # ids of the own template
     answer: tuple[int, ...]  # ids of the answer's text; () where they cannot be told
     delta: np.ndarray  # served - reference log-probability; [] without log-probabilities
@@ -94,9 +94,9 @@ class Sample:
         None where the text is not ASCII and does not align: llama-server tells the tokens of one
         character as one.
         """
-        text = self.seen.answer.text or ""
-        if self.seen.answer.tokens and (self.answer or text.isascii()):
-            return len(self.seen.answer.tokens)
+        text = self.observed.answer.text or ""
+        if self.observed.answer.tokens and (self.answer or text.isascii()):
+            return len(self.observed.answer.tokens)
         return len(self.answer) or None
 
     @property
@@ -106,14 +106,14 @@ class Sample:
 
     @property
     def miscounted(self) -> int | None:
-        used = self.seen.answer.prompt_tokens
+        used = self.observed.answer.prompt_tokens
         return None if used is None else used - len(self.prompt)
 
 
 # ------------------------------------------------------------------ asking
 
 
-async def observe(endpoint: Endpoint, asked: Sequence[Probe]) -> list[Observation]:
+async def observe(endpoint: Endpoint, probes: Sequence[Probe]) -> list[Observation]:
     async def ask(probe: Probe) -> Observation:
         # A long prompt is continued at temperature 1: its greedy answer may be one that the model is sure of.
         heat = 1.0 if probe.kind == "rung" else 0.0
@@ -129,8 +129,8 @@ async def observe(endpoint: Endpoint, asked: Sequence[Probe]) -> list[Observatio
         dropped = ("tool_choice",) if endpoint.card.owner == "llamacpp" else ()
         return {k: v for k, v in probe.more.items() if k not in dropped}
 
-    rendered = await endpoint.tokenize(asked[0].messages) is not None
-    return await endpoint.each(asked, ask)
+    rendered = await endpoint.tokenize(probes[0].messages) is not None
+    return await endpoint.each(probes, ask)
 
 
 async def draw(endpoint: Endpoint, of: Open) -> Draws:
@@ -145,30 +145,31 @@ async def draw(endpoint: Endpoint, of: Open) -> Draws:
 
 
 def measure(
-    seen: Sequence[Observation],
+    observed: Sequence[Observation],
     tokenizer: Tokenizer,
     reference: Reference,
     prompt_of: Callable[[Sequence[dict[str, str]]], list[int]] | None = None,
 ) -> list[Sample]:
     """Teacher-force the reference over each prompt and answer. `prompt_of`: another way to render."""
-    prompts = [tuple(prompt_of(o.probe.messages) if prompt_of else o.probe.ids(tokenizer)) for o in seen]
-    answers = [answer_ids(tokenizer, o.answer) for o in seen]
+    prompts = [tuple(prompt_of(o.probe.messages) if prompt_of else o.probe.ids(tokenizer)) for o in observed]
+    answers = [answer_ids(tokenizer, o.answer) for o in observed]
     end = end_id(tokenizer)
     ends = [
-        (end,) if o.answer.finish == "stop" and a and end is not None else () for o, a in _pair(seen, answers)
+        (end,) if o.answer.finish == "stop" and a and end is not None else ()
+        for o, a in _pair(observed, answers)
     ]
     arrays = reference([[*p, *a, *e] for p, a, e in zip(prompts, answers, ends, strict=True)])
     return [
         _sample(o, p, a, array, tokenizer.eos_ids if e else ())
-        for o, p, a, array, e in zip(seen, prompts, answers, arrays, ends, strict=True)
+        for o, p, a, array, e in zip(observed, prompts, answers, arrays, ends, strict=True)
     ]
 
 
-def counted(seen: Sequence[Observation], tokenizer: Tokenizer) -> list[Sample]:
+def counted(observed: Sequence[Observation], tokenizer: Tokenizer) -> list[Sample]:
     """Samples whose prompt alone is compared: no reference is asked."""
     return [
         Sample(
-            seen=o,
+            observed=o,
             prompt=tuple(o.probe.ids(tokenizer)),
             answer=(),
             delta=EMPTY,
@@ -176,26 +177,26 @@ def counted(seen: Sequence[Observation], tokenizer: Tokenizer) -> list[Sample]:
             top=EMPTY,
             own=EMPTY,
         )
-        for o in seen
+        for o in observed
     ]
 
 
-def _pair(seen: Sequence[Observation], answers: Sequence[tuple[int, ...]]) -> Iterable:
-    return zip(seen, answers, strict=True)
+def _pair(observed: Sequence[Observation], answers: Sequence[tuple[int, ...]]) -> Iterable:
+    return zip(observed, answers, strict=True)
 
 
 def _sample(
-    seen: Observation,
+    observed: Observation,
     prompt: tuple[int, ...],
     answer: tuple[int, ...],
     array: np.ndarray,
     ends: Sequence[int],
 ) -> Sample:
     rows = array[len(prompt) - 1 : len(prompt) - 1 + len(answer)]
-    served = [t.logprob for t in (seen.answer.tokens or ())[: len(answer)]]
+    served = [t.logprob for t in (observed.answer.tokens or ())[: len(answer)]]
     last = array[len(prompt) - 1 + len(answer)]
     return Sample(
-        seen=seen,
+        observed=observed,
         prompt=prompt,
         answer=answer,
         delta=np.array(served) - rows[: len(served), LOGPROB] if served else np.array([]),
@@ -240,7 +241,7 @@ def checks(
     samples whose prompts are compared too.
     """
     limits = LIMITS[mode]
-    found = [
+    every = [
         _answered([*samples, *others]),
         _token_ids([*samples, *others]),
         _prompt_tokens([*samples, *others]),
@@ -252,22 +253,24 @@ def checks(
         *_logprobs(samples, limits),
         *_greedy(samples, limits, mode),
     ]
-    return [check for check in found if check]
+    return [check for check in every if check]
 
 
 def _answered(samples: Sequence[Sample]) -> Check:
-    failed = [s for s in samples if s.seen.answer.error]
-    example = f"{failed[0].seen.probe.name}: {failed[0].seen.answer.error}" if failed else None
+    failed = [s for s in samples if s.observed.answer.error]
+    example = f"{failed[0].observed.probe.name}: {failed[0].observed.answer.error}" if failed else None
     return Check(name="answered", passed=not failed, value=len(failed), limit=0, example=example)
 
 
 def _token_ids(samples: Sequence[Sample]) -> Check | None:
-    shown = [s for s in samples if s.seen.ids is not None]
+    shown = [s for s in samples if s.observed.ids is not None]
     if not shown:
         return None
-    wrong = [s for s in shown if s.seen.ids != s.prompt]
+    wrong = [s for s in shown if s.observed.ids != s.prompt]
     example = (
-        f"{wrong[0].seen.probe.name}: {_first_gap(wrong[0].prompt, wrong[0].seen.ids)}" if wrong else None
+        f"{wrong[0].observed.probe.name}: {_first_gap(wrong[0].prompt, wrong[0].observed.ids)}"
+        if wrong
+        else None
     )
     return Check(name="token_ids", passed=not wrong, value=len(wrong), limit=0, example=example)
 
@@ -288,8 +291,8 @@ def _prompt_tokens(samples: Sequence[Sample]) -> Check | None:
     worst = max((abs(s.miscounted or 0) for s in counted), default=0)
     example = None
     if wrong:
-        used, own = wrong[0].seen.answer.prompt_tokens, len(wrong[0].prompt)
-        example = f"{wrong[0].seen.probe.name}: {used} prompt tokens, {own} expected"
+        used, own = wrong[0].observed.answer.prompt_tokens, len(wrong[0].prompt)
+        example = f"{wrong[0].observed.probe.name}: {used} prompt tokens, {own} expected"
     return Check(name="prompt_tokens", passed=not wrong, value=worst, limit=0, example=example)
 
 
@@ -297,49 +300,48 @@ def _usage(samples: Sequence[Sample]) -> Check | None:
     """completion_tokens against what came: equal where the length ended it, else the end token may count."""
     wrong, counted = [], 0
     for s in samples:
-        used, made = s.seen.answer.completion_tokens, s.produced
-        if used is None or made is None:
+        used, produced = s.observed.answer.completion_tokens, s.produced
+        if used is None or produced is None:
             continue
         counted += 1
-        allowed = (0,) if s.seen.answer.finish == "length" else (0, 1)
-        wrong += [s] if used - made not in allowed else []
+        allowed = (0,) if s.observed.answer.finish == "length" else (0, 1)
+        wrong += [s] if used - produced not in allowed else []
     if not counted:
         return None
     example = None
     if wrong:
-        said, made = wrong[0].seen.answer.completion_tokens, wrong[0].produced
-        example = f"{wrong[0].seen.probe.name}: says {said}, made {made}"
+        stated, produced = wrong[0].observed.answer.completion_tokens, wrong[0].produced
+        example = f"{wrong[0].observed.probe.name}: says {stated}, made {produced}"
     return Check(name="usage", passed=not wrong, value=len(wrong), limit=0, example=example)
 
 
 def _max_tokens(samples: Sequence[Sample]) -> Check | None:
-    cut = [s for s in samples if s.seen.answer.finish == "length" and s.produced is not None]
+    cut = [s for s in samples if s.observed.answer.finish == "length" and s.produced is not None]
     if not cut:
         return None
-    wrong = [s for s in cut if s.produced != s.seen.probe.max_tokens]
+    wrong = [s for s in cut if s.produced != s.observed.probe.max_tokens]
     example = None
     if wrong:
-        example = (
-            f"{wrong[0].seen.probe.name}: {wrong[0].produced} tokens, {wrong[0].seen.probe.max_tokens} asked"
-        )
+        probe = wrong[0].observed.probe
+        example = f"{probe.name}: {wrong[0].produced} tokens, {probe.max_tokens} asked"
     return Check(name="max_tokens", passed=not wrong, value=len(wrong), limit=0, example=example)
 
 
 def _text(samples: Sequence[Sample]) -> Check | None:
     """The text must be what its tokens spell."""
-    shown = [s for s in samples if s.seen.answer.tokens]
+    shown = [s for s in samples if s.observed.answer.tokens]
     if not shown:
         return None
-    wrong = [s for s in shown if not spells(s.seen.answer)]
-    example = f"{wrong[0].seen.probe.name}: text and tokens differ" if wrong else None
+    wrong = [s for s in shown if not spells(s.observed.answer)]
+    example = f"{wrong[0].observed.probe.name}: text and tokens differ" if wrong else None
     return Check(name="text", passed=not wrong, value=len(wrong), limit=0, example=example)
 
 
 def spells(answer: Answer) -> bool:
     """Special tokens may be reported and yet not stand in the text: the end token for one."""
     text, tokens = answer.text or "", answer.tokens or ()
-    for made in (tokens, [t for t in tokens if not SPECIAL.fullmatch(t.text)]):
-        joined = "".join(t.text for t in made)
+    for shown in (tokens, [t for t in tokens if not SPECIAL.fullmatch(t.text)]):
+        joined = "".join(t.text for t in shown)
         if BROKEN in joined + text or joined.strip() == text.strip():
             return True
     return False
@@ -353,7 +355,7 @@ def _stop(samples: Sequence[Sample]) -> Check | None:
     worst = max(ended, key=lambda s: s.end_margin or 0.0)
     value = worst.end_margin or 0.0
     bad = value > CUT_MARGIN
-    example = f"{worst.seen.probe.name}: cut after {len(worst.answer)} tokens" if bad else None
+    example = f"{worst.observed.probe.name}: cut after {len(worst.answer)} tokens" if bad else None
     return Check(name="stop", passed=not bad, value=value, limit=CUT_MARGIN, example=example)
 
 
@@ -397,7 +399,7 @@ def _logprobs(samples: Sequence[Sample], limits: Limits) -> list[Check]:
             passed=bool(np.abs(deltas).max() <= limits.worst),
             value=float(np.abs(deltas).max()),
             limit=limits.worst,
-            example=worst.seen.probe.name,
+            example=worst.observed.probe.name,
         ),
         _mean_check("logprob_shift", [s.open_delta for s in rows], limits.shift),
         *_sure_shift(rows),
@@ -428,11 +430,11 @@ def long_checks(far: Sequence[Sample], mode: str) -> tuple[list[Check], dict[str
     return [replace(check, example=f"after {max(len(s.prompt) for s in rows)} tokens")], {check.name: cause}
 
 
-def text_checks(seen: Deviation) -> list[Check]:
+def text_checks(deviation: Deviation) -> list[Check]:
     """Do the deviations over continued texts point along the scale of some tensor, or up or down?"""
     from ..reference.deviation import SURE_T
 
-    best = seen.best
+    best = deviation.best
     bad = best.is_sure
     example = f"{best.name} by {best.change:+.4f}, {best.explained:.0%} of the variance" if bad else None
     return [
@@ -448,23 +450,25 @@ def _greedy(samples: Sequence[Sample], limits: Limits, mode: str) -> list[Check]
     worst = max(rows, key=lambda s: float(s.margin.max()))
     most = min(limits.margin_worst, _explained(rows))
     equal = [s for s in rows if s.margin.max() <= limits.margin_worst]
-    found = [
+    every = [
         _mean_check("greedy_margin_mean", [s.margin for s in rows], limits.margin_mean),
         Check(
             name="greedy_margin_worst",
             passed=bool(margins.max() <= most),
             value=float(margins.max()),
             limit=most,
-            example=worst.seen.probe.name,
+            example=worst.observed.probe.name,
         ),
         Check(name="top1", passed=True, value=float(tops.mean())),
     ]
     if mode == "exact":  # only here is each greedy answer a proof: near ties flip in faster arithmetic
         share = len(equal) / len(rows)
-        found.append(
-            Check(name="answers", passed=share == 1, value=share, limit=1.0, example=worst.seen.probe.name)
+        every.append(
+            Check(
+                name="answers", passed=share == 1, value=share, limit=1.0, example=worst.observed.probe.name
+            )
         )
-    return found
+    return every
 
 
 def _explained(rows: Sequence[Sample]) -> float:
@@ -503,12 +507,12 @@ def open_probe(samples: Sequence[Sample], tokenizer: Tokenizer, reference: Refer
 
     Only then does the share of the likeliest token tell temperatures apart.
     """
-    plain = [s for s in samples if s.seen.probe.kind != "task"]
+    plain = [s for s in samples if s.observed.probe.kind != "task"]
     arrays = reference([s.prompt for s in plain])
-    found = []
+    candidates = []
     for s, array in zip(plain, arrays, strict=True):
         text = tokenizer.decode([int(array[-1, TOP_ID])]).strip()
         chance = math.exp(float(array[-1, TOP_LOGPROB]))
         if text and BROKEN not in text and 0.2 <= chance <= 0.8:
-            found.append(Open(probe=s.seen.probe, text=text, chance=chance))
-    return min(found, key=lambda o: abs(o.chance - 0.5), default=None)
+            candidates.append(Open(probe=s.observed.probe, text=text, chance=chance))
+    return min(candidates, key=lambda o: abs(o.chance - 0.5), default=None)

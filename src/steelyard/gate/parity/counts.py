@@ -33,11 +33,11 @@ def fits(suspect: Suspect, counted: Sequence[Sample]) -> bool:
     """Equal counts on every probe; and other ids than the own ones on some, or there is no suspicion."""
     differs = False
     for s in sorted(counted, key=lambda s: (not s.miscounted, len(s.prompt))):
-        made = suspect.render(s.seen.probe.messages)
-        used = s.seen.answer.prompt_tokens
-        if made is None or (used is not None and len(made) != used):
+        rendered = suspect.render(s.observed.probe.messages)
+        used = s.observed.answer.prompt_tokens
+        if rendered is None or (used is not None and len(rendered) != used):
             return False
-        differs = differs or tuple(made) != s.prompt
+        differs = differs or tuple(rendered) != s.prompt
     return differs
 
 
@@ -56,13 +56,13 @@ def without_tools(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def _has_tools(sample: Sample) -> bool:
-    return sample.seen.probe.kind == "tools"
+    return sample.observed.probe.kind == "tools"
 
 
 def repeats_another(sample: Sample, every: Sequence[Sample]) -> bool:
     """Is its answer, to the last number, that of a chat with other messages?"""
-    own = sample.seen
-    others = (s.seen for s in every if s.seen.probe.messages != own.probe.messages)
+    own = sample.observed
+    others = (s.observed for s in every if s.observed.probe.messages != own.probe.messages)
     return own.answer.error is None and any(other.answer == own.answer for other in others)
 
 
@@ -70,18 +70,18 @@ def by_kind(counted: Sequence[Sample]) -> Found | None:
     """What the miscounted probes have in common and the others have not."""
     off = [s for s in without_tools(counted) if s.miscounted]
     fine = [s for s in without_tools(counted) if not s.miscounted]
-    if not off or any(s.seen.probe.kind == "plain" for s in off):
+    if not off or any(s.observed.probe.kind == "plain" for s in off):
         return None
     for look in (_of_system, _of_turns, _of_length, _of_kinds):
-        found = look(off, fine)
-        if found:
-            return found
+        named = look(off, fine)
+        if named:
+            return named
     return None
 
 
 def _of_system(off: Sequence[Sample], fine: Sequence[Sample]) -> Found | None:
     def system(s: Sample) -> bool:
-        return any(m["role"] == "system" for m in s.seen.probe.messages)
+        return any(m["role"] == "system" for m in s.observed.probe.messages)
 
     if all(map(system, off)) and not any(map(system, fine)):
         return "system", "counts differ where there is a system message"
@@ -90,18 +90,18 @@ def _of_system(off: Sequence[Sample], fine: Sequence[Sample]) -> Found | None:
 
 def _of_turns(off: Sequence[Sample], fine: Sequence[Sample]) -> Found | None:
     """Above some number of messages, and not above some length."""
-    if not _beyond(off, fine, lambda s: len(s.seen.probe.messages)) or not all(map(_shorter, off)):
+    if not _beyond(off, fine, lambda s: len(s.observed.probe.messages)) or not all(map(_shorter, off)):
         return None
-    most = max(len(s.seen.probe.messages) for s in fine) if fine else 0
+    most = max(len(s.observed.probe.messages) for s in fine) if fine else 0
     return "history", f"counts differ beyond {most} messages"
 
 
 def _of_length(off: Sequence[Sample], fine: Sequence[Sample]) -> Found | None:
     measures: list[Callable[[Sample], int]] = [
         lambda s: len(s.prompt),
-        lambda s: sum(len(m["content"]) for m in s.seen.probe.messages),
-        lambda s: max(len(m["content"]) for m in s.seen.probe.messages),
-        lambda s: len(s.seen.probe.messages[-1]["content"]),
+        lambda s: sum(len(m["content"]) for m in s.observed.probe.messages),
+        lambda s: max(len(m["content"]) for m in s.observed.probe.messages),
+        lambda s: len(s.observed.probe.messages[-1]["content"]),
     ]
     if all(map(_shorter, off)) and any(_beyond(off, fine, m) for m in measures):
         return "context", f"prompts of {min(len(s.prompt) for s in off)} tokens and more are cut"
@@ -118,10 +118,10 @@ def _beyond(off: Sequence[Sample], fine: Sequence[Sample], size: Callable[[Sampl
 
 def _of_kinds(off: Sequence[Sample], fine: Sequence[Sample]) -> Found | None:
     """Rungs and tasks hold text of any kind: they decide only where they stand alone."""
-    kinds = {"text" if s.seen.probe.name == "signs" else s.seen.probe.kind for s in off}
+    kinds = {"text" if s.observed.probe.name == "signs" else s.observed.probe.kind for s in off}
     telling = {k for k in kinds if k in CAUSE_OF_KIND}
     causes = {CAUSE_OF_KIND[k] for k in telling}
-    names = ", ".join(s.seen.probe.name for s in off[:3])
+    names = ", ".join(s.observed.probe.name for s in off[:3])
     if len(causes) == 1:
         return causes.pop(), f"counts differ in {names} alone"
     named = {"unicode" if k == "script" else k for k in telling}

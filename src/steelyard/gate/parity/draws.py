@@ -164,9 +164,9 @@ def judged(
 def _longest_of_each(samples: Sequence[Sample]) -> list[Sample]:
     """Without the answers that another answer to the same prompt begins with."""
     chosen: list[Sample] = []
-    for s in sorted(samples, key=lambda s: -len(s.seen.answer.text or "")):
-        same = (c for c in chosen if c.seen.probe.name == s.seen.probe.name)
-        if not any(_one_begins(c.seen.answer, s.seen.answer) for c in same):
+    for s in sorted(samples, key=lambda s: -len(s.observed.answer.text or "")):
+        same = (c for c in chosen if c.observed.probe.name == s.observed.probe.name)
+        if not any(_one_begins(c.observed.answer, s.observed.answer) for c in same):
             chosen.append(s)
     return chosen
 
@@ -219,8 +219,8 @@ def _sampling_checks(p: Mapping[str, float], tokens: np.ndarray, alpha: float) -
     failed = holm(p, alpha)
     example = None
     if failed:
-        way = "colder than asked, or cut" if _uniform(tokens).mean() < 0.5 else "hotter than asked"
-        example = f"{way}: {', '.join(sorted(failed))} over {len(tokens)} tokens"
+        how = "colder than asked, or cut" if _uniform(tokens).mean() < 0.5 else "hotter than asked"
+        example = f"{how}: {', '.join(sorted(failed))} over {len(tokens)} tokens"
     limit = alpha / len(p)
     return [Check(name="sampling", passed=not failed, value=min(p.values()), limit=limit, example=example)]
 

@@ -126,14 +126,14 @@ async def judge_endpoint(task: Judgement, rows: Sequence[Mapping[str, Any]]) -> 
     samples = measure(observations[: len(core)], task.tokenizer, task.reference)
     extra = counted(observations[len(core) :], task.tokenizer)
     _note_prompts(task, [*samples, *extra])
-    found = checks(samples, task.mode, others=extra)
-    if _failed(found) - NUMERIC:
-        return await _explained_prompts(task, samples, extra, found)
+    core_checks = checks(samples, task.mode, others=extra)
+    if _failed(core_checks) - NUMERIC:
+        return await _explained_prompts(task, samples, extra, core_checks)
     return await _numbers(task, samples, extra)
 
 
-def _renderable(tokenizer: Tokenizer, asked: Sequence[Probe]) -> list[Probe]:
-    return [p for p in asked if p.ids_or_none(tokenizer)]
+def _renderable(tokenizer: Tokenizer, probes: Sequence[Probe]) -> list[Probe]:
+    return [p for p in probes if p.ids_or_none(tokenizer)]
 
 
 def _others(task: Judgement) -> list[Probe]:
@@ -166,22 +166,22 @@ def context_of(task: Judgement) -> int:
     return min(served, own) if served else own
 
 
-def _failed(found: Sequence[Check]) -> set[str]:
-    return {c.name for c in found if c.passed is False}
+def _failed(checks: Sequence[Check]) -> set[str]:
+    return {c.name for c in checks if c.passed is False}
 
 
 async def _explained_prompts(
-    task: Judgement, samples: Sequence[Sample], extra: Sequence[Sample], found: Sequence[Check]
+    task: Judgement, samples: Sequence[Sample], extra: Sequence[Sample], core_checks: Sequence[Check]
 ) -> Verdict:
     """Where long prompts alone are miscounted, their parts tell a cut from a word that the server heeds."""
     off = [s for s in [*samples, *extra] if s.miscounted]
     if off and await _from_memory(task, off, [*samples, *extra]):
-        why = f"{off[0].seen.probe.name}: the answer of another chat, which a new question does not get"
-        return Verdict(checks=tuple(found), cause="cache", why=why, looked_at=task.looked_at)
-    if off and all(s.seen.probe.kind in ("rung", "words") for s in off):
-        parts = [p for s in off for p in parts_of(s.seen.probe)]
+        why = f"{off[0].observed.probe.name}: the answer of another chat, which a new question does not get"
+        return Verdict(checks=tuple(core_checks), cause="cache", why=why, looked_at=task.looked_at)
+    if off and all(s.observed.probe.kind in ("rung", "words") for s in off):
+        parts = [p for s in off for p in parts_of(s.observed.probe)]
         extra = [*extra, *counted(await observe(task.endpoint, parts), task.tokenizer)]
-    return explained(task, samples, found, others=extra)
+    return explained(task, samples, core_checks, others=extra)
 
 
 async def _from_memory(task: Judgement, off: Sequence[Sample], every: Sequence[Sample]) -> bool:
@@ -189,7 +189,7 @@ async def _from_memory(task: Judgement, off: Sequence[Sample], every: Sequence[S
     question that was never sent are counted rightly by a cache, and wrongly by what alters prompts."""
     if not all(repeats_another(s, every) for s in off):
         return False
-    fresh = [s.seen.probe.unsent(f"{task.seed}-{i}") for i, s in enumerate(off)]
+    fresh = [s.observed.probe.unsent(f"{task.seed}-{i}") for i, s in enumerate(off)]
     again = counted(await observe(task.endpoint, fresh), task.tokenizer)
     return all(s.miscounted == 0 for s in again)
 
@@ -204,38 +204,38 @@ async def _numbers(task: Judgement, samples: Sequence[Sample], extra: Sequence[S
     texts = await continued(endpoint, tokenizer, task.seed) if directed else []
     open_ = open_probe(samples, tokenizer, task.reference) if task.depth else None
     draws = await draw(endpoint, open_) if open_ else None
-    found = checks(samples, task.mode, draws, task.declared, others=extra)
-    if task.mode == "fast" and task.rounded and _failed(found) & NUMERIC:
-        found = _as_int8(task, samples, found, draws, extra)
-    seen_in = None
+    core_checks = checks(samples, task.mode, draws, task.declared, others=extra)
+    if task.mode == "fast" and task.rounded and _failed(core_checks) & NUMERIC:
+        core_checks = _as_int8(task, samples, core_checks, draws, extra)
+    directions = None
     # What failed outside the numbers has its cause there: a look at the weights would cost seconds.
     # Unrounded weights beside INT4 ones deviate along every direction.
-    if not _failed(found) - NUMERIC and task.mode not in WITHOUT_DIRECTIONS:
-        seen_in = _deviation(task.exact, texts, task.base)
-    if seen_in:
-        along = text_checks(seen_in)
-        if task.mode == "fast" and _failed(found) & NUMERIC and not _failed(along):
+    if not _failed(core_checks) - NUMERIC and task.mode not in WITHOUT_DIRECTIONS:
+        directions = _deviation(task.exact, texts, task.base)
+    if directions:
+        along = text_checks(directions)
+        if task.mode == "fast" and _failed(core_checks) & NUMERIC and not _failed(along):
             task.mode = "fast_no_direction"
-            found = checks(samples, task.mode, draws, task.declared, others=extra)
-        found = [*found, *along]
-    if _failed(found) or not task.depth:
-        return explained(task, samples, found, others=extra, deviation=seen_in)
-    return await _later(task, samples, extra, found)
+            core_checks = checks(samples, task.mode, draws, task.declared, others=extra)
+        core_checks = [*core_checks, *along]
+    if _failed(core_checks) or not task.depth:
+        return explained(task, samples, core_checks, others=extra, deviation=directions)
+    return await _later(task, samples, extra, core_checks)
 
 
 def _as_int8(
     task: Judgement,
     samples: Sequence[Sample],
-    found: list[Check],
+    core_checks: list[Check],
     draws: Draws | None,
     extra: Sequence[Sample],
 ) -> list[Check]:
     """The same weights in INT8 are another form: where its limits hold, the rest is held to them."""
     assert task.rounded
-    beside = measure([s.seen for s in samples], task.tokenizer, task.rounded)
+    beside = measure([s.observed for s in samples], task.tokenizer, task.rounded)
     other = checks(beside, "int8_form", draws, task.declared, others=extra)
     if _failed(other) & NUMERIC:
-        return found
+        return core_checks
     task.mode = "int8"
     return [*other, Check(name="form_int8", passed=True)]
 
@@ -250,22 +250,22 @@ def _deviation(
 
     if isinstance(reference, Remembered):
         reference = reference.reference
-    seen: Deviation = reference.deviation(texts)  # type: ignore[attr-defined]
+    deviation: Deviation = reference.deviation(texts)  # type: ignore[attr-defined]
     if base is None:
-        return seen
+        return deviation
     arrays = base([[*t.prompt, *t.answer] for t in texts])
     rows = [a[len(t.prompt) - 1 : -1, LOGPROB] for t, a in zip(texts, arrays, strict=True)]
-    return seen.tried(BASE, np.concatenate(rows) - seen.own)
+    return deviation.tried(BASE, np.concatenate(rows) - deviation.own)
 
 
 # ------------------------------------------------------------------ the rest of the service
 
 
 async def _later(
-    task: Judgement, samples: Sequence[Sample], extra: Sequence[Sample], found: Sequence[Check]
+    task: Judgement, samples: Sequence[Sample], extra: Sequence[Sample], core_checks: Sequence[Check]
 ) -> Verdict:
     causes = dict(CAUSE_OF_CHECK)
-    every = list(found)
+    every = list(core_checks)
     for stage in (_far_end, _draws, _requests, _doors):
         more, proved = await stage(task, samples, extra)
         every += more
@@ -280,23 +280,23 @@ Stage = tuple[list[Check], dict[str, str]]
 
 async def _far_end(task: Judgement, samples: Sequence[Sample], extra: Sequence[Sample]) -> Stage:
     """What is said after long prompts, held against the reference."""
-    asked = [s.seen for s in extra if s.seen.probe.kind == "rung"]
-    far = measure(asked, task.tokenizer, task.exact)
+    observed = [s.observed for s in extra if s.observed.probe.kind == "rung"]
+    far = measure(observed, task.tokenizer, task.exact)
     task.looked_at["lengths"] = [len(s.prompt) for s in far]
     return long_checks(far, task.mode)
 
 
 async def _draws(task: Judgement, samples: Sequence[Sample], extra: Sequence[Sample]) -> Stage:
     """Draws at temperature 1; twice as many where the first look is unsure."""
-    asked = draw_probes(PLACES)
-    draws = await drawn(task.endpoint, asked, task.generation, first=task.seed * 1000)
+    probes = draw_probes(PLACES)
+    draws = await drawn(task.endpoint, probes, task.generation, first=task.seed * 1000)
     drawing = judged(draws, task.tokenizer, task.exact, task.mode, LOOK_ALPHA)
     if drawing.unsure and not _failed(drawing.checks):
         draws += await drawn(
             task.endpoint,
-            asked,
+            probes,
             task.generation,
-            first=task.seed * 1000 + SEEDS * len(asked),
+            first=task.seed * 1000 + SEEDS * len(probes),
             count=2 * SEEDS,
         )
         drawing = judged(draws, task.tokenizer, task.exact, task.mode, LOOK_ALPHA)
@@ -324,20 +324,20 @@ async def _requests(task: Judgement, samples: Sequence[Sample], extra: Sequence[
         depth=task.depth,
         limit=context_of(task),
     )
-    made = await request_checks(subject)
-    task.looked_at["requests"] = [c.name for c in made]
-    longest = next((c.value for c in made if c.name == "answer_length"), None)
+    results = await request_checks(subject)
+    task.looked_at["requests"] = [c.name for c in results]
+    longest = next((c.value for c in results if c.name == "answer_length"), None)
     task.looked_at["longest_answer"] = longest
-    return made, {}
+    return results, {}
 
 
 async def _doors(task: Judgement, samples: Sequence[Sample], extra: Sequence[Sample]) -> Stage:
-    core = [s.seen.probe for s in samples]
-    made = await groups(task.endpoint, task.tokenizer, core, context_of(task))
+    core = [s.observed.probe for s in samples]
+    judged_groups = await groups(task.endpoint, task.tokenizer, core, context_of(task))
     same, other = other_names(task.endpoint)
-    made += [await named(task.endpoint, name, core) for name in same]
-    _note_doors(task, made, other)
-    return judge_groups(made, task.tokenizer, task.exact, task.mode)
+    judged_groups += [await named(task.endpoint, name, core) for name in same]
+    _note_doors(task, judged_groups, other)
+    return judge_groups(judged_groups, task.tokenizer, task.exact, task.mode)
 
 
 # ------------------------------------------------------------------ every chat that was asked
@@ -373,18 +373,18 @@ def _own_ids(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]]) -> lis
 
 
 def _note_prompts(task: Judgement, samples: Sequence[Sample]) -> None:
-    asked = [s.seen.probe for s in samples]
-    names = {p.name for p in asked}
+    probes = [s.observed.probe for s in samples]
+    names = {p.name for p in probes}
     task.looked_at |= {
         "depth": task.depth,
-        "prompts": len(asked),
+        "prompts": len(probes),
         "counts": any(s.miscounted is not None for s in samples),
-        "ids": any(s.seen.ids is not None for s in samples),
+        "ids": any(s.observed.ids is not None for s in samples),
         "longest_prompt": max(len(s.prompt) for s in samples),
-        "turns": max(len(p.messages) for p in asked),
+        "turns": max(len(p.messages) for p in probes),
         "scripts": [n for n in SCRIPTS if any(n in name.split("+") for name in names)],
         "characters": [n for n in [*CLASSES, *SPACES] if n in names],
-        "tools": any(p.kind == "tools" for p in asked),
+        "tools": any(p.kind == "tools" for p in probes),
         "lengths": [],
         "routes": {"chat/completions": "judged"},
         "streams": False,
@@ -393,9 +393,9 @@ def _note_prompts(task: Judgement, samples: Sequence[Sample]) -> None:
     }
 
 
-def _note_doors(task: Judgement, made: Sequence[Group], other: Sequence[str]) -> None:
-    absent = absences(made)
-    for group in made:
+def _note_doors(task: Judgement, judged_groups: Sequence[Group], other: Sequence[str]) -> None:
+    absent = absences(judged_groups)
+    for group in judged_groups:
         if group.name.startswith("model "):
             task.looked_at["models"]["judged"].append(group.name.removeprefix("model "))
         else:
@@ -435,18 +435,18 @@ def _read_json(file: Path) -> dict[str, Any]:
 def explained(
     task: Judgement,
     samples: Sequence[Sample],
-    found: Sequence[Check],
+    every: Sequence[Check],
     *,
     others: Sequence[Sample] = (),
     deviation: Deviation | None = None,
     later: Mapping[str, str] | None = None,
 ) -> Verdict:
     """The checks as a verdict, with the cause where one failed."""
-    if not _failed(found):
-        return Verdict(checks=tuple(found), looked_at=task.looked_at)
+    if not _failed(every):
+        return Verdict(checks=tuple(every), looked_at=task.looked_at)
     evidence = Evidence(
         samples=samples,
-        checks={c.name: c for c in found},
+        checks={c.name: c for c in every},
         tokenizer=task.tokenizer,
         reference=task.reference,
         base=task.base,
@@ -456,4 +456,4 @@ def explained(
         later=later or {},
     )
     cause, why = name_cause(evidence)
-    return Verdict(checks=tuple(found), cause=cause, why=why, looked_at=task.looked_at)
+    return Verdict(checks=tuple(every), cause=cause, why=why, looked_at=task.looked_at)

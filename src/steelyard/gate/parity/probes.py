@@ -136,13 +136,13 @@ def task_probes(rows: Sequence[Mapping[str, Any]], count: int, seed: int) -> lis
     by_ability: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         by_ability.setdefault(row["ability"], []).append(row)
-    draw, found = random.Random(seed), []
+    draw, chosen = random.Random(seed), []
     for ability, own in sorted(by_ability.items()):
         for row in draw.sample(own, min(len(own), -(-count // len(by_ability)))):
             messages = tuple({"role": m["role"], "content": m["content"]} for m in row["messages"][:-1])
             name = f"{ability}/{row['id']}"
-            found.append(Probe(name=name, kind="task", messages=messages, max_tokens=TASK_TOKENS))
-    return found[:count]
+            chosen.append(Probe(name=name, kind="task", messages=messages, max_tokens=TASK_TOKENS))
+    return chosen[:count]
 
 
 # ------------------------------------------------------------------ prompts that are counted
@@ -233,7 +233,7 @@ SEARCH: dict[str, Any] = {
 
 def tool_probes() -> list[Probe]:
     """Tools offered; a call and its result in the history."""
-    asked = {"role": "user", "content": "What is the weather in Oslo?"}
+    question = {"role": "user", "content": "What is the weather in Oslo?"}
     call = {
         "id": "call_0001a",
         "type": "function",
@@ -241,11 +241,13 @@ def tool_probes() -> list[Probe]:
     }
     called = {"role": "assistant", "content": "", "tool_calls": [call]}
     result = {"role": "tool", "tool_call_id": "call_0001a", "name": "look_up_weather", "content": '{"c": -3}'}
-    offered = Probe(name="tools", kind="tools", messages=(asked,), max_tokens=1, tools=(LOOKUP,), core=False)
+    offered = Probe(
+        name="tools", kind="tools", messages=(question,), max_tokens=1, tools=(LOOKUP,), core=False
+    )
     return [
         offered,
         replace(offered, name="tools_two", tools=(LOOKUP, SEARCH)),
-        replace(offered, name="tool_result", messages=(asked, called, result)),
+        replace(offered, name="tool_result", messages=(question, called, result)),
     ]
 
 
@@ -263,11 +265,11 @@ def rungs(tokenizer: Tokenizer, seed: int, depth: str, limit: int) -> list[Probe
     short = most < max(RUNGS[depth])
     if most >= 64 and (depth == "full" or short) and most not in lengths:
         lengths.append(most)
-    words, start, made = words_of(tokenizer, seed), 0, []
+    words, start, ladder = words_of(tokenizer, seed), 0, []
     for length in lengths[::-1]:  # the commonest words stand in the longest
         probe, start = _rung(tokenizer, words, start, length)
-        made += [probe] if probe else []
-    return made[::-1]
+        ladder += [probe] if probe else []
+    return ladder[::-1]
 
 
 def _rung(tokenizer: Tokenizer, words: Sequence[str], start: int, length: int) -> tuple[Probe | None, int]:

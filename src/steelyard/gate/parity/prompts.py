@@ -55,8 +55,8 @@ def _own(tokenizer: Tokenizer, messages: Messages) -> list[int] | None:
 def bos_ids(tokenizer: Tokenizer) -> list[int]:
     """Ids that stand in front of a sequence in some family, the model's own first."""
     names = (tokenizer.bos_token, "<s>", "<|begin_of_text|>", "<|endoftext|>", "<bos>", "<|startoftext|>")
-    found = (tokenizer.id_of(n) for n in names if n)
-    return list(dict.fromkeys(i for i in found if i is not None))
+    ids = (tokenizer.id_of(n) for n in names if n)
+    return list(dict.fromkeys(i for i in ids if i is not None))
 
 
 def _bos(tokenizer: Tokenizer) -> list[Suspect]:
@@ -172,16 +172,16 @@ def _space(tokenizer: Tokenizer) -> list[Suspect]:
     def after(text: str) -> Callable[[Messages], list[int] | None]:
         return lambda m: [*ids, *tokenizer.encode(text)] if (ids := _own(tokenizer, m)) else None
 
-    found = []
+    changes = []
     for name, change in SPACES.items():
         for suffix, roles in OF_ROLES.items():
             render = _touched(tokenizer, change, roles)
-            found.append(Suspect(cause="whitespace", name=name + suffix, render=render))
-        found.append(Suspect(cause="whitespace", name=f"{name}, last turn", render=last(change)))
-    found += [
+            changes.append(Suspect(cause="whitespace", name=name + suffix, render=render))
+        changes.append(Suspect(cause="whitespace", name=f"{name}, last turn", render=last(change)))
+    changes += [
         Suspect(cause="whitespace", name=f"{t!r} after the prompt", render=after(t)) for t in (" ", "\n")
     ]
-    return found
+    return changes
 
 
 # ------------------------------------------------------------------ characters
@@ -196,8 +196,8 @@ STRAIGHT = str.maketrans(
 
 
 def _without(*categories: str) -> Callable[[str], str]:
-    kept = "\t\n\r"
-    return lambda t: "".join(c for c in t if c in kept or unicodedata.category(c) not in categories)
+    spared = "\t\n\r"
+    return lambda t: "".join(c for c in t if c in spared or unicodedata.category(c) not in categories)
 
 
 def _normal(form: Literal["NFC", "NFD", "NFKC", "NFKD"]) -> Callable[[str], str]:

@@ -41,19 +41,19 @@ class Subject:
     @property
     def talkative(self) -> list[Sample]:
         """Those whose answers are long texts, the longest first."""
-        spoken = [s for s in self.samples if s.seen.answer.text and not s.seen.answer.error]
-        return sorted(spoken, key=lambda s: -len(s.seen.answer.text or ""))
+        spoken = [s for s in self.samples if s.observed.answer.text and not s.observed.answer.error]
+        return sorted(spoken, key=lambda s: -len(s.observed.answer.text or ""))
 
 
 async def request_checks(subject: Subject) -> list[Check]:
-    asked: list[Callable[[Subject], Awaitable[Check | None]]] = [
-        length_kept, stop_kept, tool_called, format_kept, bias_kept, likeliest_kept,
+    questions: list[Callable[[Subject], Awaitable[Check | None]]] = [
+        length_check, stop_check, tool_called, format_check, bias_check, likeliest_check,
     ]  # fmt: skip
-    results = await subject.endpoint.each(asked, lambda ask: ask(subject))
+    results = await subject.endpoint.each(questions, lambda ask: ask(subject))
     return [check for check in results if check]
 
 
-async def length_kept(subject: Subject) -> Check | None:
+async def length_check(subject: Subject) -> Check | None:
     """An answer of several hundred tokens, the end token ignored where the server knows how."""
     wanted = LONGEST[subject.depth]
     fit = [s for s in subject.talkative if len(s.prompt) + wanted < subject.limit]
@@ -62,12 +62,12 @@ async def length_kept(subject: Subject) -> Check | None:
     answers = await subject.endpoint.each(
         fit[:2],
         lambda s: subject.endpoint.chat(
-            s.seen.probe.messages, wanted, more={"ignore_eos": True, "min_tokens": wanted}
+            s.observed.probe.messages, wanted, more={"ignore_eos": True, "min_tokens": wanted}
         ),
     )
     counts = [a.completion_tokens for a in answers if not a.error and a.completion_tokens is not None]
     plain = [
-        await subject.endpoint.chat(s.seen.probe.messages, wanted, more={"ignore_eos": True})
+        await subject.endpoint.chat(s.observed.probe.messages, wanted, more={"ignore_eos": True})
         for s in fit[: 2 if not counts else 0]
     ]  # some engines refuse min_tokens
     counts += [a.completion_tokens for a in plain if a.completion_tokens is not None]
@@ -78,9 +78,11 @@ async def length_kept(subject: Subject) -> Check | None:
     return Check(name="answer_length", passed=not cut, value=max(counts), limit=wanted, example=example)
 
 
-async def stop_kept(subject: Subject) -> Check | None:
+async def stop_check(subject: Subject) -> Check | None:
     """A stop word that stands in the answer must end it; the second of two as well as one alone."""
-    pairs = [(s, word) for s in subject.talkative[:6] for word in _inner(s.seen.answer.text or "")[:1]][:2]
+    pairs = [(s, word) for s in subject.talkative[:6] for word in _inner(s.observed.answer.text or "")[:1]][
+        :2
+    ]
     if not pairs:
         return None
 
@@ -88,7 +90,7 @@ async def stop_kept(subject: Subject) -> Check | None:
         sample, word = pairs[place]
         stop = [["\u2603\u2603", word], [word]][place % 2]
         return await subject.endpoint.chat(
-            sample.seen.probe.messages, sample.seen.probe.max_tokens, more={"stop": stop}
+            sample.observed.probe.messages, sample.observed.probe.max_tokens, more={"stop": stop}
         )
 
     answers = await subject.endpoint.each(range(len(pairs)), ask)
@@ -121,7 +123,7 @@ async def tool_called(subject: Subject) -> Check | None:
     return Check(name="tool_called", passed=good, value=len(names), limit=1, example=example)
 
 
-async def format_kept(subject: Subject) -> Check | None:
+async def format_check(subject: Subject) -> Check | None:
     form = {"type": "json_schema", "json_schema": {"name": "city", "schema": SCHEMA, "strict": True}}
     messages = ({"role": "user", "content": "Name a city."},)
     answer = await subject.endpoint.chat(messages, 48, more={"response_format": form})
@@ -139,14 +141,14 @@ def _fits_schema(text: str, cut: bool) -> bool:
     return any(w.startswith(dense) if cut else w == dense for w in whole)
 
 
-async def bias_kept(subject: Subject) -> Check | None:
+async def bias_check(subject: Subject) -> Check | None:
     """The likeliest first token, forbidden, must not come."""
     able = [s for s in subject.talkative if s.answer]
     if not able or not subject.endpoint.keeps_requests:
         return None
     first = able[0].answer[0]
     more = {"logit_bias": {str(first): -100}}
-    answer = await subject.endpoint.chat(able[0].seen.probe.messages, 1, more=more)
+    answer = await subject.endpoint.chat(able[0].observed.probe.messages, 1, more=more)
     if answer.error:
         return None
     good = (answer.text or "") != subject.tokenizer.decode([first])
@@ -154,7 +156,7 @@ async def bias_kept(subject: Subject) -> Check | None:
     return Check(name="logit_bias", passed=good, value=float(good), limit=1, example=example)
 
 
-async def likeliest_kept(subject: Subject) -> Check | None:
+async def likeliest_check(subject: Subject) -> Check | None:
     """At temperature 1 with a vanishing top-p only the likeliest token is left."""
     able = [s for s in subject.talkative if len(s.margin) and s.answer and s.own[0] + s.margin[0] > -1.2]
     if not able or not subject.endpoint.keeps_requests:
@@ -162,7 +164,7 @@ async def likeliest_kept(subject: Subject) -> Check | None:
 
     async def ask(seed: int) -> Answer:
         return await subject.endpoint.chat(
-            able[0].seen.probe.messages, 1, temperature=1.0, seed=seed, more={"top_p": 1e-3}
+            able[0].observed.probe.messages, 1, temperature=1.0, seed=seed, more={"top_p": 1e-3}
         )
 
     answers = [a for a in await subject.endpoint.each(range(6), ask) if not a.error]

@@ -64,15 +64,15 @@ async def groups(endpoint: Endpoint, tokenizer: Tokenizer, core: Sequence[Probe]
             for stream in (False, True)
         ),
     ]
-    made = await endpoint.each(doors, lambda door: door())
-    return [*made, await alone(endpoint, tokenizer, limit)]
+    answered = await endpoint.each(doors, lambda door: door())
+    return [*answered, await alone(endpoint, tokenizer, limit)]
 
 
 def _route(
     endpoint: Endpoint, tokenizer: Tokenizer, path: str, probes: Sequence[Probe], stream: bool
 ) -> Callable[[], Awaitable[Group]]:
     name = path.removeprefix("/v1/")
-    asked = probes[:2] if stream else probes
+    chosen = probes[:2] if stream else probes
 
     async def ask(endpoint: Endpoint, probe: Probe) -> Answer:
         body = {**BODIES[path](probe, endpoint, tokenizer), "temperature": 0.0}
@@ -83,7 +83,7 @@ def _route(
         return await endpoint.post(path, body)
 
     title = f"stream of {name}" if stream else name
-    return lambda: _group(endpoint, title, "stream" if stream else "route", asked, ask)
+    return lambda: _group(endpoint, title, "stream" if stream else "route", chosen, ask)
 
 
 def _completion(probe: Probe, endpoint: Endpoint, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -140,14 +140,14 @@ STORY = (
 
 async def alone(endpoint: Endpoint, tokenizer: Tokenizer, limit: int) -> Group:
     """One request at a time: a prompt, the same again, then others that begin or end as it does."""
-    first = _told("alone", STORY + "\nWhat did he see?", 8)
+    first = _alike("alone", STORY + "\nWhat did he see?", 8)
     probes = [
         first,
         replace(first, name="again"),
         replace(first, name="again_longer", max_tokens=ANSWER_TOKENS),
-        _told("other_end", STORY + "\nWho wrote it down?", 8),
-        _told("other_system", STORY + "\nWhat did he see?", 8, system="Answer in French."),
-        _told("other_word", STORY.replace("black", "white") + "\nWhat did he see?", 8),
+        _alike("other_end", STORY + "\nWho wrote it down?", 8),
+        _alike("other_system", STORY + "\nWhat did he see?", 8, system="Answer in French."),
+        _alike("other_word", STORY.replace("black", "white") + "\nWhat did he see?", 8),
     ]
     observations = []
     for probe in [p for p in probes if (ids := p.ids_or_none(tokenizer)) and len(ids) + p.max_tokens < limit]:
@@ -156,7 +156,7 @@ async def alone(endpoint: Endpoint, tokenizer: Tokenizer, limit: int) -> Group:
     return Group(name="alone", cause="cache", observations=tuple(observations))
 
 
-def _told(name: str, text: str, tokens: int, system: str | None = None) -> Probe:
+def _alike(name: str, text: str, tokens: int, system: str | None = None) -> Probe:
     front = ({"role": "system", "content": system},) if system else ()
     messages = (*front, {"role": "user", "content": text})
     return Probe(name=name, kind="plain", messages=messages, max_tokens=tokens, core=False)
@@ -182,22 +182,22 @@ def other_names(endpoint: Endpoint) -> tuple[list[str], list[str]]:
 
 async def named(endpoint: Endpoint, name: str, core: Sequence[Probe]) -> Group:
     """The same probes under another name of the model."""
-    asked = [p for p in core if p.name in (*PICKED, *SPOKEN)]
+    chosen = [p for p in core if p.name in (*PICKED, *SPOKEN)]
 
     async def ask(endpoint: Endpoint, probe: Probe) -> Answer:
         return await endpoint.chat(probe.messages, probe.max_tokens, logprobs=True, more={"model": name})
 
-    return await _group(endpoint, f"model {name}", "adapter", asked, ask)
+    return await _group(endpoint, f"model {name}", "adapter", chosen, ask)
 
 
 # ------------------------------------------------------------------ judging
 
 
 def judge_groups(
-    made: Sequence[Group], tokenizer: Tokenizer, reference: Reference, mode: str
+    judged_groups: Sequence[Group], tokenizer: Tokenizer, reference: Reference, mode: str
 ) -> tuple[list[Check], dict[str, str]]:
     """One check a group, and the cause of each that failed."""
-    present = [g for g in made if g.observations]
+    present = [g for g in judged_groups if g.observations]
     samples = measure([o for g in present for o in g.observations], tokenizer, reference)
     verdicts, causes, start = [], {}, 0
     for group in present:
@@ -215,7 +215,7 @@ def _judged(group: Group, samples: Sequence[Sample], mode: str) -> Check:
     far = [s for s in samples if _far(s, mode)]
     example = f"{failed[0].name}: {failed[0].example}" if failed else None
     if far and not failed:
-        example = f"{far[0].seen.probe.name}: log-probabilities are off"
+        example = f"{far[0].observed.probe.name}: log-probabilities are off"
     return Check(
         name=group.name.replace(" ", "_"),
         passed=not (failed or far),
@@ -230,5 +230,5 @@ def _far(sample: Sample, mode: str) -> bool:
     return bool(len(sample.delta) >= 4 and np.abs(sample.delta).mean() > max(0.005, 8 * LIMITS[mode].mean))
 
 
-def absences(made: Sequence[Group]) -> Mapping[str, str]:
-    return {g.name: g.absent for g in made if g.absent}
+def absences(judged_groups: Sequence[Group]) -> Mapping[str, str]:
+    return {g.name: g.absent for g in judged_groups if g.absent}

@@ -74,11 +74,11 @@ class Continuation:
 
 def beginnings(seed: int, count: int = COUNT) -> list[str]:
     draw = random.Random(seed + 1)
-    found = []
+    starts = []
     for i in range(count):
         a, b = draw.sample(WORDS, 2)
-        found.append(BEGINNINGS[i % len(BEGINNINGS)].format(a=a, b=b, n=draw.randrange(1700, 2100)))
-    return found
+        starts.append(BEGINNINGS[i % len(BEGINNINGS)].format(a=a, b=b, n=draw.randrange(1700, 2100)))
+    return starts
 
 
 async def continued(endpoint: Endpoint, tokenizer: Tokenizer, seed: int) -> list[Continuation]:
@@ -93,8 +93,8 @@ async def continued(endpoint: Endpoint, tokenizer: Tokenizer, seed: int) -> list
     if not first.tokens:
         return []
     rest = await endpoint.each(range(1, len(prompts)), ask)
-    made = [_aligned(tokenizer, p, a) for p, a in zip(prompts, [first, *rest], strict=True)]
-    return [c for c in made if c and len(c.answer) >= 3]
+    aligned = [_aligned(tokenizer, p, a) for p, a in zip(prompts, [first, *rest], strict=True)]
+    return [c for c in aligned if c and len(c.answer) >= 3]
 
 
 def _front(tokenizer: Tokenizer) -> list[int]:
@@ -113,10 +113,10 @@ def _aligned(tokenizer: Tokenizer, prompt: Sequence[int], answer: Answer) -> Con
     """As far as each token's text or bytes name one id."""
     ids: list[int] = []
     for token in answer.tokens or ():
-        found = _id_of(tokenizer, token)
-        if found is None or found in tokenizer.eos_ids:
+        token_id = _id_of(tokenizer, token)
+        if token_id is None or token_id in tokenizer.eos_ids:
             break
-        ids.append(found)
+        ids.append(token_id)
     if not ids:
         return None
     served = np.array([t.logprob for t in (answer.tokens or ())[: len(ids)]])

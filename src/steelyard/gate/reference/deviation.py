@@ -61,12 +61,12 @@ class Deviation:
         sure = [d for d in self.directions if d.is_sure]
         return max(sure or self.directions, key=lambda d: d.explained)
 
-    def tried(self, name: str, way: np.ndarray) -> Deviation:
+    def tried(self, name: str, moved: np.ndarray) -> Deviation:
         """One direction more: `way` is what a change of 1 adds to each token's log-probability."""
         weight = 1 / (self.sensitivity + FLOOR)
         clipped = _clipped(self.delta, weight)
-        sums = np.bincount(self.block, clipped * weight * way, minlength=int(self.block.max()) + 1)
-        size, total = float((way**2 * weight).sum()), float((clipped**2 * weight).sum())
+        sums = np.bincount(self.block, clipped * weight * moved, minlength=int(self.block.max()) + 1)
+        size, total = float((moved**2 * weight).sum()), float((clipped**2 * weight).sum())
         return replace(self, directions=(*self.directions, _direction(name, sums, size, total)))
 
 
@@ -96,7 +96,7 @@ def deviation(run: Passes, texts: Sequence[Continuation]) -> Deviation:
     passes = run.back([*(clipped * weight * (halves == b) for b in range(BLOCKS)), *random])
     pulls, signs = passes[:BLOCKS], passes[BLOCKS:]
     total = float((clipped**2 * weight).sum())
-    found = [
+    tried = [
         _direction(
             name,
             np.concatenate([p[name] for p in pulls]),
@@ -105,14 +105,14 @@ def deviation(run: Passes, texts: Sequence[Continuation]) -> Deviation:
         )
         for name in pulls[0]
     ]
-    seen = Deviation(
+    overall = Deviation(
         delta=delta,
         own=own,
         sensitivity=sensitivity,
         block=run.text * BLOCKS + halves,
-        directions=tuple(found),
+        directions=tuple(tried),
     )
-    return seen.tried(CONSTANT, np.ones_like(delta)).tried("the logits", run.heat)
+    return overall.tried(CONSTANT, np.ones_like(delta)).tried("the logits", run.heat)
 
 
 def _clipped(delta: np.ndarray, weight: np.ndarray) -> np.ndarray:
