@@ -51,7 +51,8 @@ class Group:
 
 
 async def groups(endpoint: Endpoint, tokenizer: Tokenizer, core: Sequence[Probe], limit: int) -> list[Group]:
-    """All doors; those in sequence last, when nothing else is asked. `limit`: tokens of the context."""
+    """All doors; those in sequence are asked last, when nothing else is, and stand first: a cache that shows
+    there explains what is wrong at other doors. `limit`: tokens of the context."""
     by_name = {p.name: p for p in core}
     picked = [by_name[n] for n in PICKED if n in by_name]
     spoken = [by_name[n] for n in SPOKEN if n in by_name]
@@ -65,7 +66,7 @@ async def groups(endpoint: Endpoint, tokenizer: Tokenizer, core: Sequence[Probe]
         ),
     ]
     answered = await endpoint.each(doors, lambda door: door())
-    return [*answered, await alone(endpoint, tokenizer, limit)]
+    return [await alone(endpoint, tokenizer, limit), *answered]
 
 
 def _route(
