@@ -21,13 +21,14 @@ def distributions(seed: int, tokens: int = TOKENS) -> np.ndarray:
     return -np.sort(-p / p.sum(1, keepdims=True), axis=1)
 
 
-def drawn(p: np.ndarray, served: np.ndarray, seed: int) -> np.ndarray:
-    """[tokens, 3] as the test wants them, drawn from `served`, described by `p`."""
+def drawn(p: np.ndarray, served: np.ndarray, seed: int, repeats: np.ndarray | None = None) -> np.ndarray:
+    """[tokens, 4] as the test wants them, drawn from `served`, described by `p`."""
     draw = np.random.default_rng(seed + 1000)
     picked = (served.cumsum(1) < draw.random((len(p), 1)) * served.sum(1, keepdims=True)).sum(1)
     rows = np.arange(len(p))
     above = p.cumsum(1)[rows, picked] - p[rows, picked]
-    return np.stack([p[rows, picked], np.where(picked == 0, 0.0, above), p[:, 0]], 1)
+    before = np.zeros(len(p)) if repeats is None else repeats
+    return np.stack([p[rows, picked], np.where(picked == 0, 0.0, above), p[:, 0], before], 1)
 
 
 def cut(p: np.ndarray, mass: float) -> np.ndarray:
@@ -58,6 +59,16 @@ def test_other_ways_of_drawing_are_found(way):
     for seed in range(10):
         p = distributions(seed)
         assert holm(p_values(drawn(p, WAYS[way](p), seed), 0.006), LOOK_ALPHA), seed
+
+
+def test_a_penalty_on_what_was_said_is_found_where_it_could_show():
+    """One token in six goes on with a word that was said: over all tokens it hardly shows."""
+    for seed in range(10):
+        p, repeats = distributions(seed), (np.arange(TOKENS) % 6 == 0).astype(float)
+        factor = np.ones_like(p)
+        factor[repeats > 0, 0] = np.exp(-1.5)
+        assert "repeats" in holm(p_values(drawn(p, p * factor, seed, repeats), 0.006), LOOK_ALPHA), seed
+        assert "repeats" not in holm(p_values(drawn(p, p, seed, repeats), 0.006), LOOK_ALPHA), seed
 
 
 def test_clean_draws_are_spared():

@@ -81,6 +81,7 @@ class Sample:
     margin: np.ndarray  # reference's likeliest - the answer's token, >= 0
     top: np.ndarray  # 1 where the answer's token is the reference's likeliest
     own: np.ndarray  # the reference's log-probability of the answer's token
+    top_id: np.ndarray = field(default_factory=lambda: EMPTY)  # the reference's likeliest token
     above: np.ndarray = field(default_factory=lambda: EMPTY)  # mass of likelier tokens, the end token's too
     end_own: float | None = (
         None  # the reference's log-probability of the end token where the answer says "stop"
@@ -203,6 +204,7 @@ def _sample(
         margin=rows[:, TOP_LOGPROB] - rows[:, LOGPROB],
         top=(rows[:, TOP_ID] == np.array(answer)).astype(float) if answer else np.array([]),
         own=rows[:, LOGPROB],
+        top_id=rows[:, TOP_ID],
         above=_above(array, len(prompt) - 1, len(answer) + bool(ends)),
         end_own=float(last[LOGPROB]) if ends else None,
         end_margin=_end_margin(last, ends),

@@ -9,7 +9,7 @@ Not here: the default temperature of a server (checks.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,11 @@ SEEDS, TOKENS = 4, 20
 # The first is not compared: it fills the prefix cache that the other two read.
 REPEATED, REPEATED_TOKENS = 5, 12
 REPEATED_SEEDS = 700  # from here on: no other draw of a look has them
+# Long answers, one a prompt, beyond their end where the server can: a penalty on what was said shows where
+# the likeliest token stood before, and a model that was tuned to be brief repeats nothing else.
+LONG, LONG_TOKENS = 4, 160
+LONG_SEEDS = 800
+FEWEST_REPEATS = 20  # tokens whose likeliest one stood in the answer before
 # Chance that a clean service fails any test of one look, before the second look at twice as many draws.
 LOOK_ALPHA = 5e-4
 UNSURE = 0.02  # a smaller p-value asks for more draws
@@ -83,7 +88,7 @@ def draw_probes(places: Sequence[str]) -> list[Probe]:
 async def drawn(
     endpoint: Endpoint, probes: Sequence[Probe], config: Mapping[str, Any], first: int, count: int = SEEDS
 ) -> list[Draw]:
-    """`count` draws a probe with the seeds from `first` on, then some twice with one seed.
+    """`count` draws a probe with the seeds from `first` on, a few long ones, then some twice with one seed.
 
     Each draw has a seed of its own: one seed's chances are the same for every prompt. Half of the answers are
     a token longer: a cache that overlooks a field shows.
@@ -92,8 +97,9 @@ async def drawn(
 
     async def ask(item: tuple[Probe, int, int]) -> Draw:
         probe, seed, tokens = item
+        beyond = {"ignore_eos": True} if tokens == LONG_TOKENS and endpoint.keeps_requests else {}
         answer = await endpoint.chat(
-            probe.messages, tokens, temperature=1.0, seed=seed, logprobs=True, more=more
+            probe.messages, tokens, temperature=1.0, seed=seed, logprobs=True, more=more | beyond
         )
         return Draw(probe=probe, seed=seed, tokens=tokens, answer=answer)
 
@@ -102,6 +108,7 @@ async def drawn(
         for turn in range(count)
         for place, probe in enumerate(probes)
     ]
+    items += [(probe, first + LONG_SEEDS + place, LONG_TOKENS) for place, probe in enumerate(probes[:LONG])]
     repeated = [
         (probe, first + REPEATED_SEEDS + place, REPEATED_TOKENS)
         for place, probe in enumerate(probes[:REPEATED])
@@ -149,7 +156,7 @@ def judged(
         c.name == "draws_differ" and not c.passed for c in seeds
     ):  # else one answer would count many times
         samples = _longest_of_each(samples)
-    tokens = _tokens(samples)
+    tokens = _tokens(samples, tokenizer.eos_ids)
     drift = DRIFT_OF_MEAN.get(mode, COARSE_DRIFT)
     p = p_values(tokens, drift) if len(tokens) >= FEWEST_OPEN else {}
     likeliest = float((tokens[:, 1] <= 0).mean()) if len(tokens) else 0.0
@@ -177,10 +184,12 @@ def _one_begins(one: Answer, other: Answer) -> bool:
     return a.startswith(b) or b.startswith(a)
 
 
-def _tokens(samples: Sequence[Sample]) -> np.ndarray:
-    """[N, 3]: own probability, probability of all likelier ones, the likeliest one's; open tokens only.
+def _tokens(samples: Sequence[Sample], ends: Collection[int] = ()) -> np.ndarray:
+    """[N, 4]: own probability, that of all likelier tokens, that of the likeliest, and whether the likeliest
+    stood in the answer before; open tokens only. `ends`: end tokens, which long answers pass over.
 
-    Whether a token is open is known before it is drawn, so the choice does not bend the test.
+    Whether a token is open, and what was said before it, is known before it is drawn: neither choice bends a
+    test.
     """
     rows = []
     for s in samples:
@@ -188,9 +197,21 @@ def _tokens(samples: Sequence[Sample]) -> np.ndarray:
             continue
         own = np.append(s.own, [s.end_own] if s.end_own is not None else [])
         margin = np.append(s.margin, [s.end_margin] if s.end_own is not None else [])
-        rows.append(np.stack([np.exp(own), s.above, np.exp(own + margin)], 1))
-    tokens = np.concatenate(rows) if rows else np.zeros((0, 3))
+        table = np.stack([np.exp(own), s.above, np.exp(own + margin), _repeats(s, len(own))], 1)
+        passed_over = np.isin(s.top_id, list(ends)) & (len(s.answer) > TOKENS + 1)
+        rows.append(np.delete(table, np.flatnonzero(passed_over), 0))
+    tokens = np.concatenate(rows) if rows else np.zeros((0, 4))
     return tokens[tokens[:, 2] < OPEN_CHANCE]
+
+
+def _repeats(sample: Sample, count: int) -> np.ndarray:
+    """[count] 1 where the reference's likeliest token stood in the answer before; the end token never did."""
+    before: set[int] = set()
+    repeats = np.zeros(count)
+    for place, (likeliest, token) in enumerate(zip(sample.top_id, sample.answer, strict=True)):
+        repeats[place] = int(likeliest) in before
+        before.add(token)
+    return repeats
 
 
 def _uniform(tokens: np.ndarray) -> np.ndarray:
@@ -201,16 +222,24 @@ def _uniform(tokens: np.ndarray) -> np.ndarray:
 def p_values(tokens: np.ndarray, drift: float) -> dict[str, float]:
     """Exact under the model's own distribution, but for `drift` of the mean and of the likeliest's share."""
     u, n = _uniform(tokens), len(tokens)
-    likeliest = (tokens[:, 1] <= 0).astype(float) - tokens[:, 2]
-    spread = math.sqrt(float((tokens[:, 2] * (1 - tokens[:, 2])).sum()))
     p = {
         "mean": two_sided((abs(float(u.mean()) - 0.5) - drift) * math.sqrt(12 * n)),
-        "likeliest": two_sided((abs(float(likeliest.sum())) - drift * n) / spread),
+        "likeliest": _of_likeliest(tokens, drift),
     }
+    repeats = tokens[tokens[:, 3] > 0]
+    if len(repeats) >= FEWEST_REPEATS:
+        p["repeats"] = _of_likeliest(repeats, drift)
     for tail in TAILS:
         count = int((u > tail).sum())
         p[f"tail_{tail}"] = binomial_tail(count, n, 1 - tail, below=True)
     return p | {"tail_high": binomial_tail(int((u > 0.95).sum()), n, 0.05 + drift, below=False)}
+
+
+def _of_likeliest(tokens: np.ndarray, drift: float) -> float:
+    """Is the likeliest token drawn as often as its probability says?"""
+    chosen = (tokens[:, 1] <= 0).astype(float) - tokens[:, 2]
+    spread = math.sqrt(float((tokens[:, 2] * (1 - tokens[:, 2])).sum()))
+    return two_sided((abs(float(chosen.sum())) - drift * len(tokens)) / spread)
 
 
 def _sampling_checks(p: Mapping[str, float], tokens: np.ndarray, alpha: float) -> list[Check]:
