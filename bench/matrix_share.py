@@ -21,12 +21,14 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import openvino as ov
-import openvino.opset13 as op
 
 from steelyard.hardware import probe
 from steelyard.model import Tokenizer
 from steelyard.serving import ENGINES, EngineSettings, GenRequest, ServeSettings, engine_settings, prepare
+
+# isort: split
+import openvino as ov  # behind steelyard, which switches its telemetry off
+import openvino.opset13 as op
 
 PROMPT, NEW = 128, 64
 SECONDS = 0.25  # of repeated products at each number of rows

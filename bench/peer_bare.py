@@ -16,11 +16,13 @@ from typing import Any
 
 import load
 import numpy as np
-import openvino as ov
-import openvino_genai as genai
 import psutil
 
 from steelyard.model import Tokenizer
+
+# isort: split
+import openvino as ov  # behind steelyard, which switches its telemetry off
+import openvino_genai as genai
 
 
 class Bare:

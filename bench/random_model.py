@@ -1,6 +1,6 @@
 """A model of a known shape with random weights, for speed, memory and start: never for quality.
 
-    python bench/random_model.py smollm2-360m|qwen3-0.6b|qwen3-1.7b|llama-3-8b OUT [--tokenizer FOLDER]
+    python bench/random_model.py tiny|smollm2-360m|qwen3-0.6b|qwen3-1.7b|llama-3-8b OUT [--tokenizer FOLDER]
 
 Sizes from the models' published config.json; weights N(0, 0.02) in BF16, equal for equal shape. The tokenizer
 is that of FOLDER (a Hugging Face folder; default: the packaged model), so ids stay below the vocabulary.
@@ -24,6 +24,10 @@ from steelyard.model import Tokenizer, bf16_of, f32_of, resolve, to_hf
 from steelyard.model.weights import write_each
 
 SHAPES: dict[str, dict[str, int]] = {
+    "tiny": {
+        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 49152,
+    },
     "smollm2-360m": {
         "hidden_size": 960, "intermediate_size": 2560, "num_hidden_layers": 32, "num_attention_heads": 15,
         "num_key_value_heads": 5, "head_dim": 64, "vocab_size": 49152,

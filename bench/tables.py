@@ -102,6 +102,16 @@ def gate(found: dict[str, Any]) -> Table:
     return columns, [[found["mode"], drifts, str(found["right_cause"]), clean]]
 
 
+def silence(found: dict[str, Any]) -> Table:
+    """One row a command; its service's and children's processes are counted with it."""
+    columns = ["command", "name look-ups", "packets outside loopback", "files of others in the home"]
+    counted = ("lookups", "packets", "left")
+    rows = [
+        [f"`steelyard {row['words']}`", *(str(len(row[name])) for name in counted)] for row in found["verbs"]
+    ]
+    return columns, [*rows, ["in all", *(str(found[name]) for name in counted)]]
+
+
 def shown(value: float, unit: str) -> str:
     if unit == "bytes":
         return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB"
@@ -115,5 +125,6 @@ TITLES: dict[str, tuple[str, Callable[[dict[str, Any]], Table]]] = {
     "kill": ("kill -9 in the middle of a run", kill),
     "train": ("Training SmolLM2-135M, LoRA rank 8, 1,024 tokens a step", train),
     "start": ("From the shell to the first token", start),
+    "silence": ("What is heard of it outside this machine", silence),
     "gate": ("The gate: seeded drifts of a service, and clean services", gate),
 }

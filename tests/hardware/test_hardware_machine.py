@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 
 import pytest
 
@@ -134,6 +135,18 @@ def test_a_calibration_of_a_busy_hour_is_taken_again_in_a_quiet_one(tmp_path, mo
 def test_findings_each_have_a_fix_unless_fine(tmp_path):
     for finding in findings(probe(), tmp_path):
         assert finding.level == "ok" or finding.fix
+
+
+def test_a_package_that_reports_is_named_with_its_removal(tmp_path, monkeypatch):
+    metadata = tmp_path / "openvino_telemetry-1.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: openvino-telemetry\nVersion: 1\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    (finding,) = (f for f in findings(probe(), tmp_path) if f.name == "telemetry")
+    assert (finding.level, "pip uninstall openvino-telemetry" in finding.fix) == ("warn", True)
+    metadata.unlink()
+    metadata.parent.rmdir()
+    assert all(f.name != "telemetry" for f in findings(probe(), tmp_path))
 
 
 def test_a_bad_table_names_file_line_and_column(tmp_path):

@@ -128,7 +128,7 @@ def _map_of(path: Path, facts: Sniff, names: Map, asks: bool) -> tuple[Map, str]
     if facts.shape:
         return {}, ""
     if asks:
-        return _map_from_user(path, facts), ""
+        return _asked_map(path, facts), ""
     if not facts.guess:
         columns = ", ".join(column.name for column in facts.columns[:12])
         note(say(NOTHING_GUESSED, path=path, columns=columns))
@@ -157,23 +157,21 @@ def _check_columns(path: Path, facts: Sniff, names: Map) -> None:
                 )  # fmt: skip
 
 
-def _map_from_user(path: Path, facts: Sniff) -> Map:
+def _asked_map(path: Path, facts: Sniff) -> Map:
     """Which column is the question, which the answer; an empty answer leaves it to be filled in."""
     note(say("{path}: {rows} rows, columns:", path=path, rows=facts.rows))
     for column in facts.columns:
         note(f"  {column.name}: {' | '.join(_short(cell) for cell in column.samples)}")
     guess = facts.guess.map
-    question = _columns_from_user(
-        path, facts, "user", say("the question (a+b joins two)"), guess.get("user", "")
-    )
-    answer = _columns_from_user(path, facts, "assistant", say("the answer"), guess.get("assistant", ""))
+    question = _columns_asked(path, facts, "user", say("the question (a+b joins two)"), guess.get("user", ""))
+    answer = _columns_asked(path, facts, "assistant", say("the answer"), guess.get("assistant", ""))
     if not question or not answer:
         return {}
     system = {"system": guess["system"]} if "system" in guess else {}
     return {**system, "user": question, "assistant": answer}
 
 
-def _columns_from_user(path: Path, facts: Sniff, word: str, text: str, default: Columns) -> Columns:
+def _columns_asked(path: Path, facts: Sniff, word: str, text: str, default: Columns) -> Columns:
     given = _question(text, default if isinstance(default, str) else "+".join(default))
     if not given:
         return ""

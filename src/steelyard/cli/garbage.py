@@ -22,15 +22,15 @@ def gc(
     no_settings("gc")
     from ..run import collect
 
-    removed = collect(workdir=workdir, dry_run=dry_run)
-    result({"schema": "steelyard.gc/1", **removed}, *lines(removed))
+    found = collect(workdir=workdir, dry_run=dry_run)
+    result({"schema": "steelyard.gc/1", **found}, *lines(found))
 
 
-def lines(removed: dict[str, Any]) -> list[str]:
+def lines(found: dict[str, Any]) -> list[str]:
     """What goes, the largest first, then what stays and why, then the sum."""
-    rows = [(show_bytes(w["bytes"]), say(w["kind"]), w["path"], say(w["why"])) for w in removed["removed"]]
+    rows = [(show_bytes(w["bytes"]), say(w["kind"]), w["path"], say(w["why"])) for w in found["removed"]]
     head = (say("size"), say("kind"), say("folder"), say("why"))
     shown = table(head, rows, indent=0) if rows else []
-    shown += [say("left alone: {path}: {why}", path=s["path"], why=say(s["why"])) for s in removed["spared"]]
-    text = "{bytes} would be freed" if removed["dry_run"] else "{bytes} freed"
-    return [*shown, say(text, bytes=show_bytes(removed["bytes"]))]
+    shown += [say("left alone: {path}: {why}", path=s["path"], why=say(s["why"])) for s in found["spared"]]
+    text = "{bytes} would be freed" if found["dry_run"] else "{bytes} freed"
+    return [*shown, say(text, bytes=show_bytes(found["bytes"]))]

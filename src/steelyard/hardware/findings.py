@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
 
+from ..telemetry import BLOCKED
 from ..units import show_bytes
 from .machine import Machine
 
@@ -23,8 +25,8 @@ class Finding:
 
 
 def findings(machine: Machine, folder: Path = Path(".")) -> list[Finding]:
-    """ISA, memory, disk and packages, worst first."""
-    results = [_isa(machine), _memory(machine), _disk(folder), *_packages(machine)]
+    """ISA, memory, disk, packages and packages that report, worst first."""
+    results = [_isa(machine), _memory(machine), _disk(folder), *_packages(machine), *_reporters()]
     return sorted(results, key=lambda f: ("bad", "warn", "ok").index(f.level))
 
 
@@ -64,4 +66,18 @@ def _packages(machine: Machine) -> list[Finding]:
             f"not installed: {', '.join(lacking)}",
             "in the steelyard checkout: pip install -c constraints.txt '.[cpu]'",
         )
+    ]
+
+
+def _reporters() -> list[Finding]:
+    """Packages that steelyard keeps out of its processes; other programs of this environment load them."""
+    return [
+        Finding(
+            "telemetry",
+            "warn",
+            f"{name.replace('_', '-')} is installed: steelyard never loads it, others may",
+            f"pip uninstall {name.replace('_', '-')} (OpenVINO works without)",
+        )
+        for name in BLOCKED
+        if any(distributions(name=name))
     ]

@@ -111,17 +111,15 @@ def _sentencepiece(lib: Any, meta: dict[str, Any], pairs: list[tuple[str, int]],
     merges = merges_of(vocab, dict(zip((t for t, _ in pairs), meta["tokenizer.ggml.scores"], strict=True)))
     unknown = next((token for token, kind in pairs if kind == UNKNOWN), None)
     model = lib.models.BPE(vocab, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
-    tokenizer, decoders = lib.Tokenizer(model), lib.decoders
+    tokenizer, made = lib.Tokenizer(model), lib.decoders
     if _blank_after_specials(pairs, file):
         steps = [lib.normalizers.Prepend(BLANK)] if prefix else []
         tokenizer.normalizer = lib.normalizers.Sequence([*steps, lib.normalizers.Replace(" ", BLANK)])
     else:
         scheme = "first" if prefix else "never"
         tokenizer.pre_tokenizer = lib.pre_tokenizers.Metaspace(BLANK, prepend_scheme=scheme, split=False)
-    strip = [decoders.Strip(" ", 1, 0)] if prefix else []
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace(BLANK, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
-    )
+    strip = [made.Strip(" ", 1, 0)] if prefix else []
+    tokenizer.decoder = made.Sequence([made.Replace(BLANK, " "), made.ByteFallback(), made.Fuse(), *strip])
     return tokenizer
 
 
@@ -142,13 +140,13 @@ def _blank_after_specials(pairs: list[tuple[str, int]], file: Path) -> bool:
 
 def merges_of(vocab: dict[str, int], scores: dict[str, float]) -> list[tuple[str, str]]:
     """SentencePiece joins the pair whose token has the best score; BPE takes its merges in order."""
-    merges = []
+    found = []
     for token in vocab:
         cuts = ((token[:at], token[at:]) for at in range(1, len(token)))
         pairs = [(left, right) for left, right in cuts if left in vocab and right in vocab]
-        merges += [(scores[token], pair) for pair in sorted(pairs, key=lambda p: (vocab[p[0]], vocab[p[1]]))]
-    merges.sort(key=lambda each: (each[0], len(each[1][0]), len(each[1][1])), reverse=True)
-    return [pair for _, pair in merges]
+        found += [(scores[token], pair) for pair in sorted(pairs, key=lambda p: (vocab[p[0]], vocab[p[1]]))]
+    found.sort(key=lambda each: (each[0], len(each[1][0]), len(each[1][1])), reverse=True)
+    return [pair for _, pair in found]
 
 
 KINDS: dict[str, Callable[..., Any]] = {"gpt2": _byte_level, "llama": _sentencepiece}
@@ -186,10 +184,10 @@ def tokenizer_config(header: Gguf) -> dict[str, Any]:
 # ------------------------------------------------------------------ shared with gguf.py
 
 
-def refused(file: Path, field: str, value: object, supported: str) -> WrongUse:
+def refused(file: Path, field: str, value: object, known: str) -> WrongUse:
     return WrongUse(
         "model.gguf_unknown", f"{field} {value!r} cannot be converted", where=Where(str(file), field=field),
-        why=f"known are {supported}", hint="use the model's Hugging Face folder instead of its GGUF file",
+        why=f"known are {known}", hint="use the model's Hugging Face folder instead of its GGUF file",
     )  # fmt: skip
 
 

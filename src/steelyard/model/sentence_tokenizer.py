@@ -33,7 +33,7 @@ class SentenceTokenizer:
         return self._inner.encode(_whole(text), None if pair is None else _whole(pair)).ids
 
     def encode_all(self, texts: list[str]) -> list[list[int]]:
-        return [encoded.ids for encoded in self._inner.encode_batch([_whole(t) for t in texts])]
+        return [found.ids for found in self._inner.encode_batch([_whole(t) for t in texts])]
 
     @property
     def vocab_size(self) -> int:
@@ -41,8 +41,8 @@ class SentenceTokenizer:
 
     def id_of(self, *names: str) -> int | None:
         """The id of the first of these tokens that there is."""
-        ids = (self._inner.token_to_id(name) for name in names)
-        return next((n for n in ids if n is not None), None)
+        found = (self._inner.token_to_id(name) for name in names)
+        return next((n for n in found if n is not None), None)
 
 
 def _whole(text: str) -> str:

@@ -180,16 +180,16 @@ def _clean(facts: DataFacts) -> _Step:
 
 def _train(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFacts) -> _Step:
     stages = filled.settings["train"]
-    computed = [_stage(settings, shape, calibration, facts) for settings in stages]
-    if not computed:
+    found = [_stage(settings, shape, calibration, facts) for settings in stages]
+    if not found:
         return _Step.of({}, 0.0)
     parts: dict[str, float] = {}
-    for stage in computed:
+    for stage in found:
         for name, seconds in stage.parts.items():
             parts[name] = parts.get(name, 0.0) + seconds
-    last = computed[-1].figures
+    last = found[-1].figures
     more = {name: last[name] for name in ("steps", "step_s", "tokens")}
-    return _Step.of(parts, max(s.figures["peak_rss_bytes"] for s in computed), **more)
+    return _Step.of(parts, max(s.figures["peak_rss_bytes"] for s in found), **more)
 
 
 def _stage(settings: Mapping[str, Any], shape: Shape, calibration: Calibration, facts: DataFacts) -> _Step:
@@ -336,7 +336,7 @@ def _sight_s(filled: Fill, shape: Shape, calibration: Calibration) -> float:
     def ask(count: int, prompt: int, tokens: int) -> float:
         return batch_wall_s(rates, row, count, prompt, tokens, GATE_USERS, engine)
 
-    answers = [
+    asked = [
         ask(SIGHT_PROMPTS, SIGHT_PROMPT_TOKENS, 1),
         *(ask(1, n, SIGHT_DRAW_TOKENS) for n in rungs),
         ask(SIGHT_DRAWS, SIGHT_DRAW_TOKENS, SIGHT_DRAW_TOKENS),
@@ -345,7 +345,7 @@ def _sight_s(filled: Fill, shape: Shape, calibration: Calibration) -> float:
         ask(SIGHT_DOORS, SIGHT_PROMPT_TOKENS, 12),
     ]
     tokens = sum(rungs) + 2 * SIGHT_DRAWS * SIGHT_DRAW_TOKENS + 6 * SIGHT_PROMPT_TOKENS
-    return sum(answers) + _reference_s(calibration, shape, float(tokens))
+    return sum(asked) + _reference_s(calibration, shape, float(tokens))
 
 
 def _reference_s(calibration: Calibration, shape: Shape, tokens: float) -> float:
