@@ -103,13 +103,18 @@ def gate(found: dict[str, Any]) -> Table:
 
 
 def silence(found: dict[str, Any]) -> Table:
-    """One row a command; its service's and children's processes are counted with it."""
-    columns = ["command", "name look-ups", "packets outside loopback", "files of others in the home"]
+    """One row a verb, all its commands together; processes that they start are counted with them."""
     counted = ("lookups", "packets", "left")
+    verbs: dict[str, list[dict[str, Any]]] = {}
+    for row in found["verbs"]:
+        verbs.setdefault(row["words"].split()[0], []).append(row)
     rows = [
-        [f"`steelyard {row['words']}`", *(str(len(row[name])) for name in counted)] for row in found["verbs"]
+        [verb, str(len(of)), *(str(sum(len(row[name]) for row in of)) for name in counted)]
+        for verb, of in verbs.items()
     ]
-    return columns, [*rows, ["in all", *(str(found[name]) for name in counted)]]
+    total = ["in all", str(len(found["verbs"])), *(str(found[name]) for name in counted)]
+    columns = ["verb", "commands", "name look-ups", "packets outside loopback", "files of others in the home"]
+    return columns, [*rows, total]
 
 
 def shown(value: float, unit: str) -> str:
