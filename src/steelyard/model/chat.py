@@ -130,7 +130,7 @@ def loaded(arguments: Any) -> Any:
     """Arguments as an object; those that are no JSON (a model wrote them) stay as they are."""
     try:
         return json.loads(arguments or "{}") if isinstance(arguments, str | None) else arguments
-    except ValueError:
+    except (ValueError, RecursionError):
         return arguments
 
 

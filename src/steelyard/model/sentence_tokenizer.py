@@ -30,7 +30,9 @@ class SentenceTokenizer:
         self._inner.no_padding()
 
     def encode(self, text: str, pair: str | None = None) -> list[int]:
-        return self._inner.encode(_whole(text), None if pair is None else _whole(pair)).ids
+        """Other threads go on meanwhile: a batch, of one too, is read without the interpreter's lock."""
+        given = _whole(text) if pair is None else (_whole(text), _whole(pair))
+        return self._inner.encode_batch([given])[0].ids
 
     def encode_all(self, texts: list[str]) -> list[list[int]]:
         return [found.ids for found in self._inner.encode_batch([_whole(t) for t in texts])]

@@ -31,6 +31,7 @@ from .chat import (
 from .chat_template import Template
 
 Messages = Sequence[Mapping[str, Any]]
+LONG_TEXT = 8192  # characters; from here on other threads go on meanwhile
 REPLACEMENT = "\ufffd"  # what a byte-level decoder writes for the beginning of a character
 MAX_HELD = 64  # tokens; a model that writes only broken bytes must not make the window grow
 # Ends of a turn that some models do not list among their end tokens, though their template writes them.
@@ -78,10 +79,16 @@ class Tokenizer:
         Half a surrogate pair, which JSON can smuggle in, counts as U+FFFD.
         """
         try:
-            return self._inner.encode(text, add_special_tokens=False).ids
+            return self._ids(text)
         except (TypeError, UnicodeEncodeError):
             whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-            return self._inner.encode(whole, add_special_tokens=False).ids
+            return self._ids(whole)
+
+    def _ids(self, text: str) -> list[int]:
+        """Of a long text as of a batch of one: that the library does without the interpreter's lock."""
+        if len(text) < LONG_TEXT:
+            return self._inner.encode(text, add_special_tokens=False).ids
+        return self._inner.encode_batch([text], add_special_tokens=False)[0].ids
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         return self._inner.decode(list(ids), skip_special_tokens=skip_special)

@@ -41,7 +41,9 @@ def app(served: Served, settings: ServeSettings, version: str, folder: Path) -> 
         routes += group.routes(api)
         bodies |= getattr(group, "BODIES", {})
     routes += document.routes(api, list(routes), bodies)
-    return Guard(Starlette(routes=routes, exception_handlers=_handlers()), served.keys)
+    inner = Starlette(routes=routes, exception_handlers=_handlers())
+    inner.state.max_body_bytes = settings.max_body_bytes
+    return Guard(inner, served.keys)
 
 
 def _handlers() -> dict[Any, Any]:
@@ -51,6 +53,9 @@ def _handlers() -> dict[Any, Any]:
         ApiError: _route_error,
         EngineLost: lambda request, e: _route_error(request, of_engine(e)),
         Problem: lambda request, e: _route_error(request, ApiError(400, e.message, code=e.code)),
+        RecursionError: lambda request, e: _route_error(
+            request, ApiError(400, "the body is nested too deeply")
+        ),
         ClientDisconnect: lambda request, e: Response(status_code=499),
         Exception: lambda request, e: _route_error(request, ApiError(500, "an internal fault")),
     }

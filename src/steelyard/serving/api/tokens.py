@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from ..base.errors import ApiError, json_response
-from ..base.transport import body_of
+from ..base.limits import MESSAGES, check_characters
+from ..base.work import RENDER_S, off_loop
 from ..turn.api import Api
-from ..turn.bodies import Message, parse, plain_messages
-from ..turn.tools import Tools, prompt_text, tools_of
+from ..turn.bodies import Message, body_as, plain_messages
+from ..turn.chat import chat_ids
+from ..turn.tools import Tools, tools_of
 
 
 class TokenizeBody(BaseModel):
@@ -21,7 +23,7 @@ class TokenizeBody(BaseModel):
 
     model_config = ConfigDict(strict=True)
     prompt: str | None = None
-    messages: list[Message] | None = None
+    messages: list[Message] | None = Field(None, max_length=MESSAGES)
     tools: list[dict[str, Any]] | None = None
     add_generation_prompt: bool = True
     return_token_strs: bool = False
@@ -48,25 +50,31 @@ class _Tokens:
         self.api, self.tokenizer = api, api.tokenizer
 
     async def tokenize(self, request: Request) -> Response:
-        body = parse(TokenizeBody, await body_of(request))
+        body: TokenizeBody = await body_as(TokenizeBody, request)
         if (body.prompt is None) == (body.messages is None):
             raise ApiError(400, "give either prompt or messages")
-        ids = self.tokenizer.encode(body.prompt) if body.messages is None else self._chat(body)
+        return json_response(await off_loop(self._answer, body, limit_s=RENDER_S, what="rendering this chat"))
+
+    def _answer(self, body: TokenizeBody) -> dict[str, Any]:
+        ids = self._ids(body)
         texts = [self.tokenizer.token_of(i) for i in ids] if body.return_token_strs else None
-        answer = {
+        return {
             "count": len(ids),
             "max_model_len": self.api.served.max_model_len,
             "tokens": ids,
             "token_strs": texts,
         }
-        return json_response(answer)
 
-    def _chat(self, body: TokenizeBody) -> list[int]:
+    def _ids(self, body: TokenizeBody) -> list[int]:
+        if body.messages is None:
+            check_characters(len(body.prompt or ""), self.api.served.max_model_len, "prompt")
+            return self.tokenizer.encode(body.prompt or "")
         tools = tools_of(body.tools, None, None) if body.tools else Tools()
-        messages = plain_messages(body.messages or [])
-        return self.tokenizer.encode(prompt_text(self.tokenizer, messages, tools, body.add_generation_prompt))
+        messages = plain_messages(body.messages)
+        return chat_ids(self.api, messages, tools, generation_prompt=body.add_generation_prompt)
 
     async def detokenize(self, request: Request) -> Response:
-        body = parse(DetokenizeBody, await body_of(request))
+        body: DetokenizeBody = await body_as(DetokenizeBody, request)
         self.api.check_ids(body.tokens, "tokens")
-        return json_response({"prompt": self.tokenizer.decode(body.tokens, skip_special=False)})
+        text = await off_loop(lambda: self.tokenizer.decode(body.tokens, skip_special=False))
+        return json_response({"prompt": text})

@@ -13,8 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from .errors import ApiError, json_response
-
-BODY_LIMIT_BYTES = 32 * 2**20
+from .limits import BODY_BYTES
 
 
 class Whole(Response):
@@ -93,11 +92,19 @@ def event(content: Any, name: str | None = None) -> bytes:
     return head + b"data: " + orjson.dumps(content) + b"\n\n"
 
 
-async def body_of(request: Request, limit_bytes: int = BODY_LIMIT_BYTES) -> bytes:
-    """Raises ApiError 413 before a huge body is held in memory."""
+async def body_of(request: Request) -> bytes:
+    """Raises ApiError 413 before a huge body is held in memory; how huge, the application's state says."""
+    limit_bytes = getattr(request.app.state, "max_body_bytes", BODY_BYTES)
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced[:12]) > limit_bytes:
+        raise _too_large(limit_bytes)
     data = bytearray()
     async for chunk in request.stream():
         data += chunk
         if len(data) > limit_bytes:
-            raise ApiError(413, f"a body has at most {limit_bytes} bytes")
+            raise _too_large(limit_bytes)
     return bytes(data)
+
+
+def _too_large(limit_bytes: int) -> ApiError:
+    return ApiError(413, f"a body has at most {limit_bytes} bytes", code="body_too_large")

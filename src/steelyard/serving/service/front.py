@@ -44,6 +44,7 @@ from .state import lives, write_state
 
 SLOW_READER_MS = 60_000
 GRACE_S = 1  # for answers under way once SIGTERM has come; all must be over within 5 s
+SWITCH_S = 0.001  # the loop waits no longer for its turn beside a thread that renders (Python: 5 ms)
 WARM_UP_TOKENS = 64  # of the prompt: a prefill step and its kernels
 
 
@@ -331,6 +332,7 @@ def main() -> None:
     order = orjson.loads(sys.stdin.buffer.readline())
     if order["parent"]:
         die_with_parent(order["parent"])
+    sys.setswitchinterval(SWITCH_S)
     answer = os.dup(1)
     _close_stream(0)
     _close_stream(1)

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
+from starlette.requests import Request
 
 from ..base.errors import ApiError
+from ..base.limits import MESSAGES, STOP_IDS, check_json, check_json_text, check_stops
+from ..base.transport import body_of
+from ..base.work import off_loop
 from ..host.job import Constraint, Job
 from .api import Api
 from .defaults import NEUTRAL
@@ -20,7 +24,19 @@ from .defaults import NEUTRAL
 OPEN = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
 
+SMALL_BYTES = 64 * 1024  # a body that is parsed on the spot: 1 ms
 IGNORED = "x-steelyard-ignored"  # header with the names of what was asked and has no effect
+
+
+class FirstFault(FailFast):
+    """The first wrong item of a list decides: 300,000 faults of one list would take a second to tell."""
+
+    __hash__ = object.__hash__  # a union wants it
+
+
+FIRST_FAULT = FirstFault()
+Ids = Annotated[list[int], FIRST_FAULT]
+Texts = Annotated[list[str], FIRST_FAULT]
 
 
 class Part(BaseModel):
@@ -49,8 +65,8 @@ class Message(BaseModel):
 
     model_config = OPEN
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[Part] | None = None
-    tool_calls: list[ToolCall] | None = None
+    content: str | Annotated[list[Part], FIRST_FAULT] | None = None
+    tool_calls: list[ToolCall] | None = Field(None, max_length=MESSAGES)
     tool_call_id: str | None = None
 
 
@@ -101,11 +117,13 @@ class Sampling(BaseModel):
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     repetition_penalty: float | None = Field(None, ge=0.01, le=100)
-    logit_bias: dict[str, float] | None = Field(None, description="Token id to -100..100")
+    logit_bias: dict[str, float] | None = Field(
+        None, description="Token id to -100..100", max_length=STOP_IDS
+    )
     seed: int | None = None
     n: int | None = Field(None, ge=1, le=16)
-    stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
+    stop: str | Texts | None = None
+    stop_token_ids: list[int] | None = Field(None, max_length=STOP_IDS)
     ignore_eos: bool | None = None
     return_token_ids: bool | None = None
     response_format: ResponseFormat | None = None
@@ -120,7 +138,7 @@ class Sampling(BaseModel):
 
 
 class ChatBody(Sampling):
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, max_length=MESSAGES)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
@@ -132,7 +150,7 @@ class ChatBody(Sampling):
 
 
 class CompletionBody(Sampling):
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | Texts | Ids | Annotated[list[Ids], FIRST_FAULT]
     echo: bool | None = None
     logprobs: int | None = Field(None, ge=0, le=20)
 
@@ -174,8 +192,15 @@ HARMLESS = {
 }  # fmt: skip
 
 
+async def body_as(kind: type[BaseModel], request: Request) -> Any:
+    """The request's body. Raises ApiError 413, 400 as `parse` does; a large one is parsed beside the loop."""
+    data = await body_of(request)
+    return parse(kind, data) if len(data) <= SMALL_BYTES else await off_loop(parse, kind, data)
+
+
 def parse(kind: type[BaseModel], data: bytes) -> Any:
-    """Raises ApiError 400 naming the first wrong field."""
+    """Raises ApiError 400 for what is too deep or too much, else naming the first wrong field."""
+    check_json(data)
     try:
         return kind.model_validate_json(data)
     except ValidationError as e:
@@ -215,6 +240,7 @@ def _unknown(body: BaseModel, within: str = "") -> Iterator[str]:
 def job(api: Api, body: Sampling, top: int | None, constraint: Constraint | None = None) -> Job:
     """Raises ApiError for what this engine cannot do, and for combinations that have no answer."""
     stops = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
+    check_stops(stops)
     options = body.stream_options
     if options and options.continuous_usage_stats:
         raise cannot("continuous_usage_stats")
@@ -304,6 +330,8 @@ def _plain(message: Message) -> dict[str, Any]:
         raise ApiError(400, f"a {role} message needs content", param="messages")
     plain = {"role": role, "content": content or "", **(message.model_extra or {})}
     if message.tool_calls:
+        for call in message.tool_calls:
+            check_json_text(call.function.arguments or "", "messages")
         plain["tool_calls"] = [call.model_dump(exclude_none=True) for call in message.tool_calls]
     if message.tool_call_id is not None:
         plain["tool_call_id"] = message.tool_call_id

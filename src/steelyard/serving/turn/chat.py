@@ -12,6 +12,7 @@ from typing import Any
 
 from ..base.errors import ApiError
 from ..base.guard import Caller
+from ..base.limits import characters_of, check_characters
 from ..host.answer import Answer, Piece
 from ..host.engine_process import EngineLost, EngineRefused
 from ..host.generation import Prompt
@@ -108,9 +109,16 @@ def chat_ids(
     tools: Tools,
     variables: Mapping[str, Any] | None = None,
     begun: str = "",
+    generation_prompt: bool = True,
 ) -> list[int]:
-    """Ids of a chat; `begun` is the beginning of the answer where the client wrote it."""
-    return api.tokenizer.encode(prompt_text(api.tokenizer, messages, tools, True, variables) + begun)
+    """Ids of a chat; `begun` is the beginning of the answer where the client wrote it.
+
+    Raises ApiError 400 for what is too long to be rendered.
+    """
+    characters = characters_of([list(messages), tools.shown(), begun])
+    check_characters(characters, api.served.max_model_len, "messages")
+    text = prompt_text(api.tokenizer, messages, tools, generation_prompt, variables)
+    return api.tokenizer.encode(text + begun)
 
 
 def switches(api: Api, effort: str | None, field: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from ..base.errors import ApiError
+from ..base.limits import check_json_text
 from ..engines import Capability
 from ..host.job import Constraint
 from .bodies import Sampling
@@ -71,6 +72,7 @@ def _schema(schema: dict[str, Any] | str | None, field: str) -> Constraint | Non
 def schema_of(schema: dict[str, Any] | str, field: str) -> Constraint:
     """A JSON schema, or its text, as a grammar. Raises ApiError 400."""
     if isinstance(schema, str):
+        check_json_text(schema, field)
         try:
             schema = json.loads(schema)
         except (ValueError, RecursionError):

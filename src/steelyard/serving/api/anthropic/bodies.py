@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
 from ...base.errors import ApiError
+from ...base.limits import MESSAGES, check_stops
 from ...host.job import Constraint, Job
 from ...turn.api import Api
-from ...turn.bodies import OPEN, Sampling, cannot, job
+from ...turn.bodies import FIRST_FAULT, OPEN, Sampling, Texts, cannot, job
 from ...turn.chat import switches
 from ...turn.constraints import check, schema_of
 from ...turn.tools import Function, Tools, choose
@@ -35,7 +36,7 @@ class Block(BaseModel):
 class InputMessage(BaseModel):
     model_config = OPEN
     role: Literal["user", "assistant", "system"]
-    content: str | list[Block]
+    content: str | Annotated[list[Block], FIRST_FAULT]
 
 
 class Tool(BaseModel):
@@ -76,9 +77,9 @@ class MessagesInput(BaseModel):
 
     model_config = OPEN
     model: str = "default"
-    messages: list[InputMessage] = Field(min_length=1)
-    system: str | list[Block] | None = None
-    tools: list[Tool] | None = None
+    messages: list[InputMessage] = Field(min_length=1, max_length=MESSAGES)
+    system: str | Annotated[list[Block], FIRST_FAULT] | None = None
+    tools: list[Tool] | None = Field(None, max_length=MESSAGES)
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
@@ -90,7 +91,7 @@ class MessagesBody(MessagesInput):
     temperature: float | None = Field(None, ge=0, le=1)
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=0)
-    stop_sequences: list[str] | None = None
+    stop_sequences: Texts | None = None
     metadata: dict[str, Any] | None = None
     service_tier: Literal["auto", "standard_only"] | None = None
     ignore_eos: bool | None = None
@@ -114,6 +115,7 @@ HARMLESS = frozenset({"cache_control", "user_profile_id", "workspace_id", "diagn
 
 def job_of(api: Api, body: MessagesBody, constraint: Constraint | None) -> Job:
     """Raises ApiError 400."""
+    check_stops(tuple(body.stop_sequences or ()), "stop_sequences")
     same = ("model", "temperature", "top_p", "top_k", "seed", "ignore_eos", "stream")
     given = {name: getattr(body, name) for name in same}
     sampling = Sampling.model_validate({**given, "stop": body.stop_sequences})

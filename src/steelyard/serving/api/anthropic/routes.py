@@ -13,10 +13,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ...base.errors import ApiError, json_response
-from ...base.transport import Stream, Whole, body_of, event
+from ...base.transport import Stream, Whole, event
+from ...base.work import RENDER_S, off_loop
 from ...host.engine_process import EngineLost
 from ...turn.api import Api
-from ...turn.bodies import ignored, parse
+from ...turn.bodies import body_as, ignored
 from ...turn.chat import Turn, TurnRequest, chat_ids, tool_headers, with_tools
 from ...turn.parts import CallBegun, CallMore, Part, TextPart, Thought
 from ...turn.shapes import gathered
@@ -38,19 +39,20 @@ BODIES: dict[str, type[BaseModel]] = {PATH: MessagesBody, f"{PATH}/count_tokens"
 
 def routes(api: Api) -> list[Route]:
     async def create(request: Request) -> Response:
-        body: MessagesBody = parse(MessagesBody, await body_of(request))
+        body: MessagesBody = await body_as(MessagesBody, request)
         headers = ignored(body, UNSUPPORTED, HARMLESS)
         caller = api.caller(request, body.service_tier, None, body.timeout)
-        exchange = _Exchange(api, body, caller)
+        exchange = await off_loop(_Exchange, api, body, caller, limit_s=RENDER_S, what="rendering this chat")
         headers = tool_headers(headers, exchange.turn.request.tools)
         api.check_ready()
         return Stream(exchange.events(), headers) if body.stream else Whole(exchange.whole, headers)
 
     async def count(request: Request) -> Response:
-        body: MessagesInput = parse(MessagesInput, await body_of(request))
+        body: MessagesInput = await body_as(MessagesInput, request)
         headers = ignored(body, UNSUPPORTED, HARMLESS)
         api.adapter_of(body.model)
-        return json_response({"input_tokens": len(_ids(api, body))}, headers=headers)
+        ids = await off_loop(_ids, api, body, limit_s=RENDER_S, what="rendering this chat")
+        return json_response({"input_tokens": len(ids)}, headers=headers)
 
     return [
         Route(PATH, create, methods=["POST"]),
@@ -171,7 +173,7 @@ def _object(arguments: str) -> dict[str, Any]:
     """What was cut off, or is no object, has no input."""
     try:
         value = json.loads(arguments)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

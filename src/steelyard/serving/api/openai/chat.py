@@ -8,9 +8,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ...base.errors import ApiError
-from ...base.transport import body_of
+from ...base.work import RENDER_S, off_loop
 from ...turn.api import Api
-from ...turn.bodies import ChatBody, ignored, job, parse, plain_messages
+from ...turn.bodies import ChatBody, body_as, ignored, job, plain_messages
 from ...turn.chat import chat_ids, switches, tool_headers, with_tools
 from ...turn.constraints import constraint_of
 from ...turn.exchange import Exchange
@@ -22,9 +22,9 @@ BODIES: dict[str, type[BaseModel]] = {"/v1/chat/completions": ChatBody}
 
 def routes(api: Api) -> list[Route]:
     async def chat(request: Request) -> Response:
-        body: ChatBody = parse(ChatBody, await body_of(request))
+        body: ChatBody = await body_as(ChatBody, request)
         headers = ignored(body)
-        exchange, tools = exchange_of(api, body)
+        exchange, tools = await off_loop(exchange_of, api, body, limit_s=RENDER_S, what="rendering this chat")
         exchange.caller = api.caller(request, body.service_tier, body.priority, body.timeout)
         return exchange.response(tool_headers(headers, tools))
 

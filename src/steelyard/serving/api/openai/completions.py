@@ -10,9 +10,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ...base.errors import ApiError
-from ...base.transport import body_of
+from ...base.limits import PROMPTS, check_characters
+from ...base.work import off_loop
 from ...turn.api import Api
-from ...turn.bodies import CompletionBody, ignored, job, parse
+from ...turn.bodies import CompletionBody, body_as, ignored, job
 from ...turn.constraints import constraint_of
 from ...turn.exchange import Exchange
 from ...turn.shapes import Completion
@@ -23,9 +24,9 @@ BODIES: dict[str, type[BaseModel]] = {"/v1/completions": CompletionBody}
 
 def routes(api: Api) -> list[Route]:
     async def completions(request: Request) -> Response:
-        body: CompletionBody = parse(CompletionBody, await body_of(request))
+        body: CompletionBody = await body_as(CompletionBody, request)
         headers = ignored(body)
-        exchange = exchange_of(api, body)
+        exchange = await off_loop(exchange_of, api, body)
         exchange.caller = api.caller(request, body.service_tier, body.priority, body.timeout)
         return exchange.response(headers)
 
@@ -49,7 +50,11 @@ def _prompts(api: Api, body: CompletionBody) -> list[list[int]]:
     listed = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given
     if not listed:
         raise ApiError(400, "the prompt is empty", param="prompt")
-    prompts = [api.tokenizer.encode(p) if isinstance(p, str) else list(p) for p in listed]
-    for ids in prompts:
-        api.check_ids(ids)
-    return prompts
+    if len(listed) * (body.n or 1) > PROMPTS:
+        raise ApiError(400, f"one request has at most {PROMPTS} answers: prompts times n", param="prompt")
+    for prompt in listed:
+        if isinstance(prompt, str):
+            check_characters(len(prompt), api.served.max_model_len, "prompt")
+        else:
+            api.check_ids(prompt)
+    return [api.tokenizer.encode(p) if isinstance(p, str) else list(p) for p in listed]

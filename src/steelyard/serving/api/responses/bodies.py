@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import Len
 from pydantic import BaseModel, Field
 
 from ...base.errors import ApiError
+from ...base.limits import MESSAGES, check_json_text
 from ...host.job import Constraint, Job
 from ...turn.api import Api
-from ...turn.bodies import OPEN, Sampling, job
+from ...turn.bodies import FIRST_FAULT, OPEN, Sampling, Texts, job
 from ...turn.constraints import ANY_OBJECT, check, schema_of
 from ...turn.tools import Tools, choose_of, function_of
 
@@ -25,6 +27,9 @@ class ContentPart(BaseModel):
     text: str | None = None
 
 
+Parts = Annotated[list[ContentPart], FIRST_FAULT]
+
+
 class InputItem(BaseModel):
     """A message, a function call, its output, reasoning, or a reference to an item of a stored response."""
 
@@ -34,12 +39,12 @@ class InputItem(BaseModel):
     )
     id: str | None = None
     role: Literal["user", "assistant", "system", "developer"] | None = None
-    content: str | list[ContentPart] | None = None
-    summary: list[ContentPart] | None = None
+    content: str | Parts | None = None
+    summary: Parts | None = None
     call_id: str | None = None
     name: str | None = None
     arguments: str | None = None
-    output: str | list[ContentPart] | None = None
+    output: str | Parts | None = None
 
 
 class TextFormat(BaseModel):
@@ -65,7 +70,7 @@ class ResponsesInput(BaseModel):
 
     model_config = OPEN
     model: str = "default"
-    input: str | list[InputItem] | None = None
+    input: str | Annotated[list[InputItem], Len(0, MESSAGES), FIRST_FAULT] | None = None
     instructions: str | None = None
     previous_response_id: str | None = None
     tools: list[dict[str, Any]] | None = None
@@ -86,7 +91,7 @@ class ResponsesBody(ResponsesInput):
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=-1)
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: str | Texts | None = None
     ignore_eos: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     include: list[str] | None = None
@@ -228,6 +233,7 @@ def _assistant(messages: list[dict[str, Any]], thought: str) -> dict[str, Any]:
 def _call(item: dict[str, Any]) -> dict[str, Any]:
     if not (item.get("call_id") and item.get("name")):
         raise ApiError(400, "a function_call has call_id, name and arguments", param="input")
+    check_json_text(item.get("arguments") or "", "input")
     function = {"name": item["name"], "arguments": item.get("arguments", "{}")}
     return {"id": item["call_id"], "type": "function", "function": function}
 

@@ -16,11 +16,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ...base.errors import ApiError, json_response
-from ...base.transport import Stream, Whole, body_of, event
+from ...base.transport import Stream, Whole, event
+from ...base.work import RENDER_S, off_loop
 from ...host.answer import Piece
 from ...host.engine_process import EngineLost
 from ...turn.api import Api
-from ...turn.bodies import ignored, parse
+from ...turn.bodies import body_as, ignored
 from ...turn.chat import Turn, TurnRequest, chat_ids, switches, tool_headers, with_tools
 from ...turn.shapes import generated, token_logprobs
 from ...turn.tools import Tools
@@ -37,10 +38,12 @@ from .bodies import (
 )
 from .output import Event, Output
 from .store import ResponseStore, Stored
+from .truncation import fitted
 
 PATH = "/v1/responses"
 BODIES: dict[str, type[BaseModel]] = {PATH: ResponsesBody, f"{PATH}/input_tokens": ResponsesInput}
 MOST_ITEMS = 100  # a page of input items
+RENDERING = "rendering this conversation"
 LIVING = "background responses only can be {}: this one was answered at once"
 
 
@@ -61,11 +64,13 @@ class _Responses:
         self.api, self.store = api, ResponseStore()
 
     async def create(self, request: Request) -> Response:
-        body: ResponsesBody = parse(ResponsesBody, await body_of(request))
+        body: ResponsesBody = await body_as(ResponsesBody, request)
         headers = ignored(body, UNSUPPORTED, HARMLESS)
         if body.background and body.store is False:
             raise ApiError(400, "a background response must be stored", param="store")
-        run = self._run(body, self.api.caller(request, body.service_tier, body.priority, body.timeout))
+        caller = self.api.caller(request, body.service_tier, body.priority, body.timeout)
+        items = self._items(body, caller.key_id)
+        run = await off_loop(self._run, body, caller, *items, limit_s=RENDER_S, what=RENDERING)
         headers = tool_headers(headers, run.turn.request.tools)
         self.api.check_ready()
         if body.background:
@@ -74,14 +79,15 @@ class _Responses:
             return Stream(run.events(), headers)
         return Whole(run.whole, headers)
 
-    def _run(self, body: ResponsesBody, caller: Any) -> _Run:
-        before, given = self._items(body, caller.key_id)
+    def _run(
+        self, body: ResponsesBody, caller: Any, before: list[dict[str, Any]], given: list[dict[str, Any]]
+    ) -> _Run:
         tools = tools_of(body)
         constraint = with_tools(self.api, format_of(self.api, body), tools)
         wanted = job_of(self.api, body, constraint)
         if body.background:  # followers see what is made: it may not begin anew
             wanted = replace(wanted, stream=True)
-        ids = self._ids(body, [*before, *given], tools)
+        ids = self._ids(body, [*before, *given], tools, body.max_output_tokens or 1)
         prompt = self.api.served.prompt(ids, body.max_output_tokens, None)
         request = TurnRequest(job=wanted, prompt=prompt, tools=tools, caller=caller)
         stored = Stored(_document(self.api, body), caller.key_id, given, before)
@@ -100,18 +106,23 @@ class _Responses:
             raise ApiError(400, "the previous response is not finished", param="previous_response_id")
         return previous.conversation(), given
 
-    def _ids(self, body: ResponsesInput, items: list[dict[str, Any]], tools: Tools) -> list[int]:
+    def _ids(
+        self, body: ResponsesInput, items: list[dict[str, Any]], tools: Tools, answer_tokens: int = 1
+    ) -> list[int]:
         """Token ids of the chat. Raises ApiError 400 where there is nothing to answer."""
         messages = messages_of(items)
         if not messages and not body.instructions:
             raise ApiError(400, "give input, instructions or previous_response_id", param="input")
         first = [{"role": "system", "content": body.instructions}] if body.instructions else []
         variables = switches(self.api, body.reasoning.effort if body.reasoning else None, "reasoning.effort")
-        ids = chat_ids(self.api, _joined([*first, *messages]), tools, variables)
-        while body.truncation == "auto" and len(ids) >= self.api.served.max_model_len and len(messages) > 1:
-            messages = messages[1:]
-            ids = chat_ids(self.api, _joined([*first, *messages]), tools, variables)
-        return ids
+
+        def ids_of(messages: list[dict[str, Any]]) -> list[int]:
+            return chat_ids(self.api, _joined([*first, *messages]), tools, variables)
+
+        if body.truncation != "auto" or len(messages) < 2:
+            return ids_of(messages)
+        context = self.api.served.max_model_len
+        return fitted(ids_of, messages, context - answer_tokens, context)
 
     def _in_background(self, run: _Run, stream: bool, headers: dict[str, str]) -> Response:
         run.stored.document["status"] = "queued"
@@ -122,11 +133,12 @@ class _Responses:
         return json_response(run.stored.document, headers=headers)
 
     async def count(self, request: Request) -> Response:
-        body: ResponsesInput = parse(ResponsesInput, await body_of(request))
+        body: ResponsesInput = await body_as(ResponsesInput, request)
         headers = ignored(body, UNSUPPORTED, HARMLESS)
         self.api.adapter_of(body.model)
         before, given = self._items(body, self.api.caller(request).key_id)
-        ids = self._ids(body, [*before, *given], tools_of(body))
+        tools = tools_of(body)
+        ids = await off_loop(self._ids, body, [*before, *given], tools, limit_s=RENDER_S, what=RENDERING)
         answer = {"object": "response.input_tokens", "input_tokens": len(ids)}
         return json_response(answer, headers=headers)
 

@@ -12,21 +12,22 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ...base.errors import ApiError, json_response
-from ...base.transport import body_of
+from ...base.limits import check_characters
+from ...base.work import off_loop
 from ...host.encoders import EncoderService
-from ...turn.bodies import ignored, parse
+from ...turn.bodies import FIRST_FAULT, Texts, body_as, ignored
 from .encoding import INPUTS, TOTAL_TOKENS, EncoderBody, check_cut, counted, encoder_of
 
 if TYPE_CHECKING:
     import numpy as np
 
-Ids = list[Annotated[int, Field(ge=0)]]
+Ids = Annotated[list[Annotated[int, Field(ge=0)]], FIRST_FAULT]
 
 
 class EmbeddingBody(EncoderBody):
     """`dimensions` cuts the vectors, where the model was trained for that."""
 
-    input: str | list[str] | Ids | list[Ids]
+    input: str | Texts | Ids | Annotated[list[Ids], FIRST_FAULT]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(None, ge=1)
 
@@ -42,12 +43,12 @@ def routes(api: Any) -> list[Route]:
 
 
 async def _embed(api: Any, request: Request) -> Response:
-    body: EmbeddingBody = parse(EmbeddingBody, await body_of(request))
+    body: EmbeddingBody = await body_as(EmbeddingBody, request)
     headers = ignored(body, {})
     encoder = encoder_of(api.served, body.model, "embedding")
     check_cut(body)
     length = _length(encoder, body.dimensions)
-    batch = _ids(encoder, body)
+    batch = await off_loop(_ids, encoder, body)
     import numpy as np  # not at the top: most services never embed, and it costs a start 0.1 s
 
     vectors = np.array(await counted(api.served, request, encoder, batch), np.float32)
@@ -82,6 +83,8 @@ def _ids(encoder: EncoderService, body: EmbeddingBody) -> list[list[int]]:
         raise ApiError(400, f"give from 1 to {INPUTS} inputs", param="input")
     if not all(listed):
         raise ApiError(400, "an input is empty", param="input")
+    for text in listed if isinstance(listed[0], str) else ():
+        check_characters(len(text), encoder.about.max_tokens, "input")
     batch: list[list[int]]
     batch = encoder.tokenizer.encode_all(listed) if isinstance(listed[0], str) else listed
     if any(max(ids) >= encoder.tokenizer.vocab_size for ids in batch):

@@ -5,7 +5,6 @@ A cross-encoder scores each pair from 0 to 1; with an embedding model the score 
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,10 +13,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ...base.errors import ApiError, json_response
+from ...base.limits import check_characters
 from ...base.store import new_id
-from ...base.transport import body_of
+from ...base.work import off_loop
 from ...host.encoders import EncoderService
-from ...turn.bodies import parse
+from ...turn.bodies import body_as
 from .encoding import INPUTS, TOTAL_TOKENS, EncoderBody, check_cut, counted, encoder_of
 
 if TYPE_CHECKING:
@@ -69,13 +69,13 @@ async def _ranked(
     api: Any, request: Request, documents: bool
 ) -> tuple[EncoderService, list[dict[str, Any]], int]:
     """Results best first, and the tokens read. `documents`: whether they are given back unless asked."""
-    body: RerankBody = parse(RerankBody, await body_of(request))
+    body: RerankBody = await body_as(RerankBody, request)
     if refused := next((f for f in REFUSED if (body.model_extra or {}).get(f) is not None), None):
         raise ApiError(400, f"{refused} is not supported", param=refused, code="unsupported_parameter")
     encoder = encoder_of(api.served, body.model)
     check_cut(body)
     texts = [d if isinstance(d, str) else d.text for d in body.documents]
-    batch = await asyncio.to_thread(_batch, encoder, body, texts)
+    batch = await off_loop(_batch, encoder, body, texts)
     tokens = sum(map(len, batch))
     if tokens > TOTAL_TOKENS:
         raise ApiError(400, f"one request has at most {TOTAL_TOKENS} tokens, not {tokens}", param="documents")
@@ -94,9 +94,11 @@ def _batch(encoder: EncoderService, body: RerankBody, texts: list[str]) -> list[
     cut = body.truncate_prompt_tokens
     if body.max_tokens_per_doc is not None:
         cut = body.max_tokens_per_doc if cut in (None, -1) else min(cut, body.max_tokens_per_doc)
+    for field, text in (("query", body.query), *(("documents", text) for text in texts)):
+        check_characters(len(text), encoder.about.max_tokens, field)
+    query = encoder.fitting(encoder.tokenizer.encode(body.query), None, "query")
     if encoder.about.kind == "score":
         return [encoder.fitting(encoder.tokenizer.encode(body.query, t), cut, "documents") for t in texts]
-    query = encoder.fitting(encoder.tokenizer.encode(body.query), None, "query")
     return [query, *(encoder.fitting(ids, cut, "documents") for ids in encoder.tokenizer.encode_all(texts))]
 
 

@@ -1,0 +1,49 @@
+"""`truncation: auto`: which messages of a conversation go, so that the rest and its answer fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any
+
+from ...base.limits import CHARACTERS, CHARACTERS_PER_TOKEN, characters_of
+
+Messages = list[dict[str, Any]]
+
+
+def fitted(
+    ids_of: Callable[[Messages], list[int]], messages: Messages, room_tokens: int, context: int
+) -> list[int]:
+    """Ids of as many of the latest messages as fit into `room_tokens`; of the last one where none does.
+
+    The rest begins with a turn of the user; within the last one, with no result that lacks its call. Each try
+    reads at most what a context can hold; a bisection of 1,000 messages makes 10.
+    """
+    first = _first_readable(messages, max(CHARACTERS, CHARACTERS_PER_TOKEN * context))
+    for roles in (("user", "system"), ("user", "system", "assistant")):
+        starts = [n for n, message in enumerate(messages) if n >= first and message["role"] in roles]
+        ids = _latest(ids_of, messages, starts or [len(messages) - 1], room_tokens)
+        if len(ids) <= room_tokens:
+            break
+    return ids
+
+
+def _first_readable(messages: Messages, most_characters: int) -> int:
+    """Where the latest messages begin that have so many characters together; the last one is always read."""
+    so_far = accumulate(characters_of(message) for message in reversed(messages))
+    count = sum(1 for characters in so_far if characters <= most_characters)
+    return len(messages) - max(count, 1)
+
+
+def _latest(
+    ids_of: Callable[[Messages], list[int]], messages: Messages, starts: Sequence[int], room_tokens: int
+) -> list[int]:
+    """By bisection: the fewer messages, the fewer tokens."""
+    low, high = 0, len(starts) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if len(ids_of(messages[starts[middle] :])) <= room_tokens:
+            high = middle
+        else:
+            low = middle + 1
+    return ids_of(messages[starts[low] :])
