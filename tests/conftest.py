@@ -57,6 +57,14 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
     return make
 
 
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tokenizer and template of the tiny models, without one: for applications over a fake engine."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    _tiny_tokenizer(folder)
+    return folder
+
+
 def _tiny(
     folder: Path,
     family: str,

@@ -15,7 +15,7 @@ from steelyard.serving.api.app import app
 from steelyard.serving.base.keys import KeyRing
 from steelyard.serving.base.measures import Measures
 from steelyard.serving.engines import EngineSettings, Event, Scores
-from steelyard.serving.host.engine_process import EngineLost
+from steelyard.serving.host.engine_process import EngineCrashed, EngineLost
 from steelyard.serving.host.generation import Served
 from steelyard.serving.host.settings import ServeSettings
 
@@ -38,26 +38,48 @@ class FakeEngine:
         self.held = asyncio.Event()
         self.held.set()
         self.requests: list[dict[str, Any]] = []
+        self.scored: list[list[int]] = []
+        self.tasks: list[asyncio.Task[None]] = []
+        self.begins, self.crashes = True, 0  # what leaves had been begun; requests that end the engine
+        self.noted = lambda: None
 
     async def until_ready(self, limit_s: float) -> bool:
         return self.state == "ready"
 
-    async def submit(self, request, ended=lambda: None, generated=lambda prompt, ids: None):
+    async def submit(self, request, ended=lambda begun: None, generated=lambda prompt, ids: None):
         self.requests.append(request)
+        self.noted()
+        if self.crashes:
+            self.crashes -= 1
+            raise EngineCrashed("the engine process ended")
+        finished, step = False, 0
         self.active += 1
         try:
-            for step in range(request["max_tokens"]):
+            while not finished:
                 await self.held.wait()
                 await asyncio.sleep(0)
-                finish = "length" if step == request["max_tokens"] - 1 else None
+                finished = step == request["max_tokens"] - 1
                 generated(0 if step else len(request["ids"]), 1)
                 logprobs = [-0.5] if request.get("logprobs") else None
-                yield Event(1, [self.text_ids[step % len(self.text_ids)]], logprobs, finish)
+                token = self.text_ids[step % len(self.text_ids)]
+                step += 1
+                yield Event(1, [token], logprobs, "length" if finished else None)
         finally:
-            self.active -= 1
-            ended()
+            letting_go = asyncio.create_task(
+                self._let_go(ended, generated, 0 if step else len(request["ids"]))
+            )
+            self.tasks.append(letting_go)
+
+    async def _let_go(self, ended, generated, prompt_tokens: int) -> None:
+        await self.held.wait()
+        self.active -= 1
+        if self.begins and prompt_tokens:
+            generated(prompt_tokens, 0)
+        ended(self.begins)
 
     async def score(self, ids: list[int], top: int) -> Scores:
+        self.scored.append(ids)
+        await self.held.wait()
         places = len(ids) - 1
         return Scores([-1.0] * places, [[0] * top] * places, [[-1.0] * top] * places)
 

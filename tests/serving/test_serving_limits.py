@@ -29,8 +29,8 @@ COUNTED = ("/tokenize", "/v1/messages/count_tokens", "/v1/responses/input_tokens
 
 
 @pytest.fixture(scope="module")
-def tiny_folder(tiny_models):
-    return tiny_models("llama")
+def tiny_folder(tokenizer_folder):
+    return tokenizer_folder
 
 
 @pytest.fixture

@@ -214,10 +214,13 @@ def test_a_full_queue_says_when_to_come_again_and_is_right(small):
 
 
 def test_a_deadline_ends_the_wait_and_the_work(small):
-    with ThreadPoolExecutor(1) as pool, held(small):
+    with held(small):
         answer = post(small, LONG, **{"x-request-timeout": "0.05"})
         assert answer.status_code == 408 and answer.json()["error"]["code"] == "deadline_exceeded"
         assert until(lambda: running(small) == 0)
+        assert read_metrics(small)["steelyard:num_requests_deserted"] <= 1  # 0 where it was not begun in time
+    assert until(lambda: read_metrics(small)["steelyard:num_requests_deserted"] == 0)
+    with ThreadPoolExecutor(1) as pool, held(small):
         pool.submit(post, small, {**ASK, "n": 2})
         assert until(lambda: running(small) == 2)
         assert post(small, {**LONG, "timeout": 2}).status_code == 408  # 429 if over before it is in line

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ...errors import Problem
+from ..base.at_once import AtOnce
 from ..base.errors import ApiError
 from ..base.guard import Guard
 from ..host.engine_process import EngineLost
@@ -43,7 +44,7 @@ def app(served: Served, settings: ServeSettings, version: str, folder: Path) -> 
     routes += document.routes(api, list(routes), bodies)
     inner = Starlette(routes=routes, exception_handlers=_handlers())
     inner.state.max_body_bytes = settings.max_body_bytes
-    return Guard(inner, served.keys)
+    return Guard(AtOnce(inner, served.keys, settings.max_requests_at_once), served.keys)
 
 
 def _handlers() -> dict[Any, Any]:

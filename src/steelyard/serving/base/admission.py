@@ -12,7 +12,6 @@ import heapq
 import itertools
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from .errors import ApiError
@@ -38,6 +37,8 @@ class Place:
     done: float = 0.0
     inside: bool = False
     left: bool = False
+    with_engine: bool = False  # which says when it has let go
+    deserted: bool = False  # by its client, while the engine had it
 
     def __lt__(self, other: Place) -> bool:
         return self.order < other.order
@@ -47,6 +48,14 @@ class Place:
         work = prompt_tokens + OUTPUT_WEIGHT * output_tokens
         self.done += work
         self.admission.rate.did(work)
+
+    def desert(self) -> None:
+        """Its client needs it no more: it is free now, or once the engine has let go."""
+        if not self.with_engine:
+            self.leave()
+        elif not (self.left or self.deserted):
+            self.deserted = True
+            self.admission.deserted += 1
 
     def leave(self) -> None:
         self.admission.leave(self)
@@ -58,16 +67,40 @@ class Line:
 
     weight: float = 1.0
     virtual: float = 0.0  # work had so far for each unit of weight
-    waiting: list[Place] = field(default_factory=list)
+    waiting: list[Place] = field(default_factory=list)  # a heap; those who left it go when they come up
+    count: int = 0  # that wait
+    work: float = 0.0  # of those
     inside: int = 0
 
     @property
-    def work(self) -> float:
-        return sum(place.work for place in self.waiting)
-
-    @property
     def active(self) -> bool:
-        return bool(self.waiting or self.inside)
+        return bool(self.count or self.inside)
+
+    def add(self, place: Place) -> None:
+        heapq.heappush(self.waiting, place)
+        self._changed(place, 1)
+
+    def first(self) -> Place | None:
+        """Who is next, without those who have left."""
+        while self.waiting and self.waiting[0].left:
+            heapq.heappop(self.waiting)
+        return self.waiting[0] if self.waiting else None
+
+    def take(self) -> Place:
+        place = heapq.heappop(self.waiting)
+        self._changed(place, -1)
+        return place
+
+    def give_up(self, place: Place) -> None:
+        """Of one that is marked as left; the heap is cleaned where most of it is."""
+        self._changed(place, -1)
+        if len(self.waiting) > 2 * self.count + 16:
+            self.waiting = [other for other in self.waiting if not other.left]
+            heapq.heapify(self.waiting)
+
+    def _changed(self, place: Place, change: int) -> None:
+        self.count += change
+        self.work = self.work + change * place.work if self.count else 0.0
 
 
 class Rate:
@@ -116,12 +149,18 @@ class Admission:
         self.output_tokens = FIRST_OUTPUT_TOKENS
         self.lines: dict[str, Line] = {}
         self.inside = 0
+        self.deserted = 0  # of those: the engine has not let them go, and nobody waits for them
         self._virtual = 0.0
         self._serial = itertools.count()
 
     @property
     def waiting(self) -> int:
-        return sum(len(line.waiting) for line in self.lines.values())
+        return sum(line.count for line in self.lines.values())
+
+    @property
+    def running(self) -> int:
+        """In the batch, for somebody."""
+        return self.inside - self.deserted
 
     def work_of(self, prompt_tokens: int, max_tokens: int) -> float:
         """What an answer will probably cost: few answers use all the tokens that they may."""
@@ -140,16 +179,16 @@ class Admission:
         self._check(line, caller, sum(works))
         places = [Place(self, line, work, (caller.priority, next(self._serial))) for work in works]
         for place in places:
-            heapq.heappush(line.waiting, place)
+            line.add(place)
         self._grant()
         return places
 
     def _check(self, line: Line, caller: Caller, work: float) -> None:
-        if not line.waiting and self._room(line):
+        if not line.count and self._room(line):
             return
         rate = self.rate.value * self._share(line)
         over_s = (line.work + work) / rate - self.max_queue_s
-        if over_s > 0 and line.waiting:
+        if over_s > 0 and line.count:
             raise _busy("the queue is full", over_s, "queue_full")
         wait_s = self._ahead(line, caller.priority) / rate
         if caller.left_s is not None and wait_s > caller.left_s:
@@ -161,7 +200,8 @@ class Admission:
         return line.weight / (line.weight + others)
 
     def _ahead(self, line: Line, priority: int) -> float:
-        return sum(place.work for place in line.waiting if place.order[0] <= priority)
+        ahead = (place.work for place in line.waiting if place.order[0] <= priority and not place.left)
+        return sum(ahead)
 
     def _room(self, line: Line) -> bool:
         slots = self.slots()
@@ -169,9 +209,9 @@ class Admission:
         return self.inside < slots and line.inside < own
 
     def _grant(self) -> None:
-        while ready := [line for line in self.lines.values() if line.waiting and self._room(line)]:
+        while ready := [line for line in self.lines.values() if line.first() and self._room(line)]:
             line = min(ready, key=lambda candidate: (candidate.waiting[0].order[0], candidate.virtual))
-            place = heapq.heappop(line.waiting)
+            place = line.take()
             self._virtual = max(self._virtual, line.virtual)
             line.virtual += place.work / line.weight
             self._count(line, 1)
@@ -191,11 +231,10 @@ class Admission:
         line = place.line
         if place.inside:
             line.virtual += (place.done - place.work) / line.weight  # what it really cost
+            self.deserted -= place.deserted
             self._count(line, -1)
         else:
-            with suppress(ValueError):
-                line.waiting.remove(place)
-                heapq.heapify(line.waiting)
+            line.give_up(place)
             place.granted.cancel()
         self._grant()
         if not line.active and len(self.lines) > 1000:

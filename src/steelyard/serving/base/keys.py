@@ -39,6 +39,7 @@ class _Entry(BaseModel):
     may_hurry: bool = False
     requests_per_minute: int | None = Field(None, ge=1)
     tokens_per_minute: int | None = Field(None, ge=1)
+    requests_at_once: int | None = Field(None, ge=1)
     budget_tokens: int | None = Field(None, ge=1)
     budget_days: float | None = Field(None, gt=0)
 
@@ -60,6 +61,7 @@ class Key:
     may_hurry: bool = True
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
+    requests_at_once: int | None = None  # None: as the service says for each key
     budget_tokens: int | None = None
     budget_days: float | None = None
 
@@ -99,6 +101,7 @@ class Account:
     used_tokens: int = 0
     period: int = 0  # the number of the budget's period since 1970
     pending: float = 0.0  # tokens that requests under way may still spend
+    at_once: int = 0  # requests under way
 
     def fit(self, key: Key) -> None:
         """Take over a changed entry; buckets stay where their size stays."""
@@ -115,14 +118,29 @@ class Account:
         self.requests.take(1)
 
     @contextmanager
-    def reserved(self, tokens: float) -> Iterator[None]:
-        """While a request is under way that may spend so many. Raises ApiError 429 as `check_tokens` does."""
-        self.check_tokens(tokens)
-        self.pending += tokens
+    def one_more(self, usual: int) -> Iterator[None]:
+        """While one more request is under way. Raises ApiError 429 where that is one too many."""
+        most = self.key.requests_at_once or usual
+        if self.at_once >= most:
+            message = f"this key has {most} requests under way, as many as it may"
+            raise ApiError(429, message, code="too_many_at_once", retry_after=1)
+        self.at_once += 1
         try:
             yield
         finally:
-            self.pending -= tokens
+            self.at_once -= 1
+
+    @contextmanager
+    def reserved(self, tokens: float) -> Iterator[Reservation]:
+        """While a request is under way that may spend so many. Raises ApiError 429 as `check_tokens` does."""
+        self.check_tokens(tokens)
+        reservation = Reservation(self, tokens)
+        self.pending += tokens
+        try:
+            yield reservation
+        finally:
+            self.pending -= reservation.tokens
+            reservation.tokens = 0.0
 
     def check_tokens(self, tokens: float) -> None:
         """Raises ApiError 429 where so many more are too many now, beside what is under way."""
@@ -167,6 +185,24 @@ class Account:
             return None
         length_s = self.key.budget_days * DAY_S
         return length_s - time.time() % length_s
+
+
+@dataclass
+class Reservation:
+    """What a request under way may still spend: what it has spent is not held back twice."""
+
+    account: Account
+    tokens: float
+
+    def spend(self, tokens: int) -> None:
+        freed = min(float(tokens), self.tokens) if tokens > 0 else 0.0
+        self.tokens -= freed
+        self.account.pending -= freed
+        self.account.spend(tokens)
+
+    def refund(self, tokens: int) -> None:
+        """Of what was charged before it was computed, and then was not; after the request's end too."""
+        self.account.spend(-tokens)
 
 
 def _fitted(bucket: Bucket | None, a_minute: int | None) -> Bucket | None:

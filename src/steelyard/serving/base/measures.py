@@ -56,10 +56,19 @@ class Measures:
     def refused(self, reason: str) -> None:
         self._refused.labels(**self._labels, reason=reason).inc()
 
-    def watch_service(self, engine: Any, admission: Any) -> None:
-        """Gauges of the engines and of the queue before them."""
-        self.watch("vllm:num_requests_running", "Requests in the batch", lambda: admission.inside)
-        self.watch("vllm:num_requests_waiting", "Requests that wait", lambda: admission.waiting)
+    def watch_service(self, engine: Any, admission: Any, encoding: Any) -> None:
+        """Gauges of the engines and of the queues before them: of answers, and of the encoder."""
+        self.watch(
+            "vllm:num_requests_running", "Requests in the batch", lambda: admission.running + encoding.running
+        )
+        self.watch(
+            "vllm:num_requests_waiting", "Requests that wait", lambda: admission.waiting + encoding.waiting
+        )
+        self.watch(
+            "steelyard:num_requests_deserted",
+            "Requests that the engine still computes though their clients have gone",
+            lambda: admission.deserted + encoding.deserted,
+        )
         self.watch(
             "vllm:kv_cache_usage_perc",
             "Share of the KV cache",

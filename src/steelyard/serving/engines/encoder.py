@@ -61,8 +61,11 @@ class EncoderEngine:
     def add(self, request: GenRequest) -> None:
         raise ValueError("an encoder generates no text")
 
-    def cancel(self, request_id: int) -> None:
-        return
+    def cancel(self, request_id: int) -> bool:
+        return True
+
+    def holds(self, request_id: int) -> bool:
+        return False
 
     def busy(self) -> bool:
         return False

@@ -5,6 +5,7 @@ The engine is a child process of its own (engines/encoder.py), beside the langua
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from ...model import Encoder, SentenceTokenizer, exported_encoder
@@ -15,6 +16,20 @@ from .replicas import Replicas
 STEP_TOKENS = 4096  # asked for at once: a short request waits behind one step, not behind a long list
 
 
+def steps_of(batch: list[list[int]]) -> Iterator[list[list[int]]]:
+    """Parts of at most STEP_TOKENS, in order; a longer text has its own."""
+    step: list[list[int]] = []
+    tokens = 0
+    for ids in batch:
+        if step and tokens + len(ids) > STEP_TOKENS:
+            yield step
+            step, tokens = [], 0
+        step.append(ids)
+        tokens += len(ids)
+    if step:
+        yield step
+
+
 class EncoderService:
     """One encoder: its engine, its tokenizer, its name."""
 
@@ -22,17 +37,6 @@ class EncoderService:
         self.engine, self.name = engine, name
         self.about: Encoder = exported_encoder(folder)
         self.tokenizer = SentenceTokenizer(folder)
-
-    async def vectors(self, batch: list[list[int]]) -> list[list[float]]:
-        """One vector for each list of ids, of a reranker one score. Raises EngineLost."""
-        embedded: list[list[float]] = []
-        step: list[list[int]] = []
-        for ids in batch:
-            if step and sum(map(len, step)) + len(ids) > STEP_TOKENS:
-                embedded += await self.engine.embed(step)
-                step = []
-            step.append(ids)
-        return embedded + (await self.engine.embed(step) if step else [])
 
     def fitting(self, ids: list[int], cut: int | None, param: str) -> list[int]:
         """The ids, cut where that is asked for: the last one, which ends the text, stays.

@@ -3,7 +3,8 @@
 Lines of JSON over an inherited Unix socket. In: settings (first line), then `{"op", "request_id", ...}`
 with the ops add, cancel, score, embed, load_adapter and drop_adapter. Out: `{"ready": ...}`,
 `{"events": [[id, ids, logprobs, finish, tops, cached]]}`, `{"scores": ...}`, `{"embeddings": ...}`,
-`{"done": id}`, `{"failed": {"id", "why", "refused"}}`. Ends when the socket closes or the parent dies.
+`{"done": id}`, `{"left": [id, whether none of it was computed]}` once a cancelled one is let go,
+`{"failed": {"id", "why", "refused"}}`. Ends when the socket closes or the parent dies.
 """
 
 from __future__ import annotations
@@ -71,11 +72,14 @@ def _pin(cores: list[int]) -> None:
 def _serve(engine: Engine, channel: Channel) -> None:
     last = time.monotonic()
     loading: dict[int, Future[None]] = {}
+    leaving: dict[int, bool] = {}  # cancelled, and whether none of it was computed
     while not channel.closed:
         busy = engine.busy()
         messages = channel.receive(0 if busy else LOADING_TICK_S if loading else IDLE_TICK_S)
         for message in messages:
-            if (started := _handle(engine, channel, message)) is not None:
+            if message["op"] == "cancel":
+                leaving[message["request_id"]] = engine.cancel(message["request_id"])
+            elif (started := _handle(engine, channel, message)) is not None:
                 loading[message["request_id"]] = started
         for request_id in [number for number, started in loading.items() if started.done()]:
             _loaded(channel, request_id, loading.pop(request_id))
@@ -85,6 +89,8 @@ def _serve(engine: Engine, channel: Channel) -> None:
             engine.idle(time.monotonic() - last)
         if engine.busy() and (events := engine.step()):
             channel.send({"events": [_event_fields(event) for event in events], "metrics": engine.metrics()})
+        for request_id in [number for number in leaving if not engine.holds(number)]:
+            channel.send({"left": [request_id, leaving.pop(request_id)]})
 
 
 def _event_fields(event: Event) -> list[Any]:
@@ -117,8 +123,6 @@ def _handle(engine: Engine, channel: Channel, message: dict[str, Any]) -> Future
         if op == "add":
             grammar = message.pop("grammar", None)  # JSON made a list of it
             engine.add(GenRequest(**message, grammar=tuple(grammar) if grammar else None))
-        elif op == "cancel":
-            engine.cancel(request_id)
         elif op == "score":
             scores = engine.score(message["ids"], message["top"])
             arrays = [scores.logprobs, scores.top_ids, scores.top_logprobs]

@@ -23,6 +23,7 @@ from ..engines import EngineSettings, Event, GenRequest, Scores
 
 HANG_S = 20.0  # work in flight, no event and next to no CPU time for so long: a hang
 SPIN_S = 300.0  # the same while it computes: a long prompt of a large model takes minutes
+LOAD_HANG_S, LOAD_SPIN_S = 120.0, 1800.0  # while it loads: a slow disk takes next to no CPU for a while
 STOPPED_S = 60.0  # someone stopped the process and may go on soon; SIGSTOP and SIGCONT are no hang
 TICK_S = 1.0
 IDLE_CORES = 0.05  # of a core: below, an engine computes nothing
@@ -72,7 +73,7 @@ class EngineProcess:
         self._writer: asyncio.StreamWriter | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()  # set, and made anew, at each change of state
-        self._callbacks: dict[int, tuple[Callable[[], None], Callable[[int, int], None], int]] = {}
+        self._callbacks: dict[int, tuple[Callable[[bool], None], Callable[[int, int], None], int]] = {}
         self.why_lost = "the engine process ended"
 
     @property
@@ -117,8 +118,8 @@ class EngineProcess:
 
     @property
     def active(self) -> int:
-        """Requests taken and not finished."""
-        return len(self._queues)
+        """Requests that the engine has not let go: those whose reader has left too."""
+        return len(self._callbacks)
 
     async def start(self) -> None:
         """Raises Lacking where the engine cannot load the model."""
@@ -146,9 +147,10 @@ class EngineProcess:
             )  # fmt: skip
         reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=LINE_LIMIT)
         self._send(asdict(self.settings))
-        first = await _first_line(reader)
+        first = await self._first_line(reader)
         if "ready" not in first:
             self._kill()
+            await self._process.wait()
             raise Lacking(
                 "serve.engine",
                 f"the engine {self.settings.engine} could not load the model",
@@ -158,6 +160,19 @@ class EngineProcess:
         self.load, self.state = first["ready"], "ready"
         self.log("engine.ready", pid=self.pid, **self.load)
         return reader
+
+    async def _first_line(self, reader: asyncio.StreamReader) -> dict[str, Any]:
+        """What the child says once it has loaded, that it ended before, or that it did nothing for long."""
+        silent = Silence(LOAD_HANG_S, LOAD_SPIN_S)
+        line = asyncio.create_task(_first_line(reader))
+        try:
+            while not (await asyncio.wait({line}, timeout=TICK_S))[0]:
+                if limit := silent.limit_s(self.pid, 0.0):
+                    why = f"the engine was loading for {limit:.0f} s and nothing came of it; it was ended"
+                    return {"failed": {"why": why}}
+            return line.result()
+        finally:
+            line.cancel()
 
     def _environment(self) -> dict[str, str] | None:
         """Another interpreter finds this package by its path."""
@@ -174,13 +189,14 @@ class EngineProcess:
     async def submit(
         self,
         request: dict[str, Any],
-        ended: Callable[[], None] = lambda: None,
+        ended: Callable[[bool], None] = lambda begun: None,
         generated: Callable[[int, int], None] = lambda prompt, ids: None,
     ) -> AsyncGenerator[Event, None]:
-        """Events of one answer. Leaving the loop early frees the slot.
+        """Events of one answer. Leaving the loop early asks the engine to let go.
 
-        Called as the engine goes, even if the reader is slow: `made` with the prompt tokens read and the ids
-        made, `ended` once it has done with it. Raises EngineLost.
+        Called as the engine goes, even if the reader is slow or has left: `generated` with the prompt tokens
+        read and the ids made, `ended` once the engine has let go, with whether it had begun. Raises
+        EngineLost; then `ended` is not called, since who asks may ask again.
         """
         if self.state != "ready":
             raise EngineLost(f"the engine is {self.state}")
@@ -195,18 +211,22 @@ class EngineProcess:
                 event = await queue.get()
                 if isinstance(event, Exception):
                     finished = True
+                    self._callbacks.pop(wanted.request_id, None)
                     raise event
                 finished = event.finish is not None
                 yield event
         finally:
             self._queues.pop(wanted.request_id, None)
-            self._end(wanted.request_id)
-            if not finished:
+            if not finished and wanted.request_id in self._callbacks:
                 self._send({"op": "cancel", "request_id": wanted.request_id})
 
-    def _end(self, request_id: int) -> None:
+    def _end(self, request_id: int, begun: bool = True) -> None:
+        """The engine has let go; a prompt of which nothing was reported counts now, if it had begun."""
         if callbacks := self._callbacks.pop(request_id, None):
-            callbacks[0]()
+            ended, generated, prompt_tokens = callbacks
+            if begun and prompt_tokens:
+                generated(prompt_tokens, 0)
+            ended(begun)
 
     def _report(self, event: Event) -> None:
         """The prompt counts with the first ids."""
@@ -284,15 +304,22 @@ class EngineProcess:
                 self.state = "loading"
                 try:
                     reader = await self._spawn()
-                except (Lacking, OSError) as e:  # OSError: the system starts no process now
-                    self.log("engine.restart_failed", why=e.why if isinstance(e, Lacking) else str(e))
+                except Exception as e:  # whatever it is, the next try may do; this loop must not end
+                    self.log("engine.restart_failed", why=e.why if isinstance(e, Lacking) else repr(e))
                     self.state = "stalled"
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
-        """Until the process ends; killed while it wrote, it leaves a torn line (ValueError)."""
-        with suppress(ConnectionError, ValueError):
+        """Until the process ends; killed while it wrote, it leaves a torn line (ValueError).
+
+        A message that cannot be read is the engine's end too: what it says next cannot be trusted.
+        """
+        try:
             while line := await reader.readline():
                 self._dispatch(orjson.loads(line))
+        except (ConnectionError, ValueError):
+            return
+        except Exception as e:
+            self.why_lost = f"the engine said what cannot be read: {e!r}"
 
     def _dispatch(self, message: dict[str, Any]) -> None:
         if "events" in message:
@@ -310,6 +337,8 @@ class EngineProcess:
             request_id, *rest = fields if isinstance(fields, list) else [fields]
             if (future := self._calls.get(request_id)) and not future.done():
                 future.set_result(rest)
+        elif left := message.get("left"):
+            self._end(left[0], begun=not left[1])
         elif failed := message.get("failed"):
             error = EngineRefused if failed["refused"] else EngineLost
             self._fail(failed["id"], error(failed["why"]))
@@ -326,6 +355,8 @@ class EngineProcess:
         self.log("engine.lost", pid=self.pid, why=self.why_lost)
         for request_id in [*self._queues, *self._calls]:
             self._fail(request_id, EngineCrashed(self.why_lost))
+        for request_id in [number for number in self._callbacks if number not in self._queues]:
+            self._end(request_id)  # their readers had left
         self.why_lost = "the engine process ended"
 
     async def _end_hangs(self) -> None:
@@ -334,9 +365,13 @@ class EngineProcess:
         while self.state != "closed":
             before = time.monotonic()
             await asyncio.sleep(TICK_S)
-            busy = bool(self._queues or self._calls) and self.state == "ready"
+            busy = bool(self._callbacks or self._calls) and self.state == "ready"
             paused = time.monotonic() - before > 3 * TICK_S  # this process itself stood still
-            limit = silent.limit_s(self.pid, None if paused or not busy else self.last_token_at)
+            try:
+                limit = silent.limit_s(self.pid, None if paused or not busy else self.last_token_at)
+            except Exception as e:  # the system cannot say just now; this loop must not end
+                self.log("engine.not_watched", why=repr(e))
+                continue
             if limit is None or self.pid is None:
                 continue
             self.why_lost = f"the engine made nothing for {limit:.0f} s"
@@ -371,7 +406,9 @@ def _shallow(request: GenRequest) -> dict[str, Any]:
 class Silence:
     """How long an engine with work in flight has made nothing, and whether that is too long."""
 
-    def __init__(self) -> None:
+    def __init__(self, hang_s: float = HANG_S, spin_s: float = SPIN_S) -> None:
+        """`hang_s` without computing, `spin_s` with."""
+        self.hang_s, self.spin_s = hang_s, spin_s
         self.since: float | None = None  # of the silence
         self.marker: float | None = None  # last_token_at when it began
         self.idle_since: float | None = None  # it has computed nothing since
@@ -387,10 +424,10 @@ class Silence:
         if cpu_s - self.cpu_s > IDLE_CORES * TICK_S or self.idle_since is None:
             self.idle_since = now
         self.cpu_s = cpu_s
-        limit = STOPPED_S if stopped else HANG_S
+        limit = STOPPED_S if stopped else self.hang_s
         if now - self.idle_since > limit:
             return limit
-        return SPIN_S if now - self.since > SPIN_S and not stopped else None
+        return self.spin_s if now - self.since > self.spin_s and not stopped else None
 
 
 def _cpu(pid: int) -> tuple[float, bool]:

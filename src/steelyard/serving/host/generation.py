@@ -5,27 +5,31 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from ...model import Tokenizer
 from ..base.admission import Admission, Place
 from ..base.errors import ApiError
 from ..base.guard import Caller
-from ..base.keys import Account, KeyRing
+from ..base.keys import Account, KeyRing, Reservation
 from ..base.measures import Measures
 from ..base.spans import tell
 from ..engines import CAPABILITIES, Capability, Event, Scores
 from .answer import Answer, Piece
-from .encoders import EncoderService
+from .encoders import EncoderService, steps_of
 from .engine_process import ATTEMPTS, READY_S, EngineCrashed, EngineLost, EngineProcess
 from .job import Job
 from .replicas import Replicas
 
 FRESH_S = 30.0  # /health vouches for a token this young
+ENCODING = 4  # requests to the encoder that take turns, a step of 4,096 tokens each
 PROBE_S = 20.0  # a probe waits at most one long prefill step and its own
+
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +58,12 @@ class Served:
         self.stores: Any = None  # files, batches, jobs: set by api/stores.py
         self.max_model_len = engine.settings.max_model_len
         self.capability: Capability = CAPABILITIES[engine.settings.engine]()
-        self.admission = Admission(lambda: engine.slots, max_queue_s, lambda: len(self.keys.keys) > 1)
+        many_keys = lambda: len(self.keys.keys) > 1  # noqa: E731
+        self.admission = Admission(lambda: engine.slots, max_queue_s, many_keys)
+        self.encoding = Admission(lambda: ENCODING, max_queue_s, many_keys)  # another engine: its own line
         self.draining = False
         self._probing = asyncio.Lock()
-        measures.watch_service(engine, self.admission)
+        measures.watch_service(engine, self.admission, self.encoding)
 
     def prompt(self, ids: list[int], requested: int | None, default: int | None) -> Prompt:
         """Raises ApiError 400 where prompt and answer exceed the context: nothing is cut silently."""
@@ -102,46 +108,52 @@ class Served:
             raise ApiError(400, message, param="min_tokens")
         likely = self.admission.output_tokens
         expected = sum(len(p.ids) for p in prompts) + sum(min(p.max_tokens, likely) for p in tracks)
-        with account.reserved(expected):
-            async with aclosing(self._placed(job, tracks, caller, account)) as pieces:
+        with account.reserved(expected) as reservation:
+            async with aclosing(self._placed(job, tracks, caller, reservation)) as pieces:
                 async for piece in pieces:
                     yield piece
 
     async def _placed(
-        self, job: Job, tracks: list[Prompt], caller: Caller, account: Account
+        self, job: Job, tracks: list[Prompt], caller: Caller, reservation: Reservation
     ) -> AsyncGenerator[tuple[int, Answer, Piece], None]:
-        places = self._places(caller, tracks, account.key.weight)
+        works = [self.admission.work_of(len(p.ids), p.max_tokens) for p in tracks]
+        places = self._places(self.admission, caller, works, reservation.account)
         try:
             sources = [
-                self._one(job, prompt, i, places[i], caller, account) for i, prompt in enumerate(tracks)
+                self._one(job, prompt, i, places[i], caller, reservation) for i, prompt in enumerate(tracks)
             ]
             async with aclosing(sources[0] if len(sources) == 1 else _merged(sources)) as pieces:
                 async for piece in pieces:
                     yield piece
         finally:
             for place in places:
-                place.leave()
+                place.desert()
 
-    def _places(self, caller: Caller, tracks: list[Prompt], weight: float) -> list[Place]:
+    def _places(
+        self, admission: Admission, caller: Caller, works: list[float], account: Account
+    ) -> list[Place]:
         """Raises ApiError 429, 503."""
         if self.draining:
             raise ApiError(503, "the service is ending", code="draining", retry_after=30)
         if self.engine.state == "closed":
             raise ApiError(503, "the engine is closed", code="engine_unavailable", retry_after=30)
         try:
-            works = [self.admission.work_of(len(p.ids), p.max_tokens) for p in tracks]
-            return self.admission.enter(caller, works, weight)
+            return admission.enter(caller, works, account.key.weight)
         except ApiError:
             self.measures.refused("queue")
             raise
 
     async def _one(
-        self, job: Job, prompt: Prompt, index: int, place: Place, caller: Caller, account: Account
+        self, job: Job, prompt: Prompt, index: int, place: Place, caller: Caller, reservation: Reservation
     ) -> AsyncGenerator[tuple[int, Answer, Piece], None]:
-        """One answer. What nobody has seen yet is made again after a crash."""
+        """One answer. What nobody has seen yet is made again after a crash.
+
+        The prompt is paid for when the engine gets it (once, however many its answers), whoever leaves then.
+        """
         came = time.perf_counter()
         await _before(place.granted, caller)
         self.measures.queue_time.observe(time.perf_counter() - came)
+        charge = Charge(reservation, 0 if index % job.n else len(prompt.ids))
         request = {
             **job.sampling, "ids": prompt.ids, "max_tokens": prompt.max_tokens, "seed": job.seed + index,
         }  # fmt: skip
@@ -149,7 +161,7 @@ class Served:
             answer = Answer(self.tokenizer.stream(), job.stops)
             try:
                 await self._until_ready(caller)
-                async with aclosing(self._pieces(request, answer, place, caller, came)) as pieces:
+                async with aclosing(self._pieces(request, answer, place, caller, came, charge)) as pieces:
                     async for piece in pieces:
                         yield index, answer, piece
                 break
@@ -158,8 +170,8 @@ class Served:
                     raise
                 self.measures.retried()
             finally:
-                if answer.ids:  # paid for, whoever has left since; a prompt once, however many its answers
-                    account.spend(len(answer.ids) + (0 if index % job.n else len(prompt.ids)))
+                if answer.ids:
+                    reservation.spend(len(answer.ids))
         self.admission.count_generated(len(answer.ids))
         self.measures.e2e.observe(time.perf_counter() - came)
 
@@ -173,10 +185,19 @@ class Served:
             )
 
     async def _pieces(
-        self, request: dict[str, Any], answer: Answer, place: Place, caller: Caller, came: float
-    ) -> AsyncGenerator[Piece, None]:
+        self, request: dict[str, Any], answer: Answer, place: Place, caller: Caller, came: float,
+        charge: Charge,
+    ) -> AsyncGenerator[Piece, None]:  # fmt: skip
         last = came
-        async with aclosing(self.engine.submit(request, place.leave, place.progress)) as events:
+
+        def let_go(begun: bool = True) -> None:
+            if not begun:
+                charge.refund()
+            place.leave()
+
+        charge.take()
+        place.with_engine = True
+        async with aclosing(self._submitted(request, place, let_go, charge)) as events:
             while (event := await _next(events, caller)) is not None:
                 if event.finish == "error":
                     raise EngineLost("the engine has no room for this request")
@@ -192,6 +213,19 @@ class Served:
                 if answer.finish:
                     break
 
+    async def _submitted(
+        self, request: dict[str, Any], place: Place, let_go: Callable[[bool], None], charge: Charge
+    ) -> AsyncGenerator[Event, None]:
+        """Where the engine is lost, or refuses, the place and what was paid for nothing are given back."""
+        try:
+            async with aclosing(self.engine.submit(request, let_go, place.progress)) as events:
+                async for event in events:
+                    yield event
+        except EngineLost:
+            place.with_engine = False
+            charge.refund()
+            raise
+
     async def score(self, prompt: Prompt, ids: list[int], top: int, caller: Caller | None = None) -> Scores:
         """Scores of `ids`: the prompt and what was made of it, in its turn like an answer.
 
@@ -200,20 +234,35 @@ class Served:
         caller = caller or Caller()
         account = self.keys.account(caller.key_id)
         unpaid = 0 if prompt.max_tokens else len(ids)
-        with account.reserved(unpaid):
-            (place,) = self._places(caller, [replace(prompt, ids=ids, max_tokens=0)], account.key.weight)
+        with account.reserved(unpaid) as reservation:
+            (place,) = self._places(self.admission, caller, [float(len(ids))], account)
             try:
                 await _before(place.granted, caller)
-                scores = await self.engine.score(ids, top)
-                place.progress(len(ids), 0)
+                reservation.spend(unpaid)
+                return await _computed(self.engine.score(ids, top), place, len(ids), caller)
             finally:
-                place.leave()
-            account.spend(unpaid)
-        return scores
+                place.desert()
 
-    async def embed(self, batch: list[list[int]]) -> list[list[float]]:
-        """One vector for each list of token ids. Raises EngineLost."""
-        return await self.engine.embed(batch)
+    async def vectors(self, batch: list[list[int]], caller: Caller) -> list[list[float]]:
+        """Of the encoder, one vector (or score) for each list of ids, in its turn like an answer.
+
+        A step is paid for when the encoder gets it. Raises EngineLost, ApiError as `answers` does.
+        """
+        assert self.encoder is not None
+        tokens = sum(map(len, batch))
+        account = self.keys.account(caller.key_id)
+        vectors: list[list[float]] = []
+        with account.reserved(tokens) as reservation:
+            (place,) = self._places(self.encoding, caller, [float(tokens)], account)
+            try:
+                await _before(place.granted, caller)
+                for step in steps_of(batch):
+                    work = sum(map(len, step))
+                    reservation.spend(work)
+                    vectors += await _computed(self.encoder.engine.embed(step), place, work, caller)
+            finally:
+                place.desert()
+        return vectors
 
     # ------------------------------------------------------------------ adapters
 
@@ -280,6 +329,23 @@ class Served:
                     raise EngineLost("the engine has no room")
 
 
+class Charge:
+    """Of one prompt: taken when the engine gets it, given back where it was not computed."""
+
+    def __init__(self, reservation: Reservation, tokens: int) -> None:
+        self.reservation, self.tokens, self.taken = reservation, tokens, False
+
+    def take(self) -> None:
+        if not self.taken:
+            self.taken = True
+            self.reservation.spend(self.tokens)
+
+    def refund(self) -> None:
+        if self.taken:
+            self.taken = False
+            self.reservation.refund(self.tokens)
+
+
 async def _before(waited: asyncio.Future[None], caller: Caller) -> None:
     """Raises ApiError 408 once the caller's deadline has passed."""
     if waited.done():
@@ -287,6 +353,30 @@ async def _before(waited: asyncio.Future[None], caller: Caller) -> None:
     try:
         async with asyncio.timeout(caller.left_s):
             await asyncio.shield(waited)  # its place may be given on while this one is being told
+    except TimeoutError:
+        raise _too_late() from None
+
+
+async def _computed(work: Awaitable[Result], place: Place, tokens: int, caller: Caller) -> Result:
+    """What the engine computes in one piece; whoever leaves meanwhile holds the place until it is done.
+
+    Raises ApiError 408 once the caller's deadline has passed.
+    """
+    task = asyncio.ensure_future(work)
+    place.with_engine = True
+
+    def done(_: asyncio.Future[Result]) -> None:
+        place.with_engine = False
+        place.progress(tokens, 0)
+        if place.deserted:
+            place.leave()
+        if not task.cancelled():
+            task.exception()  # looked at, whoever has left
+
+    task.add_done_callback(done)
+    try:
+        async with asyncio.timeout(caller.left_s):
+            return await asyncio.shield(task)
     except TimeoutError:
         raise _too_late() from None
 

@@ -110,7 +110,7 @@ class Replicas:
     async def submit(
         self,
         request: dict[str, Any],
-        ended: Callable[[], None] = lambda: None,
+        ended: Callable[[bool], None] = lambda begun: None,
         generated: Callable[[int, int], None] = lambda prompt, ids: None,
     ) -> AsyncGenerator[Event, None]:
         engine = self.choose(request["ids"], request.get("adapter"))

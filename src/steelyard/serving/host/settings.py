@@ -8,6 +8,7 @@ from typing import Any
 
 from ...errors import Refused, Where, WrongUse
 from ...model import Tokenizer
+from ..base.at_once import REQUESTS
 from ..base.limits import BODY_BYTES
 from ..engines import EngineSettings, kv_bytes_per_token, kv_precision, read_form
 from .cores import split_cores, usable_cores
@@ -28,6 +29,7 @@ class ServeSettings:
     api_key: str | None = None
     keys: str | None = None  # file of keys, each with its limits (base/keys.py)
     max_body_bytes: int = BODY_BYTES  # of one request; files have a limit of their own
+    max_requests_at_once: int = REQUESTS  # of one key, those that wait too; a key may have its own number
     max_queue_s: float = 60.0  # a longer wait is a 429: few clients wait longer than a minute
     replicas: int = 1  # engines on this machine, each with its part of the cores
     cores: tuple[int, ...] = ()  # pin the engine to these

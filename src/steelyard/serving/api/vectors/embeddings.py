@@ -11,8 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ...base.errors import ApiError, json_response
+from ...base.errors import ApiError
 from ...base.limits import check_characters
+from ...base.transport import Whole
 from ...base.work import off_loop
 from ...host.encoders import EncoderService
 from ...turn.bodies import FIRST_FAULT, Texts, body_as, ignored
@@ -49,18 +50,28 @@ async def _embed(api: Any, request: Request) -> Response:
     check_cut(body)
     length = _length(encoder, body.dimensions)
     batch = await off_loop(_ids, encoder, body)
+    caller = api.caller(request)
+
+    async def answer() -> dict[str, Any]:
+        vectors = await counted(api.served, caller, batch)
+        return _document(encoder, body, length, vectors, sum(map(len, batch)))
+
+    return Whole(answer, headers)
+
+
+def _document(
+    encoder: EncoderService, body: EmbeddingBody, length: int, computed: list[list[float]], tokens: int
+) -> dict[str, Any]:
     import numpy as np  # not at the top: most services never embed, and it costs a start 0.1 s
 
-    vectors = np.array(await counted(api.served, request, encoder, batch), np.float32)
+    vectors = np.array(computed, np.float32)
     if length < vectors.shape[1]:
         vectors = _shortened(vectors, length)
-    tokens = sum(map(len, batch))
     coded = body.encoding_format == "base64"
     write: Callable[[np.ndarray], Any] = _base64 if coded else (lambda vector: vector.tolist())
     data = [{"object": "embedding", "index": i, "embedding": write(v)} for i, v in enumerate(vectors)]
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    answer = {"object": "list", "data": data, "model": encoder.name, "usage": usage}
-    return json_response(answer, headers=headers)
+    return {"object": "list", "data": data, "model": encoder.name, "usage": usage}
 
 
 def _length(encoder: EncoderService, requested: int | None) -> int:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from starlette.requests import Request
 
 from ...base.errors import ApiError
-from ...base.store import owner_of
+from ...base.guard import Caller
 from ...host.encoders import EncoderService
 
 INPUTS = 2048  # OpenAI's limits for one request
@@ -40,19 +39,13 @@ def encoder_of(served: Any, name: str, kind: str | None = None) -> EncoderServic
     return encoder
 
 
-async def counted(
-    served: Any, request: Request, encoder: EncoderService, batch: list[list[int]]
-) -> list[list[float]]:
+async def counted(served: Any, caller: Caller, batch: list[list[int]]) -> list[list[float]]:
     """The vectors of a batch, on the account of the key that asks; the counters move by what `usage` says.
 
-    Raises ApiError 429 where the key has no tokens left, EngineLost.
+    Raises ApiError 429 where the queue or the key has no room, 408, EngineLost.
     """
-    tokens = sum(map(len, batch))
-    account = served.keys.account(owner_of(request))
-    account.check_tokens(tokens)
-    vectors = await encoder.vectors(batch)
-    account.spend(tokens)
-    served.measures.prompt_tokens.inc(tokens)
+    vectors: list[list[float]] = await served.vectors(batch, caller)
+    served.measures.prompt_tokens.inc(sum(map(len, batch)))
     served.measures.success("stop")
     return vectors
 

@@ -5,6 +5,7 @@ A cross-encoder scores each pair from 0 to 1; with an embedding model the score 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,9 +13,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ...base.errors import ApiError, json_response
+from ...base.errors import ApiError
 from ...base.limits import check_characters
 from ...base.store import new_id
+from ...base.transport import Whole
 from ...base.work import off_loop
 from ...host.encoders import EncoderService
 from ...turn.bodies import body_as
@@ -45,19 +47,28 @@ REFUSED = ("rank_fields", "max_chunks_per_doc", "instruction")
 
 def routes(api: Any) -> list[Route]:
     async def jina(request: Request) -> Response:
-        encoder, results, tokens = await _ranked(api, request, documents=True)
-        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        answer = {"id": new_id("rerank-"), "object": "list", "model": encoder.name, "results": results}
-        return json_response({**answer, "usage": usage, "meta": _meta("1", tokens)})
+        return await _ranked(api, request, _as_jina, documents=True)
 
     async def cohere(request: Request) -> Response:
-        _, results, tokens = await _ranked(api, request, documents=False)
-        return json_response({"id": new_id("rerank-"), "results": results, "meta": _meta("2", tokens)})
+        return await _ranked(api, request, _as_cohere, documents=False)
 
     return [
         Route("/v1/rerank", jina, methods=["POST"]),
         Route("/v2/rerank", cohere, methods=["POST"]),
     ]
+
+
+Results = list[dict[str, Any]]
+
+
+def _as_jina(encoder: EncoderService, results: Results, tokens: int) -> dict[str, Any]:
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    answer = {"id": new_id("rerank-"), "object": "list", "model": encoder.name, "results": results}
+    return {**answer, "usage": usage, "meta": _meta("1", tokens)}
+
+
+def _as_cohere(encoder: EncoderService, results: Results, tokens: int) -> dict[str, Any]:
+    return {"id": new_id("rerank-"), "results": results, "meta": _meta("2", tokens)}
 
 
 def _meta(version: str, tokens: int) -> dict[str, Any]:
@@ -66,9 +77,12 @@ def _meta(version: str, tokens: int) -> dict[str, Any]:
 
 
 async def _ranked(
-    api: Any, request: Request, documents: bool
-) -> tuple[EncoderService, list[dict[str, Any]], int]:
-    """Results best first, and the tokens read. `documents`: whether they are given back unless asked."""
+    api: Any,
+    request: Request,
+    shape: Callable[[EncoderService, Results, int], dict[str, Any]],
+    documents: bool,
+) -> Response:
+    """Results best first, in their dialect. `documents`: whether they are given back unless asked."""
     body: RerankBody = await body_as(RerankBody, request)
     if refused := next((f for f in REFUSED if (body.model_extra or {}).get(f) is not None), None):
         raise ApiError(400, f"{refused} is not supported", param=refused, code="unsupported_parameter")
@@ -79,14 +93,22 @@ async def _ranked(
     tokens = sum(map(len, batch))
     if tokens > TOTAL_TOKENS:
         raise ApiError(400, f"one request has at most {TOTAL_TOKENS} tokens, not {tokens}", param="documents")
-    scores = _scores(encoder, await counted(api.served, request, encoder, batch))
+    caller = api.caller(request)
+
+    async def answer() -> dict[str, Any]:
+        scores = _scores(encoder, await counted(api.served, caller, batch))
+        return shape(encoder, _results(body, texts, scores, documents), tokens)
+
+    return Whole(answer)
+
+
+def _results(body: RerankBody, texts: list[str], scores: np.ndarray, documents: bool) -> Results:
     order = (-scores).argsort(kind="stable")[: body.top_n or len(texts)]
     shown = documents if body.return_documents is None else body.return_documents
-    results: list[dict[str, Any]]
-    results = [{"index": int(i), "relevance_score": float(scores[i])} for i in order]
+    results: Results = [{"index": int(i), "relevance_score": float(scores[i])} for i in order]
     if shown:
         results = [r | {"document": {"text": texts[int(r["index"])]}} for r in results]
-    return encoder, results, tokens
+    return results
 
 
 def _batch(encoder: EncoderService, body: RerankBody, texts: list[str]) -> list[list[int]]:

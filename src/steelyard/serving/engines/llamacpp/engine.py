@@ -98,9 +98,14 @@ class LlamaCppEngine:
         grammar = self.native.grammar(*request.grammar) if request.grammar else None
         self.waiting.append(Sequence(request, Sampler(request), list(request.ids), grammar))
 
-    def cancel(self, request_id: int) -> None:
+    def cancel(self, request_id: int) -> bool:
+        begun = any(s.request.request_id == request_id for s in self.running)
         for sequence in [s for s in (*self.waiting, *self.running) if s.request.request_id == request_id]:
             self._end(sequence)
+        return not begun
+
+    def holds(self, request_id: int) -> bool:
+        return False  # `cancel` is at once
 
     def busy(self) -> bool:
         return bool(self.waiting or self.running)

@@ -92,19 +92,20 @@ class Batch:
                     refused.append(request_id)
         return refused
 
-    def cancel(self, request_id: int) -> None:
-        """At once, but in the middle of a prompt at its end.
+    def cancel(self, request_id: int) -> bool:
+        """At once, but in the middle of a prompt at its end. Returns whether it had not begun.
 
         GenAI names a block by all that it will hold when it begins to fill it; freed before it is full, it
         would be found under that name by the next prompt that begins alike.
         """
         if self.waiting.pop(request_id, None):
-            return
+            return True
         running = self.running.get(request_id)
         if running and running.filling and self.prefixes.capacity:
             running.left = True
         elif running := self._forget(request_id):
             running.handle.cancel()
+        return False
 
     def busy(self) -> bool:
         return bool(self.waiting or self.pipeline.has_non_finished_requests())

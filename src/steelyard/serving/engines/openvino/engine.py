@@ -100,9 +100,11 @@ class OpenVinoEngine:
             raise ValueError("a grammar ends an answer by an end token, which this request does not heed")
         self.grammars.check(grammar)
 
-    def cancel(self, request_id: int) -> None:
-        for batch in self._every():
-            batch.cancel(request_id)
+    def cancel(self, request_id: int) -> bool:
+        return any([batch.cancel(request_id) for batch in self._every()])
+
+    def holds(self, request_id: int) -> bool:
+        return any(request_id in batch.running for batch in self._every())
 
     def busy(self) -> bool:
         return any(batch.busy() for batch in self._every())

@@ -52,10 +52,14 @@ class VllmEngine:
             raise ValueError(f"no adapter {name!r} is loaded")
         return self.adapters[name]
 
-    def cancel(self, request_id: int) -> None:
+    def cancel(self, request_id: int) -> bool:
         if request_id in self.requests:
             self._forget(request_id)
             self.engine.abort_request([str(request_id)])
+        return False  # vLLM does not say how far it was
+
+    def holds(self, request_id: int) -> bool:
+        return False  # `cancel` is at once
 
     def busy(self) -> bool:
         return bool(self.early) or self.engine.has_unfinished_requests()
