@@ -49,6 +49,7 @@ SAMPLE_S = 2.0
 ALIVE_S = 180.0  # a request that takes longer has failed
 MARGIN_S = 3.0  # a kill is noticed by a client within so long
 DRIFT = 0.03
+JSON = {"content-type": "application/json"}
 BODIES = (
     b"", b"{", b"[]", b'"text"', b"\xff\xfe{}", b'{"prompt": 1e999}', b'{"prompt": []}', b'{"prompt": [-1]}',
     b'{"prompt": "a", "max_tokens": -5}', b'{"prompt": "a", "temperature": "hot"}', b'{"prompt": {"a": 1}}',
@@ -163,7 +164,7 @@ class Soak:
         path = self.chance.choice(("/v1/completions", "/v1/chat/completions", "/v1/nowhere"))
         self.tally.malformed += 1
         try:
-            answer = await self.client.post(path, content=self.chance.choice(BODIES))
+            answer = await self.client.post(path, content=self.chance.choice(BODIES), headers=JSON)
             if not 400 <= answer.status_code < 500:
                 self.tally.failed.append(f"malformed body answered by {answer.status_code}")
         except httpx.HTTPError as e:

@@ -179,7 +179,8 @@ def test_what_cannot_be_done_is_said(tiny, body, status, words):
 def test_broken_bodies_and_routes(tiny):
     url = f"{tiny.url}/v1/chat/completions"
     for data in (b"", b"{", b"\xff\xfe", b"[]", b"null"):
-        assert httpx.post(url, content=data).status_code == 400
+        sent = httpx.post(url, content=data, headers={"content-type": "application/json"})
+        assert sent.status_code == 400
     assert httpx.get(url).status_code == 405
     assert httpx.get(f"{tiny.url}/v2").status_code == 404
     assert post(tiny, "/v1/completions", prompt=[9999], max_tokens=1).status_code == 400

@@ -26,6 +26,18 @@ class DoorFlags:
     ] = None
     keys: Annotated[Path | None, flag("--keys", "FILE", say("Keys with their limits and budgets."))] = None
     new_key: Annotated[Text, flag("--new-key", "ID", say("Add a key to FILE, show it once, end."))] = None
+    allowed_host: Annotated[
+        list[str] | None,
+        flag("--allowed-host", "NAME", say("Answer under this name too; may stand more than once.")),
+    ] = None
+    cors_origin: Annotated[
+        list[str] | None,
+        flag("--cors-origin", "ORIGIN", say("Let web pages of it ask; may stand more than once.")),
+    ] = None
+    tls_cert: Annotated[
+        Text, flag("--tls-cert", "FILE", say("Speak HTTPS with this certificate; auto: one of its own."))
+    ] = None
+    tls_key: Annotated[Text, flag("--tls-key", "FILE", say("The certificate's key."))] = None
     name: Annotated[str, flag("--name", "NAME", say("What clients call the model."))] = "default"
 
 

@@ -14,6 +14,10 @@ from .output import note, result
 from .recipes import no_settings
 from .serve_flags import ServeFlags
 
+NOT_ENCRYPTED = (
+    "warning: {host} without TLS: anyone on the way can read keys and prompts; give --tls-cert FILE "
+    "--tls-key FILE (or --tls-cert auto), or listen on 127.0.0.1 behind a proxy that speaks HTTPS"
+)
 URLS = ("http://", "https://")
 
 
@@ -31,7 +35,10 @@ def serve(flags: ServeFlags) -> None:
         note(say("Ctrl-C stops it; in another terminal: steelyard chat {url}", url=url))
 
     tried = _tried if flags.tune else None
-    run_here(flags.model, settings_of(flags), form=flags.form, ready=ready, tried=tried)
+    settings = settings_of(flags)
+    if settings.readable_on_the_way:
+        note(say(NOT_ENCRYPTED, host=flags.host))
+    run_here(flags.model, settings, form=flags.form, ready=ready, tried=tried)
     return None
 
 
@@ -41,12 +48,15 @@ def settings_of(flags: ServeFlags) -> Any:
 
     same = (
         *("host", "port", "api_key", "name", "engine", "engine_python", "replicas", "threads"),
+        *("tls_cert", "tls_key"),
         *("embed_model", "draft", "max_model_len", "max_num_seqs", "max_queue_s", "default_temperature"),
     )
     kind = "draft" if flags.draft and flags.speculative == "off" else flags.speculative
     return ServeSettings(
         **{name: getattr(flags, name) for name in same},
         keys=str(flags.keys.resolve()) if flags.keys else None,
+        allowed_host=tuple(flags.allowed_host or ()),
+        cors_origin=tuple(flags.cors_origin or ()),
         mode=_one_of("--mode", flags.mode, ("fast", "exact")),
         adapters=_adapters(flags.adapter or []),
         speculative=_one_of("--speculative", kind, ("off", "lookup", "draft")),

@@ -356,6 +356,11 @@ class GateTable(Table):
     )
 
 
+class TlsTable(Table):
+    cert: Text = Field(description="certificate in PEM, with its chain", examples=["cert.pem"])
+    key: Text | None = say("its key, without a password", "key.pem")
+
+
 class ServeTable(Table):
     served_model_name: Text | None = say("name in /v1/models", "desk")
     host: Text | None = say("address; one that is not loopback needs an api_key", "127.0.0.1")
@@ -377,6 +382,11 @@ class ServeTable(Table):
         "LoRA folders served as NAME:ADAPTER", {"refunds": "adapters/refunds"}
     )
     keys: Text | None = say("file of keys with their limits", "keys.json")
+    allowed_host: list[Text] | None = say("names it answers under too", ["models.example.org"])
+    cors_origin: list[Text] | None = say("web pages that may use it", ["https://app.example.org"])
+    tls: Literal["auto"] | TlsTable | None = say(
+        "HTTPS: by these files, or auto: by a certificate of its own", {"cert": "cert.pem", "key": "key.pem"}
+    )
     queue: Seconds | None = say("work that may wait; beyond it requests are refused with 429", "60s")
 
 

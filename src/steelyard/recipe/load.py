@@ -28,7 +28,7 @@ MAP_WORDS = {"prompt": "user", "question": "user", "instruction": "user"}
 MAP_WORDS |= dict.fromkeys(("completion", "answer", "output", "response"), "assistant")
 PII = {"keep": "off"}
 AUTO = "auto"  # a planner's field may say so instead of being left out
-KEEPS_AUTO = {"compress.weights", "gate.parity", "gate.tolerance", "model", "serve.engine"}
+KEEPS_AUTO = {"compress.weights", "gate.parity", "gate.tolerance", "model", "serve.engine", "serve.tls"}
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -201,7 +201,7 @@ def _recipe(document: dict[str, Any], tree: Tree, path: Path) -> Recipe:
         goal=_goal(document.get("goal", {})),
         data=_sources(document.get("data", []), tree),
         gate=_gate(document.get("gate", {})),
-        serve=words.Serve(**{"served_model_name": given["name"], **document.get("serve", {})}),
+        serve=_serve({"served_model_name": given["name"], **document.get("serve", {})}),
         resources=_resources(document.get("resources", {})),
         **given,
     )
@@ -239,6 +239,15 @@ def _budget(goal: dict[str, Any]) -> words.Money | None:
 
 def _sources(data: list[dict[str, Any]], tree: Tree) -> tuple[words.Source, ...]:
     return tuple(words.Source(line=tree.where(("data", i)).line, **source) for i, source in enumerate(data))
+
+
+def _serve(serve: dict[str, Any]) -> words.Serve:
+    given: dict[str, Any] = dict(serve)
+    for name in {"allowed_host", "cors_origin"} & set(serve):
+        given[name] = tuple(serve[name])
+    if tls := serve.get("tls"):
+        given["tls"] = words.Tls(cert=AUTO) if tls == AUTO else words.Tls(**tls)
+    return words.Serve(**given)
 
 
 def _gate(gate: dict[str, Any]) -> words.Gate:

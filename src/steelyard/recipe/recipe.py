@@ -145,6 +145,14 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """Files in PEM, from the recipe's folder; `cert` "auto": one that the service signs itself."""
+
+    cert: str
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Serve:
     """The service; host and port as `vllm serve` has them."""
 
@@ -162,6 +170,9 @@ class Serve:
     draft: str | None = None  # the small model of speculative: draft
     adapters: dict[str, str] = field(default_factory=dict)  # name -> PEFT folder, from the recipe's folder
     keys: str | None = None  # file of keys with their limits, from the recipe's folder
+    allowed_host: tuple[str, ...] = ()  # names it answers under, beside those of loopback
+    cors_origin: tuple[str, ...] = ()  # web pages that may use it
+    tls: Tls | None = None  # None = plain HTTP
     queue: float = 60.0  # seconds of work that may wait: few clients wait longer than a minute
 
 

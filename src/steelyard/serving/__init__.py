@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .service.foreground import serve
     from .service.starter import Service, check_port, find, promote, start
     from .service.state import services
+    from .service.tls import tls_context
 
 FILES = {
     "CAPABILITIES": "engines",
@@ -42,6 +43,7 @@ FILES = {
     "promote": "service.starter",
     "serve": "service.foreground",
     "start": "service.starter",
+    "tls_context": "service.tls",
     "tune": "host.tuned",
 }
 
@@ -66,6 +68,7 @@ __all__ = [
     "serve",
     "services",
     "start",
+    "tls_context",
     "tune",
 ]
 

@@ -38,6 +38,6 @@ def published(run: Run, step: Step) -> Again:
     run.attempt.measured |= {k: v for k, v in speed.items() if k in run.attempt.predicted}
     learn(run, step.name, step.settings(run.ready)[0], record.predicted, record.measured)
     if not run.store.keys:  # a row and its answer are the user's secrets
-        url = run.outcome.service["url"]
+        url = run.candidates.url or run.outcome.service["url"]  # on loopback; the other may be HTTPS
         run.outcome.sample = ask_sample(url, run.artefacts.get("dataset"), key, run.watch)
     return ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from ...artefact import check_private
@@ -17,9 +18,11 @@ from ..record.workdir import Workdir
 
 def check_serving(recipe: Recipe, place: Workdir) -> None:
     """Port and key, before anything long starts; our own older service may hold the port."""
-    from ...serving import find
+    from ...serving import ServeSettings, find
 
     serve = recipe.serve
+    ServeSettings(allowed_host=serve.allowed_host, cors_origin=serve.cors_origin).access(serve.host)
+    check_tls(recipe)
     if serve.host not in ("127.0.0.1", "localhost", "::1") and not (serve.api_key or serve.keys):
         raise Refused(
             "serve.no_key",
@@ -32,6 +35,23 @@ def check_serving(recipe: Recipe, place: Workdir) -> None:
     old = find(place.service)
     if not (old and urlsplit(old.url).port == serve.port):
         check_port(serve.host, serve.port)
+
+
+def check_tls(recipe: Recipe) -> None:
+    """Raises WrongUse for a certificate that cannot be used, Refused where trust asks for one."""
+    from ...serving import ServeSettings, tls_context
+
+    serve = recipe.serve
+    settings = ServeSettings(host=serve.host, **tls_settings(recipe))
+    if recipe.trust.level != "open" and settings.readable_on_the_way:
+        raise Refused(
+            "serve.no_tls",
+            f"{serve.host} can be reached from other machines, and answers without TLS",
+            where=Where(str(recipe.path), field="serve.tls"),
+            why=f"at trust: {recipe.trust.level} the network is not trusted",
+            hint="set serve.tls: auto, or serve.tls: {cert: FILE, key: FILE}, or serve on 127.0.0.1",
+        )
+    tls_context(settings)
 
 
 def check_sealed_room(recipe: Recipe, local: Local | None, shape: Shape) -> None:
@@ -73,6 +93,15 @@ def check_guesses(recipe: Recipe, base: Path) -> None:
         folder = resolve(recipe.serve.draft, recipe.root).path
     if folder.is_dir():
         check_draft(base, folder)
+
+
+def tls_settings(recipe: Recipe) -> dict[str, Any]:
+    """Files of the published service's certificate, as settings of a service."""
+    tls = recipe.serve.tls
+    if tls is None or tls.cert == "auto":
+        return {"tls_cert": tls.cert if tls else None, "tls_key": None}
+    files = {"tls_cert": tls.cert, "tls_key": tls.key}
+    return {name: str(recipe.root / file) if file else None for name, file in files.items()}
 
 
 def _is_served(folder: Path) -> bool:

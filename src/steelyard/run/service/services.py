@@ -20,6 +20,7 @@ from ...artefact import Artefact, Watch, private_folder
 from ...errors import Lacking
 from ...serving import ServeSettings, Service, find, promote, start
 from ..child.children import Tail, call_order, in_child, log_output
+from ..planning.checks import tls_settings
 from .references import Model, References
 
 if TYPE_CHECKING:  # what is planned is no part of the code that a verdict depends on
@@ -127,6 +128,9 @@ class Candidates:
             "draft": draft,
             "adapters": {name: str(recipe.root / folder) for name, folder in serve.adapters.items()},
             "keys": str(recipe.root / serve.keys) if serve.keys else None,
+            "allowed_host": serve.allowed_host,
+            "cors_origin": serve.cors_origin,
+            **tls_settings(recipe),
             "max_queue_s": serve.queue,
             "default_temperature": serve.temperature,
             # None: as `serve --tune` measured on this machine, else as planned. No artefact depends on them.

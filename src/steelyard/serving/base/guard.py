@@ -13,6 +13,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from .access import Access
 from .errors import ApiError
 from .keys import KeyRing
 from .spans import span
@@ -28,7 +29,8 @@ TIERS = {"priority": -1, "default": 0, "auto": 0, "standard_only": 0, "flex": 1,
 class Caller:
     """Who asks, and how urgently. Routes refine it by `asking` before they pass it to `Served.answers`."""
 
-    key_id: str = "local"
+    key_id: str = "local"  # the name it has in limits, queues and logs
+    owner: str = "local"  # whose its files, batches, jobs and responses are
     scopes: frozenset[str] = SCOPES
     priority: int = 0  # as in vLLM: the lower, the sooner
     may_hurry: bool = True  # whether it may ask for a priority below 0
@@ -51,30 +53,43 @@ class Caller:
 
 
 class Guard:
-    """Asks for the key before any route but /live, counts its requests, gives each answer a request id."""
+    """Asks for the key before any route but /live, counts its requests, gives each answer a request id.
 
-    def __init__(self, inner: ASGIApp, keys: KeyRing) -> None:
-        self.inner, self.keys = inner, keys
+    Before that it looks at what `access` allows on the address that the request came to.
+    """
+
+    def __init__(self, inner: ASGIApp, keys: KeyRing, access: Access | None = None) -> None:
+        self.inner, self.keys, self.access = inner, keys, access or Access()
+        self.behind = self.access.around(self._asked)
+
+    def on(self, access: Access) -> Guard:
+        """The same application on another address."""
+        return Guard(self.inner, self.keys, access)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.inner(scope, receive, send)
         headers = dict(scope["headers"])
         request_id = headers.get(b"x-request-id", b"")[:128] or uuid.uuid4().hex.encode()
-        more = [(b"x-request-id", request_id)]
+        scope.setdefault("state", {})["request_id"] = request_id
+        send = _with_headers(send, [(b"x-request-id", request_id)])
+        try:
+            self.access.check(scope, headers)
+        except ApiError as e:
+            return await e.response(scope["path"])(scope, receive, send)
+        await self.behind(scope, receive, send)
 
-        async def send_with_id(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *more]
-            await send(message)
-
+    async def _asked(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """By somebody whom the address admits; now the key."""
+        headers, more = dict(scope["headers"]), list[tuple[bytes, bytes]]()
+        send = _with_headers(send, more)
         try:
             caller = self._caller(scope, headers, more)
         except ApiError as e:
-            return await e.response(scope["path"])(scope, receive, send_with_id)
-        scope.setdefault("state", {})["caller"] = caller
-        with span(scope, headers, request_id):
-            await self.inner(scope, receive, send_with_id)
+            return await e.response(scope["path"])(scope, receive, send)
+        scope["state"]["caller"] = caller
+        with span(scope, headers, scope["state"]["request_id"]):
+            await self.inner(scope, receive, send)
 
     def _caller(self, scope: Scope, headers: dict[bytes, bytes], more: list[tuple[bytes, bytes]]) -> Caller:
         """Raises ApiError 400, 401, 403, 429; adds the key's limits to the answer's headers."""
@@ -85,7 +100,7 @@ class Guard:
             return Caller(deadline_s=deadline_s)
         key = self.keys.find(_secret(headers))
         if key is None:
-            raise ApiError(401, "a valid key is needed: Authorization: Bearer KEY", code="invalid_api_key")
+            return self._without_key(scope["path"], _secret(headers))
         needed = _scope_of(scope["path"])
         if needed not in key.scopes:
             raise ApiError(403, f"this key lacks the scope {needed!r}", code="insufficient_scope")
@@ -96,9 +111,29 @@ class Guard:
             finally:
                 more += account.headers()
         return Caller(
-            key_id=key.id, scopes=key.scopes, priority=key.priority, may_hurry=key.may_hurry,
+            key_id=key.id, owner=key.owner, scopes=key.scopes, priority=key.priority, may_hurry=key.may_hurry,
             deadline_s=deadline_s,
         )  # fmt: skip
+
+    def _without_key(self, path: str, secret: bytes) -> Caller:
+        """Raises ApiError 401; but who asks after the service's health hears that its keys cannot be read."""
+        if self.keys.fault is None:
+            raise ApiError(401, "a valid key is needed: Authorization: Bearer KEY", code="invalid_api_key")
+        if path == "/health" and self.keys.was_valid(secret):
+            return Caller(scopes=frozenset())
+        message = "no key is valid: the service cannot read its file of keys; its log says why"
+        raise ApiError(401, message, code="keys_unreadable")
+
+
+def _with_headers(send: Send, more: list[tuple[bytes, bytes]]) -> Send:
+    """`more` may still grow until the answer begins."""
+
+    async def sending(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), *more]
+        await send(message)
+
+    return sending
 
 
 def _secret(headers: dict[bytes, bytes]) -> bytes:

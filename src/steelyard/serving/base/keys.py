@@ -1,7 +1,8 @@
 """Who may ask, and how much: a file of keys, each kept as a hash only.
 
-{"keys": [{"id": "team-a", "sha256": "...", "requests_per_minute": 60, ...}]}. The file is read again when it
-changes. What a budget has used up stands beside it in FILE.used, written every few seconds.
+{"keys": [{"id": "team-a", "sha256": "...", "owner": "key-...", "requests_per_minute": 60, ...}]}. The file is
+read again when it changes; while it cannot be read, none of its keys is valid. What a budget has used up
+stands beside it in FILE.used, written every few seconds.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,12 +28,14 @@ LOOK_AGAIN_S = 2.0  # for a changed file
 SAVE_S = 5.0
 DAY_S = 86400.0
 OWN = "api-key"  # the id of the one key that --api-key gives
+RESERVED = (OWN, "local")  # "local": everybody, where no key is needed
 
 
 class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid")
     id: str = Field(min_length=1, max_length=64, pattern=r"^[\w.@-]+$")
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    owner: str | None = Field(None, pattern="^key-[0-9a-f]{16,64}$")
     scopes: list[Literal["inference", "tune", "admin"]] = ["inference"]
     weight: float = Field(1.0, gt=0)
     priority: int = 0
@@ -55,6 +58,9 @@ class Key:
 
     id: str
     sha256: str
+    owner: str = (
+        ""  # whose files, batches, jobs and responses are: never the id, which may be given out again
+    )
     scopes: frozenset[str] = frozenset({"inference", "tune", "admin"})
     weight: float = 1.0  # its share of a busy machine, beside the others' weights
     priority: int = 0
@@ -216,15 +222,25 @@ def digest(secret: bytes) -> str:
     return hashlib.sha256(secret).hexdigest()
 
 
+Stamp = tuple[int, int, int, int]
+
+
+def _silent(event: str, **fields: Any) -> None:
+    """Nobody is told."""
+
+
 @dataclass
 class KeyRing:
     """The keys that are valid now. None at all: everyone may ask."""
 
     api_key: str | None = field(default=None, repr=False)
     file: Path | None = None
+    report: Callable[..., None] = field(default=_silent, repr=False)  # event and fields, as in the log
     keys: dict[str, Key] = field(default_factory=dict)  # by hash: looking one up tells nothing of the others
     accounts: dict[str, Account] = field(default_factory=dict)
-    _stamp: tuple[int, int] = (0, 0)
+    fault: str | None = None  # why the file cannot be read; until it can, none of its keys is valid
+    _last: dict[str, Key] = field(default_factory=dict)  # as last read
+    _stamp: Stamp | None = None
     _looked_at: float = 0.0
     _saved: bytes = b""
 
@@ -242,10 +258,14 @@ class KeyRing:
         self._look_again()
         return self.keys.get(digest(secret)) if secret else None
 
-    def valid(self, key_id: str) -> Key | None:
-        """The key of that id, while it has not been taken back."""
+    def was_valid(self, secret: bytes) -> bool:
+        """Whether it was a key when the file could last be read."""
+        return digest(secret) in self._last
+
+    def of_owner(self, owner: str) -> Key | None:
+        """A key of that owner, while it has not been taken back."""
         self._look_again()
-        return next((key for key in self.keys.values() if key.id == key_id), None)
+        return next((key for key in self.keys.values() if key.owner == owner), None)
 
     def account(self, key_id: str) -> Account:
         """Of a key, or of those who need none."""
@@ -254,22 +274,46 @@ class KeyRing:
         return self.accounts[key_id]
 
     def _look_again(self) -> None:
-        if self.file is None or time.monotonic() - self._looked_at < LOOK_AGAIN_S:
+        """At every request while something is wrong, else every LOOK_AGAIN_S."""
+        if self.fault is not None or time.monotonic() - self._looked_at >= LOOK_AGAIN_S:
+            self.look()
+
+    def look(self) -> None:
+        """Read the file where it has changed; where that fails none of its keys is valid any more."""
+        if self.file is None:
             return
-        with suppress(WrongUse, OSError):  # a file being rewritten: the keys known stay valid
-            if _stamp(self.file) != self._stamp:
-                self._load()
         self._looked_at = time.monotonic()
+        try:
+            if self.fault is not None or self._stamp is None or _stamp(self.file) != self._stamp:
+                self._load()
+        except (WrongUse, OSError) as e:
+            self._close(str(e))
 
     def _load(self) -> None:
-        keys = [] if self.file is None else read_keys(self.file)
+        """Raises WrongUse, OSError. The stamp is of before the reading: a write meanwhile is read later."""
+        self._stamp = None if self.file is None else _settled_stamp(self.file)
+        self._take([] if self.file is None else read_keys(self.file))
+        if self.fault is not None:
+            self.fault = None
+            self.report("keys.readable_again", file=str(self.file), keys=len(self.keys))
+
+    def _close(self, why: str) -> None:
+        if self.fault is None:
+            self._last = self.keys
+            self._take([])
+            self.report("keys.unreadable", file=str(self.file), why=why, consequence="its keys are refused")
+        self.fault = why
+
+    def _take(self, keys: list[Key]) -> None:
+        """These and the one of --api-key are valid now."""
         if self.api_key:
-            keys.append(Key(id=OWN, sha256=digest(self.api_key.encode())))
+            keys.append(Key(id=OWN, sha256=digest(self.api_key.encode()), owner=OWN))
         self.keys = {key.sha256: key for key in keys}
         for key in keys:
-            self.accounts.setdefault(key.id, Account(key)).fit(key)
-        if self.file is not None:
-            self._stamp = _stamp(self.file)
+            account = self.accounts.get(key.id)
+            if account is None or account.key.owner not in ("", key.owner):  # an id given out again
+                account = self.accounts[key.id] = Account(key)
+            account.fit(key)
 
     # ------------------------------------------------------------------ budgets outlast the process
 
@@ -279,24 +323,37 @@ class KeyRing:
 
     def _read_used(self) -> None:
         with suppress(FileNotFoundError, orjson.JSONDecodeError):
-            for key_id, (period, used) in orjson.loads(self._used_file().read_bytes()).items():
-                account = Account(Key(id=key_id, sha256=""), period=period, used_tokens=used)
-                self.accounts[key_id] = account
+            for key_id, (period, used, *owner) in orjson.loads(self._used_file().read_bytes()).items():
+                key = Key(id=key_id, sha256="", owner=owner[0] if owner else "")
+                self.accounts[key_id] = Account(key, period=period, used_tokens=used)
 
     def save(self) -> None:
         """Write what is used up, where that has changed."""
         if self.file is None:
             return
-        used = {a.key.id: [a.period, a.used_tokens] for a in self.accounts.values() if a.key.budget_tokens}
+        used = {
+            a.key.id: [a.period, a.used_tokens, a.key.owner]
+            for a in self.accounts.values()
+            if a.key.budget_tokens
+        }
         data = orjson.dumps(used)
         if used and data != self._saved:
             write_durably(self._used_file(), data)
             self._saved = data
 
 
-def _stamp(file: Path) -> tuple[int, int]:
+def _stamp(file: Path) -> Stamp:
     stat = file.stat()
-    return stat.st_mtime_ns, stat.st_size
+    return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino
+
+
+def _settled_stamp(file: Path) -> Stamp | None:
+    """None while the file is so young that a further write could leave the same times."""
+    try:
+        stamp = _stamp(file)
+    except OSError:
+        return None  # the reader says why
+    return stamp if time.time() - max(stamp[:2]) / 1e9 > LOOK_AGAIN_S else None
 
 
 def read_keys(file: Path) -> list[Key]:
@@ -311,9 +368,18 @@ def read_keys(file: Path) -> list[Key]:
         where = Where(str(file), field=".".join(str(part) for part in first["loc"]))
         hint = "see docs/how-to/share-with-keys.md"
         raise WrongUse("serve.keys", first["msg"], where=where, hint=hint) from None
+    if reserved := {entry.id for entry in entries} & set(RESERVED):
+        message = f"the id {min(reserved)!r} is the service's own"
+        raise WrongUse("serve.keys", message, where=Where(str(file)), hint="rename it")
     if len({entry.id for entry in entries}) < len(entries):
         raise WrongUse("serve.keys", "two keys have the same id", where=Where(str(file)), hint="rename one")
-    return [Key(**{**entry.model_dump(), "scopes": frozenset(entry.scopes)}) for entry in entries]
+    return [_key(entry) for entry in entries]
+
+
+def _key(entry: _Entry) -> Key:
+    """Without an owner of its own an entry owns what its very secret has made, and no other's."""
+    owner = entry.owner or "key-" + digest(b"owner " + entry.sha256.encode())[:32]
+    return Key(**{**entry.model_dump(), "owner": owner, "scopes": frozenset(entry.scopes)})
 
 
 def new_key(file: Path, key_id: str) -> str:
@@ -324,8 +390,13 @@ def new_key(file: Path, key_id: str) -> str:
     if any(entry["id"] == key_id for entry in document["keys"]):
         raise WrongUse("serve.keys", f"there is a key {key_id!r} already", where=Where(str(file)))
     secret = "sk-" + secrets.token_urlsafe(32)
-    document["keys"].append({"id": key_id, "sha256": digest(secret.encode()), "scopes": ["inference"]})
+    owner = "key-" + secrets.token_hex(16)
+    document["keys"].append(
+        {"id": key_id, "sha256": digest(secret.encode()), "owner": owner, "scopes": ["inference"]}
+    )
     _File.model_validate(document)
+    if key_id in RESERVED:
+        raise WrongUse("serve.keys", f"the id {key_id!r} is the service's own", hint="take another name")
     write_durably(file, orjson.dumps(document, option=orjson.OPT_INDENT_2))
     os.chmod(file, 0o600)
     return secret

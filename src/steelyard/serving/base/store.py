@@ -179,13 +179,13 @@ def caller_of(request: Request) -> Any:
 
 def owner_of(request: Request) -> str:
     caller = caller_of(request)
-    return "local" if caller is None else str(caller.key_id)
+    return "local" if caller is None else str(caller.owner)
 
 
 def may_see(request: Request, stored: Stored) -> bool:
     """Objects belong to the key that made them; a key with the scope `admin` sees all."""
     caller = caller_of(request)
-    return caller is None or stored.owner == caller.key_id or "admin" in (caller.scopes or ())
+    return caller is None or stored.owner == caller.owner or "admin" in (caller.scopes or ())
 
 
 def need_scope(request: Request, scope: str) -> None:

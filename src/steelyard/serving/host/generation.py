@@ -302,6 +302,8 @@ class Served:
         """None where a token was made in the last 30 s (one is made when idle), else why not."""
         if self.draining:
             return "draining"
+        if self.keys.fault is not None:
+            return "degraded"
         if self.engine.state != "ready":
             return self.engine.state
         if self.engine.stopped:

@@ -8,13 +8,12 @@ from typing import Any
 
 from ...errors import Refused, Where, WrongUse
 from ...model import Tokenizer
+from ..base.access import Access, is_loopback, read_hosts, read_origins
 from ..base.at_once import REQUESTS
 from ..base.limits import BODY_BYTES
 from ..engines import EngineSettings, kv_bytes_per_token, kv_precision, read_form
 from .cores import split_cores, usable_cores
 from .tuned import tuned_settings
-
-LOOPBACK = ("localhost", "::1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +27,10 @@ class ServeSettings:
     port: int = 0  # 0: a free one
     api_key: str | None = None
     keys: str | None = None  # file of keys, each with its limits (base/keys.py)
+    allowed_host: tuple[str, ...] = ()  # names it answers under, beside those of loopback
+    cors_origin: tuple[str, ...] = ()  # web pages that may use it
+    tls_cert: str | None = None  # file in PEM, or "auto": one of our own; None: plain HTTP
+    tls_key: str | None = None  # its key; None: in the same file
     max_body_bytes: int = BODY_BYTES  # of one request; files have a limit of their own
     max_requests_at_once: int = REQUESTS  # of one key, those that wait too; a key may have its own number
     max_queue_s: float = 60.0  # a longer wait is a 429: few clients wait longer than a minute
@@ -53,6 +56,16 @@ class ServeSettings:
     def __repr__(self) -> str:
         return f"ServeSettings(name={self.name!r}, host={self.host!r}, port={self.port})"  # never the key
 
+    @property
+    def readable_on_the_way(self) -> bool:
+        """Whether others than the two ends may read keys and prompts."""
+        return not is_loopback(self.host) and self.tls_cert is None
+
+    def access(self, bind: str) -> Access:
+        """Who may come to the address `bind`. Raises WrongUse for what is no name or origin."""
+        hosts, origins = read_hosts(tuple(self.allowed_host)), read_origins(tuple(self.cors_origin))
+        return Access(bind=bind, allowed_hosts=hosts, cors_origins=origins)
+
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -75,10 +88,6 @@ def check_draft(folder: Path, draft: Path | str) -> None:
             why="its guesses would be read as other tokens",
             hint="take a smaller model of the same family",
         )
-
-
-def is_loopback(host: str) -> bool:
-    return host in LOOPBACK or host.startswith("127.")
 
 
 def check_host(host: str, api_key: str | None, keys: str | None = None) -> None:

@@ -286,6 +286,9 @@ class Batches:
             return _refused(ApiError(400, "a batch does not stream", param="stream"))
         while True:
             if (caller := self._caller(stored.owner)) is None:
+                if self.api.served.keys.fault is not None:  # nobody has taken the key back
+                    await asyncio.sleep(RETRY_S[0])
+                    continue
                 return _refused(
                     ApiError(401, "the batch's key is not valid any more", code="invalid_api_key")
                 )
@@ -298,12 +301,14 @@ class Batches:
 
     def _caller(self, owner: str | None) -> Caller | None:
         """Who asks, as its key says now; None where the key was taken back."""
-        keys, key_id = self.api.served.keys, owner or "local"
-        key = keys.valid(key_id)
-        if key is None and keys.needed:
+        keys = self.api.served.keys
+        if not keys.needed:
+            return Caller(may_hurry=False).asking(tier="batch")
+        if (key := keys.of_owner(owner or "local")) is None:
             return None
-        priority = key.priority if key else 0
-        return Caller(key_id=key_id, priority=priority, may_hurry=False).asking(tier="batch")
+        return Caller(
+            key_id=key.id, owner=key.owner, scopes=key.scopes, priority=key.priority, may_hurry=False
+        ).asking(tier="batch")
 
     async def _save_now_and_then(self, batch_id: str) -> None:
         if time.monotonic() - self._saved_at >= SAVE_EVERY_S:

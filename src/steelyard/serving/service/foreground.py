@@ -19,6 +19,7 @@ from ..host.tuned import tune
 from .front import Front
 from .starter import check_port
 from .state import forget, register
+from .tls import tls_context
 
 
 def serve(
@@ -36,6 +37,8 @@ def serve(
     Raises Refused (open address without a key), Lacking (port taken, no engine), WrongUse.
     """
     check_host(settings.host, settings.api_key, settings.keys)
+    settings.access(settings.host)  # a wrong name, origin or certificate is an error at once
+    tls_context(settings)
     if settings.keys:
         read_keys(Path(settings.keys))  # a wrong file is said now, not after minutes of export
     if settings.engine == "auto":

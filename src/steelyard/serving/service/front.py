@@ -12,14 +12,17 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import stat
 import subprocess
 import sys
 import tempfile
 import time
+from asyncio import constants
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,9 @@ from ...errors import Lacking, Problem
 from ...model import Tokenizer
 from ...processes import die_with_parent, outlive_parent
 from ..api.app import app
-from ..base.keys import SAVE_S, KeyRing
+from ..base.access import is_loopback
+from ..base.connections import BACKLOG, Connection, Connections, raise_file_limit
+from ..base.keys import LOOK_AGAIN_S, SAVE_S, KeyRing
 from ..base.measures import Measures
 from ..base.spans import export_spans
 from ..engines.vllm.python import interpreter
@@ -41,6 +46,7 @@ from ..host.generation import Served
 from ..host.replicas import Replicas
 from ..host.settings import ServeSettings, check_host, engine_settings, replica_settings
 from .state import lives, write_state
+from .tls import HANDSHAKE_S, tls_context
 
 SLOW_READER_MS = 60_000
 GRACE_S = 1  # for answers under way once SIGTERM has come; all must be over within 5 s
@@ -106,9 +112,10 @@ def hold_open(*folders: str | Path | None) -> list[int]:
     return [os.open(f, os.O_RDONLY) for f in folders if f is not None and os.path.isdir(f)]
 
 
-def url_of(listening: socket.socket) -> str:
+def url_of(listening: socket.socket, tls: bool = False) -> str:
     host, port = listening.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    kind = "https" if tls else "http"
+    return f"{kind}://[{host}]:{port}" if ":" in host else f"{kind}://{host}:{port}"
 
 
 class Front:
@@ -120,9 +127,11 @@ class Front:
         self.stopping = asyncio.Event()
         self.servers: list[uvicorn.Server] = []
         self.tasks: list[asyncio.Task[None]] = []
+        self.connections = Connections(raise_file_limit())
+        self.tls = tls_context(settings)
         export_spans(settings.name)
         self.holds = hold_open(folder, settings.embed_folder, settings.draft)
-        self.keys = KeyRing(settings.api_key, Path(settings.keys) if settings.keys else None)
+        self.keys = KeyRing(settings.api_key, Path(settings.keys) if settings.keys else None, log)
         self.engine = self._engine()
         self.encoder = self._encoder()
         self.private = Path(tempfile.mkdtemp(prefix="steelyard-serve-"))  # mode 0700; last: it wants removing
@@ -138,6 +147,7 @@ class Front:
 
     async def run(self, ready: Callable[[dict[str, Any]], None]) -> None:
         """Serve until SIGTERM, SIGINT or `stop`. Raises Problem where it cannot begin."""
+        constants.SSL_HANDSHAKE_TIMEOUT = HANDSHAKE_S  # type: ignore[misc]  # uvicorn has no word for it
         for sig in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(sig, self.stopping.set)
         try:
@@ -145,7 +155,7 @@ class Front:
             listening = bind(self.settings.host, self.settings.port)
             await self._start(listening)
             if not self.stopping.is_set():
-                ready(self.document(url_of(listening)))
+                ready(self.document(url_of(listening, self.tls is not None and not self.candidate)))
                 if not self.candidate:
                     self._take_up()
             await self.stopping.wait()
@@ -170,8 +180,9 @@ class Front:
         self.app: Any = app(self.served, self.settings, version("steelyard"), self.folder)
         await self._warm_up()
         await self._start_encoder()
-        self._listen(listening)
+        self._listen(listening, None if self.candidate else self.tls)
         self.saving = asyncio.create_task(self._save_budgets())
+        self.looking = asyncio.create_task(self._look_at_keys())
         control = str(self.private / "control")
         self.control = await asyncio.start_unix_server(self._controlled, control)
 
@@ -224,11 +235,18 @@ class Front:
         }
         return {**about, "control": str(self.private / "control")}
 
-    def _listen(self, listening: socket.socket) -> None:
+    def _listen(self, listening: socket.socket, tls: ssl.SSLContext | None) -> None:
+        """A candidate is asked by the gate, on loopback and without TLS."""
+        if tls is None and not is_loopback(listening.getsockname()[0]):
+            log("service.not_encrypted", why="anyone on the way can read keys and prompts", fix="--tls-cert")
+        guarded = self.app.on(self.settings.access(listening.getsockname()[0]))
         config = uvicorn.Config(
-            self.app, lifespan="off", log_config=None, access_log=False, ws="none", http="h11",
-            timeout_graceful_shutdown=GRACE_S, server_header=False, backlog=1024, loop="asyncio",
+            guarded, lifespan="off", log_config=None, access_log=False, ws="none",
+            http=partial(Connection, self.connections),  # type: ignore[arg-type]
+            timeout_graceful_shutdown=GRACE_S, server_header=False, backlog=BACKLOG, loop="asyncio",
         )  # fmt: skip
+        config.load()
+        config.ssl = tls
         server = _Server(config)
         self.servers.append(server)
         self.tasks.append(asyncio.create_task(server.serve(sockets=[listening])))
@@ -255,11 +273,11 @@ class Front:
         """Listen for the user too, and live on alone; beside an older service that will soon be stopped."""
         check_host(host, self.settings.api_key, self.settings.keys)
         listening = bind(host, port, shared=after is not None)
-        self._listen(listening)
+        self._listen(listening, self.tls)
         self._keep_model()
         detach()
         self.taking_up = asyncio.create_task(self._take_up_after(after))
-        message = self.document(url_of(listening))
+        message = self.document(url_of(listening, self.tls is not None))
         if state_folder:
             write_state(Path(state_folder), {**message, "fingerprint": self.settings.fingerprint})
         log("service.published", url=message["url"])
@@ -281,6 +299,12 @@ class Front:
         while True:
             await asyncio.sleep(SAVE_S)
             self.keys.save()
+
+    async def _look_at_keys(self) -> None:
+        """A broken file is reported at once, not at the next request."""
+        while True:
+            await asyncio.sleep(LOOK_AGAIN_S)
+            self.keys.look()
 
     async def _close(self) -> None:
         if hasattr(self, "served"):

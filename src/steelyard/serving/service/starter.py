@@ -90,6 +90,7 @@ def start(
     Raises Lacking where the engine cannot load it, Refused for an open address without a key.
     """
     check_host(settings.host, settings.api_key, settings.keys)
+    settings.access(settings.host)
     stderr = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if isinstance(log, Path) else log
     try:
         process = subprocess.Popen(

@@ -146,11 +146,12 @@ UPLOAD: Schema = {
 ERRORS = {
     400: "The request is wrong, or asks for what the engine cannot do; `param` names the field",
     401: "No valid key",
-    403: "This key may not do that",
+    403: "This key, name of a host or web page may not do that",
     404: "There is no such thing",
     408: "The deadline passed",
     409: "Not in this state",
     413: "The body is too large",
+    415: "The body is of another kind",
     429: "Too much at once, or the key's limit; ask again after Retry-After",
     503: "The engine loads or starts again, or has no room; ask again after Retry-After",
 }
@@ -214,7 +215,7 @@ def _operation(method: str, path: str, body: Schema | None) -> dict[str, Any]:
         "summary": op.summary,
         "tags": [op.tag],
         "parameters": [*_path_parameters(path), *op.query],
-        "responses": _responses(op, path),
+        "responses": _responses(method, op, path),
     }
     if method == "POST" and path == "/v1/files":
         operation["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": UPLOAD}}}
@@ -236,14 +237,19 @@ def _path_parameters(path: str) -> list[Schema]:
     return [{"name": name, "in": "path", "required": True, "schema": schema} for name in names]
 
 
-def _responses(op: Operation, path: str) -> dict[str, Any]:
+def _responses(method: str, op: Operation, path: str) -> dict[str, Any]:
     """The answer, and each error in its shape."""
     kind = named("AnthropicError" if path.startswith(ANTHROPIC) else "Error")
-    errors = op.errors if path == "/live" else (401, 403, *op.errors)
+    keyed = () if path == "/live" else (401,)
+    posted = (415,) if method == "POST" else ()
+    errors = (403, *keyed, *posted, *op.errors)
     responses = _whole(op) | _errors(errors, kind)
     if path == "/health":
         responses |= {
-            "503": {"description": "loading, stalled or draining", "content": responses["200"]["content"]}
+            "503": {
+                "description": "loading, stalled, draining or degraded",
+                "content": responses["200"]["content"],
+            }
         }
     return responses
 

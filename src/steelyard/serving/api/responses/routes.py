@@ -69,7 +69,8 @@ class _Responses:
         if body.background and body.store is False:
             raise ApiError(400, "a background response must be stored", param="store")
         caller = self.api.caller(request, body.service_tier, body.priority, body.timeout)
-        items = self._items(body, caller.key_id)
+        self.api.check_model(body.model, caller)
+        items = self._items(body, caller.owner)
         run = await off_loop(self._run, body, caller, *items, limit_s=RENDER_S, what=RENDERING)
         headers = tool_headers(headers, run.turn.request.tools)
         self.api.check_ready()
@@ -90,7 +91,7 @@ class _Responses:
         ids = self._ids(body, [*before, *given], tools, body.max_output_tokens or 1)
         prompt = self.api.served.prompt(ids, body.max_output_tokens, None)
         request = TurnRequest(job=wanted, prompt=prompt, tools=tools, caller=caller)
-        stored = Stored(_document(self.api, body), caller.key_id, given, before)
+        stored = Stored(_document(self.api, body), caller.owner, given, before)
         return _Run(self.api, request, stored, None if body.store is False else self.store)
 
     def _items(self, body: ResponsesInput, owner: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -136,7 +137,7 @@ class _Responses:
         body: ResponsesInput = await body_as(ResponsesInput, request)
         headers = ignored(body, UNSUPPORTED, HARMLESS)
         self.api.adapter_of(body.model)
-        before, given = self._items(body, self.api.caller(request).key_id)
+        before, given = self._items(body, self.api.caller(request).owner)
         tools = tools_of(body)
         ids = await off_loop(self._ids, body, [*before, *given], tools, limit_s=RENDER_S, what=RENDERING)
         answer = {"object": "response.input_tokens", "input_tokens": len(ids)}
@@ -145,7 +146,7 @@ class _Responses:
     # ------------------------------------------------------------------ what is stored
 
     def _stored(self, request: Request) -> Stored:
-        return self.store.get(request.path_params["id"], self.api.caller(request).key_id)
+        return self.store.get(request.path_params["id"], self.api.caller(request).owner)
 
     async def get(self, request: Request) -> Response:
         stored = self._stored(request)

@@ -1,0 +1,175 @@
+"""How long a connection may take to ask, and how many there may be: uvicorn alone waits for ever.
+
+A head has HEAD_S, a body BODY_S and then a least speed. Where there are too many connections, the one that
+has waited longest for its head makes room. Not here: how long an answer may take (`Caller.deadline_s`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import time
+from typing import Any
+
+import h11
+import orjson
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from .errors import ApiError
+
+HEAD_S = 10.0  # for a whole request head; nginx has 60 s, but our clients are programs
+BODY_S = 20.0  # then a body comes at BODY_BYTES_PER_S at least (Apache's mod_reqtimeout: 20 s, 500 bytes/s)
+BODY_BYTES_PER_S = 1000.0
+MOST_CONNECTIONS = 4096  # each may hold a head of 16 KiB: 64 MiB together
+RESERVED_FILES = 64  # descriptors for files, engines and the control socket
+LEAST_CONNECTIONS = 16
+BACKLOG = 256  # asyncio accepts so many at one go, before it counts any
+FILES = 65_536  # descriptors wanted
+
+
+def raise_file_limit(wanted: int = FILES) -> int:
+    """The limit of open files afterwards: as many as `wanted`, or as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    if soft == unlimited or soft >= wanted:
+        return wanted if soft == unlimited else soft
+    raised = wanted if hard == unlimited else min(hard, wanted)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+    return raised
+
+
+class Connections:
+    """All open connections of a service. One address has half of them at most."""
+
+    def __init__(self, files: int) -> None:
+        """`files`: the limit of open files; half of them are for those that come before others go."""
+        self.limit = max(LEAST_CONNECTIONS, min(MOST_CONNECTIONS, (files - RESERVED_FILES) // 2))
+        self.of_address = self.limit // 2
+        self.open: dict[str, int] = {}  # by address
+        self.waiting: dict[str, dict[Connection, None]] = {}  # for a head, longest first
+
+    def enter(self, connection: Connection, address: str) -> bool:
+        """Whether there is room for it, if need be after another has been closed."""
+        if self.open.get(address, 0) >= self.of_address:
+            entered = self._close_waiting(address)
+        elif sum(self.open.values()) >= self.limit:
+            crowded = max(self.waiting, key=lambda at: len(self.waiting[at]), default=None)
+            entered = self._close_waiting(crowded)
+        else:
+            entered = True
+        if entered:
+            self.open[address] = self.open.get(address, 0) + 1
+        return entered
+
+    def _close_waiting(self, address: str | None) -> bool:
+        """Whether a connection of that address could be closed: the one that has waited longest."""
+        if address is None or not (waiting := self.waiting.get(address)):
+            return False
+        longest = next(iter(waiting))
+        self.asked(longest, address)
+        longest.transport.abort()
+        return True
+
+    def wait(self, connection: Connection, address: str) -> None:
+        self.waiting.setdefault(address, {})[connection] = None
+
+    def asked(self, connection: Connection, address: str) -> None:
+        """Its head is whole, or it has gone."""
+        waiting = self.waiting.get(address, {})
+        waiting.pop(connection, None)
+        if not waiting:
+            self.waiting.pop(address, None)
+
+    def leave(self, connection: Connection, address: str) -> None:
+        self.asked(connection, address)
+        self.open[address] -= 1
+        if not self.open[address]:
+            del self.open[address]
+
+
+class Connection(H11Protocol):
+    """uvicorn's, with deadlines for what the client sends."""
+
+    def __init__(self, others: Connections, **uvicorn: Any) -> None:
+        super().__init__(**uvicorn)
+        self.others = others
+        self.entered = False
+        self.awaited: Any = None  # the client's state as h11 names it
+        self.timer: asyncio.TimerHandle | None = None
+        self.since_s = 0.0
+        self.read_bytes = 0
+
+    @property
+    def address(self) -> str:
+        return self.client[0] if self.client else ""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.entered = self.others.enter(self, self.address)
+        if self.entered:
+            self._watch()
+        else:
+            self._refuse(ApiError(503, "too many connections", code="too_many_connections"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        if self.entered:
+            self.others.leave(self, self.address)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self.read_bytes += len(data)
+        super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch()
+
+    def _watch(self) -> None:
+        """A new deadline where something else is awaited than before."""
+        state = self.conn.their_state
+        if state is self.awaited or self.transport.is_closing():
+            return
+        self.awaited, self.since_s, self.read_bytes = state, time.monotonic(), 0
+        self._stop_timer()
+        self.others.asked(self, self.address)
+        if state is h11.IDLE:
+            self.others.wait(self, self.address)
+            self.timer = self.loop.call_later(HEAD_S, self._late)
+        elif state is h11.SEND_BODY:
+            self.timer = self.loop.call_later(BODY_S, self._late)
+
+    def _late(self) -> None:
+        """Close it, unless a body is coming at some speed, or it is we who do not read on."""
+        if self.awaited is h11.SEND_BODY and (self.flow.read_paused or self._fast_enough()):
+            self.timer = self.loop.call_later(BODY_S, self._late)
+            return
+        part = "head" if self.awaited is h11.IDLE else "body"
+        self._refuse(ApiError(408, f"the {part} of the request did not come in time", code="slow_request"))
+
+    def _fast_enough(self) -> bool:
+        return self.read_bytes >= (time.monotonic() - self.since_s) * BODY_BYTES_PER_S
+
+    def _refuse(self, error: ApiError) -> None:
+        """Written past the application, where nothing has been answered yet; then the end."""
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            self.transport.write(_raw(error))
+        self.transport.close()
+
+    def _stop_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+
+def _raw(error: ApiError) -> bytes:
+    """An answer over HTTP/1.1 that ends its connection."""
+    body = orjson.dumps(error.document())
+    head = [
+        f"HTTP/1.1 {error.status} {'Request Timeout' if error.status == 408 else 'Service Unavailable'}",
+        "content-type: application/json",
+        f"content-length: {len(body)}",
+        "connection: close",
+    ]
+    return "\r\n".join([*head, "", ""]).encode() + body

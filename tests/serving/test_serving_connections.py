@@ -1,0 +1,126 @@
+"""Clients that connect and do not ask: their number and their time are bounded."""
+
+from __future__ import annotations
+
+import resource
+import socket
+import threading
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+import httpx
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from watching import until
+
+from steelyard.serving.base import connections
+from steelyard.serving.base.connections import Connection, Connections, raise_file_limit
+
+HALF = b"GET /live HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
+BODY = b"POST /live HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n{"
+
+
+async def live(request):
+    return JSONResponse({"read": len(await request.body())})
+
+
+@contextmanager
+def served(limit):
+    """`served(32)`: the address of a service with room for so many connections."""
+    room = Connections(2 * limit + connections.RESERVED_FILES)
+    config = uvicorn.Config(
+        Starlette(routes=[Route("/live", live, methods=["GET", "POST"])]),
+        http=partial(Connection, room), lifespan="off", log_config=None, ws="none", loop="asyncio",
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0), backlog=512) as listening:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            yield listening.getsockname(), room
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def half_sent(stack, address, count, data=HALF):
+    opened = [stack.enter_context(socket.create_connection(address, timeout=30)) for _ in range(count)]
+    for one in opened:
+        one.sendall(data)
+    return opened
+
+
+def ask(address):
+    return httpx.get(f"http://{address[0]}:{address[1]}/live", timeout=60)
+
+
+def test_many_half_sent_heads_leave_room_for_those_who_ask():
+    with served(32) as (address, room), ExitStack() as stack:
+        first = half_sent(stack, address, 200)[0]
+        for _ in range(5):
+            assert ask(address).status_code == 200
+        with pytest.raises(ConnectionResetError):
+            first.recv(1)  # the one that waited longest made room
+        assert sum(room.open.values()) <= 32 and room.of_address == 16
+
+
+def test_bodies_under_way_are_not_closed_for_others_and_a_full_house_says_so():
+    with served(32) as (address, room), ExitStack() as stack:
+        asking = half_sent(stack, address, 16, BODY)  # all that one address may have
+        assert until(lambda: sum(room.open.values()) == 16 and not room.waiting)
+        refused = ask(address)
+        assert refused.status_code == 503 and refused.json()["error"]["code"] == "too_many_connections"
+        asking[0].sendall(b" " * 99_999)
+        assert asking[0].recv(100).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(("data", "part"), [(HALF, b"head"), (b"", b"head"), (BODY, b"body")])
+def test_what_does_not_come_in_time_is_given_up(monkeypatch, data, part):
+    monkeypatch.setattr(connections, "HEAD_S", 0.2)
+    monkeypatch.setattr(connections, "BODY_S", 0.2)
+    with served(32) as (address, room), ExitStack() as stack:
+        (slow,) = half_sent(stack, address, 1, data)
+        answer = b"".join(iter(lambda: slow.recv(4096), b""))
+        assert answer.startswith(b"HTTP/1.1 408") and part in answer and b"slow_request" in answer
+        assert until(lambda: not room.open and not room.waiting)
+
+
+def test_a_body_that_comes_fast_enough_is_not_late(monkeypatch):
+    looked_at = []
+    fast_enough = Connection._fast_enough
+    monkeypatch.setattr(Connection, "_fast_enough", lambda self: looked_at.append(1) or fast_enough(self))
+    monkeypatch.setattr(connections, "BODY_S", 0.1)
+    monkeypatch.setattr(connections, "BODY_BYTES_PER_S", 0.0)
+    with served(32) as (address, _), ExitStack() as stack:
+        (steady,) = half_sent(stack, address, 1, BODY)
+        assert until(lambda: len(looked_at) > 2)
+        steady.sendall(b" " * 99_999)
+        assert steady.recv(100).startswith(b"HTTP/1.1 200")
+
+
+def test_a_kept_connection_has_its_time_again():
+    with served(32) as (address, room), httpx.Client(base_url=f"http://127.0.0.1:{address[1]}") as kept:
+        assert [kept.get("/live").status_code for _ in range(3)] == [200] * 3
+        assert [kept.post("/live", content=b"x" * 9).json()["read"] for _ in range(2)] == [9, 9]
+        assert sum(room.open.values()) == 1
+
+
+def test_the_limit_of_files_is_raised_and_leaves_some():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+        raised = raise_file_limit()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == raised > 256
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert Connections(128).limit == 32 and Connections(10**6).limit == connections.MOST_CONNECTIONS
+
+
+def test_a_real_service_lives_beside_half_sent_heads(tiny):
+    host, port = tiny.url.removeprefix("http://").split(":")
+    with ExitStack() as stack:
+        half_sent(stack, (host, int(port)), 300)
+        assert ask((host, int(port))).status_code == 200

@@ -1,0 +1,152 @@
+"""The file of keys: changed, broken, removed; whose things are whose when a name is given out again."""
+
+from __future__ import annotations
+
+import os
+
+import httpx
+import orjson
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+from watching import CLIENT, awaited
+
+from steelyard.errors import WrongUse
+from steelyard.serving import ServeSettings, new_key, start
+from steelyard.serving.base import keys as module
+from steelyard.serving.base.guard import Guard
+from steelyard.serving.base.keys import KeyRing
+from steelyard.serving.base.store import owner_of
+
+
+async def who(request):
+    return JSONResponse({"owner": owner_of(request)})
+
+
+@pytest.fixture
+def ring(tmp_path, monkeypatch):
+    """(ring, file, key, events): one key of a file, looked at without waiting."""
+    monkeypatch.setattr(module, "LOOK_AGAIN_S", 0.0)
+    file, events = tmp_path / "keys.json", []
+    key = new_key(file, "team-a")
+    return KeyRing("own", file, lambda event, **more: events.append((event, more))), file, key, events
+
+
+def client(ring):
+    guard = Guard(Starlette(routes=[Route(path, who) for path in ("/v1/models", "/health")]), ring)
+    return TestClient(guard, base_url="http://localhost")
+
+
+def status(ring, key, path="/v1/models"):
+    return client(ring).get(path, headers={"authorization": f"Bearer {key}"}).status_code
+
+
+@pytest.mark.parametrize("harm", [lambda file: file.write_text('{"keys": ['), os.unlink])
+def test_a_broken_file_closes_its_keys_and_is_said_once(ring, harm):
+    ring, file, key, events = ring
+    good = file.read_bytes()
+    assert status(ring, key) == 200
+    harm(file)
+    assert [status(ring, key) for _ in range(3)] == [401] * 3
+    assert status(ring, "own") == 200  # of --api-key: it stands in no file
+    assert [event for event, _ in events] == ["keys.unreadable"] and str(file) in events[0][1]["file"]
+    assert status(ring, key, "/health") == 200 and status(ring, "sk-other", "/health") == 401
+    file.write_bytes(good)
+    assert status(ring, key) == 200 and events[-1][0] == "keys.readable_again" and ring.fault is None
+
+
+def test_a_write_while_the_file_is_read_is_not_missed(ring, monkeypatch):
+    """A key is taken out after the old text has been read: its stamp must not stand for the new text."""
+    ring, file, key, _ = ring
+    read = module.read_keys
+
+    def read_slowly(path):
+        keys = read(path)
+        path.write_text('{"keys": []}')
+        return keys
+
+    monkeypatch.setattr(module, "read_keys", read_slowly)
+    os.utime(file)
+    ring.look()
+    monkeypatch.setattr(module, "read_keys", read)
+    assert status(ring, key) == 401
+
+
+def test_a_write_within_one_tick_of_the_clock_is_not_missed(ring, monkeypatch):
+    """A file this young is read again although nothing shows a change."""
+    _, file, key, _ = ring
+    monkeypatch.setattr(module, "LOOK_AGAIN_S", 60.0)
+    monkeypatch.setattr(module, "_stamp", lambda file: (file.stat().st_mtime_ns, 0, 0, 0))
+    ring, times = KeyRing(None, file), file.stat()
+    document = orjson.loads(file.read_bytes())
+    document["keys"][0]["sha256"] = "0" * 64
+    file.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))  # as long as before
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    ring.look()
+    assert status(ring, key) == 401
+
+
+def owner(ring, key):
+    return client(ring).get("/v1/models", headers={"x-api-key": key}).json()["owner"]
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_name_given_out_again_inherits_nothing(ring, by_hand):
+    ring, file, key, _ = ring
+    if by_hand:  # an entry that somebody wrote without an owner
+        document = orjson.loads(file.read_bytes())
+        del document["keys"][0]["owner"]
+        file.write_bytes(orjson.dumps(document))
+    first = owner(ring, key)
+    ring.account("team-a").used_tokens = 70
+    assert first.startswith("key-") and owner(ring, "own") == "api-key"
+    file.unlink()
+    again = new_key(file, "team-a")
+    assert owner(ring, again) not in (first, "team-a") and status(ring, key) == 401
+    assert ring.account("team-a").used_tokens == 0
+    assert ring.of_owner(first) is None and ring.of_owner(owner(ring, again)).id == "team-a"
+
+
+def test_budgets_of_the_same_owner_outlast_the_process(ring):
+    ring, file, _, _ = ring
+    document = orjson.loads(file.read_bytes())
+    document["keys"][0]["budget_tokens"] = 100
+    file.write_bytes(orjson.dumps(document))
+    ring.look()
+    ring.account("team-a").spend(70)
+    ring.save()
+    assert KeyRing(None, file).account("team-a").used_tokens == 70
+    document["keys"][0]["sha256"] = "0" * 64
+    document["keys"][0]["owner"] = "key-" + "1" * 32
+    file.write_bytes(orjson.dumps(document))
+    assert KeyRing(None, file).account("team-a").used_tokens == 0
+
+
+@pytest.mark.parametrize("name", ["api-key", "local"])
+def test_names_of_the_service_itself_are_refused(tmp_path, name):
+    with pytest.raises(WrongUse, match="own"):
+        new_key(tmp_path / "new.json", name)
+    file = tmp_path / "keys.json"
+    file.write_bytes(orjson.dumps({"keys": [{"id": name, "sha256": "0" * 64}]}))
+    with pytest.raises(WrongUse, match="own"):
+        KeyRing(None, file)
+
+
+def test_a_service_with_a_broken_file_of_keys_is_degraded(tiny_ir, tmp_path):
+    file, log = tmp_path / "keys.json", tmp_path / "log"
+    key = {"authorization": f"Bearer {new_key(file, 'team-a')}"}
+    service = start(tiny_ir, ServeSettings(mode="exact", keys=str(file)), log=log)
+    try:
+        assert CLIENT.get(f"{service.url}/health", headers=key).json() == {"status": "healthy"}
+        file.write_text("{")
+        sick = awaited(
+            lambda: CLIENT.get(f"{service.url}/health", headers=key), lambda told: told.status_code == 503
+        )
+        assert sick.json() == {"status": "degraded"}
+        refused = httpx.get(f"{service.url}/v1/models", headers=key)
+        assert refused.status_code == 401 and refused.json()["error"]["code"] == "keys_unreadable"
+        assert b"keys.unreadable" in log.read_bytes()
+    finally:
+        service.stop()

@@ -1,0 +1,118 @@
+"""HTTPS by the user's files or by a certificate of the service's own; addresses without it."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from pathlib import Path
+
+import httpx
+import orjson
+import pytest
+
+from steelyard.errors import Refused, WrongUse
+from steelyard.recipe import load
+from steelyard.run.planning.checks import check_tls, tls_settings
+from steelyard.serving import ServeSettings, promote, start, tls_context
+from steelyard.serving.service.tls import own_certificate
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path, monkeypatch):
+    monkeypatch.setenv("STEELYARD_STATE", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+def trusting(cert):
+    return ssl.create_default_context(cafile=cert)
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_a_service_answers_by_https_alone_where_it_listens_for_users(tiny_ir, state, published):
+    """A candidate of `up` speaks HTTP to the gate, on loopback, and HTTPS once it is published."""
+    names = {"tls_cert": "auto", "allowed_host": ("models.example",)}
+    service = start(tiny_ir, ServeSettings(mode="exact", **names), die_with_parent=published)
+    try:
+        if published:
+            assert httpx.get(f"{service.url}/live").status_code == 200
+            service = promote(service, "127.0.0.1", 0)
+        assert service.url.startswith("https://127.0.0.1:")
+        told = httpx.get(f"{service.url}/live", verify=trusting(state / "tls" / "cert.pem"))
+        assert told.status_code == 200
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(f"{service.url}/live")  # nobody has vouched for it
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(service.url.replace("https", "http") + "/live")
+        plain = socket.create_connection(("127.0.0.1", int(service.url.rpartition(":")[2])))
+        plain.close()  # a handshake that never comes harms nobody
+        assert (state / "tls" / "key.pem").stat().st_mode & 0o77 == 0
+    finally:
+        service.stop()
+
+
+def test_an_own_certificate_is_kept_while_its_names_are_the_same():
+    cert, key = own_certificate(["localhost", "127.0.0.1"])
+    first = Path(cert).read_text()
+    assert own_certificate(["localhost", "127.0.0.1"]) == (cert, key) and Path(cert).read_text() == first
+    own_certificate(["localhost", "models.example"])
+    assert Path(cert).read_text() != first and trusting(cert).cert_store_stats()["x509"] == 1
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Certificate and key, and the key of another."""
+    pairs = []
+    for name in ("one", "other"):
+        cert, key = own_certificate([name])
+        pairs += [tmp_path / f"{name}.pem", tmp_path / f"{name}.key"]
+        pairs[-2].write_bytes(Path(cert).read_bytes())
+        pairs[-1].write_bytes(Path(key).read_bytes())
+    return dict(zip(("cert", "key", "other", "strange"), map(str, pairs), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("cert", "key", "words"),
+    [
+        ("missing.pem", "key", "no such file"),
+        ("cert", "missing.pem", "no such file"),
+        ("cert", "strange", "KEY_VALUES_MISMATCH"),
+        ("cert", None, ""),
+        ("key", "cert", ""),
+        (None, "key", "no certificate"),
+    ],
+)
+def test_files_that_are_no_pair_are_one_error(files, cert, key, words):
+    settings = ServeSettings(tls_cert=files.get(cert, cert), tls_key=files.get(key, key))
+    with pytest.raises(WrongUse, match="cannot be used") as wrong:
+        tls_context(settings)
+    assert words in wrong.value.why and wrong.value.why
+    assert wrong.value.code == "serve.tls" and "--tls-cert" in wrong.value.hint
+    assert tls_context(ServeSettings(tls_cert=files["cert"], tls_key=files["key"])) is not None
+
+
+def recipe(folder, **more):
+    serve = {"port": 8123, "api_key": "secret", **more.pop("serve", {})}
+    text = orjson.dumps({"name": "r", "model": "demo", "train": [], "serve": serve, **more}).decode()
+    path = folder / "recipe.yaml"
+    path.write_text(text)
+    return load(path)
+
+
+def test_a_recipe_serves_no_less(tmp_path, files):
+    read = recipe(tmp_path, serve={"tls": {"cert": files["cert"], "key": "one.key"}, "host": "0.0.0.0"})
+    assert tls_settings(read) == {"tls_cert": files["cert"], "tls_key": files["key"]}
+    check_tls(read)
+    with pytest.raises(WrongUse, match="cannot be used"):
+        check_tls(recipe(tmp_path, serve={"tls": {"cert": "one.pem", "key": "other.key"}}))
+    assert tls_settings(recipe(tmp_path, serve={"tls": "auto"}))["tls_cert"] == "auto"
+    assert tls_settings(recipe(tmp_path))["tls_cert"] is None
+
+
+def test_an_open_address_without_tls_is_refused_where_the_network_is_not_trusted(tmp_path):
+    outside = {"host": "0.0.0.0"}
+    check_tls(recipe(tmp_path, serve=outside))
+    with pytest.raises(Refused, match="without TLS"):
+        check_tls(recipe(tmp_path, serve=outside, trust="guarded"))
+    check_tls(recipe(tmp_path, serve={**outside, "tls": "auto"}, trust="guarded"))
+    assert ServeSettings(host="0.0.0.0").readable_on_the_way
+    assert not ServeSettings(host="127.0.0.2").readable_on_the_way
