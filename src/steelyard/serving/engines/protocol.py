@@ -56,6 +56,7 @@ class GenRequest:
     grammar: tuple[str, str] | None = None  # ("json_schema" | "regex" | "ebnf", text)
     logit_bias: tuple[tuple[int, float], ...] = ()
     adapter: str | None = None
+    salt: str = ""  # whose prefix cache: a prompt of another salt is not looked for, or at least not counted
 
 
 @dataclass(slots=True)
@@ -67,7 +68,7 @@ class Event:
     logprobs: list[float] | None = None
     finish: str | None = None
     tops: list[list[tuple[int, float]]] | None = None  # the likeliest at each of `ids`
-    cached: int | None = None  # prompt tokens found in the prefix cache, with the first ids
+    cached: int | None = None  # prompt tokens of the same salt found in the prefix cache, with the first ids
 
 
 @dataclass(slots=True)

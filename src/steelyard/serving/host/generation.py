@@ -156,6 +156,7 @@ class Served:
         charge = Charge(reservation, 0 if index % job.n else len(prompt.ids))
         request = {
             **job.sampling, "ids": prompt.ids, "max_tokens": prompt.max_tokens, "seed": job.seed + index,
+            "salt": f"{caller.owner} {job.sampling.get('salt', '')}",
         }  # fmt: skip
         for attempt in itertools.count(1):
             answer = Answer(self.tokenizer.stream(), job.stops)

@@ -113,18 +113,18 @@ class Replicas:
         ended: Callable[[bool], None] = lambda begun: None,
         generated: Callable[[int, int], None] = lambda prompt, ids: None,
     ) -> AsyncGenerator[Event, None]:
-        engine = self.choose(request["ids"], request.get("adapter"))
+        engine = self.choose(request["ids"], request.get("adapter"), request.get("salt", ""))
         async with aclosing(engine.submit(request, ended, generated)) as events:
             async for event in events:
                 yield event
 
-    def choose(self, ids: list[int], adapter: str | None = None) -> EngineProcess:
+    def choose(self, ids: list[int], adapter: str | None = None, salt: str = "") -> EngineProcess:
         """The engine for this prompt, remembered for those that begin like it. Raises EngineLost."""
         ready = [i for i, engine in enumerate(self.engines) if engine.state == "ready"]
         if not ready:
             raise EngineLost(f"the engine is {self.state}")
         idlest = min(ready, key=lambda i: self.engines[i].active)
-        beginnings = _beginnings(ids, adapter)
+        beginnings = _beginnings(ids, adapter, salt)
         holder = next((self._where[b] for b in reversed(beginnings) if b in self._where), idlest)
         near = holder in ready and self.engines[holder].active <= self.engines[idlest].active + HURDLE
         chosen = holder if near else idlest
@@ -158,9 +158,9 @@ class Replicas:
         await asyncio.gather(*(engine.close() for engine in self.engines))
 
 
-def _beginnings(ids: list[int], adapter: str | None) -> list[int]:
+def _beginnings(ids: list[int], adapter: str | None, salt: str) -> list[int]:
     """A hash of each whole block of the prompt with all that stands before it."""
-    hashes, so_far = [], hash(adapter)
+    hashes, so_far = [], hash((adapter, salt))
     for start in range(0, min(len(ids) - BLOCK_TOKENS, BLOCKS * BLOCK_TOKENS) + 1, BLOCK_TOKENS):
         so_far = hash((so_far, *ids[start : start + BLOCK_TOKENS]))
         hashes.append(so_far)

@@ -134,6 +134,9 @@ class Sampling(BaseModel):
     structured_outputs: StructuredOutputs | None = None
     service_tier: Literal["auto", "default", "flex", "priority"] | None = None
     priority: int | None = Field(None, description="Lower is sooner, 0 is usual")
+    cache_salt: str | None = Field(
+        None, min_length=1, max_length=256, description="Whose prefix cache, within the key's own"
+    )
     timeout: float | None = Field(None, gt=0, description="Seconds until the answer is of no use")
 
 
@@ -188,7 +191,7 @@ UNSUPPORTED: dict[str, Callable[[Any], bool]] = {
 # These ask nothing of an engine.
 HARMLESS = {
     "user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_options",
-    "parallel_tool_calls", "request_id", "cache_salt", "skip_special_tokens", "spaces_between_special_tokens",
+    "parallel_tool_calls", "request_id", "skip_special_tokens", "spaces_between_special_tokens",
 }  # fmt: skip
 
 
@@ -260,6 +263,7 @@ def job(api: Api, body: Sampling, top: int | None, constraint: Constraint | None
             "top": 0 if second_pass else top or 0,
             "grammar": constraint,
             "adapter": adapter,
+            "salt": body.cache_salt or "",
         },
         seed=secrets.randbelow(2**31) if body.seed is None else body.seed % 2**31,
         n=body.n or 1,

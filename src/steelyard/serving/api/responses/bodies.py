@@ -93,6 +93,7 @@ class ResponsesBody(ResponsesInput):
     seed: int | None = None
     stop: str | Texts | None = None
     ignore_eos: bool | None = None
+    cache_salt: str | None = Field(None, min_length=1, max_length=256)
     top_logprobs: int | None = Field(None, ge=0, le=20)
     include: list[str] | None = None
     metadata: dict[str, str] | None = None
@@ -129,7 +130,7 @@ def job_of(api: Api, body: ResponsesBody, constraint: Constraint | None) -> Job:
     wants = LOGPROBS in (body.include or ()) or body.top_logprobs
     if wants and body.top_logprobs and not api.capability.top_logprobs:
         raise ApiError(400, "this engine has no top_logprobs here", "top_logprobs", "unsupported_parameter")
-    same = ("model", "temperature", "top_p", "top_k", "seed", "stop", "ignore_eos", "stream")
+    same = ("model", "temperature", "top_p", "top_k", "seed", "stop", "ignore_eos", "stream", "cache_salt")
     sampling = Sampling.model_validate({name: getattr(body, name) for name in same})
     return job(api, sampling, (body.top_logprobs or 0) if wants else None, constraint)
 

@@ -61,6 +61,7 @@ class CachedSequence:
     slot: int
     tokens: list[int]
     adapter: str | None
+    salt: str = ""
 
 
 class LlamaCppEngine:
@@ -123,7 +124,8 @@ class LlamaCppEngine:
         self.running.remove(sequence)
         if self.settings.prefix_cache and sequence.held:
             held = sequence.tokens[: sequence.held]
-            self.cached_sequences.append(CachedSequence(sequence.slot, held, sequence.request.adapter))
+            request = sequence.request
+            self.cached_sequences.append(CachedSequence(sequence.slot, held, request.adapter, request.salt))
         else:
             self._release(sequence.slot)
 
@@ -221,15 +223,19 @@ class LlamaCppEngine:
         return bool(self.free) and taken + sequence.reserved <= self.cells
 
     def _longest_match(self, sequence: Sequence) -> tuple[CachedSequence | Sequence | None, int]:
-        """Whose part of the cache begins as these tokens do, and for how many."""
+        """Whose part of the cache begins as these tokens do, and for how many; of the same salt alone."""
         best: CachedSequence | Sequence | None = None
         length = 0
         if not self.settings.prefix_cache:
             return best, length
-        adapter = sequence.request.adapter
+        adapter, salt = sequence.request.adapter, sequence.request.salt
         places: list[tuple[CachedSequence | Sequence, list[int]]] = [
-            *((k, k.tokens) for k in self.cached_sequences if k.adapter == adapter),
-            *((s, s.tokens[: s.held]) for s in self.running if s.request.adapter == adapter),
+            *((k, k.tokens) for k in self.cached_sequences if (k.adapter, k.salt) == (adapter, salt)),
+            *(
+                (s, s.tokens[: s.held])
+                for s in self.running
+                if (s.request.adapter, s.request.salt) == (adapter, salt)
+            ),
         ]
         for place, tokens in places:
             if (n := common_prefix(tokens, sequence.tokens)) > length:

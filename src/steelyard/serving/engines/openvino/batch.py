@@ -37,7 +37,7 @@ class Waiting:
     """A request whose beginning is being computed by `leader`: then it is found, not computed again."""
 
     leader: int
-    request: tuple[int, list[int], Any, Any]
+    request: tuple[int, list[int], Any, Any, str]
 
 
 class Batch:
@@ -52,12 +52,12 @@ class Batch:
         self.running: dict[int, Running] = {}
         self.waiting: dict[int, Waiting] = {}
 
-    def add(self, request_id: int, ids: list[int], tensor: Any, config: Any) -> None:
+    def add(self, request_id: int, ids: list[int], tensor: Any, config: Any, salt: str = "") -> None:
         if (leader := self._leader(ids)) is not None:
-            self.waiting[request_id] = Waiting(leader, (request_id, ids, tensor, config))
+            self.waiting[request_id] = Waiting(leader, (request_id, ids, tensor, config, salt))
             return
         handle = self.pipeline.add_request(request_id, tensor, config)
-        cached = self.prefixes.take(request_id, ids)
+        cached = self.prefixes.take(request_id, ids, salt)
         self.running[request_id] = Running(handle, bool(config.logprobs), cached, ids)
 
     def _leader(self, ids: list[int]) -> int | None:

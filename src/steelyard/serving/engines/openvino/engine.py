@@ -90,7 +90,7 @@ class OpenVinoEngine:
             self._follow(request.grammar, request.stop_ids)
             config.structured_output_config = structured(request.grammar)
         tensor = ov.Tensor(np.array([request.ids], np.int64))
-        batch.add(request.request_id, request.ids, tensor, config)
+        batch.add(request.request_id, request.ids, tensor, config, request.salt)
 
     def _follow(self, grammar: tuple[str, str], stop_ids: tuple[int, ...]) -> None:
         """Raises ValueError where the grammar cannot be followed."""

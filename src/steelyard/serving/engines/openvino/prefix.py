@@ -3,12 +3,17 @@
 It keeps blocks of keys and values by what came up to their end, and when room is needed gives up the one
 filled or found again longest ago. The same is done here with hashes. Whole blocks are counted: GenAI may
 find the beginning of one more, so the count is at most a block too low.
+
+GenAI goes by token ids alone, whoever sent them. What is said of a prompt counts only blocks that came up
+under the same salt before: nobody learns from it what others have sent.
 """
 
 from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass, field
+
+SALTS = 64  # remembered of one block: a client may send any number
 
 
 @dataclass(slots=True)
@@ -18,6 +23,7 @@ class Held:
     blocks: list[int] = field(default_factory=list)
     rest: list[int] = field(default_factory=list)
     newest: list[int] = field(default_factory=list)  # has keys and values only a step later
+    salt: str = ""
 
 
 class PrefixBlocks:
@@ -32,23 +38,24 @@ class PrefixBlocks:
         self.idle: dict[int, int] = {}  # hash -> when it was last filled or found, as a count
         self.oldest: list[tuple[int, int]] = []  # heap of (when, hash), with some that are idle no more
         self.filled: dict[int, int] = {}
+        self.salts: dict[int, dict[str, None]] = {}  # under which each block came up, the newest last
         self.clock = 0
         self.held: dict[int, Held] = {}
         self.ends: dict[int, None] = {}  # hashes of blocks that were left half full, the newest last
         self.queries = self.hits = 0
 
-    def take(self, request_id: int, ids: list[int]) -> int | None:
-        """A prompt comes in; how much of it is there already. None without a cache."""
+    def take(self, request_id: int, ids: list[int], salt: str = "") -> int | None:
+        """A prompt comes in; how much of it this salt has there already. None without a cache."""
         if not self.capacity:
             return None
-        held = self.held[request_id] = Held()
-        matched = self._append(held, ids)
+        held = self.held[request_id] = Held(salt=salt)
+        matched, own = self._append(held, ids)
         self._note_end(held)
-        cached = min(matched * self.block_tokens, len(ids) - 1)  # the last is computed again, for its logits
+        most = len(ids) - 1  # the last is computed again, for its logits
         self.queries += len(ids)
-        self.hits += cached
+        self.hits += min(matched * self.block_tokens, most)
         self._make_room()
-        return cached
+        return min(own * self.block_tokens, most)
 
     def grow(self, request_id: int, ids: list[int]) -> None:
         if held := self.held.get(request_id):
@@ -87,22 +94,36 @@ class PrefixBlocks:
             if len(self.ends) > self.capacity:
                 del self.ends[next(iter(self.ends))]
 
-    def _append(self, held: Held, ids: list[int]) -> int:
-        """How many of the full blocks that `ids` complete were there, counted from the first on."""
+    def _append(self, held: Held, ids: list[int]) -> tuple[int, int]:
+        """How many of the full blocks that `ids` complete were there, and how many of the same salt.
+
+        Both are counted from the first on.
+        """
         tokens, size = held.rest + ids, self.block_tokens
         matched, unbroken = 0, True
+        own, own_unbroken = 0, True
         for start in range(0, len(tokens) - size + 1, size):
             before = held.blocks[-1] if held.blocks else 0
             block = hash((before, *tokens[start : start + size]))
             unbroken &= block in self.users or block in self.idle
             matched += unbroken
+            own_unbroken &= unbroken and held.salt in self.salts.get(block, ())
+            own += own_unbroken
+            self._note_salt(block, held.salt)
             self.idle.pop(block, None)
             self.users[block] = self.users.get(block, 0) + 1
             self.clock += 1
             self.filled[block] = self.clock
             held.blocks.append(block)
         held.rest = tokens[len(tokens) // size * size :]
-        return matched
+        return matched, own
+
+    def _note_salt(self, block: int, salt: str) -> None:
+        salts = self.salts.setdefault(block, {})
+        salts.pop(salt, None)
+        salts[salt] = None
+        if len(salts) > SALTS:
+            del salts[next(iter(salts))]
 
     def _make_room(self) -> None:
         most = len(self.users) + len(self.idle) + len(self.held)
@@ -112,4 +133,4 @@ class PrefixBlocks:
         while self.idle and len(self.users) + len(self.idle) + partly_filled > self.capacity:
             when, block = heapq.heappop(self.oldest)
             if self.idle.get(block) == when:
-                del self.idle[block], self.filled[block]
+                del self.idle[block], self.filled[block], self.salts[block]

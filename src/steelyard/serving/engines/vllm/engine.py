@@ -41,7 +41,8 @@ class VllmEngine:
 
     def add(self, request: GenRequest) -> None:
         lora = self._adapter(request.adapter)
-        prompt = {"prompt_token_ids": request.ids}
+        salted = {"cache_salt": request.salt} if request.salt else {}
+        prompt = {"prompt_token_ids": request.ids, **salted}
         self.engine.add_request(str(request.request_id), prompt, parameters(request), lora_request=lora)
         self.requests[request.request_id] = request
 
