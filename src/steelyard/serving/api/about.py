@@ -41,7 +41,7 @@ class _About:
         return json_response(answer)
 
     async def models(self, request: Request) -> Response:
-        return json_response({"object": "list", "data": self.api.cards()})
+        return json_response({"object": "list", "data": self.api.cards(self.api.caller(request))})
 
     async def model(self, request: Request) -> Response:
-        return json_response(self.api.card(request.path_params["name"]))
+        return json_response(self.api.card(request.path_params["name"], self.api.caller(request)))

@@ -10,6 +10,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from ...hardware import free_bytes
 from ...model import Tokenizer
 from ..base.admission import Admission, Place
 from ..base.errors import ApiError
@@ -18,6 +19,7 @@ from ..base.keys import Account, KeyRing, Reservation
 from ..base.measures import Measures
 from ..base.spans import tell
 from ..engines import CAPABILITIES, Capability, Event, Scores
+from .adapters import MEMORY_SHARE, AdapterCache, adapter_bytes
 from .answer import Answer, Piece
 from .encoders import EncoderService, steps_of
 from .engine_process import ATTEMPTS, READY_S, EngineCrashed, EngineLost, EngineProcess
@@ -62,6 +64,9 @@ class Served:
         self.admission = Admission(lambda: engine.slots, max_queue_s, many_keys)
         self.encoding = Admission(lambda: ENCODING, max_queue_s, many_keys)  # another engine: its own line
         self.draining = False
+        copies = len(getattr(engine, "engines", (engine,)))
+        self.tuned = AdapterCache(engine, MEMORY_SHARE * free_bytes(), adapter_bytes(engine.settings, copies))
+        self.owners: dict[str, str] = {}  # of adapters that one key has made; the others are for all
         self._probing = asyncio.Lock()
         measures.watch_service(engine, self.admission, self.encoding)
 
@@ -108,10 +113,11 @@ class Served:
             raise ApiError(400, message, param="min_tokens")
         likely = self.admission.output_tokens
         expected = sum(len(p.ids) for p in prompts) + sum(min(p.max_tokens, likely) for p in tracks)
-        with account.reserved(expected) as reservation:
-            async with aclosing(self._placed(job, tracks, caller, reservation)) as pieces:
-                async for piece in pieces:
-                    yield piece
+        async with self.tuned.using(job.sampling.get("adapter")):
+            with account.reserved(expected) as reservation:
+                async with aclosing(self._placed(job, tracks, caller, reservation)) as pieces:
+                    async for piece in pieces:
+                        yield piece
 
     async def _placed(
         self, job: Job, tracks: list[Prompt], caller: Caller, reservation: Reservation
@@ -270,14 +276,30 @@ class Served:
     @property
     def adapters(self) -> list[str]:
         """Names of the adapters that a request may ask for."""
-        return sorted(self.engine.adapters)
+        return sorted({*self.engine.adapters, *self.tuned.folders})
 
-    async def load_adapter(self, name: str, folder: str) -> None:
-        """Raises EngineLost where the engine cannot."""
-        await self.engine.load_adapter(name, folder)
+    def may_use(self, name: str, caller: Caller) -> bool:
+        """Whether an adapter is the caller's own, or everybody's."""
+        return self.owners.get(name) in (None, caller.owner) or "admin" in caller.scopes
+
+    def offer_adapter(self, name: str, folder: str, owner: str | None = None) -> None:
+        """It can be asked for from now on, and is loaded when it is."""
+        if owner is not None:
+            self.owners[name] = owner
+        self.tuned.folders[name] = folder
+
+    async def load_adapter(self, name: str, folder: str, owner: str | None = None) -> None:
+        """At once; where that fails it is not offered. Raises EngineLost, ApiError where it has no room."""
+        self.offer_adapter(name, folder, owner)
+        try:
+            await self.tuned.load(name)
+        except BaseException:
+            self.tuned.folders.pop(name, None)
+            raise
 
     async def drop_adapter(self, name: str) -> None:
-        await self.engine.drop_adapter(name)
+        await self.tuned.drop(name)
+        self.owners.pop(name, None)
 
     def count(self, prompt_tokens: int, answers: list[Answer]) -> dict[str, Any]:
         """The `usage` of a finished request; the counters move with it."""

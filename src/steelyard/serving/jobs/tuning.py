@@ -96,7 +96,7 @@ class Tuning:
             await asyncio.to_thread(
                 named, self.store, request, body.validation_file, "fine-tune", "validation_file"
             )
-        base = self._base(body.model)
+        base = self._base(body.model, request)
         self.store.need_hold(TAKEN)
         stored = new_job(self.api.settings.name, body, base, owner_of(request))
         await asyncio.to_thread(self._write, stored, body, training)
@@ -182,7 +182,7 @@ class Tuning:
 
     # ------------------------------------------------------------------ what is tuned
 
-    def _base(self, name: str) -> str:
+    def _base(self, name: str, request: Request) -> str:
         """The model folder, package or pulled id that `name` stands for. Raises ApiError 400, 404."""
         from ...model import resolve
 
@@ -190,7 +190,7 @@ class Tuning:
         if name in ("default", own):
             source: str | None = getattr(self.api.settings, "source", None)
         else:
-            source = self._tuned(name) or (name if name == "demo" else None)
+            source = self._tuned(name, request) or (name if name == "demo" else None)
             if source is None and HUB_ID.fullmatch(name):
                 source = name
         if source is None:
@@ -200,13 +200,14 @@ class Tuning:
             raise ApiError(404, message, param="model", code="model_not_found")
         try:
             resolve(source, self.store.folder / "runs")  # where nothing bears a name: only pulled models do
-        except Problem as e:
-            raise ApiError(400, f"{name!r} cannot be tuned: {e.message}", param="model", code=e.code) from e
+        except Problem as e:  # its message names a place on this machine
+            message = f"{name!r} cannot be tuned: it is not on this machine, or not whole"
+            raise ApiError(400, message, param="model", code=e.code) from e
         return source
 
-    def _tuned(self, name: str) -> str | None:
-        """The folder of an earlier job's result: tuning can go on from there."""
-        jobs = self.store.all(KIND)
+    def _tuned(self, name: str, request: Request) -> str | None:
+        """The folder of an earlier job's result, where it is the caller's: tuning can go on from there."""
+        jobs = (s for s in self.store.all(KIND) if may_see(request, s))
         return next((s.hidden["checkpoint"] for s in jobs if s.shown["fine_tuned_model"] == name), None)
 
     def _folder(self, job_id: str) -> Path:
@@ -285,8 +286,7 @@ class Tuning:
         """What earlier jobs made is served again after a restart."""
         for stored in await asyncio.to_thread(self.store.all, KIND):
             if stored.shown["fine_tuned_model"] and stored.hidden.get("loaded"):
-                with suppress(Exception):  # an engine that cannot any more: the model is not listed
-                    await self._load(stored)
+                self.api.served.offer_adapter(stored.hidden["adapter"], _adapter(stored), stored.owner)
 
     async def _one(self, job_id: str) -> None:
         """One job to its end, or to where it was asked to stop."""
@@ -407,8 +407,7 @@ class Tuning:
         return True, "Loaded: requests can name it"
 
     async def _load(self, stored: Stored) -> None:
-        adapter = Path(stored.hidden["checkpoint"]) / "adapter"
-        await self.api.served.load_adapter(stored.hidden["adapter"], str(adapter))
+        await self.api.served.load_adapter(stored.hidden["adapter"], _adapter(stored), stored.owner)
 
     def _end(self, job_id: str, end: str) -> Stored:
         changed: dict[str, Any] = {"status": end}
@@ -438,6 +437,11 @@ class Tuning:
             "level": level, "message": message, "type": kind, "data": data or {},
         }  # fmt: skip
         self.store.append(EVENTS, job_id, event)
+
+
+def _adapter(stored: Stored) -> str:
+    """The PEFT folder of a job's result."""
+    return str(Path(stored.hidden["checkpoint"]) / "adapter")
 
 
 def _document(folder: Path) -> dict[str, Any]:

@@ -47,17 +47,19 @@ class Api:
 
     # ------------------------------------------------------------------ names
 
-    def cards(self) -> list[dict[str, Any]]:
-        """The model, then each adapter as `NAME:ADAPTER`."""
+    def cards(self, caller: Caller) -> list[dict[str, Any]]:
+        """The model, then each adapter that the caller may use as `NAME:ADAPTER`."""
         own = self.settings.name
-        listed = [self._card(own), *(self._card(f"{own}:{name}", own) for name in self.served.adapters)]
+        usable = [name for name in self.served.adapters if self.served.may_use(name, caller)]
+        listed = [self._card(own), *(self._card(f"{own}:{name}", own) for name in usable)]
         encoder = self._beside()
         return listed + ([self._encoder_card(encoder)] if encoder else [])
 
-    def card(self, name: str) -> dict[str, Any]:
+    def card(self, name: str, caller: Caller) -> dict[str, Any]:
         """Raises ApiError 404."""
         if (encoder := self._beside()) and name == encoder.name:
             return self._encoder_card(encoder)
+        self.check_model(name, caller)
         adapter = self.adapter_of(name)
         own = self.settings.name
         return self._card(own) if adapter is None else self._card(f"{own}:{adapter}", own)
@@ -93,8 +95,17 @@ class Api:
             return adapter
         if name in self.served.adapters:
             return name
-        names = ", ".join(repr(card["id"]) for card in self.cards())
-        raise ApiError(404, f"there is no model {name!r}; here is {names}", "model", "model_not_found")
+        raise self._no_model(name, Caller(scopes=frozenset()))
+
+    def check_model(self, name: str, caller: Caller) -> None:
+        """Raises ApiError 404, for another key's adapter too."""
+        adapter = self.adapter_of(name)
+        if adapter is not None and not self.served.may_use(adapter, caller):
+            raise self._no_model(name, caller)
+
+    def _no_model(self, name: str, caller: Caller) -> ApiError:
+        names = ", ".join(repr(card["id"]) for card in self.cards(caller))
+        return ApiError(404, f"there is no model {name!r}; here is {names}", "model", "model_not_found")
 
     # ------------------------------------------------------------------ checks
 

@@ -42,6 +42,7 @@ def routes(api: Api) -> list[Route]:
         body: MessagesBody = await body_as(MessagesBody, request)
         headers = ignored(body, UNSUPPORTED, HARMLESS)
         caller = api.caller(request, body.service_tier, None, body.timeout)
+        api.check_model(body.model, caller)
         exchange = await off_loop(_Exchange, api, body, caller, limit_s=RENDER_S, what="rendering this chat")
         headers = tool_headers(headers, exchange.turn.request.tools)
         api.check_ready()
@@ -50,7 +51,7 @@ def routes(api: Api) -> list[Route]:
     async def count(request: Request) -> Response:
         body: MessagesInput = await body_as(MessagesInput, request)
         headers = ignored(body, UNSUPPORTED, HARMLESS)
-        api.adapter_of(body.model)
+        api.check_model(body.model, api.caller(request))
         ids = await off_loop(_ids, api, body, limit_s=RENDER_S, what="rendering this chat")
         return json_response({"input_tokens": len(ids)}, headers=headers)
 

@@ -24,6 +24,7 @@ def routes(api: Api) -> list[Route]:
     async def chat(request: Request) -> Response:
         body: ChatBody = await body_as(ChatBody, request)
         headers = ignored(body)
+        api.check_model(body.model, api.caller(request))
         exchange, tools = await off_loop(exchange_of, api, body, limit_s=RENDER_S, what="rendering this chat")
         exchange.caller = api.caller(request, body.service_tier, body.priority, body.timeout)
         return exchange.response(tool_headers(headers, tools))

@@ -26,6 +26,7 @@ def routes(api: Api) -> list[Route]:
     async def completions(request: Request) -> Response:
         body: CompletionBody = await body_as(CompletionBody, request)
         headers = ignored(body)
+        api.check_model(body.model, api.caller(request))
         exchange = await off_loop(exchange_of, api, body)
         exchange.caller = api.caller(request, body.service_tier, body.priority, body.timeout)
         return exchange.response(headers)

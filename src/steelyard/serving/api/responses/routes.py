@@ -136,7 +136,7 @@ class _Responses:
     async def count(self, request: Request) -> Response:
         body: ResponsesInput = await body_as(ResponsesInput, request)
         headers = ignored(body, UNSUPPORTED, HARMLESS)
-        self.api.adapter_of(body.model)
+        self.api.check_model(body.model, self.api.caller(request))
         before, given = self._items(body, self.api.caller(request).owner)
         tools = tools_of(body)
         ids = await off_loop(self._ids, body, [*before, *given], tools, limit_s=RENDER_S, what=RENDERING)
