@@ -15,6 +15,7 @@ import io
 import os
 import stat
 from pathlib import Path
+from typing import IO, BinaryIO
 
 from ..errors import Refused, Where, WrongUse
 from .disk import atomic, disk_problem, sync_folder, write_all
@@ -62,6 +63,11 @@ class Keys:
         with open(src, "rb", buffering=0) as reader, atomic(dst) as writer:
             length = os.fstat(reader.fileno()).st_size
             seal_stream(reader, length, writer, (self.recipient,), str(src))
+
+    def seal_from(self, reader: BinaryIO | IO[bytes], length: int, dst: Path) -> None:
+        """Seal the `length` bytes that `reader` gives as `dst`, atomically. Raises Lacking (disk)."""
+        with atomic(dst) as writer:
+            seal_stream(reader, length, writer, (self.recipient,), dst.name)  # type: ignore[arg-type]
 
     def open(self, src: Path, dst: Path) -> None:
         """Open the sealed `src` as plain `dst` (0600); `dst` appears only once all of it is verified."""

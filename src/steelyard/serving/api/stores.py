@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from ...trust import load_keys
+from ..base.log import log
 from ..base.store import ObjectStore, store_folder
 from ..jobs import batches, files, tuning_job
 from ..jobs.batches import Batches
+from ..jobs.old_layout import read_old_layout
+from ..jobs.quota import check_bytes, quota_of
 from ..jobs.tuning import Tuning
+from .responses.store import ResponseStore, end_left_over
 from .vectors import embeddings, rerank
+
+LOOK_S = 5.0  # for work that another process has left
+SWEEP_S = 3600.0  # of what has expired; nobody sees it before
 
 BODIES: dict[str, type[BaseModel]] = {
     **embeddings.BODIES,
@@ -26,18 +37,60 @@ class Stores:
     """What outlives a request, and the work that goes on beside requests."""
 
     def __init__(self, api: Any) -> None:
-        self.store = ObjectStore(store_folder(api.settings.name))
+        self.api, settings = api, api.settings
+        keys = load_keys(settings.trust, settings.key_file, Path.cwd())
+        self.store = ObjectStore(store_folder(settings.name, sealed=keys is not None), keys)
         self.batches = Batches(api, self.store)
         self.tuning = Tuning(api, self.store)
+        self.responses = ResponseStore(self.store, self._check_bytes)
+        self._task: asyncio.Task[None] | None = None
+
+    def _check_bytes(self, owner: str, more_bytes: int) -> None:
+        check_bytes(self.store, quota_of(self.api, owner), owner, more_bytes)
 
     def begin(self, app: ASGIApp) -> None:
-        """Take up what an earlier process left. Call it once the service is the user's, not a candidate."""
-        self.batches.resume(app)
-        self.tuning.resume()
+        """Take up what an earlier process left, and go on looking. Call it once the service is the user's,
+        not a candidate."""
+        self._task = self._task or asyncio.create_task(self._look(app))
+
+    async def _look(self, app: ASGIApp) -> None:
+        """Work that another process has left, now or later; what has expired goes."""
+        swept_at, read_in = -SWEEP_S, False
+        while True:
+            try:
+                if not read_in:
+                    read_in = await asyncio.to_thread(self._read_in)
+                if time.monotonic() - swept_at >= SWEEP_S:
+                    swept_at = time.monotonic()
+                    await asyncio.to_thread(self._sweep)
+                await self.batches.resume(app)
+                await self.tuning.resume()
+            except Exception as e:  # a full disk, a store that cannot be read: tried again
+                log("store.failed", error=type(e).__name__, why=str(e))
+            await asyncio.sleep(LOOK_S)
+
+    def _read_in(self) -> bool:
+        """What an older layout or an ended process left. False while another process works here."""
+        if not self.store.exists():
+            return True
+        if not self.store.hold():
+            return False
+        read_old_layout(self.store)
+        end_left_over(self.store, self.responses.live)
+        return True
+
+    def _sweep(self) -> None:
+        self.store.sweep()
+        self.store.drop_strays()
 
     async def close(self) -> None:
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self.responses.close()
         await self.batches.close()
         await self.tuning.close()
+        await asyncio.to_thread(self.store.close)
 
 
 def routes(api: Any) -> list[Route]:

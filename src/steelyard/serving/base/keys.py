@@ -45,6 +45,10 @@ class _Entry(BaseModel):
     requests_at_once: int | None = Field(None, ge=1)
     budget_tokens: int | None = Field(None, ge=1)
     budget_days: float | None = Field(None, gt=0)
+    stored_bytes: int | None = Field(None, ge=0)
+    files: int | None = Field(None, ge=0)
+    batches: int | None = Field(None, ge=0)
+    jobs: int | None = Field(None, ge=0)
 
 
 class _File(BaseModel):
@@ -70,6 +74,10 @@ class Key:
     requests_at_once: int | None = None  # None: as the service says for each key
     budget_tokens: int | None = None
     budget_days: float | None = None
+    stored_bytes: int | None = None  # these four: None, as the service's settings say
+    files: int | None = None
+    batches: int | None = None  # under way
+    jobs: int | None = None  # under way
 
 
 class Bucket:

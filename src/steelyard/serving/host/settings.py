@@ -33,6 +33,12 @@ class ServeSettings:
     tls_key: str | None = None  # its key; None: in the same file
     max_body_bytes: int = BODY_BYTES  # of one request; files have a limit of their own
     max_requests_at_once: int = REQUESTS  # of one key, those that wait too; a key may have its own number
+    trust: str = "open"  # "guarded": what users send is stored encrypted
+    key_file: str | None = None  # of `guarded`; None: the user's own
+    stored_bytes_per_key: int = 10 * 2**30  # files, answers of batches, responses, tuned weights
+    files_per_key: int = 1000
+    batches_per_key: int = 100  # under way
+    jobs_per_key: int = 10  # under way
     max_queue_s: float = 60.0  # a longer wait is a 429: few clients wait longer than a minute
     replicas: int = 1  # engines on this machine, each with its part of the cores
     cores: tuple[int, ...] = ()  # pin the engine to these

@@ -1,19 +1,18 @@
 """/v1/batches: many requests from a file, answered when there is room, through the service's own routes.
 
 A batch goes on after a restart: each answer is on disk before the next is asked for in its place, and
-lines that have one are not asked again. Not here: how an answer comes about.
+lines that have one are not asked again. What goes wrong with a line is that line's error; a full disk holds
+the batch up until there is room. Not here: how an answer comes about, the files (batch_input, batch_output).
 """
 
 from __future__ import annotations
 
 import asyncio
-import io
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, Literal
 
 import orjson
@@ -25,24 +24,26 @@ from starlette.types import ASGIApp
 
 from ..base.errors import ApiError, json_response
 from ..base.guard import Caller
-from ..base.store import ObjectStore, Stored, find, new_id, owner_of, page, whole_lines
+from ..base.log import log
+from ..base.store import ObjectStore, Stored, StoreFull, find, new_id, one_line, owner_of, page, visible_to
 from ..base.transport import body_of
 from ..turn.bodies import ignored, parse
 from . import files
+from .batch_input import Line, check, lines_of
+from .batch_output import ERRORS, OUTPUT, end
 from .inner_call import InnerAnswer, ask
 from .metadata import Metadata
+from .quota import check_under_way, quota_of
 
 KIND = "batches"
-OUTPUT, ERRORS = "batch_output", "batch_errors"  # logs of answers
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages")
 WINDOW_S = 24 * 3600
-LINES = 50_000  # OpenAI's limit
-FAULTS_SHOWN = 20
 TOGETHER = 8  # lines in flight while nobody else asks; each request of others takes the place of two
 RETRY = (429, 503)  # no room just now, or the engine starts again: the batch has time
 RETRY_S = (1.0, 30.0)
 LOST_TRIES = 10  # of a line that finds no engine: it may be what ends the engine
 SAVE_EVERY_S = 1.0  # the counts on disk
+PARK_S = (0.5, 5.0)  # until a full disk is tried again
 TAKEN = "another service of this name works on its batches"
 OPEN = ("validating", "in_progress", "finalizing", "cancelling")
 
@@ -64,14 +65,6 @@ class BatchBody(BaseModel):
 BODIES: dict[str, type[BaseModel]] = {"/v1/batches": BatchBody}
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One request of a batch."""
-
-    custom_id: str
-    body: dict[str, Any]
-
-
 class Batches:
     """The routes, and the one task that works through open batches, the oldest first."""
 
@@ -84,6 +77,7 @@ class Batches:
         self._working: str | None = None
         self._more = False  # than the worker knows of
         self._own = 0  # lines in flight
+        self._given_up: set[str] = set()  # could neither go on nor fail
         self._saved_at = 0.0
 
     def routes(self) -> list[Route]:
@@ -100,24 +94,28 @@ class Batches:
         body: BatchBody = parse(BatchBody, await body_of(request))
         if body.endpoint not in ENDPOINTS:
             raise ApiError(400, f"endpoint is one of {', '.join(ENDPOINTS)}", param="endpoint")
-        named = files.named
-        file = await asyncio.to_thread(
-            named, self.store, request, body.input_file_id, "batch", "input_file_id"
-        )
-        self.store.need_hold(TAKEN)
-        stored = _new(body, file, owner_of(request))
-        await asyncio.to_thread(self.store.link, file.id, stored.id)  # the file may be deleted meanwhile
-        await asyncio.to_thread(self.store.put, KIND, stored)
+        stored = await asyncio.to_thread(self._created, request, body)
         self.begin(request.app)
         return json_response(stored.shown, headers=ignored(body, {}))
 
+    def _created(self, request: Request, body: BatchBody) -> Stored:
+        owner = owner_of(request)
+        file = files.named(self.store, request, body.input_file_id, "batch", "input_file_id")
+        self.store.need_hold(TAKEN)
+        check_under_way(self.store, quota_of(self.api, owner).batches, owner, KIND, OPEN)
+        stored = _new(body, file, owner)
+        self.store.link(file.id, stored.id)  # the file may be deleted meanwhile
+        try:
+            return self.store.put(KIND, stored)
+        except BaseException:
+            self.store.content(stored.id).unlink(missing_ok=True)
+            raise
+
     async def listed(self, request: Request) -> Response:
-        self.resume(request.app)
-        batches = await asyncio.to_thread(self.store.all, KIND)
+        batches = await asyncio.to_thread(self.store.all, KIND, visible_to(request))
         return json_response(page(request, [self.live.get(s.id, s) for s in batches], cap=100))
 
     async def get(self, request: Request) -> Response:
-        self.resume(request.app)
         return json_response((await self._batch(request)).shown)
 
     async def cancel(self, request: Request) -> Response:
@@ -137,18 +135,24 @@ class Batches:
         return self.live.get(stored.id, stored)
 
     async def _put(self, stored: Stored) -> Stored:
-        self.live[stored.id] = stored
-        return await self._in_turn(self.store.put, KIND, stored)
+        """In memory and on disk; where the disk refuses, in neither. Raises StoreFull."""
+        before, self.live[stored.id] = self.live.get(stored.id), stored
+        try:
+            return await self._in_turn(self.store.put, KIND, stored)
+        except StoreFull:
+            if before is not None and self.live.get(stored.id) is stored:
+                self.live[stored.id] = before
+            raise
 
-    def _in_turn(self, work: Callable[..., Stored], *args: Any) -> asyncio.Future[Stored]:
+    def _in_turn(self, work: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
         return asyncio.get_running_loop().run_in_executor(self._turns, work, *args)
 
     # ------------------------------------------------------------------ the work
 
-    def resume(self, app: ASGIApp) -> None:
+    async def resume(self, app: ASGIApp) -> None:
         """Go on with what an earlier process left, if no other one does."""
         idle = self._task is None or self._task.done()
-        if idle and self.store.exists() and any(_open(self.store)) and self.store.hold():
+        if idle and await asyncio.to_thread(lambda: bool(self._open()) and self.store.hold()):
             self.begin(app)
 
     def begin(self, app: ASGIApp) -> None:
@@ -161,23 +165,43 @@ class Batches:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
+    def _open(self) -> list[Stored]:
+        """Batches to work on: cancelled ones first, since they are done at once, then the oldest."""
+        left = [s for s in reversed(self.store.in_state(KIND, OPEN)) if s.id not in self._given_up]
+        return sorted(left, key=lambda s: s.shown["status"] != "cancelling")
+
     async def _run(self, app: ASGIApp) -> None:
         while True:
             self._more = False
-            batches = await asyncio.to_thread(lambda: list(_open(self.store)))
+            try:
+                batches = await asyncio.to_thread(self._open)
+            except StoreFull as e:
+                log("batch.parked", why=str(e))
+                await asyncio.sleep(PARK_S[1])
+                continue
             if not batches:
                 if self._more:  # one came while the list was read
                     continue
                 return
-            batch_id = self._working = batches[0].id
-            self.live.setdefault(batch_id, batches[0])  # who cancelled it meanwhile has put it there
+            await self._work_on(batches[0], app)
+
+    async def _work_on(self, stored: Stored, app: ASGIApp) -> None:
+        """One batch to its end; where the disk is full, not so far."""
+        batch_id = self._working = stored.id
+        self.live.setdefault(batch_id, stored)  # who cancelled it meanwhile has put it there
+        try:
             try:
                 await self._one(batch_id, app)
+            except StoreFull:
+                raise
             except Exception as e:  # one batch must not keep the others from being worked on
-                await self._fail(batch_id, f"{type(e).__name__}: the batch cannot go on")
-            finally:
-                self._working = None
-                self.live.pop(batch_id, None)
+                await self._fail(batch_id, e)
+            self.live.pop(batch_id, None)
+        except StoreFull as e:
+            self._park(batch_id, e)
+            await asyncio.sleep(PARK_S[1])
+        finally:
+            self._working = None
 
     async def _one(self, batch_id: str, app: ASGIApp) -> None:
         """One batch to its end, whatever that is."""
@@ -194,90 +218,125 @@ class Batches:
         if self.live[batch_id].shown["status"] != "failed":
             await self._finish(batch_id)
 
-    async def _fail(self, batch_id: str, why: str) -> None:
-        fault = {"code": "batch_broken", "message": why, "param": None, "line": None}
-        errors = {"object": "list", "data": [fault]}
-        stored, ended = self.live[batch_id], {}
-        with suppress(OSError):  # what was answered is given out
-            ended = await asyncio.to_thread(self._files, stored)
-            ended["request_counts"] = stored.shown["request_counts"] | ended["request_counts"]
-        now = int(time.time())
-        await self._put(stored.with_shown(status="failed", failed_at=now, errors=errors, **ended))
-        self._tidy(batch_id)
+    async def _fail(self, batch_id: str, error: Exception) -> None:
+        """What was answered is given out. One that cannot even fail is left until the next start."""
+        log("batch.failed", batch=batch_id, error=type(error).__name__)
+        why = f"{type(error).__name__}: the batch cannot go on"
+        errors = {"object": "list", "data": [_fault("batch_broken", why)]}
+        stored = self.live[batch_id]
+        try:
+            await self._in_turn(lambda: end(self.store, KIND, stored, "failed", errors=errors))
+        except StoreFull:
+            raise
+        except Exception as e:
+            log("batch.given_up", batch=batch_id, error=type(e).__name__)
+            self._given_up.add(batch_id)
 
     async def _validate(self, batch_id: str) -> None:
+        """Broken lines are answered at once: each by its fault."""
         stored = self.live[batch_id]
-        path = self._input(stored)
-        total, faults = await asyncio.to_thread(check, path, stored.shown["endpoint"])
-        now = int(time.time())
+        checked = await asyncio.to_thread(
+            lambda: check(self.store.read(self._input(stored)), stored.shown["endpoint"])
+        )
         if self.live[batch_id].shown["status"] != "validating":
             return  # cancelled meanwhile
-        if faults:
-            errors = {"object": "list", "data": faults}
-            await self._put(stored.with_shown(status="failed", failed_at=now, errors=errors))
-        else:
-            counts = {"total": total, "completed": 0, "failed": 0}
-            await self._put(
-                stored.with_shown(status="in_progress", in_progress_at=now, request_counts=counts)
+        if checked.refused:
+            errors = {"object": "list", "data": checked.refused}
+            self.live[batch_id] = await self._in_turn(
+                lambda: end(self.store, KIND, stored, "failed", errors=errors)
             )
+            return
+        notes = [(f.n, _record(new_id("batch_req_"), f.custom_id, None, f.shown())) for f in checked.faults]
+        await self._in_turn(self.store.extend, ERRORS, batch_id, notes)
+        counts = {"total": checked.total, "completed": 0, "failed": len(notes)}
+        now = int(time.time())
+        await self._put(stored.with_shown(status="in_progress", in_progress_at=now, request_counts=counts))
 
     async def _lines(self, batch_id: str, app: ASGIApp) -> None:
         """Ask all lines that have no answer yet, some at a time, until the window closes."""
         stored = self.live[batch_id]
-        done, counts = await asyncio.to_thread(self._answered, batch_id)
-        self._count(batch_id, **counts)
-        path = self._input(stored)
-        left = (line for line in lines_of(path) if line.custom_id not in done)
+        done = await asyncio.to_thread(self._answered, stored.id)
+        self._count(batch_id, *(len(numbers) for numbers in done))
+        left = self._left(stored, done)
         tasks: set[asyncio.Task[None]] = set()
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(stored.shown["expires_at"] - time.time()):
-                    for line in left:
+                    while line := await asyncio.to_thread(next, left, None):
                         while len(tasks) >= self._room():
-                            _, tasks = await asyncio.wait(
-                                tasks, timeout=1.0, return_when=asyncio.FIRST_COMPLETED
-                            )
+                            tasks = await _some_ended(tasks)
                         tasks.add(asyncio.create_task(self._line(batch_id, line, app)))
-                    await asyncio.gather(*tasks)
+                    while tasks:
+                        tasks = await _some_ended(tasks)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _left(self, stored: Stored, done: tuple[set[int], set[int]]) -> Iterator[Line]:
+        """Lines without an answer."""
+        return lines_of(self.store.read(self._input(stored)), done[0] | done[1])
 
     def _room(self) -> int:
         """How many lines may be in flight: fewer the more others ask, at least one so that it ends."""
         others = max(0, self.api.served.admission.inside - self._own)
         return max(1, TOGETHER - 2 * others)
 
-    def _answered(self, batch_id: str) -> tuple[set[str], dict[str, int]]:
-        """Lines with an answer, and how many of them are good and bad."""
-        logs = {kind: {r["custom_id"] for r in self._log(kind, batch_id)} for kind in (OUTPUT, ERRORS)}
-        counts = {"completed": len(logs[OUTPUT]), "failed": len(logs[ERRORS])}
-        return logs[OUTPUT] | logs[ERRORS], counts
-
-    def _log(self, kind: str, batch_id: str) -> Iterator[dict[str, Any]]:
-        path = self.store.log(kind, batch_id)
-        _cut_torn_end(path)
-        yield from whole_lines(path)
+    def _answered(self, batch_id: str) -> tuple[set[int], set[int]]:
+        """Numbers of the lines with a good answer, and with a bad one."""
+        return self.store.numbers(OUTPUT, batch_id), self.store.numbers(ERRORS, batch_id)
 
     def _count(self, batch_id: str, completed: int, failed: int) -> None:
         counts = self.live[batch_id].shown["request_counts"] | {"completed": completed, "failed": failed}
         self.live[batch_id] = self.live[batch_id].with_shown(request_counts=counts)
 
     async def _line(self, batch_id: str, line: Line, app: ASGIApp) -> None:
+        """One line to its answer on disk. Whatever goes wrong with it is its answer."""
+        request_id = new_id("batch_req_")
         self._own += 1
         try:
-            request_id = new_id("batch_req_")
             answer = await self._answer(batch_id, line, app, request_id)
+            good = answer.status < 400
+            data = _record(request_id, line.custom_id, answer)
+        except Exception as e:
+            log("batch.line_failed", batch=batch_id, line=line.n, error=type(e).__name__)
+            why = f"an internal fault ({type(e).__name__}) while this line was answered"
+            good, data = (
+                False,
+                _record(request_id, line.custom_id, _refused(ApiError(500, why, code="internal_error"))),
+            )
         finally:
             self._own -= 1
-        good = answer.status < 400
-        response = {"status_code": answer.status, "request_id": request_id, "body": answer.body}
-        record = {"id": request_id, "custom_id": line.custom_id, "response": response, "error": None}
-        self.store.append(OUTPUT if good else ERRORS, batch_id, record)
+        await self._save_line(batch_id, OUTPUT if good else ERRORS, line.n, data)
         counts = self.live[batch_id].shown["request_counts"]
         self._count(batch_id, counts["completed"] + good, counts["failed"] + (not good))
-        await self._save_now_and_then(batch_id)
+        await self._save_now_and_then(batch_id, len(data))
+
+    async def _save_line(self, batch_id: str, kind: str, n: int, data: bytes) -> None:
+        """Tried until the disk has room: what was answered is not asked for again."""
+        wait_s = PARK_S[0]
+        while True:
+            try:
+                await self._in_turn(self.store.extend, kind, batch_id, [(n, data)])
+                return self._unpark(batch_id)
+            except StoreFull as e:
+                self._park(batch_id, e)
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, PARK_S[1])
+
+    def _park(self, batch_id: str, why: StoreFull) -> None:
+        """Shown until the disk has room; it cannot be written, of all things."""
+        stored = self.live[batch_id]
+        if not _parked(stored):
+            log("batch.parked", batch=batch_id, why=str(why))
+            message = f"the batch waits: {why.message}; it goes on by itself"
+            errors = {"object": "list", "data": [_fault("disk_full", message)]}
+            self.live[batch_id] = stored.with_shown(errors=errors)
+
+    def _unpark(self, batch_id: str) -> None:
+        if _parked(self.live[batch_id]):
+            log("batch.goes_on", batch=batch_id)
+            self.live[batch_id] = self.live[batch_id].with_shown(errors=None)
 
     async def _answer(self, batch_id: str, line: Line, app: ASGIApp, request_id: str) -> InnerAnswer:
         """The answer of one line, asked again while there is no room."""
@@ -310,69 +369,71 @@ class Batches:
             key_id=key.id, owner=key.owner, scopes=key.scopes, priority=key.priority, may_hurry=False
         ).asking(tier="batch")
 
-    async def _save_now_and_then(self, batch_id: str) -> None:
+    async def _save_now_and_then(self, batch_id: str, more_bytes: int) -> None:
+        stored = self.live[batch_id]
+        self.live[batch_id] = replace(stored, size_bytes=stored.size_bytes + more_bytes)
         if time.monotonic() - self._saved_at >= SAVE_EVERY_S:
             self._saved_at = time.monotonic()
-            await self._in_turn(self.store.put, KIND, self.live[batch_id])
+            with suppress(StoreFull):  # counts only: the answers are on disk
+                await self._in_turn(self.store.put, KIND, self.live[batch_id])
 
     # ------------------------------------------------------------------ the end
 
     async def _finish(self, batch_id: str) -> None:
         """Answers become files; what a closed window left unasked is named in the error file."""
+        self._unpark(batch_id)
         stored = self.live[batch_id]
         cancelled = stored.shown["status"] == "cancelling"
-        now = int(time.time())
-        if not cancelled:
+        if not cancelled and stored.shown["status"] != "finalizing":
+            now = int(time.time())
             stored = await self._put(stored.with_shown(status="finalizing", finalizing_at=now))
-        expired = await asyncio.to_thread(self._note_unasked, stored) if not cancelled else 0
-        ended = await asyncio.to_thread(self._files, stored)
-        end = "cancelled" if cancelled else "expired" if expired else "completed"
-        ended["request_counts"] = stored.shown["request_counts"] | ended["request_counts"]
-        await self._put(stored.with_shown(status=end, **{f"{end}_at": int(time.time())}, **ended))
-        self._tidy(batch_id)
+        expired = not cancelled and await self._in_turn(self._note_unasked, stored)
+        status = "cancelled" if cancelled else "expired" if expired else "completed"
+        self.live[batch_id] = await self._in_turn(end, self.store, KIND, stored, status)
 
-    def _tidy(self, batch_id: str) -> None:
-        for path in (self.store.log(OUTPUT, batch_id), self.store.log(ERRORS, batch_id)):
-            path.unlink(missing_ok=True)
-        self.store.content(batch_id).unlink(missing_ok=True)
+    def _input(self, stored: Stored) -> str:
+        """Under whose id its input lies."""
+        own = self.store.content(stored.id).exists()
+        return stored.id if own else str(stored.shown["input_file_id"])
 
-    def _input(self, stored: Stored) -> Path:
-        own = self.store.content(stored.id)
-        return own if own.exists() else self.store.content(stored.shown["input_file_id"])
-
-    def _note_unasked(self, stored: Stored) -> int:
-        done, _ = self._answered(stored.id)
+    def _note_unasked(self, stored: Stored) -> bool:
+        """Whether any line was left."""
         error = {"code": "batch_expired", "message": "the batch's window closed before this request was made"}
-        unasked = 0
-        for line in lines_of(self._input(stored)):
-            if line.custom_id not in done:
-                unasked += 1
-                record = {"id": new_id("batch_req_"), "custom_id": line.custom_id}
-                self.store.append(ERRORS, stored.id, record | {"response": None, "error": error})
-        return unasked
+        notes = [
+            (line.n, _record(new_id("batch_req_"), line.custom_id, None, error))
+            for line in self._left(stored, self._answered(stored.id))
+        ]
+        if notes:
+            with self.store.together():
+                self.store.extend(ERRORS, stored.id, notes)
+                self.store.put(KIND, stored.with_hidden(expired=True))  # a kill may come before the end
+        return bool(notes or stored.hidden.get("expired"))
 
-    def _files(self, stored: Stored) -> dict[str, Any]:
-        """Ids of the output and error files, None where one would be empty; lines and tokens in them."""
-        shown: dict[str, Any] = {"request_counts": {}, "usage": _usage(())}
-        life_s = stored.hidden.get("output_life_s") or files.BATCH_LIFE_S
-        for kind, field, count in (
-            (OUTPUT, "output_file_id", "completed"),
-            (ERRORS, "error_file_id", "failed"),
-        ):
-            path = self.store.log(kind, stored.id)
-            shown[field], shown["request_counts"][count] = None, 0
-            if path.exists() and path.stat().st_size:
-                name = f"{stored.id}_{field.removesuffix('_file_id')}.jsonl"
-                with path.open("rb") as source:
-                    added = files.add(self.store, name, "batch_output", source, stored.owner, life_s)
-                content = self.store.content(added.id)
-                shown[field], shown["request_counts"][count] = (
-                    added.id,
-                    sum(1 for _ in whole_lines(content)),
-                )
-                if kind == OUTPUT:
-                    shown["usage"] = _usage(whole_lines(content))
-        return shown
+
+async def _some_ended(tasks: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
+    """Those still under way, once one has ended or a second has passed. Raises what one raised."""
+    ended, left = await asyncio.wait(tasks, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+    for task in ended:
+        task.result()
+    return left
+
+
+def _fault(code: str, message: str) -> dict[str, Any]:
+    return {"code": code, "message": message, "param": None, "line": None}
+
+
+def _parked(stored: Stored) -> bool:
+    errors = stored.shown["errors"]
+    return bool(errors) and errors["data"][0]["code"] == "disk_full"
+
+
+def _record(
+    request_id: str, custom_id: str | None, answer: InnerAnswer | None, error: dict[str, Any] | None = None
+) -> bytes:
+    """A line of the output or error file."""
+    response = answer and {"status_code": answer.status, "request_id": request_id, "body": answer.body}
+    record = {"id": request_id, "custom_id": custom_id, "response": response, "error": error}
+    return one_line(orjson.dumps(record))
 
 
 def _refused(error: ApiError) -> InnerAnswer:
@@ -396,94 +457,3 @@ def _new(body: BatchBody, file: Stored, owner: str | None) -> Stored:
     }  # fmt: skip
     life = body.output_expires_after.seconds if body.output_expires_after else None
     return Stored(id=batch_id, owner=owner, shown=shown, hidden={"output_life_s": life})
-
-
-def _open(store: ObjectStore) -> Iterator[Stored]:
-    """Batches to work on: cancelled ones first, since they are done at once, then the oldest."""
-    open_batches = [s for s in reversed(store.all(KIND)) if s.shown["status"] in OPEN]
-    yield from sorted(open_batches, key=lambda s: s.shown["status"] != "cancelling")
-
-
-# ---------------------------------------------------------------------- the input file
-
-
-def check(path: Path, endpoint: str) -> tuple[int, list[dict[str, Any]]]:
-    """How many requests the file holds, and what is wrong with its lines (the first faults)."""
-    faults: list[dict[str, Any]] = []
-    ids: set[str] = set()
-    total = 0
-    for number, data in enumerate(_raw_lines(path), 1):
-        total += 1
-        if fault := _fault(data, endpoint, ids):
-            faults.append({**fault, "line": number})
-        if len(faults) >= FAULTS_SHOWN or total > LINES:
-            break
-    if total > LINES:
-        message = f"a batch has at most {LINES} requests"
-        faults.append({"code": "too_many_requests", "message": message, "param": None, "line": LINES + 1})
-    if not total:
-        message = "the file has no requests"
-        faults.append({"code": "empty_file", "message": message, "param": None, "line": None})
-    return total, faults
-
-
-def _fault(data: bytes, endpoint: str, ids: set[str]) -> dict[str, Any] | None:
-    try:
-        request = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return {"code": "invalid_json_line", "message": "this line is not JSON", "param": None}
-    if not isinstance(request, dict) or not isinstance(request.get("custom_id"), str):
-        return {"code": "invalid_request", "message": "custom_id is missing", "param": "custom_id"}
-    if request["custom_id"] in ids:
-        return {"code": "duplicate_custom_id", "message": "this custom_id came before", "param": "custom_id"}
-    ids.add(request["custom_id"])
-    if request.get("method") != "POST":
-        return {"code": "invalid_method", "message": "method is POST", "param": "method"}
-    if request.get("url") != endpoint:
-        return {"code": "mismatched_url", "message": f"url is the batch's: {endpoint}", "param": "url"}
-    if not isinstance(request.get("body"), dict):
-        return {"code": "invalid_request", "message": "body is a JSON object", "param": "body"}
-    return None
-
-
-def lines_of(path: Path) -> Iterator[Line]:
-    """The requests of a checked file, one at a time."""
-    for data in _raw_lines(path):
-        request = orjson.loads(data)
-        yield Line(request["custom_id"], request["body"])
-
-
-def _raw_lines(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        yield from (line for line in file if line.strip())
-
-
-def _cut_torn_end(path: Path) -> None:
-    """A kill may leave half a line; what is added next must not join it."""
-    with suppress(FileNotFoundError), path.open("rb+") as file:
-        size = file.seek(0, io.SEEK_END)
-        at = size
-        while at and not _ends_line(file, at):
-            at -= 1
-        if at != size:
-            file.truncate(at)
-
-
-def _ends_line(file: Any, at: int) -> bool:
-    file.seek(at - 1)
-    return bool(file.read(1) == b"\n")
-
-
-def _usage(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Tokens of all answers, whatever the route calls them."""
-    read = completion = cached = 0
-    for record in records:
-        usage = (record["response"]["body"] or {}).get("usage") or {}
-        read += usage.get("prompt_tokens") or usage.get("input_tokens") or 0
-        completion += usage.get("completion_tokens") or usage.get("output_tokens") or 0
-        details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
-        cached += details.get("cached_tokens") or 0
-    return {
-        "input_tokens": read, "input_tokens_details": {"cached_tokens": cached}, "output_tokens": completion,
-        "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": read + completion,
-    }  # fmt: skip

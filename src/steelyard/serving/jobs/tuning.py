@@ -11,10 +11,14 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +29,28 @@ from starlette.routing import Route
 
 from ...errors import Problem
 from ..base.errors import ApiError, json_response
-from ..base.store import ObjectStore, Stored, find, may_see, need_scope, new_id, owner_of, page
+from ..base.log import log
+from ..base.store import (
+    ObjectStore,
+    Stored,
+    StoreFull,
+    find,
+    may_see,
+    need_scope,
+    new_id,
+    owner_of,
+    page,
+    translated,
+    visible_to,
+)
 from ..base.transport import body_of
 from ..turn.bodies import ignored, parse
 from . import files
+from .quota import check_bytes, check_under_way, quota_of
 from .tuning_job import (
     JobBody,
+    bytes_below,
+    clear,
     faults,
     last_checkpoint,
     link,
@@ -44,6 +64,8 @@ from .tuning_job import (
 KIND = "jobs"
 EVENTS, CHECKPOINTS = "job_events", "job_checkpoints"
 OPEN = ("validating_files", "queued", "running")
+ENDED = ("succeeded", "failed", "cancelled")
+PARK_S = 5.0  # until a full disk is tried again
 TAKEN = "another service of this name runs its jobs"
 STOPPED = 6  # exit code of a run that was interrupted and can go on
 LOOK_EVERY_S = 0.5
@@ -67,6 +89,9 @@ class Tuning:
         self._running: str | None = None
         self._closing = False
         self._more = False  # than the worker knows of
+        self._loaded = False  # what earlier jobs tuned
+        self._turns = ThreadPoolExecutor(1)  # changes of a job one after another
+        self._deciding = asyncio.Lock()  # which job runs: none that is being ended
         self._requested_ends: dict[str, str] = {}  # job -> "paused" or "cancelled", until its run has stopped
 
     def routes(self) -> list[Route]:
@@ -75,6 +100,7 @@ class Tuning:
             Route(at, self.create, methods=["POST"]),
             Route(at, self.listed, methods=["GET"]),
             Route(at + "/{id}", self.get, methods=["GET"]),
+            Route(at + "/{id}", self.delete, methods=["DELETE"]),
             Route(at + "/{id}/cancel", self.cancel, methods=["POST"]),
             Route(at + "/{id}/pause", self.pause, methods=["POST"]),
             Route(at + "/{id}/resume", self.go_on, methods=["POST"]),
@@ -88,30 +114,56 @@ class Tuning:
     async def create(self, request: Request) -> Response:
         body: JobBody = parse(JobBody, await body_of(request))
         refuse(body)
-        named = files.named
-        training = await asyncio.to_thread(
-            named, self.store, request, body.training_file, "fine-tune", "training_file"
-        )
-        if body.validation_file:
-            await asyncio.to_thread(
-                named, self.store, request, body.validation_file, "fine-tune", "validation_file"
-            )
-        base = self._base(body.model, request)
-        self.store.need_hold(TAKEN)
-        stored = new_job(self.api.settings.name, body, base, owner_of(request))
-        await asyncio.to_thread(self._write, stored, body, training)
-        self._tell(stored.id, f"Created fine-tuning job: {stored.id}")
+        stored = await asyncio.to_thread(self._created, request, body)
         self.begin()
         return json_response(stored.shown, headers=ignored(body, {}))
 
+    def _created(self, request: Request, body: JobBody) -> Stored:
+        """Raises ApiError 400, 403, 404, 503, 507."""
+        if self.store.sealed:
+            raise ApiError(
+                403, "fine-tuning is refused at `trust: guarded`: a job would lay its rows plain on the "
+                "disk; tune with `steelyard up`, which seals them", code="refused_at_guarded",
+            )  # fmt: skip
+        owner = owner_of(request)
+        training = files.named(self.store, request, body.training_file, "fine-tune", "training_file")
+        if body.validation_file:
+            files.named(self.store, request, body.validation_file, "fine-tune", "validation_file")
+        base = self._base(body.model, request)
+        self.store.need_hold(TAKEN)
+        quota = quota_of(self.api, owner)
+        check_under_way(self.store, quota.jobs, owner, KIND, (*OPEN, "paused"))
+        check_bytes(self.store, quota, owner, training.size_bytes)
+        stored = new_job(self.api.settings.name, body, base, owner)
+        self._write(stored, body, training)
+        return stored
+
     async def listed(self, request: Request) -> Response:
-        self.resume()
-        jobs = await asyncio.to_thread(self.store.all, KIND)
+        jobs = await asyncio.to_thread(self.store.all, KIND, visible_to(request))
         return json_response(page(request, [s for s in jobs if _has(s, request)], cap=100))
 
     async def get(self, request: Request) -> Response:
-        self.resume()
         return json_response((await self._job(request)).shown)
+
+    async def delete(self, request: Request) -> Response:
+        """The job with its rows, its events, its weights and the model that came of it."""
+        stored = await self._job(request)
+        if stored.shown["status"] in (*OPEN, "paused"):
+            stored = await self._ended(stored, "cancelled")
+        await self._drop_adapter(stored)
+        await asyncio.to_thread(self._forget, stored.id)
+        return json_response({"id": stored.id, "object": "fine_tuning.job", "deleted": True})
+
+    def _forget(self, job_id: str) -> None:
+        shutil.rmtree(self._folder(job_id), ignore_errors=True)
+        self.store.drop(KIND, job_id)
+
+    async def forget_rows(self, file_id: str) -> None:
+        """No job learns from this file any more: those under way end."""
+        for stored in await asyncio.to_thread(self.store.in_state, KIND, (*OPEN, "paused")):
+            if file_id in (stored.shown["training_file"], stored.shown["validation_file"]):
+                await self._tell(stored.id, f"The file {file_id} was deleted")
+                await self._ended(stored, "cancelled")
 
     async def cancel(self, request: Request) -> Response:
         return json_response((await self._stop(request, "cancelled", (*OPEN, "paused"))).shown)
@@ -124,8 +176,8 @@ class Tuning:
         if stored.shown["status"] != "paused":
             raise ApiError(409, f"the job is {stored.shown['status']}; only a paused one can be resumed")
         self.store.need_hold(TAKEN)
-        stored = self._change(stored.id, status="queued")
-        self._tell(stored.id, "The job was resumed")
+        stored = await self._change(stored.id, status="queued")
+        await self._tell(stored.id, "The job was resumed")
         self.begin()
         return json_response(stored.shown)
 
@@ -136,16 +188,24 @@ class Tuning:
         return await self._records(request, CHECKPOINTS)
 
     async def delete_model(self, request: Request) -> Response:
-        """A tuned model goes; the served one stays."""
+        """A tuned model goes, its weights too; the served one stays."""
         need_scope(request, "tune")
         name = request.path_params["name"]
-        for stored in await asyncio.to_thread(self.store.all, KIND):
+        for stored in await asyncio.to_thread(self.store.all, KIND, visible_to(request)):
             if stored.shown["fine_tuned_model"] == name and may_see(request, stored):
-                if stored.hidden["adapter"] in self.api.served.adapters:
-                    await self.api.served.drop_adapter(stored.hidden["adapter"])
-                await asyncio.to_thread(self.store.put, KIND, stored.with_shown(fine_tuned_model=None))
+                await self._drop_adapter(stored)
+                await asyncio.to_thread(self._without_model, stored)
                 return json_response({"id": name, "object": "model", "deleted": True})
         raise ApiError(404, f"there is no tuned model {name!r}", "model", "model_not_found")
+
+    async def _drop_adapter(self, stored: Stored) -> None:
+        if stored.hidden["adapter"] in self.api.served.adapters:
+            await self.api.served.drop_adapter(stored.hidden["adapter"])
+
+    def _without_model(self, stored: Stored) -> None:
+        shutil.rmtree(self._folder(stored.id), ignore_errors=True)
+        hidden = {name: value for name, value in stored.hidden.items() if name in ("base", "adapter")}
+        self.store.put(KIND, replace(stored.with_shown(fine_tuned_model=None), hidden=hidden, size_bytes=0))
 
     async def _job(self, request: Request) -> Stored:
         return await asyncio.to_thread(find, self.store, KIND, request, "fine-tuning job")
@@ -163,13 +223,18 @@ class Tuning:
         stored = await self._job(request)
         if stored.shown["status"] not in states:
             raise ApiError(409, f"the job is {stored.shown['status']}: it cannot be {end}")
+        return await self._ended(stored, end)
+
+    async def _ended(self, stored: Stored, end: str) -> Stored:
+        """Raises ApiError 503 where another process runs it."""
         self.store.need_hold(TAKEN)
-        if self._running == stored.id:
-            self._requested_ends[stored.id] = end
-            self._signal(signal.SIGTERM)
-            await self._until_stopped(stored.id)
-            return self._now(stored.id)
-        return self._end(stored.id, end)
+        async with self._deciding:
+            if self._running != stored.id:
+                return await self._end(stored.id, end)
+        self._requested_ends[stored.id] = end
+        self._signal(signal.SIGTERM)
+        await self._until_stopped(stored.id)
+        return await self._now(stored.id)
 
     async def _until_stopped(self, job_id: str) -> None:
         end = time.monotonic() + STOP_S
@@ -206,36 +271,48 @@ class Tuning:
         return source
 
     def _tuned(self, name: str, request: Request) -> str | None:
-        """The folder of an earlier job's result, where it is the caller's: tuning can go on from there."""
-        jobs = (s for s in self.store.all(KIND) if may_see(request, s))
-        return next((s.hidden["checkpoint"] for s in jobs if s.shown["fine_tuned_model"] == name), None)
+        """The folder of an earlier job's result, of the same key: tuning can go on from there."""
+        jobs = [s for s in self.store.all(KIND, visible_to(request)) if s.shown["fine_tuned_model"] == name]
+        return next((str(s.hidden["checkpoint"]) for s in jobs), None)
 
     def _folder(self, job_id: str) -> Path:
         return self.store.folder / "runs" / job_id
 
     def _write(self, stored: Stored, body: JobBody, training: Stored) -> None:
-        """The job's folder: its data as they are now, its recipe, and the job itself."""
+        """The job's folder: its data as they are now, its recipe; and the job itself, or nothing of it."""
         folder = self._folder(stored.id)
         self.store.folder_of("runs")
-        folder.mkdir(mode=0o700)
-        link(self.store.content(training.id), folder / "training.jsonl")
-        if body.validation_file:
-            link(self.store.content(body.validation_file), folder / "validation.jsonl")
         try:
-            recipe = recipe_of(stored, folder)
+            with translated():
+                folder.mkdir(mode=0o700)
+                link(self.store.content(training.id), folder / "training.jsonl")
+                if body.validation_file:
+                    link(self.store.content(body.validation_file), folder / "validation.jsonl")
+                recipe = recipe_of(stored, folder)
+                # JSON is YAML: people and `steelyard up` read it alike.
+                text = json.dumps(recipe, indent=2, ensure_ascii=False) + "\n"
+                (folder / "recipe.yaml").write_text(text, "utf-8")
+            with self.store.together():
+                self.store.put(KIND, stored)
+                self.store.append(EVENTS, stored.id, event_of(f"Created fine-tuning job: {stored.id}"))
         except Problem as e:
+            shutil.rmtree(folder, ignore_errors=True)
             raise ApiError(400, e.message, param="model", code=e.code) from e
-        # JSON is YAML: people and `steelyard up` read it alike.
-        (folder / "recipe.yaml").write_text(json.dumps(recipe, indent=2, ensure_ascii=False) + "\n", "utf-8")
-        self.store.put(KIND, stored)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     # ------------------------------------------------------------------ the work
 
-    def resume(self) -> None:
-        """Go on with what an earlier process left, if no other one does."""
+    async def resume(self) -> None:
+        """Go on with what an earlier process left, if no other one does; what it tuned is served again."""
         idle = self._task is None or self._task.done()
-        if idle and self.store.exists() and self.store.all(KIND) and self.store.hold():
+        if idle and await asyncio.to_thread(lambda: self._left() and self.store.hold()):
             self.begin()
+
+    def _left(self) -> bool:
+        """Whether there is anything to run, or to load once after the start."""
+        return bool(self.store.in_state(KIND, OPEN if self._loaded else (*OPEN, *ENDED)))
 
     def begin(self) -> None:
         self._more = True
@@ -258,12 +335,20 @@ class Tuning:
             await asyncio.sleep(0.05)
 
     async def _run(self) -> None:
-        await self._load_tuned()
+        if not self._loaded:
+            self._loaded = True
+            await self._load_tuned()
         while not self._closing and (job_id := await self._next()):
             try:
                 await self._one(job_id)
+            except StoreFull as e:  # it stays open: tried again when the disk may have room
+                log("job.parked", job=job_id, why=str(e))
+                self._signal(signal.SIGKILL)
+                await asyncio.sleep(PARK_S)
             except Exception as e:  # one job must not keep the others from running
-                self._fail(job_id, "internal", f"{type(e).__name__}: the job cannot go on", None)
+                log("job.failed", job=job_id, error=type(e).__name__)
+                with suppress(StoreFull):
+                    await self._fail(job_id, "internal", f"{type(e).__name__}: the job cannot go on", None)
             finally:
                 self._running = None
 
@@ -272,45 +357,53 @@ class Tuning:
         while True:
             self._more = False
             jobs = await asyncio.to_thread(self._open)
-            for job in jobs:  # nothing waits from here on; it may have been cancelled since
-                if self._now(job.id).shown["status"] in OPEN:
-                    self._running = job.id
-                    return job.id
+            for job in jobs:
+                async with self._deciding:
+                    now = await asyncio.to_thread(self.store.get, KIND, job.id)
+                    if now and now.shown["status"] in OPEN:  # it may have been cancelled since
+                        self._running = job.id
+                        return job.id
             if not self._more:  # else one came while the list was read
                 return None
 
     def _open(self) -> list[Stored]:
-        return [s for s in reversed(self.store.all(KIND)) if s.shown["status"] in OPEN]
+        return self.store.in_state(KIND, OPEN)[::-1]
 
     async def _load_tuned(self) -> None:
-        """What earlier jobs made is served again after a restart."""
-        for stored in await asyncio.to_thread(self.store.all, KIND):
+        """What earlier jobs made is served again after a restart; rows that a kill left behind go."""
+        ended = await asyncio.to_thread(self.store.in_state, KIND, ENDED)
+        for stored in ended:
+            if (self._folder(stored.id) / "training.jsonl").exists():
+                await self._in_turn(self._without_rows, stored.id)
             if stored.shown["fine_tuned_model"] and stored.hidden.get("loaded"):
                 self.api.served.offer_adapter(stored.hidden["adapter"], _adapter(stored), stored.owner)
 
     async def _one(self, job_id: str) -> None:
         """One job to its end, or to where it was asked to stop."""
         folder = self._folder(job_id)
-        if self._now(job_id).shown["status"] == "validating_files":
+        if (await self._now(job_id)).shown["status"] == "validating_files":
             fault = await asyncio.to_thread(faults, folder)
             if fault:
-                return self._fail(job_id, "invalid_training_file", *fault)
-            self._tell(job_id, "Files validated, moving job to queued state")
+                return await self._fail(job_id, "invalid_training_file", *fault)
+            await self._tell(job_id, "Files validated, moving job to queued state")
         if end := self._requested_ends.pop(job_id, None):  # while the files were read
-            self._end(job_id, end)
+            await self._end(job_id, end)
             return None
-        self._change(job_id, status="running")
-        self._tell(job_id, "Fine-tuning job started")
+        await self._change(job_id, status="running")
+        await self._tell(job_id, "Fine-tuning job started")
         code = await self._steelyard(job_id, folder)
         if end := self._requested_ends.pop(job_id, None):
-            self._end(job_id, end)
+            await self._end(job_id, end)
         elif code == 0:
-            await self._succeed(job_id, _document(folder))
+            await self._succeed(job_id, await asyncio.to_thread(_document, folder))
         elif code != STOPPED and not self._closing:  # a run that is ended before it can say so goes on too
-            error = (_document(folder) or {}).get("error") or {}
+            error = (await asyncio.to_thread(_document, folder)).get("error") or {}
             message = error.get("message") or f"the run ended with {code}"
             code_told = error.get("code") or "run_failed"
-            self._fail(job_id, code_told, message, "training_file" if code_told.startswith("data.") else None)
+            if code_told == "disk.full":
+                raise StoreFull(message)
+            param = "training_file" if code_told.startswith("data.") else None
+            await self._fail(job_id, code_told, message, param)
         return None
 
     async def _steelyard(self, job_id: str, folder: Path) -> int:
@@ -320,7 +413,11 @@ class Tuning:
         command = [sys.executable, "-m", f"{__package__}.tuning_child", str(os.getpid()), *words]
         run_log = folder / "run" / "log.jsonl"
         at = run_log.stat().st_size if run_log.exists() else 0
-        with (folder / "outcome.json").open("wb") as out, (folder / "run.log").open("ab") as log:
+        with (
+            translated(),
+            (folder / "outcome.json").open("wb") as out,
+            (folder / "run.log").open("ab") as log,
+        ):
             self._child = await asyncio.create_subprocess_exec(
                 *command, cwd=folder, stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=log,
                 start_new_session=True, env=_environment(),
@@ -347,18 +444,20 @@ class Tuning:
                 whole = data[: data.rfind(b"\n") + 1]
                 at += len(whole)
                 for line in whole.splitlines():
-                    self._translate(job_id, orjson.loads(line))
+                    with suppress(StoreFull, orjson.JSONDecodeError):  # an event less; the run goes on
+                        await self._translate(job_id, orjson.loads(line))
 
-    def _translate(self, job_id: str, event: dict[str, Any]) -> None:
+    async def _translate(self, job_id: str, event: dict[str, Any]) -> None:
         kind, step = event["event"], event.get("step")
         if kind == "step.start" and step in STEP_TOLD:
-            self._tell(job_id, f"{STEP_TOLD[step]} ...")
+            await self._tell(job_id, f"{STEP_TOLD[step]} ...")
         elif kind == "train.planned":
-            event_fields = {"total_steps": event["steps"], "tokens": event["tokens"]}
-            self._tell(job_id, f"{event['steps']} steps planned, {event['tokens']} tokens", data=event_fields)
+            fields = {"total_steps": event["steps"], "tokens": event["tokens"]}
+            message = f"{event['steps']} steps planned, {event['tokens']} tokens"
+            await self._tell(job_id, message, data=fields)
         elif kind in ("train.checkpoint", "train.resumed"):
             words = "Saved after" if kind == "train.checkpoint" else "Going on after"
-            self._tell(job_id, f"{words} step {step}", data={"step": step})
+            await self._tell(job_id, f"{words} step {step}", data={"step": step})
 
     def _signal(self, number: int) -> None:
         if self._child and self._child.returncode is None:
@@ -370,27 +469,28 @@ class Tuning:
     async def _succeed(self, job_id: str, outcome: dict[str, Any]) -> None:
         steps = {step["step"]: step for step in outcome["steps"]}
         checkpoint = Path(steps["train"]["artefact"])
-        curve = [orjson.loads(line) for line in (checkpoint / "curve.jsonl").read_bytes().splitlines()]
-        stored = self._now(job_id)
+        curve = await asyncio.to_thread(_curve, checkpoint)
+        stored = await self._now(job_id)
         file = await asyncio.to_thread(result_file, self.store, stored, curve)
         name = f"{self.api.settings.name}:{stored.hidden['adapter']}"
-        for point in thinned(curve):
-            fields = {"step": point["step"], "train_loss": point["loss"], "total_steps": len(curve)}
-            words = f"Step {point['step']}/{len(curve)}: training loss={point['loss']:.2f}"
-            self._tell(job_id, words, kind="metrics", data=fields)
+        events = [_metrics(point, len(curve)) for point in thinned(curve)]
         stored = stored.with_hidden(checkpoint=str(checkpoint), compressed=steps["compress"]["artefact"])
         loaded, why = await self._try_to_load(stored)
-        self._tell(job_id, why)
-        self.store.append(CHECKPOINTS, job_id, last_checkpoint(job_id, name, curve))
-        self.store.put(
-            KIND,
-            stored.with_hidden(loaded=loaded).with_shown(
-                status="succeeded", fine_tuned_model=name, finished_at=int(time.time()),
-                result_files=[file.id], trained_tokens=int(sum(point["tokens"] for point in curve)),
-            ),
+        events += [event_of(why), event_of(f"New fine-tuned model created: {name}")]
+        events.append(event_of("The job has successfully completed"))
+        stored = stored.with_hidden(loaded=loaded).with_shown(
+            status="succeeded", fine_tuned_model=name, finished_at=int(time.time()), result_files=[file.id],
+            trained_tokens=int(sum(point["tokens"] for point in curve)),
         )  # fmt: skip
-        self._tell(job_id, f"New fine-tuned model created: {name}")
-        self._tell(job_id, "The job has successfully completed")
+
+        def save() -> None:
+            with self.store.together():
+                self.store.append(CHECKPOINTS, job_id, last_checkpoint(job_id, name, curve), 0)
+                self.store.extend(EVENTS, job_id, [(None, orjson.dumps(event)) for event in events])
+                self.store.put(KIND, stored)
+
+        await self._in_turn(save)
+        await self._in_turn(self._without_rows, job_id)
 
     async def _try_to_load(self, stored: Stored) -> tuple[bool, str]:
         """Whether requests can name it now, and what to tell."""
@@ -409,34 +509,72 @@ class Tuning:
     async def _load(self, stored: Stored) -> None:
         await self.api.served.load_adapter(stored.hidden["adapter"], _adapter(stored), stored.owner)
 
-    def _end(self, job_id: str, end: str) -> Stored:
+    async def _end(self, job_id: str, end: str) -> Stored:
         changed: dict[str, Any] = {"status": end}
         if end == "cancelled":
             changed["finished_at"] = int(time.time())
-        self._tell(job_id, f"The job was {end}")
-        return self._change(job_id, **changed)
-
-    def _fail(self, job_id: str, code: str, message: str, param: str | None) -> None:
-        error = {"code": code, "message": message, "param": param}
-        self._tell(job_id, message, level="error")
-        self._change(job_id, status="failed", error=error, finished_at=int(time.time()))
-
-    def _now(self, job_id: str) -> Stored:
-        stored = self.store.get(KIND, job_id)
-        assert stored is not None  # jobs are never deleted
+        stored = await self._in_turn(self._changed, job_id, event_of(f"The job was {end}"), changed)
+        if end == "cancelled":
+            stored = await self._in_turn(self._without_rows, job_id)
         return stored
 
-    def _change(self, job_id: str, **changed: Any) -> Stored:
-        return self.store.put(KIND, self._now(job_id).with_shown(**changed))
+    async def _fail(self, job_id: str, code: str, message: str, param: str | None) -> None:
+        error = {"code": code, "message": message, "param": param}
+        changed = {"status": "failed", "error": error, "finished_at": int(time.time())}
+        await self._in_turn(self._changed, job_id, event_of(message, level="error"), changed)
+        await self._in_turn(self._without_rows, job_id)
 
-    def _tell(
-        self, job_id: str, message: str, *, level: str = "info", kind: str = "message", data: Any = None
-    ) -> None:
-        event = {
-            "object": "fine_tuning.job.event", "id": new_id("ftevent-"), "created_at": int(time.time()),
-            "level": level, "message": message, "type": kind, "data": data or {},
-        }  # fmt: skip
-        self.store.append(EVENTS, job_id, event)
+    def _without_rows(self, job_id: str) -> Stored:
+        """An ended job needs its rows no more: its folder holds its log and, of a good one, its weights."""
+        stored = self._stored(job_id)
+        folder = self._folder(job_id)
+        keep = [Path(stored.hidden[name]) for name in ("checkpoint", "compressed") if name in stored.hidden]
+        for path in (folder / "training.jsonl", folder / "validation.jsonl"):
+            path.unlink(missing_ok=True)
+        clear(folder / "run", keep)
+        return self.store.put(KIND, replace(stored, size_bytes=bytes_below(folder)))
+
+    async def _now(self, job_id: str) -> Stored:
+        return await self._in_turn(self._stored, job_id)
+
+    def _stored(self, job_id: str) -> Stored:
+        """Raises ApiError 404 where it was deleted meanwhile."""
+        stored = self.store.get(KIND, job_id)
+        if stored is None:
+            raise ApiError(404, f"there is no fine-tuning job {job_id!r}", param="id", code="not_found")
+        return stored
+
+    async def _change(self, job_id: str, **changed: Any) -> Stored:
+        return await self._in_turn(self._changed, job_id, None, changed)
+
+    def _changed(self, job_id: str, event: dict[str, Any] | None, changed: dict[str, Any]) -> Stored:
+        with self.store.together():
+            if event:
+                self.store.append(EVENTS, job_id, event)
+            return self.store.put(KIND, self._stored(job_id).with_shown(**changed))
+
+    async def _tell(self, job_id: str, message: str, data: Any = None) -> None:
+        await self._in_turn(self.store.append, EVENTS, job_id, event_of(message, data=data))
+
+    def _in_turn(self, work: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+        return asyncio.get_running_loop().run_in_executor(self._turns, work, *args)
+
+
+def event_of(message: str, *, level: str = "info", kind: str = "message", data: Any = None) -> dict[str, Any]:
+    return {
+        "object": "fine_tuning.job.event", "id": new_id("ftevent-"), "created_at": int(time.time()),
+        "level": level, "message": message, "type": kind, "data": data or {},
+    }  # fmt: skip
+
+
+def _metrics(point: dict[str, Any], steps: int) -> dict[str, Any]:
+    fields = {"step": point["step"], "train_loss": point["loss"], "total_steps": steps}
+    words = f"Step {point['step']}/{steps}: training loss={point['loss']:.2f}"
+    return event_of(words, kind="metrics", data=fields)
+
+
+def _curve(checkpoint: Path) -> list[dict[str, Any]]:
+    return [orjson.loads(line) for line in (checkpoint / "curve.jsonl").read_bytes().splitlines()]
 
 
 def _adapter(stored: Stored) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,6 +140,26 @@ def link(source: Path, target: Path) -> None:
     target.hardlink_to(source)
 
 
+def clear(folder: Path, keep: list[Path]) -> None:
+    """Remove what lies below `folder`, but for what `keep` names and the folders on the way there."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if path in keep:
+            continue
+        if any(path in kept.parents for kept in keep):
+            clear(path, keep)
+        elif path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def bytes_below(folder: Path) -> int:
+    """Of the files in it, on this disk."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+
+
 # ---------------------------------------------------------------------- files in, files out
 
 
@@ -182,8 +203,9 @@ def result_file(store: ObjectStore, stored: Stored, curve: list[dict[str, Any]])
     """The loss curve as OpenAI's step_metrics.csv."""
     lines = ["step,train_loss,learning_rate,tokens"]
     lines += [f"{p['step']},{p['loss']},{p['learning_rate']},{p['tokens']}" for p in curve]
-    data = io.BytesIO(("\n".join(lines) + "\n").encode())
-    return files.add(store, "step_metrics.csv", "fine-tune-results", data, stored.owner)
+    data = ("\n".join(lines) + "\n").encode()
+    file = files.new_file(f"file-{stored.id}", "step_metrics.csv", "fine-tune-results", stored.owner)
+    return files.add(store, file, io.BytesIO(data), len(data))
 
 
 def thinned(curve: list[dict[str, Any]]) -> list[dict[str, Any]]:

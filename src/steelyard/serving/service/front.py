@@ -20,7 +20,7 @@ import tempfile
 import time
 from asyncio import constants
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ from ..api.app import app
 from ..base.access import is_loopback
 from ..base.connections import BACKLOG, Connection, Connections, raise_file_limit
 from ..base.keys import LOOK_AGAIN_S, SAVE_S, KeyRing
+from ..base.log import log
 from ..base.measures import Measures
 from ..base.spans import export_spans
 from ..engines.vllm.python import interpreter
@@ -52,13 +53,6 @@ SLOW_READER_MS = 60_000
 GRACE_S = 1  # for answers under way once SIGTERM has come; all must be over within 5 s
 SWITCH_S = 0.001  # the loop waits no longer for its turn beside a thread that renders (Python: 5 ms)
 WARM_UP_TOKENS = 64  # of the prompt: a prefill step and its kernels
-
-
-def log(event: str, **fields: Any) -> None:
-    """One JSON line to standard error, which is the service's log file."""
-    with suppress(OSError, ValueError):
-        sys.stderr.buffer.write(orjson.dumps({"at": round(time.time(), 3), "event": event, **fields}) + b"\n")
-        sys.stderr.buffer.flush()
 
 
 def bind(host: str, port: int, shared: bool = False) -> socket.socket:
@@ -298,7 +292,14 @@ class Front:
     async def _save_budgets(self) -> None:
         while True:
             await asyncio.sleep(SAVE_S)
+            await asyncio.to_thread(self._save_keys)
+
+    def _save_keys(self) -> None:
+        """A full disk is no end: budgets are in memory, and are written once there is room."""
+        try:
             self.keys.save()
+        except OSError as e:
+            log("keys.not_saved", why=e.strerror)
 
     async def _look_at_keys(self) -> None:
         """A broken file is reported at once, not at the next request."""
@@ -318,7 +319,7 @@ class Front:
         await self.engine.close()
         if self.encoder is not None:
             await self.encoder.close()
-        self.keys.save()
+        self._save_keys()
         shutil.rmtree(self.private, ignore_errors=True)
         log("service.stopped")
 

@@ -77,7 +77,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         "generation", "Go on with a text", "Completion", *GENERATES, streams=True
     ),
     ("POST", "/v1/responses"): _op(
-        "responses", "Answer, kept for later turns", "Response", *GENERATES, streams=True
+        "responses", "Answer, kept for later turns", "Response", 507, *GENERATES, streams=True
     ),
     ("POST", "/v1/responses/input_tokens"): _op(
         "responses", "Count input tokens", "ResponseTokens", 400, 404, 413
@@ -101,7 +101,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/embeddings"): _op("encoders", "Embed texts", "Embeddings", *GENERATES),
     ("POST", "/v1/rerank"): _op("encoders", "Rank documents (Jina)", "Ranking", *GENERATES),
     ("POST", "/v2/rerank"): _op("encoders", "Rank documents (Cohere)", "Ranking", *GENERATES),
-    ("POST", "/v1/files"): _op("files", "Upload", "File", 400, 413),
+    ("POST", "/v1/files"): _op("files", "Upload", "File", 400, 413, 507),
     ("GET", "/v1/files"): _op(
         "files",
         "List",
@@ -115,17 +115,20 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         ),
     ),
     ("GET", "/v1/files/{id}"): _op("files", "About a file", "File", 404),
-    ("DELETE", "/v1/files/{id}"): _op("files", "Delete", "Deleted", 404),
+    ("DELETE", "/v1/files/{id}"): _op("files", "Delete", "Deleted", 404, 503, 507),
     ("GET", "/v1/files/{id}/content"): _op("files", "Its bytes", "application/octet-stream", 404),
     ("POST", "/v1/batches"): _op(
-        "batches", "Answer a file of requests, off-peak", "Batch", 400, 404, 413, 503
+        "batches", "Answer a file of requests, off-peak", "Batch", 400, 404, 413, 503, 507
     ),
     ("GET", "/v1/batches"): _op("batches", "List", "BatchList", 400, query=PAGE),
     ("GET", "/v1/batches/{id}"): _op("batches", "About a batch", "Batch", 404),
-    ("POST", "/v1/batches/{id}/cancel"): _op("batches", "Cancel", "Batch", 404, 409, 503),
-    ("POST", TUNING): _op("tuning", "Run a recipe on a file", "TuningJob", 400, 404, 413, 429, 503),
+    ("POST", "/v1/batches/{id}/cancel"): _op("batches", "Cancel", "Batch", 404, 409, 503, 507),
+    ("POST", TUNING): _op("tuning", "Run a recipe on a file", "TuningJob", 400, 404, 413, 429, 503, 507),
     ("GET", TUNING): _op("tuning", "List", "TuningJobList", 400, query=PAGE),
     ("GET", TUNING + "/{id}"): _op("tuning", "About a job", "TuningJob", 404),
+    ("DELETE", TUNING + "/{id}"): _op(
+        "tuning", "Delete a job, its rows and its weights", "Deleted", 404, 503, 507
+    ),
     ("POST", TUNING + "/{id}/cancel"): _op("tuning", "Cancel", "TuningJob", 400, 404, 409, 503),
     ("POST", TUNING + "/{id}/pause"): _op("tuning", "Pause", "TuningJob", 400, 404, 409, 503),
     ("POST", TUNING + "/{id}/resume"): _op("tuning", "Go on", "TuningJob", 400, 404, 409, 503),
@@ -154,6 +157,7 @@ ERRORS = {
     415: "The body is of another kind",
     429: "Too much at once, or the key's limit; ask again after Retry-After",
     503: "The engine loads or starts again, or has no room; ask again after Retry-After",
+    507: "The disk takes nothing more",
 }
 
 

@@ -9,13 +9,14 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-import orjson
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from ...base.errors import ApiError, json_response
+from ...base.log import log
+from ...base.store import new_id
 from ...base.transport import Stream, Whole, event
 from ...base.work import RENDER_S, off_loop
 from ...host.answer import Piece
@@ -61,7 +62,12 @@ def routes(api: Api) -> list[Route]:
 
 class _Responses:
     def __init__(self, api: Api) -> None:
-        self.api, self.store = api, ResponseStore()
+        self.api = api
+
+    @property
+    def store(self) -> ResponseStore:
+        store: ResponseStore = self.api.served.stores.responses
+        return store
 
     async def create(self, request: Request) -> Response:
         body: ResponsesBody = await body_as(ResponsesBody, request)
@@ -70,12 +76,12 @@ class _Responses:
             raise ApiError(400, "a background response must be stored", param="store")
         caller = self.api.caller(request, body.service_tier, body.priority, body.timeout)
         self.api.check_model(body.model, caller)
-        items = self._items(body, caller.owner)
+        items = await self._items(body, caller.owner)
         run = await off_loop(self._run, body, caller, *items, limit_s=RENDER_S, what=RENDERING)
         headers = tool_headers(headers, run.turn.request.tools)
         self.api.check_ready()
         if body.background:
-            return self._in_background(run, bool(body.stream), headers)
+            return await self._in_background(run, bool(body.stream), headers)
         if body.stream:
             return Stream(run.events(), headers)
         return Whole(run.whole, headers)
@@ -94,15 +100,18 @@ class _Responses:
         stored = Stored(_document(self.api, body), caller.owner, given, before)
         return _Run(self.api, request, stored, None if body.store is False else self.store)
 
-    def _items(self, body: ResponsesInput, owner: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    async def _items(
+        self, body: ResponsesInput, owner: str
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Items of the conversation before, and those of this request."""
         given = with_ids(body, self.api.new_id)
         given = [
-            self.store.item(item["id"], owner) if item["type"] == "item_reference" else item for item in given
+            await self.store.item(item["id"], owner) if item["type"] == "item_reference" else item
+            for item in given
         ]
         if body.previous_response_id is None:
             return [], given
-        previous = self.store.get(body.previous_response_id, owner, 400, "previous_response_id")
+        previous = await self.store.get(body.previous_response_id, owner, 400, "previous_response_id")
         if not previous.over:
             raise ApiError(400, "the previous response is not finished", param="previous_response_id")
         return previous.conversation(), given
@@ -125,10 +134,16 @@ class _Responses:
         context = self.api.served.max_model_len
         return fitted(ids_of, messages, context - answer_tokens, context)
 
-    def _in_background(self, run: _Run, stream: bool, headers: dict[str, str]) -> Response:
+    async def _in_background(self, run: _Run, stream: bool, headers: dict[str, str]) -> Response:
         run.stored.document["status"] = "queued"
-        run.keep()
+        self.store.begin(run.stored)
+        try:
+            await self.store.add(run.stored)
+        except BaseException:
+            self.store.live.pop(run.stored.id, None)
+            raise
         run.stored.task = asyncio.create_task(run.to_the_end())
+        run.stored.task.add_done_callback(lambda _: self.store.end(run.stored))
         if stream:
             return Stream(run.stored.follow(0), headers)
         return json_response(run.stored.document, headers=headers)
@@ -137,7 +152,7 @@ class _Responses:
         body: ResponsesInput = await body_as(ResponsesInput, request)
         headers = ignored(body, UNSUPPORTED, HARMLESS)
         self.api.check_model(body.model, self.api.caller(request))
-        before, given = self._items(body, self.api.caller(request).owner)
+        before, given = await self._items(body, self.api.caller(request).owner)
         tools = tools_of(body)
         ids = await off_loop(self._ids, body, [*before, *given], tools, limit_s=RENDER_S, what=RENDERING)
         answer = {"object": "response.input_tokens", "input_tokens": len(ids)}
@@ -145,35 +160,35 @@ class _Responses:
 
     # ------------------------------------------------------------------ what is stored
 
-    def _stored(self, request: Request) -> Stored:
-        return self.store.get(request.path_params["id"], self.api.caller(request).owner)
+    async def _stored(self, request: Request) -> Stored:
+        return await self.store.get(request.path_params["id"], self.api.caller(request).owner)
 
     async def get(self, request: Request) -> Response:
-        stored = self._stored(request)
+        stored = await self._stored(request)
         if not _flag(request, "stream"):
             return json_response(stored.document)
-        if stored.task is None:
+        if not stored.document["background"]:
             raise ApiError(400, LIVING.format("streamed again"), param="stream")
         return Stream(stored.follow(_number(request, "starting_after", -1, 10**9, -1) + 1))
 
     async def delete(self, request: Request) -> Response:
-        stored = self._stored(request)
+        stored = await self._stored(request)
         if stored.task:
             stored.task.cancel()
-        self.store.drop(stored.document["id"])
-        return json_response({"id": stored.document["id"], "object": "response", "deleted": True})
+        await self.store.drop(stored.id)
+        return json_response({"id": stored.id, "object": "response", "deleted": True})
 
     async def cancel(self, request: Request) -> Response:
-        stored = self._stored(request)
-        if stored.task is None:
+        stored = await self._stored(request)
+        if not stored.document["background"]:
             raise ApiError(400, LIVING.format("cancelled"))
-        if not stored.over:
+        if stored.task and not stored.over:
             stored.document["status"] = "cancelled"
             stored.task.cancel()
         return json_response(stored.document)
 
     async def input_items(self, request: Request) -> Response:
-        stored = self._stored(request)
+        stored = await self._stored(request)
         items = list(stored.input) if _order(request) == "asc" else stored.input[::-1]
         after = request.query_params.get("after")
         if after is not None:
@@ -200,10 +215,15 @@ class _Run:
         self.output = Output(api.new_id)
         self.serial = 0
 
-    def keep(self) -> None:
-        if self.store is not None:
-            size = len(orjson.dumps([self.stored.document, self.stored.input, self.stored.before]))
-            self.store.add(self.stored, size)
+    async def keep(self) -> None:
+        """On disk before the client hears of its end; a background one goes there at its very end."""
+        if self.store is None or self.stored.task is not None:
+            return
+        try:
+            await self.store.add(self.stored)
+        except ApiError as e:  # no room: the answer is given all the same
+            log("response.not_stored", response=self.stored.id, why=e.code)
+            self.stored.document["store"] = False
 
     async def whole(self) -> dict[str, Any]:
         async with aclosing(self._events()) as events:
@@ -234,10 +254,6 @@ class _Run:
         except Exception:
             self.stored.tell(self._failed(ApiError(500, "an internal fault")))
             raise
-        finally:
-            if not self.stored.over:
-                self.stored.document["status"] = "cancelled"
-            asyncio.get_running_loop().call_soon(self.stored.tell, None)
 
     def _numbered(self, sent: Event) -> bytes:
         self.serial += 1
@@ -245,7 +261,7 @@ class _Run:
 
     def _failed(self, e: Exception) -> bytes:
         code = "rate_limit_exceeded" if isinstance(e, ApiError) and e.status == 429 else "server_error"
-        self.stored.document |= {"status": "failed", "error": {"code": code, "message": str(e)}}
+        self.stored.fail(code, str(e))
         return self._numbered(self._response_event("failed"))
 
     def _response_event(self, name: str) -> Event:
@@ -268,14 +284,14 @@ class _Run:
                     logprobs = []
                 if events:
                     yield events
-        yield self._completed()
+        yield await self._completed()
 
     def _logprobs(self, piece: Piece) -> list[dict[str, Any]]:
         if self.turn.request.job.top is None:
             return []
         return token_logprobs(self.api.tokenizer, generated(piece))
 
-    def _completed(self) -> list[Event]:
+    async def _completed(self) -> list[Event]:
         cut = self.turn.finish == "length"
         status = "incomplete" if cut else "completed"
         events = self.output.end(status)
@@ -286,7 +302,7 @@ class _Run:
             "output": self.output.items,
             "usage": self._usage(),
         }
-        self.keep()
+        await self.keep()
         return [*events, self._response_event(status)]
 
     def _usage(self) -> dict[str, Any]:
@@ -314,7 +330,7 @@ def _document(api: Api, body: ResponsesBody) -> dict[str, Any]:
         else None
     )
     return {
-        "id": api.new_id("resp_"),
+        "id": new_id("resp_"),  # ids sort by their birth: the oldest goes first
         "object": "response",
         "created_at": int(time.time()),
         "completed_at": None,

@@ -1,20 +1,31 @@
-"""Responses that can be asked for again: in memory, the latest ones, gone with the process.
+"""Responses that can be asked for again, after a restart too: each key's latest ones, for 30 days.
 
-Nothing of a chat is written to disk. Each key sees its own alone.
+Those being made in the background live in memory, with their events, and are written when they end. Each
+key sees its own alone.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...base.errors import ApiError
+import orjson
 
-MOST = 1000  # responses kept; of 8 kB each that is 8 MB
-MOST_BYTES = 64 * 2**20  # of text in them
+from ...base.errors import ApiError
+from ...base.log import log
+from ...base.store import ObjectStore
+from ...base.store import Stored as Document
+
+KIND, EVENTS = "responses", "response_events"
+MOST = 1000  # of a key
+MOST_BYTES = 64 * 2**20  # of a key: text and events
+SPARE = 0.95  # what is above a limit goes down to this share of it
+KEPT_S = 30 * 86400  # as OpenAI
+UNDER_WAY = ("queued", "in_progress")
+ENDED = "the service ended while this response was made: ask again"
 
 
 @dataclass(slots=True)
@@ -25,14 +36,18 @@ class Stored:
     owner: str
     input: list[dict[str, Any]]
     before: list[dict[str, Any]] = field(default_factory=list)  # items of earlier responses
-    size_bytes: int = 0
     events: list[bytes] = field(default_factory=list)  # of a background response
+    events_bytes: int = 0
     task: asyncio.Task[None] | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
+    def id(self) -> str:
+        return str(self.document["id"])
+
+    @property
     def over(self) -> bool:
-        return self.document["status"] not in ("queued", "in_progress")
+        return self.document["status"] not in UNDER_WAY
 
     def conversation(self) -> list[dict[str, Any]]:
         """Items up to and with its output: what a response after it goes on from."""
@@ -42,8 +57,12 @@ class Stored:
         """Add an event, wake those who follow."""
         if event is not None:
             self.events.append(event)
+            self.events_bytes += len(event)
         woken, self.changed = self.changed, asyncio.Event()
         woken.set()
+
+    def fail(self, code: str, message: str) -> None:
+        self.document |= {"status": "failed", "error": {"code": code, "message": message}}
 
     async def follow(self, after: int) -> AsyncGenerator[bytes, None]:
         """Events from number `after` on, those to come too."""
@@ -59,43 +78,133 @@ class Stored:
 
 
 class ResponseStore:
-    """The latest responses by id."""
+    """Responses by id: on disk, and those under way in memory."""
 
-    def __init__(self, most: int = MOST, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        check: Callable[[str, int], None] = lambda owner, more_bytes: None,
+        most: int = MOST,
+        most_bytes: int = MOST_BYTES,
+    ) -> None:
+        """`check` raises ApiError where a key may not store so many bytes more."""
+        self.store, self.check = store, check
         self.most, self.most_bytes = most, most_bytes
-        self._kept: OrderedDict[str, Stored] = OrderedDict()
-        self._bytes = 0
+        self.live: dict[str, Stored] = {}
+        self._saving: set[asyncio.Task[None]] = set()
 
-    def add(self, stored: Stored, size_bytes: int) -> None:
-        self.drop(stored.document["id"])
-        stored.size_bytes = size_bytes
-        self._kept[stored.document["id"]] = stored
-        self._bytes += size_bytes
-        while len(self._kept) > self.most or self._bytes > self.most_bytes:
-            oldest = next((key for key, one in self._kept.items() if one.over), None)
-            if oldest is None:
-                return
-            self.drop(oldest)
+    # ------------------------------------------------------------------ in
 
-    def drop(self, id: str) -> None:
-        if stored := self._kept.pop(id, None):
-            self._bytes -= stored.size_bytes
+    def begin(self, stored: Stored) -> None:
+        """One that is made in the background. Raises ApiError 429 where the key's others take too much."""
+        own = [one for one in self.live.values() if one.owner == stored.owner]
+        if sum(one.events_bytes for one in own) > self.most_bytes or len(own) >= self.most:
+            message = "this key's background responses under way take all the room: wait for one to end"
+            raise ApiError(429, message, code="rate_limit_exceeded", retry_after=5)
+        self.live[stored.id] = stored
 
-    def get(self, id: str, owner: str, status: int = 404, param: str | None = None) -> Stored:
+    async def add(self, stored: Stored) -> None:
+        """Keep it on disk, the key's oldest go where there are too many. Raises ApiError 403, 507."""
+        shown, hidden = dict(stored.document), {"input": stored.input, "before": list(stored.before)}
+        size_bytes = len(orjson.dumps([shown, hidden])) + stored.events_bytes
+        document = Document(
+            id=stored.id, owner=stored.owner, shown=shown, hidden=hidden, size_bytes=size_bytes,
+            expires_at=int(time.time()) + KEPT_S,
+        )  # fmt: skip
+        await asyncio.to_thread(self._add, document, list(stored.events))
+
+    def _add(self, document: Document, events: list[bytes]) -> None:
+        assert document.owner is not None
+        self.check(document.owner, document.size_bytes)
+        items = [*document.shown["output"], *document.hidden["input"]]
+        with self.store.together():
+            self.store.put(KIND, document)
+            self.store.extend(EVENTS, document.id, enumerate(events))
+            self.store.name_parts(document.id, [str(item["id"]) for item in items if item.get("id")])
+        self._make_room(document.owner)
+
+    def _make_room(self, owner: str) -> None:
+        sizes = self.store.sizes(KIND, owner)
+        count, size_bytes = len(sizes), sum(size for _, _, size in sizes)
+        if count <= self.most and size_bytes <= self.most_bytes:
+            return
+        gone = []
+        for object_id, status, size in sizes[:-1]:  # the newest stays, whatever its size
+            if count <= self.most * SPARE and size_bytes <= self.most_bytes * SPARE:
+                break
+            if status not in UNDER_WAY:
+                gone.append(object_id)
+                count, size_bytes = count - 1, size_bytes - size
+        self.store.drop(KIND, *gone)
+
+    def end(self, stored: Stored) -> None:
+        """A background response has ended: from memory to disk, then those who follow it are released."""
+        if not stored.over:
+            stored.document["status"] = "cancelled"
+        task = asyncio.create_task(self._end(stored))
+        self._saving.add(task)
+        task.add_done_callback(self._saving.discard)
+
+    async def _end(self, stored: Stored) -> None:
+        try:
+            if stored.id in self.live:  # else deleted meanwhile
+                await self.add(stored)
+        except ApiError as e:  # no room: it is there for those who follow it now
+            log("response.not_stored", response=stored.id, why=e.code)
+        finally:
+            self.live.pop(stored.id, None)
+            stored.tell(None)
+
+    async def drop(self, id: str) -> None:
+        self.live.pop(id, None)
+        await asyncio.to_thread(self.store.drop, KIND, id)
+
+    async def close(self) -> None:
+        """Those under way end as failed, on disk too."""
+        for stored in list(self.live.values()):
+            if stored.task and not stored.over:
+                stored.fail("server_error", ENDED)
+                stored.task.cancel()
+        await asyncio.gather(*(s.task for s in self.live.values() if s.task), return_exceptions=True)
+        await asyncio.sleep(0)  # each then writes itself down
+        await asyncio.gather(*self._saving, return_exceptions=True)
+
+    # ------------------------------------------------------------------ out
+
+    async def get(self, id: str, owner: str, status: int = 404, param: str | None = None) -> Stored:
         """Raises ApiError: `status` 404 for a path, 400 for a field."""
-        stored = self._kept.get(id)
+        stored = self.live.get(id) or await asyncio.to_thread(self._read, id)
         if stored is None or stored.owner != owner:
             code = "previous_response_not_found" if param else "response_not_found"
-            raise ApiError(
-                status, f"there is no response {id!r}: the latest {self.most} are kept", param, code
-            )
+            message = f"there is no response {id!r}: a key's latest {self.most} are kept, for 30 days"
+            raise ApiError(status, message, param, code)
         return stored
 
-    def item(self, id: str, owner: str) -> dict[str, Any]:
+    def _read(self, id: str) -> Stored | None:
+        document = self.store.get(KIND, id)
+        if document is None:
+            return None
+        events = list(self.store.lines(EVENTS, id)) if document.shown["background"] else []
+        hidden = document.hidden
+        return Stored(document.shown, document.owner or "", hidden["input"], hidden["before"], events)
+
+    async def item(self, id: str, owner: str) -> dict[str, Any]:
         """An item of any kept response. Raises ApiError 400."""
-        for stored in reversed(self._kept.values()):
-            if stored.owner == owner:
-                for item in (*stored.document["output"], *stored.input):
-                    if item.get("id") == id:
-                        return item
+        if item := await asyncio.to_thread(self._item, id, owner):
+            return item
         raise ApiError(400, f"there is no item {id!r}", "input", "item_not_found")
+
+    def _item(self, id: str, owner: str) -> dict[str, Any] | None:
+        for whole in self.store.wholes_of(id, owner):
+            if stored := self.store.get(KIND, whole):
+                items = (*stored.shown["output"], *stored.hidden["input"])
+                return next((item for item in items if item.get("id") == id), None)
+        return None
+
+
+def end_left_over(store: ObjectStore, live: Collection[str] = ()) -> None:
+    """What an ended process was making is not made any more. Blocks."""
+    for document in store.in_state(KIND, UNDER_WAY):
+        if document.id not in live:
+            error = {"code": "server_error", "message": ENDED}
+            store.put(KIND, document.with_shown(status="failed", error=error))
