@@ -45,6 +45,7 @@ BENCHES: dict[str, tuple[list[list[str]], str]] = {
     "path": ([[*PYTHON, "demo/make_data.py"], [*STEELYARD, *PATH_RUN]], ""),
     "plan_check": ([[*PYTHON, "bench/plan_check.py", str(RAW / "path.json")]], ""),
     "kill": ([[*PYTHON, "bench/kill.py"]], ""),
+    "batches": ([[*PYTHON, "bench/batches.py", "demo"]], ""),
     "train": ([[*PYTHON, "bench/base.py", str(BASE)], [*PYTHON, "bench/train.py", str(BASE)]], ""),
     "serve": ([[*PYTHON, "bench/serve.py", "demo"]], ""),
     "start": ([[*PYTHON, "bench/start.py", "demo"]], ""),

@@ -77,6 +77,18 @@ def kill(found: dict[str, Any]) -> Table:
     ]
 
 
+def batches(found: dict[str, Any]) -> Table:
+    explained = found["answered"] + found["explained"] - found["twice"]
+    rows = [
+        ["lines answered or explained, once", f"{explained:,} of {found['lines']:,}"],
+        ["of them explained (broken lines sent)", f"{found['explained']} ({found['broken']})"],
+        ["whole lines without an answer", str(found["whole_but_refused"])],
+        ["kill -9 of the front", str(found["kills"])],
+        ["the disk full in between", "waited, went on by itself" if found["full_disk"] else "did not wait"],
+    ]
+    return ["what", "measured"], rows
+
+
 def train(found: dict[str, Any]) -> Table:
     rows = [
         ["tokens per second", f"{found['tokens_per_s']:.0f}"],
@@ -128,6 +140,7 @@ TITLES: dict[str, tuple[str, Callable[[dict[str, Any]], Table]]] = {
     "install_serve": ("What an install for serving alone weighs", install),
     "path": ("The demo, predicted and measured", path),
     "kill": ("kill -9 in the middle of a run", kill),
+    "batches": ("A batch over kills of the front and a full disk", batches),
     "train": ("Training SmolLM2-135M, LoRA rank 8, 1,024 tokens a step", train),
     "start": ("From the shell to the first token", start),
     "silence": ("What is heard of it outside this machine", silence),
