@@ -13,7 +13,7 @@ import pytest
 from steelyard.errors import Refused, WrongUse
 from steelyard.recipe import load
 from steelyard.run.planning.checks import check_tls, tls_settings
-from steelyard.serving import ServeSettings, promote, start, tls_context
+from steelyard.serving import ServeSettings, chat, promote, start, tls_context
 from steelyard.serving.service.tls import own_certificate
 
 
@@ -38,7 +38,9 @@ def test_a_service_answers_by_https_alone_where_it_listens_for_users(tiny_ir, st
             service = promote(service, "127.0.0.1", 0)
         assert service.url.startswith("https://127.0.0.1:")
         told = httpx.get(f"{service.url}/live", verify=trusting(state / "tls" / "cert.pem"))
-        assert told.status_code == 200
+        assert told.status_code == 200 and service.healthy()
+        words = chat(service.url, [{"role": "user", "content": "Hi"}], max_tokens=2, ignore_eos=True)
+        assert isinstance("".join(words), str)  # this user's own services are trusted by it
         with pytest.raises(httpx.HTTPError):
             httpx.get(f"{service.url}/live")  # nobody has vouched for it
         with pytest.raises(httpx.HTTPError):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import orjson
 
 from ...errors import Lacking, WrongUse
+from .state import certificate_file
 
 
 def chat(
@@ -29,7 +31,10 @@ def chat(
     headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
     address = url.rstrip("/") + "/v1/chat/completions"
     try:
-        with httpx.stream("POST", address, json=body, headers=headers, timeout=timeout_s) as response:
+        trusted = trusting(url)
+        with httpx.stream(
+            "POST", address, json=body, headers=headers, timeout=timeout_s, verify=trusted
+        ) as response:
             if response.status_code != 200:
                 raise _refusal(response.status_code, response.read())
             yield from _pieces(response.iter_lines())
@@ -38,8 +43,20 @@ def chat(
             "chat.no_answer",
             f"nothing answers at {url}",
             why=str(e) or type(e).__name__,
-            hint="steelyard status tells which services run",
+            hint="steelyard status tells which services run; SSL_CERT_FILE=cert.pem trusts a certificate",
         ) from e
+
+
+def trusting(url: str) -> ssl.SSLContext | bool:
+    """What an HTTPS service's certificate is checked by: also the one that this user's own services sign."""
+    import httpx
+
+    if not url.startswith("https:"):
+        return True  # never looked at
+    context = httpx.create_ssl_context()
+    if (own := certificate_file()).exists():
+        context.load_verify_locations(own)
+    return context
 
 
 def _pieces(lines: Iterator[str]) -> Iterator[str]:

@@ -17,6 +17,7 @@ import orjson
 
 from ...errors import Lacking, Problem
 from ..host.settings import ServeSettings, check_host
+from .client import trusting
 from .state import lives, read_state
 
 STOP_S = 4.5  # then by force: SIGTERM is to end a service within 5 s
@@ -48,7 +49,9 @@ class Service:
 
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         with suppress(httpx.HTTPError):
-            return httpx.get(f"{self.url}/health", headers=headers, timeout=timeout_s).status_code == 200
+            trusted = trusting(self.url)
+            answer = httpx.get(f"{self.url}/health", headers=headers, timeout=timeout_s, verify=trusted)
+            return answer.status_code == 200
         return False
 
     def pids(self) -> list[int]:

@@ -11,8 +11,8 @@ from typing import Any
 
 from ...artefact import write_durably
 from ...errors import Where, WrongUse
-from ...places import state_folder
 from ..host.settings import ServeSettings
+from .state import certificate_file
 
 AUTO = "auto"
 LIFE = datetime.timedelta(days=825)  # clients of Apple refuse a longer one
@@ -43,8 +43,7 @@ def tls_context(settings: ServeSettings) -> ssl.SSLContext | None:
 
 def names_of(settings: ServeSettings) -> list[str]:
     """What clients may call this machine, each once."""
-    bound = [] if settings.host in ("0.0.0.0", "::") else [settings.host]
-    names = ["localhost", "127.0.0.1", "::1", socket.gethostname(), *bound, *settings.allowed_host]
+    names = ["localhost", "127.0.0.1", "::1", socket.gethostname(), settings.host, *settings.allowed_host]
     return list(dict.fromkeys(name.lower() for name in names))
 
 
@@ -57,8 +56,8 @@ def _wrong(why: str, file: str | None, field: str = "tls_cert") -> WrongUse:
 
 def own_certificate(names: list[str]) -> tuple[str, str]:
     """Files of a certificate for these names, made once and again when they change or it runs out."""
-    folder = state_folder() / "tls"
-    cert, key = folder / "cert.pem", folder / "key.pem"
+    cert = certificate_file()
+    folder, key = cert.parent, cert.with_name("key.pem")
     if not (key.exists() and _holds_for(cert, names)):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         secret, public = _signed(names)
