@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import replace
 
@@ -10,6 +11,8 @@ import pytest
 
 from steelyard import serving
 from steelyard.gate import check, exact_reference
+from steelyard.gate.base.endpoint import Endpoint
+from steelyard.gate.reference.continuations import continued
 from steelyard.model import Tokenizer, export_openvino
 
 
@@ -106,6 +109,20 @@ def test_what_only_such_a_server_has_is_found_with_its_cause(tuned, service, ref
     with drifts.proxy(service, between) as url:
         found = verdict(tuned, url, reference)
     assert (found.verdict, found.cause) == ("failed", cause), (found.why, failed(found))
+
+
+def test_a_route_that_cuts_its_prompts_says_nothing_of_the_weights(tuned, service):
+    """Texts are written on by that route; what follows other prompts would look like a scaled tensor."""
+    tokenizer = Tokenizer(tuned)
+    cut = drifts.Between(request=lambda b: {**b, "prompt": b["prompt"][:-1]}, paths=(drifts.COMPLETE,))
+
+    async def texts(url):
+        async with Endpoint(url=url) as endpoint:
+            return await continued(endpoint, tokenizer, seed=0)
+
+    with drifts.proxy(service, cut) as url:
+        assert asyncio.run(texts(url)) == []
+    assert len(asyncio.run(texts(service))) > 40
 
 
 def test_the_packaged_model_in_bf16_passes(smol, tmp_path):

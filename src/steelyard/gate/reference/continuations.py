@@ -82,7 +82,8 @@ def beginnings(seed: int, count: int = COUNT) -> list[str]:
 
 
 async def continued(endpoint: Endpoint, tokenizer: Tokenizer, seed: int) -> list[Continuation]:
-    """Nothing where the server has no such route, or tells no log-probabilities there."""
+    """Nothing where the server has no such route, tells no log-probabilities there, or counts other prompts
+    than were sent: then the route is wrong (routes.py), and what follows them says nothing of the weights."""
     front = _front(tokenizer)
     prompts = [[*front, *tokenizer.encode(text)] for text in beginnings(seed)]
 
@@ -93,7 +94,10 @@ async def continued(endpoint: Endpoint, tokenizer: Tokenizer, seed: int) -> list
     if not first.tokens:
         return []
     rest = await endpoint.each(range(1, len(prompts)), ask)
-    aligned = [_aligned(tokenizer, p, a) for p, a in zip(prompts, [first, *rest], strict=True)]
+    pairs = list(zip(prompts, [first, *rest], strict=True))
+    if any(a.prompt_tokens not in (None, len(p)) for p, a in pairs):
+        return []
+    aligned = [_aligned(tokenizer, p, a) for p, a in pairs]
     return [c for c in aligned if c and len(c.answer) >= 3]
 
 
