@@ -15,7 +15,7 @@ from steelyard.serving.base.admission import Admission
 from steelyard.serving.base.errors import ApiError
 from steelyard.serving.base.guard import Caller
 from steelyard.serving.base.keys import Account, Key, KeyRing, digest
-from steelyard.serving.engines import EngineSettings, Event
+from steelyard.serving.engines import EngineSettings, Event, Scores
 from steelyard.serving.host import engine_child
 from steelyard.serving.host.engine_process import EngineCrashed, EngineProcess
 
@@ -238,6 +238,38 @@ def test_the_child_says_when_the_engine_has_let_go():
     theirs.close()
     lines = [json.loads(line) for line in ours.makefile("rb")]
     assert lines == [{"left": [1, False]}, {"left": [2, True]}] and engine.steps == 3
+
+
+class Scoring(SlowToLeave):
+    """Makes a token a step while it scores in four pieces."""
+
+    def busy(self):
+        return self.steps < 6
+
+    def step(self):
+        self.steps += 1
+        return [Event(1, [self.steps])]
+
+    def score_pieces(self, ids, top):
+        if not ids:
+            raise ValueError("no memory for scoring")
+        yield from (None, None, None, Scores([-1.0] * (len(ids) - 1), [], []))
+
+
+def test_scoring_goes_on_between_the_steps_of_streams():
+    ours, theirs = socket.socketpair()
+    engine = Scoring()
+    messages = [{"op": "score", "request_id": 8, "ids": [], "top": 0}]
+    messages += [{"op": "score", "request_id": 9, "ids": [1, 2, 3], "top": 0}]
+    ours.sendall(b"".join(json.dumps(message).encode() + b"\n" for message in messages))
+    ours.shutdown(socket.SHUT_WR)
+    channel = engine_child.Channel(theirs)
+    receive = channel.receive
+    channel.receive = lambda timeout_s: receive(timeout_s) if engine.steps in (0, 6) else []
+    engine_child._serve(engine, channel)
+    theirs.close()
+    kinds = [next(iter(json.loads(line))) for line in ours.makefile("rb")]
+    assert kinds == ["events", "failed", "events", "events", "events", "events", "scores", "events"]
 
 
 def test_the_front_waits_for_that_word():

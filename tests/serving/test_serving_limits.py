@@ -96,6 +96,47 @@ def test_a_schema_in_a_text_is_looked_at_like_a_body(application, field):
     assert answer.status_code == 400 and "deep" in answer.json()["error"]["message"]
 
 
+def schema_of(**fields) -> dict:
+    return {
+        "response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "object", **fields}}}
+    }
+
+
+def properties(count: int) -> dict:
+    return {"properties": {f"p{n}": {"type": "string"} for n in range(count)}}
+
+
+LARGE_GRAMMARS = {
+    "maxLength": schema_of(properties={"a": {"type": "string", "maxLength": 200_000}}),
+    "maxItems": schema_of(properties={"a": {"type": "array", "maxItems": 1e6}}),
+    "many that may be left out": schema_of(**properties(900)),
+    "a pattern": schema_of(properties={"a": {"type": "string", "pattern": "(a{1,300}){1,300}"}}),
+    "a regex": {"guided_regex": "((ab){100}c){0,400}"},
+    "a grammar": {"guided_grammar": 'root ::= "a"{1,99999}'},
+}
+FINE_GRAMMARS = {
+    "maxLength": schema_of(properties={"maxLength": {"type": "string", "maxLength": 20_000}}),
+    "all needed": schema_of(**properties(900), required=[f"p{n}" for n in range(900)]),
+    "some that may be left out": schema_of(**properties(100)),
+    "data": schema_of(properties={"a": {"enum": [{"maxLength": 10**9}]}}),
+    "a regex": {"guided_regex": r"\\{9{1,3}[{9}]{4}(a|b){2,}"},
+}
+
+
+@pytest.mark.parametrize("name", LARGE_GRAMMARS)
+def test_a_grammar_that_takes_seconds_to_compile_is_refused(application, name):
+    body = {**BODIES["/v1/chat/completions"], **LARGE_GRAMMARS[name]}
+    answer = post_all(application, "/v1/chat/completions", [body])[0]
+    assert answer.status_code == 400 and answer.json()["error"]["code"] == "grammar_too_large"
+
+
+@pytest.mark.parametrize("name", FINE_GRAMMARS)
+def test_other_grammars_go_to_the_engine(application, name):
+    body = {**BODIES["/v1/chat/completions"], **FINE_GRAMMARS[name]}
+    answer = post_all(application, "/v1/chat/completions", [body])[0]
+    assert answer.status_code == 200, answer.text
+
+
 def test_what_is_within_the_limits_goes_through(application):
     fine = ["[" * 40 + "]" * 40, str(2**64 - 1), str(-(2**63)), json.dumps("[{" * 50_000), "0." + "1" * 40]
     answers = post_all(

@@ -74,6 +74,11 @@ class Measures:
             "Share of the KV cache",
             lambda: engine.metrics.get("cache_usage", 0.0),
         )
+        self.watch(
+            "steelyard:scorer_bytes",
+            "Of the second copy of the weights that scoring loads",
+            lambda: engine.metrics.get("scorer_bytes", 0.0),
+        )
         self.watch("steelyard:engine_restarts", "Times an engine started again", lambda: engine.restarts)
         self.watch("steelyard:work_rate", "Prompt tokens a second, full batch", lambda: admission.rate.value)
         engines = getattr(engine, "engines", [engine])

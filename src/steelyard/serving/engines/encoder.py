@@ -73,6 +73,9 @@ class EncoderEngine:
     def step(self) -> list[Event]:
         return []
 
+    def score_pieces(self, ids: list[int], top: int) -> Iterator[Scores | None]:
+        yield self.score(ids, top)
+
     def score(self, ids: list[int], top: int) -> Scores:
         raise ValueError("an encoder scores no text")
 

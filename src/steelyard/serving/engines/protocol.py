@@ -6,6 +6,7 @@ as long as it is `busy`. It never tokenises.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,6 +113,9 @@ class Engine(Protocol):
     def busy(self) -> bool: ...
     def step(self) -> list[Event]: ...
     def score(self, ids: list[int], top: int) -> Scores: ...
+    def score_pieces(
+        self, ids: list[int], top: int
+    ) -> Iterator[Scores | None]: ...  # None after each piece of work, the scores last
     def embed(self, batch: list[list[int]]) -> list[list[float]]: ...
     def load_adapter(
         self, name: str, folder: str

@@ -14,13 +14,15 @@ import select
 import socket
 import sys
 import time
+from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
 
 import orjson
 
 from ...processes import die_with_parent, peak_rss_bytes
-from ..engines import ENGINES, Engine, EngineSettings, Event, GenRequest
+from ..engines import ENGINES, Engine, EngineSettings, Event, GenRequest, Scores
 
 IDLE_TICK_S = 15.0
 LOADING_TICK_S = 0.05  # while an adapter loads beside the steps
@@ -72,13 +74,17 @@ def _pin(cores: list[int]) -> None:
 def _serve(engine: Engine, channel: Channel) -> None:
     last = time.monotonic()
     loading: dict[int, Future[None]] = {}
+    scoring: deque[tuple[int, Iterator[Scores | None]]] = deque()  # one after another, between the steps
     leaving: dict[int, bool] = {}  # cancelled, and whether none of it was computed
     while not channel.closed:
-        busy = engine.busy()
+        busy = engine.busy() or bool(scoring)
         messages = channel.receive(0 if busy else LOADING_TICK_S if loading else IDLE_TICK_S)
         for message in messages:
             if message["op"] == "cancel":
                 leaving[message["request_id"]] = engine.cancel(message["request_id"])
+            elif message["op"] == "score":
+                pieces = engine.score_pieces(message["ids"], message["top"])
+                scoring.append((message["request_id"], pieces))
             elif (started := _handle(engine, channel, message)) is not None:
                 loading[message["request_id"]] = started
         for request_id in [number for number, started in loading.items() if started.done()]:
@@ -89,8 +95,23 @@ def _serve(engine: Engine, channel: Channel) -> None:
             engine.idle(time.monotonic() - last)
         if engine.busy() and (events := engine.step()):
             channel.send({"events": [_event_fields(event) for event in events], "metrics": engine.metrics()})
+        if scoring and _score_on(engine, channel, *scoring[0]):
+            scoring.popleft()
         for request_id in [number for number in leaving if not engine.holds(number)]:
             channel.send({"left": [request_id, leaving.pop(request_id)]})
+
+
+def _score_on(engine: Engine, channel: Channel, request_id: int, pieces: Iterator[Scores | None]) -> bool:
+    """One piece of a scoring pass; whether that was the last."""
+    try:
+        scores = next(pieces)
+    except Exception as e:  # one bad request must not take the engine down
+        _failed(channel, request_id, e)
+        return True
+    if scores is not None:
+        arrays = [scores.logprobs, scores.top_ids, scores.top_logprobs]
+        channel.send({"scores": [request_id, *arrays], "metrics": engine.metrics()})
+    return scores is not None
 
 
 def _event_fields(event: Event) -> list[Any]:
@@ -123,10 +144,6 @@ def _handle(engine: Engine, channel: Channel, message: dict[str, Any]) -> Future
         if op == "add":
             grammar = message.pop("grammar", None)  # JSON made a list of it
             engine.add(GenRequest(**message, grammar=tuple(grammar) if grammar else None))
-        elif op == "score":
-            scores = engine.score(message["ids"], message["top"])
-            arrays = [scores.logprobs, scores.top_ids, scores.top_logprobs]
-            channel.send({"scores": [request_id, *arrays]})
         elif op == "embed":
             channel.send({"embeddings": [request_id, engine.embed(message["batch"])]})
         elif op == "load_adapter":

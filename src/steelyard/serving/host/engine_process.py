@@ -41,7 +41,12 @@ class EngineLost(Exception):
 
 
 class EngineCrashed(EngineLost):
-    """Its process ended while it worked on this: asking again may help."""
+    """Its process ended while it worked on this: asking again may help.
+
+    `fresh`: nothing had come of it yet, so it may be the cause.
+    """
+
+    fresh = False
 
 
 class EngineRefused(EngineLost):
@@ -322,9 +327,9 @@ class EngineProcess:
             self.why_lost = f"the engine said what cannot be read: {e!r}"
 
     def _dispatch(self, message: dict[str, Any]) -> None:
+        self.metrics = message.get("metrics", self.metrics)
         if "events" in message:
             self.last_token_at = time.monotonic()
-            self.metrics = message["metrics"]
             for fields in message["events"]:
                 event = Event(*fields)
                 if queue := self._queues.get(event.request_id):
@@ -354,7 +359,9 @@ class EngineProcess:
         self.state = "stalled"
         self.log("engine.lost", pid=self.pid, why=self.why_lost)
         for request_id in [*self._queues, *self._calls]:
-            self._fail(request_id, EngineCrashed(self.why_lost))
+            crash = EngineCrashed(self.why_lost)
+            crash.fresh = bool(self._callbacks.get(request_id, (None, None, 0))[2])
+            self._fail(request_id, crash)
         for request_id in [number for number in self._callbacks if number not in self._queues]:
             self._end(request_id)  # their readers had left
         self.why_lost = "the engine process ended"

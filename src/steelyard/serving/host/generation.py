@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing, suppress
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -24,9 +24,11 @@ from .answer import Answer, Piece
 from .encoders import EncoderService, steps_of
 from .engine_process import ATTEMPTS, READY_S, EngineCrashed, EngineLost, EngineProcess
 from .job import Job
+from .quarantine import Quarantine
 from .replicas import Replicas
 
 FRESH_S = 30.0  # /health vouches for a token this young
+BEGIN_AT_ONCE = 64
 ENCODING = 4  # requests to the encoder that take turns, a step of 4,096 tokens each
 PROBE_S = 20.0  # a probe waits at most one long prefill step and its own
 
@@ -67,6 +69,7 @@ class Served:
         copies = len(getattr(engine, "engines", (engine,)))
         self.tuned = AdapterCache(engine, MEMORY_SHARE * free_bytes(), adapter_bytes(engine.settings, copies))
         self.owners: dict[str, str] = {}  # of adapters that one key has made; the others are for all
+        self.quarantine = Quarantine()
         self._probing = asyncio.Lock()
         measures.watch_service(engine, self.admission, self.encoding)
 
@@ -164,17 +167,23 @@ class Served:
             **job.sampling, "ids": prompt.ids, "max_tokens": prompt.max_tokens, "seed": job.seed + index,
             "salt": f"{caller.owner} {job.sampling.get('salt', '')}",
         }  # fmt: skip
+        suspect = False
         for attempt in itertools.count(1):
             answer = Answer(self.tokenizer.stream(), job.stops)
             try:
-                await self._until_ready(caller)
-                async with aclosing(self._pieces(request, answer, place, caller, came, charge)) as pieces:
-                    async for piece in pieces:
-                        yield index, answer, piece
+                async with AsyncExitStack() as turn:
+                    if attempt > 1:
+                        again = self.quarantine.again(id(reservation), suspect)
+                        await _in_time(turn.enter_async_context(again), caller)
+                    await self._until_ready(caller)
+                    async with aclosing(self._pieces(request, answer, place, caller, came, charge)) as pieces:
+                        async for piece in pieces:
+                            yield index, answer, piece
                 break
-            except EngineCrashed:
-                if attempt == ATTEMPTS or (job.stream and answer.ids):
+            except EngineCrashed as e:
+                if suspect or attempt == ATTEMPTS or (job.stream and answer.ids):
                     raise
+                suspect = e.fresh or attempt > 1
                 self.measures.retried()
             finally:
                 if answer.ids:
@@ -375,9 +384,14 @@ async def _before(waited: asyncio.Future[None], caller: Caller) -> None:
     """Raises ApiError 408 once the caller's deadline has passed."""
     if waited.done():
         return
+    await _in_time(asyncio.shield(waited), caller)  # its place may be given on while this one is being told
+
+
+async def _in_time(work: Awaitable[Result], caller: Caller) -> Result:
+    """Raises ApiError 408 once the caller's deadline has passed."""
     try:
         async with asyncio.timeout(caller.left_s):
-            await asyncio.shield(waited)  # its place may be given on while this one is being told
+            return await work
     except TimeoutError:
         raise _too_late() from None
 
@@ -399,11 +413,7 @@ async def _computed(work: Awaitable[Result], place: Place, tokens: int, caller: 
             task.exception()  # looked at, whoever has left
 
     task.add_done_callback(done)
-    try:
-        async with asyncio.timeout(caller.left_s):
-            return await asyncio.shield(task)
-    except TimeoutError:
-        raise _too_late() from None
+    return await _in_time(asyncio.shield(task), caller)
 
 
 async def _next(events: AsyncGenerator[Event, None], caller: Caller) -> Event | None:
@@ -434,9 +444,13 @@ async def _merged(sources: list[AsyncGenerator[Any, None]]) -> AsyncGenerator[An
         except Exception as e:  # told to the reader, who raises it
             queue.put_nowait((None, e))
 
-    tasks = [asyncio.create_task(drain(source)) for source in sources]
-    left = len(tasks)
+    tasks: list[asyncio.Task[None]] = []
+    left = len(sources)
     try:
+        for number, source in enumerate(sources, 1):
+            tasks.append(asyncio.create_task(drain(source)))
+            if not number % BEGIN_AT_ONCE:  # others have their turn: 2,048 at once take the loop 0.1 s
+                await asyncio.sleep(0)
         while left:
             item, error = await queue.get()
             if error:

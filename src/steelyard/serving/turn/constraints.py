@@ -10,6 +10,7 @@ from ..base.limits import check_json_text
 from ..engines import Capability
 from ..host.job import Constraint
 from .bodies import Sampling
+from .grammar_size import STATES, states_of
 
 ANY_OBJECT: Constraint = ("json_schema", '{"type": "object"}')
 GRAMMAR_LIMIT = 64 * 1024  # characters; a larger one takes the engine seconds to compile
@@ -31,6 +32,12 @@ def check(constraint: Constraint, capability: Capability, field: str) -> Constra
         )
     if len(constraint[1]) > GRAMMAR_LIMIT:
         raise ApiError(400, f"{field} is longer than {GRAMMAR_LIMIT} characters", field)
+    if (states := states_of(constraint)) > STATES:
+        raise ApiError(
+            400, f"{field} has {states:,} repeats when its bounds are written out; at most {STATES:,} are "
+            "compiled. Take smaller bounds (maxLength, maxItems, {m,n}), or make fewer properties optional",
+            field, "grammar_too_large",
+        )  # fmt: skip
     return constraint
 
 

@@ -343,6 +343,9 @@ class LlamaCppEngine:
 
     # ------------------------------------------------------------------ the rest of the protocol
 
+    def score_pieces(self, ids: list[int], top: int) -> Iterator[Scores | None]:
+        yield self.score(ids, top)
+
     def score(self, ids: list[int], top: int) -> Scores:
         """Teacher-forced, without adapter, in a slot of its own. RuntimeError where the cache is full."""
         if not self._clear(len(ids)):

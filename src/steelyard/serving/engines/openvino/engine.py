@@ -29,6 +29,7 @@ from .speculation import draft, small_model
 
 SCORE_CHUNK = 128  # tokens: their logits are 25 MB at a vocabulary of 49k
 WEIGHTS = "openvino_model.bin"
+SCORER_ROOM = 1.5  # of the weights: they are laid out anew beside the file
 UNLOAD_AFTER_S = 60.0  # the scorer keeps a second copy of the prepared weights
 ADAPTER_CACHE = 0.25  # of the base's bytes, for each adapter on top: at least one request of full length
 
@@ -127,9 +128,21 @@ class OpenVinoEngine:
             self.gone[1] += batch.prefixes.hits
 
     def score(self, ids: list[int], top: int) -> Scores:
+        """Raises ValueError as `score_pieces` does."""
+        *_, scores = self.score_pieces(ids, top)
+        assert scores is not None
+        return scores
+
+    def score_pieces(self, ids: list[int], top: int) -> Iterator[Scores | None]:
+        """Raises ValueError where there is no memory for the second copy of the weights that it takes."""
         if self.scorer is None:
+            check_room(self.scorer_bytes)
             self.scorer = _Scorer(self.folder, self.properties)
-        return self.scorer.score(ids, top)
+        yield from self.scorer.score(ids, top)
+
+    @property
+    def scorer_bytes(self) -> int:
+        return (self.folder / WEIGHTS).stat().st_size
 
     def embed(self, batch: list[list[int]]) -> list[list[float]]:
         raise NotImplementedError("a model that generates has no embeddings; serve an encoder beside it")
@@ -159,6 +172,7 @@ class OpenVinoEngine:
         batches = self._every()
         return {
             "cache_usage": sum(b.used_blocks() for b in batches) / sum(b.blocks for b in batches),
+            "scorer_bytes": self.scorer_bytes if self.scorer else 0,
             "prefix_queries": self.gone[0] + sum(b.prefixes.queries for b in batches),
             "prefix_hits": self.gone[1] + sum(b.prefixes.hits for b in batches),
         }
@@ -167,6 +181,18 @@ class OpenVinoEngine:
         for batch in self._every():
             for request_id in list(batch.running):
                 batch.cancel(request_id)
+
+
+def check_room(needed_bytes: int) -> None:
+    """Raises ValueError."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    if needed_bytes * SCORER_ROOM > free:
+        raise ValueError(
+            f"scoring needs a second copy of the weights, {needed_bytes / 1e9:.1f} GB, and of memory "
+            f"{free / 1e9:.1f} GB are free; leave top_logprobs and echo out"
+        )
 
 
 def properties(form: dict[str, Any], settings: EngineSettings) -> dict[str, Any]:
@@ -247,15 +273,16 @@ class _Scorer:
             self.request = model.create_infer_request()
             self._logits([0], 0, 1)  # only now are the weights laid out
 
-    def score(self, ids: list[int], top: int) -> Scores:
-        """Scores of ids[1:], the first id has nothing before it."""
+    def score(self, ids: list[int], top: int) -> Iterator[Scores | None]:
+        """Scores of ids[1:], the first id has nothing before it; None after each piece."""
         self.request.reset_state()
         scores = Scores([], [], [])
         for start in range(0, len(ids) - 1, SCORE_CHUNK):
             end = min(start + SCORE_CHUNK, len(ids) - 1)
             logits = self._logits(ids, start, end)
             _append(scores, logits, ids[start + 1 : end + 1], top)
-        return scores
+            yield None
+        yield scores
 
     def _logits(self, ids: list[int], start: int, end: int) -> np.ndarray:
         """[T, vocabulary] for ids[start:end], after all that came before."""

@@ -6,6 +6,7 @@ CPU is measured here. NVIDIA, AMD, Gaudi (its plugin) and XPU are reached by the
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,9 @@ class VllmEngine:
     def _forget(self, request_id: int) -> None:
         self.requests.pop(request_id, None)
         self.begun.discard(request_id)
+
+    def score_pieces(self, ids: list[int], top: int) -> Iterator[Scores | None]:
+        yield self.score(ids, top)
 
     def score(self, ids: list[int], top: int) -> Scores:
         """A prefill with the prompt's log-probabilities; answers under way are stepped along with it."""
