@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from types import SimpleNamespace
 
@@ -108,3 +109,21 @@ def test_no_other_key_tunes_on_from_it_and_no_error_names_a_place(tmp_path):
     assert (answers["key-a"].status, answers["key-b"].status) == (400, 404)
     told = orjson.dumps([answer.document() for answer in answers.values()]).decode()
     assert str(tmp_path) not in told and "/" not in told
+
+
+@pytest.mark.parametrize("key", [None, "boss"])
+def test_what_a_key_is_told_of_its_job_names_no_place(tmp_path, key):
+    store = ObjectStore(tmp_path / "store")
+    checkpoint = str(store.folder / "runs" / "ftjob-1" / "checkpoint")
+    stored = Stored(id="ftjob-1", owner="x", shown={"status": "running"}, hidden={"checkpoint": checkpoint})
+    store.put(KIND, stored)
+    served = SimpleNamespace(keys=KeyRing(key), capability=SimpleNamespace(lora="none"))
+    tuning = Tuning(SimpleNamespace(served=served, settings=ServeSettings()), store)
+
+    async def run():
+        await tuning._fail("ftjob-1", "broken", f"cannot read {checkpoint}", None)
+        return tuning._without_places((await tuning._try_to_load(stored))[1])
+
+    messages = asyncio.run(run()), store.get(KIND, "ftjob-1").shown["error"]["message"]
+    for message in (*messages, *(event["message"] for event in store.records("job_events", "ftjob-1"))):
+        assert "ftjob-1/checkpoint" in message and (str(tmp_path) in message) == (key is None)

@@ -476,6 +476,7 @@ class Tuning:
         events = [_metrics(point, len(curve)) for point in thinned(curve)]
         stored = stored.with_hidden(checkpoint=str(checkpoint), compressed=steps["compress"]["artefact"])
         loaded, why = await self._try_to_load(stored)
+        why = self._without_places(why)
         events += [event_of(why), event_of(f"New fine-tuned model created: {name}")]
         events.append(event_of("The job has successfully completed"))
         stored = stored.with_hidden(loaded=loaded).with_shown(
@@ -491,6 +492,10 @@ class Tuning:
 
         await self._in_turn(save)
         await self._in_turn(self._without_rows, job_id)
+
+    def _without_places(self, text: str) -> str:
+        """Who asks by a key need not be on this machine: where its files lie is nobody's business."""
+        return text.replace(f"{self.store.folder}/", "") if self.api.served.keys.needed else text
 
     async def _try_to_load(self, stored: Stored) -> tuple[bool, str]:
         """Whether requests can name it now, and what to tell."""
@@ -519,6 +524,7 @@ class Tuning:
         return stored
 
     async def _fail(self, job_id: str, code: str, message: str, param: str | None) -> None:
+        message = self._without_places(message)
         error = {"code": code, "message": message, "param": param}
         changed = {"status": "failed", "error": error, "finished_at": int(time.time())}
         await self._in_turn(self._changed, job_id, event_of(message, level="error"), changed)
