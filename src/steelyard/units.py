@@ -88,20 +88,24 @@ def parse_count(text: str | float) -> float:
 def show_s(seconds: float) -> str:
     """A time for people: "340 ms", "42 s", "6 min 12 s", "2 h 10 min", "3.1 days".
 
-    Rounded before it is divided: no part is ever full ("56 min 60 s").
+    Rounded before it is divided: no part is ever full ("56 min 60 s"), an empty one is left out ("1 h").
     """
     if round(seconds * 1000) < 1000:
         return f"{seconds * 1000:.0f} ms"
     if round(seconds, 1) < 10:
         return f"{seconds:.1f} s"
     whole, minutes = round(seconds), round(seconds / 60)
-    if whole < 100:
+    if whole < 60:
         return f"{whole} s"
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
+        return _two(whole // 60, "min", whole % 60, "s")
     if minutes < 2 * 24 * 60:
-        return f"{minutes // 60} h {minutes % 60} min"
+        return _two(minutes // 60, "h", minutes % 60, "min")
     return f"{seconds / 86400:.1f} days"
+
+
+def _two(large: int, unit: str, small: int, part: str) -> str:
+    return f"{large} {unit} {small} {part}" if small else f"{large} {unit}"
 
 
 def show_bytes(count: float) -> str:

@@ -80,7 +80,7 @@ def test_an_outcome_tells_the_service_first_and_what_next_last(tmp_path) -> None
     lines = outcome_lines(outcome, tmp_path / "recipe.yaml")
     assert lines[0].startswith("live: http://127.0.0.1:8000/v1")
     assert "  客服     1.0 %  93.5 %  93.0 %" in lines
-    assert any("90 s" in line and "1 min 41 s" in line for line in lines)
+    assert any("1 min 30 s" in line and "1 min 41 s" in line for line in lines)
     assert lines[-1].startswith("next: steelyard chat http://127.0.0.1:8000")
 
 
@@ -106,15 +106,15 @@ def test_a_plan_shows_this_machine_and_others_in_a_line(monkeypatch) -> None:
         "plans": {"plans": [best, *[lost] * 8], "best": 0},
     }
     assert plan_lines(document) == [
-        "this machine (Zen 4): 90 s in all, at most 2.0 GB of memory",
-        "  step   time  80 % interval  memory",
-        "  train  90 s    75 .. 108 s  2.0 GB",
+        "this machine (Zen 4): 1 min 30 s in all, at most 2.0 GB of memory",
+        "  step         time   80 % interval  memory",
+        "  train  1 min 30 s  1.2 .. 1.8 min  2.0 GB",
         "  1,800 rows to train on, 200 held out for the scores",
         "  setting        value    origin",
         "  stage          sft",
         "  lora_rank      16       recipe",
         "  learning_rate  0.00087  plan: by width of the model",
-        "elsewhere, by the model: xeon-8380 in 60 s, $ 1.50",
+        "elsewhere, by the model: xeon-8380 in 1 min, $ 1.50",
         "  9 devices: steelyard plan RECIPE --all",
     ]
 

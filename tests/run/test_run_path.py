@@ -20,6 +20,19 @@ STEPS = ["clean", "train", "compress", "gate", "serve"]
 PAYLOADS = ("dataset", "checkpoint", "compressed")
 
 
+def tuning_of_its_own_model(url):
+    """A job that begins from what the run has served, cancelled at once: its status."""
+    row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    rows = ("rows.jsonl", "".join(json.dumps(row) + "\n" for _ in range(20)))
+    file = httpx.post(
+        f"{url}/v1/files", files={"file": rows}, data={"purpose": "fine-tune"}, timeout=30
+    ).json()
+    asked = {"model": "default", "training_file": file["id"]}
+    job = httpx.post(f"{url}/v1/fine_tuning/jobs", json=asked, timeout=30)
+    assert job.status_code == 200, job.text
+    return httpx.post(f"{url}/v1/fine_tuning/jobs/{job.json()['id']}/cancel", timeout=60).json()["status"]
+
+
 def test_from_recipe_to_live_service_and_again(make_job):
     job = make_job()
     done = job.up()
@@ -37,6 +50,7 @@ def test_from_recipe_to_live_service_and_again(make_job):
         answer = httpx.post(f"{done['service']['url']}/v1/chat/completions", json=asked, timeout=30).json()
         assert answer["choices"][0]["message"]["role"] == "assistant"
         assert answer["system_fingerprint"] == done["steps"][2]["hash"]
+        assert tuning_of_its_own_model(done["service"]["url"]) == "cancelled"
         report = Path(done["report"]).read_text(encoding="utf-8")
         assert done["steps"][1]["hash"][:16] in report and "http" not in report.split("Live at")[0]
         again = job.up()

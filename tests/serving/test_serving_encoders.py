@@ -12,6 +12,7 @@ import pytest
 
 from steelyard.serving import ServeSettings, prepare, start
 
+IDS = [101, 1037, 2158, 102]
 TEXTS = ["A man is eating food.", "A man eats something.", "The moon is far away."]
 
 
@@ -62,10 +63,25 @@ def test_formats_lists_and_tokens_agree(service):
     assert [d["index"] for d in coded["data"]] == [0, 1, 2]
     assert np.allclose(vectors, floats, atol=1e-5)
     assert coded["usage"]["prompt_tokens"] == sum(a["usage"]["prompt_tokens"] for a in alone)
-    ids = [101, 1037, 2158, 102]
-    told = post(service, "/v1/embeddings", model="minilm", input=[ids, ids]).json()
-    assert told["usage"]["prompt_tokens"] == 8
-    assert np.allclose(told["data"][0]["embedding"], told["data"][1]["embedding"], atol=1e-6)
+
+
+@pytest.mark.parametrize("given", [IDS, [IDS, IDS]])
+def test_token_ids_of_another_vocabulary_are_refused(service, given):
+    """LangChain sends tiktoken's unless it is told otherwise: the vectors would be wrong without a word."""
+    answer = post(service, "/v1/embeddings", model="minilm", input=given)
+    assert answer.status_code == 400 and answer.json()["error"]["code"] == "token_ids_refused"
+    assert "check_embedding_ctx_length=False" in answer.json()["error"]["message"]
+
+
+def test_token_ids_are_taken_where_the_service_says_so(minilm):
+    service = start(minilm, ServeSettings(engine="encoder", name="minilm", embed_token_ids=True))
+    try:
+        told = post(service, "/v1/embeddings", model="minilm", input=[IDS, IDS]).json()
+        assert told["usage"]["prompt_tokens"] == 8
+        assert np.allclose(told["data"][0]["embedding"], told["data"][1]["embedding"], atol=1e-6)
+        assert "token ids" in post(service, "/v1/embeddings", input=[999999]).json()["error"]["message"]
+    finally:
+        service.stop()
 
 
 @pytest.mark.parametrize(
@@ -75,7 +91,6 @@ def test_formats_lists_and_tokens_agree(service):
         ({"input": ""}, "empty"),
         ({"input": []}, "inputs"),
         ({"input": ["a", ""]}, "empty"),
-        ({"input": [999999]}, "token ids"),
         ({"input": "a", "dimensions": 64}, "dimensions"),
         ({"input": "a", "encoding_format": "int8"}, "encoding_format"),
         ({"input": "a", "truncate_prompt_tokens": 1}, "truncate_prompt_tokens"),

@@ -17,6 +17,7 @@ from steelyard.serving.api.responses.truncation import fitted
 from steelyard.serving.base import limits
 from steelyard.serving.base.errors import ApiError
 from steelyard.serving.base.work import Workers
+from steelyard.serving.turn.chat import ChatPrompt
 
 SAY = [{"role": "user", "content": "a"}]
 BODIES = {
@@ -308,7 +309,7 @@ turns = st.lists(
 @given(turns, st.integers(1, 400))
 def test_the_most_messages_that_fit_are_kept(turns, room):
     messages = [{"role": role, "ids": [n] * length} for n, (role, length) in enumerate(turns)]
-    ids = fitted(tokens, messages, room, 10_000)
+    ids = fitted(lambda kept: ChatPrompt(tokens(kept), False), messages, room, 10_000).ids
     starts = [n for n, (role, _) in enumerate(turns) if role == "user"]
     fits = [n for n in starts if len(tokens(messages[n:])) <= room]
     if fits:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from steelyard.model import Tokenizer, in_words
 from steelyard.serving.base.errors import ApiError
 from steelyard.serving.turn.parts import CallBegun, CallMore, TextPart, Thought, reader
-from steelyard.serving.turn.tools import dialect, forced_grammar, prompt_text, tools_of
+from steelyard.serving.turn.tools import call_or_format, dialect, forced_grammar, prompt_text, tools_of
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOLS = [
@@ -36,6 +38,9 @@ def read(template, text, tools=AUTO, size=None):
     return said, thought, [(names[n], told[n]) for n in names]
 
 
+XML = "<function=weather>\n<parameter=city>\nParis\n</parameter>\n</function>"  # Qwen3-Coder's
+
+
 CASES = [
     (HERMES, "Sunny.", ("Sunny.", [])),
     (HERMES, f"<tool_call>\n{ONE}\n</tool_call>", ("", [("weather", PARIS)])),
@@ -49,6 +54,17 @@ CASES = [
     (HERMES, "a < b <tool", ("a < b <tool", [])),
     (HERMES, "<tool_call>nonsense</tool_call>", ("<tool_call>nonsense</tool_call>", [])),
     (HERMES, '<tool_call>{"name": "sleep"}</tool_call>', ('<tool_call>{"name": "sleep"}</tool_call>', [])),
+    (HERMES, f"<tool_call>\n{XML}\n</tool_call>", ("", [("weather", PARIS)])),
+    (
+        HERMES,
+        f"I look.\n<tool_call>\n{XML}\n</tool_call>\n<tool_call>{XML}",
+        ("I look.", [("weather", PARIS)] * 2),
+    ),
+    (
+        HERMES,
+        "<tool_call><function=sleep></function></tool_call>",
+        ("<tool_call><function=sleep></function></tool_call>", []),
+    ),
     (MISTRAL, f"[{ONE}, {TWO}]", ("", [("weather", PARIS), ("time", PARIS)])),
     (MISTRAL, f"[TOOL_CALLS] [{ONE}]", ("", [("weather", PARIS)])),
     (MISTRAL, "[1, 2]", ("[1, 2]", [])),
@@ -73,6 +89,41 @@ def test_pieces_read_as_the_whole_and_nothing_is_lost(text, size):
         assert read(template, text, size=size) == read(template, text)
     for template in (HERMES, MISTRAL):
         assert "".join(read(template, text)[0].split()) == "".join(text.split())
+
+
+def test_arguments_in_xml_have_the_types_of_the_schema():
+    kinds = {"text": "string", "count": "integer", "list": "array", "lines": "string"}
+    schema = {"type": "object", "properties": {name: {"type": kind} for name, kind in kinds.items()}}
+    tools = tools_of([{"type": "function", "function": {"name": "write", "parameters": schema}}], None, None)
+    given = {"text": "12", "count": "12", "list": '["a", {"b": 1}]', "lines": "a\n  <b>\n", "other": "word"}
+    told = "".join(f"<parameter={name}>\n{value}\n</parameter>\n" for name, value in given.items())
+    _, _, calls = read(HERMES, f"<tool_call>\n<function=write>\n{told}</function>\n</tool_call>", tools)
+    wanted = {**given, "count": 12, "list": ["a", {"b": 1}]}
+    assert [(name, json.loads(text)) for name, text in calls] == [("write", wanted)]
+
+
+@pytest.mark.parametrize("size", [None, 1, 5])
+def test_a_call_or_an_answer_in_a_format(size):
+    point = {"$ref": "#/$defs/P", "$defs": {"P": {"type": "object", "properties": {"x": {"type": "number"}}}}}
+    kind, text = call_or_format(AUTO, ("json_schema", json.dumps(point)))
+    schema = json.loads(text)
+    for value in ({"x": 1}, [json.loads(ONE)], [json.loads(ONE), json.loads(TWO)]):
+        jsonschema.validate(value, schema)
+    for value in ({"x": "a"}, [], [{"name": "sleep", "arguments": {}}], "x"):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(value, schema)
+    either = replace(AUTO, or_format=True)
+    assert kind == "json_schema"
+    assert read(HERMES, ' {"x": [1]}', either, size) == (' {"x": [1]}', "", [])
+    assert read(HERMES, f" [{ONE}]", either, size) == ("", "", [("weather", '{"city": "Paris"}')])
+
+
+@pytest.mark.parametrize(
+    "format", [("json_schema", '{"type": "array"}'), ("regex", "a+"), ("json_schema", "{}")]
+)
+def test_a_format_that_could_be_taken_for_calls_is_refused(format):
+    with pytest.raises(ApiError, match="tool_choice: none"):
+        call_or_format(AUTO, format)
 
 
 @pytest.mark.parametrize("size", [None, 1, 5])

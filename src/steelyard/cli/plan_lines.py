@@ -225,7 +225,8 @@ def _shown(figure: Mapping[str, Any] | None, unit: str) -> str:
     return show_number(figure["value"], unit) if figure else "-"
 
 
-SPAN_UNITS = (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3))
+# A unit, and the longer end of an interval from which it is the one: 59.6 min would be shown as 60.
+SPAN_UNITS = (("days", 86400.0, 2 * 86400.0), ("h", 3600.0, 3570.0), ("min", 60.0, 59.5), ("s", 1.0, 0.9995))
 
 
 def _span(figure: Mapping[str, Any] | None, unit: str) -> str:
@@ -235,7 +236,7 @@ def _span(figure: Mapping[str, Any] | None, unit: str) -> str:
     low, high = figure["low"], figure["high"]
     if unit != "s":
         return f"{show_number(low, unit)} .. {show_number(high, unit).removeprefix('$ ')}"
-    name, size = next((u for u in SPAN_UNITS if high >= 2 * u[1]), SPAN_UNITS[-1])
+    name, size = next(((name, size) for name, size, least in SPAN_UNITS if high >= least), ("ms", 1e-3))
     return f"{_short(low / size)} .. {_short(high / size)} {say(name)}"
 
 

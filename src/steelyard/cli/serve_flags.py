@@ -39,6 +39,9 @@ class DoorFlags:
     ] = None
     tls_key: Annotated[Text, flag("--tls-key", "FILE", say("The certificate's key."))] = None
     name: Annotated[str, flag("--name", "NAME", say("What clients call the model."))] = "default"
+    alias: Annotated[
+        list[str] | None, flag("--alias", "NAME", say("A further name of it, like 'gpt-*'; repeatable."))
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,9 @@ class EngineFlags:
     embed_model: Annotated[
         Text, flag("--embed-model", "MODEL", say("A sentence encoder beside the model."))
     ] = None
+    embed_token_ids: Annotated[
+        bool, switch("--embed-token-ids", say("Take token ids in place of texts to embed."))
+    ] = False
     speculative: Annotated[
         str, flag("--speculative", "KIND", say("off, lookup (in the prompt) or draft."))
     ] = "off"
@@ -83,6 +89,9 @@ class AnswerFlags:
             show_default=False,
         ),
     ] = None
+    clamp_max_tokens: Annotated[
+        bool, switch("--clamp-max-tokens", say("Cut a max_tokens above the room to it; else: 400."))
+    ] = False
     tune: Annotated[bool, switch("--tune", say("First try settings on this machine, at most 2 minutes."))] = (
         False
     )

@@ -49,6 +49,7 @@ def settings_of(flags: ServeFlags) -> Any:
     same = (
         *("host", "port", "api_key", "name", "engine", "engine_python", "replicas", "threads"),
         *("tls_cert", "tls_key"),
+        *("clamp_max_tokens", "embed_token_ids"),
         *("embed_model", "draft", "max_model_len", "max_num_seqs", "max_queue_s", "default_temperature"),
     )
     kind = "draft" if flags.draft and flags.speculative == "off" else flags.speculative
@@ -58,6 +59,7 @@ def settings_of(flags: ServeFlags) -> Any:
         allowed_host=tuple(flags.allowed_host or ()),
         cors_origin=tuple(flags.cors_origin or ()),
         mode=_one_of("--mode", flags.mode, ("fast", "exact")),
+        aliases=tuple(flags.alias or ()),
         adapters=_adapters(flags.adapter or []),
         speculative=_one_of("--speculative", kind, ("off", "lookup", "draft")),
     )

@@ -23,6 +23,7 @@ from typing import IO, Any
 from steelyard.errors import Problem
 
 from ..places import cache_folder
+from ..units import show_s
 from .machine import Machine
 
 SCHEMA = 2  # raise it when a probe measures something else under the same name
@@ -104,7 +105,7 @@ def _run(previous: Calibration, probes: Mapping[str, Probe], limit_s: float) -> 
     rows, taken, skipped = list(previous.rows), list(previous.taken), {}
     for name, call in probes.items():
         if time.monotonic() - start > limit_s:
-            skipped[name] = f"the limit of {limit_s:.0f} s was over"
+            skipped[name] = f"the limit of {show_s(limit_s)} was over"
             continue
         try:
             rows += [{**row, "probe": name} for row in call()]

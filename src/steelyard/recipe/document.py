@@ -363,6 +363,9 @@ class TlsTable(Table):
 
 class ServeTable(Table):
     served_model_name: Text | None = say("name in /v1/models", "desk")
+    aliases: list[Text] | None = say(
+        "further names of the model; * stands for any characters", ["gpt-4o", "claude-*"]
+    )
     host: Text | None = say("address; one that is not loopback needs an api_key", "127.0.0.1")
     port: Annotated[int, Field(ge=1, le=65535)] | None = say("port", 8000)
     max_model_len: Annotated[int, Field(ge=8)] | None = say("longest context served, tokens", 2048)
@@ -381,6 +384,9 @@ class ServeTable(Table):
     adapters: dict[Text, Text] | None = say(
         "LoRA folders served as NAME:ADAPTER", {"refunds": "adapters/refunds"}
     )
+    embed_model: Text | None = say("a sentence encoder beside the model: a folder or a name", "minilm")
+    embed_token_ids: bool | None = say("take token ids in place of texts to embed", False)
+    clamp_max_tokens: bool | None = say("cut a max_tokens above the room to it, in place of a 400", True)
     keys: Text | None = say("file of keys with their limits", "keys.json")
     allowed_host: list[Text] | None = say("names it answers under too", ["models.example.org"])
     cors_origin: list[Text] | None = say("web pages that may use it", ["https://app.example.org"])

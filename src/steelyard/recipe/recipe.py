@@ -157,6 +157,7 @@ class Serve:
     """The service; host and port as `vllm serve` has them."""
 
     served_model_name: str = "default"
+    aliases: tuple[str, ...] = ()  # further names of the model; * stands for any characters
     host: str = "127.0.0.1"
     port: int = 8000
     max_model_len: int | None = None
@@ -169,6 +170,9 @@ class Serve:
     speculative: Literal["off", "lookup", "draft"] = "off"
     draft: str | None = None  # the small model of speculative: draft
     adapters: dict[str, str] = field(default_factory=dict)  # name -> PEFT folder, from the recipe's folder
+    embed_model: str | None = None  # a sentence encoder beside the model: a folder or a packaged one's name
+    embed_token_ids: bool = False  # token ids given to embeddings are this encoder's own
+    clamp_max_tokens: bool = False  # a max_tokens above the room is cut to it, not refused
     keys: str | None = None  # file of keys with their limits, from the recipe's folder
     allowed_host: tuple[str, ...] = ()  # names it answers under, beside those of loopback
     cors_origin: tuple[str, ...] = ()  # web pages that may use it

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from ...artefact import check_private
 from ...errors import Lacking, Refused, Where, WrongUse
-from ...model import resolve
+from ...model import encoder_folder, resolve
 from ...planner import Local
 from ...recipe import Recipe
 from ...shape import Shape
@@ -78,8 +78,15 @@ def check_serve_files(recipe: Recipe) -> None:
                 where=Where(str(recipe.path), field=field),
                 hint="paths are from the recipe's folder; an adapter is a PEFT folder",
             )
-    if serve.draft and not _is_served(recipe.root / serve.draft):
+    if serve.draft and not _is_served(recipe, serve.draft):
         resolve(serve.draft, recipe.root)
+    if serve.embed_model and encoder_folder(serve.embed_model, recipe.root) is None:
+        raise WrongUse(
+            "serve.no_encoder",
+            f"{serve.embed_model} is no sentence encoder",
+            where=Where(str(recipe.path), field="serve.embed_model"),
+            hint="name a folder of a BERT or RoBERTa model, or minilm",
+        )
 
 
 def check_guesses(recipe: Recipe, base: Path) -> None:
@@ -89,7 +96,7 @@ def check_guesses(recipe: Recipe, base: Path) -> None:
     if not recipe.serve.draft:
         return
     folder = recipe.root / recipe.serve.draft
-    if not _is_served(folder):
+    if not _is_served(recipe, recipe.serve.draft):
         folder = resolve(recipe.serve.draft, recipe.root).path
     if folder.is_dir():
         check_draft(base, folder)
@@ -104,9 +111,9 @@ def tls_settings(recipe: Recipe) -> dict[str, Any]:
     return {name: str(recipe.root / file) if file else None for name, file in files.items()}
 
 
-def _is_served(folder: Path) -> bool:
-    """Is it a folder as an engine loads it?"""
-    return (folder / "openvino_model.xml").exists()
+def _is_served(recipe: Recipe, name: str) -> bool:
+    """Is it a folder as an engine loads it? `demo` is the packaged model, whatever folder has that name."""
+    return name != "demo" and (recipe.root / name / "openvino_model.xml").exists()
 
 
 def check_port(host: str, port: int) -> None:

@@ -53,7 +53,7 @@ class Candidates:
     def serve(self, role: str, inputs: dict[str, Artefact]) -> Iterator[str]:
         """A service for the gate: "base", "tuned" (the exact mode) or "served" (the candidate itself)."""
         if role == "served":
-            yield self.candidate(inputs["compressed"]).service.url
+            yield self.candidate(inputs["compressed"], inputs["checkpoint"]).service.url
             return
         artefact = inputs["base" if role == "base" else "checkpoint"]
         folder = self.engine_folder(role, artefact, inputs["compressed"])
@@ -94,11 +94,13 @@ class Candidates:
         self.cached.add(folder.name)
         return folder
 
-    def candidate(self, compressed: Artefact) -> Candidate:
-        """The service that may be published; started once."""
+    def candidate(self, compressed: Artefact, checkpoint: Artefact) -> Candidate:
+        """The service that may be published, of the form of this checkpoint; started once."""
         if self._candidate is None:
             begun = time.monotonic()
-            settings = replace(self.settings(compressed, "fast"), **self.published_settings())
+            # What its fine-tuning jobs begin from; they cannot read what is sealed.
+            source = str(checkpoint.path()) if checkpoint.keys is None else None
+            settings = replace(self.settings(compressed, "fast"), **self.published_settings(), source=source)
             service = self._start("served", compressed.path(), settings)
             self._candidate = Candidate(service, time.monotonic() - begun)
         return self._candidate
@@ -130,11 +132,15 @@ class Candidates:
         """Settings that the recipe gives to the published service alone; paths start at its folder."""
         recipe = self.ready.recipe
         serve = recipe.serve
-        draft = str(self.draft_folder(serve.draft)) if serve.draft else None
         return {
+            "aliases": serve.aliases,
+            "clamp_max_tokens": serve.clamp_max_tokens,
+            "embed_token_ids": serve.embed_token_ids,
+            "embed_model": serve.embed_model,
+            "embed_folder": str(self.served_folder(serve.embed_model)) if serve.embed_model else None,
             "replicas": serve.replicas,
             "speculative": serve.speculative,
-            "draft": draft,
+            "draft": str(self.served_folder(serve.draft)) if serve.draft else None,
             "adapters": {name: str(recipe.root / folder) for name, folder in serve.adapters.items()},
             "keys": str(recipe.root / serve.keys) if serve.keys else None,
             "allowed_host": serve.allowed_host,
@@ -147,8 +153,8 @@ class Candidates:
             "max_num_batched_tokens": None,
         }
 
-    def draft_folder(self, name: str) -> Path:
-        """The draft model as its engine loads it."""
+    def served_folder(self, name: str) -> Path:
+        """The draft model, or the encoder, as its engine loads it."""
         order = call_order("run.calls:served_folder", name=name, root=str(self.ready.recipe.root))
         folder = Path(in_child(order, self.watch))
         self.cached.add(folder.name)

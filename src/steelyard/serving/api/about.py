@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from typing import Any
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from ..base.errors import json_response
 from ..turn.api import Api
+
+VERSION = "anthropic-version"  # the header that Anthropic's clients always send
 
 
 def routes(api: Api) -> list[Route]:
@@ -41,7 +46,19 @@ class _About:
         return json_response(answer)
 
     async def models(self, request: Request) -> Response:
-        return json_response({"object": "list", "data": self.api.cards(self.api.caller(request))})
+        cards = self.api.cards(self.api.caller(request))
+        if VERSION not in request.headers:
+            return json_response({"object": "list", "data": cards})
+        shown = [_for_anthropic(card) for card in cards]
+        ends = {"first_id": shown[0]["id"], "last_id": shown[-1]["id"]}
+        return json_response({"data": shown, "has_more": False, **ends})
 
     async def model(self, request: Request) -> Response:
-        return json_response(self.api.card(request.path_params["name"], self.api.caller(request)))
+        card = self.api.card(request.path_params["name"], self.api.caller(request))
+        return json_response(_for_anthropic(card) if VERSION in request.headers else card)
+
+
+def _for_anthropic(card: dict[str, Any]) -> dict[str, Any]:
+    """A model as Anthropic's clients list it."""
+    created = datetime.fromtimestamp(card["created"], UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"type": "model", "id": card["id"], "display_name": card["id"], "created_at": created}

@@ -22,8 +22,8 @@ from ..host.engine_process import EngineLost
 from ..host.generation import Served
 from ..host.settings import ServeSettings
 from ..turn.api import Api
-from ..turn.chat import of_engine
 from ..turn.defaults import sampling_defaults
+from ..turn.failures import of_engine
 from . import about, stores, tokens
 from .anthropic import routes as anthropic
 from .openai import chat, completions

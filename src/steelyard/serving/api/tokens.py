@@ -14,7 +14,7 @@ from ..base.limits import MESSAGES, check_characters
 from ..base.work import RENDER_S, off_loop
 from ..turn.api import Api
 from ..turn.bodies import Message, body_as, plain_messages
-from ..turn.chat import chat_ids
+from ..turn.chat import chat_prompt
 from ..turn.tools import Tools, tools_of
 
 
@@ -71,7 +71,7 @@ class _Tokens:
             return self.tokenizer.encode(body.prompt or "")
         tools = tools_of(body.tools, None, None) if body.tools else Tools()
         messages = plain_messages(body.messages)
-        return chat_ids(self.api, messages, tools, generation_prompt=body.add_generation_prompt)
+        return chat_prompt(self.api, messages, tools, generation_prompt=body.add_generation_prompt).ids
 
     async def detokenize(self, request: Request) -> Response:
         body: DetokenizeBody = await body_as(DetokenizeBody, request)

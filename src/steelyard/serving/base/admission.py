@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ...units import show_s
 from .errors import ApiError
 from .guard import Caller
 
@@ -243,5 +244,5 @@ class Admission:
 
 def _busy(message: str, after_s: float, code: str) -> ApiError:
     return ApiError(
-        429, f"{message}; come again in {max(1, round(after_s))} s", code=code, retry_after=after_s
+        429, f"{message}; come again in {show_s(max(1, round(after_s)))}", code=code, retry_after=after_s
     )

@@ -14,13 +14,17 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .access import Access
-from .errors import ApiError
+from .errors import ANTHROPIC, ApiError
 from .keys import KeyRing
 from .spans import span
 
 OPEN = ("/live",)
-# What a route needs of a key, by the beginning of its path; all others need "inference".
-NEEDED = {"/v1/fine_tuning": "tune", "/v1/load_lora_adapter": "admin", "/v1/unload_lora_adapter": "admin"}
+# Which scope opens a route, by the beginning of its path; "inference" opens all others, "admin" all.
+NEEDED = {
+    "/v1/fine_tuning": ("tune",),
+    "/v1/files": ("inference", "tune"),  # a job's rows are a file
+    "/v1/models": ("inference", "tune"),
+}
 SCOPES = frozenset({"inference", "tune", "admin"})
 TIERS = {"priority": -1, "default": 0, "auto": 0, "standard_only": 0, "flex": 1, "batch": 2}
 
@@ -72,7 +76,7 @@ class Guard:
         headers = dict(scope["headers"])
         request_id = headers.get(b"x-request-id", b"")[:128] or uuid.uuid4().hex.encode()
         scope.setdefault("state", {})["request_id"] = request_id
-        send = _with_headers(send, [(b"x-request-id", request_id)])
+        send = _with_headers(send, _ids_of(scope["path"], headers, request_id))
         try:
             self.access.check(scope, headers)
         except ApiError as e:
@@ -101,9 +105,7 @@ class Guard:
         key = self.keys.find(_secret(headers))
         if key is None:
             return self._without_key(scope["path"], _secret(headers))
-        needed = _scope_of(scope["path"])
-        if needed not in key.scopes:
-            raise ApiError(403, f"this key lacks the scope {needed!r}", code="insufficient_scope")
+        check_scope(key.scopes, *_scopes_of(scope["path"]))
         account = self.keys.account(key.id)
         if scope["method"] == "POST":
             try:
@@ -141,8 +143,20 @@ def _secret(headers: dict[bytes, bytes]) -> bytes:
     return bearer.strip() if kind.lower() == b"bearer" else headers.get(b"x-api-key", b"")
 
 
-def _scope_of(path: str) -> str:
-    return next((scope for start, scope in NEEDED.items() if path.startswith(start)), "inference")
+def _ids_of(path: str, headers: dict[bytes, bytes], request_id: bytes) -> list[tuple[bytes, bytes]]:
+    """The headers that tell a request's id; Anthropic's clients read one of their own."""
+    anthropic = path.startswith(ANTHROPIC) or b"anthropic-version" in headers
+    return [(b"x-request-id", request_id), *([(b"request-id", request_id)] if anthropic else [])]
+
+
+def _scopes_of(path: str) -> tuple[str, ...]:
+    return next((scopes for start, scopes in NEEDED.items() if path.startswith(start)), ("inference",))
+
+
+def check_scope(scopes: frozenset[str], *enough: str) -> None:
+    """Raises ApiError 403 where none of `enough` is among a key's scopes; "admin" includes all."""
+    if not {*enough, "admin"} & scopes:
+        raise ApiError(403, f"this key lacks the scope {enough[0]!r}", code="insufficient_scope")
 
 
 def _deadline(headers: dict[bytes, bytes]) -> float | None:

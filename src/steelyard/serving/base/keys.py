@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...artefact import write_durably
 from ...errors import Where, WrongUse
+from ...units import show_s
 from .errors import ApiError
 
 LOOK_AGAIN_S = 2.0  # for a changed file
@@ -186,7 +187,9 @@ class Account:
         return [(name.encode(), value.encode()) for name, value in values.items()]
 
     def _limited(self, what: str, bucket: Bucket, wait_s: float) -> ApiError:
-        message = f"rate limit of {bucket.a_minute:.0f} {what} a minute reached; come again in {wait_s:.1f} s"
+        message = (
+            f"rate limit of {bucket.a_minute:.0f} {what} a minute reached; come again in {show_s(wait_s)}"
+        )
         return ApiError(429, message, code="rate_limit_exceeded", retry_after=wait_s)
 
     def _turn(self) -> None:

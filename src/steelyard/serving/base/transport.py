@@ -31,14 +31,25 @@ class Whole(Response):
             await json_response(document, headers=self.more)(scope, receive, send)
 
 
+PING_S = 10.0  # proxies and clients give up on a connection of which nothing came for a minute
+PING = b": ping\n\n"  # a comment: every reader of server-sent events passes over it
+
+
 class Stream(Response):
     """Server-sent events; leaving frees the slot within one step.
 
-    What fails before the first event is an ordinary error response.
+    What fails before the first event is an ordinary error response; where the first one is long in coming,
+    the head is sent, then a comment every `PING_S`; what fails afterwards is the event that `failed` gives.
     """
 
-    def __init__(self, events: AsyncGenerator[bytes, None], headers: dict[str, str] | None = None) -> None:
-        self.events, self.more = events, headers or {}
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        headers: dict[str, str] | None = None,
+        failed: Callable[[Exception], bytes] | None = None,
+    ) -> None:
+        """`failed` raises what is none of its affair."""
+        self.events, self.more, self.failed = events, headers or {}, failed or _raised
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,16 +60,43 @@ class Stream(Response):
         }
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         start = {"type": "http.response.start", "status": 200, "headers": raw}
-        started = False
         async with while_connected(receive), aclosing(self.events) as events:
-            async for data in events:
+            data = await self._first(events, start, send)
+            while data is not None:
+                await send(_piece(data))
+                data = await anext(events, None)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _first(self, events: AsyncGenerator[bytes, None], start: Any, send: Send) -> bytes | None:
+        """The first event, None where there is none; the head is sent before it is given."""
+        waited = asyncio.ensure_future(anext(events, None))
+        started = False
+        try:
+            while not (await asyncio.wait({waited}, timeout=PING_S))[0]:
                 if not started:
                     await send(start)
                     started = True
-                await send({"type": "http.response.body", "body": data, "more_body": True})
-            if not started:
-                await send(start)
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+                await send(_piece(PING))
+        except BaseException:
+            waited.cancel()
+            await asyncio.gather(waited, return_exceptions=True)  # before the generator is closed
+            raise
+        if not started:
+            first = waited.result()
+            await send(start)
+            return first
+        try:
+            return waited.result()
+        except Exception as e:
+            return self.failed(e)
+
+
+def _raised(e: Exception) -> bytes:
+    raise e
+
+
+def _piece(data: bytes) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": data, "more_body": True}
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from ...errors import Lacking, WrongUse
 from ...model import encoder_folder, resolve
 from ..engines import CAPABILITIES, ENGINES
 from ..engines.vllm.python import capability as vllm_capability
+from .folders import is_demo, place_of
 
 INSTALL = {
     "openvino": "in the steelyard checkout: pip install -c constraints.txt '.[serve]'",
@@ -31,10 +32,12 @@ def engine_for(source: str | Path, root: Path | str = ".") -> str:
 
 def _able(source: str | Path, root: Path | str) -> list[str]:
     """The engines that read `source`, the fastest first."""
-    place = Path(root) / Path(source).expanduser()
+    place = place_of(source, root)
     if (place / "model.gguf").exists():
         return ["llamacpp"]
-    if (place / "openvino_model.xml").exists() or encoder_folder(str(source), root):
+    if (place / "openvino_model.xml").exists():
+        return ["openvino"]
+    if not is_demo(source) and encoder_folder(str(source), root):
         return ["openvino"]
     gguf = resolve(str(source), root).kind == "gguf"
     return ["openvino", *(["llamacpp"] if gguf else []), "vllm"]

@@ -19,6 +19,7 @@ from typing import Any
 import orjson
 
 from ...errors import Lacking
+from ...units import show_s
 from ..engines import EngineSettings, Event, GenRequest, Scores
 
 HANG_S = 20.0  # work in flight, no event and next to no CPU time for so long: a hang
@@ -381,7 +382,7 @@ class EngineProcess:
                 continue
             if limit is None or self.pid is None:
                 continue
-            self.why_lost = f"the engine made nothing for {limit:.0f} s"
+            self.why_lost = f"the engine made nothing for {show_s(limit)}"
             self._kill()
 
     def _kill(self) -> None:

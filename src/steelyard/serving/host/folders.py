@@ -24,6 +24,7 @@ from ...places import cache_folder
 from ..engines import CAPABILITIES
 
 DEFAULT_FORM = "bf16"
+DEMO = "demo"
 GGUF = "model.gguf"  # as engines/llamacpp/engine.py names it
 
 
@@ -35,11 +36,21 @@ class Prepared:
     fingerprint: str
 
 
+def is_demo(source: str | Path) -> bool:
+    """`demo` names the packaged model, in a folder that holds a `demo/` too; that one is `./demo`."""
+    return source == DEMO
+
+
+def place_of(source: str | Path, root: Path | str = ".") -> Path:
+    """Where a folder or file of this name would be. Raises Lacking where the packaged model is not there."""
+    return resolve(DEMO).path if is_demo(source) else Path(root) / Path(source).expanduser()
+
+
 def prepare(
     source: str | Path, form: str | None = None, root: Path | str = ".", engine: str = "openvino"
 ) -> Prepared:
     """The folder of `source` that `engine` loads, made if need be. Raises WrongUse, Lacking, Refused."""
-    place = Path(root) / Path(source).expanduser()
+    place = place_of(source, root)
     if place.is_dir():
         _refuse_sealed(place)
     if engine in OTHERS:
@@ -47,7 +58,7 @@ def prepare(
         return OTHERS[engine](source, place, root)
     if place.is_dir() and (place / "openvino_model.xml").exists() and form is None:
         return Prepared(place, _hash(place))
-    if encoder := encoder_folder(str(source), root):
+    if not is_demo(source) and (encoder := encoder_folder(str(source), root)):
         return _encoder(encoder)
     model = resolve(str(source), root)
     folder, key = _hf(model)

@@ -27,6 +27,7 @@ from .job import Job
 from .quarantine import Quarantine
 from .replicas import Replicas
 
+REST = -1  # tokens of an answer: as many as there is room for
 FRESH_S = 30.0  # /health vouches for a token this young
 BEGIN_AT_ONCE = 64
 ENCODING = 4  # requests to the encoder that take turns, a step of 4,096 tokens each
@@ -55,10 +56,13 @@ class Served:
         keys: KeyRing | None = None,
         max_queue_s: float = 60.0,
         encoder: EncoderService | None = None,
+        clamp: bool = False,
     ) -> None:
+        """`clamp`: an answer longer than there is room for is cut to the room, not refused."""
         self.engine, self.tokenizer, self.measures = engine, tokenizer, measures
         self.keys = keys or KeyRing()
         self.encoder = encoder  # beside the model
+        self.clamp = clamp
         self.stores: Any = None  # files, batches, jobs: set by api/stores.py
         self.max_model_len = engine.settings.max_model_len
         self.capability: Capability = CAPABILITIES[engine.settings.engine]()
@@ -79,6 +83,9 @@ class Served:
             raise ApiError(400, "a sentence encoder is served here: it generates no text", param="model")
         longest = self.max_model_len
         wanted = default if requested is None else requested
+        room = longest - len(ids)
+        if wanted == REST or (self.clamp and wanted is not None and wanted > room > 0):
+            wanted = None
         if not ids:
             raise ApiError(400, "the prompt has no tokens", param="prompt")
         if len(ids) + (1 if wanted is None else wanted) > longest:

@@ -21,6 +21,9 @@ class ServeSettings:
     """`None` means: taken from the model or the machine when the service starts."""
 
     name: str = "default"  # served_model_name; "default" always names the model too
+    aliases: tuple[str, ...] = ()  # further names of the model; * stands for any characters
+    clamp_max_tokens: bool = False  # a max_tokens above the room is cut to it, not refused
+    embed_token_ids: bool = False  # token ids given to embeddings are this encoder's own
     engine: str = "openvino"
     mode: str = "fast"  # "exact" for the parity check
     host: str = "127.0.0.1"

@@ -13,7 +13,7 @@ from ...model import is_encoder
 from ..base.keys import read_keys
 from ..engines import CAPABILITIES
 from ..host.engine_choice import check_engine, engine_for
-from ..host.folders import prepare
+from ..host.folders import is_demo, prepare
 from ..host.settings import ServeSettings, check_draft, check_draft_named, check_host, engine_settings
 from ..host.tuned import tune
 from .front import Front
@@ -71,7 +71,7 @@ def serve(
 def named(source: str | Path) -> str:
     """The source as it can be named from anywhere."""
     place = Path(source).expanduser()
-    return str(place.resolve()) if place.exists() else str(source)
+    return str(source) if is_demo(source) or not place.exists() else str(place.resolve())
 
 
 def _check_speculation(settings: ServeSettings) -> None:

@@ -124,7 +124,7 @@ class Front:
         self.connections = Connections(raise_file_limit())
         self.tls = tls_context(settings)
         export_spans(settings.name)
-        self.holds = hold_open(folder, settings.embed_folder, settings.draft)
+        self.holds = hold_open(folder, settings.embed_folder, settings.draft, settings.source)
         self.keys = KeyRing(settings.api_key, Path(settings.keys) if settings.keys else None, log)
         self.engine = self._engine()
         self.encoder = self._encoder()
@@ -168,7 +168,14 @@ class Front:
             return
         starting.result()
         measures = Measures(self.settings.name, self.settings.engine)
-        self.served = Served(self.engine, tokenizer, measures, self.keys, self.settings.max_queue_s)
+        self.served = Served(
+            self.engine,
+            tokenizer,
+            measures,
+            self.keys,
+            self.settings.max_queue_s,
+            clamp=self.settings.clamp_max_tokens,
+        )
         from importlib.metadata import version
 
         self.app: Any = app(self.served, self.settings, version("steelyard"), self.folder)

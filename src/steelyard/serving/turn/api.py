@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import re
 import time
 import uuid
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from typing import Any
 
 from starlette.requests import Request
@@ -17,6 +20,13 @@ from ..host.engine_process import EngineLost
 from ..host.generation import Served
 from ..host.settings import ServeSettings
 from .defaults import SamplingDefaults
+
+PATTERN = re.compile(r"[*?\[]")
+
+
+def alias_of(name: str, aliases: Iterable[str]) -> bool:
+    """Whether one of the aliases means this name."""
+    return any(fnmatchcase(name, alias) for alias in aliases)
 
 
 class Api:
@@ -52,6 +62,7 @@ class Api:
         own = self.settings.name
         usable = [name for name in self.served.adapters if self.served.may_use(name, caller)]
         listed = [self._card(own), *(self._card(f"{own}:{name}", own) for name in usable)]
+        listed += [self._card(alias, own) for alias in self.settings.aliases if not PATTERN.search(alias)]
         encoder = self._beside()
         return listed + ([self._encoder_card(encoder)] if encoder else [])
 
@@ -62,7 +73,9 @@ class Api:
         self.check_model(name, caller)
         adapter = self.adapter_of(name)
         own = self.settings.name
-        return self._card(own) if adapter is None else self._card(f"{own}:{adapter}", own)
+        if adapter is None:
+            return self._card(name, own) if self.is_alias(name) else self._card(own)
+        return self._card(f"{own}:{adapter}", own)
 
     def _card(self, name: str, parent: str | None = None) -> dict[str, Any]:
         return {
@@ -91,10 +104,12 @@ class Api:
         if name in ("default", own):
             return None
         base, _, adapter = name.rpartition(":")
-        if base in ("default", own) and adapter in self.served.adapters:
+        if (base in ("default", own) or self.is_alias(base)) and adapter in self.served.adapters:
             return adapter
         if name in self.served.adapters:
             return name
+        if self.is_alias(name):
+            return None
         raise self._no_model(name, Caller(scopes=frozenset()))
 
     def check_model(self, name: str, caller: Caller) -> None:
@@ -106,6 +121,9 @@ class Api:
     def _no_model(self, name: str, caller: Caller) -> ApiError:
         names = ", ".join(repr(card["id"]) for card in self.cards(caller))
         return ApiError(404, f"there is no model {name!r}; here is {names}", "model", "model_not_found")
+
+    def is_alias(self, name: str) -> bool:
+        return alias_of(name, self.settings.aliases)
 
     # ------------------------------------------------------------------ checks
 

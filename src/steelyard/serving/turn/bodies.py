@@ -5,14 +5,17 @@ A known field that the engine cannot honour is a 400 that says so; an unknown on
 
 from __future__ import annotations
 
+import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
+import orjson
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 from starlette.requests import Request
 
 from ..base.errors import ApiError
+from ..base.guard import TIERS
 from ..base.limits import MESSAGES, STOP_IDS, check_json, check_json_text, check_stops
 from ..base.transport import body_of
 from ..base.work import off_loop
@@ -40,11 +43,12 @@ Texts = Annotated[list[str], FIRST_FAULT]
 
 
 class Part(BaseModel):
-    """One part of a message's content; only text is understood."""
+    """One part of a message's content; only text is understood, that of a refusal too."""
 
     model_config = OPEN
     type: str
     text: str | None = None
+    refusal: str | None = None
 
 
 class CalledFunction(BaseModel):
@@ -68,6 +72,7 @@ class Message(BaseModel):
     content: str | Annotated[list[Part], FIRST_FAULT] | None = None
     tool_calls: list[ToolCall] | None = Field(None, max_length=MESSAGES)
     tool_call_id: str | None = None
+    refusal: str | None = None
 
 
 class StreamOptions(BaseModel):
@@ -108,7 +113,7 @@ class Sampling(BaseModel):
     model: str = "default"
     stream: bool | None = False
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = Field(None, ge=0)
+    max_tokens: int | None = Field(None, ge=-1, description="-1: as many as there is room for")
     min_tokens: int | None = Field(None, ge=0)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
@@ -132,7 +137,9 @@ class Sampling(BaseModel):
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
     structured_outputs: StructuredOutputs | None = None
-    service_tier: Literal["auto", "default", "flex", "priority"] | None = None
+    service_tier: str | None = Field(
+        None, max_length=64, description="auto, default, flex or priority; another is auto and named"
+    )
     priority: int | None = Field(None, description="Lower is sooner, 0 is usual")
     cache_salt: str | None = Field(
         None, min_length=1, max_length=256, description="Whose prefix cache, within the key's own"
@@ -142,7 +149,7 @@ class Sampling(BaseModel):
 
 class ChatBody(Sampling):
     messages: list[Message] = Field(min_length=1, max_length=MESSAGES)
-    max_completion_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=-1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     tools: list[dict[str, Any]] | None = None
@@ -168,16 +175,13 @@ UNSUPPORTED: dict[str, Callable[[Any], bool]] = {
     "function_call": _differs_from("none", "auto"),
     "modalities": _differs_from(["text"]),
     "audio": _differs_from(),
-    "prediction": _differs_from(),
     "web_search_options": _differs_from(),
     "moderation": _differs_from(),
-    "store": _differs_from(),
     "suffix": _differs_from(),
     "best_of": _differs_from(1),
     "use_beam_search": _differs_from(),
     "prompt_logprobs": _differs_from(),
     "guided_whitespace_pattern": _differs_from(),
-    "prompt_cache_retention": _differs_from("in_memory", "in-memory"),
     "chat_template": _differs_from(),
     "documents": _differs_from(),
     "echo": _differs_from(),
@@ -187,6 +191,13 @@ UNSUPPORTED: dict[str, Callable[[Any], bool]] = {
     "allowed_token_ids": _differs_from(),
     "logits_processors": _differs_from(),
     "truncate_prompt_tokens": _differs_from(),
+}
+# These are hints: without effect here, and named where they ask for anything.
+HINTS: dict[str, Callable[[Any], bool]] = {
+    "prediction": _differs_from(),
+    "store": _differs_from(),
+    "prompt_cache_retention": _differs_from("in_memory", "in-memory"),
+    "context_management": _differs_from(),
 }
 # These ask nothing of an engine.
 HARMLESS = {
@@ -204,6 +215,36 @@ async def body_as(kind: type[BaseModel], request: Request) -> Any:
 def parse(kind: type[BaseModel], data: bytes) -> Any:
     """Raises ApiError 400 for what is too deep or too much, else naming the first wrong field."""
     check_json(data)
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as e:
+        faults = e.errors(include_input=False, include_url=False, include_context=False)
+        fields = {fault["loc"][0] for fault in faults if fault["type"] in NO_NUMBER and fault["loc"]}
+        return _parse(kind, _in_numbers(data, fields) if fields else data)
+
+
+NO_NUMBER = ("int_type", "float_type", "int_from_float", "int_parsing", "float_parsing")
+EXACT = 2.0**53  # below it each whole float is one integer
+NUMBER = re.compile(r"-?\d{1,15}(\.\d{1,15})?")
+
+
+def _in_numbers(data: bytes, fields: set[int | str]) -> bytes:
+    """The body with 16 for 16.0 and 0.5 for "0.5" in these fields: workflow tools write numbers so."""
+    try:
+        body = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return data
+    for field in fields:
+        value = body.get(field)
+        if isinstance(value, str) and NUMBER.fullmatch(value):
+            value = float(value)
+        if isinstance(value, float) and abs(value) < EXACT:
+            body[field] = int(value) if value.is_integer() else value
+    return orjson.dumps(body)
+
+
+def _parse(kind: type[BaseModel], data: bytes) -> Any:
+    """Raises ApiError 400 naming the first wrong field."""
     try:
         return kind.model_validate_json(data)
     except ValidationError as e:
@@ -227,9 +268,20 @@ def ignored(
 ) -> dict[str, str]:
     """The header that names unknown fields. Raises ApiError 400 for a known one that cannot be honoured."""
     refuse(body, unsupported)
-    unknown = (name for name in _unknown(body) if name not in unsupported and name not in harmless)
+    extra = body.model_extra or {}
+    empty = {name for name, asks in HINTS.items() if name in extra and not asks(extra[name])}
+    unknown = [name for name in _unknown(body) if name not in unsupported and name not in harmless | empty]
+    if getattr(body, "service_tier", None) not in (None, *TIERS):
+        unknown.append("service_tier")
     fit = sorted(name for name in unknown if name.isascii() and name.replace(".", "").isidentifier())
-    return {IGNORED: ", ".join(fit)[:1000]} if fit else {}
+    return naming({}, fit)
+
+
+def naming(headers: dict[str, str], names: Iterable[str]) -> dict[str, str]:
+    """The headers with further names of what was asked and has no effect."""
+    listed = [headers[IGNORED]] if IGNORED in headers else []
+    every = ", ".join([*listed, *names])[:1000]
+    return {**headers, IGNORED: every} if every else headers
 
 
 def _unknown(body: BaseModel, within: str = "") -> Iterator[str]:
@@ -325,11 +377,11 @@ def plain_messages(messages: list[Message]) -> list[dict[str, Any]]:
 
 def _plain(message: Message) -> dict[str, Any]:
     role = "system" if message.role == "developer" else message.role
-    content = message.content
+    content = message.refusal if message.content is None else message.content
     if isinstance(content, list):
-        if other := next((part.type for part in content if part.type != "text"), None):
+        if other := next((part.type for part in content if part.type not in ("text", "refusal")), None):
             raise ApiError(400, f"content parts of type {other} are not supported", param="messages")
-        content = "\n".join(part.text or "" for part in content)
+        content = "\n".join(part.text or part.refusal or "" for part in content)
     if content is None and role != "assistant":
         raise ApiError(400, f"a {role} message needs content", param="messages")
     plain = {"role": role, "content": content or "", **(message.model_extra or {})}

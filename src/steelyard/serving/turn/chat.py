@@ -7,22 +7,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ..base.errors import ApiError
 from ..base.guard import Caller
 from ..base.limits import characters_of, check_characters
 from ..host.answer import Answer, Piece
-from ..host.engine_process import EngineLost, EngineRefused
 from ..host.generation import Prompt
 from ..host.job import Constraint, Job
 from .api import Api
-from .bodies import IGNORED, cannot
+from .bodies import naming
 from .constraints import check
 from .exchange import usage_of
-from .parts import Part, Reader, Thought, reader
-from .tools import Tools, forced_grammar, prompt_text
+from .parts import Part, Reader, Thinking, Thought, reader
+from .tools import Tools, call_or_format, forced_grammar, prompt_text
+
+NO_REASONING = f"\n\n{Thinking.CLOSE}\n\n"  # as the templates with a switch write it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,15 @@ class TurnRequest:
     prompt: Prompt
     tools: Tools
     caller: Caller
+    thinking: bool = False  # the prompt ends inside the reasoning: the answer goes on with it
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """Token ids of a chat, and whether they end inside the reasoning."""
+
+    ids: list[int]
+    thinking: bool
 
 
 class Turn:
@@ -42,7 +51,7 @@ class Turn:
         self.api, self.request = api, request
         self.answer: Answer | None = None
         self.reasoning_tokens = 0
-        self.reader = reader(request.tools, api.tokenizer.template_text or "") or Reader()
+        self.reader = self._reader()
 
     async def parts(self) -> AsyncGenerator[tuple[list[Part], Piece], None]:
         """Raises EngineLost and ApiError as `Served.answers` does."""
@@ -60,8 +69,12 @@ class Turn:
 
     def _begin_anew(self) -> None:
         """The engine crashed and the request was retried: nothing of the first attempt was shown."""
-        self.reader = reader(self.request.tools, self.api.tokenizer.template_text or "") or Reader()
+        self.reader = self._reader()
         self.reasoning_tokens = 0
+
+    def _reader(self) -> Reader:
+        request = self.request
+        return reader(request.tools, self.api.tokenizer.template_text or "", request.thinking) or Reader()
 
     @property
     def finish(self) -> str:
@@ -78,51 +91,53 @@ class Turn:
         return (self.answer.cached if self.answer else None) or 0
 
 
-def of_engine(e: EngineLost) -> ApiError:
-    """400 where the engine will not do what was asked, 503 where it could not."""
-    if isinstance(e, EngineRefused):
-        return ApiError(400, str(e), code="engine_refused")
-    return ApiError(503, str(e), code="engine_unavailable")
+def with_tools(api: Api, requested: Constraint | None, tools: Tools) -> tuple[Constraint | None, Tools]:
+    """The grammar of an answer that must or may be a call, and the tools as they are read from it.
 
-
-def with_tools(api: Api, requested: Constraint | None, tools: Tools) -> Constraint | None:
-    """The grammar of an answer that may have to be a call. Raises ApiError 400."""
-    if requested and tools.mode != "none":
-        raise ApiError(
-            400, "an answer is either held to a format or may call tools; set tool_choice: none",
-            param="tool_choice", code="unsupported_parameter",
-        )  # fmt: skip
-    return check(forced_grammar(tools), api.capability, "tool_choice") if tools.forced else requested
+    Free tools beside a format: the answer is a list of calls or keeps to the format. Raises ApiError 400.
+    """
+    if tools.forced:
+        return check(forced_grammar(tools), api.capability, "tool_choice"), tools
+    if requested is None or tools.mode == "none" or not tools.callable():
+        return requested, tools
+    either = check(call_or_format(tools, requested), api.capability, "response_format")
+    return either, replace(tools, or_format=True)
 
 
 def tool_headers(headers: dict[str, str], tools: Tools) -> dict[str, str]:
     """The header of what is not held: a free answer's calls keep to no schema, `strict` or not."""
     if tools.mode != "auto" or not any(f.strict for f in tools.callable()):
         return headers
-    names = [headers[IGNORED]] if IGNORED in headers else []
-    return {**headers, IGNORED: ", ".join([*names, "tools.strict"])}
+    return naming(headers, ["tools.strict"])
 
 
-def chat_ids(
+def chat_prompt(
     api: Api,
     messages: Sequence[dict[str, Any]],
     tools: Tools,
     variables: Mapping[str, Any] | None = None,
+    *,
     begun: str = "",
+    held: bool = False,
     generation_prompt: bool = True,
-) -> list[int]:
-    """Ids of a chat; `begun` is the beginning of the answer where the client wrote it.
+) -> ChatPrompt:
+    """A chat as ids; `begun` is the beginning of the answer where the client wrote it.
 
-    Raises ApiError 400 for what is too long to be rendered.
+    Some templates open the reasoning themselves. It is closed again where a grammar holds the answer from
+    its first token on (`held`), and where the client has begun the answer. Raises ApiError 400 for what is
+    too long to be rendered.
     """
     characters = characters_of([list(messages), tools.shown(), begun])
     check_characters(characters, api.served.max_model_len, "messages")
     text = prompt_text(api.tokenizer, messages, tools, generation_prompt, variables)
-    return api.tokenizer.encode(text + begun)
+    thinking = generation_prompt and text.rstrip().endswith(Thinking.OPEN)
+    if thinking and (held or begun):
+        text, thinking = text.rstrip() + NO_REASONING, False
+    return ChatPrompt(api.tokenizer.encode(text + begun), thinking)
 
 
-def switches(api: Api, effort: str | None, field: str) -> dict[str, Any]:
-    """How much to reason, as variables of the template. Raises ApiError 400 where it has none."""
+def switches(api: Api, effort: str | None) -> dict[str, Any] | None:
+    """How much to reason, as variables of the template; None where it has no switch for that."""
     template = api.tokenizer.template_text or ""
     if effort is None:
         return {}
@@ -132,4 +147,4 @@ def switches(api: Api, effort: str | None, field: str) -> dict[str, Any]:
         return {"reasoning_effort": effort}
     if effort == "none" and "<think>" not in template:
         return {}
-    raise cannot(field, "this model's template has no switch for reasoning")
+    return None

@@ -15,6 +15,7 @@ from ..host.engine_process import EngineLost
 from ..host.generation import Prompt, Served
 from ..host.job import Job
 from .api import Api
+from .failures import failed_by
 from .shapes import Chat, Completion, Scored, generated
 
 DONE = b"data: [DONE]\n\n"
@@ -46,7 +47,9 @@ class Exchange:
     def response(self, headers: dict[str, str]) -> Response:
         """Raises EngineLost while the engine is away."""
         self.api.check_ready()
-        return Stream(self.chunks(), headers) if self.job.stream else Whole(self.whole, headers)
+        if self.job.stream:
+            return Stream(self.chunks(), headers, failed_by(lambda e: event(e.document())))
+        return Whole(self.whole, headers)
 
     async def whole(self) -> dict[str, Any]:
         answers = [self._blank() for _ in range(len(self.prompts) * self.job.n)]

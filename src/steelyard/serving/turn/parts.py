@@ -1,7 +1,8 @@
 """What a model wrote, in parts: said, thought, called. Streams and whole answers are read alike.
 
-Three dialects of calls are read: Hermes' (`<tool_call>` around JSON; Qwen and most others), Llama 3's (bare
-JSON with `parameters`) and Mistral's (a JSON list). Under a grammar the whole answer is JSON.
+Three dialects of calls are read: Hermes' (`<tool_call>` around JSON; Qwen and most others; around XML, as
+Qwen3-Coder writes it), Llama 3's (bare JSON with `parameters`) and Mistral's (a JSON list). Under a grammar
+the whole answer is JSON.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import re
 import secrets
 import string
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +46,10 @@ class CallMore:
 
 
 Part = TextPart | Thought | CallBegun | CallMore
+FUNCTION = re.compile(r"\s*<function=([^>\s]+)>")
+PARAMETER = re.compile(
+    r"<parameter=([^>\s]+)>\n?(.*?)\n?(?:</parameter>|(?=<parameter=)|</function>|\Z)", re.DOTALL
+)
 
 
 class Reader:
@@ -114,8 +120,23 @@ class Listed(Reader):
         return self._call(cut[1], self.held[cut.end() :]) if cut and cut[1] in self.tools.allowed else []
 
 
+class Either(Listed):
+    """Under the grammar of a list of calls or an object: the first character tells which it is."""
+
+    kind_known = False
+    is_text = False
+
+    def push(self, text: str) -> list[Part]:
+        if not self.kind_known and (start := (self.held + text).lstrip()):
+            self.kind_known, self.is_text = True, start[0] != "["
+        if not self.is_text:
+            return super().push(text)
+        shown, self.held = self.held + text, ""
+        return [TextPart(shown)] if shown else []
+
+
 class Tagged(Reader):
-    """Hermes: text, and JSON between <tool_call> and </tool_call>."""
+    """Hermes: text, and JSON between <tool_call> and </tool_call>; Qwen3-Coder: XML between them."""
 
     OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
@@ -151,10 +172,21 @@ class Tagged(Reader):
 
     def _inside(self, text: str, tag: str) -> list[Part]:
         """A call; what is none is told as the model wrote it."""
-        value, _ = _decoded(text, max(text.find("{"), 0))
+        value = self._xml(text) or _decoded(text, max(text.find("{"), 0))[0]
         if (call := self._read(value)) and (self.tools.parallel or self.calls == 1):
             return call
         return [] if call else [TextPart(self.OPEN + text + tag)]
+
+    def _xml(self, text: str) -> dict[str, Any] | None:
+        """Qwen3-Coder's: <function=NAME>, each argument a <parameter=NAME>; None where it is none.
+
+        The text of an argument is a string where the schema says so, else JSON, as Qwen's own parser has it.
+        """
+        if not (begun := FUNCTION.match(text)):
+            return None
+        types = _types_of(self.tools, begun[1])
+        arguments = {name: _argument(value, types.get(name)) for name, value in PARAMETER.findall(text)}
+        return {"name": begun[1], "arguments": arguments}
 
 
 class Bare(Reader):
@@ -246,18 +278,23 @@ class Thinking(Reader):
         return [*self.inner.push(self.held), *self.inner.end()]
 
 
-def reader(tools: Tools, template: str) -> Reader | None:
-    """For one answer; None where its text is all there is to it."""
+def reader(tools: Tools, template: str, thinking: bool = False) -> Reader | None:
+    """For one answer; None where its text is all there is to it.
+
+    `thinking`: the prompt ends inside the reasoning, so that the answer begins there.
+    """
     kind = dialect(template)
     if tools.mode == "named":
         return Named(tools, kind)
     if tools.mode == "required":
         return Listed(tools, kind)
+    if tools.or_format:
+        return Either(tools, kind)
     inner = None
     if tools.mode == "auto":
         inner = (Tagged if kind == "hermes" else Bare)(tools, kind)
     if "<think>" in template or "</think>" in template:
-        return Thinking(inner or Reader(), begun=False)
+        return Thinking(inner or Reader(), begun=thinking)
     return inner
 
 
@@ -266,6 +303,21 @@ def call_id(kind: str) -> str:
     if kind == "mistral":
         return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(9))
     return f"call_{secrets.token_hex(12)}"
+
+
+def _types_of(tools: Tools, name: str) -> dict[str, Any]:
+    """The declared type of each parameter of a function."""
+    function = next((f for f in tools.functions if f.name == name), None)
+    properties = function.parameters.get("properties") if function else None
+    properties = properties if isinstance(properties, Mapping) else {}
+    return {key: value.get("type") for key, value in properties.items() if isinstance(value, Mapping)}
+
+
+def _argument(text: str, kind: Any) -> Any:
+    if kind == "string":
+        return text
+    value, end = _decoded(text.strip(), 0)
+    return value if end == len(text.strip()) else text
 
 
 def _decoded(text: str, start: int) -> tuple[Any, int]:

@@ -35,12 +35,12 @@ class Shape(Protocol):
 class Chat:
     object, chunk_object, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl-"
 
-    def __init__(self, tokenizer: Tokenizer, tools: Tools | None = None) -> None:
-        self.tokenizer, self.tools = tokenizer, tools or Tools()
+    def __init__(self, tokenizer: Tokenizer, tools: Tools | None = None, thinking: bool = False) -> None:
+        self.tokenizer, self.tools, self.thinking = tokenizer, tools or Tools(), thinking
         self.readers: dict[int, Reader | None] = {}
 
     def _reader(self) -> Reader | None:
-        return reader(self.tools, self.tokenizer.template_text or "")
+        return reader(self.tools, self.tokenizer.template_text or "", self.thinking)
 
     def whole(self, index: int, text: str, scored: Scored | None, finish: str | None) -> dict[str, Any]:
         logprobs = self._logprobs(scored) if scored else None

@@ -13,9 +13,11 @@ from typing import Any
 
 from ...model import Tokenizer
 from ..base.errors import ApiError
+from ..host.job import Constraint
 
 NAME = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
-MOST_TOOLS = 128  # OpenAI's limit
+MOST_TOOLS = 512  # OpenAI takes 128; agents with many servers of tools send more
+FORMAT = "$format"  # under `$defs`, where no tool has this name
 MOST_CALLS = 8  # in one forced answer: a weak model under a grammar would never end its list
 
 
@@ -41,6 +43,7 @@ class Tools:
     mode: str = "none"
     allowed: frozenset[str] = frozenset()
     parallel: bool = True
+    or_format: bool = False  # under a grammar of a list of calls or an object of the answer's format
 
     @property
     def forced(self) -> bool:
@@ -145,11 +148,40 @@ def _name_in(entry: Any) -> str:
     return name
 
 
-def forced_grammar(tools: Tools) -> tuple[str, str]:
+def forced_grammar(tools: Tools) -> Constraint:
     """The grammar that leaves no way but a call: a named function's arguments, else a list of calls."""
-    functions = tools.callable()
     if tools.mode == "named":
-        return "json_schema", json.dumps(functions[0].parameters)
+        return "json_schema", json.dumps(tools.callable()[0].parameters)
+    return "json_schema", json.dumps(_calls_schema(tools))
+
+
+def call_or_format(tools: Tools, requested: Constraint) -> Constraint:
+    """The grammar of calls or an answer in a format, told apart by their first character: `[` or `{`.
+
+    Raises ApiError 400 for a format that is no schema of an object.
+    """
+    format = json.loads(requested[1]) if requested[0] == "json_schema" else None
+    if not isinstance(format, dict) or _root_of(format).get("type") != "object":
+        raise ApiError(
+            400, "beside tools the answer's format is a JSON schema of an object; or set tool_choice: none",
+            param="response_format", code="unsupported_parameter",
+        )  # fmt: skip
+    calls = _calls_schema(tools)
+    parts = {**calls.pop("$defs"), FORMAT: _rebased(format, f"#/$defs/{FORMAT}")}
+    return "json_schema", json.dumps({"anyOf": [calls, {"$ref": f"#/$defs/{FORMAT}"}], "$defs": parts})
+
+
+def _root_of(schema: dict[str, Any]) -> Mapping[str, Any]:
+    """The schema that `#/$defs/NAME` at its root stands for, else itself."""
+    kind, _, name = str(schema.get("$ref", "")).removeprefix("#/").partition("/")
+    place = schema.get(kind)
+    root = place.get(name) if isinstance(place, Mapping) else None
+    return root if isinstance(root, Mapping) else schema
+
+
+def _calls_schema(tools: Tools) -> dict[str, Any]:
+    """A list of calls, each function's parameters under `$defs`."""
+    functions = tools.callable()
     calls = [
         {
             "type": "object",
@@ -159,14 +191,13 @@ def forced_grammar(tools: Tools) -> tuple[str, str]:
         }
         for f in functions
     ]
-    schema = {
+    return {
         "type": "array",
         "minItems": 1,
         "maxItems": MOST_CALLS if tools.parallel else 1,
         "items": calls[0] if len(calls) == 1 else {"anyOf": calls},
         "$defs": {f.name: _rebased(f.parameters, f"#/$defs/{f.name}") for f in functions},
     }
-    return "json_schema", json.dumps(schema)
 
 
 def _rebased(schema: Any, root: str) -> Any:

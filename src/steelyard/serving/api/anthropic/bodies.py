@@ -93,7 +93,7 @@ class MessagesBody(MessagesInput):
     top_k: int | None = Field(None, ge=0)
     stop_sequences: Texts | None = None
     metadata: dict[str, Any] | None = None
-    service_tier: Literal["auto", "standard_only"] | None = None
+    service_tier: str | None = Field(None, max_length=64)
     ignore_eos: bool | None = None
     seed: int | None = None
     timeout: float | None = Field(None, gt=0)
@@ -106,7 +106,6 @@ def _differs_from(*neutral: Any) -> Callable[[Any], bool]:
 UNSUPPORTED: dict[str, Callable[[Any], bool]] = {
     "container": _differs_from(),
     "mcp_servers": _differs_from(),
-    "context_management": _differs_from(),
     "speed": _differs_from("standard"),
     "inference_geo": _differs_from(),
 }
@@ -131,21 +130,41 @@ def format_of(api: Api, body: MessagesInput) -> Constraint | None:
 
 
 def variables_of(api: Api, body: MessagesInput) -> dict[str, Any]:
-    """How much to think, as variables of the template. Raises ApiError 400."""
+    """How much to think, as variables of the template."""
+    return _switched(api, body)[0]
+
+
+def without_effect(api: Api, body: MessagesInput) -> list[str]:
+    """Names of what was asked and has no effect: thinking where there is no switch, tools of a server."""
+    dropped = {f"tools.{tool.type}" for tool in body.tools or () if _is_servers(tool)}
+    return [*_switched(api, body)[1], *sorted(dropped)]
+
+
+def _switched(api: Api, body: MessagesInput) -> tuple[dict[str, Any], list[str]]:
+    """Variables of the template, and the fields that it has no variable for."""
     thinking = body.thinking.type if body.thinking else None
     template = api.tokenizer.template_text or ""
-    if thinking == "enabled" and "think" not in template:
-        raise cannot("thinking", "this model does not think")
-    if thinking == "enabled" and "enable_thinking" in template:
-        return {"enable_thinking": True}
+    if thinking == "enabled":
+        able = "enable_thinking" in template
+        return ({"enable_thinking": True} if able else {}), ([] if "think" in template else ["thinking"])
     if thinking == "disabled":
-        return switches(api, "none", "thinking")
-    return switches(api, body.output_config.effort if body.output_config else None, "output_config.effort")
+        switched = switches(api, "none")
+        return switched or {}, ["thinking"] if switched is None else []
+    switched = switches(api, body.output_config.effort if body.output_config else None)
+    return switched or {}, ["output_config.effort"] if switched is None else []
+
+
+# Tools that Anthropic's servers run; their names go on with a date.
+SERVERS = ("web_search_", "web_fetch_", "code_execution_", "tool_search_", "mcp_toolset", "advisor_")
+
+
+def _is_servers(tool: Tool) -> bool:
+    return (tool.type or "").startswith(SERVERS)
 
 
 def tools_of(body: MessagesInput) -> Tools:
-    """Raises ApiError 400 for tools that run on a server: there are none here."""
-    functions = [_function(tool) for tool in body.tools or ()]
+    """Without those that run on a server: there is none here. Raises ApiError 400."""
+    functions = [_function(tool) for tool in body.tools or () if not _is_servers(tool)]
     choice = body.tool_choice
     if choice is None:
         return choose(functions, "auto", None, None)
@@ -158,7 +177,7 @@ def tools_of(body: MessagesInput) -> Tools:
 
 def _function(tool: Tool) -> Function:
     if tool.type not in (None, "custom"):
-        raise cannot("tools", f"tools of type {tool.type!r} run on a server that is not here")
+        raise cannot("tools", f"tools of type {tool.type!r} are known to Anthropic's models only")
     if tool.input_schema is None:
         raise ApiError(400, "a tool needs an input_schema", param="tools")
     return Function(

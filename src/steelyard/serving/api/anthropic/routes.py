@@ -16,11 +16,14 @@ from ...base.errors import ApiError, json_response
 from ...base.transport import Stream, Whole, event
 from ...base.work import RENDER_S, off_loop
 from ...host.engine_process import EngineLost
+from ...host.job import Constraint
 from ...turn.api import Api
-from ...turn.bodies import body_as, ignored
-from ...turn.chat import Turn, TurnRequest, chat_ids, tool_headers, with_tools
+from ...turn.bodies import body_as, ignored, naming
+from ...turn.chat import ChatPrompt, Turn, TurnRequest, chat_prompt, tool_headers, with_tools
+from ...turn.failures import failed_by
 from ...turn.parts import CallBegun, CallMore, Part, TextPart, Thought
 from ...turn.shapes import gathered
+from ...turn.tools import Tools
 from .bodies import (
     HARMLESS,
     UNSUPPORTED,
@@ -31,6 +34,7 @@ from .bodies import (
     messages_of,
     tools_of,
     variables_of,
+    without_effect,
 )
 
 PATH = "/v1/messages"
@@ -45,15 +49,20 @@ def routes(api: Api) -> list[Route]:
         api.check_model(body.model, caller)
         exchange = await off_loop(_Exchange, api, body, caller, limit_s=RENDER_S, what="rendering this chat")
         headers = tool_headers(headers, exchange.turn.request.tools)
+        headers = naming(headers, without_effect(api, body))
         api.check_ready()
-        return Stream(exchange.events(), headers) if body.stream else Whole(exchange.whole, headers)
+        if body.stream:
+            failed = failed_by(lambda e: event(e.anthropic(), "error"))
+            return Stream(exchange.events(), headers, failed)
+        return Whole(exchange.whole, headers)
 
     async def count(request: Request) -> Response:
         body: MessagesInput = await body_as(MessagesInput, request)
         headers = ignored(body, UNSUPPORTED, HARMLESS)
         api.check_model(body.model, api.caller(request))
-        ids = await off_loop(_ids, api, body, limit_s=RENDER_S, what="rendering this chat")
-        return json_response({"input_tokens": len(ids)}, headers=headers)
+        headers = naming(headers, without_effect(api, body))
+        chat, *_ = await off_loop(_read, api, body, limit_s=RENDER_S, what="rendering this chat")
+        return json_response({"input_tokens": len(chat.ids)}, headers=headers)
 
     return [
         Route(PATH, create, methods=["POST"]),
@@ -61,9 +70,16 @@ def routes(api: Api) -> list[Route]:
     ]
 
 
-def _ids(api: Api, body: MessagesInput) -> list[int]:
+def _read(api: Api, body: MessagesInput) -> tuple[ChatPrompt, Constraint | None, Tools]:
+    """What the model reads, what its answer is held to, and what it may call. Raises ApiError 400."""
     messages, begun = messages_of(body)
-    return chat_ids(api, messages, tools_of(body), variables_of(api, body), begun)
+    constraint, tools = with_tools(api, format_of(api, body), tools_of(body))
+    held = constraint is not None
+    return (
+        chat_prompt(api, messages, tools, variables_of(api, body), begun=begun, held=held),
+        constraint,
+        tools,
+    )
 
 
 class _Exchange:
@@ -71,14 +87,15 @@ class _Exchange:
 
     def __init__(self, api: Api, body: MessagesBody, caller: Any) -> None:
         self.api = api
-        tools = tools_of(body)
-        wanted = job_of(api, body, with_tools(api, format_of(api, body), tools))
-        ids = _ids(api, body)
-        room = api.served.max_model_len - len(ids)
+        chat, constraint, tools = _read(api, body)
+        room = api.served.max_model_len - len(chat.ids)
         self.cut_by_window = room < body.max_tokens  # then the answer ends where the context does
         limit = min(body.max_tokens, max(room, 1))
-        prompt = api.served.prompt(ids, limit, None)
-        self.turn = Turn(api, TurnRequest(job=wanted, prompt=prompt, tools=tools, caller=caller))
+        request = TurnRequest(
+            job=job_of(api, body, constraint), prompt=api.served.prompt(chat.ids, limit, None),
+            tools=tools, caller=caller, thinking=chat.thinking,
+        )  # fmt: skip
+        self.turn = Turn(api, request)
         self.id = api.new_id("msg_")
 
     async def whole(self) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from starlette.routing import Route
 from ...base.errors import ApiError
 from ...base.work import RENDER_S, off_loop
 from ...turn.api import Api
-from ...turn.bodies import ChatBody, body_as, ignored, job, plain_messages
-from ...turn.chat import chat_ids, switches, tool_headers, with_tools
+from ...turn.bodies import ChatBody, body_as, cannot, ignored, job, plain_messages
+from ...turn.chat import chat_prompt, switches, tool_headers, with_tools
 from ...turn.constraints import constraint_of
 from ...turn.exchange import Exchange
 from ...turn.shapes import Chat
@@ -37,14 +37,15 @@ def exchange_of(api: Api, body: ChatBody) -> tuple[Exchange, Tools]:
         raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
     tools = tools_of(body.tools, body.tool_choice, body.parallel_tool_calls)
     top = (body.top_logprobs or 0) if body.logprobs else None
-    wanted = job(api, body, top, with_tools(api, constraint_of(body, api.capability), tools))
-    variables = {
-        **(body.chat_template_kwargs or {}),
-        **switches(api, body.reasoning_effort, "reasoning_effort"),
-    }
-    ids = chat_ids(api, plain_messages(body.messages), tools, variables)
+    constraint, tools = with_tools(api, constraint_of(body, api.capability), tools)
+    wanted = job(api, body, top, constraint)
+    switched = switches(api, body.reasoning_effort)
+    if switched is None:
+        raise cannot("reasoning_effort", "this model's template has no switch for reasoning")
+    variables = {**(body.chat_template_kwargs or {}), **switched}
+    chat = chat_prompt(api, plain_messages(body.messages), tools, variables, held=constraint is not None)
     limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     if limit == 0:
         raise ApiError(400, "max_tokens must be at least 1", param="max_tokens")
-    prompts = [api.served.prompt(ids, limit, None)]
-    return Exchange(api, Chat(api.tokenizer, tools), wanted, prompts), tools
+    prompts = [api.served.prompt(chat.ids, limit, None)]
+    return Exchange(api, Chat(api.tokenizer, tools, chat.thinking), wanted, prompts), tools

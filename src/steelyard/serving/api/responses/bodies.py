@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
@@ -13,8 +15,9 @@ from ...base.limits import MESSAGES, check_json_text
 from ...host.job import Constraint, Job
 from ...turn.api import Api
 from ...turn.bodies import FIRST_FAULT, OPEN, Sampling, Texts, job
+from ...turn.chat import switches
 from ...turn.constraints import ANY_OBJECT, check, schema_of
-from ...turn.tools import Tools, choose_of, function_of
+from ...turn.tools import Function, Tools, choose_of, function_of
 
 TEXTS = ("input_text", "output_text", "text", "summary_text", "reasoning_text", "refusal")
 
@@ -35,7 +38,9 @@ class InputItem(BaseModel):
 
     model_config = OPEN
     type: str | None = Field(
-        None, description="message | function_call | function_call_output | reasoning | item_reference"
+        None,
+        description="message | function_call | function_call_output | custom_tool_call | "
+        "custom_tool_call_output | reasoning | item_reference",
     )
     id: str | None = None
     role: Literal["user", "assistant", "system", "developer"] | None = None
@@ -45,6 +50,7 @@ class InputItem(BaseModel):
     name: str | None = None
     arguments: str | None = None
     output: str | Parts | None = None
+    input: str | None = None
 
 
 class TextFormat(BaseModel):
@@ -86,7 +92,7 @@ class ResponsesBody(ResponsesInput):
     stream_options: dict[str, Any] | None = None
     store: bool | None = None
     background: bool | None = None
-    max_output_tokens: int | None = Field(None, ge=1)
+    max_output_tokens: int | None = Field(None, ge=-1, description="-1: as many as there is room for")
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=-1)
@@ -97,7 +103,7 @@ class ResponsesBody(ResponsesInput):
     top_logprobs: int | None = Field(None, ge=0, le=20)
     include: list[str] | None = None
     metadata: dict[str, str] | None = None
-    service_tier: Literal["auto", "default", "flex", "priority"] | None = None
+    service_tier: str | None = Field(None, max_length=64)
     priority: int | None = None
     timeout: float | None = Field(None, gt=0)
 
@@ -110,9 +116,7 @@ UNSUPPORTED: dict[str, Callable[[Any], bool]] = {
     "conversation": _differs_from(),
     "prompt": _differs_from(),
     "moderation": _differs_from(),
-    "context_management": _differs_from(),
     "background_options": _differs_from({"completion_window": "soonest"}),
-    "prompt_cache_retention": _differs_from("in_memory"),
     "image": _differs_from(),
 }
 HARMLESS = frozenset({
@@ -121,12 +125,14 @@ HARMLESS = frozenset({
 })  # fmt: skip
 LOGPROBS = "message.output_text.logprobs"
 INCLUDE = (LOGPROBS, "reasoning.encrypted_content")  # nothing is encrypted: reasoning is given as it is
+CUSTOM = {  # a tool that takes a text: what the model is shown in its place
+    "type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"],
+    "additionalProperties": False,
+}  # fmt: skip
 
 
 def job_of(api: Api, body: ResponsesBody, constraint: Constraint | None) -> Job:
     """Raises ApiError 400."""
-    if other := next((name for name in body.include or () if name not in INCLUDE), None):
-        raise ApiError(400, f"include {other!r} is not supported", "include", "unsupported_parameter")
     wants = LOGPROBS in (body.include or ()) or body.top_logprobs
     if wants and body.top_logprobs and not api.capability.top_logprobs:
         raise ApiError(400, "this engine has no top_logprobs here", "top_logprobs", "unsupported_parameter")
@@ -148,16 +154,41 @@ def format_of(api: Api, body: ResponsesInput) -> Constraint | None:
 
 
 def tools_of(body: ResponsesInput) -> Tools:
-    """Raises ApiError 400 for tools that run on a server: there are none here."""
-    for tool in body.tools or ():
-        if tool.get("type") != "function":
-            kind = tool.get("type")
-            raise ApiError(
-                400, f"tools of type {kind!r} are not supported, functions are",
-                param="tools", code="unsupported_parameter",
-            )  # fmt: skip
-    functions = [function_of(tool) for tool in body.tools or ()]
-    return choose_of(functions, body.tool_choice, body.parallel_tool_calls)
+    """Functions and custom tools; those of a server are left out. Raises ApiError 400."""
+    functions = [_function(tool) for tool in body.tools or () if tool.get("type") in ("function", "custom")]
+    choice = body.tool_choice
+    if isinstance(choice, dict) and choice.get("type") == "custom":
+        choice = {**choice, "type": "function"}
+    return choose_of(functions, choice, body.parallel_tool_calls)
+
+
+def _function(tool: dict[str, Any]) -> Function:
+    """A custom tool takes a text: it is shown as a function of one, with the text's grammar in words."""
+    if tool["type"] == "function":
+        return function_of(tool)
+    format = tool.get("format") or {}
+    grammar = format.get("definition") if isinstance(format, dict) else None
+    words = [text for text in (tool.get("description"), grammar and f"`input` keeps to:\n{grammar}") if text]
+    return function_of({**tool, "parameters": CUSTOM, "description": "\n\n".join(words) or None})
+
+
+def custom_names(body: ResponsesInput) -> frozenset[str]:
+    return frozenset(
+        tool["name"] for tool in body.tools or () if tool.get("type") == "custom" and "name" in tool
+    )
+
+
+def without_effect(api: Api, body: ResponsesInput) -> list[str]:
+    """Names of what was asked and has no effect: tools that a server runs, what none can include."""
+    kinds = {str(tool.get("type")) for tool in body.tools or ()} - {"function", "custom"}
+    others = {name for name in getattr(body, "include", None) or () if name not in INCLUDE}
+    names = [*(f"tools.{kind}" for kind in sorted(kinds)), *(f"include.{name}" for name in sorted(others))]
+    if body.reasoning and switches(api, body.reasoning.effort) is None:
+        names.append("reasoning.effort")
+    return [name for name in names if HEADER.fullmatch(name)]
+
+
+HEADER = re.compile(r"[\w.\[\]-]{1,100}", re.ASCII)
 
 
 def with_ids(body: ResponsesInput, new_id: Callable[[str], str]) -> list[dict[str, Any]]:
@@ -189,10 +220,10 @@ def messages_of(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         kind = item["type"]
         if kind == "reasoning":
             thought = _text(item.get("content") or item.get("summary"))
-        elif kind == "function_call":
+        elif kind in ("function_call", "custom_tool_call"):
             _assistant(messages, thought)["tool_calls"].append(_call(item))
             thought = ""
-        elif kind == "function_call_output":
+        elif kind in ("function_call_output", "custom_tool_call_output"):
             messages.append(_output(item))
         elif kind == "message":
             message = _message(item)
@@ -233,13 +264,16 @@ def _assistant(messages: list[dict[str, Any]], thought: str) -> dict[str, Any]:
 
 def _call(item: dict[str, Any]) -> dict[str, Any]:
     if not (item.get("call_id") and item.get("name")):
-        raise ApiError(400, "a function_call has call_id, name and arguments", param="input")
+        raise ApiError(400, f"a {item['type']} has call_id and name", param="input")
     check_json_text(item.get("arguments") or "", "input")
-    function = {"name": item["name"], "arguments": item.get("arguments", "{}")}
+    arguments = item.get("arguments", "{}")
+    if item["type"] == "custom_tool_call":
+        arguments = json.dumps({"input": item.get("input") or ""}, ensure_ascii=False)
+    function = {"name": item["name"], "arguments": arguments}
     return {"id": item["call_id"], "type": "function", "function": function}
 
 
 def _output(item: dict[str, Any]) -> dict[str, Any]:
     if not item.get("call_id") or item.get("output") is None:
-        raise ApiError(400, "a function_call_output has call_id and output", param="input")
+        raise ApiError(400, f"a {item['type']} has call_id and output", param="input")
     return {"role": "tool", "tool_call_id": item["call_id"], "content": _text(item["output"])}

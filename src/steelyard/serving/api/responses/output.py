@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +14,10 @@ Event = dict[str, Any]
 class Output:
     """Items in order; the last one may be open. Each call returns the events of what it did."""
 
-    def __init__(self, new_id: Callable[[str], str]) -> None:
-        self.new_id = new_id
+    def __init__(self, new_id: Callable[[str], str], custom: frozenset[str] = frozenset()) -> None:
+        """`custom`: names of the tools that take a text."""
+        self.new_id, self.custom = new_id, custom
+        self.held = ""  # the arguments of a custom tool's call so far: its text is known at their end
         self.items: list[dict[str, Any]] = []
         self.open: str | None = None  # type of the item that grows
 
@@ -37,6 +40,7 @@ class Output:
             "message": self._text_done,
             "reasoning": self._reasoning_done,
             "function_call": self._call_done,
+            "custom_tool_call": self._custom_done,
         }[kind]()
         return [*events, self._event("output_item.done", item=dict(item))]
 
@@ -98,13 +102,37 @@ class Output:
     # ------------------------------------------------------------------ calls
 
     def _call(self, part: CallBegun) -> list[Event]:
+        if part.name in self.custom:
+            begun = self._begin("custom_tool_call", "ctc_", call_id=part.id, name=part.name, input="")
+            self.held = ""
+            return begun
         return self._begin("function_call", "fc_", call_id=part.id, name=part.name, arguments="")
 
     def _arguments(self, part: CallMore) -> list[Event]:
+        if self.open == "custom_tool_call":
+            self.held += part.text
+            return []
         self.items[-1]["arguments"] += part.text
         return [self._in_item("function_call_arguments.delta", delta=part.text)]
+
+    def _custom_done(self) -> list[Event]:
+        text = self.items[-1]["input"] = _input_of(self.held)
+        return [
+            self._in_item("custom_tool_call_input.delta", delta=text),
+            self._in_item("custom_tool_call_input.done", input=text),
+        ]
 
     def _call_done(self) -> list[Event]:
         item = self.items[-1]
         event = {"arguments": item["arguments"], "name": item["name"]}
         return [self._in_item("function_call_arguments.done", **event)]
+
+
+def _input_of(arguments: str) -> str:
+    """The text in the arguments of a custom tool's call; as they are where they are none."""
+    try:
+        value = json.loads(arguments)
+    except (ValueError, RecursionError):
+        return arguments
+    text = value.get("input") if isinstance(value, dict) else None
+    return text if isinstance(text, str) else arguments

@@ -22,8 +22,8 @@ from ...base.work import RENDER_S, off_loop
 from ...host.answer import Piece
 from ...host.engine_process import EngineLost
 from ...turn.api import Api
-from ...turn.bodies import body_as, ignored
-from ...turn.chat import Turn, TurnRequest, chat_ids, switches, tool_headers, with_tools
+from ...turn.bodies import body_as, ignored, naming
+from ...turn.chat import ChatPrompt, Turn, TurnRequest, chat_prompt, switches, tool_headers, with_tools
 from ...turn.shapes import generated, token_logprobs
 from ...turn.tools import Tools
 from .bodies import (
@@ -31,11 +31,13 @@ from .bodies import (
     UNSUPPORTED,
     ResponsesBody,
     ResponsesInput,
+    custom_names,
     format_of,
     job_of,
     messages_of,
     tools_of,
     with_ids,
+    without_effect,
 )
 from .output import Event, Output
 from .store import ResponseStore, Stored
@@ -79,26 +81,28 @@ class _Responses:
         items = await self._items(body, caller.owner)
         run = await off_loop(self._run, body, caller, *items, limit_s=RENDER_S, what=RENDERING)
         headers = tool_headers(headers, run.turn.request.tools)
+        headers = naming(headers, without_effect(self.api, body))
         self.api.check_ready()
         if body.background:
             return await self._in_background(run, bool(body.stream), headers)
         if body.stream:
-            return Stream(run.events(), headers)
+            return Stream(run.events(), headers, run.failed)
         return Whole(run.whole, headers)
 
     def _run(
         self, body: ResponsesBody, caller: Any, before: list[dict[str, Any]], given: list[dict[str, Any]]
     ) -> _Run:
-        tools = tools_of(body)
-        constraint = with_tools(self.api, format_of(self.api, body), tools)
+        constraint, tools = with_tools(self.api, format_of(self.api, body), tools_of(body))
         wanted = job_of(self.api, body, constraint)
         if body.background:  # followers see what is made: it may not begin anew
             wanted = replace(wanted, stream=True)
-        ids = self._ids(body, [*before, *given], tools, body.max_output_tokens or 1)
-        prompt = self.api.served.prompt(ids, body.max_output_tokens, None)
-        request = TurnRequest(job=wanted, prompt=prompt, tools=tools, caller=caller)
+        answer_tokens = max(body.max_output_tokens or 1, 1)
+        chat = self._prompt(body, [*before, *given], tools, constraint is not None, answer_tokens)
+        prompt = self.api.served.prompt(chat.ids, body.max_output_tokens, None)
+        request = TurnRequest(job=wanted, prompt=prompt, tools=tools, caller=caller, thinking=chat.thinking)
         stored = Stored(_document(self.api, body), caller.owner, given, before)
-        return _Run(self.api, request, stored, None if body.store is False else self.store)
+        store = None if body.store is False else self.store
+        return _Run(self.api, request, stored, store, custom_names(body))
 
     async def _items(
         self, body: ResponsesInput, owner: str
@@ -116,23 +120,28 @@ class _Responses:
             raise ApiError(400, "the previous response is not finished", param="previous_response_id")
         return previous.conversation(), given
 
-    def _ids(
-        self, body: ResponsesInput, items: list[dict[str, Any]], tools: Tools, answer_tokens: int = 1
-    ) -> list[int]:
-        """Token ids of the chat. Raises ApiError 400 where there is nothing to answer."""
+    def _prompt(
+        self,
+        body: ResponsesInput,
+        items: list[dict[str, Any]],
+        tools: Tools,
+        held: bool,
+        answer_tokens: int = 1,
+    ) -> ChatPrompt:
+        """What the model reads. Raises ApiError 400 where there is nothing to answer."""
         messages = messages_of(items)
         if not messages and not body.instructions:
             raise ApiError(400, "give input, instructions or previous_response_id", param="input")
         first = [{"role": "system", "content": body.instructions}] if body.instructions else []
-        variables = switches(self.api, body.reasoning.effort if body.reasoning else None, "reasoning.effort")
+        variables = switches(self.api, body.reasoning.effort if body.reasoning else None) or {}
 
-        def ids_of(messages: list[dict[str, Any]]) -> list[int]:
-            return chat_ids(self.api, _joined([*first, *messages]), tools, variables)
+        def prompt_of(messages: list[dict[str, Any]]) -> ChatPrompt:
+            return chat_prompt(self.api, _joined([*first, *messages]), tools, variables, held=held)
 
         if body.truncation != "auto" or len(messages) < 2:
-            return ids_of(messages)
+            return prompt_of(messages)
         context = self.api.served.max_model_len
-        return fitted(ids_of, messages, context - answer_tokens, context)
+        return fitted(prompt_of, messages, context - answer_tokens, context)
 
     async def _in_background(self, run: _Run, stream: bool, headers: dict[str, str]) -> Response:
         run.stored.document["status"] = "queued"
@@ -152,10 +161,14 @@ class _Responses:
         body: ResponsesInput = await body_as(ResponsesInput, request)
         headers = ignored(body, UNSUPPORTED, HARMLESS)
         self.api.check_model(body.model, self.api.caller(request))
+        headers = naming(headers, without_effect(self.api, body))
         before, given = await self._items(body, self.api.caller(request).owner)
-        tools = tools_of(body)
-        ids = await off_loop(self._ids, body, [*before, *given], tools, limit_s=RENDER_S, what=RENDERING)
-        answer = {"object": "response.input_tokens", "input_tokens": len(ids)}
+        constraint, tools = with_tools(self.api, format_of(self.api, body), tools_of(body))
+        chat = await off_loop(
+            self._prompt, body, [*before, *given], tools, constraint is not None,
+            limit_s=RENDER_S, what=RENDERING,
+        )  # fmt: skip
+        answer = {"object": "response.input_tokens", "input_tokens": len(chat.ids)}
         return json_response(answer, headers=headers)
 
     # ------------------------------------------------------------------ what is stored
@@ -209,10 +222,18 @@ class _Responses:
 class _Run:
     """One response in the making."""
 
-    def __init__(self, api: Api, request: TurnRequest, stored: Stored, store: ResponseStore | None) -> None:
+    def __init__(
+        self,
+        api: Api,
+        request: TurnRequest,
+        stored: Stored,
+        store: ResponseStore | None,
+        custom: frozenset[str] = frozenset(),
+    ) -> None:
         self.api, self.stored, self.store = api, stored, store
         self.turn = Turn(api, request)
-        self.output = Output(api.new_id)
+        self.output = Output(api.new_id, custom)
+        self.custom = custom
         self.serial = 0
 
     async def keep(self) -> None:
@@ -259,6 +280,12 @@ class _Run:
         self.serial += 1
         return event({**sent, "sequence_number": self.serial - 1}, sent["type"])
 
+    def failed(self, e: Exception) -> bytes:
+        """The event of what failed before there was any. Raises what is no failure of a request."""
+        if not isinstance(e, EngineLost | ApiError):
+            raise e
+        return self._failed(e)
+
     def _failed(self, e: Exception) -> bytes:
         code = "rate_limit_exceeded" if isinstance(e, ApiError) and e.status == 429 else "server_error"
         self.stored.fail(code, str(e))
@@ -274,7 +301,7 @@ class _Run:
             async for parts, piece in pieces:
                 events: list[Event] = []
                 if self.turn.answer is not answer:  # the first, or begun anew after a crash
-                    self.output, answer = Output(self.api.new_id), self.turn.answer
+                    self.output, answer = Output(self.api.new_id, self.custom), self.turn.answer
                 if not begun:
                     document["status"], begun = "in_progress", True
                     events = [self._response_event("created"), self._response_event("in_progress")]

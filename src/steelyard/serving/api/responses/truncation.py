@@ -7,14 +7,15 @@ from itertools import accumulate
 from typing import Any
 
 from ...base.limits import CHARACTERS, CHARACTERS_PER_TOKEN, characters_of
+from ...turn.chat import ChatPrompt
 
 Messages = list[dict[str, Any]]
 
 
 def fitted(
-    ids_of: Callable[[Messages], list[int]], messages: Messages, room_tokens: int, context: int
-) -> list[int]:
-    """Ids of as many of the latest messages as fit into `room_tokens`; of the last one where none does.
+    prompt_of: Callable[[Messages], ChatPrompt], messages: Messages, room_tokens: int, context: int
+) -> ChatPrompt:
+    """The prompt of as many of the latest messages as fit into `room_tokens`, at least of the last one.
 
     The rest begins with a turn of the user; within the last one, with no result that lacks its call. Each try
     reads at most what a context can hold; a bisection of 1,000 messages makes 10.
@@ -22,10 +23,10 @@ def fitted(
     first = _first_readable(messages, max(CHARACTERS, CHARACTERS_PER_TOKEN * context))
     for roles in (("user", "system"), ("user", "system", "assistant")):
         starts = [n for n, message in enumerate(messages) if n >= first and message["role"] in roles]
-        ids = _latest(ids_of, messages, starts or [len(messages) - 1], room_tokens)
-        if len(ids) <= room_tokens:
+        prompt = _latest(prompt_of, messages, starts or [len(messages) - 1], room_tokens)
+        if len(prompt.ids) <= room_tokens:
             break
-    return ids
+    return prompt
 
 
 def _first_readable(messages: Messages, most_characters: int) -> int:
@@ -36,14 +37,14 @@ def _first_readable(messages: Messages, most_characters: int) -> int:
 
 
 def _latest(
-    ids_of: Callable[[Messages], list[int]], messages: Messages, starts: Sequence[int], room_tokens: int
-) -> list[int]:
+    prompt_of: Callable[[Messages], ChatPrompt], messages: Messages, starts: Sequence[int], room_tokens: int
+) -> ChatPrompt:
     """By bisection: the fewer messages, the fewer tokens."""
     low, high = 0, len(starts) - 1
     while low < high:
         middle = (low + high) // 2
-        if len(ids_of(messages[starts[middle] :])) <= room_tokens:
+        if len(prompt_of(messages[starts[middle] :]).ids) <= room_tokens:
             high = middle
         else:
             low = middle + 1
-    return ids_of(messages[starts[low] :])
+    return prompt_of(messages[starts[low] :])

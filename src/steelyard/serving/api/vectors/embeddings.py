@@ -46,10 +46,10 @@ def routes(api: Any) -> list[Route]:
 async def _embed(api: Any, request: Request) -> Response:
     body: EmbeddingBody = await body_as(EmbeddingBody, request)
     headers = ignored(body, {})
-    encoder = encoder_of(api.served, body.model, "embedding")
+    encoder = encoder_of(api, body.model, "embedding")
     check_cut(body)
     length = _length(encoder, body.dimensions)
-    batch = await off_loop(_ids, encoder, body)
+    batch = await off_loop(_ids, encoder, body, api.settings.embed_token_ids)
     caller = api.caller(request)
 
     async def answer() -> dict[str, Any]:
@@ -86,8 +86,8 @@ def _length(encoder: EncoderService, requested: int | None) -> int:
     return requested
 
 
-def _ids(encoder: EncoderService, body: EmbeddingBody) -> list[list[int]]:
-    """Token ids of each input; ids that a client gives are taken as they are. Raises ApiError 400."""
+def _ids(encoder: EncoderService, body: EmbeddingBody, ids_welcome: bool) -> list[list[int]]:
+    """Token ids of each input; a client's are taken where the service says so. Raises ApiError 400."""
     given: Any = body.input
     listed: Any = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given
     if not 1 <= len(listed) <= INPUTS:
@@ -96,6 +96,12 @@ def _ids(encoder: EncoderService, body: EmbeddingBody) -> list[list[int]]:
         raise ApiError(400, "an input is empty", param="input")
     for text in listed if isinstance(listed[0], str) else ():
         check_characters(len(text), encoder.about.max_tokens, "input")
+    if not (ids_welcome or isinstance(listed[0], str)):
+        raise ApiError(
+            400, "token ids are refused: most clients make them with another model's vocabulary, and the "
+            "vectors would be wrong. Send text (langchain: check_embedding_ctx_length=False), or start the "
+            "service with --embed-token-ids", param="input", code="token_ids_refused",
+        )  # fmt: skip
     batch: list[list[int]]
     batch = encoder.tokenizer.encode_all(listed) if isinstance(listed[0], str) else listed
     if any(max(ids) >= encoder.tokenizer.vocab_size for ids in batch):

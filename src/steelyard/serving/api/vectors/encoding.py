@@ -23,15 +23,15 @@ class EncoderBody(BaseModel):
     truncate_prompt_tokens: int | None = None  # vLLM's; -1: to what the model takes
 
 
-def encoder_of(served: Any, name: str, kind: str | None = None) -> EncoderService:
+def encoder_of(api: Any, name: str, kind: str | None = None) -> EncoderService:
     """The encoder beside the model or in its place. Raises ApiError 400, 404 where it cannot do this."""
-    encoder: EncoderService | None = getattr(served, "encoder", None)
+    encoder: EncoderService | None = getattr(api.served, "encoder", None)
     if encoder is None:
         raise ApiError(
             400, "no encoder is served here; start the service with --embed-model NAME",
             param="model", code="no_encoder",
         )  # fmt: skip
-    if name not in ("default", encoder.name):
+    if name not in ("default", encoder.name) and not api.is_alias(name):
         message = f"there is no encoder {name!r}; this is {encoder.name!r}"
         raise ApiError(404, message, "model", "model_not_found")
     if kind and encoder.about.kind != kind:

@@ -86,7 +86,7 @@ async def _ranked(
     body: RerankBody = await body_as(RerankBody, request)
     if refused := next((f for f in REFUSED if (body.model_extra or {}).get(f) is not None), None):
         raise ApiError(400, f"{refused} is not supported", param=refused, code="unsupported_parameter")
-    encoder = encoder_of(api.served, body.model)
+    encoder = encoder_of(api, body.model)
     check_cut(body)
     texts = [d if isinstance(d, str) else d.text for d in body.documents]
     batch = await off_loop(_batch, encoder, body, texts)
