@@ -19,6 +19,7 @@ from steelyard.serving.base.store import objects as stores
 from steelyard.serving.base.store.database import StoreFull
 from steelyard.serving.base.store.sealing import Plain
 from steelyard.serving.jobs import batch_input, batches
+from steelyard.serving.service.front import Front
 from steelyard.trust import load_keys
 
 ENDED = ("completed", "failed", "expired", "cancelled")
@@ -204,6 +205,17 @@ def test_nothing_stays_of_a_copy_that_fails(tmp_path):
     assert list((tmp_path / "content").iterdir()) == []
 
 
+def test_budgets_are_kept_in_memory_while_the_disk_is_full(tmp_path, capfd):
+    class Keys:
+        def save(self):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    front = Front.__new__(Front)
+    front.keys = Keys()
+    front._save_keys()  # each five seconds, and at the end: nothing dies of it
+    assert "keys.not_saved" in capfd.readouterr().err
+
+
 def test_a_database_that_cannot_be_read_is_set_aside(tmp_path, capfd):
     (tmp_path / "store.sqlite").write_bytes(b"no database" * 1000)
     store = ObjectStore(tmp_path)
@@ -310,6 +322,39 @@ def test_jobs_and_their_weights_can_be_deleted(folder, state):
             assert on_disk(state, b"canary") == []
             await service.json("DELETE", "fine_tuning/jobs/ftjob-1")
             await service.json("GET", "fine_tuning/jobs/ftjob-1", status=404)
+
+    asyncio.run(main())
+
+
+def test_a_job_that_has_ended_keeps_its_weights_and_not_its_rows(folder, state):
+    """A stand-in for the run: what one leaves in the job's folder."""
+
+    async def main():
+        async with faked(folder) as service:
+            tuning = service.stores.tuning
+            home = state / "tiny" / "runs" / "ftjob-1"
+            made = {
+                name: home / "run" / "artefacts" / name for name in ("dataset", "checkpoint", "compressed")
+            }
+            for path in made.values():
+                path.mkdir(parents=True)
+                (path / "bytes").write_bytes(b"canary" if path.name == "dataset" else b"weights")
+            (home / "training.jsonl").write_bytes(b"canary")
+            (home / "run" / "report.html").write_bytes(b"canary")
+            point = {"step": 1, "loss": 2.0, "learning_rate": 0.1, "tokens": 3}
+            (made["checkpoint"] / "curve.jsonl").write_text(json.dumps(point) + "\n")
+            shown = {"id": "ftjob-1", "status": "running", "fine_tuned_model": None, "metadata": None}
+            hidden = {"adapter": "desk", "base": "demo"}
+            tuning.store.put("jobs", Stored(id="ftjob-1", owner="local", shown=shown, hidden=hidden))
+            names = {"train": "checkpoint", "compress": "compressed"}
+            steps = [{"step": step, "artefact": str(made[name])} for step, name in names.items()]
+            await tuning._succeed("ftjob-1", {"steps": steps})
+            job = await service.json("GET", "fine_tuning/jobs/ftjob-1")
+            assert (job["status"], job["fine_tuned_model"]) == ("succeeded", "tiny:desk")
+            assert on_disk(state, b"canary") == [] and len(on_disk(state / "tiny" / "runs", b"weights")) == 2
+            assert tuning.store.get("jobs", "ftjob-1").size_bytes > 0
+            await service.json("DELETE", "fine_tuning/jobs/ftjob-1")
+            assert not home.exists() and on_disk(state, b"weights") == []
 
     asyncio.run(main())
 

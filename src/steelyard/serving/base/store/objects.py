@@ -93,13 +93,13 @@ class ObjectStore:
             yield
 
     def put(self, kind: str, stored: Stored) -> Stored:
-        about = f"{kind}/{stored.id}"
-        record = self.box.seal(orjson.dumps([stored.shown, stored.hidden]), about)
+        record = orjson.dumps([stored.shown, stored.hidden])
         values = (kind, stored.id, stored.owner, stored.shown.get("status"), stored.expires_at)
         with self.together(), self.database.writing() as connection:
+            sealed = self.box.seal(record, f"{kind}/{stored.id}")
             connection.execute(
                 "INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (*values, stored.size_bytes, record),
+                (*values, stored.size_bytes, sealed),
             )
         return stored
 
