@@ -7,14 +7,17 @@ import pytest
 
 from steelyard.gate.base.modes import LIMITS
 from steelyard.gate.base.verdict import Check
-from steelyard.gate.parity.cause import Evidence
+from steelyard.gate.parity.cause import Evidence, _of_weights
 from steelyard.gate.parity.checks import Sample, _greedy
 from steelyard.gate.reference.deviation import BASE, Deviation, Direction
 
 
 class Observed:
     class probe:
-        name = "probe"
+        name, kind = "probe", "plain"
+
+    class answer:
+        text = ""
 
 
 def sample(deviation: float, margin: float, tokens: int = 40) -> Sample:
@@ -58,3 +61,12 @@ def test_the_base_is_a_likelier_suspect_than_one_of_many_layers(sure, found):
         samples=[], checks=passed, tokenizer=None, reference=None, base=None, mode="int8", deviation=seen
     )
     assert (evidence.direction and evidence.direction.name) == found
+
+
+@pytest.mark.parametrize(("far", "cause"), [(1.3, "context"), (0.12, "precision"), (None, "precision")])
+def test_what_grows_with_the_length_is_another_reading_of_positions(far, cause):
+    """A scaled RoPE hardly shows after short prompts; coarse numbers show everywhere alike."""
+    evidence = Evidence(
+        samples=[sample(0.3, 0.0)], checks={}, tokenizer=None, reference=None, base=None, mode="fast", far=far
+    )
+    assert _of_weights(evidence)[0] == cause

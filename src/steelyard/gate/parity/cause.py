@@ -16,7 +16,7 @@ from ..base.modes import COARSE_MEAN, LIMITS, ROUNDED_ANEW, Limits
 from ..base.verdict import Check
 from ..reference.deviation import BASE, CONSTANT, LEAST_CHANGE
 from ..reference.exact import LOGPROB, TOP_ID, TOP_LOGPROB, Reference
-from .checks import SURE_OWN, Sample, measure, spells
+from .checks import COARSE_FAR, SURE_OWN, Sample, measure, spells
 from .counts import by_counts, by_kind, fits, without_tools
 from .prompts import Suspect, suspects
 
@@ -40,6 +40,7 @@ IS_BASE = 0.2  # share of the way from base to tuned that is left
 AT_BASE = 0.85  # cosine of the base in 4 bits 0.91: rounding alone keeps it further off than IS_BASE
 PARTLY, MOSTLY = 0.1, 0.25  # of the deviations' variance: a scaled layer 0.32 beside bf16's noise
 OTHER_MODEL_MEAN = 2.0  # nats
+GROWS = 3.0  # times the mean of short prompts: positions are read otherwise, weights differ everywhere alike
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,7 @@ class Evidence:
     base: Reference | None
     mode: str
     deviation: Deviation | None = None
+    far: float | None = None  # mean |difference| after long prompts, nats
     others: Sequence[Sample] = ()  # samples whose prompts were counted, no more
     later: Mapping[str, str] = field(default_factory=dict)  # check -> the cause that it proves by itself
 
@@ -317,6 +319,8 @@ def _of_weights(evidence: Evidence) -> tuple[str, str] | None:
     mean = _mean_distance(evidence.samples)
     if mean is None:
         return None
+    if evidence.far is not None and evidence.far > max(COARSE_FAR, GROWS * mean):
+        return "context", f"{mean:.3f} nats after short prompts, {evidence.far:.3f} after long ones"
     named = _towards_base(evidence, mean) if evidence.base is not None else None
     if named:
         return named

@@ -219,8 +219,16 @@ async def _numbers(task: Judgement, samples: Sequence[Sample], extra: Sequence[S
             core_checks = checks(samples, task.mode, draws, task.declared, others=extra)
         core_checks = [*core_checks, *along]
     if _failed(core_checks) or not task.depth:
-        return explained(task, samples, core_checks, others=extra, deviation=directions)
+        far = _far_mean(task, extra) if _failed(core_checks) & NUMERIC else None
+        return explained(task, samples, core_checks, others=extra, deviation=directions, far=far)
     return await _later(task, samples, extra, core_checks)
+
+
+def _far_mean(task: Judgement, extra: Sequence[Sample]) -> float | None:
+    """Mean |difference| of log-probabilities after long prompts, nats; None where no token is open there."""
+    observed = [s.observed for s in extra if s.observed.probe.kind == "rung"]
+    open_ = [s.open_delta for s in measure(observed, task.tokenizer, task.exact) if len(s.open_delta)]
+    return float(np.abs(np.concatenate(open_)).mean()) if open_ else None
 
 
 def _as_int8(
@@ -439,6 +447,7 @@ def explained(
     *,
     others: Sequence[Sample] = (),
     deviation: Deviation | None = None,
+    far: float | None = None,
     later: Mapping[str, str] | None = None,
 ) -> Verdict:
     """The checks as a verdict, with the cause where one failed."""
@@ -452,6 +461,7 @@ def explained(
         base=task.base,
         mode="fast" if task.mode == "fast_no_direction" else task.mode,
         deviation=deviation,
+        far=far,
         others=others,
         later=later or {},
     )
