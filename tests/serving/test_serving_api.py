@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import httpx
 import openai
@@ -250,3 +251,24 @@ def test_more_tokens_at_least_than_at_most_is_a_400(talker):
 def test_fields_within_fields_that_nobody_reads_are_named(talker):
     told = post(talker, "/v1/responses", input="a", max_output_tokens=2, text={"verbosity": "low"})
     assert told.status_code == 200 and "text.verbosity" in told.headers["x-steelyard-ignored"]
+
+
+def test_the_engine_holds_an_answer_to_calls_or_a_format(tiny):
+    """One grammar for both: whatever the model writes first, it is a list or an object."""
+    place = {"type": "object", "properties": {"x": {"$ref": "#/$defs/N"}}, "$defs": {"N": {"enum": [1, 2]}}}
+    place |= {"required": ["x"], "additionalProperties": False}
+    format = {"type": "json_schema", "json_schema": {"name": "place", "schema": place}}
+    tools = [{"type": "function", "function": {"name": "t"}}]
+    asked = {
+        "messages": ASK,
+        "tools": tools,
+        "response_format": format,
+        "n": 4,
+        "temperature": 1.0,
+        "seed": 1,
+    }
+    answer = post(tiny, "/v1/chat/completions", **asked)
+    assert answer.status_code == 200, answer.text
+    for choice in answer.json()["choices"]:
+        called, text = choice["message"].get("tool_calls"), choice["message"]["content"]
+        assert choice["finish_reason"] == "length" or called or json.loads(text)["x"] in (1, 2)
