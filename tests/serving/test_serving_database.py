@@ -101,7 +101,7 @@ def test_broken_lines_are_errors_of_their_own_and_the_others_are_answered(folder
             assert done["request_counts"] == {"total": 20, "completed": 15, "failed": 5}
             errors = await service.content(done["error_file_id"])
             codes = [e["error"]["code"] if e["error"] else e["response"]["status_code"] for e in errors]
-            assert codes == ["invalid_json_line"] * 2 + ["line_too_long", "duplicate_custom_id", 400]
+            assert codes == ["invalid_json_line", "too_deep", "line_too_long", "duplicate_custom_id", 400]
 
     asyncio.run(main())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import threading
 import time
@@ -17,6 +18,7 @@ from steelyard.serving.api.responses.truncation import fitted
 from steelyard.serving.base import limits
 from steelyard.serving.base.errors import ApiError
 from steelyard.serving.base.work import Workers
+from steelyard.serving.jobs.batch_input import check
 from steelyard.serving.turn.chat import ChatPrompt
 
 SAY = [{"role": "user", "content": "a"}]
@@ -206,6 +208,20 @@ def test_a_body_has_a_size_of_the_users_choice(tiny_folder):
     assert post_all(usual, "/v1/completions", [body])[0].status_code == 200
     body["user"] = "u" * limits.BODY_BYTES
     assert post_all(usual, "/v1/completions", [body])[0].status_code == 413
+
+
+def test_lines_of_a_batch_are_looked_at_like_bodies():
+    def line(n, text):
+        return b'{"custom_id": "%d", "method": "POST", "url": "/v1/completions", "body": {"x": %b}}' % (
+            n,
+            text,
+        )
+
+    lines = [line(n, text.encode()) for n, text in enumerate(HOSTILE.values())]
+    lines += [line(100 + n, b"1") for n in range(len(lines))]
+    checked = check(io.BytesIO(b"\n".join(lines)), "/v1/completions")
+    assert checked.total == len(lines) and not checked.refused
+    assert [fault.n for fault in checked.faults] == list(range(len(HOSTILE)))
 
 
 # ---------------------------------------------------------------------- beside the loop

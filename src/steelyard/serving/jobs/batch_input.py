@@ -8,7 +8,8 @@ from typing import IO, Any
 
 import orjson
 
-from ..base.limits import BODY_BYTES
+from ..base.errors import ApiError
+from ..base.limits import BODY_BYTES, check_json
 
 LINES = 50_000  # OpenAI's limit
 FAULTS_SHOWN = 20
@@ -76,7 +77,10 @@ def _fault(n: int, data: bytes | None, endpoint: str, ids: set[str]) -> Fault | 
     if data is None:
         return Fault(n, None, "line_too_long", f"a line has at most {BODY_BYTES} bytes", None)
     try:
+        check_json(data)  # before an object is made of it
         request = orjson.loads(data)
+    except ApiError as e:
+        return Fault(n, None, e.code or "invalid_request", e.message, None)
     except orjson.JSONDecodeError:
         return Fault(n, None, "invalid_json_line", "this line is not JSON", None)
     custom_id = request.get("custom_id") if isinstance(request, dict) else None

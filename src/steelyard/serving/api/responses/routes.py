@@ -108,7 +108,7 @@ class _Responses:
         self, body: ResponsesInput, owner: str
     ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Items of the conversation before, and those of this request."""
-        given = with_ids(body, self.api.new_id)
+        given = await off_loop(with_ids, body, self.api.new_id)
         given = [
             await self.store.item(item["id"], owner) if item["type"] == "item_reference" else item
             for item in given
