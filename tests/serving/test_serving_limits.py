@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from steelyard.model import Tokenizer
 from steelyard.serving.api.responses.truncation import fitted
 from steelyard.serving.base import limits
+from steelyard.serving.base.at_once import REQUESTS
 from steelyard.serving.base.errors import ApiError
 from steelyard.serving.base.work import Workers
 from steelyard.serving.jobs.batch_input import check
@@ -344,3 +345,13 @@ def test_a_long_conversation_is_cut_so_that_its_answer_fits(tiny_folder):
     assert answer.status_code == 200, answer.text[:300]
     ids = engine.requests[-1]["ids"]
     assert len(ids) + 300 <= 512 < len(ids) + 300 + 60
+
+
+def test_the_flags_of_serve_set_the_limits():
+    from steelyard.cli.serve_flags import ServeFlags
+    from steelyard.cli.services import settings_of
+
+    settings = settings_of(ServeFlags(model="demo", max_body_bytes=2000, max_requests_at_once=7))
+    assert (settings.max_body_bytes, settings.max_requests_at_once) == (2000, 7)
+    usual = settings_of(ServeFlags(model="demo"))
+    assert (usual.max_body_bytes, usual.max_requests_at_once) == (limits.BODY_BYTES, REQUESTS)

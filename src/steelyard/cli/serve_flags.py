@@ -96,6 +96,12 @@ class AnswerFlags:
         False
     )
     max_num_seqs: Annotated[int, flag("--max-num-seqs", "N", say("Answers made at once."), min=1)] = 64
+    max_requests_at_once: Annotated[
+        int, flag("--max-requests-at-once", "N", say("Of one key; one more: 429."), min=1)
+    ] = 256
+    max_body_bytes: Annotated[
+        int, flag("--max-body-bytes", "BYTES", say("Largest body, files apart; beyond it: 413."), min=1024)
+    ] = 4 * 2**20
     max_queue_s: Annotated[float, flag("--max-queue-s", "S", say("Longest wait; beyond it: 429."), min=0)] = (
         60.0
     )

@@ -51,6 +51,7 @@ def settings_of(flags: ServeFlags) -> Any:
         *("tls_cert", "tls_key"),
         *("clamp_max_tokens", "embed_token_ids"),
         *("embed_model", "draft", "max_model_len", "max_num_seqs", "max_queue_s", "default_temperature"),
+        *("max_requests_at_once", "max_body_bytes"),
     )
     kind = "draft" if flags.draft and flags.speculative == "off" else flags.speculative
     return ServeSettings(

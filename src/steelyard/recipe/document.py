@@ -394,6 +394,10 @@ class ServeTable(Table):
         "HTTPS: by these files, or auto: by a certificate of its own", {"cert": "cert.pem", "key": "key.pem"}
     )
     queue: Seconds | None = say("work that may wait; beyond it requests are refused with 429", "60s")
+    max_requests_at_once: Count | None = say("requests of one key under way, waiting ones too", 64)
+    max_body_bytes: Annotated[int, Field(ge=1024, le=2**30)] | None = say(
+        "largest body, files apart", 1048576
+    )
 
 
 class OwnedTable(Table):

@@ -178,6 +178,8 @@ class Serve:
     cors_origin: tuple[str, ...] = ()  # web pages that may use it
     tls: Tls | None = None  # None = plain HTTP
     queue: float = 60.0  # seconds of work that may wait: few clients wait longer than a minute
+    max_requests_at_once: int = 256  # of one key: four full batches
+    max_body_bytes: int = 4 * 2**20  # a prompt of 8,192 tokens is 40 kB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -147,6 +147,8 @@ class Candidates:
             "cors_origin": serve.cors_origin,
             **tls_settings(recipe),
             "max_queue_s": serve.queue,
+            "max_requests_at_once": serve.max_requests_at_once,
+            "max_body_bytes": serve.max_body_bytes,
             "default_temperature": serve.temperature,
             # None: as `serve --tune` measured on this machine, else as planned. No artefact depends on them.
             "threads": None,
