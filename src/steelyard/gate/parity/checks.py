@@ -126,9 +126,11 @@ async def observe(endpoint: Endpoint, probes: Sequence[Probe]) -> list[Observati
         return Observation(probe=probe, answer=answer, ids=tuple(ids) if ids else None)
 
     def _fields(probe: Probe) -> dict[str, Any]:
-        """llama-server leaves tools out of the prompt where none may be called."""
+        """llama-server leaves tools out of the prompt where none may be called. A brief model says too little
+        after a long prompt to judge it by: there it goes on beyond its end where the server can."""
         dropped = ("tool_choice",) if endpoint.card.owner == "llamacpp" else ()
-        return {k: v for k, v in probe.more.items() if k not in dropped}
+        beyond = {"ignore_eos": True} if probe.kind == "rung" and endpoint.keeps_requests else {}
+        return {k: v for k, v in probe.more.items() if k not in dropped} | beyond
 
     rendered = await endpoint.tokenize(probes[0].messages) is not None
     return await endpoint.each(probes, ask)
