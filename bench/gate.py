@@ -4,7 +4,7 @@
                          [--drifts no] [--json]
 
 WORK holds the study's models (bench/models.py makes them). Every run is the stand-alone gate through HTTP:
-24 drifts, 14 of weights, template or tokenizer in a folder that is exported and served, 10 by a proxy in
+71 drifts, 19 of weights, template or tokenizer in a folder that is exported and served, 52 by a proxy in
 requests or answers; then clean runs under other seeds, hence other probes. `--untuned` judges BASE itself,
 a model that the limits were not drawn from, with no base to compare it to. Results lie in WORK/gate, one
 file a run: an interrupted study goes on where it stopped.
@@ -78,8 +78,6 @@ LLAMA3_ROPE = {
 YARN = {
     "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048, "attention_factor": 1.0,
 }  # fmt: skip
-# name -> (cause that is right, settings of the service)
-SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {"cache in 4 bits": ("precision", {"kv_precision": "u4"})}
 NEEDS = {
     "stale adapter": "early",
     "adapter at 80 %": "base",
@@ -100,7 +98,6 @@ def main() -> None:
         found = [study.proxied(name, url) for name in PROXIES if chosen(args, name)]
     able = [name for name in FOLDERS if NEEDS.get(name, "tuned") in models]
     found += [study.folder(name) for name in able if chosen(args, name)]
-    found += [study.settings(name) for name in SETTINGS if chosen(args, name)]
     right = sum(c["verdict"] == "failed" and c["cause"] == c["expected"] for c in found)
     alarms = sum(c["verdict"] != "passed" for c in clean)
     result = {
@@ -179,16 +176,6 @@ class Study:
 
         return self.told(name, cause, run)
 
-    def settings(self, name: str) -> dict[str, Any]:
-        """The right folder under an engine that is set otherwise."""
-        cause, more = SETTINGS[name]
-
-        def run() -> Verdict:
-            with self.served(self.models["tuned"], "clean", **more) as url:
-                return self.ask(url, 0)
-
-        return self.told(name, cause, run)
-
     def proxied(self, name: str, url: str) -> dict[str, Any]:
         cause, between = PROXIES[name]
 
@@ -217,11 +204,11 @@ class Study:
         return self.kept / "ir" / f"{name.replace(' ', '-')}-{FORMS[self.mode]}"
 
     @contextmanager
-    def served(self, folder: Path, name: str, **more: Any) -> Iterator[str]:
+    def served(self, folder: Path, name: str) -> Iterator[str]:
         if not self.ir(name).exists():
             export_form(folder, self.ir(name), FORMS[self.mode])
         mode = "exact" if self.mode == "exact" else "fast"
-        service = serving.start(self.ir(name), serving.ServeSettings(mode=mode, **more))
+        service = serving.start(self.ir(name), serving.ServeSettings(mode=mode))
         try:
             yield service.url
         finally:
