@@ -343,7 +343,8 @@ def test_a_job_that_has_ended_keeps_its_weights_and_not_its_rows(folder, state):
             (home / "run" / "report.html").write_bytes(b"canary")
             point = {"step": 1, "loss": 2.0, "learning_rate": 0.1, "tokens": 3}
             (made["checkpoint"] / "curve.jsonl").write_text(json.dumps(point) + "\n")
-            shown = {"id": "ftjob-1", "status": "running", "fine_tuned_model": None, "metadata": None}
+            # A job that is open would be taken up by the service's own worker.
+            shown = {"id": "ftjob-1", "status": "paused", "fine_tuned_model": None, "metadata": None}
             hidden = {"adapter": "desk", "base": "demo"}
             tuning.store.put("jobs", Stored(id="ftjob-1", owner="local", shown=shown, hidden=hidden))
             names = {"train": "checkpoint", "compress": "compressed"}
