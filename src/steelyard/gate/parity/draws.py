@@ -257,6 +257,7 @@ def _sampling_checks(p: Mapping[str, float], tokens: np.ndarray, alpha: float) -
 # ------------------------------------------------------------------ seeds
 
 CHANCE_NATS = 16.0  # six pairs of unrelated draws agree in so many nats once in a thousand times
+TELLING_NATS = 5.0  # an answer that the model gives more often may come twice by chance
 ENOUGH_NATS = 3.0  # times that must be at stake, or the model is too sure to show a seed
 
 
@@ -289,15 +290,15 @@ def _agreement(tokenizer: Tokenizer, one: Answer, other: Answer) -> int:
 
 
 def _distinct(draws: Sequence[Draw], surprise: Mapping[tuple[str, int], np.ndarray]) -> list[Check]:
-    """Draws of one prompt under several seeds must differ where the model leaves a choice."""
+    """Draws of one prompt under several seeds must differ where the model leaves a choice.
+
+    Left out are brief answers, for any may begin with them, and long draws, which pass over an end.
+    """
     by_probe: dict[str, list[Draw]] = {}
-    for d in draws:
-        by_probe.setdefault(d.probe.name, []).append(d)
-    open_ = [
-        own
-        for name, own in by_probe.items()
-        if len(own) > 1 and np.median([surprise.get((name, d.seed), np.zeros(1)).sum() for d in own]) > 5.0
-    ]
+    for d in (d for d in draws if d.tokens < LONG_TOKENS):
+        chance = surprise.get((d.probe.name, d.seed), np.zeros(1)).sum()
+        by_probe.setdefault(d.probe.name, []).extend([d] if chance > TELLING_NATS else [])
+    open_ = [own for own in by_probe.values() if len(own) > 1]
     if len(open_) < 3:
         return []
     same = [own for own in open_ if _pairs_alike(own)]
