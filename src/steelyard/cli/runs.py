@@ -139,7 +139,11 @@ def outcome_lines(outcome: Any, path: Path) -> list[str]:
         if service
         else []
     )
-    lines += _score_lines(outcome.scores) + _form_lines(outcome.frontier) + _step_lines(outcome.steps)
+    lines += (
+        _score_lines(outcome.scores, (outcome.gate or {}).get("rows") or {})
+        + _form_lines(outcome.frontier)
+        + _step_lines(outcome.steps)
+    )
     if outcome.sample:
         lines += [f"  {key}: {value}" for key, value in outcome.sample.items()]
     lines += [f"{say('report:')} {outcome.report}"] if outcome.report else []
@@ -155,10 +159,13 @@ def _next(outcome: Any, path: Path) -> str:
     return f"{say('next:')} steelyard up {path}"
 
 
-def _score_lines(scores: dict[str, dict[str, float]]) -> list[str]:
+def _score_lines(scores: dict[str, dict[str, float]], rows_of: dict[str, int | None]) -> list[str]:
+    """Shares of right answers; last the rows that each answered: base and tuned stop where they decide."""
     roles = [role for role in ("base", "tuned", "served") if scores.get(role)]
     names = list(dict.fromkeys(name for role in roles for name in scores[role]))
     rows = [(name, *(_share(scores[role].get(name)) for role in roles)) for name in names]
+    counts = (f"{rows_of[role]:,}" if rows_of.get(role) else "–" for role in roles)
+    rows += [(say("rows"), *counts)] if any(rows_of.values()) else []
     return table((say("ability"), *(say(role) for role in roles)), rows) if rows else []
 
 

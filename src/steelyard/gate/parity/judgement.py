@@ -55,6 +55,8 @@ NUMERIC = {
     "answers",
 }
 TASK_PROBES = 24  # about 400 tokens of the tuned model's own kind of answer
+# Servers whose bf16 rounds activations to bf16: others may round them to 8 bits, which shows no direction.
+KEEP_ACTIVATIONS = ("steelyard", "vllm")
 DEFAULT_CONTEXT = 4096  # tokens, where neither server nor folder names a limit
 # A check that is made after the core probes passed, and the cause that its failure proves.
 CAUSE_OF_CHECK = {
@@ -214,7 +216,8 @@ async def _numbers(task: Judgement, samples: Sequence[Sample], extra: Sequence[S
         directions = _deviation(task.exact, texts, task.base)
     if directions:
         along = text_checks(directions)
-        if task.mode == "fast" and _failed(core_checks) & NUMERIC and not _failed(along):
+        coarse = task.endpoint.card.owner not in KEEP_ACTIVATIONS
+        if coarse and task.mode == "fast" and _failed(core_checks) & NUMERIC and not _failed(along):
             task.mode = "fast_no_direction"
             core_checks = checks(samples, task.mode, draws, task.declared, others=extra)
         core_checks = [*core_checks, *along]

@@ -77,8 +77,12 @@ def read_verdict(run: Run, folder: Path) -> None:
     with suppress(OSError, ValueError):
         verdict = json.loads((folder / "verdict.json").read_text(encoding="utf-8"))
         run.outcome.gate = {k: v for k, v in verdict.items() if k not in ("scores", "details")}
-        run.outcome.gate["design"] = (verdict.get("details") or {}).get("design")
+        details = verdict.get("details") or {}
         run.outcome.scores = verdict.get("scores") or {}
+        run.outcome.gate["design"] = details.get("design")
+        run.outcome.gate["rows"] = {
+            role: (details.get(role) or {}).get("rows") for role in run.outcome.scores
+        }
 
 
 # ------------------------------------------------------------------ refusals
