@@ -29,8 +29,9 @@ from steelyard.gate import exact_reference, right
 from steelyard.gate.base.endpoint import Endpoint
 from steelyard.gate.base.modes import LIMITS
 from steelyard.gate.parity.checks import checks, measure, observe
-from steelyard.gate.parity.judgement import Judgement, Remembered, explained
+from steelyard.gate.parity.judgement import Judgement, explained
 from steelyard.gate.parity.probes import probes, task_probes
+from steelyard.gate.reference.remembered import Remembered
 from steelyard.model import Tokenizer
 
 ROWS = 6  # a task

@@ -27,6 +27,7 @@ from models import TASKS, all_models, rows_of
 from steelyard import serving
 from steelyard.compression import export_form
 from steelyard.gate import Verdict, check, exact_reference
+from steelyard.gate.reference.remembered import Remembered
 
 ROWS = 10  # task rows that the gate may draw its probes from, a task
 FORMS = {"exact": "bf16", "fast": "bf16", "int8": "int8", "int4": "int4_rtn"}
@@ -134,23 +135,18 @@ def _middle(models: Models) -> int:
     return int(json.loads((models["tuned"] / "config.json").read_text())["num_hidden_layers"]) // 2
 
 
-class Computed:
-    """A reference that computes nothing twice: many drifts change only some of the answers."""
+class Computed(Remembered):
+    """Its deviations too: many drifts change only some of the answers."""
 
     def __init__(self, reference: Any) -> None:
-        self.reference, self.rows, self.deviations = reference, {}, {}
+        super().__init__(reference)
+        self.deviations: dict[Any, Any] = {}
 
     def deviation(self, texts: Any) -> Any:
         key = tuple((tuple(t.prompt), tuple(t.answer), tuple(t.served)) for t in texts)
         if key not in self.deviations:
             self.deviations[key] = self.reference.deviation(texts)
         return self.deviations[key]
-
-    def __call__(self, sequences: Any) -> list[Any]:
-        wanted = [tuple(s) for s in sequences]
-        new = list(dict.fromkeys(s for s in wanted if s not in self.rows))
-        self.rows |= dict(zip(new, self.reference(new), strict=True)) if new else {}
-        return [self.rows[s] for s in wanted]
 
 
 class Study:

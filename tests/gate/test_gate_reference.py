@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from steelyard.compression import export_form
 from steelyard.errors import WrongUse
 from steelyard.gate import exact_reference
-from steelyard.gate.parity.judgement import Remembered
 from steelyard.gate.reference import layerwise as steps
 from steelyard.gate.reference.arrays import ABOVE, LOGPROB, TOP_ID, by_length
 from steelyard.gate.reference.continuations import Continuation
+from steelyard.gate.reference.remembered import Remembered
 from steelyard.model import Weights, write
 
 FAMILIES = ["llama", "qwen2", "qwen3", "mistral"]

@@ -91,8 +91,9 @@ def served_app(
     folder: Path, engine: Any, keys: KeyRing | None = None, encoder: Any = None, **settings: Any
 ) -> tuple[Any, Served]:
     """The ASGI application, and the served model behind it."""
-    own = ServeSettings(name="tiny", **settings)
-    served = Served(engine, Tokenizer(folder), Measures("tiny", "openvino"), keys, own.max_queue_s, encoder)
+    own = ServeSettings(**{"name": "tiny", **settings})
+    measures = Measures(own.name, "openvino")
+    served = Served(engine, Tokenizer(folder), measures, keys, own.max_queue_s, encoder, own.clamp_max_tokens)
     return app(served, own, "0", folder), served
 
 

@@ -10,15 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from faked import served_app
 
-from steelyard.model import Tokenizer
-from steelyard.serving.api.app import app
 from steelyard.serving.base.keys import KeyRing
-from steelyard.serving.base.measures import Measures
 from steelyard.serving.engines import EngineSettings, Event
 from steelyard.serving.host.engine_process import EngineProcess
-from steelyard.serving.host.generation import Served
-from steelyard.serving.host.settings import ServeSettings
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -72,11 +68,7 @@ class Faked:
 
     def __init__(self, folder: Path, keys: Path | None = None, **settings: Any) -> None:
         self.engine = FakeEngine(folder)
-        ring = KeyRing(None, keys)
-        self.settings = ServeSettings(**{"name": "tiny", **settings})
-        measures = Measures(self.settings.name, "openvino")
-        self.served = Served(self.engine, Tokenizer(folder), measures, ring)
-        self.app = app(self.served, self.settings, "0", folder)
+        self.app, self.served = served_app(folder, self.engine, KeyRing(None, keys), **settings)
         transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=60)
 

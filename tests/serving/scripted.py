@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from faked import served_app
 
 from steelyard.model import Tokenizer
 from steelyard.serving import EngineSettings, ServeSettings
-from steelyard.serving.api.app import app
 from steelyard.serving.base.keys import KeyRing
-from steelyard.serving.base.measures import Measures
 from steelyard.serving.engines import Event
 from steelyard.serving.host.generation import Served
 
@@ -99,9 +98,8 @@ def scripted(
     """Over the tokenizer in `folder`."""
     tokenizer = Tokenizer(folder)
     engine = ScriptedEngine(tokenizer, EngineSettings(folder=str(folder), max_model_len=max_model_len))
-    serve = ServeSettings(**settings)
-    served = Served(engine, tokenizer, Measures(serve.name, "openvino"), keys, clamp=serve.clamp_max_tokens)  # type: ignore[arg-type]
-    return Scripted(app(served, serve, "0", folder), engine, served)
+    application, served = served_app(folder, engine, keys, **{"name": ServeSettings().name, **settings})
+    return Scripted(application, engine, served)
 
 
 def with_template(folder: Path, out: Path, template: str) -> Path:

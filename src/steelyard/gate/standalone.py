@@ -14,10 +14,11 @@ from ..errors import WrongUse
 from .base.endpoint import Endpoint
 from .base.modes import judged_mode
 from .base.verdict import Verdict
-from .parity.judgement import Judgement, Remembered, declared_temperature, judge_endpoint, rows_check
+from .parity.judgement import Judgement, declared_temperature, judge_endpoint, rows_check
 from .parity.probes import RUNGS
 from .quality.scores import Scores, ask_rows, load_tasks, token_budget
 from .reference.exact import ExactReference, Reference, StreamedReference, exact_reference
+from .reference.remembered import Remembered
 
 if TYPE_CHECKING:
     from ..model import Tokenizer

@@ -186,7 +186,7 @@ class _Judge:
                     verdict = await self.parity(endpoint, mode, role)
                 checks = tuple(replace(c, name=f"{role}/{c.name}") for c in verdict.checks)
                 failed = verdict.verdict == "failed"
-                both = Scores(rows=()) if failed else await self.ask(endpoint, rows.every, role)
+                both = NOTHING if failed else await self.ask(endpoint, rows.every, role)
                 if not failed and parity != "off":
                     of_rows = rows_check(endpoint, self.tokenizer)
                     checks = (*checks, *(replace(c, name=f"{role}/{c.name}") for c in of_rows.checks))
@@ -294,7 +294,7 @@ class _Judge:
 
     async def base(self, served: Scores) -> Scores:
         """Only as many rows an ability as decide: a look every BASE_LOOK rows, each at its own level."""
-        scores = Scores(rows=())
+        scores = NOTHING
         with self.calls["serve"]("base") as url:
             async with self.endpoint(url) as endpoint:
                 left = by_ability(self.rows)

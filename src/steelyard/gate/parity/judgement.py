@@ -19,8 +19,9 @@ from ...errors import WrongUse
 from ..base.endpoint import Endpoint
 from ..base.modes import WITHOUT_DIRECTIONS
 from ..base.verdict import Check, Verdict
-from ..reference.arrays import LOGPROB, Reference, beginning
+from ..reference.arrays import LOGPROB, Reference
 from ..reference.continuations import FEWEST, Continuation, continued
+from ..reference.remembered import Remembered
 from .cause import Evidence, name_cause
 from .checks import (
     Draws,
@@ -69,28 +70,6 @@ CAUSE_OF_CHECK = {
     "sampling": "sampling",
     "seed": "seed",
 }
-
-
-class Remembered:
-    """A reference that computes nothing twice: other doors give the answers of the core probes again, and a
-    prompt alone is the beginning of a prompt with its answer."""
-
-    def __init__(self, reference: Reference) -> None:
-        self.reference = reference
-        self.computed: dict[tuple[int, ...], np.ndarray] = {}
-
-    def __call__(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        wanted = [tuple(s) for s in sequences]
-        new = [s for s in dict.fromkeys(wanted) if self._rows(s) is None]
-        if new:
-            self.computed |= dict(zip(new, self.reference(new), strict=True))
-        return [rows for s in wanted if (rows := self._rows(s)) is not None]
-
-    def _rows(self, ids: tuple[int, ...]) -> np.ndarray | None:
-        if ids in self.computed:
-            return self.computed[ids]
-        longer = next((s for s in self.computed if s[: len(ids)] == ids), None)
-        return None if longer is None else beginning(self.computed[longer], len(ids))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -229,9 +208,14 @@ async def _numbers(task: Judgement, samples: Sequence[Sample], extra: Sequence[S
 
 def _far_mean(task: Judgement, extra: Sequence[Sample]) -> float | None:
     """Mean |difference| of log-probabilities after long prompts, nats; None where no token is open there."""
-    observed = [s.observed for s in extra if s.observed.probe.kind == "rung"]
-    open_ = [s.open_delta for s in measure(observed, task.tokenizer, task.exact) if len(s.open_delta)]
+    open_ = [s.open_delta for s in _after_long_prompts(task, extra) if len(s.open_delta)]
     return float(np.abs(np.concatenate(open_)).mean()) if open_ else None
+
+
+def _after_long_prompts(task: Judgement, extra: Sequence[Sample]) -> list[Sample]:
+    """What was said there, beside the reference."""
+    observed = [s.observed for s in extra if s.observed.probe.kind == "rung"]
+    return measure(observed, task.tokenizer, task.exact)
 
 
 def _as_int8(
@@ -291,8 +275,7 @@ Stage = tuple[list[Check], dict[str, str]]
 
 async def _far_end(task: Judgement, samples: Sequence[Sample], extra: Sequence[Sample]) -> Stage:
     """What is said after long prompts, held against the reference."""
-    observed = [s.observed for s in extra if s.observed.probe.kind == "rung"]
-    far = measure(observed, task.tokenizer, task.exact)
+    far = _after_long_prompts(task, extra)
     task.looked_at["lengths"] = [len(s.prompt) for s in far]
     return long_checks(far, task.mode)
 

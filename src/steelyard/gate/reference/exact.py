@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .arrays import ABOVE, BATCH_TOKENS, LOGPROB, TOP_ID, TOP_LOGPROB, Reference, beginning, by_length
+from .arrays import ABOVE, BATCH_TOKENS, LOGPROB, TOP_ID, TOP_LOGPROB, Reference, by_length
 from .forms import tensors_of
+from .remembered import Remembered
 
 if TYPE_CHECKING:
     from .continuations import Continuation
@@ -63,27 +64,15 @@ class StreamedReference:
 
     def __init__(self, layers: Any) -> None:
         self.layers = layers
-        self._computed: dict[tuple[int, ...], np.ndarray] = {}
+        self._remembered = Remembered(self._computed)
 
     def __call__(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        return self._remembered(sequences)
+
+    def _computed(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         from .layerwise import layerwise
 
-        wanted = [tuple(s) for s in sequences]
-        new = sorted({s for s in wanted if self._longer(s) is None})
-        if new:
-            self._computed |= dict(zip(new, layerwise(self.layers, new), strict=True))
-        return [self._rows(s) for s in wanted]
-
-    def _longer(self, ids: tuple[int, ...]) -> tuple[int, ...] | None:
-        """A computed sequence that begins with `ids`."""
-        if ids in self._computed:
-            return ids
-        return next((s for s in self._computed if s[: len(ids)] == ids), None)
-
-    def _rows(self, ids: tuple[int, ...]) -> np.ndarray:
-        longer = self._longer(ids)
-        assert longer is not None
-        return beginning(self._computed[longer], len(ids))
+        return layerwise(self.layers, sequences)
 
     def deviation(self, texts: Sequence[Continuation]) -> Deviation:
         from .deviation import deviation

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -221,7 +221,7 @@ class Served:
         charge.take()
         place.with_engine = True
         async with aclosing(self._submitted(request, place, let_go, charge)) as events:
-            while (event := await _next(events, caller)) is not None:
+            while (event := await _in_time(anext(events, None), caller)) is not None:
                 if event.finish == "error":
                     raise EngineLost("the engine has no room for this request")
                 now = time.perf_counter()
@@ -258,13 +258,9 @@ class Served:
         account = self.keys.account(caller.key_id)
         unpaid = 0 if prompt.max_tokens else len(ids)
         with account.reserved(unpaid) as reservation:
-            (place,) = self._places(self.admission, caller, [float(len(ids))], account)
-            try:
-                await _before(place.granted, caller)
+            async with self._in_turn(self.admission, caller, len(ids), account) as place:
                 reservation.spend(unpaid)
                 return await _computed(self.engine.score(ids, top), place, len(ids), caller)
-            finally:
-                place.desert()
 
     async def vectors(self, batch: list[list[int]], caller: Caller) -> list[list[float]]:
         """Of the encoder, one vector (or score) for each list of ids, in its turn like an answer.
@@ -276,16 +272,24 @@ class Served:
         account = self.keys.account(caller.key_id)
         vectors: list[list[float]] = []
         with account.reserved(tokens) as reservation:
-            (place,) = self._places(self.encoding, caller, [float(tokens)], account)
-            try:
-                await _before(place.granted, caller)
+            async with self._in_turn(self.encoding, caller, tokens, account) as place:
                 for step in steps_of(batch):
                     work = sum(map(len, step))
                     reservation.spend(work)
                     vectors += await _computed(self.encoder.engine.embed(step), place, work, caller)
-            finally:
-                place.desert()
         return vectors
+
+    @asynccontextmanager
+    async def _in_turn(
+        self, admission: Admission, caller: Caller, tokens: int, account: Account
+    ) -> AsyncIterator[Place]:
+        """One place, once it is granted. Raises ApiError 408, 429, 503."""
+        (place,) = self._places(admission, caller, [float(tokens)], account)
+        try:
+            await _before(place.granted, caller)
+            yield place
+        finally:
+            place.desert()
 
     # ------------------------------------------------------------------ adapters
 
@@ -396,11 +400,14 @@ async def _before(waited: asyncio.Future[None], caller: Caller) -> None:
 
 async def _in_time(work: Awaitable[Result], caller: Caller) -> Result:
     """Raises ApiError 408 once the caller's deadline has passed."""
+    if caller.deadline_s is None:
+        return await work
     try:
         async with asyncio.timeout(caller.left_s):
             return await work
     except TimeoutError:
-        raise _too_late() from None
+        message = "the deadline of this request has passed"
+        raise ApiError(408, message, code="deadline_exceeded") from None
 
 
 async def _computed(work: Awaitable[Result], place: Place, tokens: int, caller: Caller) -> Result:
@@ -421,21 +428,6 @@ async def _computed(work: Awaitable[Result], place: Place, tokens: int, caller: 
 
     task.add_done_callback(done)
     return await _in_time(asyncio.shield(task), caller)
-
-
-async def _next(events: AsyncGenerator[Event, None], caller: Caller) -> Event | None:
-    """The next event, None after the last. Raises ApiError 408 once the caller's deadline has passed."""
-    try:
-        if caller.deadline_s is None:
-            return await anext(events, None)
-        async with asyncio.timeout(caller.left_s):
-            return await anext(events, None)
-    except TimeoutError:
-        raise _too_late() from None
-
-
-def _too_late() -> ApiError:
-    return ApiError(408, "the deadline of this request has passed", code="deadline_exceeded")
 
 
 async def _merged(sources: list[AsyncGenerator[Any, None]]) -> AsyncGenerator[Any, None]:

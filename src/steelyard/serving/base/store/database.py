@@ -85,7 +85,9 @@ class Database:
         return self.path.exists()
 
     def rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
-        """Raises StoreFull where the file cannot even be opened."""
+        """None where there is no file yet. Raises StoreFull where it cannot even be opened."""
+        if not self.exists():
+            return []
         with self._lock, translated():
             return self._opened().execute(sql, values).fetchall()
 

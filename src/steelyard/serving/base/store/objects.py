@@ -105,7 +105,7 @@ class ObjectStore:
 
     def get(self, kind: str, object_id: str) -> Stored | None:
         """An object whose time is over is not there any more."""
-        if not ID.fullmatch(object_id) or not self.database.exists():
+        if not ID.fullmatch(object_id):
             return None
         rows = self.database.rows(
             f"SELECT {COLUMNS} FROM objects WHERE kind = ? AND id = ? AND {LIVE}",
@@ -123,8 +123,6 @@ class ObjectStore:
         return self._where(kind, f"status IN ({', '.join('?' * len(states))})", *states)
 
     def _where(self, kind: str, condition: str, *values: Any) -> list[Stored]:
-        if not self.database.exists():
-            return []
         sql = f"SELECT {COLUMNS} FROM objects WHERE kind = ? AND {LIVE} AND {condition} ORDER BY id DESC"
         return [self._stored(kind, row) for row in self.database.rows(sql, kind, time.time(), *values)]
 
@@ -151,8 +149,6 @@ class ObjectStore:
 
     def sweep(self) -> int:
         """Drop what has expired. Returns how many went."""
-        if not self.database.exists():
-            return 0
         rows = self.database.rows("SELECT kind, id FROM objects WHERE expires_at <= ?", time.time())
         for kind, object_id in rows:
             self.drop(kind, object_id)
@@ -178,7 +174,7 @@ class ObjectStore:
         """In the order of their numbers, some at a time."""
         about, last = f"{kind}/{object_id}", -1
         sql = "SELECT n, record FROM lines WHERE kind = ? AND id = ? AND n > ? ORDER BY n LIMIT 200"
-        while self.database.exists() and (rows := self.database.rows(sql, kind, object_id, last)):
+        while rows := self.database.rows(sql, kind, object_id, last):
             last = rows[-1][0]
             yield from (self.box.open(record, about) for _, record in rows)
 
@@ -187,14 +183,12 @@ class ObjectStore:
 
     def numbers(self, kind: str, object_id: str) -> set[int]:
         """Of the lines that are there."""
-        if not self.database.exists():
-            return set()
         rows = self.database.rows("SELECT n FROM lines WHERE kind = ? AND id = ?", kind, object_id)
         return {n for (n,) in rows}
 
     def lines_bytes(self, kind: str, object_id: str) -> int:
         sql = "SELECT coalesce(sum(bytes), 0) FROM lines WHERE kind = ? AND id = ?"
-        return int(self.database.rows(sql, kind, object_id)[0][0]) if self.database.exists() else 0
+        return sum(size for (size,) in self.database.rows(sql, kind, object_id))
 
     def drop_lines(self, kind: str, object_id: str) -> None:
         with self.together(), self.database.writing() as connection:
@@ -210,8 +204,6 @@ class ObjectStore:
 
     def wholes_of(self, name: str, owner: str) -> list[str]:
         """Ids of the owner's objects with a part of this name, the newest first."""
-        if not self.database.exists():
-            return []
         sql = (
             "SELECT parts.id FROM parts JOIN objects ON objects.id = parts.id"
             " WHERE name = ? AND owner = ? ORDER BY parts.id DESC"
@@ -254,24 +246,20 @@ class ObjectStore:
 
     def used(self, owner: str | None) -> dict[str, tuple[int, int]]:
         """Kind -> (objects, bytes)."""
-        if not self.database.exists():
-            return {}
         sql = "SELECT kind, count(*), sum(bytes) FROM objects WHERE owner IS ? GROUP BY kind"
         return {kind: (count, size) for kind, count, size in self.database.rows(sql, owner)}
 
     def sizes(self, kind: str, owner: str | None) -> list[tuple[str, str, int]]:
         """Id, state and bytes of one owner's objects, the oldest first."""
         sql = "SELECT id, status, bytes FROM objects WHERE kind = ? AND owner IS ? ORDER BY id"
-        return self.database.rows(sql, kind, owner) if self.database.exists() else []  # type: ignore[return-value]
+        return self.database.rows(sql, kind, owner)  # type: ignore[return-value]
 
     def count(self, kind: str, owner: str | None, states: Iterable[str]) -> int:
         """Of one owner's objects in these states."""
-        if not self.database.exists():
-            return 0
         states = tuple(states)
         marks = ", ".join("?" * len(states))
         sql = f"SELECT count(*) FROM objects WHERE kind = ? AND owner IS ? AND status IN ({marks})"
-        return int(self.database.rows(sql, kind, owner, *states)[0][0])
+        return sum(count for (count,) in self.database.rows(sql, kind, owner, *states))
 
     # ------------------------------------------------------------------ the folder
 
