@@ -6,7 +6,7 @@ export TOKENIZERS_PARALLELISM := false
 # Third-party traces and task texts stay outside the repository; tests that want them skip without.
 export STEELYARD_SHARED ?= $(abspath ../shared)
 
-.PHONY: setup demo fmt check test test-gpu bench docs clean
+.PHONY: setup demo fmt check test test-random test-gpu bench docs clean
 
 setup: .venv/.done
 
@@ -33,6 +33,9 @@ check: setup
 
 test: setup
 	$(BIN)/python -m pytest -q
+
+test-random: setup  # the same tests with new random examples
+	STEELYARD_TEST_RANDOM=1 $(BIN)/python -m pytest -q
 
 test-gpu: setup
 	$(BIN)/python -m pytest -q -m gpu || test $$? -eq 5

@@ -14,7 +14,12 @@ import steelyard  # noqa: F401 (first: it switches dependencies' telemetry off)
 import pytest
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(  # a commit's tests say the same each time; `make test-random` looks for more
+    "any machine",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize="STEELYARD_TEST_RANDOM" not in os.environ,
+)
 settings.load_profile("any machine")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

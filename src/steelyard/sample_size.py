@@ -98,7 +98,12 @@ def pairs_needed(
         z = boundaries(look_sizes(count, rows))[-1]
         return margin(count, moved, z, z_power) <= tolerance
 
-    return smallest(enough, 0, 1, MOST_ROWS) or MOST_ROWS
+    low = 0
+    for most in (count * 5 // 4 for count in early_looks(rows)):  # one pair more adds a look, and that costs
+        if most > low and enough(most):
+            return smallest(enough, low, most, most) or most
+        low = most
+    return smallest(enough, low, 2 * low or 1, MOST_ROWS) or MOST_ROWS
 
 
 def margin(count: int, moved: float, z: float, z_power: float) -> float:
@@ -164,9 +169,13 @@ def rows_to_hold_out(rows: int, most: int = 400, needed: int | None = None) -> i
 
 
 def look_sizes(pairs: int, first: int) -> tuple[int, ...]:
-    """Pairs compared at each look: half of `first`, `first`, twice as many, then all there are."""
-    sizes = [n for n in (first // 2, first, 2 * first) if 0 < n < 0.8 * pairs]
-    return (*sizes, pairs)
+    """Pairs compared at each look: the early looks that leave a fifth of the pairs to come, then all there are."""
+    return (*(n for n in early_looks(first) if 0 < 5 * n < 4 * pairs), pairs)
+
+
+def early_looks(first: int) -> tuple[int, ...]:
+    """Half of `first`, `first`, twice as many."""
+    return (first // 2, first, 2 * first)
 
 
 def boundaries(sizes: Sequence[int], alpha: float = ALPHA) -> tuple[float, ...]:
