@@ -169,7 +169,7 @@ def rows_to_hold_out(rows: int, most: int = 400, needed: int | None = None) -> i
 
 
 def look_sizes(pairs: int, first: int) -> tuple[int, ...]:
-    """Pairs compared at each look: the early looks that leave a fifth of the pairs to come, then all there are."""
+    """Pairs compared at each look: the early looks that leave a fifth of the pairs to come, then all."""
     return (*(n for n in early_looks(first) if 0 < 5 * n < 4 * pairs), pairs)
 
 
