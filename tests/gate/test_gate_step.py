@@ -55,7 +55,16 @@ def step(base, tuned, rows, serve, tmp_path, monkeypatch):
     references = {"tuned": exact_reference(tuned), "base": exact_reference(base)}
     asked: list[str] = []
 
-    def run(served=tuned, form="bf16", checkpoint=tuned, rows=rows, train=(), completes=False, **settings):
+    def run(
+        served=tuned,
+        form="bf16",
+        checkpoint=tuned,
+        base=base,
+        rows=rows,
+        train=(),
+        completes=False,
+        **settings,
+    ):
         data, compressed = tmp_path / "data", tmp_path / "compressed"
         for folder in (data, compressed):
             folder.mkdir(exist_ok=True)
@@ -179,20 +188,27 @@ def test_while_undecided_more_rows_are_drawn(step):
     assert step.asked == ["tuned", "served", "base"]  # a first look at all 150 rows of each
     step.asked.clear()
     step(**{**settings, "tolerance": 0.03, "first": 40})
-    # The served form has answered all held-out rows when the tuned model is asked the other half of them.
-    assert step.asked == ["tuned", "served", "base", "tuned", *2 * ["tuned", "served"]]
+    assert step.asked == ["tuned", "served", "base", *3 * ["tuned", "served"]]
     details = document(step)["details"]
     found = details["design"]["abilities"]["a"]
     assert found["looks"] == [20, 40, 80, 150] and found["looks_used"] == 4
     assert details["tuned"]["rows"] == details["served"]["rows"] == 80
 
 
-def test_the_tuned_model_answers_half_of_the_rows_where_they_decide(step):
+def test_half_of_the_rows_are_asked_where_they_decide(step):
     step(rows=step.rows[:200], train=[], parity="off", first=100, tolerance=0.1)
     details = document(step)["details"]
     assert step.asked == ["tuned", "served", "base"]
-    assert (details["tuned"]["rows"], details["served"]["rows"]) == (100, 200)
+    assert (details["tuned"]["rows"], details["served"]["rows"]) == (100, 100)
     assert details["design"]["abilities"]["a"]["looks_used"] == 1
+
+
+def test_the_served_form_answers_more_rows_where_the_base_stays_close(step, tuned):
+    """The base is the tuned model itself: all held-out rows are asked, those of the tuned model are not."""
+    step(base=tuned, rows=step.rows[:200], train=[], parity="off", first=100, tolerance=0.1)
+    details = document(step)["details"]
+    assert step.asked == ["tuned", "served", "base", "served", "base"]
+    assert [details[role]["rows"] for role in ("tuned", "served", "base")] == [100, 200, 200]
 
 
 def test_a_form_that_is_worse_than_the_base_draws_no_more_rows(step, base):

@@ -156,7 +156,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> Iterator[Judged]:
         return {"checks": 1.0}
 
     monkeypatch.setattr(gate, "judge", judge)
-    monkeypatch.setattr(prepare, "calibrate", lambda machine, watch: EMPTY)
+    monkeypatch.setattr(prepare, "calibrate", lambda machine, finetuning_types, watch: EMPTY)
     yield seen
 
 

@@ -144,11 +144,10 @@ class _Judge:
         checks: list[Check] = []
         looks = dict.fromkeys(self.design.abilities, 0)
         first = self.next_rows(looks)
-        rows_of = {"tuned": first, "served": replace(first, held_out=self.rows)}
         modes = {"tuned": "exact", "served": mode_of(self.form)}
         roles: dict[str, _Role] = {}
-        for role, rows in rows_of.items():
-            roles[role] = await self.role(role, modes[role], rows)
+        for role, mode in modes.items():
+            roles[role] = await self.role(role, mode, first)
             checks += roles[role].checks
             if roles[role].failed:
                 return Verdict(
@@ -157,11 +156,11 @@ class _Judge:
                     why=roles[role].why,
                     looked_at=roles[role].looked_at,
                 )
-        tuned, served = [await self.judged(roles[r].scores, rows_of[r].held_out) for r in roles]
+        tuned, served = [await self.judged(roles[r].scores, first.held_out) for r in roles]
         more = Pair(*[await self.judged(roles[r].more, first.training) for r in roles])
-        base = await self.base(served)
+        base, served = await self.base(served)
         if self.worth_drawing(base, served):
-            tuned, more = await self.draw(tuned, served, more, looks)
+            tuned, served, more = await self.draw(tuned, served, more, looks)
         checks += quality_checks(
             base, tuned, served, self.settings, self.design, (more.tuned, more.served), looks
         )
@@ -254,19 +253,22 @@ class _Judge:
 
     async def draw(
         self, tuned: Scores, served: Scores, more: Pair, looks: dict[str, int]
-    ) -> tuple[Scores, Pair]:
+    ) -> tuple[Scores, Scores, Pair]:
         """More pairs of the abilities that are undecided against the tuned model; `looks` moves on.
 
-        The served form has answered every held-out row: it is asked training rows alone.
+        Held-out rows that the served form has answered for the base's sake are not asked again.
         """
         while after := self.undecided(tuned, served, more, looks):
             looks |= after
             rows = self.next_rows(after)
             self.watch.log("gate.more_rows", abilities=sorted(after), rows=len(rows.every))
             held_out, first = await self.again("tuned", rows)
-            _, second = await self.again("served", replace(rows, held_out=()))
-            tuned, more = tuned + held_out, Pair(more.tuned + first, more.served + second)
-        return tuned, more
+            lacking, second = await self.again(
+                "served", replace(rows, held_out=_unasked(rows.held_out, served))
+            )
+            tuned, served = tuned + held_out, served + lacking
+            more = Pair(more.tuned + first, more.served + second)
+        return tuned, served, more
 
     async def again(self, role: str, rows: LookRows) -> tuple[Scores, Scores]:
         """Scores of further rows, held-out and training ones, by a service that is started once more."""
@@ -292,12 +294,27 @@ class _Judge:
 
     # ------------------------------------------------------------------ the base and the judge
 
-    async def base(self, served: Scores) -> Scores:
+    async def base(self, served: Scores) -> tuple[Scores, Scores]:
+        """The base's scores, and the served form's: more held-out rows where the base stays close."""
+        answered = {row.row for row in served.rows}
+        base = await self.base_scores(NOTHING, served, [row for row in self.rows if row["id"] in answered])
+        close = [
+            row
+            for ability, own in by_ability(_unasked(self.rows, served)).items()
+            if not self._decided(base, served, ability)
+            for row in own
+        ]
+        if close:
+            lacking, _ = await self.again("served", LookRows(held_out=close, training=()))
+            served = served + lacking
+            base = await self.base_scores(base, served, close)
+        return base, served
+
+    async def base_scores(self, scores: Scores, served: Scores, rows: Sequence[dict[str, Any]]) -> Scores:
         """Only as many rows an ability as decide: a look every BASE_LOOK rows, each at its own level."""
-        scores = NOTHING
         with self.calls["serve"]("base") as url:
             async with self.endpoint(url) as endpoint:
-                left = by_ability(self.rows)
+                left = by_ability(rows)
                 while left:
                     part = [row for own in left.values() for row in own[:BASE_LOOK]]
                     results = await self.ask(endpoint, part, "base")
@@ -359,6 +376,12 @@ class _Role:
     cause: str | None
     why: str | None
     looked_at: Mapping[str, Any]
+
+
+def _unasked(rows: Sequence[dict[str, Any]], scores: Scores) -> list[dict[str, Any]]:
+    """The rows that `scores` has no result of."""
+    answered = {row.row for row in scores.rows}
+    return [row for row in rows if row["id"] not in answered]
 
 
 def divided(scores: Scores, at: int) -> tuple[Scores, Scores]:

@@ -19,7 +19,7 @@ from .findings import Finding, findings
 from .machine import Machine, affinity, free_bytes, probe
 from .sheet import sheet
 from .tables import numbered, read_table
-from .training_probe import Rehearsal, probe_training, time_cell
+from .training_probe import Rehearsal, probe_training, time_cells
 
 __all__ = [
     "Calibration",
@@ -45,5 +45,5 @@ __all__ = [
     "recall",
     "resolve",
     "sheet",
-    "time_cell",
+    "time_cells",
 ]

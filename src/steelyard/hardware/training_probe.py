@@ -1,4 +1,4 @@
-"""How fast this machine trains: real steps on small random models, each in a fresh process, for the planner.
+"""How fast this machine trains: real steps on small random models, a process each, for the planner.
 
 Rows (SI units, medians after a warm-up):
 
@@ -21,30 +21,32 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
-from ..processes import peak_rss_bytes
+from ..processes import die_with_parent, peak_rss_bytes
+
+Cell = dict[str, Any]
 
 SMALL = {"hidden": 576, "ffn": 1536, "heads": 9, "kv_heads": 3, "head_dim": 64, "vocab": 49152}
 WIDE = {"hidden": 1024, "ffn": 2816, "heads": 16, "kv_heads": 8, "head_dim": 64, "vocab": 49152}
-LORA, FULL = {"finetuning_type": "lora"}, {"finetuning_type": "full"}
 # 16 layers are 57 MB of weights: what fits into the last-level cache would promise too much.
-CELLS: tuple[dict[str, Any], ...] = (
-    {**SMALL, **LORA, "layers": 2, "tokens": 512},
-    {**SMALL, **FULL, "layers": 2, "tokens": 512},
-    {**SMALL, **LORA, "layers": 16, "tokens": 512},
-    {**SMALL, **LORA, "layers": 2, "tokens": 2048},
-    {**WIDE, **LORA, "layers": 2, "tokens": 512},
-    {**SMALL, **FULL, "layers": 6, "tokens": 512},
-)
+CELLS: dict[str, tuple[Cell, ...]] = {
+    "lora": (
+        {**SMALL, "layers": 2, "tokens": 512},
+        {**SMALL, "layers": 16, "tokens": 512},
+        {**SMALL, "layers": 2, "tokens": 2048},
+        {**WIDE, "layers": 2, "tokens": 512},
+    ),
+    "full": ({**SMALL, "layers": 2, "tokens": 512}, {**SMALL, "layers": 6, "tokens": 512}),
+}
 REPEATS = 4
 
-Cell = dict[str, Any]
 Rows = list[dict[str, Any]]
 
 
@@ -60,43 +62,64 @@ class Rehearsal(Protocol):
     def write(self) -> None: ...
 
 
+Rehearse = Callable[[Cell, Path], Callable[[], Rehearsal]]
+
+
 def probe_training(
-    child: Sequence[str], limit_s: float = 20.0, dtype: str = "bf16", threads: int | None = None
+    child: Sequence[str],
+    limit_s: float = 20.0,
+    finetuning_type: str = "lora",
+    dtype: str = "bf16",
+    threads: int | None = None,
 ) -> Rows:
     """Rows as above. A cell that fails is left out: the planner then widens its interval.
 
-    `child`: the command of a process that takes a cell as JSON and the time of its start, and prints what
-    `time_cell` gives.
+    `child`: the command of a process that takes an order as JSON and the time of its start, and calls
+    `time_cells`.
     """
-    rows: Rows = []
-    until = time.monotonic() + limit_s
-    common = {"dtype": dtype, "threads": threads or os.cpu_count() or 1, "lora_rank": 8}
-    last_s = 0.0  # of the last cell, not the slowest: the first child reads its libraries from the disk
-    for cell in CELLS:
-        if time.monotonic() + last_s > until:
-            break
-        started = time.monotonic()
-        measured = _in_child(child, {**cell, **common}, max(1.0, until - started))
-        last_s = time.monotonic() - started
-        rows.extend(measured[1 if rows else 0 :])  # the start once
-    return rows
-
-
-def _in_child(child: Sequence[str], cell: Cell, timeout_s: float) -> Rows:
-    command = [*child, json.dumps(cell), str(time.time())]
+    common = {"finetuning_type": finetuning_type, "dtype": dtype, "lora_rank": 8}
+    common["threads"] = threads or os.cpu_count() or 1
+    order = {"limit_s": limit_s, "cells": [{**cell, **common} for cell in CELLS[finetuning_type]]}
+    command = [*child, json.dumps(order), str(time.time())]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=True)
-    except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
-        return []
-    return json.loads(done.stdout)
+        text = subprocess.run(command, capture_output=True, timeout=2 * limit_s, check=False).stdout
+    except subprocess.TimeoutExpired as e:
+        text = e.stdout or b""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith(b"\n")]
 
 
-def time_cell(cell: Cell, born_s: float, rehearse: Callable[[Cell, Path], Callable[[], Rehearsal]]) -> Rows:
-    """The rows of one cell: the start, and the micro-step. `born_s`: clock time when the process started.
+def time_cells(order: dict[str, Any], born_s: float, rehearse: Rehearse) -> None:
+    """Print the rows of an order, a JSON line each. `born_s`: clock time when the process started.
 
-    `rehearse(cell, folder)` writes the random model and gives what loads it.
+    Each cell is a fork of this process, which has imported torch: its peak of memory is a fresh process's,
+    and the imports are paid once. No further cell starts that would end after `limit_s`.
     """
-    start = {"op": "train_start", "s": time.time() - born_s, "rss_bytes": peak_rss_bytes()}
+    print(json.dumps({"op": "train_start", "s": time.time() - born_s, "rss_bytes": peak_rss_bytes()}))
+    until, last_s = time.monotonic() + order["limit_s"], 0.0
+    for cell in order["cells"]:
+        began = time.monotonic()
+        if began + last_s > until:
+            break
+        sys.stdout.flush()
+        parent = os.getpid()
+        if (pid := os.fork()) == 0:
+            _time_cell_and_exit(cell, parent, rehearse)
+        os.waitpid(pid, 0)
+        last_s = time.monotonic() - began
+
+
+def _time_cell_and_exit(cell: Cell, parent: int, rehearse: Rehearse) -> NoReturn:
+    code = 1
+    try:
+        die_with_parent(parent)
+        print(json.dumps(time_cell(cell, rehearse)), flush=True)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def time_cell(cell: Cell, rehearse: Rehearse) -> dict[str, Any]:
+    """The row of one cell. `rehearse(cell, folder)` writes the random model and gives what loads it."""
     with tempfile.TemporaryDirectory() as folder:
         run, load_s = _timed(rehearse(cell, Path(folder)))
         micro_s, optimiser_s = [], []
@@ -105,7 +128,7 @@ def time_cell(cell: Cell, born_s: float, rehearse: Callable[[Cell, Path], Callab
             optimiser_s.append(_timed(run.update)[1])
         checkpoint_bytes, checkpoint_s = _timed(run.save)
         _, write_s = _timed(run.write)
-    micro = {
+    return {
         "op": "train_micro",
         **cell,
         "seq_len": run.seq_len,
@@ -118,7 +141,6 @@ def time_cell(cell: Cell, born_s: float, rehearse: Callable[[Cell, Path], Callab
         "checkpoint_bytes": checkpoint_bytes,
         "rss_bytes": peak_rss_bytes(),
     }
-    return [start, micro]
 
 
 def _timed(call: Callable[[], Any]) -> tuple[Any, float]:

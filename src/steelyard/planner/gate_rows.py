@@ -6,7 +6,7 @@ Not here: the arithmetic (sample_size.py), the verdict (gate).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from steelyard.recipe import Recipe
@@ -69,23 +69,16 @@ def gate_settings(recipe: Recipe, facts: DataFacts) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True, slots=True)
-class FirstLook:
-    """Rows of all abilities that each service answers up to the gate's first look."""
+def first_look(rows: int, facts: DataFacts) -> int:
+    """Rows of all abilities that tuned and served each answer up to the gate's first look.
 
-    tuned: int
-    served: int
-
-
-def first_look(rows: int, facts: DataFacts) -> FirstLook:
-    """With `rows` as gate.rows. Served answers every held-out row for its score; training rows count too."""
-    tuned = served = 0
-    for name, count in _held_out(facts).items():
-        held_out = min(count, rows)
-        pairs = min(held_out + facts.abilities.get(name, 0), LOOK_FACTOR * rows)
-        first = look_sizes(pairs, rows)[0]
-        tuned, served = tuned + first, served + max(held_out, first)
-    return FirstLook(tuned, served)
+    `rows` as gate.rows. Held-out rows come first, training rows fill up.
+    """
+    count = 0
+    for name, held_out in _held_out(facts).items():
+        pairs = min(min(held_out, rows) + facts.abilities.get(name, 0), LOOK_FACTOR * rows)
+        count += look_sizes(pairs, rows)[0]
+    return count
 
 
 def gate_document(recipe: Recipe, facts: DataFacts) -> dict[str, Any]:

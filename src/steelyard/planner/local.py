@@ -297,8 +297,8 @@ def _gate(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFacts
         "reference": 0.0 if off else 2 * reference_s,
         "parity": 0.0 if off else 2 * ask(PARITY_PROBES + PARITY_TASKS, 24),
         "sight": 0.0 if off else _sight_s(filled, shape, calibration),
-        "tuned": EXACT_SLOWER * ask(look.tuned, answer),
-        "served": ask(look.served, answer),
+        "tuned": EXACT_SLOWER * ask(look, answer),
+        "served": ask(look, answer),
         "base": ask(few, min(256, round(BASE_RAMBLES * answer) + 8)),
     }
 
@@ -314,9 +314,8 @@ def _gate(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFacts
             at_once=GATE_USERS * prompt,
         )
 
-    tokens = float(look.tuned * (prompt + answer))
+    tokens = float(look * (prompt + answer))
     exact = service("bf16", "f32", tokens) + ANSWERED_BYTES * shape.vocab
-    tokens = float(look.served * (prompt + answer))
     served = service(form, engine["kv_precision"], tokens) + ANSWERED_BYTES * shape.vocab
     served *= engine["replicas"]
     base = service("bf16", "bf16", few * (prompt + BASE_RAMBLES * answer))
@@ -389,7 +388,7 @@ def _gate_tokens(filled: Fill, facts: DataFacts) -> float:
     """Tokens of all rows that the gate asks at its first look, 0 where there is no gate."""
     if not filled.settings["train"]:
         return 0.0
-    return first_look(filled.settings["gate"]["rows"], facts).served * facts.mean_length
+    return first_look(filled.settings["gate"]["rows"], facts) * facts.mean_length
 
 
 def _disk_bytes(filled: Fill, shape: Shape, facts: DataFacts) -> float:

@@ -16,7 +16,7 @@ from steelyard.units import Figure, weakest
 
 from .constants import Constants
 from .facts import DataFacts, Fill
-from .gate_rows import FirstLook, first_look
+from .gate_rows import first_look
 from .local import Local
 from .local_train import packed
 from .plans import Plan, Plans, within_limits, within_slo
@@ -25,6 +25,7 @@ from .search import HERE, plan
 
 WEIGHTS = {"f16": "fp16", "u8": "int8"}  # storage of forms.FORMS, in the catalogue's words
 LATENCIES = ("ttft_s", "tpot_s")
+GATE_ROLES = 2.5  # tuned and served answer the rows of the first look, the base about half of them
 SERVED_TOKENS = 1e6  # what a service is weighed by where nothing is trained
 
 
@@ -125,14 +126,9 @@ def request_of(recipe: Recipe, filled: Fill, shape: Shape, facts: DataFacts) -> 
         own=tuple(owned_of(o) for o in resources.own),
         own_terms=resources.terms,
         data_bytes=float(facts.bytes),
-        eval_tokens=_eval_rows(first_look(recipe.gate.rows, facts)) * facts.mean_length,
+        eval_tokens=GATE_ROLES * first_look(recipe.gate.rows, facts) * facts.mean_length,
         recipe=recipe.name,
     )
-
-
-def _eval_rows(look: FirstLook) -> float:
-    """Rows that the gate asks; the base answers about half as many as the served form."""
-    return look.tuned + 1.5 * look.served
 
 
 def _fed(facts: DataFacts, settings: Mapping[str, Any]) -> tuple[float, int]:

@@ -350,7 +350,9 @@ class GateTable(Table):
         "loss against the tuned model that the gate rules out; auto: what the rows can show, 2 to 6 points",
         0.02,
     )
-    rows: Count | None = say("rows per ability at a first look; while undecided up to 4 times as many", 400)
+    rows: Count | None = say(
+        "rows per ability; half of them at a first look, while undecided up to 4 times as many", 400
+    )
     judge: JudgeTable | None = say(
         "who grades where compare is judge; the base where left out", {"url": "http://127.0.0.1:8001"}
     )

@@ -12,15 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..hardware import probe_training, time_cell
+from ..hardware import probe_training, time_cells
 
 SEQ_LEN = 64  # tokens of each row
 SIZES = ("layers", "hidden", "ffn", "heads", "kv_heads", "head_dim", "vocab")
 
 
-def probe(limit_s: float = 20.0, dtype: str = "bf16", threads: int | None = None) -> list[dict[str, Any]]:
+def probe(
+    limit_s: float = 20.0, finetuning_type: str = "lora", dtype: str = "bf16", threads: int | None = None
+) -> list[dict[str, Any]]:
     """The calibration rows of this room, as hardware/training_probe.py describes them."""
-    return probe_training([sys.executable, "-m", __name__], limit_s, dtype, threads)
+    return probe_training([sys.executable, "-m", __name__], limit_s, finetuning_type, dtype, threads)
 
 
 @dataclass(slots=True)
@@ -90,4 +92,4 @@ def random_rows(tokens: int) -> tuple[list[Any], int]:
 if __name__ == "__main__":
     import steelyard.training.step  # noqa: F401 - torch and the loop are part of a start
 
-    json.dump(time_cell(json.loads(sys.argv[1]), float(sys.argv[2]), rehearse), sys.stdout)
+    time_cells(json.loads(sys.argv[1]), float(sys.argv[2]), rehearse)

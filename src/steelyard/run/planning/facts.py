@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterable
+from typing import Any
 
 from ...artefact import Artefact, Watch, adopt, code_of
 from ...errors import Where, WrongUse
@@ -17,8 +19,12 @@ from ...recipe import Recipe
 from ..child.children import call_order, in_child
 from .sources import data_settings
 
-# Seconds a room's probe may take: enough for two layer counts of each form, all together under a minute.
-PROBE_S = {"training": 30, "serving": 18}
+# What is measured of this machine, with the seconds it may take; all together under a minute.
+PROBES: dict[str, tuple[str, dict[str, Any]]] = {
+    "training": ("training:probe", {"limit_s": 24}),
+    "training_full": ("training:probe", {"limit_s": 20, "finetuning_type": "full"}),
+    "serving": ("serving:probe", {"limit_s": 18}),
+}
 
 
 def base_of(source: ModelSource, watch: Watch) -> Artefact:
@@ -69,15 +75,20 @@ def with_rows_to_teach(recipe: Recipe, facts: DataFacts) -> DataFacts:
     return facts
 
 
-def calibrate(machine: Machine, watch: Watch) -> Calibration:
-    """What this machine does in a second; measured once, then read from the cache."""
+def calibrate(machine: Machine, finetuning_types: Iterable[str], watch: Watch) -> Calibration:
+    """What this machine does in a second; measured once, then read from the cache.
+
+    The steps of full fine-tuning are measured where a job has some.
+    """
+    names = PROBES if "full" in finetuning_types else PROBES.keys() - {"training_full"}
     probes = {
-        room: lambda room=room, s=s: in_child(call_order(f"{room}:probe", limit_s=s), watch)
-        for room, s in PROBE_S.items()
+        name: lambda call=call, more=more: in_child(call_order(call, **more), watch)
+        for name, (call, more) in PROBES.items()
+        if name in names
     }
     with watch.progress("calibrate", total=None, unit="s") as bar:
         calibration = measure(machine, probes)
         bar.advance(calibration.measured_s)
-    for room, why in calibration.skipped.items():
-        watch.log("calibrate.skipped", room=room, why=why)
+    for probe, why in calibration.skipped.items():
+        watch.log("calibrate.skipped", probe=probe, why=why)
     return calibration

@@ -71,7 +71,7 @@ def measured(recipe: Recipe, candidate: Sized, watch: Watch) -> Model:
         shape=read_shape(base.folder),
         machine=machine,
         facts=count(recipe, base, watch),
-        calibration=calibrate(machine, watch),
+        calibration=calibrate(machine, (s.finetuning_type for s in recipe.train), watch),
     )
 
 

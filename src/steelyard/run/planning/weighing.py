@@ -80,7 +80,7 @@ def weigh(
     named = replace(recipe, model=name)
     filled = fill(named, shape, machine, facts, offered=forms)
     if HERE in devices:
-        calibrate(machine, listener)
+        calibrate(machine, (s.finetuning_type for s in recipe.train), listener)
     local = here(named, filled, shape, machine, facts, listener)
     choices: dict[str, Any] = {"objective": objective} | ({"devices": devices} if devices else {})
     request = replace(request_of(named, filled, shape, facts), **choices)
@@ -173,7 +173,7 @@ def _job_here(request: Request, watch: Watch) -> tuple[dict[str, Any], Plan | No
         return {}, None
     machine = probe()
     if by_name:
-        calibrate(machine, watch)
+        calibrate(machine, (request.finetuning_type,), watch)
     recipe, facts = _as_recipe(request)
     filled = fill(recipe, request.shape, machine, facts)
     local = here(recipe, filled, request.shape, machine, facts, Watch())
