@@ -30,6 +30,13 @@ def sequences(count=9, longest=90, seed=0):
     return [draw.integers(3, 320, draw.integers(2, longest)).tolist() for _ in range(count)]
 
 
+def answers(count=9, longest=90, seed=0):
+    """Prompts of one id and more, answers of none and more."""
+    draw = np.random.default_rng(seed + 1)
+    cuts = [(ids, int(draw.integers(1, len(ids) + 1))) for ids in sequences(count, longest, seed)]
+    return [(ids[:cut], ids[cut:]) for ids, cut in cuts]
+
+
 def apart(a, b):
     """Nats; the mass of likelier tokens may jump where two of them are as good as equal."""
     assert np.median(np.abs(a - b)[:, ABOVE]) < 1e-6
@@ -44,7 +51,7 @@ def both(folder, **form):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_layer_by_layer_gives_the_numbers_of_the_network_in_memory(tiny_models, family, tied):
     held, streamed = both(tiny_models(family, tied))
-    for a, b in zip(held(sequences()), streamed(sequences()), strict=True):
+    for a, b in zip(held(answers()), streamed(answers()), strict=True):
         assert a.shape == b.shape
         assert apart(a, b) < 1e-5
         assert not a[-1, [LOGPROB, ABOVE]].any() and not b[-1, [LOGPROB, ABOVE]].any()
@@ -52,7 +59,7 @@ def test_layer_by_layer_gives_the_numbers_of_the_network_in_memory(tiny_models, 
 
 def test_a_sliding_window_holds_layer_by_layer(tiny_models):
     held, streamed = both(tiny_models("mistral", sliding_window=8))
-    for a, b in zip(held(sequences()), streamed(sequences()), strict=True):
+    for a, b in zip(held(answers()), streamed(answers()), strict=True):
         assert apart(a, b) < 1e-5
 
 
@@ -60,24 +67,34 @@ def test_groups_slices_and_batches_change_nothing(tiny_models, monkeypatch):
     """Hidden states of few tokens, few positions and few ids of the vocabulary at a time."""
     folder = tiny_models("qwen3", False)
     held, streamed = both(folder)
-    whole = held(sequences())
+    whole = held(answers())
     monkeypatch.setattr(steps, "GROUP_BYTES", 100 * 4 * 64)
     monkeypatch.setattr(steps, "HEAD_TOKENS", 7)
     monkeypatch.setattr(steps, "BATCH_TOKENS", 60)
     monkeypatch.setattr("steelyard.model.streamed.HEAD_ROWS", 33)
-    for a, b in zip(whole, streamed(sequences()), strict=True):
+    for a, b in zip(whole, streamed(answers()), strict=True):
         assert apart(a, b) < 1e-5
         assert np.array_equal(a[:, TOP_ID], b[:, TOP_ID])
 
 
 def test_what_was_computed_is_not_computed_again(tiny_models, monkeypatch):
     streamed = exact_reference(tiny_models("llama"), in_memory=False)
-    own = sequences()
+    own = [(prompt, [*answer, 7]) for prompt, answer in answers()]
     whole = streamed(own)
     monkeypatch.setattr(streamed.layers, "layer", lambda place: pytest.fail("the layers are read again"))
-    for a, b, ids in zip(streamed([s[:-1] for s in own]), whole, own, strict=True):
-        assert np.array_equal(a[:-1], b[: len(ids) - 2])
-        assert a[-1, LOGPROB] == 0 and a[-1, TOP_ID] == b[len(ids) - 2, TOP_ID]
+    for a, b in zip(streamed([(prompt, answer[:-1]) for prompt, answer in own]), whole, strict=True):
+        assert np.array_equal(a[:-1], b[:-2])
+        assert a[-1, LOGPROB] == 0 and a[-1, TOP_ID] == b[-2, TOP_ID]
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_what_is_left_out_of_a_prompt_changes_nothing_after_it(tiny_models, in_memory):
+    """An answer's rows are the last ones of a pass in which all but the first id is an answer."""
+    reference = exact_reference(tiny_models("qwen3"), in_memory=in_memory)
+    whole = reference([(prompt[:1], [*prompt[1:], *answer]) for prompt, answer in answers()])
+    for (_, answer), a, b in zip(answers(), reference(answers()), whole, strict=True):
+        assert a.shape == (len(answer) + 1, 4)
+        assert apart(a, b[-len(answer) - 1 :]) < 1e-5
 
 
 def test_a_prompt_is_the_beginning_of_a_prompt_with_its_answer(tiny_models):
@@ -88,12 +105,14 @@ def test_a_prompt_is_the_beginning_of_a_prompt_with_its_answer(tiny_models):
         calls.append(list(asked))
         return exact(asked)
 
-    remembered, whole = Remembered(counting), list(range(5, 25))
-    remembered([whole])
-    (prompt,) = remembered([whole[:12]])
-    assert len(calls) == 1 and prompt.shape == (12, 4)
-    assert apart(prompt, exact([whole[:12]])[0]) < 1e-5
-    assert not prompt[-1, [LOGPROB, ABOVE]].any()
+    remembered, prompt = Remembered(counting), list(range(5, 17))
+    remembered([(prompt, list(range(17, 25)))])
+    (alone,) = remembered([(prompt, [])])
+    assert len(calls) == 1 and alone.shape == (1, 4)
+    assert apart(alone, exact([(prompt, [])])[0]) < 1e-5
+    assert not alone[-1, [LOGPROB, ABOVE]].any()
+    remembered([(prompt[:-1], [prompt[-1], *range(17, 25)])])  # its first row is of a token that was none
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize("form", ["int8", "int4_rtn"])
@@ -102,14 +121,14 @@ def test_forms_are_the_same_layer_by_layer(tiny_models, tmp_path, form):
     export_form(folder, tmp_path, form)
     for own, more in ((folder, {}), (other, {"of": folder})):
         held, streamed = both(own, served=tmp_path, **more)
-        for a, b in zip(held(sequences()), streamed(sequences()), strict=True):
+        for a, b in zip(held(answers()), streamed(answers()), strict=True):
             assert apart(a, b) < 1e-5
 
 
 def test_rows_rounded_to_int8_are_the_same_layer_by_layer(tiny_models):
     held, streamed = both(tiny_models("llama"), form="int8")
     stored = exact_reference(tiny_models("llama"))
-    for a, b, c in zip(held(sequences()), streamed(sequences()), stored(sequences()), strict=True):
+    for a, b, c in zip(held(answers()), streamed(answers()), stored(answers()), strict=True):
         assert apart(a, b) < 1e-5
         assert np.abs(a - c)[:, LOGPROB].max() > 1e-3
 
@@ -120,7 +139,7 @@ def texts(reference, seed=0):
     for ids in sequences(20, 30, seed):
         ids = [*ids, *draw.integers(3, 320, 4).tolist()]
         cut = len(ids) // 2
-        own = reference([ids])[0][cut - 1 : -1, LOGPROB]
+        own = reference([(ids[:cut], ids[cut:])])[0][:-1, LOGPROB]
         noise = 0.01 * draw.standard_normal(len(own))
         made.append(Continuation(prompt=tuple(ids[:cut]), answer=tuple(ids[cut:]), served=own + noise))
     return made
@@ -155,7 +174,7 @@ def peak():
     return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmHWM")) * 1024
 before = peak()
 reference = exact_reference(Path(sys.argv[1]), in_memory=sys.argv[2] == "memory")
-arrays = reference([[(7 * i) % 300 + 3 for i in range(64)]] * 2)
+arrays = reference([([5], [(7 * i) % 300 + 3 for i in range(64)])] * 2)
 print(peak() - before, float(arrays[0][:, 0].sum()))
 """
 
@@ -243,7 +262,7 @@ def test_a_tensor_that_is_missing_is_named(tiny_models, tmp_path):
     tensors.pop("model.layers.1.mlp.down_proj.weight")
     write(tensors, folder / "model.safetensors")
     with pytest.raises(WrongUse, match=r"layers\.1\.mlp\.down_proj"):
-        exact_reference(folder, in_memory=False)(sequences(2))
+        exact_reference(folder, in_memory=False)(answers(2))
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 120))

@@ -17,6 +17,7 @@ from .base.verdict import Verdict
 from .parity.judgement import Judgement, declared_temperature, judge_endpoint, rows_check
 from .parity.probes import RUNGS
 from .quality.scores import Scores, ask_rows, load_tasks, token_budget
+from .reference.arrays import PromptAnswer
 from .reference.exact import ExactReference, Reference, StreamedReference, exact_reference
 from .reference.remembered import Remembered
 
@@ -103,8 +104,8 @@ class Later:
     def deviation(self, texts: Sequence[Continuation]) -> Deviation:
         return self.loaded().deviation(texts)
 
-    def __call__(self, sequences: Sequence[Sequence[int]]) -> list[Any]:
-        return self.loaded()(sequences)
+    def __call__(self, answers: Sequence[PromptAnswer]) -> list[Any]:
+        return self.loaded()(answers)
 
 
 def with_scores(verdict: Verdict, scores: Scores, rows: Verdict) -> Verdict:

@@ -53,9 +53,9 @@ def judge(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figur
     """Write verdict.json; raise GateFailed (exit 4) unless every check passed.
 
     inputs.artefacts: dataset (test.jsonl, train.jsonl), checkpoint, compressed (form.json). inputs.calls:
-    serve(role) -> context manager with a url, role base | tuned | served; reference(role, rows of ids) ->
-    arrays [T, 3]. settings: the recipe's `gate` section, with `tolerances` of the plan, `seed` and, where the
-    services ask for one, `api_key`.
+    serve(role) -> context manager with a url, role base | tuned | served; reference(role, [(prompt, answer)])
+    -> arrays (reference/arrays.py). settings: the recipe's `gate` section, with `tolerances` of the plan,
+    `seed` and, where the services ask for one, `api_key`.
     """
     verdict = asyncio.run(_Judge(inputs, settings, watch).run())
     text = json.dumps(verdict.as_json(), indent=2, sort_keys=True, ensure_ascii=False)

@@ -118,13 +118,10 @@ def _first_dropped(evidence: Evidence) -> bool:
     picked = _longest([s for s in evidence.samples if len(s.margin) >= 3])
     if not picked:
         return False
-    firsts = [int(a[-1, TOP_ID]) for a in evidence.reference([s.prompt for s in picked])]
+    firsts = [int(a[-1, TOP_ID]) for a in evidence.reference([(s.prompt, ()) for s in picked])]
     longer = [(*s.prompt, first) for s, first in zip(picked, firsts, strict=True)]
-    arrays = evidence.reference([[*p, *s.answer] for p, s in zip(longer, picked, strict=True)])
-    margins = [
-        a[len(p) - 1 : -1, TOP_LOGPROB] - a[len(p) - 1 : -1, LOGPROB]
-        for p, a in zip(longer, arrays, strict=True)
-    ]
+    arrays = evidence.reference([(p, s.answer) for p, s in zip(longer, picked, strict=True)])
+    margins = [a[:-1, TOP_LOGPROB] - a[:-1, LOGPROB] for a in arrays]
     worst_before = np.median([s.margin.max() for s in picked])
     worst_after = np.median([m.max() for m in margins])
     return bool(worst_after <= evidence.limits.margin_worst < worst_before)
@@ -389,13 +386,10 @@ def from_tuned(evidence: Evidence) -> FromTuned | None:
     picked = [s for s in evidence.samples if len(s.delta) and s.observed.probe.kind != "task"]
     if not picked:
         return None
-    arrays = evidence.base([[*s.prompt, *s.answer] for s in picked])
+    arrays = evidence.base([(s.prompt, s.answer) for s in picked])
     served = np.concatenate([s.delta for s in picked])
     base = np.concatenate(
-        [
-            a[len(s.prompt) - 1 :, LOGPROB][: len(s.delta)] - s.own[: len(s.delta)]
-            for s, a in zip(picked, arrays, strict=True)
-        ]
+        [a[: len(s.delta), LOGPROB] - s.own[: len(s.delta)] for s, a in zip(picked, arrays, strict=True)]
     )
     lengths = float(np.linalg.norm(served) * np.linalg.norm(base))
     return FromTuned(

@@ -161,7 +161,7 @@ def measure(
         (end,) if o.answer.finish == "stop" and a and end is not None else ()
         for o, a in _pair(observed, answers)
     ]
-    arrays = reference([[*p, *a, *e] for p, a, e in zip(prompts, answers, ends, strict=True)])
+    arrays = reference([(p, (*a, *e)) for p, a, e in zip(prompts, answers, ends, strict=True)])
     return [
         _sample(o, p, a, array, tokenizer.eos_ids if e else ())
         for o, p, a, array, e in zip(observed, prompts, answers, arrays, ends, strict=True)
@@ -195,9 +195,9 @@ def _sample(
     array: np.ndarray,
     ends: Sequence[int],
 ) -> Sample:
-    rows = array[len(prompt) - 1 : len(prompt) - 1 + len(answer)]
+    rows = array[: len(answer)]
     served = [t.logprob for t in (observed.answer.tokens or ())[: len(answer)]]
-    last = array[len(prompt) - 1 + len(answer)]
+    last = array[len(answer)]
     return Sample(
         observed=observed,
         prompt=prompt,
@@ -207,14 +207,14 @@ def _sample(
         top=(rows[:, TOP_ID] == np.array(answer)).astype(float) if answer else np.array([]),
         own=rows[:, LOGPROB],
         top_id=rows[:, TOP_ID],
-        above=_above(array, len(prompt) - 1, len(answer) + bool(ends)),
+        above=_above(array, len(answer) + bool(ends)),
         end_own=float(last[LOGPROB]) if ends else None,
         end_margin=_end_margin(last, ends),
     )
 
 
-def _above(array: np.ndarray, start: int, count: int) -> np.ndarray:
-    return array[start : start + count, ABOVE] if array.shape[1] > ABOVE else EMPTY
+def _above(array: np.ndarray, count: int) -> np.ndarray:
+    return array[:count, ABOVE] if array.shape[1] > ABOVE else EMPTY
 
 
 def _end_margin(row: np.ndarray, ends: Sequence[int]) -> float | None:
@@ -512,7 +512,7 @@ def open_probe(samples: Sequence[Sample], tokenizer: Tokenizer, reference: Refer
     Only then does the share of the likeliest token tell temperatures apart.
     """
     plain = [s for s in samples if s.observed.probe.kind != "task"]
-    arrays = reference([s.prompt for s in plain])
+    arrays = reference([(s.prompt, ()) for s in plain])
     candidates = []
     for s, array in zip(plain, arrays, strict=True):
         text = tokenizer.decode([int(array[-1, TOP_ID])]).strip()

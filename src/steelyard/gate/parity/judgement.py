@@ -248,8 +248,7 @@ def _deviation(
     deviation: Deviation = reference.deviation(texts)  # type: ignore[attr-defined]
     if base is None:
         return deviation
-    arrays = base([[*t.prompt, *t.answer] for t in texts])
-    rows = [a[len(t.prompt) - 1 : -1, LOGPROB] for t, a in zip(texts, arrays, strict=True)]
+    rows = [array[:-1, LOGPROB] for array in base([(t.prompt, t.answer) for t in texts])]
     return deviation.tried(BASE, np.concatenate(rows) - deviation.own)
 
 

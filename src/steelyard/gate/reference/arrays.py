@@ -1,4 +1,4 @@
-"""What a reference gives: one array a sequence, its columns, and how sequences are put into batches."""
+"""What a reference gives: one array an answer, its columns, and how sequences are put into batches."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import numpy as np
 LOGPROB, TOP_ID, TOP_LOGPROB, ABOVE = 0, 1, 2, 3  # columns of a reference array
 BATCH_TOKENS = 2048  # computed at once; more gains nothing on a CPU
 
-# Per sequence of T ids an array [T, 4], f64: row i speaks of the token after ids[: i + 1]: the
-# log-probability of ids[i + 1] (0 in the last row, where there is none), the likeliest id, its own
-# log-probability, and the probability of all tokens that are likelier than ids[i + 1].
-Reference = Callable[[Sequence[Sequence[int]]], list[np.ndarray]]
+PromptAnswer = tuple[Sequence[int], Sequence[int]]  # ids of both; a prompt is never empty, an answer may be
+# Per answer of T ids an array [T + 1, 4], f64: row i speaks of the token after the prompt and answer[:i]: the
+# log-probability of answer[i] (0 in the last row, where there is none), the likeliest id, its own
+# log-probability, and the probability of all tokens that are likelier than answer[i].
+Reference = Callable[[Sequence[PromptAnswer]], list[np.ndarray]]
 
 
 def beginning(array: np.ndarray, length: int) -> np.ndarray:
-    """The array of a sequence's first `length` ids: nothing follows the last of them."""
-    rows = array[:length].copy()
+    """The array of an answer's first `length` ids: nothing follows the last of them."""
+    rows = array[: length + 1].copy()
     rows[-1, LOGPROB] = 0.0
     rows[-1, ABOVE:] = 0.0
     return rows

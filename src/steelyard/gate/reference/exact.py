@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .arrays import ABOVE, BATCH_TOKENS, LOGPROB, TOP_ID, TOP_LOGPROB, Reference, by_length
+from .arrays import ABOVE, BATCH_TOKENS, LOGPROB, TOP_ID, TOP_LOGPROB, PromptAnswer, Reference, by_length
 from .forms import tensors_of
 from .remembered import Remembered
 
@@ -43,12 +43,12 @@ class ExactReference:
     def __init__(self, network: Any) -> None:
         self.network = network
 
-    def __call__(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    def __call__(self, answers: Sequence[PromptAnswer]) -> list[np.ndarray]:
         arrays: dict[int, np.ndarray] = {}
-        for batch in by_length([len(s) for s in sequences], BATCH_TOKENS):
-            computed = _teach(self.network, [sequences[i] for i in batch])
+        for batch in by_length([len(p) + len(a) for p, a in answers], BATCH_TOKENS):
+            computed = _teach(self.network, [answers[i] for i in batch])
             arrays |= dict(zip(batch, computed, strict=True))
-        return [arrays[i] for i in range(len(sequences))]
+        return [arrays[i] for i in range(len(answers))]
 
     def deviation(self, texts: Sequence[Continuation]) -> Deviation:
         from .deviation import NetworkPasses, deviation
@@ -66,13 +66,13 @@ class StreamedReference:
         self.layers = layers
         self._remembered = Remembered(self._computed)
 
-    def __call__(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        return self._remembered(sequences)
+    def __call__(self, answers: Sequence[PromptAnswer]) -> list[np.ndarray]:
+        return self._remembered(answers)
 
-    def _computed(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    def _computed(self, answers: Sequence[PromptAnswer]) -> list[np.ndarray]:
         from .layerwise import layerwise
 
-        return layerwise(self.layers, sequences)
+        return layerwise(self.layers, answers)
 
     def deviation(self, texts: Sequence[Continuation]) -> Deviation:
         from .deviation import deviation
@@ -121,18 +121,19 @@ def network_bytes(config: Any) -> int:
     return 4 * (config.layers * layer + ends)
 
 
-def _teach(network: Any, batch: Sequence[Sequence[int]]) -> list[np.ndarray]:
-    """All sequences in one row, a segment each: no padding is computed."""
+def _teach(network: Any, batch: Sequence[PromptAnswer]) -> list[np.ndarray]:
+    """All sequences in one row, a segment each: no padding is computed, and no scores within prompts."""
     import torch
 
-    lengths = torch.tensor([len(s) for s in batch])
-    ids = torch.tensor([i for s in batch for i in s])
+    lengths = torch.tensor([len(p) + len(a) for p, a in batch])
+    ids = torch.tensor([i for p, a in batch for i in (*p, *a)])
+    starts = [len(p) - 1 for p, _ in batch]
     places = torch.cat([torch.arange(n) for n in lengths.tolist()])
     segments = torch.repeat_interleave(torch.arange(len(batch)), lengths)
     with torch.inference_mode():
         hidden = network(ids[None], places[None], segments[None])[0]
-        parts = zip(hidden.split(lengths.tolist()), ids.split(lengths.tolist()), strict=True)
-        return [_rows(network, h, i) for h, i in parts]
+        parts = zip(hidden.split(lengths.tolist()), ids.split(lengths.tolist()), starts, strict=True)
+        return [_rows(network, h[start:], i[start:]) for h, i, start in parts]
 
 
 def _rows(network: Any, hidden: Any, ids: Any) -> np.ndarray:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .arrays import ABOVE, BATCH_TOKENS, LOGPROB, TOP_ID, TOP_LOGPROB, by_length
+from .arrays import ABOVE, BATCH_TOKENS, LOGPROB, TOP_ID, TOP_LOGPROB, PromptAnswer, by_length
 
 if TYPE_CHECKING:
     from .continuations import Continuation
@@ -27,13 +27,13 @@ HEAD_TOKENS = 512  # positions whose scores over a slice of the vocabulary are i
 MATRICES = ("qkv", "o", "gate_up", "down")  # of a layer, in the order in which they are multiplied
 
 
-def layerwise(layers: Any, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
-    """As Reference: one array [T, 4] a sequence. `layers`: of model.layers_from_disk."""
+def layerwise(layers: Any, answers: Sequence[PromptAnswer]) -> list[np.ndarray]:
+    """As Reference: one array [T + 1, 4] an answer. `layers`: of model.layers_from_disk."""
     group_tokens = max(1, GROUP_BYTES // (4 * layers.config.hidden))
     arrays: dict[int, np.ndarray] = {}
-    for group in by_length([len(s) for s in sequences], group_tokens):
-        arrays |= dict(zip(group, _group(layers, [sequences[i] for i in group]), strict=True))
-    return [arrays[i] for i in range(len(sequences))]
+    for group in by_length([len(p) + len(a) for p, a in answers], group_tokens):
+        arrays |= dict(zip(group, _group(layers, [answers[i] for i in group]), strict=True))
+    return [arrays[i] for i in range(len(answers))]
 
 
 @dataclass(slots=True)
@@ -75,10 +75,11 @@ def embedded(layers: Any, batches: Sequence[Batch]) -> list[Any]:
     return list(rows.split([len(b.ids) for b in batches]))
 
 
-def _group(layers: Any, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
+def _group(layers: Any, answers: Sequence[PromptAnswer]) -> list[np.ndarray]:
     import torch
 
-    batches = batches_of(layers, sequences)
+    batches = batches_of(layers, [(*p, *a) for p, a in answers])
+    rows = [[len(answers[i][1]) + 1 for i in batch.members] for batch in batches]
     arrays: dict[int, np.ndarray] = {}
     with torch.inference_mode():
         states = embedded(layers, batches)
@@ -87,16 +88,25 @@ def _group(layers: Any, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
             for i, batch in enumerate(batches):
                 states[i] = layer(states[i], *batch.turns, batch.layout)
             del layer  # or the next one would be read beside it
-        hidden = torch.cat([layers.rest.norm(x) for x in states])
+        places = [_last_places(b, counts) for b, counts in zip(batches, rows, strict=True)]
+        hidden = torch.cat([layers.rest.norm(x[p]) for x, p in zip(states, places, strict=True)])
         del states
-        following = torch.cat([_following(batch) for batch in batches])
+        following = torch.cat([_following(b)[p] for b, p in zip(batches, places, strict=True)])
         table = _table(HeadSums(layers, hidden, following))
-    parts = iter(np.split(table, np.cumsum([n for b in batches for n in b.lengths])[:-1]))
+    parts = iter(np.split(table, np.cumsum([n for counts in rows for n in counts])[:-1]))
     for batch in batches:
         arrays |= dict(zip(batch.members, parts, strict=False))
     for array in arrays.values():
         array[-1, [LOGPROB, ABOVE]] = 0.0
-    return [arrays[i] for i in range(len(sequences))]
+    return [arrays[i] for i in range(len(answers))]
+
+
+def _last_places(batch: Batch, counts: Sequence[int]) -> Any:
+    """Where in the batch the last `counts` tokens of each sequence stand."""
+    import torch
+
+    ends = np.cumsum(batch.lengths)
+    return torch.cat([torch.arange(end - n, end) for end, n in zip(ends.tolist(), counts, strict=True)])
 
 
 def _following(batch: Batch) -> Any:

@@ -6,26 +6,28 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .arrays import Reference, beginning
+from .arrays import PromptAnswer, Reference, beginning
 
 
 class Remembered:
-    """Other doors give the answers of the core probes again, and a prompt alone is the beginning of a prompt
-    with its answer."""
+    """Other doors give the answers of the core probes again, and a prompt alone is one with an answer, cut
+    short."""
 
     def __init__(self, reference: Reference) -> None:
         self.reference = reference
-        self.computed: dict[tuple[int, ...], np.ndarray] = {}
+        self.computed: dict[tuple[int, ...], dict[tuple[int, ...], np.ndarray]] = {}  # by prompt, by answer
 
-    def __call__(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        wanted = [tuple(s) for s in sequences]
-        new = [s for s in dict.fromkeys(wanted) if self._rows(s) is None]
+    def __call__(self, answers: Sequence[PromptAnswer]) -> list[np.ndarray]:
+        wanted = [(tuple(prompt), tuple(answer)) for prompt, answer in answers]
+        new = [pair for pair in dict.fromkeys(wanted) if self._rows(*pair) is None]
         if new:
-            self.computed |= dict(zip(new, self.reference(new), strict=True))
-        return [rows for s in wanted if (rows := self._rows(s)) is not None]
+            for (prompt, answer), array in zip(new, self.reference(new), strict=True):
+                self.computed.setdefault(prompt, {})[answer] = array
+        return [rows for pair in wanted if (rows := self._rows(*pair)) is not None]
 
-    def _rows(self, ids: tuple[int, ...]) -> np.ndarray | None:
-        if ids in self.computed:
-            return self.computed[ids]
-        longer = next((s for s in self.computed if s[: len(ids)] == ids), None)
-        return None if longer is None else beginning(self.computed[longer], len(ids))
+    def _rows(self, prompt: tuple[int, ...], answer: tuple[int, ...]) -> np.ndarray | None:
+        computed = self.computed.get(prompt, {})
+        if answer in computed:
+            return computed[answer]
+        longer = next((a for a in computed if a[: len(answer)] == answer), None)
+        return None if longer is None else beginning(computed[longer], len(answer))

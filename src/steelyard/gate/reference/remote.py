@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .arrays import PromptAnswer
+
 if TYPE_CHECKING:
     from .continuations import Continuation
     from .deviation import Deviation
@@ -20,8 +22,8 @@ class RunReference:
     def __init__(self, calls: Calls, role: str) -> None:
         self.calls, self.role = calls, role
 
-    def __call__(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        plain = [[int(i) for i in s] for s in sequences]
+    def __call__(self, answers: Sequence[PromptAnswer]) -> list[np.ndarray]:
+        plain = [([int(i) for i in prompt], [int(i) for i in answer]) for prompt, answer in answers]
         return [np.asarray(a, float) for a in self.calls["reference"](self.role, plain)]
 
 

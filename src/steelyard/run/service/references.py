@@ -45,9 +45,12 @@ class References:
         self._tail: Tail | None = None
         self._line: Connection | None = None
 
-    def ask(self, model: Model, rows: list[list[int]]) -> Any:
-        """One array [T, 4] a row. Raises Lacking where the child was killed, else what it raised."""
-        return self._answer(model, "rows", rows)
+    def ask(self, model: Model, answers: list[tuple[list[int], list[int]]]) -> Any:
+        """One array [T + 1, 4] an answer, each given with its prompt.
+
+        Raises Lacking where the child was killed, else what it raised.
+        """
+        return self._answer(model, "answers", answers)
 
     def deviation(self, model: Model, texts: Sequence[Any]) -> Any:
         """Along which directions the server's log-probabilities of continued texts deviate."""
@@ -120,7 +123,7 @@ def answer_of(model: Model, kind: str, content: list[Any]) -> tuple[Any, tuple[d
     """(answer, None), or (None, an error of ours as its document and exit code): `up` raises it anew."""
     try:
         reference = reference_of(model)
-        return (reference(content) if kind == "rows" else reference.deviation(content)), None
+        return (reference(content) if kind == "answers" else reference.deviation(content)), None
     except Problem as error:
         return None, (error.as_json(), error.exit_code)
 

@@ -162,9 +162,11 @@ class Candidates:
         self.cached.add(folder.name)
         return folder
 
-    def reference(self, inputs: dict[str, Artefact]) -> Callable[[str, list[list[int]]], Any]:
+    def reference(
+        self, inputs: dict[str, Artefact]
+    ) -> Callable[[str, list[tuple[list[int], list[int]]]], Any]:
         """The exact network's answers, computed in one child that keeps what it has loaded."""
-        return lambda role, rows: self.references.ask(_model(role, inputs), rows)
+        return lambda role, answers: self.references.ask(_model(role, inputs), answers)
 
     def deviation(self, inputs: dict[str, Artefact]) -> Callable[[str, list[Any]], Any]:
         """Along which directions a service deviates from the exact network, from the same child."""
