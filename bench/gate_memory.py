@@ -74,7 +74,8 @@ def size_of(processes: list[psutil.Process]) -> int:
 
 def fewer_probes(count: int) -> None:
     """Cut the gate's core probes to the first `count`; a long answer of a slow service is waited for."""
-    from steelyard.gate import endpoint, judgement
+    from steelyard.gate.base import endpoint
+    from steelyard.gate.parity import judgement
 
     whole = judgement.probes
     judgement.probes = lambda seed: whole(seed)[:count]
