@@ -289,7 +289,7 @@ def run(name: str, folder: Path, model: str, until: str) -> dict[str, Any]:
     if told.get("service"):
         answer = ask_service(told["service"]["url"], made.question)
         row |= {"question": made.question[:200], "answer": answer, "sensible": sensible(answer, made)}
-        steelyard("stop", str(job))
+        steelyard("stop", told["run"])
     return row
 
 
