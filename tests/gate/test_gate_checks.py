@@ -7,7 +7,7 @@ import pytest
 
 from steelyard.gate.base.modes import LIMITS
 from steelyard.gate.base.verdict import Check
-from steelyard.gate.parity.cause import Evidence, _of_weights
+from steelyard.gate.parity.cause import Evidence, _of_drawing, _of_weights
 from steelyard.gate.parity.checks import Sample, _greedy
 from steelyard.gate.reference.deviation import BASE, Deviation, Direction
 
@@ -47,6 +47,29 @@ def sample(deviation: float, margin: float, tokens: int = 40) -> Sample:
 def test_a_margin_must_be_explained_by_the_log_probabilities(deviation, margin, passed) -> None:
     found = {c.name: c for c in _greedy([sample(deviation, margin)], LIMITS["fast_no_direction"], "fast")}
     assert found["greedy_margin_worst"].passed is passed
+
+
+@pytest.mark.parametrize(
+    ("worst", "margin", "cause"),
+    [
+        (0.3, 2.0, "generation"),  # the numbers are near the reference's: the token was drawn
+        (0.9, 1.4, "precision"),  # as in a model with another YaRN: one number is as far off as the token
+        (3.5, 4.8, "precision"),
+    ],
+)
+def test_a_token_behind_the_likeliest_was_drawn_only_where_no_number_is_as_far_off(worst, margin, cause):
+    one = sample(0.05, margin)
+    one.delta[3] = worst
+    checks = {c.name: c for c in _greedy([one], LIMITS["int8"], "int8")} | {
+        "logprob_direction": Check(name="logprob_direction", passed=True)
+    }
+    assert checks["greedy_margin_worst"].passed is False
+    nothing = np.zeros(1)
+    plain = Deviation(delta=nothing, own=nothing, sensitivity=nothing, block=nothing, directions=())
+    evidence = Evidence(
+        samples=[one], checks=checks, tokenizer=None, reference=None, base=None, mode="int8", deviation=plain
+    )
+    assert (_of_drawing(evidence) or _of_weights(evidence))[0] == cause
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steelyard.gate.base.answers import Answer
+from steelyard.gate.base.verdict import Check
 from steelyard.gate.parity.chances import binomial_tail, holm
-from steelyard.gate.parity.draws import LOOK_ALPHA, p_values
+from steelyard.gate.parity.draws import LOOK_ALPHA, Draw, Drawing, distinct, draw_probes, p_values
+from steelyard.gate.parity.judgement import cause_of_draws
 
 WORDS, TOKENS = 200, 600
 
@@ -84,6 +87,57 @@ def test_noise_of_a_served_arithmetic_is_spared():
         p = distributions(seed)
         noise = np.exp(0.1 * np.random.default_rng(seed + 5000).standard_normal(p.shape))
         assert not holm(p_values(drawn(p, p * noise, seed), 0.006), LOOK_ALPHA), seed
+
+
+# ------------------------------------------------------------------ seeds
+
+
+class Words:
+    """A tokenizer of words."""
+
+    def encode(self, text):
+        return text.split()
+
+
+PROBES = draw_probes(["Lima", "Oslo", "Bern", "Rome", "Quito"])
+NATS = 2.0  # a word
+
+
+def draws_of(answer):
+    """Four draws of each prompt; `answer(prompt, seed)` is a list of words."""
+    texts = {(p.name, seed): answer(place, seed) for place, p in enumerate(PROBES) for seed in range(4)}
+    draws = [
+        Draw(probe=p, seed=seed, tokens=20, answer=Answer(text=" ".join(texts[p.name, seed])))
+        for p in PROBES
+        for seed in range(4)
+    ]
+    return draws, {key: np.full(len(words), NATS) for key, words in texts.items()}
+
+
+def differ(answer) -> bool:
+    (check,) = distinct(*draws_of(answer), Words())
+    return bool(check.passed)
+
+
+def test_draws_of_one_seed_are_alike_though_coarse_arithmetic_parts_them_at_last():
+    """INT8 rounds by the batch: four answers of one seed agree in their first six words, and in no more."""
+    assert not differ(
+        lambda place, seed: [*(f"w{place}-{i}" for i in range(6)), *(f"s{seed}-{i}" for i in range(9))]
+    )
+    assert not differ(lambda place, seed: [f"w{place}-{i}" for i in range(15)])
+    assert differ(lambda place, seed: ["The", "city", *(f"s{place}-{seed}-{i}" for i in range(9))])
+
+
+def test_answers_that_hardly_differ_were_drawn_too_cold_where_their_tokens_say_so():
+    alike = Check(name="draws_differ", passed=False)
+    draws, _ = draws_of(lambda place, seed: [f"w{place}-{i + (seed == 3)}" for i in range(9)])
+    cold = Drawing(p={}, open_tokens=400, greedy=False, checks=(Check(name="sampling", passed=False), alike))
+    fair = Drawing(p={}, open_tokens=400, greedy=False, checks=(Check(name="sampling", passed=True), alike))
+    assert set(cause_of_draws(draws, cold).values()) == {"sampling"}
+    assert set(cause_of_draws(draws, fair).values()) == {"seed"}
+
+
+# ------------------------------------------------------------------ chances
 
 
 @given(st.integers(1, 60), st.floats(0.01, 0.99), st.data())

@@ -6,6 +6,7 @@ which weights it holds. Thresholds between weights' causes: docs/why/drift.md.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from ..base.modes import COARSE_MEAN, LIMITS, ROUNDED_ANEW, Limits
 from ..base.verdict import Check
 from ..reference.deviation import BASE, CONSTANT, LEAST_CHANGE
 from ..reference.exact import LOGPROB, TOP_ID, TOP_LOGPROB, Reference
-from .checks import COARSE_FAR, SURE_OWN, Sample, measure, spells
+from .checks import COARSE_FAR, SURE_OWN, Sample, explained_margin, measure, spells
 from .counts import by_counts, by_kind, fits, without_tools
 from .prompts import Suspect, suspects
 
@@ -241,7 +242,7 @@ def _by_pattern(counted: Sequence[Sample]) -> tuple[str, str] | None:
 def _of_drawing(evidence: Evidence) -> tuple[str, str] | None:
     agree = _logprobs_agree(evidence)
     trailing = evidence.failed("greedy_margin_worst", "greedy_margin_mean", "answers")
-    if trailing and agree:
+    if trailing and agree and not _explains_margins(evidence):
         return "generation", "tokens are not the likeliest, though the log-probabilities agree"
     direction = evidence.direction
     if not trailing and (_sure_are_off(evidence) or (direction and direction.name == CONSTANT)):
@@ -287,6 +288,13 @@ def _logprobs_agree(evidence: Evidence) -> bool:
         and np.abs(delta).mean() <= evidence.limits.mean
         and not evidence.failed("logprob_mean", "logprob_shift")
     )
+
+
+def _explains_margins(evidence: Evidence) -> bool:
+    """The numbers agree in the mean, and yet some are as far off as the worst token trails the likeliest."""
+    rows = [s for s in evidence.samples if len(s.margin)]
+    worst = max((float(s.margin.max()) for s in rows), default=0.0)
+    return math.isfinite(most := explained_margin(rows)) and worst <= most
 
 
 def _sure_are_off(evidence: Evidence) -> bool:

@@ -452,7 +452,7 @@ def _greedy(samples: Sequence[Sample], limits: Limits, mode: str) -> list[Check]
         return [Check(name="answers", passed=None, example="no answer could be aligned with its tokens")]
     margins, tops = _joined(s.margin for s in rows), _joined(s.top for s in rows)
     worst = max(rows, key=lambda s: float(s.margin.max()))
-    most = min(limits.margin_worst, _explained(rows))
+    most = min(limits.margin_worst, explained_margin(rows))
     equal = [s for s in rows if s.margin.max() <= limits.margin_worst]
     every = [
         _mean_check("greedy_margin_mean", [s.margin for s in rows], limits.margin_mean),
@@ -475,7 +475,7 @@ def _greedy(samples: Sequence[Sample], limits: Limits, mode: str) -> list[Check]
     return every
 
 
-def _explained(rows: Sequence[Sample]) -> float:
+def explained_margin(rows: Sequence[Sample]) -> float:
     """The margin that the deviations of log-probabilities explain: two tokens change places where the
     difference of their deviations is as large. A wider one was drawn: it is not the server's likeliest."""
     deltas = _joined(s.delta for s in rows)

@@ -152,9 +152,7 @@ def judged(
     unique = list({(d.probe.name, d.seed): d for d in draws if d.answer.text is not None}.values())
     samples = measure([Observation(probe=d.probe, answer=d.answer) for d in unique], tokenizer, reference)
     seeds = _seed_checks(draws, samples, unique, tokenizer)
-    if any(
-        c.name == "draws_differ" and not c.passed for c in seeds
-    ):  # else one answer would count many times
+    if any(c.name == "draws_differ" and not c.passed for c in seeds):  # else one draw would count many times
         samples = _longest_of_each(samples)
     tokens = _tokens(samples, tokenizer.eos_ids)
     drift = DRIFT_OF_MEAN.get(mode, COARSE_DRIFT)
@@ -169,13 +167,9 @@ def judged(
 
 
 def _longest_of_each(samples: Sequence[Sample]) -> list[Sample]:
-    """Without the answers that another answer to the same prompt begins with."""
-    chosen: list[Sample] = []
-    for s in sorted(samples, key=lambda s: -len(s.observed.answer.text or "")):
-        same = (c for c in chosen if c.observed.probe.name == s.observed.probe.name)
-        if not any(_one_begins(c.observed.answer, s.observed.answer) for c in same):
-            chosen.append(s)
-    return chosen
+    """The longest answer to each prompt."""
+    by_length = sorted(samples, key=lambda s: len(s.answer))
+    return list({s.observed.probe.name: s for s in by_length}.values())
 
 
 def _one_begins(one: Answer, other: Answer) -> bool:
@@ -256,6 +250,7 @@ def _sampling_checks(p: Mapping[str, float], tokens: np.ndarray, alpha: float) -
 
 # ------------------------------------------------------------------ seeds
 
+ALIKE_NATS = 8.0  # two draws of one prompt agree in so many nats by chance once in 3,000 times (e^-8)
 CHANCE_NATS = 16.0  # six pairs of unrelated draws agree in so many nats once in a thousand times
 TELLING_NATS = 5.0  # an answer that the model gives more often may come twice by chance
 ENOUGH_NATS = 3.0  # times that must be at stake, or the model is too sure to show a seed
@@ -280,7 +275,7 @@ def _seed_checks(
         good = agreed > CHANCE_NATS
         example = None if good else "the same request and seed gave unrelated answers"
         checks.append(Check(name="seed", passed=good, value=agreed, limit=CHANCE_NATS, example=example))
-    return [*checks, *_distinct(list(first.values()), surprise)]
+    return [*checks, *distinct(list(first.values()), surprise, tokenizer)]
 
 
 def _agreement(tokenizer: Tokenizer, one: Answer, other: Answer) -> int:
@@ -289,8 +284,13 @@ def _agreement(tokenizer: Tokenizer, one: Answer, other: Answer) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _distinct(draws: Sequence[Draw], surprise: Mapping[tuple[str, int], np.ndarray]) -> list[Check]:
+def distinct(
+    draws: Sequence[Draw], surprise: Mapping[tuple[str, int], np.ndarray], tokenizer: Tokenizer
+) -> list[Check]:
     """Draws of one prompt under several seeds must differ where the model leaves a choice.
+
+    They are alike where one is the other's beginning, or agree in more nats than chance lets unrelated draws:
+    in coarse arithmetic two answers of one seed part sooner or later.
 
     Left out are brief answers, for any may begin with them, and long draws, which pass over an end.
     """
@@ -301,16 +301,21 @@ def _distinct(draws: Sequence[Draw], surprise: Mapping[tuple[str, int], np.ndarr
     open_ = [own for own in by_probe.values() if len(own) > 1]
     if len(open_) < 3:
         return []
-    same = [own for own in open_ if _pairs_alike(own)]
+    same = [own for own in open_ if _pairs_alike(own, surprise, tokenizer)]
     bad = len(same) > len(open_) / 2
     example = f"{same[0][0].probe.name}: other seeds, the same answer" if bad else None
     check = Check(name="draws_differ", passed=not bad, value=len(same), limit=len(open_) / 2, example=example)
     return [check]
 
 
-def _pairs_alike(draws: Sequence[Draw]) -> bool:
-    pairs = ((a, b) for i, a in enumerate(draws) for b in draws[:i])
-    return any(_one_begins(a.answer, b.answer) for a, b in pairs)
+def _pairs_alike(
+    draws: Sequence[Draw], surprise: Mapping[tuple[str, int], np.ndarray], tokenizer: Tokenizer
+) -> bool:
+    def alike(a: Draw, b: Draw) -> bool:
+        shared = surprise[a.probe.name, a.seed][: _agreement(tokenizer, a.answer, b.answer)]
+        return _one_begins(a.answer, b.answer) or float(shared.sum()) > ALIKE_NATS
+
+    return any(alike(a, b) for i, a in enumerate(draws) for b in draws[:i])
 
 
 def is_cached(draws: Sequence[Draw]) -> bool:

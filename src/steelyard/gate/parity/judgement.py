@@ -296,15 +296,16 @@ async def _draws(task: Judgement, samples: Sequence[Sample], extra: Sequence[Sam
     task.looked_at["draws"] = {"answers": len(draws), "open_tokens": drawing.open_tokens}
     # Ollama draws with defaults that its OpenAI routes cannot take back.
     able = [c for c in drawing.checks if c.name != "sampling" or task.endpoint.card.owner != "library"]
-    return able, _cause_of_draws(draws, drawing)
+    return able, cause_of_draws(draws, drawing)
 
 
-def _cause_of_draws(draws: Sequence[Draw], drawing: Drawing) -> dict[str, str]:
-    """Answers that differ by no seed were drawn once: by a cache, by one seed, or without chance."""
+def cause_of_draws(draws: Sequence[Draw], drawing: Drawing) -> dict[str, str]:
+    """Answers that differ by no seed were drawn once: by a cache, by one seed, or with too little chance."""
     cached = is_cached(draws)
     if not cached and "draws_differ" not in _failed(drawing.checks):
         return {}
-    cause = "cache" if cached else "sampling" if drawing.greedy else "seed"
+    cold = drawing.greedy or "sampling" in _failed(drawing.checks)
+    cause = "cache" if cached else "sampling" if cold else "seed"
     return dict.fromkeys(("draws_differ", "sampling", "seed"), cause)
 
 
