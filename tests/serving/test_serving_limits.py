@@ -185,6 +185,7 @@ TOO_LONG = {
     "/tokenize": {"prompt": LONG},
     "/v1/messages/count_tokens": {"messages": [{"role": "user", "content": LONG}]},
     "/v1/responses/input_tokens": {"input": LONG},
+    "/v1/responses/compact": {"model": "default", "input": LONG},
 }
 
 

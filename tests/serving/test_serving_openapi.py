@@ -55,6 +55,7 @@ def references(node):
         ("/v1/completions", {"prompt": "Hi", "max_tokens": 2}),
         ("/v1/responses", {"input": "Hi", "max_output_tokens": 2}),
         ("/v1/responses/input_tokens", {"input": "Hi"}),
+        ("/v1/responses/compact", {"model": "default", "input": "Hi"}),
         ("/v1/messages", {"messages": ASK, "max_tokens": 2}),
         ("/v1/messages", {"messages": ASK}),
         ("/v1/messages/count_tokens", {"messages": ASK}),

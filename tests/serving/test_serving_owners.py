@@ -36,6 +36,7 @@ BODIES = {
     "/v1/messages/count_tokens": {"messages": USER},
     "/v1/responses": {"input": "Hi"},
     "/v1/responses/input_tokens": {"input": "Hi"},
+    "/v1/responses/compact": {"input": "Hi"},
 }
 
 

@@ -97,6 +97,11 @@ ANSWERS: dict[str, Schema] = {
         error=may_be_null(thing(code=TEXT, message=TEXT)), metadata=OBJECT, tools=list_of(OBJECT),
         parallel_tool_calls=YES_NO, tool_choice=ANY, temperature=NUMBER, top_p=NUMBER,
     ),
+    "Compaction": thing(
+        id=TEXT, object=one_of("response.compaction"), created_at=WHOLE,
+        output=list_of(thing(id=TEXT, type=one_of("compaction"), encrypted_content=TEXT)),
+        usage=thing(input_tokens=WHOLE, output_tokens=WHOLE, total_tokens=WHOLE),
+    ),
     "ResponseTokens": thing(object=one_of("response.input_tokens"), input_tokens=WHOLE),
     "InputItems": page_of(thing(id=TEXT, type=TEXT)),
     "AnthropicMessage": thing(

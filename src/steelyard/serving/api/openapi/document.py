@@ -82,6 +82,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/responses/input_tokens"): _op(
         "responses", "Count input tokens", "ResponseTokens", 400, 404, 413
     ),
+    ("POST", "/v1/responses/compact"): _op(
+        "responses", "A summary in a conversation's place", "Compaction", *GENERATES
+    ),
     ("GET", "/v1/responses/{id}"): _op(
         "responses", "A kept response", "Response", 400, 404, query=FOLLOW, streams=True
     ),

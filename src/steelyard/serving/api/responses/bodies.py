@@ -40,7 +40,7 @@ class InputItem(BaseModel):
     type: str | None = Field(
         None,
         description="message | function_call | function_call_output | custom_tool_call | "
-        "custom_tool_call_output | reasoning | item_reference",
+        "custom_tool_call_output | reasoning | compaction | item_reference",
     )
     id: str | None = None
     role: Literal["user", "assistant", "system", "developer"] | None = None
@@ -51,14 +51,22 @@ class InputItem(BaseModel):
     arguments: str | None = None
     output: str | Parts | None = None
     input: str | None = None
+    encrypted_content: str | None = Field(None, description="of a compaction: the summary, in plain words")
 
 
 class TextFormat(BaseModel):
     model_config = OPEN
     type: Literal["text", "json_object", "json_schema"]
     name: str | None = None
+    description: str | None = None
     schema_: dict[str, Any] | None = Field(None, alias="schema")
     strict: bool | None = None
+
+    def document(self) -> dict[str, Any]:
+        """As a response tells of it."""
+        if self.type != "json_schema":
+            return {"type": self.type}
+        return {**self.model_dump(by_alias=True), "strict": self.strict is True}
 
 
 class TextConfig(BaseModel):
@@ -71,12 +79,15 @@ class Reasoning(BaseModel):
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
 
 
+Items = str | Annotated[list[InputItem], Len(0, MESSAGES), FIRST_FAULT] | None
+
+
 class ResponsesInput(BaseModel):
     """What decides how many tokens a request reads."""
 
     model_config = OPEN
     model: str = "default"
-    input: str | Annotated[list[InputItem], Len(0, MESSAGES), FIRST_FAULT] | None = None
+    input: Items = None
     instructions: str | None = None
     previous_response_id: str | None = None
     tools: list[dict[str, Any]] | None = None
@@ -85,6 +96,16 @@ class ResponsesInput(BaseModel):
     text: TextConfig | None = None
     reasoning: Reasoning | None = None
     truncation: Literal["auto", "disabled"] | None = None
+
+
+class CompactBody(BaseModel):
+    """A conversation that a summary is to stand for."""
+
+    model_config = OPEN
+    model: str
+    input: Items = None
+    instructions: str | None = None
+    previous_response_id: str | None = None
 
 
 class ResponsesBody(ResponsesInput):
@@ -96,6 +117,8 @@ class ResponsesBody(ResponsesInput):
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=-1)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
     seed: int | None = None
     stop: str | Texts | None = None
     ignore_eos: bool | None = None
@@ -123,6 +146,7 @@ HARMLESS = frozenset({
     "user", "safety_identifier", "prompt_cache_key", "prompt_cache_options", "max_tool_calls",
     "access_programs",
 })  # fmt: skip
+SUMMARY = "What was said before, in short:\n"
 LOGPROBS = "message.output_text.logprobs"
 INCLUDE = (LOGPROBS, "reasoning.encrypted_content")  # nothing is encrypted: reasoning is given as it is
 CUSTOM = {  # a tool that takes a text: what the model is shown in its place
@@ -136,7 +160,10 @@ def job_of(api: Api, body: ResponsesBody, constraint: Constraint | None) -> Job:
     wants = LOGPROBS in (body.include or ()) or body.top_logprobs
     if wants and body.top_logprobs and not api.capability.top_logprobs:
         raise ApiError(400, "this engine has no top_logprobs here", "top_logprobs", "unsupported_parameter")
-    same = ("model", "temperature", "top_p", "top_k", "seed", "stop", "ignore_eos", "stream", "cache_salt")
+    same = (
+        "model", "temperature", "top_p", "top_k", "presence_penalty", "frequency_penalty", "seed", "stop",
+        "ignore_eos", "stream", "cache_salt",
+    )  # fmt: skip
     sampling = Sampling.model_validate({name: getattr(body, name) for name in same})
     return job(api, sampling, (body.top_logprobs or 0) if wants else None, constraint)
 
@@ -225,6 +252,8 @@ def messages_of(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             thought = ""
         elif kind in ("function_call_output", "custom_tool_call_output"):
             messages.append(_output(item))
+        elif kind == "compaction":
+            messages.append({"role": "system", "content": SUMMARY + (item.get("encrypted_content") or "")})
         elif kind == "message":
             message = _message(item)
             if message["role"] == "assistant" and thought:

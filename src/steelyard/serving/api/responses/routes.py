@@ -29,6 +29,7 @@ from ...turn.tools import Tools
 from .bodies import (
     HARMLESS,
     UNSUPPORTED,
+    CompactBody,
     ResponsesBody,
     ResponsesInput,
     custom_names,
@@ -39,12 +40,15 @@ from .bodies import (
     with_ids,
     without_effect,
 )
+from .compaction import TO_SUMMARISE, compacted, summary_of
 from .output import Event, Output
 from .store import ResponseStore, Stored
 from .truncation import fitted
 
 PATH = "/v1/responses"
-BODIES: dict[str, type[BaseModel]] = {PATH: ResponsesBody, f"{PATH}/input_tokens": ResponsesInput}
+BODIES: dict[str, type[BaseModel]] = {
+    PATH: ResponsesBody, f"{PATH}/input_tokens": ResponsesInput, f"{PATH}/compact": CompactBody,
+}  # fmt: skip
 MOST_ITEMS = 100  # a page of input items
 RENDERING = "rendering this conversation"
 LIVING = "background responses only can be {}: this one was answered at once"
@@ -55,6 +59,7 @@ def routes(api: Api) -> list[Route]:
     return [
         Route(PATH, responses.create, methods=["POST"]),
         Route(f"{PATH}/input_tokens", responses.count, methods=["POST"]),
+        Route(f"{PATH}/compact", responses.compact, methods=["POST"]),
         Route(f"{PATH}/{{id}}", responses.get, methods=["GET"]),
         Route(f"{PATH}/{{id}}", responses.delete, methods=["DELETE"]),
         Route(f"{PATH}/{{id}}/cancel", responses.cancel, methods=["POST"]),
@@ -170,6 +175,26 @@ class _Responses:
         )  # fmt: skip
         answer = {"object": "response.input_tokens", "input_tokens": len(chat.ids)}
         return json_response(answer, headers=headers)
+
+    async def compact(self, request: Request) -> Response:
+        """A summary by the model in the conversation's place: one item, to begin a later input with."""
+        body: CompactBody = await body_as(CompactBody, request)
+        headers = ignored(body, UNSUPPORTED, HARMLESS)
+        caller = self.api.caller(request)
+        self.api.check_model(body.model, caller)
+        asked = summary_of(body, self.api.served.max_model_len)
+        before, given = await self._items(asked, caller.owner)
+        if not (before or given):
+            raise ApiError(400, "give input or previous_response_id", param="input")
+        run = await off_loop(
+            self._run, asked, caller, before, [*given, TO_SUMMARISE], limit_s=RENDER_S, what=RENDERING
+        )
+        self.api.check_ready()
+
+        async def whole() -> dict[str, Any]:
+            return compacted(await run.whole(), self.api.new_id)
+
+        return Whole(whole, headers)
 
     # ------------------------------------------------------------------ what is stored
 
@@ -351,11 +376,8 @@ def _top_p(api: Api, body: ResponsesBody) -> float:
 
 def _document(api: Api, body: ResponsesBody) -> dict[str, Any]:
     """The response before anything is made."""
-    format = (
-        body.text.format.model_dump(by_alias=True, exclude_none=True)
-        if body.text and body.text.format
-        else None
-    )
+    format = body.text.format.document() if body.text and body.text.format else {"type": "text"}
+    extra = body.model_extra or {}
     return {
         "id": new_id("resp_"),  # ids sort by their birth: the oldest goes first
         "object": "response",
@@ -366,6 +388,11 @@ def _document(api: Api, body: ResponsesBody) -> dict[str, Any]:
         "error": None,
         "incomplete_details": None,
         "instructions": body.instructions,
+        "max_tool_calls": _of_kind(int, extra.get("max_tool_calls")),
+        "frequency_penalty": body.frequency_penalty or 0.0,
+        "presence_penalty": body.presence_penalty or 0.0,
+        "prompt_cache_key": _of_kind(str, extra.get("prompt_cache_key")),
+        "safety_identifier": _of_kind(str, extra.get("safety_identifier")),
         "max_output_tokens": body.max_output_tokens,
         "metadata": body.metadata or {},
         "model": api.settings.name,
@@ -376,15 +403,20 @@ def _document(api: Api, body: ResponsesBody) -> dict[str, Any]:
         "service_tier": body.service_tier or "default",
         "store": body.store is not False,
         "temperature": api.defaults.temperature if body.temperature is None else body.temperature,
-        "text": {"format": format or {"type": "text"}},
+        "text": {"format": format},
         "tool_choice": body.tool_choice or "auto",
-        "tools": [{"strict": None, "parameters": None, **tool} for tool in body.tools or []],
+        "tools": [{"description": None, "strict": None, "parameters": None, **tool} for tool in body.tools or []],
         "top_logprobs": body.top_logprobs or 0,
         "top_p": _top_p(api, body),
         "truncation": body.truncation or "disabled",
         "usage": None,
         "system_fingerprint": api.fingerprint,
     }
+
+
+def _of_kind(kind: type, value: Any) -> Any:
+    """A field that is only given back: null where it is of another kind."""
+    return value if isinstance(value, kind) else None
 
 
 def _joined(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
