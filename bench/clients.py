@@ -125,7 +125,7 @@ def service(record: Path | None = None) -> Iterator[str]:
     """The URL of the real application on a port of its own, in a thread; bodies go to `record`."""
     import uvicorn
 
-    from steelyard.serving.base.connections import Connection, Connections
+    from steelyard.serving.base.connections import KEEP_S, Connection, Connections
     from steelyard.serving.host.settings import ServeSettings
     from steelyard.serving.service.front import bind, url_of
 
@@ -137,6 +137,7 @@ def service(record: Path | None = None) -> Iterator[str]:
             _recorded(guard.on(ServeSettings().access("127.0.0.1")), record), lifespan="off",
             log_config=None, access_log=False, ws="none", loop="asyncio", server_header=False,
             http=partial(Connection, Connections(1024)), timeout_graceful_shutdown=1,
+            timeout_keep_alive=KEEP_S,
         )  # fmt: skip
         server = uvicorn.Server(config)
         thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])))
@@ -313,7 +314,9 @@ CLIENTS = (
         "LangChain, Python", ("langchain", "langchain-openai", "langchain-anthropic"),
         script("langchain_python.py"),
     ),
-    Client("LangChain, Node (n8n, LibreChat)", ("@langchain/openai",), script("langchain_node.mjs"), node=True),
+    Client(
+        "LangChain, Node (n8n, LibreChat)", ("@langchain/openai",), script("langchain_node.mjs"), node=True,
+    ),
     Client("LiteLLM and its proxy", ("litellm[proxy]",), script("litellm_python.py")),
     Client(
         "Vercel AI SDK", ("ai", "@ai-sdk/openai", "@ai-sdk/openai-compatible", "@ai-sdk/anthropic"),
@@ -380,7 +383,9 @@ def main() -> int:
         print(f"no clients in {args.folder}: --install puts them there", file=sys.stderr)
         return 5
     counts = None
-    if (unable := counted_network.unable() if os.environ.get(counted_network.INSIDE) is None else None) is None:
+    if (
+        unable := counted_network.unable() if os.environ.get(counted_network.INSIDE) is None else None
+    ) is None:
         counted_network.enter()
         counts = counted_network.count()
     else:
@@ -408,7 +413,9 @@ def _document(made: list[Row], counted: bool) -> dict[str, Any]:
         "title": "Real clients against the service",
         "date": date.today().isoformat(),
         "command": "python bench/clients.py --folder FOLDER --install --write",
-        "columns": ["client", "versions", "works", "documented 400", "fails", "look-ups and packets that left"],
+        "columns": [
+            "client", "versions", "works", "documented 400", "fails", "look-ups and packets that left",
+        ],
         "rows": [
             [
                 row.client, row.versions,

@@ -27,13 +27,18 @@ def get_weather(city: str) -> str:
 
 
 def run(*features: Callable[[], Any]) -> None:
-    for feature in features:
-        try:
-            if inspect.iscoroutine(made := feature()):
-                asyncio.run(made)
-            line = {"outcome": "works"}
-        except Exception as e:
-            status = getattr(e, "status_code", None)
-            outcome = "refused" if status == 400 else "fails"
-            line = {"outcome": outcome, "why": f"{type(e).__name__}: {e}"[:600]}
-        print(json.dumps({"feature": feature.__name__, **line}), flush=True)
+    with asyncio.Runner() as runner:  # one loop: a client's connections belong to theirs
+        for feature in features:
+            _run(feature, runner)
+
+
+def _run(feature: Callable[[], Any], runner: asyncio.Runner) -> None:
+    try:
+        if inspect.iscoroutine(made := feature()):
+            runner.run(made)
+        line = {"outcome": "works"}
+    except Exception as e:
+        status = getattr(e, "status_code", None)
+        outcome = "refused" if status == 400 else "fails"
+        line = {"outcome": outcome, "why": f"{type(e).__name__}: {e}"[:600]}
+    print(json.dumps({"feature": feature.__name__, **line}), flush=True)

@@ -53,7 +53,9 @@ def responses():
     other = ChatOpenAI(model="default", use_responses_api=True, **WHERE)
     assert other.invoke(GREETING).text == ANSWER
     assert "".join(piece.text for piece in other.stream(GREETING)) == ANSWER
-    assert create_agent(other, [weather]).invoke({"messages": [("user", CALL)]})["messages"][-1].text == CALLED
+    assert (
+        create_agent(other, [weather]).invoke({"messages": [("user", CALL)]})["messages"][-1].text == CALLED
+    )
 
 
 def embeddings():

@@ -50,9 +50,7 @@ def structured():
 
 
 def responses():
-    made = litellm.responses(
-        model="openai/default", api_base=f"{URL}/v1", api_key="none", input=GREETING
-    )
+    made = litellm.responses(model="openai/default", api_base=f"{URL}/v1", api_key="none", input=GREETING)
     assert made.output[0].content[0].text == ANSWER
 
 

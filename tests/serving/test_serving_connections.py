@@ -20,6 +20,7 @@ from steelyard.serving.base import connections
 from steelyard.serving.base.connections import Connection, Connections, raise_file_limit
 
 HALF = b"GET /live HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
+WHOLE = b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 BODY = b"POST /live HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n{"
 
 
@@ -34,6 +35,7 @@ def served(limit):
     config = uvicorn.Config(
         Starlette(routes=[Route("/live", live, methods=["GET", "POST"])]),
         http=partial(Connection, room), lifespan="off", log_config=None, ws="none", loop="asyncio",
+        timeout_keep_alive=connections.KEEP_S,
     )  # fmt: skip
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0), backlog=512) as listening:
@@ -61,6 +63,14 @@ def ended(connection):
     return True
 
 
+def answered(connection):
+    """One whole answer, head and body."""
+    answer = b""
+    while not answer.endswith(b"}"):
+        answer += connection.recv(4096)
+    return answer.startswith(b"HTTP/1.1 200")
+
+
 def ask(address):
     return httpx.get(f"http://{address[0]}:{address[1]}/live", timeout=60)
 
@@ -84,7 +94,7 @@ def test_bodies_under_way_are_not_closed_for_others_and_a_full_house_says_so():
         assert asking[0].recv(100).startswith(b"HTTP/1.1 200")
 
 
-@pytest.mark.parametrize(("data", "part"), [(HALF, b"head"), (b"", b"head"), (BODY, b"body")])
+@pytest.mark.parametrize(("data", "part"), [(HALF, b"head"), (BODY, b"body")])
 def test_what_does_not_come_in_time_is_given_up(monkeypatch, data, part):
     monkeypatch.setattr(connections, "HEAD_S", 0.2)
     monkeypatch.setattr(connections, "BODY_S", 0.2)
@@ -93,6 +103,30 @@ def test_what_does_not_come_in_time_is_given_up(monkeypatch, data, part):
         answer = b"".join(iter(lambda: slow.recv(4096), b""))
         assert answer.startswith(b"HTTP/1.1 408") and part in answer and b"slow_request" in answer
         assert until(lambda: not room.open and not room.waiting)
+
+
+def test_a_connection_of_which_nothing_came_goes_without_a_word(monkeypatch):
+    """A client that asks at that moment would read a 408 as its answer."""
+    monkeypatch.setattr(connections, "HEAD_S", 0.2)
+    monkeypatch.setattr(connections, "KEEP_S", 0.2)
+    with served(32) as (address, room), ExitStack() as stack:
+        silent, asked = half_sent(stack, address, 1, b"")[0], half_sent(stack, address, 1, WHOLE)[0]
+        assert silent.recv(4096) == b""
+        assert answered(asked) and asked.recv(4096) == b""
+        assert until(lambda: not room.open and not room.waiting)
+
+
+def test_a_connection_rests_between_requests_longer_than_a_head_may_take(monkeypatch):
+    monkeypatch.setattr(connections, "HEAD_S", 0.2)
+    with served(32) as (address, _), ExitStack() as stack:
+        (kept,) = half_sent(stack, address, 1, WHOLE)
+        assert answered(kept)
+        later = half_sent(stack, address, 1, HALF)[0]
+        assert ended(later)  # a head's time has passed since the answer
+        kept.sendall(WHOLE)
+        assert answered(kept)
+        kept.sendall(HALF)  # and the next head has no more than the first one
+        assert b"408" in b"".join(iter(lambda: kept.recv(4096), b""))
 
 
 def test_a_body_that_comes_fast_enough_is_not_late(monkeypatch):

@@ -1,7 +1,9 @@
 """How long a connection may take to ask, and how many there may be: uvicorn alone waits for ever.
 
-A head has HEAD_S, a body BODY_S and then a least speed. Where there are too many connections, the one that
-has waited longest for its head makes room. Not here: how long an answer may take (`Caller.deadline_s`).
+A head has HEAD_S, a body BODY_S and then a least speed. Between two requests a connection rests for KEEP_S,
+and goes without a word: a client that asks at that moment would read a 408 as its answer. Where there are too
+many connections, the one that has waited longest for its head makes room. Not here: how long an answer may
+take (`Caller.deadline_s`).
 """
 
 from __future__ import annotations
@@ -18,6 +20,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from .errors import ApiError
 
 HEAD_S = 10.0  # for a whole request head; nginx has 60 s, but our clients are programs
+# Longer than clients keep a connection that rests (Python 5 s, Node 4 s, proxies 60 s): else one asks just
+# when we close, and has an error that it may not repeat. nginx has 75 s too.
+KEEP_S = 75
 BODY_S = 20.0  # then a body comes at BODY_BYTES_PER_S at least (Apache's mod_reqtimeout: 20 s, 500 bytes/s)
 BODY_BYTES_PER_S = 1000.0
 MOST_CONNECTIONS = 4096  # each may hold a head of 16 KiB: 64 MiB together
@@ -94,7 +99,7 @@ class Connection(H11Protocol):
         super().__init__(**uvicorn)
         self.others = others
         self.entered = False
-        self.awaited: Any = None  # the client's state as h11 names it
+        self.awaited: tuple[Any, bool] = (None, False)  # the client's state as h11 names it; a head has begun
         self.timer: asyncio.TimerHandle | None = None
         self.since_s = 0.0
         self.read_bytes = 0
@@ -129,23 +134,39 @@ class Connection(H11Protocol):
     def _watch(self) -> None:
         """A new deadline where something else is awaited than before."""
         state = self.conn.their_state
-        if state is self.awaited or self.transport.is_closing():
+        anew = state is not self.awaited[0]
+        awaited = state, state is h11.IDLE and self.read_bytes > 0 and not anew
+        if awaited == self.awaited or self.transport.is_closing():
             return
-        self.awaited, self.since_s, self.read_bytes = state, time.monotonic(), 0
+        self.awaited = awaited
         self._stop_timer()
-        self.others.asked(self, self.address)
-        if state is h11.IDLE:
-            self.others.wait(self, self.address)
-            self.timer = self.loop.call_later(HEAD_S, self._late)
-        elif state is h11.SEND_BODY:
-            self.timer = self.loop.call_later(BODY_S, self._late)
+        if anew:
+            self.since_s, self.read_bytes = time.monotonic(), 0
+            self.others.asked(self, self.address)
+            if state is h11.IDLE:
+                self.others.wait(self, self.address)
+        if (limit_s := self._limit_s()) is not None:
+            self.timer = self.loop.call_later(limit_s, self._late)
+
+    def _limit_s(self) -> float | None:
+        state, begun = self.awaited
+        if state is h11.SEND_BODY:
+            return BODY_S
+        if state is not h11.IDLE:
+            return None
+        rests = self.cycle is not None and not begun
+        return KEEP_S if rests else HEAD_S
 
     def _late(self) -> None:
         """Close it, unless a body is coming at some speed, or it is we who do not read on."""
-        if self.awaited is h11.SEND_BODY and (self.flow.read_paused or self._fast_enough()):
+        state, begun = self.awaited
+        if state is h11.SEND_BODY and (self.flow.read_paused or self._fast_enough()):
             self.timer = self.loop.call_later(BODY_S, self._late)
             return
-        part = "head" if self.awaited is h11.IDLE else "body"
+        if state is h11.IDLE and not begun:
+            self.transport.close()
+            return
+        part = "head" if state is h11.IDLE else "body"
         self._refuse(ApiError(408, f"the {part} of the request did not come in time", code="slow_request"))
 
     def _fast_enough(self) -> bool:

@@ -35,7 +35,7 @@ from ...model import Tokenizer
 from ...processes import die_with_parent, outlive_parent
 from ..api.app import app
 from ..base.access import is_loopback
-from ..base.connections import BACKLOG, Connection, Connections, raise_file_limit
+from ..base.connections import BACKLOG, KEEP_S, Connection, Connections, raise_file_limit
 from ..base.keys import LOOK_AGAIN_S, SAVE_S, KeyRing
 from ..base.log import log
 from ..base.measures import Measures
@@ -244,7 +244,8 @@ class Front:
         config = uvicorn.Config(
             guarded, lifespan="off", log_config=None, access_log=False, ws="none",
             http=partial(Connection, self.connections),  # type: ignore[arg-type]
-            timeout_graceful_shutdown=GRACE_S, server_header=False, backlog=BACKLOG, loop="asyncio",
+            timeout_graceful_shutdown=GRACE_S, timeout_keep_alive=KEEP_S, server_header=False,
+            backlog=BACKLOG, loop="asyncio",
         )  # fmt: skip
         config.load()
         config.ssl = tls

@@ -405,7 +405,9 @@ def _document(api: Api, body: ResponsesBody) -> dict[str, Any]:
         "temperature": api.defaults.temperature if body.temperature is None else body.temperature,
         "text": {"format": format},
         "tool_choice": body.tool_choice or "auto",
-        "tools": [{"description": None, "strict": None, "parameters": None, **tool} for tool in body.tools or []],
+        "tools": [
+            {"description": None, "strict": None, "parameters": None, **tool} for tool in body.tools or []
+        ],
         "top_logprobs": body.top_logprobs or 0,
         "top_p": _top_p(api, body),
         "truncation": body.truncation or "disabled",
