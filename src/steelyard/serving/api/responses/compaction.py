@@ -15,8 +15,8 @@ SUMMARY_TOKENS = 1024  # at most, and a quarter of the context
 TO_SUMMARISE = {
     "id": "msg_summarise", "type": "message", "role": "user", "content": [{
         "type": "input_text",
-        "text": "Summarise our conversation so far for someone who goes on with it and sees nothing else: what "
-        "is wanted, what was decided and done, facts and names, what is left to do. Only the summary.",
+        "text": "Summarise our conversation so far for someone who goes on with it and sees nothing else: "
+        "what is wanted, what was decided and done, facts and names, what is left to do. Only the summary.",
     }],
 }  # fmt: skip
 
