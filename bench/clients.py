@@ -1,7 +1,8 @@
-"""Real clients against the service: which feature works, which is a documented 400, which fails.
+"""Real clients against the service: which feature works, which is a documented refusal, which fails.
 
-    python bench/clients.py --folder FOLDER [--install] [--only NAME ...] [--write] [--record FOLDER]
+    python bench/clients.py --folder FOLDER [--install] [--only NAME ...] [--suite FOLDER] [--write]
 
+--suite FOLDER runs the tests of a checkout of Open Responses too (its own packages and bun are the caller's).
 --install puts the clients into FOLDER at the versions below (a virtual environment and npm packages; nothing
 of this repository needs them). The service is the real application behind the real connections; its engine
 does what a prompt says (`Use NAME {...}` is a call, an answer under a schema is an instance of it), so that
@@ -51,7 +52,7 @@ QUIET = {  # each client's own switch
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_TELEMETRY": "1",
     "DISABLE_ERROR_REPORTING": "1", "DISABLE_AUTOUPDATER": "1", "AI_SDK_LOG_WARNINGS": "false",
 }  # fmt: skip
-DOCUMENTED = {"image"}  # features that are a 400 by docs/how-to/use-the-api.md
+DOCUMENTED = {"image", "image-input"}  # features that are a 400 by docs/how-to/use-the-api.md
 ALIASES = ("gpt-*", "claude-*", "text-embedding-3-small")
 CONTEXT = 131_072  # prompts of agents at the terminal are long
 CLIENT_S = 1800.0  # agents at the terminal think long on a busy machine
@@ -66,7 +67,7 @@ def reply(prompt: str, schema: dict[str, Any] | None) -> str:
     """What the engine says to `prompt`, under `schema` where there is one."""
     role, _, last = prompt.split(TURN)[-2].partition("\n")
     done = last.partition("<tool_response>\n")[2].partition("\n</tool_response>")[0]
-    call = None if done or role == "tool" else _call_in(last)
+    call = None if done or role == "tool" else _call_in(last) or _about_weather(prompt, last)
     if schema is not None:
         return json.dumps(_under(schema, call))
     if call is not None:
@@ -86,6 +87,15 @@ def _call_in(text: str) -> dict[str, Any] | None:
             arguments, _ = json.JSONDecoder().raw_decode(rest)
             return {"name": name, "arguments": arguments}
     return None
+
+
+def _about_weather(prompt: str, last: str) -> dict[str, Any] | None:
+    """A call of the first tool, where there is one for the question."""
+    shown = prompt.partition("<tools>\n")[2].partition("\n")[0]
+    if "weather" not in last or not shown.startswith("{"):
+        return None
+    function = json.loads(shown)["function"]
+    return {"name": function["name"], "arguments": instance(function["parameters"], {})}
 
 
 def _under(schema: dict[str, Any], call: dict[str, Any] | None) -> Any:
@@ -303,6 +313,37 @@ def _at_the_terminal(command: list[str], env: dict[str, str], call: str) -> list
     return lines
 
 
+def suite(checkout: Path) -> Client:
+    """The conformance tests of Open Responses as a client: their ids are its features."""
+
+    def run(folder: Path, env: dict[str, str]) -> list[dict[str, Any]]:
+        words = [
+            "--base-url",
+            f"{env['CLIENTS_URL']}/v1",
+            "--api-key",
+            "none",
+            "--model",
+            "default",
+            "--json",
+        ]
+        ran = subprocess.run(
+            ["bun", "run", "bin/compliance-test.ts", *words], cwd=checkout, env=env, capture_output=True,
+            text=True, timeout=CLIENT_S,
+        )  # fmt: skip
+        return [
+            {"feature": one["id"], "outcome": "works" if one["status"] == "passed" else _absent(one["id"]),
+             "why": str(one.get("errors"))[:600]}
+            for one in json.loads(ran.stdout)["results"]
+        ]  # fmt: skip
+
+    return Client("Open Responses, conformance tests", (), run)
+
+
+def _absent(id: str) -> str:
+    """What the docs say is not there: sight, and the transport that the specification leaves free."""
+    return "refused" if id in DOCUMENTED or id.startswith("websocket-") else "fails"
+
+
 CLIENTS = (
     Client("openai, Python", ("openai",), script("openai_python.py")),
     Client("openai, Node", ("openai",), script("openai_node.mjs"), node=True),
@@ -352,9 +393,11 @@ class Row:
         return bool(self.left) or any(outcome == "fails" for outcome in self.features.values())
 
 
-def rows(folder: Path, wanted: list[str], counts: Any, record: Path | None) -> Iterator[Row]:
-    with service(record) as url, tempfile.TemporaryDirectory(prefix="clients-") as homes:
-        for at, client in enumerate(CLIENTS):
+def rows(args: argparse.Namespace, counts: Any) -> Iterator[Row]:
+    folder, wanted = args.folder, args.only
+    clients = (*CLIENTS, *([suite(args.suite)] if args.suite else []))
+    with service(args.record) as url, tempfile.TemporaryDirectory(prefix="clients-") as homes:
+        for at, client in enumerate(clients):
             if wanted and not any(word.lower() in client.name.lower() for word in wanted):
                 continue
             home = Path(homes) / str(at)
@@ -372,7 +415,8 @@ def rows(folder: Path, wanted: list[str], counts: Any, record: Path | None) -> I
 def _outcome(line: dict[str, Any]) -> str:
     if line["outcome"] != "refused":
         return str(line["outcome"])
-    return "documented 400" if line["feature"] in DOCUMENTED else "fails"
+    documented = line["feature"] in DOCUMENTED or line["feature"].startswith("websocket-")
+    return "documented refusal" if documented else "fails"
 
 
 def main() -> int:
@@ -391,7 +435,7 @@ def main() -> int:
     else:
         print(f"packets are not counted: {unable}", file=sys.stderr)
     made = []
-    for row in rows(args.folder, args.only, counts, args.record):
+    for row in rows(args, counts):
         made.append(row)
         _show(row)
     if args.write:
@@ -414,14 +458,14 @@ def _document(made: list[Row], counted: bool) -> dict[str, Any]:
         "date": date.today().isoformat(),
         "command": "python bench/clients.py --folder FOLDER --install --write",
         "columns": [
-            "client", "versions", "works", "documented 400", "fails", "look-ups and packets that left",
+            "client", "versions", "works", "documented refusal", "fails", "look-ups and packets that left",
         ],
         "rows": [
             [
                 row.client, row.versions,
                 *(
                     ", ".join(name for name, outcome in row.features.items() if outcome == kind)
-                    for kind in ("works", "documented 400", "fails")
+                    for kind in ("works", "documented refusal", "fails")
                 ),
                 len(row.left) if counted else "not counted",
             ]
@@ -435,6 +479,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--install", action="store_true")
     parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--suite", type=Path, help="a checkout of Open Responses")
     parser.add_argument("--write", action="store_true", help=f"to {RESULT.name}")
     parser.add_argument("--record", type=Path, help="each request becomes a file there")
     return parser.parse_args()

@@ -81,13 +81,21 @@ def test_a_stored_conversation_is_compacted(service):
     assert "cobalt" in service.engine.prompt and "Noted." in service.engine.prompt
 
 
-def test_a_conversation_longer_than_the_context_is_compacted(service):
+def test_a_summary_has_the_room_that_is_left_and_nothing_is_cut(service):
     service.say("Long.")
-    turns = [{"role": role, "content": "word " * 200} for role in ("user", "assistant")] * 10
-    answer = service.ask("/v1/responses/compact", {"model": "default", "input": turns})
-    assert answer.status_code == 200, answer.text
-    asked = service.engine.asked[-1]
-    assert len(asked["ids"]) + asked["max_tokens"] <= 2048 and asked["max_tokens"] == 512
+
+    def asked_for(pairs):
+        turns = [{"role": role, "content": "word " * 100} for role in ("user", "assistant")] * pairs
+        return service.ask("/v1/responses/compact", {"model": "default", "input": turns})
+
+    for pairs, room in ((1, 1024), (8, None)):
+        assert asked_for(pairs).status_code == 200
+        asked = service.engine.asked[-1]
+        assert asked["max_tokens"] == room or len(asked["ids"]) + asked["max_tokens"] == 2048
+    count = len(service.engine.asked)
+    refused = asked_for(20)
+    assert refused.status_code == 400 and refused.json()["error"]["code"] == "context_length_exceeded"
+    assert len(service.engine.asked) == count
 
 
 @pytest.mark.parametrize("body", [{"input": "Hi"}, {"model": "default"}, {"model": "default", "input": []}])

@@ -11,7 +11,7 @@ from typing import Any
 
 from .bodies import CompactBody, ResponsesBody
 
-SUMMARY_TOKENS = 1024  # at most, and a quarter of the context
+SUMMARY_TOKENS = 1024  # at most; fewer where the conversation leaves less room
 TO_SUMMARISE = {
     "id": "msg_summarise", "type": "message", "role": "user", "content": [{
         "type": "input_text",
@@ -21,13 +21,13 @@ TO_SUMMARISE = {
 }  # fmt: skip
 
 
-def summary_of(body: CompactBody, context: int) -> ResponsesBody:
-    """The response that makes the summary; what does not fit goes from the beginning. It is not stored."""
-    return ResponsesBody(
-        model=body.model, input=body.input, instructions=body.instructions,
-        previous_response_id=body.previous_response_id, truncation="auto", store=False, temperature=0.0,
-        max_output_tokens=max(1, min(SUMMARY_TOKENS, context // 4)),
-    )  # fmt: skip
+def summary_of(body: CompactBody) -> ResponsesBody:
+    """The response that makes the summary: of all of it, or a 400. It is not stored."""
+    return ResponsesBody.model_validate({
+        "model": body.model, "input": body.input, "instructions": body.instructions,
+        "previous_response_id": body.previous_response_id, "store": False, "temperature": 0.0,
+        "max_output_tokens": -1,
+    })  # fmt: skip
 
 
 def compacted(response: dict[str, Any], new_id: Callable[[str], str]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ from .bodies import (
     with_ids,
     without_effect,
 )
-from .compaction import TO_SUMMARISE, compacted, summary_of
+from .compaction import SUMMARY_TOKENS, TO_SUMMARISE, compacted, summary_of
 from .output import Event, Output
 from .store import ResponseStore, Stored
 from .truncation import fitted
@@ -95,7 +95,12 @@ class _Responses:
         return Whole(run.whole, headers)
 
     def _run(
-        self, body: ResponsesBody, caller: Any, before: list[dict[str, Any]], given: list[dict[str, Any]]
+        self,
+        body: ResponsesBody,
+        caller: Any,
+        before: list[dict[str, Any]],
+        given: list[dict[str, Any]],
+        most_tokens: int | None = None,
     ) -> _Run:
         constraint, tools = with_tools(self.api, format_of(self.api, body), tools_of(body))
         wanted = job_of(self.api, body, constraint)
@@ -104,6 +109,8 @@ class _Responses:
         answer_tokens = max(body.max_output_tokens or 1, 1)
         chat = self._prompt(body, [*before, *given], tools, constraint is not None, answer_tokens)
         prompt = self.api.served.prompt(chat.ids, body.max_output_tokens, None)
+        if most_tokens is not None:
+            prompt = replace(prompt, max_tokens=min(prompt.max_tokens, most_tokens))
         request = TurnRequest(job=wanted, prompt=prompt, tools=tools, caller=caller, thinking=chat.thinking)
         stored = Stored(_document(self.api, body), caller.owner, given, before)
         store = None if body.store is False else self.store
@@ -182,13 +189,14 @@ class _Responses:
         headers = ignored(body, UNSUPPORTED, HARMLESS)
         caller = self.api.caller(request)
         self.api.check_model(body.model, caller)
-        asked = summary_of(body, self.api.served.max_model_len)
+        asked = summary_of(body)
         before, given = await self._items(asked, caller.owner)
         if not (before or given):
             raise ApiError(400, "give input or previous_response_id", param="input")
         run = await off_loop(
-            self._run, asked, caller, before, [*given, TO_SUMMARISE], limit_s=RENDER_S, what=RENDERING
-        )
+            self._run, asked, caller, before, [*given, TO_SUMMARISE], SUMMARY_TOKENS,
+            limit_s=RENDER_S, what=RENDERING,
+        )  # fmt: skip
         self.api.check_ready()
 
         async def whole() -> dict[str, Any]:
