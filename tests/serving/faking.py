@@ -14,7 +14,7 @@ from faked import served_app
 
 from steelyard.serving.base.keys import KeyRing
 from steelyard.serving.engines import EngineSettings, Event
-from steelyard.serving.host.engine_process import EngineProcess
+from steelyard.serving.host.engine_process import EngineEnding, EngineProcess
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -49,12 +49,22 @@ class FakeEngine(EngineProcess):
         self.going = asyncio.Event()
         self.going.set()
         self.asked = 0
+        self.ending: EngineEnding | None = None
+
+    async def start(self) -> None:
+        self.load = {"load_s": 0.1}
+
+    def end_all(self, why: str) -> None:
+        self.ending = EngineEnding(why)
+        self.going.set()
 
     async def submit(self, request, ended=lambda: None, generated=lambda *_: None):
         self.asked += 1
         try:
             for i in range(request["max_tokens"]):
                 await self.going.wait()
+                if self.ending:
+                    raise self.ending
                 await asyncio.sleep(0)
                 finish = "length" if i + 1 == request["max_tokens"] else None
                 generated(0 if i else len(request["ids"]), 1)

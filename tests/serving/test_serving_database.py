@@ -437,27 +437,64 @@ def test_responses_outlive_the_service_with_their_events(folder):
     asyncio.run(second(plain, background))
 
 
-def test_a_background_response_that_was_cut_off_is_failed(folder):
-    async def first():
+def cut_off(folder, **more):
+    """A background response under way as a kill -9 leaves it, and as an end in good order does."""
+
+    async def main():
         async with faked(folder) as service:
             service.engine.going.clear()
-            asked = {"model": "tiny", "input": "hello", "background": True, "max_output_tokens": 3}
+            asked = {"model": "tiny", "input": "hello", "background": True, "max_output_tokens": 3, **more}
             made = await service.json("POST", "responses", json=asked)
-            document = service.stores.store.get("responses", made["id"])
-            assert document.shown["status"] == "queued"
-        return document
-
-    async def second(document):
+            killed = service.stores.store.get("responses", made["id"])
+            assert killed.shown["status"] == "queued"
+            if more.get("followed"):
+                path = f"/v1/responses/{made['id']}?stream=true"
+                follower = asyncio.create_task(service.http.get(path))
+                while service.stores.responses.live[made["id"]].request is not None:
+                    await asyncio.sleep(0)
+        if more.get("followed"):
+            await follower
         async with faked(folder, begin=False) as service:
-            cut = await service.json("GET", f"responses/{document.id}")
-            assert cut["status"] == "failed"  # ended in peace
-            service.stores.store.put("responses", document)  # as a kill -9 leaves it
+            return killed, service.stores.store.get("responses", made["id"])
+
+    return asyncio.run(main())
+
+
+def test_a_background_response_that_was_cut_off_is_made_again(folder):
+    killed, ended = cut_off(folder, instructions="be brief", seed=3)
+    assert ended.shown["status"] == "queued", "left to the next service"
+
+    async def again(document):
+        async with faked(folder, begin=False) as service:
+            service.stores.store.put("responses", document)
+        async with faked(folder) as service:
+            made = await service.until(f"responses/{document.id}", lambda r: r["status"] == "incomplete")
+            same = ("id", "created_at", "instructions", "max_output_tokens")
+            assert {name: made[name] for name in same} == {name: killed.shown[name] for name in same}
+            assert made["usage"]["output_tokens"] == 3 and made["output"]
+            await asyncio.gather(*service.stores.responses._saving)
+            assert "request" not in service.stores.store.get("responses", document.id).hidden
+
+    for document in (killed, ended):
+        asyncio.run(again(document))
+
+
+def test_a_background_response_that_cannot_be_made_again_is_failed(folder):
+    """Its events were followed, it has ended the service too often, or its model is not there any more."""
+    killed, ended = cut_off(folder, followed=True)
+    assert ended.shown["status"] == "failed" and "ask again" in ended.shown["error"]["message"]
+    often = killed.with_hidden(tries=3)
+    foreign = killed.with_hidden(request={**killed.hidden["request"], "model": "another"})
+
+    async def again(document, words):
+        async with faked(folder, begin=False) as service:
+            service.stores.store.put("responses", document)
         async with faked(folder) as service:
             cut = await service.until(f"responses/{document.id}", lambda r: r["status"] == "failed")
-            assert "ask again" in cut["error"]["message"]
+            assert words in cut["error"]["message"]
 
-    document = asyncio.run(first())
-    asyncio.run(second(document))
+    for document, words in ((often, "ask again"), (foreign, "another")):
+        asyncio.run(again(document, words))
 
 
 def test_events_count_and_the_oldest_responses_of_a_key_go_first(folder):

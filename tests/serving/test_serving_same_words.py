@@ -25,6 +25,8 @@ OTHER_WORDS = {
 }  # fmt: skip
 OF_THE_RUN = {
     "model", "new_key", "engine_python", "form", "mode", "threads", "tune", "max_num_seqs",
+    "trust", "key_file",  # of the whole recipe
+    "log_file", "unit", "unit_file",
 }  # fmt: skip
 RECIPE = """
 model: demo

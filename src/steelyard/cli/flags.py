@@ -8,6 +8,7 @@ from inspect import Parameter, Signature
 from typing import Any, TypeVar, get_type_hints
 
 import typer
+from typer.models import ArgumentInfo
 
 T = TypeVar("T")
 Verb = Callable[[T], None]
@@ -35,6 +36,22 @@ def flags_of(table: type[T]) -> Callable[[Verb[T]], Callable[..., None]]:
         return command
 
     return decorate
+
+
+def words_of(flags: Any) -> list[str]:
+    """The command line that gives these flags, the argument first; those at their defaults are left out."""
+    hints = get_type_hints(type(flags), include_extras=True)
+    words: list[str] = []
+    for f in fields(flags):
+        value, info = getattr(flags, f.name), hints[f.name].__metadata__[0]  # its default: the flag
+        if isinstance(info, ArgumentInfo):
+            words.insert(0, str(value))
+        elif value is True and value != f.default:
+            words.append(str(info.default))
+        elif value != f.default and value is not None:
+            for one in value if isinstance(value, list | tuple) else [value]:
+                words += [str(info.default), str(one)]
+    return words
 
 
 def flag(name: str, metavar: str, text: str, **more: Any) -> Any:

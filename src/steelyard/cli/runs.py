@@ -242,6 +242,10 @@ def status(workdir: Workdir = None) -> None:
     ]
     head = (say("run"), say("name"), say("state"), "URL", say("folder"))
     lines = table(head, rows, indent=0) if rows else [say("nothing runs here")]
+    if any(r.get("state") == "dead" for r in runs):
+        lines.append(
+            say("dead: the service was killed or its machine was; steelyard up RECIPE brings it back")
+        )
     result({"schema": "steelyard.status/1", "runs": [*runs, *alone]}, *lines)
 
 
@@ -273,15 +277,18 @@ def _event_line(event: dict[str, Any]) -> str:
 def stop(
     name: Annotated[str, typer.Argument(metavar="RUN")],
     workdir: Workdir = None,
+    now: Annotated[
+        bool, typer.Option("--now", help=say("Do not wait for the requests that are under way."))
+    ] = False,
 ) -> None:
     no_settings("stop")
     alone = [s for s in live_services() if _names(s, name)]
     if workdir is None and alone:
-        stopped = _stop_alone(alone[-1])
+        stopped = _stop_alone(alone[-1], now)
     else:
         from ..run import stop
 
-        stopped = stop(name, workdir=workdir)
+        stopped = stop(name, workdir=workdir, now=now)
     result({"schema": "steelyard.stop/1", "stopped": stopped}, say("stopped {run}", run=name))
 
 
@@ -292,12 +299,18 @@ def _names(entry: dict[str, Any], name: str) -> bool:
     return entry["run"] == str(pid) and given in (str(pid), url, entry["name"], entry["workdir"])
 
 
-def _stop_alone(entry: dict[str, Any]) -> dict[str, Any]:
-    """End a service that `serve` started: SIGTERM ends it within 5 s with all its processes."""
-    import signal
+def _stop_alone(entry: dict[str, Any], now: bool) -> dict[str, Any]:
+    """End a service that `serve` started, with all its processes; what is under way has its drain time."""
+    from ..serving import end_process, services
 
-    os.kill(entry["service"]["pid"], signal.SIGTERM)
-    return {"run": entry["run"], "process": None, "service": entry["service"]["pid"]}
+    pid = entry["service"]["pid"]
+
+    def state() -> dict[str, Any] | None:
+        return next((service for service in services() if service["pid"] == pid), None)
+
+    drain_s = (state() or {}).get("drain_s", 0.0)
+    end_process(pid, lambda: state() is not None, 0.0 if now else drain_s, now)
+    return {"run": entry["run"], "process": None, "service": pid}
 
 
 def ledger(

@@ -38,6 +38,12 @@ class DoorFlags:
         Text, flag("--tls-cert", "FILE", say("Speak HTTPS with this certificate; auto: one of its own."))
     ] = None
     tls_key: Annotated[Text, flag("--tls-key", "FILE", say("The certificate's key."))] = None
+    trust: Annotated[
+        str, flag("--trust", "LEVEL", say("open, or guarded: what users send is stored encrypted."))
+    ] = "open"
+    key_file: Annotated[
+        Path | None, flag("--key-file", "FILE", say("Of --trust guarded; without it the user's own."))
+    ] = None
     name: Annotated[str, flag("--name", "NAME", say("What clients call the model."))] = "default"
     alias: Annotated[
         list[str] | None, flag("--alias", "NAME", say("A further name of it, like 'gpt-*'; repeatable."))
@@ -58,6 +64,14 @@ class EngineFlags:
     threads: Annotated[int | None, flag("--threads", "N", say("Of one engine."), min=1)] = None
     adapter: Annotated[
         list[str] | None, flag("--adapter", "NAME=DIR", say("A LoRA adapter; may stand more than once."))
+    ] = None
+    adapter_bytes: Annotated[
+        Text,
+        flag(
+            "--adapter-bytes",
+            "SIZE",
+            say("Of tuned models loaded at once, like 2GB; else half of what is free."),
+        ),
     ] = None
     embed_model: Annotated[
         Text, flag("--embed-model", "MODEL", say("A sentence encoder beside the model."))
@@ -108,5 +122,34 @@ class AnswerFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeFlags(AnswerFlags, EngineFlags, DoorFlags):
+class UnattendedFlags:
+    """How it is left alone: what it may store, what it writes down, how it ends, who starts it again."""
+
+    stored_bytes_per_key: Annotated[
+        str, flag("--stored-bytes-per-key", "SIZE", say("What one key may have stored here, like 10GiB."))
+    ] = "10GiB"
+    files_per_key: Annotated[
+        int, flag("--files-per-key", "N", say("Files that one key may have."), min=0)
+    ] = 1000
+    batches_per_key: Annotated[
+        int, flag("--batches-per-key", "N", say("Batches of one key under way."), min=0)
+    ] = 100
+    jobs_per_key: Annotated[
+        int, flag("--jobs-per-key", "N", say("Fine-tuning jobs of one key under way."), min=0)
+    ] = 10
+    access_log: Annotated[
+        str, flag("--access-log", "on|off", say("A line in the log for each request, without any text."))
+    ] = "on"
+    log_file: Annotated[
+        Path | None, flag("--log-file", "FILE", say("Where the log goes, 64 MB of it at most; else stderr."))
+    ] = None
+    drain: Annotated[
+        str, flag("--drain", "TIME", say("For what is under way when it is told to end, like 30s."))
+    ] = "1s"
+    unit: Annotated[bool, switch("--unit", say("Print a systemd unit of these flags, and end."))] = False
+    unit_file: Annotated[Path | None, flag("--unit-file", "FILE", say("The same, written into FILE."))] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeFlags(UnattendedFlags, AnswerFlags, EngineFlags, DoorFlags):
     """Every flag of `serve`."""

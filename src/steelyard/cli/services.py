@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import WrongUse
-from .flags import flags_of
+from ..units import parse_bytes, parse_s
+from .flags import flags_of, words_of
 from .messages import say
 from .output import note, result
 from .recipes import no_settings
@@ -26,13 +28,15 @@ def serve(flags: ServeFlags) -> None:
     no_settings("serve")
     if flags.new_key is not None:
         return _new_key(flags.keys, flags.new_key)
+    if flags.unit or flags.unit_file:
+        return _unit(flags)
     from ..serving import serve as run_here
 
     def ready(service: dict[str, Any]) -> None:
-        url = service["url"]
+        url, here = service["url"], service["local_url"]
         document = {"schema": "steelyard.serve/1", "url": url, "pid": service["pid"], "model": flags.model}
         result(document, say("{model} answers at {url}", model=flags.model, url=f"{url}/v1"))
-        note(say("Ctrl-C stops it; in another terminal: steelyard chat {url}", url=url))
+        note(say("Ctrl-C stops it; in another terminal: steelyard chat {url}", url=here))
 
     tried = _tried if flags.tune else None
     settings = settings_of(flags)
@@ -52,6 +56,7 @@ def settings_of(flags: ServeFlags) -> Any:
         *("clamp_max_tokens", "embed_token_ids"),
         *("embed_model", "draft", "max_model_len", "max_num_seqs", "max_queue_s", "default_temperature"),
         *("max_requests_at_once", "max_body_bytes"),
+        *("files_per_key", "batches_per_key", "jobs_per_key"),
     )
     kind = "draft" if flags.draft and flags.speculative == "off" else flags.speculative
     return ServeSettings(
@@ -59,11 +64,78 @@ def settings_of(flags: ServeFlags) -> Any:
         keys=str(flags.keys.resolve()) if flags.keys else None,
         allowed_host=tuple(flags.allowed_host or ()),
         cors_origin=tuple(flags.cors_origin or ()),
+        trust=_one_of("--trust", flags.trust, ("open", "guarded")),
+        key_file=str(flags.key_file.resolve()) if flags.key_file else None,
+        stored_bytes_per_key=parse_bytes(flags.stored_bytes_per_key),
+        adapter_bytes=parse_bytes(flags.adapter_bytes) if flags.adapter_bytes else None,
+        access_log=_one_of("--access-log", flags.access_log, ("on", "off")) == "on",
+        log_file=str(flags.log_file.resolve()) if flags.log_file else None,
+        drain_s=parse_s(flags.drain),
         mode=_one_of("--mode", flags.mode, ("fast", "exact")),
         aliases=tuple(flags.alias or ()),
         adapters=_adapters(flags.adapter or []),
         speculative=_one_of("--speculative", kind, ("off", "lookup", "draft")),
     )
+
+
+def _unit(flags: ServeFlags) -> None:
+    """The unit that starts the service with these flags; what `serve` would refuse is refused here."""
+    from ..artefact import write_durably
+    from ..serving import check_door, unit_of
+
+    settings = settings_of(flags)
+    if settings.api_key:
+        raise WrongUse(
+            "serve.unit_key", "a key does not belong into a unit: everybody can read it",
+            hint="give --keys FILE (see --new-key), and unset STEELYARD_API_KEY",
+        )  # fmt: skip
+    if flags.trust != "open" and flags.key_file is None:
+        raise WrongUse(
+            "serve.unit_key", "the user of a unit has no key file of its own",
+            hint="give --key-file FILE, outside of the folders that it seals, such as /etc/steelyard/key",
+        )  # fmt: skip
+    check_door(settings)
+    text = unit_of(words_of(_absolute(flags)), settings)
+    document = {"schema": "steelyard.unit/1", "unit": text, "file": None}
+    if flags.unit_file is None:
+        return result(document, text.rstrip("\n"))
+    write_durably(flags.unit_file, text.encode())
+    flags.unit_file.chmod(0o644)
+    document["file"] = str(flags.unit_file)
+    result(document, say("wrote {path}", path=flags.unit_file))
+    return None
+
+
+def _absolute(flags: ServeFlags) -> ServeFlags:
+    """The same from any folder: a unit starts in /."""
+    adapters = [f"{name}={folder}" for name, folder in _adapters(flags.adapter or []).items()]
+    paths = {name: getattr(flags, name) for name in PATHS}
+    return replace(
+        flags,
+        unit=False,
+        unit_file=None,
+        model=_place(flags.model),
+        draft=_place(flags.draft) if flags.draft else None,
+        embed_model=_place(flags.embed_model) if flags.embed_model else None,
+        adapter=adapters or None,
+        **{
+            name: type(path)(Path(path).absolute())
+            for name, path in paths.items()
+            if path not in (None, "auto")
+        },
+    )
+
+
+def _place(model: str) -> str:
+    """A folder or file, a pulled model's too, by its whole path; a packaged one by its name."""
+    from ..model import models_folder
+    from ..serving import named
+
+    pulled = models_folder() / model
+    return named(pulled if not Path(model).exists() and "/" in model and pulled.is_dir() else model)
+
+
+PATHS = ("keys", "key_file", "log_file", "tls_cert", "tls_key", "engine_python")
 
 
 def _one_of(flag: str, given: str, choices: tuple[str, ...]) -> str:

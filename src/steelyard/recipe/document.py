@@ -152,6 +152,7 @@ PriceField = Annotated[MoneyText, BeforeValidator(_price)]
 Seconds = Annotated[float, BeforeValidator(_seconds)]
 Share = Annotated[float, BeforeValidator(_share)]
 Count = Annotated[int, Field(ge=1, le=10**12)]
+Amount = Annotated[int, Field(ge=0, le=10**12)]
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -400,6 +401,13 @@ class ServeTable(Table):
     max_body_bytes: Annotated[int, Field(ge=1024, le=2**30)] | None = say(
         "largest body, files apart", 1048576
     )
+    stored_bytes_per_key: MostBytes | None = say("what one key may have stored in the service", "10GiB")
+    files_per_key: Amount | None = say("files that one key may have", 1000)
+    batches_per_key: Amount | None = say("batches of one key under way", 100)
+    jobs_per_key: Amount | None = say("fine-tuning jobs of one key under way", 10)
+    adapter_bytes: MostBytes | None = say("of tuned models loaded at once; else half of what is free", "2GB")
+    access_log: bool | None = say("a line in the service's log for each request, without any text", False)
+    drain: Seconds | None = say("for what is under way when the service is told to end", "30s")
 
 
 class OwnedTable(Table):

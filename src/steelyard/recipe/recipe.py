@@ -180,6 +180,13 @@ class Serve:
     queue: float = 60.0  # seconds of work that may wait: few clients wait longer than a minute
     max_requests_at_once: int = 256  # of one key: four full batches
     max_body_bytes: int = 4 * 2**20  # a prompt of 8,192 tokens is 40 kB
+    stored_bytes_per_key: int = 10 * 2**30
+    files_per_key: int = 1000
+    batches_per_key: int = 100  # under way
+    jobs_per_key: int = 10  # under way
+    adapter_bytes: int | None = None  # of tuned models loaded at once; None: half of what is free
+    access_log: bool = True
+    drain: float = 1.0  # seconds for what is under way; all is over within 5 s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

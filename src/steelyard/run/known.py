@@ -69,17 +69,20 @@ def read_entry(file: Path) -> dict[str, Any] | None:
 
 
 def status(workdir: Path | None = None) -> list[dict[str, Any]]:
-    """One entry a known run: {"run", "name", "state": running|serving|stopped, "service", "workdir"}."""
+    """One entry a known run: {"run", "name", "state": running|serving|dead|stopped, "service", "workdir"}.
+
+    dead: its service ended without being told to; `up` brings it back.
+    """
     return [described(entry) for entry in entries(workdir)]
 
 
 def described(entry: dict[str, Any]) -> dict[str, Any]:
-    from ..serving import find
+    from ..serving import died, find
 
     place = Workdir(Path(entry["workdir"]))
     service, holder = find(place.service), lock_holder(place)
     address = {"url": service.url, "pid": service.pid} if service else None
-    state = "running" if holder else "serving" if service else "stopped"
+    state = "running" if holder else "serving" if service else "dead" if died(place.service) else "stopped"
     return {k: entry[k] for k in ("run", "name", "workdir")} | {
         "state": state,
         "service": address,
@@ -112,9 +115,12 @@ def chosen(name: str | None, workdir: Path | None) -> dict[str, Any]:
     return wanted[-1]
 
 
-def stop(name: str, *, workdir: Path | None = None) -> dict[str, Any]:
-    """End the run (after its next safe point) and the service of that name. Raises WrongUse."""
-    from ..serving import find
+def stop(name: str, *, workdir: Path | None = None, now: bool = False) -> dict[str, Any]:
+    """End the run (after its next safe point) and the service of that name. Raises WrongUse.
+
+    `now`: the service does not wait for the requests under way.
+    """
+    from ..serving import bury, find
 
     entry = chosen(name, workdir)
     place = Workdir(Path(entry["workdir"]))
@@ -125,7 +131,8 @@ def stop(name: str, *, workdir: Path | None = None) -> dict[str, Any]:
         while lock_holder(place) and time.monotonic() < end:
             time.sleep(0.1)
     if service:
-        service.stop()
+        service.stop(now=now)
+    bury(place.service)
     return {"run": entry["run"], "process": holder, "service": service.pid if service else None}
 
 

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from .host.settings import ServeSettings, check_draft, check_host, engine_settings
     from .host.tuned import tune
     from .service.client import chat
-    from .service.foreground import serve
-    from .service.starter import Service, check_port, find, promote, start
-    from .service.state import services
+    from .service.foreground import check_door, named, serve
+    from .service.starter import Service, check_port, end_process, find, promote, start
+    from .service.state import bury, died, services
     from .service.tls import tls_context
+    from .service.unit import unit_of
 
 FILES = {
     "CAPABILITIES": "engines",
@@ -30,12 +31,17 @@ FILES = {
     "ServeSettings": "host.settings",
     "Service": "service.starter",
     "GenRequest": "engines",
+    "bury": "service.state",
     "chat": "service.client",
+    "check_door": "service.foreground",
     "check_draft": "host.settings",
     "check_host": "host.settings",
     "check_port": "service.starter",
+    "died": "service.state",
+    "end_process": "service.starter",
     "engine_settings": "host.settings",
     "find": "service.starter",
+    "named": "service.foreground",
     "new_key": "base.keys",
     "prepare": "host.folders",
     "probe": "host.probes",
@@ -45,6 +51,7 @@ FILES = {
     "start": "service.starter",
     "tls_context": "service.tls",
     "tune": "host.tuned",
+    "unit_of": "service.unit",
 }
 
 __all__ = [
@@ -55,12 +62,17 @@ __all__ = [
     "GenRequest",
     "ServeSettings",
     "Service",
+    "bury",
     "chat",
+    "check_door",
     "check_draft",
     "check_host",
     "check_port",
+    "died",
+    "end_process",
     "engine_settings",
     "find",
+    "named",
     "new_key",
     "prepare",
     "probe",
@@ -70,6 +82,7 @@ __all__ = [
     "start",
     "tls_context",
     "tune",
+    "unit_of",
 ]
 
 __getattr__ = fetching(__name__, FILES)

@@ -149,6 +149,13 @@ class Candidates:
             "max_queue_s": serve.queue,
             "max_requests_at_once": serve.max_requests_at_once,
             "max_body_bytes": serve.max_body_bytes,
+            "stored_bytes_per_key": serve.stored_bytes_per_key,
+            "files_per_key": serve.files_per_key,
+            "batches_per_key": serve.batches_per_key,
+            "jobs_per_key": serve.jobs_per_key,
+            "adapter_bytes": serve.adapter_bytes,
+            "access_log": serve.access_log,
+            "drain_s": serve.drain,
             "default_temperature": serve.temperature,
             # None: as `serve --tune` measured on this machine, else as planned. No artefact depends on them.
             "threads": None,
@@ -198,7 +205,7 @@ class Candidates:
         place.mkdir(mode=STATE_FOLDER_MODE, exist_ok=True)
         service = self._promote(self._candidate.service, old, place)
         if old:
-            old.stop()
+            old.stop(successor=True)
         self._published = keep
         self.watch.log("service.published", url=service.url, pid=service.pid)
         return {"url": service.url, "pid": service.pid}

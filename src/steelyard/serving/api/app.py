@@ -1,4 +1,4 @@
-"""The HTTP application: groups of routes put together behind one guard.
+"""The HTTP application: groups of routes put together behind one guard and one log.
 
 Each group is a file with `routes(api)`; to add one, write it and name it in GROUPS.
 """
@@ -18,6 +18,8 @@ from ...errors import Problem
 from ..base.at_once import AtOnce
 from ..base.errors import ApiError
 from ..base.guard import Guard
+from ..base.log import log
+from ..base.request_log import RequestLog
 from ..host.engine_process import EngineLost
 from ..host.generation import Served
 from ..host.settings import ServeSettings
@@ -33,7 +35,7 @@ from .responses import routes as responses
 GROUPS = (about, tokens, chat, completions, responses, anthropic, stores)
 
 
-def app(served: Served, settings: ServeSettings, version: str, folder: Path) -> Guard:
+def app(served: Served, settings: ServeSettings, version: str, folder: Path) -> RequestLog:
     """The ASGI application of one served model; `folder` is the engine's, with the model's own defaults."""
     api = Api(served, settings, version, sampling_defaults(folder, settings.default_temperature))
     routes: list[Route] = []
@@ -44,7 +46,9 @@ def app(served: Served, settings: ServeSettings, version: str, folder: Path) -> 
     routes += document.routes(api, list(routes), bodies)
     inner = Starlette(routes=routes, exception_handlers=_handlers())
     inner.state.max_body_bytes = settings.max_body_bytes
-    return Guard(AtOnce(inner, served.keys, settings.max_requests_at_once), served.keys)
+    held = AtOnce(inner, served.keys, settings.max_requests_at_once, served.drain)
+    write = log if settings.access_log else None
+    return RequestLog(Guard(held, served.keys), routes, served.measures, write)
 
 
 def _handlers() -> dict[Any, Any]:

@@ -19,7 +19,8 @@ from ..jobs.batches import Batches
 from ..jobs.old_layout import read_old_layout
 from ..jobs.quota import check_bytes, quota_of
 from ..jobs.tuning import Tuning
-from .responses.store import ResponseStore, end_left_over
+from .responses.routes import make_again
+from .responses.store import Document, ResponseStore, left_over
 from .vectors import embeddings, rerank
 
 LOOK_S = 5.0  # for work that another process has left
@@ -58,8 +59,9 @@ class Stores:
         swept_at, read_in = -SWEEP_S, False
         while True:
             try:
-                if not read_in:
-                    read_in = await asyncio.to_thread(self._read_in)
+                if not read_in and (left := await asyncio.to_thread(self._read_in)) is not None:
+                    read_in = True
+                    await make_again(self.api, left)
                 if time.monotonic() - swept_at >= SWEEP_S:
                     swept_at = time.monotonic()
                     await asyncio.to_thread(self._sweep)
@@ -69,15 +71,15 @@ class Stores:
                 log("store.failed", error=type(e).__name__, why=str(e))
             await asyncio.sleep(LOOK_S)
 
-    def _read_in(self) -> bool:
-        """What an older layout or an ended process left. False while another process works here."""
+    def _read_in(self) -> list[Document] | None:
+        """What an older layout or an ended process left: responses to make again. None while another process
+        works here."""
         if not self.store.exists():
-            return True
+            return []
         if not self.store.hold():
-            return False
+            return None
         read_old_layout(self.store)
-        end_left_over(self.store, self.responses.live)
-        return True
+        return left_over(self.store, self.responses.live)
 
     def _sweep(self) -> None:
         self.store.sweep()

@@ -184,6 +184,14 @@ class Admission:
         self._grant()
         return places
 
+    def refuse_waiting(self, error: ApiError) -> None:
+        """Nobody who waits now will be let in."""
+        for line in self.lines.values():
+            for place in line.waiting:
+                if not (place.left or place.granted.done()):
+                    place.granted.set_exception(error)
+                    place.granted.exception()  # looked at, whoever has left
+
     def _check(self, line: Line, caller: Caller, work: float) -> None:
         if not line.count and self._room(line):
             return

@@ -15,17 +15,22 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .access import Access
 from .errors import ANTHROPIC, ApiError
-from .keys import KeyRing
+from .keys import KeyRing, Tokens
 from .spans import span
 
 OPEN = ("/live",)
 # Which scope opens a route, by the beginning of its path; "inference" opens all others, "admin" all.
 NEEDED = {
+    "/ready": ("inference", "tune", "watch"),
+    "/health": ("inference", "tune", "watch"),
+    "/metrics": ("inference", "watch"),
+    "/version": ("inference", "watch"),
     "/v1/fine_tuning": ("tune",),
     "/v1/files": ("inference", "tune"),  # a job's rows are a file
     "/v1/models": ("inference", "tune"),
 }
-SCOPES = frozenset({"inference", "tune", "admin"})
+SCOPES = frozenset({"inference", "tune", "admin", "watch"})
+STATES = ("/ready", "/health")  # routes that say whether keys can be read
 TIERS = {"priority": -1, "default": 0, "auto": 0, "standard_only": 0, "flex": 1, "batch": 2}
 
 
@@ -40,6 +45,7 @@ class Caller:
     may_hurry: bool = True  # whether it may ask for a priority below 0
     deadline_s: float | None = None  # it waits so long from `came_at_s` on
     came_at_s: float = field(default_factory=time.monotonic)
+    used: Tokens = field(default_factory=Tokens, compare=False)  # by this request so far
 
     def asking(
         self, *, tier: str | None = None, priority: int | None = None, timeout_s: float | None = None
@@ -54,6 +60,15 @@ class Caller:
     def left_s(self) -> float | None:
         """Seconds until nobody waits any more; None: no deadline."""
         return None if self.deadline_s is None else self.came_at_s + self.deadline_s - time.monotonic()
+
+
+def caller_of(keys: KeyRing, owner: str | None) -> Caller | None:
+    """Who had asked for what is still to be done, as its key says now; None where the key was taken back."""
+    if not keys.needed:
+        return Caller(may_hurry=False)
+    if (key := keys.of_owner(owner or "local")) is None:
+        return None
+    return Caller(key_id=key.id, owner=key.owner, scopes=key.scopes, priority=key.priority, may_hurry=False)
 
 
 class Guard:
@@ -105,6 +120,7 @@ class Guard:
         key = self.keys.find(_secret(headers))
         if key is None:
             return self._without_key(scope["path"], _secret(headers))
+        scope["state"]["key_id"] = key.id  # for the log, of refused requests too
         check_scope(key.scopes, *_scopes_of(scope["path"]))
         account = self.keys.account(key.id)
         if scope["method"] == "POST":
@@ -121,7 +137,7 @@ class Guard:
         """Raises ApiError 401; but who asks after the service's health hears that its keys cannot be read."""
         if self.keys.fault is None:
             raise ApiError(401, "a valid key is needed: Authorization: Bearer KEY", code="invalid_api_key")
-        if path == "/health" and self.keys.was_valid(secret):
+        if path in STATES and self.keys.was_valid(secret):
             return Caller(scopes=frozenset())
         message = "no key is valid: the service cannot read its file of keys; its log says why"
         raise ApiError(401, message, code="keys_unreadable")

@@ -37,7 +37,7 @@ class _Entry(BaseModel):
     id: str = Field(min_length=1, max_length=64, pattern=r"^[\w.@-]+$")
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     owner: str | None = Field(None, pattern="^key-[0-9a-f]{16,64}$")
-    scopes: list[Literal["inference", "tune", "admin"]] = ["inference"]
+    scopes: list[Literal["inference", "tune", "admin", "watch"]] = ["inference"]
     weight: float = Field(1.0, gt=0)
     priority: int = 0
     may_hurry: bool = False
@@ -66,7 +66,7 @@ class Key:
     owner: str = (
         ""  # whose files, batches, jobs and responses are: never the id, which may be given out again
     )
-    scopes: frozenset[str] = frozenset({"inference", "tune", "admin"})
+    scopes: frozenset[str] = frozenset({"inference", "tune", "admin", "watch"})
     weight: float = 1.0  # its share of a busy machine, beside the others' weights
     priority: int = 0
     may_hurry: bool = True
@@ -79,6 +79,14 @@ class Key:
     files: int | None = None
     batches: int | None = None  # under way
     jobs: int | None = None  # under way
+
+
+@dataclass(slots=True)
+class Tokens:
+    """Of a request, or of all that a key has asked for."""
+
+    prompt: int = 0
+    completion: int = 0
 
 
 class Bucket:
@@ -146,10 +154,15 @@ class Account:
             self.at_once -= 1
 
     @contextmanager
-    def reserved(self, tokens: float) -> Iterator[Reservation]:
-        """While a request is under way that may spend so many. Raises ApiError 429 as `check_tokens` does."""
+    def reserved(
+        self, tokens: float, used: Tokens | None = None, total: Tokens | None = None
+    ) -> Iterator[Reservation]:
+        """While a request is under way that may spend so many. Raises ApiError 429 as `check_tokens` does.
+
+        What it spends is added to `used`, and to `total` once it is computed.
+        """
         self.check_tokens(tokens)
-        reservation = Reservation(self, tokens)
+        reservation = Reservation(self, tokens, used or Tokens(), total or Tokens())
         self.pending += tokens
         try:
             yield reservation
@@ -210,16 +223,32 @@ class Reservation:
 
     account: Account
     tokens: float
+    used: Tokens = field(default_factory=Tokens)
+    total: Tokens = field(default_factory=Tokens)  # of the key; it only grows
 
-    def spend(self, tokens: int) -> None:
+    def spend_prompt(self, tokens: int) -> None:
+        """When the engine gets it; `computed` once it has begun."""
+        self._spend(tokens)
+        self.used.prompt += tokens
+
+    def spend_completion(self, tokens: int) -> None:
+        self._spend(tokens)
+        self.used.completion += tokens
+        self.total.completion += tokens
+
+    def computed(self, prompt_tokens: int) -> None:
+        self.total.prompt += prompt_tokens
+
+    def refund(self, prompt_tokens: int) -> None:
+        """Of what was charged before it was computed, and then was not; after the request's end too."""
+        self.account.spend(-prompt_tokens)
+        self.used.prompt -= prompt_tokens
+
+    def _spend(self, tokens: int) -> None:
         freed = min(float(tokens), self.tokens) if tokens > 0 else 0.0
         self.tokens -= freed
         self.account.pending -= freed
         self.account.spend(tokens)
-
-    def refund(self, tokens: int) -> None:
-        """Of what was charged before it was computed, and then was not; after the request's end too."""
-        self.account.spend(-tokens)
 
 
 def _fitted(bucket: Bucket | None, a_minute: int | None) -> Bucket | None:

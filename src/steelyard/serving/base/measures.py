@@ -1,19 +1,40 @@
 """What /metrics tells, under vLLM's names so that its dashboards work.
 
 Tokens and successes move by what `usage` says, and when it is said: health checks, warm-up and broken-off
-requests are left out.
+requests are left out. What is counted by key are tokens computed for it, whoever left.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter as Counts
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from .keys import Tokens
 
 SHORT_S = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 LONG_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
+KEYS = 1000  # that have a line of their own; those that first ask after them share one
+OTHERS, NOBODY = "(others)", "(none)"  # no key's id has brackets
+
+
+@dataclass(slots=True)
+class KeyCount:
+    """What was done for one key."""
+
+    tokens: Tokens = field(default_factory=Tokens)
+    requests: Counts[str] = field(default_factory=Counts)  # by their outcome
+
+
+def outcome_of(status: int, left: bool) -> str:
+    """ok, refused (4xx), failed (5xx), or left: the client did not wait for the end."""
+    return "left" if left else "ok" if status < 400 else "refused" if status < 500 else "failed"
 
 
 class Measures:
@@ -45,6 +66,23 @@ class Measures:
             "steelyard:requests_refused", "Requests told to come again",
             (*self._labels, "reason"), registry=self.registry,
         )  # fmt: skip
+        self._requests = Counter(
+            "steelyard:http_requests", "Requests answered, by route and status",
+            (*self._labels, "route", "status"), registry=self.registry,
+        )  # fmt: skip
+        self.by_key: dict[str, KeyCount] = {}
+
+    def of_key(self, key_id: str | None) -> KeyCount:
+        """Of this key; of all others once there are KEYS of them."""
+        name = NOBODY if key_id is None else key_id
+        if name not in self.by_key and len(self.by_key) >= KEYS:
+            name = OTHERS
+        return self.by_key.setdefault(name, KeyCount())
+
+    def request(self, route: str | None, status: int, key_id: str | None, left: bool) -> None:
+        """One that has come to its end; `route` is a template, None where there is none."""
+        self._requests.labels(**self._labels, route=route or "(none)", status=str(status)).inc()
+        self.of_key(key_id).requests[outcome_of(status, left)] += 1
 
     def prefix(self, looked_up: int, hits: int) -> None:
         self.prefix_queries.inc(looked_up)
@@ -94,8 +132,11 @@ class Measures:
         """A gauge that is read when it is asked for."""
         self._gauge(name, text).set_function(value)
 
-    def text(self) -> bytes:
-        return generate_latest(self.registry)
+    def text(self, key_id: str | None = None) -> bytes:
+        """For Prometheus; with the counts of one key alone, or of all."""
+        by_key = CollectorRegistry()
+        by_key.register(_ByKey(self, key_id))
+        return generate_latest(self.registry) + generate_latest(by_key)
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(name, text, tuple(self._labels), registry=self.registry).labels(**self._labels)
@@ -110,3 +151,29 @@ class Measures:
 
 def _pid(engine: Any) -> float:
     return float(engine.pid or 0)
+
+
+class _ByKey(Collector):
+    """Counts of keys as Prometheus reads them. `only`: one key's."""
+
+    def __init__(self, measures: Measures, only: str | None) -> None:
+        self.measures, self.only = measures, only
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        own = self.measures._labels
+        prompt, made, requests = (
+            CounterMetricFamily(f"steelyard:key_{name}", text, labels=[*own, "key", *more])
+            for name, text, more in (
+                ("prompt_tokens", "Prompt tokens computed for a key", ()),
+                ("generation_tokens", "Tokens generated for a key", ()),
+                ("requests", "Requests of a key", ("outcome",)),
+            )
+        )
+        for name, count in list(self.measures.by_key.items()):
+            if self.only in (None, name):
+                labels = [*own.values(), name]
+                prompt.add_metric(labels, count.tokens.prompt)
+                made.add_metric(labels, count.tokens.completion)
+                for outcome, number in count.requests.items():
+                    requests.add_metric([*labels, outcome], number)
+        yield from (prompt, made, requests)

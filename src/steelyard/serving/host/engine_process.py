@@ -50,6 +50,10 @@ class EngineCrashed(EngineLost):
     fresh = False
 
 
+class EngineEnding(EngineLost):
+    """The service ends, and the answer with it."""
+
+
 class EngineRefused(EngineLost):
     """It would not take this request."""
 
@@ -354,6 +358,11 @@ class EngineProcess:
             queue.put_nowait(why)
         if (future := self._calls.get(request_id)) and not future.done():
             future.set_exception(why)
+
+    def end_all(self, why: str) -> None:
+        """Whatever is under way ends with EngineEnding."""
+        for request_id in [*self._queues, *self._calls]:
+            self._fail(request_id, EngineEnding(why))
 
     def _lost(self) -> None:
         self._kill()

@@ -6,13 +6,14 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from contextlib import AbstractContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ...hardware import free_bytes
 from ...model import Tokenizer
 from ..base.admission import Admission, Place
+from ..base.at_once import ENDING, Drain
 from ..base.errors import ApiError
 from ..base.guard import Caller
 from ..base.keys import Account, KeyRing, Reservation
@@ -57,8 +58,12 @@ class Served:
         max_queue_s: float = 60.0,
         encoder: EncoderService | None = None,
         clamp: bool = False,
+        adapter_budget: float | None = None,
     ) -> None:
-        """`clamp`: an answer longer than there is room for is cut to the room, not refused."""
+        """`clamp`: an answer longer than there is room for is cut to the room, not refused.
+
+        `adapter_budget`: bytes for tuned models that are loaded at once; None: a share of what is free.
+        """
         self.engine, self.tokenizer, self.measures = engine, tokenizer, measures
         self.keys = keys or KeyRing()
         self.encoder = encoder  # beside the model
@@ -69,9 +74,10 @@ class Served:
         many_keys = lambda: len(self.keys.keys) > 1  # noqa: E731
         self.admission = Admission(lambda: engine.slots, max_queue_s, many_keys)
         self.encoding = Admission(lambda: ENCODING, max_queue_s, many_keys)  # another engine: its own line
-        self.draining = False
+        self.drain = Drain()
         copies = len(getattr(engine, "engines", (engine,)))
-        self.tuned = AdapterCache(engine, MEMORY_SHARE * free_bytes(), adapter_bytes(engine.settings, copies))
+        budget = MEMORY_SHARE * free_bytes() if adapter_budget is None else adapter_budget
+        self.tuned = AdapterCache(engine, budget, adapter_bytes(engine.settings, copies))
         self.owners: dict[str, str] = {}  # of adapters that one key has made; the others are for all
         self.quarantine = Quarantine()
         self._probing = asyncio.Lock()
@@ -115,7 +121,6 @@ class Served:
         anew after a crash: a new Answer under the same index.
         """
         caller = caller or Caller()
-        account = self.keys.account(caller.key_id)
         tracks = [prompts[i // job.n] for i in range(len(prompts) * job.n)]
         least = job.sampling.get("min_tokens", 0)
         if any(least > p.max_tokens for p in prompts):
@@ -124,7 +129,7 @@ class Served:
         likely = self.admission.output_tokens
         expected = sum(len(p.ids) for p in prompts) + sum(min(p.max_tokens, likely) for p in tracks)
         async with self.tuned.using(job.sampling.get("adapter")):
-            with account.reserved(expected) as reservation:
+            with self._reserved(caller, expected) as reservation:
                 async with aclosing(self._placed(job, tracks, caller, reservation)) as pieces:
                     async for piece in pieces:
                         yield piece
@@ -145,12 +150,15 @@ class Served:
             for place in places:
                 place.desert()
 
+    def _reserved(self, caller: Caller, tokens: float) -> AbstractContextManager[Reservation]:
+        """Raises ApiError 429."""
+        total = self.measures.of_key(caller.key_id).tokens
+        return self.keys.account(caller.key_id).reserved(tokens, caller.used, total)
+
     def _places(
         self, admission: Admission, caller: Caller, works: list[float], account: Account
     ) -> list[Place]:
         """Raises ApiError 429, 503."""
-        if self.draining:
-            raise ApiError(503, "the service is ending", code="draining", retry_after=30)
         if self.engine.state == "closed":
             raise ApiError(503, "the engine is closed", code="engine_unavailable", retry_after=30)
         try:
@@ -194,7 +202,7 @@ class Served:
                 self.measures.retried()
             finally:
                 if answer.ids:
-                    reservation.spend(len(answer.ids))
+                    reservation.spend_completion(len(answer.ids))
         self.admission.count_generated(len(answer.ids))
         self.measures.e2e.observe(time.perf_counter() - came)
 
@@ -214,7 +222,9 @@ class Served:
         last = came
 
         def let_go(begun: bool = True) -> None:
-            if not begun:
+            if begun:
+                charge.settle()
+            else:
                 charge.refund()
             place.leave()
 
@@ -225,6 +235,7 @@ class Served:
                 if event.finish == "error":
                     raise EngineLost("the engine has no room for this request")
                 now = time.perf_counter()
+                charge.settle()
                 if answer.ids:
                     self.measures.inter_token.observe(now - last)
                 else:
@@ -255,11 +266,11 @@ class Served:
         A prompt of which nothing was made is paid for here. Raises EngineLost, ApiError as `answers` does.
         """
         caller = caller or Caller()
-        account = self.keys.account(caller.key_id)
         unpaid = 0 if prompt.max_tokens else len(ids)
-        with account.reserved(unpaid) as reservation:
-            async with self._in_turn(self.admission, caller, len(ids), account) as place:
-                reservation.spend(unpaid)
+        with self._reserved(caller, unpaid) as reservation:
+            async with self._in_turn(self.admission, caller, len(ids), reservation.account) as place:
+                reservation.spend_prompt(unpaid)
+                reservation.computed(unpaid)
                 return await _computed(self.engine.score(ids, top), place, len(ids), caller)
 
     async def vectors(self, batch: list[list[int]], caller: Caller) -> list[list[float]]:
@@ -269,13 +280,13 @@ class Served:
         """
         assert self.encoder is not None
         tokens = sum(map(len, batch))
-        account = self.keys.account(caller.key_id)
         vectors: list[list[float]] = []
-        with account.reserved(tokens) as reservation:
-            async with self._in_turn(self.encoding, caller, tokens, account) as place:
+        with self._reserved(caller, tokens) as reservation:
+            async with self._in_turn(self.encoding, caller, tokens, reservation.account) as place:
                 for step in steps_of(batch):
                     work = sum(map(len, step))
-                    reservation.spend(work)
+                    reservation.spend_prompt(work)
+                    reservation.computed(work)
                     vectors += await _computed(self.encoder.engine.embed(step), place, work, caller)
         return vectors
 
@@ -339,18 +350,30 @@ class Served:
             "total_tokens": prompt_tokens + generated,
         }
 
-    # ------------------------------------------------------------------ health
+    # ------------------------------------------------------------------ the end, and health
 
-    async def healthy(self) -> str | None:
-        """None where a token was made in the last 30 s (one is made when idle), else why not."""
-        if self.draining:
+    def end(self) -> None:
+        """What is still under way ends with an error, in the words of its dialect: the service ends."""
+        for admission in (self.admission, self.encoding):
+            admission.refuse_waiting(ApiError(503, ENDING, code="draining"))
+        engines = {self.engine, self.encoder.engine} if self.encoder else {self.engine}
+        for engine in engines:
+            engine.end_all(ENDING)
+
+    def unready(self) -> str | None:
+        """Why no new work is taken, None where it is; at once. A full queue is no reason: it says 429."""
+        if self.drain.begun:
             return "draining"
         if self.keys.fault is not None:
             return "degraded"
         if self.engine.state != "ready":
             return self.engine.state
-        if self.engine.stopped:
-            return "stalled"
+        return "stalled" if self.engine.stopped else None
+
+    async def healthy(self) -> str | None:
+        """None where a token was made in the last 30 s (one is made when idle), else why not."""
+        if why := self.unready():
+            return why
         async with self._probing:
             if time.monotonic() - self.engine.last_token_at < FRESH_S:
                 return None
@@ -375,15 +398,22 @@ class Served:
 
 
 class Charge:
-    """Of one prompt: taken when the engine gets it, given back where it was not computed."""
+    """Of one prompt: taken when the engine gets it, settled once it has begun, else given back."""
 
     def __init__(self, reservation: Reservation, tokens: int) -> None:
-        self.reservation, self.tokens, self.taken = reservation, tokens, False
+        self.reservation, self.tokens = reservation, tokens
+        self.taken = self.settled = False
 
     def take(self) -> None:
         if not self.taken:
             self.taken = True
-            self.reservation.spend(self.tokens)
+            self.reservation.spend_prompt(self.tokens)
+
+    def settle(self) -> None:
+        """It is computed: counted once, however often it is made again."""
+        if not self.settled:
+            self.settled = True
+            self.reservation.computed(self.tokens)
 
     def refund(self) -> None:
         if self.taken:
@@ -394,7 +424,7 @@ class Charge:
 async def _before(waited: asyncio.Future[None], caller: Caller) -> None:
     """Raises ApiError 408 once the caller's deadline has passed."""
     if waited.done():
-        return
+        return None if waited.cancelled() else waited.result()
     await _in_time(asyncio.shield(waited), caller)  # its place may be given on while this one is being told
 
 

@@ -150,6 +150,10 @@ class Replicas:
             with suppress(EngineCrashed):  # a restarted one does not load it again
                 await engine.drop_adapter(name)
 
+    def end_all(self, why: str) -> None:
+        for engine in self.engines:
+            engine.end_all(why)
+
     def move(self, folder: str) -> None:
         for engine in self.engines:
             engine.move(folder)

@@ -38,6 +38,10 @@ class ServeSettings:
     max_requests_at_once: int = REQUESTS  # of one key, those that wait too; a key may have its own number
     trust: str = "open"  # "guarded": what users send is stored encrypted
     key_file: str | None = None  # of `guarded`; None: the user's own
+    access_log: bool = True  # a line in the log for each request
+    log_file: str | None = None  # where the log goes, at most 64 MB of it; None: standard error
+    drain_s: float = 1.0  # for what is under way when the service is told to end; all is over 4 s later
+    adapter_bytes: int | None = None  # of models tuned here, loaded at once; None: half of what is free
     stored_bytes_per_key: int = 10 * 2**30  # files, answers of batches, responses, tuned weights
     files_per_key: int = 1000
     batches_per_key: int = 100  # under way
@@ -106,6 +110,17 @@ def check_host(host: str, api_key: str | None, keys: str | None = None) -> None:
             "serve.no_key",
             f"{host} can be reached from outside, and no key is set",
             hint="give --api-key KEY, STEELYARD_API_KEY or --keys FILE, or listen on 127.0.0.1",
+        )
+
+
+def check_way(settings: ServeSettings) -> None:
+    """Raises Refused where keys and prompts would travel readable though the network is not trusted."""
+    if settings.trust != "open" and settings.readable_on_the_way:
+        raise Refused(
+            "serve.no_tls",
+            f"{settings.host} can be reached from other machines, and answers without TLS",
+            why=f"at trust: {settings.trust} the network is not trusted",
+            hint="give --tls-cert FILE --tls-key FILE, or --tls-cert auto, or listen on 127.0.0.1",
         )
 
 

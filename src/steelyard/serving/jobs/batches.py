@@ -23,7 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from ..base.errors import ApiError, json_response
-from ..base.guard import Caller
+from ..base.guard import Caller, caller_of
 from ..base.log import log
 from ..base.store import ObjectStore, Stored, StoreFull, find, new_id, one_line, owner_of, page, visible_to
 from ..base.transport import body_of
@@ -360,14 +360,8 @@ class Batches:
 
     def _caller(self, owner: str | None) -> Caller | None:
         """Who asks, as its key says now; None where the key was taken back."""
-        keys = self.api.served.keys
-        if not keys.needed:
-            return Caller(may_hurry=False).asking(tier="batch")
-        if (key := keys.of_owner(owner or "local")) is None:
-            return None
-        return Caller(
-            key_id=key.id, owner=key.owner, scopes=key.scopes, priority=key.priority, may_hurry=False
-        ).asking(tier="batch")
+        caller = caller_of(self.api.served.keys, owner)
+        return caller and caller.asking(tier="batch")
 
     async def _save_now_and_then(self, batch_id: str, more_bytes: int) -> None:
         stored = self.live[batch_id]

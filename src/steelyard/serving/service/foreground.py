@@ -10,11 +10,20 @@ from typing import Any
 
 from ...errors import WrongUse
 from ...model import is_encoder
+from ...trust import load_keys
 from ..base.keys import read_keys
+from ..base.log import log
 from ..engines import CAPABILITIES
 from ..host.engine_choice import check_engine, engine_for
 from ..host.folders import is_demo, prepare
-from ..host.settings import ServeSettings, check_draft, check_draft_named, check_host, engine_settings
+from ..host.settings import (
+    ServeSettings,
+    check_draft,
+    check_draft_named,
+    check_host,
+    check_way,
+    engine_settings,
+)
 from ..host.tuned import tune
 from .front import Front
 from .starter import check_port
@@ -36,11 +45,10 @@ def serve(
 
     Raises Refused (open address without a key), Lacking (port taken, no engine), WrongUse.
     """
-    check_host(settings.host, settings.api_key, settings.keys)
-    settings.access(settings.host)  # a wrong name, origin or certificate is an error at once
-    tls_context(settings)
-    if settings.keys:
-        read_keys(Path(settings.keys))  # a wrong file is said now, not after minutes of export
+    check_door(settings)
+    sealing = load_keys(settings.trust, settings.key_file, Path.cwd())
+    if sealing and sealing.notice:
+        log("trust.key_made", notice=sealing.notice)
     if settings.engine == "auto":
         settings = replace(settings, engine=engine_for(source))
     check_engine(settings.engine, settings.engine_python)
@@ -59,13 +67,26 @@ def serve(
         tune(engine_settings(prepared.folder, settings), report=tried)
 
     def announce(told: dict[str, Any]) -> None:
-        register(told["url"], named(source))
+        register(told["local_url"], named(source), settings.drain_s)
         ready(told)
 
     try:
         asyncio.run(_run(prepared.folder, settings, announce))
     finally:
         forget()
+
+
+def check_door(settings: ServeSettings) -> None:
+    """Who may come and what they need to: wrong names and files are said now, not after minutes of export.
+
+    Raises Refused (an address others can reach without a key, or without TLS at `guarded`), WrongUse.
+    """
+    check_host(settings.host, settings.api_key, settings.keys)
+    check_way(settings)
+    settings.access(settings.host)
+    tls_context(settings)
+    if settings.keys:
+        read_keys(Path(settings.keys))
 
 
 def named(source: str | Path) -> str:

@@ -8,6 +8,7 @@ input (a key must not stand in an argument list), and answers with one line once
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import shutil
 import signal
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 from asyncio import constants
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -30,14 +31,15 @@ import orjson
 import uvicorn
 
 from ...artefact import is_private, private_folder
-from ...errors import Lacking, Problem
+from ...errors import Lacking, Problem, from_os_error
 from ...model import Tokenizer
 from ...processes import die_with_parent, outlive_parent
+from ...trust import load_keys
 from ..api.app import app
 from ..base.access import is_loopback
 from ..base.connections import BACKLOG, KEEP_S, Connection, Connections, raise_file_limit
 from ..base.keys import LOOK_AGAIN_S, SAVE_S, KeyRing
-from ..base.log import log
+from ..base.log import log, log_to
 from ..base.measures import Measures
 from ..base.spans import export_spans
 from ..engines.vllm.python import interpreter
@@ -46,11 +48,15 @@ from ..host.engine_process import EngineLost, EngineProcess
 from ..host.generation import Served
 from ..host.replicas import Replicas
 from ..host.settings import ServeSettings, check_host, engine_settings, replica_settings
-from .state import lives, write_state
+from .address import local_url, url_of
+from .state import LOG, forget_state, lives, write_state
+from .supervisor import Supervisor
 from .tls import HANDSHAKE_S, tls_context
 
 SLOW_READER_MS = 60_000
-GRACE_S = 1  # for answers under way once SIGTERM has come; all must be over within 5 s
+HAND_OVER_S = 0.3  # uvicorn looks every 0.1 s whether it should exit
+CUT_S = 0.3  # for the last words of answers that are ended
+GRACE_S = 1  # for connections to close; after the drain all must be over within 4 s
 SWITCH_S = 0.001  # the loop waits no longer for its turn beside a thread that renders (Python: 5 ms)
 WARM_UP_TOKENS = 64  # of the prompt: a prefill step and its kernels
 
@@ -106,22 +112,21 @@ def hold_open(*folders: str | Path | None) -> list[int]:
     return [os.open(f, os.O_RDONLY) for f in folders if f is not None and os.path.isdir(f)]
 
 
-def url_of(listening: socket.socket, tls: bool = False) -> str:
-    host, port = listening.getsockname()[:2]
-    kind = "https" if tls else "http"
-    return f"{kind}://[{host}]:{port}" if ":" in host else f"{kind}://{host}:{port}"
-
-
 class Front:
     """One served model in this process. `run` returns when it has been told to stop."""
 
     def __init__(self, folder: Path, settings: ServeSettings, candidate: bool = False) -> None:
         """A candidate leaves batches and jobs alone until it is promoted."""
         self.folder, self.settings, self.candidate = folder, settings, candidate
-        self.stopping = asyncio.Event()
+        self.stopping, self.hurried = asyncio.Event(), asyncio.Event()
+        self.handed_over = False  # a successor listens on the same port
+        self.published: Path | None = None  # the folder that names this service
+        self.supervisor = Supervisor()
         self.servers: list[uvicorn.Server] = []
         self.tasks: list[asyncio.Task[None]] = []
         self.connections = Connections(raise_file_limit())
+        if settings.log_file:
+            self._log_to(Path(settings.log_file))
         self.tls = tls_context(settings)
         export_spans(settings.name)
         self.holds = hold_open(folder, settings.embed_folder, settings.draft, settings.source)
@@ -129,6 +134,13 @@ class Front:
         self.engine = self._engine()
         self.encoder = self._encoder()
         self.private = Path(tempfile.mkdtemp(prefix="steelyard-serve-"))  # mode 0700; last: it wants removing
+
+    def _log_to(self, file: Path) -> None:
+        """Raises Lacking where it cannot be written."""
+        try:
+            log_to(file, load_keys(self.settings.trust, self.settings.key_file, Path.cwd()))
+        except OSError as e:
+            raise from_os_error(e) or e from e
 
     def _engine(self) -> EngineProcess | Replicas:
         python = self.settings.engine_python
@@ -143,18 +155,30 @@ class Front:
         """Serve until SIGTERM, SIGINT or `stop`. Raises Problem where it cannot begin."""
         constants.SSL_HANDSHAKE_TIMEOUT = HANDSHAKE_S  # type: ignore[misc]  # uvicorn has no word for it
         for sig in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(sig, self.stopping.set)
+            asyncio.get_running_loop().add_signal_handler(sig, self._signalled)
         try:
             check_host(self.settings.host, self.settings.api_key, self.settings.keys)
             listening = bind(self.settings.host, self.settings.port)
             await self._start(listening)
             if not self.stopping.is_set():
-                ready(self.document(url_of(listening, self.tls is not None and not self.candidate)))
+                ready(self.document(listening, None if self.candidate else self.tls))
+                self.supervisor.tell("READY=1", f"STATUS=serving {self.settings.name}")
+                self.alive = asyncio.create_task(self.supervisor.stay_alive())
                 if not self.candidate:
                     self._take_up()
             await self.stopping.wait()
+            await self._drain()
         finally:
             await self._close()
+
+    def _signalled(self) -> None:
+        """SIGTERM or Ctrl-C: an end in good order; the second: at once; the third is the system's affair."""
+        if self.stopping.is_set():
+            self.hurried.set()
+            for sig in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().remove_signal_handler(sig)
+                signal.signal(sig, signal.SIG_DFL)
+        self.stopping.set()
 
     async def _start(self, listening: socket.socket) -> None:
         starting = asyncio.create_task(self.engine.start())
@@ -175,13 +199,14 @@ class Front:
             self.keys,
             self.settings.max_queue_s,
             clamp=self.settings.clamp_max_tokens,
+            adapter_budget=self.settings.adapter_bytes,
         )
         from importlib.metadata import version
 
         self.app: Any = app(self.served, self.settings, version("steelyard"), self.folder)
         await self._warm_up()
         await self._start_encoder()
-        self._listen(listening, None if self.candidate else self.tls)
+        self._listen(listening, None if self.candidate else self.tls, quiet=self.candidate)
         self.saving = asyncio.create_task(self._save_budgets())
         self.looking = asyncio.create_task(self._look_at_keys())
         control = str(self.private / "control")
@@ -226,9 +251,12 @@ class Front:
             await asyncio.sleep(0.1)
         self._take_up()
 
-    def document(self, url: str) -> dict[str, Any]:
+    def document(self, listening: socket.socket, tls: ssl.SSLContext | None) -> dict[str, Any]:
+        """`url` is for clients anywhere, `local_url` for this machine's own verbs."""
         about = {
-            "url": url,
+            "url": url_of(listening, tls is not None, self.settings.allowed_host),
+            "local_url": local_url(listening, tls is not None),
+            "drain_s": self.settings.drain_s,
             "pid": os.getpid(),
             "engine_pid": self.engine.pid,
             "engine_pids": self.engine.pids,
@@ -236,11 +264,11 @@ class Front:
         }
         return {**about, "control": str(self.private / "control")}
 
-    def _listen(self, listening: socket.socket, tls: ssl.SSLContext | None) -> None:
-        """A candidate is asked by the gate, on loopback and without TLS."""
+    def _listen(self, listening: socket.socket, tls: ssl.SSLContext | None, quiet: bool = False) -> None:
+        """A candidate is asked by the gate, on loopback, without TLS, and nobody reads of it."""
         if tls is None and not is_loopback(listening.getsockname()[0]):
             log("service.not_encrypted", why="anyone on the way can read keys and prompts", fix="--tls-cert")
-        guarded = self.app.on(self.settings.access(listening.getsockname()[0]))
+        guarded = self.app.on(self.settings.access(listening.getsockname()[0]), quiet)
         config = uvicorn.Config(
             guarded, lifespan="off", log_config=None, access_log=False, ws="none",
             http=partial(Connection, self.connections),  # type: ignore[arg-type]
@@ -267,6 +295,9 @@ class Front:
     def _obey(self, order: dict[str, Any]) -> dict[str, Any]:
         if order["op"] == "promote":
             return self._promote(order["host"], order["port"], order.get("state_folder"), order.get("after"))
+        if order["op"] == "hand_over":
+            self.handed_over = True
+            return {}
         raise Lacking("serve.control", f"no order {order['op']!r}")
 
     def _promote(
@@ -277,11 +308,15 @@ class Front:
         listening = bind(host, port, shared=after is not None)
         self._listen(listening, self.tls)
         self._keep_model()
+        if state_folder:
+            self._log_to(Path(state_folder) / LOG)
         detach()
         self.taking_up = asyncio.create_task(self._take_up_after(after))
-        message = self.document(url_of(listening, self.tls is not None))
+        message = self.document(listening, self.tls)
         if state_folder:
-            write_state(Path(state_folder), {**message, "fingerprint": self.settings.fingerprint})
+            self.published = Path(state_folder)
+            state = {**message, "url": message["local_url"], "fingerprint": self.settings.fingerprint}
+            write_state(self.published, state)
         log("service.published", url=message["url"])
         return message
 
@@ -315,21 +350,62 @@ class Front:
             await asyncio.sleep(LOOK_AGAIN_S)
             self.keys.look()
 
+    async def _drain(self) -> None:
+        """No new work; what is under way has its time, then ends with an error."""
+        if not hasattr(self, "served"):
+            return
+        drain, limit_s = self.served.drain, self.settings.drain_s
+        if self.handed_over:
+            await self._stop_listening()
+        drain.begin(limit_s)
+        self.supervisor.tell("STOPPING=1", f"STATUS=waits for {drain.under_way} requests")
+        log("service.draining", under_way=drain.under_way, drain_s=limit_s)
+        self._save_keys()
+        hurried = asyncio.create_task(self.hurried.wait())
+        if await _first(drain.idle(), hurried, limit_s):
+            log("service.cut", under_way=drain.under_way, hurried=self.hurried.is_set())
+            self.served.end()
+            await _first(drain.idle(), None, CUT_S)
+        hurried.cancel()
+
+    async def _stop_listening(self) -> None:
+        """Who comes now comes to the successor; idle connections are closed before any is refused."""
+        for server in self.servers:
+            for listening in server.servers:
+                listening.close()
+            server.config.timeout_graceful_shutdown = math.ceil(self.settings.drain_s) + GRACE_S
+            server.should_exit = True
+        await asyncio.sleep(HAND_OVER_S)
+
     async def _close(self) -> None:
-        if hasattr(self, "served"):
-            self.served.draining = True
         for server in self.servers:
             server.should_exit = True
-        if self.tasks:
-            await asyncio.wait(self.tasks, timeout=GRACE_S + 1)
-        if served := getattr(self, "served", None):
-            await served.stores.close()
-        await self.engine.close()
-        if self.encoder is not None:
-            await self.encoder.close()
+        parts = [self._close_connections(), self.engine.close()]
+        if (served := getattr(self, "served", None)) and served.stores:
+            parts.append(served.stores.close())
+        if self.encoder is not None and self.encoder is not self.engine:
+            parts.append(self.encoder.close())
+        await asyncio.gather(*parts, return_exceptions=True)
         self._save_keys()
+        if self.published:
+            forget_state(self.published)
         shutil.rmtree(self.private, ignore_errors=True)
         log("service.stopped")
+
+    async def _close_connections(self) -> None:
+        if self.tasks:
+            await asyncio.wait(self.tasks, timeout=GRACE_S + 1)
+
+
+async def _first(work: Coroutine[Any, Any, None], other: asyncio.Task[Any] | None, limit_s: float) -> bool:
+    """Wait for `work`, for `other` at most, `limit_s` at most. Whether `work` was not done by then."""
+    task = asyncio.create_task(work)
+    await asyncio.wait(
+        {task, other} if other else {task}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED
+    )
+    left = not task.done()
+    task.cancel()
+    return left
 
 
 class _Server(uvicorn.Server):

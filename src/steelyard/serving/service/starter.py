@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,8 +21,9 @@ from ..host.settings import ServeSettings, check_host
 from .client import trusting
 from .state import lives, read_state
 
-STOP_S = 4.5  # then by force: SIGTERM is to end a service within 5 s
+STOP_S = 4.0  # after the drain, then by force: SIGTERM is to end a service within 5 s
 CONTROL_S = 10.0
+SIGNALS_APART_S = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,7 @@ class Service:
     engine_pids: tuple[int, ...] = ()  # one each replica, as started; a restart changes them (see /metrics)
     load: dict[str, float] = field(default_factory=dict)
     fingerprint: str | None = None
+    drain_s: float = 1.0  # what is under way has so long after SIGTERM
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False, compare=False)
 
     def alive(self) -> bool:
@@ -63,20 +66,44 @@ class Service:
             return [front.pid, *(child.pid for child in front.children(recursive=True))]
         return []
 
-    def stop(self) -> None:
-        """End it and all its processes within 5 s."""
+    def stop(self, successor: bool = False, now: bool = False) -> None:
+        """End it and all its processes, within 5 s once it has drained; by force where it does not end.
+
+        With a `successor` on its port it listens no longer while it drains; `now`: it does not drain.
+        """
         if not self.alive():
             return
-        with suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGTERM)
-        end = time.monotonic() + STOP_S
-        while self.alive() and time.monotonic() < end:
+        if successor:
+            with suppress(OSError, Problem):
+                self._ask({"op": "hand_over"})
+        end_process(self.pid, self.alive, 0.0 if now else self.drain_s, now)
+        if self.process is not None:
+            self.process.wait()
+
+    def _ask(self, order: dict[str, Any]) -> dict[str, Any]:
+        """One order over the control socket. Raises OSError, Problem."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
+            control.settimeout(CONTROL_S)
+            control.connect(self.control)
+            control.sendall(orjson.dumps(order) + b"\n")
+            message: dict[str, Any] | None = orjson.loads(control.makefile("rb").readline() or b"null")
+        if message is None or "error" in message:
+            raise _problem(message)
+        return message
+
+
+def end_process(pid: int, alive: Callable[[], bool], drain_s: float, now: bool = False) -> None:
+    """SIGTERM, twice for `now`; SIGKILL where it does not end in time. Its engines go with it."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+        if now:
+            time.sleep(SIGNALS_APART_S)  # two at once are one
+            os.kill(pid, signal.SIGTERM)
+        end = time.monotonic() + drain_s + STOP_S
+        while alive() and time.monotonic() < end:
             time.sleep(0.02)
-        if self.alive():
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)  # the engine goes with it (processes.die_with_parent)
-            if self.process is not None:
-                self.process.wait()
+        if alive():
+            os.kill(pid, signal.SIGKILL)
 
 
 def start(
@@ -150,6 +177,7 @@ def _service(message: dict[str, Any], process: subprocess.Popen[bytes] | None) -
         engine_pids=tuple(message.get("engine_pids") or ()),
         load=message.get("load") or {},
         fingerprint=message.get("fingerprint"),
+        drain_s=message.get("drain_s", 1.0),
         process=process,
     )
 
@@ -168,13 +196,7 @@ def promote(
         order["after"] = {"pid": after.pid, "started_at": after.started_at}
     if state_folder is not None:
         order["state_folder"] = str(Path(state_folder).resolve())
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
-        control.settimeout(CONTROL_S)
-        control.connect(service.control)
-        control.sendall(orjson.dumps(order) + b"\n")
-        message = orjson.loads(control.makefile("rb").readline() or b"null")
-    if message is None or "error" in message:
-        raise _problem(message)
+    message = service._ask(order)
     return replace(service, url=message["url"])
 
 

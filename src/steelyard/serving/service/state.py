@@ -16,6 +16,7 @@ from ...artefact import write_durably
 from ...places import state_folder
 
 FILE = "service.json"
+LOG = "log.jsonl"  # beside it: the service's own
 
 
 def write_state(folder: Path, state: dict[str, Any], name: str = FILE) -> None:
@@ -31,6 +32,28 @@ def read_state(folder: Path, name: str = FILE) -> dict[str, Any] | None:
         state = orjson.loads((folder / name).read_bytes())
         return state if lives(state["pid"], state["started_at"]) else None
     return None
+
+
+def forget_state(folder: Path) -> None:
+    """This process serves no longer; a successor's file stays. Who was killed leaves its file behind."""
+    with suppress(OSError, orjson.JSONDecodeError, KeyError, TypeError):
+        if orjson.loads((folder / FILE).read_bytes())["pid"] == os.getpid():
+            (folder / FILE).unlink()
+
+
+def died(folder: Path) -> dict[str, Any] | None:
+    """What the file of a service says that ended without a word: killed, or its machine was."""
+    with suppress(OSError, orjson.JSONDecodeError, KeyError, TypeError):
+        state: dict[str, Any] = orjson.loads((folder / FILE).read_bytes())
+        return None if lives(state["pid"], state["started_at"]) else state
+    return None
+
+
+def bury(folder: Path) -> None:
+    """Forget a service that has died: nobody wants it back."""
+    if died(folder):
+        with suppress(OSError):
+            (folder / FILE).unlink(missing_ok=True)
 
 
 def lives(pid: int, started_at: float) -> bool:
@@ -54,12 +77,13 @@ def certificate_file() -> Path:
     return state_folder() / "tls" / "cert.pem"
 
 
-def register(url: str, source: str) -> None:
+def register(url: str, source: str, drain_s: float = 1.0) -> None:
     """Note this process as a service; a read-only home must not forbid one."""
     with suppress(OSError):
         folder = registry()
         folder.mkdir(parents=True, exist_ok=True)
-        write_state(folder, {"url": url, "pid": os.getpid(), "source": source}, f"{os.getpid()}.json")
+        state = {"url": url, "pid": os.getpid(), "source": source, "drain_s": drain_s}
+        write_state(folder, state, f"{os.getpid()}.json")
 
 
 def forget() -> None:

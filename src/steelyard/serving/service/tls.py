@@ -12,6 +12,7 @@ from typing import Any
 from ...artefact import write_durably
 from ...errors import Where, WrongUse
 from ..host.settings import ServeSettings
+from .address import WILDCARDS, outward_address
 from .state import certificate_file
 
 AUTO = "auto"
@@ -44,6 +45,8 @@ def tls_context(settings: ServeSettings) -> ssl.SSLContext | None:
 def names_of(settings: ServeSettings) -> list[str]:
     """What clients may call this machine, each once."""
     names = ["localhost", "127.0.0.1", "::1", socket.gethostname(), settings.host, *settings.allowed_host]
+    if settings.host in WILDCARDS and not settings.allowed_host:
+        names.append(outward_address(settings.host) or settings.host)
     return list(dict.fromkeys(name.lower() for name in names))
 
 

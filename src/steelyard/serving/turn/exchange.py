@@ -15,7 +15,7 @@ from ..host.engine_process import EngineLost
 from ..host.generation import Prompt, Served
 from ..host.job import Job
 from .api import Api
-from .failures import failed_by
+from .failures import failed_by, of_engine
 from .shapes import Chat, Completion, Scored, generated
 
 DONE = b"data: [DONE]\n\n"
@@ -111,7 +111,7 @@ class Exchange:
         except EngineLost as e:
             if not answers:
                 raise
-            yield event(ApiError(503, str(e), code="engine_unavailable").document())
+            yield event(of_engine(e).document())
             return
         except ApiError as e:
             if not answers:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..base.errors import ApiError
-from ..host.engine_process import EngineLost, EngineRefused
+from ..host.engine_process import EngineEnding, EngineLost, EngineRefused
 
 
 def of_engine(e: EngineLost) -> ApiError:
     """400 where the engine will not do what was asked, 503 where it could not."""
     if isinstance(e, EngineRefused):
         return ApiError(400, str(e), code="engine_refused")
-    return ApiError(503, str(e), code="engine_unavailable")
+    code = "draining" if isinstance(e, EngineEnding) else "engine_unavailable"
+    return ApiError(503, str(e), code=code)
 
 
 def failed_by(say: Callable[[ApiError], bytes]) -> Callable[[Exception], bytes]:

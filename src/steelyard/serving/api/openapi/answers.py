@@ -65,6 +65,13 @@ ANSWERS: dict[str, Schema] = {
     )),
     "AnthropicError": thing(type=one_of("error"), error=thing(type=TEXT, message=TEXT)),
     "Status": thing(status=TEXT),
+    "Health": thing(
+        {
+            "version": TEXT, "model": TEXT, "system_fingerprint": may_be_null(TEXT), "uptime_s": NUMBER,
+            "engine": OBJECT, "queue": OBJECT, "memory": OBJECT,
+        },
+        status=TEXT,
+    ),
     "Version": thing(version=TEXT, system_fingerprint=may_be_null(TEXT)),
     "Model": MODEL,
     "ModelList": thing(object=one_of("list"), data=list_of(named("Model"))),

@@ -59,7 +59,8 @@ def _op(tag: str, summary: str, answer: str, *errors: int, **more: Any) -> Opera
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/live"): _op("service", "The process lives; open without a key", "Status"),
-    ("GET", "/health"): _op("service", "A token was made in the last 30 s", "Status"),
+    ("GET", "/ready"): _op("service", "It takes new work now", "Status"),
+    ("GET", "/health"): _op("service", "A token was made in the last 30 s; details for people", "Health"),
     ("GET", "/metrics"): _op("service", "Prometheus text, under vLLM's names", "text/plain"),
     ("GET", "/version"): _op("service", "Version and fingerprint", "Version"),
     ("GET", PATH): _op("service", "This document", "OpenApi"),
@@ -251,7 +252,7 @@ def _responses(method: str, op: Operation, path: str) -> dict[str, Any]:
     posted = (415,) if method == "POST" else ()
     errors = (403, *keyed, *posted, *op.errors)
     responses = _whole(op) | _errors(errors, kind)
-    if path == "/health":
+    if path in ("/ready", "/health"):
         responses |= {
             "503": {
                 "description": "loading, stalled, draining or degraded",

@@ -15,12 +15,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ...base.errors import ApiError, json_response
+from ...base.guard import caller_of
 from ...base.log import log
 from ...base.store import new_id
 from ...base.transport import Stream, Whole, event
 from ...base.work import RENDER_S, off_loop
 from ...host.answer import Piece
-from ...host.engine_process import EngineLost
+from ...host.engine_process import EngineEnding, EngineLost
 from ...turn.api import Api
 from ...turn.bodies import body_as, ignored, naming
 from ...turn.chat import ChatPrompt, Turn, TurnRequest, chat_prompt, switches, tool_headers, with_tools
@@ -42,7 +43,7 @@ from .bodies import (
 )
 from .compaction import SUMMARY_TOKENS, TO_SUMMARISE, compacted, summary_of
 from .output import Event, Output
-from .store import ResponseStore, Stored
+from .store import Document, ResponseStore, Stored, fail_left_over
 from .truncation import fitted
 
 PATH = "/v1/responses"
@@ -89,6 +90,8 @@ class _Responses:
         headers = naming(headers, without_effect(self.api, body))
         self.api.check_ready()
         if body.background:
+            if not body.stream:  # else its events are followed from the first on
+                run.stored.request = body.model_dump(mode="json", exclude_unset=True, exclude={"input"})
             return await self._in_background(run, bool(body.stream), headers)
         if body.stream:
             return Stream(run.events(), headers, run.failed)
@@ -156,6 +159,12 @@ class _Responses:
         return fitted(prompt_of, messages, context - answer_tokens, context)
 
     async def _in_background(self, run: _Run, stream: bool, headers: dict[str, str]) -> Response:
+        await self._begin(run)
+        if stream:
+            return Stream(run.stored.follow(0), headers)
+        return json_response(run.stored.document, headers=headers)
+
+    async def _begin(self, run: _Run) -> None:
         run.stored.document["status"] = "queued"
         self.store.begin(run.stored)
         try:
@@ -165,9 +174,20 @@ class _Responses:
             raise
         run.stored.task = asyncio.create_task(run.to_the_end())
         run.stored.task.add_done_callback(lambda _: self.store.end(run.stored))
-        if stream:
-            return Stream(run.stored.follow(0), headers)
-        return json_response(run.stored.document, headers=headers)
+
+    async def again(self, left: Document) -> None:
+        """Make one that an ended process was making, from its beginning. Raises ApiError, EngineLost."""
+        body = ResponsesBody.model_validate(left.hidden["request"])
+        caller = caller_of(self.api.served.keys, left.owner)
+        if caller is None:
+            raise ApiError(401, "the key of this response is not valid any more", code="invalid_api_key")
+        caller = caller.asking(tier=body.service_tier, priority=body.priority)
+        self.api.check_model(body.model, caller)
+        items = (left.hidden["before"], left.hidden["input"])
+        run = await off_loop(self._run, body, caller, *items, limit_s=RENDER_S, what=RENDERING)
+        run.stored.document |= {name: left.shown[name] for name in ("id", "created_at")}
+        run.stored.request, run.stored.tries = left.hidden["request"], left.hidden["tries"] + 1
+        await self._begin(run)
 
     async def count(self, request: Request) -> Response:
         body: ResponsesInput = await body_as(ResponsesInput, request)
@@ -215,6 +235,7 @@ class _Responses:
             return json_response(stored.document)
         if not stored.document["background"]:
             raise ApiError(400, LIVING.format("streamed again"), param="stream")
+        await self.store.followed(stored)
         return Stream(stored.follow(_number(request, "starting_after", -1, 10**9, -1) + 1))
 
     async def delete(self, request: Request) -> Response:
@@ -250,6 +271,20 @@ class _Responses:
             else {"first_id": None, "last_id": None}
         )
         return json_response({"object": "list", "data": page, **ends, "has_more": len(items) > limit})
+
+
+async def make_again(api: Api, left: list[Document]) -> None:
+    """Background responses that an ended process was making; one that cannot be made ends as failed."""
+    responses = _Responses(api)
+    for document in left:
+        try:
+            await responses.again(document)
+        except Exception as e:
+            log("response.not_made_again", response=document.id, error=type(e).__name__)
+            why = str(e) if isinstance(e, ApiError | EngineLost) else "an internal fault"
+            await asyncio.to_thread(fail_left_over, responses.store.store, document, why)
+        else:
+            log("response.made_again", response=document.id)
 
 
 class _Run:
@@ -292,22 +327,34 @@ class _Run:
                 async for batch in batches:
                     yield b"".join(map(self._numbered, batch))
         except (EngineLost, ApiError) as e:
-            if not self.serial:
+            if not self.serial or self._is_left(e):
                 raise
             yield self._failed(e)
 
     async def to_the_end(self) -> None:
         """In the background: events are kept for those who follow."""
+        with self.api.served.drain.work():
+            await self._told()
+
+    async def _told(self) -> None:
         try:
             async with aclosing(self.events()) as events:
                 async for data in events:
                     for one in data.split(b"\n\n")[:-1]:
                         self.stored.tell(one + b"\n\n")
         except (EngineLost, ApiError) as e:
-            self.stored.tell(self._failed(e))
+            if self._is_left(e):
+                self.stored.left = True
+            else:
+                self.stored.tell(self._failed(e))
         except Exception:
             self.stored.tell(self._failed(ApiError(500, "an internal fault")))
             raise
+
+    def _is_left(self, e: Exception) -> bool:
+        """Whether the next service makes it."""
+        ending = isinstance(e, EngineEnding) or (isinstance(e, ApiError) and e.code == "draining")
+        return ending and self.stored.request is not None
 
     def _numbered(self, sent: Event) -> bytes:
         self.serial += 1

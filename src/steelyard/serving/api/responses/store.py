@@ -1,7 +1,8 @@
 """Responses that can be asked for again, after a restart too: each key's latest ones, for 30 days.
 
-Those being made in the background live in memory, with their events, and are written when they end. Each
-key sees its own alone.
+Those being made in the background live in memory, with their events, and are written when they end; one that
+the service's end broke off is made again by the next, unless somebody has followed its events. Each key sees
+its own alone.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ MOST_BYTES = 64 * 2**20  # of a key: text and events
 SPARE = 0.95  # what is above a limit goes down to this share of it
 KEPT_S = 30 * 86400  # as OpenAI
 UNDER_WAY = ("queued", "in_progress")
+TRIES = 3  # to make one: what ends the service each time must not go on doing so
 ENDED = "the service ended while this response was made: ask again"
 
 
@@ -39,6 +41,9 @@ class Stored:
     events: list[bytes] = field(default_factory=list)  # of a background response
     events_bytes: int = 0
     task: asyncio.Task[None] | None = None
+    request: dict[str, Any] | None = None  # the body, while the response can be made again from its beginning
+    tries: int = 1
+    left: bool = False  # to the next service
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -68,7 +73,8 @@ class Stored:
         """Events from number `after` on, those to come too."""
         at = max(after, 0)
         while True:
-            changed, over = self.changed, self.over and (self.task is None or self.task.done())
+            ended = self.over or self.left
+            changed, over = self.changed, ended and (self.task is None or self.task.done())
             while at < len(self.events):
                 yield self.events[at]
                 at += 1
@@ -105,13 +111,13 @@ class ResponseStore:
 
     async def add(self, stored: Stored) -> None:
         """Keep it on disk, the key's oldest go where there are too many. Raises ApiError 403, 507."""
-        shown, hidden = dict(stored.document), {"input": stored.input, "before": list(stored.before)}
-        size_bytes = len(orjson.dumps([shown, hidden])) + stored.events_bytes
-        document = Document(
-            id=stored.id, owner=stored.owner, shown=shown, hidden=hidden, size_bytes=size_bytes,
-            expires_at=int(time.time()) + KEPT_S,
-        )  # fmt: skip
-        await asyncio.to_thread(self._add, document, list(stored.events))
+        await asyncio.to_thread(self._add, _document(stored), list(stored.events))
+
+    async def followed(self, stored: Stored) -> None:
+        """Somebody hears its events: made again they would be others."""
+        if stored.request is not None:
+            stored.request = None
+            await asyncio.to_thread(self.store.put, KIND, _document(stored))
 
     def _add(self, document: Document, events: list[bytes]) -> None:
         assert document.owner is not None
@@ -139,11 +145,15 @@ class ResponseStore:
 
     def end(self, stored: Stored) -> None:
         """A background response has ended: from memory to disk, then those who follow it are released."""
+        if stored.left:
+            self.live.pop(stored.id, None)
+            return stored.tell(None)
         if not stored.over:
             stored.document["status"] = "cancelled"
         task = asyncio.create_task(self._end(stored))
         self._saving.add(task)
         task.add_done_callback(self._saving.discard)
+        return None
 
     async def _end(self, stored: Stored) -> None:
         try:
@@ -160,10 +170,12 @@ class ResponseStore:
         await asyncio.to_thread(self.store.drop, KIND, id)
 
     async def close(self) -> None:
-        """Those under way end as failed, on disk too."""
+        """Those under way are left to the next service, or end as failed, on disk too."""
         for stored in list(self.live.values()):
             if stored.task and not stored.over:
-                stored.fail("server_error", ENDED)
+                stored.left = stored.request is not None
+                if not stored.left:
+                    stored.fail("server_error", ENDED)
                 stored.task.cancel()
         await asyncio.gather(*(s.task for s in self.live.values() if s.task), return_exceptions=True)
         await asyncio.sleep(0)  # each then writes itself down
@@ -202,9 +214,32 @@ class ResponseStore:
         return None
 
 
-def end_left_over(store: ObjectStore, live: Collection[str] = ()) -> None:
-    """What an ended process was making is not made any more. Blocks."""
+def _document(stored: Stored) -> Document:
+    shown: dict[str, Any] = dict(stored.document)
+    hidden: dict[str, Any] = {"input": stored.input, "before": list(stored.before)}
+    if stored.request is not None and not stored.over:
+        hidden |= {"request": stored.request, "tries": stored.tries}
+    size_bytes = len(orjson.dumps([shown, hidden])) + stored.events_bytes
+    return Document(
+        id=stored.id, owner=stored.owner, shown=shown, hidden=hidden, size_bytes=size_bytes,
+        expires_at=int(time.time()) + KEPT_S,
+    )  # fmt: skip
+
+
+def left_over(store: ObjectStore, live: Collection[str] = ()) -> list[Document]:
+    """What an ended process was making and can be made again; what cannot ends as failed. Blocks."""
+    left = []
     for document in store.in_state(KIND, UNDER_WAY):
-        if document.id not in live:
-            error = {"code": "server_error", "message": ENDED}
-            store.put(KIND, document.with_shown(status="failed", error=error))
+        if document.id in live:
+            continue
+        if document.hidden.get("request") and document.hidden["tries"] < TRIES:
+            left.append(document)
+        else:
+            fail_left_over(store, document, ENDED)
+    return left
+
+
+def fail_left_over(store: ObjectStore, document: Document, message: str) -> None:
+    """Blocks."""
+    error = {"code": "server_error", "message": message}
+    store.put(KIND, document.with_shown(status="failed", error=error))
