@@ -65,11 +65,13 @@ TURN = "<|im_start|>"
 
 def reply(prompt: str, schema: dict[str, Any] | None) -> str:
     """What the engine says to `prompt`, under `schema` where there is one."""
+    if TURN not in prompt:  # no chat: a text to go on with
+        return ANSWER
     role, _, last = prompt.split(TURN)[-2].partition("\n")
     done = last.partition("<tool_response>\n")[2].partition("\n</tool_response>")[0]
     call = None if done or role == "tool" else _call_in(last) or _about_weather(prompt, last)
     if schema is not None:
-        return json.dumps(_under(schema, call))
+        return json.dumps(_under(schema, call, bool(done)))
     if call is not None:
         return f"<tool_call>\n{json.dumps(call)}\n</tool_call>"
     return f"Done: {_plain(done)}" if done else ANSWER
@@ -98,14 +100,17 @@ def _about_weather(prompt: str, last: str) -> dict[str, Any] | None:
     return {"name": function["name"], "arguments": instance(function["parameters"], {})}
 
 
-def _under(schema: dict[str, Any], call: dict[str, Any] | None) -> Any:
-    """An instance; of calls or a format, the one that is due."""
+def _under(schema: dict[str, Any], call: dict[str, Any] | None, done: bool) -> Any:
+    """An instance; of calls or a format, the one that is due; after a call the last of several tools."""
     parts = schema.get("$defs", {})
     format = parts.get("$format")
     if format is not None and call is None:
         return instance(format, parts)
     calls = schema["anyOf"][0] if format is not None else schema
-    return [call] if call is not None and calls.get("type") == "array" else instance(calls, parts)
+    if calls.get("type") != "array":
+        return instance(calls, parts)
+    tools = calls["items"].get("anyOf", [calls["items"]])
+    return [instance(tools[-1 if done else 0], parts) if call is None else call]
 
 
 def instance(schema: dict[str, Any], parts: dict[str, Any]) -> Any:
@@ -273,6 +278,8 @@ model_provider = "here"
 check_for_update_on_startup = false
 [analytics]
 enabled = false
+[features]
+plugins = false
 [model_providers.here]
 name = "here"
 base_url = "{url}/v1"

@@ -1,6 +1,7 @@
 """litellm of PyPI: as a library, and as a proxy in front of the service."""
 
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from checks import ANSWER, CALL, GREETING, URL, WEATHER, run
 
 ASK = [{"role": "user", "content": GREETING}]
 TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": WEATHER}}
+KEY = f"sk-{secrets.token_hex(32)}"  # the proxy does not start without one
 OPENAI = {"model": "openai/default", "api_base": f"{URL}/v1", "api_key": "none", "num_retries": 0}
 CONFIG = f"""
 model_list:
@@ -26,6 +28,7 @@ model_list:
   - model_name: claude-sonnet-4-5
     litellm_params: {{model: anthropic/claude-sonnet-4-5, api_base: {URL}, api_key: none}}
 litellm_settings: {{telemetry: false}}
+general_settings: {{master_key: {KEY}}}
 """
 
 
@@ -67,7 +70,7 @@ def anthropic():
 
 
 def proxied():
-    return openai.OpenAI(base_url=PROXY, api_key="none", max_retries=0)
+    return openai.OpenAI(base_url=PROXY, api_key=KEY, max_retries=0)
 
 
 def proxy_chat():
@@ -95,7 +98,7 @@ def proxy_embeddings():
 
 
 def proxy_messages():
-    client = claude.Anthropic(base_url=PROXY, api_key="none", max_retries=0)
+    client = claude.Anthropic(base_url=PROXY, api_key=KEY, max_retries=0)
     made = client.messages.create(model="claude-sonnet-4-5", max_tokens=64, messages=ASK)
     assert made.content[0].text == ANSWER
 

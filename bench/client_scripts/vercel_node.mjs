@@ -47,7 +47,9 @@ for (const [name, model] of Object.entries(models)) {
     const made = await generateObject({ model, schema, prompt: "A city.", maxRetries });
     assert.deepEqual(made.object, { city: "Paris" });
     const streamed = streamObject({ model, schema, prompt: "A city.", maxRetries });
-    assert.deepEqual(await streamed.object, { city: "Paris" });
+    let last = null;
+    for await (const part of streamed.partialObjectStream) last = part;
+    assert.deepEqual(last, { city: "Paris" });
   };
 }
 features.embeddings = async () => {
