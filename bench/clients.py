@@ -242,8 +242,11 @@ class Client:
     of: tuple[str, ...]
     lines: Callable[[Path, dict[str, str]], list[dict[str, Any]]]
     node: bool = False
+    version: str = ""  # of what is no package
 
     def versions(self) -> str:
+        if self.version:
+            return self.version
         pins = NODE if self.node else PYTHON
         return ", ".join(f"{name.partition('[')[0]} {pins[name]}" for name in self.of)
 
@@ -343,7 +346,8 @@ def suite(checkout: Path) -> Client:
             for one in json.loads(ran.stdout)["results"]
         ]  # fmt: skip
 
-    return Client("Open Responses, conformance tests", (), run)
+    specification = max(one.name for one in (checkout / "public/openapi").iterdir() if one.is_dir())
+    return Client("Open Responses, conformance tests", (), run, version=specification)
 
 
 def _absent(id: str) -> str:
@@ -463,7 +467,7 @@ def _document(made: list[Row], counted: bool) -> dict[str, Any]:
     return {
         "title": "Real clients against the service",
         "date": date.today().isoformat(),
-        "command": "python bench/clients.py --folder FOLDER --install --write",
+        "command": "python bench/clients.py --folder FOLDER --install --suite FOLDER --write",
         "columns": [
             "client", "versions", "works", "documented refusal", "fails", "look-ups and packets that left",
         ],
