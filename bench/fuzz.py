@@ -1,22 +1,34 @@
-"""Schemathesis over /openapi.json of a real service: does anything a client may send bring it down?
+"""Generated requests to a service: does anything a client may send bring it down?
 
 `python bench/fuzz.py --cases 10000 [--url URL] [--seconds 1500]` starts the demo model (or asks the service
-at URL), sends that many generated requests, valid and invalid, evenly over the operations, and prints one
-JSON document: cases, server errors, and what else broke the document's word. Answers are bounded to a few
-tokens. 503 with Retry-After (busy) is no fault; any other 5xx is. Exit code 4 where a fault was found.
+at URL), has schemathesis send that many requests by /openapi.json, valid and invalid, evenly over the
+operations, and prints one JSON document: cases, server errors, and what else broke the document's word.
+Answers are bounded to a few tokens. 503 with Retry-After (busy) is no fault; any other 5xx is.
+
+`python bench/fuzz.py --own 10000 [--fake] [--seed 0] [--state FILE]` sends deep, huge and malformed requests
+instead (hostile.py), `--fake` to the application over the tests' engine, which makes tokens up. A request
+without an answer within a minute is a fault too. With --state a run that was cut off goes on where it was.
+
+Exit code 4 where a fault was found.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
+import socket
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 MOST_TOKENS = 4  # of an answer: the front end is under test, not the model
 LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "min_tokens")
@@ -42,6 +54,38 @@ def service(url: str | None) -> Iterator[str]:
             yield running.url
         finally:
             running.stop()
+
+
+@contextmanager
+def fake_service() -> Iterator[str]:
+    """The URL of the real application, with its connections and its guard, over the tests' engine."""
+    import uvicorn
+
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "serving"))
+    from faked import FakeEngine, served_app  # type: ignore[import-not-found]
+    from faking import tokenizer_folder  # type: ignore[import-not-found]
+
+    from steelyard.serving.base.access import Access
+    from steelyard.serving.base.connections import Connection, Connections, raise_file_limit
+
+    with tempfile.TemporaryDirectory() as home, socket.create_server(("127.0.0.1", 0)) as listening:
+        folder = tokenizer_folder(Path(home) / "model")
+        http = partial(Connection, Connections(raise_file_limit()))
+
+        async def serve() -> None:
+            application, served = served_app(folder, FakeEngine(slots=64))
+            served.stores.begin(application.inner)
+            config = uvicorn.Config(
+                application.on(Access()),
+                lifespan="off",
+                log_config=None,
+                ws="none",
+                http=http,  # type: ignore[arg-type]
+            )
+            await uvicorn.Server(config).serve(sockets=[listening])
+
+        threading.Thread(target=lambda: asyncio.run(serve()), daemon=True).start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
 def bound(case: Any) -> None:
@@ -212,15 +256,95 @@ def _send(case: Any, checks: list[Any], tally: Tally) -> None:
         tally.fault(case, f"{type(e).__name__}: {e}")
 
 
+# ------------------------------------------------------------------ our own
+
+
+def fuzz_own(url: str, cases: int, seconds: float, seed: int, state: Path | None) -> dict[str, Any]:
+    """Send hostile requests 0 to `cases`, or as many as fit in `seconds`; `state`: those sent before."""
+    import httpx
+    from hostile import Cases
+
+    host, began = urlsplit(url), time.monotonic()
+    address = (str(host.hostname), int(host.port or 80))
+    generated = Cases(httpx.get(f"{url}/openapi.json", timeout=REQUEST_S).json(), seed, _made(url))
+    result = _resumed(state, seed)
+    while result["cases"] < cases and time.monotonic() < began + seconds:
+        case = generated.make(result["cases"])
+        status, body, took_s = send_raw(address, case.data, case.cut)
+        _count(result, case.name, status, body, took_s)
+        if state and not result["cases"] % 100:
+            state.write_text(json.dumps(result))
+    if state:
+        state.write_text(json.dumps(result))
+    return {**result, "server_errors": len(result["faults"]), "failures": 0}
+
+
+def _resumed(state: Path | None, seed: int) -> dict[str, Any]:
+    result = json.loads(state.read_text()) if state and state.exists() else {}
+    fresh = {"seed": seed, "cases": 0, "statuses": {}, "slowest": ["", 0.0], "faults": []}
+    return result if result.get("seed") == seed else fresh
+
+
+def _count(result: dict[str, Any], name: str, status: str, body: bytes, took_s: float) -> None:
+    number = result["cases"]
+    result["cases"] += 1
+    result["statuses"][status] = result["statuses"].get(status, 0) + 1
+    if took_s > result["slowest"][1]:
+        result["slowest"] = [f"{number} {name}", round(took_s, 2)]
+    busy = status == "503" and b"retry-after" in body.lower()
+    if status == "no answer" or (status.startswith("5") and not busy):
+        fault = {
+            "number": number,
+            "case": name,
+            "status": status,
+            "body": body[-600:].decode("utf-8", "replace"),
+        }
+        result["faults"].append(fault)
+        print(json.dumps(fault), file=sys.stderr, flush=True)
+
+
+def send_raw(address: tuple[str, int], data: bytes, cut: bool) -> tuple[str, bytes, float]:
+    """The status, or that the connection was closed without, or that nothing came; what came; the seconds."""
+    began = time.monotonic()
+    received = bytearray()
+    status = "closed"
+    with socket.create_connection(address, timeout=REQUEST_S) as connection:
+        try:
+            with suppress(BrokenPipeError, ConnectionResetError):  # refused before it was read
+                connection.sendall(data)
+                if cut:
+                    connection.shutdown(socket.SHUT_WR)
+            while piece := connection.recv(1 << 16):
+                received += piece
+        except ConnectionResetError:
+            pass
+        except TimeoutError:
+            status = "no answer"
+    words = (
+        bytes(received)
+        .split(b"\r\n\r\n", 1)[-1 if received.startswith(b"HTTP/1.1 100") else 0]
+        .split(None, 2)
+    )
+    if len(words) > 1 and words[0].startswith(b"HTTP/"):
+        status = words[1].decode()
+    return status, bytes(received), time.monotonic() - began
+
+
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     asked.add_argument("--url", help="a running service; without it the demo model is started")
     asked.add_argument("--cases", type=int, default=10_000)
     asked.add_argument("--seconds", type=float, default=1500.0, help="at most so long in total")
     asked.add_argument("--seed", type=int, default=0)
+    asked.add_argument("--own", type=int, help="so many deep, huge and malformed requests instead")
+    asked.add_argument("--fake", action="store_true", help="the application over an engine of the tests")
+    asked.add_argument("--state", type=Path, help="with --own: where the counts are kept, to go on from")
     options = asked.parse_args()
-    with service(options.url) as url:
-        told = fuzz(url, options.cases, options.seconds, options.seed)
+    with fake_service() if options.fake else service(options.url) as url:
+        if options.own:
+            told = fuzz_own(url, options.own, options.seconds, options.seed, options.state)
+        else:
+            told = fuzz(url, options.cases, options.seconds, options.seed)
     print(json.dumps({**told, "seed": options.seed}, indent=1))
     sys.exit(4 if told["server_errors"] or told["failures"] else 0)
 

@@ -73,13 +73,14 @@ def bodies(
     ]
 
 
-async def ask(url: str, body: dict[str, Any]) -> Asked:
+async def ask(url: str, body: dict[str, Any], key: str | None = None) -> Asked:
     """Raises RuntimeError where the answer is no whole stream."""
     place = urlsplit(url)
     data = json.dumps(body).encode()
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: {place.netloc}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(data)}\r\nConnection: close\r\n\r\n"
+        f"Content-Length: {len(data)}\r\nConnection: close\r\n"
+        + (f"Authorization: Bearer {key}\r\n\r\n" if key else "\r\n")
     )
     began, first, last = time.perf_counter(), 0.0, 0.0
     reader, writer = await asyncio.open_connection(place.hostname, place.port, limit=2**22)

@@ -84,6 +84,31 @@ def cases() -> Iterator[Case]:
     ]
     yield Case("128 tools of 4 kB", CHAT, _json(messages=[user], tools=tools, max_tokens=2))
 
+    for name, grammar in grammars().items():
+        yield Case(f"a grammar: {name}", CHAT, _json(messages=[user], max_tokens=2, **grammar))
+
+
+def grammars() -> dict[str, dict[str, Any]]:
+    """That take long to compile, or would without limits."""
+    many = {f"p{n}": {"type": "string", "maxLength": 60} for n in range(300)}
+    doubling = {f"d{n}": {"anyOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(30)}
+    schemas: dict[str, Any] = {
+        "maxLength 200": {"type": "string", "maxLength": 200},
+        "maxLength 1,000,000,000": {"type": "string", "maxLength": 10**9},
+        "300 texts of 60 characters": {"type": "object", "properties": many, "required": [*many]},
+        "10,000 properties": {"type": "object", "properties": {f"p{n}": {} for n in range(10_000)}},
+        "an enum of 4,000": {"enum": [f"value {n}" for n in range(4_000)]},
+        "references that double": {"$ref": "#/$defs/d0", "$defs": {**doubling, "d30": {}}},
+    }
+    rules = "".join(f"r{n} ::= r{n + 1} r{n + 1}\n" for n in range(30))
+    return {
+        **{name: {"guided_json": schema} for name, schema in schemas.items()},
+        "(a?){50}a{50}": {"guided_regex": "(a?){50}a{50}"},
+        "((.{1,99}){1,99}x)*": {"guided_regex": "((.{1,99}){1,99}x)*"},
+        "60,000 brackets": {"guided_regex": "(" * 30_000 + "a" + ")" * 30_000},
+        "rules that double": {"guided_grammar": f'root ::= r0\n{rules}r30 ::= "a"'},
+    }
+
 
 def _json(**body: Any) -> bytes:
     return json.dumps(body).encode()

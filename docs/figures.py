@@ -25,6 +25,7 @@ ORDER = (
         "matrix_share",
         "soak",
         "fuzz",
+        "hostile",
         "silence",
     ),
     *(

@@ -448,3 +448,54 @@ def test_a_keys_own_number_wins():
     with account.one_more(100), pytest.raises(ApiError), account.one_more(100):
         pass
     assert account.at_once == 0
+
+
+# ------------------------------------------------------------------ many prompts of one key
+
+
+def inside_of(admission, sizes, owner="a"):
+    """Places of one key's prompts."""
+    works = [float(size) for size in sizes]
+    return admission.enter(Caller(key_id=owner), works, prompts=sizes)
+
+
+def granted(places):
+    return [place.inside for place in places].count(True)
+
+
+@pytest.mark.parametrize("many_keys", [False, True])
+def test_a_keys_unread_prompts_do_not_fill_the_engine_before_another_key_that_asks(many_keys):
+    async def run():
+        admission = Admission(lambda: 64, 1e9, lambda: many_keys)
+        mine = inside_of(admission, [10], "b")
+        theirs = inside_of(admission, [300] * 20)
+        assert granted(theirs) == (2 if many_keys else 20)  # 600 tokens: at most one prompt above 512
+        mine += inside_of(admission, [10], "b")
+        assert granted(mine) == 2
+        theirs[0].progress(300, 1)
+        assert granted(theirs) == (3 if many_keys else 20)
+        theirs[1].leave()  # unread
+        assert granted(theirs) == (4 if many_keys else 20)
+        for place in theirs:
+            place.progress(300, 1)
+        assert granted(theirs) == 20
+        for place in [*mine, *theirs]:
+            place.leave()
+        assert not any(line.unread for line in admission.lines.values())
+
+    asyncio.run(run())
+
+
+def test_a_key_that_is_alone_is_read_ahead_without_limit(monkeypatch):
+    async def run():
+        admission = Admission(lambda: 64, 1e9, lambda: True)
+        assert granted(inside_of(admission, [300] * 20)) == 20
+        (other,) = inside_of(admission, [10], "b")
+        other.leave()
+        assert (
+            granted(inside_of(admission, [300] * 20)) == 0
+        )  # the first 20 are unread, and b was here lately
+        monkeypatch.setattr("steelyard.serving.base.admission.LATELY_S", -1.0)
+        assert granted(inside_of(admission, [300])) == 1
+
+    asyncio.run(run())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import cycle
@@ -51,11 +52,12 @@ def request(number: int, **asked: Any) -> GenRequest:
 
 def answer(engine: Engine, *requests: GenRequest) -> dict[int, list[Event]]:
     found: dict[int, list[Event]] = {r.request_id: [] for r in requests}
-    for one in requests:
-        engine.add(one)
-    while engine.busy():
+    entering = [entered for one in requests if (entered := engine.add(one))]
+    while engine.busy() or not all(entered.done() for entered in entering):
         for event in engine.step():
             found[event.request_id].append(event)
+    for entered in entering:
+        entered.result()
     return found
 
 
@@ -104,8 +106,39 @@ def test_regex_and_ebnf_bind_the_answer(engine, tiny_ir):
 )  # fmt: skip
 def test_a_grammar_that_cannot_be_followed_is_refused_and_harms_nobody(engine, grammar):
     with pytest.raises(ValueError):
-        engine.add(request(30, grammar=grammar, stop_ids=END))
+        answer(engine, request(30, grammar=grammar, stop_ids=END))
     assert ids(answer(engine, request(31, max_tokens=4))[31])
+
+
+def test_streams_go_on_while_a_grammar_compiles_and_who_comes_behind_it_waits(make, monkeypatch):
+    engine = make()
+    assert answer(engine, request(60, grammar=("regex", "ab"), stop_ids=END))[60]
+    go, check = threading.Event(), engine.beside.grammars.check
+    monkeypatch.setattr(engine.beside.grammars, "check", lambda grammar: go.wait() and check(grammar))
+    engine.add(request(61, max_tokens=400))
+    new = engine.add(request(62, grammar=("regex", "cd"), stop_ids=END))
+    behind = engine.add(request(63, grammar=("regex", "ab"), stop_ids=END))
+    left = engine.add(request(64, grammar=("regex", "ef"), stop_ids=END))
+    events = [event for _ in range(40) for event in engine.step()]
+    assert {event.request_id for event in events} == {61} and len(events) > 20
+    assert engine.cancel(64) and not engine.holds(64) and not engine.cancel(61)
+    go.set()
+    while engine.busy() or not behind.done():
+        events += engine.step()
+    assert new.done() and not left.done()
+    assert {event.request_id for event in events if event.finish == "stop"} == {62, 63}
+
+
+def test_compiled_grammars_can_be_forgotten(make):
+    engine = make()
+    asked = {"grammar": ("regex", "ab"), "stop_ids": END}
+    assert answer(engine, request(65, **asked))[65]
+    running = engine.add(request(66, **asked))
+    engine.forget_grammars()
+    assert running is None and engine.beside.forgetting  # one of them begins just now
+    engine.cancel(66)
+    assert ids(answer(engine, request(67, **asked))[67])
+    assert not engine.beside.forgetting and engine.beside.grammars.good == {("regex", "ab")}
 
 
 def test_a_property_may_bear_the_name_of_a_keyword(engine):

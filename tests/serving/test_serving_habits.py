@@ -279,3 +279,32 @@ def test_what_fails_at_once_is_an_ordinary_error(smol):
     service.engine.fault = ApiError(429, "come again", retry_after=3)
     answer = service.ask(CHAT, {"messages": ASK, "stream": True})
     assert answer.status_code == 429 and answer.headers["retry-after"] == "3"
+
+
+ODD_CALLS = {
+    "half a pair": '{"name": "f", "arguments": {"city": "\\ud800"}}',
+    "half a pair, as text": '{"name": "f", "arguments": "\\udfff"}',
+    "a long integer": '{"name": "f", "arguments": {"city": ' + "9" * 30 + "}}",
+    "a very long integer": '{"name": "f", "arguments": {"city": ' + "9" * 40 + "." + "}}",
+    "no number": '{"name": "f", "arguments": {"city": NaN}}',
+    "too large": '{"name": "f", "arguments": {"city": 1e999}}',
+    "a name that is none": '{"name": ["f"], "arguments": {}}',
+    "deep": '{"name": "f", "arguments": ' + "[" * 400 + "]" * 400 + "}",
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", [CHAT, MESSAGES, RESPONSES])
+@pytest.mark.parametrize("name", ODD_CALLS)
+def test_whatever_json_a_model_writes_as_a_call_is_no_fault_of_the_service(service, name, path, stream):
+    tools = {
+        CHAT: [{"type": "function", "function": {"name": "f", "parameters": SCHEMA}}],
+        MESSAGES: [{"name": "f", "input_schema": SCHEMA}],
+        RESPONSES: [{"type": "function", "name": "f", "parameters": SCHEMA}],
+    }
+    service.say(f"<tool_call>{ODD_CALLS[name]}</tool_call>")
+    limit = {} if path == CHAT else {"max_tokens" if path == MESSAGES else "max_output_tokens": 300}
+    answer = asked(service, path, tools=tools[path], stream=stream, **limit)
+    service.say("Hello.")
+    assert answer.status_code == 200, answer.text
+    assert "internal" not in answer.text and (events_of(answer) if stream else answer.json())

@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 from ...units import show_s
 from .errors import ApiError
@@ -24,6 +26,10 @@ FIRST_RATE = 500.0  # work a second until some was measured
 WINDOW_S = 5.0  # of the measured rate
 SCALE_CAP = 32  # streams; more of them add little to an engine's rate
 RESERVED = 8  # one slot in so many stays free for other keys, where there are others
+# The engine reads prompts in the order in which they come: so many tokens of one key's wait there to be read
+# (0.35 s), and then one prompt more, while another key is asking or has asked lately.
+READ_AHEAD_TOKENS = 512
+LATELY_S = 30.0
 
 
 @dataclass(eq=False)
@@ -34,6 +40,7 @@ class Place:
     line: Line
     work: float
     order: tuple[int, int]  # priority, then who came first
+    unread: int = 0  # tokens of its prompt that the engine has not read yet
     granted: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     done: float = 0.0
     inside: bool = False
@@ -49,6 +56,8 @@ class Place:
         work = prompt_tokens + OUTPUT_WEIGHT * output_tokens
         self.done += work
         self.admission.rate.did(work)
+        if self.inside and not self.left:
+            self.admission.read(self)
 
     def desert(self) -> None:
         """Its client needs it no more: it is free now, or once the engine has let go."""
@@ -72,6 +81,8 @@ class Line:
     count: int = 0  # that wait
     work: float = 0.0  # of those
     inside: int = 0
+    unread: int = 0  # prompt tokens of those inside that the engine has not read
+    left_at_s: float = -math.inf
 
     @property
     def active(self) -> bool:
@@ -171,14 +182,22 @@ class Admission:
         """Told the length of each finished answer."""
         self.output_tokens += (max(tokens, 1) - self.output_tokens) * 0.05
 
-    def enter(self, caller: Caller, works: list[float], weight: float = 1.0) -> list[Place]:
-        """A place for each answer. Raises ApiError 429: the line too long, the deadline too near."""
+    def enter(
+        self, caller: Caller, works: list[float], weight: float = 1.0, prompts: Sequence[int] = ()
+    ) -> list[Place]:
+        """A place for each answer; `prompts`: how many tokens of each the engine reads first.
+
+        Raises ApiError 429: the line too long, the deadline too near.
+        """
         line = self.lines.setdefault(caller.key_id, Line())
         line.weight = weight
         if not line.active:
             line.virtual = max(line.virtual, self._virtual)
         self._check(line, caller, sum(works))
-        places = [Place(self, line, work, (caller.priority, next(self._serial))) for work in works]
+        places = [
+            Place(self, line, work, (caller.priority, next(self._serial)), unread)
+            for work, unread in zip_longest(works, prompts, fillvalue=0)
+        ]
         for place in places:
             line.add(place)
         self._grant()
@@ -214,8 +233,26 @@ class Admission:
 
     def _room(self, line: Line) -> bool:
         slots = self.slots()
-        own = max(1, slots - slots // RESERVED) if self.many_keys() else slots
+        if not self.many_keys():
+            return self.inside < slots
+        own = max(1, slots - slots // RESERVED)
+        if line.unread >= READ_AHEAD_TOKENS and self._others(line):
+            return False
         return self.inside < slots and line.inside < own
+
+    def _others(self, line: Line) -> bool:
+        """Whether another key is asking, or has asked lately."""
+        since_s = time.monotonic() - LATELY_S
+        return any(
+            other is not line and (other.active or other.left_at_s > since_s) for other in self.lines.values()
+        )
+
+    def read(self, place: Place) -> None:
+        """The engine has read its prompt, or never will."""
+        if place.unread:
+            place.line.unread -= place.unread
+            place.unread = 0
+            self._grant()
 
     def _grant(self) -> None:
         while ready := [line for line in self.lines.values() if line.first() and self._room(line)]:
@@ -223,6 +260,7 @@ class Admission:
             place = line.take()
             self._virtual = max(self._virtual, line.virtual)
             line.virtual += place.work / line.weight
+            line.unread += place.unread
             self._count(line, 1)
             place.inside = True
             if not place.granted.done():
@@ -238,7 +276,9 @@ class Admission:
             return
         place.left = True
         line = place.line
+        line.left_at_s = time.monotonic()
         if place.inside:
+            line.unread -= place.unread
             line.virtual += (place.done - place.work) / line.weight  # what it really cost
             self.deserted -= place.deserted
             self._count(line, -1)

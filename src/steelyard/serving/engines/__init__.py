@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from ...forms import FORMS
 from .protocol import (
@@ -20,6 +21,7 @@ from .protocol import (
 __all__ = [
     "CAPABILITIES",
     "ENGINES",
+    "TRIALS",
     "Capability",
     "Engine",
     "EngineSettings",
@@ -59,6 +61,12 @@ def _openvino_capability() -> Capability:
         kv_forms=tuple(dict.fromkeys(form.kv_precision for form in FORMS.values())),
         unusable=f"{', '.join(missing)} not installed" if missing else None,
     )
+
+
+def _openvino_trial() -> Callable[[Path], Trial]:
+    from .openvino.grammar import trial_of
+
+    return trial_of
 
 
 def _encoder() -> Callable[[EngineSettings], Engine]:
@@ -113,6 +121,10 @@ def _vllm_capability() -> Capability:
     return capability()
 
 
+Trial = Callable[[tuple[str, str]], None]  # raises ValueError for a grammar that cannot be followed
+
+# Of those whose compiler can run without the model, in a process of its own (turn/grammars).
+TRIALS: dict[str, Callable[[], Callable[[Path], Trial]]] = {"openvino": _openvino_trial}
 ENGINES: dict[str, Callable[[], Callable[[EngineSettings], Engine]]] = {
     "openvino": _openvino,
     "encoder": _encoder,

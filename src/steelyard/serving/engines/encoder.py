@@ -85,6 +85,9 @@ class EncoderEngine:
     def drop_adapter(self, name: str) -> None:
         raise ValueError("an encoder takes no adapters")
 
+    def forget_grammars(self) -> None:
+        """It has none."""
+
     def idle(self, seconds: float) -> None:
         return
 

@@ -107,7 +107,9 @@ class Engine(Protocol):
 
     name: str
 
-    def add(self, request: GenRequest) -> None: ...
+    def add(
+        self, request: GenRequest
+    ) -> Future[None] | None: ...  # a Future: it enters the batch later, or is refused
     def cancel(self, request_id: int) -> bool: ...  # whether none of its prompt was computed
     def holds(self, request_id: int) -> bool: ...  # still, after `cancel`: it lets go within a later step
     def busy(self) -> bool: ...
@@ -121,6 +123,7 @@ class Engine(Protocol):
         self, name: str, folder: str
     ) -> Future[None] | None: ...  # a Future: goes on beside step
     def drop_adapter(self, name: str) -> None: ...
+    def forget_grammars(self) -> None: ...  # that it has compiled, where it keeps them
     def idle(self, seconds: float) -> None: ...  # told when nothing has come for so long
     def metrics(self) -> dict[str, float]: ...
     def close(self) -> None: ...

@@ -1,7 +1,7 @@
 """The engine's own process: one thread that reads what is asked, steps, and tells what came.
 
 Lines of JSON over an inherited Unix socket. In: settings (first line), then `{"op", "request_id", ...}`
-with the ops add, cancel, score, embed, load_adapter and drop_adapter. Out: `{"ready": ...}`,
+with the ops add, cancel, score, embed, load_adapter, drop_adapter and forget_grammars. Out: `{"ready": ...}`,
 `{"events": [[id, ids, logprobs, finish, tops, cached]]}`, `{"scores": ...}`, `{"embeddings": ...}`,
 `{"done": id}`, `{"left": [id, whether none of it was computed]}` once a cancelled one is let go,
 `{"failed": {"id", "why", "refused"}}`. Ends when the socket closes or the parent dies.
@@ -25,7 +25,7 @@ from ...processes import die_with_parent, peak_rss_bytes
 from ..engines import ENGINES, Engine, EngineSettings, Event, GenRequest, Scores
 
 IDLE_TICK_S = 15.0
-LOADING_TICK_S = 0.05  # while an adapter loads beside the steps
+LOADING_TICK_S = 0.01  # while an adapter loads, or a grammar compiles, beside the steps
 
 
 class Channel:
@@ -81,6 +81,7 @@ def _serve(engine: Engine, channel: Channel) -> None:
         messages = channel.receive(0 if busy else LOADING_TICK_S if loading else IDLE_TICK_S)
         for message in messages:
             if message["op"] == "cancel":
+                loading.pop(message["request_id"], None)
                 leaving[message["request_id"]] = engine.cancel(message["request_id"])
             elif message["op"] == "score":
                 pieces = engine.score_pieces(message["ids"], message["top"])
@@ -143,7 +144,7 @@ def _handle(engine: Engine, channel: Channel, message: dict[str, Any]) -> Future
     try:
         if op == "add":
             grammar = message.pop("grammar", None)  # JSON made a list of it
-            engine.add(GenRequest(**message, grammar=tuple(grammar) if grammar else None))
+            return engine.add(GenRequest(**message, grammar=tuple(grammar) if grammar else None))
         elif op == "embed":
             channel.send({"embeddings": [request_id, engine.embed(message["batch"])]})
         elif op == "load_adapter":
@@ -152,6 +153,9 @@ def _handle(engine: Engine, channel: Channel, message: dict[str, Any]) -> Future
             channel.send({"done": request_id})
         elif op == "drop_adapter":
             engine.drop_adapter(message["name"])
+            channel.send({"done": request_id})
+        elif op == "forget_grammars":
+            engine.forget_grammars()
             channel.send({"done": request_id})
     except Exception as e:  # one bad request must not take the engine down
         _failed(channel, request_id, e)

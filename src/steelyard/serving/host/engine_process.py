@@ -270,6 +270,11 @@ class EngineProcess:
         others = {other: folder for other, folder in self.adapters.items() if other != name}
         self.settings = replace(self.settings, adapters=others)
 
+    async def forget_grammars(self) -> None:
+        """One that is away has none."""
+        with suppress(EngineLost):
+            await self._ask("forget_grammars")
+
     async def _insist(self, op: str, **what: Any) -> list[Any]:
         """A question that may be asked again where the engine ends over it, or starts again just now."""
         for _ in range(ATTEMPTS - 1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from .adapters import MEMORY_SHARE, AdapterCache, adapter_bytes
 from .answer import Answer, Piece
 from .encoders import EncoderService, steps_of
 from .engine_process import ATTEMPTS, READY_S, EngineCrashed, EngineLost, EngineProcess
-from .job import Job
+from .job import GrammarCheck, Job
 from .quarantine import Quarantine
 from .replicas import Replicas
 
@@ -59,15 +59,18 @@ class Served:
         encoder: EncoderService | None = None,
         clamp: bool = False,
         adapter_budget: float | None = None,
+        grammars: GrammarCheck | None = None,
     ) -> None:
         """`clamp`: an answer longer than there is room for is cut to the room, not refused.
 
         `adapter_budget`: bytes for tuned models that are loaded at once; None: a share of what is free.
+        `grammars`: tries each new one out before the engine meets it; None: the engine does that itself.
         """
         self.engine, self.tokenizer, self.measures = engine, tokenizer, measures
         self.keys = keys or KeyRing()
         self.encoder = encoder  # beside the model
         self.clamp = clamp
+        self.grammars = grammars
         self.stores: Any = None  # files, batches, jobs: set by api/stores.py
         self.max_model_len = engine.settings.max_model_len
         self.capability: Capability = CAPABILITIES[engine.settings.engine]()
@@ -116,9 +119,9 @@ class Served:
     ) -> AsyncGenerator[tuple[int, Answer, Piece], None]:
         """Pieces of all answers as they come, `job.n` for each prompt.
 
-        Before the first piece: ApiError 429 or 503 with `retry_after`. At any time: EngineLost, and
-        ApiError 408 once the caller's deadline has passed. Where a job is not streamed, an answer may begin
-        anew after a crash: a new Answer under the same index.
+        Before the first piece: ApiError 429 or 503 with `retry_after`, 400 for a grammar. At any time:
+        EngineLost, and ApiError 408 once the caller's deadline has passed. Where a job is not streamed, an
+        answer may begin anew after a crash: a new Answer under the same index.
         """
         caller = caller or Caller()
         tracks = [prompts[i // job.n] for i in range(len(prompts) * job.n)]
@@ -126,6 +129,8 @@ class Served:
         if any(least > p.max_tokens for p in prompts):
             message = f"min_tokens is {least}, and the answer may have fewer"
             raise ApiError(400, message, param="min_tokens")
+        if self.grammars and (grammar := job.sampling.get("grammar")):
+            await _in_time(self.grammars.check(grammar, caller.owner), caller)
         likely = self.admission.output_tokens
         expected = sum(len(p.ids) for p in prompts) + sum(min(p.max_tokens, likely) for p in tracks)
         async with self.tuned.using(job.sampling.get("adapter")):
@@ -138,7 +143,8 @@ class Served:
         self, job: Job, tracks: list[Prompt], caller: Caller, reservation: Reservation
     ) -> AsyncGenerator[tuple[int, Answer, Piece], None]:
         works = [self.admission.work_of(len(p.ids), p.max_tokens) for p in tracks]
-        places = self._places(self.admission, caller, works, reservation.account)
+        prompts = [len(p.ids) for p in tracks]
+        places = self._places(self.admission, caller, works, reservation.account, prompts)
         try:
             sources = [
                 self._one(job, prompt, i, places[i], caller, reservation) for i, prompt in enumerate(tracks)
@@ -156,13 +162,14 @@ class Served:
         return self.keys.account(caller.key_id).reserved(tokens, caller.used, total)
 
     def _places(
-        self, admission: Admission, caller: Caller, works: list[float], account: Account
-    ) -> list[Place]:
+        self, admission: Admission, caller: Caller, works: list[float], account: Account,
+        prompts: Sequence[int] = (),
+    ) -> list[Place]:  # fmt: skip
         """Raises ApiError 429, 503."""
         if self.engine.state == "closed":
             raise ApiError(503, "the engine is closed", code="engine_unavailable", retry_after=30)
         try:
-            return admission.enter(caller, works, account.key.weight)
+            return admission.enter(caller, works, account.key.weight, prompts)
         except ApiError:
             self.measures.refused("queue")
             raise

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 Constraint = tuple[str, str]  # a grammar of the engine: ("json_schema" | "regex" | "ebnf", text)
+ANY_OBJECT: Constraint = ("json_schema", '{"type": "object"}')
+
+
+class GrammarCheck(Protocol):
+    async def check(self, grammar: Constraint, owner: str) -> None: ...  # ApiError where it is refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

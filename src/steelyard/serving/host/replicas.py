@@ -154,6 +154,9 @@ class Replicas:
         for engine in self.engines:
             engine.end_all(why)
 
+    async def forget_grammars(self) -> None:
+        await asyncio.gather(*(engine.forget_grammars() for engine in self.engines))
+
     def move(self, folder: str) -> None:
         for engine in self.engines:
             engine.move(folder)

@@ -42,12 +42,14 @@ from ..base.keys import LOOK_AGAIN_S, SAVE_S, KeyRing
 from ..base.log import log, log_to
 from ..base.measures import Measures
 from ..base.spans import export_spans
+from ..engines import CAPABILITIES, TRIALS
 from ..engines.vllm.python import interpreter
 from ..host.encoders import EncoderService
 from ..host.engine_process import EngineLost, EngineProcess
 from ..host.generation import Served
 from ..host.replicas import Replicas
 from ..host.settings import ServeSettings, check_host, engine_settings, replica_settings
+from ..turn.grammars.check import Grammars
 from .address import local_url, url_of
 from .state import LOG, forget_state, lives, write_state
 from .supervisor import Supervisor
@@ -133,6 +135,7 @@ class Front:
         self.keys = KeyRing(settings.api_key, Path(settings.keys) if settings.keys else None, log)
         self.engine = self._engine()
         self.encoder = self._encoder()
+        self.grammars = self._grammars()
         self.private = Path(tempfile.mkdtemp(prefix="steelyard-serve-"))  # mode 0700; last: it wants removing
 
     def _log_to(self, file: Path) -> None:
@@ -150,6 +153,13 @@ class Front:
             EngineProcess(one, log, _output(), python) for one in replica_settings(self.folder, self.settings)
         ]
         return engines[0] if len(engines) == 1 else Replicas(engines)
+
+    def _grammars(self) -> Grammars | None:
+        """Where the engine's compiler can be tried without the engine."""
+        engine = self.settings.engine
+        if engine not in TRIALS or not CAPABILITIES[engine]().grammar:
+            return None
+        return Grammars(engine, str(self.folder), log, self.engine.forget_grammars)
 
     async def run(self, ready: Callable[[dict[str, Any]], None]) -> None:
         """Serve until SIGTERM, SIGINT or `stop`. Raises Problem where it cannot begin."""
@@ -200,6 +210,7 @@ class Front:
             self.settings.max_queue_s,
             clamp=self.settings.clamp_max_tokens,
             adapter_budget=self.settings.adapter_bytes,
+            grammars=self.grammars,
         )
         from importlib.metadata import version
 
@@ -331,6 +342,8 @@ class Front:
         shutil.copytree(self.folder, own, copy_function=os.link, dirs_exist_ok=True)
         self.folder = own
         self.engine.move(str(own))
+        if self.grammars:
+            self.grammars.move(str(own))
 
     async def _save_budgets(self) -> None:
         while True:
@@ -383,6 +396,8 @@ class Front:
         parts = [self._close_connections(), self.engine.close()]
         if (served := getattr(self, "served", None)) and served.stores:
             parts.append(served.stores.close())
+        if self.grammars is not None:
+            parts.append(self.grammars.close())
         if self.encoder is not None and self.encoder is not self.engine:
             parts.append(self.encoder.close())
         await asyncio.gather(*parts, return_exceptions=True)

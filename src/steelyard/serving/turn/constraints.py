@@ -8,11 +8,10 @@ from typing import Any
 from ..base.errors import ApiError
 from ..base.limits import check_json_text
 from ..engines import Capability
-from ..host.job import Constraint
+from ..host.job import ANY_OBJECT, Constraint
 from .bodies import Sampling
 from .grammar_size import STATES, states_of
 
-ANY_OBJECT: Constraint = ("json_schema", '{"type": "object"}')
 GRAMMAR_LIMIT = 64 * 1024  # characters; a larger one takes the engine seconds to compile
 
 

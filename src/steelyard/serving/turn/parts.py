@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .model_json import whole
 from .tools import Tools, dialect
 
 
@@ -79,11 +80,15 @@ class Reader:
 
     def _read(self, value: Any) -> list[Part] | None:
         """A call from {"name", "arguments" or "parameters"}; None where it is none."""
-        if not isinstance(value, dict) or value.get("name") not in self.tools.allowed:
+        name = value.get("name") if isinstance(value, dict) else None
+        if not isinstance(name, str) or name not in self.tools.allowed:
             return None
         arguments = value.get("arguments", value.get("parameters", {}))
-        text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-        return self._call(value["name"], text)
+        try:
+            text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        except RecursionError:
+            return None
+        return self._call(name, whole(text))
 
 
 class Named(Reader):

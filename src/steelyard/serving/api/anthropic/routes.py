@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -17,6 +16,7 @@ from ...base.transport import Stream, Whole, event
 from ...base.work import RENDER_S, off_loop
 from ...host.engine_process import EngineLost
 from ...host.job import Constraint
+from ...turn import model_json
 from ...turn.api import Api
 from ...turn.bodies import body_as, ignored, naming
 from ...turn.chat import ChatPrompt, Turn, TurnRequest, chat_prompt, tool_headers, with_tools
@@ -190,8 +190,8 @@ def _blocks(parts: list[Part]) -> list[dict[str, Any]]:
 def _object(arguments: str) -> dict[str, Any]:
     """What was cut off, or is no object, has no input."""
     try:
-        value = json.loads(arguments)
-    except (ValueError, RecursionError):
+        value = model_json.read(arguments)
+    except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -12,11 +12,11 @@ from pydantic import BaseModel, Field
 
 from ...base.errors import ApiError
 from ...base.limits import MESSAGES, check_json_text
-from ...host.job import Constraint, Job
+from ...host.job import ANY_OBJECT, Constraint, Job
 from ...turn.api import Api
 from ...turn.bodies import FIRST_FAULT, OPEN, Sampling, Texts, job
 from ...turn.chat import switches
-from ...turn.constraints import ANY_OBJECT, check, schema_of
+from ...turn.constraints import check, schema_of
 from ...turn.tools import Function, Tools, choose_of, function_of
 
 TEXTS = ("input_text", "output_text", "text", "summary_text", "reasoning_text", "refusal")

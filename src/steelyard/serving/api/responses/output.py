@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
+from ...turn import model_json
 from ...turn.parts import CallBegun, CallMore, Part, TextPart, Thought
 
 Event = dict[str, Any]
@@ -131,8 +131,8 @@ class Output:
 def _input_of(arguments: str) -> str:
     """The text in the arguments of a custom tool's call; as they are where they are none."""
     try:
-        value = json.loads(arguments)
-    except (ValueError, RecursionError):
+        value = model_json.read(arguments)
+    except ValueError:
         return arguments
     text = value.get("input") if isinstance(value, dict) else None
     return text if isinstance(text, str) else arguments

@@ -394,6 +394,9 @@ class LlamaCppEngine:
             self.active = None
         self.native.lib.llama_adapter_lora_free(handle)
 
+    def forget_grammars(self) -> None:
+        """Each answer reads its own."""
+
     def idle(self, seconds: float) -> None:
         """Nothing is given back: the cache is one block, taken at the start."""
 

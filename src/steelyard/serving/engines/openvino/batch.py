@@ -107,6 +107,11 @@ class Batch:
             running.handle.cancel()
         return False
 
+    def begins(self, request_id: int) -> bool:
+        """Whether it is here and has not made its first token."""
+        running = self.running.get(request_id)
+        return request_id in self.waiting or (running is not None and running.filling)
+
     def busy(self) -> bool:
         return bool(self.waiting or self.pipeline.has_non_finished_requests())
 

@@ -8,7 +8,7 @@ Teacher-forced scores come from the same IR in the plain runtime, loaded when fi
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,7 +22,7 @@ import orjson
 
 from ..protocol import EngineSettings, Event, GenRequest, Scores, kv_bytes_per_token, kv_precision, read_form
 from .batch import BLOCK_TOKENS, Batch
-from .grammar import Grammars, load_tokenizer, structured
+from .grammar import Beside, Grammars, load_tokenizer, structured
 from .lora import adapter_config
 from .pages import handed_back
 from .speculation import draft, small_model
@@ -44,7 +44,7 @@ class OpenVinoEngine:
         self.properties = properties(self.form, settings)
         # Shared: it holds the compiled grammars.
         self.tokenizer = load_tokenizer(self.folder, wordless=settings.speculative == "draft")
-        self.grammars = self.tokenizer and Grammars(self.tokenizer, _config_of(self.folder)["vocab_size"])
+        self.beside = _beside(self.tokenizer, self.folder, self._begins) if self.tokenizer else None
         self.batches: dict[str | None, Batch] = {None: self._batch(settings.cache_bytes)}
         self.leaving: list[Batch] = []  # of adapters dropped or replaced: their answers end first
         self.gone = [0, 0]  # queries and hits of those
@@ -80,39 +80,67 @@ class OpenVinoEngine:
     def _every(self) -> list[Batch]:
         return [*self.batches.values(), *self.leaving]
 
-    def add(self, request: GenRequest) -> None:
-        """Raises ValueError for what this engine cannot do."""
+    def add(self, request: GenRequest) -> Future[None] | None:
+        """A Future where its grammar compiles first, done once it is in the batch.
+
+        Raises ValueError for what this engine cannot do, the Future too.
+        """
+        if request.adapter not in self.batches:
+            raise ValueError(f"no adapter {request.adapter!r} is loaded")
+        if request.grammar and (entered := self._entering(request)):
+            return entered
+        self._enter(request)
+        return None
+
+    def _enter(self, request: GenRequest) -> None:
         batch = self.batches.get(request.adapter)
         if batch is None:
             raise ValueError(f"no adapter {request.adapter!r} is loaded")
         config = _config(request)
         draft(config, self.settings.speculative, sum(len(each.running) for each in self._every()))
         if request.grammar:
-            self._follow(request.grammar, request.stop_ids)
             config.structured_output_config = structured(request.grammar)
         tensor = ov.Tensor(np.array([request.ids], np.int64))
         batch.add(request.request_id, request.ids, tensor, config, request.salt)
 
-    def _follow(self, grammar: tuple[str, str], stop_ids: tuple[int, ...]) -> None:
-        """Raises ValueError where the grammar cannot be followed."""
-        if self.grammars is None:
+    def _entering(self, request: GenRequest) -> Future[None] | None:
+        """None where its grammar is compiled. Raises ValueError where it could not be heeded."""
+        if self.beside is None:
             raise ValueError("grammars need openvino_tokenizers and the model's tokenizer.json")
-        if not stop_ids:
+        if not request.stop_ids:
             raise ValueError("a grammar ends an answer by an end token, which this request does not heed")
-        self.grammars.check(grammar)
+        return self.beside.enter(request)
+
+    def _begins(self, request_id: int) -> bool:
+        return any(batch.begins(request_id) for batch in self._every())
+
+    def _enter_compiled(self) -> None:
+        for one in self.beside.ready() if self.beside else ():
+            try:
+                self._enter(one.request)
+                one.entered.set_result(None)
+            except Exception as e:  # whoever holds the Future is told
+                one.entered.set_exception(e)
+
+    def forget_grammars(self) -> None:
+        if self.beside:
+            self.beside.forget()
 
     def cancel(self, request_id: int) -> bool:
+        if self.beside and self.beside.leave(request_id):
+            return True
         return any([batch.cancel(request_id) for batch in self._every()])
 
     def holds(self, request_id: int) -> bool:
         return any(request_id in batch.running for batch in self._every())
 
     def busy(self) -> bool:
-        return any(batch.busy() for batch in self._every())
+        return any(batch.busy() for batch in self._every()) or bool(self.beside and self.beside.busy())
 
     def step(self) -> list[Event]:
         """Of one pipeline that has work; the next call goes on with the one after it."""
         self._let_go()
+        self._enter_compiled()
         batches = self._every()
         for _ in batches:
             self.turn = (self.turn + 1) % len(batches)
@@ -223,6 +251,10 @@ def _pipeline(
         draft(config, settings.speculative, 0)
         pipeline.generate([ov.Tensor(np.zeros((1, 1), np.int64))], [config])
     return pipeline
+
+
+def _beside(tokenizer: Any, folder: Path, begins: Callable[[int], bool]) -> Beside:
+    return Beside(Grammars(tokenizer, _config_of(folder)["vocab_size"]), begins)
 
 
 def _config_of(folder: Path) -> dict[str, Any]:

@@ -131,6 +131,9 @@ class VllmEngine:
     def drop_adapter(self, name: str) -> None:
         self.engine.remove_lora(self.adapters.pop(name).lora_int_id)
 
+    def forget_grammars(self) -> None:
+        """Its cache is its own affair."""
+
     def idle(self, seconds: float) -> None:
         """Nothing is given back: the cache is one block, taken at the start."""
 
