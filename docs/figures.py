@@ -14,11 +14,11 @@ measures again what can be measured on this machine; `python bench/all.py NAME` 
 measured in the same run as our own figure beside it. Tables that speak of the EPYC as "Zen 4" were copied
 from the README of that day. Nothing here was measured on AMX, Gaudi, GPU Max, CUDA or ROCm.
 """
-ORDER = tuple(
-    """
-    path kill peers peers_larger start reuse matrix_share soak stalls batches fairness fuzz hostile clients silence
-    gate_whole gate csvs clean power templates train published megatron silicon jobs sweep fleet install structure
-    """.split()
+ORDER = (
+    "path", "kill", "peers", "peers_larger", "start", "reuse", "matrix_share",
+    "soak", "stalls", "batches", "fairness", "fuzz", "hostile", "clients", "silence",
+    "gate_whole", "gate", "csvs", "clean", "power", "templates",
+    "train", "published", "megatron", "silicon", "jobs", "sweep", "fleet", "install", "structure",
 )  # fmt: skip
 
 
