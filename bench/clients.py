@@ -33,6 +33,8 @@ from typing import Any
 
 import counted_network
 
+from steelyard.hardware import probe
+
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = Path(__file__).parent / "client_scripts"
 RESULT = Path(__file__).parent / "results/clients.json"
@@ -464,9 +466,11 @@ def _show(row: Row) -> None:
 def _document(made: list[Row], counted: bool) -> dict[str, Any]:
     from datetime import date
 
+    machine = probe()
     return {
         "title": "Real clients against the service",
         "date": date.today().isoformat(),
+        "machine": f"{machine.cores} cores of {machine.cpu_model}",
         "command": "python bench/clients.py --folder FOLDER --install --suite FOLDER --write",
         "columns": [
             "client", "versions", "works", "documented refusal", "fails", "look-ups and packets that left",
