@@ -143,6 +143,14 @@ def test_a_sample_is_what_the_service_says(dataset):
         assert ask_sample(url, dataset, None, Watch()) == {"question": "q", "answer": "hello"}
 
 
+def test_an_answer_may_hold_any_separator(dataset):
+    """JSON may hold U+2028 and U+0085 as they are; they used to end the event in its middle."""
+    said = "a\u2028b\u2029c\x85d\r\ne"
+    plain = json.dumps({"choices": [{"delta": {"content": said}}]}, ensure_ascii=False)
+    with answering(200, f"data: {plain}\r\n\r\ndata: [DONE]\r\n\r\n".encode()) as url:
+        assert ask_sample(url, dataset, None, Watch()) == {"question": "q", "answer": said}
+
+
 @pytest.mark.parametrize(
     ("status", "body", "hangs"),
     [
@@ -174,11 +182,11 @@ def test_a_slow_sample_is_cut_not_awaited(dataset, monkeypatch):
 @contextmanager
 def slowly(*_: Any, **__: Any) -> Iterator[Any]:
     class Answer:
-        def raise_for_status(self) -> None: ...
+        status_code = 200
 
-        def iter_lines(self) -> Iterator[str]:
-            yield event("one").decode().strip()
-            yield event("two").decode().strip()
+        def iter_bytes(self) -> Iterator[bytes]:
+            yield event("one")
+            yield event("two")
 
     yield Answer()
 

@@ -7,6 +7,7 @@ mean (parity/checks.py).
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ TIMEOUT_S = 120.0  # one answer behind a full batch on a slow machine
 TRIES = 3  # a restart of the engine takes seconds; more would hide a server that is down
 CHAT, COMPLETE, RESPONSES, MESSAGES = DIALECTS
 AGAIN = {408, 429, 500, 502, 503, 504}
+END_OF_LINE = re.compile(r"\r\n|\n|\r")
 ABSENT = ("HTTP 404", "HTTP 405", "HTTP 501")
 # Servers that are known to keep what a request asks for, or to refuse it in words.
 KEEPS_REQUESTS = ("steelyard", "vllm", "llamacpp")
@@ -185,7 +187,8 @@ class Endpoint:
         async with self._http.stream("POST", path, json=body) as reply:
             if reply.status_code != 200:
                 return reply.status_code, None
-            lines = [line async for line in reply.aiter_lines()]
+            await reply.aread()
+        lines = END_OF_LINE.split(reply.text)  # httpx ends lines at U+2028 too, which JSON may hold
         if not any(line.startswith("data:") for line in lines):
             return 200, Answer(text=None, error="HTTP 501: no stream")
         return 200, dialect.read(dialect.join(events(lines)))

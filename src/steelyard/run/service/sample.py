@@ -14,14 +14,12 @@ WAIT_S = 60.0  # a person who waits for the last line of a run waits no longer
 
 def ask_sample(url: str, dataset: Artefact | None, key: str | None, watch: Watch) -> dict[str, str] | None:
     """A row that training never saw, and what the service says to it; None where it says nothing in time."""
-    import httpx
-
     if dataset is None:
         return None
     try:
         messages = first_chat(dataset)
         return answered(url, messages, key) if messages else None
-    except (httpx.HTTPError, OSError, Problem, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, Problem, ValueError, LookupError, TypeError, AttributeError) as error:
         watch.log("sample.not_answered", why=type(error).__name__)
         return None
 
@@ -37,22 +35,15 @@ def answered(url: str, messages: list[dict[str, Any]], key: str | None) -> dict[
     """Streamed, so that a slow service has said something by the end of the wait."""
     import time
 
-    import httpx
+    from ...serving import chat
 
-    body = {"model": "default", "messages": messages, "temperature": 0, "max_tokens": ANSWER_TOKENS}
-    headers = {"authorization": f"Bearer {key}"} if key else {}
     text, end = "", time.monotonic() + WAIT_S
-    with httpx.stream(
-        "POST", f"{url}/v1/chat/completions", json=body | {"stream": True}, headers=headers, timeout=WAIT_S
-    ) as answer:
-        answer.raise_for_status()
-        for line in answer.iter_lines():
-            if line.startswith("data: {"):
-                choices = json.loads(line[6:]).get("choices") or [{}]
-                text += (choices[0].get("delta") or {}).get("content") or ""
-            if time.monotonic() > end:
-                text += " ..."
-                break
+    pieces = chat(url, messages, api_key=key, timeout_s=WAIT_S, temperature=0, max_tokens=ANSWER_TOKENS)
+    for piece in pieces:
+        text += piece
+        if time.monotonic() > end:
+            text += " ..."
+            break
     first, last = messages[0], messages[-1]
     system = {"system": first["content"]} if first["role"] == "system" else {}
     return system | {"question": last["content"], "answer": text}

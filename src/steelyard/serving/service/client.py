@@ -37,7 +37,7 @@ def chat(
         ) as response:
             if response.status_code != 200:
                 raise _refusal(response.status_code, response.read())
-            yield from _pieces(response.iter_lines())
+            yield from _pieces(_lines(response.iter_bytes()))
     except httpx.HTTPError as e:
         raise Lacking(
             "chat.no_answer",
@@ -59,9 +59,18 @@ def trusting(url: str) -> ssl.SSLContext | bool:
     return context
 
 
-def _pieces(lines: Iterator[str]) -> Iterator[str]:
+def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """As the server ends them: httpx ends them at U+2028 and its like too, which JSON may hold."""
+    rest = b""
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from whole
+    yield rest
+
+
+def _pieces(lines: Iterator[bytes]) -> Iterator[str]:
     for line in lines:
-        if not line.startswith("data:") or line[5:].strip() == "[DONE]":
+        if not line.startswith(b"data:") or line[5:].strip() == b"[DONE]":
             continue
         event = orjson.loads(line[5:])
         if "error" in event:
