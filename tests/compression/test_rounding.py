@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from steelyard.compression import rounded_groups, rounded_rows
 from steelyard.compression.rounding import BAND, LEVELS, SHRINKS, grid, rounding
+from steelyard.errors import WrongUse
 from steelyard.model import Grouped, Weights, group_of, widened, write
 from steelyard.model.integers import packed, unpacked
 
@@ -96,3 +97,117 @@ def test_a_graph_without_a_rounding_says_where_to_get_one(tiny_models, tmp_path)
 
 def test_the_widest_range_is_tried_first():
     assert SHRINKS[0] == 1 and list(SHRINKS) == sorted(SHRINKS, reverse=True)
+
+
+# ------------------------------------------------------------------ borders
+
+
+@given(MATRICES, st.sampled_from([16, 64]))
+def test_a_weight_within_its_range_is_off_by_half_a_step_at_most(matrix, largest):
+    m = rounded_groups(matrix, largest)
+    w = matrix.reshape(*m.scale.shape, -1)
+    scale, zero = (a.astype(np.float32)[..., None] for a in (m.scale, m.zero))
+    low, high = -zero * scale, (LEVELS - zero) * scale
+    inside = np.clip(w, low, high)
+    off = np.abs(widened(m).reshape(w.shape) - inside)
+    assert (off <= scale / 2 + np.abs(w).max() * 1e-5 + 1e-7).all()
+
+
+@given(MATRICES)
+def test_what_was_rounded_by_row_is_rounded_to_itself(tmp_path_factory, matrix):
+    folder = tmp_path_factory.mktemp("w")
+    once = by_row(stored(folder / "a", a=matrix), "a")
+    wide = once.codes * once.scale.astype(np.float32)
+    again = by_row(stored(folder / "b", a=wide), "a")
+    assert (
+        np.abs(again.codes * again.scale.astype(np.float32) - wide).max()
+        <= np.abs(wide).max() * 2**-10 + 5e-6
+    )
+
+
+@given(MATRICES)
+def test_the_gate_rounds_as_compression_does(tmp_path_factory, matrix):
+    """Its exact reference of the INT8 form is written apart: the two must not drift."""
+    from steelyard.gate.reference.forms import int8
+
+    m = by_row(stored(tmp_path_factory.mktemp("w"), a=matrix), "a")
+    assert np.array_equal(m.codes * m.scale.astype(np.float32), int8(matrix))
+
+
+def test_codes_and_scales_of_a_row_by_hand(tmp_path):
+    """127 steps to the largest weight; ties to even; the sign stays."""
+    m = by_row(
+        stored(tmp_path / "w", a=np.array([[127, -127, 1, 2.5, 3.5, -0.4, 0, 63.5] * 2], np.float32)), "a"
+    )
+    assert m.scale.tolist() == [[1.0]] and m.codes.dtype == np.int8
+    assert m.codes[0, :8].tolist() == [127, -127, 1, 2, 4, 0, 0, 64]
+
+
+def test_codes_and_bytes_of_a_group_by_hand():
+    """-8 to 7 in steps of one: zero point 8, every weight on a level; two codes a byte, the earlier low."""
+    row = np.arange(-8, 8, dtype=np.float32)
+    m = rounded_groups(np.stack([row, row[::-1] * 2]), 16)
+    assert m.scale.tolist() == [[1.0], [2.0]] and m.zero.tolist() == [[8], [8]]
+    assert m.codes.tolist() == [list(range(16)), list(range(15, -1, -1))]
+    assert packed(m.codes).tobytes().hex() == "1032547698badcfe" + "efcdab8967452301"
+
+
+@pytest.mark.parametrize(("value", "zero"), [(1.5, 0), (-1.5, 15)])
+def test_a_constant_group_is_hit_by_its_last_level(value, zero):
+    """Its range reaches from 0 to the value."""
+    m = rounded_groups(np.full((1, 16), value, np.float32), 16)
+    assert np.allclose(widened(m), value, rtol=2**-10) and m.zero[0, 0] == zero
+
+
+def test_groups_do_not_look_at_each_other():
+    draw = np.random.default_rng(0)
+    left, right = (draw.standard_normal((4, 32)).astype(np.float32) for _ in range(2))
+    right *= 1000
+    both = rounded_groups(np.concatenate([left, right], 1), 32)
+    for alone, cut in ((left, slice(0, 1)), (right, slice(1, 2))):
+        m = rounded_groups(alone, 32)
+        assert np.array_equal(m.scale, both.scale[:, cut]) and np.array_equal(m.zero, both.zero[:, cut])
+        assert np.array_equal(m.codes, both.codes[:, 32 * cut.start : 32 * cut.stop])
+
+
+def test_an_outlier_is_clipped_where_that_costs_less():
+    """Sixteen levels over 255 small weights and one large: finer steps for the many outweigh the one."""
+    w = np.random.default_rng(1).standard_normal((1, 256)).astype(np.float32)
+    w[0, 7] = 2 * np.abs(w).max()
+    m = rounded_groups(w, 256)
+    assert m.scale[0, 0].astype(np.float32) * LEVELS < w.max() - w.min()
+
+
+@pytest.mark.parametrize("size", [(2049, 16), (1, 16), (2048, 16)])
+def test_rows_at_the_border_of_a_part_are_rounded_as_any(size):
+    w = np.random.default_rng(2).standard_normal(size).astype(np.float32)
+    m, last = rounded_groups(w, 16), rounded_groups(w[-1:], 16)
+    assert len(m.codes) == size[0] and np.array_equal(m.codes[-1:], last.codes)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "largest", "size"),
+    [(64, 64, 64), (96, 64, 32), (48, 64, 16), (40, 64, 0), (16, 8, 0), (1, 64, 0), (128, 64, 64)],
+)
+def test_the_largest_group_that_divides_the_inputs(inputs, largest, size):
+    assert group_of(inputs, largest) == size
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+def test_what_is_no_number_or_out_of_reach_is_refused_by_name(tmp_path, value):
+    """Such a row or group used to be written as zeros without a word."""
+    w = np.ones((3, 32), np.float32)
+    w[2, 31] = value
+    weights = stored(tmp_path / "w", **{"layers.0.up": w})
+    made = rounding()
+    with ThreadPoolExecutor(2) as pool, pytest.raises(WrongUse, match=r"layers\.0\.up"):
+        made.by_row(weights, ["layers.0.up"], pool)
+    with pytest.raises(WrongUse, match=r"layers\.0\.up") as e:
+        made.by_group(weights, "layers.0.up", 16)
+    assert e.value.code == "compress.not_finite"
+
+
+def test_the_largest_weights_that_an_f16_scale_reaches_are_taken(tmp_path):
+    w = np.full((1, 16), 65504.0 * 127, np.float32)
+    m = by_row(stored(tmp_path / "w", a=w), "a")
+    assert m.scale[0, 0] == 65504 and (m.codes == 127).all()

@@ -23,7 +23,7 @@ from torch import Tensor
 from ..artefact import Watch
 from ..errors import Stopped
 from ..model import Grouped, group_of, load
-from .rounding import LEVELS, SHRINKS
+from .rounding import LEVELS, SHRINKS, refuse_unless
 
 CALIBRATION_TOKENS = 8192  # a minute or two at 135M parameters; what 4,096 gave: decisions/045
 CHUNK_TOKENS = 2048  # of one pass: bounds the memory of a layer
@@ -85,7 +85,9 @@ def _layer(layer: Any, chunks: list[_Chunk], largest: int) -> dict[str, Grouped]
         size = group_of(linear.weight.shape[1], largest)
         if not size:
             continue  # the graph stores it by row
-        grouped, wide = _rounded(linear.weight, gram[linear], size)
+        name = f"{linear.parts[0][0]}.weight"
+        refuse_unless(bool(gram[linear].isfinite().all()), name)
+        grouped, wide = _rounded(linear.weight, gram[linear], size, name)
         linear.weight.copy_(wide)
         rounded.update(_parts(linear, grouped))
     for chunk in chunks:
@@ -135,8 +137,9 @@ def _parts(linear: Any, grouped: Grouped) -> dict[str, Grouped]:
 # ------------------------------------------------------------------ one matrix
 
 
-def _rounded(weight: Tensor, gram: Tensor, size: int) -> tuple[Grouped, Tensor]:
+def _rounded(weight: Tensor, gram: Tensor, size: int, name: str) -> tuple[Grouped, Tensor]:
     """GPTQ over groups of `size` inputs, columns that matter most first. Returns it packed and widened."""
+    refuse_unless(bool(weight.isfinite().all()), name)
     h = gram.double()
     h.diagonal().add_(DAMP * h.diagonal().mean() + 1e-12)
     scale, zero = _grid(weight, h.diagonal().float(), size)

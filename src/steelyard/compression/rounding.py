@@ -10,6 +10,7 @@ from concurrent.futures import Executor
 
 import numpy as np
 
+from ..errors import WrongUse
 from ..model import ByRow, Grouped, Rounding, Weights, group_of
 
 LEVELS = 15  # the largest 4-bit code
@@ -29,9 +30,20 @@ def rounding(calibrated: Mapping[str, Grouped] | None = None) -> Rounding:
     fixed = calibrated or {}
 
     def by_group(weights: Weights, name: str, largest: int) -> Grouped:
-        return fixed[name] if name in fixed else rounded_groups(weights.f32(name), largest)
+        return fixed[name] if name in fixed else rounded_groups(weights.f32(name), largest, name)
 
     return Rounding(rounded_rows, by_group, calibrated=bool(fixed))
+
+
+def refuse_unless(finite: bool, name: str) -> None:
+    """A matrix that cannot be rounded would be served as zeros. Raises WrongUse."""
+    if not finite:
+        raise WrongUse(
+            "compress.not_finite",
+            f"{name} holds a value that is no number, or one that no f16 scale reaches",
+            why="rounding it would serve zeros in its place",
+            hint="fetch or train the checkpoint anew",
+        )
 
 
 # ------------------------------------------------------------------ int8
@@ -46,7 +58,9 @@ def rounded_rows(weights: Weights, names: Sequence[str], pool: Executor) -> ByRo
     def band(name: str, start: int, at: int) -> None:
         w = weights.f32_rows(name, start, start + step)
         here = slice(at, at + len(w))
-        scale[here] = np.maximum(np.abs(w).max(1, keepdims=True) / 127, 1e-7)
+        with np.errstate(over="ignore"):  # beyond f16: refused
+            scale[here] = np.maximum(np.abs(w).max(1, keepdims=True) / 127, 1e-7)
+        refuse_unless(bool(np.isfinite(scale[here]).all()), name)
         w /= scale[here].astype(np.float32)
         codes[here] = np.clip(np.rint(w, out=w), -127, 127, out=w)
 
@@ -63,14 +77,18 @@ def rounded_rows(weights: Weights, names: Sequence[str], pool: Executor) -> ByRo
 # ------------------------------------------------------------------ int4
 
 
-def rounded_groups(weight: np.ndarray, largest: int) -> Grouped:
-    """[O, I] f32 to the nearest of each group's levels, its range clipped where that costs less."""
+def rounded_groups(weight: np.ndarray, largest: int, name: str = "the matrix") -> Grouped:
+    """[O, I] f32 to the nearest of each group's levels, its range clipped where that costs less.
+
+    Raises WrongUse, with the matrix's `name`, where a value is no number or out of reach.
+    """
     size = group_of(weight.shape[1], largest)
-    parts = [_rounded(weight[i : i + ROWS], size) for i in range(0, len(weight), ROWS)]
+    with np.errstate(over="ignore", invalid="ignore"):  # what comes of such values: refused
+        parts = [_rounded(weight[i : i + ROWS], size, name) for i in range(0, len(weight), ROWS)]
     return Grouped(*(np.concatenate([getattr(p, n) for p in parts]) for n in ("codes", "scale", "zero")))
 
 
-def _rounded(weight: np.ndarray, size: int) -> Grouped:
+def _rounded(weight: np.ndarray, size: int, name: str) -> Grouped:
     w = weight.reshape(len(weight), -1, size)
     low, high = np.minimum(w.min(-1), 0), np.maximum(w.max(-1), 0)
     least = np.full(low.shape, np.inf, np.float32)
@@ -82,6 +100,7 @@ def _rounded(weight: np.ndarray, size: int) -> Grouped:
         better = error < least
         least = np.where(better, error, least)
         scale, zero = np.where(better, s, scale), np.where(better, z, zero)
+    refuse_unless(bool(np.isfinite(least).all()), name)
     q = codes(w, scale[..., None], zero[..., None]).reshape(weight.shape)
     return Grouped(q.astype(np.uint8), scale.astype(np.float16), zero.astype(np.uint8))
 

@@ -24,7 +24,7 @@ def calibration_rows(path: Path, tokenizer: Tokenizer, tokens: int) -> list[list
         places = _places(file)
         turns = zip_longest(*(_spread(places[ability]) for ability in sorted(places)))
         for number, place in (p for p in chain.from_iterable(turns) if p):
-            if held >= tokens:
+            if tokens - held < 2:  # one token teaches nothing: no row could be cut to fit
                 break
             file.seek(place)
             ids = _ids(_row(file.readline(), number, path), tokenizer, number, path)[: tokens - held]
@@ -53,9 +53,12 @@ def _spread(places: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 
 def _row(line: bytes, number: int, path: Path) -> dict[str, Any]:
     try:
-        return orjson.loads(line)
+        row = orjson.loads(line)
     except orjson.JSONDecodeError as e:
         raise WrongUse("data.row", f"not a training row: {e}", where=Where(path.name, number)) from e
+    if not isinstance(row, dict):
+        raise WrongUse("data.row", "not a training row: no object", where=Where(path.name, number))
+    return row
 
 
 def _ids(row: dict[str, Any], tokenizer: Tokenizer, number: int, path: Path) -> list[int]:

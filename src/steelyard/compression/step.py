@@ -44,4 +44,6 @@ def _calibrated(
 
     path = inputs.artefacts["dataset"].path() / "train.jsonl"
     rows = calibration_rows(path, Tokenizer(folder), CALIBRATION_TOKENS)
+    if not rows:  # none that can be taught: to nearest, and form.json says so
+        return None, 0
     return calibrate(folder, rows, spec.group or 0, watch), sum(map(len, rows))
