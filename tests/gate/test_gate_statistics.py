@@ -88,6 +88,8 @@ def test_the_rows_asked_for_decide_and_one_fewer_does_not(gained, lost, rows, to
     elif more < 500_000:
         grown = (rows + more) / rows
         assert verdict_on(of_counts(gained * grown, lost * grown, rows + more), tolerance) != "undecided"
+        less = (rows + more - 1) / rows
+        assert verdict_on(of_counts(gained * less, lost * less, rows + more - 1), tolerance) == "undecided"
 
 
 def test_two_points_cannot_be_told_with_few_rows_and_can_with_400():

@@ -83,7 +83,7 @@ def _failure(verdict: Verdict) -> GateFailed:
 def _hint(worst: Check, verdict: Verdict) -> str:
     kind = worst.name.partition("/")[0]
     if worst.passed is None:
-        if kind == "against_base":
+        if kind in ("against_base", "min"):
             return "more held-out rows: clean.test_share, or rows of your own in gate.abilities.NAME.eval"
         return "more rows of this ability, or a wider loss that you accept: gate: {tolerance: 0.05}"
     if kind.startswith("against_tuned") or verdict.cause == "precision":

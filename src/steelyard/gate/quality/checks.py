@@ -40,7 +40,20 @@ def quality_checks(
         checks += _fitting(served, ability) if floor is None else []
         checks.append(against_base(base, served, ability, gate, design))
         checks += against_tuned(tuned, served, ability, design, more, (looks or {}).get(ability, -1))
-    return checks
+    return checks + _without_rows(served, gate)
+
+
+def _without_rows(served: Scores, gate: Mapping[str, Any]) -> list[Check]:
+    """What the recipe demands of an ability that has no held-out row: open, never passed over in silence."""
+    tables = (gate.get("abilities") or {}).items()
+    limits = {f"min/{a}": float(t["min"]) for a, t in tables if t.get("min") is not None}
+    limits |= {f"against_base/{a}": -float(loss) for a, loss in (gate.get("forget") or {}).items()}
+    example = "no held-out row of this ability has an answer to compare"
+    return [
+        Check(name=name, passed=None, limit=limit, example=example)
+        for name, limit in limits.items()
+        if name.partition("/")[2] not in served.abilities
+    ]
 
 
 # ------------------------------------------------------------------ the score itself

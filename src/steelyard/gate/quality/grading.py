@@ -125,8 +125,8 @@ def question(row: Row, answer: str) -> list[dict[str, str]]:
 
 
 def _fenced(text: str) -> str:
-    """A text that cannot close its own tag."""
-    return re.sub(r"</?(question|reference|answer)>", "", text)
+    """A text that cannot close its own tag, however it writes it: what is replaced cannot form another."""
+    return re.sub(r"<(?=\s*/?\s*(?:question|reference|answer)\b)", "&lt;", text, flags=re.IGNORECASE)
 
 
 def read_grade(reply: str) -> float | None:

@@ -26,17 +26,20 @@ def exact(answer: str, references: Sequence[str]) -> float:
 
 
 def label(answer: str, references: Sequence[str]) -> float:
-    """One word of a closed set: case and punctuation around it do not count."""
+    """One word of a closed set: case and marks around it do not count, signs of its own do (-1, C++)."""
     return float(_bare(answer) in {_bare(r) for r in references})
 
 
 def parsed(answer: str, references: Sequence[str]) -> float:
     """Equal as JSON values; key order and spacing do not count. Text that is no JSON is wrong."""
+    return float(any(_same_json(answer, r) for r in references))
+
+
+def _same_json(answer: str, reference: str) -> bool:
     try:
-        got = json.loads(answer)
-        return float(any(_same(got, json.loads(r)) for r in references))
+        return _same(json.loads(answer), json.loads(reference))
     except (ValueError, RecursionError):
-        return 0.0
+        return False
 
 
 def chrf(answer: str, references: Sequence[str]) -> float:
@@ -47,7 +50,7 @@ def chrf(answer: str, references: Sequence[str]) -> float:
 def contains(answer: str, references: Sequence[str]) -> float:
     """The reference stands in the answer as whole words; case and runs of white space do not count."""
     text = _even(answer)
-    return float(any(_whole(_even(r)).search(text) is not None for r in references if r.strip()))
+    return float(any(_whole(words).search(text) is not None for words in map(_even, references) if words))
 
 
 def number(answer: str, references: Sequence[str]) -> float:
@@ -108,33 +111,96 @@ def _call(function: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": function.get("name"), "arguments": arguments}
 
 
-NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.\d+|(?<=\d))(?:[eE][-+]?\d+)?")
+NUMBER = re.compile(
+    r"""(?:(?<![A-Za-z0-9])[-+])?                                 # a hyphen in 10-12 is no sign
+    (?:[1-9]\d{0,2}(?:,\d{3})+(?!,?\d)(?:\.\d+)?               # 1,234.5
+    |(?P<commas>[1-9]\d{0,2}(?:\.\d{3})+,\d+(?!,?\d)             # 1.234,5
+      |[1-9]\d{0,2}(?:\.\d{3}){2,}(?!\.?\d)                      # 1.234.567
+      |(?<!\d,)\d+,\d+(?!,?\d))                                 # 3,14, and no list as 1,2,3
+    |\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?""",
+    re.VERBOSE,
+)
+THOUSANDS = re.compile("(?<=\\d)['\u2019\u00a0\u2009\u202f](?=\\d{3})")  # as in 1'234 and 1\u202f234
+# What Unicode would spell out with digits, and no number here: a power (m\u00b2), a half, a unit (\u33a1).
+SPELT = ("<super>", "<sub>", "<fraction>", "<square>")
 
 
 def last_number(text: str) -> float | None:
-    """The last number of a text; "1,234.5", full-width digits and the minus sign U+2212 are read."""
-    joined = re.sub(r"(?<=\d)['\u00a0\u202f](?=\d{3})", "", text)  # thousands, as in 1'234 and 1\u202f234
-    plain = unicodedata.normalize("NFKC", joined).replace("\u2212", "-")
-    numbers = [m[0] for m in NUMBER.finditer(plain) if any(c.isdigit() for c in m[0])]
-    return float(re.sub(r"[^\d.eE+-]", "", numbers[-1])) if numbers else None
+    """The last number of a text; "1,234.5", "1.234,5", "3,14", full-width digits and U+2212 are read.
+
+    One comma before three digits parts thousands, as in English. None where there is none, or one too large.
+    """
+    plain = "".join(map(_plain, THOUSANDS.sub("", text)))
+    numbers = list(NUMBER.finditer(plain))
+    if not numbers:
+        return None
+    digits, commas = numbers[-1][0], numbers[-1]["commas"]
+    value = float(digits.replace(".", "").replace(",", ".") if commas else digits.replace(",", ""))
+    return value if math.isfinite(value) else None
+
+
+def _plain(char: str) -> str:
+    if char.isascii():
+        return char
+    if char == "\u2212":
+        return "-"
+    digit = unicodedata.decimal(char, None)
+    if digit is not None:
+        return str(digit)
+    return " " if unicodedata.decomposition(char).startswith(SPELT) else unicodedata.normalize("NFKC", char)
 
 
 def _even(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
+# Letters of the scripts whose words stand between spaces and take no endings from others (Latin, Greek,
+# Cyrillic, Armenian), and digits.
+LETTER = r"[^\W_\u0590-\u1dff\u2000-\U0010ffff]"
+
+
 def _whole(words: str) -> re.Pattern[str]:
     """`words` not inside a longer word or number; scripts without spaces have no such border."""
-    before, after = (r"(?<![A-Za-z0-9])" if _ascii(words[0]) else ""), r"(?![A-Za-z0-9])"
-    return re.compile(before + re.escape(words) + (after if _ascii(words[-1]) else ""))
+    before = after = ""
+    if re.match(LETTER, words[0]):
+        before = rf"(?<!{LETTER})"
+    if re.match(LETTER, words[-1]):
+        after = rf"(?!{LETTER})"
+    if words[0].isdecimal():  # 12 stands neither in 3.12 nor in -12
+        before += r"(?<!\d[.,])(?<!^-)(?<! -)"
+    if words[-1].isdecimal():
+        after += r"(?![.,]\d)"
+    return re.compile(before + re.escape(words) + after)
 
 
-def _ascii(char: str) -> bool:
-    return char.isascii() and char.isalnum()
+AROUND = {"Ps", "Pe", "Pi", "Pf", "Sk", "Zs", "Cc", "Cf"}  # brackets, quotes, white space
+MARKS = ".,;:!?\u2026'\"\u00a1\u00bf\u00b7\u2022\u3001\u3002\uff0c\uff1b\uff1a\uff01\uff1f\ufe0f"
+MARKUP = ("**", "__", "*", "_", "`", "~")
 
 
 def _bare(text: str) -> str:
-    return re.sub(r"^[\W_]+|[\W_]+$", "", text.strip()).casefold()
+    """Without marks, brackets, quotes and markup around it; marks alone are what they are."""
+    whole = text.strip().casefold()
+    bare, before = re.sub(r"^[-*#\u2013\u2014]+\s+|\s+[-\u2013\u2014]+$", "", whole), ""
+    while bare != before:
+        before = bare
+        bare = _within_markup(_within_marks(bare))
+    return bare or whole
+
+
+def _within_marks(text: str) -> str:
+    """An emoji beside the label is a mark too, alone it is the label."""
+    shown = [i for i, c in enumerate(text) if not (c in MARKS or unicodedata.category(c) in AROUND)]
+    inner = [i for i in shown if unicodedata.category(text[i]) != "So"] or shown
+    return text[inner[0] : inner[-1] + 1] if inner else ""
+
+
+def _within_markup(text: str) -> str:
+    """A sign at one end alone is the label's own: C++, A*, <5."""
+    for mark in MARKUP:
+        if len(text) > 2 * len(mark) and text.startswith(mark) and text.endswith(mark):
+            return text[len(mark) : -len(mark)]
+    return text[1:-1] if len(text) > 2 and text[0] == "<" and text[-1] == ">" else text
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from .metrics import JUDGE, called, metric_of, references, right
 from .statistics import Share, share_of
 
 MOST_TOKENS = 256
+ROOM = 32  # tokens beyond a long reference: its end, and the tags around calls of tools
+WHOLE = ("text", "exact", "json")  # metrics that a cut answer can only fail
 SENT = ("role", "content", "tool_calls", "tool_call_id", "name")  # of a message; the rest is for training
 Row = Mapping[str, Any]
 Ask = Callable[[Endpoint, Row], Any]
@@ -127,19 +130,38 @@ def _others(rows: Sequence[Row]) -> dict[str, Row]:
 def token_budget(
     rows: Sequence[Row], max_tokens: int | None = None, count: Callable[[str], int] | None = None
 ) -> dict[str, int]:
-    """Tokens an answer may take, by ability: twice the longest reference shows a rambler as wrong."""
-    longest: dict[str, int] = {}
+    """Tokens an answer may take, by ability: twice the longest reference shows a rambler as wrong.
+
+    What must be equal as a whole (text, JSON) has room for all of its reference, however long that is.
+    """
+    budget: dict[str, int] = {}
     for row in rows:
         size = max(map(count, references(row))) if count and not max_tokens else MOST_TOKENS
-        longest[row["ability"]] = max(size, longest.get(row["ability"], 0))
-    return {ability: max_tokens or min(MOST_TOKENS, size * 2 + 8) for ability, size in longest.items()}
+        most = max(MOST_TOKENS, size + ROOM) if count and metric_of(row) in WHOLE else MOST_TOKENS
+        own = max_tokens or min(most, size * 2 + 8)
+        budget[row["ability"]] = max(own, budget.get(row["ability"], 0))
+    return budget
 
 
 def load_tasks(tasks: Path | Iterable[Row]) -> list[dict[str, Any]]:
     """Task rows from a JSONL file or from memory, each with an id and an ability. Raises WrongUse."""
     if isinstance(tasks, (str, Path)):
-        return [_checked(row, line, str(tasks)) for line, row in _lines(Path(tasks))]
-    return [_checked(row, place, None) for place, row in enumerate(tasks, 1)]
+        return _named([_checked(row, line, str(tasks)) for line, row in _lines(Path(tasks))])
+    return _named([_checked(row, place, None) for place, row in enumerate(tasks, 1)])
+
+
+def _named(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each under an id of its own, by which its answers are matched: one that is taken gets a number."""
+    taken, uses = {row["id"] for row in rows}, Counter[str]()
+    for row in rows:
+        name = row["id"]
+        uses[name] += 1
+        if uses[name] > 1:
+            while f"{name}#{uses[name]}" in taken:
+                uses[name] += 1
+            row["id"] = f"{name}#{uses[name]}"
+            taken.add(row["id"])
+    return rows
 
 
 def _lines(path: Path) -> Iterable[tuple[int, Any]]:
@@ -152,7 +174,7 @@ def _lines(path: Path) -> Iterable[tuple[int, Any]]:
             where=Where(file=str(path)),
             hint="a UTF-8 file with one JSON object a line",
         ) from e
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # a text may hold U+2028
         if line.strip():
             try:
                 yield number, json.loads(line)

@@ -115,7 +115,9 @@ def of_counts(
 
     Unlike Wald's it has a width where no row moved. A continuity correction of half a row keeps each bound at
     its level in small samples: without it a loss of the whole tolerance passes in up to 6.0 % of the cases
-    instead of 5 (enumerated over 130 to 420 rows), with it in at most 4.8 %.
+    instead of 5 (enumerated over 130 to 420 rows), with it in at most 4.8 %. Where no row was lost, the lower
+    bound is no lower than the exact one, and so above: else one gained row would lower it at the levels of
+    early looks (enumerated over 24 to 400 rows, 5 % to 0.1 %: each bound keeps its level).
     """
     if rows <= 0:
         return Difference(value=0.0, low=-1.0, high=1.0, rows=0, gained=0, lost=0)
@@ -129,11 +131,13 @@ def of_counts(
 
     low = _root(lambda d: score(d) - z_low, -1.0, value)
     high = _root(lambda d: score(d) + z_high, value, 1.0)
+    low = low if lost else max(low, -_none_moved(rows, z_low))
+    high = high if gained else min(high, _none_moved(rows, z_high))
     return Difference(value=value, low=low, high=high, rows=rows, gained=gained, lost=lost)
 
 
 def _none_moved(rows: float, z: float) -> float:
-    """The share of rows that may move though none of `rows` did, exactly: (1 - share) ** rows = the level."""
+    """The share of rows that may be lost though none was, exactly: (1 - share) ** rows = the level."""
     return 1 - (1 - NormalDist().cdf(z)) ** (1 / rows)
 
 
