@@ -142,6 +142,14 @@ def test_a_body_that_comes_fast_enough_is_not_late(monkeypatch):
         assert steady.recv(100).startswith(b"HTTP/1.1 200")
 
 
+def test_a_wish_for_websockets_is_answered_over_http_and_not_logged(caplog):
+    """uvicorn would advise its user to install something."""
+    with served(32) as (address, _), ExitStack() as stack:
+        upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        (asking,) = half_sent(stack, address, 1, WHOLE.removesuffix(b"\r\n") + upgrade)
+        assert answered(asking) and not caplog.records
+
+
 def test_a_kept_connection_has_its_time_again():
     with served(32) as (address, room), httpx.Client(base_url=f"http://127.0.0.1:{address[1]}") as kept:
         assert [kept.get("/live").status_code for _ in range(3)] == [200] * 3

@@ -127,6 +127,9 @@ class Connection(H11Protocol):
         super().data_received(data)
         self._watch()
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """No word: uvicorn's advises to install what would not help. The request goes on as HTTP."""
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._watch()
