@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steelyard.gate.base.endpoint import Answer, Card, Endpoint
+from steelyard.gate.base.endpoint import Answer, Card, Endpoint, Token
 from steelyard.gate.parity.draws import (
     CHANCE_NATS,
     LONG_TOKENS,
@@ -109,6 +109,28 @@ def test_other_seeds_must_give_other_answers(tokenizer, alike, passed):
     found, _ = checks(draws, tokenizer)
     assert found["draws_differ"].passed is passed and found["draws_differ"].value == alike
     assert found["draws_differ"].limit == 2
+
+
+def test_parts_of_characters_that_look_alike_are_not_the_same_answer(tokenizer):
+    """Random models say many: each shows as one sign, which the tokenizer writes in three tokens."""
+    parts = [
+        i for i in range(tokenizer.vocab_size) if tokenizer.token_bytes(i) in (b"\x81", b"\x82", b"\x83")
+    ]
+
+    def broken(seed):
+        first, last = tokenizer.encode("b")[0], tokenizer.encode(LETTERS[seed])[0]
+        ids = [first, *np.random.default_rng(seed).choice(parts, 8).tolist(), last]
+        tokens = tuple(
+            Token(text=tokenizer.decode([i]), logprob=-1.0, raw=tokenizer.token_bytes(i)) for i in ids
+        )
+        return Answer(text=tokenizer.decode(ids), tokens=tokens)
+
+    draws = [
+        Draw(probe=PROBES[place], seed=seed, tokens=TOKENS, answer=broken(seed))
+        for place in range(4)
+        for seed in (1, 2)
+    ]
+    assert checks(draws, tokenizer)[0]["draws_differ"].passed is True
 
 
 def test_brief_and_long_answers_say_nothing_of_seeds(tokenizer):

@@ -312,10 +312,15 @@ def _pairs_alike(
     draws: Sequence[Draw], surprise: Mapping[tuple[str, int], np.ndarray], tokenizer: Tokenizer
 ) -> bool:
     def alike(a: Draw, b: Draw) -> bool:
-        shared = surprise[a.probe.name, a.seed][: _agreement(tokenizer, a.answer, b.answer)]
+        shared = surprise[a.probe.name, a.seed][: _agreement(tokenizer, _readable(a), _readable(b))]
         return _one_begins(a.answer, b.answer) or float(shared.sum()) > ALIKE_NATS
 
     return any(alike(a, b) for i, a in enumerate(draws) for b in draws[:i])
+
+
+def _readable(draw: Draw) -> Answer:
+    """As far as whole characters go: other bytes look the same where they are part of one."""
+    return Answer(text=(draw.answer.text or "").partition("\ufffd")[0])
 
 
 def is_cached(draws: Sequence[Draw]) -> bool:
