@@ -25,10 +25,11 @@ import psutil
 
 from steelyard.hardware import probe
 from steelyard.serving import CAPABILITIES, ServeSettings, prepare
-from steelyard.serving.engines.vllm.python import capability, interpreter
+from steelyard.serving.engines.launched.interpreter import capability
 from steelyard.serving.host.engine_process import EngineProcess
 from steelyard.serving.host.settings import engine_settings
 
+LAUNCHED = ("vllm", "sglang")  # engines with a server and an interpreter of their own
 BATCHES = (1, 8, 32)
 PROMPT_TOKENS, NEW_TOKENS = 128, 64
 LEAST_ID, VOCABULARY = 100, 40_000  # ids of plain words in any of the vocabularies
@@ -87,8 +88,9 @@ async def run(
     name: str, model: str, mode: str, python: str | None, seed: int
 ) -> tuple[list[Measured], dict[str, Any]]:
     folder = prepare(model, engine=name).folder
-    settings = engine_settings(folder, ServeSettings(engine=name, mode=mode, max_model_len=2048))
-    engine = EngineProcess(settings, lambda *a, **k: None, python=python if name == "vllm" else None)
+    own = python if name in LAUNCHED else None
+    wanted = ServeSettings(engine=name, mode=mode, max_model_len=2048, engine_python=own)
+    engine = EngineProcess(engine_settings(folder, wanted), lambda *a, **k: None)
     await engine.start()
     try:
         return await batches(engine, name, seed), dict(engine.load)
@@ -97,8 +99,8 @@ async def run(
 
 
 def measure(names: list[str], args: argparse.Namespace) -> dict[str, Any]:
-    python = interpreter(args.engine_python)
-    whys = {n: capability(python).unusable if n == "vllm" else CAPABILITIES[n]().unusable for n in names}
+    python = args.engine_python
+    whys = {n: (capability(n, python) if n in LAUNCHED else CAPABILITIES[n]()).unusable for n in names}
     rows: list[Measured] = []
     loads: dict[str, Any] = {}
     for seed in range(args.runs):

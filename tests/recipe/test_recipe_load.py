@@ -324,7 +324,14 @@ BAD = [
     ("clean: {decontaminate: true}\n", "not_yet", 4, "clean.decontaminate", "decontaminate", "delete"),
     ("serve: {tide: true}\n", "not_yet", 4, "serve.tide", "tide", "delete"),
     ("serve: {replicas: 0}\n", "bad_value", 4, "serve.replicas", "replicas", "example"),
-    ("serve: {engine: vllm}\n", "not_yet", 4, "serve.engine", "vllm", "--engine"),
+    ("serve: {engine: llamacpp}\n", "not_yet", 4, "serve.engine", "llamacpp", "--engine"),
+    ("serve: {args: [--seed, 1]}\n", "impossible_pair", 4, "serve.args", "engine: vllm", "engine"),
+    ("serve: {engine: vllm, replicas: 2}\n", "impossible_pair", 4, "serve.replicas", "replicas", "plan"),
+    ("serve: {engine: vllm, args: x}\n", "wrong_type", 4, "serve.args", "a list", "example"),
+    (
+        "compress: int8\nserve: {engine: sglang}\n",
+        *("impossible_pair", 4, "compress.weights", "int8", "--quantization"),
+    ),
     ("compress: {weights: fp8}\n", "not_yet", 4, "compress.weights", "fp8", "int4"),
     ("compress: {weights: [int8, int9]}\n", "bad_value", 4, "compress.weights", "int9", "example"),
     ("compress: [int8, int8]\n", "bad_value", 4, "compress.weights", "once", "example"),
@@ -536,3 +543,14 @@ def test_a_word_of_map_may_name_several_columns(tmp_path) -> None:
         (tmp_path / "r.yaml").write_text(text.format(wrong))
         with pytest.raises(WrongUse, match="neither a column nor a list of columns"):
             recipe.load(tmp_path / "r.yaml")
+
+
+def test_an_engine_with_a_server_of_its_own_takes_its_words(write) -> None:
+    text = "serve: {engine: vllm, engine_python: envs/python, args: [--max-num-seqs, 32, --enforce-eager]}\n"
+    serve = recipe.load(write(BASE + text)).serve
+    assert serve.args == ("--max-num-seqs", "32", "--enforce-eager") and serve.engine_python == "envs/python"
+    for word, code, hint in (("--max-num-seq", "args", "--max-num-seqs"), ("--port", "args_owned", "leave")):
+        with pytest.raises(WrongUse) as caught:
+            recipe.load(write(BASE + f"serve: {{engine: vllm, args: [{word}, 4]}}\n"))
+        error = caught.value
+        assert error.code == f"serve.{code}" and error.where.line == 4 and hint in error.hint

@@ -12,7 +12,6 @@ from steelyard.serving import ServeSettings, new_key, start
 from steelyard.serving.engines import GenRequest
 from steelyard.serving.engines.llamacpp.engine import CachedSequence, LlamaCppEngine
 from steelyard.serving.engines.openvino.prefix import SALTS, PrefixBlocks
-from steelyard.serving.engines.vllm.engine import VllmEngine
 from steelyard.serving.host.replicas import _beginnings
 
 IDS = list(range(100))
@@ -56,16 +55,6 @@ def test_llama_cpp_looks_among_sequences_of_the_same_salt():
     engine.running = [running]
     sequence = SimpleNamespace(request=request("c"), tokens=IDS)
     assert LlamaCppEngine._longest_match(engine, sequence) == (running, 40)
-
-
-def test_vllm_is_told_the_salt(monkeypatch):
-    prompts = []
-    engine = SimpleNamespace(add_request=lambda request_id, prompt, *more, **others: prompts.append(prompt))
-    this = SimpleNamespace(engine=engine, requests={}, _adapter=lambda name: None)
-    monkeypatch.setattr("steelyard.serving.engines.vllm.engine.parameters", lambda request: None)
-    for salt in ("key-a x", ""):
-        VllmEngine.add(this, GenRequest(request_id=1, ids=[1], max_tokens=1, salt=salt))
-    assert prompts == [{"prompt_token_ids": [1], "cache_salt": "key-a x"}, {"prompt_token_ids": [1]}]
 
 
 def test_replicas_do_not_follow_another_salts_beginning():

@@ -21,10 +21,10 @@ from steelyard.serving.service.foreground import named
 # Flags of `serve` under other words in a recipe, and those that a run decides itself.
 OTHER_WORDS = {
     "name": "served_model_name", "alias": "aliases", "adapter": "adapters", "max_queue_s": "queue",
-    "default_temperature": "temperature", "tls_cert": "tls", "tls_key": "tls",
+    "default_temperature": "temperature", "engine_arg": "args", "tls_cert": "tls", "tls_key": "tls",
 }  # fmt: skip
 OF_THE_RUN = {
-    "model", "new_key", "engine_python", "form", "mode", "threads", "tune", "max_num_seqs",
+    "model", "new_key", "form", "mode", "threads", "tune", "max_num_seqs",
     "trust", "key_file",  # of the whole recipe
     "log_file", "unit", "unit_file",
 }  # fmt: skip
@@ -47,8 +47,8 @@ def test_each_flag_of_serve_has_a_word_in_a_recipe(tmp_path):
     assert {OTHER_WORDS.get(name, name) for name in flags} <= words
 
 
-def test_a_run_serves_as_its_recipe_says(tmp_path, monkeypatch):
-    """Fine-tuning of the recipe's own service begins from its checkpoint."""
+def candidate_of(tmp_path, monkeypatch, engine):
+    """Folder and settings of the service that a run would publish."""
     (tmp_path / "rows.jsonl").write_text('{"messages": []}\n')
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     started = []
@@ -56,19 +56,35 @@ def test_a_run_serves_as_its_recipe_says(tmp_path, monkeypatch):
         ("threads", "max_model_len", "max_num_seqs", "max_num_batched_tokens", "cache_bytes"), 8
     )
     ready = SimpleNamespace(
-        recipe=load(tmp_path / "recipe.yaml"), fill=SimpleNamespace(settings={"serve": planned})
+        recipe=load(tmp_path / "recipe.yaml"),
+        fill=SimpleNamespace(settings={"serve": planned}),
+        engine=engine,
     )
     candidates = services.Candidates(ready, SimpleNamespace(log=lambda *a, **k: None))
     monkeypatch.setattr(candidates, "served_folder", lambda name: tmp_path / name)
-    monkeypatch.setattr(candidates, "_start", lambda role, folder, settings: started.append(settings))
+    monkeypatch.setattr(candidates, "_start", lambda role, *words: started.append(words))
     artefact = SimpleNamespace(path=lambda: tmp_path / "compressed", hash="h", keys=None)
-    checkpoint = SimpleNamespace(path=lambda: tmp_path / "checkpoint", keys=None)
+    checkpoint = SimpleNamespace(path=lambda: tmp_path / "checkpoint", hash="c", keys=None)
     candidates.candidate(artefact, checkpoint)
-    (settings,) = started
+    return started[0]
+
+
+def test_a_run_serves_as_its_recipe_says(tmp_path, monkeypatch):
+    """Fine-tuning of the recipe's own service begins from its checkpoint."""
+    folder, settings = candidate_of(tmp_path, monkeypatch, {})
+    assert (folder.name, settings.fingerprint, settings.engine) == ("compressed", "h", "openvino")
     assert settings.source == str(tmp_path / "checkpoint")
     assert settings.aliases == ("gpt-4o", "claude-*") and settings.clamp_max_tokens
     assert (settings.embed_model, settings.embed_token_ids) == ("minilm", True)
     assert settings.embed_folder == str(tmp_path / "minilm")
+
+
+def test_an_engine_with_a_server_of_its_own_gets_the_checkpoint_and_the_plan(tmp_path, monkeypatch):
+    planned = {"tp": (4, "plan: the candidate chosen")}
+    engine = {"engine": "vllm", "engine_args": ("--seed", "1"), "launch": planned, "platform": "cuda"}
+    folder, settings = candidate_of(tmp_path, monkeypatch, engine)
+    assert (folder.name, settings.fingerprint, settings.engine) == ("checkpoint", "c", "vllm")
+    assert (settings.launch, settings.platform) == (planned, "cuda")
 
 
 @pytest.mark.parametrize(

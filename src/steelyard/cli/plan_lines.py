@@ -139,7 +139,37 @@ def device_lines(document: Mapping[str, Any], every: bool = False) -> list[str]:
         *([say("  {n} more with --all", n=left)] if left else []),
         *([say("  > the best   * no other is both cheaper and faster")] if len(front) > 1 else []),
         *settings_lines(document),
+        *launch_lines(document, chosen),
     ]
+
+
+def launch_lines(document: Mapping[str, Any], chosen: Sequence[int]) -> list[str]:
+    """The command that would start the service of the first device shown that has an engine of its own."""
+    order = [i for i in (document["best"],) if i is not None] + list(chosen)
+    launch = next((launch for i in order if (launch := document["plans"][i].get("launch"))), None)
+    return command_lines(launch) if launch else []
+
+
+def command_lines(launch: Mapping[str, Any]) -> list[str]:
+    """A launch as it is typed, and what it takes for granted."""
+    title = say("launch on {device}:", device=launch["device"])
+    if launch["hosts"] > 1:
+        title = say("launch on {device}, on each of {n} hosts:", device=launch["device"], n=launch["hosts"])
+    needs = [f"  {say('needs:')} {say(launch['needs'])}"] if launch["needs"] else []
+    untested = [] if launch["tested"] else [f"  {say('untested: no such device was at hand')}"]
+    return [title, *typed(launch["command"]), *needs, *untested]
+
+
+def typed(command: str) -> list[str]:
+    """A command over several lines that can be pasted: broken before flags."""
+    lines, line = [], ""
+    for piece in command.replace(" --", "\n--").split("\n"):
+        if line and len(line) + len(piece) + 5 > columns():
+            lines.append(f"{line} \\")
+            line = f"  {piece}"
+        else:
+            line = f"{line} {piece}" if line else piece
+    return [f"  {text}" for text in [*lines, line]]
 
 
 def chosen_devices(plans: Sequence[Mapping[str, Any]], best: int | None, front: set[int]) -> list[int]:

@@ -38,6 +38,7 @@ class _Answer:
     constants: Any
     devices: Any
     recipe: Path | None = None
+    serve: Any = None  # the recipe's own words for its service
     here: dict[str, Any] = field(default_factory=dict)  # as plan.json has it; empty where it was not measured
 
     @property
@@ -48,6 +49,7 @@ class _Answer:
     def tell(self, flags: PlanFlags) -> None:
         """The document or the lines; exit code 3 where nothing fits."""
         document = {"schema": "steelyard.plan/1"} | self.plans.as_json()
+        self._launches(document)
         lines = [*here_lines(self.here), *device_lines(document, every=flags.all)]
         for name, (value, shown) in self.questions(flags).items():
             document[name] = value
@@ -60,6 +62,18 @@ class _Answer:
         result(document, *lines, *([] if refused else [self._next(document)]))
         if refused:
             _fail(refused)
+
+    def _launches(self, document: dict[str, Any]) -> None:
+        """Each plan with the command that would start its service; None where steelyard knows of none."""
+        from ..planner import launch_document, planned_service
+
+        engine, limit, args = "auto", None, ()
+        if self.serve:
+            engine, limit, args = self.serve.engine, self.serve.max_model_len, self.serve.args
+        for p, row in zip(self.plans.plans, document["plans"], strict=True):
+            known = p.device != HERE or p.steps
+            way = planned_service(p, self.request, self.devices, engine, limit) if known else None
+            row["launch"] = launch_document(way, self.request.name, args) if way else None
 
     def questions(self, flags: PlanFlags) -> dict[str, tuple[Any, list[str]]]:
         """What was asked besides: {key of the document: (its value, its lines)}."""
@@ -198,6 +212,7 @@ def _of_recipe(flags: PlanFlags) -> _Answer:
         constants=Constants.from_json(published_constants()),
         devices=catalogue(),
         recipe=path,
+        serve=recipe.serve,
         here=weighed.here,
     )
 

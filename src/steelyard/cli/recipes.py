@@ -116,7 +116,7 @@ def _recipe(path: Path) -> None:
     """Refuse whatever `up` would refuse; show each value that it would run with, and where it comes from."""
     from ..recipe import effective
     from ..run import check_data, check_model, settle
-    from .plan_lines import gate_lines, row_lines
+    from .plan_lines import command_lines, gate_lines, row_lines
     from .terminal import Terminal
 
     recipe = load(path)
@@ -136,6 +136,7 @@ def _recipe(path: Path) -> None:
         "data": account or None,
         "facts": settled.get("facts"),
         "gate": settled.get("gate"),
+        "launch": settled.get("launch"),
     }
     rows = [
         (key, _shown(key, value, origin), _origin(origin))
@@ -151,6 +152,7 @@ def _recipe(path: Path) -> None:
         *row_lines(settled),
         *gate_lines(settled),
         *table(head, rows, wrap=columns()),
+        *(command_lines(launch) if (launch := settled.get("launch")) else []),
     ]
     result(document, good, *lines, f"{say('next:')} steelyard up {path}")
 

@@ -54,9 +54,13 @@ class DoorFlags:
 class EngineFlags:
     """What runs the model, and in which form."""
 
-    engine: Annotated[str, flag("--engine", "NAME", "auto, openvino, llamacpp, vllm")] = "auto"
+    engine: Annotated[str, flag("--engine", "NAME", "auto, openvino, llamacpp, vllm, sglang")] = "auto"
     engine_python: Annotated[
         Text, flag("--engine-python", "PYTHON", say("Interpreter that has the engine."))
+    ] = None
+    engine_arg: Annotated[
+        list[str] | None,
+        flag("--engine-arg", "FLAG", say("A word for vLLM's or SGLang's own command line; repeatable.")),
     ] = None
     form: Annotated[Text, flag("--form", "FORM", say("Of the weights: bf16, int8, int4, ..."))] = None
     mode: Annotated[str, flag("--mode", "MODE", say("exact or fast: how the server computes."))] = "fast"

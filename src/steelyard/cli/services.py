@@ -73,6 +73,7 @@ def settings_of(flags: ServeFlags) -> Any:
         drain_s=parse_s(flags.drain),
         mode=_one_of("--mode", flags.mode, ("fast", "exact")),
         aliases=tuple(flags.alias or ()),
+        engine_args=tuple(flags.engine_arg or ()),
         adapters=_adapters(flags.adapter or []),
         speculative=_one_of("--speculative", kind, ("off", "lookup", "draft")),
     )

@@ -9,6 +9,7 @@ from .fill import fill, learning_rate
 from .fitting import LeftOut, fit, fit_logs, leave_out, quantile
 from .forms import form_order, loss_source, nominal_speed, quality_loss, stored_bytes
 from .gate_rows import gate_document, gate_rows
+from .launches import Planned, launch_document, planned_service
 from .local import Local, check_limits, explain, learnt, predict
 from .plans import Plan, Plans, explain_plan, within_limits
 from .request import Owned, Request
@@ -30,6 +31,7 @@ __all__ = [
     "Local",
     "Owned",
     "Plan",
+    "Planned",
     "Plans",
     "Prediction",
     "Request",
@@ -46,6 +48,7 @@ __all__ = [
     "form_order",
     "gate_document",
     "gate_rows",
+    "launch_document",
     "learning_rate",
     "learnt",
     "leave_out",
@@ -54,6 +57,7 @@ __all__ = [
     "nominal_speed",
     "plan",
     "plan_recipe",
+    "planned_service",
     "predict",
     "predict_results",
     "provider_of",

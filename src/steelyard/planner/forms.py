@@ -15,6 +15,7 @@ from typing import Any
 
 from steelyard.forms import FORMS
 from steelyard.hardware import Machine
+from steelyard.launch import LAUNCHED
 from steelyard.recipe import Recipe
 from steelyard.sample_size import LEAST_TOLERANCE
 from steelyard.shape import Shape
@@ -139,6 +140,8 @@ def form_order(
     `offered`: those that the model's family can be served in; bf16 is always one of them.
     """
     wanted = recipe.compress.weights
+    if recipe.serve.engine in LAUNCHED:
+        return ("bf16",)  # the checkpoint itself; other forms are OpenVINO's
     if wanted != "auto":
         return (wanted,) if isinstance(wanted, str) else tuple(wanted)
     first = _by_machine(shape, machine)
@@ -158,6 +161,8 @@ def _by_machine(shape: Shape, machine: Machine) -> str:
 
 def why_first(recipe: Recipe, shape: Shape, machine: Machine, order: tuple[str, ...]) -> str:
     """The reason beside the plan's first form."""
+    if recipe.serve.engine in LAUNCHED:
+        return "the engine reads the checkpoint itself"
     if order[0] == "bf16" and _by_machine(shape, machine) != "bf16" and not recipe.train:
         return "the family's weights are not rounded"
     if shape.weight_bytes("bf16") > WEIGHTS_SHARE * machine.memory_bytes:

@@ -317,7 +317,7 @@ def _served(request: Request, offer: Offer, at: int, plan: Plan) -> Option:
     """A service as a step: loading counts, its hours weigh in the choice."""
     load_s = START_S + BITS[plan.settings["weights"]] / 8 * request.shape.params / DISK_BYTES_PER_S
     figures = {name: figure.value for name, figure in plan.service.items()}
-    figures |= {name: plan.settings[name] for name in ("replicas", "tp")}
+    figures |= {name: plan.settings[name] for name in ("replicas", "tp")} | {"setup": dict(plan.settings)}
     hourly = plan.devices * (offer.usd_per_h or 0.0)
     option = _option(
         request, offer, at, plan.devices, load_s, usd_per_h=hourly if offer.usd_per_h else None, **figures

@@ -9,6 +9,7 @@ from typing import Any
 
 from steelyard.forms import FORMS, Form
 from steelyard.hardware import Devices
+from steelyard.launch import LAUNCHED
 from steelyard.recipe import Goal, Recipe
 from steelyard.recipe import Owned as RecipeOwned
 from steelyard.shape import Shape
@@ -154,7 +155,12 @@ def _global_batch(filled: Fill, tokens: Sequence[float]) -> int:
 
 
 def _forms(recipe: Recipe) -> tuple[Form, ...]:
-    """The forms that the recipe names for its service; none where it leaves them open."""
+    """The forms that the recipe names for its service; none where it leaves them open.
+
+    vLLM and SGLang are given the checkpoint as it is.
+    """
+    if recipe.serve.engine in LAUNCHED:
+        return (FORMS["bf16"],)
     named = recipe.compress.weights
     names = (named,) if isinstance(named, str) else named
     return tuple(FORMS[name] for name in names if name != "auto")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from ..errors import Problem
 from ..forms import FORMS
@@ -364,6 +364,19 @@ class TlsTable(Table):
     key: Text | None = say("its key, without a password", "key.pem")
 
 
+def _words_of(value: Any) -> Any:
+    """Words of a command line: numbers are written without quotes."""
+    if not isinstance(value, list):
+        return value
+    return [
+        str(word) if isinstance(word, int | float) and not isinstance(word, bool) else word for word in value
+    ]
+
+
+WORDS_SCHEMA = {"items": {"anyOf": [{"type": "string"}, {"type": "number"}]}, "type": "array"}
+Words = Annotated[list[Text], BeforeValidator(_words_of), WithJsonSchema(WORDS_SCHEMA)]
+
+
 class ServeTable(Table):
     served_model_name: Text | None = say("name in /v1/models", "desk")
     aliases: list[Text] | None = say(
@@ -376,7 +389,13 @@ class ServeTable(Table):
         "where a request names none; the model's own generation_config, else 0", 0.7
     )
     api_key: Text | None = say("a key, or env:NAME to read it from the environment", "env:STEELYARD_API_KEY")
-    engine: Literal["auto", "openvino"] | None = say("what runs the model", "openvino")
+    engine: Literal["auto", "openvino", "vllm", "sglang"] | None = say(
+        "what runs the model; vllm and sglang: a server of their own, for GPUs too", "vllm"
+    )
+    engine_python: Text | None = say("the Python that has vLLM or SGLang", "/opt/vllm/bin/python")
+    args: Words | None = say(
+        "flags of vLLM or SGLang, in place of the plan's", ["--max-num-seqs", 128, "--enforce-eager"]
+    )
     replicas: Annotated[int, Field(ge=1, le=64)] | None = say(
         "engines behind one door, on cores of their own", 2
     )

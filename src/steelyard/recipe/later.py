@@ -27,7 +27,7 @@ LATER: dict[tuple[str, ...], tuple[tuple[Any, ...] | None, str]] = {
     ("compress", "prune"): (None, "delete the line"),
     ("serve", "tide"): (None, "delete the line"),
     ("serve", "engine"): (
-        ("llamacpp", "vllm"),
+        ("llamacpp",),
         "delete the line; steelyard serve CHECKPOINT --engine NAME serves what was tuned",
     ),
     ("resources", "cpu"): (None, "delete the line: this machine's cores are used"),

@@ -243,7 +243,7 @@ def _sources(data: list[dict[str, Any]], tree: Tree) -> tuple[words.Source, ...]
 
 def _serve(serve: dict[str, Any]) -> words.Serve:
     given: dict[str, Any] = dict(serve)
-    for name in {"aliases", "allowed_host", "cors_origin"} & set(serve):
+    for name in {"aliases", "allowed_host", "cors_origin", "args"} & set(serve):
         given[name] = tuple(serve[name])
     if tls := serve.get("tls"):
         given["tls"] = words.Tls(cert=AUTO) if tls == AUTO else words.Tls(**tls)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ..errors import WrongUse
 from ..forms import FORMS
-from .recipe import USD_PER, Recipe, Source, Stage
+from ..launch import LAUNCHED, check_args
+from .recipe import USD_PER, Recipe, Serve, Source, Stage
 from .tree import Path_, Tree
 
 TABLES = (".xlsx", ".xlsm")
@@ -158,6 +159,7 @@ def _check_serving(recipe: Recipe, tree: Tree) -> None:
         _fail(tree, ("gate", "parity"), text, "example: parity: auto   or compress: {weights: f32}")
     _check_choices(recipe, tree)
     _check_speculation(recipe, tree)
+    _check_launched(recipe, tree)
     load, limit = recipe.goal.load, recipe.serve.max_model_len
     wanted = load.prompt_tokens + load.output_tokens if load else 0
     if limit and wanted > limit:
@@ -179,6 +181,39 @@ def _check_choices(recipe: Recipe, tree: Tree) -> None:
     if calibrated and not recipe.data:
         text = f"{calibrated[0]} rounds by your rows, and there is no data"
         _fail(tree, ("compress", "weights"), text, "example: compress: {weights: int8}")
+
+
+# What steelyard's own engines have, and a server of its own has in another way or not at all.
+NOT_LAUNCHED = {
+    "replicas": "the plan sets its data parallelism; args has --data-parallel-size (SGLang: --dp-size)",
+    "speculative": "args has --speculative-config (SGLang: --speculative-algorithm)",
+}
+
+
+def _check_launched(recipe: Recipe, tree: Tree) -> None:
+    """Words of an engine with a server of its own, and what goes without."""
+    serve = recipe.serve
+    if serve.engine not in LAUNCHED:
+        for name in ("args", "engine_python"):
+            if getattr(serve, name):
+                text = f"{name} goes with engine: {' or '.join(LAUNCHED)}"
+                _fail(tree, ("serve", name), text, "example: serve: {engine: vllm}")
+        return
+    for name, instead in NOT_LAUNCHED.items():
+        if getattr(serve, name) != getattr(Serve(), name):
+            _fail(tree, ("serve", name), f"{serve.engine} takes no {name} of the recipe", instead)
+    weights = recipe.compress.weights
+    if other := [form for form in ((weights,) if isinstance(weights, str) else weights) if form not in PLAIN]:
+        text = f"{serve.engine} is not given the form {other[0]}, which OpenVINO alone reads"
+        _fail(tree, ("compress", "weights"), text, "compress: bf16, and args: [--quantization, fp8]")
+    try:
+        check_args(serve.engine, serve.args)
+    except WrongUse as fault:
+        fault.where = tree.where(("serve", "args"))
+        raise
+
+
+PLAIN = ("auto", "bf16")  # forms that an engine with a server of its own reads
 
 
 def _check_speculation(recipe: Recipe, tree: Tree) -> None:

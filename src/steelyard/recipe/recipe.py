@@ -165,7 +165,9 @@ class Serve:
         None  # of requests that name none; None = as the model's generation_config says
     )
     api_key: str | None = None  # a key, or env:NAME; never printed, never hashed
-    engine: Literal["auto", "openvino"] = "auto"
+    engine: Literal["auto", "openvino", "vllm", "sglang"] = "auto"
+    engine_python: str | None = None  # interpreter that has vLLM or SGLang, from the recipe's folder
+    args: tuple[str, ...] = ()  # further words for the command line of vLLM or SGLang
     replicas: int = 1
     speculative: Literal["off", "lookup", "draft"] = "off"
     draft: str | None = None  # the small model of speculative: draft

@@ -12,6 +12,7 @@ from ..doors import fetching
 if TYPE_CHECKING:
     from .base.keys import new_key
     from .engines import CAPABILITIES, ENGINES, Engine, EngineSettings, GenRequest
+    from .host.engine_choice import check_engine
     from .host.folders import prepare
     from .host.probes import probe
     from .host.settings import ServeSettings, check_draft, check_host, engine_settings
@@ -35,6 +36,7 @@ FILES = {
     "chat": "service.client",
     "check_door": "service.foreground",
     "check_draft": "host.settings",
+    "check_engine": "host.engine_choice",
     "check_host": "host.settings",
     "check_port": "service.starter",
     "died": "service.state",
@@ -66,6 +68,7 @@ __all__ = [
     "chat",
     "check_door",
     "check_draft",
+    "check_engine",
     "check_host",
     "check_port",
     "died",

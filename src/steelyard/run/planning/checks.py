@@ -9,18 +9,22 @@ from urllib.parse import urlsplit
 
 from ...artefact import check_private
 from ...errors import Lacking, Refused, Where, WrongUse
+from ...launch import LAUNCHED
 from ...model import encoder_folder, resolve
 from ...planner import Local
 from ...recipe import Recipe
 from ...shape import Shape
 from ..record.workdir import Workdir
+from .launching import python_of
 
 
 def check_serving(recipe: Recipe, place: Workdir) -> None:
     """Port and key, before anything long starts; our own older service may hold the port."""
-    from ...serving import ServeSettings, find
+    from ...serving import ServeSettings, check_engine, find
 
     serve = recipe.serve
+    if serve.engine in LAUNCHED:
+        check_engine(serve.engine, python_of(recipe))
     ServeSettings(allowed_host=serve.allowed_host, cors_origin=serve.cors_origin).access(serve.host)
     check_tls(recipe)
     if serve.host not in ("127.0.0.1", "localhost", "::1") and not (serve.api_key or serve.keys):

@@ -12,8 +12,8 @@ from .expected import form_document, larger_figures
 from .ready import Ready
 
 
-def plan_document(ready: Ready) -> dict[str, Any]:
-    """The document of a planned run; its `hash` is over all the rest."""
+def plan_document(ready: Ready, launch: dict[str, Any] | None) -> dict[str, Any]:
+    """The document of a planned run; its `hash` is over all the rest. `launch`: its engine's own command."""
     filled, local = ready.fill, ready.local
     body = {
         "name": ready.recipe.name,
@@ -37,6 +37,7 @@ def plan_document(ready: Ready) -> dict[str, Any]:
         },
         "plans": ready.plans.as_json(),
         "gate": gate_document(ready.recipe, ready.facts),
+        "launch": launch,
     }
     text = json.dumps(body, sort_keys=True, ensure_ascii=False).encode()
     return body | {"hash": hashlib.sha256(text).hexdigest()}

@@ -17,8 +17,21 @@ from ...artefact import Watch, write_durably
 from ...errors import Lacking, Problem, Where
 from ...forms import FORMS
 from ...hardware import Machine, catalogue, probe, published_constants
+from ...launch import LAUNCHED
 from ...ledger import Ledger, Row
-from ...planner import Local, Plans, check_limits, fill, form_order, plan_recipe, predict
+from ...planner import (
+    Fill,
+    Local,
+    Planned,
+    Plans,
+    check_limits,
+    fill,
+    form_order,
+    launch_document,
+    plan_recipe,
+    predict,
+    request_of,
+)
 from ...recipe import Recipe
 from ...shape import read as read_shape
 from ...units import show_bytes
@@ -26,6 +39,7 @@ from ..record.workdir import Workdir
 from .checks import check_guesses, check_sealed_room
 from .document import plan_document
 from .facts import base_of, calibrate, count
+from .launching import engine_settings_of, planned_own
 from .ready import FormPlan, Model, Ready
 from .sizing import Sized, candidates_of
 
@@ -83,6 +97,8 @@ def planned(
     rows = learnt_rows(model.machine, watch)
     every = (*forms, *others(forms, recipe, model.forms))
     by_form = {form: form_plan(recipe, model, form, rows) for form in every}
+    plans = weighed(recipe, model, by_form[forms[0]])
+    service = planned_of(recipe, model, by_form[forms[0]].fill, plans)
     ready = Ready(
         id=run,
         recipe=recipe,
@@ -92,12 +108,22 @@ def planned(
         forms=forms,
         by_form=by_form,
         larger=larger,
-        plans=weighed(recipe, model, by_form[forms[0]]),
+        plans=plans,
+        engine=engine_settings_of(recipe, service),
     )
-    ready = replace(ready, document=plan_document(ready))
+    command = launch_document(service, model.name, recipe.serve.args) if service else None
+    ready = replace(ready, document=plan_document(ready, command))
     write_durably(workdir.plan, json.dumps(ready.document, indent=2, ensure_ascii=False).encode())
     check(ready)
     return ready
+
+
+def planned_of(recipe: Recipe, model: Model, filled: Fill, plans: Plans) -> Planned | None:
+    """The service on the user's own accelerators, where the recipe's engine has a server of its own."""
+    if recipe.serve.engine not in LAUNCHED:
+        return None
+    named = replace(recipe, model=model.name)
+    return planned_own(named, request_of(named, filled, model.shape, model.facts), plans)
 
 
 def form_plan(recipe: Recipe, model: Model, form: str, rows: Sequence[Row]) -> FormPlan:

@@ -49,6 +49,7 @@ class Ready:
     by_form: Mapping[str, FormPlan]  # those, and others that are only predicted
     larger: tuple[Sized, ...]  # the candidates of model: auto that come after this one
     plans: Plans
+    engine: dict[str, Any] = field(default_factory=dict)  # settings of one with a server of its own
     document: dict[str, Any] = field(default_factory=dict)  # plan.json
 
     @property

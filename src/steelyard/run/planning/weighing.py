@@ -44,6 +44,7 @@ from ...shape import Shape
 from ..child.children import call_order, in_child
 from .checks import check_sealed_room, check_serve_files
 from .facts import base_of, calibrate, with_rows_to_teach
+from .launching import launch_of_recipe
 from .prepare import learnt_rows
 from .sizing import ABSENT, candidates_of, check_model
 from .sources import data_settings
@@ -134,7 +135,8 @@ def settle(recipe: Recipe, watch: Watch | None = None) -> dict[str, Any]:
     if local is not None:
         check_limits(named, filled, local, NO_PLANS, machine)
     check_sealed_room(named, local, shape)
-    return here_document(named, machine, filled, facts, local)
+    document = here_document(named, machine, filled, facts, local)
+    return document | {"launch": launch_of_recipe(named, filled, shape, facts)}
 
 
 NO_PLANS = Plans(request={}, plans=(), best=None, frontier=(), considered=0, divide=0, fit=0)

@@ -100,8 +100,10 @@ class Candidates:
             begun = time.monotonic()
             # What its fine-tuning jobs begin from; they cannot read what is sealed.
             source = str(checkpoint.path()) if checkpoint.keys is None else None
-            settings = replace(self.settings(compressed, "fast"), **self.published_settings(), source=source)
-            service = self._start("served", compressed.path(), settings)
+            # vLLM and SGLang read the checkpoint itself; OpenVINO its own form of it.
+            served = checkpoint if self.ready.engine else compressed
+            settings = replace(self.settings(served, "fast"), **self.published_settings(), source=source)
+            service = self._start("served", served.path(), settings)
             self._candidate = Candidate(service, time.monotonic() - begun)
         return self._candidate
 
@@ -157,6 +159,7 @@ class Candidates:
             "access_log": serve.access_log,
             "drain_s": serve.drain,
             "default_temperature": serve.temperature,
+            **self.ready.engine,
             # None: as `serve --tune` measured on this machine, else as planned. No artefact depends on them.
             "threads": None,
             "max_num_batched_tokens": None,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from ...forms import FORMS
+from .launched.interpreter import capability
 from .protocol import (
     Capability,
     Engine,
@@ -109,16 +111,10 @@ def _llamacpp_capability() -> Capability:
     return capability()
 
 
-def _vllm() -> Callable[[EngineSettings], Engine]:
-    from .vllm.engine import VllmEngine
+def _launched() -> Callable[[EngineSettings], Engine]:
+    from .launched.engine import LaunchedEngine
 
-    return VllmEngine
-
-
-def _vllm_capability() -> Capability:
-    from .vllm.python import capability
-
-    return capability()
+    return LaunchedEngine
 
 
 Trial = Callable[[tuple[str, str]], None]  # raises ValueError for a grammar that cannot be followed
@@ -129,11 +125,13 @@ ENGINES: dict[str, Callable[[], Callable[[EngineSettings], Engine]]] = {
     "openvino": _openvino,
     "encoder": _encoder,
     "llamacpp": _llamacpp,
-    "vllm": _vllm,
+    "vllm": _launched,
+    "sglang": _launched,
 }
 CAPABILITIES: dict[str, Callable[[], Capability]] = {
     "openvino": _openvino_capability,
     "encoder": _encoder_capability,
     "llamacpp": _llamacpp_capability,
-    "vllm": _vllm_capability,
+    "vllm": partial(capability, "vllm"),
+    "sglang": partial(capability, "sglang"),
 }

@@ -33,6 +33,11 @@ class EngineSettings:
     speculative: str = "off"  # "lookup": drafts quoted from the prompt; "draft": a small model's
     draft: str | None = None  # its folder
     adapters: dict[str, str] = field(default_factory=dict)  # name -> PEFT folder, known from the start
+    # Of an engine with a server of its own:
+    python: str | None = None  # the interpreter that has it; None: as its variable says, else this one
+    platform: str = "cpu"  # what it computes on, as launch.platform_of has it
+    values: dict[str, Any] = field(default_factory=dict)  # setting -> (value, where it comes from)
+    args: tuple[str, ...] = ()  # the user's own words for its command line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +74,8 @@ class Event:
     logprobs: list[float] | None = None
     finish: str | None = None
     tops: list[list[tuple[int, float]]] | None = None  # the likeliest at each of `ids`
-    cached: int | None = None  # prompt tokens of the same salt found in the prefix cache, with the first ids
+    cached: int | None = None  # prompt tokens of the same salt found in the prefix cache, told once
+    why: str | None = None  # with finish "error": what is wrong with the request itself
 
 
 @dataclass(slots=True)

@@ -95,7 +95,7 @@ def _serve(engine: Engine, channel: Channel) -> None:
         else:
             engine.idle(time.monotonic() - last)
         if engine.busy() and (events := engine.step()):
-            channel.send({"events": [_event_fields(event) for event in events], "metrics": engine.metrics()})
+            _tell(channel, events, engine.metrics())
         if scoring and _score_on(engine, channel, *scoring[0]):
             scoring.popleft()
         for request_id in [number for number in leaving if not engine.holds(number)]:
@@ -113,6 +113,15 @@ def _score_on(engine: Engine, channel: Channel, request_id: int, pieces: Iterato
         arrays = [scores.logprobs, scores.top_ids, scores.top_logprobs]
         channel.send({"scores": [request_id, *arrays], "metrics": engine.metrics()})
     return scores is not None
+
+
+def _tell(channel: Channel, events: list[Event], metrics: dict[str, float]) -> None:
+    """What a step gave; a request that the engine would not take after all is refused."""
+    for event in events:
+        if event.why is not None:
+            _failed(channel, event.request_id, ValueError(event.why))
+    taken = [_event_fields(event) for event in events if event.why is None]
+    channel.send({"events": taken, "metrics": metrics})
 
 
 def _event_fields(event: Event) -> list[Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import Lacking, WrongUse
+from ...launch import LAUNCHED, check_args
 from ...model import encoder_folder, resolve
 from ..engines import CAPABILITIES, ENGINES
-from ..engines.vllm.python import capability as vllm_capability
+from ..engines.launched.interpreter import capability
 from .folders import is_demo, place_of
 
 INSTALL = {
@@ -15,6 +17,7 @@ INSTALL = {
     "encoder": "in the steelyard checkout: pip install -c constraints.txt '.[serve]'",
     "llamacpp": "in the steelyard checkout: pip install -c constraints.txt '.[llamacpp,serve]'",
     "vllm": "see docs/how-to/choose-an-engine.md: vLLM stands in an environment of its own",
+    "sglang": "see docs/how-to/choose-an-engine.md: SGLang stands in an environment of its own",
 }
 
 
@@ -43,11 +46,21 @@ def _able(source: str | Path, root: Path | str) -> list[str]:
     return ["openvino", *(["llamacpp"] if gguf else []), "vllm"]
 
 
+def check_args_of(name: str, args: Sequence[str]) -> None:
+    """Raises WrongUse for words that the engine's own command line has not, or that steelyard must own."""
+    if name in LAUNCHED:
+        check_args(name, args)
+    elif args:
+        names = " and ".join(LAUNCHED)
+        raise WrongUse("serve.args", f"{name} has no command line of its own", hint=f"they go with {names}")
+
+
 def check_engine(name: str, python: str | None = None) -> None:
     """Raises WrongUse for a name that no engine has, Lacking where its packages are not installed."""
     if name not in ENGINES:
         names = ", ".join(ENGINES)
         raise WrongUse("serve.engine_unknown", f"no engine {name!r}", hint=f"one of {names}")
-    why = vllm_capability(python).unusable if name == "vllm" else CAPABILITIES[name]().unusable
-    if why:
-        raise Lacking("serve.engine_missing", f"the engine {name} is not there", why=why, hint=INSTALL[name])
+    able = capability(name, python) if name in LAUNCHED else CAPABILITIES[name]()
+    if able.unusable:
+        text, hint = f"the engine {name} is not there", INSTALL[name]
+        raise Lacking("serve.engine_missing", text, why=able.unusable, hint=hint)

@@ -13,7 +13,6 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -66,10 +65,8 @@ class EngineProcess:
         settings: EngineSettings,
         log: Callable[..., None],
         output: int = subprocess.DEVNULL,
-        python: str | None = None,
     ) -> None:
         self.settings, self.log = settings, log
-        self.python = python  # another environment's interpreter, for an engine that needs its own packages
         self.output = output  # where the native library's own words go
         self._state = "loading"
         self.load: dict[str, float] = {}
@@ -144,7 +141,7 @@ class EngineProcess:
         ours, theirs = socket.socketpair()
         fd = theirs.fileno()
         command = [
-            self.python or sys.executable,
+            sys.executable,
             "-m",
             f"{__package__}.engine_child",
             str(fd),
@@ -153,7 +150,7 @@ class EngineProcess:
         with theirs:
             self._process = await asyncio.create_subprocess_exec(
                 *command, pass_fds=(fd,), stdin=subprocess.DEVNULL, stdout=self.output, stderr=self.output,
-                process_group=0, env=self._environment(),
+                process_group=0,
             )  # fmt: skip
         reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=LINE_LIMIT)
         self._send(asdict(self.settings))
@@ -183,16 +180,6 @@ class EngineProcess:
             return line.result()
         finally:
             line.cancel()
-
-    def _environment(self) -> dict[str, str] | None:
-        """Another interpreter finds this package by its path."""
-        if self.python is None:
-            return None
-        ours = str(Path(__file__).resolve().parents[3])
-        return {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([ours, *filter(None, [os.environ.get("PYTHONPATH")])]),
-        }
 
     # ------------------------------------------------------------------ asking
 

@@ -1,7 +1,8 @@
 """From what a user names to the folder that an engine loads: exported once, kept by content.
 
 OpenVINO: a served folder is taken as it is; a Hugging Face or `train` artefact folder is exported to an IR; a
-GGUF goes through the model room first. llama.cpp reads the GGUF itself, vLLM a Hugging Face folder.
+GGUF goes through the model room first. llama.cpp reads the GGUF itself, vLLM and
+SGLang a Hugging Face folder.
 """
 
 from __future__ import annotations
@@ -152,7 +153,7 @@ def _weights(source: str | Path, place: Path, root: Path | str) -> Prepared:
     """A Hugging Face folder as it is."""
     if (place / "openvino_model.xml").exists() and not any(place.glob("*.safetensors")):
         raise WrongUse(
-            "serve.only_ir", "vLLM reads safetensors, and this folder holds OpenVINO's form of a model",
+            "serve.only_ir", "it reads safetensors, and this folder holds OpenVINO's form of a model",
             where=Where(str(place)),
             hint="name the model or the train artefact it was made from",
         )  # fmt: skip
@@ -160,7 +161,7 @@ def _weights(source: str | Path, place: Path, root: Path | str) -> Prepared:
     return Prepared(folder, key)
 
 
-OTHERS = {"llamacpp": _gguf, "vllm": _weights}
+OTHERS = {"llamacpp": _gguf, "vllm": _weights, "sglang": _weights}
 
 
 def _encoder(folder: Path) -> Prepared:

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import Refused, Where, WrongUse
+from ...launch import LAUNCHED
 from ...model import Tokenizer
 from ..base.access import Access, is_loopback, read_hosts, read_origins
 from ..base.at_once import REQUESTS
 from ..base.limits import BODY_BYTES
 from ..engines import EngineSettings, kv_bytes_per_token, kv_precision, read_form
+from ..engines.launched.interpreter import platform_here
+from ..engines.launched.settings import as_launched
 from .cores import split_cores, usable_cores
 from .tuned import tuned_settings
 
@@ -55,6 +58,9 @@ class ServeSettings:
     draft: str | None = None  # folder of the small model, as its engine loads it
     adapters: dict[str, str] = field(default_factory=dict)  # name -> PEFT folder
     engine_python: str | None = None  # interpreter of the environment that the engine is installed in
+    engine_args: tuple[str, ...] = ()  # further words for the command line of vLLM or SGLang
+    platform: str | None = None  # what such an engine computes on; None: what is here
+    launch: dict[str, Any] = field(default_factory=dict)  # its settings by the plan: (value, origin) each
     default_temperature: float | None = None  # None: the model's generation_config, else greedy
     threads: int | None = None  # the physical cores that this process may use
     max_model_len: int | None = None  # what the model was made for, at most 8192
@@ -153,7 +159,19 @@ def engine_settings(folder: Path, settings: ServeSettings) -> EngineSettings:
         draft=settings.draft,
         adapters=dict(settings.adapters),
     )
-    return _as_tuned(plain, settings)
+    return _launched(plain, settings) if settings.engine in LAUNCHED else _as_tuned(plain, settings)
+
+
+def _launched(plain: EngineSettings, settings: ServeSettings) -> EngineSettings:
+    """By the plan where there is one. Raises WrongUse for args that cannot be."""
+    one = replace(
+        plain,
+        python=settings.engine_python,
+        platform=settings.platform or platform_here(),
+        values=dict(settings.launch),
+        args=tuple(settings.engine_args),
+    )
+    return as_launched(one)
 
 
 def _as_tuned(plain: EngineSettings, settings: ServeSettings) -> EngineSettings:
@@ -175,5 +193,11 @@ def replica_settings(folder: Path, settings: ServeSettings) -> list[EngineSettin
     one = engine_settings(folder, settings)
     if settings.replicas == 1:
         return [one]
+    if settings.engine in LAUNCHED:
+        raise WrongUse(
+            "serve.engine_replicas",
+            f"{settings.engine} takes all devices itself",
+            hint="its own data parallelism: --engine-arg=--data-parallel-size=2 (SGLang: --dp-size)",
+        )
     parts = split_cores(settings.replicas)
     return [replace(one, cores=part, threads=min(len(part), one.threads)) for part in parts]

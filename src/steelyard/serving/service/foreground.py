@@ -14,7 +14,7 @@ from ...trust import load_keys
 from ..base.keys import read_keys
 from ..base.log import log
 from ..engines import CAPABILITIES
-from ..host.engine_choice import check_engine, engine_for
+from ..host.engine_choice import check_args_of, check_engine, engine_for
 from ..host.folders import is_demo, prepare
 from ..host.settings import (
     ServeSettings,
@@ -51,6 +51,7 @@ def serve(
         log("trust.key_made", notice=sealing.notice)
     if settings.engine == "auto":
         settings = replace(settings, engine=engine_for(source))
+    check_args_of(settings.engine, settings.engine_args)
     check_engine(settings.engine, settings.engine_python)
     if settings.port:
         check_port(settings.host, settings.port)  # before minutes of export, not after

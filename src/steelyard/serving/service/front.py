@@ -43,7 +43,6 @@ from ..base.log import log, log_to
 from ..base.measures import Measures
 from ..base.spans import export_spans
 from ..engines import CAPABILITIES, TRIALS
-from ..engines.vllm.python import interpreter
 from ..host.encoders import EncoderService
 from ..host.engine_process import EngineLost, EngineProcess
 from ..host.generation import Served
@@ -146,12 +145,7 @@ class Front:
             raise from_os_error(e) or e from e
 
     def _engine(self) -> EngineProcess | Replicas:
-        python = self.settings.engine_python
-        if python is None and self.settings.engine == "vllm":
-            python = interpreter()
-        engines = [
-            EngineProcess(one, log, _output(), python) for one in replica_settings(self.folder, self.settings)
-        ]
+        engines = [EngineProcess(one, log, _output()) for one in replica_settings(self.folder, self.settings)]
         return engines[0] if len(engines) == 1 else Replicas(engines)
 
     def _grammars(self) -> Grammars | None:

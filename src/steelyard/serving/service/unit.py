@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...launch import LAUNCHED
 from ..host.settings import ServeSettings
 
 HOMES = ("/home", "/root", "/run/user")
@@ -97,7 +98,7 @@ def unit_of(words: Sequence[str], settings: ServeSettings) -> str:
         stop_s=math.ceil(settings.drain_s) + CLOSE_S,
         watchdog_s=WATCHDOG_S,
         home="read-only" if at_home else "yes",
-        devices="" if settings.engine == "vllm" else "PrivateDevices=yes\n",  # it looks for a GPU
+        devices="" if settings.engine in LAUNCHED else "PrivateDevices=yes\n",  # it looks for a GPU
         capabilities=_capabilities(settings.port),
         writable=_writable(settings),
     )

@@ -1,1 +1,0 @@
-"""vLLM as an engine, in an environment of its own."""
