@@ -14,6 +14,7 @@ from steelyard.serving.engines import EngineSettings
 from steelyard.serving.host import engine_process
 from steelyard.serving.host.engine_process import EngineProcess, Silence
 
+PYTHON = sys.executable
 READY = 'send({"ready": {"load_s": 0.1}})'
 CHILD = """
 import json, os, socket, sys, time
@@ -36,11 +37,10 @@ def process(tmp_path, monkeypatch):
         script = tmp_path / "child.py"
         script.write_text(CHILD.format(mark=str(tmp_path / "mark"), lines=textwrap.dedent(lines)))
         python = tmp_path / "python"
-        python.write_text(f'#!/bin/sh\nexec {sys.executable} {script} "$3"\n')
+        python.write_text(f'#!/bin/sh\nexec {PYTHON} {script} "$3"\n')
         python.chmod(0o755)
-        engine = EngineProcess(
-            EngineSettings(folder=""), lambda event, **f: logged.append((event, f)), python=str(python)
-        )
+        monkeypatch.setattr(sys, "executable", str(python))
+        engine = EngineProcess(EngineSettings(folder=""), lambda event, **f: logged.append((event, f)))
         made.append(engine)
         engine.logged = logged
         return engine
