@@ -60,6 +60,17 @@ def test_from_recipe_to_live_service_and_again(make_job):
         assert {r["step"] for r in rows if r["run"] == done["run"]} == set(STEPS)
         listed = json.loads(job.run("status", "--workdir", str(job.workdir)).stdout)["runs"]
         assert listed[0]["state"] == "serving" and listed[0]["service"]["url"] == again["service"]["url"]
+        front = psutil.Process(again["service"]["pid"])
+        engines = front.children(recursive=True)
+        front.kill()
+        psutil.wait_procs([front, *engines], timeout=60)
+        listed = json.loads(job.run("status", "--workdir", str(job.workdir)).stdout)["runs"]
+        assert (listed[0]["state"], listed[0]["service"]) == ("dead", None)
+        back = job.up()
+        assert [s["state"] for s in back["steps"]] == ["reused"] * 4 + ["done"]
+        assert back["service"]["url"] == again["service"]["url"]
+        lines = (job.workdir / "service" / "log.jsonl").read_text().splitlines()
+        assert {json.loads(line)["event"] for line in lines} >= {"service.published", "request"}
     finally:
         stopped = job.run("stop", "tiny", "--workdir", str(job.workdir))
     assert stopped.returncode == 0
