@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -330,17 +329,30 @@ def main() -> None:
     parser.add_argument("--until", default="serve")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         work = args.work or Path(temporary)
-        rows = [run(name, work / f"{n}", args.model, args.until) for n, name in enumerate(args.only)]
+        for n, name in enumerate(args.only):
+            rows.append(run(name, work / f"{n}", args.model, args.until))
+            if args.out:  # after each: a stopped bench leaves what it has measured
+                args.out.write_text(document(rows) + "\n", encoding="utf-8")
+    print(document(rows))
+    print(json.dumps(totals_of(rows), ensure_ascii=False), file=sys.stderr)
+
+
+def totals_of(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
     good = [not row.get("faults") and not row["init"] and not row.get("up") for row in rows]
-    totals = {"accounted": sum(not row.get("faults", ["none"]) for row in rows), "whole path": sum(good),
-              "sensible": sum(bool(row.get("sensible")) for row in rows), "of": len(rows)}  # fmt: skip
-    text = json.dumps({"protocol": __doc__, "totals": totals, "files": rows}, ensure_ascii=False, indent=1)
-    print(text)
-    if args.out:
-        args.out.write_text(text + "\n", encoding="utf-8")
-    print(json.dumps(Counter(totals), ensure_ascii=False), file=sys.stderr)
+    return {
+        "accounted": sum(not row.get("faults", ["none"]) for row in rows),
+        "whole path": sum(good),
+        "sensible": sum(bool(row.get("sensible")) for row in rows),
+        "of": len(rows),
+    }
+
+
+def document(rows: Sequence[dict[str, Any]]) -> str:
+    content = {"protocol": __doc__, "totals": totals_of(rows), "files": rows}
+    return json.dumps(content, ensure_ascii=False, indent=1)
 
 
 if __name__ == "__main__":
