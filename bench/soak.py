@@ -39,6 +39,7 @@ from typing import Any
 import httpx
 import psutil
 
+from steelyard.lines import each_line_soon
 from steelyard.model import Tokenizer
 from steelyard.serving import ServeSettings, Service, prepare, start
 
@@ -212,10 +213,10 @@ class Soak:
             if answer.status_code != 200:
                 await answer.aread()
                 check(answer)
-            async for line in answer.aiter_lines():
-                if line == "data: [DONE]":
+            async for line in each_line_soon(answer.aiter_bytes()):
+                if line == b"data: [DONE]":
                     return ids
-                if line.startswith("data: "):
+                if line.startswith(b"data: "):
                     told = json.loads(line[6:])
                     if "error" in told:
                         raise Broken(told["error"]["message"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +27,7 @@ from steelyard.run.child.children import call_order, in_child
 from steelyard.run.path.rows import compose, fault_of
 from steelyard.run.record.workdir import LoggedWatch, Workdir, locked
 from steelyard.run.service import sample
-from steelyard.run.service.load import Timing, figures, measure_load
+from steelyard.run.service.load import Timing, _request, figures, measure_load
 from steelyard.run.service.sample import ask_sample
 from steelyard.trust import load_keys, read_log
 
@@ -197,6 +199,18 @@ def test_a_load_that_cannot_be_measured_is_left_out(status, body):
     with answering(status, body) as url:
         assert measure_load(url, None, None, heard) == {}
     assert heard.events == ["serve.not_measured"]
+
+
+def test_a_measured_answer_may_hold_any_separator():
+    """JSON does not escape them, and httpx alone would end the line there."""
+    chunk = '{"choices": [{"text": "one\u2028two\u0085three"}], "usage": {"completion_tokens": 3}}'
+
+    async def timed(url: str) -> Timing:
+        async with httpx.AsyncClient(base_url=url) as client:
+            return await _request(client, [1, 2], 3)
+
+    with answering(200, f"data: {chunk}\n\ndata: [DONE]\n\n".encode()) as url:
+        assert asyncio.run(timed(url)).tokens == 3
 
 
 def test_one_token_answers_have_no_time_between_tokens():

@@ -63,7 +63,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.tell({"error": {"message": "no regex: (a", "code": 400}})
         for place in range(body["max_tokens"]):
             time.sleep(0.05 if body["prompt"] == SLOW else 0)
-            choice = {"index": 0, "token_ids": [5 + place % 3], "text": "x", "finish_reason": None}
+            choice = {"index": 0, "token_ids": [5 + place % 3], "text": "x\u2028y", "finish_reason": None}
             if "logprobs" in body:
                 choice["logprobs"] = {"token_logprobs": [-0.5], "top_logprobs": [LOGPROBS]}
             if place + 1 == body["max_tokens"]:
@@ -78,7 +78,8 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200, json.dumps({"choices": [{"prompt_logprobs": [None, *places]}]}))
 
     def tell(self, chunk):
-        self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
+        """Like vLLM, with characters as they are: a text may hold any that ends a line elsewhere."""
+        self.wfile.write(f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n".encode())
         self.wfile.flush()
 
     def answer(self, status, text, kind="application/json"):

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from ...artefact import Watch
+from ...lines import each_line_soon
 from ...recipe import Load
 
 WAIT_S = 600.0  # for one answer: a large model on a small CPU
@@ -94,8 +95,8 @@ async def _request(client: Any, prompt: list[int], output_tokens: int) -> Timing
     begun, first, last, tokens = time.perf_counter(), 0.0, 0.0, 0
     async with client.stream("POST", "/v1/completions", json=body) as answer:
         answer.raise_for_status()
-        async for line in answer.aiter_lines():
-            if not line.startswith("data: {"):
+        async for line in each_line_soon(answer.aiter_bytes()):
+            if not line.startswith(b"data: {"):
                 continue
             event = json.loads(line[6:])
             tokens = (event.get("usage") or {}).get("completion_tokens", tokens)

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from ...errors import Lacking, WrongUse
+from ...lines import each_line
 from .state import certificate_file
 
 
@@ -37,7 +38,7 @@ def chat(
         ) as response:
             if response.status_code != 200:
                 raise _refusal(response.status_code, response.read())
-            yield from _pieces(_lines(response.iter_bytes()))
+            yield from _pieces(each_line(response.iter_bytes()))
     except httpx.HTTPError as e:
         raise Lacking(
             "chat.no_answer",
@@ -57,15 +58,6 @@ def trusting(url: str) -> ssl.SSLContext | bool:
     if (own := certificate_file()).exists():
         context.load_verify_locations(own)
     return context
-
-
-def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """As the server ends them: httpx ends them at U+2028 and its like too, which JSON may hold."""
-    rest = b""
-    for chunk in chunks:
-        *whole, rest = (rest + chunk).split(b"\n")
-        yield from whole
-    yield rest
 
 
 def _pieces(lines: Iterator[bytes]) -> Iterator[str]:

@@ -22,6 +22,7 @@ import httpx
 import orjson
 
 from ....launch import Launch, Wanted, launch_of
+from ....lines import each_line_soon
 from ..protocol import EngineSettings, Event, GenRequest, Scores
 from . import sglang, vllm
 from .interpreter import interpreter
@@ -32,7 +33,7 @@ RANKS = (8, 16, 32, 64, 128, 256)  # that both make room for
 STEP_S = 0.01  # a step waits so long for an event
 LOOK_S = 0.25  # between two looks at a server that loads
 METRICS_S = 5.0
-DATA = "data: "
+DATA = b"data: "
 
 
 class LaunchedEngine:
@@ -47,7 +48,7 @@ class LaunchedEngine:
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.tasks: dict[int, Future[None]] = {}
         self.usage = 0.0
-        self.queries = self.hits = 0
+        self.hits = 0
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
         self.client = _client(self.server)
@@ -99,8 +100,8 @@ class LaunchedEngine:
                 await response.aread()
                 yield _refused(request, _message(response), response.status_code)
                 return
-            async for line in response.aiter_lines():
-                if not line.startswith(DATA) or line == "data: [DONE]":
+            async for line in each_line_soon(response.aiter_bytes()):
+                if not line.startswith(DATA) or line[len(DATA) :].strip() == b"[DONE]":
                     continue
                 chunk = orjson.loads(line[len(DATA) :])
                 if "error" in chunk:
