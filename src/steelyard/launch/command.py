@@ -20,7 +20,7 @@ MAX_TOP = 64  # likeliest tokens that may be asked for
 MAX_LORAS = 4  # adapters in one batch
 OUR_OWN = "steelyard"
 
-# A setting, as the plan names it -> the flag. A switch has its value in front: (True, flag), (False, flag).
+# A setting, as the plan names it -> the flag; of a switch: its value -> the flag.
 VLLM: dict[str, Any] = {
     "dtype": "--dtype",
     "quantization": "--quantization",
@@ -128,8 +128,9 @@ def launch_of(wanted: Wanted) -> Launch:
     table = flags_of(wanted.engine)
     given = check_args(wanted.engine, wanted.args)
     said = {one.flag.name for one in given}
-    every = ((flag, words, origin) for flag, words, origin in _planned(wanted))
-    planned = {flag: (words, origin) for flag, words, origin in every if table[flag].name not in said}
+    planned = {
+        flag: (words, origin) for flag, words, origin in _planned(wanted) if table[flag].name not in said
+    }
     options = [words for words, _ in planned.values()] + [one.words for one in given]
     origins = {flag: origin for flag, (_, origin) in planned.items()}
     return Launch(
@@ -172,17 +173,8 @@ def _spelled(wanted: Wanted, name: str, value: Any) -> str:
 
 def _own_vllm(wanted: Wanted) -> list[tuple[str, ...]]:
     """What steelyard's protocol needs. The model's own defaults are off: each request names all it wants."""
-    lora: list[tuple[str, ...]] = []
-    if wanted.adapters:
-        modules = [f"{name}={folder}" for name, folder in wanted.adapters.items()]
-        lora = [
-            ("--enable-lora",),
-            ("--max-loras", str(MAX_LORAS)),
-            ("--max-lora-rank", str(wanted.lora_rank)),
-            ("--lora-modules", *modules),
-        ]
     return [
-        *lora,
+        *_lora(wanted, "--max-loras", "--lora-modules"),
         ("--served-model-name", SERVED_NAME),
         ("--generation-config", "vllm"),
         ("--max-logprobs", str(MAX_TOP)),
@@ -194,21 +186,24 @@ def _own_vllm(wanted: Wanted) -> list[tuple[str, ...]]:
 
 
 def _own_sglang(wanted: Wanted) -> list[tuple[str, ...]]:
-    lora: list[tuple[str, ...]] = []
-    if wanted.adapters:
-        paths = [f"{name}={folder}" for name, folder in wanted.adapters.items()]
-        lora = [
-            ("--enable-lora",),
-            ("--max-loras-per-batch", str(MAX_LORAS)),
-            ("--max-lora-rank", str(wanted.lora_rank)),
-            ("--lora-paths", *paths),
-        ]
     return [
-        *lora,
+        *_lora(wanted, "--max-loras-per-batch", "--lora-paths"),
         ("--served-model-name", SERVED_NAME),
         ("--sampling-defaults", "openai"),
         ("--incremental-streaming-output",),
         ("--log-level", "warning"),
+    ]
+
+
+def _lora(wanted: Wanted, most: str, named: str) -> list[tuple[str, ...]]:
+    """Room for adapters, and which ones; `most`, `named`: the engine's flags for their number and folders."""
+    if not wanted.adapters:
+        return []
+    return [
+        ("--enable-lora",),
+        (most, str(MAX_LORAS)),
+        ("--max-lora-rank", str(wanted.lora_rank)),
+        (named, *(f"{name}={folder}" for name, folder in wanted.adapters.items())),
     ]
 
 

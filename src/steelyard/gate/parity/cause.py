@@ -294,7 +294,7 @@ def _explains_margins(evidence: Evidence) -> bool:
     """The numbers agree in the mean, and yet some are as far off as the worst token trails the likeliest."""
     rows = [s for s in evidence.samples if len(s.margin)]
     worst = max((float(s.margin.max()) for s in rows), default=0.0)
-    return math.isfinite(most := explained_margin(rows)) and worst <= most
+    return worst <= explained_margin(rows) < math.inf
 
 
 def _sure_are_off(evidence: Evidence) -> bool:

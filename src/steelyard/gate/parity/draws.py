@@ -312,8 +312,10 @@ def _pairs_alike(
     draws: Sequence[Draw], surprise: Mapping[tuple[str, int], np.ndarray], tokenizer: Tokenizer
 ) -> bool:
     def alike(a: Draw, b: Draw) -> bool:
+        if _one_begins(a.answer, b.answer):
+            return True
         shared = surprise[a.probe.name, a.seed][: _agreement(tokenizer, _readable(a), _readable(b))]
-        return _one_begins(a.answer, b.answer) or float(shared.sum()) > ALIKE_NATS
+        return float(shared.sum()) > ALIKE_NATS
 
     return any(alike(a, b) for i, a in enumerate(draws) for b in draws[:i])
 

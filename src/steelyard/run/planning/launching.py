@@ -27,9 +27,7 @@ from ...shape import Shape
 
 def planned_own(recipe: Recipe, request: Request, plans: Plans) -> Planned | None:
     """The service on the best of the user's own devices that have such an engine; None where none has."""
-    devices = catalogue()
-    own = {devices.find(o.device).id for o in recipe.resources.own}
-    serve = recipe.serve
+    devices, own, serve = catalogue(), _own(recipe), recipe.serve
     ways = (
         planned_service(p, request, devices, serve.engine, serve.max_model_len)
         for p in plans.plans
@@ -40,15 +38,20 @@ def planned_own(recipe: Recipe, request: Request, plans: Plans) -> Planned | Non
 
 def launch_of_recipe(recipe: Recipe, filled: Fill, shape: Shape, facts: DataFacts) -> dict[str, Any] | None:
     """The command for the user's own devices, as `plan` shows it; None where they have no such engine."""
-    if not recipe.resources.own:
+    own = _own(recipe)
+    if not own or recipe.serve.engine not in ("auto", *LAUNCHED):
         return None
-    devices = catalogue()
-    own = tuple(dict.fromkeys(devices.find(o.device).id for o in recipe.resources.own))
     plans = plan_recipe(
-        recipe, filled, shape, facts, devices, published_constants(), requested={"devices": own}
+        recipe, filled, shape, facts, catalogue(), published_constants(), requested={"devices": own}
     )
     planned = planned_own(recipe, request_of(recipe, filled, shape, facts), plans)
     return launch_document(planned, recipe.model, recipe.serve.args) if planned else None
+
+
+def _own(recipe: Recipe) -> tuple[str, ...]:
+    """The user's own devices, by their ids in the catalogue, each once."""
+    devices = catalogue()
+    return tuple(dict.fromkeys(devices.find(o.device).id for o in recipe.resources.own))
 
 
 def engine_settings_of(recipe: Recipe, planned: Planned | None) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """From what a user names to the folder that an engine loads: exported once, kept by content.
 
 OpenVINO: a served folder is taken as it is; a Hugging Face or `train` artefact folder is exported to an IR; a
-GGUF goes through the model room first. llama.cpp reads the GGUF itself, vLLM and
-SGLang a Hugging Face folder.
+GGUF goes through the model room first. llama.cpp reads the GGUF itself, vLLM and SGLang a Hugging Face one.
 """
 
 from __future__ import annotations
@@ -17,6 +16,9 @@ from pathlib import Path
 
 import orjson
 
+# By their doors: what writes is imported where something is written, and a later start is spared it.
+from ... import compression
+from ... import model as models
 from ...artefact import Store, adopt, code_of
 from ...errors import Lacking, Refused, Where, WrongUse
 from ...model import ModelSource, encoder_folder, resolve
@@ -64,29 +66,8 @@ def prepare(
     folder, key = _hf(model)
     form = form or DEFAULT_FORM
     built = _built(key, form, "compression:export_form")
-    exported = _exported_once(f"ir-{built[:32]}", lambda out: _export_form(folder, out, form))
+    exported = _exported_once(f"ir-{built[:32]}", lambda out: compression.export_form(folder, out, form))
     return Prepared(exported, built)
-
-
-# What writes is imported where something is written: a later start is spared numpy and the graphs' builder.
-
-
-def _export_form(folder: Path, out: Path, form: str) -> None:
-    from ...compression import export_form
-
-    export_form(folder, out, form)
-
-
-def _to_hf(model: ModelSource, out: Path, weights: bool = True) -> None:
-    from ...model import to_hf
-
-    to_hf(model, out, weights=weights)
-
-
-def _export_encoder(folder: Path, out: Path) -> None:
-    from ...model import export_encoder
-
-    export_encoder(folder, out)
 
 
 def _hf(model: ModelSource) -> tuple[Path, str]:
@@ -95,7 +76,7 @@ def _hf(model: ModelSource) -> tuple[Path, str]:
         return model.path, _hash(model.path)
     key = _file_hash(model.path)
     name = f"hf-{_built(key, 'hf', 'model:to_hf')[:32]}"
-    return _exported_once(name, lambda out: _to_hf(model, out)), key
+    return _exported_once(name, lambda out: models.to_hf(model, out)), key
 
 
 def _built(source: str, form: str, call: str) -> str:
@@ -129,7 +110,7 @@ def _gguf(source: str | Path, place: Path, root: Path | str) -> Prepared:
     key = _file_hash(model.path)
 
     def write(out: Path) -> None:
-        _to_hf(model, out, weights=False)
+        models.to_hf(model, out, weights=False)
         config = orjson.loads((out / "config.json").read_bytes())
         form = {"form": "gguf", "weights": model.path.stem.rpartition(".")[2], "precision": "f32",
                 "kv_precision": "f16", "max_context": config["max_position_embeddings"]}  # fmt: skip
@@ -167,7 +148,7 @@ OTHERS = {"llamacpp": _gguf, "vllm": _weights, "sglang": _weights}
 def _encoder(folder: Path) -> Prepared:
     """A sentence encoder: the engine `encoder` loads it."""
     built = _built(_hash(folder), "encoder", "model:export_encoder")
-    exported = _exported_once(f"encoder-{built[:32]}", lambda out: _export_encoder(folder, out))
+    exported = _exported_once(f"encoder-{built[:32]}", lambda out: models.export_encoder(folder, out))
     return Prepared(exported, built)
 
 

@@ -28,32 +28,40 @@ def write_state(folder: Path, state: dict[str, Any], name: str = FILE) -> None:
 
 def read_state(folder: Path, name: str = FILE) -> dict[str, Any] | None:
     """The service that a file names, None where it does not live any more."""
-    with suppress(OSError, orjson.JSONDecodeError, KeyError, TypeError):
-        state = orjson.loads((folder / name).read_bytes())
-        return state if lives(state["pid"], state["started_at"]) else None
-    return None
+    state, alive = _written(folder, name)
+    return state if alive else None
 
 
 def forget_state(folder: Path) -> None:
     """This process serves no longer; a successor's file stays. Who was killed leaves its file behind."""
-    with suppress(OSError, orjson.JSONDecodeError, KeyError, TypeError):
-        if orjson.loads((folder / FILE).read_bytes())["pid"] == os.getpid():
-            (folder / FILE).unlink()
+    state, _ = _written(folder)
+    if state and state["pid"] == os.getpid():
+        _unlink(folder)
 
 
 def died(folder: Path) -> dict[str, Any] | None:
     """What the file of a service says that ended without a word: killed, or its machine was."""
-    with suppress(OSError, orjson.JSONDecodeError, KeyError, TypeError):
-        state: dict[str, Any] = orjson.loads((folder / FILE).read_bytes())
-        return None if lives(state["pid"], state["started_at"]) else state
-    return None
+    state, alive = _written(folder)
+    return None if alive else state
 
 
 def bury(folder: Path) -> None:
     """Forget a service that has died: nobody wants it back."""
     if died(folder):
-        with suppress(OSError):
-            (folder / FILE).unlink(missing_ok=True)
+        _unlink(folder)
+
+
+def _unlink(folder: Path) -> None:
+    with suppress(OSError):
+        (folder / FILE).unlink()
+
+
+def _written(folder: Path, name: str = FILE) -> tuple[dict[str, Any] | None, bool]:
+    """What the file of a service says, None where it says nothing, and whether that process lives."""
+    with suppress(OSError, orjson.JSONDecodeError, KeyError, TypeError):
+        state: dict[str, Any] = orjson.loads((folder / name).read_bytes())
+        return state, lives(state["pid"], state["started_at"])
+    return None, False
 
 
 def lives(pid: int, started_at: float) -> bool:
