@@ -259,17 +259,23 @@ def test_a_key_that_only_watches_opens_nothing_else(tokenizer_folder, keys, stat
 # ------------------------------------------------------------------ the drain
 
 
+async def under_way(client, engine, **more):
+    """The task of a request that the engine has, and holds."""
+    engine.held.clear()
+    asked = asyncio.Event()
+    engine.noted = asked.set
+    task = asyncio.create_task(client.post(CHAT, json={**ASKED, **more}))
+    await asked.wait()
+    return task
+
+
 def test_a_service_that_ends_takes_nothing_new_and_lets_the_rest_finish(tokenizer_folder, lines, state):
     engine = FakeEngine()
     application, served = served_app(tokenizer_folder, engine)
 
     async def run():
         async with client_of(application) as client:
-            engine.held.clear()
-            asked = asyncio.Event()
-            engine.noted = asked.set
-            begun = asyncio.create_task(client.post(CHAT, json={**ASKED, "stream": True}))
-            await asked.wait()
+            begun = await under_way(client, engine, stream=True)
             served.drain.begin(30)
             ready = await client.get("/ready")
             assert (ready.status_code, ready.json()["status"]) == (503, "draining")
@@ -295,11 +301,7 @@ def test_who_waits_at_the_end_hears_that_it_is_the_end(tokenizer_folder, state):
 
     async def run():
         async with client_of(application) as client:
-            engine.held.clear()
-            asked = asyncio.Event()
-            engine.noted = asked.set
-            inside = asyncio.create_task(client.post(CHAT, json=ASKED))
-            await asked.wait()
+            inside = await under_way(client, engine)
             waiting = asyncio.create_task(client.post(CHAT, json=ASKED))
             while not served.admission.waiting:
                 await asyncio.sleep(0)
