@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
+import steelyard.cli.main  # noqa: F401 (the door's `main` hides the module)
 from steelyard.errors import from_os_error, writing_in
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,6 +25,27 @@ def test_a_file_that_is_named_stays():
     with pytest.raises(OSError) as caught, writing_in("/runs/desk"):
         raise OSError(errno.ENOSPC, "No space left on device", "/runs/desk/model.bin")
     assert caught.value.filename == "/runs/desk/model.bin"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        SystemError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        RuntimeError("std::bad_alloc"),
+    ],
+    ids=lambda e: type(e).__name__,
+)
+def test_no_memory_is_no_bug(error, monkeypatch, capsys):
+    def verb(arguments):
+        raise error
+
+    module = sys.modules["steelyard.cli.main"]
+    monkeypatch.setattr(module, "_verb", verb)
+    assert module.run(["devices", "--json"]) == 5
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "memory.exhausted"
 
 
 def test_no_hint_names_a_package_that_no_index_has() -> None:

@@ -115,8 +115,11 @@ OS_REFUSALS = {
     errno.EACCES: ("disk.denied", "permission is denied", "choose another folder, or mend its permissions"),
     errno.EPERM: ("disk.denied", "permission is denied", "choose another folder, or mend its permissions"),
     errno.EMFILE: ("system.files", "too many files are open", "raise the limit with ulimit -n"),
-    errno.ENOMEM: ("memory.exhausted", "memory is exhausted", "free memory, or ask for less"),
 }
+# How libraries say it: glibc, the loader, C++, OpenBLAS and Rust, Python.
+NO_MEMORY_WORDS = (
+    "allocate memory", "failed to map segment", "bad_alloc", "bad alloc", "memory allocation", "memoryerror",
+)  # fmt: skip
 
 
 def from_os_error(error: OSError) -> Problem | None:
@@ -126,6 +129,29 @@ def from_os_error(error: OSError) -> Problem | None:
     code, why, hint = OS_REFUSALS[error.errno]
     file = str(error.filename) if error.filename else None
     return Lacking(code, f"cannot write {file or 'to the disk'}", where=Where(file), why=why, hint=hint)
+
+
+def tells_no_memory(text: str) -> bool:
+    """Whether a library's words, or the last ones of a process, say that it got no memory."""
+    text = text.lower()
+    return any(words in text for words in NO_MEMORY_WORDS)
+
+
+def got_no_memory(error: Exception) -> bool:
+    """Whether an allocation failed: torch and OpenVINO raise RuntimeError or ImportError for it."""
+    # A SystemError without a word: Python could not even allocate the error.
+    silent = isinstance(error, SystemError) and not str(error)
+    return isinstance(error, MemoryError) or silent or tells_no_memory(str(error))
+
+
+def no_memory() -> Lacking:
+    """This process, or a step's, could get no more memory."""
+    return Lacking(
+        "memory.exhausted",
+        "there is not enough memory",
+        why="an allocation failed",
+        hint="free memory, or raise the limit of this shell (ulimit -v), and run again",
+    )
 
 
 @contextmanager

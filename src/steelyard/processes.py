@@ -41,6 +41,12 @@ def release_freed_memory() -> None:
             ctypes.CDLL(None).malloc_trim(0)
 
 
+def memory_limit_bytes() -> int | None:
+    """What this process and its children may map (`ulimit -v`); None without a limit."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
 def peak_rss_bytes() -> int:
     """Largest resident set of this process so far; getrusage would count what stood here before exec."""
     status = Path("/proc/self/status")

@@ -23,6 +23,7 @@ from steelyard import run
 from steelyard.artefact import Place, Progress, Store, Watch, files
 from steelyard.errors import Lacking, Problem, Refused
 from steelyard.recipe import load
+from steelyard.run.child import children
 from steelyard.run.child.children import call_order, in_child
 from steelyard.run.path.rows import compose, fault_of
 from steelyard.run.record.workdir import LoggedWatch, Workdir, locked
@@ -229,6 +230,9 @@ crash = types.ModuleType("steelyard.crash")
 def die(how):
     print("words on standard output", flush=True)
     print("last words of a library", file=sys.stderr, flush=True)
+    if how == "bad_alloc":
+        print("terminate called after throwing an instance of 'std::bad_alloc'", file=sys.stderr, flush=True)
+        os.abort()
     os.write(2, b"x" * 100_000 + b"the very end")
     os.kill(os.getpid(), how)
     return "lived"
@@ -238,7 +242,7 @@ sys.modules["steelyard.crash"] = crash
 
 
 @pytest.fixture
-def crashing(tmp_path, monkeypatch) -> Callable[[int, Watch], Any]:
+def crashing(tmp_path, monkeypatch) -> Callable[[int | str, Watch], Any]:
     """A real child that writes, and then sends itself a signal (0: none)."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(CRASH)
@@ -272,6 +276,20 @@ def test_a_killed_child_is_out_of_memory_as_before(crashing):
     with pytest.raises(Lacking) as caught:
         crashing(int(signal.SIGKILL), Heard())
     assert caught.value.code == "memory.exhausted"
+
+
+def test_a_child_whose_library_got_no_memory_is_out_of_memory(crashing):
+    """C++ ends the process by SIGABRT; only its last words say why."""
+    with pytest.raises(Lacking) as caught:
+        crashing("bad_alloc", Heard())
+    assert caught.value.code == "memory.exhausted"
+
+
+def test_under_a_limit_of_memory_a_crash_is_put_down_to_it(crashing, monkeypatch):
+    monkeypatch.setattr(children, "memory_limit_bytes", lambda: 600_000_000)
+    with pytest.raises(Lacking) as caught:
+        crashing(int(signal.SIGSEGV), Heard())
+    assert caught.value.code == "memory.exhausted" and "ulimit -v" in caught.value.why
 
 
 # ------------------------------------------------------------------ rows

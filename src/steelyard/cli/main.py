@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import Problem, Stopped, WrongUse, from_os_error
+from ..errors import Problem, Stopped, WrongUse, from_os_error, got_no_memory, no_memory
 from ..places import state_folder
 from . import options
 from .messages import say
@@ -35,7 +35,7 @@ def run(arguments: Sequence[str]) -> int:
     except OSError as error:
         return _system(error)
     except Exception as error:
-        return _bug(error)
+        return _lacking(no_memory()) if got_no_memory(error) else _bug(error)
 
 
 def _verb(arguments: list[str]) -> int:
@@ -68,9 +68,11 @@ def _usage(error: Exception, arguments: list[str]) -> WrongUse:
 
 def _system(error: OSError) -> int:
     """What the operating system refuses is the environment's, not a bug, where it is a known refusal."""
-    problem = from_os_error(error)
-    if problem is None:
-        return _bug(error)
+    problem = no_memory() if got_no_memory(error) else from_os_error(error)
+    return _lacking(problem) if problem else _bug(error)
+
+
+def _lacking(problem: Problem) -> int:
     failure(problem)
     return problem.exit_code
 

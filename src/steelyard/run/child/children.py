@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ...artefact import Artefact, Draft, Figures, Progress, Watch
-from ...errors import Lacking, Problem, Stopped, Where
+from ...errors import Lacking, Problem, Stopped, Where, tells_no_memory
+from ...processes import memory_limit_bytes
+from ...units import show_bytes
 
 GRACE_S = 4.0  # Ctrl-C is answered in under 5 s: a child that has not stopped by then is killed
 POLL_S = 0.1
@@ -60,7 +62,7 @@ def in_child(order: dict[str, Any], watch: Watch) -> Any:
             child.stdin.close()
         last = follow(child, reading, watch)
         child.wait()
-        return result(last, child.returncode, order["call"], watch)
+        return result(last, child.returncode, order["call"], tail.text(), watch)
     finally:
         if child.poll() is None:
             child.kill()
@@ -133,15 +135,15 @@ def messages(
         yield from (json.loads(line) for line in lines)
 
 
-def result(last: dict[str, Any], code: int, call: str, watch: Watch) -> Any:
+def result(last: dict[str, Any], code: int, call: str, words: str, watch: Watch) -> Any:
     if "done" in last:
         return last["done"]
     if last.get("error"):
         raise Problem.from_json(last["error"], last["exit_code"])
     if watch.stop:
         raise Stopped("run.stopped", "stopped before the step was done", hint="run the same command again")
-    if code == -signal.SIGKILL:
-        raise no_memory()
+    if code == -signal.SIGKILL or tells_no_memory(words) or (code < 0 and memory_limit_bytes()):
+        raise step_out_of_memory()
     if code < 0:
         raise ended_by_signal(code, call, watch)
     raise WorkerFailed(last.get("trace") or f"the child ended with {code} and said nothing")
@@ -169,12 +171,14 @@ def ended_by_signal(code: int, call: str, watch: Watch) -> Problem:
     )
 
 
-def no_memory() -> Lacking:
+def step_out_of_memory() -> Lacking:
     """The problem of a step that was killed, or could get no memory."""
+    limit = memory_limit_bytes()
+    allowed = f", and `ulimit -v` allows {show_bytes(limit)}" if limit else ""
     return Lacking(
         "memory.exhausted",
         "the step's process ran out of memory",
-        why="it was killed by the system, or an allocation failed",
+        why=f"it was killed by the system, or an allocation failed{allowed}",
         hint="free memory, or lower per_device_train_batch_size or max_length, and run again",
     )
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from ...artefact import Artefact, Draft, Inputs, Progress, Scratch, Store, Watch
-from ...errors import Problem, from_os_error, writing_in
+from ...errors import Problem, from_os_error, got_no_memory, writing_in
 from ...processes import die_with_parent
 from ...trust import load_keys
-from .children import no_memory
+from .children import step_out_of_memory
 from .memory import SHORT_SAMPLE_S
 
 
@@ -73,18 +73,12 @@ def carry_out(order: dict[str, Any], watch: Watch) -> Any:
     return figures
 
 
-OUT_OF_MEMORY = ("allocate memory", "failed to map segment", "bad_alloc", "bad alloc")
-
-
 def problem_of(error: Exception) -> Problem | None:
     """What a step's exception means to a user; None for a bug of ours."""
     if isinstance(error, Problem):
         return error
-    text = str(error).lower()  # torch and OpenVINO raise RuntimeError or ImportError
-    # A SystemError without a word: Python could not even allocate the error.
-    short = isinstance(error, MemoryError) or (isinstance(error, SystemError) and not text)
-    if short or any(words in text for words in OUT_OF_MEMORY):
-        return no_memory()
+    if got_no_memory(error):
+        return step_out_of_memory()
     return from_os_error(error) if isinstance(error, OSError) else None
 
 
