@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from steelyard.hardware import Device, catalogue, read_table
-from steelyard.planner.kernels import attention_s, collective_s, gemm_s
-from steelyard.planner.sizes import Hardware, hardware_of
+from steelyard.planner.physics.kernels import attention_s, collective_s, gemm_s
+from steelyard.planner.physics.sizes import Hardware, hardware_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("STEELYARD_SHARED") or ROOT.parent / "shared")

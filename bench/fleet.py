@@ -19,10 +19,10 @@ from itertools import product
 
 from steelyard.hardware import catalogue, named_models, published_constants
 from steelyard.planner import Constants, Owned, Request, named_shape
-from steelyard.planner.fleet import Option, Pool, Stage, place, transfer
-from steelyard.planner.offer import offer_of
-from steelyard.planner.search import on_device, prepared
-from steelyard.planner.stages import stages_of
+from steelyard.planner.search.fleet import Option, Pool, Stage, place, transfer
+from steelyard.planner.search.offer import offer_of
+from steelyard.planner.search.search import on_device, prepared
+from steelyard.planner.search.stages import stages_of
 
 XEON = Owned(device="xeon-8480plus", hosts=4, sockets=2)
 OLD_XEON = Owned(device="xeon-8380", hosts=2, sockets=2)

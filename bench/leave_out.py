@@ -30,7 +30,7 @@ from fit_constants import PHASES, published_rows, serving_beside
 from steelyard.errors import WrongUse
 from steelyard.hardware import catalogue, named_models, published_constants
 from steelyard.planner import Constants, LeftOut, family, leave_out, predict_results, quantile
-from steelyard.planner.results import source_of
+from steelyard.planner.published.results import source_of
 
 Row = Mapping[str, str]
 SAME = ("source", "phase", "model", "metric", "unit")

@@ -24,8 +24,8 @@ import peer_calculon
 
 from steelyard.hardware import catalogue, named_models, read_table
 from steelyard.planner import Constants, fit_logs, predict_results
-from steelyard.planner.sizes import Hardware, Sizes, hardware_of, total
-from steelyard.planner.training import PRIORS, RECOMPUTE, TrainSetup, train_memory_parts, train_step_s
+from steelyard.planner.physics.sizes import Hardware, Sizes, hardware_of, total
+from steelyard.planner.physics.training import PRIORS, RECOMPUTE, TrainSetup, train_memory_parts, train_step_s
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("STEELYARD_SHARED") or ROOT.parent / "shared")

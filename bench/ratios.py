@@ -2,8 +2,8 @@
 
     python bench/ratios.py ../shared/facts/results-dev.csv
 
-The width of the intervals of such ratios in `steelyard plan --claims` (planner/claims.py, KINDRED). The
-constants were fitted to the same rows, so it is what a known family gives.
+The width of the intervals of such ratios in `plan --claims` (KINDRED in planner/published/claims.py).
+The constants were fitted to the same rows, so it is what a known family gives.
 """
 
 from __future__ import annotations

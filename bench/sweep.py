@@ -24,9 +24,9 @@ import numpy as np
 
 from steelyard.hardware import catalogue, named_models, published_constants
 from steelyard.planner import Constants, Request, named_shape
-from steelyard.planner.offer import offer_of
-from steelyard.planner.sweep import Axes, Job, exact, sweep
-from steelyard.planner.train_search import axes_of, job_of
+from steelyard.planner.search.offer import offer_of
+from steelyard.planner.search.sweep import Axes, Job, exact, sweep
+from steelyard.planner.search.train_search import axes_of, job_of
 
 GOAL_PER_S = 20e6
 QUOTED_PER_S = (450, 500)  # Calculon on one core of a cloud machine

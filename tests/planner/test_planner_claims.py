@@ -8,7 +8,7 @@ import pytest
 
 from steelyard.hardware import catalogue, named_models, published_claims, published_constants
 from steelyard.planner import Constants, check_claims
-from steelyard.planner.claims import JUDGES, Checked, Judged
+from steelyard.planner.published.claims import JUDGES, Checked, Judged
 from steelyard.units import Figure
 
 

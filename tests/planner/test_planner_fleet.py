@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steelyard.planner.fleet import Option, Placement, Pool, Stage, anchored, place, transfer
+from steelyard.planner.search.fleet import Option, Placement, Pool, Stage, anchored, place, transfer
 
 POOLS = (
     Pool(name="xeon", site="own", usd_per_h=0.5),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steelyard.planner import DataFacts, gate_document, gate_rows
-from steelyard.planner.gate_rows import first_look, gate_settings
+from steelyard.planner.job.gate_rows import first_look, gate_settings
 from steelyard.recipe import Compress, Gate, Recipe
 
 RECIPE = Recipe(path=Path("r.yaml"), root=Path("."), name="r", model="demo")

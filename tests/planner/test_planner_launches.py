@@ -7,7 +7,7 @@ import pytest
 from steelyard.hardware import catalogue, named_models, published_constants
 from steelyard.launch import flags_of
 from steelyard.planner import Constants, Request, launch_document, named_shape, plan, planned_service
-from steelyard.planner.sizes import USABLE_MEMORY
+from steelyard.planner.physics.sizes import USABLE_MEMORY
 
 CONSTANTS, DEVICES = Constants.from_json(published_constants()), catalogue()
 LLAMA = named_shape("llama3-70b", named_models())

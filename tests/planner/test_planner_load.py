@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from steelyard.hardware import catalogue, named_models, published_constants
 from steelyard.planner import Constants, named_shape
-from steelyard.planner.constants import groups, values
-from steelyard.planner.inference import ServeSetup
-from steelyard.planner.load import Load, _replay, under_load, waiting_s
-from steelyard.planner.sizes import Sizes, hardware_of
+from steelyard.planner.physics.inference import ServeSetup
+from steelyard.planner.physics.load import Load, _replay, under_load, waiting_s
+from steelyard.planner.physics.sizes import Sizes, hardware_of
+from steelyard.planner.published.constants import groups, values
 
 H100 = catalogue().find("h100-sxm")
 SIZES = Sizes.of(named_shape("llama3-8b", named_models()), 700)

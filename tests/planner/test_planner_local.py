@@ -12,9 +12,8 @@ from steelyard.errors import Lacking, Refused
 from steelyard.hardware import Calibration, Machine, catalogue, published_constants
 from steelyard.ledger import Row
 from steelyard.planner import DataFacts, check_limits, explain, fill, learnt, plan_recipe, predict
-from steelyard.planner.footprint import training_bytes
-from steelyard.planner.local import MODEL_VERSION
-from steelyard.planner.local_serve import (
+from steelyard.planner.here.local import MODEL_VERSION
+from steelyard.planner.here.local_serve import (
     closed_load,
     different_tokens,
     engine_row,
@@ -22,8 +21,9 @@ from steelyard.planner.local_serve import (
     serve_rates,
     stream_s,
 )
-from steelyard.planner.local_train import memory_terms, optimiser_terms, packed, padded, step_terms
-from steelyard.planner.rates import Rates, fit_rates
+from steelyard.planner.here.local_train import memory_terms, optimiser_terms, packed, padded, step_terms
+from steelyard.planner.here.rates import Rates, fit_rates
+from steelyard.planner.job.footprint import training_bytes
 from steelyard.recipe import Compress, Goal, Load, Money, Recipe, Resources, Source, Stage
 from steelyard.shape import Shape
 

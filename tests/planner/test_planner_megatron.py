@@ -9,8 +9,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from steelyard.planner.sizes import Sizes
-from steelyard.planner.training import RECOMPUTE, TrainSetup, train_memory_parts
+from steelyard.planner.physics.sizes import Sizes
+from steelyard.planner.physics.training import RECOMPUTE, TrainSetup, train_memory_parts
 
 BENCH = Path(__file__).parents[2] / "bench"
 GIB = 2**30

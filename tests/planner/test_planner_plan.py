@@ -24,11 +24,11 @@ from steelyard.planner import (
     what_if,
     why_not,
 )
-from steelyard.planner.constants import values
-from steelyard.planner.inference import ServeSetup, serve_s
-from steelyard.planner.kernels import collective_s, link_rate
-from steelyard.planner.sizes import LONE_DEVICES, Hardware, Sizes, hardware_of, total
-from steelyard.planner.training import TrainSetup, train_memory_bytes, train_step_s
+from steelyard.planner.physics.inference import ServeSetup, serve_s
+from steelyard.planner.physics.kernels import collective_s, link_rate
+from steelyard.planner.physics.sizes import LONE_DEVICES, Hardware, Sizes, hardware_of, total
+from steelyard.planner.physics.training import TrainSetup, train_memory_bytes, train_step_s
+from steelyard.planner.published.constants import values
 from steelyard.recipe import Goal, Recipe
 from steelyard.units import around
 

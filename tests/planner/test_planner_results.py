@@ -9,7 +9,7 @@ import pytest
 
 from steelyard.hardware import catalogue, named_models, published_constants
 from steelyard.planner import COLUMNS, Constants, fit, predict_results, score_results
-from steelyard.planner.constants import groups
+from steelyard.planner.published.constants import groups
 
 CONSTANTS = Constants.from_json(published_constants())
 MODEL = {"model": "llama3-8b", "params_b": "8.03", "layers": "32", "hidden": "4096", "heads": "32"}

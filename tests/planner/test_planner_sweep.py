@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from steelyard.hardware import catalogue, named_models, published_constants
 from steelyard.planner import Constants, Request, named_shape
-from steelyard.planner.offer import offer_of
-from steelyard.planner.sweep import KEPT, SETTINGS, Axes, _blocks, _evaluated, _small, exact, sweep
-from steelyard.planner.train_search import job_of
+from steelyard.planner.search.offer import offer_of
+from steelyard.planner.search.sweep import KEPT, SETTINGS, Axes, _blocks, _evaluated, _small, exact, sweep
+from steelyard.planner.search.train_search import job_of
 
 CONSTANTS = Constants.from_json(published_constants())
 MODELS = named_models()
@@ -110,7 +110,7 @@ def test_blocks_of_any_size_find_the_same(monkeypatch):
         zero=(1, 3), d=(1, 2, 4, 8), global_batch=(64,),
     )  # fmt: skip
     whole = sweep(job(), values)
-    monkeypatch.setattr("steelyard.planner.sweep.BLOCK", 50)
+    monkeypatch.setattr("steelyard.planner.search.sweep.BLOCK", 50)
     split = sweep(job(), values)
     assert (whole.considered, whole.divide, whole.fit) == (split.considered, split.divide, split.fit)
     assert whole.score == pytest.approx(split.score, rel=1e-6)

@@ -1,23 +1,23 @@
 """Time, memory, price and energy of a job before it runs. Pure: values in, values out, numpy alone."""
 
-from .cell_faults import COLUMNS, CellFault, cell_faults
-from .claims import Checked, check_claims
-from .constants import Constants, family
-from .cost import provider_of
-from .facts import DataFacts, Fill
-from .fill import fill, learning_rate
-from .fitting import LeftOut, fit, fit_logs, leave_out, quantile
-from .forms import form_order, loss_source, nominal_speed, quality_loss, stored_bytes
-from .gate_rows import gate_document, gate_rows
-from .launches import Planned, launch_document, planned_service
-from .local import Local, check_limits, explain, learnt, predict
-from .plans import Plan, Plans, explain_plan, within_limits
-from .request import Owned, Request
-from .results import Prediction, Scores, predict_results, score_results
-from .search import HERE, plan, what_if, why_not
-from .shapes import named_shape, shape_of
-from .stack import serving_rows, typical_rows, with_stack
-from .whole import plan_recipe, request_of, this_machine
+from .here.local import Local, check_limits, explain, learnt, predict
+from .job.cost import provider_of
+from .job.facts import DataFacts, Fill
+from .job.fill import fill, learning_rate
+from .job.forms import form_order, loss_source, nominal_speed, quality_loss, stored_bytes
+from .job.gate_rows import gate_document, gate_rows
+from .job.plans import Plan, Plans, explain_plan, within_limits
+from .job.request import Owned, Request
+from .published.cell_faults import COLUMNS, CellFault, cell_faults
+from .published.claims import Checked, check_claims
+from .published.constants import Constants, family
+from .published.fitting import LeftOut, fit, fit_logs, leave_out, quantile
+from .published.results import Prediction, Scores, predict_results, score_results
+from .published.shapes import named_shape, shape_of
+from .published.stack import serving_rows, typical_rows, with_stack
+from .search.launches import Planned, launch_document, planned_service
+from .search.search import HERE, plan, what_if, why_not
+from .search.whole import plan_recipe, request_of, this_machine
 
 __all__ = [
     "COLUMNS",

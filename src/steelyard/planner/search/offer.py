@@ -8,9 +8,9 @@ from math import inf
 
 from steelyard.hardware import Device
 
-from .cost import owned_of, power_w, price_usd_per_h, provider_of
-from .request import Owned, Request
-from .sizes import LONE_DEVICES, USABLE_MEMORY, Hardware, hardware_of, in_host
+from ..job.cost import owned_of, power_w, price_usd_per_h, provider_of
+from ..job.request import Owned, Request
+from ..physics.sizes import LONE_DEVICES, USABLE_MEMORY, Hardware, hardware_of, in_host
 
 PRECISIONS_16 = ("bf16", "fp16")  # what a model trains in unless asked otherwise, the first that there is
 

@@ -17,12 +17,12 @@ import numpy as np
 from steelyard.errors import WrongUse
 from steelyard.hardware import Device, Devices, model_names, resolve
 
+from ..physics.inference import ServeSetup, serve_s
+from ..physics.sizes import Hardware, Sizes
+from ..physics.training import TrainSetup, train_step_s
 from . import inference_rows, training_metrics, training_rows
 from .cells import Models, Row, needed, number, rates_of, sizes_of
 from .constants import PRIORS, Constants, family, groups
-from .inference import ServeSetup, serve_s
-from .sizes import Hardware, Sizes
-from .training import TrainSetup, train_step_s
 
 # A phase and what else it is called, without spaces and hyphens.
 TRAIN_PHASES = {

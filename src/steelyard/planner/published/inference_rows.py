@@ -15,10 +15,10 @@ import numpy as np
 from steelyard.errors import WrongUse
 from steelyard.hardware import Device
 
+from ..physics.inference import serve_s, shared_prefill_s
+from ..physics.sizes import RUNTIME_BYTES, cached_share, total
 from .cells import Row, needed, number
 from .constants import PLAN_YEAR, family, stack
-from .inference import serve_s, shared_prefill_s
-from .sizes import RUNTIME_BYTES, cached_share, total
 
 REQUESTS = 1000.0  # of a load offered at once: the default of vLLM's and SGLang's benchmarks
 OFFERED = 256.0  # requests of a batch when all are offered at once: the default of vLLM and its kin

@@ -15,11 +15,11 @@ from typing import Any
 from steelyard.errors import WrongUse
 from steelyard.hardware import Device, Devices
 
-from .constants import Constants
-from .cost import power_w
+from ..job.cost import power_w
+from ..job.plans import Plan, Plans, frontier, ranked, with_reasons
+from ..job.request import Request
+from ..published.constants import Constants
 from .offer import Offer, offers_of
-from .plans import Plan, Plans, frontier, ranked, with_reasons
-from .request import Request
 from .serve_search import search_serving
 from .stages import with_steps
 from .train_search import SearchResult, lower_bound_device_s, no_plan, search_training

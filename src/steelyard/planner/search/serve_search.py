@@ -17,15 +17,15 @@ import numpy as np
 
 from steelyard.units import Figure, around
 
+from ..job.cost import energy_kwh
+from ..job.plans import Plan, within_limits, within_slo
+from ..job.request import Request
+from ..physics.inference import ServeSetup, serve_memory_parts, serve_s
+from ..physics.load import Load, under_load
+from ..physics.sizes import Array, Hardware, Sizes, total
+from ..published.constants import Constants, groups, values
 from .arrivals import MOST_BATCH, arrivals, closed
-from .constants import Constants, groups, values
-from .cost import energy_kwh
-from .inference import ServeSetup, serve_memory_parts, serve_s
-from .load import Load, under_load
 from .offer import Offer, computes_in, room_bytes
-from .plans import Plan, within_limits, within_slo
-from .request import Request
-from .sizes import Array, Hardware, Sizes, total
 from .train_search import SearchResult, memory_figure, needs_more, no_plan, power_of, priced
 
 SERVE_STACK = {"gpu": "vllm", "accelerator": "vllm", "cpu": "openvino"}

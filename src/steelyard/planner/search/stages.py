@@ -14,15 +14,15 @@ from typing import Any
 from steelyard.hardware import Device
 from steelyard.units import Figure
 
-from .constants import Constants, groups, values
-from .cost import DISK_BYTES_PER_S, START_S, power_w
+from ..job.cost import DISK_BYTES_PER_S, START_S, power_w
+from ..job.plans import Plan, within_limits
+from ..job.request import Request
+from ..physics.inference import ServeSetup, serve_s
+from ..physics.sizes import RUNTIME_BYTES, Sizes, total
+from ..published.constants import Constants, groups, values
 from .fleet import Option, Placement, Pool, Stage, anchored
-from .inference import ServeSetup, serve_s
 from .offer import Offer, draws_w, room_bytes
-from .plans import Plan, within_limits
-from .request import Request
 from .serve_search import BITS, SERVE_STACK, search_serving
-from .sizes import RUNTIME_BYTES, Sizes, total
 
 # Bytes a core and second. Cleaning: half of the 8 MB/s of `bench/clean.py` on two cores. Tokenising: the
 # Rust tokenizers at one thread, 1 to 2 MB/s (the comparison in the readme of tiktoken 0.2).

@@ -14,10 +14,10 @@ import numpy as np
 from steelyard.errors import WrongUse
 from steelyard.hardware import Device
 
+from ..physics.sizes import USABLE_MEMORY, Array, Sizes, total
+from ..physics.training import RECOMPUTE, TrainSetup, train_memory_bytes, train_step_s
 from .cells import Row, needed, number
 from .constants import FRAMEWORKS, stack
-from .sizes import USABLE_MEMORY, Array, Sizes, total
-from .training import RECOMPUTE, TrainSetup, train_memory_bytes, train_step_s
 
 FUSED_SINCE = "2022-07"  # FlashAttention (arXiv 2205.14135) reaches the frameworks
 FUSIONS_SINCE = "2022-04"  # Megatron-LM 2.7: gradients added in their product, traffic beside it

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from .sizes import Array, Hardware, Sizes, total
-from .training import TrainSetup, head_s, layer_s, step_of, train_memory_parts, train_step_s
+from ..physics.sizes import Array, Hardware, Sizes, total
+from ..physics.training import TrainSetup, head_s, layer_s, step_of, train_memory_parts, train_step_s
 
 BLOCK = 65_536
 KEPT = 16

@@ -14,7 +14,7 @@ from typing import Any
 from steelyard.hardware import Calibration
 from steelyard.shape import Shape
 
-from .facts import DataFacts
+from ..job.facts import DataFacts
 from .rates import Rates, Row, Terms, fit_rates, line
 
 NARROW = 16  # rank below which a product with a LoRA factor takes no less time (AVX-512, one Zen 4 core)

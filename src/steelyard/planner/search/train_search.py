@@ -11,13 +11,13 @@ import numpy as np
 
 from steelyard.units import Figure, around, show_bytes
 
-from .constants import Constants, groups, values
-from .cost import STORAGE_USD_PER_BYTE_H, checkpoint_every_s, energy_kwh, goodput, lost_parts
-from .footprint import lora_params
+from ..job.cost import STORAGE_USD_PER_BYTE_H, checkpoint_every_s, energy_kwh, goodput, lost_parts
+from ..job.footprint import lora_params
+from ..job.plans import Plan, within_limits
+from ..job.request import Request
+from ..physics.sizes import Array, Hardware, Sizes
+from ..published.constants import Constants, groups, values
 from .offer import PRECISIONS_16, Offer, computes_in, draws_w, room_bytes
-from .plans import Plan, within_limits
-from .request import Request
-from .sizes import Array, Hardware, Sizes
 from .sweep import SETTINGS, Axes, Job, Swept, exact, sweep
 
 PATIENCE_S = 90 * 86400.0  # without a deadline: a plan that takes longer is none

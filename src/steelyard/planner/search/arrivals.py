@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from .cost import DISK_BYTES_PER_S, START_S
-from .load import UNEQUAL, waiting_s
-from .request import Request
-from .sizes import Array, total
+from ..job.cost import DISK_BYTES_PER_S, START_S
+from ..job.request import Request
+from ..physics.load import UNEQUAL, waiting_s
+from ..physics.sizes import Array, total
 
 MOST_BATCH = 1024
 PREFILL_LOAD = 0.7  # of its time that a pool for prefill alone is busy

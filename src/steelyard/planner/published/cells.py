@@ -11,8 +11,8 @@ from typing import Any
 from steelyard.errors import WrongUse
 from steelyard.hardware import Device
 
+from ..physics.sizes import attended_share, hardware_of, latent_weights
 from .shapes import form_of
-from .sizes import attended_share, hardware_of, latent_weights
 
 Row = Mapping[str, str]
 Models = Mapping[str, Mapping[str, Any]]

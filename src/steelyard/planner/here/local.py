@@ -20,9 +20,10 @@ from steelyard.sample_size import BASE_LOOK
 from steelyard.shape import Shape
 from steelyard.units import Figure, show_bytes, show_s
 
-from .facts import DataFacts, Fill
-from .forms import WORK, stored_bytes
-from .gate_rows import first_look
+from ..job.facts import DataFacts, Fill
+from ..job.forms import WORK, stored_bytes
+from ..job.gate_rows import first_look
+from ..job.plans import Plans
 from .local_serve import (
     KV_BYTES,
     Load,
@@ -37,7 +38,6 @@ from .local_serve import (
 from .local_train import Packed, optimiser_terms, packed, sizes_of, train_rates, trained_params
 from .local_train import memory_terms as train_memory_terms
 from .local_train import step_terms as train_step_terms
-from .plans import Plans
 
 MODEL_VERSION = 2  # raise it when raw predictions change: older ledger rows then teach nothing
 UNITS = {

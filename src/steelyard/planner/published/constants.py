@@ -14,7 +14,7 @@ from typing import Any
 
 from steelyard.hardware import Device
 
-from . import inference, training
+from ..physics import inference, training
 
 PRIORS = training.PRIORS | inference.PRIORS
 GROUPED = training.GROUPED | inference.GROUPED

@@ -15,13 +15,13 @@ from steelyard.recipe import Owned as RecipeOwned
 from steelyard.shape import Shape
 from steelyard.units import Figure, weakest
 
-from .constants import Constants
-from .facts import DataFacts, Fill
-from .gate_rows import first_look
-from .local import Local
-from .local_train import packed
-from .plans import Plan, Plans, within_limits, within_slo
-from .request import Owned, Request
+from ..here.local import Local
+from ..here.local_train import packed
+from ..job.facts import DataFacts, Fill
+from ..job.gate_rows import first_look
+from ..job.plans import Plan, Plans, within_limits, within_slo
+from ..job.request import Owned, Request
+from ..published.constants import Constants
 from .search import HERE, plan
 
 WEIGHTS = {"f16": "fp16", "u8": "int8"}  # storage of forms.FORMS, in the catalogue's words

@@ -15,8 +15,8 @@ from steelyard.hardware import Device
 from steelyard.recipe import OwnTerms
 from steelyard.units import Figure, around
 
+from ..physics.sizes import Array
 from .request import Owned, Request
-from .sizes import Array
 
 HOUR_S, YEAR_H, MONTH_H = 3600.0, 8766.0, 730.5
 # Device-hours between failures that stop a job. 419 unexpected stops in 54 days on 16,384 H100: 50,700 h

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .cost import EGRESS_USD_PER_BYTE, WAN_BYTES_PER_S
+from ..job.cost import EGRESS_USD_PER_BYTE, WAN_BYTES_PER_S
 
 LAN_BYTES_PER_S = 1.25e9  # 10 Gb/s between hosts of one site, as most cloud machines have at least
 PROVISION_S = 90.0  # until a rented machine answers; modelled

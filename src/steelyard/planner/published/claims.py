@@ -18,13 +18,13 @@ from steelyard.recipe import OwnTerms
 from steelyard.shape import Shape
 from steelyard.units import Figure, around, show_number, weakest
 
+from ..job.cost import PURCHASE_USD, owned_usd_per_h
+from ..job.request import Owned
+from ..physics.inference import ServeSetup, serve_s
+from ..physics.sizes import USABLE_MEMORY, Sizes, hardware_of, total
+from ..physics.training import TrainSetup, train_memory_bytes, train_step_s
 from .constants import Constants, family, groups, values
-from .cost import PURCHASE_USD, owned_usd_per_h
-from .inference import ServeSetup, serve_s
-from .request import Owned
 from .shapes import named_shape
-from .sizes import USABLE_MEMORY, Sizes, hardware_of, total
-from .training import TrainSetup, train_memory_bytes, train_step_s
 from .training_rows import NOW, age, matured
 
 NEAR = 0.25  # a claim farther than this from our figure, yet inside its interval, is undecided

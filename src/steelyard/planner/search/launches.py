@@ -14,11 +14,11 @@ from typing import Any
 from steelyard.hardware import Device, Devices
 from steelyard.launch import LAUNCHED, Wanted, launch_of, platform_of, shown
 
-from .inference import ServeSetup, serve_memory_parts
-from .plans import Plan
-from .request import Request
+from ..job.plans import Plan
+from ..job.request import Request
+from ..physics.inference import ServeSetup, serve_memory_parts
+from ..physics.sizes import USABLE_MEMORY, Sizes, in_host
 from .serve_search import BITS, WEIGHT_ONLY
-from .sizes import USABLE_MEMORY, Sizes, in_host
 
 SEQUENCES = (16, 1024)  # in flight in one engine, at least and at most: graphs are captured up to here
 STEP_TOKENS = (2048, 8192)  # of prefill in one step: below, products are small; above, streams wait

@@ -1,0 +1,1 @@
+"""This machine: what its calibration and its ledger tell of a job."""

@@ -1,0 +1,1 @@
+"""Time, memory and energy of one setting on one device: no search, no table, no taste."""

@@ -1,0 +1,1 @@
+"""What others measured: their rows, the constants fitted to them, what was claimed in public."""
