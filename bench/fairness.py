@@ -4,9 +4,9 @@
 
 A service of the packaged model is started by the command line with a file of two keys. The quiet key has one
 user, who sends a request as soon as the last was answered; the loud key has a hundred. Measured: the quiet
-key alone, the loud key alone, then both. The fair share of a key is half of what the machine makes for both,
-or what it takes alone where that is less; `pace` is that of one stream beside the loud key's, by which a key
-of few streams is bound: tokens of a batch are made together. Exit code 4 where a goal is missed.
+key alone, the loud key alone, then both. The fair share of a key is half of the machine: half of what it gets
+alone, since it has the whole machine then. Beside it stands what an equal part for each stream would be.
+Exit code 4 where a goal is missed.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def side(answers: list[Asked | None], took_s: float) -> Side:
 
 def figures(alone: Side, crowd: Side, beside: Side, loud: Side) -> dict[str, float]:
     total = beside.tok_s + loud.tok_s
-    fair = min(alone.tok_s, total / 2)
+    fair = alone.tok_s / 2
     streams = 1 + TIMES
     return {
         "alone_tok_s": alone.tok_s, "beside_tok_s": beside.tok_s, "loud_tok_s": loud.tok_s,

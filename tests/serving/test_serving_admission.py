@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import socket
 from contextlib import aclosing
 from types import SimpleNamespace
 
 import pytest
 from faked import FakeEngine, client_of, served_app
+from hypothesis import given
+from hypothesis import strategies as st
 
 from steelyard.serving.base.admission import Admission
 from steelyard.serving.base.errors import ApiError
@@ -468,20 +471,69 @@ def test_a_keys_unread_prompts_do_not_fill_the_engine_before_another_key_that_as
     async def run():
         admission = Admission(lambda: 64, 1e9, lambda: many_keys)
         mine = inside_of(admission, [10], "b")
-        theirs = inside_of(admission, [300] * 20)
-        assert granted(theirs) == (2 if many_keys else 20)  # 600 tokens: at most one prompt above 512
+        theirs = inside_of(admission, [100] * 20)
+        assert granted(theirs) == (2 if many_keys else 20)  # 200 tokens: at most one prompt above 128
         mine += inside_of(admission, [10], "b")
         assert granted(mine) == 2
-        theirs[0].progress(300, 1)
+        theirs[0].progress(100, 1)
         assert granted(theirs) == (3 if many_keys else 20)
         theirs[1].leave()  # unread
         assert granted(theirs) == (4 if many_keys else 20)
         for place in theirs:
-            place.progress(300, 1)
+            place.progress(100, 1)
         assert granted(theirs) == 20
         for place in [*mine, *theirs]:
             place.leave()
         assert not any(line.unread for line in admission.lines.values())
+
+    asyncio.run(run())
+
+
+def test_a_batch_is_no_larger_than_leaves_another_key_its_part_of_the_pace():
+    """Steps of 7 + n: beside one stream of another key (alone 8) at most 2 x 8 = 7 + 9."""
+
+    async def run():
+        admission = Admission(lambda: 64, 1e9, lambda: True, fixed_streams=7.0)
+        (mine,) = inside_of(admission, [1], "b")
+        theirs = inside_of(admission, [0] * 100)
+        assert granted(theirs) == 8
+        more = inside_of(admission, [1] * 5, "b")
+        assert granted(more) == 5 and granted(theirs) == 13  # 2 x (7 + 6) = 7 + 19
+        theirs[0].leave()
+        assert granted(theirs[1:]) == 13
+        for place in [mine, *more]:
+            place.leave()
+
+    asyncio.run(run())
+
+
+def test_a_batch_is_full_where_a_step_takes_the_same_time_whatever_is_in_it():
+    async def run():
+        admission = Admission(lambda: 64, 1e9, lambda: True)
+        inside_of(admission, [1], "b")
+        assert granted(inside_of(admission, [0] * 100)) == 56
+
+    asyncio.run(run())
+
+
+@given(
+    st.floats(0, 1000),
+    st.lists(st.tuples(st.integers(1, 80), st.floats(0.1, 10)), min_size=1, max_size=6),
+)
+def test_every_key_that_asks_is_let_in(fixed, keys):
+    """Whatever their weights and numbers, as others leave."""
+
+    async def run():
+        admission = Admission(lambda: 64, math.inf, lambda: True, fixed)
+        places = [
+            place
+            for n, (count, weight) in enumerate(keys)
+            for place in admission.enter(Caller(key_id=str(n)), [1.0] * count, weight)
+        ]
+        for _ in places:
+            inside = next(place for place in places if place.inside and not place.left)
+            inside.leave()
+        assert not admission.inside and not admission.waiting
 
     asyncio.run(run())
 

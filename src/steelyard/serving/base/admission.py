@@ -27,9 +27,12 @@ WINDOW_S = 5.0  # of the measured rate
 SCALE_CAP = 32  # streams; more of them add little to an engine's rate
 RESERVED = 8  # one slot in so many stays free for other keys, where there are others
 # The engine reads prompts in the order in which they come: so many tokens of one key's wait there to be read
-# (0.35 s), and then one prompt more, while another key is asking or has asked lately.
-READ_AHEAD_TOKENS = 512
-LATELY_S = 30.0
+# (0.09 s), and then one prompt more, while another key is asking or has asked lately.
+READ_AHEAD_TOKENS = 128
+LATELY_S = 10.0
+# What all streams of a step share (the weights are read once) takes as long as so many streams more:
+# 16, 27 and 79 ms a step at 1, 8 and 32 streams on a CPU (docs/decisions/034, 126).
+CPU_FIXED_STREAMS = 7.0
 
 
 @dataclass(eq=False)
@@ -153,10 +156,21 @@ class Rate:
 
 
 class Admission:
-    """`slots`: answers that the engine's batch takes. `many_keys`: whether others may come."""
+    """`slots`: answers that the engine's batch takes. `many_keys`: whether others may come.
 
-    def __init__(self, slots: Callable[[], int], max_queue_s: float, many_keys: Callable[[], bool]) -> None:
+    `fixed_streams`: how many streams would take as long as the part of a step that does not grow with them;
+    infinite where a step takes the same time whatever is in it.
+    """
+
+    def __init__(
+        self,
+        slots: Callable[[], int],
+        max_queue_s: float,
+        many_keys: Callable[[], bool],
+        fixed_streams: float = math.inf,
+    ) -> None:
         self.slots, self.max_queue_s, self.many_keys = slots, max_queue_s, many_keys
+        self.fixed_streams = fixed_streams
         self.rate = Rate()
         self.output_tokens = FIRST_OUTPUT_TOKENS
         self.lines: dict[str, Line] = {}
@@ -235,16 +249,33 @@ class Admission:
         slots = self.slots()
         if not self.many_keys():
             return self.inside < slots
-        own = max(1, slots - slots // RESERVED)
-        if line.unread >= READ_AHEAD_TOKENS and self._others(line):
+        if self.inside >= slots or line.inside >= max(1, slots - slots // RESERVED):
             return False
-        return self.inside < slots and line.inside < own
+        others = self._others(line)
+        if line.unread >= READ_AHEAD_TOKENS and others:
+            return False
+        return not others or self._leaves_the_pace(line, others)
 
-    def _others(self, line: Line) -> bool:
-        """Whether another key is asking, or has asked lately."""
+    def _others(self, line: Line) -> list[Line]:
+        """The keys besides that are asking, or have asked lately."""
         since_s = time.monotonic() - LATELY_S
-        return any(
-            other is not line and (other.active or other.left_at_s > since_s) for other in self.lines.values()
+        return [
+            other
+            for other in self.lines.values()
+            if other is not line and (other.active or other.left_at_s > since_s)
+        ]
+
+    def _leaves_the_pace(self, line: Line, others: list[Line]) -> bool:
+        """Whether, with one more of `line`, each other keeps its part of the pace that it would have alone.
+
+        A step of n streams takes fixed + n; for one with part p of the machine it may take 1 / p times as
+        long as a step of its own streams alone. Those of it that wait will come in too.
+        """
+        weights = line.weight + sum(other.weight for other in others)
+        fixed = self.fixed_streams
+        return math.isinf(fixed) or all(
+            fixed + self.inside + o.count < (fixed + max(1, o.inside + o.count)) * weights / o.weight
+            for o in others
         )
 
     def read(self, place: Place) -> None:
@@ -255,8 +286,7 @@ class Admission:
             self._grant()
 
     def _grant(self) -> None:
-        while ready := [line for line in self.lines.values() if line.first() and self._room(line)]:
-            line = min(ready, key=lambda candidate: (candidate.waiting[0].order[0], candidate.virtual))
+        while self.inside < self.slots() and (line := self._next()):
             place = line.take()
             self._virtual = max(self._virtual, line.virtual)
             line.virtual += place.work / line.weight
@@ -265,6 +295,11 @@ class Admission:
             place.inside = True
             if not place.granted.done():
                 place.granted.set_result(None)
+
+    def _next(self) -> Line | None:
+        waiting = [line for line in self.lines.values() if line.first()]
+        waiting.sort(key=lambda line: (line.waiting[0].order[0], line.virtual))
+        return next((line for line in waiting if self._room(line)), None)
 
     def _count(self, line: Line, change: int) -> None:
         line.inside += change

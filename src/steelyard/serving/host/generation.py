@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 
 from ...hardware import free_bytes
 from ...model import Tokenizer
-from ..base.admission import Admission, Place
+from ..base.admission import CPU_FIXED_STREAMS, Admission, Place
 from ..base.at_once import ENDING, Drain
 from ..base.errors import ApiError
 from ..base.guard import Caller
@@ -75,10 +76,11 @@ class Served:
         self.max_model_len = engine.settings.max_model_len
         self.capability: Capability = CAPABILITIES[engine.settings.engine]()
         many_keys = lambda: len(self.keys.keys) > 1  # noqa: E731
-        self.admission = Admission(lambda: engine.slots, max_queue_s, many_keys)
+        copies = len(getattr(engine, "engines", (engine,)))
+        fixed = copies * CPU_FIXED_STREAMS if engine.settings.platform == "cpu" else math.inf
+        self.admission = Admission(lambda: engine.slots, max_queue_s, many_keys, fixed)
         self.encoding = Admission(lambda: ENCODING, max_queue_s, many_keys)  # another engine: its own line
         self.drain = Drain()
-        copies = len(getattr(engine, "engines", (engine,)))
         budget = MEMORY_SHARE * free_bytes() if adapter_budget is None else adapter_budget
         self.tuned = AdapterCache(engine, budget, adapter_bytes(engine.settings, copies))
         self.owners: dict[str, str] = {}  # of adapters that one key has made; the others are for all
