@@ -35,7 +35,6 @@ from ...errors import Lacking, Problem, from_os_error
 from ...model import Tokenizer
 from ...processes import die_with_parent, outlive_parent
 from ...trust import load_keys
-from ..api.app import app
 from ..base.access import is_loopback
 from ..base.connections import BACKLOG, KEEP_S, Connection, Connections, raise_file_limit
 from ..base.keys import LOOK_AGAIN_S, SAVE_S, KeyRing
@@ -186,9 +185,11 @@ class Front:
 
     async def _start(self, listening: socket.socket) -> None:
         starting = asyncio.create_task(self.engine.start())
-        await asyncio.sleep(0)  # the engine loads while the tokenizer does
+        await asyncio.sleep(0)  # the engine loads while the tokenizer and the API do
         await asyncio.sleep(0)
         tokenizer = await asyncio.to_thread(Tokenizer, self.folder)
+        from ..api.app import app
+
         stopped = asyncio.create_task(self.stopping.wait())
         await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():

@@ -7,29 +7,26 @@ NVIDIA, AMD, Gaudi and Intel GPUs are reached by the same words and are untested
 from __future__ import annotations
 
 import asyncio
-import os
 import queue
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import suppress
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import httpx
 import orjson
 
-from ....launch import Launch, Wanted, launch_of
 from ....lines import each_line_soon
 from ..protocol import EngineSettings, Event, GenRequest, Scores
 from . import sglang, vllm
 from .interpreter import interpreter
 from .process import ServerProcess
+from .settings import launch_for
 
 WORDS: dict[str, ModuleType] = {"vllm": vllm, "sglang": sglang}
-RANKS = (8, 16, 32, 64, 128, 256)  # that both make room for
 STEP_S = 0.01  # a step waits so long for an event
 LOOK_S = 0.25  # between two looks at a server that loads
 METRICS_S = 5.0
@@ -219,36 +216,6 @@ class LaunchedEngine:
 
     def close(self) -> None:
         self.server.close()
-
-
-# ------------------------------------------------------------------ settings
-
-
-def launch_for(settings: EngineSettings) -> Launch:
-    """The command line of a server with these settings. Raises WrongUse for args that cannot be."""
-    return launch_of(
-        Wanted(
-            engine=settings.engine,
-            platform=settings.platform,
-            model=os.path.abspath(settings.folder),  # it is started in a folder of its own
-            values={name: (value, origin) for name, (value, origin) in settings.values.items()},
-            args=tuple(settings.args),
-            adapters={name: os.path.abspath(folder) for name, folder in settings.adapters.items()},
-            lora_rank=rank_of(settings.adapters) if settings.adapters else 0,
-            cores=tuple(settings.cores),
-        )
-    )
-
-
-def rank_of(adapters: dict[str, str]) -> int:
-    """The least rank that both know and all of them fit in. Raises ValueError where one is higher."""
-    highest = max(
-        orjson.loads((Path(folder) / "adapter_config.json").read_bytes())["r"] for folder in adapters.values()
-    )
-    fitting = [rank for rank in RANKS if rank >= highest]
-    if not fitting:
-        raise ValueError(f"vLLM takes adapters of rank {RANKS[-1]} at most, one has {highest}")
-    return fitting[0]
 
 
 def _client(server: ServerProcess) -> httpx.AsyncClient:

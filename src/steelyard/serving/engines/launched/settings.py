@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from ....launch import Launch
+import orjson
+
+from ....launch import Launch, Wanted, launch_of
 from ..protocol import EngineSettings
-from .engine import launch_for
 
 COUNTS = {  # setting -> flags that say it
     "max_model_len": ("--max-model-len", "--context-length"),
     "max_num_seqs": ("--max-num-seqs", "--max-running-requests"),
 }
+RANKS = (8, 16, 32, 64, 128, 256)  # that both make room for
 Values = dict[str, tuple[Any, str]]  # setting -> (value, where it comes from)
 
 
@@ -55,3 +59,30 @@ def _count(launch: Launch, flags: tuple[str, ...]) -> int | None:
     """The number behind one of the flags; None where the command line has none, or no plain number."""
     said = [words[-1] for words in launch.options if words[0] in flags and words[-1].isdecimal()]
     return int(said[0]) if said else None
+
+
+def launch_for(settings: EngineSettings) -> Launch:
+    """The command line of a server with these settings. Raises WrongUse for args that cannot be."""
+    return launch_of(
+        Wanted(
+            engine=settings.engine,
+            platform=settings.platform,
+            model=os.path.abspath(settings.folder),  # it is started in a folder of its own
+            values={name: (value, origin) for name, (value, origin) in settings.values.items()},
+            args=tuple(settings.args),
+            adapters={name: os.path.abspath(folder) for name, folder in settings.adapters.items()},
+            lora_rank=rank_of(settings.adapters) if settings.adapters else 0,
+            cores=tuple(settings.cores),
+        )
+    )
+
+
+def rank_of(adapters: dict[str, str]) -> int:
+    """The least rank that both know and all of them fit in. Raises ValueError where one is higher."""
+    highest = max(
+        orjson.loads((Path(folder) / "adapter_config.json").read_bytes())["r"] for folder in adapters.values()
+    )
+    fitting = [rank for rank in RANKS if rank >= highest]
+    if not fitting:
+        raise ValueError(f"vLLM takes adapters of rank {RANKS[-1]} at most, one has {highest}")
+    return fitting[0]
