@@ -68,7 +68,9 @@ class RequestLog:
         )
 
     def _route(self, scope: Scope) -> str | None:
-        """The template, for refused requests too; None: there is no such route."""
+        """The template, for refused requests too, which reached none; None: there is no such route."""
+        if route := scope.get("route"):
+            return str(route.path)
         found: str | None = None
         for route in self.routes:
             match, _ = route.matches(scope)
