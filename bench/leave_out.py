@@ -29,7 +29,7 @@ from fit_constants import PHASES, published_rows, serving_beside
 
 from steelyard.errors import WrongUse
 from steelyard.hardware import catalogue, named_models, published_constants
-from steelyard.planner import Constants, LeftOut, family, leave_out, predict_results, quantile
+from steelyard.planner import Constants, LeftOut, leave_out, predict_results, quantile
 from steelyard.planner.published.results import source_of
 
 Row = Mapping[str, str]
@@ -154,7 +154,7 @@ def split(found: Sequence[Answer], name_of: Callable[[Row], str]) -> dict[str, l
 
 def family_of(row: Row) -> str:
     try:
-        return family(catalogue().find(row["device"]))
+        return catalogue().find(row["device"]).family
     except WrongUse:
         return "unknown"
 

@@ -145,11 +145,11 @@ def test_explain_sums_to_the_whole(told) -> None:
 
 
 def test_why_not_and_what_if(told) -> None:
-    _, document = told(*JOB, "--why-not", "Gaudi-2", "--what-if", "price.gaudi2=1000")
+    _, document = told(*JOB, "--why-not", "Gaudi-2", "--what-if", "price.gaudi2=0.5")
     assert set(document["why_not"]) == {"gaudi2"} and document["why_not"]["gaudi2"]
     changed = document["what_if"]
-    assert changed["changes"] == {"price.gaudi2": 1000.0}
-    assert changed["before"]["device"] == "gaudi2" and changed["after"]["device"] == "h100-sxm"
+    assert changed["changes"] == {"price.gaudi2": 0.5}
+    assert changed["before"]["device"] == "h100-sxm" and changed["after"]["device"] == "gaudi2"
 
 
 def test_the_table_for_people(told) -> None:
@@ -307,6 +307,9 @@ def test_claims(told) -> None:
         (("--model", "llama3-8b", "--trust", "total"), "plan.trust", "total", "sealed"),
         (("--model", "llama3-8b", "--finetuning-type", "dora"), "plan.finetuning_type", "dora", "qlora"),
         (("--model", "llama3-8b", "--what-if", "price"), "plan.what_if", "price", "price.h100-sxm=2.1"),
+        (("--model", "llama3-8b", "--price", "h100-sxm=2.1"), "plan.price_class", "class", "reserved"),
+        (("--model", "llama3-8b", "--price", "h100-sxm=cheap/spot"), "plan.price", "cheap", "2.10/reserved"),
+        (("--model", "llama3-8b", "--price-class", "cheap"), "plan.price_class", "cheap", "vendor"),
         (("--model", "llama3-8b", "--what-if", "smell.gaudi2=1"), "plan.what_if", "smell", "price"),
         (("--model", "llama3-8b", "--precision", "fp7"), "plan.precision", "fp7", "fp8"),
         (("--model", "llama3-8b", "--precision", "int8"), "plan.precision", "int8", "fp8"),

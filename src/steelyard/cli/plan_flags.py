@@ -109,6 +109,13 @@ class LimitFlags:
     memory: Annotated[Text, flag("--memory", "SIZE", say("Limit of a device: 64GB."))] = None
     power: Annotated[Text, flag("--power", "WATTS", say("Limit of all devices: 20kW."))] = None
     provider: Annotated[Words, flag("--provider", "NAME", say("Only these prices: aws; repeatable."))] = None
+    price: Annotated[
+        Words, flag("--price", "ID=USD/CLASS", say("Your own, an hour: h100-sxm=2.10/reserved; repeatable."))
+    ] = None
+    price_class: Annotated[
+        Words,
+        flag("--price-class", "CLASS", say("Weighed together: on-demand, spot, ...; repeatable.")),
+    ] = None
     trust: Annotated[Text, flag("--trust", "LEVEL", "open | guarded | sealed")] = None
 
 

@@ -245,10 +245,17 @@ def _remark(plan: Mapping[str, Any], spans: str = "") -> str:
     parts = (
         spans,
         reason(plan["why_not"] or ""),
+        say("price from memory") if _recalled(plan) else "",
         show_bytes(memory["value"]) if memory else "",
         say(time["provenance"]) if time else "",
     )
     return ", ".join(part for part in parts if part)
+
+
+def _recalled(plan: Mapping[str, Any]) -> bool:
+    """Whether its price was not looked up, where its reason does not say so already."""
+    from_memory = bool((plan.get("price") or {}).get("from_memory"))
+    return from_memory and "from memory" not in (plan["why_not"] or "")
 
 
 def _shown(figure: Mapping[str, Any] | None, unit: str) -> str:

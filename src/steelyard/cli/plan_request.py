@@ -47,10 +47,12 @@ def fields_of(flags: PlanFlags, shape: Any) -> dict[str, Any]:
         "job": job_of(flags),
         "devices": devices_of(flags.device or []),
         "providers": _providers(flags.provider or []),
+        "price_classes": words_of(flags.price_class),
+        "prices": prices_of(flags.price or []),
         "objective": "energy" if flags.energy else None,
         "slo": _slo(flags),
-        "precisions": _words(flags.precision),
-        "kv_precisions": _words(flags.kv_precision),
+        "precisions": words_of(flags.precision),
+        "kv_precisions": words_of(flags.kv_precision),
         "spot": flags.spot or None,
     }
     given |= _numbers(flags)
@@ -149,7 +151,7 @@ def _teacher(text: str, job: str | None) -> float:
     return value
 
 
-def _words(given: list[str] | None) -> tuple[str, ...]:
+def words_of(given: list[str] | None) -> tuple[str, ...]:
     """Words of a repeatable flag, which may also stand behind commas."""
     return tuple(word.strip().lower() for text in given or [] for word in text.split(",") if word.strip())
 
@@ -177,6 +179,25 @@ def _providers(names: list[str]) -> tuple[str, ...]:
         text = f"no list price of {name} is known"
         check(name.lower() in choices, "plan.provider", "--provider", text, one_of(name.lower(), choices))
     return tuple(name.lower() for name in names)
+
+
+def prices_of(texts: list[str]) -> dict[str, Any]:
+    """The user's own prices by device: "h100-sxm=2.10/reserved". Raises WrongUse."""
+    from ..hardware import catalogue
+    from ..planner import OwnPrice
+
+    prices = {}
+    for text in texts:
+        name, _, figure = text.partition("=")
+        amount, _, price_class = figure.partition("/")
+        try:
+            usd = float(amount.strip().removeprefix("$"))
+        except ValueError:
+            usd = 0.0
+        message = f"{text!r} is no price of a device"
+        check(0 < usd < math.inf, "plan.price", "--price", message, "--price h100-sxm=2.10/reserved")
+        prices[catalogue().find(name).id] = OwnPrice(usd_per_h=usd, price_class=price_class.strip().lower())
+    return prices
 
 
 def _usd(text: str) -> float:

@@ -16,7 +16,7 @@ from .options import OPTIONS
 from .output import note, result
 from .plan_flags import PlanFlags
 from .plan_lines import claim_lines, device_lines, explain_lines, here_lines, what_if_lines
-from .plan_request import HERE, devices_of, fields_of, shape_of
+from .plan_request import HERE, devices_of, fields_of, prices_of, shape_of, words_of
 from .recipes import DEFAULT, load, no_settings
 
 
@@ -200,9 +200,10 @@ def _of_recipe(flags: PlanFlags) -> _Answer:
     OPTIONS.settings += _settings(flags)
     path = flags.recipe or DEFAULT
     recipe, devices = load(path), devices_of(flags.device or [])
+    prices = {"prices": prices_of(flags.price or []), "price_classes": words_of(flags.price_class)}
     with Terminal() as watch:
         objective = "energy" if flags.energy else "cost"
-        weighed = weigh(recipe, devices=devices, objective=objective, watch=watch)
+        weighed = weigh(recipe, devices=devices, objective=objective, prices=prices, watch=watch)
     if not flags.device and not any(p.device == HERE for p in weighed.plans.plans):
         command = f"steelyard up {path} --until plan"
         note(say("this machine was not measured yet and is left out; {command} measures it", command=command))

@@ -1,6 +1,8 @@
 """The devices and model shapes that steelyard knows by name, with the source of each figure.
 
-A device is one row of `devices.csv`, and nothing else has to change when one is added.
+A device is one row of `devices.csv`, and nothing else has to change when one is added. What it does beyond
+its data sheet (its relatives, its stack, its host, its price to buy) stands in `behaviour.csv`, by device,
+family or kind; the nearest row counts.
 """
 
 from __future__ import annotations
@@ -65,7 +67,17 @@ class Device:
     media_engines: int = 0  # decoders of images and video
     scaleup_name: str = ""
     price_date: str = ""
+    price_class: str = ""  # on-demand | reserved | spot | vendor (its maker's own cloud); "" without a price
+    purchase_usd: float | None = None  # of one, where a list or a maker told
+    host_w: float | None = None  # what its host may draw beside it, one device's share
+    family: str = ""  # devices whose kernels resemble each other
+    serve_stack: str = "vllm"  # the engine that would serve on it
     trains: bool = True  # False where the maker's software runs inference alone
+
+    @property
+    def price_from_memory(self) -> bool:
+        """Whether nobody looked its price up."""
+        return "from memory" in self.price_source
 
     def kernel(self, precision: str) -> dict[str, float]:
         """Measured constants of matrix products at a precision (of a wider one where it was not measured),
@@ -210,12 +222,35 @@ def _value(cell: str) -> float | str:
         return cell
 
 
+@cache
+def behaviour() -> Mapping[tuple[str, str], str]:
+    """What devices do beyond their data sheets: {("family:apple", "serve_stack"): "llama.cpp"}."""
+    rows = read_table(HERE / "behaviour.csv", ("of", "what", "value", "source"))
+    return {(row["of"], row["what"]): row["value"] for row in rows}
+
+
+def _behaves(row: Mapping[str, str], family: str, what: str) -> str | None:
+    """The device's own, else its family's, else its kind's."""
+    table = behaviour()
+    of = (f"device:{row['id']}", f"family:{family}", f"kind:{row['kind']}")
+    return next((table[key, what] for key in of if (key, what) in table), None)
+
+
+def _host_w(row: Mapping[str, str], family: str) -> float | None:
+    if watts := _behaves(row, family, "host_w"):
+        return float(watts)
+    share, rated = _behaves(row, family, "host_share"), _number(row, "tdp_w")
+    return float(share) * rated if share and rated else None
+
+
 def _number(row: Mapping[str, str], column: str) -> float | None:
     return float(row[column]) if row.get(column) else None
 
 
 def _device(row: Mapping[str, str]) -> Device:
     cores = re.search(r"([\d+]+) cores", row["name"]) if row["kind"] == "cpu" else None
+    family = _behaves(row, "", "family") or row["vendor"].lower()
+    bought = _behaves(row, family, "purchase_usd")
     return Device(
         id=row["id"],
         name=row["name"],
@@ -243,6 +278,11 @@ def _device(row: Mapping[str, str]) -> Device:
         media_engines=int(_number(row, "media_engines") or 0),
         scaleup_name=row["scaleup_name"],
         price_date=row["price_date"],
+        price_class=row["price_class"],
+        purchase_usd=float(bought) if bought else None,
+        host_w=_host_w(row, family),
+        family=family,
+        serve_stack=_behaves(row, family, "serve_stack") or "vllm",
         trains=row["trains"] != "no",
     )
 

@@ -7,10 +7,10 @@ from .job.fill import fill, learning_rate
 from .job.forms import form_order, loss_source, nominal_speed, quality_loss, stored_bytes
 from .job.gate_rows import gate_document, gate_rows
 from .job.plans import Plan, Plans, explain_plan, within_limits
-from .job.request import Owned, Request
+from .job.request import PRICE_CLASSES, Owned, OwnPrice, Request
 from .published.cell_faults import COLUMNS, CellFault, cell_faults
 from .published.claims import Checked, check_claims
-from .published.constants import Constants, family
+from .published.constants import Constants
 from .published.fitting import LeftOut, fit, fit_logs, leave_out, quantile
 from .published.results import Prediction, Scores, predict_results, score_results
 from .published.shapes import named_shape, shape_of
@@ -22,6 +22,7 @@ from .search.whole import plan_recipe, request_of, this_machine
 __all__ = [
     "COLUMNS",
     "HERE",
+    "PRICE_CLASSES",
     "CellFault",
     "Checked",
     "Constants",
@@ -29,6 +30,7 @@ __all__ = [
     "Fill",
     "LeftOut",
     "Local",
+    "OwnPrice",
     "Owned",
     "Plan",
     "Planned",
@@ -41,7 +43,6 @@ __all__ = [
     "check_limits",
     "explain",
     "explain_plan",
-    "family",
     "fill",
     "fit",
     "fit_logs",

@@ -18,8 +18,9 @@ from steelyard.ledger import Row
 from steelyard.recipe import Recipe
 from steelyard.sample_size import BASE_LOOK
 from steelyard.shape import Shape
-from steelyard.units import Figure, show_bytes, show_s
+from steelyard.units import Figure, show_bytes, show_s, weakest
 
+from ..job.cost import Price, cost_figure, price_here
 from ..job.facts import DataFacts, Fill
 from ..job.forms import WORK, stored_bytes
 from ..job.gate_rows import first_look
@@ -94,6 +95,7 @@ class Local:
     disk_bytes: float
     memory_bytes: float  # the most that any step holds
     facts: Mapping[str, Any] = field(default_factory=dict)
+    price: Price | None = None
 
     def features(self, step: str) -> dict[str, Any]:
         """What the ledger keeps beside a row, so that the next plan can learn from it."""
@@ -109,7 +111,7 @@ class Local:
         """Money for all steps."""
         costs = [f["cost_usd"] for f in self.steps.values() if "cost_usd" in f]
         low, value, high = (sum(getattr(f, name) for f in costs) for name in ("low", "value", "high"))
-        return Figure(value, low, high, "USD", "vendor")
+        return Figure(value, low, high, "USD", weakest(*(f.provenance for f in costs)))
 
 
 def predict(
@@ -136,12 +138,13 @@ def predict(
     raw = {step: part.figures for step, part in parts.items()}
     provenance = "calibrated" if calibration.of("train_micro") or calibration.of("decode") else "modelled"
     own = filled.price_usd_per_h if price_usd_per_h is None else price_usd_per_h
-    price = machine.price_usd_per_h if own is None else own
+    price = price_here(machine, own)
     steps = {step: _figures(step, figures, ledger_rows, provenance, price) for step, figures in raw.items()}
     return Local(
         steps=steps,
         raw=raw,
         parts={step: part.parts for step, part in parts.items()},
+        price=price,
         disk_bytes=_disk_bytes(filled, shape, facts),
         memory_bytes=max(f["peak_rss_bytes"].value for f in steps.values()),
         facts={
@@ -405,7 +408,7 @@ def _disk_bytes(filled: Fill, shape: Shape, facts: DataFacts) -> float:
 
 
 def _figures(
-    step: str, raw: Mapping[str, float], rows: Sequence[Row], provenance: str, price_usd_per_h: float
+    step: str, raw: Mapping[str, float], rows: Sequence[Row], provenance: str, price: Price
 ) -> dict[str, Figure]:
     figures = {}
     for name, value in raw.items():
@@ -416,8 +419,7 @@ def _figures(
         unit = UNITS.get(name, "tokens/s" if name == "output_tok_s" else name)
         figures[name] = Figure(corrected, corrected / (1 + spread), corrected * (1 + spread), unit, origin)
     wall = figures["wall_s"]
-    rate = price_usd_per_h / 3600
-    figures["cost_usd"] = Figure(wall.value * rate, wall.low * rate, wall.high * rate, "USD", "vendor")
+    figures["cost_usd"] = cost_figure(wall, price, wall.value * price.usd_per_h.value / 3600)
     return figures
 
 

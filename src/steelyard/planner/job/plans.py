@@ -40,6 +40,8 @@ class Plan:
     costs: Mapping[str, float] = field(default_factory=dict)
     lost: str | None = None
     provider: str | None = None
+    price: Mapping[str, Any] | None = None  # of one device: {usd_per_h: figure, class, from_memory}
+    compared: bool = True  # its price is of a class that was weighed against the others'
     tradeoffs: tuple[Mapping[str, float], ...] = ()  # other device counts: {devices, time_s, cost_usd}
 
     def as_json(self) -> dict[str, Any]:
@@ -53,6 +55,8 @@ class Plan:
             "why_not": self.why_not,
             "lost": self.lost,
             "provider": self.provider,
+            "price": dict(self.price) if self.price else None,
+            "compared": self.compared,
             "service": {name: figure.as_json() for name, figure in self.service.items()},
             "parts": dict(self.parts),
             "bytes": dict(self.bytes),
@@ -121,24 +125,28 @@ def worst(p: Plan) -> tuple[str, float]:
 def _shown(p: Plan) -> dict[str, str | int]:
     figures = {"time": p.time_s, "cost": p.cost_usd, "memory": p.memory_bytes_per_device}
     cells = {name: show_number(f.value, f.unit) if f else "-" for name, f in figures.items()}
-    return {"device": p.device, "devices": p.devices, **cells, "why": p.why_not or "cheapest that fits"}
+    recalled = ", by a price from memory" if p.price and p.price["from_memory"] else ""
+    why = p.why_not or f"cheapest that fits{recalled}"
+    return {"device": p.device, "devices": p.devices, **cells, "why": why}
 
 
 # ------------------------------------------------------------------ order
 
 
 def ranked(plans: Sequence[Plan], objective: str = "cost") -> list[Plan]:
-    """What fits by the objective, then by time, the unpriced after it; of what does not the nearest first."""
+    """What fits by the objective, then by time; after it what has a price of another class, then what has
+    none; of what does not fit the nearest first."""
     return sorted(plans, key=lambda p: _rank(p, objective))
 
 
-def _rank(p: Plan, objective: str) -> tuple[bool, float, bool, float, float]:
+def _rank(p: Plan, objective: str) -> tuple[bool, float, bool, bool, float, float]:
     short = 0.0 if p.fits else max(p.shortfalls.values(), default=float("inf"))
     spent = p.energy_kwh if objective == "energy" else p.cost_usd
     return (
         not p.fits,
         short,
         spent is None,
+        objective == "cost" and not p.compared,
         spent.value if spent else float("inf"),
         p.time_s.value if p.time_s else float("inf"),
     )
@@ -150,7 +158,7 @@ def frontier(plans: Sequence[Plan], objective: str = "cost") -> tuple[int, ...]:
     points = [
         (s.value, p.time_s.value, i)
         for i, (p, s) in enumerate(zip(plans, spent, strict=True))
-        if p.fits and s and p.time_s
+        if p.fits and s and p.time_s and (p.compared or objective == "energy")
     ]
     front, fastest = [], float("inf")
     for _, time_s, i in sorted(points):
@@ -170,8 +178,25 @@ def with_reasons(plans: Sequence[Plan], best: int | None, objective: str = "cost
 def _lost(p: Plan, top: Plan, is_best: bool, objective: str) -> Plan:
     if is_best:
         return p
-    why = p.why_not or _dearer(p, top, objective)
+    why = p.why_not or (objective == "cost" and _unlike(p, top)) or _dearer(p, top, objective)
     return replace(p, why_not=why, lost=why)
+
+
+CLASS_WORDS = {
+    "on-demand": "on demand",
+    "reserved": "reserved",
+    "spot": "as spot",
+    "vendor": "in its vendor's own cloud",
+    "owned": "as owned",
+}
+
+
+def _unlike(p: Plan, top: Plan) -> str | None:
+    """ "priced in its vendor's own cloud, unlike the best: not compared"; None where they are alike."""
+    if not p.price or not top.price or (p.compared and top.compared):
+        return None
+    mine, best = (CLASS_WORDS[x.price["class"]] for x in (p, top) if x.price)
+    return None if mine == best else f"priced {mine}, unlike the best: not compared"
 
 
 def _dearer(p: Plan, top: Plan, objective: str) -> str:
@@ -183,7 +208,9 @@ def _dearer(p: Plan, top: Plan, objective: str) -> str:
     verb = "draws" if objective == "energy" else "costs"
     more = f"{verb} {mine.value / best.value:.1f} times as much" if best.value else f"{verb} more"
     faster = top.time_s.value / p.time_s.value
-    return f"{more}, but is {faster:.1f} times as fast" if faster > 1.05 else more
+    why = f"{more}, but is {faster:.1f} times as fast" if faster > 1.05 else more
+    recalled = objective == "cost" and any(x.price and x.price["from_memory"] for x in (p, top))
+    return f"{why}; by a price from memory" if recalled else why
 
 
 # ------------------------------------------------------------------ limits

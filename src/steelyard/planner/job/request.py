@@ -19,6 +19,7 @@ JOBS = ("pretrain", "continue", "sft", "prefer", "distil", "score", "serve")
 FINETUNING = ("full", "lora", "qlora")
 TRUST = ("open", "guarded", "sealed")
 OBJECTIVES = ("cost", "energy")
+PRICE_CLASSES = ("on-demand", "reserved", "spot", "vendor", "owned")  # vendor: its maker's own cloud
 MOST_DEVICES = 16384
 TRAINED = ("bf16", "fp16", "tf32", "f32", "fp8", "fp4")
 SERVED = ("bf16", "fp16", "f32", "fp8", "int8", "fp4", "int4")
@@ -54,6 +55,31 @@ class Owned:
     def devices(self) -> int:
         """All of them."""
         return self.hosts * self.each
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnPrice:
+    """What the user pays for an hour of one device, and as what. Raises WrongUse without a class."""
+
+    usd_per_h: float
+    price_class: str
+
+    def __post_init__(self) -> None:
+        if not self.usd_per_h > 0:
+            text = f"a price of {self.usd_per_h:g} USD an hour is not above 0"
+            raise WrongUse("plan.price", text, hint="--price h100-sxm=2.10/reserved")
+        if self.price_class not in PRICE_CLASSES:
+            raise no_class(f"a price of {self.usd_per_h:g} USD an hour")
+
+
+def no_class(what: str) -> WrongUse:
+    """The one error of a price that nobody can compare."""
+    return WrongUse(
+        "plan.price_class",
+        f"{what} has no price class",
+        why="a price on demand and a reserved one are no difference between two devices",
+        hint=f"say which it is: {', '.join(PRICE_CLASSES)}",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,11 +120,12 @@ class Request:
     trust: str = "open"  # sealed: only devices with a confidential mode
     own: tuple[Owned, ...] = ()
     own_terms: OwnTerms = field(default_factory=OwnTerms)
-    prices: Mapping[str, float] = field(default_factory=dict)  # device -> USD an hour, before the catalogue's
+    prices: Mapping[str, OwnPrice] = field(default_factory=dict)  # by device, before the catalogue's
+    price_classes: tuple[str, ...] = ()  # weighed against each other; () = see `compared`
     changes: Mapping[str, float | str] = field(default_factory=dict)  # what if: "price.h100-sxm" -> 2.1
     objective: str = "cost"
     max_devices: int = MOST_DEVICES
-    spot: bool = False  # interruptible machines at cost.SPOT_PRICE_SHARE of the price
+    spot: bool = False  # interruptible machines at cost.SPOT_SHARE of the price on demand
     teacher_params: float = 0.0  # active weights of the teacher of a distillation; 0 = as the model's own
     media_bytes: float = 0.0  # compressed images, sound and video to decode
     service_h: float = 24.0  # of service that the choice of the serving hardware weighs; not in cost_usd
@@ -122,11 +149,20 @@ class Request:
         for name in sizes:
             if getattr(self, name) < 1:
                 raise WrongUse(f"plan.{name}", f"{name} is {getattr(self, name)}, not 1 or more")
+        for word in self.price_classes:
+            _one_of("plan.price_class", "price class", word, PRICE_CLASSES)
 
     @property
     def serves(self) -> bool:
         """Whether answers are made rather than weights."""
         return self.job in ("serve", "score")
+
+    @property
+    def compared(self) -> frozenset[str]:
+        """Price classes that are weighed against each other: those asked for, else what one would pay."""
+        usual = "owned" if self.own else "spot" if self.spot else "on-demand"
+        own = {price.price_class for price in self.prices.values()}
+        return frozenset(self.price_classes or {usual, *own})
 
     @property
     def requests(self) -> int:
@@ -156,6 +192,7 @@ class Request:
         plain = {k: dict(v) if isinstance(v, Mapping) else v for k, v in fields_shown.items()}
         lists = {k: list(v) for k, v in plain.items() if isinstance(v, tuple)}
         own = {"own": [asdict(o) for o in self.own], "own_terms": asdict(self.own_terms)}
+        own |= {"prices": {name: asdict(price) for name, price in self.prices.items()}}
         return plain | lists | own | {"params": self.shape.params}
 
 

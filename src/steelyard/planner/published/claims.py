@@ -18,12 +18,12 @@ from steelyard.recipe import OwnTerms
 from steelyard.shape import Shape
 from steelyard.units import Figure, around, show_number, weakest
 
-from ..job.cost import PURCHASE_USD, owned_usd_per_h
+from ..job.cost import owned_usd_per_h
 from ..job.request import Owned
 from ..physics.inference import ServeSetup, serve_s
 from ..physics.sizes import USABLE_MEMORY, Sizes, hardware_of, total
 from ..physics.training import TrainSetup, train_memory_bytes, train_step_s
-from .constants import Constants, family, groups, values
+from .constants import Constants, groups, values
 from .shapes import named_shape
 from .training_rows import NOW, age, matured
 
@@ -210,8 +210,8 @@ def serving_s(
 def _kin(bench: Bench, device: Device, beside: Device | None) -> dict[str, str]:
     """Whose constants apply. Two devices of one family are compared by their own where published runs have
     both, else both by the family's: what one of them deviates would look like a difference of the chips."""
-    kin = groups(device, {"cpu": "openvino"}.get(device.kind, "vllm"))
-    if beside is None or family(beside) != family(device):
+    kin = groups(device, device.serve_stack)
+    if beside is None or beside.family != device.family:
         return kin
     device_ids = {key.split("@device:")[1] for key in bench.constants.logs if "@device:" in key}
     return kin if {device.id, beside.id} <= device_ids else kin | {"device": "", "pair": "", "own": ""}
@@ -237,7 +237,7 @@ def _faster(bench: Bench, new: str, old: str, now: _Serving, before: _Serving, p
     """How many times as fast a phase is on one device as on another."""
     one, other = bench.device(new), bench.device(old)
     slow, fast = serving_s(bench, other, before, phase, one), serving_s(bench, one, now, phase, other)
-    return ratio(slow, fast, kindred=family(one) == family(other))
+    return ratio(slow, fast, kindred=one.family == other.family)
 
 
 # ------------------------------------------------------------------ judges
@@ -361,7 +361,8 @@ def stability(bench: Bench) -> list[Judged]:
             figure=_usd(seconds, 4000 * owned.value),
         ),
     ]
-    by_price = _nodes(4000 * PURCHASE_USD["gaudi2"] / PURCHASE_USD["h100-sxm"])
+    assert gaudi.purchase_usd and h100.purchase_usd
+    by_price = _nodes(4000 * gaudi.purchase_usd / h100.purchase_usd)
     return [
         *results,
         *_for_the_same_money(bench, _nodes(4000 * price / list_price), "an hour", "每小时花费相同"),

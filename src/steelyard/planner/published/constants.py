@@ -172,17 +172,10 @@ def groups(device: Device, framework: str = "", year: str = PLAN_YEAR) -> dict[s
     """
     name = stack(framework)
     release = f"{name}/{year}" if name else ""
-    names = {"family": family(device), "stack": name, "device": device.id, "release": release}
+    names = {"family": device.family, "stack": name, "device": device.id, "release": release}
     names |= {"port": f"{name}/{names['family']}" if name else ""}
     names |= {"kind": device.kind, "framework": next((k for k, v in FRAMEWORKS.items() if name in v), "")}
     return names | {"pair": f"{device.id}/{release}" if name else "", "own": f"{device.id}/{name}"}
-
-
-def family(device: Device) -> str:
-    """Devices whose kernels resemble each other: cpu, gaudi, or the maker."""
-    if device.kind == "cpu":
-        return "cpu"
-    return "gaudi" if device.id.startswith("gaudi") else device.vendor.lower()
 
 
 def stack(framework: str) -> str:

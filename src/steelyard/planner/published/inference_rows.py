@@ -18,7 +18,7 @@ from steelyard.hardware import Device
 from ..physics.inference import serve_s, shared_prefill_s
 from ..physics.sizes import RUNTIME_BYTES, cached_share, total
 from .cells import Row, needed, number
-from .constants import PLAN_YEAR, family, stack
+from .constants import PLAN_YEAR, stack
 
 REQUESTS = 1000.0  # of a load offered at once: the default of vLLM's and SGLang's benchmarks
 OFFERED = 256.0  # requests of a batch when all are offered at once: the default of vLLM and its kin
@@ -143,7 +143,7 @@ def setup_of(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """The setup of one replica, and what else the row's value depends on."""
     engine = stack(row.get("framework") or "")
-    if engine == "llama.cpp" and family(device) == "intel" and needed(row, "devices") > 1:
+    if engine == "llama.cpp" and device.family == "intel" and needed(row, "devices") > 1:
         raise WrongUse("results.stack", "llama.cpp has no published way over several Intel GPUs")
     metric = metric_of(row)
     bits = number(row, "weight_bits") or _bits(row)

@@ -22,7 +22,7 @@ from ..physics.sizes import Hardware, Sizes
 from ..physics.training import TrainSetup, train_step_s
 from . import inference_rows, training_metrics, training_rows
 from .cells import Models, Row, needed, number, rates_of, sizes_of
-from .constants import PRIORS, Constants, family, groups
+from .constants import PRIORS, Constants, groups
 
 # A phase and what else it is called, without spaces and hyphens.
 TRAIN_PHASES = {
@@ -343,7 +343,7 @@ def _worst(
 def _groups(row: Row, devices: Devices) -> list[str]:
     phase = "train" if phase_of(row) in TRAIN_PHASES else "serve"
     try:
-        kin = family(devices.find(row["device"]))
+        kin = devices.find(row["device"]).family
     except WrongUse:
         kin = "unknown"
     return [phase, f"{phase}/{kin}", f"source/{row.get('source', '')}"]

@@ -8,7 +8,7 @@ from math import inf
 
 from steelyard.hardware import Device
 
-from ..job.cost import owned_of, power_w, price_usd_per_h, provider_of
+from ..job.cost import Price, owned_of, power_w, price_of, provider_of
 from ..job.request import Owned, Request
 from ..physics.sizes import LONE_DEVICES, USABLE_MEMORY, Hardware, hardware_of, in_host
 
@@ -20,12 +20,18 @@ class Offer:
     """One device as this request can have it."""
 
     device: Device
-    usd_per_h: float | None  # one device
+    price: Price | None  # of one device
+    compared: bool = True  # its price is of a class that this request weighs against others
     provider: str
     most: int
     per_host: int
     owned: bool
     refused: str | None = None  # why it may not be used
+
+    @property
+    def usd_per_h(self) -> float | None:
+        """Dollars one device costs an hour; None without a price."""
+        return self.price.usd_per_h.value if self.price else None
 
     def hardware(self, precision: str) -> Hardware | None:
         """Its rates, in the hosts that there are."""
@@ -39,8 +45,8 @@ def offers_of(request: Request, device: Device) -> list[Offer]:
     Where the user has some at different prices: the cheapest ones, then with the next dearer ones and so on.
     """
     own = owned_of(request, device)
-    own_prices = {o: price_usd_per_h(request, device, (o,)) for o in own}
-    price = {o: inf if usd is None else usd for o, usd in own_prices.items()}
+    own_prices = {o: price_of(request, device, (o,)) for o in own}
+    price = {o: p.usd_per_h.value if p else inf for o, p in own_prices.items()}
     return [
         offer_of(request, device, [o for o in own if price[o] <= level])
         for level in sorted(set(price.values())) or [inf]
@@ -51,10 +57,12 @@ def offer_of(request: Request, device: Device, some: Sequence[Owned] | None = No
     """Number, price and owner of a device; of the user's own all, or some."""
     own = owned_of(request, device) if some is None else some
     linked = device.scaleout_bytes_per_s or device.scaleup_devices > 1
+    price = price_of(request, device, own)
     most = sum(o.devices for o in own) or (request.max_devices if linked else LONE_DEVICES)
     return Offer(
         device=device,
-        usd_per_h=price_usd_per_h(request, device, own),
+        price=price,
+        compared=price is None or price.price_class in request.compared,
         provider="own" if own else provider_of(device),
         most=min(most, request.max_devices),
         per_host=max((o.each for o in own), default=in_host(device)),
@@ -82,7 +90,7 @@ def room_bytes(request: Request, device: Device) -> float:
 
 
 def draws_w(device: Device, devices: int) -> float | None:
-    """Power of so many devices at work, building included."""
+    """Power of so many devices at work with their hosts."""
     one = power_w(device)
     return None if one is None else one * devices
 

@@ -97,7 +97,8 @@ def search(request: Request, devices: Devices, constants: Constants) -> Searched
         searched.add(offer, result)
         if not fine:
             searched.pruned.append(offer.device.id)
-        if result.plan.fits and (spent := _spent(request, result.plan)) is not None:
+        counts = offer.compared or request.objective == "energy"
+        if counts and result.plan.fits and (spent := _spent(request, result.plan)) is not None:
             incumbent = min(incumbent, spent)
     return searched
 
@@ -208,6 +209,8 @@ def _changed(device: Device, what: str, value: float | str, key: str) -> Device:
         return replace(device, peaks={k: v * factor for k, v in peaks.items()} or {"bf16": wanted})
     now = getattr(device, CHANGES[what])
     other: dict[str, Any] = {CHANGES[what]: _figure(now, value, key)}
+    if what == "price":  # the user's own word, to be weighed against the others
+        other["price_class"] = "on-demand"
     return replace(device, **other)
 
 

@@ -28,7 +28,6 @@ from .arrivals import MOST_BATCH, arrivals, closed
 from .offer import Offer, computes_in, room_bytes
 from .train_search import SearchResult, memory_figure, needs_more, no_plan, power_of, priced
 
-SERVE_STACK = {"gpu": "vllm", "accelerator": "vllm", "cpu": "openvino"}
 BITS = {"f32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "fp4": 4, "int4": 4}
 USUAL = ("bf16", "int8")  # int4 only where asked for, or where nothing else fits: it costs quality
 FINALISTS = 8
@@ -126,7 +125,7 @@ def evaluate(
     columns: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
     """Time to first token, time per token, memory, devices and seconds of each candidate, as arrays."""
-    constant = values(constants, "serve", groups(offer.device, SERVE_STACK[offer.device.kind]))
+    constant = values(constants, "serve", groups(offer.device, offer.device.serve_stack))
     sizes = Sizes.of(request.shape, request.prompt_tokens)
     hardware = replace(hardware, peak=_peaks(offer, hardware, columns))
 
@@ -280,7 +279,7 @@ def _plan_of(
 
 def _time_of(request: Request, offer: Offer, constants: Constants, wall_s: float) -> tuple[Figure, float]:
     """The job's time, and the factor by which a figure of this device may be off at 80 %."""
-    kin = groups(offer.device, SERVE_STACK[offer.device.kind])
+    kin = groups(offer.device, offer.device.serve_stack)
     wide = exp(constants.spread("serve", kin))
     fixed = bool(request.arrival_per_s) and not request.in_batch  # the load itself says how long it takes
     low, high = (wall_s, wall_s) if fixed else (wall_s / wide, wall_s * wide)

@@ -14,7 +14,7 @@ from typing import Any
 from steelyard.hardware import Device
 from steelyard.units import Figure
 
-from ..job.cost import DISK_BYTES_PER_S, START_S, power_w
+from ..job.cost import DISK_BYTES_PER_S, START_S, cost_figure, power_w
 from ..job.plans import Plan, within_limits
 from ..job.request import Request
 from ..physics.inference import ServeSetup, serve_s
@@ -22,7 +22,7 @@ from ..physics.sizes import RUNTIME_BYTES, Sizes, total
 from ..published.constants import Constants, groups, values
 from .fleet import Option, Placement, Pool, Stage, anchored
 from .offer import Offer, draws_w, room_bytes
-from .serve_search import BITS, SERVE_STACK, search_serving
+from .serve_search import BITS, search_serving
 
 # Bytes a core and second. Cleaning: half of the 8 MB/s of `bench/clean.py` on two cores. Tokenising: the
 # Rust tokenizers at one thread, 1 to 2 MB/s (the comparison in the readme of tiktoken 0.2).
@@ -57,7 +57,7 @@ def stages_of(
     request: Request, offers: Sequence[Offer], plans: Sequence[Plan], constants: Constants
 ) -> tuple[list[Stage], list[Pool], int]:
     """The stages with their ways on every priced offer, the offers as pools, the place of the dearest."""
-    priced = [i for i, o in enumerate(offers) if o.usd_per_h is not None and not o.refused]
+    priced = [i for i, o in enumerate(offers) if o.price and o.compared and not o.refused]
     usable = [i for i in priced if request.objective == "cost" or power_w(offers[i].device)]
     names = step_names(request)
     stages = [_stage(name, request, offers, usable, plans, constants) for name in names]
@@ -92,7 +92,7 @@ def _whole(
     placed: Placement | None,
     constants: Constants,
 ) -> Plan:
-    """The plan of a device over all steps: placed, or all on itself where it has no price."""
+    """The plan of a device over all steps: placed, or all on itself where it has no price to compare."""
     if p.time_s is None:
         return replace(p, steps=())
     if placed is None:
@@ -146,7 +146,7 @@ def _with_all(
     parts |= {"transfer": sum(s["transfer_s"] for s in steps)}
     factor = seconds / p.time_s.value
     time_s = replace(p.time_s * factor, value=seconds)
-    priced = all(s["cost_usd"] is not None for s in steps)
+    price = offers[at].price if all(s["cost_usd"] is not None for s in steps) else None
     dollars = sum((s["cost_usd"] or 0.0) + s["transfer_usd"] for s in steps)
     costs = {s["step"]: s["cost_usd"] for s in steps} | {"transfer": sum(s["transfer_usd"] for s in steps)}
     drawn = [s["energy_kwh"] for s in steps]
@@ -154,10 +154,10 @@ def _with_all(
     plan = replace(
         p,
         time_s=time_s,
-        cost_usd=replace(time_s, unit="USD") * (dollars / seconds) if priced else None,
+        cost_usd=cost_figure(time_s, price, dollars) if price else None,
         energy_kwh=energy,
         parts=parts,
-        costs=costs if priced else {},
+        costs=costs if price else {},
         steps=tuple(steps),
         **_unlimited(p),
     )
@@ -290,7 +290,7 @@ def _token_s(request: Request, offer: Offer, constants: Constants, devices: int)
     hardware = offer.hardware("bf16")
     if hardware is None:
         return None
-    constant = values(constants, "serve", groups(offer.device, SERVE_STACK[offer.device.kind]))
+    constant = values(constants, "serve", groups(offer.device, offer.device.serve_stack))
     setup = ServeSetup(
         t=float(devices), batch=GATE_BATCH, prompt=request.prompt_tokens, output=request.output_tokens
     )

@@ -11,7 +11,14 @@ import numpy as np
 
 from steelyard.units import Figure, around, show_bytes
 
-from ..job.cost import STORAGE_USD_PER_BYTE_H, checkpoint_every_s, energy_kwh, goodput, lost_parts
+from ..job.cost import (
+    STORAGE_USD_PER_BYTE_H,
+    checkpoint_every_s,
+    cost_figure,
+    energy_kwh,
+    goodput,
+    lost_parts,
+)
 from ..job.footprint import lora_params
 from ..job.plans import Plan, within_limits
 from ..job.request import Request
@@ -363,14 +370,14 @@ def _settings(request: Request, chosen: Mapping[str, int], precision: str, steps
 
 def priced(p: Plan, offer: Offer, stored_bytes: float = 0.0) -> Plan:
     """The plan with its cost: devices by the hour, and what it stores meanwhile; None without a price."""
-    if offer.usd_per_h is None or p.time_s is None:
+    if offer.price is None or offer.usd_per_h is None or p.time_s is None:
         return p
     hours = p.time_s.value / 3600
     costs = {"devices": offer.usd_per_h * p.devices * hours}
     if not offer.owned:
         costs["storage"] = stored_bytes * STORAGE_USD_PER_BYTE_H * hours
-    value = sum(costs.values())
-    return replace(p, cost_usd=replace(p.time_s, unit="USD") * (value / p.time_s.value), costs=costs)
+    cost_usd = cost_figure(p.time_s, offer.price, sum(costs.values()))
+    return replace(p, cost_usd=cost_usd, costs=costs, price=offer.price.as_json(), compared=offer.compared)
 
 
 def memory_figure(need: float) -> Figure:

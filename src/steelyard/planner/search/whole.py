@@ -85,6 +85,7 @@ def this_machine(filled: Fill, local: Local) -> Plan:
         settings={k: v for k, v in filled.settings.items() if k in ("train", "compress")},
         time_s=Figure(value, low, high, "s", origin),
         cost_usd=local.cost_usd,
+        price=local.price.as_json() if local.price else None,
         energy_kwh=None,  # a share of a socket has no power figure of its own
         memory_bytes_per_device=most,
         fits=True,

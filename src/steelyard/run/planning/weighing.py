@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -68,6 +69,7 @@ def weigh(
     *,
     devices: tuple[str, ...] = (),
     objective: str = "cost",
+    prices: Mapping[str, Any] | None = None,
     watch: Watch | None = None,
 ) -> Weighed:
     """A recipe on every device; this machine among them where it was calibrated before.
@@ -83,7 +85,8 @@ def weigh(
     if HERE in devices:
         calibrate(machine, (s.finetuning_type for s in recipe.train), listener)
     local = here(named, filled, shape, machine, facts, listener)
-    choices: dict[str, Any] = {"objective": objective} | ({"devices": devices} if devices else {})
+    choices: dict[str, Any] = {"objective": objective} | dict(prices or {})
+    choices |= {"devices": devices} if devices else {}
     request = replace(request_of(named, filled, shape, facts), **choices)
     began = time.perf_counter()
     own = local if not devices or HERE in devices else None
