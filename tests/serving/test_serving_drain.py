@@ -1,4 +1,8 @@
-"""The end of a real front over a fake engine: signals, the drain, what systemd is told, who hears of it."""
+"""The end of a real front over a fake engine: the drain, what systemd is told, who hears of it.
+
+What a signal sets is set here, since one to this process is one to the test runner; real signals go to a
+process of its own.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,9 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
+import time
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -43,7 +50,7 @@ def as_before(monkeypatch, tmp_path):
 
 @asynccontextmanager
 async def service(monkeypatch, tmp_path: Path, **settings):
-    """(front, its task, a client), once it is ready. A signal to this process is one to the front."""
+    """(front, its task, a client), once it is ready."""
     folder = tokenizer_folder(tmp_path / "model")
     monkeypatch.setattr(Front, "_engine", lambda self: FakeEngine(folder))
     serving = Front(folder, ServeSettings(**settings))
@@ -81,7 +88,7 @@ def test_at_sigterm_nothing_new_is_taken_and_what_is_under_way_finishes(monkeypa
     async def run():
         async with service(monkeypatch, tmp_path, drain_s=200) as (serving, task, client):
             stream = await begun(client, serving)
-            os.kill(os.getpid(), signal.SIGTERM)
+            serving.stopping.set()
             await until(lambda: serving.served.drain.begun)
             async with httpx.AsyncClient(base_url=client.base_url, timeout=60) as other:  # may still connect
                 ready = await other.get("/ready")
@@ -120,10 +127,10 @@ def test_what_is_left_after_the_drain_ends_with_an_error(monkeypatch, tmp_path, 
             before = serving.engine.asked
             asking = asyncio.create_task(client.post(path, json=body))
             await until(lambda: serving.engine.asked > before)
-            os.kill(os.getpid(), signal.SIGTERM)
+            serving.stopping.set()
             if hurried:
                 await until(lambda: serving.served.drain.begun)
-                os.kill(os.getpid(), signal.SIGTERM)
+                serving.hurried.set()
             answer = await asking
             await task
             return answer
@@ -145,11 +152,11 @@ def test_a_stream_that_has_begun_ends_with_an_error_event(monkeypatch, tmp_path,
 
     async def run():
         monkeypatch.setitem(globals(), "FakeEngine", Halting)
-        async with service(monkeypatch, tmp_path, drain_s=0.05) as (_, task, client):
+        async with service(monkeypatch, tmp_path, drain_s=0.05) as (serving, task, client):
             async with client.stream("POST", CHAT, json=STREAMED) as answer:
                 texts = answer.aiter_text()
                 first = await anext(texts)
-                os.kill(os.getpid(), signal.SIGTERM)
+                serving.stopping.set()
                 rest = "".join([text async for text in texts])
             await task
             return answer.status_code, first, rest
@@ -162,9 +169,9 @@ def test_a_stream_that_has_begun_ends_with_an_error_event(monkeypatch, tmp_path,
 
 def test_an_idle_service_ends_at_once_whatever_its_drain(monkeypatch, tmp_path, lines):
     async def run():
-        async with service(monkeypatch, tmp_path, drain_s=3600) as (_, task, client):
+        async with service(monkeypatch, tmp_path, drain_s=3600) as (serving, task, client):
             assert (await client.get("/ready")).status_code == 200
-            os.kill(os.getpid(), signal.SIGINT)
+            serving.stopping.set()
             await task
 
     running(run())
@@ -176,7 +183,7 @@ def test_who_hands_over_listens_no_more_and_still_finishes(monkeypatch, tmp_path
         async with service(monkeypatch, tmp_path, drain_s=200) as (serving, task, client):
             stream = await begun(client, serving)
             serving._obey({"op": "hand_over"})
-            os.kill(os.getpid(), signal.SIGTERM)
+            serving.stopping.set()
             await until(lambda: serving.served.drain.begun)
             with pytest.raises(httpx.ConnectError):
                 await httpx.AsyncClient(timeout=60).get(f"{client.base_url}/live")
@@ -193,7 +200,7 @@ def test_a_background_response_is_work_under_way(monkeypatch, tmp_path, lines):
             serving.engine.going.clear()
             body = {"model": "default", "input": "hi", "background": True, "max_output_tokens": 5}
             made = (await client.post("/v1/responses", json=body)).json()
-            os.kill(os.getpid(), signal.SIGTERM)
+            serving.stopping.set()
             await until(lambda: serving.served.drain.begun)
             assert serving.served.drain.under_way == 1
             serving.engine.going.set()
@@ -203,6 +210,56 @@ def test_a_background_response_is_work_under_way(monkeypatch, tmp_path, lines):
 
     kept = running(run())
     assert kept["status"] == "incomplete" and kept["output"], "5 tokens, as asked for"
+
+
+# ------------------------------------------------------------------ signals, to a process of its own
+
+FRONT = """
+import asyncio, sys
+from pathlib import Path
+from faking import FakeEngine, tokenizer_folder
+from steelyard.serving import ServeSettings
+from steelyard.serving.service.front import Front
+
+folder = tokenizer_folder(Path(sys.argv[1]))
+engine = FakeEngine(folder)
+Front._engine = lambda self: engine
+
+def ready(document):
+    engine.going.clear()
+    print(document["url"], flush=True)
+
+asyncio.run(Front(folder, ServeSettings(drain_s=3600)).run(ready))
+"""
+
+
+@pytest.fixture
+def front_process(tmp_path):
+    """(process, its URL): a front whose engine takes requests and answers none."""
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    process = subprocess.Popen(
+        [sys.executable, "-c", FRONT, str(tmp_path / "model")],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    with process:
+        yield process, process.stdout.readline().strip()
+        process.kill()
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_begins_the_drain_and_a_second_ends_it(front_process, first):
+    process, url = front_process
+    with httpx.stream("POST", f"{url}{CHAT}", json=STREAMED, timeout=120) as answer:
+        process.send_signal(first)
+        while httpx.get(f"{url}/ready", timeout=60).status_code != 503:
+            time.sleep(0.01)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        text = answer.read().decode()
+    assert "draining" in text and "[DONE]" not in text
+    assert process.wait(120) == 0
 
 
 # ------------------------------------------------------------------ what systemd is told
@@ -224,12 +281,12 @@ def test_systemd_hears_of_ready_alive_and_ending(monkeypatch, tmp_path, lines):
                 await asyncio.sleep(0.005)
 
         async def run():
-            async with service(monkeypatch, tmp_path) as (_, task, client):
+            async with service(monkeypatch, tmp_path) as (serving, task, client):
                 await hear("READY=1")
                 await hear("WATCHDOG=1")
                 assert "NOTIFY_SOCKET" not in os.environ, "no child speaks for the front"
                 assert (await client.get("/ready")).status_code == 200
-                os.kill(os.getpid(), signal.SIGTERM)
+                serving.stopping.set()
                 await hear("STOPPING=1")
                 await task
 
