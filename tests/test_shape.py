@@ -144,3 +144,39 @@ def test_reading_loads_nothing_heavy():
         "print([x for x in ('torch', 'numpy', 'gguf', 'tokenizers', 'jinja2') if x in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+PLAIN = {
+    "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 65536,
+    "max_position_embeddings": 262144,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "inside"),
+    [
+        ({"model_type": "jamba", "attn_layer_period": 8, "mamba_d_state": 16, "num_experts": 16}, "Mamba"),
+        ({"model_type": "qwen3_next", "full_attention_interval": 4}, "linear attention"),
+        ({"model_type": "qwen2_5_vl", "vision_config": {"depth": 32}}, "vision tower"),
+        ({"model_type": "gemma3", "vision_config": {"depth": 27}, "text_config": PLAIN}, "vision tower"),
+        ({"model_type": "bamba", "mamba_d_state": 128}, "Mamba"),
+        ({"model_type": "falcon_h1", "mamba_d_state": 256}, "Mamba"),
+        ({"model_type": "nemotron_h", "hybrid_override_pattern": "M-M*"}, "Mamba"),
+        ({"model_type": "lfm2", "layer_types": ["conv", "full_attention"]}, "conv"),
+        ({"model_type": "deepseek_v32", "index_topk": 2048}, "sparse attention"),
+        ({"model_type": "something_of_tomorrow"}, "other than attention"),
+    ],
+)
+def test_an_architecture_that_is_not_known_is_refused_by_name(change, inside):
+    with pytest.raises(WrongUse) as caught:
+        shape.of_config(PLAIN | change)
+    assert caught.value.code == "model.architecture"
+    assert change["model_type"] in caught.value.message and inside in (caught.value.why or "")
+    assert shape.of_config(PLAIN).layers == 32
+
+
+def test_the_context_is_read_under_the_names_that_families_give_it():
+    for key in ("n_positions", "seq_length", "max_seq_len"):
+        config = {k: v for k, v in PLAIN.items() if k != "max_position_embeddings"} | {key: 1024}
+        assert shape.of_config(config).max_position == 1024

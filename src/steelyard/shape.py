@@ -223,11 +223,73 @@ def _of_folder(folder: Path) -> Shape:
     return of_config(read_json(config), {n: at for n, (_, at) in header.items()}, config)
 
 
+# Decoders of attention and MLPs alone, as transformers names them: these sizes describe every layer.
+DECODERS = frozenset((
+    "apertus", "arcee", "baichuan", "bloom", "chatglm", "codegen", "cohere", "cohere2", "deepseek",
+    "deepseek_v2", "deepseek_v3", "ernie4_5", "ernie4_5_moe", "exaone", "exaone4", "falcon", "gemma",
+    "gemma2", "gemma3_text", "glm", "glm4", "glm4_moe", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox",
+    "gpt_oss", "gptj", "granite", "granitemoe", "hunyuan_v1_dense", "hunyuan_v1_moe", "internlm",
+    "internlm2", "internlm3", "kimi_k2", "llama", "minicpm", "minicpm3", "ministral", "mistral", "mixtral",
+    "mpt", "nemotron", "olmo", "olmo2", "olmo3", "olmoe", "opt", "orion", "persimmon", "phi", "phi3",
+    "phimoe", "qwen", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "stablelm",
+    "starcoder2", "xverse",
+))  # fmt: skip
+GGUF_DECODERS = frozenset((
+    "arcee", "baichuan", "bloom", "chatglm", "codeshell", "cohere2", "command-r", "deepseek", "deepseek2",
+    "ernie4_5", "ernie4_5-moe", "exaone", "exaone4", "falcon", "gemma", "gemma2", "gemma3", "glm4",
+    "glm4moe", "gpt-oss", "gpt2", "gptj", "gptneox", "granite", "granitemoe", "hunyuan-dense",
+    "hunyuan-moe", "internlm2", "llama", "minicpm", "minicpm3", "mistral3", "mpt", "nemotron", "olmo",
+    "olmo2", "olmoe", "orion", "phi2", "phi3", "phimoe", "plamo", "qwen", "qwen2", "qwen2moe", "qwen3",
+    "qwen3moe", "refact", "seed_oss", "smollm3", "stablelm", "starcoder", "starcoder2", "xverse",
+))  # fmt: skip
+# A key of config.json -> what stands in such a model that no size here describes.
+UNDESCRIBED = {
+    "vision_config": "a vision tower",
+    "visual": "a vision tower",
+    "audio_config": "an audio tower",
+    "is_encoder_decoder": "an encoder beside its decoder",
+    "mamba_d_state": "state-space (Mamba) layers",
+    "ssm_state_size": "state-space (Mamba) layers",
+    "ssm_cfg": "state-space (Mamba) layers",
+    "state_size": "state-space (Mamba) layers",
+    "hybrid_override_pattern": "state-space (Mamba) layers",
+    "linear_num_key_heads": "layers of linear attention",
+    "full_attention_interval": "layers of linear attention",
+    "linear_attn_config": "layers of linear attention",
+    "attn_type_list": "layers of linear attention",
+    "conv_L_cache": "layers of short convolutions",
+    "index_topk": "sparse attention by an index",
+}
+LAYERS = ("full_attention", "sliding_attention")  # of `layer_types`
+
+
+def _check_architecture(config: Mapping[str, Any], where: Path) -> None:
+    """Raises WrongUse for a model whose sizes here would be those of something else."""
+    name = str(config.get("model_type") or (config.get("architectures") or ["llama"])[0])
+    inside = [config, config.get("text_config") or {}]
+    kinds = {kind for part in inside for kind in part.get("layer_types") or ()} - {*LAYERS}
+    words = [word for key, word in UNDESCRIBED.items() if any(part.get(key) for part in inside)]
+    words += [f"layers of the kind {kind!r}" for kind in sorted(kinds)]
+    if words or (config.get("model_type") and name not in DECODERS):
+        raise unknown_architecture(name, words[0] if words else "", where)
+
+
+def unknown_architecture(name: str, inside: str, where: Path) -> WrongUse:
+    """The one error of a model that the planner has no sizes for."""
+    return WrongUse(
+        "model.architecture",
+        f"the architecture {name!r} is not known to the planner",
+        where=Where(str(where), field="model_type"),
+        why=f"it has {inside}" if inside else "its layers may be other than attention and MLP",
+        hint="a model by its sizes: --layers 32 --hidden 4096 --heads 32, where every layer is alike",
+    )
+
+
 def of_config(
     config: Mapping[str, Any], held: Mapping[str, TensorAt] | None = None, where: Path = Path("config.json")
 ) -> Shape:
     """The shape that a config.json describes; `held` are its tensors where they are known."""
-    config = config.get("text_config") or config  # multi-modal models keep the decoder below
+    _check_architecture(config, where)
     need = _needer(config, where)
     layers, hidden, heads = need("num_hidden_layers"), need("hidden_size"), need("num_attention_heads")
     experts = _first(config, "num_experts", "num_local_experts", "n_routed_experts") or 0
@@ -247,7 +309,7 @@ def of_config(
         "experts_per_token": _first(config, "num_experts_per_tok", "num_experts_per_token") or 0,
         "sliding_window": _window(config),
         "window_share": _window_share(config),
-        "max_position": config.get("max_position_embeddings") or 0,
+        "max_position": _first(config, *CONTEXT) or 0,
     }
     mla = config.get("kv_lora_rank")
     width = mla + config.get("qk_rope_head_dim", 0) if mla else 2 * parts["kv_heads"] * parts["head_dim"]
@@ -310,6 +372,7 @@ def _no_size(name: str, text: str, hint: str) -> WrongUse:
     return WrongUse("plan.sizes", text, where=Where(field=f"--{name.replace('_', '-')}"), hint=hint)
 
 
+CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "max_seq_len")
 TIED_BY_DEFAULT = ("gemma", "gemma2", "gemma3_text")
 
 
@@ -600,6 +663,10 @@ def _placed(path: Path, kind: int, shape: tuple[int, ...], begin: int) -> Tensor
 def _of_gguf(path: Path) -> Shape:
     header = gguf_header(path)
     get = header.of_arch
+    name = str(header.meta.get("general.architecture"))
+    if name not in GGUF_DECODERS:
+        recurrent = any(key.startswith(f"{name}.ssm.") for key in header.meta)
+        raise unknown_architecture(name, "state-space (Mamba) layers" if recurrent else "", path)
     try:
         hidden, heads = int(get("embedding_length")), _number(get("attention.head_count"))
         layers, ffn = int(get("block_count")), _number(get("feed_forward_length"))

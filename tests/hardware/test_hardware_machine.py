@@ -31,6 +31,11 @@ from steelyard.hardware import (
         ("Intel Xeon Platinum 8480+", "xeon-8480plus"),
         ("Xeon 8592+", "xeon-8592plus"),
         ("AMD Instinct MI300X", "mi300x"),
+        ("H800", "h800-sxm"),
+        ("NVIDIA L20", "l20"),
+        ("RTX 6000 Ada", "rtx-6000-ada"),
+        ("AMD EPYC 9755", "epyc-9755"),
+        ("H20", "h20"),
     ],
 )
 def test_devices_are_found_by_any_spelling(name, expected):

@@ -85,3 +85,31 @@ def test_every_model_has_sizes_that_belong_together(name: str) -> None:
     assert 0 < shape.active_params <= shape.params
     assert shape.heads % shape.kv_heads == 0 and 0 < shape.window_share <= 1
     assert bool(shape.experts) == bool(shape.experts_per_token)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("gpt2", {"job": "serve", "prompt_tokens": 100_000}),
+        ("llama3-8b", {"job": "serve", "prompt_tokens": 1_000_000}),
+        ("llama3-8b", {"job": "sft", "seq_len": 1_000_000}),
+        ("smollm2-135m", {"job": "serve", "prompt_tokens": 8192, "output_tokens": 1}),
+    ],
+)
+def test_the_context_is_a_limit(model: str, words) -> None:
+    with pytest.raises(WrongUse) as caught:
+        Request(shape=named_shape(model, MODELS), name=model, **words)
+    assert caught.value.code == "plan.context" and model in caught.value.message
+    assert f"{int(MODELS[model]['max_position']):,}" in caught.value.message
+
+
+def test_a_model_may_be_filled_to_its_last_position() -> None:
+    shape = named_shape("smollm2-135m", MODELS)
+    assert Request(shape=shape, job="serve", prompt_tokens=8000, output_tokens=192).shape == shape
+    assert Request(shape=replace(shape, max_position=0), seq_len=10**6).seq_len == 10**6
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_model_has_its_context_and_where_it_is_from(name: str) -> None:
+    row = MODELS[name]
+    assert float(row["max_position"]) >= 1024 and row["max_position_source"]

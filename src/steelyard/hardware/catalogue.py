@@ -110,6 +110,9 @@ SHORT = {
     "inferentia": "inferentia2",
     "tpuv5": "tpu-v5e",
     "tpu": "tpu-v6e",
+    "h800": "h800-sxm",
+    "genoa": "epyc-9654",
+    "turin": "epyc-9755",
 }
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from math import ceil
 from typing import Any
 
-from steelyard.errors import WrongUse
+from steelyard.errors import Where, WrongUse
 from steelyard.recipe import OwnTerms
 from steelyard.shape import Shape
 
@@ -149,8 +149,24 @@ class Request:
         for name in sizes:
             if getattr(self, name) < 1:
                 raise WrongUse(f"plan.{name}", f"{name} is {getattr(self, name)}, not 1 or more")
+        self._check_context()
         for word in self.price_classes:
             _one_of("plan.price_class", "price class", word, PRICE_CLASSES)
+
+    def _check_context(self) -> None:
+        """Raises WrongUse where the model has no positions for the tokens of a sequence or a request."""
+        most = self.shape.max_position
+        length, what = self.seq_len, f"a sequence of {self.seq_len:,}"
+        if self.serves:
+            length = self.prompt_tokens + self.output_tokens
+            what = f"a prompt of {self.prompt_tokens:,} with an answer of {self.output_tokens:,}"
+        if 0 < most < length:
+            raise WrongUse(
+                "plan.context",
+                f"{self.name} has a context of {most:,} tokens: {what} is longer",
+                where=Where(field="prompt_tokens" if self.serves else "seq_len"),
+                hint=f"at most {most:,} tokens, or a model with a longer context",
+            )
 
     @property
     def serves(self) -> bool:

@@ -38,7 +38,7 @@ def shape_of(row: Mapping[str, Any]) -> Shape:
         experts_per_token=int(row.get("experts_per_token") or 0),
         sliding_window=int(row.get("window") or 0) or None,
         window_share=float(row.get("window_share") or 1.0),
-        max_position=0,
+        max_position=int(row.get("max_position") or 0),
         params=params,
         active_params=int(float(row.get("active_b") or row["params_b"]) * 1e9),
         dtype="bf16",
