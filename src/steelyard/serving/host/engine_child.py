@@ -6,8 +6,8 @@ with the ops add, cancel, score, embed, load_adapter, drop_adapter and forget_gr
 `{"done": id}`, `{"left": [id, whether none of it was computed]}` once a cancelled one is let go,
 `{"failed": {"id", "why", "refused"}}`. Ends when the socket closes or the parent dies.
 
-Trap: no signal handler here. OpenVINO's CPU plugin unmaps a signal stack that the main thread still has once two
-models were freed in the order of their making (2026.4): the next handled signal ends the process.
+Trap: no signal handler here. OpenVINO's CPU plugin unmaps a signal stack that the main thread still has once
+two models were freed in the order of their making (2026.4): the next handled signal ends the process.
 """
 
 from __future__ import annotations
