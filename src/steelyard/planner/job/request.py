@@ -110,6 +110,10 @@ class Request:
     weights: tuple[str, ...] = ()  # of a service, where a recipe names its form; () = as `precisions`
     kv_precisions: tuple[str, ...] = ()  # () = 16 bits
     batch_scoring: bool = False
+    prefix_hit: float = 0.0  # of a prompt's tokens, the share that the cache of prefixes holds already
+    draft_tokens: int = 0  # that a speculative step proposes, if that pays; 0 = none
+    draft: Shape | None = None  # the model that proposes them; None = they are looked up in the prompt
+    accept: float | None = None  # measured chance that one is right
     arrival_per_s: float | None = None
     burstiness: float = 1.0
     # ttft_s and tpot_s at `percentile` (50 where left out), or each at its own: ttft_p50_s, tpot_p95_s.
@@ -145,6 +149,7 @@ class Request:
         ):
             for word in words:
                 _one_of("plan.precision", "precision of this job", word, allowed)
+        _guesses(self.prefix_hit, self.draft_tokens, self.accept)
         sizes = ("users", "prompt_tokens", "output_tokens", "seq_len", "max_devices")
         for name in sizes:
             if getattr(self, name) < 1:
@@ -204,14 +209,28 @@ class Request:
 
     def as_json(self) -> dict[str, Any]:
         """The request without the shape's details."""
-        fields_shown = {f: getattr(self, f) for f in self.__slots__ if f != "shape"}
+        fields_shown = {f: getattr(self, f) for f in self.__slots__ if f not in ("shape", "draft")}
         plain = {k: dict(v) if isinstance(v, Mapping) else v for k, v in fields_shown.items()}
         lists = {k: list(v) for k, v in plain.items() if isinstance(v, tuple)}
         own = {"own": [asdict(o) for o in self.own], "own_terms": asdict(self.own_terms)}
         own |= {"prices": {name: asdict(price) for name, price in self.prices.items()}}
-        return plain | lists | own | {"params": self.shape.params}
+        draft = {"draft_params": self.draft.params} if self.draft else {}
+        return plain | lists | own | draft | {"params": self.shape.params}
 
 
 def _one_of(code: str, what: str, word: str, words: tuple[str, ...]) -> None:
     if word not in words:
         raise WrongUse(code, f"{word!r} is no {what}", hint=f"one of {', '.join(words)}")
+
+
+def _guesses(prefix_hit: float, draft_tokens: int, accept: float | None) -> None:
+    """Shares of what is cached and of what is guessed right. Raises WrongUse."""
+    if not 0 <= prefix_hit < 1:
+        raise WrongUse(
+            "plan.prefix_hit", f"a prefix hit of {prefix_hit} is no share", hint="0.6: of 10 tokens 6"
+        )
+    if draft_tokens and accept is None:
+        why = "what a draft is worth depends on how often it is right on your data"
+        raise WrongUse("plan.accept", why, hint="measure it, then say accept: 0.7")
+    if accept is not None and not 0 <= accept <= 1:
+        raise WrongUse("plan.accept", f"an acceptance of {accept} is no share", hint="0.7")

@@ -13,7 +13,7 @@ import numpy as np
 
 from steelyard.shape import Shape
 
-from .sizes import RUNTIME_BYTES, Array, Hardware, Sizes, cached_share
+from .sizes import LONE_DEVICES, RUNTIME_BYTES, Array, Hardware, Sizes, cached_share
 
 # Physical meaning and prior of each base: (start value, log sd of the prior).
 PRIORS: dict[str, tuple[float, float]] = {
@@ -32,6 +32,7 @@ PRIORS: dict[str, tuple[float, float]] = {
     "serve.grouped": (400.0, 0.5),  # rows that an expert's product seems longer than it is, in a prefill
     "serve.route_s": (5e-5, 0.6),  # launch seconds more where a layer routes: choose, permute, combine
     "serve.weight_only": (0.7, 0.25),  # FLOP/s where integer weights are unpacked to 16 bits first
+    "serve.unpack4": (1.0, 0.1),  # of that, where a weight has 4 bits: shifts, masks, a scale a group
     "serve.year": (1.8, 0.15),  # host times grow by this for each year that an engine is older than 2025
     "serve.skinny": (0.9, 0.15),  # of long products' rate, in products of as few rows as a step of decode
     "serve.drain": (1.5, 0.3),  # mean answers that the last ones of an offered load take to run out
@@ -52,6 +53,7 @@ GROUPED: dict[str, tuple[str, ...]] = {
     "serve.grouped": ("family", "stack"),
     "serve.route_s": ("stack", "pair"),
     "serve.weight_only": ("family",),
+    "serve.unpack4": ("family",),
     "serve.int8": (),
     "serve.int4": (),
     "serve.experts": (),
@@ -81,6 +83,7 @@ GROUP_SDS: dict[str, dict[str, float]] = {
     "serve.grouped": {"family": 0.14, "stack": 0.2, "run": 0.3, "source": 0.8},
     "serve.route_s": {"stack": 0.28, "pair": 0.17, "run": 0.4, "source": 1.5},
     "serve.weight_only": {"family": 0.14, "run": 0.2, "source": 0.8},
+    "serve.unpack4": {"family": 0.2, "run": 0.2, "source": 0.8},
     "serve.drain": {"run": 0.3, "source": 0.8},
 }  # fmt: skip
 _DIES = (-0.69, 0.1)  # software sees the two dies of such a card as two devices
@@ -108,6 +111,9 @@ KNOWN: dict[str, tuple[float, float]] = {
     "serve.hop_s@family:intel": (3.0, 0.8),  # oneCCL between stacks, no kernel of its own for short messages
     "serve.hop_s@family:sambanova": (-1.5, 0.5),  # streamed between chips within the kernel
     "serve.weight_only@family:nvidia": (0.25, 0.15),  # Marlin and its kin unpack beside the products
+    # A tile of 512 weights takes an AMX unit 16 cycles for each 16 rows, unpacking it from 4 bits some 40
+    # of AVX-512 (load, shift, mask, convert, scale, store), again for each block of 32 or so rows.
+    "serve.unpack4@family:cpu": (-0.9, 0.4),
     "serve.bandwidth@stack:llama.cpp": (-0.2, 0.2),
     "serve.bandwidth@port:llama.cpp/amd": (-0.7, 0.3),  # written for warps of 32: half a wavefront idles
     "serve.bandwidth@port:llama.cpp/intel": (-0.7, 0.3),
@@ -126,6 +132,10 @@ KNOWN: dict[str, tuple[float, float]] = {
 }
 SKINNY = 1024.0  # rows at which a product is halfway from that share to the full rate
 CHUNK = 8192.0  # prompt tokens in one step: the usual budget of engines that fill in chunks
+# What each card beyond a pair takes of a host's PCIe bridges in a ring. All-reduces of 16 MiB on RTX PRO
+# 6000: 37.8, 25.0, 23.5 GB/s of bus bandwidth on 2, 4, 8 cards (facts/collectives.csv); of 1 GiB on RTX 5090:
+# 35 and 28 GB/s on 4 and 8 (NVIDIA/nccl issue 1639). One host of L40S there has 1.5 on 8: no rule for others.
+PCIE_SHARED = 0.2
 CORNER = 2.0  # how sharp the roofline's corner is
 NOW = 2025  # the year that host times are stated for
 
@@ -136,7 +146,9 @@ class ServeSetup:
 
     t: Array = 1
     p: Array = 1
-    e: Array = 1  # of the t devices, groups that hold whole experts
+    # Devices that whole experts are spread over. e > t: e / t replicas share theirs, each with attention, KV
+    # cache and requests of its own (attention data parallel).
+    e: Array = 1
     batch: Array = 1
     prompt: Array = 128
     output: Array = 64
@@ -146,52 +158,106 @@ class ServeSetup:
     prefix_hit: Array = 0.0  # share of the prompt whose KV cache is there already
     draft: Array = 0  # tokens a speculative step proposes
     accept: Array = 0.7  # chance that one is right
-    draft_share: Array = 0.05  # of the step, what proposing one takes
+    draft_s: Array = 0.0  # to propose one
     year: Array = NOW  # of the engine's release
 
 
 def serve_s(
     sizes: Sizes, setup: ServeSetup, hardware: Hardware, constant: dict[str, Array]
 ) -> dict[str, dict[str, Array]]:
-    """Seconds of the prefill of one request and of one output token, each by parts.
+    """Seconds of the prefill of one request and of one output token, each by parts."""
+    return {
+        "prefill": prefill_s(sizes, setup, hardware, constant),
+        "decode": decode_s(sizes, setup, hardware, constant),
+    }
 
-    Decode is host time a step plus bytes over a rate plus what the products add at the corner of a
-    roofline (Williams et al. 2009; Pope et al. 2022, arXiv 2211.05102, section 2), plus two all-reduces a
-    layer (Shoeybi et al. 2019, arXiv 1909.08053). Pipeline stages serve one after the other, each a p-th
-    of the batch at a time.
+
+def prefill_s(
+    sizes: Sizes, setup: ServeSetup, hardware: Hardware, constant: dict[str, Array]
+) -> dict[str, Array]:
+    """Seconds of one prompt by itself: products and attention, what reading the weights adds, launches."""
+    rate, edge = products_per_s(setup, hardware, constant), constant["serve.rows"] * ridge(hardware)
+    prompt = np.maximum(1.0, setup.prompt * (1.0 - np.asarray(setup.prefix_hit)))
+    grouped = 1 + routed_share(sizes) * constant["serve.grouped"] / expert_rows(sizes, setup)
+    filled = 2.0 * sizes.active * grouped * prompt / rate
+    attention = prefill_attention_s(sizes, setup, hardware)
+    busy, read = filled + attention, sizes.active / weights_per_s(setup, hardware, constant)
+    return {
+        "compute": filled,
+        "attention": attention,
+        "first": corner(busy + 2.0 * sizes.active * edge / rate, read) - busy,
+        "launch": launch_s(sizes, setup, constant),
+        "tp": all_reduces_s(sizes, setup, hardware, constant, prompt),
+    }
+
+
+def decode_s(
+    sizes: Sizes, setup: ServeSetup, hardware: Hardware, constant: dict[str, Array]
+) -> dict[str, Array]:
+    """Seconds of one token of each request of the batch.
+
+    Host time a step plus bytes over a rate plus what the products add at the corner of a roofline (Williams
+    et al. 2009; Pope et al. 2022, arXiv 2211.05102, section 2), plus two all-reduces a layer (Shoeybi et al.
+    2019, arXiv 1909.08053). Pipeline stages serve one after the other, each a p-th of the batch at a time.
+    A speculative step verifies `draft` more rows of each request.
     """
     batch = np.maximum(1.0, np.asarray(setup.batch, float) / setup.p)
-    age = constant["serve.year"] ** np.clip(NOW - np.asarray(setup.year, float), -1.5, 2.5)
-    weights, read = weights_s(sizes, setup, hardware, constant, batch)
+    drafted = np.asarray(setup.draft, float)
+    rows = batch * (1.0 + drafted)
+    weights = weights_s(sizes, setup, hardware, constant, rows)
     rate, edge = products_per_s(setup, hardware, constant), constant["serve.rows"] * ridge(hardware)
-    short = edge * (1 - 1 / batch)  # one row needs no tile: there is a matrix-vector kernel
-    experts = routed_share(sizes)
-    each = CHUNK * np.maximum(chosen_share(sizes), 1e-9)  # rows of one expert in a chunk of prompts
-    grouped = 1 + experts * constant["serve.grouped"] / each
-    products = 2.0 * sizes.active * (batch / skinny_share(batch, constant) + short) / rate
-    layer_s = constant["serve.layer_s"] + np.where(experts > 0, constant["serve.route_s"], 0.0)
-    launch = sizes.layers * layer_s + constant["serve.step_s"] * age
-    prompt = np.maximum(1.0, setup.prompt * (1.0 - np.asarray(setup.prefix_hit)))
-    filled = (2.0 * sizes.active * grouped + sizes.attention_flops) * prompt / rate
-    first = corner(filled + 2.0 * sizes.active * edge / rate, read) - filled
-    share = speculative_share(setup)
-    decode = {
+    short = edge * (1 - 1 / rows)  # one row needs no tile: there is a matrix-vector kernel
+    products = 2.0 * sizes.active * (rows / skinny_share(rows, constant) + short) / rate
+    parts = {
         "weights": weights,
         "kv": kv_s(sizes, setup, hardware, constant, batch),
         "compute": corner(products, weights) - weights,
-        "launch": launch,
-        "sequences": batch * constant["serve.sequence_s"] * age,
-        "tp": all_reduces_s(sizes, setup, hardware, constant, batch),
+        "launch": launch_s(sizes, setup, constant),
+        "sequences": batch * constant["serve.sequence_s"] * older(setup, constant),
+        "tp": all_reduces_s(sizes, setup, hardware, constant, rows),
     }
-    return {
-        "prefill": {
-            "compute": filled,
-            "first": first,
-            "launch": launch,
-            "tp": all_reduces_s(sizes, setup, hardware, constant, prompt),
-        },
-        "decode": {name: part * share for name, part in decode.items()},
-    }
+    if not drafted.any():
+        return parts
+    tokens = tokens_a_step(setup)
+    return {name: part / tokens for name, part in (parts | {"draft": drafted * setup.draft_s}).items()}
+
+
+def launch_s(sizes: Sizes, setup: ServeSetup, constant: dict[str, Array]) -> Array:
+    """Host seconds of a step, whatever it holds."""
+    layer_s = constant["serve.layer_s"] + np.where(routed_share(sizes) > 0, constant["serve.route_s"], 0.0)
+    return sizes.layers * layer_s + constant["serve.step_s"] * older(setup, constant)
+
+
+def older(setup: ServeSetup, constant: dict[str, Array]) -> Array:
+    """How much longer the host of an engine takes that was released before now."""
+    return constant["serve.year"] ** np.clip(NOW - np.asarray(setup.year, float), -1.5, 2.5)
+
+
+def prompt_s(prefill: dict[str, Array]) -> Array:
+    """What one prompt more adds to a step that runs anyway: no launch, no reading of weights."""
+    return prefill["compute"] + prefill["attention"] + prefill["tp"]
+
+
+def prefill_attention_s(sizes: Sizes, setup: ServeSetup, hardware: Hardware) -> Array:
+    """Causal attention of a prompt: in 16 bits whatever the weights are in, at the rate of its own kernel.
+
+    Short sequences reach less of the peak: share * seq / (seq + attention_len) (Dao et al. 2022, arXiv
+    2205.14135; kernels.attention_s). A cached prefix is not asked again, but is looked at.
+    """
+    seq = np.maximum(1.0, np.asarray(setup.prompt, float))
+    computed = 1.0 - np.asarray(setup.prefix_hit, float) ** 2
+    rate = hardware.peak16 * hardware.attention_share * seq / (seq + hardware.attention_len)
+    return sizes.attention_flops * seq * computed / (rate * setup.t)
+
+
+def expert_rows(sizes: Sizes, setup: ServeSetup) -> Array:
+    """Rows of one expert in a chunk of prompts, those of all replicas that share it."""
+    return CHUNK * np.maximum(chosen_share(sizes), 1e-9) * sharing(setup)
+
+
+def sharing(setup: ServeSetup) -> Array:
+    """Replicas that share one set of experts."""
+    return np.maximum(1.0, np.asarray(setup.e, float) / setup.t)
 
 
 def corner(a: Array, b: Array) -> Array:
@@ -212,26 +278,32 @@ def ridge(hardware: Hardware) -> Array:
 
 def products_per_s(setup: ServeSetup, hardware: Hardware, constant: dict[str, Array]) -> Array:
     """FLOP/s of long products on one replica; slower where integer weights are unpacked first."""
-    unpack = np.where(np.asarray(setup.weight_only) > 0, constant["serve.weight_only"], 1.0)
+    four = np.where(np.asarray(setup.weight_bits, float) < 6, constant["serve.unpack4"], 1.0)
+    unpack = np.where(np.asarray(setup.weight_only) > 0, constant["serve.weight_only"] * four, 1.0)
     return hardware.peak * hardware.matrix_share * constant["serve.compute"] * setup.t * unpack
 
 
-def weights_s(
-    sizes: Sizes, setup: ServeSetup, hardware: Hardware, constant: dict[str, Array], batch: Array
-) -> tuple[Array, Array]:
-    """Seconds to read the weights that a step of this batch touches, and those of one token.
-
-    Of E experts a batch touches E (1 - (1 - k/E)^batch) (planner.md section 5).
-    """
+def weights_per_s(setup: ServeSetup, hardware: Hardware, constant: dict[str, Array]) -> Array:
+    """Weights that one replica reads a second."""
     bits = np.asarray(setup.weight_bits, float)
     slower = np.where(bits < 6, constant["serve.int4"], np.where(bits < 12, constant["serve.int8"], 1.0))
-    rate = hardware.bandwidth * constant["serve.bandwidth"] * setup.t * slower / (stored_bits(bits) / 8)
-    share = chosen_share(sizes)
+    return hardware.bandwidth * constant["serve.bandwidth"] * setup.t * slower / (stored_bits(bits) / 8)
+
+
+def weights_s(
+    sizes: Sizes, setup: ServeSetup, hardware: Hardware, constant: dict[str, Array], rows: Array
+) -> Array:
+    """Seconds to read the weights that a step of so many rows touches.
+
+    Of E experts a batch touches E (1 - (1 - k/E)^rows) (planner.md section 5); replicas that share them
+    bring their rows together and read each a part.
+    """
+    share, together = chosen_share(sizes), sharing(setup)
     spread = np.asarray(sizes.idle) > 0
     all_experts = np.where(spread, sizes.idle / np.maximum(1e-9, 1 - share), 0.0)
     dense = np.maximum(0.0, sizes.active - all_experts * share)
-    touched = all_experts * (1 - (1 - share) ** batch)
-    return (dense + touched / constant["serve.experts"]) / rate, sizes.active / rate
+    touched = all_experts * (1 - (1 - share) ** (rows * together)) / together
+    return (dense + touched / constant["serve.experts"]) / weights_per_s(setup, hardware, constant)
 
 
 def chosen_share(sizes: Sizes) -> Array:
@@ -276,31 +348,64 @@ def all_reduces_s(
 ) -> Array:
     """Two ring all-reduces a layer of `rows` rows (Thakur et al. 2005), one more hop a doubling of devices.
 
-    A direct mesh gives a group of t only t - 1 of a device's node - 1 links; cards without links share the
-    host's. Whole experts apart (e > 1) turn one of the two into an exchange of the same bytes.
+    Whole experts turn one of the two into an exchange: of the same bytes where they stay in the group, of
+    every row's chosen experts where replicas share them (`exchange_s`).
     """
     t = np.asarray(setup.t, float)
-    links = np.clip((t - 1) / np.maximum(1.0, np.asarray(hardware.node) - 1), 0.02, 1.0)
-    shared = 1.0 + np.asarray(hardware.link_shared) * np.maximum(t - 2.0, 0.0)
-    near = hardware.scaleup * np.where(np.asarray(hardware.mesh) > 0, links, 1.0) / shared
-    rate = constant["serve.link"] * np.where(t <= hardware.node, near, hardware.scaleout)
-    each = (
-        constant["serve.hop_s"] * np.log2(np.maximum(t, 2.0)) + rows * 4.0 * sizes.hidden * (t - 1) / t / rate
-    )
-    return np.where(t > 1, 2.0 * sizes.layers * each, 0.0)
+    hop = constant["serve.hop_s"] * np.log2(np.maximum(t, 2.0))
+    each = hop + rows * 4.0 * sizes.hidden * (t - 1) / t / ring_rate(t, hardware, constant)
+    shared = sharing(setup) > 1
+    reduced = np.where(t > 1, sizes.layers * np.where(shared, 1.0, 2.0) * each, 0.0)
+    if not shared.any():
+        return reduced
+    return reduced + np.where(shared, exchange_s(sizes, setup, hardware, constant, rows), 0.0)
 
 
-def speculative_share(setup: ServeSetup) -> Array:
-    """Of a step's time, what a token takes with k drafted ones (Leviathan et al. 2023, theorem 3.8)."""
-    k, right = np.asarray(setup.draft, float), np.minimum(np.asarray(setup.accept, float), 0.999)
-    gained = (1 - right ** (k + 1)) / (1 - right)
-    return np.where(k > 0, (1 + k * setup.draft_share) / gained, 1.0)
+def ring_rate(t: Array, hardware: Hardware, constant: dict[str, Array]) -> Array:
+    """Bytes/s each way of one device of a group of t.
+
+    A direct mesh gives a group only t - 1 of a device's node - 1 links; cards without links, or beyond those
+    that a bridge joins, share the PCIe of their host; beyond a node there is the network.
+    """
+    node = np.asarray(hardware.node, float)
+    links = np.clip((t - 1) / np.maximum(1.0, node - 1), 0.02, 1.0)
+    beyond = np.maximum(t - 2.0, 0.0)
+    near = hardware.scaleup * np.where(np.asarray(hardware.mesh) > 0, links, 1.0)
+    near = near / (1.0 + np.minimum(hardware.link_shared, PCIE_SHARED) * beyond)
+    bridged = (node > 1) & (node < LONE_DEVICES) & (t <= LONE_DEVICES)
+    far = np.where(bridged, hardware.pcie / (1.0 + PCIE_SHARED * beyond), hardware.scaleout)
+    return constant["serve.link"] * np.where(t <= node, near, far)
+
+
+def exchange_s(
+    sizes: Sizes, setup: ServeSetup, hardware: Hardware, constant: dict[str, Array], rows: Array
+) -> Array:
+    """All-to-alls of a step: each device sends its rows to their experts in 8 bits, and has them back in 16.
+
+    DeepSeek-V3 (arXiv 2412.19437, section 3.4). What leaves the node goes over the network, one copy for
+    each node that holds one of a row's experts.
+    """
+    e, node = np.maximum(np.asarray(setup.e, float), 2.0), np.maximum(np.asarray(hardware.node, float), 1.0)
+    chosen = np.maximum(1.0, np.asarray(sizes.experts_per_token, float))
+    nodes = np.ceil(e / node)
+    own = rows / setup.t * 3.0 * sizes.hidden
+    inside = chosen * own / hardware.scaleup
+    reached = (nodes - 1) * (1 - (1 - 1 / nodes) ** chosen)
+    outside = reached * own / (hardware.scaleout * hardware.nic_share)
+    hops = 2.0 * constant["serve.hop_s"] * np.log2(e)
+    return sizes.layers * (hops + np.maximum(inside / constant["serve.link"], outside))
+
+
+def tokens_a_step(setup: ServeSetup) -> Array:
+    """Tokens that one step makes of each request: 1, and those drafted ones that are right before the first
+    that is not (Leviathan et al. 2023, arXiv 2211.17192, equation 1)."""
+    right = np.minimum(np.asarray(setup.accept, float), 0.999)
+    return (1 - right ** (np.asarray(setup.draft, float) + 1)) / (1 - right)
 
 
 def shared_prefill_s(parts: dict[str, dict[str, Array]], batch: Array, output: Array) -> Array:
     """What the prefills of the others add to each of one request's tokens, when all steps are mixed."""
-    each = parts["prefill"]["compute"] + parts["prefill"]["tp"]
-    return (np.asarray(batch) - 1) * each / output
+    return (np.asarray(batch) - 1) * prompt_s(parts["prefill"]) / output
 
 
 # ------------------------------------------------------------------ memory
@@ -309,7 +414,8 @@ def shared_prefill_s(parts: dict[str, dict[str, Array]], batch: Array, output: A
 def serve_memory_parts(shape: Shape, setup: ServeSetup, kv_bytes: float) -> dict[str, Array]:
     """Bytes one device holds: weights, KV cache at full length, activations of a prefill chunk, runtime.
 
-    Layers that slide a window keep no more tokens than it holds.
+    Layers that slide a window keep no more tokens than it holds; replicas that share experts hold each a
+    part of them.
     """
     split = np.asarray(setup.t, float) * np.asarray(setup.p, float)
     length = setup.prompt + np.asarray(setup.output)
@@ -317,12 +423,21 @@ def serve_memory_parts(shape: Shape, setup: ServeSetup, kv_bytes: float) -> dict
     heads = max(1, shape.kv_heads) if shape.kv_width in (0, 2 * shape.kv_heads * shape.head_dim) else 1
     held = np.minimum(setup.t, heads) * np.asarray(setup.p, float)
     chunk = np.minimum(np.asarray(setup.prompt, float), 2048.0)
+    experts = routed_params(shape)
+    bytes_each = stored_bits(np.asarray(setup.weight_bits, float)) / 8
     return {
-        "weights": shape.params * stored_bits(np.asarray(setup.weight_bits, float)) / 8 / split,
+        "weights": (shape.params - experts + experts / sharing(setup)) * bytes_each / split,
         "kv": np.asarray(setup.batch) * cached_tokens * kv_bytes * np.asarray(setup.kv_bits) / 16 / held,
         "activations": chunk * (4.0 * shape.hidden + 6.0 * shape.ffn / np.asarray(setup.t)),
         "runtime": RUNTIME_BYTES + 0.0 * split,
     }
+
+
+def routed_params(shape: Shape) -> float:
+    """Weights of the routed experts, by those that a token does not pass through; 0 for a dense model."""
+    if not shape.experts:
+        return 0.0
+    return (shape.params - shape.active_params) / (1 - shape.experts_per_token / shape.experts)
 
 
 def serve_memory_bytes(shape: Shape, setup: ServeSetup, kv_bytes: float) -> Array:

@@ -15,7 +15,7 @@ import numpy as np
 from steelyard.errors import WrongUse
 from steelyard.hardware import Device
 
-from ..physics.inference import serve_s, shared_prefill_s
+from ..physics.inference import prompt_s, serve_s, shared_prefill_s
 from ..physics.sizes import RUNTIME_BYTES, cached_share, total
 from .cells import Row, needed, number
 from .constants import PLAN_YEAR, stack
@@ -228,7 +228,7 @@ def values_of(table: Any, constant: dict[str, np.ndarray]) -> np.ndarray:
     parts = serve_s(table.sizes, setup, table.hardware, constant)
     prefill, step = parts["prefill"], total(parts["decode"])
     batch, output = setup.batch, setup.output
-    all_prompts = total(prefill) + (batch - 1) * (prefill["compute"] + prefill["tp"])
+    all_prompts = total(prefill) + (batch - 1) * prompt_s(prefill)
     mixed = np.where((extra["alone"] > 0) | (extra["together"] > 0), 0.0, 1.0)
     ahead = constant["serve.burst"] / (1 + constant["serve.burst"])
     tpot = step + mixed * (1 - ahead) * shared_prefill_s(parts, batch, output)

@@ -1,13 +1,13 @@
 """Requests under way on a service, for whole arrays of candidates: always in flight, or arriving.
 
-`columns` are candidates as flat arrays (replicas, apart: 1 where prefill has pools of its own, batch), `one`
-gives the parts of a prefill and of a decode step at a batch. Not here: the time of one step (inference.py),
-percentiles by a replay (load.py), which candidate is taken (serve_search.py).
+`columns` are candidates as flat arrays (replicas, apart: 1 where prefill has pools of its own, batch),
+`prefill_parts` those of one prompt's time, `decode` gives those of a step at a batch. Not here: the time of
+one step (inference.py), percentiles by a replay (load.py), which candidate is taken (serve_search.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,20 @@ from ..job.request import Request
 from ..physics.load import UNEQUAL, waiting_s
 from ..physics.sizes import Array, total
 
-MOST_BATCH = 1024
+Parts = Mapping[str, Array]
+MOST_BATCH = 1024  # requests that one engine runs at once: the most that vLLM takes by default
 PREFILL_LOAD = 0.7  # of its time that a pool for prefill alone is busy
 ROUNDS = 24  # of the fixed point of the batch
 STABLE = 0.95  # of the engine's time that prefill may take
 
 
-def closed(request: Request, columns: Mapping[str, np.ndarray], one: Any, moved_s: Array) -> dict[str, Any]:
+def closed(
+    request: Request,
+    columns: Mapping[str, np.ndarray],
+    prefill_parts: Parts,
+    decode: Callable[[Array], Parts],
+    moved_s: Array,
+) -> dict[str, Any]:
     """Requests always in flight: a cycle of a replica is its prefills and its steps.
 
     With prefill apart, as many replicas of it as the rate of answers keeps busy. Who is answered asks again
@@ -34,7 +41,7 @@ def closed(request: Request, columns: Mapping[str, np.ndarray], one: Any, moved_
     """
     apart, output, replicas = columns["apart"], float(request.output_tokens), columns["replicas"]
     batch = np.maximum(1.0, _batch(request, columns))
-    prefill_parts, decode_parts = one(batch)
+    decode_parts = decode(batch)
     prefill, step = total(prefill_parts), total(decode_parts)
     shared = (1 - apart) * batch * prefill
     cycle = output * step + shared + apart * (prefill + moved_s)
@@ -44,7 +51,8 @@ def closed(request: Request, columns: Mapping[str, np.ndarray], one: Any, moved_
     wait = waiting_s(others / cycle, prefill, UNEQUAL, burstiness=1.0, most=1.0)
     first = prefill + (batch > 1) * (1 - apart) * step + moved_s
     tpot = step + (1 - apart) * ((batch - 1) * prefill - wait) / output
-    rounds = request.tokens / (replicas * batch * output)
+    in_flight = replicas * batch if request.in_batch else float(request.users)
+    rounds = request.tokens / (in_flight * output)
     rounds = np.maximum(1.0, rounds) if request.in_batch else rounds
     parts = {f"prefill_{k}": rounds * v * (1 - apart) * batch for k, v in prefill_parts.items()}
     parts |= {f"prefill_{k}": parts[f"prefill_{k}"] + rounds * apart * v for k, v in prefill_parts.items()}
@@ -57,30 +65,36 @@ def closed(request: Request, columns: Mapping[str, np.ndarray], one: Any, moved_
         "wall_s": rounds * cycle + parts["load"],
         "parts": parts,
         "prefill_replicas": pools,
-        "stable": np.ones(len(batch), bool),
+        "stable": batch <= MOST_BATCH,
     }
 
 
 def _batch(request: Request, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Requests in flight on a replica: no more than there are."""
+    """Requests in flight on the fullest replica: no more than there are."""
     if not request.in_batch:
-        return request.users / columns["replicas"]
+        return np.ceil(request.users / columns["replicas"])
     return np.minimum(columns["batch"], np.ceil(request.requests / columns["replicas"]))
 
 
-def arrivals(request: Request, columns: Mapping[str, np.ndarray], one: Any, moved_s: Array) -> dict[str, Any]:
+def arrivals(
+    request: Request,
+    columns: Mapping[str, np.ndarray],
+    prefill_parts: Parts,
+    decode: Callable[[Array], Parts],
+    moved_s: Array,
+) -> dict[str, Any]:
     """Requests that arrive: the batch is the fixed point of rate x stay (Little 1961).
 
     Prefill chunks take their share of an engine's time from decoding, unless they stand apart.
     """
     apart, output, rate = columns["apart"], float(request.output_tokens), float(request.arrival_per_s or 0.0)
     each = rate / columns["replicas"]
-    batch = np.ones(len(apart))
+    batch, prefill = np.ones(len(apart)), total(prefill_parts)
+    pools = apart * np.ceil(rate * prefill / PREFILL_LOAD)
+    into = np.where(apart > 0, rate / np.maximum(1.0, pools), each)
     for _ in range(ROUNDS):
-        prefill_parts, decode_parts = one(batch)
-        prefill, step = total(prefill_parts), total(decode_parts)
-        pools = apart * np.ceil(rate * prefill / PREFILL_LOAD)
-        into = np.where(apart > 0, rate / np.maximum(1.0, pools), each)
+        decode_parts = decode(batch)
+        step = total(decode_parts)
         service = prefill + (1 - apart) * step / 2
         tpot = step / (1 - np.minimum(each * prefill * (1 - apart), STABLE))
         stay = (1 - apart) * prefill + output * tpot

@@ -76,6 +76,8 @@ def planned_service(
         return None  # one engine over several hosts is not started by steelyard
     engines = setup["replicas"] + setup["prefill_replicas"]
     here = min(engines, each // split)
+    if setup["ep"] > setup["tp"] * here:
+        return None  # nor are experts that engines of several hosts share
     named = engine if engine in LAUNCHED else LAUNCHED[0]
     return Planned(
         engine=named,

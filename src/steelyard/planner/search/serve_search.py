@@ -1,4 +1,4 @@
-"""The settings that serve a model on one device under a load: splits, batch, bits, replicas, two pools.
+"""The settings that serve a model on one device under a load: splits, batch, bits, replicas, pools, drafts.
 
 Requests either arrive by themselves (a rate and its burstiness), or a number of users is always answered, or
 all prompts are there at once (batch scoring). Not here: the time of one step (inference.py).
@@ -10,17 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields, replace
 from itertools import product
-from math import exp
+from math import ceil, exp
 from typing import Any
 
 import numpy as np
 
+from steelyard.shape import Shape
 from steelyard.units import Figure, around
 
 from ..job.cost import energy_kwh
 from ..job.plans import Plan, within_limits, within_slo
 from ..job.request import Request
-from ..physics.inference import ServeSetup, serve_memory_parts, serve_s
+from ..physics.inference import ServeSetup, decode_s, prefill_s, serve_memory_parts
 from ..physics.load import Load, under_load
 from ..physics.sizes import Array, Hardware, Sizes, total
 from ..published.constants import Constants, groups, values
@@ -29,8 +30,14 @@ from .offer import Offer, computes_in, room_bytes
 from .train_search import SearchResult, memory_figure, needs_more, no_plan, power_of, priced
 
 BITS = {"f32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "fp4": 4, "int4": 4}
-USUAL = ("bf16", "int8")  # int4 only where asked for, or where nothing else fits: it costs quality
+# What services run where the device computes in it (vLLM's and SGLang's own FP8 and NVFP4 forms); int4 only
+# where asked for, or where nothing else fits: it costs quality.
+USUAL = ("bf16", "fp8", "fp4", "int8")
 FINALISTS = 8
+REPLICAS = 1024
+BETWEEN = 8  # numbers of replicas that are tried between one that is too few and its double, at a time
+SHARED = (2, 4, 8, 16, 32, 64)  # replicas that share one set of experts
+MOST_SHARED = 256  # devices of such a group
 WEIGHT_ONLY = ("int8", "int4")  # unpacked to 16 bits before the product
 
 
@@ -66,25 +73,69 @@ def _among(
     divide = len(columns["t"])
     if not divide:
         return SearchResult(no_plan(offer, "its heads cannot be split over it"), considered)
-    evaluated = evaluate(request, offer, hardware, constants, columns)
     room = room_bytes(request, offer.device)
+    evaluated = evaluate(request, offer, hardware, constants, columns)
     fits = evaluated["memory"] <= room
     if not fits.any():
         need = float(evaluated["memory"].min())
         plan = no_plan(offer, needs_more(need, room), {"memory": need / room}, need)
         return SearchResult(plan, considered, divide)
+    fit = int(fits.sum())
+    if request.limits:
+        _, evaluated = _taken(request, offer, evaluated, fits)
+    while fine and (finer := _between(request, offer, columns, evaluated, fits)):
+        columns, more = finer, finer["t"].size
+        evaluated = _scaled(evaluate(request, offer, hardware, constants, columns), evaluated["ratios"])
+        fits = evaluated["memory"] <= room
+        considered, divide, fit = considered + more, divide + more, fit + int(fits.sum())
     at, evaluated = _taken(request, offer, evaluated, fits)
     plan = _plan_of(request, offer, constants, columns, evaluated, at)
-    return SearchResult(plan, considered, divide, int(fits.sum()))
+    return SearchResult(plan, considered, divide, fit)
+
+
+def _between(
+    request: Request,
+    offer: Offer,
+    columns: Mapping[str, np.ndarray],
+    evaluated: Mapping[str, Any],
+    fits: np.ndarray,
+) -> dict[str, np.ndarray] | None:
+    """Numbers of replicas between each way's cheapest and the next fewer that was tried; None where there are
+    none. A way is a row but for its replicas; those that lose even with one more than too few are left out.
+    """
+    spent = evaluated["wall_s"] * evaluated["devices"]
+    spent = np.where(_worst(request, offer, evaluated, fits) <= 1, spent, np.inf)
+    kept: dict[str, list[np.ndarray]] = {name: [] for name in columns}
+    new = 0
+    for way in _ways(columns):
+        best, counts = way[np.argmin(spent[way])], columns["replicas"][way]
+        step, most = max(1.0, columns["shared"][best]), columns["replicas"][best]
+        last = max(counts[counts < most], default=0.0)
+        if not spent[best] * (last + step) / most <= spent.min() < np.inf and best != np.argmin(spent):
+            continue
+        numbers = np.unique(np.round(np.linspace(last, most, BETWEEN + 1) / step)) * step
+        numbers = numbers[numbers > 0]
+        new += np.sum((numbers > last) & (numbers < most))
+        for name in columns:
+            kept[name].append(numbers if name == "replicas" else np.repeat(columns[name][best], numbers.size))
+    return {name: np.concatenate(parts) for name, parts in kept.items()} if new else None
+
+
+def _ways(columns: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """Places of the rows that differ in their number of replicas alone."""
+    rest = np.array([columns[n] for n in ("t", "p", "form", "kv_bits", "shared", "apart", "batch", "draft")])
+    _, which = np.unique(rest, axis=1, return_inverse=True)
+    order = np.argsort(which.ravel(), kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(which.ravel()[order])) + 1)
 
 
 def _grid(
     request: Request, offer: Offer, hardware: Hardware, forms: tuple[str, ...], fine: bool
 ) -> tuple[dict[str, np.ndarray], int]:
     """All combinations as flat columns, those that do not divide left out; and how many there were."""
-    most = min(offer.most, 1024)
+    most = min(offer.most, REPLICAS)
     several = request.in_batch or request.arrival_per_s or request.users > 1
-    replicas = [2**i for i in range(11) if 2**i <= (most if several else 1)]
+    replicas = [2**i for i in range(REPLICAS.bit_length()) if 2**i <= (most if several else 1)]
     if request.in_batch or not request.arrival_per_s:
         in_flight = request.requests if request.in_batch else request.users
         replicas = [r for r in replicas if r <= in_flight]
@@ -94,8 +145,9 @@ def _grid(
         "form": list(range(len(forms))),
         "kv_bits": [BITS[k] for k in request.kv_precisions] or [16],
         "replicas": replicas,
-        # Experts whole on a device, or split like the rest.
-        "whole": [0, 1] if request.shape.experts else [0],
+        # Experts split like the rest, whole on a device, or shared by so many replicas.
+        "shared": [0, 1, *(SHARED if fine else ())] if request.shape.experts else [0],
+        "draft": sorted({0, request.draft_tokens}),
         "apart": [0, 1] if several and not request.in_batch and fine else [0],
         "batch": [2**i for i in range(11)] if request.in_batch else [0],
     }
@@ -103,13 +155,17 @@ def _grid(
     columns = dict(zip(axes, rows.T, strict=True))
     columns["weight_bits"] = np.array([float(BITS[f]) for f in forms])[columns["form"].astype(int)]
     columns["forms"] = np.array(forms)[columns["form"].astype(int)]
-    columns["e"] = np.where(columns["whole"] > 0, columns["t"], 1.0)
+    t, shared = columns["t"], columns["shared"]
+    columns["e"] = np.where(shared > 0, t * shared, 1.0)
     shape = request.shape
+    whole = (columns["e"] > 1) & (shape.experts % columns["e"] == 0)
+    alone = (columns["p"] == 1) & (columns["apart"] == 0) & (columns["e"] <= MOST_SHARED)
     even = (
-        (shape.heads % columns["t"] == 0)
-        & ((columns["whole"] == 0) | ((columns["t"] > 1) & (shape.experts % columns["t"] == 0)))
+        (shape.heads % t == 0)
+        & ((shared == 0) | whole)
+        & ((shared <= 1) | (alone & (columns["replicas"] % np.maximum(1, shared) == 0)))
         & (columns["p"] <= shape.layers)
-        & (columns["t"] * columns["p"] * columns["replicas"] <= most)
+        & (t * columns["p"] * columns["replicas"] <= most)
     )
     return {k: v[even] for k, v in columns.items()}, len(rows)
 
@@ -129,34 +185,63 @@ def evaluate(
     sizes = Sizes.of(request.shape, request.prompt_tokens)
     hardware = replace(hardware, peak=_peaks(offer, hardware, columns))
 
-    def setup_of(batch: Array) -> ServeSetup:
+    def setup_of(batch: Array, draft_s: Array = 0.0) -> ServeSetup:
         return ServeSetup(
             t=columns["t"], p=columns["p"], e=columns["e"], batch=np.maximum(1.0, batch),
             prompt=request.prompt_tokens,
             output=request.output_tokens, weight_bits=columns["weight_bits"], kv_bits=columns["kv_bits"],
-            weight_only=np.isin(columns["forms"], WEIGHT_ONLY).astype(float),
+            weight_only=np.isin(columns["forms"], WEIGHT_ONLY).astype(float), prefix_hit=request.prefix_hit,
+            draft=columns["draft"], accept=request.accept or 0.0, draft_s=draft_s,
         )  # fmt: skip
 
-    def one(batch: Array) -> tuple[dict[str, Array], dict[str, Array]]:
-        loaded = serve_s(sizes, setup_of(batch), hardware, constant)
-        return loaded["prefill"], loaded["decode"]
+    def draft_s(batch: Array) -> Array:
+        """Seconds in which the small model proposes one token of each request; a look-up takes none."""
+        if request.draft is None:
+            return 0.0
+        small = replace(setup_of(batch), draft=0, e=1, weight_bits=16.0, weight_only=0, kv_bits=16.0)
+        parts = decode_s(Sizes.of(request.draft, request.prompt_tokens), small, hardware, constant)
+        return total(parts) - parts["sequences"] - constant["serve.step_s"]
+
+    def decode(batch: Array) -> Mapping[str, Array]:
+        return decode_s(sizes, setup_of(batch, draft_s(batch)), hardware, constant)
 
     kv_bytes = sizes.kv_bytes * columns["kv_bits"] / 16
     moved_s = request.prompt_tokens * kv_bytes / (hardware.scaleout * hardware.nic_share) * columns["apart"]
     load = arrivals if request.arrival_per_s and not request.in_batch else closed
-    loaded = load(request, columns, one, moved_s)
-    held = np.minimum(np.maximum(1.0, np.ceil(loaded["batch"])), MOST_BATCH)
-    memory = serve_memory_parts(request.shape, setup_of(held), sizes.kv_bytes)
+    loaded = load(request, columns, prefill_s(sizes, setup_of(1.0), hardware, constant), decode, moved_s)
+    held = setup_of(np.maximum(1.0, np.ceil(loaded["batch"])), draft_s(loaded["batch"]))
+    memory = serve_memory_parts(request.shape, held, sizes.kv_bytes)
+    if request.draft:
+        memory |= _draft_bytes(request.draft, held)
     split, engines = columns["t"] * columns["p"], columns["replicas"] + loaded["prefill_replicas"]
+    free = room_bytes(request, offer.device) - total(memory)
+    most = np.maximum(1, held.batch + np.floor(free / (memory["kv"] / held.batch)))
     return loaded | {
         "memory": total(memory),
         "devices": split * engines,
         "bytes": memory,
         "fits_number": split * engines <= offer.most,
+        "ratios": {},
+        "replayable": columns["apart"] == 0,
         "replay": lambda at: _replayed(
-            request, sizes, setup_of(held), hardware, constant, columns, loaded["felt"], at
+            request,
+            sizes,
+            held,
+            hardware,
+            constant,
+            columns,
+            loaded["felt"],
+            int(min(most[at], MOST_BATCH)),
+            at,
         ),
     }
+
+
+def _draft_bytes(draft: Shape, setup: ServeSetup) -> dict[str, Array]:
+    """What a draft model holds of one device beside the model: its weights and its own KV cache."""
+    small = replace(setup, weight_bits=16.0, kv_bits=16.0, e=1)
+    parts = serve_memory_parts(draft, small, draft.kv_bytes_per_token("bf16"))
+    return {"draft": (np.asarray(setup.draft) > 0) * (parts["weights"] + parts["kv"])}
 
 
 def _replayed(
@@ -167,15 +252,17 @@ def _replayed(
     constant: dict[str, Array],
     columns: Mapping[str, np.ndarray],
     limits: Collection[tuple[str, float]],
+    most: int,
     at: int,
 ) -> dict[tuple[str, float], float] | None:
-    """Percentiles of one candidate by a replay; None where prefill stands apart: pools differ in size."""
+    """Percentiles of one candidate by a replay, with no more in its batch than its memory holds; None where
+    prefill stands apart: pools differ in size."""
     if columns["apart"][at]:
         return None
-    load = Load(
-        arrival_per_s=float(request.arrival_per_s or 0.0) / float(columns["replicas"][at]),
-        burstiness=request.burstiness,
-    )
+    replicas = float(columns["replicas"][at])
+    rate = float(request.arrival_per_s or 0.0) / replicas
+    users = 0 if rate else ceil(request.users / replicas)
+    load = Load(arrival_per_s=rate, users=users, burstiness=request.burstiness, most=max(most, 1))
     felt = under_load(sizes, _one_of(setup, at), _one_of(hardware, at), constant, load)
     by_name = {"ttft_s": felt.ttft_s, "tpot_s": felt.tpot_s}
     return {(name, percentile): by_name[name][round(percentile)] for name, percentile in limits}
@@ -202,28 +289,54 @@ def _peaks(offer: Offer, hardware: Hardware, columns: Mapping[str, np.ndarray]) 
 def _taken(
     request: Request, offer: Offer, evaluated: dict[str, Any], fits: np.ndarray
 ) -> tuple[int, dict[str, Any]]:
-    """The cheapest that is stable, in the SLO and in time; the first of FINALISTS that a replay confirms."""
-    worst = np.where(fits & evaluated["fits_number"], _misses(request, offer, evaluated), np.inf)
-    worst = np.where(evaluated["stable"], worst, np.maximum(worst, 10.0))
+    """The cheapest that is stable, in the SLO and in time, as a replay judges it; at most FINALISTS are.
+
+    What a replay says of one, in times of what the formulas say, goes for all until they are replayed.
+    """
+    replayed = np.zeros(len(fits), bool)
+    for _ in range(FINALISTS):
+        at = _first(request, offer, evaluated, fits)
+        if replayed[at] or (felt := _replay(request, evaluated, at)) is None:
+            return at, evaluated
+        ratios = {key: seconds / evaluated["felt"][key][at] for key, seconds in felt.items()}
+        replayed[at] = True
+        evaluated = _scaled(evaluated, ratios, ~replayed)
+        for key, seconds in felt.items():
+            evaluated["felt"][key][at] = seconds
+    return _first(request, offer, evaluated, fits & replayed), evaluated
+
+
+def _replay(request: Request, evaluated: Mapping[str, Any], at: int) -> dict[tuple[str, float], float] | None:
+    """Percentiles by a replay, None where nothing waits: one user, or a batch that is there at once."""
+    several = request.arrival_per_s or request.users > 1
+    return evaluated["replay"](at) if several and not request.in_batch else None
+
+
+def _scaled(
+    evaluated: dict[str, Any], ratios: Mapping[tuple[str, float], float], which: Array = True
+) -> dict[str, Any]:
+    """The latencies of what can be replayed (and of `which` alone) times what a replay said of another."""
+    scaled = evaluated["replayable"] & which
+    felt = {k: np.where(scaled, s * ratios.get(k, 1.0), s) for k, s in evaluated["felt"].items()}
+    known = {k: evaluated["ratios"].get(k, 1.0) * ratio for k, ratio in ratios.items()}
+    return evaluated | {"felt": felt, "ratios": evaluated["ratios"] | known}
+
+
+def _first(request: Request, offer: Offer, evaluated: Mapping[str, Any], fits: np.ndarray) -> int:
+    """The cheapest that holds every limit and keeps up; where none does, the one that misses least."""
+    worst = _worst(request, offer, evaluated, fits)
     if not np.isfinite(worst).any():
         worst = np.where(fits, _misses(request, offer, evaluated), np.inf)
-    spent = evaluated["wall_s"] * evaluated["devices"]
     if np.all(worst > 1):
-        return int(np.argmin(worst)), evaluated
-    order = np.lexsort((evaluated["wall_s"], np.where(worst <= 1, spent, np.inf)))
-    if not request.arrival_per_s or request.in_batch:
-        return int(order[0]), evaluated
-    for at in order[:FINALISTS]:
-        if worst[at] > 1:
-            break
-        if (felt := evaluated["replay"](at)) is None:
-            return int(at), evaluated
-        for key, seconds in felt.items():
-            evaluated["felt"][key] = evaluated["felt"][key].copy()
-            evaluated["felt"][key][at] = seconds
-        if all(felt[key] <= limit for key, limit in request.limits.items()):
-            return int(at), evaluated
-    return int(order[0]), evaluated
+        return int(np.argmin(worst))
+    spent = np.where(worst <= 1, evaluated["wall_s"] * evaluated["devices"], np.inf)
+    return int(np.lexsort((evaluated["wall_s"], spent))[0])
+
+
+def _worst(request: Request, offer: Offer, evaluated: Mapping[str, Any], fits: np.ndarray) -> np.ndarray:
+    """By which factor each candidate misses its worst limit: 1 or less where it holds all and keeps up."""
+    worst = np.where(fits & evaluated["fits_number"], _misses(request, offer, evaluated), np.inf)
+    return np.where(evaluated["stable"], worst, np.maximum(worst, 10.0))
 
 
 def _misses(request: Request, offer: Offer, evaluated: Mapping[str, Any]) -> np.ndarray:
@@ -302,6 +415,7 @@ def _settings_of(
         "pp": int(columns["p"][at]),
         "ep": int(columns["e"][at]),
         "dp": engines["replicas"],
+        **_guesses(request, columns, at),
         **engines,
         "weights": str(columns["forms"][at]),
         "kv_bits": int(columns["kv_bits"][at]),
@@ -310,6 +424,12 @@ def _settings_of(
         "output_tokens": request.output_tokens,
         "percentile": request.percentile,
     }
+
+
+def _guesses(request: Request, columns: Mapping[str, np.ndarray], at: int) -> dict[str, Any]:
+    """The prefix cache and the drafts that were asked about; a draft of 0 tokens: it does not pay."""
+    asked = {"prefix_hit": request.prefix_hit} if request.prefix_hit else {}
+    return asked | ({"draft_tokens": int(columns["draft"][at])} if request.draft_tokens else {})
 
 
 def _service_of(
