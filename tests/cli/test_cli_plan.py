@@ -92,6 +92,18 @@ def test_every_flag_arrives(told) -> None:
     assert (asked["prompt_tokens"], asked["output_tokens"]) == (700, 200)
 
 
+def test_what_is_cached_and_guessed_arrives_and_is_left_out_where_it_does_not_pay(told) -> None:
+    words = ("plan", "--model", "llama3-70b", "--job", "serve", "--device", "h100-sxm", "--users", "4")
+    guesses = ("--prefix-hit", "0.5", "--draft", "llama3.2-1b", "--draft-tokens", "3", "--accept")
+    code, document = told(*words, *guesses, "0.8")
+    asked, (best,) = document["request"], document["plans"]
+    assert code == 0 and asked["draft_params"] > 1e9
+    assert (asked["prefix_hit"], asked["draft_tokens"], asked["accept"]) == (0.5, 3, 0.8)
+    assert best["settings"]["draft_tokens"] == 3 and best["settings"]["prefix_hit"] == 0.5
+    code, streams = told(*words, *guesses, "0.01", as_json=False)
+    assert code == 0 and "does not pay" in str(streams)
+
+
 def test_a_model_by_its_sizes_is_the_model_by_its_name(told, tmp_path) -> None:
     sizes = ("--layers", "32", "--hidden", "4096", "--heads", "32", "--kv-heads", "8", "--ffn", "14336")
     _, by_sizes = told("plan", *sizes, "--vocab", "128256", "--tokens", "1e8", "--device", "gaudi2")
@@ -294,6 +306,15 @@ def test_claims(told) -> None:
         (("--model", "llama3-8b", "--memory", "0"), "cli.usage", "--memory", "64GB"),
         (("--model", "llama3-8b", "--ttft", "1s", "--percentile", "42"), "cli.usage", "42", "95"),
         (("--model", "llama3-8b", "--burstiness=-1"), "cli.usage", "-1", "4"),
+        (("--model", "llama3-8b", "--draft", "lookup"), "cli.usage", "--draft", "--job serve"),
+        (("--model", "llama3-8b", "--job", "serve", "--accept", "0.5"), "cli.usage", "--accept", "--draft"),
+        (("--model", "llama3-8b", "--job", "serve", "--draft", "lookup"), "plan.accept", "taken", "metrics"),
+        (
+            ("--model", "llama3-8b", "--job", "serve", "--prefix-hit", "1.5"),
+            "plan.prefix_hit",
+            "1.5",
+            "0.6",
+        ),
         (("--model", "llama3-8b", "--provider", "awz"), "plan.provider", "awz", "did you mean aws"),
         (("--model", "llama3-8b", "--tokens", "many"), "cli.usage", "many", "50M"),
         (("--model", "llama3-8b", "--tokens=-1"), "plan.tokens", "above 0", "1e9"),
@@ -407,6 +428,10 @@ def test_a_service_that_no_device_can_give_is_no_plan(told, tmp_path) -> None:
         ),
         (("compress.weights=int8",), {"weights": ["int8"], "kv_precisions": ["int8"]}),
         (("compress.weights=[bf16, int4]",), {"weights": ["bf16", "int4"]}),
+        (
+            ("serve.speculative=lookup", "goal.load.prefix_hit=0.25", "goal.load.accept=0.4"),
+            {"prefix_hit": 0.25, "accept": 0.4, "draft_tokens": 4},
+        ),
     ],
 )
 def test_words_of_a_recipe_are_weighed_on_other_devices_too(told, tmp_path, words, asked) -> None:

@@ -90,6 +90,16 @@ class LoadFlags:
     burstiness: Annotated[
         float | None, flag("--burstiness", "X", say("Of the arrivals; 1 = independent."))
     ] = None
+    prefix_hit: Annotated[
+        float | None, flag("--prefix-hit", "SHARE", say("Of a prompt, what a cache holds already: 0.6."))
+    ] = None
+    draft: Annotated[
+        Text, flag("--draft", "MODEL", say("What guesses tokens ahead: a small model, or lookup."))
+    ] = None
+    draft_tokens: Annotated[Number, flag("--draft-tokens", "N", say("That it guesses at a time."))] = None
+    accept: Annotated[
+        float | None, flag("--accept", "SHARE", say("Of its guesses, the share taken, as measured: 0.5."))
+    ] = None
     ttft: Annotated[Text, flag("--ttft", "TIME", say("Limit of the time to first token."))] = None
     tpot: Annotated[Text, flag("--tpot", "TIME", say("Limit of the time per output token."))] = None
     percentile: Annotated[float | None, flag("--percentile", "P", say("Of both: 50, 90, 95, 99."))] = None

@@ -291,11 +291,26 @@ def settings_lines(document: Mapping[str, Any]) -> list[str]:
     title = say("settings of {device}:", device=_device(plan))
     lines = broken(f"{title} {', '.join(pairs)}", columns() - 2) if pairs else []
     lines[1:] = [f"  {line}" for line in lines[1:]]
+    lines += guess_lines(document.get("request", {}), plan["settings"])
     steps = plan.get("steps") or []
     if not steps:
         return lines
     head = (say("step"), say("device"), "n", say("time"), say("cost"), say("transfer"))
     return [*lines, *table(head, [_device_step(s) for s in steps]), *_service_lines(steps[-1])]
+
+
+def guess_lines(request: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """That the draft that was asked about is left out, since it does not pay."""
+    if settings.get("draft_tokens") != 0:
+        return []
+    n, accept = request.get("draft_tokens"), request.get("accept")
+    return [
+        say(
+            "  a draft of {n} tokens, of which {accept} are taken, does not pay here: left out",
+            n=n,
+            accept=accept,
+        )
+    ]
 
 
 def _device_step(step: Mapping[str, Any]) -> tuple[Any, ...]:

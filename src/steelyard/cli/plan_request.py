@@ -13,6 +13,7 @@ from .messages import say
 from .output import note
 from .plan_flags import JOBS, OTHER_JOBS, PlanFlags
 
+MOST_DRAFTED = 16
 HERE = "this-machine"  # a device too, once `up` or `plan` has measured it
 
 
@@ -41,7 +42,8 @@ def fields_of(flags: PlanFlags, shape: Any) -> dict[str, Any]:
     """What the flags say, under the names of a Request; what they leave out keeps its default."""
     check_flags(flags)
     same = ("seq_len", "finetuning_type", "users", "prompt_tokens", "output_tokens", "burstiness", "trust")
-    given: dict[str, Any] = {name: getattr(flags, name) for name in (*same, "global_batch")}
+    names = (*same, "global_batch", "prefix_hit", "accept")
+    given: dict[str, Any] = {name: getattr(flags, name) for name in names}
     given |= {
         "name": flags.model or f"{shape.params / 1e9:.3g}b",
         "job": job_of(flags),
@@ -55,7 +57,7 @@ def fields_of(flags: PlanFlags, shape: Any) -> dict[str, Any]:
         "kv_precisions": words_of(flags.kv_precision),
         "spot": flags.spot or None,
     }
-    given |= _numbers(flags)
+    given |= _numbers(flags) | _drafted(flags)
     return {name: value for name, value in given.items() if value not in (None, (), {})}
 
 
@@ -86,6 +88,31 @@ def check_flags(flags: PlanFlags) -> None:
     check(batch is None or batch >= 1, "cli.usage", "--global-batch", text, "--global-batch 64")
     text = f"--burstiness {burst} is below 0"
     check(burst is None or burst >= 0, "cli.usage", "--burstiness", text, "--burstiness 4")
+    _check_guesses(flags)
+
+
+def _check_guesses(flags: PlanFlags) -> None:
+    """Flags of a service's guesses: of a job that serves, and of a draft. Raises WrongUse."""
+    given = [n for n in ("prefix_hit", "draft", "draft_tokens", "accept") if getattr(flags, n) is not None]
+    for name in given:
+        word = f"--{name.replace('_', '-')}"
+        serves, drafts = job_of(flags) in ("serve", "score"), name not in ("draft_tokens", "accept")
+        check(serves, "cli.usage", word, f"{word} goes with a service", "--job serve")
+        text, hint = f"{word} goes with --draft", "--draft lookup --accept 0.5"
+        check(drafts or flags.draft is not None, "cli.usage", word, text, hint)
+    few = flags.draft_tokens is None or 1 <= flags.draft_tokens <= MOST_DRAFTED
+    text = f"--draft-tokens {flags.draft_tokens} is not from 1 to {MOST_DRAFTED}"
+    check(few, "cli.usage", "--draft-tokens", text, "--draft-tokens 4")
+
+
+def _drafted(flags: PlanFlags) -> dict[str, Any]:
+    """The model that guesses ahead, None for a look-up in the prompt, and how many tokens at a time."""
+    if flags.draft is None:
+        return {}
+    from ..planner import DRAFTED
+
+    shape = None if flags.draft == "lookup" else model_shape(flags.draft)
+    return {"draft": shape, "draft_tokens": flags.draft_tokens or DRAFTED}
 
 
 def devices_of(names: list[str]) -> tuple[str, ...]:
@@ -230,9 +257,7 @@ def _watts(text: str) -> float:
 
 def shape_of(flags: PlanFlags) -> Any:
     """Of sizes, of the files where there are any, else of the catalogued name."""
-    from ..hardware import named_models
-    from ..planner import named_shape
-    from ..shape import of_sizes, read
+    from ..shape import of_sizes
 
     if flags.sizes:
         return of_sizes(flags.sizes)
@@ -240,6 +265,15 @@ def shape_of(flags: PlanFlags) -> Any:
     if not model:
         hint = "--model llama-3-8b, or --layers 32 --hidden 4096 --heads 32"
         raise WrongUse("cli.usage", say("a plan needs --model"), hint=hint)
+    return model_shape(model)
+
+
+def model_shape(model: str) -> Any:
+    """The shape of a model by its name or its files. Raises WrongUse."""
+    from ..hardware import named_models
+    from ..planner import named_shape
+    from ..shape import read
+
     if model != "demo" and Path(model).exists():
         return read(model)
     try:

@@ -224,6 +224,8 @@ RECIPE_WORDS = {
     "users": "goal.load.users",
     "arrival_rate": "goal.load.arrival_rate",
     "burstiness": "goal.load.burstiness",
+    "prefix_hit": "goal.load.prefix_hit",
+    "accept": "goal.load.accept",
     "prompt_tokens": "goal.load.prompt_tokens",
     "output_tokens": "goal.load.output_tokens",
     "ttft": "goal.latency.ttft",
@@ -239,6 +241,8 @@ OWN_WORDS = {  # of a recipe, in place of flags for a model
     "precision": "--set compress.weights=int8",
     "kv_precision": "--set compress.weights=bf16_kv8",
     "global_batch": "--set train.0.per_device_train_batch_size=8 --set train.0.gradient_accumulation_steps=1",
+    "draft": "--set serve.speculative=draft --set serve.draft=MODEL",
+    "draft_tokens": "leave it out: a recipe's engine chooses",
     "teacher_params": "leave it out: a recipe has no teacher",
     "spot": "leave it out: a recipe is weighed at list prices",
 }

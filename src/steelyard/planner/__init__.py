@@ -7,7 +7,7 @@ from .job.fill import fill, learning_rate
 from .job.forms import form_order, loss_source, nominal_speed, quality_loss, stored_bytes
 from .job.gate_rows import gate_document, gate_rows
 from .job.plans import Plan, Plans, explain_plan, within_limits
-from .job.request import PRICE_CLASSES, Owned, OwnPrice, Request
+from .job.request import DRAFTED, PRICE_CLASSES, Owned, OwnPrice, Request
 from .published.cell_faults import COLUMNS, CellFault, cell_faults
 from .published.claims import Checked, check_claims
 from .published.constants import Constants
@@ -21,6 +21,7 @@ from .search.whole import plan_recipe, request_of, this_machine
 
 __all__ = [
     "COLUMNS",
+    "DRAFTED",
     "HERE",
     "PRICE_CLASSES",
     "CellFault",

@@ -189,6 +189,12 @@ class LoadTable(Table):
     burstiness: Annotated[float, Field(ge=0, le=1000)] | None = say(
         "of the arrivals: variance over mean squared of the gaps; 1 = independent, 4 = in bursts", 4.0
     )
+    prefix_hit: Annotated[float, Field(ge=0, lt=1)] | None = say(
+        "of a prompt's tokens, the share that a cache of prefixes holds; for the plan", 0.6
+    )
+    accept: Annotated[float, Field(ge=0, le=1)] | None = say(
+        "of the tokens that serve.speculative guesses, the share taken, as measured; for the plan", 0.5
+    )
 
 
 class LatencyTable(Table):

@@ -43,6 +43,8 @@ class Load:
     output_tokens: int = 64
     arrival_per_s: float | None = None  # None: the users' own pace
     burstiness: float = 1.0  # squared coefficient of variation between arrivals: 1 = independent (Poisson)
+    prefix_hit: float = 0.0  # of a prompt's tokens, the share that a cache of prefixes holds
+    accept: float | None = None  # of the tokens that serve.speculative guesses, the share taken, as measured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -313,7 +315,8 @@ def _words(recipe: Recipe) -> dict[str, Any]:
 def _load(load: Load) -> dict[str, Any]:
     rate = {"arrival_rate": load.arrival_per_s, "burstiness": load.burstiness}
     fixed = {name: getattr(load, name) for name in ("users", "prompt_tokens", "output_tokens")}
-    return fixed | (rate if load.arrival_per_s else {})
+    shares = {name: share for name in ("prefix_hit", "accept") if (share := getattr(load, name))}
+    return fixed | (rate if load.arrival_per_s else {}) | shares
 
 
 def _resources(resources: Resources) -> dict[str, Any]:

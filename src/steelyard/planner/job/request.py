@@ -21,6 +21,7 @@ TRUST = ("open", "guarded", "sealed")
 OBJECTIVES = ("cost", "energy")
 PRICE_CLASSES = ("on-demand", "reserved", "spot", "vendor", "owned")  # vendor: its maker's own cloud
 MOST_DEVICES = 16384
+DRAFTED = 4  # tokens a speculative step proposes where none are named: what engines' own examples take
 TRAINED = ("bf16", "fp16", "tf32", "f32", "fp8", "fp4")
 SERVED = ("bf16", "fp16", "f32", "fp8", "int8", "fp4", "int4")
 CACHED = ("bf16", "fp16", "f32", "fp8", "int8")
@@ -113,7 +114,7 @@ class Request:
     prefix_hit: float = 0.0  # of a prompt's tokens, the share that the cache of prefixes holds already
     draft_tokens: int = 0  # that a speculative step proposes, if that pays; 0 = none
     draft: Shape | None = None  # the model that proposes them; None = they are looked up in the prompt
-    accept: float | None = None  # measured chance that one is right
+    accept: float | None = None  # measured share of these that is taken
     arrival_per_s: float | None = None
     burstiness: float = 1.0
     # ttft_s and tpot_s at `percentile` (50 where left out), or each at its own: ttft_p50_s, tpot_p95_s.
@@ -230,7 +231,8 @@ def _guesses(prefix_hit: float, draft_tokens: int, accept: float | None) -> None
             "plan.prefix_hit", f"a prefix hit of {prefix_hit} is no share", hint="0.6: of 10 tokens 6"
         )
     if draft_tokens and accept is None:
-        why = "what a draft is worth depends on how often it is right on your data"
-        raise WrongUse("plan.accept", why, hint="measure it, then say accept: 0.7")
+        why = "what a draft is worth depends on the share of its tokens that is taken on your data"
+        hint = "0.5, say; vLLM's /metrics have it: spec_decode_num_accepted_tokens over num_draft_tokens"
+        raise WrongUse("plan.accept", why, where=Where(field="accept"), hint=hint)
     if accept is not None and not 0 <= accept <= 1:
-        raise WrongUse("plan.accept", f"an acceptance of {accept} is no share", hint="0.7")
+        raise WrongUse("plan.accept", f"an acceptance of {accept} is no share", hint="0.5")

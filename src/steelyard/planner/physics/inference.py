@@ -157,7 +157,7 @@ class ServeSetup:
     weight_only: Array = 0  # 1: integer weights, 16-bit products
     prefix_hit: Array = 0.0  # share of the prompt whose KV cache is there already
     draft: Array = 0  # tokens a speculative step proposes
-    accept: Array = 0.7  # chance that one is right
+    accept: Array = 0.5  # share of these that is taken, as measured
     draft_s: Array = 0.0  # to propose one
     year: Array = NOW  # of the engine's release
 
@@ -397,10 +397,12 @@ def exchange_s(
 
 
 def tokens_a_step(setup: ServeSetup) -> Array:
-    """Tokens that one step makes of each request: 1, and those drafted ones that are right before the first
-    that is not (Leviathan et al. 2023, arXiv 2211.17192, equation 1)."""
-    right = np.minimum(np.asarray(setup.accept, float), 0.999)
-    return (1 - right ** (np.asarray(setup.draft, float) + 1)) / (1 - right)
+    """Tokens that one step makes of each request: 1, and those of its draft that are taken.
+
+    The share taken is counted with the rest of a draft lost at its first wrong token, as vLLM's metrics do:
+    it is not the chance that one is right (Leviathan et al. 2023, arXiv 2211.17192, equation 1).
+    """
+    return 1.0 + np.asarray(setup.draft, float) * np.clip(setup.accept, 0.0, 1.0)
 
 
 def shared_prefill_s(parts: dict[str, dict[str, Array]], batch: Array, output: Array) -> Array:

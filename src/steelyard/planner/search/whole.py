@@ -20,7 +20,7 @@ from ..here.local_train import packed
 from ..job.facts import DataFacts, Fill
 from ..job.gate_rows import first_look
 from ..job.plans import Plan, Plans, within_limits, within_slo
-from ..job.request import Owned, Request
+from ..job.request import DRAFTED, Owned, Request
 from ..published.constants import Constants
 from .search import HERE, plan
 
@@ -118,6 +118,7 @@ def request_of(recipe: Recipe, filled: Fill, shape: Shape, facts: DataFacts) -> 
         output_tokens=load["output_tokens"],
         arrival_per_s=goal.load.arrival_per_s if goal.load else None,
         burstiness=goal.load.burstiness if goal.load else 1.0,
+        **_guesses(recipe),
         slo=slo_of(goal),
         budget_usd=goal.budget.usd if goal.budget else None,
         deadline_s=goal.deadline_s,
@@ -130,6 +131,17 @@ def request_of(recipe: Recipe, filled: Fill, shape: Shape, facts: DataFacts) -> 
         data_bytes=float(facts.bytes),
         eval_tokens=GATE_ROLES * first_look(recipe.gate.rows, facts) * facts.mean_length,
         recipe=recipe.name,
+    )
+
+
+def _guesses(recipe: Recipe) -> dict[str, Any]:
+    """What a cache holds and what a look-up guesses; a draft model's sizes come with `requested`."""
+    load = recipe.goal.load
+    if load is None:
+        return {}
+    looks = recipe.serve.speculative == "lookup" and load.accept is not None
+    return {"prefix_hit": load.prefix_hit} | (
+        {"draft_tokens": DRAFTED, "accept": load.accept} if looks else {}
     )
 
 

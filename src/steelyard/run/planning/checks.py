@@ -99,11 +99,14 @@ def check_guesses(recipe: Recipe, base: Path) -> None:
 
     if not recipe.serve.draft:
         return
-    folder = recipe.root / recipe.serve.draft
-    if not _is_served(recipe, recipe.serve.draft):
-        folder = resolve(recipe.serve.draft, recipe.root).path
+    folder = draft_folder(recipe, recipe.serve.draft)
     if folder.is_dir():
         check_draft(base, folder)
+
+
+def draft_folder(recipe: Recipe, name: str) -> Path:
+    """Where a draft model's files are, or its one file. Raises WrongUse where there are none."""
+    return recipe.root / name if _is_served(recipe, name) else resolve(name, recipe.root).path
 
 
 def tls_settings(recipe: Recipe) -> dict[str, Any]:

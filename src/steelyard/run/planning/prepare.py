@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ...artefact import Watch, write_durably
 from ...errors import Lacking, Problem, Where
@@ -20,6 +21,7 @@ from ...hardware import Machine, catalogue, probe, published_constants
 from ...launch import LAUNCHED
 from ...ledger import Ledger, Row
 from ...planner import (
+    DRAFTED,
     Fill,
     Local,
     Planned,
@@ -36,7 +38,7 @@ from ...recipe import Recipe
 from ...shape import read as read_shape
 from ...units import show_bytes
 from ..record.workdir import Workdir
-from .checks import check_guesses, check_sealed_room
+from .checks import check_guesses, check_sealed_room, draft_folder
 from .document import plan_document
 from .facts import base_of, calibrate, count
 from .launching import engine_settings_of, planned_own
@@ -136,8 +138,19 @@ def weighed(recipe: Recipe, model: Model, first: FormPlan) -> Plans:
     """The recipe on every device of the catalogue; the planner itself has no clock."""
     named, begun = replace(recipe, model=model.name), time.monotonic()
     constants = published_constants()
-    plans = plan_recipe(named, first.fill, model.shape, model.facts, catalogue(), constants, first.local)
+    plans = plan_recipe(
+        named, first.fill, model.shape, model.facts, catalogue(), constants, first.local, drafted(recipe)
+    )
     return replace(plans, wall_s=time.monotonic() - begun)
+
+
+def drafted(recipe: Recipe) -> dict[str, Any]:
+    """The draft model of a service as fields of a request, where it was measured how often it is right."""
+    load, draft = recipe.goal.load, recipe.serve.draft
+    if not draft or load is None or load.accept is None:
+        return {}
+    shape = read_shape(draft_folder(recipe, draft))
+    return {"draft": shape, "draft_tokens": DRAFTED, "accept": load.accept}
 
 
 def others(forms: tuple[str, ...], recipe: Recipe, offered: tuple[str, ...]) -> list[str]:

@@ -46,7 +46,7 @@ from ..child.children import call_order, in_child
 from .checks import check_sealed_room, check_serve_files
 from .facts import base_of, calibrate, with_rows_to_teach
 from .launching import launch_of_recipe
-from .prepare import learnt_rows
+from .prepare import drafted, learnt_rows
 from .sizing import ABSENT, candidates_of, check_model
 from .sources import data_settings
 
@@ -86,7 +86,7 @@ def weigh(
         calibrate(machine, (s.finetuning_type for s in recipe.train), listener)
     local = here(named, filled, shape, machine, facts, listener)
     choices: dict[str, Any] = {"objective": objective} | dict(prices or {})
-    choices |= {"devices": devices} if devices else {}
+    choices |= drafted(recipe) | ({"devices": devices} if devices else {})
     request = replace(request_of(named, filled, shape, facts), **choices)
     began = time.perf_counter()
     own = local if not devices or HERE in devices else None
