@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -495,6 +496,35 @@ def test_a_background_response_that_cannot_be_made_again_is_failed(folder):
 
     for document, words in ((often, "ask again"), (foreign, "another")):
         asyncio.run(again(document, words))
+
+
+def test_who_follows_too_late_does_not_write_over_the_end(folder, monkeypatch):
+    """The thread that notes that a response is followed has its turn only once the service has ended it."""
+    to_thread, late = asyncio.to_thread, threading.Event()
+
+    async def slow(work, *arguments):
+        def when_ended():
+            if getattr(work, "__name__", "") in ("put", "_put_under_way"):
+                late.wait(60)
+            return work(*arguments)
+
+        return await to_thread(when_ended)
+
+    async def main():
+        async with faked(folder) as service:
+            service.engine.going.clear()
+            asked = {"model": "tiny", "input": "hello", "background": True, "max_output_tokens": 3}
+            made = await service.json("POST", "responses", json=asked)
+            responses = service.stores.responses
+            monkeypatch.setattr(asyncio, "to_thread", slow)
+            following = asyncio.create_task(responses.followed(responses.live[made["id"]]))
+            await asyncio.sleep(0)
+            await responses.close()
+            late.set()
+            await following
+            return service.stores.store.get("responses", made["id"])
+
+    assert asyncio.run(main()).shown["status"] == "failed"
 
 
 def test_events_count_and_the_oldest_responses_of_a_key_go_first(folder):

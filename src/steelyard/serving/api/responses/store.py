@@ -117,7 +117,13 @@ class ResponseStore:
         """Somebody hears its events: made again they would be others."""
         if stored.request is not None:
             stored.request = None
-            await asyncio.to_thread(self.store.put, KIND, _document(stored))
+            await asyncio.to_thread(self._put_under_way, stored)
+
+    def _put_under_way(self, stored: Stored) -> None:
+        """Not where it has ended, or was deleted, before this thread had its turn."""
+        with self.store.together():
+            if stored.id in self.live and not stored.over:
+                self.store.put(KIND, _document(stored))
 
     def _add(self, document: Document, events: list[bytes]) -> None:
         assert document.owner is not None
