@@ -604,3 +604,15 @@ def test_rows_of_ones_own_stack_calibrate(told, tmp_path) -> None:
 def test_a_header_alone_has_no_rows(told, tmp_path) -> None:
     code, document = told("validate", written(tmp_path / "r.csv"))
     assert code == 0 and document["rows"] == 0
+
+
+def test_what_others_compute_is_said_beside_the_times_of_a_free_machine() -> None:
+    from steelyard.cli.plan_lines import here_lines
+
+    steps = {"train": {"wall_s": {"value": 60.0, "low": 50.0, "high": 70.0}}}
+    document = {"machine": "a CPU", "steps": steps, "cores": {"calibration": 1.0, "now": 0.5}}
+    text = "\n".join(here_lines(document))
+    assert "50 % of the cores" in text and "2 min" in text and "measured beside" not in text
+    text = "\n".join(here_lines(document | {"cores": {"calibration": 0.61, "now": 1.0}}))
+    assert "61 % of the cores" in text and "free machine" not in text
+    assert "cores" not in "\n".join(here_lines(document | {"cores": {"calibration": 0.97, "now": 0.95}}))

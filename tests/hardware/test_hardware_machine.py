@@ -5,10 +5,16 @@ import os
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from steelyard.errors import Lacking, WrongUse
 from steelyard.hardware import (
+    CpuTimes,
+    calibration,
     catalogue,
+    cores_had,
+    cpu_times,
     findings,
     measure,
     model_names,
@@ -96,6 +102,7 @@ def test_cores_respect_affinity():
 
 def test_measuring_is_done_once_and_names_what_it_skipped(tmp_path, monkeypatch):
     monkeypatch.setenv("STEELYARD_CACHE", str(tmp_path))
+    shared(monkeypatch, 1.0)
     calls = []
 
     def good():
@@ -126,15 +133,58 @@ def test_a_damaged_cache_is_measured_again(tmp_path, monkeypatch):
     assert json.loads(path.read_text())["fingerprint"] == machine.fingerprint
 
 
+def shared(monkeypatch, *shares: float, quiet: bool = True) -> list[float]:
+    """What others leave of the cores to one probe after the other; the last for all that follow."""
+    left = list(shares)
+    monkeypatch.setattr(calibration, "free_now", lambda: quiet)
+    monkeypatch.setattr(
+        calibration, "cores_had", lambda *_: left.pop(0) if len(left) > 1 else left[0] if left else 1.0
+    )
+    return left
+
+
+def test_a_disturbed_probe_is_taken_again_and_the_best_one_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("STEELYARD_CACHE", str(tmp_path))
+    machine, seconds = probe(), iter([4.0, 2.0, 3.0, 9.0])
+    shared(monkeypatch, 1.0, 0.4, 0.7, 0.5)  # the machine's own probe, then three of ours
+    probes = {"serving": lambda: [{"op": "decode", "s": next(seconds), "bytes_per_s": 7.0}]}
+    first = measure(machine, probes)
+    assert first.share == 0.7 and first.tries["serving"] == 2 and first.tries["machine"] == 1
+    assert first.of("decode")[0]["s"] == pytest.approx(0.7 * 2.0)  # as it would be with all cores
+    assert first.of("decode")[0]["bytes_per_s"] == pytest.approx(7.0 / 0.7)
+    again = measure(machine, probes)  # a later plan: once more, and no better
+    assert again.share == 0.7 and again.tries["serving"] == 3
+    assert measure(machine, probes).measured_s == 0  # three are enough
+
+
 def test_a_calibration_of_a_busy_hour_is_taken_again_in_a_quiet_one(tmp_path, monkeypatch):
     monkeypatch.setenv("STEELYARD_CACHE", str(tmp_path))
-    machine, cores = probe(), probe().cores
-    monkeypatch.setattr(os, "getloadavg", lambda: (4.0 * cores, 0, 0))
-    assert measure(machine).busy == 4.0
+    machine = probe()
+    shared(monkeypatch, 0.3, quiet=False)
+    assert measure(machine).share == 0.3
+    assert measure(machine).measured_s == 0  # not while others still compute
+    shared(monkeypatch, 1.0)
+    assert measure(machine).share == 1.0
     assert measure(machine).measured_s == 0
-    monkeypatch.setattr(os, "getloadavg", lambda: (0.1 * cores, 0, 0))
-    assert measure(machine).measured_s > 0
-    assert measure(machine).busy == pytest.approx(0.1)
+
+
+@given(st.integers(1, 64), st.floats(0.2, 1e4), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_the_share_of_the_cores_is_what_others_leave(cpus, wall_s, own, others, quota):
+    usable = max(1, round(quota * cpus))
+    spent = CpuTimes(wall_s, (own + others) * cpus * wall_s, own * cpus * wall_s)
+    share = cores_had(CpuTimes(0.0, 0.0, 0.0), spent, cpus, usable)
+    assert 0 < share <= 1
+    assert share == pytest.approx(max(0.05, min(1.0, (1 - others) * cpus / usable)), rel=1e-6)
+    more = CpuTimes(wall_s, spent.all_s + 0.1 * cpus * wall_s, spent.own_s)
+    assert cores_had(CpuTimes(0.0, 0.0, 0.0), more, cpus, usable) <= share
+
+
+def test_what_this_process_computes_is_not_others_work():
+    before = cpu_times()
+    total = sum(i * i for i in range(3_000_000))
+    after = cpu_times()
+    assert total and 0 < after.own_s - before.own_s <= after.clock_s - before.clock_s + 0.1
+    assert cores_had(before, before) == 1.0  # too short to tell
 
 
 def test_findings_each_have_a_fix_unless_fine(tmp_path):

@@ -464,3 +464,22 @@ def test_the_plan_of_a_fixed_machine_is_the_golden_one():
     }
     assert json.loads(json.dumps(told)) == json.loads(GOLDEN.read_text(encoding="utf-8"))
     assert weigh(recipe) == weigh(recipe)
+
+
+def test_a_run_beside_other_work_teaches_nothing():
+    def row(share: float | None) -> Row:
+        features = {"model_version": MODEL_VERSION, "raw": {"wall_s": 10.0}}
+        features |= {} if share is None else {"share": share}
+        return Row(run="r", step="train", machine="m", features=features, measured={"wall_s": 20.0})
+
+    assert learnt("train", "wall_s", [row(0.5)] * 3) == (1.0, 0)
+    factor, rows = learnt("train", "wall_s", [row(0.97), row(None), row(0.4)])
+    assert rows == 2 and factor > 1.2
+
+
+def test_a_disturbed_calibration_is_corrected_and_less_sure():
+    rows = ({"op": "gemm", "flops_per_s": 1e11, "s": 2.0, "share": 0.5}, {"op": "gemm", "flops_per_s": 1e11})
+    calibration = replace(EMPTY, rows=rows)
+    assert calibration.share == 0.5
+    assert [r["flops_per_s"] for r in calibration.of("gemm")] == [2e11, 1e11]
+    assert calibration.of("gemm")[0]["s"] == 1.0

@@ -53,7 +53,27 @@ def here_lines(document: Mapping[str, Any]) -> list[str]:
     if steps:
         head = (say("step"), say("time"), say("80 % interval"), say("memory"))
         lines += table(head, [(say(name), *_step_row(figures)) for name, figures in steps.items()])
+    lines += cores_lines(document, steps)
     return [*lines, *row_lines(document), *gate_lines(document), *setting_lines(document)]
+
+
+ALONE = 0.9  # share of the cores from which on a machine counts as free
+
+
+def cores_lines(document: Mapping[str, Any], steps: Mapping[str, Any]) -> list[str]:
+    """What others' work makes of the times above, and of the calibration that they rest on."""
+    cores = document.get("cores") or {}
+    now, then, texts = cores.get("now") or 1.0, cores.get("calibration") or 1.0, []
+    if now < ALONE and steps:
+        total = sum(f["wall_s"]["value"] for f in steps.values()) / now
+        text = (
+            "these are times of a free machine; others leave {share} % of the cores now: about {time} in all"
+        )
+        texts.append(say(text, share=round(100 * now), time=show_number(total, "s")))
+    if then < ALONE and steps:
+        text = "measured beside other work, with {share} % of the cores, and corrected for it: less sure"
+        texts.append(say(text, share=round(100 * then)))
+    return [f"  {piece}" for text in texts for piece in broken(text, columns() - 2)]
 
 
 def _works(figures: Mapping[str, Any]) -> bool:

@@ -15,6 +15,7 @@ from .catalogue import (
     published_constants,
     resolve,
 )
+from .contention import UNDISTURBED, CpuTimes, cores_had, cpu_times
 from .findings import Finding, findings
 from .machine import Machine, affinity, free_bytes, probe
 from .sheet import sheet
@@ -22,7 +23,9 @@ from .tables import numbered, read_table
 from .training_probe import Rehearsal, probe_training, time_cells
 
 __all__ = [
+    "UNDISTURBED",
     "Calibration",
+    "CpuTimes",
     "Device",
     "Devices",
     "Finding",
@@ -30,6 +33,8 @@ __all__ = [
     "Rehearsal",
     "affinity",
     "catalogue",
+    "cores_had",
+    "cpu_times",
     "findings",
     "free_bytes",
     "lookup",

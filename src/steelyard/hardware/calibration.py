@@ -1,7 +1,8 @@
 """How fast this machine is, measured in under a minute and cached per fingerprint.
 
 Own micro-benchmarks need numpy alone; what a training step or a served token costs is measured by
-callables that `run` passes in, so that this room knows neither torch nor an engine.
+callables that `run` passes in, so that this room knows neither torch nor an engine. Each row carries the
+share of the cores that its probe really had; a probe that others disturbed is taken again, a few times.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -24,10 +25,13 @@ from steelyard.errors import Problem
 
 from ..places import cache_folder
 from ..units import show_s
+from .contention import UNDISTURBED, cores_had, cpu_times
 from .machine import Machine
 
 SCHEMA = 2  # raise it when a probe measures something else under the same name
-BUSY = 0.5  # load average a core from which on a calibration is worth taking again in a quieter hour
+TRIES = 3  # of a probe that others disturb, over all plans; the best one is kept
+AGAIN = 1.5  # times the limit: until then disturbed probes are taken once more in the same plan
+LOOK_S = 0.25
 Rows = list[dict[str, Any]]
 Probe = Callable[[], Rows]
 
@@ -42,7 +46,12 @@ class Calibration:
     skipped: Mapping[str, str]
     measured_s: float  # 0 when everything came from the cache
     path: str
-    busy: float = 0.0  # load average a core when it was taken: others' work slows what is measured
+    tries: Mapping[str, int] = field(default_factory=dict)  # how often each probe was taken
+
+    @property
+    def share(self) -> float:
+        """The least share of the cores that a probe had: below UNDISTURBED others computed beside it."""
+        return min((row.get("share", 1.0) for row in self.rows), default=1.0)
 
     @property
     def hash(self) -> str:
@@ -50,8 +59,21 @@ class Calibration:
         return hashlib.sha256(json.dumps(self.rows, sort_keys=True).encode()).hexdigest()
 
     def of(self, op: str, **fields: Any) -> list[dict[str, Any]]:
-        """Rows of one operation, those whose fields equal `fields`."""
-        return [r for r in self.rows if r.get("op") == op and all(r.get(k) == v for k, v in fields.items())]
+        """Rows of one operation, those whose fields equal `fields`, as they would be with all cores."""
+        rows = (r for r in self.rows if r.get("op") == op and all(r.get(k) == v for k, v in fields.items()))
+        return [undisturbed(row) for row in rows]
+
+
+def undisturbed(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with its seconds shorter, and its rates higher, by the share of the cores that it had."""
+    share = row.get("share", 1.0)
+
+    def corrected(name: str, value: Any) -> Any:
+        if name.endswith("_per_s"):
+            return value / share
+        return value * share if name == "s" or name.endswith("_s") else value
+
+    return {name: corrected(name, value) for name, value in row.items()}
 
 
 def measure(
@@ -59,17 +81,14 @@ def measure(
 ) -> Calibration:
     """Calibrate this machine, or read what was measured before on the same fingerprint.
 
-    Only probes that are not in the cache run. A probe that raises is skipped, and `skipped` says why: a
-    plan with wider intervals is better than none. No further probe starts once `limit_s` is over. One
-    measurement at a time: others wait for the lock.
+    Only probes run that are not in the cache, or that others disturbed: those at most TRIES times in all, when
+    it is quiet. A probe that raises is skipped, and `skipped` says why: a plan with wider intervals is better
+    than none. No further probe starts once `limit_s` is over. One measurement at a time: others wait.
     """
     path = cache_folder() / f"calibration-{machine.fingerprint[:16]}.json"
     wanted: dict[str, Probe] = {"machine": lambda: machine_rows(machine), **(probes or {})}
     with _alone(path):
-        busy = load_per_core(machine)
         previous = None if fresh else _read(path, machine.fingerprint)
-        if previous and previous.busy > BUSY and busy < previous.busy / 2:
-            previous = None
         previous = previous or Calibration(
             fingerprint=machine.fingerprint,
             rows=(),
@@ -77,9 +96,9 @@ def measure(
             skipped={},
             measured_s=0,
             path=str(path),
-            busy=busy,
         )
         missing = {name: call for name, call in wanted.items() if name not in previous.taken}
+        missing |= _again(previous, wanted)
         if not missing:
             return previous
         done = _run(previous, missing, limit_s)
@@ -92,30 +111,68 @@ def recall(machine: Machine) -> Calibration | None:
     return _read(cache_folder() / f"calibration-{machine.fingerprint[:16]}.json", machine.fingerprint)
 
 
-def load_per_core(machine: Machine) -> float:
-    """The last minute's load average over usable cores, 0 where the system keeps none."""
-    try:
-        return os.getloadavg()[0] / machine.cores
-    except (AttributeError, OSError):
+def _share(calibration: Calibration, probe: str) -> float:
+    """Of the cores, what a probe had; 0 where it was never taken."""
+    if probe not in calibration.taken:
         return 0.0
+    return min((row.get("share", 1.0) for row in calibration.rows if row.get("probe") == probe), default=1.0)
+
+
+def _again(calibration: Calibration, probes: Mapping[str, Probe]) -> dict[str, Probe]:
+    """Those that were disturbed and not yet taken often enough; none while others still compute."""
+    disturbed = {
+        name: call
+        for name, call in probes.items()
+        if name in calibration.taken
+        and _share(calibration, name) < UNDISTURBED
+        and calibration.tries.get(name, 1) < TRIES
+    }
+    return disturbed if disturbed and free_now() else {}
+
+
+def free_now() -> bool:
+    """Whether others leave the cores alone, by a look of a quarter of a second."""
+    before = cpu_times()
+    time.sleep(LOOK_S)
+    return cores_had(before, cpu_times()) >= UNDISTURBED
 
 
 def _run(previous: Calibration, probes: Mapping[str, Probe], limit_s: float) -> Calibration:
+    """Every probe once; then those that were disturbed once more, if it is quiet now and there is time."""
     start = time.monotonic()
-    rows, taken, skipped = list(previous.rows), list(previous.taken), {}
+    done, skipped = previous, dict[str, str]()
     for name, call in probes.items():
         if time.monotonic() - start > limit_s:
             skipped[name] = f"the limit of {show_s(limit_s)} was over"
             continue
         try:
-            rows += [{**row, "probe": name} for row in call()]
-            taken.append(name)
+            done = _with(done, name, *_taken(call))
         except Problem as e:
             skipped[name] = e.message
         except Exception as e:
             skipped[name] = f"{type(e).__name__}: {e}"
-    spent = time.monotonic() - start
-    return replace(previous, rows=tuple(rows), taken=tuple(taken), skipped=skipped, measured_s=spent)
+    for name, call in _again(done, probes).items():
+        if name not in skipped and time.monotonic() - start < AGAIN * limit_s:
+            with contextlib.suppress(Exception):  # it was taken before: what it gave then stays
+                done = _with(done, name, *_taken(call))
+    return replace(done, skipped=skipped, measured_s=time.monotonic() - start)
+
+
+def _taken(call: Probe) -> tuple[Rows, float]:
+    """A probe's rows, and the share of the cores that it had."""
+    before = cpu_times()
+    return call(), cores_had(before, cpu_times())
+
+
+def _with(calibration: Calibration, probe: str, rows: Rows, share: float) -> Calibration:
+    """The calibration with a probe's rows, in place of earlier ones that had less of the cores."""
+    tries = {**calibration.tries, probe: calibration.tries.get(probe, 0) + 1}
+    if probe in calibration.taken and share <= _share(calibration, probe):
+        return replace(calibration, tries=tries)
+    kept = [row for row in calibration.rows if row.get("probe") != probe]
+    new = [{**row, "probe": probe, "share": round(share, 3)} for row in rows]
+    taken = dict.fromkeys([*calibration.taken, probe])
+    return replace(calibration, rows=(*kept, *new), taken=tuple(taken), tries=tries)
 
 
 # ------------------------------------------------------------------ the cache
@@ -145,7 +202,7 @@ def _read(path: Path, fingerprint: str) -> Calibration | None:
         document = json.loads(path.read_text(encoding="utf-8"))
         if document["schema"] != SCHEMA or document["fingerprint"] != fingerprint:
             return None
-        rows, busy = tuple(dict(row) for row in document["rows"]), float(document["busy"])
+        rows = tuple(dict(row) for row in document["rows"])
         return Calibration(
             fingerprint=fingerprint,
             rows=rows,
@@ -153,7 +210,7 @@ def _read(path: Path, fingerprint: str) -> Calibration | None:
             skipped={},
             measured_s=0,
             path=str(path),
-            busy=busy,
+            tries=dict(document.get("tries") or {}),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None  # a damaged cache is measured again
@@ -163,8 +220,8 @@ def _write(path: Path, done: Calibration) -> None:
     document = {
         "schema": SCHEMA,
         "fingerprint": done.fingerprint,
-        "busy": done.busy,
         "taken": done.taken,
+        "tries": dict(done.tries),
         "rows": done.rows,
     }
     try:

@@ -13,7 +13,7 @@ from typing import Any
 
 from steelyard.errors import Lacking, Refused, Where
 from steelyard.forms import FORMS
-from steelyard.hardware import Calibration, Machine
+from steelyard.hardware import UNDISTURBED, Calibration, Machine
 from steelyard.ledger import Row
 from steelyard.recipe import Recipe
 from steelyard.sample_size import BASE_LOOK
@@ -139,7 +139,10 @@ def predict(
     provenance = "calibrated" if calibration.of("train_micro") or calibration.of("decode") else "modelled"
     own = filled.price_usd_per_h if price_usd_per_h is None else price_usd_per_h
     price = price_here(machine, own)
-    steps = {step: _figures(step, figures, ledger_rows, provenance, price) for step, figures in raw.items()}
+    wide = SPREAD_TIME[provenance] / calibration.share  # what was corrected for others' work is less sure
+    steps = {
+        step: _figures(step, figures, ledger_rows, provenance, wide, price) for step, figures in raw.items()
+    }
     return Local(
         steps=steps,
         raw=raw,
@@ -408,12 +411,12 @@ def _disk_bytes(filled: Fill, shape: Shape, facts: DataFacts) -> float:
 
 
 def _figures(
-    step: str, raw: Mapping[str, float], rows: Sequence[Row], provenance: str, price: Price
+    step: str, raw: Mapping[str, float], rows: Sequence[Row], provenance: str, wide: float, price: Price
 ) -> dict[str, Figure]:
     figures = {}
     for name, value in raw.items():
         factor, row_count = learnt(step, name, rows)
-        spread = SPREAD.get(name, SPREAD_TIME[provenance]) / (1 + row_count) ** 0.5
+        spread = SPREAD.get(name, wide) / (1 + row_count) ** 0.5
         origin = "modelled" if provenance == "modelled" else "calibrated"
         corrected = value * factor
         unit = UNITS.get(name, "tokens/s" if name == "output_tok_s" else name)
@@ -426,14 +429,15 @@ def _figures(
 def learnt(step: str, name: str, rows: Sequence[Row]) -> tuple[float, int]:
     """Measured over predicted in the ledger, shrunk to 1 where rows are few; and how many rows there are.
 
-    A geometric mean over the rows of this step, with LEDGER_PRIOR_ROWS rows of no error beside them.
+    A geometric mean over the rows of this step, with LEDGER_PRIOR_ROWS rows of no error beside them. Steps
+    that ran beside other work teach nothing.
     """
     if name in ("steps", "tokens"):
         return 1.0, 0
     logs = []
     for row in rows:
         raw = (row.features.get("raw") or {}).get(name)
-        fresh = row.step == step and row.features.get("model_version") == MODEL_VERSION
+        fresh = row.step == step and row.features.get("model_version") == MODEL_VERSION and _quiet(row)
         if fresh and raw and row.measured.get(name):
             logs.append(log(row.measured[name] / raw))
     if not logs:
@@ -441,6 +445,11 @@ def learnt(step: str, name: str, rows: Sequence[Row]) -> tuple[float, int]:
     # Half the spread of one error in ten is a machine that was busy: bounded, so that it cannot mislead.
     logs = [max(-0.7, min(0.7, value)) for value in logs[-20:]]
     return exp(sum(logs) / (len(logs) + LEDGER_PRIOR_ROWS)), len(logs)
+
+
+def _quiet(row: Row) -> bool:
+    """Whether the step had the cores to itself: what others' work did to it says nothing of this machine."""
+    return float(row.features.get("share", 1.0)) >= UNDISTURBED
 
 
 # ------------------------------------------------------------------ limits

@@ -1,4 +1,4 @@
-"""The peak memory of a step, and how long it took."""
+"""The peak memory of a step, how long it took, and the share of the cores that it had."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import threading
 import time
 
+from ...hardware import cores_had, cpu_times
 from ...processes import family, proportional_bytes, resident_bytes
 
 SAMPLE_S = 0.1
@@ -25,16 +26,19 @@ class PeakMemory:
     def __init__(self, steady: bool = False) -> None:
         self.steady = steady
         self.bytes = 0
+        self.share = 1.0  # of the cores, what others left
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> PeakMemory:
         self.started = time.monotonic()
+        self._before = cpu_times()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.wall_s = time.monotonic() - self.started
+        self.share = cores_had(self._before, cpu_times())
         self._over.set()
         self._thread.join()
 

@@ -6,15 +6,21 @@ from typing import Any
 
 from ...artefact import Figures, Settings
 from ...errors import Problem
+from ...hardware import UNDISTURBED
 from ...ledger import Row
 from ..planning.prepare import ledger
 from ..planning.ready import Ready
 from .run import Run
 
 
-def learn(run: Run, step: str, settings: Settings, predicted: Figures, measured: Figures) -> None:
-    """One row a step; the settings stand beside what the prediction knew."""
-    features = run.ready.local.features(step) | {"settings": settings}
+def learn(
+    run: Run, step: str, settings: Settings, predicted: Figures, measured: Figures, share: float
+) -> None:
+    """One row a step; the settings stand beside what the prediction knew, and the share of the cores that it
+    had: with less than nearly all of them it is kept and teaches nothing."""
+    features = run.ready.local.features(step) | {"settings": settings, "share": round(share, 3)}
+    if share < UNDISTURBED:
+        run.watch.log("step.disturbed", step=step, share_of_cores=round(share, 3))
     own = dict(measured)
     if step == "serve" and run.outcome.record("gate").state != "done":
         own.pop("peak_rss_bytes", None)  # only after a gate is the cache as full as was predicted

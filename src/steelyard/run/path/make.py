@@ -16,6 +16,8 @@ from .learn import counted, learn
 from .run import Run, predicted
 from .step import Again, Step, Work, key_of_work, work_of
 
+SHARE = "share_of_cores"  # a figure of an artefact: what others left of them while it was made
+
 
 def by_children(run: Run, step: Step) -> Again:
     """Each piece of work of a step in a child process; the last result is the step's."""
@@ -56,7 +58,8 @@ def make(run: Run, step: Step, work: Work, do: Callable[[Draft], Figures]) -> Ar
     artefact = done(run, step, work, key, do)
     record(run, step, artefact, "done")
     expected = predicted(run.ready, step.name)
-    learn(run, step.name, work.own, expected, counted(run.ready, expected, artefact.figures))
+    own, share = counted(run.ready, expected, artefact.figures), artefact.figures[SHARE]
+    learn(run, step.name, work.own, expected, own, share)
     return artefact
 
 
@@ -76,7 +79,7 @@ def done(run: Run, step: Step, work: Work, key: str, do: Callable[[Draft], Figur
     draft.settings = work.own
     return run.store.publish(
         draft,
-        figures | {"wall_s": memory.wall_s, "peak_rss_bytes": memory.bytes},
+        figures | {"wall_s": memory.wall_s, "peak_rss_bytes": memory.bytes, SHARE: memory.share},
         made_by(run.ready),
         recipe_hash=run.ready.recipe.hash,
         plan_id=run.ready.document["hash"],

@@ -36,7 +36,7 @@ def published(run: Run, step: Step) -> Again:
     record.predicted = predicted(run.ready, step.name)
     record.measured = counted(run.ready, record.predicted, measured)
     run.attempt.measured |= {k: v for k, v in speed.items() if k in run.attempt.predicted}
-    learn(run, step.name, step.settings(run.ready)[0], record.predicted, record.measured)
+    learn(run, step.name, step.settings(run.ready)[0], record.predicted, record.measured, memory.share)
     if not run.store.keys:  # a row and its answer are the user's secrets
         url = run.candidates.url or run.outcome.service["url"]  # on loopback; the other may be HTTPS
         run.outcome.sample = ask_sample(url, run.artefacts.get("dataset"), key, run.watch)

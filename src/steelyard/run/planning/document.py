@@ -22,6 +22,7 @@ def plan_document(ready: Ready, launch: dict[str, Any] | None) -> dict[str, Any]
         "machine": ready.machine.cpu_model,
         "fingerprint": ready.machine.fingerprint,
         "calibration": ready.calibration.hash,
+        "cores": {"calibration": ready.calibration.share, "now": round(ready.measured.cores_now, 3)},
         "facts": {k: v for k, v in asdict(ready.facts).items() if k != "lengths"},
         "settings": filled.settings,
         "origins": filled.origins,

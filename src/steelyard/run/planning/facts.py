@@ -11,7 +11,7 @@ from typing import Any
 
 from ...artefact import Artefact, Watch, adopt, code_of
 from ...errors import Where, WrongUse
-from ...hardware import Calibration, Machine, measure
+from ...hardware import UNDISTURBED, Calibration, Machine, measure
 from ...model import ModelSource
 from ...places import cache_folder
 from ...planner import DataFacts
@@ -91,4 +91,6 @@ def calibrate(machine: Machine, finetuning_types: Iterable[str], watch: Watch) -
         bar.advance(calibration.measured_s)
     for probe, why in calibration.skipped.items():
         watch.log("calibrate.skipped", probe=probe, why=why)
+    if calibration.share < UNDISTURBED:
+        watch.log("calibrate.disturbed", share_of_cores=calibration.share, tries=dict(calibration.tries))
     return calibration

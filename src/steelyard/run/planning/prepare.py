@@ -17,7 +17,7 @@ from typing import Any
 from ...artefact import Watch, write_durably
 from ...errors import Lacking, Problem, Where
 from ...forms import FORMS
-from ...hardware import Machine, catalogue, probe, published_constants
+from ...hardware import Machine, catalogue, cores_had, cpu_times, probe, published_constants
 from ...launch import LAUNCHED
 from ...ledger import Ledger, Row
 from ...planner import (
@@ -79,15 +79,18 @@ def measured(recipe: Recipe, candidate: Sized, watch: Watch) -> Model:
     """What is known of a candidate, of the data in its tokens, and of this machine."""
     base = base_of(candidate.source, watch)
     check_guesses(recipe, base.folder)
-    machine = probe()
+    machine, before = probe(), cpu_times()
+    facts = count(recipe, base, watch)
+    calibration = calibrate(machine, (s.finetuning_type for s in recipe.train), watch)
     return Model(
         name=candidate.name,
         base=base,
         forms=candidate.forms,
         shape=read_shape(base.folder),
         machine=machine,
-        facts=count(recipe, base, watch),
-        calibration=calibrate(machine, (s.finetuning_type for s in recipe.train), watch),
+        facts=facts,
+        calibration=calibration,
+        cores_now=cores_had(before, cpu_times()),
     )
 
 

@@ -17,7 +17,16 @@ from typing import Any
 from ...artefact import Watch, code_of, write_durably
 from ...errors import Problem, Where, WrongUse
 from ...forms import FORMS
-from ...hardware import Machine, catalogue, named_models, probe, published_constants, recall
+from ...hardware import (
+    Machine,
+    catalogue,
+    cores_had,
+    cpu_times,
+    named_models,
+    probe,
+    published_constants,
+    recall,
+)
 from ...model import resolve
 from ...places import cache_folder
 from ...planner import (
@@ -77,7 +86,7 @@ def weigh(
     A model that is not on this machine is taken by its name in the catalogue; its data are then counted with
     the packaged tokenizer.
     """
-    listener = watch or Watch()
+    listener, before = watch or Watch(), cpu_times()
     name, shape, tokenizer, forms = model_of(recipe, listener)
     machine, facts = probe(), counted(recipe, tokenizer, listener)
     named = replace(recipe, model=name)
@@ -92,7 +101,15 @@ def weigh(
     own = local if not devices or HERE in devices else None
     plans = plan_recipe(named, filled, shape, facts, catalogue(), published_constants(), own, choices)
     plans = replace(plans, wall_s=time.perf_counter() - began)
-    return Weighed(request=request, plans=plans, here=here_document(named, machine, filled, facts, local))
+    document = here_document(named, machine, filled, facts, local)
+    document["cores"] = cores_document(machine, cores_had(before, cpu_times()))
+    return Weighed(request=request, plans=plans, here=document)
+
+
+def cores_document(machine: Machine, now: float) -> dict[str, float | None]:
+    """Of the cores, what others left: to the calibration (None where there is none), and now."""
+    calibration = recall(machine)
+    return {"calibration": calibration.share if calibration else None, "now": round(now, 3)}
 
 
 def here_document(
@@ -161,10 +178,12 @@ HELD_OUT_SHARE = 0.1
 
 def weigh_job(request: Request, constants: Constants, *, watch: Watch | None = None) -> Weighed:
     """A job by its numbers on every device; on this machine too, where it can do it and was calibrated."""
-    wanted = not request.devices or HERE in request.devices
+    wanted, before = not request.devices or HERE in request.devices, cpu_times()
     document, own = _job_here(request, watch or Watch()) if wanted else ({}, None)
     began = time.perf_counter()
     plans = plan(request, catalogue(), constants, [own] if own else [])
+    if document:
+        document["cores"] = cores_document(probe(), cores_had(before, cpu_times()))
     return Weighed(request=request, plans=replace(plans, wall_s=time.perf_counter() - began), here=document)
 
 
