@@ -153,6 +153,19 @@ def test_a_family_that_was_never_seen_is_modelled_not_fitted():
     seen, unseen = groups(catalogue().find("gaudi2")), groups(catalogue().find("trainium2"))
     assert CONSTANTS.provenance_of("train", seen) == "fitted"
     assert CONSTANTS.provenance_of("train", unseen) == "modelled"
+    for device in (
+        "l4",
+        "v100-32",
+        "rtx-4090",
+        "h20",
+        "mi355x",
+        "tpu-v6e",
+    ):  # of known families, without rows
+        kin = groups(catalogue().find(device))
+        assert CONSTANTS.provenance_of("train", kin) == "modelled", device
+        assert CONSTANTS.spread("train", kin) > 1.2 * CONSTANTS.spread(
+            "train", groups(catalogue().find("h100-sxm"))
+        )
 
 
 def test_a_family_whose_rows_lie_wider_has_a_wider_interval():

@@ -81,9 +81,9 @@ def measure(
 ) -> Calibration:
     """Calibrate this machine, or read what was measured before on the same fingerprint.
 
-    Only probes run that are not in the cache, or that others disturbed: those at most TRIES times in all, when
-    it is quiet. A probe that raises is skipped, and `skipped` says why: a plan with wider intervals is better
-    than none. No further probe starts once `limit_s` is over. One measurement at a time: others wait.
+    Only probes run that are not in the cache, or that others disturbed: those when it is quiet, TRIES times
+    in all. A probe that raises is skipped, and `skipped` says why: a plan with wider intervals is better than
+    none. No further probe starts once `limit_s` is over. One measurement at a time: others wait.
     """
     path = cache_folder() / f"calibration-{machine.fingerprint[:16]}.json"
     wanted: dict[str, Probe] = {"machine": lambda: machine_rows(machine), **(probes or {})}

@@ -20,6 +20,7 @@ PRIORS = training.PRIORS | inference.PRIORS
 GROUPED = training.GROUPED | inference.GROUPED
 SPREAD = 0.33  # half width of an 80 % interval where no fit tells
 WIDER = 1.3  # an unmeasured level of ignorance against the one below
+NO_FAMILY = 2  # the highest of them, see Constants.unseen
 KNOWN = training.KNOWN | inference.KNOWN
 # Log sd of a deviation before any row is seen; GROUP_SDS where a constant has its own.
 GROUP_SD = {"family": 0.2, "stack": 0.3, "device": 0.2, "release": 0.3, "pair": 0.2, "port": 0.2}
@@ -93,21 +94,30 @@ class Constants:
         """Half width of the 80 % interval in logs, by what the fit has seen of these groups.
 
         `spreads` holds "train" where the stack was seen, "train:stack" where it was not, "train:family"
-        where not even the device family was; a level that was not measured is 1.3 times the one below.
-        "train@amd" is a factor of a family whose rows lie wider than the others'.
+        where not even the device family was; a level that was not measured is 1.3 times the one below, and so
+        is a device of a known family that has no rows of its own (GPUs left out one by one were 15 to 20 % off
+        where sources were 12). "train@amd" is a factor of a family whose rows lie wider than the others'.
         """
         wide = self.spreads.get(phase, SPREAD)
         if self._calibrated(phase, groups or {}):
             return min(wide, self.spreads.get(f"{phase}:own", wide / WIDER))
-        for level in ("stack", "family")[: self.unseen(phase, groups or {})]:
-            wide = max(wide, self.spreads.get(f"{phase}:{level}", WIDER * wide))
+        level = self.unseen(phase, groups or {})
+        for name in ("stack", "family")[:level]:
+            wide = max(wide, self.spreads.get(f"{phase}:{name}", WIDER * wide))
+        if level < NO_FAMILY and self.without_rows(phase, groups or {}):
+            wide = max(wide, self.spreads.get(f"{phase}:device", WIDER * wide))
         return wide * self.spreads.get(f"{phase}@{(groups or {}).get('family')}", 1.0)
 
     def provenance_of(self, phase: str, groups: Mapping[str, str]) -> str:
-        """Provenance of a prediction: "modelled" of a device family that the fit has never seen."""
-        if self.unseen(phase, groups) == 2 and not self._calibrated(phase, groups):
-            return "modelled"
-        return self.provenance
+        """Provenance of a prediction: "fitted" where rows of this very device were in the fit, else
+        "modelled", after its relatives."""
+        unknown = self.unseen(phase, groups) == NO_FAMILY or self.without_rows(phase, groups)
+        return "modelled" if unknown and not self._calibrated(phase, groups) else self.provenance
+
+    def without_rows(self, phase: str, groups: Mapping[str, str]) -> bool:
+        """Whether none of the rows of a fit were of this device."""
+        fitted, device = self._fitted.get(phase), groups.get("device")
+        return bool(fitted and device) and f"device:{device}" not in (fitted or ())
 
     def _calibrated(self, phase: str, groups: Mapping[str, str]) -> bool:
         """Rows of this device and stack were given."""
@@ -121,7 +131,7 @@ class Constants:
         if not fitted_families:
             return 0
         if f"family:{groups.get('family')}" not in fitted_families:
-            return 2
+            return NO_FAMILY
         return int(f"stack:{groups.get('stack')}" not in fitted_families)
 
     @cached_property

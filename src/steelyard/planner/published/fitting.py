@@ -14,13 +14,12 @@ import numpy as np
 from steelyard.hardware import Devices
 
 from .cells import Models, Row
-from .constants import PRIORS, WIDER, Constants, prior
+from .constants import NO_FAMILY, PRIORS, WIDER, Constants, prior
 from .results import Table, by_source, log_values, read_rows, source_of
 
 NOISE = 0.2  # log sd of one published row about the model
 SOURCE_WEIGHT_ROWS = 60  # a source counts like so many rows at most: one benchmark holds 1,668 of 2,286
 LEVELS = ("", ":stack", ":family")
-UNKNOWN_FAMILY = 2  # the level of ignorance, see Constants.unseen
 LEVEL_SOURCES = 3  # that the spread of all left-out rows counts for beside those of one level
 HUBER = 1.5
 STEPS = 25
@@ -212,7 +211,7 @@ def _spreads(phase: str, left_out: Sequence[_LeftOut]) -> dict[str, float]:
         errors = {g.name: g.errors[g.levels == level] for g in left_out if (g.levels == level).any()}
         if errors:
             own = len(errors) / (len(errors) + LEVEL_SOURCES)
-            least = wide * (WIDER if level == UNKNOWN_FAMILY else 1.0)
+            least = wide * (WIDER if level == NO_FAMILY else 1.0)
             wide = max(least, quantile(errors, 0.8) ** own * together ** (1.0 - own))
             spreads[phase + suffix] = wide
     return spreads | _of_families(phase, left_out, spreads)
