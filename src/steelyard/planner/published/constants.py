@@ -95,7 +95,7 @@ class Constants:
 
         `spreads` holds "train" where the stack was seen, "train:stack" where it was not, "train:family"
         where not even the device family was; a level that was not measured is 1.3 times the one below, and so
-        is a device of a known family that has no rows of its own (GPUs left out one by one were 15 to 20 % off
+        is a device of a known family without rows of its own (GPUs left out one by one were 15 to 20 % off
         where sources were 12). "train@amd" is a factor of a family whose rows lie wider than the others'.
         """
         wide = self.spreads.get(phase, SPREAD)
