@@ -36,7 +36,8 @@ def elsewhere_lines(plans: Mapping[str, Any]) -> list[str]:
     if not others:
         return []
     best, figures = others[0], (("time_s", "s"), ("cost_usd", "USD"))
-    shown = ", ".join(_shown(best.get(name), unit) for name, unit in figures)
+    parts = [_shown(best.get(name), unit) for name, unit in figures]
+    shown = ", ".join([*parts, *([say("price from memory")] if _recalled(best) else [])])
     text = say("elsewhere, by the model: {device} in {figures}", device=_device(best), figures=shown)
     return [
         *broken(text, columns()),

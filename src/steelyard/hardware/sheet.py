@@ -30,16 +30,39 @@ FIGURES = {
     "confidential": ("confidential mode", ""),
     "tdp_w": ("rated power", "W"),
     "price_usd_hour": ("list price", "USD/h"),
+    "price_class": ("class of the price", ""),
+}
+# Rows of behaviour.csv about the device itself.
+BEHAVIOUR = {
+    "host_w": ("rated power of its host beside it", "W"),
+    "purchase_usd": ("price to buy one", "USD"),
 }
 
 
 def sheet(device: Device) -> list[dict[str, Any]]:
     """Rows {"figure", "value", "unit", "source", "confidence"}; what is not published is left out."""
     row = next(r for r in read_table(HERE / "devices.csv", ("id",)) if r["id"] == device.id)
-    return [
+    figures = [
         {"figure": what, "value": _value(row[column]), "unit": unit} | _origin(row, column)
         for column, (what, unit) in FIGURES.items()
         if row.get(column)
+    ]
+    return figures + _behaviour(device)
+
+
+def _behaviour(device: Device) -> list[dict[str, Any]]:
+    own = [r for r in read_table(HERE / "behaviour.csv", ("of",)) if r["of"] == f"device:{device.id}"]
+    return [
+        {
+            "figure": what,
+            "value": _value(r["value"]),
+            "unit": unit,
+            "source": r["source"],
+            "confidence": "medium",
+        }
+        for r in own
+        for what, unit in [BEHAVIOUR.get(r["what"], ("", ""))]
+        if what
     ]
 
 
@@ -52,7 +75,7 @@ def _value(cell: str) -> float | str:
 
 def _origin(row: dict[str, str], column: str) -> dict[str, str]:
     """A price has a source and a date of its own; one that nobody looked up again is of low confidence."""
-    if column != "price_usd_hour":
+    if not column.startswith("price_"):
         return {"source": row["source"], "confidence": row["confidence"]}
     recalled = "from memory" in row["price_source"]
     source = ", ".join(part for part in (row["price_source"], row["price_date"]) if part)

@@ -68,10 +68,16 @@ def _row(plan: Mapping[str, Any], best: bool, front: bool, say: Words) -> dict[s
         "time_s_span": _span(plan.get("time_s")),
         "device": plan["device"],
         "name": _name(here, plan["devices"]),
-        "why": "; ".join(part for part in (plan["why_not"] or "", provenance) if part),
+        "why": "; ".join(part for part in (plan["why_not"] or "", _recalled(plan, say), provenance) if part),
         "mark": "best" if best else "front" if front else "",
         "fits": plan["fits"],
     }
+
+
+def _recalled(plan: Mapping[str, Any], say: Words) -> str:
+    """That its price was not looked up, where its reason does not say so already."""
+    from_memory = bool((plan.get("price") or {}).get("from_memory"))
+    return say("price from memory") if from_memory and "from memory" not in (plan["why_not"] or "") else ""
 
 
 def _shown(figure: Mapping[str, Any] | None) -> str:
