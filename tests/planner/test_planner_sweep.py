@@ -10,9 +10,21 @@ from hypothesis import strategies as st
 
 from steelyard.hardware import catalogue, named_models, published_constants
 from steelyard.planner import Constants, Request, named_shape
+from steelyard.planner.physics.training import TrainSetup, offloaded_bytes
 from steelyard.planner.search.offer import offer_of
-from steelyard.planner.search.sweep import KEPT, SETTINGS, Axes, _blocks, _evaluated, _small, exact, sweep
+from steelyard.planner.search.sweep import (
+    HOST_BYTES,
+    KEPT,
+    SETTINGS,
+    Axes,
+    _blocks,
+    _evaluated,
+    _small,
+    exact,
+    sweep,
+)
 from steelyard.planner.search.train_search import job_of
+from steelyard.planner.search.train_stacks import stacks_of
 
 CONSTANTS = Constants.from_json(published_constants())
 MODELS = named_models()
@@ -36,7 +48,8 @@ axes = st.builds(
 def job(model: str = "llama3-8b", device: str = "h100-sxm", **limits):
     request = Request(shape=named_shape(model, MODELS), job="pretrain", tokens=1e9, **limits)
     offer = offer_of(request, catalogue().find(device))
-    return job_of(request, offer, offer.hardware("bf16"), "bf16", CONSTANTS)
+    stacks = stacks_of(offer.device.family, request.job, request.finetuning_type)
+    return job_of(request, offer, offer.hardware("bf16"), "bf16", CONSTANTS, stacks)
 
 
 def every(values: Axes) -> dict[str, np.ndarray]:
@@ -46,15 +59,23 @@ def every(values: Axes) -> dict[str, np.ndarray]:
     return dict(zip(SETTINGS, rows.T, strict=True))
 
 
+def run_by_some_stack(work, c: dict[str, np.ndarray]) -> np.ndarray:
+    each = [{k: v[i] for k, v in c.items()} for i in range(len(c["t"]))]
+    return np.array([any(s.runs(one) for s in work.stacks) for one in each])
+
+
 def possible(work, c: dict[str, np.ndarray]) -> np.ndarray:
     """The rules of division, written once more."""
+    setup = TrainSetup(devices=1.0, lora=work.fixed["lora"], **c)
     rounds = c["global_batch"] / (c["d"] * c["micro_batch"])
     devices = c["t"] * c["c"] * c["p"] * c["d"]
     return (
         (rounds % 1 == 0)
-        & (work.sizes.layers % (c["p"] * c["v"]) == 0)
+        & ((-work.sizes.layers % (c["p"] * c["v"]) <= 2) | (c["v"] == 1))
         & ((c["v"] == 1) | ((c["p"] > 1) & (rounds % c["p"] == 0)))
-        & ((c["zero"] != 2) | (c["p"] == 1))
+        & ((c["zero"] < 2) | (c["p"] == 1))
+        & run_by_some_stack(work, c)
+        & (offloaded_bytes(work.sizes, setup) <= HOST_BYTES)
         & ((c["d"] * c["c"]) % c["e"] == 0)
         & (devices <= work.max_devices)
         & ((c["t"] > 1) | (c["sp"] == c["sp"].min()))

@@ -105,16 +105,22 @@ class Plans:
         return [_shown(p) for p in self.plans]
 
     def nearest(self) -> int | None:
-        """The place of the plan that breaks its limits by the smallest factor; None if one fits."""
+        """The place of the plan with the fewest limits to raise, and those least; None if one fits."""
         if self.best is not None:
             return None
-        short = [(worst(p)[1], i) for i, p in enumerate(self.plans) if p.shortfalls]
+        short = [(distance(p), i) for i, p in enumerate(self.plans) if p.shortfalls]
         return min(short)[1] if short else None
 
     def tightest(self) -> tuple[str, float] | None:
-        """The limit that keeps the nearest plan from fitting, and by which factor; None if one fits."""
+        """The limit whose raising by this factor gives the nearest plan (the worst, where it breaks several);
+        None if one fits."""
         at = self.nearest()
         return None if at is None else worst(self.plans[at])
+
+
+def distance(p: Plan) -> tuple[int, float]:
+    """How far from its limits: how many it breaks, and the worst of them by which factor."""
+    return len(p.shortfalls), max(p.shortfalls.values(), default=0.0)
 
 
 def worst(p: Plan) -> tuple[str, float]:
@@ -139,12 +145,12 @@ def ranked(plans: Sequence[Plan], objective: str = "cost") -> list[Plan]:
     return sorted(plans, key=lambda p: _rank(p, objective))
 
 
-def _rank(p: Plan, objective: str) -> tuple[bool, float, bool, bool, float, float]:
-    short = 0.0 if p.fits else max(p.shortfalls.values(), default=float("inf"))
+def _rank(p: Plan, objective: str) -> tuple[bool, bool, tuple[int, float], bool, bool, float, float]:
     spent = p.energy_kwh if objective == "energy" else p.cost_usd
     return (
         not p.fits,
-        short,
+        not p.fits and not p.shortfalls,
+        (0, 0.0) if p.fits else distance(p),
         spent is None,
         objective == "cost" and not p.compared,
         spent.value if spent else float("inf"),
@@ -219,17 +225,20 @@ def _dearer(p: Plan, top: Plan, objective: str) -> str:
 def within_limits(
     p: Plan, budget_usd: float | None, deadline_s: float | None, power: tuple[float, float] | None = None
 ) -> Plan:
-    """The plan, marked as unfit where it breaks a limit, with the reason. `power`: watts, and allowed."""
+    """The plan, marked as unfit where the high end of its interval breaks a limit. `power`: watts, allowed.
+
+    Of the cost it is the time that may run over; the price is known before it is paid (decision 118).
+    """
     if budget_usd is not None and p.cost_usd is None:
         return replace(p, fits=False, why_not="no list price is known, so the budget cannot be checked")
     words: dict[str, str] = {}
     short: dict[str, float] = {}
-    if deadline_s and p.time_s and p.time_s.value > deadline_s:
-        short["deadline"] = p.time_s.value / deadline_s
-        words["deadline"] = f"misses the deadline by {show_s(p.time_s.value - deadline_s)}"
-    if budget_usd is not None and p.cost_usd and p.cost_usd.value > budget_usd:
-        short["budget"] = p.cost_usd.value / max(budget_usd, 1e-9)
-        words["budget"] = f"over the budget by $ {p.cost_usd.value - budget_usd:,.2f}"
+    if deadline_s and p.time_s and p.time_s.high > deadline_s:
+        short["deadline"] = p.time_s.high / deadline_s
+        words["deadline"] = _late(p.time_s, deadline_s)
+    if budget_usd is not None and p.cost_usd and (most := _most_usd(p)) > budget_usd:
+        short["budget"] = most / max(budget_usd, 1e-9)
+        words["budget"] = _dear(p.cost_usd.value, most, budget_usd)
     if power and power[0] > power[1]:
         short["power"] = power[0] / power[1]
         words["power"] = f"draws {power[0] / 1000:,.1f} kW, {power[1] / 1000:,.1f} kW are allowed"
@@ -237,6 +246,24 @@ def within_limits(
         return p
     why = "; ".join([*words.values(), *([p.why_not] if p.why_not else [])])
     return replace(p, fits=False, why_not=why, shortfalls=dict(p.shortfalls) | short)
+
+
+def _most_usd(p: Plan) -> float:
+    """What it costs where its time is that of the interval's high end."""
+    assert p.cost_usd is not None
+    return p.cost_usd.value * (p.time_s.high / p.time_s.value if p.time_s and p.time_s.value else 1.0)
+
+
+def _late(time_s: Figure, deadline_s: float) -> str:
+    if time_s.value > deadline_s:
+        return f"misses the deadline by {show_s(time_s.value - deadline_s)}"
+    return f"may miss the deadline by {show_s(time_s.high - deadline_s)}"
+
+
+def _dear(usd: float, most: float, budget_usd: float) -> str:
+    if usd > budget_usd:
+        return f"over the budget by $ {usd - budget_usd:,.2f}"
+    return f"may go over the budget by $ {most - budget_usd:,.2f}"
 
 
 def within_slo(

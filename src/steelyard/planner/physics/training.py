@@ -27,11 +27,14 @@ KERNELS_EXPERT = 6.0  # products of each local expert are launched one by one
 IMBALANCE = 1.15  # tokens of the busiest expert over the mean
 EAGER = 2.5  # passes over memory of separate elementwise kernels against fused ones
 ADDED_BYTES = 6.0  # a weight: a micro-batch's 16-bit gradient added to the sum by a kernel of its own
+STATE_BYTES = 12.0  # a trained weight: AdamW's master and two moments in FP32
 GRADIENT_BYTES = 4.0  # a weight: summed and reduced in FP32 (Megatron-LM, torch FSDP2)
 # A weight: AdamW reads and writes master, two moments and gradient and writes the weight (36 bytes); before
 # it gradients are unscaled, their norm taken, clipped and afterwards cleared (28).
 OPTIMISER_BYTES = 64.0
-NOT_HIDDEN = 0.5  # of GRADIENT_BYTES: 16-bit gradients, reduced after the backward (Megatron-LM before 2022)
+GATHERED_UNITS = 2.0  # that ZeRO 3 holds whole: the layer at work and the next one, prefetched
+REDUCED_16 = 2.0  # a weight: gradients reduced in 16 bits (DeepSpeed; Megatron-LM before 2022)
+NOT_HIDDEN = 0.5  # of the gathers of sharded weights, before `fusions`
 HEAD_BYTES = 40.0  # a logit: written, cast, normalised, its gradient and the casts back
 HIDDEN_BACKWARD = 0.3  # of the backward's all-reduces, beside weight gradients (Korthikanti 2022, table 4)
 HOST_BYTES_PER_S = 25e9  # of the host's memory, a device's share, for an optimiser that is kept there
@@ -106,6 +109,7 @@ class TrainSetup:
     balanced: Array = 1.0  # context parallelism gives each device early and late tokens; 0: the last has most
     layout: Array = 0.0  # stages of uneven length: the one with the head has fewer layers
     eager: Array = 0.0  # elementwise kernels one by one, not compiled into few
+    reduced_bytes: Array = GRADIENT_BYTES  # a weight of the gradients that are sent, REDUCED_16 or in FP32
     pruned: Array = 0.0  # a compiled graph (XLA) repeats of a layer only what its backward needs
 
 
@@ -124,9 +128,9 @@ def train_step_s(
     sizes: Sizes, setup: TrainSetup, hardware: Hardware, constant: Mapping[str, Array]
 ) -> dict[str, Array]:
     """Seconds of one optimiser step, by parts. `constant` maps the names of PRIORS to values."""
-    layer = layer_s(sizes, setup, hardware, constant)
+    layer, free = layer_s(sizes, setup, hardware, constant)
     head = head_s(sizes, setup, hardware, constant)
-    step = step_of(total(layer), head, sizes, setup, hardware, constant)
+    step = step_of(total(layer), free, head, sizes, setup, hardware, constant)
     layers = micro_batches(setup) * stage_layers(sizes, setup)
     del step["layers"]
     return {name: layers * seconds for name, seconds in layer.items()} | step
@@ -137,9 +141,10 @@ def train_step_s(
 
 def layer_s(
     sizes: Sizes, setup: TrainSetup, hardware: Hardware, constant: Mapping[str, Array]
-) -> dict[str, Array]:
+) -> tuple[dict[str, Array], Array]:
     """Seconds of one layer for one micro-batch, forward and backward: gemm, attention, elementwise, launch,
-    tp, cp, ep. Depends on t, c, e, micro_batch, seq_len, recompute, sp, precision and fused alone.
+    tp, cp, ep; and of its compute the seconds that hide no traffic of its own yet. Depends on t, c, e,
+    micro_batch, seq_len, recompute, sp, precision and fused alone.
 
     Full recompute repeats the forward with its collectives, half of it every other product; selective the
     attention core (Korthikanti et al. 2022, arXiv 2205.05198, section 5), where that is fused the norms and
@@ -160,18 +165,46 @@ def layer_s(
     elementwise = elementwise + added_s(sizes, setup, hardware)
     busy = gemm + attention + elementwise
     floor = constant["train.launch_s"] * kernels_of(sizes, setup, forwards)
+    computing = rounded(busy, floor)
+    beside = attention + computing - busy  # the ring goes on while the device waits for launches
+    traffic, free = exposed_s(traffic_s(sizes, setup, hardware, constant, forwards, beside), computing)
+    parts = {"gemm": gemm, "attention": attention, "elementwise": elementwise, "launch": computing - busy}
+    return parts | traffic, free
+
+
+def traffic_s(
+    sizes: Sizes,
+    setup: TrainSetup,
+    hardware: Hardware,
+    constant: Mapping[str, Array],
+    forwards: Array,
+    beside_ring: Array,
+) -> dict[str, tuple[Array, Array]]:
+    """A layer's traffic by kind: seconds over its links, and those of them that stacks leave exposed.
+
+    `beside_ring`: seconds that hide context parallelism. A constant below 1 says that some of the traffic
+    runs beside compute, one above 1 that it is slower than the ring.
+    """
     slow = constant["train.communication"]
+    reduced = tensor_parallel_s(sizes, setup, hardware)
+    beside = 2.0 * HIDDEN_BACKWARD * setup.fusions * (1.0 - np.asarray(setup.sp))
+    ring = context_parallel_s(sizes, setup, hardware)
+    sent = (2.0 + 2.0 * forwards) * expert_parallel_s(sizes, setup, hardware)
     return {
-        "gemm": gemm,
-        "attention": attention,
-        "elementwise": elementwise,
-        "launch": rounded(busy, floor) - busy,
-        "tp": slow
-        * (2.0 * forwards + 2.0 * (1.0 - HIDDEN_BACKWARD * setup.fusions * (1.0 - np.asarray(setup.sp))))
-        * tensor_parallel_s(sizes, setup, hardware),
-        "cp": slow * context_parallel_s(sizes, setup, hardware, attention),
-        "ep": slow * (2.0 + 2.0 * forwards) * expert_parallel_s(sizes, setup, hardware),
+        "tp": ((2.0 * forwards + 2.0) * reduced, slow * (2.0 * forwards + 2.0 - beside) * reduced),
+        "cp": (ring, np.maximum(0.0, slow * ring - beside_ring)),
+        "ep": (sent, slow * sent),
     }
+
+
+def exposed_s(traffic: Mapping[str, tuple[Array, Array]], computing: Array) -> tuple[dict[str, Array], Array]:
+    """Exposed seconds by kind, and the compute that is left: what is hidden, is hidden behind compute, and
+    there is no more of it hidden than there is compute."""
+    hidden = {name: np.maximum(0.0, whole - wanted) for name, (whole, wanted) in traffic.items()}
+    wanted_hidden = total(hidden)
+    share = np.minimum(1.0, computing / np.maximum(wanted_hidden, 1e-30))
+    parts = {name: np.maximum(*traffic[name]) - share * hidden[name] for name in traffic}
+    return parts, computing - share * wanted_hidden
 
 
 def kernels_of(sizes: Sizes, setup: TrainSetup, forwards: Array) -> Array:
@@ -294,13 +327,12 @@ def tensor_parallel_s(sizes: Sizes, setup: TrainSetup, hardware: Hardware) -> Ar
     return collective_s(moved, setup.t, np.minimum(setup.t, hardware.node), hardware, 2.0)
 
 
-def context_parallel_s(sizes: Sizes, setup: TrainSetup, hardware: Hardware, hides: Array) -> Array:
-    """Keys and values on their way round the ring, as far as attention does not hide them (Liu et al. 2023,
-    arXiv 2310.01889): forward once, backward with gradients twice."""
+def context_parallel_s(sizes: Sizes, setup: TrainSetup, hardware: Hardware) -> Array:
+    """Keys and values on their way round the ring, beside attention (Liu et al. 2023, arXiv 2310.01889):
+    forward once, backward with gradients twice."""
     block = 4.0 * tokens_of(setup) * sizes.kv_heads * sizes.head_dim / setup.t
     members = np.clip(hardware.node / setup.t, 1.0, setup.c)
-    sent = 3.0 * block * (setup.c - 1.0) / link_rate(setup.c, members, hardware)
-    return np.maximum(0.0, sent - hides)
+    return 3.0 * block * (setup.c - 1.0) / link_rate(setup.c, members, hardware)
 
 
 def expert_parallel_s(sizes: Sizes, setup: TrainSetup, hardware: Hardware) -> Array:
@@ -336,13 +368,15 @@ def head_s(
 
 def step_of(
     layer_s: Array,
+    free_s: Array,
     head_s: Array,
     sizes: Sizes,
     setup: TrainSetup,
     hardware: Hardware,
     constant: Mapping[str, Array],
 ) -> dict[str, Array]:
-    """The step from the seconds of one layer and one head: layers, head, bubble, pp, dp, optimiser, offload.
+    """The step from the seconds of one layer, of its compute that hides nothing yet, and of one head: layers,
+    head, bubble, pp, dp, optimiser, offload.
 
     M max(stage) + (p - 1) / v mean(stage): Narayanan et al. 2021 (arXiv 2104.04473, section 2.2).
     """
@@ -357,7 +391,7 @@ def step_of(
         "head": rounds * head_s * (1.0 - setup.layout * (1.0 - 1.0 / p)),
         "bubble": bubble,
         "pp": constant["train.hop"] * hops * hop_s(sizes, setup, hardware),
-        "dp": data_parallel_s(held, setup, hardware, constant, stage + head_s),
+        "dp": data_parallel_s(held, setup, hardware, constant, layers * free_s + head_s / p),
         **optimiser_s(held, setup, hardware),
     }
 
@@ -382,16 +416,21 @@ def stage_layers(sizes: Sizes, setup: TrainSetup) -> Array:
 
 def held_params(sizes: Sizes, setup: TrainSetup) -> tuple[Array, Array]:
     """Weights of a device of the first stage, dense and of experts, before any data-parallel split."""
-    attention, used, idle = layer_params(sizes)
-    active = np.where(np.greater(sizes.experts, 0), sizes.experts_per_token, 0.0)
-    experts = idle * sizes.experts / np.maximum(sizes.experts - active, 1.0)
-    dense = attention + used + idle - experts
+    dense, experts = layer_held(sizes)
     layers = stage_layers(sizes, setup)
     tables = 1.0 + flag(np.equal(setup.p, 1), setup.t) * (1.0 - sizes.tied)
     return (
         (layers * dense + tables * sizes.vocab * sizes.hidden) / setup.t,
         layers * experts / (setup.t * setup.e),
     )
+
+
+def layer_held(sizes: Sizes) -> tuple[Array, Array]:
+    """Weights of one layer, dense and of its routed experts."""
+    attention, used, idle = layer_params(sizes)
+    active = np.where(np.greater(sizes.experts, 0), sizes.experts_per_token, 0.0)
+    experts = idle * sizes.experts / np.maximum(sizes.experts - active, 1.0)
+    return attention + used + idle - experts, experts
 
 
 def data_parallel_s(
@@ -403,29 +442,60 @@ def data_parallel_s(
 ) -> Array:
     """Exposed seconds of gradients' and weights' traffic (Rajbhandari et al. 2020, arXiv 1910.02054, sec. 7).
 
-    ZeRO 0 to 2: one all-reduce (or scatter and gather) a step, partly behind the last backward. ZeRO 3: two
-    gathers and a scatter a micro-batch (a step, where a pipeline keeps the weights), all but a share behind
-    the compute, as far as that is long enough.
+    `compute`: of one micro-batch, what no other traffic hides behind. ZeRO 0 to 2: one all-reduce (or scatter
+    and gather) a step; behind the last backward, as far as that is long enough, all but a share. Before
+    `fusions` it came after the backward. ZeRO 3: two gathers and a scatter a micro-batch behind its compute;
+    a step, where a pipeline keeps the weights.
     """
-    exposed = constant["train.exposed"] * setup.fusions + NOT_HIDDEN * (1.0 - np.asarray(setup.fusions))
+    fusions, exposed = np.asarray(setup.fusions), constant["train.exposed"]
     trained = 1.0 - (1.0 - LORA_SHARE) * flag(np.greater(setup.lora, 0), setup.lora)
-    sharded = flag(np.equal(setup.zero, 3), setup.t)
+    reduced = REDUCED_16 + fusions * (setup.reduced_bytes - REDUCED_16)
+    sharded, inside = flag(np.equal(setup.zero, 3), setup.t), piped(setup)
     step: Array = 0.0
     each: Array = 0.0
     for weights, count in zip(held, groups_of(setup), strict=True):
         members = np.clip(hardware.node / setup.t, 1.0, count)
-        step = step + collective_s(GRADIENT_BYTES * trained * weights, count, members, hardware, 2.0)
-        gathers = 2.0 * setup.weight_bits / 16.0 + trained * GRADIENT_BYTES / 2.0
+        step = step + collective_s(reduced * trained * weights, count, members, hardware, 2.0)
+        gathers = (2.0 - inside) * setup.weight_bits / 16.0 + trained * setup.reduced_bytes / 2.0
         each = each + gathers * constant["train.gather"] * collective_s(
             2.0 * weights, count, members, hardware
         )
+    beside = fusions * backward_share(setup) * last_rounds(setup) * compute
     if not np.any(sharded):
-        return exposed * step
-    # max(0, each - compute) + exposed min(each, compute), with as few whole arrays as there can be
-    late = np.maximum(0.0, each - compute) * (1.0 - exposed) + exposed * each
-    piped = flag(np.greater(setup.p, 1), setup.t)
-    times = (micro_batches(setup) - 1.0) * (1.0 - piped) + 1.0
-    return (1.0 - sharded) * exposed * step + late * (sharded * times)
+        return unhidden_s(step, beside, exposed)
+    times = (micro_batches(setup) - 1.0) * (1.0 - inside) + 1.0
+    gathering = unhidden_s(each, compute, exposed * fusions + NOT_HIDDEN * (1.0 - fusions))
+    if np.all(sharded):
+        return gathering * times
+    reducing = unhidden_s(step, beside, exposed)
+    return (1.0 - sharded) * reducing + gathering * (sharded * times)
+
+
+def unhidden_s(traffic: Array, compute: Array, exposed: Array) -> Array:
+    """max(0, traffic - compute) + exposed min(traffic, compute), with as few whole arrays as there can be."""
+    late = np.asarray((1.0 - exposed) * traffic - (1.0 - exposed) * compute)
+    return np.maximum(late, 0.0, out=late) + exposed * traffic
+
+
+def backward_share(setup: TrainSetup) -> Array:
+    """Of a micro-batch's products, those of its backward: repeated ones, gradients of inputs and weights."""
+    full = flag(np.greater_equal(setup.recompute, 2), setup.recompute)
+    half = flag(np.equal(setup.recompute, 1.5), setup.recompute)
+    back = 1.0 + full + 0.5 * half + 1.0 - flag(np.greater(setup.lora, 0), setup.lora)
+    return back / (back + 1.0 + setup.extra_forward)
+
+
+def last_rounds(setup: TrainSetup) -> Array:
+    """Micro-batches whose backwards the gradients' traffic hides behind: the last one; interleaved, what the
+    last chunk to be touched waits for, a round of p through all chunks but one (Narayanan et al. 2021)."""
+    rounds = np.minimum(setup.p, micro_batches(setup))
+    return 1.0 + rounds * (1.0 - 1.0 / np.asarray(setup.v))
+
+
+def piped(setup: TrainSetup) -> Array:
+    """1 in a pipeline. There FSDP keeps the weights gathered and the gradients whole through a step (torch
+    FSDP2's `reshard_after_forward`, off under pipeline parallelism), and DeepSpeed refuses ZeRO 2 and 3."""
+    return flag(np.greater(setup.p, 1), setup.t)
 
 
 def groups_of(setup: TrainSetup) -> tuple[Array, Array]:
@@ -450,6 +520,14 @@ def optimiser_s(held: tuple[Array, Array], setup: TrainSetup, hardware: Hardware
 # ------------------------------------------------------------------ memory
 
 
+def offloaded_bytes(sizes: Sizes, setup: TrainSetup) -> Array:
+    """What one device's optimiser holds in its host's memory."""
+    trained = 1.0 - (1.0 - LORA_SHARE) * flag(np.greater(setup.lora, 0), setup.t)
+    split = flag(np.greater_equal(setup.zero, 1), setup.t)
+    held = zip(held_params(sizes, setup), groups_of(setup), strict=True)
+    return setup.offload * STATE_BYTES * trained * sum(part / (1.0 + split * (n - 1.0)) for part, n in held)
+
+
 def train_memory_bytes(sizes: Sizes, setup: TrainSetup) -> Array:
     """Bytes the fullest device holds; see `train_memory_parts`."""
     return total(train_memory_parts(sizes, setup))
@@ -458,12 +536,15 @@ def train_memory_bytes(sizes: Sizes, setup: TrainSetup) -> Array:
 def train_memory_parts(sizes: Sizes, setup: TrainSetup) -> dict[str, Array]:
     """Bytes of weights 2, gradients 4 and AdamW 12 a parameter, of activations, logits and the runtime.
 
-    Split by t and p; the optimiser by d from ZeRO 1, gradients from ZeRO 2, weights at ZeRO 3.
+    Split by t and p; the optimiser by d from ZeRO 1, gradients from ZeRO 2, weights at ZeRO 3, the latter two
+    outside pipelines alone.
     """
     lora = flag(np.greater(setup.lora, 0), setup.t)
     trained = 1.0 - (1.0 - LORA_SHARE) * lora
     bits = 2.0 - lora * (2.0 - setup.weight_bits / 8.0)
+    inside = 1.0 - piped(setup)
     stages = [flag(np.greater_equal(setup.zero, stage), setup.t) for stage in (1, 2, 3)]
+    stages = [stages[0], stages[1] * inside, stages[2] * inside]
     weights: Array = 0.0
     gradients: Array = 0.0
     state: Array = 0.0
@@ -471,16 +552,28 @@ def train_memory_parts(sizes: Sizes, setup: TrainSetup) -> dict[str, Array]:
         over = [1.0 + stage * (count - 1.0) for stage in stages]
         weights = weights + bits * part / over[2]
         gradients = gradients + GRADIENT_BYTES * trained * part / over[1]
-        state = state + 12.0 * trained * part / over[0]
+        state = state + STATE_BYTES * trained * part / over[0]
     rows = tokens_of(setup)
     return {
         "weights": weights,
+        "gathered": stages[2] * gathered_bytes(sizes, setup, bits, trained),
         "gradients": gradients,
         "optimiser": (1.0 - setup.offload) * state,
         "activations": activation_bytes(sizes, setup),
         "logits": 6.0 * rows * sizes.vocab / setup.t,
         "runtime": RUNTIME_BYTES + 0.0 * rows,
     }
+
+
+def gathered_bytes(sizes: Sizes, setup: TrainSetup, bits: Array, trained: Array) -> Array:
+    """What ZeRO 3 holds whole at once, of its largest unit, a layer or the table of words: the weights, those
+    of the next one that are on their way, the gradient in 16 bits and in the buffer that it is reduced from.
+    """
+    dense, experts = layer_held(sizes)
+    grouped, within = (flag(np.greater(count, 1), setup.t) for count in groups_of(setup))
+    layer = grouped * dense + within * experts / setup.e
+    unit = np.maximum(layer, grouped * sizes.vocab * sizes.hidden) / setup.t
+    return unit * (GATHERED_UNITS * bits + trained * (2.0 + GRADIENT_BYTES))
 
 
 def activation_bytes(sizes: Sizes, setup: TrainSetup) -> Array:

@@ -15,7 +15,14 @@ from steelyard.errors import WrongUse
 from steelyard.hardware import Device
 
 from ..physics.sizes import USABLE_MEMORY, Array, Sizes, total
-from ..physics.training import RECOMPUTE, TrainSetup, train_memory_bytes, train_step_s
+from ..physics.training import (
+    GRADIENT_BYTES,
+    RECOMPUTE,
+    REDUCED_16,
+    TrainSetup,
+    train_memory_bytes,
+    train_step_s,
+)
 from .cells import Row, needed, number
 from .constants import FRAMEWORKS, stack
 
@@ -31,6 +38,7 @@ NEAR = 1.15  # a published run did run, and this count of bytes is no more exact
 MOST_VIRTUAL = 4.0
 TABLES = 2.0  # embedding and head may stand in a pipeline as a layer each
 MODEL_FLOPS_SINCE = "2023"  # Megatron-LM counts no repeated forward in its FLOP/s; before, and its forks, do
+INTERLEAVING = ("automodel",)  # by default, in stages of any length (NeMo AutoModel, distributed training)
 FORKS = ("megatron-deepspeed", "megatron deepspeed", "neox")
 PER_OPERATION = ("torchtitan", "fsdp2")  # their selective recompute saves every other product
 PORTABLE_ATTENTION = 0.4  # of the peak: FlashAttention-2 on Hopper (Shah et al. 2024, arXiv 2407.08608)
@@ -74,10 +82,13 @@ def setup_of(row: Row, sizes: dict[str, float], hardware: dict[str, float]) -> d
         "layout": float(date >= LAYOUT_SINCE and style == "megatron"),
         "eager": float("eager" in words),
         "pruned": float(style == "xla"),
+        "reduced_bytes": REDUCED_16 if "deepspeed" in words or style == "deepspeed" else GRADIENT_BYTES,
     }
     if given["zero"] is None:
         given["zero"] = 3.0 if style == "xla" or any(w in words for w in SHARDED) else 1.0
     given["sp"] = float("sequence parallel" in words or date >= FUSED_SINCE)
+    if stack(row.get("framework") or "") in INTERLEAVING:
+        given |= {"layout": 1.0, "v": given["v"] or MOST_VIRTUAL}
     return _filled(given, sizes, hardware, _repeated(style, date), style)
 
 
@@ -153,6 +164,7 @@ def _filled(
     grid = _grid(given, sizes, hardware, recomputes)
     columns = given | dict(zip(grid, (np.array(c) for c in grid.values()), strict=True))
     columns["v"] = given["v"] or _virtual(sizes["layers"], columns["p"], style)
+    columns["v"] = np.where(columns["p"] > 1, columns["v"], 1.0)
     columns["sp"] = (columns["t"] > 1) * given["sp"]
     columns = {name: np.broadcast_to(np.asarray(v, float), columns["t"].shape) for name, v in columns.items()}
     setup = TrainSetup(**columns)

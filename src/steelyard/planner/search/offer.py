@@ -7,11 +7,16 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from steelyard.hardware import Device
+from steelyard.units import Figure
 
 from ..job.cost import Price, owned_of, power_w, price_of, provider_of
 from ..job.request import Owned, Request
 from ..physics.sizes import LONE_DEVICES, USABLE_MEMORY, Hardware, hardware_of, in_host
 
+# High end of the bytes that a job takes, over the middle. An engine reserves its memory once, and leaves the
+# runtime the rest; a trainer's allocator moves blocks of many sizes in and out.
+SERVED_HIGH = 1 / USABLE_MEMORY
+TRAINED_HIGH = 1.18
 PRECISIONS_16 = ("bf16", "fp16")  # what a model trains in unless asked otherwise, the first that there is
 
 
@@ -83,10 +88,21 @@ def _refused(request: Request, device: Device, owned: bool) -> str | None:
     return None
 
 
-def room_bytes(request: Request, device: Device) -> float:
-    """Bytes that a job may take of one device."""
-    usable = device.memory_bytes * USABLE_MEMORY
-    return min(usable, request.memory_limit_bytes or usable)
+def room_bytes(request: Request, device: Device, high: float = SERVED_HIGH) -> float:
+    """Bytes that a job may be predicted to take of one device, so that `high` times as many still fit."""
+    return min(device.memory_bytes, request.memory_limit_bytes or device.memory_bytes) / high
+
+
+def memory_figure(need: float, high: float = SERVED_HIGH) -> Figure:
+    """Bytes with the interval of what allocators add."""
+    return Figure(need, need * 0.85, need * high, "bytes", "modelled")
+
+
+def surely(request: Request, wide: float) -> Request:
+    """The request with the limits that the middle of an interval must keep so that its high end, `wide` times
+    the middle, keeps the request's own."""
+    deadline_s, budget_usd = (limit and limit / wide for limit in (request.deadline_s, request.budget_usd))
+    return replace(request, deadline_s=deadline_s, budget_usd=budget_usd)
 
 
 def draws_w(device: Device, devices: int) -> float | None:

@@ -26,8 +26,8 @@ from ..physics.load import Load, under_load
 from ..physics.sizes import Array, Hardware, Sizes, total
 from ..published.constants import Constants, groups, values
 from .arrivals import MOST_BATCH, arrivals, closed
-from .offer import Offer, computes_in, room_bytes
-from .train_search import SearchResult, memory_figure, needs_more, no_plan, power_of, priced
+from .offer import Offer, computes_in, memory_figure, room_bytes, surely
+from .train_search import SearchResult, no_plan, power_of, priced, without_room
 
 BITS = {"f32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "fp4": 4, "int4": 4}
 # What services run where the device computes in it (vLLM's and SGLang's own FP8 and NVFP4 forms); int4 only
@@ -77,18 +77,20 @@ def _among(
     evaluated = evaluate(request, offer, hardware, constants, columns)
     fits = evaluated["memory"] <= room
     if not fits.any():
-        need = float(evaluated["memory"].min())
-        plan = no_plan(offer, needs_more(need, room), {"memory": need / room}, need)
+        at = int(evaluated["memory"].argmin())
+        smallest = _plan_of(request, offer, constants, columns, evaluated, at)
+        plan = without_room(offer, smallest, float(evaluated["memory"][at]), room)
         return SearchResult(plan, considered, divide)
+    sure = surely(request, _time_of(request, offer, constants, 1.0)[0].high)
     fit = int(fits.sum())
     if request.limits:
-        _, evaluated = _taken(request, offer, evaluated, fits)
-    while fine and (finer := _between(request, offer, columns, evaluated, fits)):
+        _, evaluated = _taken(sure, offer, evaluated, fits)
+    while fine and (finer := _between(sure, offer, columns, evaluated, fits)):
         columns, more = finer, finer["t"].size
         evaluated = _scaled(evaluate(request, offer, hardware, constants, columns), evaluated["ratios"])
         fits = evaluated["memory"] <= room
         considered, divide, fit = considered + more, divide + more, fit + int(fits.sum())
-    at, evaluated = _taken(request, offer, evaluated, fits)
+    at, evaluated = _taken(sure, offer, evaluated, fits)
     plan = _plan_of(request, offer, constants, columns, evaluated, at)
     return SearchResult(plan, considered, divide, fit)
 

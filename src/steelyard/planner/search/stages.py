@@ -21,7 +21,7 @@ from ..physics.inference import ServeSetup, serve_s
 from ..physics.sizes import RUNTIME_BYTES, Sizes, total
 from ..published.constants import Constants, groups, values
 from .fleet import Option, Placement, Pool, Stage, anchored
-from .offer import Offer, draws_w, room_bytes
+from .offer import Offer, draws_w, room_bytes, surely
 from .serve_search import BITS, search_serving
 
 # Bytes a core and second. Cleaning: half of the 8 MB/s of `bench/clean.py` on two cores. Tokenising: the
@@ -49,7 +49,8 @@ def with_steps(
     """
     stages, pools, at = stages_of(request, offers, plans, constants)
     able = all(s.options for s in stages)
-    placed = anchored(stages, at, pools, request.deadline_s, request.budget_usd) if able else {}
+    sure = surely(request, max((p.time_s.high / p.time_s.value for p in plans if p.time_s), default=1.0))
+    placed = anchored(stages, at, pools, sure.deadline_s, sure.budget_usd) if able else {}
     return [_whole(request, offers, i, plans[i], placed.get(i), constants) for i in range(len(plans))]
 
 

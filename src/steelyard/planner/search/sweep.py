@@ -19,10 +19,23 @@ from typing import Any
 import numpy as np
 
 from ..physics.sizes import Array, Hardware, Sizes, total
-from ..physics.training import TrainSetup, head_s, layer_s, step_of, train_memory_parts, train_step_s
+from ..physics.training import (
+    TrainSetup,
+    head_s,
+    layer_s,
+    offloaded_bytes,
+    step_of,
+    train_memory_parts,
+    train_step_s,
+)
+from .train_stacks import TrainStack, runnable, uneven
 
 BLOCK = 65_536
+# A device's share of its host's memory, for an optimiser that is kept there: of AWS hosts of eight, 96 GB
+# beside an A10G, 144 beside an A100, 256 beside an H100.
+HOST_BYTES = 96e9
 KEPT = 16
+TABLES = 2  # embedding and head may stand in a pipeline as a layer each
 # One array of this size, freed untouched: glibc then keeps blocks that are freed instead of handing their
 # pages back after each operation (its dynamic mmap threshold goes up to 32 MiB): a third of the time.
 KEEP_BYTES = 28 * 2**20
@@ -59,6 +72,7 @@ class Job:
     fixed: Mapping[str, float]  # of TrainSetup: seq_len, lora, weight_bits, extra_forward, low_precision
     room: float  # bytes a device may hold
     max_devices: int
+    stacks: tuple[TrainStack, ...]  # that run this job on this device
     wall_s: Callable[[Array, Array, Array], Array]
     deadline_s: float = float("inf")
     frozen_params: float = 0.0  # of a reference or teacher model, held in 16 bits beside the trained one
@@ -71,7 +85,8 @@ class Swept:
     considered: int = 0
     divide: int = 0
     fit: int = 0
-    least_bytes: float = float("inf")  # of those that divide
+    least_bytes: float = float("inf")  # of those that are possible
+    least: dict[str, np.ndarray] = field(default_factory=dict)  # settings of that one
     best: dict[str, np.ndarray] = field(default_factory=dict)  # settings of the KEPT cheapest in time
     score: np.ndarray = field(
         default_factory=lambda: np.full(0, np.inf, np.float32)
@@ -128,8 +143,28 @@ class _Block:
     stages: np.ndarray  # [2, stages]
     tails: np.ndarray  # [4, schemes * places]; schemes outside
     places: int  # pairs of d and global batch
+    able: np.ndarray  # [rows or 1, stages, tails]: what some stack runs
     layer: np.ndarray  # [rows] seconds
+    free: np.ndarray  # of its compute, what may hide data-parallel traffic
     head: np.ndarray
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """The settings, each along its own axis of [rows, stages, tails]."""
+        return _columns(self.split, self.rows, self.stages, self.tails)
+
+    def at(self, place: np.ndarray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+        """The settings of candidates by their flat places."""
+        row, stage, tail = np.unravel_index(place, shape)
+        split = (np.full(len(place), s) for s in self.split)
+        values = (*split, *self.rows[:, row], *self.stages[:, stage], *self.tails[:, tail])
+        return dict(zip(SETTINGS, values, strict=True))
+
+
+def _columns(*axes: np.ndarray) -> dict[str, np.ndarray]:
+    """Settings of a split, rows, stages and tails, each along its own axis."""
+    shapes = ((1, 1, 1), (-1, 1, 1), (1, -1, 1), (1, 1, -1))
+    named = (v.reshape(shape) for values, shape in zip(axes, shapes, strict=True) for v in values)
+    return dict(zip(SETTINGS, named, strict=True))
 
 
 def _blocks(axes: Axes, job: Job) -> Iterator[_Block]:
@@ -142,26 +177,42 @@ def _blocks(axes: Axes, job: Job) -> Iterator[_Block]:
         devices=1.0, t=grid[0], c=grid[1], e=grid[2],
         micro_batch=wide[0], recompute=wide[1], sp=wide[2], **job.fixed,
     )  # fmt: skip
-    layers = _by_split(total(layer_s(job.sizes, setup, job.hardware, job.constant)), grid)
+    parts, free_s = layer_s(job.sizes, setup, job.hardware, job.constant)
+    layers, free = _by_split(total(parts), grid), _by_split(free_s, grid)
     heads = _by_split(head_s(job.sizes, setup, job.hardware, job.constant), grid)
     stages = np.array(list(product(axes.p, axes.v)), np.float32).T
     schemes = list(product(axes.zero, axes.offload))
-    for (t, c, e), layer, head in zip(splits, layers, heads, strict=True):
+    for (t, c, e), layer, unhidden, head in zip(splits, layers, free, heads, strict=True):
         room = job.max_devices // (t * c)
         fitting = stages[:, stages[0] <= room]
         places = [(d, b) for d, b in product(axes.d, axes.global_batch) if d <= min(room, b) and d * c >= e]
         if not places or not fitting.size:
             continue
         columns = np.arange(rows.shape[1]) if t > 1 else np.flatnonzero(rows[2] == min(axes.sp))
+        split, runs = np.array([t, c, e], np.float32), _runs(job, (t, c, e), rows, fitting, schemes)
         for some in _parted(schemes, len(columns) * fitting.shape[1] * len(places)):
             tails = np.array([(*s, *at) for s in some for at in places], np.float32).T
+            able = np.repeat(runs[:, :, [schemes.index(s) for s in some]], len(places), axis=2)
             most = max(1, BLOCK // (fitting.shape[1] * tails.shape[1]))
             for start in range(0, len(columns), most):
                 at = columns[start : start + most]
                 yield _Block(
-                    np.array([t, c, e], np.float32), rows[:, at].astype(np.float32), fitting, tails,
-                    len(places), layer[at], head[at],
+                    split, rows[:, at].astype(np.float32), fitting, tails, len(places),
+                    able if len(able) == 1 else able[at], layer[at], unhidden[at], head[at],
                 )  # fmt: skip
+
+
+def _runs(
+    job: Job,
+    split: tuple[int, int, int],
+    rows: np.ndarray,
+    stages: np.ndarray,
+    schemes: list[tuple[int, int]],
+) -> np.ndarray:
+    """[rows or 1, stages, schemes]: what some stack runs."""
+    tails = np.array([(*scheme, 1, 1) for scheme in schemes], np.float32).T
+    able = runnable(job.stacks, _columns(np.array(split, np.float32), rows, stages, tails))
+    return np.broadcast_to(able, (len(able), stages.shape[1], len(schemes)))
 
 
 def _parted(schemes: list[tuple[int, int]], each: int) -> list[list[tuple[int, int]]]:
@@ -193,16 +244,11 @@ def _narrow(thing: Any) -> dict[str, Any]:
 def _evaluated(block: _Block, job: Job, small: tuple[Any, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Seconds of a step and bytes of a device, [rows, stages, tails]."""
     sizes, hardware, constant, fixed = small
-    t, c, e = (block.split[i].reshape(1, 1, 1) for i in range(3))
-    micro_batch, recompute, sp = (r.reshape(-1, 1, 1) for r in block.rows)
-    p, v = (s.reshape(1, -1, 1) for s in block.stages)
-    zero, offload, d, batch = (x.reshape(1, 1, -1) for x in block.tails)
-    setup = TrainSetup(
-        devices=t * c * p * d, t=t, c=c, e=e, p=p, v=v, d=d, micro_batch=micro_batch,
-        global_batch=batch, recompute=recompute, sp=sp, zero=zero, offload=offload, **fixed,
-    )  # fmt: skip
-    layer, head = (x.reshape(-1, 1, 1) for x in (block.layer, block.head))
-    step = _sum(step_of(layer, head, sizes, setup, hardware, constant))
+    columns = block.columns()
+    devices = columns["t"] * columns["c"] * columns["p"] * columns["d"]
+    setup = TrainSetup(devices=devices, **columns, **fixed)
+    layer, free, head = (x.reshape(-1, 1, 1) for x in (block.layer, block.free, block.head))
+    step = _sum(step_of(layer, free, head, sizes, setup, hardware, constant))
     return step, _sum(memory_parts(job, sizes, setup))
 
 
@@ -223,20 +269,19 @@ def _take(swept: Swept, block: _Block, values: tuple[np.ndarray, np.ndarray], jo
     step_s, memory = values
     shape = (block.rows.shape[1], block.stages.shape[1], block.tails.shape[1])
     memory = np.broadcast_to(memory, shape)
-    even, devices = _divides(block, job)
-    even = np.broadcast_to(even, shape)
-    fits = even & (memory <= np.float32(job.room))
+    columns = block.columns()
+    devices = columns["t"] * columns["c"] * columns["p"] * columns["d"]
+    able = np.broadcast_to(block.able & divides(job, columns), shape)
+    fits = able & (memory <= np.float32(job.room))
     fit = int(np.count_nonzero(fits))
     swept.considered += fits.size
-    swept.divide += int(np.count_nonzero(even))
+    swept.divide += int(np.count_nonzero(able))
     swept.fit += fit
     if not swept.fit:
-        least = float(np.min(memory, initial=np.inf, where=even))
-        swept.least_bytes = min(swept.least_bytes, least)
+        _least(swept, block, np.where(able, memory, np.float32(np.inf)))
     if not fit:
         return
-    batch = block.tails[3].reshape(1, 1, -1)
-    wall = np.where(fits, job.wall_s(step_s, devices, batch), np.float32(np.inf))
+    wall = np.where(fits, job.wall_s(step_s, devices, columns["global_batch"]), np.float32(np.inf))
     _fastest_cells(swept, block, wall, devices)
     spent = wall * devices
     if np.isfinite(job.deadline_s):
@@ -244,26 +289,49 @@ def _take(swept: Swept, block: _Block, values: tuple[np.ndarray, np.ndarray], jo
     _best(swept, block, spent)
 
 
-def _divides(block: _Block, job: Job) -> tuple[np.ndarray, np.ndarray]:
-    """Which candidates split evenly, and their numbers of devices.
+def possible(job: Job, columns: Mapping[str, Array]) -> Array:
+    """Which candidates split evenly in a way that a public stack runs."""
+    return divides(job, columns) & runnable(job.stacks, columns)
 
-    Layers fill the stages' chunks, the batch fills micro-batches; interleaving takes whole rounds of p
-    micro-batches (Narayanan et al. 2021, section 2.2); gradients are not split by ZeRO 2 inside a pipeline
-    (DeepSpeed refuses it); experts spread over whole data-parallel groups.
+
+def divides(job: Job, columns: Mapping[str, Array]) -> Array:
+    """Which candidates split evenly, on devices that there are; settings as arrays that broadcast.
+
+    Layers fill the stages' chunks, the tables of words being a layer or two where a stack has uneven stages
+    (Megatron-LM's --account-for-embedding-in-pipeline-split and its like for the loss), and without
+    interleaving some stages may lack one; the batch fills micro-batches; interleaving takes whole rounds of p
+    micro-batches (Narayanan et al. 2021, section 2.2); experts spread over whole data-parallel groups; an
+    optimiser kept in the host's memory has room there.
     """
-    t, c, e = block.split
-    p, v = (s.reshape(1, -1, 1) for s in block.stages)
-    zero, _, d, batch = (x.reshape(1, 1, -1) for x in block.tails)
-    micro_batch = block.rows[0].reshape(-1, 1, 1)
-    devices = (t * c) * p * d
-    stages = (np.mod(np.float32(job.sizes.layers), p * v) == 0) & ((v == 1) | (p > 1))
-    pairs = stages & (devices <= job.max_devices) & ((zero != 2) | (p == 1)) & (np.mod(d * c, e) == 0)
-    rounds = batch / (d * micro_batch)
+    p, v, d = columns["p"], columns["v"], columns["d"]
+    devices = columns["t"] * columns["c"] * p * d
+    counted = np.arange(TABLES + 1 if uneven(job.stacks) else 1) + np.float32(job.sizes.layers)
+    alike = np.any([np.mod(layers, p * v) == 0 for layers in counted], axis=0)
+    if uneven(job.stacks):
+        alike = alike | ((v == 1) & (p <= job.sizes.layers))
+    pairs = alike & ((v == 1) | (p > 1))
+    pairs = pairs & (devices <= job.max_devices) & (np.mod(d * columns["c"], columns["e"]) == 0)
+    if np.any(columns["offload"]):
+        pairs = pairs & (offloaded_bytes(job.sizes, _held_by(job, columns)) <= HOST_BYTES)
+    rounds = columns["global_batch"] / (d * columns["micro_batch"])
     whole = rounds == np.floor(rounds)
     if not (v > 1).any():
-        return whole & pairs, devices
+        return whole & pairs
     turns = rounds * (1 / p)
-    return whole & pairs & ((v == 1) | (turns == np.floor(turns))), devices
+    return whole & pairs & ((v == 1) | (turns == np.floor(turns)))
+
+
+def _held_by(job: Job, columns: Mapping[str, Array]) -> TrainSetup:
+    """Settings that what a device holds depends on."""
+    return TrainSetup(devices=1.0, lora=job.fixed["lora"], **columns)
+
+
+def _least(swept: Swept, block: _Block, memory: np.ndarray) -> None:
+    """The candidate with the least memory, where none fits yet."""
+    at = int(memory.argmin())
+    least = float(memory.reshape(-1)[at])
+    if least < swept.least_bytes:
+        swept.least_bytes, swept.least = least, block.at(np.array([at]), memory.shape)
 
 
 def _fastest_cells(swept: Swept, block: _Block, wall: np.ndarray, devices: np.ndarray) -> None:
@@ -292,14 +360,7 @@ def _best(swept: Swept, block: _Block, spent: np.ndarray) -> None:
         return
     at = np.argpartition(flat, KEPT)[:KEPT] if flat.size > KEPT else np.arange(flat.size)
     at = at[np.isfinite(flat[at])]
-    row, stage, tail = np.unravel_index(at, spent.shape)
-    mine = np.stack(
-        [
-            *(np.full(len(at), s) for s in block.split), *block.rows[:, row], *block.stages[:, stage],
-            *block.tails[:, tail],
-        ]
-    )  # fmt: skip
-    columns = dict(zip(SETTINGS, mine, strict=True))
+    columns = block.at(at, spent.shape)
     score = np.concatenate([swept.score, flat[at]])
     order = np.argsort(score, kind="stable")[:KEPT]
     swept.score = score[order]

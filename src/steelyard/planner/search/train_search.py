@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, exp, log2
 from typing import Any
 
 import numpy as np
 
+from steelyard.hardware import Device
 from steelyard.units import Figure, around, show_bytes
 
 from ..job.cost import (
@@ -20,12 +21,22 @@ from ..job.cost import (
     lost_parts,
 )
 from ..job.footprint import lora_params
-from ..job.plans import Plan, within_limits
+from ..job.plans import Plan, distance, within_limits
 from ..job.request import Request
 from ..physics.sizes import Array, Hardware, Sizes
 from ..published.constants import Constants, groups, values
-from .offer import PRECISIONS_16, Offer, computes_in, draws_w, room_bytes
-from .sweep import SETTINGS, Axes, Job, Swept, exact, sweep
+from .offer import (
+    PRECISIONS_16,
+    TRAINED_HIGH,
+    Offer,
+    computes_in,
+    draws_w,
+    memory_figure,
+    room_bytes,
+    surely,
+)
+from .sweep import SETTINGS, Axes, Job, Swept, exact, possible, sweep
+from .train_stacks import SPLITS, TrainStack, raised, stacks_of
 
 PATIENCE_S = 90 * 86400.0  # without a deadline: a plan that takes longer is none
 RECOMPUTE = {0: "none", 1: "selective", 2: "full"}
@@ -53,8 +64,11 @@ def search_training(request: Request, offer: Offer, constants: Constants, fine: 
         return SearchResult(
             no_plan(offer, "is made for inference: its maker has no software that trains on it")
         )
+    stacks = stacks_of(offer.device.family, request.job, request.finetuning_type)
+    if not stacks:
+        return SearchResult(no_plan(offer, "no public stack does this job on it"))
     results = [
-        _at_precision(request, offer, precision, constants, fine)
+        _at_precision(request, offer, precision, stacks, constants, fine)
         for precision in precisions_of(request, offer)
     ]
     if not results:
@@ -70,9 +84,9 @@ def _no_units(request: Request) -> str:
     return "no peak of its matrix units was ever published"
 
 
-def _order(p: Plan) -> tuple[bool, float, float]:
+def _order(p: Plan) -> tuple[bool, tuple[int, float], float]:
     spent = p.cost_usd or p.energy_kwh or p.time_s
-    return not p.fits, max(p.shortfalls.values(), default=0.0), spent.value if spent else float("inf")
+    return not p.fits, distance(p), spent.value if spent else float("inf")
 
 
 def precisions_of(request: Request, offer: Offer) -> list[str]:
@@ -100,25 +114,40 @@ def lower_bound_device_s(request: Request, offer: Offer, constants: Constants) -
 
 
 def _at_precision(
-    request: Request, offer: Offer, precision: str, constants: Constants, fine: bool
+    request: Request,
+    offer: Offer,
+    precision: str,
+    stacks: tuple[TrainStack, ...],
+    constants: Constants,
+    fine: bool,
 ) -> SearchResult:
     hardware = offer.hardware(precision)
     assert hardware is not None
-    job = job_of(request, offer, hardware, precision, constants)
+    job = job_of(request, offer, hardware, precision, constants, stacks)
     swept = sweep(job, axes_of(request, offer, hardware, fine))
     if not fine and not swept.best:
-        return _at_precision(request, offer, precision, constants, True)
+        return _at_precision(request, offer, precision, stacks, constants, True)
     counts = (swept.considered, swept.divide, swept.fit)
     if not swept.fit:
-        return SearchResult(_too_large(offer, swept, job.room), *counts)
-    plan = _plan_of(request, offer, job, swept, precision, constants, fine)
-    return SearchResult(plan, *counts)
+        return SearchResult(_too_large(request, offer, job, swept, precision, constants), *counts)
+    sure = surely(request, wide_of(constants, offer))
+    candidates, others = _finalists(sure, offer, job, swept, fine)
+    plan = _plan_of(request, offer, job, candidates, precision, constants)
+    grid = {"grid": "fine" if fine else "coarse"}
+    return SearchResult(replace(plan, settings={**plan.settings, **grid}, tradeoffs=others), *counts)
 
 
 # ------------------------------------------------------------------ what is searched
 
 
-def job_of(request: Request, offer: Offer, hardware: Hardware, precision: str, constants: Constants) -> Job:
+def job_of(
+    request: Request,
+    offer: Offer,
+    hardware: Hardware,
+    precision: str,
+    constants: Constants,
+    stacks: tuple[TrainStack, ...],
+) -> Job:
     """What all candidates share on this device."""
     lora = request.finetuning_type != "full"
     params, per_host, tokens = _written_params(request), offer.per_host, request.tokens / request.seq_len
@@ -138,10 +167,11 @@ def job_of(request: Request, offer: Offer, hardware: Hardware, precision: str, c
             "extra_forward": _extra_forward(request),
             "low_precision": float(precision in LOW),
         },
-        room=room_bytes(request, offer.device),
+        room=room_bytes(request, offer.device, TRAINED_HIGH),
         max_devices=_most_devices(request, offer),
+        stacks=stacks,
         wall_s=wall_s,
-        deadline_s=request.deadline_s or PATIENCE_S,
+        deadline_s=surely(request, wide_of(constants, offer)).deadline_s or PATIENCE_S,
         frozen_params=_frozen_params(request),
     )
 
@@ -200,20 +230,37 @@ def axes_of(request: Request, offer: Offer, hardware: Hardware, fine: bool) -> A
     t = tuple(i for i in _powers(min(hardware.node, 16, most)) if shape.heads % i == 0)
     c = tuple(i for i in _powers(min(16, most)) if i == 1 or request.seq_len / i >= 2048)
     e = tuple(i for i in _powers(min(64, most)) if shape.experts and shape.experts % i == 0) or (1,)
-    p = tuple(i for i in range(1, min(64, most) + 1) if shape.layers % i == 0)
+    p = tuple(
+        i for i in range(1, min(64, most, shape.layers) + 1) if shape.layers % i == 0 or i & (i - 1) == 0
+    )
     micro = tuple(i for i in _powers(16) if any(b % i == 0 for b in batches))
     d = sorted({i * k for i in _powers(most) for k in (1, 3) if any(b % (i * k) == 0 for b in batches)})
-    full = request.finetuning_type == "full"
-    if fine:
-        return Axes(
-            t=t, c=c, e=e, micro_batch=micro, recompute=(0, 1, 2), sp=(0, 1), p=p, v=(1, 2, 4, 8),
-            zero=(0, 1, 2, 3), offload=(0, 1) if full else (0,), d=tuple(d), global_batch=batches,
-        )  # fmt: skip
-    return Axes(
-        t=t, c=c[:2], e=e[::3], micro_batch=micro[:4], recompute=(0, 2), sp=(1,),
-        p=tuple(i for i in p if i & (i - 1) == 0 and i <= 16), v=(1,), zero=(1, 3), d=tuple(d),
-        global_batch=batches[-2:],
+    stacks = stacks_of(offer.device.family, request.job, request.finetuning_type)
+    kept_apart = request.finetuning_type == "full" and not shares_memory(offer.device)
+    every = Axes(
+        t=t, c=c, e=e, micro_batch=micro, recompute=(0, 1, 2), sp=(0, 1), p=p, v=(1, 2, 4, 8),
+        zero=(0, 1, 2, 3), offload=(0, 1) if kept_apart else (0,), d=tuple(d), global_batch=batches,
     )  # fmt: skip
+    if not fine:
+        every = Axes(
+            t=t, c=c[:2], e=e[::3], micro_batch=micro[:4], recompute=(0, 2), sp=(1,),
+            p=tuple(i for i in p if i & (i - 1) == 0 and i <= 16), v=(1,), zero=(0, 1, 3), d=tuple(d),
+            global_batch=batches[-2:],
+        )  # fmt: skip
+    return _with_flags(every, stacks)
+
+
+def _with_flags(axes: Axes, stacks: Sequence[TrainStack]) -> Axes:
+    """The axes without values that no stack has a flag for."""
+    lone = {name: getattr(axes, name)[:1] for name in SPLITS if not raised(stacks, name)}
+    zero = tuple(stage for stage in axes.zero if any(stage in s.zero for s in stacks))
+    recompute = tuple(r for r in axes.recompute if any(r in s.recompute for s in stacks))
+    return replace(axes, zero=zero, recompute=recompute, **lone)
+
+
+def shares_memory(device: Device) -> bool:
+    """Whether the host's memory is the device's own, so that nothing is saved by moving data there."""
+    return device.kind == "cpu" or device.family == "apple"
 
 
 def _powers(most: float) -> list[int]:
@@ -224,11 +271,15 @@ def _powers(most: float) -> list[int]:
 
 
 def _plan_of(
-    request: Request, offer: Offer, job: Job, swept: Swept, precision: str, constants: Constants, fine: bool
+    request: Request,
+    offer: Offer,
+    job: Job,
+    candidates: Mapping[str, np.ndarray],
+    precision: str,
+    constants: Constants,
 ) -> Plan:
-    candidates, others = _finalists(request, offer, job, swept, fine)
     evaluated = exact(job, candidates)
-    at = _choose(request, offer, job, evaluated)
+    at = _choose(surely(request, wide_of(constants, offer)), offer, job, evaluated)
 
     def of(parts: Mapping[str, Any], times: float = 1.0) -> dict[str, float]:
         return {k: float(np.broadcast_to(v, evaluated["step_s"].shape)[at]) * times for k, v in parts.items()}
@@ -244,29 +295,36 @@ def _plan_of(
         device=offer.device.id,
         devices=devices,
         settings=_settings(request, chosen, precision, steps)
-        | {
-            "checkpoint_every_s": round(checkpoint_every_s(devices, written, offer.per_host, spot)),
-            "grid": "fine" if fine else "coarse",
-        },
+        | _stack_of(job, chosen)
+        | {"checkpoint_every_s": round(checkpoint_every_s(devices, written, offer.per_host, spot))},
         time_s=time_s,
         cost_usd=None,
         energy_kwh=energy_kwh(offer.device, devices, time_s, parts),
-        memory_bytes_per_device=memory_figure(sum(memory.values())),
+        memory_bytes_per_device=memory_figure(sum(memory.values()), TRAINED_HIGH),
         fits=True,
         why_not=None,
         parts=parts,
         bytes=memory,
         provider=offer.provider or None,
-        tradeoffs=others,
     )
     plan, power = priced(plan, offer, written * 14.0 * KEPT_CHECKPOINTS), power_of(request, offer, devices)
     return within_limits(plan, request.budget_usd, request.deadline_s, power)
 
 
+def _stack_of(job: Job, chosen: Mapping[str, int]) -> dict[str, Any]:
+    """The first public stack that runs these settings, and its flags for them."""
+    stack = next(s for s in job.stacks if np.all(s.runs(chosen)))
+    return {"stack": stack.name, "stack_flags": stack.flags_of(chosen)}
+
+
 def _time_of(offer: Offer, constants: Constants, wall_s: float) -> Figure:
-    kin = groups(offer.device)
-    wide = exp(constants.spread("train", kin))
-    return around(wall_s, wide - 1, "s", constants.provenance_of("train", kin))
+    provenance = constants.provenance_of("train", groups(offer.device))
+    return around(wall_s, wide_of(constants, offer) - 1, "s", provenance)
+
+
+def wide_of(constants: Constants, offer: Offer) -> float:
+    """High end of a time's 80 % interval over its middle."""
+    return exp(constants.spread("train", groups(offer.device)))
 
 
 def power_of(request: Request, offer: Offer, devices: int) -> tuple[float, float] | None:
@@ -280,26 +338,21 @@ def _finalists(
 ) -> tuple[dict[str, np.ndarray], tuple[Mapping[str, float], ...]]:
     """Settings of the candidates worth a second look, and the trade-off of time against number of devices.
 
-    The best KEPT where some are in time, else the cell that breaks the limits least, with all its rows.
+    The best KEPT where some meet the limits, else the cell that breaks the fewest and those least, with all
+    its rows.
     """
     devices = np.concatenate([c[0] for c in swept.cells]).astype(float)
     wall = np.concatenate([c[1] for c in swept.cells]).astype(float)
     others = _tradeoffs(offer, devices, wall) if fine else ()
-    if swept.best:
+    broken, worst = _shortfall(request, offer, wall, devices, job)
+    if swept.best and not broken.min():
         return swept.best, others
     where = {k: np.concatenate([c[2][k] for c in swept.cells]) for k in swept.cells[0][2]}
-    at = int(np.argmin(_shortfall(request, offer, wall, devices, job)))
-    fitting = {k: v[at : at + 1] for k, v in where.items()}
-    candidates = expanded(fitting, axes_of(request, offer, job.hardware, fine))
+    at = np.lexsort((worst, broken))[:1]
+    candidates = expanded({k: v[at] for k, v in where.items()}, axes_of(request, offer, job.hardware, fine))
     evaluated = exact(job, candidates)
-    keep = (evaluated["memory"] <= job.room) & _even(candidates)
+    keep = (evaluated["memory"] <= job.room) & possible(job, candidates)
     return {k: v[keep] for k, v in candidates.items()}, others
-
-
-def _even(columns: Mapping[str, np.ndarray]) -> np.ndarray:
-    rounds = columns["global_batch"] / (columns["d"] * columns["micro_batch"])
-    whole = (rounds % 1 == 0) & ((columns["zero"] != 2) | (columns["p"] == 1))
-    return whole & ((columns["v"] == 1) | (rounds % columns["p"] == 0))
 
 
 def expanded(cells: Mapping[str, np.ndarray], axes: Axes) -> dict[str, np.ndarray]:
@@ -312,22 +365,23 @@ def expanded(cells: Mapping[str, np.ndarray], axes: Axes) -> dict[str, np.ndarra
     return {k: columns[k] for k in SETTINGS}
 
 
-def _shortfall(request: Request, offer: Offer, wall: np.ndarray, devices: np.ndarray, job: Job) -> np.ndarray:
-    """By which factor the worst limit is missed."""
-    worst = wall / job.deadline_s
+def _shortfall(
+    request: Request, offer: Offer, wall: np.ndarray, devices: np.ndarray, job: Job
+) -> tuple[np.ndarray, np.ndarray]:
+    """How many limits are missed, and the worst of them by which factor; limits as `surely` has them."""
+    factors = [wall / job.deadline_s]
     if request.budget_usd is not None and offer.usd_per_h:
-        worst = np.maximum(worst, wall * devices * offer.usd_per_h / 3600 / max(request.budget_usd, 1e-9))
-    return worst
+        factors.append(wall * devices * offer.usd_per_h / 3600 / max(request.budget_usd, 1e-9))
+    return np.sum([f > 1 for f in factors], axis=0), np.max(factors, axis=0)
 
 
 def _choose(request: Request, offer: Offer, job: Job, evaluated: Mapping[str, Any]) -> int:
     """The cheapest that is in time and in its bytes; where there is none, the nearest to the limits."""
     wall, devices = evaluated["wall_s"], evaluated["devices"]
-    worst = _shortfall(request, offer, wall, devices, job)
-    spent = wall * devices
-    if np.all(worst > 1):
-        return int(np.argmin(worst))
-    return int(np.lexsort((wall, np.where(worst <= 1, spent, np.inf)))[0])
+    broken, worst = _shortfall(request, offer, wall, devices, job)
+    if broken.min():
+        return int(np.lexsort((worst, broken))[0])
+    return int(np.lexsort((wall, np.where(broken, np.inf, wall * devices)))[0])
 
 
 def _tradeoffs(offer: Offer, devices: np.ndarray, wall: np.ndarray) -> tuple[Mapping[str, float], ...]:
@@ -380,11 +434,6 @@ def priced(p: Plan, offer: Offer, stored_bytes: float = 0.0) -> Plan:
     return replace(p, cost_usd=cost_usd, costs=costs, price=offer.price.as_json(), compared=offer.compared)
 
 
-def memory_figure(need: float) -> Figure:
-    """Bytes with the interval of what allocators add."""
-    return Figure(need, need * 0.85, need * 1.18, "bytes", "modelled")
-
-
 def no_plan(offer: Offer, why: str, shortfalls: Mapping[str, float] | None = None, need: float = 0.0) -> Plan:
     """An entry for a device that cannot do it."""
     return Plan(
@@ -394,7 +443,7 @@ def no_plan(offer: Offer, why: str, shortfalls: Mapping[str, float] | None = Non
         time_s=None,
         cost_usd=None,
         energy_kwh=None,
-        memory_bytes_per_device=memory_figure(need) if need else None,
+        memory_bytes_per_device=memory_figure(need, TRAINED_HIGH) if need else None,
         fits=False,
         why_not=why,
         shortfalls=shortfalls or {},
@@ -402,15 +451,27 @@ def no_plan(offer: Offer, why: str, shortfalls: Mapping[str, float] | None = Non
     )
 
 
-def _too_large(offer: Offer, swept: Swept, room: float) -> Plan:
+def _too_large(
+    request: Request, offer: Offer, job: Job, swept: Swept, precision: str, constants: Constants
+) -> Plan:
+    """An entry for a device without room: how much it lacks, and which limits its smallest way breaks too."""
     need = swept.least_bytes
     if need == float("inf"):
-        return no_plan(offer, "no split of layers, heads and batch divides on it")
-    return no_plan(offer, needs_more(need, room, " even when split"), {"memory": need / room}, need)
+        return no_plan(offer, "no split of layers, heads and batch divides on it in a way that a stack runs")
+    smallest = _plan_of(request, offer, job, swept.least, precision, constants)
+    return without_room(offer, smallest, need, job.room, " even when split")
+
+
+def without_room(offer: Offer, smallest: Plan, need: float, room: float, how: str = "") -> Plan:
+    """An entry for a device that lacks memory for its smallest way, and the other limits that this breaks."""
+    why = needs_more(need, room, how)
+    if not smallest.fits and not smallest.shortfalls:  # a limit that cannot be checked
+        return no_plan(offer, why, need=need)
+    return no_plan(offer, why, {"memory": need / room, **smallest.shortfalls}, need)
 
 
 def needs_more(need: float, room: float, how: str = "") -> str:
-    """ "needs 14 % more memory even when split (92 GB a device)"."""
+    """ "needs 14 % more memory even when split (92 GB a device)"; never 0 %."""
     more = need / room - 1
-    words = f"{more * 100:.0f} % more memory" if more < 1 else f"{need / room:.1f} times its memory"
+    words = f"{max(1, ceil(more * 100))} % more memory" if more < 1 else f"{need / room:.1f} times its memory"
     return f"needs {words}{how} ({show_bytes(need)} a device)"
