@@ -7,6 +7,7 @@ from .calibration import Calibration, measure, recall
 from .catalogue import (
     Device,
     Devices,
+    behaviour,
     catalogue,
     lookup,
     model_names,
@@ -32,6 +33,7 @@ __all__ = [
     "Machine",
     "Rehearsal",
     "affinity",
+    "behaviour",
     "catalogue",
     "cores_had",
     "cpu_times",

@@ -226,17 +226,20 @@ def _value(cell: str) -> float | str:
 
 
 @cache
-def behaviour() -> Mapping[tuple[str, str], str]:
-    """What devices do beyond their data sheets: {("family:apple", "serve_stack"): "llama.cpp"}."""
-    rows = read_table(HERE / "behaviour.csv", ("of", "what", "value", "source"))
-    return {(row["of"], row["what"]): row["value"] for row in rows}
+def behaviour() -> Mapping[tuple[str, str], tuple[str, float]]:
+    """What devices do beyond their data sheets, and how sure that is (log sd; 0 where it is no estimate).
+
+    {("family:apple", "serve_stack"): ("llama.cpp", 0.0), ("device:gaudi2", "matmul_share"): ("0.969", 0.15)}
+    """
+    rows = read_table(HERE / "behaviour.csv", ("of", "what", "value", "sd", "source"))
+    return {(row["of"], row["what"]): (row["value"], float(row["sd"] or 0)) for row in rows}
 
 
 def _behaves(row: Mapping[str, str], family: str, what: str) -> str | None:
     """The device's own, else its family's, else its kind's."""
     table = behaviour()
     of = (f"device:{row['id']}", f"family:{family}", f"kind:{row['kind']}")
-    return next((table[key, what] for key in of if (key, what) in table), None)
+    return next((table[key, what][0] for key in of if (key, what) in table), None)
 
 
 def _host_w(row: Mapping[str, str], family: str) -> float | None:

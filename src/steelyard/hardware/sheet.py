@@ -42,7 +42,7 @@ BEHAVIOUR = {
 def sheet(device: Device) -> list[dict[str, Any]]:
     """Rows {"figure", "value", "unit", "source", "confidence"}; what is not published is left out."""
     row = next(r for r in read_table(HERE / "devices.csv", ("id",)) if r["id"] == device.id)
-    figures = [
+    figures: list[dict[str, Any]] = [
         {"figure": what, "value": _value(row[column]), "unit": unit} | _origin(row, column)
         for column, (what, unit) in FIGURES.items()
         if row.get(column)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import log
 
 import numpy as np
 
@@ -51,24 +50,6 @@ PRIORS: dict[str, tuple[float, float]] = {
     "train.gather": (1.5, 0.6),  # gathers of sharded weights against the ring's own time, where not hidden
     "train.bubble": (1.0, 0.2),  # pipeline bubble against (p - 1) / v micro-batches
     "train.yearly": (0.05, 0.5),  # logarithm by which software makes the same device faster in a year
-}
-# Of the catalogue's peak, large BF16 products as measured on one device: maximum achievable matmul FLOPS
-# (Bekman, Machine Learning Engineering, compute/accelerator, table of 2025).
-MATMUL_SHARE = {
-    "gaudi2": 0.969, "gaudi3": 0.677, "a100-80-sxm": 0.869, "a100-40-sxm": 0.869, "a100-80-pcie": 0.811,
-    "a100-40-pcie": 0.811, "gh200-96": 0.837, "h100-sxm": 0.803, "h200": 0.803, "b200": 0.776, "b300": 0.786,
-    "gb200": 0.729, "mi250": 0.767, "mi250x": 0.768, "mi300x": 0.511, "mi325x": 0.600, "mi355x": 0.622,
-    "max-1550": 0.52,  # 434 TFLOP/s (ALCF, Aurora's node performance; as remembered)
-}  # fmt: skip
-USUAL_SHARE = 0.8
-# What is known of a group before any row is seen: mean and sd of its deviation, in logarithms.
-KNOWN: dict[str, tuple[float, float]] = {
-    # One thread of control and a compiler that plans every load come closer to the peak than kernels that
-    # share caches and a power limit do (Austin et al. 2025, How to Scale Your Model, section 12).
-    "train.efficiency@family:google": (0.15, 0.1),
-    # Training lags behind what the products alone allow (SemiAnalysis, December 2024, on MI300X).
-    "train.efficiency@family:amd": (-0.15, 0.15),
-    **{f"train.efficiency@device:{d}": (log(s / USUAL_SHARE), 0.15) for d, s in MATMUL_SHARE.items()},
 }
 GROUPED: dict[str, tuple[str, ...]] = {
     "train.efficiency": ("kind", "family", "framework", "stack", "device", "source"),

@@ -12,7 +12,7 @@ from functools import cached_property
 from math import exp, log
 from typing import Any
 
-from steelyard.hardware import Device
+from steelyard.hardware import Device, behaviour
 
 from ..physics import inference, training
 
@@ -21,7 +21,26 @@ GROUPED = training.GROUPED | inference.GROUPED
 SPREAD = 0.33  # half width of an 80 % interval where no fit tells
 WIDER = 1.3  # an unmeasured level of ignorance against the one below
 NO_FAMILY = 2  # the highest of them, see Constants.unseen
-KNOWN = training.KNOWN | inference.KNOWN
+USUAL_SHARE = 0.8  # of the catalogue's peak that large BF16 products reach, where no device's own is known
+
+
+def _known() -> dict[str, tuple[float, float]]:
+    """What is known of a group before any row is seen: mean and sd of its deviation, in logarithms.
+
+    From `behaviour.csv`, by device and family: deviations of a constant, and the share of the peak that large
+    products reach.
+    """
+    rows = behaviour()
+    stated = {f"{what}@{of}": (float(value), sd) for (of, what), (value, sd) in rows.items() if "." in what}
+    shares = {
+        f"train.efficiency@{of}": (log(float(value) / USUAL_SHARE), sd)
+        for (of, what), (value, sd) in rows.items()
+        if what == "matmul_share"
+    }
+    return stated | shares
+
+
+KNOWN = _known() | inference.KNOWN
 # Log sd of a deviation before any row is seen; GROUP_SDS where a constant has its own.
 GROUP_SD = {"family": 0.2, "stack": 0.3, "device": 0.2, "release": 0.3, "pair": 0.2, "port": 0.2}
 GROUP_SD |= {"kind": 0.15, "framework": 0.2, "run": 0.2, "source": 0.2}
