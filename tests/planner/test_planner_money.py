@@ -108,6 +108,8 @@ def test_a_price_without_a_class_is_one_clear_error():
     assert "h100-sxm" in str(caught.value) and "on-demand" in (caught.value.hint or "")
     with pytest.raises(WrongUse, match="class"):
         OwnPrice(usd_per_h=2.0, price_class="cheap")
+    with pytest.raises(WrongUse, match="price of h100-sxm has no price class"):
+        Request(shape=LLAMA, prices={"h100-sxm": 2.0})  # type: ignore[dict-item]
 
 
 def test_every_price_of_the_catalogue_has_a_class_and_a_source():

@@ -156,6 +156,8 @@ class Request:
             if getattr(self, name) < 1:
                 raise WrongUse(f"plan.{name}", f"{name} is {getattr(self, name)}, not 1 or more")
         self._check_context()
+        if bare := [name for name, price in self.prices.items() if not isinstance(price, OwnPrice)]:
+            raise no_class(f"the price of {bare[0]}")
         for word in self.price_classes:
             _one_of("plan.price_class", "price class", word, PRICE_CLASSES)
 
