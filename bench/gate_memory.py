@@ -89,7 +89,9 @@ def measured(model: Path, form: str, work: Path, seed: int, directions: bool) ->
     started = time.monotonic()
     mode = MODES[form]
     engine = "exact" if mode == "exact" else "fast"
-    settings = serving.ServeSettings(mode=engine, max_model_len=2048, max_num_seqs=16, cache_bytes=2**30)
+    settings = serving.ServeSettings(
+        mode=engine, max_model_len=2048, max_num_seqs=16, cache_bytes=2**30, max_queue_s=3600
+    )
     service = serving.start(ir, settings)
     peaks = Peaks(service.pid)
     try:
