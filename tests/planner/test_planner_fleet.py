@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from steelyard.hardware import catalogue, named_models, published_constants
+from steelyard.planner import Constants, Owned, Request, named_shape, plan
 from steelyard.planner.search.fleet import Option, Placement, Pool, Stage, anchored, place, transfer
 
 POOLS = (
@@ -106,3 +110,58 @@ def test_a_hand_over_on_one_pool_is_free_and_between_providers_is_paid():
     seconds, dollars = transfer(1e9, h100, tpu)
     assert seconds > 90 and dollars > 0.09
     assert transfer(1e9, xeon, h100)[1] < transfer(1e9, tpu, h100)[1]
+
+
+# ------------------------------------------------------------------ a row of a recipe's table
+
+
+CONSTANTS = Constants.from_json(published_constants())
+
+
+def recipe_request(**words) -> Request:
+    shape = named_shape("smollm2-135m", named_models())
+    usual = {"name": "demo", "job": "sft", "tokens": 5e5, "finetuning_type": "lora", "recipe": "desk"}
+    return Request(shape=shape, **(usual | {"data_bytes": 1e6, "eval_tokens": 1e5} | words))
+
+
+def rows_of(request: Request) -> dict[str, Any]:
+    plans = plan(request, catalogue(), CONSTANTS)
+    return {p.device: p for p in plans.plans if p.device not in plans.pruned}
+
+
+@settings(max_examples=6)
+@given(st.sampled_from([5e5, 2e7]), st.sampled_from([1, 32]), st.sampled_from([None, 3600.0]), st.booleans())
+def test_a_row_is_what_the_device_alone_takes(tokens, users, deadline_s, full):
+    """It said 2 min 14 s for an rtx-4090 whose service had moved, where --device rtx-4090 said 44 s."""
+    words = {"finetuning_type": "full"} if full else {}
+    request = recipe_request(tokens=tokens, users=users, deadline_s=deadline_s, **words)
+    table = rows_of(request)
+    for name in ("rtx-4090", "h100-sxm", "gaudi2", "xeon-8480plus"):
+        if name not in table or not table[name].fits:
+            continue
+        (alone,) = plan(replace(request, devices=(name,)), catalogue(), CONSTANTS).plans
+        assert {s["device"] for s in table[name].steps} == {name}
+        assert table[name].time_s.value == pytest.approx(alone.time_s.value)
+        assert table[name].cost_usd.value == pytest.approx(alone.cost_usd.value)
+
+
+def test_what_is_cheaper_apart_stands_beside_the_row_that_stays():
+    row = rows_of(recipe_request())["rtx-4090"]
+    assert set(row.apart["steps"]) <= {"clean", "prepare", "compress", "gate", "serve"}
+    assert "rtx-4090" not in row.apart["steps"].values()
+    assert {s["moved"] for s in row.steps} == {None}
+
+
+def test_a_step_that_a_device_cannot_do_moves_and_says_so():
+    slow = rows_of(recipe_request(users=64, slo={"tpot_s": 0.004}))
+    moved = [(p.device, s) for p in slow.values() if p.fits for s in p.steps if s.get("moved")]
+    assert moved and all(step["device"] != device for device, step in moved)
+    assert {step["moved"] for _, step in moved} == {"it cannot be done here"}
+
+
+def test_between_devices_of_ones_own_a_step_moves_for_less():
+    own = (Owned(device="xeon-8480plus", sockets=2), Owned(device="gaudi2", per_host=8))
+    shape = named_shape("llama3-8b", named_models())
+    table = rows_of(replace(recipe_request(own=own, data_bytes=1e11), shape=shape))
+    steps = {s["step"]: s for s in table["gaudi2"].steps}
+    assert (steps["clean"]["device"], steps["clean"]["moved"]) == ("xeon-8480plus", "it costs less there")

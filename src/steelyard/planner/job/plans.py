@@ -43,6 +43,7 @@ class Plan:
     price: Mapping[str, Any] | None = None  # of one device: {usd_per_h: figure, class, from_memory}
     compared: bool = True  # its price is of a class that was weighed against the others'
     tradeoffs: tuple[Mapping[str, float], ...] = ()  # other device counts: {devices, time_s, cost_usd}
+    apart: Mapping[str, Any] | None = None  # steps that are cheaper elsewhere, with figures
 
     def as_json(self) -> dict[str, Any]:
         """As the contract of `plan` has it."""
@@ -63,7 +64,9 @@ class Plan:
             "costs": dict(self.costs),
             "tradeoffs": [dict(t) for t in self.tradeoffs],
         }
-        return document if self.steps is None else document | {"steps": [dict(s) for s in self.steps]}
+        if self.steps is None:
+            return document
+        return document | {"steps": [dict(s) for s in self.steps], "apart": self.apart}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,12 +1,14 @@
 """A recipe's steps as stages of a fleet: cleaning, data preparation, training, compression, gate, service.
 
-Each is timed on every pool that may do it, then placed (fleet.py). Training stands on the plan's own device;
-the others go where they are cheapest within the limits, transfers counted.
+Each is timed on every pool that may do it, then placed (fleet.py), transfers counted. The row of a device has
+all its steps there, as a plan of that device alone would. A step leaves only where the device cannot do it,
+where the limits are kept elsewhere alone, or for another device of the user's own that does it for less; it
+says so. What the steps would cost where each is cheapest stands beside it (`apart`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import ceil
 from typing import Any
@@ -20,7 +22,7 @@ from ..job.request import Request
 from ..physics.inference import ServeSetup, serve_s
 from ..physics.sizes import RUNTIME_BYTES, Sizes, total
 from ..published.constants import Constants, groups, values
-from .fleet import Option, Placement, Pool, Stage, anchored
+from .fleet import Option, Placement, Pool, Stage, anchored, place
 from .offer import Offer, draws_w, room_bytes, surely
 from .serve_search import BITS, search_serving
 
@@ -43,15 +45,75 @@ WHOLE = {"deadline", "budget", "power"}  # limits of all steps together
 def with_steps(
     request: Request, offers: Sequence[Offer], plans: Sequence[Plan], constants: Constants
 ) -> list[Plan]:
-    """Each plan with its steps, the dearest on its own device; plans that cannot be have none.
+    """Each plan with its steps on its own device as far as it can; plans that cannot be have none.
 
     Where no device can do a step, each plan has the nearest way to do it, and is unfit for that reason.
     """
     stages, pools, at = stages_of(request, offers, plans, constants)
     able = all(s.options for s in stages)
-    sure = surely(request, max((p.time_s.high / p.time_s.value for p in plans if p.time_s), default=1.0))
-    placed = anchored(stages, at, pools, sure.deadline_s, sure.budget_usd) if able else {}
-    return [_whole(request, offers, i, plans[i], placed.get(i), constants) for i in range(len(plans))]
+    sure = surely(request, max((_width(p) for p in plans), default=1.0))
+    apart = anchored(stages, at, pools, sure.deadline_s, sure.budget_usd) if able else {}
+    wholes = []
+    for i, p in enumerate(plans):
+        stays = _staying(surely(request, _width(p)), stages, pools, i) if i in apart else None
+        placed = _preferred(request, stays, apart.get(i))
+        whole = _whole(request, offers, i, p, placed, constants)
+        if placed and whole.steps:
+            whole = replace(whole, steps=_with_moves(request, whole, stages, placed, i))
+        if stays and placed is stays and whole.steps:
+            whole = replace(whole, apart=_apart(offers, stays, apart[i], step_names(request)))
+        wholes.append(whole)
+    return wholes
+
+
+def _width(p: Plan) -> float:
+    """By which factor a plan's time may be longer."""
+    return p.time_s.high / p.time_s.value if p.time_s else 1.0
+
+
+def _staying(request: Request, stages: Sequence[Stage], pools: Sequence[Pool], at: int) -> Placement | None:
+    """Every step on one pool, but for those that it cannot do."""
+    own = [tuple(o for o in s.options if o.pool == at) or s.options for s in stages]
+    kept = [replace(s, options=options) for s, options in zip(stages, own, strict=True)]
+    return place(kept, pools, request.deadline_s, request.budget_usd)
+
+
+def _preferred(request: Request, stays: Placement | None, apart: Placement | None) -> Placement | None:
+    """Staying, unless the limits are kept elsewhere alone, or all hardware is the user's."""
+    if stays is None or apart is None or request.own or (apart.within and not stays.within):
+        return apart
+    return stays
+
+
+def _with_moves(
+    request: Request, p: Plan, stages: Sequence[Stage], placed: Placement, at: int
+) -> tuple[Mapping[str, Any], ...]:
+    """The steps, each with the reason why it left the row's device; None where it stays."""
+    rows = zip(p.steps or (), stages, placed.options, strict=True)
+    return tuple(dict(row) | {"moved": _why_moved(request, stage, o, at)} for row, stage, o in rows)
+
+
+def _why_moved(request: Request, stage: Stage, taken: Option, at: int) -> str | None:
+    if taken.pool == at:
+        return None
+    if not any(o.pool == at for o in stage.options):
+        return "it cannot be done here"
+    return "it costs less there" if request.own else "the limits are kept there"
+
+
+def _apart(
+    offers: Sequence[Offer], stays: Placement, apart: Placement, names: Sequence[str]
+) -> Mapping[str, Any] | None:
+    """The steps that would be cheaper elsewhere, the service's hours counted: {"steps", "time_s", ...}."""
+    moved = {
+        name: offers[b.pool].device.id
+        for name, a, b in zip(names, stays.options, apart.options, strict=True)
+        if a.pool != b.pool
+    }
+    if not moved or apart.weight >= stays.weight:
+        return None
+    hourly = {"usd_per_h": apart.options[-1].figures.get("usd_per_h")}
+    return {"steps": moved, "time_s": apart.time_s, "cost_usd": apart.cost_usd} | hourly
 
 
 def stages_of(
