@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from steelyard.cli import options
+from steelyard.cli.main import run as command
 
 STEELYARD = [sys.executable, "-m", "steelyard"]
 
@@ -35,5 +40,24 @@ def steelyard(tmp_path: Path):
             text=True,
             timeout=120,
         )
+
+    return run
+
+
+@pytest.fixture
+def told(capsys, monkeypatch, tmp_path):
+    """One command line in this process: exit code, and the document or the two streams."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    for name, folder in (("STEELYARD_CACHE", "cache"), ("XDG_STATE_HOME", "state"), ("HOME", "home")):
+        monkeypatch.setenv(name, str(tmp_path / folder))
+    monkeypatch.setenv("STEELYARD_LANG", "en")
+
+    def run(*words: str, as_json: bool = True) -> tuple[int, Any]:
+        monkeypatch.setattr(options.OPTIONS, "settings", [])
+        monkeypatch.setattr(options.OPTIONS, "quiet", False)
+        code = command([*words, *(["--json"] if as_json else [])])
+        out, err = capsys.readouterr()
+        return code, json.loads(out) if as_json else (out, err)
 
     return run

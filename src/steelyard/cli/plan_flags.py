@@ -143,6 +143,10 @@ class QuestionFlags:
         Words,
         flag("--what-if", "KEY=VALUE", say("Before and after: price.h100-sxm=2.1; repeatable.")),
     ] = None
+    export: Annotated[
+        Path | None,
+        flag("--export", "DIR", say("Write what carries the best plan out: commands, settings, figures.")),
+    ] = None
     claims: Annotated[bool, switch("--claims", say("Check published claims by the model; no job."))] = False
 
 

@@ -267,6 +267,7 @@ def _remark(plan: Mapping[str, Any], spans: str = "") -> str:
         spans,
         reason(plan["why_not"] or ""),
         say("price from memory") if _recalled(plan) else "",
+        *_moves(plan),
         show_bytes(memory["value"]) if memory else "",
         say(time["provenance"]) if time else "",
     )
@@ -277,6 +278,16 @@ def _recalled(plan: Mapping[str, Any]) -> bool:
     """Whether its price was not looked up, where its reason does not say so already."""
     from_memory = bool((plan.get("price") or {}).get("from_memory"))
     return from_memory and "from memory" not in (plan["why_not"] or "")
+
+
+def _moves(plan: Mapping[str, Any]) -> list[str]:
+    """Steps that do not stand on the row's device: "gate, serve on rtx-3090: it cannot be done here"."""
+    moved: dict[tuple[str, str], list[str]] = {}
+    for step in plan.get("steps") or ():
+        if step.get("moved"):
+            moved.setdefault((step["device"], step["moved"]), []).append(say(step["step"]))
+    text = "{steps} on {device}: {why}"
+    return [say(text, steps=", ".join(s), device=on, why=say(why)) for (on, why), s in moved.items()]
 
 
 def _shown(figure: Mapping[str, Any] | None, unit: str) -> str:
@@ -317,7 +328,21 @@ def settings_lines(document: Mapping[str, Any]) -> list[str]:
     if not steps:
         return lines
     head = (say("step"), say("device"), "n", say("time"), say("cost"), say("transfer"))
-    return [*lines, *table(head, [_device_step(s) for s in steps]), *_service_lines(steps[-1])]
+    table_lines = table(head, [_device_step(s) for s in steps])
+    return [*lines, *table_lines, *_service_lines(steps[-1]), *_apart_lines(plan)]
+
+
+def _apart_lines(plan: Mapping[str, Any]) -> list[str]:
+    """What the steps would cost where each is cheapest, its service's hours counted."""
+    apart = plan.get("apart")
+    if not apart:
+        return []
+    words = {"steps": ", ".join(f"{say(s)}: {device}" for s, device in apart["steps"].items())}
+    words |= {"time": show_number(apart["time_s"], "s"), "cost": show_number(apart["cost_usd"], "USD")}
+    hourly = apart["usd_per_h"]
+    words["hourly"] = "-" if hourly is None else show_number(hourly, "USD")
+    text = say("over a day cheaper apart ({steps}): {time}, {cost}, then {hourly} an hour", **words)
+    return [f"  {piece}" for piece in broken(text, columns() - 2)]
 
 
 def guess_lines(request: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:

@@ -14,9 +14,11 @@ from .flags import flags_of
 from .messages import reason, say
 from .options import OPTIONS
 from .output import note, result
+from .plan_export import again, export_lines
 from .plan_flags import PlanFlags
 from .plan_lines import claim_lines, device_lines, explain_lines, here_lines, what_if_lines
 from .plan_request import HERE, devices_of, fields_of, prices_of, shape_of, words_of
+from .plan_summary import summary_lines
 from .recipes import DEFAULT, load, no_settings
 
 
@@ -50,16 +52,19 @@ class _Answer:
         """The document or the lines; exit code 3 where nothing fits."""
         document = {"schema": "steelyard.plan/1"} | self.plans.as_json()
         self._launches(document)
-        lines = [*here_lines(self.here), *device_lines(document, every=flags.all)]
+        lines = [*summary_lines(document), *here_lines(self.here), *device_lines(document, every=flags.all)]
         for name, (value, shown) in self.questions(flags).items():
             document[name] = value
             lines += shown
         if self.here:
             document["here"] = self.here
         refused = None if document["best"] is not None else unmet(self.plans)
+        if flags.export and not refused:
+            document["export"] = self.export(flags.export, document)
+            lines += export_lines(document["export"])
         if refused:
             document |= refused.as_json()
-        result(document, *lines, *([] if refused else [self._next(document)]))
+        result(document, *lines, *([] if refused else [self._next(document, flags)]))
         if refused:
             _fail(refused)
 
@@ -89,10 +94,34 @@ class _Answer:
             answers["what_if"] = changed, what_if_lines(changed)
         return answers
 
-    def _next(self, document: dict[str, Any]) -> str:
+    def export(self, folder: Path, document: dict[str, Any]) -> dict[str, Any]:
+        """The best plan's files in a folder. Raises Refused."""
+        from ..run import export_plan
+        from .terminal import Terminal
+
+        best = self.plans.plans[self.plans.best]
+        if best.device == HERE:
+            text = say("this machine is the best device: steelyard carries the plan out itself")
+            hint = f"steelyard up {self.recipe}" if self.recipe else "--device h100-sxm"
+            raise Refused("export.here", text, where=Where(field="--export"), hint=hint)
+        stages = (self.here.get("settings") or {}).get("train") or [None]
+        words: dict[str, Any] = {"stage": stages[0]}
+        if self.serve:
+            words |= {"engine": self.serve.engine, "args": self.serve.args}
+            words |= {"max_model_len": self.serve.max_model_len}
+        with Terminal() as watch, watch.progress("export", total=None, unit="s"):
+            return export_plan(folder, best, self.request, self.devices, document, **words)
+
+    def _next(self, document: dict[str, Any], flags: PlanFlags) -> str:
+        """What carries the plan out: the export's script, else the command that writes it."""
+        if "export" in document:
+            places = {"train": "run.sh", "serve": "serve.sh"}
+            first = next(place for place in places if place in document["export"]["targets"])
+            return f"{say('next:')} sh {flags.export}/{first}/{places[first]}"
         best = document["plans"][document["best"]]["device"]
-        context = f"steelyard hardware {best}" if best != HERE else "steelyard doctor"
-        return f"{say('next:')} " + (f"steelyard up {self.recipe}" if self.recipe else context)
+        if best == HERE:
+            return f"{say('next:')} " + (f"steelyard up {self.recipe}" if self.recipe else "steelyard doctor")
+        return f"{say('next:')} {again(flags)}"
 
     def explained(self) -> list[dict[str, Any]]:
         from ..planner import explain_plan

@@ -32,6 +32,8 @@ def score_results(path: Path, predictions: Path | None, calibrate: Path | None) 
     _check_there(path, predictions)
     numbered_rows = numbered(path, NEEDED)
     lines, rows = [line for line, _ in numbered_rows], [row for _, row in numbered_rows]
+    if rows and "expected" in rows[0] and not predictions and not calibrate:
+        return _against_expected(path, lines, rows)
     constants = Constants.from_json(published_constants())
     if calibrate:
         constants = _calibrated(constants, calibrate)
@@ -45,6 +47,36 @@ def score_results(path: Path, predictions: Path | None, calibrate: Path | None) 
     scored["worst"] = described(scored["worst"], rows, scores.predictions)
     document = {"schema": "steelyard.validate_results/1", "predictions": str(predictions or "")} | scored
     result(document, *score_lines(scored))
+
+
+def _against_expected(path: Path, lines: list[int], rows: list[dict[str, str]]) -> None:
+    """An export's figures beside those that were measured: nothing is predicted anew."""
+    from ..planner import compared
+
+    for line, row in zip(lines, rows, strict=True):
+        try:
+            compared([row])
+        except WrongUse as error:
+            where = Where(str(path), line)
+            raise WrongUse(error.code, error.message, where=where, hint=error.hint) from error
+    scored = compared(rows)
+    counts = {"n": scored["measured"], "rows": len(rows), "inside": scored["inside"]}
+    head = ("id", say("expected"), say("80 % interval"), say("known by"), say("measured"), "x", "")
+    inside = {True: say("inside"), False: say("outside"), None: say("not measured yet")}
+    table_rows = [
+        (
+            row["id"],
+            row["expected"],
+            f"{row['low']:.4g} .. {row['high']:.4g}",
+            say(row["provenance"]),
+            row["measured"],
+            f"{row['ratio']:.2f}" if row["ratio"] else "-",
+            inside[row["inside"]],
+        )
+        for row in scored["rows"]
+    ]
+    text = say("{n} of {rows} figures measured, {inside} of them inside their interval", **counts)
+    result({"schema": "steelyard.validate_expected/1"} | scored, text, *table(head, table_rows))
 
 
 def _check_there(path: Path, predictions: Path | None) -> None:

@@ -1,22 +1,33 @@
-"""How an engine with a server of its own is started: settings of a plan into a command line. Pure.
+"""How a plan is started: settings into the command lines and files of those who run it. Pure.
 
+An engine with a server of its own for steelyard (command.py); a whole plan for people (export.py).
 Not here: which settings a device gets (planner), who starts and asks the process (serving).
 """
 
 from .command import LAUNCHED, SERVED_NAME, Door, Launch, Wanted, launch_of, opened, platform_of, shown
+from .export import schema_faults, service_target, source_of, training_target
 from .flags import check_args, flags_of, version_of
+from .services import Service
+from .target import Target, Training
 
 __all__ = [
     "LAUNCHED",
     "SERVED_NAME",
     "Door",
     "Launch",
+    "Service",
+    "Target",
+    "Training",
     "Wanted",
     "check_args",
     "flags_of",
     "launch_of",
     "opened",
     "platform_of",
+    "schema_faults",
+    "service_target",
     "shown",
+    "source_of",
+    "training_target",
     "version_of",
 ]

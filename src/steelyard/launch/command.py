@@ -92,6 +92,7 @@ class Wanted:
     adapters: Mapping[str, str] = field(default_factory=dict)  # name -> PEFT folder
     lora_rank: int = 0  # room for adapters up to this rank
     cores: tuple[int, ...] = ()  # on a CPU: those that it computes on
+    alone: bool = False  # for a person to start: without what steelyard's protocol needs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +163,7 @@ def _planned(wanted: Wanted) -> list[tuple[str, tuple[str, ...], str]]:
         values = () if isinstance(word, dict) else (_spelled(wanted, name, value),)
         rows.append((flag, (flag, *values), origin))
     own = _own_vllm(wanted) if wanted.engine == "vllm" else _own_sglang(wanted)
+    own = [("--served-model-name", wanted.model)] if wanted.alone else own
     return [*rows, *((words[0], words, OUR_OWN) for words in own)]
 
 
@@ -220,6 +222,8 @@ QUIET = {
 
 def _environment(wanted: Wanted) -> dict[str, str]:
     """Variables of the process. On few cores vLLM keeps one for its front end: here it keeps none."""
+    if wanted.alone:
+        return {"DO_NOT_TRACK": "1"} | ({"VLLM_NO_USAGE_STATS": "1"} if wanted.engine == "vllm" else {})
     if wanted.engine == "sglang":
         return dict(QUIET)
     env = QUIET | {

@@ -15,13 +15,15 @@ from .published.fitting import LeftOut, fit, fit_logs, leave_out, quantile
 from .published.results import Prediction, Scores, predict_results, score_results
 from .published.shapes import named_shape, shape_of
 from .published.stack import serving_rows, typical_rows, with_stack
-from .search.launches import Planned, launch_document, planned_service
+from .search.exports import EXPECTED, compared, expected_rows, planned_training
+from .search.launches import Planned, exported_service, launch_document, planned_service
 from .search.search import HERE, plan, what_if, why_not
 from .search.whole import plan_recipe, request_of, this_machine
 
 __all__ = [
     "COLUMNS",
     "DRAFTED",
+    "EXPECTED",
     "HERE",
     "PRICE_CLASSES",
     "CellFault",
@@ -42,8 +44,11 @@ __all__ = [
     "cell_faults",
     "check_claims",
     "check_limits",
+    "compared",
+    "expected_rows",
     "explain",
     "explain_plan",
+    "exported_service",
     "fill",
     "fit",
     "fit_logs",
@@ -60,6 +65,7 @@ __all__ = [
     "plan",
     "plan_recipe",
     "planned_service",
+    "planned_training",
     "predict",
     "predict_results",
     "provider_of",

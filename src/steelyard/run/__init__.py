@@ -12,6 +12,7 @@ from ..doors import fetching
 if TYPE_CHECKING:
     from .garbage import collect
     from .known import logs, status, stop
+    from .planning.exporting import export_plan
     from .planning.prepare import ledger
     from .planning.ready import Ready
     from .planning.sizing import check_model
@@ -28,6 +29,7 @@ FILES = {
     "collect": "garbage",
     "check_data": "planning.sources",
     "check_model": "planning.sizing",
+    "export_plan": "planning.exporting",
     "ledger": "planning.prepare",
     "logs": "known",
     "plan": "start",
@@ -49,6 +51,7 @@ __all__ = [
     "check_data",
     "check_model",
     "collect",
+    "export_plan",
     "ledger",
     "logs",
     "plan",

@@ -12,7 +12,7 @@ from math import ceil, floor
 from typing import Any
 
 from steelyard.hardware import Device, Devices
-from steelyard.launch import LAUNCHED, Wanted, launch_of, platform_of, shown
+from steelyard.launch import LAUNCHED, Service, Wanted, launch_of, platform_of, shown
 
 from ..job.plans import Plan
 from ..job.request import Request
@@ -24,8 +24,14 @@ SEQUENCES = (16, 1024)  # in flight in one engine, at least and at most: graphs 
 STEP_TOKENS = (2048, 8192)  # of prefill in one step: below, products are small; above, streams wait
 DTYPES = {"f32": "float32", "fp16": "float16"}
 IN_CHECKPOINT = {"int4": "a checkpoint quantised to 4 bits (AWQ, GPTQ)"}
+# vLLM's plugin for Gaudi 0.21 rounds no weights while it loads (its pages on quantization).
+ON_GAUDI = IN_CHECKPOINT | {
+    "int8": "a checkpoint quantised to 8 bits (W8A8, llm-compressor)",
+    "fp8": "QUANT_CONFIG: the file of a calibration by Intel Neural Compressor",
+}
 ONLINE = ("fp8", "int8", "fp4")  # that an engine makes of a 16-bit checkpoint while it loads it
 MODEL_BLOCK = 256  # a context is a multiple of it
+HERE = "this-machine"
 TESTED: tuple[str, ...] = ()  # platforms on which such a launch was run; CPUs are not planned so
 
 
@@ -63,7 +69,7 @@ def planned_service(
     p: Plan, request: Request, devices: Devices, engine: str = "auto", max_model_len: int | None = None
 ) -> Planned | None:
     """How the plan's service is started; None where it serves nothing, or neither engine runs its device."""
-    device_id, setup = _service_of(p)
+    device_id, setup = service_setup(p)
     if setup is None or not p.fits:
         return None
     device = devices.find(device_id)
@@ -85,11 +91,63 @@ def planned_service(
         device=device.id,
         hosts=ceil(engines / here),
         values=_values(named, setup, here, device, request, max_model_len),
-        needs=IN_CHECKPOINT.get(setup["weights"]),
+        needs=(ON_GAUDI if platform == "gaudi" else IN_CHECKPOINT).get(setup["weights"]),
     )
 
 
-def _service_of(p: Plan) -> tuple[str, Mapping[str, Any] | None]:
+def exported_service(
+    p: Plan,
+    request: Request,
+    devices: Devices,
+    engine: str = "auto",
+    max_model_len: int | None = None,
+    args: tuple[str, ...] = (),
+) -> Service | None:
+    """The plan's service for a person to start; None where it serves nothing, or no engine here runs it."""
+    device_id, setup = service_setup(p)
+    if setup is None or not p.fits or device_id == HERE:
+        return None
+    device = devices.find(device_id)
+    if device.kind == "cpu":
+        return _on_sockets(setup, device, request)
+    planned = planned_service(p, request, devices, engine, max_model_len)
+    if planned is None:
+        return None
+    each = planned.values["tp"][0] * planned.values["pp"][0] * planned.values["dp"][0]
+    return Service(
+        model=request.name,
+        engine=planned.engine,
+        platform=planned.platform,
+        device=f"{each} x {device.id} a host, {planned.hosts} hosts" if planned.hosts > 1 else device.id,
+        hosts=planned.hosts,
+        here=planned.values["dp"][0],
+        settings=setup,
+        values=planned.values,
+        args=args,
+        needs=planned.needs,
+    )
+
+
+def _on_sockets(setup: Mapping[str, Any], device: Device, request: Request) -> Service:
+    """OpenVINO Model Server on a CPU's sockets, a server for each replica."""
+    each = max(in_host(device) // max(1, setup["tp"]), 1)
+    _, room = _room(device, request)
+    here = min(setup["replicas"], each)
+    return Service(
+        model=request.name,
+        engine="ovms",
+        platform="cpu",
+        device=device.id,
+        hosts=ceil(setup["replicas"] / here),
+        here=here,
+        settings=setup,
+        sequences=min(max(2 * setup["batch"], SEQUENCES[0]), SEQUENCES[1]),
+        step_tokens=min(max(_up(request.prompt_tokens), STEP_TOKENS[0]), STEP_TOKENS[1]),
+        cache_bytes=_cache_bytes(setup, request, room),
+    )
+
+
+def service_setup(p: Plan) -> tuple[str, Mapping[str, Any] | None]:
     """The device and the settings of a plan's service: its last step's, or its own."""
     if p.steps and p.steps[-1]["step"] == "serve":
         step = p.steps[-1]
@@ -123,8 +181,11 @@ def _values(
         "max_num_batched_tokens": (max(step, sequences), "plan: a prompt of the load in one step"),
         "memory_share": (pool_share if engine == "sglang" else share, _why_room(request)),
     }
-    if weights in ONLINE:
+    on_gaudi = platform_of(device.vendor, device.kind) == "gaudi"
+    if weights in ONLINE and not on_gaudi:
         values["quantization"] = (weights, candidate)
+    elif weights == "fp8" and engine == "vllm":
+        values["quantization"] = ("inc", candidate)
     if setup["ep"] > 1:
         values |= {"expert_parallel": (True, candidate), "ep": (setup["ep"], candidate)}
     return values
@@ -152,17 +213,28 @@ def _why_room(request: Request) -> str:
 
 def _cache(setup: Mapping[str, Any], device: Device, request: Request, room: float) -> tuple[int, float]:
     """Tokens that one engine's cache holds, and the share of the memory that weights and cache take."""
-    sizes = Sizes.of(request.shape, request.prompt_tokens)
+    parts = _parts(setup, request)
     batch, length = setup["batch"], request.prompt_tokens + request.output_tokens
+    cache = _cache_bytes(setup, request, room)
+    share = floor((parts["weights"] + cache) / device.memory_bytes * 100) / 100
+    return int(cache / parts["kv"] * batch * length) if parts["kv"] else 0, share
+
+
+def _cache_bytes(setup: Mapping[str, Any], request: Request, room: float) -> float:
+    """What the rest leaves of the room, at least what the load needs."""
+    parts = _parts(setup, request)
+    return max(room - sum(parts.values()) + parts["kv"], parts["kv"])
+
+
+def _parts(setup: Mapping[str, Any], request: Request) -> dict[str, float]:
+    """Bytes of one device by part."""
+    sizes = Sizes.of(request.shape, request.prompt_tokens)
     serve = ServeSetup(
-        t=setup["tp"], p=setup["pp"], e=setup["ep"], batch=batch, prompt=request.prompt_tokens,
+        t=setup["tp"], p=setup["pp"], e=setup["ep"], batch=setup["batch"], prompt=request.prompt_tokens,
         output=request.output_tokens, weight_bits=BITS[setup["weights"]], kv_bits=setup["kv_bits"],
         weight_only=float(setup["weights"] in WEIGHT_ONLY),
     )  # fmt: skip
-    parts = {k: float(v) for k, v in serve_memory_parts(request.shape, serve, sizes.kv_bytes).items()}
-    cache = max(room - sum(parts.values()) + parts["kv"], parts["kv"])
-    share = floor((parts["weights"] + cache) / device.memory_bytes * 100) / 100
-    return int(cache / parts["kv"] * batch * length) if parts["kv"] else 0, share
+    return {k: float(v) for k, v in serve_memory_parts(request.shape, serve, sizes.kv_bytes).items()}
 
 
 def _length(request: Request, tokens: int, wanted: int | None) -> tuple[int, str]:

@@ -1,0 +1,104 @@
+"""Which stack carries out a plan on its device, and whether its files say what that stack reads. Pure.
+
+parsers.json holds facts of each stack: names, kinds, choices, and where they were read (bench/exports.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from .flags import flags_of, version_of
+from .habana import habana
+from .megatron import megatron
+from .ovms import ovms
+from .services import Service, engine
+from .target import Target, Training
+from .titan import titan
+from .trl import trl
+
+Maker = Callable[[Training], Target | None]
+# Who trains on a platform; of those the one that loses least of the plan, the first of equals.
+TRAINERS: dict[str, tuple[Maker, ...]] = {
+    "cuda": (trl, titan, megatron),
+    "rocm": (trl, titan, megatron),
+    "xpu": (trl, titan),
+    "gaudi": (habana, megatron),
+    "cpu": (trl,),
+}
+ENGINES = ("vllm", "sglang")
+
+
+def training_target(training: Training) -> Target | None:
+    """The stack that states most of the plan; None where none of these runs on the device."""
+    made = [target for maker in TRAINERS.get(training.platform, ()) if (target := maker(training))]
+    return min(made, key=lambda target: len(target.lost(training.settings)), default=None)
+
+
+def service_target(service: Service) -> Target:
+    """The service in the files of its engine."""
+    return ovms(service) if service.engine == "ovms" else engine(service)
+
+
+# ------------------------------------------------------------------ what the parsers take
+
+
+@cache
+def _facts() -> dict[str, dict[str, Any]]:
+    text = files(__package__).joinpath("parsers.json").read_text(encoding="utf-8")
+    document: dict[str, dict[str, Any]] = json.loads(text)
+    return document
+
+
+def source_of(parser: str) -> str:
+    """What the facts of a parser were read from: "trl 1.16.0, its parser"."""
+    if parser in ENGINES:
+        return f"{parser} {version_of(parser)}, its sources"
+    facts = _facts()[parser]
+    return f"{parser.partition(' ')[0]} {facts['version']}, {facts['source']}"
+
+
+def schema_faults(target: Target) -> list[str]:
+    """What a stack's documented schema would refuse of these files; [] where nothing."""
+    return [
+        f"{parser}: {fault}" for parser, given in target.given.items() for fault in _faults(parser, given)
+    ]
+
+
+def _faults(parser: str, given: Mapping[str, Any]) -> Iterator[str]:
+    names = _names(parser)
+    for name, value in given.items():
+        fact = names.get(name)
+        if fact is None:
+            yield f"there is no {name}"
+            continue
+        for one in value if isinstance(value, list | tuple) else (value,):
+            if fact.get("choices") and str(one) not in fact["choices"]:
+                yield f"{name} is {one!r}, not one of {', '.join(fact['choices'])}"
+            elif not _reads(fact.get("type", "str"), one):
+                yield f"{name} is {one!r}, not of type {fact['type']}"
+
+
+def _names(parser: str) -> Mapping[str, Mapping[str, Any]]:
+    if parser not in ENGINES:
+        names: dict[str, dict[str, Any]] = _facts()[parser]["names"]
+        return names
+    spelled = flags_of(parser)
+    return {
+        name: {"type": "switch" if flag.kind == "switch" else flag.type, "choices": list(flag.choices)}
+        for name, flag in spelled.items()
+    }
+
+
+def _reads(kind: str, value: Any) -> bool:
+    if kind in ("switch", "bool"):
+        return isinstance(value, bool) or value in ("true", "false", "True", "False")
+    if kind in ("int", "float"):
+        try:
+            (int if kind == "int" else float)(value)
+        except (TypeError, ValueError):
+            return False
+    return True

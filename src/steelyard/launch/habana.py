@@ -1,0 +1,112 @@
+"""Optimum-Habana: its scripts for language models under gaudi_spawn.py, with DeepSpeed's ZeRO. Pure."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from .target import DATA, Target, Training, options, script
+
+REASONS = {
+    "tp": "Optimum-Habana trains without tensor parallelism",
+    "pp": "Optimum-Habana trains without stages",
+    "virtual_stages": "Optimum-Habana trains without stages",
+    "ep": "Optimum-Habana keeps all experts of a layer on each rank",
+    "sequence_parallel": "it belongs to tensor parallelism",
+    "recompute": "transformers recomputes whole layers or none",
+    "precision": "Optimum-Habana computes in bf16 or f32, or in fp8 where the script takes --fp8",
+    "finetuning_type": "Optimum-Habana has LoRA on weights in 16 bits",
+    "job": "run_clm.py starts from published weights, and these scripts know no preferences",
+}
+
+
+def habana(training: Training) -> Target:
+    """ds_config.json and the script; on several hosts a hostfile names them."""
+    args, stated = _arguments(training)
+    name = "run_lora_clm.py" if training.lora else "run_clm.py"
+    files = {}
+    if training["zero"] or training["offload"]:
+        args["deepspeed"] = "ds_config.json"
+        files["ds_config.json"] = json.dumps(_deepspeed(training), indent=2) + "\n"
+        stated |= {"zero": "deepspeed", "offload": "deepspeed"}
+    own = options(args)
+    spawned = training.devices > 1
+    way = "--use_deepspeed" if "deepspeed" in args else "--use_mpi"
+    hosts = ("--hostfile", "hostfile") if training.hosts > 1 else ("--world_size", str(training.devices))
+    spawn = ('"$OPTIMUM_HABANA"/examples/gaudi_spawn.py', *hosts, way) if spawned else ()
+    words = ("python3", *spawn, f'"$OPTIMUM_HABANA"/examples/language-modeling/{name}', *own)
+    checked_out = ': "${OPTIMUM_HABANA:?the folder of optimum-habana}"'
+    where = {k: f"run.sh: --{v}" for k, v in stated.items()}
+    where |= {"dp": "run.sh: --hostfile" if training.hosts > 1 else "run.sh: --world_size"}
+    parser = f"optimum-habana {name}"
+    return Target(
+        name="optimum-habana",
+        files=files | {"run.sh": script((checked_out, "export PT_HPU_LAZY_MODE=1"), words)},
+        stated=where,
+        given={parser: args},
+        argv={parser: own},
+        reasons=REASONS,
+        needs=(
+            "optimum-habana and its examples, checked out at $OPTIMUM_HABANA",
+            f"{DATA}: rows of text" if not training.lora else f"{DATA}: rows of instruction and output",
+            *(("hostfile: a line 'HOST slots=N' for each host",) if training.hosts > 1 else ()),
+            *(("Intel's fork of DeepSpeed",) if files else ()),
+        ),
+    )
+
+
+def _arguments(training: Training) -> tuple[dict[str, Any], dict[str, str]]:
+    length = "max_seq_length" if training.lora else "block_size"
+    args: dict[str, Any] = {
+        "model_name_or_path": training.model,
+        "train_file": DATA,
+        "output_dir": "checkpoints",
+        "do_train": True,
+        "use_habana": True,
+        "use_lazy_mode": True,
+        length: training["seq_len"],
+        "per_device_train_batch_size": training["micro_batch"],
+        "gradient_accumulation_steps": training.accumulation,
+        "max_steps": int(training["steps"]),
+        "learning_rate": float(training["learning_rate"]),
+        "warmup_steps": training.warmup_steps,
+        "weight_decay": float(training["weight_decay"]),
+        "save_steps": training.save_steps,
+    }
+    stated = {
+        "seq_len": length, "micro_batch": "per_device_train_batch_size", "steps": "max_steps",
+        "global_batch": "gradient_accumulation_steps", "learning_rate": "learning_rate",
+        "warmup_ratio": "warmup_steps", "weight_decay": "weight_decay", "checkpoint_every_s": "save_steps",
+    }  # fmt: skip
+    if training["precision"] in ("bf16", "f32"):
+        args |= {"bf16": True} if training["precision"] == "bf16" else {}
+        stated["precision"] = "bf16"
+    if training["recompute"] == "full":
+        args["gradient_checkpointing"] = True
+        stated["recompute"] = "gradient_checkpointing"
+    if training["cp"] > 1:
+        args["context_parallel_size"] = training["cp"]
+        stated["cp"] = "context_parallel_size"
+    if training["job"] in ("sft", "continue"):
+        stated["job"] = "do_train"
+    if training["finetuning_type"] == "lora":
+        args |= {"lora_rank": training["lora_rank"], "lora_alpha": training["lora_alpha"]}
+        args |= {"lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
+        args |= {"dataset_concatenation": True}
+        stated |= {"finetuning_type": "lora_rank", "lora_rank": "lora_rank", "lora_alpha": "lora_alpha"}
+    return args, stated
+
+
+def _deepspeed(training: Training) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": max(1, training["zero"]), "overlap_comm": False}
+    zero |= {"contiguous_gradients": False, "reduce_scatter": False}
+    if training["offload"]:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    return {
+        "steps_per_print": 64,
+        "train_micro_batch_size_per_gpu": training["micro_batch"],
+        "gradient_accumulation_steps": training.accumulation,
+        "bf16": {"enabled": training["precision"] == "bf16"},
+        "gradient_clipping": 1.0,
+        "zero_optimization": zero,
+    }

@@ -1,0 +1,161 @@
+"""Megatron-LM: pretrain_gpt.py with the model's sizes and every split of the plan as flags. Pure.
+
+For Gaudi it is Intel's fork, which has the same flags. Not here: making its data files and checkpoints.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .target import Target, Training, before, options, script, torchrun
+
+# ZeRO -> what is sharded. 1 is Megatron's own distributed optimiser; 2 and 3 its FSDP.
+SHARDED = {2: "optim_grads", 3: "optim_grads_params"}
+REASONS = {
+    "finetuning_type": "Megatron-LM trains all weights (adapters: Megatron-Bridge, from Python)",
+    "lora_rank": "Megatron-LM trains all weights",
+    "lora_alpha": "Megatron-LM trains all weights",
+    "job": "Megatron-LM's pretrain_gpt.py trains on texts",
+    "precision": "Megatron-LM computes in bf16, fp16, f32, or fp8 and fp4 through Transformer Engine",
+    "zero": "Megatron-LM's FSDP does not go with pipeline parallelism",
+}
+PRECISIONS: dict[str, dict[str, Any]] = {
+    "bf16": {"bf16": True},
+    "fp16": {"fp16": True},
+    "f32": {},
+    "fp8": {"bf16": True, "fp8-format": "hybrid"},
+    "fp4": {"bf16": True, "fp4-format": "e2m1"},
+}
+
+
+def megatron(training: Training) -> Target:
+    """The script that starts pretrain_gpt.py on each host."""
+    model = _model(training)
+    flags, stated = _flags(training)
+    own = options(model | flags)
+    words = (*torchrun(training), "pretrain_gpt.py", *own)
+    checked_out = ': "${MEGATRON:?the folder of Megatron-LM}"'
+    here = ('here="$PWD"', 'cd "$MEGATRON"', "export CUDA_DEVICE_MAX_CONNECTIONS=1")
+    fork = "Intel's fork of Megatron-LM for Gaudi" if training.platform == "gaudi" else "Megatron-LM"
+    return Target(
+        name="megatron-lm",
+        files={"run.sh": script((checked_out, *before(training), *here), _from_here(words))},
+        stated={k: f"run.sh: --{v}" for k, v in stated.items()},
+        given={"megatron-lm": model | flags},
+        argv={"megatron-lm": own},
+        reasons=REASONS,
+        needs=(
+            f"{fork}, checked out at $MEGATRON",
+            "data/train_text_document.bin and .idx (tools/preprocess_data.py)",
+            "tokenizer: the model's own folder",
+            *(("checkpoint: the weights in Megatron's form",) if training["job"] != "pretrain" else ()),
+        ),
+    )
+
+
+def _from_here(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Paths of the export's own folder: the script has left it."""
+    own = ("data/train_text_document", "tokenizer", "checkpoint", "checkpoints")
+    return tuple(f'"$here/{word}"' if word in own else word for word in words)
+
+
+def _model(training: Training) -> dict[str, Any]:
+    """Sizes of the model, in the form of Llama and its kin."""
+    s = training.sizes
+    model: dict[str, Any] = {
+        "num-layers": s["layers"],
+        "hidden-size": s["hidden"],
+        "ffn-hidden-size": s["ffn"],
+        "num-attention-heads": s["heads"],
+        "kv-channels": s["head_dim"],
+        "position-embedding-type": "rope",
+        "normalization": "RMSNorm",
+        "swiglu": True,
+        "disable-bias-linear": True,
+        "tokenizer-type": "HuggingFaceTokenizer",
+        "tokenizer-model": "tokenizer",
+    }
+    if s["kv_heads"] != s["heads"]:
+        model |= {"group-query-attention": True, "num-query-groups": s["kv_heads"]}
+    if not s["tied"]:
+        model["untie-embeddings-and-output-weights"] = True
+    if s["experts"]:
+        model |= {"num-experts": s["experts"], "moe-router-topk": s["experts_per_token"]}
+        model |= {"moe-ffn-hidden-size": s["ffn"], "moe-grouped-gemm": True}
+        model |= {"moe-token-dispatcher-type": "alltoall"}
+    return model
+
+
+def _flags(training: Training) -> tuple[dict[str, Any], dict[str, str]]:
+    t = training
+    flags: dict[str, Any] = {
+        "seq-length": t["seq_len"],
+        "max-position-embeddings": t["seq_len"],
+        "micro-batch-size": t["micro_batch"],
+        "global-batch-size": t["global_batch"],
+        "train-iters": int(t["steps"]),
+        "lr": float(t["learning_rate"]),
+        "lr-decay-style": "cosine",
+        "lr-warmup-iters": t.warmup_steps,
+        "weight-decay": float(t["weight_decay"]),
+        "tensor-model-parallel-size": t["tp"],
+        "pipeline-model-parallel-size": t["pp"],
+        "context-parallel-size": t["cp"],
+        "data-path": "data/train_text_document",
+        "split": "100,0,0",
+        "save": "checkpoints",
+        "save-interval": t.save_steps,
+    }
+    stated = {
+        "seq_len": "seq-length", "micro_batch": "micro-batch-size", "global_batch": "global-batch-size",
+        "steps": "train-iters", "learning_rate": "lr", "warmup_ratio": "lr-warmup-iters",
+        "weight_decay": "weight-decay", "tp": "tensor-model-parallel-size",
+        "pp": "pipeline-model-parallel-size", "cp": "context-parallel-size", "dp": "global-batch-size",
+        "checkpoint_every_s": "save-interval",
+    }  # fmt: skip
+    _splits(training, flags, stated)
+    _forms(training, flags, stated)
+    return flags, stated
+
+
+def _splits(training: Training, flags: dict[str, Any], stated: dict[str, str]) -> None:
+    """Stages of stages, experts, sequence parallelism, and what is sharded over data."""
+    if training["pp"] > 1:
+        stated["virtual_stages"] = "num-virtual-stages-per-pipeline-rank"
+        if training["virtual_stages"] > 1:
+            flags["num-virtual-stages-per-pipeline-rank"] = training["virtual_stages"]
+    if training["ep"] > 1:
+        flags["expert-model-parallel-size"] = training["ep"]
+        stated["ep"] = "expert-model-parallel-size"
+    if training["sequence_parallel"]:
+        flags["sequence-parallel"] = True
+        stated["sequence_parallel"] = "sequence-parallel"
+    zero = training["zero"]
+    if zero == 1 or (zero == 0 and training["offload"]):
+        flags["use-distributed-optimizer"] = True
+        stated["zero"] = "use-distributed-optimizer"
+    elif zero in SHARDED and training["pp"] == 1:
+        flags |= {"use-megatron-fsdp": True, "data-parallel-sharding-strategy": SHARDED[zero]}
+        flags |= {"use-distributed-optimizer": True, "ckpt-format": "fsdp_dtensor"}
+        stated["zero"] = "data-parallel-sharding-strategy"
+
+
+def _forms(training: Training, flags: dict[str, Any], stated: dict[str, str]) -> None:
+    """Precision, recomputing, offloading, and where the weights come from."""
+    if training["precision"] in PRECISIONS:
+        flags |= PRECISIONS[training["precision"]]
+        stated["precision"] = next(iter(PRECISIONS[training["precision"]]), "bf16 left out")
+    if training["recompute"] != "none":
+        flags["recompute-granularity"] = training["recompute"]
+        stated["recompute"] = "recompute-granularity"
+    if training["recompute"] == "full":
+        flags |= {"recompute-method": "uniform", "recompute-num-layers": 1}
+    if training["offload"]:
+        flags |= {"optimizer-cpu-offload": True, "optimizer-offload-fraction": 1.0}
+        flags |= {"use-precision-aware-optimizer": True}
+        stated["offload"] = "optimizer-cpu-offload"
+    if training["job"] == "pretrain":
+        stated["job"] = "pretrain_gpt.py"
+    elif training["job"] == "continue":
+        flags |= {"load": "checkpoint", "finetune": True}
+        stated["job"] = "finetune"

@@ -1,0 +1,157 @@
+"""A training plan in the files of a target that can run it, and what that target cannot say. Pure.
+
+Every setting of the plan is either stated in a file or listed as lost: `Target.lost` is what nobody stated.
+Not here: how one target spells it (trl.py, titan.py, megatron.py, habana.py).
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+# What a setting is where nothing is asked for: it needs no words.
+NEUTRAL: dict[str, Any] = {
+    "tp": 1, "pp": 1, "virtual_stages": 1, "cp": 1, "ep": 1, "dp": 1, "sequence_parallel": False, "zero": 0,
+    "offload": False, "recompute": "none", "finetuning_type": "full", "lora_rank": 0, "lora_alpha": 0,
+    "warmup_ratio": 0.0, "weight_decay": 0.0, "prefill_replicas": 0,
+}  # fmt: skip
+PLANNERS_OWN = ("grid",)  # how the planner searched; nothing that a run has
+DATA = "data/train.jsonl"  # of chats or texts, beside the files
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """A planned training: its model, its devices, and every setting of the plan."""
+
+    model: str
+    family: str  # model_type of its config.json
+    sizes: Mapping[str, int]  # layers, hidden, heads, kv_heads, head_dim, ffn, vocab, experts, ...
+    platform: str  # platform_of
+    device: str
+    hosts: int
+    per_host: int  # devices of one host that take part
+    step_s: float  # of one optimiser step
+    settings: Mapping[str, Any]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.settings.get(name, NEUTRAL.get(name))
+
+    @property
+    def devices(self) -> int:
+        """All that take part."""
+        return self.hosts * self.per_host
+
+    @property
+    def lora(self) -> bool:
+        """Whether adapters are trained rather than the weights."""
+        return bool(self["finetuning_type"] in ("lora", "qlora"))
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of one optimiser step on one data-parallel rank."""
+        return max(1, self["global_batch"] // (self["micro_batch"] * self["dp"]))
+
+    @property
+    def save_steps(self) -> int:
+        """Optimiser steps between two checkpoints."""
+        every_s = self["checkpoint_every_s"] or 3600
+        return max(1, min(round(every_s / self.step_s), int(self["steps"]))) if self.step_s else 500
+
+    @property
+    def warmup_steps(self) -> int:
+        """Optimiser steps over which the rate rises."""
+        return round(float(self["warmup_ratio"]) * int(self["steps"]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Files of one stack. `given`: what each file says, by the parser that reads it; `argv`: its words."""
+
+    name: str
+    files: Mapping[str, str]
+    stated: Mapping[str, str]  # setting -> where it stands
+    given: Mapping[str, Mapping[str, Any]]  # parser -> {name: value}
+    argv: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # parser -> words of its command line
+    reasons: Mapping[str, str] = field(default_factory=dict)  # setting -> why it cannot be said
+    needs: tuple[str, ...] = ()
+
+    def lost(self, settings: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+        """{setting: (value, why)} of what the plan asks for and no file states."""
+        return {
+            name: (value, self.reasons.get(name, f"{self.name} has no setting for it"))
+            for name, value in settings.items()
+            if name not in self.stated and name not in PLANNERS_OWN and value != NEUTRAL.get(name)
+        }
+
+
+def script(lines: Sequence[str], words: Sequence[str]) -> str:
+    """A shell script: what must be there first, then one command that takes the shell's place."""
+    return "\n".join(["#!/bin/sh", "set -eu", 'cd "$(dirname "$0")"', *lines, f"exec {wrapped(words)}", ""])
+
+
+def wrapped(words: Sequence[str]) -> str:
+    """A command line over several lines, broken before its flags; $VARIABLES stay the shell's."""
+    quoted = [word if word.startswith('"$') else shlex.quote(word) for word in words]
+    lines: list[str] = []
+    for word in quoted:
+        if not lines or word.startswith("--"):
+            lines.append(word)
+        else:
+            lines[-1] += f" {word}"
+    return " \\\n  ".join(lines)
+
+
+RANK = '"$NODE_RANK"'
+ADDRESS = '"$MASTER_ADDR"'
+OF_HOSTS = (
+    ': "${NODE_RANK:?the number of this host, from 0}"',
+    ': "${MASTER_ADDR:?the address of host 0}"',
+)
+
+
+def torchrun(training: Training) -> tuple[str, ...]:
+    """torchrun on each host."""
+    many = ("--node-rank", RANK, "--master-addr", ADDRESS, "--master-port", "29500")
+    own = ("--standalone",) if training.hosts == 1 else many
+    return ("torchrun", "--nnodes", str(training.hosts), "--nproc-per-node", str(training.per_host), *own)
+
+
+def before(training: Training) -> tuple[str, ...]:
+    """What the script checks first: on several hosts, who it is."""
+    return OF_HOSTS if training.hosts > 1 else ()
+
+
+def options(values: Mapping[str, Any], dash: str = "--") -> tuple[str, ...]:
+    """{name: value} as words; True is the flag alone, a list several words."""
+    words: list[str] = []
+    for name, value in values.items():
+        words.append(f"{dash}{name}")
+        if isinstance(value, list | tuple):
+            words += [str(one) for one in value]
+        elif value is not True:
+            words.append(number(value))
+    return tuple(words)
+
+
+def number(value: Any) -> str:
+    """A value as a word: a float short, and with the point that YAML 1.1 wants."""
+    if not isinstance(value, float):
+        return str(value)
+    text = f"{value:.6g}"
+    return text.replace("e", ".0e") if "e" in text and "." not in text else text
+
+
+def yaml(values: Mapping[str, Any], margin: str = "") -> str:
+    """A mapping as YAML, one key a line."""
+    lines = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            lines.append(f"{margin}{name}:\n{yaml(value, margin + '  ')}")
+        elif isinstance(value, float):
+            lines.append(f"{margin}{name}: {number(value)}\n")
+        else:
+            lines.append(f"{margin}{name}: {json.dumps(value, ensure_ascii=False)}\n")
+    return "".join(lines)

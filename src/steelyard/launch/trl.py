@@ -1,0 +1,169 @@
+"""TRL over accelerate: trl.yaml for its script, accelerate.yaml for the ranks. Pure.
+
+One way to split a step: over data (DDP, DeepSpeed's ZeRO-1 and 2, FSDP2 as ZeRO-3) and over sequences (CP).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .target import ADDRESS, DATA, RANK, Target, Training, before, script, yaml
+
+SCRIPTS = {"sft": "trl.scripts.sft", "continue": "trl.scripts.sft", "prefer": "trl.scripts.dpo"}
+MIXED = {"bf16": "bf16", "fp16": "fp16", "fp8": "fp8"}
+DISTRIBUTED = {"cuda": "MULTI_GPU", "rocm": "MULTI_GPU", "xpu": "MULTI_XPU", "cpu": "MULTI_CPU"}
+REASONS = {
+    "tp": "TRL loads a model without a plan of tensor parallelism",
+    "pp": "TRL and FSDP do not split a model into stages",
+    "virtual_stages": "TRL and FSDP do not split a model into stages",
+    "ep": "TRL keeps all experts of a layer on each rank",
+    "sequence_parallel": "it belongs to tensor parallelism",
+    "recompute": "transformers recomputes whole layers or none",
+    "job": "TRL starts from published weights, and has no script for this job",
+    "precision": "TRL computes in bf16, fp16, tf32, f32, or fp8 through accelerate",
+}
+
+
+def trl(training: Training) -> Target:
+    """trl.yaml, accelerate.yaml and the script that starts them on each host."""
+    args, stated = _arguments(training)
+    ranks, by_ranks = _ranks(training)
+    name = SCRIPTS.get(training["job"], SCRIPTS["sft"])
+    many = ("--machine_rank", RANK, "--main_process_ip", ADDRESS) if training.hosts > 1 else ()
+    ours = ("-m", name, "--config", "trl.yaml")
+    words = ("accelerate", "launch", "--config_file", "accelerate.yaml", *many, *ours)
+    where = {k: f"trl.yaml: {v}" for k, v in stated.items()}
+    return Target(
+        name="trl",
+        files={
+            "trl.yaml": yaml(args),
+            "accelerate.yaml": yaml(ranks),
+            "run.sh": script(before(training), words),
+        },
+        stated=where | {k: f"accelerate.yaml: {v}" for k, v in by_ranks.items()},
+        given={name.replace("trl.scripts.", "trl "): args, "accelerate": ranks},
+        argv={name.replace("trl.scripts.", "trl "): ("--config", "trl.yaml")},
+        reasons=REASONS,
+        needs=(f"{DATA}: rows of messages, or of text", "pip install trl peft accelerate", *_more(training)),
+    )
+
+
+def _more(training: Training) -> tuple[str, ...]:
+    needs: tuple[str, ...] = ("pip install deepspeed",) if training["zero"] in (1, 2) else ()
+    needs += ("pip install bitsandbytes",) if training["finetuning_type"] == "qlora" else ()
+    return needs + (("pip install torchao",) if training["precision"] == "fp8" else ())
+
+
+def _arguments(training: Training) -> tuple[dict[str, Any], dict[str, str]]:
+    """TRL's own arguments, and {setting: the argument that states it}."""
+    precision = training["precision"]
+    dtype = "float32" if precision in ("f32", "tf32") else "float16" if precision == "fp16" else "bfloat16"
+    args: dict[str, Any] = {
+        "model_name_or_path": training.model,
+        "dtype": dtype,
+        "dataset_name": DATA.partition("/")[0],
+        "output_dir": "checkpoints",
+        "max_length": training["seq_len"],
+        "per_device_train_batch_size": training["micro_batch"],
+        "gradient_accumulation_steps": training.accumulation,
+        "max_steps": int(training["steps"]),
+        "learning_rate": float(training["learning_rate"]),
+        "warmup_steps": training.warmup_steps,
+        "weight_decay": float(training["weight_decay"]),
+        "save_steps": training.save_steps,
+        "bf16": dtype == "bfloat16",
+        "fp16": precision == "fp16",
+        "gradient_checkpointing": training["recompute"] == "full",
+        "report_to": "none",
+    }
+    if precision == "tf32":
+        args["tf32"] = True
+    if training["job"] in ("sft", "continue", "pretrain"):
+        args["packing"] = True
+    stated = {
+        "seq_len": "max_length", "micro_batch": "per_device_train_batch_size",
+        "global_batch": "gradient_accumulation_steps", "steps": "max_steps", "learning_rate": "learning_rate",
+        "warmup_ratio": "warmup_steps", "weight_decay": "weight_decay", "checkpoint_every_s": "save_steps",
+    }  # fmt: skip
+    if training["recompute"] == "full":
+        stated["recompute"] = "gradient_checkpointing"
+    if precision in ("bf16", "fp16", "f32", "tf32"):
+        stated["precision"] = "dtype"
+    if training["job"] in SCRIPTS:
+        stated["job"] = "the script that run.sh starts"
+    if training.lora:
+        args |= _adapters(training)
+        stated |= {"finetuning_type": "use_peft", "lora_rank": "lora_r", "lora_alpha": "lora_alpha"}
+    return args, stated
+
+
+def _adapters(training: Training) -> dict[str, Any]:
+    args = {"use_peft": True, "lora_r": training["lora_rank"], "lora_alpha": training["lora_alpha"]}
+    args |= {"lora_target_modules": "all-linear"}
+    if training["finetuning_type"] == "qlora":
+        args |= {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "use_bnb_nested_quant": True}
+    return args
+
+
+def _ranks(training: Training) -> tuple[dict[str, Any], dict[str, str]]:
+    """accelerate's configuration: how many ranks, how they share weights, gradients and state."""
+    ranks: dict[str, Any] = {
+        "compute_environment": "LOCAL_MACHINE",
+        "distributed_type": DISTRIBUTED.get(training.platform, "MULTI_GPU"),
+        "num_machines": training.hosts,
+        "num_processes": training.devices,
+        "machine_rank": 0,
+        "main_process_port": 29500,
+        "rdzv_backend": "static",
+        "main_training_function": "main",
+        "mixed_precision": MIXED.get(training["precision"], "no"),
+        "use_cpu": training.platform == "cpu",
+    }
+    if training.devices == 1:
+        ranks["distributed_type"] = "NO"
+    stated = {"dp": "num_processes", "zero": "distributed_type"}
+    if training["precision"] == "fp8":
+        ranks["fp8_config"] = {"backend": "AO"}
+        stated["precision"] = "mixed_precision"
+    if training["zero"] == 3 or training["cp"] > 1:
+        ranks |= {"distributed_type": "FSDP", "fsdp_config": _fsdp(training)}
+        stated |= {"zero": "fsdp_config", "offload": "fsdp_config: fsdp_offload_params"}
+    elif training["zero"] in (1, 2) or training["offload"]:
+        ranks |= {"distributed_type": "DEEPSPEED", "deepspeed_config": _deepspeed(training)}
+        stated |= {"zero": "deepspeed_config: zero_stage", "offload": "offload_optimizer_device"}
+    if training["cp"] > 1:
+        ranks["parallelism_config"] = _parallel(training)
+        stated["cp"] = "parallelism_config"
+    return ranks, stated
+
+
+def _fsdp(training: Training) -> dict[str, Any]:
+    return {
+        "fsdp_version": 2,
+        "fsdp_reshard_after_forward": training["zero"] == 3,
+        "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+        "fsdp_offload_params": bool(training["offload"]),
+        "fsdp_state_dict_type": "SHARDED_STATE_DICT",
+        "fsdp_cpu_ram_efficient_loading": True,
+        "fsdp_activation_checkpointing": False,  # transformers does it
+    }
+
+
+def _deepspeed(training: Training) -> dict[str, Any]:
+    return {
+        "zero_stage": max(1, training["zero"]),
+        "offload_optimizer_device": "cpu" if training["offload"] else "none",
+        "offload_param_device": "none",
+        "gradient_accumulation_steps": training.accumulation,
+        "zero3_init_flag": False,
+    }
+
+
+def _parallel(training: Training) -> dict[str, Any]:
+    shard = training["dp"] if training["zero"] else 1
+    return {
+        "parallelism_config_dp_replicate_size": training["dp"] // shard,
+        "parallelism_config_dp_shard_size": shard,
+        "parallelism_config_tp_size": 1,
+        "parallelism_config_cp_size": training["cp"],
+    }

@@ -1,0 +1,231 @@
+"""A plan's files in a folder: written whole or not at all, each checked by who will read it.
+
+Not here: what the files say (launch), the figures (planner), how the answer is told (cli).
+"""
+
+from __future__ import annotations
+
+import csv
+import getpass
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ...errors import Refused, Where, WrongUse
+from ...hardware import Devices
+from ...launch import Service, Target, Training, schema_faults, service_target, source_of, training_target
+from ...planner import Plan, Request, expected_rows, exported_service, planned_training
+from .export_parsers import installed
+
+DOCUMENT = "export.json"
+EXPECTED = "expected.csv"
+PARSERS = Path(__file__).with_name("export_parsers.py")
+CHECK_S = 180.0  # until a parser, which loads its whole package, has answered
+OWN_STEPS = ("clean", "prepare", "compress", "gate")  # of a recipe: steelyard's own
+
+
+def export_plan(
+    folder: Path,
+    p: Plan,
+    request: Request,
+    devices: Devices,
+    document: Mapping[str, Any],
+    *,
+    stage: Mapping[str, Any] | None = None,
+    engine: str = "auto",
+    max_model_len: int | None = None,
+    args: tuple[str, ...] = (),
+    python: str = sys.executable,
+) -> dict[str, Any]:
+    """Write what carries the plan out; the document says which file states what, and who checked it.
+
+    `python` is the interpreter whose packages check the files. Raises Refused where the folder holds other
+    files, or no stack that steelyard can write for runs the device.
+    """
+    _check_free(folder)
+    training = planned_training(p, request, devices, stage)
+    service = exported_service(p, request, devices, engine, max_model_len, args)
+    targets = _targets(folder, training, service)
+    if not targets:
+        raise Refused(
+            "export.no_target",
+            f"steelyard writes no files for {p.device}",
+            why="no trainer or engine that steelyard writes for runs on it",
+            hint="name another device: --device h100-sxm, mi300x, gaudi2 or xeon-8592plus",
+        )
+    told = {place: _told(target, _asked(place, training, service)) for place, target in targets.items()}
+    draft = folder.with_name(f".{folder.name}-{os.getpid()}")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        _write(draft, targets)
+        for place, target in targets.items():
+            told[place]["checked"] = check(draft / place, target, python)
+        whole = {
+            "schema": "steelyard.export/1",
+            "device": p.device,
+            "devices": p.devices,
+            "targets": told,
+            "own_steps": [s["step"] for s in p.steps or () if s["step"] in OWN_STEPS],
+            "expected": EXPECTED,
+        }
+        (draft / EXPECTED).write_text(_csv(expected_rows(p, request)), encoding="utf-8")
+        (draft / "plan.json").write_text(_json({"request": document["request"], "plan": p.as_json()}))
+        whole["files"] = sorted([*_files(draft), DOCUMENT])
+        (draft / DOCUMENT).write_text(_json(whole), encoding="utf-8")
+        _publish(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return whole | {"folder": str(folder)}
+
+
+def _targets(folder: Path, training: Training | None, service: Service | None) -> dict[str, Target]:
+    """{"train": its files, "serve": its files}, of what the plan has."""
+    targets: dict[str, Target] = {}
+    if training and (target := training_target(training)):
+        targets["train"] = target
+    if service:
+        here = replace(service, folder=str(folder.absolute() / "serve"), user=getpass.getuser())
+        targets["serve"] = service_target(here)
+    return targets
+
+
+def _asked(place: str, training: Training | None, service: Service | None) -> Mapping[str, Any]:
+    of = training if place == "train" else service
+    assert of is not None
+    return of.settings
+
+
+def _told(target: Target, settings: Mapping[str, Any]) -> dict[str, Any]:
+    lost = target.lost(settings)
+    return {
+        "target": target.name,
+        "stated": dict(target.stated),
+        "not_stated": [{"setting": k, "value": v, "why": why} for k, (v, why) in lost.items()],
+        "needs": list(target.needs),
+        "arguments": {parser: list(words) for parser, words in target.argv.items()},
+    }
+
+
+# ------------------------------------------------------------------ the folder
+
+
+def _check_free(folder: Path) -> None:
+    """Raises Refused where something else is there, WrongUse where its parent is not."""
+    where = Where(field="--export")
+    if not folder.absolute().parent.is_dir():
+        text = f"there is no folder {folder.absolute().parent}"
+        raise WrongUse("cli.usage", text, where=where, hint="name a folder in one that is there")
+    if folder.is_dir() and not (others := _others(folder)):
+        return
+    if folder.exists() or folder.is_symlink():
+        held = f"{others[0]} and {len(others) - 1} more" if len(others) > 1 else others[0] if others else ""
+        raise Refused(
+            "export.folder_taken",
+            f"{folder} holds other files: {held}" if held else f"{folder} is no folder",
+            where=where,
+            why="an export takes the place of an earlier export alone",
+            hint="name a new folder",
+        )
+
+
+def _others(folder: Path) -> list[str]:
+    """Files that no earlier export wrote."""
+    try:
+        written = set(json.loads((folder / DOCUMENT).read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        written = set()
+    return [name for name in _files(folder) if name not in written]
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+
+
+def _write(draft: Path, targets: Mapping[str, Target]) -> None:
+    for place, target in targets.items():
+        (draft / place).mkdir(parents=True)
+        for name, text in target.files.items():
+            path = draft / place / name
+            path.write_text(text, encoding="utf-8")
+            if name.endswith(".sh"):
+                path.chmod(0o755)
+
+
+def _publish(draft: Path, folder: Path) -> None:
+    """The draft in the folder's place, in one rename; an earlier export goes when the new one stands."""
+    for path in [*draft.rglob("*"), draft]:
+        at = os.open(path, os.O_RDONLY)
+        os.fsync(at)
+        os.close(at)
+    old = folder.with_name(f".{folder.name}-{os.getpid()}-old")
+    if folder.exists():
+        folder.rename(old)
+    draft.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _json(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, indent=1, ensure_ascii=False, default=str) + "\n"
+
+
+def _csv(rows: Sequence[Mapping[str, str]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+# ------------------------------------------------------------------ the check
+
+
+def check(folder: Path, target: Target, python: str) -> list[dict[str, Any]]:
+    """Each parser's verdict: its own where `python` has it, else that of its documented schema.
+
+    Raises Refused where one refuses: nothing is exported that its reader would not take.
+    """
+    verdicts = []
+    if faults := schema_faults(target):
+        raise Refused("export.not_taken", "; ".join(faults), hint="report this: the plan's files are wrong")
+    for parser in target.given:
+        told = {"parser": parser, "by": "schema", "of": source_of(parser)}
+        argv = target.argv.get(parser, ())
+        asked = ask(parser, [(folder, argv)], python)[0] if installed(parser, python) else None
+        if asked and "absent" not in asked:
+            if asked.get("error"):
+                text = f"{parser} refuses its file: {asked['error']}"
+                raise Refused("export.not_taken", text, hint="report this: the plan's files are wrong")
+            told = {"parser": parser, "by": "parser", "of": str(asked["version"])}
+        verdicts.append(told)
+    return verdicts
+
+
+def ask(parser: str, jobs: Sequence[tuple[Path, Sequence[str]]], python: str) -> list[dict[str, Any] | None]:
+    """A target's own parser over folders: {"version"}, or {"error"} too; None where it does not start."""
+    orders = json.dumps([[str(folder), list(words)] for folder, words in jobs])
+    try:
+        done = subprocess.run(
+            [python, str(PARSERS), parser], input=orders, capture_output=True, text=True, env=_quiet(),
+            timeout=CHECK_S + len(jobs), check=False,
+        )  # fmt: skip
+        answers: list[dict[str, Any] | None] = json.loads(done.stdout.splitlines()[-1])
+    except (OSError, subprocess.TimeoutExpired, ValueError, IndexError):
+        return [None] * len(jobs)
+    return answers
+
+
+def _quiet() -> dict[str, str]:
+    quiet = {
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    return {**os.environ, **quiet, "PYTHONDONTWRITEBYTECODE": "1"}

@@ -1,0 +1,118 @@
+"""plan --export: a folder whole or not at all, every setting in it, and the figures to compare later."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from steelyard.run.planning import exporting
+
+TRAIN = ("plan", "--model", "llama3-8b", "--tokens", "1e8", "--device", "h100-sxm")
+SERVE = ("plan", "--model", "llama3-8b", "--job", "serve", "--users", "8")
+
+
+@pytest.fixture(autouse=True)
+def no_parser(monkeypatch) -> None:
+    """Loading TRL takes many seconds: its own test asks it."""
+    monkeypatch.setattr(exporting, "installed", lambda parser, python: False)
+
+
+def test_a_training_plan_is_written_with_every_setting(told, tmp_path: Path) -> None:
+    code, document = told(*TRAIN, "--finetuning-type", "lora", "--export", "out")
+    export, folder = document["export"], tmp_path / "out"
+    assert code == 0 and sorted(export["files"]) == sorted(
+        str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()
+    )
+    train, best = export["targets"]["train"], document["plans"][document["best"]]["settings"]
+    lost = {row["setting"] for row in train["not_stated"]}
+    for name in ("micro_batch", "global_batch", "seq_len", "precision", "finetuning_type", "steps"):
+        assert name in best and (name in train["stated"]) != (name in lost)
+    assert {"learning_rate", "lora_rank", "lora_alpha"} <= set(train["stated"])
+    assert {one["by"] for one in train["checked"]} == {"schema"} and all(
+        one["of"] for one in train["checked"]
+    )
+    assert json.loads((folder / "export.json").read_text())["targets"] == export["targets"]
+    assert os.access(folder / "train" / "run.sh", os.X_OK)
+    assert json.loads((folder / "plan.json").read_text())["plan"]["settings"] == best
+
+
+@pytest.mark.parametrize(
+    ("words", "stacks", "unit"),
+    [
+        ((*SERVE, "--device", "h100-sxm"), ("vllm",), True),
+        ((*SERVE, "--device", "gaudi3"), ("vllm-gaudi",), True),
+        ((*SERVE, "--device", "xeon-8592plus"), ("ovms",), True),
+        ((*TRAIN[:-1], "gaudi2"), ("optimum-habana", "megatron-lm"), False),
+        ((*TRAIN[:-1], "mi300x"), ("trl", "torchtitan", "megatron-lm"), False),
+    ],
+)
+def test_each_device_has_its_stack(told, tmp_path: Path, words, stacks: tuple[str, ...], unit: bool) -> None:
+    code, document = told(*words, "--export", "out")
+    (written,) = document["export"]["targets"].values()
+    assert code == 0 and written["target"] in stacks
+    assert bool(list((tmp_path / "out").rglob("*.service"))) == unit
+
+
+def test_a_folder_with_other_files_is_refused_and_an_earlier_export_replaced(told, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    assert told(*SERVE, "--device", "h100-sxm", "--export", "out")[0] == 0
+    assert told(*TRAIN, "--export", "out")[0] == 0 and not (folder / "serve").exists()
+    (folder / "mine.txt").write_text("mine")
+    code, document = told(*TRAIN, "--export", "out")
+    assert code == 3 and document["error"]["code"] == "export.folder_taken"
+    assert "mine.txt" in document["error"]["message"] and (folder / "mine.txt").read_text() == "mine"
+    code, document = told(*TRAIN, "--export", "none/out")
+    assert code == 2 and document["error"]["where"]["field"] == "--export"
+
+
+def test_an_export_is_never_half_written(told, tmp_path: Path, monkeypatch) -> None:
+    def full(rows) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(exporting, "_csv", full)
+    code, _ = told(*TRAIN, "--export", "out")
+    assert code != 0 and [p.name for p in tmp_path.iterdir() if "out" in p.name] == []
+
+
+def test_what_no_stack_runs_is_refused(told) -> None:
+    code, document = told(*TRAIN[:-1], "tpu-v5p", "--export", "out")
+    assert code == 3 and document["error"]["code"] == "export.no_target"
+
+
+def test_the_figures_expected_are_compared_with_the_measured(told, tmp_path: Path) -> None:
+    told(*TRAIN, "--export", "out")
+    path = tmp_path / "out" / "expected.csv"
+    code, document = told("validate", str(path))
+    assert (code, document["measured"]) == (0, 0)
+    rows = list(csv.DictReader(path.open()))
+    assert {row["metric"] for row in rows} > {"step_time_s", "peak_memory_bytes_per_device"}
+    for row in rows:
+        assert float(row["low"]) <= float(row["expected"]) <= float(row["high"]) and row["provenance"]
+    rows[0]["value"] = str(float(rows[0]["expected"]) * 1.05)
+    rows[1]["value"] = str(float(rows[1]["expected"]) * 10)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    code, document = told("validate", str(path))
+    assert code == 0 and document["measured"] == 2 and document["inside"] == 1
+    assert [row["inside"] for row in document["rows"]][:2] == [True, False]
+    code, (out, _) = told("validate", str(path), as_json=False)
+    assert "2 of" in out and "outside" in out
+    path.write_text(path.read_text().replace("bytes,,", "bytes,,much"))
+    code, document = told("validate", str(path))
+    assert code == 2 and document["error"]["where"]["line"] == 4
+
+
+def test_the_last_line_names_the_command_that_carries_the_plan_out(told) -> None:
+    _, (out, _) = told(*TRAIN, as_json=False)
+    assert out.splitlines()[-1].startswith("next: steelyard plan") and "--export" in out.splitlines()[-1]
+    _, (out, _) = told(*TRAIN, "--export", "out", as_json=False)
+    assert out.splitlines()[-1] == "next: sh out/train/run.sh"
+    _, (out, _) = told(*TRAIN, "--export", "out", "--lang", "zh", as_json=False)
+    assert "执行方案所需的文件" in out and "能做吗？ 能" in out
