@@ -600,3 +600,13 @@ def test_what_others_compute_is_said_beside_the_times_of_a_free_machine() -> Non
     text = "\n".join(here_lines(document | {"cores": {"calibration": 0.61, "now": 1.0}}))
     assert "61 % of the cores" in text and "free machine" not in text
     assert "cores" not in "\n".join(here_lines(document | {"cores": {"calibration": 0.97, "now": 0.95}}))
+
+
+def test_a_recipe_is_weighed_at_prices_of_ones_own(told, tmp_path) -> None:
+    (tmp_path / "steelyard.yaml").write_text(RECIPE.replace(", providers: [aws]", ""))
+    words = ("plan", "--device", "h100-sxm", "--device", "gaudi2", "--price", "gaudi2=0.9/reserved")
+    code, document = told(*words, "--price-class", "reserved", "--set", "trust=open")
+    best = document["plans"][document["best"]]
+    assert (code, best["device"], best["price"]["class"]) == (0, "gaudi2", "reserved")
+    assert document["request"]["prices"]["gaudi2"] == {"usd_per_h": 0.9, "price_class": "reserved"}
+    assert not next(p for p in document["plans"] if p["device"] == "h100-sxm")["compared"]
