@@ -15,6 +15,7 @@ from steelyard.hardware import (
     catalogue,
     cores_had,
     cpu_times,
+    fair_share,
     findings,
     measure,
     model_names,
@@ -177,6 +178,13 @@ def test_the_share_of_the_cores_is_what_others_leave(cpus, wall_s, own, others, 
     assert share == pytest.approx(max(0.05, min(1.0, (1 - others) * cpus / usable)), rel=1e-6)
     more = CpuTimes(wall_s, spent.all_s + 0.1 * cpus * wall_s, spent.own_s)
     assert cores_had(CpuTimes(0.0, 0.0, 0.0), more, cpus, usable) <= share
+
+
+@given(st.integers(1, 64), st.floats(0.2, 1e4), st.floats(0, 1), st.floats(0, 1))
+def test_beside_others_a_program_gets_its_fair_share(cores, wall_s, own, others):
+    spent = CpuTimes(wall_s, (own + others) * cores * wall_s, own * cores * wall_s)
+    share = fair_share(CpuTimes(0.0, 0.0, 0.0), spent, cores)
+    assert share == pytest.approx(1 / (1 + others)) and 0.5 <= share <= 1
 
 
 def test_what_this_process_computes_is_not_others_work():

@@ -68,7 +68,7 @@ def cores_lines(document: Mapping[str, Any], steps: Mapping[str, Any]) -> list[s
     if now < ALONE and steps:
         total = sum(f["wall_s"]["value"] for f in steps.values()) / now
         text = (
-            "these are times of a free machine; others leave {share} % of the cores now: about {time} in all"
+            "times of a free machine; beside what runs now, with {share} % of the cores, about {time} in all"
         )
         texts.append(say(text, share=round(100 * now), time=show_number(total, "s")))
     if then < ALONE and steps:

@@ -16,7 +16,7 @@ from .catalogue import (
     published_constants,
     resolve,
 )
-from .contention import UNDISTURBED, CpuTimes, cores_had, cpu_times
+from .contention import UNDISTURBED, CpuTimes, cores_had, cpu_times, fair_share
 from .findings import Finding, findings
 from .machine import Machine, affinity, free_bytes, probe
 from .sheet import sheet
@@ -37,6 +37,7 @@ __all__ = [
     "catalogue",
     "cores_had",
     "cpu_times",
+    "fair_share",
     "findings",
     "free_bytes",
     "lookup",

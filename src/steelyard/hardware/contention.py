@@ -49,6 +49,19 @@ def cores_had(before: CpuTimes, after: CpuTimes, cpus: int | None = None, usable
     return max(LEAST, min(1.0, (cpus * wall_s - others_s) / (usable * wall_s)))
 
 
+def fair_share(before: CpuTimes, after: CpuTimes, usable: int | None = None) -> float:
+    """Share of the cores that a program with a thread a core would get beside what others compute now.
+
+    The kernel shares fairly: beside others' work on one of two cores two threads get two thirds, not a half.
+    """
+    usable = usable or min(len(affinity()), cgroup_limit("cpu"))
+    wall_s = after.clock_s - before.clock_s
+    if wall_s < SHORTEST_S:
+        return 1.0
+    others = max(0.0, (after.all_s - before.all_s) - (after.own_s - before.own_s)) / wall_s
+    return usable / (usable + others)
+
+
 def _all_s() -> float:
     """User, system, interrupts and steal of the CPUs that this process may use."""
     with suppress(OSError, AttributeError, NotImplementedError):

@@ -34,7 +34,7 @@ class Model:
     machine: Machine
     facts: DataFacts
     calibration: Calibration
-    cores_now: float = 1.0  # share of the cores that others leave at present
+    cores_now: float = 1.0  # share of the cores that a step would get beside what others compute at present
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,8 +20,8 @@ from ...forms import FORMS
 from ...hardware import (
     Machine,
     catalogue,
-    cores_had,
     cpu_times,
+    fair_share,
     named_models,
     probe,
     published_constants,
@@ -102,12 +102,12 @@ def weigh(
     plans = plan_recipe(named, filled, shape, facts, catalogue(), published_constants(), own, choices)
     plans = replace(plans, wall_s=time.perf_counter() - began)
     document = here_document(named, machine, filled, facts, local)
-    document["cores"] = cores_document(machine, cores_had(before, cpu_times()))
+    document["cores"] = cores_document(machine, fair_share(before, cpu_times()))
     return Weighed(request=request, plans=plans, here=document)
 
 
 def cores_document(machine: Machine, now: float) -> dict[str, float | None]:
-    """Of the cores, what others left: to the calibration (None where there is none), and now."""
+    """Of the cores, what the calibration had (None where there is none), and what a step would get now."""
     calibration = recall(machine)
     return {"calibration": calibration.share if calibration else None, "now": round(now, 3)}
 
@@ -183,7 +183,7 @@ def weigh_job(request: Request, constants: Constants, *, watch: Watch | None = N
     began = time.perf_counter()
     plans = plan(request, catalogue(), constants, [own] if own else [])
     if document:
-        document["cores"] = cores_document(probe(), cores_had(before, cpu_times()))
+        document["cores"] = cores_document(probe(), fair_share(before, cpu_times()))
     return Weighed(request=request, plans=replace(plans, wall_s=time.perf_counter() - began), here=document)
 
 
