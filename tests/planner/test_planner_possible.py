@@ -293,3 +293,23 @@ def test_what_lacks_is_never_nothing(need, room, words) -> None:
 
 def test_each_stack_has_a_flag_for_what_it_raises() -> None:
     assert all(flag for stack in TRAIN_STACKS for flag in stack.flags.values())
+
+
+@pytest.mark.parametrize("count", [6, 24, 384])
+def test_a_training_takes_all_the_devices_that_there_are(count) -> None:
+    shape = named_shape("llama3-8b", MODELS)
+    request = Request(shape=shape, job="pretrain", tokens=1e10, devices=("a100-80-sxm",), count=count)
+    (found,) = plan(request, *KNOWN).plans
+    assert found.fits and found.devices == count
+    s = found.settings
+    assert s["global_batch"] % (s["dp"] * s["micro_batch"]) == 0
+    (few,) = plan(replace(request, devices=("l4",), count=384), *KNOWN).plans
+    assert not few.fits and few.why_not == "has 8 in one network at the most"
+
+
+def test_a_short_job_starts_and_ends_too() -> None:
+    shape = named_shape("smollm2-135m", MODELS)
+    for p in plan(Request(shape=shape, job="sft", tokens=1e6), *KNOWN).plans:
+        if p.time_s:
+            assert p.time_s.value > p.parts["start"] > 10.0
+            assert sum(p.parts.values()) == pytest.approx(p.time_s.value)

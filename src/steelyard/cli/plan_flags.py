@@ -116,6 +116,9 @@ class LimitFlags:
     device: Annotated[
         Words, flag("--device", "ID", say("Only this device; this-machine is one; repeatable."))
     ] = None
+    count: Annotated[
+        Number, flag("--count", "N", say("Devices that there are; a training takes them all."))
+    ] = None
     memory: Annotated[Text, flag("--memory", "SIZE", say("Limit of a device: 64GB."))] = None
     power: Annotated[Text, flag("--power", "WATTS", say("Limit of all devices: 20kW."))] = None
     provider: Annotated[Words, flag("--provider", "NAME", say("Only these prices: aws; repeatable."))] = None

@@ -42,7 +42,7 @@ def fields_of(flags: PlanFlags, shape: Any) -> dict[str, Any]:
     """What the flags say, under the names of a Request; what they leave out keeps its default."""
     check_flags(flags)
     same = ("seq_len", "finetuning_type", "users", "prompt_tokens", "output_tokens", "burstiness", "trust")
-    names = (*same, "global_batch", "prefix_hit", "accept")
+    names = (*same, "global_batch", "count", "prefix_hit", "accept")
     given: dict[str, Any] = {name: getattr(flags, name) for name in names}
     given |= {
         "name": flags.model or f"{shape.params / 1e9:.3g}b",
@@ -84,6 +84,8 @@ def check_flags(flags: PlanFlags) -> None:
     text = "--spot goes with training: what interruptions do to a service is not modelled"
     check(spot, "cli.usage", "--spot", text, "--job sft")
     batch, burst = flags.global_batch, flags.burstiness
+    text = f"--count {flags.count} is not 1 or more"
+    check(flags.count is None or flags.count >= 1, "cli.usage", "--count", text, "--count 384")
     text = f"--global-batch {batch} is not 1 or more"
     check(batch is None or batch >= 1, "cli.usage", "--global-batch", text, "--global-batch 64")
     text = f"--burstiness {burst} is below 0"

@@ -57,7 +57,7 @@ POWER_SHARE, POWER_LOW, POWER_HIGH = 0.9, 0.8, 1.0  # of the rated power that a 
 # 12,127,904 J in 29.10 min); 8.4 kW at most in air (Newkirk et al. 2024, arXiv 2412.08602); 10.2 kW allowed.
 HOST_SHARE, HOST_LOW, HOST_HIGH = 0.5, 0.35, 0.8
 IDLE_SHARE = 0.25  # of it while it waits for others: bubble and exposed communication; modelled
-WAITING = ("bubble", "dp", "pp", "tp", "cp", "ep", "hops", "offload", "data", "waiting", "transfer")
+WAITING = ("bubble", "dp", "pp", "tp", "cp", "ep", "hops", "offload", "data", "waiting", "transfer", "start")
 PHASES = re.compile("^(prefill|decode)_")  # before the name of a part of a service
 HOURS_TO_BUY = 3300.0  # median over the devices above of purchase over hourly list price: 2,100 to 6,300
 

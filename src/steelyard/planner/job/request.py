@@ -130,6 +130,7 @@ class Request:
     changes: Mapping[str, float | str] = field(default_factory=dict)  # what if: "price.h100-sxm" -> 2.1
     objective: str = "cost"
     max_devices: int = MOST_DEVICES
+    count: int = 0  # devices that there are: a training takes them all; 0 = as many as pays
     spot: bool = False  # interruptible machines at cost.SPOT_SHARE of the price on demand
     teacher_params: float = 0.0  # active weights of the teacher of a distillation; 0 = as the model's own
     media_bytes: float = 0.0  # compressed images, sound and video to decode
@@ -152,6 +153,8 @@ class Request:
                 _one_of("plan.precision", "precision of this job", word, allowed)
         _guesses(self.prefix_hit, self.draft_tokens, self.accept)
         sizes = ("users", "prompt_tokens", "output_tokens", "seq_len", "max_devices")
+        if self.count < 0:
+            raise WrongUse("plan.count", f"count is {self.count}, not 0 or more", hint="--count 384")
         for name in sizes:
             if getattr(self, name) < 1:
                 raise WrongUse(f"plan.{name}", f"{name} is {getattr(self, name)}, not 1 or more")

@@ -15,7 +15,7 @@ STREAMED = 0.87  # of the bandwidth, in passes over large tensors (STREAM on A10
 
 def flag(condition: Array, like: Array) -> Array:
     """1 or 0 in the dtype of `like`, so that a float32 sweep stays float32."""
-    return np.asarray(condition).astype(np.asarray(like).dtype if np.ndim(like) else float)
+    return np.asarray(condition, getattr(like, "dtype", float) if np.ndim(like) else float)
 
 
 def gemm_s(

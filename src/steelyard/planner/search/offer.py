@@ -69,7 +69,7 @@ def offer_of(request: Request, device: Device, some: Sequence[Owned] | None = No
         price=price,
         compared=price is None or price.price_class in request.compared,
         provider="own" if own else provider_of(device),
-        most=min(most, request.max_devices),
+        most=min(most, request.max_devices, request.count or request.max_devices),
         per_host=max((o.each for o in own), default=in_host(device)),
         owned=bool(own),
         refused=_refused(request, device, bool(own)),

@@ -72,6 +72,7 @@ class Job:
     fixed: Mapping[str, float]  # of TrainSetup: seq_len, lora, weight_bits, extra_forward, low_precision
     room: float  # bytes a device may hold
     max_devices: int
+    least_devices: int
     stacks: tuple[TrainStack, ...]  # that run this job on this device
     wall_s: Callable[[Array, Array, Array], Array]
     deadline_s: float = float("inf")
@@ -143,14 +144,11 @@ class _Block:
     stages: np.ndarray  # [2, stages]
     tails: np.ndarray  # [4, schemes * places]; schemes outside
     places: int  # pairs of d and global batch
+    columns: dict[str, np.ndarray]  # the settings, each along its own axis of [rows, stages, tails]
     able: np.ndarray  # [rows or 1, stages, tails]: what some stack runs
     layer: np.ndarray  # [rows] seconds
     free: np.ndarray  # of its compute, what may hide data-parallel traffic
     head: np.ndarray
-
-    def columns(self) -> dict[str, np.ndarray]:
-        """The settings, each along its own axis of [rows, stages, tails]."""
-        return _columns(self.split, self.rows, self.stages, self.tails)
 
     def at(self, place: np.ndarray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
         """The settings of candidates by their flat places."""
@@ -181,7 +179,7 @@ def _blocks(axes: Axes, job: Job) -> Iterator[_Block]:
     layers, free = _by_split(total(parts), grid), _by_split(free_s, grid)
     heads = _by_split(head_s(job.sizes, setup, job.hardware, job.constant), grid)
     stages = np.array(list(product(axes.p, axes.v)), np.float32).T
-    schemes = list(product(axes.zero, axes.offload))
+    schemes, runs = list(product(axes.zero, axes.offload)), {}
     for (t, c, e), layer, unhidden, head in zip(splits, layers, free, heads, strict=True):
         room = job.max_devices // (t * c)
         fitting = stages[:, stages[0] <= room]
@@ -189,29 +187,29 @@ def _blocks(axes: Axes, job: Job) -> Iterator[_Block]:
         if not places or not fitting.size:
             continue
         columns = np.arange(rows.shape[1]) if t > 1 else np.flatnonzero(rows[2] == min(axes.sp))
-        split, runs = np.array([t, c, e], np.float32), _runs(job, (t, c, e), rows, fitting, schemes)
+        split, raised = np.array([t, c, e], np.float32), (t > 1, c > 1, e > 1)
+        if raised not in runs:
+            runs[raised] = _runs(job, split, rows, stages, schemes)
+        able = runs[raised][:, stages[0] <= room]
         for some in _parted(schemes, len(columns) * fitting.shape[1] * len(places)):
             tails = np.array([(*s, *at) for s in some for at in places], np.float32).T
-            able = np.repeat(runs[:, :, [schemes.index(s) for s in some]], len(places), axis=2)
+            here = np.repeat(able[:, :, [schemes.index(s) for s in some]], len(places), axis=2)
             most = max(1, BLOCK // (fitting.shape[1] * tails.shape[1]))
             for start in range(0, len(columns), most):
                 at = columns[start : start + most]
+                some_rows = rows[:, at].astype(np.float32)
                 yield _Block(
-                    split, rows[:, at].astype(np.float32), fitting, tails, len(places),
-                    able if len(able) == 1 else able[at], layer[at], unhidden[at], head[at],
+                    split, some_rows, fitting, tails, len(places), _columns(split, some_rows, fitting, tails),
+                    here if len(here) == 1 else here[at], layer[at], unhidden[at], head[at],
                 )  # fmt: skip
 
 
 def _runs(
-    job: Job,
-    split: tuple[int, int, int],
-    rows: np.ndarray,
-    stages: np.ndarray,
-    schemes: list[tuple[int, int]],
+    job: Job, split: np.ndarray, rows: np.ndarray, stages: np.ndarray, schemes: list[tuple[int, int]]
 ) -> np.ndarray:
-    """[rows or 1, stages, schemes]: what some stack runs."""
+    """[rows or 1, stages, schemes]: what some stack runs; of the split it matters what is above 1."""
     tails = np.array([(*scheme, 1, 1) for scheme in schemes], np.float32).T
-    able = runnable(job.stacks, _columns(np.array(split, np.float32), rows, stages, tails))
+    able = runnable(job.stacks, _columns(split, rows, stages, tails))
     return np.broadcast_to(able, (len(able), stages.shape[1], len(schemes)))
 
 
@@ -244,7 +242,7 @@ def _narrow(thing: Any) -> dict[str, Any]:
 def _evaluated(block: _Block, job: Job, small: tuple[Any, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Seconds of a step and bytes of a device, [rows, stages, tails]."""
     sizes, hardware, constant, fixed = small
-    columns = block.columns()
+    columns = block.columns
     devices = columns["t"] * columns["c"] * columns["p"] * columns["d"]
     setup = TrainSetup(devices=devices, **columns, **fixed)
     layer, free, head = (x.reshape(-1, 1, 1) for x in (block.layer, block.free, block.head))
@@ -269,7 +267,7 @@ def _take(swept: Swept, block: _Block, values: tuple[np.ndarray, np.ndarray], jo
     step_s, memory = values
     shape = (block.rows.shape[1], block.stages.shape[1], block.tails.shape[1])
     memory = np.broadcast_to(memory, shape)
-    columns = block.columns()
+    columns = block.columns
     devices = columns["t"] * columns["c"] * columns["p"] * columns["d"]
     able = np.broadcast_to(block.able & divides(job, columns), shape)
     fits = able & (memory <= np.float32(job.room))
@@ -310,7 +308,8 @@ def divides(job: Job, columns: Mapping[str, Array]) -> Array:
     if uneven(job.stacks):
         alike = alike | ((v == 1) & (p <= job.sizes.layers))
     pairs = alike & ((v == 1) | (p > 1))
-    pairs = pairs & (devices <= job.max_devices) & (np.mod(d * columns["c"], columns["e"]) == 0)
+    pairs = pairs & (devices <= job.max_devices) & (devices >= job.least_devices)
+    pairs = pairs & (np.mod(d * columns["c"], columns["e"]) == 0)
     if np.any(columns["offload"]):
         pairs = pairs & (offloaded_bytes(job.sizes, _held_by(job, columns)) <= HOST_BYTES)
     rounds = columns["global_batch"] / (d * columns["micro_batch"])

@@ -13,6 +13,8 @@ from steelyard.hardware import Device
 from steelyard.units import Figure, around, show_bytes
 
 from ..job.cost import (
+    DISK_BYTES_PER_S,
+    START_S,
     STORAGE_USD_PER_BYTE_H,
     checkpoint_every_s,
     cost_figure,
@@ -46,6 +48,8 @@ FINE_TUNE_TOKENS = 2**16  # a step, where the recipe says nothing
 KEPT_CHECKPOINTS = 2
 TRADEOFFS = 8  # other numbers of devices that a plan names
 LORA_RANK = 16
+# A device: 10,000 GPUs and more find each other within 30 s (Jiang et al. 2024, MegaScale, arXiv 2402.15627).
+MEETING_S = 3e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,8 @@ def search_training(request: Request, offer: Offer, constants: Constants, fine: 
     stacks = stacks_of(offer.device.family, request.job, request.finetuning_type)
     if not stacks:
         return SearchResult(no_plan(offer, "no public stack does this job on it"))
+    if offer.most < request.count:
+        return SearchResult(no_plan(offer, f"has {offer.most} in one network at the most"))
     results = [
         _at_precision(request, offer, precision, stacks, constants, fine)
         for precision in precisions_of(request, offer)
@@ -154,7 +160,8 @@ def job_of(
 
     def wall_s(step_s: Array, devices: Array, global_batch: Array) -> Array:
         steps = tokens / global_batch
-        return step_s * (steps / goodput(devices, params, per_host, request.spot and not offer.owned))
+        lasting = steps / goodput(devices, params, per_host, request.spot and not offer.owned)
+        return step_s * lasting + start_s(request, devices, per_host)
 
     return Job(
         sizes=Sizes.of(request.shape, request.seq_len),
@@ -169,11 +176,22 @@ def job_of(
         },
         room=room_bytes(request, offer.device, TRAINED_HIGH),
         max_devices=_most_devices(request, offer),
+        least_devices=max(1, request.count),
         stacks=stacks,
         wall_s=wall_s,
         deadline_s=surely(request, wide_of(constants, offer)).deadline_s or PATIENCE_S,
         frozen_params=_frozen_params(request),
     )
+
+
+def start_s(request: Request, devices: Array, per_host: float) -> Array:
+    """Seconds before the first step and after the last: processes, their meeting, weights read and written in
+    16 bits, by all hosts. Compilers of whole graphs take minutes more that nobody publishes."""
+    frozen = _frozen_params(request)
+    read = frozen + (0.0 if request.job == "pretrain" else float(request.shape.params))
+    moved = 2.0 * (read + _written_params(request))
+    hosts = np.ceil(devices / max(1.0, per_host))
+    return START_S + MEETING_S * devices + moved / (DISK_BYTES_PER_S * hosts)
 
 
 def _extra_forward(request: Request) -> float:
@@ -212,15 +230,17 @@ def batches_of(request: Request) -> tuple[int, ...]:
     """
     if request.global_batch:
         return (request.global_batch,)
+    odd = request.count // (request.count & -request.count) if request.count else 1
     if request.job in ("sft", "prefer", "distil"):
-        return (_power(FINE_TUNE_TOKENS / request.seq_len),)
+        return (_power(FINE_TUNE_TOKENS / request.seq_len, odd),)
     tokens = 5e5 * (request.shape.active_params / 125e6) ** 0.256
-    middle = _power(tokens / request.seq_len)
-    return tuple(sorted({max(1, middle // 2), middle}))
+    middle = _power(tokens / request.seq_len, odd)
+    return tuple(sorted({max(odd, middle // 2), middle}))
 
 
-def _power(value: float) -> int:
-    return max(1, 2 ** round(log2(max(1.0, value))))
+def _power(value: float, odd: int) -> int:
+    """The nearest power of 2 times a factor that the number of devices has."""
+    return odd * max(1, 2 ** round(log2(max(1.0, value / odd))))
 
 
 def axes_of(request: Request, offer: Offer, hardware: Hardware, fine: bool) -> Axes:
@@ -234,7 +254,8 @@ def axes_of(request: Request, offer: Offer, hardware: Hardware, fine: bool) -> A
         i for i in range(1, min(64, most, shape.layers) + 1) if shape.layers % i == 0 or i & (i - 1) == 0
     )
     micro = tuple(i for i in _powers(16) if any(b % i == 0 for b in batches))
-    d = sorted({i * k for i in _powers(most) for k in (1, 3) if any(b % (i * k) == 0 for b in batches)})
+    replicas = {i * k for i in _powers(most) for k in (1, 3)} | _divisors(request.count)
+    d = sorted(i for i in replicas if any(b % i == 0 for b in batches))
     stacks = stacks_of(offer.device.family, request.job, request.finetuning_type)
     kept_apart = request.finetuning_type == "full" and not shares_memory(offer.device)
     every = Axes(
@@ -244,7 +265,7 @@ def axes_of(request: Request, offer: Offer, hardware: Hardware, fine: bool) -> A
     if not fine:
         every = Axes(
             t=t, c=c[:2], e=e[::3], micro_batch=micro[:4], recompute=(0, 2), sp=(1,),
-            p=tuple(i for i in p if i & (i - 1) == 0 and i <= 16), v=(1,), zero=(0, 1, 3), d=tuple(d),
+            p=tuple(i for i in p if i & (i - 1) == 0 and i <= 16), v=(1,), zero=(1, 3), d=tuple(d),
             global_batch=batches[-2:],
         )  # fmt: skip
     return _with_flags(every, stacks)
@@ -253,9 +274,13 @@ def axes_of(request: Request, offer: Offer, hardware: Hardware, fine: bool) -> A
 def _with_flags(axes: Axes, stacks: Sequence[TrainStack]) -> Axes:
     """The axes without values that no stack has a flag for."""
     lone = {name: getattr(axes, name)[:1] for name in SPLITS if not raised(stacks, name)}
-    zero = tuple(stage for stage in axes.zero if any(stage in s.zero for s in stacks))
+    zero = tuple(stage for stage in axes.zero if any(stage in s.zero for s in stacks)) or (0,)
     recompute = tuple(r for r in axes.recompute if any(r in s.recompute for s in stacks))
     return replace(axes, zero=zero, recompute=recompute, **lone)
+
+
+def _divisors(count: int) -> set[int]:
+    return {i for i in range(1, count + 1) if count % i == 0}
 
 
 def shares_memory(device: Device) -> bool:
@@ -290,6 +315,7 @@ def _plan_of(
     busy, memory = of(evaluated["parts"], steps), of(evaluated["memory_parts"])
     spot, written = request.spot and not offer.owned, _written_params(request)
     parts = busy | lost_parts(sum(busy.values()), devices, written, offer.per_host, spot)
+    parts["start"] = float(start_s(request, devices, offer.per_host))
     time_s = _time_of(offer, constants, wall_s)
     plan = Plan(
         device=offer.device.id,
