@@ -1,8 +1,8 @@
 """Fit the shipped constants to published results; how far off left-out sources are: bench/leave_out.py.
 
-python bench/fit_constants.py RESULTS.csv            # prints constants and errors
-python bench/fit_constants.py RESULTS.csv --write    # and writes src/steelyard/hardware/constants.json
-python bench/fit_constants.py RESULTS.csv --write --phase train    # of training rows alone
+python bench/fit_constants.py RESULTS.csv...            # prints constants and errors
+python bench/fit_constants.py RESULTS.csv... --write    # and writes src/steelyard/hardware/constants.json
+python bench/fit_constants.py RESULTS.csv... --write --phase train    # of training rows alone
 
 Serving constants are fitted beside serving-silicon.csv of STEELYARD_SHARED too, where it is there.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ TARGET = Path(__file__).resolve().parents[1] / "src/steelyard/hardware/constants
 def main() -> None:
     """Fit, print, and with --write ship."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("results", type=Path)
+    parser.add_argument("results", type=Path, nargs="+")
     parser.add_argument("--write", action="store_true")
     parser.add_argument(
         "--phase", choices=sorted(PHASES), help="fit these rows alone, keep the others' entries"
@@ -37,7 +38,9 @@ def main() -> None:
     wanted = PHASES[args.phase] if args.phase else set().union(*PHASES.values())
     rows = published_rows(args.results, wanted)
     beside = serving_beside() if args.phase != "train" else []
-    source = ", ".join([args.results.name, *([SERVING.name] if beside else []), "bench/fit_constants.py"])
+    source = ", ".join(
+        [*(path.name for path in args.results), *([SERVING.name] if beside else []), "bench/fit_constants.py"]
+    )
     constants = fit(rows, catalogue(), named_models(), source=source, beside=beside)
     print(json.dumps(constants.as_json(), indent=1))
     for name, group in score_results(rows, catalogue(), named_models(), constants).groups.items():
@@ -49,9 +52,10 @@ def main() -> None:
         TARGET.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
-def published_rows(path: Path, phases: set[str]) -> list[dict[str, str]]:
-    """The file's rows of these phases."""
-    return [r for r in read_table(path, ("id", "source", "value")) if r["phase"] in phases]
+def published_rows(paths: Sequence[Path], phases: set[str]) -> list[dict[str, str]]:
+    """The files' rows of these phases."""
+    columns = ("id", "source", "value")
+    return [r for path in paths for r in read_table(path, columns) if r["phase"] in phases]
 
 
 def serving_beside() -> list[dict[str, str]]:

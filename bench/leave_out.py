@@ -1,6 +1,6 @@
 """Published rows predicted without their source, and without their device family.
 
-python bench/leave_out.py RESULTS.csv [--phase train|serve] [--json]    # training 1 min, serving 5 min
+python bench/leave_out.py RESULTS.csv... [--phase train|serve] [--json]    # training 1 min, serving 5 min
 
 Sources: each source under constants fitted on all others; MAPE, median and coverage count each source equally
 (a benchmark of 1,668 rows no more than a paper of three). An interval comes without the source too: from the
@@ -187,7 +187,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("results", type=Path)
+    parser.add_argument("results", type=Path, nargs="+")
     parser.add_argument("--phase", choices=sorted(PHASES), action="append")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()

@@ -5,6 +5,8 @@ import pytest
 
 from steelyard.hardware import catalogue, named_models, published_constants
 from steelyard.planner import Constants, predict_results
+from steelyard.planner.published.constants import groups
+from steelyard.planner.published.results import read_rows
 
 CONSTANTS = Constants.from_json(published_constants())
 ROW = {
@@ -144,3 +146,51 @@ def test_a_model_that_slides_a_window_is_read_and_filled_no_wider():
 def test_a_window_leaves_room_for_more_requests():
     cells = {"concurrency": "", "prompt_len": "24576", "output_len": "4096"}
     assert value(model="mistral-7b", **cells) > 1.5 * value(model="mistral-7b-v0.2", **cells)
+
+
+R1 = {
+    "model": "deepseek-r1",
+    "precision": "fp8",
+    "device": "h200",
+    "devices": "8",
+    "tp": "8",
+    "framework": "SGLang",
+}
+
+
+def setup(**cells: str):
+    """The setup that a row is read as."""
+    tables, refused = read_rows([ROW | R1 | cells], catalogue(), named_models())
+    assert not refused, refused
+    return tables["serve"].setup, tables["serve"].extra
+
+
+def test_the_framework_cell_tells_experts_attention_apart_and_drafts():
+    plain, _ = setup()
+    assert (plain.t[0], plain.e[0], plain.draft[0]) == (8, 1, 0)
+    spread, _ = setup(framework="SGLang, EP 8")
+    assert (spread.t[0], spread.e[0]) == (8, 8)
+    apart, extra = setup(framework="TensorRT-LLM, EP 8, DP attention", concurrency="64")
+    assert (apart.t[0], apart.e[0], apart.batch[0], extra["replicas"][0]) == (1, 8, 8, 8)
+    drafted, _ = setup(framework="SGLang, MTP")
+    assert drafted.draft[0] > 0
+    dense, _ = setup(model="llama3-70b", framework="vLLM, EP 8, DP attention")
+    assert (dense.t[0], dense.e[0]) == (8, 1)
+
+
+def test_a_multi_token_prediction_is_faster_and_attention_apart_keeps_its_cache_once():
+    latency = {"metric": "ms_per_output_token", "unit": "ms", "concurrency": "8"}
+    assert value(**R1 | latency | {"framework": "SGLang, MTP"}) < value(**R1 | latency)
+    long = {"prompt_len": "64000", "concurrency": "256", "output_len": "1024"}
+    together, apart = (value(**R1 | long | {"framework": f"SGLang, EP 8{x}"}) for x in ("", ", DP attention"))
+    assert apart > 1.3 * together  # a latent cache is whole on each device of a group
+
+
+def test_plain_vllm_on_a_cpu_spends_host_time_and_devices_of_one_die_deviate_alike():
+    cells = {"model": "qwen3-0.6b", "device": "xeon-8480plus", "metric": "ms_per_output_token", "unit": "ms"}
+    step_ms = value(**cells, framework="vLLM CPU", concurrency="1") - value(
+        **cells, framework="openvino", concurrency="1"
+    )
+    assert step_ms > 5
+    mi325x, mi300x = (groups(catalogue().find(name), "vllm") for name in ("mi325x", "mi300x"))
+    assert mi325x["device"] == mi300x["device"] and mi325x["own"] != mi300x["own"]

@@ -71,6 +71,7 @@ class Device:
     purchase_usd: float | None = None  # of one, where a list or a maker told
     host_w: float | None = None  # what its host may draw beside it, one device's share
     family: str = ""  # devices whose kernels resemble each other
+    die: str = ""  # the device whose compute dies it has, its own id where nobody else's
     serve_stack: str = "vllm"  # the engine that would serve on it
     trains: bool = True  # False where the maker's software runs inference alone
 
@@ -260,6 +261,7 @@ def _device(row: Mapping[str, str]) -> Device:
     return Device(
         id=row["id"],
         name=row["name"],
+        die=_behaves(row, family, "die") or row["id"],
         vendor=row["vendor"],
         kind=row["kind"],
         year=int(_number(row, "year") or 0),

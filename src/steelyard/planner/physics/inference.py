@@ -46,7 +46,7 @@ GROUPED: dict[str, tuple[str, ...]] = {
     "serve.burst": ("stack",),
     "serve.compute": ("family", "device", "pair"),
     "serve.rows": ("family", "device", "pair"),
-    "serve.step_s": ("stack", "release"),
+    "serve.step_s": ("stack", "port", "release"),
     "serve.layer_s": ("family", "stack", "port", "pair"),
     "serve.sequence_s": ("family", "stack", "release"),
     "serve.hop_s": ("family", "port"),
@@ -73,7 +73,7 @@ GROUP_SDS: dict[str, dict[str, float]] = {
     "serve.burst": {"stack": 0.5, "run": 0.7, "source": 1.2},
     "serve.compute": {"family": 0.14, "device": 0.07, "pair": 0.07, "run": 0.3, "source": 1.0},
     "serve.rows": {"family": 0.2, "device": 0.08, "pair": 0.17, "run": 0.5, "source": 2.0},
-    "serve.step_s": {"stack": 0.35, "release": 0.2, "run": 0.5, "source": 1.8},
+    "serve.step_s": {"stack": 0.35, "port": 0.35, "release": 0.2, "run": 0.5, "source": 1.8},
     "serve.layer_s": {"family": 0.2, "stack": 0.28, "port": 0.28, "pair": 0.17, "run": 0.4, "source": 2.0},
     "serve.sequence_s": {"family": 0.2, "stack": 0.35, "release": 0.2, "run": 0.5, "source": 1.8},
     "serve.hop_s": {"family": 0.28, "port": 0.2, "run": 0.4, "source": 1.8},
@@ -108,6 +108,9 @@ KNOWN: dict[str, tuple[float, float]] = {
     "serve.sequence_s@stack:gaudi": _ON_DEVICE,
     "serve.sequence_s@stack:deepspeed": _ON_DEVICE,
     "serve.sequence_s@family:cpu": (1.0, 0.5),  # the cores that sample are those that multiply
+    "serve.step_s@port:vllm/cpu": (2.0, 0.5),  # a scheduler in Python on the cores that multiply
+    "serve.step_s@port:vllm+zentorch/cpu": (2.0, 0.5),
+    "serve.bandwidth@port:vllm/cpu": (-0.6, 0.3),  # products of oneDNN repack the weights at every step
     "serve.hop_s@family:intel": (3.0, 0.8),  # oneCCL between stacks, no kernel of its own for short messages
     "serve.hop_s@family:sambanova": (-1.5, 0.5),  # streamed between chips within the kernel
     "serve.weight_only@family:nvidia": (0.25, 0.15),  # Marlin and its kin unpack beside the products

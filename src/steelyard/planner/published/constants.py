@@ -197,11 +197,11 @@ def groups(device: Device, framework: str = "", year: str = PLAN_YEAR) -> dict[s
     """The groups whose deviations apply to a device under a software stack of a year.
 
     "release" is the stack's year, "pair" that release on this device, "port" the stack on this family,
-    "own" what `with_stack` calibrates.
+    "own" what `with_stack` calibrates. Devices with the same compute dies are one "device".
     """
     name = stack(framework)
     release = f"{name}/{year}" if name else ""
-    names = {"family": device.family, "stack": name, "device": device.id, "release": release}
+    names = {"family": device.family, "stack": name, "device": device.die or device.id, "release": release}
     names |= {"port": f"{name}/{names['family']}" if name else ""}
     names |= {"kind": device.kind, "framework": next((k for k, v in FRAMEWORKS.items() if name in v), "")}
     return names | {"pair": f"{device.id}/{release}" if name else "", "own": f"{device.id}/{name}"}

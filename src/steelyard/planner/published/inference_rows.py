@@ -27,6 +27,13 @@ LEAST_ROOM = 0.05  # of the memory is left for the KV cache where the sums leave
 WEIGHT_ONLY = ("openvino", "llama.cpp")  # unpack 8-bit weights to 16 bits before the products
 PROMPT, OUTPUT = 512.0, 128.0  # tokens, where a row does not tell
 
+# Words of the framework cell. How many tokens a multi-token prediction drafts is seldom told: SGLang and
+# TensorRT-LLM are run with 3 on DeepSeek-R1, of which half and more are taken (DeepSeek-V3, arXiv 2412.19437,
+# section 5.4.3: 0.85 to 0.9 of the first).
+EXPERTS = re.compile(r"\bEP (\d+)\b")
+ATTENTION_APART = re.compile(r"\bDP attention\b")
+MTP = re.compile(r"\bMTP\b")
+DRAFTED, ACCEPTED = 3.0, 0.5
 # What is measured, by the words used for it; everything in seconds, tokens/s and requests/s.
 KINDS = {
     "output_tokens_per_s": "output", "tokens_per_s": "output", "throughput": "output",
@@ -153,6 +160,9 @@ def setup_of(
     ):
         batch_given = 1.0
     t, p, replicas = split_of(row, sizes, hardware, engine, batch_given, bits)
+    e = experts_of(row, sizes)
+    if ATTENTION_APART.search(row.get("framework") or "") and sizes["experts"]:
+        t, replicas, e = 1.0, replicas * t, max(e, t)
     prompt = number(row, "prompt_len", PROMPT) or PROMPT
     output = max(1.0, number(row, "output_len", OUTPUT) or OUTPUT)
     kv_bits = 8.0 if not number(row, "kv_bits") and bits < 16 and engine == "tensorrt-llm" else 16.0
@@ -166,6 +176,7 @@ def setup_of(
     setup = {
         "t": t,
         "p": p,
+        "e": e,
         "batch": batch,
         "prompt": prompt,
         "output": output,
@@ -173,6 +184,8 @@ def setup_of(
         "kv_bits": kv_bits,
         "weight_only": float(weight_only(row, device)),
         "year": year_of(row)[1],
+        "draft": DRAFTED if MTP.search(row.get("framework") or "") else 0.0,
+        "accept": ACCEPTED,
     }
     # Lengths that are no round number are means over a data set: offered at once, the long ones end alone.
     unequal = output % 16 != 0 and output % 10 != 0
@@ -183,6 +196,12 @@ def setup_of(
         "together": float(bool(number(row, "micro_batch"))),  # a static batch: all prompts arrive at once
         "alone": float(row.get("phase") == "decode"),
     }
+
+
+def experts_of(row: Row, sizes: dict[str, float]) -> float:
+    """Devices that whole experts are spread over: "EP 8" of the framework cell, 1 where it tells none."""
+    told = EXPERTS.search(row.get("framework") or "")
+    return float(told[1]) if told and sizes["experts"] else 1.0
 
 
 def _bits(row: Row) -> float:
