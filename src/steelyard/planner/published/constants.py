@@ -134,8 +134,9 @@ class Constants:
         return "modelled" if unknown and not self._calibrated(phase, groups) else self.provenance
 
     def without_rows(self, phase: str, groups: Mapping[str, str]) -> bool:
-        """Whether none of the rows of a fit were of this device."""
-        fitted, device = self._fitted.get(phase), groups.get("device")
+        """Whether none of the rows of a fit were of this very device; one with the same dies is another."""
+        fitted = self._fitted.get(phase)
+        device = groups.get("device") and (groups.get("own") or groups["device"]).split("/")[0]
         return bool(fitted and device) and f"device:{device}" not in (fitted or ())
 
     def _calibrated(self, phase: str, groups: Mapping[str, str]) -> bool:
