@@ -191,7 +191,7 @@ def test_plain_vllm_on_a_cpu_spends_host_time_and_devices_of_one_die_deviate_ali
     step_ms = value(**cells, framework="vLLM CPU", concurrency="1") - value(
         **cells, framework="openvino", concurrency="1"
     )
-    assert step_ms > 5
+    assert step_ms > 3
     mi325x, mi300x = (groups(catalogue().find(name), "vllm") for name in ("mi325x", "mi300x"))
     assert mi325x["device"] == mi300x["device"] and mi325x["own"] != mi300x["own"]
     assert CONSTANTS.provenance_of("serve", mi325x) == "modelled" != CONSTANTS.provenance_of("serve", mi300x)
