@@ -85,7 +85,7 @@ def _among(
     fit = int(fits.sum())
     if request.limits:
         _, evaluated = _taken(sure, offer, evaluated, fits)
-    while (finer := _between(sure, offer, columns, evaluated, fits)):
+    while finer := _between(sure, offer, columns, evaluated, fits):
         columns, more = finer, finer["t"].size
         evaluated = _scaled(evaluate(request, offer, hardware, constants, columns), evaluated["ratios"])
         fits = evaluated["memory"] <= room
