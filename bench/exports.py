@@ -90,19 +90,16 @@ def targets() -> list[Made]:
     ids = {d.id for d in devices}
     chosen, made = tuple(d for d in DEVICES if d in ids), []
     for model, (name, words) in product(MODELS, JOBS.items()):
-        request = Request(shape=named_shape(model, models), name=model, devices=chosen, **words)
-        for p in _plans(request, devices, constants):
+        shape = named_shape(model, models)
+        try:
+            request = Request(shape=shape, name=model, devices=chosen, **words)
+            plans = plan(request, devices, constants).plans
+        except Problem:  # the model's context is shorter than the sequences
+            continue
+        for p in plans:
             if p.fits:
                 made += _of(f"{name} of {model} on {p.devices} x {p.device}", p, request, devices)
     return made
-
-
-def _plans(request: Request, devices: Any, constants: Constants) -> tuple[Any, ...]:
-    """None where the model cannot do it: its context is shorter than the sequences."""
-    try:
-        return plan(request, devices, constants).plans
-    except Problem:
-        return ()
 
 
 def _of(what: str, p: Any, request: Request, devices: Any) -> list[Made]:

@@ -18,7 +18,8 @@ NEUTRAL: dict[str, Any] = {
     "offload": False, "recompute": "none", "finetuning_type": "full", "lora_rank": 0, "lora_alpha": 0,
     "warmup_ratio": 0.0, "weight_decay": 0.0, "prefill_replicas": 0,
 }  # fmt: skip
-PLANNERS_OWN = ("grid",)  # how the planner searched; nothing that a run has
+# How the planner searched, and a stack that it knows to run the settings: the export names the one it takes.
+PLANNERS_OWN = ("grid", "stack", "stack_flags")
 DATA = "data/train.jsonl"  # of chats or texts, beside the files
 
 
