@@ -20,9 +20,12 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
+
+from tables import record, write
 
 from steelyard.errors import Problem
 from steelyard.hardware import catalogue, named_models, published_constants
@@ -66,16 +69,33 @@ def main() -> None:
     parser.add_argument("--facts", action="store_true")
     parser.add_argument("--ovms", type=Path, help="its sources")
     parser.add_argument("--habana", type=Path, help="training_args.py and the scripts")
+    parser.add_argument("--only", action="append", help="this parser alone; --out keeps the others' rows")
     parser.add_argument("--each", type=int, default=10**9, help="plans of one parser that are asked at most")
     args = parser.parse_args()
     if args.facts:
         return write_facts(args.python, args.ovms, args.habana)
-    table = measured(args.python, args.each)
-    text = json.dumps(table, indent=1) + "\n"
+    table = measured(args.python, args.each, args.only or ())
+    if args.only and args.out and args.out.exists():
+        before = json.loads(args.out.read_text())
+        kept = [row for row in before["refused"] if row["by"] not in args.only]
+        table["parsers"] = dict(sorted((before["parsers"] | table["parsers"]).items()))
+        table["refused"] = kept + table["refused"]
     if args.out:
-        args.out.write_text(text)
+        write(args.out, recorded(table))
     for name, row in table["parsers"].items():
         print(f"{name:32} {row['by']:7} {row['of']:40} {row['taken']:4} of {row['asked']}")
+
+
+def recorded(table: dict[str, Any]) -> dict[str, Any]:
+    """The table as docs/figures.md shows it, and all of it."""
+    ways = {"parser": "its own parser", "schema": "its documented schema"}
+    rows = [
+        [name, ways[row["by"]], row["of"], f"{row['taken']} of {row['asked']}", str(row["plans"])]
+        for name, row in table["parsers"].items()
+    ]
+    columns = ["files for", "checked by", "of", "taken", "plans"]
+    made = record("Files of exported plans, by who reads them", "python bench/exports.py", (columns, rows))
+    return made | {name: table[name] for name in ("parsers", "refused", "lost")}
 
 
 # ------------------------------------------------------------------ the plans
@@ -110,7 +130,7 @@ def _of(what: str, p: Any, request: Request, devices: Any) -> list[Made]:
     return [*made, (what, target, dict(training.settings))] if training and target else made
 
 
-def measured(pythons: list[str], each: int) -> dict[str, Any]:
+def measured(pythons: list[str], each: int, only: Sequence[str] = ()) -> dict[str, Any]:
     """{"parsers": {parser: by whom, of which version, asked, taken}, "refused": [...], "lost": {...}}.
 
     `each`: of the plans of one parser so many are asked, evenly taken.
@@ -125,6 +145,8 @@ def measured(pythons: list[str], each: int) -> dict[str, Any]:
             by_parser.setdefault(label, []).append((what, parser, target))
     rows = {}
     for label, some in sorted(by_parser.items()):
+        if only and label not in only:
+            continue
         rows[label], more = _row(some[:: max(1, len(some) // each)], pythons)
         rows[label]["plans"] = len(some)
         refused += more

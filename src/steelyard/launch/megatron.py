@@ -35,7 +35,8 @@ def megatron(training: Training) -> Target:
     own = options(model | flags)
     words = (*torchrun(training), "pretrain_gpt.py", *own)
     checked_out = ': "${MEGATRON:?the folder of Megatron-LM}"'
-    here = ('here="$PWD"', 'cd "$MEGATRON"', "export CUDA_DEVICE_MAX_CONNECTIONS=1")
+    queues = 8 if "use-megatron-fsdp" in flags else 1  # its FSDP wants several, its splits one
+    here = ('here="$PWD"', 'cd "$MEGATRON"', f"export CUDA_DEVICE_MAX_CONNECTIONS={queues}")
     fork = "Intel's fork of Megatron-LM for Gaudi" if training.platform == "gaudi" else "Megatron-LM"
     return Target(
         name="megatron-lm",
@@ -122,6 +123,7 @@ def _splits(training: Training, flags: dict[str, Any], stated: dict[str, str]) -
     """Stages of stages, experts, sequence parallelism, and what is sharded over data."""
     if training["pp"] > 1:
         stated["virtual_stages"] = "num-virtual-stages-per-pipeline-rank"
+        flags |= _uneven(training.sizes["layers"], training["pp"] * training["virtual_stages"])
         if training["virtual_stages"] > 1:
             flags["num-virtual-stages-per-pipeline-rank"] = training["virtual_stages"]
     if training["ep"] > 1:
@@ -138,6 +140,12 @@ def _splits(training: Training, flags: dict[str, Any], stated: dict[str, str]) -
         flags |= {"use-megatron-fsdp": True, "data-parallel-sharding-strategy": SHARDED[zero]}
         flags |= {"use-distributed-optimizer": True, "ckpt-format": "fsdp_dtensor"}
         stated["zero"] = "data-parallel-sharding-strategy"
+
+
+def _uneven(layers: int, stages: int) -> dict[str, Any]:
+    """Where stages do not divide the layers: the last one has what the others leave."""
+    last = layers - -(-layers // stages) * (stages - 1)
+    return {"decoder-last-pipeline-num-layers": last} if layers % stages and last > 0 else {}
 
 
 def _forms(training: Training, flags: dict[str, Any], stated: dict[str, str]) -> None:

@@ -5,6 +5,7 @@ Only models of its registry; what has no flag (float8, adapters, recomputing) st
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any
 
 from .target import DATA, Target, Training, before, options, script, torchrun
@@ -173,7 +174,7 @@ def _more(
         flags["parallelism.pipeline_parallel_microbatch_size"] = training["micro_batch"]
         flags["parallelism.pipeline_parallel_first_stage_less_layers"] = 0
         flags["parallelism.pipeline_parallel_last_stage_less_layers"] = 0
-        per = training.sizes["layers"] // (training["pp"] * training["virtual_stages"])
+        per = ceil(training.sizes["layers"] / (training["pp"] * training["virtual_stages"]))
         flags["parallelism.pipeline_parallel_layers_per_stage"] = per
         stated["virtual_stages"] = "parallelism.pipeline_parallel_layers_per_stage"
         stated["micro_batch"] = "parallelism.pipeline_parallel_microbatch_size"

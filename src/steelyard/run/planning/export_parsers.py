@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 PACKAGES = {  # parser -> the module that must be there, the package whose version is told
@@ -88,8 +89,9 @@ def megatron(argv: list[str]) -> None:
     import torch
     from megatron.training.arguments import parse_args, validate_args
 
-    if not torch.cuda.is_available():
-        torch.cuda.get_device_capability = lambda *_: (9, 0)  # of the plan's device
+    if not torch.cuda.is_available():  # it asks for the generation of the plan's device
+        torch.cuda.get_device_capability = lambda *_: (9, 0)
+        torch.cuda.get_device_properties = lambda *_: SimpleNamespace(major=9)  # type: ignore[assignment]
     words = dict(zip(argv, [*argv[1:], ""], strict=True))
     splits = ("--tensor-model-parallel-size", "--pipeline-model-parallel-size", "--context-parallel-size")
     ranks = 1
@@ -97,6 +99,8 @@ def megatron(argv: list[str]) -> None:
         ranks *= int(words.get(name, 1))
     batch = int(words["--global-batch-size"]) // int(words["--micro-batch-size"])
     os.environ.update(WORLD_SIZE=str(ranks * batch), RANK="0")
+    queues = "8" if "--use-megatron-fsdp" in argv else "1"  # as run.sh has it
+    os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] = queues
     sys.argv = ["pretrain_gpt.py", *argv]
     validate_args(parse_args(), {})
 
