@@ -507,6 +507,20 @@ def test_a_batch_is_no_larger_than_leaves_another_key_its_part_of_the_pace():
     asyncio.run(run())
 
 
+def test_a_stream_is_as_wide_as_its_prompt_makes_it():
+    """128 tokens read for 32 made are twice the work of 32 made: beside 8 streams' worth, four of them."""
+
+    async def run():
+        admission = Admission(lambda: 64, 1e9, lambda: True, fixed_streams=7.0)
+        admission.enter(Caller(key_id="b"), [4.0])
+        theirs = admission.enter(Caller(key_id="a"), [256.0] * 9, prompts=[128] * 9)
+        for place in theirs:
+            place.progress(128, 1)
+        assert granted(theirs) == 4
+
+    asyncio.run(run())
+
+
 def test_a_batch_is_full_where_a_step_takes_the_same_time_whatever_is_in_it():
     async def run():
         admission = Admission(lambda: 64, 1e9, lambda: True)
@@ -518,7 +532,7 @@ def test_a_batch_is_full_where_a_step_takes_the_same_time_whatever_is_in_it():
 
 @given(
     st.floats(0, 1000),
-    st.lists(st.tuples(st.integers(1, 80), st.floats(0.1, 10)), min_size=1, max_size=6),
+    st.lists(st.tuples(st.integers(1, 80), st.floats(0.1, 10), st.integers(0, 500)), min_size=1, max_size=6),
 )
 def test_every_key_that_asks_is_let_in(fixed, keys):
     """Whatever their weights and numbers, as others leave."""
@@ -527,8 +541,10 @@ def test_every_key_that_asks_is_let_in(fixed, keys):
         admission = Admission(lambda: 64, math.inf, lambda: True, fixed)
         places = [
             place
-            for n, (count, weight) in enumerate(keys)
-            for place in admission.enter(Caller(key_id=str(n)), [1.0] * count, weight)
+            for n, (count, weight, prompt) in enumerate(keys)
+            for place in admission.enter(
+                Caller(key_id=str(n)), [prompt + 4.0] * count, weight, [prompt] * count
+            )
         ]
         for _ in places:
             inside = next(place for place in places if place.inside and not place.left)

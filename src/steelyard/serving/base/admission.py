@@ -44,6 +44,7 @@ class Place:
     work: float
     order: tuple[int, int]  # priority, then who came first
     unread: int = 0  # tokens of its prompt that the engine has not read yet
+    width: float = 1.0  # in streams: its whole work an output token, so that its prompt counts too
     granted: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     done: float = 0.0
     inside: bool = False
@@ -84,6 +85,8 @@ class Line:
     count: int = 0  # that wait
     work: float = 0.0  # of those
     inside: int = 0
+    width: float = 0.0  # in streams, of those inside
+    waiting_width: float = 0.0
     unread: int = 0  # prompt tokens of those inside that the engine has not read
     left_at_s: float = -math.inf
 
@@ -116,6 +119,7 @@ class Line:
     def _changed(self, place: Place, change: int) -> None:
         self.count += change
         self.work = self.work + change * place.work if self.count else 0.0
+        self.waiting_width = self.waiting_width + change * place.width if self.count else 0.0
 
 
 class Rate:
@@ -209,7 +213,7 @@ class Admission:
             line.virtual = max(line.virtual, self._virtual)
         self._check(line, caller, sum(works))
         places = [
-            Place(self, line, work, (caller.priority, next(self._serial)), unread)
+            Place(self, line, work, (caller.priority, next(self._serial)), unread, _width(work, unread))
             for work, unread in zip_longest(works, prompts, fillvalue=0)
         ]
         for place in places:
@@ -268,13 +272,15 @@ class Admission:
     def _leaves_the_pace(self, line: Line, others: list[Line]) -> bool:
         """Whether, with one more of `line`, each other keeps its part of the pace that it would have alone.
 
-        A step of n streams takes fixed + n; for one with part p of the machine it may take 1 / p times as
-        long as a step of its own streams alone. Those of it that wait will come in too.
+        A step as wide as n streams takes fixed + n; for one with part p of the machine it may take 1 / p
+        times as long as a step of its own streams alone. Those of it that wait will come in too.
         """
         weights = line.weight + sum(other.weight for other in others)
         fixed = self.fixed_streams
+        inside = sum(one.width for one in self.lines.values()) if math.isfinite(fixed) else 0.0
         return math.isinf(fixed) or all(
-            fixed + self.inside + o.count < (fixed + max(1, o.inside + o.count)) * weights / o.weight
+            fixed + inside + o.waiting_width
+            < (fixed + max(1.0, o.width + o.waiting_width)) * weights / o.weight
             for o in others
         )
 
@@ -291,7 +297,7 @@ class Admission:
             self._virtual = max(self._virtual, line.virtual)
             line.virtual += place.work / line.weight
             line.unread += place.unread
-            self._count(line, 1)
+            self._count(place, 1)
             place.inside = True
             if not place.granted.done():
                 place.granted.set_result(None)
@@ -301,8 +307,10 @@ class Admission:
         waiting.sort(key=lambda line: (line.waiting[0].order[0], line.virtual))
         return next((line for line in waiting if self._room(line)), None)
 
-    def _count(self, line: Line, change: int) -> None:
+    def _count(self, place: Place, change: int) -> None:
+        line = place.line
         line.inside += change
+        line.width = line.width + change * place.width if line.inside else 0.0
         self.inside += change
         self.rate.running(self.inside)
 
@@ -316,13 +324,18 @@ class Admission:
             line.unread -= place.unread
             line.virtual += (place.done - place.work) / line.weight  # what it really cost
             self.deserted -= place.deserted
-            self._count(line, -1)
+            self._count(place, -1)
         else:
             line.give_up(place)
             place.granted.cancel()
         self._grant()
         if not line.active and len(self.lines) > 1000:
             self.lines = {key: busy for key, busy in self.lines.items() if busy.active}
+
+
+def _width(work: float, prompt_tokens: int) -> float:
+    output = work - prompt_tokens
+    return work / output if output > 0 else 1.0
 
 
 def _busy(message: str, after_s: float, code: str) -> ApiError:
