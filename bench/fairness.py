@@ -27,13 +27,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from load import Asked, ask, bodies
+from load import Asked, NoAnswer, ask, bodies
 from tables import record, write
 
 TIMES = 100
 PROMPT_TOKENS, NEW_TOKENS = 128, 32
 SHARE, TTFT = 0.9, 2.0  # of the fair share at least; of the TTFT alone at most
 START_S = 120.0
+RAMP_S = 15.0  # not counted: a hundred requests at once have filled the batch before the other key's first
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,28 +70,32 @@ def service() -> Iterator[tuple[str, list[str]]]:
             running.wait()
 
 
-async def user(url: str, key: str, numbers: Iterator[int], until: float, answers: list[Any]) -> None:
-    """One request after another; a 429 waits a little."""
+async def user(
+    url: str, key: str, numbers: Iterator[int], since: float, until: float, answers: list[Any]
+) -> None:
+    """One request after another, counted where it ends between the two; a 429 waits as it says."""
     while time.monotonic() < until:
         (body,) = bodies("plain", 1, tokens=PROMPT_TOKENS, new=NEW_TOKENS, seed=next(numbers))
         try:
-            answers.append(await ask(url, body, key))
-        except RuntimeError:
-            answers.append(None)
-            await asyncio.sleep(0.5)
+            answer = await ask(url, body, key)
+        except NoAnswer as refused:
+            answer = None
+            await asyncio.sleep(refused.after_s or 0.5)
+        if since <= time.monotonic() <= until:
+            answers.append(answer)
 
 
 async def together(url: str, users: dict[str, int], seconds: float) -> dict[str, Side]:
-    """By key, how its users fared."""
-    numbers, until = itertools.count(), time.monotonic() + seconds
+    """By key, how its users fared, once the first have been answered."""
+    numbers, since = itertools.count(), time.monotonic() + RAMP_S
     answers: dict[str, list[Any]] = {key: [] for key in users}
-    began = time.monotonic()
-    asked = [
-        user(url, key, numbers, until, answers[key]) for key, count in users.items() for _ in range(count)
+    users_of = [
+        user(url, key, numbers, since, since + seconds, answers[key])
+        for key, count in users.items()
+        for _ in range(count)
     ]
-    await asyncio.gather(*asked)
-    took_s = time.monotonic() - began
-    return {key: side(mine, took_s) for key, mine in answers.items()}
+    await asyncio.gather(*users_of)  # the last of a hundred comes long after: it is not counted
+    return {key: side(mine, seconds) for key, mine in answers.items()}
 
 
 def side(answers: list[Asked | None], took_s: float) -> Side:

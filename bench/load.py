@@ -73,8 +73,16 @@ def bodies(
     ]
 
 
+class NoAnswer(RuntimeError):
+    """No whole stream; `after_s`: when to come again, as the service says."""
+
+    def __init__(self, status: bytes, after_s: float | None) -> None:
+        super().__init__(f"no whole answer: {status!r}")
+        self.after_s = after_s
+
+
 async def ask(url: str, body: dict[str, Any], key: str | None = None) -> Asked:
-    """Raises RuntimeError where the answer is no whole stream."""
+    """Raises NoAnswer where the answer is no whole stream."""
     place = urlsplit(url)
     data = json.dumps(body).encode()
     head = (
@@ -87,8 +95,10 @@ async def ask(url: str, body: dict[str, Any], key: str | None = None) -> Asked:
     try:
         writer.write(head.encode() + data)
         status = await reader.readline()
-        text, usage = "", None
+        text, usage, after_s = "", None, None
         while line := await reader.readline():
+            if line.lower().startswith(b"retry-after:"):
+                after_s = float(line.split(b":")[1])
             if not line.startswith(b"data: {"):
                 continue
             told = json.loads(line[6:])
@@ -101,7 +111,7 @@ async def ask(url: str, body: dict[str, Any], key: str | None = None) -> Asked:
     finally:
         writer.close()
     if b" 200 " not in status or not usage:
-        raise RuntimeError(f"no whole answer: {status!r}")
+        raise NoAnswer(status, after_s)
     return Asked(first - began, last - began, usage["completion_tokens"], usage["prompt_tokens"], text)
 
 

@@ -31,8 +31,8 @@ RESERVED = 8  # one slot in so many stays free for other keys, where there are o
 READ_AHEAD_TOKENS = 128
 LATELY_S = 10.0
 # What all streams of a step share (the weights are read once) takes as long as so many streams more:
-# 16, 27 and 79 ms a step at 1, 8 and 32 streams on a CPU (docs/decisions/034, 126).
-CPU_FIXED_STREAMS = 7.0
+# 27 and 79 ms a step at 8 and 32 streams on a CPU (docs/decisions/034, 126).
+CPU_FIXED_STREAMS = 5.0
 
 
 @dataclass(eq=False)
