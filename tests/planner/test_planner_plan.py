@@ -21,6 +21,7 @@ from steelyard.planner import (
     named_shape,
     plan,
     plan_recipe,
+    this_machine,
     what_if,
     why_not,
 )
@@ -286,6 +287,23 @@ def test_this_machine_is_held_to_the_latencies_too(limit_s: float, fits: bool) -
     weighed = plan_recipe(recipe, filled, LLAMA, DataFacts(), catalogue(), CONSTANTS, local)
     (here,) = [p for p in weighed.plans if p.device == "this-machine"]
     assert here.fits == fits and fits == ("ttft" not in here.shortfalls)
+
+
+@pytest.mark.parametrize(
+    ("room_bytes", "deadline_s", "short"),
+    [(1.05e9, 20.0, "memory"), (2e9, 9.5, "deadline"), (2e9, 20.0, None)],
+)
+def test_this_machine_is_held_to_its_memory_and_to_the_limits_of_flags(room_bytes, deadline_s, short) -> None:
+    """By the high end of the interval, as every device: 1 GB and 9 s, each up to a tenth more."""
+    load = {"users": 1, "prompt_tokens": 128, "output_tokens": 64}
+    filled = Fill(settings={"train": [], "serve": {"load": load}}, origins={})
+    figures = {"wall_s": (9.0, "s"), "cost_usd": (0.1, "USD"), "peak_rss_bytes": (1e9, "bytes")}
+    steps = {
+        "serve": {name: around(value, 0.1, unit, "calibrated") for name, (value, unit) in figures.items()}
+    }
+    local = Local(steps=steps, raw={}, parts={}, disk_bytes=0, memory_bytes=1e9, room_bytes=room_bytes)
+    here = this_machine(filled, local, replace(REQUESTS["serve"], deadline_s=deadline_s))
+    assert here.fits == (short is None) and set(here.shortfalls) == ({short} if short else set())
 
 
 @pytest.mark.parametrize("dear_first", [True, False])

@@ -217,6 +217,8 @@ def _asked_lines(request: dict[str, Any]) -> list[str]:
             what["load"] = say("{tokens} tokens of answers at once", tokens=f"{request['tokens']:,.0f}")
         elif request["arrival_per_s"]:
             what["load"] = say("{rate} requests a second", rate=f"{request['arrival_per_s']:g}")
+        elif request["users"] == 1:
+            what["load"] = say("one request always in flight")
         else:
             what["load"] = say("{users} requests always in flight", users=request["users"])
         return [

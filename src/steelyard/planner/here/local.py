@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import exp, log
+from math import exp, inf, log
 from typing import Any
 
 from steelyard.errors import Lacking, Refused, Where
@@ -94,6 +94,7 @@ class Local:
     parts: Mapping[str, Mapping[str, float]]
     disk_bytes: float
     memory_bytes: float  # the most that any step holds
+    room_bytes: float = inf  # the machine's memory
     facts: Mapping[str, Any] = field(default_factory=dict)
     price: Price | None = None
 
@@ -150,6 +151,7 @@ def predict(
         price=price,
         disk_bytes=_disk_bytes(filled, shape, facts),
         memory_bytes=max(f["peak_rss_bytes"].value for f in steps.values()),
+        room_bytes=machine.memory_bytes,
         facts={
             "shape": engine_row(shape, filled.settings["compress"]["form"]) | {"params": shape.params},
             "rows": facts.rows,

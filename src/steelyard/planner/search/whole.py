@@ -23,6 +23,7 @@ from ..job.plans import Plan, Plans, within_limits, within_slo
 from ..job.request import DRAFTED, Owned, Request
 from ..published.constants import Constants
 from .search import HERE, plan
+from .train_search import needs_more
 
 WEIGHTS = {"f16": "fp16", "u8": "int8"}  # storage of forms.FORMS, in the catalogue's words
 LATENCIES = ("ttft_s", "tpot_s")
@@ -47,12 +48,16 @@ def plan_recipe(
     """
     constants_used = constants if isinstance(constants, Constants) else Constants.from_json(constants)
     request = replace(request_of(recipe, filled, shape, facts), **(requested or {}))
-    here = [_limited(this_machine(filled, local), request, local)] if local else []
+    here = [this_machine(filled, local, request)] if local else []
     return plan(request, devices, constants_used, here)
 
 
-def _limited(p: Plan, request: Request, local: Local) -> Plan:
-    """This machine's plan under the limits; of its latencies the medians are known: none may be above any."""
+def this_machine(filled: Fill, local: Local, request: Request) -> Plan:
+    """What was predicted for this machine, in the words of a plan, under the limits of the request.
+
+    Of its latencies the medians are known: none may be above any.
+    """
+    p = _here(filled, local)
     felt = {(name, 50.0): f.value for name, f in local.steps.get("serve", {}).items() if name in LATENCIES}
     limits = {
         key: min((s for (name, _), s in request.limits.items() if name == key[0]), default=inf)
@@ -61,12 +66,12 @@ def _limited(p: Plan, request: Request, local: Local) -> Plan:
     return within_limits(within_slo(p, limits, felt), request.budget_usd, request.deadline_s)
 
 
-def this_machine(filled: Fill, local: Local) -> Plan:
-    """What was predicted for this machine, in the words of a plan."""
+def _here(filled: Fill, local: Local) -> Plan:
     walls = [f["wall_s"] for f in local.steps.values()]
     low, value, high = (sum(getattr(w, name) for w in walls) for name in ("low", "value", "high"))
     origin = weakest(*(w.provenance for w in walls))
     most = max((f["peak_rss_bytes"] for f in local.steps.values()), key=lambda f: f.value)
+    short = most.high > local.room_bytes
     steps = [
         {
             "step": step,
@@ -88,8 +93,9 @@ def this_machine(filled: Fill, local: Local) -> Plan:
         price=local.price.as_json() if local.price else None,
         energy_kwh=None,  # a share of a socket has no power figure of its own
         memory_bytes_per_device=most,
-        fits=True,
-        why_not=None,
+        fits=not short,
+        why_not=needs_more(most.high, local.room_bytes) if short else None,
+        shortfalls={"memory": most.high / local.room_bytes} if short else {},
         parts={step: f["wall_s"].value for step, f in local.steps.items()},
         steps=tuple(steps),
     )

@@ -204,7 +204,7 @@ def _job_here(request: Request, watch: Watch) -> tuple[dict[str, Any], Plan | No
     if local is None:
         return {}, None
     document = here_document(recipe, machine, filled, facts, local)
-    return document, this_machine(filled, local)
+    return document, this_machine(filled, local, request)
 
 
 def _as_recipe(request: Request) -> tuple[Recipe, DataFacts]:
