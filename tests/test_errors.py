@@ -44,6 +44,7 @@ def test_no_memory_is_no_bug(error, monkeypatch, capsys):
 
     module = sys.modules["steelyard.cli.main"]
     monkeypatch.setattr(module, "_verb", verb)
+    monkeypatch.setattr(module.options.OPTIONS, "json", False)  # given back: `run` sets it
     assert module.run(["devices", "--json"]) == 5
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "memory.exhausted"
 

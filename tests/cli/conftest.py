@@ -17,6 +17,13 @@ from steelyard.cli.main import run as command
 STEELYARD = [sys.executable, "-m", "steelyard"]
 
 
+@pytest.fixture(autouse=True)
+def flags_as_before(monkeypatch):
+    """A command line run in this process sets the flags of the process: not for the next test."""
+    for name, value in vars(options.Options()).items():
+        monkeypatch.setattr(options.OPTIONS, name, value)
+
+
 @pytest.fixture
 def steelyard(tmp_path: Path):
     home = {
