@@ -145,7 +145,7 @@ def got_no_memory(error: Exception) -> bool:
 
 
 def no_memory() -> Lacking:
-    """This process, or a step's, could get no more memory."""
+    """This process could get no more memory."""
     return Lacking(
         "memory.exhausted",
         "there is not enough memory",

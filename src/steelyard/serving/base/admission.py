@@ -258,7 +258,7 @@ class Admission:
         others = self._others(line)
         if line.unread >= READ_AHEAD_TOKENS and others:
             return False
-        return not others or self._leaves_the_pace(line, others)
+        return math.isinf(self.fixed_streams) or self._leaves_the_pace(line, others)
 
     def _others(self, line: Line) -> list[Line]:
         """The keys besides that are asking, or have asked lately."""
@@ -276,9 +276,8 @@ class Admission:
         times as long as a step of its own streams alone. Those of it that wait will come in too.
         """
         weights = line.weight + sum(other.weight for other in others)
-        fixed = self.fixed_streams
-        inside = sum(one.width for one in self.lines.values()) if math.isfinite(fixed) else 0.0
-        return math.isinf(fixed) or all(
+        fixed, inside = self.fixed_streams, sum(one.width for one in self.lines.values())
+        return all(
             fixed + inside + o.waiting_width
             < (fixed + max(1.0, o.width + o.waiting_width)) * weights / o.weight
             for o in others
