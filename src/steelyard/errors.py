@@ -119,6 +119,7 @@ OS_REFUSALS = {
 # How libraries say it: glibc, the loader, C++, OpenBLAS and Rust, Python.
 NO_MEMORY_WORDS = (
     "allocate memory", "failed to map segment", "bad_alloc", "bad alloc", "memory allocation", "memoryerror",
+    "can't start new thread",
 )  # fmt: skip
 
 

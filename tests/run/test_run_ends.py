@@ -233,6 +233,8 @@ def die(how):
     if how == "bad_alloc":
         print("terminate called after throwing an instance of 'std::bad_alloc'", file=sys.stderr, flush=True)
         os.abort()
+    if how == "exit":
+        os._exit(1)
     os.write(2, b"x" * 100_000 + b"the very end")
     os.kill(os.getpid(), how)
     return "lived"
@@ -285,10 +287,11 @@ def test_a_child_whose_library_got_no_memory_is_out_of_memory(crashing):
     assert caught.value.code == "memory.exhausted"
 
 
-def test_under_a_limit_of_memory_a_crash_is_put_down_to_it(crashing, monkeypatch):
+@pytest.mark.parametrize("how", [int(signal.SIGSEGV), "exit"])
+def test_under_a_limit_of_memory_an_end_without_a_word_is_put_down_to_it(crashing, monkeypatch, how):
     monkeypatch.setattr(children, "memory_limit_bytes", lambda: 600_000_000)
     with pytest.raises(Lacking) as caught:
-        crashing(int(signal.SIGSEGV), Heard())
+        crashing(how, Heard())
     assert caught.value.code == "memory.exhausted" and "ulimit -v" in caught.value.why
 
 

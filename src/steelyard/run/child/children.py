@@ -142,7 +142,8 @@ def result(last: dict[str, Any], code: int, call: str, words: str, watch: Watch)
         raise Problem.from_json(last["error"], last["exit_code"])
     if watch.stop:
         raise Stopped("run.stopped", "stopped before the step was done", hint="run the same command again")
-    if code == -signal.SIGKILL or tells_no_memory(words) or (code < 0 and memory_limit_bytes()):
+    silent = code < 0 or not last.get("trace")  # it ended without a word of its own
+    if code == -signal.SIGKILL or tells_no_memory(words) or (silent and memory_limit_bytes()):
         raise step_out_of_memory()
     if code < 0:
         raise ended_by_signal(code, call, watch)
