@@ -32,10 +32,8 @@ def run(arguments: Sequence[str]) -> int:
         hint = say("run the same command again: it goes on from the last safe point")
         failure(Stopped("run.interrupted", say("interrupted"), hint=hint))
         return Stopped.exit_code
-    except OSError as error:
-        return _system(error)
     except Exception as error:
-        return _lacking(no_memory()) if got_no_memory(error) else _bug(error)
+        return _failed(error)
 
 
 def _verb(arguments: list[str]) -> int:
@@ -66,13 +64,12 @@ def _usage(error: Exception, arguments: list[str]) -> WrongUse:
     return WrongUse("cli.usage", message.strip() or "wrong use", hint=f"{hint}see {help_line}")
 
 
-def _system(error: OSError) -> int:
-    """What the operating system refuses is the environment's, not a bug, where it is a known refusal."""
-    problem = no_memory() if got_no_memory(error) else from_os_error(error)
-    return _lacking(problem) if problem else _bug(error)
-
-
-def _lacking(problem: Problem) -> int:
+def _failed(error: Exception) -> int:
+    """What the system refuses, memory among it, is the environment's; the rest is a bug of ours."""
+    refused = from_os_error(error) if isinstance(error, OSError) else None
+    problem = no_memory() if got_no_memory(error) else refused
+    if problem is None:
+        return _bug(error)
     failure(problem)
     return problem.exit_code
 

@@ -45,8 +45,7 @@ def cores_had(before: CpuTimes, after: CpuTimes, cpus: int | None = None, usable
     wall_s = after.clock_s - before.clock_s
     if wall_s < SHORTEST_S:
         return 1.0
-    others_s = max(0.0, (after.all_s - before.all_s) - (after.own_s - before.own_s))
-    return max(LEAST, min(1.0, (cpus * wall_s - others_s) / (usable * wall_s)))
+    return max(LEAST, min(1.0, (cpus * wall_s - _others_s(before, after)) / (usable * wall_s)))
 
 
 def fair_share(before: CpuTimes, after: CpuTimes, usable: int | None = None) -> float:
@@ -58,8 +57,12 @@ def fair_share(before: CpuTimes, after: CpuTimes, usable: int | None = None) -> 
     wall_s = after.clock_s - before.clock_s
     if wall_s < SHORTEST_S:
         return 1.0
-    others = max(0.0, (after.all_s - before.all_s) - (after.own_s - before.own_s)) / wall_s
-    return usable / (usable + others)
+    return usable / (usable + _others_s(before, after) / wall_s)
+
+
+def _others_s(before: CpuTimes, after: CpuTimes) -> float:
+    """Seconds of work between two readings that was not ours."""
+    return max(0.0, (after.all_s - before.all_s) - (after.own_s - before.own_s))
 
 
 def _all_s() -> float:

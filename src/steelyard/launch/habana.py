@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from .target import DATA, Target, Training, options, script
+from .target import DATA, TRAINER, Target, Training, options, script, trainer
 
 REASONS = {
     "tp": "Optimum-Habana trains without tensor parallelism",
@@ -65,19 +65,9 @@ def _arguments(training: Training) -> tuple[dict[str, Any], dict[str, str]]:
         "use_habana": True,
         "use_lazy_mode": True,
         length: training["seq_len"],
-        "per_device_train_batch_size": training["micro_batch"],
-        "gradient_accumulation_steps": training.accumulation,
-        "max_steps": int(training["steps"]),
-        "learning_rate": float(training["learning_rate"]),
-        "warmup_steps": training.warmup_steps,
-        "weight_decay": float(training["weight_decay"]),
-        "save_steps": training.save_steps,
+        **trainer(training),
     }
-    stated = {
-        "seq_len": length, "micro_batch": "per_device_train_batch_size", "steps": "max_steps",
-        "global_batch": "gradient_accumulation_steps", "learning_rate": "learning_rate",
-        "warmup_ratio": "warmup_steps", "weight_decay": "weight_decay", "checkpoint_every_s": "save_steps",
-    }  # fmt: skip
+    stated = {"seq_len": length} | TRAINER
     if training["precision"] in ("bf16", "f32"):
         args |= {"bf16": True} if training["precision"] == "bf16" else {}
         stated["precision"] = "bf16"

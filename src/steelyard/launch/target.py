@@ -88,6 +88,27 @@ class Target:
         }
 
 
+# Setting -> the argument of transformers' Trainer that states it.
+TRAINER = {
+    "micro_batch": "per_device_train_batch_size", "global_batch": "gradient_accumulation_steps",
+    "steps": "max_steps", "learning_rate": "learning_rate", "warmup_ratio": "warmup_steps",
+    "weight_decay": "weight_decay", "checkpoint_every_s": "save_steps",
+}  # fmt: skip
+
+
+def trainer(training: Training) -> dict[str, Any]:
+    """Arguments of transformers' Trainer, which TRL's and Optimum-Habana's share."""
+    return {
+        "per_device_train_batch_size": training["micro_batch"],
+        "gradient_accumulation_steps": training.accumulation,
+        "max_steps": int(training["steps"]),
+        "learning_rate": float(training["learning_rate"]),
+        "warmup_steps": training.warmup_steps,
+        "weight_decay": float(training["weight_decay"]),
+        "save_steps": training.save_steps,
+    }
+
+
 def script(lines: Sequence[str], words: Sequence[str]) -> str:
     """A shell script: what must be there first, then one command that takes the shell's place."""
     return "\n".join(["#!/bin/sh", "set -eu", 'cd "$(dirname "$0")"', *lines, f"exec {wrapped(words)}", ""])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .target import ADDRESS, DATA, RANK, Target, Training, before, script, yaml
+from .target import ADDRESS, DATA, RANK, TRAINER, Target, Training, before, script, trainer, yaml
 
 SCRIPTS = {"sft": "trl.scripts.sft", "continue": "trl.scripts.sft", "prefer": "trl.scripts.dpo"}
 MIXED = {"bf16": "bf16", "fp16": "fp16", "fp8": "fp8"}
@@ -64,13 +64,7 @@ def _arguments(training: Training) -> tuple[dict[str, Any], dict[str, str]]:
         "dataset_name": DATA.partition("/")[0],
         "output_dir": "checkpoints",
         "max_length": training["seq_len"],
-        "per_device_train_batch_size": training["micro_batch"],
-        "gradient_accumulation_steps": training.accumulation,
-        "max_steps": int(training["steps"]),
-        "learning_rate": float(training["learning_rate"]),
-        "warmup_steps": training.warmup_steps,
-        "weight_decay": float(training["weight_decay"]),
-        "save_steps": training.save_steps,
+        **trainer(training),
         "bf16": dtype == "bfloat16",
         "fp16": precision == "fp16",
         "gradient_checkpointing": training["recompute"] == "full",
@@ -80,11 +74,7 @@ def _arguments(training: Training) -> tuple[dict[str, Any], dict[str, str]]:
         args["tf32"] = True
     if training["job"] in ("sft", "continue", "pretrain"):
         args["packing"] = True
-    stated = {
-        "seq_len": "max_length", "micro_batch": "per_device_train_batch_size",
-        "global_batch": "gradient_accumulation_steps", "steps": "max_steps", "learning_rate": "learning_rate",
-        "warmup_ratio": "warmup_steps", "weight_decay": "weight_decay", "checkpoint_every_s": "save_steps",
-    }  # fmt: skip
+    stated = {"seq_len": "max_length"} | TRAINER
     if training["recompute"] == "full":
         stated["recompute"] = "gradient_checkpointing"
     if precision in ("bf16", "fp16", "f32", "tf32"):

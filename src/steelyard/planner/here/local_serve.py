@@ -15,7 +15,7 @@ from steelyard.forms import FORMS
 from steelyard.hardware import Calibration
 from steelyard.shape import Shape
 
-from .local_train import bytes_per_s, flops_per_s, layer_weights
+from .local_train import bytes_per_s, flops_per_s, layer_weights, layers_of
 from .rates import Rates, Row, Terms, fit_rates
 
 KV_BYTES = {"f32": 4.0, "bf16": 2.0, "f16": 2.0, "u8": 1.0}
@@ -56,16 +56,7 @@ class Load:
 
 def engine_row(shape: Shape, form: str) -> dict[str, Any]:
     """A shape in the words of a calibration row."""
-    return {
-        "form": form,
-        "layers": shape.layers,
-        "hidden": shape.hidden,
-        "heads": shape.heads,
-        "kv_heads": shape.kv_heads,
-        "head_dim": shape.head_dim,
-        "ffn": shape.ffn,
-        "vocab": shape.vocab,
-    }
+    return {"form": form, **layers_of(shape)}
 
 
 def step_terms(s: Row, prefill: float, batch: float, context: float, prompts: float = 1.0) -> Terms:

@@ -257,12 +257,9 @@ def train_rates(calibration: Calibration, finetuning_type: str, dtype: str) -> T
     )
 
 
-def sizes_of(shape: Shape, settings: Mapping[str, Any], run: Packed, tokens: float) -> dict[str, Any]:
-    """One micro-batch of a job in the words of a calibration row."""
+def layers_of(shape: Shape) -> dict[str, Any]:
+    """A shape in the words of every calibration row."""
     return {
-        "finetuning_type": settings["finetuning_type"],
-        "dtype": settings["dtype"],
-        "lora_rank": settings["lora_rank"],
         "layers": shape.layers,
         "hidden": shape.hidden,
         "heads": shape.heads,
@@ -270,6 +267,16 @@ def sizes_of(shape: Shape, settings: Mapping[str, Any], run: Packed, tokens: flo
         "head_dim": shape.head_dim,
         "ffn": shape.ffn,
         "vocab": shape.vocab,
+    }
+
+
+def sizes_of(shape: Shape, settings: Mapping[str, Any], run: Packed, tokens: float) -> dict[str, Any]:
+    """One micro-batch of a job in the words of a calibration row."""
+    return {
+        "finetuning_type": settings["finetuning_type"],
+        "dtype": settings["dtype"],
+        "lora_rank": settings["lora_rank"],
+        **layers_of(shape),
         "params": float(shape.params),
         "tokens": tokens,
         "answer_tokens": max(1.0, tokens * run.answer_share),

@@ -19,7 +19,8 @@ from ..job.request import Request
 from ..physics.sizes import in_host
 from ..published.cell_faults import COLUMNS
 from ..published.cells import needed, number
-from .launches import HERE, service_setup
+from .launches import service_setup
+from .search import HERE
 from .stages import TRAIN
 from .train_search import LORA_RANK
 

@@ -18,6 +18,7 @@ from ..job.plans import Plan
 from ..job.request import Request
 from ..physics.inference import ServeSetup, serve_memory_parts
 from ..physics.sizes import USABLE_MEMORY, Sizes, in_host
+from .search import HERE
 from .serve_search import BITS, WEIGHT_ONLY
 
 SEQUENCES = (16, 1024)  # in flight in one engine, at least and at most: graphs are captured up to here
@@ -31,7 +32,6 @@ ON_GAUDI = IN_CHECKPOINT | {
 }
 ONLINE = ("fp8", "int8", "fp4")  # that an engine makes of a 16-bit checkpoint while it loads it
 MODEL_BLOCK = 256  # a context is a multiple of it
-HERE = "this-machine"
 TESTED: tuple[str, ...] = ()  # platforms on which such a launch was run; CPUs are not planned so
 
 

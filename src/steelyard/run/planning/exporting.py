@@ -222,10 +222,7 @@ def ask(parser: str, jobs: Sequence[tuple[Path, Sequence[str]]], python: str) ->
 
 
 def _quiet() -> dict[str, str]:
-    quiet = {
-        "DO_NOT_TRACK": "1",
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-    }
-    return {**os.environ, **quiet, "PYTHONDONTWRITEBYTECODE": "1"}
+    """Nothing is fetched, and nothing written beside the parsers; telemetry is off already (telemetry.py)."""
+    return {
+        **os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1",
+    }  # fmt: skip
