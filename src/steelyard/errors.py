@@ -138,11 +138,17 @@ def tells_no_memory(text: str) -> bool:
     return any(words in text for words in NO_MEMORY_WORDS)
 
 
-def got_no_memory(error: Exception) -> bool:
-    """Whether an allocation failed: torch and OpenVINO raise RuntimeError or ImportError for it."""
+def got_no_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, here or in what the error followed from.
+
+    torch and OpenVINO raise RuntimeError or ImportError for it, and others go on from there.
+    """
     # A SystemError without a word: Python could not even allocate the error.
     silent = isinstance(error, SystemError) and not str(error)
-    return isinstance(error, MemoryError) or silent or tells_no_memory(str(error))
+    if isinstance(error, MemoryError) or silent or tells_no_memory(str(error)):
+        return True
+    before = error.__cause__ or error.__context__
+    return before is not None and got_no_memory(before)
 
 
 def no_memory() -> Lacking:

@@ -47,12 +47,29 @@ def memory_limit_bytes() -> int | None:
     return None if limit == resource.RLIM_INFINITY else limit
 
 
+def near_memory_limit() -> bool:
+    """Whether this process has mapped over half of what it may: what fails then may well fail for that.
+
+    A library whose allocation failed can raise anything (an attribute that is missing, a module half loaded).
+    """
+    limit, peak = memory_limit_bytes(), status_bytes("VmPeak")
+    return limit is not None and peak is not None and peak > limit / 2
+
+
+def status_bytes(name: str) -> int | None:
+    """A figure of this process as Linux gives it ("VmHWM", "VmPeak"); None elsewhere."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    lines = status.read_text("ascii", "replace").splitlines()
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name)), None)
+
+
 def peak_rss_bytes() -> int:
     """Largest resident set of this process so far; getrusage would count what stood here before exec."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        held = next(x for x in status.read_text("ascii", "replace").splitlines() if x.startswith("VmHWM"))
-        return int(held.split()[1]) * 1024
+    held = status_bytes("VmHWM")
+    if held is not None:
+        return held
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -225,7 +225,7 @@ def test_one_token_answers_have_no_time_between_tokens():
 # ------------------------------------------------------------------ a child's last words
 
 CRASH = """
-import sys, types, os, signal
+import sys, types, os, signal, resource
 crash = types.ModuleType("steelyard.crash")
 def die(how):
     print("words on standard output", flush=True)
@@ -235,6 +235,16 @@ def die(how):
         os.abort()
     if how == "exit":
         os._exit(1)
+    if how == "half loaded":
+        status = open("/proc/self/status").read()
+        mapped = int(status.split("VmPeak:")[1].split()[0]) * 1024
+        resource.setrlimit(resource.RLIMIT_AS, (mapped * 3 // 2, mapped * 3 // 2))
+        raise AttributeError("partially initialized module 'torch'")
+    if how == "after":
+        try:
+            raise ImportError("libtorch_cpu.so: failed to map segment from shared object")
+        except ImportError:
+            raise NameError("name 'torch' is not defined")
     os.write(2, b"x" * 100_000 + b"the very end")
     os.kill(os.getpid(), how)
     return "lived"
@@ -285,6 +295,16 @@ def test_a_child_whose_library_got_no_memory_is_out_of_memory(crashing):
     with pytest.raises(Lacking) as caught:
         crashing("bad_alloc", Heard())
     assert caught.value.code == "memory.exhausted"
+
+
+@pytest.mark.parametrize("how", ["half loaded", "after"])
+def test_a_library_that_goes_on_after_a_failed_allocation_is_out_of_memory(crashing, tmp_path, how):
+    """Its error is of any kind; the trace stands in the log."""
+    watch = LoggedWatch(Workdir(tmp_path), Heard())
+    with pytest.raises(Lacking) as caught:
+        crashing(how, watch)
+    assert caught.value.code == "memory.exhausted"
+    assert "carry_out" in (tmp_path / "log.jsonl").read_text()
 
 
 @pytest.mark.parametrize("how", [int(signal.SIGSEGV), "exit"])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import Problem, Stopped, WrongUse, from_os_error, got_no_memory, no_memory
 from ..places import state_folder
+from ..processes import near_memory_limit
 from . import options
 from .messages import say
 from .output import failure, note
@@ -67,7 +68,8 @@ def _usage(error: Exception, arguments: list[str]) -> WrongUse:
 def _failed(error: Exception) -> int:
     """What the system refuses, memory among it, is the environment's; the rest is a bug of ours."""
     refused = from_os_error(error) if isinstance(error, OSError) else None
-    problem = no_memory() if got_no_memory(error) else refused
+    short = got_no_memory(error) or (refused is None and near_memory_limit())
+    problem = no_memory() if short else refused
     if problem is None:
         return _bug(error)
     failure(problem)

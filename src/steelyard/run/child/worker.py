@@ -18,7 +18,7 @@ from typing import Any
 
 from ...artefact import Artefact, Draft, Inputs, Progress, Scratch, Store, Watch
 from ...errors import Problem, from_os_error, got_no_memory, writing_in
-from ...processes import die_with_parent
+from ...processes import die_with_parent, near_memory_limit
 from ...trust import load_keys
 from .children import step_out_of_memory
 from .memory import SHORT_SAMPLE_S
@@ -77,9 +77,16 @@ def problem_of(error: Exception) -> Problem | None:
     """What a step's exception means to a user; None for a bug of ours."""
     if isinstance(error, Problem):
         return error
-    if got_no_memory(error):
+    refused = from_os_error(error) if isinstance(error, OSError) else None
+    if got_no_memory(error) or (refused is None and near_memory_limit()):
+        print(trace_of(error), file=sys.stderr)  # into the run's log
         return step_out_of_memory()
-    return from_os_error(error) if isinstance(error, OSError) else None
+    return refused
+
+
+def trace_of(error: Exception) -> str:
+    """Without the error's own text, which may quote a row."""
+    return "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__
 
 
 def main() -> int:
@@ -98,9 +105,7 @@ def main() -> int:
     except Exception as error:
         problem = problem_of(error)
         if problem is None:
-            # Without the error's own text, which may quote a row.
-            trace = "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__
-            watch.say(error=None, exit_code=1, trace=trace)
+            watch.say(error=None, exit_code=1, trace=trace_of(error))
             return 1
         watch.say(error=problem.as_json(), exit_code=problem.exit_code)
         return problem.exit_code
