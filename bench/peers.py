@@ -37,7 +37,12 @@ from steelyard.serving import ServeSettings, prepare, start
 HERE = Path(__file__).parent
 CELLS = (("plain", 1), ("plain", 8), ("plain", 32), ("mixed", 32))
 NEW = 64
-START_S = 300.0
+START_S = 900.0  # zentorch compiles with frozen weights
+# As AMD's guide to ZenDNN 5.2.1 sets them (57300, "Usage" and "Known Limitations"), both libraries preloaded.
+ZENTORCH = {
+    "ZENDNNL_MATMUL_ALGO": "1", "TORCHINDUCTOR_FREEZING": "1", "VLLM_USE_AOT_COMPILE": "0",
+    "TORCHINDUCTOR_AUTOGRAD_CACHE": "0",
+}  # fmt: skip
 Measure = Callable[..., dict[str, float]]
 
 
@@ -122,7 +127,14 @@ def child(script: str, *words: str) -> Iterator[Measure]:
         process.kill()
 
 
-def vllm(hf: Path, python: Path | None, dtype: str) -> Any:
+def zentorch(hf: Path, python: Path | None, preload: list[Path]) -> Any:
+    """vLLM with AMD's plugin, which switches itself on where it is installed."""
+    if python is None:
+        raise Skipped("no --zentorch PYTHON")
+    return vllm(hf, python, "bfloat16", ZENTORCH | {"LD_PRELOAD": ":".join(map(str, preload))})
+
+
+def vllm(hf: Path, python: Path | None, dtype: str, more: dict[str, str] | None = None) -> Any:
     if python is None:
         raise Skipped("no --vllm PYTHON")
     port, cores = free_port(), psutil.cpu_count() or 1
@@ -136,7 +148,7 @@ def vllm(hf: Path, python: Path | None, dtype: str) -> Any:
         "VLLM_CPU_OMP_THREADS_BIND": f"0-{cores - 1}", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
         "VLLM_CPU_KVCACHE_SPACE": "2", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1",
     }  # fmt: skip
-    return server(command, env, port, "default")
+    return server(command, env | (more or {}), port, "default")
 
 
 def llamacpp(gguf: Path, binary: Path | None, users: int = 32) -> Any:
@@ -171,6 +183,7 @@ def peers(args: argparse.Namespace, hf: Path, gguf: Path | None) -> dict[str, Ca
         "steelyard lookup": lambda: service(hf, args.form, speculative="lookup"),
         "bare": lambda: child("peer_bare.py", served(args.form)),
         "vllm": lambda: vllm(hf, args.vllm, "bfloat16"),
+        "vllm zentorch": lambda: zentorch(hf, args.zentorch, args.preload),
         "llamacpp": llama,
         "transformers f32": lambda: child("peer_transformers.py", str(hf), "--dtype", "float32"),
         "transformers bf16": lambda: child("peer_transformers.py", str(hf)),
@@ -267,6 +280,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--per-user", type=int, default=4)
     parser.add_argument("--vllm", type=Path, help="python of an environment with vllm-cpu")
+    parser.add_argument("--zentorch", type=Path, help="python of an environment with vllm-cpu and zentorch")
+    parser.add_argument("--preload", type=Path, nargs="*", default=[], help="tcmalloc and libiomp5 for it")
     parser.add_argument("--llama", type=Path, help="llama-server, built natively")
     parser.add_argument("--gguf", type=Path)
     args = parser.parse_args()
