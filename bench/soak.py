@@ -2,8 +2,9 @@
 
     taskset -c 1 python bench/soak.py --minutes 60 --threads 1      # one JSON document; exit 1 on a fault
 
-A service under open-loop load at 80 % of the capacity measured first, with clients that leave in the middle,
-slow readers, malformed bodies, and 10 kill -9 of the engine (its pid is read from /metrics each time).
+`steelyard serve` under open-loop load at 80 % of the capacity measured first, with clients that leave in the
+middle, slow readers, malformed bodies, 10 kill -9 of the engine (its pid is read from /metrics each time) and
+3 of the front, which is started again at once by the same command, as systemd would.
 
 Answers. The greedy answer to each of `--references` prompts is made beforehand on the quiet service. Under
 load a batch's shape changes the order of sums, so near ties may fall the other way; from there on the texts
@@ -13,12 +14,13 @@ bits: a logit of 16 to 32 is rounded by up to 0.06, and two roundings and the la
 0.25 nat; f32 is 65,536 times finer. A token of another request, a lost cache block or a skipped token is off
 by nats.
 
-Failures. Allowed: a stream that had begun when an engine was killed. A refusal (429) is asked again after
-its Retry-After, as the official clients do, and counted apart.
+Failures. Allowed: a stream that had begun when an engine or the front was killed. A refusal (429) is asked
+again after its Retry-After, and a request whose connection went away with the front before any token came is
+asked again, as the official clients do; both are counted apart.
 
-Memory. The front: the median RSS of the first window after the warm-up against the last window. Each engine
-lives from kill to kill: RSS at the same age (0.8 of the median life), the first life that began under load
-against the last one that reached that age.
+Memory. Fronts and engines live from kill to kill. The front: the median RSS of the first window after the
+warm-up against the last window, the worst of its lives. The engine: RSS at the same age (0.8 of the median
+life), the first life that began under load against the last one that reached that age.
 """
 
 from __future__ import annotations
@@ -30,18 +32,22 @@ import os
 import random
 import signal
 import statistics
+import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
+from peers import free_port
 
 from steelyard.lines import each_line_soon
 from steelyard.model import Tokenizer
-from steelyard.serving import ServeSettings, Service, prepare, start
+from steelyard.serving import prepare
 
 TOLERANCE = {"exact": 1e-3, "fast": 0.3}  # nats, see above
 USERS = 16  # of the capacity run
@@ -49,6 +55,7 @@ LEAVE, SLOW, MALFORMED = 0.05, 0.01, 0.03  # shares of the requests
 SAMPLE_S = 2.0
 ALIVE_S = 180.0  # a request that takes longer has failed
 MARGIN_S = 3.0  # a kill is noticed by a client within so long
+START_S = 120.0
 DRIFT = 0.03
 JSON = {"content-type": "application/json"}
 BODIES = (
@@ -88,6 +95,7 @@ class Tally:
     slow: int = 0
     malformed: int = 0
     refused: int = 0
+    asked_again: int = 0
     lost_at_kill: int = 0
     failed: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
@@ -95,8 +103,61 @@ class Tally:
     latencies_s: list[float] = field(default_factory=list)
 
 
+class Server:
+    """`steelyard serve` in a process of its own, on one port through all its lives."""
+
+    def __init__(self, folder: Path, args: argparse.Namespace) -> None:
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        threads = ["--threads", str(args.threads)] if args.threads else []
+        self.command = [
+            sys.executable, "-m", "steelyard", "serve", str(folder), "--port", str(port), "--mode", args.mode,
+            "--log-file", str(args.log), *threads,
+        ]  # fmt: skip
+        self.downs: list[tuple[float, float]] = []  # killed, ready again
+        self.start()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+
+    async def ready(self) -> None:
+        """Raises SystemExit where it ends, or does not answer in time."""
+        end = time.monotonic() + START_S
+        async with httpx.AsyncClient(base_url=self.url) as client:
+            while time.monotonic() < end and self.process.poll() is None:
+                with suppress(httpx.HTTPError):
+                    if (await client.get("/ready")).status_code == 200:
+                        return
+                await asyncio.sleep(0.1)
+        sys.exit(f"the service did not answer: exit {self.process.poll()}")
+
+    async def kill(self) -> None:
+        """-9, and the same command again."""
+        began = time.monotonic()
+        self.downs.append((began, float("inf")))
+        self.process.kill()
+        self.process.wait()
+        self.start()
+        await self.ready()
+        self.downs[-1] = (began, time.monotonic())
+
+    def was_down(self, since: float) -> bool:
+        """Whether it was killed, or not yet back, at some moment since then."""
+        return any(back > since for _, back in self.downs)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(30)
+
+
 class Soak:
-    def __init__(self, service: Service, args: argparse.Namespace, vocabulary: int) -> None:
+    def __init__(self, service: Server, args: argparse.Namespace, vocabulary: int) -> None:
         self.service, self.args = service, args
         self.chance = random.Random(args.seed)
         self.vocabulary = vocabulary
@@ -105,7 +166,7 @@ class Soak:
         self.tally = Tally()
         self.kills: list[float] = []
         self.lives: list[tuple[int, float]] = []  # pid, when first seen
-        self.front_rss: list[tuple[float, int]] = []
+        self.front_rss: list[tuple[float, int, int]] = []  # when, pid, bytes
         self.engine_rss: list[tuple[float, int, int]] = []  # when, pid, bytes
         self.questions: list[Question] = []
 
@@ -164,12 +225,14 @@ class Soak:
     async def malformed(self) -> None:
         path = self.chance.choice(("/v1/completions", "/v1/chat/completions", "/v1/nowhere"))
         self.tally.malformed += 1
+        began = time.monotonic()
         try:
             answer = await self.client.post(path, content=self.chance.choice(BODIES), headers=JSON)
             if not 400 <= answer.status_code < 500:
                 self.tally.failed.append(f"malformed body answered by {answer.status_code}")
         except httpx.HTTPError as e:
-            self.tally.failed.append(f"malformed body: {e!r}")
+            if not self.service.was_down(began):
+                self.tally.failed.append(f"malformed body: {e!r}")
 
     async def leaves(self, asked: Question) -> None:
         """A client that goes in the middle, or before anything came."""
@@ -191,6 +254,11 @@ class Soak:
                 except Refusal as e:
                     self.tally.refused += 1
                     await asyncio.sleep(e.after_s)
+                except httpx.TransportError:
+                    if ids or not self.service.was_down(began):
+                        raise
+                    self.tally.asked_again += 1
+                    await asyncio.sleep(1.0)
             else:
                 raise Broken("refused 20 times")
         except (httpx.HTTPError, Broken) as e:
@@ -245,28 +313,40 @@ class Soak:
 
     async def kill(self) -> None:
         """`--kills` of them, spread over the run, at moments that chance shifts a little."""
-        gap = self.args.minutes * 60 / (self.args.kills + 1)
-        began = time.monotonic()
-        for i in range(self.args.kills):
-            due = began + gap * (i + 1) + self.chance.uniform(-0.1, 0.1) * gap
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
+        async for i in self.moments(self.args.kills):
             while not (pid := await self.engine_pid()):
                 await asyncio.sleep(0.5)
             self.kills.append(time.monotonic())
             os.kill(pid, signal.SIGKILL)
             note(f"kill -9 {pid} ({i + 1} of {self.args.kills})")
 
+    async def kill_front(self) -> None:
+        """The same for `--front-kills` of the front."""
+        async for i in self.moments(self.args.front_kills):
+            self.kills.append(time.monotonic())
+            await self.service.kill()
+            note(f"kill -9 of the front ({i + 1} of {self.args.front_kills})")
+
+    async def moments(self, count: int) -> AsyncIterator[int]:
+        gap = self.args.minutes * 60 / (count + 1)
+        began = time.monotonic()
+        for i in range(count):
+            due = began + gap * (i + 1) + self.chance.uniform(-0.1, 0.1) * gap
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            yield i
+
     async def engine_pid(self) -> int:
-        for line in (await self.client.get("/metrics")).text.splitlines():
-            if line.startswith("steelyard:engine_pid{"):
-                return int(float(line.rsplit(" ", 1)[1]))
+        with suppress(httpx.TransportError):  # while the front starts again
+            for line in (await self.client.get("/metrics")).text.splitlines():
+                if line.startswith("steelyard:engine_pid{"):
+                    return int(float(line.rsplit(" ", 1)[1]))
         return 0
 
     async def sample(self) -> None:
         began = told = time.monotonic()
         while True:
             now = time.monotonic()
-            self.front_rss.append((now, rss(self.service.pid)))
+            self.front_rss.append((now, self.service.pid, rss(self.service.pid)))
             pid = await self.engine_pid()
             if pid and (held := rss(pid)):
                 if not self.lives or self.lives[-1][0] != pid:
@@ -278,7 +358,7 @@ class Soak:
                 note(
                     f"{now - began:6.0f} s: {t.answered} answered, {len(t.differing)} differ, "
                     f"{len(t.wrong)} wrong, {t.refused} refused, {t.lost_at_kill} lost at kills, "
-                    f"{len(t.failed)} failed, front {self.front_rss[-1][1] / 1e6:.0f} MB"
+                    f"{len(t.failed)} failed, front {self.front_rss[-1][2] / 1e6:.0f} MB"
                 )
             await asyncio.sleep(SAMPLE_S)
 
@@ -302,11 +382,11 @@ class Soak:
         return Gap(behind[worst], times, self.questions.index(asked), worst, apart, ids)
 
     def front_drift(self, warm_s: float, window_s: float) -> dict[str, float]:
-        start_s, end_s = self.front_rss[0][0] + warm_s, self.front_rss[-1][0]
-        first = [held for at, held in self.front_rss if start_s <= at < start_s + window_s]
-        last = [held for at, held in self.front_rss if at > end_s - window_s]
-        before, after = statistics.median(first), statistics.median(last)
-        return {"start_bytes": before, "end_bytes": after, "drift": after / before - 1}
+        """Of the life that changed most."""
+        lives = {pid: [(at, held) for at, of, held in self.front_rss if of == pid and held]
+                 for pid in dict.fromkeys(pid for _, pid, _ in self.front_rss)}  # fmt: skip
+        drifts = [drift_of(life, warm_s, window_s) for life in lives.values() if life]
+        return max(drifts, key=lambda d: abs(d["drift"]))
 
     def engine_drift(self) -> dict[str, Any]:
         """RSS at one age, over the lives that reached it; the first had the capacity run besides."""
@@ -327,6 +407,15 @@ class Soak:
     def engine_rss_age(self, pid: int) -> list[tuple[float, int]]:
         first = next(at for known, at in self.lives if known == pid)
         return [(at - first, held) for at, known, held in self.engine_rss if known == pid]
+
+
+def drift_of(life: list[tuple[float, int]], warm_s: float, window_s: float) -> dict[str, float]:
+    """Of (when, bytes): medians of the first window after the warm-up and of the last."""
+    start_s, end_s = life[0][0] + warm_s, life[-1][0]
+    first = [held for at, held in life if start_s <= at < start_s + window_s] or [life[-1][1]]
+    last = [held for at, held in life if at > end_s - window_s]
+    before, after = statistics.median(first), statistics.median(last)
+    return {"start_bytes": before, "end_bytes": after, "drift": after / before - 1}
 
 
 class Refusal(Exception):
@@ -364,20 +453,21 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-async def run(service: Service, args: argparse.Namespace, vocabulary: int) -> dict[str, Any]:
+async def run(service: Server, args: argparse.Namespace, vocabulary: int) -> dict[str, Any]:
+    await service.ready()
     soak = Soak(service, args, vocabulary)
     note(f"{args.references} references ...")
     await soak.references()
     capacity = await soak.capacity()
     rate = args.rate or args.load * capacity
     note(f"capacity {capacity:.2f} requests/s; load {rate:.2f}/s for {args.minutes} min")
-    beside = [asyncio.create_task(soak.sample()), asyncio.create_task(soak.kill())]
+    beside = [asyncio.create_task(work()) for work in (soak.sample, soak.kill, soak.kill_front)]
     await soak.load(rate)
     for task in beside:
         task.cancel()
     note(f"scoring {len(soak.tally.differing)} answers unlike their reference ...")
     gaps = await soak.gaps()
-    restarts = len(soak.kills)
+    fronts = len(service.downs)
     window_s = min(60.0, args.minutes * 6)
     front, engine = soak.front_drift(window_s, window_s), soak.engine_drift()
     t, tolerance = soak.tally, TOLERANCE[args.mode]
@@ -386,12 +476,15 @@ async def run(service: Service, args: argparse.Namespace, vocabulary: int) -> di
     times = sorted(t.latencies_s) or [0.0]
     await soak.client.aclose()
     return {
-        "minutes": args.minutes, "mode": args.mode, "threads": args.threads, "kills": restarts,
+        "minutes": args.minutes, "mode": args.mode, "threads": args.threads,
+        "kills": len(soak.kills) - fronts, "front_kills": fronts,
+        "front_down_s": [round(back - killed, 1) for killed, back in service.downs],
         "capacity_per_s": capacity, "load_per_s": rate, "sent": t.sent, "answered": t.answered,
         "equal_to_reference": t.equal, "differing": len(t.differing),
         "gaps": [asdict(gap) for gap in sorted(gaps, key=lambda gap: -gap.nat)[:10]],
         "tolerance_nat": tolerance, "wrong": wrong, "wrong_why": t.wrong[:10], "disconnects": t.left,
-        "malformed": t.malformed, "slow_readers": t.slow, "refused_429": t.refused,
+        "malformed": t.malformed, "slow_readers": t.slow,
+        "refused_429": t.refused, "asked_again": t.asked_again,
         "lost_at_kill": t.lost_at_kill, "failed": len(t.failed), "failed_why": t.failed[:10],
         "latency_s": {"p50": times[len(times) // 2], "p99": times[int(len(times) * 0.99)]},
         "front_rss": front, "engine_rss": engine,
@@ -407,6 +500,7 @@ def main() -> int:
     parser.add_argument("--form")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--front-kills", type=int, default=3)
     parser.add_argument("--load", type=float, default=0.8, help="share of the measured capacity")
     parser.add_argument("--rate", type=float, help="requests a second, instead of --load")
     parser.add_argument("--references", type=int, default=64)
@@ -418,7 +512,7 @@ def main() -> int:
     args = parser.parse_args()
     folder = prepare(args.model, args.form).folder
     vocabulary = Tokenizer(folder).vocab_size
-    service = start(folder, ServeSettings(mode=args.mode, threads=args.threads), log=args.log)
+    service = Server(folder, args)
     try:
         told = asyncio.run(run(service, args, vocabulary))
     finally:
