@@ -15,7 +15,7 @@ measured in the same run as our own figure beside it. Tables that speak of the E
 from the README of that day. Nothing here was measured on AMX, Gaudi, GPU Max, CUDA or ROCm.
 """
 ORDER = (
-    "path", "kill", "peers", "peers_larger", "start", "reuse", "matrix_share",
+    "path", "kill", "peers", "peers_zentorch", "peers_larger", "start", "reuse", "matrix_share",
     "soak", "stalls", "batches", "fairness", "fuzz", "hostile", "clients", "silence",
     "gate_whole", "gate", "csvs", "clean", "power", "templates",
     "train", "published", "megatron", "silicon", "jobs", "sweep", "fleet", "install", "structure",
