@@ -273,7 +273,7 @@ def test_a_gradient_that_is_no_number_stops_at_once_and_names_the_rows(base, dat
             if event == "train.checkpoint" and fields["step"] == 2:
                 loops[0].network.embed.data[:] = float("inf")
 
-    from steelyard.training.step import Loop
+    from steelyard.training.loop import Loop
 
     loops = []
     whole = Loop.restore

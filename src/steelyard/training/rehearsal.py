@@ -53,7 +53,7 @@ class Run:
 def rehearse(cell: dict[str, Any], folder: Path) -> Callable[[], Run]:
     """Write a random model of the cell's sizes into `folder`; the call loads it, as the step does."""
     from ..model import write_random_model
-    from .step import settle
+    from .loop import settle
 
     settle(cell["threads"])
     write_random_model(folder / "base", **{name: cell[name] for name in SIZES})
@@ -64,9 +64,9 @@ def rehearse(cell: dict[str, Any], folder: Path) -> Callable[[], Run]:
 
 def _loop(cell: dict[str, Any], folder: Path) -> Any:
     from ..artefact import Draft, Scratch, Watch
+    from .loop import Loop
     from .packing import Schedule
     from .rows import Rows
-    from .step import Loop
     from .trainable import trainable
 
     settings = {**cell, "learning_rate": 1e-4, "lora_alpha": 16, "seed": 0}
@@ -90,6 +90,6 @@ def random_rows(tokens: int) -> tuple[list[Any], int]:
 
 
 if __name__ == "__main__":
-    import steelyard.training.step  # noqa: F401 - torch and the loop are part of a start
+    import steelyard.training.loop  # noqa: F401 - torch and the loop are part of a start
 
     time_cells(json.loads(sys.argv[1]), float(sys.argv[2]), rehearse)

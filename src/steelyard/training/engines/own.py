@@ -1,0 +1,40 @@
+"""The engine `own`: this CPU's loop, the smallest and fastest, for the families that have a network here."""
+
+from __future__ import annotations
+
+import json
+
+from ...artefact import Draft, Figures, Watch
+from ...model import FAMILIES
+from .protocol import TrainCapability, TrainJob
+
+
+def own_capability() -> TrainCapability:
+    """One process on the CPU; its families are the files of model/families that have a network."""
+    return TrainCapability(
+        stages=("sft", "pt"),
+        finetuning_types=("lora", "full"),
+        families=tuple(name for name, family in FAMILIES.items() if family.trainable),
+        devices=("cpu",),
+    )
+
+
+class OwnEngine:
+    """The loop (loop.py) behind the protocol."""
+
+    name = "own"
+
+    def run(self, job: TrainJob, out: Draft, watch: Watch) -> Figures:
+        """Raises CheckFailed where loss or gradient is no number, Stopped after a checkpoint."""
+        from ..loop import Loop, settle
+        from ..trainable import trainable
+
+        settle(job.settings["threads"])
+        network, learnt = trainable(job.base, job.settings)
+        loop = Loop(network, learnt, job.rows, job.plan, job.settings, out, watch)
+        loop.restore()
+        loop.run()
+        learnt.write(out.folder, job.base)
+        lines = [json.dumps(point, sort_keys=True) for point in loop.curve]
+        (out.folder / "curve.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+        return loop.figures()

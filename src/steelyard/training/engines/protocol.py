@@ -1,0 +1,70 @@
+"""What every training engine is given and gives: rows in order in, a tuned model and its curve out.
+
+An engine never tokenises, never shuffles and renders no template: ids, masks and order are those of the job.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from ...artefact import Draft, Figures, Settings, Watch
+from ..packing import Schedule
+from ..rows import Rows
+
+
+@dataclass(frozen=True, slots=True)
+class TrainJob:
+    """One stage: `plan.steps` name examples of `rows`, in order; `settings` as the plan filled them."""
+
+    base: Path  # a Hugging Face folder
+    rows: Rows
+    plan: Schedule
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainNeed:
+    """What decides which engine trains a stage."""
+
+    family: str  # model_type of the base
+    stage: str = "sft"
+    finetuning_type: str = "lora"
+    device: str = "cpu"
+    processes: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainCapability:
+    """What an engine can do. The plan acts on it; nothing is ignored silently."""
+
+    stages: tuple[str, ...]
+    finetuning_types: tuple[str, ...]
+    families: tuple[str, ...] | None  # None: whatever its library loads
+    devices: tuple[str, ...]
+    untested: tuple[str, ...] = ()  # of the devices, those on which nobody has run it
+    dtypes: tuple[str, ...] = ("bf16", "f32")
+    processes: int = 1
+    resume: str = "bits"  # a killed run's result is that of an unbroken one
+    unusable: str | None = None  # why it cannot run here
+
+    def why_not(self, need: TrainNeed) -> str | None:
+        """What of the need it cannot do; None where it can do all of it, were it usable here."""
+        if self.families is not None and need.family not in self.families:
+            return f"models of the family {need.family!r}"
+        if need.stage not in self.stages:
+            return f"stage: {need.stage}"
+        if need.finetuning_type not in self.finetuning_types:
+            return f"finetuning_type: {need.finetuning_type}"
+        if need.device not in self.devices:
+            return f"device: {need.device}"
+        return f"{need.processes} processes" if need.processes > self.processes else None
+
+
+class TrainEngine(Protocol):
+    """Writes model, adapter (LoRA) and curve.jsonl into the draft; goes on from the draft's scratch."""
+
+    name: str
+
+    def run(self, job: TrainJob, out: Draft, watch: Watch) -> Figures: ...

@@ -1,0 +1,234 @@
+"""The loop of the engine `own`: one optimiser step after another on this CPU, resumable to the bit.
+
+What changes bits comes from `settings` alone (threads, micro_batch, dtype, seed, ...). When a checkpoint is
+taken follows the clock, which changes nothing: a resumed run computes what an unbroken one computes, since
+the state is whole (masters, moments, step, curve) and the order of rows is a function of the step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from steelyard.artefact import Draft, Figures, Settings, Watch
+from steelyard.errors import CheckFailed, Stopped
+
+from .methods import METHODS
+from .packing import Schedule, learning_rate
+from .rows import Rows, TrainingExample, batch_of
+from .trainable import Trainable
+
+CHECKPOINT_EVERY_S = 20.0  # what a kill may cost; not less than 20 times what the last checkpoint took
+MAX_GRAD_NORM = 1.0  # as in TRL and LLaMA-Factory
+STATE = "state.safetensors"
+NAMED_ROWS = 5  # of those in a step that went wrong
+
+
+def settle(threads: int) -> None:
+    """Fix what torch may choose otherwise. Nothing here reads memory that it has not written."""
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    # Else every empty tensor would be filled first; the module hides the name from type checkers.
+    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
+
+
+@dataclass(slots=True)
+class Loop:
+    """The state of one run. `done` steps are behind it."""
+
+    network: Any
+    learnt: Trainable
+    rows: Rows
+    plan: Schedule
+    settings: Settings
+    out: Draft
+    watch: Watch
+    done: int = 0
+    saved: int = 0
+    curve: list[dict[str, float]] = field(default_factory=list)
+    step_s: list[float] = field(default_factory=list)
+    optimiser: torch.optim.Optimizer = field(init=False)
+
+    moments: tuple[torch.Tensor, torch.Tensor] = field(init=False)  # AdamW's m and v, [P] each
+
+    def __post_init__(self) -> None:
+        learnt = self.learnt
+        self.moments = torch.zeros_like(learnt.master), torch.zeros_like(learnt.master)
+        decay = self.settings.get("weight_decay", 0.0)
+        parts = [(slice(0, learnt.decayed), decay), (slice(learnt.decayed, None), 0.0)]
+        groups = []
+        for part, weight_decay in parts:
+            weights = learnt.master[part]
+            if weights.numel():
+                weights.grad = learnt.grad[part]
+                groups.append({"params": [weights], "weight_decay": weight_decay})
+        self.optimiser = torch.optim.AdamW(
+            groups, lr=self.settings["learning_rate"], betas=(0.9, 0.999), eps=1e-8, fused=True
+        )
+        self._state_at(0)
+
+    def _state_at(self, step: int) -> None:
+        """AdamW's state after so many steps: its moments are parts of the vectors that a checkpoint holds."""
+        start = 0
+        for group in self.optimiser.param_groups:
+            (weights,) = group["params"]
+            part = slice(start, start + weights.numel())
+            self.optimiser.state[weights] = {
+                "step": torch.tensor(float(step)),
+                "exp_avg": self.moments[0][part],
+                "exp_avg_sq": self.moments[1][part],
+            }
+            start = part.stop
+
+    def run(self) -> None:
+        """All steps that are left."""
+        checkpoint_s, due_at = 0.0, time.monotonic() + CHECKPOINT_EVERY_S
+        every = self.settings.get("checkpoint_steps")
+        left = self.plan.tokens - sum(int(point["tokens"]) for point in self.curve)
+        with self.watch.progress("train", left, "tokens") as bar:
+            while self.done < len(self.plan.steps):
+                started = time.perf_counter()
+                point = self._step()
+                self.step_s.append(time.perf_counter() - started)
+                self.curve.append(point)
+                self.done += 1
+                bar.advance(
+                    int(point["tokens"]), loss=point["loss"], tokens_per_s=point["tokens"] / self.step_s[-1]
+                )
+                due = self.done % every == 0 if every else time.monotonic() >= due_at
+                if due and self.done < len(self.plan.steps):
+                    started = time.monotonic()
+                    self.save()
+                    checkpoint_s = time.monotonic() - started
+                    due_at = time.monotonic() + max(CHECKPOINT_EVERY_S, 20 * checkpoint_s)
+
+    def _step(self) -> dict[str, float]:
+        """One optimiser step. A stop between micro-batches drops the half step."""
+        batches = [[self.rows.examples[i] for i in batch] for batch in self.plan.steps[self.done]]
+        total = sum(row.taught_tokens for batch in batches for row in batch)
+        loss = 0.0
+        self.learnt.grad.zero_()
+        for batch in batches:
+            self._stop_if_asked()
+            loss += self.micro_step(batch, max(total, 1))
+            self._must_be_finite("loss", loss, batch)
+        rate = learning_rate(self.done, len(self.plan.steps), self.settings)
+        self.update(rate, [row for batch in batches for row in batch])
+        tokens = sum(len(row.ids) for batch in batches for row in batch)
+        return {"step": self.done + 1, "loss": loss, "tokens": tokens, "learning_rate": rate}
+
+    def micro_step(self, rows: Sequence[TrainingExample], total: int) -> float:
+        """Forward and backward of one micro-batch; its share of the step's loss over `total` tokens."""
+        method = METHODS[self.settings.get("stage", "sft")]
+        loss = method(self.network, batch_of(rows, self.network), total)
+        loss.backward()
+        return loss.item()
+
+    def _must_be_finite(self, what: str, value: float, rows: Sequence[TrainingExample]) -> None:
+        """Training on would write NaN over every weight, and then over the last good checkpoint."""
+        if math.isfinite(value):
+            return
+        names = [self.rows.names[number] for number in dict.fromkeys(row.number for row in rows)]
+        listed = ", ".join(names[:NAMED_ROWS]) + (
+            f" and {len(names) - NAMED_ROWS} more" * (len(names) > NAMED_ROWS)
+        )
+        raise CheckFailed(
+            "train.diverged",
+            f"the {what} of step {self.done + 1} of {len(self.plan.steps)} is {value}",
+            why=f"rows of this step: {listed}",
+            hint="look at these rows, or lower train.learning_rate; the checkpoint of step "
+            f"{self.saved} is kept" if self.saved else "look at these rows, or lower train.learning_rate",
+        )  # fmt: skip
+
+    def update(self, rate: float, rows: Sequence[TrainingExample] = ()) -> None:
+        """Clip, AdamW on the float32 masters, new copies for the network; `rows` made the gradient."""
+        self.learnt.pull()
+        norm = float(torch.linalg.vector_norm(self.learnt.grad))
+        self._must_be_finite("gradient", norm, rows)
+        if norm > MAX_GRAD_NORM:
+            self.learnt.grad.mul_(MAX_GRAD_NORM / norm)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.step()
+        self.learnt.push()
+
+    def _stop_if_asked(self) -> None:
+        if not self.watch.stop:
+            return
+        self.save()
+        raise Stopped(
+            "train.stopped",
+            f"stopped after step {self.done} of {len(self.plan.steps)}",
+            hint="run the same command again: it goes on from there",
+        )
+
+    def save(self) -> None:
+        """A checkpoint in the scratch, atomic; nothing if the last one is of this very step."""
+        if self.saved == self.done:
+            return
+        from safetensors.torch import save_file
+
+        tensors = {"master": self.learnt.master.detach(), "m": self.moments[0], "v": self.moments[1]}
+        # One file holds step and curve too: two files could be of two steps after a kill between them.
+        path = self.out.folder / STATE
+        save_file(tensors, path, metadata={"curve": json.dumps(self.curve), "layout": self.layout()})
+        self.out.scratch.write(STATE, path)
+        path.unlink(missing_ok=True)
+        self.saved = self.done
+        self.watch.log("train.checkpoint", step=self.done)
+
+    def layout(self) -> str:
+        """What the numbers of a checkpoint stand for: pieces of the vector, and the order of rows."""
+        lengths = [len(row.ids) for row in self.rows.examples]
+        order = hashlib.sha256(json.dumps([self.plan.steps, lengths]).encode()).hexdigest()
+        pieces = self.learnt.layout()
+        dtype = str(self.learnt.master.dtype)
+        return json.dumps({"pieces": pieces, "dtype": dtype, "optimiser": "adamw", "order": order})
+
+    def restore(self) -> None:
+        """Go on from the last checkpoint, if there is one of this very run (the scratch is keyed).
+
+        One whose layout is another, since other code wrote it, is set aside and never read.
+        """
+        path: Path | None = self.out.scratch.read(STATE)
+        if path is None:
+            return
+        from safetensors import safe_open
+
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("layout") != self.layout():
+                aside = self.out.scratch.folder / STATE
+                aside.rename(aside.with_name(f"{STATE}.aside"))
+                self.watch.log("train.scratch_set_aside", file=aside.name)
+                return
+            self.curve = json.loads(metadata["curve"])
+            self.learnt.master.copy_(file.get_tensor("master"))
+            for moment, name in zip(self.moments, ("m", "v"), strict=True):
+                moment.copy_(file.get_tensor(name))
+        self.done = self.saved = len(self.curve)
+        self._state_at(self.done)
+        self.learnt.push()
+        self.watch.log("train.resumed", step=self.done)
+
+    def figures(self) -> Figures:
+        """SI units; times are of this attempt's steps, the first left out."""
+        timed = self.step_s[1:] or self.step_s or [0.0]
+        trained = sum(point["tokens"] for point in self.curve[-len(timed) :])
+        return {
+            "steps": len(self.curve),
+            "step_s": median(timed),
+            "tokens": sum(point["tokens"] for point in self.curve),
+            "loss": self.curve[-1]["loss"],
+            "trainable_params": self.learnt.master.numel(),
+            "tokens_per_s": trained / max(sum(timed), 1e-9),
+        }
