@@ -100,8 +100,9 @@ def gemm_model(rows: list[dict], hardware: Hardware) -> Model:
 
 def attention_model(rows: list[dict], hardware: Hardware) -> Model:
     batch, heads, size, seq = (column(rows, c) for c in ("m_or_batch", "heads", "head_dim", "context"))
+    core = batch * heads * size * seq
     return lambda constant: (
-        attention_s(batch * heads, size, seq, seq, with_constants(hardware, constant)) + hardware.kernel_s
+        attention_s(2.0 * core * seq, core, with_constants(hardware, constant)) + hardware.kernel_s
     )
 
 

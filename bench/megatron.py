@@ -24,8 +24,9 @@ import peer_calculon
 
 from steelyard.hardware import catalogue, named_models, read_table
 from steelyard.planner import Constants, fit_logs, predict_results
-from steelyard.planner.physics.sizes import Hardware, Sizes, hardware_of, total
+from steelyard.planner.physics.sizes import Hardware, Sizes, hardware_of, together, total
 from steelyard.planner.physics.training import PRIORS, RECOMPUTE, TrainSetup, train_memory_parts, train_step_s
+from steelyard.shape import Shape
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("STEELYARD_SHARED") or ROOT.parent / "shared")
@@ -98,22 +99,7 @@ def read(rows: Sequence[Row]) -> Rows:
     def column(name: str) -> np.ndarray:
         return np.array([float(r[name]) for r in rows])
 
-    layers, hidden, heads, seq, vocab = (column(c) for c in ("layers", "hidden", "heads", "seq", "vocab"))
-    dense = 12 * layers * hidden**2
-    sizes = Sizes(
-        params=dense + vocab * hidden,
-        active=dense + vocab * hidden,
-        layers=layers,
-        hidden=hidden,
-        attention_flops=2 * layers * hidden * seq,
-        vocab=vocab,
-        heads=heads,
-        kv_heads=heads,
-        head_dim=hidden / heads,
-        ffn=4 * hidden,
-        gated=0.0,
-        tied=1.0,
-    )
+    sizes = together([Sizes.of(gpt(row), float(row["seq"])) for row in rows])
     setup = TrainSetup(
         devices=column("gpus"),
         t=column("tp"),
@@ -122,7 +108,7 @@ def read(rows: Sequence[Row]) -> Rows:
         v=column("virtual_stages"),
         micro_batch=column("micro_batch"),
         global_batch=column("global_batch"),
-        seq_len=seq,
+        seq_len=column("seq"),
         recompute=np.array([float(RECOMPUTE[r["recompute"]]) for r in rows]),
         zero=column("zero"),
         sp=column("sequence_parallel"),
@@ -134,6 +120,17 @@ def read(rows: Sequence[Row]) -> Rows:
     network = np.array([SCALEOUT_BYTES_PER_S.get(r["table"], device.scaleout) for r in rows])
     device = replace(device, node=NODE, scaleout=network)
     return Rows(list(rows), sizes, setup, device, seconds_of(rows, setup, sizes))
+
+
+def gpt(row: Row) -> Shape:
+    """A GPT of the papers: 12 h^2 weights a layer, a tied head."""
+    layers, hidden, heads, vocab = (int(row[c]) for c in ("layers", "hidden", "heads", "vocab"))
+    params = 12 * layers * hidden**2 + vocab * hidden
+    return Shape(
+        family="gpt", layers=layers, hidden=hidden, heads=heads, kv_heads=heads, head_dim=hidden // heads,
+        ffn=4 * hidden, vocab=vocab, gated=False, tied=True, experts=0, experts_per_token=0, max_position=0,
+        params=params, active_params=params, dtype="f16",
+    )  # fmt: skip
 
 
 def seconds_of(rows: Sequence[Row], setup: TrainSetup, sizes: Sizes) -> np.ndarray:

@@ -87,7 +87,7 @@ def test_public_models_by_their_config(name):
     assert found.params / 1e9 == pytest.approx(total_b, rel=0.002)
     assert found.active_params / 1e9 == pytest.approx(active_b, rel=0.01)
     assert found.kv_bytes_per_token("bf16") == kv_bytes
-    assert found.sliding_window is None
+    assert found.attended(4096) == 4097 / 2
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,6 @@ def test_public_models_by_their_config(name):
 def test_some_layers_may_see_all_tokens(told):
     config = MODELS["qwen2.5-7b"][3] | {"use_sliding_window": True, "sliding_window": 4} | told
     found = shape.of_config(config)
-    assert found.window_share == 0.5
     assert found.attended(8) == ((1 + 2 + 3 + 4 * 5) / 8 + 4.5) / 2
 
 
@@ -156,15 +155,17 @@ PLAIN = {
 @pytest.mark.parametrize(
     ("change", "inside"),
     [
-        ({"model_type": "jamba", "attn_layer_period": 8, "mamba_d_state": 16, "num_experts": 16}, "Mamba"),
-        ({"model_type": "qwen3_next", "full_attention_interval": 4}, "linear attention"),
-        ({"model_type": "qwen2_5_vl", "vision_config": {"depth": 32}}, "vision tower"),
-        ({"model_type": "gemma3", "vision_config": {"depth": 27}, "text_config": PLAIN}, "vision tower"),
-        ({"model_type": "bamba", "mamba_d_state": 128}, "Mamba"),
-        ({"model_type": "falcon_h1", "mamba_d_state": 256}, "Mamba"),
-        ({"model_type": "nemotron_h", "hybrid_override_pattern": "M-M*"}, "Mamba"),
-        ({"model_type": "lfm2", "layer_types": ["conv", "full_attention"]}, "conv"),
+        ({"model_type": "mamba", "state_size": 16}, "Mamba"),
+        ({"model_type": "zamba2", "mamba_d_state": 64}, "Mamba"),
+        ({"model_type": "llama", "mamba_d_state": 64}, "Mamba"),
+        ({"model_type": "kimi_linear", "linear_attn_config": {"head_dim": 128}}, "linear attention"),
+        ({"model_type": "minimax", "attn_type_list": [0, 1]}, "linear attention"),
+        ({"model_type": "qwen3_vl", "vision_config": {"depth": 27}, "text_config": PLAIN}, "vision tower"),
+        ({"model_type": "llama", "vision_config": {"depth": 27}}, "vision tower"),
+        ({"model_type": "gemma3n", "audio_config": {"depth": 1}, "text_config": PLAIN}, "audio tower"),
+        ({"model_type": "qwen2", "layer_types": ["conv", "full_attention"]}, "conv"),
         ({"model_type": "deepseek_v32", "index_topk": 2048}, "sparse attention"),
+        ({"model_type": "ernie4_5_moe", "moe_num_experts": 64}, "other than attention"),
         ({"model_type": "something_of_tomorrow"}, "other than attention"),
     ],
 )

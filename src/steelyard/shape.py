@@ -18,7 +18,18 @@ from math import prod
 from pathlib import Path
 from typing import Any, overload
 
+from .architectures import (
+    Config,
+    decoder_config,
+    first,
+    gated,
+    head_dim,
+    layers_of,
+    tower_params,
+    undescribed,
+)
 from .errors import Where, WrongUse
+from .layers import STATE_BYTES, Half, Layers, Stack, attention, experts, mlp, stacked
 
 BITS = {  # bits a weight or a KV entry takes; the int forms carry one scale a row, which is left out
     "f32": 32, "float32": 32, "bf16": 16, "bfloat16": 16, "f16": 16, "float16": 16, "fp8": 8,
@@ -42,7 +53,11 @@ BROKEN_HINT = "the file is incomplete or damaged: fetch or copy it again"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What a decoder-only model looks like; all counts are of weights, layers, heads or tokens."""
+    """What a decoder looks like: its sizes, and its layers by kind. Counts of weights, layers, heads, tokens.
+
+    The sizes of heads and MLPs are those of its attention and of its usual MLP, which tensor parallelism
+    must divide; time and memory are made of `stack`.
+    """
 
     family: str  # model_type of config.json, general.architecture of GGUF
     layers: int
@@ -56,13 +71,23 @@ class Shape:
     tied: bool  # the output head is the embedding
     experts: int  # routed experts a layer, 0 = dense
     experts_per_token: int
-    sliding_window: int | None  # tokens; None = full attention
     max_position: int
     params: int  # all of them; a tied head counts once
-    active_params: int  # those one token passes through
+    active_params: int  # those one token of text passes through
     dtype: str  # as stored: "bf16", "f32", "q4_1"
-    window_share: float = 1.0  # of the layers that have the sliding window; the others see all tokens
-    kv_width: int = 0  # values a token and layer keeps in the KV cache; 2 * kv_heads * head_dim unless MLA
+    stack: Stack = ()  # the layers in order; () = all alike, as the sizes say
+    tower_params: int = 0  # of `params`, those of a vision tower and its projector
+
+    def __post_init__(self) -> None:
+        if not self.stack:
+            object.__setattr__(self, "stack", self._alike())
+
+    def _alike(self) -> Stack:
+        after: tuple[Half, ...] = (mlp(self.hidden, self.ffn, self.gated),)
+        if self.experts:
+            after = experts(self.hidden, self.ffn, self.experts, self.experts_per_token, self.gated)
+        mixer = attention(self.hidden, self.heads, self.kv_heads, self.head_dim)
+        return (Layers(self.layers, (mixer, *after)),)
 
     def weight_bytes(self, dtype: str | None = None) -> int:
         """Bytes of all weights in `dtype` ("bf16", "int8", ...; default bf16)."""
@@ -70,24 +95,29 @@ class Shape:
 
     def kv_bytes_per_token(self, dtype: str = "bf16") -> int:
         """Bytes of the KV cache for one token of one sequence, over all layers."""
-        return self.layers * (self.kv_width or 2 * self.kv_heads * self.head_dim) * bits(dtype) // 8
+        return int(self._summed(lambda half: half.cached)) * bits(dtype) // 8
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes that a sequence keeps however long it is: states of recurrent layers."""
+        return int(self._summed(lambda half: half.state)) * STATE_BYTES
 
     def attended(self, seq_len: int) -> float:
-        """Mean number of tokens that a token of a causal sequence looks at, over the layers."""
-        full = (seq_len + 1) / 2
-        window = min(self.sliding_window or seq_len, seq_len)
-        windowed = window - window * (window - 1) / (2 * seq_len)
-        return full + self.window_share * (windowed - full)
+        """Mean number of tokens that a token of a causal sequence looks at, over the layers that attend."""
+        cores = self._summed(lambda half: half.core)
+        return self._summed(lambda half: half.core * half.looked_at(seq_len)) / max(cores, 1.0)
 
     def forward_flops_per_token(self, seq_len: int) -> float:
         """Multiply-adds count 2: matmuls of the active weights (no look-up table), causal attention."""
         table = 0 if self.tied else self.vocab * self.hidden
-        attention = 4 * self.layers * self.heads * self.head_dim * self.attended(seq_len)
-        return 2 * (self.active_params - table) + attention
+        return 2 * (self.active_params - table) + self._summed(lambda half: half.flops(seq_len))
 
     def train_flops_per_token(self, seq_len: int) -> float:
         """Forward and backward of a full fine-tune: 3 times forward, nothing recomputed."""
         return 3 * self.forward_flops_per_token(seq_len)
+
+    def _summed(self, of: Callable[[Half], float]) -> float:
+        return sum(run.count * sum(of(half) for half in run.halves) for run in self.stack)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,17 +253,6 @@ def _of_folder(folder: Path) -> Shape:
     return of_config(read_json(config), {n: at for n, (_, at) in header.items()}, config)
 
 
-# Decoders of attention and MLPs alone, as transformers names them: these sizes describe every layer.
-DECODERS = frozenset((
-    "apertus", "arcee", "baichuan", "bloom", "chatglm", "codegen", "cohere", "cohere2", "deepseek",
-    "deepseek_v2", "deepseek_v3", "ernie4_5", "ernie4_5_moe", "exaone", "exaone4", "falcon", "gemma",
-    "gemma2", "gemma3_text", "glm", "glm4", "glm4_moe", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox",
-    "gpt_oss", "gptj", "granite", "granitemoe", "hunyuan_v1_dense", "hunyuan_v1_moe", "internlm",
-    "internlm2", "internlm3", "kimi_k2", "llama", "minicpm", "minicpm3", "ministral", "mistral", "mixtral",
-    "mpt", "nemotron", "olmo", "olmo2", "olmo3", "olmoe", "opt", "orion", "persimmon", "phi", "phi3",
-    "phimoe", "qwen", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "stablelm",
-    "starcoder2", "xverse",
-))  # fmt: skip
 GGUF_DECODERS = frozenset((
     "arcee", "baichuan", "bloom", "chatglm", "codeshell", "cohere2", "command-r", "deepseek", "deepseek2",
     "ernie4_5", "ernie4_5-moe", "exaone", "exaone4", "falcon", "gemma", "gemma2", "gemma3", "glm4",
@@ -242,36 +261,6 @@ GGUF_DECODERS = frozenset((
     "olmo2", "olmoe", "orion", "phi2", "phi3", "phimoe", "plamo", "qwen", "qwen2", "qwen2moe", "qwen3",
     "qwen3moe", "refact", "seed_oss", "smollm3", "stablelm", "starcoder", "starcoder2", "xverse",
 ))  # fmt: skip
-# A key of config.json -> what stands in such a model that no size here describes.
-UNDESCRIBED = {
-    "vision_config": "a vision tower",
-    "visual": "a vision tower",
-    "audio_config": "an audio tower",
-    "is_encoder_decoder": "an encoder beside its decoder",
-    "mamba_d_state": "state-space (Mamba) layers",
-    "ssm_state_size": "state-space (Mamba) layers",
-    "ssm_cfg": "state-space (Mamba) layers",
-    "state_size": "state-space (Mamba) layers",
-    "hybrid_override_pattern": "state-space (Mamba) layers",
-    "linear_num_key_heads": "layers of linear attention",
-    "full_attention_interval": "layers of linear attention",
-    "linear_attn_config": "layers of linear attention",
-    "attn_type_list": "layers of linear attention",
-    "conv_L_cache": "layers of short convolutions",
-    "index_topk": "sparse attention by an index",
-}
-LAYERS = ("full_attention", "sliding_attention")  # of `layer_types`
-
-
-def _check_architecture(config: Mapping[str, Any], where: Path) -> None:
-    """Raises WrongUse for a model whose sizes here would be those of something else."""
-    name = str(config.get("model_type") or (config.get("architectures") or ["llama"])[0])
-    inside = [config, config.get("text_config") or {}]
-    kinds = {kind for part in inside for kind in part.get("layer_types") or ()} - {*LAYERS}
-    words = [word for key, word in UNDESCRIBED.items() if any(part.get(key) for part in inside)]
-    words += [f"layers of the kind {kind!r}" for kind in sorted(kinds)]
-    if words or (config.get("model_type") and name not in DECODERS):
-        raise unknown_architecture(name, words[0] if words else "", where)
 
 
 def unknown_architecture(name: str, inside: str, where: Path) -> WrongUse:
@@ -288,35 +277,46 @@ def unknown_architecture(name: str, inside: str, where: Path) -> WrongUse:
 def of_config(
     config: Mapping[str, Any], held: Mapping[str, TensorAt] | None = None, where: Path = Path("config.json")
 ) -> Shape:
-    """The shape that a config.json describes; `held` are its tensors where they are known."""
-    _check_architecture(config, where)
+    """The shape that a config.json describes; `held` are its tensors where they are known.
+
+    Raises WrongUse for an architecture whose layers would be taken for those of something else.
+    """
+    if (inside := undescribed(config)) is not None:
+        name = str(config.get("model_type") or (config.get("architectures") or [""])[0])
+        raise unknown_architecture(name, inside, where)
+    config = decoder_config(config)
     need = _needer(config, where)
-    layers, hidden, heads = need("num_hidden_layers"), need("hidden_size"), need("num_attention_heads")
-    experts = _first(config, "num_experts", "num_local_experts", "n_routed_experts") or 0
+    hidden, heads = need("hidden_size"), need("num_attention_heads")
+    if not config.get("layers_block_type"):
+        need("num_hidden_layers")
+    experts = first(config, "num_experts", "num_local_experts", "n_routed_experts") or 0
     ffn = (experts and config.get("moe_intermediate_size")) or need("intermediate_size")
-    parts: dict[str, Any] = {
-        "family": str(config.get("model_type", "unknown")),
-        "layers": layers,
-        "hidden": hidden,
-        "heads": heads,
-        "kv_heads": config.get("num_key_value_heads") or heads,
-        "head_dim": config.get("head_dim") or hidden // heads,
-        "ffn": ffn,
-        "vocab": need("vocab_size"),
-        "gated": config.get("model_type") not in ("gpt2", "gpt_neox", "phi", "falcon", "opt"),
-        "tied": bool(config.get("tie_word_embeddings", config.get("model_type") in TIED_BY_DEFAULT)),
-        "experts": experts,
-        "experts_per_token": _first(config, "num_experts_per_tok", "num_experts_per_token") or 0,
-        "sliding_window": _window(config),
-        "window_share": _window_share(config),
-        "max_position": _first(config, *CONTEXT) or 0,
-    }
-    mla = config.get("kv_lora_rank")
-    width = mla + config.get("qk_rope_head_dim", 0) if mla else 2 * parts["kv_heads"] * parts["head_dim"]
-    params = _count(held, parts["tied"]) if held else _formula(parts, config)
-    idle = _idle_params(parts, config)
+    vocab, stack = need("vocab_size"), _stack(config, where)
+    tied = bool(config.get("tie_word_embeddings", config.get("model_type") in TIED_BY_DEFAULT))
+    layered, tower = sum(run.count * run.weights for run in stack), tower_params(config)
+    counted = _count(held, tied) if held else int(layered + vocab * hidden * (2 - tied) + hidden + tower)
+    idle = int(sum(run.count * run.idle for run in stack))
     dtype = _stored(held) if held else _short(str(config.get("dtype") or config.get("torch_dtype")))
-    return Shape(**parts, params=params, active_params=params - idle, dtype=dtype, kv_width=width)
+    return Shape(
+        family=str(config["model_type"]), layers=sum(run.count for run in stack), hidden=hidden, heads=heads,
+        kv_heads=config.get("num_key_value_heads") or heads, head_dim=head_dim(config), ffn=ffn,
+        vocab=vocab, gated=gated(config), tied=tied, experts=experts,
+        experts_per_token=first(config, "num_experts_per_tok", "num_experts_per_token") or 0,
+        max_position=first(config, *CONTEXT) or 0, params=counted, active_params=counted - idle - tower,
+        dtype=dtype, stack=stack, tower_params=tower,
+    )  # fmt: skip
+
+
+def _stack(config: Config, where: Path) -> Stack:
+    try:
+        return stacked(layers_of(config))
+    except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as e:
+        named = f"gives no usable {e.args[0]}" if isinstance(e, KeyError) else "describes no layers"
+        raise WrongUse(
+            "model.bad_config", f"{where.name} {named}", where=Where(str(where)),
+            why=f"the layers of {config['model_type']} follow from it ({e})",
+            hint="it should be the config.json of a decoder-only language model",
+        ) from e  # fmt: skip
 
 
 SIZES = {  # a word for each size -> its key in config.json
@@ -389,77 +389,6 @@ def _needer(config: Mapping[str, Any], where: Path) -> Callable[[str], int]:
     return need
 
 
-def _first(config: Mapping[str, Any], *keys: str) -> int | None:
-    return next((config[key] for key in keys if config.get(key)), None)
-
-
-def _window(config: Mapping[str, Any]) -> int | None:
-    on = config.get("use_sliding_window", True)  # Qwen writes a width and switches it off
-    return config.get("sliding_window") if on else None
-
-
-WINDOW_PATTERN = {
-    "gemma2": 2,
-    "gemma3": 6,
-    "gemma3_text": 6,
-    "cohere2": 4,
-}  # every n-th sees all
-
-
-def _window_share(config: Mapping[str, Any]) -> float:
-    """Of the layers, those with the window: told layer by layer, by a pattern, or all of them."""
-    if kinds := config.get("layer_types"):
-        return sum(kind == "sliding_attention" for kind in kinds) / len(kinds)
-    every = config.get("sliding_window_pattern") or WINDOW_PATTERN.get(str(config.get("model_type")))
-    return 1 - 1 / every if every else 1.0
-
-
-def _attention(parts: Mapping[str, Any], config: Mapping[str, Any]) -> int:
-    """Weights of one attention block, biases and norms of heads included."""
-    h, n, d = parts["hidden"], parts["heads"], parts["head_dim"]
-    if rank := config.get("kv_lora_rank"):  # multi-head latent attention (DeepSeek-V2, section 2.1)
-        rope, nope = config["qk_rope_head_dim"], config["qk_nope_head_dim"]
-        v, q = config["v_head_dim"], config.get("q_lora_rank")
-        queries = h * q + q + q * n * (nope + rope) if q else h * n * (nope + rope)
-        return queries + h * (rank + rope) + rank + rank * n * (nope + v) + n * v * h
-    q, kv = n * d, parts["kv_heads"] * d
-    bias = q + 2 * kv if parts["family"].startswith("qwen2") or config.get("attention_bias") else 0
-    head_norms = 2 * d if parts["family"].startswith("qwen3") else 0
-    return 2 * h * q + 2 * h * kv + bias + head_norms
-
-
-def _sparse_layers(parts: Mapping[str, Any], config: Mapping[str, Any]) -> int:
-    dense = config.get("first_k_dense_replace") or 0
-    step = config.get("decoder_sparse_step") or 1
-    only = len(config.get("mlp_only_layers") or ())
-    return (parts["layers"] - dense) // step - only
-
-
-def _idle_params(parts: Mapping[str, Any], config: Mapping[str, Any]) -> int:
-    if not parts["experts"]:
-        return 0
-    idle = parts["experts"] - parts["experts_per_token"]
-    return _sparse_layers(parts, config) * idle * _mlp(parts, parts["ffn"])
-
-
-def _mlp(parts: Mapping[str, Any], width: int) -> int:
-    return (3 if parts["gated"] else 2) * parts["hidden"] * width
-
-
-def _formula(parts: Mapping[str, Any], config: Mapping[str, Any]) -> int:
-    """All weights by the book, where no tensor can be counted."""
-    h, layers = parts["hidden"], parts["layers"]
-    total = parts["vocab"] * h * (1 if parts["tied"] else 2) + h
-    total += layers * (_attention(parts, config) + 2 * h)
-    if not parts["experts"]:
-        return total + layers * _mlp(parts, parts["ffn"])
-    sparse = _sparse_layers(parts, config)
-    shared = (config.get("n_shared_experts") or 0) * parts["ffn"]
-    shared = config.get("shared_expert_intermediate_size") or shared
-    one = parts["experts"] * (_mlp(parts, parts["ffn"]) + h) + _mlp(parts, shared)
-    return total + sparse * one + (layers - sparse) * _mlp(parts, config["intermediate_size"])
-
-
 def _count(held: Mapping[str, TensorAt], tied: bool) -> int:
     names = (n for n in held if not (tied and n == "lm_head.weight"))
     return sum(prod(held[n].shape) for n in names if not n.endswith("rotary_emb.inv_freq"))
@@ -508,7 +437,7 @@ def _guess(held: Mapping[str, TensorAt]) -> Shape:
         layers=max(numbers) + 1, hidden=hidden, heads=q // head_dim, kv_heads=kv // head_dim,
         head_dim=head_dim, ffn=held["model.layers.0.mlp.up_proj.weight"].shape[0], vocab=vocab,
         gated="model.layers.0.mlp.gate_proj.weight" in held, tied=tied, experts=0, experts_per_token=0,
-        sliding_window=None, max_position=0, params=params, active_params=params, dtype=_stored(held),
+        max_position=0, params=params, active_params=params, dtype=_stored(held),
     )  # fmt: skip
 
 
@@ -672,22 +601,51 @@ def _of_gguf(path: Path) -> Shape:
         layers, ffn = int(get("block_count")), _number(get("feed_forward_length"))
     except TypeError as e:
         raise broken(path, "its header lacks the sizes of a language model", "model.bad_config") from e
-    tied = "output.weight" not in header.tensors
-    experts = int(get("expert_count", 0))
-    params = sum(prod(at.shape) for at in header.tensors.values())
-    used = int(get("expert_used_count", 0))
-    width = int(get("expert_feed_forward_length", 0)) or ffn if experts else ffn
+    config = _gguf_config(header, name, layers, hidden, heads, ffn)
+    params, used = sum(prod(at.shape) for at in header.tensors.values()), config["num_experts_per_tok"]
+    experts = config["num_experts"]
     vocab = header.tensors["token_embd.weight"].shape[0] if "token_embd.weight" in header.tensors else 0
     return Shape(
-        family=str(header.meta.get("general.architecture")), layers=layers, hidden=hidden, heads=heads,
-        kv_heads=_number(get("attention.head_count_kv", heads)),
-        head_dim=int(get("attention.key_length", hidden // heads)), ffn=width,
-        vocab=vocab, gated=any(".ffn_gate" in n for n in header.tensors), tied=tied, experts=experts,
-        experts_per_token=used, sliding_window=get("attention.sliding_window"),
-        max_position=int(get("context_length", 0)), params=params,
+        family=name, layers=layers, hidden=hidden, heads=heads, kv_heads=config["num_key_value_heads"],
+        head_dim=head_dim(config), ffn=config["moe_intermediate_size"] if experts else ffn, vocab=vocab,
+        gated=config["gated"], tied="output.weight" not in header.tensors, experts=experts,
+        experts_per_token=used, max_position=int(get("context_length", 0)), params=params,
         active_params=params - _idle_experts(header.tensors.items(), experts, used),
-        dtype=_stored(header.tensors),
+        dtype=_stored(header.tensors), stack=_stack(config, path),
     )  # fmt: skip
+
+
+# general.architecture -> the name that transformers has for it, where its layers depend on that.
+GGUF_NAMES = {"gemma3": "gemma3_text", "gpt-oss": "gpt_oss", "deepseek2": "deepseek_v3"}
+
+
+def _gguf_config(header: Gguf, name: str, layers: int, hidden: int, heads: int, ffn: int) -> dict[str, Any]:
+    """The header in the keys of a config.json (llama.cpp, gguf-py/gguf/constants.py)."""
+    get = header.of_arch
+    rope, shared = int(get("rope.dimension_count", 0)), int(get("expert_shared_feed_forward_length", 0))
+    width = int(get("attention.key_length_mla", 0)) or int(get("attention.key_length", 0)) or hidden // heads
+    return {
+        "model_type": GGUF_NAMES.get(name, name),
+        "num_hidden_layers": layers,
+        "hidden_size": hidden,
+        "num_attention_heads": heads,
+        "num_key_value_heads": _number(get("attention.head_count_kv", heads)),
+        "head_dim": width,
+        "intermediate_size": ffn,
+        "gated": any(".ffn_gate" in tensor for tensor in header.tensors),
+        "sliding_window": get("attention.sliding_window"),
+        "num_experts": int(get("expert_count", 0)),
+        "num_experts_per_tok": int(get("expert_used_count", 0)),
+        "moe_intermediate_size": int(get("expert_feed_forward_length", 0)) or ffn,
+        "shared_expert_intermediate_size": shared,
+        "n_shared_experts": int(get("expert_shared_count", 0)),
+        "first_k_dense_replace": int(get("leading_dense_block_count", 0)),
+        "kv_lora_rank": int(get("attention.kv_lora_rank", 0)),
+        "q_lora_rank": int(get("attention.q_lora_rank", 0)),
+        "qk_rope_head_dim": rope,
+        "qk_nope_head_dim": width - rope,
+        "v_head_dim": int(get("attention.value_length_mla", 0)) or int(get("attention.value_length", width)),
+    }
 
 
 def _number(value: Any) -> int:

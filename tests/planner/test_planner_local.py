@@ -29,7 +29,7 @@ from steelyard.shape import Shape
 
 SMOL = Shape(
     family="llama", layers=30, hidden=576, heads=9, kv_heads=3, head_dim=64, ffn=1536, vocab=49152,
-    gated=True, tied=True, experts=0, experts_per_token=0, sliding_window=None, max_position=8192,
+    gated=True, tied=True, experts=0, experts_per_token=0, max_position=8192,
     params=134_515_008, active_params=134_515_008, dtype="bf16",
 )  # fmt: skip
 MACHINE = Machine(

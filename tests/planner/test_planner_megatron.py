@@ -11,6 +11,7 @@ import pytest
 
 from steelyard.planner.physics.sizes import Sizes
 from steelyard.planner.physics.training import RECOMPUTE, TrainSetup, train_memory_parts
+from steelyard.shape import Shape
 
 BENCH = Path(__file__).parents[2] / "bench"
 GIB = 2**30
@@ -35,12 +36,15 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def memory(numbers: tuple[int, ...], recompute: str, sp: float) -> dict[str, float]:
-    layers, hidden, heads, t, p, v, micro_batch, batch = map(float, numbers)
+    layers, hidden, heads, *rest = numbers
     weights = 12 * layers * hidden**2
-    sizes = Sizes(
-        params=weights, active=weights, layers=layers, hidden=hidden, attention_flops=0.0, vocab=0.0,
-        heads=heads, kv_heads=heads, head_dim=hidden / heads, ffn=4 * hidden, gated=0.0, tied=1.0,
+    shape = Shape(
+        family="gpt", layers=layers, hidden=hidden, heads=heads, kv_heads=heads, head_dim=hidden // heads,
+        ffn=4 * hidden, vocab=0, gated=False, tied=True, experts=0, experts_per_token=0, max_position=0,
+        params=weights, active_params=weights, dtype="f16",
     )  # fmt: skip
+    sizes = Sizes.of(shape, 2048.0)
+    t, p, v, micro_batch, batch = map(float, rest)
     setup = TrainSetup(
         devices=t * p, t=t, p=p, v=v, micro_batch=micro_batch, global_batch=batch, seq_len=2048.0,
         recompute=float(RECOMPUTE[recompute]), sp=sp, zero=0.0, fused=0.0,

@@ -90,8 +90,7 @@ def test_what_fits_holds_the_batch_that_is_timed(model, device, load, rate) -> N
         weight_bits={"bf16": 16, "int4": 4, "fp4": 4}.get(found.settings["weights"], 8),
         kv_bits=found.settings["kv_bits"],
     )  # fmt: skip
-    own = shape(model)
-    kv = serve_memory_parts(own, setup, own.kv_bytes_per_token("bf16"))["kv"]
+    kv = serve_memory_parts(Sizes.of(shape(model), load["prompt_tokens"]), setup)["kv"]
     assert found.bytes["kv"] >= kv * (1 - 1e-9)
     assert sum(found.bytes.values()) <= DEVICES.find(device).memory_bytes
     if not rate:
@@ -109,11 +108,10 @@ def test_more_users_never_need_less_memory(model, device, load, times) -> None:
     # The cheapest way may change with the load: the KV cache of a plan is compared, and what fits at all.
     few, many = held(load["users"]), held(times * load["users"])
     assert np.isfinite(few) or not np.isfinite(many)
-    own = shape(model)
+    own = Sizes.of(shape(model), load["prompt_tokens"])
     setup = ServeSetup(prompt=load["prompt_tokens"], output=load["output_tokens"], batch=load["users"])
     more = replace(setup, batch=times * load["users"])
-    kv_bytes = own.kv_bytes_per_token("bf16")
-    assert serve_memory_bytes(own, more, kv_bytes) > serve_memory_bytes(own, setup, kv_bytes)
+    assert serve_memory_bytes(own, more) > serve_memory_bytes(own, setup)
 
 
 @settings(max_examples=40, deadline=None)
@@ -162,7 +160,8 @@ def test_attention_of_a_prefill_keeps_its_precision_and_its_own_rate() -> None:
         for form, bits in (("bf16", 16), ("fp8", 8))
     }  # fmt: skip
     assert times["fp8"]["attention"] == pytest.approx(times["bf16"]["attention"])
-    kernel_s = own.layers * attention_s(own.heads, own.head_dim, 128e3, 128e3, hardware_of(card))
+    core = own.heads * own.head_dim * 128e3
+    kernel_s = own.layers * attention_s(2.0 * core * 128e3, core, hardware_of(card))
     assert times["bf16"]["attention"] == pytest.approx(float(kernel_s), rel=0.01)
     assert total(times["fp8"]) > 0.7 * total(times["bf16"])  # was 0.5
 
@@ -249,8 +248,7 @@ def test_shared_experts_are_read_and_held_once(shared, batch, t) -> None:
     constant, sizes = serve_constants("h100-sxm"), Sizes.of(own, 1000)
     apart = ServeSetup(t=t, e=t, batch=float(batch), prompt=1000, weight_bits=8)
     together = replace(apart, e=t * shared)
-    kv_bytes = own.kv_bytes_per_token("bf16")
-    held = [serve_memory_parts(own, setup, kv_bytes) for setup in (apart, together)]
+    held = [serve_memory_parts(sizes, setup) for setup in (apart, together)]
     assert held[1]["weights"] < held[0]["weights"] and held[1]["kv"] == held[0]["kv"]
     times = [decode_s(sizes, setup, card, constant) for setup in (apart, together)]
     assert times[1]["weights"] < times[0]["weights"] and times[1]["tp"] > times[0]["tp"] * 0.5

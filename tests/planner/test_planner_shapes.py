@@ -9,9 +9,14 @@ import pytest
 from steelyard.errors import WrongUse
 from steelyard.hardware import catalogue, named_models, published_constants
 from steelyard.planner import Constants, Request, named_shape, plan
+from steelyard.shape import Shape
 
 MODELS = named_models()
 CONSTANTS = Constants.from_json(published_constants())
+
+
+def window(shape: Shape) -> int:
+    return max(half.window for run in shape.stack for half in run.halves)
 
 
 @pytest.mark.parametrize(
@@ -29,15 +34,15 @@ def test_an_unknown_name_names_the_nearest_first() -> None:
 
 def test_a_window_bounds_what_its_layers_see() -> None:
     mistral, gemma = named_shape("mistral-7b", MODELS), named_shape("gemma3-27b", MODELS)
-    assert mistral.sliding_window == 4096 and mistral.attended(4096) == 4097 / 2
+    assert window(mistral) == 4096 and mistral.attended(4096) == 4097 / 2
     assert 1024 < gemma.attended(32768) < 32769 / 2 / 4
     assert named_shape("llama3-8b", MODELS).attended(8192) == 8193 / 2
 
 
 def test_a_later_release_slides_no_window() -> None:
     for release in ("mistralai/Mistral-7B-Instruct-v0.3", "mistral-7b-v0.2"):
-        assert named_shape(release, MODELS).sliding_window is None
-    assert named_shape("mistralai/Mistral-7B-Instruct-v0.1", MODELS).sliding_window == 4096
+        assert not window(named_shape(release, MODELS))
+    assert window(named_shape("mistralai/Mistral-7B-Instruct-v0.1", MODELS)) == 4096
 
 
 def test_layers_that_slide_a_window_keep_no_more_than_it() -> None:
@@ -45,10 +50,10 @@ def test_layers_that_slide_a_window_keep_no_more_than_it() -> None:
     long = {"prompt_tokens": 65536, "output_tokens": 128, "users": 8, "job": "serve", "max_devices": 8}
     found = [
         plan(Request(shape=shape, devices=("h100-sxm",), **long), catalogue(), CONSTANTS).plans[0]
-        for shape in (sliding, replace(sliding, sliding_window=None))
+        for shape in (sliding, replace(sliding, stack=()))
     ]
     kv = [p.bytes["kv"] / (p.settings["batch"] * 65664) * p.settings["tp"] for p in found]
-    assert kv[0] == pytest.approx(kv[1] * (0.161 + 0.839 * 1024 / 65664), rel=1e-3)
+    assert kv[0] == pytest.approx(kv[1] * (10 + 52 * 1024 / 65664) / 62, rel=1e-6)
     assert found[0].devices < found[1].devices
 
 
@@ -83,7 +88,7 @@ def test_latent_attention_keeps_few_values_a_token() -> None:
 def test_every_model_has_sizes_that_belong_together(name: str) -> None:
     shape = named_shape(name, MODELS)
     assert 0 < shape.active_params <= shape.params
-    assert shape.heads % shape.kv_heads == 0 and 0 < shape.window_share <= 1
+    assert shape.heads % shape.kv_heads == 0 and sum(run.count for run in shape.stack) == shape.layers
     assert bool(shape.experts) == bool(shape.experts_per_token)
 
 

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from steelyard.shape import Shape
-
 from .sizes import LONE_DEVICES, RUNTIME_BYTES, Array, Hardware, Sizes, cached_share
 
 # Physical meaning and prior of each base: (start value, log sd of the prior).
@@ -227,7 +225,7 @@ def decode_s(
 
 def launch_s(sizes: Sizes, setup: ServeSetup, constant: dict[str, Array]) -> Array:
     """Host seconds of a step, whatever it holds."""
-    layer_s = constant["serve.layer_s"] + np.where(routed_share(sizes) > 0, constant["serve.route_s"], 0.0)
+    layer_s = constant["serve.layer_s"] + sizes.routed * constant["serve.route_s"]
     return sizes.layers * layer_s + constant["serve.step_s"] * older(setup, constant)
 
 
@@ -334,16 +332,17 @@ def stored_bits(bits: Array) -> Array:
 def kv_s(
     sizes: Sizes, setup: ServeSetup, hardware: Hardware, constant: dict[str, Array], batch: Array
 ) -> Array:
-    """Seconds to read the KV cache of the batch: of a window alone where the layers slide one.
+    """Seconds to read the KV cache of the batch, of a window alone where layers slide one; to read and write
+    the states of recurrent layers.
 
     A latent cache (MLA), or more devices than KV heads, is kept whole on each (DeepSeek-V2, arXiv
     2405.04434, section 2.1).
     """
     context = setup.prompt + np.asarray(setup.output) / 2
     share = cached_share(context, sizes.sliding, sizes.sliding_share)
-    heads = np.where(np.asarray(sizes.attention_params) > 0, 1.0, np.maximum(1.0, sizes.kv_heads))
-    held = sizes.kv_bytes * np.asarray(setup.kv_bits) / 16 / np.minimum(setup.t, heads)
-    return batch * context * share * held / (hardware.bandwidth * constant["serve.kv"])
+    held = sizes.kv_bytes * np.asarray(setup.kv_bits) / 16 / np.minimum(setup.t, sizes.kv_split)
+    states = 2.0 * sizes.state_bytes / np.asarray(setup.t, float)
+    return batch * (context * share * held + states) / (hardware.bandwidth * constant["serve.kv"])
 
 
 def all_reduces_s(
@@ -358,7 +357,7 @@ def all_reduces_s(
     hop = constant["serve.hop_s"] * np.log2(np.maximum(t, 2.0))
     each = hop + rows * 4.0 * sizes.hidden * (t - 1) / t / ring_rate(t, hardware, constant)
     shared = sharing(setup) > 1
-    reduced = np.where(t > 1, sizes.layers * np.where(shared, 1.0, 2.0) * each, 0.0)
+    reduced = np.where(t > 1, sizes.layers * (2.0 - shared * sizes.routed) * each, 0.0)
     if not shared.any():
         return reduced
     return reduced + np.where(shared, exchange_s(sizes, setup, hardware, constant, rows), 0.0)
@@ -396,7 +395,7 @@ def exchange_s(
     reached = (nodes - 1) * (1 - (1 - 1 / nodes) ** chosen)
     outside = reached * own / (hardware.scaleout * hardware.nic_share)
     hops = 2.0 * constant["serve.hop_s"] * np.log2(e)
-    return sizes.layers * (hops + np.maximum(inside / constant["serve.link"], outside))
+    return sizes.layers * sizes.routed * (hops + np.maximum(inside / constant["serve.link"], outside))
 
 
 def tokens_a_step(setup: ServeSetup) -> Array:
@@ -416,35 +415,35 @@ def shared_prefill_s(parts: dict[str, dict[str, Array]], batch: Array, output: A
 # ------------------------------------------------------------------ memory
 
 
-def serve_memory_parts(shape: Shape, setup: ServeSetup, kv_bytes: float) -> dict[str, Array]:
+def serve_memory_parts(sizes: Sizes, setup: ServeSetup) -> dict[str, Array]:
     """Bytes one device holds: weights, KV cache at full length, activations of a prefill chunk, runtime.
 
-    Layers that slide a window keep no more tokens than it holds; replicas that share experts hold each a
-    part of them.
+    Layers that slide a window keep no more tokens than it holds, recurrent ones a state; replicas that share
+    experts hold each a part of them.
     """
     split = np.asarray(setup.t, float) * np.asarray(setup.p, float)
     length = setup.prompt + np.asarray(setup.output)
-    cached_tokens = length * cached_share(length, shape.sliding_window or 0, shape.window_share)
-    heads = max(1, shape.kv_heads) if shape.kv_width in (0, 2 * shape.kv_heads * shape.head_dim) else 1
-    held = np.minimum(setup.t, heads) * np.asarray(setup.p, float)
+    cached_tokens = length * cached_share(length, sizes.sliding, sizes.sliding_share)
+    held = (
+        cached_tokens * sizes.kv_bytes * np.asarray(setup.kv_bits) / 16 / np.minimum(setup.t, sizes.kv_split)
+    )
+    held = (held + sizes.state_bytes / np.asarray(setup.t, float)) / np.asarray(setup.p, float)
     chunk = np.minimum(np.asarray(setup.prompt, float), 2048.0)
-    experts = routed_params(shape)
+    experts = routed_params(sizes)
     bytes_each = stored_bits(np.asarray(setup.weight_bits, float)) / 8
     return {
-        "weights": (shape.params - experts + experts / sharing(setup)) * bytes_each / split,
-        "kv": np.asarray(setup.batch) * cached_tokens * kv_bytes * np.asarray(setup.kv_bits) / 16 / held,
-        "activations": chunk * (4.0 * shape.hidden + 6.0 * shape.ffn / np.asarray(setup.t)),
+        "weights": (sizes.params - experts + experts / sharing(setup)) * bytes_each / split,
+        "kv": np.asarray(setup.batch) * held,
+        "activations": chunk * (4.0 * sizes.hidden + 6.0 * sizes.ffn / np.asarray(setup.t)),
         "runtime": RUNTIME_BYTES + 0.0 * split,
     }
 
 
-def routed_params(shape: Shape) -> float:
+def routed_params(sizes: Sizes) -> Array:
     """Weights of the routed experts, by those that a token does not pass through; 0 for a dense model."""
-    if not shape.experts:
-        return 0.0
-    return (shape.params - shape.active_params) / (1 - shape.experts_per_token / shape.experts)
+    return sizes.idle / (1 - chosen_share(sizes)) if sizes.experts else 0.0
 
 
-def serve_memory_bytes(shape: Shape, setup: ServeSetup, kv_bytes: float) -> Array:
+def serve_memory_bytes(sizes: Sizes, setup: ServeSetup) -> Array:
     """The sum of `serve_memory_parts`."""
-    return sum(serve_memory_parts(shape, setup, kv_bytes).values())
+    return sum(serve_memory_parts(sizes, setup).values())

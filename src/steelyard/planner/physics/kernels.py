@@ -39,14 +39,14 @@ def rounded(a: Array, b: Array, q: Array = 4.0) -> Array:
     return most * ((a / most) ** q + (b / most) ** q) ** (1.0 / q)
 
 
-def attention_s(heads: Array, head_dim: Array, queries: Array, seq: Array, hardware: Hardware) -> Array:
-    """Seconds of fused causal attention forward: 2 heads head_dim queries seq operations.
+def attention_s(flops: Array, core: Array, hardware: Hardware) -> Array:
+    """Seconds of fused causal attention forward of so many operations; `core` is queries by heads by width.
 
-    `heads` of all sequences together; `seq` is twice the mean number of tokens seen. Short sequences reach
-    less of the peak: share * seq / (seq + attention_len) (Dao et al. 2022, arXiv 2205.14135).
+    Short sequences reach less of the peak: share * seq / (seq + attention_len) with seq = flops / (2 core),
+    twice the mean number of tokens looked at (Dao et al. 2022, arXiv 2205.14135).
     """
     rate = hardware.peak16 * hardware.attention_share
-    return 2.0 * heads * head_dim * queries * (seq + hardware.attention_len) / rate
+    return (flops + 2.0 * core * hardware.attention_len) / rate
 
 
 def elementwise_s(moved: Array, hardware: Hardware) -> Array:

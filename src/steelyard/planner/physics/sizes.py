@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from steelyard.hardware import Device
+from steelyard.layers import Half, Stack
 from steelyard.shape import Shape
 
 Array = Any  # a float or a numpy array of them
@@ -80,64 +82,127 @@ def in_host(device: Device) -> int:
     return device.scaleup_devices if device.scaleup_devices > 1 else LONE_DEVICES if card else 1
 
 
+# Columns of `Sizes.halves`: how many of a mean layer, and what steelyard.layers says of one.
+HALF = ("count", "scale", "into", "out", "kept", "passed", "core", "ring", "mlp", "chosen", "experts")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """A model's sizes; numbers or arrays of them."""
+    """A model at a sequence length; numbers, or arrays over models.
+
+    `halves` lists the kinds of half layers that it has, [..., kinds, HALF]; the other fields are sums or
+    means over its layers. All are taken once a model, so that a candidate costs no more than with one kind.
+    """
 
     params: Array
-    active: Array
+    active: Array  # that one token of text passes through, the look-up table aside
     layers: Array
     hidden: Array
-    attention_flops: Array  # forward, a token, at this sequence length
+    attention_flops: Array  # forward, a token, at this sequence length, recurrences too
+    halves: Array
     idle: Array = 0.0  # weights of experts that one token does not pass through
-    kv_bytes: Array = 0.0  # a token, all layers
+    tower: Array = 0.0  # weights of a vision tower
     vocab: Array = 32000
-    heads: Array = 0
-    kv_heads: Array = 0
-    head_dim: Array = 0
-    ffn: Array = 0  # width of one MLP; of one expert where there are experts
-    gated: Array = 1  # 1: gate, up and down matrices; 0: up and down
-    experts: Array = 0  # routed experts a layer, 0 = dense
-    experts_per_token: Array = 0
     tied: Array = 0
-    attention_params: Array = 0.0  # weights a layer of attention; 0 = those of its heads
-    window: Array = 1.0  # of the tokens before it, the share a token looks at (sliding windows)
-    sliding: Array = 0.0  # tokens of that window, 0 = none
-    sliding_share: Array = 0.0  # of the layers that slide it
+    heads: Array = 0  # with scores, a mean layer
+    head_dim: Array = 0
+    ffn: Array = 0  # width of its usual MLP, of one expert where there are experts
+    gated: Array = 1  # 1: gate, up and down matrices; 0: up and down
+    experts: Array = 0  # routed experts of a layer that has some
+    experts_per_token: Array = 0
+    routed: Array = 0.0  # of the layers, those with experts
+    lead: Array = 0.0  # dense layers before the first with experts
+    lead_params: Array = 0.0  # weights of these together
+    kv_bytes: Array = 0.0  # a token, all layers
+    kv_split: Array = 1.0  # devices that share it at most
+    state_bytes: Array = 0.0  # a sequence, however long
+    sliding: Array = 0.0  # tokens of a window, 0 = none
+    sliding_share: Array = 0.0  # of the cache, what slides it
 
     @staticmethod
-    def of(shape: Shape, seq_len: int, kv_dtype: str = "bf16") -> Sizes:
+    def of(shape: Shape, seq_len: float, kv_dtype: str = "bf16") -> Sizes:
         """The sizes of one shape at a sequence length."""
         table = 0 if shape.tied else shape.vocab * shape.hidden
-        active = shape.active_params - table
+        active, idle = max(1e6, shape.active_params - table), _idle_params(shape)
+        halves = _halves(shape, active)
+        cached = _summed(shape, lambda half: half.cached)
+        window = max(half.window for run in shape.stack for half in run.halves)
+        slid = _summed(shape, lambda half: half.cached if half.window else 0.0)
+        splits = [half.split for run in shape.stack for half in run.halves if half.cached]
+        lead = _lead(shape.stack)
+        known = max(half.experts for run in shape.stack for half in run.halves)
+        sparse = sum(run.count for run in shape.stack if any(half.experts for half in run.halves))
         return Sizes(
-            params=shape.params,
-            active=active,
-            idle=shape.params - shape.active_params,
-            layers=shape.layers,
-            hidden=shape.hidden,
-            attention_flops=shape.forward_flops_per_token(seq_len) - 2 * active,
-            kv_bytes=shape.kv_bytes_per_token(kv_dtype),
-            vocab=shape.vocab,
-            heads=shape.heads,
-            kv_heads=shape.kv_heads,
-            head_dim=shape.head_dim,
-            ffn=shape.ffn,
-            gated=int(shape.gated),
-            experts=shape.experts,
-            experts_per_token=shape.experts_per_token,
-            tied=int(shape.tied),
-            attention_params=float(latent_params(shape)),
-            window=shape.attended(seq_len) / ((seq_len + 1) / 2),
-            sliding=shape.sliding_window or 0,
-            sliding_share=shape.window_share if shape.sliding_window else 0.0,
-        )
+            params=float(shape.params), active=active, idle=idle, tower=float(shape.tower_params),
+            layers=float(shape.layers), hidden=float(shape.hidden), vocab=float(shape.vocab),
+            attention_flops=_summed(shape, lambda half: half.flops(seq_len)), halves=halves,
+            tied=float(shape.tied), heads=_summed(shape, lambda half: half.heads) / shape.layers,
+            head_dim=float(shape.head_dim), ffn=float(shape.ffn), gated=float(shape.gated),
+            experts=float(known), experts_per_token=float(shape.experts_per_token),
+            routed=sparse / shape.layers if known else float(idle > 0),
+            lead=float(sum(run.count for run in lead)),
+            lead_params=float(sum(run.count * run.weights for run in lead)),
+            kv_bytes=float(shape.kv_bytes_per_token(kv_dtype)), kv_split=float(min(splits, default=1)),
+            state_bytes=float(shape.state_bytes), sliding=float(window),
+            sliding_share=slid / cached if window and cached else 0.0,
+        )  # fmt: skip
 
 
-def attended_share(length: float, window: float, share: float) -> float:
-    """Of the tokens before it, what a token looks at in the mean over positions and layers."""
-    beyond = max(0.0, 1 - window / length) if window else 0.0
-    return 1 - share * beyond**2
+def together(models: Sequence[Sizes]) -> Sizes:
+    """One `Sizes` of arrays over models; kinds that a model lacks count 0."""
+    kinds = max(len(model.halves) for model in models)
+    padded = [np.pad(model.halves, ((0, kinds - len(model.halves)), (0, 0))) for model in models]
+    blank = np.array([0.0 if name in ("count", "mlp", "experts", "core", "ring") else 1.0 for name in HALF])
+    halves = np.array([np.where(rows[:, :1] > 0, rows, blank) for rows in padded])
+    rest = {
+        f.name: np.array([float(getattr(m, f.name)) for m in models])
+        for f in fields(Sizes)
+        if f.name != "halves"
+    }
+    return Sizes(**rest, halves=halves)
+
+
+def mean(sizes: Sizes, *columns: str) -> Array:
+    """The sum over a mean layer's halves of the product of these columns."""
+    picked = [sizes.halves[..., HALF.index(name)] for name in ("count", *columns)]
+    whole = picked[0]
+    for column in picked[1:]:
+        whole = whole * column
+    return whole.sum(axis=-1)
+
+
+def _summed(shape: Shape, of: Callable[[Half], float]) -> float:
+    return float(sum(run.count * sum(of(half) for half in run.halves) for run in shape.stack))
+
+
+def _idle_params(shape: Shape) -> float:
+    return float(shape.params - shape.tower_params - shape.active_params)
+
+
+def _lead(stack: Stack) -> Stack:
+    """The layers before the first with experts; none in a dense model."""
+    sparse = [any(half.experts for half in run.halves) for run in stack]
+    return stack[: sparse.index(True)] if any(sparse) else ()
+
+
+def _halves(shape: Shape, active: float) -> np.ndarray:
+    """[kinds, HALF] of a mean layer. MLPs take what heads and tables leave of the weights that one token
+    passes through, so that norms, biases and rounded counts are somewhere."""
+    counts: Counter[tuple[float, ...]] = Counter()
+    for run in shape.stack:
+        for half in run.halves:
+            row = (half.share, half.into, half.out, half.kept, half.passed, half.core, half.ring, half.mlp)
+            counts[(*row, max(half.chosen, 1), half.experts)] += run.count
+    rows = np.array([(count / shape.layers, *row) for row, count in counts.items()], float)
+    own = dict(zip(HALF, rows.T, strict=True))
+    weights = own["count"] * own["scale"] * own["chosen"] * (own["into"] + own["out"]) * shape.hidden
+    used = (active - shape.vocab * shape.hidden) / shape.layers
+    is_mlp = own["mlp"] > 0
+    mixers, mlps = weights[~is_mlp].sum(), weights[is_mlp].sum()
+    held = min(mixers, 0.9 * used) if mlps else used  # sizes that do not add up
+    scale = np.where(is_mlp, (used - held) / max(mlps, 1.0), held / max(mixers, 1.0))
+    rows[:, HALF.index("scale")] *= scale
+    return rows
 
 
 def cached_share(length: Array, window: Array, share: Array) -> Array:
@@ -146,37 +211,11 @@ def cached_share(length: Array, window: Array, share: Array) -> Array:
     return 1 - np.where(np.asarray(window) > 0, share, 0.0) * beyond
 
 
-def latent_params(shape: Shape) -> int:
-    """Attention weights a layer under multi-head latent attention, 0 without it (DeepSeek-V2, section 2.1).
-
-    The cache holds rank + rope values; queries pass a rank three times as wide, as published.
-    """
-    width = shape.kv_width
-    if not width or width >= 2 * shape.kv_heads * shape.head_dim:
-        return 0
-    return latent_weights(shape.hidden, shape.heads, shape.head_dim, width)
-
-
-def latent_weights(hidden: Array, heads: Array, head_dim: Array, width: Array) -> Array:
-    """Weights of the projections down to the ranks and up to the heads, and of the output."""
-    rank, rope = width * 8 / 9, width / 9
-    queries = 3 * rank * (hidden + heads * (head_dim + rope))
-    return queries + hidden * width + 2 * rank * heads * head_dim + heads * head_dim * hidden
-
-
 def layer_params(sizes: Sizes) -> tuple[Array, Array, Array]:
-    """Weights of one layer: attention, MLP that a token passes through, MLP that it does not."""
-    own = sizes.hidden * sizes.head_dim * (2.0 * sizes.heads + 2.0 * sizes.kv_heads)
-    latent = np.asarray(sizes.attention_params) > 0
-    attention = np.where(latent, sizes.attention_params, own) if latent.any() else own
-    used = (sizes.active - sizes.vocab * sizes.hidden) / sizes.layers
-    attention = np.minimum(attention, 0.9 * used)  # sizes that do not add up
-    return attention, used - attention, sizes.idle / sizes.layers
-
-
-def forward_flops(sizes: Sizes) -> Array:
-    """Operations a token forward: 2 a weight used, plus causal attention (Kaplan et al. 2020, table 1)."""
-    return 2.0 * sizes.active + sizes.attention_flops
+    """Weights of a mean layer: mixers, MLPs that a token passes through, experts that it does not."""
+    used = (mean(sizes, "scale", "chosen", "into") + mean(sizes, "scale", "chosen", "out")) * sizes.hidden
+    of_mlps = mean(sizes, "mlp", "scale", "chosen", "into") + mean(sizes, "mlp", "scale", "chosen", "out")
+    return used - of_mlps * sizes.hidden, of_mlps * sizes.hidden, sizes.idle / sizes.layers
 
 
 def total(parts: Mapping[str, Array]) -> Array:

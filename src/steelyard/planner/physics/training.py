@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .kernels import all_to_all_s, attention_s, collective_s, elementwise_s, flag, gemm_s, link_rate, rounded
-from .sizes import RUNTIME_BYTES, Array, Hardware, Sizes, layer_params, total
+from .sizes import RUNTIME_BYTES, Array, Hardware, Sizes, layer_params, mean, total
 
 RECOMPUTE = {"none": 0, "selective": 1, "half": 1.5, "full": 2}  # half: every other product of a layer
 LORA_SHARE = 0.01  # of the weights that adapters of usual rank train
@@ -190,7 +190,7 @@ def exposed_s(traffic: Mapping[str, tuple[Array, Array]], computing: Array) -> t
 
 def kernels_of(sizes: Sizes, setup: TrainSetup, forwards: Array) -> Array:
     """Launches of a layer, forward and backward."""
-    routed = flag(np.greater(sizes.experts, 0), setup.micro_batch)
+    routed = sizes.routed * flag(np.greater(sizes.experts, 0), setup.micro_batch)
     local = np.maximum(sizes.experts / setup.e, 1.0)
     return KERNELS + KERNELS_AGAIN * (forwards - 1.0) + routed * (KERNELS_ROUTING + KERNELS_EXPERT * local)
 
@@ -198,7 +198,7 @@ def kernels_of(sizes: Sizes, setup: TrainSetup, forwards: Array) -> Array:
 def last_product_share(sizes: Sizes) -> Array:
     """Of a layer's forward products, the one whose output no backward needs: out of the MLP."""
     attention, used, _ = layer_params(sizes)
-    return used / (2.0 + sizes.gated) / (attention + used)
+    return mean(sizes, "mlp", "scale", "chosen", "out") * sizes.hidden / (attention + used)
 
 
 def tokens_of(setup: TrainSetup) -> Array:
@@ -224,19 +224,12 @@ def products_s(
     narrow = flag(np.greater(setup.low_precision, 0), setup.low_precision)
     sustained = constant["train.efficiency"] * (1.0 + narrow * (constant["train.low_precision"] - 1.0))
     m, t, h = tokens_of(setup), setup.t, sizes.hidden
-    heads, kv = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
-    weights, used, _ = layer_params(sizes)
-    attention = weights / (h * (2.0 * heads + 2.0 * kv))  # latent attention has fewer weights than its heads
-    chosen = np.maximum(sizes.experts_per_token, 1.0)
-    local = np.maximum(sizes.experts / setup.e, 1.0)
-    rows = m * chosen / local
-    mlp = local * used / (chosen * (2.0 + sizes.gated) * h * sizes.ffn)  # shared experts beside the chosen
-    each = (
-        (attention, m, (heads + 2.0 * kv) / t, h),
-        (attention, m, h, heads / t),
-        (mlp, rows, (1.0 + sizes.gated) * sizes.ffn / t, h),
-        (mlp, rows, h, sizes.ffn / t),
-    )
+    each = []
+    for half in np.moveaxis(sizes.halves, -2, 0):
+        count, scale, into, out, *_, chosen, experts = np.moveaxis(half, -1, 0)
+        local = np.maximum(experts / setup.e, 1.0)
+        share, rows = count * scale * local, m * chosen / local
+        each += [(share, rows, into / t, h), (share, rows, h, out / t)]
     forward: Array = 0.0
     backward: Array = 0.0
     trained = 1.0 - flag(np.greater(setup.lora, 0), setup.lora)
@@ -257,7 +250,9 @@ def attention_parts_s(
     """
     heads, s = setup.micro_batch * sizes.heads / setup.t, setup.seq_len
     last = 1.0 + (1.0 - np.asarray(setup.balanced)) * (1.0 - 1.0 / setup.c)
-    fused = last * attention_s(heads, sizes.head_dim, s / setup.c, s * sizes.window, hardware)
+    flops, core = sizes.attention_flops / sizes.layers, mean(sizes, "core")
+    rows = setup.micro_batch / setup.t * s / setup.c
+    fused = last * attention_s(rows * flops, rows * core, hardware)
     fused = fused / constant["train.attention"]
     if np.all(np.equal(setup.fused, 1)):
         return fused, ATTENTION_BACKWARD * fused, 0.0
@@ -276,18 +271,17 @@ def elementwise_layer_s(sizes: Sizes, setup: TrainSetup, hardware: Hardware) -> 
     """Norms, dropout, residuals and the activation of one forward; routing copies each chosen token."""
     m, h = tokens_of(setup), sizes.hidden
     split = 1.0 + setup.sp * (setup.t - 1.0)
-    chosen = np.maximum(sizes.experts_per_token, 1.0)
-    copies = 8.0 * m * h * sizes.experts_per_token / split
-    moved = 22.0 * m * h / split + (4.0 + 2.0 * sizes.gated) * m * chosen * sizes.ffn / setup.t
+    copies = 8.0 * m * h * sizes.routed * sizes.experts_per_token / split
+    moved = 22.0 * m * h / split + 2.0 * m * mean(sizes, "passed") / setup.t
     moved = (1.0 + (EAGER - 1.0) * setup.eager) * moved + copies + adapters_bytes(sizes, setup)
     return elementwise_s(moved, hardware)
 
 
 def adapters_bytes(sizes: Sizes, setup: TrainSetup) -> Array:
     """Bytes that LoRA moves beside the frozen products: inputs read again, outputs read and added to."""
-    heads, kv = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
-    read = 2.0 * sizes.hidden + heads + sizes.ffn
-    added = heads + 2.0 * kv + 2.0 * sizes.hidden + (1.0 + sizes.gated) * sizes.ffn
+    halves = mean(sizes)
+    read = halves * sizes.hidden + mean(sizes, "out")
+    added = halves * sizes.hidden + mean(sizes, "into")
     on = flag(np.greater(setup.lora, 0), setup.lora)
     return on * tokens_of(setup) / setup.t * (2.0 * read + 6.0 * added)
 
@@ -311,7 +305,7 @@ def tensor_parallel_s(sizes: Sizes, setup: TrainSetup, hardware: Hardware) -> Ar
 def context_parallel_s(sizes: Sizes, setup: TrainSetup, hardware: Hardware) -> Array:
     """Keys and values on their way round the ring, beside attention (Liu et al. 2023, arXiv 2310.01889):
     forward once, backward with gradients twice."""
-    block = 4.0 * tokens_of(setup) * sizes.kv_heads * sizes.head_dim / setup.t
+    block = 2.0 * tokens_of(setup) * mean(sizes, "ring") / setup.t
     members = np.clip(hardware.node / setup.t, 1.0, setup.c)
     return 3.0 * block * (setup.c - 1.0) / link_rate(setup.c, members, hardware)
 
@@ -327,7 +321,7 @@ def expert_parallel_s(sizes: Sizes, setup: TrainSetup, hardware: Hardware) -> Ar
     members = np.clip(hardware.node / (setup.t * setup.c), 1.0, setup.e)
     nodes = setup.e / members
     reached = nodes * (1.0 - (1.0 - 1.0 / nodes) ** chosen)
-    return all_to_all_s(token * chosen, token * reached, setup.e, members, hardware)
+    return sizes.routed * all_to_all_s(token * chosen, token * reached, setup.e, members, hardware)
 
 
 def head_s(
@@ -396,22 +390,28 @@ def stage_layers(sizes: Sizes, setup: TrainSetup) -> Array:
 
 
 def held_params(sizes: Sizes, setup: TrainSetup) -> tuple[Array, Array]:
-    """Weights of a device of the first stage, dense and of experts, before any data-parallel split."""
+    """Weights of a device of the fullest stage, dense and of experts, before any data-parallel split.
+
+    Of a pipeline that is one of layers with experts, the table of words beside it; dense layers before them
+    are in a stage that holds less.
+    """
     dense, experts = layer_held(sizes)
-    layers = stage_layers(sizes, setup)
+    lead = sizes.lead_params * flag(np.equal(setup.p, 1), setup.t)
+    layers = np.minimum(stage_layers(sizes, setup), sizes.layers - sizes.lead)
     tables = 1.0 + flag(np.equal(setup.p, 1), setup.t) * (1.0 - sizes.tied)
     return (
-        (layers * dense + tables * sizes.vocab * sizes.hidden) / setup.t,
+        (layers * dense + lead + tables * sizes.vocab * sizes.hidden) / setup.t,
         layers * experts / (setup.t * setup.e),
     )
 
 
 def layer_held(sizes: Sizes) -> tuple[Array, Array]:
-    """Weights of one layer, dense and of its routed experts."""
+    """Weights of one layer, dense and of its routed experts: the mean behind the dense layers that lead."""
     attention, used, idle = layer_params(sizes)
     active = np.where(np.greater(sizes.experts, 0), sizes.experts_per_token, 0.0)
     experts = idle * sizes.experts / np.maximum(sizes.experts - active, 1.0)
-    return attention + used + idle - experts, experts
+    dense, behind = attention + used + idle - experts, sizes.layers - sizes.lead
+    return (dense * sizes.layers - sizes.lead_params) / behind, experts * sizes.layers / behind
 
 
 def data_parallel_s(
@@ -536,7 +536,7 @@ def train_memory_parts(sizes: Sizes, setup: TrainSetup) -> dict[str, Array]:
         state = state + STATE_BYTES * trained * part / over[0]
     rows = tokens_of(setup)
     return {
-        "weights": weights,
+        "weights": weights + 2.0 * sizes.tower / (1.0 + stages[2] * (data_parallel(setup) - 1.0)),
         "gathered": stages[2] * gathered_bytes(sizes, setup, bits, trained),
         "gradients": gradients,
         "optimiser": (1.0 - setup.offload) * state,
@@ -566,14 +566,12 @@ def activation_bytes(sizes: Sizes, setup: TrainSetup) -> Array:
     times as many when interleaved.
     """
     m, h, t = tokens_of(setup), sizes.hidden, setup.t
-    heads, kv = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
-    chosen = np.maximum(sizes.experts_per_token, 1.0)
     fused = np.asarray(setup.fused)
     selective = flag(np.equal(setup.recompute, 1), t) * fused
     # Inputs of norms and products, masks of dropout; without it, as in gated models, inputs alone.
     whole = (10.0 - 2.0 * sizes.gated - 4.0 * selective) * h
-    # Queries, keys, values, output; the activation's inputs and its output.
-    inner = 2.0 * (2.0 * heads + 2.0 * kv) + chosen * sizes.ffn * (4.0 + 2.0 * sizes.gated - 2.0 * selective)
+    # Queries, keys, values, output; the activation's inputs and its output, which selective recompute drops.
+    inner = 2.0 * mean(sizes, "kept") - 2.0 * selective * mean(sizes, "mlp", "chosen", "out")
     scores = 5.0 * sizes.heads * setup.seq_len * (1.0 - fused)
     scores = scores * flag(np.less(setup.recompute, 1), setup.t)
     half = flag(np.equal(setup.recompute, 1.5), t)

@@ -11,8 +11,8 @@ from typing import Any
 from steelyard.errors import WrongUse
 from steelyard.hardware import Device
 
-from ..physics.sizes import attended_share, hardware_of, latent_weights
-from .shapes import form_of
+from ..physics.sizes import Sizes, hardware_of
+from .shapes import shape_of
 
 Row = Mapping[str, str]
 Models = Mapping[str, Mapping[str, Any]]
@@ -42,50 +42,22 @@ def needed(row: Row, column: str) -> float:
     return value
 
 
-def sizes_of(row: Row, models: Models, seq_len: float) -> dict[str, float]:
+def sizes_of(row: Row, models: Models, seq_len: float) -> Sizes:
+    """The sizes of a row's model: its own cells first, the catalogue's where it has none."""
     catalogued = models.get(row["model"], {})
     layers, hidden, heads = (needed(row, c) for c in ("layers", "hidden", "heads"))
     kv_heads = number(row, "kv_heads") or heads
     head_dim = float(catalogued.get("head_dim") or hidden / heads)
     ffn, vocab = number(row, "ffn", 4 * hidden) or 4 * hidden, number(row, "vocab", 32000.0) or 32000.0
-    attention = (2 * heads + 2 * kv_heads) * head_dim
-    dense = layers * hidden * (attention + 3 * ffn) + 2 * vocab * hidden
+    dense = layers * hidden * ((2 * heads + 2 * kv_heads) * head_dim + 3 * ffn) + 2 * vocab * hidden
     params = (number(row, "params_b") or dense / 1e9) * 1e9
-    kv = float(catalogued.get("kv_bytes_per_token_16bit") or 4 * layers * kv_heads * head_dim)
-    active = _active(row, catalogued, params, dense)
-    gated, tied = form_of(catalogued, params, layers * hidden, attention, ffn, vocab * hidden)
-    width = kv / (2 * layers)  # values a token and layer keeps
-    latent = width < 0.9 * 2 * kv_heads * head_dim and bool(catalogued)
-    sliding, share = _window(catalogued)
-    looked_at = attended_share(seq_len, sliding, share)
-    return {
-        "params": params,
-        "active": max(1e6, active - (1 - tied) * vocab * hidden),
-        "idle": params - active,
-        "layers": layers,
-        "hidden": hidden,
-        "attention_flops": 2 * layers * heads * head_dim * seq_len * looked_at,
-        "kv_bytes": kv * (number(row, "kv_bits") or 16) / 16,
-        "vocab": vocab,
-        "heads": heads,
-        "kv_heads": kv_heads,
-        "head_dim": head_dim,
-        "ffn": ffn,
-        "gated": gated,
-        "experts": float(catalogued.get("experts") or 0),
-        "experts_per_token": float(catalogued.get("experts_per_token") or 0),
-        "tied": tied,
-        "attention_params": latent_weights(hidden, heads, head_dim, width) if latent else 0.0,
-        "window": looked_at,
-        "sliding": sliding,
-        "sliding_share": share,
-    }
-
-
-def _window(catalogued: Mapping[str, Any]) -> tuple[float, float]:
-    """Tokens of a model's sliding window, and the share of its layers that slide it; 0 where none does."""
-    window = float(catalogued.get("window") or 0)
-    return window, float(catalogued.get("window_share") or 1) if window else 0.0
+    own = {
+        "layers": layers, "hidden": hidden, "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim,
+        "ffn": ffn, "vocab": vocab, "params_b": params / 1e9,
+        "active_b": _active(row, catalogued, params, dense) / 1e9,
+    }  # fmt: skip
+    sizes = Sizes.of(shape_of({"model": row["model"], **catalogued, **own}), seq_len)
+    return replace(sizes, kv_bytes=sizes.kv_bytes * (number(row, "kv_bits") or 16) / 16)
 
 
 def _active(row: Row, catalogued: Mapping[str, Any], params: float, dense: float) -> float:

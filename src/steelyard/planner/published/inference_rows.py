@@ -16,7 +16,7 @@ from steelyard.errors import WrongUse
 from steelyard.hardware import Device
 
 from ..physics.inference import prompt_s, serve_s, shared_prefill_s
-from ..physics.sizes import RUNTIME_BYTES, cached_share, total
+from ..physics.sizes import RUNTIME_BYTES, Sizes, cached_share, total
 from .cells import Row, needed, number
 from .constants import PLAN_YEAR, stack
 
@@ -146,7 +146,7 @@ def year_of(row: Row) -> tuple[str, float]:
 
 
 def setup_of(
-    row: Row, sizes: dict[str, float], hardware: dict[str, float], device: Device
+    row: Row, sizes: Sizes, hardware: dict[str, float], device: Device
 ) -> tuple[dict[str, float], dict[str, float]]:
     """The setup of one replica, and what else the row's value depends on."""
     engine = stack(row.get("framework") or "")
@@ -161,18 +161,18 @@ def setup_of(
         batch_given = 1.0
     t, p, replicas = split_of(row, sizes, hardware, engine, batch_given, bits)
     e = experts_of(row, sizes)
-    if ATTENTION_APART.search(row.get("framework") or "") and sizes["experts"]:
+    if ATTENTION_APART.search(row.get("framework") or "") and sizes.experts:
         t, replicas, e = 1.0, replicas * t, max(e, t)
     prompt = number(row, "prompt_len", PROMPT) or PROMPT
     output = max(1.0, number(row, "output_len", OUTPUT) or OUTPUT)
     kv_bits = 8.0 if not number(row, "kv_bits") and bits < 16 and engine == "tensorrt-llm" else 16.0
     batch = max(1.0, batch_given / replicas) if batch_given else OFFERED
     if metric.kind not in TIMES:  # a time a token is told of a batch that ran
-        room = (ENGINE_MEMORY * hardware["memory"] - RUNTIME_BYTES) * t * p - sizes["params"] * bits / 8
+        room = (ENGINE_MEMORY * hardware["memory"] - RUNTIME_BYTES) * t * p - sizes.params * bits / 8
         room = max(room, LEAST_ROOM * hardware["memory"] * t * p)
         length = prompt + output / 2
-        cached_tokens = length * float(cached_share(length, sizes["sliding"], sizes["sliding_share"]))
-        batch = max(1.0, min(batch, room / (sizes["kv_bytes"] * kv_bits / 16 * cached_tokens)))
+        cached_tokens = length * float(cached_share(length, sizes.sliding, sizes.sliding_share))
+        batch = max(1.0, min(batch, room / (sizes.kv_bytes * kv_bits / 16 * cached_tokens)))
     setup = {
         "t": t,
         "p": p,
@@ -198,10 +198,10 @@ def setup_of(
     }
 
 
-def experts_of(row: Row, sizes: dict[str, float]) -> float:
+def experts_of(row: Row, sizes: Sizes) -> float:
     """Devices that whole experts are spread over: "EP 8" of the framework cell, 1 where it tells none."""
     told = EXPERTS.search(row.get("framework") or "")
-    return float(told[1]) if told and sizes["experts"] else 1.0
+    return float(told[1]) if told and sizes.experts else 1.0
 
 
 def _bits(row: Row) -> float:
@@ -215,7 +215,7 @@ def _bits(row: Row) -> float:
 
 def split_of(
     row: Row,
-    sizes: dict[str, float],
+    sizes: Sizes,
     hardware: dict[str, float],
     engine: str,
     requested: float | None,
@@ -234,7 +234,7 @@ def split_of(
         t = max(1.0, devices / ((d or 1.0) * (p or 1.0)))
     if not t:
         most = max(1.0, min(devices, hardware["node"]))
-        held = 1.2 * sizes["params"] * bits / 8 / (ENGINE_MEMORY * hardware["memory"])
+        held = 1.2 * sizes.params * bits / 8 / (ENGINE_MEMORY * hardware["memory"])
         t = most if requested else min(most, 2.0 ** np.ceil(np.log2(max(1.0, held))))
         p = 1.0 if not requested else devices / t
     p = p or 1.0

@@ -18,7 +18,7 @@ from steelyard.errors import WrongUse
 from steelyard.hardware import Device, Devices, model_names, resolve
 
 from ..physics.inference import ServeSetup, serve_s
-from ..physics.sizes import Hardware, Sizes
+from ..physics.sizes import Hardware, Sizes, together
 from ..physics.training import TrainSetup, train_step_s
 from . import inference_rows, training_metrics, training_rows
 from .cells import Models, Row, needed, number, rates_of, sizes_of
@@ -109,7 +109,7 @@ class _Parsed:
     row: Row
     device: Device
     metric: str
-    sizes: dict[str, float]
+    sizes: Sizes
     hardware: dict[str, float]
     setup: dict[str, float]
     extra: dict[str, float]
@@ -205,7 +205,7 @@ def _table(phase: str, parsed: list[_Parsed]) -> Table:
         ids=[entry.row["id"] for entry in parsed],
         groups=[_kin(entry) for entry in parsed],
         metrics=np.array([entry.metric for entry in parsed]),
-        sizes=Sizes(**columns("sizes")),
+        sizes=together([entry.sizes for entry in parsed]),
         hardware=Hardware(**columns("hardware")),
         setup=setup,
         extra=columns("extra"),

@@ -14,7 +14,7 @@ import numpy as np
 from steelyard.errors import WrongUse
 from steelyard.hardware import Device
 
-from ..physics.sizes import USABLE_MEMORY, Array, Sizes, total
+from ..physics.sizes import USABLE_MEMORY, Array, Sizes, mean, total
 from ..physics.training import (
     GRADIENT_BYTES,
     RECOMPUTE,
@@ -53,7 +53,7 @@ REPEATED = {  # other words for what is repeated
 WIDE_DOMAIN = 8  # devices: links that reach farther than a host do so whatever the host holds
 
 
-def setup_of(row: Row, sizes: dict[str, float], hardware: dict[str, float]) -> dict[str, float]:
+def setup_of(row: Row, sizes: Sizes, hardware: dict[str, float]) -> dict[str, float]:
     """The fields of TrainSetup as the row tells them, the rest inferred."""
     words = " ".join((row.get("framework") or "", row.get("phase") or "")).lower()
     style = style_of(row)
@@ -65,7 +65,7 @@ def setup_of(row: Row, sizes: dict[str, float], hardware: dict[str, float]) -> d
         "p": number(row, "pp"),
         "v": 2.0 if "interleaved" in words else None,
         "c": number(row, "cp") or 1.0,
-        "e": None if sizes["experts"] else 1.0,
+        "e": None if sizes.experts else 1.0,
         "d": number(row, "dp"),
         "micro_batch": number(row, "micro_batch"),
         "global_batch": number(row, "global_batch"),
@@ -152,7 +152,7 @@ def _recompute(row: Row, words: str, style: str) -> float | None:
 
 def _filled(
     given: dict[str, Any],
-    sizes: dict[str, float],
+    sizes: Sizes,
     hardware: dict[str, float],
     recomputes: tuple[float, ...],
     style: str,
@@ -163,12 +163,12 @@ def _filled(
     """
     grid = _grid(given, sizes, hardware, recomputes)
     columns = given | dict(zip(grid, (np.array(c) for c in grid.values()), strict=True))
-    columns["v"] = given["v"] or _virtual(sizes["layers"], columns["p"], style)
+    columns["v"] = given["v"] or _virtual(sizes.layers, columns["p"], style)
     columns["v"] = np.where(columns["p"] > 1, columns["v"], 1.0)
     columns["sp"] = (columns["t"] > 1) * given["sp"]
     columns = {name: np.broadcast_to(np.asarray(v, float), columns["t"].shape) for name, v in columns.items()}
     setup = TrainSetup(**columns)
-    need = train_memory_bytes(Sizes(**sizes), setup)
+    need = train_memory_bytes(sizes, setup)
     fits = need <= NEAR * USABLE_MEMORY * hardware["memory"]
     at = int(np.argmax(fits)) if fits.any() else int(np.argmin(need))
     return {name: float(v[at]) for name, v in columns.items()}
@@ -197,7 +197,7 @@ def _virtual(layers: float, stages: np.ndarray, style: str) -> np.ndarray:
 
 
 def _grid(
-    given: dict[str, Any], sizes: dict[str, float], hardware: dict[str, float], recomputes: tuple[float, ...]
+    given: dict[str, Any], sizes: Sizes, hardware: dict[str, float], recomputes: tuple[float, ...]
 ) -> dict[str, list]:
     """Candidates of what is open, the preferred first."""
     devices, node = given["devices"], hardware["node"]
@@ -235,9 +235,9 @@ def _powers(most: float) -> list[float]:
     return [2.0**i for i in range(12) if 2**i <= max(1.0, most)]
 
 
-def _experts(sizes: dict[str, float], group: float, node: float) -> list[float]:
+def _experts(sizes: Sizes, group: float, node: float) -> list[float]:
     """Expert groups: as wide as the scale-up domain first, wider where memory asks."""
-    sizes_possible = [e for e in _powers(min(sizes["experts"], group)) if sizes["experts"] % e == 0]
+    sizes_possible = [e for e in _powers(min(sizes.experts, group)) if sizes.experts % e == 0]
     inside = [e for e in sizes_possible if e <= node]
     return inside[-1:] + [e for e in sizes_possible if e > node]
 
@@ -280,7 +280,7 @@ def values_of(table: Any, constant: dict[str, np.ndarray]) -> np.ndarray:
     step = total(train_step_s(table.sizes, setup, table.hardware, matured_constants))
     tokens = setup.global_batch * setup.seq_len
     rate = tokens / step / setup.devices
-    square = 2 * table.sizes.attention_flops / table.sizes.window
+    square = 4.0 * table.sizes.layers * mean(table.sizes, "core") * setup.seq_len
     forward = (2.0 * table.sizes.active + square) * rate
     model_flops = (3.0 - setup.lora) * forward  # frozen weights have no gradients
     repeated = np.maximum(0.0, setup.recompute - 1.0) * forward

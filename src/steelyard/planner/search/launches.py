@@ -234,7 +234,7 @@ def _parts(setup: Mapping[str, Any], request: Request) -> dict[str, float]:
         output=request.output_tokens, weight_bits=BITS[setup["weights"]], kv_bits=setup["kv_bits"],
         weight_only=float(setup["weights"] in WEIGHT_ONLY),
     )  # fmt: skip
-    return {k: float(v) for k, v in serve_memory_parts(request.shape, serve, sizes.kv_bytes).items()}
+    return {k: float(v) for k, v in serve_memory_parts(sizes, serve).items()}
 
 
 def _length(request: Request, tokens: int, wanted: int | None) -> tuple[int, str]:

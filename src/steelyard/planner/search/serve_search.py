@@ -212,7 +212,7 @@ def evaluate(
     load = arrivals if request.arrival_per_s and not request.in_batch else closed
     loaded = load(request, columns, prefill_s(sizes, setup_of(1.0), hardware, constant), decode, moved_s)
     held = setup_of(np.maximum(1.0, np.ceil(loaded["batch"])), draft_s(loaded["batch"]))
-    memory = serve_memory_parts(request.shape, held, sizes.kv_bytes)
+    memory = serve_memory_parts(sizes, held)
     if request.draft:
         memory |= _draft_bytes(request.draft, held)
     split, engines = columns["t"] * columns["p"], columns["replicas"] + loaded["prefill_replicas"]
@@ -242,7 +242,7 @@ def evaluate(
 def _draft_bytes(draft: Shape, setup: ServeSetup) -> dict[str, Array]:
     """What a draft model holds of one device beside the model: its weights and its own KV cache."""
     small = replace(setup, weight_bits=16.0, kv_bits=16.0, e=1)
-    parts = serve_memory_parts(draft, small, draft.kv_bytes_per_token("bf16"))
+    parts = serve_memory_parts(Sizes.of(draft, setup.prompt), small)
     return {"draft": (np.asarray(setup.draft) > 0) * (parts["weights"] + parts["kv"])}
 
 
