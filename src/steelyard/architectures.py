@@ -16,8 +16,8 @@ Config = Mapping[str, Any]
 Layer = tuple[Half, ...]
 
 UNGATED = (
-    "apertus", "arcee", "bloom", "codegen", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "mpt", "nemotron",
-    "nemotron_h", "opt", "persimmon", "phi", "starcoder2",
+    "apertus", "arcee", "bloom", "codegen", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj",
+    "mpt", "nemotron", "nemotron_h", "opt", "persimmon", "phi", "starcoder2",
 )  # fmt: skip
 # Every n-th layer sees all tokens.
 WINDOW_PATTERN = {"gemma2": 2, "gemma3": 6, "gemma3_text": 6, "cohere2": 4, "gpt_oss": 2}

@@ -148,7 +148,7 @@ def mamba2(
     hidden: int, heads: int, head_dim: int, state: int, groups: int, conv: int, *,
     chunk: int = SCAN_CHUNK, biased: bool = True, norms: float = 1,
 ) -> Half:  # fmt: skip
-    """Mamba-2 (Dao and Gu 2024, arXiv 2405.21060, section 6): as attention within a chunk, a state between."""
+    """Mamba-2 (Dao and Gu 2024, arXiv 2405.21060, section 6): attention within a chunk, a state between."""
     inner, mixed = heads * head_dim, heads * head_dim + 2 * groups * state
     into = inner + mixed + heads
     rest = mixed * (conv + biased) + 3 * heads + inner
