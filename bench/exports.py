@@ -123,11 +123,11 @@ def targets() -> list[Made]:
 
 
 def _of(what: str, p: Any, request: Request, devices: Any) -> list[Made]:
-    training = planned_training(p, request, devices)
-    target = training_target(training) if training else None
+    trainings = planned_training(p, request, devices)
+    trained = [(what, target, dict(t.settings)) for t in trainings if (target := training_target(t))]
     services = [exported_service(p, request, devices, engine) for engine in ("auto", "sglang")]
     made = [(what, service_target(s), dict(s.settings)) for s in services if s]
-    return [*made, (what, target, dict(training.settings))] if training and target else made
+    return [*made, *trained]
 
 
 def measured(pythons: list[str], each: int, only: Sequence[str] = ()) -> dict[str, Any]:

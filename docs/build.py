@@ -58,7 +58,7 @@ def cli() -> str:
     from typer.main import get_command
 
     from steelyard.cli.app import app
-    from steelyard.cli.options import EVERYWHERE
+    from steelyard.cli.telling.options import EVERYWHERE
 
     group: Any = get_command(app)
     parts = ["# Commands\n", EVERYWHERE + " Exit codes: [errors.md](errors.md).\n", _help(group, "steelyard")]
@@ -389,7 +389,7 @@ def _claim_row(f: dict[str, Any], zh: bool) -> str:
 
 
 def _said(word: str | None, zh: bool) -> str:
-    from steelyard.cli.messages import catalogue
+    from steelyard.cli.telling.messages import catalogue
 
     return (catalogue()["texts"].get(word, word) if zh else word) if word else ""
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steelyard.artefact import Store, adopt, content_hash, key_of
+from steelyard.artefact import Store, adopt, content_hash, key_of, publish_folder
 from steelyard.errors import CheckFailed
 from steelyard.trust import load_keys
 
@@ -156,3 +156,23 @@ def test_the_manifest_tells_how_it_was_made(tmp_path):
             "sha256": "6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b",
         }
     ]
+
+
+def test_a_folder_takes_the_place_of_another_whole_and_on_disk(tmp_path, monkeypatch):
+    draft, folder, synced = tmp_path / "draft", tmp_path / "out", []
+    (draft / "deep").mkdir(parents=True)
+    (draft / "deep" / "new.txt").write_text("new")
+    folder.mkdir()
+    (folder / "old.txt").write_text("old")
+    real = os.fsync
+
+    def noted(at: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{at}"))
+        real(at)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    publish_folder(draft, folder)
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert [p.relative_to(folder).as_posix() for p in folder.rglob("*")] == ["deep", "deep/new.txt"]
+    assert {str(draft / "deep" / "new.txt"), str(draft / "deep"), str(draft)} <= set(synced)
+    assert synced[-1] == str(tmp_path)  # the rename itself

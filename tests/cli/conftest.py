@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from steelyard.cli import options
 from steelyard.cli.main import run as command
+from steelyard.cli.telling import options
 
 STEELYARD = [sys.executable, "-m", "steelyard"]
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from steelyard.cli import chat as verb
-from steelyard.cli import options
 from steelyard.cli.main import run as command
+from steelyard.cli.telling import options
+from steelyard.cli.verbs import chat as verb
 from steelyard.run.usual import usual_in
 
 PIECES = ("Hel", "lo")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from steelyard.cli import messages, options, output
+from steelyard.cli.telling import messages, options, output
 
 GOLDEN = Path(__file__).with_name("golden_plan_document.json")
 JOB = ("plan", "--model", "llama3-8b", "--tokens", "1e8", "--device", "gaudi2", "--device", "h100-sxm")
@@ -591,7 +591,7 @@ def test_a_header_alone_has_no_rows(told, tmp_path) -> None:
 
 
 def test_what_others_compute_is_said_beside_the_times_of_a_free_machine() -> None:
-    from steelyard.cli.plan_lines import here_lines
+    from steelyard.cli.telling.plan_lines import here_lines
 
     steps = {"train": {"wall_s": {"value": 60.0, "low": 50.0, "high": 70.0}}}
     document = {"machine": "a CPU", "steps": steps, "cores": {"calibration": 1.0, "now": 0.5}}
@@ -610,3 +610,19 @@ def test_a_recipe_is_weighed_at_prices_of_ones_own(told, tmp_path) -> None:
     assert (code, best["device"], best["price"]["class"]) == (0, "gaudi2", "reserved")
     assert document["request"]["prices"]["gaudi2"] == {"usd_per_h": 0.9, "price_class": "reserved"}
     assert not next(p for p in document["plans"] if p["device"] == "h100-sxm")["compared"]
+
+
+def test_this_machine_is_looked_at_once(told, monkeypatch) -> None:
+    from steelyard.run.planning import weighing
+
+    looks: list[str] = []
+    for name in ("probe", "recall"):
+        real = getattr(weighing, name)
+
+        def noted(*args: Any, name: str = name, real: Any = real) -> Any:
+            looks.append(name)
+            return real(*args)
+
+        monkeypatch.setattr(weighing, name, noted)
+    assert told(*JOB, "--device", "this-machine")[0] == 0
+    assert sorted(looks) == ["probe", "recall"]

@@ -12,8 +12,8 @@ from types import ModuleType
 
 import pytest
 
-from steelyard.cli import messages, options
-from steelyard.cli.output import error_lines
+from steelyard.cli.telling import messages, options
+from steelyard.cli.telling.output import error_lines
 from steelyard.errors import Where, WrongUse
 
 ROOT = Path(__file__).resolve().parents[2]

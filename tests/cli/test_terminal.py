@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steelyard.cli import terminal
-from steelyard.cli.output import _width, table
-from steelyard.cli.whole import Whole
+from steelyard.cli.telling import terminal
+from steelyard.cli.telling.output import _width, table
+from steelyard.cli.telling.whole import Whole
 
 
 def test_ctrl_c_once_asks_twice_stops(capsys) -> None:
@@ -69,7 +69,7 @@ def test_columns_of_chinese_are_aligned() -> None:
 
 
 def test_an_outcome_tells_the_service_first_and_what_next_last(tmp_path) -> None:
-    from steelyard.cli.runs import outcome_lines
+    from steelyard.cli.verbs.runs import outcome_lines
     from steelyard.run import Outcome, StepRecord
 
     step = StepRecord("train", "done", predicted={"wall_s": 90.0}, measured={"wall_s": 101.0, "steps": 7})
@@ -85,7 +85,7 @@ def test_an_outcome_tells_the_service_first_and_what_next_last(tmp_path) -> None
 
 
 def test_a_plan_shows_this_machine_and_others_in_a_line(monkeypatch) -> None:
-    from steelyard.cli.plan_lines import plan_lines
+    from steelyard.cli.telling.plan_lines import plan_lines
     from steelyard.units import around
 
     monkeypatch.setenv("COLUMNS", "80")

@@ -11,7 +11,7 @@ import pytest
 
 from steelyard import recipe
 from steelyard.artefact import Inputs, Store, Watch
-from steelyard.cli.first import answers_for, map_of
+from steelyard.cli.asking.first import answers_for, map_of
 from steelyard.data import clean
 from steelyard.run import check_data
 from steelyard.run.planning.sources import data_settings

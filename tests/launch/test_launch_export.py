@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steelyard.launch import Service, Training, schema_faults, service_target, source_of, training_target
-from steelyard.launch.export import TRAINERS
+from steelyard.launch.export import TRAINERS, WRITERS
 from steelyard.launch.target import NEUTRAL, PLANNERS_OWN
 
 LLAMA = {"layers": 32, "hidden": 4096, "heads": 32, "kv_heads": 8, "head_dim": 128, "ffn": 14336}
@@ -69,11 +72,21 @@ def test_no_file_says_what_its_schema_does_not_know(training: Training) -> None:
 
 
 @settings(max_examples=50)
-@given(TRAININGS)
-def test_the_stack_is_the_one_that_loses_least(training: Training) -> None:
+@given(
+    TRAININGS, st.sampled_from(["megatron-lm", "megatron-fsdp", "torchtitan", "deepspeed", "trl", "maxtext"])
+)
+def test_the_plans_own_stack_is_exported_whatever_it_loses(training: Training, stack: str) -> None:
+    training = replace(training, settings=training.settings | {"stack": stack})
+    makers = [m for m in WRITERS.get(stack, ()) if m in TRAINERS[training.platform] and m(training)]
     chosen = training_target(training)
-    losses = [len(t.lost(training.settings)) for m in TRAINERS[training.platform] if (t := m(training))]
-    assert chosen and len(chosen.lost(training.settings)) == min(losses)
+    assert chosen
+    if makers:
+        own = makers[0](training)
+        assert chosen.files == own.files and "stack" not in chosen.lost(training.settings)
+    else:
+        losses = [len(t.lost(training.settings)) for m in TRAINERS[training.platform] if (t := m(training))]
+        assert len(chosen.lost(training.settings)) == min(losses)
+        assert chosen.lost(training.settings)["stack"][0] == stack
 
 
 @settings(max_examples=40)
@@ -107,6 +120,8 @@ def test_yaml_is_read_as_what_was_written() -> None:
         read = YAML(typ="safe").load(target.files[file])
         assert read == target.given[parser]
     assert "learning_rate: 2.0e-05\n" in target.files["trl.yaml"]  # YAML 1.1 takes 2e-05 for a word
+    one_gpu = training_target(replace(training, settings=base | {"precision": "f32", "zero": 0}))
+    assert one_gpu and "mixed_precision: 'no'\n" in one_gpu.files["accelerate.yaml"]  # no is false there
 
 
 SETUP = {"tp": 1, "pp": 1, "ep": 1, "dp": 1, "replicas": 2, "prefill_replicas": 0, "weights": "int8"}
@@ -125,6 +140,28 @@ def test_a_service_on_sockets_is_a_server_each() -> None:
     assert "--cache_size 40" in target.files["serve.sh"] and "127.0.0.1" in target.files["serve.sh"]
     apart = SETUP | {"prefill_replicas": 3}
     assert target.lost(apart)["prefill_replicas"][0] == 3
+
+
+@pytest.mark.parametrize("engine", ["ovms", "vllm"])
+def test_a_unit_takes_a_folder_as_it_is(tmp_path: Path, engine: str) -> None:
+    folder = tmp_path / "my plans $5 100%" / "serve"
+    service = Service(
+        model="a model\nExecStart=/bin/false", engine=engine, platform="cpu" if engine == "ovms" else "cuda",
+        device="device", hosts=1, here=1, settings=SETUP, folder=str(folder),
+    )  # fmt: skip
+    files = service_target(service).files
+    (unit,) = [text for name, text in files.items() if name.endswith(".service")]
+    named = str(folder).replace("%", "%%")
+    assert f"WorkingDirectory={named}\n" in unit
+    assert f'ExecStart=/bin/sh "{named.replace("$", "$$")}/serve.sh"\n' in unit
+    assert "\nExecStart=/bin/false" not in unit
+    if shutil.which("systemd-analyze"):
+        folder.mkdir(parents=True)
+        (folder / "serve.sh").write_text("exit\n")
+        path = tmp_path / "steelyard-plan.service"
+        path.write_text(unit)
+        done = subprocess.run(["systemd-analyze", "verify", str(path)], capture_output=True, text=True)
+        assert "steelyard-plan" not in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("parser", ["trl sft", "accelerate", "torchtitan", "megatron-lm", "ovms", "vllm"])

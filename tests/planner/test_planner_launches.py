@@ -6,7 +6,15 @@ import pytest
 
 from steelyard.hardware import catalogue, named_models, published_constants
 from steelyard.launch import flags_of
-from steelyard.planner import Constants, Request, launch_document, named_shape, plan, planned_service
+from steelyard.planner import (
+    Constants,
+    Request,
+    launch_document,
+    named_shape,
+    plan,
+    planned_service,
+    planned_training,
+)
 from steelyard.planner.physics.sizes import USABLE_MEMORY
 
 CONSTANTS, DEVICES = Constants.from_json(published_constants()), catalogue()
@@ -79,3 +87,25 @@ def test_none_for_another_engine_or_a_training():
     assert service("h100-sxm", "openvino")[1] is None
     request = Request(shape=LLAMA, name="llama3-70b", job="sft", devices=("h100-sxm",))
     assert planned_service(plan(request, DEVICES, CONSTANTS).plans[0], request, DEVICES) is None
+
+
+STAGE = {"stage": "sft", "finetuning_type": "full", "max_length": 2048, "learning_rate": 1e-5}
+STAGE |= {"lora_rank": None, "lora_alpha": None, "warmup_ratio": 0.1, "weight_decay": 0.0, "tokens": 3e7}
+
+
+def test_every_stage_of_a_recipe_is_exported_with_its_own_words():
+    shape = named_shape("llama3-8b", named_models())
+    request = Request(shape=shape, name="llama3-8b", job="sft", tokens=4e7, devices=("h100-sxm",))
+    (best,) = plan(request, DEVICES, CONSTANTS).plans
+    texts = STAGE | {"stage": "pt", "learning_rate": 5e-5, "max_length": 4096, "tokens": 1e7}
+    adapters = STAGE | {"finetuning_type": "lora", "lora_rank": 8, "lora_alpha": 16}
+    first, second = planned_training(best, request, DEVICES, (texts, adapters))
+    assert (first["job"], second["job"]) == ("continue", "sft")
+    assert (first["learning_rate"], second["learning_rate"]) == (5e-5, 1e-5)
+    assert (first["seq_len"], second["seq_len"]) == (4096, 2048) and second["lora_rank"] == 8
+    assert first.model == "llama3-8b" and second.model == "../train-1/checkpoints"
+    for stage, tokens in ((first, 1e7), (second, 3e7)):
+        step = best.settings["global_batch"] * stage["seq_len"]
+        assert (stage["steps"] - 1) * step < tokens * 1.001 and stage["steps"] * step > tokens * 0.999
+    (alone,) = planned_training(best, request, DEVICES, (texts,))
+    assert alone["learning_rate"] == 5e-5 and alone["steps"] == best.settings["steps"]

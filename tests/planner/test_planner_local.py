@@ -24,6 +24,7 @@ from steelyard.planner.here.local_serve import (
 from steelyard.planner.here.local_train import memory_terms, optimiser_terms, packed, padded, step_terms
 from steelyard.planner.here.rates import Rates, fit_rates
 from steelyard.planner.job.footprint import training_bytes
+from steelyard.planner.job.plans import most_usd
 from steelyard.recipe import Compress, Goal, Load, Money, Recipe, Resources, Source, Stage
 from steelyard.shape import Shape
 
@@ -434,6 +435,32 @@ def test_a_job_over_a_limit_is_refused_with_the_tightest_named(goal, code):
     with pytest.raises(Refused) as caught:
         limited(**goal)
     assert caught.value.code == code and caught.value.exit_code == 3 and caught.value.hint
+
+
+@pytest.mark.parametrize("share", [0.9, 1.05, 1.5])
+def test_a_run_is_refused_where_the_table_says_unfit(share):
+    _, local = weigh()
+    deadline_s = local.time_s.value * share
+    assert local.time_s.high < 1.5 * local.time_s.value
+    goal = Goal(deadline_s=deadline_s, budget=Money(amount=most_usd(local.time_s, local.cost_usd) * 1.01))
+    recipe = replace(RECIPE, goal=goal)
+    filled, local = weigh(recipe)
+    told = plan_recipe(recipe, filled, SMOL, FACTS, catalogue(), published_constants(), local)
+    (here,) = [p for p in told.plans if p.device == "this-machine"]
+    try:
+        check_limits(recipe, filled, local, told, MACHINE)
+        goes_on = True
+    except Refused as refused:
+        goes_on = False
+        assert refused.code == "plan.deadline"
+    assert here.fits == goes_on == (share > 1.2)
+
+
+def test_the_high_end_of_the_memory_has_to_be_free():
+    _, local = weigh()
+    between = int((local.peak_bytes.value + local.peak_bytes.high) / 2)
+    with pytest.raises(Lacking):
+        limited(replace(MACHINE, memory_free_bytes=between))
 
 
 def test_the_nearest_plan_that_fits_here_trains_fewer_steps():

@@ -349,8 +349,8 @@ def test_a_long_conversation_is_cut_so_that_its_answer_fits(tiny_folder):
 
 
 def test_the_flags_of_serve_set_the_limits():
-    from steelyard.cli.serve_flags import ServeFlags
-    from steelyard.cli.services import settings_of
+    from steelyard.cli.asking.serve_flags import ServeFlags
+    from steelyard.cli.verbs.services import settings_of
 
     settings = settings_of(ServeFlags(model="demo", max_body_bytes=2000, max_requests_at_once=7))
     assert (settings.max_body_bytes, settings.max_requests_at_once) == (2000, 7)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from scripted import scripted
 
-from steelyard.cli.serve_flags import ServeFlags
+from steelyard.cli.asking.serve_flags import ServeFlags
 from steelyard.recipe import load
 from steelyard.run.service import services
 from steelyard.serving import prepare

@@ -19,9 +19,9 @@ import httpx
 import psutil
 import pytest
 
-from steelyard.cli.flags import words_of
-from steelyard.cli.serve_flags import ServeFlags
-from steelyard.cli.services import settings_of
+from steelyard.cli.asking.flags import words_of
+from steelyard.cli.asking.serve_flags import ServeFlags
+from steelyard.cli.verbs.services import settings_of
 from steelyard.serving.service import unit
 
 STEELYARD = [sys.executable, "-m", "steelyard"]

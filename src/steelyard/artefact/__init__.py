@@ -6,7 +6,7 @@ meaning is no concern of this room.
 """
 
 from .code import code_of
-from .files import check_private, is_private, private_folder, sha256_of, write_durably
+from .files import check_private, is_private, private_folder, publish_folder, sha256_of, write_durably
 from .scratch import Scratch
 from .store import Artefact, Draft, Figures, Inputs, Settings, Store, adopt, content_hash, key_of
 from .watch import Place, Progress, Watch
@@ -29,6 +29,7 @@ __all__ = [
     "is_private",
     "key_of",
     "private_folder",
+    "publish_folder",
     "sha256_of",
     "write_durably",
 ]

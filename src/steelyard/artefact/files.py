@@ -56,6 +56,22 @@ def write_durably(path: Path, data: bytes) -> None:
     fsync_folder(path.parent)
 
 
+def publish_folder(draft: Path, folder: Path) -> None:
+    """A draft in its place, whole or not at all: all of it on disk, one rename, the rename on disk.
+
+    What stands there is moved aside and goes once the new one stands.
+    """
+    for path in draft.rglob("*"):
+        (fsync_folder if path.is_dir() else fsync_file)(path)
+    fsync_folder(draft)
+    old = folder.with_name(f".{folder.name}-{os.getpid()}-old")
+    if folder.exists():
+        folder.rename(old)
+    draft.rename(folder)
+    fsync_folder(folder.absolute().parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def payload_files(folder: Path) -> list[Path]:
     """Files below `folder`, as sorted relative paths, the manifest left out."""
     paths = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())

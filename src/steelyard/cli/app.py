@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from . import chat, checks, data, garbage, models, plans, recipes, reports, runs, services
-from .messages import say
-from .options import EVERYWHERE
+from .telling.messages import say
+from .telling.options import EVERYWHERE
+from .verbs import chat, checks, data, garbage, models, plans, recipes, reports, runs, services
 
 # In the order of use. The texts are looked up in zh.json when the app is made.
 VERBS = (

@@ -10,9 +10,9 @@ from pathlib import Path
 from ..errors import Problem, Stopped, WrongUse, from_os_error, got_no_memory, no_memory
 from ..places import state_folder
 from ..processes import near_memory_limit
-from . import options
-from .messages import say
-from .output import failure, note
+from .telling import options
+from .telling.messages import say
+from .telling.output import failure, note
 
 CTRL_C = 130  # what Typer makes of Ctrl-C within a verb
 

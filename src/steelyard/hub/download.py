@@ -5,14 +5,13 @@ Not here: what a name on this machine means (model).
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..artefact import Watch
+from ..artefact import Watch, publish_folder
 from ..errors import CheckFailed, Lacking, Where, WrongUse
 from ..model import check_folder, licence, models_folder
 from ..shape import gguf_header
@@ -81,7 +80,7 @@ def pull(
             return _here(out, name, only)
         pulled = _fetch(hub, listed, only, work, watch or Watch())
         write_record(out, Record(model_id=name, source=source, revision=revision, commit=commit))
-        _publish(work, out)
+        publish_folder(work, out)
     return replace(pulled, folder=out, model_id=name, revision=commit, licence=licence(out))
 
 
@@ -162,11 +161,3 @@ def _drop_strangers(work: Path, wanted: list[Listed]) -> None:
     for path in work.iterdir():
         if path.name not in names:
             path.unlink()
-
-
-def _publish(work: Path, out: Path) -> None:
-    for path in [*work.iterdir(), work]:
-        handle = os.open(path, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
-    os.rename(work, out)

@@ -8,6 +8,7 @@ from .command import LAUNCHED, SERVED_NAME, Door, Launch, Wanted, launch_of, ope
 from .export import schema_faults, service_target, source_of, training_target
 from .flags import check_args, flags_of, version_of
 from .services import Service
+from .systemd import escaped, quoted
 from .target import Target, Training
 
 __all__ = [
@@ -20,10 +21,12 @@ __all__ = [
     "Training",
     "Wanted",
     "check_args",
+    "escaped",
     "flags_of",
     "launch_of",
     "opened",
     "platform_of",
+    "quoted",
     "schema_faults",
     "service_target",
     "shown",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -21,7 +22,7 @@ from .titan import titan
 from .trl import trl
 
 Maker = Callable[[Training], Target | None]
-# Who trains on a platform; of those the one that loses least of the plan, the first of equals.
+# Who trains on a platform; the first of equals where the plan's own stack is none of them.
 TRAINERS: dict[str, tuple[Maker, ...]] = {
     "cuda": (trl, titan, megatron),
     "rocm": (trl, titan, megatron),
@@ -29,13 +30,31 @@ TRAINERS: dict[str, tuple[Maker, ...]] = {
     "gaudi": (habana, megatron),
     "cpu": (trl,),
 }
+# A stack of the planner -> who writes its files: DeepSpeed runs under the trainers of Hugging Face.
+WRITERS: dict[str, tuple[Maker, ...]] = {
+    "megatron-lm": (megatron,),
+    "megatron-fsdp": (megatron,),
+    "torchtitan": (titan,),
+    "deepspeed": (trl, habana),
+    "trl": (trl,),
+}
 ENGINES = ("vllm", "sglang")
 
 
 def training_target(training: Training) -> Target | None:
-    """The stack that states most of the plan; None where none of these runs on the device."""
-    made = [target for maker in TRAINERS.get(training.platform, ()) if (target := maker(training))]
+    """The plan's own stack; where nobody writes its files, the one that states most of the plan, which then
+    lists the stack as not stated. None where no stack that is written runs on the device."""
+    makers = TRAINERS.get(training.platform, ())
+    own = [maker for maker in WRITERS.get(training["stack"] or "", ()) if maker in makers]
+    if made := [target for maker in own if (target := maker(training))]:
+        return _named(made[0])
+    made = [target for maker in makers if (target := maker(training))]
     return min(made, key=lambda target: len(target.lost(training.settings)), default=None)
+
+
+def _named(target: Target) -> Target:
+    """A target that is the plan's own stack, or starts it."""
+    return replace(target, stated={**target.stated, "stack": "run.sh: the program that it starts"})
 
 
 def service_target(service: Service) -> Target:

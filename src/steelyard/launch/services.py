@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .command import Wanted, launch_of
+from .systemd import escaped, quoted
 from .target import Target, script
 
 NAME = "steelyard-plan"
@@ -39,7 +40,7 @@ Wants=network-online.target
 Type=exec
 User={user}
 WorkingDirectory={folder}
-{env}ExecStart=/bin/sh {folder}/serve.sh
+{env}ExecStart=/bin/sh {script}
 Restart=on-failure
 RestartSec=10
 TimeoutStartSec=1800
@@ -128,8 +129,13 @@ def _packages(service: Service) -> tuple[str, ...]:
 
 def unit_of(service: Service, env: Mapping[str, str], name: str = f"{NAME}.service") -> str:
     """A systemd unit that starts serve.sh with these variables."""
-    lines = "".join(f"Environment={key}={value}\n" for key, value in env.items())
-    folder, model = (text.replace("%", "%%") for text in (service.folder, service.model))
+    lines = "".join(f"Environment={quoted(f'{key}={value}')}\n" for key, value in env.items())
     return UNIT.format(
-        name=name, model=model, device=service.device, env=lines, folder=folder, user=service.user
+        name=name,
+        model=escaped(service.model),
+        device=service.device,
+        env=lines,
+        folder=escaped(service.folder),  # of one path systemd takes the whole line, spaces and all
+        script=quoted(f"{service.folder}/serve.sh", command=True),
+        user=service.user,
     )

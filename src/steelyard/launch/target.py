@@ -6,10 +6,10 @@ Not here: how one target spells it (trl.py, titan.py, megatron.py, habana.py).
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 # What a setting is where nothing is asked for: it needs no words.
@@ -18,8 +18,8 @@ NEUTRAL: dict[str, Any] = {
     "offload": False, "recompute": "none", "finetuning_type": "full", "lora_rank": 0, "lora_alpha": 0,
     "warmup_ratio": 0.0, "weight_decay": 0.0, "prefill_replicas": 0,
 }  # fmt: skip
-# How the planner searched, and a stack that it knows to run the settings: the export names the one it takes.
-PLANNERS_OWN = ("grid", "stack", "stack_flags")
+PLANNERS_OWN = ("grid", "stack_flags")  # how it searched, and the flags of its stack, which a file spells
+OTHER_STACK = "steelyard writes no files for it: these are the nearest that it writes"
 DATA = "data/train.jsonl"  # of chats or texts, beside the files
 
 
@@ -82,10 +82,13 @@ class Target:
     def lost(self, settings: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
         """{setting: (value, why)} of what the plan asks for and no file states."""
         return {
-            name: (value, self.reasons.get(name, f"{self.name} has no setting for it"))
+            name: (value, self.reasons.get(name) or self._has_none(name))
             for name, value in settings.items()
             if name not in self.stated and name not in PLANNERS_OWN and value != NEUTRAL.get(name)
         }
+
+    def _has_none(self, name: str) -> str:
+        return OTHER_STACK if name == "stack" else f"{self.name} has no setting for it"
 
 
 # Setting -> the argument of transformers' Trainer that states it.
@@ -166,14 +169,12 @@ def number(value: Any) -> str:
     return text.replace("e", ".0e") if "e" in text and "." not in text else text
 
 
-def yaml(values: Mapping[str, Any], margin: str = "") -> str:
-    """A mapping as YAML, one key a line."""
-    lines = []
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            lines.append(f"{margin}{name}:\n{yaml(value, margin + '  ')}")
-        elif isinstance(value, float):
-            lines.append(f"{margin}{name}: {number(value)}\n")
-        else:
-            lines.append(f"{margin}{name}: {json.dumps(value, ensure_ascii=False)}\n")
-    return "".join(lines)
+def yaml(values: Mapping[str, Any]) -> str:
+    """A mapping as YAML 1.1, which PyYAML reads: 2.0e-05 is a number there, 2e-05 a word, no a boolean."""
+    from ruamel.yaml import YAML
+
+    written: list[str] = []
+    writer = YAML(typ="safe", pure=True)
+    writer.version, writer.default_flow_style, writer.sort_base_mapping_type_on_output = (1, 1), False, False
+    writer.dump(dict(values), SimpleNamespace(write=written.append, encoding=None))
+    return "".join(written)

@@ -18,7 +18,7 @@ from .published.stack import serving_rows, typical_rows, with_stack
 from .search.exports import EXPECTED, compared, expected_rows, planned_training
 from .search.launches import Planned, exported_service, launch_document, planned_service
 from .search.search import HERE, plan, what_if, why_not
-from .search.whole import plan_recipe, request_of, this_machine
+from .search.whole import plan_recipe, request_of, stage_tokens, this_machine
 
 __all__ = [
     "COLUMNS",
@@ -75,6 +75,7 @@ __all__ = [
     "score_results",
     "serving_rows",
     "shape_of",
+    "stage_tokens",
     "stored_bytes",
     "this_machine",
     "typical_rows",

@@ -24,7 +24,7 @@ from ..job.cost import Price, cost_figure, price_here
 from ..job.facts import DataFacts, Fill
 from ..job.forms import WORK, stored_bytes
 from ..job.gate_rows import first_look
-from ..job.plans import Plans
+from ..job.plans import Plans, broken_limits, most_usd
 from .local_serve import (
     KV_BYTES,
     Load,
@@ -93,7 +93,6 @@ class Local:
     raw: Mapping[str, Mapping[str, float]]  # before the ledger's correction
     parts: Mapping[str, Mapping[str, float]]
     disk_bytes: float
-    memory_bytes: float  # the most that any step holds
     room_bytes: float = inf  # the machine's memory
     facts: Mapping[str, Any] = field(default_factory=dict)
     price: Price | None = None
@@ -103,16 +102,34 @@ class Local:
         return {"model_version": MODEL_VERSION, "raw": dict(self.raw.get(step, {})), **self.facts}
 
     @property
+    def time_s(self) -> Figure:
+        """Of all steps."""
+        return self._whole("wall_s", "s")
+
+    @property
     def wall_s(self) -> float:
         """Seconds of all steps."""
-        return sum(f["wall_s"].value for f in self.steps.values() if "wall_s" in f)
+        return self.time_s.value
 
     @property
     def cost_usd(self) -> Figure:
         """Money for all steps."""
-        costs = [f["cost_usd"] for f in self.steps.values() if "cost_usd" in f]
-        low, value, high = (sum(getattr(f, name) for f in costs) for name in ("low", "value", "high"))
-        return Figure(value, low, high, "USD", weakest(*(f.provenance for f in costs)))
+        return self._whole("cost_usd", "USD")
+
+    @property
+    def memory_bytes(self) -> float:
+        """The most that any step holds."""
+        return self.peak_bytes.value
+
+    @property
+    def peak_bytes(self) -> Figure:
+        """Of the step that holds the most."""
+        return max((f["peak_rss_bytes"] for f in self.steps.values()), key=lambda f: f.value)
+
+    def _whole(self, name: str, unit: str) -> Figure:
+        figures = [f[name] for f in self.steps.values() if name in f]
+        low, value, high = (sum(getattr(f, end) for f in figures) for end in ("low", "value", "high"))
+        return Figure(value, low, high, unit, weakest(*(f.provenance for f in figures)))
 
 
 def predict(
@@ -150,7 +167,6 @@ def predict(
         parts={step: part.parts for step, part in parts.items()},
         price=price,
         disk_bytes=_disk_bytes(filled, shape, facts),
-        memory_bytes=max(f["peak_rss_bytes"].value for f in steps.values()),
         room_bytes=machine.memory_bytes,
         facts={
             "shape": engine_row(shape, filled.settings["compress"]["form"]) | {"params": shape.params},
@@ -463,22 +479,25 @@ def check_limits(recipe: Recipe, filled: Fill, local: Local, plans: Plans, machi
     The hint names the nearest plan that fits.
     """
     where = Where(str(recipe.path))
-    if local.memory_bytes > machine.memory_free_bytes:
+    peak, free = local.peak_bytes, machine.memory_free_bytes
+    if peak.high > free:
         raise Lacking(
             "memory.too_small",
-            f"{show_bytes(local.memory_bytes)} are needed, {show_bytes(machine.memory_free_bytes)} are free",
+            f"{show_bytes(peak.high)} are needed, {show_bytes(free)} are free",
             where=where,
-            why=_why_memory(filled, local),
+            why=f"{_why_memory(filled, local)}: {show_bytes(peak.value)}, and at most {show_bytes(peak.high)}",
             hint=_memory_hint(filled, plans),
         )
-    short = _shortfalls(recipe, local)
+    goal, time_s = recipe.goal, local.time_s
+    budget_usd = goal.budget.usd if goal.budget else None
+    short = broken_limits(time_s, local.cost_usd, budget_usd, goal.deadline_s)
     if not short:
         return
     name, factor = max(short.items(), key=lambda kv: kv[1])
-    allowed_s = show_s(recipe.goal.deadline_s or 0)
+    usd = most_usd(time_s, local.cost_usd)
     words = {
-        "deadline": f"the job takes {show_s(local.wall_s)}, the deadline is {allowed_s}",
-        "budget": f"the job costs $ {local.cost_usd.value:.4f}, the budget is {recipe.goal.budget}",
+        "deadline": f"the job takes up to {show_s(time_s.high)}, the deadline is {show_s(goal.deadline_s or 0)}",
+        "budget": f"the job costs up to $ {usd:.4f}, the budget is {goal.budget}",
     }
     raise Refused(
         f"plan.{name}",
@@ -487,15 +506,6 @@ def check_limits(recipe: Recipe, filled: Fill, local: Local, plans: Plans, machi
         why=f"{factor:.1f} times what the tightest limit, the {name}, allows on this machine",
         hint=_limit_hint(filled, local, plans, factor),
     )
-
-
-def _shortfalls(recipe: Recipe, local: Local) -> dict[str, float]:
-    short = {}
-    if recipe.goal.deadline_s and local.wall_s > recipe.goal.deadline_s:
-        short["deadline"] = local.wall_s / recipe.goal.deadline_s
-    if recipe.goal.budget and local.cost_usd.value > recipe.goal.budget.usd:
-        short["budget"] = local.cost_usd.value / max(1e-12, recipe.goal.budget.usd)
-    return short
 
 
 def _why_memory(filled: Fill, local: Local) -> str:

@@ -234,14 +234,12 @@ def within_limits(
     """
     if budget_usd is not None and p.cost_usd is None:
         return replace(p, fits=False, why_not="no list price is known, so the budget cannot be checked")
+    short = broken_limits(p.time_s, p.cost_usd, budget_usd, deadline_s)
     words: dict[str, str] = {}
-    short: dict[str, float] = {}
-    if deadline_s and p.time_s and p.time_s.high > deadline_s:
-        short["deadline"] = p.time_s.high / deadline_s
+    if "deadline" in short and p.time_s and deadline_s:
         words["deadline"] = _late(p.time_s, deadline_s)
-    if budget_usd is not None and p.cost_usd and (most := _most_usd(p)) > budget_usd:
-        short["budget"] = most / max(budget_usd, 1e-9)
-        words["budget"] = _dear(p.cost_usd.value, most, budget_usd)
+    if "budget" in short and p.cost_usd and budget_usd is not None:
+        words["budget"] = _dear(p.cost_usd.value, most_usd(p.time_s, p.cost_usd), budget_usd)
     if power and power[0] > power[1]:
         short["power"] = power[0] / power[1]
         words["power"] = f"draws {power[0] / 1000:,.1f} kW, {power[1] / 1000:,.1f} kW are allowed"
@@ -251,10 +249,21 @@ def within_limits(
     return replace(p, fits=False, why_not=why, shortfalls=dict(p.shortfalls) | short)
 
 
-def _most_usd(p: Plan) -> float:
+def broken_limits(
+    time_s: Figure | None, cost_usd: Figure | None, budget_usd: float | None, deadline_s: float | None
+) -> dict[str, float]:
+    """{limit: needed over allowed} of those that the high end of a time breaks: by itself, or by its cost."""
+    short = {}
+    if deadline_s and time_s and time_s.high > deadline_s:
+        short["deadline"] = time_s.high / deadline_s
+    if budget_usd is not None and cost_usd and (most := most_usd(time_s, cost_usd)) > budget_usd:
+        short["budget"] = most / max(budget_usd, 1e-9)
+    return short
+
+
+def most_usd(time_s: Figure | None, cost_usd: Figure) -> float:
     """What it costs where its time is that of the interval's high end."""
-    assert p.cost_usd is not None
-    return p.cost_usd.value * (p.time_s.high / p.time_s.value if p.time_s and p.time_s.value else 1.0)
+    return cost_usd.value * (time_s.high / time_s.value if time_s and time_s.value else 1.0)
 
 
 def _late(time_s: Figure, deadline_s: float) -> str:

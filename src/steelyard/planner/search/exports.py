@@ -29,24 +29,53 @@ PHASES = {"pretrain": "pretrain", "continue": "pretrain", "prefer": "dpo", "dist
 EXPECTED = ("expected", "low", "high", "provenance")
 
 
-def planned_training(
-    p: Plan, request: Request, devices: Devices, stage: Mapping[str, Any] | None = None
-) -> Training | None:
-    """The plan's training with every setting; None where it trains nothing, or on this machine.
+STAGE_JOBS = {"pt": "continue", "sft": "sft"}
 
-    `stage`: of a recipe its hyper-parameters; without one those that are usual at the model's width.
+
+def planned_training(
+    p: Plan, request: Request, devices: Devices, stages: Sequence[Mapping[str, Any]] = ()
+) -> list[Training]:
+    """The plan's training with every setting, a stage each; [] where it trains nothing, or on this machine.
+
+    `stages`: of a recipe the hyper-parameters of each, with its `tokens`; without any those that are usual at
+    the model's width. A stage starts from what the one before it wrote.
     """
     if request.serves or p.device == HERE or "steps" not in p.settings:
-        return None
+        return []
+    if len(stages) < 2:
+        return [_training(p, request, devices, stages[0] if stages else {}, {})]
+    whole = sum(stage["tokens"] for stage in stages)
+    return [
+        _training(p, request, devices, stage, _own(p, stage, stage["tokens"] / whole), after=i)
+        for i, stage in enumerate(stages)
+    ]
+
+
+def _own(p: Plan, stage: Mapping[str, Any], share: float) -> dict[str, Any]:
+    """What a stage has of its own: what it trains, on what, and its share of the plan's steps."""
+    steps = p.settings["steps"] * p.settings["seq_len"] * share / stage["max_length"]
+    kind = stage["finetuning_type"]
+    job = STAGE_JOBS[stage["stage"]]
+    return {"finetuning_type": kind, "seq_len": stage["max_length"], "steps": max(1, ceil(steps)), "job": job}
+
+
+def _training(
+    p: Plan,
+    request: Request,
+    devices: Devices,
+    stage: Mapping[str, Any],
+    own: Mapping[str, Any],
+    after: int = 0,
+) -> Training:
     device = devices.find(p.device)
     hosts = ceil(p.devices / _per_host(request, devices, device))
-    lora = request.finetuning_type != "full"
+    lora = own.get("finetuning_type", request.finetuning_type) != "full"
     rates = {"learning_rate": _rate(request, lora)} | USUAL
-    rates |= {name: stage[name] for name in rates if stage and stage.get(name) is not None}
+    rates |= {name: stage[name] for name in rates if stage.get(name) is not None}
     if not lora:
         rates |= {"lora_rank": 0, "lora_alpha": 0}
     return Training(
-        model=request.name,
+        model=f"../train-{after}/checkpoints" if after else request.name,
         family=request.shape.family,
         sizes={name: int(getattr(request.shape, name)) for name in SIZES},
         platform=str(platform_of(device.vendor, device.kind)),
@@ -54,7 +83,7 @@ def planned_training(
         hosts=hosts,
         per_host=ceil(p.devices / hosts),
         step_s=_train_s(p) / p.settings["steps"],
-        settings=dict(p.settings) | rates | {"job": request.job},
+        settings=dict(p.settings) | rates | {"job": request.job} | dict(own),
     )
 
 

@@ -13,7 +13,6 @@ from steelyard.launch import LAUNCHED
 from steelyard.recipe import Goal, Recipe
 from steelyard.recipe import Owned as RecipeOwned
 from steelyard.shape import Shape
-from steelyard.units import Figure, weakest
 
 from ..here.local import Local
 from ..here.local_train import packed
@@ -67,10 +66,7 @@ def this_machine(filled: Fill, local: Local, request: Request) -> Plan:
 
 
 def _here(filled: Fill, local: Local) -> Plan:
-    walls = [f["wall_s"] for f in local.steps.values()]
-    low, value, high = (sum(getattr(w, name) for w in walls) for name in ("low", "value", "high"))
-    origin = weakest(*(w.provenance for w in walls))
-    most = max((f["peak_rss_bytes"] for f in local.steps.values()), key=lambda f: f.value)
+    most = local.peak_bytes
     short = most.high > local.room_bytes
     steps = [
         {
@@ -88,7 +84,7 @@ def _here(filled: Fill, local: Local) -> Plan:
         device=HERE,
         devices=1,
         settings={k: v for k, v in filled.settings.items() if k in ("train", "compress")},
-        time_s=Figure(value, low, high, "s", origin),
+        time_s=local.time_s,
         cost_usd=local.cost_usd,
         price=local.price.as_json() if local.price else None,
         energy_kwh=None,  # a share of a socket has no power figure of its own
@@ -107,7 +103,7 @@ def request_of(recipe: Recipe, filled: Fill, shape: Shape, facts: DataFacts) -> 
     Stages are weighed together: as full training where one of them is, else as LoRA.
     """
     stages, load, goal = filled.settings["train"], filled.settings["serve"]["load"], recipe.goal
-    fed, resources = [_fed(facts, s) for s in stages], recipe.resources
+    fed, resources = [stage_tokens(facts, s) for s in stages], recipe.resources
     forms = _forms(recipe)
     return Request(
         shape=shape,
@@ -151,7 +147,7 @@ def _guesses(recipe: Recipe) -> dict[str, Any]:
     )
 
 
-def _fed(facts: DataFacts, settings: Mapping[str, Any]) -> tuple[float, int]:
+def stage_tokens(facts: DataFacts, settings: Mapping[str, Any]) -> tuple[float, int]:
     """Tokens that a stage computes, and those of a sequence.
 
     Without packing each row is padded to the longest.

@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ...artefact import publish_folder
 from ...errors import Refused, Where, WrongUse
 from ...hardware import Devices
 from ...launch import Service, Target, Training, schema_faults, service_target, source_of, training_target
@@ -38,7 +39,7 @@ def export_plan(
     devices: Devices,
     document: Mapping[str, Any],
     *,
-    stage: Mapping[str, Any] | None = None,
+    stages: Sequence[Mapping[str, Any]] = (),
     engine: str = "auto",
     max_model_len: int | None = None,
     args: tuple[str, ...] = (),
@@ -50,9 +51,9 @@ def export_plan(
     files, or no stack that steelyard can write for runs the device.
     """
     _check_free(folder)
-    training = planned_training(p, request, devices, stage)
+    jobs = _jobs(planned_training(p, request, devices, stages))
     service = exported_service(p, request, devices, engine, max_model_len, args)
-    targets = _targets(folder, training, service)
+    targets = _targets(folder, jobs, service)
     if not targets:
         raise Refused(
             "export.no_target",
@@ -60,7 +61,9 @@ def export_plan(
             why="no trainer or engine that steelyard writes for runs on it",
             hint="name another device: --device h100-sxm, mi300x, gaudi2 or xeon-8592plus",
         )
-    told = {place: _told(target, _asked(place, training, service)) for place, target in targets.items()}
+    asked = {place: training.settings for place, training in jobs.items()}
+    asked |= {"serve": service.settings} if service else {}
+    told = {place: _told(target, asked[place]) for place, target in targets.items()}
     draft = folder.with_name(f".{folder.name}-{os.getpid()}")
     shutil.rmtree(draft, ignore_errors=True)
     try:
@@ -79,27 +82,27 @@ def export_plan(
         (draft / "plan.json").write_text(_json({"request": document["request"], "plan": p.as_json()}))
         whole["files"] = sorted([*_files(draft), DOCUMENT])
         (draft / DOCUMENT).write_text(_json(whole), encoding="utf-8")
-        _publish(draft, folder)
+        publish_folder(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return whole | {"folder": str(folder)}
 
 
-def _targets(folder: Path, training: Training | None, service: Service | None) -> dict[str, Target]:
+def _jobs(stages: Sequence[Training]) -> dict[str, Training]:
+    """{"train": the training}; of several stages {"train-1": the first, "train-2": ...}."""
+    if len(stages) < 2:
+        return {"train": stages[0]} if stages else {}
+    return {f"train-{i}": training for i, training in enumerate(stages, 1)}
+
+
+def _targets(folder: Path, jobs: Mapping[str, Training], service: Service | None) -> dict[str, Target]:
     """{"train": its files, "serve": its files}, of what the plan has."""
-    targets: dict[str, Target] = {}
-    if training and (target := training_target(training)):
-        targets["train"] = target
+    made = {place: training_target(training) for place, training in jobs.items()}
+    targets = {place: target for place, target in made.items() if target}
     if service:
         here = replace(service, folder=str(folder.absolute() / "serve"), user=getpass.getuser())
         targets["serve"] = service_target(here)
     return targets
-
-
-def _asked(place: str, training: Training | None, service: Service | None) -> Mapping[str, Any]:
-    of = training if place == "train" else service
-    assert of is not None
-    return of.settings
 
 
 def _told(target: Target, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,19 +159,6 @@ def _write(draft: Path, targets: Mapping[str, Target]) -> None:
             path.write_text(text, encoding="utf-8")
             if name.endswith(".sh"):
                 path.chmod(0o755)
-
-
-def _publish(draft: Path, folder: Path) -> None:
-    """The draft in the folder's place, in one rename; an earlier export goes when the new one stands."""
-    for path in [*draft.rglob("*"), draft]:
-        at = os.open(path, os.O_RDONLY)
-        os.fsync(at)
-        os.close(at)
-    old = folder.with_name(f".{folder.name}-{os.getpid()}-old")
-    if folder.exists():
-        folder.rename(old)
-    draft.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _json(document: Mapping[str, Any]) -> str:

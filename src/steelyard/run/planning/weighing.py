@@ -18,6 +18,7 @@ from ...artefact import Watch, code_of, write_durably
 from ...errors import Problem, Where, WrongUse
 from ...forms import FORMS
 from ...hardware import (
+    Calibration,
     Machine,
     catalogue,
     cpu_times,
@@ -46,6 +47,7 @@ from ...planner import (
     plan_recipe,
     predict,
     request_of,
+    stage_tokens,
     this_machine,
 )
 from ...recipe import Goal, Recipe, Source, Stage
@@ -93,7 +95,8 @@ def weigh(
     filled = fill(named, shape, machine, facts, offered=forms)
     if HERE in devices:
         calibrate(machine, (s.finetuning_type for s in recipe.train), listener)
-    local = here(named, filled, shape, machine, facts, listener)
+    calibration = recall(machine)
+    local = here(filled, shape, machine, calibration, facts, listener)
     choices: dict[str, Any] = {"objective": objective} | dict(prices or {})
     choices |= drafted(recipe) | ({"devices": devices} if devices else {})
     request = replace(request_of(named, filled, shape, facts), **choices)
@@ -102,13 +105,12 @@ def weigh(
     plans = plan_recipe(named, filled, shape, facts, catalogue(), published_constants(), own, choices)
     plans = replace(plans, wall_s=time.perf_counter() - began)
     document = here_document(named, machine, filled, facts, local)
-    document["cores"] = cores_document(machine, fair_share(before, cpu_times()))
+    document["cores"] = cores_document(calibration, fair_share(before, cpu_times()))
     return Weighed(request=request, plans=plans, here=document)
 
 
-def cores_document(machine: Machine, now: float) -> dict[str, float | None]:
+def cores_document(calibration: Calibration | None, now: float) -> dict[str, float | None]:
     """Of the cores, what the calibration had (None where there is none), and what a step would get now."""
-    calibration = recall(machine)
     return {"calibration": calibration.share if calibration else None, "now": round(now, 3)}
 
 
@@ -122,6 +124,7 @@ def here_document(
         "machine": machine.cpu_model,
         "facts": {k: v for k, v in asdict(facts).items() if k != "lengths"},
         "settings": filled.settings,
+        "stage_tokens": [stage_tokens(facts, stage)[0] for stage in filled.settings["train"]],
         "origins": filled.origins,
         "gate": gate_document(recipe, facts),
         "steps": {step: {k: f.as_json() for k, f in figures.items()} for step, figures in steps.items()},
@@ -151,7 +154,7 @@ def settle(recipe: Recipe, watch: Watch | None = None) -> dict[str, Any]:
     machine, facts = probe(), counted(recipe, tokenizer, listener)
     named = replace(recipe, model=name)
     filled = fill(named, shape, machine, facts, offered=offered)
-    local = here(named, filled, shape, machine, facts, listener)
+    local = here(filled, shape, machine, recall(machine), facts, listener)
     if local is not None:
         check_limits(named, filled, local, NO_PLANS, machine)
     check_sealed_room(named, local, shape)
@@ -179,32 +182,34 @@ HELD_OUT_SHARE = 0.1
 def weigh_job(request: Request, constants: Constants, *, watch: Watch | None = None) -> Weighed:
     """A job by its numbers on every device; on this machine too, where it can do it and was calibrated."""
     wanted, before = not request.devices or HERE in request.devices, cpu_times()
-    document, own = _job_here(request, watch or Watch()) if wanted else ({}, None)
+    document, own, calibration = _job_here(request, watch or Watch()) if wanted else ({}, None, None)
     began = time.perf_counter()
     plans = plan(request, catalogue(), constants, [own] if own else [])
     if document:
-        document["cores"] = cores_document(probe(), fair_share(before, cpu_times()))
+        document["cores"] = cores_document(calibration, fair_share(before, cpu_times()))
     return Weighed(request=request, plans=replace(plans, wall_s=time.perf_counter() - began), here=document)
 
 
-def _job_here(request: Request, watch: Watch) -> tuple[dict[str, Any], Plan | None]:
+def _job_here(request: Request, watch: Watch) -> tuple[dict[str, Any], Plan | None, Calibration | None]:
+    """This machine's document, its plan and its calibration; empty where it cannot do the job."""
     by_name = HERE in request.devices
     if request.job not in JOBS_HERE or request.finetuning_type == "qlora":
         if by_name:
             hint = f"--job {' | '.join(JOBS_HERE)}"
             text = f"this machine cannot do the job {request.job}"
             raise WrongUse("plan.job_here", text, where=Where(field="--job"), hint=hint)
-        return {}, None
+        return {}, None, None
     machine = probe()
     if by_name:
         calibrate(machine, (request.finetuning_type,), watch)
     recipe, facts = _as_recipe(request)
     filled = fill(recipe, request.shape, machine, facts)
-    local = here(recipe, filled, request.shape, machine, facts, Watch())
+    calibration = recall(machine)
+    local = here(filled, request.shape, machine, calibration, facts, Watch())
     if local is None:
-        return {}, None
+        return {}, None, None
     document = here_document(recipe, machine, filled, facts, local)
-    return document, this_machine(filled, local, request)
+    return document, this_machine(filled, local, request), calibration
 
 
 def _as_recipe(request: Request) -> tuple[Recipe, DataFacts]:
@@ -261,10 +266,14 @@ def model_of(recipe: Recipe, watch: Watch) -> tuple[str, Shape, str, tuple[str, 
 
 
 def here(
-    recipe: Recipe, filled: Any, shape: Shape, machine: Machine, facts: DataFacts, watch: Watch
+    filled: Any,
+    shape: Shape,
+    machine: Machine,
+    calibration: Calibration | None,
+    facts: DataFacts,
+    watch: Watch,
 ) -> Local | None:
     """This machine's own figures, where its calibration is known."""
-    calibration = recall(machine)
     if calibration is None:
         watch.log("plan.not_calibrated", hint="steelyard up RECIPE --until plan measures this machine")
         return None

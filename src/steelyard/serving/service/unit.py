@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...launch import LAUNCHED
+from ...launch import LAUNCHED, escaped, quoted
 from ..host.settings import ServeSettings
 
 HOMES = ("/home", "/root", "/run/user")
@@ -87,9 +87,9 @@ def unit_of(words: Sequence[str], settings: ServeSettings) -> str:
     """`words`: of `steelyard serve`, paths absolute."""
     at_home = [path for path in _paths(words) if path.startswith(HOMES)]
     return UNIT.format(
-        name=_escaped(settings.name),
+        name=escaped(settings.name),
         command=" ".join(
-            _quoted(word, command=True) for word in [sys.executable, "-P", "-m", "steelyard", "serve", *words]
+            quoted(word, command=True) for word in [sys.executable, "-P", "-m", "steelyard", "serve", *words]
         ),
         user=_user(_unit_name(settings.name), at_home),
         unit=_unit_name(settings.name),
@@ -133,23 +133,11 @@ def _writable(settings: ServeSettings) -> str:
     """Folders outside of its own that it writes: used budgets beside the keys, the log."""
     files = [Path(file) for file in (settings.keys, settings.log_file, settings.key_file) if file]
     folders = dict.fromkeys(str(file.parent) for file in files)
-    lines = [f"ReadWritePaths={_quoted('-' + folder)}\n" for folder in folders]
+    lines = [f"ReadWritePaths={quoted('-' + folder)}\n" for folder in folders]
     note = (
         "# Its user reads and writes there: keys are read again when they change, budgets are kept beside.\n"
     )
     return (note if lines else "") + "".join(lines)
-
-
-def _quoted(word: str, command: bool = False) -> str:
-    """One word as systemd reads it; in a command a $ would be a variable. Each character means itself."""
-    plain = _escaped(word.replace("\\", "\\\\").replace('"', '\\"'))
-    plain = plain.replace("$", "$$") if command else plain
-    return plain if plain and not set(plain) & set(" \t'\"\\;*?#") else f'"{plain}"'
-
-
-def _escaped(text: str) -> str:
-    """Without specifiers (%) and control characters."""
-    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text).replace("%", "%%")
 
 
 def _unit_name(name: str) -> str:

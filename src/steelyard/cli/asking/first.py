@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import Where, WrongUse
-from ..recipe import Answers, DataFile
-from .messages import say
-from .output import note
+from ...errors import Where, WrongUse
+from ...recipe import Answers, DataFile
+from ..telling.messages import say
+from ..telling.output import note
 
 if TYPE_CHECKING:
-    from ..data import Sniff
+    from ...data import Sniff
 
 SAMPLE_ROWS = 240
 NOTHING_GUESSED = (
@@ -103,7 +103,7 @@ def _data_file(path: Path, folder: Path, names: Map, asks: bool) -> DataFile:
             where=Where(str(path), field="--data"),
             hint=say("name a JSONL, CSV, XLSX or Parquet file"),
         )
-    from ..data import sniff
+    from ...data import sniff
 
     facts = sniff(path)
     _say_sheets(path, facts)
@@ -137,7 +137,7 @@ def _map_of(path: Path, facts: Sniff, names: Map, asks: bool) -> tuple[Map, str]
 
 
 def _check_columns(path: Path, facts: Sniff, names: Map) -> None:
-    from ..data import MAP_WORDS, nearest
+    from ...data import MAP_WORDS, nearest
 
     columns = [column.name for column in facts.columns]
     for word, wanted in names.items():
@@ -195,7 +195,7 @@ def _say_sheets(path: Path, facts: Sniff) -> None:
 
 def _with_answers(file: DataFile, path: Path) -> DataFile:
     """The file with what its rows say: how many are complete, and how answers are best compared."""
-    from ..data import Source, answers_of, rows_with
+    from ...data import Source, answers_of, rows_with
 
     source = Source(path=str(path.resolve()), map=file.map, sheet=file.sheet)
     answers = answers_of(source)

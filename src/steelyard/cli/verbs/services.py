@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import WrongUse
-from ..units import parse_bytes, parse_s
-from .flags import flags_of, words_of
-from .messages import say
-from .output import note, result
+from ...errors import WrongUse
+from ...units import parse_bytes, parse_s
+from ..asking.flags import flags_of, words_of
+from ..asking.serve_flags import ServeFlags
+from ..telling.messages import say
+from ..telling.output import note, result
 from .recipes import no_settings
-from .serve_flags import ServeFlags
 
 NOT_ENCRYPTED = (
     "warning: {host} without TLS: anyone on the way can read keys and prompts; give --tls-cert FILE "
@@ -30,7 +30,7 @@ def serve(flags: ServeFlags) -> None:
         return _new_key(flags.keys, flags.new_key)
     if flags.unit or flags.unit_file:
         return _unit(flags)
-    from ..serving import serve as run_here
+    from ...serving import serve as run_here
 
     def ready(service: dict[str, Any]) -> None:
         url, here = service["url"], service["local_url"]
@@ -48,7 +48,7 @@ def serve(flags: ServeFlags) -> None:
 
 def settings_of(flags: ServeFlags) -> Any:
     """The flags as the settings of a service. Raises WrongUse."""
-    from ..serving import ServeSettings
+    from ...serving import ServeSettings
 
     same = (
         *("host", "port", "api_key", "name", "engine", "engine_python", "replicas", "threads"),
@@ -81,8 +81,8 @@ def settings_of(flags: ServeFlags) -> Any:
 
 def _unit(flags: ServeFlags) -> None:
     """The unit that starts the service with these flags; what `serve` would refuse is refused here."""
-    from ..artefact import write_durably
-    from ..serving import check_door, unit_of
+    from ...artefact import write_durably
+    from ...serving import check_door, unit_of
 
     settings = settings_of(flags)
     if settings.api_key:
@@ -129,8 +129,8 @@ def _absolute(flags: ServeFlags) -> ServeFlags:
 
 def _place(model: str) -> str:
     """A folder or file, a pulled model's too, by its whole path; a packaged one by its name."""
-    from ..model import models_folder
-    from ..serving import named
+    from ...model import models_folder
+    from ...serving import named
 
     pulled = models_folder() / model
     return named(pulled if not Path(model).exists() and "/" in model and pulled.is_dir() else model)
@@ -163,7 +163,7 @@ def _adapters(given: list[str]) -> dict[str, str]:
 
 
 def _new_key(keys: Path | None, key_id: str) -> None:
-    from ..serving import new_key
+    from ...serving import new_key
 
     if keys is None:
         raise WrongUse(
@@ -191,8 +191,8 @@ def endpoint(model: str | None) -> Iterator[str]:
 
 @contextmanager
 def _started(model: str) -> Iterator[str]:
-    from ..serving import ServeSettings, prepare, start
-    from .terminal import quiet_interrupts
+    from ...serving import ServeSettings, prepare, start
+    from ..telling.terminal import quiet_interrupts
 
     note(say("starting {model} ...", model=model))
     with quiet_interrupts():
@@ -206,8 +206,8 @@ def _started(model: str) -> Iterator[str]:
 
 def live_services() -> list[dict[str, Any]]:
     """Everything that answers on this machine, runs' services first: as `status` lists it."""
-    from ..run import status
-    from ..serving import services
+    from ...run import status
+    from ...serving import services
 
     runs = [run for run in status() if run.get("service")]
     alone = [

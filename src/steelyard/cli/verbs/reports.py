@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from ..errors import Where, WrongUse
-from .messages import say
-from .options import OPTIONS
-from .output import result
+from ...errors import Where, WrongUse
+from ..telling.messages import say
+from ..telling.options import OPTIONS
+from ..telling.output import result
 from .recipes import no_settings
 
 
@@ -24,7 +24,7 @@ def report(
     ] = None,
 ) -> None:
     no_settings("report")
-    from ..report import picture, read_document, write_report
+    from ...report import picture, read_document, write_report
 
     source = _source(run)
     document = read_document(source)
@@ -42,7 +42,7 @@ def _source(name: str) -> Path:
     path = Path(name)
     if path.is_file() or (path / "report.json").is_file():
         return path
-    from ..run import status
+    from ...run import status
 
     runs = status()
     folders = [Path(r["workdir"]) for r in runs if name in (r["run"], r["name"], r["workdir"])]

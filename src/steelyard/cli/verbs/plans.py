@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from ..errors import Refused, Where, WrongUse
-from ..units import show_number
-from .flags import flags_of
-from .messages import reason, say
-from .options import OPTIONS
-from .output import note, result
-from .plan_export import again, export_lines
-from .plan_flags import PlanFlags
-from .plan_lines import claim_lines, device_lines, explain_lines, here_lines, what_if_lines
-from .plan_request import HERE, devices_of, fields_of, prices_of, shape_of, words_of
-from .plan_summary import summary_lines
+from ...errors import Refused, Where, WrongUse
+from ...units import show_number
+from ..asking.flags import flags_of
+from ..asking.plan_flags import PlanFlags
+from ..asking.plan_request import devices_of, fields_of, prices_of, shape_of, words_of
+from ..telling.messages import reason, say
+from ..telling.options import OPTIONS
+from ..telling.output import note, result
+from ..telling.plan_export import export_lines
+from ..telling.plan_lines import claim_lines, device_lines, explain_lines, here_lines, what_if_lines
+from ..telling.plan_summary import HERE, summary_lines
 from .recipes import DEFAULT, load, no_settings
 
 
@@ -70,7 +72,7 @@ class _Answer:
 
     def _launches(self, document: dict[str, Any]) -> None:
         """Each plan with the command that would start its service; None where steelyard knows of none."""
-        from ..planner import launch_document, planned_service
+        from ...planner import launch_document, planned_service
 
         engine, limit, args = "auto", None, ()
         if self.serve:
@@ -96,41 +98,46 @@ class _Answer:
 
     def export(self, folder: Path, document: dict[str, Any]) -> dict[str, Any]:
         """The best plan's files in a folder. Raises Refused."""
-        from ..run import export_plan
-        from .terminal import Terminal
+        from ...run import export_plan
+        from ..telling.terminal import Terminal
 
         best = self.plans.plans[self.plans.best]
         if best.device == HERE:
             text = say("this machine is the best device: steelyard carries the plan out itself")
             hint = f"steelyard up {self.recipe}" if self.recipe else "--device h100-sxm"
             raise Refused("export.here", text, where=Where(field="--export"), hint=hint)
-        stages = (self.here.get("settings") or {}).get("train") or [None]
-        words: dict[str, Any] = {"stage": stages[0]}
+        words: dict[str, Any] = {"stages": self.stages()}
         if self.serve:
             words |= {"engine": self.serve.engine, "args": self.serve.args}
             words |= {"max_model_len": self.serve.max_model_len}
         with Terminal() as watch, watch.progress("export", total=None, unit="s"):
             return export_plan(folder, best, self.request, self.devices, document, **words)
 
+    def stages(self) -> list[dict[str, Any]]:
+        """Of a recipe the hyper-parameters of each stage, and the tokens that it computes."""
+        own = self.here.get("settings", {}).get("train", []) if self.recipe else []
+        fed = self.here.get("stage_tokens", [])
+        return [dict(stage) | {"tokens": tokens} for stage, tokens in zip(own, fed, strict=True)]
+
     def _next(self, document: dict[str, Any], flags: PlanFlags) -> str:
         """What carries the plan out: the export's script, else the command that writes it."""
         if "export" in document:
-            places = {"train": "run.sh", "serve": "serve.sh"}
-            first = next(place for place in places if place in document["export"]["targets"])
-            return f"{say('next:')} sh {flags.export}/{first}/{places[first]}"
+            first = min(document["export"]["targets"], key=lambda place: (place == "serve", place))
+            script = "serve.sh" if first == "serve" else "run.sh"
+            return f"{say('next:')} sh {flags.export}/{first}/{script}"
         best = document["plans"][document["best"]]["device"]
         if best == HERE:
             return f"{say('next:')} " + (f"steelyard up {self.recipe}" if self.recipe else "steelyard doctor")
-        return f"{say('next:')} {again(flags)}"
+        return f"{say('next:')} {_again(flags)}"
 
     def explained(self) -> list[dict[str, Any]]:
-        from ..planner import explain_plan
+        from ...planner import explain_plan
 
         at = self.plans.best if self.plans.best is not None else 0
         return [dict(row) for row in explain_plan(self.plans.plans[at])]
 
     def why_not(self, names: list[str]) -> dict[str, str]:
-        from ..planner import why_not
+        from ...planner import why_not
 
         ids = [self.devices.find(name).id for name in names]
         context = (self.devices, self.constants, self.here_plans)
@@ -138,12 +145,20 @@ class _Answer:
 
     def what_if(self, settings: list[str]) -> dict[str, Any]:
         """{"changes", "before": plan, "after": plan} with the best plan of each."""
-        from ..planner import what_if
+        from ...planner import what_if
 
         changes = dict(_change(text) for text in settings)
         after = what_if(self.request, self.devices, changes, self.constants, self.here_plans).as_json()
         before = self.plans.as_json()
         return {"changes": changes, "before": _best(before), "after": _best(after)}
+
+
+def _again(flags: PlanFlags) -> str:
+    """The command as it was typed, with --export and without what only asks."""
+    words = [word for word in sys.argv[1:] if word not in ("--json", "--all", "--explain")]
+    if not words or words[0] != "plan":
+        words = ["plan", *([str(flags.recipe)] if flags.recipe else [])]
+    return shlex.join(["steelyard", *words, "--export", "plan-files"])
 
 
 def _best(document: dict[str, Any]) -> dict[str, Any] | None:
@@ -152,7 +167,7 @@ def _best(document: dict[str, Any]) -> dict[str, Any] | None:
 
 def _fail(refused: Refused) -> None:
     if not OPTIONS.json:
-        from .output import failure
+        from ..telling.output import failure
 
         failure(refused)
     raise typer.Exit(Refused.exit_code)
@@ -201,10 +216,10 @@ def _of_flags(flags: PlanFlags) -> _Answer:
         text = say("a plan is of a recipe or of --model and --job, not of both")
         raise WrongUse("cli.usage", text, hint=say("leave one of them out"))
     no_settings("plan --model")
-    from ..hardware import catalogue, published_constants
-    from ..planner import Constants, Request
-    from ..run import weigh_job
-    from .terminal import Terminal
+    from ...hardware import catalogue, published_constants
+    from ...planner import Constants, Request
+    from ...run import weigh_job
+    from ..telling.terminal import Terminal
 
     shape = shape_of(flags)
     request = Request(shape=shape, **fields_of(flags, shape))
@@ -221,10 +236,10 @@ def _of_flags(flags: PlanFlags) -> _Answer:
 
 def _of_recipe(flags: PlanFlags) -> _Answer:
     """The answer to a recipe; limits and load of the flags go before its own."""
-    from ..hardware import catalogue, published_constants
-    from ..planner import Constants
-    from ..run import weigh
-    from .terminal import Terminal
+    from ...hardware import catalogue, published_constants
+    from ...planner import Constants
+    from ...run import weigh
+    from ..telling.terminal import Terminal
 
     OPTIONS.settings += _settings(flags)
     path = flags.recipe or DEFAULT
@@ -297,8 +312,8 @@ def _settings(flags: PlanFlags) -> list[str]:
 
 
 def _claims() -> None:
-    from ..hardware import catalogue, named_models, published_claims, published_constants
-    from ..planner import Constants, check_claims
+    from ...hardware import catalogue, named_models, published_claims, published_constants
+    from ...planner import Constants, check_claims
 
     constants = Constants.from_json(published_constants())
     checked = check_claims(published_claims(), catalogue(), named_models(), constants)

@@ -16,7 +16,7 @@ def catalogue() -> dict[str, dict[str, str]]:
     Reasons are the planner's, with figures in them, hints those of errors: patterns of `re`, whose groups
     come back in the Chinese.
     """
-    return json.loads(files(__package__).joinpath("zh.json").read_text(encoding="utf-8"))
+    return json.loads(files("steelyard.cli").joinpath("zh.json").read_text(encoding="utf-8"))
 
 
 def say(text: str, **values: object) -> str:

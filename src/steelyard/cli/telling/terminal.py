@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..artefact import Progress, Watch
-from ..units import show_bytes, show_s
+from ...artefact import Progress, Watch
+from ...units import show_bytes, show_s
 from .messages import say
 from .options import OPTIONS
 from .output import note

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from ..telling.messages import say
 from .flags import flag, switch
-from .messages import say
 
 Text = str | None
 

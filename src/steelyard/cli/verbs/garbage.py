@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ..units import show_bytes
-from .messages import say
-from .output import result, table
+from ...units import show_bytes
+from ..telling.messages import say
+from ..telling.output import result, table
 from .recipes import no_settings
 from .runs import Workdir
 
@@ -20,7 +20,7 @@ def gc(
     workdir: Workdir = None,
 ) -> None:
     no_settings("gc")
-    from ..run import collect
+    from ...run import collect
 
     found = collect(workdir=workdir, dry_run=dry_run)
     result({"schema": "steelyard.gc/1", **found}, *lines(found))

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import Where, WrongUse
+from ...errors import Where, WrongUse
 
 if TYPE_CHECKING:
-    from ..artefact import Artefact
+    from ...artefact import Artefact
 
 # Beside the model in a checkpoint artefact, and no part of it.
 NOT_MODEL = ("manifest.json", "curve.jsonl", "adapter", ".*")
@@ -32,7 +32,7 @@ def hf_folder(name: str, key_file: Path | None = None, checked: bool = False) ->
             artefact.check()
         yield artefact.path()
         return
-    from ..model import resolve, to_hf
+    from ...model import resolve, to_hf
 
     source = resolve(name, use="reference")
     if source.kind == "hf":
@@ -54,7 +54,7 @@ def _tuned_of_run(name: str) -> Path | None:
     """
     folder = Path(name) if (Path(name) / "artefacts").is_dir() else None
     if folder is None and not Path(name).exists():
-        from ..run import status
+        from ...run import status
 
         runs = [r for r in status() if name in (r["run"], r["name"])]
         folder = Path(runs[-1]["workdir"]) if runs else None
@@ -68,8 +68,8 @@ def _tuned_of_run(name: str) -> Path | None:
 
 
 def _opened(place: Path, key_file: Path | None, sealed: bool) -> Artefact:
-    from ..artefact import Store
-    from ..trust import load_keys
+    from ...artefact import Store
+    from ...trust import load_keys
 
     if sealed and key_file is None:
         hint = "--key-file FILE"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..units import show_number
+from ...units import show_number
 from .messages import reason, say
 from .output import broken, columns
-from .plan_request import HERE
 
+HERE = "this-machine"  # a device too, once `up` or `plan` has measured it
 SURE = {
     "measured": "measured on this machine",
     "calibrated": "by this machine's own speed, measured",

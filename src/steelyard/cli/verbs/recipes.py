@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import Where, WrongUse
-from .messages import say
-from .options import OPTIONS
-from .output import columns, note, result, table
+from ...errors import Where, WrongUse
+from ..telling.messages import say
+from ..telling.options import OPTIONS
+from ..telling.output import columns, note, result, table
 
 DEFAULT = Path("steelyard.yaml")
 LONGEST = 28  # characters of a value in the table of `validate`; --json has it whole
@@ -22,7 +22,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help=say("Do not ask."))]
 
 def load(path: Path) -> Any:
     """The recipe of a file with this command line's --set; what has no effect is noted."""
-    from ..recipe import load
+    from ...recipe import load
 
     files = load(path, OPTIONS.settings)
     for text in files.notes:
@@ -68,8 +68,8 @@ def init(
             where=Where(str(path)),
             hint=say("choose another folder, or --force to overwrite it"),
         )
-    from ..recipe import draft, load
-    from .first import answers_for, map_of, write_sample
+    from ...recipe import draft, load
+    from ..asking.first import answers_for, map_of, write_sample
 
     answers = answers_for(folder, data or [], model, name, map_of(map), ask=not (yes or OPTIONS.json))
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,10 +114,10 @@ def validate(
 
 def _recipe(path: Path) -> None:
     """Refuse whatever `up` would refuse; show each value that it would run with, and where it comes from."""
-    from ..recipe import effective
-    from ..run import check_data, check_model, settle
-    from .plan_lines import command_lines, gate_lines, row_lines
-    from .terminal import Terminal
+    from ...recipe import effective
+    from ...run import check_data, check_model, settle
+    from ..telling.plan_lines import command_lines, gate_lines, row_lines
+    from ..telling.terminal import Terminal
 
     recipe = load(path)
     check_model(recipe)

@@ -11,12 +11,12 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import Where, WrongUse, from_os_error
-from ..units import show_number, show_s
-from .messages import say
-from .options import OPTIONS
-from .output import note, result, table, tell
-from .plan_lines import plan_lines
+from ...errors import Where, WrongUse, from_os_error
+from ...units import show_number, show_s
+from ..telling.messages import say
+from ..telling.options import OPTIONS
+from ..telling.output import note, result, table, tell
+from ..telling.plan_lines import plan_lines
 from .recipes import DEFAULT, RecipePath, Yes, load, no_settings
 from .services import live_services
 
@@ -67,8 +67,8 @@ def _walk(path: Path, yes: bool, until: str, workdir: Path | None, keep: bool, v
     asks = not yes and until != "plan"
     if asks:
         _check_someone_is_there()
-    from ..run import up
-    from .terminal import Terminal
+    from ...run import up
+    from ..telling.terminal import Terminal
 
     with Terminal() as watch:
         outcome = up(
@@ -232,7 +232,7 @@ def _pair(step: Any, name: str) -> tuple[str, str]:
 
 def status(workdir: Workdir = None) -> None:
     no_settings("status")
-    from ..run import status
+    from ...run import status
 
     runs = status(workdir)
     alone = [] if workdir else [s for s in live_services() if s["run"] not in {r["run"] for r in runs}]
@@ -261,7 +261,7 @@ def logs(
     no_settings("logs")
     import json
 
-    from ..run import logs
+    from ...run import logs
 
     with suppress(KeyboardInterrupt) if follow else nullcontext():  # the way to end -f
         for event in logs(name, workdir=workdir, follow=follow):
@@ -286,7 +286,7 @@ def stop(
     if workdir is None and alone:
         stopped = _stop_alone(alone[-1], now)
     else:
-        from ..run import stop
+        from ...run import stop
 
         stopped = stop(name, workdir=workdir, now=now)
     result({"schema": "steelyard.stop/1", "stopped": stopped}, say("stopped {run}", run=name))
@@ -301,7 +301,7 @@ def _names(entry: dict[str, Any], name: str) -> bool:
 
 def _stop_alone(entry: dict[str, Any], now: bool) -> dict[str, Any]:
     """End a service that `serve` started, with all its processes; what is under way has its drain time."""
-    from ..serving import end_process, services
+    from ...serving import end_process, services
 
     pid = entry["service"]["pid"]
 
@@ -320,7 +320,7 @@ def ledger(
     no_settings("ledger")
     if what not in ("list", "show", "diff", "export"):
         raise WrongUse("cli.usage", f"no ledger verb {what!r}", hint="list, show, diff or export")
-    from ..run import ledger
+    from ...run import ledger
 
     rows = ledger().rows(**({"run": name} if name else {}))
     documents = [row.as_json() for row in rows]

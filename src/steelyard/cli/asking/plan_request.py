@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..errors import Problem, Where, WrongUse
-from ..units import parse_bytes, parse_count, parse_s
-from .messages import say
-from .output import note
+from ...errors import Problem, Where, WrongUse
+from ...units import parse_bytes, parse_count, parse_s
+from ..telling.messages import say
+from ..telling.output import note
+from ..telling.plan_summary import HERE
 from .plan_flags import JOBS, OTHER_JOBS, PlanFlags
 
 MOST_DRAFTED = 16
-HERE = "this-machine"  # a device too, once `up` or `plan` has measured it
 
 
 def job_of(flags: PlanFlags) -> str | None:
@@ -111,7 +111,7 @@ def _drafted(flags: PlanFlags) -> dict[str, Any]:
     """The model that guesses ahead, None for a look-up in the prompt, and how many tokens at a time."""
     if flags.draft is None:
         return {}
-    from ..planner import DRAFTED
+    from ...planner import DRAFTED
 
     shape = None if flags.draft == "lookup" else model_shape(flags.draft)
     return {"draft": shape, "draft_tokens": flags.draft_tokens or DRAFTED}
@@ -119,7 +119,7 @@ def _drafted(flags: PlanFlags) -> dict[str, Any]:
 
 def devices_of(names: list[str]) -> tuple[str, ...]:
     """The ids of devices as people spell them; a short name is said in full. Raises WrongUse."""
-    from ..hardware import catalogue
+    from ...hardware import catalogue
 
     ids = []
     for name in names:
@@ -200,8 +200,8 @@ def _slo(flags: PlanFlags) -> dict[str, float]:
 
 def _providers(names: list[str]) -> tuple[str, ...]:
     """Whose list prices the catalogue has. Raises WrongUse for another name."""
-    from ..hardware import catalogue
-    from ..planner import provider_of
+    from ...hardware import catalogue
+    from ...planner import provider_of
 
     choices = tuple(sorted({provider_of(device) for device in catalogue()} - {""}))
     for name in names:
@@ -212,8 +212,8 @@ def _providers(names: list[str]) -> tuple[str, ...]:
 
 def prices_of(texts: list[str]) -> dict[str, Any]:
     """The user's own prices by device: "h100-sxm=2.10/reserved". Raises WrongUse."""
-    from ..hardware import catalogue
-    from ..planner import OwnPrice
+    from ...hardware import catalogue
+    from ...planner import OwnPrice
 
     prices = {}
     for text in texts:
@@ -230,7 +230,7 @@ def prices_of(texts: list[str]) -> dict[str, Any]:
 
 
 def _usd(text: str) -> float:
-    from ..recipe import money
+    from ...recipe import money
 
     where, hint = Where(field="--budget"), "--budget '300 CNY', or with a rate: --budget '9000 JPY at 0.0067'"
     try:
@@ -243,13 +243,13 @@ def _usd(text: str) -> float:
 
 
 def _rate(text: str) -> float:
-    from ..recipe import per_s
+    from ...recipe import per_s
 
     return _parsed(per_s, text, "--arrival-rate", "2/s")
 
 
 def _watts(text: str) -> float:
-    from ..recipe import watts
+    from ...recipe import watts
 
     return _parsed(watts, text, "--power", "20kW")
 
@@ -259,7 +259,7 @@ def _watts(text: str) -> float:
 
 def shape_of(flags: PlanFlags) -> Any:
     """Of sizes, of the files where there are any, else of the catalogued name."""
-    from ..shape import of_sizes
+    from ...shape import of_sizes
 
     if flags.sizes:
         return of_sizes(flags.sizes)
@@ -272,9 +272,9 @@ def shape_of(flags: PlanFlags) -> Any:
 
 def model_shape(model: str) -> Any:
     """The shape of a model by its name or its files. Raises WrongUse."""
-    from ..hardware import named_models
-    from ..planner import named_shape
-    from ..shape import read
+    from ...hardware import named_models
+    from ...planner import named_shape
+    from ...shape import read
 
     if model != "demo" and Path(model).exists():
         return read(model)
@@ -289,7 +289,7 @@ def model_shape(model: str) -> Any:
 
 def _pulled(model: str) -> Path | None:
     """The folder of the packaged or of a fetched model, None where there is none."""
-    from ..model import resolve
+    from ...model import resolve
 
     try:
         return resolve(model).path

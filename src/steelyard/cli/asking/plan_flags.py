@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from ..shape import SIZES
+from ...shape import SIZES
+from ..telling.messages import say
 from .flags import flag, switch
-from .messages import say
 
 JOBS = ("pretrain", "continue", "sft", "prefer", "distil", "score", "serve")
 OTHER_JOBS = {  # words that people bring -> ours

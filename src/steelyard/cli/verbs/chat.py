@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import Problem, WrongUse
-from .flags import flag, flags_of
-from .messages import say
-from .options import OPTIONS
-from .output import note, result, tell, write
+from ...errors import Problem, WrongUse
+from ..asking.flags import flag, flags_of
+from ..telling.messages import say
+from ..telling.options import OPTIONS
+from ..telling.output import note, result, tell, write
 from .recipes import no_settings
 from .services import endpoint
 
@@ -78,7 +78,7 @@ class Talk:
     @staticmethod
     def begin(url: str, flags: ChatFlags) -> Talk:
         """With the system prompt of --system, else the one that the data has most often."""
-        from ..run import usual_systems
+        from ...run import usual_systems
 
         usual = usual_systems(url)
         system = (usual[0] if usual else None) if flags.system is None else flags.system or None
@@ -95,13 +95,13 @@ class Talk:
             try:
                 self._command(line) if line.startswith("/") else self.ask(line)
             except Problem as problem:
-                from .output import failure
+                from ..telling.output import failure
 
                 failure(problem)
 
     def ask(self, question: str) -> str:
         """One answer, written as it comes. A question that was not answered is forgotten."""
-        from ..serving import chat as ask
+        from ...serving import chat as ask
 
         system = [{"role": "system", "content": self.system}] if self.system else []
         turns = [*self.messages, {"role": "user", "content": question}]

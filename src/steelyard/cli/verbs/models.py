@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import CheckFailed, Where, WrongUse
-from ..units import show_bytes
-from .messages import say
-from .options import OPTIONS
-from .output import note, result, table
+from ...errors import CheckFailed, Where, WrongUse
+from ...units import show_bytes
+from ..telling.messages import say
+from ..telling.options import OPTIONS
+from ..telling.output import note, result, table
 from .recipes import no_settings
 
 
@@ -20,7 +20,7 @@ def hardware(
     device: Annotated[str | None, typer.Argument(metavar="ID", show_default=False)] = None,
 ) -> None:
     no_settings("hardware")
-    from ..hardware import catalogue, probe
+    from ...hardware import catalogue, probe
 
     if device:
         return _one_device(catalogue().find(device))
@@ -52,7 +52,7 @@ def hardware(
 
 def _one_device(device: Any) -> None:
     """Every figure of one device with its source; sources that are shared by many stand once."""
-    from ..hardware import sheet
+    from ...hardware import sheet
 
     figures = sheet(device)
     sources = list(dict.fromkeys(f["source"] for f in figures))
@@ -85,7 +85,7 @@ def _device_row(device: Any) -> tuple[Any, ...]:
 
 def doctor() -> None:
     no_settings("doctor")
-    from ..hardware import findings, probe
+    from ...hardware import findings, probe
 
     results = findings(probe())
     document = {"schema": "steelyard.doctor/1", "findings": [asdict(f) for f in results]}
@@ -111,7 +111,7 @@ def pull(
     ] = None,
 ) -> None:
     no_settings("pull")
-    from ..hub import is_here, pull
+    from ...hub import is_here, pull
 
     if OPTIONS.offline and source in ("hf", "modelscope") and not is_here(model, output, revision):
         raise WrongUse(
@@ -120,7 +120,7 @@ def pull(
             why="--offline or HF_HUB_OFFLINE is set",
             hint="--from DIR",
         )
-    from .terminal import Terminal
+    from ..telling.terminal import Terminal
 
     with Terminal() as watch:
         pulled = pull(model, source, output, endpoint, watch, revision)
@@ -140,7 +140,7 @@ def pull(
 
 def scan(path: Annotated[Path, typer.Argument(metavar="PATH")]) -> None:
     no_settings("scan")
-    from ..trust import scan
+    from ...trust import scan
 
     if not path.exists():
         raise WrongUse(
@@ -176,7 +176,7 @@ def export(
     if output.exists():
         hint = say("name a folder that is not there yet")
         raise WrongUse("export.exists", f"{output} is there already", where=Where(str(output)), hint=hint)
-    from .folders import adapter_of, hf_folder, publish_copy
+    from ..asking.folders import adapter_of, hf_folder, publish_copy
 
     with hf_folder(str(artefact), key_file, checked=True) as folder:
         publish_copy(adapter_of(folder) if to == "adapter" else folder, output)

@@ -1,29 +1,18 @@
-"""An export for people: which file starts what, what could not be said, who checked it; and its command."""
+"""An export for people: which file starts what, what could not be said, who checked it."""
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 from .messages import reason, say
 from .output import broken, columns
-from .plan_flags import PlanFlags
 
 CHECKED = {
     "parser": "checked by its own parser ({of})",
     "schema": "checked against its documented schema ({of})",
 }
 PLACES = {"train": "the training", "serve": "the service"}
-
-
-def again(flags: PlanFlags) -> str:
-    """The command as it was typed, with --export and without what only asks."""
-    words = [word for word in sys.argv[1:] if word not in ("--json", "--all", "--explain")]
-    if not words or words[0] != "plan":
-        words = ["plan", *([str(flags.recipe)] if flags.recipe else [])]
-    return shlex.join(["steelyard", *words, "--export", "plan-files"])
 
 
 def export_lines(export: Mapping[str, Any]) -> list[str]:
@@ -43,7 +32,7 @@ def _expected(export: Mapping[str, Any]) -> str:
 
 
 def _target(place: str, told: Mapping[str, Any]) -> list[str]:
-    head = {"place": place, "what": say(PLACES[place]), "target": told["target"]}
+    head = {"place": place, "what": say(PLACES[place.partition("-")[0]]), "target": told["target"]}
     lines = [say("  {place}/: {what} by {target}", **head)]
     for lost in told["not_stated"]:
         words = {"setting": lost["setting"], "value": lost["value"], "why": reason(lost["why"])}

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..errors import Where, WrongUse
-from .messages import say
-from .options import OPTIONS
-from .output import note, result, table
+from ...errors import Where, WrongUse
+from ..telling.messages import say
+from ..telling.options import OPTIONS
+from ..telling.output import note, result, table
 
 WORST = 10
 COLUMNS = {
@@ -25,9 +25,9 @@ COLUMNS = {
 
 def score_results(path: Path, predictions: Path | None, calibrate: Path | None) -> None:
     """Predict every row, score those with a value; predictions see neither `value` nor `note`."""
-    from ..hardware import catalogue, named_models, numbered, published_constants
-    from ..planner import COLUMNS as NEEDED
-    from ..planner import Constants, score_results
+    from ...hardware import catalogue, named_models, numbered, published_constants
+    from ...planner import COLUMNS as NEEDED
+    from ...planner import Constants, score_results
 
     _check_there(path, predictions)
     numbered_rows = numbered(path, NEEDED)
@@ -51,7 +51,7 @@ def score_results(path: Path, predictions: Path | None, calibrate: Path | None) 
 
 def _against_expected(path: Path, lines: list[int], rows: list[dict[str, str]]) -> None:
     """An export's figures beside those that were measured: nothing is predicted anew."""
-    from ..planner import compared
+    from ...planner import compared
 
     for line, row in zip(lines, rows, strict=True):
         try:
@@ -104,7 +104,7 @@ def _note_repeated(path: Path, lines: list[int], rows: list[dict[str, str]]) -> 
 
 def _check_cells(path: Path, lines: list[int], rows: list[dict[str, str]]) -> None:
     """Raises WrongUse for the first cell that no reader may guess at; predictions are written by then."""
-    from ..planner import cell_faults
+    from ...planner import cell_faults
 
     faults = cell_faults(rows)
     if not faults:
@@ -119,9 +119,9 @@ def _check_cells(path: Path, lines: list[int], rows: list[dict[str, str]]) -> No
 
 def _calibrated(constants: Any, path: Path) -> Any:
     """The constants with what a few measured rows of one's own stack teach."""
-    from ..hardware import catalogue, named_models, read_table
-    from ..planner import COLUMNS as NEEDED
-    from ..planner import with_stack
+    from ...hardware import catalogue, named_models, read_table
+    from ...planner import COLUMNS as NEEDED
+    from ...planner import with_stack
 
     rows = read_table(path, (*NEEDED, "value"))
     apart = [row | {"id": str(place)} for place, row in enumerate(rows)]

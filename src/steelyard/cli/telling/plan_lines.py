@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..units import show_bytes, show_number
+from ...units import show_bytes, show_number
 from .messages import reason, say
 from .options import OPTIONS
 from .output import broken, columns, table
-from .plan_request import HERE
+from .plan_summary import HERE
 
 SHOWN = 6  # devices for people: this machine, the best, the front; --all shows the others
 UNITS = {"time_s": "s", "cost_usd": "USD", "energy_kwh": "kWh", "memory_bytes_per_device": "bytes"}

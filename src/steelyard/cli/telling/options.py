@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..errors import Where, WrongUse
+from ...errors import Where, WrongUse
 
 LANGUAGES = ("en", "zh")
 

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import CheckFailed, Where, WrongUse
-from .messages import say
-from .output import result, table
+from ...errors import CheckFailed, Where, WrongUse
+from ..telling.messages import say
+from ..telling.output import result, table
 from .recipes import no_settings
 
 METRICS = ("exact", "json", "label", "contains", "number", "chrf", "judge")
@@ -68,8 +68,8 @@ def gate(
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0)] = 0,
 ) -> None:
     no_settings("gate")
-    from ..gate import check
-    from .folders import hf_folder
+    from ...gate import check
+    from ..asking.folders import hf_folder
 
     with hf_folder(model) as folder:
         verdict = check(
@@ -137,7 +137,7 @@ def evaluate(
 ) -> None:
     no_settings("eval")
     _check_metric(metric, judge)
-    from ..gate import load_tasks
+    from ...gate import load_tasks
     from .services import endpoint
 
     rows = load_tasks(tasks)
@@ -156,7 +156,7 @@ def evaluate(
 
 
 def _scores(url: str, rows: Any, metric: str | None, judge: str | None, judge_model: str | None) -> Any:
-    from ..gate import JudgeAt, score
+    from ...gate import JudgeAt, score
 
     named = JUDGE_KEY if os.environ.get(JUDGE_KEY) else None
     at = JudgeAt(url=_url(judge), model=judge_model, key_env=named) if judge else None

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from ..errors import Where, WrongUse
-from ..units import show_bytes
-from .messages import say
-from .output import note, result, table
+from ...errors import Where, WrongUse
+from ...units import show_bytes
+from ..telling.messages import say
+from ..telling.output import note, result, table
 from .recipes import no_settings
 
 PII = ("mask", "report", "off")
@@ -41,11 +41,11 @@ def clean(
     workers: Annotated[int, typer.Option("--workers", metavar="N", min=1, help=say("Processes."))] = 1,
 ) -> None:
     no_settings("clean")
-    from ..data import clean_files
-    from .terminal import Terminal
+    from ...data import clean_files
+    from ..telling.terminal import Terminal
 
     settings = {"pii": pii_word(pii)}
-    from .first import map_of  # the room of recipes is more than `--help` needs
+    from ..asking.first import map_of  # the room of recipes is more than `--help` needs
 
     columns = map_of(map)
     with Terminal() as watch:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from ..errors import Problem
+from ...errors import Problem
 from .messages import hint, say, title
 from .options import OPTIONS
 

@@ -1,0 +1,1 @@
+"""What a person says: flags, answers to questions, folders; parsed once, each error names its flag."""

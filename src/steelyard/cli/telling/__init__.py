@@ -1,0 +1,1 @@
+"""What a person is told: words and languages, lines, tables, bars, documents."""
