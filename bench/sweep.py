@@ -27,7 +27,6 @@ from steelyard.planner import Constants, Request, named_shape
 from steelyard.planner.search.offer import offer_of
 from steelyard.planner.search.sweep import Axes, Job, exact, sweep
 from steelyard.planner.search.train_search import axes_of, job_of
-from steelyard.planner.search.train_stacks import stacks_of
 
 GOAL_PER_S = 20e6
 QUOTED_PER_S = (450, 500)  # Calculon on one core of a cloud machine
@@ -57,8 +56,7 @@ def prepared(model: str, device: str, job: str, tokens: float) -> tuple[Job, Axe
     hardware = offer.hardware("bf16")
     assert hardware is not None
     constants = Constants.from_json(published_constants())
-    stacks = stacks_of(offer.device.family, request.job, request.finetuning_type)
-    work = job_of(request, offer, hardware, "bf16", constants, stacks)
+    work = job_of(request, offer, hardware, "bf16", constants)
     return work, axes_of(request, offer, hardware, fine=True)
 
 

@@ -204,7 +204,13 @@ def spending_boundaries(shares: tuple[float, ...], spent: tuple[float, ...]) -> 
         def beyond(limit: float, k: int = k, at: Any = at, weight: Any = weight, step: float = step) -> float:
             return float((weight * _upper((limit * math.sqrt(shares[k]) - at) / step)).sum())
 
-        z.append(_falling_root(beyond, wanted, 10.0))
+        def slope(limit: float, k: int = k, at: Any = at, weight: Any = weight, step: float = step) -> float:
+            reached = np.exp(-0.5 * ((limit * math.sqrt(shares[k]) - at) / step) ** 2)
+            return -float((weight * reached).sum()) * math.sqrt(shares[k] / (2 * math.pi)) / step
+
+        z.append(_falling_root(beyond, slope, wanted, z[-1]))
+        if k == len(shares) - 1:
+            break
         grid = np.linspace(-6 * math.sqrt(shares[k]), z[-1] * math.sqrt(shares[k]), GRID)
         kernel = np.exp(-0.5 * ((grid[:, None] - at[None, :]) / step) ** 2) / (step * math.sqrt(2 * math.pi))
         at, density = grid, _trapezoid(kernel @ weight)
@@ -233,13 +239,24 @@ def _upper(z: Any) -> Any:
     return np.array([0.5 * math.erfc(v / math.sqrt(2)) for v in z])
 
 
-def _falling_root(falling: Callable[[float], float], wanted: float, high: float) -> float:
-    """Where a falling function of 0 to `high` is `wanted`."""
-    low = 0.0
+def _falling_root(
+    falling: Callable[[float], float], slope: Callable[[float], float], wanted: float, start: float
+) -> float:
+    """Where a falling function of 0 to 10 is `wanted`: Newton's steps, the middle where one leaves the rest.
+
+    A boundary needs 5 of them where halving takes 50, and a plan asks for dozens of boundaries.
+    """
+    low, high, at = 0.0, 10.0, start
     for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if falling(middle) > wanted else (low, middle)
-    return (low + high) / 2
+        missing = falling(at) - wanted
+        low, high = (at, high) if missing > 0 else (low, at)
+        steep = slope(at)
+        after = at - missing / steep if steep else low
+        after = after if low < after < high else (low + high) / 2
+        if abs(after - at) < 1e-13:
+            return after
+        at = after
+    return at
 
 
 def smallest(enough: Callable[[int], bool], low: int, high: int, most: int) -> int | None:

@@ -28,7 +28,8 @@ def form_of(value: Any) -> Any:
 def test_the_document_keeps_its_form(told) -> None:
     code, document = told(*JOB, "--explain")
     best = document["plans"][document["best"]]
-    for name in ("settings", "parts", "bytes", "costs"):  # open tables: names with a number or a word each
+    # Open tables: names with a number or a word each.
+    for name in ("settings", "parts", "bytes", "costs", "terms"):
         assert best[name] and all(isinstance(key, str) for key in best[name])
         best[name] = {}
     form = form_of(document | {"plans": [best], "request": {}})
@@ -615,6 +616,7 @@ def test_a_recipe_is_weighed_at_prices_of_ones_own(told, tmp_path) -> None:
 def test_this_machine_is_looked_at_once(told, monkeypatch) -> None:
     from steelyard.run.planning import weighing
 
+    calibrated(monkeypatch)
     looks: list[str] = []
     for name in ("probe", "recall"):
         real = getattr(weighing, name)

@@ -36,7 +36,7 @@ PLANS = st.fixed_dictionaries(
         "weight_decay": st.sampled_from([0.0, 0.1]), "lora_rank": st.sampled_from([8, 64]),
         "lora_alpha": st.sampled_from([16, 128]), "grid": st.just("fine"),
         "job": st.sampled_from(["pretrain", "continue", "sft", "prefer", "distil"]),
-        "something_new": st.sampled_from([1, 2]),
+        "evaluated": st.sampled_from([0.0, 0.01]), "something_new": st.sampled_from([1, 2]),
     }
 )  # fmt: skip
 TRAININGS = st.builds(
@@ -72,9 +72,7 @@ def test_no_file_says_what_its_schema_does_not_know(training: Training) -> None:
 
 
 @settings(max_examples=50)
-@given(
-    TRAININGS, st.sampled_from(["megatron-lm", "megatron-fsdp", "torchtitan", "deepspeed", "trl", "maxtext"])
-)
+@given(TRAININGS, st.sampled_from([*WRITERS, "maxtext"]))
 def test_the_plans_own_stack_is_exported_whatever_it_loses(training: Training, stack: str) -> None:
     training = replace(training, settings=training.settings | {"stack": stack})
     makers = [m for m in WRITERS.get(stack, ()) if m in TRAINERS[training.platform] and m(training)]

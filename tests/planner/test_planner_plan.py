@@ -150,7 +150,8 @@ def test_twice_the_tokens_take_twice_the_time(request_):
     for p in plan(replace(request_, tokens=2 * request_.tokens), catalogue(), CONSTANTS).plans:
         before = once[p.device]
         if p.time_s and before.time_s and p.settings == before.settings | {"steps": p.settings.get("steps")}:
-            start = before.parts.get("start", 0.0)  # and end: the same for any number of tokens
+            # And end, and compilation: the same for any number of tokens.
+            start = sum(before.parts.get(name, 0.0) for name in ("start", "compile"))
             twice = 2 * (before.time_s.value - start) + start
             assert p.time_s.value == pytest.approx(twice, rel=0.01)
 
@@ -194,7 +195,7 @@ def test_models_are_found_by_any_spelling():
 
 @pytest.mark.parametrize(
     ("device", "precision"),
-    [("v100-32", "fp16"), ("a100-80-sxm", "bf16"), ("xeon-8380", "f32"), ("gaudi2", "bf16")],
+    [("v100-32", "fp16"), ("a100-80-sxm", "bf16"), ("xeon-8380", "f32"), ("gaudi2", "fp8")],
 )
 def test_a_job_trains_in_a_precision_that_the_device_has(device: str, precision: str) -> None:
     request = Request(shape=LLAMA, job="sft", tokens=1e6, finetuning_type="lora", devices=(device,))
@@ -283,7 +284,7 @@ def test_this_machine_is_held_to_the_latencies_too(limit_s: float, fits: bool) -
     steps = {
         "serve": {name: around(value, 0.1, unit, "calibrated") for name, (value, unit) in figures.items()}
     }
-    local = Local(steps=steps, raw={}, parts={}, disk_bytes=0, memory_bytes=0)
+    local = Local(steps=steps, raw={}, parts={}, disk_bytes=0)
     weighed = plan_recipe(recipe, filled, LLAMA, DataFacts(), catalogue(), CONSTANTS, local)
     (here,) = [p for p in weighed.plans if p.device == "this-machine"]
     assert here.fits == fits and fits == ("ttft" not in here.shortfalls)
@@ -301,7 +302,7 @@ def test_this_machine_is_held_to_its_memory_and_to_the_limits_of_flags(room_byte
     steps = {
         "serve": {name: around(value, 0.1, unit, "calibrated") for name, (value, unit) in figures.items()}
     }
-    local = Local(steps=steps, raw={}, parts={}, disk_bytes=0, memory_bytes=1e9, room_bytes=room_bytes)
+    local = Local(steps=steps, raw={}, parts={}, disk_bytes=0, room_bytes=room_bytes)
     here = this_machine(filled, local, replace(REQUESTS["serve"], deadline_s=deadline_s))
     assert here.fits == (short is None) and set(here.shortfalls) == ({short} if short else set())
 
@@ -314,7 +315,7 @@ def test_hardware_owned_at_two_prices_is_taken_at_the_lower_one_while_it_is_enou
     hours = one.time_s.value / 3600
     assert one.devices <= 8 and one.cost_usd.value == pytest.approx(one.devices * hours)
     hurried = replace(
-        request, tokens=1e9, deadline_s=0.7 * plan_s(replace(request, tokens=1e9, max_devices=8))
+        request, tokens=1e9, deadline_s=0.85 * plan_s(replace(request, tokens=1e9, max_devices=8))
     )
     (both, *_) = plan(hurried, catalogue(), CONSTANTS).plans
     assert both.fits and both.devices == 16

@@ -73,6 +73,11 @@ class Device:
     family: str = ""  # devices whose kernels resemble each other
     die: str = ""  # the device whose compute dies it has, its own id where nobody else's
     serve_stack: str = "vllm"  # the engine that would serve on it
+    # Seconds of compiling before the first step, hours between failures: value, log sd, source.
+    compile_s: tuple[float, float, str] = (60.0, 1.1, "modelled")
+    mtbf_h: tuple[float, float, str] = (30_000.0, 1.1, "modelled")
+    # What a training gains by a narrower format: {"fp8": ((width of the model, times as fast), ...)}.
+    gains: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
     trains: bool = True  # False where the maker's software runs inference alone
 
     @property
@@ -232,15 +237,43 @@ def behaviour() -> Mapping[tuple[str, str], tuple[str, float]]:
 
     {("family:apple", "serve_stack"): ("llama.cpp", 0.0), ("device:gaudi2", "matmul_share"): ("0.969", 0.15)}
     """
+    return {key: (row["value"], float(row["sd"] or 0)) for key, row in _behaviour_rows().items()}
+
+
+@cache
+def _behaviour_rows() -> Mapping[tuple[str, str], Mapping[str, str]]:
     rows = read_table(HERE / "behaviour.csv", ("of", "what", "value", "sd", "source"))
-    return {(row["of"], row["what"]): (row["value"], float(row["sd"] or 0)) for row in rows}
+    return {(row["of"], row["what"]): row for row in rows}
+
+
+def _estimate(row: Mapping[str, str], family: str, what: str) -> tuple[float, float, str]:
+    """A number of the nearest row with its log sd and its source."""
+    of = _nearest(row, family, what)
+    assert of is not None, f"behaviour.csv says nothing of {what} of {row['id']}"
+    said = _behaviour_rows()[of, what]
+    return float(said["value"]), float(said["sd"]), said["source"]
+
+
+def _gains(row: Mapping[str, str], family: str) -> dict[str, tuple[tuple[float, float], ...]]:
+    """ "4096:1.28 8192:1.45" of a row as ((4096, 1.28), (8192, 1.45)), by format."""
+    said = {name: _behaves(row, family, f"gain_{name}") for name in ("fp8", "fp4")}
+    return {
+        name: tuple((float(w), float(g)) for w, _, g in (pair.partition(":") for pair in text.split()))
+        for name, text in said.items()
+        if text
+    }
 
 
 def _behaves(row: Mapping[str, str], family: str, what: str) -> str | None:
     """The device's own, else its family's, else its kind's."""
-    table = behaviour()
+    of = _nearest(row, family, what)
+    return behaviour()[of, what][0] if of else None
+
+
+def _nearest(row: Mapping[str, str], family: str, what: str) -> str | None:
+    """Whose row counts."""
     of = (f"device:{row['id']}", f"family:{family}", f"kind:{row['kind']}")
-    return next((table[key, what][0] for key in of if (key, what) in table), None)
+    return next((key for key in of if (key, what) in behaviour()), None)
 
 
 def _host_w(row: Mapping[str, str], family: str) -> float | None:
@@ -291,6 +324,9 @@ def _device(row: Mapping[str, str]) -> Device:
         host_w=_host_w(row, family),
         family=family,
         serve_stack=_behaves(row, family, "serve_stack") or "vllm",
+        compile_s=_estimate(row, family, "compile_s"),
+        mtbf_h=_estimate(row, family, "mtbf_h"),
+        gains=_gains(row, family),
         trains=row["trains"] != "no",
     )
 

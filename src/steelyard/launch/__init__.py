@@ -5,7 +5,7 @@ Not here: which settings a device gets (planner), who starts and asks the proces
 """
 
 from .command import LAUNCHED, SERVED_NAME, Door, Launch, Wanted, launch_of, opened, platform_of, shown
-from .export import schema_faults, service_target, source_of, training_target
+from .export import schema_faults, service_target, source_of, training_target, writes
 from .flags import check_args, flags_of, version_of
 from .services import Service
 from .systemd import escaped, quoted
@@ -33,4 +33,5 @@ __all__ = [
     "source_of",
     "training_target",
     "version_of",
+    "writes",
 ]

@@ -52,6 +52,12 @@ def training_target(training: Training) -> Target | None:
     return min(made, key=lambda target: len(target.lost(training.settings)), default=None)
 
 
+def writes(stack: str, platform: str | None) -> bool:
+    """Whether files of a stack are written for a platform."""
+    makers = TRAINERS.get(platform or "", ())
+    return any(maker in makers for maker in WRITERS.get(stack, ()))
+
+
 def _named(target: Target) -> Target:
     """A target that is the plan's own stack, or starts it."""
     return replace(target, stated={**target.stated, "stack": "run.sh: the program that it starts"})

@@ -8,6 +8,7 @@ from typing import Any
 from .target import DATA, TRAINER, Target, Training, options, script, trainer
 
 REASONS = {
+    "evaluated": "its scripts evaluate on a file of their own (--validation_file)",
     "tp": "Optimum-Habana trains without tensor parallelism",
     "pp": "Optimum-Habana trains without stages",
     "virtual_stages": "Optimum-Habana trains without stages",

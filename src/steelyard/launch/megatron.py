@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .target import Target, Training, before, options, script, torchrun
+from .target import DATA, Target, Training, before, options, script, torchrun
 
 # ZeRO -> what is sharded. 1 is Megatron's own distributed optimiser; 2 and 3 its FSDP.
 SHARDED = {2: "optim_grads", 3: "optim_grads_params"}
@@ -15,7 +15,7 @@ REASONS = {
     "finetuning_type": "Megatron-LM trains all weights (adapters: Megatron-Bridge, from Python)",
     "lora_rank": "Megatron-LM trains all weights",
     "lora_alpha": "Megatron-LM trains all weights",
-    "job": "Megatron-LM's pretrain_gpt.py trains on texts",
+    "job": "Megatron-LM's pretrain_gpt.py trains on texts and chats (Intel's fork on texts)",
     "precision": "Megatron-LM computes in bf16, fp16, f32, or fp8 and fp4 through Transformer Engine",
     "zero": "Megatron-LM's FSDP does not go with pipeline parallelism",
 }
@@ -24,15 +24,22 @@ PRECISIONS: dict[str, dict[str, Any]] = {
     "fp16": {"fp16": True},
     "f32": {},
     "fp8": {"bf16": True, "fp8-format": "hybrid"},
-    "fp4": {"bf16": True, "fp4-format": "e2m1"},
+    "fp4": {"bf16": True, "fp4-format": "e2m1", "fp4-recipe": "nvfp4"},
 }
+EVALUATED_EVERY = 1000  # steps
+# What a family has beside Llama's parts; of the others the needs say that flags are missing.
+OWN_PARTS: dict[str, dict[str, Any]] = {
+    "llama": {}, "mistral": {}, "mixtral": {},
+    "qwen2": {"add-qkv-bias": True}, "qwen3": {"qk-layernorm": True},
+}  # fmt: skip
 
 
 def megatron(training: Training) -> Target:
     """The script that starts pretrain_gpt.py on each host."""
     model = _model(training)
     flags, stated = _flags(training)
-    own = options(model | flags)
+    model |= flags
+    own = options(model)
     words = (*torchrun(training), "pretrain_gpt.py", *own)
     checked_out = ': "${MEGATRON:?the folder of Megatron-LM}"'
     queues = 8 if "use-megatron-fsdp" in flags else 1  # its FSDP wants several, its splits one
@@ -42,21 +49,34 @@ def megatron(training: Training) -> Target:
         name="megatron-lm",
         files={"run.sh": script((checked_out, *before(training), *here), _from_here(words))},
         stated={k: f"run.sh: --{v}" for k, v in stated.items()},
-        given={"megatron-lm": model | flags},
+        given={"megatron-lm": model},
         argv={"megatron-lm": own},
         reasons=REASONS,
         needs=(
             f"{fork}, checked out at $MEGATRON",
-            "data/train_text_document.bin and .idx (tools/preprocess_data.py)",
+            _data(flags),
             "tokenizer: the model's own folder",
             *(("checkpoint: the weights in Megatron's form",) if training["job"] != "pretrain" else ()),
+            *(() if _kin(training) else (f"flags of what {training.family} has beside Llama's parts",)),
         ),
     )
 
 
+def _data(flags: dict[str, Any]) -> str:
+    if "sft" in flags:
+        return f"{DATA}: rows of messages, in the form of --sft-tokenizer-prompt-format"
+    return "data/train_text_document.bin and .idx (tools/preprocess_data.py)"
+
+
+def _kin(training: Training) -> str | None:
+    """The family of OWN_PARTS that a model is of."""
+    family = training.family.lower()
+    return next((name for name in OWN_PARTS if name in family), None)
+
+
 def _from_here(words: tuple[str, ...]) -> tuple[str, ...]:
     """Paths of the export's own folder: the script has left it."""
-    own = ("data/train_text_document", "tokenizer", "checkpoint", "checkpoints")
+    own = ("data/train_text_document", DATA, "tokenizer", "checkpoint", "checkpoints")
     return tuple(f'"$here/{word}"' if word in own else word for word in words)
 
 
@@ -84,7 +104,7 @@ def _model(training: Training) -> dict[str, Any]:
         model |= {"num-experts": s["experts"], "moe-router-topk": s["experts_per_token"]}
         model |= {"moe-ffn-hidden-size": s["ffn"], "moe-grouped-gemm": True}
         model |= {"moe-token-dispatcher-type": "alltoall"}
-    return model
+    return model | OWN_PARTS.get(_kin(training) or "", {})
 
 
 def _flags(training: Training) -> tuple[dict[str, Any], dict[str, str]]:
@@ -103,7 +123,7 @@ def _flags(training: Training) -> tuple[dict[str, Any], dict[str, str]]:
         "pipeline-model-parallel-size": t["pp"],
         "context-parallel-size": t["cp"],
         "data-path": "data/train_text_document",
-        "split": "100,0,0",
+        "split": "99,1,0" if t["evaluated"] else "100,0,0",
         "save": "checkpoints",
         "save-interval": t.save_steps,
     }
@@ -116,6 +136,9 @@ def _flags(training: Training) -> tuple[dict[str, Any], dict[str, str]]:
     }  # fmt: skip
     _splits(training, flags, stated)
     _forms(training, flags, stated)
+    if t["evaluated"]:
+        flags |= {"eval-interval": EVALUATED_EVERY, "eval-iters": round(EVALUATED_EVERY * t["evaluated"])}
+        stated["evaluated"] = "eval-iters"
     return flags, stated
 
 
@@ -167,3 +190,7 @@ def _forms(training: Training, flags: dict[str, Any], stated: dict[str, str]) ->
     elif training["job"] == "continue":
         flags |= {"load": "checkpoint", "finetune": True}
         stated["job"] = "finetune"
+    elif training["job"] == "sft" and training.platform != "gaudi":
+        flags |= {"load": "checkpoint", "finetune": True, "sft": True}
+        flags |= {"data-path": DATA, "tokenizer-type": "SFTTokenizer"}
+        stated["job"] = "sft"

@@ -16,7 +16,7 @@ from typing import Any
 NEUTRAL: dict[str, Any] = {
     "tp": 1, "pp": 1, "virtual_stages": 1, "cp": 1, "ep": 1, "dp": 1, "sequence_parallel": False, "zero": 0,
     "offload": False, "recompute": "none", "finetuning_type": "full", "lora_rank": 0, "lora_alpha": 0,
-    "warmup_ratio": 0.0, "weight_decay": 0.0, "prefill_replicas": 0,
+    "warmup_ratio": 0.0, "weight_decay": 0.0, "prefill_replicas": 0, "evaluated": 0.0,
 }  # fmt: skip
 PLANNERS_OWN = ("grid", "stack_flags")  # how it searched, and the flags of its stack, which a file spells
 OTHER_STACK = "steelyard writes no files for it: these are the nearest that it writes"
@@ -174,7 +174,7 @@ def yaml(values: Mapping[str, Any]) -> str:
     from ruamel.yaml import YAML
 
     written: list[str] = []
-    writer = YAML(typ="safe", pure=True)
+    writer: Any = YAML(typ="safe", pure=True)
     writer.version, writer.default_flow_style, writer.sort_base_mapping_type_on_output = (1, 1), False, False
     writer.dump(dict(values), SimpleNamespace(write=written.append, encoding=None))
     return "".join(written)

@@ -31,6 +31,7 @@ MODELS = {
 FAMILIES = {"llama3": "llama", "qwen3": "qwen3", "deepseek_v3": "deepseek"}
 RECOMPUTE = {"none": "None", "selective": "SelectiveAC.Config()", "full": "FullAC.Config()"}
 REASONS = {
+    "evaluated": "torchtitan evaluates on a data set of its own names (validator)",
     "job": "torchtitan trains on texts and chats alone",
     "zero": "torchtitan shards gradients with the optimiser state (ZeRO-2), or all (ZeRO-3), or nothing",
     "precision": "torchtitan computes in bf16, f32 or float8",
@@ -161,6 +162,8 @@ def _more(
         stated["zero"] = "parallelism.fsdp_reshard_after_forward"
     if training["zero"]:
         flags["parallelism.fsdp_reshard_after_forward"] = "always" if training["zero"] == 3 else "never"
+    if training["precision"] == "fp8":
+        flags["compile.enable"] = True  # its casts and scales are fused with what is before them
     if training["precision"] in ("bf16", "f32"):
         stated["precision"] = "training.mixed_precision_param"
     if training["tp"] > 1:

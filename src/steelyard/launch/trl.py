@@ -13,6 +13,7 @@ SCRIPTS = {"sft": "trl.scripts.sft", "continue": "trl.scripts.sft", "prefer": "t
 MIXED = {"bf16": "bf16", "fp16": "fp16", "fp8": "fp8"}
 DISTRIBUTED = {"cuda": "MULTI_GPU", "rocm": "MULTI_GPU", "xpu": "MULTI_XPU", "cpu": "MULTI_CPU"}
 REASONS = {
+    "evaluated": "TRL evaluates on a split of the data (eval_strategy, dataset_test_split)",
     "tp": "TRL loads a model without a plan of tensor parallelism",
     "pp": "TRL and FSDP do not split a model into stages",
     "virtual_stages": "TRL and FSDP do not split a model into stages",

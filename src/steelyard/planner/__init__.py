@@ -1,24 +1,99 @@
-"""Time, memory, price and energy of a job before it runs. Pure: values in, values out, numpy alone."""
+"""Time, memory, price and energy of a job before it runs. Pure: values in, values out, numpy alone.
 
-from .here.local import Local, check_limits, explain, learnt, predict
-from .job.cost import provider_of
-from .job.facts import DataFacts, Fill
-from .job.fill import fill, learning_rate
-from .job.forms import form_order, loss_source, nominal_speed, quality_loss, stored_bytes
-from .job.gate_rows import gate_document, gate_rows
-from .job.plans import Plan, Plans, explain_plan, within_limits
-from .job.request import DRAFTED, PRICE_CLASSES, Owned, OwnPrice, Request
-from .published.cell_faults import COLUMNS, CellFault, cell_faults
-from .published.claims import Checked, check_claims
-from .published.constants import Constants
-from .published.fitting import LeftOut, fit, fit_logs, leave_out, quantile
-from .published.results import Prediction, Scores, predict_results, score_results
-from .published.shapes import named_shape, shape_of
-from .published.stack import serving_rows, typical_rows, with_stack
-from .search.exports import EXPECTED, compared, expected_rows, planned_training
-from .search.launches import Planned, exported_service, launch_document, planned_service
-from .search.search import HERE, plan, what_if, why_not
-from .search.whole import plan_recipe, request_of, stage_tokens, this_machine
+Importing this door loads nothing: each name is fetched from its file when first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..doors import fetching
+
+if TYPE_CHECKING:
+    from .here.local import Local, check_limits, explain, learnt, predict
+    from .job.cost import provider_of
+    from .job.facts import DataFacts, Fill
+    from .job.fill import fill, learning_rate
+    from .job.forms import form_order, loss_source, nominal_speed, quality_loss, stored_bytes
+    from .job.gate_rows import gate_document, gate_rows
+    from .job.plans import Plan, Plans, explain_plan, within_limits
+    from .job.request import DRAFTED, PRICE_CLASSES, Owned, OwnPrice, Request
+    from .published.cell_faults import COLUMNS, CellFault, cell_faults
+    from .published.claims import Checked, check_claims
+    from .published.constants import Constants
+    from .published.fitting import LeftOut, fit, fit_logs, leave_out, quantile
+    from .published.results import Prediction, Scores, predict_results, score_results
+    from .published.shapes import named_shape, shape_of
+    from .published.stack import serving_rows, typical_rows, with_stack
+    from .search.exports import EXPECTED, compared, expected_rows, planned_training
+    from .search.launches import Planned, exported_service, launch_document, planned_service
+    from .search.search import HERE, plan, what_if, why_not
+    from .search.whole import plan_recipe, request_of, stage_tokens, this_machine
+
+FILES = {
+    "COLUMNS": "published.cell_faults",
+    "DRAFTED": "job.request",
+    "EXPECTED": "search.exports",
+    "HERE": "search.search",
+    "PRICE_CLASSES": "job.request",
+    "CellFault": "published.cell_faults",
+    "Checked": "published.claims",
+    "Constants": "published.constants",
+    "DataFacts": "job.facts",
+    "Fill": "job.facts",
+    "LeftOut": "published.fitting",
+    "Local": "here.local",
+    "OwnPrice": "job.request",
+    "Owned": "job.request",
+    "Plan": "job.plans",
+    "Planned": "search.launches",
+    "Plans": "job.plans",
+    "Prediction": "published.results",
+    "Request": "job.request",
+    "Scores": "published.results",
+    "cell_faults": "published.cell_faults",
+    "check_claims": "published.claims",
+    "check_limits": "here.local",
+    "compared": "search.exports",
+    "expected_rows": "search.exports",
+    "explain": "here.local",
+    "explain_plan": "job.plans",
+    "exported_service": "search.launches",
+    "fill": "job.fill",
+    "fit": "published.fitting",
+    "fit_logs": "published.fitting",
+    "form_order": "job.forms",
+    "gate_document": "job.gate_rows",
+    "gate_rows": "job.gate_rows",
+    "launch_document": "search.launches",
+    "learning_rate": "job.fill",
+    "learnt": "here.local",
+    "leave_out": "published.fitting",
+    "loss_source": "job.forms",
+    "named_shape": "published.shapes",
+    "nominal_speed": "job.forms",
+    "plan": "search.search",
+    "plan_recipe": "search.whole",
+    "planned_service": "search.launches",
+    "planned_training": "search.exports",
+    "predict": "here.local",
+    "predict_results": "published.results",
+    "provider_of": "job.cost",
+    "quality_loss": "job.forms",
+    "quantile": "published.fitting",
+    "request_of": "search.whole",
+    "score_results": "published.results",
+    "serving_rows": "published.stack",
+    "shape_of": "published.shapes",
+    "stage_tokens": "search.whole",
+    "stored_bytes": "job.forms",
+    "this_machine": "search.whole",
+    "typical_rows": "published.stack",
+    "what_if": "search.search",
+    "why_not": "search.search",
+    "with_stack": "published.stack",
+    "within_limits": "job.plans",
+}
 
 __all__ = [
     "COLUMNS",
@@ -84,3 +159,5 @@ __all__ = [
     "with_stack",
     "within_limits",
 ]
+
+__getattr__ = fetching(__name__, FILES)

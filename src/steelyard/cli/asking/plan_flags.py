@@ -119,6 +119,13 @@ class LimitFlags:
     count: Annotated[
         Number, flag("--count", "N", say("Devices that there are; a training takes them all."))
     ] = None
+    year: Annotated[
+        Number, flag("--year", "YEAR", say("Devices and software of that year: 2023; prices as known."))
+    ] = None
+    oversubscription: Annotated[
+        float | None,
+        flag("--oversubscription", "R", say("The network carries 1/R of what its hosts can send: 7.")),
+    ] = None
     memory: Annotated[Text, flag("--memory", "SIZE", say("Limit of a device: 64GB."))] = None
     power: Annotated[Text, flag("--power", "WATTS", say("Limit of all devices: 20kW."))] = None
     provider: Annotated[Words, flag("--provider", "NAME", say("Only these prices: aws; repeatable."))] = None

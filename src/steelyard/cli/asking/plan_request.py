@@ -15,6 +15,7 @@ from ..telling.plan_summary import HERE
 from .plan_flags import JOBS, OTHER_JOBS, PlanFlags
 
 MOST_DRAFTED = 16
+SURROUNDINGS = ("year", "oversubscription")  # of a recipe too
 
 
 def job_of(flags: PlanFlags) -> str | None:
@@ -42,7 +43,7 @@ def fields_of(flags: PlanFlags, shape: Any) -> dict[str, Any]:
     """What the flags say, under the names of a Request; what they leave out keeps its default."""
     check_flags(flags)
     same = ("seq_len", "finetuning_type", "users", "prompt_tokens", "output_tokens", "burstiness", "trust")
-    names = (*same, "global_batch", "count", "prefix_hit", "accept")
+    names = (*same, "global_batch", "count", "prefix_hit", "accept", *SURROUNDINGS)
     given: dict[str, Any] = {name: getattr(flags, name) for name in names}
     given |= {
         "name": flags.model or f"{shape.params / 1e9:.3g}b",

@@ -390,12 +390,25 @@ def explain_lines(rows: list[dict[str, Any]]) -> list[str]:
     for row in rows:
         share = f"{row['share'] * 100:.1f} %"
         of = say(row["of"]) if row["of"] != before else ""
-        lines.append((of, row["part"], show_number(row["value"], row["unit"]), share))
+        lines.append((of, row["part"], show_number(row["value"], row["unit"]), share, _ends(row)))
         before = row["of"]
     return [
         say("where each second, byte and dollar goes:"),
-        *table(("", say("part"), "", say("share")), lines),
+        *table(("", say("part"), "", say("share"), say("80 % interval")), lines),
+        *_sources(rows),
     ]
+
+
+def _ends(row: dict[str, Any]) -> str:
+    if "low" not in row:
+        return ""
+    return " - ".join(show_number(row[end], row["unit"]) for end in ("low", "high"))
+
+
+def _sources(rows: list[dict[str, Any]]) -> list[str]:
+    """Where the size of each term is from that is no step."""
+    told = [f"{row['part']}: {row['source']}" for row in rows if row.get("source")]
+    return [line for text in told for line in broken(text, columns() - 2)]
 
 
 def what_if_lines(changed: dict[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from ...errors import Refused, Where, WrongUse
 from ...units import show_number
 from ..asking.flags import flags_of
 from ..asking.plan_flags import PlanFlags
-from ..asking.plan_request import devices_of, fields_of, prices_of, shape_of, words_of
+from ..asking.plan_request import SURROUNDINGS, devices_of, fields_of, prices_of, shape_of, words_of
 from ..telling.messages import reason, say
 from ..telling.options import OPTIONS
 from ..telling.output import note, result
@@ -245,6 +245,7 @@ def _of_recipe(flags: PlanFlags) -> _Answer:
     path = flags.recipe or DEFAULT
     recipe, devices = load(path), devices_of(flags.device or [])
     prices = {"prices": prices_of(flags.price or []), "price_classes": words_of(flags.price_class)}
+    prices |= {name: value for name in SURROUNDINGS if (value := getattr(flags, name)) is not None}
     with Terminal() as watch:
         objective = "energy" if flags.energy else "cost"
         weighed = weigh(recipe, devices=devices, objective=objective, prices=prices, watch=watch)

@@ -480,12 +480,13 @@ def check_limits(recipe: Recipe, filled: Fill, local: Local, plans: Plans, machi
     """
     where = Where(str(recipe.path))
     peak, free = local.peak_bytes, machine.memory_free_bytes
+    ends = f"{show_bytes(peak.value)}, at most {show_bytes(peak.high)}"
     if peak.high > free:
         raise Lacking(
             "memory.too_small",
             f"{show_bytes(peak.high)} are needed, {show_bytes(free)} are free",
             where=where,
-            why=f"{_why_memory(filled, local)}: {show_bytes(peak.value)}, and at most {show_bytes(peak.high)}",
+            why=f"{_why_memory(filled, local)}: {ends}",
             hint=_memory_hint(filled, plans),
         )
     goal, time_s = recipe.goal, local.time_s
@@ -494,9 +495,9 @@ def check_limits(recipe: Recipe, filled: Fill, local: Local, plans: Plans, machi
     if not short:
         return
     name, factor = max(short.items(), key=lambda kv: kv[1])
-    usd = most_usd(time_s, local.cost_usd)
+    usd, allowed_s = most_usd(time_s, local.cost_usd), show_s(goal.deadline_s or 0)
     words = {
-        "deadline": f"the job takes up to {show_s(time_s.high)}, the deadline is {show_s(goal.deadline_s or 0)}",
+        "deadline": f"the job takes up to {show_s(time_s.high)}, the deadline is {allowed_s}",
         "budget": f"the job costs up to $ {usd:.4f}, the budget is {goal.budget}",
     }
     raise Refused(

@@ -1,7 +1,7 @@
-"""What a job costs beyond its running time: failures, spot, storage, egress, energy, and owned hardware.
+"""What a job costs beyond its running time: prices, spot, storage, egress, energy, and owned hardware.
 
 Every default stands here with its source, those of owned hardware in the recipe (`OwnTerms`), where each may
-be changed. Not here: how long the job takes (training.py, inference.py).
+be changed. Not here: how long the job takes (training.py, inference.py, terms.py).
 """
 
 from __future__ import annotations
@@ -12,28 +12,15 @@ from dataclasses import dataclass
 from math import exp, hypot, log
 from typing import Any
 
-import numpy as np
-
 from steelyard.hardware import Device, Machine
 from steelyard.recipe import OwnTerms
 from steelyard.units import Figure, around, weakest
 
-from ..physics.sizes import Array
 from .request import PRICE_CLASSES, Owned, Request, no_class
 
-HOUR_S, YEAR_H, MONTH_H = 3600.0, 8766.0, 730.5
-# Device-hours between failures that stop a job. 419 unexpected stops in 54 days on 16,384 H100: 50,700 h
-# (Dubey et al. 2024, arXiv 2407.21783, section 3.3.4). Low: some 105 restarts in 60 days on 992 A100: 13,600
-# (Zhang et al. 2022, OPT, arXiv 2205.01068, section 2.5).
-MTBF_H = 50_700.0
-RESTART_S = (
-    900.0  # found, replaced and read back within 15 min (Jiang et al. 2024, MegaScale, arXiv 2402.15627)
-)
-CHECKPOINT_BYTES = 14.0  # a parameter: BF16 weights, FP32 master and two moments (planner.md, section 3)
+YEAR_H, MONTH_H = 8766.0, 730.5
 START_S = 10.0  # a Python process with its libraries
 DISK_BYTES_PER_S = 2e9  # one NVMe disk a host, sustained writing
-# AWS Spot Instance Advisor on 1 May 2025, as read by Thunder Compute: p4d 5 to 10 % interrupted in 30 days.
-SPOT_STOPS_PER_HOST_H = 0.10 / (30 * 24)
 # Of the price on demand: Nebius asks 0.42 for H100 and H200, RunPod 0.73 for A100 (SkyPilot catalogue, 2025);
 # AWS 60 to 80 % less. It moves by the day.
 SPOT_SHARE = 0.35
@@ -48,6 +35,9 @@ SPREADS = {
 }
 ONE_PROVIDER = (0.85, 1.15)  # a provider's own list: between its regions and until the next change; modelled
 FROM_MEMORY = 1.5  # a price that was not looked up may be off by so much more, either way; modelled
+# A year between the price and the year asked for. AWS cut H100 by 44 % and A100 by 33 % in June 2025, two and
+# four years after it first sold them.
+PRICE_YEARLY = 1.25
 STORAGE_USD_PER_BYTE_H = 0.023 / 1e9 / MONTH_H  # AWS S3 standard, us-east-1 list price a GB and month
 EGRESS_USD_PER_BYTE = 0.09 / 1e9  # AWS to the internet, list price of the first 10 TB a month
 WAN_BYTES_PER_S = 1.25e9  # 10 Gb/s between two providers or sites; modelled
@@ -57,7 +47,23 @@ POWER_SHARE, POWER_LOW, POWER_HIGH = 0.9, 0.8, 1.0  # of the rated power that a 
 # 12,127,904 J in 29.10 min); 8.4 kW at most in air (Newkirk et al. 2024, arXiv 2412.08602); 10.2 kW allowed.
 HOST_SHARE, HOST_LOW, HOST_HIGH = 0.5, 0.35, 0.8
 IDLE_SHARE = 0.25  # of it while it waits for others: bubble and exposed communication; modelled
-WAITING = ("bubble", "dp", "pp", "tp", "cp", "ep", "hops", "offload", "data", "waiting", "transfer", "start")
+WAITING = (
+    "bubble",
+    "dp",
+    "pp",
+    "tp",
+    "cp",
+    "ep",
+    "hops",
+    "offload",
+    "data",
+    "waiting",
+    "transfer",
+    "start",
+    "compile",
+    "network",
+    "restarts",
+)
 PHASES = re.compile("^(prefill|decode)_")  # before the name of a part of a service
 HOURS_TO_BUY = 3300.0  # median over the devices above of purchase over hourly list price: 2,100 to 6,300
 
@@ -142,11 +148,20 @@ def _list_price(request: Request, device: Device, usd: float) -> Price:
     one = price_class != "spot" and (alone or bool(request.providers))
     low, high = ONE_PROVIDER if one else SPREADS[price_class]
     recalled = FROM_MEMORY if device.price_from_memory else 1.0
+    earlier = years_before_price(request, device)
+    low, high = low / PRICE_YEARLY ** max(0, -earlier), high * PRICE_YEARLY ** max(0, earlier)
+    origin = "modelled" if earlier else "vendor"
     return Price(
-        usd_per_h=Figure(usd, usd * low / recalled, usd * high * recalled, "USD/h", "vendor"),
+        usd_per_h=Figure(usd, usd * low / recalled, usd * high * recalled, "USD/h", origin),
         price_class=price_class,
         from_memory=device.price_from_memory,
     )
+
+
+def years_before_price(request: Request, device: Device) -> int:
+    """How many years before the list's price the request is for; below 0 after it."""
+    listed = re.match(r"\d{4}", device.price_date)
+    return int(listed[0]) - request.year if request.year and listed else 0
 
 
 def cost_figure(time_s: Figure, price: Price, usd: float) -> Figure:
@@ -198,49 +213,6 @@ def owned_usd_per_h(device: Device, terms: OwnTerms, owned: Owned) -> Figure | N
     bought = purchase_usd(device, owned)
     wide = 2.0 if bought and bought[1] == "modelled" else 1.3  # the used share alone moves it by a third
     return around(value, wide - 1, "USD/h", "modelled")
-
-
-# ------------------------------------------------------------------ failures
-
-
-def goodput(
-    devices: Array, params: float, per_host: float, spot: bool = False, mtbf_h: float = MTBF_H
-) -> Array:
-    """Share of the time that makes progress: 1 - C/tau - tau/(2M) - R/M with tau = sqrt(2 C M).
-
-    Young 1974 (first order approximation to the optimum checkpoint interval). C: writing CHECKPOINT_BYTES a
-    parameter to the disks of the hosts taken; M: MTBF over the devices, and the interruptions of spot.
-    """
-    mean_s, write_s = _between_stops_s(devices, params, per_host, spot, mtbf_h)
-    waste = np.sqrt(2 * write_s / mean_s) + RESTART_S / mean_s
-    return 1 - np.minimum(waste, 0.9)
-
-
-def checkpoint_every_s(devices: float, params: float, per_host: float, spot: bool = False) -> float:
-    """Young's interval between checkpoints."""
-    mean_s, write_s = _between_stops_s(devices, params, per_host, spot, MTBF_H)
-    return float(np.sqrt(2 * write_s * mean_s))
-
-
-def _between_stops_s(
-    devices: Array, params: float, per_host: float, spot: bool, mtbf_h: float
-) -> tuple[Array, Array]:
-    hosts = np.ceil(np.asarray(devices) / max(1.0, per_host))
-    stops_per_h = np.asarray(devices) / mtbf_h + (hosts * SPOT_STOPS_PER_HOST_H if spot else 0.0)
-    return HOUR_S / stops_per_h, CHECKPOINT_BYTES * params / (DISK_BYTES_PER_S * hosts)
-
-
-def lost_parts(seconds: float, devices: int, params: float, per_host: float, spot: bool) -> dict[str, float]:
-    """Seconds that writing checkpoints and restarts add to a run of `seconds` without any; 0 for short runs.
-
-    A run shorter than one interval writes its last state alone.
-    """
-    mean_s, write_s = _between_stops_s(devices, params, per_host, spot, MTBF_H)
-    waste = 1 - float(goodput(devices, params, per_host, spot))
-    tau = float(np.sqrt(2 * write_s * mean_s))
-    whole = seconds / (1 - waste)
-    writing = whole * float(write_s) / tau
-    return {"checkpoints": writing, "restarts": whole - seconds - writing}
 
 
 # ------------------------------------------------------------------ energy

@@ -34,6 +34,8 @@ class Plan:
     why_not: str | None
     service: Mapping[str, Figure] = field(default_factory=dict)
     parts: Mapping[str, float] = field(default_factory=dict)
+    # Of a training, of the parts that are no steps: {value, low, high, unit, provenance, source} by name.
+    terms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     steps: tuple[Mapping[str, Any], ...] | None = None
     shortfalls: Mapping[str, float] = field(default_factory=dict)  # limit -> needed over allowed, above 1
     bytes: Mapping[str, float] = field(default_factory=dict)
@@ -60,6 +62,7 @@ class Plan:
             "compared": self.compared,
             "service": {name: figure.as_json() for name, figure in self.service.items()},
             "parts": dict(self.parts),
+            "terms": {name: dict(term) for name, term in self.terms.items()},
             "bytes": dict(self.bytes),
             "costs": dict(self.costs),
             "tradeoffs": [dict(t) for t in self.tradeoffs],
@@ -300,13 +303,19 @@ def within_slo(
 
 
 def explain_plan(p: Plan) -> list[dict[str, Any]]:
-    """Where each second, byte and dollar goes: rows {of, part, value, share, unit}, largest first."""
+    """Where each second, byte and dollar goes: rows {of, part, value, share, unit}, largest first; of a term
+    that is no step its low, high and source too."""
     groups = (
         ("time", p.parts, "s"),
         ("memory", p.bytes, "bytes"),
         ("cost", p.costs, "USD"),
     )
-    return [row for of, parts, unit in groups for row in _rows(of, parts, unit)]
+    rows = [row for of, parts, unit in groups for row in _rows(of, parts, unit)]
+    return [row | _sure(p.terms.get(row["part"])) if row["of"] == "time" else row for row in rows]
+
+
+def _sure(term: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {name: term[name] for name in ("low", "high", "source")} if term else {}
 
 
 def _rows(of: str, parts: Mapping[str, float], unit: str) -> list[dict[str, Any]]:

@@ -21,6 +21,8 @@ TRUST = ("open", "guarded", "sealed")
 OBJECTIVES = ("cost", "energy")
 PRICE_CLASSES = ("on-demand", "reserved", "spot", "vendor", "owned")  # vendor: its maker's own cloud
 MOST_DEVICES = 16384
+FIRST_YEAR, LAST_YEAR = 2017, 2030
+MOST_OVERSUBSCRIBED = 100
 DRAFTED = 4  # tokens a speculative step proposes where none are named: what engines' own examples take
 TRAINED = ("bf16", "fp16", "tf32", "f32", "fp8", "fp4")
 SERVED = ("bf16", "fp16", "f32", "fp8", "int8", "fp4", "int4")
@@ -69,8 +71,9 @@ class OwnPrice:
         if not self.usd_per_h > 0:
             text = f"a price of {self.usd_per_h:g} USD an hour is not above 0"
             raise WrongUse("plan.price", text, hint="--price h100-sxm=2.10/reserved")
-        if self.price_class not in PRICE_CLASSES:
+        if not self.price_class:
             raise no_class(f"a price of {self.usd_per_h:g} USD an hour")
+        _one_of("plan.price_class", "price class", self.price_class, PRICE_CLASSES)
 
 
 def no_class(what: str) -> WrongUse:
@@ -131,6 +134,8 @@ class Request:
     objective: str = "cost"
     max_devices: int = MOST_DEVICES
     count: int = 0  # devices that there are: a training takes them all; 0 = as many as pays
+    year: int = 0  # devices and software of that year, prices as far as they are known; 0 = now
+    oversubscription: float = 1.0  # of the network between hosts: 7 where it carries a seventh of their links
     spot: bool = False  # interruptible machines at cost.SPOT_SHARE of the price on demand
     teacher_params: float = 0.0  # active weights of the teacher of a distillation; 0 = as the model's own
     media_bytes: float = 0.0  # compressed images, sound and video to decode
@@ -158,11 +163,23 @@ class Request:
         for name in sizes:
             if getattr(self, name) < 1:
                 raise WrongUse(f"plan.{name}", f"{name} is {getattr(self, name)}, not 1 or more")
+        self._check_surroundings()
         self._check_context()
         if bare := [name for name, price in self.prices.items() if not isinstance(price, OwnPrice)]:
             raise no_class(f"the price of {bare[0]}")
         for word in self.price_classes:
             _one_of("plan.price_class", "price class", word, PRICE_CLASSES)
+
+    def _check_surroundings(self) -> None:
+        """Raises WrongUse for a year without devices, or a network that carries more than its links."""
+        if self.year and not FIRST_YEAR <= self.year <= LAST_YEAR:
+            text = f"no devices of {self.year} are known"
+            where = Where(field="year")
+            raise WrongUse("plan.year", text, where=where, hint=f"{FIRST_YEAR} to {LAST_YEAR}: --year 2023")
+        if not 1 <= self.oversubscription <= MOST_OVERSUBSCRIBED:
+            text = f"an oversubscription of {self.oversubscription:g} is none"
+            hint = "7: the network carries a seventh of what its hosts can send; 1: all of it"
+            raise WrongUse("plan.oversubscription", text, where=Where(field="oversubscription"), hint=hint)
 
     def _check_context(self) -> None:
         """Raises WrongUse where the model has no positions for the tokens of a sequence or a request."""

@@ -16,13 +16,13 @@ from steelyard.units import Figure
 from ..job.fill import learning_rate
 from ..job.plans import Plan
 from ..job.request import Request
+from ..job.terms import EVALUATED_SHARE, LORA_RANK
 from ..physics.sizes import in_host
 from ..published.cell_faults import COLUMNS
 from ..published.cells import needed, number
 from .launches import service_setup
 from .search import HERE
 from .stages import TRAIN
-from .train_search import LORA_RANK
 
 USUAL = {"lora_rank": LORA_RANK, "lora_alpha": 2 * LORA_RANK, "warmup_ratio": 0.03, "weight_decay": 0.0}
 PHASES = {"pretrain": "pretrain", "continue": "pretrain", "prefer": "dpo", "distil": "distil"}
@@ -83,7 +83,7 @@ def _training(
         hosts=hosts,
         per_host=ceil(p.devices / hosts),
         step_s=_train_s(p) / p.settings["steps"],
-        settings=dict(p.settings) | rates | {"job": request.job} | dict(own),
+        settings=dict(p.settings) | rates | {"job": request.job, "evaluated": EVALUATED_SHARE} | dict(own),
     )
 
 

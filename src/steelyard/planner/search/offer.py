@@ -32,6 +32,7 @@ class Offer:
     per_host: int
     owned: bool
     refused: str | None = None  # why it may not be used
+    oversubscription: float = 1.0  # of its network: what hosts could send over what the network carries
 
     @property
     def usd_per_h(self) -> float | None:
@@ -39,9 +40,12 @@ class Offer:
         return self.price.usd_per_h.value if self.price else None
 
     def hardware(self, precision: str) -> Hardware | None:
-        """Its rates, in the hosts that there are."""
+        """Its rates, in the hosts and on the network that there are."""
         on_device = hardware_of(self.device, precision)
-        return on_device and replace(on_device, node=float(min(self.per_host, int(on_device.node))))
+        if on_device is None:
+            return None
+        node = float(min(self.per_host, int(on_device.node)))
+        return replace(on_device, node=node, scaleout=on_device.scaleout / self.oversubscription)
 
 
 def offers_of(request: Request, device: Device) -> list[Offer]:
@@ -73,12 +77,15 @@ def offer_of(request: Request, device: Device, some: Sequence[Owned] | None = No
         per_host=max((o.each for o in own), default=in_host(device)),
         owned=bool(own),
         refused=_refused(request, device, bool(own)),
+        oversubscription=request.oversubscription,
     )
 
 
 def _refused(request: Request, device: Device, owned: bool) -> str | None:
     if request.trust == "sealed" and device.confidential == "none":
         return "has no confidential mode, which a sealed job needs"
+    if request.year and device.year > request.year and not owned:
+        return f"was not sold in {request.year} yet"
     if request.own and not owned:
         return "is not among your own hardware (resources.own)"
     if request.providers and not owned and provider_of(device) not in request.providers:

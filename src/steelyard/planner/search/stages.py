@@ -19,6 +19,7 @@ from steelyard.units import Figure
 from ..job.cost import DISK_BYTES_PER_S, START_S, cost_figure, power_w
 from ..job.plans import Plan, within_limits
 from ..job.request import Request
+from ..job.terms import CORES_TOGETHER, HOST_CORES, TOKENISE_BYTES_PER_CORE_S
 from ..physics.inference import ServeSetup, serve_s
 from ..physics.sizes import RUNTIME_BYTES, Sizes, total
 from ..published.constants import Constants, groups, values
@@ -26,16 +27,11 @@ from .fleet import Option, Placement, Pool, Stage, anchored, place
 from .offer import Offer, draws_w, room_bytes, surely
 from .serve_search import BITS, search_serving
 
-# Bytes a core and second. Cleaning: half of the 8 MB/s of `bench/clean.py` on two cores. Tokenising: the
-# Rust tokenizers at one thread, 1 to 2 MB/s (the comparison in the readme of tiktoken 0.2).
-CLEAN_BYTES_PER_CORE_S = 4e6
-TOKENISE_BYTES_PER_CORE_S = 1.5e6
+CLEAN_BYTES_PER_CORE_S = 4e6  # half of the 8 MB/s of `bench/clean.py` on two cores
 DECODE_BYTES_PER_CORE_S = 25e6  # compressed JPEG: 110 kB in 4 to 5 ms with libjpeg-turbo; modelled
 # Cores of libjpeg-turbo that one media engine replaces. nvJPEG on a V100 does twice an 18-core Xeon 6140; the
 # five decoders of an A100 four to eight times the V100 (NVIDIA, on the A100's JPEG decoder): 29 to 58.
 ENGINE_CORES = 29.0
-HOST_CORES = 12.0  # of the host, for one accelerator: 14 in a DGX H100, 9.5 in a Gaudi 2 server, 6 in a p4d
-CORES_TOGETHER = 0.7  # of their sum that all cores of a socket reach; modelled
 GATE_BATCH = 8.0
 COUNTS = (1, 2, 4, 8)  # devices that a step of data may take
 TRAIN = "train"

@@ -2,9 +2,8 @@
 
 A layer's time depends on few settings (tensor, context and expert split, micro-batch, recomputation), so it
 is taken once on that small grid in float64. It is then broadcast over (p, v) and over (ZeRO, offload, d,
-global batch) in float32 blocks of at most BLOCK elements, which stay in the second-level cache (planner.md
-section 10). A candidate is one element: step time, memory, cost and its rank among the best KEPT are all
-taken of it.
+global batch) in float32 blocks of at most BLOCK elements (planner.md section 10), several splits in one. A
+candidate is one element: step time, memory, cost and its rank among the best KEPT are all taken of it.
 
 Not here: which axes a request has and which plan is taken (train_search.py).
 """
@@ -21,8 +20,8 @@ import numpy as np
 from ..physics.sizes import Array, Hardware, Sizes, total
 from ..physics.training import (
     TrainSetup,
+    bounded_layer_s,
     head_s,
-    layer_s,
     offloaded_bytes,
     step_of,
     train_memory_parts,
@@ -30,7 +29,7 @@ from ..physics.training import (
 )
 from .train_stacks import TrainStack, runnable, uneven
 
-BLOCK = 65_536
+BLOCK = 262_144  # a block costs a millisecond beside its elements: small ones spend most of it there
 # A device's share of its host's memory, for an optimiser that is kept there: of AWS hosts of eight, 96 GB
 # beside an A10G, 144 beside an A100, 256 beside an H100.
 HOST_BYTES = 96e9
@@ -68,6 +67,7 @@ class Job:
 
     sizes: Sizes
     hardware: Hardware
+    usual: Hardware | None  # in 16 bits, where a narrower format is bounded by what published runs gained
     constant: Mapping[str, float]
     fixed: Mapping[str, float]  # of TrainSetup: seq_len, lora, weight_bits, extra_forward, low_precision
     room: float  # bytes a device may hold
@@ -75,7 +75,8 @@ class Job:
     least_devices: int
     stacks: tuple[TrainStack, ...]  # that run this job on this device
     wall_s: Callable[[Array, Array, Array], Array]
-    deadline_s: float = float("inf")
+    high_s: Callable[[Array, Array], Array]  # the high end of so many seconds on so many devices
+    latest_s: Callable[[Array], Array]  # of so many devices, the most that a job's seconds may be
     frozen_params: float = 0.0  # of a reference or teacher model, held in 16 bits beside the trained one
 
 
@@ -109,7 +110,7 @@ def exact(job: Job, settings: Mapping[str, np.ndarray]) -> dict[str, Any]:
     columns = {k: np.asarray(v, float) for k, v in settings.items()}
     devices = columns["t"] * columns["c"] * columns["p"] * columns["d"]
     setup = TrainSetup(devices=devices, **columns, **job.fixed)
-    parts = train_step_s(job.sizes, setup, job.hardware, job.constant)
+    parts = train_step_s(job.sizes, setup, job.hardware, job.constant, job.usual)
     memory = memory_parts(job, job.sizes, setup)
     step_s = total(parts)
     return {
@@ -137,36 +138,52 @@ def memory_parts(job: Job, sizes: Sizes, setup: TrainSetup) -> dict[str, Array]:
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """One split's rows (micro-batch, recomputation, sp) x stages (p, v) x tails (ZeRO, offload, d, batch)."""
+    """Splits (t, c, e) x rows (micro-batch, recomputation, sp) x stages (p, v) x tails (ZeRO, offload, d,
+    batch). Small splits share a block: what is done once a block takes a millisecond."""
 
-    split: np.ndarray  # t, c, e
+    splits: np.ndarray  # [3, splits]
     rows: np.ndarray  # [3, rows]
     stages: np.ndarray  # [2, stages]
     tails: np.ndarray  # [4, schemes * places]; schemes outside
     places: int  # pairs of d and global batch
-    columns: dict[str, np.ndarray]  # the settings, each along its own axis of [rows, stages, tails]
-    able: np.ndarray  # [rows or 1, stages, tails]: what some stack runs
-    layer: np.ndarray  # [rows] seconds
+    columns: dict[str, np.ndarray]  # the settings, each along its own axis of [splits, rows, stages, tails]
+    able: np.ndarray  # [splits, rows or 1, stages, tails]: what some stack runs
+    layer: np.ndarray  # [splits, rows] seconds
     free: np.ndarray  # of its compute, what may hide data-parallel traffic
     head: np.ndarray
 
-    def at(self, place: np.ndarray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Splits, rows, stages, tails."""
+        return tuple(axis.shape[1] for axis in (self.splits, self.rows, self.stages, self.tails))
+
+    def at(self, place: np.ndarray) -> dict[str, np.ndarray]:
         """The settings of candidates by their flat places."""
-        row, stage, tail = np.unravel_index(place, shape)
-        split = (np.full(len(place), s) for s in self.split)
-        values = (*split, *self.rows[:, row], *self.stages[:, stage], *self.tails[:, tail])
+        axes = (self.splits, self.rows, self.stages, self.tails)
+        where = np.unravel_index(place, self.shape)
+        values = (value for axis, at in zip(axes, where, strict=True) for value in axis[:, at])
         return dict(zip(SETTINGS, values, strict=True))
 
 
 def _columns(*axes: np.ndarray) -> dict[str, np.ndarray]:
-    """Settings of a split, rows, stages and tails, each along its own axis."""
-    shapes = ((1, 1, 1), (-1, 1, 1), (1, -1, 1), (1, 1, -1))
+    """Settings of splits, rows, stages and tails, each along its own axis."""
+    shapes = ((-1, 1, 1, 1), (1, -1, 1, 1), (1, 1, -1, 1), (1, 1, 1, -1))
     named = (v.reshape(shape) for values, shape in zip(axes, shapes, strict=True) for v in values)
     return dict(zip(SETTINGS, named, strict=True))
 
 
-def _blocks(axes: Axes, job: Job) -> Iterator[_Block]:
-    """The layer grid once, then blocks that share a split; what a split leaves no devices for is left out."""
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """What does not depend on pipeline, ZeRO and data-parallel splits, taken once."""
+
+    splits: list[tuple[int, int, int]]
+    rows: np.ndarray  # [3, rows]
+    layers: np.ndarray  # [splits, rows] seconds
+    free: np.ndarray
+    heads: np.ndarray
+
+
+def _grid(axes: Axes, job: Job) -> _Grid:
     splits = list(product(axes.t, axes.c, axes.e))
     rows = np.array(list(product(axes.micro_batch, axes.recompute, axes.sp)), np.float64).T
     grid = np.array([np.repeat(s, rows.shape[1]) for s in zip(*splits, strict=True)], np.float64)
@@ -175,42 +192,85 @@ def _blocks(axes: Axes, job: Job) -> Iterator[_Block]:
         devices=1.0, t=grid[0], c=grid[1], e=grid[2],
         micro_batch=wide[0], recompute=wide[1], sp=wide[2], **job.fixed,
     )  # fmt: skip
-    parts, free_s = layer_s(job.sizes, setup, job.hardware, job.constant)
-    layers, free = _by_split(total(parts), grid), _by_split(free_s, grid)
-    heads = _by_split(head_s(job.sizes, setup, job.hardware, job.constant), grid)
-    stages = np.array(list(product(axes.p, axes.v)), np.float32).T
-    schemes, runs = list(product(axes.zero, axes.offload)), {}
-    for (t, c, e), layer, unhidden, head in zip(splits, layers, free, heads, strict=True):
+    parts, free_s = bounded_layer_s(job.sizes, setup, job.hardware, job.constant, job.usual)
+    heads = head_s(job.sizes, setup, job.hardware, job.constant)
+    each = (_by_split(seconds, grid) for seconds in (total(parts), free_s, heads))
+    return _Grid(splits, rows, *each)
+
+
+def _blocks(axes: Axes, job: Job) -> Iterator[_Block]:
+    """Blocks of splits with the same stages and places; what a split leaves no devices for is left out."""
+    grid, stages = _grid(axes, job), np.array(list(product(axes.p, axes.v)), np.float32).T
+    schemes = list(product(axes.zero, axes.offload))
+    able = _Runs(job, grid.rows, stages, schemes)
+    for (split, fitting, places), some in _alike(grid, axes, job, stages).items():
+        rows = np.arange(grid.rows.shape[1]) if split else np.flatnonzero(grid.rows[2] == min(axes.sp))
+        here = stages[:, list(fitting)]
+        each = len(rows) * len(fitting) * len(places)
+        together = max(1, BLOCK // (each * len(schemes)))
+        for start in range(0, len(some), together):
+            at = some[start : start + together]
+            for part in _parted(schemes, each * len(at)):
+                tails = np.array([(*s, *place) for s in part for place in places], np.float32).T
+                runs = able.of([grid.splits[i] for i in at], list(fitting), part, len(places))
+                most = max(1, BLOCK // (len(at) * len(fitting) * tails.shape[1]))
+                for first in range(0, len(rows), most):
+                    yield _block(grid, at, rows[first : first + most], here, tails, len(places), runs)
+
+
+def _alike(
+    grid: _Grid, axes: Axes, job: Job, stages: np.ndarray
+) -> dict[tuple[bool, tuple[int, ...], tuple[tuple[int, int], ...]], list[int]]:
+    """Splits by whether a tensor group is more than a device, the stages that fit, pairs of d and batch."""
+    alike: dict[tuple[bool, tuple[int, ...], tuple[tuple[int, int], ...]], list[int]] = {}
+    for i, (t, c, e) in enumerate(grid.splits):
         room = job.max_devices // (t * c)
-        fitting = stages[:, stages[0] <= room]
-        places = [(d, b) for d, b in product(axes.d, axes.global_batch) if d <= min(room, b) and d * c >= e]
-        if not places or not fitting.size:
-            continue
-        columns = np.arange(rows.shape[1]) if t > 1 else np.flatnonzero(rows[2] == min(axes.sp))
-        split, raised = np.array([t, c, e], np.float32), (t > 1, c > 1, e > 1)
-        if raised not in runs:
-            runs[raised] = _runs(job, split, rows, stages, schemes)
-        able = runs[raised][:, stages[0] <= room]
-        for some in _parted(schemes, len(columns) * fitting.shape[1] * len(places)):
-            tails = np.array([(*s, *at) for s in some for at in places], np.float32).T
-            here = np.repeat(able[:, :, [schemes.index(s) for s in some]], len(places), axis=2)
-            most = max(1, BLOCK // (fitting.shape[1] * tails.shape[1]))
-            for start in range(0, len(columns), most):
-                at = columns[start : start + most]
-                some_rows = rows[:, at].astype(np.float32)
-                yield _Block(
-                    split, some_rows, fitting, tails, len(places), _columns(split, some_rows, fitting, tails),
-                    here if len(here) == 1 else here[at], layer[at], unhidden[at], head[at],
-                )  # fmt: skip
+        fitting = tuple(np.flatnonzero(stages[0] <= room).tolist())
+        pairs = product(axes.d, axes.global_batch)
+        places = tuple((d, b) for d, b in pairs if d <= min(room, b) and d * c >= e)
+        if places and fitting:
+            alike.setdefault((t > 1, fitting, places), []).append(i)
+    return alike
 
 
-def _runs(
-    job: Job, split: np.ndarray, rows: np.ndarray, stages: np.ndarray, schemes: list[tuple[int, int]]
-) -> np.ndarray:
-    """[rows or 1, stages, schemes]: what some stack runs; of the split it matters what is above 1."""
-    tails = np.array([(*scheme, 1, 1) for scheme in schemes], np.float32).T
-    able = runnable(job.stacks, _columns(split, rows, stages, tails))
-    return np.broadcast_to(able, (len(able), stages.shape[1], len(schemes)))
+def _block(
+    grid: _Grid, at: list[int], rows: np.ndarray, stages: np.ndarray, tails: np.ndarray, places: int,
+    runs: np.ndarray,
+) -> _Block:  # fmt: skip
+    splits = np.array([grid.splits[i] for i in at], np.float32).T
+    some_rows = grid.rows[:, rows].astype(np.float32)
+    able = runs if runs.shape[1] == 1 else runs[:, rows]
+    own = (seconds[at][:, rows] for seconds in (grid.layers, grid.free, grid.heads))
+    columns = _columns(splits, some_rows, stages, tails)
+    return _Block(splits, some_rows, stages, tails, places, columns, able, *own)
+
+
+class _Runs:
+    """What some stack runs; of a split it matters what is above 1, so that few answers serve all."""
+
+    def __init__(
+        self, job: Job, rows: np.ndarray, stages: np.ndarray, schemes: list[tuple[int, int]]
+    ) -> None:
+        self.job, self.rows, self.stages, self.schemes = job, rows, stages, schemes
+        self.answers: dict[tuple[bool, ...], np.ndarray] = {}
+
+    def of(
+        self, splits: list[tuple[int, int, int]], fitting: list[int], part: list[tuple[int, int]], places: int
+    ) -> np.ndarray:
+        """[splits or 1, rows or 1, stages, tails] for some stages, schemes and so many places of each."""
+        kinds = [tuple(value > 1 for value in split) for split in splits]
+        each = [self._kind(kind, split) for kind, split in zip(kinds, splits, strict=True)]
+        able = np.stack(each[:1] if len(set(kinds)) == 1 else each)
+        return np.repeat(able[:, :, fitting][..., [self.schemes.index(s) for s in part]], places, axis=3)
+
+    def _kind(self, kind: tuple[bool, ...], split: tuple[int, int, int]) -> np.ndarray:
+        """[rows or 1, stages, schemes]"""
+        if kind not in self.answers:
+            tails = np.array([(*scheme, 1, 1) for scheme in self.schemes], np.float32).T
+            columns = _columns(np.array([split], np.float32).T, self.rows, self.stages, tails)
+            able = runnable(self.job.stacks, columns)[0]
+            self.answers[kind] = np.broadcast_to(able, (len(able), self.stages.shape[1], len(self.schemes)))
+        return self.answers[kind]
 
 
 def _parted(schemes: list[tuple[int, int]], each: int) -> list[list[tuple[int, int]]]:
@@ -231,7 +291,7 @@ def _small(job: Job) -> tuple[Sizes, Hardware, dict[str, Any], dict[str, Any]]:
     """Sizes, rates and constants as float32 scalars: a float64 scalar would widen every block."""
     constants = {k: np.float32(v) for k, v in job.constant.items()}
     unused = {f.name: f.default for f in fields(TrainSetup) if f.name not in (*SETTINGS, "devices")}
-    columns = {k: np.full((1, 1, 1), v, np.float32) for k, v in (unused | dict(job.fixed)).items()}
+    columns = {k: np.full((1, 1, 1, 1), v, np.float32) for k, v in (unused | dict(job.fixed)).items()}
     return Sizes(**_narrow(job.sizes)), Hardware(**_narrow(job.hardware)), constants, columns
 
 
@@ -240,12 +300,12 @@ def _narrow(thing: Any) -> dict[str, Any]:
 
 
 def _evaluated(block: _Block, job: Job, small: tuple[Any, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds of a step and bytes of a device, [rows, stages, tails]."""
+    """Seconds of a step and bytes of a device, [splits, rows, stages, tails]."""
     sizes, hardware, constant, fixed = small
     columns = block.columns
     devices = columns["t"] * columns["c"] * columns["p"] * columns["d"]
     setup = TrainSetup(devices=devices, **columns, **fixed)
-    layer, free, head = (x.reshape(-1, 1, 1) for x in (block.layer, block.free, block.head))
+    layer, free, head = (x[:, :, None, None] for x in (block.layer, block.free, block.head))
     step = _sum(step_of(layer, free, head, sizes, setup, hardware, constant))
     return step, _sum(memory_parts(job, sizes, setup))
 
@@ -265,7 +325,7 @@ def _sum(parts: Mapping[str, Array]) -> np.ndarray:
 def _take(swept: Swept, block: _Block, values: tuple[np.ndarray, np.ndarray], job: Job) -> None:
     """Count the block and keep its best."""
     step_s, memory = values
-    shape = (block.rows.shape[1], block.stages.shape[1], block.tails.shape[1])
+    shape = block.shape
     memory = np.broadcast_to(memory, shape)
     columns = block.columns
     devices = columns["t"] * columns["c"] * columns["p"] * columns["d"]
@@ -282,8 +342,7 @@ def _take(swept: Swept, block: _Block, values: tuple[np.ndarray, np.ndarray], jo
     wall = np.where(fits, job.wall_s(step_s, devices, columns["global_batch"]), np.float32(np.inf))
     _fastest_cells(swept, block, wall, devices)
     spent = wall * devices
-    if np.isfinite(job.deadline_s):
-        spent[wall > np.float32(job.deadline_s)] = np.inf
+    spent[wall > job.latest_s(devices)] = np.inf
     _best(swept, block, spent)
 
 
@@ -330,25 +389,20 @@ def _least(swept: Swept, block: _Block, memory: np.ndarray) -> None:
     at = int(memory.argmin())
     least = float(memory.reshape(-1)[at])
     if least < swept.least_bytes:
-        swept.least_bytes, swept.least = least, block.at(np.array([at]), memory.shape)
+        swept.least_bytes, swept.least = least, block.at(np.array([at]))
 
 
 def _fastest_cells(swept: Swept, block: _Block, wall: np.ndarray, devices: np.ndarray) -> None:
-    """For each (stages, place) of the block the fastest over rows and schemes."""
-    fastest = wall.min(axis=0).reshape(block.stages.shape[1], -1, block.places).min(axis=1)
-    stage, place = np.nonzero(np.isfinite(fastest))
+    """For each (split, stages, place) of the block the fastest over rows and schemes."""
+    splits, _, stages, _ = block.shape
+    fastest = wall.min(axis=1).reshape(splits, stages, -1, block.places).min(axis=2)
+    split, stage, place = np.nonzero(np.isfinite(fastest))
     if not len(stage):
         return
-    where = {
-        "t": np.full(len(stage), block.split[0]),
-        "c": np.full(len(stage), block.split[1]),
-        "e": np.full(len(stage), block.split[2]),
-        "p": block.stages[0][stage],
-        "v": block.stages[1][stage],
-        "d": block.tails[2][place],
-        "global_batch": block.tails[3][place],
-    }
-    swept.cells.append((devices[0, stage, place], fastest[stage, place], where))
+    where = dict(zip(("t", "c", "e"), block.splits[:, split], strict=True))
+    where |= dict(zip(("p", "v"), block.stages[:, stage], strict=True))
+    where |= dict(zip(("d", "global_batch"), block.tails[2:, place], strict=True))
+    swept.cells.append((devices[split, 0, stage, place], fastest[split, stage, place], where))
 
 
 def _best(swept: Swept, block: _Block, spent: np.ndarray) -> None:
@@ -359,7 +413,7 @@ def _best(swept: Swept, block: _Block, spent: np.ndarray) -> None:
         return
     at = np.argpartition(flat, KEPT)[:KEPT] if flat.size > KEPT else np.arange(flat.size)
     at = at[np.isfinite(flat[at])]
-    columns = block.at(at, spent.shape)
+    columns = block.at(at)
     score = np.concatenate([swept.score, flat[at]])
     order = np.argsort(score, kind="stable")[:KEPT]
     swept.score = score[order]

@@ -10,21 +10,13 @@ from typing import Any
 import numpy as np
 
 from steelyard.hardware import Device
-from steelyard.units import Figure, around, show_bytes
+from steelyard.launch import platform_of, writes
+from steelyard.units import Figure, show_bytes
 
-from ..job.cost import (
-    DISK_BYTES_PER_S,
-    START_S,
-    STORAGE_USD_PER_BYTE_H,
-    checkpoint_every_s,
-    cost_figure,
-    energy_kwh,
-    goodput,
-    lost_parts,
-)
-from ..job.footprint import lora_params
+from ..job.cost import STORAGE_USD_PER_BYTE_H, cost_figure, energy_kwh
 from ..job.plans import Plan, distance, within_limits
 from ..job.request import Request
+from ..job.terms import Beside, Term, frozen_params, shown_terms
 from ..physics.sizes import Array, Hardware, Sizes
 from ..published.constants import Constants, groups, values
 from .offer import (
@@ -35,21 +27,17 @@ from .offer import (
     draws_w,
     memory_figure,
     room_bytes,
-    surely,
 )
 from .sweep import SETTINGS, Axes, Job, Swept, exact, possible, sweep
-from .train_stacks import SPLITS, TrainStack, raised, stacks_of
+from .train_stacks import NARROW, SPLITS, TrainStack, raised, stacks_of
 
 PATIENCE_S = 90 * 86400.0  # without a deadline: a plan that takes longer is none
 RECOMPUTE = {0: "none", 1: "selective", 2: "full"}
-LOW = ("fp8", "fp4")
 NF4_BITS = 4.127  # a weight of QLoRA with its twice quantised scales (Dettmers et al. 2023, arXiv 2305.14314)
 FINE_TUNE_TOKENS = 2**16  # a step, where the recipe says nothing
 KEPT_CHECKPOINTS = 2
+COARSE_LOSS = 1.25  # the coarse grid's best over the fine grid's, mostly less
 TRADEOFFS = 8  # other numbers of devices that a plan names
-LORA_RANK = 16
-# A device: 10,000 GPUs and more find each other within 30 s (Jiang et al. 2024, MegaScale, arXiv 2402.15627).
-MEETING_S = 3e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,25 +56,48 @@ def search_training(request: Request, offer: Offer, constants: Constants, fine: 
         return SearchResult(
             no_plan(offer, "is made for inference: its maker has no software that trains on it")
         )
-    stacks = stacks_of(offer.device.family, request.job, request.finetuning_type)
-    if not stacks:
+    if not stacks_of(offer.device.family, request.job, request.finetuning_type):
         return SearchResult(no_plan(offer, "no public stack does this job on it"))
     if offer.most < request.count:
         return SearchResult(no_plan(offer, f"has {offer.most} in one network at the most"))
-    results = [
-        _at_precision(request, offer, precision, stacks, constants, fine)
-        for precision in precisions_of(request, offer)
-    ]
-    if not results:
-        return SearchResult(no_plan(offer, _no_units(request)))
+    precisions = precisions_of(request, offer)
+    if not precisions:
+        return SearchResult(no_plan(offer, _no_units(request, offer)))
+    results = [_at_precision(request, offer, precisions[0], constants, fine)]
+    for precision in precisions[1:]:
+        results += _other(request, offer, precision, constants, fine, results)
     best = min(results, key=lambda f: _order(f.plan))
     counts = (sum(getattr(f, name) for f in results) for name in ("considered", "divide", "fit"))
     return SearchResult(best.plan, *counts)
 
 
-def _no_units(request: Request) -> str:
-    if request.precisions:
-        return f"has no units for {' or '.join(request.precisions)}"
+def _other(
+    request: Request,
+    offer: Offer,
+    precision: str,
+    constants: Constants,
+    fine: bool,
+    results: Sequence[SearchResult],
+) -> list[SearchResult]:
+    """One format more: on the coarse grid, and on the fine one where that comes near what is found."""
+    best = min(results, key=lambda f: _order(f.plan))
+    coarse = _at_precision(request, offer, precision, constants, False)
+    if not fine or (best.plan.fits and not _near(coarse.plan, best.plan)):
+        return [coarse]
+    return [coarse, _at_precision(request, offer, precision, constants, True)]
+
+
+def _near(p: Plan, best: Plan) -> bool:
+    """Whether a plan of the coarse grid costs little enough that a finer one could be the better."""
+    return p.fits and _order(p)[2] < COARSE_LOSS * _order(best)[2]
+
+
+def _no_units(request: Request, offer: Offer) -> str:
+    asked = request.precisions
+    if any(computes_in(offer.device, p) for p in asked):
+        return f"no public stack does this job in {' or '.join(asked)} on it"
+    if asked:
+        return f"has no units for {' or '.join(asked)}"
     return "no peak of its matrix units was ever published"
 
 
@@ -96,11 +107,14 @@ def _order(p: Plan) -> tuple[bool, tuple[int, float], float]:
 
 
 def precisions_of(request: Request, offer: Offer) -> list[str]:
-    """Those asked for that the device computes in; else 16 bits, else what it has."""
+    """Those asked for that the device computes in; else 16 bits, else what it has, and before it FP8 and FP4
+    where published runs told what they gain. Each in which some stack does the job."""
     device = offer.device
-    if request.precisions:
-        return [p for p in request.precisions if computes_in(device, p)]
-    return [p for p in (*PRECISIONS_16, "tf32", "f32") if computes_in(device, p)][:1]
+    usual = [p for p in (*PRECISIONS_16, "tf32", "f32") if computes_in(device, p)][:1]
+    gaining = [p for p in NARROW if p in device.gains and computes_in(device, p)]
+    asked = [p for p in request.precisions if computes_in(device, p)]
+    wanted = asked if request.precisions else [*gaining, *usual]
+    return [p for p in wanted if stacks_of(device.family, request.job, request.finetuning_type, p)]
 
 
 def lower_bound_device_s(request: Request, offer: Offer, constants: Constants) -> float:
@@ -112,7 +126,7 @@ def lower_bound_device_s(request: Request, offer: Offer, constants: Constants) -
     rates = [h for p in precisions_of(request, offer) if (h := offer.hardware(p))]
     if not rates:
         return float("inf")
-    constant = values(constants, "train", groups(offer.device))
+    constant = constants_of(request, offer, constants)
     peak = max(max(h.peak, h.peak16) * h.matrix_share for h in rates)
     passes = (3.0 if request.finetuning_type == "full" else 2.0) + _extra_forward(request)
     sizes = Sizes.of(request.shape, request.seq_len)
@@ -123,21 +137,19 @@ def _at_precision(
     request: Request,
     offer: Offer,
     precision: str,
-    stacks: tuple[TrainStack, ...],
     constants: Constants,
     fine: bool,
 ) -> SearchResult:
     hardware = offer.hardware(precision)
     assert hardware is not None
-    job = job_of(request, offer, hardware, precision, constants, stacks)
+    job = job_of(request, offer, hardware, precision, constants)
     swept = sweep(job, axes_of(request, offer, hardware, fine))
     if not fine and not swept.best:
-        return _at_precision(request, offer, precision, stacks, constants, True)
+        return _at_precision(request, offer, precision, constants, True)
     counts = (swept.considered, swept.divide, swept.fit)
     if not swept.fit:
         return SearchResult(_too_large(request, offer, job, swept, precision, constants), *counts)
-    sure = surely(request, wide_of(constants, offer))
-    candidates, others = _finalists(sure, offer, job, swept, fine)
+    candidates, others = _finalists(request, offer, job, swept, fine)
     plan = _plan_of(request, offer, job, candidates, precision, constants)
     grid = {"grid": "fine" if fine else "coarse"}
     return SearchResult(replace(plan, settings={**plan.settings, **grid}, tradeoffs=others), *counts)
@@ -146,52 +158,63 @@ def _at_precision(
 # ------------------------------------------------------------------ what is searched
 
 
-def job_of(
-    request: Request,
-    offer: Offer,
-    hardware: Hardware,
-    precision: str,
-    constants: Constants,
-    stacks: tuple[TrainStack, ...],
-) -> Job:
+def job_of(request: Request, offer: Offer, hardware: Hardware, precision: str, constants: Constants) -> Job:
     """What all candidates share on this device."""
-    lora = request.finetuning_type != "full"
-    params, per_host, tokens = _written_params(request), offer.per_host, request.tokens / request.seq_len
+    beside, wide = beside_of(request, offer), wide_of(constants, offer)
+    narrow = precision in NARROW
+    gain = most_gain(offer.device, precision, request.shape.hidden)
 
-    def wall_s(step_s: Array, devices: Array, global_batch: Array) -> Array:
-        steps = tokens / global_batch
-        lasting = steps / goodput(devices, params, per_host, request.spot and not offer.owned)
-        return step_s * lasting + start_s(request, devices, per_host)
+    def latest_s(devices: Array) -> Array:
+        if not request.deadline_s:
+            return np.float32(PATIENCE_S) + 0.0 * devices
+        return (request.deadline_s - beside.slack_s(devices)) / wide
 
     return Job(
         sizes=Sizes.of(request.shape, request.seq_len),
         hardware=hardware,
-        constant=values(constants, "train", groups(offer.device)),
+        usual=offer.hardware("bf16") if narrow and gain else None,
+        constant=constants_of(request, offer, constants),
         fixed={
             "seq_len": float(request.seq_len),
-            "lora": float(lora),
+            "lora": float(request.finetuning_type != "full"),
             "weight_bits": NF4_BITS if request.finetuning_type == "qlora" else 16.0,
             "extra_forward": _extra_forward(request),
-            "low_precision": float(precision in LOW),
+            "low_precision": float(narrow),
+            "most_gain": gain or 1.0,
         },
         room=room_bytes(request, offer.device, TRAINED_HIGH),
         max_devices=_most_devices(request, offer),
         least_devices=max(1, request.count),
-        stacks=stacks,
-        wall_s=wall_s,
-        deadline_s=surely(request, wide_of(constants, offer)).deadline_s or PATIENCE_S,
-        frozen_params=_frozen_params(request),
+        stacks=stacks_of(offer.device.family, request.job, request.finetuning_type, precision),
+        wall_s=beside.wall_s,
+        latest_s=latest_s,
+        high_s=lambda wall, devices: wall * wide + beside.slack_s(devices),
+        frozen_params=frozen_params(request),
     )
 
 
-def start_s(request: Request, devices: Array, per_host: float) -> Array:
-    """Seconds before the first step and after the last: processes, their meeting, weights read and written in
-    16 bits, by all hosts. Compilers of whole graphs take minutes more that nobody publishes."""
-    frozen = _frozen_params(request)
-    read = frozen + (0.0 if request.job == "pretrain" else float(request.shape.params))
-    moved = 2.0 * (read + _written_params(request))
-    hosts = np.ceil(devices / max(1.0, per_host))
-    return START_S + MEETING_S * devices + moved / (DISK_BYTES_PER_S * hosts)
+def beside_of(request: Request, offer: Offer) -> Beside:
+    """What the training takes beside its steps."""
+    spot = request.spot and not offer.owned
+    return Beside(request=request, device=offer.device, per_host=offer.per_host, spot=spot)
+
+
+def constants_of(request: Request, offer: Offer, constants: Constants) -> dict[str, float]:
+    """Those of a training on this device, by software of the year asked for."""
+    own = values(constants, "train", groups(offer.device))
+    if not request.year:
+        return own
+    from ..published.training_rows import age, matured
+
+    return matured(own, age(request.year))
+
+
+def most_gain(device: Device, precision: str, hidden: float) -> float | None:
+    """How many times as fast as in 16 bits published trainings of such a width were; None without any."""
+    if not (told := device.gains.get(precision)):
+        return None
+    widths, gains = zip(*told, strict=True)
+    return float(np.interp(log2(hidden), np.log2(widths), gains))
 
 
 def _extra_forward(request: Request) -> float:
@@ -199,21 +222,6 @@ def _extra_forward(request: Request) -> float:
     if request.job == "distil" and request.teacher_params:
         return request.teacher_params / request.shape.active_params
     return 1.0 if request.job in ("prefer", "distil") else 0.0
-
-
-def _frozen_params(request: Request) -> float:
-    """Weights held beside the trained ones; with adapters the base itself is the reference."""
-    if request.job == "distil":
-        return request.teacher_params or float(request.shape.params)
-    return (
-        float(request.shape.params) if request.job == "prefer" and request.finetuning_type == "full" else 0.0
-    )
-
-
-def _written_params(request: Request) -> float:
-    """Weights with optimiser state in a checkpoint."""
-    full = request.finetuning_type == "full"
-    return float(request.shape.params if full else lora_params(request.shape, LORA_RANK))
 
 
 def _most_devices(request: Request, offer: Offer) -> int:
@@ -304,7 +312,7 @@ def _plan_of(
     constants: Constants,
 ) -> Plan:
     evaluated = exact(job, candidates)
-    at = _choose(surely(request, wide_of(constants, offer)), offer, job, evaluated)
+    at = _choose(request, offer, job, evaluated)
 
     def of(parts: Mapping[str, Any], times: float = 1.0) -> dict[str, float]:
         return {k: float(np.broadcast_to(v, evaluated["step_s"].shape)[at]) * times for k, v in parts.items()}
@@ -313,16 +321,18 @@ def _plan_of(
     devices, wall_s = int(evaluated["devices"][at]), float(evaluated["wall_s"][at])
     steps = request.tokens / (chosen["global_batch"] * request.seq_len)
     busy, memory = of(evaluated["parts"], steps), of(evaluated["memory_parts"])
-    spot, written = request.spot and not offer.owned, _written_params(request)
-    parts = busy | lost_parts(sum(busy.values()), devices, written, offer.per_host, spot)
-    parts["start"] = float(start_s(request, devices, offer.per_host))
-    time_s = _time_of(offer, constants, wall_s)
+    beside = beside_of(request, offer)
+    terms = beside.terms(devices, chosen["global_batch"], sum(busy.values()))
+    if request.oversubscription > 1:
+        busy, terms["network"] = _slowed(request, job, offer, precision, chosen, busy, steps)
+    parts = busy | {name: term.seconds.value for name, term in terms.items()}
+    time_s = _time_of(offer, constants, wall_s, float(job.high_s(wall_s, devices)), terms)
     plan = Plan(
         device=offer.device.id,
         devices=devices,
         settings=_settings(request, chosen, precision, steps)
-        | _stack_of(job, chosen)
-        | {"checkpoint_every_s": round(checkpoint_every_s(devices, written, offer.per_host, spot))},
+        | _stack_of(job, offer.device, chosen, precision)
+        | {"checkpoint_every_s": round(beside.checkpoint_every_s(devices))},
         time_s=time_s,
         cost_usd=None,
         energy_kwh=energy_kwh(offer.device, devices, time_s, parts),
@@ -330,22 +340,53 @@ def _plan_of(
         fits=True,
         why_not=None,
         parts=parts,
+        terms=shown_terms(terms),
         bytes=memory,
         provider=offer.provider or None,
     )
-    plan, power = priced(plan, offer, written * 14.0 * KEPT_CHECKPOINTS), power_of(request, offer, devices)
+    stored = beside.written_params * 14.0 * KEPT_CHECKPOINTS
+    plan, power = priced(plan, offer, stored), power_of(request, offer, devices)
     return within_limits(plan, request.budget_usd, request.deadline_s, power)
 
 
-def _stack_of(job: Job, chosen: Mapping[str, int]) -> dict[str, Any]:
-    """The first public stack that runs these settings, and its flags for them."""
-    stack = next(s for s in job.stacks if np.all(s.runs(chosen)))
-    return {"stack": stack.name, "stack_flags": stack.flags_of(chosen)}
+def _slowed(
+    request: Request,
+    job: Job,
+    offer: Offer,
+    precision: str,
+    chosen: Mapping[str, int],
+    busy: Mapping[str, float],
+    steps: float,
+) -> tuple[dict[str, float], Term]:
+    """The steps as on a network that is not oversubscribed, and what its being so adds to them."""
+    whole = replace(offer, oversubscription=1.0).hardware(precision)
+    assert whole is not None
+    one = {name: np.array([value], float) for name, value in chosen.items()}
+    free = {
+        k: float(np.ravel(v)[0]) * steps for k, v in exact(replace(job, hardware=whole), one)["parts"].items()
+    }
+    added = sum(busy.values()) - sum(free.values())
+    why = f"all traffic between hosts at 1/{request.oversubscription:g} of their links, or all under one leaf"
+    return free, Term(seconds=Figure(added, 0.0, added, "s", "modelled"), source=why)
 
 
-def _time_of(offer: Offer, constants: Constants, wall_s: float) -> Figure:
+def _stack_of(job: Job, device: Device, chosen: Mapping[str, int], precision: str) -> dict[str, Any]:
+    """The first public stack that runs these settings, one that can be exported if any can; its flags."""
+    platform = platform_of(device.vendor, device.kind)
+    running = [s for s in job.stacks if np.all(s.runs(chosen))]
+    stack = next((s for s in running if writes(s.name, platform)), running[0])
+    narrow = {"precision": stack.narrow[precision]} if precision in stack.narrow else {}
+    return {"stack": stack.name, "stack_flags": stack.flags_of(chosen) | narrow}
+
+
+def _time_of(
+    offer: Offer, constants: Constants, wall_s: float, high_s: float, terms: Mapping[str, Term]
+) -> Figure:
+    """The whole job: the steps as sure as the fit, what is there once as sure as its term."""
     provenance = constants.provenance_of("train", groups(offer.device))
-    return around(wall_s, wide_of(constants, offer) - 1, "s", provenance)
+    early = sum(terms[n].seconds.value - terms[n].seconds.low for n in ("start", "compile"))
+    low_s = (wall_s - early) / wide_of(constants, offer)
+    return Figure(wall_s, low_s, high_s, "s", provenance)
 
 
 def wide_of(constants: Constants, offer: Offer) -> float:
@@ -394,10 +435,11 @@ def expanded(cells: Mapping[str, np.ndarray], axes: Axes) -> dict[str, np.ndarra
 def _shortfall(
     request: Request, offer: Offer, wall: np.ndarray, devices: np.ndarray, job: Job
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How many limits are missed, and the worst of them by which factor; limits as `surely` has them."""
-    factors = [wall / job.deadline_s]
+    """How many limits the high ends miss, and the worst of them by which factor."""
+    high = job.high_s(wall, devices)
+    factors = [high / request.deadline_s if request.deadline_s else wall / PATIENCE_S]
     if request.budget_usd is not None and offer.usd_per_h:
-        factors.append(wall * devices * offer.usd_per_h / 3600 / max(request.budget_usd, 1e-9))
+        factors.append(high * devices * offer.usd_per_h / 3600 / max(request.budget_usd, 1e-9))
     return np.sum([f > 1 for f in factors], axis=0), np.max(factors, axis=0)
 
 

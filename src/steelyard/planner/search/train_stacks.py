@@ -7,7 +7,7 @@ command line in full (launches.py).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
 
@@ -21,6 +21,16 @@ FULL, ADAPTERS = ("full",), ("lora", "qlora")
 FROM_TEXT = ("pretrain", "continue", "sft")
 BY_PREFERENCE = ("prefer", "distil")
 ZERO_1 = {0: "", 1: "--use-distributed-optimizer"}
+NARROW = ("fp8", "fp4")
+# Transformer Engine in Megatron-Core (its arguments --fp8-format and --fp4-format; NVFP4 on Blackwell alone).
+ENGINE = {"fp8": "--fp8-format hybrid", "fp4": "--fp4-format e2m1 --fp4-recipe nvfp4"}
+BRIDGE = {
+    "fp8": "mixed_precision=bf16_with_fp8_current_scaling_mixed",
+    "fp4": "mixed_precision=bf16_with_nvfp4_mixed",
+}
+# DeepSpeed under the trainers of Hugging Face.
+DEEPSPEED_FLAGS = {"offload": "zero_optimization.offload_optimizer.device=cpu"}
+DEEPSPEED_ZERO = {stage: f"zero_optimization.stage={stage}" for stage in range(4)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +50,11 @@ class TrainStack:
     recompute: tuple[int, ...] = (0, 2)
     finetuning: tuple[str, ...] = FULL
     jobs: tuple[str, ...] = FROM_TEXT
+    narrow: Mapping[str, str] = field(default_factory=dict)  # format below 16 bits -> its flags
+
+    def computes(self, precision: str) -> bool:
+        """Whether it trains in a format; in 16 bits and more they all do."""
+        return precision not in NARROW or precision in self.narrow
 
     def runs(self, settings: Mapping[str, Array]) -> Array:
         """Which candidates it can run; arrays of the settings' names that broadcast."""
@@ -81,6 +96,7 @@ TRAIN_STACKS = (
         zero=ZERO_1,
         zero_piped=(0, 1),
         recompute=(0, 1, 2),
+        narrow=ENGINE,
     ),
     # Megatron-FSDP inside Megatron-LM (docs.nvidia.com/megatron-core, parallelism guide).
     TrainStack(
@@ -92,6 +108,7 @@ TRAIN_STACKS = (
             3: "--use-megatron-fsdp --data-parallel-sharding-strategy optim_grads_params",
         },
         recompute=(0, 1, 2),
+        narrow={"fp8": ENGINE["fp8"]},
     ),
     # Megatron-Bridge: the same settings as fields of its configuration, with LoRA.
     TrainStack(
@@ -109,6 +126,7 @@ TRAIN_STACKS = (
         zero_piped=(0, 1),
         recompute=(0, 1, 2),
         finetuning=("lora",),
+        narrow=BRIDGE,
     ),
     # NeMo RL: preference and distillation over Megatron-Core.
     TrainStack(
@@ -142,6 +160,7 @@ TRAIN_STACKS = (
             3: "--parallelism.data_parallel_shard_degree --parallelism.fsdp_reshard_after_forward always",
         },
         zero_piped=(0,),
+        narrow={"fp8": "Float8LinearConverter (torchao), --compile.enable"},
     ),
     # Megatron-DeepSpeed: HabanaAI's for Gaudi, argonne-lcf's for Intel GPUs. Its pipeline engine refuses
     # ZeRO 2 and 3 and knows no virtual stages.
@@ -157,6 +176,7 @@ TRAIN_STACKS = (
         zero={0: "", 1: "--zero-stage"},
         zero_piped=(0, 1),
         recompute=(0, 1, 2),
+        narrow={"fp8": "--use-transformer-engine --fp8-format hybrid"},
     ),
     # MaxText; ZeRO 3 is its fsdp axis, ZeRO 1 shards the optimiser over the data axis.
     TrainStack(
@@ -205,17 +225,18 @@ TRAIN_STACKS = (
     TrainStack(
         name="deepspeed",
         families=("nvidia", "amd", "intel", "gaudi", "cpu"),
-        flags={"offload": "zero_optimization.offload_optimizer.device=cpu"},
-        zero={stage: f"zero_optimization.stage={stage}" for stage in range(4)},
+        flags=DEEPSPEED_FLAGS,
+        zero=DEEPSPEED_ZERO,
         finetuning=("full", *ADAPTERS),
         jobs=(*FROM_TEXT, *BY_PREFERENCE),
+        narrow={"fp8": "mixed_precision: fp8 (accelerate)"},
     ),
     # The same through LLaMA-Factory on Ascend, for which bitsandbytes has no kernels.
     TrainStack(
         name="llama-factory",
         families=("huawei",),
-        flags={"offload": "zero_optimization.offload_optimizer.device=cpu"},
-        zero={stage: f"zero_optimization.stage={stage}" for stage in range(4)},
+        flags=DEEPSPEED_FLAGS,
+        zero=DEEPSPEED_ZERO,
         finetuning=("full", "lora"),
         jobs=(*FROM_TEXT, *BY_PREFERENCE),
     ),
@@ -227,15 +248,15 @@ TRAIN_STACKS = (
         zero={0: ""},
         finetuning=("full", *ADAPTERS),
         jobs=(*FROM_TEXT, *BY_PREFERENCE),
+        narrow={"fp8": "mixed_precision: fp8 (accelerate)"},
     ),
 )
 
 
-def stacks_of(family: str, job: str, finetuning: str) -> tuple[TrainStack, ...]:
-    """Those that do such a job on devices of a family, the preferred first."""
-    return tuple(
-        s for s in TRAIN_STACKS if family in s.families and job in s.jobs and finetuning in s.finetuning
-    )
+def stacks_of(family: str, job: str, finetuning: str, precision: str = "bf16") -> tuple[TrainStack, ...]:
+    """Those that do such a job in such a format on devices of a family, the preferred first."""
+    able = (s for s in TRAIN_STACKS if family in s.families and s.computes(precision))
+    return tuple(s for s in able if job in s.jobs and finetuning in s.finetuning)
 
 
 def runnable(stacks: Sequence[TrainStack], settings: Mapping[str, Array]) -> Array:

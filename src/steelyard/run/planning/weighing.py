@@ -202,9 +202,11 @@ def _job_here(request: Request, watch: Watch) -> tuple[dict[str, Any], Plan | No
     machine = probe()
     if by_name:
         calibrate(machine, (request.finetuning_type,), watch)
+    calibration = recall(machine)
+    if calibration is None:
+        return {}, None, None
     recipe, facts = _as_recipe(request)
     filled = fill(recipe, request.shape, machine, facts)
-    calibration = recall(machine)
     local = here(filled, request.shape, machine, calibration, facts, Watch())
     if local is None:
         return {}, None, None
