@@ -78,6 +78,11 @@ class Layers:
 Stack = tuple[Layers, ...]
 
 
+def len_of(stack: Stack) -> int:
+    """How many layers it has."""
+    return sum(run.count for run in stack)
+
+
 def stacked(layers: list[tuple[Half, ...]]) -> Stack:
     """A stack from its layers one by one."""
     return tuple(Layers(len(list(run)), halves) for halves, run in groupby(layers))
@@ -117,16 +122,16 @@ def latent(
     """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1): `rank` values and `rope` of a
     shared key are cached, whole on each device; queries pass a rank too, or none (0).
 
-    Its products are those of as many heads without ranks, in proportion to their weights.
+    Its products are those of as many heads without ranks, in proportion to their weights. A query and a key
+    meet over `head_dim` and `rope` values.
     """
-    width, value = heads * head_dim, heads * (value_dim or head_dim)
-    of_queries = heads * (head_dim + rope)
-    asked = queries * (hidden + of_queries + 1) if queries else hidden * of_queries
-    weights = asked + hidden * (rank + rope) + rank * (1 + width + value) + value * hidden
+    width, values, asked = heads * head_dim, heads * (value_dim or head_dim), heads * (head_dim + rope)
+    of_queries = queries * (hidden + asked + 1) if queries else hidden * asked
+    weights = of_queries + hidden * (rank + rope) + rank * (1 + width + values) + values * hidden
     return Half(
         kind="latent", hidden=hidden, into=3 * width, out=width, share=weights / (hidden * 4 * width),
-        weights=weights + norms * hidden, kept=4 * width,
-        heads=heads, core=width, ring=2 * width, cached=rank + rope,
+        weights=weights + norms * hidden, kept=2 * (asked + values),
+        heads=heads, core=(asked + values) / 2, ring=asked + values, cached=rank + rope,
     )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ from .architectures import (
     undescribed,
 )
 from .errors import Where, WrongUse
-from .layers import STATE_BYTES, Half, Layers, Stack, attention, experts, mlp, stacked
+from .layers import STATE_BYTES, Half, Layers, Stack, attention, experts, len_of, mlp, stacked
 
 BITS = {  # bits a weight or a KV entry takes; the int forms carry one scale a row, which is left out
     "f32": 32, "float32": 32, "bf16": 16, "bfloat16": 16, "f16": 16, "float16": 16, "fp8": 8,
@@ -77,6 +77,7 @@ class Shape:
     dtype: str  # as stored: "bf16", "f32", "q4_1"
     stack: Stack = ()  # the layers in order; () = all alike, as the sizes say
     tower_params: int = 0  # of `params`, those of a vision tower and its projector
+    mtp_layers: int = 0  # beside `params`: layers that predict a token further ahead
 
     def __post_init__(self) -> None:
         if not self.stack:
@@ -294,16 +295,21 @@ def of_config(
     vocab, stack = need("vocab_size"), _stack(config, where)
     tied = bool(config.get("tie_word_embeddings", config.get("model_type") in TIED_BY_DEFAULT))
     layered, tower = sum(run.count * run.weights for run in stack), tower_params(config)
-    counted = _count(held, tied) if held else int(layered + vocab * hidden * (2 - tied) + hidden + tower)
+    counted = (
+        _count(held, tied, len_of(stack))
+        if held
+        else int(layered + vocab * hidden * (2 - tied) + hidden + tower)
+    )
     idle = int(sum(run.count * run.idle for run in stack))
     dtype = _stored(held) if held else _short(str(config.get("dtype") or config.get("torch_dtype")))
     return Shape(
-        family=str(config["model_type"]), layers=sum(run.count for run in stack), hidden=hidden, heads=heads,
+        family=str(config["model_type"]), layers=len_of(stack), hidden=hidden, heads=heads,
         kv_heads=config.get("num_key_value_heads") or heads, head_dim=head_dim(config), ffn=ffn,
         vocab=vocab, gated=gated(config), tied=tied, experts=experts,
         experts_per_token=first(config, "num_experts_per_tok", "num_experts_per_token") or 0,
         max_position=first(config, *CONTEXT) or 0, params=counted, active_params=counted - idle - tower,
         dtype=dtype, stack=stack, tower_params=tower,
+        mtp_layers=config.get("num_nextn_predict_layers") or 0,
     )  # fmt: skip
 
 
@@ -389,9 +395,11 @@ def _needer(config: Mapping[str, Any], where: Path) -> Callable[[str], int]:
     return need
 
 
-def _count(held: Mapping[str, TensorAt], tied: bool) -> int:
-    names = (n for n in held if not (tied and n == "lm_head.weight"))
-    return sum(prod(held[n].shape) for n in names if not n.endswith("rotary_emb.inv_freq"))
+def _count(held: Mapping[str, TensorAt], tied: bool, layers: int) -> int:
+    """Weights of the decoder and its tower; layers that predict further tokens stand behind the last one."""
+    names = (n for n in held if not (tied and n == "lm_head.weight") and not n.startswith("mtp."))
+    numbered = {n: re.search(r"\blayers\.(\d+)\.", n) for n in names if not n.endswith("rotary_emb.inv_freq")}
+    return sum(prod(held[n].shape) for n, found in numbered.items() if not found or int(found[1]) < layers)
 
 
 def _stored(held: Mapping[str, TensorAt]) -> str:
@@ -431,7 +439,7 @@ def _guess(held: Mapping[str, TensorAt]) -> Shape:
     norm = held.get(first + "q_norm.weight")
     head_dim = norm.shape[0] if norm else (64 if hidden <= 2048 else 128)
     tied = "lm_head.weight" not in held
-    params = _count(held, tied)
+    params = _count(held, tied, max(numbers) + 1)
     return Shape(
         family="qwen3" if norm else "qwen2" if first + "q_proj.bias" in held else "llama",
         layers=max(numbers) + 1, hidden=hidden, heads=q // head_dim, kv_heads=kv // head_dim,

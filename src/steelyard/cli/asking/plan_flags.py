@@ -94,7 +94,7 @@ class LoadFlags:
         float | None, flag("--prefix-hit", "SHARE", say("Of a prompt, what a cache holds already: 0.6."))
     ] = None
     draft: Annotated[
-        Text, flag("--draft", "MODEL", say("What guesses tokens ahead: a small model, or lookup."))
+        Text, flag("--draft", "MODEL", say("What guesses tokens ahead: a small model, lookup or mtp."))
     ] = None
     draft_tokens: Annotated[Number, flag("--draft-tokens", "N", say("That it guesses at a time."))] = None
     accept: Annotated[

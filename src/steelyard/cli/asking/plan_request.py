@@ -109,13 +109,13 @@ def _check_guesses(flags: PlanFlags) -> None:
 
 
 def _drafted(flags: PlanFlags) -> dict[str, Any]:
-    """The model that guesses ahead, None for a look-up in the prompt, and how many tokens at a time."""
+    """What guesses ahead: a model, the planned one's own layer, a look-up in the prompt; how many tokens."""
     if flags.draft is None:
         return {}
     from ...planner import DRAFTED
 
-    shape = None if flags.draft == "lookup" else model_shape(flags.draft)
-    return {"draft": shape, "draft_tokens": flags.draft_tokens or DRAFTED}
+    shape = None if flags.draft in ("lookup", "mtp") else model_shape(flags.draft)
+    return {"draft": shape, "mtp": flags.draft == "mtp", "draft_tokens": flags.draft_tokens or DRAFTED}
 
 
 def devices_of(names: list[str]) -> tuple[str, ...]:

@@ -326,6 +326,7 @@ def settings_lines(document: Mapping[str, Any]) -> list[str]:
     lines = broken(f"{title} {', '.join(pairs)}", columns() - 2) if pairs else []
     lines[1:] = [f"  {line}" for line in lines[1:]]
     lines += guess_lines(document.get("request", {}), plan["settings"])
+    lines += tower_lines(document.get("request", {}))
     steps = plan.get("steps") or []
     if not steps:
         return lines
@@ -344,6 +345,19 @@ def _apart_lines(plan: Mapping[str, Any]) -> list[str]:
     hourly = apart["usd_per_h"]
     words["hourly"] = "-" if hourly is None else show_number(hourly, "USD")
     text = say("over a day cheaper apart ({steps}): {time}, {cost}, then {hourly} an hour", **words)
+    return [f"  {piece}" for piece in broken(text, columns() - 2)]
+
+
+def tower_lines(request: Mapping[str, Any]) -> list[str]:
+    """That a model with a vision tower is planned for text: what an image costs is not known."""
+    tower = request.get("tower_params")
+    if not tower:
+        return []
+    text = say(
+        "text alone is planned: the {tower} weights of the vision tower are held, images take tokens of "
+        "--prompt and time of the tower, which is not told",
+        tower=f"{tower / 1e9:.2f} B",
+    )
     return [f"  {piece}" for piece in broken(text, columns() - 2)]
 
 

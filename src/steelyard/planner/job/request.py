@@ -117,6 +117,7 @@ class Request:
     prefix_hit: float = 0.0  # of a prompt's tokens, the share that the cache of prefixes holds already
     draft_tokens: int = 0  # that a speculative step proposes, if that pays; 0 = none
     draft: Shape | None = None  # the model that proposes them; None = they are looked up in the prompt
+    mtp: bool = False  # they are proposed by the model's own layer for further tokens
     accept: float | None = None  # measured share of these that is taken
     arrival_per_s: float | None = None
     burstiness: float = 1.0
@@ -157,6 +158,18 @@ class Request:
             for word in words:
                 _one_of("plan.precision", "precision of this job", word, allowed)
         _guesses(self.prefix_hit, self.draft_tokens, self.accept)
+        if self.media_bytes and self.serves and self.shape.tower_params:
+            raise WrongUse(
+                "plan.images",
+                f"prompts with images are not planned for {self.name}",
+                why="the time of its vision tower is not modelled",
+                where=Where(field="media_bytes"),
+                hint="plan its text alone, with the images' tokens in prompt_tokens",
+            )
+        if self.mtp and not self.shape.mtp_layers:
+            text = f"{self.name} has no layer of its own that predicts further tokens"
+            hint = "--draft lookup, or a small model: --draft llama3.2-1b"
+            raise WrongUse("plan.draft", text, where=Where(field="draft"), hint=hint)
         sizes = ("users", "prompt_tokens", "output_tokens", "seq_len", "max_devices")
         if self.count < 0:
             raise WrongUse("plan.count", f"count is {self.count}, not 0 or more", hint="--count 384")
@@ -238,7 +251,8 @@ class Request:
         own = {"own": [asdict(o) for o in self.own], "own_terms": asdict(self.own_terms)}
         own |= {"prices": {name: asdict(price) for name, price in self.prices.items()}}
         draft = {"draft_params": self.draft.params} if self.draft else {}
-        return plain | lists | own | draft | {"params": self.shape.params}
+        shape = {"params": self.shape.params, "tower_params": self.shape.tower_params}
+        return plain | lists | own | draft | shape
 
 
 def _one_of(code: str, what: str, word: str, words: tuple[str, ...]) -> None:

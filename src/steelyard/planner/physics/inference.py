@@ -7,11 +7,11 @@ and the parts sum to the whole. Not here: arrivals and percentiles (load.py), wh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .sizes import LONE_DEVICES, RUNTIME_BYTES, Array, Hardware, Sizes, cached_share
+from .sizes import LONE_DEVICES, RUNTIME_BYTES, Array, Hardware, Sizes, cached_share, next_token_layer, total
 
 # Physical meaning and prior of each base: (start value, log sd of the prior).
 PRIORS: dict[str, tuple[float, float]] = {
@@ -221,6 +221,13 @@ def decode_s(
         return parts
     tokens = tokens_a_step(setup)
     return {name: part / tokens for name, part in (parts | {"draft": drafted * setup.draft_s}).items()}
+
+
+def mtp_s(sizes: Sizes, setup: ServeSetup, hardware: Hardware, constant: dict[str, Array]) -> Array:
+    """Seconds in which the model's own further layer proposes one token of each request."""
+    alone = replace(setup, draft=0.0, draft_s=0.0)
+    parts = decode_s(next_token_layer(sizes), alone, hardware, constant)
+    return total(parts) - parts["sequences"] - constant["serve.step_s"] * older(setup, constant)
 
 
 def launch_s(sizes: Sizes, setup: ServeSetup, constant: dict[str, Array]) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -146,6 +146,19 @@ class Sizes:
             state_bytes=float(shape.state_bytes), sliding=float(window),
             sliding_share=slid / cached if window and cached else 0.0,
         )  # fmt: skip
+
+
+def next_token_layer(sizes: Sizes) -> Sizes:
+    """The layer that predicts a token further ahead (MTP; DeepSeek-V3, arXiv 2412.19437, section 2.2): a last
+    layer, and a product of two hidden states into one before it. It passes through the model's own head."""
+    behind, head = sizes.layers - sizes.lead, sizes.vocab * sizes.hidden
+    layer = (sizes.active - head - sizes.lead_params) / behind + 2.0 * sizes.hidden**2
+    idle = sizes.idle / behind
+    return replace(
+        sizes, params=layer + idle, active=layer + head, idle=idle, layers=1.0, tower=0.0,
+        attention_flops=sizes.attention_flops / sizes.layers, kv_bytes=sizes.kv_bytes / sizes.layers,
+        routed=np.minimum(sizes.experts, 1.0), lead=0.0, lead_params=0.0, state_bytes=0.0,
+    )  # fmt: skip
 
 
 def together(models: Sequence[Sizes]) -> Sizes:

@@ -7,7 +7,7 @@ limit) is taken to have helped. Nothing here looks at a row's source.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from steelyard.errors import WrongUse
 from steelyard.hardware import Device
 
-from ..physics.inference import prompt_s, serve_s, shared_prefill_s
+from ..physics.inference import ServeSetup, mtp_s, prompt_s, serve_s, shared_prefill_s
 from ..physics.sizes import RUNTIME_BYTES, Sizes, cached_share, total
 from .cells import Row, needed, number
 from .constants import PLAN_YEAR, stack
@@ -241,9 +241,17 @@ def split_of(
     return float(t), float(p), max(1.0, float(devices // (t * p)) or 1.0)
 
 
+def drafting(table: Any, constant: dict[str, np.ndarray]) -> ServeSetup:
+    """The setups with the time that a multi-token prediction takes to propose a token."""
+    setup: ServeSetup = table.setup
+    if not np.any(setup.draft):
+        return setup
+    return replace(setup, draft_s=mtp_s(table.sizes, setup, table.hardware, constant))
+
+
 def values_of(table: Any, constant: dict[str, np.ndarray]) -> np.ndarray:
     """Each row's value in its own unit."""
-    setup, extra = table.setup, table.extra
+    setup, extra = drafting(table, constant), table.extra
     parts = serve_s(table.sizes, setup, table.hardware, constant)
     prefill, step = parts["prefill"], total(parts["decode"])
     batch, output = setup.batch, setup.output

@@ -96,7 +96,7 @@ class Table:
             step = train_step_s(self.sizes, self.setup, self.hardware, matured)
         else:
             assert isinstance(self.setup, ServeSetup)
-            both = serve_s(self.sizes, self.setup, self.hardware, constant)
+            both = serve_s(self.sizes, inference_rows.drafting(self, constant), self.hardware, constant)
             step = {f"{phase}_{k}": v for phase, parts in both.items() for k, v in parts.items()}
         return {k: float(np.broadcast_to(v, len(self.ids))[at]) for k, v in step.items()}
 

@@ -41,6 +41,7 @@ def shape_of(row: Mapping[str, Any]) -> Shape:
         active_params=int(float(row.get("active_b") or row["params_b"]) * 1e9),
         dtype="bf16",
         stack=stacked(layers_of(row, head_dim, bool(gated))),
+        mtp_layers=int(row.get("mtp_layers") or 0),
     )
 
 

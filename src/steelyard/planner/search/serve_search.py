@@ -15,15 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.shape import Shape
 from steelyard.units import Figure, around
 
 from ..job.cost import energy_kwh
 from ..job.plans import Plan, within_limits, within_slo
 from ..job.request import Request
-from ..physics.inference import ServeSetup, decode_s, prefill_s, serve_memory_parts
+from ..physics.inference import ServeSetup, decode_s, mtp_s, prefill_s, serve_memory_parts
 from ..physics.load import Load, under_load
-from ..physics.sizes import Array, Hardware, Sizes, total
+from ..physics.sizes import Array, Hardware, Sizes, next_token_layer, total
 from ..published.constants import Constants, groups, values
 from .arrivals import MOST_BATCH, arrivals, closed
 from .offer import Offer, computes_in, memory_figure, room_bytes, surely
@@ -197,7 +196,9 @@ def evaluate(
         )  # fmt: skip
 
     def draft_s(batch: Array) -> Array:
-        """Seconds in which the small model proposes one token of each request; a look-up takes none."""
+        """Seconds in which one token of each request is proposed; a look-up takes none."""
+        if request.mtp:
+            return mtp_s(sizes, setup_of(batch), hardware, constant)
         if request.draft is None:
             return 0.0
         small = replace(setup_of(batch), draft=0, e=1, weight_bits=16.0, weight_only=0, kv_bits=16.0)
@@ -214,7 +215,10 @@ def evaluate(
     held = setup_of(np.maximum(1.0, np.ceil(loaded["batch"])), draft_s(loaded["batch"]))
     memory = serve_memory_parts(sizes, held)
     if request.draft:
-        memory |= _draft_bytes(request.draft, held)
+        small = replace(held, weight_bits=16.0, kv_bits=16.0, e=1)
+        memory |= _draft_bytes(Sizes.of(request.draft, request.prompt_tokens), small)
+    if request.mtp:
+        memory |= _draft_bytes(next_token_layer(sizes), held)
     split, engines = columns["t"] * columns["p"], columns["replicas"] + loaded["prefill_replicas"]
     free = room_bytes(request, offer.device) - total(memory)
     most = np.maximum(1, held.batch + np.floor(free / (memory["kv"] / held.batch)))
@@ -239,10 +243,9 @@ def evaluate(
     }
 
 
-def _draft_bytes(draft: Shape, setup: ServeSetup) -> dict[str, Array]:
-    """What a draft model holds of one device beside the model: its weights and its own KV cache."""
-    small = replace(setup, weight_bits=16.0, kv_bits=16.0, e=1)
-    parts = serve_memory_parts(Sizes.of(draft, setup.prompt), small)
+def _draft_bytes(draft: Sizes, setup: ServeSetup) -> dict[str, Array]:
+    """What a draft holds of one device beside the model: its weights and its own KV cache."""
+    parts = serve_memory_parts(draft, setup)
     return {"draft": (np.asarray(setup.draft) > 0) * (parts["weights"] + parts["kv"])}
 
 
