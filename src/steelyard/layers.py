@@ -130,7 +130,7 @@ def latent(
     weights = of_queries + hidden * (rank + rope) + rank * (1 + width + values) + values * hidden
     return Half(
         kind="latent", hidden=hidden, into=3 * width, out=width, share=weights / (hidden * 4 * width),
-        weights=weights + norms * hidden, kept=2 * (asked + values),
+        weights=weights + norms * hidden, kept=4 * width,  # rotated parts are made again from their rank
         heads=heads, core=(asked + values) / 2, ring=asked + values, cached=rank + rope,
     )  # fmt: skip
 
