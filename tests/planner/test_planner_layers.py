@@ -14,7 +14,7 @@ from steelyard.architectures import layers_of
 from steelyard.errors import WrongUse
 from steelyard.hardware import catalogue, named_models, published_constants
 from steelyard.layers import stacked
-from steelyard.planner import Constants, Request, named_shape, plan
+from steelyard.planner import Constants, Request, named_shape, plan, predict_results
 from steelyard.planner.physics.inference import ServeSetup, serve_memory_parts, serve_s
 from steelyard.planner.physics.sizes import (
     Sizes,
@@ -255,3 +255,22 @@ def test_a_gguf_of_deepseek_is_latent_with_dense_layers_first() -> None:
     config = shape._gguf_config(shape.Gguf(meta, gate), "deepseek2", 61, 7168, 128, 18432)
     ours, theirs = stacked(layers_of(config)), read("deepseek-v3").stack
     assert [(run.count, run.weights) for run in ours] == [(run.count, run.weights) for run in theirs]
+
+
+def test_the_interval_of_a_published_prediction_holds_what_its_row_does_not_tell() -> None:
+    """How many tokens a multi-token prediction drafts, and the share taken."""
+    row = {
+        "phase": "serve", "model": "deepseek-r1", "precision": "fp8", "device": "h200", "devices": "8",
+        "concurrency": "16", "prompt_len": "1024", "output_len": "1024", "value": "", "unit": "ms",
+        "metric": "ms_per_output_token",
+    }  # fmt: skip
+    rows = [
+        row | {"framework": "SGLang"},
+        row | {"framework": "SGLang, MTP"},
+        row | {"framework": "SGLang, MTP", "metric": "ttft_ms"},
+        row | {"framework": "SGLang", "metric": "ttft_ms"},
+    ]
+    plain, drafted, first, plain_first = predict_results(rows, catalogue(), MODELS, CONSTANTS)
+    wide = [p.high / p.value for p in (plain, drafted, first, plain_first)]
+    assert drafted.value < plain.value and wide[1] > 1.05 * wide[0]
+    assert wide[2] == pytest.approx(wide[3]) and wide[0] == pytest.approx(wide[3])

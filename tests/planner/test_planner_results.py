@@ -158,7 +158,6 @@ def test_a_family_that_was_never_seen_is_modelled_not_fitted():
         "v100-32",
         "rtx-4090",
         "h20",
-        "mi355x",
         "tpu-v6e",
     ):  # of known families, without rows
         kin = groups(catalogue().find(device))

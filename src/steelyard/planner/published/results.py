@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import exp, inf, log
+from math import exp, hypot, inf, log
 from typing import Any
 
 import numpy as np
@@ -281,8 +281,9 @@ def _predict(
     }
     for phase, table in tables.items():
         values = table.predict(table.constants(constants.logs))
-        for place, value, kin in zip(table.ids, values.tolist(), table.groups, strict=True):
-            predictions[place] = _prediction(value, exp(constants.spread(phase, kin)))
+        untold = np.broadcast_to(table.extra.get("untold", 0.0), values.shape)
+        for place, value, kin, more in zip(table.ids, values.tolist(), table.groups, untold, strict=True):
+            predictions[place] = _prediction(value, exp(hypot(constants.spread(phase, kin), more)))
     return [replace(predictions[str(place)], id=row.get("id", "")) for place, row in enumerate(rows)], tables
 
 
