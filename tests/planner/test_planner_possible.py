@@ -27,6 +27,7 @@ from steelyard.planner.published.constants import values
 from steelyard.planner.search.search import CHANGES
 from steelyard.planner.search.train_search import PATIENCE_S, needs_more
 from steelyard.planner.search.train_stacks import TRAIN_STACKS, stacks_of
+from tests.test_architectures import read
 
 CONSTANTS = Constants.from_json(published_constants())
 MODELS = named_models()
@@ -70,7 +71,11 @@ hardwares = st.builds(
     scaleout=st.sampled_from([1.25e8, 1.25e9, 12.5e9, 50e9]),
     node=st.sampled_from([1, 4, 8, 72]),
 )
-sizes_of = st.sampled_from(SMALL).map(lambda name: Sizes.of(named_shape(name, MODELS), 2048))
+HYBRIDS = ("jamba-v0.1", "qwen3-next-80b-a3b", "nemotron-h-8b", "deepseek-v3", "qwen2.5-vl-7b")
+shapes = st.one_of(
+    st.sampled_from(SMALL).map(lambda name: named_shape(name, MODELS)), st.sampled_from(HYBRIDS).map(read)
+)
+sizes_of = shapes.map(lambda own: Sizes.of(own, 2048))
 
 
 def sent_bytes(sizes: Sizes, s: TrainSetup) -> float:
