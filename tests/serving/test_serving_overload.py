@@ -174,7 +174,7 @@ def test_an_engine_that_makes_nothing_is_ended(monkeypatch):
     monkeypatch.setattr(engine_process, "_cpu", lambda pid: used[0])
 
     def limit_after(seconds, cpu_each_s=0.0, stopped=False, token=1.0):
-        silence = engine_process.Silence()
+        silence = engine_process.Silence(engine_process.HANG_S, engine_process.SPIN_S)
         for _ in range(int(seconds)):
             used[0] = (used[0][0] + cpu_each_s, stopped)
             now[0] += 1

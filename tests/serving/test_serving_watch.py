@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import socket
 import sys
 import textwrap
+import time
+from typing import Any
 
 import pytest
 
 from steelyard.errors import Lacking
-from steelyard.serving.engines import EngineSettings
-from steelyard.serving.host import engine_process
-from steelyard.serving.host.engine_process import EngineProcess, Silence
+from steelyard.serving.engines import EngineSettings, Event
+from steelyard.serving.host import engine_child, engine_process
+from steelyard.serving.host.engine_process import EngineCrashed, EngineProcess, Silence
 
 PYTHON = sys.executable
 READY = 'send({"ready": {"load_s": 0.1}})'
@@ -159,3 +163,83 @@ def test_a_system_that_cannot_say_does_not_end_the_watch(process, monkeypatch):
         await engine.close()
 
     asyncio.run(run())
+
+
+READING = """
+send({"ready": {"load_s": 0.1}})
+channel.recv(1 << 16)
+for _ in range(20):
+    end = time.monotonic() + 0.1
+    while time.monotonic() < end:
+        pass
+    if WORKED:
+        send({"worked": True})
+send({"events": [[1, [7], None, "stop"]]})
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("worked", [True, False])
+def test_a_long_prompt_is_no_hang_and_an_endless_loop_is_one(process, monkeypatch, worked):
+    """Twenty steps without a token; the limit is a fourth of them."""
+    monkeypatch.setattr(engine_process, "SPIN_S", 0.5)
+
+    async def run():
+        engine = process(READING.replace("WORKED", str(worked)))
+        await engine.start()
+        try:
+            request = {"ids": [1], "max_tokens": 1}
+            if worked:
+                assert [event.ids async for event in engine.submit(request)] == [[7]]
+                assert engine.restarts == 0
+            else:
+                with pytest.raises(EngineCrashed, match="made nothing"):
+                    _ = [event async for event in engine.submit(request)]
+        finally:
+            await engine.close()
+
+    asyncio.run(run())
+
+
+class Reader:
+    """An engine whose steps take so much of the processor, and give a token at the last."""
+
+    def __init__(self, step_s: float, steps: int = 3) -> None:
+        self.step_s, self.left = step_s, steps
+
+    def busy(self) -> bool:
+        return self.left > 0
+
+    def step(self) -> list[Event]:
+        begun = time.process_time()
+        while time.process_time() - begun < self.step_s:
+            pass
+        self.left -= 1
+        return [] if self.left else [Event(1, [7], finish="stop")]
+
+    def metrics(self) -> dict[str, float]:
+        return {}
+
+    def idle(self, seconds: float) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("step_s", "told"), [(0.2, 2), (0.0, 0)])
+def test_a_step_that_computed_is_told_though_it_gave_nothing(monkeypatch, step_s, told):
+    """One that found nothing to do is not: a scheduler that is stuck goes round and round."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.shutdown(socket.SHUT_WR)
+        channel = engine_child.Channel(theirs)
+        receive = channel.receive
+
+        def after(timeout_s: float) -> list[dict[str, Any]]:
+            return [] if engine.busy() else receive(timeout_s)  # the front leaves once all is done
+
+        engine = Reader(step_s)
+        monkeypatch.setattr(channel, "receive", after)
+        engine_child._serve(engine, channel)
+        theirs.close()
+        lines = [json.loads(line) for line in ours.makefile("rb").read().splitlines()]
+    assert [line for line in lines if "worked" in line] == [{"worked": True}] * told
+    assert sum("events" in line for line in lines) == 1

@@ -4,7 +4,8 @@ Lines of JSON over an inherited Unix socket. In: settings (first line), then `{"
 with the ops add, cancel, score, embed, load_adapter, drop_adapter and forget_grammars. Out: `{"ready": ...}`,
 `{"events": [[id, ids, logprobs, finish, tops, cached]]}`, `{"scores": ...}`, `{"embeddings": ...}`,
 `{"done": id}`, `{"left": [id, whether none of it was computed]}` once a cancelled one is let go,
-`{"failed": {"id", "why", "refused"}}`. Ends when the socket closes or the parent dies.
+`{"failed": {"id", "why", "refused"}}`, `{"worked": true}` after a step that computed and gave nothing yet.
+Ends when the socket closes or the parent dies.
 
 Trap: no signal handler here. OpenVINO's CPU plugin unmaps a signal stack that the main thread still has once
 two models were freed in the order of their making (2026.4): the next handled signal ends the process.
@@ -28,6 +29,7 @@ from ...processes import die_with_parent, peak_rss_bytes
 from ..engines import ENGINES, Engine, EngineSettings, Event, GenRequest, Scores
 
 IDLE_TICK_S = 15.0
+WORK_S = 0.1  # of processor time: a step so long has read a part of a prompt
 LOADING_TICK_S = 0.01  # while an adapter loads, or a grammar compiles, beside the steps
 
 
@@ -97,8 +99,11 @@ def _serve(engine: Engine, channel: Channel) -> None:
             last = time.monotonic()
         else:
             engine.idle(time.monotonic() - last)
+        begun = time.process_time()
         if engine.busy() and (events := engine.step()):
             _tell(channel, events, engine.metrics())
+        elif time.process_time() - begun > WORK_S:
+            channel.send({"worked": True})
         if scoring and _score_on(engine, channel, *scoring[0]):
             scoring.popleft()
         for request_id in [number for number in leaving if not engine.holds(number)]:
@@ -112,7 +117,9 @@ def _score_on(engine: Engine, channel: Channel, request_id: int, pieces: Iterato
     except Exception as e:  # one bad request must not take the engine down
         _failed(channel, request_id, e)
         return True
-    if scores is not None:
+    if scores is None:
+        channel.send({"worked": True})
+    else:
         arrays = [scores.logprobs, scores.top_ids, scores.top_logprobs]
         channel.send({"scores": [request_id, *arrays], "metrics": engine.metrics()})
     return scores is not None

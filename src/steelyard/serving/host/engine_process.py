@@ -22,7 +22,7 @@ from ...units import show_s
 from ..engines import EngineSettings, Event, GenRequest, Scores
 
 HANG_S = 20.0  # work in flight, no event and next to no CPU time for so long: a hang
-SPIN_S = 300.0  # the same while it computes: a long prompt of a large model takes minutes
+SPIN_S = 300.0  # the same while it computes: one step of a large model may take a minute
 LOAD_HANG_S, LOAD_SPIN_S = 120.0, 1800.0  # while it loads: a slow disk takes next to no CPU for a while
 STOPPED_S = 60.0  # someone stopped the process and may go on soon; SIGSTOP and SIGCONT are no hang
 TICK_S = 1.0
@@ -71,7 +71,7 @@ class EngineProcess:
         self._state = "loading"
         self.load: dict[str, float] = {}
         self.metrics: dict[str, float] = {}
-        self.last_token_at = 0.0
+        self.last_token_at = self.last_work_at = 0.0
         self.restarts = 0
         self._ids = itertools.count(1)
         self._queues: dict[int, asyncio.Queue[Event | Exception]] = {}
@@ -244,7 +244,7 @@ class EngineProcess:
     async def embed(self, batch: list[list[int]]) -> list[list[float]]:
         """One vector a list of ids. Raises EngineLost."""
         (vectors,) = await self._insist("embed", batch=batch)
-        self.last_token_at = time.monotonic()
+        self.last_token_at = self.last_work_at = time.monotonic()
         return list(vectors)
 
     async def load_adapter(self, name: str, folder: str) -> None:
@@ -326,7 +326,7 @@ class EngineProcess:
     def _dispatch(self, message: dict[str, Any]) -> None:
         self.metrics = message.get("metrics", self.metrics)
         if "events" in message:
-            self.last_token_at = time.monotonic()
+            self.last_token_at = self.last_work_at = time.monotonic()
             for fields in message["events"]:
                 event = Event(*fields)
                 if queue := self._queues.get(event.request_id):
@@ -334,6 +334,8 @@ class EngineProcess:
                 self._report(event)
                 if event.finish:
                     self._end(event.request_id)
+        elif "worked" in message:
+            self.last_work_at = time.monotonic()
         elif kind := next((name for name in REPLIES if name in message), None):
             fields = message[kind]
             request_id, *rest = fields if isinstance(fields, list) else [fields]
@@ -370,14 +372,14 @@ class EngineProcess:
 
     async def _end_hangs(self) -> None:
         """kill -9 an engine that has work and makes nothing; `_watch` does the rest."""
-        silent = Silence()
+        silent = Silence(HANG_S, SPIN_S)
         while self.state != "closed":
             before = time.monotonic()
             await asyncio.sleep(TICK_S)
             busy = bool(self._callbacks or self._calls) and self.state == "ready"
             paused = time.monotonic() - before > 3 * TICK_S  # this process itself stood still
             try:
-                limit = silent.limit_s(self.pid, None if paused or not busy else self.last_token_at)
+                limit = silent.limit_s(self.pid, None if paused or not busy else self.last_work_at)
             except Exception as e:  # the system cannot say just now; this loop must not end
                 self.log("engine.not_watched", why=repr(e))
                 continue
@@ -415,19 +417,19 @@ def _shallow(request: GenRequest) -> dict[str, Any]:
 class Silence:
     """How long an engine with work in flight has made nothing, and whether that is too long."""
 
-    def __init__(self, hang_s: float = HANG_S, spin_s: float = SPIN_S) -> None:
+    def __init__(self, hang_s: float, spin_s: float) -> None:
         """`hang_s` without computing, `spin_s` with."""
         self.hang_s, self.spin_s = hang_s, spin_s
         self.since: float | None = None  # of the silence
-        self.marker: float | None = None  # last_token_at when it began
+        self.marker: float | None = None  # last_work_at when it began
         self.idle_since: float | None = None  # it has computed nothing since
         self.cpu_s = 0.0
 
-    def limit_s(self, pid: int | None, last_token_at: float | None) -> float | None:
-        """The limit that was exceeded, else None. `last_token_at` None: nothing is expected of it now."""
+    def limit_s(self, pid: int | None, last_work_at: float | None) -> float | None:
+        """The limit that was exceeded, else None. `last_work_at` None: nothing is expected of it now."""
         now = time.monotonic()
-        if pid is None or last_token_at is None or last_token_at != self.marker or self.since is None:
-            self.since, self.marker, self.idle_since = now, last_token_at, None
+        if pid is None or last_work_at is None or last_work_at != self.marker or self.since is None:
+            self.since, self.marker, self.idle_since = now, last_work_at, None
             return None
         cpu_s, stopped = _cpu(pid)
         if cpu_s - self.cpu_s > IDLE_CORES * TICK_S or self.idle_since is None:
