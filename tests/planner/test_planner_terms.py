@@ -43,6 +43,16 @@ def test_no_term_is_a_zero_and_they_sum_to_the_time(device: str, job: str) -> No
     assert p.time_s.low < p.time_s.value < p.time_s.high
 
 
+@pytest.mark.parametrize("device", ["h100-sxm", "gaudi2", "xeon-8592plus"])
+def test_an_engine_loads_and_compiles_before_it_answers(device: str) -> None:
+    p, _ = best(device, job="score", tokens=1e6)
+    assert p.time_s and set(p.terms) == {"load", "compile"}
+    for name, term in p.terms.items():
+        assert p.parts[name] == pytest.approx(term["value"]) and 0 < term["low"] < term["high"]
+    assert sum(p.parts.values()) == pytest.approx(p.time_s.value)
+    assert p.terms["compile"]["value"] == DEVICES.find(device).compile_s[0]
+
+
 def test_a_recipe_compiled_on_gaudi_takes_longer_than_kernels_chosen_on_a_gpu() -> None:
     gaudi, gpu = (DEVICES.find(name).compile_s for name in ("gaudi2", "h100-sxm"))
     assert gaudi[0] > gpu[0]

@@ -180,6 +180,22 @@ class Beside:
         return (START_WIDE[1] - 1.0) * self.start_s(devices) + compile_s * (exp(NORMAL_80 * sd) - 1.0)
 
 
+def engine_s(device: Device, params: float, weight_bits: Array) -> dict[str, Array]:
+    """Until an engine answers: its process with the weights from the disk, and its graphs."""
+    load = START_S + params * weight_bits / 8 / DISK_BYTES_PER_S
+    return {"load": load, "compile": device.compile_s[0] + 0.0 * load}
+
+
+def engine_terms(device: Device, params: float, weight_bits: float) -> dict[str, Term]:
+    """The same of the engine that is taken, each with its interval and source."""
+    seconds, (_, sd, why) = engine_s(device, params, weight_bits), device.compile_s
+    wide = exp(NORMAL_80 * sd)
+    return {
+        "load": _term(seconds["load"], *START_WIDE, "weights over the host's disk"),
+        "compile": _term(seconds["compile"], 1 / wide, wide, why),
+    }
+
+
 def frozen_params(request: Request) -> float:
     """Weights held beside the trained ones; with adapters the base itself is the reference."""
     if request.job == "distil":

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from ..job.cost import DISK_BYTES_PER_S, START_S
 from ..job.request import Request
 from ..physics.load import UNEQUAL, waiting_s
 from ..physics.sizes import Array, total
@@ -58,11 +57,10 @@ def closed(
     parts |= {f"prefill_{k}": parts[f"prefill_{k}"] + rounds * apart * v for k, v in prefill_parts.items()}
     parts |= {f"decode_{k}": rounds * output * v for k, v in decode_parts.items()}
     parts["transfer"] = rounds * apart * moved_s
-    parts["load"] = load_s(request, columns) if request.in_batch else 0.0 * rounds
     return {
         "batch": batch,
         "felt": felt(request, wait, busy, first, tpot, others * prefill),
-        "wall_s": rounds * cycle + parts["load"],
+        "wall_s": rounds * cycle,
         "parts": parts,
         "prefill_replicas": pools,
         "stable": batch <= MOST_BATCH,
@@ -115,11 +113,6 @@ def arrivals(
         "prefill_replicas": pools,
         "stable": (busy < STABLE) & (batch < MOST_BATCH) & (each * prefill * (1 - apart) < STABLE),
     }
-
-
-def load_s(request: Request, columns: Mapping[str, np.ndarray]) -> Array:
-    """Seconds until an engine has its weights from the disk."""
-    return START_S + request.shape.params * columns["weight_bits"] / 8 / DISK_BYTES_PER_S
 
 
 def felt(

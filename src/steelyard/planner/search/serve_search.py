@@ -20,6 +20,7 @@ from steelyard.units import Figure, around
 from ..job.cost import energy_kwh
 from ..job.plans import Plan, within_limits, within_slo
 from ..job.request import Request
+from ..job.terms import engine_s, engine_terms, shown_terms
 from ..physics.inference import ServeSetup, decode_s, mtp_s, prefill_s, serve_memory_parts
 from ..physics.load import Load, under_load
 from ..physics.sizes import Array, Hardware, Sizes, next_token_layer, total
@@ -212,6 +213,10 @@ def evaluate(
     moved_s = request.prompt_tokens * kv_bytes / (hardware.scaleout * hardware.nic_share) * columns["apart"]
     load = arrivals if request.arrival_per_s and not request.in_batch else closed
     loaded = load(request, columns, prefill_s(sizes, setup_of(1.0), hardware, constant), decode, moved_s)
+    if request.in_batch:
+        started = engine_s(offer.device, request.shape.params, columns["weight_bits"])
+        wall_s, parts = loaded["wall_s"] + total(started), loaded["parts"] | started
+        loaded |= {"wall_s": wall_s, "parts": parts}
     held = setup_of(np.maximum(1.0, np.ceil(loaded["batch"])), draft_s(loaded["batch"]))
     memory = serve_memory_parts(sizes, held)
     if request.draft:
@@ -386,6 +391,9 @@ def _plan_of(
         why_not=None,
         service=_service_of(request, felt, time_s, wide),
         parts=parts,
+        terms=shown_terms(engine_terms(offer.device, request.shape.params, of(columns["weight_bits"])))
+        if request.in_batch
+        else {},
         bytes={k: of(v) for k, v in evaluated["bytes"].items()},
         provider=offer.provider or None,
     )

@@ -19,7 +19,7 @@ from steelyard.units import Figure
 from ..job.cost import DISK_BYTES_PER_S, START_S, cost_figure, power_w
 from ..job.plans import Plan, within_limits
 from ..job.request import Request
-from ..job.terms import CORES_TOGETHER, HOST_CORES, TOKENISE_BYTES_PER_CORE_S
+from ..job.terms import CORES_TOGETHER, HOST_CORES, TOKENISE_BYTES_PER_CORE_S, engine_s
 from ..physics.inference import ServeSetup, serve_s
 from ..physics.sizes import RUNTIME_BYTES, Sizes, total
 from ..published.constants import Constants, groups, values
@@ -293,14 +293,15 @@ def _options(
     copies = _gate_devices(request, offer)
     if copies is None:
         return []
-    load_s = START_S + 2.0 * 2.0 * request.shape.params / DISK_BYTES_PER_S  # read, and written again
     if name == "compress":
-        return [_option(request, offer, at, copies, load_s)]
+        written_s = START_S + 2.0 * 2.0 * request.shape.params / DISK_BYTES_PER_S  # read, and written again
+        return [_option(request, offer, at, copies, written_s)]
+    ready_s = _ready_s(request, offer, 16.0)
     token_s = _token_s(request, offer, constants, copies)
     return (
         []
         if token_s is None
-        else [_option(request, offer, at, copies, load_s + request.eval_tokens * token_s)]
+        else [_option(request, offer, at, copies, ready_s + request.eval_tokens * token_s)]
     )
 
 
@@ -372,14 +373,19 @@ def _serving(
     return [served if plan.fits else replace(served, why_not=plan.why_not, shortfalls=plan.shortfalls)]
 
 
+def _ready_s(request: Request, offer: Offer, weight_bits: float) -> float:
+    """Seconds until an engine answers."""
+    return float(sum(engine_s(offer.device, request.shape.params, weight_bits).values()))
+
+
 def _served(request: Request, offer: Offer, at: int, plan: Plan) -> Option:
     """A service as a step: loading counts, its hours weigh in the choice."""
-    load_s = START_S + BITS[plan.settings["weights"]] / 8 * request.shape.params / DISK_BYTES_PER_S
+    ready_s = _ready_s(request, offer, BITS[plan.settings["weights"]])
     figures = {name: figure.value for name, figure in plan.service.items()}
     figures |= {name: plan.settings[name] for name in ("replicas", "tp")} | {"setup": dict(plan.settings)}
     hourly = plan.devices * (offer.usd_per_h or 0.0)
     option = _option(
-        request, offer, at, plan.devices, load_s, usd_per_h=hourly if offer.usd_per_h else None, **figures
+        request, offer, at, plan.devices, ready_s, usd_per_h=hourly if offer.usd_per_h else None, **figures
     )
     watts = (power_w(offer.device) or 0.0) * plan.devices
     a_hour = watts / 1000 if request.objective == "energy" else hourly
