@@ -65,6 +65,8 @@ def search_training(request: Request, offer: Offer, constants: Constants, fine: 
         return SearchResult(no_plan(offer, _no_units(request, offer)))
     results = [_at_precision(request, offer, precisions[0], constants, fine)]
     for precision in precisions[1:]:
+        if not fine and results[0].plan.fits:
+            break  # the narrowest format does for a device that cannot win
         results += _other(request, offer, precision, constants, fine, results)
     best = min(results, key=lambda f: _order(f.plan))
     counts = (sum(getattr(f, name) for f in results) for name in ("considered", "divide", "fit"))
@@ -107,11 +109,11 @@ def _order(p: Plan) -> tuple[bool, tuple[int, float], float]:
 
 
 def precisions_of(request: Request, offer: Offer) -> list[str]:
-    """Those asked for that the device computes in; else 16 bits, else what it has, and before it FP8 and FP4
+    """Those asked for that the device computes in; else 16 bits, else what it has, and before it FP4 and FP8
     where published runs told what they gain. Each in which some stack does the job."""
     device = offer.device
     usual = [p for p in (*PRECISIONS_16, "tf32", "f32") if computes_in(device, p)][:1]
-    gaining = [p for p in NARROW if p in device.gains and computes_in(device, p)]
+    gaining = [p for p in reversed(NARROW) if p in device.gains and computes_in(device, p)]
     asked = [p for p in request.precisions if computes_in(device, p)]
     wanted = asked if request.precisions else [*gaining, *usual]
     return [p for p in wanted if stacks_of(device.family, request.job, request.finetuning_type, p)]
