@@ -16,6 +16,11 @@ def state_folder() -> Path:
     return _folder("STEELYARD_STATE", "XDG_STATE_HOME", ".local/state")
 
 
+def data_folder() -> Path:
+    """$STEELYARD_DATA, else the user's folder for data."""
+    return _folder("STEELYARD_DATA", "XDG_DATA_HOME", ".local/share")
+
+
 def _folder(ours: str, users: str, default: str) -> Path:
     home = Path(os.environ.get(users) or Path.home() / default)
     return Path(os.environ.get(ours) or home / "steelyard")

@@ -275,3 +275,17 @@ def on_a_terminal(folder: Path, *words: str, typed: str) -> str:
     os.close(theirs)
     assert child.returncode == 0, errors
     return errors
+
+
+def test_engines_lists_what_trains_and_serves(steelyard, tmp_path) -> None:
+    data = {"STEELYARD_DATA": str(tmp_path / "data")}
+    rows = document(steelyard("engines", "--json", env=data))["engines"]
+    found = {(row["engine"], row["for"]): row for row in rows}
+    assert found["own", "training"]["unusable"] is None
+    trl = found["trl", "training"]
+    assert str(tmp_path / "data") in trl["unusable"] and trl["untested"] == ["cuda", "xpu", "hpu"]
+    assert ("openvino", "serving") in found
+    assert "steelyard engines install trl" in steelyard("engines", "list", env=data).stdout
+    for words, code in ((("install", "axolotl"), "train.engine"), (("remove", "trl"), "cli.usage")):
+        done = steelyard("engines", *words, "--json", env=data)
+        assert done.returncode == 2 and json.loads(done.stdout)["error"]["code"] == code

@@ -8,7 +8,7 @@ import typer
 
 from .telling.messages import say
 from .telling.options import EVERYWHERE
-from .verbs import chat, checks, data, garbage, models, plans, recipes, reports, runs, services
+from .verbs import chat, checks, data, engines, garbage, models, plans, recipes, reports, runs, services
 
 # In the order of use. The texts are looked up in zh.json when the app is made.
 VERBS = (
@@ -34,6 +34,7 @@ VERBS = (
     ("report", reports.report, "The report of a run, as HTML or as a picture (SVG)."),
     ("hardware", models.hardware, "The device catalogue, with sources."),
     ("doctor", models.doctor, "What this machine has and lacks, with fixes."),
+    ("engines", engines.engines, "Engines that train and serve; install one."),
     ("pull", models.pull, "Fetch a model: resumable, hashed, scanned."),
     ("scan", models.scan, "Look for code in model files, without running any."),
     ("export", models.export, "Copy a tuned model out, as other programs read it."),

@@ -11,6 +11,7 @@ from ..doors import fetching
 
 if TYPE_CHECKING:
     from .chat import in_words
+    from .companions import copy_companions
     from .encoder import Encoder, encoder_folder, exported_encoder, is_encoder, read_encoder
     from .encoder_export import export_encoder
     from .families import FAMILIES
@@ -58,6 +59,7 @@ FILES = {
     "taught_turns": "teaching",
     "text_example": "teaching",
     "chat_ids": "tokenizer",
+    "copy_companions": "companions",
     "Weights": "weights",
     "bf16_of": "weights",
     "f32_of": "weights",
@@ -106,6 +108,7 @@ __all__ = [
     "chat_ids",
     "check_folder",
     "checkpoint_weights",
+    "copy_companions",
     "encoder_folder",
     "export_encoder",
     "export_openvino",

@@ -9,7 +9,6 @@ Not here: generation (serving), adapters' training (training).
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,7 +27,6 @@ from .decoder import read_decoder
 from .families import FAMILIES, Decoder
 from .frequencies import attention_factor, inverse_frequencies
 from .kernels import Layout, Linear, Norm, attention, rope, swiglu
-from .quantised_check import KEYS as QUANTISED_KEYS
 from .weights import write_each
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -317,8 +315,7 @@ def save(
     float32, plus it: an adapter is merged with one rounding, whatever the network computed in. One tensor at
     a time is in memory beside the network.
     """
-    copy_companions(base_folder, folder)
-    _note_dtype(folder / "config.json", dtype)
+    copy_companions(base_folder, folder, dtype)
     where = weight_files(base_folder) if delta is not None else {}
     tensors = dict(network.tensors())
 
@@ -337,12 +334,3 @@ def _bits(tensor: Tensor) -> np.ndarray:
     return (
         tensor.view(torch.int16).numpy().view(np.uint16) if tensor.dtype == torch.bfloat16 else tensor.numpy()
     )
-
-
-def _note_dtype(path: Path, dtype: str) -> None:
-    """The base's config.json, of these weights: what it says of the base's own storage would be untrue."""
-    raw = json.loads(path.read_text("utf-8"))
-    for key in ("_name_or_path", *QUANTISED_KEYS):
-        raw.pop(key, None)
-    raw |= {"dtype": dtype, "torch_dtype": dtype}  # transformers below 4.56 reads the older name alone
-    path.write_text(json.dumps(raw, indent=2, ensure_ascii=False, sort_keys=True) + "\n", "utf-8")

@@ -275,6 +275,10 @@ class CleanTable(Table):
 class StageTable(Table):
     stage: Literal["sft", "pt"] | None = say("sft = answers, pt (continue) = plain text", "sft")
     finetuning_type: Literal["lora", "full"] | None = say("what is trained", "lora")
+    engine: Literal["auto", "own", "trl"] | None = say(
+        "what trains: own, the loop for this CPU; trl, any device, by an environment of its own", "own"
+    )
+    device: Literal["auto", "cpu", "cuda", "xpu", "hpu"] | None = say("what the engine computes on", "cpu")
     lora_rank: Annotated[int, Field(ge=1, le=1024)] | None = say("rank of the LoRA matrices", 16)
     lora_alpha: Annotated[int, Field(ge=1, le=8192)] | None = say("scale of LoRA, divided by the rank", 32)
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = say("peak learning rate", 2.0e-4)

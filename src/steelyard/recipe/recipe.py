@@ -91,6 +91,8 @@ class Stage:
 
     stage: Literal["sft", "pt"] = "sft"
     finetuning_type: Literal["lora", "full"] = "lora"
+    engine: Literal["own", "trl"] | None = None
+    device: Literal["cpu", "cuda", "xpu", "hpu"] | None = None
     lora_rank: int | None = None
     lora_alpha: int | None = None
     learning_rate: float | None = None

@@ -12,13 +12,32 @@ from ..doors import fetching
 from .packing import Schedule, schedule
 
 if TYPE_CHECKING:
+    from .engines import CAPABILITIES, TrainNeed, choose, install
     from .methods import METHODS
     from .rehearsal import probe
     from .step import train
 
-FILES = {"METHODS": "methods", "probe": "rehearsal", "train": "step"}  # what needs torch is fetched when used
+FILES = {  # what needs torch is fetched when used
+    "CAPABILITIES": "engines",
+    "METHODS": "methods",
+    "TrainNeed": "engines",
+    "choose": "engines",
+    "install": "engines",
+    "probe": "rehearsal",
+    "train": "step",
+}
 
-__all__ = ["METHODS", "Schedule", "probe", "schedule", "train"]
+__all__ = [
+    "CAPABILITIES",
+    "METHODS",
+    "Schedule",
+    "TrainNeed",
+    "choose",
+    "install",
+    "probe",
+    "schedule",
+    "train",
+]
 
 _fetch = fetching(__name__, FILES)
 

@@ -20,8 +20,9 @@ from typing import Any
 import torch
 
 from steelyard.artefact import Draft, Figures, Settings, Watch
-from steelyard.errors import CheckFailed, Stopped
+from steelyard.errors import Stopped
 
+from .diverged import diverged
 from .methods import METHODS
 from .packing import Schedule, learning_rate
 from .rows import Rows, TrainingExample, batch_of
@@ -30,7 +31,6 @@ from .trainable import Trainable
 CHECKPOINT_EVERY_S = 20.0  # what a kill may cost; not less than 20 times what the last checkpoint took
 MAX_GRAD_NORM = 1.0  # as in TRL and LLaMA-Factory
 STATE = "state.safetensors"
-NAMED_ROWS = 5  # of those in a step that went wrong
 
 
 def settle(threads: int) -> None:
@@ -137,17 +137,7 @@ class Loop:
         """Training on would write NaN over every weight, and then over the last good checkpoint."""
         if math.isfinite(value):
             return
-        names = [self.rows.names[number] for number in dict.fromkeys(row.number for row in rows)]
-        listed = ", ".join(names[:NAMED_ROWS]) + (
-            f" and {len(names) - NAMED_ROWS} more" * (len(names) > NAMED_ROWS)
-        )
-        raise CheckFailed(
-            "train.diverged",
-            f"the {what} of step {self.done + 1} of {len(self.plan.steps)} is {value}",
-            why=f"rows of this step: {listed}",
-            hint="look at these rows, or lower train.learning_rate; the checkpoint of step "
-            f"{self.saved} is kept" if self.saved else "look at these rows, or lower train.learning_rate",
-        )  # fmt: skip
+        raise diverged(self.rows, rows, what, value, (self.done + 1, len(self.plan.steps)), self.saved)
 
     def update(self, rate: float, rows: Sequence[TrainingExample] = ()) -> None:
         """Clip, AdamW on the float32 masters, new copies for the network; `rows` made the gradient."""

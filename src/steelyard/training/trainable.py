@@ -144,7 +144,7 @@ class Lora:
             return None if pair is None else (pair[1] @ pair[0]).mul_(self.scale)
 
         save(self.network, folder, base, "bfloat16", delta)
-        _write_peft(folder / "adapter", factors, self.rank, self.alpha)
+        write_peft(folder / "adapter", factors, self.rank, self.alpha)
 
 
 def _cut(flat: Tensor, sizes: list[tuple[int, int]]) -> list[tuple[Tensor, Tensor]]:
@@ -152,11 +152,9 @@ def _cut(flat: Tensor, sizes: list[tuple[int, int]]) -> list[tuple[Tensor, Tenso
     return list(zip(pieces[::2], pieces[1::2], strict=True))
 
 
-def _write_peft(folder: Path, factors: dict[str, tuple[Tensor, Tensor]], rank: int, alpha: float) -> None:
-    from safetensors.torch import save_file
-
-    folder.mkdir(exist_ok=True)
-    config = {
+def peft_config(rank: int, alpha: float, target_modules: list[str]) -> dict[str, Any]:
+    """adapter_config.json of a LoRA adapter: no path of a base in it."""
+    return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": None,
@@ -166,8 +164,15 @@ def _write_peft(folder: Path, factors: dict[str, tuple[Tensor, Tensor]], rank: i
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
-        "target_modules": list(dict.fromkeys(name.rpartition(".")[2] for name in factors)),
+        "target_modules": target_modules,
     }
+
+
+def write_peft(folder: Path, factors: dict[str, tuple[Tensor, Tensor]], rank: int, alpha: float) -> None:
+    from safetensors.torch import save_file
+
+    folder.mkdir(exist_ok=True)
+    config = peft_config(rank, alpha, list(dict.fromkeys(name.rpartition(".")[2] for name in factors)))
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
     tensors = {}
     for name, (a, b) in factors.items():

@@ -51,6 +51,8 @@ class Terminal(Watch):
                 note(f"{self._counted(fields)}{ended(fields, self.rows)}")
         elif event == "trust.key_made":
             note(say("{notice}", notice=fields.get("notice", "")))
+        elif event == "train.engine":
+            note(engine_text(fields))
         else:
             note(f"{self._counted(fields)}{say(STEP_TEXTS[event], step=say(fields.get('step', '')))}")
 
@@ -148,12 +150,20 @@ STEP_TEXTS = {
     "step.end": "{step}: {state}",
     "step.reused": "{step}: unchanged, reused",
     "trust.key_made": "{notice}",
+    "train.engine": "{engine}: {share} % of the weights are trained or adapted",
     "clean.placeholders": "note: {rows} of {of} training rows have an answer with a placeholder such as"
     " <EMAIL_1>: the model will learn to write it",
     "clean.personal": "note: {values} e-mail addresses and phone numbers in {rows} rows are taught as they"
     " are; clean: {{pii: mask}} replaces them",
 }
 WHOLE_STEPS = ("train", "clean")  # steps whose one bar is all of their work
+
+
+def engine_text(fields: dict[str, Any]) -> str:
+    """ "trl: 75 % of the weights are trained or adapted; one row a sequence: refused: ValueError"."""
+    share = round(100 * fields["covered"])
+    text = say(STEP_TEXTS["train.engine"], engine=fields["engine"], share=share)
+    return text if fields["packing"] else f"{text}; {say('one row a sequence')}: {fields['why']}"
 
 
 def ended(fields: dict[str, Any], rows: dict[str, Any]) -> str:

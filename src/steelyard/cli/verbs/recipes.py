@@ -116,7 +116,7 @@ def _recipe(path: Path) -> None:
     """Refuse whatever `up` would refuse; show each value that it would run with, and where it comes from."""
     from ...recipe import effective
     from ...run import check_data, check_model, settle
-    from ..telling.plan_lines import command_lines, gate_lines, row_lines
+    from ..telling.plan_lines import command_lines, engine_lines, gate_lines, row_lines
     from ..telling.terminal import Terminal
 
     recipe = load(path)
@@ -135,6 +135,7 @@ def _recipe(path: Path) -> None:
         "notes": list(recipe.notes),
         "data": account or None,
         "facts": settled.get("facts"),
+        "engines": settled.get("engines"),
         "gate": settled.get("gate"),
         "launch": settled.get("launch"),
     }
@@ -152,6 +153,7 @@ def _recipe(path: Path) -> None:
         *row_lines(settled),
         *gate_lines(settled),
         *table(head, rows, wrap=columns()),
+        *engine_lines(settled),
         *(command_lines(launch) if (launch := settled.get("launch")) else []),
     ]
     result(document, good, *lines, f"{say('next:')} steelyard up {path}")

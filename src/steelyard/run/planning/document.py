@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ...planner import gate_document
+from .engines import engine_document
 from .expected import form_document, larger_figures
 from .ready import Ready
 
@@ -25,6 +26,7 @@ def plan_document(ready: Ready, launch: dict[str, Any] | None) -> dict[str, Any]
         "cores": {"calibration": ready.calibration.share, "now": round(ready.measured.cores_now, 3)},
         "facts": {k: v for k, v in asdict(ready.facts).items() if k != "lengths"},
         "settings": filled.settings,
+        "engines": engine_document(filled.settings),
         "origins": filled.origins,
         "steps": {
             step: {k: f.as_json() for k, f in figures.items()} for step, figures in local.steps.items()

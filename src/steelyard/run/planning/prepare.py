@@ -20,6 +20,7 @@ from ...forms import FORMS
 from ...hardware import Machine, catalogue, cpu_times, fair_share, probe, published_constants
 from ...launch import LAUNCHED
 from ...ledger import Ledger, Row
+from ...places import data_folder
 from ...planner import (
     DRAFTED,
     Fill,
@@ -40,6 +41,7 @@ from ...units import show_bytes
 from ..record.workdir import Workdir
 from .checks import check_guesses, check_sealed_room, draft_folder
 from .document import plan_document
+from .engines import family_in, with_engines
 from .facts import base_of, calibrate, count
 from .launching import engine_settings_of, planned_own
 from .ready import FormPlan, Model, Ready
@@ -48,17 +50,21 @@ from .sizing import Sized, candidates_of
 
 def ledger() -> Ledger:
     """The user's ledger: $STEELYARD_LEDGER, else one file beside the other data of this user."""
-    home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    return Ledger(Path(os.environ.get("STEELYARD_LEDGER") or home / "steelyard" / "ledger.db"))
+    return Ledger(Path(os.environ.get("STEELYARD_LEDGER") or data_folder() / "ledger.db"))
 
 
 def learnt_rows(machine: Machine, watch: Watch) -> Sequence[Row]:
     """What the ledger holds of this machine; one that cannot be read teaches nothing and forbids nothing."""
     try:
-        return ledger().rows(machine=machine.fingerprint)
+        return [row for row in ledger().rows(machine=machine.fingerprint) if teaches(row)]
     except (Problem, OSError) as error:
         watch.log("ledger.not_read", why=error.message if isinstance(error, Problem) else str(error))
         return []
+
+
+def teaches(row: Row) -> bool:
+    """The times that are predicted of a training are those of the engine own."""
+    return row.step != "train" or row.features.get("settings", {}).get("engine", "own") == "own"
 
 
 def prepare(recipe: Recipe, workdir: Workdir, watch: Watch) -> Ready:
@@ -133,6 +139,7 @@ def planned_of(recipe: Recipe, model: Model, filled: Fill, plans: Plans) -> Plan
 
 def form_plan(recipe: Recipe, model: Model, form: str, rows: Sequence[Row]) -> FormPlan:
     filled = fill(recipe, model.shape, model.machine, model.facts, form, model.forms)
+    filled = with_engines(recipe, filled, family_in(model.base.folder))
     local = predict(filled, model.shape, model.machine, model.calibration, model.facts, rows)
     return FormPlan(filled, local)
 

@@ -55,6 +55,7 @@ from ...recipe import Load as RecipeLoad
 from ...shape import Shape
 from ..child.children import call_order, in_child
 from .checks import check_sealed_room, check_serve_files
+from .engines import engine_document, family_in, with_engines
 from .facts import base_of, calibrate, with_rows_to_teach
 from .launching import launch_of_recipe
 from .prepare import drafted, learnt_rows
@@ -92,7 +93,7 @@ def weigh(
     name, shape, tokenizer, forms = model_of(recipe, listener)
     machine, facts = probe(), counted(recipe, tokenizer, listener)
     named = replace(recipe, model=name)
-    filled = fill(named, shape, machine, facts, offered=forms)
+    filled = _filled(named, fill(named, shape, machine, facts, offered=forms))
     if HERE in devices:
         calibrate(machine, (s.finetuning_type for s in recipe.train), listener)
     calibration = recall(machine)
@@ -107,6 +108,15 @@ def weigh(
     document = here_document(named, machine, filled, facts, local)
     document["cores"] = cores_document(calibration, fair_share(before, cpu_times()))
     return Weighed(request=request, plans=plans, here=document)
+
+
+def _filled(recipe: Recipe, filled: Fill) -> Fill:
+    """With the engine of each stage; a model that is not here has no family yet."""
+    try:
+        source = resolve(recipe.model, recipe.root)
+    except Problem:
+        return filled
+    return with_engines(recipe, filled, family_in(source.path))
 
 
 def cores_document(calibration: Calibration | None, now: float) -> dict[str, float | None]:
@@ -125,6 +135,7 @@ def here_document(
         "facts": {k: v for k, v in asdict(facts).items() if k != "lengths"},
         "settings": filled.settings,
         "stage_tokens": [stage_tokens(facts, stage)[0] for stage in filled.settings["train"]],
+        "engines": engine_document(filled.settings),
         "origins": filled.origins,
         "gate": gate_document(recipe, facts),
         "steps": {step: {k: f.as_json() for k, f in figures.items()} for step, figures in steps.items()},
@@ -153,7 +164,7 @@ def settle(recipe: Recipe, watch: Watch | None = None) -> dict[str, Any]:
         return {}
     machine, facts = probe(), counted(recipe, tokenizer, listener)
     named = replace(recipe, model=name)
-    filled = fill(named, shape, machine, facts, offered=offered)
+    filled = _filled(named, fill(named, shape, machine, facts, offered=offered))
     local = here(filled, shape, machine, recall(machine), facts, listener)
     if local is not None:
         check_limits(named, filled, local, NO_PLANS, machine)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
-from ...errors import Lacking, Where, WrongUse
+from ...artefact import Watch
+from ...errors import Where, WrongUse
 from .own import own_capability
-from .protocol import TrainCapability, TrainEngine, TrainJob, TrainNeed
+from .protocol import TrainCapability, TrainEngine, TrainJob, TrainNeed, not_installed
+from .trl.python import trl_capability
 
 __all__ = [
     "CAPABILITIES",
@@ -17,6 +20,7 @@ __all__ = [
     "TrainNeed",
     "choose",
     "engine_of",
+    "install",
 ]
 
 AUTO = "auto"
@@ -28,8 +32,21 @@ def _own() -> TrainEngine:
     return OwnEngine()
 
 
-ENGINES: dict[str, Callable[[], TrainEngine]] = {"own": _own}
-CAPABILITIES: dict[str, Callable[[], TrainCapability]] = {"own": own_capability}
+def _trl() -> TrainEngine:
+    from .trl.engine import TrlEngine
+
+    return TrlEngine()
+
+
+def _trl_install() -> Callable[[Watch | None], Path]:
+    from .trl.install import install_trl
+
+    return install_trl
+
+
+ENGINES: dict[str, Callable[[], TrainEngine]] = {"own": _own, "trl": _trl}
+CAPABILITIES: dict[str, Callable[[], TrainCapability]] = {"own": own_capability, "trl": trl_capability}
+INSTALLERS: dict[str, Callable[[], Callable[[Watch | None], Path]]] = {"trl": _trl_install}
 
 
 def engine_of(name: str) -> TrainEngine:
@@ -52,25 +69,31 @@ def choose(need: TrainNeed, engine: str = AUTO) -> tuple[str, str]:
         if reason := CAPABILITIES[engine]().why_not(need):
             raise _cannot(engine, reason)
         return _installed(engine), "asked for"
-    reasons = {name: capability().why_not(need) for name, capability in CAPABILITIES.items()}
-    able = next((name for name, reason in reasons.items() if reason is None), None)
-    if able is None:
-        *_, (name, reason) = reasons.items()
-        raise _cannot(name, str(reason))
-    before = [f"{name} has no {reason}" for name, reason in reasons.items() if reason]
-    return _installed(able), "; ".join(before) or "the fastest on a CPU for this family"
+    lacks: list[str] = []
+    for name, capability in CAPABILITIES.items():  # no further than needed: to look for TRL takes 0.1 s
+        reason = capability().why_not(need)
+        if reason is None:
+            return _installed(name), "; ".join(lacks) or "the fastest on a CPU for this family"
+        lacks.append(f"{name} has no {reason}")
+    raise _cannot(name, str(reason))
 
 
 def _installed(engine: str) -> str:
     if unusable := CAPABILITIES[engine]().unusable:
-        raise Lacking(
-            "train.engine_missing",
-            f"the training engine {engine} is not installed",
-            where=Where(field="train.engine"),
-            why=unusable,
-            hint=f"steelyard engines install {engine}",
-        )
+        raise not_installed(engine, unusable)
     return engine
+
+
+def install(engine: str, watch: Watch | None = None) -> Path:
+    """Make the engine's own environment; its interpreter. Raises WrongUse for an engine that needs none."""
+    engine_of(engine)
+    if engine not in INSTALLERS:
+        raise WrongUse(
+            "engines.no_environment",
+            f"the training engine {engine} needs no environment of its own",
+            hint=f"one of {', '.join(INSTALLERS)}",
+        )
+    return INSTALLERS[engine]()(watch)
 
 
 def _cannot(engine: str, reason: str) -> WrongUse:

@@ -5,11 +5,13 @@ An engine never tokenises, never shuffles and renders no template: ids, masks an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from ...artefact import Draft, Figures, Settings, Watch
+from ...errors import Lacking, Where
 from ..packing import Schedule
 from ..rows import Rows
 
@@ -48,6 +50,7 @@ class TrainCapability:
     processes: int = 1
     resume: str = "bits"  # a killed run's result is that of an unbroken one
     unusable: str | None = None  # why it cannot run here
+    versions: Mapping[str, str] = field(default_factory=dict)  # of packages that are not this environment's
 
     def why_not(self, need: TrainNeed) -> str | None:
         """What of the need it cannot do; None where it can do all of it, were it usable here."""
@@ -60,6 +63,17 @@ class TrainCapability:
         if need.device not in self.devices:
             return f"device: {need.device}"
         return f"{need.processes} processes" if need.processes > self.processes else None
+
+
+def not_installed(engine: str, why: str) -> Lacking:
+    """The environment of the engine is missing or not whole."""
+    return Lacking(
+        "train.engine_missing",
+        f"the training engine {engine} is not installed",
+        where=Where(field="train.engine"),
+        why=why,
+        hint=f"steelyard engines install {engine}",
+    )
 
 
 class TrainEngine(Protocol):

@@ -1,0 +1,327 @@
+"""The engine `trl`, our side: the order as files, the child that learns it, the artefact from its tensors.
+
+    rows, schedule, rates, first factors -> work/order.jsonl, job.json, init/ -> child.py -> work/result
+                                            work/out/checkpoint-N: for the next attempt
+
+Only tensors are taken from the child: config, tokenizer and template are the base's, adapter_config is ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from ....artefact import Draft, Figures, Watch, private_folder
+from ....errors import CheckFailed, Lacking, Problem, Stopped, Where, no_memory
+from ....model import FAMILIES, copy_companions
+from ....shape import read_json
+from ...packing import learning_rate
+from ..protocol import TrainJob, not_installed
+from .python import interpreter, missing, versions
+
+CHECKPOINT_EVERY_S = 60.0  # its checkpoints are larger than ours, and several files
+MAX_GRAD_NORM = 1.0  # as in the own loop
+POLL_S = 0.1
+PLACES = ("base", "order", "out", "result", "init")  # of an order: where, not what
+# Nothing is fetched, nothing is reported; glibc keeps what a step has freed for the next one.
+CHILD_ENV = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "WANDB_MODE": "offline",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    "GOMP_SPINCOUNT": "1000",
+    "PYTHONHASHSEED": "0",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it cuBLAS adds in no fixed order
+    "PYTHONNOUSERSITE": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(16 * 2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(16 * 2**30),
+    "MALLOC_TOP_PAD_": str(256 * 2**20),
+}
+NOT_INHERITED = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP")  # they would show it our packages
+
+
+class TrlEngine:
+    """TRL's SFTTrainer in a child of its own environment."""
+
+    name = "trl"
+
+    def run(self, job: TrainJob, out: Draft, watch: Watch) -> Figures:
+        """Raises Lacking without the environment, the device or memory; CheckFailed where loss or gradient is
+        no number; Stopped after a checkpoint. With sealed artefacts all of it lies in memory, and a stopped
+        run begins again: TRL's checkpoints are plain files."""
+        if why := missing():
+            raise not_installed("trl", why)
+        sealed = out.scratch.keys is not None
+        work = private_folder() if sealed else out.scratch.folder / "trl"
+        try:
+            work.mkdir(parents=True, exist_ok=True)
+            order = write_order(job, work, saves=not sealed)
+            course = Course(job, watch, planned_tokens(job))
+            follow(order, work, course)
+            write_artefact(job, work / "result", out.folder)
+            (out.folder / "curve.jsonl").write_text(course.lines(), "utf-8")
+            return course.figures()
+        finally:
+            if sealed:
+                shutil.rmtree(work, ignore_errors=True)
+
+
+# ------------------------------------------------------------------ the order
+
+
+def planned_tokens(job: TrainJob) -> list[int]:
+    """Tokens of each step."""
+    examples = job.rows.examples
+    return [sum(len(examples[i].ids) for batch in step for i in batch) for step in job.plan.steps]
+
+
+def write_order(job: TrainJob, work: Path, saves: bool) -> Path:
+    """job.json and what it names. Checkpoints of another order, which other code wrote, are removed."""
+    settings, steps = job.settings, len(job.plan.steps)
+    digest = write_rows(job, work / "order.jsonl")
+    order: dict[str, Any] = {
+        "base": str(job.base),
+        "order": str(work / "order.jsonl"),
+        "out": str(work / "out"),
+        "result": str(work / "result"),
+        "init": write_init(job, work),
+        "rates": [learning_rate(n, steps, settings) for n in range(steps)],
+        "grad_accum": settings["grad_accum"],
+        "finetuning_type": settings["finetuning_type"],
+        "lora_rank": settings["lora_rank"],
+        "lora_alpha": settings["lora_alpha"],
+        "dtype": settings["dtype"],
+        "device": settings.get("device", "cpu"),
+        "threads": settings["threads"],
+        "seed": settings["seed"],
+        "weight_decay": settings.get("weight_decay", 0.0),
+        "max_grad_norm": MAX_GRAD_NORM,
+        "packing": settings.get("packing", True),
+        "recompute": settings.get("recompute", False),  # of activations in the backward pass
+        "checkpoint_steps": settings.get("checkpoint_steps"),
+        "save_s": CHECKPOINT_EVERY_S,
+        "saves": saves,
+    }
+    kept = {name: value for name, value in order.items() if name not in PLACES}
+    same = hashlib.sha256(json.dumps([kept, digest, versions()], sort_keys=True).encode()).hexdigest()
+    mark = work / "order.sha256"
+    if not mark.exists() or mark.read_text() != same:
+        shutil.rmtree(work / "out", ignore_errors=True)
+        mark.write_text(same)
+    (work / "job.json").write_text(json.dumps(order))
+    return work / "job.json"
+
+
+def write_rows(job: TrainJob, path: Path) -> str:
+    """A micro-batch a line, in order: its rows one behind the other. SHA-256 of the file."""
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for batch in (batch for step in job.plan.steps for batch in step):
+            rows = [job.rows.examples[i] for i in batch]
+            ids = [token for row in rows for token in row.ids]
+            mask = b"".join(row.mask for row in rows)
+            labels = [token if flag else -100 for token, flag in zip(ids, mask, strict=True)]
+            lengths = [len(row.ids) for row in rows]
+            line = json.dumps({"ids": ids, "labels": labels, "lengths": lengths}).encode() + b"\n"
+            digest.update(line)
+            file.write(line)
+    return digest.hexdigest()
+
+
+def write_init(job: TrainJob, work: Path) -> str | None:
+    """The first factors of the own loop, where the family has a network here: equal starts."""
+    family = FAMILIES.get(str(read_json(job.base / "config.json").get("model_type")))
+    if job.settings["finetuning_type"] != "lora" or family is None or not family.trainable:
+        return None
+    from ...trainable import trainable, write_peft
+
+    _, learnt = trainable(job.base, job.settings)
+    write_peft(work / "init", learnt.factors(), learnt.rank, learnt.alpha)  # type: ignore[attr-defined]
+    return str(work / "init")
+
+
+# ------------------------------------------------------------------ the child
+
+
+@dataclass(slots=True)
+class Course:
+    """What the child has told so far, and what stands beside it in the plan."""
+
+    job: TrainJob
+    watch: Watch
+    tokens: list[int]
+    curve: list[dict[str, float]] = field(default_factory=list)
+    step_s: list[float] = field(default_factory=list)
+    saved: int = 0
+    begun: dict[str, Any] = field(default_factory=dict)
+    done: dict[str, Any] = field(default_factory=dict)
+
+    def point(self, step: int, loss: float) -> dict[str, float]:
+        rate = learning_rate(step - 1, len(self.tokens), self.job.settings)
+        return {"step": step, "loss": loss, "tokens": self.tokens[step - 1], "learning_rate": rate}
+
+    def lines(self) -> str:
+        return "".join(json.dumps(point, sort_keys=True) + "\n" for point in self.curve)
+
+    def hear(self, message: dict[str, Any], bar: Any) -> None:
+        """One line of the child. Raises what it failed with."""
+        if "ready" in message:
+            self.begun = message
+            self.curve = [self.point(p["step"], p["loss"]) for p in message["curve"]]
+            self.saved = len(self.curve)
+            bar.advance(sum(self.tokens[: self.saved]))
+            told = {"packing": message["packing"], "why": message["why"]}
+            self.watch.log("train.engine", engine="trl", covered=round(message["covered"], 4), **told)
+            if self.saved:
+                self.watch.log("train.resumed", step=self.saved)
+        elif "step" in message and "failed" not in message:
+            self.curve.append(self.point(message["step"], message["loss"]))
+            self.step_s.append(message["step_s"])
+            tokens = self.tokens[message["step"] - 1]
+            bar.advance(tokens, loss=message["loss"], tokens_per_s=tokens / max(message["step_s"], 1e-9))
+        elif "checkpoint" in message:
+            self.saved = message["checkpoint"]
+            self.watch.log("train.checkpoint", step=self.saved)
+        elif "done" in message:
+            self.done = message
+        elif "stopped" in message:
+            raise self.stopped()
+        elif "failed" in message:
+            raise self.problem(message)
+
+    def stopped(self) -> Stopped:
+        return Stopped(
+            "train.stopped",
+            f"stopped after step {len(self.curve)} of {len(self.tokens)}",
+            hint="run the same command again: it goes on from there"
+            if self.saved
+            else "run the same command again: it begins anew, sealed work leaves no checkpoint",
+        )
+
+    def problem(self, message: dict[str, Any]) -> Problem:
+        """The child's last word as an error of ours."""
+        kind = message["failed"]
+        if kind == "memory":
+            return no_memory()
+        if kind == "device":
+            return Lacking(
+                "train.device_missing",
+                f"no {message['device']} device can be used by the engine trl",
+                where=Where(field="train.device"),
+                why=f"the torch of {interpreter()} finds none",
+                hint="device: cpu, or an environment with a torch for that device",
+            )
+        if kind == "diverged":
+            return self.diverged(message)
+        return ended(f"{message['kind']} at {message['at']}")
+
+    def diverged(self, message: dict[str, Any]) -> CheckFailed:
+        from ...diverged import diverged
+
+        step, examples = int(message["step"]), self.job.rows.examples
+        rows = [examples[i] for batch in self.job.plan.steps[step - 1] for i in batch]
+        place = (step, len(self.tokens))
+        return diverged(self.job.rows, rows, message["what"], message["value"], place, self.saved)
+
+    def figures(self) -> Figures:
+        """As the own loop gives them, and the share of the weights that LoRA covers."""
+        timed = self.step_s[1:] or self.step_s or [0.0]
+        trained = sum(point["tokens"] for point in self.curve[-len(timed) :])
+        return {
+            "steps": len(self.curve),
+            "step_s": median(timed),
+            "tokens": sum(point["tokens"] for point in self.curve),
+            "loss": self.curve[-1]["loss"],
+            "trainable_params": self.begun["trainable"],
+            "tokens_per_s": trained / max(sum(timed), 1e-9),
+            "covered_share": self.begun["covered"],
+            "packed": float(self.begun["packing"]),
+            "child_peak_rss_bytes": self.done["peak_rss_bytes"],
+        }
+
+
+def follow(order: Path, work: Path, course: Course) -> None:
+    """Start the child and hear it to its end. It dies with us."""
+    reading, writing = os.pipe()
+    command = [str(interpreter()), str(Path(__file__).with_name("child.py"))]
+    environment = {k: v for k, v in os.environ.items() if k not in NOT_INHERITED}
+    child = subprocess.Popen(
+        [*command, str(order), str(writing), str(os.getpid())],
+        stdin=subprocess.DEVNULL,
+        stdout=2,  # what the libraries print belongs to the log of this step
+        pass_fds=(writing,),
+        env=environment | CHILD_ENV | {"HF_HOME": str(work / "hf")},
+    )
+    os.close(writing)
+    try:
+        with course.watch.progress("train", sum(course.tokens), "tokens") as bar:
+            for message in messages(child, reading, course.watch):
+                course.hear(message, bar)
+        code = child.wait()
+        if not course.done:
+            raise no_memory() if code == -signal.SIGKILL else ended(f"exit code {code}")
+    finally:
+        if child.poll() is None:
+            child.kill()
+            child.wait()
+        os.close(reading)
+
+
+def ended(why: str) -> Lacking:
+    return Lacking(
+        "train.engine_failed",
+        f"the training engine trl ended with {why}",
+        why="its libraries could not train this model with these settings",
+        hint="their own words stand in the log: steelyard logs",
+    )
+
+
+def messages(child: subprocess.Popen[bytes], reading: int, watch: Watch) -> Iterator[dict[str, Any]]:
+    """JSON lines of the child, until it ends; on `watch.stop` it is asked once to end after this step."""
+    rest, asked = b"", False
+    while True:
+        if watch.stop and not asked:
+            child.send_signal(signal.SIGTERM)
+            asked = True
+        if not select.select([reading], [], [], POLL_S)[0]:
+            continue
+        piece = os.read(reading, 1 << 16)
+        if not piece:
+            return
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from (json.loads(line) for line in lines)
+
+
+# ------------------------------------------------------------------ the artefact
+
+
+def write_artefact(job: TrainJob, result: Path, folder: Path) -> None:
+    """Weights of the child, everything else of the base: no pickle, no path, no order that changes."""
+    for file in sorted(result.glob("model*.safetensors*")):
+        shutil.move(file, folder / file.name)
+    copy_companions(job.base, folder, "bfloat16")
+    if job.settings["finetuning_type"] != "lora":
+        return
+    from ...trainable import peft_config
+
+    told = json.loads((result / "adapter.json").read_text("utf-8"))
+    config = peft_config(told.pop("r"), told.pop("lora_alpha"), told.pop("target_modules", [])) | told
+    (folder / "adapter").mkdir()
+    shutil.move(result / "adapter" / "adapter_model.safetensors", folder / "adapter")
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    (folder / "adapter" / "adapter_config.json").write_text(text, "utf-8")

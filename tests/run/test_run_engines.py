@@ -1,0 +1,96 @@
+"""The engine of each stage in a plan: chosen, said, or refused with its place in the recipe."""
+
+from __future__ import annotations
+
+import pytest
+
+from steelyard.errors import Lacking, WrongUse
+from steelyard.ledger import Row
+from steelyard.planner import Fill
+from steelyard.recipe import load
+from steelyard.run.planning.engines import engine_document, with_engines
+from steelyard.run.planning.prepare import teaches
+
+RECIPE = "model: demo\ndata: [{path: rows.jsonl}]\ntrain:\n- {stage: sft%s}\n"
+
+
+@pytest.fixture
+def recipe(monkeypatch, tmp_path):
+    """Of a user who has no environment with TRL."""
+    monkeypatch.delenv("STEELYARD_TRL_PYTHON", raising=False)
+    monkeypatch.setenv("STEELYARD_DATA", str(tmp_path))
+
+    def of(words=""):
+        (tmp_path / "r.yaml").write_text(RECIPE % words)
+        return load(tmp_path / "r.yaml")
+
+    return of
+
+
+def filled(recipe, family="llama"):
+    return with_engines(recipe, Fill(settings={"train": [{"dtype": "bf16"}]}, origins={}), family)
+
+
+@pytest.mark.parametrize(
+    "words, origin",
+    [
+        ("", "plan: the fastest on a CPU for this family"),
+        (", engine: auto", "plan: the fastest on a CPU for this family"),
+        (", engine: own", "recipe"),
+    ],
+)
+def test_own_trains_what_it_can_on_this_cpu(recipe, words, origin):
+    made = filled(recipe(words))
+    assert made.settings["train"] == [{"dtype": "bf16", "engine": "own"}]
+    assert made.origins["train.0.engine"] == origin
+    assert engine_document(made.settings) == [{"engine": "own", "device": "cpu", "untested": False}]
+
+
+def test_auto_and_nothing_are_the_same_recipe(recipe):
+    assert recipe().hash == recipe(", engine: auto, device: auto").hash != recipe(", engine: own").hash
+
+
+@pytest.mark.parametrize("words", [", engine: trl", ", device: cuda"])
+def test_without_its_environment_trl_is_one_clear_error(recipe, words):
+    with pytest.raises(Lacking) as caught:
+        filled(recipe(words))
+    error = caught.value
+    assert (error.code, error.where.field) == ("train.engine_missing", "train.0.engine")
+    assert error.where.file.endswith("r.yaml") and error.hint == "steelyard engines install trl"
+
+
+def test_own_on_a_gpu_is_wrong_use(recipe):
+    with pytest.raises(WrongUse, match="the training engine own has no device: cuda") as caught:
+        filled(recipe(", engine: own, device: cuda"))
+    assert caught.value.where.field == "train.0.engine"
+
+
+@pytest.mark.parametrize("field, word", [("engine", "axolotl"), ("device", "tpu")])
+def test_a_word_that_is_none_is_refused_at_its_line(recipe, field, word):
+    with pytest.raises(WrongUse) as caught:
+        recipe(f", {field}: {word}")
+    where = caught.value.where
+    assert (where.field, where.line) == (f"train.0.{field}", 4)
+    assert word in caught.value.message and caught.value.hint
+
+
+def test_a_device_nobody_has_run_is_said(recipe, monkeypatch):
+    monkeypatch.setattr("steelyard.training.engines.trl.python.missing", lambda: None)
+    monkeypatch.setattr("steelyard.training.engines.trl.python.versions", lambda: {"trl": "1.16.0"})
+    made = filled(recipe(", device: cuda"))
+    assert made.settings["train"][0] == {
+        "dtype": "bf16",
+        "engine": "trl",
+        "device": "cuda",
+        "versions": {"trl": "1.16.0"},
+    }
+    assert made.origins["train.0.engine"] == "plan: own has no device: cuda"
+    assert engine_document(made.settings) == [{"engine": "trl", "device": "cuda", "untested": True}]
+
+
+def test_only_own_teaches_the_times_of_own():
+    def row(step, engine):
+        return Row(run="r", step=step, machine="m", features={"settings": {"engine": engine}})
+
+    assert teaches(row("train", "own")) and not teaches(row("train", "trl")) and teaches(row("serve", "vllm"))
+    assert teaches(Row(run="r", step="train", machine="m", features={}))
