@@ -29,6 +29,7 @@ PYTHON = [sys.executable]
 
 PATH_RUN = ["up", "demo/recipe.yaml", "--yes", "--json", "--no-keep", "--workdir", str(WORK / "path")]
 CORPUS, PUBLISHED = "bench/data/dev.jsonl.gz", "facts/results-dev.csv"
+BOTH = [str(SHARED / PUBLISHED), str(SHARED / "facts/results-dev-2.csv")]
 MEGATRON = "facts/megatron-tables.csv"
 
 
@@ -58,7 +59,9 @@ BENCHES: dict[str, tuple[list[list[str]], str]] = {
     "forms": ([[*PYTHON, "bench/forms.py", "demo"]], "tasks"),
     "clean": ([[*PYTHON, "bench/clean.py", str(SHARED / CORPUS)]], CORPUS),
     "plan_published": ([[*STEELYARD, "validate", str(SHARED / PUBLISHED), "--json"]], PUBLISHED),
-    "plan_left_out": ([[*PYTHON, "bench/leave_out.py", str(SHARED / PUBLISHED), "--json"]], PUBLISHED),
+    "plan_left_out": ([[*PYTHON, "bench/leave_out.py", *BOTH, "--json"]], PUBLISHED),
+    "fine_tuning": ([[*PYTHON, "bench/fine_tuning.py", "--json"]], "facts/results-dev-memory.csv"),
+    "known_runs": ([[*PYTHON, "bench/known_runs.py", "--json"]], ""),
     "megatron": ([[*PYTHON, "bench/megatron.py", "--json"]], MEGATRON),  # Calculon: STEELYARD_CALCULON
     "claims": ([[*STEELYARD, "plan", "--claims", "--json"]], ""),
     "ratios": ([[*PYTHON, "bench/ratios.py", str(SHARED / PUBLISHED)]], PUBLISHED),

@@ -2,6 +2,7 @@
 
 python bench/fit_constants.py RESULTS.csv...            # prints constants and errors
 python bench/fit_constants.py RESULTS.csv... --write    # and writes src/steelyard/hardware/constants.json
+                                                # and fitted_rows.csv beside it
 python bench/fit_constants.py RESULTS.csv... --write --phase train    # of training rows alone
 
 Serving constants are fitted beside serving-silicon.csv of STEELYARD_SHARED too, where it is there.
@@ -18,12 +19,13 @@ from typing import Any
 
 from silicon import SHARED, serving
 
-from steelyard.hardware import catalogue, named_models, read_table
-from steelyard.planner import fit, score_results
+from steelyard.hardware import catalogue, fitted_rows, named_models, read_table
+from steelyard.planner import Constants, fit, predict_results, row_key, score_results
 
 PHASES = {"train": {"pretrain", "finetune"}, "serve": {"serve", "decode", "prefill"}}
 SERVING = SHARED / "facts" / "serving-silicon.csv"
 TARGET = Path(__file__).resolve().parents[1] / "src/steelyard/hardware/constants.json"
+FITTED = TARGET.with_name("fitted_rows.csv")
 
 
 def main() -> None:
@@ -50,12 +52,21 @@ def main() -> None:
         if args.phase:
             document = merged(json.loads(TARGET.read_text(encoding="utf-8")), document, args.phase)
         TARGET.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        before = fitted_rows() if args.phase else frozenset()
+        FITTED.write_text("\n".join(["row", *sorted(before | keys_of(rows))]) + "\n", encoding="utf-8")
+
+
+def keys_of(rows: Sequence[dict[str, str]]) -> set[str]:
+    """Keys of the rows that can be predicted, so that were fitted."""
+    answers = predict_results(rows, catalogue(), named_models(), Constants())
+    return {row_key(r) for r, answer in zip(rows, answers, strict=True) if answer.value}
 
 
 def published_rows(paths: Sequence[Path], phases: set[str]) -> list[dict[str, str]]:
-    """The files' rows of these phases."""
+    """The files' rows of these phases; how much memory a run took is not fitted."""
     columns = ("id", "source", "value")
-    return [r for path in paths for r in read_table(path, columns) if r["phase"] in phases]
+    rows = [r for path in paths for r in read_table(path, columns) if r["phase"] in phases]
+    return [r for r in rows if not r["metric"].startswith("peak_memory")]
 
 
 def serving_beside() -> list[dict[str, str]]:

@@ -129,6 +129,64 @@ def silence(found: dict[str, Any]) -> Table:
     return columns, [*rows, total]
 
 
+def known_runs(found: dict[str, Any]) -> Table:
+    def figure(value: float, unit: str) -> str:
+        return f"{value / 1e6:.2f} M {unit}" if value >= 1e6 else f"{value:.3g} {unit}"
+
+    rows = [
+        [
+            run["name"],
+            figure(run["predicted"], run["unit"]),
+            figure(run["published"], run["unit"]),
+            f"{run['off'] * 100:+.0f} %",
+            run["source"],
+        ]
+        for run in found["runs"]
+    ]
+    return ["run", "predicted", "published", "off", "source"], rows
+
+
+def plan_left_out(found: dict[str, Any]) -> Table:
+    """Of leave_out.py: a row a phase and what was left out; a hyphen where it was not asked."""
+    rows = []
+    for phase, ways in found.items():
+        for way, figures in ways.items():
+            rows.append(
+                [
+                    {"train": "training", "serve": "serving"}[phase],
+                    way,
+                    f"{figures['rows']:,}",
+                    *(percent(figures[name]) for name in ("mape", "median", "median_rows", "coverage_rows")),
+                    percent(figures["pairs"]["right"]),
+                ]
+            )
+    columns = ["phase", "left out", "rows", "mean error", "median error", "median of rows"]
+    return [*columns, "of rows within 80 %", "pairs 10 % apart, faster one named"], rows
+
+
+def fine_tuning(found: dict[str, Any]) -> Table:
+    rows = [
+        [f"peak memory, {kind}", f"{of['below_ceiling']} of {of['rows']}", percent(of["median"])]
+        for kind, of in found["memory"].items()
+    ]
+    rows += [
+        [
+            f"peak memory, {kind}, models left out",
+            str(of["below_ceiling"]),
+            percent(of["median_models_left_out"]),
+        ]
+        for kind, of in found["memory"].items()
+    ]
+    rate = found["rate"]
+    rows += [["tokens per second", str(rate["rows"]), percent(rate["median"])]]
+    rows += [["runs that ran, told to fit", str(found["runs"]), percent(found["told_to_fit"])]]
+    return ["figure", "rows", "median error, or share"], rows
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{value * 100:.1f} %"
+
+
 def shown(value: float, unit: str) -> str:
     if unit == "bytes":
         return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB"
@@ -143,6 +201,12 @@ TITLES: dict[str, tuple[str, Callable[[dict[str, Any]], Table]]] = {
     "batches": ("A batch over kills of the front and a full disk", batches),
     "train": ("Training SmolLM2-135M, LoRA rank 8, 1,024 tokens a step", train),
     "start": ("From the shell to the first token", start),
+    "plan_left_out": (
+        "The planner on published results by constants that never saw them, groups counting equally",
+        plan_left_out,
+    ),
+    "fine_tuning": ("Fine-tuning runs that are in no fit: peak memory and rate", fine_tuning),
+    "known_runs": ("Well-known runs, predicted from what was asked of them", known_runs),
     "silence": ("What is heard of it outside this machine", silence),
     "gate": ("The gate: seeded drifts of a service, and clean services", gate),
 }

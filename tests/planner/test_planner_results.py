@@ -4,12 +4,17 @@ import csv
 import json
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from steelyard import hardware
 from steelyard.hardware import catalogue, named_models, published_constants
 from steelyard.planner import COLUMNS, Constants, fit, predict_results, score_results
-from steelyard.planner.published.constants import groups
+from steelyard.planner.physics import inference, training
+from steelyard.planner.published.constants import KNOWN, groups
+from steelyard.planner.published.fitting import descend
 
 CONSTANTS = Constants.from_json(published_constants())
 MODEL = {"model": "llama3-8b", "params_b": "8.03", "layers": "32", "hidden": "4096", "heads": "32"}
@@ -158,6 +163,7 @@ def test_a_family_that_was_never_seen_is_modelled_not_fitted():
         "v100-32",
         "rtx-4090",
         "h20",
+        "mi100",
         "tpu-v6e",
     ):  # of known families, without rows
         kin = groups(catalogue().find(device))
@@ -170,3 +176,45 @@ def test_a_family_that_was_never_seen_is_modelled_not_fitted():
 def test_a_family_whose_rows_lie_wider_has_a_wider_interval():
     amd, nvidia = groups(catalogue().find("mi300x"), "vllm"), groups(catalogue().find("h100-sxm"), "vllm")
     assert CONSTANTS.spread("serve", amd) > CONSTANTS.spread("serve", nvidia)
+
+
+# ------------------------------------------------------------------ the fit
+
+
+class _Corner:
+    """A model with a corner, as a roofline has one: from one side of it full steps lead to the other."""
+
+    groups = ({"source": "s"},)
+
+    def predict(self, constant):
+        return np.exp(np.abs(np.log(constant["c"])))
+
+
+def test_a_fit_comes_to_rest_at_a_corner():
+    index = {"c": np.array([[0]])}
+    theta = descend(
+        _Corner(),
+        {"c": np.ones(1)},
+        index,
+        np.array([0.3]),
+        np.array([9.0]),
+        np.array([-1.0]),
+        np.array([5.0]),
+    )
+    assert abs(theta[0]) < 0.05
+
+
+def test_without_what_is_known_of_a_group_it_deviates_by_nothing():
+    kin = groups(catalogue().find("max-1550"), "vllm")
+    known, unknown = Constants(), Constants(known={})
+    assert known.value("serve.hop_s", kin) > 10 * unknown.value("serve.hop_s", kin)
+    assert unknown.value("serve.hop_s", kin) == pytest.approx(unknown.value("serve.hop_s"))
+
+
+def test_what_is_known_of_devices_stands_beside_them_with_its_source():
+    """A deviation in code is read by nobody: behaviour.csv has them all, each with where it comes from."""
+    assert not hasattr(inference, "KNOWN") and not hasattr(training, "KNOWN")
+    with (Path(hardware.__file__).parent / "behaviour.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if "." in row["what"]]
+    assert len(rows) >= 30 and all(row["source"] and float(row["sd"]) > 0 for row in rows)
+    assert set(KNOWN) >= {f"{row['what']}@{row['of']}" for row in rows}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from steelyard.hardware import catalogue, named_models, published_constants
-from steelyard.planner import Constants, leave_out, predict_results
+from steelyard.planner import Constants, leave_out, predict_results, row_key, score_results
 
 CONSTANTS = Constants.from_json(published_constants())
 ROW = {
@@ -167,3 +167,69 @@ def test_pairs_of_the_bench_differ_in_a_setting_and_by_ten_percent(monkeypatch):
     )
     assert bench.pairs([first, repeated])["pairs"] == bench.pairs([first, close])["pairs"] == 0
     assert [bench.pairs([first, other])["right"] for other in (right, wrong, level)] == [1.0, 0.0, 0.0]
+
+
+# ------------------------------------------------------------------ peak memory
+
+PEAK = {
+    "phase": "finetune", "model": "mistral-7b", "device": "a100-80-sxm", "devices": "1", "dp": "1",
+    "framework": "fms-hf-tuning 2.1.0 LoRA r4", "micro_batch": "8", "global_batch": "32", "seq_len": "4096",
+    "recompute": "full", "zero_stage": "0", "metric": "peak_memory_bytes_per_device", "unit": "bytes",
+}  # fmt: skip
+FSDP = {
+    "devices": "4",
+    "dp": "4",
+    "zero_stage": "3",
+    "framework": "fms-hf-tuning 0.4.0.1.0 FSDP full fine-tune",
+}
+
+
+@pytest.mark.parametrize(
+    ("cells", "measured", "off"),
+    [
+        ({}, 44_845_000_000, 0.08),
+        ({"micro_batch": "1", "global_batch": "4", "seq_len": "512"}, 16_254_000_000, 0.08),
+        ({"micro_batch": "64", "global_batch": "256", "seq_len": "512"}, 44_832_000_000, 0.08),
+        (FSDP | {"micro_batch": "1", "global_batch": "16", "seq_len": "512"}, 38_588_000_000, 0.2),
+        (FSDP | {"micro_batch": "4", "global_batch": "64", "seq_len": "4096"}, 46_522_000_000, 0.2),
+    ],
+)
+def test_peak_memory_of_fine_tuning_as_measured(cells: dict[str, str], measured: float, off: float):
+    """LLMFineTuningBench (IBM): NVML's used memory of the fullest GPU, all in 16 bits."""
+    found = predicted(**PEAK | cells)
+    assert found.value == pytest.approx(measured, rel=off)
+    assert found.low < measured < found.high
+
+
+@pytest.mark.parametrize(
+    ("metric", "unit", "factor"),
+    [("peak_memory", "GiB", 2.0**-30), ("Peak memory per GPU", "GB", 1e-9), ("max_memory_gb", "", 1e-9)],
+)
+def test_peak_memory_however_spelled(metric: str, unit: str, factor: float):
+    found = predicted(**PEAK | {"metric": metric, "unit": unit})
+    assert isclose(found.value, factor * predicted(**PEAK).value, rel_tol=1e-9)
+
+
+def test_peak_memory_in_an_unknown_unit_is_refused():
+    assert "peak_memory in tokens" in predicted(**PEAK | {"metric": "peak_memory", "unit": "tokens"}).reason
+
+
+def test_a_run_at_the_ceiling_is_told_to_fit():
+    """13 billion parameters on two A100 ran with memory full: an allocator gives back what it keeps."""
+    row = PEAK | FSDP | {"model": "llama-13b", "device": "a100-80-pcie", "devices": "2", "dp": "2"}
+    row |= {"micro_batch": "1", "global_batch": "8", "seq_len": "512", "value": "85770000000"}
+    scores = score_results([ROW | row], catalogue(), named_models(), CONSTANTS)
+    assert scores.groups["memory"]["told_to_fit"] == 1.0
+    assert scores.predictions[0].value <= catalogue().find("a100-80-pcie").memory_bytes
+
+
+def test_memory_is_no_row_of_a_fit():
+    rows = [ROW | {"id": "t", "value": "900"}, ROW | PEAK | {"id": "m", "value": "44845000000"}]
+    assert [part.ids for part in leave_out(rows, catalogue(), named_models(), intervals=False)] == [["t"]]
+
+
+def test_rows_that_were_fitted_are_marked():
+    rows = [ROW | {"id": "a", "value": "900"}, ROW | {"id": "b", "value": "901"}]
+    fitted = {row_key(rows[0] | {"id": "other"})}
+    scores = score_results(rows, catalogue(), named_models(), CONSTANTS, fitted)
+    assert scores.groups["train"]["in_fit"] == 0.5

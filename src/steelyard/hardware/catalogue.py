@@ -224,6 +224,11 @@ def published_constants() -> dict[str, Any]:
     return json.loads((HERE / "constants.json").read_text(encoding="utf-8"))
 
 
+def fitted_rows() -> frozenset[str]:
+    """Keys of the rows that these constants were fitted to, see `planner.row_key`."""
+    return frozenset(row["row"] for row in read_table(HERE / "fitted_rows.csv", ("row",)))
+
+
 def _value(cell: str) -> float | str:
     try:
         return float(cell)

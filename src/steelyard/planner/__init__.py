@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .published.claims import Checked, check_claims
     from .published.constants import Constants
     from .published.fitting import LeftOut, fit, fit_logs, leave_out, quantile
-    from .published.results import Prediction, Scores, predict_results, score_results
+    from .published.results import Prediction, Scores, predict_results, row_key, score_results
     from .published.shapes import named_shape, shape_of
     from .published.stack import serving_rows, typical_rows, with_stack
     from .search.exports import EXPECTED, compared, expected_rows, planned_training
@@ -82,6 +82,7 @@ FILES = {
     "quality_loss": "job.forms",
     "quantile": "published.fitting",
     "request_of": "search.whole",
+    "row_key": "published.results",
     "score_results": "published.results",
     "serving_rows": "published.stack",
     "shape_of": "published.shapes",
@@ -147,6 +148,7 @@ __all__ = [
     "quality_loss",
     "quantile",
     "request_of",
+    "row_key",
     "score_results",
     "serving_rows",
     "shape_of",

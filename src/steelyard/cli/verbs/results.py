@@ -14,18 +14,20 @@ from ..telling.output import note, result, table
 WORST = 10
 COLUMNS = {
     "rows": "",
+    "in_fit": "share",
     "predicted": "share",
     "mape": "share",
     "median": "share",
     "within_20": "share",
     "bias": "share",
     "coverage": "share",
+    "told_to_fit": "share",
 }
 
 
 def score_results(path: Path, predictions: Path | None, calibrate: Path | None) -> None:
     """Predict every row, score those with a value; predictions see neither `value` nor `note`."""
-    from ...hardware import catalogue, named_models, numbered, published_constants
+    from ...hardware import catalogue, fitted_rows, named_models, numbered, published_constants
     from ...planner import COLUMNS as NEEDED
     from ...planner import Constants, score_results
 
@@ -37,7 +39,7 @@ def score_results(path: Path, predictions: Path | None, calibrate: Path | None) 
     constants = Constants.from_json(published_constants())
     if calibrate:
         constants = _calibrated(constants, calibrate)
-    scores = score_results(rows, catalogue(), named_models(), constants)
+    scores = score_results(rows, catalogue(), named_models(), constants, fitted_rows())
     if predictions:
         written = {"predictions": [prediction.as_json() for prediction in scores.predictions]}
         predictions.write_text(json.dumps(written, ensure_ascii=False), encoding="utf-8")
@@ -147,6 +149,13 @@ def score_lines(scored: dict[str, Any]) -> list[str]:
     ]
     headline = say("{predicted} of {rows} rows predicted", predicted=scored["predicted"], rows=scored["rows"])
     out = [headline, *table([say("rows of"), *COLUMNS], lines)] if groups else [headline]
+    if scored["in_fit"]:
+        out.append(
+            say(
+                "{n} of the rows were in the fit: of them this tells how well it describes, not predicts",
+                n=scored["in_fit"],
+            )
+        )
     if scored["worst"]:
         head = ("id", say("model"), say("device"), say("measured"), say("predicted"), "x", say("mostly"))
         out += [say("farthest off:"), *table(head, [_worst_row(w) for w in scored["worst"]])]

@@ -38,18 +38,18 @@ PRIORS: dict[str, tuple[float, float]] = {
 }
 # What a constant may deviate by, beside the run of a campaign and the source, which every one may.
 GROUPED: dict[str, tuple[str, ...]] = {
-    "serve.bandwidth": ("family", "stack", "port", "device", "pair"),
+    "serve.bandwidth": ("family", "stack", "port", "device"),
     "serve.kv": ("family", "stack", "port"),
     "serve.skinny": ("family", "port", "device"),
     "serve.burst": ("stack",),
-    "serve.compute": ("family", "device", "pair"),
-    "serve.rows": ("family", "device", "pair"),
-    "serve.step_s": ("stack", "port", "release"),
-    "serve.layer_s": ("family", "stack", "port", "pair"),
-    "serve.sequence_s": ("family", "stack", "release"),
+    "serve.compute": ("family", "device"),
+    "serve.rows": ("family", "device"),
+    "serve.step_s": ("stack", "port"),
+    "serve.layer_s": ("family", "stack", "port"),
+    "serve.sequence_s": ("family", "stack"),
     "serve.hop_s": ("family", "port"),
     "serve.grouped": ("family", "stack"),
-    "serve.route_s": ("stack", "pair"),
+    "serve.route_s": ("stack",),
     "serve.weight_only": ("family",),
     "serve.unpack4": ("family",),
     "serve.int8": (),
@@ -64,73 +64,26 @@ GROUPED = {name: (*kinds, "run", "source") for name, kinds in GROUPED.items()}
 # runs of one campaign, under settings that are told, differ less.
 GROUP_SDS: dict[str, dict[str, float]] = {
     "serve.bandwidth": {
-        "family": 0.07, "stack": 0.07, "port": 0.07, "device": 0.04, "pair": 0.04, "run": 0.15, "source": 0.6,
+        "family": 0.07, "stack": 0.07, "port": 0.07, "device": 0.04, "run": 0.15, "source": 0.6,
     },
     "serve.kv": {"family": 0.07, "stack": 0.14, "port": 0.28, "run": 0.4, "source": 1.2},
     "serve.skinny": {"family": 0.17, "port": 0.42, "device": 0.3, "run": 0.4, "source": 1.2},
     "serve.burst": {"stack": 0.5, "run": 0.7, "source": 1.2},
-    "serve.compute": {"family": 0.14, "device": 0.07, "pair": 0.07, "run": 0.3, "source": 1.0},
-    "serve.rows": {"family": 0.2, "device": 0.08, "pair": 0.17, "run": 0.5, "source": 2.0},
-    "serve.step_s": {"stack": 0.35, "port": 0.35, "release": 0.2, "run": 0.5, "source": 1.8},
-    "serve.layer_s": {"family": 0.2, "stack": 0.28, "port": 0.28, "pair": 0.17, "run": 0.4, "source": 2.0},
-    "serve.sequence_s": {"family": 0.2, "stack": 0.35, "release": 0.2, "run": 0.5, "source": 1.8},
+    "serve.compute": {"family": 0.14, "device": 0.07, "run": 0.3, "source": 1.0},
+    "serve.rows": {"family": 0.2, "device": 0.08, "run": 0.5, "source": 2.0},
+    "serve.step_s": {"stack": 0.35, "port": 0.35, "run": 0.5, "source": 1.8},
+    "serve.layer_s": {"family": 0.2, "stack": 0.28, "port": 0.28, "run": 0.4, "source": 2.0},
+    "serve.sequence_s": {"family": 0.2, "stack": 0.35, "run": 0.5, "source": 1.8},
     "serve.hop_s": {"family": 0.28, "port": 0.2, "run": 0.4, "source": 1.8},
     "serve.int8": {"run": 0.2, "source": 0.8},
     "serve.int4": {"run": 0.2, "source": 0.8},
     "serve.experts": {"run": 0.3, "source": 0.8},
     "serve.grouped": {"family": 0.14, "stack": 0.2, "run": 0.3, "source": 0.8},
-    "serve.route_s": {"stack": 0.28, "pair": 0.17, "run": 0.4, "source": 1.5},
+    "serve.route_s": {"stack": 0.28, "run": 0.4, "source": 1.5},
     "serve.weight_only": {"family": 0.14, "run": 0.2, "source": 0.8},
     "serve.unpack4": {"family": 0.2, "run": 0.2, "source": 0.8},
     "serve.drain": {"run": 0.3, "source": 0.8},
 }  # fmt: skip
-_DIES = (-0.69, 0.1)  # software sees the two dies of such a card as two devices
-_ON_DEVICE = (-1.5, 0.5)  # the whole decode loop is one program there: no scheduler between steps
-_EAGER = (1.8, 0.4)  # 250 us a layer: kernels launched one by one, no captured graph
-# Deviations known from how a thing is built: (log start, log sd). docs/decisions/060 says where from.
-KNOWN: dict[str, tuple[float, float]] = {
-    "serve.layer_s@family:cpu": (2.0, 0.5),  # every kernel ends in a barrier of all cores
-    "serve.layer_s@family:amd": (1.0, 0.5),  # few engines capture graphs there
-    "serve.layer_s@family:intel": (1.4, 0.5),  # a launch through Level Zero
-    "serve.layer_s@family:sambanova": (-2.3, 0.5),  # a decoder is one fused dataflow kernel
-    "serve.layer_s@stack:openvino": (0.4, 0.4),
-    "serve.layer_s@stack:deepspeed-mii": _EAGER,
-    "serve.layer_s@stack:transformers": _EAGER,
-    "serve.layer_s@stack:llama.cpp": (0.7, 0.5),
-    "serve.layer_s@port:vllm/intel": (0.7, 0.4),  # with the family's 1.4 eager
-    "serve.layer_s@port:ipex/intel": (0.7, 0.4),
-    "serve.layer_s@port:llama.cpp/intel": (0.7, 0.4),
-    "serve.step_s@stack:llama.cpp": (1.8, 0.6),  # samples over the whole vocabulary, on one thread
-    "serve.step_s@stack:sambaflow": _ON_DEVICE,
-    "serve.sequence_s@stack:sambaflow": _ON_DEVICE,
-    "serve.sequence_s@stack:gaudi": _ON_DEVICE,
-    "serve.sequence_s@stack:deepspeed": _ON_DEVICE,
-    "serve.sequence_s@family:cpu": (1.0, 0.5),  # the cores that sample are those that multiply
-    "serve.step_s@port:vllm/cpu": (2.0, 0.5),  # a scheduler in Python on the cores that multiply
-    "serve.step_s@port:vllm+zentorch/cpu": (2.0, 0.5),
-    "serve.bandwidth@port:vllm/cpu": (-0.6, 0.3),  # products of oneDNN repack the weights at every step
-    "serve.hop_s@family:intel": (3.0, 0.8),  # oneCCL between stacks, no kernel of its own for short messages
-    "serve.hop_s@family:sambanova": (-1.5, 0.5),  # streamed between chips within the kernel
-    "serve.weight_only@family:nvidia": (0.25, 0.15),  # Marlin and its kin unpack beside the products
-    # A tile of 512 weights takes an AMX unit 16 cycles for each 16 rows, unpacking it from 4 bits some 40
-    # of AVX-512 (load, shift, mask, convert, scale, store), again for each block of 32 or so rows.
-    "serve.unpack4@family:cpu": (-0.9, 0.4),
-    "serve.bandwidth@stack:llama.cpp": (-0.2, 0.2),
-    "serve.bandwidth@port:llama.cpp/amd": (-0.7, 0.3),  # written for warps of 32: half a wavefront idles
-    "serve.bandwidth@port:llama.cpp/intel": (-0.7, 0.3),
-    "serve.bandwidth@device:mi250": _DIES,
-    "serve.bandwidth@device:max-1550": _DIES,
-    "serve.compute@device:mi250": _DIES,
-    "serve.compute@device:max-1550": _DIES,
-    # Libraries tune large tiles first; short products and paged attention come last on a port.
-    "serve.skinny@family:cpu": (-0.5, 0.4),
-    "serve.skinny@family:amd": (-0.5, 0.4),
-    "serve.skinny@device:mi300x": (-0.6, 0.5),
-    "serve.skinny@port:vllm/intel": (-1.0, 0.5),
-    "serve.kv@port:vllm/intel": (-1.0, 0.5),
-    # Prefills first, decode after: of equal requests in step, half the prefills come before the first token.
-    "serve.burst@stack:sglang": (2.0, 0.5),
-}
 SKINNY = 1024.0  # rows at which a product is halfway from that share to the full rate
 CHUNK = 8192.0  # prompt tokens in one step: the usual budget of engines that fill in chunks
 # What each card beyond a pair takes of a host's PCIe bridges in a ring. All-reduces of 16 MiB on RTX PRO

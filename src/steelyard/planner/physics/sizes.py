@@ -20,6 +20,8 @@ LONE_DEVICES = 8  # of a card without links or network of its own: one host's sl
 MOST_IN_NODE = 72  # of one scale-up domain
 USABLE_MEMORY = 0.92  # the allocator, the runtime's context and fragments keep the rest
 RUNTIME_BYTES = 1.2e9  # context of driver and libraries, collective buffers
+# Ends of the interval of bytes, over the middle: a trainer's allocator moves blocks of many sizes in and out.
+NEEDED_LOW, TRAINED_HIGH = 0.85, 1.18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,7 @@ EAGER = 2.5  # passes over memory of separate elementwise kernels against fused 
 ADDED_BYTES = 6.0  # a weight: a micro-batch's 16-bit gradient added to the sum by a kernel of its own
 STATE_BYTES = 12.0  # a trained weight: AdamW's master and two moments in FP32
 GRADIENT_BYTES = 4.0  # a weight: summed and reduced in FP32 (Megatron-LM, torch FSDP2)
+LOGIT_BYTES = 6.0  # 16 bits and FP32, in place (Megatron-LM's vocab-parallel cross entropy)
 # A weight: AdamW reads and writes master, two moments and gradient and writes the weight (36 bytes); before
 # it gradients are unscaled, their norm taken, clipped and afterwards cleared (28).
 OPTIMISER_BYTES = 64.0
@@ -93,6 +94,12 @@ class TrainSetup:
     eager: Array = 0.0  # elementwise kernels one by one, not compiled into few
     reduced_bytes: Array = GRADIENT_BYTES  # a weight of the gradients that are sent, REDUCED_16 or in FP32
     pruned: Array = 0.0  # a compiled graph (XLA) repeats of a layer only what its backward needs
+    logit_bytes: Array = LOGIT_BYTES  # kept of one logit while the loss is taken
+    gradient_bytes: Array = GRADIENT_BYTES  # a trained weight, as it is kept; 2 where all is in 16 bits
+    state_bytes: Array = STATE_BYTES  # a trained weight, of the optimiser; 4 where all is in 16 bits
+    # 1: sharded training sums the gradients of several micro-batches whole and sends them once (accelerate's
+    # no_sync around FSDP).
+    whole_gradients: Array = 0.0
 
 
 def data_parallel(setup: TrainSetup) -> Array:
@@ -531,7 +538,8 @@ def offloaded_bytes(sizes: Sizes, setup: TrainSetup) -> Array:
     trained = 1.0 - (1.0 - LORA_SHARE) * flag(np.greater(setup.lora, 0), setup.t)
     split = flag(np.greater_equal(setup.zero, 1), setup.t)
     held = zip(held_params(sizes, setup), groups_of(setup), strict=True)
-    return setup.offload * STATE_BYTES * trained * sum(part / (1.0 + split * (n - 1.0)) for part, n in held)
+    weights = sum(part / (1.0 + split * (n - 1.0)) for part, n in held)
+    return setup.offload * setup.state_bytes * trained * weights
 
 
 def train_memory_bytes(sizes: Sizes, setup: TrainSetup) -> Array:
@@ -543,7 +551,7 @@ def train_memory_parts(sizes: Sizes, setup: TrainSetup) -> dict[str, Array]:
     """Bytes of weights 2, gradients 4 and AdamW 12 a parameter, of activations, logits and the runtime.
 
     Split by t and p; the optimiser by d from ZeRO 1, gradients from ZeRO 2, weights at ZeRO 3, the latter two
-    outside pipelines alone.
+    outside pipelines alone. All in 16 bits, gradients take 2 and AdamW 4.
     """
     lora = flag(np.greater(setup.lora, 0), setup.t)
     trained = 1.0 - (1.0 - LORA_SHARE) * lora
@@ -551,14 +559,15 @@ def train_memory_parts(sizes: Sizes, setup: TrainSetup) -> dict[str, Array]:
     inside = 1.0 - piped(setup)
     stages = [flag(np.greater_equal(setup.zero, stage), setup.t) for stage in (1, 2, 3)]
     stages = [stages[0], stages[1] * inside, stages[2] * inside]
+    whole = summed_whole(setup)
     weights: Array = 0.0
     gradients: Array = 0.0
     state: Array = 0.0
     for part, count in zip(held_params(sizes, setup), groups_of(setup), strict=True):
         over = [1.0 + stage * (count - 1.0) for stage in stages]
         weights = weights + bits * part / over[2]
-        gradients = gradients + GRADIENT_BYTES * trained * part / over[1]
-        state = state + STATE_BYTES * trained * part / over[0]
+        gradients = gradients + setup.gradient_bytes * trained * part * np.maximum(whole, 1.0 / over[1])
+        state = state + setup.state_bytes * trained * part / over[0]
     rows = tokens_of(setup)
     return {
         "weights": weights + 2.0 * sizes.tower / (1.0 + stages[2] * (data_parallel(setup) - 1.0)),
@@ -566,9 +575,17 @@ def train_memory_parts(sizes: Sizes, setup: TrainSetup) -> dict[str, Array]:
         "gradients": gradients,
         "optimiser": (1.0 - setup.offload) * state,
         "activations": activation_bytes(sizes, setup),
-        "logits": 6.0 * rows * sizes.vocab / setup.t,
+        "logits": setup.logit_bytes * rows * sizes.vocab / setup.t,
         "runtime": RUNTIME_BYTES + 0.0 * rows,
     }
+
+
+def summed_whole(setup: TrainSetup) -> Array:
+    """1 where gradients of several micro-batches are summed whole beside a rank's own part of them."""
+    if not np.any(setup.whole_gradients):
+        return 0.0
+    several = flag(np.greater(micro_batches(setup), 1), setup.t)
+    return setup.whole_gradients * flag(np.greater_equal(setup.zero, 2), setup.t) * several
 
 
 def gathered_bytes(sizes: Sizes, setup: TrainSetup, bits: Array, trained: Array) -> Array:
@@ -579,7 +596,8 @@ def gathered_bytes(sizes: Sizes, setup: TrainSetup, bits: Array, trained: Array)
     grouped, within = (flag(np.greater(count, 1), setup.t) for count in groups_of(setup))
     layer = grouped * dense + within * experts / setup.e
     unit = np.maximum(layer, grouped * sizes.vocab * sizes.hidden) / setup.t
-    return unit * (GATHERED_UNITS * bits + trained * (2.0 + GRADIENT_BYTES))
+    own = (1.0 - summed_whole(setup)) * trained * (2.0 + setup.gradient_bytes)
+    return unit * (GATHERED_UNITS * bits + own)
 
 
 def activation_bytes(sizes: Sizes, setup: TrainSetup) -> Array:

@@ -214,7 +214,7 @@ def _kin(bench: Bench, device: Device, beside: Device | None) -> dict[str, str]:
     if beside is None or beside.family != device.family:
         return kin
     device_ids = {key.split("@device:")[1] for key in bench.constants.logs if "@device:" in key}
-    return kin if {device.id, beside.id} <= device_ids else kin | {"device": "", "pair": "", "own": ""}
+    return kin if {device.id, beside.id} <= device_ids else kin | {"device": "", "own": ""}
 
 
 def answer_s(bench: Bench, device: Device, what: _Serving, beside: Device | None = None) -> Figure:

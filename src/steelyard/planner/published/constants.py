@@ -21,14 +21,16 @@ GROUPED = training.GROUPED | inference.GROUPED
 SPREAD = 0.33  # half width of an 80 % interval where no fit tells
 WIDER = 1.3  # an unmeasured level of ignorance against the one below
 NO_FAMILY = 2  # the highest of them, see Constants.unseen
+# What no fitted row is of, nearest first: the device, the stack, both, not even the family.
+DISTANCES = ("", ":device", ":stack", ":both", ":family")
 USUAL_SHARE = 0.8  # of the catalogue's peak that large BF16 products reach, where no device's own is known
 
 
 def _known() -> dict[str, tuple[float, float]]:
     """What is known of a group before any row is seen: mean and sd of its deviation, in logarithms.
 
-    From `behaviour.csv`, by device and family: deviations of a constant, and the share of the peak that large
-    products reach.
+    From `behaviour.csv`, by device, family, stack and port: deviations of a constant, and the share of the
+    peak that large products reach.
     """
     rows = behaviour()
     stated = {f"{what}@{of}": (float(value), sd) for (of, what), (value, sd) in rows.items() if "." in what}
@@ -40,9 +42,9 @@ def _known() -> dict[str, tuple[float, float]]:
     return stated | shares
 
 
-KNOWN = _known() | inference.KNOWN
+KNOWN = _known()
 # Log sd of a deviation before any row is seen; GROUP_SDS where a constant has its own.
-GROUP_SD = {"family": 0.2, "stack": 0.3, "device": 0.2, "release": 0.3, "pair": 0.2, "port": 0.2}
+GROUP_SD = {"family": 0.2, "stack": 0.3, "device": 0.2, "port": 0.2}
 GROUP_SD |= {"kind": 0.15, "framework": 0.2, "run": 0.2, "source": 0.2}
 GROUP_SDS = inference.GROUP_SDS
 # Log sd between stacks of what `with_stack` learns of one device under one engine.
@@ -65,10 +67,9 @@ FRAMEWORKS = {
         "torchtitan", "automodel", "nanogpt", "fsdp", "pytorch", "torch", "transformers", "huggingface", "hf",
         "accelerate", "trl", "axolotl", "llama-factory", "torchtune", "litgpt", "lit-gpt", "deepspeed",
         "llm-foundry", "composer", "olmo-core", "unsloth", "colossal-ai", "colossalai", "openllm", "peft",
-        "lightning", "metaseq", "fairscale", "bitsandbytes", "qlora", "xtuner", "ms-swift",
+        "fms-hf-tuning", "lightning", "metaseq", "fairscale", "bitsandbytes", "qlora", "xtuner", "ms-swift",
     ),
 }  # fmt: skip
-PLAN_YEAR = "2025"  # of the engines that a plan without rows stands for
 STACKS = {  # other words for a stack
     "trtllm": "tensorrt-llm", "trt-llm": "tensorrt-llm", "tensorrt": "tensorrt-llm",
     "tensorrtllm": "tensorrt-llm", "llamacpp": "llama.cpp", "llama-cpp-python": "llama.cpp",
@@ -92,11 +93,12 @@ class Constants:
     provenance: str = "modelled"
     source: str = ""
     rows: Mapping[str, int] = field(default_factory=dict)  # that were fitted, by phase
+    known: Mapping[str, tuple[float, float]] = field(default_factory=lambda: KNOWN, repr=False)
 
     def value(self, name: str, groups: Mapping[str, str] | None = None) -> float:
         """The constant itself for {"family", "stack", "device"}; what was never seen deviates by nothing."""
         parts = self.keys(name, groups or {})[1:]
-        deviations = (self.logs.get(key, KNOWN.get(key, (0.0,))[0]) for key in parts)
+        deviations = (self.logs.get(key, self.known.get(key, (0.0,))[0]) for key in parts)
         return exp(self.base(name) + sum(deviations))
 
     def base(self, name: str) -> float:
@@ -112,19 +114,17 @@ class Constants:
     def spread(self, phase: str, groups: Mapping[str, str] | None = None) -> float:
         """Half width of the 80 % interval in logs, by what the fit has seen of these groups.
 
-        `spreads` holds "train" where the stack was seen, "train:stack" where it was not, "train:family"
-        where not even the device family was; a level that was not measured is 1.3 times the one below, and so
-        is a device of a known family without rows of its own (GPUs left out one by one were 15 to 20 % off
-        where sources were 12). "train@amd" is a factor of a family whose rows lie wider than the others'.
+        `spreads` holds "train" where rows of device and stack were fitted, "train:device" where none of that
+        device were, and so on through DISTANCES; what was not measured is 1.3 times what is nearer.
+        "train@amd" is a factor of a family whose rows lie wider than the others'.
         """
         wide = self.spreads.get(phase, SPREAD)
         if self._calibrated(phase, groups or {}):
             return min(wide, self.spreads.get(f"{phase}:own", wide / WIDER))
-        level = self.unseen(phase, groups or {})
-        for name in ("stack", "family")[:level]:
-            wide = max(wide, self.spreads.get(f"{phase}:{name}", WIDER * wide))
-        if level < NO_FAMILY and self.without_rows(phase, groups or {}):
-            wide = max(wide, self.spreads.get(f"{phase}:device", WIDER * wide))
+        farther = DISTANCES[1 : 1 + self.distance(phase, groups or {})]
+        wide = max([wide, *(self.spreads.get(phase + suffix, wide) for suffix in farther)])
+        if farther and phase + farther[-1] not in self.spreads:
+            wide *= WIDER
         return wide * self.spreads.get(f"{phase}@{(groups or {}).get('family')}", 1.0)
 
     def provenance_of(self, phase: str, groups: Mapping[str, str]) -> str:
@@ -144,6 +144,13 @@ class Constants:
         return any(
             f"{name}@own:{groups.get('own')}" in self.logs for name in OWN_SDS if name.startswith(phase)
         )
+
+    def distance(self, phase: str, groups: Mapping[str, str]) -> int:
+        """How far from the fitted rows these groups are: a place in DISTANCES."""
+        level = self.unseen(phase, groups)
+        if level == NO_FAMILY:
+            return len(DISTANCES) - 1
+        return 2 * level + self.without_rows(phase, groups)
 
     def unseen(self, phase: str, groups: Mapping[str, str]) -> int:
         """0: family and stack were among the rows; 1: the stack was not; 2: the family was not."""
@@ -185,27 +192,26 @@ def values(constants: Constants, phase: str, groups: Mapping[str, str]) -> dict[
     return {name: constants.value(name, groups) for name in PRIORS if name.startswith(phase)}
 
 
-def prior(key: str) -> tuple[float, float]:
+def prior(key: str, known: Mapping[str, tuple[float, float]] = KNOWN) -> tuple[float, float]:
     """Logarithm and log sd of a base or of a group's deviation before any row is seen."""
     if key in PRIORS:
         return log(PRIORS[key][0]), PRIORS[key][1]
     name, group = key.split("@", 1)
     kind = group.split(":")[0]
-    return KNOWN.get(key, (0.0, GROUP_SDS.get(name, {}).get(kind, GROUP_SD[kind])))
+    return known.get(key, (0.0, GROUP_SDS.get(name, {}).get(kind, GROUP_SD[kind])))
 
 
-def groups(device: Device, framework: str = "", year: str = PLAN_YEAR) -> dict[str, str]:
-    """The groups whose deviations apply to a device under a software stack of a year.
+def groups(device: Device, framework: str = "") -> dict[str, str]:
+    """The groups whose deviations apply to a device under a software stack.
 
-    "release" is the stack's year, "pair" that release on this device, "port" the stack on this family,
-    "own" what `with_stack` calibrates. Devices with the same compute dies are one "device".
+    "port" is the stack on this family, "own" what `with_stack` calibrates. Devices with the same compute dies
+    are one "device".
     """
     name = stack(framework)
-    release = f"{name}/{year}" if name else ""
-    names = {"family": device.family, "stack": name, "device": device.die or device.id, "release": release}
+    names = {"family": device.family, "stack": name, "device": device.die or device.id}
     names |= {"port": f"{name}/{names['family']}" if name else ""}
     names |= {"kind": device.kind, "framework": next((k for k, v in FRAMEWORKS.items() if name in v), "")}
-    return names | {"pair": f"{device.id}/{release}" if name else "", "own": f"{device.id}/{name}"}
+    return names | {"own": f"{device.id}/{name}"}
 
 
 def stack(framework: str) -> str:

@@ -18,13 +18,14 @@ from steelyard.hardware import Device
 from ..physics.inference import ServeSetup, mtp_s, prompt_s, serve_s, shared_prefill_s
 from ..physics.sizes import RUNTIME_BYTES, Sizes, cached_share, total
 from .cells import Row, needed, number
-from .constants import PLAN_YEAR, stack
+from .constants import stack
 
 REQUESTS = 1000.0  # of a load offered at once: the default of vLLM's and SGLang's benchmarks
 OFFERED = 256.0  # requests of a batch when all are offered at once: the default of vLLM and its kin
 ENGINE_MEMORY = 0.9  # of a device's memory, the usual default of --gpu-memory-utilization
 LEAST_ROOM = 0.05  # of the memory is left for the KV cache where the sums leave none
 WEIGHT_ONLY = ("openvino", "llama.cpp")  # unpack 8-bit weights to 16 bits before the products
+UNDATED = 2025.5  # the year of an engine that a row does not date
 PROMPT, OUTPUT = 512.0, 128.0  # tokens, where a row does not tell
 
 # Words of the framework cell. How many tokens a multi-token prediction drafts is seldom told: SGLang and
@@ -140,12 +141,12 @@ def weight_only(row: Row, device: Device) -> bool:
     return format_name == "int4" or (format_name == "int8" and (slower or bool(unpacked)))
 
 
-def year_of(row: Row) -> tuple[str, float]:
-    """The year of a row's date, and the same with its month as a fraction."""
+def year_of(row: Row) -> float:
+    """The year of a row's date, its month as a fraction."""
     matched = re.match(r"^(20\d\d)(?:-(\d\d))?", (row.get("date") or "").strip())
     if not matched:
-        return PLAN_YEAR, float(PLAN_YEAR) + 0.5
-    return matched[1], float(matched[1]) + (float(matched[2]) / 12 if matched[2] else 0.5)
+        return UNDATED
+    return float(matched[1]) + (float(matched[2]) / 12 if matched[2] else 0.5)
 
 
 def setup_of(
@@ -187,7 +188,7 @@ def setup_of(
         "weight_bits": bits,
         "kv_bits": kv_bits,
         "weight_only": float(weight_only(row, device)),
-        "year": year_of(row)[1],
+        "year": year_of(row),
         "draft": drafted,
         "accept": ACCEPTED,
     }

@@ -7,8 +7,9 @@ a row that cannot be predicted is refused with a reason. Pure: rows and catalogu
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from math import exp, hypot, inf, log
 from typing import Any
 
@@ -18,11 +19,12 @@ from steelyard.errors import WrongUse
 from steelyard.hardware import Device, Devices, model_names, resolve
 
 from ..physics.inference import ServeSetup, serve_s
-from ..physics.sizes import Hardware, Sizes, together
-from ..physics.training import TrainSetup, train_step_s
+from ..physics.sizes import NEEDED_LOW, TRAINED_HIGH, Hardware, Sizes, together
+from ..physics.training import TrainSetup, train_memory_parts, train_step_s
 from . import inference_rows, training_metrics, training_rows
 from .cells import Models, Row, needed, number, rates_of, sizes_of
 from .constants import PRIORS, Constants, groups
+from .training_metrics import MEMORY
 
 # A phase and what else it is called, without spaces and hyphens.
 TRAIN_PHASES = {
@@ -53,7 +55,7 @@ WORST = 10
 class Table:
     """Rows of one phase that can be predicted, as arrays of one length."""
 
-    phase: str  # train | serve
+    phase: str  # train | serve | memory (of training)
     ids: list[str]
     groups: list[dict[str, str]]  # device family, software stack, its year, device, source of each row
     metrics: np.ndarray
@@ -67,10 +69,9 @@ class Table:
         """FLOP/s that a published MFU refers to."""
         return np.asarray(self.hardware.peak16)
 
-    def constants(self, logs: Mapping[str, float]) -> dict[str, np.ndarray]:
+    def constants(self, constants: Constants) -> dict[str, np.ndarray]:
         """Each constant of the phase as an array over the rows."""
-        own_constants = Constants(logs=logs)
-        return {n: self._column(own_constants, n) for n in PRIORS if n.startswith(self.phase)}
+        return {n: self._column(constants, n) for n in PRIORS if n.startswith(self.phase)}
 
     def _column(self, constants: Constants, name: str) -> np.ndarray:
         by_group: dict[tuple[str, ...], float] = {}
@@ -86,11 +87,16 @@ class Table:
         """Values in the unit of each row's metric."""
         if self.phase == "serve":
             return inference_rows.values_of(self, constant)
+        if self.phase == "memory":
+            return training_rows.memory_of(self)
         return training_rows.values_of(self, constant) * self.extra["factor"]
 
     def parts(self, constant: dict[str, np.ndarray], at: int) -> dict[str, float]:
-        """Seconds of the step (training) or of prefill and a token (serving) of one row, by parts."""
-        if self.phase == "train":
+        """Seconds of the step (training), of prefill and a token (serving) or bytes of one row, by parts."""
+        if self.phase == "memory":
+            assert isinstance(self.setup, TrainSetup)
+            step = train_memory_parts(self.sizes, self.setup)
+        elif self.phase == "train":
             assert isinstance(self.setup, TrainSetup)
             matured = training_rows.matured(constant, self.extra["age"])
             step = train_step_s(self.sizes, self.setup, self.hardware, matured)
@@ -119,14 +125,15 @@ def read_rows(
     rows: Sequence[Row], devices: Devices, models: Models
 ) -> tuple[dict[str, Table], dict[str, str]]:
     """Tables of the phases, and id -> reason for each row that cannot be predicted."""
-    taken: dict[str, list[_Parsed]] = {"train": [], "serve": []}
+    taken: dict[str, list[_Parsed]] = {"train": [], "serve": [], "memory": []}
     refused: dict[str, str] = {}
     names = model_names(models)
     for row in rows:
         try:
             parsed = from_catalogue(tidied(row), models, names)
             if parsed["phase"] in TRAIN_PHASES:
-                taken["train"].append(_train_row(parsed, devices, models))
+                read = _train_row(parsed, devices, models)
+                taken["memory" if read.metric == MEMORY else "train"].append(read)
             else:
                 taken["serve"].append(_serve_row(parsed, devices, models))
         except WrongUse as e:
@@ -199,7 +206,7 @@ def _table(phase: str, parsed: list[_Parsed]) -> Table:
         entries = [getattr(entry, part) for entry in parsed]
         return {name: np.array([e[name] for e in entries], float) for name in entries[0]}
 
-    setup = (TrainSetup if phase == "train" else ServeSetup)(**columns("setup"))
+    setup = (ServeSetup if phase == "serve" else TrainSetup)(**columns("setup"))
     return Table(
         phase=phase,
         ids=[entry.row["id"] for entry in parsed],
@@ -213,8 +220,7 @@ def _table(phase: str, parsed: list[_Parsed]) -> Table:
 
 
 def _kin(entry: _Parsed) -> dict[str, str]:
-    year = inference_rows.year_of(entry.row)[0]
-    kin = groups(entry.device, entry.row.get("framework") or "", year)
+    kin = groups(entry.device, entry.row.get("framework") or "")
     if entry.row.get("run"):
         return kin | {"run": entry.row["run"]}
     # One benchmark of several makers' devices runs a build of its own on each.
@@ -246,6 +252,7 @@ class Scores:
     predictions: list[Prediction]
     groups: dict[str, dict[str, float]] = field(default_factory=dict)
     worst: list[dict[str, Any]] = field(default_factory=list)  # place of the row, id, ratio, parts in seconds
+    in_fit: int = 0  # rows that the constants were fitted to
 
     def as_json(self) -> dict[str, Any]:
         """{"rows", "predicted", "groups": {name: {...}}, "worst": [...]} without the predictions."""
@@ -257,6 +264,7 @@ class Scores:
         return {
             "rows": len(self.predictions),
             "predicted": predicted,
+            "in_fit": self.in_fit,
             "refused": reasons,
             "groups": self.groups,
             "worst": self.worst,
@@ -280,39 +288,77 @@ def _predict(
         for place, why in refused.items()
     }
     for phase, table in tables.items():
-        values = table.predict(table.constants(constants.logs))
+        values = table.predict(table.constants(constants))
         untold = np.broadcast_to(table.extra.get("untold", 0.0), values.shape)
         for place, value, kin, more in zip(table.ids, values.tolist(), table.groups, untold, strict=True):
-            predictions[place] = _prediction(value, exp(hypot(constants.spread(phase, kin), more)))
+            predictions[place] = _prediction(value, *_interval(phase, kin, constants, more))
     return [replace(predictions[str(place)], id=row.get("id", "")) for place, row in enumerate(rows)], tables
 
 
-def _prediction(value: float, wide: float) -> Prediction:
+def _interval(phase: str, kin: Mapping[str, str], constants: Constants, untold: float) -> tuple[float, float]:
+    """Low and high end of an 80 % interval over its middle; `untold`: what a row does not tell, in logs."""
+    if phase == "memory":
+        return NEEDED_LOW, TRAINED_HIGH
+    wide = exp(hypot(constants.spread(phase, kin), untold))
+    return 1 / wide, wide
+
+
+def _prediction(value: float, low: float, high: float) -> Prediction:
     if not 0 < value < inf:
         return Prediction(id="", value=None, low=None, high=None, reason="a cell is too large to reckon with")
-    return Prediction(id="", value=value, low=value / wide, high=value * wide, reason=None)
+    return Prediction(id="", value=value, low=value * low, high=value * high, reason=None)
 
 
-def score_results(rows: Sequence[Row], devices: Devices, models: Models, constants: Constants) -> Scores:
-    """Predict every row and, where `value` is filled, score it by phase, device family and source."""
+def score_results(
+    rows: Sequence[Row],
+    devices: Devices,
+    models: Models,
+    constants: Constants,
+    fitted: Collection[str] = (),
+) -> Scores:
+    """Predict every row and, where `value` is filled, score it by phase, device family and source.
+
+    `fitted`: the keys (`row_key`) of the rows that the constants were fitted to.
+    """
     predictions, tables = _predict(rows, devices, models, constants)
     pairs_by_key: dict[str, list[tuple[float, bool]]] = {}
-    row_counts: dict[str, int] = {}
+    in_fit: dict[str, list[bool]] = {}
+    room: dict[str, list[bool]] = {}
+    rooms = _rooms(tables)
     ratios: dict[int, float] = {}
     for place, (row, p) in enumerate(zip(rows, predictions, strict=True)):
         truth = measured(row)
         if truth is None:
             continue
         for name in _groups(row, devices):
-            row_counts[name] = row_counts.get(name, 0) + 1
+            in_fit.setdefault(name, []).append(row_key(row) in fitted)
             if p.value and p.low and p.high:
                 pairs_by_key.setdefault(name, []).append((p.value / truth, p.low <= truth <= p.high))
                 ratios[place] = p.value / truth
+                if place in rooms:
+                    room.setdefault(name, []).append(rooms[place])
     return Scores(
         predictions=predictions,
-        groups={n: _score(row_counts[n], pairs_by_key.get(n, [])) for n in sorted(row_counts)},
+        groups={n: _score(in_fit[n], pairs_by_key.get(n, []), room.get(n, [])) for n in sorted(in_fit)},
         worst=_worst(rows, ratios, tables, constants),
+        in_fit=sum(row_key(row) in fitted for row in rows),
     )
+
+
+def _rooms(tables: Mapping[str, Table]) -> dict[int, bool]:
+    """Of the rows of memory, by place, whether the run is told to fit its device."""
+    if "memory" not in tables:
+        return {}
+    table = tables["memory"]
+    return dict(zip(map(int, table.ids), training_rows.has_room(table).tolist(), strict=True))
+
+
+def row_key(row: Row) -> str:
+    """A measured row by what it says, whatever its id: 10 hexadecimal digits."""
+    cells = ("source", "model", "framework", "device", "devices", "prompt_len", "output_len", "concurrency")
+    said = [(row.get(c) or "").strip() for c in (*cells, "seq_len", "metric")]
+    value = measured(row)
+    return blake2b("|".join([*said, f"{value:.6g}" if value else ""]).encode(), digest_size=5).hexdigest()
 
 
 def measured(row: Row) -> float | None:
@@ -330,7 +376,7 @@ def _worst(
     """The rows farthest off, with the seconds that their predictions are made of."""
     order = sorted(ratios, key=lambda place: -abs(log(ratios[place])))[:WORST]
     places = {int(i): (table, at) for table in tables.values() for at, i in enumerate(table.ids)}
-    by_phase = {phase: table.constants(constants.logs) for phase, table in tables.items()} if order else {}
+    by_phase = {phase: table.constants(constants) for phase, table in tables.items()} if order else {}
     lines = []
     for place in order:
         table, at = places[place]
@@ -343,6 +389,8 @@ def _worst(
 
 def _groups(row: Row, devices: Devices) -> list[str]:
     phase = "train" if phase_of(row) in TRAIN_PHASES else "serve"
+    if phase == "train" and training_metrics.is_memory(row):
+        phase = "memory"
     try:
         kin = devices.find(row["device"]).family
     except WrongUse:
@@ -350,20 +398,24 @@ def _groups(row: Row, devices: Devices) -> list[str]:
     return [phase, f"{phase}/{kin}", f"source/{row.get('source', '')}"]
 
 
-def _score(row_count: int, pairs: list[tuple[float, bool]]) -> dict[str, float]:
+def _score(in_fit: list[bool], pairs: list[tuple[float, bool]], room: list[bool]) -> dict[str, float]:
+    rows = {"rows": len(in_fit), "in_fit": float(np.mean(in_fit))}
     if not pairs:
-        return {"rows": row_count, "predicted": 0.0}
+        return rows | {"predicted": 0.0}
     ratio = np.array([r for r, _ in pairs])
     error = np.abs(ratio - 1)
-    return {
-        "rows": row_count,
-        "predicted": len(pairs) / row_count,
-        "mape": float(error.mean()),
-        "median": float(np.median(error)),
-        "within_20": float((error <= 0.2).mean()),
-        "bias": float(exp(np.log(ratio).mean()) - 1),
-        "coverage": float(np.mean([inside for _, inside in pairs])),
-    }
+    return (
+        rows
+        | {
+            "predicted": len(pairs) / len(in_fit),
+            "mape": float(error.mean()),
+            "median": float(np.median(error)),
+            "within_20": float((error <= 0.2).mean()),
+            "bias": float(exp(np.log(ratio).mean()) - 1),
+            "coverage": float(np.mean([inside for _, inside in pairs])),
+        }
+        | ({"told_to_fit": float(np.mean(room))} if room else {})
+    )
 
 
 def source_of(row: Row) -> str:

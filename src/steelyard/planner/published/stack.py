@@ -46,13 +46,13 @@ def with_stack(constants: Constants, rows: Sequence[Row], devices: Devices, mode
         )
     logs = dict(constants.logs)
     for table in tables.values():
-        logs |= own_logs(table, np.array([truth[i] for i in table.ids]), constants.logs)
+        logs |= own_logs(table, np.array([truth[i] for i in table.ids]), constants)
     return replace(constants, logs=logs, provenance="calibrated")
 
 
-def own_logs(table: Table, truth: np.ndarray, logs: Mapping[str, float]) -> dict[str, float]:
+def own_logs(table: Table, truth: np.ndarray, constants: Constants) -> dict[str, float]:
     """Deviations of each device and stack of the table from these constants: {"name@own:...": log}."""
-    start = table.constants(logs)
+    start = table.constants(constants)
     stacks = [kin["own"] for kin in table.groups]
     names = [(name, own) for name in OWN_SDS if name.startswith(table.phase) for own in dict.fromkeys(stacks)]
     places = {pair: i for i, pair in enumerate(names)}

@@ -17,8 +17,10 @@ from steelyard.hardware import Device
 from ..physics.sizes import USABLE_MEMORY, Array, Sizes, mean, total
 from ..physics.training import (
     GRADIENT_BYTES,
+    LOGIT_BYTES,
     RECOMPUTE,
     REDUCED_16,
+    STATE_BYTES,
     TrainSetup,
     train_memory_bytes,
     train_step_s,
@@ -39,6 +41,22 @@ MOST_VIRTUAL = 4.0
 TABLES = 2.0  # embedding and head may stand in a pipeline as a layer each
 MODEL_FLOPS_SINCE = "2023"  # Megatron-LM counts no repeated forward in its FLOP/s; before, and its forks, do
 INTERLEAVING = ("automodel",)  # by default, in stages of any length (NeMo AutoModel, distributed training)
+# What a stack does otherwise. Around Hugging Face's models in 16 bits throughout: gradients and moments have
+# no FP32, kernels come one by one; of a logit 16 bits, FP32, log-softmax and the gradient in both are kept;
+# FSDP sums gradients whole (accelerate, GradientAccumulationPlugin: sync_each_batch is off).
+OTHERWISE = {
+    "fms-hf-tuning": {
+        "gradient_bytes": 2.0,
+        "state_bytes": 4.0,
+        "reduced_bytes": REDUCED_16,
+        "logit_bytes": 16.0,
+        "whole_gradients": 1.0,
+        "eager": 1.0,
+    },
+}
+# Of the bytes that sharded training needs, what PyTorch's allocator holds where there is room: layers are
+# gathered and freed on several streams, and a block that another may still read is not taken again.
+RESERVED = 1.2
 FORKS = ("megatron-deepspeed", "megatron deepspeed", "neox")
 PER_OPERATION = ("torchtitan", "fsdp2")  # their selective recompute saves every other product
 PORTABLE_ATTENTION = 0.4  # of the peak: FlashAttention-2 on Hopper (Shah et al. 2024, arXiv 2407.08608)
@@ -58,7 +76,7 @@ def setup_of(row: Row, sizes: Sizes, hardware: dict[str, float]) -> dict[str, fl
     words = " ".join((row.get("framework") or "", row.get("phase") or "")).lower()
     style = style_of(row)
     date = (row.get("date") or "9999").strip()
-    devices = needed(row, "devices")
+    devices, engine = needed(row, "devices"), stack(row.get("framework") or "")
     given = {
         "devices": devices,
         "t": number(row, "tp"),
@@ -83,11 +101,16 @@ def setup_of(row: Row, sizes: Sizes, hardware: dict[str, float]) -> dict[str, fl
         "eager": float("eager" in words),
         "pruned": float(style == "xla"),
         "reduced_bytes": REDUCED_16 if "deepspeed" in words or style == "deepspeed" else GRADIENT_BYTES,
+        "logit_bytes": LOGIT_BYTES,
+        "gradient_bytes": GRADIENT_BYTES,
+        "state_bytes": STATE_BYTES,
+        "whole_gradients": 0.0,
     }
+    given |= OTHERWISE.get(engine, {})
     if given["zero"] is None:
         given["zero"] = 3.0 if style == "xla" or any(w in words for w in SHARDED) else 1.0
     given["sp"] = float("sequence parallel" in words or date >= FUSED_SINCE)
-    if stack(row.get("framework") or "") in INTERLEAVING:
+    if engine in INTERLEAVING:
         given |= {"layout": 1.0, "v": given["v"] or MOST_VIRTUAL}
     return _filled(given, sizes, hardware, _repeated(style, date), style)
 
@@ -293,3 +316,21 @@ def values_of(table: Any, constant: dict[str, np.ndarray]) -> np.ndarray:
         "samples_per_s": setup.global_batch / step,
     }
     return np.select([table.metrics == name for name in each], list(each.values()))
+
+
+def memory_of(table: Any) -> np.ndarray:
+    """Bytes of the fullest device as its driver counts them, in each row's unit: what is needed, and what the
+    allocator keeps beside it as far as there is memory."""
+    kept = 1.0 + (RESERVED - 1.0) * sharded(table.setup)
+    need = np.asarray(train_memory_bytes(table.sizes, table.setup))
+    return np.maximum(need, np.minimum(need * kept, table.hardware.memory)) * table.extra["factor"]
+
+
+def sharded(setup: TrainSetup) -> np.ndarray:
+    """Whether weights are gathered layer by layer from several devices."""
+    return np.asarray(np.greater_equal(setup.zero, 3) & np.greater(setup.devices, 1))
+
+
+def has_room(table: Any) -> np.ndarray:
+    """Whether what each run needs fits its device: an allocator gives back what it keeps beside that."""
+    return np.asarray(train_memory_bytes(table.sizes, table.setup)) <= table.hardware.memory

@@ -11,12 +11,11 @@ from steelyard.units import Figure
 
 from ..job.cost import Price, owned_of, power_w, price_of, provider_of
 from ..job.request import Owned, Request
-from ..physics.sizes import LONE_DEVICES, USABLE_MEMORY, Hardware, hardware_of, in_host
+from ..physics.sizes import LONE_DEVICES, NEEDED_LOW, USABLE_MEMORY, Hardware, hardware_of, in_host
 
-# High end of the bytes that a job takes, over the middle. An engine reserves its memory once, and leaves the
-# runtime the rest; a trainer's allocator moves blocks of many sizes in and out.
+# High end of the bytes of a service, over the middle: an engine reserves its memory once, and leaves the
+# runtime the rest.
 SERVED_HIGH = 1 / USABLE_MEMORY
-TRAINED_HIGH = 1.18
 PRECISIONS_16 = ("bf16", "fp16")  # what a model trains in unless asked otherwise, the first that there is
 
 
@@ -102,7 +101,7 @@ def room_bytes(request: Request, device: Device, high: float = SERVED_HIGH) -> f
 
 def memory_figure(need: float, high: float = SERVED_HIGH) -> Figure:
     """Bytes with the interval of what allocators add."""
-    return Figure(need, need * 0.85, need * high, "bytes", "modelled")
+    return Figure(need, need * NEEDED_LOW, need * high, "bytes", "modelled")
 
 
 def surely(request: Request, wide: float) -> Request:

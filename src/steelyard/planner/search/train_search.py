@@ -17,11 +17,10 @@ from ..job.cost import STORAGE_USD_PER_BYTE_H, cost_figure, energy_kwh
 from ..job.plans import Plan, distance, within_limits
 from ..job.request import Request
 from ..job.terms import Beside, Term, frozen_params, shown_terms
-from ..physics.sizes import Array, Hardware, Sizes
+from ..physics.sizes import TRAINED_HIGH, Array, Hardware, Sizes
 from ..published.constants import Constants, groups, values
 from .offer import (
     PRECISIONS_16,
-    TRAINED_HIGH,
     Offer,
     computes_in,
     draws_w,
