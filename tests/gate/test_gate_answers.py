@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 
@@ -266,22 +267,25 @@ def test_the_end_token_is_no_part_of_an_answer(tokenizer):
 
 
 @contextmanager
-def served(reply, models=(200, {"data": [{"id": "m"}]})):
-    """A server whose POSTs are `reply(path, body) -> (status, document or text)`; yields URL and requests."""
+def served(reply, models=(200, {"data": [{"id": "m"}]}), well=(404, {})):
+    """A server whose POSTs are `reply(path, body) -> (status, document or text[, headers])`, and which says
+    `well` of itself; yields URL and requests."""
     requests: list[tuple[str, dict]] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            self.write(*models)
+            self.write(*(models if self.path == "/v1/models" else well))
 
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             requests.append((self.path, body))
             self.write(*reply(self.path, body))
 
-        def write(self, status, document):
+        def write(self, status, document, headers=()):
             data = (document if isinstance(document, str) else json.dumps(document)).encode()
             self.send_response(status)
+            for name, value in dict(headers).items():
+                self.send_header(name, value)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
@@ -320,6 +324,37 @@ def test_what_may_pass_is_asked_again_and_what_may_not_is_not(impatient, status,
     with served(lambda path, body: (status, {})) as (url, requests):
         answer, _ = asked(url, lambda e: e.chat(USER, 4))
     assert answer.error == f"HTTP {status}" and len(requests) == tries
+
+
+def test_a_queue_that_says_when_to_come_again_is_no_failure(impatient):
+    """Oftener than an error is tried again; where it says no time it is an error like others."""
+    full = [(429, {}, {"Retry-After": "7"})] * (2 * TRIES)
+    replies = iter([*full, (503, {}), *full, (200, chat("late"))])
+    with served(lambda path, body: next(replies)) as (url, requests):
+        answer, _ = asked(url, lambda e: e.chat(USER, 4))
+    assert answer.text == "late" and len(requests) == 4 * TRIES + 2
+
+
+def test_a_queue_is_not_waited_for_beyond_all_patience(impatient):
+    with served(lambda path, body: (429, {}, {"Retry-After": "100000"})) as (url, requests):
+        answer, _ = asked(url, lambda e: e.chat(USER, 4))
+    assert answer.error == "HTTP 429" and len(requests) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("well", "text"), [(200, "late"), (503, None)])
+def test_a_slow_answer_is_waited_for_while_the_server_is_well(monkeypatch, well, text, stream):
+    monkeypatch.setattr("steelyard.gate.base.endpoint.TIMEOUT_S", 0.3)
+    monkeypatch.setattr("steelyard.gate.base.endpoint.TRIES", 1)
+
+    def late(path, body):
+        time.sleep(1.5)
+        word = 'data: {"choices": [{"delta": {"content": "late"}}]}\n\ndata: [DONE]\n\n'
+        return (200, word) if stream else (200, chat("late"))
+
+    with served(late, well=(well, {})) as (url, _):
+        answer, _ = asked(url, lambda e: e.chat(USER, 4, stream=stream))
+    assert answer.text == text and (text or answer.error == "ReadTimeout")
 
 
 def test_the_answer_after_an_error_counts(impatient):

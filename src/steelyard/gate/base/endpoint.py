@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -23,7 +25,9 @@ __all__ = ["CHAT", "COMPLETE", "MESSAGES", "RESPONSES", "Answer", "Endpoint", "T
 T = TypeVar("T")
 R = TypeVar("R")
 Message = Mapping[str, Any]
-TIMEOUT_S = 120.0  # one answer behind a full batch on a slow machine
+TIMEOUT_S = 120.0  # one answer behind a full batch; longer, and the server is asked whether it is well
+PATIENCE_S = 3600.0  # with one that is: a large model on a small CPU, or a queue that says when to come again
+WELL = ("/live", "/health")  # ours while its engine is busy; vLLM's and llama-server's
 TRIES = 3  # a restart of the engine takes seconds; more would hide a server that is down
 CHAT, COMPLETE, RESPONSES, MESSAGES = DIALECTS
 AGAIN = {408, 429, 500, 502, 503, 504}
@@ -78,9 +82,10 @@ class Endpoint:
     async def __aenter__(self) -> Endpoint:
         headers = {"Authorization": f"Bearer {self.key}", "x-api-key": self.key} if self.key else {}
         local = urlsplit(self.url).hostname in ("127.0.0.1", "localhost", "::1")
-        limits = httpx.Limits(max_connections=self.concurrency)
+        limits = httpx.Limits(max_connections=self.concurrency + 1)  # one to ask whether it is well
+        patient = httpx.Timeout(TIMEOUT_S, read=PATIENCE_S)
         self._client = httpx.AsyncClient(
-            base_url=self.root, headers=headers, timeout=TIMEOUT_S, limits=limits, trust_env=not local
+            base_url=self.root, headers=headers, timeout=patient, limits=limits, trust_env=not local
         )
         self.cards = await self._models()
         self.model = self.model or next((c.id for c in self.cards), "default")
@@ -98,7 +103,7 @@ class Endpoint:
     async def _models(self) -> tuple[Card, ...]:
         """What the server lists. Raises Lacking where nothing answers at the address."""
         try:
-            reply = await self._http.get("/v1/models")
+            reply = await self._http.get("/v1/models", timeout=TIMEOUT_S)
         except httpx.HTTPError as e:
             raise Lacking(
                 "gate.no_endpoint",
@@ -163,35 +168,43 @@ class Endpoint:
         return await self._post(path, {"model": self.model, **body})
 
     async def _post(self, path: str, body: dict[str, Any]) -> Answer:
-        error = "no answer"
-        for attempt in range(TRIES):
+        """A 429 that says when to come again is no failure: a slow service has a queue."""
+        end = time.monotonic() + PATIENCE_S
+        error, tries = "no answer", 0
+        while True:
+            after_s: float | None = None
             try:
-                status, read = await self._once(path, body)
-                if read is not None:
-                    return read
-                error = f"HTTP {status}"
-                if status not in AGAIN:
+                reply = await self._patiently(self._http.post(path, json=body))
+                if reply.status_code == 200:
+                    return _read(path, body, reply)
+                error, after_s = f"HTTP {reply.status_code}", _after_s(reply)
+                if reply.status_code not in AGAIN:
                     break
             except (httpx.HTTPError, ValueError) as e:
                 error = type(e).__name__
-            if attempt + 1 < TRIES:
-                await asyncio.sleep(0.5 * 2**attempt)
+            tries += after_s is None
+            if tries == TRIES or time.monotonic() + (after_s or 0.0) > end:
+                break
+            await asyncio.sleep(0.5 * 2 ** (tries - 1) if after_s is None else after_s)
         return Answer(text=None, error=error)
 
-    async def _once(self, path: str, body: dict[str, Any]) -> tuple[int, Answer | None]:
-        """Status and, where it is 200, the answer. A stream that comes as one document is no stream."""
-        dialect = DIALECTS[path]
-        if not body.get("stream"):
-            reply = await self._http.post(path, json=body)
-            return reply.status_code, dialect.read(reply.json()) if reply.status_code == 200 else None
-        async with self._http.stream("POST", path, json=body) as reply:
-            if reply.status_code != 200:
-                return reply.status_code, None
-            await reply.aread()
-        lines = END_OF_LINE.split(reply.text)  # httpx ends lines at U+2028 too, which JSON may hold
-        if not any(line.startswith("data:") for line in lines):
-            return 200, Answer(text=None, error="HTTP 501: no stream")
-        return 200, dialect.read(dialect.join(events(lines)))
+    async def _patiently(self, asked: Coroutine[Any, Any, httpx.Response]) -> httpx.Response:
+        """Its reply, however late, while the server says that it is well. Raises httpx.HTTPError."""
+        task = asyncio.ensure_future(asked)
+        try:
+            while not (await asyncio.wait({task}, timeout=TIMEOUT_S))[0]:
+                if not await self._is_well():
+                    raise httpx.ReadTimeout("no answer, and no word that it is well")
+            return task.result()
+        finally:
+            task.cancel()
+
+    async def _is_well(self) -> bool:
+        for path in WELL:
+            with suppress(httpx.HTTPError):
+                if (await self._http.get(path, timeout=TIMEOUT_S)).status_code == 200:
+                    return True
+        return False
 
     async def tokenize(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
@@ -245,3 +258,20 @@ def _card(entry: Mapping[str, Any]) -> Card:
 def _ints(value: Any) -> list[int]:
     listed = value if isinstance(value, list) else []
     return listed if all(isinstance(i, int) for i in listed) else []
+
+
+def _read(path: str, body: Mapping[str, Any], reply: httpx.Response) -> Answer:
+    """Raises ValueError for what is no JSON. A stream that comes as one document is no stream."""
+    dialect = DIALECTS[path]
+    if not body.get("stream"):
+        return dialect.read(reply.json())
+    lines = END_OF_LINE.split(reply.text)  # httpx ends lines at U+2028 too, which JSON may hold
+    if not any(line.startswith("data:") for line in lines):
+        return Answer(text=None, error="HTTP 501: no stream")
+    return dialect.read(dialect.join(events(lines)))
+
+
+def _after_s(reply: httpx.Response) -> float | None:
+    """When to come again, where the server has too much to do and says so in seconds."""
+    told = reply.headers.get("retry-after", "")
+    return float(told) if reply.status_code == 429 and told.isdecimal() else None
