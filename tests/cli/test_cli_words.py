@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -22,12 +23,15 @@ CATALOGUE = json.loads((ROOT / "src" / "steelyard" / "cli" / "zh.json").read_tex
 
 @pytest.fixture(scope="module")
 def build() -> Iterator[ModuleType]:
+    before = dict(os.environ)  # the page is made in English, of a width of its own
     sys.path.insert(0, str(ROOT / "docs"))  # its neighbours
     spec = importlib.util.spec_from_file_location("docs_build", ROOT / "docs" / "build.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     yield module
     sys.path.remove(str(ROOT / "docs"))
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def test_every_code_says_what_happened_and_what_to_do(build) -> None:
