@@ -46,6 +46,14 @@ def timed_minutes(p: Plan) -> float:
     return (p.time_s.value - p.parts.get("start", 0.0)) / 60
 
 
+DEEPSEEK_V3 = {
+    "job": "pretrain",
+    "tokens": 14.8e12,
+    "seq_len": 4096,
+    "global_batch": 15360,
+    "precisions": ("fp8",),
+    "max_devices": 2048,
+}
 RUNS = (
     KnownRun(
         name="Llama 3.1 405B, pre-training in BF16 on 16,384 H100",
@@ -67,15 +75,7 @@ RUNS = (
     KnownRun(
         name="DeepSeek-V3, pre-training in FP8 on 2,048 H800",
         model="deepseek-v3",
-        asked={
-            "job": "pretrain",
-            "tokens": 14.8e12,
-            "seq_len": 4096,
-            "global_batch": 15360,
-            "devices": ("h800-sxm",),
-            "precisions": ("fp8",),
-            "max_devices": 2048,
-        },
+        asked=DEEPSEEK_V3 | {"devices": ("h800-sxm",)},
         figure=device_hours,
         unit="GPU-hours",
         published=2.664e6,
@@ -85,15 +85,7 @@ RUNS = (
     KnownRun(
         name="The same, as if on H100",
         model="deepseek-v3",
-        asked={
-            "job": "pretrain",
-            "tokens": 14.8e12,
-            "seq_len": 4096,
-            "global_batch": 15360,
-            "devices": ("h100-sxm",),
-            "precisions": ("fp8",),
-            "max_devices": 2048,
-        },
+        asked=DEEPSEEK_V3 | {"devices": ("h100-sxm",)},
         figure=device_hours,
         unit="GPU-hours",
         published=2.664e6,

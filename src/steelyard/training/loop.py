@@ -14,7 +14,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ import torch
 from steelyard.artefact import Draft, Figures, Settings, Watch
 from steelyard.errors import Stopped
 
+from .course import course_figures
 from .diverged import diverged
 from .methods import METHODS
 from .packing import Schedule, learning_rate
@@ -211,14 +211,5 @@ class Loop:
         self.watch.log("train.resumed", step=self.done)
 
     def figures(self) -> Figures:
-        """SI units; times are of this attempt's steps, the first left out."""
-        timed = self.step_s[1:] or self.step_s or [0.0]
-        trained = sum(point["tokens"] for point in self.curve[-len(timed) :])
-        return {
-            "steps": len(self.curve),
-            "step_s": median(timed),
-            "tokens": sum(point["tokens"] for point in self.curve),
-            "loss": self.curve[-1]["loss"],
-            "trainable_params": self.learnt.master.numel(),
-            "tokens_per_s": trained / max(sum(timed), 1e-9),
-        }
+        """SI units."""
+        return course_figures(self.curve, self.step_s) | {"trainable_params": self.learnt.master.numel()}

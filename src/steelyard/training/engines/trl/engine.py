@@ -18,13 +18,13 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from ....artefact import Draft, Figures, Watch, private_folder
 from ....errors import CheckFailed, Lacking, Problem, Stopped, Where, no_memory
 from ....model import FAMILIES, copy_companions
 from ....shape import read_json
+from ...course import course_figures
 from ...packing import learning_rate
 from ..protocol import TrainJob, not_installed
 from .python import interpreter, missing, versions
@@ -240,15 +240,8 @@ class Course:
 
     def figures(self) -> Figures:
         """As the own loop gives them, and the share of the weights that LoRA covers."""
-        timed = self.step_s[1:] or self.step_s or [0.0]
-        trained = sum(point["tokens"] for point in self.curve[-len(timed) :])
-        return {
-            "steps": len(self.curve),
-            "step_s": median(timed),
-            "tokens": sum(point["tokens"] for point in self.curve),
-            "loss": self.curve[-1]["loss"],
+        return course_figures(self.curve, self.step_s) | {
             "trainable_params": self.begun["trainable"],
-            "tokens_per_s": trained / max(sum(timed), 1e-9),
             "covered_share": self.begun["covered"],
             "packed": float(self.begun["packing"]),
             "child_peak_rss_bytes": self.done["peak_rss_bytes"],
