@@ -1,6 +1,6 @@
 """A model of a known shape with random weights, for speed, memory and start: never for quality.
 
-    python bench/random_model.py tiny|smollm2-360m|qwen3-0.6b|qwen3-1.7b|llama-3-8b OUT [--tokenizer FOLDER]
+    python bench/random_model.py tiny|smollm2-360m|qwen3-0.6b|qwen3-1.7b|qwen3-4b|llama-3-8b OUT [--tokenizer FOLDER]
 
 Sizes from the models' published config.json; weights N(0, 0.02) in BF16, equal for equal shape. The tokenizer
 is that of FOLDER (a Hugging Face folder; default: the packaged model), so ids stay below the vocabulary.
@@ -38,6 +38,10 @@ SHAPES: dict[str, dict[str, int]] = {
     },
     "qwen3-1.7b": {
         "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16,
+        "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936,
+    },
+    "qwen3-4b": {
+        "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32,
         "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936,
     },
     "llama-3-8b": {
