@@ -1,6 +1,6 @@
 """A model of a known shape with random weights, for speed, memory and start: never for quality.
 
-    python bench/random_model.py tiny|smollm2-360m|qwen3-0.6b|qwen3-1.7b|qwen3-4b|llama-3-8b OUT [--tokenizer FOLDER]
+    python bench/random_model.py SHAPE OUT [--tokenizer FOLDER]
 
 Sizes from the models' published config.json; weights N(0, 0.02) in BF16, equal for equal shape. The tokenizer
 is that of FOLDER (a Hugging Face folder; default: the packaged model), so ids stay below the vocabulary.
