@@ -13,13 +13,15 @@ from typing import Any
 from ...errors import Problem, Where
 from ...planner import Fill
 from ...recipe import Recipe, Stage
-from ...shape import read_json
+from ...shape import read, read_json
 from ...training import CAPABILITIES, TrainNeed, choose
 
 
-def family_in(folder: Path) -> str:
-    """model_type of a model folder; a GGUF file's family always has a network here."""
-    return str(read_json(folder / "config.json").get("model_type")) if folder.is_dir() else "llama"
+def family_in(source: Path) -> str:
+    """model_type of a model folder, or of what a GGUF file becomes."""
+    if source.is_dir():
+        return str(read_json(source / "config.json").get("model_type"))
+    return read(source).family
 
 
 def with_engines(recipe: Recipe, filled: Fill, family: str) -> Fill:
