@@ -7,7 +7,7 @@ import threading
 import time
 
 from ...hardware import cores_had, cpu_times
-from ...processes import family, proportional_bytes, resident_bytes
+from ...processes import family, is_in_memory_of, proportional_bytes, resident_bytes
 
 SAMPLE_S = 0.1
 STEADY_SAMPLE_S = 1.0
@@ -45,7 +45,9 @@ class PeakMemory:
     def _watch(self) -> None:
         most, walk_at = 0.0, 0.0
         while True:
-            pids, now = family([os.getpid()]), time.monotonic()
+            own, now = os.getpid(), time.monotonic()
+            # A child that is being started still is in our memory, which would count twice.
+            pids = [pid for pid in family([own]) if pid == own or not is_in_memory_of(pid, own)]
             resident = sum(resident_bytes(pid) for pid in pids)
             if resident > GROWN * most or now >= walk_at:
                 self.bytes = max(self.bytes, sum(proportional_bytes(pid) for pid in pids))
