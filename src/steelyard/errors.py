@@ -132,6 +132,13 @@ def from_os_error(error: OSError) -> Problem | None:
     return Lacking(code, f"cannot write {file or 'to the disk'}", where=Where(file), why=why, hint=hint)
 
 
+def trace_of(error: Exception) -> str:
+    """Where it was raised and its kind, without its own text, which may quote a row or a prompt."""
+    import traceback
+
+    return "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__
+
+
 def tells_no_memory(text: str) -> bool:
     """Whether a library's words, or the last ones of a process, say that it got no memory."""
     text = text.lower()

@@ -1,8 +1,12 @@
-"""Lines of a stream as its server ends them: httpx ends them at U+2028 too, which JSON may hold."""
+"""Lines of a stream, ended by line feeds alone: httpx ends them at U+2028 too, which JSON may hold."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import os
+import select
+from collections.abc import AsyncIterator, Callable, Iterator
+
+POLL_S = 0.1
 
 
 class Lines:
@@ -22,6 +26,19 @@ def each_line(chunks: Iterator[bytes]) -> Iterator[bytes]:
     for chunk in chunks:
         yield from lines.of(chunk)
     yield lines.rest
+
+
+def each_line_of_pipe(fd: int, tick: Callable[[], None]) -> Iterator[bytes]:
+    """Whole lines until the last writer has closed it; `tick` is called at least every POLL_S meanwhile."""
+    lines = Lines()
+    while True:
+        tick()
+        if not select.select([fd], [], [], POLL_S)[0]:
+            continue
+        piece = os.read(fd, 1 << 16)
+        if not piece:
+            return
+        yield from lines.of(piece)
 
 
 async def each_line_soon(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

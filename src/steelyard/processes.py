@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from .errors import from_os_error, got_no_memory
+
 PR_SET_PDEATHSIG = 1  # prctl(2)
 KCMP, KCMP_VM = {"x86_64": 312, "aarch64": 272}, 1  # kcmp(2): its number by the machine; compare memories
 
@@ -47,6 +49,12 @@ def memory_limit_bytes() -> int | None:
     """What this process and its children may map (`ulimit -v`); None without a limit."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     return None if limit == resource.RLIM_INFINITY else limit
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether memory failed: the error says so, or it comes near the limit and nothing else explains it."""
+    refused = from_os_error(error) if isinstance(error, OSError) else None
+    return got_no_memory(error) or (refused is None and near_memory_limit())
 
 
 def near_memory_limit() -> bool:

@@ -129,25 +129,8 @@ def test_one_row_a_sequence_is_the_same_step(base, data, tmp_path):
 # ------------------------------------------------------------------ resume
 
 
-CHILD = """
-import json, os, signal, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import tiny
-from steelyard.artefact import Watch
-from steelyard.training import train
-root, base, data = map(Path, sys.argv[2:5])
-settings, limit = map(json.loads, sys.argv[5:7])
-class Killed(Watch):
-    def log(self, event, **fields):
-        if event == "train.checkpoint" and fields["step"] >= limit:
-            os.kill(os.getpid(), signal.SIGKILL)
-train(*tiny.step(root, base, data, **settings), Killed())
-"""
-
-
 def killed_at(root, base, data, settings, limit):
-    command = [sys.executable, "-c", CHILD, str(HERE), str(root), str(base), str(data)]
+    command = [sys.executable, "-c", tiny.KILLED, str(HERE), str(root), str(base), str(data)]
     dead = subprocess.run([*command, json.dumps(settings), str(limit)], check=False, capture_output=True)
     assert dead.returncode == -signal.SIGKILL, dead.stderr[-2000:]
     return next((root / "store").glob(".scratch-*")) / "trl"
@@ -184,7 +167,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(kind, whole, base, data, tmp_pat
 
 def test_a_run_killed_inside_a_save_resumes_to_the_same_bytes(whole, base, data, tmp_path):
     settings = {**LORA, "engine": "trl", "checkpoint_steps": 2}
-    command = [sys.executable, "-c", CHILD, str(HERE), str(tmp_path), str(base), str(data)]
+    command = [sys.executable, "-c", tiny.KILLED, str(HERE), str(tmp_path), str(base), str(data)]
     child = subprocess.Popen([*command, json.dumps(settings), "1000"], stderr=subprocess.DEVNULL)
     while not (folders := list(tmp_path.glob("store/.scratch-*/trl/out/checkpoint-6"))):
         assert child.poll() is None

@@ -21,22 +21,6 @@ from steelyard.training import METHODS, train
 from steelyard.training.rows import batch_of, read_rows
 from steelyard.training.trainable import trainable
 
-CHILD = """
-import sys, json
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import tiny
-from steelyard.artefact import Watch
-from steelyard.training import train
-root, base, data = map(Path, sys.argv[2:5])
-settings, limit = map(json.loads, sys.argv[5:7])
-class Killed(Watch):
-    def log(self, event, **fields):
-        if event == "train.checkpoint" and fields["step"] >= limit:
-            import os, signal
-            os.kill(os.getpid(), signal.SIGKILL)
-train(*tiny.step(root, base, data, **settings), Killed())
-"""
 KINDS = {
     "lora bf16": {},
     "lora f32": {"dtype": "f32"},
@@ -81,7 +65,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(kind, base, data, tmp_path):
     settings = {**KINDS[kind], "checkpoint_steps": 2}
     _, whole = run(tmp_path / "whole", base, data, **settings)
     here = str(Path(__file__).parent)
-    command = [sys.executable, "-c", CHILD, here, str(tmp_path / "killed"), str(base), str(data)]
+    command = [sys.executable, "-c", tiny.KILLED, here, str(tmp_path / "killed"), str(base), str(data)]
     dead = subprocess.run([*command, json.dumps(settings), "4"], check=False, env={**os.environ})
     assert dead.returncode == -signal.SIGKILL
     scratch = next((tmp_path / "killed" / "store").glob(".scratch-*"))

@@ -17,6 +17,22 @@ TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+# A training that ends by SIGKILL at its first checkpoint from a step on.
+KILLED = """
+import json, os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import tiny
+from steelyard.artefact import Watch
+from steelyard.training import train
+root, base, data = map(Path, sys.argv[2:5])
+settings, limit = map(json.loads, sys.argv[5:7])
+class Killed(Watch):
+    def log(self, event, **fields):
+        if event == "train.checkpoint" and fields["step"] >= limit:
+            os.kill(os.getpid(), signal.SIGKILL)
+train(*tiny.step(root, base, data, **settings), Killed())
+"""
 SETTINGS = {
     "stage": "sft",
     "finetuning_type": "lora",

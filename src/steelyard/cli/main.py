@@ -7,9 +7,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import Problem, Stopped, WrongUse, from_os_error, got_no_memory, no_memory
+from ..errors import Problem, Stopped, WrongUse, from_os_error, no_memory, trace_of
 from ..places import state_folder
-from ..processes import near_memory_limit
+from ..processes import lacks_memory
 from .telling import options
 from .telling.messages import say
 from .telling.output import failure, note
@@ -68,8 +68,7 @@ def _usage(error: Exception, arguments: list[str]) -> WrongUse:
 def _failed(error: Exception) -> int:
     """What the system refuses, memory among it, is the environment's; the rest is a bug of ours."""
     refused = from_os_error(error) if isinstance(error, OSError) else None
-    short = got_no_memory(error) or (refused is None and near_memory_limit())
-    problem = no_memory() if short else refused
+    problem = no_memory() if lacks_memory(error) else refused
     if problem is None:
         return _bug(error)
     failure(problem)
@@ -89,11 +88,8 @@ def _bug(error: Exception) -> int:
 
 
 def _trace_text(error: Exception) -> str:
-    """The trace without the error's own text, which may quote a row or a prompt."""
-    import traceback
-
-    child = getattr(error, "trace", "")
-    return "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__ + f"\n{child}"
+    """The trace, and that of the child in which it happened."""
+    return f"{trace_of(error)}\n{getattr(error, 'trace', '')}"
 
 
 def _trace(error: Exception) -> Path:

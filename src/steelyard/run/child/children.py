@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -17,11 +16,11 @@ from typing import Any
 
 from ...artefact import Artefact, Draft, Figures, Progress, Watch
 from ...errors import Lacking, Problem, Stopped, Where, tells_no_memory
+from ...lines import each_line_of_pipe
 from ...processes import memory_limit_bytes
 from ...units import show_bytes
 
 GRACE_S = 4.0  # Ctrl-C is answered in under 5 s: a child that has not stopped by then is killed
-POLL_S = 0.1
 OUTPUT_BYTES = 16384  # of a child's own words, the last of them
 TAIL_S = 1.0
 # Nothing is fetched; threads that wait for each other soon sleep, or two runs on the same cores crawl.
@@ -119,20 +118,17 @@ def messages(
     child: subprocess.Popen[bytes], reading: int, stop: Callable[[], bool]
 ) -> Iterator[dict[str, Any]]:
     """JSON lines from the child; on `stop` it is asked to end, and killed when it does not."""
-    rest, stopped_at = b"", 0.0
-    while True:
+    stopped_at = 0.0
+
+    def tick() -> None:
+        nonlocal stopped_at
         if stop() and not stopped_at:
             child.send_signal(signal.SIGTERM)
             stopped_at = time.monotonic()
         if stopped_at and time.monotonic() - stopped_at > GRACE_S:
             child.kill()
-        if not select.select([reading], [], [], POLL_S)[0]:
-            continue
-        piece = os.read(reading, 1 << 16)
-        if not piece:
-            return
-        *lines, rest = (rest + piece).split(b"\n")
-        yield from (json.loads(line) for line in lines)
+
+    return map(json.loads, each_line_of_pipe(reading, tick))
 
 
 def result(last: dict[str, Any], code: int, call: str, words: str, watch: Watch) -> Any:

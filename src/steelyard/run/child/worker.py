@@ -11,14 +11,13 @@ import os
 import signal
 import sys
 import time
-import traceback
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ...artefact import Artefact, Draft, Inputs, Progress, Scratch, Store, Watch
-from ...errors import Problem, from_os_error, got_no_memory, writing_in
-from ...processes import die_with_parent, near_memory_limit
+from ...errors import Problem, from_os_error, trace_of, writing_in
+from ...processes import die_with_parent, lacks_memory
 from ...trust import load_keys
 from .children import step_out_of_memory
 from .memory import SHORT_SAMPLE_S
@@ -77,16 +76,10 @@ def problem_of(error: Exception) -> Problem | None:
     """What a step's exception means to a user; None for a bug of ours."""
     if isinstance(error, Problem):
         return error
-    refused = from_os_error(error) if isinstance(error, OSError) else None
-    if got_no_memory(error) or (refused is None and near_memory_limit()):
+    if lacks_memory(error):
         print(trace_of(error), file=sys.stderr)  # into the run's log
         return step_out_of_memory()
-    return refused
-
-
-def trace_of(error: Exception) -> str:
-    """Without the error's own text, which may quote a row."""
-    return "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__
+    return from_os_error(error) if isinstance(error, OSError) else None
 
 
 def main() -> int:

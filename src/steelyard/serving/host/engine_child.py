@@ -25,6 +25,7 @@ from typing import Any
 
 import orjson
 
+from ...lines import Lines
 from ...processes import die_with_parent, peak_rss_bytes
 from ..engines import ENGINES, Engine, EngineSettings, Event, GenRequest, Scores
 
@@ -37,7 +38,7 @@ class Channel:
     """JSON lines over a stream socket."""
 
     def __init__(self, stream: socket.socket) -> None:
-        self.stream, self.rest, self.closed = stream, b"", False
+        self.stream, self.lines, self.closed = stream, Lines(), False
 
     def send(self, message: dict[str, Any]) -> None:
         self.stream.sendall(orjson.dumps(message) + b"\n")
@@ -48,8 +49,7 @@ class Channel:
             return []
         data = self.stream.recv(1 << 20)
         self.closed = not data
-        *lines, self.rest = (self.rest + data).split(b"\n")
-        return [orjson.loads(line) for line in lines]
+        return [orjson.loads(line) for line in self.lines.of(data)]
 
 
 def main() -> None:

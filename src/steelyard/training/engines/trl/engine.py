@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import select
 import shutil
 import signal
 import subprocess
@@ -22,6 +21,7 @@ from typing import Any
 
 from ....artefact import Draft, Figures, Watch, private_folder
 from ....errors import CheckFailed, Lacking, Problem, Stopped, Where, no_memory
+from ....lines import each_line_of_pipe
 from ....model import FAMILIES, copy_companions
 from ....shape import read_json
 from ...course import course_figures
@@ -31,7 +31,6 @@ from .python import interpreter, missing, versions
 
 CHECKPOINT_EVERY_S = 60.0  # its checkpoints are larger than ours, and several files
 MAX_GRAD_NORM = 1.0  # as in the own loop
-POLL_S = 0.1
 PLACES = ("base", "order", "out", "result", "init")  # of an order: where, not what
 # Nothing is fetched, nothing is reported; glibc keeps what a step has freed for the next one.
 CHILD_ENV = {
@@ -286,18 +285,15 @@ def ended(why: str) -> Lacking:
 
 def messages(child: subprocess.Popen[bytes], reading: int, watch: Watch) -> Iterator[dict[str, Any]]:
     """JSON lines of the child, until it ends; on `watch.stop` it is asked once to end after this step."""
-    rest, asked = b"", False
-    while True:
+    asked = False
+
+    def tick() -> None:
+        nonlocal asked
         if watch.stop and not asked:
             child.send_signal(signal.SIGTERM)
             asked = True
-        if not select.select([reading], [], [], POLL_S)[0]:
-            continue
-        piece = os.read(reading, 1 << 16)
-        if not piece:
-            return
-        *lines, rest = (rest + piece).split(b"\n")
-        yield from (json.loads(line) for line in lines)
+
+    return map(json.loads, each_line_of_pipe(reading, tick))
 
 
 # ------------------------------------------------------------------ the artefact

@@ -7,7 +7,6 @@ in its cache.
 from __future__ import annotations
 
 import os
-import select
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,13 +14,12 @@ from pathlib import Path
 
 from ....artefact import Progress, Watch
 from ....errors import Lacking, Stopped, Where, WrongUse
-from ....lines import Lines
+from ....lines import each_line_of_pipe
 from .python import VARIABLE, environment, missing, versions
 
 FIRST = "torch"  # by itself: what comes after must not choose another build of it
 ACCELERATORS = ("/dev/nvidia0", "/dev/kfd", "/dev/accel/accel0", "/dev/dri/renderD128")
 STOP_S = 10.0
-POLL_S = 0.2
 BEGUN = ("Collecting ", "Requirement already satisfied: ")  # a line of pip for each package
 
 
@@ -100,15 +98,14 @@ def _lines(command: Sequence[str], watch: Watch) -> Iterator[str]:
 def _heard(child: subprocess.Popen[bytes], watch: Watch) -> Iterator[str]:
     """Raises Stopped when the watch says so, in the middle of a download too."""
     assert child.stdout is not None
-    lines, fd = Lines(), child.stdout.fileno()
-    while True:
+
+    def tick() -> None:
         if watch.stop:
             again = "run the same command again: it goes on from there"
             raise Stopped("engines.stopped", "stopped before everything was installed", hint=again)
-        if select.select([fd], [], [], POLL_S)[0]:
-            if not (piece := os.read(fd, 1 << 16)):
-                return
-            yield from (line.decode("utf-8", "replace").strip() for line in lines.of(piece))
+
+    for line in each_line_of_pipe(child.stdout.fileno(), tick):
+        yield line.decode("utf-8", "replace").strip()
 
 
 def _failed(words: Sequence[str]) -> Lacking:
