@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from math import log
 from pathlib import Path
@@ -144,6 +144,7 @@ class Devices:
         return lookup(table, name, "device", [d.id for d in self.rows])
 
 
+@lru_cache(4096)
 def plain(name: str) -> str:
     """A name for comparing: "Meta-Llama/Llama-3-70B" -> "llama370b", "H100 SXM5 (80GB)" -> "h100sxm5"."""
     tail = re.sub(r"\(.*?\)", "", name).rsplit("/", 1)[-1].lower().replace("+", "plus")

@@ -198,7 +198,8 @@ def _values(option: Option) -> tuple[float, float, float]:
 def _carried(source: np.ndarray, target: int, pools: Sequence[Pool], moved: float, back: bool) -> np.ndarray:
     """Time, cost and weight of each hand-over to `target`; backwards the roles are the other way round."""
     table = np.zeros((len(pools) + 1, 3))  # the last row, index -1: nothing came before
-    for i, pool in enumerate(pools):
+    for i in np.unique(source[source >= 0]):
+        pool = pools[i]
         pair = (pools[target], pool) if back else (pool, pools[target])
         seconds, dollars = transfer(moved, *pair)
         table[i] = seconds, dollars, dollars * pool.weight_per_usd

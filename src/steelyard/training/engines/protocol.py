@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ...artefact import Draft, Figures, Settings, Watch
 from ...errors import Lacking, Where
-from ..packing import Schedule
-from ..rows import Rows
+
+if TYPE_CHECKING:  # a plan asks for capabilities and needs no tokenizer
+    from ..packing import Schedule
+    from ..rows import Rows
 
 
 @dataclass(frozen=True, slots=True)
