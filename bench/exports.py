@@ -58,6 +58,7 @@ JOBS: dict[str, dict[str, Any]] = {
     "DPO": {"job": "prefer", "tokens": 1e7},
     "serve": {"job": "serve", "users": 16},
     "serve, fp8": {"job": "serve", "users": 64, "precisions": ("fp8",), "kv_precisions": ("fp8",)},
+    "serve, look-up": {"job": "serve", "users": 2, "draft_tokens": 4, "accept": 0.8},
     "serve, arrivals": {"job": "serve", "arrival_per_s": 20.0, "prompt_tokens": 700, "output_tokens": 200},
 }
 

@@ -109,3 +109,25 @@ def test_every_stage_of_a_recipe_is_exported_with_its_own_words():
         assert (stage["steps"] - 1) * step < tokens * 1.001 and stage["steps"] * step > tokens * 0.999
     (alone,) = planned_training(best, request, DEVICES, (texts,))
     assert alone["learning_rate"] == 5e-5 and alone["steps"] == best.settings["steps"]
+
+
+GUESSES = {
+    "lookup": ({}, "--spec-method ngram --spec-tokens 4", "NGRAM --speculative-num-draft-tokens 4"),
+    "model": (
+        {"draft": named_shape("llama3.2-1b", named_models()), "draft_name": "llama3.2-1b"},
+        "--spec-method draft_model --spec-model llama3.2-1b --spec-tokens 4",
+        "STANDALONE --speculative-draft-model-path llama3.2-1b --speculative-num-steps 4"
+        " --speculative-eagle-topk 1 --speculative-num-draft-tokens 5",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", GUESSES)
+def test_guesses_that_pay_are_launched_and_those_that_do_not_are_left_out(kind):
+    words, vllm, sglang = GUESSES[kind]
+    for engine, said in (("vllm", vllm), ("sglang", f"--speculative-algorithm {sglang}")):
+        best, way = service("h100-sxm", engine, draft_tokens=4, accept=0.9, **words)
+        assert best.settings["draft_tokens"] == 4
+        assert said in launch_document(way, "llama3-70b")["command"]
+    best, way = service("h100-sxm", draft_tokens=4, accept=0.0, **words)
+    assert best.settings["draft_tokens"] == 0 and "--spec" not in launch_document(way, "m")["command"]

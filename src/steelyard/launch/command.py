@@ -36,6 +36,9 @@ VLLM: dict[str, Any] = {
     "kv_bytes": "--kv-cache-memory-bytes",
     "prefix_cache": {True: "--enable-prefix-caching", False: "--no-enable-prefix-caching"},
     "eager": {True: "--enforce-eager"},
+    "draft_method": "--spec-method",
+    "draft": "--spec-model",
+    "draft_tokens": "--spec-tokens",
 }
 SGLANG: dict[str, Any] = {
     "device": "--device",
@@ -53,10 +56,20 @@ SGLANG: dict[str, Any] = {
     "kv_tokens": "--max-total-tokens",
     "prefix_cache": {False: "--disable-radix-cache"},
     "eager": {True: "--disable-cuda-graph"},
+    "draft_method": "--speculative-algorithm",
+    "draft": "--speculative-draft-model-path",
+    "draft_steps": "--speculative-num-steps",
+    "draft_branches": "--speculative-eagle-topk",
+    "verified": "--speculative-num-draft-tokens",
 }
 WORDS = {"vllm": VLLM, "sglang": SGLANG}
 # What an engine calls a storage, where it does so differently.
 SPELLED: dict[tuple[str, str, str], str] = {
+    ("vllm", "draft_method", "lookup"): "ngram",
+    ("vllm", "draft_method", "model"): "draft_model",
+    ("sglang", "draft_method", "lookup"): "NGRAM",
+    ("sglang", "draft_method", "model"): "STANDALONE",
+    ("sglang", "draft_method", "mtp"): "EAGLE",
     ("vllm", "quantization", "int8"): "int8_per_channel_weight_only",
     ("vllm", "quantization", "fp4"): "nvfp4_per_token",
     ("vllm", "kv_dtype", "int8"): "int8_per_token_head",

@@ -25,8 +25,9 @@ SAID = {
     "pp": "--pipeline-parallel-size",
     "ep": "--enable-expert-parallel",
     "prompt_tokens": "--max-num-batched-tokens",
+    "draft_tokens": "what guesses, and how many tokens",
 }
-LOAD = ("output_tokens", "percentile")
+LOAD = ("output_tokens", "percentile", "prefix_hit")
 REASONS = {"prefill_replicas": "prompts and answers on machines of their own need a router between them"}
 UNIT = """\
 # install:  cp {name} /etc/systemd/system/ && systemctl daemon-reload && systemctl enable --now {name}

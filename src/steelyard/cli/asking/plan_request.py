@@ -114,8 +114,10 @@ def _drafted(flags: PlanFlags) -> dict[str, Any]:
         return {}
     from ...planner import DRAFTED
 
-    shape = None if flags.draft in ("lookup", "mtp") else model_shape(flags.draft)
-    return {"draft": shape, "mtp": flags.draft == "mtp", "draft_tokens": flags.draft_tokens or DRAFTED}
+    guessed = {"mtp": flags.draft == "mtp", "draft_tokens": flags.draft_tokens or DRAFTED}
+    if flags.draft in ("lookup", "mtp"):
+        return guessed
+    return guessed | {"draft": model_shape(flags.draft), "draft_name": flags.draft}
 
 
 def devices_of(names: list[str]) -> tuple[str, ...]:

@@ -117,6 +117,7 @@ class Request:
     prefix_hit: float = 0.0  # of a prompt's tokens, the share that the cache of prefixes holds already
     draft_tokens: int = 0  # that a speculative step proposes, if that pays; 0 = none
     draft: Shape | None = None  # the model that proposes them; None = they are looked up in the prompt
+    draft_name: str = ""  # that model, as it was named
     mtp: bool = False  # they are proposed by the model's own layer for further tokens
     accept: float | None = None  # measured share of these that is taken
     arrival_per_s: float | None = None

@@ -188,7 +188,24 @@ def _values(
         values["quantization"] = ("inc", candidate)
     if setup["ep"] > 1:
         values |= {"expert_parallel": (True, candidate), "ep": (setup["ep"], candidate)}
-    return values
+    return values | _draft(setup, request)
+
+
+def _draft(setup: Mapping[str, Any], request: Request) -> dict[str, tuple[Any, str]]:
+    """What guesses tokens ahead, where the candidate does so.
+
+    SGLang verifies a chain of guesses, one branch wide, and one token more; a look-up's are counted alone.
+    """
+    tokens, why = setup.get("draft_tokens", 0), "plan: it pays at the share that was told"
+    if not tokens:
+        return {}
+    method = "mtp" if request.mtp else "model" if request.draft else "lookup"
+    chain = {"draft_steps": tokens, "draft_branches": 1, "verified": tokens + 1}
+    values = {"draft_method": method, "draft_tokens": tokens} | (
+        {"verified": tokens} if method == "lookup" else chain
+    )
+    named = {"draft": request.draft_name} if method == "model" else {}
+    return {name: (value, why) for name, value in (values | named).items()}
 
 
 DEVICE_WORDS = {"cuda": "cuda", "rocm": "cuda", "gaudi": "hpu", "xpu": "xpu"}  # SGLang's and PyTorch's
