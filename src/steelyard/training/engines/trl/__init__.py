@@ -1,4 +1,4 @@
 """TRL, PEFT, transformers and accelerate in an environment of their own, fed with our ids, masks and order.
 
-engine.py writes the order and starts child.py in that environment; python.py finds it, install.py makes it.
+engine.py writes the order and starts child in that environment; python.py finds it, install.py makes it.
 """

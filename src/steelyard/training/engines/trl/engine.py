@@ -1,6 +1,6 @@
 """The engine `trl`, our side: the order as files, the child that learns it, the artefact from its tensors.
 
-    rows, schedule, rates, first factors -> work/order.jsonl, job.json, init/ -> child.py -> work/result
+    rows, schedule, rates, first factors -> work/order.jsonl, job.json, init/ -> child -> work/result
                                             work/out/checkpoint-N: for the next attempt
 
 Only tensors are taken from the child: config, tokenizer and template are the base's, adapter_config is ours.
@@ -250,7 +250,7 @@ class Course:
 def follow(order: Path, work: Path, course: Course) -> None:
     """Start the child and hear it to its end. It dies with us."""
     reading, writing = os.pipe()
-    command = [str(interpreter()), str(Path(__file__).with_name("child.py"))]
+    command = [str(interpreter()), str(Path(__file__).with_name("child"))]
     environment = {k: v for k, v in os.environ.items() if k not in NOT_INHERITED}
     child = subprocess.Popen(
         [*command, str(order), str(writing), str(os.getpid())],

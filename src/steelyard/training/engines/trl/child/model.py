@@ -1,0 +1,110 @@
+"""The model: loaded, with an adapter on what LoRA is to cover, and written as tensors alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+ROUTERS = ("gate", "router", "shared_expert_gate")  # an adapter there moves tokens between experts
+
+
+def loaded(job: dict[str, Any], dtype: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(job["base"], dtype=dtype, local_files_only=True)
+
+
+def with_adapter(model: Any, job: dict[str, Any]) -> Any:
+    """LoRA from the factors of the order; for a family that steelyard has no network of, PEFT's own start."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    if job["init"]:
+        return PeftModel.from_pretrained(model, job["init"], is_trainable=True)
+    config = LoraConfig(
+        r=job["lora_rank"],
+        lora_alpha=job["lora_alpha"],
+        target_modules=targets(model),
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def targets(model: Any) -> list[str]:
+    """Every linear layer but the head and routers; routed experts where PEFT knows how they are stored."""
+    import torch
+
+    head = model.get_output_embeddings()
+    linears = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    }
+    try:
+        from peft.utils.transformers_weight_conversion import (
+            _MODEL_TO_CONVERSION_PATTERN,
+            _MOE_TARGET_MODULE_MAPPING,
+        )
+
+        pattern = _MODEL_TO_CONVERSION_PATTERN.get(model.config.model_type, "")
+        experts = set(_MOE_TARGET_MODULE_MAPPING.get(pattern, {}))
+    except ImportError:
+        experts = set()
+    return sorted((linears | experts) - set(ROUTERS))
+
+
+def covered_share(model: Any) -> float:
+    """Of the base's weights, the share that an adapter acts on."""
+    adapted = {}
+    for name, module in model.named_modules():
+        if hasattr(module, "lora_A") and hasattr(module, "base_layer"):
+            owner = getattr(module, "parameter_name", "weight")
+            layer = module.get_base_layer() if hasattr(module, "get_base_layer") else module.base_layer
+            weight = getattr(layer, owner, None)
+            if weight is not None:
+                adapted[f"{name}.{owner}"] = weight.numel()
+    own = sum(p.numel() for n, p in model.named_parameters() if "lora_" not in n)
+    return sum(adapted.values()) / own
+
+
+# ------------------------------------------------------------------ written
+
+
+def write_full(model: Any, result: Path) -> None:
+    """Rounded once, in the names of the hub."""
+    import torch
+
+    model.to(torch.bfloat16).save_pretrained(result, max_shard_size="5GB")
+
+
+def write_adapter(model: Any, result: Path) -> None:
+    """The factors in PEFT's names, and what a configuration of them has to say."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    (result / "adapter").mkdir(parents=True)
+    factors = get_peft_model_state_dict(model)
+    state = {name: factor.detach().float().cpu().contiguous() for name, factor in factors.items()}
+    save_file(state, result / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"})
+    model.save_pretrained(result / "peft")  # read again by write_merged, and not kept
+    config = model.peft_config["default"]
+    told = {
+        "r": config.r,
+        "lora_alpha": config.lora_alpha,
+        "target_modules": sorted(config.target_modules or ()),
+        "target_parameters": sorted(config.target_parameters or ()),
+        "rank_pattern": dict(sorted(config.rank_pattern.items())),
+        "alpha_pattern": dict(sorted(config.alpha_pattern.items())),
+    }
+    (result / "adapter.json").write_text(json.dumps({k: v for k, v in told.items() if v}))
+
+
+def write_merged(job: dict[str, Any], result: Path) -> None:
+    """The base's own weights in float32 plus the adapter, rounded once, in the names of the hub."""
+    import torch
+    from peft import PeftModel
+
+    model = PeftModel.from_pretrained(loaded(job, torch.float32), result / "peft").merge_and_unload()
+    write_full(model, result)
+    shutil.rmtree(result / "peft")

@@ -1,0 +1,73 @@
+"""One training: the device, the model, its trainer, what it leaves."""
+
+from __future__ import annotations
+
+import gc
+import json
+import resource
+import shutil
+from pathlib import Path
+from typing import Any
+
+from .checkpoints import last_whole
+from .model import covered_share, loaded, with_adapter, write_adapter, write_full, write_merged
+from .rows import Order, packs
+from .telling import Failed, Told
+from .trainer import CURVE, trainer_of
+
+
+def check_device(device: str) -> None:
+    import torch
+
+    module = getattr(torch, device, None)
+    if device == "hpu" and module is None:
+        try:
+            import habana_frameworks.torch  # noqa: F401
+
+            module = getattr(torch, device, None)
+        except ImportError:
+            module = None
+    if device != "cpu" and (module is None or not module.is_available()):
+        raise Failed("device", device=device)
+
+
+def run(job: dict[str, Any], tell: Told, stop: list[int]) -> None:
+    import torch
+
+    check_device(job["device"])
+    if job["threads"]:
+        torch.set_num_threads(job["threads"])
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
+    torch.manual_seed(job["seed"])
+    lora = job["finetuning_type"] == "lora"
+    bf16 = job["dtype"] == "bf16"
+    model = loaded(job, torch.bfloat16 if lora and bf16 else torch.float32)
+    model.config.use_cache = False
+    if job["device"] != "cpu":
+        model.to(job["device"])
+    packing, why = False, "not asked for"
+    if job["packing"]:
+        packing, why = packs(model, "bf16" if lora and bf16 else "f32")
+    model = with_adapter(model, job) if lora else model
+    share = covered_share(model) if lora else 1.0
+    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    out = Path(job["out"])
+    out.mkdir(parents=True, exist_ok=True)
+    resumed = last_whole(out)
+    job["curve"] = json.loads((resumed / CURVE).read_bytes()) if resumed else []
+    trainer = trainer_of(job, model, Order(Path(job["order"]), packing), tell, stop)
+    tell(ready=True, packing=packing, why=why, covered=share, trainable=count, curve=job["curve"])
+    trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    if stop and trainer.state.global_step < len(job["rates"]):
+        tell(stopped=trainer.state.global_step)
+        return
+    result = Path(job["result"])
+    shutil.rmtree(result, ignore_errors=True)
+    write_full(trainer.model, result) if not lora else write_adapter(trainer.model, result)
+    del trainer, model
+    gc.collect()
+    if lora:
+        write_merged(job, result)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    tell(done=True, peak_rss_bytes=peak)

@@ -1,0 +1,25 @@
+"""Lines to the parent, and a failure that it turns into an error of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+
+class Told:
+    """Lines to the parent."""
+
+    def __init__(self, fd: int) -> None:
+        self.file = os.fdopen(fd, "w", buffering=1, encoding="utf-8")
+
+    def __call__(self, **message: Any) -> None:
+        self.file.write(json.dumps(message) + "\n")
+
+
+class Failed(Exception):
+    """What the parent turns into an error of its own: (kind, fields)."""
+
+    def __init__(self, kind: str, **fields: Any) -> None:
+        super().__init__(kind)
+        self.fields = {"failed": kind, **fields}
