@@ -5,11 +5,9 @@ from __future__ import annotations
 import pytest
 
 from steelyard.errors import Lacking, WrongUse
-from steelyard.ledger import Row
 from steelyard.planner import Fill
 from steelyard.recipe import load
 from steelyard.run.planning.engines import engine_document, with_engines
-from steelyard.run.planning.prepare import teaches
 
 RECIPE = "model: demo\ndata: [{path: rows.jsonl}]\ntrain:\n- {stage: sft%s}\n"
 
@@ -75,8 +73,8 @@ def test_a_word_that_is_none_is_refused_at_its_line(recipe, field, word):
 
 
 def test_a_device_nobody_has_run_is_said(recipe, monkeypatch):
-    monkeypatch.setattr("steelyard.training.engines.trl.python.missing", lambda: None)
-    monkeypatch.setattr("steelyard.training.engines.trl.python.versions", lambda: {"trl": "1.16.0"})
+    monkeypatch.setattr("steelyard.training.engines.trl.python.trl_missing", lambda: None)
+    monkeypatch.setattr("steelyard.training.engines.trl.python.trl_versions", lambda: {"trl": "1.16.0"})
     made = filled(recipe(", device: cuda"))
     assert made.settings["train"][0] == {
         "dtype": "bf16",
@@ -86,11 +84,3 @@ def test_a_device_nobody_has_run_is_said(recipe, monkeypatch):
     }
     assert made.origins["train.0.engine"] == "plan: own has no device: cuda"
     assert engine_document(made.settings) == [{"engine": "trl", "device": "cuda", "untested": True}]
-
-
-def test_only_own_teaches_the_times_of_own():
-    def row(step, engine):
-        return Row(run="r", step=step, machine="m", features={"settings": {"engine": engine}})
-
-    assert teaches(row("train", "own")) and not teaches(row("train", "trl")) and teaches(row("serve", "vllm"))
-    assert teaches(Row(run="r", step="train", machine="m", features={}))

@@ -20,11 +20,10 @@ from safetensors import safe_open
 
 from steelyard.artefact import Store, Watch
 from steelyard.errors import CheckFailed, Lacking, Stopped
-from steelyard.model import Tokenizer
+from steelyard.model import Tokenizer, trl_python
 from steelyard.training import CAPABILITIES, schedule, train
 from steelyard.training.engines import TrainJob
 from steelyard.training.engines.trl.engine import write_rows
-from steelyard.training.engines.trl.python import interpreter
 from steelyard.training.rows import read_rows
 
 ABSENT = CAPABILITIES["trl"]().unusable
@@ -245,7 +244,7 @@ def test_a_family_that_own_has_not(family, base, data, tmp_path):
     """gpt_oss leaks between packed rows without a word: the probe puts one row into a sequence."""
     more, packs = FAMILIES[family]
     folder = tmp_path / "base"
-    made = [str(interpreter()), "-c", OTHER, str(folder), family, json.dumps({**SIZES, **more})]
+    made = [str(trl_python()), "-c", OTHER, str(folder), family, json.dumps({**SIZES, **more})]
     subprocess.run(made, check=True, capture_output=True)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         (folder / name).write_bytes((base / name).read_bytes())

@@ -85,8 +85,8 @@ def test_own_needs_no_environment():
 
 
 def test_the_list_of_packages_is_pinned_and_begins_with_torch():
+    from steelyard.model.transformers_backend.environment import PACKAGES
     from steelyard.training.engines.trl.install import pinned
-    from steelyard.training.engines.trl.python import PACKAGES
 
     packages = dict(line.split("==") for line in pinned())
     assert next(iter(packages)) == "torch" and set(PACKAGES) <= set(packages)
@@ -120,9 +120,9 @@ def test_torch_comes_first_and_the_rest_without_choosing_another(nowhere, monkey
         return real([sys.executable, str(pip), *command[3:]], watch)
 
     monkeypatch.setattr(made, "_lines", lines)
-    monkeypatch.setattr(made, "missing", lambda: None)
-    monkeypatch.setattr(made, "versions", dict)
-    monkeypatch.setattr(made, "ACCELERATORS", ())
+    monkeypatch.setattr(made, "trl_missing", lambda: None)
+    monkeypatch.setattr(made, "trl_versions", dict)
+    monkeypatch.setattr(made, "accelerator_files", tuple)
     install("trl")
     first, second, rest = pip.with_suffix(".log").read_text().splitlines()
     assert (first, second) == ("torch==2.13.0+cpu", "torch==2.13.0")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..model import Grouped, export_openvino
+from ..model import Grouped, export_openvino, family_of, write_transformers_folder
 from .rounding import rounding
 
 
@@ -16,6 +16,10 @@ def export_form(
 
     `matrices`: those that a calibration has rounded, by name; without them int4 is rounded to nearest. The
     bytes follow from the weights, the form and OpenVINO's version: no place, no time. Raises WrongUse for a
-    form or family that is not covered, Lacking without OpenVINO.
+    form or family that is not covered, Lacking without OpenVINO. A family that transformers runs keeps its
+    checkpoint as it is.
     """
+    if family_of(folder).foreign:
+        write_transformers_folder(folder, out, form)
+        return
     export_openvino(folder, out, form, rounding(matrices))

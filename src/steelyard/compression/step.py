@@ -28,9 +28,15 @@ def compress(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Fi
     with watch.progress("compress", total=1, unit="model") as bar:
         export_form(folder, out.folder, form, matrices)
         bar.advance(1)
-    stored = (out.folder / "openvino_model.bin").stat().st_size
+    stored = _stored_bytes(out.folder)
     ratio = stored / read(folder).weight_bytes("bf16")
     return {"bytes": float(stored), "ratio": ratio, "calibration_tokens": float(tokens)}
+
+
+def _stored_bytes(folder: Path) -> int:
+    """Of the graph's constants; of the checkpoint's tensors where it is served as it is."""
+    graph = folder / "openvino_model.bin"
+    return sum(file.stat().st_size for file in ([graph] if graph.exists() else folder.glob("*.safetensors")))
 
 
 def _calibrated(

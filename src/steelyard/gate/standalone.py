@@ -18,7 +18,7 @@ from .parity.judgement import Judgement, declared_temperature, judge_endpoint, r
 from .parity.probes import RUNGS
 from .quality.scores import Scores, ask_rows, load_tasks, token_budget
 from .reference.arrays import PromptAnswer
-from .reference.exact import ExactReference, Reference, StreamedReference, exact_reference
+from .reference.exact import AnyReference, Reference, TransformersReference, exact_reference
 from .reference.remembered import Remembered
 
 if TYPE_CHECKING:
@@ -63,18 +63,19 @@ def check(
     tokenizer, scored = Tokenizer(folder), load_tasks(tasks) if tasks is not None else []
 
     async def run() -> Verdict:
+        exact = reference or exact_reference(folder, served=served)
         async with Endpoint(url=url, model=model, key=key, concurrency=concurrency) as endpoint:
             verdict = await parity(
                 endpoint,
                 tokenizer,
-                reference or exact_reference(folder, served=served),
+                exact,
                 rows=scored or load_tasks(rows),
                 mode=judged,
                 seed=seed,
                 base=base_reference or (Later(base, served=served, of=folder) if base else None),
                 declared=declared_temperature(folder),
                 depth=depth,
-                rounded=Later(folder, "int8"),
+                rounded=None if isinstance(exact, TransformersReference) else Later(folder, "int8"),
             )
             return await _scored(verdict, endpoint, tokenizer, scored) if scored else verdict
 
@@ -95,14 +96,16 @@ class Later:
         self, folder: Path, form: str = "stored", served: Path | None = None, of: Path | None = None
     ) -> None:
         self.made_of = (folder, form, served, of)
-        self.held: ExactReference | StreamedReference | None = None
+        self.held: AnyReference | None = None
 
-    def loaded(self) -> ExactReference | StreamedReference:
+    def loaded(self) -> AnyReference:
         self.held = self.held or exact_reference(*self.made_of)
         return self.held
 
     def deviation(self, texts: Sequence[Continuation]) -> Deviation:
-        return self.loaded().deviation(texts)
+        reference = self.loaded()
+        assert not isinstance(reference, TransformersReference)  # nobody asks it for directions
+        return reference.deviation(texts)
 
     def __call__(self, answers: Sequence[PromptAnswer]) -> list[Any]:
         return self.loaded()(answers)

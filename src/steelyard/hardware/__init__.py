@@ -19,7 +19,7 @@ from .catalogue import (
 )
 from .contention import UNDISTURBED, CpuTimes, cores_had, cpu_times, fair_share
 from .findings import Finding, findings
-from .machine import Machine, affinity, free_bytes, probe
+from .machine import Machine, accelerator_files, affinity, free_bytes, probe
 from .sheet import sheet
 from .tables import numbered, read_table
 from .training_probe import Rehearsal, probe_training, time_cells
@@ -33,6 +33,7 @@ __all__ = [
     "Finding",
     "Machine",
     "Rehearsal",
+    "accelerator_files",
     "affinity",
     "behaviour",
     "catalogue",

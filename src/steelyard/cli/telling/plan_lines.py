@@ -131,14 +131,22 @@ def setting_lines(document: Mapping[str, Any]) -> list[str]:
 
 
 def engine_lines(document: Mapping[str, Any]) -> list[str]:
-    """What the figures above do not know of an engine that is not own, and where nobody has run it."""
-    rows = document.get("engines") or []
+    """Which engines do it where they are not the usual ones, and why; an accelerator that is left alone; a
+    device on which nobody has run them."""
+    rows, origins = document.get("engines") or [], document.get("origins") or {}
     texts = []
-    if any(row["engine"] != "own" for row in rows):
-        text = "times of training are those of the engine own; trl took 1.7 to 2.6 times as long on a CPU"
-        texts.append(say(text))
+    for number, row in enumerate(rows):
+        if row["engine"] != "own":
+            who = {name: row[name] for name in ("engine", "device")}
+            why = origin_of(origins, f"train.{number}.engine")
+            texts.append(say("trained by {engine} on {device} ({why})", **who, why=why))
+        elif "/dev/" in (why := origin_of(origins, f"train.{number}.device")):
+            texts.append(say("trained on the CPU ({why})", why=why))
     for device in dict.fromkeys(row["device"] for row in rows if row["untested"]):
         texts.append(f"{device}: {say('untested: no such device was at hand')}")
+        texts.append(say("the times above are those of this CPU: {device} should be faster", device=device))
+    if engine := ((document.get("settings") or {}).get("serve") or {}).get("engine"):
+        texts.append(say("served by {engine} ({why})", engine=engine, why=origin_of(origins, "serve.engine")))
     return [f"  {piece}" for text in texts for piece in broken(text, columns() - 2)]
 
 

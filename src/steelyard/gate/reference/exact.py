@@ -1,6 +1,7 @@
 """The exact reference: the model's own FP32 network, teacher-forced over given ids.
 
-In memory where that fits beside the service, else with one layer in memory at a time (layerwise.py).
+In memory where that fits beside the service, else with one layer in memory at a time (layerwise.py). A family
+without a network here is computed by transformers, whole in memory.
 Heavy: torch is loaded by the call, in whatever process makes it (`run` gives it a worker).
 """
 
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...errors import Lacking, Where, WrongUse
+from ...units import show_bytes
 from .arrays import ABOVE, BATCH_TOKENS, LOGPROB, TOP_ID, TOP_LOGPROB, PromptAnswer, Reference, by_length
 from .forms import tensors_of
 from .remembered import Remembered
@@ -25,9 +28,11 @@ __all__ = [
     "LOGPROB",
     "TOP_ID",
     "TOP_LOGPROB",
+    "AnyReference",
     "ExactReference",
     "Reference",
     "StreamedReference",
+    "TransformersReference",
     "exact_reference",
 ]
 
@@ -81,13 +86,26 @@ class StreamedReference:
         return deviation(LayerwisePasses(self.layers, texts), texts)
 
 
+class TransformersReference:
+    """A Reference over a family that transformers runs, in a child; directions it has none."""
+
+    def __init__(self, network: Any) -> None:
+        self.network = network
+
+    def __call__(self, answers: Sequence[PromptAnswer]) -> list[np.ndarray]:
+        return [self.network.teach(prompt, answer) for prompt, answer in answers]
+
+
+AnyReference = ExactReference | StreamedReference | TransformersReference
+
+
 def exact_reference(
     folder: Path,
     form: str = "stored",
     served: Path | None = None,
     of: Path | None = None,
     in_memory: bool | None = None,
-) -> ExactReference | StreamedReference:
+) -> AnyReference:
     """A callable over token ids of the model in `folder` (Hugging Face layout), FP32.
 
     A quantised checkpoint (FP8, AWQ, GPTQ, MXFP4) is widened to the weights that it stands for. `form` int8:
@@ -95,15 +113,45 @@ def exact_reference(
     be told from one whose weights differ otherwise. `served`: a folder of any form made from the model; its
     matrices, widened, take the place of the stored ones. `of`: the model that `served` was made from, where
     it is another; what rounding changed in that one is added: the two stay as far apart as they were.
-    `in_memory`: None decides by what is free. Raises WrongUse for a folder that cannot be read.
+    `in_memory`: None decides by what is free. Raises WrongUse for a folder that cannot be read; Lacking where
+    transformers is needed and is not there, or has no memory.
     """
-    from ...model import layers_from_disk, network_of
+    from ...model import family_of, layers_from_disk, network_of
 
+    if not family_of(Path(folder)).trainable:
+        return by_transformers(Path(folder), form, served)
     tensors = tensors_of(Path(folder), form, served, of)
     layers = layers_from_disk(tensors)
     if fits(network_bytes(layers.config)) if in_memory is None else in_memory:
         return ExactReference(network_of(tensors).eval())
     return StreamedReference(layers)
+
+
+def by_transformers(folder: Path, form: str = "stored", served: Path | None = None) -> TransformersReference:
+    """The reference of a family without a network here. Raises WrongUse for the weights of another form than
+    the stored one, Lacking where the model in float32 does not fit into the free memory."""
+    from ...hardware import free_bytes
+    from ...model import TransformersNetwork
+    from ...shape import read
+
+    if form != "stored" or served is not None:
+        raise WrongUse(
+            "gate.form",
+            "this family is compared in its stored weights alone",
+            where=Where(str(folder)),
+            why="transformers runs it; its matrices cannot be put in the place of others",
+            hint="leave out the served folder",
+        )
+    needed, free = 4 * read(folder).params, free_bytes()
+    if needed > free:
+        raise Lacking(
+            "gate.reference_memory",
+            f"the exact reference needs {show_bytes(needed)} in float32, {show_bytes(free)} are free",
+            where=Where(str(folder)),
+            why="transformers holds the whole network; only families with a network here go layer by layer",
+            hint="free memory, or gate: {parity: off} and compare elsewhere: steelyard gate",
+        )
+    return TransformersReference(TransformersNetwork(folder))
 
 
 def fits(needed_bytes: int) -> bool:

@@ -76,7 +76,7 @@ class GgufForm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """One family: `read` makes a Decoder of (config.json, its path); None where only the converter knows it.
+    """One family: `read` makes a Decoder of (config.json, its path); None where it has no network here.
 
     `layer` and `graph` give a class to use instead of network.Block and openvino_graph.Graph: for a family
     whose layer is another. They are calls, so that the file itself loads neither torch nor OpenVINO.
@@ -88,7 +88,9 @@ class Family:
     gguf: GgufForm | None = None
     layer: Callable[[], type] | None = None
     graph: Callable[[], type] | None = None
+    foreign: bool = False  # no file here: transformers runs it
 
     @property
     def trainable(self) -> bool:
+        """Whether there is a network of it here."""
         return self.read is not None

@@ -14,6 +14,7 @@ from typing import Any
 
 from ...artefact import Artefact, Draft, Figures, Inputs, Settings, adopt
 from ...errors import CheckFailed
+from ...model import family_of
 from ..planning.ready import Ready
 from ..record.frontier import Attempt, account
 from ..service.load import measure_load
@@ -46,6 +47,8 @@ def judge_now(run: Run, step: Step, work: Work) -> Next | None:
         "reference": run.candidates.reference(dict(work.inputs)),
         "deviation": run.candidates.deviation(dict(work.inputs)),
     }
+    if not family_of(run.ready.base.path()).trainable:
+        del calls["deviation"]  # transformers' reference knows no directions
 
     def call(draft: Draft) -> Figures:
         try:

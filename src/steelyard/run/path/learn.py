@@ -8,6 +8,7 @@ from ...artefact import Figures, Settings
 from ...errors import Problem
 from ...hardware import UNDISTURBED
 from ...ledger import Row
+from ..planning.engines import untested_of
 from ..planning.prepare import ledger
 from ..planning.ready import Ready
 from .run import Run
@@ -24,7 +25,8 @@ def learn(
     own = dict(measured)
     if step == "serve" and run.outcome.record("gate").state != "done":
         own.pop("peak_rss_bytes", None)  # only after a gate is the cache as full as was predicted
-    write(run, step, features, predicted, own)
+    device = untested_of(settings) if step == "train" else None
+    write(run, step, features, predicted, own, f"untested: {device}" if device else "here")
 
 
 def learn_failed(run: Run) -> None:
@@ -34,7 +36,14 @@ def learn_failed(run: Run) -> None:
     write(run, "gate", features, attempt.predicted, attempt.measured)
 
 
-def write(run: Run, step: str, features: dict[str, Any], predicted: Figures, measured: Figures) -> None:
+def write(
+    run: Run,
+    step: str,
+    features: dict[str, Any],
+    predicted: Figures,
+    measured: Figures,
+    hardware: str = "here",
+) -> None:
     machine = run.ready.machine
     row = Row(
         run=run.ready.id,
@@ -44,6 +53,7 @@ def write(run: Run, step: str, features: dict[str, Any], predicted: Figures, mea
         predicted=predicted,
         measured=measured,
         versions=dict(machine.versions),
+        hardware=hardware,
     )
     try:
         ledger().write(row)

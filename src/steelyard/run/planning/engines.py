@@ -1,6 +1,6 @@
-"""Which engine trains each stage, and why: into the settings and origins of a plan.
+"""Which engine trains each stage, on which device, and which serves, and why: into settings and origins.
 
-Not here: what an engine can do (training), what a step of it takes (planner: of the engine own).
+Not here: what an engine can do (training, serving), what a step of it takes (planner).
 """
 
 from __future__ import annotations
@@ -10,11 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...errors import Problem, Where
+from ...errors import Lacking, Problem, Where, WrongUse
+from ...hardware import accelerator_files
+from ...launch import LAUNCHED
+from ...model import FAMILIES, trl_devices, trl_missing, trl_python, trl_versions
 from ...planner import Fill
 from ...recipe import Recipe, Stage
 from ...shape import read, read_json
 from ...training import CAPABILITIES, TrainNeed, choose
+
+CPU = "cpu"
 
 
 def family_in(source: Path) -> str:
@@ -25,25 +30,27 @@ def family_in(source: Path) -> str:
 
 
 def with_engines(recipe: Recipe, filled: Fill, family: str) -> Fill:
-    """The same settings with an engine for each stage. Raises WrongUse where none can train it, Lacking where
-    the one that could is not installed, both with the place in the recipe."""
+    """The same settings with an engine and a device for each stage, and one that serves. Raises WrongUse
+    where none can train it, Lacking where the one that could is not installed, at its place in the recipe."""
     stages, origins = [], dict(filled.origins)
     for number, (stage, settings) in enumerate(zip(recipe.train, filled.settings["train"], strict=True)):
         name = f"train.{number}"
-        engine, why = _chosen(recipe, stage, name, family)
-        stages.append({**settings, "engine": engine, **_more(engine, stage)})
+        device, device_why = device_of(stage)
+        engine, why = _chosen(recipe, stage, name, family, device)
+        stages.append({**settings, "engine": engine, **_more(engine, device)})
         origins[f"{name}.engine"] = "recipe" if stage.engine else f"plan: {why}"
-        origins[f"{name}.device"] = "recipe" if stage.device else "plan: untested ones are used by name alone"
-    return replace(filled, settings={**filled.settings, "train": stages}, origins=origins)
+        origins[f"{name}.device"] = device_why
+    serve = dict(filled.settings.get("serve") or {})
+    if family not in FAMILIES:
+        check_served(recipe, family)
+        serve |= {"engine": "transformers", "versions": trl_versions()}
+        origins["serve.engine"] = f"plan: there is no network here for models of the family {family!r}"
+    settings = {**filled.settings, "train": stages}
+    return replace(filled, settings=settings | ({"serve": serve} if serve else {}), origins=origins)
 
 
-def _chosen(recipe: Recipe, stage: Stage, name: str, family: str) -> tuple[str, str]:
-    need = TrainNeed(
-        family=family,
-        stage=stage.stage,
-        finetuning_type=stage.finetuning_type,
-        device=stage.device or "cpu",
-    )
+def _chosen(recipe: Recipe, stage: Stage, name: str, family: str, device: str) -> tuple[str, str]:
+    need = TrainNeed(family=family, stage=stage.stage, finetuning_type=stage.finetuning_type, device=device)
     try:
         return choose(need, stage.engine or "auto")
     except Problem as problem:
@@ -51,19 +58,90 @@ def _chosen(recipe: Recipe, stage: Stage, name: str, family: str) -> tuple[str, 
         raise
 
 
-def _more(engine: str, stage: Stage) -> dict[str, Any]:
+def _more(engine: str, device: str) -> dict[str, Any]:
     """What else makes an engine's bits, of those that are not of this environment."""
     capability = CAPABILITIES[engine]()
     if not capability.versions:
         return {}
-    return {"device": stage.device or "cpu", "versions": dict(capability.versions)}
+    return {"device": device, "versions": dict(capability.versions)} | (
+        {} if device == CPU else {"dtype": "bf16"}
+    )
+
+
+# ------------------------------------------------------------------ devices
+
+
+def device_of(stage: Stage) -> tuple[str, str]:
+    """What a stage computes on, and why: the recipe's word, else the accelerator that is here."""
+    if stage.device:
+        return stage.device, "recipe"
+    files = accelerator_files()
+    if not files or stage.engine == "own":
+        return CPU, "plan: the engine own computes there" if files else "plan: no accelerator is here"
+    if trl_missing():
+        return CPU, f"plan: {files[0]} is here, but not the engine trl: steelyard engines install trl"
+    if devices := trl_devices():
+        return next(iter(devices)), "plan: the accelerator that is here"
+    return CPU, f"plan: {files[0]} is here, but the torch of {trl_python()} finds no device"
+
+
+def check_devices(recipe: Recipe, settings: Mapping[str, Any]) -> None:
+    """Before anything is trained, are the devices here? Raises Lacking."""
+    for number, stage in enumerate(settings.get("train") or ()):
+        device = stage.get("device", CPU)
+        if device != CPU and device not in trl_devices():
+            raise Lacking(
+                "train.device_missing",
+                f"no {device} device can be used by the engine {stage['engine']}",
+                where=Where(str(recipe.path), field=f"train.{number}.device"),
+                why=f"the torch of {trl_python()} finds none",
+                hint="device: cpu, or an environment with a torch for that device",
+            )
+
+
+# ------------------------------------------------------------------ serving
+
+
+def check_served(recipe: Recipe, family: str) -> None:
+    """Raises WrongUse for what the engine transformers has not, Lacking where it is not installed."""
+    serve = recipe.serve
+    if why := trl_missing():
+        raise Lacking(
+            "serve.engine_missing",
+            "the engine transformers is not there",
+            why=why,
+            hint="steelyard engines install trl",
+        )
+    own = {
+        "engine": serve.engine == "openvino",
+        "speculative": serve.speculative != "off",
+        "adapters": serve.adapters,
+    }
+    if serve.engine in LAUNCHED:
+        return
+    if field := next((name for name, said in own.items() if said), None):
+        raise WrongUse(
+            "serve.family",
+            f"models of the family {family!r} are served by transformers, which takes no serve.{field}",
+            where=Where(str(recipe.path), field=f"serve.{field}"),
+            why="there is no network here for this family",
+            hint="leave it out, or serve: {engine: vllm} where vLLM is installed",
+        )
+
+
+# ------------------------------------------------------------------ in the document
 
 
 def engine_document(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Of each stage: its engine, its device, and whether anybody has run it there."""
     rows = []
     for stage in settings.get("train") or ():
-        engine, device = stage.get("engine", "own"), stage.get("device", "cpu")
+        engine, device = stage.get("engine", "own"), stage.get("device", CPU)
         untested = device in CAPABILITIES[engine]().untested
         rows.append({"engine": engine, "device": device, "untested": untested})
     return rows
+
+
+def untested_of(settings: Mapping[str, Any]) -> str | None:
+    """The device of a stage on which nobody has run its engine."""
+    return next((row["device"] for row in engine_document({"train": [settings]}) if row["untested"]), None)

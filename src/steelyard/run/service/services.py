@@ -87,6 +87,8 @@ class Candidates:
         """What the engine loads for a role; under seal it is written to private memory alone."""
         if role == "tuned" and self.ready.fill.settings["compress"]["form"] == "bf16":
             return compressed.path()
+        if "engine" in self.ready.fill.settings["serve"]:  # it reads checkpoints as they are
+            return artefact.path()
         sealed = artefact.keys is not None
         out = str(private_folder()) if sealed else None
         order = call_order("run.calls:engine_folder", folder=str(artefact.path()), out=out)
@@ -111,6 +113,7 @@ class Candidates:
         planned = self.ready.fill.settings["serve"]
         return ServeSettings(
             name=self.ready.recipe.serve.served_model_name,
+            engine=planned.get("engine", "openvino"),
             mode=mode,
             api_key=api_key(self.ready.recipe),
             threads=planned["threads"],

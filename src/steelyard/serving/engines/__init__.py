@@ -111,6 +111,18 @@ def _llamacpp_capability() -> Capability:
     return capability()
 
 
+def _transformers() -> Callable[[EngineSettings], Engine]:
+    from .transformers import TransformersEngine
+
+    return TransformersEngine
+
+
+def _transformers_capability() -> Capability:
+    from .transformers import transformers_capability
+
+    return transformers_capability()
+
+
 def _launched() -> Callable[[EngineSettings], Engine]:
     from .launched.engine import LaunchedEngine
 
@@ -125,6 +137,7 @@ ENGINES: dict[str, Callable[[], Callable[[EngineSettings], Engine]]] = {
     "openvino": _openvino,
     "encoder": _encoder,
     "llamacpp": _llamacpp,
+    "transformers": _transformers,
     "vllm": _launched,
     "sglang": _launched,
 }
@@ -132,6 +145,7 @@ CAPABILITIES: dict[str, Callable[[], Capability]] = {
     "openvino": _openvino_capability,
     "encoder": _encoder_capability,
     "llamacpp": _llamacpp_capability,
+    "transformers": _transformers_capability,
     "vllm": partial(capability, "vllm"),
     "sglang": partial(capability, "sglang"),
 }

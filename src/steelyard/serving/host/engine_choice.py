@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...errors import Lacking, WrongUse
 from ...launch import LAUNCHED, check_args
-from ...model import encoder_folder, resolve
+from ...model import encoder_folder, family_of, resolve
 from ..engines import CAPABILITIES, ENGINES
 from ..engines.launched.interpreter import capability
 from .folders import is_demo, place_of
@@ -16,6 +16,7 @@ INSTALL = {
     "openvino": "in the steelyard checkout: pip install -c constraints.txt '.[serve]'",
     "encoder": "in the steelyard checkout: pip install -c constraints.txt '.[serve]'",
     "llamacpp": "in the steelyard checkout: pip install -c constraints.txt '.[llamacpp,serve]'",
+    "transformers": "steelyard engines install trl",
     "vllm": "see docs/how-to/choose-an-engine.md: vLLM stands in an environment of its own",
     "sglang": "see docs/how-to/choose-an-engine.md: SGLang stands in an environment of its own",
 }
@@ -42,8 +43,10 @@ def _able(source: str | Path, root: Path | str) -> list[str]:
         return ["openvino"]
     if not is_demo(source) and encoder_folder(str(source), root):
         return ["openvino"]
-    gguf = resolve(str(source), root).kind == "gguf"
-    return ["openvino", *(["llamacpp"] if gguf else []), "vllm"]
+    model = resolve(str(source), root)
+    if model.kind == "gguf":
+        return ["openvino", "llamacpp", "vllm"]
+    return ["transformers" if family_of(model.path).foreign else "openvino", "vllm"]
 
 
 def check_args_of(name: str, args: Sequence[str]) -> None:

@@ -1,7 +1,8 @@
 """From what a user names to the folder that an engine loads: exported once, kept by content.
 
 OpenVINO: a served folder is taken as it is; a Hugging Face or `train` artefact folder is exported to an IR; a
-GGUF goes through the model room first. llama.cpp reads the GGUF itself, vLLM and SGLang a Hugging Face one.
+GGUF goes through the model room first. llama.cpp reads the GGUF itself, transformers, vLLM and SGLang a
+Hugging Face one.
 """
 
 from __future__ import annotations
@@ -64,10 +65,20 @@ def prepare(
         return _encoder(encoder)
     model = resolve(str(source), root)
     folder, key = _hf(model)
+    _check_family(folder, engine)
     form = form or DEFAULT_FORM
     built = _built(key, form, "compression:export_form")
     exported = _exported_once(f"ir-{built[:32]}", lambda out: compression.export_form(folder, out, form))
     return Prepared(exported, built)
+
+
+def _check_family(folder: Path, engine: str) -> None:
+    family = models.family_of(folder)
+    if family.foreign:
+        raise WrongUse(
+            "serve.family", f"{engine} has no graph of the family {family.name!r}",
+            where=Where(str(folder)), why="only transformers and vLLM run it", hint="--engine transformers",
+        )  # fmt: skip
 
 
 def _hf(model: ModelSource) -> tuple[Path, str]:
@@ -142,7 +153,7 @@ def _weights(source: str | Path, place: Path, root: Path | str) -> Prepared:
     return Prepared(folder, key)
 
 
-OTHERS = {"llamacpp": _gguf, "vllm": _weights, "sglang": _weights}
+OTHERS = {"llamacpp": _gguf, "transformers": _weights, "vllm": _weights, "sglang": _weights}
 
 
 def _encoder(folder: Path) -> Prepared:

@@ -22,12 +22,11 @@ from typing import Any
 from ....artefact import Draft, Figures, Watch, private_folder
 from ....errors import CheckFailed, Lacking, Problem, Stopped, Where, no_memory
 from ....lines import each_line_of_pipe
-from ....model import FAMILIES, copy_companions
+from ....model import FAMILIES, copy_companions, trl_missing, trl_python, trl_versions
 from ....shape import read_json
 from ...course import course_figures
 from ...packing import learning_rate
 from ..protocol import TrainJob, not_installed
-from .python import interpreter, missing, versions
 
 CHECKPOINT_EVERY_S = 60.0  # its checkpoints are larger than ours, and several files
 MAX_GRAD_NORM = 1.0  # as in the own loop
@@ -63,7 +62,7 @@ class TrlEngine:
         """Raises Lacking without the environment, the device or memory; CheckFailed where loss or gradient is
         no number; Stopped after a checkpoint. With sealed artefacts all of it lies in memory, and a stopped
         run begins again: TRL's checkpoints are plain files."""
-        if why := missing():
+        if why := trl_missing():
             raise not_installed("trl", why)
         sealed = out.scratch.keys is not None
         work = private_folder() if sealed else out.scratch.folder / "trl"
@@ -117,7 +116,7 @@ def write_order(job: TrainJob, work: Path, saves: bool) -> Path:
         "saves": saves,
     }
     kept = {name: value for name, value in order.items() if name not in PLACES}
-    same = hashlib.sha256(json.dumps([kept, digest, versions()], sort_keys=True).encode()).hexdigest()
+    same = hashlib.sha256(json.dumps([kept, digest, trl_versions()], sort_keys=True).encode()).hexdigest()
     mark = work / "order.sha256"
     if not mark.exists() or mark.read_text() != same:
         shutil.rmtree(work / "out", ignore_errors=True)
@@ -222,7 +221,7 @@ class Course:
                 "train.device_missing",
                 f"no {message['device']} device can be used by the engine trl",
                 where=Where(field="train.device"),
-                why=f"the torch of {interpreter()} finds none",
+                why=f"the torch of {trl_python()} finds none",
                 hint="device: cpu, or an environment with a torch for that device",
             )
         if kind == "diverged":
@@ -250,7 +249,7 @@ class Course:
 def follow(order: Path, work: Path, course: Course) -> None:
     """Start the child and hear it to its end. It dies with us."""
     reading, writing = os.pipe()
-    command = [str(interpreter()), str(Path(__file__).with_name("child"))]
+    command = [str(trl_python()), str(Path(__file__).with_name("child"))]
     environment = {k: v for k, v in os.environ.items() if k not in NOT_INHERITED}
     child = subprocess.Popen(
         [*command, str(order), str(writing), str(os.getpid())],

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from ....artefact import Progress, Watch
 from ....errors import Lacking, Stopped, Where, WrongUse
+from ....hardware import accelerator_files
 from ....lines import each_line_of_pipe
-from .python import VARIABLE, environment, missing, versions
+from ....model import TRL_VARIABLE, trl_environment, trl_missing, trl_versions
 
 FIRST = "torch"  # by itself: what comes after must not choose another build of it
-ACCELERATORS = ("/dev/nvidia0", "/dev/kfd", "/dev/accel/accel0", "/dev/dri/renderD128")
 STOP_S = 10.0
 BEGUN = ("Collecting ", "Requirement already satisfied: ")  # a line of pip for each package
 
@@ -33,14 +33,14 @@ def install_trl(watch: Watch | None = None) -> Path:
     """The interpreter, made or completed. Raises WrongUse where the variable names another one, Lacking where
     pip cannot get a package, Stopped at Ctrl-C."""
     listener = watch or Watch()
-    if named := os.environ.get(VARIABLE):
+    if named := os.environ.get(TRL_VARIABLE):
         raise WrongUse(
             "engines.named",
-            f"${VARIABLE} names {named}: steelyard leaves that environment alone",
-            where=Where(field=VARIABLE),
-            hint=f"pip install the packages there, or unset {VARIABLE} and install again",
+            f"${TRL_VARIABLE} names {named}: steelyard leaves that environment alone",
+            where=Where(field=TRL_VARIABLE),
+            hint=f"pip install the packages there, or unset {TRL_VARIABLE} and install again",
         )
-    folder = environment()
+    folder = trl_environment()
     python = folder / "bin" / "python"
     packages = pinned()
     with listener.progress("install", total=len(packages), unit="packages") as bar:
@@ -49,15 +49,15 @@ def install_trl(watch: Watch | None = None) -> Path:
             list(_lines([sys.executable, "-m", "venv", "--clear", str(folder)], listener))
         _install_first(python, packages[0], bar)
         _pip(python, packages[1:], bar)
-    if why := missing():
+    if why := trl_missing():
         raise Lacking("engines.incomplete", f"trl is not whole: {why}", hint="steelyard engines install trl")
-    listener.log("engines.installed", engine="trl", **versions())
+    listener.log("engines.installed", engine="trl", **trl_versions())
     return python
 
 
 def _install_first(python: Path, torch: str, bar: Progress) -> None:
     """torch; on a machine without an accelerator the build without one, where the index has it."""
-    if not any(os.path.exists(file) for file in ACCELERATORS):
+    if not accelerator_files():
         try:
             return _pip(python, [f"{torch}+cpu"], bar)
         except Lacking:
