@@ -381,6 +381,48 @@ def test_the_ledger_corrects_figures_but_not_settings():
     assert after.features("train")["raw"] == before.raw["train"]
 
 
+def with_engine(filled, **words):
+    stages = [{**stage, **words} for stage in filled.settings["train"]]
+    return replace(filled, settings={**filled.settings, "train": stages})
+
+
+def test_trl_has_times_and_memory_of_its_own_and_is_less_sure():
+    filled, own = weigh()
+    trl = predict(with_engine(filled, engine="trl"), SMOL, MACHINE, EMPTY, FACTS)
+    for name, least, most in (("step_s", 1.5, 3.0), ("peak_rss_bytes", 1.2, 1.8)):
+        ratio = trl.steps["train"][name].value / own.steps["train"][name].value
+        assert least < ratio < most, name
+    wide = [local.steps["train"]["step_s"] for local in (own, trl)]
+    assert wide[1].high / wide[1].value > wide[0].high / wide[0].value
+    assert trl.steps["train"]["wall_s"].value > own.steps["train"]["wall_s"].value + 10  # it imports first
+    assert trl.steps["serve"] == own.steps["serve"]
+
+
+def test_a_training_teaches_its_engine_and_its_device_alone():
+    filled, _ = weigh()
+    trl = {"settings": {"engine": "trl", "device": "cpu"}}
+    there = {"settings": {"engine": "trl", "device": "cuda"}}
+
+    def moved(rows, **words):
+        job = with_engine(filled, **words)
+        before, after = (predict(job, SMOL, MACHINE, EMPTY, FACTS, r) for r in ((), rows))
+        return after.steps["train"]["wall_s"].value / before.steps["train"]["wall_s"].value
+
+    own, of_trl, of_cuda = (ledger_rows(10, 1.4, **f) for f in ({}, trl, there))
+    assert moved(own) > 1.2 and moved(of_trl) == moved(of_cuda) == 1.0
+    assert moved(of_trl, engine="trl") > 1.2 and moved(own, engine="trl") == 1.0
+    assert moved(of_cuda, engine="trl") == 1.0 and moved(of_cuda, engine="trl", device="cuda") > 1.2
+
+
+def test_a_service_of_transformers_answers_one_after_another():
+    filled, own = weigh()
+    serve = {**filled.settings["serve"], "engine": "transformers"}
+    slow = predict(replace(filled, settings={**filled.settings, "serve": serve}), SMOL, MACHINE, EMPTY, FACTS)
+    for step in ("gate", "serve"):
+        assert slow.steps[step]["peak_rss_bytes"].value > own.steps[step]["peak_rss_bytes"].value + 3e8
+    assert slow.steps["gate"]["wall_s"].value > own.steps["gate"]["wall_s"].value
+
+
 # ------------------------------------------------------------------ limits
 
 

@@ -25,6 +25,7 @@ from ..job.facts import DataFacts, Fill
 from ..job.forms import WORK, stored_bytes
 from ..job.gate_rows import first_look
 from ..job.plans import Plans, broken_limits, most_usd
+from .engines import engine_of, library_bytes, served_by, teaching
 from .local_serve import (
     KV_BYTES,
     Load,
@@ -40,7 +41,7 @@ from .local_train import Packed, optimiser_terms, packed, sizes_of, train_rates,
 from .local_train import memory_terms as train_memory_terms
 from .local_train import step_terms as train_step_terms
 
-MODEL_VERSION = 2  # raise it when raw predictions change: older ledger rows then teach nothing
+MODEL_VERSION = 3  # raise it when raw predictions change: older ledger rows then teach nothing
 UNITS = {
     "wall_s": "s",
     "step_s": "s",
@@ -158,8 +159,12 @@ def predict(
     own = filled.price_usd_per_h if price_usd_per_h is None else price_usd_per_h
     price = price_here(machine, own)
     wide = SPREAD_TIME[provenance] / calibration.share  # what was corrected for others' work is less sure
+    stages = filled.settings["train"]
+    rows = teaching(ledger_rows, stages)
+    more = {"train": max((engine_of(stage).spread for stage in stages), default=0.0)}
     steps = {
-        step: _figures(step, figures, ledger_rows, provenance, wide, price) for step, figures in raw.items()
+        step: _figures(step, figures, rows, provenance, wide + more.get(step, 0.0), price)
+        for step, figures in raw.items()
     }
     return Local(
         steps=steps,
@@ -217,10 +222,11 @@ def _train(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFact
 
 def _stage(settings: Mapping[str, Any], shape: Shape, calibration: Calibration, facts: DataFacts) -> _Step:
     rates = train_rates(calibration, settings["finetuning_type"], settings["dtype"])
+    engine = engine_of(settings)
     run = packed(facts, settings)
     row = sizes_of(shape, settings, run, run.micro_tokens + ROUNDING_TOKENS)
-    micro = rates.step.cost(train_step_terms(row))
-    optimiser_s = rates.optimiser.total(optimiser_terms(row))
+    micro = {name: s * engine.time for name, s in rates.step.cost(train_step_terms(row)).items()}
+    optimiser_s = rates.optimiser.total(optimiser_terms(row)) * engine.time
     step_s = run.micro_steps * sum(micro.values()) + optimiser_s
     trained = run.tokens / max(1.0, run.micro_tokens)  # micro-batches in all, the last step's fewer too
     parts = {name: seconds * trained for name, seconds in micro.items()}
@@ -231,13 +237,13 @@ def _stage(settings: Mapping[str, Any], shape: Shape, calibration: Calibration, 
     )
     parts |= {
         "checkpoints": int(saves) * rates.checkpoint.total({"start": 1.0, "each": 12 * trained_params(row)}),
-        "process": WORKER_S + rates.start_s,
+        "process": WORKER_S + rates.start_s + engine.start_s,
         "tokenise": 0.3 + facts.rows / ROWS_PER_S,
         "load": rates.load.total({"start": 1.0, "each": float(shape.params)}),
         "write": rates.write.total({"start": 1.0, "each": float(shape.params)}),
     }
     fullest = sizes_of(shape, settings, run, run.most_tokens)
-    held = UP_BYTES + TOKENIZER_BYTES + rates.memory.total(train_memory_terms(fullest))
+    held = UP_BYTES + TOKENIZER_BYTES + rates.memory.total(train_memory_terms(fullest)) * engine.memory
     return _Step.of(parts, held, steps=float(run.steps), step_s=step_s, tokens=_tokens(run))
 
 
@@ -303,7 +309,7 @@ def _gate(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFacts
     """Base, tuned (exact) and served are asked the held-out rows; a child computes the exact reference."""
     if not filled.settings["train"]:
         return _Step.of({}, 0.0)
-    engine, form = filled.settings["serve"], filled.settings["compress"]["form"]
+    engine, form = served_by(filled.settings["serve"]), filled.settings["compress"]["form"]
     rates, row = serve_rates(calibration, form).step, engine_row(shape, form)
     look = first_look(filled.settings["gate"]["rows"], facts)
     answer = max(1, round(facts.mean_length * facts.answer_share))
@@ -344,13 +350,15 @@ def _gate(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFacts
     served *= engine["replicas"]
     base = service("bf16", "bf16", few * (prompt + BASE_RAMBLES * answer))
     reference = 0.0 if off else TORCH_BYTES + 4.0 * shape.params + 256 * shape.vocab * 4.0
+    library = library_bytes(filled.settings["serve"])
+    reference, exact, served, base = reference + library, exact + library, served + library, base + library
     # The served service stays while the base is asked.
     return _Step.of(parts, UP_HTTP_BYTES + reference + FRONT_BYTES + max(exact, served + FRONT_BYTES + base))
 
 
 def _sight_s(filled: Fill, shape: Shape, calibration: Calibration) -> float:
     """Prompts of every kind, draws, requests and other doors of the served form, and their reference."""
-    engine, form = filled.settings["serve"], filled.settings["compress"]["form"]
+    engine, form = served_by(filled.settings["serve"]), filled.settings["compress"]["form"]
     depth = str(filled.settings["gate"].get("depth", "quick"))
     rates, row = serve_rates(calibration, form).step, engine_row(shape, form)
     rungs = [n for n in SIGHT_RUNGS[depth] if n < engine["max_model_len"]]
@@ -378,7 +386,7 @@ def _reference_s(calibration: Calibration, shape: Shape, tokens: float) -> float
 
 
 def _serve(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFacts) -> _Step:
-    engine, form = filled.settings["serve"], filled.settings["compress"]["form"]
+    engine, form = served_by(filled.settings["serve"]), filled.settings["compress"]["form"]
     rates, row = serve_rates(calibration, form), engine_row(shape, form)
     load = engine["load"]
     played: Load = closed_load(
@@ -398,7 +406,7 @@ def _serve(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFact
         at_once=at_once,
     )
     process += ANSWERED_BYTES * shape.vocab * bool(filled.settings["train"])
-    process *= engine["replicas"]
+    process = (process + library_bytes(engine)) * engine["replicas"]
     return _Step.of(
         {"front": FRONT_S, "load": _load_s(calibration, shape, form) - FRONT_S},
         UP_HTTP_BYTES + FRONT_BYTES + process,

@@ -41,7 +41,7 @@ from ...units import show_bytes
 from ..record.workdir import Workdir
 from .checks import check_guesses, check_sealed_room, draft_folder
 from .document import plan_document
-from .engines import family_in, with_engines
+from .engines import check_devices, family_in, with_engines
 from .facts import base_of, calibrate, count
 from .launching import engine_settings_of, planned_own
 from .ready import FormPlan, Model, Ready
@@ -56,15 +56,10 @@ def ledger() -> Ledger:
 def learnt_rows(machine: Machine, watch: Watch) -> Sequence[Row]:
     """What the ledger holds of this machine; one that cannot be read teaches nothing and forbids nothing."""
     try:
-        return [row for row in ledger().rows(machine=machine.fingerprint) if teaches(row)]
+        return list(ledger().rows(machine=machine.fingerprint))
     except (Problem, OSError) as error:
         watch.log("ledger.not_read", why=error.message if isinstance(error, Problem) else str(error))
         return []
-
-
-def teaches(row: Row) -> bool:
-    """The times that are predicted of a training are those of the engine own."""
-    return row.step != "train" or row.features.get("settings", {}).get("engine", "own") == "own"
 
 
 def prepare(recipe: Recipe, workdir: Workdir, watch: Watch) -> Ready:
@@ -174,6 +169,7 @@ def others(forms: tuple[str, ...], recipe: Recipe, offered: tuple[str, ...]) -> 
 
 def check(ready: Ready) -> None:
     """Refuse before the start what would fail half-way. Raises Refused, Lacking."""
+    check_devices(ready.recipe, ready.fill.settings)
     check_limits(ready.recipe, ready.fill, ready.local, ready.plans, ready.machine)
     check_disk(ready.local, ready.workdir)
     check_sealed_room(ready.recipe, ready.local, ready.shape)
