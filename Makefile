@@ -6,7 +6,7 @@ export TOKENIZERS_PARALLELISM := false
 # Third-party traces and task texts stay outside the repository; tests that want them skip without.
 export STEELYARD_SHARED ?= $(abspath ../shared)
 
-.PHONY: setup install demo fmt check test test-random test-gpu bench docs clean
+.PHONY: setup install demo fmt check test test-random test-trl test-gpu bench docs clean
 
 setup: .venv/.done
 
@@ -47,6 +47,12 @@ test: setup
 test-random: setup  # the same tests with new random examples
 	STEELYARD_TEST_RANDOM=1 $(BIN)/python -m pytest -q
 
+# The environment of the engine trl as a user makes it, in the checkout (1.5 GB); $STEELYARD_TRL_PYTHON instead.
+test-trl: export STEELYARD_DATA := $(CURDIR)/.cache/data
+test-trl: setup
+	test -n "$$STEELYARD_TRL_PYTHON" || $(BIN)/steelyard engines install trl
+	$(BIN)/python -m pytest -q -m trl --durations=8
+
 test-gpu: setup
 	$(BIN)/python -m pytest -q -m gpu || test $$? -eq 5
 
@@ -57,4 +63,4 @@ docs: setup
 	$(BIN)/python docs/build.py
 
 clean:
-	rm -rf .venv build dist runs demo/runs src/*.egg-info
+	rm -rf .venv .cache build dist runs demo/runs src/*.egg-info
