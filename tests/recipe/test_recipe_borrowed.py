@@ -85,9 +85,12 @@ def test_an_alias_means_the_same(tmp_path: Path, word: str, own: str) -> None:
         "packing": False,
         "lr_scheduler_type": "linear",
         "learning_rate": 1e-3,
+        "label_smoothing": 0.1,
+        "loss_type": "ipo",
     }
     value = values.get(own, 32)
-    stage = load(tmp_path, f"{BASE}train: [{{{word}: {yaml(value)}}}]\n").train[0]
+    of = recipe.METHOD_WORDS.get(own, ("sft",))[0]
+    stage = load(tmp_path, f"{BASE}train: [{{stage: {of}, {word}: {yaml(value)}}}]\n").train[0]
     assert getattr(stage, own) == value
 
 

@@ -89,6 +89,24 @@ def dataset(folder: Path, rows: int = 24, text: bool = False) -> Path:
     return folder
 
 
+def compared(folder: Path, rows: int = 24, rated: bool = False) -> Path:
+    """Pairs `say N` -> `N`, not `M`; rated: each second answer is `M`, and bad. Eight more are held out."""
+    draw = random.Random(1)
+    folder.mkdir()
+    lines = []
+    for i in range(rows + 8):
+        right, wrong = (str(draw.randint(0, 10**9)) for _ in range(2))
+        answers = [{"role": "assistant", "content": text} for text in (right, wrong)]
+        question = {"role": "user", "content": f"say {right}"}
+        body = {"messages": [question, answers[0]], "rejected": answers[1]}
+        if rated:
+            body = {"messages": [question, answers[i % 2]], "label": i % 2 == 0}
+        lines.append(json.dumps({"id": str(i), "ability": "a", **body}))
+    (folder / "train.jsonl").write_text("\n".join(lines[:rows]) + "\n")
+    (folder / "test.jsonl").write_text("\n".join(lines[rows:]) + "\n")
+    return folder
+
+
 def step(root: Path, base: Path, data: Path, name: str = "store", **settings) -> tuple[Inputs, dict, Draft]:
     """What the step is called with, less the watch."""
     inputs = Inputs({"base": adopt(base), "dataset": adopt(data, "dataset")})

@@ -35,7 +35,8 @@ class CleanOrder:
     @staticmethod
     def of(settings: Mapping[str, Any], tokens_of: Callable[[Row], int] | None = None) -> CleanOrder:
         """From settings {"sources", "clean", "eval" or "abilities", "held_out", "root"}. Raises WrongUse."""
-        sources = tuple(Source.of(s) for s in settings["sources"])
+        kinds = tuple(settings.get("kinds") or ())
+        sources = tuple(replace(Source.of(s), kinds=kinds) for s in settings["sources"])
         if not sources:
             raise WrongUse(
                 "data.no_sources", "the recipe names no data", where=Where(field="data"),
@@ -164,8 +165,9 @@ def shape_of_file(path: Path) -> str | None:
 
 
 MENDS = {
-    "preference": "take such rows out, or keep the chosen answers alone as messages",
-    "rejected_answer": "take such rows out: only good answers can be taught",
+    "preference": "a stage: dpo teaches them; else take them out, or keep the chosen answers as messages",
+    "rejected_answer": "a stage: kto teaches them; else take them out",
+    "no_rejected": "add the rejected answer, or take the row out",
     "not_text": "take such rows out: pictures and sound cannot be taught",
 }
 

@@ -13,8 +13,9 @@ from typing import Any
 
 from ..errors import Where, WrongUse
 from .account import FileAccount
+from .comparisons import PAIRS, PREFERENCE
 from .files import DataFile
-from .shapes import PREFERENCE, MapNames, filled, shape_of
+from .shapes import MapNames, filled, shape_of
 
 SAMPLE_ROWS = 200  # looked at for a guess
 TEXT_CHARS = 12  # mean length from which a column is prose, not a name or a number
@@ -199,7 +200,12 @@ def with_beside(
 
 
 def check_columns(
-    file: DataFile, account: FileAccount, first: Mapping[str, Any], names: MapNames, shape: str | None
+    file: DataFile,
+    account: FileAccount,
+    first: Mapping[str, Any],
+    names: MapNames,
+    shape: str | None,
+    kinds: Sequence[str] = (),
 ) -> None:
     """The columns that `map` names are there; without a map, the columns show a shape. Raises WrongUse."""
     columns = [c for c in file.columns or list(first) if c]
@@ -214,10 +220,12 @@ def check_columns(
     if names or not file.columns or shape:
         return
     if {"chosen", "rejected"} <= set(columns):
+        if PAIRS in kinds:
+            return
         raise WrongUse(
-            "data.preference", f"{account.name} holds preference rows, which cannot be taught yet",
+            "data.preference", f"{account.name} holds preference rows, which no stage teaches",
             where=Where(str(account.path), 1, "data"), why=PREFERENCE,
-            hint="map: {user: prompt, assistant: chosen} teaches the chosen answers alone",
+            hint="a stage: dpo teaches them; map: {user: prompt, assistant: chosen} the chosen answers alone",
         )  # fmt: skip
     if shape_of(dict.fromkeys(columns)) in (None, "text"):  # a table's text column may be prose of any kind
         raise no_shape(account, columns, file.sheets)

@@ -18,8 +18,8 @@ ROWS_TOKENIZED = 4_000  # an even sample beyond
 
 
 def count(settings: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
-    """{"rows", "bytes", "tokens", "answer_tokens", "longest", "lengths", "abilities", "texts", "held_out",
-    "held_out_by"}.
+    """{"rows", "bytes", "tokens", "answer_tokens", "longest", "lengths", "abilities", "texts", "pairs",
+    "labels", "held_out", "held_out_by"}.
 
     `rows` are those training would see, `tokens` theirs, prompt and answer with special tokens; `lengths`
     are tokens an example (a row has several where the template rewrites history), of all rows or an even
@@ -47,6 +47,8 @@ def count(settings: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
         "lengths": [length for length, _ in examples],
         "abilities": {a: round(n * scale) for a, n in sorted(Counter(r.ability for r in train).items())},
         "texts": round(sum(row.messages is None for row in train) * scale),
+        "pairs": round(sum(row.rejected is not None for row in train) * scale),
+        "labels": round(sum(row.label is not None for row in train) * scale),
         "held_out": len(cleaning.test) + round((len(kept) - len(train)) * scale),
         "held_out_by": held_out_by(Counter(row.ability for row in cleaning.test), held, scale),
     }
@@ -73,9 +75,10 @@ def unpacked_bytes(path: Path) -> int:
 
 def spans(tokenizer: Any, row: Row) -> list[tuple[int, int]]:
     """Tokens of each example that the row teaches, and how many of them it teaches; [] if it teaches none."""
-    from ..model import Unteachable, taught_examples
+    from ..model import Unteachable, compared_examples, taught_examples
 
+    examples_of = compared_examples if row.rejected or row.label is not None else taught_examples
     try:
-        return [(len(e.ids), sum(e.mask)) for e in taught_examples(tokenizer, row.as_json())]
+        return [(len(e.ids), sum(e.mask)) for e in examples_of(tokenizer, row.as_json())]
     except Unteachable:
         return []

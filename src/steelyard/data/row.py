@@ -32,6 +32,8 @@ class Row:
     tools: tuple[dict[str, Any], ...] = ()  # that the chat may call, as OpenAI writes them
     accept: tuple[str, ...] = ()  # other right answers
     compare: str | None = None
+    rejected: Message | None = None  # of a pair, the worse answer; `messages` end with the better one
+    label: bool | None = None  # whether the answer is rated good
     raw: dict[str, Any] | None = field(default=None, repr=False)
 
     @property
@@ -42,7 +44,8 @@ class Row:
         """
         if self.messages is None:
             return [self.text or "", *self.accept]
-        return [*(text for message in self.messages for text in message_texts(message)), *self.accept]
+        every = (*self.messages, self.rejected) if self.rejected else self.messages
+        return [*(text for message in every for text in message_texts(message)), *self.accept]
 
     def with_parts(self, parts: Sequence[str]) -> Row:
         """The same row with other texts, in the order of `parts`."""
@@ -50,7 +53,8 @@ class Row:
         if self.messages is None:
             return replace(self, text=next(texts), accept=tuple(texts))
         messages = tuple(with_texts(message, texts) for message in self.messages)
-        return replace(self, messages=messages, accept=tuple(texts))
+        rejected = with_texts(self.rejected, texts) if self.rejected else None
+        return replace(self, messages=messages, rejected=rejected, accept=tuple(texts))
 
     @property
     def answers(self) -> list[str]:
@@ -67,6 +71,10 @@ class Row:
             body["messages"] = list(self.messages)
         else:
             body["text"] = self.text
+        if self.rejected:
+            body["rejected"] = self.rejected
+        if self.label is not None:
+            body["label"] = self.label
         if self.tools:
             body["tools"] = list(self.tools)
         if self.accept:
@@ -94,7 +102,8 @@ class Unreadable:
     id: str
     source: str
     line: int
-    kind: str  # broken_json | broken_encoding | wrong_shape | not_text | preference | rejected_answer
+    # broken_json, broken_encoding, wrong_shape, not_text, preference, rejected_answer, no_rejected, no_chosen
+    kind: str
     why: str
     file: str = ""  # where to point the user; stands in no output
 
@@ -182,7 +191,9 @@ def row_key(row: Row) -> bytes:
         label = (row.raw or {}).get("label")
         return digest("text", loose(row.text or ""), str(label))
     tools = [f"tools\1{sorted_json(row.tools)}"] if row.tools else []
-    return digest(*map(message_key, row.messages), *tools)
+    rejected = [f"rejected\1{message_key(row.rejected)}"] if row.rejected else []
+    label = [] if row.label is None else [f"label\1{row.label}"]
+    return digest(*map(message_key, row.messages), *tools, *rejected, *label)
 
 
 def message_key(message: Message) -> str:

@@ -1,18 +1,18 @@
 """From the fields of one record to a chat or a text: the shapes that people's files have.
 
-Pure: a record in, a row's content out. Raises Misfit, whose text never quotes the record. Rows made for
-another method (preference pairs, answers marked as bad) are refused: taught as chats they would teach the
-contrary of what they say.
+Pure: a record in, a row's content out. Raises Misfit, whose text never quotes the record. Not here: how pairs
+and rated answers are written (comparisons.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
+from .comparisons import LABELS, NO_REJECTED, PAIRS, is_pair, label_of, pair_of, refuse_comparison
 from .messages import Misfit, chat_of, refuse_media, tools_of
 from .row import Message, dumped
 
@@ -21,21 +21,23 @@ MapNames = Mapping[str, tuple[str, ...]]  # our word -> columns; several are joi
 # Words of `map:`, with those of other trainers; the first name is ours.
 MAP_WORDS = {"user": "user", "prompt": "user", "question": "user", "instruction": "user",
              "assistant": "assistant", "completion": "assistant", "answer": "assistant",
-             "output": "assistant", "response": "assistant",
+             "output": "assistant", "response": "assistant", "chosen": "assistant", "rejected": "rejected",
              "system": "system", "thread": "thread", "text": "text", "id": "id", "accept": "accept",
              "compare": "compare", "tools": "tools"}  # fmt: skip
-NO = (False, "false", "False", "FALSE")
-PREFERENCE = "a preference row (chosen, rejected) is no chat: taught as one it would teach the bad answer too"
-REJECTED = "its answer is marked as bad, and teaching it would teach it as good"
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a record says: `messages` or `text`, one of them None, and the tools a chat may call."""
+    """What a record says: `messages` or `text`, one of them None, and the tools a chat may call.
+
+    Of a pair the chat ends with the better answer; `rejected` is the worse one. `label`: a rated answer's.
+    """
 
     messages: tuple[Message, ...] | None = None
     text: str | None = None
     tools: tuple[dict[str, Any], ...] = ()
+    rejected: Message | None = None
+    label: bool | None = None
 
 
 def filled(value: Any) -> str:
@@ -125,9 +127,24 @@ def shape_of(fields: Fields) -> str | None:
     return next((name for name, (keys, _) in SHAPES.items() if all(k in fields for k in keys)), None)
 
 
-def content_of(fields: Fields, shape: str | None) -> Content:
-    """The chat or text in `fields`; `shape` None = by the fields themselves. Raises Misfit."""
-    refuse_other_methods(fields)
+def content_of(fields: Fields, shape: str | None, kinds: Sequence[str] = ()) -> Content:
+    """The chat or text in `fields`; `shape` None = by the fields themselves. Raises Misfit.
+
+    `kinds`: pairs and rated answers (`labels`) are taken where they stand in it, else refused.
+    """
+    refuse_comparison(fields, kinds)
+    if PAIRS in kinds and is_pair(fields):
+        refuse_media(fields)
+        messages, rejected = pair_of(fields, chat_in)
+        return Content(messages, tools=tools_in(fields), rejected=rejected)
+    content = plain_content(fields, shape)
+    label = label_of(fields) if LABELS in kinds and content.messages else None
+    return content if label is None else replace(content, label=label)
+
+
+def plain_content(fields: Fields, shape: str | None) -> Content:
+    if "text" not in fields:
+        refuse_media(fields)
     name = shape or shape_of(fields)
     if name is None:
         raise Misfit(f"fields {', '.join(map(repr, list(fields)[:8])) or '(none)'} fit no known shape")
@@ -137,21 +154,14 @@ def content_of(fields: Fields, shape: str | None) -> Content:
     return reader(fields)
 
 
-def refuse_other_methods(fields: Fields) -> None:
-    """Rows of DPO and KTO, and rows with pictures or sound. Raises Misfit."""
-    if ("chosen" in fields and "rejected" in fields) or fields.get("rejected_response"):
-        raise Misfit(PREFERENCE, "preference")
-    if "text" in fields:
-        return
-    label = fields.get("label")
-    if is_no(fields.get("kto_tag")) or label is False or ("completion" in fields and is_no(label)):
-        raise Misfit(REJECTED, "rejected_answer")
-    refuse_media(fields)
+def chat_in(fields: Fields) -> tuple[Message, ...]:
+    """The messages of what stands before the answers of a pair."""
+    return tuple(m for m in plain_content(fields, None).messages or () if m["content"] or m.get("tool_calls"))
 
 
-def is_no(value: Any) -> bool:
-    """False, or the word as a table's cell holds it; a class named 0 is none."""
-    return isinstance(value, bool | str) and value in NO
+def tools_in(fields: Fields) -> tuple[dict[str, Any], ...]:
+    given = fields["input"] if isinstance(fields.get("input"), dict) else fields
+    return tools_of(given.get("tools"))
 
 
 def mapped(fields: Fields, names: MapNames) -> Content:
@@ -162,7 +172,14 @@ def mapped(fields: Fields, names: MapNames) -> Content:
     answer = joined_cells(fields, names["assistant"]) if "assistant" in names else None
     system = joined_cells(fields, names.get("system", ()))
     tools = tools_of(fields.get(names["tools"][0])) if "tools" in names else ()
-    return Content(chat(system, question, answer), tools=tools)
+    if "rejected" not in names:
+        return Content(chat(system, question, answer), tools=tools)
+    rejected = joined_cells(fields, names["rejected"])
+    if not rejected.strip():
+        raise Misfit(NO_REJECTED, "no_rejected")
+    return Content(
+        chat(system, question, answer), tools=tools, rejected={"role": "assistant", "content": rejected}
+    )
 
 
 def joined_cells(fields: Fields, columns: Sequence[str]) -> str:

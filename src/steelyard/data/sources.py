@@ -35,6 +35,7 @@ class Source:
     sheet: str | None = None
     encoding: str | None = None
     line: int | None = None  # in the recipe
+    kinds: tuple[str, ...] = ()  # "pairs", "labels": taken where a stage teaches them
 
     @staticmethod
     def of(settings: Mapping[str, Any]) -> Source:
@@ -186,7 +187,7 @@ def checked_records(file: DataFile, source: Source, account: FileAccount) -> Ite
     checked = False
     for line, fields in file.records():
         if not checked and not isinstance(fields, Broken):
-            check_columns(file, account, fields, source.names, shape)
+            check_columns(file, account, fields, source.names, shape, source.kinds)
             checked = True
         yield line, fields
 
@@ -201,6 +202,7 @@ class RowReader:
     names: MapNames
     shape: str | None
     is_table: bool
+    kinds: tuple[str, ...] = ()
 
     @staticmethod
     def of(source: Source, account: FileAccount) -> RowReader:
@@ -209,7 +211,7 @@ class RowReader:
         return RowReader(
             name=account.name, path=str(account.path), ability=source.ability,
             names={} if threads else names, shape="messages" if threads else shape,
-            is_table=is_table(account.path, source.format),
+            is_table=is_table(account.path, source.format), kinds=tuple(source.kinds),
         )  # fmt: skip
 
     def row(self, line: int, fields: dict[str, Any] | Broken, id: str = "") -> Row | Unreadable:
@@ -224,7 +226,7 @@ class RowReader:
 
     def content(self, fields: dict[str, Any]) -> Content:
         if not self.names:
-            return content_of(fields, self.shape)
+            return content_of(fields, self.shape, self.kinds)
         if not self.is_table:
             need(fields, self.names)
         return mapped(fields, self.names)
@@ -243,6 +245,8 @@ class RowReader:
             messages=content.messages,
             text=content.text,
             tools=content.tools,
+            rejected=content.rejected,
+            label=content.label,
             accept=tuple(map(filled, accept)) if isinstance(accept, list) else (),
             compare=compare if compare in COMPARE_WORDS else None,
             raw=fields,
@@ -256,7 +260,7 @@ def is_table(path: Path, format: str | None) -> bool:
 
 def need(fields: Mapping[str, Any], names: MapNames) -> None:
     """Records of JSON have the columns that `map` names, each by itself. Raises Misfit."""
-    wanted = [c for word in ("user", "assistant", "text") for c in names.get(word, ())]
+    wanted = [c for word in ("user", "assistant", "rejected", "text") for c in names.get(word, ())]
     lost = next((c for c in wanted if c not in fields), None)
     if lost:
         raise Misfit(f"field {lost!r} is missing")

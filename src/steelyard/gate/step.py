@@ -413,7 +413,7 @@ def _chats(inputs: Inputs, name: str) -> list[dict[str, Any]]:
     if name == "train.jsonl" and not path.exists():
         return []
     rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
-    chats = [row for row in rows if _askable(row.get("messages") or ())]
+    chats = _questions([row for row in rows if _askable(row.get("messages") or ())])
     if not chats and name == "test.jsonl":
         raise WrongUse(
             "gate.no_rows",
@@ -421,6 +421,28 @@ def _chats(inputs: Inputs, name: str) -> list[dict[str, Any]]:
             hint="set clean.test_share above 0, or gate.abilities.NAME.eval",
         )
     return chats
+
+
+def _questions(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows whose answer is a reference: not one that is rated bad. Pairs and rated answers stand for
+    a question that no other row asks, else it would count twice."""
+    good = [row for row in rows if row.get("label") is not False]
+    compared = [row for row in good if "rejected" in row or "label" in row]
+    if not compared:
+        return good
+    asked = {_asked(row) for row in good if not ("rejected" in row or "label" in row)}
+    once: list[dict[str, Any]] = []
+    for row in good:
+        if "rejected" in row or "label" in row:
+            if _asked(row) in asked:
+                continue
+            asked.add(_asked(row))
+        once.append(row)
+    return once
+
+
+def _asked(row: Mapping[str, Any]) -> str:
+    return json.dumps(row["messages"][:-1], sort_keys=True)
 
 
 def sampled(rows: Sequence[Mapping[str, Any]], count: int, seed: int) -> list[dict[str, Any]]:

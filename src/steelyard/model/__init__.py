@@ -28,7 +28,14 @@ if TYPE_CHECKING:
     from .served import ServedTensors, served_weights
     from .source import ModelSource, Use, check_folder, forms_of, licence, models_folder, resolve
     from .streamed import LayersFromDisk, Tensors, layers_from_disk, network_of
-    from .teaching import Example, Unteachable, taught_examples, taught_turns, text_example
+    from .teaching import (
+        Example,
+        Unteachable,
+        compared_examples,
+        taught_examples,
+        taught_turns,
+        text_example,
+    )
     from .tokenizer import BYTE_OF, Stream, Tokenizer, chat_ids
     from .transformers_backend.environment import (
         TRL_VARIABLE,
@@ -67,6 +74,7 @@ FILES = {
     "Example": "teaching",
     "Unteachable": "teaching",
     "in_words": "chat",
+    "compared_examples": "teaching",
     "taught_examples": "teaching",
     "taught_turns": "teaching",
     "text_example": "teaching",
@@ -132,6 +140,7 @@ __all__ = [
     "chat_ids",
     "check_folder",
     "checkpoint_weights",
+    "compared_examples",
     "copy_companions",
     "encoder_folder",
     "export_encoder",

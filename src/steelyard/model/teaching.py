@@ -3,7 +3,8 @@
 The ids before an answer are those that serving sends for the same messages and tools; the answer is what the
 template then writes. Where a template writes an earlier turn otherwise than the last one (Qwen3 drops its
 thought), the answers of a chat are examples of their own, each with the prompt that serving would send.
-Not here: rows that are too long (training), which rows to teach (data).
+Of pairs and rated answers the last answer counts alone. Not here: rows that are too long (training), which
+rows to teach (data).
 """
 
 from __future__ import annotations
@@ -71,6 +72,22 @@ def taught_examples(tokenizer: Tokenizer, row: Mapping[str, Any]) -> list[Exampl
     tools = row.get("tools")
     answers = [_answer(tokenizer, row["messages"][: n + 1], tools) for n in taught_turns(row["messages"])]
     return _joined(tokenizer, answers)
+
+
+def compared_examples(tokenizer: Tokenizer, row: Mapping[str, Any]) -> list[Example]:
+    """The last answer of a row ({"messages", "rejected"?, "tools"?}), and the rejected one where it has one.
+
+    Each with the prompt that serving sends before it. Raises Unteachable as `taught_examples` does.
+    """
+    messages, tools = row["messages"], row.get("tools")
+    answers = [messages[-1], row["rejected"]] if "rejected" in row else [messages[-1]]
+    examples = []
+    for answer in answers:
+        chat = [*messages[:-1], {name: value for name, value in answer.items() if name != "weight"}]
+        if taught_turns(chat)[-1] != len(chat) - 1:
+            raise Unteachable("no_answer")
+        examples += _joined(tokenizer, [_answer(tokenizer, chat, tools)])
+    return examples
 
 
 def text_example(tokenizer: Tokenizer, text: str) -> Example:

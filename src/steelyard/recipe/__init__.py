@@ -6,6 +6,8 @@ from typing import Any
 
 from .draft import Answers, DataFile, draft
 from .load import DEFAULT_FILE, load
+from .methods import COMPARED, TEACHES
+from .methods import WORDS as METHOD_WORDS
 from .recipe import (
     AbilityGate,
     Clean,
@@ -58,7 +60,10 @@ def watts(text: str | float) -> float:
 
 
 __all__ = [
+    "COMPARED",
     "DEFAULT_FILE",
+    "METHOD_WORDS",
+    "TEACHES",
     "AbilityGate",
     "Answers",
     "Clean",

@@ -34,6 +34,14 @@ STAGE_ALIASES = {
     "sample_packing": "packing",
     "adapter": "finetuning_type",
     "lr_scheduler": "lr_scheduler_type",
+    "pref_beta": "beta",
+    "pref_loss": "loss_type",
+    "rl_beta": "beta",
+    "dpo_label_smoothing": "label_smoothing",
+    "kto_chosen_weight": "desirable_weight",
+    "kto_rejected_weight": "undesirable_weight",
+    "kto_desirable_weight": "desirable_weight",
+    "kto_undesirable_weight": "undesirable_weight",
 }
 TOP_ALIASES = {
     "model_name_or_path": "model",
@@ -79,6 +87,9 @@ FOLDERS = Answer("the run's folder is given on the command line", "steelyard up 
 RESUMES = Answer("the same command goes on where a run stopped", "steelyard up RECIPE", (True, None))
 NO_CODE = Answer("no code of a model folder is ever run", harmless=(False,))
 HUB = Answer("nothing is sent anywhere", "steelyard export CHECKPOINT --to hf --output DIR", (False,))
+REFERENCE = Answer(
+    "a stage is compared with the model it begins from: the earlier stage's result", harmless=(None,)
+)
 NOT_YET = Answer("it is not yet available; this version would have to ignore it", harmless=(0, 0.0, False))
 
 ANSWERS: dict[str, Answer] = {
@@ -117,7 +128,8 @@ ANSWERS: dict[str, Answer] = {
     **dict.fromkeys(("push_to_hub", "hub_model_id", "hub_token", "hf_hub_token"), HUB),
     **dict.fromkeys(("lora_dropout", "neftune_noise_alpha", "label_smoothing_factor"), NOT_YET),
     **dict.fromkeys(("early_stopping_patience", "load_best_model_at_end", "use_rslora", "use_dora"), NOT_YET),
-    **dict.fromkeys(("loraplus_lr_ratio", "rslora", "pissa_init", "reward_model", "ref_model"), NOT_YET),
+    **dict.fromkeys(("loraplus_lr_ratio", "rslora", "pissa_init", "reward_model"), NOT_YET),
+    **dict.fromkeys(("ref_model", "ref_model_adapters", "model_adapter_name", "ref_adapter_name"), REFERENCE),
     **dict.fromkeys(("resize_vocab", "freeze_trainable_layers", "unfrozen_parameters"), NOT_YET),
     "max_grad_norm": Answer("gradients are clipped to a norm of 1", harmless=(1, 1.0)),
     "warmup_steps": Answer("the warm-up is a share of the steps", "warmup_ratio: 0.05", (0,)),
@@ -127,7 +139,7 @@ ANSWERS: dict[str, Answer] = {
         "per_device_train_batch_size: 4   (times gradient_accumulation_steps is the whole)",
     ),
     "steps": Answer("optimiser steps are max_steps", "max_steps: 200"),
-    "rl": Answer("this version trains sft and pt", "stage: sft", (None,)),
+    "rl": Answer("a method is a stage of its own", "train: [{stage: sft}, {stage: dpo}]", (None,)),
 }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from ..errors import Problem
 from ..forms import FORMS
 from ..units import parse_bytes, parse_s
+from .methods import LOSS_TYPES
 from .recipe import USD_PER
 
 CURRENCIES = {"USD": "USD", "US$": "USD", "$": "USD", "CNY": "CNY", "RMB": "CNY", "¥": "CNY", "元": "CNY"}
@@ -236,7 +237,9 @@ Format = Literal[
     "xlsx",
     "parquet",
 ]
-MapWord = Literal["user", "assistant", "system", "thread", "text", "tools", "id", "accept", "compare"]
+MapWord = Literal[
+    "user", "assistant", "rejected", "system", "thread", "text", "tools", "id", "accept", "compare"
+]
 
 
 def _columns(value: Any) -> Any:
@@ -272,8 +275,23 @@ class CleanTable(Table):
     test_share: Annotated[Share, Field(gt=0, le=0.5)] | None = say("held out of training for the scores", 0.1)
 
 
+def _losses(value: Any) -> Any:
+    """One loss of TRL, or a list of them."""
+    names = {name for own in LOSS_TYPES.values() for name in own}
+    given = value if isinstance(value, list) else [value]
+    for loss in given:
+        if not isinstance(loss, str) or loss not in names:
+            raise ValueError(f"{loss!r} is no loss_type; dpo has {', '.join(LOSS_TYPES['dpo'])}")
+    if not given or len(set(given)) < len(given):
+        raise ValueError("names each loss once, and at least one")
+    return value
+
+
 class StageTable(Table):
-    stage: Literal["sft", "pt"] | None = say("sft = answers, pt (continue) = plain text", "sft")
+    stage: Literal["sft", "pt", "dpo", "kto", "orpo"] | None = say(
+        "pt (continue) = plain text, sft = answers, dpo and orpo = pairs of answers, kto = rated answers",
+        "sft",
+    )
     finetuning_type: Literal["lora", "full"] | None = say("what is trained", "lora")
     engine: Literal["auto", "own", "trl"] | None = say(
         "what trains: own, the loop for this CPU; trl, any device, by an environment of its own", "own"
@@ -294,6 +312,20 @@ class StageTable(Table):
     warmup_ratio: Annotated[float, Field(ge=0, le=1)] | None = say("share of the steps that warm up", 0.1)
     lr_scheduler_type: Literal["cosine", "linear"] | None = say("how the rate falls to 0", "cosine")
     weight_decay: Annotated[float, Field(ge=0, le=1)] | None = say("of AdamW", 0.0)
+    beta: Annotated[float, Field(gt=0, le=100)] | None = say(
+        "dpo, kto: how closely the model stays to the one it begins from; orpo: weight of the pairs", 0.1
+    )
+    loss_type: Annotated[str | list[str], BeforeValidator(_losses)] | None = say(
+        "of dpo (several are added up) or kto, by TRL's names", ["sigmoid", "sft"]
+    )
+    loss_weights: list[Annotated[float, Field(ge=0, le=1000)]] | None = say(
+        "of dpo: one for each loss_type", [1.0, 0.1]
+    )
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] | None = say(
+        "of dpo: the share of pairs that may be the wrong way round", 0.0
+    )
+    desirable_weight: Annotated[float, Field(gt=0, le=1000)] | None = say("of kto: of good answers", 1.0)
+    undesirable_weight: Annotated[float, Field(gt=0, le=1000)] | None = say("of kto: of bad answers", 1.0)
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = say("of this stage", 0)
 
 

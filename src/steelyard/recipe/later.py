@@ -10,19 +10,18 @@ from .tree import Path_, Tree, dotted
 # (path with * for any entry) -> (the values that come later; None = all), what to do instead
 LATER: dict[tuple[str, ...], tuple[tuple[Any, ...] | None, str]] = {
     ("data", "*", "format"): (
-        ("docx", "pdf", "html", "markdown", "preference"),
+        ("docx", "pdf", "html", "markdown"),
         "save it as JSONL, CSV or XLSX",
     ),
     ("clean", "dedup"): (("minhash", "near", "fuzzy", "semantic"), "example: dedup: exact"),
     ("clean", "languages"): (None, "delete the line; rows of every language are kept"),
     ("clean", "decontaminate"): (None, "delete the line; held-out rows never equal a training row"),
     ("train", "*", "stage"): (
-        ("dpo", "prefer", "distil", "grpo", "pretrain", "rm", "ppo", "kto"),
-        "example: stage: sft",
+        ("distil", "grpo", "pretrain", "rm", "ppo", "cpo", "simpo"),
+        "of those that are: pt, sft, dpo, kto, orpo",
     ),
     ("train", "*", "finetuning_type"): (("qlora", "dora", "freeze"), "example: finetuning_type: lora"),
     ("train", "*", "dataset"): (None, "name the file under `data:`"),
-    ("train", "*", "beta"): (None, "delete the line; it belongs to stage dpo"),
     ("compress", "weights"): (("fp8", "gptq", "awq", "q4_k_m"), "example: weights: int4"),
     ("compress", "prune"): (None, "delete the line"),
     ("serve", "tide"): (None, "delete the line"),

@@ -25,7 +25,8 @@ STAGES = {"continue": "pt"}
 FORMATS = {"prompt_completion": "prompt", "prompt-completion": "prompt"}
 FORMATS |= {"chat_template": "messages", "openai": "messages", "chatml": "messages", "completion": "text"}
 MAP_WORDS = {"prompt": "user", "question": "user", "instruction": "user"}
-MAP_WORDS |= dict.fromkeys(("completion", "answer", "output", "response"), "assistant")
+MAP_WORDS |= dict.fromkeys(("completion", "answer", "output", "response", "chosen"), "assistant")
+SEEN = ("preference", "unpaired_preference")  # formats of TRL that the fields of a row show
 PII = {"keep": "off"}
 AUTO = "auto"  # a planner's field may say so instead of being left out
 KEEPS_AUTO = {"compress.weights", "gate.parity", "gate.tolerance", "model", "serve.engine", "serve.tls"}
@@ -137,6 +138,8 @@ def _short_forms(tree: Tree) -> None:
     for source in values["data"] if isinstance(values.get("data"), list) else ():
         if isinstance(source, dict) and isinstance(source.get("format"), str):
             source["format"] = FORMATS.get(source["format"], source["format"])
+            if source["format"] in SEEN:
+                del source["format"]
         if isinstance(source, dict) and isinstance(source.get("map"), dict):
             source["map"] = {MAP_WORDS.get(word, word): column for word, column in source["map"].items()}
 
@@ -191,7 +194,7 @@ def _recipe(document: dict[str, Any], tree: Tree, path: Path) -> Recipe:
     given["name"] = document.get("name", path.stem)
     given["trust"] = words.Trust(**document.get("trust", {}))
     if "train" in document:
-        given["train"] = tuple(words.Stage(**{"seed": seed, **stage}) for stage in document["train"])
+        given["train"] = tuple(words.Stage(**{"seed": seed, **_stage(stage)}) for stage in document["train"])
     else:
         given["train"] = (words.Stage(seed=seed),)
     given["clean"] = words.Clean(enabled=tree.values.get("clean") != "none", **document.get("clean", {}))
@@ -205,6 +208,10 @@ def _recipe(document: dict[str, Any], tree: Tree, path: Path) -> Recipe:
         resources=_resources(document.get("resources", {})),
         **given,
     )
+
+
+def _stage(stage: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in stage.items()}
 
 
 def _compress(compress: dict[str, Any]) -> words.Compress:

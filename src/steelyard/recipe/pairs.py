@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..errors import WrongUse
 from ..forms import FORMS
 from ..launch import LAUNCHED, check_args
+from .methods import COMPARED, LOSS_TYPES, WORDS
 from .recipe import USD_PER, Recipe, Serve, Source, Stage
 from .tree import Path_, Tree
 
@@ -92,9 +93,9 @@ def _check_source(source: Source, at: Path_, tree: Tree) -> None:
         text = f"map names columns of a table; rows of format {source.format} have none"
         _fail(tree, (*at, "map"), text, "delete format or map")
     if source.map and "text" not in source.map and not {"user", "assistant"} <= source.map.keys():
-        text = "map needs user and assistant, or text"
+        text = "map needs user and assistant (of pairs chosen, and rejected), or text"
         _fail(tree, (*at, "map"), text, "example: map: {user: question, assistant: reply}")
-    if "text" in source.map and source.map.keys() & {"user", "assistant", "system"}:
+    if "text" in source.map and source.map.keys() & {"user", "assistant", "rejected", "system"}:
         _fail(
             tree,
             (*at, "map"),
@@ -108,6 +109,41 @@ def _check_stage(stage: Stage, at: Path_, tree: Tree) -> None:
         if stage.finetuning_type == "full" and getattr(stage, name) is not None:
             text = f"finetuning_type: full has no {name}"
             _fail(tree, (*at, name), text, f"delete {name}, or finetuning_type: lora")
+    for name, stages in WORDS.items():
+        if getattr(stage, name) is not None and stage.stage not in stages:
+            text = f"{name} belongs to stage {' and '.join(stages)}, this one is {stage.stage}"
+            _fail(tree, (*at, name), text, f"delete {name}")
+    _check_losses(stage, at, tree)
+    if stage.stage not in COMPARED:
+        return
+    if stage.packing:
+        text = f"stage: {stage.stage} compares answers, which are never packed"
+        _fail(tree, (*at, "packing"), text, "delete packing")
+    if stage.overlong not in (None, "drop"):
+        text = f"stage: {stage.stage} compares whole answers: none is split or cut"
+        _fail(tree, (*at, "overlong"), text, "overlong: drop, or a longer max_length")
+    if stage.stage == "kto" and stage.per_device_train_batch_size == 1 and stage.loss_type in (None, "kto"):
+        text = "kto compares the answers of a micro-batch with each other: one is too few"
+        _fail(tree, (*at, "per_device_train_batch_size"), text, "example: per_device_train_batch_size: 4")
+
+
+def _check_losses(stage: Stage, at: Path_, tree: Tree) -> None:
+    """loss_type, its weights and what it needs."""
+    named = (stage.loss_type,) if isinstance(stage.loss_type, str) else stage.loss_type or ()
+    able = LOSS_TYPES.get(stage.stage, ())
+    if other := [loss for loss in named if loss not in able]:
+        text = f"stage: {stage.stage} has no loss_type {other[0]}"
+        _fail(tree, (*at, "loss_type"), text, f"one of {', '.join(able)}")
+    if stage.stage == "kto" and len(named) > 1:
+        _fail(tree, (*at, "loss_type"), "stage: kto has one loss_type", f"example: loss_type: {named[0]}")
+    if stage.loss_weights and len(stage.loss_weights) != max(1, len(named)):
+        text = f"{len(stage.loss_weights)} loss_weights for {max(1, len(named))} loss_type"
+        _fail(
+            tree, (*at, "loss_weights"), text, "example: loss_type: [sigmoid, sft], loss_weights: [1.0, 0.1]"
+        )
+    if "exo_pair" in named and not stage.label_smoothing:
+        text = "loss_type exo_pair needs label_smoothing above 0"
+        _fail(tree, (*at, "loss_type"), text, "example: label_smoothing: 0.001")
 
 
 def _check_abilities(recipe: Recipe, tree: Tree) -> None:

@@ -89,7 +89,7 @@ class Clean:
 class Stage:
     """One stage of training, in the words of TRL and LLaMA-Factory; None = the planner fills it."""
 
-    stage: Literal["sft", "pt"] = "sft"
+    stage: Literal["sft", "pt", "dpo", "kto", "orpo"] = "sft"
     finetuning_type: Literal["lora", "full"] = "lora"
     engine: Literal["own", "trl"] | None = None
     device: Literal["cpu", "cuda", "xpu", "hpu"] | None = None
@@ -106,6 +106,12 @@ class Stage:
     warmup_ratio: float | None = None
     lr_scheduler_type: Literal["cosine", "linear"] | None = None
     weight_decay: float | None = None
+    beta: float | None = None  # methods.py says which stage has which of these; None = TRL's own default
+    loss_type: str | tuple[str, ...] | None = None
+    loss_weights: tuple[float, ...] | None = None
+    label_smoothing: float | None = None
+    desirable_weight: float | None = None
+    undesirable_weight: float | None = None
     seed: int = 0  # the recipe's seed unless the stage has its own
 
 
@@ -304,7 +310,7 @@ def _words(recipe: Recipe) -> dict[str, Any]:
         "clean": {k: v for k, v in asdict(recipe.clean).items() if k != "enabled"}
         if recipe.clean.enabled
         else "none",
-        "train": [asdict(stage) for stage in recipe.train],
+        "train": [{k: _plain(v) for k, v in asdict(stage).items()} for stage in recipe.train],
         "compress": asdict(recipe.compress) | {"weights": _plain(recipe.compress.weights)},
         "gate": asdict(recipe.gate),
         "serve": asdict(recipe.serve) | {"api_key": SECRET if recipe.serve.api_key else None},

@@ -5,27 +5,30 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from steelyard.errors import Where, WrongUse
-from steelyard.model import Example, Tokenizer, Unteachable
+from steelyard.model import Example, Tokenizer, Unteachable, compared_examples
 
 from .overlong import fitted
 from .packing import Schedule
 
 SIZE_STEP = 32
 OVERLONG = "split"
+COMPARED = ("pairs", "labels")
+KINDS = ("texts", "chats", *COMPARED)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingExample:
     """One example of a row of the data. Four bytes a token and one for its mask.
 
-    `mask[i]` is 1 where the loss counts the prediction of `ids[i]`; never for the first token.
+    `mask[i]` is 1 where the loss counts the prediction of `ids[i]`; never for the first token. A pair is the
+    better answer, and the worse one as `rejected`, each with its prompt; `label`: whether an answer is good.
     """
 
     ids: array[int]
@@ -33,10 +36,21 @@ class TrainingExample:
     ability: str
     number: int  # of the row in the file, from 0
     weight: float = 1.0  # how often it is drawn among the rows of its ability
+    rejected: TrainingExample | None = None
+    label: bool | None = None
+
+    @property
+    def sequences(self) -> list[TrainingExample]:
+        """What goes through the model: itself, of a pair both answers."""
+        return [self, self.rejected] if self.rejected else [self]
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(each.ids) for each in self.sequences)
 
     @property
     def taught_tokens(self) -> int:
-        return sum(self.mask)
+        return sum(sum(each.mask) for each in self.sequences)
 
 
 @dataclass(slots=True)
@@ -53,8 +67,8 @@ class Rows:
     def account(self, plan: Schedule, of: str = "all") -> dict[str, Any]:
         """taught.json: where every row ended, and the tokens of those taught, each counted once.
 
-        `of` says which rows the stage teaches: all, chats or texts. A row that no step reaches (max_steps,
-        part of an epoch, a mix without it) is dropped: not_reached.
+        `of` says which rows the stage teaches: all, chats, texts, pairs or labels. A row that no step
+        reaches (max_steps, part of an epoch, a mix without it) is dropped: not_reached.
         """
         drawn = {n for step in plan.steps for batch in step for n in batch}
         examples = [self.examples[n] for n in sorted(drawn)]
@@ -67,7 +81,7 @@ class Rows:
             "dropped": dict(sorted(dropped.items())),
             "split": len(self.split & taught),
             "truncated": len(self.truncated & taught),
-            "tokens": sum(len(example.ids) for example in examples),
+            "tokens": sum(example.tokens for example in examples),
             "tokens_taught": sum(example.taught_tokens for example in examples),
             "left_out": {name: len(rows & taught) for name, rows in sorted(self.left_out.items())},
         }
@@ -80,7 +94,8 @@ class Rows:
 
 
 def read_rows(path: Path, tokenizer: Tokenizer, settings: Mapping[str, Any]) -> Rows:
-    """All rows of a train.jsonl. Reads max_length, overlong and rows ("all", "chats" or "texts")."""
+    """All rows of a train.jsonl, or those that the stage teaches: `rows` is "all" (chats and texts) or one of
+    KINDS. Reads max_length and overlong too."""
     rows = Rows()
     with path.open("rb") as file:
         for number, line in enumerate(file):
@@ -100,9 +115,12 @@ def read_rows(path: Path, tokenizer: Tokenizer, settings: Mapping[str, Any]) -> 
 def _examples(
     raw: dict[str, Any], number: int, rows: Rows, tokenizer: Tokenizer, settings: Mapping[str, Any]
 ) -> Iterator[TrainingExample]:
-    wanted = settings.get("rows", "all")
-    if wanted != "all" and wanted != ("texts" if "text" in raw else "chats"):
+    wanted, kind = settings.get("rows", "all"), kind_of(raw)
+    if kind not in (("chats", "texts") if wanted == "all" else (wanted,)):
         rows.dropped[f"not_in_{wanted}"] += 1
+        return
+    if kind in COMPARED:
+        yield _compared(raw, number, tokenizer, settings["max_length"])
         return
     result = fitted(tokenizer, raw, settings["max_length"], settings.get("overlong") or OVERLONG)
     if result.split:
@@ -113,6 +131,22 @@ def _examples(
         for name in example.left_out:
             rows.left_out.setdefault(name, set()).add(number)
         yield _row(example, raw, number)
+
+
+def kind_of(raw: Mapping[str, Any]) -> str:
+    """Of KINDS, what a row of a dataset artefact is."""
+    if "rejected" in raw:
+        return "pairs"
+    return "texts" if "text" in raw else "labels" if "label" in raw else "chats"
+
+
+def _compared(raw: Mapping[str, Any], number: int, tokenizer: Tokenizer, max_length: int) -> TrainingExample:
+    """A pair or a rated answer. Raises Unteachable where one of its answers does not fit: none is cut."""
+    examples = compared_examples(tokenizer, raw)
+    if any(len(example.ids) > max_length for example in examples):
+        raise Unteachable("too_long")
+    first, *second = (_row(example, raw, number) for example in examples)
+    return replace(first, rejected=second[0] if second else None, label=raw.get("label"))
 
 
 def _row(example: Example, raw: Mapping[str, Any], number: int) -> TrainingExample:

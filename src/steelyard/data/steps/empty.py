@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ..row import Message, Row
+from ..row import Message, Row, message_key
 from .finding import Finding, Rules
 
 LETTER = re.compile(r"[^\W_]")
@@ -15,9 +15,11 @@ def empty(row: Row, rules: Rules) -> tuple[Row, list[Finding]]:
     """`empty`: a text without a letter or digit, a blank turn. `no_answer`: the chat ends unanswered.
 
     An assistant that calls a tool says something, whatever its content. `not_taught`: every answer has
-    weight 0. `no_question`: nobody asked.
+    weight 0. `no_question`: nobody asked. `same_answers`: the pair's answers do not differ.
     """
     reason = text_fault(row) if row.messages is None else chat_fault(row.messages)
+    if row.messages and row.rejected and message_key(row.messages[-1]) == message_key(row.rejected):
+        reason = reason or "same_answers"
     return row, [Finding(reason, "drop")] if reason else []
 
 

@@ -7,7 +7,7 @@ answer positions only, nothing recomputed, float32 masters of what is trained.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
@@ -48,6 +48,7 @@ def packed(facts: DataFacts, settings: Mapping[str, Any]) -> Packed:
     A sequence closes when the next example does not fit. A row has several examples where the template
     rewrites history, so that they are counted by their tokens.
     """
+    facts, each = of_kind(facts, settings)
     limit, epochs = settings["max_length"], float(settings["num_train_epochs"])
     lengths = within(facts.lengths, settings) or [min(limit, max(1, round(facts.mean_length)))]
     mean = sum(lengths) / len(lengths)
@@ -59,7 +60,7 @@ def packed(facts: DataFacts, settings: Mapping[str, Any]) -> Packed:
         fill = _sequences(lengths, settings.get("pack_length") or limit)
     rows_each = len(lengths) / len(fill)
     sequences = rows / rows_each
-    micro, accum = settings["micro_batch"], settings["grad_accum"]
+    micro, accum = settings["micro_batch"] * each, settings["grad_accum"]
     steps = max(1, ceil(ceil(sequences / micro) / accum))
     if settings.get("max_steps"):
         steps = settings["max_steps"]
@@ -75,6 +76,17 @@ def packed(facts: DataFacts, settings: Mapping[str, Any]) -> Packed:
         row_tokens=sum(n * n for n in padded(lengths)) / sum(lengths),
         answer_share=facts.answer_share,
     )
+
+
+def of_kind(facts: DataFacts, settings: Mapping[str, Any]) -> tuple[DataFacts, int]:
+    """What a stage sees where some data are answers to compare; sequences a row, all of one length."""
+    pairs, labels = facts.pairs or 0, facts.labels or 0
+    if not pairs + labels or settings.get("rows") == "texts":
+        return facts, 1
+    each = 2 if settings["rows"] == "pairs" else 1
+    rows = {"pairs": pairs, "labels": labels}.get(settings["rows"], facts.rows - pairs - labels)
+    tokens = round(facts.tokens * rows * each / (facts.rows + pairs))
+    return replace(facts, rows=rows, tokens=tokens), each
 
 
 def within(lengths: Sequence[int], settings: Mapping[str, Any]) -> list[int]:

@@ -22,6 +22,8 @@ class DataFacts:
     lengths: Sequence[int] = ()
     abilities: Mapping[str, int] = field(default_factory=dict)  # rows of each
     texts: int | None = None  # of the rows, those of plain text; None where nobody counted
+    pairs: int | None = None  # those of a better and a worse answer
+    labels: int | None = None  # those of a rated answer
     held_out: int = 0  # rows kept for the gate
     held_out_by: Mapping[str, int] = field(default_factory=dict)  # of those, each ability's
 

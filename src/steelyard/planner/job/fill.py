@@ -11,7 +11,7 @@ from typing import Any
 
 from steelyard.forms import FORMS
 from steelyard.hardware import Machine
-from steelyard.recipe import Recipe, Stage
+from steelyard.recipe import COMPARED, METHOD_WORDS, TEACHES, Recipe, Stage
 from steelyard.shape import Shape
 
 from .facts import DataFacts, Fill
@@ -94,9 +94,9 @@ def _stage(
         "lora_rank": rank,
         "lora_alpha": choose("lora_alpha", stage.lora_alpha, 2 * rank, "twice the rank") if lora else 0,
         "max_length": length,
-        "overlong": choose("overlong", stage.overlong, "split", "every answer is taught"),
+        "overlong": choose("overlong", stage.overlong, *_overlong(stage)),
         "rows": _rows_of(stage, recipe),
-        "packing": choose("packing", stage.packing, True, "no token is wasted on padding"),
+        "packing": choose("packing", stage.packing, *_packing(stage)),
         "pack_length": _pack_length(stage, facts, length),
         "max_steps": stage.max_steps,
         "weight_decay": choose("weight_decay", stage.weight_decay, 0.0 if lora else 0.01, "usual"),
@@ -106,7 +106,23 @@ def _stage(
         "dtype": dtype,
         "mix": dict(recipe.mix),  # the weights of sources go with their rows
     }
+    method = {word: _listed(value) for word in METHOD_WORDS if (value := getattr(stage, word)) is not None}
+    settings |= {"method": method} if method else {}
     return settings | _updates(choose, stage, settings, shape, machine, facts)
+
+
+def _overlong(stage: Stage) -> tuple[str, str]:
+    compared = stage.stage in COMPARED
+    return ("drop", "whole answers are compared") if compared else ("split", "every answer is taught")
+
+
+def _packing(stage: Stage) -> tuple[bool, str]:
+    compared = stage.stage in COMPARED
+    return (False, "each answer stands alone") if compared else (True, "no token is wasted on padding")
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _updates(
@@ -118,12 +134,11 @@ def _updates(
     facts: DataFacts,
 ) -> dict[str, Any]:
     """What follows from the sizes: learning rate, epochs, sequences a step."""
-    lora = stage.finetuning_type == "lora"
     more: dict[str, Any] = {}
     if stage.lr_scheduler_type:
         more["lr_scheduler_type"] = choose("lr_scheduler_type", stage.lr_scheduler_type, "cosine", "usual")
     more["learning_rate"] = choose(
-        "learning_rate", stage.learning_rate, learning_rate(shape, lora), "by width of the model"
+        "learning_rate", stage.learning_rate, _rate(stage, shape), "by width of the model"
     )
     more["num_train_epochs"] = choose(
         "num_train_epochs", stage.num_train_epochs, _epochs(facts), "by the number of rows"
@@ -144,10 +159,20 @@ def _updates(
 
 
 def _rows_of(stage: Stage, recipe: Recipe) -> str:
-    """Which rows a stage teaches: pt texts, sft chats, and texts too where no stage is pt."""
-    if stage.stage == "pt":
-        return "texts"
+    """Which rows a stage teaches: those of its kind; sft texts too where no stage is pt."""
+    if stage.stage != "sft":
+        return TEACHES[stage.stage]
     return "chats" if any(other.stage == "pt" for other in recipe.train) else "all"
+
+
+COMPARED_RATE = (
+    0.1  # of the rate that teaches answers: a model is moved from what it has learnt, not taught anew
+)
+
+
+def _rate(stage: Stage, shape: Shape) -> float:
+    rate = learning_rate(shape, stage.finetuning_type == "lora")
+    return float(f"{rate * COMPARED_RATE:.1e}") if stage.stage in COMPARED else rate
 
 
 def learning_rate(shape: Shape, lora: bool) -> float:
@@ -166,7 +191,7 @@ def _max_length(
     longest = max(64, -(-facts.longest // 64) * 64)
     wanted, why = longest, f"the longest example has {facts.longest:,} tokens"
     packed = _packed_tokens(facts)
-    if stage.packing is not False and packed > longest:
+    if stage.packing is not False and stage.stage not in COMPARED and packed > longest:
         wanted, why = packed, f"examples of at most {facts.longest:,} tokens are packed"
     if shape.max_position and wanted > shape.max_position:
         wanted, why = shape.max_position, f"the model's own context; {why}"
@@ -204,9 +229,10 @@ def _epochs(facts: DataFacts) -> float:
 def _micro_batch(settings: Mapping[str, Any], shape: Shape, machine: Machine, facts: DataFacts) -> int:
     best = 1
     budget = MEMORY_SHARE * (machine.memory_bytes // 2**30) * 2**30
+    each = settings["max_length"] * (2 if settings["rows"] == "pairs" else 1)
     for size in (2, 4, 8, 16, 32):
         settings = {**settings, "micro_batch": size}
-        too_long = size * settings["max_length"] > MICRO_TOKENS
+        too_long = size * each > MICRO_TOKENS and not (settings["rows"] == "labels" and size == 2)
         if too_long or training_bytes(settings, shape, facts.answer_share) > budget:
             break
         best = size

@@ -29,7 +29,7 @@ PHASES = {"pretrain": "pretrain", "continue": "pretrain", "prefer": "dpo", "dist
 EXPECTED = ("expected", "low", "high", "provenance")
 
 
-STAGE_JOBS = {"pt": "continue", "sft": "sft"}
+STAGE_JOBS = {"pt": "continue", "sft": "sft", "dpo": "prefer", "kto": "prefer", "orpo": "prefer"}
 
 
 def planned_training(

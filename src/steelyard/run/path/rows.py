@@ -18,6 +18,7 @@ from ...artefact import Artefact
 from ...errors import Problem, Where
 from .run import Run
 
+PASSED_BY = "not_in_"
 OF_TRAINING = ("taught", "split", "truncated", "tokens_taught")
 
 
@@ -46,17 +47,20 @@ def account_rows(run: Run, artefact: Artefact) -> None:
 def of_stages(taught: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """One account of the stages so far, by which rows they teach; None before the first.
 
-    pt teaches texts and sft chats: a row that one passes by is the other's. Stages that teach the same rows
-    are one account, the last one's.
+    A row that one stage passes by is another's (pt teaches texts, sft chats, dpo pairs); those that none has
+    taught yet stand under the last stage's word. Stages that teach the same rows are one account, the last
+    one's.
     """
-    if not {"texts", "chats"} <= set(taught):
-        return list(taught.values())[-1] if taught else None
-    parts = taught["texts"], taught["chats"]
+    parts = list(taught.values())
+    if len(parts) < 2:
+        return parts[0] if parts else None
     sums = {name: sum(part[name] for part in parts) for name in OF_TRAINING}
     dropped = sum((Counter(part["dropped"]) for part in parts), Counter[str]())
-    for passed_by in ("not_in_texts", "not_in_chats"):
-        dropped.pop(passed_by, None)
-    return sums | {"dropped": dict(dropped)}
+    passed_by = [name for name in dropped if name.startswith(PASSED_BY)]
+    for name in passed_by:
+        del dropped[name]
+    left = parts[0]["rows"] - sums["taught"] - dropped.total()
+    return sums | {"dropped": dict(dropped + Counter({passed_by[-1]: left} if left else {}))}
 
 
 def compose(account: Mapping[str, Any], taught: Mapping[str, Any] | None) -> dict[str, Any]:

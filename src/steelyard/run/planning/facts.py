@@ -15,7 +15,7 @@ from ...hardware import UNDISTURBED, Calibration, Machine, measure
 from ...model import ModelSource
 from ...places import cache_folder
 from ...planner import DataFacts
-from ...recipe import Recipe
+from ...recipe import TEACHES, Recipe
 from ..child.children import call_order, in_child
 from .sources import data_settings
 
@@ -57,22 +57,42 @@ def count(recipe: Recipe, base: Artefact, watch: Watch) -> DataFacts:
 
 
 def with_rows_to_teach(recipe: Recipe, facts: DataFacts) -> DataFacts:
-    """The same facts. Raises WrongUse where a stage has no row of its kind: pt teaches texts, sft chats.
+    """The same facts. Raises WrongUse where a stage has no row of its kind: pt teaches texts, sft chats, dpo
+    and orpo pairs, kto rated answers.
 
     Known before the first step, so refused before it.
     """
-    kinds = [stage.stage for stage in recipe.train]
-    for number, kind in enumerate(kinds):
-        none_left = facts.texts == 0 if kind == "pt" else "pt" in kinds and facts.texts == facts.rows
-        if facts.rows and none_left:
-            has, wants = ("chats", "texts") if kind == "pt" else ("texts", "chats")
+    stages = [stage.stage for stage in recipe.train]
+    for number, stage in enumerate(stages):
+        wanted = TEACHES[stage]
+        of_kind = rows_of(facts, wanted, alone=wanted != "chats" or "pt" in stages)
+        if facts.rows and of_kind == 0:
             raise WrongUse(
                 "train.no_rows",
-                f"stage: {kind} teaches {wants}, and all {facts.rows} rows are {has}",
+                f"stage: {stage} teaches {KIND_WORDS[wanted]}, and none of the {facts.rows} rows is one",
                 where=Where(str(recipe.path), field=f"train.{number}.stage"),
-                hint="write stage: sft" if kind == "pt" else "leave this stage out, or give rows of messages",
+                hint=NO_ROWS_HINTS[wanted],
             )
     return facts
+
+
+KIND_WORDS = {"texts": "texts", "chats": "chats", "pairs": "pairs of answers", "labels": "rated answers"}
+NO_ROWS_HINTS = {
+    "texts": "write stage: sft",
+    "chats": "leave this stage out, or give rows of messages",
+    "pairs": "give rows with a chosen and a rejected answer, or leave this stage out",
+    "labels": "give rows with a label (true or false) of their answer, or leave this stage out",
+}
+
+
+def rows_of(facts: DataFacts, kind: str, alone: bool) -> int | None:
+    """Rows of a kind, None where nobody counted; of chats, where they are not taught alone, texts too."""
+    if kind != "chats":
+        return getattr(facts, kind)
+    if facts.texts is None:
+        return None
+    others = (facts.pairs or 0) + (facts.labels or 0) + (facts.texts if alone else 0)
+    return facts.rows - others
 
 
 def calibrate(machine: Machine, finetuning_types: Iterable[str], watch: Watch) -> Calibration:

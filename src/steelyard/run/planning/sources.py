@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ...artefact import Settings
-from ...recipe import Recipe
+from ...recipe import COMPARED, TEACHES, Recipe
 from ...sample_size import held_out_needed
 
 
@@ -16,13 +16,19 @@ def data_settings(recipe: Recipe, clean: Mapping[str, Any] | None = None) -> Set
 
     `root` says where the paths start and is no part of the key.
     """
-    return {
+    return kinds_of(recipe) | {
         "root": str(recipe.root),
         "sources": [{k: v for k, v in asdict(s).items() if k != "line"} for s in recipe.data],
         "clean": asdict(recipe.clean) | dict(clean or {}),
         "eval": {name: asdict(gate) for name, gate in recipe.gate.abilities.items()},
         "held_out": {name: held_out_needed(loss) for name, loss in recipe.gate.forget.items()},
     }
+
+
+def kinds_of(recipe: Recipe) -> Settings:
+    """{"kinds"}: answers to compare that a stage teaches; {} where none does: they are refused."""
+    taught = {TEACHES[stage.stage] for stage in recipe.train if stage.stage in COMPARED}
+    return {"kinds": sorted(taught)} if taught else {}
 
 
 def check_data(recipe: Recipe) -> dict[str, Any]:

@@ -26,6 +26,7 @@ class TrainJob:
     rows: Rows
     plan: Schedule
     settings: Settings
+    held_out: Rows | None = None  # of test.jsonl, in the stage's own kind: answers to compare
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,19 @@ from ....model import FAMILIES, copy_companions, trl_missing, trl_python, trl_ve
 from ....shape import read_json
 from ...course import course_figures
 from ...packing import learning_rate
+from ...rows import Rows
 from ..protocol import TrainJob, not_installed
+from .order import line_of
 
 CHECKPOINT_EVERY_S = 60.0  # its checkpoints are larger than ours, and several files
 MAX_GRAD_NORM = 1.0  # as in the own loop
-PLACES = ("base", "order", "out", "result", "init")  # of an order: where, not what
+PLACES = ("base", "order", "out", "result", "init", "held_out")  # of an order: where, not what
+FIGURES = {  # TRL's words -> an artefact's
+    "rewards/accuracies": "preferred",
+    "rewards/margins": "margin",
+    "rewards/chosen": "reward_of_good",
+    "rewards/rejected": "reward_of_bad",
+}
 # Nothing is fetched, nothing is reported; glibc keeps what a step has freed for the next one.
 CHILD_ENV = {
     "HF_HUB_OFFLINE": "1",
@@ -54,7 +62,7 @@ NOT_INHERITED = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP")  # they would show
 
 
 class TrlEngine:
-    """TRL's SFTTrainer in a child of its own environment."""
+    """TRL's trainers in a child of its own environment."""
 
     name = "trl"
 
@@ -98,6 +106,9 @@ def write_order(job: TrainJob, work: Path, saves: bool) -> Path:
         "out": str(work / "out"),
         "result": str(work / "result"),
         "init": write_init(job, work),
+        "held_out": write_held_out(job, work / "held_out.jsonl"),
+        "stage": settings["stage"],
+        "method": settings.get("method") or {},
         "rates": [learning_rate(n, steps, settings) for n in range(steps)],
         "grad_accum": settings["grad_accum"],
         "finetuning_type": settings["finetuning_type"],
@@ -126,18 +137,27 @@ def write_order(job: TrainJob, work: Path, saves: bool) -> Path:
 
 
 def write_rows(job: TrainJob, path: Path) -> str:
-    """A micro-batch a line, in order: its rows one behind the other. SHA-256 of the file."""
-    digest = hashlib.sha256()
+    """A micro-batch a line, in order. SHA-256 of the file."""
+    return write_lines(job.rows, (batch for step in job.plan.steps for batch in step), path)
+
+
+def write_held_out(job: TrainJob, path: Path) -> str | None:
+    """Held-out rows of the stage, one a line; None where there are none."""
+    if job.held_out is None or not job.held_out.examples:
+        return None
+    write_lines(job.held_out, ((n,) for n in range(len(job.held_out.examples))), path)
+    return str(path)
+
+
+def write_lines(rows: Rows, batches: Iterable[Sequence[int]], path: Path) -> str:
+    digest, before = hashlib.sha256(), None
     with path.open("wb") as file:
-        for batch in (batch for step in job.plan.steps for batch in step):
-            rows = [job.rows.examples[i] for i in batch]
-            ids = [token for row in rows for token in row.ids]
-            mask = b"".join(row.mask for row in rows)
-            labels = [token if flag else -100 for token, flag in zip(ids, mask, strict=True)]
-            lengths = [len(row.ids) for row in rows]
-            line = json.dumps({"ids": ids, "labels": labels, "lengths": lengths}).encode() + b"\n"
+        for batch in batches:
+            examples = [rows.examples[i] for i in batch]
+            line = json.dumps(line_of(examples, before)).encode() + b"\n"
             digest.update(line)
             file.write(line)
+            before = examples[-1]
     return digest.hexdigest()
 
 
@@ -169,9 +189,12 @@ class Course:
     begun: dict[str, Any] = field(default_factory=dict)
     done: dict[str, Any] = field(default_factory=dict)
 
-    def point(self, step: int, loss: float) -> dict[str, float]:
+    def point(self, said: dict[str, Any]) -> dict[str, float]:
+        """A point of the curve: what the child says of a step, with its tokens and its rate."""
+        step = said["step"]
         rate = learning_rate(step - 1, len(self.tokens), self.job.settings)
-        return {"step": step, "loss": loss, "tokens": self.tokens[step - 1], "learning_rate": rate}
+        measures = {name: value for name, value in said.items() if name != "step_s"}
+        return measures | {"tokens": self.tokens[step - 1], "learning_rate": rate}
 
     def lines(self) -> str:
         return "".join(json.dumps(point, sort_keys=True) + "\n" for point in self.curve)
@@ -180,7 +203,7 @@ class Course:
         """One line of the child. Raises what it failed with."""
         if "ready" in message:
             self.begun = message
-            self.curve = [self.point(p["step"], p["loss"]) for p in message["curve"]]
+            self.curve = [self.point(p) for p in message["curve"]]
             self.saved = len(self.curve)
             bar.advance(sum(self.tokens[: self.saved]))
             told = {"packing": message["packing"], "why": message["why"]}
@@ -188,7 +211,7 @@ class Course:
             if self.saved:
                 self.watch.log("train.resumed", step=self.saved)
         elif "step" in message and "failed" not in message:
-            self.curve.append(self.point(message["step"], message["loss"]))
+            self.curve.append(self.point(message))
             self.step_s.append(message["step_s"])
             tokens = self.tokens[message["step"] - 1]
             bar.advance(tokens, loss=message["loss"], tokens_per_s=tokens / max(message["step_s"], 1e-9))
@@ -243,6 +266,7 @@ class Course:
             "covered_share": self.begun["covered"],
             "packed": float(self.begun["packing"]),
             "child_peak_rss_bytes": self.done["peak_rss_bytes"],
+            **{f"held_out_{FIGURES[name]}": value for name, value in self.done["held_out"].items()},
         }
 
 

@@ -11,7 +11,7 @@ DEVICES = ("cpu", "cuda", "xpu", "hpu")
 def trl_capability() -> TrainCapability:
     """What the child does, where it is installed. Whatever transformers loads is a family of it."""
     return TrainCapability(
-        stages=("sft", "pt"),
+        stages=("sft", "pt", "dpo", "kto", "orpo"),
         finetuning_types=("lora", "full"),
         families=None,
         devices=DEVICES,

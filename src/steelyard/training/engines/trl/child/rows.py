@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .methods import COMPARED, batch_of
+
 PROBE_TOKENS = 12
 # Rounding moves a second row by 1e-6 (f32) or 0.02 (bf16) of the largest logit, a leak by 0.45 and more.
 LEAK = {"f32": 1e-3, "bf16": 0.05}
@@ -14,8 +16,8 @@ LEAK = {"f32": 1e-3, "bf16": 0.05}
 class Order:
     """order.jsonl, a micro-batch a line: {"ids", "labels", "lengths"}; read where it is needed."""
 
-    def __init__(self, path: Path, packing: bool) -> None:
-        self.path, self.packing = path, packing
+    def __init__(self, path: Path, packing: bool, stage: str = "sft") -> None:
+        self.path, self.packing, self.stage = path, packing, stage
         self.starts = [0]
         with path.open("rb") as file:
             self.starts += [file.tell() for _ in iter(file.readline, b"")]
@@ -31,6 +33,8 @@ class Order:
     def batch(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         """The collator: rows behind each other with positions of their own, or each in a row of its own."""
         line = self.line(features[0]["input_ids"][0])
+        if self.stage in COMPARED:
+            return batch_of(self.stage, line, apart)
         return flat(line) if self.packing else apart(line)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoints import last_whole
+from .methods import judged
 from .model import covered_share, loaded, with_adapter, write_adapter, write_full, write_merged
 from .rows import Order, packs
 from .telling import Failed, Told
@@ -56,12 +57,14 @@ def run(job: dict[str, Any], tell: Told, stop: list[int]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     resumed = last_whole(out)
     job["curve"] = json.loads((resumed / CURVE).read_bytes()) if resumed else []
-    trainer = trainer_of(job, model, Order(Path(job["order"]), packing), tell, stop)
+    stage = job["stage"]
+    trainer = trainer_of(job, model, Order(Path(job["order"]), packing, stage), tell, stop)
     tell(ready=True, packing=packing, why=why, covered=share, trainable=count, curve=job["curve"])
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     if stop and trainer.state.global_step < len(job["rates"]):
         tell(stopped=trainer.state.global_step)
         return
+    measures = judged(trainer, Order(Path(job["held_out"]), False, stage) if job["held_out"] else None)
     result = Path(job["result"])
     shutil.rmtree(result, ignore_errors=True)
     write_full(trainer.model, result) if not lora else write_adapter(trainer.model, result)
@@ -70,4 +73,4 @@ def run(job: dict[str, Any], tell: Told, stop: list[int]) -> None:
     if lora:
         write_merged(job, result)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    tell(done=True, peak_rss_bytes=peak)
+    tell(done=True, peak_rss_bytes=peak, held_out=measures)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoints import mark
+from .methods import beside, method_config, trainer_class
+from .model import loaded
 from .rows import Order
 from .telling import Failed, Told
 
@@ -20,7 +22,7 @@ def trainer_of(job: dict[str, Any], model: Any, order: Order, tell: Told, stop: 
     from transformers import AutoTokenizer
 
     losses: list[float] = []
-    return ordered(losses)(
+    trainer = ordered(job, losses)(
         rates=job["rates"],
         model=model,
         args=config_of(job),
@@ -28,13 +30,14 @@ def trainer_of(job: dict[str, Any], model: Any, order: Order, tell: Told, stop: 
         data_collator=order.batch,
         processing_class=AutoTokenizer.from_pretrained(job["base"], local_files_only=True),
         callbacks=[curve_of(job, losses, tell, stop)],
+        **beside(job, loaded),
     )
+    job["measured"] = getattr(trainer, "measured", dict)
+    return trainer
 
 
 def config_of(job: dict[str, Any]) -> Any:
-    import trl
-
-    config = trl.SFTConfig(
+    common = dict(
         output_dir=job["out"],
         use_cpu=job["device"] == "cpu",
         bf16=job["dtype"] == "bf16",
@@ -45,8 +48,6 @@ def config_of(job: dict[str, Any]) -> Any:
         max_grad_norm=job["max_grad_norm"],
         weight_decay=job["weight_decay"],
         num_train_epochs=1,
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
         logging_strategy="no",
         report_to=[],
         save_strategy="no",  # by the callback
@@ -56,18 +57,17 @@ def config_of(job: dict[str, Any]) -> Any:
         train_sampling_strategy="sequential",
         dataloader_pin_memory=False,
         remove_unused_columns=False,
-        router_aux_loss_coef=0.0,
     )
+    config = method_config(job, common)
     config._n_gpu = min(config.n_gpu, 1)  # more would be split by DataParallel, without a word
     return config
 
 
-def ordered(losses: list[float]) -> Any:
+def ordered(job: dict[str, Any], losses: list[float]) -> Any:
     """TRL's trainer with the order's rates; it notes every loss, and stops before a NaN is kept."""
     import torch
-    import trl
 
-    class Ordered(trl.SFTTrainer):  # type: ignore[misc]
+    class Ordered(trainer_class(job)):  # type: ignore[misc]
         def __init__(self, rates: list[float], **more: Any) -> None:
             self.rates = [*rates, 0.0]
             super().__init__(**more)
@@ -109,7 +109,7 @@ def curve_of(job: dict[str, Any], losses: list[float], tell: Told, stop: list[in
 
     class Curve(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-            point = {"step": state.global_step, "loss": sum(losses)}
+            point = {"step": state.global_step, "loss": sum(losses), **job["measured"]()}
             losses.clear()
             job["curve"].append(point)
             tell(**point, step_s=time.perf_counter() - clock["step"])

@@ -1,0 +1,26 @@
+"""Words of a stage that belong to its method, in TRL's names: which stages have them; what rows it teaches.
+
+Defaults are TRL's own, where the recipe says nothing; not here: rates and sizes (the planner's).
+"""
+
+from __future__ import annotations
+
+# stage -> the kind of rows it teaches; sft takes texts too where no stage is pt.
+TEACHES = {"pt": "texts", "sft": "chats", "dpo": "pairs", "orpo": "pairs", "kto": "labels"}
+COMPARED = ("dpo", "kto", "orpo")  # stages that compare answers: never packed, split or cut
+# word -> the stages that have it
+WORDS: dict[str, tuple[str, ...]] = {
+    "beta": COMPARED,
+    "loss_type": ("dpo", "kto"),
+    "loss_weights": ("dpo",),
+    "label_smoothing": ("dpo",),
+    "desirable_weight": ("kto",),
+    "undesirable_weight": ("kto",),
+}
+LOSS_TYPES = {
+    "dpo": (
+        *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot"),
+        *("aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"),
+    ),
+    "kto": ("kto", "apo_zero_unpaired"),
+}
