@@ -327,6 +327,10 @@ BAD = [
         "train: [{stage: dpo, overlong: split}]\n",
         *("impossible_pair", 4, "train.0.overlong", "none is split", "overlong: drop"),
     ),
+    (
+        "train: [{stage: pt, train_from_scratch: true}]\n",
+        *("impossible_pair", 4, "train.0.train_from_scratch", "full", "finetuning_type: full"),
+    ),
     ("train: [{stage: dpo, loss_type: kto}]\n", "impossible_pair", 4, "train.0.loss_type", "kto", "sigmoid"),
     ("train: [{stage: dpo, loss_type: x}]\n", "bad_value", 4, "train.0.loss_type", "'x'", "sigmoid"),
     (

@@ -88,6 +88,15 @@ def test_each_method_learns(more, base, tmp_path):
     assert kinds <= {".safetensors", ".json", ".jsonl", ".jinja"}
 
 
+def test_from_scratch_the_first_loss_is_that_of_chance(base, tmp_path):
+    texts = tiny.dataset(tmp_path / "texts", text=True)
+    more = {"stage": "pt", "rows": "texts", "packing": True, "train_from_scratch": True}
+    _, folder = run(tmp_path, base, texts, **more, finetuning_type="full", learning_rate=1e-3, micro_batch=1)
+    words = json.loads((base / "config.json").read_text())["vocab_size"]
+    points = curve(folder)
+    assert points[0]["loss"] == pytest.approx(math.log(words), abs=0.1) and points[-1]["loss"] < 5.5
+
+
 def test_a_killed_run_resumes_to_the_same_bytes(whole, base, pairs, tmp_path):
     settings = {**PAIRED, "checkpoint_steps": 3}
     command = [sys.executable, "-c", tiny.KILLED, str(HERE), str(tmp_path), str(base), str(pairs)]

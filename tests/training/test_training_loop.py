@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file, save_file
 
 from steelyard.artefact import Watch
 from steelyard.errors import CheckFailed, Stopped, WrongUse
@@ -58,6 +60,22 @@ def test_a_run_learns_and_writes_a_model_that_loads(kind, base, data, tmp_path):
     assert wanted | {"chat_template.jinja", "generation_config.json"} <= set(tiny.payload(folder))
     assert ("adapter/adapter_config.json" in tiny.payload(folder)) == kind.startswith("lora")
     assert load(folder, "bfloat16").embed.dtype == torch.bfloat16
+
+
+def test_from_scratch_nothing_of_the_base_is_left_but_its_sizes(base, tmp_path):
+    texts = tiny.dataset(tmp_path / "texts", text=True)
+    settings = {"stage": "pt", "rows": "texts", "train_from_scratch": True, **KINDS["full f32"]}
+    _, folder = run(tmp_path, base, texts, **settings)
+    points = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+    words = json.loads((base / "config.json").read_text())["vocab_size"]
+    assert points[0]["loss"] == pytest.approx(math.log(words), abs=0.1) and points[-1]["loss"] < 5.5
+    _, again = run(tmp_path / "again", base, texts, **settings)
+    assert tiny.payload(again) == tiny.payload(folder)
+    other = tiny.model(tmp_path / "other")
+    zeros = {name: torch.zeros_like(t) for name, t in load_file(other / "model.safetensors").items()}
+    save_file(zeros, other / "model.safetensors")
+    _, same = run(tmp_path / "same", other, texts, **settings)
+    assert (same / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("kind", KINDS)

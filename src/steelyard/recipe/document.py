@@ -293,6 +293,9 @@ class StageTable(Table):
         "sft",
     )
     finetuning_type: Literal["lora", "full"] | None = say("what is trained", "lora")
+    train_from_scratch: bool | None = say(
+        "of a first stage pt: begin with random weights; sizes and tokenizer are the model's", False
+    )
     engine: Literal["auto", "own", "trl"] | None = say(
         "what trains: own, the loop for this CPU; trl, any device, by an environment of its own", "own"
     )

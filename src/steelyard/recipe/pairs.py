@@ -114,6 +114,9 @@ def _check_stage(stage: Stage, at: Path_, tree: Tree) -> None:
             text = f"{name} belongs to stage {' and '.join(stages)}, this one is {stage.stage}"
             _fail(tree, (*at, name), text, f"delete {name}")
     _check_losses(stage, at, tree)
+    if stage.train_from_scratch and (stage.stage, stage.finetuning_type, at[-1]) != ("pt", "full", 0):
+        text = "train_from_scratch belongs to a first stage: pt with finetuning_type: full"
+        _fail(tree, (*at, "train_from_scratch"), text, "example: {stage: pt, finetuning_type: full}")
     if stage.stage not in COMPARED:
         return
     if stage.packing:

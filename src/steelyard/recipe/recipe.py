@@ -91,6 +91,7 @@ class Stage:
 
     stage: Literal["sft", "pt", "dpo", "kto", "orpo"] = "sft"
     finetuning_type: Literal["lora", "full"] = "lora"
+    train_from_scratch: bool = False  # of a first stage pt: the base gives its sizes and tokenizer alone
     engine: Literal["own", "trl"] | None = None
     device: Literal["cpu", "cuda", "xpu", "hpu"] | None = None
     lora_rank: int | None = None

@@ -30,6 +30,8 @@ REASONS = {  # of a dropped row, where its code alone is no word
     "too_long": "too long",
     "wrong_shape": "wrong shape",
     "no_answer": "no answer",
+    "no_rejected": "no rejected answer",
+    "same_answers": "equal answers",
     "template_refuses": "the template refuses it",
     "contamination": "contaminated",
     "mojibake": "garbled",

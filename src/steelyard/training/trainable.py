@@ -48,8 +48,22 @@ def trainable(base: Path, settings: Mapping[str, Any]) -> tuple[Any, Trainable]:
     """The network of a folder, ready for the finetuning_type of the settings, and what is trained of it."""
     lora = settings["finetuning_type"] == "lora"
     network = load(base, "bfloat16" if lora and settings["dtype"] == "bf16" else "float32")
+    if settings.get("train_from_scratch"):
+        forget(network, json.loads((base / "config.json").read_bytes()), settings["seed"])
     network.anchor = torch.zeros((), requires_grad=True)
     return network, (Lora if lora else Full)(network, settings)
+
+
+def forget(network: Any, config: Mapping[str, Any], seed: int) -> None:
+    """Random weights in place of the base's, as transformers begins: matrices normal with the configuration's
+    `initializer_range`, norms 1, biases 0."""
+    generator = torch.Generator().manual_seed(seed)
+    for owner, name in network.weights():
+        weight = getattr(owner, name)
+        if weight.ndim > 1:
+            weight.data.normal_(0.0, config.get("initializer_range", 0.02), generator=generator)
+        else:
+            weight.data.fill_(0.0 if name == "bias" else 1.0)
 
 
 class Lora:

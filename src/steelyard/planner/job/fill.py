@@ -108,6 +108,7 @@ def _stage(
     }
     method = {word: _listed(value) for word in METHOD_WORDS if (value := getattr(stage, word)) is not None}
     settings |= {"method": method} if method else {}
+    settings |= {"train_from_scratch": True} if stage.train_from_scratch else {}
     return settings | _updates(choose, stage, settings, shape, machine, facts)
 
 
@@ -170,7 +171,12 @@ COMPARED_RATE = (
 )
 
 
+SCRATCH_RATE = 10.0  # times that of a trained model: random weights have nothing to lose
+
+
 def _rate(stage: Stage, shape: Shape) -> float:
+    if stage.train_from_scratch:
+        return float(f"{learning_rate(shape, lora=False) * SCRATCH_RATE:.1e}")
     rate = learning_rate(shape, stage.finetuning_type == "lora")
     return float(f"{rate * COMPARED_RATE:.1e}") if stage.stage in COMPARED else rate
 

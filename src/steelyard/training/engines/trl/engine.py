@@ -108,6 +108,7 @@ def write_order(job: TrainJob, work: Path, saves: bool) -> Path:
         "init": write_init(job, work),
         "held_out": write_held_out(job, work / "held_out.jsonl"),
         "stage": settings["stage"],
+        "train_from_scratch": settings.get("train_from_scratch", False),
         "method": settings.get("method") or {},
         "rates": [learning_rate(n, steps, settings) for n in range(steps)],
         "grad_accum": settings["grad_accum"],

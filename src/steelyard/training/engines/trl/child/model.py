@@ -11,8 +11,11 @@ ROUTERS = ("gate", "router", "shared_expert_gate")  # an adapter there moves tok
 
 
 def loaded(job: dict[str, Any], dtype: Any) -> Any:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
+    if job["train_from_scratch"]:
+        config = AutoConfig.from_pretrained(job["base"], local_files_only=True)
+        return AutoModelForCausalLM.from_config(config, dtype=dtype)
     return AutoModelForCausalLM.from_pretrained(job["base"], dtype=dtype, local_files_only=True)
 
 
