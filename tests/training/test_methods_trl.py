@@ -16,8 +16,8 @@ import pytest
 import tiny
 
 from steelyard.artefact import Watch
+from steelyard.model import trl_python
 from steelyard.training import CAPABILITIES, train
-from steelyard.training.engines.trl.python import interpreter
 
 ABSENT = CAPABILITIES["trl"]().unusable
 pytestmark = [
@@ -126,7 +126,7 @@ print((logits(rounded) - merged).abs().max().item(), (merged - before).abs().max
 
 
 def test_model_and_adapter_are_the_same_in_plain_transformers_and_peft(whole, base):
-    words = [str(interpreter()), "-c", PLAIN, str(base), str(whole[1]), json.dumps(list(range(3, 40)))]
+    words = [str(trl_python()), "-c", PLAIN, str(base), str(whole[1]), json.dumps(list(range(3, 40)))]
     done = subprocess.run(words, check=True, capture_output=True, text=True)
     apart, moved = map(float, done.stdout.split())
     assert apart <= 1e-4 < 0.01 < moved  # one rounding to bf16 may fall to the other side

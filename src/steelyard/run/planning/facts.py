@@ -71,17 +71,17 @@ def with_rows_to_teach(recipe: Recipe, facts: DataFacts) -> DataFacts:
                 "train.no_rows",
                 f"stage: {stage} teaches {KIND_WORDS[wanted]}, and none of the {facts.rows} rows is one",
                 where=Where(str(recipe.path), field=f"train.{number}.stage"),
-                hint=NO_ROWS_HINTS[wanted],
+                hint=f"{TO_GIVE[wanted]}, or leave this stage out",
             )
     return facts
 
 
 KIND_WORDS = {"texts": "texts", "chats": "chats", "pairs": "pairs of answers", "labels": "rated answers"}
-NO_ROWS_HINTS = {
-    "texts": "write stage: sft",
-    "chats": "leave this stage out, or give rows of messages",
-    "pairs": "give rows with a chosen and a rejected answer, or leave this stage out",
-    "labels": "give rows with a label (true or false) of their answer, or leave this stage out",
+TO_GIVE = {
+    "texts": "write stage: sft, give rows of text",
+    "chats": "give rows of messages",
+    "pairs": "give rows with a chosen and a rejected answer",
+    "labels": "give rows with a label (true or false) of their answer",
 }
 
 
