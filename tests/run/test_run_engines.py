@@ -8,6 +8,7 @@ from steelyard.errors import Lacking, WrongUse
 from steelyard.planner import Fill
 from steelyard.recipe import load
 from steelyard.run.planning.engines import engine_document, with_engines
+from steelyard.training import TrainNeed, choose
 
 RECIPE = "model: demo\ndata: [{path: rows.jsonl}]\ntrain:\n- {stage: sft%s}\n"
 
@@ -84,3 +85,57 @@ def test_a_device_nobody_has_run_is_said(recipe, monkeypatch):
     }
     assert made.origins["train.0.engine"] == "plan: own has no device: cuda"
     assert engine_document(made.settings) == [{"engine": "trl", "device": "cuda", "untested": True}]
+
+
+@pytest.fixture
+def with_trl(monkeypatch):
+    monkeypatch.setattr("steelyard.training.engines.trl.python.trl_missing", lambda: None)
+    monkeypatch.setattr("steelyard.training.engines.trl.python.trl_versions", dict)
+
+
+def shared(recipe, micro=4, accum=2):
+    fill = Fill(settings={"train": [{"micro_batch": micro, "grad_accum": accum}]}, origins={})
+    made = with_engines(recipe, fill, "llama")
+    names = ("engine", "processes", "micro_batch", "grad_accum", "fsdp")
+    return [made.settings["train"][0].get(name) for name in names], made.origins
+
+
+@pytest.mark.parametrize(
+    "words, wanted",
+    [
+        ("", ["own", None, 4, 2, None]),
+        (", processes: 1", ["own", None, 4, 2, None]),
+        (", processes: 2", ["trl", 2, 4, 2, None]),
+        (", processes: 4", ["trl", 4, 2, 4, None]),
+        (", processes: 16", ["trl", 16, 1, 16, None]),
+        (", processes: 4, per_device_train_batch_size: 8", ["trl", 4, 8, 4, None]),
+        (", processes: 2, device: cuda, fsdp: true", ["trl", 2, 4, 2, True]),
+    ],
+)
+def test_processes_share_out_a_step(words, wanted, recipe, with_trl):
+    assert shared(recipe(words))[0] == wanted
+
+
+def test_an_accelerator_gets_a_process_for_each_device(recipe, with_trl, monkeypatch):
+    monkeypatch.setattr("steelyard.run.planning.engines.trl_devices", lambda: {"cuda": 8})
+    made, origins = shared(recipe(", device: cuda"))
+    assert made == ["trl", 8, 1, 8, None] and origins["train.0.processes"] == "plan: one a device"
+    few, _ = shared(recipe(", device: cuda, gradient_accumulation_steps: 2"))
+    assert few == ["trl", 2, 4, 2, None]  # what the recipe names stays
+
+
+def test_a_process_without_a_micro_batch_is_refused(recipe, with_trl):
+    with pytest.raises(WrongUse, match="4 processes share out 2 micro-batches of a step: 2 get none") as e:
+        shared(recipe(", processes: 4, gradient_accumulation_steps: 2"))
+    assert e.value.code == "train.few_batches" and e.value.where.field == "train.0.processes"
+    assert e.value.hint == "gradient_accumulation_steps: 4, or processes: 2"
+
+
+def test_several_processes_for_pairs_are_refused(with_trl):
+    with pytest.raises(WrongUse, match="no 2 processes for stage: dpo"):
+        choose(TrainNeed(family="llama", stage="dpo", processes=2))
+
+
+def test_shards_on_a_cpu_are_refused(recipe, with_trl):
+    with pytest.raises(WrongUse, match="no fsdp on device: cpu"):
+        shared(recipe(", engine: trl, fsdp: true"))

@@ -36,6 +36,7 @@ def test_the_own_loop_trains_what_it_can(family, stage, finetuning_type):
         ({"finetuning_type": "dora"}, "finetuning_type: dora"),
         ({"device": "cuda"}, "device: cuda"),
         ({"processes": 2}, "2 processes"),
+        ({"fsdp": True}, "fsdp on device: cpu"),
     ],
 )
 def test_the_one_that_is_named_and_cannot_says_what_it_lacks(more, reason):
@@ -66,7 +67,7 @@ def test_what_own_cannot_needs_trl_and_says_how_it_is_installed(nowhere, more):
     assert caught.value.hint == "steelyard engines install trl" and str(nowhere) in caught.value.why
 
 
-@pytest.mark.parametrize("more", [{"device": "tpu"}, {"stage": "ppo"}, {"processes": 2}])
+@pytest.mark.parametrize("more", [{"device": "tpu"}, {"stage": "ppo"}, {"processes": 2000}, {"fsdp": True}])
 def test_what_no_engine_can_is_wrong_use(nowhere, more):
     with pytest.raises(WrongUse, match="the training engine trl has no "):
         choose(TrainNeed(**{"family": "llama", **more}))

@@ -42,6 +42,8 @@ STAGE_ALIASES = {
     "kto_rejected_weight": "undesirable_weight",
     "kto_desirable_weight": "desirable_weight",
     "kto_undesirable_weight": "undesirable_weight",
+    "num_processes": "processes",
+    "nproc_per_node": "processes",
 }
 TOP_ALIASES = {
     "model_name_or_path": "model",
@@ -64,7 +66,10 @@ class Answer:
 CHECKPOINTS = Answer("checkpoints are written as a run goes, and an interrupted run resumes by itself")
 HELD_OUT = Answer("rows are held out by cleaning, and judged by the gate", "clean: {test_share: 0.1}")
 LOGS = Answer("every step is in the run's log and report: steelyard logs, steelyard report")
-ONE_MACHINE = Answer("this version trains on the CPU of one machine; other devices are planned for")
+PROCESSES = Answer(
+    "how many processes train, and in shards or not, are two words", "processes: 2, fsdp: true"
+)
+DEVICE = Answer("what a stage trains on is its device", "device: cpu")
 PRECISION = Answer("the precision is the fastest that this CPU computes: bf16, else f32")
 MEMORY = Answer("the plan chooses the micro-batch so that the job fits into the memory")
 TARGETS = Answer("LoRA adapts every matrix of every layer", harmless=("all", "all-linear", True))
@@ -100,8 +105,9 @@ ANSWERS: dict[str, Answer] = {
     **dict.fromkeys(("per_device_eval_batch_size", "eval_batch_size", "predict_with_generate"), HELD_OUT),
     **dict.fromkeys(("logging_steps", "logging_dir", "logging_strategy", "report_to", "plot_loss"), LOGS),
     **dict.fromkeys(("run_name", "wandb_project", "wandb_run_id", "use_tensorboard", "use_swanlab"), LOGS),
-    **dict.fromkeys(("deepspeed", "fsdp", "fsdp_config", "fsdp_version", "ddp_timeout"), ONE_MACHINE),
-    **dict.fromkeys(("ddp_find_unused_parameters", "local_rank", "device_map", "use_cpu"), ONE_MACHINE),
+    **dict.fromkeys(("deepspeed", "fsdp_config", "fsdp_version", "ddp_timeout"), PROCESSES),
+    **dict.fromkeys(("ddp_find_unused_parameters", "local_rank"), PROCESSES),
+    **dict.fromkeys(("device_map", "use_cpu"), DEVICE),
     **dict.fromkeys(("bf16", "fp16", "tf32", "pure_bf16", "torch_dtype", "dtype", "compute_type"), PRECISION),
     **dict.fromkeys(("gradient_checkpointing", "gradient_checkpointing_kwargs"), MEMORY),
     **dict.fromkeys(("use_reentrant_gc", "upcast_layernorm", "auto_find_batch_size", "use_cache"), MEMORY),

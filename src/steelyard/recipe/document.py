@@ -242,6 +242,12 @@ MapWord = Literal[
 ]
 
 
+def _fsdp(value: Any) -> Any:
+    """True or false; the words of older trainers (full_shard auto_wrap) mean true."""
+    words = value.split() if isinstance(value, str) else value
+    return True if isinstance(words, list) and "full_shard" in words else value
+
+
 def _columns(value: Any) -> Any:
     """One column, or several that are joined: checked here, since a union names both ways of failing."""
     columns = value if isinstance(value, list) else [value]
@@ -300,6 +306,12 @@ class StageTable(Table):
         "what trains: own, the loop for this CPU; trl, any device, by an environment of its own", "own"
     )
     device: Literal["auto", "cpu", "cuda", "xpu", "hpu"] | None = say("what the engine computes on", "cpu")
+    processes: Annotated[int, Field(ge=1, le=1024)] | None = say(
+        "that share out each step: one a device, of a CPU one, where left out", 2
+    )
+    fsdp: Annotated[bool, BeforeValidator(_fsdp)] | None = say(
+        "weights and optimiser in shards over the processes (accelerators)", True
+    )
     lora_rank: Annotated[int, Field(ge=1, le=1024)] | None = say("rank of the LoRA matrices", 16)
     lora_alpha: Annotated[int, Field(ge=1, le=8192)] | None = say("scale of LoRA, divided by the rank", 32)
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = say("peak learning rate", 2.0e-4)

@@ -94,6 +94,8 @@ class Stage:
     train_from_scratch: bool = False  # of a first stage pt: the base gives its sizes and tokenizer alone
     engine: Literal["own", "trl"] | None = None
     device: Literal["cpu", "cuda", "xpu", "hpu"] | None = None
+    processes: int | None = None
+    fsdp: bool = False
     lora_rank: int | None = None
     lora_alpha: int | None = None
     learning_rate: float | None = None

@@ -6,7 +6,7 @@ Times and memory of own times these factors: both do the same work in the same o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from steelyard.ledger import Row
@@ -39,7 +39,8 @@ def engine_of(stage: Mapping[str, Any]) -> Engine:
     """The factors of a stage's engine."""
     if stage.get("engine", "own") == "own":
         return OWN
-    return TRL[stage["finetuning_type"], "f32" if stage["dtype"] == "f32" else "bf16"]
+    engine = TRL[stage["finetuning_type"], "f32" if stage["dtype"] == "f32" else "bf16"]
+    return replace(engine, memory=engine.memory * (stage.get("processes") or 1))  # each holds the model
 
 
 LIBRARY_BYTES = 4.5e8  # resident of torch and transformers, before any weight

@@ -20,6 +20,7 @@ from ...shape import read, read_json
 from ...training import CAPABILITIES, TrainNeed, choose
 
 CPU = "cpu"
+WORDS = {"micro_batch": "per_device_train_batch_size", "grad_accum": "gradient_accumulation_steps"}
 
 
 def family_in(source: Path) -> str:
@@ -36,8 +37,14 @@ def with_engines(recipe: Recipe, filled: Fill, family: str) -> Fill:
     for number, (stage, settings) in enumerate(zip(recipe.train, filled.settings["train"], strict=True)):
         name = f"train.{number}"
         device, device_why = device_of(stage)
-        engine, why = _chosen(recipe, stage, name, family, device)
-        stages.append({**settings, "engine": engine, **_more(engine, device)})
+        shared, processes = _shared(recipe, stage, settings, name, device)
+        engine, why = _chosen(recipe, stage, name, family, device, processes)
+        stages.append({**settings, **shared, "engine": engine, **_more(engine, device)})
+        if processes > 1:
+            origins[f"{name}.processes"] = "recipe" if stage.processes else "plan: one a device"
+        for word in WORDS:
+            if shared.get(word, settings.get(word)) != settings.get(word):
+                origins[f"{name}.{WORDS[word]}"] = "plan: its processes share out a step"
         origins[f"{name}.engine"] = "recipe" if stage.engine else f"plan: {why}"
         origins[f"{name}.device"] = device_why
     serve = dict(filled.settings.get("serve") or {})
@@ -49,8 +56,43 @@ def with_engines(recipe: Recipe, filled: Fill, family: str) -> Fill:
     return replace(filled, settings=settings | ({"serve": serve} if serve else {}), origins=origins)
 
 
-def _chosen(recipe: Recipe, stage: Stage, name: str, family: str, device: str) -> tuple[str, str]:
-    need = TrainNeed(family=family, stage=stage.stage, finetuning_type=stage.finetuning_type, device=device)
+def _shared(
+    recipe: Recipe, stage: Stage, settings: Mapping[str, Any], name: str, device: str
+) -> tuple[dict[str, Any], int]:
+    """(settings that several processes change, how many of them): each gets a micro-batch or more of a step.
+
+    Raises WrongUse where the recipe's own numbers leave one without.
+    """
+    several = device != CPU and stage.stage in CAPABILITIES["trl"]().shared
+    count = stage.processes or (trl_devices().get(device, 1) if several else 1)
+    micro, accum = settings.get("micro_batch", 1), settings.get("grad_accum", 1)
+    more: dict[str, Any] = {"fsdp": True} if stage.fsdp else {}
+    if accum < count and stage.gradient_accumulation_steps is None:
+        sequences, micro = micro * accum, stage.per_device_train_batch_size or max(1, micro * accum // count)
+        accum = max(count, sequences // micro)
+        more |= {"micro_batch": micro, "grad_accum": accum}
+    if accum < count and stage.processes:
+        raise WrongUse(
+            "train.few_batches",
+            f"{count} processes share out {accum} micro-batches of a step: {count - accum} get none",
+            where=Where(str(recipe.path), field=f"{name}.processes"),
+            hint=f"gradient_accumulation_steps: {count}, or processes: {accum}",
+        )
+    count = min(count, accum)
+    return more | ({"processes": count} if count > 1 else {}), count
+
+
+def _chosen(
+    recipe: Recipe, stage: Stage, name: str, family: str, device: str, processes: int
+) -> tuple[str, str]:
+    need = TrainNeed(
+        family=family,
+        stage=stage.stage,
+        finetuning_type=stage.finetuning_type,
+        device=device,
+        processes=processes,
+        fsdp=stage.fsdp,
+    )
     try:
         return choose(need, stage.engine or "auto")
     except Problem as problem:

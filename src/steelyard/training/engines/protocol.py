@@ -38,6 +38,7 @@ class TrainNeed:
     finetuning_type: str = "lora"
     device: str = "cpu"
     processes: int = 1
+    fsdp: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,8 @@ class TrainCapability:
     untested: tuple[str, ...] = ()  # of the devices, those on which nobody has run it
     dtypes: tuple[str, ...] = ("bf16", "f32")
     processes: int = 1
+    shared: tuple[str, ...] = ()  # of the stages, those that several processes can share out
+    fsdp: tuple[str, ...] = ()  # of the devices, those whose processes can hold the weights in shards
     resume: str = "bits"  # a killed run's result is that of an unbroken one
     unusable: str | None = None  # why it cannot run here
     versions: Mapping[str, str] = field(default_factory=dict)  # of packages that are not this environment's
@@ -65,6 +68,10 @@ class TrainCapability:
             return f"finetuning_type: {need.finetuning_type}"
         if need.device not in self.devices:
             return f"device: {need.device}"
+        if need.fsdp and need.device not in self.fsdp:
+            return f"fsdp on device: {need.device}"
+        if need.processes > 1 and self.processes > 1 and need.stage not in self.shared:
+            return f"{need.processes} processes for stage: {need.stage}"
         return f"{need.processes} processes" if need.processes > self.processes else None
 
 

@@ -10,18 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import signal
-import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ....artefact import Draft, Figures, Watch, private_folder
+from ....artefact import Draft, Figures, Settings, Watch, private_folder
 from ....errors import CheckFailed, Lacking, Problem, Stopped, Where, no_memory
-from ....lines import each_line_of_pipe
 from ....model import FAMILIES, copy_companions, trl_missing, trl_python, trl_versions
 from ....shape import read_json
 from ...course import course_figures
@@ -29,36 +25,17 @@ from ...packing import learning_rate
 from ...rows import Rows
 from ..protocol import TrainJob, not_installed
 from .order import line_of
+from .processes import Processes
 
 CHECKPOINT_EVERY_S = 60.0  # its checkpoints are larger than ours, and several files
 MAX_GRAD_NORM = 1.0  # as in the own loop
-PLACES = ("base", "order", "out", "result", "init", "held_out")  # of an order: where, not what
+PLACES = ("base", "order", "out", "result", "init", "held_out", "rendezvous")  # of an order: where, not what
 FIGURES = {  # TRL's words -> an artefact's
     "rewards/accuracies": "preferred",
     "rewards/margins": "margin",
     "rewards/chosen": "reward_of_good",
     "rewards/rejected": "reward_of_bad",
 }
-# Nothing is fetched, nothing is reported; glibc keeps what a step has freed for the next one.
-CHILD_ENV = {
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "HF_DATASETS_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",
-    "WANDB_MODE": "offline",
-    "TRL_EXPERIMENTAL_SILENCE": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "TOKENIZERS_PARALLELISM": "false",
-    "GOMP_SPINCOUNT": "1000",
-    "PYTHONHASHSEED": "0",
-    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it cuBLAS adds in no fixed order
-    "PYTHONNOUSERSITE": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(16 * 2**30),
-    "MALLOC_TRIM_THRESHOLD_": str(16 * 2**30),
-    "MALLOC_TOP_PAD_": str(256 * 2**20),
-}
-NOT_INHERITED = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP")  # they would show it our packages
 
 
 class TrlEngine:
@@ -117,7 +94,9 @@ def write_order(job: TrainJob, work: Path, saves: bool) -> Path:
         "lora_alpha": settings["lora_alpha"],
         "dtype": settings["dtype"],
         "device": settings.get("device", "cpu"),
-        "threads": settings["threads"],
+        "threads": max(1, settings["threads"] // processes_of(settings)),  # of each process
+        "reduce": reduce_of(settings),
+        "rendezvous": str(work / "rendezvous"),
         "seed": settings["seed"],
         "weight_decay": settings.get("weight_decay", 0.0),
         "max_grad_norm": MAX_GRAD_NORM,
@@ -127,6 +106,7 @@ def write_order(job: TrainJob, work: Path, saves: bool) -> Path:
         "save_s": CHECKPOINT_EVERY_S,
         "saves": saves,
     }
+    (work / "rendezvous").unlink(missing_ok=True)
     kept = {name: value for name, value in order.items() if name not in PLACES}
     same = hashlib.sha256(json.dumps([kept, digest, trl_versions()], sort_keys=True).encode()).hexdigest()
     mark = work / "order.sha256"
@@ -135,6 +115,17 @@ def write_order(job: TrainJob, work: Path, saves: bool) -> Path:
         mark.write_text(same)
     (work / "job.json").write_text(json.dumps(order))
     return work / "job.json"
+
+
+def processes_of(settings: Settings) -> int:
+    return settings.get("processes") or 1
+
+
+def reduce_of(settings: Settings) -> str:
+    """How several processes add up gradients: in the order of the plan, or on average as accelerate does."""
+    if settings.get("fsdp"):
+        return "fsdp"
+    return "ordered" if settings.get("device", "cpu") == "cpu" else "ddp"
 
 
 def write_rows(job: TrainJob, path: Path) -> str:
@@ -248,6 +239,8 @@ class Course:
                 why=f"the torch of {trl_python()} finds none",
                 hint="device: cpu, or an environment with a torch for that device",
             )
+        if kind == "devices":
+            return few_devices(message)
         if kind == "diverged":
             return self.diverged(message)
         return ended(f"{message['kind']} at {message['at']}")
@@ -272,30 +265,24 @@ class Course:
 
 
 def follow(order: Path, work: Path, course: Course) -> None:
-    """Start the child and hear it to its end. It dies with us."""
-    reading, writing = os.pipe()
-    command = [str(trl_python()), str(Path(__file__).with_name("child"))]
-    environment = {k: v for k, v in os.environ.items() if k not in NOT_INHERITED}
-    child = subprocess.Popen(
-        [*command, str(order), str(writing), str(os.getpid())],
-        stdin=subprocess.DEVNULL,
-        stdout=2,  # what the libraries print belongs to the log of this step
-        pass_fds=(writing,),
-        env=environment | CHILD_ENV | {"HF_HOME": str(work / "hf")},
-    )
-    os.close(writing)
-    try:
+    """Start the child, in as many processes as are asked for, and hear it to its end."""
+    with Processes(order, processes_of(course.job.settings), work / "hf") as processes:
         with course.watch.progress("train", sum(course.tokens), "tokens") as bar:
-            for message in messages(child, reading, course.watch):
+            for message in processes.messages(course.watch):
+                if message.get("failed") == "error" and processes.killed():
+                    raise no_memory()  # what this one says is that another is gone
                 course.hear(message, bar)
-        code = child.wait()
         if not course.done:
-            raise no_memory() if code == -signal.SIGKILL else ended(f"exit code {code}")
-    finally:
-        if child.poll() is None:
-            child.kill()
-            child.wait()
-        os.close(reading)
+            raise no_memory() if processes.killed() else ended(f"exit code {processes.code()}")
+
+
+def few_devices(message: dict[str, Any]) -> Lacking:
+    return Lacking(
+        "train.few_devices",
+        f"{message['wanted']} processes want a {message['device']} device each, {message['there']} are here",
+        where=Where(field="train.processes"),
+        hint=f"processes: {message['there']}",
+    )
 
 
 def ended(why: str) -> Lacking:
@@ -305,19 +292,6 @@ def ended(why: str) -> Lacking:
         why="its libraries could not train this model with these settings",
         hint="their own words stand in the log: steelyard logs",
     )
-
-
-def messages(child: subprocess.Popen[bytes], reading: int, watch: Watch) -> Iterator[dict[str, Any]]:
-    """JSON lines of the child, until it ends; on `watch.stop` it is asked once to end after this step."""
-    asked = False
-
-    def tick() -> None:
-        nonlocal asked
-        if watch.stop and not asked:
-            child.send_signal(signal.SIGTERM)
-            asked = True
-
-    return map(json.loads, each_line_of_pipe(reading, tick))
 
 
 # ------------------------------------------------------------------ the artefact

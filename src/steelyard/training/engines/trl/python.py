@@ -6,6 +6,7 @@ from ....model import trl_missing, trl_versions
 from ..protocol import TrainCapability
 
 DEVICES = ("cpu", "cuda", "xpu", "hpu")
+PROCESSES = 1024  # of one machine: more than any has devices
 
 
 def trl_capability() -> TrainCapability:
@@ -16,6 +17,9 @@ def trl_capability() -> TrainCapability:
         families=None,
         devices=DEVICES,
         untested=DEVICES[1:],
+        processes=PROCESSES,
+        shared=("sft", "pt"),  # losses that are sums over tokens; the others' are means of batches
+        fsdp=DEVICES[1:],  # accelerate refuses it on a CPU
         unusable=trl_missing(),
         versions=trl_versions(),
     )

@@ -7,12 +7,11 @@ import os
 import shutil
 from pathlib import Path
 
+from .group import Group
+
 WHOLE = "whole.json"  # in a checkpoint: its files and their sizes, written when all of them are on the disk
-NEEDED = (
-    "optimizer.pt",
-    "scheduler.pt",
-    "trainer_state.json",
-)  # without one the library starts afresh, or fails
+NEEDED = ("scheduler.pt", "trainer_state.json")  # without one the library starts afresh, or fails
+OPTIMIZERS = ("optimizer.pt", "optimizer_0/.metadata")  # the second is FSDP's, in shards: one of them
 
 
 def whole(folder: Path) -> bool:
@@ -22,7 +21,7 @@ def whole(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     there = all((folder / n).is_file() and (folder / n).stat().st_size == s for n, s in sizes.items())
-    return there and set(NEEDED) <= set(sizes)
+    return there and set(NEEDED) <= set(sizes) and not sizes.keys().isdisjoint(OPTIMIZERS)
 
 
 def mark(folder: Path) -> None:
@@ -46,10 +45,13 @@ def _sync(path: Path) -> None:
         os.close(fd)
 
 
-def last_whole(out: Path) -> Path | None:
+def last_whole(out: Path, group: Group) -> Path | None:
     """The newest whole checkpoint; what a kill left half written is removed."""
-    folders = sorted(out.glob("checkpoint-*"), key=lambda f: int(f.name.split("-")[1]))
-    for folder in folders:
-        if not whole(folder):
-            shutil.rmtree(folder)
-    return next((f for f in reversed(folders) if f.is_dir()), None)
+    last = None
+    if group.first:
+        folders = sorted(out.glob("checkpoint-*"), key=lambda f: int(f.name.split("-")[1]))
+        for folder in folders:
+            if not whole(folder):
+                shutil.rmtree(folder)
+        last = next((f for f in reversed(folders) if f.is_dir()), None)
+    return group.gathered(last)[0]

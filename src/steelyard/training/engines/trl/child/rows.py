@@ -12,6 +12,25 @@ PROBE_TOKENS = 12
 # Rounding moves a second row by 1e-6 (f32) or 0.02 (bf16) of the largest logit, a leak by 0.45 and more.
 LEAK = {"f32": 1e-3, "bf16": 0.05}
 
+EMPTY = -1  # in place of a line: a micro-batch that teaches nothing
+NOTHING = {"ids": [0] * 4, "labels": [-100] * 4, "lengths": [4]}
+
+
+def dealt(lines: int, a_step: int, size: int) -> tuple[list[int], int]:
+    """Numbers of lines as `size` processes take them in turn, and how many each takes a step.
+
+    `a_step` lines make a step, the last one may have fewer; where they do not divide, EMPTY fills it up: the
+    library would repeat rows instead.
+    """
+    if size == 1:
+        return list(range(lines)), a_step
+    rounds = -(-a_step // size)
+    numbers: list[int] = []
+    for start in range(0, lines, a_step):
+        step = range(start, min(start + a_step, lines))
+        numbers += [*step, *[EMPTY] * (rounds * size - len(step))]
+    return numbers, rounds
+
 
 class Order:
     """order.jsonl, a micro-batch a line: {"ids", "labels", "lengths"}; read where it is needed."""
@@ -32,7 +51,8 @@ class Order:
 
     def batch(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         """The collator: rows behind each other with positions of their own, or each in a row of its own."""
-        line = self.line(features[0]["input_ids"][0])
+        number = features[0]["input_ids"][0]
+        line = NOTHING if number == EMPTY else self.line(number)
         if self.stage in COMPARED:
             return batch_of(self.stage, line, apart)
         return flat(line) if self.packing else apart(line)

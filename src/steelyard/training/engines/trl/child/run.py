@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import resource
 import shutil
 from pathlib import Path
 from typing import Any
 
 from .checkpoints import last_whole
+from .group import join
 from .methods import judged
 from .model import covered_share, loaded, with_adapter, write_adapter, write_full, write_merged
 from .rows import Order, packs
@@ -20,7 +22,7 @@ from .trainer import CURVE, trainer_of
 def check_device(device: str) -> None:
     import torch
 
-    module = getattr(torch, device, None)
+    module: Any = getattr(torch, device, None)
     if device == "hpu" and module is None:
         try:
             import habana_frameworks.torch  # noqa: F401
@@ -30,12 +32,16 @@ def check_device(device: str) -> None:
             module = None
     if device != "cpu" and (module is None or not module.is_available()):
         raise Failed("device", device=device)
+    count = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if device != "cpu" and module.device_count() < count:
+        raise Failed("devices", device=device, there=module.device_count(), wanted=count)
 
 
 def run(job: dict[str, Any], tell: Told, stop: list[int]) -> None:
     import torch
 
     check_device(job["device"])
+    group = join(job)
     if job["threads"]:
         torch.set_num_threads(job["threads"])
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -46,7 +52,7 @@ def run(job: dict[str, Any], tell: Told, stop: list[int]) -> None:
     model = loaded(job, torch.bfloat16 if lora and bf16 else torch.float32)
     model.config.use_cache = False
     if job["device"] != "cpu":
-        model.to(job["device"])
+        model.to(job["device"])  # of this process: join has chosen it
     packing, why = False, "not asked for"
     if job["packing"]:
         packing, why = packs(model, "bf16" if lora and bf16 else "f32")
@@ -55,22 +61,39 @@ def run(job: dict[str, Any], tell: Told, stop: list[int]) -> None:
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
     out = Path(job["out"])
     out.mkdir(parents=True, exist_ok=True)
-    resumed = last_whole(out)
+    resumed = last_whole(out, group)
     job["curve"] = json.loads((resumed / CURVE).read_bytes()) if resumed else []
     stage = job["stage"]
-    trainer = trainer_of(job, model, Order(Path(job["order"]), packing, stage), tell, stop)
-    tell(ready=True, packing=packing, why=why, covered=share, trainable=count, curve=job["curve"])
+    trainer = trainer_of(job, model, Order(Path(job["order"]), packing, stage), tell, stop, group)
+    if group.first:
+        tell(ready=True, packing=packing, why=why, covered=share, trainable=count, curve=job["curve"])
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     if stop and trainer.state.global_step < len(job["rates"]):
-        tell(stopped=trainer.state.global_step)
+        if group.first:
+            tell(stopped=trainer.state.global_step)
         return
     measures = judged(trainer, Order(Path(job["held_out"]), False, stage) if job["held_out"] else None)
+    peaks = group.gathered(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    state = trainer.accelerator.get_state_dict(trainer.model) if job["reduce"] == "fsdp" else None
+    if not group.first:
+        return
+    model = trainer.model if state is None else unsharded(job, state)
     result = Path(job["result"])
     shutil.rmtree(result, ignore_errors=True)
-    write_full(trainer.model, result) if not lora else write_adapter(trainer.model, result)
-    del trainer, model
+    write_full(model, result) if not lora else write_adapter(model, result)
+    del trainer, state, model
     gc.collect()
     if lora:
         write_merged(job, result)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    tell(done=True, peak_rss_bytes=peak, held_out=measures)
+    peaks[0] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    tell(done=True, peak_rss_bytes=sum(peaks), held_out=measures)
+
+
+def unsharded(job: dict[str, Any], state: dict[str, Any]) -> Any:
+    """A model of one process with the weights that FSDP has gathered."""
+    import torch
+
+    model = loaded(job, torch.float32)
+    model = with_adapter(model, job) if job["finetuning_type"] == "lora" else model
+    model.load_state_dict(state)
+    return model

@@ -5,45 +5,53 @@ from __future__ import annotations
 import json
 import math
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .checkpoints import mark
+from .group import Group, OrderedSum, seed_of
 from .methods import beside, method_config, trainer_class
 from .model import loaded
-from .rows import Order
+from .rows import Order, dealt
 from .telling import Failed, Told
 
 CURVE = "curve.json"
 
 
-def trainer_of(job: dict[str, Any], model: Any, order: Order, tell: Told, stop: list[int]) -> Any:
+def trainer_of(
+    job: dict[str, Any], model: Any, order: Order, tell: Told, stop: list[int], group: Group
+) -> Any:
     from datasets import Dataset
     from transformers import AutoTokenizer
 
     losses: list[float] = []
-    trainer = ordered(job, losses)(
-        rates=job["rates"],
+    numbers, rounds = dealt(len(order), job["grad_accum"], group.size)
+    trainer = ordered(job, losses, group)(
         model=model,
-        args=config_of(job),
-        train_dataset=Dataset.from_dict({"input_ids": [[n] for n in range(len(order))]}),
+        args=config_of(job, model, rounds),
+        train_dataset=Dataset.from_dict({"input_ids": [[n] for n in numbers]}),
         data_collator=order.batch,
         processing_class=AutoTokenizer.from_pretrained(job["base"], local_files_only=True),
-        callbacks=[curve_of(job, losses, tell, stop)],
+        callbacks=[curve_of(job, losses, tell, stop, group)],
         **beside(job, loaded),
     )
     job["measured"] = getattr(trainer, "measured", dict)
     return trainer
 
 
-def config_of(job: dict[str, Any]) -> Any:
+def config_of(job: dict[str, Any], model: Any, rounds: int) -> Any:
+    sharded = {
+        "transformer_layer_cls_to_wrap": model._no_split_modules,
+        "state_dict_type": "SHARDED_STATE_DICT",
+    }
     common = dict(
         output_dir=job["out"],
         use_cpu=job["device"] == "cpu",
         bf16=job["dtype"] == "bf16",
         seed=job["seed"],
         per_device_train_batch_size=1,  # a line is a micro-batch
-        gradient_accumulation_steps=job["grad_accum"],
+        gradient_accumulation_steps=rounds,
         learning_rate=1.0,  # times the order's own rates
         max_grad_norm=job["max_grad_norm"],
         weight_decay=job["weight_decay"],
@@ -57,20 +65,31 @@ def config_of(job: dict[str, Any]) -> Any:
         train_sampling_strategy="sequential",
         dataloader_pin_memory=False,
         remove_unused_columns=False,
+        average_tokens_across_devices=job["reduce"] != "ordered",
+        ddp_find_unused_parameters=False,
+        fsdp=job["reduce"] == "fsdp",
+        fsdp_config=sharded if job["reduce"] == "fsdp" else None,
     )
     config = method_config(job, common)
     config._n_gpu = min(config.n_gpu, 1)  # more would be split by DataParallel, without a word
     return config
 
 
-def ordered(job: dict[str, Any], losses: list[float]) -> Any:
+def ordered(job: dict[str, Any], losses: list[float], group: Group) -> Any:
     """TRL's trainer with the order's rates; it notes every loss, and stops before a NaN is kept."""
     import torch
 
+    alone = group.size == 1
+    by_order = job["reduce"] == "ordered" and not alone
+    share = 1 if alone or by_order else group.size  # what the libraries scale a loss by, to average gradients
+
     class Ordered(trainer_class(job)):  # type: ignore[misc]
-        def __init__(self, rates: list[float], **more: Any) -> None:
-            self.rates = [*rates, 0.0]
+        def __init__(self, **more: Any) -> None:
+            self.rates = [*job["rates"], 0.0]
+            self.sum: OrderedSum | None = None
             super().__init__(**more)
+            if by_order:  # evaluation_mode: prepared as ever, but for the wrapping by DDP
+                self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
 
         def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
             chosen: Any = optimizer or self.optimizer
@@ -81,14 +100,30 @@ def ordered(job: dict[str, Any], losses: list[float]) -> Any:
             return rate
 
         def training_step(self, *args: Any, **kwargs: Any) -> Any:
+            number = len(losses) * group.size + group.rank
+            torch.manual_seed(seed_of(job["seed"], self.state.global_step, number))
             loss = super().training_step(*args, **kwargs)
-            losses.append(float(loss))
+            losses.append(float(loss) / share)
             self.finite("loss", losses[-1])
+            if by_order:
+                self.add_up()
             return loss
+
+        def add_up(self) -> None:
+            """This micro-batch into the step's sum; with the last one the sum becomes the gradient."""
+            model: Any = self.model
+            self.sum = self.sum or OrderedSum(model.parameters(), group.size)
+            self.sum.add()
+            if self.accelerator.sync_gradients:
+                self.sum.spread()
+
+        def _get_num_items_in_batch(self, *args: Any) -> Any:
+            count = super()._get_num_items_in_batch(*args)
+            return sum(group.gathered(count)) if by_order else count
 
         def _clip_grad_norm(self, model: Any) -> Any:
             norm = super()._clip_grad_norm(model)
-            self.finite("gradient", float(norm))
+            self.finite("gradient", float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm))
             return norm
 
         def finite(self, what: str, value: float) -> None:
@@ -101,7 +136,7 @@ def ordered(job: dict[str, Any], losses: list[float]) -> Any:
     return Ordered
 
 
-def curve_of(job: dict[str, Any], losses: list[float], tell: Told, stop: list[int]) -> Any:
+def curve_of(job: dict[str, Any], losses: list[float], tell: Told, stop: list[int], group: Group) -> Any:
     """The callback that tells each step, and says when a checkpoint is due and when it is whole."""
     from transformers import TrainerCallback
 
@@ -109,23 +144,28 @@ def curve_of(job: dict[str, Any], losses: list[float], tell: Told, stop: list[in
 
     class Curve(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-            point = {"step": state.global_step, "loss": sum(losses), **job["measured"]()}
-            losses.clear()
-            job["curve"].append(point)
-            tell(**point, step_s=time.perf_counter() - clock["step"])
             late = time.monotonic() >= clock["saved"] + job["save_s"]
+            in_order, stops, late = group.agreed(losses, bool(stop), late)
+            point = {"step": state.global_step, "loss": sum(in_order), **job["measured"]()}
+            losses.clear()
+            stop.extend([1] if stops and not stop else [])
+            job["curve"].append(point)
+            if group.first:
+                tell(**point, step_s=time.perf_counter() - clock["step"])
             due = state.global_step % every == 0 if every else late
             ends = state.global_step >= state.max_steps
-            control.should_save = job["saves"] and not ends and bool(due or stop)
-            control.should_training_stop = ends or bool(stop)
+            control.should_save = job["saves"] and not ends and bool(due or stops)
+            control.should_training_stop = ends or stops
             clock["step"] = time.perf_counter()
             return control
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             folder = Path(job["out"]) / f"checkpoint-{state.global_step}"
-            (folder / CURVE).write_text(json.dumps(job["curve"]))
-            mark(folder)
-            tell(checkpoint=state.global_step)
+            group.wait()  # each process has written its part
+            if group.first:
+                (folder / CURVE).write_text(json.dumps(job["curve"]))
+                mark(folder)
+                tell(checkpoint=state.global_step)
             clock["saved"], clock["step"] = time.monotonic(), time.perf_counter()
 
     return Curve()
