@@ -56,6 +56,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "falcon_h1": HEAD | MAMBA | {"mamba_d_ssm": 64, "mamba_n_heads": 4},
     "mamba2": {"num_heads": 8, "head_dim": 16, "expand": 2, "n_groups": 1, "state_size": 16},
     "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "llama4_text": HEAD | LOCAL | {"intermediate_size_mlp": 96, "num_experts_per_tok": 1},
     "bamba": MAMBA | {"mamba_n_heads": 8, "mamba_expand": 2, "attn_layer_indices": [1]},
 }  # fmt: skip
 WHOLE = ("gemma3_text", "phi3", "qwen3_moe", "deepseek_v3")
@@ -69,48 +70,57 @@ SETTINGS = {
     "grad_accum": 1, "warmup_ratio": 0.0, "weight_decay": 0.0, "seed": 0, "threads": 1, "dtype": "f32",
     "mix": {}, "engine": "trl",
 }  # fmt: skip
-# Runs in the engine's environment: a base of random weights.
+# Runs in the engine's environment: bases of random weights.
 BASE = """
 import json, sys, torch
 from transformers import AutoConfig, AutoModelForCausalLM
-family, words, out, dtype = sys.argv[1:]
-torch.manual_seed(0)
-config = AutoConfig.for_model(family, **json.loads(words))
-AutoModelForCausalLM.from_config(config).to(getattr(torch, dtype)).save_pretrained(out)
+for family, words, out, dtype in json.loads(sys.argv[1]):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **words))
+    model.to(getattr(torch, dtype)).save_pretrained(out)
 """
-# Plain transformers and peft on what the engine has left.
+# Plain transformers and peft on what the engine has left: a line for each [base, tuned].
 CHECK = """
 import inspect, json, sys, torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
-base, tuned, vocab = sys.argv[1], sys.argv[2], int(sys.argv[3])
 def load(folder):
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-lengths = [40, 25, 31]
-ids = torch.randint(4, vocab, (1, sum(lengths)), generator=torch.Generator().manual_seed(1))
-model, found = load(base), {}
-with torch.no_grad():
-    alone = torch.cat([model(input_ids=x[None], use_cache=False).logits[0] for x in ids[0].split(lengths)])
+def logits(model, ids, **more):
+    return model(input_ids=ids, use_cache=False, **more).logits[0]
+def far(one, other):
+    return float((one - other).abs().max())
+def packed(model, ids, lengths):
+    alone = torch.cat([logits(model, x[None]) for x in ids[0].split(lengths)])
+    places = torch.cat([torch.arange(n) for n in lengths])[None]
     try:
-        places = torch.cat([torch.arange(n) for n in lengths])[None]
-        packed = model(input_ids=ids, position_ids=places, use_cache=False).logits[0]
-        found["packed_diff"] = float((packed - alone).abs().max())
+        return far(logits(model, ids, position_ids=places), alone)
     except Exception as error:
-        found["packed_diff"] = f"refused: {type(error).__name__}"
-    merged = PeftModel.from_pretrained(model, tuned + "/adapter").merge_and_unload().bfloat16().float().eval()
-    served, x = load(tuned), ids[:, :40]
-    all_at_once = served(input_ids=x, use_cache=False).logits
-    found["merged_diff"] = float((merged(input_ids=x, use_cache=False).logits - all_at_once).abs().max())
-    found["moved"] = float((load(base)(input_ids=x, use_cache=False).logits - all_at_once).abs().max())
-    out, rows = served(input_ids=x[:, :20], use_cache=True), []
-    words = inspect.signature(served.forward).parameters
+        return f"refused: {type(error).__name__}"
+def stepped(model, ids, start):
+    words = inspect.signature(model.forward).parameters
     names = [n for n in ("cache", "past_key_values", "cache_params") if n in words]
-    for i in range(20, 40):
+    out, rows = model(input_ids=ids[:, :start], use_cache=True), []
+    for i in range(start, ids.shape[1]):
         name = next(n for n in names if out.get(n) is not None)
-        out = served(input_ids=x[:, i:i + 1], use_cache=True, **{name: out[name]})
+        out = model(input_ids=ids[:, i:i + 1], use_cache=True, **{name: out[name]})
         rows.append(out.logits[0, -1])
-    found["cached_diff"] = float((torch.stack(rows) - all_at_once[0, 20:]).abs().max())
-print(json.dumps(found))
+    return torch.stack(rows)
+def check(base, tuned, vocab):
+    lengths = [40, 25, 31]
+    ids = torch.randint(4, vocab, (1, sum(lengths)), generator=torch.Generator().manual_seed(1))
+    model, served, x = load(base), load(tuned), ids[:, :40]
+    found = {"packed_diff": packed(model, ids, lengths), "moved": far(logits(model, x), logits(served, x))}
+    merged = PeftModel.from_pretrained(model, tuned + "/adapter").merge_and_unload()
+    merged = merged.bfloat16().float().eval()
+    found["merged_diff"] = far(logits(merged, x), logits(served, x))
+    return found | {"cached_diff": far(stepped(served, x, 20), logits(served, x)[20:])}
+with torch.no_grad():
+    for base, tuned in json.loads(sys.argv[1]):
+        try:
+            print(json.dumps(check(base, tuned, int(sys.argv[2]))))
+        except Exception as error:
+            print(json.dumps({"check": f"{type(error).__name__}: {error}"[:300]}))
 """
 # Runs in vLLM's environment.
 VLLM = """
@@ -126,13 +136,26 @@ print(json.dumps([place[token].logprob for token, place in zip(ids[1:], told)]))
 
 def make_base(family: str, folder: Path, dtype: str = "float32", **more: Any) -> Path:
     """A random model of the family with a byte tokenizer and a template."""
+    make_bases({family: folder}, dtype, **more)
+    return folder
+
+
+def make_bases(folders: dict[str, Path], dtype: str = "float32", **more: Any) -> None:
+    wanted = [[name, SIZES | FAMILIES[name] | more, str(folder), dtype] for name, folder in folders.items()]
+    by_engine(BASE, json.dumps(wanted))
+    for folder in folders.values():
+        make_tokenizer(folder)
+
+
+def by_engine(program: str, *words: str) -> list[str]:
+    """Lines of a program in the engine's environment."""
     from steelyard.model import trl_python
 
-    words = json.dumps(SIZES | FAMILIES[family] | more)
-    command = [str(trl_python()), "-c", BASE, family, words, str(folder), dtype]
-    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
-    make_tokenizer(folder)
-    return folder
+    command = [str(trl_python()), "-c", program, *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip()[-1000:])
+    return done.stdout.splitlines()
 
 
 def make_tokenizer(folder: Path) -> None:
@@ -161,29 +184,25 @@ def rows(count: int, seed: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def trained(family: str, root: Path, **settings: Any) -> tuple[dict[str, float], Path, Path]:
-    """Figures of four steps, the base, and what came of it."""
+def trained(base: Path, root: Path, **settings: Any) -> tuple[dict[str, float], Path]:
+    """Figures of four steps, and what came of them."""
     from steelyard.artefact import Inputs, Store, Watch, adopt
     from steelyard.training import train
 
-    base = make_base(family, root / "base")
-    (root / "data").mkdir()
+    (root / "data").mkdir(parents=True)
     (root / "data" / "train.jsonl").write_text(rows(24, 0))
     inputs = Inputs({"base": adopt(base), "dataset": adopt(root / "data", "dataset")})
     resolved = SETTINGS | settings
     draft = Store(root / "store").draft("checkpoint", "0" * 64, "train", resolved, inputs.artefacts)
-    return train(inputs, resolved, draft, Watch()), base, draft.folder
+    return train(inputs, resolved, draft, Watch()), draft.folder
 
 
-def checked(base: Path, tuned: Path) -> dict[str, Any]:
-    """What plain transformers and peft say of it."""
-    from steelyard.model import trl_python
-
-    command = [str(trl_python()), "-c", CHECK, str(base), str(tuned), str(SIZES["vocab_size"])]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
-    if done.returncode:
-        return {"check": done.stderr.strip().splitlines()[-1][:300]}
-    return json.loads(done.stdout.splitlines()[-1])
+def checked(*pairs: tuple[Path, Path]) -> list[dict[str, Any]]:
+    """What plain transformers and peft say of each base and what was tuned of it."""
+    wanted = json.dumps([[str(base), str(tuned)] for base, tuned in pairs])
+    return [
+        json.loads(line) for line in by_engine(CHECK, wanted, str(SIZES["vocab_size"])) if line[:1] == "{"
+    ]
 
 
 def in_vllm(python: str, tuned: Path) -> dict[str, Any]:
@@ -203,21 +222,32 @@ def in_vllm(python: str, tuned: Path) -> dict[str, Any]:
     return {"vllm_diff": max(abs(a - b) for a, b in zip(ours, theirs, strict=True))}
 
 
-def one(family: str, vllm: str | None = None) -> dict[str, Any]:
+def one(family: str, base: Path, root: Path) -> tuple[dict[str, Any], Path | None]:
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as root:
-        try:
-            figures, base, tuned = trained(family, Path(root))
-        except Exception as error:
-            return {
-                "family": family,
-                "error": f"{type(error).__name__}: {error}",
-                "s": time.monotonic() - began,
-            }
-        row = {"family": family, "packed": bool(figures["packed"]), "covered_share": figures["covered_share"]}
-        row["loss"] = [p["loss"] for p in map(json.loads, (tuned / "curve.jsonl").read_text().splitlines())]
-        row |= checked(base, tuned) | (in_vllm(vllm, tuned) if vllm else {})
-        return row | {"s": round(time.monotonic() - began, 1)}
+    try:
+        figures, tuned = trained(base, root)
+    except Exception as error:
+        return {"family": family, "error": f"{type(error).__name__}: {error}"}, None
+    row = {"family": family, "packed": bool(figures["packed"]), "covered_share": figures["covered_share"]}
+    row["loss"] = [p["loss"] for p in map(json.loads, (tuned / "curve.jsonl").read_text().splitlines())]
+    return row | {"train_s": round(time.monotonic() - began, 1)}, tuned
+
+
+def each(families: list[str], vllm: str | None, more: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row a family."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        bases = {family: root / family / "base" for family in families}
+        make_bases(bases, **more)
+        found, pairs = [], []
+        for family, base in bases.items():
+            row, tuned = one(family, base, root / family)
+            print(json.dumps(row), file=sys.stderr, flush=True)
+            found.append(row)
+            pairs += [(row, base, tuned)] if tuned else []
+        for (row, _, tuned), told in zip(pairs, checked(*((b, t) for _, b, t in pairs)), strict=True):
+            row.update(told | (in_vllm(vllm, tuned) if vllm else {}))
+        return found
 
 
 # ------------------------------------------------------------------ the whole path
@@ -264,14 +294,13 @@ def main() -> None:
     parser.add_argument("families", nargs="*", default=list(FAMILIES))
     parser.add_argument("--whole", nargs="*", default=[])
     parser.add_argument("--vllm", metavar="PYTHON", help="an interpreter that has vLLM")
+    parser.add_argument("--config", default="{}", help="words of every config.json: vLLM wants heads of 64")
     parser.add_argument("--no-each", action="store_true", help="only the whole paths")
     args = parser.parse_args()
     from steelyard.model import trl_versions
 
-    found, paths = [], []
-    for family in [] if args.no_each else args.families:
-        found.append(one(family, args.vllm))
-        print(json.dumps(found[-1]), file=sys.stderr, flush=True)
+    paths = []
+    found = [] if args.no_each else each(args.families, args.vllm, json.loads(args.config))
     for family in args.whole:
         paths.append(whole(family))
         print(json.dumps(paths[-1]), file=sys.stderr, flush=True)

@@ -394,7 +394,7 @@ def test_trl_has_times_and_memory_of_its_own_and_is_less_sure():
         assert least < ratio < most, name
     wide = [local.steps["train"]["step_s"] for local in (own, trl)]
     assert wide[1].high / wide[1].value > wide[0].high / wide[0].value
-    assert trl.steps["train"]["wall_s"].value > own.steps["train"]["wall_s"].value + 10  # it imports first
+    assert trl.steps["train"]["wall_s"].value > own.steps["train"]["wall_s"].value + 5  # it imports first
     assert trl.steps["serve"] == own.steps["serve"]
 
 

@@ -15,32 +15,24 @@ import pytest
 from conftest import Job, free_port
 
 from steelyard.errors import Lacking, WrongUse
-from steelyard.model import forms_of, resolve, trl_missing
+from steelyard.model import resolve, trl_missing
+from steelyard.recipe import load
+from steelyard.run.planning.engines import check_served
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 import families as bench
 
 ABSENT = trl_missing()
-needs_trl = [
-    pytest.mark.trl,
-    pytest.mark.timeout(900),
-    pytest.mark.skipif(bool(ABSENT), reason=f"the engine trl: {ABSENT}"),
-]
 
 
-def trl(test):
-    for mark in needs_trl:
-        test = mark(test)
-    return test
-
-
-@trl
-@pytest.mark.parametrize("family", ["gemma3_text", "deepseek_v3"])
-def test_it_is_trained_judged_and_served(family, tmp_path, homes):
+@pytest.mark.trl
+@pytest.mark.timeout(1500)
+@pytest.mark.skipif(bool(ABSENT), reason=f"the engine trl: {ABSENT}")
+def test_it_is_trained_judged_and_served(tmp_path, homes, family="deepseek_v3"):
     recipe, port = bench.make_job(family, tmp_path), free_port()
     recipe.write_text(recipe.read_text().replace("port: 0", f"port: {port}"))
     job = Job(tmp_path, os.environ | homes, port)
-    done = job.run("up", str(recipe), "--yes", timeout=800)
+    done = job.run("up", str(recipe), "--yes", timeout=1400)
     assert done.returncode == 0, done.stdout + done.stderr
     document = json.loads(done.stdout)
     try:
@@ -52,7 +44,7 @@ def test_it_is_trained_judged_and_served(family, tmp_path, homes):
         assert "no network here" in plan["origins"]["serve.engine"]
         assert document["service"]["url"].endswith(str(port))
     finally:
-        job.run("stop", "--workdir", str(tmp_path / "runs" / family))
+        job.run("stop", family, "--workdir", str(tmp_path / "runs" / family))
 
 
 @pytest.fixture
@@ -69,27 +61,25 @@ def test_without_transformers_the_error_names_what_to_install(foreign, monkeypat
     assert caught.value.code == "model.family" and "steelyard engines install trl" in caught.value.hint
 
 
-@trl
-def test_what_its_engine_has_not_is_refused_before_anything_is_trained(tmp_path):
-    from steelyard.recipe import load
-    from steelyard.run.planning.engines import check_served
+@pytest.fixture
+def recipe(tmp_path):
+    def of(words=""):
+        (tmp_path / "r.yaml").write_text(f"model: demo\ntrain: []\nserve: {{{words}}}\n")
+        return load(tmp_path / "r.yaml")
 
-    recipe = bench.make_job("phi3", tmp_path)
-    assert forms_of(resolve(str(tmp_path / "base"))) == ("bf16", "f32")
-    for words in ("engine: openvino", "speculative: lookup", "adapters: {a: base}"):
-        recipe.write_text(recipe.read_text().replace("serve: {port: 0", "serve: {" + words))
-        with pytest.raises(WrongUse, match="phi3") as caught:
-            check_served(load(recipe), "phi3")
-        assert caught.value.where.field == "serve." + words.partition(":")[0]
-        bench_text = bench.RECIPE.format(family="phi3")
-        recipe.write_text(bench_text)
+    return of
 
 
-def test_the_engine_that_is_not_there_is_lacking(tmp_path, monkeypatch):
-    from steelyard.recipe import load
-    from steelyard.run.planning.engines import check_served
+@pytest.mark.parametrize("words", ["engine: openvino", "speculative: lookup", "adapters: {a: base}"])
+def test_what_its_engine_has_not_is_refused_before_anything_is_trained(words, recipe, monkeypatch):
+    monkeypatch.setattr("steelyard.run.planning.engines.trl_missing", lambda: None)
+    with pytest.raises(WrongUse, match="phi3") as caught:
+        check_served(recipe(words), "phi3")
+    assert caught.value.where.field == "serve." + words.partition(":")[0]
+    check_served(recipe("engine: vllm"), "phi3")
 
+
+def test_the_engine_that_is_not_there_is_lacking(recipe, tmp_path, monkeypatch):
     monkeypatch.setenv("STEELYARD_TRL_PYTHON", str(tmp_path / "none"))
-    (tmp_path / "r.yaml").write_text("model: demo\n")
     with pytest.raises(Lacking, match="transformers is not there"):
-        check_served(load(tmp_path / "r.yaml"), "phi3")
+        check_served(recipe(), "phi3")

@@ -1,6 +1,6 @@
 """Families that steelyard has no network of, tiny and random: what is adapted, packed or apart, and merged.
 
-bench/families.py trains all 26. Needs the environment of the engine trl.
+bench/families.py trains all of them. Needs the environment of the engine trl.
 """
 
 from __future__ import annotations
@@ -36,14 +36,16 @@ from transformers import AutoConfig, AutoModelForCausalLM
 for family, words in json.loads(sys.argv[2]).items():
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **words)).float()
-    packing, why = packs(model, "f32")
+    packing, why = packs(model)
+    in_bf16, _ = packs(model.bfloat16())
+    model = model.float()
     model = with_adapter(model, {"init": None, "lora_rank": 4, "lora_alpha": 8})
     trained = [n for n, p in model.named_parameters() if p.requires_grad]
-    found = {"trained": trained, "share": covered_share(model), "packing": packing, "why": why}
+    found = {"trained": trained, "share": covered_share(model), "packing": [packing, in_bf16], "why": why}
     print(json.dumps({"family": family, **found}))
 """
-EXPERTS = ("qwen3_moe", "mixtral", "deepseek_v3")
-APART = ("gpt_oss", "lfm2")
+EXPERTS = {"qwen3_moe": 0.5, "mixtral": 0.5, "deepseek_v3": 0.3}  # of deepseek PEFT leaves the dense MLPs
+APART = ("gpt_oss", "lfm2", "falcon_h1")
 ROUTERS = {"gate", "router", "shared_expert_gate"}
 
 
@@ -63,18 +65,22 @@ def test_experts_are_adapted_and_routers_are_not(guarded, family):
     parts = [set(name.split(".lora_")[0].split(".")) for name in guarded[family]["trained"]]
     assert any("experts" in part for part in parts) and any("self_attn" in part for part in parts)
     assert not any(ROUTERS & part for part in parts)
-    assert 0.5 < guarded[family]["share"] < 1.0 and guarded[family]["packing"]
+    assert EXPERTS[family] < guarded[family]["share"] < 1.0
+    assert guarded[family]["packing"] == [True, True]
 
 
 @pytest.mark.parametrize("family", APART)
 def test_a_family_whose_packed_rows_see_each_other_is_not_packed(guarded, family):
-    assert not guarded[family]["packing"] and guarded[family]["why"]
+    """A convolution leaks ten thousand times less than a mask does; rounding in bf16 moves experts more."""
+    assert guarded[family]["packing"] == [False, False] and guarded[family]["why"]
+    assert guarded[family]["trained"]
 
 
 def test_it_is_served_merged_as_plain_transformers_and_peft_have_it(tmp_path):
     """Latent attention and experts: the artefact against base and adapter, and a token at a time."""
-    figures, base, tuned = bench.trained("deepseek_v3", tmp_path)
-    found = bench.checked(base, tuned)
+    base = bench.make_base("deepseek_v3", tmp_path / "base")
+    figures, tuned = bench.trained(base, tmp_path)
+    (found,) = bench.checked((base, tuned))
     assert found["merged_diff"] <= 1e-5 and found["cached_diff"] <= 1e-4 and found["moved"] > 1e-3
     assert figures["packed"] == 1.0 and found["packed_diff"] <= 1e-5
     config = json.loads((tuned / "config.json").read_text())

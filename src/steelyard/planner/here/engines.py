@@ -24,9 +24,9 @@ class Engine:
 
 
 OWN = Engine()
-START_S = 14.0
-# Of trl, by (finetuning_type, dtype): bench/train_engines.py, SmolLM2-135M, packed to 1,024 tokens, two Zen 4
-# cores, torch 2.13, TRL 1.16.
+START_S = 8.0  # 6 s of processor time to import TRL, and the model read once more to merge
+# Of trl, by (finetuning_type, dtype): SmolLM2-135M, packed to 1,024 tokens, steps 2 to 6 of one run each, two
+# Zen 4 cores, torch 2.13, TRL 1.16. Measured anew by bench/train_engines.py --dtype bf16 f32.
 TRL = {
     ("lora", "bf16"): Engine(2.55, 1.61, START_S, 0.35),
     ("lora", "f32"): Engine(1.97, 1.47, START_S, 0.35),

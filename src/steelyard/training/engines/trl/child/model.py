@@ -54,7 +54,19 @@ def targets(model: Any) -> list[str]:
         experts = set(_MOE_TARGET_MODULE_MAPPING.get(pattern, {}))
     except ImportError:
         experts = set()
-    return sorted((linears | experts) - set(ROUTERS))
+    return sorted(name for name in (linears | experts) - set(ROUTERS) if fits(model, name))
+
+
+def fits(model: Any, name: str) -> bool:
+    """Whether PEFT adapts a layer of that name in this family: of Mamba not every one."""
+    from peft import LoraConfig
+    from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
+
+    try:
+        _check_lora_target_modules_mamba(LoraConfig(), model, name)
+    except ValueError:
+        return False
+    return True
 
 
 def covered_share(model: Any) -> float:

@@ -55,7 +55,7 @@ def run(job: dict[str, Any], tell: Told, stop: list[int]) -> None:
         model.to(job["device"])  # of this process: join has chosen it
     packing, why = False, "not asked for"
     if job["packing"]:
-        packing, why = packs(model, "bf16" if lora and bf16 else "f32")
+        packing, why = packs(model)
     model = with_adapter(model, job) if lora else model
     share = covered_share(model) if lora else 1.0
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
