@@ -148,6 +148,7 @@ MEANING = {
     6: "interrupted; the same command goes on",
 }
 BRANCHES = {"WrongUse": 2, "Refused": 3, "CheckFailed": 4, "Lacking": 5, "Stopped": 6, "Problem": 1}
+BRANCHES |= {"Diverged": 4}  # a CheckFailed that says which step
 
 
 def errors() -> str:

@@ -21,6 +21,7 @@ from steelyard.errors import CheckFailed
 from steelyard.recipe import load
 from steelyard.run.planning import prepare
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))  # its tiny models
 RECIPE = """
 name: tiny
 model: {model}

@@ -288,9 +288,10 @@ def test_a_device_that_is_not_here(device, base, data, tmp_path):
 
 def test_a_rate_that_diverges_names_its_rows(base, data, tmp_path):
     settings = {**FULL, "learning_rate": 1e30, "engine": "trl", "warmup_ratio": 0.0}
-    with pytest.raises(CheckFailed, match="of step 2 of") as caught:
+    with pytest.raises(CheckFailed, match="of step 3 of") as caught:  # without step 2 it is no better
         run(tmp_path, base, data, **settings)
     assert caught.value.code == "train.diverged" and caught.value.why.startswith("rows of this step: ")
+    assert "the weights are spoilt" in caught.value.why
 
 
 def test_sealed_work_lies_in_memory_alone(base, data, tmp_path):

@@ -8,7 +8,20 @@ import typer
 
 from .telling.messages import say
 from .telling.options import EVERYWHERE
-from .verbs import chat, checks, data, engines, garbage, models, plans, recipes, reports, runs, services
+from .verbs import (
+    accept,
+    chat,
+    checks,
+    data,
+    engines,
+    garbage,
+    models,
+    plans,
+    recipes,
+    reports,
+    runs,
+    services,
+)
 
 # In the order of use. The texts are looked up in zh.json when the app is made.
 VERBS = (
@@ -34,6 +47,7 @@ VERBS = (
     ("report", reports.report, "The report of a run, as HTML or as a picture (SVG)."),
     ("hardware", models.hardware, "The device catalogue, with sources."),
     ("doctor", models.doctor, "What this machine has and lacks, with fixes."),
+    ("accept", accept.accept, "Does this machine check, train and serve as it should?"),
     ("engines", engines.engines, "Engines that train and serve; install one."),
     ("pull", models.pull, "Fetch a model: resumable, hashed, scanned."),
     ("scan", models.scan, "Look for code in model files, without running any."),

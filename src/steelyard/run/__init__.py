@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..doors import fetching
 
 if TYPE_CHECKING:
+    from .acceptance import accept
     from .garbage import collect
     from .known import logs, status, stop
     from .planning.exporting import export_plan
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .usual import usual_systems
 
 FILES = {
+    "accept": "acceptance",
     "Outcome": "record.outcome",
     "Ready": "planning.ready",
     "StepRecord": "record.outcome",
@@ -48,6 +50,7 @@ __all__ = [
     "Ready",
     "StepRecord",
     "Weighed",
+    "accept",
     "check_data",
     "check_model",
     "collect",

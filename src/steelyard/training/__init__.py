@@ -12,7 +12,7 @@ from ..doors import fetching
 from .packing import Schedule, schedule
 
 if TYPE_CHECKING:
-    from .engines import CAPABILITIES, TrainNeed, choose, install
+    from .engines import CAPABILITIES, TrainNeed, check_device, choose, install
     from .methods import METHODS
     from .rehearsal import probe
     from .step import train
@@ -21,6 +21,7 @@ FILES = {  # what needs torch is fetched when used
     "CAPABILITIES": "engines",
     "METHODS": "methods",
     "TrainNeed": "engines",
+    "check_device": "engines",
     "choose": "engines",
     "install": "engines",
     "probe": "rehearsal",
@@ -32,6 +33,7 @@ __all__ = [
     "METHODS",
     "Schedule",
     "TrainNeed",
+    "check_device",
     "choose",
     "install",
     "probe",

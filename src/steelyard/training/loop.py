@@ -20,9 +20,11 @@ import torch
 
 from steelyard.artefact import Draft, Figures, Settings, Watch
 from steelyard.errors import Stopped
+from steelyard.processes import lacks_memory
 
 from .course import course_figures
-from .diverged import diverged
+from .faults import OutOfMemory, diverged, spikes
+from .mends import Mends
 from .methods import METHODS
 from .packing import Schedule, learning_rate
 from .rows import Rows, TrainingExample, batch_of
@@ -52,6 +54,7 @@ class Loop:
     settings: Settings
     out: Draft
     watch: Watch
+    mends: Mends = field(default_factory=Mends)
     done: int = 0
     saved: int = 0
     curve: list[dict[str, float]] = field(default_factory=list)
@@ -96,8 +99,11 @@ class Loop:
         left = self.plan.tokens - sum(int(point["tokens"]) for point in self.curve)
         with self.watch.progress("train", left, "tokens") as bar:
             while self.done < len(self.plan.steps):
+                if self.done in self.mends.skipped:
+                    self.done += 1
+                    continue
                 started = time.perf_counter()
-                point = self._step()
+                point = self._step_or_fault()
                 self.step_s.append(time.perf_counter() - started)
                 self.curve.append(point)
                 self.done += 1
@@ -111,9 +117,20 @@ class Loop:
                     checkpoint_s = time.monotonic() - started
                     due_at = time.monotonic() + max(CHECKPOINT_EVERY_S, 20 * checkpoint_s)
 
+    def _step_or_fault(self) -> dict[str, float]:
+        """Raises OutOfMemory where an allocation failed."""
+        try:
+            return self._step()
+        except (RuntimeError, MemoryError, OSError, SystemError) as error:
+            if lacks_memory(error):
+                raise OutOfMemory(self.done) from None
+            raise
+
     def _step(self) -> dict[str, float]:
         """One optimiser step. A stop between micro-batches drops the half step."""
-        batches = [[self.rows.examples[i] for i in batch] for batch in self.plan.steps[self.done]]
+        examples, planned = self.rows.examples, self.plan.steps[self.done]
+        parts = self.mends.batches(planned, lambda row: len(examples[row].ids))
+        batches = [[examples[i] for i in part] for part in parts if part]
         total = sum(row.taught_tokens for batch in batches for row in batch)
         loss = 0.0
         self.learnt.grad.zero_()
@@ -121,6 +138,7 @@ class Loop:
             self._stop_if_asked()
             loss += self.micro_step(batch, max(total, 1))
             self._must_be_finite("loss", loss, batch)
+        self._must_be_like_before(loss, [row for batch in batches for row in batch])
         rate = learning_rate(self.done, len(self.plan.steps), self.settings)
         self.update(rate, [row for batch in batches for row in batch])
         tokens = sum(len(row.ids) for batch in batches for row in batch)
@@ -138,6 +156,11 @@ class Loop:
         if math.isfinite(value):
             return
         raise diverged(self.rows, rows, what, value, (self.done + 1, len(self.plan.steps)), self.saved)
+
+    def _must_be_like_before(self, loss: float, rows: Sequence[TrainingExample]) -> None:
+        if spikes([point["loss"] for point in self.curve], loss):
+            step = (self.done + 1, len(self.plan.steps))
+            raise diverged(self.rows, rows, "loss", f"{loss:.4g}, far above all before", step, self.saved)
 
     def update(self, rate: float, rows: Sequence[TrainingExample] = ()) -> None:
         """Clip, AdamW on the float32 masters, new copies for the network; `rows` made the gradient."""
@@ -163,7 +186,7 @@ class Loop:
 
     def save(self) -> None:
         """A checkpoint in the scratch, atomic; nothing if the last one is of this very step."""
-        if self.saved == self.done:
+        if self.saved == self.done or not self.curve:
             return
         from safetensors.torch import save_file
 
@@ -205,8 +228,8 @@ class Loop:
             self.learnt.master.copy_(file.get_tensor("master"))
             for moment, name in zip(self.moments, ("m", "v"), strict=True):
                 moment.copy_(file.get_tensor(name))
-        self.done = self.saved = len(self.curve)
-        self._state_at(self.done)
+        self.done = self.saved = int(self.curve[-1]["step"])
+        self._state_at(len(self.curve))
         self.learnt.push()
         self.watch.log("train.resumed", step=self.done)
 

@@ -5,14 +5,20 @@ Which engine is a setting; what it is given (ids, masks, order) is the same for 
 
 from __future__ import annotations
 
+import gc
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from steelyard.artefact import Draft, Figures, Inputs, Settings, Watch
 from steelyard.errors import WrongUse
 from steelyard.model import Tokenizer
+from steelyard.processes import release_freed_memory
 
-from .engines import TrainJob, engine_of
+from .engines import TrainEngine, TrainJob, engine_of
+from .faults import Diverged, OutOfMemory, mended
+from .mends import Mends, read_mends, was_killed, write_mends
 from .packing import schedule
 from .rows import COMPARED, Rows, read_rows
 
@@ -22,8 +28,9 @@ TAUGHT = "taught.json"
 def train(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figures:
     """Tune the artefact `base` on the artefact `dataset`; write the tuned model into `out`.
 
-    Raises WrongUse where no row can be taught, CheckFailed where the loss or its gradient is no number,
-    Stopped after a checkpoint when `watch.stop` is set, Lacking where the engine is not here.
+    Raises WrongUse where no row can be taught, CheckFailed where the loss or its gradient is no number again
+    and again, Stopped after a checkpoint when `watch.stop` is set, Lacking where the engine is not here or
+    one row alone gets no memory.
     """
     engine = engine_of(settings.get("engine", "own"))
     base = inputs.artefacts["base"].path()
@@ -37,7 +44,7 @@ def train(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figur
     account = rows.account(plan, settings.get("rows", "all"))
     watch.log("train.planned", steps=len(plan.steps), **account)
     held_out = held_out_of(inputs, base, settings)
-    figures = engine.run(TrainJob(base, rows, plan, settings, held_out), out, watch)
+    figures = carried_out(engine, TrainJob(base, rows, plan, settings, held_out), out, watch)
     (out.folder / TAUGHT).write_text(json.dumps(account, indent=1, sort_keys=True) + "\n", "utf-8")
     return figures
 
@@ -48,6 +55,43 @@ def held_out_of(inputs: Inputs, base: Path, settings: Settings) -> Rows | None:
     if settings.get("rows") not in COMPARED or not path.exists():
         return None
     return read_rows(path, Tokenizer(base), settings)
+
+
+def carried_out(engine: TrainEngine, job: TrainJob, out: Draft, watch: Watch) -> Figures:
+    """Run the engine, again from its last checkpoint after each fault that can be mended (faults.py)."""
+    mends = read_mends(out.scratch)
+    if was_killed(out.scratch):
+        mends = note(mended(mends, killed(job), job.plan, job.rows, job.settings["stage"]), out, watch)
+    while True:
+        try:
+            return engine.run(replace(job, mends=mends), out, watch) | mends.figures()
+        except (OutOfMemory, Diverged) as problem:
+            rows = {"rows": problem.rows} if isinstance(problem, Diverged) else {}
+            watch.log("train.fault", step=problem.step + 1, what=problem.message, **rows)
+            mends = mended(mends, problem, job.plan, job.rows, job.settings["stage"])
+        gc.collect()  # what the failed attempt held hangs on its frames
+        release_freed_memory()
+        clear(out.folder)
+        note(mends, out, watch)
+
+
+def killed(job: TrainJob) -> OutOfMemory:
+    """The system says of no step that it was the one: taken is the one with the largest micro-batch."""
+    lengths = [len(row.ids) for row in job.rows.examples]
+    sizes = [max(sum(lengths[row] for row in batch) for batch in step) for step in job.plan.steps]
+    return OutOfMemory(sizes.index(max(sizes)))
+
+
+def note(mends: Mends, out: Draft, watch: Watch) -> Mends:
+    skipped = [step + 1 for step in mends.skipped]
+    watch.log("train.mended", micro_batch_parts=mends.parts, skipped_steps=skipped)
+    return write_mends(out.scratch, mends)
+
+
+def clear(folder: Path) -> None:
+    """What a failed attempt has written into the draft."""
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def no_rows(rows: Rows, settings: Settings) -> WrongUse:

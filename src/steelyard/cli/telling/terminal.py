@@ -53,6 +53,8 @@ class Terminal(Watch):
             note(say("{notice}", notice=fields.get("notice", "")))
         elif event == "train.engine":
             note(engine_text(fields))
+        elif event in FAULTS:
+            note(fault_text(event, fields))
         else:
             note(f"{self._counted(fields)}{say(STEP_TEXTS[event], step=say(fields.get('step', '')))}")
 
@@ -155,7 +157,13 @@ STEP_TEXTS = {
     " <EMAIL_1>: the model will learn to write it",
     "clean.personal": "note: {values} e-mail addresses and phone numbers in {rows} rows are taught as they"
     " are; clean: {{pii: mask}} replaces them",
+    "train.fault": "note: {what}",
+    "train.mended": "note: going on from the last checkpoint: each micro-batch in {parts} parts, without the"
+    " batches of steps {steps}",
+    "train.killed": "note: the training was ended for its memory; it goes on with smaller micro-batches",
+    "train.hung": "note: the training stood still for {time}; its stacks are in the log, it is started again",
 }
+FAULTS = ("train.fault", "train.mended", "train.killed", "train.hung")  # what a training met, and does now
 WHOLE_STEPS = ("train", "clean")  # steps whose one bar is all of their work
 
 
@@ -164,6 +172,14 @@ def engine_text(fields: dict[str, Any]) -> str:
     share = round(100 * fields["covered"])
     text = say(STEP_TEXTS["train.engine"], engine=fields["engine"], share=share)
     return text if fields["packing"] else f"{text}; {say('one row a sequence')}: {fields['why']}"
+
+
+def fault_text(event: str, fields: dict[str, Any]) -> str:
+    """ "note: the loss of step 7 of 40 is nan (rows r3, r9)"."""
+    rows = f" ({say('rows')} {fields['rows']})" if fields.get("rows") else ""
+    steps = ", ".join(map(str, fields.get("skipped_steps") or ())) or "-"
+    words = {"what": fields.get("what", ""), "parts": fields.get("micro_batch_parts", 1), "steps": steps}
+    return say(STEP_TEXTS[event], **words, time=show_s(fields.get("silent_s", 0.0))) + rows
 
 
 def ended(fields: dict[str, Any], rows: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from ...errors import Lacking, Problem, Stopped, Where, tells_no_memory
 from ...lines import each_line_of_pipe
 from ...processes import memory_limit_bytes
 from ...units import show_bytes
+from .again import KilledForMemory, Patience, end_hung, oom_kills, until_done
 
 GRACE_S = 4.0  # Ctrl-C is answered in under 5 s: a child that has not stopped by then is killed
 OUTPUT_BYTES = 16384  # of a child's own words, the last of them
@@ -35,11 +36,13 @@ class WorkerFailed(Exception):
         self.trace = trace
 
 
-def in_child(order: dict[str, Any], watch: Watch) -> Any:
-    """Carry out one order (see worker.py) in a child. Raises the child's Problem, or WorkerFailed.
+def in_child(order: dict[str, Any], watch: Watch, patience: Patience | None = None) -> Any:
+    """Carry out one order (see worker.py) in a child. Raises the child's Problem, or WorkerFailed; with
+    `patience` Hung.
 
     What it writes to standard output and error stands in the run's log, the last of it where it is long.
     """
+    kills = oom_kills()
     reading, writing = os.pipe()
     output, words = os.pipe()
     child = subprocess.Popen(
@@ -59,8 +62,10 @@ def in_child(order: dict[str, Any], watch: Watch) -> Any:
         with suppress(BrokenPipeError):  # it died at once: its output says why
             child.stdin.write(json.dumps(order | {"parent": os.getpid()}).encode())
             child.stdin.close()
-        last = follow(child, reading, watch)
+        last = follow(child, reading, watch, patience)
         child.wait()
+        if child.returncode == -signal.SIGKILL and not last and kills != oom_kills() and not watch.stop:
+            raise step_out_of_memory(KilledForMemory)
         return result(last, child.returncode, order["call"], tail.text(), watch)
     finally:
         if child.poll() is None:
@@ -95,11 +100,15 @@ def log_output(watch: Watch, call: str, code: int | None, text: str) -> None:
         watch.write("child.output", call=call, exit=code, output=text)
 
 
-def follow(child: subprocess.Popen[bytes], reading: int, watch: Watch) -> dict[str, Any]:
+def follow(
+    child: subprocess.Popen[bytes], reading: int, watch: Watch, patience: Patience | None
+) -> dict[str, Any]:
     """Pass on what the child says until it ends; its last word is the result."""
     bars: dict[str, Progress] = {}
     last: dict[str, Any] = {}
-    for message in messages(child, reading, lambda: watch.stop):
+    for message in messages(child, reading, lambda: watch.stop, patience):
+        if patience:
+            patience.hear(message)
         if "log" in message:
             watch.log(message["log"], **message["fields"])
         elif "progress" in message:
@@ -115,7 +124,7 @@ def follow(child: subprocess.Popen[bytes], reading: int, watch: Watch) -> dict[s
 
 
 def messages(
-    child: subprocess.Popen[bytes], reading: int, stop: Callable[[], bool]
+    child: subprocess.Popen[bytes], reading: int, stop: Callable[[], bool], patience: Patience | None = None
 ) -> Iterator[dict[str, Any]]:
     """JSON lines from the child; on `stop` it is asked to end, and killed when it does not."""
     stopped_at = 0.0
@@ -127,6 +136,8 @@ def messages(
             stopped_at = time.monotonic()
         if stopped_at and time.monotonic() - stopped_at > GRACE_S:
             child.kill()
+        if patience and patience.tick(time.monotonic()) and not stopped_at:
+            end_hung(child, patience)
 
     return map(json.loads, each_line_of_pipe(reading, tick))
 
@@ -168,11 +179,11 @@ def ended_by_signal(code: int, call: str, watch: Watch) -> Problem:
     )
 
 
-def step_out_of_memory() -> Lacking:
+def step_out_of_memory(kind: type[Lacking] = Lacking) -> Lacking:
     """The problem of a step that was killed, or could get no memory."""
     limit = memory_limit_bytes()
     allowed = f", and `ulimit -v` allows {show_bytes(limit)}" if limit else ""
-    return Lacking(
+    return kind(
         "memory.exhausted",
         "the step's process ran out of memory",
         why=f"it was killed by the system, or an allocation failed{allowed}",
@@ -220,5 +231,10 @@ def run_step(
     store: Path,
     keys: tuple[Any, ...] | None,
     watch: Watch,
+    resumes: bool = False,
 ) -> Figures:
-    return in_child(step_order(call, inputs, draft, store, keys), watch)
+    """A step that `resumes` is started again where it was killed for its memory or stood still."""
+    order = step_order(call, inputs, draft, store, keys)
+    if not resumes:
+        return in_child(order, watch)
+    return until_done(lambda patience: in_child(order, watch, patience), draft.scratch, watch)

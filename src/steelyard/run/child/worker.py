@@ -6,6 +6,7 @@ It dies with its parent, and SIGTERM asks the step to stop after its next safe p
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import signal
@@ -87,6 +88,8 @@ def main() -> int:
     order = json.load(sys.stdin)
     die_with_parent(order["parent"])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides; a terminal's Ctrl-C reaches it too
+
+    faulthandler.register(signal.SIGUSR1, all_threads=True)  # on standard error, which stands in the log
 
     def stop(*_: object) -> None:
         watch.stop = True

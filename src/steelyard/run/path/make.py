@@ -16,6 +16,7 @@ from .learn import counted, learn
 from .run import Run, predicted
 from .step import Again, Step, Work, key_of_work, work_of
 
+OTHERWISE = ("micro_batch_parts", "steps_skipped")  # figures of a training (training/faults.py)
 SHARE = "share_of_cores"  # a figure of an artefact: what others left of them while it was made
 
 
@@ -42,7 +43,8 @@ def in_child(run: Run, step: Step, settings: dict[str, Any]) -> Callable[[Draft]
     keys = trust_of(recipe) if store.keys else None
 
     def call(draft: Draft) -> Figures:
-        return run_step(step.call, step.inputs(run), draft, store.folder, keys, run.watch)
+        inputs = step.inputs(run)
+        return run_step(step.call, inputs, draft, store.folder, keys, run.watch, step.resumes)
 
     return call
 
@@ -59,8 +61,13 @@ def make(run: Run, step: Step, work: Work, do: Callable[[Draft], Figures]) -> Ar
     record(run, step, artefact, "done")
     expected = predicted(run.ready, step.name)
     own, share = counted(run.ready, expected, artefact.figures), artefact.figures[SHARE]
-    learn(run, step.name, work.own, expected, own, share)
+    learn(run, step.name, work.own | otherwise(artefact.figures), expected, own, share)
     return artefact
+
+
+def otherwise(figures: Figures) -> Figures:
+    """What a step had to do otherwise than its settings say."""
+    return {name: figures[name] for name in OTHERWISE if name in figures}
 
 
 def done(run: Run, step: Step, work: Work, key: str, do: Callable[[Draft], Figures]) -> Artefact:

@@ -32,6 +32,7 @@ class Step:
     makes: str = ""  # kind of the artefact, and the role under which later steps find it
     call: str = ""  # "room:function", run in a child
     enters: tuple[str, ...] = ()  # the code that makes its bytes (artefact.code_of)
+    resumes: bool = False  # from checkpoints of its own, where its process was ended
     isa: bool = True  # do its bytes depend on the instruction set too?
     inputs: Callable[[Run], dict[str, Artefact]] = _nothing
     hashes: Callable[[Run, Settings], dict[str, str]] = _nothing  # of inputs that are no artefacts

@@ -32,6 +32,18 @@ def train_inputs(run: Run) -> dict[str, Artefact]:
     return {"dataset": run.artefacts["dataset"], "base": base}
 
 
+def trained(run: Run, checkpoint: Artefact) -> None:
+    """The rows it taught, and what it had to do otherwise than planned."""
+    account_rows(run, checkpoint)
+    figures = checkpoint.figures
+    if parts := figures.get("micro_batch_parts"):
+        text = f"memory was short: each micro-batch was computed in {parts:.0f} parts, of the same step"
+        run.note("train.in_parts", text, parts=parts)
+    if skipped := figures.get("steps_skipped"):
+        text = f"{skipped:.0f} batches were left out: their loss was no number, or far above all before"
+        run.note("train.skipped", text, steps=skipped)
+
+
 def compress_inputs(run: Run) -> dict[str, Artefact]:
     calibrated = FORMS[run.ready.form].calibrated
     roles = ("checkpoint", "dataset") if calibrated else ("checkpoint",)
@@ -69,8 +81,9 @@ STEPS = (
         settings=lambda ready: list(ready.fill.settings["train"]),
         inputs=train_inputs,
         makes="checkpoint",
+        resumes=True,
         instead="base",
-        then=account_rows,
+        then=trained,
     ),
     Step(
         name="compress",

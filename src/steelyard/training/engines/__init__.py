@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ...artefact import Watch
 from ...errors import Where, WrongUse
+from ...model import trl_devices
 from .own import own_capability
-from .protocol import TrainCapability, TrainEngine, TrainJob, TrainNeed, not_installed
+from .protocol import TrainCapability, TrainEngine, TrainJob, TrainNeed, device_missing, not_installed
 from .trl.python import trl_capability
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "TrainEngine",
     "TrainJob",
     "TrainNeed",
+    "check_device",
     "choose",
     "engine_of",
     "install",
@@ -76,6 +78,15 @@ def choose(need: TrainNeed, engine: str = AUTO) -> tuple[str, str]:
             return _installed(name), "; ".join(lacks) or "the fastest on a CPU for this family"
         lacks.append(f"{name} has no {reason}")
     raise _cannot(name, str(reason))
+
+
+def check_device(device: str) -> None:
+    """Raises Lacking where the engine trl is not installed, or finds no such device; a CPU is always here."""
+    if device == "cpu":
+        return
+    _installed("trl")
+    if not trl_devices().get(device):
+        raise device_missing(device)
 
 
 def _installed(engine: str) -> str:

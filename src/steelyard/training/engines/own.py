@@ -25,13 +25,13 @@ class OwnEngine:
     name = "own"
 
     def run(self, job: TrainJob, out: Draft, watch: Watch) -> Figures:
-        """Raises CheckFailed where loss or gradient is no number, Stopped after a checkpoint."""
+        """Raises Diverged, OutOfMemory; Stopped after a checkpoint."""
         from ..loop import Loop, settle
         from ..trainable import trainable
 
         settle(job.settings["threads"])
         network, learnt = trainable(job.base, job.settings)
-        loop = Loop(network, learnt, job.rows, job.plan, job.settings, out, watch)
+        loop = Loop(network, learnt, job.rows, job.plan, job.settings, out, watch, job.mends)
         loop.restore()
         loop.run()
         learnt.write(out.folder, job.base)

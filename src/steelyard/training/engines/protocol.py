@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from ...artefact import Draft, Figures, Settings, Watch
 from ...errors import Lacking, Where
+from ...model import trl_python
+from ..mends import Mends
 
 if TYPE_CHECKING:  # a plan asks for capabilities and needs no tokenizer
     from ..packing import Schedule
@@ -27,6 +29,7 @@ class TrainJob:
     plan: Schedule
     settings: Settings
     held_out: Rows | None = None  # of test.jsonl, in the stage's own kind: answers to compare
+    mends: Mends = field(default_factory=Mends)  # what an earlier attempt met
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +86,17 @@ def not_installed(engine: str, why: str) -> Lacking:
         where=Where(field="train.engine"),
         why=why,
         hint=f"steelyard engines install {engine}",
+    )
+
+
+def device_missing(device: str) -> Lacking:
+    """The engine trl is here, and finds no such device."""
+    return Lacking(
+        "train.device_missing",
+        f"no {device} device can be used by the engine trl",
+        where=Where(field="train.device"),
+        why=f"the torch of {trl_python()} finds none",
+        hint="device: cpu, or an environment with a torch for that device",
     )
 
 

@@ -17,18 +17,22 @@ from pathlib import Path
 from typing import Any
 
 from ....artefact import Draft, Figures, Settings, Watch, private_folder
-from ....errors import CheckFailed, Lacking, Problem, Stopped, Where, no_memory
+from ....errors import Lacking, Problem, Stopped, Where, no_memory
 from ....model import FAMILIES, copy_companions, trl_missing, trl_python, trl_versions
 from ....shape import read_json
 from ...course import course_figures
+from ...faults import SUMMED, Diverged, OutOfMemory, diverged, spikes
+from ...mends import Mends
 from ...packing import learning_rate
 from ...rows import Rows
-from ..protocol import TrainJob, not_installed
+from ..protocol import TrainJob, device_missing, not_installed
 from .order import line_of
 from .processes import Processes
 
 CHECKPOINT_EVERY_S = 60.0  # its checkpoints are larger than ours, and several files
 MAX_GRAD_NORM = 1.0  # as in the own loop
+MENDED = ("rates", "grad_accum")  # other after a fault, and its checkpoints are good all the same
+NOTHING = {"ids": [0] * 4, "labels": [-100] * 4, "lengths": [4]}
 PLACES = ("base", "order", "out", "result", "init", "held_out", "rendezvous")  # of an order: where, not what
 FIGURES = {  # TRL's words -> an artefact's
     "rewards/accuracies": "preferred",
@@ -44,8 +48,8 @@ class TrlEngine:
     name = "trl"
 
     def run(self, job: TrainJob, out: Draft, watch: Watch) -> Figures:
-        """Raises Lacking without the environment, the device or memory; CheckFailed where loss or gradient is
-        no number; Stopped after a checkpoint. With sealed artefacts all of it lies in memory, and a stopped
+        """Raises Lacking without the environment, the device or memory; OutOfMemory, Diverged (faults.py);
+        Stopped after a checkpoint. With sealed artefacts all of it lies in memory, and a stopped
         run begins again: TRL's checkpoints are plain files."""
         if why := trl_missing():
             raise not_installed("trl", why)
@@ -67,10 +71,15 @@ class TrlEngine:
 # ------------------------------------------------------------------ the order
 
 
+def taken(job: TrainJob) -> list[int]:
+    """The steps of the plan that are taken, from 0: TRL counts these alone."""
+    return [step for step in range(len(job.plan.steps)) if step not in job.mends.skipped]
+
+
 def planned_tokens(job: TrainJob) -> list[int]:
-    """Tokens of each step."""
-    examples = job.rows.examples
-    return [sum(len(examples[i].ids) for batch in step for i in batch) for step in job.plan.steps]
+    """Tokens of each step that is taken."""
+    examples, steps = job.rows.examples, job.plan.steps
+    return [sum(len(examples[i].ids) for batch in steps[n] for i in batch) for n in taken(job)]
 
 
 def write_order(job: TrainJob, work: Path, saves: bool) -> Path:
@@ -87,8 +96,8 @@ def write_order(job: TrainJob, work: Path, saves: bool) -> Path:
         "stage": settings["stage"],
         "train_from_scratch": settings.get("train_from_scratch", False),
         "method": settings.get("method") or {},
-        "rates": [learning_rate(n, steps, settings) for n in range(steps)],
-        "grad_accum": settings["grad_accum"],
+        "rates": [learning_rate(n, steps, settings) for n in taken(job)],
+        "grad_accum": settings["grad_accum"] * job.mends.parts,
         "finetuning_type": settings["finetuning_type"],
         "lora_rank": settings["lora_rank"],
         "lora_alpha": settings["lora_alpha"],
@@ -107,12 +116,13 @@ def write_order(job: TrainJob, work: Path, saves: bool) -> Path:
         "saves": saves,
     }
     (work / "rendezvous").unlink(missing_ok=True)
-    kept = {name: value for name, value in order.items() if name not in PLACES}
+    kept = {name: value for name, value in order.items() if name not in (*PLACES, *MENDED)}
     same = hashlib.sha256(json.dumps([kept, digest, trl_versions()], sort_keys=True).encode()).hexdigest()
     mark = work / "order.sha256"
     if not mark.exists() or mark.read_text() != same:
         shutil.rmtree(work / "out", ignore_errors=True)
         mark.write_text(same)
+    forget_skipped(job, work)
     (work / "job.json").write_text(json.dumps(order))
     return work / "job.json"
 
@@ -128,9 +138,26 @@ def reduce_of(settings: Settings) -> str:
     return "ordered" if settings.get("device", "cpu") == "cpu" else "ddp"
 
 
+def forget_skipped(job: TrainJob, work: Path) -> None:
+    """Remove checkpoints that hold the update of a step which is left out from now on."""
+    mark = work / "skipped.json"
+    before = json.loads(mark.read_bytes()) if mark.exists() else []
+    for step in set(job.mends.skipped) - set(before):
+        updates = sum(n < step for n in taken(job))
+        for folder in (work / "out").glob("checkpoint-*"):
+            if int(folder.name.split("-")[1]) > updates:
+                shutil.rmtree(folder)
+    mark.write_text(json.dumps(job.mends.skipped))
+
+
 def write_rows(job: TrainJob, path: Path) -> str:
-    """A micro-batch a line, in order. SHA-256 of the file."""
-    return write_lines(job.rows, (batch for step in job.plan.steps for batch in step), path)
+    """A micro-batch a line, in order. SHA-256 of the file as it was planned."""
+    examples, steps = job.rows.examples, job.plan.steps
+    digest = write_lines(job.rows, (batch for step in steps for batch in step), path)
+    if job.mends != Mends():
+        mended = (job.mends.batches(steps[n], lambda row: len(examples[row].ids)) for n in taken(job))
+        write_lines(job.rows, (batch for step in mended for batch in step), path)
+    return digest
 
 
 def write_held_out(job: TrainJob, path: Path) -> str | None:
@@ -142,14 +169,15 @@ def write_held_out(job: TrainJob, path: Path) -> str | None:
 
 
 def write_lines(rows: Rows, batches: Iterable[Sequence[int]], path: Path) -> str:
+    """A batch without rows is a line of which nothing is learnt."""
     digest, before = hashlib.sha256(), None
     with path.open("wb") as file:
         for batch in batches:
             examples = [rows.examples[i] for i in batch]
-            line = json.dumps(line_of(examples, before)).encode() + b"\n"
+            line = json.dumps(line_of(examples, before) if examples else NOTHING).encode() + b"\n"
             digest.update(line)
             file.write(line)
-            before = examples[-1]
+            before = examples[-1] if examples else before
     return digest.hexdigest()
 
 
@@ -175,17 +203,26 @@ class Course:
     job: TrainJob
     watch: Watch
     tokens: list[int]
+    taken: list[int] = field(init=False)
     curve: list[dict[str, float]] = field(default_factory=list)
     step_s: list[float] = field(default_factory=list)
     saved: int = 0
     begun: dict[str, Any] = field(default_factory=dict)
     done: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.taken = taken(self.job)
+
+    def number(self, step: int) -> int:
+        """Of a step as the child counts, from 1: which of the plan it is, from 0."""
+        return self.taken[step - 1]
+
     def point(self, said: dict[str, Any]) -> dict[str, float]:
         """A point of the curve: what the child says of a step, with its tokens and its rate."""
         step = said["step"]
-        rate = learning_rate(step - 1, len(self.tokens), self.job.settings)
+        rate = learning_rate(self.number(step), len(self.job.plan.steps), self.job.settings)
         measures = {name: value for name, value in said.items() if name != "step_s"}
+        measures["step"] = self.number(step) + 1
         return measures | {"tokens": self.tokens[step - 1], "learning_rate": rate}
 
     def lines(self) -> str:
@@ -203,6 +240,7 @@ class Course:
             if self.saved:
                 self.watch.log("train.resumed", step=self.saved)
         elif "step" in message and "failed" not in message:
+            self.heed(message["step"], message["loss"])
             self.curve.append(self.point(message))
             self.step_s.append(message["step_s"])
             tokens = self.tokens[message["step"] - 1]
@@ -217,6 +255,11 @@ class Course:
         elif "failed" in message:
             raise self.problem(message)
 
+    def heed(self, step: int, loss: float) -> None:
+        """The child has kept this step's update already: its checkpoints from there on are removed."""
+        if self.job.settings["stage"] in SUMMED and spikes([point["loss"] for point in self.curve], loss):
+            raise self.diverged(step, "loss", f"{loss:.4g}, far above all before")
+
     def stopped(self) -> Stopped:
         return Stopped(
             "train.stopped",
@@ -230,28 +273,26 @@ class Course:
         """The child's last word as an error of ours."""
         kind = message["failed"]
         if kind == "memory":
-            return no_memory()
+            return self.no_memory()
         if kind == "device":
-            return Lacking(
-                "train.device_missing",
-                f"no {message['device']} device can be used by the engine trl",
-                where=Where(field="train.device"),
-                why=f"the torch of {trl_python()} finds none",
-                hint="device: cpu, or an environment with a torch for that device",
-            )
+            return device_missing(message["device"])
         if kind == "devices":
             return few_devices(message)
         if kind == "diverged":
-            return self.diverged(message)
+            return self.diverged(int(message["step"]), message["what"], message["value"])
         return ended(f"{message['kind']} at {message['at']}")
 
-    def diverged(self, message: dict[str, Any]) -> CheckFailed:
-        from ...diverged import diverged
+    def no_memory(self) -> Lacking:
+        """Of the step after the last, or of loading the model."""
+        if not self.begun or self.done or len(self.curve) >= len(self.taken):
+            return no_memory()
+        return OutOfMemory(self.taken[len(self.curve)])
 
-        step, examples = int(message["step"]), self.job.rows.examples
-        rows = [examples[i] for batch in self.job.plan.steps[step - 1] for i in batch]
-        place = (step, len(self.tokens))
-        return diverged(self.job.rows, rows, message["what"], message["value"], place, self.saved)
+    def diverged(self, step: int, what: str, value: str) -> Diverged:
+        number, examples = self.number(step), self.job.rows.examples
+        rows = [examples[i] for batch in self.job.plan.steps[number] for i in batch]
+        place = (number + 1, len(self.job.plan.steps))
+        return diverged(self.job.rows, rows, what, value, place, self.saved)
 
     def figures(self) -> Figures:
         """As the own loop gives them, and the share of the weights that LoRA covers."""
@@ -270,10 +311,10 @@ def follow(order: Path, work: Path, course: Course) -> None:
         with course.watch.progress("train", sum(course.tokens), "tokens") as bar:
             for message in processes.messages(course.watch):
                 if message.get("failed") == "error" and processes.killed():
-                    raise no_memory()  # what this one says is that another is gone
+                    raise course.no_memory()  # what this one says is that another is gone
                 course.hear(message, bar)
         if not course.done:
-            raise no_memory() if processes.killed() else ended(f"exit code {processes.code()}")
+            raise course.no_memory() if processes.killed() else ended(f"exit code {processes.code()}")
 
 
 def few_devices(message: dict[str, Any]) -> Lacking:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import json
 import os
 import signal
@@ -12,12 +13,19 @@ from pathlib import Path
 from .run import run
 from .telling import Failed, Told
 
+NO_MEMORY = (
+    "out of memory",
+    "allocate memory",
+    "bad_alloc",
+)  # how torch says it, of a device and of the host
+
 
 def main() -> int:
     path, fd, parent = sys.argv[1:]
     die_with_parent(int(parent))
     tell, stop = Told(int(fd)), []
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.register(signal.SIGUSR1, all_threads=True)  # where it stands, on standard error
     signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
     try:
         run(json.loads(Path(path).read_bytes()), tell, stop)
@@ -32,7 +40,7 @@ def main() -> int:
         import traceback
 
         words = str(error).lower()
-        memory = "out of memory" in words or "allocate memory" in words
+        memory = any(told in words for told in NO_MEMORY)
         frames = traceback.extract_tb(error.__traceback__)
         at = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"
         tell(failed="memory" if memory else "error", kind=type(error).__name__, at=at)
