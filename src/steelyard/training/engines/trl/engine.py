@@ -18,7 +18,7 @@ from typing import Any
 
 from ....artefact import Draft, Figures, Settings, Watch, private_folder
 from ....errors import Lacking, Problem, Stopped, Where, no_memory
-from ....model import FAMILIES, copy_companions, trl_missing, trl_python, trl_versions
+from ....model import FAMILIES, copy_companions, trl_missing, trl_versions
 from ....shape import read_json
 from ...course import course_figures
 from ...faults import SUMMED, Diverged, OutOfMemory, diverged, spikes
