@@ -117,6 +117,12 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture
+def job_in(homes: dict[str, str]) -> Callable[[Path], Job]:
+    """`job_in(folder)`: a job whose recipe the test writes, at a free port."""
+    return lambda folder: Job(folder, os.environ | homes, free_port())
+
+
+@pytest.fixture
 def make_job(tmp_path: Path, tiny_models: Callable[..., Path], homes: dict[str, str]) -> Callable[..., Job]:
     """`make_job(steps=60, trust="open", name="a")`: a job ready to run.
 

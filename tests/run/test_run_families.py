@@ -7,19 +7,17 @@ and DeepSeek-V3.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import Job, free_port
 
 from steelyard.errors import Lacking, WrongUse
 from steelyard.model import resolve, trl_missing
 from steelyard.recipe import load
 from steelyard.run.planning.engines import check_served
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
+sys.path.append(str(Path(__file__).parents[2] / "bench"))
 import families as bench
 
 ABSENT = trl_missing()
@@ -28,10 +26,9 @@ ABSENT = trl_missing()
 @pytest.mark.trl
 @pytest.mark.timeout(1500)
 @pytest.mark.skipif(bool(ABSENT), reason=f"the engine trl: {ABSENT}")
-def test_it_is_trained_judged_and_served(tmp_path, homes, family="deepseek_v3"):
-    recipe, port = bench.make_job(family, tmp_path), free_port()
-    recipe.write_text(recipe.read_text().replace("port: 0", f"port: {port}"))
-    job = Job(tmp_path, os.environ | homes, port)
+def test_it_is_trained_judged_and_served(tmp_path, job_in, family="deepseek_v3"):
+    job = job_in(tmp_path)
+    recipe = bench.make_job(family, tmp_path, job.port)
     done = job.run("up", str(recipe), "--yes", timeout=1400)
     assert done.returncode == 0, done.stdout + done.stderr
     document = json.loads(done.stdout)
@@ -42,7 +39,7 @@ def test_it_is_trained_judged_and_served(tmp_path, homes, family="deepseek_v3"):
         assert [row["engine"] for row in plan["engines"]] == ["trl"]
         assert plan["settings"]["serve"]["engine"] == "transformers"
         assert "no network here" in plan["origins"]["serve.engine"]
-        assert document["service"]["url"].endswith(str(port))
+        assert document["service"]["url"].endswith(str(job.port))
     finally:
         job.run("stop", family, "--workdir", str(tmp_path / "runs" / family))
 

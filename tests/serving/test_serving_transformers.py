@@ -16,7 +16,7 @@ from steelyard.model import TransformersNetwork, trl_missing
 from steelyard.serving.engines import EngineSettings, GenRequest
 from steelyard.serving.engines.transformers import TransformersEngine
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
+sys.path.append(str(Path(__file__).parents[2] / "bench"))
 import families as bench
 
 ABSENT = trl_missing()
@@ -107,3 +107,14 @@ def test_a_folder_that_the_library_cannot_read_is_one_clear_error(folder, tmp_pa
     with pytest.raises(Lacking) as caught:
         TransformersNetwork(tmp_path)
     assert caught.value.code == "model.transformers_failed" and caught.value.why
+
+
+def test_it_is_the_engine_of_a_family_that_no_other_reads(folder):
+    from steelyard.serving import prepare
+    from steelyard.serving.host.engine_choice import engine_for
+
+    assert engine_for(folder) == "transformers"
+    assert prepare(folder, engine="transformers").folder == folder
+    with pytest.raises(WrongUse, match="no graph of the family 'gemma3_text'") as caught:
+        prepare(folder, engine="openvino")
+    assert caught.value.code == "serve.family" and caught.value.hint == "--engine transformers"

@@ -16,7 +16,7 @@ import steelyard.training.engines.trl as trl
 from steelyard.model import trl_python
 from steelyard.training import CAPABILITIES
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
+sys.path.append(str(Path(__file__).parents[2] / "bench"))
 import families as bench
 
 ABSENT = CAPABILITIES["trl"]().unusable

@@ -39,7 +39,9 @@ def with_engines(recipe: Recipe, filled: Fill, family: str) -> Fill:
         device, device_why = device_of(stage)
         shared, processes = _shared(recipe, stage, settings, name, device)
         engine, why = _chosen(recipe, stage, name, family, device, processes)
-        stages.append({**settings, **shared, "engine": engine, **_more(engine, device)})
+        own_dtype = origins.get(f"{name}.dtype") == "recipe"
+        dtype = {} if device == CPU or own_dtype else {"dtype": "bf16"}
+        stages.append({**settings, **shared, "engine": engine, **_more(engine, device), **dtype})
         if processes > 1:
             origins[f"{name}.processes"] = "recipe" if stage.processes else "plan: one a device"
         for word in WORDS:
@@ -105,9 +107,7 @@ def _more(engine: str, device: str) -> dict[str, Any]:
     capability = CAPABILITIES[engine]()
     if not capability.versions:
         return {}
-    return {"device": device, "versions": dict(capability.versions)} | (
-        {} if device == CPU else {"dtype": "bf16"}
-    )
+    return {"device": device, "versions": dict(capability.versions)}
 
 
 # ------------------------------------------------------------------ devices
