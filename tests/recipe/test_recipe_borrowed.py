@@ -87,10 +87,12 @@ def test_an_alias_means_the_same(tmp_path: Path, word: str, own: str) -> None:
         "learning_rate": 1e-3,
         "label_smoothing": 0.1,
         "loss_type": "ipo",
+        "teacher_model_name_or_path": "larger",
     }
     value = values.get(own, 32)
     of = recipe.METHOD_WORDS.get(own, ("sft",))[0]
-    stage = load(tmp_path, f"{BASE}train: [{{stage: {of}, {word}: {yaml(value)}}}]\n").train[0]
+    more = ", teacher_model_name_or_path: x" if own == "loss_top_k" else ""
+    stage = load(tmp_path, f"{BASE}train: [{{stage: {of}, {word}: {yaml(value)}{more}}}]\n").train[0]
     assert getattr(stage, own) == value
 
 

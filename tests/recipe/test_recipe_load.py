@@ -317,7 +317,8 @@ BAD = [
     ),
     ("train: [{stage: ppo}]\n", "not_yet", 4, "train.0.stage", "ppo", "dpo"),
     ("train: [{stage: prefer}]\n", "bad_value", 4, "train.0.stage", "prefer", "sft"),
-    ("train: [{stage: distil}]\n", "not_yet", 4, "train.0.stage", "distil", "dpo"),
+    ("train: [{stage: distil}]\n", "impossible_pair", 4, "train.0.stage", "no teacher", "models/larger"),
+    ("train: [{stage: grpo}]\n", "not_yet", 4, "train.0.stage", "grpo", "distil"),
     ("train: [{stage: sft, beta: 1}]\n", "impossible_pair", 4, "train.0.beta", "dpo and kto", "delete beta"),
     (
         "train: [{stage: dpo, packing: true}]\n",

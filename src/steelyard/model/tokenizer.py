@@ -115,6 +115,12 @@ class Tokenizer:
     def _byte_level(self) -> bool:
         return '"ByteLevel"' in self._inner.decoder.__getstate__().decode() if self._inner.decoder else False
 
+    def first_difference(self, other: Tokenizer) -> tuple[int, str | None, str | None] | None:
+        """(id, token here, token there) of the first id that differs; None where none does."""
+        mine, theirs = ({n: t for t, n in each._inner.get_vocab(True).items()} for each in (self, other))
+        differ = (n for n in sorted(mine.keys() | theirs.keys()) if mine.get(n) != theirs.get(n))
+        return next(((n, mine.get(n), theirs.get(n)) for n in differ), None)
+
     @property
     def vocab_size(self) -> int:
         """Tokens that have a text; a model's embedding may have more rows."""

@@ -294,8 +294,9 @@ def _losses(value: Any) -> Any:
 
 
 class StageTable(Table):
-    stage: Literal["sft", "pt", "dpo", "kto", "orpo"] | None = say(
-        "pt (continue) = plain text, sft = answers, dpo and orpo = pairs of answers, kto = rated answers",
+    stage: Literal["sft", "pt", "dpo", "kto", "orpo", "distil"] | None = say(
+        "pt (continue) = plain text, sft = answers, distil = answers by a teacher's word for each token, "
+        "dpo and orpo = pairs of answers, kto = rated answers",
         "sft",
     )
     finetuning_type: Literal["lora", "full"] | None = say("what is trained", "lora")
@@ -341,6 +342,12 @@ class StageTable(Table):
     )
     desirable_weight: Annotated[float, Field(gt=0, le=1000)] | None = say("of kto: of good answers", 1.0)
     undesirable_weight: Annotated[float, Field(gt=0, le=1000)] | None = say("of kto: of bad answers", 1.0)
+    teacher_model_name_or_path: Text | None = say(
+        "of distil: a model of the same vocabulary", "models/larger"
+    )
+    loss_top_k: Annotated[int, Field(ge=1, le=1024)] | None = say(
+        "of distil: the teacher's likeliest tokens that are kept; the others are one class", 64
+    )
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = say("of this stage", 0)
 
 

@@ -5,8 +5,9 @@ Defaults are TRL's own, where the recipe says nothing; not here: rates and sizes
 
 from __future__ import annotations
 
-# stage -> the kind of rows it teaches; sft takes texts too where no stage is pt.
+# stage -> the kind of rows it teaches; sft and distil take texts too where no stage is pt.
 TEACHES = {"pt": "texts", "sft": "chats", "dpo": "pairs", "orpo": "pairs", "kto": "labels"}
+TEACHES |= {"distil": "chats"}
 COMPARED = ("dpo", "kto", "orpo")  # stages that compare answers: never packed, split or cut
 # word -> the stages that have it
 WORDS: dict[str, tuple[str, ...]] = {
@@ -16,6 +17,8 @@ WORDS: dict[str, tuple[str, ...]] = {
     "label_smoothing": ("dpo",),
     "desirable_weight": ("kto",),
     "undesirable_weight": ("kto",),
+    "teacher_model_name_or_path": ("distil",),
+    "loss_top_k": ("distil",),
 }
 LOSS_TYPES = {
     "dpo": (

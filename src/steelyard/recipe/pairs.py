@@ -117,6 +117,9 @@ def _check_stage(stage: Stage, at: Path_, tree: Tree) -> None:
     if stage.train_from_scratch and (stage.stage, stage.finetuning_type, at[-1]) != ("pt", "full", 0):
         text = "train_from_scratch belongs to a first stage: pt with finetuning_type: full"
         _fail(tree, (*at, "train_from_scratch"), text, "example: {stage: pt, finetuning_type: full}")
+    if stage.stage == "distil" and not stage.teacher_model_name_or_path:
+        text = "stage: distil has no teacher"
+        _fail(tree, (*at, "stage"), text, "example: teacher_model_name_or_path: models/larger")
     if stage.stage not in COMPARED:
         return
     if stage.packing:

@@ -89,7 +89,7 @@ class Clean:
 class Stage:
     """One stage of training, in the words of TRL and LLaMA-Factory; None = the planner fills it."""
 
-    stage: Literal["sft", "pt", "dpo", "kto", "orpo"] = "sft"
+    stage: Literal["sft", "pt", "dpo", "kto", "orpo", "distil"] = "sft"
     finetuning_type: Literal["lora", "full"] = "lora"
     train_from_scratch: bool = False  # of a first stage pt: the base gives its sizes and tokenizer alone
     engine: Literal["own", "trl"] | None = None
@@ -115,6 +115,8 @@ class Stage:
     label_smoothing: float | None = None
     desirable_weight: float | None = None
     undesirable_weight: float | None = None
+    teacher_model_name_or_path: str | None = None
+    loss_top_k: int | None = None
     seed: int = 0  # the recipe's seed unless the stage has its own
 
 

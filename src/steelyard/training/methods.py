@@ -22,7 +22,29 @@ def answer_loss(network: Any, batch: MicroBatch, total: int) -> Tensor:
     return _Head.apply(hidden, network.anchor, network, batch, total)
 
 
-METHODS: dict[str, Loss] = {"sft": answer_loss, "pt": answer_loss}  # pt: its rows mask every token
+# pt: its rows mask every token; distil: a batch has the teacher's tokens in place of one right one
+METHODS: dict[str, Loss] = {"sft": answer_loss, "pt": answer_loss, "distil": answer_loss}
+
+
+LEAST = 1e-6  # of a share: below it float32 has no digits of 1 - share
+
+
+def divergence(logq: Tensor, ids: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(teacher || student) a token, [N], and its slope by the student's logits, [N, V].
+
+    `logq` [N, V] are the student's log-probabilities, `p` [N, K] the teacher's of the tokens `ids`. All other
+    tokens are one class: cut off or spread over the K, they would teach a sharper distribution than the
+    teacher's (Anshumann et al. 2025, arXiv 2503.16870).
+    """
+    mine = logq.gather(1, ids)
+    rest_p = (1 - p.sum(1, keepdim=True)).clamp_min(0.0)
+    q = logq.exp()
+    rest_q = (1 - q.gather(1, ids).sum(1, keepdim=True)).clamp_min(LEAST)
+    parts = torch.special.xlogy(p, p) - p * mine
+    rest = torch.special.xlogy(rest_p, rest_p) - rest_p * rest_q.log()
+    slope = q * (1 - rest_p / rest_q)
+    slope.scatter_(1, ids, q.gather(1, ids) - p)
+    return parts.sum(1) + rest[:, 0], slope
 
 
 class _Head(Function):
@@ -41,9 +63,13 @@ class _Head(Function):
             real = max(0, batch.answers - start)  # those behind it only fill the batch up
             logits = (hidden[part] @ weight.t()).float()
             norm = torch.logsumexp(logits, dim=1, keepdim=True)
-            loss += (norm - logits.gather(1, target))[:real].sum(dtype=torch.float64)
-            slope = logits.sub_(norm).exp_()
-            slope.scatter_add_(1, target, torch.full(target.shape, -1.0))
+            if batch.soft is None:
+                loss += (norm - logits.gather(1, target))[:real].sum(dtype=torch.float64)
+                slope = logits.sub_(norm).exp_()
+                slope.scatter_add_(1, target, torch.full(target.shape, -1.0))
+            else:
+                own, slope = divergence(logits.sub_(norm), *(values[part] for values in batch.soft))
+                loss += own[:real].sum(dtype=torch.float64)
             slope[real:] = 0
             slope = slope.div_(total).to(hidden.dtype)
             torch.mm(slope, weight, out=dhidden[part])

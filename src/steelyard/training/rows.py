@@ -38,6 +38,9 @@ class TrainingExample:
     weight: float = 1.0  # how often it is drawn among the rows of its ability
     rejected: TrainingExample | None = None
     label: bool | None = None
+    soft: tuple[Any, Any] | None = (
+        None  # a teacher's likeliest tokens: ids and log-probabilities, [taught, K]
+    )
 
     @property
     def sequences(self) -> list[TrainingExample]:
@@ -171,6 +174,7 @@ class MicroBatch:
     before: Any  # [N], the tokens whose output predicts
     targets: Any  # [N]
     answers: int
+    soft: tuple[Any, Any] | None = None  # ids and probabilities of a teacher's likeliest tokens, [N, K] each
 
 
 def batch_of(rows: Sequence[TrainingExample], network: Any) -> MicroBatch:
@@ -190,6 +194,23 @@ def batch_of(rows: Sequence[TrainingExample], network: Any) -> MicroBatch:
         before=before,
         targets=_filled(ids[target]),
         answers=target.numel(),
+        soft=_soft(rows, before.numel()),
+    )
+
+
+def _soft(rows: Sequence[TrainingExample], size: int) -> tuple[Any, Any] | None:
+    """What a teacher says of the taught tokens, filled up to `size` of them; None without a teacher."""
+    import numpy as np
+    import torch
+
+    if rows[0].soft is None:
+        return None
+    parts = [row.soft for row in rows if row.soft is not None]
+    ids, logps = (torch.from_numpy(np.concatenate([part[n] for part in parts])) for n in (0, 1))
+    room = (0, 0, 0, size - len(ids))
+    return (
+        torch.nn.functional.pad(ids.long(), room),
+        torch.nn.functional.pad(logps.float().exp(), room),
     )
 
 

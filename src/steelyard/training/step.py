@@ -21,6 +21,7 @@ from .faults import Diverged, OutOfMemory, mended
 from .mends import Mends, read_mends, was_killed, write_mends
 from .packing import schedule
 from .rows import COMPARED, Rows, read_rows
+from .teacher import with_teacher
 
 TAUGHT = "taught.json"
 
@@ -43,6 +44,9 @@ def train(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figur
         raise no_rows(rows, settings)
     account = rows.account(plan, settings.get("rows", "all"))
     watch.log("train.planned", steps=len(plan.steps), **account)
+    if "teacher" in settings:
+        place = None if out.scratch.keys else out.scratch.folder
+        rows = with_teacher(rows, Path(settings["teacher"]), settings, place, watch)
     held_out = held_out_of(inputs, base, settings)
     figures = carried_out(engine, TrainJob(base, rows, plan, settings, held_out), out, watch)
     (out.folder / TAUGHT).write_text(json.dumps(account, indent=1, sort_keys=True) + "\n", "utf-8")

@@ -106,7 +106,8 @@ def _stage(
         "dtype": dtype,
         "mix": dict(recipe.mix),  # the weights of sources go with their rows
     }
-    method = {word: _listed(value) for word in METHOD_WORDS if (value := getattr(stage, word)) is not None}
+    words = (word for word in METHOD_WORDS if word != "teacher_model_name_or_path")  # known by its content
+    method = {word: _listed(value) for word in words if (value := getattr(stage, word)) is not None}
     settings |= {"method": method} if method else {}
     settings |= {"train_from_scratch": True} if stage.train_from_scratch else {}
     return settings | _updates(choose, stage, settings, shape, machine, facts)
@@ -160,8 +161,8 @@ def _updates(
 
 
 def _rows_of(stage: Stage, recipe: Recipe) -> str:
-    """Which rows a stage teaches: those of its kind; sft texts too where no stage is pt."""
-    if stage.stage != "sft":
+    """Which rows a stage teaches: those of its kind; sft and distil texts too where no stage is pt."""
+    if TEACHES[stage.stage] != "chats":
         return TEACHES[stage.stage]
     return "chats" if any(other.stage == "pt" for other in recipe.train) else "all"
 

@@ -30,6 +30,7 @@ EXPECTED = ("expected", "low", "high", "provenance")
 
 
 STAGE_JOBS = {"pt": "continue", "sft": "sft", "dpo": "prefer", "kto": "prefer", "orpo": "prefer"}
+STAGE_JOBS |= {"distil": "distil"}
 
 
 def planned_training(

@@ -117,6 +117,8 @@ def device_of(stage: Stage) -> tuple[str, str]:
     """What a stage computes on, and why: the recipe's word, else the accelerator that is here."""
     if stage.device:
         return stage.device, "recipe"
+    if stage.stage == "distil":
+        return CPU, "plan: the engine own asks the teacher"
     files = accelerator_files()
     if not files or stage.engine == "own":
         return CPU, "plan: the engine own computes there" if files else "plan: no accelerator is here"

@@ -46,6 +46,7 @@ from .facts import base_of, calibrate, count
 from .launching import engine_settings_of, planned_own
 from .ready import FormPlan, Model, Ready
 from .sizing import Sized, candidates_of
+from .teachers import with_teachers
 
 
 def ledger() -> Ledger:
@@ -135,6 +136,7 @@ def planned_of(recipe: Recipe, model: Model, filled: Fill, plans: Plans) -> Plan
 def form_plan(recipe: Recipe, model: Model, form: str, rows: Sequence[Row]) -> FormPlan:
     filled = fill(recipe, model.shape, model.machine, model.facts, form, model.forms)
     filled = with_engines(recipe, filled, family_in(model.base.folder))
+    filled = with_teachers(recipe, filled, model.base.folder, Watch())
     local = predict(filled, model.shape, model.machine, model.calibration, model.facts, rows)
     return FormPlan(filled, local)
 

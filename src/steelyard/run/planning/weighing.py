@@ -61,6 +61,7 @@ from .launching import launch_of_recipe
 from .prepare import drafted, learnt_rows
 from .sizing import ABSENT, candidates_of, check_model
 from .sources import data_settings
+from .teachers import check_teachers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +117,7 @@ def _filled(recipe: Recipe, filled: Fill) -> Fill:
         source = resolve(recipe.model, recipe.root)
     except Problem:
         return filled
+    check_teachers(recipe, source.path)
     return with_engines(recipe, filled, family_in(source.path))
 
 

@@ -12,7 +12,7 @@ from .protocol import TrainCapability, TrainJob
 def own_capability() -> TrainCapability:
     """One process on the CPU; its families are the files of model/families that have a network."""
     return TrainCapability(
-        stages=("sft", "pt"),
+        stages=("sft", "pt", "distil"),
         finetuning_types=("lora", "full"),
         families=tuple(name for name, family in FAMILIES.items() if family.trainable),
         devices=("cpu",),

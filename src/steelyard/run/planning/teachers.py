@@ -1,0 +1,78 @@
+"""The teacher of each stage `distil`: found, of the model's own vocabulary, known by its content."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ...artefact import Watch
+from ...errors import Problem, Where, WrongUse
+from ...model import FAMILIES, ModelSource, Tokenizer, resolve
+from ...planner import Fill
+from ...recipe import Recipe
+from .engines import family_in
+from .facts import base_of
+
+FIELD = "teacher_model_name_or_path"
+
+
+def check_teachers(recipe: Recipe, base: Path) -> None:
+    """Whatever is wrong with a teacher, before anything is trained. Raises WrongUse at its place.
+
+    Vocabularies are compared where both models are folders; of a GGUF file once it is converted.
+    """
+    for number, stage in enumerate(recipe.train):
+        if stage.teacher_model_name_or_path:
+            source = teacher_of(recipe, number)
+            if base.is_dir() and source.path.is_dir():
+                check_vocabulary(recipe, number, base, source.path)
+
+
+def with_teachers(recipe: Recipe, filled: Fill, base: Path, watch: Watch) -> Fill:
+    """The same settings; those of a stage `distil` with the teacher's folder and its content."""
+    stages: list[dict[str, Any]] = [dict(settings) for settings in filled.settings["train"]]
+    for number, stage in enumerate(recipe.train):
+        if stage.teacher_model_name_or_path:
+            teacher = base_of(teacher_of(recipe, number), watch)
+            check_vocabulary(recipe, number, base, teacher.folder)
+            # Where it lies is no part of the key, what it is, is.
+            stages[number] |= {"teacher": str(teacher.folder.resolve()), "teacher_hash": teacher.hash}
+    return replace(filled, settings={**filled.settings, "train": stages})
+
+
+def teacher_of(recipe: Recipe, number: int) -> ModelSource:
+    """A stage's teacher. Raises what `resolve` does, WrongUse for a family without a network."""
+    name = recipe.train[number].teacher_model_name_or_path or ""
+    where = Where(str(recipe.path), field=f"train.{number}.{FIELD}")
+    try:
+        source = resolve(name, recipe.root)
+    except Problem as problem:
+        problem.where = where
+        raise
+    family = FAMILIES.get(family_in(source.path))
+    if family is None or not family.trainable:
+        able = ", ".join(name for name, family in FAMILIES.items() if family.trainable)
+        raise WrongUse(
+            "train.teacher_family",
+            f"the teacher {name} is of the family {family_in(source.path)!r}, which has no network here",
+            where=where,
+            hint=f"a teacher of the families {able}",
+        )
+    return source
+
+
+def check_vocabulary(recipe: Recipe, number: int, base: Path, teacher: Path) -> None:
+    """Raises WrongUse where a token of one is another one of the other: its words would be taught wrong."""
+    differs = Tokenizer(base).first_difference(Tokenizer(teacher))
+    if differs is None:
+        return
+    token, own, other = differs
+    name = recipe.train[number].teacher_model_name_or_path
+    raise WrongUse(
+        "train.teacher_vocabulary",
+        f"the teacher {name} has another vocabulary than the model",
+        where=Where(str(recipe.path), field=f"train.{number}.{FIELD}"),
+        why=f"token {token} is {own!r} here and {other!r} there",
+        hint="take a teacher of the same family, with the same tokenizer",
+    )
