@@ -66,12 +66,12 @@ def tasks(count: int, seed: int) -> list[dict[str, Any]]:
 
 
 def taught(
-    base: Path, rows: dict[str, list[dict[str, Any]]], root: Path, **settings: Any
+    base: Path, parts: dict[str, list[dict[str, Any]]], root: Path, **settings: Any
 ) -> tuple[Path, Any]:
     """The train step of a run on these rows: the tuned folder and its figures."""
     data = root / f"data-{settings['stage']}"
     data.mkdir()
-    for name, own in rows.items():
+    for name, own in parts.items():
         (data / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
     inputs = Inputs({"base": adopt(base), "dataset": adopt(data, "dataset")})
     threads = {"threads": os.cpu_count(), "dtype": "bf16"}
@@ -170,7 +170,7 @@ def measured(args: argparse.Namespace, base: Path, root: Path, began: float) -> 
     drawn = answers(tuned, lines * args.samples, root, temperature=1.0)
     samples = [drawn[n * len(lines) : (n + 1) * len(lines)] for n in range(args.samples)]
     every = pairs_of(lines, samples)
-    border = str(int(args.prompts * 0.8))
+    border = str(int(args.prompts * args.taught))
     parts = {
         "train": balanced([p for p in every if int(p["id"]) < int(border)]),
         "test": balanced([p for p in every if int(p["id"]) >= int(border)]),
@@ -213,6 +213,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sft-rate", type=float, default=8e-4)
     parser.add_argument("--prompts", type=int, default=400)
     parser.add_argument("--samples", type=int, default=2)
+    parser.add_argument(
+        "--taught", type=float, default=0.8, help="of the lines, those whose pairs are taught"
+    )
     parser.add_argument("--test", type=int, default=100)
     parser.add_argument("--epochs", type=float, default=2)
     parser.add_argument("--rate", type=float, default=1e-4)
