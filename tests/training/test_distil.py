@@ -19,6 +19,7 @@ from steelyard.artefact import Watch
 from steelyard.errors import Stopped
 from steelyard.model import Tokenizer, load
 from steelyard.training import train
+from steelyard.training.faults import SUMMED
 from steelyard.training.methods import divergence
 from steelyard.training.rows import read_rows
 from steelyard.training.teacher import Told, with_teacher
@@ -115,6 +116,16 @@ def test_a_killed_run_asks_the_teacher_once_and_ends_in_the_same_bytes(base, dat
     train(inputs, resolved, draft, Watch())
     assert (words / "told.logps").stat().st_mtime_ns == stamp
     assert tiny.payload(draft.folder) == tiny.payload(whole)
+
+
+def test_smaller_micro_batches_add_up_to_the_same_step(base, data, teacher, tmp_path):
+    """So a step that gets no memory is taken in parts."""
+    one, four = {"micro_batch": 1, "grad_accum": 4}, {"micro_batch": 4, "grad_accum": 1}
+    curves = [
+        curve(run(tmp_path / str(n), base, data, teacher, max_steps=3, packing=False, **sizes)[1])
+        for n, sizes in enumerate((one, four))
+    ]
+    assert curves[0] == pytest.approx(curves[1], abs=1e-5) and "distil" in SUMMED
 
 
 def test_a_pass_that_was_stopped_goes_on(base, data, teacher, tmp_path):

@@ -26,7 +26,7 @@ from .rows import Rows, TrainingExample
 
 MOST_SKIPPED = 3  # batches of a run
 SPIKE_STEPS, SPIKE_DEVIATIONS = 128, 6.0  # as OLMo-core's SkipStepOptimizer; half as many steps are enough
-SUMMED = ("sft", "pt")  # stages whose loss is a sum over tokens: parts of a micro-batch add up to it
+SUMMED = ("sft", "pt", "distil")  # their loss is a sum over tokens: parts of a micro-batch add up to it
 NAMED_ROWS = 5  # of those in a step that went wrong
 
 
