@@ -3,7 +3,9 @@
     python bench/train.py MODEL_FOLDER [--finetuning-type lora|full] [--dtype bf16|f32] [--row-tokens 56] ...
 
 Protocol: random rows of row-tokens ± 25 %, a fifth of each is the answer; packed; the step as `up` runs it,
-in this process; median of the steps after the first. Prints one JSON document with machine and versions.
+in this process; median of the steps after the first. share_of_peak: the time that the layers' and the head's
+products of such a step need alone, each direction in its own shape, at its best of 20, over the step's time;
+attention, LoRA's factors and all else count as nothing. Prints one JSON document with machine and versions.
 """
 
 from __future__ import annotations
@@ -68,6 +70,7 @@ def main() -> None:
                 "wall_s": wall_s,
                 "cpu_s": spent.user + spent.system - busy.user - busy.system,
                 "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                "share_of_peak": needed_s(args, figures["tokens"] / figures["steps"]) / figures["step_s"],
                 "products_per_s": {k: round(v / 1e9) for k, v in products(args).items()},
                 "settings": settings,
                 "row_tokens": args.row_tokens,
@@ -134,6 +137,34 @@ def products(args: argparse.Namespace) -> dict[str, float]:
             times.append(time.perf_counter() - started)
         found[name] = 2 * tokens * n * k / median(times)
     return found
+
+
+def needed_s(args: argparse.Namespace, tokens: float) -> float:
+    """Least seconds of a step's products: y = x Wᵀ, dx = dy W and, where W is trained, dW = dyᵀ x."""
+    config = json.loads((args.model / "config.json").read_text())
+    hidden, ffn, heads = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
+    width = config.get("head_dim") or hidden // heads
+    qkv = (heads + 2 * (config.get("num_key_value_heads") or heads)) * width
+    rows, answers = round(tokens), round(tokens / 5)
+    layer = [(rows, qkv, hidden), (rows, hidden, heads * width), (rows, 2 * ffn, hidden), (rows, hidden, ffn)]
+    layers = sum(products_s(args, *shape) for shape in layer) * config["num_hidden_layers"]
+    return layers + products_s(args, answers, config["vocab_size"], hidden)
+
+
+def products_s(args: argparse.Namespace, rows: int, out: int, width: int) -> float:
+    dtype = {"bf16": torch.bfloat16, "f32": torch.float32}[args.dtype]
+    x, w, dy = (torch.randn(*size).to(dtype) for size in ((rows, width), (out, width), (rows, out)))
+    ways = [lambda: x @ w.t(), lambda: dy @ w]
+    ways += [lambda: dy.t() @ x] if args.finetuning_type == "full" else []
+    total = 0.0
+    for way in ways:
+        times = []
+        for _ in range(20):
+            started = time.perf_counter()
+            way()
+            times.append(time.perf_counter() - started)
+        total += min(times)
+    return total
 
 
 def cpu_model() -> str:

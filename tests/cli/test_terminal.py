@@ -176,3 +176,25 @@ def test_a_step_that_goes_wrong_is_seen() -> None:
     whole.begin({"index": 1, "count": 1, "predicted_s": 100.0, "left_s": 100.0}, 0.0)
     assert whole.left_s(10.0, 0.1) == pytest.approx(90.0)
     assert whole.left_s(400.0, 0.5) > 150  # four times slower than predicted
+
+
+def test_the_curves_of_a_training_stand_beside_its_bar(capsys, monkeypatch) -> None:
+    """Live: the loss and that of held-out rows, each with its course so far."""
+    monkeypatch.setattr(terminal, "LINE_EVERY_S", 0)
+    watch = terminal.Terminal()
+    with watch.progress("train", total=100, unit="tokens") as bar:
+        bar.EVERY_S = 0
+        for n in range(10):
+            bar.advance(10, loss=9.0 - n, **({"eval_loss": 5.0 - n / 3} if n % 3 == 0 else {}))
+        last = terminal.describe(bar, courses=watch.courses)
+    assert "loss 0 █" in last
+    assert "held-out loss 2 " in last and last.count("█") == 3
+    assert "held-out loss" in capsys.readouterr().err
+
+
+@given(st.lists(st.floats(-1e6, 1e6), max_size=60))
+def test_a_line_of_bars_is_short_and_spans_all_heights(values) -> None:
+    bars = terminal.spark(values)
+    assert len(bars) == (0 if len(values) < 3 else min(len(values), terminal.BARS_SHOWN))
+    if len(set(bars)) > 1:
+        assert terminal.BARS[0] in bars and terminal.BARS[-1] in bars

@@ -88,6 +88,8 @@ def test_an_alias_means_the_same(tmp_path: Path, word: str, own: str) -> None:
         "label_smoothing": 0.1,
         "loss_type": "ipo",
         "teacher_model_name_or_path": "larger",
+        "val_size": 0.1,
+        "target_modules": ("q_proj",),
     }
     value = values.get(own, 32)
     of = recipe.METHOD_WORDS.get(own, ("sft",))[0]
@@ -105,7 +107,7 @@ def test_a_model_and_data_by_other_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("word", "value"),
-    [("lora_target", "all"), ("optim", "adamw_torch"), ("max_grad_norm", 1.0), ("lora_dropout", 0),
+    [("lora_target", "all"), ("optim", "adamw_torch"), ("report_to", "none"), ("lora_dropout", 0),
      ("do_train", True), ("train_on_inputs", False), ("completion_only_loss", True), ("warmup_steps", 0)],
 )  # fmt: skip
 def test_what_asks_for_what_is_done_anyway_is_no_error(tmp_path: Path, word: str, value: Any) -> None:

@@ -17,7 +17,7 @@ from steelyard.errors import WrongUse
 from steelyard.report import facts_of, picture, read_document, render
 from steelyard.report.checks import CHECKS, check_row, split
 from steelyard.report.page import FIGURES, REASONS
-from steelyard.report.pictures import LEFT, WIDTH, compared
+from steelyard.report.pictures import LEFT, WIDTH, compared, loss_panel
 from steelyard.report.words import chinese, four_digits, words
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "steelyard"
@@ -223,3 +223,11 @@ def test_what_is_no_document_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(WrongUse) as error:
         read_document(tmp_path / "up.json")
     assert error.value.code == "report.no_run" and "up RECIPE --json" in error.value.hint
+
+
+def test_looks_at_held_out_rows_are_a_second_line_of_the_curve() -> None:
+    curve = [{"step": n, "loss": 2.0 / n} | ({"eval_loss": 1.0} if n % 2 == 0 else {}) for n in range(1, 9)]
+    body = loss_panel(curve, words("zh")).body
+    assert body.count("<polyline") == 2 and 'class="line looks"' in body and "虚线：留出行" in body
+    plain = loss_panel([{"step": p["step"], "loss": p["loss"]} for p in curve], words("zh")).body
+    assert plain.count("<polyline") == 1 and "looks" not in plain

@@ -94,6 +94,30 @@ def test_it_learns_what_own_learns(kind, most, whole, base, data, tmp_path):
     clean(trl, base)
 
 
+def test_it_looks_at_the_rows_that_own_looks_at(base, data, tmp_path):
+    """Held-out loss by the same rows at the same steps, of the same matrices."""
+    kind = {"dtype": "f32", "val_size": 0.25, "eval_steps": 2, "target_modules": ["q_proj", "v_proj"]}
+    _, own = run(tmp_path / "own", base, data, **kind)
+    _, trl = run(tmp_path / "trl", base, data, engine="trl", **kind)
+    looks = [[(p["step"], p["eval_loss"]) for p in curve(f) if "eval_loss" in p] for f in (own, trl)]
+    assert [step for step, _ in looks[0]] == [step for step, _ in looks[1]] and len(looks[0]) > 1
+    assert [loss for _, loss in looks[0]] == pytest.approx([loss for _, loss in looks[1]], abs=1e-4)
+    assert (own / "taught.json").read_bytes() == (trl / "taught.json").read_bytes()
+    one, two = (tensors(folder / "adapter" / "adapter_model.safetensors") for folder in (own, trl))
+    assert set(one) == set(two)
+
+
+def test_the_best_weights_are_the_result_and_patience_ends_the_stage(base, data, tmp_path):
+    """At a rate that destroys what was learnt; the result is that of a stage that ends at the best look."""
+    wild = {"dtype": "f32", "val_size": 0.25, "eval_steps": 2, "learning_rate": 1.0, "max_steps": 40}
+    wild |= {"lr_scheduler_type": "constant", "load_best_model_at_end": True, "early_stopping_patience": 2}
+    figures, folder = run(tmp_path / "wild", base, data, engine="trl", **wild)
+    best = min((p for p in curve(folder) if "eval_loss" in p), key=lambda p: p["eval_loss"])
+    assert figures["best_step"] == best["step"] == len(curve(folder)) - 4 < 36
+    _, short = run(tmp_path / "short", base, data, engine="trl", **{**wild, "max_steps": best["step"]})
+    assert (folder / "model.safetensors").read_bytes() == (short / "model.safetensors").read_bytes()
+
+
 def test_bf16_trains_too(base, data, tmp_path):
     for name, kind in (("lora", {}), ("full", {"finetuning_type": "full", "learning_rate": 1e-3})):
         _, folder = run(tmp_path / name, base, data, engine="trl", max_steps=6, **kind)

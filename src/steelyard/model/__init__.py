@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from .encoder import Encoder, encoder_folder, exported_encoder, is_encoder, read_encoder
     from .encoder_export import export_encoder
     from .families import FAMILIES
+    from .fp8 import Fp8
     from .gguf import to_hf
     from .integers import ByRow, Grouped, Rounding, group_of, widened
+    from .kernels import Chance, Dropout
     from .network import load, save
     from .openvino_ir import export_openvino
     from .openvino_tokenizer import DETOKENIZER, write_detokenizer
@@ -84,6 +86,9 @@ FILES = {
     "bf16_of": "weights",
     "f32_of": "weights",
     "write": "weights",
+    "Dropout": "kernels",
+    "Fp8": "fp8",
+    "Chance": "kernels",
     "load": "network",
     "save": "network",
     "export_openvino": "openvino_ir",
@@ -121,8 +126,11 @@ __all__ = [
     "FAMILIES",
     "TRL_VARIABLE",
     "ByRow",
+    "Chance",
+    "Dropout",
     "Encoder",
     "Example",
+    "Fp8",
     "Grouped",
     "LayersFromDisk",
     "ModelSource",

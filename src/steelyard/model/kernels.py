@@ -9,6 +9,7 @@ Not here: what a family of models looks like (network.py), the optimiser (traini
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional as F
+
+from .fp8 import Fp8
 
 BUCKET_MIN_TOKENS = 32  # segments shorter than this share one padded attention call
 BUCKET_STEP_TOKENS = 32  # torch's softmax over a bf16 row of another length takes two to four times as long
@@ -34,10 +37,19 @@ class Linear(nn.Module):
         self.weight_grad: Tensor | None = None  # float32 [out, in], set where the matrix itself is trained
         self.bias_grad: Tensor | None = None
         self.anchor: Tensor | None = None  # makes autograd call backward although no weight is in its graph
+        self.fp8: tuple[Fp8, int] | None = (
+            None  # its products are rounded to FP8, as the matrix of that number
+        )
 
-    def adapt(self, a: Tensor, b: Tensor, a_grad: Tensor, b_grad: Tensor) -> None:
+    def adapt(
+        self, a: Tensor, b: Tensor, a_grad: Tensor, b_grad: Tensor, dropout: Dropout | None = None
+    ) -> None:
         """Hang LoRA factors on the matrix, see Adapter."""
-        self.adapter = Adapter(a, b, a_grad, b_grad)
+        self.adapter = Adapter(a, b, a_grad, b_grad, dropout)
+
+    def rounded(self, values: Tensor, kind: str) -> Tensor:
+        """An operand of its product, "x", "weight" or "grad": as it is, or in FP8."""
+        return values if self.fp8 is None else self.fp8[0].rounded(values, self.fp8[1], kind)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.anchor is not None and torch.is_grad_enabled():
@@ -56,15 +68,50 @@ class Adapter:
     b: Tensor  # [out, parts * r], zero outside each part's block
     a_grad: Tensor  # float32, as a
     b_grad: Tensor  # float32, as b; what falls outside the blocks is ignored by its owner
+    dropout: Dropout | None = None
+
+    def inputs(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What A sees of x in training, and by what it was multiplied."""
+        if self.dropout is None:
+            return x, None
+        mask = self.dropout.mask(x)
+        return x * mask, mask
+
+
+class Chance:
+    """Where a run is, (seed, step, micro-batch): what is drawn follows from it alone."""
+
+    at: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
+class Dropout:
+    """Which inputs one LoRA leaves out (Srivastava et al. 2014): a function of the place in the run, made
+    again in the backward pass rather than kept. A byte of chance an input: `share` in steps of 1/256."""
+
+    share: float
+    number: int  # of the matrix
+    chance: Chance
+
+    def mask(self, x: Tensor) -> Tensor:
+        """As x: 0, or what makes up for those left out."""
+        left_out = round(self.share * 256)
+        seed = hashlib.blake2b(repr((*self.chance.at, self.number)).encode(), digest_size=8).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(seed, "little", signed=True))
+        words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(
+            -(2**63), None, generator=generator
+        )
+        chance = words.view(torch.uint8)[: x.numel()].view(x.shape)
+        return (chance >= left_out).to(x.dtype).mul_(256 / (256 - left_out))
 
 
 class _Linear(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, anchor: Tensor, layer: Linear) -> Tensor:
-        y = F.linear(x, layer.weight, layer.bias)
+        y = F.linear(layer.rounded(x, "x"), layer.rounded(layer.weight, "weight"), layer.bias)
         low = None
         if layer.adapter is not None:
-            low = F.linear(x, layer.adapter.a)
+            low = F.linear(layer.adapter.inputs(x)[0], layer.adapter.a)
             y.addmm_(low, layer.adapter.b.t())
         ctx.layer = layer
         ctx.save_for_backward(x, low)
@@ -74,22 +121,28 @@ class _Linear(Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, None, None]:
         x, low = ctx.saved_tensors
         layer: Linear = ctx.layer
-        dx = dy @ layer.weight if ctx.needs_input_grad[0] else None
+        dy8 = layer.rounded(dy, "grad")
+        dx = dy8 @ layer.rounded(layer.weight, "weight") if ctx.needs_input_grad[0] else None
         if layer.weight_grad is not None:
-            layer.weight_grad.add_(dy.t() @ x)
+            layer.weight_grad.add_(dy8.t() @ layer.rounded(x, "x"))
         if layer.bias_grad is not None:
             layer.bias_grad.add_(dy.sum(0, dtype=torch.float32))
         if layer.adapter is not None:
             dlow = dy @ layer.adapter.b
+            seen, mask = layer.adapter.inputs(x)
             layer.adapter.b_grad.add_(dy.t() @ low)
-            layer.adapter.a_grad.add_(dlow.t() @ x)
-            if dx is not None:
+            layer.adapter.a_grad.add_(dlow.t() @ seen)
+            if dx is None:
+                return None, None, None
+            if mask is None:
                 dx.addmm_(dlow, layer.adapter.a)
+            else:
+                dx.addcmul_(dlow @ layer.adapter.a, mask)
         return dx, None, None
 
 
 class Norm(nn.Module):
-    """RMSNorm over the last axis, statistics in float32."""
+    """RMSNorm over the last axis, statistics in float32; the result has the weight's dtype."""
 
     def __init__(self, weight: Tensor, eps: float, name: str) -> None:
         super().__init__()
@@ -102,20 +155,20 @@ class Norm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and (x.requires_grad or self.anchor is not None):
             return _Norm.apply(x, self.anchor, self)
-        return _normalised(x, self.eps)[0] * self.weight
+        return _normalised(x, self.eps, self.weight.dtype)[0] * self.weight
 
 
-def _normalised(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def _normalised(x: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     size = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
     rstd = torch.rsqrt(size.square_().div_(x.shape[-1]).add_(eps))  # [..., 1] float32
-    return (x * rstd).to(x.dtype), rstd
+    return (x * rstd).to(dtype), rstd
 
 
 class _Norm(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, anchor: Tensor | None, layer: Norm) -> Tensor:
-        unit, rstd = _normalised(x, layer.eps)
-        ctx.layer = layer
+        unit, rstd = _normalised(x, layer.eps, layer.weight.dtype)
+        ctx.layer, ctx.dtype = layer, x.dtype
         ctx.save_for_backward(unit, rstd)
         return unit * layer.weight
 
@@ -130,7 +183,7 @@ class _Norm(Function):
         share = (dunit * unit).sum(-1, keepdim=True, dtype=torch.float32).div_(unit.shape[-1])
         # one fused pass: the plain formula in mixed types takes six times as long
         dx = torch.addcmul(dunit, unit, share.to(dy.dtype), value=-1)
-        return (dx * rstd).to(dy.dtype), None, None
+        return (dx * rstd).to(ctx.dtype), None, None
 
 
 def swiglu(gate_up: Tensor) -> Tensor:

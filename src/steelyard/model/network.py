@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from steelyard.errors import Where, WrongUse
 from steelyard.shape import shards
@@ -25,8 +26,9 @@ from steelyard.shape import shards
 from .companions import copy_companions
 from .decoder import read_decoder
 from .families import FAMILIES, Decoder
+from .fp8 import Fp8
 from .frequencies import attention_factor, inverse_frequencies
-from .kernels import Layout, Linear, Norm, attention, rope, swiglu
+from .kernels import Chance, Layout, Linear, Norm, attention, rope, swiglu
 from .weights import write_each
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -61,7 +63,7 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, layout: Layout, keep: Tensor | None = None
     ) -> Tensor:
-        """x [T, H] -> [T, H]; with `keep` only those tokens go on after attention."""
+        """x [T, H] float32 -> [T, H]; with `keep` only those tokens go on after attention."""
         config = self.config
         heads = self.qkv(self.input_norm(x)).view(x.shape[0], -1, config.head_dim)
         qk, v = heads.split(self.sizes, dim=1)
@@ -73,7 +75,8 @@ class Block(nn.Module):
         if keep is not None:
             x, attended = x.index_select(0, keep), attended.index_select(0, keep)
         x = x + self.o(attended)
-        return x + self.down(self.gated(self.gate_up(self.post_norm(x))))
+        # In place: no kernel keeps x for its gradient. The layer's own input above is left as it came.
+        return x.add_(self.down(self.gated(self.gate_up(self.post_norm(x)))))
 
     def gated(self, gate_up: Tensor) -> Tensor:
         """[T, 2F] -> [T, F], the MLP between its matrices."""
@@ -96,6 +99,9 @@ class Network(nn.Module):
         self.embed_grad: Tensor | None = None  # float32 [V, H] where the embedding is trained
         self.head_grad: Tensor | None = None
         self.anchor: Tensor | None = None
+        self.chance = Chance()
+        self.fp8: Fp8 | None = None  # the state of products in FP8
+        self.recomputes = False  # a layer's inner values in the backward pass: memory for time
         self.inv_freq = _inverse_frequencies(decoder)
         self.rope_factor = attention_factor(decoder.rope)
 
@@ -110,13 +116,21 @@ class Network(nn.Module):
         return hidden.view(batch, length, -1)
 
     def flat(self, ids: Tensor, positions: Tensor, layout: Layout, keep: Tensor | None = None) -> Tensor:
-        """The same on flat tokens [T] -> [T, H], or [N, H] of the N tokens in `keep`."""
+        """The same on flat tokens [T] -> [T, H], or [N, H] of the N tokens in `keep`.
+
+        The residual stream is float32 whatever the matrices are: in bf16 it would lose what each layer adds.
+        """
         dtype = self.embed.dtype
         cos, sin = (turn.to(dtype) for turn in self.turns(positions))
         x = self._embedded(ids)
         for layer in self.layers[:-1]:
-            x = layer(x, cos, sin, layout)
-        return self.norm(self.layers[-1](x, cos, sin, layout, keep))
+            x = self._through(layer, x, cos, sin, layout)
+        return self.norm(self._through(self.layers[-1], x, cos, sin, layout, keep))
+
+    def _through(self, layer: nn.Module, *inputs: Any) -> Tensor:
+        if not (self.recomputes and torch.is_grad_enabled()):
+            return layer(*inputs)
+        return checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
 
     def turns(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin of each position, [T, 1, D/2] float32."""
@@ -130,7 +144,7 @@ class Network(nn.Module):
     def _embedded(self, ids: Tensor) -> Tensor:
         if self.embed_grad is not None and torch.is_grad_enabled():
             return _Embed.apply(self.anchor, self, ids)
-        return F.embedding(ids, self.embed)
+        return F.embedding(ids, self.embed).float()
 
     @property
     def output(self) -> Tensor:
@@ -182,7 +196,7 @@ class _Embed(torch.autograd.Function):
     def forward(ctx: Any, anchor: Tensor, network: Network, ids: Tensor) -> Tensor:
         ctx.network = network
         ctx.save_for_backward(ids)
-        return F.embedding(ids, network.embed)
+        return F.embedding(ids, network.embed).float()
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[None, None, None]:

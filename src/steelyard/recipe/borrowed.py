@@ -47,6 +47,9 @@ STAGE_ALIASES = {
     "kto_undesirable_weight": "undesirable_weight",
     "num_processes": "processes",
     "nproc_per_node": "processes",
+    "val_set_size": "val_size",
+    "lora_target": "target_modules",
+    "lora_target_modules": "target_modules",
 }
 TOP_ALIASES = {
     "model_name_or_path": "model",
@@ -66,16 +69,27 @@ class Answer:
     harmless: tuple[Any, ...] = ()
 
 
-CHECKPOINTS = Answer("checkpoints are written as a run goes, and an interrupted run resumes by itself")
-HELD_OUT = Answer("rows are held out by cleaning, and judged by the gate", "clean: {test_share: 0.1}")
+CHECKPOINTS = Answer(
+    "an interrupted run resumes by itself; checkpoints stay in the artefact by save_steps", "save_steps: 100"
+)
+HELD_OUT = Answer(
+    "a stage holds rows out by val_size and looks at them every eval_steps", "eval_steps: 50", ("steps", "no")
+)
+BEST = Answer("the best checkpoint is that of the least eval_loss", harmless=("eval_loss", "loss", False))
 LOGS = Answer("every step is in the run's log and report: steelyard logs, steelyard report")
 PROCESSES = Answer(
     "how many processes train, and in shards or not, are two words", "processes: 2, fsdp: true"
 )
 DEVICE = Answer("what a stage trains on is its device", "device: cpu")
-PRECISION = Answer("the precision is the fastest that this CPU computes: bf16, else f32")
-MEMORY = Answer("the plan chooses the micro-batch so that the job fits into the memory")
-TARGETS = Answer("LoRA adapts every matrix of every layer", harmless=("all", "all-linear", True))
+PRECISION = Answer("the precision is the fastest that this CPU computes", "mixed_precision: bf16")
+MEMORY = Answer(
+    "the plan chooses the micro-batch so that the job fits into the memory", "gradient_checkpointing: true"
+)
+TARGETS = Answer(
+    "LoRA adapts every matrix of every layer, or those of target_modules",
+    "target_modules: [q_proj, v_proj]",
+    (True,),
+)
 OPTIMISER = Answer(
     "the optimiser is AdamW with betas of 0.9 and 0.999",
     harmless=("adamw", "adamw_torch", "adamw_torch_fused", "adamw_hf", 0.9, 0.999, 1e-8),
@@ -101,20 +115,20 @@ REFERENCE = Answer(
 NOT_YET = Answer("it is not yet available; this version would have to ignore it", harmless=(0, 0.0, False))
 
 ANSWERS: dict[str, Answer] = {
-    **dict.fromkeys(("save_steps", "save_strategy", "save_total_limit", "save_only_model"), CHECKPOINTS),
+    **dict.fromkeys(("save_strategy", "save_only_model"), CHECKPOINTS),
     **dict.fromkeys(("saves_per_epoch", "checkpoint_steps", "save_safetensors"), CHECKPOINTS),
-    **dict.fromkeys(("eval_steps", "eval_strategy", "evaluation_strategy", "val_size"), HELD_OUT),
-    **dict.fromkeys(("val_set_size", "evals_per_epoch", "eval_dataset", "do_eval"), HELD_OUT),
+    **dict.fromkeys(("eval_strategy", "evaluation_strategy"), HELD_OUT),
+    **dict.fromkeys(("evals_per_epoch", "eval_dataset", "do_eval"), HELD_OUT),
+    **dict.fromkeys(("metric_for_best_model", "greater_is_better"), BEST),
     **dict.fromkeys(("per_device_eval_batch_size", "eval_batch_size", "predict_with_generate"), HELD_OUT),
-    **dict.fromkeys(("logging_steps", "logging_dir", "logging_strategy", "report_to", "plot_loss"), LOGS),
+    **dict.fromkeys(("logging_steps", "logging_dir", "logging_strategy", "plot_loss"), LOGS),
     **dict.fromkeys(("run_name", "wandb_project", "wandb_run_id", "use_tensorboard", "use_swanlab"), LOGS),
     **dict.fromkeys(("deepspeed", "fsdp_config", "fsdp_version", "ddp_timeout"), PROCESSES),
     **dict.fromkeys(("ddp_find_unused_parameters", "local_rank"), PROCESSES),
     **dict.fromkeys(("device_map", "use_cpu"), DEVICE),
     **dict.fromkeys(("bf16", "fp16", "tf32", "pure_bf16", "torch_dtype", "dtype", "compute_type"), PRECISION),
-    **dict.fromkeys(("gradient_checkpointing", "gradient_checkpointing_kwargs"), MEMORY),
-    **dict.fromkeys(("use_reentrant_gc", "upcast_layernorm", "auto_find_batch_size", "use_cache"), MEMORY),
-    **dict.fromkeys(("lora_target", "target_modules", "lora_target_modules"), TARGETS),
+    **dict.fromkeys(("gradient_checkpointing_kwargs", "use_reentrant_gc", "upcast_layernorm"), MEMORY),
+    **dict.fromkeys(("auto_find_batch_size", "use_cache"), MEMORY),
     **dict.fromkeys(("lora_target_linear", "modules_to_save", "lora_modules_to_save"), TARGETS),
     **dict.fromkeys(("optim", "optimizer", "adam_beta1", "adam_beta2", "adam_epsilon"), OPTIMISER),
     **dict.fromkeys(("train_on_inputs", "train_on_prompt", "mask_history", "roles_to_train"), ANSWERS_ONLY),
@@ -135,13 +149,11 @@ ANSWERS: dict[str, Answer] = {
     **dict.fromkeys(("resume_from_checkpoint", "auto_resume_from_checkpoints", "do_train"), RESUMES),
     "trust_remote_code": NO_CODE,
     **dict.fromkeys(("push_to_hub", "hub_model_id", "hub_token", "hf_hub_token"), HUB),
-    **dict.fromkeys(("lora_dropout", "neftune_noise_alpha", "label_smoothing_factor"), NOT_YET),
-    **dict.fromkeys(("early_stopping_patience", "load_best_model_at_end", "use_rslora", "use_dora"), NOT_YET),
+    **dict.fromkeys(("neftune_noise_alpha", "label_smoothing_factor"), NOT_YET),
+    **dict.fromkeys(("use_rslora", "use_dora"), NOT_YET),
     **dict.fromkeys(("loraplus_lr_ratio", "rslora", "pissa_init", "reward_model"), NOT_YET),
     **dict.fromkeys(("ref_model", "ref_model_adapters", "model_adapter_name", "ref_adapter_name"), REFERENCE),
     **dict.fromkeys(("resize_vocab", "freeze_trainable_layers", "unfrozen_parameters"), NOT_YET),
-    "max_grad_norm": Answer("gradients are clipped to a norm of 1", harmless=(1, 1.0)),
-    "warmup_steps": Answer("the warm-up is a share of the steps", "warmup_ratio: 0.05", (0,)),
     "max_samples": Answer("every row of a file is read", "name a shorter file under data:"),
     "batch_size": Answer(
         "it may mean a device's batch or the whole one",

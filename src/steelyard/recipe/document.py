@@ -293,6 +293,21 @@ def _losses(value: Any) -> Any:
     return value
 
 
+Scheduler = Literal["cosine", "linear", "constant", "constant_with_warmup", "inverse_sqrt"]
+
+
+def _names(value: Any) -> Any:
+    """One name, or a list of them."""
+    return [value] if isinstance(value, str) else value
+
+
+NAMES_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+Modules = Annotated[list[Text], BeforeValidator(_names), WithJsonSchema(NAMES_SCHEMA)]
+Trackers = Annotated[
+    list[Literal["tensorboard", "wandb", "mlflow"]], BeforeValidator(_names), WithJsonSchema(NAMES_SCHEMA)
+]
+
+
 class StageTable(Table):
     stage: Literal["sft", "pt", "dpo", "kto", "orpo", "distil"] | None = say(
         "pt (continue) = plain text, sft = answers, distil = answers by a teacher's word for each token, "
@@ -326,7 +341,8 @@ class StageTable(Table):
     per_device_train_batch_size: Count | None = say("sequences per device per step", 4)
     gradient_accumulation_steps: Count | None = say("micro-batches per optimiser step", 2)
     warmup_ratio: Annotated[float, Field(ge=0, le=1)] | None = say("share of the steps that warm up", 0.1)
-    lr_scheduler_type: Literal["cosine", "linear"] | None = say("how the rate falls to 0", "cosine")
+    warmup_steps: Amount | None = say("steps that warm up, in place of warmup_ratio", 20)
+    lr_scheduler_type: Scheduler | None = say("how the rate falls", "cosine")
     weight_decay: Annotated[float, Field(ge=0, le=1)] | None = say("of AdamW", 0.0)
     beta: Annotated[float, Field(gt=0, le=100)] | None = say(
         "dpo, kto: how closely the model stays to the one it begins from; orpo: weight of the pairs", 0.1
@@ -348,6 +364,28 @@ class StageTable(Table):
     loss_top_k: Annotated[int, Field(ge=1, le=1024)] | None = say(
         "of distil: the teacher's likeliest tokens that are kept; the others are one class", 64
     )
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = say("gradients are clipped to this norm", 1.0)
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] | None = say(
+        "share of a LoRA's inputs left out of a step", 0.05
+    )
+    target_modules: Modules | None = say(
+        "the matrices that LoRA adapts; all-linear: every one of every layer", ["q_proj", "v_proj"]
+    )
+    mixed_precision: Literal["no", "bf16", "fp8"] | None = say(
+        "what products are computed in; no: float32", "bf16"
+    )
+    gradient_checkpointing: bool | None = say(
+        "keep a layer's input alone and compute it again: less memory, same bits", True
+    )
+    eval_steps: Count | None = say("steps between two looks at rows held out of this stage", 50)
+    val_size: Annotated[Share, Field(gt=0, le=0.5)] | None = say(
+        "share of the rows held out of this stage for eval_steps", "5%"
+    )
+    load_best_model_at_end: bool | None = say("the result is the model of the least eval_loss", True)
+    early_stopping_patience: Count | None = say("looks without a better eval_loss that end the stage", 3)
+    save_steps: Count | None = say("steps between two checkpoints that stay in the artefact", 100)
+    save_total_limit: Count | None = say("of those checkpoints the newest that stay; all where left out", 3)
+    report_to: Trackers | None = say("where the curve is written too, offline", ["tensorboard"])
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = say("of this stage", 0)
 
 

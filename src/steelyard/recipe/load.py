@@ -28,6 +28,12 @@ MAP_WORDS = {"prompt": "user", "question": "user", "instruction": "user"}
 MAP_WORDS |= dict.fromkeys(("completion", "answer", "output", "response", "chosen"), "assistant")
 SEEN = ("preference", "unpaired_preference")  # formats of TRL that the fields of a row show
 PII = {"keep": "off"}
+NOT_ASKED_FOR: dict[str, tuple[Any, ...]] = {  # values of other trainers that leave a word out
+    "report_to": ("none", ["none"], []),
+    "target_modules": ("all", "all-linear", ["all-linear"]),
+    "warmup_steps": (0,),
+    "lora_dropout": (0, 0.0),
+}
 AUTO = "auto"  # a planner's field may say so instead of being left out
 KEEPS_AUTO = {"compress.weights", "gate.parity", "gate.tolerance", "model", "serve.engine", "serve.tls"}
 
@@ -129,6 +135,10 @@ def _short_forms(tree: Tree) -> None:
     for stage in values["train"] if isinstance(values.get("train"), list) else ():
         if isinstance(stage, dict) and isinstance(stage.get("stage"), str):
             stage["stage"] = STAGES.get(stage["stage"], stage["stage"])
+        for word in [
+            w for w in NOT_ASKED_FOR if isinstance(stage, dict) and stage.get(w) in NOT_ASKED_FOR[w]
+        ]:
+            del stage[word]
     clean = values.get("clean")
     if isinstance(clean, dict) and isinstance(clean.get("pii"), str):
         clean["pii"] = PII.get(clean["pii"], clean["pii"])

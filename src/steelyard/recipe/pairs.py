@@ -10,6 +10,7 @@ from .recipe import USD_PER, Recipe, Serve, Source, Stage
 from .tree import Path_, Tree
 
 TABLES = (".xlsx", ".xlsm")
+LOOKING = ("eval_steps", "val_size", "load_best_model_at_end", "early_stopping_patience")
 LATER = (".docx", ".pdf", ".pptx", ".html", ".htm", ".md", ".zip", ".epub")
 
 
@@ -18,6 +19,9 @@ def check_pairs(recipe: Recipe, tree: Tree) -> None:
     _check_data(recipe, tree)
     for i, stage in enumerate(recipe.train):
         _check_stage(stage, ("train", i), tree)
+        if stage.report_to and recipe.trust.level != "open":
+            text = f"report_to writes plain files, and trust is {recipe.trust.level}"
+            _fail(tree, ("train", i, "report_to"), text, "delete report_to, or trust: open")
     _check_abilities(recipe, tree)
     _check_serving(recipe, tree)
     _check_goal(recipe, tree)
@@ -105,11 +109,14 @@ def _check_source(source: Source, at: Path_, tree: Tree) -> None:
 
 
 def _check_stage(stage: Stage, at: Path_, tree: Tree) -> None:
-    for name in ("lora_rank", "lora_alpha"):
+    for name in ("lora_rank", "lora_alpha", "lora_dropout", "target_modules"):
         if stage.finetuning_type == "full" and getattr(stage, name) is not None:
             text = f"finetuning_type: full has no {name}"
             _fail(tree, (*at, name), text, f"delete {name}, or finetuning_type: lora")
-    for name, stages in WORDS.items():
+    if stage.warmup_steps is not None and stage.warmup_ratio is not None:
+        text = "warmup_steps and warmup_ratio both say how many steps warm up"
+        _fail(tree, (*at, "warmup_steps"), text, "keep one of them")
+    for name, stages in {**WORDS, **dict.fromkeys(LOOKING, ("sft", "pt"))}.items():
         if getattr(stage, name) is not None and stage.stage not in stages:
             text = f"{name} belongs to stage {' and '.join(stages)}, this one is {stage.stage}"
             _fail(tree, (*at, name), text, f"delete {name}")

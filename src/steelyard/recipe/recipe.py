@@ -107,7 +107,8 @@ class Stage:
     per_device_train_batch_size: int | None = None
     gradient_accumulation_steps: int | None = None
     warmup_ratio: float | None = None
-    lr_scheduler_type: Literal["cosine", "linear"] | None = None
+    warmup_steps: int | None = None
+    lr_scheduler_type: str | None = None
     weight_decay: float | None = None
     beta: float | None = None  # methods.py says which stage has which of these; None = TRL's own default
     loss_type: str | tuple[str, ...] | None = None
@@ -117,6 +118,18 @@ class Stage:
     undesirable_weight: float | None = None
     teacher_model_name_or_path: str | None = None
     loss_top_k: int | None = None
+    max_grad_norm: float | None = None
+    lora_dropout: float | None = None
+    target_modules: tuple[str, ...] | None = None
+    mixed_precision: Literal["no", "bf16", "fp8"] | None = None
+    gradient_checkpointing: bool | None = None
+    eval_steps: int | None = None
+    val_size: float | None = None
+    load_best_model_at_end: bool | None = None
+    early_stopping_patience: int | None = None
+    save_steps: int | None = None
+    save_total_limit: int | None = None
+    report_to: tuple[str, ...] | None = None
     seed: int = 0  # the recipe's seed unless the stage has its own
 
 

@@ -238,23 +238,30 @@ def _pair(row: Compared, say: Words, top: int) -> str:
 
 
 def loss_panel(curve: Sequence[Mapping[str, Any]], say: Words) -> Panel:
-    """Loss over steps with its axes; nothing where there are fewer than two points."""
+    """Loss over steps with its axes, and that of the held-out rows where they were looked at; nothing where
+    there are fewer than two points."""
     if len(curve) < 2:
         return Panel("", 0)
-    steps, losses = [float(p["step"]) for p in curve], [float(p["loss"]) for p in curve]
-    most, first, last = max(losses) or 1.0, steps[0], steps[-1]
+    steps = [float(p["step"]) for p in curve]
+    most = max(float(p.get(name, 0.0)) for p in curve for name in ("loss", "eval_loss")) or 1.0
+    first, last = steps[0], steps[-1]
     foot, across = 10 + PLOT, WIDTH - LEFT - RIGHT
     body = "".join(_grid_line(foot - s * (PLOT - 10), f"{s * most:.2g}") for s in (0, 0.5, 1))
-    points = " ".join(
-        f"{LEFT + (s - first) / max(last - first, 1) * across:.1f},{foot - v / most * (PLOT - 10):.1f}"
-        for s, v in zip(steps, losses, strict=True)
-    )
-    body += f'<polyline class="line" points="{points}"/>'
+    for name, kind in (("loss", "line"), ("eval_loss", "line looks")):
+        points = " ".join(
+            f"{LEFT + (p['step'] - first) / max(last - first, 1) * across:.1f},"
+            f"{foot - p[name] / most * (PLOT - 10):.1f}"
+            for p in curve
+            if name in p
+        )
+        body += f'<polyline class="{kind}" points="{points}"/>' if points else ""
     for share in (0.0, 0.5, 1.0):
         step, anchor = first + share * (last - first), ("start", "middle", "end")[round(share * 2)]
         x = LEFT + share * across
         body += (
             f'<text class="soft small" text-anchor="{anchor}" x="{x:.1f}" y="{foot + 18}">{step:.0f}</text>'
         )
-    caption = f'<text class="soft small middle" x="{LEFT + across / 2}" y="{foot + 34}">{say("step")}</text>'
+    looked = f", {say('dashed: held-out rows')}" if any("eval_loss" in p for p in curve) else ""
+    text = f"{say('step')}{looked}"
+    caption = f'<text class="soft small middle" x="{LEFT + across / 2}" y="{foot + 34}">{text}</text>'
     return Panel(body + caption, foot + 40)

@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from .methods import METHODS
     from .rehearsal import probe
     from .step import train
+    from .trackers import check_trackers
 
 FILES = {  # what needs torch is fetched when used
     "CAPABILITIES": "engines",
     "METHODS": "methods",
     "TrainNeed": "engines",
     "check_device": "engines",
+    "check_trackers": "trackers",
     "choose": "engines",
     "install": "engines",
     "probe": "rehearsal",
@@ -34,6 +36,7 @@ __all__ = [
     "Schedule",
     "TrainNeed",
     "check_device",
+    "check_trackers",
     "choose",
     "install",
     "probe",

@@ -10,7 +10,8 @@ def course_figures(curve: Sequence[Mapping[str, float]], step_s: Sequence[float]
     """From a point a step; SI units. Times are of this attempt's steps, the first left out."""
     timed = step_s[1:] or step_s or [0.0]
     trained = sum(point["tokens"] for point in curve[-len(timed) :])
-    return {
+    looks = [point["eval_loss"] for point in curve if "eval_loss" in point]
+    return ({"eval_loss": min(looks)} if looks else {}) | {
         "steps": len(curve),
         "step_s": median(timed),
         "tokens": sum(point["tokens"] for point in curve),

@@ -11,28 +11,30 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from steelyard.artefact import Draft, Figures, Settings, Watch
+from steelyard.artefact import Draft, Figures, Progress, Settings, Watch
 from steelyard.errors import Stopped
 from steelyard.processes import lacks_memory
 
 from .course import course_figures
 from .faults import OutOfMemory, diverged, spikes
 from .mends import Mends
-from .methods import METHODS
+from .methods import METHODS, answer_loss_sum
 from .packing import Schedule, learning_rate
 from .rows import Rows, TrainingExample, batch_of
 from .trainable import Trainable
+from .validation import best, is_due, kept_steps, look_places, stops_early
 
 CHECKPOINT_EVERY_S = 20.0  # what a kill may cost; not less than 20 times what the last checkpoint took
 MAX_GRAD_NORM = 1.0  # as in TRL and LLaMA-Factory
 STATE = "state.safetensors"
+BEST, KEPT = "best-{}.safetensors", "step-{}.safetensors"  # weights alone, beside the state
 
 
 def settle(threads: int) -> None:
@@ -54,10 +56,12 @@ class Loop:
     settings: Settings
     out: Draft
     watch: Watch
+    tell: Callable[[Mapping[str, float]], None] = lambda point: None
     mends: Mends = field(default_factory=Mends)
     done: int = 0
     saved: int = 0
     curve: list[dict[str, float]] = field(default_factory=list)
+    looks: list[list[TrainingExample]] = field(init=False)  # held-out rows as micro-batches
     step_s: list[float] = field(default_factory=list)
     optimiser: torch.optim.Optimizer = field(init=False)
 
@@ -65,6 +69,8 @@ class Loop:
 
     def __post_init__(self) -> None:
         learnt = self.learnt
+        places = look_places(self.rows, self.settings)
+        self.looks = [[self.rows.kept_back[n] for n in batch] for batch in places]
         self.moments = torch.zeros_like(learnt.master), torch.zeros_like(learnt.master)
         decay = self.settings.get("weight_decay", 0.0)
         parts = [(slice(0, learnt.decayed), decay), (slice(learnt.decayed, None), 0.0)]
@@ -93,23 +99,16 @@ class Loop:
             start = part.stop
 
     def run(self) -> None:
-        """All steps that are left."""
+        """All steps that are left, and the best model of them where that is asked for."""
         checkpoint_s, due_at = 0.0, time.monotonic() + CHECKPOINT_EVERY_S
         every = self.settings.get("checkpoint_steps")
         left = self.plan.tokens - sum(int(point["tokens"]) for point in self.curve)
         with self.watch.progress("train", left, "tokens") as bar:
-            while self.done < len(self.plan.steps):
+            while not self._ended():
                 if self.done in self.mends.skipped:
                     self.done += 1
                     continue
-                started = time.perf_counter()
-                point = self._step_or_fault()
-                self.step_s.append(time.perf_counter() - started)
-                self.curve.append(point)
-                self.done += 1
-                bar.advance(
-                    int(point["tokens"]), loss=point["loss"], tokens_per_s=point["tokens"] / self.step_s[-1]
-                )
+                self._take_step(bar)
                 due = self.done % every == 0 if every else time.monotonic() >= due_at
                 if due and self.done < len(self.plan.steps):
                     started = time.monotonic()
@@ -126,6 +125,76 @@ class Loop:
                 raise OutOfMemory(self.done) from None
             raise
 
+    def _ended(self) -> bool:
+        patience = self.settings.get("early_stopping_patience")
+        return self.done >= len(self.plan.steps) or stops_early(self.curve, patience)
+
+    def _take_step(self, bar: Progress) -> None:
+        """One step and what is due after it: a look at the held-out rows, a checkpoint that stays."""
+        started = time.perf_counter()
+        point = self._step_or_fault()
+        self.step_s.append(time.perf_counter() - started)
+        self.curve.append(point)
+        self.done += 1
+        steps = len(self.plan.steps)
+        if self.looks and is_due(self.done, steps, self.settings.get("eval_steps")):
+            point["eval_loss"] = self.look()
+            if self.settings.get("load_best_model_at_end") and best(self.curve) is point:
+                self._put_aside(BEST.format(self.done))
+        if self.done in kept_steps(self.curve, steps, self.settings):
+            self._put_aside(KEPT.format(self.done))
+        self.tell(point)
+        shown = {name: point[name] for name in ("loss", "eval_loss") if name in point}
+        bar.advance(int(point["tokens"]), **shown, tokens_per_s=point["tokens"] / self.step_s[-1])
+
+    def look(self) -> float:
+        """Mean loss of a learnt token of the held-out rows."""
+        losses = [answer_loss_sum(self.network, batch_of(rows, self.network)) for rows in self.looks]
+        return sum(losses) / max(1, sum(row.taught_tokens for rows in self.looks for row in rows))
+
+    def _put_aside(self, name: str) -> None:
+        """The weights as they stand, in the scratch: written again, to the same bits, by a resumed run."""
+        from safetensors.torch import save_file
+
+        path = self.out.folder / name
+        save_file({"master": self.learnt.master.detach()}, path, metadata={"step": str(self.done)})
+        self.out.scratch.write(name, path)
+        path.unlink(missing_ok=True)
+
+    def _tidy(self) -> None:
+        """Weights put aside that neither this checkpoint nor what follows it needs: a run that steps back to
+        it may yet come to another best."""
+        steps = kept_steps(self.curve, len(self.plan.steps), self.settings)
+        names = {BEST.format(self.best_step()), *(KEPT.format(step) for step in steps)}
+        for pattern in (BEST, KEPT):
+            for path in self.out.scratch.folder.glob(pattern.format("*")):
+                if path.name not in names:
+                    path.unlink()
+
+    def write(self, base: Path) -> None:
+        """The model, the curve, the checkpoints that stay: into the artefact."""
+        if self.best_step() != self.done:
+            self._take_back(BEST.format(self.best_step()))
+        self.learnt.write(self.out.folder, base)
+        lines = [json.dumps(point, sort_keys=True) for point in self.curve]
+        (self.out.folder / "curve.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+        for step in kept_steps(self.curve, len(self.plan.steps), self.settings):
+            self._take_back(KEPT.format(step))
+            (self.out.folder / "checkpoints").mkdir(exist_ok=True)
+            self.learnt.write_checkpoint(self.out.folder / "checkpoints" / f"checkpoint-{step}", base)
+
+    def _take_back(self, name: str) -> None:
+        from safetensors.torch import load_file
+
+        path = self.out.scratch.read(name)
+        assert path is not None, f"{name} was put aside before the curve that names it was saved"
+        self.learnt.master.copy_(load_file(path)["master"])
+
+    def best_step(self) -> int:
+        """Of the model that is the result."""
+        found = best(self.curve) if self.settings.get("load_best_model_at_end") else None
+        return self.done if found is None else int(found["step"])
+
     def _step(self) -> dict[str, float]:
         """One optimiser step. A stop between micro-batches drops the half step."""
         examples, planned = self.rows.examples, self.plan.steps[self.done]
@@ -134,8 +203,9 @@ class Loop:
         total = sum(row.taught_tokens for batch in batches for row in batch)
         loss = 0.0
         self.learnt.grad.zero_()
-        for batch in batches:
+        for number, batch in enumerate(batches):
             self._stop_if_asked()
+            self.network.chance.at = (self.settings["seed"], self.done, number)
             loss += self.micro_step(batch, max(total, 1))
             self._must_be_finite("loss", loss, batch)
         self._must_be_like_before(loss, [row for batch in batches for row in batch])
@@ -167,12 +237,15 @@ class Loop:
         self.learnt.pull()
         norm = float(torch.linalg.vector_norm(self.learnt.grad))
         self._must_be_finite("gradient", norm, rows)
-        if norm > MAX_GRAD_NORM:
-            self.learnt.grad.mul_(MAX_GRAD_NORM / norm)
+        most = self.settings.get("max_grad_norm", MAX_GRAD_NORM)
+        if norm > most:
+            self.learnt.grad.mul_(most / norm)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.optimiser.step()
         self.learnt.push()
+        if self.network.fp8 is not None:
+            self.network.fp8.end_step()
 
     def _stop_if_asked(self) -> None:
         if not self.watch.stop:
@@ -191,12 +264,15 @@ class Loop:
         from safetensors.torch import save_file
 
         tensors = {"master": self.learnt.master.detach(), "m": self.moments[0], "v": self.moments[1]}
+        if self.network.fp8 is not None:
+            tensors["fp8"] = self.network.fp8.history
         # One file holds step and curve too: two files could be of two steps after a kill between them.
         path = self.out.folder / STATE
         save_file(tensors, path, metadata={"curve": json.dumps(self.curve), "layout": self.layout()})
         self.out.scratch.write(STATE, path)
         path.unlink(missing_ok=True)
         self.saved = self.done
+        self._tidy()
         self.watch.log("train.checkpoint", step=self.done)
 
     def layout(self) -> str:
@@ -228,6 +304,8 @@ class Loop:
             self.learnt.master.copy_(file.get_tensor("master"))
             for moment, name in zip(self.moments, ("m", "v"), strict=True):
                 moment.copy_(file.get_tensor(name))
+            if self.network.fp8 is not None:
+                self.network.fp8.history = file.get_tensor("fp8")
         self.done = self.saved = int(self.curve[-1]["step"])
         self._state_at(len(self.curve))
         self.learnt.push()
@@ -235,4 +313,5 @@ class Loop:
 
     def figures(self) -> Figures:
         """SI units."""
-        return course_figures(self.curve, self.step_s) | {"trainable_params": self.learnt.master.numel()}
+        figures = course_figures(self.curve, self.step_s) | {"trainable_params": self.learnt.master.numel()}
+        return figures | ({"best_step": self.best_step()} if self.looks else {})

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.nn import functional as F
 
 from .rows import MicroBatch
 
@@ -20,6 +21,18 @@ def answer_loss(network: Any, batch: MicroBatch, total: int) -> Tensor:
     """Cross-entropy summed over the batch's learnt tokens, over `total`, those of the whole step."""
     hidden = network.flat(batch.ids, batch.positions, batch.layout, batch.before)
     return _Head.apply(hidden, network.anchor, network, batch, total)
+
+
+def answer_loss_sum(network: Any, batch: MicroBatch) -> float:
+    """The same without a gradient, summed over the batch's learnt tokens."""
+    loss = torch.zeros((), dtype=torch.float64)
+    with torch.no_grad():
+        hidden = network.flat(batch.ids, batch.positions, batch.layout, batch.before)
+        for start in range(0, batch.answers, HEAD_CHUNK_TOKENS):
+            part = slice(start, min(start + HEAD_CHUNK_TOKENS, batch.answers))
+            logits = (hidden[part] @ network.output.t()).float()
+            loss += F.cross_entropy(logits, batch.targets[part], reduction="sum")
+    return float(loss)
 
 
 # pt: its rows mask every token; distil: a batch has the teacher's tokens in place of one right one

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -135,12 +135,28 @@ def _grouped(items: Iterator[Any], size: int) -> Iterator[tuple[Any, ...]]:
         yield group
 
 
+# Share of the peak rate by the share of the steps after the warm-up; the names are transformers'.
+SCHEDULERS: dict[str, Callable[[float], float]] = {
+    "cosine": lambda share: 0.5 * (1 + math.cos(math.pi * share)),
+    "linear": lambda share: 1 - share,
+    "constant": lambda share: 1.0,
+    "constant_with_warmup": lambda share: 1.0,
+}
+
+
 def learning_rate(step: int, steps: int, settings: Mapping[str, Any]) -> float:
-    """Rate of step (from 0): a linear warm-up, then half a cosine (or a line) down to 0 after the last."""
-    warmup = math.ceil(settings.get("warmup_ratio", 0.0) * steps)
+    """Rate of step (from 0): a linear warm-up, then as lr_scheduler_type says; `constant` has no warm-up."""
+    name, rate = settings.get("lr_scheduler_type", "cosine"), settings["learning_rate"]
+    warmup = 0 if name == "constant" else warmup_steps(steps, settings)
     if step < warmup:
-        return settings["learning_rate"] * (step + 1) / (warmup + 1)
+        return rate * (step + 1) / (warmup + 1)
+    if name == "inverse_sqrt":  # Vaswani et al. 2017, section 5.3; without a warm-up from the first step on
+        return rate * math.sqrt((warmup + 1) / (step + 1))
     share = (step - warmup) / max(1, steps - warmup)
-    if settings.get("lr_scheduler_type", "cosine") == "linear":
-        return settings["learning_rate"] * (1 - share)
-    return settings["learning_rate"] * 0.5 * (1 + math.cos(math.pi * share))
+    return rate * SCHEDULERS[name](share)
+
+
+def warmup_steps(steps: int, settings: Mapping[str, Any]) -> int:
+    """As they are counted, else as a share of all."""
+    counted = settings.get("warmup_steps")
+    return min(counted, steps) if counted else math.ceil(settings.get("warmup_ratio", 0.0) * steps)

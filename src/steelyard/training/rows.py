@@ -61,6 +61,7 @@ class Rows:
     """Every row of a train.jsonl: its examples, or the reason why it has none."""
 
     examples: list[TrainingExample] = field(default_factory=list)
+    kept_back: list[TrainingExample] = field(default_factory=list)  # of the stage, for looks while it trains
     names: list[str] = field(default_factory=list)  # the id of each row, as the user knows it
     dropped: Counter[str] = field(default_factory=Counter)
     split: set[int] = field(default_factory=set)

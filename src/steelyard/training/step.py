@@ -22,6 +22,8 @@ from .mends import Mends, read_mends, was_killed, write_mends
 from .packing import schedule
 from .rows import COMPARED, Rows, read_rows
 from .teacher import with_teacher
+from .trackers import trackers
+from .validation import hold_out
 
 TAUGHT = "taught.json"
 
@@ -36,6 +38,7 @@ def train(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figur
     engine = engine_of(settings.get("engine", "own"))
     base = inputs.artefacts["base"].path()
     rows = read_rows(inputs.artefacts["dataset"].path("train.jsonl"), Tokenizer(base), settings)
+    hold_out(rows, settings)
     examples = rows.examples
     lengths = [max(len(each.ids) for each in row.sequences) for row in examples]
     weights = [row.weight for row in examples]
@@ -48,7 +51,15 @@ def train(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figur
         place = None if out.scratch.keys else out.scratch.folder
         rows = with_teacher(rows, Path(settings["teacher"]), settings, place, watch)
     held_out = held_out_of(inputs, base, settings)
-    figures = carried_out(engine, TrainJob(base, rows, plan, settings, held_out), out, watch)
+    tell, end = trackers(settings.get("report_to") or (), tracking_folder(out), out.key[:12])
+    try:
+        job = TrainJob(base, rows, plan, settings, held_out, tell)
+        figures = carried_out(engine, job, out, watch)
+    finally:
+        end()
+    if "best_step" in figures:
+        until = replace(plan, steps=plan.steps[: int(figures["best_step"])])
+        account = rows.account(until, settings.get("rows", "all"))
     (out.folder / TAUGHT).write_text(json.dumps(account, indent=1, sort_keys=True) + "\n", "utf-8")
     return figures
 
@@ -96,6 +107,11 @@ def clear(folder: Path) -> None:
     """What a failed attempt has written into the draft."""
     for path in folder.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def tracking_folder(out: Draft) -> Path:
+    """Beside the store: trackers' files carry times, an artefact's do not."""
+    return out.scratch.folder.parent.parent / "tracking"
 
 
 def no_rows(rows: Rows, settings: Settings) -> WrongUse:

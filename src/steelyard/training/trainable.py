@@ -18,13 +18,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from steelyard.model import load, save
+from steelyard.errors import Where, WrongUse
+from steelyard.model import Dropout, Fp8, load, save
 
 COMPUTE = {"bf16": torch.bfloat16, "f32": torch.float32}
 
@@ -42,6 +44,7 @@ class Trainable(Protocol):
     def pull(self) -> None: ...
     def push(self) -> None: ...
     def write(self, folder: Path, base: Path) -> None: ...
+    def write_checkpoint(self, folder: Path, base: Path) -> None: ...
 
 
 def trainable(base: Path, settings: Mapping[str, Any]) -> tuple[Any, Trainable]:
@@ -51,6 +54,8 @@ def trainable(base: Path, settings: Mapping[str, Any]) -> tuple[Any, Trainable]:
     if settings.get("train_from_scratch"):
         forget(network, json.loads((base / "config.json").read_bytes()), settings["seed"])
     network.anchor = torch.zeros((), requires_grad=True)
+    network.fp8 = _in_fp8(network) if settings.get("fp8") else None
+    network.recomputes = bool(settings.get("gradient_checkpointing"))
     return network, (Lora if lora else Full)(network, settings)
 
 
@@ -66,15 +71,28 @@ def forget(network: Any, config: Mapping[str, Any], seed: int) -> None:
             weight.data.fill_(0.0 if name == "bias" else 1.0)
 
 
+def _in_fp8(network: Any) -> Fp8:
+    """Every matrix of the layers; head and embedding stay as they are."""
+    layers = list(network.linears())
+    state = Fp8(len(layers))
+    for number, layer in enumerate(layers):
+        layer.fp8 = (state, number)
+    return state
+
+
 class Lora:
-    """Factors A (uniform, as in PEFT) and B (zero) on every matrix of the layers, `lora_rank` each."""
+    """Factors A (uniform, as in PEFT) and B (zero), `lora_rank` each, on every matrix of the layers, or on
+    those that target_modules names: of a matrix that stacks several, those of them that are named."""
 
     def __init__(self, network: Any, settings: Mapping[str, Any]) -> None:
         self.network = network
         self.rank: int = settings["lora_rank"]
         self.alpha: float = settings["lora_alpha"]
         self.scale = self.alpha / self.rank
-        self.layers = list(network.linears())
+        self.targets = tuple(settings.get("target_modules") or ())
+        self.layers = [layer for layer in network.linears() if self._chosen(layer)]
+        self._named_must_exist(network)
+        self.dropout: float = settings.get("lora_dropout") or 0.0
         sizes = [self._sizes(layer) for layer in self.layers]
         self.master = torch.zeros(sum(a + b for a, b in sizes))
         self.grad = torch.zeros_like(self.master)
@@ -85,9 +103,26 @@ class Lora:
         self._attach()
         self.push()
 
+    def _chosen(self, layer: Any) -> list[tuple[str, slice]]:
+        """Of the model's own matrices in this one, those that get factors, and which rows are theirs."""
+        ends = list(accumulate(rows for _, rows in layer.parts))
+        places = [(name, slice(end - rows, end)) for (name, rows), end in zip(layer.parts, ends, strict=True)]
+        return [(n, rows) for n, rows in places if not self.targets or n.rpartition(".")[2] in self.targets]
+
+    def _named_must_exist(self, network: Any) -> None:
+        own = {name.rpartition(".")[2] for layer in network.linears() for name, _ in layer.parts}
+        if unknown := [name for name in self.targets if name not in own]:
+            raise WrongUse(
+                "train.target_modules",
+                f"the model's layers have no matrix {unknown[0]}",
+                where=Where(field="train.target_modules"),
+                hint=f"of {', '.join(sorted(own))}; all-linear takes them all",
+            )
+
     def _sizes(self, layer: Any) -> tuple[int, int]:
-        rows, columns = layer.weight.shape
-        return len(layer.parts) * self.rank * columns, rows * self.rank
+        chosen = self._chosen(layer)
+        rows = sum(place.stop - place.start for _, place in chosen)
+        return len(chosen) * self.rank * layer.weight.shape[1], rows * self.rank
 
     def _start(self, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -96,15 +131,16 @@ class Lora:
             a.uniform_(-bound, bound, generator=generator)
 
     def _attach(self) -> None:
-        for layer, (_, _), (a_grad, _) in zip(self.layers, self._views, self._grads, strict=True):
+        for number, (layer, (a_grad, _)) in enumerate(zip(self.layers, self._grads, strict=True)):
             rows, columns = layer.weight.shape
-            stacked = len(layer.parts) * self.rank
+            stacked = len(self._chosen(layer)) * self.rank
             dtype = layer.weight.dtype
             layer.adapt(
                 torch.empty(stacked, columns, dtype=dtype),
                 torch.zeros(rows, stacked, dtype=dtype),
                 a_grad.view(stacked, columns),
                 torch.zeros(rows, stacked),
+                Dropout(self.dropout, number, self.network.chance) if self.dropout else None,
             )
             layer.anchor = self.network.anchor
 
@@ -124,29 +160,28 @@ class Lora:
         """Where each part's B [rows, r] stands in the stacked matrix, and its values in the vector."""
         blocks, start = [], 0
         rows_of = b.view(-1, self.rank)
-        for part, (_, rows) in enumerate(layer.parts):
-            place = (slice(start, start + rows), slice(part * self.rank, (part + 1) * self.rank))
-            blocks.append((place, rows_of[start : start + rows]))
-            start += rows
+        for part, (_, rows) in enumerate(self._chosen(layer)):
+            stop = start + rows.stop - rows.start
+            blocks.append(((rows, slice(part * self.rank, (part + 1) * self.rank)), rows_of[start:stop]))
+            start = stop
         return blocks
 
     def layout(self) -> Layout:
         """Name and shape of every piece of the vector, in order."""
         return [
-            (name, [len(layer.parts) * self.rank, layer.weight.shape[1], layer.weight.shape[0], self.rank])
+            ("+".join(name for name, _ in self._chosen(layer)), [a, b, self.rank])
             for layer in self.layers
-            for name in ["+".join(part for part, _ in layer.parts)]
+            for a, b in [self._sizes(layer)]
         ]
 
     def factors(self) -> dict[str, tuple[Tensor, Tensor]]:
         """(A [r, in], B [out, r]) by the name of the model's own matrix."""
         factors = {}
         for layer, (a, b) in zip(self.layers, self._views, strict=True):
-            stacked = a.view(len(layer.parts), self.rank, -1)
-            for part, ((name, _), (_, block)) in enumerate(
-                zip(layer.parts, self._blocks(layer, b), strict=True)
-            ):
-                factors[name] = (stacked[part], block)
+            chosen = self._chosen(layer)
+            stacked = a.view(len(chosen), self.rank, -1)
+            for (name, _), own, (_, block) in zip(chosen, stacked, self._blocks(layer, b), strict=True):
+                factors[name] = (own, block)
         return factors
 
     def write(self, folder: Path, base: Path) -> None:
@@ -158,7 +193,11 @@ class Lora:
             return None if pair is None else (pair[1] @ pair[0]).mul_(self.scale)
 
         save(self.network, folder, base, "bfloat16", delta)
-        write_peft(folder / "adapter", factors, self.rank, self.alpha)
+        self.write_checkpoint(folder / "adapter", base)
+
+    def write_checkpoint(self, folder: Path, base: Path) -> None:
+        """The adapter alone, in PEFT's format."""
+        write_peft(folder, self.factors(), self.rank, self.alpha, self.dropout)
 
 
 def _cut(flat: Tensor, sizes: list[tuple[int, int]]) -> list[tuple[Tensor, Tensor]]:
@@ -166,7 +205,7 @@ def _cut(flat: Tensor, sizes: list[tuple[int, int]]) -> list[tuple[Tensor, Tenso
     return list(zip(pieces[::2], pieces[1::2], strict=True))
 
 
-def peft_config(rank: int, alpha: float, target_modules: list[str]) -> dict[str, Any]:
+def peft_config(rank: int, alpha: float, target_modules: list[str], dropout: float = 0.0) -> dict[str, Any]:
     """adapter_config.json of a LoRA adapter: no path of a base in it."""
     return {
         "peft_type": "LORA",
@@ -174,7 +213,7 @@ def peft_config(rank: int, alpha: float, target_modules: list[str]) -> dict[str,
         "base_model_name_or_path": None,
         "r": rank,
         "lora_alpha": alpha,
-        "lora_dropout": 0.0,
+        "lora_dropout": dropout,
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
@@ -182,11 +221,18 @@ def peft_config(rank: int, alpha: float, target_modules: list[str]) -> dict[str,
     }
 
 
-def write_peft(folder: Path, factors: dict[str, tuple[Tensor, Tensor]], rank: int, alpha: float) -> None:
+def write_peft(
+    folder: Path,
+    factors: dict[str, tuple[Tensor, Tensor]],
+    rank: int,
+    alpha: float,
+    dropout: float = 0.0,
+) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir(exist_ok=True)
-    config = peft_config(rank, alpha, list(dict.fromkeys(name.rpartition(".")[2] for name in factors)))
+    targets = list(dict.fromkeys(name.rpartition(".")[2] for name in factors))
+    config = peft_config(rank, alpha, targets, dropout)
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
     tensors = {}
     for name, (a, b) in factors.items():
@@ -235,6 +281,11 @@ class Full:
         for view, (_, _, weight) in zip(self._views, self.weights, strict=True):
             if weight.dtype != torch.float32:
                 weight.data.copy_(view)
+
+    def write_checkpoint(self, folder: Path, base: Path) -> None:
+        """As it stands."""
+        folder.mkdir()
+        self.write(folder, base)
 
     def write(self, folder: Path, base: Path) -> None:
         """The trained model, rounded once."""

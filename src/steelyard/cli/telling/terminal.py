@@ -6,8 +6,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 from ...artefact import Progress, Watch
@@ -19,7 +20,10 @@ from .whole import Whole
 
 LINE_EVERY_S = 10
 STOP_WITHIN_S = 3  # a step that meets no safe point by then is stopped where it is; its last checkpoint holds
-FIELDS_SHOWN = ("loss", "tokens_per_s")
+FIELDS_SHOWN = ("loss", "eval_loss", "tokens_per_s")
+CURVES = ("loss", "eval_loss")  # fields with their course so far beside them
+BARS = "▁▂▃▄▅▆▇█"
+BARS_SHOWN = 12
 
 
 class Terminal(Watch):
@@ -31,6 +35,7 @@ class Terminal(Watch):
         self.spoken: dict[int, float] = {}
         self.rich: Any = None
         self.whole, self.began = Whole(), time.monotonic()
+        self.courses: dict[str, list[float]] = {}  # of the piece of work that is shown
         self.rows: dict[str, Any] = {}  # of cleaning's last event, until its step ends
 
     def log(self, event: str, **fields: Any) -> None:
@@ -66,6 +71,12 @@ class Terminal(Watch):
     def show(self, progress: Progress, closed: bool = False) -> None:
         if OPTIONS.quiet:
             return
+        for name in CURVES:
+            if name in progress.fields:
+                course = self.courses.setdefault(name, [])
+                course += [progress.fields[name]] * (course[-1:] != [progress.fields[name]])
+        if closed:
+            self.courses = {}
         if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
             self._bar(progress, closed)
         else:
@@ -86,8 +97,8 @@ class Terminal(Watch):
         is_step = progress.name in WHOLE_STEPS  # a bar of the gate is one of several of its step
         left = self.whole.left_s(time.monotonic(), share if is_step else None)
         if left is None:
-            return describe(progress)
-        text = describe(progress, alone=False)
+            return describe(progress, courses=self.courses)
+        text = describe(progress, alone=False, courses=self.courses)
         return f"{text}, {say('{time} left of all', time=show_s(left))}" if left > 0 else text
 
     def _bar(self, progress: Progress, closed: bool) -> None:
@@ -208,8 +219,10 @@ def _now(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def describe(progress: Progress, alone: bool = True) -> str:
-    """ "41 %, 1,204 tokens, loss 0.31, 2 min 4 s left"; the time left of the piece where it stands alone."""
+def describe(
+    progress: Progress, alone: bool = True, courses: Mapping[str, Sequence[float]] | None = None
+) -> str:
+    """ "41 %, 1,204 tokens, loss 0.31 ▇▅▂▁, 2 min 4 s left"; the time left of it where it stands alone."""
     parts = []
     if progress.total:
         parts.append(f"{min(1.0, progress.done / progress.total) * 100:.0f} %")
@@ -217,7 +230,10 @@ def describe(progress: Progress, alone: bool = True) -> str:
     rate = progress.done / max(1e-9, time.monotonic() - progress.started)
     if progress.unit == "tokens" and "tokens_per_s" not in progress.fields and progress.done:
         parts.append(f"{rate:,.0f} tok/s")
-    parts += [_field(name, progress.fields[name]) for name in FIELDS_SHOWN if name in progress.fields]
+    for name in FIELDS_SHOWN:
+        if name in progress.fields:
+            course = spark((courses or {}).get(name, ()))
+            parts.append(f"{_field(name, progress.fields[name])} {course}".rstrip())
     if alone and progress.left_s is not None:
         parts.append(say("{time} left", time=show_s(progress.left_s)))
     return ", ".join(part for part in parts if part)
@@ -230,7 +246,20 @@ def _amount(done: float, unit: str) -> str:
 
 
 def _field(name: str, value: float) -> str:
-    return f"{value:,.0f} tok/s" if name == "tokens_per_s" else f"{name} {value:.3g}"
+    if name == "tokens_per_s":
+        return f"{value:,.0f} tok/s"
+    return f"{say('held-out loss') if name == 'eval_loss' else say('loss')} {value:.3g}"
+
+
+def spark(values: Sequence[float]) -> str:
+    """The course of a figure as a line of bars, each the mean of its part; nothing of fewer than three."""
+    if len(values) < 3:
+        return ""
+    count = min(BARS_SHOWN, len(values))
+    ends = [len(values) * n // count for n in range(count + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(ends)]
+    low, width = min(means), max(max(means) - min(means), 1e-12)
+    return "".join(BARS[min(len(BARS) - 1, int((mean - low) / width * len(BARS)))] for mean in means)
 
 
 @contextmanager

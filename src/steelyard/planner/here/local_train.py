@@ -53,7 +53,8 @@ def packed(facts: DataFacts, settings: Mapping[str, Any]) -> Packed:
     lengths = within(facts.lengths, settings) or [min(limit, max(1, round(facts.mean_length)))]
     mean = sum(lengths) / len(lengths)
     share = sum(lengths) / sum(facts.lengths) if facts.lengths else 1.0
-    tokens = facts.tokens * share if facts.lengths else facts.rows * mean
+    taught = 1.0 - settings.get("val_size", 0.0)  # the rest is held out of the stage
+    tokens = taught * (facts.tokens * share if facts.lengths else facts.rows * mean)
     rows = max(1, round(tokens / mean * epochs))
     fill = [float(n) for n in lengths]
     if settings.get("packing", True):
@@ -128,7 +129,8 @@ def layer_weights(s: Row) -> float:
 def step_terms(s: Row) -> Terms:
     """Work of one micro-batch forward and backward. `s`: sizes, tokens, answer_tokens, seq_len, lora_rank."""
     lora = s["finetuning_type"] == "lora"
-    passes = 2.0 if lora else 3.0  # forward and the gradient of inputs; full: of weights too
+    again = 1.0 if s.get("gradient_checkpointing") else 0.0  # forward once more
+    passes = (2.0 if lora else 3.0) + again  # forward and the gradient of inputs; full: of weights too
     tokens, answers, weights = s["tokens"], s["answer_tokens"], layer_weights(s)
     width = s["hidden"] * 22.0 + s["ffn"] * 6.0
     attention = 4.0 * s["layers"] * s["heads"] * s["head_dim"] * tokens * s["seq_len"] / 2
@@ -137,10 +139,10 @@ def step_terms(s: Row) -> Terms:
         "gemm": 2.0 * tokens * weights * passes,
         "gemm_narrow": 2.0 * tokens * weights * passes * 256.0 / s["hidden"],
         "adapters": adapters,
-        "head": 2.0 * answers * s["vocab"] * s["hidden"] * passes,
+        "head": 2.0 * answers * s["vocab"] * s["hidden"] * (passes - again),
         "softmax": answers * s["vocab"] * 4.0 * 6,
-        "attention": attention * 3.5,
-        "elementwise": 2.4 * 2 * s["layers"] * tokens * width,
+        "attention": attention * (3.5 + again),
+        "elementwise": (2.4 + again) * 2 * s["layers"] * tokens * width,
         "layers": float(s["layers"]),
         "start": 1.0,
     }
@@ -197,12 +199,15 @@ def memory_terms(s: Row) -> Terms:
     q, kv, h, f = s["heads"] * s["head_dim"], s["kv_heads"] * s["head_dim"], s["hidden"], s["ffn"]
     joined = s["layers"] * h * (q + 2.0 * kv + 2.0 * f)
     copied = params if compute < 4 else 0.0  # float32 trains the masters themselves
+    inner = tokens * (4.0 * h + 2.0 * q + 2.0 * kv + 3.0 * f) * compute  # of one layer
+    layers = s["layers"]
+    kept = inner + layers * tokens * h * 4.0 if s.get("gradient_checkpointing") else layers * inner
     return {
         "start": 1.0,
         "file": params * FILE_BYTES if lora else 0.0,
         "copies": (joined if lora else copied) * compute,
         "state": trained * 16.0,
-        "activations": s["layers"] * tokens * (4.0 * h + 2.0 * q + 2.0 * kv + 3.0 * f) * compute,
+        "activations": kept,
         "working": tokens * (2.0 * h + 6.0 * f) * compute,
         "logits": min(CHUNK_ROWS, s["answer_tokens"]) * s["vocab"] * 8.0,
         "table": float(s["vocab"] * h) * compute,
@@ -288,6 +293,7 @@ def sizes_of(shape: Shape, settings: Mapping[str, Any], run: Packed, tokens: flo
         "finetuning_type": settings["finetuning_type"],
         "dtype": settings["dtype"],
         "lora_rank": settings["lora_rank"],
+        "gradient_checkpointing": bool(settings.get("gradient_checkpointing")),
         **layers_of(shape),
         "params": float(shape.params),
         "tokens": tokens,

@@ -26,6 +26,15 @@ UPDATES_WANTED = 100  # fewer optimiser steps than this leave a small data set h
 MEMORY_SHARE = 0.85  # of the whole machine; the rest is for the system and its file cache
 CACHE_SHARE = 1 / 8
 CACHE_TOKENS = 16384  # 32 requests of 512 tokens; the prefix cache fills it, so memory grows up to this
+# Words of a stage that mean something only where the recipe has them.
+AS_ASKED = (
+    *("warmup_steps", "max_grad_norm", "lora_dropout", "target_modules", "eval_steps"),
+    *("load_best_model_at_end", "early_stopping_patience", "save_steps", "save_total_limit", "report_to"),
+)
+LOOKING = ("eval_steps", "val_size", "load_best_model_at_end", "early_stopping_patience")
+VAL_SIZE = (
+    0.05  # a look at 1 row in 20 takes a fortieth of an epoch: forward alone, half the time of backward
+)
 ONE_USER = {"users": 1, "prompt_tokens": 128, "output_tokens": 64}
 PREFILL_TOKENS = 2048  # of one engine step; engines.md section 3
 
@@ -84,10 +93,13 @@ def _stage(
     choose = _Choice(name, origins)
     lora = stage.finetuning_type == "lora"
     rank = choose("lora_rank", stage.lora_rank, 16, "enough for one task") if lora else 0
-    dtype = "bf16" if BF16_ISA & set(machine.isa) else "f32"
+    asked, fastest = stage.mixed_precision, "bf16" if BF16_ISA & set(machine.isa) else "f32"
+    dtype = "f32" if asked == "no" else "bf16" if asked else fastest
     sizes = {"finetuning_type": stage.finetuning_type, "lora_rank": rank, "dtype": dtype, "micro_batch": 1}
+    recomputed = _recomputed(choose, stage, shape, machine, facts, sizes)
+    sizes |= recomputed
     length = choose("max_length", stage.max_length, *_max_length(stage, shape, machine, facts, sizes))
-    origins[f"{name}.dtype"] = "plan: what this instruction set computes fastest"
+    origins[f"{name}.dtype"] = "recipe" if asked else "plan: what this instruction set computes fastest"
     settings: dict[str, Any] = {
         "stage": stage.stage,
         "finetuning_type": stage.finetuning_type,
@@ -110,6 +122,7 @@ def _stage(
     method = {word: _listed(value) for word in words if (value := getattr(stage, word)) is not None}
     settings |= {"method": method} if method else {}
     settings |= {"train_from_scratch": True} if stage.train_from_scratch else {}
+    settings |= recomputed | ({"fp8": True} if asked == "fp8" else {}) | _as_asked(choose, stage)
     return settings | _updates(choose, stage, settings, shape, machine, facts)
 
 
@@ -125,6 +138,37 @@ def _packing(stage: Stage) -> tuple[bool, str]:
 
 def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
+
+
+def _as_asked(choose: _Choice, stage: Stage) -> dict[str, Any]:
+    """The words of AS_ASKED that the recipe has; lists as JSON has them."""
+    given = {name: value for name in AS_ASKED if (value := getattr(stage, name)) is not None}
+    settings = {name: choose(name, _listed(value), None, "") for name, value in given.items()}
+    if any(getattr(stage, name) for name in LOOKING):
+        settings["val_size"] = choose("val_size", stage.val_size, VAL_SIZE, "enough to see the loss turn")
+    return settings
+
+
+def _recomputed(
+    choose: _Choice,
+    stage: Stage,
+    shape: Shape,
+    machine: Machine,
+    facts: DataFacts,
+    sizes: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Whether a layer's inner values are computed twice: where asked for, and where the longest sequence
+    would not fit into the memory otherwise."""
+    asked = stage.gradient_checkpointing
+    wanted = stage.max_length or min(facts.longest, shape.max_position or facts.longest)
+    short = wanted > _longest_in_memory(sizes, shape, machine, facts)
+    if asked is None and not short:
+        return {}
+    return {
+        "gradient_checkpointing": choose(
+            "gradient_checkpointing", asked, True, "the memory holds no sequence of that length otherwise"
+        )
+    }
 
 
 def _updates(

@@ -41,4 +41,7 @@ def training_bytes(settings: Mapping[str, Any], shape: Shape, answer_share: floa
     else:
         fixed = shape.params * (16 + (2 if compute == 2 else 0))
     logits = tokens * answer_share * shape.vocab * 4 * 2
-    return fixed + shape.layers * layer_activation_bytes(shape, tokens, compute) + logits
+    inner = layer_activation_bytes(shape, tokens, compute)
+    if settings.get("gradient_checkpointing"):  # each layer's input, float32, and one layer's inner values
+        return fixed + shape.layers * shape.hidden * tokens * 4 + inner + logits
+    return fixed + shape.layers * inner + logits

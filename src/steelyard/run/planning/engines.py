@@ -6,7 +6,7 @@ Not here: what an engine can do (training, serving), what a step of it takes (pl
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ...model import FAMILIES, trl_devices, trl_missing, trl_python, trl_version
 from ...planner import Fill
 from ...recipe import Recipe, Stage
 from ...shape import read, read_json
-from ...training import CAPABILITIES, TrainNeed, choose
+from ...training import CAPABILITIES, TrainNeed, check_trackers, choose
 
 CPU = "cpu"
 WORDS = {"micro_batch": "per_device_train_batch_size", "grad_accum": "gradient_accumulation_steps"}
@@ -94,12 +94,21 @@ def _chosen(
         device=device,
         processes=processes,
         fsdp=stage.fsdp,
+        words=_words(stage),
     )
     try:
+        check_trackers(stage.report_to or ())
         return choose(need, stage.engine or "auto")
     except Problem as problem:
-        problem.where = Where(str(recipe.path), field=f"{name}.engine")
+        field = "report_to" if problem.code == "train.tracker_missing" else "engine"
+        problem.where = Where(str(recipe.path), field=f"{name}.{field}")
         raise
+
+
+def _words(stage: Stage) -> tuple[str, ...]:
+    """What the recipe has of a stage, and values that not every engine has."""
+    words = [field.name for field in fields(stage) if getattr(stage, field.name) not in (None, False)]
+    return (*words, f"mixed_precision: {stage.mixed_precision}")
 
 
 def _more(engine: str, device: str) -> dict[str, Any]:

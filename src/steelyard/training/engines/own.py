@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from ...artefact import Draft, Figures, Watch
 from ...model import FAMILIES
 from .protocol import TrainCapability, TrainJob
@@ -31,10 +29,10 @@ class OwnEngine:
 
         settle(job.settings["threads"])
         network, learnt = trainable(job.base, job.settings)
-        loop = Loop(network, learnt, job.rows, job.plan, job.settings, out, watch, job.mends)
+        loop = Loop(network, learnt, job.rows, job.plan, job.settings, out, watch, job.tell, job.mends)
         loop.restore()
+        for point in loop.curve:
+            job.tell(point)
         loop.run()
-        learnt.write(out.folder, job.base)
-        lines = [json.dumps(point, sort_keys=True) for point in loop.curve]
-        (out.folder / "curve.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+        loop.write(job.base)
         return loop.figures()

@@ -18,6 +18,11 @@ from ..mends import Mends
 if TYPE_CHECKING:  # a plan asks for capabilities and needs no tokenizer
     from ..packing import Schedule
     from ..rows import Rows
+from ..trackers import Tell
+
+
+def ignored(point: Mapping[str, float]) -> None:
+    """Nobody listens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,7 @@ class TrainJob:
     plan: Schedule
     settings: Settings
     held_out: Rows | None = None  # of test.jsonl, in the stage's own kind: answers to compare
+    tell: Tell = ignored  # is told each point of the curve as it comes; of a resumed run the earlier ones too
     mends: Mends = field(default_factory=Mends)  # what an earlier attempt met
 
 
@@ -42,6 +48,7 @@ class TrainNeed:
     device: str = "cpu"
     processes: int = 1
     fsdp: bool = False
+    words: tuple[str, ...] = ()  # of the stage's settings, those that the recipe has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +64,8 @@ class TrainCapability:
     processes: int = 1
     shared: tuple[str, ...] = ()  # of the stages, those that several processes can share out
     fsdp: tuple[str, ...] = ()  # of the devices, those whose processes can hold the weights in shards
+    lacks: tuple[str, ...] = ()  # words of a stage that it has not built
+    unsharded: tuple[str, ...] = ()  # words that it has not built for weights in shards
     resume: str = "bits"  # a killed run's result is that of an unbroken one
     unusable: str | None = None  # why it cannot run here
     versions: Mapping[str, str] = field(default_factory=dict)  # of packages that are not this environment's
@@ -75,6 +84,10 @@ class TrainCapability:
             return f"fsdp on device: {need.device}"
         if need.processes > 1 and self.processes > 1 and need.stage not in self.shared:
             return f"{need.processes} processes for stage: {need.stage}"
+        if lacking := [word for word in need.words if word in self.lacks]:
+            return lacking[0]
+        if need.fsdp and (lacking := [word for word in need.words if word in self.unsharded]):
+            return f"{lacking[0]} with fsdp"
         return f"{need.processes} processes" if need.processes > self.processes else None
 
 

@@ -25,6 +25,7 @@ from ...faults import SUMMED, Diverged, OutOfMemory, diverged, spikes
 from ...mends import Mends
 from ...packing import learning_rate
 from ...rows import Rows
+from ...validation import best, is_due, look_places
 from ..protocol import TrainJob, device_missing, not_installed
 from .order import line_of
 from .processes import Processes
@@ -86,6 +87,7 @@ def write_order(job: TrainJob, work: Path, saves: bool) -> Path:
     """job.json and what it names. Checkpoints of another order, which other code wrote, are removed."""
     settings, steps = job.settings, len(job.plan.steps)
     digest = write_rows(job, work / "order.jsonl")
+    looks = write_looks(job, work / "looks.jsonl")
     order: dict[str, Any] = {
         "base": str(job.base),
         "order": str(work / "order.jsonl"),
@@ -108,9 +110,12 @@ def write_order(job: TrainJob, work: Path, saves: bool) -> Path:
         "rendezvous": str(work / "rendezvous"),
         "seed": settings["seed"],
         "weight_decay": settings.get("weight_decay", 0.0),
-        "max_grad_norm": MAX_GRAD_NORM,
+        "max_grad_norm": settings.get("max_grad_norm", MAX_GRAD_NORM),
+        "lora_dropout": settings.get("lora_dropout", 0.0),
+        "target_modules": settings.get("target_modules"),
+        "looks": looks,
         "packing": settings.get("packing", True),
-        "recompute": settings.get("recompute", False),  # of activations in the backward pass
+        "recompute": settings.get("gradient_checkpointing", False),
         "checkpoint_steps": settings.get("checkpoint_steps"),
         "save_s": CHECKPOINT_EVERY_S,
         "saves": saves,
@@ -160,6 +165,21 @@ def write_rows(job: TrainJob, path: Path) -> str:
     return digest
 
 
+def write_looks(job: TrainJob, path: Path) -> dict[str, Any] | None:
+    """When the child looks at the rows kept back, and what follows; None where none are."""
+    settings, steps = job.settings, len(job.plan.steps)
+    if not job.rows.kept_back:
+        return None
+    every = settings.get("eval_steps")
+    return {
+        "order": str(path),
+        "digest": write_lines(Rows(job.rows.kept_back), look_places(job.rows, settings), path),
+        "steps": [step for step in range(1, steps + 1) if is_due(step, steps, every)],
+        "best": bool(settings.get("load_best_model_at_end")),
+        "patience": settings.get("early_stopping_patience"),
+    }
+
+
 def write_held_out(job: TrainJob, path: Path) -> str | None:
     """Held-out rows of the stage, one a line; None where there are none."""
     if job.held_out is None or not job.held_out.examples:
@@ -186,10 +206,10 @@ def write_init(job: TrainJob, work: Path) -> str | None:
     family = FAMILIES.get(str(read_json(job.base / "config.json").get("model_type")))
     if job.settings["finetuning_type"] != "lora" or family is None or not family.trainable:
         return None
-    from ...trainable import trainable, write_peft
+    from ...trainable import trainable
 
     _, learnt = trainable(job.base, job.settings)
-    write_peft(work / "init", learnt.factors(), learnt.rank, learnt.alpha)  # type: ignore[attr-defined]
+    learnt.write_checkpoint(work / "init", job.base)
     return str(work / "init")
 
 
@@ -234,6 +254,8 @@ class Course:
             self.begun = message
             self.curve = [self.point(p) for p in message["curve"]]
             self.saved = len(self.curve)
+            for point in self.curve:
+                self.job.tell(point)
             bar.advance(sum(self.tokens[: self.saved]))
             told = {"packing": message["packing"], "why": message["why"]}
             self.watch.log("train.engine", engine="trl", covered=round(message["covered"], 4), **told)
@@ -242,9 +264,11 @@ class Course:
         elif "step" in message and "failed" not in message:
             self.heed(message["step"], message["loss"])
             self.curve.append(self.point(message))
+            self.job.tell(self.curve[-1])
             self.step_s.append(message["step_s"])
             tokens = self.tokens[message["step"] - 1]
-            bar.advance(tokens, loss=message["loss"], tokens_per_s=tokens / max(message["step_s"], 1e-9))
+            shown = {name: message[name] for name in ("loss", "eval_loss") if name in message}
+            bar.advance(tokens, **shown, tokens_per_s=tokens / max(message["step_s"], 1e-9))
         elif "checkpoint" in message:
             self.saved = message["checkpoint"]
             self.watch.log("train.checkpoint", step=self.saved)
@@ -302,7 +326,12 @@ class Course:
             "packed": float(self.begun["packing"]),
             "child_peak_rss_bytes": self.done["peak_rss_bytes"],
             **{f"held_out_{FIGURES[name]}": value for name, value in self.done["held_out"].items()},
+            **({"best_step": self.best_step()} if self.job.rows.kept_back else {}),
         }
+
+    def best_step(self) -> int:
+        found = best(self.curve) if self.job.settings.get("load_best_model_at_end") else None
+        return int((found or self.curve[-1])["step"])
 
 
 def follow(order: Path, work: Path, course: Course) -> None:

@@ -28,7 +28,8 @@ def with_adapter(model: Any, job: dict[str, Any]) -> Any:
     config = LoraConfig(
         r=job["lora_rank"],
         lora_alpha=job["lora_alpha"],
-        target_modules=targets(model),
+        lora_dropout=job["lora_dropout"],
+        target_modules=job["target_modules"] or targets(model),
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)

@@ -12,6 +12,7 @@ from typing import Any
 
 from .checkpoints import last_whole
 from .group import join
+from .looks import Looks
 from .methods import judged
 from .model import covered_share, loaded, with_adapter, write_adapter, write_full, write_merged
 from .rows import Order, packs
@@ -64,7 +65,9 @@ def run(job: dict[str, Any], tell: Told, stop: list[int]) -> None:
     resumed = last_whole(out, group)
     job["curve"] = json.loads((resumed / CURVE).read_bytes()) if resumed else []
     stage = job["stage"]
-    trainer = trainer_of(job, model, Order(Path(job["order"]), packing, stage), tell, stop, group)
+    looks = Looks(job, packing, group.first)
+    order = Order(Path(job["order"]), packing, stage)
+    trainer = trainer_of(job, model, order, looks, tell, stop, group)
     if group.first:
         tell(ready=True, packing=packing, why=why, covered=share, trainable=count, curve=job["curve"])
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
@@ -72,6 +75,7 @@ def run(job: dict[str, Any], tell: Told, stop: list[int]) -> None:
         if group.first:
             tell(stopped=trainer.state.global_step)
         return
+    looks.take_back(trainer.model, job["curve"])
     measures = judged(trainer, Order(Path(job["held_out"]), False, stage) if job["held_out"] else None)
     peaks = group.gathered(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     state = trainer.accelerator.get_state_dict(trainer.model) if job["reduce"] == "fsdp" else None

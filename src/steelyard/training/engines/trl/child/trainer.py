@@ -11,6 +11,7 @@ from typing import Any
 
 from .checkpoints import mark
 from .group import Group, OrderedSum, seed_of
+from .looks import Looks
 from .methods import beside, method_config, trainer_class
 from .model import loaded
 from .rows import Order, dealt
@@ -20,7 +21,13 @@ CURVE = "curve.json"
 
 
 def trainer_of(
-    job: dict[str, Any], model: Any, order: Order, tell: Told, stop: list[int], group: Group
+    job: dict[str, Any],
+    model: Any,
+    order: Order,
+    looks: Looks,
+    tell: Told,
+    stop: list[int],
+    group: Group,
 ) -> Any:
     from datasets import Dataset
     from transformers import AutoTokenizer
@@ -33,7 +40,7 @@ def trainer_of(
         train_dataset=Dataset.from_dict({"input_ids": [[n] for n in numbers]}),
         data_collator=order.batch,
         processing_class=AutoTokenizer.from_pretrained(job["base"], local_files_only=True),
-        callbacks=[curve_of(job, losses, tell, stop, group)],
+        callbacks=[curve_of(job, losses, looks, tell, stop, group)],
         **beside(job, loaded),
     )
     job["measured"] = getattr(trainer, "measured", dict)
@@ -136,7 +143,9 @@ def ordered(job: dict[str, Any], losses: list[float], group: Group) -> Any:
     return Ordered
 
 
-def curve_of(job: dict[str, Any], losses: list[float], tell: Told, stop: list[int], group: Group) -> Any:
+def curve_of(
+    job: dict[str, Any], losses: list[float], looks: Looks, tell: Told, stop: list[int], group: Group
+) -> Any:
     """The callback that tells each step, and says when a checkpoint is due and when it is whole."""
     from transformers import TrainerCallback
 
@@ -150,10 +159,12 @@ def curve_of(job: dict[str, Any], losses: list[float], tell: Told, stop: list[in
             losses.clear()
             stop.extend([1] if stops and not stop else [])
             job["curve"].append(point)
+            step_s = time.perf_counter() - clock["step"]
+            enough = looks.after(state.global_step, kwargs["model"], job["curve"])
             if group.first:
-                tell(**point, step_s=time.perf_counter() - clock["step"])
+                tell(**point, step_s=step_s)
             due = state.global_step % every == 0 if every else late
-            ends = state.global_step >= state.max_steps
+            ends = enough or state.global_step >= state.max_steps
             control.should_save = job["saves"] and not ends and bool(due or stops)
             control.should_training_stop = ends or stops
             clock["step"] = time.perf_counter()
@@ -165,6 +176,7 @@ def curve_of(job: dict[str, Any], losses: list[float], tell: Told, stop: list[in
             if group.first:
                 (folder / CURVE).write_text(json.dumps(job["curve"]))
                 mark(folder)
+                looks.tidy(job["curve"])
                 tell(checkpoint=state.global_step)
             clock["saved"], clock["step"] = time.monotonic(), time.perf_counter()
 
