@@ -106,8 +106,17 @@ class Processes:
         return self.failed
 
     def killed(self) -> bool:
-        """Whether one of them was, not by us: the kernel takes what needs the most memory."""
-        return any(c.poll() == -signal.SIGKILL for c in self.children if c not in self.ended)
+        """Whether one of them was, not by us: the kernel takes what needs the most memory.
+
+        One that dies closes its sockets, and the others fail, a moment before it has ended."""
+        deadline = time.monotonic() + LAST_WORD_S
+        while True:
+            codes = [child.poll() for child in self.children if child not in self.ended]
+            if -signal.SIGKILL in codes:
+                return True
+            if None not in codes or time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
 
 
 def place(rank: int, count: int) -> dict[str, str]:
