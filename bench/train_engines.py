@@ -103,12 +103,12 @@ def one(model: Path, order: dict[str, Any]) -> dict[str, Any]:
     from steelyard.artefact import Inputs, Store, Watch, adopt
     from steelyard.processes import peak_rss_bytes
     from steelyard.training import train
-    from steelyard.training.engines.trl import engine
+    from steelyard.training.engines.trl import processes
 
     unpacked, as_it_comes = order["way"] == "trl-unpacked", order["way"] in WAYS[2:]
     if as_it_comes:
-        for name in [name for name in engine.CHILD_ENV if name.startswith("MALLOC")]:
-            del engine.CHILD_ENV[name]
+        for name in [name for name in processes.CHILD_ENV if name.startswith("MALLOC")]:
+            del processes.CHILD_ENV[name]
     settings = {
         "stage": "sft",
         "finetuning_type": order["finetuning_type"],
