@@ -221,7 +221,8 @@ def in_vllm(python: str, tuned: Path) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | quiet)
     if done.returncode:
         return {"vllm": (done.stderr.strip().splitlines() or ["no word"])[-1][:300]}
-    theirs = json.loads(done.stdout.splitlines()[-1])
+    told = (line for line in done.stdout.splitlines() if line.startswith("[-"))  # vLLM prints there too
+    theirs = json.loads(next(told, "[]"))
     return {"vllm_diff": max(abs(a - b) for a, b in zip(ours, theirs, strict=True))}
 
 
