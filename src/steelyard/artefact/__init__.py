@@ -7,7 +7,7 @@ meaning is no concern of this room.
 
 from .code import code_of
 from .files import check_private, is_private, private_folder, publish_folder, sha256_of, write_durably
-from .scratch import Scratch
+from .scratch import Scratch, wrote_otherwise
 from .store import Artefact, Draft, Figures, Inputs, Settings, Store, adopt, content_hash, key_of
 from .watch import Place, Progress, Watch
 
@@ -32,4 +32,5 @@ __all__ = [
     "publish_folder",
     "sha256_of",
     "write_durably",
+    "wrote_otherwise",
 ]

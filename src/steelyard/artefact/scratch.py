@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckFailed
-from .files import fsync_file, fsync_folder, private_folder, write_durably
+from ..errors import CheckFailed, Lacking
+from .files import forget_pages, fsync_file, fsync_folder, private_folder, sha256_of, write_durably
 
 
 def set_aside(folder: Path) -> None:
@@ -31,6 +31,16 @@ def take(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
+def wrote_otherwise(folder: Path) -> Lacking:
+    """What was read back is not what was written."""
+    return Lacking(
+        "disk.wrote_otherwise",
+        f"{folder} gives back other bytes than were written",
+        why="the disk, its cable or the memory is at fault",
+        hint="the checkpoint before it is kept; choose another disk with --workdir",
+    )
+
+
 class Scratch:
     """Named files of one step under one key. With `keys` they are sealed on disk."""
 
@@ -38,8 +48,12 @@ class Scratch:
         self.folder, self.keys = folder, keys
         self._opened: Path | None = None
 
-    def write(self, name: str, source: Path | bytes) -> None:
-        """Replace `name`, wholly or not at all. A `source` path is moved where it can be."""
+    def write(self, name: str, source: Path | bytes, before: str | None = None) -> None:
+        """Replace `name`, wholly or not at all. A `source` path is moved where it can be.
+
+        With `before` the file is read back from the disk first; the one it replaces stays under that name.
+        Raises Lacking where the disk gives back other bytes: then the old one stays.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         target = self.folder / name
         if isinstance(source, bytes):
@@ -47,15 +61,34 @@ class Scratch:
             return
         beside = target.with_name(f".{name}.{os.getpid()}.new")
         try:
+            wanted = sha256_of(source) if before else ""
             if self.keys:
                 self.keys.seal(source, beside)
             else:
                 take(source, beside)
                 fsync_file(beside)
+            if before:
+                self._must_hold(beside, wanted)
+                with suppress(FileNotFoundError):
+                    target.rename(target.with_name(before))
             beside.rename(target)
         finally:
             beside.unlink(missing_ok=True)
         fsync_folder(self.folder)
+
+    def _must_hold(self, written: Path, wanted: str) -> None:
+        """Raises Lacking where what lies on the disk has another SHA-256; sealed files are opened for it."""
+        forget_pages(written)
+        plain = written
+        if self.keys:
+            self._opened = self._opened or private_folder()
+            plain = self._opened / written.name
+            self.keys.open(written, plain)
+        found = sha256_of(plain)
+        if self.keys:
+            plain.unlink()
+        if found != wanted:
+            raise wrote_otherwise(written.parent)
 
     def read(self, name: str) -> Path | None:
         """A plain readable file; None if it was never written, or is damaged: then all is set aside."""

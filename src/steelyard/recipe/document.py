@@ -216,6 +216,10 @@ class GoalTable(Table):
         "US dollars for one unit of the budget's currency; USD, CNY and EUR have one", 0.0067
     )
     deadline: Seconds | None = say("when the service must be up, from the start of the job", "8h")
+    on_miss: Literal["go_on", "stop"] | None = say(
+        "what a training does that will miss deadline or budget at the measured pace; it is said either way",
+        "stop",
+    )
     latency: LatencyTable | None = say(
         "how fast the service answers", {"ttft_p95": "800ms", "tpot_p95": "60ms"}
     )

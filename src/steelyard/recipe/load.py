@@ -242,6 +242,7 @@ def _goal(goal: dict[str, Any]) -> words.Goal:
     return words.Goal(
         budget=_budget(goal),
         deadline_s=goal.get("deadline"),
+        on_miss=goal.get("on_miss") or "go_on",
         ttft_s=by["ttft"],
         tpot_s=by["tpot"],
         load=words.Load(**load) if "load" in goal else None,

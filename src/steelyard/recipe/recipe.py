@@ -53,6 +53,7 @@ class Goal:
 
     budget: Money | None = None
     deadline_s: float | None = None
+    on_miss: str = "go_on"  # or "stop": the checkpoint is kept, and a person decides
     ttft_s: dict[str, float] = field(default_factory=dict)
     tpot_s: dict[str, float] = field(default_factory=dict)
     load: Load | None = None
@@ -320,6 +321,7 @@ def _words(recipe: Recipe) -> dict[str, Any]:
         "goal": {
             "budget": str(goal.budget) if goal.budget else None,
             "deadline": goal.deadline_s,
+            "on_miss": goal.on_miss,
             "latency": latency,
             "load": _load(goal.load) if goal.load else None,
         },

@@ -22,14 +22,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..artefact import Store, Watch, adopt, write_durably
 from ..errors import Problem, Where, WrongUse
-from ..hardware import Machine, findings, probe
+from ..hardware import UNDISTURBED, Machine, cores_had, cpu_times, findings, probe
 from ..model import resolve, to_hf, write_random_model
 from ..planner import COLUMNS
 from ..recipe import Load
@@ -127,20 +127,22 @@ def accept(device: str, folder: Path, watch: Watch) -> dict[str, Any]:
 
 def ended(name: str, do: Callable[[Place], Part], place: Place, spent_s: float) -> Part:
     """One part, its time taken; what it raises is why it failed."""
-    begun = time.monotonic()
+    begun, before = time.monotonic(), cpu_times()
     try:
         if spent_s > LIMIT_S:
             raise NotRun(f"{LIMIT_S / 60:.0f} minutes were over")
         place.watch.log("accept.begin", part=name)
         part = do(place)
-    except NotRun as why:
-        return Part(name=name, state="not run", why=str(why))
+    except NotRun as reason:
+        return Part(name=name, state="not run", why=str(reason))
     except Problem as problem:
         if problem.exit_code == 6:  # stopped: the next attempt does it
             raise
         part = Part(name=name, state="failed", why=f"{problem.message}: {problem.why or problem.hint}")
-    fields = {f: getattr(part, f) for f in ("name", "state", "why", "figures", "rows")}
-    return Part(**fields, wall_s=round(time.monotonic() - begun, 1))
+    share = cores_had(before, cpu_times())
+    figures = {**part.figures, "share_of_cores": round(share, 3)}
+    why = part.why or ("others computed beside it: take it again" if share < UNDISTURBED else "")
+    return replace(part, figures=figures, why=why, wall_s=round(time.monotonic() - begun, 1))
 
 
 def document(device: str, machine: Machine, folder: Path, parts: Mapping[str, Part]) -> dict[str, Any]:

@@ -30,10 +30,10 @@ from .packing import Schedule, learning_rate
 from .rows import Rows, TrainingExample, batch_of
 from .trainable import Trainable
 from .validation import best, is_due, kept_steps, look_places, stops_early
+from .when_saved import Due
 
-CHECKPOINT_EVERY_S = 20.0  # what a kill may cost; not less than 20 times what the last checkpoint took
 MAX_GRAD_NORM = 1.0  # as in TRL and LLaMA-Factory
-STATE = "state.safetensors"
+STATE, BEFORE = "state.safetensors", "state.before.safetensors"  # the last checkpoint, and the one before it
 BEST, KEPT = "best-{}.safetensors", "step-{}.safetensors"  # weights alone, beside the state
 
 
@@ -100,8 +100,7 @@ class Loop:
 
     def run(self) -> None:
         """All steps that are left, and the best model of them where that is asked for."""
-        checkpoint_s, due_at = 0.0, time.monotonic() + CHECKPOINT_EVERY_S
-        every = self.settings.get("checkpoint_steps")
+        due = Due(self.settings.get("checkpoint_steps"))
         left = self.plan.tokens - sum(int(point["tokens"]) for point in self.curve)
         with self.watch.progress("train", left, "tokens") as bar:
             while not self._ended():
@@ -109,12 +108,10 @@ class Loop:
                     self.done += 1
                     continue
                 self._take_step(bar)
-                due = self.done % every == 0 if every else time.monotonic() >= due_at
-                if due and self.done < len(self.plan.steps):
+                if due.is_due(self.done) and self.done < len(self.plan.steps):
                     started = time.monotonic()
                     self.save()
-                    checkpoint_s = time.monotonic() - started
-                    due_at = time.monotonic() + max(CHECKPOINT_EVERY_S, 20 * checkpoint_s)
+                    due.saved(time.monotonic() - started)
 
     def _step_or_fault(self) -> dict[str, float]:
         """Raises OutOfMemory where an allocation failed."""
@@ -258,18 +255,22 @@ class Loop:
         )
 
     def save(self) -> None:
-        """A checkpoint in the scratch, atomic; nothing if the last one is of this very step."""
+        """A checkpoint in the scratch, atomic and read back before it counts; the one before it is kept.
+
+        Nothing if the last one is of this very step.
+        """
         if self.saved == self.done or not self.curve:
             return
         from safetensors.torch import save_file
 
+        self.watch.log("train.saving", step=self.done)
         tensors = {"master": self.learnt.master.detach(), "m": self.moments[0], "v": self.moments[1]}
         if self.network.fp8 is not None:
             tensors["fp8"] = self.network.fp8.history
         # One file holds step and curve too: two files could be of two steps after a kill between them.
         path = self.out.folder / STATE
         save_file(tensors, path, metadata={"curve": json.dumps(self.curve), "layout": self.layout()})
-        self.out.scratch.write(STATE, path)
+        self.out.scratch.write(STATE, path, before=BEFORE)
         path.unlink(missing_ok=True)
         self.saved = self.done
         self._tidy()
@@ -286,20 +287,30 @@ class Loop:
     def restore(self) -> None:
         """Go on from the last checkpoint, if there is one of this very run (the scratch is keyed).
 
-        One whose layout is another, since other code wrote it, is set aside and never read.
+        One that is damaged, or whose layout is another, since other code wrote it, is set aside and never
+        read; then the one before it is taken.
         """
-        path: Path | None = self.out.scratch.read(STATE)
-        if path is None:
-            return
-        from safetensors import safe_open
+        for name in (STATE, BEFORE):
+            path: Path | None = self.out.scratch.read(name)
+            if path is not None and self._taken_from(path):
+                return
+            if path is not None:
+                aside = self.out.scratch.folder / name
+                aside.rename(aside.with_name(f"{name}.aside"))
+                self.watch.log("train.scratch_set_aside", file=aside.name)
 
-        with safe_open(path, framework="pt") as file:
+    def _taken_from(self, path: Path) -> bool:
+        """The state of this checkpoint; False where it is none of this run."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            file = safe_open(path, framework="pt")
+        except SafetensorError:
+            return False
+        with file:
             metadata = file.metadata() or {}
             if metadata.get("layout") != self.layout():
-                aside = self.out.scratch.folder / STATE
-                aside.rename(aside.with_name(f"{STATE}.aside"))
-                self.watch.log("train.scratch_set_aside", file=aside.name)
-                return
+                return False
             self.curve = json.loads(metadata["curve"])
             self.learnt.master.copy_(file.get_tensor("master"))
             for moment, name in zip(self.moments, ("m", "v"), strict=True):
@@ -310,6 +321,7 @@ class Loop:
         self._state_at(len(self.curve))
         self.learnt.push()
         self.watch.log("train.resumed", step=self.done)
+        return True
 
     def figures(self) -> Figures:
         """SI units."""

@@ -169,12 +169,19 @@ STEP_TEXTS = {
     "clean.personal": "note: {values} e-mail addresses and phone numbers in {rows} rows are taught as they"
     " are; clean: {{pii: mask}} replaces them",
     "train.fault": "note: {what}",
+    "goal.missed": "note: {what}",
     "train.mended": "note: going on from the last checkpoint: each micro-batch in {parts} parts, without the"
     " batches of steps {steps}",
     "train.killed": "note: the training was ended for its memory; it goes on with smaller micro-batches",
     "train.hung": "note: the training stood still for {time}; its stacks are in the log, it is started again",
 }
-FAULTS = ("train.fault", "train.mended", "train.killed", "train.hung")  # what a training met, and does now
+FAULTS = (
+    "train.fault",
+    "train.mended",
+    "train.killed",
+    "train.hung",
+    "goal.missed",
+)  # what a training met, and does now
 WHOLE_STEPS = ("train", "clean")  # steps whose one bar is all of their work
 
 

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 from ...artefact import Artefact, Draft, Figures
-from ...errors import CheckFailed
+from ...errors import CheckFailed, Stopped
 from ..child.children import run_step
 from ..child.memory import PeakMemory
 from ..planning.ready import Ready
 from ..record.workdir import trust_of
 from .learn import counted, learn
+from .pace import Paced
 from .run import Run, predicted
 from .step import Again, Step, Work, key_of_work, work_of
 
@@ -43,8 +44,13 @@ def in_child(run: Run, step: Step, settings: dict[str, Any]) -> Callable[[Draft]
     keys = trust_of(recipe) if store.keys else None
 
     def call(draft: Draft) -> Figures:
-        inputs = step.inputs(run)
-        return run_step(step.call, inputs, draft, store.folder, keys, run.watch, step.resumes)
+        inputs, watch = step.inputs(run), Paced(run) if step.resumes else run.watch
+        try:
+            return run_step(step.call, inputs, draft, store.folder, keys, watch, step.resumes)
+        except Stopped as stopped:
+            if isinstance(watch, Paced) and watch.missed and not run.watch.stop:
+                raise watch.refusal() from stopped
+            raise
 
     return call
 

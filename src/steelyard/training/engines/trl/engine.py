@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ....artefact import Draft, Figures, Settings, Watch, private_folder
+from ....artefact import Draft, Figures, Settings, Watch, private_folder, wrote_otherwise
 from ....errors import Lacking, Problem, Stopped, Where, no_memory
 from ....model import FAMILIES, copy_companions, trl_missing, trl_versions
 from ....shape import read_json
@@ -26,13 +26,18 @@ from ...mends import Mends
 from ...packing import learning_rate
 from ...rows import Rows
 from ...validation import best, is_due, look_places
+from ...when_saved import BETWEEN_FAILURES_S
 from ..protocol import TrainJob, device_missing, not_installed
 from .order import line_of
 from .processes import Processes
 
-CHECKPOINT_EVERY_S = 60.0  # its checkpoints are larger than ours, and several files
+FIRST_SAVE_S = 60.0  # until its first checkpoint; then as training/when_saved.py says
 MAX_GRAD_NORM = 1.0  # as in the own loop
-MENDED = ("rates", "grad_accum")  # other after a fault, and its checkpoints are good all the same
+MENDED = (
+    "rates",
+    "grad_accum",
+    "between_failures_s",
+)  # other after a fault, and its checkpoints are good all the same
 NOTHING = {"ids": [0] * 4, "labels": [-100] * 4, "lengths": [4]}
 PLACES = ("base", "order", "out", "result", "init", "held_out", "rendezvous")  # of an order: where, not what
 FIGURES = {  # TRL's words -> an artefact's
@@ -117,7 +122,8 @@ def write_order(job: TrainJob, work: Path, saves: bool) -> Path:
         "packing": settings.get("packing", True),
         "recompute": settings.get("gradient_checkpointing", False),
         "checkpoint_steps": settings.get("checkpoint_steps"),
-        "save_s": CHECKPOINT_EVERY_S,
+        "save_s": FIRST_SAVE_S,
+        "between_failures_s": BETWEEN_FAILURES_S / processes_of(settings),
         "saves": saves,
     }
     (work / "rendezvous").unlink(missing_ok=True)
@@ -269,6 +275,8 @@ class Course:
             tokens = self.tokens[message["step"] - 1]
             shown = {name: message[name] for name in ("loss", "eval_loss") if name in message}
             bar.advance(tokens, **shown, tokens_per_s=tokens / max(message["step_s"], 1e-9))
+        elif "saving" in message:
+            self.watch.log("train.saving", step=message["saving"])
         elif "checkpoint" in message:
             self.saved = message["checkpoint"]
             self.watch.log("train.checkpoint", step=self.saved)
@@ -298,6 +306,8 @@ class Course:
         kind = message["failed"]
         if kind == "memory":
             return self.no_memory()
+        if kind == "disk":
+            return wrote_otherwise(Path(message["folder"]))
         if kind == "device":
             return device_missing(message["device"])
         if kind == "devices":

@@ -1,46 +1,58 @@
-"""Which checkpoints are whole: their files and sizes stand in a mark that is written last."""
+"""Which checkpoints are whole: their files and hashes stand in a mark that is written last."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 from pathlib import Path
 
 from .group import Group
+from .telling import Failed
 
-WHOLE = "whole.json"  # in a checkpoint: its files and their sizes, written when all of them are on the disk
+WHOLE = "whole.json"  # in a checkpoint: SHA-256 of its files, written when the disk gives them back
 NEEDED = ("scheduler.pt", "trainer_state.json")  # without one the library starts afresh, or fails
 OPTIMIZERS = ("optimizer.pt", "optimizer_0/.metadata")  # the second is FSDP's, in shards: one of them
 
 
 def whole(folder: Path) -> bool:
-    """Is every file of this checkpoint there, in its size?"""
+    """Is every file of this checkpoint there, with its bytes?"""
     try:
-        sizes = json.loads((folder / WHOLE).read_bytes())
+        hashes = json.loads((folder / WHOLE).read_bytes())
     except (OSError, ValueError):
         return False
-    there = all((folder / n).is_file() and (folder / n).stat().st_size == s for n, s in sizes.items())
-    return there and set(NEEDED) <= set(sizes) and not sizes.keys().isdisjoint(OPTIMIZERS)
+    there = all((folder / n).is_file() and sha256_of(folder / n) == h for n, h in hashes.items())
+    return there and set(NEEDED) <= set(hashes) and not hashes.keys().isdisjoint(OPTIMIZERS)
 
 
 def mark(folder: Path) -> None:
-    """Say that a checkpoint is whole, once all of it is on the disk."""
+    """Say that a checkpoint is whole, once the disk gives back all of it as it was written."""
     files = sorted(f for f in folder.rglob("*") if f.is_file() and f.name != WHOLE)
+    hashes = {str(file.relative_to(folder)): sha256_of(file) for file in files}
     for file in files:
         _sync(file)
+        if sha256_of(file) != hashes[str(file.relative_to(folder))]:
+            raise Failed("disk", folder=str(folder.parent))
     part = folder / f".{WHOLE}.part"
-    part.write_text(json.dumps({str(f.relative_to(folder)): f.stat().st_size for f in files}))
+    part.write_text(json.dumps(hashes))
     _sync(part)
     part.rename(folder / WHOLE)
     for place in (folder, folder.parent):
         _sync(place)
 
 
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _sync(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
+        if hasattr(os, "posix_fadvise"):  # the next read comes from the disk
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(fd)
 

@@ -149,11 +149,12 @@ def curve_of(
     """The callback that tells each step, and says when a checkpoint is due and when it is whole."""
     from transformers import TrainerCallback
 
-    every, clock = job["checkpoint_steps"], {"step": time.perf_counter(), "saved": time.monotonic()}
+    every = job["checkpoint_steps"]
+    clock = {"step": time.perf_counter(), "due": time.monotonic() + job["save_s"], "saving": 0.0}
 
     class Curve(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-            late = time.monotonic() >= clock["saved"] + job["save_s"]
+            late = time.monotonic() >= clock["due"]
             in_order, stops, late = group.agreed(losses, bool(stop), late)
             point = {"step": state.global_step, "loss": sum(in_order), **job["measured"]()}
             losses.clear()
@@ -167,6 +168,9 @@ def curve_of(
             ends = enough or state.global_step >= state.max_steps
             control.should_save = job["saves"] and not ends and bool(due or stops)
             control.should_training_stop = ends or stops
+            clock["saving"] = time.monotonic()
+            if control.should_save and group.first:
+                tell(saving=state.global_step)
             clock["step"] = time.perf_counter()
             return control
 
@@ -178,6 +182,9 @@ def curve_of(
                 mark(folder)
                 looks.tidy(job["curve"])
                 tell(checkpoint=state.global_step)
-            clock["saved"], clock["step"] = time.monotonic(), time.perf_counter()
+            now = time.monotonic()
+            cost_s = now - clock["saving"]
+            clock["due"] = now + max(math.sqrt(2 * cost_s * job["between_failures_s"]), 20 * cost_s)
+            clock["step"] = time.perf_counter()
 
     return Curve()

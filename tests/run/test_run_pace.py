@@ -1,0 +1,69 @@
+"""A training that will miss deadline or budget says so early, and stops where the recipe says it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from steelyard.artefact import Place, Progress, Watch
+from steelyard.recipe.recipe import Goal, Money
+from steelyard.run.path.pace import SURE_S, Paced, missed
+
+
+class Listening(Watch):
+    def __init__(self):
+        self.events, self.shown = [], 0
+
+    def log(self, event, **fields):
+        self.events.append((event, fields))
+
+    def show(self, progress, closed=False):
+        self.shown += 1
+
+
+def run_with(begun_s, **goal):
+    """What a run is to its pace: a goal, a price of 1 USD an hour, and when it began."""
+    recipe = SimpleNamespace(goal=Goal(**goal), path=Path("recipe.yaml"))
+    ready = SimpleNamespace(recipe=recipe, fill=SimpleNamespace(price_usd_per_h=1.0))
+    run = SimpleNamespace(ready=ready, watch=Listening(), begun=time.monotonic() - begun_s, notes=[])
+    run.watch.at(Place("train", 3, 6, later_s=100.0))
+    run.note = lambda event, text, **fields: run.notes.append((event, text))
+    return run
+
+
+def shown(paced, share, after_s):
+    bar = Progress(paced, "train", 1000.0, "tokens")
+    bar.started -= after_s
+    bar.done = 1000.0 * share
+    paced.show(bar)
+
+
+@pytest.mark.parametrize("on_miss", ["go_on", "stop"])
+def test_a_deadline_is_missed_by_the_pace_and_told_once(on_miss):
+    run = run_with(100.0, deadline_s=1000.0, on_miss=on_miss)
+    paced = Paced(run)
+    shown(paced, 0.5, 100.0)  # 100 s behind, 100 s left, 100 s after them
+    assert not paced.missed and not paced.stop
+    shown(paced, 0.05, 100.0)  # 1,900 s left
+    shown(paced, 0.06, 110.0)
+    ((event, text),) = run.notes
+    assert event == "goal.missed" and "35 min" in text and "the deadline is" in text
+    assert paced.stop == (on_miss == "stop") and run.watch.shown == 3
+    refusal = paced.refusal()
+    assert refusal.exit_code == 3 and "checkpoint is kept" in refusal.hint
+
+
+def test_a_pace_is_believed_after_a_while():
+    run = run_with(10.0, deadline_s=60.0)
+    paced = Paced(run)
+    shown(paced, 0.001, 2 * SURE_S)
+    shown(paced, 0.03, SURE_S / 2)
+    assert not run.notes
+
+
+def test_a_budget_is_priced_as_the_plan_prices_it():
+    run = run_with(0.0, budget=Money(amount=2.0, currency="USD"))
+    assert missed(run, 3600.0) == "" and missed(run, 7201.0).endswith("the budget is 2.00 USD")
