@@ -22,7 +22,7 @@ from steelyard.artefact import Draft, Figures, Progress, Settings, Watch
 from steelyard.errors import Stopped
 from steelyard.processes import lacks_memory
 
-from .course import course_figures
+from .course import Due, course_figures
 from .faults import OutOfMemory, diverged, spikes
 from .mends import Mends
 from .methods import METHODS, answer_loss_sum
@@ -30,7 +30,6 @@ from .packing import Schedule, learning_rate
 from .rows import Rows, TrainingExample, batch_of
 from .trainable import Trainable
 from .validation import best, is_due, kept_steps, look_places, stops_early
-from .when_saved import Due
 
 MAX_GRAD_NORM = 1.0  # as in TRL and LLaMA-Factory
 STATE, BEFORE = "state.safetensors", "state.before.safetensors"  # the last checkpoint, and the one before it

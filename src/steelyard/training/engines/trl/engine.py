@@ -20,18 +20,17 @@ from ....artefact import Draft, Figures, Settings, Watch, private_folder, wrote_
 from ....errors import Lacking, Problem, Stopped, Where, no_memory
 from ....model import FAMILIES, copy_companions, trl_missing, trl_versions
 from ....shape import read_json
-from ...course import course_figures
+from ...course import BETWEEN_FAILURES_S, course_figures
 from ...faults import SUMMED, Diverged, OutOfMemory, diverged, spikes
 from ...mends import Mends
 from ...packing import learning_rate
 from ...rows import Rows
 from ...validation import best, is_due, look_places
-from ...when_saved import BETWEEN_FAILURES_S
 from ..protocol import TrainJob, device_missing, not_installed
 from .order import line_of
 from .processes import Processes
 
-FIRST_SAVE_S = 60.0  # until its first checkpoint; then as training/when_saved.py says
+FIRST_SAVE_S = 60.0  # until its first checkpoint; then as training/course.py says
 MAX_GRAD_NORM = 1.0  # as in the own loop
 MENDED = (
     "rates",
