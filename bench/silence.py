@@ -97,7 +97,8 @@ def verbs(port: int, hub: str) -> Iterator[Verb]:
     yield from serving(port)
     yield from (replace(verb, long=True) for verb in serving(port, "--offline"))
     for words in (
-        ("--help",), ("accept",), ("hardware",), ("hardware", "rtx-4090"), ("engines",), ("init", "first", "--yes"),
+        ("--help",), ("accept",), ("hardware",), ("hardware", "rtx-4090"), ("engines",),
+        ("init", "first", "--yes"),
         ("plan", RECIPE_FILE),
         ("plan", "--model", "Qwen2.5-7B", "--job", "sft", "--tokens", "1e6", "--offline"),
         ("chat", "tiny", QUESTION, "--max-tokens", "4"),
