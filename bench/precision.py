@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from train import cpu_model, write_rows
+from train import cpu_model, step_of, write_rows
 
 SETTINGS = {
     "stage": "sft", "lora_rank": 16, "lora_alpha": 32, "num_train_epochs": 100, "packing": True,
@@ -114,17 +114,14 @@ def first(args: argparse.Namespace) -> list[float]:
 
 def trained(args: argparse.Namespace, kind: str, way: str) -> list[float]:
     """The losses of a run."""
-    from steelyard.artefact import Inputs, Store, Watch, adopt
+    from steelyard.artefact import Watch
     from steelyard.training import train
 
     settings = SETTINGS | {"finetuning_type": kind, "learning_rate": RATES[kind], "max_steps": args.steps}
     settings |= {"max_length": args.max_length, "threads": args.threads, "fp8": way == "fp8"}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        (root / "dataset").mkdir()
-        write_rows(root / "dataset" / "train.jsonl", args.row_tokens)
-        inputs = Inputs({"base": adopt(args.model), "dataset": adopt(root / "dataset", "dataset")})
-        draft = Store(root / "store").draft("checkpoint", "0" * 64, "train", settings, inputs.artefacts)
+        inputs, draft = step_of(root, args.model, settings, args.row_tokens)
         train(inputs, settings, draft, Watch())
         return [json.loads(line)["loss"] for line in (draft.folder / "curve.jsonl").open()]
 

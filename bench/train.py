@@ -20,13 +20,14 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import orjson
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the training room sets it, before torch is loaded
 import torch
 
-from steelyard.artefact import Inputs, Store, Watch, adopt
+from steelyard.artefact import Draft, Inputs, Store, Watch, adopt
 from steelyard.training import train
 
 
@@ -53,10 +54,7 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        (root / "dataset").mkdir()
-        write_rows(root / "dataset" / "train.jsonl", args.row_tokens)
-        inputs = Inputs({"base": adopt(args.model), "dataset": adopt(root / "dataset", "dataset")})
-        draft = Store(root / "store").draft("checkpoint", "0" * 64, "train", settings, inputs.artefacts)
+        inputs, draft = step_of(root, args.model, settings, args.row_tokens)
         started, busy = time.time(), os.times()
         figures = train(inputs, settings, draft, Watch())
         wall_s = time.time() - started
@@ -94,6 +92,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     return parser.parse_args()
+
+
+def step_of(root: Path, model: Path, settings: dict[str, Any], row_tokens: int) -> tuple[Inputs, Draft]:
+    """What a training of random rows is given: its base and rows, and an empty draft."""
+    (root / "dataset").mkdir()
+    write_rows(root / "dataset" / "train.jsonl", row_tokens)
+    inputs = Inputs({"base": adopt(model), "dataset": adopt(root / "dataset", "dataset")})
+    return inputs, Store(root / "store").draft("checkpoint", "0" * 64, "train", settings, inputs.artefacts)
 
 
 def write_rows(path: Path, tokens: int) -> None:

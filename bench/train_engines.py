@@ -27,7 +27,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from train import cpu_model, write_rows
+from train import cpu_model, step_of
 
 WAYS = ("own", "trl", "trl-default", "trl-unpacked")
 TRL_BATCH = 8  # rows: per_device_train_batch_size of transformers
@@ -100,7 +100,7 @@ def measured(args: argparse.Namespace, kind: str, dtype: str, way: str, number: 
 
 def one(model: Path, order: dict[str, Any]) -> dict[str, Any]:
     """The step of a run, in this process; TRL in its child."""
-    from steelyard.artefact import Inputs, Store, Watch, adopt
+    from steelyard.artefact import Watch
     from steelyard.processes import peak_rss_bytes
     from steelyard.training import train
     from steelyard.training.engines.trl import processes
@@ -132,10 +132,7 @@ def one(model: Path, order: dict[str, Any]) -> dict[str, Any]:
     }
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        (root / "dataset").mkdir()
-        write_rows(root / "dataset" / "train.jsonl", order["row_tokens"])
-        inputs = Inputs({"base": adopt(model), "dataset": adopt(root / "dataset", "dataset")})
-        draft = Store(root / "store").draft("checkpoint", "0" * 64, "train", settings, inputs.artefacts)
+        inputs, draft = step_of(root, model, settings, order["row_tokens"])
         figures = train(inputs, settings, draft, Watch())
         losses = [json.loads(line)["loss"] for line in (draft.folder / "curve.jsonl").open()]
     peak = figures.get("child_peak_rss_bytes") or peak_rss_bytes()

@@ -37,17 +37,6 @@ LORA = {"dtype": "f32", "num_train_epochs": 4}
 FULL = {"dtype": "f32", "num_train_epochs": 4, "finetuning_type": "full", "learning_rate": 1e-3}
 
 
-class Listening(Watch):
-    def __init__(self):
-        self.events = []
-
-    def log(self, event, **fields):
-        self.events.append((event, fields))
-
-    def of(self, wanted):
-        return [fields for event, fields in self.events if event == wanted]
-
-
 def run(root, base, data, watch=None, **settings):
     inputs, resolved, draft = tiny.step(root, base, data, **settings)
     return train(inputs, resolved, draft, watch or Watch()), draft.folder
@@ -182,7 +171,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(kind, whole, base, data, tmp_pat
     settings = {**kind, "engine": "trl", "checkpoint_steps": 3}
     work = killed_at(tmp_path, base, data, settings, 6)
     assert is_gone(work) and (work / "out" / "checkpoint-6" / "whole.json").exists()
-    watch = Listening()
+    watch = tiny.Listening()
     _, resumed = run(tmp_path, base, data, watch, **settings)
     assert watch.of("train.resumed")[0]["step"] >= 6
     assert tiny.payload(resumed) == tiny.payload(whole(kind)[1])
@@ -214,7 +203,7 @@ def test_a_checkpoint_that_is_not_whole_is_never_taken(whole, base, data, tmp_pa
     for name, harm in harms.items():
         root = shutil.copytree(tmp_path / "killed", tmp_path / name)
         harm(next(root.glob(f"store/.scratch-*/trl/out/checkpoint-6/{name}")))
-        watch = Listening()
+        watch = tiny.Listening()
         _, resumed = run(root, base, data, watch, **settings)
         assert watch.of("train.resumed") == [{"step": 3}], name
         assert tiny.payload(resumed) == tiny.payload(whole(LORA)[1]), name
@@ -229,7 +218,7 @@ def test_stop_ends_after_the_step_and_goes_on(whole, base, data, tmp_path):
     with pytest.raises(Stopped) as caught:
         run(tmp_path, base, data, Stopping(), **settings)
     assert "same command" in caught.value.hint
-    watch = Listening()
+    watch = tiny.Listening()
     _, resumed = run(tmp_path, base, data, watch, **settings)
     assert watch.of("train.resumed")
     assert tiny.payload(resumed) == tiny.payload(whole(LORA)[1])
@@ -272,7 +261,7 @@ def test_a_family_that_own_has_not(family, base, data, tmp_path):
     subprocess.run(made, check=True, capture_output=True)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         (folder / name).write_bytes((base / name).read_bytes())
-    watch = Listening()
+    watch = tiny.Listening()
     figures, out = run(tmp_path, folder, data, watch, engine="trl", dtype="f32", max_steps=6)
     told = watch.of("train.engine")[0]
     assert told["packing"] is packs, told

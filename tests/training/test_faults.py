@@ -35,17 +35,6 @@ TRL = pytest.param(
 F32 = {"dtype": "f32", "checkpoint_steps": 4}
 
 
-class Listening(Watch):
-    def __init__(self):
-        self.events = []
-
-    def log(self, event, **fields):
-        self.events.append((event, fields))
-
-    def of(self, wanted):
-        return [fields for event, fields in self.events if event == wanted]
-
-
 def run(root, base, data, watch=None, **settings):
     inputs, resolved, draft = tiny.step(root, base, data, **settings)
     return train(inputs, resolved, draft, watch or Watch()), draft
@@ -209,7 +198,7 @@ def test_a_batch_that_is_no_number_is_left_out(engine, base, tmp_path):
     spoilt = with_byte(base, tmp_path / "base", "Z", no_number)
     data = rows_with(tmp_path / "data", {9}, 16)
     at = step_of_row(base, data, 9, {**tiny.SETTINGS, **ALONE})
-    watch = Listening()
+    watch = tiny.Listening()
     figures, draft = run(tmp_path / engine, spoilt, data, watch, engine=engine, **ALONE)
     assert figures["steps_skipped"] == 1.0 and figures["steps"] == 15
     assert [point["step"] for point in curve(draft)] == [n + 1 for n in range(16) if n != at]
@@ -228,7 +217,7 @@ def test_a_batch_that_is_no_number_is_left_out(engine, base, tmp_path):
 def test_it_ends_when_batches_keep_being_no_number(base, tmp_path):
     spoilt = with_byte(base, tmp_path / "base", "Z", no_number)
     data = rows_with(tmp_path / "data", set(range(0, 32, 3)), 32)
-    watch = Listening()
+    watch = tiny.Listening()
     with pytest.raises(CheckFailed) as caught:
         run(tmp_path, spoilt, data, watch, **ALONE)
     assert caught.value.code == "train.diverged" and caught.value.exit_code == 4
@@ -242,7 +231,7 @@ def test_a_spike_is_left_out(engine, base, tmp_path):
     data = rows_with(tmp_path / "data", {7}, 96)
     settings = {**tiny.SETTINGS, **ALONE, "finetuning_type": "full"}
     seed = next(s for s in range(99) if step_of_row(base, data, 7, {**settings, "seed": s}) in range(70, 90))
-    watch = Listening()
+    watch = tiny.Listening()
     figures, draft = run(tmp_path / engine, wild, data, watch, **settings | {"seed": seed, "engine": engine})
     assert figures["steps_skipped"] == 1.0 and figures["steps"] == 95
     (fault,) = watch.of("train.fault")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from steelyard.artefact import Draft, Inputs, Store, adopt
+from steelyard.artefact import Draft, Inputs, Store, Watch, adopt
 from steelyard.model import Tokenizer, write_random_model
 
 SIZES = {"hidden": 64, "ffn": 96, "heads": 4, "kv_heads": 2, "head_dim": 16, "layers": 2, "vocab": 320}
@@ -52,6 +52,19 @@ SETTINGS = {
     "dtype": "bf16",
     "mix": {},
 }
+
+
+class Listening(Watch):
+    """Keeps what a training logs."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict]] = []
+
+    def log(self, event, **fields):
+        self.events.append((event, fields))
+
+    def of(self, wanted):
+        return [fields for event, fields in self.events if event == wanted]
 
 
 def model(folder: Path, **sizes) -> Path:
