@@ -15,6 +15,7 @@ import pytest
 
 from steelyard.artefact import code_of, key_of
 from steelyard.artefact.code import BRINGS, DISTRIBUTIONS, PACKAGE
+from steelyard.errors import Lacking
 
 TINY = {
     "__init__.py": "",
@@ -91,6 +92,22 @@ def test_a_change_reaches_the_steps_that_run_through_it(package, name, steps):
 def test_a_call_that_is_not_there_is_a_mistake(package):
     with pytest.raises(KeyError, match="nothing"):
         code_of("nothing:train", root=package)
+
+
+@pytest.mark.parametrize("change", ["another line", "a new file", "a file less"])
+def test_code_that_changes_under_a_run_ends_it(package, change):
+    """Half of it would be loaded already: no key could say what made the bytes."""
+    root = package.parent / "running"
+    shutil.copytree(package, root)
+    code_of("train:train", root=root)
+    if change == "another line":
+        (root / "base.py").write_text("import numpy, torch\n")
+    elif change == "a new file":
+        (root / "new.py").write_text("")
+    else:
+        (root / "serve" / "other.py").unlink()
+    with pytest.raises(Lacking, match="changed while it ran"):
+        code_of("model:load", root=root)
 
 
 def test_the_cache_of_imports_changes_nothing(package, monkeypatch):
