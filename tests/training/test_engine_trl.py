@@ -87,9 +87,12 @@ def test_it_looks_at_the_rows_that_own_looks_at(base, data, tmp_path):
     """Held-out loss by the same rows at the same steps, of the same matrices."""
     kind = {"dtype": "f32", "val_size": 0.25, "eval_steps": 2, "target_modules": ["q_proj", "v_proj"]}
     _, own = run(tmp_path / "own", base, data, **kind)
-    _, trl = run(tmp_path / "trl", base, data, engine="trl", **kind)
+    watch = tiny.Listening()
+    _, trl = run(tmp_path / "trl", base, data, watch, engine="trl", **kind)
     looks = [[(p["step"], p["eval_loss"]) for p in curve(f) if "eval_loss" in p] for f in (own, trl)]
     assert [step for step, _ in looks[0]] == [step for step, _ in looks[1]] and len(looks[0]) > 1
+    told = [fields["step"] for fields in watch.of("train.evaluating")]
+    assert told == [*(step for step, _ in looks[1]), told[-1]]  # and once before what is left
     assert [loss for _, loss in looks[0]] == pytest.approx([loss for _, loss in looks[1]], abs=1e-4)
     assert (own / "taught.json").read_bytes() == (trl / "taught.json").read_bytes()
     one, two = (tensors(folder / "adapter" / "adapter_model.safetensors") for folder in (own, trl))

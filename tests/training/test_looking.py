@@ -53,6 +53,16 @@ def test_the_loss_of_a_look_is_that_of_the_rows_held_out(base, data, tmp_path):
     assert loss.item() == pytest.approx(found["eval_loss"], rel=0.01)  # the file is rounded to bf16
 
 
+def test_each_look_is_told_before_it_begins(base, data, tmp_path):
+    """A look at many rows is silent for long, and is no hang."""
+    inputs, resolved, draft = tiny.step(tmp_path, base, data, **LOOKING)
+    watch = tiny.Listening()
+    train(inputs, resolved, draft, watch)
+    lines = (draft.folder / "curve.jsonl").read_text().splitlines()
+    looks = [p["step"] for p in map(json.loads, lines) if "eval_loss" in p]
+    assert [fields["step"] for fields in watch.of("train.evaluating")] == looks
+
+
 def test_the_best_model_is_the_result_and_patience_ends_the_stage(base, data, tmp_path):
     """At a rate that destroys what was learnt the first look is the best."""
     wild = {**LOOKING, "learning_rate": 1.0, "lr_scheduler_type": "constant", "max_steps": 40}

@@ -145,6 +145,7 @@ class Loop:
 
     def look(self) -> float:
         """Mean loss of a learnt token of the held-out rows."""
+        self.watch.log("train.evaluating", step=self.done)
         losses = [answer_loss_sum(self.network, batch_of(rows, self.network)) for rows in self.looks]
         return sum(losses) / max(1, sum(row.taught_tokens for rows in self.looks for row in rows))
 

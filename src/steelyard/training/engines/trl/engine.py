@@ -276,6 +276,8 @@ class Course:
             bar.advance(tokens, **shown, tokens_per_s=tokens / max(message["step_s"], 1e-9))
         elif "saving" in message:
             self.watch.log("train.saving", step=message["saving"])
+        elif "evaluating" in message:
+            self.watch.log("train.evaluating", step=message["evaluating"])
         elif "checkpoint" in message:
             self.saved = message["checkpoint"]
             self.watch.log("train.checkpoint", step=self.saved)

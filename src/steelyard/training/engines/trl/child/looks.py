@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .rows import Order
+from .telling import Told
 
 BEST = "best-{}.safetensors"
 
@@ -14,8 +15,8 @@ class Looks:
     """`job["looks"]`: {"order", "steps", "best", "patience"}; None: nothing is looked at. Each process looks
     at all rows, by the same weights, and comes to the same; the first keeps the best."""
 
-    def __init__(self, job: dict[str, Any], packing: bool, keeps: bool = True) -> None:
-        self.keeps = keeps
+    def __init__(self, job: dict[str, Any], packing: bool, tell: Told, keeps: bool = True) -> None:
+        self.tell, self.keeps = tell, keeps
         asked = job["looks"] or {"steps": [], "order": None, "best": False, "patience": None}
         self.steps, self.best, self.patience = set(asked["steps"]), asked["best"], asked["patience"]
         self.order = Order(Path(asked["order"]), packing) if asked["order"] else None
@@ -25,6 +26,8 @@ class Looks:
         """Look where it is due, into the last point of the curve. True where the training may end."""
         if self.order is None or step not in self.steps:
             return False
+        if self.keeps:
+            self.tell(evaluating=step)
         curve[-1]["eval_loss"] = self.loss(model)
         found = best(curve)
         if self.best and self.keeps and found is curve[-1]:

@@ -65,7 +65,7 @@ def run(job: dict[str, Any], tell: Told, stop: list[int]) -> None:
     resumed = last_whole(out, group)
     job["curve"] = json.loads((resumed / CURVE).read_bytes()) if resumed else []
     stage = job["stage"]
-    looks = Looks(job, packing, group.first)
+    looks = Looks(job, packing, tell, group.first)
     order = Order(Path(job["order"]), packing, stage)
     trainer = trainer_of(job, model, order, looks, tell, stop, group)
     if group.first:
@@ -75,6 +75,8 @@ def run(job: dict[str, Any], tell: Told, stop: list[int]) -> None:
         if group.first:
             tell(stopped=trainer.state.global_step)
         return
+    if group.first:
+        tell(evaluating=trainer.state.global_step)  # or writing: what is left may take long
     looks.take_back(trainer.model, job["curve"])
     measures = judged(trainer, Order(Path(job["held_out"]), False, stage) if job["held_out"] else None)
     peaks = group.gathered(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
