@@ -64,8 +64,9 @@ def prepare(
     if not is_demo(source) and (encoder := encoder_folder(str(source), root)):
         return _encoder(encoder)
     model = resolve(str(source), root)
+    if model.kind != "gguf":
+        _check_family(model.path, engine)
     folder, key = _hf(model)
-    _check_family(folder, engine)
     form = form or DEFAULT_FORM
     built = _built(key, form, "compression:export_form")
     exported = _exported_once(f"ir-{built[:32]}", lambda out: compression.export_form(folder, out, form))
