@@ -39,7 +39,8 @@ for family, words in json.loads(sys.argv[2]).items():
     packing, why = packs(model)
     in_bf16, _ = packs(model.bfloat16())
     model = model.float()
-    model = with_adapter(model, {"init": None, "lora_rank": 4, "lora_alpha": 8})
+    job = {"init": None, "lora_rank": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": None}
+    model = with_adapter(model, job)
     trained = [n for n, p in model.named_parameters() if p.requires_grad]
     found = {"trained": trained, "share": covered_share(model), "packing": [packing, in_bf16], "why": why}
     print(json.dumps({"family": family, **found}))

@@ -18,7 +18,7 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
-from test_engine_trl import ABSENT, Listening, is_gone, killed_at, run
+from test_engine_trl import ABSENT, is_gone, killed_at, run
 
 from steelyard.errors import Stopped
 from steelyard.training.engines.trl import engine, processes
@@ -121,13 +121,13 @@ def test_a_killed_group_goes_on_to_the_bytes_of_one_process(count, one, base, da
     settings = {**THREE, **of(count), "checkpoint_steps": 1}
     work = killed_at(tmp_path, base, data, settings, 2)
     assert is_gone(work)
-    watch = Listening()
+    watch = tiny.Listening()
     _, several = run(tmp_path, base, data, watch, **settings)
     assert watch.of("train.resumed")
     assert tiny.payload(several) == tiny.payload(one)
 
 
-class Killing(Listening):
+class Killing(tiny.Listening):
     """Kills the second process of the group once, when a checkpoint is whole."""
 
     dead = False
@@ -148,7 +148,7 @@ def is_rank(place, rank):
         return False
 
 
-class Stopping(Listening):
+class Stopping(tiny.Listening):
     def show(self, progress, closed=False):
         self.stop = progress.done > 0
 
@@ -182,7 +182,7 @@ def test_what_accelerators_get_is_the_same_training(way, one, base, data, tmp_pa
     settings = {name: THREE[name] for name in THREE if name != "threads"} | {"checkpoint_steps": 1}
     with pytest.raises(Stopped):
         run(tmp_path, base, data, Stopping(), **settings, **of(2))
-    watch = Listening()
+    watch = tiny.Listening()
     _, several = run(tmp_path, base, data, watch, **settings, **of(3))
     assert watch.of("train.resumed")
     assert_near(one, several)

@@ -38,6 +38,8 @@ def _draw(seed: int, number: int) -> bytes:
 
 def look_places(rows: Rows, settings: Mapping[str, Any]) -> list[tuple[int, ...]]:
     """The held-out examples as micro-batches, packed as the stage packs, always the same."""
+    if not rows.kept_back:
+        return []
     lengths = [len(example.ids) for example in rows.kept_back]
     once = {**settings, "max_steps": 0, "num_train_epochs": 1, "grad_accum": 1, "mix": {}, "seed": 0}
     plan = schedule(lengths, once)
