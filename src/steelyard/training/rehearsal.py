@@ -41,7 +41,8 @@ class Run:
     def update(self) -> None:
         self.loop.update(1e-4)
         self.loop.done += 1
-        self.loop.curve.append({"step": self.loop.done, "loss": 0.0, "tokens": 0})  # or there is nothing to save
+        point = {"step": self.loop.done, "loss": 0.0, "tokens": 0}
+        self.loop.curve.append(point)  # without one there is nothing to save
 
     def save(self) -> int:
         self.loop.save()
