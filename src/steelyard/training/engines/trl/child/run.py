@@ -39,37 +39,20 @@ def check_device(device: str) -> None:
 
 
 def run(job: dict[str, Any], tell: Told, stop: list[int]) -> None:
-    import torch
-
     check_device(job["device"])
     group = join(job)
-    if job["threads"]:
-        torch.set_num_threads(job["threads"])
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
-    torch.manual_seed(job["seed"])
-    lora = job["finetuning_type"] == "lora"
-    bf16 = job["dtype"] == "bf16"
-    model = loaded(job, torch.bfloat16 if lora and bf16 else torch.float32)
-    model.config.use_cache = False
-    if job["device"] != "cpu":
-        model.to(job["device"])  # of this process: join has chosen it
-    packing, why = False, "not asked for"
-    if job["packing"]:
-        packing, why = packs(model)
-    model = with_adapter(model, job) if lora else model
-    share = covered_share(model) if lora else 1.0
-    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    out = Path(job["out"])
+    settle(job)
+    model, begun = prepared(job)
+    out, stage = Path(job["out"]), job["stage"]
     out.mkdir(parents=True, exist_ok=True)
     resumed = last_whole(out, group)
     job["curve"] = json.loads((resumed / CURVE).read_bytes()) if resumed else []
-    stage = job["stage"]
-    looks = Looks(job, packing, tell, group.first)
-    order = Order(Path(job["order"]), packing, stage)
+    looks = Looks(job, begun["packing"], tell, group.first)
+    order = Order(Path(job["order"]), begun["packing"], stage)
     trainer = trainer_of(job, model, order, looks, tell, stop, group)
+    del model
     if group.first:
-        tell(ready=True, packing=packing, why=why, covered=share, trainable=count, curve=job["curve"])
+        tell(ready=True, curve=job["curve"], **begun)
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     if stop and trainer.state.global_step < len(job["rates"]):
         if group.first:
@@ -79,20 +62,57 @@ def run(job: dict[str, Any], tell: Told, stop: list[int]) -> None:
         tell(evaluating=trainer.state.global_step)  # or writing: what is left may take long
     looks.take_back(trainer.model, job["curve"])
     measures = judged(trainer, Order(Path(job["held_out"]), False, stage) if job["held_out"] else None)
-    peaks = group.gathered(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    peaks = group.gathered(peak_bytes())
     state = trainer.accelerator.get_state_dict(trainer.model) if job["reduce"] == "fsdp" else None
     if not group.first:
         return
-    model = trainer.model if state is None else unsharded(job, state)
-    result = Path(job["result"])
+    held = [trainer.model if state is None else unsharded(job, state)]
+    del trainer, state
+    write(job, held)
+    tell(done=True, peak_rss_bytes=sum([peak_bytes(), *peaks[1:]]), held_out=measures)
+
+
+def settle(job: dict[str, Any]) -> None:
+    """Threads, chance, and sums in one order."""
+    import torch
+
+    if job["threads"]:
+        torch.set_num_threads(job["threads"])
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
+    torch.manual_seed(job["seed"])
+
+
+def prepared(job: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The model that learns, with its adapter, on its device; what is told of it before it begins."""
+    import torch
+
+    lora, bf16 = job["finetuning_type"] == "lora", job["dtype"] == "bf16"
+    model = loaded(job, torch.bfloat16 if lora and bf16 else torch.float32)
+    model.config.use_cache = False
+    if job["device"] != "cpu":
+        model.to(job["device"])  # of this process: join has chosen it
+    packing, why = packs(model) if job["packing"] else (False, "not asked for")
+    model = with_adapter(model, job) if lora else model
+    share = covered_share(model) if lora else 1.0
+    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return model, {"packing": packing, "why": why, "covered": share, "trainable": count}
+
+
+def write(job: dict[str, Any], held: list[Any]) -> None:
+    """The result: the whole model, or the adapter and the model that it makes. `held` is emptied before the
+    base is read again, so that two models are never in memory."""
+    result, lora = Path(job["result"]), job["finetuning_type"] == "lora"
     shutil.rmtree(result, ignore_errors=True)
-    write_full(model, result) if not lora else write_adapter(model, result)
-    del trainer, state, model
+    write_adapter(held[0], result) if lora else write_full(held[0], result)
+    held.clear()
     gc.collect()
     if lora:
         write_merged(job, result)
-    peaks[0] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    tell(done=True, peak_rss_bytes=sum(peaks), held_out=measures)
+
+
+def peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def unsharded(job: dict[str, Any], state: dict[str, Any]) -> Any:
