@@ -13,7 +13,6 @@ import psutil
 import pytest
 import tiny
 
-from steelyard.artefact import Watch
 from steelyard.errors import Lacking
 from steelyard.run.child import again
 from steelyard.run.child.children import run_step
@@ -23,18 +22,13 @@ TRAINING = Path(__file__).parents[1] / "training"
 SETTINGS = {"checkpoint_steps": 2, "max_steps": 300, "dtype": "f32", "engine": "own"}
 
 
-class Listening(Watch):
+class Listening(tiny.Listening):
     def __init__(self):
-        self.events, self.written = [], []
-
-    def log(self, event, **fields):
-        self.events.append((event, fields))
+        super().__init__()
+        self.written = []
 
     def write(self, event, **fields):
         self.written.append(fields.get("output", ""))
-
-    def of(self, wanted):
-        return [fields for event, fields in self.events if event == wanted]
 
 
 @pytest.fixture(scope="module")

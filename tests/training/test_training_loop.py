@@ -292,15 +292,10 @@ def test_a_checkpoint_of_another_layout_is_set_aside(base, data, tmp_path):
     layout = json.loads(metadata["layout"])
     layout["pieces"] = layout["pieces"][::-1]  # as code with another order of layers would have written it
     save_file(load_file(state), state, metadata={**metadata, "layout": json.dumps(layout)})
-    events = []
-
-    class Listening(Watch):
-        def log(self, event, **fields):
-            events.append(event)
-
     inputs, settings, draft = tiny.step(tmp_path, base, data, checkpoint_steps=2)
-    train(inputs, settings, draft, Listening())
-    assert "train.scratch_set_aside" in events and "train.resumed" not in events
+    watch = tiny.Listening()
+    train(inputs, settings, draft, watch)
+    assert watch.of("train.scratch_set_aside") and not watch.of("train.resumed")
     assert (draft.scratch.folder / "state.safetensors.aside").exists()
     _, whole = run(tmp_path / "whole", base, data)
     assert tiny.payload(draft.folder) == tiny.payload(whole)

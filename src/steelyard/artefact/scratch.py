@@ -13,6 +13,9 @@ from typing import Any
 from ..errors import CheckFailed, Lacking
 from .files import forget_pages, fsync_file, fsync_folder, private_folder, sha256_of, write_durably
 
+# A file of a step's scratch: what ended its last attempt. `run` writes it, the step reads it.
+ENDED = "ended.json"
+
 
 def set_aside(folder: Path) -> None:
     """Rename what cannot be trusted to `.damaged-...` beside it: nothing is lost, nothing uses it."""

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     )
     from .tokenizer import BYTE_OF, Stream, Tokenizer, chat_ids
     from .transformers_backend.environment import (
+        TRL_QUIET,
         TRL_VARIABLE,
         transformers_families,
         trl_devices,
@@ -114,6 +115,7 @@ FILES = {
     "trl_devices": "transformers_backend.environment",
     "trl_environment": "transformers_backend.environment",
     "trl_missing": "transformers_backend.environment",
+    "TRL_QUIET": "transformers_backend.environment",
     "trl_python": "transformers_backend.environment",
     "trl_versions": "transformers_backend.environment",
     "write_transformers_folder": "transformers_backend.folder",
@@ -124,6 +126,7 @@ __all__ = [
     "BYTE_OF",
     "DETOKENIZER",
     "FAMILIES",
+    "TRL_QUIET",
     "TRL_VARIABLE",
     "ByRow",
     "Chance",

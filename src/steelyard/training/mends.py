@@ -9,10 +9,9 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-from ..artefact import Figures, Scratch
+from ..artefact import ENDED, Figures, Scratch
 
 MENDS = "mends.json"
-ENDED = "ended.json"  # by `run`: what ended the last attempt
 
 Batches = tuple[tuple[int, ...], ...]
 

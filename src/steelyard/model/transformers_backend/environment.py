@@ -16,6 +16,15 @@ from typing import Any
 from ...places import data_folder
 
 TRL_VARIABLE = "STEELYARD_TRL_PYTHON"
+# For whatever runs there: nothing is fetched, nothing is reported.
+TRL_QUIET = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 PACKAGES = ("torch", "trl", "peft", "transformers", "accelerate", "datasets")
 FIND_S = 60.0
 # Asks for versions alone: importing TRL takes seconds.

@@ -16,16 +16,8 @@ from typing import Any
 import numpy as np
 
 from ...errors import Lacking, no_memory
-from .environment import trl_missing, trl_python
+from .environment import TRL_QUIET, trl_missing, trl_python
 
-QUIET = {
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "TOKENIZERS_PARALLELISM": "false",
-}
 STOP_S = 5.0
 
 
@@ -44,7 +36,7 @@ class TransformersNetwork:
             stdin=subprocess.DEVNULL,
             stdout=2,  # what the libraries print belongs to the log
             pass_fds=(theirs.fileno(),),
-            env=os.environ | QUIET,
+            env=os.environ | TRL_QUIET,
         )
         theirs.close()
         try:

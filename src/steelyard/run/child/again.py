@@ -20,11 +20,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ...artefact import Scratch, Watch
+from ...artefact import ENDED, Scratch, Watch
 from ...errors import Lacking
 from ...units import show_s
 
-ENDED = "ended.json"
 LEAST_S, STEPS = 60.0, 5.0  # of silence: at least this long, and this many median steps
 STACKS_S = 1.0  # to write the stacks
 MOST_HANGS = 3
@@ -86,7 +85,7 @@ def end_hung(child: subprocess.Popen[bytes], patience: Patience) -> None:
 
 
 def until_done(attempt: Callable[[Patience], Any], scratch: Scratch, watch: Watch) -> Any:
-    """Attempt after attempt. Raises Lacking at the fourth that stood still, and what an attempt raises."""
+    """Attempt after attempt. Raises Lacking at the third that stood still, and what an attempt raises."""
     hangs = 0
     while True:
         patience = Patience()

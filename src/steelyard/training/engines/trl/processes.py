@@ -17,21 +17,15 @@ from typing import Any
 
 from ....artefact import Watch
 from ....lines import each_line_of_pipe
-from ....model import trl_python
+from ....model import TRL_QUIET, trl_python
 
 CHILD = Path(__file__).with_name("child")
 LAST_WORD_S = 5.0  # for the others, once one has ended with an error
-# Nothing is fetched, nothing is reported; glibc keeps what a step has freed for the next one.
-CHILD_ENV = {
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
+# glibc keeps what a step has freed for the next one.
+CHILD_ENV = TRL_QUIET | {
     "HF_DATASETS_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",
     "WANDB_MODE": "offline",
     "TRL_EXPERIMENTAL_SILENCE": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "TOKENIZERS_PARALLELISM": "false",
     "GOMP_SPINCOUNT": "1000",
     "PYTHONHASHSEED": "0",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it cuBLAS adds in no fixed order
