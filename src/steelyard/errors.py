@@ -97,6 +97,10 @@ class Lacking(Problem):
     exit_code = 5
 
 
+class Resumable(Lacking):
+    """Carried out again in a fresh process, the work goes on: this one's memory is in pieces."""
+
+
 class Stopped(Problem):
     """Interrupted; the same command goes on."""
 

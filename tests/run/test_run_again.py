@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -184,3 +185,35 @@ def test_the_kernels_killer_leads_to_smaller_micro_batches(group, tmp_path):
     answer = json.loads(done.stdout)
     assert answer["told"][0][0] == "train.killed"
     assert answer["figures"]["micro_batch_parts"] >= 2 and answer["figures"]["steps"] == 2
+
+
+class Tight(Listening):
+    """Limits what each process of the training may map, from its first step on: `room` above what it has."""
+
+    def __init__(self, room):
+        super().__init__()
+        self.room, self.limited = room, set()
+
+    def show(self, progress, closed=False):
+        (child,) = psutil.Process().children()
+        if progress.name == "train" and not closed and child.pid not in self.limited:
+            self.limited.add(child.pid)
+            limit = child.memory_info().vms + self.room
+            resource.prlimit(child.pid, resource.RLIMIT_AS, (limit, limit))
+
+
+def test_a_step_that_gets_no_memory_is_done_in_parts_by_a_fresh_process(tmp_path):
+    base = tiny.model(tmp_path / "base", hidden=256, ffn=1024, heads=4, head_dim=64, layers=4)
+    data = tiny.dataset(tmp_path / "data", rows=256)
+    watch = Tight(350 * 2**20)
+    settings = {
+        "finetuning_type": "full",
+        "micro_batch": 128,
+        "grad_accum": 1,
+        "max_steps": 2,
+        "packing": False,
+    }
+    trained(tmp_path, base, data, watch, **settings)
+    parts = [fields["micro_batch_parts"] for fields in watch.of("train.mended")]
+    assert parts and parts == [2**n for n in range(1, len(parts) + 1)]
+    assert len(watch.limited) == len(parts) + 1

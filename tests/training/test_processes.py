@@ -66,7 +66,7 @@ def test_what_dropout_is_drawn_by_differs_by_micro_batch(seed, step, one, two):
 SUM = """
 import sys, json, torch, torch.distributed as dist
 sys.path.append(sys.argv[1])
-from child.group import OrderedSum
+from child.group import OrderedSum, leave
 rank, size, batches, file = int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
 dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=size)
 def gradients(n):
@@ -89,6 +89,7 @@ for step in range(2):
     assert all(torch.equal(w.grad, have) for w, have in zip(weights, wanted)), step
     for weight in weights:
         weight.grad = None
+leave()
 """
 
 

@@ -5,16 +5,14 @@ Which engine is a setting; what it is given (ids, masks, order) is the same for 
 
 from __future__ import annotations
 
-import gc
 import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 from steelyard.artefact import Draft, Figures, Inputs, Settings, Watch
-from steelyard.errors import WrongUse
+from steelyard.errors import Resumable, WrongUse
 from steelyard.model import Tokenizer
-from steelyard.processes import release_freed_memory
 
 from .engines import TrainEngine, TrainJob, engine_of
 from .faults import Diverged, OutOfMemory, mended
@@ -32,8 +30,8 @@ def train(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figur
     """Tune the artefact `base` on the artefact `dataset`; write the tuned model into `out`.
 
     Raises WrongUse where no row can be taught, CheckFailed where the loss or its gradient is no number again
-    and again, Stopped after a checkpoint when `watch.stop` is set, Lacking where the engine is not here or
-    one row alone gets no memory.
+    and again, Stopped after a checkpoint when `watch.stop` is set, Resumable where a step got no memory
+    and the next attempt has smaller ones, Lacking where the engine is not here or a row alone gets no memory.
     """
     engine = engine_of(settings.get("engine", "own"))
     base = inputs.artefacts["base"].path()
@@ -73,7 +71,11 @@ def held_out_of(inputs: Inputs, base: Path, settings: Settings) -> Rows | None:
 
 
 def carried_out(engine: TrainEngine, job: TrainJob, out: Draft, watch: Watch) -> Figures:
-    """Run the engine, again from its last checkpoint after each fault that can be mended (faults.py)."""
+    """Run the engine, again from its last checkpoint after each fault that can be mended (faults.py).
+
+    Raises Resumable where a step got no memory: what a process has freed lies in pieces, and may not even
+    hold what the next attempt begins with.
+    """
     mends = read_mends(out.scratch)
     if was_killed(out.scratch):
         mends = note(mended(mends, killed(job), job.plan, job.rows, job.settings["stage"]), out, watch)
@@ -84,10 +86,10 @@ def carried_out(engine: TrainEngine, job: TrainJob, out: Draft, watch: Watch) ->
             rows = {"rows": problem.rows} if isinstance(problem, Diverged) else {}
             watch.log("train.fault", step=problem.step + 1, what=problem.message, **rows)
             mends = mended(mends, problem, job.plan, job.rows, job.settings["stage"])
-        gc.collect()  # what the failed attempt held hangs on its frames
-        release_freed_memory()
-        clear(out.folder)
-        note(mends, out, watch)
+            note(mends, out, watch)
+            clear(out.folder)
+            if isinstance(problem, OutOfMemory):
+                raise smaller_steps_next(problem) from problem
 
 
 def killed(job: TrainJob) -> OutOfMemory:
@@ -95,6 +97,11 @@ def killed(job: TrainJob) -> OutOfMemory:
     lengths = [len(row.ids) for row in job.rows.examples]
     sizes = [max(sum(lengths[row] for row in batch) for batch in step) for step in job.plan.steps]
     return OutOfMemory(sizes.index(max(sizes)))
+
+
+def smaller_steps_next(problem: OutOfMemory) -> Resumable:
+    hint = "run the same command again: it goes on from the last checkpoint with smaller micro-batches"
+    return Resumable(problem.code, problem.message, hint=hint)
 
 
 def note(mends: Mends, out: Draft, watch: Watch) -> Mends:

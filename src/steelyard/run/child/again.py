@@ -1,4 +1,4 @@
-"""A step that resumes is started again where its process was ended for its memory, or stood still.
+"""A step that resumes is started again where its process got no memory, or stood still.
 
 It goes on from its own checkpoint. What to do otherwise is the step's affair: it reads what ended the attempt
 before it (ended.json in its scratch). A step stands still when nothing has come from it for five times its
@@ -21,7 +21,7 @@ from statistics import median
 from typing import Any
 
 from ...artefact import ENDED, Scratch, Watch
-from ...errors import Lacking
+from ...errors import Lacking, Resumable
 from ...units import show_s
 
 LEAST_S, STEPS = 60.0, 5.0  # of silence: at least this long, and this many median steps
@@ -91,6 +91,9 @@ def until_done(attempt: Callable[[Patience], Any], scratch: Scratch, watch: Watc
         patience = Patience()
         try:
             return attempt(patience)
+        except Resumable:  # the step has noted what to do otherwise, and ends by itself where nothing helps
+            if watch.stop:
+                raise
         except KilledForMemory:
             if watch.stop or not patience.at_work:  # a smaller step helps nothing where none was under way
                 raise

@@ -1,6 +1,7 @@
 """The child process of one step: `python -m steelyard.run.child.worker FD`, a JSON order on standard input.
 
-Answers are JSON lines on the file descriptor FD: {"log"}, {"progress"}, at last {"done"} or {"error"}.
+Answers are JSON lines on the file descriptor FD: {"log"}, {"progress"}, at last {"done"} or {"error"}, which
+says whether a fresh process can go on.
 It dies with its parent, and SIGTERM asks the step to stop after its next safe point.
 """
 
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ...artefact import Artefact, Draft, Inputs, Progress, Scratch, Store, Watch
-from ...errors import Problem, from_os_error, trace_of, writing_in
+from ...errors import Problem, Resumable, from_os_error, trace_of, writing_in
 from ...processes import die_with_parent, lacks_memory
 from ...trust import load_keys
 from .children import step_out_of_memory
@@ -103,7 +104,8 @@ def main() -> int:
         if problem is None:
             watch.say(error=None, exit_code=1, trace=trace_of(error))
             return 1
-        watch.say(error=problem.as_json(), exit_code=problem.exit_code)
+        resumable = isinstance(problem, Resumable)
+        watch.say(error=problem.as_json(), exit_code=problem.exit_code, resumable=resumable)
         return problem.exit_code
 
 

@@ -65,6 +65,14 @@ def join(job: dict[str, Any]) -> Group:
     return Group(dist.get_rank(), dist.get_world_size())
 
 
+def leave() -> None:
+    """End the group, if there is one: a process that ends beside its threads is aborted at times."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def seed_of(seed: int, step: int, batch: int) -> int:
     """What dropout of micro-batch `batch` of a step is drawn by, whichever process computes it."""
     return ((seed * 1_000_003 + step) * 65_537 + batch) % 2**63

@@ -10,6 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
+from .group import leave
 from .run import run
 from .telling import Failed, Told
 
@@ -29,6 +30,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
     try:
         run(json.loads(Path(path).read_bytes()), tell, stop)
+        leave()
         return 0
     except Failed as failure:
         tell(**failure.fields)
