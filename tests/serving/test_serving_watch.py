@@ -125,6 +125,31 @@ def test_a_message_that_nobody_understands_ends_the_engine_not_its_watcher(proce
     asyncio.run(run())
 
 
+def test_the_last_words_of_an_engine_that_ends_stand_in_the_log(process, tmp_path):
+    """All of them go where its output is to go; nothing of it is lost where that is nowhere."""
+
+    async def run():
+        engine = process(f"""
+            {READY}
+            if first:
+                print("it goes on for a while", flush=True)
+                print("std::bad_cast: no such tensor", file=sys.stderr, flush=True)
+                os._exit(3)
+            time.sleep(600)
+        """)
+        output = tmp_path / "output"
+        with output.open("wb") as file:
+            engine.output = file.fileno()
+            await engine.start()
+            await ready_again(engine, 1)
+            await engine.close()
+        lost = [fields["why"] for event, fields in engine.logged if event == "engine.lost"]
+        assert lost == ["the engine process ended: std::bad_cast: no such tensor"]
+        assert output.read_text().startswith("it goes on for a while\nstd::bad_cast")
+
+    asyncio.run(run())
+
+
 def test_whatever_a_restart_raises_is_not_the_last_try(process, monkeypatch):
     async def run():
         engine = process(f"{READY}\nif not first: time.sleep(600)")

@@ -30,9 +30,12 @@ IDLE_CORES = 0.05  # of a core: below, an engine computes nothing
 BACKOFF_S = (0.2, 1.0, 5.0, 15.0, 30.0)  # before each restart; back to the first after a calm minute
 CALM_S = 60.0
 ATTEMPTS = 3  # a request that ends the engine each time must not go on doing so
+WORDS_S = 0.5  # for the last words of a process that has ended
+WORDS_BYTES = 4096
 READY_S = 60.0  # a request waits so long for an engine that starts again
 LINE_LIMIT = 1 << 26  # a scored prompt of 8,192 tokens with 20 likeliest each is 6 MB
 
+ENDED = "the engine process ended"
 REPLIES = ("scores", "embeddings", "done")
 
 
@@ -67,7 +70,7 @@ class EngineProcess:
         output: int = subprocess.DEVNULL,
     ) -> None:
         self.settings, self.log = settings, log
-        self.output = output  # where the native library's own words go
+        self.output = output  # where the native library's own words go, beside the last of them
         self._state = "loading"
         self.load: dict[str, float] = {}
         self.metrics: dict[str, float] = {}
@@ -81,7 +84,8 @@ class EngineProcess:
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()  # set, and made anew, at each change of state
         self._callbacks: dict[int, tuple[Callable[[bool], None], Callable[[int, int], None], int]] = {}
-        self.why_lost = "the engine process ended"
+        self.why_lost = ENDED
+        self._words: LastWords | None = None
 
     @property
     def pid(self) -> int | None:
@@ -149,19 +153,22 @@ class EngineProcess:
         ]
         with theirs:
             self._process = await asyncio.create_subprocess_exec(
-                *command, pass_fds=(fd,), stdin=subprocess.DEVNULL, stdout=self.output, stderr=self.output,
-                process_group=0,
+                *command, pass_fds=(fd,), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, process_group=0,
             )  # fmt: skip
+        assert self._process.stdout is not None
+        self._words = LastWords(self._process.stdout, self.output)
         reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=LINE_LIMIT)
         self._send(asdict(self.settings))
         first = await self._first_line(reader)
         if "ready" not in first:
             self._kill()
             await self._process.wait()
+            why = first["failed"]["why"]
             raise Lacking(
                 "serve.engine",
                 f"the engine {self.settings.engine} could not load the model",
-                why=first["failed"]["why"],
+                why=await self._words.after(ENDED) if why == ENDED else why,
                 hint="see the log; is there memory enough, and is the model folder whole?",
             )
         self.load, self.state = first["ready"], "ready"
@@ -297,6 +304,8 @@ class EngineProcess:
             await self._read(reader)
             if self.state == "closed":
                 return
+            if self.why_lost == ENDED and self._words:
+                self.why_lost = await self._words.after(ENDED)
             self._lost()
             attempt = 0 if time.monotonic() - began > CALM_S else attempt
             while self.state != "ready":
@@ -368,7 +377,7 @@ class EngineProcess:
             self._fail(request_id, crash)
         for request_id in [number for number in self._callbacks if number not in self._queues]:
             self._end(request_id)  # their readers had left
-        self.why_lost = "the engine process ended"
+        self.why_lost = ENDED
 
     async def _end_hangs(self) -> None:
         """kill -9 an engine that has work and makes nothing; `_watch` does the rest."""
@@ -412,6 +421,27 @@ class EngineProcess:
 def _shallow(request: GenRequest) -> dict[str, Any]:
     """Its fields as they are: `asdict` would copy a prompt id by id."""
     return {field.name: getattr(request, field.name) for field in fields(request)}
+
+
+class LastWords:
+    """What a process says outside the protocol goes where it is to go, and the end of it is kept."""
+
+    def __init__(self, stream: asyncio.StreamReader, output: int) -> None:
+        self.stream, self.output, self.end = stream, output, b""
+        self.reading = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        while piece := await self.stream.read(1 << 16):
+            self.end = (self.end + piece)[-WORDS_BYTES:]
+            if self.output != subprocess.DEVNULL:
+                with suppress(OSError):  # a full disk
+                    os.write(self.output, piece)
+
+    async def after(self, what: str) -> str:
+        """`what` and the last line. Who else holds the pipe, a grandchild say, is not waited for."""
+        await asyncio.wait({self.reading}, timeout=WORDS_S)
+        lines = self.end.decode("utf-8", "replace").strip().splitlines()
+        return f"{what}: {lines[-1].strip()[-500:]}" if lines else what
 
 
 class Silence:
@@ -459,4 +489,4 @@ async def _first_line(reader: asyncio.StreamReader) -> dict[str, Any]:
         if line := await reader.readline():
             message: dict[str, Any] = orjson.loads(line)
             return message
-    return {"failed": {"why": "the engine process ended"}}
+    return {"failed": {"why": ENDED}}
