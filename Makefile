@@ -41,8 +41,9 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/python docs/build.py --check
 
+# Two files at a time: much of it waits for processes that start.
 test: setup
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-random: setup  # the same tests with new random examples
 	STEELYARD_TEST_RANDOM=1 $(BIN)/python -m pytest -q
