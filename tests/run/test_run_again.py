@@ -112,6 +112,17 @@ def test_silence_is_judged_by_the_median_step():
     assert not hung and after(patience, 3, now)[0]
 
 
+def test_a_long_step_among_short_ones_is_no_hang():
+    """One row of 30,000 characters among short ones ended its training three times on a busy machine."""
+    patience, now = again.Patience(), 100.0
+    patience.hear({"log": "train.planned", "fields": {"steps": 9, "longest_step": 40.0}})
+    for _ in range(5):
+        _, now = after(patience, 4, now)
+        patience.hear(step_said())
+    hung, now = after(patience, 790, now)
+    assert not hung and after(patience, 20, now)[0]
+
+
 def test_a_save_may_take_its_time_and_a_machine_may_sleep():
     patience, now = again.Patience(), 100.0
     for _ in range(5):

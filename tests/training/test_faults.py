@@ -142,6 +142,21 @@ def test_a_row_that_is_too_large_alone_is_one_clear_error(base, tmp_path):
     assert "row long" in answer["error"]["why"] and "max_length" in answer["error"]["hint"]
 
 
+def test_a_long_row_makes_a_long_step(base, tmp_path):
+    def longest(*lengths):
+        data = tmp_path / str(len(lengths))
+        data.mkdir()
+        rows = [{"id": str(n), "ability": "a", "text": "x" * length} for n, length in enumerate(lengths)]
+        (data / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        watch = tiny.Listening()
+        alone = {"stage": "pt", "packing": False, "micro_batch": 1, "grad_accum": 1, "max_length": 8192}
+        run(tmp_path / f"run{len(lengths)}", base, data, watch, **alone, num_train_epochs=1)
+        return watch.of("train.planned")[0]["longest_step"]
+
+    assert longest(50, 50) == 1.0
+    assert longest(50, 50, 50, 2000) > 40.0
+
+
 # ------------------------------------------------------------------ a batch that spoils
 
 

@@ -2,7 +2,8 @@
 
 It goes on from its own checkpoint. What to do otherwise is the step's affair: it reads what ended the attempt
 before it (ended.json in its scratch). A step stands still when nothing has come from it for five times its
-median step, and a minute at least; its stacks are asked for first.
+median step, as many times more as its longest step is longer, and a minute at least; its stacks are asked
+for first.
 """
 
 from __future__ import annotations
@@ -50,12 +51,14 @@ class Patience:
 
     at_work: bool = False  # its bar is open
     at_length: bool = False
+    longest: float = 1.0  # its longest step, in median steps
     waits: deque[float] = field(default_factory=lambda: deque(maxlen=101))
     silent_s: float = 0.0
     ticked: float = 0.0
 
     def hear(self, message: dict[str, Any]) -> None:
         self.at_length = message.get("log") in AT_LENGTH
+        self.longest = message.get("fields", {}).get("longest_step", self.longest)
         if message.get("progress") == "train":
             if message["done"] and not message["closed"]:
                 self.waits.append(self.silent_s)
@@ -70,7 +73,7 @@ class Patience:
 
     @property
     def limit_s(self) -> float:
-        return max(LEAST_S, STEPS * median(self.waits))
+        return max(LEAST_S, STEPS * self.longest * median(self.waits))
 
 
 def end_hung(child: subprocess.Popen[bytes], patience: Patience) -> None:
@@ -110,7 +113,7 @@ def stands_still(hangs: int) -> Lacking:
     return Lacking(
         "step.hung",
         f"the training stood still {hangs} times",
-        why="no step was done for five times the median step, and a minute at least",
+        why="no step was done for five times what the longest should take, and a minute at least",
         hint="the stacks of its processes stand in the log under child.output: see `steelyard logs`; "
         "the last checkpoint is kept",
     )
