@@ -24,8 +24,9 @@ import numpy as np
 from models import TASKS, all_models, rows_of
 
 from steelyard import serving
+from steelyard.compare import right
 from steelyard.compression import export_form
-from steelyard.gate import exact_reference, right
+from steelyard.gate import exact_reference
 from steelyard.gate.base.endpoint import Endpoint
 from steelyard.gate.base.modes import LIMITS
 from steelyard.gate.parity.checks import checks, measure, observe

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from steelyard.artefact import Inputs, Store, Watch, adopt
+from steelyard.compare import right
 from steelyard.compression import compress
-from steelyard.gate.quality.metrics import right
 from steelyard.model import Tokenizer, compared_examples, resolve, to_hf
 from steelyard.serving import ServeSettings, engine_settings
 from steelyard.serving.host.engine_process import EngineProcess

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steelyard.compare import METRICS, called, last_number, right
 from steelyard.errors import WrongUse
-from steelyard.gate import METRICS, load_tasks, right
-from steelyard.gate.quality.metrics import called, last_number
+from steelyard.gate import load_tasks
 from steelyard.gate.quality.scores import sent
 
 

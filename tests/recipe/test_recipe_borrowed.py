@@ -90,6 +90,7 @@ def test_an_alias_means_the_same(tmp_path: Path, word: str, own: str) -> None:
         "teacher_model_name_or_path": "larger",
         "val_size": 0.1,
         "target_modules": ("q_proj",),
+        "modules_to_save": ("embed_tokens",),
     }
     value = values.get(own, 32)
     of = recipe.METHOD_WORDS.get(own, ("sft",))[0]

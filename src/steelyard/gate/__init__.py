@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from .base.verdict import CAUSES, Check, Verdict
     from .evaluation import score
     from .quality.grading import JudgeAt
-    from .quality.metrics import METRICS, right
     from .quality.scores import Scores, load_tasks
     from .quality.statistics import Difference, Share, difference, rows_needed, share, verdict_on
     from .reference.exact import exact_reference
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
 FILES = {
     "JudgeAt": "quality.grading",
-    "METRICS": "quality.metrics",
-    "right": "quality.metrics",
     "exact_reference": "reference.exact",
     "Scores": "quality.scores",
     "load_tasks": "quality.scores",
@@ -44,7 +41,6 @@ FILES = {
 
 __all__ = [
     "CAUSES",
-    "METRICS",
     "Check",
     "Difference",
     "GateFailed",
@@ -57,7 +53,6 @@ __all__ = [
     "exact_reference",
     "judge",
     "load_tasks",
-    "right",
     "rows_needed",
     "score",
     "share",

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..artefact import Draft, Figures, Inputs, Settings, Watch
+from ..compare import JUDGE
 from ..errors import CheckFailed, Stopped, Where, WrongUse
 from ..sample_size import BASE_LOOK
 from .base.endpoint import Endpoint
@@ -25,7 +26,6 @@ from .parity.judgement import rows_check
 from .quality import grading
 from .quality.checks import NOTHING, against_base, against_tuned, quality_checks
 from .quality.design import ROWS, design_of
-from .quality.metrics import JUDGE
 from .quality.scores import Scores, ask_rows, load_tasks, token_budget
 from .reference.exact import Reference
 from .reference.remote import DirectedReference, RunReference

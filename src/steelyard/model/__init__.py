@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..doors import fetching
 
 if TYPE_CHECKING:
+    from .adapters import Adapter, check_base, peft_config, read_adapter, read_factors, write_peft
     from .chat import in_words
     from .companions import copy_companions
     from .decoder import family_of
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
     from .weights import Weights, bf16_of, f32_of, write
 
 FILES = {
+    **dict.fromkeys(("Adapter", "check_base", "peft_config", "read_adapter"), "adapters"),
+    **dict.fromkeys(("read_factors", "write_peft"), "adapters"),
     "FAMILIES": "families",
     "ModelSource": "source",
     "Use": "source",
@@ -128,6 +131,7 @@ __all__ = [
     "FAMILIES",
     "TRL_QUIET",
     "TRL_VARIABLE",
+    "Adapter",
     "ByRow",
     "Chance",
     "Dropout",
@@ -149,6 +153,7 @@ __all__ = [
     "Weights",
     "bf16_of",
     "chat_ids",
+    "check_base",
     "check_folder",
     "checkpoint_weights",
     "compared_examples",
@@ -168,9 +173,12 @@ __all__ = [
     "load",
     "models_folder",
     "network_of",
+    "peft_config",
     "quantised_as",
     "quantised_form",
+    "read_adapter",
     "read_encoder",
+    "read_factors",
     "resolve",
     "save",
     "served_weights",
@@ -187,6 +195,7 @@ __all__ = [
     "widened",
     "write",
     "write_detokenizer",
+    "write_peft",
     "write_random_model",
     "write_transformers_folder",
 ]

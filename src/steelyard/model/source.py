@@ -188,6 +188,8 @@ def _check_config(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         has_gguf = next(iter(sorted(folder.glob("*.gguf"))), None)
         hint = f"name the file itself: {has_gguf}" if has_gguf else HALF_HINT
+        if (folder / "adapter_config.json").is_file():
+            hint = "it is an adapter: model: its base, and train: [{adapter_name_or_path: the folder}]"
         raise _half_written(folder, f"there is no config.json in {folder}", hint=hint)
 
 

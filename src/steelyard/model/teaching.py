@@ -35,6 +35,8 @@ REASONS = {
     "template_drops_answer": "the chat template does not write the answer",
     "template_drops_calls": "the chat template does not write all the calls of the answer",
     "too_long": "it does not fit into max_length without cutting an answer",
+    "calls_tools": "its answer calls tools, which grpo does not sample",
+    "no_reward": "its compare is no function, such as a judge's grade",
     "template_rewrites": "the chat template writes this turn otherwise than it asks for it",
 }
 

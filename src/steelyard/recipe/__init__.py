@@ -6,7 +6,7 @@ from typing import Any
 
 from .draft import Answers, DataFile, draft
 from .load import DEFAULT_FILE, load
-from .methods import COMPARED, TEACHES
+from .methods import COMPARED, SAMPLING, TEACHES
 from .methods import WORDS as METHOD_WORDS
 from .recipe import (
     AbilityGate,
@@ -63,6 +63,7 @@ __all__ = [
     "COMPARED",
     "DEFAULT_FILE",
     "METHOD_WORDS",
+    "SAMPLING",
     "TEACHES",
     "AbilityGate",
     "Answers",

@@ -49,6 +49,8 @@ STAGE_ALIASES = {
     "nproc_per_node": "processes",
     "val_set_size": "val_size",
     "lora_target": "target_modules",
+    "lora_modules_to_save": "modules_to_save",
+    "additional_target": "modules_to_save",
     "lora_target_modules": "target_modules",
 }
 TOP_ALIASES = {
@@ -129,7 +131,7 @@ ANSWERS: dict[str, Answer] = {
     **dict.fromkeys(("bf16", "fp16", "tf32", "pure_bf16", "torch_dtype", "dtype", "compute_type"), PRECISION),
     **dict.fromkeys(("gradient_checkpointing_kwargs", "use_reentrant_gc", "upcast_layernorm"), MEMORY),
     **dict.fromkeys(("auto_find_batch_size", "use_cache"), MEMORY),
-    **dict.fromkeys(("lora_target_linear", "modules_to_save", "lora_modules_to_save"), TARGETS),
+    **dict.fromkeys(("lora_target_linear",), TARGETS),
     **dict.fromkeys(("optim", "optimizer", "adam_beta1", "adam_beta2", "adam_epsilon"), OPTIMISER),
     **dict.fromkeys(("train_on_inputs", "train_on_prompt", "mask_history", "roles_to_train"), ANSWERS_ONLY),
     **dict.fromkeys(("completion_only_loss", "assistant_only_loss"), ANSWERS_TOO),
@@ -145,7 +147,7 @@ ANSWERS: dict[str, Answer] = {
     **dict.fromkeys(("dataset_processes", "overwrite_cache", "dataloader_pin_memory"), WORKERS),
     **dict.fromkeys(("use_fast_tokenizer", "tokenizer_type", "model_type", "group_by_length"), WORKERS),
     **dict.fromkeys(("pad_to_sequence_len", "pad_to_max_length", "eval_packing"), WORKERS),
-    **dict.fromkeys(("output_dir", "overwrite_output_dir", "adapter_name_or_path"), FOLDERS),
+    **dict.fromkeys(("output_dir", "overwrite_output_dir"), FOLDERS),
     **dict.fromkeys(("resume_from_checkpoint", "auto_resume_from_checkpoints", "do_train"), RESUMES),
     "trust_remote_code": NO_CODE,
     **dict.fromkeys(("push_to_hub", "hub_model_id", "hub_token", "hf_hub_token"), HUB),

@@ -313,9 +313,9 @@ Trackers = Annotated[
 
 
 class StageTable(Table):
-    stage: Literal["sft", "pt", "dpo", "kto", "orpo", "distil"] | None = say(
+    stage: Literal["sft", "pt", "dpo", "kto", "orpo", "distil", "grpo"] | None = say(
         "pt (continue) = plain text, sft = answers, distil = answers by a teacher's word for each token, "
-        "dpo and orpo = pairs of answers, kto = rated answers",
+        "dpo and orpo = pairs of answers, kto = rated answers, grpo = sampled answers, rewarded by `compare`",
         "sft",
     )
     finetuning_type: Literal["lora", "full"] | None = say("what is trained", "lora")
@@ -348,11 +348,12 @@ class StageTable(Table):
     warmup_steps: Amount | None = say("steps that warm up, in place of warmup_ratio", 20)
     lr_scheduler_type: Scheduler | None = say("how the rate falls", "cosine")
     weight_decay: Annotated[float, Field(ge=0, le=1)] | None = say("of AdamW", 0.0)
-    beta: Annotated[float, Field(gt=0, le=100)] | None = say(
-        "dpo, kto: how closely the model stays to the one it begins from; orpo: weight of the pairs", 0.1
+    beta: Annotated[float, Field(ge=0, le=100)] | None = say(
+        "dpo, kto, grpo: how closely the model stays to the one it begins from; orpo: weight of the pairs",
+        0.1,
     )
     loss_type: Annotated[str | list[str], BeforeValidator(_losses)] | None = say(
-        "of dpo (several are added up) or kto, by TRL's names", ["sigmoid", "sft"]
+        "of dpo (several are added up), kto or grpo, by TRL's names", ["sigmoid", "sft"]
     )
     loss_weights: list[Annotated[float, Field(ge=0, le=1000)]] | None = say(
         "of dpo: one for each loss_type", [1.0, 0.1]
@@ -368,12 +369,35 @@ class StageTable(Table):
     loss_top_k: Annotated[int, Field(ge=1, le=1024)] | None = say(
         "of distil: the teacher's likeliest tokens that are kept; the others are one class", 64
     )
+    adapter_name_or_path: Text | None = say(
+        "of a first stage with LoRA: the adapter of the model that it goes on from, a folder",
+        "adapters/support",
+    )
+    num_generations: Annotated[int, Field(ge=2, le=1024)] | None = say(
+        "of grpo: answers sampled to a prompt", 8
+    )
+    max_completion_length: Annotated[int, Field(ge=1, le=1_000_000)] | None = say(
+        "of grpo: tokens of a sampled answer; a longer one is cut and scored as it is", 256
+    )
+    temperature: Annotated[float, Field(gt=0, le=10)] | None = say("of grpo: of sampling", 1.0)
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = say(
+        "of grpo: share of the likeliest tokens that are sampled from", 1.0
+    )
+    scale_rewards: Literal["group", "batch", "none"] | None = say(
+        "of grpo: rewards less their mean are divided by their standard deviation, of the prompt's answers "
+        "or the step's, or not at all",
+        "group",
+    )
     max_grad_norm: Annotated[float, Field(gt=0)] | None = say("gradients are clipped to this norm", 1.0)
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] | None = say(
         "share of a LoRA's inputs left out of a step", 0.05
     )
     target_modules: Modules | None = say(
         "the matrices that LoRA adapts; all-linear: every one of every layer", ["q_proj", "v_proj"]
+    )
+    modules_to_save: Modules | None = say(
+        "modules that a stage with LoRA trains whole, kept beside its factors (trl)",
+        ["embed_tokens", "lm_head"],
     )
     mixed_precision: Literal["no", "bf16", "fp8"] | None = say(
         "what products are computed in; no: float32", "bf16"

@@ -17,8 +17,8 @@ LATER: dict[tuple[str, ...], tuple[tuple[Any, ...] | None, str]] = {
     ("clean", "languages"): (None, "delete the line; rows of every language are kept"),
     ("clean", "decontaminate"): (None, "delete the line; held-out rows never equal a training row"),
     ("train", "*", "stage"): (
-        ("grpo", "pretrain", "rm", "ppo", "cpo", "simpo"),
-        "of those that are: pt, sft, distil, dpo, kto, orpo",
+        ("pretrain", "rm", "ppo", "cpo", "simpo"),
+        "of those that are: pt, sft, distil, dpo, kto, orpo, grpo",
     ),
     ("train", "*", "finetuning_type"): (("qlora", "dora", "freeze"), "example: finetuning_type: lora"),
     ("train", "*", "dataset"): (None, "name the file under `data:`"),

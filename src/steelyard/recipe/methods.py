@@ -7,18 +7,23 @@ from __future__ import annotations
 
 # stage -> the kind of rows it teaches; sft and distil take texts too where no stage is pt.
 TEACHES = {"pt": "texts", "sft": "chats", "dpo": "pairs", "orpo": "pairs", "kto": "labels"}
-TEACHES |= {"distil": "chats"}
-COMPARED = ("dpo", "kto", "orpo")  # stages that compare answers: never packed, split or cut
+TEACHES |= {"distil": "chats", "grpo": "chats"}
+COMPARED = ("dpo", "kto", "orpo", "grpo")  # stages that compare answers: never packed, split or cut
+# Of grpo, where the recipe says nothing: TRL's own.
+SAMPLING: dict[str, int] = {"num_generations": 8, "max_completion_length": 256}
 # word -> the stages that have it
 WORDS: dict[str, tuple[str, ...]] = {
     "beta": COMPARED,
-    "loss_type": ("dpo", "kto"),
+    "loss_type": ("dpo", "kto", "grpo"),
     "loss_weights": ("dpo",),
     "label_smoothing": ("dpo",),
     "desirable_weight": ("kto",),
     "undesirable_weight": ("kto",),
     "teacher_model_name_or_path": ("distil",),
     "loss_top_k": ("distil",),
+    "adapter_name_or_path": ("sft", "pt", "distil"),
+    "modules_to_save": ("sft", "pt"),
+    **dict.fromkeys((*SAMPLING, "temperature", "top_p", "scale_rewards"), ("grpo",)),
 }
 LOSS_TYPES = {
     "dpo": (
@@ -26,4 +31,5 @@ LOSS_TYPES = {
         *("aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"),
     ),
     "kto": ("kto", "apo_zero_unpaired"),
+    "grpo": ("grpo", "bnpo", "dr_grpo", "dapo", "cispo"),
 }

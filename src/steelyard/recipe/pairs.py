@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from math import gcd
+
 from ..errors import WrongUse
 from ..forms import FORMS
 from ..launch import LAUNCHED, check_args
-from .methods import COMPARED, LOSS_TYPES, WORDS
+from .methods import COMPARED, LOSS_TYPES, SAMPLING, WORDS
 from .recipe import USD_PER, Recipe, Serve, Source, Stage
 from .tree import Path_, Tree
 
@@ -19,6 +21,7 @@ def check_pairs(recipe: Recipe, tree: Tree) -> None:
     _check_data(recipe, tree)
     for i, stage in enumerate(recipe.train):
         _check_stage(stage, ("train", i), tree)
+        _check_rewards(recipe, i, tree)
         if stage.report_to and recipe.trust.level != "open":
             text = f"report_to writes plain files, and trust is {recipe.trust.level}"
             _fail(tree, ("train", i, "report_to"), text, "delete report_to, or trust: open")
@@ -109,7 +112,7 @@ def _check_source(source: Source, at: Path_, tree: Tree) -> None:
 
 
 def _check_stage(stage: Stage, at: Path_, tree: Tree) -> None:
-    for name in ("lora_rank", "lora_alpha", "lora_dropout", "target_modules"):
+    for name in ("lora_rank", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save"):
         if stage.finetuning_type == "full" and getattr(stage, name) is not None:
             text = f"finetuning_type: full has no {name}"
             _fail(tree, (*at, name), text, f"delete {name}, or finetuning_type: lora")
@@ -121,6 +124,7 @@ def _check_stage(stage: Stage, at: Path_, tree: Tree) -> None:
             text = f"{name} belongs to stage {' and '.join(stages)}, this one is {stage.stage}"
             _fail(tree, (*at, name), text, f"delete {name}")
     _check_losses(stage, at, tree)
+    _check_adapter(stage, at, tree)
     if stage.train_from_scratch and (stage.stage, stage.finetuning_type, at[-1]) != ("pt", "full", 0):
         text = "train_from_scratch belongs to a first stage: pt with finetuning_type: full"
         _fail(tree, (*at, "train_from_scratch"), text, "example: {stage: pt, finetuning_type: full}")
@@ -135,9 +139,46 @@ def _check_stage(stage: Stage, at: Path_, tree: Tree) -> None:
     if stage.overlong not in (None, "drop"):
         text = f"stage: {stage.stage} compares whole answers: none is split or cut"
         _fail(tree, (*at, "overlong"), text, "overlong: drop, or a longer max_length")
+    if stage.beta == 0 and stage.stage != "grpo":
+        _fail(tree, (*at, "beta"), f"stage: {stage.stage} has a beta above 0", "example: beta: 0.1")
+    _check_groups(stage, at, tree)
     if stage.stage == "kto" and stage.per_device_train_batch_size == 1 and stage.loss_type in (None, "kto"):
         text = "kto compares the answers of a micro-batch with each other: one is too few"
         _fail(tree, (*at, "per_device_train_batch_size"), text, "example: per_device_train_batch_size: 4")
+
+
+def _check_groups(stage: Stage, at: Path_, tree: Tree) -> None:
+    """A step of grpo has whole groups: each of its prompts with all its answers."""
+    micro, accum = stage.per_device_train_batch_size, stage.gradient_accumulation_steps
+    answers = stage.num_generations or SAMPLING["num_generations"]
+    if stage.stage != "grpo" or not micro or not accum or micro * accum % answers == 0:
+        return
+    text = f"a step of {micro} x {accum} answers holds no whole number of groups of num_generations {answers}"
+    hint = f"gradient_accumulation_steps: {answers // gcd(answers, micro)}, or leave one of them out"
+    _fail(tree, (*at, "gradient_accumulation_steps"), text, hint)
+
+
+def _check_rewards(recipe: Recipe, i: int, tree: Tree) -> None:
+    """grpo rewards by functions: a judge is none."""
+    gates = recipe.gate.abilities
+    judged = [name for name in recipe.abilities if name in gates and gates[name].compare == "judge"]
+    if recipe.train[i].stage == "grpo" and judged:
+        text = f"stage: grpo rewards an answer by its ability's compare, and that of {judged[0]} is judge"
+        hint = "compare: text, json, label, contains, number or chrf; or leave this stage out"
+        _fail(tree, ("train", i, "stage"), text, hint)
+
+
+def _check_adapter(stage: Stage, at: Path_, tree: Tree) -> None:
+    """An adapter is one of the recipe's model, and has its own sizes."""
+    if not stage.adapter_name_or_path:
+        return
+    if stage.finetuning_type != "lora" or at[-1] != 0:
+        text = "adapter_name_or_path belongs to a first stage with finetuning_type: lora"
+        hint = "leave it out; a later stage begins from the earlier one"
+        _fail(tree, (*at, "adapter_name_or_path"), text, hint)
+    for name in ("lora_rank", "lora_alpha", "target_modules"):
+        if getattr(stage, name) is not None:
+            _fail(tree, (*at, name), f"the adapter has its own {name}", f"delete {name}")
 
 
 def _check_losses(stage: Stage, at: Path_, tree: Tree) -> None:
@@ -147,8 +188,9 @@ def _check_losses(stage: Stage, at: Path_, tree: Tree) -> None:
     if other := [loss for loss in named if loss not in able]:
         text = f"stage: {stage.stage} has no loss_type {other[0]}"
         _fail(tree, (*at, "loss_type"), text, f"one of {', '.join(able)}")
-    if stage.stage == "kto" and len(named) > 1:
-        _fail(tree, (*at, "loss_type"), "stage: kto has one loss_type", f"example: loss_type: {named[0]}")
+    if stage.stage != "dpo" and len(named) > 1:
+        text = f"stage: {stage.stage} has one loss_type"
+        _fail(tree, (*at, "loss_type"), text, f"example: loss_type: {named[0]}")
     if stage.loss_weights and len(stage.loss_weights) != max(1, len(named)):
         text = f"{len(stage.loss_weights)} loss_weights for {max(1, len(named))} loss_type"
         _fail(

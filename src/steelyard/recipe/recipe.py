@@ -90,7 +90,7 @@ class Clean:
 class Stage:
     """One stage of training, in the words of TRL and LLaMA-Factory; None = the planner fills it."""
 
-    stage: Literal["sft", "pt", "dpo", "kto", "orpo", "distil"] = "sft"
+    stage: Literal["sft", "pt", "dpo", "kto", "orpo", "distil", "grpo"] = "sft"
     finetuning_type: Literal["lora", "full"] = "lora"
     train_from_scratch: bool = False  # of a first stage pt: the base gives its sizes and tokenizer alone
     engine: Literal["own", "trl"] | None = None
@@ -119,9 +119,16 @@ class Stage:
     undesirable_weight: float | None = None
     teacher_model_name_or_path: str | None = None
     loss_top_k: int | None = None
+    adapter_name_or_path: str | None = None  # of a first stage: where its LoRA goes on from
+    num_generations: int | None = None
+    max_completion_length: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    scale_rewards: Literal["group", "batch", "none"] | None = None
     max_grad_norm: float | None = None
     lora_dropout: float | None = None
     target_modules: tuple[str, ...] | None = None
+    modules_to_save: tuple[str, ...] | None = None
     mixed_precision: Literal["no", "bf16", "fp8"] | None = None
     gradient_checkpointing: bool | None = None
     eval_steps: int | None = None

@@ -57,6 +57,14 @@ def schedule(
     return Schedule(taken, sum(lengths[row] for row in rows), len(rows), len(lengths) - len(usable))
 
 
+def prompts_of(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same settings, counted in rows: of grpo micro_batch and grad_accum count the answers to them."""
+    if settings["stage"] != "grpo":
+        return settings
+    answers = settings["micro_batch"] * settings["grad_accum"]
+    return {**settings, "micro_batch": 1, "grad_accum": answers // settings["method"]["num_generations"]}
+
+
 def _order(
     rows: Sequence[int],
     seed: int,

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from steelyard.compare import METRICS, metric_of
 from steelyard.errors import Where, WrongUse
 from steelyard.model import Example, Tokenizer, Unteachable, compared_examples
 
@@ -38,6 +39,7 @@ class TrainingExample:
     weight: float = 1.0  # how often it is drawn among the rows of its ability
     rejected: TrainingExample | None = None
     label: bool | None = None
+    row: Mapping[str, Any] | None = None  # itself, where sampled answers are compared with its own
     soft: tuple[Any, Any] | None = (
         None  # a teacher's likeliest tokens: ids and log-probabilities, [taught, K]
     )
@@ -123,6 +125,9 @@ def _examples(
     if kind not in (("chats", "texts") if wanted == "all" else (wanted,)):
         rows.dropped[f"not_in_{wanted}"] += 1
         return
+    if settings.get("stage") == "grpo":
+        yield _rewarded(raw, number, tokenizer, settings["max_length"])
+        return
     if kind in COMPARED:
         yield _compared(raw, number, tokenizer, settings["max_length"])
         return
@@ -151,6 +156,15 @@ def _compared(raw: Mapping[str, Any], number: int, tokenizer: Tokenizer, max_len
         raise Unteachable("too_long")
     first, *second = (_row(example, raw, number) for example in examples)
     return replace(first, rejected=second[0] if second else None, label=raw.get("label"))
+
+
+def _rewarded(raw: Mapping[str, Any], number: int, tokenizer: Tokenizer, max_length: int) -> TrainingExample:
+    """A prompt, and its own answer to compare sampled ones with. Raises Unteachable where nothing can."""
+    if raw["messages"][-1].get("tool_calls"):
+        raise Unteachable("calls_tools")
+    if metric_of(raw) not in METRICS:
+        raise Unteachable("no_reward")
+    return replace(_compared(raw, number, tokenizer, max_length), row=raw)
 
 
 def _row(example: Example, raw: Mapping[str, Any], number: int) -> TrainingExample:

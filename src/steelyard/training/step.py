@@ -19,7 +19,7 @@ from steelyard.model import Tokenizer
 from .engines import TrainEngine, TrainJob, engine_of
 from .faults import Diverged, OutOfMemory, mended
 from .mends import Mends, read_mends, was_killed, write_mends
-from .packing import Schedule, schedule
+from .packing import Schedule, prompts_of, schedule
 from .rows import COMPARED, Rows, TrainingExample, read_rows
 from .teacher import with_teacher
 from .trackers import trackers
@@ -43,7 +43,7 @@ def train(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figur
     examples = rows.examples
     lengths = [max(len(each.ids) for each in row.sequences) for row in examples]
     weights = [row.weight for row in examples]
-    plan = schedule(lengths, settings, [row.ability for row in examples], weights)
+    plan = schedule(lengths, prompts_of(settings), [row.ability for row in examples], weights)
     if not plan.steps:
         raise no_rows(rows, settings)
     account = rows.account(plan, settings.get("rows", "all"))
@@ -152,6 +152,8 @@ def no_rows(rows: Rows, settings: Settings) -> WrongUse:
         "not_in_chats": "texts are taught by stage: pt, pairs by stage: dpo; give chats for stage: sft",
         "not_in_pairs": "give rows with chosen and rejected answers, or leave this stage out",
         "not_in_labels": "give rows with a label or kto_tag, or leave this stage out",
+        "no_answer": "give chats that end with an answer: it is what the model's own are compared with",
+        "no_reward": "compare: text, json, label, contains, number or chrf; or leave this stage out",
     }.get(commonest, "mend the rows, or give more data")
     message = f"none of {len(rows.names)} rows can be taught at max_length {settings['max_length']}"
     return WrongUse("data.no_rows", f"{message}: {reasons}" if reasons else message, hint=hint)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from steelyard.errors import Where, WrongUse
-from steelyard.model import Dropout, Fp8, load, save
+from steelyard.model import Dropout, Fp8, load, read_factors, save, write_peft
 
 COMPUTE = {"bf16": torch.bfloat16, "f32": torch.float32}
 
@@ -99,7 +99,7 @@ class Lora:
         self.decayed = self.master.numel()
         self._views = _cut(self.master, sizes)
         self._grads = _cut(self.grad, sizes)
-        self._start(settings["seed"])
+        self._start(settings)
         self._attach()
         self.push()
 
@@ -124,8 +124,15 @@ class Lora:
         rows = sum(place.stop - place.start for _, place in chosen)
         return len(chosen) * self.rank * layer.weight.shape[1], rows * self.rank
 
-    def _start(self, seed: int) -> None:
-        generator = torch.Generator().manual_seed(seed)
+    def _start(self, settings: Mapping[str, Any]) -> None:
+        """At random, or where an adapter stands that is gone on from."""
+        if "adapter" in settings:
+            begun = read_factors(Path(settings["adapter"]))
+            for name, pair in self.factors().items():
+                for factor, value in zip(pair, begun[name], strict=True):
+                    factor.copy_(value)
+            return
+        generator = torch.Generator().manual_seed(settings["seed"])
         for layer, (a, _) in zip(self.layers, self._views, strict=True):
             bound = 1 / math.sqrt(layer.weight.shape[1])
             a.uniform_(-bound, bound, generator=generator)
@@ -203,42 +210,6 @@ class Lora:
 def _cut(flat: Tensor, sizes: list[tuple[int, int]]) -> list[tuple[Tensor, Tensor]]:
     pieces = flat.split([n for pair in sizes for n in pair])
     return list(zip(pieces[::2], pieces[1::2], strict=True))
-
-
-def peft_config(rank: int, alpha: float, target_modules: list[str], dropout: float = 0.0) -> dict[str, Any]:
-    """adapter_config.json of a LoRA adapter: no path of a base in it."""
-    return {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": None,
-        "r": rank,
-        "lora_alpha": alpha,
-        "lora_dropout": dropout,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-        "target_modules": target_modules,
-    }
-
-
-def write_peft(
-    folder: Path,
-    factors: dict[str, tuple[Tensor, Tensor]],
-    rank: int,
-    alpha: float,
-    dropout: float = 0.0,
-) -> None:
-    from safetensors.torch import save_file
-
-    folder.mkdir(exist_ok=True)
-    targets = list(dict.fromkeys(name.rpartition(".")[2] for name in factors))
-    config = peft_config(rank, alpha, targets, dropout)
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
-    tensors = {}
-    for name, (a, b) in factors.items():
-        tensors[f"base_model.model.{name}.lora_A.weight"] = a.contiguous()
-        tensors[f"base_model.model.{name}.lora_B.weight"] = b.contiguous()
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 class Full:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ...compare import JUDGE, exact, metric_of, references
 from ...errors import Lacking, Where
 from ..base.endpoint import Endpoint
-from .metrics import JUDGE, exact, metric_of, references
 from .scores import Row, RowScore, Scores
 
 Grade = tuple[float | None, str]  # a share, None without a verdict; the judge's own words

@@ -1,6 +1,6 @@
 """Scores of task rows over an open endpoint: one greedy chat a row, its answer compared with the reference.
 
-Not here: how answers compare (metrics.py), the grades of a judge (grading.py), a whole evaluation
+Not here: how answers compare (compare.py), the grades of a judge (grading.py), a whole evaluation
 (evaluation.py), what a difference between two scores means (statistics.py).
 """
 
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...compare import JUDGE, called, metric_of, references, right
 from ...errors import Where, WrongUse
 from ..base.endpoint import Answer, Endpoint
-from .metrics import JUDGE, called, metric_of, references, right
 from .statistics import Share, share_of
 
 MOST_TOKENS = 256

@@ -43,6 +43,14 @@ def engine_of(stage: Mapping[str, Any]) -> Engine:
     return replace(engine, memory=engine.memory * (stage.get("processes") or 1))  # each holds the model
 
 
+SAMPLED_SPREAD = 1.0  # of a stage whose answers are as long as the model makes them
+
+
+def spread_of(stage: Mapping[str, Any]) -> float:
+    """Of the times of a stage."""
+    return SAMPLED_SPREAD if stage.get("stage") == "grpo" else engine_of(stage).spread
+
+
 LIBRARY_BYTES = 4.5e8  # resident of torch and transformers, before any weight
 
 

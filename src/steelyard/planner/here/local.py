@@ -25,7 +25,7 @@ from ..job.facts import DataFacts, Fill
 from ..job.forms import WORK, stored_bytes
 from ..job.gate_rows import first_look
 from ..job.plans import Plans, broken_limits, most_usd
-from .engines import engine_of, library_bytes, served_by, teaching
+from .engines import engine_of, library_bytes, served_by, spread_of, teaching
 from .local_serve import (
     KV_BYTES,
     Load,
@@ -83,6 +83,8 @@ SIGHT_REPEATED, SIGHT_REPEATED_TOKENS = 15, 12  # draws that are made one at a t
 SIGHT_DOORS = 30  # answers of other routes, streams, and one at a time: short prompts, 12 tokens each
 EXACT_SLOWER = 1.8  # f32 arithmetic against bf16 in the engine: 2 in prefill, 1.3 in decode
 EXACT_BYTES = 0.75  # of the stored file more: weights stand widened beside it
+SAMPLES = {"max_num_batched_tokens": 2048, "max_num_seqs": 1024}  # transformers takes all sequences at once
+SAMPLED_SLOWER = 4.0  # transformers' generation against the engine's
 BASE_RAMBLES = 2.0  # an untuned model answers until its budget: twice the longest reference
 
 
@@ -161,7 +163,7 @@ def predict(
     wide = SPREAD_TIME[provenance] / calibration.share  # what was corrected for others' work is less sure
     stages = filled.settings["train"]
     rows = teaching(ledger_rows, stages)
-    more = {"train": max((engine_of(stage).spread for stage in stages), default=0.0)}
+    more = {"train": max((spread_of(stage) for stage in stages), default=0.0)}
     steps = {
         step: _figures(step, figures, rows, provenance, wide + more.get(step, 0.0), price)
         for step, figures in raw.items()
@@ -231,6 +233,7 @@ def _stage(settings: Mapping[str, Any], shape: Shape, calibration: Calibration, 
     trained = run.tokens / max(1.0, run.micro_tokens)  # micro-batches in all, the last step's fewer too
     parts = {name: seconds * trained for name, seconds in micro.items()}
     parts["optimiser"] = optimiser_s * run.steps
+    parts |= _sampling(settings, shape, calibration, facts, run)
     busy_s = sum(parts.values())
     saves = busy_s / max(
         20.0, 20.0 * rates.checkpoint.total({"start": 1.0, "each": 12 * trained_params(row)})
@@ -245,6 +248,20 @@ def _stage(settings: Mapping[str, Any], shape: Shape, calibration: Calibration, 
     fullest = sizes_of(shape, settings, run, run.most_tokens)
     held = UP_BYTES + TOKENIZER_BYTES + rates.memory.total(train_memory_terms(fullest)) * engine.memory
     return _Step.of(parts, held, steps=float(run.steps), step_s=step_s, tokens=_tokens(run))
+
+
+def _sampling(
+    settings: Mapping[str, Any], shape: Shape, calibration: Calibration, facts: DataFacts, run: Packed
+) -> dict[str, float]:
+    """Of grpo the answers of each step, sampled at once, as long as those of the rows; {} of other stages."""
+    if settings.get("stage") != "grpo":
+        return {}
+    rates, row = serve_rates(calibration, "bf16").step, engine_row(shape, "bf16")
+    each = settings["micro_batch"] * settings["grad_accum"]
+    answer = max(1, round(facts.mean_length * facts.answer_share))
+    prompt = max(1, round(facts.mean_length) - answer)
+    step_s = batch_wall_s(rates, row, each, prompt, answer, each, SAMPLES)
+    return {"sampling": run.steps * step_s * SAMPLED_SLOWER}
 
 
 def _tokens(run: Packed) -> float:

@@ -82,12 +82,20 @@ def packed(facts: DataFacts, settings: Mapping[str, Any]) -> Packed:
 def of_kind(facts: DataFacts, settings: Mapping[str, Any]) -> tuple[DataFacts, int]:
     """What a stage sees where some data are answers to compare; sequences a row, all of one length."""
     pairs, labels = facts.pairs or 0, facts.labels or 0
+    if settings.get("stage") == "grpo":
+        return sampled(facts, settings["method"]["num_generations"]), 1
     if not pairs + labels or settings.get("rows") == "texts":
         return facts, 1
     each = 2 if settings["rows"] == "pairs" else 1
     rows = {"pairs": pairs, "labels": labels}.get(settings["rows"], facts.rows - pairs - labels)
     tokens = round(facts.tokens * rows * each / (facts.rows + pairs))
     return replace(facts, rows=rows, tokens=tokens), each
+
+
+def sampled(facts: DataFacts, answers: int) -> DataFacts:
+    """Chats alone, each as often as answers are sampled to it, as long as its own answer."""
+    rows = facts.rows - (facts.pairs or 0) - (facts.labels or 0) - (facts.texts or 0)
+    return replace(facts, rows=rows * answers, tokens=round(facts.tokens * rows / facts.rows) * answers)
 
 
 def within(lengths: Sequence[int], settings: Mapping[str, Any]) -> list[int]:

@@ -7,11 +7,12 @@ change bits and equal recipes must give equal hashes on one machine.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import ceil, gcd
 from typing import Any
 
 from steelyard.forms import FORMS
 from steelyard.hardware import Machine
-from steelyard.recipe import COMPARED, METHOD_WORDS, TEACHES, Recipe, Stage
+from steelyard.recipe import COMPARED, METHOD_WORDS, SAMPLING, TEACHES, Recipe, Stage
 from steelyard.shape import Shape
 
 from .facts import DataFacts, Fill
@@ -30,6 +31,7 @@ CACHE_TOKENS = 16384  # 32 requests of 512 tokens; the prefix cache fills it, so
 AS_ASKED = (
     *("warmup_steps", "max_grad_norm", "lora_dropout", "target_modules", "eval_steps"),
     *("load_best_model_at_end", "early_stopping_patience", "save_steps", "save_total_limit", "report_to"),
+    "modules_to_save",
 )
 LOOKING = ("eval_steps", "val_size", "load_best_model_at_end", "early_stopping_patience")
 VAL_SIZE = (
@@ -118,8 +120,10 @@ def _stage(
         "dtype": dtype,
         "mix": dict(recipe.mix),  # the weights of sources go with their rows
     }
-    words = (word for word in METHOD_WORDS if word != "teacher_model_name_or_path")  # known by its content
+    # Other models are known by their content; the words of AS_ASKED stand beside these.
+    words = (w for w in METHOD_WORDS if not w.endswith("_name_or_path") and w not in AS_ASKED)
     method = {word: _listed(value) for word in words if (value := getattr(stage, word)) is not None}
+    method |= _sampling(choose, stage)
     settings |= {"method": method} if method else {}
     settings |= {"train_from_scratch": True} if stage.train_from_scratch else {}
     settings |= recomputed | ({"fp8": True} if asked == "fp8" else {}) | _as_asked(choose, stage)
@@ -134,6 +138,13 @@ def _overlong(stage: Stage) -> tuple[str, str]:
 def _packing(stage: Stage) -> tuple[bool, str]:
     compared = stage.stage in COMPARED
     return (False, "each answer stands alone") if compared else (True, "no token is wasted on padding")
+
+
+def _sampling(choose: _Choice, stage: Stage) -> dict[str, int]:
+    """How many answers grpo samples to a prompt, and how long."""
+    if stage.stage != "grpo":
+        return {}
+    return {name: choose(name, getattr(stage, name), value, "TRL's own") for name, value in SAMPLING.items()}
 
 
 def _listed(value: Any) -> Any:
@@ -195,18 +206,37 @@ def _updates(
         _micro_batch({**settings, **more}, shape, machine, facts),
         "about 1,024 tokens, less where memory asks",
     )
+    if stage.stage == "grpo" and not stage.per_device_train_batch_size:
+        more["micro_batch"] = _part_of_groups(stage, settings, more["micro_batch"])
     more["grad_accum"] = choose(
         "gradient_accumulation_steps",
         stage.gradient_accumulation_steps,
         _grad_accum({**settings, **more}, facts),
-        "400 updates or more",
+        "400 updates or more"
+        if stage.stage != "grpo"
+        else f"{PROMPTS} prompts a step with all their answers",
     )
     return more
 
 
+PROMPTS = 4  # of a step of grpo, where the recipe does not say: one alone is often all right or all wrong
+
+
+def _part_of_groups(stage: Stage, settings: Mapping[str, Any], micro_batch: int) -> int:
+    """Answers of a micro-batch, so that as many micro-batches as the recipe names hold whole groups."""
+    accum, answers = stage.gradient_accumulation_steps, settings["method"]["num_generations"]
+    return answers if accum and micro_batch * accum % answers else micro_batch
+
+
+def _whole_groups(micro_batch: int, answers: int) -> int:
+    """Micro-batches that hold PROMPTS prompts of so many answers or more, and no part of a group."""
+    each = answers // gcd(answers, micro_batch)
+    return each * ceil(PROMPTS * answers / (micro_batch * each))
+
+
 def _rows_of(stage: Stage, recipe: Recipe) -> str:
     """Which rows a stage teaches: those of its kind; sft and distil texts too where no stage is pt."""
-    if TEACHES[stage.stage] != "chats":
+    if TEACHES[stage.stage] != "chats" or stage.stage == "grpo":
         return TEACHES[stage.stage]
     return "chats" if any(other.stage == "pt" for other in recipe.train) else "all"
 
@@ -281,16 +311,19 @@ def _micro_batch(settings: Mapping[str, Any], shape: Shape, machine: Machine, fa
     best = 1
     budget = MEMORY_SHARE * (machine.memory_bytes // 2**30) * 2**30
     each = settings["max_length"] * (2 if settings["rows"] == "pairs" else 1)
+    longest = settings["max_length"] + settings.get("method", {}).get("max_completion_length", 0)
     for size in (2, 4, 8, 16, 32):
-        settings = {**settings, "micro_batch": size}
+        held = {**settings, "micro_batch": size, "max_length": longest}
         too_long = size * each > MICRO_TOKENS and not (settings["rows"] == "labels" and size == 2)
-        if too_long or training_bytes(settings, shape, facts.answer_share) > budget:
+        if too_long or training_bytes(held, shape, facts.answer_share) > budget:
             break
         best = size
     return best
 
 
 def _grad_accum(settings: Mapping[str, Any], facts: DataFacts) -> int:
+    if settings["stage"] == "grpo":
+        return _whole_groups(settings["micro_batch"], settings["method"]["num_generations"])
     tokens = settings["micro_batch"] * settings["pack_length"]
     if not settings["packing"]:
         tokens = settings["micro_batch"] * facts.mean_length

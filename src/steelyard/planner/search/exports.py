@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any
 
+from steelyard.errors import WrongUse
 from steelyard.hardware import Device, Devices
 from steelyard.launch import Training, platform_of
 from steelyard.units import Figure
@@ -43,6 +44,9 @@ def planned_training(
     """
     if request.serves or p.device == HERE or "steps" not in p.settings:
         return []
+    if sampling := [stage["stage"] for stage in stages if stage["stage"] not in STAGE_JOBS]:
+        text = f"a plan with stage: {sampling[0]} is not exported yet"
+        raise WrongUse("plan.export_stage", text, hint="export the recipe without this stage, or run it here")
     if len(stages) < 2:
         return [_training(p, request, devices, stages[0] if stages else {}, {})]
     whole = sum(stage["tokens"] for stage in stages)

@@ -11,7 +11,8 @@ from ..planning.ready import Ready
 from .run import Run
 
 Again = tuple[str, ...]  # steps to do once more before this one
-LOCAL = ("root", "api_key", "teacher")  # settings that say where, not what: no part of a key or a manifest
+# Settings that say where, not what: no part of a key or a manifest.
+LOCAL = ("root", "api_key", "teacher", "adapter")
 
 
 def _nothing(*_: Any) -> dict[str, Any]:

@@ -39,6 +39,7 @@ from ...recipe import Recipe
 from ...shape import read as read_shape
 from ...units import show_bytes
 from ..record.workdir import Workdir
+from .adapters import with_adapters
 from .checks import check_guesses, check_sealed_room, draft_folder
 from .document import plan_document
 from .engines import check_devices, family_in, with_engines
@@ -137,6 +138,7 @@ def form_plan(recipe: Recipe, model: Model, form: str, rows: Sequence[Row]) -> F
     filled = fill(recipe, model.shape, model.machine, model.facts, form, model.forms)
     filled = with_engines(recipe, filled, family_in(model.base.folder))
     filled = with_teachers(recipe, filled, model.base.folder, Watch())
+    filled = with_adapters(recipe, filled, model.base.folder, model.base.hash)
     local = predict(filled, model.shape, model.machine, model.calibration, model.facts, rows)
     return FormPlan(filled, local)
 

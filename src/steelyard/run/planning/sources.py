@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ...artefact import Settings
-from ...recipe import COMPARED, TEACHES, Recipe
+from ...recipe import TEACHES, Recipe
 from ...sample_size import held_out_needed
 
 
@@ -27,7 +27,7 @@ def data_settings(recipe: Recipe, clean: Mapping[str, Any] | None = None) -> Set
 
 def kinds_of(recipe: Recipe) -> Settings:
     """{"kinds"}: answers to compare that a stage teaches; {} where none does: they are refused."""
-    taught = {TEACHES[stage.stage] for stage in recipe.train if stage.stage in COMPARED}
+    taught = {TEACHES[stage.stage] for stage in recipe.train} & {"pairs", "labels"}
     return {"kinds": sorted(taught)} if taught else {}
 
 

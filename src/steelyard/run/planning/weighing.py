@@ -54,6 +54,7 @@ from ...recipe import Goal, Recipe, Source, Stage
 from ...recipe import Load as RecipeLoad
 from ...shape import Shape
 from ..child.children import call_order, in_child
+from .adapters import with_adapters
 from .checks import check_sealed_room, check_serve_files
 from .engines import engine_document, family_in, with_engines
 from .facts import base_of, calibrate, with_rows_to_teach
@@ -118,6 +119,7 @@ def _filled(recipe: Recipe, filled: Fill) -> Fill:
     except Problem:
         return filled
     check_teachers(recipe, source.path)
+    filled = with_adapters(recipe, filled, source.path)
     return with_engines(recipe, filled, family_in(source.path))
 
 

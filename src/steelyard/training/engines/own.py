@@ -14,6 +14,7 @@ def own_capability() -> TrainCapability:
         finetuning_types=("lora", "full"),
         families=tuple(name for name, family in FAMILIES.items() if family.trainable),
         devices=("cpu",),
+        lacks=("modules_to_save",),
     )
 
 

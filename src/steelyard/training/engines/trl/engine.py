@@ -17,8 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from ....artefact import Draft, Figures, Settings, Watch, private_folder, wrote_otherwise
-from ....errors import Lacking, Problem, Stopped, Where, no_memory
-from ....model import FAMILIES, copy_companions, trl_missing, trl_versions
+from ....errors import Lacking, Problem, Stopped, Where, WrongUse, no_memory
+from ....model import (
+    FAMILIES,
+    copy_companions,
+    peft_config,
+    read_factors,
+    trl_missing,
+    trl_versions,
+    write_peft,
+)
 from ....shape import read_json
 from ...course import BETWEEN_FAILURES_S, course_figures
 from ...faults import SUMMED, Diverged, OutOfMemory, diverged, spikes
@@ -29,6 +37,7 @@ from ...validation import best, is_due, look_places
 from ..protocol import TrainJob, device_missing, not_installed
 from .order import line_of
 from .processes import Processes
+from .rewards import Rewards, check_room, prompt_line
 
 FIRST_SAVE_S = 60.0  # until its first checkpoint; then as training/course.py says
 MAX_GRAD_NORM = 1.0  # as in the own loop
@@ -58,6 +67,8 @@ class TrlEngine:
         run begins again: TRL's checkpoints are plain files."""
         if why := trl_missing():
             raise not_installed("trl", why)
+        if job.settings["stage"] == "grpo":
+            check_room(job)
         sealed = out.scratch.keys is not None
         work = private_folder() if sealed else out.scratch.folder / "trl"
         try:
@@ -104,6 +115,7 @@ def write_order(job: TrainJob, work: Path, saves: bool) -> Path:
         "method": settings.get("method") or {},
         "rates": [learning_rate(n, steps, settings) for n in taken(job)],
         "grad_accum": settings["grad_accum"] * job.mends.parts,
+        "micro_batch": settings["micro_batch"],
         "finetuning_type": settings["finetuning_type"],
         "lora_rank": settings["lora_rank"],
         "lora_alpha": settings["lora_alpha"],
@@ -117,6 +129,7 @@ def write_order(job: TrainJob, work: Path, saves: bool) -> Path:
         "max_grad_norm": settings.get("max_grad_norm", MAX_GRAD_NORM),
         "lora_dropout": settings.get("lora_dropout", 0.0),
         "target_modules": settings.get("target_modules"),
+        "modules_to_save": settings.get("modules_to_save"),
         "looks": looks,
         "packing": settings.get("packing", True),
         "recompute": settings.get("gradient_checkpointing", False),
@@ -163,11 +176,21 @@ def forget_skipped(job: TrainJob, work: Path) -> None:
 def write_rows(job: TrainJob, path: Path) -> str:
     """A micro-batch a line, in order. SHA-256 of the file as it was planned."""
     examples, steps = job.rows.examples, job.plan.steps
+    if job.settings["stage"] == "grpo":
+        return write_prompts(job, path)
     digest = write_lines(job.rows, (batch for step in steps for batch in step), path)
     if job.mends != Mends():
         mended = (job.mends.batches(steps[n], lambda row: len(examples[row].ids)) for n in taken(job))
         write_lines(job.rows, (batch for step in mended for batch in step), path)
     return digest
+
+
+def write_prompts(job: TrainJob, path: Path) -> str:
+    """A prompt a line, in order. SHA-256 of the file."""
+    rows = (row for n in taken(job) for batch in job.plan.steps[n] for row in batch)
+    lines = "".join(json.dumps(prompt_line(job.rows.examples[row], row)) + "\n" for row in rows)
+    path.write_text(lines)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def write_looks(job: TrainJob, path: Path) -> dict[str, Any] | None:
@@ -207,13 +230,19 @@ def write_lines(rows: Rows, batches: Iterable[Sequence[int]], path: Path) -> str
 
 
 def write_init(job: TrainJob, work: Path) -> str | None:
-    """The first factors of the own loop, where the family has a network here: equal starts."""
+    """The factors of the adapter that is gone on from; else the first ones of the own loop, where the family
+    has a network here: equal starts."""
+    settings = job.settings
+    if "adapter" in settings:
+        factors, dropout = read_factors(Path(settings["adapter"])), settings.get("lora_dropout", 0.0)
+        write_peft(work / "init", factors, settings["lora_rank"], settings["lora_alpha"], dropout)
+        return str(work / "init")
     family = FAMILIES.get(str(read_json(job.base / "config.json").get("model_type")))
-    if job.settings["finetuning_type"] != "lora" or family is None or not family.trainable:
+    if settings["finetuning_type"] != "lora" or family is None or not family.trainable:
         return None
     from ...trainable import trainable
 
-    _, learnt = trainable(job.base, job.settings)
+    _, learnt = trainable(job.base, settings)
     learnt.write_checkpoint(work / "init", job.base)
     return str(work / "init")
 
@@ -248,7 +277,7 @@ class Course:
         rate = learning_rate(self.number(step), len(self.job.plan.steps), self.job.settings)
         measures = {name: value for name, value in said.items() if name != "step_s"}
         measures["step"] = self.number(step) + 1
-        return measures | {"tokens": self.tokens[step - 1], "learning_rate": rate}
+        return {"tokens": self.tokens[step - 1]} | measures | {"learning_rate": rate}
 
     def lines(self) -> str:
         return "".join(json.dumps(point, sort_keys=True) + "\n" for point in self.curve)
@@ -272,7 +301,7 @@ class Course:
             self.job.tell(self.curve[-1])
             self.step_s.append(message["step_s"])
             tokens = self.tokens[message["step"] - 1]
-            shown = {name: message[name] for name in ("loss", "eval_loss") if name in message}
+            shown = {name: message[name] for name in ("loss", "eval_loss", "reward") if name in message}
             bar.advance(tokens, **shown, tokens_per_s=tokens / max(message["step_s"], 1e-9))
         elif "saving" in message:
             self.watch.log("train.saving", step=message["saving"])
@@ -313,6 +342,8 @@ class Course:
             return device_missing(message["device"])
         if kind == "devices":
             return few_devices(message)
+        if kind == "modules":
+            return no_module(message["missing"])
         if kind == "diverged":
             return self.diverged(int(message["step"]), message["what"], message["value"])
         return ended(f"{message['kind']} at {message['at']}")
@@ -347,14 +378,27 @@ class Course:
 
 def follow(order: Path, work: Path, course: Course) -> None:
     """Start the child, in as many processes as are asked for, and hear it to its end."""
+    rewards = Rewards(course.job)
     with Processes(order, processes_of(course.job.settings), work / "hf") as processes:
         with course.watch.progress("train", sum(course.tokens), "tokens") as bar:
             for message in processes.messages(course.watch):
+                if "sampled" in message:
+                    processes.answer(rewards.of(message["sampled"]))
+                    continue
                 if message.get("failed") == "error" and processes.killed():
                     raise course.no_memory()  # what this one says is that another is gone
                 course.hear(message, bar)
         if not course.done:
             raise course.no_memory() if processes.killed() else ended(f"exit code {processes.code()}")
+
+
+def no_module(name: str) -> WrongUse:
+    return WrongUse(
+        "train.modules_to_save",
+        f"the model has no module {name}",
+        where=Where(field="train.modules_to_save"),
+        hint="example: modules_to_save: [embed_tokens, lm_head]",
+    )
 
 
 def few_devices(message: dict[str, Any]) -> Lacking:
@@ -385,8 +429,6 @@ def write_artefact(job: TrainJob, result: Path, folder: Path) -> None:
     copy_companions(job.base, folder, "bfloat16")
     if job.settings["finetuning_type"] != "lora":
         return
-    from ...trainable import peft_config
-
     told = json.loads((result / "adapter.json").read_text("utf-8"))
     config = peft_config(told.pop("r"), told.pop("lora_alpha"), told.pop("target_modules", [])) | told
     (folder / "adapter").mkdir()

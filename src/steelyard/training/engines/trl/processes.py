@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,8 @@ class Processes:
         command = [str(trl_python()), str(CHILD), str(order), str(writing), str(os.getpid())]
         try:
             for rank in range(count):
-                self.children.append(_started(command, writing, environment | place(rank, count)))
+                more = environment | place(rank, count)
+                self.children.append(_started(command, writing, more, answered=rank == 0))
         except OSError:
             self.__exit__()
             raise
@@ -66,6 +68,9 @@ class Processes:
                 child.kill()
         for child in self.children:
             child.wait()
+            if child.stdin is not None:
+                with suppress(BrokenPipeError):
+                    child.stdin.close()
         os.close(self.reading)
 
     def messages(self, watch: Watch) -> Iterator[dict[str, Any]]:
@@ -83,6 +88,14 @@ class Processes:
         yield from map(json.loads, each_line_of_pipe(self.reading, tick))
         for child in self.children:
             child.wait()
+
+    def answer(self, value: Any) -> None:
+        """To what the first has asked. One that has died meanwhile is noticed by its end."""
+        pipe = self.children[0].stdin
+        assert pipe is not None
+        with suppress(BrokenPipeError):
+            pipe.write(json.dumps(value).encode() + b"\n")
+            pipe.flush()
 
     def end_the_rest(self) -> None:
         if not self.code():
@@ -122,10 +135,12 @@ def place(rank: int, count: int) -> dict[str, str]:
     return {name: str(value) for name, value in names.items()} | {"GLOO_SOCKET_IFNAME": loopback}
 
 
-def _started(command: list[str], writing: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+def _started(
+    command: list[str], writing: int, environment: dict[str, str], answered: bool
+) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         command,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE if answered else subprocess.DEVNULL,
         stdout=2,  # what the libraries print belongs to the log of this step
         pass_fds=(writing,),
         env=environment,

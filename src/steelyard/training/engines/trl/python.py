@@ -12,7 +12,7 @@ PROCESSES = 1024  # of one machine: more than any has devices
 def trl_capability() -> TrainCapability:
     """What the child does, where it is installed. Whatever transformers loads is a family of it."""
     return TrainCapability(
-        stages=("sft", "pt", "dpo", "kto", "orpo"),
+        stages=("sft", "pt", "dpo", "kto", "orpo", "grpo"),
         finetuning_types=("lora", "full"),
         families=None,
         devices=DEVICES,

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from . import grpo
+from .telling import Told
+
 COMPARED = ("dpo", "kto", "orpo")  # stages whose rows are answers to compare, apart and filled up behind
 MEASURES = (
     "rewards/accuracies",
     "rewards/margins",
     "rewards/chosen",
     "rewards/rejected",
+    *grpo.MEASURES,
 )  # of TRL's own, what a point of the curve keeps
 
 
@@ -29,6 +33,8 @@ def method_config(job: dict[str, Any], common: dict[str, Any]) -> Any:
         # A line is a micro-batch, so the library sees batches of one; it asks for two and more.
         two = {**common, "per_device_train_batch_size": 2}
         return trl.KTOConfig(**two, router_aux_loss_coef=0.0, max_length=None, **own)
+    if stage == "grpo":
+        return grpo.config(job, common)
     if stage == "orpo":
         from trl.experimental.orpo import ORPOConfig
 
@@ -37,7 +43,7 @@ def method_config(job: dict[str, Any], common: dict[str, Any]) -> Any:
     return trl.SFTConfig(**common, router_aux_loss_coef=0.0, **rows, **own)
 
 
-def trainer_class(job: dict[str, Any]) -> Any:
+def trainer_class(job: dict[str, Any], tell: Told) -> Any:
     """TRL's trainer of the stage; of those that compare answers, without their own preparation of rows."""
     import trl
 
@@ -46,6 +52,8 @@ def trainer_class(job: dict[str, Any]) -> Any:
         return prepared(trl.DPOTrainer)
     if stage == "kto":
         return prepared(trl.KTOTrainer)
+    if stage == "grpo":
+        return grpo.trainer(prepared, tell)
     if stage == "orpo":
         from trl.experimental.orpo import ORPOTrainer
 

@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from .telling import Failed
+
 ROUTERS = ("gate", "router", "shared_expert_gate")  # an adapter there moves tokens between experts
 
 
@@ -21,18 +23,47 @@ def loaded(job: dict[str, Any], dtype: Any) -> Any:
 
 def with_adapter(model: Any, job: dict[str, Any]) -> Any:
     """LoRA from the factors of the order; for a family that steelyard has no network of, PEFT's own start."""
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import PeftModel, get_peft_model
 
+    if job["modules_to_save"]:
+        return with_modules(model, job)
     if job["init"]:
         return PeftModel.from_pretrained(model, job["init"], is_trainable=True)
-    config = LoraConfig(
+    return get_peft_model(model, fresh_config(model, job))
+
+
+def fresh_config(model: Any, job: dict[str, Any]) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(
         r=job["lora_rank"],
         lora_alpha=job["lora_alpha"],
         lora_dropout=job["lora_dropout"],
         target_modules=job["target_modules"] or targets(model),
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+
+
+def with_modules(model: Any, job: dict[str, Any]) -> Any:
+    """LoRA, and modules of the base that are trained whole, in float32; tied ones stay one weight."""
+    from peft import LoraConfig, get_peft_model
+    from peft.utils.other import ModulesToSaveWrapper
+    from safetensors.torch import load_file
+
+    there = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    if missing := sorted(set(job["modules_to_save"]) - there):
+        raise Failed("modules", missing=missing[0])
+    path = Path(job["init"]) if job["init"] else None
+    config = LoraConfig.from_pretrained(str(path)) if path else fresh_config(model, job)
+    config.inference_mode, config.modules_to_save = False, job["modules_to_save"]
+    config.ensure_weight_tying = bool(model.config.get_text_config().tie_word_embeddings)
+    model = get_peft_model(model, config)
+    for name, factor in load_file(path / "adapter_model.safetensors").items() if path else ():
+        model.get_parameter(f"{name.removesuffix('.weight')}.default.weight").data.copy_(factor)
+    for module in model.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            module.modules_to_save.float()
+    return model
 
 
 def targets(model: Any) -> list[str]:
@@ -80,8 +111,10 @@ def covered_share(model: Any) -> float:
             weight = getattr(layer, owner, None)
             if weight is not None:
                 adapted[f"{name}.{owner}"] = weight.numel()
-    own = sum(p.numel() for n, p in model.named_parameters() if "lora_" not in n)
-    return sum(adapted.values()) / own
+    own = dict(model.named_parameters())
+    saved = sum(p.numel() for n, p in own.items() if ".modules_to_save." in n)
+    base = sum(p.numel() for n, p in own.items() if "lora_" not in n) - saved
+    return (sum(adapted.values()) + saved) / base
 
 
 # ------------------------------------------------------------------ written
@@ -101,7 +134,7 @@ def write_adapter(model: Any, result: Path) -> None:
 
     (result / "adapter").mkdir(parents=True)
     factors = get_peft_model_state_dict(model)
-    state = {name: factor.detach().float().cpu().contiguous() for name, factor in factors.items()}
+    state = {name: factor.detach().float().cpu().contiguous().clone() for name, factor in factors.items()}
     save_file(state, result / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"})
     model.save_pretrained(result / "peft")  # read again by write_merged, and not kept
     config = model.peft_config["default"]
@@ -112,6 +145,8 @@ def write_adapter(model: Any, result: Path) -> None:
         "target_parameters": sorted(config.target_parameters or ()),
         "rank_pattern": dict(sorted(config.rank_pattern.items())),
         "alpha_pattern": dict(sorted(config.alpha_pattern.items())),
+        "modules_to_save": config.modules_to_save,
+        "ensure_weight_tying": config.ensure_weight_tying,
     }
     (result / "adapter.json").write_text(json.dumps({k: v for k, v in told.items() if v}))
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from .checkpoints import last_whole
 from .group import join
+from .grpo import Prompts
 from .looks import Looks
 from .methods import judged
 from .model import covered_share, loaded, with_adapter, write_adapter, write_full, write_merged
@@ -48,7 +49,7 @@ def run(job: dict[str, Any], tell: Told, stop: list[int]) -> None:
     resumed = last_whole(out, group)
     job["curve"] = json.loads((resumed / CURVE).read_bytes()) if resumed else []
     looks = Looks(job, begun["packing"], tell, group.first)
-    order = Order(Path(job["order"]), begun["packing"], stage)
+    order = Prompts(job) if stage == "grpo" else Order(Path(job["order"]), begun["packing"], stage)
     trainer = trainer_of(job, model, order, looks, tell, stop, group)
     del model
     if group.first:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from typing import Any
 
 
@@ -15,6 +16,14 @@ class Told:
 
     def __call__(self, **message: Any) -> None:
         self.file.write(json.dumps(message) + "\n")
+
+    def asked(self, **message: Any) -> Any:
+        """What the parent answers to a message: a line of JSON on standard input."""
+        self(**message)
+        line = sys.stdin.readline()
+        if not line:
+            raise EOFError("the parent has not answered")
+        return json.loads(line)
 
 
 class Failed(Exception):

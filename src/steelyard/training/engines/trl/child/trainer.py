@@ -11,6 +11,7 @@ from typing import Any
 
 from .checkpoints import mark
 from .group import Group, OrderedSum, seed_of
+from .grpo import Prompts
 from .looks import Looks
 from .methods import beside, method_config, trainer_class
 from .model import loaded
@@ -23,7 +24,7 @@ CURVE = "curve.json"
 def trainer_of(
     job: dict[str, Any],
     model: Any,
-    order: Order,
+    order: Order | Prompts,
     looks: Looks,
     tell: Told,
     stop: list[int],
@@ -34,7 +35,7 @@ def trainer_of(
 
     losses: list[float] = []
     numbers, rounds = dealt(len(order), job["grad_accum"], group.size)
-    trainer = ordered(job, losses, group)(
+    trainer = ordered(job, losses, group, tell)(
         model=model,
         args=config_of(job, model, rounds),
         train_dataset=Dataset.from_dict({"input_ids": [[n] for n in numbers]}),
@@ -82,7 +83,7 @@ def config_of(job: dict[str, Any], model: Any, rounds: int) -> Any:
     return config
 
 
-def ordered(job: dict[str, Any], losses: list[float], group: Group) -> Any:
+def ordered(job: dict[str, Any], losses: list[float], group: Group, tell: Told) -> Any:
     """TRL's trainer with the order's rates; it notes every loss, and stops before a NaN is kept."""
     import torch
 
@@ -90,7 +91,7 @@ def ordered(job: dict[str, Any], losses: list[float], group: Group) -> Any:
     by_order = job["reduce"] == "ordered" and not alone
     share = 1 if alone or by_order else group.size  # what the libraries scale a loss by, to average gradients
 
-    class Ordered(trainer_class(job)):  # type: ignore[misc]
+    class Ordered(trainer_class(job, tell)):  # type: ignore[misc]
         def __init__(self, **more: Any) -> None:
             self.rates = [*job["rates"], 0.0]
             self.sum: OrderedSum | None = None

@@ -1,7 +1,7 @@
 """How an answer is compared with its reference. Pure.
 
-Every metric: (answer, references) -> 0 to 1; white space at both ends never counts. Not here: grades that
-another model gives (grading.py).
+Every metric: (answer, references) -> 0 to 1; white space at both ends never counts. The gate scores by it,
+stage `grpo` rewards by it. Not here: grades that another model gives (gate/quality/grading.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from ...errors import WrongUse
+from .errors import WrongUse
 
 Metric = Callable[[str, Sequence[str]], float]
 ORDER, BETA = 6, 2.0  # chrF2 as in Popović (2015) and sacreBLEU
