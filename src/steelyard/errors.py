@@ -162,6 +162,16 @@ def got_no_memory(error: BaseException) -> bool:
     return before is not None and got_no_memory(before)
 
 
+def no_cluster(address: str, why: str) -> Lacking:
+    return Lacking(
+        "cluster.not_reached",
+        f"no cluster can be reached at {address}",
+        where=Where(field="resources.ray"),
+        why=why,
+        hint="steelyard cluster start on the head and on this machine, with keys of one CA and token",
+    )
+
+
 def no_memory() -> Lacking:
     """This process could get no more memory."""
     return Lacking(

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         trl_devices,
         trl_environment,
         trl_missing,
+        trl_package,
         trl_python,
         trl_versions,
     )
@@ -118,6 +119,7 @@ FILES = {
     "trl_devices": "transformers_backend.environment",
     "trl_environment": "transformers_backend.environment",
     "trl_missing": "transformers_backend.environment",
+    "trl_package": "transformers_backend.environment",
     "TRL_QUIET": "transformers_backend.environment",
     "trl_python": "transformers_backend.environment",
     "trl_versions": "transformers_backend.environment",
@@ -190,6 +192,7 @@ __all__ = [
     "trl_devices",
     "trl_environment",
     "trl_missing",
+    "trl_package",
     "trl_python",
     "trl_versions",
     "widened",

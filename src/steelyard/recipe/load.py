@@ -293,6 +293,8 @@ def _resources(resources: dict[str, Any]) -> words.Resources:
         own=tuple(_owned(entry) for entry in resources.get("own", ())),
         terms=words.OwnTerms(**named),
         price_per_h=words.Money(**price) if price else None,
+        hosts=tuple(resources.get("hosts", ())),
+        ray=resources.get("ray"),
         providers=tuple(resources.get("providers", ())),
         power_w=resources.get("power"),
         memory_bytes=resources.get("memory"),

@@ -25,6 +25,7 @@ def check_pairs(recipe: Recipe, tree: Tree) -> None:
         if stage.report_to and recipe.trust.level != "open":
             text = f"report_to writes plain files, and trust is {recipe.trust.level}"
             _fail(tree, ("train", i, "report_to"), text, "delete report_to, or trust: open")
+    _check_hosts(recipe, tree)
     _check_abilities(recipe, tree)
     _check_serving(recipe, tree)
     _check_goal(recipe, tree)
@@ -39,6 +40,22 @@ def check_pairs(recipe: Recipe, tree: Tree) -> None:
             "trust open uses no key_file",
             "example: trust: {level: guarded, key_file: my.key}",
         )
+
+
+def _check_hosts(recipe: Recipe, tree: Tree) -> None:
+    hosts, ray = recipe.resources.hosts, recipe.resources.ray
+    if not hosts and not ray:
+        return
+    at = ("resources", "hosts" if hosts else "ray")
+    if recipe.trust.level != "open":
+        text = f"gradients go between hosts as they are, and trust is {recipe.trust.level}"
+        _fail(tree, at, text, "train on this machine alone, or trust: open on a network of your own")
+    if len(set(hosts)) < len(hosts):
+        _fail(tree, at, "a host is named twice", "a host trains once, with all its devices")
+    for i, stage in enumerate(recipe.train):
+        if stage.processes:
+            text = "processes counts those of one machine; of hosts each device is one"
+            _fail(tree, ("train", i, "processes"), text, "delete processes, or the hosts")
 
 
 def notes_on(recipe: Recipe) -> tuple[str, ...]:

@@ -265,6 +265,8 @@ class Resources:
     own: tuple[Owned, ...] = ()
     terms: OwnTerms = OwnTerms()
     price_per_h: Money | None = None
+    hosts: tuple[str, ...] = ()  # machines that train together; none and no ray = this one
+    ray: str | None = None  # head of their cluster; None = the first host
     providers: tuple[str, ...] = ()  # whose prices may be used; none = all
     power_w: float | None = None  # that all devices may draw together
     memory_bytes: int | None = None  # that the job may take on one device
@@ -369,6 +371,8 @@ def _resources(resources: Resources) -> dict[str, Any]:
             "staff_price": f"{terms.staff_usd_per_h:g} USD/h",
         },
         "price_per_h": str(resources.price_per_h) if resources.price_per_h else None,
+        "hosts": list(resources.hosts),
+        "ray": resources.ray,
         "providers": list(resources.providers),
         "power": resources.power_w,
         "memory": resources.memory_bytes,

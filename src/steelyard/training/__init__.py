@@ -13,6 +13,7 @@ from .packing import Schedule, schedule
 
 if TYPE_CHECKING:
     from .engines import CAPABILITIES, TrainNeed, check_device, choose, install
+    from .engines.trl.hosts import hosts_there
     from .methods import METHODS
     from .rehearsal import probe
     from .step import train
@@ -25,6 +26,7 @@ FILES = {  # what needs torch is fetched when used
     "check_device": "engines",
     "check_trackers": "trackers",
     "choose": "engines",
+    "hosts_there": "engines.trl.hosts",
     "install": "engines",
     "probe": "rehearsal",
     "train": "step",
@@ -38,6 +40,7 @@ __all__ = [
     "check_device",
     "check_trackers",
     "choose",
+    "hosts_there",
     "install",
     "probe",
     "schedule",

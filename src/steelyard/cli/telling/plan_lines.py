@@ -17,7 +17,7 @@ UNITS = {"time_s": "s", "cost_usd": "USD", "energy_kwh": "kWh", "memory_bytes_pe
 STAGE = (
     *("stage", "finetuning_type", "lora_rank", "lora_alpha", "learning_rate", "num_train_epochs"),
     *("max_steps", "max_length", "overlong", "packing", "micro_batch", "grad_accum"),
-    *("warmup_ratio", "weight_decay", "dtype", "engine", "device", "processes", "fsdp"),
+    *("warmup_ratio", "weight_decay", "dtype", "engine", "device", "processes", "hosts", "fsdp"),
 )
 RECIPE_NAMES = {"micro_batch": "per_device_train_batch_size", "grad_accum": "gradient_accumulation_steps"}
 

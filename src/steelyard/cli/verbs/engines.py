@@ -15,11 +15,12 @@ from .recipes import no_settings
 def engines(
     action: Annotated[str, typer.Argument(metavar="list|install", show_default=False)] = "list",
     name: Annotated[str | None, typer.Argument(metavar="NAME", show_default=False)] = None,
+    ray: Annotated[bool, typer.Option("--ray", help=say("install: with Ray, for several machines."))] = False,
 ) -> None:
     no_settings("engines")
     if action == "install" and name:
-        return _install(name)
-    if action != "list" or name:
+        return _install(name, ray)
+    if action != "list" or name or ray:
         hint = "steelyard engines list | steelyard engines install trl"
         raise WrongUse("cli.usage", say("engines lists, or installs one by its name"), hint=hint)
     return _list()
@@ -72,7 +73,7 @@ def _serving() -> list[dict[str, Any]]:
     return [row | {"devices": [], "untested": []} for row in rows]
 
 
-def _install(name: str) -> None:
+def _install(name: str, ray: bool) -> None:
     from ...training import CAPABILITIES, install
     from ..telling.terminal import Terminal
 
@@ -84,7 +85,7 @@ def _install(name: str) -> None:
             hint="steelyard engines list",
         )
     with Terminal() as watch:
-        python = install(name, watch)
+        python = install(name, watch, ray)
     document = {"schema": "steelyard.engine/1", "engine": name, "python": str(python)}
     after = f"{say('next:')} steelyard engines list"
     result(document, say("{name} is installed: {path}", name=name, path=python), after)

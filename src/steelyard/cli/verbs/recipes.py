@@ -17,14 +17,18 @@ from ..telling.output import columns, note, result, table
 DEFAULT = Path("steelyard.yaml")
 LONGEST = 28  # characters of a value in the table of `validate`; --json has it whole
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", show_default=False)]
+Ray = Annotated[
+    str | None,
+    typer.Option("--ray", metavar="ADDRESS", help=say("Train on the nodes of the cluster with this head.")),
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help=say("Do not ask."))]
 
 
-def load(path: Path) -> Any:
+def load(path: Path, ray: str | None = None) -> Any:
     """The recipe of a file with this command line's --set; what has no effect is noted."""
     from ...recipe import load
 
-    files = load(path, OPTIONS.settings)
+    files = load(path, [*OPTIONS.settings, *([f"resources.ray={ray}"] if ray else [])])
     for text in files.notes:
         note(f"{say('note:')} {text}")
     return files
@@ -99,6 +103,7 @@ def validate(
             "--calibrate", metavar="ROWS.csv", help=say("Measured rows of your own stack; three are enough.")
         ),
     ] = None,
+    ray: Ray = None,
 ) -> None:
     if path.suffix.lower() == ".csv":
         no_settings("validate RESULTS.csv")
@@ -109,17 +114,17 @@ def validate(
         if given:
             text = say("{flag} goes with a CSV of results", flag=flag)
             raise WrongUse("cli.usage", text, where=Where(field=flag), hint=say("leave it out"))
-    _recipe(path)
+    _recipe(path, ray)
 
 
-def _recipe(path: Path) -> None:
+def _recipe(path: Path, ray: str | None) -> None:
     """Refuse whatever `up` would refuse; show each value that it would run with, and where it comes from."""
     from ...recipe import effective
     from ...run import check_data, check_model, settle
     from ..telling.plan_lines import command_lines, engine_lines, gate_lines, row_lines
     from ..telling.terminal import Terminal
 
-    recipe = load(path)
+    recipe = load(path, ray)
     check_model(recipe)
     account = check_data(recipe)
     with Terminal() as watch:

@@ -17,7 +17,7 @@ from ..telling.messages import say
 from ..telling.options import OPTIONS
 from ..telling.output import note, result, table, tell
 from ..telling.plan_lines import plan_lines
-from .recipes import DEFAULT, RecipePath, Yes, load, no_settings
+from .recipes import DEFAULT, Ray, RecipePath, Yes, load, no_settings
 from .services import live_services
 
 STEPS = ("plan", "clean", "train", "compress", "gate", "serve")
@@ -36,14 +36,16 @@ def up(
     keep: Annotated[
         bool, typer.Option("--keep/--no-keep", help=say("Leave the service running when done."))
     ] = True,
+    ray: Ray = None,
 ) -> None:
-    _walk(recipe, yes, until, workdir, keep, "up")
+    _walk(recipe, yes, until, workdir, keep, "up", ray)
 
 
 def run(
     words: Annotated[list[str] | None, typer.Argument(metavar="RECIPE STEP", show_default=False)] = None,
     yes: Yes = False,
     workdir: Workdir = None,
+    ray: Ray = None,
 ) -> None:
     recipe, step = DEFAULT, "gate"
     for word in words or []:
@@ -53,15 +55,17 @@ def run(
             recipe = Path(word)
     if step == "serve":
         raise WrongUse("cli.usage", say("run does not serve"), where=Where(field="STEP"), hint="steelyard up")
-    _walk(recipe, yes, step, workdir, False, "run")
+    _walk(recipe, yes, step, workdir, False, "run", ray)
 
 
-def _walk(path: Path, yes: bool, until: str, workdir: Path | None, keep: bool, verb: str) -> None:
+def _walk(
+    path: Path, yes: bool, until: str, workdir: Path | None, keep: bool, verb: str, ray: str | None
+) -> None:
     if until not in STEPS:
         raise WrongUse(
             "cli.usage", f"no step {until!r}", where=Where(field="--until"), hint=f"one of {', '.join(STEPS)}"
         )
-    recipe = load(path)
+    recipe = load(path, ray)
     _check_key(recipe, path)
     _check_workdir(workdir)
     asks = not yes and until != "plan"

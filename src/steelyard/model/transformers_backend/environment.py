@@ -79,6 +79,12 @@ def trl_versions() -> dict[str, str]:
     return dict(_asked(LOOK, *PACKAGES) or {})
 
 
+def trl_package(name: str) -> str | None:
+    """The version of a further package that the interpreter has, of Ray for instance."""
+    found = _asked(LOOK, name) or {}
+    return str(found[name]) if name in found else None
+
+
 def trl_missing() -> str | None:
     """Why the environment cannot be used; None where it can."""
     python, found = trl_python(), trl_versions()

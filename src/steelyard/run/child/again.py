@@ -29,7 +29,7 @@ LEAST_S, STEPS = 60.0, 5.0  # of silence: at least this long, and this many medi
 STACKS_S = 1.0  # to write the stacks
 MOST_HANGS = 3
 # While a step says it does one of these, it may be silent: its end is the next thing that it says.
-AT_LENGTH = ("train.saving", "train.evaluating")
+AT_LENGTH = ("train.saving", "train.evaluating", "train.regrouping", "train.hosts")
 
 
 class KilledForMemory(Lacking):

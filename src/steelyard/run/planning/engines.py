@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from ...cluster import check_reachable, cluster_address
 from ...errors import Lacking, Problem, Where, WrongUse
 from ...hardware import accelerator_files
 from ...launch import LAUNCHED
@@ -17,7 +18,8 @@ from ...model import FAMILIES, trl_devices, trl_missing, trl_python, trl_version
 from ...planner import Fill
 from ...recipe import Recipe, Stage
 from ...shape import read, read_json
-from ...training import CAPABILITIES, TrainNeed, check_trackers, choose
+from ...training import CAPABILITIES, TrainNeed, check_trackers, choose, hosts_there
+from ...trust import address_of, keys_folder, ray_environment
 
 CPU = "cpu"
 WORDS = {"micro_batch": "per_device_train_batch_size", "grad_accum": "gradient_accumulation_steps"}
@@ -37,12 +39,13 @@ def with_engines(recipe: Recipe, filled: Fill, family: str) -> Fill:
     for number, (stage, settings) in enumerate(zip(recipe.train, filled.settings["train"], strict=True)):
         name = f"train.{number}"
         device, device_why = device_of(stage)
-        shared, processes = _shared(recipe, stage, settings, name, device)
+        hosts, places = _hosts(recipe, stage, name, device, origins)
+        shared, processes = _shared(recipe, stage, settings, name, device, places)
         engine, why = _chosen(recipe, stage, name, family, device, processes)
         own_dtype = origins.get(f"{name}.dtype") == "recipe"
         dtype = {} if device == CPU or own_dtype else {"dtype": "bf16"}
-        stages.append({**settings, **shared, "engine": engine, **_more(engine, device), **dtype})
-        if processes > 1:
+        stages.append({**settings, **shared, **hosts, "engine": engine, **_more(engine, device), **dtype})
+        if "processes" in shared:
             origins[f"{name}.processes"] = "recipe" if stage.processes else "plan: one a device"
         for word in WORDS:
             if shared.get(word, settings.get(word)) != settings.get(word):
@@ -58,15 +61,38 @@ def with_engines(recipe: Recipe, filled: Fill, family: str) -> Fill:
     return replace(filled, settings=settings | ({"serve": serve} if serve else {}), origins=origins)
 
 
+def _hosts(
+    recipe: Recipe, stage: Stage, name: str, device: str, origins: dict[str, str]
+) -> tuple[dict[str, Any], int]:
+    """(settings of the machines that train a stage, how many processes they take); nothing and 0 where this
+    one does alone. Raises Lacking for a cluster or a host that is not there."""
+    asked = recipe.resources
+    if not asked.hosts and not asked.ray:
+        return {}, 0
+    if stage.stage not in CAPABILITIES["trl"]().shared or stage.engine == "own":
+        origins[f"{name}.hosts"] = f"plan: {stage.stage} of {stage.engine or 'trl'} is trained on one machine"
+        return {}, 0
+    try:
+        head = cluster_address(asked.hosts, asked.ray)
+        check_reachable(head, ray_environment(keys_folder()))
+        hosts = hosts_there(head, tuple(map(address_of, asked.hosts)), device)
+    except Problem as problem:
+        field = problem.where.field if problem.where else None
+        problem.where = Where(str(recipe.path), field=field)
+        raise
+    origins[f"{name}.hosts"] = "recipe" if asked.hosts else f"plan: the nodes of {head}"
+    return {"hosts": [host for host, _ in hosts], "ray": head}, sum(places for _, places in hosts)
+
+
 def _shared(
-    recipe: Recipe, stage: Stage, settings: Mapping[str, Any], name: str, device: str
+    recipe: Recipe, stage: Stage, settings: Mapping[str, Any], name: str, device: str, places: int = 0
 ) -> tuple[dict[str, Any], int]:
     """(settings that several processes change, how many of them): each gets a micro-batch or more of a step.
 
     Raises WrongUse where the recipe's own numbers leave one without.
     """
     several = device != CPU and stage.stage in CAPABILITIES["trl"]().shared
-    count = stage.processes or (trl_devices().get(device, 1) if several else 1)
+    count = stage.processes or places or (trl_devices().get(device, 1) if several else 1)
     micro, accum = settings.get("micro_batch", 1), settings.get("grad_accum", 1)
     more: dict[str, Any] = {"fsdp": True} if stage.fsdp else {}
     if accum < count and stage.gradient_accumulation_steps is None:
@@ -81,7 +107,7 @@ def _shared(
             hint=f"gradient_accumulation_steps: {count}, or processes: {accum}",
         )
     count = min(count, accum)
-    return more | ({"processes": count} if count > 1 else {}), count
+    return more | ({"processes": count} if count > 1 and not places else {}), count
 
 
 def _chosen(

@@ -40,7 +40,7 @@ def _trl() -> TrainEngine:
     return TrlEngine()
 
 
-def _trl_install() -> Callable[[Watch | None], Path]:
+def _trl_install() -> Callable[[Watch | None, bool], Path]:
     from .trl.install import install_trl
 
     return install_trl
@@ -48,7 +48,7 @@ def _trl_install() -> Callable[[Watch | None], Path]:
 
 ENGINES: dict[str, Callable[[], TrainEngine]] = {"own": _own, "trl": _trl}
 CAPABILITIES: dict[str, Callable[[], TrainCapability]] = {"own": own_capability, "trl": trl_capability}
-INSTALLERS: dict[str, Callable[[], Callable[[Watch | None], Path]]] = {"trl": _trl_install}
+INSTALLERS: dict[str, Callable[[], Callable[[Watch | None, bool], Path]]] = {"trl": _trl_install}
 
 
 def engine_of(name: str) -> TrainEngine:
@@ -95,8 +95,9 @@ def _installed(engine: str) -> str:
     return engine
 
 
-def install(engine: str, watch: Watch | None = None) -> Path:
-    """Make the engine's own environment; its interpreter. Raises WrongUse for an engine that needs none."""
+def install(engine: str, watch: Watch | None = None, ray: bool = False) -> Path:
+    """Make the engine's own environment, with Ray for several machines where asked for; its interpreter.
+    Raises WrongUse for an engine that needs none."""
     engine_of(engine)
     if engine not in INSTALLERS:
         raise WrongUse(
@@ -104,7 +105,7 @@ def install(engine: str, watch: Watch | None = None) -> Path:
             f"the training engine {engine} needs no environment of its own",
             hint=f"one of {', '.join(INSTALLERS)}",
         )
-    return INSTALLERS[engine]()(watch)
+    return INSTALLERS[engine]()(watch, ray)
 
 
 def _cannot(engine: str, reason: str) -> WrongUse:

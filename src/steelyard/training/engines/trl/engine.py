@@ -28,6 +28,7 @@ from ....model import (
     write_peft,
 )
 from ....shape import read_json
+from ....trust import keys_folder, ray_environment
 from ...course import BETWEEN_FAILURES_S, course_figures
 from ...faults import SUMMED, Diverged, OutOfMemory, diverged, spikes
 from ...mends import Mends
@@ -35,6 +36,7 @@ from ...packing import learning_rate
 from ...rows import Rows
 from ...validation import best, is_due, look_places
 from ..protocol import TrainJob, device_missing, not_installed
+from .hosts import host_problem, order_for
 from .order import line_of
 from .processes import Processes
 from .rewards import Rewards, check_room, prompt_line
@@ -47,7 +49,8 @@ MENDED = (
     "between_failures_s",
 )  # other after a fault, and its checkpoints are good all the same
 NOTHING = {"ids": [0] * 4, "labels": [-100] * 4, "lengths": [4]}
-PLACES = ("base", "order", "out", "result", "init", "held_out", "rendezvous")  # of an order: where, not what
+# of an order: where, not what
+PLACES = ("base", "order", "out", "result", "init", "held_out", "rendezvous", "ray")
 FIGURES = {  # TRL's words -> an artefact's
     "rewards/accuracies": "preferred",
     "rewards/margins": "margin",
@@ -123,7 +126,7 @@ def write_order(job: TrainJob, work: Path, saves: bool) -> Path:
         "device": settings.get("device", "cpu"),
         "threads": max(1, settings["threads"] // processes_of(settings)),  # of each process
         "reduce": reduce_of(settings),
-        "rendezvous": str(work / "rendezvous"),
+        "rendezvous": (work / "rendezvous").as_uri(),
         "seed": settings["seed"],
         "weight_decay": settings.get("weight_decay", 0.0),
         "max_grad_norm": settings.get("max_grad_norm", MAX_GRAD_NORM),
@@ -135,7 +138,7 @@ def write_order(job: TrainJob, work: Path, saves: bool) -> Path:
         "recompute": settings.get("gradient_checkpointing", False),
         "checkpoint_steps": settings.get("checkpoint_steps"),
         "save_s": FIRST_SAVE_S,
-        "between_failures_s": BETWEEN_FAILURES_S / processes_of(settings),
+        "between_failures_s": BETWEEN_FAILURES_S / (len(hosts_of(settings)) or processes_of(settings)),
         "saves": saves,
     }
     (work / "rendezvous").unlink(missing_ok=True)
@@ -146,12 +149,19 @@ def write_order(job: TrainJob, work: Path, saves: bool) -> Path:
         shutil.rmtree(work / "out", ignore_errors=True)
         mark.write_text(same)
     forget_skipped(job, work)
+    if hosts := hosts_of(settings):
+        order["ray"] = order_for(settings["ray"], hosts, same[:16])
     (work / "job.json").write_text(json.dumps(order))
     return work / "job.json"
 
 
 def processes_of(settings: Settings) -> int:
     return settings.get("processes") or 1
+
+
+def hosts_of(settings: Settings) -> list[str]:
+    """Machines that train, where it is not this one alone."""
+    return list(settings.get("hosts") or ())
 
 
 def reduce_of(settings: Settings) -> str:
@@ -288,9 +298,11 @@ class Course:
             self.begun = message
             self.curve = [self.point(p) for p in message["curve"]]
             self.saved = len(self.curve)
-            for point in self.curve:
+            for point in self.curve if not bar.done else ():
                 self.job.tell(point)
-            bar.advance(sum(self.tokens[: self.saved]))
+            bar.advance(
+                sum(self.tokens[: self.saved]) - bar.done
+            )  # of several hosts it begins again and again
             told = {"packing": message["packing"], "why": message["why"]}
             self.watch.log("train.engine", engine="trl", covered=round(message["covered"], 4), **told)
             if self.saved:
@@ -303,6 +315,11 @@ class Course:
             tokens = self.tokens[message["step"] - 1]
             shown = {name: message[name] for name in ("loss", "eval_loss", "reward") if name in message}
             bar.advance(tokens, **shown, tokens_per_s=tokens / max(message["step_s"], 1e-9))
+        elif "hosts" in message:
+            self.watch.log("train.hosts", hosts=message["hosts"], processes=message["processes"])
+        elif "regrouping" in message:
+            there = {name: message[name] for name in ("lost", "joined")}
+            self.watch.log("train.regrouping", hosts=message["regrouping"], **there, step=self.saved)
         elif "saving" in message:
             self.watch.log("train.saving", step=message["saving"])
         elif "evaluating" in message:
@@ -346,7 +363,7 @@ class Course:
             return no_module(message["missing"])
         if kind == "diverged":
             return self.diverged(int(message["step"]), message["what"], message["value"])
-        return ended(f"{message['kind']} at {message['at']}")
+        return host_problem(message) or ended(f"{message['kind']} at {message['at']}")
 
     def no_memory(self) -> Lacking:
         """Of the step after the last, or of loading the model."""
@@ -377,9 +394,12 @@ class Course:
 
 
 def follow(order: Path, work: Path, course: Course) -> None:
-    """Start the child, in as many processes as are asked for, and hear it to its end."""
-    rewards = Rewards(course.job)
-    with Processes(order, processes_of(course.job.settings), work / "hf") as processes:
+    """Start the child: one process, several, or one that drives hosts; hear it to its end."""
+    settings = course.job.settings
+    rewards, several = Rewards(course.job), hosts_of(settings)
+    more = ray_environment(keys_folder()) if several else {}
+    count = 1 if several else processes_of(settings)  # of hosts this one is the driver
+    with Processes(order, count, work / "hf", more) as processes:
         with course.watch.progress("train", sum(course.tokens), "tokens") as bar:
             for message in processes.messages(course.watch):
                 if "sampled" in message:

@@ -23,13 +23,13 @@ STOP_S = 10.0
 BEGUN = ("Collecting ", "Requirement already satisfied: ")  # a line of pip for each package
 
 
-def pinned() -> tuple[str, ...]:
-    """`name==version` of every package, torch first."""
-    lines = Path(__file__).with_name("packages.txt").read_text("utf-8").split()
-    return tuple(lines)
+def pinned(ray: bool = False) -> tuple[str, ...]:
+    """`name==version` of every package, torch first; those of Ray last."""
+    files = ["packages.txt", *(["packages_ray.txt"] if ray else [])]
+    return tuple(word for file in files for word in Path(__file__).with_name(file).read_text("utf-8").split())
 
 
-def install_trl(watch: Watch | None = None) -> Path:
+def install_trl(watch: Watch | None = None, ray: bool = False) -> Path:
     """The interpreter, made or completed. Raises WrongUse where the variable names another one, Lacking where
     pip cannot get a package, Stopped at Ctrl-C."""
     listener = watch or Watch()
@@ -42,7 +42,7 @@ def install_trl(watch: Watch | None = None) -> Path:
         )
     folder = trl_environment()
     python = folder / "bin" / "python"
-    packages = pinned()
+    packages = pinned(ray)
     with listener.progress("install", total=len(packages), unit="packages") as bar:
         if not list(folder.glob("lib/python3*/site-packages/pip")):
             folder.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -39,20 +39,20 @@ NOT_INHERITED = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP")  # they would show
 
 
 class Processes:
-    """`count` children of one order; a context that leaves none of them behind."""
+    """`count` children of one order; a context that leaves none behind. `more`: variables of theirs."""
 
-    def __init__(self, order: Path, count: int, hf_home: Path) -> None:
+    def __init__(self, order: Path, count: int, hf_home: Path, more: Mapping[str, str] | None = None) -> None:
         self.reading, writing = os.pipe()
         self.children: list[subprocess.Popen[bytes]] = []
         self.ended: list[subprocess.Popen[bytes]] = []  # by us
         self.failed, self.failed_at = 0, 0.0
         environment = {k: v for k, v in os.environ.items() if k not in NOT_INHERITED}
-        environment |= CHILD_ENV | {"HF_HOME": str(hf_home)}
+        environment |= CHILD_ENV | {"HF_HOME": str(hf_home)} | dict(more or {})
         command = [str(trl_python()), str(CHILD), str(order), str(writing), str(os.getpid())]
         try:
             for rank in range(count):
-                more = environment | place(rank, count)
-                self.children.append(_started(command, writing, more, answered=rank == 0))
+                own = environment | place(rank, count)
+                self.children.append(_started(command, writing, own, answered=rank == 0))
         except OSError:
             self.__exit__()
             raise

@@ -66,4 +66,5 @@ def last_whole(out: Path, group: Group) -> Path | None:
             if not whole(folder):
                 shutil.rmtree(folder)
         last = next((f for f in reversed(folders) if f.is_dir()), None)
-    return group.gathered(last)[0]
+    name = group.gathered(last.name if last else None)[0]  # its folder may be another on each machine
+    return out / name if name else None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 BACKENDS = {"cpu": "gloo", "cuda": "nccl", "xpu": "xccl", "hpu": "hccl"}
@@ -46,7 +45,7 @@ class Group:
 
 
 def join(job: dict[str, Any]) -> Group:
-    """The group of $RANK, $WORLD_SIZE and the rendezvous file of the job; of Ray where it has made one."""
+    """The group of $RANK, $WORLD_SIZE and the rendezvous of the job, a file or an address."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Group()
     import torch
@@ -58,7 +57,7 @@ def join(job: dict[str, Any]) -> Group:
     if not dist.is_initialized():
         dist.init_process_group(
             BACKENDS[job["device"]],
-            init_method=Path(job["rendezvous"]).as_uri(),
+            init_method=job["rendezvous"],
             rank=int(os.environ["RANK"]),
             world_size=int(os.environ["WORLD_SIZE"]),
         )

@@ -29,8 +29,14 @@ def main() -> int:
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # where it stands, on standard error
     signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
     try:
-        run(json.loads(Path(path).read_bytes()), tell, stop)
-        leave()
+        job = json.loads(Path(path).read_bytes())
+        if "ray" in job:
+            from .cluster.driver import drive
+
+            drive(job, tell, stop)
+        else:
+            run(job, tell, stop)
+            leave()
         return 0
     except Failed as failure:
         tell(**failure.fields)

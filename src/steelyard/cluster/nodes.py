@@ -1,0 +1,61 @@
+"""The cluster that a recipe names, and this machine as a node of it: `ray start`, always with token and TLS.
+
+Not here: what the nodes compute (training), what keys are (trust).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from collections.abc import Mapping, Sequence
+
+from ..errors import Lacking, no_cluster
+from ..model import TRL_QUIET, trl_package, trl_python
+from ..trust import address_of, keys_folder, ray_environment
+
+PORT = 6379
+STORE_BYTES = 256 * 2**20  # of a node, for objects: files travel in pieces of 16 MiB
+REACH_S = 5.0
+
+
+def cluster_address(hosts: Sequence[str], ray: str | None) -> str:
+    """ADDRESS:PORT of the head: what `ray` says, else the first host."""
+    host, _, port = (ray or hosts[0]).partition(":")
+    return f"{address_of(host)}:{int(port or PORT)}"
+
+
+def check_reachable(address: str, environment: Mapping[str, str]) -> None:
+    """Does the head listen, with a certificate of this CA? Ray itself would wait a minute. Raises Lacking."""
+    host, port = address.rsplit(":", 1)
+    context = ssl.create_default_context(cafile=environment["RAY_TLS_CA_CERT"])
+    context.load_cert_chain(environment["RAY_TLS_SERVER_CERT"], environment["RAY_TLS_SERVER_KEY"])
+    context.set_alpn_protocols(["h2"])
+    try:
+        with socket.create_connection((host, int(port)), timeout=REACH_S) as plain:
+            context.wrap_socket(plain, server_hostname=host).close()
+    except ssl.SSLCertVerificationError as error:
+        raise no_cluster(address, f"its certificate is not of this CA: {error.verify_message}") from error
+    except OSError as error:
+        raise no_cluster(address, error.strerror or str(error)) from error
+
+
+def start_node(address: str, head: str | None, cpus: int | None) -> None:
+    """Become `ray start` of the environment of trl, in the foreground: Ctrl-C ends this node, and no other.
+    Raises Lacking without Ray or keys."""
+    if trl_package("ray") is None:
+        hint = "steelyard engines install trl --ray"
+        raise Lacking("cluster.no_ray", "there is no Ray here", why=f"{trl_python()} has none", hint=hint)
+    words = [str(trl_python()), *node_words(address, head, cpus)]
+    os.execve(trl_python(), words, os.environ | TRL_QUIET | ray_environment(keys_folder()))
+
+
+def node_words(address: str, head: str | None, cpus: int | None) -> list[str]:
+    """The head at ADDRESS[:PORT], or a node there of the cluster with that head."""
+    host, _, port = address.partition(":")
+    join = ["--address", cluster_address((), head)] if head else ["--head", "--port", port or str(PORT)]
+    own = [] if head else ["--include-dashboard", "false"]
+    many = [] if cpus is None else ["--num-cpus", str(cpus)]
+    common = ["--node-ip-address", address_of(host), "--object-store-memory", str(STORE_BYTES)]
+    end = ["--disable-usage-stats", "--block"]
+    return ["-m", "ray.scripts.scripts", "start", *join, *own, *many, *common, *end]
