@@ -98,7 +98,7 @@ def verbs(port: int, hub: str) -> Iterator[Verb]:
     yield from (replace(verb, long=True) for verb in serving(port, "--offline"))
     for words in (
         ("--help",), ("accept",), ("hardware",), ("hardware", "rtx-4090"), ("engines",),
-        ("init", "first", "--yes"),
+        ("init", "first", "--yes"), ("cluster", "keys", "cluster-keys", "10.0.0.1"),
         ("plan", RECIPE_FILE),
         ("plan", "--model", "Qwen2.5-7B", "--job", "sft", "--tokens", "1e6", "--offline"),
         ("chat", "tiny", QUESTION, "--max-tokens", "4"),

@@ -310,6 +310,15 @@ BAD = [
         *("impossible_pair", 4, "train.0.lora_rank", "full has no lora_rank", "finetuning_type: lora"),
     ),
     ("compress: int8\ngate: {parity: exact}\n", "impossible_pair", 5, "gate.parity", "int8", "parity: auto"),
+    (
+        "trust: guarded\nresources: {hosts: [10.0.0.1]}\n",
+        *("impossible_pair", 5, "resources.hosts", "gradients", "trust: open"),
+    ),
+    ("resources: {hosts: [a, a]}\n", "impossible_pair", 4, "resources.hosts", "twice", "once"),
+    (
+        "resources: {ray: a}\ntrain: [{processes: 2}]\n",
+        *("impossible_pair", 5, "train.0.processes", "one machine", "delete processes"),
+    ),
     ("trust: {level: open, key_file: k}\n", "impossible_pair", 4, "trust.key_file", "open", "guarded"),
     (
         "goal: {load: {prompt_tokens: 900}}\nserve: {max_model_len: 512}\n",

@@ -139,3 +139,39 @@ def test_several_processes_for_pairs_are_refused(with_trl):
 def test_shards_on_a_cpu_are_refused(recipe, with_trl):
     with pytest.raises(WrongUse, match="no fsdp on device: cpu"):
         shared(recipe(", engine: trl, fsdp: true"))
+
+
+HOSTS = "resources: {hosts: [10.0.0.1, 10.0.0.2]}\n"
+
+
+@pytest.fixture
+def there(monkeypatch, with_trl):
+    """A cluster of two machines of one place each."""
+    own = "steelyard.run.planning.engines."
+    monkeypatch.setattr(own + "ray_environment", lambda keys: {})
+    monkeypatch.setattr(own + "check_reachable", lambda *_: None)
+    monkeypatch.setattr(own + "hosts_there", lambda head, hosts, device: (("10.0.0.1", 1), ("10.0.0.2", 1)))
+
+
+@pytest.mark.parametrize("words", [HOSTS, "resources: {ray: 10.0.0.1}\n"])
+def test_hosts_share_out_what_can_be_shared(recipe, there, words):
+    made = load_with(recipe, f"- {{stage: dpo}}\n{words}")
+    sft, dpo = made.settings["train"]
+    assert (sft["engine"], sft["hosts"], sft["ray"]) == ("trl", ["10.0.0.1", "10.0.0.2"], "10.0.0.1:6379")
+    assert sft["grad_accum"] == 2 and "processes" not in sft  # each a micro-batch
+    assert "hosts" not in dpo and made.origins["train.1.hosts"].endswith("one machine")
+
+
+def load_with(recipe, more):
+    path = recipe("").path
+    path.write_text(RECIPE % "" + more)
+    read = load(path)
+    return with_engines(
+        read, Fill(settings={"train": [{"dtype": "bf16"}] * len(read.train)}, origins={}), "llama"
+    )
+
+
+def test_a_cluster_that_is_not_there_is_one_clear_error(recipe, with_trl, monkeypatch, tmp_path):
+    with pytest.raises(Lacking) as caught:
+        load_with(recipe, HOSTS)
+    assert caught.value.code == "cluster.no_keys" and "steelyard cluster keys" in caught.value.hint

@@ -41,7 +41,8 @@ def with_engines(recipe: Recipe, filled: Fill, family: str) -> Fill:
         device, device_why = device_of(stage)
         hosts, places = _hosts(recipe, stage, name, device, origins)
         shared, processes = _shared(recipe, stage, settings, name, device, places)
-        engine, why = _chosen(recipe, stage, name, family, device, processes)
+        several = max(processes, 2) if hosts else processes  # one other machine is not this process either
+        engine, why = _chosen(recipe, stage, name, family, device, several)
         own_dtype = origins.get(f"{name}.dtype") == "recipe"
         dtype = {} if device == CPU or own_dtype else {"dtype": "bf16"}
         stages.append({**settings, **shared, **hosts, "engine": engine, **_more(engine, device), **dtype})
