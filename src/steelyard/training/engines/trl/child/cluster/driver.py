@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints import whole
+from ..checkpoints import sha256_of, whole
 from ..looks import BEST
 from ..telling import Failed, Told
 from .files import MODEL, digest_of, listing, pieces, write
@@ -181,7 +181,6 @@ class Driver:
     def send(self) -> None:
         """Code, base, order and the last checkpoint, to those that lack them. Raises Gone."""
         last = self.last_checkpoint()
-        best = [f for f in (self.work / "out").glob(BEST.format("*"))] if last else []
         code = listing(Path(self.spec["code"]), (".py",))
         self.code = digest_of(code)
         self.each("keep_only", last.name if last else None)
@@ -192,15 +191,15 @@ class Driver:
         self.to_all("order", self.work, self.own_files())
         if last:
             names = {f"{last.name}/{n}": h for n, h in listing(last).items()}
-            of_best = {f.name: h for f in best for h in listing(f.parent, (f.name,)).values()}
-            self.to_all("out", self.work / "out", names | of_best)
+            best = {f.name: sha256_of(f) for f in (self.work / "out").glob(BEST.format("*"))}
+            self.to_all("out", self.work / "out", names | best)
 
     def own_files(self) -> dict[str, str]:
         found: dict[str, str] = {}
         for name in SENT:
             path = self.work / name
             if path.is_file():
-                found |= {n: h for n, h in listing(self.work, (name,)).items() if n == name}
+                found[name] = sha256_of(path)
             elif path.is_dir():
                 found |= {f"{name}/{n}": h for n, h in listing(path).items()}
         return found
@@ -260,7 +259,7 @@ class Driver:
         for member, call in calls:
             self.answer(member, call, ANSWER_S)
         self.started = self.looked = time.monotonic()
-        self.told_stop = False
+        self.told_stop = self.ready = False
 
     def follow(self) -> bool:
         """True at the end of the training or at a stop that was asked for; False to go on with others. Raises
@@ -318,11 +317,14 @@ class Driver:
             self.highest = max(self.highest, line["step"])
         self.tell(**line)
         if "ready" in line:
+            self.ready = True
             self.tell(hosts=self.addresses(), processes=sum(m.node.places for m in self.members))
         return True if "done" in line else None
 
     def heed(self) -> None:
         """A stop, stacks that are asked for, machines that have come."""
+        if not self.ready:
+            return  # a signal would end a child that has not yet said what to do at one
         if self.stacks:
             self.stacks.clear()
             for member in self.members:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Listener
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,11 @@ class Host:
     # -------------------------------------------------------------- what it is
 
     def facts(self) -> dict[str, Any]:
-        return {"versions": {name: version(name) for name in PACKAGES}, "oom": oom_kills()}
+        versions = {}
+        for name in PACKAGES:
+            with suppress(PackageNotFoundError):
+                versions[name] = version(name)
+        return {"versions": versions, "oom": oom_kills()}
 
     def free_port(self) -> int:
         with Listener((self.address, 0)) as listener:
