@@ -1,6 +1,6 @@
 """Three machines that train together, each in a network namespace of its own: what a lost one costs.
 
-    sudo python bench/ray_nodes.py [--cases one quiet process worker node strangers] [--keep]
+    sudo python bench/ray_nodes.py [--cases one quiet process worker node one-long comes strangers] [--keep]
 
 A tiny random Llama (tests/training/tiny.py), full fine-tuning in f32, three micro-batches a step. Token and
 TLS are on, as `steelyard cluster` makes them. Of each case: SHA-256 of the model beside that of one process,
@@ -10,6 +10,7 @@ quiet     nothing happens
 process   kill -9 of a training process of another machine
 worker    kill -9 of Ray's worker there, which takes its training along
 node      kill -9 of everything of that machine: its Ray, its worker, its training; it comes back after 20 s
+comes     a third machine comes while two train, for five times as long as the others, as one-long does alone
 strangers with another token, of another CA, with a certificate of another CA: what each gets
 
 Linux with `ip`, as root, and Ray in the environment of trl (steelyard engines install trl --ray). Protocol:
@@ -34,6 +35,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 TESTS = Path(__file__).parents[1] / "tests" / "training"
 NAMES = ("steelray1", "steelray2", "steelray3")
@@ -66,7 +68,7 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    cases = ["one", "quiet", "process", "worker", "node", "strangers"]
+    cases = ["one", "quiet", "process", "worker", "node", "one-long", "comes", "strangers"]
     parser.add_argument("--cases", nargs="+", default=cases, choices=cases)
     parser.add_argument("--keep", action="store_true", help="leave the folder with logs")
     return parser.parse_args()
@@ -200,6 +202,7 @@ def inside(job: dict[str, Any]) -> None:
 
     from steelyard.artefact import Progress, Watch
     from steelyard.training import train
+    from steelyard.training.engines.trl import engine
 
     class Telling(Watch):
         def log(self, event: str, **fields: Any) -> None:
@@ -211,15 +214,27 @@ def inside(job: dict[str, Any]) -> None:
     Progress.EVERY_S = 0.0
     root = Path(job["root"])
     inputs, settings, draft = tiny.step(root / job["name"], root / "base", root / "data", **job["settings"])
-    figures = train(inputs, settings, draft, Telling())
+    with mock.patch.object(engine, "order_for", all_and_soon if job["name"] == "comes" else engine.order_for):
+        figures = train(inputs, settings, draft, Telling())
     digest = hashlib.sha256((draft.folder / "model.safetensors").read_bytes()).hexdigest()
     print(json.dumps({"sha256": digest, "steps": figures["steps"]}), flush=True)
 
 
+def all_and_soon(address: str, hosts: list[str], run: str) -> dict[str, Any]:
+    """All nodes that there are; one that comes is taken in after 5 s rather than 5 min."""
+    from steelyard.training.engines.trl.hosts import order_for
+
+    return order_for(address, [], run) | {"grow_s": 5.0}
+
+
 def measured(case: str, root: Path, nodes: Nodes) -> dict[str, Any]:
-    hosts = {} if case == "one" else {"hosts": list(ADDRESSES), "ray": HEAD}
+    hosts = {} if case in ("one", "one-long") else {"hosts": list(ADDRESSES), "ray": HEAD}
+    long = {"num_train_epochs": 60} if case in ("one-long", "comes") else {}
+    if case == "comes":
+        nodes.kill(2)
+        time.sleep(60)  # until Ray knows
     begun, seen = time.monotonic(), Seen(KILLS.get(case), nodes)
-    job = {"name": case, "root": str(root), "settings": SETTINGS | hosts}
+    job = {"name": case, "root": str(root), "settings": SETTINGS | hosts | long}
     words = [sys.executable, str(Path(__file__).resolve()), "--inside", json.dumps(job)]
     with (root / f"{case}.log").open("wb") as log:
         child = subprocess.Popen(
@@ -287,6 +302,7 @@ KILLS: dict[str, Callable[[Nodes], None]] = {
     "process": kill_process,
     "worker": kill_worker,
     "node": lambda nodes: nodes.kill(2),
+    "comes": lambda nodes: None,
 }
 
 
