@@ -389,23 +389,24 @@ WITH_RAY = [
     pytest.mark.skipif(trl_package("ray") is None, reason="no Ray in the environment of trl"),
 ]
 PORT = 6417
+FIRST, SECOND = "127.0.0.2", "127.0.0.3"  # 127.0.0.1 Ray takes for the machine's outer address
 
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory):
     """Two nodes of the loopback, as `steelyard cluster start` makes them."""
     root = tmp_path_factory.mktemp("cluster")
-    made, started = keys.make_keys(root / "keys", [ONE, TWO]), []
+    made, started = keys.make_keys(root / "keys", [FIRST, SECOND]), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STEELYARD_CACHE", str(root / "cache"))
         patch.setenv("RAY_TMPDIR", f"/tmp/sr{os.getpid()}")
         try:
             for number, folder in enumerate(made):
                 patch.setenv(keys.VARIABLE, str(folder))
-                words = [TWO, "--head", f"{ONE}:{PORT}"] if number else [f"{ONE}:{PORT}"]
+                words = [SECOND, "--head", f"{FIRST}:{PORT}"] if number else [f"{FIRST}:{PORT}"]
                 started.append(node(root / f"{number}.log", words))
             patch.setenv(keys.VARIABLE, str(made[0]))
-            yield f"{ONE}:{PORT}"
+            yield f"{FIRST}:{PORT}"
         finally:
             for child in started:
                 child.terminate()
@@ -449,14 +450,14 @@ def test_two_nodes_come_to_the_bytes_of_one_process(kind, nodes, base, data, tmp
     settings |= {"finetuning_type": kind, "learning_rate": 1e-3, "engine": "trl", "num_train_epochs": 2}
     _, one = run(tmp_path / "one", base, data, **settings)
     watch = Killing()
-    _, several = run(tmp_path / "two", base, data, watch, **settings, hosts=[ONE, TWO], ray=nodes)
+    _, several = run(tmp_path / "two", base, data, watch, **settings, hosts=[FIRST, SECOND], ray=nodes)
     assert watch.dead and len(watch.of("train.regrouping")) == 1
-    assert [fields["hosts"] for fields in watch.of("train.hosts")] == [[ONE, TWO]] * 2
+    assert [fields["hosts"] for fields in watch.of("train.hosts")] == [[FIRST, SECOND]] * 2
     assert tiny.payload(several) == tiny.payload(one)
 
 
 @pytest.mark.parametrize("host", [pytest.param("127.0.0.9", marks=WITH_RAY)])
 def test_a_host_that_is_no_node_is_refused_before_anything_is_trained(host, nodes):
     with pytest.raises(Lacking, match=f"the host {host} is not there"):
-        hosts.hosts_there(nodes, (ONE, host), "cpu")
-    assert hosts.hosts_there(nodes, (), "cpu") == ((ONE, 1), (TWO, 1))
+        hosts.hosts_there(nodes, (FIRST, host), "cpu")
+    assert hosts.hosts_there(nodes, (), "cpu") == ((FIRST, 1), (SECOND, 1))
