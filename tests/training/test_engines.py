@@ -94,6 +94,15 @@ def test_the_list_of_packages_is_pinned_and_begins_with_torch():
     assert len(packages) <= 50 and all("+" not in version for version in packages.values())
 
 
+def test_ray_is_put_beside_them_where_it_is_asked_for():
+    from steelyard.training.engines.trl.install import pinned
+
+    plain, more = pinned(), pinned(ray=True)
+    assert more[: len(plain)] == plain and more[len(plain)].startswith("ray==")
+    names = [line.split("==")[0].lower() for line in more]
+    assert len(set(names)) == len(names)
+
+
 PIP = """
 import pathlib, sys
 log = pathlib.Path(sys.argv[0]).with_suffix(".log")
