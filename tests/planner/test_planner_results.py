@@ -107,6 +107,27 @@ def test_scores_by_phase_family_and_source():
     assert scores.as_json()["predicted"] == 4
 
 
+def test_a_slice_of_a_socket_is_predicted_as_a_slice():
+    """2 cores of 96 were predicted at the rates of all 96: a training 88 to 150 times too fast."""
+    train = {**TRAIN, "phase": "lora", "metric": "tokens_per_s", "unit": "tokens/s", "seq_len": "1024"}
+    alike = {"device": "epyc-9654", "micro_batch": "1", "global_batch": "1", "dp": "1", "recompute": "none"}
+    serve = {"device": "epyc-9654", "concurrency": "1", "output_len": "128", **SERVE}
+    cells = [
+        alike | train,
+        serve | {"metric": "ttft_s", "unit": "s"},
+        serve | {"metric": "tpot_s", "unit": "s"},
+    ]
+    whole, half, two = (
+        [p.value for p in predicted([row("a", devices=share, **c) for c in cells])]
+        for share in ("1", "0.5", "0.0208")
+    )
+    assert two[0] / whole[0] == pytest.approx(0.0208, rel=0.05)  # products bound a training
+    assert half[0] / whole[0] == pytest.approx(0.5, rel=0.05)
+    assert two[1] / whole[1] == pytest.approx(1 / 0.0208, rel=0.2)  # and a prompt, its launches aside
+    assert half[2] / whole[2] == pytest.approx(1, rel=0.01)  # 48 cores draw all of a socket's bandwidth
+    assert 5 < two[2] / whole[2] < 1 / 0.0208  # two draw more than their share of it
+
+
 def test_rows_of_one_id_or_none_are_scored_by_their_place():
     same = [row | {"id": "", "value": v} for row, v in zip(ROWS[2:], ("900", "15000"), strict=True)]
     scores = score_results(same, catalogue(), named_models(), CONSTANTS)

@@ -11,11 +11,14 @@ from typing import Any
 from steelyard.errors import WrongUse
 from steelyard.hardware import Device
 
-from ..physics.sizes import Sizes, hardware_of
+from ..physics.sizes import Hardware, Sizes, hardware_of
 from .shapes import shape_of
 
 Row = Mapping[str, str]
 Models = Mapping[str, Mapping[str, Any]]
+# That one core draws from memory where others are idle, more than its share of a socket: a triad of two cores
+# of a Zen 4 host runs at 32 to 34 GB/s (`steelyard calibrate`, triad).
+CORE_BYTES_PER_S = 16e9
 
 
 def number(row: Row, column: str, default: float | None = None) -> float | None:
@@ -40,6 +43,11 @@ def needed(row: Row, column: str) -> float:
             "results.bad_cell", f"{column} is empty", hint="the row cannot be predicted without it"
         )
     return value
+
+
+def devices_of(row: Row) -> float:
+    """Devices of a run; a slice of one (2 cores of 96: 0.02) is one, of the rates that `rates_of` gives."""
+    return max(1.0, needed(row, "devices"))
 
 
 def sizes_of(row: Row, models: Models, seq_len: float) -> Sizes:
@@ -74,9 +82,23 @@ def _active(row: Row, catalogued: Mapping[str, Any], params: float, dense: float
 
 
 def rates_of(row: Row, device: Device) -> dict[str, float]:
-    """The device's rates as `Hardware` names them, in the node the row tells of."""
+    """The rates of the row's device, or slice of one, as `Hardware` names them, in the node that it tells of."""
     hardware = hardware_of(device, row.get("precision") or "bf16")
     if hardware is None:
         raise WrongUse("results.no_peak", f"no peak is published for {device.id} at {row.get('precision')}")
-    node = number(row, "devices_per_node")
+    node, share = number(row, "devices_per_node"), number(row, "devices", 1.0) or 1.0
+    if share < 1:
+        hardware = _slice(hardware, device, share)
     return asdict(replace(hardware, node=node) if node else hardware)
+
+
+def _slice(hardware: Hardware, device: Device, share: float) -> Hardware:
+    """Products and memory by its share; of the bandwidth what so many cores draw, where that is more."""
+    cores_draw = share * (device.cores or 0) * CORE_BYTES_PER_S
+    return replace(
+        hardware,
+        peak=hardware.peak * share,
+        peak16=hardware.peak16 * share,
+        memory=hardware.memory * share,
+        bandwidth=min(hardware.bandwidth, max(hardware.bandwidth * share, cores_draw)),
+    )

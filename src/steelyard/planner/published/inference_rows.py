@@ -17,7 +17,7 @@ from steelyard.hardware import Device
 
 from ..physics.inference import ServeSetup, mtp_s, prompt_s, serve_s, shared_prefill_s
 from ..physics.sizes import RUNTIME_BYTES, Sizes, cached_share, total
-from .cells import Row, needed, number
+from .cells import Row, devices_of, number
 from .constants import stack
 
 REQUESTS = 1000.0  # of a load offered at once: the default of vLLM's and SGLang's benchmarks
@@ -154,7 +154,7 @@ def setup_of(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """The setup of one replica, and what else the row's value depends on."""
     engine = stack(row.get("framework") or "")
-    if engine == "llama.cpp" and device.family == "intel" and needed(row, "devices") > 1:
+    if engine == "llama.cpp" and device.family == "intel" and devices_of(row) > 1:
         raise WrongUse("results.stack", "llama.cpp has no published way over several Intel GPUs")
     metric = metric_of(row)
     bits = number(row, "weight_bits") or _bits(row)
@@ -232,7 +232,7 @@ def split_of(
     Untold, llama.cpp puts layers one after the other; a load that is offered at once is served by as many
     replicas as hold the weights; a stated one by all devices together.
     """
-    devices = needed(row, "devices")
+    devices = devices_of(row)
     t, p, d = number(row, "tp"), number(row, "pp"), number(row, "dp")
     if not t and engine == "llama.cpp":
         return 1.0, p or devices, 1.0

@@ -25,7 +25,7 @@ from ..physics.training import (
     train_memory_bytes,
     train_step_s,
 )
-from .cells import Row, needed, number
+from .cells import Row, devices_of, needed, number
 from .constants import FRAMEWORKS, stack
 
 FUSED_SINCE = "2022-07"  # FlashAttention (arXiv 2205.14135) reaches the frameworks
@@ -76,7 +76,7 @@ def setup_of(row: Row, sizes: Sizes, hardware: dict[str, float]) -> dict[str, fl
     words = " ".join((row.get("framework") or "", row.get("phase") or "")).lower()
     style = style_of(row)
     date = (row.get("date") or "9999").strip()
-    devices, engine = needed(row, "devices"), stack(row.get("framework") or "")
+    devices, engine = devices_of(row), stack(row.get("framework") or "")
     given = {
         "devices": devices,
         "t": number(row, "tp"),
