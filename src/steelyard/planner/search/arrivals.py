@@ -53,18 +53,22 @@ def closed(
     in_flight = replicas * batch if request.in_batch else float(request.users)
     rounds = request.tokens / (in_flight * output)
     rounds = np.maximum(1.0, rounds) if request.in_batch else rounds
-    parts = {f"prefill_{k}": rounds * v * (1 - apart) * batch for k, v in prefill_parts.items()}
-    parts |= {f"prefill_{k}": parts[f"prefill_{k}"] + rounds * apart * v for k, v in prefill_parts.items()}
-    parts |= {f"decode_{k}": rounds * output * v for k, v in decode_parts.items()}
-    parts["transfer"] = rounds * apart * moved_s
     return {
         "batch": batch,
         "felt": felt(request, wait, busy, first, tpot, others * prefill),
         "wall_s": rounds * cycle,
-        "parts": parts,
+        "parts": _prefill_parts(rounds, apart, batch, prefill_parts)
+        | {f"decode_{k}": rounds * output * v for k, v in decode_parts.items()}
+        | {"transfer": rounds * apart * moved_s},
         "prefill_replicas": pools,
         "stable": batch <= MOST_BATCH,
     }
+
+
+def _prefill_parts(rounds: Array, apart: Array, batch: Array, prefill_parts: Parts) -> dict[str, Array]:
+    """Seconds of the prompts: of the whole batch in each round, of one where a pool is theirs alone."""
+    together = {f"prefill_{k}": rounds * v * (1 - apart) * batch for k, v in prefill_parts.items()}
+    return {f"prefill_{k}": together[f"prefill_{k}"] + rounds * apart * v for k, v in prefill_parts.items()}
 
 
 def _batch(request: Request, columns: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -101,9 +105,8 @@ def arrivals(
     seconds = request.tokens / (rate * output)
     share = np.minimum(1.0, each * prefill * (1 - apart))
     idle = np.maximum(0.0, 1.0 - share - each * output * step / np.maximum(batch, 1.0))
-    used = 1.0 - share - idle
     parts = {f"prefill_{k}": seconds * share * v / prefill for k, v in prefill_parts.items()}
-    parts |= {f"decode_{k}": seconds * used * v / step for k, v in decode_parts.items()}
+    parts |= {f"decode_{k}": seconds * (1.0 - share - idle) * v / step for k, v in decode_parts.items()}
     parts["waiting"] = seconds * idle
     return {
         "batch": batch,

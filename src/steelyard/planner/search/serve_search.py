@@ -8,13 +8,14 @@ Not modelled: what pipeline stages hand to each other, 2 bytes a row and unit of
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from itertools import product
-from math import ceil, exp
+from math import ceil, exp, inf
 from typing import Any
 
 import numpy as np
 
+from steelyard.hardware import Device
 from steelyard.units import Figure, around
 
 from ..job.cost import energy_kwh
@@ -77,10 +78,7 @@ def _among(
     evaluated = evaluate(request, offer, hardware, constants, columns)
     fits = evaluated["memory"] <= room
     if not fits.any():
-        at = int(evaluated["memory"].argmin())
-        smallest = _plan_of(request, offer, constants, columns, evaluated, at)
-        plan = without_room(offer, smallest, float(evaluated["memory"][at]), room)
-        return SearchResult(plan, considered, divide)
+        return SearchResult(_too_large(request, offer, constants, columns, evaluated), considered, divide)
     sure = surely(request, _time_of(request, offer, constants, 1.0)[0].high)
     fit = int(fits.sum())
     if request.limits:
@@ -93,6 +91,19 @@ def _among(
     at, evaluated = _taken(sure, offer, evaluated, fits)
     plan = _plan_of(request, offer, constants, columns, evaluated, at)
     return SearchResult(plan, considered, divide, fit)
+
+
+def _too_large(
+    request: Request,
+    offer: Offer,
+    constants: Constants,
+    columns: Mapping[str, np.ndarray],
+    evaluated: dict[str, Any],
+) -> Plan:
+    """An entry for a device without room: how much its smallest way lacks, and which limits it breaks too."""
+    at = int(evaluated["memory"].argmin())
+    smallest = _plan_of(request, offer, constants, columns, evaluated, at)
+    return without_room(offer, smallest, float(evaluated["memory"][at]), room_bytes(request, offer.device))
 
 
 def _between(
@@ -135,13 +146,23 @@ def _grid(
     request: Request, offer: Offer, hardware: Hardware, forms: tuple[str, ...], fine: bool
 ) -> tuple[dict[str, np.ndarray], int]:
     """All combinations as flat columns, those that do not divide left out; and how many there were."""
+    axes = _axes(request, offer, hardware, forms, fine)
+    rows = np.array(list(product(*axes.values())), float)
+    columns = dict(zip(axes, rows.T, strict=True))
+    columns["weight_bits"] = np.array([float(BITS[f]) for f in forms])[columns["form"].astype(int)]
+    columns["forms"] = np.array(forms)[columns["form"].astype(int)]
+    columns["e"] = np.where(columns["shared"] > 0, columns["t"] * columns["shared"], 1.0)
+    even = _divides(request, min(offer.most, REPLICAS), columns)
+    return {k: v[even] for k, v in columns.items()}, len(rows)
+
+
+def _axes(
+    request: Request, offer: Offer, hardware: Hardware, forms: tuple[str, ...], fine: bool
+) -> dict[str, list[int]]:
+    """The values of each setting."""
     most = min(offer.most, REPLICAS)
-    several = request.in_batch or request.arrival_per_s or request.users > 1
-    replicas = [2**i for i in range(REPLICAS.bit_length()) if 2**i <= (most if several else 1)]
-    if request.in_batch or not request.arrival_per_s:
-        in_flight = request.requests if request.in_batch else request.users
-        replicas = [r for r in replicas if r <= in_flight]
-    axes = {
+    replicas = [2**i for i in range(REPLICAS.bit_length()) if 2**i <= min(most, _in_flight(request))]
+    return {
         "t": [2**i for i in range(7) if 2**i <= min(hardware.node, most)],
         "p": [1, 2, 4, 8] if fine else [1, 4],
         "form": list(range(len(forms))),
@@ -150,29 +171,90 @@ def _grid(
         # Experts split like the rest, whole on a device, or shared by so many replicas.
         "shared": [0, 1, *(SHARED if fine else ())] if request.shape.experts else [0],
         "draft": sorted({0, request.draft_tokens}),
-        "apart": [0, 1] if several and not request.in_batch and fine else [0],
+        "apart": [0, 1] if _in_flight(request) > 1 and not request.in_batch and fine else [0],
         "batch": [2**i for i in range(11)] if request.in_batch else [0],
     }
-    rows = np.array(list(product(*axes.values())), float)
-    columns = dict(zip(axes, rows.T, strict=True))
-    columns["weight_bits"] = np.array([float(BITS[f]) for f in forms])[columns["form"].astype(int)]
-    columns["forms"] = np.array(forms)[columns["form"].astype(int)]
-    t, shared = columns["t"], columns["shared"]
-    columns["e"] = np.where(shared > 0, t * shared, 1.0)
-    shape = request.shape
+
+
+def _in_flight(request: Request) -> float:
+    """Requests that there can be at a time."""
+    if request.in_batch:
+        return request.requests
+    return inf if request.arrival_per_s else request.users
+
+
+def _divides(request: Request, most: int, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Which candidates split evenly over at most so many devices."""
+    shape, t, shared = request.shape, columns["t"], columns["shared"]
     whole = (columns["e"] > 1) & (shape.experts % columns["e"] == 0)
     alone = (columns["p"] == 1) & (columns["apart"] == 0) & (columns["e"] <= MOST_SHARED)
-    even = (
+    return np.asarray(
         (shape.heads % t == 0)
         & ((shared == 0) | whole)
         & ((shared <= 1) | (alone & (columns["replicas"] % np.maximum(1, shared) == 0)))
         & (columns["p"] <= shape.layers)
         & (t * columns["p"] * columns["replicas"] <= most)
     )
-    return {k: v[even] for k, v in columns.items()}, len(rows)
 
 
 # ------------------------------------------------------------------ load
+
+
+@dataclass(frozen=True, slots=True)
+class _Ways:
+    """Ways to serve a request on a device, as columns, and what any of them takes."""
+
+    request: Request
+    device: Device
+    sizes: Sizes
+    hardware: Hardware
+    constant: dict[str, Array]
+    columns: Mapping[str, np.ndarray]
+
+    def setup(self, batch: Array, draft_s: Array = 0.0) -> ServeSetup:
+        """With so many requests in flight on a replica."""
+        request, columns = self.request, self.columns
+        return ServeSetup(
+            t=columns["t"], p=columns["p"], e=columns["e"], batch=np.maximum(1.0, batch),
+            prompt=request.prompt_tokens,
+            output=request.output_tokens, weight_bits=columns["weight_bits"], kv_bits=columns["kv_bits"],
+            weight_only=np.isin(columns["forms"], WEIGHT_ONLY).astype(float), prefix_hit=request.prefix_hit,
+            draft=columns["draft"], accept=request.accept or 0.0, draft_s=draft_s,
+        )  # fmt: skip
+
+    def draft_s(self, batch: Array) -> Array:
+        """Seconds in which one token of each request is proposed; a look-up takes none."""
+        request = self.request
+        if request.mtp:
+            return mtp_s(self.sizes, self.setup(batch), self.hardware, self.constant)
+        if request.draft is None:
+            return 0.0
+        small = replace(self.setup(batch), draft=0, e=1, weight_bits=16.0, weight_only=0, kv_bits=16.0)
+        sizes = Sizes.of(request.draft, request.prompt_tokens)
+        parts = decode_s(sizes, small, self.hardware, self.constant)
+        return total(parts) - parts["sequences"] - self.constant["serve.step_s"]
+
+    def prefill(self) -> Mapping[str, Array]:
+        """Parts of the seconds of one prompt."""
+        return prefill_s(self.sizes, self.setup(1.0), self.hardware, self.constant)
+
+    def decode(self, batch: Array) -> Mapping[str, Array]:
+        """Parts of the seconds of one token of each request of a batch."""
+        return decode_s(self.sizes, self.setup(batch, self.draft_s(batch)), self.hardware, self.constant)
+
+    def moved_s(self) -> Array:
+        """Seconds in which a prompt's KV cache comes from a pool for prefill."""
+        kv_bytes, hardware = self.sizes.kv_bytes * self.columns["kv_bits"] / 16, self.hardware
+        moved = self.request.prompt_tokens * kv_bytes / (hardware.scaleout * hardware.nic_share)
+        return moved * self.columns["apart"]
+
+    def bytes(self, setup: ServeSetup) -> dict[str, Array]:
+        """What a device holds, drafts too."""
+        request, memory = self.request, serve_memory_parts(self.sizes, setup)
+        if request.draft:
+            small = replace(setup, weight_bits=16.0, kv_bits=16.0, e=1)
+            memory |= _draft_bytes(Sizes.of(request.draft, request.prompt_tokens), small)
+        return memory | (_draft_bytes(next_token_layer(self.sizes), setup) if request.mtp else {})
 
 
 def evaluate(
@@ -186,66 +268,34 @@ def evaluate(
     constant = values(constants, "serve", groups(offer.device, offer.device.serve_stack))
     sizes = Sizes.of(request.shape, request.prompt_tokens)
     hardware = replace(hardware, peak=_peaks(offer, hardware, columns))
-
-    def setup_of(batch: Array, draft_s: Array = 0.0) -> ServeSetup:
-        return ServeSetup(
-            t=columns["t"], p=columns["p"], e=columns["e"], batch=np.maximum(1.0, batch),
-            prompt=request.prompt_tokens,
-            output=request.output_tokens, weight_bits=columns["weight_bits"], kv_bits=columns["kv_bits"],
-            weight_only=np.isin(columns["forms"], WEIGHT_ONLY).astype(float), prefix_hit=request.prefix_hit,
-            draft=columns["draft"], accept=request.accept or 0.0, draft_s=draft_s,
-        )  # fmt: skip
-
-    def draft_s(batch: Array) -> Array:
-        """Seconds in which one token of each request is proposed; a look-up takes none."""
-        if request.mtp:
-            return mtp_s(sizes, setup_of(batch), hardware, constant)
-        if request.draft is None:
-            return 0.0
-        small = replace(setup_of(batch), draft=0, e=1, weight_bits=16.0, weight_only=0, kv_bits=16.0)
-        parts = decode_s(Sizes.of(request.draft, request.prompt_tokens), small, hardware, constant)
-        return total(parts) - parts["sequences"] - constant["serve.step_s"]
-
-    def decode(batch: Array) -> Mapping[str, Array]:
-        return decode_s(sizes, setup_of(batch, draft_s(batch)), hardware, constant)
-
-    kv_bytes = sizes.kv_bytes * columns["kv_bits"] / 16
-    moved_s = request.prompt_tokens * kv_bytes / (hardware.scaleout * hardware.nic_share) * columns["apart"]
-    load = arrivals if request.arrival_per_s and not request.in_batch else closed
-    loaded = load(request, columns, prefill_s(sizes, setup_of(1.0), hardware, constant), decode, moved_s)
-    if request.in_batch:
-        started = engine_s(offer.device, request.shape.params, columns["weight_bits"])
-        wall_s, parts = loaded["wall_s"] + total(started), loaded["parts"] | started
-        loaded |= {"wall_s": wall_s, "parts": parts}
-    held = setup_of(np.maximum(1.0, np.ceil(loaded["batch"])), draft_s(loaded["batch"]))
-    memory = serve_memory_parts(sizes, held)
-    if request.draft:
-        small = replace(held, weight_bits=16.0, kv_bits=16.0, e=1)
-        memory |= _draft_bytes(Sizes.of(request.draft, request.prompt_tokens), small)
-    if request.mtp:
-        memory |= _draft_bytes(next_token_layer(sizes), held)
-    split, engines = columns["t"] * columns["p"], columns["replicas"] + loaded["prefill_replicas"]
+    ways = _Ways(request, offer.device, sizes, hardware, constant, columns)
+    loaded = _loaded(ways)
+    batch = loaded["batch"]
+    setup = ways.setup(np.maximum(1.0, np.ceil(batch)), ways.draft_s(batch))
+    memory = ways.bytes(setup)
+    devices = columns["t"] * columns["p"] * (columns["replicas"] + loaded["prefill_replicas"])
     free = room_bytes(request, offer.device) - total(memory)
-    most = np.maximum(1, held.batch + np.floor(free / (memory["kv"] / held.batch)))
+    most = np.maximum(1, setup.batch + np.floor(free / (memory["kv"] / setup.batch)))
     return loaded | {
         "memory": total(memory),
-        "devices": split * engines,
+        "devices": devices,
         "bytes": memory,
-        "fits_number": split * engines <= offer.most,
+        "fits_number": devices <= offer.most,
         "ratios": {},
         "replayable": columns["apart"] == 0,
-        "replay": lambda at: _replayed(
-            request,
-            sizes,
-            held,
-            hardware,
-            constant,
-            columns,
-            loaded["felt"],
-            int(min(most[at], MOST_BATCH)),
-            at,
-        ),
+        "replay": lambda at: _replayed(ways, setup, loaded["felt"], int(min(most[at], MOST_BATCH)), at),
     }
+
+
+def _loaded(ways: _Ways) -> dict[str, Any]:
+    """Each candidate under the load, the engine's start with it where the job ends."""
+    request = ways.request
+    load = arrivals if request.arrival_per_s and not request.in_batch else closed
+    loaded = load(request, ways.columns, ways.prefill(), ways.decode, ways.moved_s())
+    if not request.in_batch:
+        return loaded
+    started = engine_s(ways.device, request.shape.params, ways.columns["weight_bits"])
+    return loaded | {"wall_s": loaded["wall_s"] + total(started), "parts": loaded["parts"] | started}
 
 
 def _draft_bytes(draft: Sizes, setup: ServeSetup) -> dict[str, Array]:
@@ -255,25 +305,18 @@ def _draft_bytes(draft: Sizes, setup: ServeSetup) -> dict[str, Array]:
 
 
 def _replayed(
-    request: Request,
-    sizes: Sizes,
-    setup: ServeSetup,
-    hardware: Hardware,
-    constant: dict[str, Array],
-    columns: Mapping[str, np.ndarray],
-    limits: Collection[tuple[str, float]],
-    most: int,
-    at: int,
+    ways: _Ways, setup: ServeSetup, limits: Collection[tuple[str, float]], most: int, at: int
 ) -> dict[tuple[str, float], float] | None:
     """Percentiles of one candidate by a replay, with no more in its batch than its memory holds; None where
     prefill stands apart: pools differ in size."""
-    if columns["apart"][at]:
+    request = ways.request
+    if ways.columns["apart"][at]:
         return None
-    replicas = float(columns["replicas"][at])
+    replicas = float(ways.columns["replicas"][at])
     rate = float(request.arrival_per_s or 0.0) / replicas
     users = 0 if rate else ceil(request.users / replicas)
     load = Load(arrival_per_s=rate, users=users, burstiness=request.burstiness, most=max(most, 1))
-    felt = under_load(sizes, _one_of(setup, at), _one_of(hardware, at), constant, load)
+    felt = under_load(ways.sizes, _one_of(setup, at), _one_of(ways.hardware, at), ways.constant, load)
     by_name = {"ttft_s": felt.ttft_s, "tpot_s": felt.tpot_s}
     return {(name, percentile): by_name[name][round(percentile)] for name, percentile in limits}
 
