@@ -85,49 +85,45 @@ def config_of(job: dict[str, Any], model: Any, rounds: int) -> Any:
 
 def ordered(job: dict[str, Any], losses: list[float], group: Group, tell: Told) -> Any:
     """TRL's trainer with the order's rates; it notes every loss, and stops before a NaN is kept."""
+    trainer = noting(rated(trainer_class(job, tell), job["rates"]), job, losses, group)
+    return summing(trainer, group) if in_turn(job, group) else trainer
+
+
+def in_turn(job: dict[str, Any], group: Group) -> bool:
+    """Whether several processes add up their gradients in the order of the micro-batches."""
+    return job["reduce"] == "ordered" and group.size > 1
+
+
+def rated(base: Any, rates: list[float]) -> Any:
+    """The trainer with a rate a step."""
     import torch
 
-    alone = group.size == 1
-    by_order = job["reduce"] == "ordered" and not alone
-    share = 1 if alone or by_order else group.size  # what the libraries scale a loss by, to average gradients
-
-    class Ordered(trainer_class(job, tell)):  # type: ignore[misc]
-        def __init__(self, **more: Any) -> None:
-            self.rates = [*job["rates"], 0.0]
-            self.sum: OrderedSum | None = None
-            super().__init__(**more)
-            if by_order:  # evaluation_mode: prepared as ever, but for the wrapping by DDP
-                self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
-
+    class Rated(base):  # type: ignore[misc]
         def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
             chosen: Any = optimizer or self.optimizer
-            rate = torch.optim.lr_scheduler.LambdaLR(
-                chosen, lambda n: self.rates[min(n, len(self.rates) - 1)]
-            )
+            ended = [*rates, 0.0]
+            rate = torch.optim.lr_scheduler.LambdaLR(chosen, lambda n: ended[min(n, len(rates))])
             self.lr_scheduler, self._created_lr_scheduler = rate, True
             return rate
 
+    return Rated
+
+
+def noting(base: Any, job: dict[str, Any], losses: list[float], group: Group) -> Any:
+    """The trainer that draws by step and micro-batch, notes each loss, and ends where one is no number."""
+    import torch
+
+    # What the libraries scale a loss by, to average gradients.
+    share = 1 if in_turn(job, group) else group.size
+
+    class Noting(base):  # type: ignore[misc]
         def training_step(self, *args: Any, **kwargs: Any) -> Any:
             number = len(losses) * group.size + group.rank
             torch.manual_seed(seed_of(job["seed"], self.state.global_step, number))
             loss = super().training_step(*args, **kwargs)
             losses.append(float(loss) / share)
             self.finite("loss", losses[-1])
-            if by_order:
-                self.add_up()
             return loss
-
-        def add_up(self) -> None:
-            """This micro-batch into the step's sum; with the last one the sum becomes the gradient."""
-            model: Any = self.model
-            self.sum = self.sum or OrderedSum(model.parameters(), group.size)
-            self.sum.add()
-            if self.accelerator.sync_gradients:
-                self.sum.spread()
-
-        def _get_num_items_in_batch(self, *args: Any) -> Any:
-            count = super()._get_num_items_in_batch(*args)
-            return sum(group.gathered(count)) if by_order else count
 
         def _clip_grad_norm(self, model: Any) -> Any:
             norm = super()._clip_grad_norm(model)
@@ -141,7 +137,32 @@ def ordered(job: dict[str, Any], losses: list[float], group: Group, tell: Told) 
         def create_model_card(self, *args: Any, **kwargs: Any) -> None:
             """None: it would hold names of folders."""
 
-    return Ordered
+    return Noting
+
+
+def summing(base: Any, group: Group) -> Any:
+    """The trainer that adds up each micro-batch's gradients in their order over the processes."""
+
+    class Summing(base):  # type: ignore[misc]
+        def __init__(self, **more: Any) -> None:
+            self.sum: OrderedSum | None = None
+            super().__init__(**more)
+            # evaluation_mode: prepared as ever, but for the wrapping by DDP
+            self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
+
+        def training_step(self, *args: Any, **kwargs: Any) -> Any:
+            loss = super().training_step(*args, **kwargs)
+            model: Any = self.model
+            self.sum = self.sum or OrderedSum(model.parameters(), group.size)
+            self.sum.add()
+            if self.accelerator.sync_gradients:  # with the last one the sum becomes the gradient
+                self.sum.spread()
+            return loss
+
+        def _get_num_items_in_batch(self, *args: Any) -> Any:
+            return sum(group.gathered(super()._get_num_items_in_batch(*args)))
+
+    return Summing
 
 
 def curve_of(
