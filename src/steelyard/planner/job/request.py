@@ -144,21 +144,38 @@ class Request:
     service_h: float = 24.0  # of service that the choice of the serving hardware weighs; not in cost_usd
 
     def __post_init__(self) -> None:
-        _one_of("plan.job", "job", self.job, JOBS)
-        _one_of("plan.objective", "objective", self.objective, OBJECTIVES)
-        _one_of("plan.trust", "trust level", self.trust, TRUST)
-        _one_of("plan.finetuning_type", "finetuning_type", self.finetuning_type, FINETUNING)
+        self._check_words()
         if not self.tokens > 0:
             raise WrongUse("plan.tokens", "the number of tokens must be above 0", hint="--tokens 1e9")
         if unknown := [name for name in self.slo if not SLO.fullmatch(name)]:
             raise WrongUse("plan.slo", f"{unknown[0]!r} is no part of an SLO", hint="ttft_s, tpot_p95_s")
-        for words, allowed in (
-            (self.precisions, SERVED if self.serves else TRAINED),
-            (self.kv_precisions, CACHED),
-        ):
-            for word in words:
-                _one_of("plan.precision", "precision of this job", word, allowed)
         _guesses(self.prefix_hit, self.draft_tokens, self.accept)
+        self._check_model()
+        if self.count < 0:
+            raise WrongUse("plan.count", f"count is {self.count}, not 0 or more", hint="--count 384")
+        for name in ("users", "prompt_tokens", "output_tokens", "seq_len", "max_devices"):
+            if getattr(self, name) < 1:
+                raise WrongUse(f"plan.{name}", f"{name} is {getattr(self, name)}, not 1 or more")
+        self._check_surroundings()
+        self._check_context()
+        if bare := [name for name, price in self.prices.items() if not isinstance(price, OwnPrice)]:
+            raise no_class(f"the price of {bare[0]}")
+
+    def _check_words(self) -> None:
+        """Raises WrongUse for a word that is none of those that there are."""
+        _one_of("plan.job", "job", self.job, JOBS)
+        _one_of("plan.objective", "objective", self.objective, OBJECTIVES)
+        _one_of("plan.trust", "trust level", self.trust, TRUST)
+        _one_of("plan.finetuning_type", "finetuning_type", self.finetuning_type, FINETUNING)
+        for word in self.precisions:
+            _one_of("plan.precision", "precision of this job", word, SERVED if self.serves else TRAINED)
+        for word in self.kv_precisions:
+            _one_of("plan.precision", "precision of this job", word, CACHED)
+        for word in self.price_classes:
+            _one_of("plan.price_class", "price class", word, PRICE_CLASSES)
+
+    def _check_model(self) -> None:
+        """Raises WrongUse for what is asked of a model that has or does no such thing."""
         if self.media_bytes and self.serves and self.shape.tower_params:
             raise WrongUse(
                 "plan.images",
@@ -171,18 +188,6 @@ class Request:
             text = f"{self.name} has no layer of its own that predicts further tokens"
             hint = "--draft lookup, or a small model: --draft llama3.2-1b"
             raise WrongUse("plan.draft", text, where=Where(field="draft"), hint=hint)
-        sizes = ("users", "prompt_tokens", "output_tokens", "seq_len", "max_devices")
-        if self.count < 0:
-            raise WrongUse("plan.count", f"count is {self.count}, not 0 or more", hint="--count 384")
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise WrongUse(f"plan.{name}", f"{name} is {getattr(self, name)}, not 1 or more")
-        self._check_surroundings()
-        self._check_context()
-        if bare := [name for name, price in self.prices.items() if not isinstance(price, OwnPrice)]:
-            raise no_class(f"the price of {bare[0]}")
-        for word in self.price_classes:
-            _one_of("plan.price_class", "price class", word, PRICE_CLASSES)
 
     def _check_surroundings(self) -> None:
         """Raises WrongUse for a year without devices, or a network that carries more than its links."""

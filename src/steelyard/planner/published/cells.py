@@ -82,7 +82,7 @@ def _active(row: Row, catalogued: Mapping[str, Any], params: float, dense: float
 
 
 def rates_of(row: Row, device: Device) -> dict[str, float]:
-    """The rates of the row's device, or slice of one, as `Hardware` names them, in the node that it tells of."""
+    """The rates of the row's device, or of its slice, as `Hardware` names them, in the row's node."""
     hardware = hardware_of(device, row.get("precision") or "bf16")
     if hardware is None:
         raise WrongUse("results.no_peak", f"no peak is published for {device.id} at {row.get('precision')}")

@@ -7,6 +7,7 @@ limit) is taken to have helped. Nothing here looks at a row's source.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -156,52 +157,60 @@ def setup_of(
     engine = stack(row.get("framework") or "")
     if engine == "llama.cpp" and device.family == "intel" and devices_of(row) > 1:
         raise WrongUse("results.stack", "llama.cpp has no published way over several Intel GPUs")
-    metric = metric_of(row)
-    bits = number(row, "weight_bits") or _bits(row)
-    batch_given = number(row, "concurrency") or number(row, "micro_batch")
-    if not batch_given and (
-        engine in ONE_STREAM or metric.kind in (*TIMES, "user") or row["phase"] != "serve"
-    ):
-        batch_given = 1.0
-    t, p, replicas = split_of(row, sizes, hardware, engine, batch_given, bits)
+    metric, bits = metric_of(row), number(row, "weight_bits") or _bits(row)
+    requested = _requested(row, metric, engine)
+    t, p, replicas = split_of(row, sizes, hardware, engine, requested, bits)
     e = experts_of(row, sizes)
     if ATTENTION_APART.search(row.get("framework") or "") and sizes.experts:
         t, replicas, e = 1.0, replicas * t, max(e, t)
-    prompt = number(row, "prompt_len", PROMPT) or PROMPT
-    output = max(1.0, number(row, "output_len", OUTPUT) or OUTPUT)
     drafted = DRAFTED if MTP.search(row.get("framework") or "") else 0.0
-    kv_bits = 8.0 if not number(row, "kv_bits") and bits < 16 and engine == "tensorrt-llm" else 16.0
-    batch = max(1.0, batch_given / replicas) if batch_given else OFFERED
-    if metric.kind not in TIMES:  # a time a token is told of a batch that ran
-        room = (ENGINE_MEMORY * hardware["memory"] - RUNTIME_BYTES) * t * p - sizes.params * bits / 8
-        room = max(room, LEAST_ROOM * hardware["memory"] * t * p)
-        length = prompt + output / 2
-        cached_tokens = length * float(cached_share(length, sizes.sliding, sizes.sliding_share))
-        batch = max(1.0, min(batch, room / (sizes.kv_bytes * kv_bits / 16 * cached_tokens)))
     setup = {
         "t": t,
         "p": p,
         "e": e,
-        "batch": batch,
-        "prompt": prompt,
-        "output": output,
+        "batch": max(1.0, requested / replicas) if requested else OFFERED,
+        "prompt": number(row, "prompt_len", PROMPT) or PROMPT,
+        "output": max(1.0, number(row, "output_len", OUTPUT) or OUTPUT),
         "weight_bits": bits,
-        "kv_bits": kv_bits,
+        "kv_bits": 8.0 if not number(row, "kv_bits") and bits < 16 and engine == "tensorrt-llm" else 16.0,
         "weight_only": float(weight_only(row, device)),
         "year": year_of(row),
         "draft": drafted,
         "accept": ACCEPTED,
     }
-    # Lengths that are no round number are means over a data set: offered at once, the long ones end alone.
-    unequal = output % 16 != 0 and output % 10 != 0
+    if metric.kind not in TIMES:  # a time a token is told of a batch that ran
+        setup["batch"] = max(1.0, min(setup["batch"], _held(setup, sizes, hardware["memory"])))
     return setup, {
         "replicas": replicas,
         "devices": t * p * replicas,
-        "drains": float(not batch_given and unequal),
+        "drains": float(not requested and _unequal(setup["output"])),
         "together": float(bool(number(row, "micro_batch"))),  # a static batch: all prompts arrive at once
         "alone": float(row.get("phase") == "decode"),
         "untold": UNTOLD if drafted and metric.kind not in ("ttft", "prompt") else 0.0,
     }
+
+
+def _requested(row: Row, metric: Metric, engine: str) -> float | None:
+    """Requests in flight: as told; one for what is asked of one user or by an engine that serves one; None
+    where all are offered at once."""
+    told = number(row, "concurrency") or number(row, "micro_batch")
+    one = engine in ONE_STREAM or metric.kind in (*TIMES, "user") or row["phase"] != "serve"
+    return told or (1.0 if one else None)
+
+
+def _held(setup: Mapping[str, float], sizes: Sizes, memory: float) -> float:
+    """Requests whose KV cache, half of the answer written, has room beside the weights of a replica."""
+    t, p, bits = setup["t"], setup["p"], setup["weight_bits"]
+    room = (ENGINE_MEMORY * memory - RUNTIME_BYTES) * t * p - sizes.params * bits / 8
+    room = max(room, LEAST_ROOM * memory * t * p)
+    length = setup["prompt"] + setup["output"] / 2
+    cached_tokens = length * float(cached_share(length, sizes.sliding, sizes.sliding_share))
+    return float(room / (sizes.kv_bytes * setup["kv_bits"] / 16 * cached_tokens))
+
+
+def _unequal(output: float) -> bool:
+    """No round number is a mean over a data set: of answers offered at once the long ones end alone."""
+    return output % 16 != 0 and output % 10 != 0
 
 
 def experts_of(row: Row, sizes: Sizes) -> float:

@@ -182,13 +182,9 @@ def _step(
         path = np.repeat(arrived.path, len(options), axis=0)
         path = np.hstack([taken, path] if back else [path, taken])
         extended.append(_front(_Labels(values, path, np.full(len(values), pool)), axes))
-    return _Labels(
-        np.concatenate([m.values for m in extended]) if extended else np.zeros((0, 3)),
-        np.concatenate([m.path for m in extended])
-        if extended
-        else np.zeros((0, labels.path.shape[1] + 1), int),
-        np.concatenate([m.pool for m in extended]) if extended else np.zeros(0, int),
-    )
+    if not extended:
+        return _Labels(np.zeros((0, 3)), np.zeros((0, labels.path.shape[1] + 1), int), np.zeros(0, int))
+    return _Labels(*(np.concatenate([getattr(m, n) for m in extended]) for n in ("values", "path", "pool")))
 
 
 def _values(option: Option) -> tuple[float, float, float]:

@@ -181,14 +181,19 @@ def _values(
         "max_num_batched_tokens": (max(step, sequences), "plan: a prompt of the load in one step"),
         "memory_share": (pool_share if engine == "sglang" else share, _why_room(request)),
     }
-    on_gaudi = platform_of(device.vendor, device.kind) == "gaudi"
-    if weights in ONLINE and not on_gaudi:
-        values["quantization"] = (weights, candidate)
-    elif weights == "fp8" and engine == "vllm":
-        values["quantization"] = ("inc", candidate)
+    values |= _quantization(engine, weights, device)
     if setup["ep"] > 1:
         values |= {"expert_parallel": (True, candidate), "ep": (setup["ep"], candidate)}
     return values | _draft(setup, request)
+
+
+def _quantization(engine: str, weights: str, device: Device) -> dict[str, tuple[Any, str]]:
+    """How the engine makes the form of the weights while it loads them, where it does."""
+    if weights in ONLINE and platform_of(device.vendor, device.kind) != "gaudi":
+        return {"quantization": (weights, "plan: the candidate chosen")}
+    if weights == "fp8" and engine == "vllm":
+        return {"quantization": ("inc", "plan: the candidate chosen")}
+    return {}
 
 
 def _draft(setup: Mapping[str, Any], request: Request) -> dict[str, tuple[Any, str]]:

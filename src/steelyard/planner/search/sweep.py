@@ -362,11 +362,7 @@ def divides(job: Job, columns: Mapping[str, Array]) -> Array:
     """
     p, v, d = columns["p"], columns["v"], columns["d"]
     devices = columns["t"] * columns["c"] * p * d
-    counted = np.arange(TABLES + 1 if uneven(job.stacks) else 1) + np.float32(job.sizes.layers)
-    alike = np.any([np.mod(layers, p * v) == 0 for layers in counted], axis=0)
-    if uneven(job.stacks):
-        alike = alike | ((v == 1) & (p <= job.sizes.layers))
-    pairs = alike & ((v == 1) | (p > 1))
+    pairs = _fill_stages(job, p, v) & ((v == 1) | (p > 1))
     pairs = pairs & (devices <= job.max_devices) & (devices >= job.least_devices)
     pairs = pairs & (np.mod(d * columns["c"], columns["e"]) == 0)
     if np.any(columns["offload"]):
@@ -377,6 +373,13 @@ def divides(job: Job, columns: Mapping[str, Array]) -> Array:
         return whole & pairs
     turns = rounds * (1 / p)
     return whole & pairs & ((v == 1) | (turns == np.floor(turns)))
+
+
+def _fill_stages(job: Job, p: Array, v: Array) -> Array:
+    """Which pipelines the layers fill evenly, tables of words counted in where stages may be uneven."""
+    counted = np.arange(TABLES + 1 if uneven(job.stacks) else 1) + np.float32(job.sizes.layers)
+    alike = np.any([np.mod(layers, p * v) == 0 for layers in counted], axis=0)
+    return alike | ((v == 1) & (p <= job.sizes.layers)) if uneven(job.stacks) else alike
 
 
 def _held_by(job: Job, columns: Mapping[str, Array]) -> TrainSetup:

@@ -13,6 +13,7 @@ from steelyard.launch import LAUNCHED
 from steelyard.recipe import Goal, Recipe
 from steelyard.recipe import Owned as RecipeOwned
 from steelyard.shape import Shape
+from steelyard.units import Figure
 
 from ..here.local import Local
 from ..here.local_train import packed
@@ -68,18 +69,6 @@ def this_machine(filled: Fill, local: Local, request: Request) -> Plan:
 def _here(filled: Fill, local: Local) -> Plan:
     most = local.peak_bytes
     short = most.high > local.room_bytes
-    steps = [
-        {
-            "step": step,
-            "hosts": 1,
-            "device": HERE,
-            "devices": 1,
-            "time_s": f["wall_s"].value,
-            "cost_usd": f["cost_usd"].value,
-            "transfer_s": 0.0,
-        }
-        for step, f in local.steps.items()
-    ]
     return Plan(
         device=HERE,
         devices=1,
@@ -93,8 +82,20 @@ def _here(filled: Fill, local: Local) -> Plan:
         why_not=needs_more(most.high, local.room_bytes) if short else None,
         shortfalls={"memory": most.high / local.room_bytes} if short else {},
         parts={step: f["wall_s"].value for step, f in local.steps.items()},
-        steps=tuple(steps),
+        steps=tuple(_step_row(step, figures) for step, figures in local.steps.items()),
     )
+
+
+def _step_row(step: str, figures: Mapping[str, Figure]) -> dict[str, Any]:
+    return {
+        "step": step,
+        "hosts": 1,
+        "device": HERE,
+        "devices": 1,
+        "time_s": figures["wall_s"].value,
+        "cost_usd": figures["cost_usd"].value,
+        "transfer_s": 0.0,
+    }
 
 
 def request_of(recipe: Recipe, filled: Fill, shape: Shape, facts: DataFacts) -> Request:
