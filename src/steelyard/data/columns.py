@@ -209,14 +209,7 @@ def check_columns(
 ) -> None:
     """The columns that `map` names are there; without a map, the columns show a shape. Raises WrongUse."""
     columns = [c for c in file.columns or list(first) if c]
-    for word, column in ((word, column) for word, several in names.items() for column in several):
-        if column not in columns and (file.columns or word in ("user", "assistant", "text", "thread")):
-            raise missing_column(account, columns, word, column, file.sheets)
-    if names and not {"text", "user", "assistant"} & set(names):
-        raise WrongUse(
-            "data.map_incomplete", "map names no column with text",
-            where=Where(str(account.path), field="data.map"), hint="map: {user: COLUMN, assistant: COLUMN}",
-        )  # fmt: skip
+    _check_map(file, account, columns, names)
     if names or not file.columns or shape:
         return
     if {"chosen", "rejected"} <= set(columns):
@@ -229,6 +222,17 @@ def check_columns(
         )  # fmt: skip
     if shape_of(dict.fromkeys(columns)) in (None, "text"):  # a table's text column may be prose of any kind
         raise no_shape(account, columns, file.sheets)
+
+
+def _check_map(file: DataFile, account: FileAccount, columns: list[str], names: MapNames) -> None:
+    for word, column in ((word, column) for word, several in names.items() for column in several):
+        if column not in columns and (file.columns or word in ("user", "assistant", "text", "thread")):
+            raise missing_column(account, columns, word, column, file.sheets)
+    if names and not {"text", "user", "assistant"} & set(names):
+        raise WrongUse(
+            "data.map_incomplete", "map names no column with text",
+            where=Where(str(account.path), field="data.map"), hint="map: {user: COLUMN, assistant: COLUMN}",
+        )  # fmt: skip
 
 
 def missing_column(

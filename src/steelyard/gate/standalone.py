@@ -56,11 +56,13 @@ def check(
     """
     from ..model import Tokenizer
 
-    if depth not in DEPTHS:
-        raise WrongUse("gate.depth", f"{depth!r} is no depth", hint=f"one of {', '.join(DEPTHS)}")
+    _check_depth(depth)
     folder = Path(model_folder)
-    judged = judged_mode(mode, folder, served)
+    settings: dict[str, Any] = {"mode": judged_mode(mode, folder, served), "seed": seed, "depth": depth}
+    settings["declared"] = declared_temperature(folder)
     tokenizer, scored = Tokenizer(folder), load_tasks(tasks) if tasks is not None else []
+
+    of_base = base_reference or (Later(base, served=served, of=folder) if base else None)
 
     async def run() -> Verdict:
         exact = reference or exact_reference(folder, served=served)
@@ -70,16 +72,23 @@ def check(
                 tokenizer,
                 exact,
                 rows=scored or load_tasks(rows),
-                mode=judged,
-                seed=seed,
-                base=base_reference or (Later(base, served=served, of=folder) if base else None),
-                declared=declared_temperature(folder),
-                depth=depth,
-                rounded=None if isinstance(exact, TransformersReference) else Later(folder, "int8"),
+                base=of_base,
+                rounded=_rounded(folder, exact),
+                **settings,
             )
             return await _scored(verdict, endpoint, tokenizer, scored) if scored else verdict
 
     return asyncio.run(run())
+
+
+def _check_depth(depth: str) -> None:
+    if depth not in DEPTHS:
+        raise WrongUse("gate.depth", f"{depth!r} is no depth", hint=f"one of {', '.join(DEPTHS)}")
+
+
+def _rounded(folder: Path, exact: Reference) -> Reference | None:
+    """The INT8 form of the folder, of a network that can be rounded here."""
+    return None if isinstance(exact, TransformersReference) else Later(folder, "int8")
 
 
 async def _scored(

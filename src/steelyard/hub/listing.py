@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..errors import WrongUse
@@ -35,6 +35,11 @@ def choose(listed: Iterable[Listed], only: str = "") -> tuple[list[Listed], list
             left.append(f"{file.name}: {why}")
         else:
             wanted.append(file)
+    _check_weights(files, wanted, has_tensors)
+    return wanted, left
+
+
+def _check_weights(files: Sequence[Listed], wanted: Sequence[Listed], has_tensors: bool) -> None:
     weights = [f.name for f in wanted if f.name.endswith((".safetensors", ".gguf"))]
     if not weights:
         pickles = [f.name for f in files if f.name.endswith(CODE)]
@@ -50,7 +55,6 @@ def choose(listed: Iterable[Listed], only: str = "") -> tuple[list[Listed], list
             "hub.which_file", f"it holds {len(weights)} GGUF files", why=", ".join(weights[:8]),
             hint=f"name one behind a colon: org/name:{weights[0]}",
         )  # fmt: skip
-    return wanted, left
 
 
 def refusal(name: str) -> str | None:

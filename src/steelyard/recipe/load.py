@@ -132,26 +132,37 @@ def _short_forms(tree: Tree) -> None:
     for at, value in list(_walk(values)):
         if value == AUTO and isinstance(value, str) and dotted(at) not in KEEPS_AUTO and _is_planned(at):
             _delete(values, at)
-    for stage in values["train"] if isinstance(values.get("train"), list) else ():
-        if isinstance(stage, dict) and isinstance(stage.get("stage"), str):
-            stage["stage"] = STAGES.get(stage["stage"], stage["stage"])
-        for word in [
-            w for w in NOT_ASKED_FOR if isinstance(stage, dict) and stage.get(w) in NOT_ASKED_FOR[w]
-        ]:
-            del stage[word]
+    for stage in _tables(values.get("train")):
+        _short_stage(stage)
     clean = values.get("clean")
     if isinstance(clean, dict) and isinstance(clean.get("pii"), str):
         clean["pii"] = PII.get(clean["pii"], clean["pii"])
     resources = values.get("resources")
     if isinstance(resources, dict) and isinstance(resources.get("own"), list):
         resources["own"] = [{"device": e} if isinstance(e, str) else e for e in resources["own"]]
-    for source in values["data"] if isinstance(values.get("data"), list) else ():
-        if isinstance(source, dict) and isinstance(source.get("format"), str):
-            source["format"] = FORMATS.get(source["format"], source["format"])
-            if source["format"] in SEEN:
-                del source["format"]
-        if isinstance(source, dict) and isinstance(source.get("map"), dict):
-            source["map"] = {MAP_WORDS.get(word, word): column for word, column in source["map"].items()}
+    for source in _tables(values.get("data")):
+        _short_source(source)
+
+
+def _tables(value: Any) -> list[dict[str, Any]]:
+    """The tables of a list, whatever else stands there."""
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+
+def _short_stage(stage: dict[str, Any]) -> None:
+    if isinstance(stage.get("stage"), str):
+        stage["stage"] = STAGES.get(stage["stage"], stage["stage"])
+    for word in [w for w in NOT_ASKED_FOR if stage.get(w) in NOT_ASKED_FOR[w]]:
+        del stage[word]
+
+
+def _short_source(source: dict[str, Any]) -> None:
+    if isinstance(source.get("format"), str):
+        source["format"] = FORMATS.get(source["format"], source["format"])
+        if source["format"] in SEEN:
+            del source["format"]
+    if isinstance(source.get("map"), dict):
+        source["map"] = {MAP_WORDS.get(word, word): column for word, column in source["map"].items()}
 
 
 def _is_planned(at: Path_) -> bool:

@@ -244,24 +244,28 @@ def loss_panel(curve: Sequence[Mapping[str, Any]], say: Words) -> Panel:
         return Panel("", 0)
     steps = [float(p["step"]) for p in curve]
     most = max(float(p.get(name, 0.0)) for p in curve for name in ("loss", "eval_loss")) or 1.0
-    first, last = steps[0], steps[-1]
     foot, across = 10 + PLOT, WIDTH - LEFT - RIGHT
     body = "".join(_grid_line(foot - s * (PLOT - 10), f"{s * most:.2g}") for s in (0, 0.5, 1))
     for name, kind in (("loss", "line"), ("eval_loss", "line looks")):
         points = " ".join(
-            f"{LEFT + (p['step'] - first) / max(last - first, 1) * across:.1f},"
+            f"{LEFT + (p['step'] - steps[0]) / max(steps[-1] - steps[0], 1) * across:.1f},"
             f"{foot - p[name] / most * (PLOT - 10):.1f}"
             for p in curve
             if name in p
         )
         body += f'<polyline class="{kind}" points="{points}"/>' if points else ""
-    for share in (0.0, 0.5, 1.0):
-        step, anchor = first + share * (last - first), ("start", "middle", "end")[round(share * 2)]
-        x = LEFT + share * across
-        body += (
-            f'<text class="soft small" text-anchor="{anchor}" x="{x:.1f}" y="{foot + 18}">{step:.0f}</text>'
-        )
+    body += _step_numbers(steps[0], steps[-1], foot + 18, across)
     looked = f", {say('dashed: held-out rows')}" if any("eval_loss" in p for p in curve) else ""
     text = f"{say('step')}{looked}"
     caption = f'<text class="soft small middle" x="{LEFT + across / 2}" y="{foot + 34}">{text}</text>'
     return Panel(body + caption, foot + 40)
+
+
+def _step_numbers(first: float, last: float, y: float, across: float) -> str:
+    """The first step, the one amid and the last, below their places."""
+    text = '<text class="soft small" text-anchor="{anchor}" x="{x:.1f}" y="{y}">{step:.0f}</text>'
+    places = ((0.0, "start"), (0.5, "middle"), (1.0, "end"))
+    return "".join(
+        text.format(anchor=anchor, x=LEFT + share * across, y=y, step=first + share * (last - first))
+        for share, anchor in places
+    )

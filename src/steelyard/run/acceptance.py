@@ -293,11 +293,6 @@ def training(place: Place) -> Part:
 def serving(place: Place) -> Part:
     measured: list[dict[str, str]] = []
     figures: dict[str, Any] = {}
-    names = {
-        "output_tok_s": ("output_tokens_per_s", "tokens/s"),
-        "ttft_s": ("ttft_s", "s"),
-        "tpot_s": ("tpot_s", "s"),
-    }
     with served(place) as url:
         for users in LOADS:
             load = Load(users=users, prompt_tokens=PROMPT, output_tokens=OUTPUT)
@@ -305,17 +300,17 @@ def serving(place: Place) -> Part:
             if "output_tok_s" not in told:
                 return Part(name="serving", state="failed", why=f"nothing was answered at {users} users")
             figures[f"output_tok_s_{users}"] = told["output_tok_s"]
-            setup: dict[str, Any] = {
-                "phase": "serve",
-                "prompt_len": PROMPT,
-                "output_len": OUTPUT,
-                "concurrency": users,
-                "tp": 1,
-            }
-            measured += [
-                place.row(f"serve-{users}", *names[n], v, **setup) for n, v in told.items() if n in names
-            ]
+            measured += served_rows(place, users, told)
     return Part(name="serving", state="passed", figures=figures, rows=tuple(measured))
+
+
+def served_rows(place: Place, users: int, told: Mapping[str, float]) -> list[dict[str, str]]:
+    """One load's figures as rows of measured.csv."""
+    setup: dict[str, Any] = {"phase": "serve", "prompt_len": PROMPT, "output_len": OUTPUT}
+    setup |= {"concurrency": users, "tp": 1}
+    metrics = {"output_tok_s": ("output_tokens_per_s", "tokens/s"), "ttft_s": ("ttft_s", "s")}
+    metrics |= {"tpot_s": ("tpot_s", "s")}
+    return [place.row(f"serve-{users}", *metrics[n], v, **setup) for n, v in told.items() if n in metrics]
 
 
 PRODUCTS = """

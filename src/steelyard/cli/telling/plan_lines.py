@@ -234,22 +234,21 @@ def _asked_lines(request: dict[str, Any]) -> list[str]:
     what = {"job": request["job"], "model": request["name"], "size": f"{request['params'] / 1e9:.3g}"}
     if request["job"] == "serve" or request["batch_scoring"]:
         what |= {"prompt": request["prompt_tokens"], "output": request["output_tokens"]}
-        if request["batch_scoring"]:
-            what["load"] = say("{tokens} tokens of answers at once", tokens=f"{request['tokens']:,.0f}")
-        elif request["arrival_per_s"]:
-            what["load"] = say("{rate} requests a second", rate=f"{request['arrival_per_s']:g}")
-        elif request["users"] == 1:
-            what["load"] = say("one request always in flight")
-        else:
-            what["load"] = say("{users} requests always in flight", users=request["users"])
-        return [
-            say(
-                "{job} of {model} ({size} B): prompts of {prompt} tokens, answers of {output}; {load}", **what
-            )
-        ]
+        line = "{job} of {model} ({size} B): prompts of {prompt} tokens, answers of {output}; {load}"
+        return [say(line, **what, load=_load_words(request))]
     tuned = {"lora": "LoRA", "qlora": "QLoRA"}.get(request["finetuning_type"], say("all weights"))
     what |= {"tokens": f"{request['tokens']:,.0f}", "seq": request["seq_len"], "tuned": tuned}
     return [say("{job} of {model} ({size} B), {tuned}: {tokens} tokens in sequences of {seq}", **what)]
+
+
+def _load_words(request: dict[str, Any]) -> str:
+    if request["batch_scoring"]:
+        return say("{tokens} tokens of answers at once", tokens=f"{request['tokens']:,.0f}")
+    if request["arrival_per_s"]:
+        return say("{rate} requests a second", rate=f"{request['arrival_per_s']:g}")
+    if request["users"] == 1:
+        return say("one request always in flight")
+    return say("{users} requests always in flight", users=request["users"])
 
 
 def _mark(at: int, best: int | None, front: set[int]) -> str:

@@ -36,9 +36,8 @@ def score_results(path: Path, predictions: Path | None, calibrate: Path | None) 
     lines, rows = [line for line, _ in numbered_rows], [row for _, row in numbered_rows]
     if rows and "expected" in rows[0] and not predictions and not calibrate:
         return _against_expected(path, lines, rows)
-    constants = Constants.from_json(published_constants())
-    if calibrate:
-        constants = _calibrated(constants, calibrate)
+    published = Constants.from_json(published_constants())
+    constants = _calibrated(published, calibrate) if calibrate else published
     scores = score_results(rows, catalogue(), named_models(), constants, fitted_rows())
     if predictions:
         written = {"predictions": [prediction.as_json() for prediction in scores.predictions]}
@@ -64,21 +63,22 @@ def _against_expected(path: Path, lines: list[int], rows: list[dict[str, str]]) 
     scored = compared(rows)
     counts = {"n": scored["measured"], "rows": len(rows), "inside": scored["inside"]}
     head = ("id", say("expected"), say("80 % interval"), say("known by"), say("measured"), "x", "")
-    inside = {True: say("inside"), False: say("outside"), None: say("not measured yet")}
-    table_rows = [
-        (
-            row["id"],
-            row["expected"],
-            f"{row['low']:.4g} .. {row['high']:.4g}",
-            say(row["provenance"]),
-            row["measured"],
-            f"{row['ratio']:.2f}" if row["ratio"] else "-",
-            inside[row["inside"]],
-        )
-        for row in scored["rows"]
-    ]
+    table_rows = [_expected_row(row) for row in scored["rows"]]
     text = say("{n} of {rows} figures measured, {inside} of them inside their interval", **counts)
     result({"schema": "steelyard.validate_expected/1"} | scored, text, *table(head, table_rows))
+
+
+def _expected_row(row: dict[str, Any]) -> tuple[str, ...]:
+    inside = {True: say("inside"), False: say("outside"), None: say("not measured yet")}
+    return (
+        row["id"],
+        row["expected"],
+        f"{row['low']:.4g} .. {row['high']:.4g}",
+        say(row["provenance"]),
+        row["measured"],
+        f"{row['ratio']:.2f}" if row["ratio"] else "-",
+        inside[row["inside"]],
+    )
 
 
 def _check_there(path: Path, predictions: Path | None) -> None:

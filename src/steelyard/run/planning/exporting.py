@@ -13,7 +13,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,37 +56,40 @@ def export_plan(
     service = exported_service(p, request, devices, engine, max_model_len, args)
     targets = _targets(folder, jobs, service)
     if not targets:
-        raise Refused(
-            "export.no_target",
-            f"steelyard writes no files for {p.device}",
-            why="no trainer or engine that steelyard writes for runs on it",
-            hint="name another device: --device h100-sxm, mi300x, gaudi2 or xeon-8592plus",
-        )
+        raise _no_target(p.device)
     asked = {place: training.settings for place, training in jobs.items()}
     asked |= {"serve": service.settings} if service else {}
-    told = {place: _told(target, asked[place]) for place, target in targets.items()}
-    draft = folder.with_name(f".{folder.name}-{os.getpid()}")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
+    with _draft_of(folder) as draft:
         _write(draft, targets)
+        whole = _document(p, {place: _told(t, asked[place]) for place, t in targets.items()})
         for place, target in targets.items():
-            told[place]["checked"] = check(draft / place, target, python)
-        whole = {
-            "schema": "steelyard.export/1",
-            "device": p.device,
-            "devices": p.devices,
-            "targets": told,
-            "own_steps": [s["step"] for s in p.steps or () if s["step"] in OWN_STEPS],
-            "expected": EXPECTED,
-        }
+            whole["targets"][place]["checked"] = check(draft / place, target, python)
         (draft / EXPECTED).write_text(_csv(expected_rows(p, request)), encoding="utf-8")
         (draft / "plan.json").write_text(_json({"request": document["request"], "plan": p.as_json()}))
         whole["files"] = sorted([*_files(draft), DOCUMENT])
         (draft / DOCUMENT).write_text(_json(whole), encoding="utf-8")
-        publish_folder(draft, folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return whole | {"folder": str(folder)}
+
+
+def _no_target(device: str) -> Refused:
+    return Refused(
+        "export.no_target",
+        f"steelyard writes no files for {device}",
+        why="no trainer or engine that steelyard writes for runs on it",
+        hint="name another device: --device h100-sxm, mi300x, gaudi2 or xeon-8592plus",
+    )
+
+
+def _document(p: Plan, targets: dict[str, Any]) -> dict[str, Any]:
+    """What export.json says, but for the list of files."""
+    return {
+        "schema": "steelyard.export/1",
+        "device": p.device,
+        "devices": p.devices,
+        "targets": targets,
+        "own_steps": [s["step"] for s in p.steps or () if s["step"] in OWN_STEPS],
+        "expected": EXPECTED,
+    }
 
 
 def _jobs(stages: Sequence[Training]) -> dict[str, Training]:
@@ -136,6 +140,18 @@ def _check_free(folder: Path) -> None:
             why="an export takes the place of an earlier export alone",
             hint="name a new folder",
         )
+
+
+@contextmanager
+def _draft_of(folder: Path) -> Iterator[Path]:
+    """A folder that takes its place once all is written; where something fails, nothing is left."""
+    draft = folder.with_name(f".{folder.name}-{os.getpid()}")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        yield draft
+        publish_folder(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _others(folder: Path) -> list[str]:

@@ -249,9 +249,14 @@ def _as_recipe(request: Request) -> tuple[Recipe, DataFacts]:
         data=(Source(path="--tokens"),) if trains else (),
         train=(stage,) if trains else (),
     )
+    return recipe, _facts_of(request, trains)
+
+
+def _facts_of(request: Request, trains: bool) -> DataFacts:
+    """Its tokens as rows of one length."""
     length = min(ROW_TOKENS, request.seq_len)
     rows = max(1, round(request.tokens / length)) if trains else 0
-    facts = DataFacts(
+    return DataFacts(
         rows=rows,
         bytes=4 * length * rows,  # four bytes a token in English
         tokens=length * rows,
@@ -261,7 +266,6 @@ def _as_recipe(request: Request) -> tuple[Recipe, DataFacts]:
         abilities={"main": rows} if trains else {},
         held_out=round(rows * HELD_OUT_SHARE),
     )
-    return recipe, facts
 
 
 def model_of(recipe: Recipe, watch: Watch) -> tuple[str, Shape, str, tuple[str, ...]]:

@@ -86,10 +86,8 @@ def _length(encoder: EncoderService, requested: int | None) -> int:
     return requested
 
 
-def _ids(encoder: EncoderService, body: EmbeddingBody, ids_welcome: bool) -> list[list[int]]:
-    """Token ids of each input; a client's are taken where the service says so. Raises ApiError 400."""
-    given: Any = body.input
-    listed: Any = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given
+def _check_inputs(encoder: EncoderService, listed: Any, ids_welcome: bool) -> None:
+    """Raises ApiError 400 for too many, an empty or too long one, and for ids that are not welcome."""
     if not 1 <= len(listed) <= INPUTS:
         raise ApiError(400, f"give from 1 to {INPUTS} inputs", param="input")
     if not all(listed):
@@ -102,6 +100,13 @@ def _ids(encoder: EncoderService, body: EmbeddingBody, ids_welcome: bool) -> lis
             "vectors would be wrong. Send text (langchain: check_embedding_ctx_length=False), or start the "
             "service with --embed-token-ids", param="input", code="token_ids_refused",
         )  # fmt: skip
+
+
+def _ids(encoder: EncoderService, body: EmbeddingBody, ids_welcome: bool) -> list[list[int]]:
+    """Token ids of each input; a client's are taken where the service says so. Raises ApiError 400."""
+    given: Any = body.input
+    listed: Any = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given
+    _check_inputs(encoder, listed, ids_welcome)
     batch: list[list[int]]
     batch = encoder.tokenizer.encode_all(listed) if isinstance(listed[0], str) else listed
     if any(max(ids) >= encoder.tokenizer.vocab_size for ids in batch):
