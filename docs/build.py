@@ -57,10 +57,10 @@ def cli() -> str:
     """Each verb with its own --help."""
     from typer.main import get_command
 
-    from steelyard.cli.app import app
+    from steelyard.cli.app import make
     from steelyard.cli.telling.options import EVERYWHERE
 
-    group: Any = get_command(app)
+    group: Any = get_command(make())
     parts = ["# Commands\n", EVERYWHERE + " Exit codes: [errors.md](errors.md).\n", _help(group, "steelyard")]
     for name, command in group.commands.items():
         parts.append(f"\n## {name}\n\n" + _help(command, f"steelyard {name}"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -179,6 +181,13 @@ def test_scan_finds_a_pickle_that_runs_code(steelyard, tmp_path) -> None:
     done = steelyard("scan", "m", "--json")
     assert done.returncode == 4
     assert json.loads(done.stdout)["files"][0]["verdict"] == "unsafe"
+
+
+def test_a_verb_reads_no_other_verbs_file() -> None:
+    ask = "import sys; from steelyard.cli.app import make; make(['plan', '--help']); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout
+    files = {name for name in loaded.split() if name.startswith("steelyard.cli.verbs.")}
+    assert files == {"steelyard.cli.verbs.plans", "steelyard.cli.verbs.recipes"}
 
 
 def test_every_text_has_its_chinese() -> None:

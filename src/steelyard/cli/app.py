@@ -1,59 +1,42 @@
-"""Every verb under its name. Only light imports here: `steelyard --help` reads all of it."""
+"""Every verb under its name. Its file is read when it is called; `steelyard --help` reads them all."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
 
 from .telling.messages import say
 from .telling.options import EVERYWHERE
-from .verbs import (
-    accept,
-    chat,
-    checks,
-    cluster,
-    data,
-    engines,
-    garbage,
-    models,
-    plans,
-    recipes,
-    reports,
-    runs,
-    services,
-)
 
-# In the order of use. The texts are looked up in zh.json when the app is made.
+# In the order of use: name, file and function, text. The texts are looked up in zh.json when the app is made.
 VERBS = (
-    ("init", recipes.init, "Write a first recipe, with sample data if need be."),
-    (
-        "validate",
-        recipes.validate,
-        "Check a recipe, or score the planner on a CSV.",
-    ),
-    ("plan", plans.plan, "Time, cost and memory on every known device."),
-    ("up", runs.up, "Plan, ask, do every step, serve."),
-    ("run", runs.run, "Do the steps up to STEP, without serving."),
-    ("clean", data.clean, "Clean data files; account for each dropped row."),
-    ("gate", checks.gate, "Is what URL serves what was tuned? If not: why."),
-    ("eval", checks.evaluate, "Score a model or an endpoint on tasks."),
-    ("serve", services.serve, "Serve a model over the OpenAI API."),
-    ("chat", chat.chat, "Talk to a service or a model; reads stdin too."),
-    ("status", runs.status, "Runs and services."),
-    ("logs", runs.logs, "Events of a run."),
-    ("stop", runs.stop, "Stop a run or a service."),
-    ("gc", garbage.gc, "Remove what no recipe, service or run refers to."),
-    ("ledger", runs.ledger, "What was predicted, beside what was measured."),
-    ("report", reports.report, "The report of a run, as HTML or as a picture (SVG)."),
-    ("hardware", models.hardware, "The device catalogue, with sources."),
-    ("doctor", models.doctor, "What this machine has and lacks, with fixes."),
-    ("accept", accept.accept, "Does this machine check, train and serve as it should?"),
-    ("engines", engines.engines, "Engines that train and serve; install one."),
-    ("cluster", cluster.cluster, "Machines that train together: their keys, one as a node."),
-    ("pull", models.pull, "Fetch a model: resumable, hashed, scanned."),
-    ("scan", models.scan, "Look for code in model files, without running any."),
-    ("export", models.export, "Copy a tuned model out, as other programs read it."),
+    ("init", "recipes.init", "Write a first recipe, with sample data if need be."),
+    ("validate", "recipes.validate", "Check a recipe, or score the planner on a CSV."),
+    ("plan", "plans.plan", "Time, cost and memory on every known device."),
+    ("up", "runs.up", "Plan, ask, do every step, serve."),
+    ("run", "runs.run", "Do the steps up to STEP, without serving."),
+    ("clean", "data.clean", "Clean data files; account for each dropped row."),
+    ("gate", "checks.gate", "Is what URL serves what was tuned? If not: why."),
+    ("eval", "checks.evaluate", "Score a model or an endpoint on tasks."),
+    ("serve", "services.serve", "Serve a model over the OpenAI API."),
+    ("chat", "chat.chat", "Talk to a service or a model; reads stdin too."),
+    ("status", "runs.status", "Runs and services."),
+    ("logs", "runs.logs", "Events of a run."),
+    ("stop", "runs.stop", "Stop a run or a service."),
+    ("gc", "garbage.gc", "Remove what no recipe, service or run refers to."),
+    ("ledger", "runs.ledger", "What was predicted, beside what was measured."),
+    ("report", "reports.report", "The report of a run, as HTML or as a picture (SVG)."),
+    ("hardware", "models.hardware", "The device catalogue, with sources."),
+    ("doctor", "models.doctor", "What this machine has and lacks, with fixes."),
+    ("accept", "accept.accept", "Does this machine check, train and serve as it should?"),
+    ("engines", "engines.engines", "Engines that train and serve; install one."),
+    ("cluster", "cluster.cluster", "Machines that train together: their keys, one as a node."),
+    ("pull", "models.pull", "Fetch a model: resumable, hashed, scanned."),
+    ("scan", "models.scan", "Look for code in model files, without running any."),
+    ("export", "models.export", "Copy a tuned model out, as other programs read it."),
 )
 
 
@@ -65,8 +48,8 @@ def version(wanted: bool) -> None:
         raise typer.Exit()
 
 
-def make() -> typer.Typer:
-    """The app, its help in the language of OPTIONS."""
+def make(arguments: Sequence[str] = ()) -> typer.Typer:
+    """The app, its help in the language of OPTIONS; where a verb is called, of that verb alone."""
     typer_app = typer.Typer(
         rich_markup_mode=None,  # plain help: rich would take half of the 0.3 s
         pretty_exceptions_enable=False,
@@ -75,9 +58,15 @@ def make() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     )
     typer_app.callback()(main)
-    for name, verb, text in VERBS:
-        typer_app.command(name, help=say(text), epilog=say(EVERYWHERE))(verb)
+    for name, place, text in [verb for verb in VERBS if verb[0] in arguments[:1]] or VERBS:
+        typer_app.command(name, help=say(text), epilog=say(EVERYWHERE))(_verb(place))
     return typer_app
+
+
+def _verb(place: str) -> Any:
+    """The function of a file of verbs."""
+    file, name = place.split(".")
+    return getattr(import_module(f".verbs.{file}", __package__), name)
 
 
 def main(
@@ -86,6 +75,3 @@ def main(
     ] = False,
 ) -> None:
     pass
-
-
-app = make()

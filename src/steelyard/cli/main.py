@@ -41,10 +41,10 @@ def _verb(arguments: list[str]) -> int:
     """Hand the verb to Typer; its own faults get the shape of ours."""
     from typer.exceptions import TyperException
 
-    from .app import app
+    from .app import make
 
     try:
-        code = app(arguments or ["--help"], standalone_mode=False, prog_name="steelyard")
+        code = make(arguments)(arguments or ["--help"], standalone_mode=False, prog_name="steelyard")
     except TyperException as error:
         raise _usage(error, arguments) from error
     except Exception as error:

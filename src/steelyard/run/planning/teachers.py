@@ -8,7 +8,7 @@ from typing import Any
 
 from ...artefact import Watch
 from ...errors import Problem, Where, WrongUse
-from ...model import FAMILIES, ModelSource, Tokenizer, resolve
+from ...model import FAMILIES, ModelSource, resolve
 from ...planner import Fill
 from ...recipe import Recipe
 from .engines import family_in
@@ -64,6 +64,8 @@ def teacher_of(recipe: Recipe, number: int) -> ModelSource:
 
 def check_vocabulary(recipe: Recipe, number: int, base: Path, teacher: Path) -> None:
     """Raises WrongUse where a token of one is another one of the other: its words would be taught wrong."""
+    from ...model import Tokenizer  # and with it a template engine, which no other plan needs
+
     differs = Tokenizer(base).first_difference(Tokenizer(teacher))
     if differs is None:
         return
