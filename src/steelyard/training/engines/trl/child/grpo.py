@@ -93,12 +93,14 @@ def trainer(prepared: Any, tell: Told) -> Any:
             parts = -(-count // size)
             # TRL divides by the tokens of a whole step; the last one may have fewer micro-batches.
             made["num_items_in_batch"] = made["num_items_in_batch"] * self.prompts.grad_accum / parts
-            return [
-                {
-                    name: value[n * size : (n + 1) * size] if value.ndim else value
-                    for name, value in made.items()
-                }
-                for n in range(parts)
-            ]
+            return parted(made, size, parts)
 
     return Sampling
+
+
+def parted(made: dict[str, Any], size: int, parts: int) -> list[dict[str, Any]]:
+    """What was made of a step's prompts, by micro-batch; what has no rows goes with each."""
+    return [
+        {name: value[n * size : (n + 1) * size] if value.ndim else value for name, value in made.items()}
+        for n in range(parts)
+    ]
