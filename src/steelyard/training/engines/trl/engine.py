@@ -102,7 +102,7 @@ def planned_tokens(job: TrainJob) -> list[int]:
 
 
 def write_order(job: TrainJob, work: Path, saves: bool) -> Path:
-    """job.json and what it names. Checkpoints of another order, which other code wrote, are removed."""
+    """job.json and what it names."""
     settings, steps = job.settings, len(job.plan.steps)
     digest = write_rows(job, work / "order.jsonl")
     looks = write_looks(job, work / "looks.jsonl")
@@ -142,17 +142,23 @@ def write_order(job: TrainJob, work: Path, saves: bool) -> Path:
         "saves": saves,
     }
     (work / "rendezvous").unlink(missing_ok=True)
+    same = forget_others(work, order, digest)
+    forget_skipped(job, work)
+    if hosts := hosts_of(settings):
+        order["ray"] = order_for(settings["ray"], hosts, same[:16])
+    (work / "job.json").write_text(json.dumps(order))
+    return work / "job.json"
+
+
+def forget_others(work: Path, order: dict[str, Any], digest: str) -> str:
+    """Remove the checkpoints of another order, or of other versions; gives this one's hash."""
     kept = {name: value for name, value in order.items() if name not in (*PLACES, *MENDED)}
     same = hashlib.sha256(json.dumps([kept, digest, trl_versions()], sort_keys=True).encode()).hexdigest()
     mark = work / "order.sha256"
     if not mark.exists() or mark.read_text() != same:
         shutil.rmtree(work / "out", ignore_errors=True)
         mark.write_text(same)
-    forget_skipped(job, work)
-    if hosts := hosts_of(settings):
-        order["ray"] = order_for(settings["ray"], hosts, same[:16])
-    (work / "job.json").write_text(json.dumps(order))
-    return work / "job.json"
+    return same
 
 
 def processes_of(settings: Settings) -> int:
