@@ -41,9 +41,9 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/python docs/build.py --check
 
-# Two files at a time: much of it waits for processes that start.
+# In two processes: much of it waits for others that start.
 test: setup
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	printf '%s\n' 'tests/serving tests/run' '--ignore=tests/serving --ignore=tests/run' | xargs -P 2 -L 1 $(BIN)/python -m pytest -q
 
 test-random: setup  # the same tests with new random examples
 	STEELYARD_TEST_RANDOM=1 $(BIN)/python -m pytest -q

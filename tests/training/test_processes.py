@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from test_engine_trl import ABSENT, is_gone, killed_at, run
 
-from steelyard.errors import Stopped
+from steelyard.errors import Resumable, Stopped
 from steelyard.training.engines.trl import engine, processes
 from steelyard.training.engines.trl.child.group import seed_of
 from steelyard.training.engines.trl.child.rows import EMPTY, dealt
@@ -157,8 +157,10 @@ class Stopping(tiny.Listening):
 @pytest.mark.parametrize("count", pytest_params(2))
 def test_one_that_is_killed_ends_the_group_and_another_goes_on(count, one, base, data, tmp_path):
     """It was killed for its memory, says the fault: the group goes on with micro-batches in two parts."""
-    watch = Killing()
-    figures, several = run(tmp_path, base, data, watch, **{**THREE, **of(count), "checkpoint_steps": 1})
+    watch, settings = Killing(), {**THREE, **of(count), "checkpoint_steps": 1}
+    with pytest.raises(Resumable):
+        run(tmp_path, base, data, watch, **settings)
+    figures, several = run(tmp_path, base, data, watch, **settings)
     assert watch.dead and len(watch.of("train.fault")) == 1 and watch.of("train.resumed")
     assert figures["micro_batch_parts"] == 2
     assert not [place for place in Path("/proc").glob("[0-9]*") if is_rank(place, 0)]

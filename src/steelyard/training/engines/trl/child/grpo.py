@@ -59,6 +59,8 @@ def trainer(prepared: Any, tell: Told) -> Any:
         return tell.asked(sampled=list(zip(example, completion_ids, strict=True)))
 
     class Sampling(prepared(trl.GRPOTrainer)):  # type: ignore[misc]
+        kept = MEASURES
+
         def __init__(self, data_collator: Any, **more: Any) -> None:
             super().__init__(reward_funcs=reward, **more)
             self.prompts: Prompts = data_collator.__self__

@@ -17,7 +17,6 @@ MEASURES = (
     "rewards/margins",
     "rewards/chosen",
     "rewards/rejected",
-    *grpo.MEASURES,
 )  # of TRL's own, what a point of the curve keeps
 
 
@@ -65,6 +64,8 @@ def prepared(trainer: Any) -> Any:
     """The trainer for rows that are ids already; each step notes its measures in `measures`."""
 
     class Prepared(trainer):  # type: ignore[misc]
+        kept: tuple[str, ...] = MEASURES
+
         def __init__(self, **more: Any) -> None:
             self.measures: dict[str, list[float]] = {}
             super().__init__(**more)
@@ -89,7 +90,7 @@ def prepared(trainer: Any) -> Any:
             """Take TRL's measures of this batch out of its own lists, which nothing here would ever empty."""
             for table in (getattr(self, "_metrics", None), getattr(self, "_stored_metrics", None)):
                 for own in (table or {}).values():
-                    for name in MEASURES:
+                    for name in self.kept:
                         self.measures.setdefault(name, []).extend(own.get(name, ()))
                     own.clear()
 
