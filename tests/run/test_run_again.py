@@ -49,6 +49,12 @@ def trained(root, base, data, watch, **more):
     return draft.folder
 
 
+def worker():
+    """The training's process: other tests' services are children of ours too."""
+    (process,) = (p for p in psutil.Process().children() if "steelyard.run.child.worker" in p.cmdline())
+    return process
+
+
 class Halting(Listening):
     """Stops the training's process at each checkpoint of a step, so many times."""
 
@@ -60,9 +66,7 @@ class Halting(Listening):
         super().log(event, **fields)
         if event == "train.checkpoint" and fields["step"] >= 6 and self.left:
             self.left -= 1
-            inside = psutil.Process().children()
-            (worker,) = (p for p in inside if "steelyard.run.child.worker" in p.cmdline())
-            worker.send_signal(signal.SIGSTOP)
+            worker().send_signal(signal.SIGSTOP)
 
 
 def test_a_training_that_stands_still_leaves_its_stacks_and_goes_on(base, data, tmp_path, monkeypatch):
@@ -206,8 +210,10 @@ class Tight(Listening):
         self.room, self.limited = room, set()
 
     def show(self, progress, closed=False):
-        (child,) = psutil.Process().children()
-        if progress.name == "train" and not closed and child.pid not in self.limited:
+        if progress.name != "train" or closed:
+            return
+        child = worker()
+        if child.pid not in self.limited:
             self.limited.add(child.pid)
             limit = child.memory_info().vms + self.room
             resource.prlimit(child.pid, resource.RLIMIT_AS, (limit, limit))
