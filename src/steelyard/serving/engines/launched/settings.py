@@ -32,8 +32,7 @@ def usual_values(one: EngineSettings) -> Values:
         values["eager"] = (True, "mode: exact compiles nothing")
     if one.platform == "cpu":
         values["device"] = ("cpu", "this machine")
-        step = max(one.max_num_batched_tokens, one.max_model_len)
-        values["max_num_batched_tokens"] = (step, "one step on a CPU: prompts are whole there")
+        values["max_num_batched_tokens"] = (one.max_num_batched_tokens, "one step on a CPU")
         values["kv_bytes"] = (one.cache_bytes, "32 requests of 512 tokens, at most 2 GiB")
     return values
 
@@ -53,8 +52,7 @@ def as_launched(one: EngineSettings) -> EngineSettings:
     launch = launch_for(replace(one, values=values))
     counts = {name: _count(launch, flags) for name, flags in COUNTS.items()}
     given: dict[str, Any] = {name: count for name, count in counts.items() if count is not None}
-    counted = replace(one, **given)
-    return replace(counted, values=dict(one.values) or usual_values(counted))
+    return replace(one, values=values, **given)
 
 
 def _count(launch: Launch, flags: tuple[str, ...]) -> int | None:
