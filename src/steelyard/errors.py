@@ -60,10 +60,11 @@ class Problem(Exception):
         }
 
     @staticmethod
-    def from_json(document: dict[str, Any], exit_code: int) -> Problem:
+    def from_json(document: dict[str, Any], exit_code: int, resumable: bool = False) -> Problem:
         """Rebuild a problem that a step worker has sent over a pipe."""
         error = document["error"]
         branch = next((c for c in Problem.__subclasses__() if c.exit_code == exit_code), Problem)
+        branch = Resumable if resumable else branch
         return branch(
             error["code"],
             error["message"],

@@ -147,10 +147,10 @@ HOSTS = "resources: {hosts: [10.0.0.1, 10.0.0.2]}\n"
 @pytest.fixture
 def there(monkeypatch, with_trl):
     """A cluster of two machines of one place each."""
-    own = "steelyard.run.planning.engines."
-    monkeypatch.setattr(own + "ray_environment", lambda keys: {})
-    monkeypatch.setattr(own + "check_reachable", lambda *_: None)
-    monkeypatch.setattr(own + "hosts_there", lambda head, hosts, device: (("10.0.0.1", 1), ("10.0.0.2", 1)))
+    both = (("10.0.0.1", 1), ("10.0.0.2", 1))
+    monkeypatch.setattr("steelyard.run.planning.engines.ray_environment", lambda keys: {})
+    monkeypatch.setattr("steelyard.cluster.check_reachable", lambda *_: None)
+    monkeypatch.setattr("steelyard.training.hosts_there", lambda head, hosts, device: both)
 
 
 @pytest.mark.parametrize("words", [HOSTS, "resources: {ray: 10.0.0.1}\n"])

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import signal
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import tiny
@@ -44,7 +38,7 @@ def run(root, base, data, teacher, watch=None, **settings):
 
 
 def curve(folder):
-    return [json.loads(line)["loss"] for line in (folder / "curve.jsonl").read_text().splitlines()]
+    return [point["loss"] for point in tiny.curve(folder)]
 
 
 @given(st.integers(0, 10_000), st.integers(1, 11), st.floats(0.1, 1.5))
@@ -98,18 +92,7 @@ def test_a_student_comes_nearer_to_its_teacher(base, data, teacher, tmp_path):
 def test_a_killed_run_asks_the_teacher_once_and_ends_in_the_same_bytes(base, data, teacher, tmp_path):
     _, whole = run(tmp_path / "whole", base, data, teacher)
     settings = {**DISTIL, "teacher": str(teacher), "teacher_hash": "t" * 64, "checkpoint_steps": 3}
-    command = [
-        sys.executable,
-        "-c",
-        tiny.KILLED,
-        str(Path(__file__).parent),
-        str(tmp_path),
-        str(base),
-        str(data),
-    ]
-    dead = subprocess.run([*command, json.dumps(settings), "6"], check=False, capture_output=True)
-    assert dead.returncode == -signal.SIGKILL, dead.stderr[-2000:]
-    (words,) = tmp_path.glob("store/.scratch-*/teacher-*")
+    (words,) = tiny.killed(tmp_path, base, data, settings, 6).glob("teacher-*")
     (words / "told.ids").touch()
     stamp = (words / "told.logps").stat().st_mtime_ns
     inputs, resolved, draft = tiny.step(tmp_path, base, data, **settings)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -42,10 +41,6 @@ def run(root, base, data, watch=None, **settings):
     return train(inputs, resolved, draft, watch or Watch()), draft.folder
 
 
-def curve(folder):
-    return [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
-
-
 def tensors(path):
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
@@ -70,8 +65,8 @@ def test_it_learns_what_own_learns(kind, most, whole, base, data, tmp_path):
     figures, own = run(tmp_path, base, data, **kind)
     theirs, trl = whole(kind)
     for name in ("step", "tokens", "learning_rate"):
-        assert [point[name] for point in curve(own)] == [point[name] for point in curve(trl)]
-    off = [abs(a["loss"] - b["loss"]) for a, b in zip(curve(own), curve(trl), strict=True)]
+        assert [point[name] for point in tiny.curve(own)] == [point[name] for point in tiny.curve(trl)]
+    off = [abs(a["loss"] - b["loss"]) for a, b in zip(tiny.curve(own), tiny.curve(trl), strict=True)]
     assert off[0] <= 1e-6 and max(off) <= most
     assert figures["trainable_params"] == theirs["trainable_params"]
     assert set(tiny.payload(own)) == set(tiny.payload(trl))
@@ -89,7 +84,7 @@ def test_it_looks_at_the_rows_that_own_looks_at(base, data, tmp_path):
     _, own = run(tmp_path / "own", base, data, **kind)
     watch = tiny.Listening()
     _, trl = run(tmp_path / "trl", base, data, watch, engine="trl", **kind)
-    looks = [[(p["step"], p["eval_loss"]) for p in curve(f) if "eval_loss" in p] for f in (own, trl)]
+    looks = [[(p["step"], p["eval_loss"]) for p in tiny.curve(f) if "eval_loss" in p] for f in (own, trl)]
     assert [step for step, _ in looks[0]] == [step for step, _ in looks[1]] and len(looks[0]) > 1
     told = [fields["step"] for fields in watch.of("train.evaluating")]
     assert told == [*(step for step, _ in looks[1]), told[-1]]  # and once before what is left
@@ -104,8 +99,8 @@ def test_the_best_weights_are_the_result_and_patience_ends_the_stage(base, data,
     wild = {"dtype": "f32", "val_size": 0.25, "eval_steps": 2, "learning_rate": 1.0, "max_steps": 40}
     wild |= {"lr_scheduler_type": "constant", "load_best_model_at_end": True, "early_stopping_patience": 2}
     figures, folder = run(tmp_path / "wild", base, data, engine="trl", **wild)
-    best = min((p for p in curve(folder) if "eval_loss" in p), key=lambda p: p["eval_loss"])
-    assert figures["best_step"] == best["step"] == len(curve(folder)) - 4 < 36
+    best = min((p for p in tiny.curve(folder) if "eval_loss" in p), key=lambda p: p["eval_loss"])
+    assert figures["best_step"] == best["step"] == len(tiny.curve(folder)) - 4 < 36
     _, short = run(tmp_path / "short", base, data, engine="trl", **{**wild, "max_steps": best["step"]})
     assert (folder / "model.safetensors").read_bytes() == (short / "model.safetensors").read_bytes()
 
@@ -113,7 +108,7 @@ def test_the_best_weights_are_the_result_and_patience_ends_the_stage(base, data,
 def test_bf16_trains_too(base, data, tmp_path):
     for name, kind in (("lora", {}), ("full", {"finetuning_type": "full", "learning_rate": 1e-3})):
         _, folder = run(tmp_path / name, base, data, engine="trl", max_steps=6, **kind)
-        losses = [point["loss"] for point in curve(folder)]
+        losses = [point["loss"] for point in tiny.curve(folder)]
         assert len(losses) == 6 and losses[-1] < losses[0]
 
 
@@ -138,17 +133,16 @@ def test_one_row_a_sequence_is_the_same_step(base, data, tmp_path):
     settings = {**LORA, "max_steps": 3, "micro_batch": 3, "packing": False}
     _, own = run(tmp_path / "own", base, data, **settings)
     _, trl = run(tmp_path / "trl", base, data, engine="trl", **settings)
-    assert max(abs(a["loss"] - b["loss"]) for a, b in zip(curve(own), curve(trl), strict=True)) <= 1e-4
+    assert (
+        max(abs(a["loss"] - b["loss"]) for a, b in zip(tiny.curve(own), tiny.curve(trl), strict=True)) <= 1e-4
+    )
 
 
 # ------------------------------------------------------------------ resume
 
 
 def killed_at(root, base, data, settings, limit):
-    command = [sys.executable, "-c", tiny.KILLED, str(HERE), str(root), str(base), str(data)]
-    dead = subprocess.run([*command, json.dumps(settings), str(limit)], check=False, capture_output=True)
-    assert dead.returncode == -signal.SIGKILL, dead.stderr[-2000:]
-    return next((root / "store").glob(".scratch-*")) / "trl"
+    return tiny.killed(root, base, data, settings, limit) / "trl"
 
 
 def is_gone(work):
@@ -268,7 +262,7 @@ def test_a_family_that_own_has_not(family, base, data, tmp_path):
     figures, out = run(tmp_path, folder, data, watch, engine="trl", dtype="f32", max_steps=6)
     told = watch.of("train.engine")[0]
     assert told["packing"] is packs, told
-    losses = [point["loss"] for point in curve(out)]
+    losses = [point["loss"] for point in tiny.curve(out)]
     assert losses[-1] < losses[0]
     assert 0 < figures["covered_share"] < 1
     config = json.loads((out / "adapter" / "adapter_config.json").read_text())

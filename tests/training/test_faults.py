@@ -41,7 +41,7 @@ def run(root, base, data, watch=None, **settings):
 
 
 def curve(draft):
-    return [json.loads(line) for line in (draft.folder / "curve.jsonl").read_text().splitlines()]
+    return tiny.curve(draft.folder)
 
 
 # ------------------------------------------------------------------ smaller micro-batches

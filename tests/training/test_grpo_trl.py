@@ -7,10 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import tiny
@@ -24,7 +20,6 @@ pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.skipif(bool(ABSENT), reason=f"the engine trl: {ABSENT}"),
 ]
-HERE = Path(__file__).parent
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SAMPLED = {
     **{"engine": "trl", "stage": "grpo", "rows": "chats", "packing": False, "dtype": "f32"},
@@ -37,10 +32,6 @@ SAMPLED = {
 def run(root, base, data, **settings):
     inputs, resolved, draft = tiny.step(root, base, data, **{**SAMPLED, **settings})
     return train(inputs, resolved, draft, Watch()), draft.folder
-
-
-def curve(folder):
-    return [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +54,7 @@ def whole(base, letters, tmp_path_factory):
 
 def test_rewarded_answers_become_likelier(whole):
     figures, folder = whole
-    points = curve(folder)
+    points = tiny.curve(folder)
     assert len(points) == 13 == figures["steps"]  # 25 prompts, two a step: the last step has one
     rewards = [point["reward"] for point in points]
     assert sum(rewards[-3:]) > 2 * sum(rewards[:3]) and all(0 <= reward <= 1 for reward in rewards)
@@ -75,16 +66,13 @@ def test_an_adapter_is_held_near_its_base(base, letters, tmp_path):
     sampling = {"num_generations": 4, "max_completion_length": 8, "beta": 0.1, "loss_type": "dr_grpo"}
     more = {"finetuning_type": "lora", "dtype": "bf16", "method": sampling, "max_steps": 2}
     _, folder = run(tmp_path, base, letters, **more)
-    points = curve(folder)
+    points = tiny.curve(folder)
     assert [point["step"] for point in points] == [1, 2]
     assert points[0]["kl"] == pytest.approx(0, abs=1e-3) and all(point["entropy"] > 0 for point in points)
     assert (folder / "adapter" / "adapter_model.safetensors").exists()
 
 
 def test_a_killed_run_resumes_to_the_same_bytes(whole, base, letters, tmp_path):
-    settings = {**SAMPLED, "checkpoint_steps": 3}
-    command = [sys.executable, "-c", tiny.KILLED, str(HERE), str(tmp_path), str(base), str(letters)]
-    dead = subprocess.run([*command, json.dumps(settings), "6"], check=False, capture_output=True)
-    assert dead.returncode == -signal.SIGKILL, dead.stderr[-2000:]
+    tiny.killed(tmp_path, base, letters, {**SAMPLED, "checkpoint_steps": 3}, 6)
     _, resumed = run(tmp_path, base, letters, checkpoint_steps=3)
     assert tiny.payload(resumed) == tiny.payload(whole[1])

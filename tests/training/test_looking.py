@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import tiny
@@ -95,10 +90,7 @@ def test_a_killed_run_keeps_the_same_best_and_the_same_checkpoints(finetuning_ty
     settings |= {"load_best_model_at_end": True, "save_total_limit": 2, "num_train_epochs": 4}
     settings |= {"learning_rate": 0.05 if finetuning_type == "lora" else 1e-3, "lora_dropout": 0.1}
     _, whole, curve = run(tmp_path / "whole", base, data, **settings)
-    here = str(Path(__file__).parent)
-    command = [sys.executable, "-c", tiny.KILLED, here, str(tmp_path / "killed"), str(base), str(data)]
-    dead = subprocess.run([*command, json.dumps(settings), "4"], check=False, env={**os.environ})
-    assert dead.returncode == -signal.SIGKILL
+    tiny.killed(tmp_path / "killed", base, data, settings, 4)
     _, resumed, _ = run(tmp_path / "killed", base, data, **settings)
     assert tiny.payload(resumed) == tiny.payload(whole)
     kept = sorted(p.name for p in (whole / "checkpoints").iterdir())

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import tiny
@@ -25,7 +22,6 @@ pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.skipif(bool(ABSENT), reason=f"the engine trl: {ABSENT}"),
 ]
-HERE = Path(__file__).parent
 PAIRED = {
     **{"engine": "trl", "stage": "dpo", "rows": "pairs", "packing": False, "micro_batch": 4, "grad_accum": 2},
     **{"dtype": "f32", "num_train_epochs": 8, "learning_rate": 5e-3},
@@ -36,10 +32,6 @@ FIRST_LOSS = {"dpo": math.log(2), "kto": 0.5}  # of a model that is its own refe
 def run(root, base, data, **settings):
     inputs, resolved, draft = tiny.step(root, base, data, **{**PAIRED, **settings})
     return train(inputs, resolved, draft, Watch()), draft.folder
-
-
-def curve(folder):
-    return [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +47,7 @@ def whole(base, pairs, tmp_path_factory):
 
 def test_dpo_prefers_what_it_is_shown(whole):
     figures, folder = whole
-    points = curve(folder)
+    points = tiny.curve(folder)
     assert points[0]["loss"] == pytest.approx(FIRST_LOSS["dpo"], abs=1e-6)
     assert points[0]["rewards/margins"] == 0.0 < points[-1]["rewards/margins"]
     assert points[-1]["rewards/accuracies"] >= 0.75 and points[-1]["loss"] < 0.6
@@ -78,7 +70,7 @@ def test_dpo_prefers_what_it_is_shown(whole):
 def test_each_method_learns(more, base, tmp_path):
     data = tiny.compared(tmp_path / "data", rated=more.get("rows") == "labels")
     figures, folder = run(tmp_path, base, data, **more)
-    points = curve(folder)
+    points = tiny.curve(folder)
     first = FIRST_LOSS.get(more.get("stage", "dpo"))
     if first and "method" not in more:
         assert points[0]["loss"] == pytest.approx(first, abs=1e-6 if more.get("dtype") != "bf16" else 1e-2)
@@ -93,16 +85,13 @@ def test_from_scratch_the_first_loss_is_that_of_chance(base, tmp_path):
     more = {"stage": "pt", "rows": "texts", "packing": True, "train_from_scratch": True}
     _, folder = run(tmp_path, base, texts, **more, finetuning_type="full", learning_rate=1e-3, micro_batch=1)
     words = json.loads((base / "config.json").read_text())["vocab_size"]
-    points = curve(folder)
+    points = tiny.curve(folder)
     assert points[0]["loss"] == pytest.approx(math.log(words), abs=0.1) and points[-1]["loss"] < 5.5
 
 
 def test_a_killed_run_resumes_to_the_same_bytes(whole, base, pairs, tmp_path):
-    settings = {**PAIRED, "checkpoint_steps": 3}
-    command = [sys.executable, "-c", tiny.KILLED, str(HERE), str(tmp_path), str(base), str(pairs)]
-    dead = subprocess.run([*command, json.dumps(settings), "6"], check=False, capture_output=True)
-    assert dead.returncode == -signal.SIGKILL, dead.stderr[-2000:]
-    assert list(tmp_path.glob("store/.scratch-*/trl/out/checkpoint-6/whole.json"))
+    scratch = tiny.killed(tmp_path, base, pairs, {**PAIRED, "checkpoint_steps": 3}, 6)
+    assert (scratch / "trl/out/checkpoint-6/whole.json").exists()
     figures, resumed = run(tmp_path, base, pairs, checkpoint_steps=3)
     assert tiny.payload(resumed) == tiny.payload(whole[1])
     assert figures["held_out_margin"] == whole[0]["held_out_margin"]

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -82,11 +78,7 @@ def test_from_scratch_nothing_of_the_base_is_left_but_its_sizes(base, tmp_path):
 def test_a_killed_run_resumes_to_the_same_bytes(kind, base, data, tmp_path):
     settings = {**KINDS[kind], "checkpoint_steps": 2}
     _, whole = run(tmp_path / "whole", base, data, **settings)
-    here = str(Path(__file__).parent)
-    command = [sys.executable, "-c", tiny.KILLED, here, str(tmp_path / "killed"), str(base), str(data)]
-    dead = subprocess.run([*command, json.dumps(settings), "4"], check=False, env={**os.environ})
-    assert dead.returncode == -signal.SIGKILL
-    scratch = next((tmp_path / "killed" / "store").glob(".scratch-*"))
+    scratch = tiny.killed(tmp_path / "killed", base, data, settings, 4)
     assert (scratch / "state.safetensors").exists()
     _, resumed = run(tmp_path / "killed", base, data, **settings)
     assert tiny.payload(resumed) == tiny.payload(whole)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -126,6 +129,19 @@ def step(root: Path, base: Path, data: Path, name: str = "store", **settings) ->
     resolved = {**SETTINGS, **settings}
     draft = Store(root / name).draft("checkpoint", "k" * 64, "train", resolved, inputs.artefacts)
     return inputs, resolved, draft
+
+
+def killed(root: Path, base: Path, data: Path, settings: dict, step: int) -> Path:
+    """Train in a process that ends by SIGKILL at its first checkpoint from `step` on; its scratch."""
+    words = [str(Path(__file__).parent), str(root), str(base), str(data), json.dumps(settings), str(step)]
+    dead = subprocess.run([sys.executable, "-c", KILLED, *words], check=False, capture_output=True)
+    assert dead.returncode == -signal.SIGKILL, dead.stderr[-2000:]
+    return next((root / "store").glob(".scratch-*"))
+
+
+def curve(folder: Path) -> list[dict]:
+    """A point a step, of an artefact."""
+    return [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
 
 
 def payload(folder: Path) -> dict[str, bytes]:

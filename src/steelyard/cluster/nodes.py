@@ -10,8 +10,8 @@ import socket
 import ssl
 from collections.abc import Mapping, Sequence
 
-from ..errors import Lacking, no_cluster
-from ..model import TRL_QUIET, trl_package, trl_python
+from ..errors import no_cluster
+from ..model import TRL_QUIET, check_ray, trl_python
 from ..trust import address_of, keys_folder, ray_environment
 
 PORT = 6379
@@ -43,9 +43,7 @@ def check_reachable(address: str, environment: Mapping[str, str]) -> None:
 def start_node(address: str, head: str | None, cpus: int | None) -> None:
     """Become `ray start` of the environment of trl, in the foreground: Ctrl-C ends this node, and no other.
     Raises Lacking without Ray or keys."""
-    if trl_package("ray") is None:
-        hint = "steelyard engines install trl --ray"
-        raise Lacking("cluster.no_ray", "there is no Ray here", why=f"{trl_python()} has none", hint=hint)
+    check_ray()
     words = [str(trl_python()), *node_words(address, head, cpus)]
     os.execve(trl_python(), words, os.environ | TRL_QUIET | ray_environment(keys_folder()))
 

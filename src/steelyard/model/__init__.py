@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .transformers_backend.environment import (
         TRL_QUIET,
         TRL_VARIABLE,
+        check_ray,
         transformers_families,
         trl_devices,
         trl_environment,
@@ -116,6 +117,7 @@ FILES = {
     "family_of": "decoder",
     "TRL_VARIABLE": "transformers_backend.environment",
     "transformers_families": "transformers_backend.environment",
+    "check_ray": "transformers_backend.environment",
     "trl_devices": "transformers_backend.environment",
     "trl_environment": "transformers_backend.environment",
     "trl_missing": "transformers_backend.environment",
@@ -157,6 +159,7 @@ __all__ = [
     "chat_ids",
     "check_base",
     "check_folder",
+    "check_ray",
     "checkpoint_weights",
     "compared_examples",
     "copy_companions",

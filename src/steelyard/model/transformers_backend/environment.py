@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ...errors import Lacking, Where
 from ...places import data_folder
 
 TRL_VARIABLE = "STEELYARD_TRL_PYTHON"
@@ -83,6 +84,18 @@ def trl_package(name: str) -> str | None:
     """The version of a further package that the interpreter has, of Ray for instance."""
     found = _asked(LOOK, name) or {}
     return str(found[name]) if name in found else None
+
+
+def check_ray(where: Where | None = None) -> None:
+    """Raises Lacking where the interpreter has no Ray, by which several machines train together."""
+    if trl_package("ray") is None:
+        raise Lacking(
+            "cluster.no_ray",
+            "several machines need Ray in the environment of trl",
+            where=where,
+            why=f"{trl_python()} has no package ray",
+            hint="steelyard engines install trl --ray",
+        )
 
 
 def trl_missing() -> str | None:

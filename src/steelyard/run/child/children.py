@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...artefact import Artefact, Draft, Figures, Progress, Watch
-from ...errors import Lacking, Problem, Resumable, Stopped, Where, tells_no_memory
+from ...errors import Lacking, Problem, Stopped, Where, tells_no_memory
 from ...lines import each_line_of_pipe
 from ...processes import memory_limit_bytes
 from ...units import show_bytes
@@ -146,10 +146,7 @@ def result(last: dict[str, Any], code: int, call: str, words: str, watch: Watch)
     if "done" in last:
         return last["done"]
     if last.get("error"):
-        problem = Problem.from_json(last["error"], last["exit_code"])
-        if last.get("resumable"):
-            raise Resumable(problem.code, problem.message, hint=problem.hint)
-        raise problem
+        raise Problem.from_json(last["error"], last["exit_code"], last["resumable"])
     if watch.stop:
         raise Stopped("run.stopped", "stopped before the step was done", hint="run the same command again")
     silent = code < 0 or not last.get("trace")  # it ended without a word of its own

@@ -10,7 +10,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from ...cluster import check_reachable, cluster_address
 from ...errors import Lacking, Problem, Where, WrongUse
 from ...hardware import accelerator_files
 from ...launch import LAUNCHED
@@ -18,7 +17,7 @@ from ...model import FAMILIES, trl_devices, trl_missing, trl_python, trl_version
 from ...planner import Fill
 from ...recipe import Recipe, Stage
 from ...shape import read, read_json
-from ...training import CAPABILITIES, TrainNeed, check_trackers, choose, hosts_there
+from ...training import CAPABILITIES, TrainNeed, check_trackers, choose
 from ...trust import address_of, keys_folder, ray_environment
 
 CPU = "cpu"
@@ -73,6 +72,9 @@ def _hosts(
     if stage.stage not in CAPABILITIES["trl"]().shared or stage.engine == "own":
         origins[f"{name}.hosts"] = f"plan: {stage.stage} of {stage.engine or 'trl'} is trained on one machine"
         return {}, 0
+    from ...cluster import check_reachable, cluster_address  # TLS and more that no other plan needs
+    from ...training import hosts_there
+
     try:
         head = cluster_address(asked.hosts, asked.ray)
         check_reachable(head, ray_environment(keys_folder()))

@@ -15,7 +15,7 @@ from typing import Any
 
 from ....artefact import Watch
 from ....errors import Lacking, Problem, Where, no_cluster
-from ....model import trl_package, trl_python, trl_versions
+from ....model import check_ray, trl_versions
 from ....trust import keys_folder, ray_environment
 from .processes import CHILD, CHILD_ENV, Processes
 
@@ -32,14 +32,7 @@ def order_for(address: str, hosts: Sequence[str], run: str = "probe") -> dict[st
 def hosts_there(address: str, hosts: tuple[str, ...], device: str) -> tuple[tuple[str, int], ...]:
     """(address, processes that it takes) of each host, of all nodes where none are named; this machine first.
     Raises Lacking for a cluster or a host that is not there, or has other packages."""
-    if trl_package("ray") is None:
-        raise Lacking(
-            "cluster.no_ray",
-            "several machines need Ray in the environment of trl",
-            where=WHERE,
-            why=f"{trl_python()} has no package ray",
-            hint="steelyard engines install trl --ray",
-        )
+    check_ray(WHERE)
     rows = _probed(address, hosts, device, ray_environment(keys_folder()))
     for row in rows:
         if row["versions"] != trl_versions():

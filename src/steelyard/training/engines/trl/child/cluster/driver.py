@@ -78,7 +78,6 @@ class Member:
     node: Node
     link: Any
     facts: dict[str, Any] = field(default_factory=dict)
-    codes: list[int | None] = field(default_factory=list)
 
     def ask(self, name: str, *words: Any, most_s: float = SILENT_S) -> Any:
         return self.link.wait(self.link.begin(name, *words), most_s)
