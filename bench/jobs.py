@@ -13,6 +13,8 @@ skipped, or calibration took longer than a minute. Run it on a quiet machine: wh
 counts as an error. `taskset -c 1` makes a machine of one core.
 
 --quick: the packaged model alone. --show: the tables of what is there, nothing is run.
+--taken calibration|jobs: a process of this bench computes without a pause on one core while the calibration
+is taken, or while the jobs are planned and run. Each way wants a --work of its own.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +56,11 @@ def main() -> int:
     wanted = [(size, job) for size in args.sizes for job in args.only]
     begun = time.monotonic()
     if not args.show:
-        prepare(args.work, args.sizes, wanted)
-        for size, job in wanted:
-            run_job(args.work, size, job)
+        with one_core_taken(args.taken == "calibration"):
+            prepare(args.work, args.sizes, wanted)
+        with one_core_taken(args.taken == "jobs"):
+            for size, job in wanted:
+                run_job(args.work, size, job)
     spent_s = time.monotonic() - begun
     found = [told for size, job in wanted if (told := read(args.work / size / f"{job}.json"))]
     lines = list(compared(found))
@@ -86,6 +91,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--show", action="store_true")
     parser.add_argument("--fresh", action="store_true")
+    parser.add_argument("--taken", choices=("calibration", "jobs"))
     parser.add_argument("--work", type=Path, default=ROOT / "bench" / "results" / "work" / "jobs")
     args = parser.parse_args()
     args.sizes = ["demo"] if args.quick else args.sizes.split(",")
@@ -99,6 +105,18 @@ def read(path: Path) -> Any:
 
 
 # ------------------------------------------------------------------ running
+
+
+@contextmanager
+def one_core_taken(taken: bool) -> Iterator[None]:
+    """Other work beside what runs inside: one process that never waits, where `taken`."""
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if taken else None
+    try:
+        yield
+    finally:
+        if other is not None:
+            other.kill()
+            other.wait()
 
 
 def prepare(work: Path, sizes: Iterable[str], wanted: list[tuple[str, str]]) -> None:
