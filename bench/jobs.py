@@ -14,7 +14,8 @@ counts as an error. `taskset -c 1` makes a machine of one core.
 
 --quick: the packaged model alone. --show: the tables of what is there, nothing is run.
 --taken calibration|jobs: a process of this bench computes without a pause on one core while the calibration
-is taken, or while the jobs are planned and run. Each way wants a --work of its own.
+is taken, or while the jobs are planned and run; then a predicted time is the plan's for a free machine, over
+the share of the cores that the plan says is left now. Each way wants a --work of its own.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def main() -> int:
                 run_job(args.work, size, job)
     spent_s = time.monotonic() - begun
     found = [told for size, job in wanted if (told := read(args.work / size / f"{job}.json"))]
-    lines = list(compared(found))
+    lines = list(compared(found, beside_others=args.taken == "jobs"))
     means = {name: mean_errors(lines, name) for name in LIMITS}
     calibration = calibrated(args.work, found)
     met = len(found) == len(wanted) and calibration["met"] and all(m["met"] for m in means.values())
@@ -181,6 +182,7 @@ def run_job(work: Path, size: str, job: str) -> None:
         "steps": [s for s in document["steps"] if s["state"] == "done"],
         "plan": plan["steps"],
         "calibration": plan["calibration"],
+        "cores_now": plan["cores"]["now"],
         "rows": ledger_rows(work / size / f"{job}.db"),
     }
     out.write_text(json.dumps(told, indent=1), encoding="utf-8")
@@ -224,7 +226,7 @@ def ledger_rows(path: Path) -> list[dict[str, Any]]:
 # ------------------------------------------------------------------ tables
 
 
-def compared(found: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def compared(found: list[dict[str, Any]], beside_others: bool = False) -> Iterator[dict[str, Any]]:
     """One line a job, step and figure: predicted with its interval, measured, learnt from the other jobs."""
     for told in found:
         others = [row for other in found if other is not told for row in other["rows"]]
@@ -233,16 +235,18 @@ def compared(found: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
                 said, was = step["predicted"].get(name), step["measured"].get(name)
                 if said is None or not was:
                     continue
+                slower = 1 / told["cores_now"] if beside_others and name.endswith("_s") else 1.0
+                slower = 1 / slower if name.endswith("tok_s") else slower
                 about = {"job": f"{told['size']} {told['job']}", "step": step["step"], "figure": name}
                 figure = told["plan"][step["step"]][name]
                 limit = LIMITS.get(name) if step["step"] in JUDGED else None
                 yield about | {
-                    "predicted": said,
-                    "low": figure["low"],
-                    "high": figure["high"],
+                    "predicted": said * slower,
+                    "low": figure["low"] * slower,
+                    "high": figure["high"] * slower,
                     "measured": was,
-                    "error": said / was - 1,
-                    "learnt": said * corrected(step["step"], name, others) / was - 1,
+                    "error": said * slower / was - 1,
+                    "learnt": said * slower * corrected(step["step"], name, others) / was - 1,
                     "limit": limit,
                 }
 

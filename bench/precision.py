@@ -57,7 +57,7 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
-    parser.add_argument("--parts", nargs="+", default=["first", "lora", "full"])
+    parser.add_argument("--parts", nargs="+", default=["first", *RATES], choices=("first", *RATES))
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--batches", type=int, default=24)

@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -83,6 +84,20 @@ def test_a_plan_alone_predicts_every_step(make_job):
     assert [s["state"] for s in planned["steps"]] == ["planned"] * 5
     assert {"ttft_s", "tpot_s", "output_tok_s"} <= set(planned["steps"][4]["predicted"])
     assert {"steps", "step_s", "tokens"} <= set(planned["steps"][1]["predicted"])
+
+
+def test_a_plan_tells_what_others_leave_of_the_cores(make_job):
+    """Also where all its parts are cached: what was looked at then was too short a time to tell."""
+    job = make_job()
+    job.up("--until", "plan")
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    try:
+        job.up("--until", "plan")
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    assert json.loads((job.workdir / "plan.json").read_text())["cores"]["now"] < 0.9
 
 
 @pytest.mark.timeout(900)

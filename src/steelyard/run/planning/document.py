@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from ...hardware import Calibration, CpuTimes, cpu_times, fair_share
 from ...planner import gate_document
 from .engines import engine_document
 from .expected import form_document, larger_figures
@@ -23,7 +24,7 @@ def plan_document(ready: Ready, launch: dict[str, Any] | None) -> dict[str, Any]
         "machine": ready.machine.cpu_model,
         "fingerprint": ready.machine.fingerprint,
         "calibration": ready.calibration.hash,
-        "cores": {"calibration": ready.calibration.share, "now": round(ready.measured.cores_now, 3)},
+        "cores": cores_document(ready.calibration, ready.measured.cpu_before),
         "facts": {k: v for k, v in asdict(ready.facts).items() if k != "lengths"},
         "settings": filled.settings,
         "engines": engine_document(filled.settings),
@@ -44,3 +45,10 @@ def plan_document(ready: Ready, launch: dict[str, Any] | None) -> dict[str, Any]
     }
     text = json.dumps(body, sort_keys=True, ensure_ascii=False).encode()
     return body | {"hash": hashlib.sha256(text).hexdigest()}
+
+
+def cores_document(calibration: Calibration | None, before: CpuTimes) -> dict[str, float | None]:
+    """Of the cores, what the calibration had (None where there is none), and what a step would get beside
+    what others have computed since `before`."""
+    now = fair_share(before, cpu_times())
+    return {"calibration": calibration.share if calibration else None, "now": round(now, 3)}

@@ -17,7 +17,7 @@ from typing import Any
 from ...artefact import Watch, write_durably
 from ...errors import Lacking, Problem, Where
 from ...forms import FORMS
-from ...hardware import Machine, catalogue, cpu_times, fair_share, probe, published_constants
+from ...hardware import Machine, catalogue, cpu_times, probe, published_constants
 from ...launch import LAUNCHED
 from ...ledger import Ledger, Row
 from ...places import data_folder
@@ -93,7 +93,7 @@ def measured(recipe: Recipe, candidate: Sized, watch: Watch) -> Model:
         machine=machine,
         facts=facts,
         calibration=calibration,
-        cores_now=fair_share(before, cpu_times()),
+        cpu_before=before,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...artefact import Artefact
-from ...hardware import Calibration, Machine
+from ...hardware import Calibration, CpuTimes, Machine
 from ...planner import DataFacts, Fill, Local, Plans
 from ...recipe import Recipe
 from ...shape import Shape
@@ -34,7 +34,7 @@ class Model:
     machine: Machine
     facts: DataFacts
     calibration: Calibration
-    cores_now: float = 1.0  # share of the cores that a step would get beside what others compute at present
+    cpu_before: CpuTimes  # the counters when this was measured: what others compute shows against later ones
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,6 @@ from ...hardware import (
     Machine,
     catalogue,
     cpu_times,
-    fair_share,
     named_models,
     probe,
     published_constants,
@@ -56,6 +55,7 @@ from ...shape import Shape
 from ..child.children import call_order, in_child
 from .adapters import with_adapters
 from .checks import check_sealed_room, check_serve_files
+from .document import cores_document
 from .engines import engine_document, family_in, with_engines
 from .facts import base_of, calibrate, with_rows_to_teach
 from .launching import launch_of_recipe
@@ -108,7 +108,7 @@ def weigh(
     plans = plan_recipe(named, filled, shape, facts, catalogue(), published_constants(), own, choices)
     plans = replace(plans, wall_s=time.perf_counter() - began)
     document = here_document(named, machine, filled, facts, local)
-    document["cores"] = cores_document(calibration, fair_share(before, cpu_times()))
+    document["cores"] = cores_document(calibration, before)
     return Weighed(request=request, plans=plans, here=document)
 
 
@@ -121,11 +121,6 @@ def _filled(recipe: Recipe, filled: Fill) -> Fill:
     check_teachers(recipe, source.path)
     filled = with_adapters(recipe, filled, source.path)
     return with_engines(recipe, filled, family_in(source.path))
-
-
-def cores_document(calibration: Calibration | None, now: float) -> dict[str, float | None]:
-    """Of the cores, what the calibration had (None where there is none), and what a step would get now."""
-    return {"calibration": calibration.share if calibration else None, "now": round(now, 3)}
 
 
 def here_document(
@@ -201,7 +196,7 @@ def weigh_job(request: Request, constants: Constants, *, watch: Watch | None = N
     began = time.perf_counter()
     plans = plan(request, catalogue(), constants, [own] if own else [])
     if document:
-        document["cores"] = cores_document(calibration, fair_share(before, cpu_times()))
+        document["cores"] = cores_document(calibration, before)
     return Weighed(request=request, plans=replace(plans, wall_s=time.perf_counter() - began), here=document)
 
 
