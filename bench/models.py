@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TASKS = ("nl2flag", "zh_sentiment", "sql_transpile", "logjson")
 ROWS = 40  # a task; enough that answers take the form of their task
 SETTINGS: dict[str, Any] = {
+    "stage": "sft",
     "finetuning_type": "lora", "lora_rank": 16, "lora_alpha": 32, "learning_rate": 2e-3, "warmup_ratio": 0.05,
     "lr_scheduler_type": "cosine", "weight_decay": 0.0, "num_train_epochs": 1, "max_steps": None,
     "max_length": 384, "packing": True, "micro_batch": 1, "grad_accum": 1, "seed": 0, "threads": 1,

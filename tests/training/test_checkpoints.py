@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from steelyard.artefact import Scratch, Watch, scratch
 from steelyard.errors import Lacking, Stopped
 from steelyard.training import train
-from steelyard.training.course import BETWEEN_FAILURES_S, LEAST, Due, interval_s
+from steelyard.training.steering.course import BETWEEN_FAILURES_S, LEAST, Due, interval_s
 
 
 @given(st.floats(1e-3, 1e4), st.floats(60, 1e8))

@@ -17,7 +17,7 @@ from steelyard.training import train
 from steelyard.training.methods import METHODS
 from steelyard.training.packing import learning_rate
 from steelyard.training.rows import batch_of, read_rows
-from steelyard.training.validation import best, hold_out, kept_steps, stops_early
+from steelyard.training.steering.validation import best, hold_out, kept_steps, stops_early
 
 LOOKING = {"val_size": 0.25, "eval_steps": 2, "num_train_epochs": 8, "dtype": "f32"}
 

@@ -18,6 +18,11 @@ VERBS = (
     ("plan", "plans.plan", "Time, cost and memory on every known device."),
     ("up", "runs.up", "Plan, ask, do every step, serve."),
     ("run", "runs.run", "Do the steps up to STEP, without serving."),
+    (
+        "train",
+        "runs.train",
+        "Train and judge, without serving; --lift raises one ability and keeps the others.",
+    ),
     ("clean", "data.clean", "Clean data files; account for each dropped row."),
     ("gate", "checks.gate", "Is what URL serves what was tuned? If not: why."),
     ("eval", "checks.evaluate", "Score a model or an endpoint on tasks."),

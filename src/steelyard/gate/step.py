@@ -22,6 +22,7 @@ from ..errors import CheckFailed, Stopped, Where, WrongUse
 from ..sample_size import BASE_LOOK
 from .base.endpoint import Endpoint
 from .base.verdict import Check, Verdict
+from .general import general_checks
 from .parity.judgement import rows_check
 from .quality import grading
 from .quality.checks import NOTHING, against_base, against_tuned, quality_checks
@@ -92,6 +93,8 @@ def _hint(worst: Check, verdict: Verdict) -> str:
         return "is gate.abilities.NAME.compare the right measure? Else train longer, or on more rows"
     if kind == "min":
         return "train longer or on more rows of this ability, or lower its min in gate.abilities"
+    if kind.startswith("general_"):
+        return "train less, mix in rows of other kinds, or allow more in gate.general"
     if kind == "against_base":
         return (
             "train longer or on more rows of this ability; gate.forget names what an ability may lose instead"
@@ -164,8 +167,10 @@ class _Judge:
         checks += quality_checks(
             base, tuned, served, self.settings, self.design, (more.tuned, more.served), looks
         )
+        of_general, general = self.general()
+        checks += of_general
         scores = {"base": base, "tuned": tuned, "served": served}
-        details = {role: s.as_json() for role, s in scores.items()}
+        details = {role: s.as_json() for role, s in scores.items()} | general
         used = {a: look + 1 for a, look in looks.items()}
         return Verdict(
             checks=tuple(checks),
@@ -211,6 +216,16 @@ class _Judge:
             declared=self.declared(),
             depth=str(self.settings.get("depth", "quick")) if role == "served" else None,
         )
+
+    def general(self) -> tuple[list[Check], dict[str, Any]]:
+        """What nobody trained, base against tuned, where the recipe asks for it."""
+        limit = self.settings.get("general")
+        if limit is None:
+            return [], {}
+        self.watch.log("gate.general")
+        base, tuned = (RunReference(self.calls, role) for role in ("base", "tuned"))
+        checks, figures = general_checks(base, tuned, self.tokenizer, float(limit))
+        return checks, {"general": figures}
 
     def declared(self) -> float | None:
         """The temperature of requests that name none: the recipe's, else the model's."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from .draft import Answers, DataFile, draft
 from .load import DEFAULT_FILE, load
-from .methods import COMPARED, SAMPLING, TEACHES
+from .methods import COMPARED, LIFT_ROUTES, SAMPLING, STEERED, TEACHES
 from .methods import WORDS as METHOD_WORDS
 from .recipe import (
     AbilityGate,
@@ -14,6 +14,7 @@ from .recipe import (
     Compress,
     Gate,
     Goal,
+    Lift,
     Load,
     Money,
     Owned,
@@ -62,8 +63,10 @@ def watts(text: str | float) -> float:
 __all__ = [
     "COMPARED",
     "DEFAULT_FILE",
+    "LIFT_ROUTES",
     "METHOD_WORDS",
     "SAMPLING",
+    "STEERED",
     "TEACHES",
     "AbilityGate",
     "Answers",
@@ -72,6 +75,7 @@ __all__ = [
     "DataFile",
     "Gate",
     "Goal",
+    "Lift",
     "Load",
     "Money",
     "OwnTerms",

@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from ..errors import Problem
 from ..forms import FORMS
 from ..units import parse_bytes, parse_s
-from .methods import LOSS_TYPES
+from .methods import LOSS_TYPES, MIXES
 from .recipe import USD_PER
 
 CURRENCIES = {"USD": "USD", "US$": "USD", "$": "USD", "CNY": "CNY", "RMB": "CNY", "¥": "CNY", "元": "CNY"}
@@ -210,6 +210,18 @@ class LatencyTable(Table):
     tpot_p99: Seconds | None = say("time per output token, 99 of 100 requests", "90ms")
 
 
+Route = Literal["alone", "gentle", "replay", "kl", "linear", "ties", "dare", "svd"]
+
+
+class LiftTable(Table):
+    ability: Text = Field(description="the ability that is lifted; the others are kept", examples=["code"])
+    routes: list[Route] | None = say("what is tried; all where left out", ["replay", "ties"])
+    adapters: list[Text] | None = say(
+        "PEFT folders of the same model that stand, from the recipe's folder: merged with what is learnt",
+        ["adapters/poems"],
+    )
+
+
 class GoalTable(Table):
     budget: MoneyField | None = say("what the whole job may cost, in any currency", "50 USD")
     rate: Annotated[float, Field(gt=0)] | None = say(
@@ -224,6 +236,9 @@ class GoalTable(Table):
         "how fast the service answers", {"ttft_p95": "800ms", "tpot_p95": "60ms"}
     )
     load: LoadTable | None = say("the load it is planned for", {"users": 4, "prompt_tokens": 128})
+    lift: LiftTable | None = say(
+        "an ability, or a table: lift it, keep the others, try what keeps them best", {"ability": "code"}
+    )
 
 
 Format = Literal[
@@ -477,6 +492,11 @@ class GateTable(Table):
         "what each ability must reach", {"support": {"min": 0.9}}
     )
     forget: dict[Text, Share] | None = say("what an ability may lose against the base", {"support": "2%"})
+    general: Share | None = say(
+        "by which share the perplexity of general text, which nobody trained, may grow; and what its "
+        "simple questions may lose",
+        "3%",
+    )
     tolerance: Annotated[float | Literal["auto"], BeforeValidator(_tolerance)] | None = say(
         "loss against the tuned model that the gate rules out; auto: what the rows can show, 2 to 6 points",
         0.02,
@@ -618,6 +638,17 @@ def _model(value: Any) -> Any:
     return value
 
 
+def _mix(value: Any) -> Any:
+    """Weights by ability; a word for all has become one of each (load.py)."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{value!r} is no mix: it is {', '.join(MIXES)}, or a weight for each ability")
+    for ability, weight in value.items():
+        number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if weight not in ("auto", "temperature") and not (number and 0 <= weight < math.inf):
+            raise ValueError(f"{ability}: {weight!r} is neither a weight of 0 or more nor auto")
+    return value
+
+
 class Document(Table):
     """A whole recipe."""
 
@@ -628,7 +659,11 @@ class Document(Table):
     )
     goal: GoalTable | None = say("what it may cost and how fast it must be", {"budget": "50 USD"})
     data: list[SourceTable] | None = say("what to learn from", [{"path": "rows.jsonl", "ability": "support"}])
-    mix: dict[Text, Annotated[float, Field(ge=0)]] | None = say("weight of each ability", {"support": 0.7})
+    mix: Annotated[dict[Text, float | str], BeforeValidator(_mix)] | None = say(
+        "weight of each ability; auto: steered while it trains; or one word for all: auto, rows, equal, "
+        "temperature",
+        {"support": 0.7},
+    )
     clean: CleanTable | None = say("cleaning; the word none keeps every row", {"pii": "mask"})
     train: list[StageTable] | None = say("stages; [] serves the model as it is", [{"stage": "sft"}])
     compress: CompressTable | None = say("the served form", {"weights": "int8"})
@@ -645,6 +680,7 @@ TABLES: dict[str, type[Table]] = {
     "goal": GoalTable,
     "goal.latency": LatencyTable,
     "goal.load": LoadTable,
+    "goal.lift": LiftTable,
     "data.*": SourceTable,
     "clean": CleanTable,
     "train.*": StageTable,
@@ -675,6 +711,8 @@ def schema() -> dict[str, Any]:
     document["title"] = "steelyard recipe"
     _allow(document, "trust", {"enum": ["open", "guarded", "sealed"]})
     _allow(document, "clean", {"const": "none"})
+    _allow(document, "mix", {"enum": list(MIXES)})
+    document["$defs"]["GoalTable"]["properties"]["lift"]["anyOf"].insert(0, {"type": "string"})
     document["$defs"]["GateTable"]["properties"]["judge"]["anyOf"].insert(0, {"const": "base"})
     _foreign_text(document)
     return document

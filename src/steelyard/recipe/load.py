@@ -11,6 +11,7 @@ from ..errors import WrongUse
 from . import recipe as words
 from .borrowed import SOURCE_ALIASES, STAGE_ALIASES, TOP_ALIASES, answer_borrowed
 from .later import refuse_what_comes_later
+from .methods import MIXES
 from .pairs import check_pairs, notes_on
 from .recipe import Recipe, effective
 from .tree import Path_, Tree, dotted, override, read
@@ -34,6 +35,7 @@ NOT_ASKED_FOR: dict[str, tuple[Any, ...]] = {  # values of other trainers that l
     "warmup_steps": (0,),
     "lora_dropout": (0, 0.0),
 }
+ABILITY = words.Source(path="").ability  # of rows whose source names none
 AUTO = "auto"  # a planner's field may say so instead of being left out
 KEEPS_AUTO = {"compress.weights", "gate.parity", "gate.tolerance", "model", "serve.engine", "serve.tls"}
 
@@ -127,6 +129,9 @@ def _short_forms(tree: Tree) -> None:
         values["trust"] = {"level": values["trust"]}
     if isinstance(values.get("compress"), str | list):
         values["compress"] = {"weights": values["compress"]}
+    _short_mix(values)
+    if isinstance(values.get("goal"), dict) and isinstance(values["goal"].get("lift"), str):
+        values["goal"]["lift"] = {"ability": values["goal"]["lift"]}
     if isinstance(values.get("gate"), dict) and values["gate"].get("judge") == "base":
         del values["gate"]["judge"]
     for at, value in list(_walk(values)):
@@ -142,6 +147,17 @@ def _short_forms(tree: Tree) -> None:
         resources["own"] = [{"device": e} if isinstance(e, str) else e for e in resources["own"]]
     for source in _tables(values.get("data")):
         _short_source(source)
+
+
+def _short_mix(values: dict[str, Any]) -> None:
+    """`mix: auto` and the like: the same for each ability of the data; `rows` is what no mix means."""
+    word = values.get("mix")
+    if not isinstance(word, str) or word not in MIXES:
+        return
+    abilities = dict.fromkeys(source.get("ability", ABILITY) for source in _tables(values.get("data")))
+    values["mix"] = dict.fromkeys(abilities, 1.0 if word == "equal" else word)
+    if word == "rows" or not abilities:
+        del values["mix"]
 
 
 def _tables(value: Any) -> list[dict[str, Any]]:
@@ -257,6 +273,7 @@ def _goal(goal: dict[str, Any]) -> words.Goal:
         ttft_s=by["ttft"],
         tpot_s=by["tpot"],
         load=words.Load(**load) if "load" in goal else None,
+        lift=words.Lift(**_stage(goal["lift"])) if "lift" in goal else None,
     )
 
 

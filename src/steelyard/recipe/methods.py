@@ -9,6 +9,10 @@ from __future__ import annotations
 TEACHES = {"pt": "texts", "sft": "chats", "dpo": "pairs", "orpo": "pairs", "kto": "labels"}
 TEACHES |= {"distil": "chats", "grpo": "chats"}
 COMPARED = ("dpo", "kto", "orpo", "grpo")  # stages that compare answers: never packed, split or cut
+STEERED = ("sft", "pt")  # stages whose mix may follow the abilities
+MIXES = ("auto", "rows", "equal", "temperature")  # words for a whole mix
+MERGES = ("linear", "ties", "dare", "svd")  # by the names that PEFT gives them
+LIFT_ROUTES = ("alone", "gentle", "replay", "kl", *MERGES)  # ways to lift an ability, as they are tried
 # Of grpo, where the recipe says nothing: TRL's own.
 SAMPLING: dict[str, int] = {"num_generations": 8, "max_completion_length": 256}
 # word -> the stages that have it

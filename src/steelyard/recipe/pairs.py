@@ -7,7 +7,7 @@ from math import gcd
 from ..errors import WrongUse
 from ..forms import FORMS
 from ..launch import LAUNCHED, check_args
-from .methods import COMPARED, LOSS_TYPES, SAMPLING, WORDS
+from .methods import COMPARED, LOSS_TYPES, MERGES, SAMPLING, STEERED, WORDS
 from .recipe import USD_PER, Recipe, Serve, Source, Stage
 from .tree import Path_, Tree
 
@@ -27,6 +27,8 @@ def check_pairs(recipe: Recipe, tree: Tree) -> None:
             _fail(tree, ("train", i, "report_to"), text, "delete report_to, or trust: open")
     _check_hosts(recipe, tree)
     _check_abilities(recipe, tree)
+    _check_steering(recipe, tree)
+    _check_lift(recipe, tree)
     _check_serving(recipe, tree)
     _check_goal(recipe, tree)
     for i, owned in enumerate(recipe.resources.own):
@@ -244,6 +246,42 @@ def _check_abilities(recipe: Recipe, tree: Tree) -> None:
     for name in recipe.gate.forget:
         if name not in abilities and name not in recipe.gate.abilities and recipe.train:
             _unknown_ability(tree, ("gate", "forget", name), name, (*abilities, *recipe.gate.abilities))
+
+
+def _check_steering(recipe: Recipe, tree: Tree) -> None:
+    """mix: auto needs abilities to weigh, a share to weigh with, and a stage that looks while it trains."""
+    if "auto" not in recipe.mix.values():
+        return
+    if len(recipe.abilities) < 2:
+        text = f"mix: auto weighs abilities, and the data have one: {', '.join(recipe.abilities)}"
+        _fail(tree, ("mix",), text, "delete mix, or name the ability of each source: ability: code")
+    fixed = {name: weight for name, weight in recipe.mix.items() if isinstance(weight, int | float)}
+    if sum(fixed.values()) >= 1:
+        named = ", ".join(f"{name} {weight:g}" for name, weight in fixed.items())
+        text = f"beside auto a weight is a share of all rows, and these leave nothing to it: {named}"
+        _fail(tree, ("mix", next(iter(fixed))), text, "shares of less than 1 together, or auto for all")
+    if not any(stage.stage in STEERED for stage in recipe.train):
+        _fail(tree, ("mix",), "mix: auto steers a stage sft or pt, and there is none", "weights in numbers")
+
+
+def _check_lift(recipe: Recipe, tree: Tree) -> None:
+    """One stage is tried in many ways: LoRA on answers, its mix that of each way."""
+    lift, at = recipe.goal.lift, ("goal", "lift")
+    if lift is None:
+        return
+    if lift.ability not in recipe.abilities:
+        _unknown_ability(tree, at, lift.ability, recipe.abilities)
+    if len(recipe.abilities) < 2:
+        text = f"lift keeps other abilities than {lift.ability}, and the data have none"
+        _fail(tree, at, text, "give rows of what is to be kept; a few dozen each are enough to look at")
+    kinds = [(stage.stage, stage.finetuning_type) for stage in recipe.train]
+    if kinds != [("sft", "lora")]:
+        _fail(tree, at, "lift tries ways of one stage: sft with LoRA", "example: train: [{stage: sft}]")
+    if recipe.mix:
+        _fail(tree, ("mix",), "each way of lift has a mix of its own", "delete mix")
+    if lift.adapters and not set(lift.routes or MERGES) & set(MERGES):
+        text = f"adapters are merged by {', '.join(MERGES)}, and routes name none of them"
+        _fail(tree, (*at, "routes"), text, "example: routes: [alone, ties]")
 
 
 def _unknown_ability(tree: Tree, at: Path_, name: str, abilities: tuple[str, ...]) -> None:

@@ -48,6 +48,15 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lift:
+    """One ability is lifted, the others are kept: the ways to it are tried, and the best stays."""
+
+    ability: str
+    routes: tuple[str, ...] = ()  # of LIFT_ROUTES; none = all
+    adapters: tuple[str, ...] = ()  # PEFT folders that stand, merged with what is learnt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
     """What the job may cost and how fast the service must be; ttft_s and tpot_s by percentile, "p95"."""
 
@@ -57,6 +66,7 @@ class Goal:
     ttft_s: dict[str, float] = field(default_factory=dict)
     tpot_s: dict[str, float] = field(default_factory=dict)
     load: Load | None = None
+    lift: Lift | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +185,9 @@ class Gate:
     depth: Literal["quick", "full"] = "quick"  # full: prompts up to the service's own limit, longer answers
     abilities: dict[str, AbilityGate] = field(default_factory=dict)
     forget: dict[str, float] = field(default_factory=dict)  # what each ability may lose against the base
+    general: float | None = (
+        None  # by which share the perplexity of general text may grow; None = not looked at
+    )
     tolerance: float | Literal["auto"] = "auto"  # what the rows can show, from 2 to 6 points (decisions/085)
     rows: int = 400  # of an ability at a first look; while undecided up to four times as many
     judge: Judge | None = None  # None = the base, where `compare: judge` asks for one
@@ -291,7 +304,7 @@ class Recipe:
     candidates: tuple[str, ...] = ()  # of model: auto; none = what lies on this machine
     goal: Goal = Goal()
     data: tuple[Source, ...] = ()
-    mix: dict[str, float] = field(default_factory=dict)
+    mix: dict[str, float | Literal["auto", "temperature"]] = field(default_factory=dict)
     clean: Clean = Clean()
     train: tuple[Stage, ...] = (Stage(),)
     compress: Compress = Compress()
@@ -333,6 +346,7 @@ def _words(recipe: Recipe) -> dict[str, Any]:
             "on_miss": goal.on_miss,
             "latency": latency,
             "load": _load(goal.load) if goal.load else None,
+            **({"lift": {k: _plain(v) for k, v in asdict(goal.lift).items()}} if goal.lift else {}),
         },
         "data": [{k: v for k, v in asdict(s).items() if k != "line"} for s in recipe.data],
         "mix": recipe.mix,
@@ -341,7 +355,7 @@ def _words(recipe: Recipe) -> dict[str, Any]:
         else "none",
         "train": [{k: _plain(v) for k, v in asdict(stage).items()} for stage in recipe.train],
         "compress": asdict(recipe.compress) | {"weights": _plain(recipe.compress.weights)},
-        "gate": asdict(recipe.gate),
+        "gate": {k: v for k, v in asdict(recipe.gate).items() if k != "general" or v is not None},
         "serve": asdict(recipe.serve) | {"api_key": SECRET if recipe.serve.api_key else None},
         "resources": _resources(recipe.resources),
         "trust": asdict(recipe.trust),

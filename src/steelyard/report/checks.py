@@ -69,6 +69,10 @@ CHECKS: dict[str, tuple[str, str]] = {
     "top_p_kept": ("top-p kept", "no token beyond top-p is drawn"),
     "turns": ("several turns", "earlier turns of a chat stand in the prompt"),
 }
+CHECKS |= {
+    "general_perplexity": ("general text kept", "growth of the perplexity of texts that nobody trained"),
+    "general_questions": ("general questions kept", "simple questions gained that nobody trained"),
+}
 ROLES = ("tuned", "served", "base")
 SHARES = (
     "min",
@@ -80,6 +84,8 @@ SHARES = (
     "answers",
     "top1",
     "generation_default",
+    "general_perplexity",
+    "general_questions",
 )
 STATES = {True: "passed", False: "failed", None: "undecided"}
 

@@ -82,6 +82,8 @@ def _facts_of_one(artefact: Artefact) -> dict[str, Any]:
             return {
                 "curve": [json.loads(line) for line in curve],
                 "taught": _json(artefact.path("taught.json")),
+                "interference": _json(artefact.path("interference.json")),
+                "lift": _json(artefact.path("lift.json")),
             }
         case "verdict":
             return {"details": (_json(artefact.path("verdict.json")) or {}).get("details") or {}}

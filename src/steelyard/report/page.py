@@ -8,6 +8,7 @@ from typing import Any
 
 from ..artefact import write_durably
 from ..units import show_number
+from .abilities import lift_rows, matrix, mix_rows
 from .checks import check_rows
 from .devices import plan_part
 from .pictures import STYLE, figures_panel, loss_panel, scores_panel
@@ -80,6 +81,9 @@ def view(document: Document, say: Words) -> dict[str, Any]:
         "frontier": [frontier_row(a, say) for a in document.get("frontier") or []],
         "curve": loss_panel(document.get("curve") or [], say).svg(say("loss on the answers")),
         "has_curve": len(document.get("curve") or []) > 1,
+        "matrix": matrix(document.get("interference"), say),
+        "mix": mix_rows(document.get("interference")),
+        "lift": lift_rows(document.get("lift"), say),
         "plan": plan_part(plan["plans"], say) if plan.get("plans") else None,
         "lineage": document.get("lineage") or [],
     }

@@ -22,14 +22,16 @@ from steelyard.artefact import Draft, Figures, Progress, Settings, Watch
 from steelyard.errors import Stopped
 from steelyard.processes import lacks_memory
 
-from .course import Due, course_figures
 from .faults import OutOfMemory, diverged, spikes
 from .mends import Mends
 from .methods import METHODS, answer_loss_sum
 from .packing import Schedule, learning_rate
 from .rows import Rows, TrainingExample, batch_of
+from .steering.course import Due, course_figures
+from .steering.looks import Held, look_at, loss_of, summary
+from .steering.mix import Steering
+from .steering.validation import best, is_due, kept_steps, look_places, stops_early
 from .trainable import Trainable
-from .validation import best, is_due, kept_steps, look_places, stops_early
 
 MAX_GRAD_NORM = 1.0  # as in TRL and LLaMA-Factory
 STATE, BEFORE = "state.safetensors", "state.before.safetensors"  # the last checkpoint, and the one before it
@@ -57,9 +59,12 @@ class Loop:
     watch: Watch
     tell: Callable[[Mapping[str, float]], None] = lambda point: None
     mends: Mends = field(default_factory=Mends)
+    steering: Steering | None = None  # of a mix that follows the looks at `held`
+    held: Held = field(default_factory=dict)  # rows by ability, in place of `looks`
+    bar: str = "train"  # name of its progress
     done: int = 0
     saved: int = 0
-    curve: list[dict[str, float]] = field(default_factory=list)
+    curve: list[dict[str, Any]] = field(default_factory=list)
     looks: list[list[TrainingExample]] = field(init=False)  # held-out rows as micro-batches
     step_s: list[float] = field(default_factory=list)
     optimiser: torch.optim.Optimizer = field(init=False)
@@ -68,7 +73,7 @@ class Loop:
 
     def __post_init__(self) -> None:
         learnt = self.learnt
-        places = look_places(self.rows, self.settings)
+        places = [] if self.held else look_places(self.rows, self.settings)
         self.looks = [[self.rows.kept_back[n] for n in batch] for batch in places]
         self.moments = torch.zeros_like(learnt.master), torch.zeros_like(learnt.master)
         decay = self.settings.get("weight_decay", 0.0)
@@ -101,7 +106,7 @@ class Loop:
         """All steps that are left, and the best model of them where that is asked for."""
         due = Due(self.settings.get("checkpoint_steps"))
         left = self.plan.tokens - sum(int(point["tokens"]) for point in self.curve)
-        with self.watch.progress("train", left, "tokens") as bar:
+        with self.watch.progress(self.bar, left, "tokens") as bar:
             while not self._ended():
                 if self.done in self.mends.skipped:
                     self.done += 1
@@ -133,8 +138,9 @@ class Loop:
         self.curve.append(point)
         self.done += 1
         steps = len(self.plan.steps)
-        if self.looks and is_due(self.done, steps, self.settings.get("eval_steps")):
-            point["eval_loss"] = self.look()
+        if (self.looks or self.held) and is_due(self.done, steps, self.settings.get("eval_steps")):
+            point |= self.look_each() if self.held else {"eval_loss": self.look()}
+            self._steer()
             if self.settings.get("load_best_model_at_end") and best(self.curve) is point:
                 self._put_aside(BEST.format(self.done))
         if self.done in kept_steps(self.curve, steps, self.settings):
@@ -148,6 +154,22 @@ class Loop:
         self.watch.log("train.evaluating", step=self.done)
         losses = [answer_loss_sum(self.network, batch_of(rows, self.network)) for rows in self.looks]
         return sum(losses) / max(1, sum(row.taught_tokens for rows in self.looks for row in rows))
+
+    def look_each(self) -> dict[str, Any]:
+        """Loss and right answers of each ability's held-out rows, and the mean loss of all that is taught."""
+        self.watch.log("train.evaluating", step=self.done)
+        looks = look_at(self.network, self.held)
+        every = [row for rows in looks.values() for row in rows]
+        return {"eval_loss": loss_of(every), **summary(looks)}
+
+    def _steer(self) -> None:
+        """The steps to come, by the looks so far."""
+        if self.steering is None:
+            return
+        self.plan = self.steering.schedule(self.curve)
+        mix = self.steering.mixes(self.curve)[self.done]
+        self.curve[-1]["mix"] = mix
+        self.watch.log("train.mix", step=self.done, **{name: round(share, 4) for name, share in mix.items()})
 
     def _put_aside(self, name: str) -> None:
         """The weights as they stand, in the scratch: written again, to the same bits, by a resumed run."""
@@ -279,7 +301,9 @@ class Loop:
     def layout(self) -> str:
         """What the numbers of a checkpoint stand for: pieces of the vector, and the order of rows."""
         lengths = [len(row.ids) for row in self.rows.examples]
-        order = hashlib.sha256(json.dumps([self.plan.steps, lengths]).encode()).hexdigest()
+        first, aims = (self.steering.plan, repr(self.steering.aims)) if self.steering else (self.plan, None)
+        drawn = [first.steps, lengths, *([aims] if aims else [])]
+        order = hashlib.sha256(json.dumps(drawn).encode()).hexdigest()
         pieces = self.learnt.layout()
         dtype = str(self.learnt.master.dtype)
         return json.dumps({"pieces": pieces, "dtype": dtype, "optimiser": "adamw", "order": order})
@@ -312,6 +336,8 @@ class Loop:
             if metadata.get("layout") != self.layout():
                 return False
             self.curve = json.loads(metadata["curve"])
+            if self.steering is not None:
+                self.plan = self.steering.schedule(self.curve)
             self.learnt.master.copy_(file.get_tensor("master"))
             for moment, name in zip(self.moments, ("m", "v"), strict=True):
                 moment.copy_(file.get_tensor(name))
@@ -326,4 +352,4 @@ class Loop:
     def figures(self) -> Figures:
         """SI units."""
         figures = course_figures(self.curve, self.step_s) | {"trainable_params": self.learnt.master.numel()}
-        return figures | ({"best_step": self.best_step()} if self.looks else {})
+        return figures | ({"best_step": self.best_step()} if self.looks or self.held else {})

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -43,18 +43,59 @@ def schedule(
     if not usable:
         return Schedule((), 0, 0, len(lengths))
     max_steps = settings.get("max_steps") or 0
-    order = _order(usable, settings["seed"], settings.get("mix") or {}, abilities, weights)
+    order = _order(usable, settings["seed"], Mix(settings.get("mix") or {}), abilities, weights)
     if not max_steps:
         order = islice(order, max(1, round(len(usable) * settings["num_train_epochs"])))
-    packing = settings.get("packing", True)
-    sequences = _packed(order, lengths, (settings.get("pack_length") or limit) if packing else 0)
-    batches = _grouped(sequences, settings["micro_batch"])
-    steps = _grouped(
+    steps = _steps(order, lengths, settings)
+    taken = tuple(islice(steps, max_steps) if max_steps else steps)
+    return _schedule(taken, lengths, len(lengths) - len(usable))
+
+
+def steered(
+    plan: Schedule,
+    lengths: Sequence[int],
+    settings: Mapping[str, Any],
+    abilities: Sequence[str],
+    weights: Sequence[float],
+    mixes: Mapping[int, Mapping[str, float]],
+) -> Schedule:
+    """As many steps as `plan`, drawn by the mix that stands: `mixes` says from which step (from 0) on which.
+
+    Drawing goes on where it is: a row that was drawn before the change keeps its place.
+    """
+    usable = [row for row, length in enumerate(lengths) if length <= settings["max_length"]]
+    mix = Mix(mixes[0])
+    steps = _steps(_order(usable, settings["seed"], mix, abilities, weights), lengths, settings)
+    taken = []
+    for number in range(len(plan.steps)):
+        mix.shares = mixes.get(number, mix.shares)
+        taken.append(next(steps))
+    return _schedule(tuple(taken), lengths, plan.too_long)
+
+
+def _schedule(
+    steps: tuple[tuple[tuple[int, ...], ...], ...], lengths: Sequence[int], too_long: int
+) -> Schedule:
+    rows = [row for step in steps for batch in step for row in batch]
+    return Schedule(steps, sum(lengths[row] for row in rows), len(rows), too_long)
+
+
+def _steps(
+    order: Iterator[int], lengths: Sequence[int], settings: Mapping[str, Any]
+) -> Iterator[tuple[tuple[int, ...], ...]]:
+    """Rows in order as steps of micro-batches, packed as the settings say."""
+    limit = (settings.get("pack_length") or settings["max_length"]) if settings.get("packing", True) else 0
+    batches = _grouped(_packed(order, lengths, limit), settings["micro_batch"])
+    return _grouped(
         (tuple(row for part in batch for row in part) for batch in batches), settings["grad_accum"]
     )
-    taken = tuple(islice(steps, max_steps) if max_steps else steps)
-    rows = [row for step in taken for batch in step for row in batch]
-    return Schedule(taken, sum(lengths[row] for row in rows), len(rows), len(lengths) - len(usable))
+
+
+@dataclass(slots=True)
+class Mix:
+    """The weight of each ability; none = by their rows. It may be another from one draw to the next."""
+
+    shares: Mapping[str, float] = field(default_factory=dict)
 
 
 def prompts_of(settings: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -68,25 +109,35 @@ def prompts_of(settings: Mapping[str, Any]) -> Mapping[str, Any]:
 def _order(
     rows: Sequence[int],
     seed: int,
-    mix: Mapping[str, float],
+    mix: Mix,
     abilities: Sequence[str],
     weights: Sequence[float] = (),
 ) -> Iterator[int]:
-    """Rows without end, epoch after epoch."""
-    if not abilities or (not mix and len(set(weights)) <= 1):
+    """Rows without end, epoch after epoch. Under another mix the count of who lags behind begins anew."""
+    if not abilities or (not mix.shares and len(set(weights)) <= 1):
         yield from _shuffles(rows, seed)
         return
     groups: dict[tuple[str, float], list[int]] = {}
     for row in rows:
         groups.setdefault((abilities[row], weights[row] if weights else 1.0), []).append(row)
-    shares = _shares({group: len(members) for group, members in sorted(groups.items())}, mix)
-    streams = {group: _shuffles(groups[group], seed) for group in shares}
-    given = dict.fromkeys(streams, 0)
-    while streams:
-        drawn = sum(given.values()) + 1
-        group = max(given, key=lambda g: drawn * shares[g] - given[g])  # first of equals, by name
-        given[group] += 1
-        yield next(streams[group])
+    sizes = {group: len(members) for group, members in sorted(groups.items())}
+    streams = {group: _shuffles(groups[group], seed) for group in sizes}
+    stands, shares, given = None, {}, dict[tuple[str, float], int]()
+    while True:
+        if mix.shares is not stands:
+            stands, shares = mix.shares, _shares(sizes, mix.shares)
+            given = dict.fromkeys(shares, 0)
+        if not given:
+            return
+        yield next(streams[_lagging(given, shares)])
+
+
+def _lagging(given: dict[tuple[str, float], int], shares: Mapping[tuple[str, float], float]) -> Any:
+    """The group furthest behind its share, the first of equals by name; counts it as drawn."""
+    drawn = sum(given.values()) + 1
+    group = max(given, key=lambda g: drawn * shares[g] - given[g])
+    given[group] += 1
+    return group
 
 
 def _shares(
@@ -108,7 +159,7 @@ def _shares(
         / weighed[ability]
         for (ability, weight), size in sizes.items()
     }
-    total = sum(parts.values())
+    total = sum(parts.values())  # 0 where no row is of an ability that has a weight
     return {group: part / total for group, part in parts.items() if part > 0}
 
 

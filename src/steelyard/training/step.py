@@ -16,14 +16,17 @@ from steelyard.artefact import Draft, Figures, Inputs, Settings, Watch
 from steelyard.errors import Resumable, WrongUse
 from steelyard.model import Tokenizer
 
+from .abilities.lift import lifted
+from .abilities.steered import check_rows, finished, first_mix, steered_job
 from .engines import TrainEngine, TrainJob, engine_of
 from .faults import Diverged, OutOfMemory, mended
 from .mends import Mends, read_mends, was_killed, write_mends
 from .packing import Schedule, prompts_of, schedule
 from .rows import COMPARED, Rows, TrainingExample, read_rows
+from .steering.mix import LIFT_ROWS, LIFT_SHARE, hold_out_each
+from .steering.validation import hold_out
 from .teacher import with_teacher
 from .trackers import trackers
-from .validation import hold_out
 
 TAUGHT = "taught.json"
 ATTENTION_TOKENS = 1024
@@ -38,8 +41,9 @@ def train(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figur
     """
     engine = engine_of(settings.get("engine", "own"))
     base = inputs.artefacts["base"].path()
-    rows = read_rows(inputs.artefacts["dataset"].path("train.jsonl"), Tokenizer(base), settings)
-    hold_out(rows, settings)
+    tokenizer = Tokenizer(base)
+    rows = read_rows(inputs.artefacts["dataset"].path("train.jsonl"), tokenizer, settings)
+    settings = held_out_from(rows, settings)
     examples = rows.examples
     lengths = [max(len(each.ids) for each in row.sequences) for row in examples]
     weights = [row.weight for row in examples]
@@ -56,14 +60,45 @@ def train(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figur
     tell, end = trackers(settings.get("report_to") or (), tracking_folder(out), out.key[:12])
     try:
         job = TrainJob(base, rows, plan, settings, held_out, tell)
-        figures = carried_out(engine, job, out, watch)
+        figures, plan = taught(engine, job, tokenizer, out, watch)
     finally:
         end()
+    account = rows.account(plan, settings.get("rows", "all"))
     if "best_step" in figures:
         until = replace(plan, steps=plan.steps[: int(figures["best_step"])])
         account = rows.account(until, settings.get("rows", "all"))
     (out.folder / TAUGHT).write_text(json.dumps(account, indent=1, sort_keys=True) + "\n", "utf-8")
     return figures
+
+
+def taught(
+    engine: TrainEngine, job: TrainJob, tokenizer: Tokenizer, out: Draft, watch: Watch
+) -> tuple[Figures, Schedule]:
+    """What came of it, and the schedule that was trained: of some only known at the end."""
+    if "lift" in job.settings:
+        return lifted(job, tokenizer, out, watch)
+    if "steer" not in job.settings:
+        return carried_out(engine, job, out, watch), job.plan
+    job, probed = steered_job(job, tokenizer, out, watch)
+    figures = carried_out(engine, job, out, watch)
+    return figures, finished(job, probed, out.folder)
+
+
+def held_out_from(rows: Rows, settings: Settings) -> Settings:
+    """Moves rows for looks out of the taught ones; the settings, with the first mix where it is steered.
+
+    Raises WrongUse for an ability without rows.
+    """
+    if "lift" in settings:
+        check_rows(rows, [settings["lift"]["ability"], *settings["lift"]["keep"]])
+        hold_out_each(rows, settings["seed"], LIFT_ROWS, LIFT_SHARE)
+        return settings
+    if "steer" not in settings:
+        hold_out(rows, settings)
+        return settings
+    check_rows(rows, settings["steer"]["aims"])
+    hold_out_each(rows, settings["seed"])
+    return {**settings, "mix": first_mix(rows, settings)}
 
 
 def longest_step(examples: Sequence[TrainingExample], plan: Schedule) -> float:

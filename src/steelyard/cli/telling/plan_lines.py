@@ -55,8 +55,8 @@ def here_lines(document: Mapping[str, Any]) -> list[str]:
         head = (say("step"), say("time"), say("80 % interval"), say("memory"))
         lines += table(head, [(say(name), *_step_row(figures)) for name, figures in steps.items()])
     lines += cores_lines(document, steps)
-    more = (*row_lines(document), *gate_lines(document), *setting_lines(document), *engine_lines(document))
-    return [*lines, *more]
+    more = (*row_lines(document), *gate_lines(document), *ability_lines(document))
+    return [*lines, *more, *setting_lines(document), *engine_lines(document)]
 
 
 ALONE = 0.9  # share of the cores from which on a machine counts as free
@@ -112,6 +112,28 @@ def gate_lines(document: Mapping[str, Any]) -> list[str]:
     notes = (document.get("gate") or {}).get("notes") or []
     lines = [piece for note in notes for piece in broken(f"- {reason(note)}", columns() - 4)]
     return [f"  {line}" if line.startswith("- ") else f"    {line}" for line in lines]
+
+
+def ability_lines(document: Mapping[str, Any]) -> list[str]:
+    """What goes before or on beside the training of several abilities; what earlier probes have shown."""
+    texts = []
+    for stage in (document.get("settings") or {}).get("train") or []:
+        if steer := stage.get("steer"):
+            numbers = {"n": len(steer["aims"]), "steps": steer["probe_steps"]}
+            texts.append(say("the mix follows {n} abilities; probes first, {steps} steps each", **numbers))
+        if lift := stage.get("lift"):
+            kept = ", ".join(f"{name} {share:.1%}" for name, share in lift["keep"].items())
+            words = {"ability": lift["ability"], "routes": ", ".join(lift["routes"]), "kept": kept}
+            texts.append(say("{ability} is lifted, tried are {routes}; others may lose: {kept}", **words))
+    texts += [_harm(*cell) for cell in document.get("harms") or []]
+    return [f"  {piece}" for text in texts for piece in broken(text, columns() - 2)]
+
+
+def _harm(trained: str, scored: str, cell: Mapping[str, float]) -> str:
+    """ "an earlier probe: code alone raises the loss of poems by 12 % (8 to 16)"."""
+    shares = {name: f"{cell[name] * 100:.0f}" for name in ("change", "low", "high")}
+    text = "an earlier probe: {trained} alone raises the loss of {scored} by {change} % ({low} to {high})"
+    return say(text, trained=trained, scored=scored, **shares)
 
 
 def setting_lines(document: Mapping[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,11 +25,11 @@ Ray = Annotated[
 Yes = Annotated[bool, typer.Option("--yes", "-y", help=say("Do not ask."))]
 
 
-def load(path: Path, ray: str | None = None) -> Any:
-    """The recipe of a file with this command line's --set; what has no effect is noted."""
+def load(path: Path, ray: str | None = None, more: Sequence[str] = ()) -> Any:
+    """The recipe of a file with this command line's --set and `more`; what has no effect is noted."""
     from ...recipe import load
 
-    files = load(path, [*OPTIONS.settings, *([f"resources.ray={ray}"] if ray else [])])
+    files = load(path, [*OPTIONS.settings, *([f"resources.ray={ray}"] if ray else []), *more])
     for text in files.notes:
         note(f"{say('note:')} {text}")
     return files

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from shlex import quote
@@ -41,6 +42,19 @@ def up(
     _walk(recipe, yes, until, workdir, keep, "up", ray)
 
 
+def train(
+    recipe: RecipePath = DEFAULT,
+    lift: Annotated[
+        str,
+        typer.Option("--lift", metavar="ABILITY", help=say("The ability to raise; the others are kept.")),
+    ] = "",
+    yes: Yes = False,
+    workdir: Workdir = None,
+    ray: Ray = None,
+) -> None:
+    _walk(recipe, yes, "gate", workdir, False, "train", ray, [f"goal.lift={lift}"] if lift else [])
+
+
 def run(
     words: Annotated[list[str] | None, typer.Argument(metavar="RECIPE STEP", show_default=False)] = None,
     yes: Yes = False,
@@ -59,13 +73,20 @@ def run(
 
 
 def _walk(
-    path: Path, yes: bool, until: str, workdir: Path | None, keep: bool, verb: str, ray: str | None
+    path: Path,
+    yes: bool,
+    until: str,
+    workdir: Path | None,
+    keep: bool,
+    verb: str,
+    ray: str | None,
+    more: Sequence[str] = (),
 ) -> None:
     if until not in STEPS:
         raise WrongUse(
             "cli.usage", f"no step {until!r}", where=Where(field="--until"), hint=f"one of {', '.join(STEPS)}"
         )
-    recipe = load(path, ray)
+    recipe = load(path, ray, more)
     _check_key(recipe, path)
     _check_workdir(workdir)
     asks = not yes and until != "plan"

@@ -125,6 +125,8 @@ def against_base(
     tolerance = design.abilities[ability].tolerance
     if (gate.get("abilities") or {}).get(ability, {}).get("min") is not None:
         return _not_worse(name, change, tolerance, "`min` is set, so a gain need not be shown")
+    if (lifted := gate.get("lifted")) and ability != lifted:
+        return _not_worse(name, change, tolerance, f"{lifted} is lifted, this is kept")
     if no_room(before, z):
         score = sum(before) / len(before)
         return _not_worse(name, change, tolerance, f"the base scores {score:.1%}: no room to show a gain")

@@ -25,6 +25,7 @@ from ..job.facts import DataFacts, Fill
 from ..job.forms import WORK, stored_bytes
 from ..job.gate_rows import first_look
 from ..job.plans import Plans, broken_limits, most_usd
+from .abilities import looking_s, tried
 from .engines import engine_of, library_bytes, served_by, spread_of, teaching
 from .local_serve import (
     KV_BYTES,
@@ -225,7 +226,7 @@ def _train(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFact
 def _stage(settings: Mapping[str, Any], shape: Shape, calibration: Calibration, facts: DataFacts) -> _Step:
     rates = train_rates(calibration, settings["finetuning_type"], settings["dtype"])
     engine = engine_of(settings)
-    run = packed(facts, settings)
+    run = tried(packed(facts, settings), settings, facts)
     row = sizes_of(shape, settings, run, run.micro_tokens + ROUNDING_TOKENS)
     micro = {name: s * engine.time for name, s in rates.step.cost(train_step_terms(row)).items()}
     optimiser_s = rates.optimiser.total(optimiser_terms(row)) * engine.time
@@ -234,6 +235,7 @@ def _stage(settings: Mapping[str, Any], shape: Shape, calibration: Calibration, 
     parts = {name: seconds * trained for name, seconds in micro.items()}
     parts["optimiser"] = optimiser_s * run.steps
     parts |= _sampling(settings, shape, calibration, facts, run)
+    parts |= looking_s(settings, facts, run, step_s, sum(micro.values()))
     busy_s = sum(parts.values())
     saves = busy_s / max(
         20.0, 20.0 * rates.checkpoint.total({"start": 1.0, "each": 12 * trained_params(row)})

@@ -14,6 +14,7 @@ from typing import Any
 from steelyard.hardware import Calibration
 from steelyard.shape import Shape
 
+from ..job.abilities import held_rows
 from ..job.facts import DataFacts
 from .rates import Rates, Row, Terms, fit_rates, line
 
@@ -53,7 +54,7 @@ def packed(facts: DataFacts, settings: Mapping[str, Any]) -> Packed:
     lengths = within(facts.lengths, settings) or [min(limit, max(1, round(facts.mean_length)))]
     mean = sum(lengths) / len(lengths)
     share = sum(lengths) / sum(facts.lengths) if facts.lengths else 1.0
-    taught = 1.0 - settings.get("val_size", 0.0)  # the rest is held out of the stage
+    taught = 1.0 - _held_share(facts, settings)
     tokens = taught * (facts.tokens * share if facts.lengths else facts.rows * mean)
     rows = max(1, round(tokens / mean * epochs))
     fill = [float(n) for n in lengths]
@@ -77,6 +78,13 @@ def packed(facts: DataFacts, settings: Mapping[str, Any]) -> Packed:
         row_tokens=sum(n * n for n in padded(lengths)) / sum(lengths),
         answer_share=facts.answer_share,
     )
+
+
+def _held_share(facts: DataFacts, settings: Mapping[str, Any]) -> float:
+    """Of the rows, those that a stage holds out for its looks."""
+    if "steer" in settings or "lift" in settings:
+        return held_rows(facts, settings) / max(1, facts.rows)
+    return float(settings.get("val_size", 0.0))
 
 
 def of_kind(facts: DataFacts, settings: Mapping[str, Any]) -> tuple[DataFacts, int]:

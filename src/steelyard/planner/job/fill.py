@@ -15,6 +15,7 @@ from steelyard.hardware import Machine
 from steelyard.recipe import COMPARED, METHOD_WORDS, SAMPLING, TEACHES, Recipe, Stage
 from steelyard.shape import Shape
 
+from .abilities import abilities_of
 from .facts import DataFacts, Fill
 from .footprint import training_bytes
 from .forms import BF16_ISA, form_order, why_first
@@ -118,7 +119,7 @@ def _stage(
         "seed": stage.seed,
         "threads": machine.cores,
         "dtype": dtype,
-        "mix": dict(recipe.mix),  # the weights of sources go with their rows
+        "mix": _mix(recipe, facts),  # the weights of sources go with their rows
     }
     # Other models are known by their content; the words of AS_ASKED stand beside these.
     words = (w for w in METHOD_WORDS if not w.endswith("_name_or_path") and w not in AS_ASKED)
@@ -127,7 +128,22 @@ def _stage(
     settings |= {"method": method} if method else {}
     settings |= {"train_from_scratch": True} if stage.train_from_scratch else {}
     settings |= recomputed | ({"fp8": True} if asked == "fp8" else {}) | _as_asked(choose, stage)
-    return settings | _updates(choose, stage, settings, shape, machine, facts)
+    settings |= _updates(choose, stage, settings, shape, machine, facts)
+    return settings | abilities_of(recipe, stage, settings, facts)
+
+
+TEMPERATURE = 2.0  # the best of T5's multi-task mixtures (Raffel et al. 2020, section 3.5.2)
+
+
+def _mix(recipe: Recipe, facts: DataFacts) -> dict[str, float]:
+    """Weights in numbers; {} where it follows the abilities, or a stage that has none draws by its rows."""
+    if "auto" in recipe.mix.values():
+        return {}
+    rows = {name: max(1, facts.abilities.get(name, 1)) for name in recipe.mix}
+    return {
+        name: rows[name] ** (1 / TEMPERATURE) if weight == "temperature" else float(weight)
+        for name, weight in recipe.mix.items()
+    }
 
 
 def _overlong(stage: Stage) -> tuple[str, str]:

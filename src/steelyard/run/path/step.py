@@ -12,7 +12,7 @@ from .run import Run
 
 Again = tuple[str, ...]  # steps to do once more before this one
 # Settings that say where, not what: no part of a key or a manifest.
-LOCAL = ("root", "api_key", "teacher", "adapter", "hosts", "ray")
+LOCAL = ("root", "api_key", "teacher", "adapter", "adapters", "hosts", "ray")
 
 
 def _nothing(*_: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ...planner import Fill
 from ...recipe import Recipe
 
 FIELD = "adapter_name_or_path"
+LIFTED = "goal.lift.adapters"
 
 
 def with_adapters(recipe: Recipe, filled: Fill, base: Path, base_hash: str | None = None) -> Fill:
@@ -34,16 +35,33 @@ def with_adapters(recipe: Recipe, filled: Fill, base: Path, base_hash: str | Non
             }
             names = ("lora_rank", "lora_alpha", "target_modules")
             origins |= {f"train.{number}.{name}": "plan: the adapter's own" for name in names}
+    if recipe.goal.lift and recipe.goal.lift.adapters:
+        stages[0] |= _standing(recipe, stages[0]["lift"], base, base_hash)
     return replace(filled, settings={**filled.settings, "train": stages}, origins=origins)
 
 
+def _standing(recipe: Recipe, lift: dict[str, Any], base: Path, base_hash: str | None) -> dict[str, Any]:
+    """The adapters that a lift merges with: where they lie, and what they are."""
+    assert recipe.goal.lift is not None
+    found = [checked(recipe, name, LIFTED, base, base_hash) for name in recipe.goal.lift.adapters]
+    hashes = [adopt(adapter.folder, "adapter").hash for adapter in found]
+    folders = [str(adapter.folder.resolve()) for adapter in found]
+    return {"adapters": folders, "lift": {**lift, "adapter_hashes": hashes}}
+
+
 def _checked(recipe: Recipe, number: int, base: Path, base_hash: str | None) -> Adapter:
+    name = recipe.train[number].adapter_name_or_path or ""
+    return checked(recipe, name, f"train.{number}.{FIELD}", base, base_hash)
+
+
+def checked(recipe: Recipe, name: str, field: str, base: Path, base_hash: str | None) -> Adapter:
+    """The adapter of a folder, of this base. Raises WrongUse at the field that names it."""
     try:
-        adapter = read_adapter(recipe.root / (recipe.train[number].adapter_name_or_path or ""))
+        adapter = read_adapter(recipe.root / name)
         if base.is_dir():
             check_base(adapter, base, base_hash)
     except WrongUse as problem:
         if problem.where is not None:
-            problem.where = replace(problem.where, file=str(recipe.path), field=f"train.{number}.{FIELD}")
+            problem.where = replace(problem.where, file=str(recipe.path), field=field)
         raise
     return adapter

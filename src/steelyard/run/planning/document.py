@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +13,16 @@ from ...planner import gate_document
 from .engines import engine_document
 from .expected import form_document, larger_figures
 from .ready import Ready
+
+
+def earlier_harms(ready: Ready) -> list[list[Any]]:
+    """[[trained, scored, {"change", "low", "high"}]] of the newest probes in this run's folder."""
+    files = ready.workdir.store.folder.glob("checkpoint-*/interference.json")
+    for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
+        with suppress(OSError, ValueError, KeyError):
+            document = json.loads(file.read_bytes())
+            return [[a, b, document["after"][a][b]] for a, b in document["proposal"]["harms"]]
+    return []
 
 
 def plan_document(ready: Ready, launch: dict[str, Any] | None) -> dict[str, Any]:
@@ -42,6 +53,7 @@ def plan_document(ready: Ready, launch: dict[str, Any] | None) -> dict[str, Any]
         "plans": ready.plans.as_json(),
         "gate": gate_document(ready.recipe, ready.facts),
         "launch": launch,
+        **({"harms": harms} if (harms := earlier_harms(ready)) else {}),
     }
     text = json.dumps(body, sort_keys=True, ensure_ascii=False).encode()
     return body | {"hash": hashlib.sha256(text).hexdigest()}

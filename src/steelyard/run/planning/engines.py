@@ -41,7 +41,7 @@ def with_engines(recipe: Recipe, filled: Fill, family: str) -> Fill:
         hosts, places = _hosts(recipe, stage, name, device, origins)
         shared, processes = _shared(recipe, stage, settings, name, device, places)
         several = max(processes, 2) if hosts else processes  # one other machine is not this process either
-        engine, why = _chosen(recipe, stage, name, family, device, several)
+        engine, why = _chosen(recipe, stage, settings, name, family, device, several)
         own_dtype = origins.get(f"{name}.dtype") == "recipe"
         dtype = {} if device == CPU or own_dtype else {"dtype": "bf16"}
         stages.append({**settings, **shared, **hosts, "engine": engine, **_more(engine, device), **dtype})
@@ -113,8 +113,17 @@ def _shared(
     return more | ({"processes": count} if count > 1 and not places else {}), count
 
 
+FOLLOWS = {"steer": "mix: auto", "lift": "lift"}  # settings of a stage, and what the recipe calls them
+
+
 def _chosen(
-    recipe: Recipe, stage: Stage, name: str, family: str, device: str, processes: int
+    recipe: Recipe,
+    stage: Stage,
+    settings: Mapping[str, Any],
+    name: str,
+    family: str,
+    device: str,
+    processes: int,
 ) -> tuple[str, str]:
     need = TrainNeed(
         family=family,
@@ -123,7 +132,7 @@ def _chosen(
         device=device,
         processes=processes,
         fsdp=stage.fsdp,
-        words=_words(stage),
+        words=(*_words(stage), *(FOLLOWS[name] for name in FOLLOWS if name in settings)),
     )
     try:
         check_trackers(stage.report_to or ())

@@ -30,7 +30,8 @@ class OwnEngine:
 
         settle(job.settings["threads"])
         network, learnt = trainable(job.base, job.settings)
-        loop = Loop(network, learnt, job.rows, job.plan, job.settings, out, watch, job.tell, job.mends)
+        more = (job.tell, job.mends, job.steering, job.held)
+        loop = Loop(network, learnt, job.rows, job.plan, job.settings, out, watch, *more)
         loop.restore()
         for point in loop.curve:
             job.tell(point)

@@ -18,6 +18,8 @@ from ..mends import Mends
 if TYPE_CHECKING:  # a plan asks for capabilities and needs no tokenizer
     from ..packing import Schedule
     from ..rows import Rows
+    from ..steering.looks import Held
+    from ..steering.mix import Steering
 from ..trackers import Tell
 
 
@@ -36,6 +38,8 @@ class TrainJob:
     held_out: Rows | None = None  # of test.jsonl, in the stage's own kind: answers to compare
     tell: Tell = ignored  # is told each point of the curve as it comes; of a resumed run the earlier ones too
     mends: Mends = field(default_factory=Mends)  # what an earlier attempt met
+    steering: Steering | None = None  # of a mix that follows looks at `held` (own)
+    held: Held = field(default_factory=dict)  # held-out rows by ability
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,19 +29,19 @@ from ....model import (
 )
 from ....shape import read_json
 from ....trust import keys_folder, ray_environment
-from ...course import BETWEEN_FAILURES_S, course_figures
 from ...faults import SUMMED, Diverged, OutOfMemory, diverged, spikes
 from ...mends import Mends
 from ...packing import learning_rate
 from ...rows import Rows
-from ...validation import best, is_due, look_places
+from ...steering.course import BETWEEN_FAILURES_S, course_figures
+from ...steering.validation import best, is_due, look_places
 from ..protocol import TrainJob, device_missing, not_installed
 from .hosts import host_problem, order_for
 from .order import line_of
 from .processes import Processes
 from .rewards import Rewards, check_room, prompt_line
 
-FIRST_SAVE_S = 60.0  # until its first checkpoint; then as training/course.py says
+FIRST_SAVE_S = 60.0  # until its first checkpoint; then as training/steering/course.py says
 MAX_GRAD_NORM = 1.0  # as in the own loop
 MENDED = (
     "rates",

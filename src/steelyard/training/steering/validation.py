@@ -11,8 +11,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .packing import schedule
-from .rows import Rows
+from ..packing import schedule
+from ..rows import Rows
 
 Curve = Sequence[Mapping[str, float]]
 LOOKS = 10  # in a stage, where eval_steps says nothing; kept checkpoints likewise
