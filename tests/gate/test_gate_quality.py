@@ -94,6 +94,14 @@ def test_what_may_be_forgotten_need_not_be_beaten():
     assert verdicts(base, served, served)["against_base"].passed is False
 
 
+def test_beside_a_lifted_ability_the_others_are_kept_and_not_raised():
+    gate = AUTO | {"lifted": "b"}
+    base, same, worse = some(300, 400), some(300, 400), some(240, 400)
+    assert verdicts(base, same, same, gate)["against_base"].passed is True
+    assert verdicts(base, worse, worse, gate)["against_base"].passed is False
+    assert verdicts(base, same, same, AUTO | {"lifted": "a"})["against_base"].passed is False
+
+
 def test_graded_answers_that_do_not_follow_the_question_fail():
     """A model that says the same to everything beats a base that says nothing, by chrF."""
     constant = scores([0.11, 0.09, 0.1, 0.12] * 25, elsewhere=0.105)

@@ -123,6 +123,18 @@ def test_four_bits_are_compared_with_their_own_rounded_weights(step, form, round
     assert limit == worst  # of 4 bits: that of 8-bit activations, not of one form against another
 
 
+@pytest.mark.parametrize(("limit", "verdict"), [(10.0, "passed"), (0.0, "failed")])
+def test_what_nobody_trained_is_held_against_the_base_where_it_is_asked_for(step, limit, verdict):
+    """Noise on every matrix raises a random model's perplexity, and less than tenfold."""
+    with suppress(GateFailed):
+        step(tolerance=0.02, general=limit, parity="off")
+    found = document(step)
+    checks = {c["name"]: c for c in found["checks"]}
+    assert found["verdict"] == verdict and checks["general_perplexity"]["limit"] == limit
+    figures = found["details"]["general"]["perplexity"]
+    assert checks["general_perplexity"]["value"] == pytest.approx(figures["tuned"] / figures["base"] - 1)
+
+
 def test_another_model_served_fails_at_parity_before_any_score(step, base):
     with pytest.raises(GateFailed) as e:
         step(served=base)

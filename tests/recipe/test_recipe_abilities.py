@@ -79,7 +79,7 @@ def test_one_ability_has_nothing_to_weigh(tmp_path):
     path = tmp_path / "one.yaml"
     for more in ("mix: auto", "goal: {lift: main}"):
         path.write_text(f"model: demo\ndata: [{{path: a.jsonl}}]\n{more}\n")
-        with pytest.raises(WrongUse, match="have one|have none"):
+        with pytest.raises(WrongUse, match=r"have one|have none"):
             recipe.load(path)
 
 

@@ -170,12 +170,12 @@ class _Judge:
         of_general, general = self.general()
         checks += of_general
         scores = {"base": base, "tuned": tuned, "served": served}
-        details = {role: s.as_json() for role, s in scores.items()} | general
+        details = {role: s.as_json() for role, s in scores.items()}
         used = {a: look + 1 for a, look in looks.items()}
         return Verdict(
             checks=tuple(checks),
             scores={r: d["scores"] for r, d in details.items()},
-            details=details | {"design": self.design.as_json(used)},
+            details=details | general | {"design": self.design.as_json(used)},
             looked_at=roles["served"].looked_at,
         )
 
