@@ -104,6 +104,7 @@ def verbs(port: int, hub: str) -> Iterator[Verb]:
         ("chat", "tiny", QUESTION, "--max-tokens", "4"),
         ("export", "tiny", "--to", "hf", "--output", "exported"),
         ("run", RECIPE_FILE, "compress", "--yes", "--workdir", "half"),
+        ("train", RECIPE_FILE, "--yes", "--workdir", "half"),
         *whole_path("--offline"), *whole_path("--workdir", "again"),
         ("ledger", "list"), ("gc", "--dry-run"), ("gc",),
     ):  # fmt: skip
