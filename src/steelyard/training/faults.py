@@ -33,13 +33,14 @@ NAMED_ROWS = 5  # of those in a step that went wrong
 class OutOfMemory(Lacking):
     """A step got no memory; what is not a step's (loading a model) is Lacking alone."""
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, batches: Batches | None = None) -> None:
         super().__init__(
             "memory.exhausted",
             f"step {step + 1} got no memory",
             hint="free memory, or lower per_device_train_batch_size or max_length, and run again",
         )
         self.step = step  # from 0
+        self.batches = batches  # its micro-batches, where they are no longer those of the plan
 
 
 class Diverged(CheckFailed):
@@ -53,7 +54,7 @@ class Diverged(CheckFailed):
 def mended(mends: Mends, problem: Problem, plan: Schedule, rows: Rows, stage: str) -> Mends:
     """What to do otherwise after this problem. Raises it, or what is left to say, where nothing helps."""
     if isinstance(problem, OutOfMemory) and stage in SUMMED:
-        return smaller(mends, plan.steps[problem.step], rows, problem)
+        return smaller(mends, problem.batches or plan.steps[problem.step], rows, problem)
     if isinstance(problem, Diverged):
         return without(mends, problem)
     raise problem

@@ -123,7 +123,7 @@ class Loop:
             return self._step()
         except (RuntimeError, MemoryError, OSError, SystemError) as error:
             if lacks_memory(error):
-                raise OutOfMemory(self.done) from None
+                raise OutOfMemory(self.done, self.plan.steps[self.done]) from None
             raise
 
     def _ended(self) -> bool:
