@@ -63,6 +63,7 @@ def step(base, tuned, rows, serve, tmp_path, monkeypatch):
         rows=rows,
         train=(),
         completes=False,
+        whole=None,
         **settings,
     ):
         data, compressed = tmp_path / "data", tmp_path / "compressed"
@@ -79,6 +80,8 @@ def step(base, tuned, rows, serve, tmp_path, monkeypatch):
             yield serve(folders[role], completes=completes and role == "served")
 
         artefacts = {"dataset": adopt(data), "checkpoint": adopt(checkpoint), "compressed": adopt(compressed)}
+        if whole:
+            folders["whole"], artefacts["whole"] = whole, adopt(whole)
         run.compared = set()
 
         def reference(role, ids):
@@ -151,6 +154,22 @@ def test_a_loss_in_quality_is_named_with_its_size(step, base):
     assert "not one of 150 answers is right" in e.value.message
     against = next(c for c in document(step)["checks"] if c["name"] == "against_tuned/a")
     assert against["passed"] is False and "-100.0 points" in against["example"]
+
+
+def test_a_pruned_model_is_judged_by_the_scores_of_the_one_that_it_was_cut_from(step, tuned, base):
+    with pytest.raises(GateFailed) as e:
+        step(checkpoint=base, served=base, whole=tuned, parity="off")
+    assert step.asked[:3] == ["tuned", "whole", "served"]
+    assert document(step)["scores"]["tuned"] == {"a": 1.0, "b": 1.0}
+    against = next(c for c in document(step)["checks"] if c["name"] == "against_tuned/a")
+    assert against["passed"] is False and e.value.hint
+
+
+def test_parity_of_a_pruned_model_is_with_itself(step, tuned):
+    step(whole=tuned, tolerance=0.02, abilities={"a": {"min": 0.9}})
+    names = {c["name"] for c in document(step)["checks"]}
+    assert {"tuned/answers", "served/logprob_mean", "against_tuned/a"} <= names
+    assert step.asked == ["tuned", "whole", "served", "base"]
 
 
 def test_too_few_rows_are_undecided_and_say_how_many_are_missing(step):

@@ -75,6 +75,32 @@ def test_what_the_recipe_says_is_kept_and_the_rest_has_a_reason():
     assert stage["grad_accum"] >= 1 and stage["num_train_epochs"] >= 1
 
 
+def test_pruning_adds_its_steps_and_what_is_served_is_smaller():
+    recipe = replace(RECIPE, compress=Compress(prune=0.7))
+    whole = fill(recipe, SMOL, MACHINE, FACTS)
+    filled = fill(recipe, SMOL, MACHINE, FACTS, share=0.7)
+    assert filled.settings["heal"]["stage"] == "distil" and "prune" not in whole.settings
+    assert filled.settings["train"] == whole.settings["train"]
+    local, before = (predict(f, SMOL, MACHINE, EMPTY, FACTS) for f in (filled, whole))
+    assert list(local.steps) == ["clean", "train", "prune", "heal", "compress", "gate", "serve"]
+    assert list(before.steps) == ["clean", "train", "compress", "gate", "serve"]
+    for step in ("prune", "heal"):
+        assert local.steps[step]["wall_s"].low < local.steps[step]["wall_s"].value
+        assert local.steps[step]["peak_rss_bytes"].value > 1e8 and local.steps[step]["cost_usd"].value > 0
+        assert sum(explain(local)[step].values()) == pytest.approx(local.raw[step]["wall_s"])
+    kept = local.steps["heal"]["score_kept"]
+    assert kept.provenance == "vendor" and kept.low < 0.9 < kept.value < 1
+    features = {"model_version": MODEL_VERSION, "raw": {"score_kept": kept.value}}
+    heal = Row(
+        run="r", step="heal", machine="f", features=features, predicted={}, measured={"score_kept": 0.99}
+    )
+    learnt_of = predict(filled, SMOL, MACHINE, EMPTY, FACTS, [heal] * 4).steps["heal"]["score_kept"]
+    assert kept.value < learnt_of.value < 0.99 and learnt_of.high - learnt_of.low < kept.high - kept.low
+    speed = [each.steps["serve"]["output_tok_s"].value for each in (local, before)]
+    assert speed[0] > speed[1]
+    assert local.disk_bytes > before.disk_bytes
+
+
 def test_a_weight_of_a_source_is_no_mix_of_abilities():
     """`weight: 1` on one of two abilities made the mix 1 to 1 instead of by rows."""
     data = (Source(path="a", ability="a", weight=9.0), Source(path="b", ability="b"))

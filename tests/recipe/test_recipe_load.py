@@ -325,6 +325,16 @@ BAD = [
         *("impossible_pair", 5, "serve.max_model_len", "964", "max_model_len"),
     ),
     ("train: [{stage: prefer}]\n", "bad_value", 4, "train.0.stage", "prefer", "sft"),
+    ("compress: {prune: 1.2}\n", "bad_value", 4, "compress.prune", "between 0 and 1", "prune: 0.7"),
+    ("compress: {prune: 0}\n", "bad_value", 4, "compress.prune", "leaves nothing", "prune: 0.7"),
+    (
+        "train: []\ncompress: {prune: 0.7}\n",
+        *("impossible_pair", 5, "compress.prune", "no tuned model", "delete compress.prune"),
+    ),
+    (
+        "compress: {heal_epochs: 2}\n",
+        *("impossible_pair", 4, "compress.heal_epochs", "goes with prune", "prune: 0.7"),
+    ),
     ("train: [{stage: distil}]\n", "impossible_pair", 4, "train.0.stage", "no teacher", "models/larger"),
     ("train: [{stage: ppo}]\n", "not_yet", 4, "train.0.stage", "ppo", "grpo"),
     ("train: [{stage: grpo, num_generations: 1}]\n", "bad_value", 4, "train.0.num_generations", "2", "8"),

@@ -9,16 +9,18 @@ from ..forms import FORMS, Form
 
 if TYPE_CHECKING:
     from .export import export_form
+    from .pruning import prune
     from .rounding import rounded_groups, rounded_rows
     from .step import compress
 
 FILES = {
     "compress": "step",
     "export_form": "export",
+    "prune": "pruning",
     "rounded_groups": "rounding",
     "rounded_rows": "rounding",
 }
 
-__all__ = ["FORMS", "Form", "compress", "export_form", "rounded_groups", "rounded_rows"]
+__all__ = ["FORMS", "Form", "compress", "export_form", "prune", "rounded_groups", "rounded_rows"]
 
 __getattr__ = fetching(__name__, FILES)

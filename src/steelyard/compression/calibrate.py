@@ -10,9 +10,7 @@ states of CALIBRATION_TOKENS. Heavy (torch): entered from step.py alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +21,10 @@ from torch import Tensor
 from ..artefact import Watch
 from ..errors import Stopped
 from ..model import Grouped, group_of, load
+from .activations import Chunk, chunks_of, gram_matrices
 from .rounding import LEVELS, SHRINKS, refuse_unless
 
 CALIBRATION_TOKENS = 8192  # a minute or two at 135M parameters; what 4,096 gave: decisions/045
-CHUNK_TOKENS = 2048  # of one pass: bounds the memory of a layer
 BLOCK = 64  # columns whose errors are gathered before all later columns are adjusted
 DAMP = 0.01  # of the mean diagonal: keeps the inverse well behaved
 
@@ -34,7 +32,7 @@ DAMP = 0.01  # of the mean diagonal: keeps the inverse well behaved
 def calibrate(folder: Path, rows: Sequence[Sequence[int]], largest: int, watch: Watch) -> dict[str, Grouped]:
     """The layers' matrices of the model in `folder`, by name, in 4 bits; `rows` are token ids."""
     network = load(Path(folder), dtype="bfloat16").eval()
-    chunks = list(_chunks(rows, network))
+    chunks = list(chunks_of(rows, network))
     rounded: dict[str, Grouped] = {}
     with torch.inference_mode(), watch.progress("calibrate", total=len(network.layers), unit="layers") as bar:
         for layer in network.layers:
@@ -47,39 +45,10 @@ def calibrate(folder: Path, rows: Sequence[Sequence[int]], largest: int, watch: 
     return rounded
 
 
-@dataclass(slots=True)
-class _Chunk:
-    """Some rows, one behind the other: hidden states after the rounded layers so far, [T, H]."""
-
-    x: Tensor
-    cos: Tensor
-    sin: Tensor
-    layout: Any
-
-
-def _chunks(rows: Sequence[Sequence[int]], network: Any) -> Iterator[_Chunk]:
-    held: list[Sequence[int]] = []
-    for row in [*rows, None]:
-        if held and (row is None or sum(map(len, held)) + len(row) > CHUNK_TOKENS):
-            yield _chunk(held, network)
-            held = []
-        if row is not None:
-            held.append(row)
-
-
-def _chunk(rows: list[Sequence[int]], network: Any) -> _Chunk:
-    lengths = [len(row) for row in rows]
-    ids = torch.tensor([i for row in rows for i in row])
-    positions = torch.cat([torch.arange(n) for n in lengths])
-    cos, sin = network.turns(positions)
-    x = torch.nn.functional.embedding(ids, network.embed).float()
-    return _Chunk(x, cos, sin, network.layout(lengths))
-
-
-def _layer(layer: Any, chunks: list[_Chunk], largest: int) -> dict[str, Grouped]:
+def _layer(layer: Any, chunks: list[Chunk], largest: int) -> dict[str, Grouped]:
     """Round a layer's matrices over what the exact layer gives them; its rounded output goes on."""
     linears = list(layer.linears())
-    gram = _gram_matrices(layer, linears, chunks)
+    gram = gram_matrices(layer, linears, chunks)
     rounded: dict[str, Grouped] = {}
     for linear in linears:
         size = group_of(linear.weight.shape[1], largest)
@@ -93,35 +62,6 @@ def _layer(layer: Any, chunks: list[_Chunk], largest: int) -> dict[str, Grouped]
     for chunk in chunks:
         chunk.x = layer(chunk.x, chunk.cos, chunk.sin, chunk.layout)
     return rounded
-
-
-def _gram_matrices(layer: Any, linears: list[Any], chunks: list[_Chunk]) -> dict[Any, Tensor]:
-    """The Gram matrix of the inputs x of each matrix: the mean of x xᵀ, [I, I]."""
-    tokens = sum(len(chunk.x) for chunk in chunks)
-    gram = {linear: torch.zeros(linear.weight.shape[1], linear.weight.shape[1]) for linear in linears}
-
-    def take(linear: Any, x: Tensor) -> None:
-        gram[linear].addmm_(x.t(), x, alpha=1 / tokens)
-
-    for chunk in chunks:
-        with _hooks(linears, take):
-            layer(chunk.x, chunk.cos, chunk.sin, chunk.layout)
-    return gram
-
-
-@contextmanager
-def _hooks(linears: list[Any], take: Callable[[Any, Tensor], None]) -> Iterator[None]:
-    """Every matrix's input goes to `take` as well."""
-
-    def hook(linear: Any, inputs: tuple[Tensor, ...]) -> None:
-        take(linear, inputs[0])
-
-    handles = [linear.register_forward_pre_hook(hook) for linear in linears]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _parts(linear: Any, grouped: Grouped) -> dict[str, Grouped]:

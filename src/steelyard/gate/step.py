@@ -53,9 +53,10 @@ class GateFailed(CheckFailed):
 def judge(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figures:
     """Write verdict.json; raise GateFailed (exit 4) unless every check passed.
 
-    inputs.artefacts: dataset (test.jsonl, train.jsonl), checkpoint, compressed (form.json). inputs.calls:
-    serve(role) -> context manager with a url, role base | tuned | served; reference(role, [(prompt, answer)])
-    -> arrays (reference/arrays.py). settings: the recipe's `gate` section, with `tolerances` of the plan,
+    inputs.artefacts: dataset (test.jsonl, train.jsonl), checkpoint, compressed (form.json), and where the
+    checkpoint was pruned `whole`, the tuned model that it was cut from. inputs.calls: serve(role) -> context
+    manager with a url, role base | tuned | served | whole; reference(role, [(prompt, answer)]) -> arrays
+    (reference/arrays.py). settings: the recipe's `gate` section, with `tolerances` of the plan,
     `seed` and, where the services ask for one, `api_key`.
     """
     verdict = asyncio.run(_Judge(inputs, settings, watch).run())
@@ -63,11 +64,11 @@ def judge(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figur
     (out.folder / "verdict.json").write_text(text, encoding="utf-8")
     watch.log("gate.verdict", verdict=verdict.verdict, cause=verdict.cause, checks=len(verdict.checks))
     if verdict.verdict != "passed":
-        raise _failure(verdict)
+        raise _failure(verdict, pruned="whole" in inputs.artefacts)
     return _figures(verdict)
 
 
-def _failure(verdict: Verdict) -> GateFailed:
+def _failure(verdict: Verdict, pruned: bool = False) -> GateFailed:
     worst = verdict.worst()
     assert worst is not None
     state = "failed" if worst.passed is False else "is undecided"
@@ -78,11 +79,13 @@ def _failure(verdict: Verdict) -> GateFailed:
         message += f" ({worst.example})"
     if verdict.cause:
         message += f"; cause: {verdict.cause}"
-    return GateFailed(verdict, message, _hint(worst, verdict))
+    return GateFailed(verdict, message, _hint(worst, verdict, pruned))
 
 
-def _hint(worst: Check, verdict: Verdict) -> str:
+def _hint(worst: Check, verdict: Verdict, pruned: bool = False) -> str:
     kind = worst.name.partition("/")[0]
+    if pruned and kind.startswith("against_tuned") and worst.passed is False:
+        return "pruning lost too much: a larger compress.prune, prune: auto, or more heal_epochs"
     if worst.passed is None:
         if kind in ("against_base", "min"):
             return "more held-out rows: clean.test_share, or rows of your own in gate.abilities.NAME.eval"
@@ -123,6 +126,8 @@ class _Judge:
         self.folder = inputs.artefacts["checkpoint"].path()
         self.tokenizer: Tokenizer = Tokenizer(self.folder)
         self.form = _form(inputs)
+        # Of a pruned model the scores of the one that it was cut from count as the tuned ones.
+        self.tuned_by = "whole" if "whole" in inputs.artefacts else "tuned"
         held_out = load_tasks(_chats(inputs, "test.jsonl"))
         self.rows = sampled(self._compared(held_out), int(settings.get("rows", ROWS)), self.seed)
         abilities = {row["ability"] for row in self.rows}
@@ -190,12 +195,15 @@ class _Judge:
                     verdict = await self.parity(endpoint, mode, role)
                 checks = tuple(replace(c, name=f"{role}/{c.name}") for c in verdict.checks)
                 failed = verdict.verdict == "failed"
-                both = NOTHING if failed else await self.ask(endpoint, rows.every, role)
+                apart = role == "tuned" and self.tuned_by != role
+                both = NOTHING if failed or apart else await self.ask(endpoint, rows.every, role)
                 if not failed and parity != "off":
                     of_rows = rows_check(endpoint, self.tokenizer)
                     checks = (*checks, *(replace(c, name=f"{role}/{c.name}") for c in of_rows.checks))
                     failed = of_rows.verdict == "failed"
                     verdict = replace(of_rows, looked_at=verdict.looked_at)
+        if apart and not failed:
+            both = await self.asked("tuned", rows.every)
         scores, more = divided(both, len(rows.held_out))
         return _Role(checks, scores, more, failed, verdict.cause, verdict.why, verdict.looked_at)
 
@@ -248,6 +256,12 @@ class _Judge:
 
             return await ask_rows(endpoint, rows, self.budget, each=each)
 
+    async def asked(self, role: str, rows: Sequence[dict[str, Any]]) -> Scores:
+        """Scores of rows by a service of their own."""
+        with self.calls["serve"](self.tuned_by if role == "tuned" else role) as url:
+            async with self.endpoint(url) as endpoint:
+                return await self.ask(endpoint, rows, role)
+
     # ------------------------------------------------------------------ more rows while undecided
 
     def next_rows(self, looks: Mapping[str, int]) -> LookRows:
@@ -289,9 +303,7 @@ class _Judge:
         """Scores of further rows, held-out and training ones, by a service that is started once more."""
         if not rows.every:
             return NOTHING, NOTHING
-        with self.calls["serve"](role) as url:
-            async with self.endpoint(url) as endpoint:
-                scores = await self.ask(endpoint, rows.every, role)
+        scores = await self.asked(role, rows.every)
         held_out, training = divided(scores, len(rows.held_out))
         return await self.judged(held_out, rows.held_out), await self.judged(training, rows.training)
 

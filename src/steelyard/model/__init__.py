@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .adapters import Adapter, check_base, peft_config, read_adapter, read_factors, write_peft
     from .chat import in_words
     from .companions import copy_companions
-    from .decoder import family_of
+    from .decoder import family_of, read_decoder
     from .encoder import Encoder, encoder_folder, exported_encoder, is_encoder, read_encoder
     from .encoder_export import export_encoder
     from .families import FAMILIES
@@ -115,6 +115,7 @@ FILES = {
     "read_encoder": "encoder",
     "models_folder": "source",
     "family_of": "decoder",
+    "read_decoder": "decoder",
     "TRL_VARIABLE": "transformers_backend.environment",
     "transformers_families": "transformers_backend.environment",
     "check_ray": "transformers_backend.environment",
@@ -182,6 +183,7 @@ __all__ = [
     "quantised_as",
     "quantised_form",
     "read_adapter",
+    "read_decoder",
     "read_encoder",
     "read_factors",
     "resolve",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .job.forms import form_order, loss_source, nominal_speed, quality_loss, stored_bytes
     from .job.gate_rows import gate_document, gate_rows
     from .job.plans import Plan, Plans, explain_plan, within_limits
+    from .job.pruned import LOSS_SOURCE, pruned_loss, pruned_shape, pruning_where, shares_of
     from .job.request import DRAFTED, PRICE_CLASSES, Owned, OwnPrice, Request
     from .published.cell_faults import COLUMNS, CellFault, cell_faults
     from .published.claims import Checked, check_claims
@@ -42,6 +43,7 @@ FILES = {
     "DataFacts": "job.facts",
     "Fill": "job.facts",
     "LeftOut": "published.fitting",
+    "LOSS_SOURCE": "job.pruned",
     "Local": "here.local",
     "OwnPrice": "job.request",
     "Owned": "job.request",
@@ -79,6 +81,9 @@ FILES = {
     "predict": "here.local",
     "predict_results": "published.results",
     "provider_of": "job.cost",
+    "pruned_loss": "job.pruned",
+    "pruned_shape": "job.pruned",
+    "pruning_where": "job.pruned",
     "quality_loss": "job.forms",
     "quantile": "published.fitting",
     "request_of": "search.whole",
@@ -86,6 +91,7 @@ FILES = {
     "score_results": "published.results",
     "serving_rows": "published.stack",
     "shape_of": "published.shapes",
+    "shares_of": "job.pruned",
     "stage_tokens": "search.whole",
     "stored_bytes": "job.forms",
     "this_machine": "search.whole",
@@ -101,6 +107,7 @@ __all__ = [
     "DRAFTED",
     "EXPECTED",
     "HERE",
+    "LOSS_SOURCE",
     "PRICE_CLASSES",
     "CellFault",
     "Checked",
@@ -145,6 +152,9 @@ __all__ = [
     "predict",
     "predict_results",
     "provider_of",
+    "pruned_loss",
+    "pruned_shape",
+    "pruning_where",
     "quality_loss",
     "quantile",
     "request_of",
@@ -152,6 +162,7 @@ __all__ = [
     "score_results",
     "serving_rows",
     "shape_of",
+    "shares_of",
     "stage_tokens",
     "stored_bytes",
     "this_machine",

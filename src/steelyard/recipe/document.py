@@ -447,11 +447,28 @@ def _forms(value: Any) -> Any:
     return value
 
 
+def _kept(value: Any) -> Any:
+    """The share of the parameters that stays: above 0, at most 1, or auto."""
+    if value == "auto":
+        return value
+    share = _share(value)
+    if not share:
+        raise ValueError("0 leaves nothing; it is the share of the parameters that stays, such as 0.7")
+    return share
+
+
 class CompressTable(Table):
     weights: Annotated[str | list[str], BeforeValidator(_forms)] | None = say(
         "form that is served; of a list the first that passes the gate", ["int8", "bf16"]
     )
     max_quality_loss: Share | None = say("what serving may lose against the tuned model", "1%")
+    prune: Annotated[float | Literal["auto"], BeforeValidator(_kept)] | None = say(
+        "share of the tuned model's parameters that stays; auto: the least of 0.7, 0.85 and 1 that passes",
+        0.7,
+    )
+    heal_epochs: Annotated[float, Field(gt=0, le=1000)] | None = say(
+        "passes over the rows that the pruned model learns from the tuned one", 3
+    )
 
 
 Compare = Literal["text", "json", "label", "contains", "number", "chrf", "judge"]
@@ -726,6 +743,7 @@ WRITTEN_AS_TEXT = (
     "MoneyText",
     "_seconds",
     "_share",
+    "_kept",
     "_energy_price",
     "watts_of",
     "_most_bytes",

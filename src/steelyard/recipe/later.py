@@ -23,7 +23,6 @@ LATER: dict[tuple[str, ...], tuple[tuple[Any, ...] | None, str]] = {
     ("train", "*", "finetuning_type"): (("qlora", "dora", "freeze"), "example: finetuning_type: lora"),
     ("train", "*", "dataset"): (None, "name the file under `data:`"),
     ("compress", "weights"): (("fp8", "gptq", "awq", "q4_k_m"), "example: weights: int4"),
-    ("compress", "prune"): (None, "delete the line"),
     ("serve", "tide"): (None, "delete the line"),
     ("serve", "engine"): (
         ("llamacpp",),

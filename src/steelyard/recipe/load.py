@@ -37,7 +37,15 @@ NOT_ASKED_FOR: dict[str, tuple[Any, ...]] = {  # values of other trainers that l
 }
 ABILITY = words.Source(path="").ability  # of rows whose source names none
 AUTO = "auto"  # a planner's field may say so instead of being left out
-KEEPS_AUTO = {"compress.weights", "gate.parity", "gate.tolerance", "model", "serve.engine", "serve.tls"}
+KEEPS_AUTO = {
+    "compress.prune",
+    "compress.weights",
+    "gate.parity",
+    "gate.tolerance",
+    "model",
+    "serve.engine",
+    "serve.tls",
+}
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -31,6 +31,7 @@ def check_pairs(recipe: Recipe, tree: Tree) -> None:
     _check_lift(recipe, tree)
     _check_serving(recipe, tree)
     _check_goal(recipe, tree)
+    _check_pruning(recipe, tree)
     for i, owned in enumerate(recipe.resources.own):
         if owned.sockets and owned.per_host:
             at = ("resources", "own", i, "sockets")
@@ -72,6 +73,19 @@ def notes_on(recipe: Recipe) -> tuple[str, ...]:
 
 def _fail(tree: Tree, at: Path_, message: str, hint: str) -> None:
     raise WrongUse("recipe.impossible_pair", message, where=tree.where(at), hint=hint)
+
+
+def _check_pruning(recipe: Recipe, tree: Tree) -> None:
+    """What is pruned is a model that was tuned, by rows that tell what it needs."""
+    asked = recipe.compress.prune not in (None, 1)
+    if asked and not recipe.train:
+        text = "train is []: there is no tuned model to prune, and no gate to judge it"
+        _fail(
+            tree, ("compress", "prune"), text, "delete compress.prune, or give data and a stage of training"
+        )
+    if recipe.compress.heal_epochs is not None and not asked:
+        text = "heal_epochs goes with prune: only what was pruned is healed"
+        _fail(tree, ("compress", "heal_epochs"), text, "example: compress: {prune: 0.7, heal_epochs: 3}")
 
 
 def _check_goal(recipe: Recipe, tree: Tree) -> None:

@@ -157,6 +157,8 @@ class Compress:
 
     weights: str | tuple[str, ...] = "auto"  # "auto" or of forms.FORMS
     max_quality_loss: float | None = None  # share of answers that serving may lose; gate.tolerance where None
+    prune: float | Literal["auto"] | None = None  # share of the tuned model's parameters that stays
+    heal_epochs: float | None = None  # passes over the rows after pruning; None: the plan's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -194,6 +194,13 @@ def _comparison(
     }
 
 
+def form_shown(attempt: Document, say: Words) -> str:
+    """The form, and what is left of a pruned model."""
+    share = attempt.get("share")
+    left = "" if share is None else say("pruned to {share}", share=percent(share))
+    return ", ".join(part for part in (attempt.get("form"), left) if part)
+
+
 def frontier_row(attempt: Document, say: Words) -> dict[str, Any]:
     """One form or model: measured figures where there are any, else the predicted ones."""
     measured, predicted = attempt.get("measured") or {}, attempt.get("predicted") or {}
@@ -206,7 +213,7 @@ def frontier_row(attempt: Document, say: Words) -> dict[str, Any]:
     return {
         "turn": attempt.get("turn") or "",
         "model": Path(attempt["model"]).name,
-        "form": attempt.get("form") or "",
+        "form": form_shown(attempt, say),
         "state": attempt.get("state") or "",
         "size": show("size_bytes", "bytes"),
         "speed": show("output_tok_s", ""),

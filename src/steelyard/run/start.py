@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..artefact import Place, Watch
 from ..errors import Problem, Stopped, writing_in
-from ..planner import Plans
+from ..planner import Plans, shares_of
 from ..recipe import Recipe
 from ..report import save
 from .known import remember
@@ -17,7 +17,7 @@ from .path.run import Run, new_run
 from .planning.checks import check_serving
 from .planning.prepare import prepare
 from .planning.ready import Ready
-from .record.outcome import STEP_NAMES, Outcome
+from .record.outcome import Outcome, names_until
 from .record.workdir import LoggedWatch, locked, opened
 
 Confirm = Callable[[Ready], bool]
@@ -35,8 +35,8 @@ def up(
 ) -> Outcome:
     """Plan, ask, do every step up to `until`, serve. Raises the Problem of the first step that fails.
 
-    `until` is plan or one of STEP_NAMES; with `keep` the service lives on after the call. `language` is the
-    report's: en or zh.
+    `until` is plan or one of STEP_NAMES (record/outcome.py); with `keep` the service lives on after the call.
+    `language` is the report's: en or zh.
     """
     place = opened(recipe, workdir)
     logged = LoggedWatch(place, watch or Watch())
@@ -45,7 +45,7 @@ def up(
     with locked(place), writing_in(place.folder):
         if until == "serve":
             check_serving(recipe, place)
-        count = 1 + (STEP_NAMES.index(until) + 1 if until in STEP_NAMES else 0)
+        count = 1 + len(names_until(until, pruned=shares_of(recipe)[0] is not None))
         logged.at(Place("plan", 1, count))
         ready = prepare(recipe, place, logged)
         remember(place, ready.id, recipe, logged)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .engines.trl.hosts import hosts_there
     from .methods import METHODS
     from .rehearsal import probe
-    from .step import train
+    from .step import heal, train
     from .trackers import check_trackers
 
 FILES = {  # what needs torch is fetched when used
@@ -26,6 +26,7 @@ FILES = {  # what needs torch is fetched when used
     "check_device": "engines",
     "check_trackers": "trackers",
     "choose": "engines",
+    "heal": "step",
     "hosts_there": "engines.trl.hosts",
     "install": "engines",
     "probe": "rehearsal",
@@ -40,6 +41,7 @@ __all__ = [
     "check_device",
     "check_trackers",
     "choose",
+    "heal",
     "hosts_there",
     "install",
     "probe",

@@ -101,6 +101,14 @@ def held_out_from(rows: Rows, settings: Settings) -> Settings:
     return {**settings, "mix": first_mix(rows, settings)}
 
 
+def heal(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figures:
+    """Train the artefact `base`, a pruned model, on what the artefact `teacher`, the model that it was cut
+    from, says of the rows of `dataset`. Raises what `train` does."""
+    teacher = inputs.artefacts["teacher"]
+    told = {"teacher": str(teacher.path()), "teacher_hash": teacher.hash}
+    return train(inputs, {**settings, **told}, out, watch)
+
+
 def longest_step(examples: Sequence[TrainingExample], plan: Schedule) -> float:
     """How many times the work of the median step the largest step is: one that takes long is no hang.
 

@@ -21,7 +21,7 @@ from ..telling.plan_lines import plan_lines
 from .recipes import DEFAULT, Ray, RecipePath, Yes, load, no_settings
 from .services import live_services
 
-STEPS = ("plan", "clean", "train", "compress", "gate", "serve")
+STEPS = ("plan", "clean", "train", "prune", "heal", "compress", "gate", "serve")
 Workdir = Annotated[
     Path | None,
     typer.Option("--workdir", metavar="DIR", help=say("Folder of the run; runs/NAME beside the recipe.")),
@@ -203,7 +203,7 @@ def _form_lines(frontier: list[Any]) -> list[str]:
     rows = [
         (
             *([Path(a.model).name] if several else []),
-            a.form or "",
+            _form_shown(a),
             say(a.state),
             *_form_figures(a),
             a.why or "",
@@ -220,6 +220,14 @@ def _form_lines(frontier: list[Any]) -> list[str]:
         say("why"),
     )
     return table(heads, rows)
+
+
+def _form_shown(attempt: Any) -> str:
+    """The form, and what is left of a pruned model."""
+    if attempt.share is None:
+        return attempt.form or ""
+    left = say("pruned to {share}", share=f"{attempt.share:.0%}".replace("%", " %"))
+    return ", ".join(part for part in (attempt.form, left) if part)
 
 
 def _form_figures(attempt: Any) -> tuple[str, str, str]:

@@ -25,6 +25,7 @@ from ..job.facts import DataFacts, Fill
 from ..job.forms import WORK, stored_bytes
 from ..job.gate_rows import first_look
 from ..job.plans import Plans, broken_limits, most_usd
+from ..job.pruned import score_kept, shape_left
 from .abilities import looking_s, tried
 from .engines import engine_of, library_bytes, served_by, spread_of, teaching
 from .local_serve import (
@@ -41,6 +42,7 @@ from .local_serve import (
 from .local_train import Packed, optimiser_terms, packed, sizes_of, train_rates, trained_params
 from .local_train import memory_terms as train_memory_terms
 from .local_train import step_terms as train_step_terms
+from .pruning import forward_s, prune_parts, prune_peak_bytes
 
 MODEL_VERSION = 3  # raise it when raw predictions change: older ledger rows then teach nothing
 UNITS = {
@@ -50,9 +52,16 @@ UNITS = {
     "tpot_s": "s",
     "peak_rss_bytes": "bytes",
     "cost_usd": "USD",
+    "score_kept": "share",
 }
+PRIORS = {"score_kept": "vendor"}  # provenance, until the ledger has a row of it
 LEDGER_PRIOR_ROWS = 2.0  # so many rows without error the prediction counts for against the ledger
-SPREAD = {"peak_rss_bytes": 0.12, "steps": 0.0, "tokens": 0.01}  # half an 80 % interval; others:
+SPREAD = {
+    "peak_rss_bytes": 0.12,
+    "steps": 0.0,
+    "tokens": 0.01,
+    "score_kept": 0.2,
+}  # half an 80 % interval; others:
 SPREAD_TIME = {"calibrated": 0.2, "modelled": 0.5}
 # Resident bytes and seconds of processes that hold no model yet, measured on a quiet Linux machine with
 # Python 3.11, torch 2.13 and OpenVINO 2026.4; libraries are files mapped in and hardly depend on the CPU.
@@ -145,17 +154,19 @@ def predict(
     ledger_rows: Sequence[Row] = (),
     price_usd_per_h: float | None = None,
 ) -> Local:
-    """Time and memory of clean, train, compress, gate and serve here.
+    """Time and memory of clean, train, compress, gate and serve here; where planned of prune and heal.
 
     `ledger_rows` are of this machine. The price is the user's own, else the machine's share of the
     nearest catalogued device.
     """
+    left = shape_left(shape, filled.settings)
     parts = {
         "clean": _clean(facts),
         "train": _train(filled, shape, calibration, facts),
-        "compress": _compress(filled, shape),
-        "gate": _gate(filled, shape, calibration, facts),
-        "serve": _serve(filled, shape, calibration, facts),
+        **_pruning(filled, shape, left, calibration, facts),
+        "compress": _compress(filled, left),
+        "gate": _gate(filled, left, calibration, facts, whole=shape),
+        "serve": _serve(filled, left, calibration, facts),
     }
     raw = {step: part.figures for step, part in parts.items()}
     provenance = "calibrated" if calibration.of("train_micro") or calibration.of("decode") else "modelled"
@@ -177,7 +188,7 @@ def predict(
         disk_bytes=_disk_bytes(filled, shape, facts),
         room_bytes=machine.memory_bytes,
         facts={
-            "shape": engine_row(shape, filled.settings["compress"]["form"]) | {"params": shape.params},
+            "shape": engine_row(left, filled.settings["compress"]["form"]) | {"params": left.params},
             "rows": facts.rows,
             "tokens": facts.tokens,
             "calibration": calibration.hash,
@@ -266,6 +277,32 @@ def _sampling(
     return {"sampling": run.steps * step_s * SAMPLED_SLOWER}
 
 
+def _pruning(
+    filled: Fill, shape: Shape, left: Shape, calibration: Calibration, facts: DataFacts
+) -> dict[str, _Step]:
+    """prune: passes over a few rows; heal: what the whole model says of all rows, and a stage of training."""
+    if "prune" not in filled.settings:
+        return {}
+    prune, heal = filled.settings["prune"], filled.settings["heal"]
+    rates = train_rates(calibration, "full", heal["dtype"])
+    load_s = rates.load.total({"start": 1.0, "each": float(shape.params)})
+    parts = prune_parts(shape, left, rates, prune["dtype"])
+    parts |= {"process": WORKER_S + rates.start_s, "load": load_s}
+    held = UP_BYTES + TOKENIZER_BYTES + TORCH_BYTES + prune_peak_bytes(shape, prune["dtype"])
+    trained = _stage(heal, left, calibration, facts)
+    run = packed(facts, heal)
+    once = run.tokens / max(1.0, float(heal["num_train_epochs"]))
+    teacher_s = load_s + forward_s(shape, rates, once, heal["dtype"])
+    figures = dict(trained.figures)
+    peak = figures.pop("peak_rss_bytes")
+    more = {name: figures[name] for name in ("steps", "step_s", "tokens")}
+    more["score_kept"] = score_kept(prune["share"])
+    return {
+        "prune": _Step.of(parts, held),
+        "heal": _Step.of({**trained.parts, "teacher": teacher_s}, peak, **more),
+    }
+
+
 def _tokens(run: Packed) -> float:
     return float(round(run.tokens))
 
@@ -324,8 +361,11 @@ def _load_s(calibration: Calibration, shape: Shape, form: str) -> float:
     return FRONT_S + serve_rates(calibration, form).load.total(_held_terms(shape, form))
 
 
-def _gate(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFacts) -> _Step:
-    """Base, tuned (exact) and served are asked the held-out rows; a child computes the exact reference."""
+def _gate(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFacts, whole: Shape) -> _Step:
+    """Base, tuned (exact) and served are asked the held-out rows; a child computes the exact reference.
+
+    `whole`: the shape of base and tuned model, where the served one was pruned to `shape`.
+    """
     if not filled.settings["train"]:
         return _Step.of({}, 0.0)
     engine, form = served_by(filled.settings["serve"]), filled.settings["compress"]["form"]
@@ -334,8 +374,10 @@ def _gate(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFacts
     answer = max(1, round(facts.mean_length * facts.answer_share))
     prompt = max(1, round(facts.mean_length) - answer)
 
-    def ask(count: int, tokens: int) -> float:
-        return batch_wall_s(rates, row, count, prompt, tokens, GATE_USERS, engine)
+    larger = engine_row(whole, form)
+
+    def ask(count: int, tokens: int, of: Mapping[str, Any] = row) -> float:
+        return batch_wall_s(rates, of, count, prompt, tokens, GATE_USERS, engine)
 
     reference_s = _reference_s(calibration, shape, PARITY_TOKENS + PARITY_TASKS * facts.mean_length)
     few = min(facts.held_out, BASE_LOOK * max(1, len(facts.abilities)))
@@ -346,15 +388,15 @@ def _gate(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFacts
         "reference": 0.0 if off else 2 * reference_s,
         "parity": 0.0 if off else 2 * ask(PARITY_PROBES + PARITY_TASKS, 24),
         "sight": 0.0 if off else _sight_s(filled, shape, calibration),
-        "tuned": EXACT_SLOWER * ask(look, answer),
+        "tuned": EXACT_SLOWER * ask(look, answer, larger),
         "served": ask(look, answer),
-        "base": ask(few, min(256, round(BASE_RAMBLES * answer) + 8)),
+        "base": ask(few, min(256, round(BASE_RAMBLES * answer) + 8), larger),
     }
 
-    def service(kind: str, kv: str, tokens: float) -> float:
+    def service(kind: str, kv: str, tokens: float, of: Shape = whole) -> float:
         return _engine(
             filled,
-            shape,
+            of,
             calibration,
             kind,
             kv,
@@ -365,7 +407,7 @@ def _gate(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFacts
 
     tokens = float(look * (prompt + answer))
     exact = service("bf16", "f32", tokens) + ANSWERED_BYTES * shape.vocab
-    served = service(form, engine["kv_precision"], tokens) + ANSWERED_BYTES * shape.vocab
+    served = service(form, engine["kv_precision"], tokens, shape) + ANSWERED_BYTES * shape.vocab
     served *= engine["replicas"]
     base = service("bf16", "bf16", few * (prompt + BASE_RAMBLES * answer))
     reference = 0.0 if off else TORCH_BYTES + 4.0 * shape.params + 256 * shape.vocab * 4.0
@@ -448,7 +490,10 @@ def _disk_bytes(filled: Fill, shape: Shape, facts: DataFacts) -> float:
     full = any(s["finetuning_type"] == "full" for s in filled.settings["train"])
     state = 12.0 * shape.params if full else 0.2 * shape.params
     stages = len(filled.settings["train"])
-    served = stored_bytes(shape, form) + 2.0 * shape.params
+    left = shape_left(shape, filled.settings)
+    served = stored_bytes(left, form) + 2.0 * shape.params
+    if "prune" in filled.settings:  # pruned and healed, and two checkpoints of every weight
+        served += 4.0 * left.params + 24.0 * left.params
     return 3.0 * facts.bytes + stages * 2.0 * shape.params + 2 * state * bool(stages) + served
 
 
@@ -463,6 +508,7 @@ def _figures(
         factor, row_count = learnt(step, name, rows)
         spread = SPREAD.get(name, wide) / (1 + row_count) ** 0.5
         origin = "modelled" if provenance == "modelled" else "calibrated"
+        origin = PRIORS.get(name, origin) if not row_count else origin
         corrected = value * factor
         unit = UNITS.get(name, "tokens/s" if name == "output_tok_s" else name)
         figures[name] = Figure(corrected, corrected / (1 + spread), corrected * (1 + spread), unit, origin)

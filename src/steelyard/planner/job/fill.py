@@ -20,6 +20,7 @@ from .facts import DataFacts, Fill
 from .footprint import training_bytes
 from .forms import BF16_ISA, form_order, why_first
 from .gate_rows import gate_settings
+from .pruned import no_rows_to_heal, prune_settings, pruned_shape
 
 MICRO_TOKENS = (
     1024  # GEMMs reach their full rate on a few cores from some 500 rows on; more only takes memory
@@ -38,6 +39,7 @@ LOOKING = ("eval_steps", "val_size", "load_best_model_at_end", "early_stopping_p
 VAL_SIZE = (
     0.05  # a look at 1 row in 20 takes a fortieth of an epoch: forward alone, half the time of backward
 )
+HEALING_RATE = 2.0  # times that of full fine-tuning: decisions/156
 ONE_USER = {"users": 1, "prompt_tokens": 128, "output_tokens": 64}
 PREFILL_TOKENS = 2048  # of one engine step; engines.md section 3
 
@@ -49,10 +51,12 @@ def fill(
     facts: DataFacts,
     form: str | None = None,
     offered: Sequence[str] = tuple(FORMS),
+    share: float | None = None,
 ) -> Fill:
     """Every setting of every step, resolved; what the recipe says is kept as it stands.
 
-    `form` is the served form, by default the first of `form_order`; `offered` as there.
+    `form` is the served form, by default the first of `form_order`; `offered` as there. `share`: of the
+    parameters, what pruning leaves; None: the model stays whole. Raises WrongUse for one that cannot be had.
     """
     origins: dict[str, str] = {}
     stages = [
@@ -67,10 +71,39 @@ def fill(
         "train": stages,
         "compress": {"form": form},
         "gate": gate_settings(recipe, facts),
-        "serve": _serve(recipe, shape, machine, form, origins),
+        "serve": _serve(recipe, pruned_shape(shape, share, recipe), machine, form, origins),
     }
+    if share is not None:
+        settings |= _pruning(recipe, shape, share, machine, facts, origins)
     price = recipe.resources.price_per_h
     return Fill(settings=settings, origins=origins, price_usd_per_h=price.usd if price else None)
+
+
+def _pruning(
+    recipe: Recipe,
+    shape: Shape,
+    share: float,
+    machine: Machine,
+    facts: DataFacts,
+    origins: dict[str, str],
+) -> dict[str, Any]:
+    """Settings of the steps prune and heal: which sizes stay, and a stage `distil` of every weight.
+
+    Raises WrongUse where no row teaches an answer or a text.
+    """
+    if facts.rows and facts.rows <= (facts.pairs or 0) + (facts.labels or 0):
+        raise no_rows_to_heal(recipe)
+    stage = Stage(
+        stage="distil",
+        finetuning_type="full",
+        num_train_epochs=recipe.compress.heal_epochs,
+        seed=recipe.seed,
+    )
+    left = pruned_shape(shape, share, recipe)
+    heal = _stage("heal", stage, recipe, left, machine, facts, origins)
+    heal["learning_rate"] = float(f"{heal['learning_rate'] * HEALING_RATE:.1e}")
+    origins["heal.learning_rate"] = "plan: by width of the model, higher since much is to be moved"
+    return {"prune": prune_settings(recipe, shape, share, machine.cores, heal["dtype"]), "heal": heal}
 
 
 class _Choice:

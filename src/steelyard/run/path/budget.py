@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from ..planning.expected import larger_figures
+from ..planning.expected import larger_figures, share_figures
 from ..planning.sizing import Sized
 from .learn import price_per_h
 from .run import Run
@@ -15,6 +15,12 @@ def room_for_form(run: Run, form: str) -> bool:
     steps = run.ready.by_form[form].local.steps
     figures = [steps[step] for step in ("compress", "gate", "serve")]
     return within(run, sum(f["wall_s"].value for f in figures), sum(f["cost_usd"].value for f in figures))
+
+
+def room_for_share(run: Run, share: float | None) -> bool:
+    """Another share of the same model's parameters: prune, heal, compress, judge and serve it."""
+    figures = share_figures(run.ready, share)
+    return within(run, figures["wall_s"].value, figures["cost_usd"].value)
 
 
 def room_for_model(run: Run, candidate: Sized) -> bool:

@@ -22,13 +22,14 @@ PLANNED = 1  # the plan is the first thing that a run counts
 
 def drive(run: Run, until: str, report: Callable[[Run], None]) -> Outcome:
     """All steps up to `until`. Raises the Problem of the first that fails."""
-    left = [step for step in STEPS[: STEP_NAMES.index(until) + 1]]
+    own = [record.step for record in run.outcome.steps]
+    left = [step for step in STEPS[: STEP_NAMES.index(until) + 1] if step.name in own]
     try:
         while left:
             step = left.pop(0)
             again = one(run, step, left)
             if again:
-                left = [*map(step_of, again), step, *left]
+                left = [*(step_of(name) for name in again if name in own), step, *left]
         return run.outcome
     finally:
         run.candidates.close()
@@ -58,14 +59,16 @@ def one(run: Run, step: Step, later: list[Step]) -> Again:
 
 def place_of(run: Run, step: Step, later: list[Step]) -> Place:
     """The step's number among those asked for, and what the plan says of it and of those after it."""
-    index = STEP_NAMES.index(step.name) + 1 + PLANNED
+    names = [record.step for record in run.outcome.steps]
+    index = names.index(step.name) + 1 + PLANNED
     last = later[-1] if later else step
     facts = run.ready.facts
     rows = {"clean": facts.rows + facts.held_out, "train": facts.rows, "gate": facts.held_out}
+    rows["heal"] = facts.rows
     return Place(
         step.name,
         index,
-        STEP_NAMES.index(last.name) + 1 + PLANNED,
+        names.index(last.name) + 1 + PLANNED,
         step_s=predicted(run.ready, step.name).get("wall_s"),
         later_s=sum(predicted(run.ready, s.name).get("wall_s", 0.0) for s in later),
         rows=rows.get(step.name) or None,

@@ -1,25 +1,42 @@
-"""What is tried after a refusal: the next form where the form is to blame, else the next larger model."""
+"""What is tried after a refusal: the next form, then the next share of the parameters, where what was made
+smaller is to blame; else the next larger model."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ..planning.expected import frontier_of
-from ..planning.prepare import prepare_next
+from ..planning.prepare import prepare_next, prepare_share
 from ..planning.sizing import Sized
 from ..record.frontier import blames_form
 from . import budget
 from .run import Run
 from .step import Again
 
-Next = str | Sized  # a form of the same model, or a larger model
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Of the same model's parameters; None: all of them."""
+
+    left: float | None
+
+
+Next = str | Share | Sized  # a form of the same model, another share of it, or a larger model
+AGAIN: dict[type, Again] = {  # steps that are done anew
+    str: ("compress",),
+    Share: ("prune", "heal", "compress"),
+    Sized: ("clean", "train", "prune", "heal", "compress"),
+}
 
 
 def next_after(run: Run) -> Next | None:
     """None where nothing is left, or no time or money for it."""
     form, larger = run.ready.next_form, run.ready.larger
-    if form and blames_form(run.verdict) and budget.room_for_form(run, form):
+    smaller_lost = blames_form(run.verdict)
+    if form and smaller_lost and budget.room_for_form(run, form):
         return form
+    if run.ready.shares and smaller_lost and budget.room_for_share(run, run.ready.shares[0]):
+        return Share(run.ready.shares[0])
     return larger[0] if larger and budget.room_for_model(run, larger[0]) else None
 
 
@@ -27,15 +44,27 @@ def fall(run: Run, to: Next) -> Again:
     """Turn the run to what is tried next; returns the steps that have to be done again."""
     failed = {"model": run.ready.model, "form": run.ready.form, "check": run.attempt.failed}
     run.watch.log("gate.refused", **failed)
-    again = ("compress",) if isinstance(to, str) else ("clean", "train", "compress")
+    again = tuple(name for name in AGAIN[type(to)] if name in {r.step for r in run.outcome.steps})
     for step in again:  # what it has come to so far adds to what it will
         record = run.outcome.record(step)
         run.tries.put(step, record.predicted, record.measured)
     if isinstance(to, str):
         run.turn_to(replace(run.ready, form=to))
+    elif isinstance(to, Share):
+        turn_to_share(run)
     else:
         turn_to_larger(run)
     return again
+
+
+def turn_to_share(run: Run) -> None:
+    """The tuned model stays, what was cut from it does not."""
+    ready = prepare_share(run.ready, run.watch)
+    tried = [a for a in run.outcome.frontier if a.form is not None]
+    run.outcome.frontier = tried + frontier_of(ready)
+    for role in ("pruned", "healed"):
+        run.artefacts.pop(role, None)
+    run.turn_to(ready)
 
 
 def turn_to_larger(run: Run) -> None:

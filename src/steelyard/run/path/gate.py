@@ -20,7 +20,7 @@ from ..record.frontier import Attempt, account
 from ..service.load import measure_load
 from ..service.services import api_key
 from .fallback import Next, fall, next_after
-from .learn import learn_failed
+from .learn import learn_failed, learn_kept
 from .make import made_by, make, skip
 from .run import Run, predicted
 from .step import Again, Step, Work, key_of_work, work_of
@@ -62,6 +62,8 @@ def judge_now(run: Run, step: Step, work: Work) -> Next | None:
         return refused(run, step, work, failure)
     run.artefacts[step.makes] = verdict
     read_verdict(run, verdict.path())
+    if run.outcome.record(step.name).state == "done":
+        learn_kept(run)
     run.attempt.passed(run.verdict)
     return None
 
@@ -99,6 +101,7 @@ def refused(run: Run, step: Step, work: Work, failure: CheckFailed) -> Next:
         load = run.ready.recipe.goal.load
         run.attempt.measured |= measure_load(run.candidates.url, load, api_key(run.ready.recipe), run.watch)
     learn_failed(run)
+    learn_kept(run)
     if after is None:
         raise with_account(failure, run.outcome.frontier)
     keep_refusal(run, step, work)

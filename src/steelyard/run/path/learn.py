@@ -29,6 +29,18 @@ def learn(
     write(run, step, features, predicted, own, f"untested: {device}" if device else "here")
 
 
+def learn_kept(run: Run) -> None:
+    """What a pruned model has kept of the tuned one's scores, by the verdict: beside what was expected."""
+    expected = run.ready.local.steps.get("heal", {}).get("score_kept")
+    before, after = (run.outcome.scores.get(role) or {} for role in ("tuned", "served"))
+    if expected is None or not after or not sum(before.values()):
+        return
+    kept = {"score_kept": sum(after.values()) / sum(before[ability] for ability in after)}
+    run.outcome.record("heal").measured |= kept
+    features = run.ready.local.features("heal") | {"settings": {"share": run.ready.share}}
+    write(run, "heal", features, {"score_kept": expected.value}, kept)
+
+
 def learn_failed(run: Run) -> None:
     """A form that failed: no times, since a gate may stop early."""
     attempt = run.attempt

@@ -21,7 +21,7 @@ def published(run: Run, step: Step) -> Again:
     run.candidates.references.close()
     key = api_key(recipe)
     with PeakMemory(steady=True) as memory:
-        candidate = run.candidates.candidate(compressed, run.artefacts["checkpoint"])
+        candidate = run.candidates.candidate(compressed, run.checkpoint)
         speed = measure_load(candidate.service.url, recipe.goal.load, key, run.watch)
     if not candidate.service.alive():
         raise Lacking(

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ...artefact import Artefact, Store, Watch
+from ...planner import shares_of
 from ..planning.expected import frontier_of
 from ..planning.ready import Ready
 from ..record.frontier import Attempt, Tries
-from ..record.outcome import STEP_NAMES, Outcome, StepRecord
+from ..record.outcome import STEP_NAMES, Outcome, StepRecord, names_until
 from ..service.services import Candidates
 
 
@@ -39,8 +40,13 @@ class Run:
     @property
     def attempt(self) -> Attempt:
         """The form and the model at hand."""
-        here = (self.ready.model, self.ready.form)
-        return next(a for a in self.outcome.frontier if (a.model, a.form) == here)
+        here = (self.ready.model, self.ready.form, self.ready.share)
+        return next(a for a in self.outcome.frontier if (a.model, a.form, a.share) == here)
+
+    @property
+    def checkpoint(self) -> Artefact:
+        """What is compressed and served: the healed model where the tuned one was pruned."""
+        return self.artefacts.get("healed") or self.artefacts["checkpoint"]
 
     @property
     def verdict(self) -> dict[str, Any]:
@@ -54,7 +60,8 @@ class Run:
         """Go on with another form or another model."""
         self.ready = ready
         self.candidates.turn_to(ready)
-        self.watch.log("form.next", model=ready.model, form=ready.form)
+        pruned = {} if ready.share is None else {"share": ready.share}
+        self.watch.log("form.next", model=ready.model, form=ready.form, **pruned)
 
     def note(self, event: str, text: str, **fields: Any) -> None:
         """Something that could not be done and ends nothing: logged each time, told to the user once."""
@@ -65,7 +72,8 @@ class Run:
 
 def new_run(ready: Ready, watch: Watch, keep: bool = True) -> Run:
     """A run before its first step, with every prediction in its outcome."""
-    records = [StepRecord(step, predicted=predicted(ready, step)) for step in STEP_NAMES]
+    names = names_until(STEP_NAMES[-1], shares_of(ready.recipe)[0] is not None)
+    records = [StepRecord(step, predicted=predicted(ready, step)) for step in names]
     plan = {k: ready.document[k] for k in ("name", "machine", "hash")} | {"plans": ready.plans.as_json()}
     outcome = Outcome(ready.id, str(ready.workdir.folder), records, plan=plan)
     outcome.frontier = frontier_of(ready)
@@ -74,4 +82,4 @@ def new_run(ready: Ready, watch: Watch, keep: bool = True) -> Run:
 
 def predicted(ready: Ready, step: str) -> dict[str, float]:
     """The plan's figures for one step, flat."""
-    return {name: figure.value for name, figure in ready.local.steps[step].items()}
+    return {name: figure.value for name, figure in ready.local.steps.get(step, {}).items()}

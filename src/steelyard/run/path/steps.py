@@ -44,14 +44,32 @@ def trained(run: Run, checkpoint: Artefact) -> None:
         run.note("train.skipped", text, steps=skipped)
 
 
+def pruning(step: str, ready: Ready) -> list[Settings]:
+    """Of prune and heal: none where the model at hand stays whole."""
+    settings = ready.fill.settings
+    return [settings[step]] if step in settings else []
+
+
+def heal_inputs(run: Run) -> dict[str, Artefact]:
+    """What was pruned learns from what it was cut from."""
+    roles = {"dataset": "dataset", "base": "pruned", "teacher": "checkpoint"}
+    return {name: run.artefacts[role] for name, role in roles.items()}
+
+
 def compress_inputs(run: Run) -> dict[str, Artefact]:
     calibrated = FORMS[run.ready.form].calibrated
-    roles = ("checkpoint", "dataset") if calibrated else ("checkpoint",)
-    return {role: run.artefacts[role] for role in roles}
+    rows = {"dataset": run.artefacts["dataset"]} if calibrated else {}
+    return {"checkpoint": run.checkpoint, **rows}
 
 
 def gate_inputs(run: Run) -> dict[str, Artefact]:
-    return {role: run.artefacts[role] for role in ("base", "checkpoint", "compressed", "dataset")}
+    """Of a pruned model too: `whole`, whose scores count as the tuned ones, and `pruned`, what healing began
+    from."""
+    inputs = {role: run.artefacts[role] for role in ("base", "checkpoint", "compressed", "dataset")}
+    if "healed" not in run.artefacts:
+        return inputs
+    more = {"whole": run.artefacts["checkpoint"], "pruned": run.artefacts["pruned"]}
+    return inputs | more | {"checkpoint": run.checkpoint}
 
 
 def sized(run: Run, compressed: Artefact) -> None:
@@ -84,6 +102,25 @@ STEPS = (
         resumes=True,
         instead="base",
         then=trained,
+    ),
+    Step(
+        name="prune",
+        do=by_children,
+        call="compression:prune",
+        enters=("compression:prune", CHILD),
+        settings=lambda ready: pruning("prune", ready),
+        inputs=lambda run: {role: run.artefacts[role] for role in ("checkpoint", "dataset")},
+        makes="pruned",
+    ),
+    Step(
+        name="heal",
+        do=by_children,
+        call="training:heal",
+        enters=("training:heal", CHILD),
+        settings=lambda ready: pruning("heal", ready),
+        inputs=heal_inputs,
+        makes="healed",
+        resumes=True,
     ),
     Step(
         name="compress",

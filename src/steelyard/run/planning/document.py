@@ -11,7 +11,7 @@ from typing import Any
 from ...hardware import Calibration, CpuTimes, cpu_times, fair_share
 from ...planner import gate_document
 from .engines import engine_document
-from .expected import form_document, larger_figures
+from .expected import form_document, larger_figures, share_figures
 from .ready import Ready
 
 
@@ -50,6 +50,7 @@ def plan_document(ready: Ready, launch: dict[str, Any] | None) -> dict[str, Any]
         "larger": {
             c.name: {k: f.as_json() for k, f in larger_figures(ready, c).items()} for c in ready.larger
         },
+        **({"shares": shares_document(ready)} if ready.share or ready.shares else {}),
         "plans": ready.plans.as_json(),
         "gate": gate_document(ready.recipe, ready.facts),
         "launch": launch,
@@ -64,3 +65,10 @@ def cores_document(calibration: Calibration | None, before: CpuTimes) -> dict[st
     what others have computed since `before`."""
     now = fair_share(before, cpu_times())
     return {"calibration": calibration.share if calibration else None, "now": round(now, 3)}
+
+
+def shares_document(ready: Ready) -> dict[str, Any]:
+    """What pruning leaves of the parameters at first, and what is expected of the shares after it."""
+    later = {f"{share or 1:g}": share_figures(ready, share) for share in ready.shares}
+    figures = {name: {k: f.as_json() for k, f in own.items()} for name, own in later.items()}
+    return {"first": ready.share or 1, "later": figures}

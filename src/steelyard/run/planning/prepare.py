@@ -34,6 +34,7 @@ from ...planner import (
     plan_recipe,
     predict,
     request_of,
+    shares_of,
 )
 from ...recipe import Recipe
 from ...shape import read as read_shape
@@ -46,7 +47,7 @@ from .engines import check_devices, family_in, with_engines
 from .facts import base_of, calibrate, count
 from .launching import engine_settings_of, planned_own
 from .ready import FormPlan, Model, Ready
-from .sizing import Sized, candidates_of
+from .sizing import Sized, candidates_of, shares_for
 from .teachers import with_teachers
 
 
@@ -68,14 +69,31 @@ def prepare(recipe: Recipe, workdir: Workdir, watch: Watch) -> Ready:
     """Weigh the recipe on this machine and on the catalogue. Raises Refused or Lacking where it cannot be."""
     first, *larger = candidates_of(recipe, watch)
     run = time.strftime("%Y%m%d-%H%M%S-") + os.urandom(2).hex()
-    return planned(run, recipe, workdir, measured(recipe, first, watch), tuple(larger), watch)
+    model = measured(recipe, first, watch)
+    return planned(run, recipe, workdir, model, tuple(larger), shares_of_model(recipe, model), watch)
 
 
 def prepare_next(ready: Ready, watch: Watch) -> Ready:
     """The same run with the next larger candidate."""
     first, *larger = ready.larger
     model = measured(ready.recipe, first, watch)
-    return planned(ready.id, ready.recipe, ready.workdir, model, tuple(larger), watch)
+    shares = shares_of_model(ready.recipe, model)
+    return planned(ready.id, ready.recipe, ready.workdir, model, tuple(larger), shares, watch)
+
+
+def prepare_share(ready: Ready, watch: Watch) -> Ready:
+    """The same run with the next share of the same model's parameters."""
+    return planned(ready.id, ready.recipe, ready.workdir, ready.measured, ready.larger, ready.shares, watch)
+
+
+def shares_of_model(recipe: Recipe, model: Model) -> tuple[float | None, ...]:
+    return shares_for(recipe, model.shape, family_in(model.base.folder))
+
+
+def finetuning_types(recipe: Recipe) -> list[str]:
+    """Of the stages, and of healing, which trains every weight."""
+    own: list[str] = [stage.finetuning_type for stage in recipe.train]
+    return own if shares_of(recipe)[0] is None else [*own, "full"]
 
 
 def measured(recipe: Recipe, candidate: Sized, watch: Watch) -> Model:
@@ -84,7 +102,7 @@ def measured(recipe: Recipe, candidate: Sized, watch: Watch) -> Model:
     check_guesses(recipe, base.folder)
     machine, before = probe(), cpu_times()
     facts = count(recipe, base, watch)
-    calibration = calibrate(machine, (s.finetuning_type for s in recipe.train), watch)
+    calibration = calibrate(machine, finetuning_types(recipe), watch)
     return Model(
         name=candidate.name,
         base=base,
@@ -98,13 +116,20 @@ def measured(recipe: Recipe, candidate: Sized, watch: Watch) -> Model:
 
 
 def planned(
-    run: str, recipe: Recipe, workdir: Workdir, model: Model, larger: tuple[Sized, ...], watch: Watch
+    run: str,
+    recipe: Recipe,
+    workdir: Workdir,
+    model: Model,
+    larger: tuple[Sized, ...],
+    shares: tuple[float | None, ...],
+    watch: Watch,
 ) -> Ready:
-    """Every form's settings and figures, the order they are tried in, and the other devices' plans."""
+    """Every form's settings and figures, the order they are tried in, and the other devices' plans; of the
+    first of `shares`, the others come after it."""
     forms = form_order(recipe, model.shape, model.machine, model.facts, model.forms)
     rows = learnt_rows(model.machine, watch)
     every = (*forms, *others(forms, recipe, model.forms))
-    by_form = {form: form_plan(recipe, model, form, rows) for form in every}
+    by_form = {form: form_plan(recipe, model, form, rows, shares[0]) for form in every}
     plans = weighed(recipe, model, by_form[forms[0]])
     service = planned_of(recipe, model, by_form[forms[0]].fill, plans)
     ready = Ready(
@@ -116,6 +141,8 @@ def planned(
         forms=forms,
         by_form=by_form,
         larger=larger,
+        share=shares[0],
+        shares=shares[1:],
         plans=plans,
         engine=engine_settings_of(recipe, service),
     )
@@ -134,8 +161,10 @@ def planned_of(recipe: Recipe, model: Model, filled: Fill, plans: Plans) -> Plan
     return planned_own(named, request_of(named, filled, model.shape, model.facts), plans)
 
 
-def form_plan(recipe: Recipe, model: Model, form: str, rows: Sequence[Row]) -> FormPlan:
-    filled = fill(recipe, model.shape, model.machine, model.facts, form, model.forms)
+def form_plan(
+    recipe: Recipe, model: Model, form: str, rows: Sequence[Row], share: float | None = None
+) -> FormPlan:
+    filled = fill(recipe, model.shape, model.machine, model.facts, form, model.forms, share)
     filled = with_engines(recipe, filled, family_in(model.base.folder))
     filled = with_teachers(recipe, filled, model.base.folder, Watch())
     filled = with_adapters(recipe, filled, model.base.folder, model.base.hash)

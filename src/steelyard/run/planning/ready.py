@@ -8,7 +8,7 @@ from typing import Any
 
 from ...artefact import Artefact
 from ...hardware import Calibration, CpuTimes, Machine
-from ...planner import DataFacts, Fill, Local, Plans
+from ...planner import DataFacts, Fill, Local, Plans, pruned_shape
 from ...recipe import Recipe
 from ...shape import Shape
 from ..record.workdir import Workdir
@@ -48,6 +48,8 @@ class Ready:
     form: str
     forms: tuple[str, ...]  # in the order they are tried
     by_form: Mapping[str, FormPlan]  # those, and others that are only predicted
+    share: float | None = None  # of the parameters, what pruning leaves; None: the model is whole
+    shares: tuple[float | None, ...] = ()  # that come after this one
     larger: tuple[Sized, ...]  # the candidates of model: auto that come after this one
     plans: Plans
     engine: dict[str, Any] = field(default_factory=dict)  # settings of one with a server of its own
@@ -64,6 +66,11 @@ class Ready:
     @property
     def shape(self) -> Shape:
         return self.measured.shape
+
+    @property
+    def left(self) -> Shape:
+        """The shape that is served: what pruning leaves."""
+        return pruned_shape(self.shape, self.share, self.recipe)
 
     @property
     def machine(self) -> Machine:

@@ -1,4 +1,5 @@
-"""The models a recipe may mean: the one it names, those it lists, or for `auto` what lies on this machine.
+"""The models a recipe may mean: the one it names, those it lists, or for `auto` what lies on this machine;
+and which shares of their parameters are tried.
 
 From small to large. Only headers are read here.
 """
@@ -10,7 +11,8 @@ from dataclasses import dataclass
 
 from ...artefact import Watch
 from ...errors import Lacking, Problem, Where, WrongUse
-from ...model import ModelSource, forms_of, models_folder, resolve
+from ...model import FAMILIES, ModelSource, forms_of, models_folder, resolve
+from ...planner import pruned_shape, pruning_where, shares_of
 from ...recipe import Recipe
 from ...shape import Shape
 from ...shape import read as read_shape
@@ -104,3 +106,39 @@ def _check_forms(recipe: Recipe, source: ModelSource) -> None:
 
 def _by_size(candidates: Iterable[Sized]) -> tuple[Sized, ...]:
     return tuple(sorted(candidates, key=lambda c: (c.shape.params, c.name)))
+
+
+# ------------------------------------------------------------------ shares of their parameters
+
+
+def shares_for(recipe: Recipe, shape: Shape, family: str) -> tuple[float | None, ...]:
+    """Smallest first; None is the whole model. Raises WrongUse for a share that the recipe names and this
+    model cannot have."""
+    shares = shares_of(recipe)
+    if recipe.compress.prune == "auto":
+        return tuple(share for share in shares if share is None or _can(recipe, shape, family, share))
+    if shares[0] is not None:
+        _check_share(recipe, shape, family, shares[0])
+    return shares
+
+
+def _can(recipe: Recipe, shape: Shape, family: str, share: float) -> bool:
+    try:
+        _check_share(recipe, shape, family, share)
+    except WrongUse:
+        return False
+    return True
+
+
+def _check_share(recipe: Recipe, shape: Shape, family: str, share: float) -> None:
+    own = FAMILIES.get(family)
+    if own is None or not own.trainable:
+        able = ", ".join(name for name, each in FAMILIES.items() if each.trainable)
+        raise WrongUse(
+            "compress.prune_family",
+            f"models of the family {family} are not pruned",
+            where=pruning_where(recipe),
+            why="there is no network of theirs here",
+            hint=f"leave compress.prune out, or take a model of the families {able}",
+        )
+    pruned_shape(shape, share, recipe)

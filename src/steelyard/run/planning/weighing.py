@@ -59,8 +59,8 @@ from .document import cores_document
 from .engines import engine_document, family_in, with_engines
 from .facts import base_of, calibrate, with_rows_to_teach
 from .launching import launch_of_recipe
-from .prepare import drafted, learnt_rows
-from .sizing import ABSENT, candidates_of, check_model
+from .prepare import drafted, finetuning_types, learnt_rows
+from .sizing import ABSENT, candidates_of, check_model, shares_for
 from .sources import data_settings
 from .teachers import check_teachers
 
@@ -95,9 +95,10 @@ def weigh(
     name, shape, tokenizer, forms = model_of(recipe, listener)
     machine, facts = probe(), counted(recipe, tokenizer, listener)
     named = replace(recipe, model=name)
-    filled = _filled(named, fill(named, shape, machine, facts, offered=forms))
+    share = first_share(named, shape)
+    filled = _filled(named, fill(named, shape, machine, facts, offered=forms, share=share))
     if HERE in devices:
-        calibrate(machine, (s.finetuning_type for s in recipe.train), listener)
+        calibrate(machine, finetuning_types(recipe), listener)
     calibration = recall(machine)
     local = here(filled, shape, machine, calibration, facts, listener)
     choices: dict[str, Any] = {"objective": objective} | dict(prices or {})
@@ -110,6 +111,11 @@ def weigh(
     document = here_document(named, machine, filled, facts, local)
     document["cores"] = cores_document(calibration, before)
     return Weighed(request=request, plans=plans, here=document)
+
+
+def first_share(recipe: Recipe, shape: Shape) -> float | None:
+    """Of the model's parameters, what is tried first. Raises WrongUse for one that cannot be had."""
+    return shares_for(recipe, shape, shape.family)[0]
 
 
 def _filled(recipe: Recipe, filled: Fill) -> Fill:
@@ -163,7 +169,8 @@ def settle(recipe: Recipe, watch: Watch | None = None) -> dict[str, Any]:
         return {}
     machine, facts = probe(), counted(recipe, tokenizer, listener)
     named = replace(recipe, model=name)
-    filled = _filled(named, fill(named, shape, machine, facts, offered=offered))
+    share = first_share(named, shape)
+    filled = _filled(named, fill(named, shape, machine, facts, offered=offered, share=share))
     local = here(filled, shape, machine, recall(machine), facts, listener)
     if local is not None:
         check_limits(named, filled, local, NO_PLANS, machine)

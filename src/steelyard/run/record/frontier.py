@@ -18,6 +18,8 @@ Verdict = Mapping[str, Any]  # the document of gate
 class Attempt:
     """One form of one model. State: untried, passed or failed; `turn` counts from 1, None = not in the chain.
 
+    `share`: of the model's parameters, what pruning leaves; None: it is whole.
+
     Figures are flat: size_bytes, output_tok_s, ttft_s, tpot_s; predicted quality_loss, measured score (mean
     over abilities, a share). `failed` names the first check that failed, `why` says it in words.
     """
@@ -33,10 +35,20 @@ class Attempt:
     why: str | None = None
     hash: str | None = None  # of the compressed artefact
     provenance: dict[str, str] = field(default_factory=dict)  # of each predicted figure
+    share: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         names = ("model", "form", "turn", "state", "hash", "predicted", "measured", "scores")
-        return {name: getattr(self, name) for name in (*names, "failed", "why", "provenance")}
+        document = {name: getattr(self, name) for name in (*names, "failed", "why", "provenance")}
+        return document | ({} if self.share is None else {"share": self.share})
+
+    @property
+    def shown(self) -> str:
+        """The form, and of a pruned model what is left of it: "int8, pruned to 70 %"."""
+        form = self.form or ""
+        if self.share is None:
+            return form
+        return f"{form}{', ' if form else ''}pruned to {self.share:.0%}".replace("%", " %")
 
     def passed(self, verdict: Verdict | None) -> None:
         """The gate let it through; None where there is no gate."""
@@ -96,7 +108,7 @@ def account(frontier: list[Attempt]) -> str:
     """ "int8 failed: against_tuned/echo ...; bf16 failed: ..." of those tried."""
     several = len({a.model for a in frontier}) > 1
     tried = [a for a in frontier if a.state == "failed"]
-    return "; ".join(f"{a.model + ' ' if several else ''}{a.form}: {a.why}" for a in tried)
+    return "; ".join(f"{a.model + ' ' if several else ''}{a.shown}: {a.why}" for a in tried)
 
 
 def added(earlier: list[dict[str, float]], own: dict[str, float]) -> dict[str, float]:

@@ -7,7 +7,14 @@ from typing import Any
 
 from .frontier import Attempt
 
-STEP_NAMES = ("clean", "train", "compress", "gate", "serve")
+STEP_NAMES = ("clean", "train", "prune", "heal", "compress", "gate", "serve")
+PRUNING = ("prune", "heal")  # of a run whose recipe asks for it
+
+
+def names_until(until: str, pruned: bool) -> tuple[str, ...]:
+    """The steps of a run up to that one; none for a name that is no step."""
+    end = STEP_NAMES.index(until) + 1 if until in STEP_NAMES else 0
+    return tuple(name for name in STEP_NAMES[:end] if pruned or name not in PRUNING)
 
 
 @dataclass(slots=True)

@@ -51,13 +51,14 @@ class Candidates:
 
     @contextmanager
     def serve(self, role: str, inputs: dict[str, Artefact]) -> Iterator[str]:
-        """A service for the gate: "base", "tuned" (the exact mode) or "served" (the candidate itself)."""
+        """A service for the gate: "base", "tuned" (the exact mode), "whole" (the tuned model before pruning,
+        exact too) or "served" (the candidate itself)."""
         if role == "served":
             yield self.candidate(inputs["compressed"], inputs["checkpoint"]).service.url
             return
-        artefact = inputs["base" if role == "base" else "checkpoint"]
+        artefact = inputs["checkpoint" if role == "tuned" else role]
         folder = self.engine_folder(role, artefact, inputs["compressed"])
-        service = self._start(role, folder, self.settings(artefact, "exact" if role == "tuned" else "fast"))
+        service = self._start(role, folder, self.settings(artefact, "fast" if role == "base" else "exact"))
         try:
             yield service.url
         finally:
@@ -238,8 +239,9 @@ class Candidates:
 
 def _model(role: str, inputs: dict[str, Artefact]) -> Model:
     """Role "served": the tuned model with its matrices as they were rounded; "base_rounded": the base with
-    what rounding changed in them."""
-    folder = inputs["base" if role.startswith("base") else "checkpoint"].path()
+    what rounding changed in them. The base of a healed model is the pruned one that it began from."""
+    base = inputs.get("pruned", inputs["base"])
+    folder = (base if role.startswith("base") else inputs["checkpoint"]).path()
     if role in ("base", "tuned"):
         return Model(folder)
     return Model(
