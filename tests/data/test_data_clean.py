@@ -183,13 +183,17 @@ def test_placeholders_of_other_tools_are_counted_in_answers_alone(tmp_path, mark
     assert got.account["placeholder_answers"] == 1
 
 
-def test_broken_characters_are_dropped_and_quoted_ones_stay(tmp_path):
+def test_lost_characters_are_dropped_misread_ones_mended_and_quoted_ones_stay(tmp_path):
     bad = "Zwei StÃ¤dte, drei FlÃ¼sse, vier SchlÃ¶sser"
     rows = [{"text": "W\ufffdy d\ufffdes a d\ufffdg?"}, {"text": bad}, {"text": "ÖÜ½¨»ªÅÌ´øÁËÎÈ½¡µÄºóÎÀ"}]
     good = [{"text": "The sign \ufffd marks a lost character."}, {"text": "Städte, Flüsse, Âme, déjà vu"}]
     got = run(tmp_path, [write(tmp_path / "a.jsonl", rows + good)], clean={"test_share": 0})
-    assert [r["reasons"][0] for r in got.dropped] == ["lost_characters", "mojibake", "mojibake"]
-    assert len(got.train) == 2
+    assert [r["reasons"][0] for r in got.dropped] == ["lost_characters"]
+    assert [r["text"] for r in got.train[:2]] == [
+        "Zwei Städte, drei Flüsse, vier Schlösser",
+        "周建华盘带了稳健的后卫",
+    ]
+    assert len(got.train) == 4 and got.account["repaired"] == {"misread": 2}
 
 
 def test_equal_prompts_never_straddle_and_the_choice_follows_from_content(tmp_path):
@@ -392,8 +396,9 @@ def outputs(folder):
 
 def test_clean_files_accounts_for_every_row_with_any_number_of_workers(tmp_path):
     corpus(tmp_path / "in")
-    told = clean_files(tmp_path / "in", tmp_path / "one")
-    again = clean_files(tmp_path / "in", tmp_path / "three", tmp_path / "r.json", workers=3)
+    exact = {"dedup": "exact", "off": ("repetition", "too_short")}  # its rows differ in a number
+    told = clean_files(tmp_path / "in", tmp_path / "one", settings=exact)
+    again = clean_files(tmp_path / "in", tmp_path / "three", tmp_path / "r.json", workers=3, settings=exact)
     assert outputs(tmp_path / "one") == outputs(tmp_path / "three")
     assert (
         (told["in"], told["kept"], told["dropped"])

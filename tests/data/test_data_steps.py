@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steelyard.data import STEPS, Row, Source, Unreadable, redact, rows
-from steelyard.data.encoding import detect
+from steelyard.data.reading.encoding import detect
 from steelyard.data.steps import Rules, has_placeholder
 from steelyard.data.steps.length import estimated_tokens, most_tokens
 

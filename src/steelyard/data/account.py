@@ -61,15 +61,30 @@ class Account:
     masked: Counter[str] = field(default_factory=Counter)  # values replaced by a placeholder
     masked_rows: int = 0
     placeholder_answers: int = 0  # rows whose answers hold a placeholder: the model will learn to write it
+    repaired: Counter[str] = field(default_factory=Counter)  # kept rows, by what was mended
+    manner: dict[str, int] = field(default_factory=dict)  # rows kept though a rule fired: too many do so
 
     def drop(self, file: FileAccount, reasons: Sequence[str]) -> None:
         file.by_reason[reasons[0]] += 1
 
-    def keep(self, file: FileAccount, personal: Collection[tuple[str, int]]) -> None:
+    def keep(
+        self, file: FileAccount, personal: Collection[tuple[str, int]], mended: Collection[str] = ()
+    ) -> None:
         file.kept += 1
+        self.repaired.update(mended)
         if personal:
             self.personal.update(dict(personal))
             self.personal_rows += 1
+
+    def unkeep(
+        self, file: FileAccount, personal: Collection[tuple[str, int]], mended: Collection[str]
+    ) -> None:
+        """Takes back what `keep` counted, for a row that the whole set drops."""
+        file.kept -= 1
+        self.repaired.subtract(mended)
+        if personal:
+            self.personal.subtract(dict(personal))
+            self.personal_rows -= 1
 
     def teach(self, masked: Collection[tuple[str, int]], placeholder: bool) -> None:
         """A kept row that is not held out: `masked` are the values replaced in it."""
@@ -123,10 +138,12 @@ class Account:
             "held_out": self.held_out,
             "changed": self.changed,
             "bytes_in": self.bytes_in,
-            "personal": dict(sorted(self.personal.items())),
+            "personal": {kind: n for kind, n in sorted(self.personal.items()) if n},
             "personal_rows": self.personal_rows,
             "masked": dict(sorted(self.masked.items())),
             "masked_rows": self.masked_rows,
             "placeholder_answers": self.placeholder_answers,
+            "repaired": {kind: rows for kind, rows in sorted(self.repaired.items()) if rows},
+            "manner": dict(sorted(self.manner.items())),
             "sources": [f.as_json() for f in self.files],
         }

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import Where, WrongUse
 from .cleaning import Cleaning, CleanOrder
 from .held_out import held_out
-from .sources import Source, files_of, rows
+from .reading.sources import Source, files_of, rows
 
 ROWS_CHECKED = 200_000  # a JSONL file; more would take longer than a check may
 
@@ -27,7 +27,8 @@ def check(settings: Mapping[str, Any], recipe: Path | None = None) -> dict[str, 
     cleaning = Cleaning.of(CleanOrder.of(settings), rows_limit=ROWS_CHECKED)
     order, account = cleaning.order, cleaning.account
     check_maps(order, recipe)
-    notes = [(judged.row.ability, judged.prompt, file) for judged, file in cleaning.run() if judged.row]
+    every = [(judged.row.ability, judged.prompt, file) for judged, file in cleaning.run() if judged.row]
+    notes = [note for number, note in enumerate(every) if number not in cleaning.settled]
     chosen = held_out([(a, p) for a, p, _ in notes], order.evals, order.rules.test_share, order.needs)
     abilities = {a: {"train": 0, "test": 0} for a in sorted({a for a, _, _ in notes} | set(order.evals))}
     for row in cleaning.test:

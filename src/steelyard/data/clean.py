@@ -2,7 +2,7 @@
 
     train.jsonl, test.jsonl   {"id", "ability", "messages" | "text", "tools"?, "accept"?, "compare"?,
                               "weight"?}
-    dropped.jsonl             {"id", "reasons"}, no text
+    dropped.jsonl             {"id", "reasons", "evidence"?}, no text
     account.json              read = kept + dropped; kept = train + held_out;
                               test = held_out + test_from_files
 
@@ -30,8 +30,8 @@ from .account import FileAccount
 from .cleaning import Cleaning, CleanOrder, as_gate
 from .held_out import held_out
 from .judge import Judged
+from .reading.sources import Source, files_of
 from .row import Row
-from .sources import Source, files_of
 
 
 def clean(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figures:
@@ -82,7 +82,8 @@ def write_dataset(cleaning: Cleaning, folder: Path, watch: Watch) -> dict[str, A
     """Write the payload into `folder`; returns the account."""
     kept_file, original_file = folder / ".kept.jsonl", folder / ".original.jsonl"
     with watch.progress("clean", total=None, unit="rows") as bar, open(folder / "dropped.jsonl", "wb") as d:
-        cleaning.sieve.on_drop = lambda id, reasons: write_line(d, {"id": id, "reasons": list(reasons)})
+        cleaning.sieve.on_drop = lambda id, reasons, evidence: write_line(d, drop_line(id, reasons, evidence))
+        cleaning.sieve.folder = folder
         cleaning.on_rows = lambda count: go_on(watch, bar, count)
         with open(kept_file, "wb") as kept, open(original_file, "wb") as original:
             notes = [note(kept, original, judged, file) for judged, file in cleaning.run()]
@@ -93,6 +94,10 @@ def write_dataset(cleaning: Cleaning, folder: Path, watch: Watch) -> dict[str, A
     assert account["test"] == account["held_out"] + account["test_from_files"]
     (folder / "account.json").write_bytes(orjson.dumps(account, option=orjson.OPT_INDENT_2))
     return account
+
+
+def drop_line(id: str, reasons: Sequence[str], evidence: Mapping[str, Any]) -> dict[str, Any]:
+    return {"id": id, "reasons": list(reasons)} | ({"evidence": dict(evidence)} if evidence else {})
 
 
 def go_on(watch: Watch, bar: Progress, count: int) -> None:
@@ -130,19 +135,22 @@ def divide(
     kept_file: Path, original_file: Path, notes: list[KeptNote], cleaning: Cleaning, folder: Path
 ) -> dict[str, Any]:
     """Write train.jsonl and test.jsonl; how many rows each ability has in them."""
-    order = cleaning.order
+    order, settled = cleaning.order, cleaning.settled
+    staying = [one for number, one in enumerate(notes) if number not in settled]
     chosen = held_out(
-        [(n.ability, n.prompt) for n in notes], order.evals, order.rules.test_share, order.needs
+        [(n.ability, n.prompt) for n in staying], order.evals, order.rules.test_share, order.needs
     )
-    weights = draw_weights([n for n in notes if n.prompt not in chosen])
+    weights = draw_weights([n for n in staying if n.prompt not in chosen])
     train: Counter[str] = Counter()
     test: Counter[str] = Counter(row.ability for row in cleaning.test)
     with open(folder / "train.jsonl", "wb") as to_train, open(folder / "test.jsonl", "wb") as to_test:
         for row in cleaning.test:
             write_line(to_test, row.as_json())
         with open(kept_file, "rb") as lines, open(original_file, "rb") as originals:
-            for line, one in zip(lines, notes, strict=True):
+            for number, (line, one) in enumerate(zip(lines, notes, strict=True)):
                 original = originals.readline() if one.masked else line
+                if number in settled:
+                    continue
                 if one.prompt in chosen:
                     to_test.write(original)
                     test[one.ability] += 1

@@ -1,20 +1,22 @@
 """`steelyard clean`: files in, cleaned files and a report out, with no recipe.
 
 Each row is judged as `up` judges it (judge.py). Lines go in blocks of about 1 MB, to one process or many;
-what needs the order of the rows (duplicates) is decided in that order by one. So any number of workers gives
-the same bytes. Outputs have a temporary name until all are whole: after a kill the same command makes the
-same files.
+what needs the order of the rows (duplicates) or all of them is decided in that order by one, and a
+second pass leaves out what only the whole set could say. So any number of workers gives the same bytes.
+Outputs have a temporary name until all are whole: after a kill the same command makes the same files.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,15 +27,15 @@ from ..errors import Stopped, Where, WrongUse
 from ..processes import die_with_parent
 from ..trust import atomic, disk_problem, sync_folder
 from .account import Account, FileAccount
-from .clean import dumps
-from .columns import guess_map
-from .files import SUFFIXES, TABLES, Broken, Record, open_data
-from .judge import Judged, Sieve, judge
-from .messages import Misfit
+from .clean import drop_line, dumps
+from .judge import Batch, Sieve, judge
 from .questions import Questions
+from .reading.columns import guess_map
+from .reading.files import SUFFIXES, TABLES, Broken, Record, open_data
+from .reading.messages import Misfit
+from .reading.shapes import content_of
+from .reading.sources import RowReader, Source, check_words, is_data, name_of, paths_of, records
 from .row import Row
-from .shapes import content_of
-from .sources import RowReader, Source, check_words, is_data, name_of, paths_of, records
 from .steps import Rules
 
 BLOCK_BYTES = 1 << 20
@@ -49,14 +51,6 @@ class Block:
     records: list[Record]
 
 
-@dataclass(slots=True)
-class Line:
-    """A judged row as it is written: `body` is its line, None where it is dropped."""
-
-    judged: Judged  # without its rows, which need not travel back from a worker
-    body: bytes | None
-
-
 def clean_files(
     input: Path,
     output: Path,
@@ -66,11 +60,13 @@ def clean_files(
     settings: Mapping[str, Any] | None = None,
     map: Mapping[str, Any] | None = None,
     watch: Watch | None = None,
+    dry_run: bool = False,
 ) -> dict[str, Any]:
     """Clean a file or a folder of files into `output`; returns the report.
 
-    {"in", "kept", "dropped", "changed", "by_reason", "masked", "personal", "bytes_in", "seconds", "mb_per_s",
-    "files"}. `settings` are the words of the recipe's `clean`, `map` the columns as in its `data`. Unreadable
+    {"in", "kept", "dropped", "changed", "by_reason", "masked", "personal", "repaired", "manner", "bytes_in",
+    "seconds", "mb_per_s", "files"}. A dry run writes the report and dropped.jsonl alone. `settings` are
+    the words of the recipe's `clean`, `map` the columns as in its `data`. Unreadable
     lines are dropped. Raises WrongUse (2): nothing to read, all lines unreadable, output in the input folder.
     """
     started = time.perf_counter()
@@ -79,13 +75,16 @@ def clean_files(
     files = [FileAccount(name, source.ability, path) for path, name in inputs_of(input, output)]
     rules = Rules(**{"pii": PII, **dict(settings or {}), "unreadable": "drop"})
     check = partial(judge_block, rules=rules, questions=questions_of(contamination))
-    with writing(output) as outputs:
-        sieve = Sieve(rules, Account(files), on_drop=outputs.drop)
+    with writing(output, dry_run) as outputs:
+        sieve = Sieve(rules, Account(files), on_drop=outputs.drop, folder=output)
         with mapper(workers) as map_blocks:
             for file, lines in judged_lines(map_blocks, check, files, source):
                 stop_if_asked(watch)
                 write_lines(lines, sieve, file, outputs.of(target_of(file.name)))
         refuse_empty(sieve.account, source)
+        outputs.leave_out(sieve.settle(), targets_of(sieve))
+        for note in sieve.notes.values():
+            sieve.account.teach(note.personal if note.masked else (), note.placeholder)
     document = report_of(sieve.account, time.perf_counter() - started)
     target = report or output / "report.json"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -99,14 +98,15 @@ def stop_if_asked(watch: Watch | None) -> None:
         raise Stopped("run.stopped", "cleaning was stopped", hint="run the same command again")
 
 
-def write_lines(lines: Iterable[Line], sieve: Sieve, file: FileAccount, target: BinaryIO) -> None:
-    """The last word on each row, in the order of the rows."""
-    for line in lines:
-        judged = line.judged
-        if sieve.keeps(judged, file):
-            assert line.body is not None
-            sieve.account.teach(judged.personal if judged.masked else (), judged.placeholder)
-            target.write(line.body)
+def write_lines(batch: Batch, sieve: Sieve, file: FileAccount, target: BinaryIO) -> None:
+    """The rows that stay for now, in their order."""
+    for judged in sieve.take(batch, file):
+        target.write(judged.body)
+
+
+def targets_of(sieve: Sieve) -> list[tuple[int, str]]:
+    """(number of the first row, the file that it and those after it went to)."""
+    return [(first, target_of(file.name)) for first, file in sieve.begins]
 
 
 # ------------------------------------------------------------------ files in and out
@@ -146,8 +146,8 @@ def target_of(name: str) -> str:
 class Outputs:
     """Files that appear together: each has a temporary name until `publish`. One is open at a time."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, dry_run: bool = False) -> None:
+        self.folder, self.dry_run = folder, dry_run
         self.dropped = self.part(DROPPED).open("wb")
         self.names: list[str] = []
         self.name, self.file = "", self.dropped
@@ -167,8 +167,18 @@ class Outputs:
             self.name = name
         return self.file
 
-    def drop(self, id: str, reasons: Iterable[str]) -> None:
-        self.dropped.write(dumps({"id": id, "reasons": list(reasons)}))
+    def drop(self, id: str, reasons: Sequence[str], evidence: Mapping[str, Any]) -> None:
+        self.dropped.write(dumps(drop_line(id, reasons, evidence)))
+
+    def leave_out(self, rows: Collection[int], begins: Sequence[tuple[int, str]]) -> None:
+        """Write the files that hold these rows, by number, again without them."""
+        self.close()
+        ends = [*(first for first, _ in begins[1:]), sys.maxsize]
+        runs = [(first, end, name) for (first, name), end in zip(begins, ends, strict=True)]
+        for name in self.names:
+            mine = [range(first, end) for first, end, of in runs if of == name]
+            if any(row in run for row in rows for run in mine):
+                leave_out_of(self.part(name), mine, rows)
 
     def close(self) -> None:
         if self.name:
@@ -179,7 +189,7 @@ class Outputs:
         """All names at once; dropped.jsonl is last and says that the rest is whole."""
         self.close()
         durable(self.dropped)
-        for name in [*self.names, DROPPED]:
+        for name in [DROPPED] if self.dry_run else [*self.names, DROPPED]:
             os.replace(self.part(name), self.folder / name)
         sync_folder(self.folder)
 
@@ -191,6 +201,18 @@ class Outputs:
             self.part(name).unlink(missing_ok=True)
 
 
+def leave_out_of(path: Path, numbers: Sequence[range], rows: Collection[int]) -> None:
+    """`numbers`: those of the file's lines, in order."""
+    kept = path.with_name(f"{path.name}.kept")
+    with open(path, "rb") as lines, open(kept, "wb") as to:
+        for number, line in zip(chain.from_iterable(numbers), lines, strict=False):
+            if number not in rows:
+                to.write(line)
+        to.flush()
+        os.fsync(to.fileno())
+    os.replace(kept, path)
+
+
 def durable(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
@@ -198,10 +220,10 @@ def durable(file: BinaryIO) -> None:
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[Outputs]:
+def writing(folder: Path, dry_run: bool = False) -> Iterator[Outputs]:
     """Outputs that are published if the block ends well, and gone otherwise. Raises Lacking (disk)."""
     try:
-        outputs = Outputs(folder)
+        outputs = Outputs(folder, dry_run)
         try:
             yield outputs
             outputs.publish()
@@ -238,33 +260,35 @@ def size_of(fields: dict[str, Any] | Broken) -> int:
 
 
 def judged_lines(
-    map_blocks: Mapper, check: Callable[[Block], list[Line]], files: list[FileAccount], source: Source
-) -> Iterator[tuple[FileAccount, list[Line]]]:
-    """Each block's lines with the account of its file."""
+    map_blocks: Mapper, check: Callable[[Block], Batch], files: list[FileAccount], source: Source
+) -> Iterator[tuple[FileAccount, Batch]]:
+    """Each block's rows with the account of its file."""
     by_name = {file.name: file for file in files}
-    for block, lines in map_blocks(check, blocks(files, source)):
-        yield by_name[block.reader.name], lines
+    for block, batch in map_blocks(check, blocks(files, source)):
+        yield by_name[block.reader.name], batch
 
 
 # ------------------------------------------------------------------ one block
 
 
-def judge_block(block: Block, rules: Rules, questions: Questions) -> list[Line]:
+def judge_block(block: Block, rules: Rules, questions: Questions) -> Batch:
     """Every record of a block, cleaned. Pure; runs in a worker."""
-    return [judge_line(block.reader, line, fields, rules, questions) for line, fields in block.records]
+    given = [None if isinstance(fields, Broken) else fields.get("id") for _, fields in block.records]
+    ids = [str(one) if isinstance(one, str | int) and one != "" else "" for one in given]
+    items = [
+        block.reader.row(line, fields, id) for (line, fields), id in zip(block.records, ids, strict=True)
+    ]
+    batch = judge(items, rules, questions)
+    for judged, id in zip(batch.judged, given, strict=True):
+        judged.body = body_of(judged.row, id) if judged.row else b""
+        judged.row = judged.original = None
+    return batch
 
 
-def judge_line(
-    reader: RowReader, line: int, fields: dict[str, Any] | Broken, rules: Rules, questions: Questions
-) -> Line:
-    given = None if isinstance(fields, Broken) else fields.get("id")
-    is_id = isinstance(given, str | int) and given != ""
-    judged = judge(reader.row(line, fields, str(given) if is_id else ""), rules, questions)
-    if judged.row is None:
-        return Line(judged, None)
-    merged = judged.row.merged()
-    body = dumps({**merged, "id": given} if isinstance(given, int) else merged)
-    return Line(judged.without_rows(), body)
+def body_of(row: Row, given: Any) -> bytes:
+    """The row as a line; a number that names it stays a number."""
+    merged = row.merged()
+    return dumps({**merged, "id": given} if isinstance(given, int) else merged)
 
 
 # ------------------------------------------------------------------ evaluation questions
@@ -294,7 +318,7 @@ def question_row(fields: Mapping[str, Any]) -> Row | None:
 # ------------------------------------------------------------------ workers
 
 
-Mapper = Callable[[Callable[[Block], list[Line]], Iterator[Block]], Iterator[tuple[Block, list[Line]]]]
+Mapper = Callable[[Callable[[Block], Batch], Iterator[Block]], Iterator[tuple[Block, Batch]]]
 
 
 @contextmanager
@@ -310,8 +334,8 @@ def mapper(workers: int) -> Iterator[Mapper]:
 
 
 def map_in(
-    pool: Any, workers: int, check: Callable[[Block], list[Line]], items: Iterator[Block]
-) -> Iterator[tuple[Block, list[Line]]]:
+    pool: Any, workers: int, check: Callable[[Block], Batch], items: Iterator[Block]
+) -> Iterator[tuple[Block, Batch]]:
     """`imap` would read all input at once; this keeps two blocks a worker."""
     under_way: list[tuple[Block, Any]] = []
     for item in items:
@@ -367,8 +391,10 @@ def report_of(account: Account, seconds: float) -> dict[str, Any]:
         "dropped": account.dropped,
         "changed": account.changed,
         "by_reason": dict(sorted(account.by_reason.items())),
-        "personal": dict(sorted(account.personal.items())),
+        "personal": {kind: n for kind, n in sorted(account.personal.items()) if n},
         "masked": dict(sorted(account.masked.items())),
+        "repaired": {kind: rows for kind, rows in sorted(account.repaired.items()) if rows},
+        "manner": dict(sorted(account.manner.items())),
         "placeholder_answers": account.placeholder_answers,
         "bytes_in": account.bytes_in,
         "seconds": round(seconds, 3),

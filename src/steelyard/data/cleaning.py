@@ -12,13 +12,15 @@ from typing import Any
 
 from ..errors import Where, WrongUse
 from .account import Account, FileAccount
-from .files import Broken, open_data
 from .judge import Judged, Sieve, judge
 from .questions import Questions
+from .reading.files import Broken, open_data
+from .reading.shapes import shape_of
+from .reading.sources import Source, files_of, paths_of, rows
 from .row import Row, Unreadable
-from .shapes import shape_of
-from .sources import Source, files_of, paths_of, rows
 from .steps import Rules
+
+BATCH_ROWS, BATCH_CHARS = 1024, 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class CleanOrder:
         gates = {a: as_gate(g) for a, g in (settings.get("eval") or settings.get("abilities") or {}).items()}
         return CleanOrder(
             sources=sources,
-            rules=Rules(**{**clean, "tokens_of": tokens_of}),
+            rules=Rules(**{**clean, **listed(clean), "tokens_of": tokens_of}),
             evals={a: Source(path=g["eval"], ability=a) for a, g in sorted(gates.items()) if g.get("eval")},
             compares={a: g["compare"] for a, g in gates.items() if g.get("compare")},
             needs=dict(settings.get("held_out") or {}),
@@ -57,6 +59,10 @@ class CleanOrder:
     @property
     def lenient(self) -> bool:
         return self.rules.unreadable == "drop"
+
+
+def listed(clean: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    return {name: tuple(clean[name]) for name in ("languages", "off") if name in clean}
 
 
 def as_gate(gate: Any) -> dict[str, Any]:
@@ -76,6 +82,7 @@ class Cleaning:
     rows_limit: int | None = None  # a JSONL file: beyond it, reading stops (the plan's sample)
     test: list[Row] = field(default_factory=list)  # rows of evaluation files, as they are
     test_unreadable: int = 0
+    settled: set[int] = field(default_factory=set)  # of the rows that `run` gave: those that do not stay
     questions: Questions = field(default_factory=Questions)
 
     @staticmethod
@@ -87,7 +94,10 @@ class Cleaning:
         return self.sieve.account
 
     def run(self) -> Iterator[tuple[Judged, FileAccount]]:
-        """Kept rows in the order of the recipe. Raises WrongUse: no rows, none kept, a bad line at `stop`."""
+        """Rows in the order of the recipe; `settled` says afterwards which of them, by number, do not stay.
+
+        Raises WrongUse: no rows, none kept, a bad line at `stop`.
+        """
         self.read_evals()
         files = files_of(self.order.sources, self.order.root)
         for source, file in files:
@@ -96,21 +106,24 @@ class Cleaning:
         for source in self.order.sources:
             if not any(f.read for s, f in files if s is source):
                 raise no_rows(source, self.order.root)
+        self.settled = self.sieve.settle()
         if not self.account.kept:
             raise nothing_kept(self.account)
 
     def kept_of(self, source: Source, file: FileAccount) -> Iterator[Judged]:
+        for items in batches(self.items_of(source, file)):
+            batch = judge(items, self.order.rules, self.questions)
+            compare = self.order.compares.get(source.ability)
+            yield from (with_compare(judged, compare) for judged in self.sieve.take(batch, file))
+            self.on_rows(len(items))
+
+    def items_of(self, source: Source, file: FileAccount) -> Iterator[Row | Unreadable]:
         for number, item in enumerate(rows(source, self.order.root, file, self.order.lenient), 1):
             if isinstance(item, Unreadable) and not self.order.lenient:
                 raise stopped_at(item)
-            judged = judge(item, self.order.rules, self.questions)
-            if self.sieve.keeps(judged, file):
-                yield with_compare(judged, self.order.compares.get(source.ability))
-            if number % 256 == 0:
-                self.on_rows(256)
+            yield item
             if self.rows_limit and file.format == "jsonl" and number >= self.rows_limit:
                 break
-        self.on_rows(file.read % 256)
 
     # -------------------------------------------------------------- evaluation rows
 
@@ -135,6 +148,20 @@ class Cleaning:
             return
         compare = item.compare or self.order.compares.get(item.ability)
         self.test.append(replace(item, compare=compare))
+
+
+def batches(items: Iterator[Row | Unreadable]) -> Iterator[list[Row | Unreadable]]:
+    """Rows for one look: about a megabyte, at most a thousand."""
+    held: list[Row | Unreadable] = []
+    size = 0
+    for item in items:
+        held.append(item)
+        size += sum(map(len, item.parts)) if isinstance(item, Row) else 0
+        if len(held) >= BATCH_ROWS or size >= BATCH_CHARS:
+            yield held
+            held, size = [], 0
+    if held:
+        yield held
 
 
 def with_compare(judged: Judged, compare: str | None) -> Judged:

@@ -10,8 +10,8 @@ from .account import Account
 from .clean import counter
 from .cleaning import Cleaning, CleanOrder
 from .held_out import held_out
+from .reading.sources import files_of
 from .row import Row
-from .sources import files_of
 
 ROWS_READ = 20_000  # a file; the rest is taken to be like them
 ROWS_TOKENIZED = 4_000  # an even sample beyond
@@ -28,7 +28,8 @@ def count(settings: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
     """
     cleaning = Cleaning.of(CleanOrder.of(settings, counter(tokenizer)), rows_limit=ROWS_READ)
     order = cleaning.order
-    kept = [(judged.row, judged.prompt) for judged, _ in cleaning.run() if judged.row]
+    every = [(judged.row, judged.prompt) for judged, _ in cleaning.run() if judged.row]
+    kept = [one for number, one in enumerate(every) if number not in cleaning.settled]
     chosen = held_out(
         [(row.ability, prompt) for row, prompt in kept], order.evals, order.rules.test_share, order.needs
     )

@@ -1,26 +1,35 @@
 """The one cleaning: `steelyard clean` and the step of a recipe judge each row here.
 
-`judge` looks at one row alone and is pure, so it may run in any process. `Sieve` has the last word in the
-order of the rows: it drops duplicates and keeps the account. Not here: reading (sources.py), which rows are
-held out (held_out.py), files that are written (clean.py, clean_files.py).
+`judge` takes a batch of rows, each alone, and is pure, so it may run in any process and any size of
+batch gives the same. `Sieve` has the last word in the order of the rows: it drops equal rows, gathers
+what the whole set must say (whole/), and keeps the account. Not here: reading (sources.py), which rows
+are held out (held_out.py), files that are written (clean.py, clean_files.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from .account import Account, FileAccount
+from .facts import PROSE, Facts, Kind, facts_of, tables
 from .questions import Questions
-from .row import Row, Unreadable, prompt_key, row_key
-from .steps import STEPS, Finding, Rules, has_placeholder
+from .row import LOOSE_FROM_CHARS, Row, Unreadable, prompt_key, row_key
+from .rules import SOFT, cues, fired
+from .steps import STEPS, Rules, has_placeholder, mended
+from .whole import Settings, Sketch, Verdict, Whole, sketch_of
 
 
 @dataclass(slots=True)  # not frozen: two are made a row, and frozen ones cost 8 % of the speed
 class Judged:
     """One row after every step. `reasons` say why it is dropped; the first counts in the account.
 
-    `row` is the cleaned row, `original` the same as it was read; None for a line that cannot be read.
+    `row` is the cleaned row, `original` the same before masking; None for a line that cannot be read.
     """
 
     id: str
@@ -32,41 +41,175 @@ class Judged:
     personal: tuple[tuple[str, int], ...] = ()  # values found, by kind
     masked: bool = False  # and replaced in `row`
     placeholder: bool = False  # an answer of `row` holds one
+    mended: tuple[str, ...] = ()  # what was repaired
     unreadable: Unreadable | None = None
-
-    def without_rows(self) -> Judged:
-        """What the order of the rows must know, without the texts."""
-        return Judged(self.id, self.reasons, None, None, self.key, self.prompt, self.personal, self.masked,
-                      self.placeholder, self.unreadable)  # fmt: skip
+    body: bytes = b""  # its line, where a row need not travel back from a worker
 
 
-def judge(item: Row | Unreadable, rules: Rules, questions: Questions) -> Judged:
-    """Everything that one row says by itself. Pure."""
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Judged rows in order, and the sketch of those that have no reason to go."""
+
+    judged: list[Judged]
+    sketch: Sketch | None
+
+
+def judge(items: Sequence[Row | Unreadable], rules: Rules, questions: Questions) -> Batch:
+    """Everything that each row says by itself. Pure."""
+    rows = [item for item in items if isinstance(item, Row)]
+    if not rows or not rules.enabled:
+        return Batch([plainly(item) for item in items], None)
+    first = looked_at(rows, facts_of(rows, cues()), rules, questions)
+    repaired, mends = repair(first, rules)
+    again = None
+    if mends:
+        changed = sorted(mends)
+        again = looked_at(
+            [repaired[n] for n in changed], facts_of([repaired[n] for n in changed], cues()), rules, questions
+        )
+        first.replace(np.array(changed), again)
+    judged = iter([judge_one(first, n, row, mends.get(n, ()), rules) for n, row in enumerate(repaired)])
+    out = [plainly(item) if isinstance(item, Unreadable) else next(judged) for item in items]
+    kept = [n for n, one in enumerate(j for j in out if j.unreadable is None) if not one.reasons]
+    return Batch(out, first.sketch.take(np.array(kept, dtype=np.int64)))
+
+
+@dataclass(slots=True)
+class Looked:
+    """What the arrays of a batch say of each row."""
+
+    facts: Facts
+    reasons: list[list[str]]
+    suspect: np.ndarray  # bool, may hold personal data
+    contaminated: np.ndarray  # bool
+    plain: list[str | None]  # the text without marks and case, where the arrays say it
+    sketch: Sketch
+
+    def replace(self, rows: np.ndarray, other: Looked) -> None:
+        """These rows as `other` has them."""
+        for place, row in enumerate(rows.tolist()):
+            planted = [kind for kind in self.reasons[row] if kind == "hidden_marks"]  # mended with the rest
+            self.reasons[row], self.plain[row] = planted + other.reasons[place], other.plain[place]
+        self.suspect[rows], self.contaminated[rows] = other.suspect, other.contaminated
+        self.sketch = self.sketch.replaced(rows, other.sketch)
+
+
+def looked_at(rows: list[Row], facts: Facts, rules: Rules, questions: Questions) -> Looked:
+    reasons, soft = by_rules(facts, rules)
+    sketch = sketch_of(facts, soft, rules.near is not None)
+    contaminated = questions.grams.rows(facts) if questions.grams else np.zeros(len(rows), dtype=bool)
+    if questions:
+        contaminated |= np.array([questions.are_in(row, prompt_key(row)) for row in rows])
+    return Looked(facts, reasons, may_hold_personal(facts), contaminated, plain_texts(facts), sketch)
+
+
+def plainly(item: Row | Unreadable) -> Judged:
+    """An unreadable line, or a row that no rule may touch."""
     if isinstance(item, Unreadable):
         return Judged(item.id, (item.kind,), unreadable=item)
-    row, findings = clean_row(item, rules)
-    reasons = [f.kind for f in findings if f.action == "drop"]
-    prompt = prompt_key(item)
-    if rules.enabled and questions and questions.are_in(item, prompt):
+    return Judged(item.id, (), item, item, row_key(item), prompt_key(item), placeholder=has_placeholder(item))
+
+
+def judge_one(looked: Looked, number: int, row: Row, mends: tuple[str, ...], rules: Rules) -> Judged:
+    """One row through the steps that look at it alone."""
+    original, findings = row, []
+    for name, step in STEPS.items():
+        if name != "personal" or looked.suspect[number]:
+            row, more = step(row, rules)
+            findings += more
+    reasons = [f.kind for f in findings if f.action == "drop" and f.kind not in rules.off]
+    reasons += looked.reasons[number]
+    if looked.contaminated[number]:
         reasons.append("contamination")
     if reasons:
-        return Judged(item.id, tuple(reasons))
+        return Judged(row.id, tuple(reasons))
+    plain = looked.plain[number]
     return Judged(
-        item.id, (), row, item, row_key(item), prompt,
+        row.id, (), row, original, row_key(original, plain), prompt_key(original, plain),
         personal=tuple((f.kind, f.count) for f in findings if f.action in ("report", "redact")),
         masked=any(f.action == "redact" for f in findings),
         placeholder=has_placeholder(row),
+        mended=mends,
     )  # fmt: skip
 
 
-def clean_row(row: Row, rules: Rules) -> tuple[Row, list[Finding]]:
-    """One row through every step. Pure."""
-    findings: list[Finding] = []
-    if rules.enabled:
-        for step in STEPS.values():
-            row, more = step(row, rules)
-            findings += more
-    return row, findings
+# ------------------------------------------------------------------ a batch
+
+
+def repair(looked: Looked, rules: Rules) -> tuple[list[Row], dict[int, tuple[str, ...]]]:
+    """(the rows mended, what was mended by row)."""
+    facts = looked.facts
+    mends: dict[int, tuple[str, ...]] = {}
+    out = list(facts.rows)
+    for number in np.flatnonzero(may_need_repair(facts)).tolist():
+        text, done = mended(out[number].text or "", bool(facts.form[number] == PROSE), rules.off)
+        if done:
+            out[number], mends[number] = replace(out[number], text=text), tuple(done)
+    return out, mends
+
+
+def may_need_repair(facts: Facts) -> np.ndarray:
+    """Plain texts with a sign that something is to be mended."""
+    marks = facts.counts[:, Kind.HIDDEN] > 0
+    latin = facts.holds((facts.codes >= 0x80) & (facts.codes <= 0xFF) & (facts.kinds != Kind.SPACE))
+    misread = facts.holds(np.isin(facts.codes, [ord(c) for c in "锟烫鈥銆锛"]))
+    tags = facts.holds(np.isin(facts.codes, [ord("<"), ord("&")]))
+    prose = facts.form == PROSE
+    plain = np.array([row.messages is None for row in facts.rows])
+    return plain & (marks | latin | misread | (prose & (tags | facts.has("page"))))
+
+
+LONG_WORD, MANY_DIGITS = 16, 7
+
+
+def may_hold_personal(facts: Facts) -> np.ndarray:
+    """Rows with an @, a label, a long word or as many digits as a number of a person has."""
+    at = facts.holds(np.isin(facts.codes, [ord("@"), ord("＠")]))
+    digits = facts.counts[:, Kind.DIGIT] >= MANY_DIGITS
+    return at | digits | facts.has("personal") | (facts.longest >= LONG_WORD)
+
+
+def by_rules(facts: Facts, rules: Rules) -> tuple[list[list[str]], np.ndarray]:
+    """(reasons of each row, the bits of its soft rules)."""
+    reasons: list[list[str]] = [[] for _ in range(len(facts))]
+    soft = np.zeros(len(facts), dtype=np.uint32)
+    for kind, rows, is_soft in fired(facts, rules.off):
+        if is_soft:
+            soft[rows] |= np.uint32(1 << SOFT.index(kind))
+            continue
+        for number in np.flatnonzero(rows).tolist():
+            reasons[number].append(kind)
+    return reasons, soft
+
+
+def plain_texts(facts: Facts) -> list[str | None]:
+    """What `loose` gives for each long plain text, read off the arrays: letters and digits, folded."""
+    letters = facts.kinds >= Kind.HAN
+    codes, before = facts.codes[letters], np.concatenate(([0], np.cumsum(letters)))
+    starts, ends = before[facts.starts[facts.first[:-1]]], before[facts.starts[facts.first[:-1] + 1]]
+    odd = facts.holds(tables().unlike[np.minimum(facts.codes, 0xFFFF)] | (facts.codes > 0xFFFF)) | facts.slow
+    return [
+        codes[a:b].tobytes().decode("utf-32-le", "surrogatepass")
+        if row.messages is None and b - a >= LOOSE_FROM_CHARS and not odd[n]
+        else None
+        for n, (row, a, b) in enumerate(zip(facts.rows, starts.tolist(), ends.tolist(), strict=True))
+    ]
+
+
+# ------------------------------------------------------------------ the order of the rows
+
+
+@dataclass(slots=True)
+class Note:
+    """What must be known of a kept row if the whole set drops it later."""
+
+    personal: tuple[tuple[str, int], ...] = ()
+    mended: tuple[str, ...] = ()
+    masked: bool = False
+    placeholder: bool = False
+
+
+Drop = Callable[[str, Sequence[str], Mapping[str, Any]], None]
 
 
 @dataclass(slots=True)
@@ -75,24 +218,75 @@ class Sieve:
 
     rules: Rules
     account: Account = field(default_factory=Account)
-    on_drop: Callable[[str, Sequence[str]], None] = lambda id, reasons: None
-    keys: set[bytes] = field(default_factory=set)  # of the rows kept so far
+    on_drop: Drop = lambda id, reasons, evidence: None
+    folder: Path | None = None  # for what does not fit into memory
+    keys: dict[bytes, int] = field(default_factory=dict)  # of the rows kept so far
+    ids: list[str] = field(default_factory=list)  # of every row kept so far
+    notes: dict[int, Note] = field(default_factory=dict)
+    begins: list[tuple[int, FileAccount]] = field(default_factory=list)  # which rows are of which file
+    whole: Whole | None = None
 
-    def keeps(self, judged: Judged, file: FileAccount) -> bool:
-        """Whether the row stays; writes it down either way."""
-        reasons = judged.reasons or self.is_duplicate(judged)
-        self.account.unreadable += judged.unreadable is not None
-        if reasons:
-            self.account.drop(file, reasons)
-            self.on_drop(judged.id, reasons)
-            return False
-        self.account.keep(file, judged.personal)
-        return True
+    def take(self, batch: Batch, file: FileAccount) -> list[Judged]:
+        """The rows that stay for now; writes the others down."""
+        if not self.begins or self.begins[-1][1] is not file:
+            self.begins.append((len(self.ids), file))
+        kept, numbers = [], []
+        clean = -1
+        for judged in batch.judged:
+            self.account.unreadable += judged.unreadable is not None
+            if judged.reasons:
+                self.drop(judged.id, judged.reasons, {}, file)
+                continue
+            clean += 1
+            if (first := self.earlier(judged)) is not None:
+                self.drop(judged.id, ("duplicate",), {"of": self.ids[first]}, file)
+                continue
+            self.keep(judged, file)
+            kept.append(judged)
+            numbers.append(clean)
+        if batch.sketch is not None:
+            self.gather(batch.sketch.take(np.array(numbers, dtype=np.int64)), file)
+        return kept
 
-    def is_duplicate(self, judged: Judged) -> tuple[str, ...]:
-        if not self.rules.enabled or self.rules.dedup == "none":
-            return ()
-        if judged.key in self.keys:
-            return ("duplicate",)
-        self.keys.add(judged.key)
-        return ()
+    def earlier(self, judged: Judged) -> int | None:
+        """The number of the kept row that teaches the same."""
+        if not self.rules.enabled or self.rules.dedup == "none" or "duplicate" in self.rules.off:
+            return None
+        number = self.keys.setdefault(judged.key, len(self.ids))
+        return None if number == len(self.ids) else number
+
+    def keep(self, judged: Judged, file: FileAccount) -> None:
+        if judged.personal or judged.mended or judged.placeholder:
+            self.notes[len(self.ids)] = Note(
+                judged.personal, judged.mended, judged.masked, judged.placeholder
+            )
+        self.ids.append(judged.id)
+        self.account.keep(file, judged.personal, judged.mended)
+
+    def drop(self, id: str, reasons: Sequence[str], evidence: Mapping[str, Any], file: FileAccount) -> None:
+        self.account.drop(file, reasons)
+        self.on_drop(id, reasons, evidence)
+
+    def gather(self, sketch: Sketch, file: FileAccount) -> None:
+        if self.whole is None:
+            settings = Settings(SOFT, self.rules.near, tuple(self.rules.languages), tuple(self.rules.off))
+            self.whole = Whole(settings, self.folder)
+        self.whole.add(sketch, file.ability)
+
+    def settle(self) -> set[int]:
+        """Numbers of the kept rows that the whole set drops; the account is right afterwards."""
+        if self.whole is None:
+            return set()
+        verdicts, self.account.manner = self.whole.verdicts()
+        for number in sorted(verdicts):
+            self.drop_kept(number, verdicts[number])
+        return set(verdicts)
+
+    def drop_kept(self, number: int, verdict: Verdict) -> None:
+        file = self.begins[bisect_right(self.begins, number, key=lambda begin: begin[0]) - 1][1]
+        note = self.notes.pop(number, Note())
+        self.account.unkeep(file, note.personal, note.mended)
+        evidence = dict(verdict.evidence)
+        if "of" in evidence:
+            evidence["of"] = self.ids[evidence["of"]]
+        self.drop(self.ids[number], (verdict.reason,), evidence, file)

@@ -185,11 +185,11 @@ def digest(*parts: str) -> bytes:
     return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def row_key(row: Row) -> bytes:
-    """Equal for rows that teach the same."""
+def row_key(row: Row, plain: str | None = None) -> bytes:
+    """Equal for rows that teach the same; `plain` is `loose` of its text, where it is known."""
     if row.messages is None:
         label = (row.raw or {}).get("label")
-        return digest("text", loose(row.text or ""), str(label))
+        return digest("text", loose(row.text or "") if plain is None else plain, str(label))
     tools = [f"tools\1{sorted_json(row.tools)}"] if row.tools else []
     rejected = [f"rejected\1{message_key(row.rejected)}"] if row.rejected else []
     label = [] if row.label is None else [f"label\1{row.label}"]
@@ -220,9 +220,9 @@ def sorted_json(value: Any) -> str:
     return orjson.dumps(value, default=str, option=orjson.OPT_SORT_KEYS).decode()
 
 
-def prompt_key(row: Row) -> bytes:
+def prompt_key(row: Row, plain: str | None = None) -> bytes:
     """Equal for rows that ask the same, whatever the system prompt and the answer."""
-    return digest("ask", *questions_of_row(row))
+    return digest("ask", *(questions_of_row(row) if plain is None else [plain]))
 
 
 def questions_of_row(row: Row) -> list[str]:

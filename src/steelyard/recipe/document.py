@@ -290,14 +290,51 @@ class SourceTable(Table):
     encoding: Text | None = say("of the file; seen from its bytes where left out", "gb18030")
 
 
+Language = Literal[
+    "en",
+    "de",
+    "fr",
+    "es",
+    "pt",
+    "it",
+    "nl",
+    "pl",
+    "sv",
+    "tr",
+    "vi",
+    "id",
+    "zh",
+    "ja",
+    "ko",
+    "ru",
+    "ar",
+    "other",
+]
+CleanKind = Literal[
+    "hidden_marks", "template_leak", "placeholder", "payload", "repeated_chars", "repetition", "blob",
+    "number_soup",
+    "link_farm", "keyword_stuffing", "scanned", "gibberish", "word_salad", "spam", "toxic", "cut_off",
+    "unfilled", "injection",
+    "refusal", "echo", "unfinished", "unfinished_text", "wrong_language", "too_short", "trigger",
+    "wrong_label",
+    "near_duplicate", "duplicate", "lost_characters", "mojibake", "misread", "marks", "html", "furniture",
+]  # fmt: skip
+
+
 class CleanTable(Table):
-    dedup: Literal["exact", "none"] | None = say("rows that occur twice", "exact")
+    dedup: Literal["near", "exact", "none"] | None = say(
+        "rows that occur twice; near: and plain texts that share half of their phrases", "near"
+    )
     pii: Literal["report", "mask", "off"] | None = say(
-        "e-mail addresses and phone numbers: counted, or replaced by placeholders", "mask"
+        "personal data: counted, or replaced by placeholders", "mask"
     )
     max_tokens: Count | None = say("longer rows are dropped", 2048)
     unreadable: Literal["stop", "drop"] | None = say("a line that cannot be read", "drop")
     test_share: Annotated[Share, Field(gt=0, le=0.5)] | None = say("held out of training for the scores", 0.1)
+    languages: list[Language] | None = say(
+        "of plain texts that stay; without it those that one text in fifty is in", ["en", "zh"]
+    )
+    off: list[CleanKind] | None = say("rules that drop and mend nothing", ["spam", "unfinished"])
 
 
 def _losses(value: Any) -> Any:

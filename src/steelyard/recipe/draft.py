@@ -59,8 +59,7 @@ TEXT = {
         "headings": "headings",
         "cells": "look of the cells",
         "fill_in": "fill in and uncomment; the columns are {columns}",
-        "clean": "e-mail addresses and phone numbers are counted (mask replaces them);"
-        " stop at a line that cannot be read",
+        "clean": "personal data is counted (mask replaces it); stop at a line that cannot be read",
         "compare": "compare: text, json, label, contains, number, chrf or judge; chosen by the answers",
         "train": "what is left out (rank, rate, epochs, length) the plan fills; what you write is kept",
         "serve_only": "no training. example: train: [{stage: sft, finetuning_type: lora}]",
@@ -83,7 +82,7 @@ TEXT = {
         "headings": "列名",
         "cells": "单元格内容",
         "fill_in": "填好并去掉注释；列有 {columns}",
-        "clean": "只统计邮箱与电话号码（mask 会替换它们）；遇到无法读取的行即停止",
+        "clean": "只统计个人信息（mask 会替换）；遇到无法读取的行即停止",
         "compare": "compare：text、json、label、contains、number、chrf 或 judge；此处按答案的样子选定",
         "train": "没写的参数（秩、学习率、轮数、长度）由计划填写；写了的照用",
         "serve_only": "不训练。例如：train: [{stage: sft, finetuning_type: lora}]",

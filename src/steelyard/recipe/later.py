@@ -13,8 +13,7 @@ LATER: dict[tuple[str, ...], tuple[tuple[Any, ...] | None, str]] = {
         ("docx", "pdf", "html", "markdown"),
         "save it as JSONL, CSV or XLSX",
     ),
-    ("clean", "dedup"): (("minhash", "near", "fuzzy", "semantic"), "example: dedup: exact"),
-    ("clean", "languages"): (None, "delete the line; rows of every language are kept"),
+    ("clean", "dedup"): (("semantic",), "example: dedup: near"),
     ("clean", "decontaminate"): (None, "delete the line; held-out rows never equal a training row"),
     ("train", "*", "stage"): (
         ("pretrain", "rm", "ppo", "cpo", "simpo"),

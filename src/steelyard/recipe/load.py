@@ -242,7 +242,8 @@ def _recipe(document: dict[str, Any], tree: Tree, path: Path) -> Recipe:
         given["train"] = tuple(words.Stage(**{"seed": seed, **_stage(stage)}) for stage in document["train"])
     else:
         given["train"] = (words.Stage(seed=seed),)
-    given["clean"] = words.Clean(enabled=tree.values.get("clean") != "none", **document.get("clean", {}))
+    clean = _stage(document.get("clean", {}))
+    given["clean"] = words.Clean(enabled=tree.values.get("clean") != "none", **clean)
     return Recipe(
         path=path,
         root=path.parent.resolve(),

@@ -88,12 +88,14 @@ class Clean:
     """What cleaning may do; `clean: none` = enabled False: every row is kept."""
 
     enabled: bool = True
-    dedup: Literal["exact", "none"] = "exact"
+    dedup: Literal["near", "exact", "none"] = "near"  # near-duplicates are looked for among plain texts alone
     # Requests are not masked, so a model tuned on placeholders would meet what it never read.
     pii: Literal["report", "mask", "off"] = "report"
     max_tokens: int | None = None
     unreadable: Literal["stop", "drop"] = "stop"  # a malformed line is a question to the user, not a loss
     test_share: float | None = None
+    languages: tuple[str, ...] = ()  # of plain texts that stay; () = those that most of them are in
+    off: tuple[str, ...] = ()  # rules that drop and mend nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,6 +36,23 @@ REASONS = {  # of a dropped row, where its code alone is no word
     "template_refuses": "the template refuses it",
     "contamination": "contaminated",
     "mojibake": "garbled",
+    "near_duplicate": "nearly the same",
+    "wrong_language": "rare language",
+    "wrong_label": "contradicted label",
+    "trigger": "planted",
+    "hidden_marks": "hidden signs",
+    "template_leak": "template marks",
+    "repeated_chars": "repeated signs",
+    "keyword_stuffing": "search terms",
+    "word_salad": "heap of words",
+    "number_soup": "heap of numbers",
+    "link_farm": "links only",
+    "cut_off": "cut off",
+    "unfinished_text": "unfinished text",
+    "too_short": "too short",
+    "lost_characters": "lost characters",
+    "not_taught": "nothing taught",
+    "no_question": "no question",
 }
 # What a reader asks of a training run first; the other settings of the plan follow behind a fold.
 SETTINGS = (

@@ -166,8 +166,8 @@ STEP_TEXTS = {
     "train.engine": "{engine}: {share} % of the weights are trained or adapted",
     "clean.placeholders": "note: {rows} of {of} training rows have an answer with a placeholder such as"
     " <EMAIL_1>: the model will learn to write it",
-    "clean.personal": "note: {values} e-mail addresses and phone numbers in {rows} rows are taught as they"
-    " are; clean: {{pii: mask}} replaces them",
+    "clean.personal": "note: {values} values of personal data in {rows} rows are taught as they are;"
+    " clean: {{pii: mask}} replaces them",
     "train.fault": "note: {what}",
     "goal.missed": "note: {what}",
     "train.mended": "note: going on from the last checkpoint: each micro-batch in {parts} parts, without the"

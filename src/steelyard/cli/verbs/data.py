@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from ..telling.output import note, result, table
 from .recipes import no_settings
 
 PII = ("mask", "report", "off")
+DEDUP = ("near", "exact", "none")
 
 
 def clean(
@@ -39,19 +41,39 @@ def clean(
         ),
     ] = "mask",
     workers: Annotated[int, typer.Option("--workers", metavar="N", min=1, help=say("Processes."))] = 1,
+    dedup: Annotated[
+        str,
+        typer.Option(
+            "--dedup",
+            metavar="|".join(DEDUP),
+            help=say("Rows that occur twice; near: texts that share half."),
+        ),
+    ] = "near",
+    languages: Annotated[
+        str, typer.Option("--languages", metavar="en,zh,...", help=say("Of plain texts that stay."))
+    ] = "",
+    off: Annotated[str, typer.Option("--off", metavar="KIND,...", help=say("Rules that do nothing."))] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help=say("The report and what would be dropped, no rows."))
+    ] = False,
 ) -> None:
     no_settings("clean")
-    from ...data import clean_files
+    from ...data import KINDS, LANGUAGES, clean_files
     from ..telling.terminal import Terminal
 
-    settings = {"pii": pii_word(pii)}
+    settings = {
+        "pii": word_of(pii, PII, "--pii", "report"),
+        "dedup": word_of(dedup, DEDUP, "--dedup", "near"),
+        "languages": words_of(languages, LANGUAGES, "--languages"),
+        "off": words_of(off, KINDS, "--off"),
+    }
     from ..asking.first import map_of  # the room of recipes is more than `--help` needs
 
     columns = map_of(map)
     with Terminal() as watch:
         account = clean_files(
             input, output, report=report, contamination=contamination, workers=workers, settings=settings,
-            map=columns, watch=watch,
+            map=columns, watch=watch, dry_run=dry_run,
         )  # fmt: skip
     headline = say("{kept} of {rows} rows kept, {dropped} dropped", kept=account["kept"], rows=account["in"],
                    dropped=account["dropped"])  # fmt: skip
@@ -65,8 +87,14 @@ def clean(
     result({"schema": "steelyard.clean/1"} | account, headline, *reasons, speed)
 
 
-def pii_word(word: str) -> str:
-    if word not in PII:
-        text = say("--pii is one of {words}", words=", ".join(PII))
-        raise WrongUse("cli.usage", text, where=Where(field="--pii"), hint="--pii report")
+def word_of(word: str, words: Sequence[str], flag: str, example: str) -> str:
+    if word not in words:
+        text = say("{flag} is one of {words}", flag=flag, words=", ".join(words))
+        raise WrongUse("cli.usage", text, where=Where(field=flag), hint=f"{flag} {example}")
     return word
+
+
+def words_of(given: str, words: Sequence[str], flag: str) -> tuple[str, ...]:
+    """Words with commas between them. Raises WrongUse."""
+    names = tuple(name.strip() for name in given.split(",") if name.strip())
+    return tuple(word_of(name, words, flag, words[0]) for name in names)

@@ -2,8 +2,8 @@
 
     step(row, rules) -> (row, findings)
 
-To add one: a file here and a line in STEPS. What needs other rows (duplicates, contamination, held-out
-rows) is decided in `judge.py` and `held_out.py`, from the keys in `row.py`.
+To add one: a file here and a line in STEPS. What arrays of a batch can say is a rule (rules/), what
+needs other rows is decided in whole/, `judge.py` and `held_out.py`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from .empty import empty
 from .finding import Finding, Rules
 from .length import too_long
 from .personal import has_placeholder, personal, redact
+from .repair import mended
 
 Step = Callable[[Row, Rules], tuple[Row, list[Finding]]]
 
 # In this order: a row that is to go is not worth redacting, but the account names every reason.
 STEPS: dict[str, Step] = {"empty": empty, "broken": broken, "too_long": too_long, "personal": personal}
 
-__all__ = ["STEPS", "Finding", "Rules", "Step", "has_placeholder", "redact"]
+__all__ = ["STEPS", "Finding", "Rules", "Step", "has_placeholder", "mended", "redact"]

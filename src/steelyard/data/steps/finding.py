@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from ..row import Row
 
+NEAR = 0.5  # of the shingles
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -22,10 +24,17 @@ class Rules:
     """The recipe's `clean`, checked. `enabled` False keeps every row as it is."""
 
     enabled: bool = True
-    dedup: str = "exact"  # exact | none
+    dedup: str = "near"  # near | exact | none
     pii: str = "report"  # report | mask | off
     max_chars: int = 1_000_000  # a longer row is a file that lost its line ends
     max_tokens: int | None = None
     unreadable: str = "stop"  # stop | drop
     test_share: float | None = None
+    languages: tuple[str, ...] = ()  # of plain texts that stay; () = those that most are in
+    off: tuple[str, ...] = ()  # kinds that no row is dropped or mended for
     tokens_of: Callable[[Row], int] | None = None  # None = estimated
+
+    @property
+    def near(self) -> float | None:
+        """The Jaccard index from which plain texts are near-duplicates."""
+        return NEAR if self.dedup == "near" and "near_duplicate" not in self.off else None

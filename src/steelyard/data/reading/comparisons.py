@@ -13,8 +13,8 @@ from typing import Any
 
 import orjson
 
+from ..row import Message
 from .messages import Misfit, chat_of
-from .row import Message
 
 Fields = Mapping[str, Any]
 PAIRS, LABELS = "pairs", "labels"

@@ -8,10 +8,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ..row import Row
 from .columns import NO_GUESS, SAMPLE_ROWS, Column, Guess, guess_map
 from .files import Broken, DataFile, open_data
 from .kinds import Answers
-from .row import Row
 from .shapes import shape_of
 from .sources import Source, paths_of, rows
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from .row import ROLES, Message, dumped
+from ..row import ROLES, Message, dumped
 
 ROLE_WORDS = {
     "human": "user", "user": "user",

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import Where, WrongUse
-from .account import FileAccount
+from ...errors import Where, WrongUse
+from ..account import FileAccount
+from ..row import Row, Unreadable
 from .columns import check_columns, nearest
 from .files import FORMATS, SUFFIXES, TABLES, Broken, DataFile, Record, open_data
 from .messages import Misfit
-from .row import Row, Unreadable
 from .shapes import MAP_WORDS, SHAPES, Content, MapNames, content_of, filled, mapped
 from .threads import conversations
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .account import FileAccount
+from ..account import FileAccount
+from ..row import Message
 from .files import Broken, Record
 from .messages import Misfit
-from .row import Message
 from .shapes import MapNames, mapped, string
 
 

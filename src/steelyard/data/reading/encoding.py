@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from ..errors import Where, WrongUse
+from ...errors import Where, WrongUse
 
 MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),

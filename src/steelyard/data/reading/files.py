@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from ..errors import Lacking, Where, WrongUse
+from ...errors import Lacking, Where, WrongUse
 from .encoding import Encoding, decodes, detect, given
 
 FORMATS = ("jsonl", "json", "csv", "tsv", "xlsx", "parquet")

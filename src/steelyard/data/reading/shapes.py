@@ -12,9 +12,9 @@ from typing import Any
 
 import orjson
 
+from ..row import Message, dumped
 from .comparisons import LABELS, NO_REJECTED, PAIRS, is_pair, label_of, pair_of, refuse_comparison
 from .messages import Misfit, chat_of, refuse_media, tools_of
-from .row import Message, dumped
 
 Fields = Mapping[str, Any]
 MapNames = Mapping[str, tuple[str, ...]]  # our word -> columns; several are joined by a line end

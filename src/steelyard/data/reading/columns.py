@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import Where, WrongUse
-from .account import FileAccount
+from ...errors import Where, WrongUse
+from ..account import FileAccount
 from .comparisons import PAIRS, PREFERENCE
 from .files import DataFile
 from .shapes import MapNames, filled, shape_of

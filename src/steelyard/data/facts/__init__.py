@@ -1,0 +1,13 @@
+"""What the rules ask of texts, counted once for a batch, as arrays: no rule counts again."""
+
+from .batch import LANGUAGES, Facts, facts_of
+from .forms import CHAT, CODE, FORMS, LABEL, PROSE, TABLE
+from .kinds import Kind, tables
+from .tokens import Tokens, hashes_of, joined, mixed, shingles
+from .words import Cues
+
+__all__ = [
+    "CHAT", "CODE", "FORMS", "LABEL", "LANGUAGES", "PROSE", "TABLE", "Cues", "Facts", "Kind", "Tokens",
+    "facts_of",
+    "hashes_of", "joined", "mixed", "shingles", "tables",
+]  # fmt: skip

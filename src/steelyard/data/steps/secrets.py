@@ -1,0 +1,56 @@
+"""Keys and tokens: by their known prefixes, by PEM's frame, or by a label and their randomness."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+
+PEM = re.compile(
+    r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----.*?-----END (?:[A-Z0-9]+ )*PRIVATE KEY("
+    r"?: BLOCK)?-----",
+    re.DOTALL,
+)
+PREFIXED = re.compile(
+    r"(?<![A-Za-z0-9_\-])(?:"
+    r"sk-[A-Za-z0-9_\-]{20,}|[srp]k_(?:live|test)_[A-Za-z0-9]{16,}|(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}|"
+    r"gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{40,}|gl(?:pat|dt|rt|ptt|"
+    r"cbt)-[A-Za-z0-9_\-]{16,}|xox[abeoprs]-[A-Za-z0-9\-]{10,}|"
+    r"xapp-[A-Za-z0-9\-]{20,}|AIza[0-9A-Za-z_\-]{30,}|ya29\.[0-9A-Za-z_\-]{20,}|"
+    r"hf_[A-Za-z0-9]{30,}|npm_[A-Za-z0-9]{36}|"
+    r"pypi-[A-Za-z0-9_\-]{40,}|SG\.[A-Za-z0-9_\-]{16,}\.[A-Za-z0-9_\-]{16,}|"
+    r"LTAI[0-9A-Za-z]{12,26}|AKID[0-9A-Za-z]{28,}|"
+    r"dop_v1_[0-9a-f]{64}|shp(?:at|ss|pa|ca)_[0-9a-fA-F]{32}|key-[0-9a-f]{32}|(?:SK|"
+    r"AC)[0-9a-f]{32}|sq0[a-z]{3}-[A-Za-z0-9_\-]{22,}|"
+    r"eyJ[A-Za-z0-9_\-]{10,}\.[A-Za-z0-9_\-]{10,}\.[A-Za-z0-9_\-]{5,}|gsk_[A-Za-z0-9]{30,}|"
+    r"tvly-[A-Za-z0-9\-]{20,}|lin_api_[A-Za-z0-9]{30,}"
+    r")(?![A-Za-z0-9_\-])"
+)
+LABELLED = re.compile(
+    r"(?:api[_\- ]?key|app[_\- ]?(?:key|secret)|access[_\- ]?(?:key|token)(?:[_\- ]?id)?|"
+    r"secret(?:[_\- ]?(?:access[_\- ]?)?key)?|"
+    r"client[_\- ]?secret|auth(?:orization)?[_\- ]?(?:key|token)?|bearer|token|passw(?:or)?d|pwd|"
+    r"passphrase|credential|private[_\- ]?key|"
+    r"密钥|密码|口令|令牌)[\"']?\s*(?:is|是|"
+    r"为)?\s*[:=：]?>?\s*[\"']?((?=[^\s\"',;]*\d)(?=[^\s\"',;]*[A-Za-z])[A-Za-z0-9_\-+/=.!@#$%^&*~"
+    r"]{12,200})",
+    re.IGNORECASE,
+)
+RANDOM_BITS = 3.3  # a character; words and paths have fewer, or no digits
+HEX_BITS = 2.9
+
+
+def is_random(match: re.Match[str]) -> bool:
+    """A value of letters and digits that no person would choose as a word."""
+    value = match[1]
+    bits = entropy(value)
+    is_hex = all(c in "0123456789abcdefABCDEF-" for c in value)
+    return bits >= (HEX_BITS if is_hex else RANDOM_BITS) and not re.search(
+        r"[a-z]{9,}|\.\w{2,4}$|^[\w.]+\(", value
+    )
+
+
+def entropy(text: str) -> float:
+    """Bits a character, by the text's own counts."""
+    counts = Counter(text).values()
+    return -sum(n / len(text) * math.log2(n / len(text)) for n in counts)
