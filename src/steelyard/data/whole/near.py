@@ -49,9 +49,9 @@ def alike(
     held: dict[int, np.ndarray] = {}
     out = []
     for one, other in pairs:
-        sets = [unique_of(shingles, starts, row, held) for row in (one, other)]
-        common = len(np.intersect1d(*sets, assume_unique=True))
-        index = common / (len(sets[0]) + len(sets[1]) - common)
+        mine, its = (unique_of(shingles, starts, row, held) for row in (one, other))
+        common = len(np.intersect1d(mine, its, assume_unique=True))
+        index = common / (len(mine) + len(its) - common)
         if index >= threshold:
             out.append((one, other, index))
     return out

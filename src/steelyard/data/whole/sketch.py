@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -56,8 +57,10 @@ class Sketch:
         mine = self.take(stay)
         place = np.concatenate([stay, rows])
         order = np.argsort(place, kind="stable")
-        parts = {name: np.concatenate([getattr(mine, name), getattr(other, name)])[order] for name in
-                 ("form", "words", "language", "soft")}  # fmt: skip
+        parts: dict[str, Any] = {
+            name: np.concatenate([getattr(mine, name), getattr(other, name)])[order]
+            for name in ("form", "words", "language", "soft")
+        }
         for names in (("near_rows", "signature", "shingles"), ("chat_rows", "asked", "sentences"),
                       ("label_rows", "label", "tokens")):  # fmt: skip
             at = np.concatenate([stay[getattr(mine, names[0])], rows[getattr(other, names[0])]])
@@ -85,7 +88,7 @@ def sketch_of(facts: Facts, soft: np.ndarray, near: bool) -> Sketch:
         facts.form, facts.words.astype(np.int32), facts.language.astype(np.uint8), soft,
         texts.astype(np.int32), signatures(pieces), pieces,
         chats.astype(np.int32), asked, sentences,
-        labels.astype(np.int32), np.array([label_of(facts, r) for r in labels], dtype=np.uint32),
+        labels.astype(np.int32), np.array([label_of(facts, int(r)) for r in labels], dtype=np.uint32),
         words.take(facts.first[labels]),
     )  # fmt: skip
 

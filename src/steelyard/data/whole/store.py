@@ -44,7 +44,7 @@ class Growing:
         if self.file is not None:
             self.spill()
             self.file.flush()
-            flat = np.memmap(self.file, dtype=self.dtype, mode="r")
+            flat: np.ndarray = np.memmap(self.file, dtype=self.dtype, mode="r")
         else:
             flat = (
                 np.concatenate([p.reshape(-1) for p in self.pieces])
