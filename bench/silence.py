@@ -102,7 +102,7 @@ def verbs(port: int, hub: str) -> Iterator[Verb]:
         ("plan", RECIPE_FILE),
         ("plan", "--model", "Qwen2.5-7B", "--job", "sft", "--tokens", "1e6", "--offline"),
         ("chat", "tiny", QUESTION, "--max-tokens", "4"),
-        ("export", "tiny", "--to", "hf", "--output", "exported"),
+        ("export", "tiny", "--to", "hf", "--output", "exported", "--unproven", "--rows", "0"),
         ("run", RECIPE_FILE, "compress", "--yes", "--workdir", "half"),
         ("train", RECIPE_FILE, "--yes", "--workdir", "half"),
         *whole_path("--offline"), *whole_path("--workdir", "again"),

@@ -49,7 +49,7 @@ def service(tmp_path):
     owner = {key.id: key.owner for key in ring.keys.values()}
     served = SimpleNamespace(
         adapters=["refunds", "secret-a1"], owners={"secret-a1": owner["a"]}, encoder=None,
-        max_model_len=64, tokenizer=None, keys=ring,
+        router=None, max_model_len=64, tokenizer=None, keys=ring,
     )  # fmt: skip
     served.may_use = partial(Served.may_use, served)
     api = Api(served, ServeSettings(name="m"), "0", SamplingDefaults())

@@ -27,6 +27,7 @@ VERBS = (
     ("gate", "checks.gate", "Is what URL serves what was tuned? If not: why."),
     ("eval", "checks.evaluate", "Score a model or an endpoint on tasks."),
     ("serve", "services.serve", "Serve a model over the OpenAI API."),
+    ("route", "routing.route", "Make what sends a prompt to its ability's adapter."),
     ("chat", "chat.chat", "Talk to a service or a model; reads stdin too."),
     ("status", "runs.status", "Runs and services."),
     ("logs", "runs.logs", "Events of a run."),
@@ -41,7 +42,7 @@ VERBS = (
     ("cluster", "cluster.cluster", "Machines that train together: their keys, one as a node."),
     ("pull", "models.pull", "Fetch a model: resumable, hashed, scanned."),
     ("scan", "models.scan", "Look for code in model files, without running any."),
-    ("export", "models.export", "Copy a tuned model out, as other programs read it."),
+    ("export", "leaving.export", "Copy a tuned model out, as other programs read it."),
 )
 
 

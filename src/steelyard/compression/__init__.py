@@ -8,19 +8,38 @@ from ..doors import fetching
 from ..forms import FORMS, Form
 
 if TYPE_CHECKING:
+    from .awq import awq_group
     from .export import export_form
+    from .gguf import GGUF_FORMS
+    from .leaving import awq_leaves, gguf_leaves
     from .pruning import prune
     from .rounding import rounded_groups, rounded_rows
     from .step import compress
 
 FILES = {
+    "GGUF_FORMS": "gguf",
+    "awq_group": "awq",
+    "awq_leaves": "leaving",
     "compress": "step",
     "export_form": "export",
+    "gguf_leaves": "leaving",
     "prune": "pruning",
     "rounded_groups": "rounding",
     "rounded_rows": "rounding",
 }
 
-__all__ = ["FORMS", "Form", "compress", "export_form", "prune", "rounded_groups", "rounded_rows"]
+__all__ = [
+    "FORMS",
+    "GGUF_FORMS",
+    "Form",
+    "awq_group",
+    "awq_leaves",
+    "compress",
+    "export_form",
+    "gguf_leaves",
+    "prune",
+    "rounded_groups",
+    "rounded_rows",
+]
 
 __getattr__ = fetching(__name__, FILES)

@@ -54,13 +54,13 @@ def gram_matrices(layer: Any, linears: list[Any], chunks: list[Chunk]) -> dict[A
         gram[linear].addmm_(x.t(), x, alpha=1 / tokens)
 
     for chunk in chunks:
-        with _hooks(linears, take):
+        with inputs_to(linears, take):
             layer(chunk.x, chunk.cos, chunk.sin, chunk.layout)
     return gram
 
 
 @contextmanager
-def _hooks(linears: list[Any], take: Callable[[Any, Tensor], None]) -> Iterator[None]:
+def inputs_to(linears: list[Any], take: Callable[[Any, Tensor], None]) -> Iterator[None]:
     """Every matrix's input goes to `take` as well."""
 
     def hook(linear: Any, inputs: tuple[Tensor, ...]) -> None:

@@ -13,17 +13,18 @@ if TYPE_CHECKING:
     from .base.verdict import CAUSES, Check, Verdict
     from .evaluation import score
     from .quality.grading import JudgeAt
-    from .quality.scores import Scores, load_tasks
+    from .quality.scores import Scores, load_tasks, token_budget
     from .quality.statistics import Difference, Share, difference, rows_needed, share, verdict_on
     from .reference.exact import exact_reference
     from .standalone import check
-    from .step import GateFailed, judge
+    from .step import GateFailed, held_out_rows, judge
 
 FILES = {
     "JudgeAt": "quality.grading",
     "exact_reference": "reference.exact",
     "Scores": "quality.scores",
     "load_tasks": "quality.scores",
+    "token_budget": "quality.scores",
     "score": "evaluation",
     "check": "standalone",
     "Difference": "quality.statistics",
@@ -33,6 +34,7 @@ FILES = {
     "share": "quality.statistics",
     "verdict_on": "quality.statistics",
     "GateFailed": "step",
+    "held_out_rows": "step",
     "judge": "step",
     "CAUSES": "base.verdict",
     "Check": "base.verdict",
@@ -51,11 +53,13 @@ __all__ = [
     "check",
     "difference",
     "exact_reference",
+    "held_out_rows",
     "judge",
     "load_tasks",
     "rows_needed",
     "score",
     "share",
+    "token_budget",
     "verdict_on",
 ]
 

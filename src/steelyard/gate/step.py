@@ -14,6 +14,7 @@ import random
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..artefact import Draft, Figures, Inputs, Settings, Watch
@@ -128,25 +129,17 @@ class _Judge:
         self.form = _form(inputs)
         # Of a pruned model the scores of the one that it was cut from count as the tuned ones.
         self.tuned_by = "whole" if "whole" in inputs.artefacts else "tuned"
-        held_out = load_tasks(_chats(inputs, "test.jsonl"))
-        self.rows = sampled(self._compared(held_out), int(settings.get("rows", ROWS)), self.seed)
+        dataset = inputs.artefacts["dataset"].path()
+        self.rows = held_out_rows(dataset, settings)
         abilities = {row["ability"] for row in self.rows}
-        train = [row for row in _chats(inputs, "train.jsonl") if row.get("ability", "default") in abilities]
+        train = [row for row in _chats(dataset, "train.jsonl") if row.get("ability", "default") in abilities]
         self.design = design_of(settings, counts(self.rows), counts(train))
-        self.spare = by_ability(sampled(self._compared(_renamed(load_tasks(train))), len(train), self.seed))
+        spare = _compared(_renamed(load_tasks(train)), settings)
+        self.spare = by_ability(sampled(spare, len(train), self.seed))
         every = [*self.rows, *(row for own in self.spare.values() for row in own)]
         self.budget = token_budget(every, None, lambda text: len(self.tokenizer.encode(text)))
         self.judge = grading.judge_of(settings.get("judge"))
         self.grades: dict[tuple[str, str | None], grading.Grade] = {}
-
-    def _compared(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The recipe's `compare` of an ability counts where a row has none of its own."""
-        own = self.settings.get("abilities") or {}
-        for row in rows:
-            compare = (own.get(row["ability"]) or {}).get("compare")
-            if compare and not row.get("compare"):
-                row["compare"] = compare
-        return rows
 
     async def run(self) -> Verdict:
         checks: list[Check] = []
@@ -434,9 +427,28 @@ def _form(inputs: Inputs) -> str:
     return str(document.get("form") or document.get("weights") or "bf16")
 
 
-def _chats(inputs: Inputs, name: str) -> list[dict[str, Any]]:
+def held_out_rows(dataset: Path, settings: Settings) -> list[dict[str, Any]]:
+    """The held-out rows of a data set in the order in which the gate asks them: any first part is a fair one.
+
+    `settings`: of the gate's step. Raises WrongUse where there are none.
+    """
+    rows = _compared(load_tasks(_chats(dataset, "test.jsonl")), settings)
+    return sampled(rows, int(settings.get("rows", ROWS)), int(settings.get("seed", 0)))
+
+
+def _compared(rows: list[dict[str, Any]], settings: Settings) -> list[dict[str, Any]]:
+    """The recipe's `compare` of an ability counts where a row has none of its own."""
+    own = settings.get("abilities") or {}
+    for row in rows:
+        compare = (own.get(row["ability"]) or {}).get("compare")
+        if compare and not row.get("compare"):
+            row["compare"] = compare
+    return rows
+
+
+def _chats(dataset: Path, name: str) -> list[dict[str, Any]]:
     """Rows that make a chat request; plain texts have no answer to compare."""
-    path = inputs.artefacts["dataset"].path(name)
+    path = dataset / name
     if name == "train.jsonl" and not path.exists():
         return []
     rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]

@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from .decoder import family_of, read_decoder
     from .encoder import Encoder, encoder_folder, exported_encoder, is_encoder, read_encoder
     from .encoder_export import export_encoder
-    from .families import FAMILIES
+    from .families import FAMILIES, Decoder
     from .fp8 import Fp8
     from .gguf import to_hf
+    from .gguf_writer import Encoding, check_gguf, tensor_count, write_gguf
     from .integers import ByRow, Grouped, Rounding, group_of, widened
     from .kernels import Chance, Dropout
+    from .llamacpp_library import LLAMACPP_VARIABLE, llamacpp_library
+    from .modelfile import modelfile_of
     from .network import load, save
     from .openvino_ir import export_openvino
     from .openvino_tokenizer import DETOKENIZER, write_detokenizer
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
 FILES = {
     **dict.fromkeys(("Adapter", "check_base", "peft_config", "read_adapter"), "adapters"),
     **dict.fromkeys(("read_factors", "write_peft"), "adapters"),
+    "Decoder": "families",
     "FAMILIES": "families",
     "ModelSource": "source",
     "Use": "source",
@@ -76,6 +80,7 @@ FILES = {
     "layers_from_disk": "streamed",
     "network_of": "streamed",
     "to_hf": "gguf",
+    **dict.fromkeys(("Encoding", "check_gguf", "tensor_count", "write_gguf"), "gguf_writer"),
     "BYTE_OF": "tokenizer",
     "Stream": "tokenizer",
     "Tokenizer": "tokenizer",
@@ -95,6 +100,9 @@ FILES = {
     "Dropout": "kernels",
     "Fp8": "fp8",
     "Chance": "kernels",
+    "LLAMACPP_VARIABLE": "llamacpp_library",
+    "llamacpp_library": "llamacpp_library",
+    "modelfile_of": "modelfile",
     "load": "network",
     "save": "network",
     "export_openvino": "openvino_ir",
@@ -134,13 +142,16 @@ __all__ = [
     "BYTE_OF",
     "DETOKENIZER",
     "FAMILIES",
+    "LLAMACPP_VARIABLE",
     "TRL_QUIET",
     "TRL_VARIABLE",
     "Adapter",
     "ByRow",
     "Chance",
+    "Decoder",
     "Dropout",
     "Encoder",
+    "Encoding",
     "Example",
     "Fp8",
     "Grouped",
@@ -160,6 +171,7 @@ __all__ = [
     "chat_ids",
     "check_base",
     "check_folder",
+    "check_gguf",
     "check_ray",
     "checkpoint_weights",
     "compared_examples",
@@ -176,7 +188,9 @@ __all__ = [
     "is_encoder",
     "layers_from_disk",
     "licence",
+    "llamacpp_library",
     "load",
+    "modelfile_of",
     "models_folder",
     "network_of",
     "peft_config",
@@ -191,6 +205,7 @@ __all__ = [
     "served_weights",
     "taught_examples",
     "taught_turns",
+    "tensor_count",
     "text_example",
     "to_hf",
     "transformers_families",
@@ -203,6 +218,7 @@ __all__ = [
     "widened",
     "write",
     "write_detokenizer",
+    "write_gguf",
     "write_peft",
     "write_random_model",
     "write_transformers_folder",

@@ -18,17 +18,11 @@ import numpy as np
 from ..hardware import affinity
 from ..shape import Gguf, TensorAt, gguf_header, shards
 from .families import FAMILIES, GgufForm, Names
+from .gguf_names import ROPE_FACTORS, Interleaved, hf_stem
 from .gguf_tokenizer import library, refused, tokenizer_config, tokenizer_json
 from .source import ModelSource, gguf_family
 from .weights import bf16_of, write_each
 
-OUTER = {"token_embd": "embedding", "output_norm": "norm", "output": "head"}  # to the fields of Names
-INNER = {
-    "attn_norm": "attention_norm", "ffn_norm": "mlp_norm", "attn_q": "query", "attn_k": "key",
-    "attn_v": "value", "attn_output": "output", "attn_q_norm": "query_norm", "attn_k_norm": "key_norm",
-    "ffn_gate": "gate", "ffn_up": "up", "ffn_down": "down",
-}  # fmt: skip
-ROPE_FACTORS = "rope_freqs.weight"  # llama 3 scaling, as a factor a frequency
 BAND = 2**18  # numbers dequantised at a time: their float32 values stay in the second-level cache
 
 
@@ -160,9 +154,9 @@ def _write_weights(header: Gguf, file: Path, config: dict[str, Any], out: Path) 
     def values(name: str) -> np.ndarray:
         numbers = _read_bf16(places[name], file, pool)
         if form.interleaved and f".{names.query}." in name:
-            numbers = _unpermute(numbers, config["num_attention_heads"])
+            numbers = Interleaved(config["num_attention_heads"]).undone(numbers)
         if form.interleaved and f".{names.key}." in name:
-            numbers = _unpermute(numbers, config["num_key_value_heads"])
+            numbers = Interleaved(config["num_key_value_heads"]).undone(numbers)
         return numbers
 
     with ThreadPoolExecutor(len(affinity())) as pool:
@@ -172,21 +166,9 @@ def _write_weights(header: Gguf, file: Path, config: dict[str, Any], out: Path) 
 def _hf_name(name: str, names: Names, file: Path) -> str:
     """blk.3.attn_q.weight -> model.layers.3.self_attn.q_proj.weight"""
     stem, _, kind = name.rpartition(".")
-    if stem in OUTER:
-        return f"{getattr(names, OUTER[stem])}.{kind}"
-    parts = stem.split(".", 2)
-    if len(parts) == 3 and parts[0] == "blk" and parts[2] in INNER:
-        return f"{names.layer.format(parts[1])}{getattr(names, INNER[parts[2]])}.{kind}"
-    raise refused(file, "tensor", name, "the tensors of a dense decoder")
-
-
-def _unpermute(weight: np.ndarray, heads: int) -> np.ndarray:
-    """llama.cpp interleaves the two halves of each rotated head (convert_hf_to_gguf.py, permute); undo it.
-
-    [heads * D, in] -> [heads * D, in]
-    """
-    rows = weight.shape[0]
-    return weight.reshape(heads, rows // heads // 2, 2, -1).swapaxes(1, 2).reshape(weight.shape)
+    if (own := hf_stem(stem, names)) is None:
+        raise refused(file, "tensor", name, "the tensors of a dense decoder")
+    return f"{own}.{kind}"
 
 
 def _read_f32(at: TensorAt, file: Path) -> np.ndarray:

@@ -34,6 +34,10 @@ def _smollm(lib: Any) -> dict[str, Any]:
     return {"pre_tokenizer": pre.Sequence(parts)}
 
 
+def _gpt2(lib: Any) -> dict[str, Any]:
+    return {"pre_tokenizer": lib.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)}
+
+
 def _qwen2(lib: Any) -> dict[str, Any]:
     return {"pre_tokenizer": _split(lib, QWEN_SPLIT), "normalizer": lib.normalizers.NFC()}
 
@@ -53,7 +57,7 @@ def _split(lib: Any, pattern: str) -> Any:
 
 
 PRE: dict[str, Callable[[Any], dict[str, Any]]] = {
-    "smollm": _smollm, "qwen2": _qwen2, "deepseek-r1-qwen": _qwen2, "llama-bpe": _llama_bpe,
+    "smollm": _smollm, "gpt-2": _gpt2, "qwen2": _qwen2, "deepseek-r1-qwen": _qwen2, "llama-bpe": _llama_bpe,
     "llama3": _llama_bpe, "llama-v3": _llama_bpe, "tekken": _tekken,
 }  # fmt: skip
 IGNORE_MERGES = (

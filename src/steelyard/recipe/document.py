@@ -610,6 +610,7 @@ class ServeTable(Table):
     adapters: dict[Text, Text] | None = say(
         "LoRA folders served as NAME:ADAPTER", {"refunds": "adapters/refunds"}
     )
+    route: Text | None = say("a router: the prompt chooses the adapter, by its ability", "routers/all")
     embed_model: Text | None = say("a sentence encoder beside the model: a folder or a name", "minilm")
     embed_token_ids: bool | None = say("take token ids in place of texts to embed", False)
     clamp_max_tokens: bool | None = say("cut a max_tokens above the room to it, in place of a 400", True)

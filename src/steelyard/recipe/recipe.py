@@ -225,6 +225,7 @@ class Serve:
     speculative: Literal["off", "lookup", "draft"] = "off"
     draft: str | None = None  # the small model of speculative: draft
     adapters: dict[str, str] = field(default_factory=dict)  # name -> PEFT folder, from the recipe's folder
+    route: str | None = None  # folder of a router that chooses among them, from the recipe's folder
     embed_model: str | None = None  # a sentence encoder beside the model: a folder or a packaged one's name
     embed_token_ids: bool = False  # token ids given to embeddings are this encoder's own
     clamp_max_tokens: bool = False  # a max_tokens above the room is cut to it, not refused

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from .acceptance import accept
     from .garbage import collect
     from .known import logs, status, stop
+    from .leaving.export import MAY_LOSE, Exported, Order, export_model
+    from .leaving.source import named_model
     from .planning.exporting import export_plan
     from .planning.prepare import ledger
     from .planning.ready import Ready
@@ -31,6 +33,8 @@ FILES = {
     "collect": "garbage",
     "check_data": "planning.sources",
     "check_model": "planning.sizing",
+    **dict.fromkeys(("MAY_LOSE", "Exported", "Order", "export_model"), "leaving.export"),
+    "named_model": "leaving.source",
     "export_plan": "planning.exporting",
     "ledger": "planning.prepare",
     "logs": "known",
@@ -46,6 +50,9 @@ FILES = {
 }
 
 __all__ = [
+    "MAY_LOSE",
+    "Exported",
+    "Order",
     "Outcome",
     "Ready",
     "StepRecord",
@@ -54,9 +61,11 @@ __all__ = [
     "check_data",
     "check_model",
     "collect",
+    "export_model",
     "export_plan",
     "ledger",
     "logs",
+    "named_model",
     "plan",
     "settle",
     "status",

@@ -12,6 +12,7 @@ from ..doors import fetching
 if TYPE_CHECKING:
     from .base.keys import new_key
     from .engines import CAPABILITIES, ENGINES, Engine, EngineSettings, GenRequest
+    from .host.alike import check_alike, router_of
     from .host.engine_choice import check_engine
     from .host.folders import prepare
     from .host.probes import probe
@@ -34,6 +35,8 @@ FILES = {
     "GenRequest": "engines",
     "bury": "service.state",
     "chat": "service.client",
+    "check_alike": "host.alike",
+    "router_of": "host.alike",
     "check_door": "service.foreground",
     "check_draft": "host.settings",
     "check_engine": "host.engine_choice",
@@ -66,6 +69,7 @@ __all__ = [
     "Service",
     "bury",
     "chat",
+    "check_alike",
     "check_door",
     "check_draft",
     "check_engine",
@@ -80,6 +84,7 @@ __all__ = [
     "prepare",
     "probe",
     "promote",
+    "router_of",
     "serve",
     "services",
     "start",

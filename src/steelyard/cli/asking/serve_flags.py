@@ -69,6 +69,9 @@ class EngineFlags:
     adapter: Annotated[
         list[str] | None, flag("--adapter", "NAME=DIR", say("A LoRA adapter; may stand more than once."))
     ] = None
+    route: Annotated[
+        Path | None, flag("--route", "DIR", say("A router: the prompt chooses the adapter."))
+    ] = None
     adapter_bytes: Annotated[
         Text,
         flag(

@@ -69,11 +69,11 @@ def gate(
 ) -> None:
     no_settings("gate")
     from ...gate import check
-    from ..asking.folders import hf_folder
+    from ...run import named_model
 
-    with hf_folder(model) as folder:
+    with named_model(model) as judged:
         verdict = check(
-            folder,
+            judged.folder,
             _url(url),
             base=base,
             tasks=tasks,

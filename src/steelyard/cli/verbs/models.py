@@ -1,4 +1,4 @@
-"""hardware, doctor, pull, scan, export: devices and model files."""
+"""hardware, doctor, pull, scan: devices and model files."""
 
 from __future__ import annotations
 
@@ -156,30 +156,3 @@ def scan(path: Annotated[Path, typer.Argument(metavar="PATH")]) -> None:
     result(document, headline, *(table(("", say("file"), say("why")), rows) if rows else []))
     if bad:
         raise typer.Exit(CheckFailed.exit_code)
-
-
-def export(
-    artefact: Annotated[Path, typer.Argument(metavar="RUN|ARTEFACT|MODEL")],
-    to: Annotated[str, typer.Option("--to", metavar="FORM", help="hf | adapter")],
-    output: Annotated[
-        Path, typer.Option("--output", metavar="DIR", help=say("A folder that is not there yet."))
-    ],
-    key_file: Annotated[
-        Path | None, typer.Option("--key-file", metavar="FILE", help=say("Key of a guarded artefact."))
-    ] = None,
-) -> None:
-    no_settings("export")
-    if to in ("gguf", "openvino", "k8s", "ollama"):
-        raise WrongUse("cli.not_yet", f"--to {to} is not yet available", hint="--to hf | adapter")
-    if to not in ("hf", "adapter"):
-        raise WrongUse("cli.usage", f"no form {to!r}", where=Where(field="--to"), hint="--to hf | adapter")
-    if output.exists():
-        hint = say("name a folder that is not there yet")
-        raise WrongUse("export.exists", f"{output} is there already", where=Where(str(output)), hint=hint)
-    from ..asking.folders import adapter_of, hf_folder, publish_copy
-
-    with hf_folder(str(artefact), key_file, checked=True) as folder:
-        publish_copy(adapter_of(folder) if to == "adapter" else folder, output)
-    document = {"schema": "steelyard.export/1", "folder": str(output), "to": to}
-    following = "serve BASE --adapter NAME=" if to == "adapter" else "serve "
-    result(document, say("wrote {path}", path=output), f"{say('next:')} steelyard {following}{output}")

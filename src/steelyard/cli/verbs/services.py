@@ -75,6 +75,7 @@ def settings_of(flags: ServeFlags) -> Any:
         aliases=tuple(flags.alias or ()),
         engine_args=tuple(flags.engine_arg or ()),
         adapters=_adapters(flags.adapter or []),
+        route=str(flags.route.resolve()) if flags.route else None,
         speculative=_one_of("--speculative", kind, ("off", "lookup", "draft")),
     )
 
@@ -136,7 +137,7 @@ def _place(model: str) -> str:
     return named(pulled if not Path(model).exists() and "/" in model and pulled.is_dir() else model)
 
 
-PATHS = ("keys", "key_file", "log_file", "tls_cert", "tls_key", "engine_python")
+PATHS = ("keys", "key_file", "log_file", "tls_cert", "tls_key", "engine_python", "route")
 
 
 def _one_of(flag: str, given: str, choices: tuple[str, ...]) -> str:

@@ -82,6 +82,7 @@ def check_serve_files(recipe: Recipe) -> None:
                 where=Where(str(recipe.path), field=field),
                 hint="paths are from the recipe's folder; an adapter is a PEFT folder",
             )
+    check_routing(recipe)
     if serve.draft and not _is_served(recipe, serve.draft):
         resolve(serve.draft, recipe.root)
     if serve.embed_model and encoder_folder(serve.embed_model, recipe.root) is None:
@@ -91,6 +92,15 @@ def check_serve_files(recipe: Recipe) -> None:
             where=Where(str(recipe.path), field="serve.embed_model"),
             hint="name a folder of a BERT or RoBERTa model, or minilm",
         )
+
+
+def check_routing(recipe: Recipe) -> None:
+    """Adapters of one base, and a router of their abilities. Raises WrongUse."""
+    from ...serving import check_alike, router_of
+
+    adapters = {name: str(recipe.root / folder) for name, folder in recipe.serve.adapters.items()}
+    check_alike(adapters)
+    router_of(str(recipe.root / recipe.serve.route) if recipe.serve.route else None, adapters)
 
 
 def check_guesses(recipe: Recipe, base: Path) -> None:

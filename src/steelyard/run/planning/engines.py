@@ -207,6 +207,7 @@ def check_served(recipe: Recipe, family: str) -> None:
         "engine": serve.engine == "openvino",
         "speculative": serve.speculative != "off",
         "adapters": serve.adapters,
+        "route": serve.route,
     }
     if serve.engine in LAUNCHED:
         return

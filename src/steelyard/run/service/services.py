@@ -148,6 +148,7 @@ class Candidates:
             "speculative": serve.speculative,
             "draft": str(self.served_folder(serve.draft)) if serve.draft else None,
             "adapters": {name: str(recipe.root / folder) for name, folder in serve.adapters.items()},
+            "route": str(recipe.root / serve.route) if serve.route else None,
             "keys": str(recipe.root / serve.keys) if serve.keys else None,
             "allowed_host": serve.allowed_host,
             "cors_origin": serve.cors_origin,

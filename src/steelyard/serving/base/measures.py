@@ -20,6 +20,7 @@ from .keys import Tokens
 
 SHORT_S = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 LONG_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
+ROUTING_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.05)
 KEYS = 1000  # that have a line of their own; those that first ask after them share one
 OTHERS, NOBODY = "(others)", "(none)"  # no key's id has brackets
 
@@ -70,6 +71,11 @@ class Measures:
             "steelyard:http_requests", "Requests answered, by route and status",
             (*self._labels, "route", "status"), registry=self.registry,
         )  # fmt: skip
+        self._routed = Counter(
+            "steelyard:requests_routed", "Requests whose adapter the prompt has chosen",
+            (*self._labels, "adapter"), registry=self.registry,
+        )  # fmt: skip
+        self.routing = self._histogram("steelyard:routing_seconds", "To choose the adapter", ROUTING_S)
         self.by_key: dict[str, KeyCount] = {}
 
     def of_key(self, key_id: str | None) -> KeyCount:
@@ -87,6 +93,11 @@ class Measures:
     def prefix(self, looked_up: int, hits: int) -> None:
         self.prefix_queries.inc(looked_up)
         self.prefix_hits.inc(hits)
+
+    def routed(self, adapter: str, seconds: float) -> None:
+        """By the prompt, to this adapter or to the base."""
+        self._routed.labels(**self._labels, adapter=adapter).inc()
+        self.routing.observe(seconds)
 
     def retried(self) -> None:
         self._retried.inc()

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from ...hardware import free_bytes
 from ...model import Tokenizer
+from ...router import Router
 from ..base.admission import CPU_FIXED_STREAMS, Admission, Place
 from ..base.at_once import ENDING, Drain
 from ..base.errors import ApiError
@@ -72,6 +73,7 @@ class Served:
         self.encoder = encoder  # beside the model
         self.clamp = clamp
         self.grammars = grammars
+        self.router: Router | None = None  # which adapter a prompt is for, where its name leaves that open
         self.stores: Any = None  # files, batches, jobs: set by api/stores.py
         self.max_model_len = engine.settings.max_model_len
         self.capability: Capability = CAPABILITIES[engine.settings.engine]()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ...router import Route
+
 Constraint = tuple[str, str]  # a grammar of the engine: ("json_schema" | "regex" | "ebnf", text)
 ANY_OBJECT: Constraint = ("json_schema", '{"type": "object"}')
 
@@ -25,4 +27,5 @@ class Job:
     include_usage: bool
     top: int | None
     token_ids: bool
+    routed: Route | None = None  # where the prompt has chosen the adapter
     second_pass: bool = False  # the likeliest tokens come from a scoring pass afterwards

@@ -15,6 +15,7 @@ from ..base.limits import BODY_BYTES
 from ..engines import EngineSettings, kv_bytes_per_token, kv_precision, read_form
 from ..engines.launched.interpreter import platform_here
 from ..engines.launched.settings import as_launched
+from .alike import check_alike
 from .cores import split_cores, usable_cores
 from .tuned import tuned_settings
 
@@ -57,6 +58,7 @@ class ServeSettings:
     speculative: str = "off"  # "lookup" or "draft", where the engine can
     draft: str | None = None  # folder of the small model, as its engine loads it
     adapters: dict[str, str] = field(default_factory=dict)  # name -> PEFT folder
+    route: str | None = None  # folder of a router: the prompt chooses among them
     engine_python: str | None = None  # interpreter of the environment that the engine is installed in
     engine_args: tuple[str, ...] = ()  # further words for the command line of vLLM or SGLang
     platform: str | None = None  # what such an engine computes on; None: what is here
@@ -190,6 +192,7 @@ def replica_settings(folder: Path, settings: ServeSettings) -> list[EngineSettin
     check_draft_named(settings)
     if settings.draft:
         check_draft(folder, settings.draft)
+    check_alike(settings.adapters)
     one = engine_settings(folder, settings)
     if settings.replicas == 1:
         return [one]

@@ -14,6 +14,7 @@ from ...trust import load_keys
 from ..base.keys import read_keys
 from ..base.log import log
 from ..engines import CAPABILITIES
+from ..host.alike import check_alike, router_of
 from ..host.engine_choice import check_args_of, check_engine, engine_for
 from ..host.folders import is_demo, prepare
 from ..host.settings import (
@@ -55,6 +56,8 @@ def serve(
     check_engine(settings.engine, settings.engine_python)
     if settings.port:
         check_port(settings.host, settings.port)  # before minutes of export, not after
+    check_alike(settings.adapters)
+    router_of(settings.route, settings.adapters)
     _check_speculation(settings)
     prepared = prepare(source, form, engine=settings.engine)
     settings = replace(settings, fingerprint=settings.fingerprint or prepared.fingerprint)

@@ -42,6 +42,7 @@ from ..base.log import log, log_to
 from ..base.measures import Measures
 from ..base.spans import export_spans
 from ..engines import CAPABILITIES, TRIALS
+from ..host.alike import router_of
 from ..host.encoders import EncoderService
 from ..host.engine_process import EngineLost, EngineProcess
 from ..host.generation import Served
@@ -129,7 +130,8 @@ class Front:
             self._log_to(Path(settings.log_file))
         self.tls = tls_context(settings)
         export_spans(settings.name)
-        self.holds = hold_open(folder, settings.embed_folder, settings.draft, settings.source)
+        self.holds = hold_open(folder, settings.embed_folder, settings.draft, settings.source, settings.route)
+        self.router = router_of(settings.route, settings.adapters)
         self.keys = KeyRing(settings.api_key, Path(settings.keys) if settings.keys else None, log)
         self.engine = self._engine()
         self.encoder = self._encoder()
@@ -207,6 +209,7 @@ class Front:
             adapter_budget=self.settings.adapter_bytes,
             grammars=self.grammars,
         )
+        self.served.router = None if self.candidate else self.router  # the gate judges the model itself
         from importlib.metadata import version
 
         self.app: Any = app(self.served, self.settings, version("steelyard"), self.folder)
@@ -312,6 +315,7 @@ class Front:
         """Listen for the user too, and live on alone; beside an older service that will soon be stopped."""
         check_host(host, self.settings.api_key, self.settings.keys)
         listening = bind(host, port, shared=after is not None)
+        self.served.router = self.router
         self._listen(listening, self.tls)
         self._keep_model()
         if state_folder:

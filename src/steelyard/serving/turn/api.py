@@ -12,6 +12,7 @@ from typing import Any
 
 from starlette.requests import Request
 
+from ...router import Route
 from ..base.errors import ApiError
 from ..base.guard import Caller
 from ..engines import Capability
@@ -22,6 +23,7 @@ from ..host.settings import ServeSettings
 from .defaults import SamplingDefaults
 
 PATTERN = re.compile(r"[*?\[]")
+BASE = "base"  # NAME:base is the model itself, where prompts are routed
 
 
 def alias_of(name: str, aliases: Iterable[str]) -> bool:
@@ -61,6 +63,7 @@ class Api:
         """The model, then each adapter that the caller may use as `NAME:ADAPTER`."""
         own = self.settings.name
         usable = [name for name in self.served.adapters if self.served.may_use(name, caller)]
+        usable += [BASE] if self.served.router is not None and BASE not in usable else []
         listed = [self._card(own), *(self._card(f"{own}:{name}", own) for name in usable)]
         listed += [self._card(alias, own) for alias in self.settings.aliases if not PATTERN.search(alias)]
         encoder = self._beside()
@@ -108,9 +111,26 @@ class Api:
             return adapter
         if name in self.served.adapters:
             return name
-        if self.is_alias(name):
+        if self.is_alias(name) or (self.served.router is not None and self._is_base(name)):
             return None
         raise self._no_model(name, Caller(scopes=frozenset()))
+
+    def adapter_for(self, name: str, asked: str) -> tuple[str | None, Route | None]:
+        """The adapter of a name, or where the name leaves it open and prompts are routed, the prompt's."""
+        adapter = self.adapter_of(name)
+        if adapter is not None or self.served.router is None or self._is_base(name):
+            return adapter, None
+        began = time.perf_counter()
+        route = self.served.router.route(asked)
+        adapter = route.ability if route.ability in self.served.adapters else None
+        self.served.measures.routed(adapter or BASE, time.perf_counter() - began)
+        return adapter, route
+
+    def _is_base(self, name: str) -> bool:
+        """Whether the name asks for the model itself, and no prompt chooses."""
+        base, _, adapter = name.rpartition(":")
+        own = base in ("default", self.settings.name) or self.is_alias(base)
+        return own and adapter == BASE and adapter not in self.served.adapters
 
     def check_model(self, name: str, caller: Caller) -> None:
         """Raises ApiError 404, for another key's adapter too."""

@@ -20,7 +20,7 @@ from ..base.limits import MESSAGES, STOP_IDS, check_json, check_json_text, check
 from ..base.transport import body_of
 from ..base.work import off_loop
 from ..host.job import Constraint, Job
-from .api import Api
+from .api import BASE, Api
 from .defaults import NEUTRAL
 
 # Foreign JSON is taken as it is: "1" is no number, and there is no infinity.
@@ -29,6 +29,7 @@ OPEN = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
 SMALL_BYTES = 64 * 1024  # a body that is parsed on the spot: 1 ms
 IGNORED = "x-steelyard-ignored"  # header with the names of what was asked and has no effect
+ROUTED, SURELY = "x-steelyard-adapter", "x-steelyard-route-probability"  # headers of a routed answer
 
 
 class FirstFault(FailFast):
@@ -292,7 +293,9 @@ def _unknown(body: BaseModel, within: str = "") -> Iterator[str]:
             yield from _unknown(value, f"{within}{name}.")
 
 
-def job(api: Api, body: Sampling, top: int | None, constraint: Constraint | None = None) -> Job:
+def job(
+    api: Api, body: Sampling, top: int | None, constraint: Constraint | None = None, asked: str = ""
+) -> Job:
     """Raises ApiError for what this engine cannot do, and for combinations that have no answer."""
     stops = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     check_stops(stops)
@@ -303,7 +306,7 @@ def job(api: Api, body: Sampling, top: int | None, constraint: Constraint | None
     if second_pass and (body.stream or not api.capability.prompt_logprobs):
         raise ApiError(400, "this engine has no likeliest tokens in a stream; leave `stream` out",
                        param="top_logprobs", code="unsupported_parameter")  # fmt: skip
-    adapter = api.adapter_of(body.model)
+    adapter, routed = api.adapter_for(body.model, asked)
     if second_pass and adapter:
         raise cannot("top_logprobs", "the likeliest tokens of an adapter's answer are not scored")
     if constraint and body.min_tokens:
@@ -325,7 +328,16 @@ def job(api: Api, body: Sampling, top: int | None, constraint: Constraint | None
         top=top,
         token_ids=bool(body.return_token_ids),
         second_pass=second_pass,
+        routed=routed,
     )
+
+
+def route_headers(headers: dict[str, str], job: Job) -> dict[str, str]:
+    """Which adapter the prompt has chosen, and how surely."""
+    if job.routed is None:
+        return headers
+    chosen = job.sampling["adapter"] or BASE
+    return {**headers, ROUTED: chosen, SURELY: f"{job.routed.probability:.3f}"}
 
 
 def cannot(field: str, why: str = "") -> ApiError:

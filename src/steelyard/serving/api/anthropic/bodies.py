@@ -112,13 +112,13 @@ UNSUPPORTED: dict[str, Callable[[Any], bool]] = {
 HARMLESS = frozenset({"cache_control", "user_profile_id", "workspace_id", "diagnostics", "betas"})
 
 
-def job_of(api: Api, body: MessagesBody, constraint: Constraint | None) -> Job:
-    """Raises ApiError 400."""
+def job_of(api: Api, body: MessagesBody, constraint: Constraint | None, asked: str) -> Job:
+    """`asked`: what a router reads. Raises ApiError 400."""
     check_stops(tuple(body.stop_sequences or ()), "stop_sequences")
     same = ("model", "temperature", "top_p", "top_k", "seed", "ignore_eos", "stream")
     given = {name: getattr(body, name) for name in same}
     sampling = Sampling.model_validate({**given, "stop": body.stop_sequences})
-    return job(api, sampling, None, constraint)
+    return job(api, sampling, None, constraint, asked)
 
 
 def format_of(api: Api, body: MessagesInput) -> Constraint | None:

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ....router import asked_of
 from ...base.errors import ApiError, json_response
 from ...base.transport import Stream, Whole, event
 from ...base.work import RENDER_S, off_loop
@@ -18,7 +19,7 @@ from ...host.engine_process import EngineLost
 from ...host.job import Constraint
 from ...turn import model_json
 from ...turn.api import Api
-from ...turn.bodies import body_as, ignored, naming
+from ...turn.bodies import body_as, ignored, naming, route_headers
 from ...turn.chat import ChatPrompt, Turn, TurnRequest, chat_prompt, tool_headers, with_tools
 from ...turn.failures import failed_by
 from ...turn.parts import CallBegun, CallMore, Part, TextPart, Thought
@@ -50,6 +51,7 @@ def routes(api: Api) -> list[Route]:
         exchange = await off_loop(_Exchange, api, body, caller, limit_s=RENDER_S, what="rendering this chat")
         headers = tool_headers(headers, exchange.turn.request.tools)
         headers = naming(headers, without_effect(api, body))
+        headers = route_headers(headers, exchange.turn.request.job)
         api.check_ready()
         if body.stream:
             failed = failed_by(lambda e: event(e.anthropic(), "error"))
@@ -70,8 +72,11 @@ def routes(api: Api) -> list[Route]:
     ]
 
 
-def _read(api: Api, body: MessagesInput) -> tuple[ChatPrompt, Constraint | None, Tools]:
-    """What the model reads, what its answer is held to, and what it may call. Raises ApiError 400."""
+def _read(api: Api, body: MessagesInput) -> tuple[ChatPrompt, Constraint | None, Tools, str]:
+    """What the model reads, what its answer is held to, what it may call, and what a router reads.
+
+    Raises ApiError 400.
+    """
     messages, begun = messages_of(body)
     constraint, tools = with_tools(api, format_of(api, body), tools_of(body))
     held = constraint is not None
@@ -79,6 +84,7 @@ def _read(api: Api, body: MessagesInput) -> tuple[ChatPrompt, Constraint | None,
         chat_prompt(api, messages, tools, variables_of(api, body), begun=begun, held=held),
         constraint,
         tools,
+        asked_of(messages),
     )
 
 
@@ -87,12 +93,12 @@ class _Exchange:
 
     def __init__(self, api: Api, body: MessagesBody, caller: Any) -> None:
         self.api = api
-        chat, constraint, tools = _read(api, body)
+        chat, constraint, tools, asked = _read(api, body)
         room = api.served.max_model_len - len(chat.ids)
         self.cut_by_window = room < body.max_tokens  # then the answer ends where the context does
         limit = min(body.max_tokens, max(room, 1))
         request = TurnRequest(
-            job=job_of(api, body, constraint), prompt=api.served.prompt(chat.ids, limit, None),
+            job=job_of(api, body, constraint, asked), prompt=api.served.prompt(chat.ids, limit, None),
             tools=tools, caller=caller, thinking=chat.thinking,
         )  # fmt: skip
         self.turn = Turn(api, request)

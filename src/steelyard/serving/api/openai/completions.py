@@ -13,7 +13,7 @@ from ...base.errors import ApiError
 from ...base.limits import PROMPTS, check_characters
 from ...base.work import off_loop
 from ...turn.api import Api
-from ...turn.bodies import CompletionBody, body_as, ignored, job
+from ...turn.bodies import CompletionBody, body_as, ignored, job, route_headers
 from ...turn.constraints import constraint_of
 from ...turn.exchange import Exchange
 from ...turn.shapes import Completion
@@ -29,7 +29,7 @@ def routes(api: Api) -> list[Route]:
         api.check_model(body.model, api.caller(request))
         exchange = await off_loop(exchange_of, api, body)
         exchange.caller = api.caller(request, body.service_tier, body.priority, body.timeout)
-        return exchange.response(headers)
+        return exchange.response(route_headers(headers, exchange.job))
 
     return [Route("/v1/completions", completions, methods=["POST"])]
 
@@ -39,7 +39,8 @@ def exchange_of(api: Api, body: CompletionBody) -> Exchange:
         raise ApiError(400, "max_tokens 0 makes sense with echo only", param="max_tokens")
     if body.stream and body.echo:
         raise ApiError(400, "echo is not available in a stream", param="echo", code="unsupported_parameter")
-    wanted = job(api, body, body.logprobs, constraint_of(body, api.capability))
+    asked = body.prompt if isinstance(body.prompt, str) else ""  # ids or several prompts: the base's
+    wanted = job(api, body, body.logprobs, constraint_of(body, api.capability), asked)
     if body.echo and wanted.top is not None and wanted.sampling["adapter"]:
         raise ApiError(400, "a prompt is scored by the base model only", "logprobs", "unsupported_parameter")
     prompts = [api.served.prompt(ids, body.max_tokens, DEFAULT_TOKENS) for ids in _prompts(api, body)]

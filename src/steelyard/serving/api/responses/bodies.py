@@ -155,8 +155,8 @@ CUSTOM = {  # a tool that takes a text: what the model is shown in its place
 }  # fmt: skip
 
 
-def job_of(api: Api, body: ResponsesBody, constraint: Constraint | None) -> Job:
-    """Raises ApiError 400."""
+def job_of(api: Api, body: ResponsesBody, constraint: Constraint | None, asked: str) -> Job:
+    """`asked`: what a router reads. Raises ApiError 400."""
     wants = LOGPROBS in (body.include or ()) or body.top_logprobs
     if wants and body.top_logprobs and not api.capability.top_logprobs:
         raise ApiError(400, "this engine has no top_logprobs here", "top_logprobs", "unsupported_parameter")
@@ -165,7 +165,7 @@ def job_of(api: Api, body: ResponsesBody, constraint: Constraint | None) -> Job:
         "ignore_eos", "stream", "cache_salt",
     )  # fmt: skip
     sampling = Sampling.model_validate({name: getattr(body, name) for name in same})
-    return job(api, sampling, (body.top_logprobs or 0) if wants else None, constraint)
+    return job(api, sampling, (body.top_logprobs or 0) if wants else None, constraint, asked)
 
 
 def format_of(api: Api, body: ResponsesInput) -> Constraint | None:

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ....router import asked_of
 from ...base.errors import ApiError, json_response
 from ...base.guard import caller_of
 from ...base.log import log
@@ -23,7 +24,7 @@ from ...base.work import RENDER_S, off_loop
 from ...host.answer import Piece
 from ...host.engine_process import EngineEnding, EngineLost
 from ...turn.api import Api
-from ...turn.bodies import body_as, ignored, naming
+from ...turn.bodies import body_as, ignored, naming, route_headers
 from ...turn.chat import ChatPrompt, Turn, TurnRequest, chat_prompt, switches, tool_headers, with_tools
 from ...turn.shapes import generated, token_logprobs
 from ...turn.tools import Tools
@@ -88,6 +89,7 @@ class _Responses:
         run = await off_loop(self._run, body, caller, *items, limit_s=RENDER_S, what=RENDERING)
         headers = tool_headers(headers, run.turn.request.tools)
         headers = naming(headers, without_effect(self.api, body))
+        headers = route_headers(headers, run.turn.request.job)
         self.api.check_ready()
         if body.background:
             if not body.stream:  # else its events are followed from the first on
@@ -106,7 +108,9 @@ class _Responses:
         most_tokens: int | None = None,
     ) -> _Run:
         constraint, tools = with_tools(self.api, format_of(self.api, body), tools_of(body))
-        wanted = job_of(self.api, body, constraint)
+        first = [{"role": "system", "content": body.instructions}] if body.instructions else []
+        asked = asked_of([*first, *messages_of([*before, *given])])
+        wanted = job_of(self.api, body, constraint, asked)
         if body.background:  # followers see what is made: it may not begin anew
             wanted = replace(wanted, stream=True)
         answer_tokens = max(body.max_output_tokens or 1, 1)

@@ -12,15 +12,14 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ....model import LLAMACPP_VARIABLE, llamacpp_library
 from ..protocol import Capability
 
-LIBRARY = "STEELYARD_LLAMACPP"
 ROOM = 1024  # bytes for a parameter structure, 168 today
 POINTER, INT, BOOL = ctypes.c_void_p, ctypes.c_int32, ctypes.c_bool
 
@@ -210,8 +209,8 @@ class Grammar:
 
 def capability() -> Capability:
     """What this engine can do here, without loading it."""
-    file = library_file()
-    own = bool(os.environ.get(LIBRARY))  # built without LLGuidance, as llama.cpp is by default
+    file = llamacpp_library()
+    own = bool(os.environ.get(LLAMACPP_VARIABLE))  # built without LLGuidance, as llama.cpp is by default
     return Capability(
         continuous=True,
         prefix_cache=True,
@@ -231,17 +230,8 @@ def capability() -> Capability:
     )
 
 
-def library_file() -> Path | None:
-    """The file whose C functions are used, None where there is none."""
-    if named := os.environ.get(LIBRARY):
-        return Path(named)
-    spec = find_spec("xllamacpp")
-    places = list(spec.submodule_search_locations or ()) if spec else []
-    return next((f for place in places for f in sorted(Path(place).glob("xllamacpp*.so"))), None)
-
-
 def _library() -> Any:
-    file = library_file()
+    file = llamacpp_library()
     if file is None:
         raise OSError("the package xllamacpp is not installed")
     # OpenMP's threads spin at barriers, by default for so long that a core shared with others stalls both.
