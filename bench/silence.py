@@ -43,6 +43,7 @@ WORD = "ready"  # begins each answer: a job that so small a model learns in seco
 OTHERS = ("one", "two", "three", "red", "green", "blue", "north", "south", "east", "west", "small", "large")
 ROWS, TASKS = 160, 40
 QUESTION = "Is lamp 7 ready?"
+ABILITIES = {"word": "Is this lamp lit?", "sum": "How much is seven and"}
 RECIPE_FILE, UP_PORT = "job/recipe.yaml", 18000
 REPORTER = """
 import http.client
@@ -92,6 +93,7 @@ def verbs(port: int, hub: str) -> Iterator[Verb]:
     """Every verb, in an order in which each finds what it needs; `serve` will answer at `port`."""
     yield from map(Verb, [("--version",), ("doctor",), ("validate", RECIPE_FILE), ("scan", "tiny")])
     yield Verb(("clean", "--input", "job/data.jsonl", "--output", "cleaned"))
+    yield Verb(("route", "job/abilities.jsonl", "--output", "router"))
     yield Verb(("pull", "org/tiny", "--endpoint", hub, "--output", "pulled"))
     yield Verb(("pull", "org/other", "--offline"), code=2)
     yield from serving(port)
@@ -174,6 +176,7 @@ def prepare(folder: Path) -> None:
     write_chats(job / "data.jsonl", [" ".join([WORD, *chance.choices(OTHERS, k=12)]) for _ in range(ROWS)])
     write_chats(job / "tasks.jsonl", [WORD] * TASKS)
     write_chats(job / "few.jsonl", [WORD] * 4)
+    write_abilities(job / "abilities.jsonl")
 
 
 def write_chats(path: Path, answers: list[str]) -> None:
@@ -185,6 +188,16 @@ def write_chats(path: Path, answers: list[str]) -> None:
         for question, answer in zip(questions, answers, strict=True)
     ]
     path.write_text("".join(json.dumps({"messages": c, "ability": "word"}) + "\n" for c in chats))
+
+
+def write_abilities(path: Path) -> None:
+    """Rows of two abilities, as many as a router wants."""
+    rows = [(ability, f"{question} {n}") for n in range(20) for ability, question in ABILITIES.items()]
+    chats = [
+        {"ability": a, "messages": [{"role": "user", "content": q}, {"role": "assistant", "content": WORD}]}
+        for a, q in rows
+    ]
+    path.write_text("".join(json.dumps(chat) + "\n" for chat in chats))
 
 
 def environment(folder: Path) -> dict[str, str]:

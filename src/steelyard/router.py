@@ -1,9 +1,8 @@
 """Which ability a prompt asks for: logistic regression over hashed runs of 1 to 4 characters, in numpy.
 
 No words and no language: characters alone, so that English, Chinese and code are one matter. It is fitted on
-the abilities' own rows, and knows where it is not sure: by its probability, and by how much of a prompt it
-has met in rows of that ability, whose border comes from held-out rows. A folder: router.json, weights.npy,
-met.npy.
+the abilities' own rows; how sure it is of rows held out of the fit says how sure it must be of a prompt, else
+the base answers. A folder: router.json, weights.npy.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import json
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +28,11 @@ HELD_OUT = 0.1  # of the rows, for the borders and the accuracy
 FEWEST = 20  # rows of an ability, to fit and to hold out
 EPOCHS, RATE = 4, 0.5  # AdaGrad
 SURE = 0.5  # the least probability, whatever the held-out rows say
-QUANTILE = 0.005  # of right held-out rows that the border of what was met may send to the base
-DIGITS = re.compile(r"\d")
-FILES = CONFIG, WEIGHTS, MET = "router.json", "weights.npy", "met.npy"
+# How far below the mean of an ability's held-out rows a prompt may be, in log-odds: so many standard
+# deviations, and at least to this share of the mean (a narrow task has hardly any deviation).
+DEVIATIONS, SHARE = 5.0, 0.5
+DIGITS = re.compile(r"\d+")
+CONFIG, WEIGHTS = "router.json", "weights.npy"
 Row = Mapping[str, Any]
 
 
@@ -42,7 +43,6 @@ class Route:
     ability: str | None
     likeliest: str
     probability: float
-    met: float  # share of the prompt's runs that rows of the likeliest ability have
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,24 +60,19 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True)
 class Router:
-    """`weights` [C, D + 1] f32, the last column the bias; `met` [C, D] whether rows have the run."""
+    """`weights` [C, D + 1] f32, the last column the bias; `least`: probability that each ability asks for."""
 
     abilities: tuple[str, ...]
     weights: np.ndarray
-    met: np.ndarray
-    least: float  # probability
-    least_met: tuple[float, ...]  # by ability
+    least: tuple[float, ...]
     accuracy: Mapping[str, Accuracy] = field(default_factory=dict)
 
     def route(self, text: str) -> Route:
-        """Half a millisecond, whatever the length. No text is kept."""
-        runs = runs_of(text)
-        p = _softmax(_logits(self.weights, runs))
+        """A fifth of a millisecond, whatever the length. No text is kept."""
+        p = _softmax(_logits(self.weights, runs_of(text)))
         best = int(p.argmax())
-        met = float(self.met[best, runs].mean()) if len(runs) else 0.0
-        sure = p[best] >= self.least and met >= self.least_met[best]
         name = self.abilities[best]
-        return Route(name if sure else None, name, float(p[best]), met)
+        return Route(name if p[best] >= self.least[best] else None, name, float(p[best]))
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -85,8 +80,7 @@ class Router:
             "abilities": list(self.abilities),
             "bits": BITS,
             "runs": list(RUNS),
-            "least": self.least,
-            "least_met": list(self.least_met),
+            "least": list(self.least),
             "accuracy": {name: asdict(own) for name, own in self.accuracy.items()},
         }
 
@@ -106,7 +100,7 @@ def _text(message: Row) -> str:
 
 
 def runs_of(text: str) -> np.ndarray:
-    """Places of a text's runs in the table, each once; digits count alike."""
+    """Places of a text's runs in the table, each once; all numbers count alike."""
     cut = text if len(text) <= HEAD + TAIL else text[:HEAD] + text[-TAIL:]
     plain = DIGITS.sub("0", cut.casefold()).encode("utf-32-le", "surrogatepass")
     codes = np.frombuffer(plain, np.uint32)
@@ -146,14 +140,11 @@ def fit_router(rows: Iterable[Row], test: Iterable[Row] | None = None, seed: int
         order = [own[i] for i in chance.permutation(len(own))[:ROWS]]
         cut = max(int(len(order) * HELD_OUT), FEWEST // 2)
         held_out[name], taught[name] = order[:cut], order[cut:]
-    weights, met = _fitted(taught, chance)
-    borders = {name: own if test else own[::2] for name, own in held_out.items()}
-    router = _bordered(tuple(texts), weights, met, borders)
+    weights, names = _fitted(taught, chance), tuple(texts)
+    for_borders = {name: own if test else own[::2] for name, own in held_out.items()}
+    router = Router(names, weights, _borders(Router(names, weights, (0.0,) * len(names)), for_borders))
     asked = _by_ability(test) if test else {name: own[1::2] for name, own in held_out.items()}
-    return Router(**{n: getattr(router, n) for n in FIELDS}, accuracy=accuracy_of(router, asked))
-
-
-FIELDS = ("abilities", "weights", "met", "least", "least_met")
+    return replace(router, accuracy=accuracy_of(router, asked))
 
 
 def _by_ability(rows: Iterable[Row] | None) -> dict[str, list[str]]:
@@ -181,22 +172,17 @@ def _check(texts: Mapping[str, Sequence[str]]) -> None:
         )  # fmt: skip
 
 
-def _fitted(
-    taught: Mapping[str, Sequence[str]], chance: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def _fitted(taught: Mapping[str, Sequence[str]], chance: np.random.Generator) -> np.ndarray:
     """AdaGrad, row by row, the abilities in equal shares."""
-    size, most = 1 << BITS, max(map(len, taught.values()))
+    most = max(map(len, taught.values()))
     runs = [[runs_of(text) for text in own] for own in taught.values()]
-    met = np.zeros((len(runs), size), bool)
-    for ability, own in enumerate(runs):
-        met[ability, np.concatenate(own)] = True
     turns = np.array([(a, i % len(own)) for a, own in enumerate(runs) for i in range(most)])
-    weights = np.zeros((len(runs), size + 1), np.float32)
+    weights = np.zeros((len(runs), (1 << BITS) + 1), np.float32)
     seen = np.full_like(weights, 1e-2)
     for _ in range(EPOCHS):
         for ability, row in turns[chance.permutation(len(turns))]:
             _step(weights, seen, runs[ability][row], ability)
-    return weights.astype(np.float16).astype(np.float32), met  # as they are kept
+    return weights.astype(np.float16).astype(np.float32)  # as they are kept
 
 
 def _step(weights: np.ndarray, seen: np.ndarray, runs: np.ndarray, ability: int) -> None:
@@ -209,18 +195,21 @@ def _step(weights: np.ndarray, seen: np.ndarray, runs: np.ndarray, ability: int)
     weights[:, places] -= RATE * slope / np.sqrt(sums)
 
 
-def _bordered(
-    abilities: tuple[str, ...], weights: np.ndarray, met: np.ndarray, held_out: Mapping[str, Sequence[str]]
-) -> Router:
-    """With the shares of met runs that all but a few right held-out rows reach."""
-    open_ = Router(abilities, weights, met, 0.0, (0.0,) * len(abilities))
+def _borders(open_router: Router, held_out: Mapping[str, Sequence[str]]) -> tuple[float, ...]:
+    """The least probability of each ability, by its own held-out rows that come out right."""
     borders = []
-    for name in abilities:
-        routes = [open_.route(text) for text in held_out[name]]
-        shares = [r.met for r in routes if r.ability == name] or [1.0]
-        low = float(np.quantile(shares, QUANTILE))
-        borders.append(low - 0.5 * (float(np.median(shares)) - low))  # few rows: their least is no border yet
-    return Router(abilities, weights, met, SURE, tuple(borders))
+    for name in open_router.abilities:
+        routes = [open_router.route(text) for text in held_out[name]]
+        odds = [_log_odds(r.probability) for r in routes if r.ability == name] or [0.0]
+        mean, deviation = float(np.mean(odds)), float(np.std(odds))
+        least = min(mean - DEVIATIONS * deviation, SHARE * mean)
+        borders.append(max(SURE, 1 / (1 + float(np.exp(-least)))))
+    return tuple(borders)
+
+
+def _log_odds(probability: float) -> float:
+    p = min(max(probability, 1e-9), 1 - 1e-9)
+    return float(np.log(p / (1 - p)))
 
 
 def accuracy_of(router: Router, texts: Mapping[str, Sequence[str]]) -> dict[str, Accuracy]:
@@ -249,7 +238,6 @@ def write_router(router: Router, folder: Path) -> None:
     """router.json last: a folder without it is no router."""
     folder.mkdir(parents=True)
     np.save(folder / WEIGHTS, router.weights.astype(np.float16))
-    np.save(folder / MET, np.packbits(router.met, axis=1))
     (folder / CONFIG).write_text(json.dumps(router.as_json(), indent=2) + "\n", encoding="utf-8")
 
 
@@ -257,20 +245,15 @@ def read_router(folder: Path) -> Router:
     """Raises WrongUse for a folder that is no router of this kind, or a damaged one."""
     try:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
-        size = 1 << BITS
-        met = np.unpackbits(np.load(folder / MET), axis=1, count=size).astype(bool)
         weights = np.load(folder / WEIGHTS).astype(np.float32)
         abilities = tuple(map(str, config["abilities"]))
-        if (config["bits"], config["runs"]) != (BITS, list(RUNS)) or weights.shape != (
-            len(abilities),
-            size + 1,
-        ):
+        if (config["bits"], config["runs"], weights.shape[1]) != (BITS, list(RUNS), (1 << BITS) + 1):
             raise ValueError("it was made by another version")
-        if met.shape != (len(abilities), size) or len(config["least_met"]) != len(abilities):
+        if len({len(abilities), len(weights), len(config["least"])}) != 1:
             raise ValueError("its parts do not belong together")
         accuracy = {name: Accuracy(**own) for name, own in config["accuracy"].items()}
-        return Router(abilities, weights, met, float(config["least"]), tuple(config["least_met"]), accuracy)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return Router(abilities, weights, tuple(map(float, config["least"])), accuracy)
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise WrongUse(
             "route.unreadable", f"{folder} is no router", where=Where(str(folder)),
             why=f"{CONFIG} is not there" if isinstance(error, OSError) else str(error)[:200],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from steelyard.artefact import Watch
-from steelyard.compression import awq_leaves, rounded_groups
+from steelyard.compression import awq_leaves, rounded_groups, widen_awq
 from steelyard.errors import WrongUse
 from steelyard.model import Weights, checkpoint_weights, quantised_form, widened
 
@@ -57,3 +57,16 @@ def test_a_shape_without_a_group_is_refused(tiny_models, tmp_path):
     with pytest.raises(WrongUse) as error:
         awq_leaves(tiny_models("llama", intermediate_size=72), tmp_path / "awq", None, Watch())
     assert error.value.code == "export.awq_shape" and not (tmp_path / "awq").exists()
+
+
+def test_widened_it_is_a_plain_model_of_the_same_values(tiny_models, tmp_path):
+    folder = tiny_models("llama", **SIZES)
+    awq_leaves(folder, tmp_path / "awq", None, Watch())
+    widen_awq(tmp_path / "awq", tmp_path / "wide")
+    assert quantised_form(tmp_path / "wide") is None
+    wide, rounded = Weights(tmp_path / "wide"), checkpoint_weights(tmp_path / "awq")
+    assert wide.names() == Weights(folder).names()
+    for name in wide.names():
+        assert np.allclose(
+            wide.f32(name), rounded.f32_rows(name, 0, None).reshape(wide.shape(name)), atol=1e-3
+        )

@@ -48,16 +48,19 @@ def folder(tiny_models, tmp_path):
 def rendered(text: str, messages: list[dict]) -> str:
     """Go's text/template for the few words that a Modelfile of ours has."""
     template = re.search(r'TEMPLATE """(.*?)"""', text, re.S)[1]
-    begin, body, reply = re.fullmatch(r"(.*?)\{\{ range \.Messages \}\}(.*)\{\{ end \}\}\{\{ end \}\}(.*)", template, re.S).groups()  # fmt: skip  # noqa: E501
+    begin, default, body, reply = re.fullmatch(
+        r"(.*?)(?:\{\{ if not \.System \}\}(.*)\{\{ end \}\})?\{\{ range \.Messages \}\}(.*)"
+        r"\{\{ end \}\}\{\{ end \}\}(.*)",
+        template,
+    ).groups()
     cases = dict(re.findall(r'\{\{ (?:else )?if eq \.Role "(\w+)" \}\}(.*?)(?=\{\{ else if|$)', body, re.S))
 
     def said(part: str, content: str) -> str:
         pieces = re.findall(r'\{\{ ("(?:[^"\\]|\\.)*"|\.Content) \}\}', part)
         return "".join(content if piece == ".Content" else json.loads(piece) for piece in pieces)
 
-    default = re.search(r'SYSTEM """(.*?)"""', text, re.S)
     if default and messages[0]["role"] != "system":
-        messages = [{"role": "system", "content": default[1]}, *messages]
+        begin += default
     inner = "".join(said(cases[m["role"]], m["content"]) for m in messages)
     return said(begin, "") + inner + said(reply, "")
 

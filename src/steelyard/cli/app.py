@@ -42,7 +42,7 @@ VERBS = (
     ("cluster", "cluster.cluster", "Machines that train together: their keys, one as a node."),
     ("pull", "models.pull", "Fetch a model: resumable, hashed, scanned."),
     ("scan", "models.scan", "Look for code in model files, without running any."),
-    ("export", "leaving.export", "Copy a tuned model out, as other programs read it."),
+    ("export", "models.export", "Copy a tuned model out, as other programs read it."),
 )
 
 

@@ -8,7 +8,7 @@ from ..doors import fetching
 from ..forms import FORMS, Form
 
 if TYPE_CHECKING:
-    from .awq import awq_group
+    from .awq import awq_group, widen_awq
     from .export import export_form
     from .gguf import GGUF_FORMS
     from .leaving import awq_leaves, gguf_leaves
@@ -24,6 +24,7 @@ FILES = {
     "export_form": "export",
     "gguf_leaves": "leaving",
     "prune": "pruning",
+    "widen_awq": "awq",
     "rounded_groups": "rounding",
     "rounded_rows": "rounding",
 }
@@ -40,6 +41,7 @@ __all__ = [
     "prune",
     "rounded_groups",
     "rounded_rows",
+    "widen_awq",
 ]
 
 __getattr__ = fetching(__name__, FILES)

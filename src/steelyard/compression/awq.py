@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import Where, WrongUse
-from ..model import Grouped, Weights, copy_companions, family_of, write
+from ..model import Grouped, Weights, checkpoint_weights, copy_companions, family_of, write
 from ..shape import read_json
 from .rounding import rounded_groups
 
@@ -83,6 +83,16 @@ def write_awq(folder: Path, out: Path, rounded: Mapping[str, Grouped] | None = N
     copy_companions(folder, out)
     write(tensors, out / "model.safetensors")
     _note_quantised(out / "config.json", size)
+
+
+def widen_awq(folder: Path, out: Path) -> None:
+    """The same model with plain F16 weights: exactly what a kernel multiplies with, for any loader."""
+    wide, stored = checkpoint_weights(folder), Weights(folder)
+    names = [n for n in stored.names() if not n.endswith((".qzeros", ".scales"))]
+    names = [n.replace(".qweight", ".weight") for n in names]
+    copy_companions(folder, out, "float16")
+    values = {n: wide.f32_rows(n, 0, None).reshape(wide.shape(n)).astype(np.float16) for n in names}
+    write({name: ("F16", value) for name, value in values.items()}, out / "model.safetensors")
 
 
 def _half(weights: Weights, name: str) -> tuple[str, np.ndarray]:

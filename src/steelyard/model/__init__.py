@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .gguf_writer import Encoding, check_gguf, tensor_count, write_gguf
     from .integers import ByRow, Grouped, Rounding, group_of, widened
     from .kernels import Chance, Dropout
-    from .llamacpp_library import LLAMACPP_VARIABLE, llamacpp_library
+    from .llamacpp_file import LLAMACPP_VARIABLE, llamacpp_library
     from .modelfile import modelfile_of
     from .network import load, save
     from .openvino_ir import export_openvino
@@ -100,8 +100,8 @@ FILES = {
     "Dropout": "kernels",
     "Fp8": "fp8",
     "Chance": "kernels",
-    "LLAMACPP_VARIABLE": "llamacpp_library",
-    "llamacpp_library": "llamacpp_library",
+    "LLAMACPP_VARIABLE": "llamacpp_file",
+    "llamacpp_library": "llamacpp_file",
     "modelfile_of": "modelfile",
     "load": "network",
     "save": "network",

@@ -34,7 +34,7 @@ class Turns:
     system: str | None  # of a chat without a system message
 
     def text(self, chat: Chat) -> str:
-        """What the Modelfile's template makes of a chat: ollama puts the default system message first."""
+        """What the Modelfile's template makes of a chat."""
         own = [m for m in chat if m["role"] == "system"]
         first = [{"role": "system", "content": self.system}] if self.system is not None and not own else []
         written = (self.around[m["role"]] for m in (*first, *chat))
@@ -50,8 +50,6 @@ def modelfile_of(folder: Path, gguf: str) -> str:
     if tokenizer.bos_token and begins_with_bos(tokenizer):  # llama.cpp writes it itself
         begin = begin.removeprefix(tokenizer.bos_token)
     lines = [f"FROM ./{gguf}", f'TEMPLATE """{go_template(turns, begin)}"""']
-    if turns.system is not None:
-        lines.append(f'SYSTEM """{turns.system}"""')
     lines += [f"PARAMETER {name} {value}" for name, value in _parameters(folder).items()]
     stops = [tokenizer.token_of(n) for n in tokenizer.eos_ids]
     lines += [f'PARAMETER stop "{stop}"' for stop in stops if stop and '"' not in stop]
@@ -60,15 +58,21 @@ def modelfile_of(folder: Path, gguf: str) -> str:
 
 def go_template(turns: Turns, begin: str) -> str:
     """Every word as a literal in quotes; messages of other roles are left out."""
-    before = f"{{{{ {_quoted(begin)} }}}}" if begin else ""
-    cases = []
-    for place, role in enumerate(ROLES):
-        first, last = turns.around[role]
-        words = [f"{{{{ {_quoted(first)} }}}}"] if first else []
-        words += ["{{ .Content }}", *([f"{{{{ {_quoted(last)} }}}}"] if last else [])]
-        cases.append(f'{{{{ {"else if" if place else "if"} eq .Role "{role}" }}}}' + "".join(words))
-    reply = f"{{{{ {_quoted(turns.reply)} }}}}" if turns.reply else ""
-    return f"{before}{{{{ range .Messages }}}}{''.join(cases)}{{{{ end }}}}{{{{ end }}}}{reply}"
+    cases = "".join(
+        f"{{{{ {'else if' if place else 'if'} eq .Role {_quoted(role)} }}}}"
+        f"{_literal(turns.around[role][0])}{{{{ .Content }}}}{_literal(turns.around[role][1])}"
+        for place, role in enumerate(ROLES)
+    )
+    own = ""
+    if turns.system is not None:
+        before, after = turns.around["system"]
+        own = f"{{{{ if not .System }}}}{_literal(before + turns.system + after)}{{{{ end }}}}"
+    messages = f"{{{{ range .Messages }}}}{cases}{{{{ end }}}}{{{{ end }}}}"
+    return f"{_literal(begin)}{own}{messages}{_literal(turns.reply)}"
+
+
+def _literal(text: str) -> str:
+    return f"{{{{ {_quoted(text)} }}}}" if text else ""
 
 
 def _quoted(text: str) -> str:

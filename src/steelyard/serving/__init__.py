@@ -12,11 +12,11 @@ from ..doors import fetching
 if TYPE_CHECKING:
     from .base.keys import new_key
     from .engines import CAPABILITIES, ENGINES, Engine, EngineSettings, GenRequest
-    from .host.alike import check_alike, router_of
+    from .engines.lora import check_alike
     from .host.engine_choice import check_engine
     from .host.folders import prepare
     from .host.probes import probe
-    from .host.settings import ServeSettings, check_draft, check_host, engine_settings
+    from .host.settings import ServeSettings, check_draft, check_host, engine_settings, router_of
     from .host.tuned import tune
     from .service.client import chat
     from .service.foreground import check_door, named, serve
@@ -35,8 +35,8 @@ FILES = {
     "GenRequest": "engines",
     "bury": "service.state",
     "chat": "service.client",
-    "check_alike": "host.alike",
-    "router_of": "host.alike",
+    "check_alike": "engines.lora",
+    "router_of": "host.settings",
     "check_door": "service.foreground",
     "check_draft": "host.settings",
     "check_engine": "host.engine_choice",

@@ -17,7 +17,7 @@ from typing import Any
 
 from ...artefact import Watch
 from ...compare import JUDGE, metric_of
-from ...errors import Stopped
+from ...errors import Stopped, WrongUse
 from ...gate import held_out_rows, score, token_budget
 from ...model import Tokenizer, family_of
 from .loaders.started import loaded, served_exactly
@@ -58,7 +58,10 @@ def questions(model: Leaving, most: int | None) -> Questions | None:
     if model.rows("test.jsonl") is None or model.dataset is None:
         return None
     settings = model.verdict.manifest["settings"] if model.verdict else {}
-    rows = held_out_rows(model.dataset.path(), settings)
+    try:
+        rows = held_out_rows(model.dataset.path(), settings)
+    except WrongUse:  # texts without a reference answer: nothing to score
+        return None
     asked = [row for row in rows if _askable(row)]
     picked = _first(asked, most, _judged_rows(model))
     if not picked:

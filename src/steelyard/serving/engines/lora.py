@@ -1,12 +1,16 @@
-"""What every engine asks of a PEFT LoRA folder."""
+"""What every engine asks of a PEFT LoRA folder, and of several that are served together."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import orjson
+
+from ...errors import Where, WrongUse
+from ...shape import read_json, safetensors_header
 
 TENSORS = "adapter_model.safetensors"
 KEY = re.compile(r"(?:.*\.)?layers\.(\d+)\.(.+?)\.lora_([AB])(?:\.default)?\.weight$")
@@ -30,3 +34,54 @@ def lora_scale(settings: dict[str, Any]) -> float:
     """Factor of B A: alpha / rank; rsLoRA: alpha / sqrt(rank)."""
     alpha, rank = float(settings["lora_alpha"]), settings["r"]
     return alpha / (rank**0.5 if settings.get("use_rslora") else rank)
+
+
+# ------------------------------------------------------------------ several of one base
+
+Matrices = dict[tuple[str, str, str], int]  # (layer, name, A or B) -> outer size
+
+
+def check_alike(adapters: Mapping[str, str]) -> None:
+    """By headers alone, before an engine loads anything.
+
+    Raises WrongUse where two were trained on different bases: by the content that their artefacts name, or by
+    the shapes of the matrices that both adapt.
+    """
+    bases = {name: base for name in adapters if (base := _base_hash(Path(adapters[name])))}
+    shapes = {name: _shapes(Path(folder)) for name, folder in adapters.items()}
+    first = next(iter(bases), None)
+    for name, base in bases.items():
+        if first is not None and base != bases[first]:
+            raise _differ(first, name, f"{bases[first][:12]} and {base[:12]} are the contents of their bases")
+    for name, own in shapes.items():
+        for other, theirs in shapes.items():
+            if odd := next((key for key in own.keys() & theirs.keys() if own[key] != theirs[key]), None):
+                where = f"layers.{odd[0]}.{odd[1]}"
+                raise _differ(name, other, f"{where} is {own[odd]} wide in one, {theirs[odd]} in the other")
+
+
+def _differ(one: str, other: str, why: str) -> WrongUse:
+    return WrongUse(
+        "serve.adapters_differ", f"the adapters {one} and {other} are of different bases",
+        where=Where(field="--adapter"), why=why, hint="serve each with the base that it was trained on",
+    )  # fmt: skip
+
+
+def _base_hash(folder: Path) -> str | None:
+    """Content hash of the base, where the adapter lies in an artefact of ours."""
+    manifest = folder.parent / "manifest.json"
+    if not manifest.is_file():
+        return None
+    inputs = read_json(manifest).get("inputs") or ()
+    return next((str(i["hash"]) for i in inputs if i.get("role") == "base"), None)
+
+
+def _shapes(folder: Path) -> Matrices:
+    """The outer size of each factor: columns of A, rows of B; the rank is each adapter's own."""
+    file = folder / TENSORS
+    if not file.is_file():
+        return {}  # its engine says what is missing
+    matches = ((KEY.match(name), at.shape) for name, at in safetensors_header(file).items())
+    return {
+        (m[1], m[2], m[3]): shape[1 if m[3] == "A" else 0] for m, shape in matches if m and len(shape) == 2
+    }

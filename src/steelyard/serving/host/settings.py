@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,14 @@ from typing import Any
 from ...errors import Refused, Where, WrongUse
 from ...launch import LAUNCHED
 from ...model import Tokenizer
+from ...router import Router, read_router
 from ..base.access import Access, is_loopback, read_hosts, read_origins
 from ..base.at_once import REQUESTS
 from ..base.limits import BODY_BYTES
 from ..engines import EngineSettings, kv_bytes_per_token, kv_precision, read_form
 from ..engines.launched.interpreter import platform_here
 from ..engines.launched.settings import as_launched
-from .alike import check_alike
+from ..engines.lora import check_alike
 from .cores import split_cores, usable_cores
 from .tuned import tuned_settings
 
@@ -109,6 +111,26 @@ def check_draft(folder: Path, draft: Path | str) -> None:
             why="its guesses would be read as other tokens",
             hint="take a smaller model of the same family",
         )
+
+
+def router_of(route: str | None, adapters: Mapping[str, str]) -> Router | None:
+    """The router in the folder `route`. Raises WrongUse where it was made of other abilities."""
+    if route is None:
+        return None
+    if not adapters:
+        raise WrongUse(
+            "serve.route_alone", "a router without adapters has nothing to choose from",
+            where=Where(field="--route"), hint="--adapter NAME=DIR for each ability",
+        )  # fmt: skip
+    router = read_router(Path(route))
+    strange = [name for name in adapters if name not in router.abilities]
+    if strange:
+        raise WrongUse(
+            "serve.route_abilities", f"the router knows no ability {strange[0]}",
+            where=Where(str(route), field="--route"), why=f"it was made of {', '.join(router.abilities)}",
+            hint="name the adapters after abilities, or make a router of these: steelyard route ROWS.jsonl",
+        )  # fmt: skip
+    return router
 
 
 def check_host(host: str, api_key: str | None, keys: str | None = None) -> None:

@@ -14,7 +14,7 @@ from ...trust import load_keys
 from ..base.keys import read_keys
 from ..base.log import log
 from ..engines import CAPABILITIES
-from ..host.alike import check_alike, router_of
+from ..engines.lora import check_alike
 from ..host.engine_choice import check_args_of, check_engine, engine_for
 from ..host.folders import is_demo, prepare
 from ..host.settings import (
@@ -24,6 +24,7 @@ from ..host.settings import (
     check_host,
     check_way,
     engine_settings,
+    router_of,
 )
 from ..host.tuned import tune
 from .front import Front

@@ -42,12 +42,11 @@ from ..base.log import log, log_to
 from ..base.measures import Measures
 from ..base.spans import export_spans
 from ..engines import CAPABILITIES, TRIALS
-from ..host.alike import router_of
 from ..host.encoders import EncoderService
 from ..host.engine_process import EngineLost, EngineProcess
 from ..host.generation import Served
 from ..host.replicas import Replicas
-from ..host.settings import ServeSettings, check_host, engine_settings, replica_settings
+from ..host.settings import ServeSettings, check_host, engine_settings, replica_settings, router_of
 from ..turn.grammars.check import Grammars
 from .address import local_url, url_of
 from .state import LOG, forget_state, lives, write_state

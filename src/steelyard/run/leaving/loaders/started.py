@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ....compression import widen_awq
 from ....errors import CheckFailed, Where
 from ....hardware import affinity
 from ....model import TRL_QUIET, trl_missing, trl_python
@@ -38,9 +39,11 @@ def loader_of(to: str) -> Loader:
         return Loader(
             "llama.cpp", None if here else "xllamacpp not installed", "pip install 'steelyard[llamacpp]'"
         )
+    if to == "awq" and _has_vllm():
+        return Loader("vLLM", None)
     if to == "awq":
-        why = CAPABILITIES["vllm"]().unusable
-        return Loader("vllm", why, "docs/how-to/choose-an-engine.md tells how to install vLLM")
+        text = "transformers, over the widened weights: vLLM is not installed"
+        return Loader(text, trl_missing(), "steelyard engines install trl")
     return Loader("transformers", trl_missing(), "steelyard engines install trl")
 
 
@@ -48,11 +51,14 @@ def loader_of(to: str) -> Loader:
 def loaded(to: str, folder: Path, context: int) -> Iterator[str]:
     """The URL of an export under its own loader. Raises CheckFailed where that cannot load it."""
     threads = str(len(affinity()))
-    if to == "awq":
+    if to == "awq" and _has_vllm():
         with _vllm(folder) as url:
             yield url
         return
-    if to == "hf":
+    if to == "awq":
+        widen_awq(folder, folder.parent / "widened")
+        folder = folder.parent / "widened"
+    if to in ("hf", "awq"):
         child = Path(__file__).with_name("transformers_server.py")
         command = [str(trl_python()), "-I", str(child), str(folder), str(SEQUENCES), threads]
     else:
@@ -61,6 +67,10 @@ def loaded(to: str, folder: Path, context: int) -> Iterator[str]:
         command = [sys.executable, "-m", module, str(file), str(context), str(SEQUENCES), threads]
     with _child(command, folder) as url:
         yield url
+
+
+def _has_vllm() -> bool:
+    return CAPABILITIES["vllm"]().unusable is None
 
 
 @contextmanager
