@@ -54,7 +54,7 @@ def _importance(folder: Path, ids: list[list[int]], kept: Path, watch: Watch) ->
 
     weights = importance(folder, ids, watch)
     part = kept.with_name(f".{kept.name}")
-    np.savez(part, **weights)
+    np.savez(part, **weights)  # type: ignore[arg-type]
     os.replace(part, kept)
     return weights
 

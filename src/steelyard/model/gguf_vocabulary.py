@@ -46,15 +46,17 @@ def vocabulary(folder: Path, rows: int) -> dict[str, Any]:
     own, document = Tokenizer(folder), read_json(folder / "tokenizer.json")
     model = document["model"]
     if model.get("type") != "BPE":
-        raise _refused(folder, "model.type", str(model.get("type")), "BPE")
+        raise _refused(folder, "type", str(model.get("type")), "BPE")
     meta = _tokens(model, document, rows) | _special_ids(folder, own) | _template(own)
     named = [{"tokenizer.ggml.pre": name} for name in PRE]
-    forms = [{"tokenizer.ggml.model": "gpt2"} | pre for pre in named]
+    forms: list[dict[str, Any]] = [{"tokenizer.ggml.model": "gpt2"} | pre for pre in named]
     if model.get("byte_fallback"):
         prefix = '"▁"' in json.dumps(document.get("normalizer"), ensure_ascii=False) or (
             (document.get("pre_tokenizer") or {}).get("prepend_scheme", "never") != "never"
         )
-        scores = {"tokenizer.ggml.scores": _scores(meta["tokenizer.ggml.tokens"], _merges(model))}
+        scores: dict[str, Any] = {
+            "tokenizer.ggml.scores": _scores(meta["tokenizer.ggml.tokens"], _merges(model))
+        }
         forms = [{"tokenizer.ggml.model": "llama", "tokenizer.ggml.add_space_prefix": prefix} | scores]
     for form in forms:
         if _same_ids(own, meta | form, folder):
@@ -144,4 +146,4 @@ def begins_with_bos(own: Tokenizer) -> bool:
     """Whether a chat begins with a token that stands there alone: ChatML's opens every turn."""
     chat = own.chat_ids([{"role": role, "content": "x"} for role in ("user", "assistant", "user")])
     first = own.id_of(own.bos_token) if own.bos_token else None
-    return chat[:1] == [first] and chat.count(first) == 1
+    return first is not None and chat[:1] == [first] and chat.count(first) == 1

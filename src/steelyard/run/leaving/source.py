@@ -144,7 +144,8 @@ def _judged(checkpoint: Artefact) -> Leaving:
         a for a in every if a.kind in ("verdict", "refusal") and _input(a, "checkpoint") == checkpoint.hash
     ]
     passed = [a for a in about if a.kind == "verdict"]
-    verdict = (passed or about or [None])[-1]
+    newest = passed or about
+    verdict = newest[-1] if newest else None
     # An unjudged one's rows are those that it was taught by.
     of = verdict or checkpoint
     dataset = next(

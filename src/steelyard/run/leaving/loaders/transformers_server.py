@@ -21,7 +21,8 @@ class Asked:
 
     def __init__(self, body):
         self.messages, self.most = body["messages"], int(body.get("max_tokens") or 256)
-        self.done, self.answer = threading.Event(), None
+        self.done = threading.Event()
+        self.answer: dict = {}
 
 
 class Model:
@@ -38,7 +39,7 @@ class Model:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         self.model = model.eval()
-        self.waiting = queue.Queue()
+        self.waiting: queue.Queue[Asked] = queue.Queue()
 
     def run(self):
         while True:
