@@ -112,9 +112,15 @@ def judge_export(
 
 def _known_scores(model: Leaving, rows: Mapping[str, int]) -> dict[str, float] | None:
     """The tuned model's by the verdict, where it was taken over the same rows."""
-    if dict(rows) != _judged_rows(model):
+    if dict(rows) != _judged_rows(model) or _pruned(model):
         return None
     return {ability: float(model.scores["scores"]["tuned"][ability]) for ability in rows}
+
+
+def _pruned(model: Leaving) -> bool:
+    """Of a pruned model the verdict's tuned scores are those of the one that it was cut from."""
+    inputs = model.verdict.manifest["inputs"] if model.verdict else ()
+    return any(one["role"] == "whole" for one in inputs)
 
 
 def _counts(rows: Sequence[Row]) -> dict[str, int]:
