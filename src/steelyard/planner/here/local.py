@@ -74,7 +74,9 @@ TORCH_BYTES = 320e6
 ROUNDING_TOKENS = 15.5  # the loop fills micro-batches up to multiples of 32
 ROWS_PER_S = 5000.0  # of tokenising short rows
 # Cleaning 600, 6,000 and 60,000 rows of 236 bytes: 0.24, 0.43, 2.3 s on two Zen 4 cores, in 97 to 109 MB.
-CLEAN_S, CLEAN_ROWS_PER_S, CLEAN_BYTES_PER_S = 0.22, 40_000.0, 25e6
+CLEAN_S, CLEAN_ROWS_PER_S, CLEAN_BYTES_PER_S = 0.4, 60_000.0, 3.2e6
+# The tables and arrays of a batch; the sketches of all rows, which go to a file beyond that.
+CLEAN_BYTES, CLEAN_BYTES_A_BYTE, CLEAN_BYTES_MOST = 30e6, 10.0, 400e6
 BLOCK_TOKENS = 32  # of the engine's paged cache
 GATE_USERS = 64  # the engine's whole batch
 LOAD_DIFFERENT = 20.0  # tokens that the prompts of the measured load are drawn from, those of one sentence
@@ -217,7 +219,8 @@ class _Step:
 def _clean(facts: DataFacts) -> _Step:
     rows = facts.rows + facts.held_out
     parts = {"start": CLEAN_S, "read": facts.bytes / CLEAN_BYTES_PER_S, "rows": rows / CLEAN_ROWS_PER_S}
-    return _Step.of(parts, UP_BYTES + WORKER_BYTES)
+    held = CLEAN_BYTES + min(CLEAN_BYTES_A_BYTE * facts.bytes, CLEAN_BYTES_MOST)
+    return _Step.of(parts, UP_BYTES + WORKER_BYTES + held)
 
 
 def _train(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFacts) -> _Step:
