@@ -134,7 +134,11 @@ def held_out_loss(folder: Path, data: Path) -> float:
 
 def scores_of(bench: Bench, folder: Path, data: Path, form: str = "bf16") -> dict[str, float]:
     """Share of right answers by task."""
-    served = exported(bench, folder, form)
+    return served_scores(bench, exported(bench, folder, form), folder, data)
+
+
+def served_scores(bench: Bench, served: Path, folder: Path, data: Path) -> dict[str, float]:
+    """Of a served folder; `folder` has its tokenizer."""
     service = start(served, ServeSettings(threads=bench.asked.threads, max_model_len=1024))
     try:
         count = Tokenizer(folder).encode

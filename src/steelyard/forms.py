@@ -24,6 +24,7 @@ class Form:
     kv_precision: str  # KV_CACHE_PRECISION
     group: int | None = None  # largest group of int4, along the input
     calibrated: bool = False  # the rounding looks at the user's rows: the step needs the dataset
+    trained: bool = False  # the checkpoint learns its own rounding first (step qat)
     quantised: bool = False  # weights lose bits against bf16, so the gate has something to say
 
     @property
@@ -54,10 +55,10 @@ def _plain(weights: str, kv: str, precision: str = "bf16", quantised: bool = Fal
     )  # fmt: skip
 
 
-def _int4(kv: str, calibrated: bool) -> Form:
+def _int4(kv: str, calibrated: bool, trained: bool = False) -> Form:
     return Form(
         weights="int4", ends="int8", precision="bf16", kv_precision=kv, group=INT4_GROUP,
-        calibrated=calibrated, quantised=True,
+        calibrated=calibrated, trained=trained, quantised=True,
     )  # fmt: skip
 
 
@@ -69,6 +70,7 @@ FORMS: dict[str, Form] = {
     "int8": _plain("int8", "u8", quantised=True),
     "int4": _int4("u8", calibrated=True),
     "int4_rtn": _int4("u8", calibrated=False),
+    "int4_qat": _int4("u8", calibrated=True, trained=True),
     "bf16_kv8": _plain("bf16", "u8"),
     "int8_kv16": _plain("int8", "bf16", quantised=True),
     "int4_kv16": _int4("bf16", calibrated=True),

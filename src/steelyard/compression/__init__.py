@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from .leaving import awq_leaves, gguf_leaves
     from .pruning import prune
     from .rounding import rounded_groups, rounded_rows
-    from .step import compress
+    from .step import calibrated_matrices, compress
 
 FILES = {
     "GGUF_FORMS": "gguf",
     "awq_group": "awq",
     "awq_leaves": "leaving",
+    "calibrated_matrices": "step",
     "compress": "step",
     "export_form": "export",
     "gguf_leaves": "leaving",
@@ -35,6 +36,7 @@ __all__ = [
     "Form",
     "awq_group",
     "awq_leaves",
+    "calibrated_matrices",
     "compress",
     "export_form",
     "gguf_leaves",

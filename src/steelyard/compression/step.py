@@ -7,7 +7,7 @@ from pathlib import Path
 from ..artefact import Draft, Figures, Inputs, Settings, Watch
 from ..errors import WrongUse
 from ..forms import FORMS
-from ..model import Grouped, Tokenizer
+from ..model import GRID, Grouped, Tokenizer, read_grid
 from ..shape import read
 from .export import export_form
 from .rows import calibration_rows
@@ -24,7 +24,9 @@ def compress(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Fi
     if form not in FORMS:
         raise WrongUse("compress.form_unknown", f"no form {form!r}", hint=f"one of {', '.join(FORMS)}")
     folder = inputs.artefacts["checkpoint"].path()
-    matrices, tokens = _calibrated(form, folder, inputs, watch)
+    dataset = inputs.artefacts.get("dataset")
+    rows = dataset.path() / "train.jsonl" if dataset and FORMS[form].calibrated else None
+    matrices, tokens = calibrated_matrices(form, folder, rows, watch)
     with watch.progress("compress", total=1, unit="model") as bar:
         export_form(folder, out.folder, form, matrices)
         bar.advance(1)
@@ -39,17 +41,21 @@ def _stored_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in ([graph] if graph.exists() else folder.glob("*.safetensors")))
 
 
-def _calibrated(
-    form: str, folder: Path, inputs: Inputs, watch: Watch
+def calibrated_matrices(
+    form: str, folder: Path, rows_file: Path | None, watch: Watch
 ) -> tuple[dict[str, Grouped] | None, int]:
-    """The matrices of a calibrated form and the tokens they were fitted on."""
+    """The matrices of a calibrated form and the tokens they were fitted on; None: to the nearest.
+
+    A checkpoint that has learnt its rounding brings them along. Raises Stopped.
+    """
     spec = FORMS[form]
-    if not (spec.calibrated and "dataset" in inputs.artefacts):
+    if spec.trained and (folder / GRID).exists():
+        return read_grid(folder / GRID), 0
+    if rows_file is None:
         return None, 0
     from .calibrate import CALIBRATION_TOKENS, calibrate
 
-    path = inputs.artefacts["dataset"].path() / "train.jsonl"
-    rows = calibration_rows(path, Tokenizer(folder), CALIBRATION_TOKENS)
+    rows = calibration_rows(rows_file, Tokenizer(folder), CALIBRATION_TOKENS)
     if not rows:  # none that can be taught: to nearest, and form.json says so
         return None, 0
     return calibrate(folder, rows, spec.group or 0, watch), sum(map(len, rows))

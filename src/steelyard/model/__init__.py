@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .fp8 import Fp8
     from .gguf import to_hf
     from .gguf_writer import Encoding, check_gguf, tensor_count, write_gguf
+    from .grids import GRID, read_grid, write_grid
     from .integers import ByRow, Grouped, Rounding, group_of, widened
     from .kernels import Chance, Dropout
     from .llamacpp_file import LLAMACPP_VARIABLE, llamacpp_library
@@ -109,6 +110,9 @@ FILES = {
     "DETOKENIZER": "openvino_tokenizer",
     "write_detokenizer": "openvino_tokenizer",
     "write_random_model": "random_model",
+    "GRID": "grids",
+    "read_grid": "grids",
+    "write_grid": "grids",
     "ByRow": "integers",
     "Grouped": "integers",
     "Rounding": "integers",
@@ -142,6 +146,7 @@ __all__ = [
     "BYTE_OF",
     "DETOKENIZER",
     "FAMILIES",
+    "GRID",
     "LLAMACPP_VARIABLE",
     "TRL_QUIET",
     "TRL_VARIABLE",
@@ -200,6 +205,7 @@ __all__ = [
     "read_decoder",
     "read_encoder",
     "read_factors",
+    "read_grid",
     "resolve",
     "save",
     "served_weights",
@@ -219,6 +225,7 @@ __all__ = [
     "write",
     "write_detokenizer",
     "write_gguf",
+    "write_grid",
     "write_peft",
     "write_random_model",
     "write_transformers_folder",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .job.forms import form_order, loss_source, nominal_speed, quality_loss, stored_bytes
     from .job.gate_rows import gate_document, gate_rows
     from .job.plans import Plan, Plans, explain_plan, within_limits
-    from .job.pruned import LOSS_SOURCE, pruned_loss, pruned_shape, pruning_where, shares_of
+    from .job.pruned import LOSS_SOURCE, optional_steps, pruned_loss, pruned_shape, pruning_where, shares_of
     from .job.request import DRAFTED, PRICE_CLASSES, Owned, OwnPrice, Request
     from .published.cell_faults import COLUMNS, CellFault, cell_faults
     from .published.claims import Checked, check_claims
@@ -74,6 +74,7 @@ FILES = {
     "loss_source": "job.forms",
     "named_shape": "published.shapes",
     "nominal_speed": "job.forms",
+    "optional_steps": "job.pruned",
     "plan": "search.search",
     "plan_recipe": "search.whole",
     "planned_service": "search.launches",
@@ -145,6 +146,7 @@ __all__ = [
     "loss_source",
     "named_shape",
     "nominal_speed",
+    "optional_steps",
     "plan",
     "plan_recipe",
     "planned_service",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..artefact import Place, Watch
 from ..errors import Problem, Stopped, writing_in
-from ..planner import Plans, shares_of
+from ..planner import Plans, optional_steps
 from ..recipe import Recipe
 from ..report import save
 from .known import remember
@@ -45,7 +45,7 @@ def up(
     with locked(place), writing_in(place.folder):
         if until == "serve":
             check_serving(recipe, place)
-        count = 1 + len(names_until(until, pruned=shares_of(recipe)[0] is not None))
+        count = 1 + len(names_until(until, optional_steps(recipe)))
         logged.at(Place("plan", 1, count))
         ready = prepare(recipe, place, logged)
         remember(place, ready.id, recipe, logged)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .engines.trl.hosts import hosts_there
     from .methods import METHODS
     from .rehearsal import probe
-    from .step import heal, train
+    from .step import heal, qat, train
     from .trackers import check_trackers
 
 FILES = {  # what needs torch is fetched when used
@@ -30,6 +30,7 @@ FILES = {  # what needs torch is fetched when used
     "hosts_there": "engines.trl.hosts",
     "install": "engines",
     "probe": "rehearsal",
+    "qat": "step",
     "train": "step",
 }
 
@@ -45,6 +46,7 @@ __all__ = [
     "hosts_there",
     "install",
     "probe",
+    "qat",
     "schedule",
     "train",
 ]

@@ -47,8 +47,11 @@ class Trainable(Protocol):
     def write_checkpoint(self, folder: Path, base: Path) -> None: ...
 
 
-def trainable(base: Path, settings: Mapping[str, Any]) -> tuple[Any, Trainable]:
-    """The network of a folder, ready for the finetuning_type of the settings, and what is trained of it."""
+def trainable(
+    base: Path, settings: Mapping[str, Any], kind: type[Trainable] | None = None
+) -> tuple[Any, Trainable]:
+    """The network of a folder, ready for the finetuning_type of the settings, and what is trained of it: a
+    `kind` of its own where given."""
     lora = settings["finetuning_type"] == "lora"
     network = load(base, "bfloat16" if lora and settings["dtype"] == "bf16" else "float32")
     if settings.get("train_from_scratch"):
@@ -56,7 +59,7 @@ def trainable(base: Path, settings: Mapping[str, Any]) -> tuple[Any, Trainable]:
     network.anchor = torch.zeros((), requires_grad=True)
     network.fp8 = _in_fp8(network) if settings.get("fp8") else None
     network.recomputes = bool(settings.get("gradient_checkpointing"))
-    return network, (Lora if lora else Full)(network, settings)
+    return network, (kind or (Lora if lora else Full))(network, settings)
 
 
 def forget(network: Any, config: Mapping[str, Any], seed: int) -> None:

@@ -71,6 +71,7 @@ OPENVINO_BYTES = 44e6
 TOKENIZER_BYTES = 30e6
 FRONT_BYTES, FRONT_S = 65e6, 0.45  # 84 MB resident, Python itself shared with `up`
 TORCH_BYTES = 320e6
+ROUND_S = 3e-9  # a weight: divided, rounded, held in bounds, multiplied, in passes over memory
 ROUNDING_TOKENS = 15.5  # the loop fills micro-batches up to multiples of 32
 ROWS_PER_S = 5000.0  # of tokenising short rows
 # Cleaning 600, 6,000 and 60,000 rows of 236 bytes: 0.24, 0.43, 2.3 s on two Zen 4 cores, in 97 to 109 MB.
@@ -166,6 +167,7 @@ def predict(
         "clean": _clean(facts),
         "train": _train(filled, shape, calibration, facts),
         **_pruning(filled, shape, left, calibration, facts),
+        **_qat(filled, shape, left, calibration, facts),
         "compress": _compress(filled, left),
         "gate": _gate(filled, left, calibration, facts, whole=shape),
         "serve": _serve(filled, left, calibration, facts),
@@ -292,18 +294,37 @@ def _pruning(
     parts = prune_parts(shape, left, rates, prune["dtype"])
     parts |= {"process": WORKER_S + rates.start_s, "load": load_s}
     held = UP_BYTES + TOKENIZER_BYTES + TORCH_BYTES + prune_peak_bytes(shape, prune["dtype"])
-    trained = _stage(heal, left, calibration, facts)
-    run = packed(facts, heal)
-    once = run.tokens / max(1.0, float(heal["num_train_epochs"]))
-    teacher_s = load_s + forward_s(shape, rates, once, heal["dtype"])
-    figures = dict(trained.figures)
-    peak = figures.pop("peak_rss_bytes")
-    more = {name: figures[name] for name in ("steps", "step_s", "tokens")}
-    more["score_kept"] = score_kept(prune["share"])
-    return {
-        "prune": _Step.of(parts, held),
-        "heal": _Step.of({**trained.parts, "teacher": teacher_s}, peak, **more),
-    }
+    kept = {"score_kept": score_kept(prune["share"])}
+    healed = _taught(heal, shape, left, calibration, facts)
+    return {"prune": _Step.of(parts, held), "heal": _Step(healed.parts, {**healed.figures, **kept})}
+
+
+def _taught(
+    settings: Mapping[str, Any], shape: Shape, left: Shape, calibration: Calibration, facts: DataFacts
+) -> _Step:
+    """A stage that trains `left` on what the whole model says of its rows, each asked once."""
+    rates = train_rates(calibration, "full", settings["dtype"])
+    trained, run = _stage(settings, left, calibration, facts), packed(facts, settings)
+    once = run.tokens / max(1.0, float(settings["num_train_epochs"]))
+    teacher_s = rates.load.total({"start": 1.0, "each": float(shape.params)})
+    teacher_s += forward_s(shape, rates, once, settings["dtype"])
+    more = {name: trained.figures[name] for name in ("steps", "step_s", "tokens")}
+    return _Step.of({**trained.parts, "teacher": teacher_s}, trained.figures["peak_rss_bytes"], **more)
+
+
+def _qat(
+    filled: Fill, shape: Shape, left: Shape, calibration: Calibration, facts: DataFacts
+) -> dict[str, _Step]:
+    """The calibration of int4, and a stage of training in which each step rounds every matrix anew."""
+    if "qat" not in filled.settings:
+        return {}
+    trained = _taught(filled.settings["qat"], shape, left, calibration, facts)
+    steps = trained.figures["steps"]
+    parts = {"calibrate": left.params * WORK["int4"].export_s, "round": steps * left.params * ROUND_S}
+    more = {name: trained.figures[name] for name in ("steps", "tokens")}
+    step_s = trained.figures["step_s"] + left.params * ROUND_S
+    peak = trained.figures["peak_rss_bytes"] + 6.0 * left.params
+    return {"qat": _Step.of({**trained.parts, **parts}, peak, step_s=step_s, **more)}
 
 
 def _tokens(run: Packed) -> float:

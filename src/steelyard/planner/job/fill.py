@@ -39,6 +39,7 @@ LOOKING = ("eval_steps", "val_size", "load_best_model_at_end", "early_stopping_p
 VAL_SIZE = (
     0.05  # a look at 1 row in 20 takes a fortieth of an epoch: forward alone, half the time of backward
 )
+QAT_RATE = 0.5  # times that of full fine-tuning: weights move by parts of a level
 HEALING_RATE = 2.0  # times that of full fine-tuning: decisions/156
 ONE_USER = {"users": 1, "prompt_tokens": 128, "output_tokens": 64}
 PREFILL_TOKENS = 2048  # of one engine step; engines.md section 3
@@ -75,6 +76,9 @@ def fill(
     }
     if share is not None:
         settings |= _pruning(recipe, shape, share, machine, facts, origins)
+    if FORMS[form].trained and recipe.train:
+        left = pruned_shape(shape, share, recipe)
+        settings["qat"] = _rounding(recipe, left, form, machine, facts, origins)
     price = recipe.resources.price_per_h
     return Fill(settings=settings, origins=origins, price_usd_per_h=price.usd if price else None)
 
@@ -104,6 +108,17 @@ def _pruning(
     heal["learning_rate"] = float(f"{heal['learning_rate'] * HEALING_RATE:.1e}")
     origins["heal.learning_rate"] = "plan: by width of the model, higher since much is to be moved"
     return {"prune": prune_settings(recipe, shape, share, machine.cores, heal["dtype"]), "heal": heal}
+
+
+def _rounding(
+    recipe: Recipe, left: Shape, form: str, machine: Machine, facts: DataFacts, origins: dict[str, str]
+) -> dict[str, Any]:
+    """Settings of the step qat: a stage `distil` of every weight, one pass, under the rounding of `form`."""
+    stage = Stage(stage="distil", finetuning_type="full", num_train_epochs=1.0, seed=recipe.seed)
+    qat = _stage("qat", stage, recipe, left, machine, facts, origins)
+    rate = float(f"{qat['learning_rate'] * QAT_RATE:.1e}")
+    origins["qat.learning_rate"] = "plan: by width of the model, low since weights move by parts of a level"
+    return qat | {"form": form, "learning_rate": rate, "weight_decay": 0.0}
 
 
 class _Choice:

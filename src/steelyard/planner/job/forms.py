@@ -49,6 +49,7 @@ WORK: dict[str, Work] = {
     "int8": INT8,
     "int8_kv16": INT8,
     "int4_rtn": INT4,
+    "int4_qat": INT4,
     "int4": CALIBRATED,
     "int4_kv16": CALIBRATED,
 }
@@ -67,7 +68,7 @@ LOSSES: tuple[tuple[str, float, float, float, str], ...] = (
     ("int4", 1.3e10, 5.08, 5.18, "GPTQ-for-LLaMa README, LLaMA-13B, WikiText2, GPTQ groups of 64"),
 )
 # u8 keys and values are part of what int8 loses in its own row.
-LIKE = {"f16": "bf16", "bf16_kv8": "int8", "int8_kv16": "int8", "int4_kv16": "int4"}
+LIKE = {"f16": "bf16", "bf16_kv8": "int8", "int8_kv16": "int8", "int4_kv16": "int4", "int4_qat": "int4"}
 LOSS_SPREAD = 3.0  # another text, another family: a third to three times
 AUTO = ("int4", "int8", "bf16", "f32")  # what auto may propose
 GAIN = 1.1  # a form that loses quality must be so much faster than bf16 to stand before it

@@ -11,6 +11,7 @@ from math import ceil
 from typing import Any
 
 from steelyard.errors import Where, WrongUse
+from steelyard.forms import FORMS
 from steelyard.recipe import Recipe
 from steelyard.shape import Shape
 from steelyard.units import Figure
@@ -34,6 +35,15 @@ def shares_of(recipe: Recipe) -> tuple[float | None, ...]:
     if wanted is None or wanted == 1 or not recipe.train:
         return (None,)
     return (*SHARES, None) if wanted == "auto" else (float(wanted),)
+
+
+def optional_steps(recipe: Recipe) -> tuple[str, ...]:
+    """The steps of a run that not every recipe asks for."""
+    asked = ("prune", "heal") if shares_of(recipe)[0] is not None else ()
+    wanted = recipe.compress.weights
+    forms = (wanted,) if isinstance(wanted, str) else wanted
+    trained = any(form in FORMS and FORMS[form].trained for form in forms)
+    return (*asked, "qat") if trained and recipe.train else asked
 
 
 def pruned_shape(shape: Shape, share: float | None, recipe: Recipe, depth: float = DEPTH) -> Shape:

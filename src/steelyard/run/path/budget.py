@@ -13,7 +13,7 @@ from .run import Run
 def room_for_form(run: Run, form: str) -> bool:
     """Another form of the same model: compress, judge and serve it."""
     steps = run.ready.by_form[form].local.steps
-    figures = [steps[step] for step in ("compress", "gate", "serve")]
+    figures = [steps[step] for step in ("qat", "compress", "gate", "serve") if step in steps]
     return within(run, sum(f["wall_s"].value for f in figures), sum(f["cost_usd"].value for f in figures))
 
 

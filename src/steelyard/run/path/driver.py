@@ -64,7 +64,7 @@ def place_of(run: Run, step: Step, later: list[Step]) -> Place:
     last = later[-1] if later else step
     facts = run.ready.facts
     rows = {"clean": facts.rows + facts.held_out, "train": facts.rows, "gate": facts.held_out}
-    rows["heal"] = facts.rows
+    rows |= {"heal": facts.rows, "qat": facts.rows}
     return Place(
         step.name,
         index,

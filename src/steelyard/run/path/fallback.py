@@ -23,9 +23,9 @@ class Share:
 
 Next = str | Share | Sized  # a form of the same model, another share of it, or a larger model
 AGAIN: dict[type, Again] = {  # steps that are done anew
-    str: ("compress",),
-    Share: ("prune", "heal", "compress"),
-    Sized: ("clean", "train", "prune", "heal", "compress"),
+    str: ("qat", "compress"),
+    Share: ("prune", "heal", "qat", "compress"),
+    Sized: ("clean", "train", "prune", "heal", "qat", "compress"),
 }
 
 
@@ -48,6 +48,7 @@ def fall(run: Run, to: Next) -> Again:
     for step in again:  # what it has come to so far adds to what it will
         record = run.outcome.record(step)
         run.tries.put(step, record.predicted, record.measured)
+    run.artefacts.pop("requantised", None)
     if isinstance(to, str):
         run.turn_to(replace(run.ready, form=to))
     elif isinstance(to, Share):

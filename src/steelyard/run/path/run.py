@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...artefact import Artefact, Store, Watch
-from ...planner import shares_of
+from ...planner import optional_steps
 from ..planning.expected import frontier_of
 from ..planning.ready import Ready
 from ..record.frontier import Attempt, Tries
@@ -45,8 +45,10 @@ class Run:
 
     @property
     def checkpoint(self) -> Artefact:
-        """What is compressed and served: the healed model where the tuned one was pruned."""
-        return self.artefacts.get("healed") or self.artefacts["checkpoint"]
+        """What is compressed and served: the tuned model, healed where it was pruned, and of a form that is
+        trained the one that has learnt its rounding."""
+        made = (self.artefacts.get(role) for role in ("requantised", "healed"))
+        return next(filter(None, made), self.artefacts["checkpoint"])
 
     @property
     def verdict(self) -> dict[str, Any]:
@@ -72,7 +74,7 @@ class Run:
 
 def new_run(ready: Ready, watch: Watch, keep: bool = True) -> Run:
     """A run before its first step, with every prediction in its outcome."""
-    names = names_until(STEP_NAMES[-1], shares_of(ready.recipe)[0] is not None)
+    names = names_until(STEP_NAMES[-1], optional_steps(ready.recipe))
     records = [StepRecord(step, predicted=predicted(ready, step)) for step in names]
     plan = {k: ready.document[k] for k in ("name", "machine", "hash")} | {"plans": ready.plans.as_json()}
     outcome = Outcome(ready.id, str(ready.workdir.folder), records, plan=plan)

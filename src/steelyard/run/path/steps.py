@@ -44,8 +44,8 @@ def trained(run: Run, checkpoint: Artefact) -> None:
         run.note("train.skipped", text, steps=skipped)
 
 
-def pruning(step: str, ready: Ready) -> list[Settings]:
-    """Of prune and heal: none where the model at hand stays whole."""
+def optional(step: str, ready: Ready) -> list[Settings]:
+    """None where the model at hand, in its form, does without."""
     settings = ready.fill.settings
     return [settings[step]] if step in settings else []
 
@@ -56,6 +56,12 @@ def heal_inputs(run: Run) -> dict[str, Artefact]:
     return {name: run.artefacts[role] for name, role in roles.items()}
 
 
+def qat_inputs(run: Run) -> dict[str, Artefact]:
+    roles = {"dataset": "dataset", "teacher": "checkpoint"}
+    base = run.artefacts.get("healed", run.artefacts["checkpoint"])
+    return {name: run.artefacts[role] for name, role in roles.items()} | {"base": base}
+
+
 def compress_inputs(run: Run) -> dict[str, Artefact]:
     calibrated = FORMS[run.ready.form].calibrated
     rows = {"dataset": run.artefacts["dataset"]} if calibrated else {}
@@ -63,13 +69,13 @@ def compress_inputs(run: Run) -> dict[str, Artefact]:
 
 
 def gate_inputs(run: Run) -> dict[str, Artefact]:
-    """Of a pruned model too: `whole`, whose scores count as the tuned ones, and `pruned`, what healing began
-    from."""
+    """Of a model that was pruned or learnt its rounding too: `whole`, whose scores count as the tuned ones,
+    and `pruned`, what healing began from."""
     inputs = {role: run.artefacts[role] for role in ("base", "checkpoint", "compressed", "dataset")}
-    if "healed" not in run.artefacts:
+    if run.checkpoint is run.artefacts["checkpoint"]:
         return inputs
-    more = {"whole": run.artefacts["checkpoint"], "pruned": run.artefacts["pruned"]}
-    return inputs | more | {"checkpoint": run.checkpoint}
+    pruned = {role: run.artefacts[role] for role in ("pruned",) if role in run.artefacts}
+    return inputs | pruned | {"whole": run.artefacts["checkpoint"], "checkpoint": run.checkpoint}
 
 
 def sized(run: Run, compressed: Artefact) -> None:
@@ -108,7 +114,7 @@ STEPS = (
         do=by_children,
         call="compression:prune",
         enters=("compression:prune", CHILD),
-        settings=lambda ready: pruning("prune", ready),
+        settings=lambda ready: optional("prune", ready),
         inputs=lambda run: {role: run.artefacts[role] for role in ("checkpoint", "dataset")},
         makes="pruned",
     ),
@@ -117,9 +123,19 @@ STEPS = (
         do=by_children,
         call="training:heal",
         enters=("training:heal", CHILD),
-        settings=lambda ready: pruning("heal", ready),
+        settings=lambda ready: optional("heal", ready),
         inputs=heal_inputs,
         makes="healed",
+        resumes=True,
+    ),
+    Step(
+        name="qat",
+        do=by_children,
+        call="training:qat",
+        enters=("training:qat", CHILD),
+        settings=lambda ready: optional("qat", ready),
+        inputs=qat_inputs,
+        makes="requantised",
         resumes=True,
     ),
     Step(

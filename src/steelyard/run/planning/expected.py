@@ -89,7 +89,7 @@ def share_figures(ready: Ready, share: float | None) -> dict[str, Figure]:
     return figures | whole_figures(local, AGAIN)
 
 
-AGAIN = ("prune", "heal", "compress", "gate", "serve")  # steps that another share does anew
+AGAIN = ("prune", "heal", "qat", "compress", "gate", "serve")  # steps that another share does anew
 
 
 def whole_figures(local: Local, steps: Collection[str]) -> dict[str, Figure]:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 from .frontier import Attempt
 
-STEP_NAMES = ("clean", "train", "prune", "heal", "compress", "gate", "serve")
-PRUNING = ("prune", "heal")  # of a run whose recipe asks for it
+STEP_NAMES = ("clean", "train", "prune", "heal", "qat", "compress", "gate", "serve")
+OPTIONAL = ("prune", "heal", "qat")  # of runs whose recipes ask for them
 
 
-def names_until(until: str, pruned: bool) -> tuple[str, ...]:
-    """The steps of a run up to that one; none for a name that is no step."""
+def names_until(until: str, asked: Collection[str]) -> tuple[str, ...]:
+    """The steps of a run up to that one, the optional ones where `asked`; none for a name that is no step."""
     end = STEP_NAMES.index(until) + 1 if until in STEP_NAMES else 0
-    return tuple(name for name in STEP_NAMES[:end] if pruned or name not in PRUNING)
+    return tuple(name for name in STEP_NAMES[:end] if name in asked or name not in OPTIONAL)
 
 
 @dataclass(slots=True)

@@ -25,11 +25,11 @@ class OwnEngine:
 
     def run(self, job: TrainJob, out: Draft, watch: Watch) -> Figures:
         """Raises Diverged, OutOfMemory; Stopped after a checkpoint."""
+        from ..gridded import learnt_of
         from ..loop import Loop, settle
-        from ..trainable import trainable
 
         settle(job.settings["threads"])
-        network, learnt = trainable(job.base, job.settings)
+        network, learnt = learnt_of(job.base, job.settings)
         more = (job.tell, job.mends, job.steering, job.held)
         loop = Loop(network, learnt, job.rows, job.plan, job.settings, out, watch, *more)
         loop.restore()
