@@ -9,11 +9,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from judging import FORM_FAILS, MODEL_FAILS
 
 from steelyard import run
 from steelyard.errors import CheckFailed, WrongUse
+from steelyard.model import read_grid, served_weights, widened
 from steelyard.recipe import load
 from steelyard.shape import read
 
@@ -80,3 +82,17 @@ def test_a_share_below_the_shape_is_said_before_any_step(judged: Any, up: Any) -
     with pytest.raises(WrongUse) as e:
         run.settle(load(up.job.recipe))
     assert e.value.where.line == len(text.splitlines())
+
+
+def test_a_form_that_learns_its_rounding_comes_after_the_calibrated_one(judged: Any, up: Any) -> None:
+    judged.says = {"int4": FORM_FAILS}
+    done = up(["compress.weights=[int4, int4_qat]"])
+    assert judged == ["llama/int4", "llama/int4_qat"]
+    assert [s.step for s in done.steps] == ["clean", "train", "qat", "compress", "gate", "serve"]
+    assert done.record("qat").state == "done" and (of_step(done, "qat") / "grid.int4").exists()
+    learnt, served = (of_step(done, step) for step in ("qat", "compress"))
+    widths = {name: widened(matrix) for name, matrix in read_grid(learnt / "grid.int4").items()}
+    assert all(np.array_equal(w, widths[name]) for name, w in served_weights(served) if name in widths)
+    assert json.loads((served / "form.json").read_text())["calibrated"]
+    again = up(["compress.weights=[int4, int4_qat]"])
+    assert len(judged) == 2 and again.record("serve").hash == done.record("serve").hash
