@@ -14,7 +14,7 @@ from steelyard.compression import compress, rounded_groups
 from steelyard.errors import Stopped
 from steelyard.model import GRID, Weights, load, read_grid, served_weights, widened
 from steelyard.training import qat, train
-from steelyard.training.gridded import Grid
+from steelyard.training.engines.gridded import Grid
 
 SETTINGS = {
     **tiny.SETTINGS,

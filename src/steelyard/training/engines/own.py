@@ -25,8 +25,8 @@ class OwnEngine:
 
     def run(self, job: TrainJob, out: Draft, watch: Watch) -> Figures:
         """Raises Diverged, OutOfMemory; Stopped after a checkpoint."""
-        from ..gridded import learnt_of
         from ..loop import Loop, settle
+        from .gridded import learnt_of
 
         settle(job.settings["threads"])
         network, learnt = learnt_of(job.base, job.settings)

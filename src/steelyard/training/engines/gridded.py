@@ -19,7 +19,7 @@ from torch import Tensor
 
 from steelyard.model import GRID, Grouped, read_grid, save, write_grid
 
-from .trainable import Full, Trainable, trainable
+from ..trainable import Full, Trainable, trainable
 
 LEVELS = 15  # the largest 4-bit code
 INSIDE = 0.02  # of a step: how far from a border between two levels a master begins
