@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,7 +48,7 @@ class Trainable(Protocol):
 
 
 def trainable(
-    base: Path, settings: Mapping[str, Any], kind: type[Trainable] | None = None
+    base: Path, settings: Mapping[str, Any], kind: Callable[[Any, Mapping[str, Any]], Trainable] | None = None
 ) -> tuple[Any, Trainable]:
     """The network of a folder, ready for the finetuning_type of the settings, and what is trained of it: a
     `kind` of its own where given."""
