@@ -337,6 +337,29 @@ BAD = [
     ),
     ("train: [{stage: distil}]\n", "impossible_pair", 4, "train.0.stage", "no teacher", "models/larger"),
     ("train: [{stage: ppo}]\n", "not_yet", 4, "train.0.stage", "ppo", "grpo"),
+    (
+        "train: [{stage: distil, teacher: x, beta: 0.5}]\n",
+        *("impossible_pair", 4, "train.0.beta", "lmbda above 0", "lmbda: 1.0"),
+    ),
+    (
+        "train: [{stage: distil, teacher: x, lmbda: 1, loss_top_k: 8}]\n",
+        *("impossible_pair", 4, "train.0.loss_top_k", "whole distribution", "delete"),
+    ),
+    (
+        "train: [{stage: distil, teacher: x, lmbda: 1, beta: 2}]\n",
+        *("impossible_pair", 4, "train.0.beta", "between 0 and 1", "1.0"),
+    ),
+    ("train: [{stage: distil, teacher: x, lmbda: 2}]\n", "bad_value", 4, "train.0.lmbda", "1", "1.0"),
+    ("train: [{stage: rm}, {}]\n", "impossible_pair", 4, "train.0.stage", "no stage", "last stage"),
+    (
+        "train: [{center_rewards_coefficient: 1}]\n",
+        *("impossible_pair", 4, "train.0.center_rewards_coefficient", "stage rm", "delete"),
+    ),
+    (
+        "train: [{stage: pt, metric_for_best_model: score}]\n",
+        *("impossible_pair", 4, "train.0.metric_for_best_model", "teaches texts", "eval_loss"),
+    ),
+    ("goal: {on_miss: later}\n", "bad_value", 4, "goal.on_miss", "shrink", "shrink"),
     ("train: [{stage: grpo, num_generations: 1}]\n", "bad_value", 4, "train.0.num_generations", "2", "8"),
     (
         "train: [{stage: grpo, loss_type: sigmoid}]\n",

@@ -1,14 +1,15 @@
-"""A training that will miss deadline or budget says so early, and stops where the recipe says it."""
+"""A training that will miss deadline or budget says so early, and does what the recipe says."""
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from steelyard.artefact import Place, Progress, Watch
+from steelyard.artefact import SHORTER, Place, Progress, Scratch, Watch
 from steelyard.recipe.recipe import Goal, Money
 from steelyard.run.path.pace import SURE_S, Paced, missed
 
@@ -67,3 +68,36 @@ def test_a_pace_is_believed_after_a_while():
 def test_a_budget_is_priced_as_the_plan_prices_it():
     run = run_with(0.0, budget=Money(amount=2.0, currency="USD"))
     assert missed(run, 3600.0) == "" and missed(run, 7201.0).endswith("the budget is 2.00 USD")
+
+
+@pytest.mark.parametrize("on_miss, answer", [("shrink", ""), ("ask", "shrink")])
+def test_a_training_is_shortened_to_what_is_done_in_time(on_miss, answer, tmp_path):
+    run = run_with(100.0, deadline_s=1000.0, on_miss=on_miss)
+    run.watch.ask = lambda question, answers, default: answer
+    paced, scratch = Paced(run), Scratch(tmp_path)
+    paced.log("train.planned", steps=500, ends_after=500)
+    shown(paced, 0.05, 100.0)  # 1,900 s left of it, and 785 s of the deadline: 1000 - 100 - 100 - 15
+    assert paced.missed and paced.stop
+    paced.log("train.checkpoint", step=25)
+    assert paced.shortens(scratch) and not paced.stop and not paced.missed
+    ((at, end),) = json.loads(scratch.read(SHORTER).read_bytes())
+    assert at == 25 and end == pytest.approx(25 + 475 * 0.95 * 785 / 1900, abs=2)
+    assert [event for event, _ in run.notes] == ["goal.missed", "goal.shorter"]
+    shown(paced, 0.5, 100.0)
+    assert not paced.missed
+
+
+def test_where_no_step_is_done_in_time_it_stops(tmp_path):
+    run = run_with(900.0, deadline_s=1000.0, on_miss="shrink")
+    paced = Paced(run)
+    paced.log("train.planned", steps=500, ends_after=500)
+    shown(paced, 0.05, 100.0)
+    assert paced.stop and not paced.shortens(Scratch(tmp_path))
+    assert "no step more" in paced.refusal().why
+
+
+def test_without_a_person_a_question_is_answered_by_its_default(tmp_path):
+    run = run_with(100.0, deadline_s=1000.0, on_miss="ask")
+    paced = Paced(run)
+    shown(paced, 0.05, 100.0)
+    assert paced.missed and not paced.stop and paced.choice == "go_on"

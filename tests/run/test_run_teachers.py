@@ -61,3 +61,24 @@ def test_a_teacher_that_is_not_there_is_refused(distilled):
     done = job.run("validate", str(job.recipe))
     error = json.loads(done.stdout)["error"]
     assert done.returncode == 2 and error["where"]["field"] == "train.0.teacher_model_name_or_path", error
+
+
+def test_a_student_that_writes_has_a_teacher_of_as_many_rows(distilled, tmp_path):
+    """The words are the same; the head of the larger one has a row more, as sizes of one model may."""
+    job = distilled("../teacher, lmbda: 1.0")
+    path = tmp_path / "teacher" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"vocab_size": config["vocab_size"] + 64}))
+    done = job.run("validate", str(job.recipe))
+    error = json.loads(done.stdout)["error"]
+    assert done.returncode == 2 and error["code"] == "train.teacher_vocabulary", error
+    assert "rows" in error["why"]
+
+
+def test_a_reward_model_is_not_served(make_job):
+    job = make_job()
+    text = job.recipe.read_text(encoding="utf-8")
+    begin, end = text.index("train:"), text.index("gate:")
+    job.recipe.write_text(text[:begin] + "train: [{stage: rm}]\n" + text[end:], encoding="utf-8")
+    error = job.error(2)
+    assert error["code"] == "train.reward_not_served" and "--until train" in error["hint"], error

@@ -7,12 +7,13 @@ meaning is no concern of this room.
 
 from .code import code_of
 from .files import check_private, is_private, private_folder, publish_folder, sha256_of, write_durably
-from .scratch import ENDED, Scratch, wrote_otherwise
+from .scratch import ENDED, SHORTER, Scratch, wrote_otherwise
 from .store import Artefact, Draft, Figures, Inputs, Settings, Store, adopt, content_hash, key_of
 from .watch import Place, Progress, Watch
 
 __all__ = [
     "ENDED",
+    "SHORTER",
     "Artefact",
     "Draft",
     "Figures",

@@ -15,6 +15,8 @@ from .files import forget_pages, fsync_file, fsync_folder, private_folder, sha25
 
 # A file of a step's scratch: what ended its last attempt. `run` writes it, the step reads it.
 ENDED = "ended.json"
+# Likewise: which steps to leave out so that the rest is done in time; stays for every later attempt.
+SHORTER = "shorter.json"
 
 
 def set_aside(folder: Path) -> None:

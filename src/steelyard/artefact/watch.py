@@ -93,5 +93,9 @@ class Watch:
     def show(self, progress: Progress, closed: bool = False) -> None:
         """A bar that moved."""
 
+    def ask(self, question: str, answers: tuple[str, ...], default: str) -> str:
+        """One of the answers: of a person, where one is there; else the default."""
+        return default
+
     def progress(self, name: str, total: float | None = None, unit: str = "") -> Progress:
         return Progress(self, name, total, unit)

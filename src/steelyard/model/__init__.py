@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .gguf_writer import Encoding, check_gguf, tensor_count, write_gguf
     from .grids import GRID, read_grid, write_grid
     from .integers import ByRow, Grouped, Rounding, group_of, widened
-    from .kernels import Chance, Dropout
+    from .kernels import Chance, Dropout, rope
     from .llamacpp_file import LLAMACPP_VARIABLE, llamacpp_library
     from .modelfile import modelfile_of
     from .network import load, save
@@ -104,6 +104,7 @@ FILES = {
     "LLAMACPP_VARIABLE": "llamacpp_file",
     "llamacpp_library": "llamacpp_file",
     "modelfile_of": "modelfile",
+    "rope": "kernels",
     "load": "network",
     "save": "network",
     "export_openvino": "openvino_ir",
@@ -207,6 +208,7 @@ __all__ = [
     "read_factors",
     "read_grid",
     "resolve",
+    "rope",
     "save",
     "served_weights",
     "taught_examples",

@@ -73,6 +73,7 @@ def check_folder(folder: Path, use: Use = "serve") -> None:
     is trained where transformers has it.
     """
     _check_config(folder)
+    _check_head(folder)
     family = family_of(folder)
     if use == "train":
         check_trainable(family, folder / "config.json")
@@ -82,6 +83,20 @@ def check_folder(folder: Path, use: Use = "serve") -> None:
         check_not_quantised(folder)
     if family.read is not None and not quantised_as(folder):
         _check_weights(folder, family)
+
+
+def _check_head(folder: Path) -> None:
+    """A model whose head scores whole texts says no next token."""
+    where = folder / "config.json"
+    names = read_json(where).get("architectures") or []
+    if not any(str(name).endswith("ForSequenceClassification") for name in names):
+        return
+    raise WrongUse(
+        "model.reward_model", "a reward model gives scores and no answers",
+        where=Where(str(where), field="architectures"),
+        why=f"its head is that of {names[0]}",
+        hint="transformers' AutoModelForSequenceClassification loads it; here name the model it began from",
+    )  # fmt: skip
 
 
 def forms_of(source: ModelSource) -> tuple[str, ...]:

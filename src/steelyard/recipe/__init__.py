@@ -6,7 +6,7 @@ from typing import Any
 
 from .draft import Answers, DataFile, draft
 from .load import DEFAULT_FILE, load
-from .methods import COMPARED, LIFT_ROUTES, SAMPLING, STEERED, TEACHES
+from .methods import LIFT_ROUTES, SAMPLING, STEERED, TEACHES, apart, writes
 from .methods import WORDS as METHOD_WORDS
 from .recipe import (
     AbilityGate,
@@ -61,7 +61,6 @@ def watts(text: str | float) -> float:
 
 
 __all__ = [
-    "COMPARED",
     "DEFAULT_FILE",
     "LIFT_ROUTES",
     "METHOD_WORDS",
@@ -86,6 +85,7 @@ __all__ = [
     "Source",
     "Stage",
     "Trust",
+    "apart",
     "draft",
     "effective",
     "load",
@@ -93,4 +93,5 @@ __all__ = [
     "per_s",
     "schema",
     "watts",
+    "writes",
 ]

@@ -77,7 +77,11 @@ CHECKPOINTS = Answer(
 HELD_OUT = Answer(
     "a stage holds rows out by val_size and looks at them every eval_steps", "eval_steps: 50", ("steps", "no")
 )
-BEST = Answer("the best checkpoint is that of the least eval_loss", harmless=("eval_loss", "loss", False))
+BEST = Answer(
+    "a look is the best by the least eval_loss, or by the highest score",
+    "metric_for_best_model: score",
+    harmless=(True, False),
+)
 LOGS = Answer("every step is in the run's log and report: steelyard logs, steelyard report")
 PROCESSES = Answer(
     "how many processes train, and in shards or not, are two words", "processes: 2, fsdp: true"
@@ -121,7 +125,7 @@ ANSWERS: dict[str, Answer] = {
     **dict.fromkeys(("saves_per_epoch", "checkpoint_steps", "save_safetensors"), CHECKPOINTS),
     **dict.fromkeys(("eval_strategy", "evaluation_strategy"), HELD_OUT),
     **dict.fromkeys(("evals_per_epoch", "eval_dataset", "do_eval"), HELD_OUT),
-    **dict.fromkeys(("metric_for_best_model", "greater_is_better"), BEST),
+    "greater_is_better": BEST,
     **dict.fromkeys(("per_device_eval_batch_size", "eval_batch_size", "predict_with_generate"), HELD_OUT),
     **dict.fromkeys(("logging_steps", "logging_dir", "logging_strategy", "plot_loss"), LOGS),
     **dict.fromkeys(("run_name", "wandb_project", "wandb_run_id", "use_tensorboard", "use_swanlab"), LOGS),

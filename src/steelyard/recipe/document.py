@@ -228,9 +228,10 @@ class GoalTable(Table):
         "US dollars for one unit of the budget's currency; USD, CNY and EUR have one", 0.0067
     )
     deadline: Seconds | None = say("when the service must be up, from the start of the job", "8h")
-    on_miss: Literal["go_on", "stop"] | None = say(
-        "what a training does that will miss deadline or budget at the measured pace; it is said either way",
-        "stop",
+    on_miss: Literal["go_on", "stop", "shrink", "ask"] | None = say(
+        "what a training does that will miss deadline or budget at the measured pace, which is said either "
+        "way: stop keeps the checkpoint, shrink takes fewer steps, ask asks in a terminal (else go_on)",
+        "shrink",
     )
     latency: LatencyTable | None = say(
         "how fast the service answers", {"ttft_p95": "800ms", "tpot_p95": "60ms"}
@@ -357,6 +358,11 @@ def _names(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _metric(value: Any) -> Any:
+    """transformers' words for the same."""
+    return {"loss": "eval_loss", "eval_score": "score"}.get(value, value) if isinstance(value, str) else value
+
+
 NAMES_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 Modules = Annotated[list[Text], BeforeValidator(_names), WithJsonSchema(NAMES_SCHEMA)]
 Trackers = Annotated[
@@ -365,9 +371,10 @@ Trackers = Annotated[
 
 
 class StageTable(Table):
-    stage: Literal["sft", "pt", "dpo", "kto", "orpo", "distil", "grpo"] | None = say(
+    stage: Literal["sft", "pt", "dpo", "kto", "orpo", "distil", "grpo", "rm"] | None = say(
         "pt (continue) = plain text, sft = answers, distil = answers by a teacher's word for each token, "
-        "dpo and orpo = pairs of answers, kto = rated answers, grpo = sampled answers, rewarded by `compare`",
+        "dpo and orpo = pairs of answers, kto = rated answers, grpo = sampled answers, rewarded by "
+        "`compare`, rm = a reward model from pairs",
         "sft",
     )
     finetuning_type: Literal["lora", "full"] | None = say("what is trained", "lora")
@@ -401,7 +408,8 @@ class StageTable(Table):
     lr_scheduler_type: Scheduler | None = say("how the rate falls", "cosine")
     weight_decay: Annotated[float, Field(ge=0, le=1)] | None = say("of AdamW", 0.0)
     beta: Annotated[float, Field(ge=0, le=100)] | None = say(
-        "dpo, kto, grpo: how closely the model stays to the one it begins from; orpo: weight of the pairs",
+        "dpo, kto, grpo: how closely the model stays to the one it begins from; orpo: weight of the pairs; "
+        "distil with lmbda: 0 forward, 1 reverse divergence from the teacher, between them a mixture",
         0.1,
     )
     loss_type: Annotated[str | list[str], BeforeValidator(_losses)] | None = say(
@@ -421,6 +429,14 @@ class StageTable(Table):
     loss_top_k: Annotated[int, Field(ge=1, le=1024)] | None = say(
         "of distil: the teacher's likeliest tokens that are kept; the others are one class", 64
     )
+    lmbda: Annotated[float, Field(ge=0, le=1)] | None = say(
+        "of distil: share of the steps whose answers the student writes, judged by a teacher beside it "
+        "(trl); 0: the rows' own answers, of which the teacher is asked once",
+        1.0,
+    )
+    center_rewards_coefficient: Annotated[float, Field(ge=0, le=100)] | None = say(
+        "of rm: weight of the rewards' distance from 0 in the loss", 0.01
+    )
     adapter_name_or_path: Text | None = say(
         "of a first stage with LoRA: the adapter of the model that it goes on from, a folder",
         "adapters/support",
@@ -429,11 +445,13 @@ class StageTable(Table):
         "of grpo: answers sampled to a prompt", 8
     )
     max_completion_length: Annotated[int, Field(ge=1, le=1_000_000)] | None = say(
-        "of grpo: tokens of a sampled answer; a longer one is cut and scored as it is", 256
+        "of grpo, distil with lmbda: tokens of a sampled answer; a longer one is cut and taken as it is", 256
     )
-    temperature: Annotated[float, Field(gt=0, le=10)] | None = say("of grpo: of sampling", 1.0)
+    temperature: Annotated[float, Field(gt=0, le=10)] | None = say(
+        "of grpo, distil with lmbda: of sampling; of distil of the divergence too", 1.0
+    )
     top_p: Annotated[float, Field(gt=0, le=1)] | None = say(
-        "of grpo: share of the likeliest tokens that are sampled from", 1.0
+        "of grpo, distil with lmbda: share of the likeliest tokens that are sampled from", 1.0
     )
     scale_rewards: Literal["group", "batch", "none"] | None = say(
         "of grpo: rewards less their mean are divided by their standard deviation, of the prompt's answers "
@@ -461,8 +479,15 @@ class StageTable(Table):
     val_size: Annotated[Share, Field(gt=0, le=0.5)] | None = say(
         "share of the rows held out of this stage for eval_steps", "5%"
     )
-    load_best_model_at_end: bool | None = say("the result is the model of the least eval_loss", True)
-    early_stopping_patience: Count | None = say("looks without a better eval_loss that end the stage", 3)
+    load_best_model_at_end: bool | None = say(
+        "the result is the model of the best look, by metric_for_best_model", True
+    )
+    metric_for_best_model: Annotated[Literal["eval_loss", "score"], BeforeValidator(_metric)] | None = say(
+        "what makes a look the best: the least eval_loss, or of sft the highest score of answers to the rows "
+        "held out, by the gate's compare",
+        "score",
+    )
+    early_stopping_patience: Count | None = say("looks without a better one that end the stage", 3)
     save_steps: Count | None = say("steps between two checkpoints that stay in the artefact", 100)
     save_total_limit: Count | None = say("of those checkpoints the newest that stay; all where left out", 3)
     report_to: Trackers | None = say("where the curve is written too, offline", ["tensorboard"])

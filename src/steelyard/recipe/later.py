@@ -16,8 +16,8 @@ LATER: dict[tuple[str, ...], tuple[tuple[Any, ...] | None, str]] = {
     ("clean", "dedup"): (("semantic",), "example: dedup: near"),
     ("clean", "decontaminate"): (None, "delete the line; held-out rows never equal a training row"),
     ("train", "*", "stage"): (
-        ("pretrain", "rm", "ppo", "cpo", "simpo"),
-        "of those that are: pt, sft, distil, dpo, kto, orpo, grpo",
+        ("pretrain", "ppo", "cpo", "simpo"),
+        "of those that are: pt, sft, distil, dpo, kto, orpo, grpo, rm",
     ),
     ("train", "*", "finetuning_type"): (("qlora", "dora", "freeze"), "example: finetuning_type: lora"),
     ("train", "*", "dataset"): (None, "name the file under `data:`"),

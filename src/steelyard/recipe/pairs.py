@@ -7,12 +7,15 @@ from math import gcd
 from ..errors import WrongUse
 from ..forms import FORMS
 from ..launch import LAUNCHED, check_args
-from .methods import COMPARED, LOSS_TYPES, MERGES, SAMPLING, STEERED, WORDS
+from .methods import LOSS_TYPES, MERGES, SAMPLING, STEERED, WORDS, WRITING, apart, writes
 from .recipe import USD_PER, Recipe, Serve, Source, Stage
 from .tree import Path_, Tree
 
 TABLES = (".xlsx", ".xlsm")
-LOOKING = ("eval_steps", "val_size", "load_best_model_at_end", "early_stopping_patience")
+LOOKING = (
+    *("eval_steps", "val_size", "load_best_model_at_end", "metric_for_best_model"),
+    "early_stopping_patience",
+)
 LATER = (".docx", ".pdf", ".pptx", ".html", ".htm", ".md", ".zip", ".epub")
 
 
@@ -21,6 +24,9 @@ def check_pairs(recipe: Recipe, tree: Tree) -> None:
     _check_data(recipe, tree)
     for i, stage in enumerate(recipe.train):
         _check_stage(stage, ("train", i), tree)
+        if stage.stage == "rm" and i + 1 < len(recipe.train):
+            text = "stage: rm makes a reward model, and no stage can go on from one"
+            _fail(tree, ("train", i, "stage"), text, "make it the last stage, or a recipe of its own")
         _check_rewards(recipe, i, tree)
         if stage.report_to and recipe.trust.level != "open":
             text = f"report_to writes plain files, and trust is {recipe.trust.level}"
@@ -68,6 +74,8 @@ def notes_on(recipe: Recipe) -> tuple[str, ...]:
         notes.append("train is []: data and mix are not used")
     if not recipe.train and (recipe.gate.abilities or recipe.gate.forget):
         notes.append("train is []: gate.abilities and gate.forget are not used, there is no quality gate")
+    if recipe.train and recipe.train[-1].stage == "rm":
+        notes.append("a reward model scores answers and gives none: run this recipe with --until train")
     return tuple(notes)
 
 
@@ -156,6 +164,9 @@ def _check_stage(stage: Stage, at: Path_, tree: Tree) -> None:
         if getattr(stage, name) is not None and stage.stage not in stages:
             text = f"{name} belongs to stage {' and '.join(stages)}, this one is {stage.stage}"
             _fail(tree, (*at, name), text, f"delete {name}")
+    if stage.metric_for_best_model == "score" and stage.stage != "sft":
+        text = f"metric_for_best_model: score needs answers to score, stage: {stage.stage} teaches texts"
+        _fail(tree, (*at, "metric_for_best_model"), text, "metric_for_best_model: eval_loss")
     _check_losses(stage, at, tree)
     _check_adapter(stage, at, tree)
     if stage.train_from_scratch and (stage.stage, stage.finetuning_type, at[-1]) != ("pt", "full", 0):
@@ -164,7 +175,8 @@ def _check_stage(stage: Stage, at: Path_, tree: Tree) -> None:
     if stage.stage == "distil" and not stage.teacher_model_name_or_path:
         text = "stage: distil has no teacher"
         _fail(tree, (*at, "stage"), text, "example: teacher_model_name_or_path: models/larger")
-    if stage.stage not in COMPARED:
+    _check_writing(stage, at, tree)
+    if not apart(stage):
         return
     if stage.packing:
         text = f"stage: {stage.stage} compares answers, which are never packed"
@@ -172,7 +184,7 @@ def _check_stage(stage: Stage, at: Path_, tree: Tree) -> None:
     if stage.overlong not in (None, "drop"):
         text = f"stage: {stage.stage} compares whole answers: none is split or cut"
         _fail(tree, (*at, "overlong"), text, "overlong: drop, or a longer max_length")
-    if stage.beta == 0 and stage.stage != "grpo":
+    if stage.beta == 0 and stage.stage not in ("grpo", "distil"):
         _fail(tree, (*at, "beta"), f"stage: {stage.stage} has a beta above 0", "example: beta: 0.1")
     _check_groups(stage, at, tree)
     if stage.stage == "kto" and stage.per_device_train_batch_size == 1 and stage.loss_type in (None, "kto"):
@@ -180,10 +192,25 @@ def _check_stage(stage: Stage, at: Path_, tree: Tree) -> None:
         _fail(tree, (*at, "per_device_train_batch_size"), text, "example: per_device_train_batch_size: 4")
 
 
+def _check_writing(stage: Stage, at: Path_, tree: Tree) -> None:
+    """What belongs to a student that writes its answers, or to one that does not."""
+    if stage.stage != "distil":
+        return
+    for name in WRITING:
+        if getattr(stage, name) is not None and not writes(stage):
+            text = f"{name} belongs to a distil whose student writes answers, by lmbda above 0"
+            _fail(tree, (*at, name), text, f"delete {name}, or lmbda: 1.0")
+    if writes(stage) and stage.loss_top_k:
+        text = "with lmbda above 0 the teacher's whole distribution is compared"
+        _fail(tree, (*at, "loss_top_k"), text, "delete loss_top_k, or lmbda")
+    if stage.beta is not None and stage.beta > 1:
+        _fail(tree, (*at, "beta"), "beta of distil is between 0 and 1", "example: beta: 1.0")
+
+
 def _check_groups(stage: Stage, at: Path_, tree: Tree) -> None:
     """A step of grpo has whole groups: each of its prompts with all its answers."""
     micro, accum = stage.per_device_train_batch_size, stage.gradient_accumulation_steps
-    answers = stage.num_generations or SAMPLING["num_generations"]
+    answers = stage.num_generations or SAMPLING["grpo"]["num_generations"]
     if stage.stage != "grpo" or not micro or not accum or micro * accum % answers == 0:
         return
     text = f"a step of {micro} x {accum} answers holds no whole number of groups of num_generations {answers}"
@@ -192,9 +219,20 @@ def _check_groups(stage: Stage, at: Path_, tree: Tree) -> None:
 
 
 def _check_rewards(recipe: Recipe, i: int, tree: Tree) -> None:
-    """grpo rewards by functions: a judge is none."""
+    """grpo and looks at answers score by functions: a judge is none."""
     gates = recipe.gate.abilities
     judged = [name for name in recipe.abilities if name in gates and gates[name].compare == "judge"]
+    scores = recipe.train[i].metric_for_best_model == "score"
+    if scores and ("auto" in recipe.mix.values() or recipe.goal.lift):
+        text = (
+            "metric_for_best_model: score looks at a stage's own rows, mix: auto and lift at each ability's"
+        )
+        at = ("train", i, "metric_for_best_model")
+        _fail(tree, at, text, "metric_for_best_model: eval_loss, or a mix of fixed weights")
+    if scores and judged and len(judged) == len(recipe.abilities):
+        text = "metric_for_best_model: score compares by an ability's compare, and every one is judge"
+        at = ("train", i, "metric_for_best_model")
+        _fail(tree, at, text, "metric_for_best_model: eval_loss, or another compare")
     if recipe.train[i].stage == "grpo" and judged:
         text = f"stage: grpo rewards an answer by its ability's compare, and that of {judged[0]} is judge"
         hint = "compare: text, json, label, contains, number or chrf; or leave this stage out"

@@ -62,7 +62,7 @@ class Goal:
 
     budget: Money | None = None
     deadline_s: float | None = None
-    on_miss: str = "go_on"  # or "stop": the checkpoint is kept, and a person decides
+    on_miss: str = "go_on"  # or stop: the checkpoint is kept; shrink: fewer steps; ask: in a terminal
     ttft_s: dict[str, float] = field(default_factory=dict)
     tpot_s: dict[str, float] = field(default_factory=dict)
     load: Load | None = None
@@ -102,7 +102,7 @@ class Clean:
 class Stage:
     """One stage of training, in the words of TRL and LLaMA-Factory; None = the planner fills it."""
 
-    stage: Literal["sft", "pt", "dpo", "kto", "orpo", "distil", "grpo"] = "sft"
+    stage: Literal["sft", "pt", "dpo", "kto", "orpo", "distil", "grpo", "rm"] = "sft"
     finetuning_type: Literal["lora", "full"] = "lora"
     train_from_scratch: bool = False  # of a first stage pt: the base gives its sizes and tokenizer alone
     engine: Literal["own", "trl"] | None = None
@@ -131,6 +131,8 @@ class Stage:
     undesirable_weight: float | None = None
     teacher_model_name_or_path: str | None = None
     loss_top_k: int | None = None
+    lmbda: float | None = None
+    center_rewards_coefficient: float | None = None
     adapter_name_or_path: str | None = None  # of a first stage: where its LoRA goes on from
     num_generations: int | None = None
     max_completion_length: int | None = None
@@ -146,6 +148,7 @@ class Stage:
     eval_steps: int | None = None
     val_size: float | None = None
     load_best_model_at_end: bool | None = None
+    metric_for_best_model: Literal["eval_loss", "score"] | None = None
     early_stopping_patience: int | None = None
     save_steps: int | None = None
     save_total_limit: int | None = None

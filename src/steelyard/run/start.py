@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..artefact import Place, Watch
-from ..errors import Problem, Stopped, writing_in
+from ..errors import Problem, Stopped, Where, WrongUse, writing_in
 from ..planner import Plans, optional_steps
 from ..recipe import Recipe
 from ..report import save
@@ -21,6 +21,20 @@ from .record.outcome import Outcome, names_until
 from .record.workdir import LoggedWatch, locked, opened
 
 Confirm = Callable[[Ready], bool]
+UNSERVED = ("plan", "clean", "train")
+
+
+def check_until(recipe: Recipe, until: str) -> None:
+    """Raises WrongUse where a reward model would be compressed, judged or served."""
+    stages = recipe.train
+    if not stages or stages[-1].stage != "rm" or until in UNSERVED:
+        return
+    raise WrongUse(
+        "train.reward_not_served",
+        "stage: rm makes a reward model, which gives scores and no answers: it cannot be judged or served",
+        where=Where(str(recipe.path), field=f"train.{len(stages) - 1}.stage"),
+        hint="steelyard up RECIPE --until train leaves it as a checkpoint",
+    )
 
 
 def up(
@@ -38,6 +52,7 @@ def up(
     `until` is plan or one of STEP_NAMES (record/outcome.py); with `keep` the service lives on after the call.
     `language` is the report's: en or zh.
     """
+    check_until(recipe, until)
     place = opened(recipe, workdir)
     logged = LoggedWatch(place, watch or Watch())
     if place.keys and place.keys.notice:

@@ -13,7 +13,7 @@ and skipped batches; OLMo-core's SkipStepOptimizer leaves out steps 6 deviations
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean, pstdev
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 from steelyard.errors import CheckFailed, Lacking, Problem
 
 from .mends import Batches, Mends
-from .packing import Schedule
+from .packing import Schedule, writes
 from .rows import Rows, TrainingExample
 
 MOST_SKIPPED = 3  # batches of a run
@@ -51,9 +51,14 @@ class Diverged(CheckFailed):
         self.step, self.rows = step, rows  # from 0; names of its rows
 
 
-def mended(mends: Mends, problem: Problem, plan: Schedule, rows: Rows, stage: str) -> Mends:
+def adds_up(settings: Mapping[str, Any]) -> bool:
+    """Whether the loss of a step is the sum of that of its parts, whatever these are."""
+    return settings["stage"] in SUMMED and not writes(settings)
+
+
+def mended(mends: Mends, problem: Problem, plan: Schedule, rows: Rows, settings: Mapping[str, Any]) -> Mends:
     """What to do otherwise after this problem. Raises it, or what is left to say, where nothing helps."""
-    if isinstance(problem, OutOfMemory) and stage in SUMMED:
+    if isinstance(problem, OutOfMemory) and adds_up(settings):
         return smaller(mends, problem.batches or plan.steps[problem.step], rows, problem)
     if isinstance(problem, Diverged):
         return without(mends, problem)

@@ -25,11 +25,13 @@ from steelyard.processes import lacks_memory
 from .faults import OutOfMemory, diverged, spikes
 from .mends import Mends
 from .methods import METHODS, answer_loss_sum
-from .packing import Schedule, learning_rate
+from .packing import Schedule
 from .rows import Rows, TrainingExample, batch_of
+from .steering.answers import greedy
 from .steering.course import Due, course_figures
 from .steering.looks import Held, look_at, loss_of, summary
 from .steering.mix import Steering
+from .steering.questions import Questions
 from .steering.validation import best, is_due, kept_steps, look_places, stops_early
 from .trainable import Trainable
 
@@ -62,6 +64,7 @@ class Loop:
     steering: Steering | None = None  # of a mix that follows the looks at `held`
     held: Held = field(default_factory=dict)  # rows by ability, in place of `looks`
     bar: str = "train"  # name of its progress
+    questions: Questions | None = None
     done: int = 0
     saved: int = 0
     curve: list[dict[str, Any]] = field(default_factory=list)
@@ -105,17 +108,28 @@ class Loop:
     def run(self) -> None:
         """All steps that are left, and the best model of them where that is asked for."""
         due = Due(self.settings.get("checkpoint_steps"))
-        left = self.plan.tokens - sum(int(point["tokens"]) for point in self.curve)
+        left = self._planned_tokens() - sum(int(point["tokens"]) for point in self.curve)
         with self.watch.progress(self.bar, left, "tokens") as bar:
             while not self._ended():
                 if self.done in self.mends.skipped:
                     self.done += 1
                     continue
                 self._take_step(bar)
-                if due.is_due(self.done) and self.done < len(self.plan.steps):
+                if due.is_due(self.done) and self.done < self.end:
                     started = time.monotonic()
                     self.save()
                     due.saved(time.monotonic() - started)
+
+    @property
+    def end(self) -> int:
+        """Steps in all."""
+        return self.mends.end(len(self.plan.steps))
+
+    def _planned_tokens(self) -> int:
+        if self.end == len(self.plan.steps):
+            return self.plan.tokens
+        rows = (row for step in self.plan.steps[: self.end] for batch in step for row in batch)
+        return sum(len(self.rows.examples[row].ids) for row in rows)
 
     def _step_or_fault(self) -> dict[str, float]:
         """Raises OutOfMemory where an allocation failed."""
@@ -128,7 +142,7 @@ class Loop:
 
     def _ended(self) -> bool:
         patience = self.settings.get("early_stopping_patience")
-        return self.done >= len(self.plan.steps) or stops_early(self.curve, patience)
+        return self.done >= self.end or stops_early(self.curve, patience)
 
     def _take_step(self, bar: Progress) -> None:
         """One step and what is due after it: a look at the held-out rows, a checkpoint that stays."""
@@ -138,22 +152,31 @@ class Loop:
         self.curve.append(point)
         self.done += 1
         steps = len(self.plan.steps)
-        if (self.looks or self.held) and is_due(self.done, steps, self.settings.get("eval_steps")):
-            point |= self.look_each() if self.held else {"eval_loss": self.look()}
+        is_last = self.done == self.end
+        if (self.looks or self.held) and (
+            is_last or is_due(self.done, steps, self.settings.get("eval_steps"))
+        ):
+            point |= self.look_each() if self.held else self.look()
             self._steer()
             if self.settings.get("load_best_model_at_end") and best(self.curve) is point:
                 self._put_aside(BEST.format(self.done))
         if self.done in kept_steps(self.curve, steps, self.settings):
             self._put_aside(KEPT.format(self.done))
         self.tell(point)
-        shown = {name: point[name] for name in ("loss", "eval_loss") if name in point}
+        shown = {name: point[name] for name in ("loss", "eval_loss", "eval_score") if name in point}
         bar.advance(int(point["tokens"]), **shown, tokens_per_s=point["tokens"] / self.step_s[-1])
 
-    def look(self) -> float:
-        """Mean loss of a learnt token of the held-out rows."""
+    def look(self) -> dict[str, float]:
+        """Mean loss of a learnt token of the held-out rows; where answers are scored, their mean score."""
         self.watch.log("train.evaluating", step=self.done)
         losses = [answer_loss_sum(self.network, batch_of(rows, self.network)) for rows in self.looks]
-        return sum(losses) / max(1, sum(row.taught_tokens for rows in self.looks for row in rows))
+        tokens = sum(row.taught_tokens for rows in self.looks for row in rows)
+        measures = {"eval_loss": sum(losses) / max(1, tokens)}
+        if self.questions is None:
+            return measures
+        prompts, most = [[getattr(q, name) for q in self.questions.asked] for name in ("prompt", "most")]
+        answers = greedy(self.network, prompts, most, self.questions.ends)
+        return measures | {"eval_score": self.questions.score(answers)}
 
     def look_each(self) -> dict[str, Any]:
         """Loss and right answers of each ability's held-out rows, and the mean loss of all that is taught."""
@@ -228,7 +251,7 @@ class Loop:
             loss += self.micro_step(batch, max(total, 1))
             self._must_be_finite("loss", loss, batch)
         self._must_be_like_before(loss, [row for batch in batches for row in batch])
-        rate = learning_rate(self.done, len(self.plan.steps), self.settings)
+        rate = self.mends.rate(self.done, len(self.plan.steps), self.settings)
         self.update(rate, [row for batch in batches for row in batch])
         tokens = sum(len(row.ids) for batch in batches for row in batch)
         return {"step": self.done + 1, "loss": loss, "tokens": tokens, "learning_rate": rate}

@@ -98,6 +98,12 @@ class Mix:
     shares: Mapping[str, float] = field(default_factory=dict)
 
 
+def writes(settings: Mapping[str, Any]) -> bool:
+    """Whether the model itself writes the answers that it learns from, so that rows are prompts."""
+    lmbda = (settings.get("method") or {}).get("lmbda")
+    return settings.get("stage") == "grpo" or (settings.get("stage") == "distil" and bool(lmbda))
+
+
 def prompts_of(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     """The same settings, counted in rows: of grpo micro_batch and grad_accum count the answers to them."""
     if settings["stage"] != "grpo":
@@ -203,8 +209,9 @@ SCHEDULERS: dict[str, Callable[[float], float]] = {
 }
 
 
-def learning_rate(step: int, steps: int, settings: Mapping[str, Any]) -> float:
-    """Rate of step (from 0): a linear warm-up, then as lr_scheduler_type says; `constant` has no warm-up."""
+def learning_rate(step: float, steps: int, settings: Mapping[str, Any]) -> float:
+    """Rate of step (from 0, or between two): a linear warm-up, then as lr_scheduler_type says; `constant` has
+    no warm-up."""
     name, rate = settings.get("lr_scheduler_type", "cosine"), settings["learning_rate"]
     warmup = 0 if name == "constant" else warmup_steps(steps, settings)
     if step < warmup:

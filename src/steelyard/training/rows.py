@@ -16,7 +16,7 @@ from steelyard.errors import Where, WrongUse
 from steelyard.model import Example, Tokenizer, Unteachable, compared_examples
 
 from .overlong import fitted
-from .packing import Schedule
+from .packing import Schedule, writes
 
 SIZE_STEP = 32
 OVERLONG = "split"
@@ -69,6 +69,7 @@ class Rows:
     split: set[int] = field(default_factory=set)
     truncated: set[int] = field(default_factory=set)
     left_out: dict[str, set[int]] = field(default_factory=dict)  # "thought" -> rows without it
+    told: Any = None  # the file behind each example's `soft` (teacher.py), for an engine in another process
 
     def account(self, plan: Schedule, of: str = "all") -> dict[str, Any]:
         """taught.json: where every row ended, and the tokens of those taught, each counted once.
@@ -128,7 +129,7 @@ def _examples(
     if settings.get("stage") == "grpo":
         yield _rewarded(raw, number, tokenizer, settings["max_length"])
         return
-    if kind in COMPARED:
+    if kind in COMPARED or writes(settings):
         yield _compared(raw, number, tokenizer, settings["max_length"])
         return
     result = fitted(tokenizer, raw, settings["max_length"], settings.get("overlong") or OVERLONG)

@@ -16,15 +16,17 @@ from steelyard.artefact import Draft, Figures, Inputs, Settings, Watch
 from steelyard.compression import calibrated_matrices
 from steelyard.errors import Resumable, WrongUse
 from steelyard.model import GRID, Tokenizer, write_grid
+from steelyard.shape import read_json
 
 from .abilities.lift import lifted
 from .abilities.steered import check_rows, finished, first_mix, steered_job
 from .engines import TrainEngine, TrainJob, engine_of
 from .faults import Diverged, OutOfMemory, mended
 from .mends import Mends, read_mends, was_killed, write_mends
-from .packing import Schedule, prompts_of, schedule
+from .packing import Schedule, prompts_of, schedule, writes
 from .rows import COMPARED, Rows, TrainingExample, read_rows
 from .steering.mix import LIFT_ROWS, LIFT_SHARE, hold_out_each
+from .steering.questions import questions_of
 from .steering.validation import hold_out
 from .teacher import with_teacher
 from .trackers import trackers
@@ -45,6 +47,7 @@ def train(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figur
     tokenizer = Tokenizer(base)
     rows = read_rows(inputs.artefacts["dataset"].path("train.jsonl"), tokenizer, settings)
     settings = held_out_from(rows, settings)
+    questions = questions_of(inputs.artefacts["dataset"].path("train.jsonl"), base, rows, settings)
     examples = rows.examples
     lengths = [max(len(each.ids) for each in row.sequences) for row in examples]
     weights = [row.weight for row in examples]
@@ -53,20 +56,23 @@ def train(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figur
         raise no_rows(rows, settings)
     account = rows.account(plan, settings.get("rows", "all"))
     longest = longest_step(examples, plan)
-    watch.log("train.planned", steps=len(plan.steps), longest_step=longest, **account)
-    if "teacher" in settings:
+    ends = read_mends(out.scratch).end(len(plan.steps))
+    watch.log("train.planned", steps=len(plan.steps), ends_after=ends, longest_step=longest, **account)
+    if "teacher" in settings and not writes(settings):
         place = None if out.scratch.keys else out.scratch.folder
-        rows = with_teacher(rows, Path(settings["teacher"]), settings, place, watch)
+        asked = {**settings, "vocab": vocabulary_of(base)}
+        rows = with_teacher(rows, Path(settings["teacher"]), asked, place, watch, engine.ask)
     held_out = held_out_of(inputs, base, settings)
     tell, end = trackers(settings.get("report_to") or (), tracking_folder(out), out.key[:12])
     try:
-        job = TrainJob(base, rows, plan, settings, held_out, tell)
+        job = TrainJob(base, rows, plan, settings, held_out, questions, tell)
         figures, plan = taught(engine, job, tokenizer, out, watch)
     finally:
         end()
     account = rows.account(plan, settings.get("rows", "all"))
-    if "best_step" in figures:
-        until = replace(plan, steps=plan.steps[: int(figures["best_step"])])
+    reached = figures.get("best_step", len(plan.steps) - figures.get("steps_left_out", 0))
+    if reached < len(plan.steps):
+        until = replace(plan, steps=plan.steps[: int(reached)])
         account = rows.account(until, settings.get("rows", "all"))
     (out.folder / TAUGHT).write_text(json.dumps(account, indent=1, sort_keys=True) + "\n", "utf-8")
     return figures
@@ -136,6 +142,12 @@ def grid_of(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Pat
     return written
 
 
+def vocabulary_of(base: Path) -> int:
+    """Rows of a model's embedding."""
+    config = read_json(base / "config.json")
+    return int(config.get("vocab_size") or config["text_config"]["vocab_size"])
+
+
 def longest_step(examples: Sequence[TrainingExample], plan: Schedule) -> float:
     """How many times the work of the median step the largest step is: one that takes long is no hang.
 
@@ -169,14 +181,14 @@ def carried_out(engine: TrainEngine, job: TrainJob, out: Draft, watch: Watch) ->
     """
     mends = read_mends(out.scratch)
     if was_killed(out.scratch):
-        mends = note(mended(mends, killed(job), job.plan, job.rows, job.settings["stage"]), out, watch)
+        mends = note(mended(mends, killed(job), job.plan, job.rows, job.settings), out, watch)
     while True:
         try:
-            return engine.run(replace(job, mends=mends), out, watch) | mends.figures()
+            return engine.run(replace(job, mends=mends), out, watch) | mends.figures(len(job.plan.steps))
         except (OutOfMemory, Diverged) as problem:
             rows = {"rows": problem.rows} if isinstance(problem, Diverged) else {}
             watch.log("train.fault", step=problem.step + 1, what=problem.message, **rows)
-            mends = mended(mends, problem, job.plan, job.rows, job.settings["stage"])
+            mends = mended(mends, problem, job.plan, job.rows, job.settings)
             note(mends, out, watch)
             clear(out.folder)
             if isinstance(problem, OutOfMemory):

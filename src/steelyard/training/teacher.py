@@ -1,5 +1,7 @@
 """What a larger model says of every taught token: its likeliest next tokens, kept on disk.
 
+An engine asks it (here the engine own), and each reads the same file.
+
     told.ids [T, K] int32            T taught tokens of all examples, in their order
     told.logps [T, K] float16
     told.done                        how many of them are whole: a killed pass goes on there
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,10 +52,20 @@ class Told:
         return int(path.read_text()) if path.exists() else 0
 
 
+# (rows, the teacher's folder, settings, what it has told so far, watch): asks it the rest. Raises Stopped.
+Ask = Callable[[Rows, Path, Mapping[str, Any], Told, Watch], None]
+
+
 def with_teacher(
-    rows: Rows, teacher: Path, settings: Mapping[str, Any], scratch: Path | None, watch: Watch
+    rows: Rows,
+    teacher: Path,
+    settings: Mapping[str, Any],
+    scratch: Path | None,
+    watch: Watch,
+    ask: Ask | None = None,
 ) -> Rows:
-    """The same rows, each with what the teacher says of its taught tokens.
+    """The same rows, each with what the teacher says of its taught tokens; the engine own asks where no other
+    `ask` is given.
 
     Kept in `scratch` for the next attempt; None (sealed work): in memory. Raises Stopped.
     """
@@ -63,13 +75,13 @@ def with_teacher(
     told = Told(folder, sum(row.taught_tokens for row in rows.examples), top)
     ids, logps = told.arrays()
     if told.done() < told.tokens:
-        ask(rows, teacher, settings, told, watch)
+        (ask or ask_here)(rows, teacher, settings, told, watch)
     ends = np.cumsum([row.taught_tokens for row in rows.examples])
     examples = [
         replace(row, soft=(ids[end - row.taught_tokens : end], logps[end - row.taught_tokens : end]))
         for row, end in zip(rows.examples, ends, strict=True)
     ]
-    return replace(rows, examples=examples)
+    return replace(rows, examples=examples, told=told)
 
 
 def key_of(rows: Rows, settings: Mapping[str, Any], top: int) -> str:
@@ -80,7 +92,7 @@ def key_of(rows: Rows, settings: Mapping[str, Any], top: int) -> str:
     return digest.hexdigest()[:16]
 
 
-def ask(rows: Rows, teacher: Path, settings: Mapping[str, Any], told: Told, watch: Watch) -> None:
+def ask_here(rows: Rows, teacher: Path, settings: Mapping[str, Any], told: Told, watch: Watch) -> None:
     """Run the teacher over all examples that it has not answered yet."""
     import torch
 
@@ -95,16 +107,20 @@ def ask(rows: Rows, teacher: Path, settings: Mapping[str, Any], told: Told, watc
         for number, batch in enumerate(batches(rows.examples)):
             count = sum(row.taught_tokens for row in batch)
             if start >= begun:
-                best, found = likeliest(network, batch, told.top)
+                best, found = likeliest(network, batch, told.top, settings.get("vocab"))
                 ids[start : start + count], logps[start : start + count] = found, best
                 bar.advance(count)
                 if number % SAVE_EVERY == 0 or watch.stop:
                     save(told, start + count, ids, logps)
                 if watch.stop:
-                    hint = "run the same command again: it goes on from there"
-                    raise Stopped("train.stopped", "stopped while the teacher was asked", hint=hint)
+                    raise stopped()
             start += count
     save(told, told.tokens, ids, logps)
+
+
+def stopped() -> Stopped:
+    hint = "run the same command again: it goes on from there"
+    return Stopped("train.stopped", "stopped while the teacher was asked", hint=hint)
 
 
 def batches(rows: Sequence[TrainingExample]) -> Iterator[list[TrainingExample]]:
@@ -119,15 +135,18 @@ def batches(rows: Sequence[TrainingExample]) -> Iterator[list[TrainingExample]]:
         yield batch
 
 
-def likeliest(network: Any, rows: Sequence[TrainingExample], top: int) -> tuple[Any, Any]:
-    """([N, K] log-probabilities, [N, K] ids) of the tokens that the teacher holds likeliest."""
+def likeliest(
+    network: Any, rows: Sequence[TrainingExample], top: int, vocab: int | None = None
+) -> tuple[Any, Any]:
+    """([N, K] log-probabilities, [N, K] ids) of the tokens that the teacher holds likeliest, of the first
+    `vocab`: two sizes of a model may have different numbers of rows without a token."""
     import torch
 
     batch = batch_of(rows, network)
     hidden = network.flat(batch.ids, batch.positions, batch.layout, batch.before)[: batch.answers]
     found = []
     for part in hidden.split(HEAD_CHUNK_TOKENS):
-        found.append(((part @ network.output.t()).float().log_softmax(1)).topk(top, dim=1))
+        found.append(((part @ network.output.t())[:, :vocab].float().log_softmax(1)).topk(top, dim=1))
     return (
         torch.cat([best for best, _ in found]).half().numpy(),
         torch.cat([ids for _, ids in found]).int().numpy(),

@@ -100,7 +100,8 @@ def _mlflow(folder: Path, name: str) -> tuple[Tell, Callable[[], None]]:
 
 def _metrics(point: Mapping[str, float]) -> dict[str, float]:
     """By the names that transformers' Trainer gives them."""
-    names = {"loss": "train/loss", "eval_loss": "eval/loss", "learning_rate": "train/learning_rate"}
+    names = {"loss": "train/loss", "eval_loss": "eval/loss", "eval_score": "eval/score"}
+    names |= {"learning_rate": "train/learning_rate"}
     return {names[name]: float(value) for name, value in point.items() if name in names}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import time
@@ -20,10 +21,11 @@ from .whole import Whole
 
 LINE_EVERY_S = 10
 STOP_WITHIN_S = 3  # a step that meets no safe point by then is stopped where it is; its last checkpoint holds
-FIELDS_SHOWN = ("loss", "eval_loss", "tokens_per_s")
-CURVES = ("loss", "eval_loss")  # fields with their course so far beside them
+FIELDS_SHOWN = ("loss", "eval_loss", "eval_score", "tokens_per_s")
+CURVES = ("loss", "eval_loss", "eval_score")  # fields with their course so far beside them
 BARS = "▁▂▃▄▅▆▇█"
 BARS_SHOWN = 12
+ANSWER_S = 60.0  # for a question during a run, which works on meanwhile
 
 
 class Terminal(Watch):
@@ -122,6 +124,26 @@ class Terminal(Watch):
             if not self.bars:
                 self.close()
 
+    def ask(self, question: str, answers: tuple[str, ...], default: str) -> str:
+        """One of the answers, by its number or its name; after a while without any the default."""
+        if OPTIONS.json or OPTIONS.quiet or not sys.stdin.isatty():
+            return default
+        self.close()
+        self.bars = {}
+        listed = ", ".join(f"{number} = {answer}" for number, answer in enumerate(answers, 1))
+        note(say("{question}: {listed}? ({default} after {time})", question=question, listed=listed,
+                 default=default, time=show_s(ANSWER_S)))  # fmt: skip
+        word = self._line_within(ANSWER_S)
+        names = {str(number): answer for number, answer in enumerate(answers, 1)}
+        return names.get(word, word if word in answers else default)
+
+    def _line_within(self, limit_s: float) -> str:
+        end = time.monotonic() + limit_s
+        while time.monotonic() < end and not self.stop:
+            if select.select([sys.stdin], [], [], 0.2)[0]:
+                return sys.stdin.readline().strip()
+        return ""
+
     def _rich(self) -> Any:
         if self.rich is None:
             from rich.console import Console
@@ -170,6 +192,7 @@ STEP_TEXTS = {
     " clean: {{pii: mask}} replaces them",
     "train.fault": "note: {what}",
     "goal.missed": "note: {what}",
+    "goal.shorter": "note: {what}",
     "train.mended": "note: going on from the last checkpoint: each micro-batch in {parts} parts, without the"
     " batches of steps {steps}",
     "train.killed": "note: the training was ended for its memory; it goes on with smaller micro-batches",
@@ -181,6 +204,7 @@ FAULTS = (
     "train.killed",
     "train.hung",
     "goal.missed",
+    "goal.shorter",
 )  # what a training met, and does now
 WHOLE_STEPS = ("train", "clean")  # steps whose one bar is all of their work
 
@@ -255,6 +279,8 @@ def _amount(done: float, unit: str) -> str:
 def _field(name: str, value: float) -> str:
     if name == "tokens_per_s":
         return f"{value:,.0f} tok/s"
+    if name == "eval_score":
+        return f"{say('held-out score')} {value:.0%}"
     return f"{say('held-out loss') if name == 'eval_loss' else say('loss')} {value:.3g}"
 
 

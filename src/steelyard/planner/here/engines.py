@@ -11,6 +11,8 @@ from typing import Any
 
 from steelyard.ledger import Row
 
+from .local_train import writing
+
 
 @dataclass(frozen=True, slots=True)
 class Engine:
@@ -44,11 +46,14 @@ def engine_of(stage: Mapping[str, Any]) -> Engine:
 
 
 SAMPLED_SPREAD = 1.0  # of a stage whose answers are as long as the model makes them
+TAUGHT_SPREAD = 0.5  # of one whose teacher is asked: counted by its weights alone
 
 
 def spread_of(stage: Mapping[str, Any]) -> float:
     """Of the times of a stage."""
-    return SAMPLED_SPREAD if stage.get("stage") == "grpo" else engine_of(stage).spread
+    if writing(stage):
+        return SAMPLED_SPREAD
+    return max(engine_of(stage).spread, TAUGHT_SPREAD if stage.get("teacher_params") else 0.0)
 
 
 LIBRARY_BYTES = 4.5e8  # resident of torch and transformers, before any weight

@@ -39,7 +39,16 @@ from .local_serve import (
     serve_rates,
     step_bytes,
 )
-from .local_train import Packed, optimiser_terms, packed, sizes_of, train_rates, trained_params
+from .local_train import (
+    Packed,
+    of_kind,
+    optimiser_terms,
+    packed,
+    sizes_of,
+    train_rates,
+    trained_params,
+    writing,
+)
 from .local_train import memory_terms as train_memory_terms
 from .local_train import step_terms as train_step_terms
 from .pruning import forward_s, prune_parts, prune_peak_bytes
@@ -98,6 +107,7 @@ EXACT_SLOWER = 1.8  # f32 arithmetic against bf16 in the engine: 2 in prefill, 1
 EXACT_BYTES = 0.75  # of the stored file more: weights stand widened beside it
 SAMPLES = {"max_num_batched_tokens": 2048, "max_num_seqs": 1024}  # transformers takes all sequences at once
 SAMPLED_SLOWER = 4.0  # transformers' generation against the engine's
+LOOKS, SCORED, SCORED_AT_ONCE = 10, 64, 16  # of a stage that scores answers, where eval_steps says nothing
 BASE_RAMBLES = 2.0  # an untuned model answers until its budget: twice the longest reference
 
 
@@ -252,6 +262,8 @@ def _stage(settings: Mapping[str, Any], shape: Shape, calibration: Calibration, 
     parts["optimiser"] = optimiser_s * run.steps
     parts |= _sampling(settings, shape, calibration, facts, run)
     parts |= looking_s(settings, facts, run, step_s, sum(micro.values()))
+    parts |= _teacher(settings, shape, facts, run, sum(micro.values()))
+    parts |= _scores(settings, shape, calibration, facts, run)
     busy_s = sum(parts.values())
     saves = busy_s / max(
         20.0, 20.0 * rates.checkpoint.total({"start": 1.0, "each": 12 * trained_params(row)})
@@ -265,14 +277,16 @@ def _stage(settings: Mapping[str, Any], shape: Shape, calibration: Calibration, 
     }
     fullest = sizes_of(shape, settings, run, run.most_tokens)
     held = UP_BYTES + TOKENIZER_BYTES + rates.memory.total(train_memory_terms(fullest)) * engine.memory
+    held = _with_teacher(settings, held)
     return _Step.of(parts, held, steps=float(run.steps), step_s=step_s, tokens=_tokens(run))
 
 
 def _sampling(
     settings: Mapping[str, Any], shape: Shape, calibration: Calibration, facts: DataFacts, run: Packed
 ) -> dict[str, float]:
-    """Of grpo the answers of each step, sampled at once, as long as those of the rows; {} of other stages."""
-    if settings.get("stage") != "grpo":
+    """Of the answers that the model writes those of each step, at once, as long as those of the rows; {} of
+    stages without."""
+    if not writing(settings):
         return {}
     rates, row = serve_rates(calibration, "bf16").step, engine_row(shape, "bf16")
     each = settings["micro_batch"] * settings["grad_accum"]
@@ -325,6 +339,44 @@ def _qat(
     step_s = trained.figures["step_s"] + left.params * ROUND_S
     peak = trained.figures["peak_rss_bytes"] + 6.0 * left.params
     return {"qat": _Step.of({**trained.parts, **parts}, peak, step_s=step_s, **more)}
+
+
+def _scores(
+    settings: Mapping[str, Any], shape: Shape, calibration: Calibration, facts: DataFacts, run: Packed
+) -> dict[str, float]:
+    """Of a stage that scores answers at its looks those answers, as long as the rows' own; {} of others."""
+    if settings.get("metric_for_best_model") != "score":
+        return {}
+    rates, row = serve_rates(calibration, "bf16").step, engine_row(shape, "bf16")
+    questions = max(1, min(SCORED, round(settings["val_size"] * facts.rows)))
+    answer = max(1, round(facts.mean_length * facts.answer_share))
+    prompt = max(1, round(facts.mean_length) - answer)
+    looks = run.steps // (settings.get("eval_steps") or max(1, run.steps // LOOKS)) + 1
+    look_s = batch_wall_s(rates, row, questions, prompt, answer, SCORED_AT_ONCE, SAMPLES)
+    return {"scores": looks * look_s * SAMPLED_SLOWER}
+
+
+def _teacher(
+    settings: Mapping[str, Any], shape: Shape, facts: DataFacts, run: Packed, micro_s: float
+) -> dict[str, float]:
+    """A teacher's forward passes: of each row once, or of all that is taught where it stands beside the
+    student. A pass takes its share of the student's own, by the weights."""
+    params = settings.get("teacher_params")
+    if not params:
+        return {}
+    passes = 2.0 if settings["finetuning_type"] == "lora" else 3.0
+    token_s = micro_s / max(1.0, run.micro_tokens) / passes * params / shape.params
+    tokens = run.tokens if writing(settings) else of_kind(facts, settings)[0].tokens
+    return {"teacher": token_s * tokens}
+
+
+def _with_teacher(settings: Mapping[str, Any], held: float) -> float:
+    """Bytes of the process: of the teacher's weights too, where it stands beside the student; else the larger
+    of both."""
+    teacher = settings.get("teacher_params", 0) * (2.0 if settings["dtype"] == "bf16" else 4.0)
+    if not teacher:
+        return held
+    return held + teacher if writing(settings) else max(held, UP_BYTES + TORCH_BYTES + teacher)
 
 
 def _tokens(run: Packed) -> float:

@@ -90,14 +90,20 @@ def _held_share(facts: DataFacts, settings: Mapping[str, Any]) -> float:
 def of_kind(facts: DataFacts, settings: Mapping[str, Any]) -> tuple[DataFacts, int]:
     """What a stage sees where some data are answers to compare; sequences a row, all of one length."""
     pairs, labels = facts.pairs or 0, facts.labels or 0
-    if settings.get("stage") == "grpo":
-        return sampled(facts, settings["method"]["num_generations"]), 1
+    if writing(settings):
+        return sampled(facts, settings["method"].get("num_generations", 1)), 1
     if not pairs + labels or settings.get("rows") == "texts":
         return facts, 1
     each = 2 if settings["rows"] == "pairs" else 1
     rows = {"pairs": pairs, "labels": labels}.get(settings["rows"], facts.rows - pairs - labels)
     tokens = round(facts.tokens * rows * each / (facts.rows + pairs))
     return replace(facts, rows=rows, tokens=tokens), each
+
+
+def writing(settings: Mapping[str, Any]) -> bool:
+    """Whether the model itself writes the answers that it learns from."""
+    lmbda = (settings.get("method") or {}).get("lmbda")
+    return settings.get("stage") == "grpo" or (settings.get("stage") == "distil" and bool(lmbda))
 
 
 def sampled(facts: DataFacts, answers: int) -> DataFacts:

@@ -12,7 +12,7 @@ from typing import Any
 
 from steelyard.forms import FORMS
 from steelyard.hardware import Machine
-from steelyard.recipe import COMPARED, METHOD_WORDS, SAMPLING, TEACHES, Recipe, Stage
+from steelyard.recipe import METHOD_WORDS, SAMPLING, TEACHES, Recipe, Stage, apart, writes
 from steelyard.shape import Shape
 
 from .abilities import abilities_of
@@ -33,9 +33,12 @@ CACHE_TOKENS = 16384  # 32 requests of 512 tokens; the prefix cache fills it, so
 AS_ASKED = (
     *("warmup_steps", "max_grad_norm", "lora_dropout", "target_modules", "eval_steps"),
     *("load_best_model_at_end", "early_stopping_patience", "save_steps", "save_total_limit", "report_to"),
-    "modules_to_save",
+    *("modules_to_save", "metric_for_best_model"),
 )
-LOOKING = ("eval_steps", "val_size", "load_best_model_at_end", "early_stopping_patience")
+LOOKING = (
+    *("eval_steps", "val_size", "load_best_model_at_end", "metric_for_best_model"),
+    "early_stopping_patience",
+)
 VAL_SIZE = (
     0.05  # a look at 1 row in 20 takes a fortieth of an epoch: forward alone, half the time of backward
 )
@@ -176,6 +179,7 @@ def _stage(
     settings |= {"method": method} if method else {}
     settings |= {"train_from_scratch": True} if stage.train_from_scratch else {}
     settings |= recomputed | ({"fp8": True} if asked == "fp8" else {}) | _as_asked(choose, stage)
+    settings |= _limits(recipe)
     settings |= _updates(choose, stage, settings, shape, machine, facts)
     return settings | abilities_of(recipe, stage, settings, facts)
 
@@ -194,21 +198,28 @@ def _mix(recipe: Recipe, facts: DataFacts) -> dict[str, float]:
     }
 
 
+def _limits(recipe: Recipe) -> dict[str, Any]:
+    """What may make a training shorter, so that another limit is another training."""
+    goal = recipe.goal
+    if goal.on_miss not in ("shrink", "ask") or not (goal.deadline_s or goal.budget):
+        return {}
+    return {"limits": {"deadline_s": goal.deadline_s, "budget": str(goal.budget) if goal.budget else None}}
+
+
 def _overlong(stage: Stage) -> tuple[str, str]:
-    compared = stage.stage in COMPARED
+    compared = apart(stage)
     return ("drop", "whole answers are compared") if compared else ("split", "every answer is taught")
 
 
 def _packing(stage: Stage) -> tuple[bool, str]:
-    compared = stage.stage in COMPARED
+    compared = apart(stage)
     return (False, "each answer stands alone") if compared else (True, "no token is wasted on padding")
 
 
 def _sampling(choose: _Choice, stage: Stage) -> dict[str, int]:
-    """How many answers grpo samples to a prompt, and how long."""
-    if stage.stage != "grpo":
-        return {}
-    return {name: choose(name, getattr(stage, name), value, "TRL's own") for name, value in SAMPLING.items()}
+    """How many answers the model writes to a prompt, where it writes some, and how long."""
+    words = SAMPLING[stage.stage] if writes(stage) else {}
+    return {name: choose(name, getattr(stage, name), value, "TRL's own") for name, value in words.items()}
 
 
 def _listed(value: Any) -> Any:
@@ -299,8 +310,9 @@ def _whole_groups(micro_batch: int, answers: int) -> int:
 
 
 def _rows_of(stage: Stage, recipe: Recipe) -> str:
-    """Which rows a stage teaches: those of its kind; sft and distil texts too where no stage is pt."""
-    if TEACHES[stage.stage] != "chats" or stage.stage == "grpo":
+    """Which rows a stage teaches: those of its kind; sft and distil texts too where no stage is pt, but none
+    where the model writes the answers."""
+    if TEACHES[stage.stage] != "chats" or writes(stage):
         return TEACHES[stage.stage]
     return "chats" if any(other.stage == "pt" for other in recipe.train) else "all"
 
@@ -317,7 +329,7 @@ def _rate(stage: Stage, shape: Shape) -> float:
     if stage.train_from_scratch:
         return float(f"{learning_rate(shape, lora=False) * SCRATCH_RATE:.1e}")
     rate = learning_rate(shape, stage.finetuning_type == "lora")
-    return float(f"{rate * COMPARED_RATE:.1e}") if stage.stage in COMPARED else rate
+    return float(f"{rate * COMPARED_RATE:.1e}") if apart(stage) else rate
 
 
 def learning_rate(shape: Shape, lora: bool) -> float:
@@ -336,7 +348,7 @@ def _max_length(
     longest = max(64, -(-facts.longest // 64) * 64)
     wanted, why = longest, f"the longest example has {facts.longest:,} tokens"
     packed = _packed_tokens(facts)
-    if stage.packing is not False and stage.stage not in COMPARED and packed > longest:
+    if stage.packing is not False and not apart(stage) and packed > longest:
         wanted, why = packed, f"examples of at most {facts.longest:,} tokens are packed"
     if shape.max_position and wanted > shape.max_position:
         wanted, why = shape.max_position, f"the model's own context; {why}"

@@ -17,7 +17,11 @@ from .pace import Paced
 from .run import Run, predicted
 from .step import Again, Step, Work, key_of_work, work_of
 
-OTHERWISE = ("micro_batch_parts", "steps_skipped")  # figures of a training (training/faults.py)
+OTHERWISE = (
+    "micro_batch_parts",
+    "steps_skipped",
+    "steps_left_out",
+)  # figures of a training (training/faults.py)
 SHARE = "share_of_cores"  # a figure of an artefact: what others left of them while it was made
 
 
@@ -45,12 +49,14 @@ def in_child(run: Run, step: Step, settings: dict[str, Any]) -> Callable[[Draft]
 
     def call(draft: Draft) -> Figures:
         inputs, watch = step.inputs(run), Paced(run) if step.resumes else run.watch
-        try:
-            return run_step(step.call, inputs, draft, store.folder, keys, watch, step.resumes)
-        except Stopped as stopped:
-            if isinstance(watch, Paced) and watch.missed and not run.watch.stop:
-                raise watch.refusal() from stopped
-            raise
+        while True:
+            try:
+                return run_step(step.call, inputs, draft, store.folder, keys, watch, step.resumes)
+            except Stopped as stopped:
+                if not isinstance(watch, Paced) or not watch.missed or run.watch.stop:
+                    raise
+                if not watch.shortens(draft.scratch):
+                    raise watch.refusal() from stopped
 
     return call
 
@@ -67,6 +73,8 @@ def make(run: Run, step: Step, work: Work, do: Callable[[Draft], Figures]) -> Ar
     record(run, step, artefact, "done")
     expected = predicted(run.ready, step.name)
     own, share = counted(run.ready, expected, artefact.figures), artefact.figures[SHARE]
+    if artefact.figures.get("steps_left_out"):  # the whole was another one than predicted
+        own = {name: value for name, value in own.items() if name in ("step_s", "peak_rss_bytes")}
     learn(run, step.name, work.own | otherwise(artefact.figures), expected, own, share)
     return artefact
 

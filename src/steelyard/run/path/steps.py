@@ -39,6 +39,9 @@ def trained(run: Run, checkpoint: Artefact) -> None:
     if parts := figures.get("micro_batch_parts"):
         text = f"memory was short: each micro-batch was computed in {parts:.0f} parts, of the same step"
         run.note("train.in_parts", text, parts=parts)
+    if left_out := figures.get("steps_left_out"):
+        text = f"to be done in time the last {left_out:.0f} steps were left out, and the rate fell sooner"
+        run.note("train.shorter", text, steps=left_out)
     if skipped := figures.get("steps_skipped"):
         text = f"{skipped:.0f} batches were left out: their loss was no number, or far above all before"
         run.note("train.skipped", text, steps=skipped)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any
 
 from ...errors import Lacking, Problem, Where, WrongUse
@@ -16,19 +15,12 @@ from ...launch import LAUNCHED
 from ...model import FAMILIES, trl_devices, trl_missing, trl_python, trl_versions
 from ...planner import Fill
 from ...recipe import Recipe, Stage
-from ...shape import read, read_json
 from ...training import CAPABILITIES, TrainNeed, check_trackers, choose
 from ...trust import address_of, keys_folder, ray_environment
+from .teachers import teacher_family
 
 CPU = "cpu"
 WORDS = {"micro_batch": "per_device_train_batch_size", "grad_accum": "gradient_accumulation_steps"}
-
-
-def family_in(source: Path) -> str:
-    """model_type of a model folder, or of what a GGUF file becomes."""
-    if source.is_dir():
-        return str(read_json(source / "config.json").get("model_type"))
-    return read(source).family
 
 
 def with_engines(recipe: Recipe, filled: Fill, family: str) -> Fill:
@@ -69,7 +61,8 @@ def _hosts(
     asked = recipe.resources
     if not asked.hosts and not asked.ray:
         return {}, 0
-    if stage.stage not in CAPABILITIES["trl"]().shared or stage.engine == "own":
+    scored = stage.metric_for_best_model == "score"  # by this process, which the other machines do not ask
+    if stage.stage not in CAPABILITIES["trl"]().shared or stage.engine == "own" or scored:
         origins[f"{name}.hosts"] = f"plan: {stage.stage} of {stage.engine or 'trl'} is trained on one machine"
         return {}, 0
     from ...cluster import check_reachable, cluster_address  # TLS and more that no other plan needs
@@ -132,6 +125,7 @@ def _chosen(
         device=device,
         processes=processes,
         fsdp=stage.fsdp,
+        teacher=teacher_family(recipe, int(name.rpartition(".")[2])),
         words=(*_words(stage), *(FOLLOWS[name] for name in FOLLOWS if name in settings)),
     )
     try:
@@ -146,7 +140,8 @@ def _chosen(
 def _words(stage: Stage) -> tuple[str, ...]:
     """What the recipe has of a stage, and values that not every engine has."""
     words = [field.name for field in fields(stage) if getattr(stage, field.name) not in (None, False)]
-    return (*words, f"mixed_precision: {stage.mixed_precision}")
+    values = ("mixed_precision", "metric_for_best_model")
+    return (*words, *(f"{name}: {getattr(stage, name)}" for name in values))
 
 
 def _more(engine: str, device: str) -> dict[str, Any]:
@@ -164,8 +159,6 @@ def device_of(stage: Stage) -> tuple[str, str]:
     """What a stage computes on, and why: the recipe's word, else the accelerator that is here."""
     if stage.device:
         return stage.device, "recipe"
-    if stage.stage == "distil":
-        return CPU, "plan: the engine own asks the teacher"
     files = accelerator_files()
     if not files or stage.engine == "own":
         return CPU, "plan: the engine own computes there" if files else "plan: no accelerator is here"

@@ -43,12 +43,12 @@ from ..record.workdir import Workdir
 from .adapters import with_adapters
 from .checks import check_guesses, check_sealed_room, draft_folder
 from .document import plan_document
-from .engines import check_devices, family_in, with_engines
+from .engines import check_devices, with_engines
 from .facts import base_of, calibrate, count
 from .launching import engine_settings_of, planned_own
 from .ready import FormPlan, Model, Ready
 from .sizing import Sized, candidates_of, shares_for
-from .teachers import with_teachers
+from .teachers import family_in, with_teachers
 
 
 def ledger() -> Ledger:

@@ -56,13 +56,13 @@ from ..child.children import call_order, in_child
 from .adapters import with_adapters
 from .checks import check_sealed_room, check_serve_files
 from .document import cores_document
-from .engines import engine_document, family_in, with_engines
+from .engines import engine_document, with_engines
 from .facts import base_of, calibrate, with_rows_to_teach
 from .launching import launch_of_recipe
 from .prepare import drafted, finetuning_types, learnt_rows
 from .sizing import ABSENT, candidates_of, check_model, shares_for
 from .sources import data_settings
-from .teachers import check_teachers
+from .teachers import check_teachers, family_in, with_sizes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +125,7 @@ def _filled(recipe: Recipe, filled: Fill) -> Fill:
     except Problem:
         return filled
     check_teachers(recipe, source.path)
-    filled = with_adapters(recipe, filled, source.path)
+    filled = with_adapters(recipe, with_sizes(recipe, filled), source.path)
     return with_engines(recipe, filled, family_in(source.path))
 
 

@@ -149,5 +149,10 @@ class LoggedWatch(Watch):
     def at(self, place: Place) -> None:
         self.front.at(place)
 
+    def ask(self, question: str, answers: tuple[str, ...], default: str) -> str:
+        answer = self.front.ask(question, answers, default)
+        self.write("run.asked", question=question, answer=answer)
+        return answer
+
     def show(self, progress: Progress, closed: bool = False) -> None:
         self.front.show(progress, closed)

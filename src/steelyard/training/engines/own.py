@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 from ...artefact import Draft, Figures, Watch
 from ...model import FAMILIES
 from .protocol import TrainCapability, TrainJob
+
+if TYPE_CHECKING:
+    from ..rows import Rows
+    from ..teacher import Told
 
 
 def own_capability() -> TrainCapability:
@@ -14,7 +22,7 @@ def own_capability() -> TrainCapability:
         finetuning_types=("lora", "full"),
         families=tuple(name for name, family in FAMILIES.items() if family.trainable),
         devices=("cpu",),
-        lacks=("modules_to_save",),
+        lacks=("modules_to_save", "lmbda"),
     )
 
 
@@ -32,9 +40,15 @@ class OwnEngine:
         network, learnt = learnt_of(job.base, job.settings)
         more = (job.tell, job.mends, job.steering, job.held)
         loop = Loop(network, learnt, job.rows, job.plan, job.settings, out, watch, *more)
+        loop.questions = job.questions
         loop.restore()
         for point in loop.curve:
             job.tell(point)
         loop.run()
         loop.write(job.base)
         return loop.figures()
+
+    def ask(self, rows: Rows, teacher: Path, settings: Mapping[str, Any], told: Told, watch: Watch) -> None:
+        from ..teacher import ask_here
+
+        ask_here(rows, teacher, settings, told, watch)

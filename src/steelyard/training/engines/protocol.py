@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ...artefact import Draft, Figures, Settings, Watch
 from ...errors import Lacking, Where
@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # a plan asks for capabilities and needs no tokenizer
     from ..rows import Rows
     from ..steering.looks import Held
     from ..steering.mix import Steering
+    from ..steering.questions import Questions
+    from ..teacher import Told
 from ..trackers import Tell
 
 
@@ -36,6 +38,7 @@ class TrainJob:
     plan: Schedule
     settings: Settings
     held_out: Rows | None = None  # of test.jsonl, in the stage's own kind: answers to compare
+    questions: Questions | None = None  # answered and scored at each look
     tell: Tell = ignored  # is told each point of the curve as it comes; of a resumed run the earlier ones too
     mends: Mends = field(default_factory=Mends)  # what an earlier attempt met
     steering: Steering | None = None  # of a mix that follows looks at `held` (own)
@@ -52,6 +55,7 @@ class TrainNeed:
     device: str = "cpu"
     processes: int = 1
     fsdp: bool = False
+    teacher: str | None = None  # of distil: model_type of the teacher
     words: tuple[str, ...] = ()  # of the stage's settings, those that the recipe has
 
 
@@ -80,6 +84,8 @@ class TrainCapability:
             return f"models of the family {need.family!r}"
         if need.stage not in self.stages:
             return f"stage: {need.stage}"
+        if self.families is not None and need.teacher not in (None, *self.families):
+            return f"teacher of the family {need.teacher!r}"
         if need.finetuning_type not in self.finetuning_types:
             return f"finetuning_type: {need.finetuning_type}"
         if need.device not in self.devices:
@@ -123,3 +129,7 @@ class TrainEngine(Protocol):
     name: str
 
     def run(self, job: TrainJob, out: Draft, watch: Watch) -> Figures: ...
+
+    def ask(self, rows: Rows, teacher: Path, settings: Mapping[str, Any], told: Told, watch: Watch) -> None:
+        """Write down what a teacher says of the taught tokens, from where it was left. Raises Stopped."""
+        ...

@@ -45,7 +45,9 @@ def course_figures(curve: Sequence[Mapping[str, float]], step_s: Sequence[float]
     timed = step_s[1:] or step_s or [0.0]
     trained = sum(point["tokens"] for point in curve[-len(timed) :])
     looks = [point["eval_loss"] for point in curve if "eval_loss" in point]
-    return ({"eval_loss": min(looks)} if looks else {}) | {
+    scores = [point["eval_score"] for point in curve if "eval_score" in point]
+    best = ({"eval_loss": min(looks)} if looks else {}) | ({"eval_score": max(scores)} if scores else {})
+    return best | {
         "steps": len(curve),
         "step_s": median(timed),
         "tokens": sum(point["tokens"] for point in curve),

@@ -52,13 +52,14 @@ def is_due(step: int, steps: int, every: int | None) -> bool:
 
 
 def best(curve: Curve) -> Mapping[str, float] | None:
-    """The point of the least eval_loss, the first of equals."""
+    """The point of the highest eval_score, where answers are scored, and of the least eval_loss; the first of
+    equals."""
     looks = [point for point in curve if "eval_loss" in point]
-    return min(looks, key=lambda point: point["eval_loss"]) if looks else None
+    return min(looks, key=lambda p: (-p.get("eval_score", 0.0), p["eval_loss"])) if looks else None
 
 
 def stops_early(curve: Curve, patience: int | None) -> bool:
-    """Have the last `patience` looks brought no better eval_loss?"""
+    """Have the last `patience` looks brought nothing better?"""
     found = best(curve)
     if not patience or found is None:
         return False

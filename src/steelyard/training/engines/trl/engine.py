@@ -11,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ....artefact import Draft, Figures, Settings, Watch, private_folder, wrote_otherwise
 from ....errors import Lacking, Problem, Stopped, Where, WrongUse, no_memory
@@ -29,17 +30,20 @@ from ....model import (
 )
 from ....shape import read_json
 from ....trust import keys_folder, ray_environment
-from ...faults import SUMMED, Diverged, OutOfMemory, diverged, spikes
+from ...faults import Diverged, OutOfMemory, adds_up, diverged, spikes
 from ...mends import Mends
-from ...packing import learning_rate
+from ...packing import writes
 from ...rows import Rows
 from ...steering.course import BETWEEN_FAILURES_S, course_figures
 from ...steering.validation import best, is_due, look_places
 from ..protocol import TrainJob, device_missing, not_installed
 from .hosts import host_problem, order_for
 from .order import line_of
-from .processes import Processes
+from .processes import Processes, ended
 from .rewards import Rewards, check_room, prompt_line
+
+if TYPE_CHECKING:
+    from ...teacher import Told
 
 FIRST_SAVE_S = 60.0  # until its first checkpoint; then as training/steering/course.py says
 MAX_GRAD_NORM = 1.0  # as in the own loop
@@ -48,14 +52,19 @@ MENDED = (
     "grad_accum",
     "between_failures_s",
 )  # other after a fault, and its checkpoints are good all the same
+HEAD = "score"  # of a reward model; the child's reward.py
+SHOWN = ("loss", "eval_loss", "eval_score", "reward")
 NOTHING = {"ids": [0] * 4, "labels": [-100] * 4, "lengths": [4]}
 # of an order: where, not what
-PLACES = ("base", "order", "out", "result", "init", "held_out", "rendezvous", "ray")
+PLACES = ("base", "order", "out", "result", "init", "held_out", "rendezvous", "ray", "told", "teacher")
 FIGURES = {  # TRL's words -> an artefact's
     "rewards/accuracies": "preferred",
     "rewards/margins": "margin",
     "rewards/chosen": "reward_of_good",
     "rewards/rejected": "reward_of_bad",
+    "accuracy": "preferred",
+    "margin": "margin",
+    "mean_reward": "mean_reward",
 }
 
 
@@ -70,7 +79,7 @@ class TrlEngine:
         run begins again: TRL's checkpoints are plain files."""
         if why := trl_missing():
             raise not_installed("trl", why)
-        if job.settings["stage"] == "grpo":
+        if writes(job.settings):
             check_room(job)
         sealed = out.scratch.keys is not None
         work = private_folder() if sealed else out.scratch.folder / "trl"
@@ -86,13 +95,22 @@ class TrlEngine:
             if sealed:
                 shutil.rmtree(work, ignore_errors=True)
 
+    def ask(self, rows: Rows, teacher: Path, settings: Mapping[str, Any], told: Told, watch: Watch) -> None:
+        """By transformers: a teacher of any family that it loads. Raises as `run`."""
+        from .asking import ask
+
+        if why := trl_missing():
+            raise not_installed("trl", why)
+        ask(rows, teacher, settings, told, watch)
+
 
 # ------------------------------------------------------------------ the order
 
 
 def taken(job: TrainJob) -> list[int]:
     """The steps of the plan that are taken, from 0: TRL counts these alone."""
-    return [step for step in range(len(job.plan.steps)) if step not in job.mends.skipped]
+    end = job.mends.end(len(job.plan.steps))
+    return [step for step in range(end) if step not in job.mends.skipped]
 
 
 def planned_tokens(job: TrainJob) -> list[int]:
@@ -116,7 +134,9 @@ def write_order(job: TrainJob, work: Path, saves: bool) -> Path:
         "stage": settings["stage"],
         "train_from_scratch": settings.get("train_from_scratch", False),
         "method": settings.get("method") or {},
-        "rates": [learning_rate(n, steps, settings) for n in taken(job)],
+        "told": told_of(job.rows),
+        "teacher": settings.get("teacher"),
+        "rates": [job.mends.rate(n, steps, settings) for n in taken(job)],
         "grad_accum": settings["grad_accum"] * job.mends.parts,
         "micro_batch": settings["micro_batch"],
         "finetuning_type": settings["finetuning_type"],
@@ -132,7 +152,7 @@ def write_order(job: TrainJob, work: Path, saves: bool) -> Path:
         "max_grad_norm": settings.get("max_grad_norm", MAX_GRAD_NORM),
         "lora_dropout": settings.get("lora_dropout", 0.0),
         "target_modules": settings.get("target_modules"),
-        "modules_to_save": settings.get("modules_to_save"),
+        "modules_to_save": settings.get("modules_to_save") or ([HEAD] if settings["stage"] == "rm" else None),
         "looks": looks,
         "packing": settings.get("packing", True),
         "recompute": settings.get("gradient_checkpointing", False),
@@ -159,6 +179,12 @@ def forget_others(work: Path, order: dict[str, Any], digest: str) -> str:
         shutil.rmtree(work / "out", ignore_errors=True)
         mark.write_text(same)
     return same
+
+
+def told_of(rows: Rows) -> dict[str, Any] | None:
+    """Where a teacher's words lie, where it was asked beforehand."""
+    told = rows.told
+    return told and {"folder": str(told.folder), "tokens": told.tokens, "top": told.top}
 
 
 def processes_of(settings: Settings) -> int:
@@ -192,7 +218,7 @@ def forget_skipped(job: TrainJob, work: Path) -> None:
 def write_rows(job: TrainJob, path: Path) -> str:
     """A micro-batch a line, in order. SHA-256 of the file as it was planned."""
     examples, steps = job.rows.examples, job.plan.steps
-    if job.settings["stage"] == "grpo":
+    if writes(job.settings):
         return write_prompts(job, path)
     digest = write_lines(job.rows, (batch for step in steps for batch in step), path)
     if job.mends != Mends():
@@ -221,7 +247,16 @@ def write_looks(job: TrainJob, path: Path) -> dict[str, Any] | None:
         "steps": [step for step in range(1, steps + 1) if is_due(step, steps, every)],
         "best": bool(settings.get("load_best_model_at_end")),
         "patience": settings.get("early_stopping_patience"),
+        "questions": questions_for_child(job),
     }
+
+
+def questions_for_child(job: TrainJob) -> dict[str, Any] | None:
+    """Prompts, the most tokens of each answer, and what ends one; None where no answers are scored."""
+    if job.questions is None:
+        return None
+    asked = [{"prompt": q.prompt, "most": q.most} for q in job.questions.asked]
+    return {"asked": asked, "ends": list(job.questions.ends)}
 
 
 def write_held_out(job: TrainJob, path: Path) -> str | None:
@@ -233,12 +268,16 @@ def write_held_out(job: TrainJob, path: Path) -> str | None:
 
 
 def write_lines(rows: Rows, batches: Iterable[Sequence[int]], path: Path) -> str:
-    """A batch without rows is a line of which nothing is learnt."""
+    """A batch without rows is a line of which nothing is learnt. Where a teacher has told of the rows each
+    line has "soft": where each row's words begin in its file."""
     digest, before = hashlib.sha256(), None
+    starts = list(accumulate((row.taught_tokens for row in rows.examples), initial=0)) if rows.told else []
     with path.open("wb") as file:
         for batch in batches:
             examples = [rows.examples[i] for i in batch]
-            line = json.dumps(line_of(examples, before) if examples else NOTHING).encode() + b"\n"
+            fields = line_of(examples, before) if examples else NOTHING
+            more = {"soft": [starts[i] for i in batch]} if starts else {}
+            line = json.dumps(fields | more).encode() + b"\n"
             digest.update(line)
             file.write(line)
             before = examples[-1] if examples else before
@@ -290,7 +329,8 @@ class Course:
     def point(self, said: dict[str, Any]) -> dict[str, float]:
         """A point of the curve: what the child says of a step, with its tokens and its rate."""
         step = said["step"]
-        rate = learning_rate(self.number(step), len(self.job.plan.steps), self.job.settings)
+        steps, settings = len(self.job.plan.steps), self.job.settings
+        rate = self.job.mends.rate(self.number(step), steps, settings)
         measures = {name: value for name, value in said.items() if name != "step_s"}
         measures["step"] = self.number(step) + 1
         return {"tokens": self.tokens[step - 1]} | measures | {"learning_rate": rate}
@@ -319,7 +359,7 @@ class Course:
             self.job.tell(self.curve[-1])
             self.step_s.append(message["step_s"])
             tokens = self.tokens[message["step"] - 1]
-            shown = {name: message[name] for name in ("loss", "eval_loss", "reward") if name in message}
+            shown = {name: message[name] for name in SHOWN if name in message}
             bar.advance(tokens, **shown, tokens_per_s=tokens / max(message["step_s"], 1e-9))
         elif "hosts" in message:
             self.watch.log("train.hosts", hosts=message["hosts"], processes=message["processes"])
@@ -342,7 +382,7 @@ class Course:
 
     def heed(self, step: int, loss: float) -> None:
         """The child has kept this step's update already: its checkpoints from there on are removed."""
-        if self.job.settings["stage"] in SUMMED and spikes([point["loss"] for point in self.curve], loss):
+        if adds_up(self.job.settings) and spikes([point["loss"] for point in self.curve], loss):
             raise self.diverged(step, "loss", f"{loss:.4g}, far above all before")
 
     def stopped(self) -> Stopped:
@@ -411,9 +451,14 @@ def follow(order: Path, work: Path, course: Course) -> None:
                 if "sampled" in message:
                     processes.answer(rewards.of(message["sampled"]))
                     continue
+                if "answers" in message and course.job.questions:
+                    processes.answer(course.job.questions.score(message["answers"]))
+                    continue
                 if message.get("failed") == "error" and processes.killed():
                     raise course.no_memory()  # what this one says is that another is gone
                 course.hear(message, bar)
+        if not course.done and course.watch.stop:  # asked to end before it could say so itself
+            raise course.stopped()
         if not course.done:
             raise course.no_memory() if processes.killed() else ended(f"exit code {processes.code()}")
 
@@ -436,15 +481,6 @@ def few_devices(message: dict[str, Any]) -> Lacking:
     )
 
 
-def ended(why: str) -> Lacking:
-    return Lacking(
-        "train.engine_failed",
-        f"the training engine trl ended with {why}",
-        why="its libraries could not train this model with these settings",
-        hint="their own words stand in the log: steelyard logs",
-    )
-
-
 # ------------------------------------------------------------------ the artefact
 
 
@@ -453,6 +489,8 @@ def write_artefact(job: TrainJob, result: Path, folder: Path) -> None:
     for file in sorted(result.glob("model*.safetensors*")):
         shutil.move(file, folder / file.name)
     copy_companions(job.base, folder, "bfloat16")
+    if job.settings["stage"] == "rm":
+        write_head(folder / "config.json", json.loads((result / "reward.json").read_text("utf-8")))
     if job.settings["finetuning_type"] != "lora":
         return
     told = json.loads((result / "adapter.json").read_text("utf-8"))
@@ -461,3 +499,9 @@ def write_artefact(job: TrainJob, result: Path, folder: Path) -> None:
     shutil.move(result / "adapter" / "adapter_model.safetensors", folder / "adapter")
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     (folder / "adapter" / "adapter_config.json").write_text(text, "utf-8")
+
+
+def write_head(path: Path, more: dict[str, Any]) -> None:
+    """The base's configuration as that of a model with a head that scores."""
+    text = json.dumps(read_json(path) | more, indent=2, sort_keys=True) + "\n"
+    path.write_text(text, "utf-8")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ....artefact import Watch
+from ....errors import Lacking
 from ....lines import each_line_of_pipe
 from ....model import TRL_QUIET, trl_python
 
@@ -124,6 +125,15 @@ class Processes:
             if None not in codes or time.monotonic() > deadline:
                 return False
             time.sleep(0.05)
+
+
+def ended(why: str) -> Lacking:
+    return Lacking(
+        "train.engine_failed",
+        f"the training engine trl ended with {why}",
+        why="its libraries could not train this model with these settings",
+        hint="their own words stand in the log: steelyard logs",
+    )
 
 
 def place(rank: int, count: int) -> dict[str, str]:

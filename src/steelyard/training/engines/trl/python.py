@@ -12,7 +12,7 @@ PROCESSES = 1024  # of one machine: more than any has devices
 def trl_capability() -> TrainCapability:
     """What the child does, where it is installed. Whatever transformers loads is a family of it."""
     return TrainCapability(
-        stages=("sft", "pt", "dpo", "kto", "orpo", "grpo"),
+        stages=("sft", "pt", "distil", "dpo", "kto", "orpo", "grpo", "rm"),
         finetuning_types=("lora", "full"),
         families=None,
         devices=DEVICES,
@@ -21,7 +21,7 @@ def trl_capability() -> TrainCapability:
         shared=("sft", "pt"),  # losses that are sums over tokens; the others' are means of batches
         fsdp=DEVICES[1:],  # accelerate refuses it on a CPU
         lacks=("save_steps", "save_total_limit", "mixed_precision: fp8", "mix: auto", "lift"),
-        unsharded=("load_best_model_at_end",),
+        unsharded=("load_best_model_at_end", "metric_for_best_model: score"),
         unusable=trl_missing(),
         versions=trl_versions(),
     )

@@ -39,8 +39,13 @@ class Rewards:
 
 
 def prompt_line(example: TrainingExample, number: int) -> dict[str, Any]:
-    """What the child answers: the ids that serving sends, and which example they are of."""
-    return {"prompt": example.ids[: example.mask.index(1)].tolist(), "example": number}
+    """What the child answers: the ids that serving sends, which example they are of, and its own answer."""
+    begun = example.mask.index(1)
+    return {
+        "prompt": example.ids[:begun].tolist(),
+        "answer": example.ids[begun:].tolist(),
+        "example": number,
+    }
 
 
 def check_room(job: TrainJob) -> None:

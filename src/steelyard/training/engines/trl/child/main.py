@@ -30,7 +30,11 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
     try:
         job = json.loads(Path(path).read_bytes())
-        if "ray" in job:
+        if "ask" in job:
+            from .asking import ask
+
+            ask(job["ask"], tell, stop)
+        elif "ray" in job:
             from .cluster.driver import drive
 
             drive(job, tell, stop)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import grpo
+from .stages import distil, grpo, reward
 from .telling import Told
 
-COMPARED = ("dpo", "kto", "orpo")  # stages whose rows are answers to compare, apart and filled up behind
+COMPARED = ("dpo", "kto", "orpo", "rm")  # stages of answers to compare, apart and filled up behind
 MEASURES = (
     "rewards/accuracies",
     "rewards/margins",
@@ -34,6 +34,10 @@ def method_config(job: dict[str, Any], common: dict[str, Any]) -> Any:
         return trl.KTOConfig(**two, router_aux_loss_coef=0.0, max_length=None, **own)
     if stage == "grpo":
         return grpo.config(job, common)
+    if stage == "distil":
+        return distil.config(job, common)
+    if stage == "rm":
+        return trl.RewardConfig(**common, max_length=None, **own)
     if stage == "orpo":
         from trl.experimental.orpo import ORPOConfig
 
@@ -53,6 +57,10 @@ def trainer_class(job: dict[str, Any], tell: Told) -> Any:
         return prepared(trl.KTOTrainer)
     if stage == "grpo":
         return grpo.trainer(prepared, tell)
+    if stage == "distil":
+        return distil.trainer(job, prepared)
+    if stage == "rm":
+        return reward.trainer(prepared)
     if stage == "orpo":
         from trl.experimental.orpo import ORPOTrainer
 
@@ -104,11 +112,15 @@ def prepared(trainer: Any) -> Any:
 
 
 def beside(job: dict[str, Any], load: Any) -> dict[str, Any]:
-    """What else the trainer is given: where all weights are trained, the reference as a model of its own."""
-    if job["stage"] in ("dpo", "kto") and job["finetuning_type"] == "full":
-        import torch
+    """What else the trainer is given: where all weights are trained, the reference as a model of its own; the
+    teacher of a student that writes answers."""
+    import torch
 
+    if job["stage"] in ("dpo", "kto") and job["finetuning_type"] == "full":
         return {"ref_model": load(job, torch.float32)}
+    if job["stage"] == "distil" and distil.beside(job):
+        dtype = torch.bfloat16 if job["dtype"] == "bf16" else torch.float32
+        return {"teacher_model": load({**job, "base": job["teacher"]}, dtype)}
     return {}
 
 
@@ -118,6 +130,9 @@ def beside(job: dict[str, Any], load: Any) -> dict[str, Any]:
 def batch_of(stage: str, line: dict[str, Any], apart: Any) -> dict[str, Any]:
     """The batch of a line whose rows are answers: those of pairs first the better ones, then the worse."""
     batch = apart(line)
+    if stage == "rm":
+        batch.pop("labels")
+        return batch
     if stage == "orpo":
         half = len(line["lengths"]) // 2
         parts = {"chosen": slice(0, half), "rejected": slice(half, None)}

@@ -7,13 +7,20 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from .stages.reward import HEAD, config_of
 from .telling import Failed
 
 ROUTERS = ("gate", "router", "shared_expert_gate")  # an adapter there moves tokens between experts
+REWARD = "rm"  # the stage whose model has a head that gives a score
 
 
 def loaded(job: dict[str, Any], dtype: Any) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    if job.get("stage") == REWARD:  # its head, which the base has not, is drawn by the job's seed
+        return AutoModelForSequenceClassification.from_pretrained(
+            job["base"], dtype=dtype, local_files_only=True, num_labels=1
+        )
 
     if job["train_from_scratch"]:
         config = AutoConfig.from_pretrained(job["base"], local_files_only=True)
@@ -40,8 +47,12 @@ def fresh_config(model: Any, job: dict[str, Any]) -> Any:
         lora_alpha=job["lora_alpha"],
         lora_dropout=job["lora_dropout"],
         target_modules=job["target_modules"] or targets(model),
-        task_type="CAUSAL_LM",
+        task_type=task_of(job),
     )
+
+
+def task_of(job: dict[str, Any]) -> str:
+    return "SEQ_CLS" if job["stage"] == REWARD else "CAUSAL_LM"
 
 
 def with_modules(model: Any, job: dict[str, Any]) -> Any:
@@ -50,13 +61,14 @@ def with_modules(model: Any, job: dict[str, Any]) -> Any:
     from peft.utils.other import ModulesToSaveWrapper
     from safetensors.torch import load_file
 
-    there = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    if missing := sorted(set(job["modules_to_save"]) - there):
+    if missing := sorted(set(job["modules_to_save"]) - modules_of(model)):
         raise Failed("modules", missing=missing[0])
     path = Path(job["init"]) if job["init"] else None
     config = LoraConfig.from_pretrained(str(path)) if path else fresh_config(model, job)
-    config.inference_mode, config.modules_to_save = False, job["modules_to_save"]
-    config.ensure_weight_tying = bool(model.config.get_text_config().tie_word_embeddings)
+    config.inference_mode, config.modules_to_save = False, list(job["modules_to_save"])
+    config.task_type = task_of(job)
+    tied = bool(model.config.get_text_config().tie_word_embeddings)
+    config.ensure_weight_tying = tied and job["stage"] != REWARD
     model = get_peft_model(model, config)
     for name, factor in load_file(path / "adapter_model.safetensors").items() if path else ():
         model.get_parameter(f"{name.removesuffix('.weight')}.default.weight").data.copy_(factor)
@@ -86,7 +98,7 @@ def targets(model: Any) -> list[str]:
         experts = set(_MOE_TARGET_MODULE_MAPPING.get(pattern, {}))
     except ImportError:
         experts = set()
-    return sorted(name for name in (linears | experts) - set(ROUTERS) if fits(model, name))
+    return sorted(name for name in (linears | experts) - {*ROUTERS, HEAD} if fits(model, name))
 
 
 def fits(model: Any, name: str) -> bool:
@@ -145,10 +157,22 @@ def write_adapter(model: Any, result: Path) -> None:
         "target_parameters": sorted(config.target_parameters or ()),
         "rank_pattern": dict(sorted(config.rank_pattern.items())),
         "alpha_pattern": dict(sorted(config.alpha_pattern.items())),
-        "modules_to_save": config.modules_to_save,
+        "modules_to_save": sorted(set(config.modules_to_save or ()) & modules_of(model)),
+        "task_type": str(getattr(config.task_type, "value", config.task_type)),
         "ensure_weight_tying": config.ensure_weight_tying,
     }
     (result / "adapter.json").write_text(json.dumps({k: v for k, v in told.items() if v}))
+
+
+def modules_of(model: Any) -> set[str]:
+    """The last parts of their names."""
+    return {name.rpartition(".")[2] for name, _ in model.named_modules()}
+
+
+def write_reward(model: Any, result: Path) -> None:
+    """What the configuration of a reward model says."""
+    result.mkdir(parents=True, exist_ok=True)
+    (result / "reward.json").write_text(json.dumps(config_of(model)))
 
 
 def write_merged(job: dict[str, Any], result: Path) -> None:

@@ -37,8 +37,8 @@ def dealt(lines: int, a_step: int, size: int) -> tuple[list[int], int]:
 class Order:
     """order.jsonl, a micro-batch a line: {"ids", "labels", "lengths"}; read where it is needed."""
 
-    def __init__(self, path: Path, packing: bool, stage: str = "sft") -> None:
-        self.path, self.packing, self.stage = path, packing, stage
+    def __init__(self, path: Path, packing: bool, stage: str = "sft", words: Any = None) -> None:
+        self.path, self.packing, self.stage, self.words = path, packing, stage, words
         self.starts = [0]
         with path.open("rb") as file:
             self.starts += [file.tell() for _ in iter(file.readline, b"")]
@@ -57,7 +57,8 @@ class Order:
         line = NOTHING if number == EMPTY else self.line(number)
         if self.stage in COMPARED:
             return batch_of(self.stage, line, apart)
-        return flat(line) if self.packing else apart(line)
+        batch = flat(line) if self.packing else apart(line)
+        return batch if self.words is None else batch | self.words.of(line)
 
 
 def flat(line: dict[str, Any]) -> dict[str, Any]:

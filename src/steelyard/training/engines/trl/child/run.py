@@ -12,11 +12,21 @@ from typing import Any
 
 from .checkpoints import last_whole
 from .group import join
-from .grpo import Prompts
 from .looks import Looks
 from .methods import judged
-from .model import covered_share, loaded, with_adapter, write_adapter, write_full, write_merged
+from .model import (
+    REWARD,
+    covered_share,
+    loaded,
+    with_adapter,
+    write_adapter,
+    write_full,
+    write_merged,
+    write_reward,
+)
 from .rows import Order, packs
+from .stages.distil import Words, beside
+from .stages.prompts import Prompts
 from .telling import Failed, Told
 from .trainer import CURVE, trainer_of
 
@@ -48,8 +58,8 @@ def run(job: dict[str, Any], tell: Told, stop: list[int]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     resumed = last_whole(out, group)
     job["curve"] = json.loads((resumed / CURVE).read_bytes()) if resumed else []
-    looks = Looks(job, begun["packing"], tell, group.first)
-    order = Prompts(job) if stage == "grpo" else Order(Path(job["order"]), begun["packing"], stage)
+    looks = Looks(job, begun["packing"], tell, group)
+    order = order_of(job, begun["packing"])
     trainer = trainer_of(job, model, order, looks, tell, stop, group)
     del model
     if group.first:
@@ -71,6 +81,14 @@ def run(job: dict[str, Any], tell: Told, stop: list[int]) -> None:
     del trainer, state
     write(job, held)
     tell(done=True, peak_rss_bytes=sum([peak_bytes(), *peaks[1:]]), held_out=measures)
+
+
+def order_of(job: dict[str, Any], packing: bool) -> Order | Prompts:
+    """Prompts, where the model writes the answers; else rows, with a teacher's words where it was asked."""
+    if job["stage"] == "grpo" or (job["stage"] == "distil" and beside(job)):
+        return Prompts(job)
+    words = Words(job["told"]) if job["told"] else None
+    return Order(Path(job["order"]), packing, job["stage"], words)
 
 
 def settle(job: dict[str, Any]) -> None:
@@ -105,6 +123,8 @@ def write(job: dict[str, Any], held: list[Any]) -> None:
     base is read again, so that two models are never in memory."""
     result, lora = Path(job["result"]), job["finetuning_type"] == "lora"
     shutil.rmtree(result, ignore_errors=True)
+    if job["stage"] == REWARD:
+        write_reward(held[0], result)
     write_adapter(held[0], result) if lora else write_full(held[0], result)
     held.clear()
     gc.collect()

@@ -11,11 +11,11 @@ from typing import Any
 
 from .checkpoints import mark
 from .group import Group, OrderedSum, seed_of
-from .grpo import Prompts
 from .looks import Looks
 from .methods import beside, method_config, trainer_class
 from .model import loaded
 from .rows import Order, dealt
+from .stages.prompts import Prompts
 from .telling import Failed, Told
 
 CURVE = "curve.json"

@@ -1,7 +1,7 @@
-"""GRPO in the child: TRL's trainer on prompts that are ids, in the order's own steps, rewarded by the parent.
+"""Trainers of TRL whose answers are written by the model: prompts that are ids, in the order's own steps.
 
-All answers of a step are sampled at once, before its first micro-batch, by the weights of that moment, so no
-old answer is learnt from; the draws are those of (seed, step), so a resumed run samples the same.
+All answers of a step are made at once, before its first micro-batch, by the weights of that moment, so no
+old answer is learnt from; the draws are those of (seed, step), so a resumed run makes the same.
 Imports nothing of steelyard.
 """
 
@@ -11,20 +11,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .telling import Told
-
-MEASURES = (
-    *("reward", "reward_std", "frac_reward_zero_std", "kl", "entropy"),
-    *("completions/mean_length", "completions/clipped_ratio"),
-)  # of TRL's own, what a point of the curve keeps
-
 
 class Prompts:
     """order.jsonl, a prompt a line, as steps of prompts and micro-batches of answers."""
 
     def __init__(self, job: dict[str, Any]) -> None:
         self.lines = [json.loads(line) for line in Path(job["order"]).read_text().splitlines()]
-        self.answers = job["method"]["num_generations"]
+        self.answers = job["method"].get("num_generations", 1)
         self.micro_batch, self.grad_accum = job["micro_batch"], job["grad_accum"]
         self.a_step = self.micro_batch * self.grad_accum // self.answers  # prompts
 
@@ -43,26 +36,13 @@ class Prompts:
         return {"number": features[0]["input_ids"][0]}
 
 
-def config(job: dict[str, Any], common: dict[str, Any]) -> Any:
-    import trl
-
-    sizes = {"per_device_train_batch_size": job["micro_batch"], "shuffle_dataset": False}
-    return trl.GRPOConfig(**{**common, **sizes}, router_aux_loss_coef=0.0, **job["method"])
-
-
-def trainer(prepared: Any, tell: Told) -> Any:
-    """The class; `prepared` makes one that notes its measures."""
+def stepwise(base: Any) -> Any:
+    """The trainer `base`, of GRPO's build, over Prompts."""
     import torch
-    import trl
 
-    def reward(completion_ids: list[list[int]], example: list[int], **_: Any) -> list[float]:
-        return tell.asked(sampled=list(zip(example, completion_ids, strict=True)))
-
-    class Sampling(prepared(trl.GRPOTrainer)):  # type: ignore[misc]
-        kept = MEASURES
-
+    class Stepwise(base):  # type: ignore[misc]
         def __init__(self, data_collator: Any, **more: Any) -> None:
-            super().__init__(reward_funcs=reward, **more)
+            super().__init__(**more)
             self.prompts: Prompts = data_collator.__self__
             self.data_collator = data_collator
             self.args.per_device_train_batch_size = self.prompts.micro_batch
@@ -85,19 +65,18 @@ def trainer(prepared: Any, tell: Told) -> Any:
             """The answers of this micro-batch; with the first of a step all of them are made."""
             step, part = divmod(batch["number"], self.prompts.grad_accum)
             if part == 0:
-                self.parts = self.sampled(self.prompts.step(step))
+                lines = self.prompts.step(step)
+                made = self.made(lines, step)
+                self.measures["tokens"] = [float(made["prompt_mask"].sum() + made["completion_mask"].sum())]
+                size = self.prompts.micro_batch
+                self.parts = parted(made, size, -(-len(lines) // size))
             return self.parts[part]
 
-        def sampled(self, prompts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-            made = self._generate_and_score_completions(prompts)
-            count, size = len(prompts), self.prompts.micro_batch
-            self.measures["tokens"] = [float(made["prompt_mask"].sum() + made["completion_mask"].sum())]
-            parts = -(-count // size)
-            # TRL divides by the tokens of a whole step; the last one may have fewer micro-batches.
-            made["num_items_in_batch"] = made["num_items_in_batch"] * self.prompts.grad_accum / parts
-            return parted(made, size, parts)
+        def made(self, lines: list[dict[str, Any]], step: int) -> dict[str, Any]:
+            """Of a step's prompts the answers, as TRL makes them."""
+            return self._generate_and_score_completions(lines)
 
-    return Sampling
+    return Stepwise
 
 
 def parted(made: dict[str, Any], size: int, parts: int) -> list[dict[str, Any]]:
