@@ -1,4 +1,4 @@
-"""A teacher that is asked beforehand: the likeliest tokens at each taught place, into the file of its words."""
+"""A teacher that is asked beforehand: its likeliest tokens at each place, into the file of its words."""
 
 from __future__ import annotations
 

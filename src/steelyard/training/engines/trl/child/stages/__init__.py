@@ -1,1 +1,1 @@
-"""Stages that need more than a trainer of TRL by its name: how each is configured and what its batches are."""
+"""Stages that need more than a trainer of TRL by its name: configuration, trainer and batches of each."""
