@@ -18,8 +18,8 @@ ORDER = (
     "path", "kill", "peers", "peers_zentorch", "peers_larger", "start", "reuse", "matrix_share",
     "soak", "stalls", "batches", "fairness", "fuzz", "hostile", "clients", "silence",
     "gate_whole", "gate", "csvs", "clean", "power", "templates",
-    "train", "plan_left_out", "known_runs", "fine_tuning", "megatron", "silicon", "jobs", "jobs_taken", "sweep",
-    "fleet", "install", "structure",
+    "train", "plan_left_out", "known_runs", "fine_tuning", "megatron", "silicon", "jobs", "jobs_taken",
+    "sweep", "fleet", "install", "structure",
 )  # fmt: skip
 
 

@@ -146,6 +146,7 @@ ELSEWHERE = {  # files outside families/ that name one, and why they must
     "serving/turn/tools.py": "dialects of tool calls, told by the template",
     "serving/turn/parts.py": "dialects of tool calls, told by the template",
     "model/gguf_tokenizer.py": "kinds of tokenizers, as GGUF files name them",
+    "model/gguf_vocabulary.py": "the same kinds, where a file is written",
 }
 
 
