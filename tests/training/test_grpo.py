@@ -14,7 +14,7 @@ from steelyard.errors import WrongUse
 from steelyard.model import Tokenizer
 from steelyard.training import train
 from steelyard.training.engines import TrainJob
-from steelyard.training.engines.trl.child.prompts import Prompts
+from steelyard.training.engines.trl.child.stages.prompts import Prompts
 from steelyard.training.engines.trl.rewards import Rewards, check_room, prompt_line
 from steelyard.training.packing import Schedule, prompts_of, schedule
 from steelyard.training.rows import read_rows
