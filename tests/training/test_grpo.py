@@ -78,7 +78,9 @@ def test_an_answer_is_worth_what_the_gate_gives_it(base, tmp_path):
 def test_a_prompt_is_what_serving_sends(base, tmp_path):
     job = job_of(base, written(tmp_path / "data", asked("7")))
     wanted = Tokenizer(base).chat_ids([{"role": "user", "content": "q"}], True)
-    assert prompt_line(job.rows.examples[0], 3) == {"prompt": wanted, "example": 3}
+    whole = Tokenizer(base).chat_ids(asked("7")["messages"], False)
+    line = {"prompt": wanted, "answer": whole[len(wanted) :], "example": 3}
+    assert prompt_line(job.rows.examples[0], 3) == line
 
 
 def test_an_answer_beyond_the_models_context_is_refused(base, tmp_path):
