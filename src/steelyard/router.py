@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from .asked import Route, asked_of
 from .errors import Where, WrongUse
 
 BITS = 18  # of the table that runs are hashed into: 2 MB an ability
@@ -34,15 +35,6 @@ DEVIATIONS, SHARE = 5.0, 0.5
 DIGITS = re.compile(r"\d+")
 CONFIG, WEIGHTS = "router.json", "weights.npy"
 Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """`ability` None: not sure, the base answers."""
-
-    ability: str | None
-    likeliest: str
-    probability: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,20 +75,6 @@ class Router:
             "least": list(self.least),
             "accuracy": {name: asdict(own) for name, own in self.accuracy.items()},
         }
-
-
-def asked_of(messages: Sequence[Row]) -> str:
-    """What the router reads of a chat: the system's words and the last user's, as text."""
-    system = next((m for m in messages if m.get("role") in ("system", "developer")), None)
-    user = next((m for m in reversed(messages) if m.get("role") == "user"), None)
-    return "\n".join(_text(m) for m in (system, user) if m is not None)
-
-
-def _text(message: Row) -> str:
-    content = message.get("content") or ""
-    if isinstance(content, str):
-        return content
-    return "\n".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping))
 
 
 def runs_of(text: str) -> np.ndarray:

@@ -46,8 +46,8 @@ USAGE = [
     (["chat", "http://127.0.0.1:9", "hello"], 5, "chat.no_answer", "127.0.0.1:9"),
     (["chat"], 2, "chat.empty", "prompt"),
     (["scan", "nothing"], 2, "scan.missing", "nothing"),
-    (["export", "demo", "--to", "gguf", "--output", "x"], 2, "cli.not_yet", "--to hf"),
-    (["export", "demo", "--to", "wav", "--output", "x"], 2, "cli.usage", "--to hf"),
+    (["export", "demo", "--to", "gguf", "--output", "x"], 4, "export.unproven", "--unproven"),
+    (["export", "demo", "--to", "wav", "--output", "x"], 2, "cli.usage", "hf | gguf"),
     (["pull", "org/name", "--offline"], 2, "cli.offline", "DIR"),
     (["pull", "org/name"], 2, "cli.offline", "DIR"),  # HF_HUB_OFFLINE: conftest.py
     (["init", "x", "--data", "none.csv"], 2, "init.no_data", "none.csv"),
@@ -207,19 +207,20 @@ def test_a_folder_that_cannot_be_made_is_a_clear_error(steelyard, tmp_path, fold
 
 
 def test_export_takes_a_run(steelyard, tmp_path) -> None:
+    free = ("--unproven", "--rows", "0")
     (tmp_path / "run" / "artefacts").mkdir(parents=True)
-    done = steelyard("export", "run", "--to", "hf", "--output", "out", "--json")
+    done = steelyard("export", "run", "--to", "hf", "--output", "out", "--json", *free)
     error = json.loads(done.stdout)["error"]
     assert (done.returncode, error["code"]) == (2, "export.not_trained") and "--until train" in error["hint"]
     store = Store(tmp_path / "run" / "artefacts")
     draft = store.draft("checkpoint", "k" * 64, "train", {}, {})
     (draft.folder / "config.json").write_text("{}")
     tuned = store.publish(draft, {}, {})
-    done = steelyard("export", "run", "--to", "hf", "--output", "out", "--json")
+    done = steelyard("export", "run", "--to", "hf", "--output", "out", "--json", *free)
     assert done.returncode == 0, done.stdout
     assert (tmp_path / "out" / "config.json").exists() and not (tmp_path / "out" / "manifest.json").exists()
     (tuned.folder / "config.json").write_text("[]")
-    done = steelyard("export", "run", "--to", "hf", "--output", "again", "--json")
+    done = steelyard("export", "run", "--to", "hf", "--output", "again", "--json", *free)
     assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (4, "artefact.changed")
     assert not (tmp_path / "again").exists(), "what was changed since it was published is not copied out"
 

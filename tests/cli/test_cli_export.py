@@ -14,7 +14,10 @@ from steelyard.artefact import Store, Watch
 from steelyard.model import Tokenizer, Weights, resolve, to_hf, write
 from steelyard.run import Order, export_model
 from steelyard.run.leaving import judging
+from steelyard.training import CAPABILITIES
 from steelyard.trust import load_keys
+
+ABSENT = CAPABILITIES["trl"]().unusable
 
 ROWS = [
     {"id": str(n), "ability": "a", "messages": [
@@ -119,6 +122,7 @@ def test_ollamas_folder_is_the_same_file_and_a_modelfile(told, ok_model, tmp_pat
 
 
 @pytest.mark.trl
+@pytest.mark.skipif(bool(ABSENT), reason=f"the engine trl: {ABSENT}")
 def test_a_hugging_face_folder_is_loaded_back_by_transformers(told, ok_model, tmp_path):
     judged(tmp_path / "run", ok_model)
     code, document = told("export", "run", "--to", "hf", "--out", "out")

@@ -278,7 +278,7 @@ def test_fp8_learns_as_bf16_does_and_resumes_to_the_same_bytes(kind, base, data,
 def test_a_tracker_that_is_not_installed_is_named_before_anything_is_trained(
     base, data, tmp_path, monkeypatch
 ):
-    from steelyard.training import trackers
+    from steelyard.training.engines import trackers
 
     monkeypatch.setitem(trackers.MODULES, "wandb", "no_such_module")
     with pytest.raises(Lacking, match="report_to names wandb") as caught:

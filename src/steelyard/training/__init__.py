@@ -13,24 +13,25 @@ from .packing import Schedule, schedule
 
 if TYPE_CHECKING:
     from .engines import CAPABILITIES, TrainNeed, check_device, choose, install
+    from .engines.trackers import check_trackers
     from .engines.trl.hosts import hosts_there
     from .methods import METHODS
     from .rehearsal import probe
-    from .step import heal, qat, train
-    from .trackers import check_trackers
+    from .smaller.healing import heal, qat
+    from .step import train
 
 FILES = {  # what needs torch is fetched when used
     "CAPABILITIES": "engines",
     "METHODS": "methods",
     "TrainNeed": "engines",
     "check_device": "engines",
-    "check_trackers": "trackers",
+    "check_trackers": "engines.trackers",
     "choose": "engines",
-    "heal": "step",
+    "heal": "smaller.healing",
     "hosts_there": "engines.trl.hosts",
     "install": "engines",
     "probe": "rehearsal",
-    "qat": "step",
+    "qat": "smaller.healing",
     "train": "step",
 }
 

@@ -13,14 +13,14 @@ from pathlib import Path
 from statistics import median
 
 from steelyard.artefact import Draft, Figures, Inputs, Settings, Watch
-from steelyard.compression import calibrated_matrices
 from steelyard.errors import Resumable, WrongUse
-from steelyard.model import GRID, Tokenizer, write_grid
+from steelyard.model import Tokenizer
 from steelyard.shape import read_json
 
 from .abilities.lift import lifted
 from .abilities.steered import check_rows, finished, first_mix, steered_job
 from .engines import TrainEngine, TrainJob, engine_of
+from .engines.trackers import trackers
 from .faults import Diverged, OutOfMemory, mended
 from .mends import Mends, read_mends, was_killed, write_mends
 from .packing import Schedule, prompts_of, schedule, writes
@@ -29,7 +29,6 @@ from .steering.mix import LIFT_ROWS, LIFT_SHARE, hold_out_each
 from .steering.questions import questions_of
 from .steering.validation import hold_out
 from .teacher import with_teacher
-from .trackers import trackers
 
 TAUGHT = "taught.json"
 ATTENTION_TOKENS = 1024
@@ -106,40 +105,6 @@ def held_out_from(rows: Rows, settings: Settings) -> Settings:
     check_rows(rows, settings["steer"]["aims"])
     hold_out_each(rows, settings["seed"])
     return {**settings, "mix": first_mix(rows, settings)}
-
-
-def heal(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figures:
-    """Train the artefact `base`, a pruned model, on what the artefact `teacher`, the model that it was cut
-    from, says of the rows of `dataset`. Raises what `train` does."""
-    teacher = inputs.artefacts["teacher"]
-    told = {"teacher": str(teacher.path()), "teacher_hash": teacher.hash}
-    return train(inputs, {**settings, **told}, out, watch)
-
-
-def qat(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figures:
-    """Train the artefact `base` while its matrices compute as the 4 bits of `settings["form"]`, on what the
-    artefact `teacher`, the tuned model, says of the rows of `dataset`. The integers that it begins with are
-    calibrated by those rows. Raises what `heal` does."""
-    grid = str(grid_of(inputs, settings, out, watch))
-    return heal(inputs, {**settings, "grid": grid}, out, watch)
-
-
-def grid_of(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Path:
-    """The file of the calibrated integers; kept in the scratch for the next attempt."""
-    kept = out.scratch.read(GRID)
-    if kept is not None:
-        return kept
-    rows = inputs.artefacts["dataset"].path("train.jsonl")
-    matrices, _ = calibrated_matrices(settings["form"], inputs.artefacts["base"].path(), rows, watch)
-    if matrices is None:
-        raise WrongUse("data.no_rows", "no row can be taught", hint="give rows of messages or text")
-    path = out.folder / GRID
-    write_grid(matrices, path)
-    out.scratch.write(GRID, path)
-    path.unlink(missing_ok=True)
-    written = out.scratch.read(GRID)
-    assert written is not None
-    return written
 
 
 def vocabulary_of(base: Path) -> int:

@@ -9,11 +9,10 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...hardware import free_bytes
 from ...model import Tokenizer
-from ...router import Router
 from ..base.admission import CPU_FIXED_STREAMS, Admission, Place
 from ..base.at_once import ENDING, Drain
 from ..base.errors import ApiError
@@ -29,6 +28,9 @@ from .engine_process import ATTEMPTS, READY_S, EngineCrashed, EngineLost, Engine
 from .job import GrammarCheck, Job
 from .quarantine import Quarantine
 from .replicas import Replicas
+
+if TYPE_CHECKING:
+    from ...router import Router
 
 REST = -1  # tokens of an answer: as many as there is room for
 FRESH_S = 30.0  # /health vouches for a token this young

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ...router import Route
+from ...asked import Route
 
 Constraint = tuple[str, str]  # a grammar of the engine: ("json_schema" | "regex" | "ebnf", text)
 ANY_OBJECT: Constraint = ("json_schema", '{"type": "object"}')

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import Refused, Where, WrongUse
 from ...launch import LAUNCHED
 from ...model import Tokenizer
-from ...router import Router, read_router
 from ..base.access import Access, is_loopback, read_hosts, read_origins
 from ..base.at_once import REQUESTS
 from ..base.limits import BODY_BYTES
@@ -20,6 +19,9 @@ from ..engines.launched.settings import as_launched
 from ..engines.lora import check_alike
 from .cores import split_cores, usable_cores
 from .tuned import tuned_settings
+
+if TYPE_CHECKING:
+    from ...router import Router
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +124,8 @@ def router_of(route: str | None, adapters: Mapping[str, str]) -> Router | None:
             "serve.route_alone", "a router without adapters has nothing to choose from",
             where=Where(field="--route"), hint="--adapter NAME=DIR for each ability",
         )  # fmt: skip
+    from ...router import read_router
+
     router = read_router(Path(route))
     strange = [name for name in adapters if name not in router.abilities]
     if strange:

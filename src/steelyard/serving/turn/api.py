@@ -12,7 +12,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from ...router import Route
+from ...asked import Route
 from ..base.errors import ApiError
 from ..base.guard import Caller
 from ..engines import Capability

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # a plan asks for capabilities and needs no tokenizer
     from ..steering.mix import Steering
     from ..steering.questions import Questions
     from ..teacher import Told
-from ..trackers import Tell
+from .trackers import Tell
 
 
 def ignored(point: Mapping[str, float]) -> None:

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ....router import asked_of
+from ....asked import asked_of
 from ...base.errors import ApiError, json_response
 from ...base.transport import Stream, Whole, event
 from ...base.work import RENDER_S, off_loop

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ....router import asked_of
+from ....asked import asked_of
 from ...base.errors import ApiError
 from ...base.work import RENDER_S, off_loop
 from ...turn.api import Api

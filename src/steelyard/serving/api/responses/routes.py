@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ....router import asked_of
+from ....asked import asked_of
 from ...base.errors import ApiError, json_response
 from ...base.guard import caller_of
 from ...base.log import log

@@ -1,0 +1,1 @@
+"""A smaller model learns from the one that it was made of."""
