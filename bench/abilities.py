@@ -209,12 +209,14 @@ def shares(results: dict[str, Any], seed: int) -> None:
     base = results["base"]["perplexity"]
     for word in (*MIXES, "auto"):
         if cell := results.get(f"mix/{word}/{seed}"):
-            kept = {task: cell["scores"][task] / alone[task] if alone[task] else 1.0 for task in TASKS}
+            kept = {task: cell["scores"][task] / alone[task] for task in TASKS if alone[task]}
+            if not kept:
+                continue  # alone nothing was learnt that a score shows
             worst = min(kept, key=lambda task: kept[task])
             mean = sum(kept.values()) / len(kept)
             growth = cell["perplexity"] / base - 1
             text = f"mean kept {mean:.1%}, worst {worst} {kept[worst]:.1%}, perplexity {growth:+.1%}"
-            print(f"seed {seed} mix {word}: {text}")
+            print(f"seed {seed} mix {word}: of {len(kept)} tasks {text}")
 
 
 def lifted(results: dict[str, Any], weak: str) -> None:
