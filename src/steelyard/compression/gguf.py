@@ -128,7 +128,8 @@ def _native() -> Any:
     if file is None or not file.exists():
         raise Lacking(
             "export.no_llamacpp", "Q4_K_M is rounded by llama.cpp, which is not installed here",
-            why="the package xllamacpp brings it", hint="pip install 'steelyard[llamacpp]', or --form Q8_0",
+            why="the package xllamacpp brings it",
+            hint="in the steelyard checkout: pip install -c constraints.txt '.[llamacpp]', or --form Q8_0",
         )  # fmt: skip
     library = ctypes.CDLL(str(file))
     function = library.ggml_quantize_chunk
@@ -144,5 +145,6 @@ def _library(name: str) -> Any:
     except ImportError as e:
         raise Lacking(
             "export.no_gguf", f"the package {name} is not installed",
-            why="it writes GGUF files", hint="pip install 'steelyard[serve]'",
+            why="it writes GGUF files",
+            hint="in the steelyard checkout: pip install -c constraints.txt '.[serve]'",
         ) from e  # fmt: skip

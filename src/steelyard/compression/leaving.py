@@ -65,5 +65,5 @@ def _check_torch() -> None:
     if find_spec("torch") is None:
         raise Lacking(
             "export.no_torch", "rounding by your rows needs torch, which is not installed here",
-            hint="pip install 'steelyard[cpu]', or --form Q8_0",
+            hint="in the steelyard checkout: pip install -c constraints.txt '.[cpu]', or --form Q8_0",
         )  # fmt: skip

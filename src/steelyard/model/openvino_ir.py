@@ -41,8 +41,9 @@ def export_openvino(folder: Path, out: Path, form: str = "bf16", rounding: Round
     written = _write_graph(Path(folder), form, out / XML, rounding)
     copy_companions(Path(folder), out)
     facts = FORMS[form]
+    stored = {name: fact for name, fact in asdict(facts).items() if name != "trained"}  # how it came to be
     beside = {
-        "form": form, **asdict(facts), "weight_bytes": facts.weight_bytes, **written,
+        "form": form, **stored, "weight_bytes": facts.weight_bytes, **written,
         "calibrated": bool(rounding and rounding.calibrated),
     }  # fmt: skip
     write_detokenizer(out, out)

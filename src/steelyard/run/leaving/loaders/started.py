@@ -37,7 +37,9 @@ def loader_of(to: str) -> Loader:
     if to in ("gguf", "ollama"):
         here = find_spec("xllamacpp") is not None
         return Loader(
-            "llama.cpp", None if here else "xllamacpp not installed", "pip install 'steelyard[llamacpp]'"
+            "llama.cpp",
+            None if here else "xllamacpp not installed",
+            "in the steelyard checkout: pip install -c constraints.txt '.[llamacpp]'",
         )
     if to == "awq" and _has_vllm():
         return Loader("vLLM", None)
