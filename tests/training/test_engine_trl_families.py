@@ -40,7 +40,7 @@ for family, words in json.loads(sys.argv[2]).items():
     in_bf16, _ = packs(model.bfloat16())
     model = model.float()
     job = {"init": None, "lora_rank": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": None}
-    job["modules_to_save"] = None
+    job |= {"modules_to_save": None, "stage": "sft"}
     model = with_adapter(model, job)
     trained = [n for n, p in model.named_parameters() if p.requires_grad]
     found = {"trained": trained, "share": covered_share(model), "packing": [packing, in_bf16], "why": why}
