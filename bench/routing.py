@@ -82,9 +82,11 @@ def ttft_s(client: httpx.Client, url: str, model: str, row: dict[str, Any]) -> t
     }
     began = time.perf_counter()
     with client.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=120) as answer:
-        next(answer.iter_raw())
+        pieces = answer.iter_raw()
+        next(pieces)
         seconds = time.perf_counter() - began
-        answer.read()
+        for _ in pieces:
+            pass
         return seconds, answer.headers.get("x-steelyard-adapter")
 
 

@@ -20,6 +20,8 @@ from ....model import TRL_QUIET, trl_missing, trl_python
 from ....serving import CAPABILITIES, ServeSettings, prepare, start
 
 SEQUENCES = 4
+# OpenMP's threads spin at barriers, by default for so long that a core shared with others stalls all.
+PATIENT = {"GOMP_SPINCOUNT": "1000", "OMP_WAIT_POLICY": "passive"}
 WORDS = 2000  # of its log, to look for a reason in
 END_S = 5.0
 
@@ -79,7 +81,11 @@ def _has_vllm() -> bool:
 def _child(command: list[str], folder: Path) -> Iterator[str]:
     with (folder.parent / "loader.log").open("w+b") as log:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=os.environ | TRL_QUIET
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=os.environ | TRL_QUIET | PATIENT,
         )
         assert process.stdin and process.stdout
         try:
