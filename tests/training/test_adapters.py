@@ -11,7 +11,7 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from steelyard.artefact import Watch
+from steelyard.artefact import Store, Watch, adopt
 from steelyard.errors import WrongUse
 from steelyard.model import check_base, read_adapter, trl_python
 from steelyard.model.adapters import TENSORS
@@ -123,15 +123,17 @@ def test_an_adapter_of_another_base_is_one_clear_error(sizes, why, begun, tmp_pa
 
 
 def test_an_artefacts_adapter_names_its_base(begun, base, tmp_path):
-    """Of equal shapes, and another content all the same."""
-    shutil.copytree(begun[1], tmp_path / "artefact")
-    lineage = [{"role": "base", "kind": "checkpoint", "hash": "b" * 64}]
-    (tmp_path / "artefact" / "manifest.json").write_text(json.dumps({"lineage": lineage}))
-    adapter = read_adapter(tmp_path / "artefact" / "adapter")
-    check_base(adapter, base, "b" * 64)
+    """Of equal shapes, and another content all the same. The manifest is one that was published."""
+    known = adopt(base)
+    draft = Store(tmp_path / "store").draft("checkpoint", "k" * 64, "train", {}, {"base": known})
+    shutil.copytree(begun[1], draft.folder, dirs_exist_ok=True)
+    (draft.folder / "manifest.json").unlink(missing_ok=True)
+    published = Store(tmp_path / "store").publish(draft, {}, {})
+    adapter = read_adapter(published.folder / "adapter")
+    check_base(adapter, base, known.hash)
     with pytest.raises(WrongUse, match="another base") as caught:
         check_base(adapter, base, "c" * 64)
-    assert "bbbbbbbbbbbb" in caught.value.why
+    assert known.hash[:12] in caught.value.why
 
 
 @pytest.mark.parametrize(

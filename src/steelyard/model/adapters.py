@@ -83,8 +83,8 @@ class Adapter:
     def base_hash(self) -> str | None:
         """Content hash of the base, where the adapter lies in an artefact of ours."""
         try:
-            lineage = json.loads((self.folder.parent / "manifest.json").read_bytes())["lineage"]
-            return next(entry["hash"] for entry in lineage if entry["role"] == "base")
+            inputs = json.loads((self.folder.parent / "manifest.json").read_bytes())["inputs"]
+            return next(entry["hash"] for entry in inputs if entry["role"] == "base")
         except (OSError, ValueError, KeyError, StopIteration):
             return None
 
