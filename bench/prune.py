@@ -252,7 +252,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=2000, help="of each task, to train on")
     parser.add_argument("--test", type=int, default=200, help="of each task, to score on")
     parser.add_argument("--share", type=float, default=0.7)
-    parser.add_argument("--depth", type=float, default=1.0, help="of what goes, the part of whole layers")
+    parser.add_argument("--depth", type=float, default=0.5, help="of what goes, the part of whole layers")
     parser.add_argument("--epochs", type=float, default=2.0)
     parser.add_argument("--heal-epochs", type=float, default=2.0)
     parser.add_argument("--heal-rate", type=float, default=2e-4)

@@ -16,9 +16,9 @@ from steelyard.recipe import Recipe
 from steelyard.shape import Shape
 from steelyard.units import Figure
 
-# Of what goes, on a logarithmic scale, the part that whole layers take; widths take the rest. Layers cost
-# time beside their weights (launches, attention, cache): decisions/155.
-DEPTH = 1.0
+# Of what goes, on a logarithmic scale, the part that whole layers take; widths take the rest. Layers alone
+# would be faster to serve, and heal worse: decisions/155.
+DEPTH = 0.5
 CHANNELS = 64  # an MLP's width stays a multiple of it: whole groups of int4, and whole vectors
 LEAST = 0.25  # of layers and of channels: with fewer no rows have been seen to heal a model
 SHARES = (0.7, 0.85)  # of prune: auto, before the whole model
@@ -57,8 +57,9 @@ def pruned_shape(shape: Shape, share: float | None, recipe: Recipe, depth: float
     ends, rest = _ends(shape), shape.params - _ends(shape)
     budget = share * shape.params - ends
     left = budget / rest
-    if left > 0:
-        layers = max(_least(shape.layers), ceil(shape.layers * left**depth - 1e-9))
+    least = _least(shape.layers)
+    most = max(least, ceil(shape.layers * left**depth - 1e-9)) if left > 0 else 0
+    for layers in range(most, least - 1, -1):
         for kv_heads in range(ceil(shape.kv_heads * min(1.0, left * shape.layers / layers)), 0, -1):
             ffn = _channels(shape, budget / layers, kv_heads)
             if ffn >= _least(shape.ffn):
