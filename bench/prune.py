@@ -263,22 +263,22 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--no-peer", action="store_true")
     parser.add_argument("--no-speed", action="store_true")
     parser.add_argument("--output", type=Path, help="WORK/prune.json where left out")
-    chosen = parser.parse_args(words)
-    chosen.output = chosen.output or chosen.work / "prune.json"
-    return chosen
+    return parser.parse_args(words)
 
 
-def main() -> None:
-    asked = arguments()
+def carried_out(asked: argparse.Namespace, name: str, parts: Callable[[Bench], None]) -> None:
+    """Do the parts that WORK/name, or --output, does not have yet, and print all."""
+    output = asked.output or asked.work / name
     asked.work.mkdir(parents=True, exist_ok=True)
-    known = json.loads(asked.output.read_text()) if asked.output.exists() else {}
+    known = json.loads(output.read_text()) if output.exists() else {}
+    asked.output = output
     bench = Bench(asked.work, asked.base, asked, Limited(asked.minutes), known)
     try:
-        whole_bench(bench)
+        parts(bench)
     except Stopped as stopped:
         print(f"{stopped.message}; the same command goes on", file=sys.stderr)
     print(json.dumps(bench.known, indent=1, sort_keys=True))
 
 
 if __name__ == "__main__":
-    main()
+    carried_out(arguments(), "prune.json", whole_bench)

@@ -11,16 +11,13 @@ INT4 that a pass of distillation under its rounding leaves. `regained` is (train
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
-import sys
 from pathlib import Path
 
-from prune import HEAL, TEACH, Bench, Limited, data_of, held_out_loss, mean, scores_of, served_scores
+from prune import HEAL, TEACH, Bench, carried_out, data_of, held_out_loss, mean, scores_of, served_scores
 
 from steelyard.artefact import Inputs, Store, adopt
 from steelyard.compression import compress
-from steelyard.errors import Stopped
 from steelyard.training import qat, train
 
 
@@ -66,16 +63,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--output", type=Path, help="WORK/qat.json where left out")
-    asked = parser.parse_args()
-    asked.output = asked.output or asked.work / "qat.json"
-    asked.work.mkdir(parents=True, exist_ok=True)
-    known = json.loads(asked.output.read_text()) if asked.output.exists() else {}
-    bench = Bench(asked.work, asked.base, asked, Limited(asked.minutes), known)
-    try:
-        whole_bench(bench)
-    except Stopped as stopped:
-        print(f"{stopped.message}; the same command goes on", file=sys.stderr)
-    print(json.dumps(bench.known, indent=1, sort_keys=True))
+    carried_out(parser.parse_args(), "qat.json", whole_bench)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from steelyard.errors import Stopped
 from .rows import Rows, TrainingExample, batch_of
 
 TOP = 64  # tokens kept of each distribution; the rest is one more class
-PASS_TOKENS = 1024  # of a batch of the teacher
+PASS_TOKENS = 1024  # of a forward pass over rows: the teacher's, and of a look at held-out rows
 HEAD_CHUNK_TOKENS = 256
 SAVE_EVERY = 32  # batches
 
@@ -124,7 +124,7 @@ def stopped() -> Stopped:
 
 
 def batches(rows: Sequence[TrainingExample]) -> Iterator[list[TrainingExample]]:
-    """Runs of examples of about PASS_TOKENS tokens: the same for every attempt."""
+    """Runs of examples of about PASS_TOKENS tokens, the same for every attempt; a longer row is alone."""
     batch: list[TrainingExample] = []
     for row in rows:
         if batch and sum(len(r.ids) for r in batch) + len(row.ids) > PASS_TOKENS:

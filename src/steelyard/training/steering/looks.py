@@ -7,16 +7,16 @@ text (json, label, contains) the gate's score is that or more.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from ..methods import HEAD_CHUNK_TOKENS
 from ..rows import TrainingExample, batch_of
+from ..teacher import batches
 
 GENERAL = "(general)"  # stands for what nobody trained, among abilities; in brackets, as no ability is named
-LOOK_TOKENS = 1024  # of one forward pass
 Held = Mapping[str, Sequence[TrainingExample]]  # rows by ability
 
 
@@ -35,21 +35,9 @@ Look = Mapping[str, Sequence[RowLook]]
 def look_at(network: Any, held: Held) -> dict[str, list[RowLook]]:
     """By ability, in the order of its rows."""
     return {
-        ability: [look for batch in in_batches(rows) for look in rows_of(network, batch)]
+        ability: [look for batch in batches(rows) for look in rows_of(network, batch)]
         for ability, rows in held.items()
     }
-
-
-def in_batches(rows: Sequence[TrainingExample]) -> Iterable[list[TrainingExample]]:
-    """About LOOK_TOKENS each, in order; a longer row is alone."""
-    batch: list[TrainingExample] = []
-    for row in rows:
-        if batch and sum(len(each.ids) for each in batch) + len(row.ids) > LOOK_TOKENS:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
 
 
 def rows_of(network: Any, rows: Sequence[TrainingExample]) -> list[RowLook]:
