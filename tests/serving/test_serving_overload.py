@@ -355,6 +355,7 @@ def test_a_priority_goes_first(keyed):
             assert until(lambda: waiting(service, keys) == 4 * 16 - 2)
             jobs += [pool.submit(ask, f"urgent{i}", ASK, service_tier="priority") for i in range(2)]
             assert until(lambda: waiting(service, keys) == 4 * 16)
+            in_steps(service, lambda: len(order) >= 2)
         for job in jobs:
             job.result()
     assert set(order[:2]) == {"urgent0", "urgent1"}
