@@ -122,6 +122,27 @@ def test_validate_shows_values_and_origins(steelyard, tmp_path) -> None:
     assert steelyard("-q", "validate").stderr == ""
 
 
+TRL = """#!/bin/sh
+case "$*" in
+  *device_count*) echo '{}';;
+  *) echo '{"torch": "2", "trl": "1", "peft": "0", "transformers": "5", "accelerate": "1", "datasets": "5"}';;
+esac
+"""
+
+
+def test_validate_passes_a_device_that_another_machine_has_and_says_so(steelyard, tmp_path) -> None:
+    """The interpreter stands in for a TRL whose torch finds no accelerator."""
+    (tmp_path / "python").write_text(TRL)
+    (tmp_path / "python").chmod(0o755)
+    rows = [{"prompt": f"count {i}", "completion": f"{i} {i + 1}"} for i in range(60)]
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    recipe = "model: demo\ndata: [{path: r.jsonl}]\ntrain: [{stage: sft, device: xpu}]\n"
+    (tmp_path / "steelyard.yaml").write_text(recipe)
+    done = steelyard("validate", "--json", env={"STEELYARD_TRL_PYTHON": str(tmp_path / "python")})
+    assert document(done)["absent_devices"] == ["xpu"]
+    assert "no xpu device can be used here: `up` will refuse" in done.stderr
+
+
 HEAD = (
     "id,source,url,date,phase,model,params_b,layers,hidden,heads,kv_heads,ffn,vocab,precision,weight_bits,"
     "kv_bits,device,devices,devices_per_node,interconnect,framework,dp,tp,pp,cp,micro_batch,global_batch,"

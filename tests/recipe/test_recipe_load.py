@@ -304,6 +304,7 @@ BAD = [
     ("mix: {suport: 1}\n", "unknown_ability", 4, "mix.suport", "suport", "did you mean support?"),
     ("mix: {support: 0}\n", "impossible_pair", 4, "mix", "every weight", "support: 1"),
     ("gate: {abilities: {客服: {min: 1}}}\n", "unknown_ability", 4, "gate.abilities.客服", "客服", "support"),
+    ("mix: {poems: 1}\n", "unknown_ability", 4, "mix.poems", "poems", "abilities of the data: support"),
     ("gate: {forget: {x: 1%}}\n", "unknown_ability", 4, "gate.forget.x", "x", "support"),
     (
         "train: [{finetuning_type: full, lora_rank: 8}]\n",

@@ -11,7 +11,7 @@ import pytest
 from faked import FakeEngine, post_all, served_app
 from safetensors.numpy import save_file
 
-from steelyard.errors import WrongUse
+from steelyard.errors import CheckFailed, WrongUse
 from steelyard.router import fit_router, write_router
 from steelyard.serving import ServeSettings, check_alike, prepare, promote, router_of, start
 
@@ -141,6 +141,14 @@ def test_adapters_of_different_bases_are_refused(tmp_path, other):
     assert error.value.code == "serve.adapters_differ" and "sql and log" in error.value.message.replace(
         "log and sql", "sql and log"
     )
+
+
+def test_an_adapter_of_a_damaged_artefact_is_refused(tmp_path):
+    adapters = {"sql": lora(tmp_path / "a", base="x" * 64), "log": lora(tmp_path / "b")}
+    (tmp_path / "b" / "manifest.json").write_text('{"inputs": [')
+    with pytest.raises(CheckFailed) as error:
+        check_alike(adapters)
+    assert error.value.code == "artefact.manifest" and error.value.where.file.endswith("b/manifest.json")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from steelyard.artefact import Store, Watch, adopt
-from steelyard.errors import WrongUse
+from steelyard.errors import CheckFailed, WrongUse
 from steelyard.model import check_base, read_adapter, trl_python
 from steelyard.model.adapters import TENSORS
 from steelyard.training import CAPABILITIES, TrainNeed, train
@@ -134,6 +134,20 @@ def test_an_artefacts_adapter_names_its_base(begun, base, tmp_path):
     with pytest.raises(WrongUse, match="another base") as caught:
         check_base(adapter, base, "c" * 64)
     assert known.hash[:12] in caught.value.why
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"inputs": 3}', '{"inputs": [{"role": "base"}]}'])
+def test_a_damaged_manifest_beside_an_adapter_is_one_error_that_names_it(text, begun, base, tmp_path):
+    """What it was trained on is not known then: shapes alone let another base of that size pass."""
+    shutil.copytree(begun[1] / "adapter", tmp_path / "a" / "adapter")
+    adapter = read_adapter(tmp_path / "a" / "adapter")
+    for kind in ("{}", '{"inputs": []}'):  # another program's, or of no base
+        (tmp_path / "a" / "manifest.json").write_text(kind)
+        check_base(adapter, base, "c" * 64)
+    (tmp_path / "a" / "manifest.json").write_text(text)
+    with pytest.raises(CheckFailed, match="a is no whole artefact") as caught:
+        check_base(adapter, base, "c" * 64)
+    assert caught.value.where.file == str(tmp_path / "a" / "manifest.json")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,18 @@ meaning is no concern of this room.
 from .code import code_of
 from .files import check_private, is_private, private_folder, publish_folder, sha256_of, write_durably
 from .scratch import ENDED, SHORTER, Scratch, wrote_otherwise
-from .store import Artefact, Draft, Figures, Inputs, Settings, Store, adopt, content_hash, key_of
+from .store import (
+    Artefact,
+    Draft,
+    Figures,
+    Inputs,
+    Settings,
+    Store,
+    adopt,
+    content_hash,
+    damaged_manifest,
+    key_of,
+)
 from .watch import Place, Progress, Watch
 
 __all__ = [
@@ -28,6 +39,7 @@ __all__ = [
     "check_private",
     "code_of",
     "content_hash",
+    "damaged_manifest",
     "is_private",
     "key_of",
     "private_folder",

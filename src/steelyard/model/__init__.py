@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 from ..doors import fetching
 
 if TYPE_CHECKING:
-    from .adapters import Adapter, check_base, peft_config, read_adapter, read_factors, write_peft
+    from .adapters import (
+        Adapter,
+        adapters_base,
+        check_base,
+        peft_config,
+        read_adapter,
+        read_factors,
+        write_peft,
+    )
     from .chat import in_words
     from .companions import copy_companions
     from .decoder import family_of, read_decoder
@@ -61,7 +69,7 @@ if TYPE_CHECKING:
     from .weights import Weights, bf16_of, f32_of, write
 
 FILES = {
-    **dict.fromkeys(("Adapter", "check_base", "peft_config", "read_adapter"), "adapters"),
+    **dict.fromkeys(("Adapter", "adapters_base", "check_base", "peft_config", "read_adapter"), "adapters"),
     **dict.fromkeys(("read_factors", "write_peft"), "adapters"),
     "Decoder": "families",
     "FAMILIES": "families",
@@ -173,6 +181,7 @@ __all__ = [
     "Unteachable",
     "Use",
     "Weights",
+    "adapters_base",
     "bf16_of",
     "chat_ids",
     "check_base",

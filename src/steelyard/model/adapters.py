@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..artefact import damaged_manifest
 from ..errors import Where, WrongUse
 from ..shape import read_json, safetensors_header, tensors
 
@@ -81,12 +82,26 @@ class Adapter:
 
     @property
     def base_hash(self) -> str | None:
-        """Content hash of the base, where the adapter lies in an artefact of ours."""
-        try:
-            inputs = json.loads((self.folder.parent / "manifest.json").read_bytes())["inputs"]
-            return next(entry["hash"] for entry in inputs if entry["role"] == "base")
-        except (OSError, ValueError, KeyError, StopIteration):
-            return None
+        """As `adapters_base`."""
+        return adapters_base(self.folder)
+
+
+def adapters_base(folder: Path) -> str | None:
+    """Content hash of an adapter's base, where the adapter lies in an artefact of ours; None elsewhere.
+
+    Raises CheckFailed where the artefact's manifest is damaged: what it was trained on is then not known, and
+    shapes alone do not tell two bases of one size apart.
+    """
+    path = folder.parent / "manifest.json"
+    if not path.is_file():
+        return None
+    try:
+        inputs = json.loads(path.read_bytes()).get("inputs", [])
+        return next((str(entry["hash"]) for entry in inputs if entry["role"] == "base"), None)
+    except (ValueError, RecursionError) as error:
+        raise damaged_manifest(path, "it is no JSON") from error
+    except (AttributeError, KeyError, TypeError) as error:
+        raise damaged_manifest(path, "inputs has a row that is none") from error
 
 
 def read_adapter(folder: Path) -> Adapter:

@@ -336,10 +336,15 @@ def _check_lift(recipe: Recipe, tree: Tree) -> None:
         _fail(tree, (*at, "routes"), text, "example: routes: [alone, ties]")
 
 
+CLOSE = (
+    70  # of 100, spelling or a whole part: "sql" is close to "sql_transpile", "poems" is not to "commands"
+)
+
+
 def _unknown_ability(tree: Tree, at: Path_, name: str, abilities: tuple[str, ...]) -> None:
     from rapidfuzz import fuzz, process
 
-    near = process.extractOne(name, abilities, scorer=fuzz.ratio, score_cutoff=40)
+    near = process.extractOne(name, abilities, scorer=fuzz.WRatio, score_cutoff=CLOSE)
     text = f"no data has the ability {name}"
     hint = f"did you mean {near[0]}?" if near else f"abilities of the data: {', '.join(abilities)}"
     raise WrongUse("recipe.unknown_ability", text, where=tree.where(at), hint=hint)

@@ -144,6 +144,7 @@ def _recipe(path: Path, ray: str | None) -> None:
         "engines": settled.get("engines"),
         "gate": settled.get("gate"),
         "launch": settled.get("launch"),
+        "absent_devices": settled.get("absent"),
     }
     rows = [
         (key, _shown(key, value, origin), _origin(origin))
@@ -154,6 +155,13 @@ def _recipe(path: Path, ray: str | None) -> None:
     good = say("{path} is a good recipe", path=path)
     if not settled:
         note(say("the model {model} is not on this machine: only its data were checked", model=recipe.model))
+    for device in dict.fromkeys(settled.get("absent") or ()):
+        note(
+            say(
+                "no {device} device can be used here: `up` will refuse this recipe on this machine",
+                device=device,
+            )
+        )
     lines = [
         *_rows_line(account),
         *row_lines(settled),

@@ -275,5 +275,5 @@ def map_text(map: Mapping[str, str | Sequence[str]]) -> str:
 def nearest(name: str, names: Sequence[str]) -> str | None:
     from rapidfuzz import fuzz, process
 
-    match = process.extractOne(name, names, scorer=fuzz.WRatio, score_cutoff=45)
+    match = process.extractOne(name, names, scorer=fuzz.WRatio, score_cutoff=60)
     return match[0] if match else None

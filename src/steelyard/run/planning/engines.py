@@ -171,16 +171,21 @@ def device_of(stage: Stage) -> tuple[str, str]:
 
 def check_devices(recipe: Recipe, settings: Mapping[str, Any]) -> None:
     """Before anything is trained, are the devices here? Raises Lacking."""
-    for number, stage in enumerate(settings.get("train") or ()):
-        device = stage.get("device", CPU)
-        if device != CPU and device not in trl_devices():
-            raise Lacking(
-                "train.device_missing",
-                f"no {device} device can be used by the engine {stage['engine']}",
-                where=Where(str(recipe.path), field=f"train.{number}.device"),
-                why=f"the torch of {trl_python()} finds none",
-                hint="device: cpu, or an environment with a torch for that device",
-            )
+    for number, device in absent_devices(settings).items():
+        raise Lacking(
+            "train.device_missing",
+            f"no {device} device can be used by the engine {settings['train'][number]['engine']}",
+            where=Where(str(recipe.path), field=f"train.{number}.device"),
+            why=f"the torch of {trl_python()} finds none",
+            hint="device: cpu, or an environment with a torch for that device",
+        )
+
+
+def absent_devices(settings: Mapping[str, Any]) -> dict[int, str]:
+    """Stages whose device this machine has not, by number. A recipe may be checked on another machine than it
+    will run on: `validate` tells of them, `up` refuses."""
+    wanted = {n: stage.get("device", CPU) for n, stage in enumerate(settings.get("train") or ())}
+    return {n: device for n, device in wanted.items() if device != CPU and device not in trl_devices()}
 
 
 # ------------------------------------------------------------------ serving

@@ -56,7 +56,7 @@ from ..child.children import call_order, in_child
 from .adapters import with_adapters
 from .checks import check_sealed_room, check_serve_files
 from .document import cores_document
-from .engines import engine_document, with_engines
+from .engines import absent_devices, engine_document, with_engines
 from .facts import base_of, calibrate, with_rows_to_teach
 from .launching import launch_of_recipe
 from .prepare import drafted, finetuning_types, learnt_rows
@@ -176,7 +176,8 @@ def settle(recipe: Recipe, watch: Watch | None = None) -> dict[str, Any]:
         check_limits(named, filled, local, NO_PLANS, machine)
     check_sealed_room(named, local, shape)
     document = here_document(named, machine, filled, facts, local)
-    return document | {"launch": launch_of_recipe(named, filled, shape, facts)}
+    absent = list(absent_devices(filled.settings).values())
+    return document | {"launch": launch_of_recipe(named, filled, shape, facts), "absent": absent}
 
 
 NO_PLANS = Plans(request={}, plans=(), best=None, frontier=(), considered=0, divide=0, fit=0)

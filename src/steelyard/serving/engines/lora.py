@@ -10,7 +10,8 @@ from typing import Any
 import orjson
 
 from ...errors import Where, WrongUse
-from ...shape import read_json, safetensors_header
+from ...model import adapters_base
+from ...shape import safetensors_header
 
 TENSORS = "adapter_model.safetensors"
 KEY = re.compile(r"(?:.*\.)?layers\.(\d+)\.(.+?)\.lora_([AB])(?:\.default)?\.weight$")
@@ -45,9 +46,9 @@ def check_alike(adapters: Mapping[str, str]) -> None:
     """By headers alone, before an engine loads anything.
 
     Raises WrongUse where two were trained on different bases: by the content that their artefacts name, or by
-    the shapes of the matrices that both adapt.
+    the shapes of the matrices that both adapt. Raises CheckFailed where an artefact's manifest is damaged.
     """
-    bases = {name: base for name in adapters if (base := _base_hash(Path(adapters[name])))}
+    bases = {name: base for name in adapters if (base := adapters_base(Path(adapters[name])))}
     shapes = {name: _shapes(Path(folder)) for name, folder in adapters.items()}
     first = next(iter(bases), None)
     for name, base in bases.items():
@@ -65,15 +66,6 @@ def _differ(one: str, other: str, why: str) -> WrongUse:
         "serve.adapters_differ", f"the adapters {one} and {other} are of different bases",
         where=Where(field="--adapter"), why=why, hint="serve each with the base that it was trained on",
     )  # fmt: skip
-
-
-def _base_hash(folder: Path) -> str | None:
-    """Content hash of the base, where the adapter lies in an artefact of ours."""
-    manifest = folder.parent / "manifest.json"
-    if not manifest.is_file():
-        return None
-    inputs = read_json(manifest).get("inputs") or ()
-    return next((str(i["hash"]) for i in inputs if i.get("role") == "base"), None)
 
 
 def _shapes(folder: Path) -> Matrices:
