@@ -58,6 +58,7 @@ def test_a_lift_is_an_ability_or_a_table(load):
         ("mix: auto\ntrain: [{stage: dpo}]", "recipe.impossible_pair", "a stage sft or pt"),
         ("gate: {abilities: {code: {min: 1.2}}}", "recipe.bad_value", "not between 0 and 1"),
         ("goal: {lift: cod}", "recipe.unknown_ability", "no data has the ability cod"),
+        ("goal: {lift: code}\ntrain: [{beta: 2}]", "recipe.impossible_pair", "beta of its own"),
         ("goal: {lift: code}\nmix: equal", "recipe.impossible_pair", "a mix of its own"),
         ("goal: {lift: code}\ntrain: [{finetuning_type: full}]", "recipe.impossible_pair", "sft with LoRA"),
         ("goal: {lift: {ability: code, routes: [magic]}}", "recipe.bad_value", "'magic'"),

@@ -389,7 +389,7 @@ BAD = [
         *("impossible_pair", 4, "train.0.stage", "judge", "compare: text"),
     ),
     (
-        "train: [{stage: sft, beta: 1}]\n",
+        "train: [{stage: pt, beta: 1}]\n",
         "impossible_pair",
         4,
         "train.0.beta",

@@ -57,12 +57,24 @@ def test_one_ability_is_lifted_by_the_best_of_its_ways(two):
     assert done["rows"]["taught"] + done["rows"]["held_out"] == done["rows"]["kept"]
 
 
+def test_prompts_are_held_where_general_text_is_to_be_kept(two):
+    done = two.up("--until", "train", "--set", "gate.general=0.03", "--set", "train.0.max_steps=3")
+    _, manifest = checkpoint(two)
+    assert manifest["settings"]["method"] == {"beta": 1.0} and done["rows"]["taught"] > 0
+    taken = next(step for step in done["steps"] if step["step"] == "train")
+    assert taken["predicted"]["wall_s"] > 0
+    plan = json.loads((two.workdir / "plan.json").read_text())
+    assert "gate.general" in json.dumps(plan)
+
+
 def test_what_cannot_be_is_refused_before_anything_is_trained(two):
     unknown = two.run("train", str(two.recipe), "--yes", "--lift", "poems")
     error = json.loads(unknown.stdout)["error"]
     assert unknown.returncode == 2 and error["code"] == "recipe.unknown_ability"
     engine = two.error(2, "--set", "mix=auto", "--set", "train.0.engine=trl")
     assert engine["code"] == "train.engine_cannot" and "mix: auto" in engine["message"]
+    near = two.error(2, "--set", "train.0.beta=1.0", "--set", "train.0.engine=trl")
+    assert near["code"] == "train.engine_cannot" and "beta of sft" in near["message"]
     late = two.error(3, "--set", "mix=auto", "--set", "goal.deadline=1s")
     assert late["code"] == "plan.deadline"
     assert not list(two.workdir.glob("artefacts/checkpoint-*"))

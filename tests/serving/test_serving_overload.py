@@ -327,7 +327,7 @@ def test_a_calm_key_is_served_beside_a_flood(keyed):
     service, _, keys = keyed
     body = {**LONG, "max_tokens": 200}
     with ThreadPoolExecutor(25) as pool:
-        with held(service):  # on a busy machine the front or this process may read late, so the engine waits for both
+        with held(service):  # a front that reads late decides nothing: the engine waits
             flood = [pool.submit(post, service, {**body, "n": 8}, keys["busy"]) for _ in range(24)]
             assert until(lambda: waiting(service, keys) == 24 * 8 - 4)
             calm = pool.submit(post, service, body, keys["calm"])

@@ -15,8 +15,9 @@ from steelyard.artefact import Watch
 from steelyard.errors import Stopped, WrongUse
 from steelyard.model import Tokenizer, load
 from steelyard.training import train
-from steelyard.training.abilities.lift import gap, sure
+from steelyard.training.abilities.lift import gap
 from steelyard.training.abilities.merging import DENSITY, Changed, change_of, merged
+from steelyard.training.abilities.near import sure
 from steelyard.training.methods import METHODS
 from steelyard.training.rows import batch_of, read_rows
 from steelyard.training.steering.looks import GENERAL, look_at
@@ -117,13 +118,13 @@ def test_the_interval_of_a_gap_holds_its_value_and_turns_with_it(pairs):
 @pytest.fixture(scope="module")
 def whole(base, uneven, tmp_path_factory):  # noqa: F811
     """Every way, once."""
-    routes = ["alone", "gentle", "replay", "kl", "linear", "ties", "dare", "svd"]
+    routes = ["alone", "gentle", "near", "replay", "kl", "linear", "ties", "dare", "svd"]
     return run(tmp_path_factory.mktemp("whole"), base, uneven, routes=routes)
 
 
 def test_every_way_is_tried_and_told_with_what_it_cost(whole):
     figures, _, document = whole
-    assert list(document["routes"]) == sorted(document["routes"]) and len(document["routes"]) == 8
+    assert list(document["routes"]) == sorted(document["routes"]) and len(document["routes"]) == 9
     tokens = {name: found["tokens"] for name, found in document["routes"].items()}
     assert tokens["replay"] > 1.5 * tokens["alone"] == 1.5 * tokens["gentle"] > 0 and tokens["linear"] == 0
     assert figures["tokens"] == sum(tokens.values())

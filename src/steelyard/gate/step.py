@@ -98,7 +98,7 @@ def _hint(worst: Check, verdict: Verdict, pruned: bool = False) -> str:
     if kind == "min":
         return "train longer or on more rows of this ability, or lower its min in gate.abilities"
     if kind.startswith("general_"):
-        return "train less, mix in rows of other kinds, or allow more in gate.general"
+        return "raise train.beta, train less, mix in rows of other kinds, or allow more in gate.general"
     if kind == "against_base":
         return (
             "train longer or on more rows of this ability; gate.forget names what an ability may lose instead"

@@ -210,7 +210,7 @@ class LatencyTable(Table):
     tpot_p99: Seconds | None = say("time per output token, 99 of 100 requests", "90ms")
 
 
-Route = Literal["alone", "gentle", "replay", "kl", "linear", "ties", "dare", "svd"]
+Route = Literal["alone", "gentle", "near", "replay", "kl", "linear", "ties", "dare", "svd"]
 
 
 class LiftTable(Table):
@@ -408,7 +408,8 @@ class StageTable(Table):
     lr_scheduler_type: Scheduler | None = say("how the rate falls", "cosine")
     weight_decay: Annotated[float, Field(ge=0, le=1)] | None = say("of AdamW", 0.0)
     beta: Annotated[float, Field(ge=0, le=100)] | None = say(
-        "dpo, kto, grpo: how closely the model stays to the one it begins from; orpo: weight of the pairs; "
+        "sft, dpo, kto, grpo: how closely the model stays to the one it begins from (sft: tokens of the "
+        "prompts that are held at its word, to each taught one); orpo: weight of the pairs; "
         "distil with lmbda: 0 forward, 1 reverse divergence from the teacher, between them a mixture",
         0.1,
     )

@@ -17,7 +17,7 @@ COMPARED = ("dpo", "kto", "orpo", "grpo", "rm")  # stages that compare answers: 
 STEERED = ("sft", "pt")  # stages whose mix may follow the abilities
 MIXES = ("auto", "rows", "equal", "temperature")  # words for a whole mix
 MERGES = ("linear", "ties", "dare", "svd")  # by the names that PEFT gives them
-LIFT_ROUTES = ("alone", "gentle", "replay", "kl", *MERGES)  # ways to lift an ability, as they are tried
+LIFT_ROUTES = ("alone", "gentle", "near", "replay", "kl", *MERGES)  # ways to lift, as they are tried
 # Of stages whose answers the model writes itself, where the recipe says nothing: TRL's own.
 SAMPLING: dict[str, dict[str, int]] = {
     "grpo": {"num_generations": 8, "max_completion_length": 256},
@@ -25,7 +25,7 @@ SAMPLING: dict[str, dict[str, int]] = {
 }
 # word -> the stages that have it
 WORDS: dict[str, tuple[str, ...]] = {
-    "beta": ("dpo", "kto", "orpo", "grpo", "distil"),
+    "beta": ("sft", "dpo", "kto", "orpo", "grpo", "distil"),
     "loss_type": ("dpo", "kto", "grpo"),
     "loss_weights": ("dpo",),
     "label_smoothing": ("dpo",),

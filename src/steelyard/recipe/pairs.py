@@ -329,6 +329,9 @@ def _check_lift(recipe: Recipe, tree: Tree) -> None:
     kinds = [(stage.stage, stage.finetuning_type) for stage in recipe.train]
     if kinds != [("sft", "lora")]:
         _fail(tree, at, "lift tries ways of one stage: sft with LoRA", "example: train: [{stage: sft}]")
+    if recipe.train[0].beta is not None:
+        text = "each way of lift has a beta of its own: near holds the prompts"
+        _fail(tree, ("train", 0, "beta"), text, "delete beta, or goal: {lift: {ability: A, routes: [near]}}")
     if recipe.mix:
         _fail(tree, ("mix",), "each way of lift has a mix of its own", "delete mix")
     if lift.adapters and not set(lift.routes or MERGES) & set(MERGES):

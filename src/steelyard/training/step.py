@@ -18,6 +18,7 @@ from steelyard.model import Tokenizer
 from steelyard.shape import read_json
 
 from .abilities.lift import lifted
+from .abilities.near import near
 from .abilities.steered import check_rows, finished, first_mix, steered_job
 from .engines import TrainEngine, TrainJob, engine_of
 from .engines.trackers import trackers
@@ -61,10 +62,14 @@ def train(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figur
         place = None if out.scratch.keys else out.scratch.folder
         asked = {**settings, "vocab": vocabulary_of(base)}
         rows = with_teacher(rows, Path(settings["teacher"]), asked, place, watch, engine.ask)
+    learnt = rows
+    if stays_near(settings):
+        place = None if out.scratch.keys else out.scratch.folder
+        learnt = near(rows, base, vocabulary_of(base), settings, place, watch, engine.ask)
     held_out = held_out_of(inputs, base, settings)
     tell, end = trackers(settings.get("report_to") or (), tracking_folder(out), out.key[:12])
     try:
-        job = TrainJob(base, rows, plan, settings, held_out, questions, tell)
+        job = TrainJob(base, learnt, plan, settings, held_out, questions, tell)
         figures, plan = taught(engine, job, tokenizer, out, watch)
     finally:
         end()
@@ -105,6 +110,12 @@ def held_out_from(rows: Rows, settings: Settings) -> Settings:
     check_rows(rows, settings["steer"]["aims"])
     hold_out_each(rows, settings["seed"])
     return {**settings, "mix": first_mix(rows, settings)}
+
+
+def stays_near(settings: Settings) -> bool:
+    """Whether tokens of its prompts are held at what the base says of them; a lift has a way that does."""
+    beta = (settings.get("method") or {}).get("beta")
+    return settings["stage"] == "sft" and bool(beta) and "lift" not in settings
 
 
 def vocabulary_of(base: Path) -> int:

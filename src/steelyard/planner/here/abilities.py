@@ -15,7 +15,7 @@ LOOKS = 10  # of a stage (training/steering/validation.py)
 FORWARD = 0.4  # of the time of a micro-batch: forward alone, with the head on few tokens
 # Passes over the lifted ability's rows that a way takes: two of them take as many rows of the others, which
 # one reads once more for what the base says of them.
-PASSES = {"alone": 1.0, "gentle": 1.0, "replay": 2.0, "kl": 2.4}
+PASSES = {"alone": 1.0, "gentle": 1.0, "near": 1.4, "replay": 2.0, "kl": 2.4}
 MERGED_LOOKS = 4  # of each way of merging: its weights
 
 

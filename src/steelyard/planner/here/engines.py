@@ -11,7 +11,7 @@ from typing import Any
 
 from steelyard.ledger import Row
 
-from .local_train import writing
+from .local_train import stays_near, writing
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,8 @@ def spread_of(stage: Mapping[str, Any]) -> float:
     """Of the times of a stage."""
     if writing(stage):
         return SAMPLED_SPREAD
-    return max(engine_of(stage).spread, TAUGHT_SPREAD if stage.get("teacher_params") else 0.0)
+    taught = stage.get("teacher_params") or stays_near(stage)
+    return max(engine_of(stage).spread, TAUGHT_SPREAD if taught else 0.0)
 
 
 LIBRARY_BYTES = 4.5e8  # resident of torch and transformers, before any weight

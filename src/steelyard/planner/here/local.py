@@ -45,6 +45,7 @@ from .local_train import (
     optimiser_terms,
     packed,
     sizes_of,
+    stays_near,
     train_rates,
     trained_params,
     writing,
@@ -361,7 +362,7 @@ def _teacher(
 ) -> dict[str, float]:
     """A teacher's forward passes: of each row once, or of all that is taught where it stands beside the
     student. A pass takes its share of the student's own, by the weights."""
-    params = settings.get("teacher_params")
+    params = shape.params if stays_near(settings) else settings.get("teacher_params")
     if not params:
         return {}
     passes = 2.0 if settings["finetuning_type"] == "lora" else 3.0

@@ -106,6 +106,11 @@ def writing(settings: Mapping[str, Any]) -> bool:
     return settings.get("stage") == "grpo" or (settings.get("stage") == "distil" and bool(lmbda))
 
 
+def stays_near(settings: Mapping[str, Any]) -> bool:
+    """Whether the base is asked once for tokens of the prompts."""
+    return settings.get("stage") == "sft" and bool((settings.get("method") or {}).get("beta"))
+
+
 def sampled(facts: DataFacts, answers: int) -> DataFacts:
     """Chats alone, each as often as answers are sampled to it, as long as its own answer."""
     rows = facts.rows - (facts.pairs or 0) - (facts.labels or 0) - (facts.texts or 0)

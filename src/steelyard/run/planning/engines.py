@@ -36,7 +36,12 @@ def with_engines(recipe: Recipe, filled: Fill, family: str) -> Fill:
         engine, why = _chosen(recipe, stage, settings, name, family, device, several)
         own_dtype = origins.get(f"{name}.dtype") == "recipe"
         dtype = {} if device == CPU or own_dtype else {"dtype": "bf16"}
-        stages.append({**settings, **shared, **hosts, "engine": engine, **_more(engine, device), **dtype})
+        near = _near(recipe, stage, settings, engine)
+        if near:
+            origins[f"{name}.beta"] = "plan: gate.general is to be kept"
+        stages.append(
+            {**settings, **near, **shared, **hosts, "engine": engine, **_more(engine, device), **dtype}
+        )
         if "processes" in shared:
             origins[f"{name}.processes"] = "recipe" if stage.processes else "plan: one a device"
         for word in WORDS:
@@ -137,11 +142,23 @@ def _chosen(
         raise
 
 
+NEAR, BETA = "beta of sft", 1.0
+
+
+def _near(recipe: Recipe, stage: Stage, settings: Mapping[str, Any], engine: str) -> dict[str, Any]:
+    """Prompts are held, where general text is to be kept and the recipe has no beta."""
+    asked = recipe.gate.general is not None and stage.beta is None and "lift" not in settings
+    if not asked or stage.stage != "sft" or engine != "own":
+        return {}
+    return {"method": {**settings.get("method", {}), "beta": BETA}}
+
+
 def _words(stage: Stage) -> tuple[str, ...]:
     """What the recipe has of a stage, and values that not every engine has."""
     words = [field.name for field in fields(stage) if getattr(stage, field.name) not in (None, False)]
     values = ("mixed_precision", "metric_for_best_model")
-    return (*words, *(f"{name}: {getattr(stage, name)}" for name in values))
+    near = [NEAR] if stage.stage == "sft" and stage.beta else []
+    return (*words, *(f"{name}: {getattr(stage, name)}" for name in values), *near)
 
 
 def _more(engine: str, device: str) -> dict[str, Any]:

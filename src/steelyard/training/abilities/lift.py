@@ -3,6 +3,7 @@
     alone    LoRA on the ability's rows
     gentle   the same at GENTLE_RATE of the rate and GENTLE_RANK of the rank: less learnt, less forgotten
              (Biderman et al. 2024, arXiv 2405.09673)
+    near     the same, its prompts held at what the model itself said of them before (near.py)
     replay   as many rows of the other abilities between them (experience replay; Scialom et al. 2022, arXiv
              2205.12393)
     kl       these rows taught by what the model itself said of them before (Li and Hoiem 2016, learning
@@ -43,14 +44,15 @@ from ..teacher import with_teacher
 from ..trainable import trainable
 from .interference import change, student
 from .merging import MERGES, Change, Changed, change_of, merged
+from .near import TOLD, near, sure
 from .steered import general_examples
 
 FILE = "lift.json"
 STATE, MASTER = "lift.state.json", "lift-{}.safetensors"
 GENTLE_RATE, GENTLE_RANK = 0.3, 0.25
 WITH_OTHERS = ("replay", "kl")
+BETA = 1.0  # of `near`
 WEIGHTS = (1.0, 0.75, 0.5, 0.25)  # of what was learnt, where it is merged
-TOLD = 32  # likeliest tokens that `kl` keeps of what the base says
 # Words of a stage that choose a checkpoint: each way ends with its last step.
 OF_THE_STAGE = ("eval_steps", "val_size", "load_best_model_at_end", "early_stopping_patience", "save_steps")
 
@@ -135,13 +137,32 @@ def trained(task: Lifting, route: str) -> dict[str, Any]:
 def loop_of(task: Lifting, route: str) -> Loop:
     """Before its first step."""
     settings, plan = task.settings(route), plan_of(task, route)
-    rows = told_by_base(task, plan) if route == "kl" else task.job.rows
+    rows = rows_of(task, route, plan)
     network, learnt = trainable(task.job.base, settings)
     scratch = Scratch(task.out.scratch.folder / f"lift-{route}", task.out.scratch.keys)
     out = replace(task.out, scratch=scratch)
     return Loop(
         network, learnt, Rows(rows.examples, names=rows.names), plan, settings, out, task.watch, bar=route
     )
+
+
+def rows_of(task: Lifting, route: str, plan: Schedule) -> Rows:
+    """The job's rows; of two ways with what the base says of them."""
+    if route == "kl":
+        return told_by_base(task, plan)
+    if route != "near":
+        return task.job.rows
+    settings = {**task.settings(route), "method": {"beta": BETA}}
+    return near(task.job.rows, task.job.base, vocabulary(task), settings, place_of(task), task.watch)
+
+
+def vocabulary(task: Lifting) -> int:
+    return Tokenizer(task.job.base).vocab_size
+
+
+def place_of(task: Lifting) -> Path | None:
+    """Where a teacher's words are kept; None where they must not be."""
+    return None if task.out.scratch.keys else task.out.scratch.folder
 
 
 def plan_of(task: Lifting, route: str) -> Schedule:
@@ -170,25 +191,13 @@ def told_by_base(task: Lifting, plan: Schedule) -> Rows:
     asked = [n for n in sorted(drawn) if rows.examples[n].ability != ability]
     others = Rows([rows.examples[n] for n in asked])
     settings = {**task.settings("kl"), "teacher_hash": "base", "method": {"loss_top_k": TOLD}}
-    place = None if task.out.scratch.keys else task.out.scratch.folder
-    told = with_teacher(others, task.job.base, settings, place, task.watch).examples
-    vocab, by_place = Tokenizer(task.job.base).vocab_size, dict(zip(asked, told, strict=True))
+    told = with_teacher(others, task.job.base, settings, place_of(task), task.watch).examples
+    vocab, by_place = vocabulary(task), dict(zip(asked, told, strict=True))
     examples = [
         sure(row, vocab) if row.ability == ability else by_place.get(n, row)
         for n, row in enumerate(rows.examples)
     ]
     return Rows(examples, names=rows.names)
-
-
-def sure(row: TrainingExample, vocab: int) -> TrainingExample:
-    """A row whose own answer is all that a teacher would say: its divergence is the cross-entropy."""
-    import numpy as np
-
-    taught = np.array([token for token, learnt in zip(row.ids, row.mask, strict=True) if learnt], np.int32)
-    ids = (taught[:, None] + np.arange(TOLD, dtype=np.int32)) % vocab  # the others have no weight
-    logps = np.full(ids.shape, -np.inf, np.float16)
-    logps[:, 0] = 0.0
-    return replace(row, soft=(ids, logps))
 
 
 def keep_master(task: Lifting, route: str, loop: Loop) -> None:
