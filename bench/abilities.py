@@ -3,8 +3,9 @@
     python bench/abilities.py BASE OUT [--rows 300] [--sizes 300,150,75,75] [--seeds 1] [--minutes 40] ...
 
 Cells, each done once and kept in OUT/results.json (run again to go on; --minutes ends before the next one):
-alone/TASK (one adapter a task), mix/WORD (all four, the tokens of the four alone: rows, and where sizes
-differ equal and temperature; auto: steered), stands (three of the four), lift (the fourth, from there).
+alone/TASK (one adapter a task), near/TASK (the same with its prompts held, `--beta`), mix/WORD (all four, the
+tokens of the four alone: rows, and where sizes differ equal and temperature; auto: steered; near: prompts
+held), stands (three of the four), lift (the fourth, from there).
 
 Scores are of --test rows a task that nothing was trained on: the share of answers whose every token is the
 likeliest one after those before it, which is what greedy decoding would answer word by word; for tasks with
@@ -82,8 +83,8 @@ class Bench:
         self, name: str, base: Path, tasks: tuple[str, ...], **changes: Any
     ) -> tuple[Path, dict[str, Any]]:
         """The model, merged, and the figures of its training; goes on where it was cut."""
-        sizes = {"num_train_epochs": self.args.epochs, "threads": self.args.threads}
-        settings = SETTINGS | sizes | changes
+        asked = {name: getattr(self.args, name) for name in ("num_train_epochs", "threads", "learning_rate")}
+        settings = SETTINGS | asked | changes
         inputs = {"dataset": adopt(self.data(tasks), "dataset"), "base": adopt(base)}
         key = key_of("train", settings, {role: a.hash for role, a in inputs.items()}, {})
         draft = Store(self.out / "store").draft("checkpoint", key, "train", settings, inputs)
@@ -146,6 +147,8 @@ def run(bench: Bench) -> None:
     for seed in range(args.seeds):
         for task in TASKS:
             bench.cell_of(f"alone/{task}/{seed}", base, (task,), seed=seed)
+            if seed == 0:
+                bench.cell_of(f"near/{task}/{seed}", base, (task,), seed=seed, method={"beta": args.beta})
         together(bench, seed)
         if seed == 0:
             lift(bench)
@@ -166,6 +169,8 @@ def together(bench: Bench, seed: int) -> None:
     }
     for word in words:
         bench.cell_of(f"mix/{word}/{seed}", base, TASKS, seed=seed, max_steps=steps, mix=weights[word])
+    near = {"method": {"beta": bench.args.beta}}
+    bench.cell_of(f"mix/near/{seed}", base, TASKS, seed=seed, max_steps=steps, **near)
     steer = {"probe_steps": max(4, round(PROBE_SHARE * steps / len(TASKS))), "aims": {t: {} for t in TASKS}}
     bench.cell_of(f"mix/auto/{seed}", base, TASKS, seed=seed, max_steps=steps, steer=steer)
 
@@ -183,7 +188,7 @@ def lift(bench: Bench) -> None:
         "keep": keep,
         "general": bench.args.general,
     }
-    bench.cell_of("lift", bench.out / "stands", TASKS, lift=order, learning_rate=bench.args.lift_rate)
+    bench.cell_of("lift", bench.out / "stands", TASKS, lift=order)
 
 
 # ------------------------------------------------------------------ what they show
@@ -191,7 +196,9 @@ def lift(bench: Bench) -> None:
 
 def show(bench: Bench) -> None:
     results = bench.results
-    print(f"sizes {bench.sizes()}, {bench.args.test} test rows a task, epochs {bench.args.epochs}\n")
+    args = bench.args
+    print(f"sizes {bench.sizes()}, {args.test} test rows a task, {args.num_train_epochs:g} epochs, ", end="")
+    print(f"rate {args.learning_rate:g}\n")
     for name, cell in results.items():
         scores = " ".join(f"{task[:7]} {100 * cell['scores'][task]:5.1f}" for task in TASKS)
         print(f"{name:28} {scores}  ppl {cell['perplexity']:.2f}  {cell['wall_s']:.0f} s")
@@ -207,7 +214,7 @@ def shares(results: dict[str, Any], seed: int) -> None:
     if None in alone.values():
         return
     base = results["base"]["perplexity"]
-    for word in (*MIXES, "auto"):
+    for word in (*MIXES, "near", "auto"):
         if cell := results.get(f"mix/{word}/{seed}"):
             kept = {task: cell["scores"][task] / alone[task] for task in TASKS if alone[task]}
             if not kept:
@@ -245,17 +252,18 @@ def arguments() -> argparse.Namespace:
         "--sizes", type=lambda text: [int(n) for n in text.split(",")], help="of the four, in order"
     )
     parser.add_argument("--test", type=int, default=100, help="rows of each task that scores are of")
-    parser.add_argument("--epochs", type=float, default=1)
+    parser.add_argument("--epochs", type=float, default=1, dest="num_train_epochs")
+    parser.add_argument("--rate", type=float, default=8.7e-4, dest="learning_rate", help="the plan's own")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=1e9)
+    parser.add_argument("--beta", type=float, default=1.0, help="of near")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--lift", default="sql_transpile", choices=TASKS)
     parser.add_argument(
         "--keep", type=float, default=0.01, help="what each other ability may lose by the lift"
     )
     parser.add_argument("--general", type=float, default=0.03)
-    parser.add_argument("--lift-rate", type=float, default=SETTINGS["learning_rate"])
-    parser.add_argument("--routes", default="alone,gentle,replay,kl,linear,ties,dare,svd")
+    parser.add_argument("--routes", default="alone,gentle,near,replay,kl,linear,ties,dare,svd")
     parser.add_argument("--show", action="store_true", help="train nothing, print what is there")
     return parser.parse_args()
 
