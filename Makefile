@@ -23,7 +23,7 @@ install: .venv/.installed
 	@touch $@
 
 .venv/.done: .venv/.installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cpu,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cpu,documents,dev]'
 	$(BIN)/pip install --quiet --no-deps trl==1.16.0
 	$(BIN)/pip uninstall --quiet --yes openvino-telemetry
 	@touch $@

@@ -151,7 +151,7 @@ def test_gzip_globs_folders_and_names(tmp_path):
     for name in ("b.jsonl.gz", "a.jsonl.gz"):
         with gzip.open(tmp_path / "in" / name, "wt") as file:
             file.write('{"text": "x"}\n{"text": "y"}\n')
-    (tmp_path / "in" / "notes.md").write_text("no data")
+    (tmp_path / "in" / "notes.rtf").write_text("no data")
     for pattern in ("in/*.jsonl.gz", "in"):
         found = list(rows(Source(path=pattern), tmp_path))
         assert [r.id for r in found] == [
@@ -214,7 +214,7 @@ def columns(tmp_path, name="a.csv"):
         ({"path": "nofolder/gone.csv"}, "data.missing_file", ""),
         ({"path": "*.tsv"}, "data.missing_file", ""),
         ({"path": "empty"}, "data.missing_file", ""),
-        ({"path": "notes.md"}, "data.unknown_format", ".jsonl"),
+        ({"path": "notes.rtf"}, "data.unknown_format", ".jsonl"),
         ({"path": "a.csv"}, "data.no_shape", "map:"),
         (
             {"path": "a.csv", "map": {"user": "问题描写", "assistant": "客服回复"}},
@@ -235,7 +235,7 @@ def columns(tmp_path, name="a.csv"):
 def test_one_clear_error_each(tmp_path, source, code, hint):
     columns(tmp_path)
     (tmp_path / "empty").mkdir()
-    (tmp_path / "notes.md").write_text("x")
+    (tmp_path / "notes.rtf").write_text("x")
     (tmp_path / "twice.csv").write_text("text,text\na,b\n")
     (tmp_path / "no.xlsx").write_bytes(b"PK no")
     (tmp_path / "no.parquet").write_bytes(b"PAR1 no")

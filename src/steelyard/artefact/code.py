@@ -33,6 +33,8 @@ DISTRIBUTIONS = {
     "ruamel": "ruamel.yaml",
     "multipart": "python-multipart",
     "opentelemetry": "opentelemetry-api",
+    "docx": "python-docx",
+    "markdown_it": "markdown-it-py",
 }
 # What a package loads without an import that we could read: its native plug-ins.
 BRINGS = {"openvino_genai": ("openvino", "openvino_tokenizers")}

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..errors import Problem
+
 
 @dataclass(slots=True)
 class FileAccount:
@@ -32,6 +34,7 @@ class FileAccount:
     held_out: int = 0
     by_reason: Counter[str] = field(default_factory=Counter)
     table_rows: int | None = None  # where `thread` joins rows to conversations
+    fault: Problem | None = None  # why the file, or the rest of it, could not be read
 
     def as_json(self) -> dict[str, Any]:
         body = {
@@ -41,6 +44,7 @@ class FileAccount:
             "train": self.kept - self.held_out, "held_out": self.held_out,
         }  # fmt: skip
         extra = {"sheet": self.sheet, "weight": self.weight, "table_rows": self.table_rows}
+        extra["unreadable"] = (self.fault.why or self.fault.message) if self.fault else None
         return body | {name: value for name, value in extra.items() if value is not None}
 
     def check(self) -> None:

@@ -32,7 +32,9 @@ from .judge import Batch, Sieve, judge
 from .questions import Questions
 from .reading.columns import guess_map
 from .reading.files import SUFFIXES, TABLES, Broken, Record, open_data
+from .reading.folders import every_file
 from .reading.messages import Misfit
+from .reading.opened import bare
 from .reading.shapes import content_of
 from .reading.sources import RowReader, Source, check_words, is_data, name_of, paths_of, records
 from .row import Row
@@ -65,9 +67,10 @@ def clean_files(
     """Clean a file or a folder of files into `output`; returns the report.
 
     {"in", "kept", "dropped", "changed", "by_reason", "masked", "personal", "repaired", "manner", "bytes_in",
-    "seconds", "mb_per_s", "files"}. A dry run writes the report and dropped.jsonl alone. `settings` are
-    the words of the recipe's `clean`, `map` the columns as in its `data`. Unreadable
-    lines are dropped. Raises WrongUse (2): nothing to read, all lines unreadable, output in the input folder.
+    "seconds", "mb_per_s", "files", "unreadable", "faults": {file: why}}. A dry run writes the report and
+    dropped.jsonl alone. `settings` are the words of the recipe's `clean`, `map` the columns as in its
+    `data`. Lines and files that cannot be read are dropped. Raises WrongUse (2): nothing to read,
+    all lines unreadable, output in the input folder.
     """
     started = time.perf_counter()
     source = Source(path=str(input), map=dict(map or {}))
@@ -122,21 +125,22 @@ def inputs_of(input: Path, output: Path) -> list[tuple[Path, str]]:
             hint="name another folder: cleaning never writes over its input",
         )  # fmt: skip
     if input.is_dir():
-        paths = [p for p in sorted(input.rglob("*")) if p.is_file() and is_data(p)]
-        paths = [p for p in paths if not p.resolve().is_relative_to(output.resolve())]
+        closed: list[Path] = []  # folders that cannot be listed: each is an input that cannot be read
+        paths = [p for p in every_file(input, closed) if is_data(p)]
+        paths = [p for p in [*paths, *closed] if not p.resolve().is_relative_to(output.resolve())]
     else:
         paths = paths_of(Source(path=str(input.absolute())), Path("/"))
     if not paths:
         raise WrongUse(
             "data.missing_file", f"{input} holds no data file", where=Where(str(input), field="--input"),
-            hint=f"files end in {', '.join(sorted(SUFFIXES))}, with or without .gz",
+            hint=f"files end in {', '.join(sorted(SUFFIXES))}, with or without .gz or .zst",
         )  # fmt: skip
     return [(path, name_of(path, root)) for path in paths]
 
 
 def target_of(name: str) -> str:
     """`notes/a.csv.gz` becomes `notes/a.jsonl`; a file of our own name is renamed."""
-    plain = Path(name.removesuffix(".gz"))
+    plain = Path(bare(name))
     target = plain.with_suffix(".jsonl")
     if target.as_posix() == DROPPED:
         return "dropped-rows.jsonl"
@@ -363,6 +367,8 @@ def refuse_empty(account: Account, source: Source) -> None:
             "data.empty", f"{source.path} has no rows", where=at, hint="name a file or folder with rows"
         )
     if account.unreadable == account.read:
+        if all(file.fault for file in account.files) and account.files[0].fault:
+            raise account.files[0].fault
         raise WrongUse(
             "data.all_unreadable", f"none of the {account.read} lines of {source.path} can be read", where=at,
             why=", ".join(f"{n} {kind}" for kind, n in account.by_reason.most_common()),
@@ -403,4 +409,6 @@ def report_of(account: Account, seconds: float) -> dict[str, Any]:
             {"name": f.name, "format": f.format, "encoding": f.encoding, "in": f.read, "kept": f.kept}
             for f in account.files
         ],
+        "unreadable": account.unreadable,
+        "faults": {f.name: f.fault.why or f.fault.message for f in account.files if f.fault},
     }

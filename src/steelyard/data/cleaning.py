@@ -119,7 +119,7 @@ class Cleaning:
 
     def items_of(self, source: Source, file: FileAccount) -> Iterator[Row | Unreadable]:
         for number, item in enumerate(rows(source, self.order.root, file, self.order.lenient), 1):
-            if isinstance(item, Unreadable) and not self.order.lenient:
+            if isinstance(item, Unreadable) and not self.order.lenient and item.kind != "too_long":
                 raise stopped_at(item)
             yield item
             if self.rows_limit and file.format == "jsonl" and number >= self.rows_limit:

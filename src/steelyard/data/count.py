@@ -10,6 +10,7 @@ from .account import Account
 from .clean import counter
 from .cleaning import Cleaning, CleanOrder
 from .held_out import held_out
+from .reading.opened import PACKED
 from .reading.sources import files_of
 from .row import Row
 
@@ -70,8 +71,8 @@ def unread_factor(account: Account) -> float:
 
 
 def unpacked_bytes(path: Path) -> int:
-    """Of a gzip file about four times its size: reading it all would cost what the sample saves."""
-    return path.stat().st_size * (4 if path.suffix == ".gz" else 1)
+    """Of a packed file about four times its size: reading it all would cost what the sample saves."""
+    return path.stat().st_size * (4 if path.suffix in PACKED else 1)
 
 
 def spans(tokenizer: Any, row: Row) -> list[tuple[int, int]]:

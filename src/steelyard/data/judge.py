@@ -210,6 +210,11 @@ class Note:
 
 
 Drop = Callable[[str, Sequence[str], Mapping[str, Any]], None]
+PARTS = ("unreadable_file", "unreadable_page", "too_long")  # what a person cannot look up in one line
+
+
+def evidence_of(item: Unreadable | None) -> dict[str, Any]:
+    return {"why": item.why} if item is not None and item.kind in PARTS else {}
 
 
 @dataclass(slots=True)
@@ -235,7 +240,7 @@ class Sieve:
         for judged in batch.judged:
             self.account.unreadable += judged.unreadable is not None
             if judged.reasons:
-                self.drop(judged.id, judged.reasons, {}, file)
+                self.drop(judged.id, judged.reasons, evidence_of(judged.unreadable), file)
                 continue
             clean += 1
             if (first := self.earlier(judged)) is not None:

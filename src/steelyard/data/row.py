@@ -102,7 +102,8 @@ class Unreadable:
     id: str
     source: str
     line: int
-    # broken_json, broken_encoding, wrong_shape, not_text, preference, rejected_answer, no_rejected, no_chosen
+    # broken_json, broken_encoding, wrong_shape, not_text, preference, rejected_answer, no_rejected,
+    # no_chosen, too_long, unreadable_page, unreadable_file
     kind: str
     why: str
     file: str = ""  # where to point the user; stands in no output

@@ -256,6 +256,13 @@ Format = Literal[
     "tsv",
     "xlsx",
     "parquet",
+    "arrow",
+    "txt",
+    "md",
+    "html",
+    "pdf",
+    "docx",
+    "warc",
 ]
 MapWord = Literal[
     "user", "assistant", "rejected", "system", "thread", "text", "tools", "id", "accept", "compare"

@@ -22,7 +22,7 @@ SAMPLE_ROWS = 240
 NOTHING_GUESSED = (
     "{path}: no column is plainly the question or the answer ({columns}): fill in its map in the recipe"
 )
-TABLES = ("csv", "tsv", "xlsx", "parquet")
+TABLES = ("csv", "tsv", "xlsx", "parquet", "arrow")
 Columns = str | list[str]
 Map = dict[str, Columns]
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ...errors import Where, WrongUse
+from ...errors import CheckFailed, Where, WrongUse
 from ...units import show_bytes
 from ..telling.messages import say
 from ..telling.output import note, result, table
@@ -56,6 +56,9 @@ def clean(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help=say("The report and what would be dropped, no rows."))
     ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help=say("Exit with 4 where something could not be read."))
+    ] = False,
 ) -> None:
     no_settings("clean")
     from ...data import KINDS, LANGUAGES, clean_files
@@ -83,8 +86,12 @@ def clean(
     if not account["masked"] and account["personal"]:
         counts = ", ".join(f"{n} {kind}" for kind, n in account["personal"].items())
         note(say("note: personal data is left as it is: {counts}", counts=counts))
+    for name, why in account["faults"].items():
+        note(say("not read: {file}: {why}", file=name, why=why))
     speed = f"{show_bytes(account['bytes_in'])}, {account['mb_per_s']:.1f} MB/s"
     result({"schema": "steelyard.clean/1"} | account, headline, *reasons, speed)
+    if strict and account["unreadable"]:
+        raise typer.Exit(CheckFailed.exit_code)
 
 
 def word_of(word: str, words: Sequence[str], flag: str, example: str) -> str:

@@ -1,4 +1,4 @@
-"""Files as streams of records: JSONL, JSON, CSV, XLSX, Parquet; plain or gzipped; any known encoding.
+"""Files as streams of records: JSONL, JSON, CSV, XLSX, Parquet, Arrow, documents; packed; any known encoding.
 
 A record is (line, fields) or (line, Broken): a reader never raises for one bad line, only for a file that
 cannot be read at all. `pyarrow` and `openpyxl` load when a file needs them.
@@ -6,37 +6,43 @@ cannot be read at all. `pyarrow` and `openpyxl` load when a file needs them.
 
 from __future__ import annotations
 
+import codecs
 import csv
-import gzip
 import io
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import orjson
 
-from ...errors import Lacking, Where, WrongUse
+from ...errors import Where, WrongUse
+from .documents import PASSAGE_CHARS, READERS, declared, document_records
 from .encoding import Encoding, decodes, detect, given
+from .opened import (
+    CPU,
+    FAULTS,
+    LINE_BYTES_MAX,
+    Broken,
+    Record,
+    bare,
+    binary,
+    bounded,
+    lacking,
+    too_long,
+    unreadable_file,
+)
 
-FORMATS = ("jsonl", "json", "csv", "tsv", "xlsx", "parquet")
-SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv",
-            ".xlsx": "xlsx", ".xlsm": "xlsx", ".parquet": "parquet", ".pq": "parquet"}  # fmt: skip
+DOCUMENTS = tuple(READERS)
+FORMATS = ("jsonl", "json", "csv", "tsv", "xlsx", "parquet", "arrow", *DOCUMENTS)
+ROWS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".xlsx": "xlsx",
+        ".xlsm": "xlsx", ".parquet": "parquet", ".pq": "parquet", ".arrow": "arrow"}  # fmt: skip
+SUFFIXES = ROWS | {".txt": "txt", ".md": "md", ".markdown": "md", ".html": "html", ".htm": "html",
+                   ".xhtml": "html", ".pdf": "pdf", ".docx": "docx", ".warc": "warc"}  # fmt: skip
 CELL_CHARS_MAX = 1 << 27
-TABLES = ("csv", "tsv", "xlsx", "parquet")
+TABLES = ("csv", "tsv", "xlsx", "parquet", "arrow")
+NO_TEXT = ("xlsx", "parquet", "arrow", "pdf", "docx", "warc")  # their bytes are in no encoding
 MENDS = "fix the line, or set `clean: {unreadable: drop}`"
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """Why a line gave no record."""
-
-    kind: str  # broken_json | broken_encoding | wrong_shape
-    why: str
-
-
-Record = tuple[int, dict[str, Any] | Broken]
 
 
 @dataclass(slots=True)
@@ -45,20 +51,18 @@ class DataFile:
 
     path: Path
     format: str
-    encoding: Encoding | None = None  # None for XLSX and Parquet
+    encoding: Encoding | None = None  # None where bytes are no text
     sheet: str | None = None
     sheets: tuple[str, ...] = ()  # of a workbook, once reading has begun
     columns: list[str] | None = None
     bytes: int = 0
+    chars: int = PASSAGE_CHARS  # of a passage, at most
 
     def records(self) -> Iterator[Record]:
         """Every record, in order. Raises WrongUse for a file that is not what its name says."""
-        reader = {"jsonl": jsonl, "json": json_array, "xlsx": xlsx, "parquet": parquet}.get(
-            self.format, table
-        )
         try:
-            yield from reader(self)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as e:
+            yield from READ[self.format](self)
+        except FAULTS as e:
             raise unreadable_file(self.path, "its gzip stream is cut or damaged", e) from e
         except OSError as e:
             raise unreadable_file(self.path, e.strerror or str(e), e) from e
@@ -72,24 +76,36 @@ def open_data(
 
     `lenient` reads a file of unknown encoding as UTF-8 with broken lines. Raises WrongUse.
     """
+    if path.is_dir():
+        raise unreadable_file(path, "the folder cannot be listed: permission is denied")
     name = format if format in FORMATS else format_of(path)
-    if name in ("xlsx", "parquet"):
+    if name in NO_TEXT:
         return DataFile(path, name, sheet=sheet)
     if encoding:
         return DataFile(path, name, given(encoding, Where(str(path), field="data.encoding")))
     try:
         with binary(path) as file:
-            detected = detect(file)
-    except (OSError, EOFError, zlib.error) as e:
+            detected = detect(file) or (declared_in(file) if name == "html" else None)
+    except (OSError, *FAULTS) as e:
         raise unreadable_file(path, str(e), e) from e
     if detected is None and not lenient:
         raise unknown_encoding(path)
     return DataFile(path, name, detected or Encoding("utf-8", "mostly"))
 
 
+def declared_in(file: Any) -> Encoding | None:
+    """What a page of HTML says of itself, where its bytes do not say it."""
+    file.seek(0)
+    name = declared(file.read(4096))
+    try:
+        return Encoding(codecs.lookup(name).name, "declared") if name else None
+    except LookupError:
+        return None
+
+
 def format_of(path: Path) -> str:
-    """By the name; a `.gz` behind it does not count. Raises WrongUse."""
-    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    """By the name; a `.gz` or `.zst` behind it does not count. Raises WrongUse."""
+    suffix = Path(bare(path.name)).suffix.lower()
     if suffix not in SUFFIXES:
         raise WrongUse(
             "data.unknown_format",
@@ -98,17 +114,6 @@ def format_of(path: Path) -> str:
             hint=f"name it {', '.join(sorted(SUFFIXES))}, or set `format: jsonl` in the recipe",
         )
     return SUFFIXES[suffix]
-
-
-def binary(path: Path) -> BinaryIO:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")  # type: ignore[return-value]
-
-
-def unreadable_file(path: Path, why: str, cause: Exception) -> WrongUse:
-    return WrongUse(
-        "data.unreadable_file", f"{path.name} cannot be read", where=Where(str(path)), why=why,
-        hint="check that the file is whole and that you may read it",
-    )  # fmt: skip
 
 
 def unknown_encoding(path: Path) -> WrongUse:
@@ -143,11 +148,13 @@ def byte_lines(file: DataFile) -> Iterator[tuple[int, bytes | Broken]]:
     name = file.encoding.name
     utf8 = name.startswith("utf-8") or name == "ascii"
     with binary(file.path) as opened:
-        for number, line in enumerate(opened, 1):
-            file.bytes += len(line)
+        for number, (line, length) in enumerate(bounded(opened), 1):
+            file.bytes += length
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")
-            if utf8:
+            if length > LINE_BYTES_MAX:
+                yield number, too_long()
+            elif utf8:
                 yield number, line
             elif decodes(line, name):
                 yield number, line.decode(name).encode("utf-8", "surrogatepass")
@@ -263,7 +270,7 @@ def xlsx(file: DataFile) -> Iterator[Record]:
     try:
         from openpyxl import load_workbook
     except ImportError as e:
-        raise lacking("openpyxl", "XLSX") from e
+        raise lacking("openpyxl", "XLSX", CPU) from e
     try:
         book = load_workbook(file.path, read_only=True, data_only=True)
     except Exception as e:  # openpyxl raises what zipfile, xml and KeyError give
@@ -298,7 +305,7 @@ def parquet(file: DataFile) -> Iterator[Record]:
         import pyarrow
         from pyarrow.parquet import ParquetFile
     except ImportError as e:
-        raise lacking("pyarrow", "Parquet") from e
+        raise lacking("pyarrow", "Parquet", CPU) from e
     line = 0
     try:
         with ParquetFile(file.path) as opened:
@@ -312,9 +319,46 @@ def parquet(file: DataFile) -> Iterator[Record]:
     file.bytes = file.path.stat().st_size
 
 
-def lacking(package: str, what: str) -> Lacking:
-    return Lacking(
-        "data.no_reader",
-        f"{what} files need the package {package}",
-        hint="in the steelyard checkout: pip install -c constraints.txt '.[cpu]'",
-    )
+def arrow(file: DataFile) -> Iterator[Record]:
+    """As `datasets` saves its shards (a stream), or as a file of Arrow's own kind."""
+    try:
+        import pyarrow
+        from pyarrow import ipc
+    except ImportError as e:
+        raise lacking("pyarrow", "Arrow", CPU) from e
+    line = 0
+    try:
+        with pyarrow.memory_map(str(file.path)) as opened:
+            for batch in batches_of(ipc, pyarrow, opened):
+                file.columns = list(batch.schema.names)
+                for start in range(0, batch.num_rows, 1024):
+                    for fields in batch.slice(start, 1024).to_pylist():
+                        line += 1
+                        yield line, fields
+    except pyarrow.ArrowException as e:
+        raise unreadable_file(file.path, "it is no whole Arrow file", e) from e
+    file.bytes = file.path.stat().st_size
+
+
+def batches_of(ipc: Any, pyarrow: Any, opened: Any) -> Iterator[Any]:
+    try:
+        stream = ipc.open_stream(opened)
+    except pyarrow.ArrowInvalid:
+        opened.seek(0)
+        whole = ipc.open_file(opened)
+        yield from (whole.get_batch(number) for number in range(whole.num_record_batches))
+        return
+    yield from stream
+
+
+# ------------------------------------------------------------------ documents
+
+
+def document(file: DataFile) -> Iterator[Record]:
+    name = file.encoding.name if file.encoding else ""
+    yield from document_records(file.path, file.format, name, file.chars)
+    file.bytes = file.path.stat().st_size
+
+
+READ = {"jsonl": jsonl, "json": json_array, "csv": table, "tsv": table, "xlsx": xlsx, "parquet": parquet,
+        "arrow": arrow, **dict.fromkeys(DOCUMENTS, document)}  # fmt: skip

@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...errors import Where, WrongUse
+from ...errors import Problem, Where, WrongUse
 from ..account import FileAccount
 from ..row import Row, Unreadable
 from .columns import check_columns, nearest
-from .files import FORMATS, SUFFIXES, TABLES, Broken, DataFile, Record, open_data
+from .files import FORMATS, ROWS, SUFFIXES, TABLES, Broken, DataFile, Record, open_data
+from .folders import dataset_files, describes, is_dataset
 from .messages import Misfit
+from .opened import bare
 from .shapes import MAP_WORDS, SHAPES, Content, MapNames, content_of, filled, mapped
 from .threads import conversations
 
@@ -36,6 +38,7 @@ class Source:
     encoding: str | None = None
     line: int | None = None  # in the recipe
     kinds: tuple[str, ...] = ()  # "pairs", "labels": taken where a stage teaches them
+    chars: int | None = None  # of a document's passage, at most
 
     @staticmethod
     def of(settings: Mapping[str, Any]) -> Source:
@@ -73,7 +76,7 @@ def paths_of(source: Source, root: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        inside = sorted(p for p in path.iterdir() if p.is_file() and is_data(p))
+        inside = dataset_files(path, is_data) if is_dataset(path) else lying_in(path)
         return inside or missing(source, path, f"the folder {source.path} holds no data file")
     if glob.has_magic(source.path):
         matched = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
@@ -81,8 +84,18 @@ def paths_of(source: Source, root: Path) -> list[Path]:
     return missing(source, path, f"there is no file {source.path}")
 
 
+def lying_in(folder: Path) -> list[Path]:
+    """Files of rows; where there are none, documents: beside rows they are mostly notes about them."""
+    inside = sorted(p for p in folder.iterdir() if p.is_file() and is_data(p) and not describes(p))
+    return [p for p in inside if suffix_of(p) in ROWS] or inside
+
+
 def is_data(path: Path) -> bool:
-    return Path(path.name.removesuffix(".gz")).suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    return suffix_of(path) in SUFFIXES and not path.name.startswith(".")
+
+
+def suffix_of(path: Path) -> str:
+    return Path(bare(path.name)).suffix.lower()
 
 
 def missing(source: Source, path: Path, message: str) -> list[Path]:
@@ -167,10 +180,27 @@ def check_words(source: Source) -> None:
 def records(source: Source, account: FileAccount, lenient: bool, check: bool = True) -> Iterator[Record]:
     """The records of one file, counted; of a table with `thread`, one a conversation.
 
-    `check` False leaves columns that fit no shape to each row. Raises WrongUse.
+    `check` False leaves columns that fit no shape to each row. A `lenient` reading makes of a fault of the
+    whole file one more record. Raises Problem.
     """
+    try:
+        yield from records_of_file(source, account, lenient, check)
+    except Problem as fault:
+        if not lenient or fault.code not in FILE_FAULTS:
+            raise
+        account.fault = fault
+        account.read += 1
+        yield account.read, Broken("unreadable_file", fault.why or fault.message)
+
+
+# Of one file; one whose columns are not those of `map` says something of the recipe.
+FILE_FAULTS = ("data.unreadable_file", "data.no_reader", "data.undecodable", "data.column_twice")
+
+
+def records_of_file(source: Source, account: FileAccount, lenient: bool, check: bool) -> Iterator[Record]:
     file = open_data(account.path, source.format, source.encoding, source.sheet, lenient)
     account.format, account.encoding = file.format, str(file.encoding or "")
+    file.chars = source.chars or file.chars
     checked = checked_records(file, source, account) if check else file.records()
     joined = conversations(checked, source.names, account) if "thread" in source.names else checked
     try:
@@ -254,8 +284,7 @@ class RowReader:
 
 
 def is_table(path: Path, format: str | None) -> bool:
-    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
-    return (format if format in FORMATS else SUFFIXES.get(suffix)) in TABLES
+    return (format if format in FORMATS else SUFFIXES.get(suffix_of(path))) in TABLES
 
 
 def need(fields: Mapping[str, Any], names: MapNames) -> None:

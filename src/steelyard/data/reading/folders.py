@@ -1,0 +1,71 @@
+"""The files of a folder: rows, documents, or a data set as Hugging Face writes one. Cards are left out."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import orjson
+
+from .opened import unreadable_file
+
+DESCRIBES = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
+CARDS = re.compile(r"(readme|licen[sc]e|notice|changelog|contributing)([._-].*)?", re.IGNORECASE)
+SPLIT = re.compile(r"(?:^|[/_.-])(train|test|validation|valid|val|dev|eval)(?:[/_.-]|$)", re.IGNORECASE)
+
+
+def describes(path: Path) -> bool:
+    """It says something of the data beside it, and is none itself."""
+    return path.name in DESCRIBES or CARDS.fullmatch(path.name) is not None
+
+
+def every_file(folder: Path, unreadable: list[Path]) -> Iterator[Path]:
+    """All files below, sorted; folders that cannot be listed are added to `unreadable`."""
+
+    def note(fault: OSError) -> None:
+        unreadable.append(Path(fault.filename or folder))
+
+    found = [Path(root) / name for root, _, names in os.walk(folder, onerror=note) for name in names]
+    yield from sorted(path for path in found if path.is_file() and not describes(path))
+
+
+# ------------------------------------------------------------------ Hugging Face
+
+
+def is_dataset(folder: Path) -> bool:
+    """Saved by `save_to_disk`, or a repository of the hub with its shards."""
+    return any((folder / name).is_file() for name in DESCRIBES) or any(folder.glob("data/*-of-*.parquet"))
+
+
+def dataset_files(folder: Path, is_data: Callable[[Path], bool]) -> list[Path]:
+    """The shards of its split `train`, of all where it has none; in their order. Raises WrongUse."""
+    if (folder / "state.json").is_file():
+        return saved_shards(folder)
+    if (folder / "dataset_dict.json").is_file():
+        splits = orjson.loads((folder / "dataset_dict.json").read_bytes()).get("splits", [])
+        chosen = ["train"] if "train" in splits else splits
+        return [path for split in chosen for path in saved_shards(folder / split)]
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and not describes(p) and is_data(p))
+    training = [p for p in paths if split_of(p, folder) == "train"]
+    return training or paths
+
+
+def split_of(path: Path, folder: Path) -> str:
+    match = SPLIT.search(path.relative_to(folder).as_posix())
+    return match[1].lower() if match else ""
+
+
+def saved_shards(folder: Path) -> list[Path]:
+    """What `state.json` names, in its order."""
+    try:
+        state = orjson.loads((folder / "state.json").read_bytes())
+        names = [one["filename"] for one in state["_data_files"]]
+    except (OSError, orjson.JSONDecodeError, LookupError, TypeError) as e:
+        raise unreadable_file(folder / "state.json", "it names no files of the data set", e) from e
+    if state.get("_indices_data_files"):
+        raise unreadable_file(
+            folder, "its rows are picked by an index: save it with `dataset.flatten_indices()`"
+        )
+    return [folder / Path(name).name for name in names]
