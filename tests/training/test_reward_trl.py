@@ -69,6 +69,14 @@ def test_the_better_answer_gets_the_higher_score(whole):
     assert json.loads((folder / "taught.json").read_text())["of"] == "pairs"
 
 
+def test_a_dropout_that_is_asked_for_is_taken(base, pairs, whole, tmp_path):
+    """TRL's own default leaves it out wherever answers are compared."""
+    _, folder = run(tmp_path, base, pairs, lora_dropout=0.5)
+    with_it, without = ([point["loss"] for point in tiny.curve(f)] for f in (folder, whole[1]))
+    assert with_it[0] == pytest.approx(without[0], abs=1e-4)  # the factors give nothing yet
+    assert max(abs(a - b) for a, b in zip(with_it, without, strict=True)) > 1e-3
+
+
 def test_its_head_is_in_the_model_and_in_the_adapter(whole):
     folder = whole[1]
     with safe_open(folder / "model.safetensors", "pt") as file:

@@ -79,6 +79,8 @@ def config_of(job: dict[str, Any], model: Any, rounds: int) -> Any:
         fsdp_config=sharded if job["reduce"] == "fsdp" else None,
     )
     config = method_config(job, common)
+    if job["lora_dropout"] and hasattr(config, "disable_dropout"):
+        config.disable_dropout = False  # where answers are compared TRL takes every dropout out, unasked
     config._n_gpu = min(config.n_gpu, 1)  # more would be split by DataParallel, without a word
     return config
 
