@@ -64,6 +64,8 @@ def cli() -> str:
     parts = ["# Commands\n", EVERYWHERE + " Exit codes: [errors.md](errors.md).\n", _help(group, "steelyard")]
     for name, command in group.commands.items():
         parts.append(f"\n## {name}\n\n" + _help(command, f"steelyard {name}"))
+        for word, inner in getattr(command, "commands", {}).items():
+            parts.append(f"\n### {name} {word}\n\n" + _help(inner, f"steelyard {name} {word}"))
     return "\n".join(parts)
 
 

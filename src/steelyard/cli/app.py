@@ -23,7 +23,9 @@ VERBS = (
         "runs.train",
         "Train and judge, without serving; --lift raises one ability and keeps the others.",
     ),
-    ("clean", "data.clean", "Clean data files; account for each dropped row."),
+    ("clean", "data.cleaning.clean", "Clean data files; account for each dropped row."),
+    ("data show", "data.looks.show", "Rows of a set: what was met in each, what was dropped and why."),
+    ("data diff", "data.looks.diff", "What another rule would have dropped."),
     ("gate", "checks.gate", "Is what URL serves what was tuned? If not: why."),
     ("eval", "checks.evaluate", "Score a model or an endpoint on tasks."),
     ("serve", "services.serve", "Serve a model over the OpenAI API."),
@@ -44,6 +46,8 @@ VERBS = (
     ("scan", "models.scan", "Look for code in model files, without running any."),
     ("export", "models.export", "Copy a tuned model out, as other programs read it."),
 )
+# Verbs of two words stand under their first.
+GROUPS = {"data": "Look at data sets and compare them."}
 
 
 def version(wanted: bool) -> None:
@@ -64,14 +68,19 @@ def make(arguments: Sequence[str] = ()) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     )
     typer_app.callback()(main)
-    for name, place, text in [verb for verb in VERBS if verb[0] in arguments[:1]] or VERBS:
-        typer_app.command(name, help=say(text), epilog=say(EVERYWHERE))(_verb(place))
+    groups: dict[str, typer.Typer] = {"": typer_app}
+    for name, place, text in [verb for verb in VERBS if verb[0].split()[0] in arguments[:1]] or VERBS:
+        group, _, word = name.rpartition(" ")
+        if group not in groups:
+            groups[group] = typer.Typer(rich_markup_mode=None)
+            typer_app.add_typer(groups[group], name=group, help=say(GROUPS[group]), epilog=say(EVERYWHERE))
+        groups[group].command(word, help=say(text), epilog=say(EVERYWHERE))(_verb(place))
     return typer_app
 
 
 def _verb(place: str) -> Any:
     """The function of a file of verbs."""
-    file, name = place.split(".")
+    file, _, name = place.rpartition(".")
     return getattr(import_module(f".verbs.{file}", __package__), name)
 
 

@@ -1,10 +1,13 @@
 """Sources, cleaning, the account, held-out rows. Readers of XLSX and Parquet load when a file needs them."""
 
-from .check import check
 from .clean import clean, fingerprint
 from .clean_files import clean_files
-from .count import count
 from .facts import LANGUAGES
+from .looking.check import check
+from .looking.count import count
+from .looking.differences import differences
+from .looking.sets import DataSet, judged_now, open_set, plain_settings
+from .looking.shown import Wanted, plain_text, show, visible
 from .reading.columns import Column, Guess, guess_map, nearest
 from .reading.files import FORMATS
 from .reading.look import Sniff, answers_of, rows_with, sniff
@@ -15,8 +18,9 @@ from .rules import KINDS
 from .steps import STEPS, redact
 
 __all__ = [
-    "FORMATS", "KINDS", "LANGUAGES", "MAP_WORDS", "SHAPES", "STEPS", "Column", "Guess", "Row", "Sniff",
-    "Source", "Unreadable",
-    "answers_of", "check", "clean", "clean_files", "count", "fingerprint", "guess_map", "nearest", "redact",
-    "rows", "rows_with", "sniff",
+    "FORMATS", "KINDS", "LANGUAGES", "MAP_WORDS", "SHAPES", "STEPS", "Column", "DataSet", "Guess", "Row",
+    "Sniff", "Source", "Unreadable", "Wanted",
+    "answers_of", "check", "clean", "clean_files", "count", "differences", "fingerprint", "guess_map",
+    "judged_now", "nearest", "open_set", "plain_settings", "plain_text", "redact", "rows", "rows_with",
+    "show", "sniff", "visible",
 ]  # fmt: skip

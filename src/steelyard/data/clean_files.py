@@ -67,8 +67,8 @@ def clean_files(
     """Clean a file or a folder of files into `output`; returns the report.
 
     {"in", "kept", "dropped", "changed", "by_reason", "masked", "personal", "repaired", "manner", "bytes_in",
-    "seconds", "mb_per_s", "files", "unreadable", "faults": {file: why}}. A dry run writes the report and
-    dropped.jsonl alone. `settings` are the words of the recipe's `clean`, `map` the columns as in its
+    "seconds", "mb_per_s", "files", "unreadable", "faults": {file: why}, "input"}. A dry run writes the
+    report and dropped.jsonl alone. `settings` are the words of the recipe's `clean`, `map` the columns as in its
     `data`. Lines and files that cannot be read are dropped. Raises WrongUse (2): nothing to read,
     all lines unreadable, output in the input folder.
     """
@@ -89,6 +89,7 @@ def clean_files(
         for note in sieve.notes.values():
             sieve.account.teach(note.personal if note.masked else (), note.placeholder)
     document = report_of(sieve.account, time.perf_counter() - started)
+    document["input"] = {"path": str(input.absolute()), "map": dict(map or {})}
     target = report or output / "report.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic(target, 0o644) as to_report:
@@ -278,7 +279,7 @@ def judged_lines(
 def judge_block(block: Block, rules: Rules, questions: Questions) -> Batch:
     """Every record of a block, cleaned. Pure; runs in a worker."""
     given = [None if isinstance(fields, Broken) else fields.get("id") for _, fields in block.records]
-    ids = [str(one) if isinstance(one, str | int) and one != "" else "" for one in given]
+    ids = [str(given_id(fields)) for _, fields in block.records]
     items = [
         block.reader.row(line, fields, id) for (line, fields), id in zip(block.records, ids, strict=True)
     ]
@@ -287,6 +288,12 @@ def judge_block(block: Block, rules: Rules, questions: Questions) -> Batch:
         judged.body = body_of(judged.row, id) if judged.row else b""
         judged.row = judged.original = None
     return batch
+
+
+def given_id(fields: dict[str, Any] | Broken) -> str | int:
+    """The id that a record brought; "" where it brought none."""
+    own = "" if isinstance(fields, Broken) else fields.get("id")
+    return own if isinstance(own, str | int) else ""
 
 
 def body_of(row: Row, given: Any) -> bytes:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .planning.prepare import ledger
     from .planning.ready import Ready
     from .planning.sizing import check_model
-    from .planning.sources import check_data
+    from .planning.sources import check_data, data_settings
     from .planning.weighing import Weighed, settle, weigh, weigh_job
     from .record.outcome import Outcome, StepRecord
     from .start import plan, up
@@ -32,6 +32,7 @@ FILES = {
     "StepRecord": "record.outcome",
     "collect": "garbage",
     "check_data": "planning.sources",
+    "data_settings": "planning.sources",
     "check_model": "planning.sizing",
     **dict.fromkeys(("MAY_LOSE", "Exported", "Order", "export_model"), "leaving.export"),
     "named_model": "leaving.source",
@@ -61,6 +62,7 @@ __all__ = [
     "check_data",
     "check_model",
     "collect",
+    "data_settings",
     "export_model",
     "export_plan",
     "ledger",

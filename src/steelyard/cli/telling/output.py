@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 from ...errors import Problem
@@ -45,6 +46,27 @@ def _write(text: str, end: str = "\n") -> None:
 def _drop_stdout() -> None:
     """What is still to be flushed at the end has nowhere to go."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def paged(lines: Iterable[str]) -> None:
+    """Lines of the result; on a terminal that they overflow, through its pager ($PAGER, else less)."""
+    from shutil import get_terminal_size
+
+    rest = iter(lines)
+    if not (sys.stdout.isatty() and sys.stdin.isatty()):
+        for line in rest:
+            tell(line)
+        return
+    first = list(islice(rest, get_terminal_size().lines - 1))
+    more = list(rest) if len(first) == get_terminal_size().lines - 1 else []
+    if not more:
+        for line in first:
+            tell(line)
+        return
+    import pydoc
+
+    os.environ.setdefault("LESS", "FRX")
+    pydoc.pager("\n".join(_printable(line, sys.stdout) for line in [*first, *more]))
 
 
 def note(line: str) -> None:

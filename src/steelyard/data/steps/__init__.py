@@ -14,7 +14,7 @@ from ..row import Row
 from .broken import broken
 from .empty import empty
 from .finding import Finding, Rules
-from .length import too_long
+from .length import estimated_tokens, too_long
 from .personal import has_placeholder, personal, redact
 from .repair import mended
 
@@ -23,4 +23,4 @@ Step = Callable[[Row, Rules], tuple[Row, list[Finding]]]
 # In this order: a row that is to go is not worth redacting, but the account names every reason.
 STEPS: dict[str, Step] = {"empty": empty, "broken": broken, "too_long": too_long, "personal": personal}
 
-__all__ = ["STEPS", "Finding", "Rules", "Step", "has_placeholder", "mended", "redact"]
+__all__ = ["STEPS", "Finding", "Rules", "Step", "estimated_tokens", "has_placeholder", "mended", "redact"]

@@ -6,13 +6,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from .account import Account
-from .clean import counter
-from .cleaning import Cleaning, CleanOrder
-from .held_out import held_out
-from .reading.opened import PACKED
-from .reading.sources import files_of
-from .row import Row
+from ..account import Account
+from ..clean import counter
+from ..cleaning import Cleaning, CleanOrder
+from ..held_out import held_out
+from ..reading.opened import PACKED
+from ..reading.sources import files_of
+from ..row import Row
 
 ROWS_READ = 20_000  # a file; the rest is taken to be like them
 ROWS_TOKENIZED = 4_000  # an even sample beyond
@@ -77,7 +77,7 @@ def unpacked_bytes(path: Path) -> int:
 
 def spans(tokenizer: Any, row: Row) -> list[tuple[int, int]]:
     """Tokens of each example that the row teaches, and how many of them it teaches; [] if it teaches none."""
-    from ..model import Unteachable, compared_examples, taught_examples
+    from ...model import Unteachable, compared_examples, taught_examples
 
     examples_of = compared_examples if row.rejected or row.label is not None else taught_examples
     try:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ...errors import CheckFailed, Where, WrongUse
-from ...units import show_bytes
-from ..telling.messages import say
-from ..telling.output import note, result, table
-from .recipes import no_settings
-
-PII = ("mask", "report", "off")
-DEDUP = ("near", "exact", "none")
+from ....errors import CheckFailed
+from ....units import show_bytes
+from ...telling.messages import say
+from ...telling.output import note, result, table
+from ..recipes import no_settings
+from .rules import DEDUP, PII, word_of, words_of
 
 
 def clean(
@@ -61,8 +58,8 @@ def clean(
     ] = False,
 ) -> None:
     no_settings("clean")
-    from ...data import KINDS, LANGUAGES, clean_files
-    from ..telling.terminal import Terminal
+    from ....data import KINDS, LANGUAGES, clean_files
+    from ...telling.terminal import Terminal
 
     settings = {
         "pii": word_of(pii, PII, "--pii", "report"),
@@ -70,7 +67,7 @@ def clean(
         "languages": words_of(languages, LANGUAGES, "--languages"),
         "off": words_of(off, KINDS, "--off"),
     }
-    from ..asking.first import map_of  # the room of recipes is more than `--help` needs
+    from ...asking.first import map_of  # the room of recipes is more than `--help` needs
 
     columns = map_of(map)
     with Terminal() as watch:
@@ -92,16 +89,3 @@ def clean(
     result({"schema": "steelyard.clean/1"} | account, headline, *reasons, speed)
     if strict and account["unreadable"]:
         raise typer.Exit(CheckFailed.exit_code)
-
-
-def word_of(word: str, words: Sequence[str], flag: str, example: str) -> str:
-    if word not in words:
-        text = say("{flag} is one of {words}", flag=flag, words=", ".join(words))
-        raise WrongUse("cli.usage", text, where=Where(field=flag), hint=f"{flag} {example}")
-    return word
-
-
-def words_of(given: str, words: Sequence[str], flag: str) -> tuple[str, ...]:
-    """Words with commas between them. Raises WrongUse."""
-    names = tuple(name.strip() for name in given.split(",") if name.strip())
-    return tuple(word_of(name, words, flag, words[0]) for name in names)

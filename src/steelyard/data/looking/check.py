@@ -7,10 +7,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..errors import Where, WrongUse
-from .cleaning import Cleaning, CleanOrder
-from .held_out import held_out
-from .reading.sources import Source, files_of, rows
+from ...errors import Where, WrongUse
+from ..cleaning import Cleaning, CleanOrder
+from ..held_out import held_out
+from ..reading.sources import Source, files_of, rows
 
 ROWS_CHECKED = 200_000  # a JSONL file; more would take longer than a check may
 

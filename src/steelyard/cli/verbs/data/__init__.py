@@ -1,0 +1,1 @@
+"""clean, and the verbs of the group `data`."""

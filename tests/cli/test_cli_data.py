@@ -1,0 +1,57 @@
+"""steelyard data: sets shown and compared on the command line, in both languages."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from tests.data.test_data_whole import prose, write
+
+
+@pytest.fixture
+def rows(tmp_path):
+    dice = random.Random(3)
+    made = [{"id": f"r{n}", "text": prose(dice)} for n in range(12)]
+    return write(tmp_path / "rows.jsonl", [*made, {"id": "again", "text": made[4]["text"]}])
+
+
+def test_show_pages_through_a_cleaned_set(told, rows):
+    assert told("clean", "--input", "rows.jsonl", "--output", "out")[0] == 0
+    code, document = told("data", "show", "out", "--dropped")
+    assert code == 0 and document["schema"] == "steelyard.data_show/1"
+    assert [(row["id"], row["reasons"]) for row in document["rows"]] == [("again", ["duplicate"])]
+    code, (out, _) = told("data", "show", "out", "--limit", "2", as_json=False)
+    assert code == 0 and out.splitlines()[0] == "r0   rows.jsonl   kept" and out.count("  | ") >= 2
+    code, (out, _) = told("data", "show", "out", "--reason", "duplicate", "--lang", "zh", as_json=False)
+    assert "丢弃：duplicate" in out and "of r4" in out
+
+
+def test_a_hostile_row_moves_no_terminal(told, tmp_path):
+    row = {"id": "\x1b[2Jx", "text": "one \x1b]0;owned\x07 two three four five six"}
+    write(tmp_path / "bad.jsonl", [row] * 2)
+    code, (out, _) = told("data", "show", "bad.jsonl", as_json=False)
+    assert code == 0 and "\x1b" not in out and "\\u001b" in out
+
+
+def test_diff_of_rules_of_recipes_and_a_rule_that_is_none(told, rows, tmp_path):
+    code, document = told("data", "diff", "usual", "dedup=none", "--on", "rows.jsonl")
+    assert code == 0 and document["by_a"]["by_reason"] == {"duplicate": 1}
+    for name, extra in (("a", ""), ("b", "clean: {dedup: none}\n")):
+        text = f"model: demo\ndata: [{{path: rows.jsonl}}]\n{extra}train: [{{stage: pt}}]\n"
+        (tmp_path / f"{name}.yaml").write_text(text)
+    code, both = told("data", "diff", "a.yaml", "b.yaml")
+    assert code == 0 and both["by_a"]["by_reason"] == {"duplicate": 1}
+    code, (out, _) = told("data", "diff", "a.yaml", "b.yaml", as_json=False)
+    assert "1 rows dropped by a.yaml alone" in out and "duplicate, kept by b.yaml" in out
+    code, failed = told("data", "diff", "usual", "of=spam", "--on", "rows.jsonl")
+    assert code == 2 and failed["error"]["code"] == "cli.usage" and "of=spam" in failed["error"]["message"]
+
+
+def test_json_holds_the_whole_text(told, tmp_path):
+    text = " ".join(f"word{n}" for n in range(400))
+    write(tmp_path / "long.jsonl", [{"id": "a", "text": text}])
+    code, document = told("data", "show", "long.jsonl")
+    assert code == 0 and document["rows"][0]["text"] == text
+    assert json.dumps(document)
