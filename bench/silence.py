@@ -93,6 +93,10 @@ def verbs(port: int, hub: str) -> Iterator[Verb]:
     """Every verb, in an order in which each finds what it needs; `serve` will answer at `port`."""
     yield from map(Verb, [("--version",), ("doctor",), ("validate", RECIPE_FILE), ("scan", "tiny")])
     yield Verb(("clean", "--input", "job/data.jsonl", "--output", "cleaned"))
+    yield Verb(("data", "show", "cleaned"))
+    yield Verb(("data", "diff", "usual", "dedup=none", "--on", "job/data.jsonl"))
+    yield Verb(("data", "report", "cleaned", "--output", "cleaned.html"))
+    yield Verb(("data", "split", "cleaned", "--output", "parts"))
     yield Verb(("route", "job/abilities.jsonl", "--output", "router"))
     yield Verb(("pull", "org/tiny", "--endpoint", hub, "--output", "pulled"))
     yield Verb(("pull", "org/other", "--offline"), code=2)

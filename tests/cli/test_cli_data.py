@@ -55,3 +55,22 @@ def test_json_holds_the_whole_text(told, tmp_path):
     code, document = told("data", "show", "long.jsonl")
     assert code == 0 and document["rows"][0]["text"] == text
     assert json.dumps(document)
+
+
+def test_the_page_of_a_set_by_clean_and_by_data_report(told, rows, tmp_path):
+    code, _ = told("clean", "--input", "rows.jsonl", "--output", "out", "--page", "pages/clean.html")
+    assert code == 0 and "r4" in (tmp_path / "pages/clean.html").read_text(encoding="utf-8")
+    code, document = told("data", "report", "out", "--output", "b.html", "--max-length", "64")
+    assert code == 0 and document["report"] == "b.html" and document["lengths"]["max_length"] == 64
+    assert (tmp_path / "b.html").is_file() and document["rows"] == 13
+
+
+def test_split_on_the_command_line(told, rows):
+    code, document = told(
+        "data", "split", "rows.jsonl", "--output", "parts", "--shares", "50,50", "--seed", "3"
+    )
+    assert code == 0 and document["groups"] == 12 and document["seed"] == 3
+    assert abs(document["parts"]["test"]["rows"] - 6.5) <= 1
+    for flag, value in (("--shares", "80"), ("--near", "2"), ("--near", "x")):
+        code, failed = told("data", "split", "rows.jsonl", "--output", "p2", flag, value)
+        assert code == 2 and failed["error"]["where"]["field"] == flag

@@ -14,6 +14,7 @@ from steelyard.data import (
     differences,
     judged_now,
     open_set,
+    page_facts,
     plain_settings,
     plain_text,
     show,
@@ -149,3 +150,33 @@ def test_two_cleaned_sets_and_rows_that_one_never_met(tmp_path, raw, cleaned, ro
 @pytest.mark.parametrize("sign", ["\x1b", "\x00", "\u202e", "\u200b", "\x9b", "\U000e0041", "\ud800"])
 def test_signs_that_hide_are_made_visible(sign):
     assert sign not in visible(f"a{sign}b") and visible("a\tb\n中文") == "a\tb\n中文"
+
+
+def test_what_the_page_shows(tmp_path, rows):
+    dice = random.Random(8)
+    more = [{**row, "licence": "cc-by-4.0"} for row in rows] + [
+        {"id": "zh", "text": "北方的港口很繁忙，" * 3}
+    ]
+    more += [{"id": f"again{n}", "text": edited(dice, rows[5]["text"], 0.04)} for n in range(4)]
+    clean_files(write(tmp_path / "rows.jsonl", more), tmp_path / "out")
+    facts = page_facts(open_set(tmp_path / "out"), max_length=100)
+    assert facts["rows"] == len(more) == facts["kept"] + facts["dropped"]
+    counts = {one["reason"]: one for one in facts["reasons"]}
+    assert counts["kept"]["rows"] == facts["kept"] and counts["duplicate"]["languages"] == {"en": 1}
+    assert sum(one["rows"] for one in facts["reasons"]) == facts["rows"]
+    assert sum(one["rows"] for one in facts["lengths"]["bins"]) == facts["kept"]
+    assert 0 < facts["lengths"]["over"] <= facts["kept"] and facts["licences"] == {"cc-by-4.0": facts["kept"]}
+    [cluster] = facts["clusters"]
+    assert cluster["rows"] == 6 and cluster["kept"]["kept"] and len(cluster["dropped"]) == 3
+    assert all(len(group["rows"]) <= 10 for group in facts["samples"])
+    assert {g["of"] for g in facts["samples"] if (g["reason"], g["language"]) == ("kept", "en")} == {
+        facts["kept"]
+    }
+    [ability] = facts["abilities"]
+    assert (ability["ability"], ability["share"], ability["parts"]) == (
+        "main",
+        1.0,
+        {"rows.jsonl": facts["kept"]},
+    )
+    assert "lucia.brandt" not in str(facts)
+    assert page_facts(open_set(tmp_path / "out"), max_length=100) == facts

@@ -26,6 +26,16 @@ VERBS = (
     ("clean", "data.cleaning.clean", "Clean data files; account for each dropped row."),
     ("data show", "data.looks.show", "Rows of a set: what was met in each, what was dropped and why."),
     ("data diff", "data.looks.diff", "What another rule would have dropped."),
+    (
+        "data report",
+        "data.looks.report",
+        "The page of a set: counts, samples to judge by, clusters, lengths.",
+    ),
+    (
+        "data split",
+        "data.splits.split",
+        "Divide rows into train, validation and test; what is nearly the same stays together.",
+    ),
     ("gate", "checks.gate", "Is what URL serves what was tuned? If not: why."),
     ("eval", "checks.evaluate", "Score a model or an endpoint on tasks."),
     ("serve", "services.serve", "Serve a model over the OpenAI API."),
@@ -47,7 +57,7 @@ VERBS = (
     ("export", "models.export", "Copy a tuned model out, as other programs read it."),
 )
 # Verbs of two words stand under their first.
-GROUPS = {"data": "Look at data sets and compare them."}
+GROUPS = {"data": "Look at data sets, compare and divide them."}
 
 
 def version(wanted: bool) -> None:

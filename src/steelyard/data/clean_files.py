@@ -68,8 +68,8 @@ def clean_files(
 
     {"in", "kept", "dropped", "changed", "by_reason", "masked", "personal", "repaired", "manner", "bytes_in",
     "seconds", "mb_per_s", "files", "unreadable", "faults": {file: why}, "input"}. A dry run writes the
-    report and dropped.jsonl alone. `settings` are the words of the recipe's `clean`, `map` the columns as in its
-    `data`. Lines and files that cannot be read are dropped. Raises WrongUse (2): nothing to read,
+    report and dropped.jsonl alone. `settings` are the words of the recipe's `clean`, `map` the columns as in
+    its `data`. Lines and files that cannot be read are dropped. Raises WrongUse (2): nothing to read,
     all lines unreadable, output in the input folder.
     """
     started = time.perf_counter()
@@ -329,7 +329,7 @@ def question_row(fields: Mapping[str, Any]) -> Row | None:
 # ------------------------------------------------------------------ workers
 
 
-Mapper = Callable[[Callable[[Block], Batch], Iterator[Block]], Iterator[tuple[Block, Batch]]]
+Mapper = Callable[[Callable[[Block], Any], Iterator[Block]], Iterator[tuple[Block, Any]]]
 
 
 @contextmanager
@@ -345,8 +345,8 @@ def mapper(workers: int) -> Iterator[Mapper]:
 
 
 def map_in(
-    pool: Any, workers: int, check: Callable[[Block], Batch], items: Iterator[Block]
-) -> Iterator[tuple[Block, Batch]]:
+    pool: Any, workers: int, check: Callable[[Block], Any], items: Iterator[Block]
+) -> Iterator[tuple[Block, Any]]:
     """`imap` would read all input at once; this keeps two blocks a worker."""
     under_way: list[tuple[Block, Any]] = []
     for item in items:

@@ -3,11 +3,10 @@
 from .batch import LANGUAGES, Facts, facts_of
 from .forms import CHAT, CODE, FORMS, LABEL, PROSE, TABLE
 from .kinds import Kind, tables
-from .tokens import Tokens, hashes_of, joined, mixed, shingles
+from .tokens import SHINGLE, Tokens, hashes_of, joined, mixed, shingles
 from .words import Cues
 
 __all__ = [
-    "CHAT", "CODE", "FORMS", "LABEL", "LANGUAGES", "PROSE", "TABLE", "Cues", "Facts", "Kind", "Tokens",
-    "facts_of",
-    "hashes_of", "joined", "mixed", "shingles", "tables",
+    "CHAT", "CODE", "FORMS", "LABEL", "LANGUAGES", "PROSE", "SHINGLE", "TABLE", "Cues", "Facts", "Kind",
+    "Tokens", "facts_of", "hashes_of", "joined", "mixed", "shingles", "tables",
 ]  # fmt: skip

@@ -42,14 +42,17 @@ def signatures(shingles: Ragged) -> np.ndarray:
 
 
 def alike(
-    signature: np.ndarray, shingles: np.ndarray, starts: np.ndarray, threshold: float
+    signature: np.ndarray, shingles: np.ndarray, spans: np.ndarray, threshold: float
 ) -> list[tuple[int, int, float]]:
-    """Pairs of rows whose Jaccard index is at least the threshold, with it; rising."""
+    """Pairs of rows whose Jaccard index is at least the threshold, with it; rising.
+
+    `spans` [rows, 2]: where the shingles of each begin and end.
+    """
     pairs = sorted(set(proposed(signature, threshold)))
     held: dict[int, np.ndarray] = {}
     out = []
     for one, other in pairs:
-        mine, its = (unique_of(shingles, starts, row, held) for row in (one, other))
+        mine, its = (unique_of(shingles, spans, row, held) for row in (one, other))
         common = len(np.intersect1d(mine, its, assume_unique=True))
         index = common / (len(mine) + len(its) - common)
         if index >= threshold:
@@ -57,11 +60,11 @@ def alike(
     return out
 
 
-def unique_of(shingles: np.ndarray, starts: np.ndarray, row: int, held: dict[int, np.ndarray]) -> np.ndarray:
+def unique_of(shingles: np.ndarray, spans: np.ndarray, row: int, held: dict[int, np.ndarray]) -> np.ndarray:
     if row not in held:
         if len(held) > 4096:
             held.clear()
-        held[row] = np.unique(shingles[starts[row] : starts[row + 1]])
+        held[row] = np.unique(shingles[spans[row, 0] : spans[row, 1]])
     return held[row]
 
 

@@ -151,7 +151,8 @@ class Whole:
         near_rows, words = columns["near_rows"], columns["words"]
         shingles, starts = self.ragged["shingles"].read()
         dropped = {row for row in near_rows.tolist() if row in out}
-        pairs = alike(columns["signature"], shingles, starts, self.settings.near)
+        spans = np.stack([starts[:-1], starts[1:]], axis=1)
+        pairs = alike(columns["signature"], shingles, spans, self.settings.near)
         pairs = [(int(near_rows[a]), int(near_rows[b]), j) for a, b, j in pairs]
         pairs = [(a, b, j) for a, b, j in pairs if a not in dropped and b not in dropped]
         best_of: dict[int, float] = {}

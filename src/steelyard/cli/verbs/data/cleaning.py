@@ -56,6 +56,10 @@ def clean(
     strict: Annotated[
         bool, typer.Option("--strict", help=say("Exit with 4 where something could not be read."))
     ] = False,
+    page: Annotated[
+        Path | None,
+        typer.Option("--page", metavar="FILE", help=say("A page with samples of each reason, as HTML.")),
+    ] = None,
 ) -> None:
     no_settings("clean")
     from ....data import KINDS, LANGUAGES, clean_files
@@ -75,6 +79,11 @@ def clean(
             input, output, report=report, contamination=contamination, workers=workers, settings=settings,
             map=columns, watch=watch, dry_run=dry_run,
         )  # fmt: skip
+    if page is not None:
+        from ....data import open_set
+        from .looks import write_page
+
+        write_page(open_set(output, source=None if columns else input), page, None)
     headline = say("{kept} of {rows} rows kept, {dropped} dropped", kept=account["kept"], rows=account["in"],
                    dropped=account["dropped"])  # fmt: skip
     reasons = (

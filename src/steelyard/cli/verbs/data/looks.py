@@ -1,4 +1,4 @@
-"""data show, data diff: a person looks at rows, and at what another rule would have dropped."""
+"""data show, diff, report: a person looks at rows, and at what another rule would have dropped."""
 
 from __future__ import annotations
 
@@ -28,6 +28,10 @@ SourcePath = Annotated[
     typer.Option(
         "--source", metavar="FILE|DIR|RECIPE", help=say("Where the rows came from: texts of dropped rows.")
     ),
+]
+MaxLength = Annotated[
+    int | None,
+    typer.Option("--max-length", metavar="TOKENS", min=1, help=say("Lengths are held against it.")),
 ]
 RULES = "RULES"
 
@@ -105,6 +109,31 @@ def diff(
     if OPTIONS.json:
         return result(document)
     paged(diff_lines(told, a, b, chars))
+
+
+def report(
+    set: SetPath,
+    output: Annotated[
+        Path, typer.Option("--output", metavar="FILE", help=say("Where the page goes."))
+    ] = Path("data-report.html"),
+    source: SourcePath = None,
+    max_length: MaxLength = None,
+) -> None:
+    no_settings("data report")
+    document = write_page(opened(set, source, ""), output, max_length)
+    result(document, say("wrote {path}", path=output))
+
+
+def write_page(dataset: Any, output: Path, max_length: int | None) -> dict[str, Any]:
+    """Make the page; the document for --json, with all its facts."""
+    from ....data import page_facts
+    from ....report import write_cleaned
+    from ...telling.options import OPTIONS
+
+    facts = page_facts(dataset, max_length)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_cleaned(facts, output, OPTIONS.language)
+    return facts | {"report": str(output)}
 
 
 def opened(path: Path, source: Path | None, rules: str) -> Any:
