@@ -49,11 +49,12 @@ VERBS = (
     ("report", "reports.report", "The report of a run, as HTML or as a picture (SVG)."),
     ("hardware", "models.hardware", "The device catalogue, with sources."),
     ("doctor", "models.doctor", "What this machine has and lacks, with fixes."),
-    ("accept", "accept.accept", "Does this machine check, train and serve as it should?"),
+    ("accept", "checks.accept", "Does this machine check, train and serve as it should?"),
     ("engines", "engines.engines", "Engines that train and serve; install one."),
     ("cluster", "cluster.cluster", "Machines that train together: their keys, one as a node."),
     ("pull", "models.pull", "Fetch a model: resumable, hashed, scanned."),
     ("scan", "models.scan", "Look for code in model files, without running any."),
+    ("attest", "attest.attest", "Verify a quote of SGX or TDX by a policy, offline."),
     ("export", "models.export", "Copy a tuned model out, as other programs read it."),
 )
 # Verbs of two words stand under their first.

@@ -1,15 +1,18 @@
-"""Keys, sealing at rest, and the scan of foreign model folders.
+"""Keys, sealing at rest, the scan of foreign model folders, and the appraisal of quotes.
 
 `cryptography` and `jinja2` load inside functions: at `trust: open` nobody pays for them.
 """
 
+from .attest import Case, Verdict, judge, read_batch, read_case
 from .cluster_keys import address_of, keys_folder, make_keys, ray_environment
 from .disk import atomic, disk_problem, sync_folder
 from .keys import LEVELS, Keys, load_keys
 from .log import SealedLog, append_log, read_log
 from .scan import Finding, scan
+from .simulated import SimulatedTee
 
 __all__ = [
-    "LEVELS", "Finding", "Keys", "SealedLog", "address_of", "append_log", "atomic", "disk_problem",
-    "keys_folder", "load_keys", "make_keys", "ray_environment", "read_log", "scan", "sync_folder",
+    "LEVELS", "Case", "Finding", "Keys", "SealedLog", "SimulatedTee", "Verdict", "address_of", "append_log",
+    "atomic", "disk_problem", "judge", "keys_folder", "load_keys", "make_keys", "ray_environment",
+    "read_batch", "read_case", "read_log", "scan", "sync_folder",
 ]  # fmt: skip

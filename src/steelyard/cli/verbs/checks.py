@@ -1,4 +1,4 @@
-"""gate and eval: verdicts and scores of something that is served."""
+"""gate, eval and accept: verdicts and scores of something that is served, and of this machine."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ...errors import CheckFailed, Where, WrongUse
+from ...units import show_s
 from ..telling.messages import say
 from ..telling.output import result, table
 from .recipes import no_settings
@@ -177,3 +178,41 @@ def _check_metric(metric: str | None, judge: str | None = None) -> None:
         )
     if metric is not None and metric not in METRICS:
         raise WrongUse("cli.usage", f"no metric {metric!r}", hint=f"one of {', '.join(METRICS)}")
+
+
+# ------------------------------------------------------------------ this machine
+
+
+def accept(
+    device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="cpu | cuda | xpu | hpu")] = "cpu",
+    output: Annotated[
+        Path, typer.Option("--output", metavar="DIR", help=say("Where results are kept; the same goes on."))
+    ] = Path("acceptance"),
+) -> None:
+    no_settings("accept")
+    from ...run import accept as accepted
+    from ..telling.terminal import Terminal
+
+    with Terminal() as watch:
+        told = accepted(device, output, watch)
+    result({"schema": "steelyard.accept/1"} | told, *acceptance_lines(told))
+    if told["failed"]:
+        raise typer.Exit(CheckFailed.exit_code)
+
+
+def acceptance_lines(told: dict[str, Any]) -> list[str]:
+    """A line a part, and what is done with what was measured."""
+    rows = [
+        (p["name"], say(p["state"]), show_s(p["wall_s"]), p["why"] or _figures(p["figures"]))
+        for p in told["parts"]
+    ]
+    counts = {name: told[name] for name in ("passed", "failed", "not_run")}
+    return [
+        say("{passed} passed, {failed} failed, {not_run} could not run", **counts),
+        *table((say("part"), "", say("time"), ""), rows),
+        f"{say('next:')} steelyard validate {told['csv']}",
+    ]
+
+
+def _figures(told: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in told.items())

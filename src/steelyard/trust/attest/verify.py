@@ -1,0 +1,289 @@
+"""The appraisal: every check in its order, the first failure is the reason.
+
+Bytes in, a verdict out. The one clock is the case's `at`; nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from .cases import Case
+from .certificates import (
+    PCK,
+    PCK_CA,
+    ROOT,
+    check_chain,
+    check_crl,
+    check_ended,
+    check_revoked,
+    is_signed,
+    key_of,
+    name_of,
+    parsing,
+    read_chain,
+    span_of,
+)
+from .collateral import Collateral, QeIdentity, check_collateral, read_collateral
+from .nonces import remember
+from .pck import Platform, platform_of
+from .policy import NEEDED, SIMULATED, Policy, read_policy
+from .quote import EnclaveReport, Quote, TdReport, parse_quote
+from .tcb import OUT_OF_DATE, Level, isv_level, module_of, platform_level, worse
+from .verdict import Rejected, Verdict
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+
+NONCE_BYTES = range(16, 65)
+TD_DEBUG = 0xFF  # TUD: whoever sets one of these bits can look into the TD
+TD_RESERVED = 0x7FFFFFFF_2FFFFF00  # all but SEPT_VE_DISABLE 28, PKS 30, KL 31, PERFMON 63
+SEPT_VE_DISABLE = 1 << 28
+
+
+def judge(case: Case) -> Verdict:
+    """Never raises for what the bytes are; WrongUse for a nonce store that is no such file."""
+    appraisal = Appraisal(case)
+    try:
+        appraisal.run()
+    except Rejected as e:
+        return appraisal.verdict(e.reason, e.detail)
+    return appraisal.verdict("ok", appraisal.praise)
+
+
+class Appraisal:
+    """One case; it keeps what is established so far, so that a rejection can say it."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.quote: Quote | None = None
+        self.levels: list[Level] = []
+        self.status: str | None = None
+        self.signed = False
+        self.praise = "every check of the policy holds"
+
+    def verdict(self, reason: str, detail: str) -> Verdict:
+        quote = self.quote
+        return Verdict(
+            accepted=reason == "ok",
+            reason=reason,
+            detail=detail,
+            tee=quote.tee if quote else None,
+            quote_version=quote.version if quote else None,
+            tcb_status=self.status,
+            advisories=advisories_of(self.levels),
+            measurements=quote.body.measurements if quote and self.signed else {},
+        )
+
+    def run(self) -> None:
+        case = self.case
+        policy = read_policy(case.policy, case.policy_folder)
+        if SIMULATED in name_of(policy.root):
+            self.praise = f"{SIMULATED}: no hardware vouches for this; {self.praise}"
+        nonce = read_nonce(case, policy)
+        self.quote = quote = parse_quote(case.quote)
+        with parsing("quote_malformed", "the PCK chain"):
+            chain = read_chain(quote.pck_chain, 3, "quote_malformed", "the PCK chain")
+            platform, issuer = platform_of(chain[0]), chain[0].issuer
+        if quote.tee not in policy.tee:
+            raise Rejected("tee_not_allowed", f"the policy is not for {quote.tee}")
+        collateral = read_collateral(case.collateral)
+        check_collateral(collateral, quote.tee, platform, issuer, policy.root, case.at)
+        check_pck_chain(chain, collateral, policy, case)
+        check_signatures(quote, chain[0])
+        self.signed = True
+        self.levels = match_levels(quote, collateral, platform)
+        self.status = merged(self.levels)
+        check_levels(self.levels, self.status, policy, case)
+        check_limits(self.levels, collateral, platform, policy, case)
+        check_attributes(quote.body)
+        check_measurements(quote, policy)
+        check_report_data(quote, case, policy, nonce)
+        if case.nonce_store and nonce is not None and not remember(case.nonce_store, nonce, case.at):
+            raise Rejected("nonce_replayed", "this nonce was accepted before")
+
+
+def read_nonce(case: Case, policy: Policy) -> bytes | None:
+    """The nonce's bytes; that the case gives what the policy binds is settled here too."""
+    binding = binding_of(case, policy)
+    if case.runtime_data is not None and binding in ("none", "raw"):
+        raise Rejected(
+            "policy_invalid", f"binding {binding} has no place for runtime data: sha256, sha384, sha512"
+        )
+    if case.nonce is None and binding != "none":
+        raise Rejected("nonce_missing", f"binding {binding} needs a nonce")
+    if case.nonce is None:
+        return None
+    digits = re.fullmatch(r"[0-9A-Fa-f]*", case.nonce)
+    if not digits or len(case.nonce) % 2 or len(case.nonce) // 2 not in NONCE_BYTES:
+        raise Rejected("nonce_invalid", "a nonce has 16 to 64 bytes, in hex")
+    return bytes.fromhex(case.nonce)
+
+
+def binding_of(case: Case, policy: Policy) -> str:
+    return policy.binding or ("none" if case.nonce is None else "raw")
+
+
+# ------------------------------------------------------------------ chain and signatures
+
+
+def check_pck_chain(chain: Sequence[Certificate], collateral: Collateral, policy: Policy, case: Case) -> None:
+    check_chain(chain, (PCK, PCK_CA, ROOT), policy.root, "chain_untrusted")
+    check_crl(collateral.pck_crl, chain[1], "chain_untrusted")
+    spans = [span_of(certificate) for certificate in chain]
+    check_ended(spans, case.at, "chain_expired")
+    if early := [name for name, start, _ in spans if case.at < start]:
+        raise Rejected("chain_expired", f"{early[0]} is not valid yet")
+    heads = [chain[1], chain[2], *(links[0] for links in collateral.chains.values())]
+    check_revoked([(chain[0], collateral.pck_crl), *((head, collateral.root_crl) for head in heads)])
+
+
+def check_signatures(quote: Quote, pck: Certificate) -> None:
+    """PCK certificate -> QE report -> attestation key -> header and body."""
+    from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
+
+    wrong = "signature_invalid"
+    if not is_signed(key_of(pck, wrong), quote.qe_signature, quote.qe_report.raw):
+        raise Rejected(wrong, "the QE report is not signed by the PCK certificate")
+    bound = hashlib.sha256(quote.attestation_key + quote.qe_auth_data).digest()
+    if quote.qe_report.report_data != bound.ljust(64, b"\0"):
+        raise Rejected(wrong, "the QE report is of another attestation key")
+    with parsing(wrong, "the attestation key"):
+        key = EllipticCurvePublicKey.from_encoded_point(SECP256R1(), b"\x04" + quote.attestation_key)
+    if not is_signed(key, quote.signature, quote.signed):
+        raise Rejected(wrong, "the quote is not signed by its attestation key")
+
+
+# ------------------------------------------------------------------ TCB
+
+
+def match_levels(quote: Quote, collateral: Collateral, platform: Platform) -> list[Level]:
+    """The level of the platform, then of its TDX module if that has one, then of the quoting enclave."""
+    enclave = check_qe(quote.qe_report, collateral.qe_identity)
+    if not isinstance(quote.body, TdReport):
+        return [platform_level(collateral.tcb_info.levels, platform, None), enclave]
+    module = check_module(quote.body, collateral)
+    tee_svn = quote.body["tee_tcb_svn"]
+    return [platform_level(collateral.tcb_info.levels, platform, tee_svn), *module, enclave]
+
+
+def check_qe(report: EnclaveReport, identity: QeIdentity) -> Level:
+    for what, holds in (
+        ("MISCSELECT", is_masked(report.misc_select, *identity.misc_select)),
+        ("attributes", is_masked(report.attributes, *identity.attributes)),
+        ("MRSIGNER", report.mr_signer == identity.mr_signer),
+        ("ISVPRODID", report.isv_prod_id == identity.isv_prod_id),
+    ):
+        if not holds:
+            raise Rejected("qe_identity_rejected", f"{what} of the quoting enclave is not Intel's")
+    level = isv_level(identity.levels, report.isv_svn)
+    if level is None:
+        raise Rejected(
+            "qe_identity_rejected", f"the quoting enclave's SVN {report.isv_svn} is below every level"
+        )
+    return level
+
+
+def is_masked(have: bytes, want: bytes, mask: bytes) -> bool:
+    return bytes(byte & bits for byte, bits in zip(have, mask, strict=True)) == want
+
+
+def check_module(body: TdReport, collateral: Collateral) -> list[Level]:
+    """The TDX module is Intel's; its level, where it has an identity of its own."""
+    svn, version = body["tee_tcb_svn"][0], body["tee_tcb_svn"][1]
+    module = module_of(collateral.tcb_info.modules, version)
+    if body["mr_signer_seam"] != module.mr_signer:
+        raise Rejected("tdx_module_rejected", "MRSIGNERSEAM is not the TDX module's signer")
+    if any(body["seam_attributes"]) or body["seam_attributes"] != module.attributes:
+        raise Rejected("tdx_module_rejected", "SEAMATTRIBUTES are not those of a production TDX module")
+    level = isv_level(module.levels, svn)
+    if version and level is None:
+        raise Rejected("tcb_level_not_found", f"the TDX module's SVN {svn} is below every level")
+    return [level] if level else []
+
+
+def merged(levels: list[Level]) -> str:
+    status = levels[0].status
+    for level in levels[1:]:
+        status = worse(status, level.status)
+    return status
+
+
+def advisories_of(levels: list[Level]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for level in levels for name in level.advisories))
+
+
+def check_levels(levels: list[Level], status: str, policy: Policy, case: Case) -> None:
+    if status not in policy.tcb_status:
+        raise Rejected("tcb_status_rejected", f"the TCB is {status}")
+    grace = policy.out_of_date_grace_days
+    if grace is None:
+        return
+    for level in levels:
+        if level.status in OUT_OF_DATE and case.at - level.date > timedelta(days=grace):
+            raise Rejected("tcb_status_rejected", f"{status} since {level.date:%Y-%m-%d}, over {grace} days")
+
+
+def check_limits(
+    levels: list[Level], collateral: Collateral, platform: Platform, policy: Policy, case: Case
+) -> None:
+    refused = {name.upper() for name in policy.reject_advisories}
+    if hit := [name for name in advisories_of(levels) if name.upper() in refused]:
+        raise Rejected("advisory_rejected", ", ".join(hit))
+    info = collateral.tcb_info
+    evaluation = min(info.evaluation, collateral.qe_identity.evaluation)
+    if evaluation < policy.min_tcb_eval_data_number:
+        raise Rejected("eval_number_too_low", f"TCB evaluation data {evaluation}")
+    days = policy.max_collateral_age_days
+    if days is not None and case.at - info.issued > timedelta(days=days):
+        raise Rejected("collateral_too_old", f"the TCB info was issued at {info.issued.isoformat()}")
+    if on := sorted(platform.flags & policy.refused_flags):
+        raise Rejected("platform_config_rejected", f"the platform has {', '.join(on)}")
+
+
+# ------------------------------------------------------------------ what runs inside
+
+
+def check_attributes(body: EnclaveReport | TdReport) -> None:
+    if isinstance(body, EnclaveReport):
+        if body.debug:
+            raise Rejected("debug_enabled", "the enclave runs in debug mode")
+        return
+    attributes = int.from_bytes(body["td_attributes"], "little")
+    if attributes & TD_DEBUG:
+        raise Rejected("debug_enabled", "the TD can be debugged by its host")
+    if attributes & TD_RESERVED or not attributes & SEPT_VE_DISABLE:
+        raise Rejected("td_attributes_rejected", f"TD attributes {attributes:#018x}")
+    if any(body["mr_service_td"]):
+        raise Rejected("service_td_rejected", "a service TD is bound, which may migrate or change it")
+
+
+def check_measurements(quote: Quote, policy: Policy) -> None:
+    wanted, measured = policy.measurements[quote.tee], quote.body.measurements
+    if policy.require_measurement and not NEEDED[quote.tee] & set(wanted):
+        raise Rejected(
+            "measurement_required", f"the policy lists no {' or '.join(sorted(NEEDED[quote.tee]))}"
+        )
+    for name, values in wanted.items():
+        if measured[name] not in values:
+            raise Rejected("measurement_mismatch", f"{name} is {measured[name]}")
+    if not isinstance(quote.body, EnclaveReport):
+        return
+    if policy.isv_prod_id not in (None, quote.body.isv_prod_id):
+        raise Rejected("measurement_mismatch", f"isv_prod_id is {quote.body.isv_prod_id}")
+    if quote.body.isv_svn < policy.min_isv_svn:
+        raise Rejected("isv_svn_too_low", f"isv_svn is {quote.body.isv_svn}")
+
+
+def check_report_data(quote: Quote, case: Case, policy: Policy, nonce: bytes | None) -> None:
+    binding = binding_of(case, policy)
+    if binding == "none" or nonce is None:
+        return
+    bound = nonce
+    if binding != "raw":
+        bound = hashlib.new(binding, nonce + (case.runtime_data or b"")).digest()
+    if quote.body.report_data != bound.ljust(64, b"\0"):
+        raise Rejected("report_data_mismatch", f"the report data is not the {binding} of what was asked")
