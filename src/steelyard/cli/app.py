@@ -54,7 +54,10 @@ VERBS = (
     ("cluster", "cluster.cluster", "Machines that train together: their keys, one as a node."),
     ("pull", "models.pull", "Fetch a model: resumable, hashed, scanned."),
     ("scan", "models.scan", "Look for code in model files, without running any."),
-    ("attest", "attest.attest", "Verify a quote of SGX or TDX by a policy, offline."),
+    ("attest", "trust.attest", "Verify a quote of SGX or TDX by a policy, offline; make one in a TDX guest."),
+    ("seal", "trust.seal", "Encrypt a file for your key and those of others."),
+    ("open", "trust.open_", "Decrypt a sealed file; every byte is verified."),
+    ("rotate", "trust.rotate", "Change who may open sealed files, without rewriting them."),
     ("export", "models.export", "Copy a tuned model out, as other programs read it."),
 )
 # Verbs of two words stand under their first.

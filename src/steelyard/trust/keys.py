@@ -9,20 +9,25 @@ Not here: the bytes of a sealed file (sealed.py).
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import io
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, BinaryIO
 
 from ..errors import Refused, Where, WrongUse
 from .disk import atomic, disk_problem, sync_folder, write_all
+from .rewrap import check_recipients, mend, rewrap
 from .sealed import CHUNK_BYTES, Recipient, SealedReader, derive, open_stream, seal_stream, suite
 
 LEVELS = ("open", "guarded", "sealed")
 KEY_BYTES = 32
+PUBLIC = "steelyard-public-1:"
+PUBLIC_BYTES = 1184 + 32
 TEE_DEVICES = ("/dev/tdx_guest", "/dev/tdx-guest", "/dev/sgx_enclave")
 
 
@@ -58,11 +63,22 @@ class Keys:
             return None
         return f"made the key {self.path}: keep a copy elsewhere, without it nothing sealed here opens again"
 
-    def seal(self, src: Path, dst: Path) -> None:
-        """Seal the file `src` as `dst`, atomically. Raises Lacking (disk)."""
+    @property
+    def public(self) -> str:
+        """What others need to seal for this key: a line of text."""
+        return PUBLIC + base64.b64encode(self.recipient.raw).decode()
+
+    def seal(self, src: Path, dst: Path, others: Sequence[Recipient] = ()) -> None:
+        """Seal the file `src` as `dst`, for this key and `others`, atomically. Raises Lacking, WrongUse."""
+        recipients = (self.recipient, *others)
+        check_recipients(recipients)
         with open(src, "rb", buffering=0) as reader, atomic(dst) as writer:
             length = os.fstat(reader.fileno()).st_size
-            seal_stream(reader, length, writer, (self.recipient,), str(src))
+            seal_stream(reader, length, writer, recipients, str(src))
+
+    def rotate(self, path: Path, recipients: Sequence[Recipient]) -> None:
+        """Let `recipients` open `path`, nobody else; content stays. Raises Refused, CheckFailed, WrongUse."""
+        rewrap(path, self.recipient, recipients)
 
     def seal_from(self, reader: BinaryIO | IO[bytes], length: int, dst: Path) -> None:
         """Seal the `length` bytes that `reader` gives as `dst`, atomically. Raises Lacking (disk)."""
@@ -77,6 +93,7 @@ class Keys:
 
     def open_stream(self, path: Path) -> io.BufferedReader:
         """A readable, seekable view of the plaintext; each byte is verified before it is given out."""
+        mend(path)
         return open_stream(path, self.recipient)
 
     def seal_bytes(self, data: bytes) -> bytes:
@@ -99,7 +116,32 @@ def recipient_of(secret: bytes) -> Recipient:
     curve = X25519PrivateKey.from_private_bytes(derive(secret, b"steelyard/key/1/x25519"))
     public = lattice.public_key().public_bytes_raw() + curve.public_key().public_bytes_raw()
     private = MLKEM768X25519PrivateKey(lattice, curve)
-    return Recipient(hashlib.sha256(public).digest()[:16], private.public_key(), private)
+    return Recipient(hashlib.sha256(public).digest()[:16], private.public_key(), private, public)
+
+
+def read_public(text: str) -> Recipient:
+    """A recipient from the line that `Keys.public` gives. Raises WrongUse."""
+    from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PublicKey
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+    from cryptography.hazmat.primitives.hpke import MLKEM768X25519PublicKey
+
+    try:
+        raw = base64.b64decode(text.strip().removeprefix(PUBLIC), validate=True)
+        if not text.strip().startswith(PUBLIC) or len(raw) != PUBLIC_BYTES:
+            raise ValueError(f"{len(raw)} bytes")
+        lattice, curve = raw[:-32], raw[-32:]
+        public = MLKEM768X25519PublicKey(
+            MLKEM768PublicKey.from_public_bytes(lattice), X25519PublicKey.from_public_bytes(curve)
+        )
+    except ValueError as e:
+        raise WrongUse(
+            "trust.public_key",
+            "this is no public key of steelyard",
+            where=Where(field="--to"),
+            why=str(e),
+            hint="give the line that `steelyard seal --public` prints, or a file with it",
+        ) from e
+    return Recipient(hashlib.sha256(raw).digest()[:16], public, None, raw)
 
 
 # ------------------------------------------------------------------ levels and files

@@ -65,11 +65,15 @@ class PartA:
 
 @dataclass(frozen=True)
 class Recipient:
-    """Who may open: `key_id` names the key, `public` wraps, `private` unwraps."""
+    """Who may open: `key_id` names the key, `public` wraps, `private` unwraps (None: somebody else's).
+
+    `raw`: the public key's bytes, ML-KEM-768 (1184) then X25519 (32).
+    """
 
     key_id: bytes
     public: Any
     private: Any
+    raw: bytes = b""
 
     def __repr__(self) -> str:
         return f"Recipient({self.key_id.hex()})"

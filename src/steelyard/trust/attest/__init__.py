@@ -6,6 +6,6 @@ Not here: fetching collateral (any client of Intel's PCS or of a PCCS does), fil
 from .batch import read_batch
 from .cases import Case, read_case
 from .verdict import REASONS, Verdict
-from .verify import judge
+from .verify import judge, report_data_of
 
-__all__ = ["REASONS", "Case", "Verdict", "judge", "read_batch", "read_case"]
+__all__ = ["REASONS", "Case", "Verdict", "judge", "read_batch", "read_case", "report_data_of"]

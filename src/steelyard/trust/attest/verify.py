@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from ...errors import Where, WrongUse
 from .cases import Case
 from .certificates import (
     PCK,
@@ -117,10 +118,13 @@ def read_nonce(case: Case, policy: Policy) -> bytes | None:
         raise Rejected("nonce_missing", f"binding {binding} needs a nonce")
     if case.nonce is None:
         return None
-    digits = re.fullmatch(r"[0-9A-Fa-f]*", case.nonce)
-    if not digits or len(case.nonce) % 2 or len(case.nonce) // 2 not in NONCE_BYTES:
+    if not is_nonce(case.nonce):
         raise Rejected("nonce_invalid", "a nonce has 16 to 64 bytes, in hex")
     return bytes.fromhex(case.nonce)
+
+
+def is_nonce(text: str) -> bool:
+    return bool(re.fullmatch(r"([0-9A-Fa-f]{2})*", text)) and len(text) // 2 in NONCE_BYTES
 
 
 def binding_of(case: Case, policy: Policy) -> str:
@@ -276,6 +280,16 @@ def check_measurements(quote: Quote, policy: Policy) -> None:
         raise Rejected("measurement_mismatch", f"isv_prod_id is {quote.body.isv_prod_id}")
     if quote.body.isv_svn < policy.min_isv_svn:
         raise Rejected("isv_svn_too_low", f"isv_svn is {quote.body.isv_svn}")
+
+
+def report_data_of(nonce: str, runtime_data: bytes | None) -> bytes:
+    """What a quote is asked with: the nonce, or SHA-512 over it and the runtime data. Raises WrongUse."""
+    if not is_nonce(nonce):
+        raise WrongUse(
+            "attest.nonce", "this is no nonce", where=Where(field="--nonce"), hint="16 to 64 bytes, in hex"
+        )
+    plain = bytes.fromhex(nonce)
+    return plain if runtime_data is None else hashlib.sha512(plain + runtime_data).digest()
 
 
 def check_report_data(quote: Quote, case: Case, policy: Policy, nonce: bytes | None) -> None:

@@ -1,0 +1,206 @@
+"""attest, seal, open, rotate: quotes judged by a policy; files for those whose keys are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ...errors import Refused, Where, WrongUse
+from ..telling.messages import say
+from ..telling.options import OPTIONS
+from ..telling.output import note, result, table
+from .recipes import no_settings
+
+Output = Annotated[Path, typer.Option("--output", metavar="FILE", help=say("Where to write it."))]
+KeyFile = Annotated[
+    str | None, typer.Option("--key-file", metavar="FILE", help=say("Your key; else the usual one."))
+]
+To = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--to",
+        metavar="KEY",
+        help=say("A public key that may open it too, or a file with one; again for more."),
+    ),
+]
+HINT = "steelyard attest verify QUOTE --collateral FILE --policy POLICY.yaml --at 2026-09-01T12:00:00Z"
+
+
+def attest(
+    action: Annotated[str, typer.Argument(metavar="verify|quote", show_default=False)],
+    quote: Annotated[Path | None, typer.Argument(metavar="QUOTE", show_default=False)] = None,
+    collateral: Annotated[
+        Path | None,
+        typer.Option("--collateral", metavar="FILE", help=say("Intel's data on the platform, JSON.")),
+    ] = None,
+    policy: Annotated[
+        Path | None, typer.Option("--policy", metavar="FILE", help=say("What is accepted, YAML."))
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option("--at", metavar="RFC3339", help=say("The time of the appraisal; no other clock.")),
+    ] = None,
+    nonce: Annotated[
+        str | None, typer.Option("--nonce", metavar="HEX", help=say("What the quote was asked with."))
+    ] = None,
+    runtime_data: Annotated[
+        Path | None,
+        typer.Option("--runtime-data", metavar="FILE", help=say("Hashed with the nonce, such as a TLS key.")),
+    ] = None,
+    nonce_store: Annotated[
+        Path | None,
+        typer.Option("--nonce-store", metavar="FILE", help=say("Nonces accepted before; none twice.")),
+    ] = None,
+    batch: Annotated[
+        Path | None, typer.Option("--batch", metavar="FILE.jsonl", help=say("Cases, one a line, instead."))
+    ] = None,
+) -> None:
+    no_settings("attest")
+    one = (quote, collateral, policy, at)
+    if action == "verify" and batch and not any((*one, nonce, runtime_data, nonce_store)):
+        return _batch(batch)
+    if action == "verify" and batch is None and quote and collateral and policy and at:
+        from ...trust import judge, read_case
+
+        return _show(
+            judge(read_case(quote, collateral, policy, at, nonce, runtime_data, nonce_store)).as_json()
+        )
+    if action == "quote" and quote and nonce and not any((batch, collateral, policy, at, nonce_store)):
+        return _quote(quote, nonce, runtime_data)
+    raise WrongUse(
+        "cli.usage",
+        say("attest verify takes a quote, its collateral, a policy and a time; or --batch alone"),
+        where=Where(field="attest"),
+        hint=HINT,
+    )
+
+
+def _quote(path: Path, nonce: str, runtime_data: Path | None) -> None:
+    """Of the trust domain that this machine is; binding raw, or sha512 with runtime data."""
+    from ...trust import atomic, quote_of_this_domain, report_data_of
+
+    data = report_data_of(nonce, None if runtime_data is None else runtime_data.read_bytes())
+    made = quote_of_this_domain(data)
+    with atomic(path) as file:
+        file.write(made)
+    result({"quote": str(path), "bytes": len(made)}, say("wrote {path}", path=path))
+
+
+def _batch(path: Path) -> None:
+    """Exit code 0 once every line has its verdict."""
+    from ...trust import judge, read_batch
+
+    for name, case in read_batch(path):
+        document = {"id": name} | judge(case).as_json()
+        result(document, f"{name}  {_line(document)}")
+
+
+# ------------------------------------------------------------------ sealed files
+
+
+def seal(
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", show_default=False)] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help=say("Where to write it."))
+    ] = None,
+    to: To = None,
+    key_file: KeyFile = None,
+    public: Annotated[bool, typer.Option("--public", help=say("Print your public key instead."))] = False,
+) -> None:
+    no_settings("seal")
+    keys = _keys(key_file)
+    if public:
+        return result({"public": keys.public, "id": keys.id}, keys.public)
+    if file is None or output is None:
+        raise WrongUse(
+            "cli.usage",
+            say("seal takes a file and --output"),
+            hint="steelyard seal FILE --output FILE.sealed",
+        )
+    keys.seal(_there(file), output, _recipients(to))
+    result({"sealed": str(output)}, say("wrote {path}", path=output))
+
+
+def open_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False)],
+    output: Output,
+    key_file: KeyFile = None,
+) -> None:
+    no_settings("open")
+    _keys(key_file).open(_there(file), output)
+    result({"opened": str(output)}, say("wrote {path}", path=output))
+
+
+def rotate(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", show_default=False)],
+    to: To = None,
+    key_file: KeyFile = None,
+    drop: Annotated[bool, typer.Option("--drop", help=say("Your own key no longer opens them."))] = False,
+) -> None:
+    no_settings("rotate")
+    keys = _keys(key_file)
+    recipients = [*([] if drop else [keys.recipient]), *_recipients(to)]
+    for file in files:
+        keys.rotate(_there(file), recipients)
+    named = [recipient.key_id.hex() for recipient in recipients]
+    left = say("whoever copied the old header or the content opens it still: after a leak, seal it again")
+    result(
+        {"files": [str(file) for file in files], "keys": named},
+        *(f"{file}: {len(named)}" for file in files),
+        left,
+    )
+
+
+def _keys(key_file: str | None) -> Any:
+    from ...trust import load_keys
+
+    keys = load_keys("guarded", key_file, Path("."))
+    if keys and keys.notice:
+        note(keys.notice)
+    return keys
+
+
+def _there(file: Path) -> Path:
+    if not file.is_file():
+        hint = say("name a file that is there")
+        raise WrongUse("trust.no_file", f"there is no file {file}", where=Where(str(file)), hint=hint)
+    return file
+
+
+def _recipients(to: list[str] | None) -> list[Any]:
+    """Of each word: the key itself, or a file with it."""
+    from ...trust import read_public
+
+    return [
+        read_public(
+            Path(word).read_text("utf-8", "replace") if len(word) < 1000 and Path(word).is_file() else word
+        )
+        for word in to or []
+    ]
+
+
+# ------------------------------------------------------------------ verdicts
+
+
+def _show(document: dict[str, Any]) -> None:
+    rows = list(document["measurements"].items()) if OPTIONS.verbose else []
+    result(document, _line(document), *_facts(document), *(table(("", ""), rows) if rows else []))
+    if document["verdict"] != "accepted":
+        raise typer.Exit(Refused.exit_code)
+
+
+def _line(document: dict[str, Any]) -> str:
+    reason = document["reason"]
+    if document["verdict"] == "accepted":
+        return f"{say('accepted')}: {document['detail']}"
+    return f"{say('rejected')}: {say(reason)}   [{reason}]  {document['detail']}"
+
+
+def _facts(document: dict[str, Any]) -> list[str]:
+    if document["tcb_status"] is None:
+        return []
+    named = ", ".join(document["advisories"]) or say("none")
+    version = f"{document['tee'].upper()} v{document['quote_version']}"
+    return [f"  {version}   TCB {document['tcb_status']}   {say('advisories')}: {named}"]
