@@ -24,6 +24,7 @@ VERBS = (
         "Train and judge, without serving; --lift raises one ability and keeps the others.",
     ),
     ("clean", "data.cleaning.clean", "Clean data files; account for each dropped row."),
+    ("data make", "data.making.make", "Cut documents into rows; let a model make questions of them."),
     ("data show", "data.looks.show", "Rows of a set: what was met in each, what was dropped and why."),
     ("data diff", "data.looks.diff", "What another rule would have dropped."),
     (
@@ -61,7 +62,7 @@ VERBS = (
     ("export", "models.export", "Copy a tuned model out, as other programs read it."),
 )
 # Verbs of two words stand under their first.
-GROUPS = {"data": "Look at data sets, compare and divide them."}
+GROUPS = {"data": "Make data sets, look at, compare and divide them."}
 
 
 def version(wanted: bool) -> None:

@@ -10,6 +10,7 @@ from .looking.page import page_facts
 from .looking.sets import DataSet, judged_now, open_set, plain_settings
 from .looking.shown import Wanted, plain_text, show, visible
 from .looking.split import parts_of, split_set
+from .making.make import MakeOrder, make_rows
 from .reading.columns import Column, Guess, guess_map, nearest
 from .reading.files import FORMATS
 from .reading.look import Sniff, answers_of, rows_with, sniff
@@ -20,9 +21,9 @@ from .rules import KINDS
 from .steps import STEPS, redact
 
 __all__ = [
-    "FORMATS", "KINDS", "LANGUAGES", "MAP_WORDS", "SHAPES", "STEPS", "Column", "DataSet", "Guess", "Row",
-    "Sniff", "Source", "Unreadable", "Wanted",
+    "FORMATS", "KINDS", "LANGUAGES", "MAP_WORDS", "SHAPES", "STEPS", "Column", "DataSet", "Guess",
+    "MakeOrder", "Row", "Sniff", "Source", "Unreadable", "Wanted",
     "answers_of", "check", "clean", "clean_files", "count", "differences", "fingerprint", "guess_map",
-    "judged_now", "nearest", "open_set", "page_facts", "parts_of", "plain_settings", "plain_text",
-    "redact", "rows", "rows_with", "show", "sniff", "split_set", "visible",
+    "judged_now", "make_rows", "nearest", "open_set", "page_facts", "parts_of", "plain_settings",
+    "plain_text", "redact", "rows", "rows_with", "show", "sniff", "split_set", "visible",
 ]  # fmt: skip

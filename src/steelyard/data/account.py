@@ -32,6 +32,7 @@ class FileAccount:
     read: int = 0
     kept: int = 0
     held_out: int = 0
+    made: int = 0  # of the kept rows: those that a model made of documents
     by_reason: Counter[str] = field(default_factory=Counter)
     table_rows: int | None = None  # where `thread` joins rows to conversations
     fault: Problem | None = None  # why the file, or the rest of it, could not be read
@@ -44,6 +45,7 @@ class FileAccount:
             "train": self.kept - self.held_out, "held_out": self.held_out,
         }  # fmt: skip
         extra = {"sheet": self.sheet, "weight": self.weight, "table_rows": self.table_rows}
+        extra["made"] = self.made or None
         extra["unreadable"] = (self.fault.why or self.fault.message) if self.fault else None
         return body | {name: value for name, value in extra.items() if value is not None}
 
@@ -107,6 +109,10 @@ class Account:
         return sum(f.kept for f in self.files)
 
     @property
+    def made(self) -> int:
+        return sum(f.made for f in self.files)
+
+    @property
     def held_out(self) -> int:
         return sum(f.held_out for f in self.files)
 
@@ -150,4 +156,4 @@ class Account:
             "repaired": {kind: rows for kind, rows in sorted(self.repaired.items()) if rows},
             "manner": dict(sorted(self.manner.items())),
             "sources": [f.as_json() for f in self.files],
-        }
+        } | ({"made": self.made} if self.made else {})

@@ -28,7 +28,7 @@ from ..errors import Stopped
 from ..trust import disk_problem
 from .account import FileAccount
 from .cleaning import Cleaning, CleanOrder, as_gate
-from .held_out import held_out
+from .held_out import candidates, held_out
 from .judge import Judged
 from .reading.sources import Source, files_of
 from .row import Row
@@ -76,6 +76,7 @@ class KeptNote:
     prompt: bytes
     masked: tuple[tuple[str, int], ...]
     placeholder: bool
+    made: bool
 
 
 def write_dataset(cleaning: Cleaning, folder: Path, watch: Watch) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def note(kept: BinaryIO, original: BinaryIO, judged: Judged, file: FileAccount) 
     if judged.masked:
         write_line(original, judged.original.as_json())
     masked = judged.personal if judged.masked else ()
-    return KeptNote(file, judged.row.ability, judged.prompt, masked, judged.placeholder)
+    return KeptNote(file, judged.row.ability, judged.prompt, masked, judged.placeholder, judged.made)
 
 
 def write_line(file: BinaryIO, body: Mapping[str, Any]) -> None:
@@ -138,8 +139,9 @@ def divide(
     order, settled = cleaning.order, cleaning.settled
     staying = [one for number, one in enumerate(notes) if number not in settled]
     chosen = held_out(
-        [(n.ability, n.prompt) for n in staying], order.evals, order.rules.test_share, order.needs
-    )
+        candidates([(n.ability, n.prompt, n.made) for n in staying]), order.evals, order.rules.test_share,
+        order.needs,
+    )  # fmt: skip
     weights = draw_weights([n for n in staying if n.prompt not in chosen])
     train: Counter[str] = Counter()
     test: Counter[str] = Counter(row.ability for row in cleaning.test)

@@ -66,11 +66,11 @@ def clean_files(
 ) -> dict[str, Any]:
     """Clean a file or a folder of files into `output`; returns the report.
 
-    {"in", "kept", "dropped", "changed", "by_reason", "masked", "personal", "repaired", "manner", "bytes_in",
-    "seconds", "mb_per_s", "files", "unreadable", "faults": {file: why}, "input"}. A dry run writes the
-    report and dropped.jsonl alone. `settings` are the words of the recipe's `clean`, `map` the columns as in
-    its `data`. Lines and files that cannot be read are dropped. Raises WrongUse (2): nothing to read,
-    all lines unreadable, output in the input folder.
+    {"in", "kept", "dropped", "changed", "by_reason", "masked", "personal", "repaired", "manner", "made",
+    "bytes_in", "seconds", "mb_per_s", "files", "unreadable", "faults": {file: why}, "input"}. A dry run
+    writes the report and dropped.jsonl alone. `settings` are the words of the recipe's `clean`, `map` the
+    columns as in its `data`. Lines and files that cannot be read are dropped. Raises WrongUse (2): nothing
+    to read, all lines unreadable, output in the input folder.
     """
     started = time.perf_counter()
     source = Source(path=str(input), map=dict(map or {}))
@@ -409,6 +409,7 @@ def report_of(account: Account, seconds: float) -> dict[str, Any]:
         "repaired": {kind: rows for kind, rows in sorted(account.repaired.items()) if rows},
         "manner": dict(sorted(account.manner.items())),
         "placeholder_answers": account.placeholder_answers,
+        "made": account.made,
         "bytes_in": account.bytes_in,
         "seconds": round(seconds, 3),
         "mb_per_s": round(account.bytes_in / seconds / 1e6, 3),

@@ -33,6 +33,12 @@ def held_out(
     return chosen
 
 
+def candidates(kept: Sequence[tuple[str, bytes, bool]]) -> list[tuple[str, bytes]]:
+    """Of (ability, prompt, made): rows that people wrote; made ones only where there are no others."""
+    written = {ability for ability, _, made in kept if not made}
+    return [(ability, prompt) for ability, prompt, made in kept if not (made and ability in written)]
+
+
 def rows_to_hold(rows: int, share: float | None, needed: int | None = None) -> int:
     """How many rows of an ability to hold out; at least one where a share is wanted and two are there.
 

@@ -42,6 +42,7 @@ class Judged:
     masked: bool = False  # and replaced in `row`
     placeholder: bool = False  # an answer of `row` holds one
     mended: tuple[str, ...] = ()  # what was repaired
+    made: bool = False  # a model made the row
     unreadable: Unreadable | None = None
     body: bytes = b""  # its line, where a row need not travel back from a worker
 
@@ -107,7 +108,10 @@ def plainly(item: Row | Unreadable) -> Judged:
     """An unreadable line, or a row that no rule may touch."""
     if isinstance(item, Unreadable):
         return Judged(item.id, (item.kind,), unreadable=item)
-    return Judged(item.id, (), item, item, row_key(item), prompt_key(item), placeholder=has_placeholder(item))
+    return Judged(
+        item.id, (), item, item, row_key(item), prompt_key(item), placeholder=has_placeholder(item),
+        made=item.made,
+    )  # fmt: skip
 
 
 def judge_one(looked: Looked, number: int, row: Row, mends: tuple[str, ...], rules: Rules) -> Judged:
@@ -130,6 +134,7 @@ def judge_one(looked: Looked, number: int, row: Row, mends: tuple[str, ...], rul
         masked=any(f.action == "redact" for f in findings),
         placeholder=has_placeholder(row),
         mended=mends,
+        made=original.made,
     )  # fmt: skip
 
 
@@ -207,6 +212,7 @@ class Note:
     mended: tuple[str, ...] = ()
     masked: bool = False
     placeholder: bool = False
+    made: bool = False
 
 
 Drop = Callable[[str, Sequence[str], Mapping[str, Any]], None]
@@ -261,10 +267,11 @@ class Sieve:
         return None if number == len(self.ids) else number
 
     def keep(self, judged: Judged, file: FileAccount) -> None:
-        if judged.personal or judged.mended or judged.placeholder:
+        if judged.personal or judged.mended or judged.placeholder or judged.made:
             self.notes[len(self.ids)] = Note(
-                judged.personal, judged.mended, judged.masked, judged.placeholder
+                judged.personal, judged.mended, judged.masked, judged.placeholder, judged.made
             )
+        file.made += judged.made
         self.ids.append(judged.id)
         self.account.keep(file, judged.personal, judged.mended)
 
@@ -291,6 +298,7 @@ class Sieve:
         file = self.begins[bisect_right(self.begins, number, key=lambda begin: begin[0]) - 1][1]
         note = self.notes.pop(number, Note())
         self.account.unkeep(file, note.personal, note.mended)
+        file.made -= note.made
         evidence = dict(verdict.evidence)
         if "of" in evidence:
             evidence["of"] = self.ids[evidence["of"]]

@@ -37,6 +37,11 @@ class Row:
     raw: dict[str, Any] | None = field(default=None, repr=False)
 
     @property
+    def made(self) -> bool:
+        """A model made it of a document; no person wrote it."""
+        return (self.raw or {}).get("made") is True
+
+    @property
     def parts(self) -> list[str]:
         """Every text of the row that a person or a model wrote, in a fixed order; `accept` is last.
 
@@ -81,6 +86,8 @@ class Row:
             body["accept"] = list(self.accept)
         if self.compare:
             body["compare"] = self.compare
+        if self.made:
+            body |= {"made": True} | {n: v for n, v in (self.raw or {}).items() if n in ("passage", "quote")}
         return body
 
     def merged(self) -> dict[str, Any]:

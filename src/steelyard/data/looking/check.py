@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import Where, WrongUse
 from ..cleaning import Cleaning, CleanOrder
-from ..held_out import held_out
+from ..held_out import candidates, held_out
 from ..reading.sources import Source, files_of, rows
 
 ROWS_CHECKED = 200_000  # a JSONL file; more would take longer than a check may
@@ -27,13 +27,14 @@ def check(settings: Mapping[str, Any], recipe: Path | None = None) -> dict[str, 
     cleaning = Cleaning.of(CleanOrder.of(settings), rows_limit=ROWS_CHECKED)
     order, account = cleaning.order, cleaning.account
     check_maps(order, recipe)
-    every = [(judged.row.ability, judged.prompt, file) for judged, file in cleaning.run() if judged.row]
+    every = [(j.row.ability, j.prompt, j.made, file) for j, file in cleaning.run() if j.row]
     notes = [note for number, note in enumerate(every) if number not in cleaning.settled]
-    chosen = held_out([(a, p) for a, p, _ in notes], order.evals, order.rules.test_share, order.needs)
-    abilities = {a: {"train": 0, "test": 0} for a in sorted({a for a, _, _ in notes} | set(order.evals))}
+    possible = candidates([(ability, prompt, made) for ability, prompt, made, _ in notes])
+    chosen = held_out(possible, order.evals, order.rules.test_share, order.needs)
+    abilities = {a: {"train": 0, "test": 0} for a in sorted({note[0] for note in notes} | set(order.evals))}
     for row in cleaning.test:
         abilities[row.ability]["test"] += 1
-    for ability, prompt, file in notes:
+    for ability, prompt, _, file in notes:
         file.held_out += prompt in chosen
         abilities[ability]["test" if prompt in chosen else "train"] += 1
     whole = not any(f.format == "jsonl" and f.read >= ROWS_CHECKED for f in account.files)
