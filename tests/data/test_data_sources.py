@@ -108,6 +108,14 @@ def test_a_data_set_picked_by_an_index_is_refused(tmp_path):
     assert "flatten_indices" in caught.value.why
 
 
+def test_rows_of_a_describing_name_are_rows(tmp_path):
+    for name in ("state.json", "license.jsonl", "notice.csv"):
+        (tmp_path / name).write_bytes(CSV.encode() if name.endswith("csv") else JSONL)
+    (tmp_path / "LICENSE.txt").write_text("Apache")
+    (tmp_path / "README.zh-CN.md").write_text("# 说明")
+    assert len(texts(tmp_path)) == 60 and clean_files(tmp_path, tmp_path / "out")["in"] == 60
+
+
 def test_arrow_as_a_file_is_read_too(tmp_path):
     with (
         pyarrow.OSFile(str(tmp_path / "a.arrow"), "wb") as file,

@@ -30,7 +30,7 @@ FENCE = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
 def format_of(questions: int) -> dict[str, Any]:
     """The form of the reply, for servers that hold a model to one."""
     rows = {"type": "array", "items": ROW, "maxItems": questions}
-    schema = {"type": "object", "properties": {"rows": rows}, "required": ["rows"]}
+    schema: dict[str, Any] = {"type": "object", "properties": {"rows": rows}, "required": ["rows"]}
     schema["additionalProperties"] = False
     return {"type": "json_schema", "json_schema": {"name": "rows", "strict": True, "schema": schema}}
 

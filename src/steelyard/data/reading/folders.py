@@ -11,13 +11,19 @@ import orjson
 
 from .opened import unreadable_file
 
-DESCRIBES = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
-CARDS = re.compile(r"(readme|licen[sc]e|notice|changelog|contributing)([._-].*)?", re.IGNORECASE)
+INFO, STATE, SPLITS = "dataset_info.json", "state.json", "dataset_dict.json"
+DESCRIBES = {INFO, "dataset_infos.json", SPLITS}
+CARDS = re.compile(  # README.md, README.zh-CN.md, LICENSE.txt; rows of this name are rows
+    r"(readme|licen[sc]e|notice|changelog|contributing)([._-][a-z]{2}([-_][a-z]{2})?)?\.(md|markdown|txt|html?)",
+    re.IGNORECASE,
+)
 SPLIT = re.compile(r"(?:^|[/_.-])(train|test|validation|valid|val|dev|eval)(?:[/_.-]|$)", re.IGNORECASE)
 
 
 def describes(path: Path) -> bool:
     """It says something of the data beside it, and is none itself."""
+    if path.name == STATE:
+        return (path.parent / INFO).is_file()
     return path.name in DESCRIBES or CARDS.fullmatch(path.name) is not None
 
 
@@ -36,15 +42,16 @@ def every_file(folder: Path, unreadable: list[Path]) -> Iterator[Path]:
 
 def is_dataset(folder: Path) -> bool:
     """Saved by `save_to_disk`, or a repository of the hub with its shards."""
-    return any((folder / name).is_file() for name in DESCRIBES) or any(folder.glob("data/*-of-*.parquet"))
+    is_saved = (folder / SPLITS).is_file() or all((folder / name).is_file() for name in (INFO, STATE))
+    return is_saved or (folder / "dataset_infos.json").is_file() or any(folder.glob("data/*-of-*.parquet"))
 
 
 def dataset_files(folder: Path, is_data: Callable[[Path], bool]) -> list[Path]:
     """The shards of its split `train`, of all where it has none; in their order. Raises WrongUse."""
-    if (folder / "state.json").is_file():
+    if (folder / STATE).is_file():
         return saved_shards(folder)
-    if (folder / "dataset_dict.json").is_file():
-        splits = orjson.loads((folder / "dataset_dict.json").read_bytes()).get("splits", [])
+    if (folder / SPLITS).is_file():
+        splits = orjson.loads((folder / SPLITS).read_bytes()).get("splits", [])
         chosen = ["train"] if "train" in splits else splits
         return [path for split in chosen for path in saved_shards(folder / split)]
     paths = sorted(p for p in folder.rglob("*") if p.is_file() and not describes(p) and is_data(p))
@@ -60,10 +67,10 @@ def split_of(path: Path, folder: Path) -> str:
 def saved_shards(folder: Path) -> list[Path]:
     """What `state.json` names, in its order."""
     try:
-        state = orjson.loads((folder / "state.json").read_bytes())
+        state = orjson.loads((folder / STATE).read_bytes())
         names = [one["filename"] for one in state["_data_files"]]
     except (OSError, orjson.JSONDecodeError, LookupError, TypeError) as e:
-        raise unreadable_file(folder / "state.json", "it names no files of the data set", e) from e
+        raise unreadable_file(folder / STATE, "it names no files of the data set", e) from e
     if state.get("_indices_data_files"):
         raise unreadable_file(
             folder, "its rows are picked by an index: save it with `dataset.flatten_indices()`"
