@@ -1,12 +1,14 @@
 """Quotes that were tampered with: is each judged exactly, none accepted that should not be, for the reason?
 
-    python bench/attest.py [--json] [--peer PYTHON] [CASES.json]
+    python bench/attest.py [--json] [--peer PYTHON] [--fuzz N] [CASES.json]
 
 By default cases-dev.json of STEELYARD_SHARED/facts/quotes; what a case is, its `about` says. All cases of one
 file run through one `steelyard attest verify --batch`, as a user would. --peer: the interpreter of an
 environment with dcap-qvl; its `verify()`, its strict policy, and that with all allowed that
 the case's policy allows are scored on the same cases. Its API knows no measurements, nonces or kinds of
 TEE: those kinds are its caller's, and stand beside the others in `false_accept_kinds`.
+--fuzz: N times one to three bytes of an accepted case's quote or collateral are changed, or its end is cut;
+what then raises, or is accepted though more than the spelling of the collateral changed, is counted.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -140,11 +144,54 @@ def peer_row(case: dict[str, Any], source: Path, folder: Path) -> dict[str, Any]
     }
 
 
+def fuzzed(cases: list[dict[str, Any]], folder: Path, number: int) -> dict[str, Any]:
+    """Real and synthetic quotes, changed at random; in this process, where a fault would show."""
+    from steelyard.trust import judge, read_case
+
+    names = [c["id"] for c in cases if c["verdict"] == "accepted" and not {"nonce", "nonce_store"} & {*c}]
+    at = {case["id"]: case["at"] for case in cases}
+    files = {n: [folder / f"{n}.{end}" for end in ("bin", "json", "yaml")] for n in names}
+    whole = {name: read_case(*files[name], at[name]) for name in names}
+    dice, counts, slowest_s = random.Random(0), Counter[str](), 0.0
+    for _ in range(number):
+        case = whole[dice.choice(names)]
+        part = dice.choice(("quote", "collateral"))
+        before = getattr(case, part)
+        after = changed(before, dice)
+        began = time.process_time()
+        try:
+            accepted = judge(replace(case, **{part: after})).accepted
+        except Exception as error:
+            counts[f"raised {type(error).__name__}: {error}"] += 1
+            accepted = False
+        slowest_s = max(slowest_s, time.process_time() - began)
+        counts["accepted" if accepted and not same(part, before, after) else "refused"] += 1
+    return {"changes": number, "slowest_s": round(slowest_s, 3)} | counts
+
+
+def changed(data: bytes, dice: random.Random) -> bytes:
+    if dice.random() < 0.2:
+        return data[: dice.randrange(len(data))]
+    text = bytearray(data)
+    for _ in range(dice.randint(1, 3)):
+        text[dice.randrange(len(text))] = dice.randrange(256)
+    return bytes(text)
+
+
+def same(part: str, before: bytes, after: bytes) -> bool:
+    """Zeros behind a quote may go; hex and JSON may be spelt in another way."""
+    if part == "quote":
+        return before.rstrip(b"\0") == after.rstrip(b"\0")
+    one, other = json.loads(before), json.loads(after)
+    return {k: v.lower() for k, v in one.items()} == {k: v.lower() for k, v in other.items()}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("cases", nargs="?", type=Path, default=SHARED / "facts/quotes/cases-dev.json")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--peer", metavar="PYTHON")
+    parser.add_argument("--fuzz", metavar="N", type=int, default=0)
     flags = parser.parse_args()
     if not flags.cases.is_file():
         print(f"skipped: {flags.cases} is not there (STEELYARD_SHARED)", file=sys.stderr)
@@ -153,6 +200,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         verdicts, seconds = judged(write_cases(cases, source, Path(name)))
         document = {"schema": "bench.attest/1"} | score(cases, verdicts) | {"seconds": round(seconds, 2)}
+        if flags.fuzz:
+            document["fuzz"] = fuzzed(cases, Path(name), flags.fuzz)
         if flags.peer:
             document["dcap_qvl"] = peer_score(flags.peer, cases, source, Path(name))
     if flags.json:

@@ -6,6 +6,7 @@ in the cases of STEELYARD_SHARED.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -431,6 +433,26 @@ def test_collateral_whose_characters_were_changed_is_never_accepted(case_of_modu
         text[dice.randrange(len(text))] = dice.randrange(256)
     verdict = judge(replace(case_of_module, collateral=bytes(text)))
     assert not verdict.accepted or same_collateral(bytes(text), case_of_module.collateral)
+
+
+@pytest.mark.parametrize("field", ["pck_crl_issuer_chain", "tcb_info_issuer_chain"])
+@pytest.mark.parametrize("part", ["subject", "validity", "key"])
+def test_a_certificate_that_breaks_where_it_is_read_late_is_refused(case_of_module, field, part):
+    """`cryptography` parses a name or a key only when it is asked for it."""
+    from cryptography.x509 import load_pem_x509_certificates
+
+    fields = json.loads(case_of_module.collateral)
+    chain = load_pem_x509_certificates(fields[field].encode())
+    der = bytearray(chain[0].public_bytes(Encoding.DER))
+    needle = {"subject": b"SIMULATED SGX", "validity": b"Z0", "key": bytes.fromhex("2a8648ce3d030107")}[part]
+    at = der.rindex(needle) if part != "validity" else der.index(b"Z\x17")
+    der[at] = 0xFF
+    head, body = "-----BEGIN CERTIFICATE-----\n", base64.encodebytes(bytes(der)).decode().replace("\n", "")
+    lines = "\n".join(body[i : i + 64] for i in range(0, len(body), 64))
+    root = chain[1].public_bytes(Encoding.PEM).decode()
+    fields[field] = f"{head}{lines}\n-----END CERTIFICATE-----\n{root}"
+    found = reason(replace(case_of_module, collateral=json.dumps(fields).encode()))
+    assert found in ("collateral_malformed", "collateral_signature_invalid")
 
 
 def same_collateral(one: bytes, other: bytes) -> bool:

@@ -60,7 +60,17 @@ def read_chain(pem: bytes | str, count: int, reason: str, what: str) -> list[Cer
             raise Rejected(reason, f"{what} has {len(ders)} certificates, not {count}")
         if text.rstrip("\0").replace("\r\n", "\n").removesuffix("\n") != "\n".join(map(pem_of, ders)):
             raise Rejected(reason, f"{what} is not plain PEM")
-        return [load_der_x509_certificate(der) for der in ders]
+        chain = [load_der_x509_certificate(der) for der in ders]
+        for certificate in chain:
+            read_whole(certificate)
+        return chain
+
+
+def read_whole(certificate: Certificate) -> None:
+    """`cryptography` parses a field when it is asked for: ask now, where a fault has its reason."""
+    _ = certificate.subject, certificate.issuer, certificate.serial_number, certificate.extensions
+    _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc, certificate.public_key()
+    _ = certificate.signature_algorithm_oid, certificate.signature, certificate.version
 
 
 def pem_of(der: bytes) -> str:
@@ -172,8 +182,9 @@ def read_crl(der: bytes, reason: str, what: str) -> CertificateRevocationList:
         crl = load_der_x509_crl(der)
         if crl.next_update_utc is None or any(e.critical for e in crl.extensions):
             raise Rejected(reason, f"{what} says not until when it holds, or has a critical extension")
-        for entry in crl:  # faults of an entry show here, not when a serial number is looked up
-            _ = entry.serial_number, entry.revocation_date_utc
+        _ = crl.issuer, crl.last_update_utc, crl.signature, crl.signature_algorithm_oid
+        for entry in crl:  # as with certificates: a fault shows here, not when a serial number is looked up
+            _ = entry.serial_number, entry.revocation_date_utc, entry.extensions
         return crl
 
 
