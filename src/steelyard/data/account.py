@@ -68,29 +68,52 @@ class Account:
     masked_rows: int = 0
     placeholder_answers: int = 0  # rows whose answers hold a placeholder: the model will learn to write it
     repaired: Counter[str] = field(default_factory=Counter)  # kept rows, by what was mended
+    licences: Counter[str] = field(default_factory=Counter)  # kept rows, by the licence that they name
+    consent: Counter[str] = field(default_factory=Counter)  # kept rows, by what they say of it
     manner: dict[str, int] = field(default_factory=dict)  # rows kept though a rule fired: too many do so
 
     def drop(self, file: FileAccount, reasons: Sequence[str]) -> None:
         file.by_reason[reasons[0]] += 1
 
     def keep(
-        self, file: FileAccount, personal: Collection[tuple[str, int]], mended: Collection[str] = ()
+        self,
+        file: FileAccount,
+        personal: Collection[tuple[str, int]],
+        mended: Collection[str] = (),
+        terms: tuple[str, str] = ("", ""),
     ) -> None:
         file.kept += 1
         self.repaired.update(mended)
+        self.count_terms(terms, 1)
         if personal:
             self.personal.update(dict(personal))
             self.personal_rows += 1
 
     def unkeep(
-        self, file: FileAccount, personal: Collection[tuple[str, int]], mended: Collection[str]
+        self,
+        file: FileAccount,
+        personal: Collection[tuple[str, int]],
+        mended: Collection[str],
+        terms: tuple[str, str] = ("", ""),
     ) -> None:
         """Takes back what `keep` counted, for a row that the whole set drops."""
         file.kept -= 1
         self.repaired.subtract(mended)
+        self.count_terms(terms, -1)
         if personal:
             self.personal.subtract(dict(personal))
             self.personal_rows -= 1
+
+    def count_terms(self, terms: tuple[str, str], rows: int) -> None:
+        for counter, word in zip((self.licences, self.consent), terms, strict=True):
+            if word:
+                counter[word] += rows
+
+    def terms_as_json(self) -> dict[str, dict[str, int]]:
+        """{"licences", "consent"} of the rows that stayed; nothing where none says any."""
+        both = {"licences": self.licences, "consent": self.consent}
+        counts = {name: {word: n for word, n in sorted(c.items()) if n} for name, c in both.items()}
+        return {name: own for name, own in counts.items() if own}
 
     def teach(self, masked: Collection[tuple[str, int]], placeholder: bool) -> None:
         """A kept row that is not held out: `masked` are the values replaced in it."""
@@ -156,4 +179,4 @@ class Account:
             "repaired": {kind: rows for kind, rows in sorted(self.repaired.items()) if rows},
             "manner": dict(sorted(self.manner.items())),
             "sources": [f.as_json() for f in self.files],
-        } | ({"made": self.made} if self.made else {})
+        } | ({"made": self.made} if self.made else {}) | self.terms_as_json()

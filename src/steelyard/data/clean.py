@@ -236,7 +236,18 @@ def fingerprint(settings: Settings) -> list[dict[str, Any]]:
     gates = (settings.get("eval") or settings.get("abilities") or {}).items()
     evals = [Source(path=g["eval"]) for g in (as_gate(gate) for _, gate in sorted(gates)) if g["eval"]]
     sources = [Source.of(s) for s in settings["sources"]]
-    return list(hashed([*sources, *evals], Path(settings["root"])))
+    model = (settings.get("clean") or {}).get("pii_model")
+    root = Path(settings["root"])
+    return [*hashed([*sources, *evals], root), *(model_files(root / model) if model else ())]
+
+
+def model_files(folder: Path) -> Iterator[dict[str, Any]]:
+    """Of the token classifier: another one finds other names."""
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        with open(path, "rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        name = f"pii_model/{path.relative_to(folder).as_posix()}"
+        yield {"name": name, "bytes": path.stat().st_size, "sha256": sha256}
 
 
 def hashed(sources: list[Source], root: Path) -> Iterator[dict[str, Any]]:

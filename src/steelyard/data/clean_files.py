@@ -28,6 +28,7 @@ from ..processes import die_with_parent
 from ..trust import atomic, disk_problem, sync_folder
 from .account import Account, FileAccount
 from .clean import drop_line, dumps
+from .cleaning import model_at
 from .judge import Batch, Sieve, judge
 from .questions import Questions
 from .reading.columns import guess_map
@@ -76,7 +77,8 @@ def clean_files(
     source = Source(path=str(input), map=dict(map or {}))
     check_words(source)
     files = [FileAccount(name, source.ability, path) for path, name in inputs_of(input, output)]
-    rules = Rules(**{"pii": PII, **dict(settings or {}), "unreadable": "drop"})
+    given = dict(settings or {})
+    rules = Rules(**{"pii": PII, **given, **model_at(given, Path(".")), "unreadable": "drop"})
     check = partial(judge_block, rules=rules, questions=questions_of(contamination))
     with writing(output, dry_run) as outputs:
         sieve = Sieve(rules, Account(files), on_drop=outputs.drop, folder=output)
@@ -408,6 +410,7 @@ def report_of(account: Account, seconds: float) -> dict[str, Any]:
         "masked": dict(sorted(account.masked.items())),
         "repaired": {kind: rows for kind, rows in sorted(account.repaired.items()) if rows},
         "manner": dict(sorted(account.manner.items())),
+        **account.terms_as_json(),
         "placeholder_answers": account.placeholder_answers,
         "made": account.made,
         "bytes_in": account.bytes_in,

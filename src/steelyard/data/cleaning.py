@@ -18,7 +18,7 @@ from .reading.files import Broken, open_data
 from .reading.shapes import shape_of
 from .reading.sources import Source, files_of, paths_of, rows
 from .row import Row, Unreadable
-from .steps import Rules
+from .steps import Rules, check_tagger
 
 BATCH_ROWS, BATCH_CHARS = 1024, 1 << 20
 
@@ -46,6 +46,7 @@ class CleanOrder:
             )  # fmt: skip
         words = Rules.__dataclass_fields__
         clean = {k: v for k, v in (settings.get("clean") or {}).items() if k in words and v is not None}
+        clean |= model_at(clean, Path(settings["root"]))
         gates = {a: as_gate(g) for a, g in (settings.get("eval") or settings.get("abilities") or {}).items()}
         return CleanOrder(
             sources=sources,
@@ -62,7 +63,16 @@ class CleanOrder:
 
 
 def listed(clean: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    return {name: tuple(clean[name]) for name in ("languages", "off") if name in clean}
+    return {name: tuple(clean[name]) for name in ("languages", "off", "licences") if name in clean}
+
+
+def model_at(clean: Mapping[str, Any], root: Path) -> dict[str, str]:
+    """Where the token classifier lies, looked at before a row is read. Raises WrongUse."""
+    if not clean.get("pii_model"):
+        return {}
+    folder = str((root / Path(clean["pii_model"]).expanduser()).resolve())
+    check_tagger(folder)
+    return {"pii_model": folder}
 
 
 def as_gate(gate: Any) -> dict[str, Any]:

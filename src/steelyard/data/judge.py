@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from .account import Account, FileAccount
-from .facts import PROSE, Facts, Kind, facts_of, tables
+from .facts import CODE, PROSE, Facts, Kind, facts_of, tables
 from .questions import Questions
 from .row import LOOSE_FROM_CHARS, Row, Unreadable, prompt_key, row_key
 from .rules import SOFT, cues, fired
-from .steps import STEPS, Rules, has_placeholder, mended
+from .steps import STEPS, Rules, has_placeholder, mended, terms_of
 from .whole import Settings, Sketch, Verdict, Whole, sketch_of
 
 
@@ -44,6 +44,7 @@ class Judged:
     mended: tuple[str, ...] = ()  # what was repaired
     made: bool = False  # a model made the row
     unreadable: Unreadable | None = None
+    terms: tuple[str, str] = ("", "")  # licence and consent, as it brought them
     body: bytes = b""  # its line, where a row need not travel back from a worker
 
 
@@ -117,8 +118,9 @@ def plainly(item: Row | Unreadable) -> Judged:
 def judge_one(looked: Looked, number: int, row: Row, mends: tuple[str, ...], rules: Rules) -> Judged:
     """One row through the steps that look at it alone."""
     original, findings = row, []
+    rules = rules_for(int(looked.facts.form[number]), rules)
     for name, step in STEPS.items():
-        if name != "personal" or looked.suspect[number]:
+        if name != "personal" or looked.suspect[number] or rules.pii_model:
             row, more = step(row, rules)
             findings += more
     reasons = [f.kind for f in findings if f.action == "drop" and f.kind not in rules.off]
@@ -133,9 +135,13 @@ def judge_one(looked: Looked, number: int, row: Row, mends: tuple[str, ...], rul
         personal=tuple((f.kind, f.count) for f in findings if f.action in ("report", "redact")),
         masked=any(f.action == "redact" for f in findings),
         placeholder=has_placeholder(row),
-        mended=mends,
-        made=original.made,
+        mended=mends, made=original.made, terms=terms_of(original),
     )  # fmt: skip
+
+
+def rules_for(form: int, rules: Rules) -> Rules:
+    """Code is no prose: what looks like a name in it is one of a function."""
+    return replace(rules, pii_model=None) if rules.pii_model and form == CODE else rules
 
 
 # ------------------------------------------------------------------ a batch
@@ -213,6 +219,7 @@ class Note:
     masked: bool = False
     placeholder: bool = False
     made: bool = False
+    terms: tuple[str, str] = ("", "")
 
 
 Drop = Callable[[str, Sequence[str], Mapping[str, Any]], None]
@@ -267,13 +274,13 @@ class Sieve:
         return None if number == len(self.ids) else number
 
     def keep(self, judged: Judged, file: FileAccount) -> None:
-        if judged.personal or judged.mended or judged.placeholder or judged.made:
+        if judged.personal or judged.mended or judged.placeholder or judged.made or any(judged.terms):
             self.notes[len(self.ids)] = Note(
-                judged.personal, judged.mended, judged.masked, judged.placeholder, judged.made
+                judged.personal, judged.mended, judged.masked, judged.placeholder, judged.made, judged.terms
             )
         file.made += judged.made
         self.ids.append(judged.id)
-        self.account.keep(file, judged.personal, judged.mended)
+        self.account.keep(file, judged.personal, judged.mended, judged.terms)
 
     def drop(self, id: str, reasons: Sequence[str], evidence: Mapping[str, Any], file: FileAccount) -> None:
         self.account.drop(file, reasons)
@@ -297,7 +304,7 @@ class Sieve:
     def drop_kept(self, number: int, verdict: Verdict) -> None:
         file = self.begins[bisect_right(self.begins, number, key=lambda begin: begin[0]) - 1][1]
         note = self.notes.pop(number, Note())
-        self.account.unkeep(file, note.personal, note.mended)
+        self.account.unkeep(file, note.personal, note.mended, note.terms)
         file.made -= note.made
         evidence = dict(verdict.evidence)
         if "of" in evidence:

@@ -336,6 +336,15 @@ class CleanTable(Table):
     pii: Literal["report", "mask", "off"] | None = say(
         "personal data: counted, or replaced by placeholders", "mask"
     )
+    pii_model: Text | None = say(
+        "folder of a token classifier: names and addresses in prose too, as pii says", "models/names"
+    )
+    licences: list[Text] | None = say(
+        "rows under another licence, or none, are dropped", ["mit", "cc-by-4.0"]
+    )
+    consent: Literal["required"] | None = say(
+        "rows that do not say that it was given are dropped", "required"
+    )
     max_tokens: Count | None = say("longer rows are dropped", 2048)
     unreadable: Literal["stop", "drop"] | None = say("a line that cannot be read", "drop")
     test_share: Annotated[Share, Field(gt=0, le=0.5)] | None = say("held out of training for the scores", 0.1)

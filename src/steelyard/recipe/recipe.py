@@ -91,6 +91,9 @@ class Clean:
     dedup: Literal["near", "exact", "none"] = "near"  # near-duplicates are looked for among plain texts alone
     # Requests are not masked, so a model tuned on placeholders would meet what it never read.
     pii: Literal["report", "mask", "off"] = "report"
+    pii_model: str | None = None  # folder of a token classifier: names and addresses in prose
+    licences: tuple[str, ...] = ()  # that rows may be under; () = any, or none
+    consent: Literal["required"] | None = None
     max_tokens: int | None = None
     unreadable: Literal["stop", "drop"] = "stop"  # a malformed line is a question to the user, not a loss
     test_share: float | None = None

@@ -17,10 +17,17 @@ from .finding import Finding, Rules
 from .length import estimated_tokens, too_long
 from .personal import has_placeholder, personal, redact
 from .repair import mended
+from .tagger import check_tagger
+from .terms import terms, terms_of
 
 Step = Callable[[Row, Rules], tuple[Row, list[Finding]]]
 
 # In this order: a row that is to go is not worth redacting, but the account names every reason.
-STEPS: dict[str, Step] = {"empty": empty, "broken": broken, "too_long": too_long, "personal": personal}
+STEPS: dict[str, Step] = {
+    "empty": empty, "broken": broken, "too_long": too_long, "terms": terms, "personal": personal,
+}  # fmt: skip
 
-__all__ = ["STEPS", "Finding", "Rules", "Step", "estimated_tokens", "has_placeholder", "mended", "redact"]
+__all__ = [
+    "STEPS", "Finding", "Rules", "Step", "check_tagger", "estimated_tokens", "has_placeholder", "mended",
+    "redact", "terms_of",
+]  # fmt: skip

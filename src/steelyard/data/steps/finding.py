@@ -26,6 +26,9 @@ class Rules:
     enabled: bool = True
     dedup: str = "near"  # near | exact | none
     pii: str = "report"  # report | mask | off
+    pii_model: str | None = None  # folder of a token classifier, for names and addresses in prose
+    licences: tuple[str, ...] = ()  # that a row may be under; () = any, or none
+    consent: str | None = None  # required | None
     max_chars: int = 1_000_000  # a longer row is a file that lost its line ends
     max_tokens: int | None = None
     unreadable: str = "stop"  # stop | drop

@@ -16,6 +16,8 @@ import orjson
 from ..row import Row
 from . import numbers, people, secrets
 from .finding import Finding, Rules
+from .prose import redact_prose
+from .tagger import Tagger, tagger
 
 EMAIL = re.compile(
     r"(?<![A-Za-z0-9._%+\-/@])[A-Za-z0-9][A-Za-z0-9._%+\-]{0,63}@"
@@ -84,7 +86,7 @@ def personal(row: Row, rules: Rules) -> tuple[Row, list[Finding]]:
     """Count the personal data of the row (`report`), or replace it too (`mask`)."""
     if rules.pii == "off":
         return row, []
-    parts, counts = redact(row.parts)
+    parts, counts = redact(row.parts, tagger(rules.pii_model) if rules.pii_model else None)
     action = "redact" if rules.pii == "mask" else "report"
     findings = [Finding(kind, action, count) for kind, count in counts.items() if count]
     return (row.with_parts(parts) if findings and action == "redact" else row), findings
@@ -128,11 +130,15 @@ class Tags:
         return text
 
 
-def redact(parts: Sequence[str]) -> tuple[list[str], dict[str, int]]:
-    """The texts with tags, and how many of each kind; numbering runs through all texts of a row."""
+def redact(parts: Sequence[str], spans_of: Tagger | None = None) -> tuple[list[str], dict[str, int]]:
+    """The texts with tags, and how many of each kind; numbering runs through all texts of a row.
+
+    `spans_of`: a classifier that names people and addresses in prose, asked after all else is replaced.
+    """
     tags = Tags()
     out = [redact_part(part, tags) for part in parts]
-    return [tags.named(part) for part in out] if tags.names else out, tags.counts
+    out = [tags.named(part) for part in out] if tags.names else out
+    return (redact_prose(out, spans_of, tags, tags.names) if spans_of else out), tags.counts
 
 
 def redact_part(text: str, tag: Tags) -> str:

@@ -50,6 +50,16 @@ def clean(
         str, typer.Option("--languages", metavar="en,zh,...", help=say("Of plain texts that stay."))
     ] = "",
     off: Annotated[str, typer.Option("--off", metavar="KIND,...", help=say("Rules that do nothing."))] = "",
+    pii_model: Annotated[
+        Path | None,
+        typer.Option("--pii-model", metavar="DIR", help=say("A token classifier: names in prose, too.")),
+    ] = None,
+    licences: Annotated[
+        str, typer.Option("--licences", metavar="NAME,...", help=say("Rows under another are dropped."))
+    ] = "",
+    consent: Annotated[
+        bool, typer.Option("--consent", help=say("Rows that do not say that it was given are dropped."))
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help=say("The report and what would be dropped, no rows."))
     ] = False,
@@ -70,6 +80,9 @@ def clean(
         "dedup": word_of(dedup, DEDUP, "--dedup", "near"),
         "languages": words_of(languages, LANGUAGES, "--languages"),
         "off": words_of(off, KINDS, "--off"),
+        "pii_model": str(pii_model) if pii_model else None,
+        "licences": tuple(name.strip() for name in licences.split(",") if name.strip()),
+        "consent": "required" if consent else None,
     }
     from ...asking.first import map_of  # the room of recipes is more than `--help` needs
 

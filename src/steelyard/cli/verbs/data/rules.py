@@ -36,6 +36,10 @@ def _pair(piece: str) -> tuple[str, Any]:
     if name in ("pii", "dedup"):
         known = PII if name == "pii" else DEDUP
         return name, word_of(value, known, name, known[0])
+    if name == "licences" and value:
+        return name, tuple(word.strip() for word in value.split("+"))
+    if (name, value) == ("consent", "required"):
+        return name, value
     if name == "max_tokens" and value.isdecimal():
         return name, int(value)
     raise WrongUse(
