@@ -8,7 +8,8 @@ from collections import Counter
 
 import pytest
 
-from steelyard.data import clean_files, split_set
+from steelyard.artefact import Inputs, Store, Watch
+from steelyard.data import check, clean, clean_files, split_set
 from steelyard.data.looking.split import parts_of
 from steelyard.errors import WrongUse
 from tests.data.test_data_whole import edited, prose, sentence, write
@@ -146,3 +147,40 @@ def test_no_chain_of_near_rows_is_cut(tmp_path):
     _, sides = divided(tmp_path, rows)
     for n in range(40):
         assert len({sides[f"{n}{link}"] for link in "abc"}) == 1
+
+
+def held_out_of(tmp_path, rows, name, **clean_words):
+    raw = write(tmp_path / f"{name}.jsonl", rows)
+    source = {"path": raw.name, "map": {}}
+    order = {
+        "sources": [source],
+        "root": str(tmp_path),
+        "clean": {"dedup": "none", **clean_words},
+        "eval": {},
+    }
+    out = Store(tmp_path / name).draft("dataset", "k" * 64, "clean", {}, {})
+    clean(Inputs(), order, out, Watch())
+    number = {f"{name}.jsonl:{n}": row["id"] for n, row in enumerate(rows, 1)}
+    lines = (out.folder / "test.jsonl").read_bytes().splitlines()
+    assert check(order)["held_out"] == len(lines)
+    return {number[json.loads(line)["id"]] for line in lines}
+
+
+def test_held_out_rows_of_a_recipe_are_not_nearly_trained(tmp_path):
+    """`split: near`; without it, and without near-duplicates, the rows held out are those of always."""
+    rows = made(90, 30)
+    near = held_out_of(tmp_path, rows, "near", split="near", test_share=0.2)
+    usual = held_out_of(tmp_path, rows, "usual", test_share=0.2)
+    pairs = [(f"r{n}", f"near{n}") for n in range(30)]
+    assert len(near) >= 20 and all((a in near) == (b in near) for a, b in pairs)
+    assert any((a in usual) != (b in usual) for a, b in pairs)
+    alone = made(90, 0)
+    assert held_out_of(tmp_path, alone, "one", split="near") == held_out_of(tmp_path, alone, "two")
+
+
+def test_a_large_group_stays_in_training(tmp_path):
+    dice = random.Random(4)
+    text = prose(dice, 12)
+    rows = [{"id": f"l{n}", "text": edited(dice, text, 0.02)} for n in range(60)] + made(60, 0)
+    held = held_out_of(tmp_path, rows, "large", split="near", test_share=0.1)
+    assert held and not any(id.startswith("l") for id in held)

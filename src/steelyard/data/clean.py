@@ -28,7 +28,6 @@ from ..errors import Stopped
 from ..trust import disk_problem
 from .account import FileAccount
 from .cleaning import Cleaning, CleanOrder, as_gate
-from .held_out import candidates, held_out
 from .judge import Judged
 from .reading.sources import Source, files_of
 from .row import Row
@@ -138,10 +137,7 @@ def divide(
     """Write train.jsonl and test.jsonl; how many rows each ability has in them."""
     order, settled = cleaning.order, cleaning.settled
     staying = [one for number, one in enumerate(notes) if number not in settled]
-    chosen = held_out(
-        candidates([(n.ability, n.prompt, n.made) for n in staying]), order.evals, order.rules.test_share,
-        order.needs,
-    )  # fmt: skip
+    chosen = cleaning.test_prompts([(n.ability, n.prompt, n.made) for n in staying])
     weights = draw_weights([n for n in staying if n.prompt not in chosen])
     train: Counter[str] = Counter()
     test: Counter[str] = Counter(row.ability for row in cleaning.test)

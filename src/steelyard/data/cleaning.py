@@ -5,20 +5,24 @@ What one row says by itself stands in judge.py. Not here: files that are written
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import Where, WrongUse
 from .account import Account, FileAccount
+from .held_out import candidates, held_out
 from .judge import Judged, Sieve, judge
 from .questions import Questions
 from .reading.files import Broken, open_data
 from .reading.shapes import shape_of
 from .reading.sources import Source, files_of, paths_of, rows
-from .row import Row, Unreadable
-from .steps import Rules, check_tagger
+from .row import Row, Unreadable, digest
+from .steps import NEAR, Rules, check_tagger
+from .whole import GrowingRagged, asked_shingles, groups_of
 
 BATCH_ROWS, BATCH_CHARS = 1024, 1 << 20
 
@@ -93,11 +97,13 @@ class Cleaning:
     test: list[Row] = field(default_factory=list)  # rows of evaluation files, as they are
     test_unreadable: int = 0
     settled: set[int] = field(default_factory=set)  # of the rows that `run` gave: those that do not stay
+    questions_alike: Alike | None = None  # where held-out rows must not be nearly training rows
     questions: Questions = field(default_factory=Questions)
 
     @staticmethod
     def of(order: CleanOrder, rows_limit: int | None = None) -> Cleaning:
-        return Cleaning(order, Sieve(order.rules), rows_limit=rows_limit)
+        alike = Alike() if order.rules.split == "near" else None
+        return Cleaning(order, Sieve(order.rules), rows_limit=rows_limit, questions_alike=alike)
 
     @property
     def account(self) -> Account:
@@ -117,6 +123,8 @@ class Cleaning:
             if not any(f.read for s, f in files if s is source):
                 raise no_rows(source, self.order.root)
         self.settled = self.sieve.settle()
+        if self.questions_alike is not None:
+            self.questions_alike.settle()
         if not self.account.kept:
             raise nothing_kept(self.account)
 
@@ -124,7 +132,10 @@ class Cleaning:
         for items in batches(self.items_of(source, file)):
             batch = judge(items, self.order.rules, self.questions)
             compare = self.order.compares.get(source.ability)
-            yield from (with_compare(judged, compare) for judged in self.sieve.take(batch, file))
+            kept = self.sieve.take(batch, file)
+            if self.questions_alike is not None:
+                self.questions_alike.add(kept, self.sieve.folder)
+            yield from (with_compare(judged, compare) for judged in kept)
             self.on_rows(len(items))
 
     def items_of(self, source: Source, file: FileAccount) -> Iterator[Row | Unreadable]:
@@ -134,6 +145,15 @@ class Cleaning:
             yield item
             if self.rows_limit and file.format == "jsonl" and number >= self.rows_limit:
                 break
+
+    def test_prompts(self, kept: Sequence[tuple[str, bytes, bool]]) -> set[bytes]:
+        """Of (ability, prompt, made) of the rows that stay: the prompts whose rows are held out."""
+        order = self.order
+        alike = self.questions_alike
+        groups = [(a, alike.group(prompt) if alike else prompt, made) for a, prompt, made in kept]
+        chosen = held_out(candidates(groups), order.evals, order.rules.test_share, order.needs, alike is not None)
+        both = zip(kept, groups, strict=True)
+        return {prompt for (_, prompt, _), (_, group, _) in both if group in chosen}
 
     # -------------------------------------------------------------- evaluation rows
 
@@ -158,6 +178,32 @@ class Cleaning:
             return
         compare = item.compare or self.order.compares.get(item.ability)
         self.test.append(replace(item, compare=compare))
+
+
+@dataclass(slots=True)
+class Alike:
+    """Which questions are nearly the same, of all rows that were kept so far."""
+
+    keys: list[bytes] = field(default_factory=list)
+    shingles: GrowingRagged | None = None
+    groups: dict[bytes, bytes] = field(default_factory=dict)  # prompt -> that of its group, where it has one
+
+    def add(self, kept: Sequence[Judged], folder: Path | None) -> None:
+        """`folder`: for what does not fit into memory."""
+        if self.shingles is None:
+            self.shingles = GrowingRagged.of(np.uint64, folder)
+        rows = [judged.original for judged in kept if judged.original is not None]
+        self.keys += [one.prompt + digest(*row.parts) for one, row in zip(kept, rows, strict=True)]
+        self.shingles.append(asked_shingles(rows))
+
+    def settle(self) -> None:
+        if self.shingles is None:
+            return
+        for row, first in enumerate(groups_of(self.keys, *self.shingles.read(), NEAR)):
+            self.groups[self.keys[row][:16]] = self.keys[first][:16]
+
+    def group(self, prompt: bytes) -> bytes:
+        return self.groups.get(prompt, prompt)
 
 
 def batches(items: Iterator[Row | Unreadable]) -> Iterator[list[Row | Unreadable]]:

@@ -12,11 +12,13 @@ def held_out(
     own_evals: Collection[str],
     share: float | None,
     needs: Mapping[str, int] | None = None,
+    small: bool = False,
 ) -> set[bytes]:
     """Prompts whose rows are the test rows of abilities without an evaluation file.
 
     `kept` is (ability, prompt key) of every kept row. Prompts are taken by the order of their hash, so
     rows that ask the same never stand on both sides. `needs`: rows that the gate of an ability needs.
+    `small`: a group of more rows than are wanted stays in training; groups of near-duplicates may be large.
     """
     rows_of: dict[str, dict[bytes, int]] = {}
     for ability, prompt in kept:
@@ -29,7 +31,8 @@ def held_out(
         if ability not in own_evals:
             free = {p: n for p, n in groups.items() if p not in taken}
             wanted = rows_to_hold(sum(groups.values()), share, (needs or {}).get(ability))
-            chosen |= first_groups(free, wanted, keep_one=len(free) == len(groups))
+            fit = {p: n for p, n in free.items() if n <= wanted} if small else free
+            chosen |= first_groups(fit, wanted, keep_one=len(fit) == len(groups))
     return chosen
 
 

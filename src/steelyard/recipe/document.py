@@ -348,6 +348,11 @@ class CleanTable(Table):
     max_tokens: Count | None = say("longer rows are dropped", 2048)
     unreadable: Literal["stop", "drop"] | None = say("a line that cannot be read", "drop")
     test_share: Annotated[Share, Field(gt=0, le=0.5)] | None = say("held out of training for the scores", 0.1)
+    split: Literal["equal", "near"] | None = say(
+        "questions that are not held out where they are trained: equal ones; near: and those that share half "
+        "of their phrases",
+        "near",
+    )
     languages: list[Language] | None = say(
         "of plain texts that stay; without it those that one text in fifty is in", ["en", "zh"]
     )

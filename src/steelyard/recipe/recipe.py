@@ -97,6 +97,7 @@ class Clean:
     max_tokens: int | None = None
     unreadable: Literal["stop", "drop"] = "stop"  # a malformed line is a question to the user, not a loss
     test_share: float | None = None
+    split: Literal["equal", "near"] = "equal"  # near changes which rows are held out
     languages: tuple[str, ...] = ()  # of plain texts that stay; () = those that most of them are in
     off: tuple[str, ...] = ()  # rules that drop and mend nothing
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from ...errors import Where, WrongUse
 from ..cleaning import Cleaning, CleanOrder
-from ..held_out import candidates, held_out
 from ..reading.sources import Source, files_of, rows
 
 ROWS_CHECKED = 200_000  # a JSONL file; more would take longer than a check may
@@ -29,8 +28,7 @@ def check(settings: Mapping[str, Any], recipe: Path | None = None) -> dict[str, 
     check_maps(order, recipe)
     every = [(j.row.ability, j.prompt, j.made, file) for j, file in cleaning.run() if j.row]
     notes = [note for number, note in enumerate(every) if number not in cleaning.settled]
-    possible = candidates([(ability, prompt, made) for ability, prompt, made, _ in notes])
-    chosen = held_out(possible, order.evals, order.rules.test_share, order.needs)
+    chosen = cleaning.test_prompts([(ability, prompt, made) for ability, prompt, made, _ in notes])
     abilities = {a: {"train": 0, "test": 0} for a in sorted({note[0] for note in notes} | set(order.evals))}
     for row in cleaning.test:
         abilities[row.ability]["test"] += 1

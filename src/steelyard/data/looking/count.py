@@ -9,7 +9,6 @@ from typing import Any
 from ..account import Account
 from ..clean import counter
 from ..cleaning import Cleaning, CleanOrder
-from ..held_out import candidates, held_out
 from ..reading.opened import PACKED
 from ..reading.sources import files_of
 from ..row import Row
@@ -31,8 +30,7 @@ def count(settings: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
     order = cleaning.order
     every = [(judged.row, judged.prompt) for judged, _ in cleaning.run() if judged.row]
     kept = [one for number, one in enumerate(every) if number not in cleaning.settled]
-    possible = candidates([(row.ability, prompt, row.made) for row, prompt in kept])
-    chosen = held_out(possible, order.evals, order.rules.test_share, order.needs)
+    chosen = cleaning.test_prompts([(row.ability, prompt, row.made) for row, prompt in kept])
     train = [row for row, prompt in kept if prompt not in chosen]
     held = Counter(row.ability for row, prompt in kept if prompt in chosen)
     scale = unread_factor(cleaning.account)

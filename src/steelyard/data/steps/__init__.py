@@ -13,7 +13,7 @@ from collections.abc import Callable
 from ..row import Row
 from .broken import broken
 from .empty import empty
-from .finding import Finding, Rules
+from .finding import NEAR, Finding, Rules
 from .length import estimated_tokens, too_long
 from .personal import has_placeholder, personal, redact
 from .repair import mended
@@ -28,6 +28,6 @@ STEPS: dict[str, Step] = {
 }  # fmt: skip
 
 __all__ = [
-    "STEPS", "Finding", "Rules", "Step", "check_tagger", "estimated_tokens", "has_placeholder", "mended",
-    "redact", "terms_of",
+    "NEAR", "STEPS", "Finding", "Rules", "Step", "check_tagger", "estimated_tokens", "has_placeholder",
+    "mended", "redact", "terms_of",
 ]  # fmt: skip

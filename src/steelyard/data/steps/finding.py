@@ -33,6 +33,7 @@ class Rules:
     max_tokens: int | None = None
     unreadable: str = "stop"  # stop | drop
     test_share: float | None = None
+    split: str = "equal"  # equal | near: questions that never stand on both sides
     languages: tuple[str, ...] = ()  # of plain texts that stay; () = those that most are in
     off: tuple[str, ...] = ()  # kinds that no row is dropped or mended for
     tokens_of: Callable[[Row], int] | None = None  # None = estimated
