@@ -106,6 +106,10 @@ def test_a_cleaned_set_is_divided_without_what_was_dropped(tmp_path):
     account = split_set(tmp_path / "set", tmp_path / "out", SHARES)
     assert account["rows"] == 60 and not (tmp_path / "out" / "dropped.jsonl").exists()
     kept = (tmp_path / "set" / "rows.jsonl").read_bytes()
+    inside = tmp_path / "set" / "parts"
+    assert (
+        split_set(tmp_path / "set", inside, SHARES) == split_set(tmp_path / "set", inside, SHARES) == account
+    )
     parts = b"".join((tmp_path / "out" / f"{part}.jsonl").read_bytes() for part in SHARES)
     assert sorted(parts.splitlines()) == sorted(kept.splitlines())  # to the byte
 

@@ -70,7 +70,7 @@ def listed(clean: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     return {name: tuple(clean[name]) for name in ("languages", "off", "licences") if name in clean}
 
 
-def model_at(clean: Mapping[str, Any], root: Path) -> dict[str, str]:
+def model_at(clean: Mapping[str, Any], root: Path) -> dict[str, Any]:
     """Where the token classifier lies, looked at before a row is read. Raises WrongUse."""
     if not clean.get("pii_model"):
         return {}

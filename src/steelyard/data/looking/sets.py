@@ -22,6 +22,7 @@ from ..row import Row, Unreadable
 
 KINDS = ("pairs", "labels")  # whatever a stage may teach is a row to look at
 ACCOUNT, REPORT = "account.json", "report.json"
+SPLIT = "split.json"  # its folder holds rows of a set once more, divided
 WRITTEN = ("train.jsonl", "validation.jsonl", "test.jsonl")
 
 
@@ -162,7 +163,8 @@ def dataset_at(folder: Path, settings: Mapping[str, Any] | None) -> DataSet:
 
 
 def cleaned_at(folder: Path, source: Path | None) -> DataSet:
-    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.jsonl"))
+    paths = [p for p in folder.rglob("*.jsonl") if not (p.parent / SPLIT).exists()]
+    names = sorted(p.relative_to(folder).as_posix() for p in paths)
     parts = tuple((name, folder / name) for name in names if name != DROPPED)
     return DataSet(folder.name, read_drops(folder / DROPPED), filled(parts), origin_at(folder, source))
 

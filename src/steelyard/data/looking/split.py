@@ -39,7 +39,7 @@ from ..clean_files import (
 from ..reading.sources import Source
 from ..row import Row, digest, prompt_key
 from ..whole import GrowingRagged, Ragged, asked_shingles, groups_of
-from .sets import KINDS, cleaned_at, with_ability
+from .sets import KINDS, SPLIT, cleaned_at, with_ability
 
 PARTS = ("train", "validation", "test")
 NEAR = 0.5  # Jaccard index of the questions, as cleaning has it
@@ -107,7 +107,7 @@ def split_set(
             held.seek(0)
             write_parts(held, sides, tuple(shares), output)
         account = account_of(rows, groups, sides, shares) | {"seed": seed, "near": near}
-        write_durably(output / "split.json", orjson.dumps(account, option=orjson.OPT_INDENT_2))
+        write_durably(output / SPLIT, orjson.dumps(account, option=orjson.OPT_INDENT_2))
     except OSError as e:
         raise disk_problem(e, Path(e.filename or output)) from e
     return account
