@@ -120,7 +120,7 @@ def test_rows_are_cleaned_with_it_and_code_is_not(model, tmp_path):
     assert (tmp_path / "two" / "rows.jsonl").read_bytes() == (tmp_path / "out" / "rows.jsonl").read_bytes()
 
 
-def test_another_model_is_another_key(model, tmp_path):
+def test_another_model_or_version_is_another_key(model, tmp_path, monkeypatch):
     import shutil
 
     copy = shutil.copytree(model, tmp_path / "model")
@@ -128,6 +128,9 @@ def test_another_model_is_another_key(model, tmp_path):
     settings = {"sources": [{"path": "rows.jsonl"}], "clean": {"pii_model": "model"}, "root": str(tmp_path)}
     before = fingerprint(settings)
     assert {"pii_model/config.json", "pii_model/model.safetensors"} <= {one["name"] for one in before}
+    assert before[-1]["name"] == "pii_model packages" and all(one["sha256"] for one in before)
+    monkeypatch.setattr("steelyard.data.steps.tagger.version", lambda name: "99.0")
+    assert fingerprint(settings)[-1] != before[-1]
     (copy / "tokenizer.json").write_bytes((copy / "tokenizer.json").read_bytes() + b" ")
     assert fingerprint(settings) != before
 

@@ -160,23 +160,27 @@ class Account:
     def as_json(self) -> dict[str, Any]:
         """Free of times and folders."""
         self.check()
-        return {
-            "schema": 2,
-            "read": self.read,
-            "in": self.read,  # its name in schema 1
-            "kept": self.kept,
-            "dropped": self.dropped,
-            "by_reason": dict(sorted(self.by_reason.items())),
-            "train": self.kept - self.held_out,
-            "held_out": self.held_out,
-            "changed": self.changed,
-            "bytes_in": self.bytes_in,
-            "personal": {kind: n for kind, n in sorted(self.personal.items()) if n},
-            "personal_rows": self.personal_rows,
-            "masked": dict(sorted(self.masked.items())),
-            "masked_rows": self.masked_rows,
-            "placeholder_answers": self.placeholder_answers,
-            "repaired": {kind: rows for kind, rows in sorted(self.repaired.items()) if rows},
-            "manner": dict(sorted(self.manner.items())),
-            "sources": [f.as_json() for f in self.files],
-        } | ({"made": self.made} if self.made else {}) | self.terms_as_json()
+        return (
+            {
+                "schema": 2,
+                "read": self.read,
+                "in": self.read,  # its name in schema 1
+                "kept": self.kept,
+                "dropped": self.dropped,
+                "by_reason": dict(sorted(self.by_reason.items())),
+                "train": self.kept - self.held_out,
+                "held_out": self.held_out,
+                "changed": self.changed,
+                "bytes_in": self.bytes_in,
+                "personal": {kind: n for kind, n in sorted(self.personal.items()) if n},
+                "personal_rows": self.personal_rows,
+                "masked": dict(sorted(self.masked.items())),
+                "masked_rows": self.masked_rows,
+                "placeholder_answers": self.placeholder_answers,
+                "repaired": {kind: rows for kind, rows in sorted(self.repaired.items()) if rows},
+                "manner": dict(sorted(self.manner.items())),
+                "sources": [f.as_json() for f in self.files],
+            }
+            | ({"made": self.made} if self.made else {})
+            | self.terms_as_json()
+        )

@@ -31,6 +31,7 @@ from .cleaning import Cleaning, CleanOrder, as_gate
 from .judge import Judged
 from .reading.sources import Source, files_of
 from .row import Row
+from .steps import packages_of
 
 
 def clean(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figures:
@@ -244,6 +245,8 @@ def model_files(folder: Path) -> Iterator[dict[str, Any]]:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         name = f"pii_model/{path.relative_to(folder).as_posix()}"
         yield {"name": name, "bytes": path.stat().st_size, "sha256": sha256}
+    versions = orjson.dumps(packages_of(folder), option=orjson.OPT_SORT_KEYS)
+    yield {"name": "pii_model packages", "bytes": 0, "sha256": hashlib.sha256(versions).hexdigest()}
 
 
 def hashed(sources: list[Source], root: Path) -> Iterator[dict[str, Any]]:

@@ -151,7 +151,9 @@ class Cleaning:
         order = self.order
         alike = self.questions_alike
         groups = [(a, alike.group(prompt) if alike else prompt, made) for a, prompt, made in kept]
-        chosen = held_out(candidates(groups), order.evals, order.rules.test_share, order.needs, alike is not None)
+        chosen = held_out(
+            candidates(groups), order.evals, order.rules.test_share, order.needs, alike is not None
+        )
         both = zip(kept, groups, strict=True)
         return {prompt for (_, prompt, _), (_, group, _) in both if group in chosen}
 

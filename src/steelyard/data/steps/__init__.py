@@ -17,7 +17,7 @@ from .finding import NEAR, Finding, Rules
 from .length import estimated_tokens, too_long
 from .personal import has_placeholder, personal, redact
 from .repair import mended
-from .tagger import check_tagger
+from .tagger import check_tagger, packages_of
 from .terms import terms, terms_of
 
 Step = Callable[[Row, Rules], tuple[Row, list[Finding]]]
@@ -29,5 +29,5 @@ STEPS: dict[str, Step] = {
 
 __all__ = [
     "NEAR", "STEPS", "Finding", "Rules", "Step", "check_tagger", "estimated_tokens", "has_placeholder",
-    "mended", "redact", "terms_of",
+    "mended", "packages_of", "redact", "terms_of",
 ]  # fmt: skip

@@ -10,6 +10,9 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ KINDS = {
 }  # fmt: skip
 FORM = re.compile(r"^([BIESLU])[-_]", re.IGNORECASE)
 MOST_TOKENS, OVERLAP = 512, 64  # of one look at a long text
+PACKAGES = {".safetensors": ("torch", "transformers"), ".onnx": ("onnxruntime",)}
 WEIGHTS = ("model.safetensors", "model.onnx", "onnx/model.onnx")
 WIDE = re.compile(r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 
@@ -125,12 +129,8 @@ def logits_of(path: Path) -> Logits:
 
 
 def by_transformers(path: Path) -> Logits:
-    try:
-        import torch
-        from transformers import AutoModelForTokenClassification
-    except ImportError as e:
-        raise lacks("transformers and torch") from e
-    model = AutoModelForTokenClassification.from_pretrained(
+    torch, transformers = map(needed, PACKAGES[".safetensors"])
+    model = transformers.AutoModelForTokenClassification.from_pretrained(
         path, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
     ).eval()
 
@@ -149,10 +149,7 @@ def by_transformers(path: Path) -> Logits:
 
 def by_onnx(weights: Path) -> Logits:
     """By onnxruntime, on one thread for the same reason."""
-    try:
-        import onnxruntime
-    except ImportError as e:
-        raise lacks("onnxruntime") from e
+    (onnxruntime,) = map(needed, PACKAGES[".onnx"])
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(weights), options, providers=["CPUExecutionProvider"])
@@ -163,6 +160,21 @@ def by_onnx(weights: Path) -> Logits:
         return session.run(None, {name: value for name, value in every.items() if name in names})[0]
 
     return logits
+
+
+def needed(package: str) -> Any:
+    """By name, not by an import: who names no model does not depend on their versions. Raises Lacking."""
+    try:
+        return import_module(package)
+    except ImportError as e:
+        raise lacks(package) from e
+
+
+def packages_of(path: Path) -> dict[str, str]:
+    """Versions of what the model of this folder runs on."""
+    weights = weights_of(path)
+    names = (*PACKAGES[weights.suffix], "tokenizers") if weights else ()
+    return {name: version(name) if find_spec(name) else "" for name in names}
 
 
 def lacks(package: str) -> Lacking:
