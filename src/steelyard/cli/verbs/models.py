@@ -148,13 +148,15 @@ def scan(path: Annotated[Path, typer.Argument(metavar="PATH")]) -> None:
         )
     results = scan(path)
     document = {"schema": "steelyard.scan/1", "files": [asdict(f) for f in results]}
-    bad = [f for f in results if f.verdict == "unsafe"]
+    bad, unsure = ([f for f in results if f.verdict == verdict] for verdict in ("unsafe", "unknown"))
     rows = [
         (f.verdict, f.path, "; ".join(f.reasons)) for f in results if OPTIONS.verbose or f.verdict != "safe"
     ]
-    headline = say("{bad} of {n} files are unsafe", bad=len(bad), n=len(results))
+    headline = say(
+        "{bad} of {n} files are unsafe, {unknown} unknown", bad=len(bad), n=len(results), unknown=len(unsure)
+    )
     result(document, headline, *(table(("", say("file"), say("why")), rows) if rows else []))
-    if bad:
+    if bad or unsure:
         raise typer.Exit(CheckFailed.exit_code)
 
 

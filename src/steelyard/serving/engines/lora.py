@@ -12,6 +12,7 @@ import orjson
 from ...errors import Where, WrongUse
 from ...model import adapters_base
 from ...shape import safetensors_header
+from ...trust import check_scanned
 
 TENSORS = "adapter_model.safetensors"
 KEY = re.compile(r"(?:.*\.)?layers\.(\d+)\.(.+?)\.lora_([AB])(?:\.default)?\.weight$")
@@ -45,9 +46,12 @@ Matrices = dict[tuple[str, str, str], int]  # (layer, name, A or B) -> outer siz
 def check_alike(adapters: Mapping[str, str]) -> None:
     """By headers alone, before an engine loads anything.
 
-    Raises WrongUse where two were trained on different bases: by the content that their artefacts name, or by
-    the shapes of the matrices that both adapt. Raises CheckFailed where an artefact's manifest is damaged.
+    Raises CheckFailed where one is unsafe to load or an artefact's manifest is damaged, WrongUse where two
+    were trained on different bases: by the content that their artefacts name, or by the shapes of the
+    matrices that both adapt.
     """
+    for adapter in adapters.values():
+        check_scanned(Path(adapter))
     bases = {name: base for name in adapters if (base := adapters_base(Path(adapters[name])))}
     shapes = {name: _shapes(Path(folder)) for name, folder in adapters.items()}
     first = next(iter(bases), None)

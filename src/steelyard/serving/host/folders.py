@@ -24,6 +24,7 @@ from ...artefact import Store, adopt, code_of
 from ...errors import Lacking, Refused, Where, WrongUse
 from ...model import ModelSource, encoder_folder, resolve
 from ...places import cache_folder
+from ...trust import check_scanned
 from ..engines import CAPABILITIES
 
 DEFAULT_FORM = "bf16"
@@ -52,7 +53,8 @@ def place_of(source: str | Path, root: Path | str = ".") -> Path:
 def prepare(
     source: str | Path, form: str | None = None, root: Path | str = ".", engine: str = "openvino"
 ) -> Prepared:
-    """The folder of `source` that `engine` loads, made if need be. Raises WrongUse, Lacking, Refused."""
+    """The folder of `source` that `engine` loads, made if need be. Raises WrongUse, Lacking, Refused,
+    CheckFailed (unsafe to load)."""
     place = place_of(source, root)
     if place.is_dir():
         _refuse_sealed(place)
@@ -60,6 +62,7 @@ def prepare(
         _check_form(engine, form)
         return OTHERS[engine](source, place, root)
     if place.is_dir() and (place / "openvino_model.xml").exists() and form is None:
+        check_scanned(place)
         return Prepared(place, _hash(place))
     if not is_demo(source) and (encoder := encoder_folder(str(source), root)):
         return _encoder(encoder)
@@ -112,6 +115,7 @@ def _check_form(engine: str, form: str | None) -> None:
 def _gguf(source: str | Path, place: Path, root: Path | str) -> Prepared:
     """Tokenizer and template as the model room derives them, and a link to the file itself."""
     if (place / GGUF).exists():
+        check_scanned((place / GGUF).resolve())
         return Prepared(place, _file_hash(place / GGUF))
     model = resolve(str(source), root)
     if model.kind != "gguf":

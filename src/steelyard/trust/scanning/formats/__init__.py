@@ -1,0 +1,1 @@
+"""Formats that hold no pickle: headers, graphs, descriptions, templates. Parsed, never loaded."""
