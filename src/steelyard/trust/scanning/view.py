@@ -32,6 +32,11 @@ class View(io.RawIOBase):
         self.file.seek(self.start + at)
         return self.file.read(count)
 
+    def read_into(self, at: int, buffer: memoryview) -> int:
+        """Bytes of `buffer` that were filled from `at`."""
+        self.file.seek(self.start + at)
+        return self.file.readinto(buffer[: max(0, min(len(buffer), self.size - at))])  # type: ignore[attr-defined]
+
     def part(self, at: int, size: int) -> View:
         size = max(0, min(size, self.size - at))
         return View(self.file, self.start + at, size)
