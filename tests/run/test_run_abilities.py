@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from conftest import rows
+from judging import MODEL_FAILS
+
+from steelyard import run
+from steelyard.errors import CheckFailed
 
 MORE = "  - {path: more.jsonl, ability: no}\n"
 
 
 @pytest.fixture
 def two(make_job):
+    return with_another(make_job(steps=12))
+
+
+def with_another(job):
     """A job with a second ability: the same questions, another answer."""
-    job = make_job(steps=12)
     text = job.recipe.read_text(encoding="utf-8")
     job.recipe.write_text(text.replace("train:\n", f"{MORE}train:\n", 1), encoding="utf-8")
     other = (
@@ -65,6 +73,51 @@ def test_prompts_are_held_where_general_text_is_to_be_kept(two):
     assert taken["predicted"]["wall_s"] > 0
     plan = json.loads((two.workdir / "plan.json").read_text())
     assert "gate.general" in json.dumps(plan)
+
+
+WAYS = ["compress.weights=bf16", "goal.lift={ability: no, routes: [alone, replay, svd]}"]
+
+
+def of_step(outcome, step):
+    return json.loads((Path(outcome.record(step).artefact) / "lift.json").read_text())
+
+
+def test_after_a_refusal_the_next_best_way_is_judged_and_nothing_trained_anew(judged, up):
+    """Verdicts are the test's: the model of the first way falls short, the second one's does not."""
+    with_another(up.job)
+    judged.says = {"bf16": MODEL_FAILS}
+    judged.ask = lambda url: judged.says.clear() if len(judged) == 2 else None
+    done = up(WAYS)
+    assert [s.step for s in done.steps] == ["clean", "train", "pick", "compress", "gate", "serve"]
+    assert {s.state for s in done.steps} == {"done"} and len(judged) == 2
+    first, second = of_step(done, "train"), of_step(done, "pick")
+    assert second["best"] == first["ranked"][1] and second["refused"] == [first["best"]]
+    tried = [(a.way, a.state, a.shown) for a in done.frontier if a.state != "untried"]
+    assert tried == [(None, "failed", "bf16"), (second["best"], "passed", f"bf16, by {second['best']}")]
+    record = done.record("pick")
+    assert record.measured["wall_s"] > 0 and {"wall_s", "cost_usd"} <= set(record.predicted)
+    assert {r.step for r in run.ledger().rows(run=done.run)} >= {"train", "pick"}
+    assert f"by {second['best']}" in Path(done.report).read_text(encoding="utf-8")
+    again = up(WAYS)
+    assert len(judged) == 2 and [s.state for s in again.steps] == ["reused"] * 5 + ["done"]
+    assert again.record("serve").hash == done.record("serve").hash
+
+
+def test_where_every_way_is_refused_all_are_named(judged, up):
+    with_another(up.job)
+    judged.says = {"bf16": MODEL_FAILS}
+    with pytest.raises(CheckFailed) as caught:
+        up(WAYS)
+    ways = [
+        text for text in ("bf16, by alone", "bf16, by replay", "bf16, by svd") if text in caught.value.why
+    ]
+    assert len(judged) == 3 and len(ways) == 2
+
+
+def test_a_lift_that_passes_at_once_picks_nothing(judged, up):
+    with_another(up.job)
+    done = up(WAYS)
+    assert done.record("pick").state == "skipped" and len(judged) == 1
 
 
 def test_what_cannot_be_is_refused_before_anything_is_trained(two):

@@ -11,16 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_steering import uneven  # noqa: F401 - a fixture
 
-from steelyard.artefact import Watch
+from steelyard.artefact import Inputs, Watch, adopt
 from steelyard.errors import Stopped, WrongUse
 from steelyard.model import Tokenizer, load
-from steelyard.training import train
+from steelyard.training import pick, train
 from steelyard.training.abilities.lift import gap
 from steelyard.training.abilities.merging import DENSITY, Changed, change_of, merged
 from steelyard.training.abilities.near import sure
 from steelyard.training.methods import METHODS
 from steelyard.training.rows import batch_of, read_rows
-from steelyard.training.steering.looks import GENERAL, look_at
+from steelyard.training.steering.looks import GENERAL, look_at, loss_of
+from steelyard.training.steering.mix import LIFT_ROWS, LIFT_SHARE, by_ability, hold_out_each
 
 LIFT = {"ability": "b", "routes": ["alone"], "keep": {"a": 1.0}}
 LIFTED = {"num_train_epochs": 2, "dtype": "f32", "learning_rate": 2e-2}
@@ -134,23 +135,63 @@ def test_every_way_is_tried_and_told_with_what_it_cost(whole):
     assert document["routes"]["linear"]["weight"] in (1.0, 0.75, 0.5, 0.25)
 
 
+def looked_at(folder, base, data):
+    """The losses of a written folder on the rows that the ways were looked at by."""
+    rows = read_rows(data / "train.jsonl", Tokenizer(base), tiny.SETTINGS)
+    hold_out_each(rows, 0, LIFT_ROWS, LIFT_SHARE)
+    network = load(folder, "float32")
+    network.anchor = torch.zeros(())
+    looks = look_at(network, by_ability(rows.kept_back))
+    return {ability: loss_of(found) for ability, found in looks.items()}
+
+
 def test_the_result_is_the_model_of_the_best_way(whole, base, uneven):  # noqa: F811
     """The written folder, looked at anew, has the losses that the document names."""
     _, folder, document = whole
     best = document["routes"][document["best"]]
     assert all(best["right"] >= found["right"] for found in document["routes"].values() if found["kept"])
-    rows = read_rows(uneven / "train.jsonl", Tokenizer(base), tiny.SETTINGS)
-    from steelyard.training.steering.mix import LIFT_ROWS, LIFT_SHARE, by_ability, hold_out_each
-
-    hold_out_each(rows, 0, LIFT_ROWS, LIFT_SHARE)
-    network = load(folder, "float32")
-    network.anchor = torch.zeros(())
-    looks = look_at(network, by_ability(rows.kept_back))
-    for ability, found in looks.items():
-        loss = sum(row.loss for row in found) / sum(row.tokens for row in found)
+    for ability, loss in looked_at(folder, base, uneven).items():
         assert loss == pytest.approx(best["after"][ability]["loss"], rel=0.02)
     account = json.loads((folder / "taught.json").read_text())
     assert account["rows"] == account["taught"] + sum(account["dropped"].values())
+
+
+def picked_way(root, folder, base, data, way):
+    """What the step `pick` makes of a training that has tried all."""
+    routes = json.loads((folder / "lift.json").read_text())["routes"]
+    settings = {**LIFTED, "lift": {**LIFT, "routes": list(routes)}, "way": way}
+    inputs, resolved, draft = tiny.step(root, base, data, **settings)
+    watch = tiny.Listening()
+    figures = pick(Inputs({**inputs.artefacts, "tried": adopt(folder)}, {}), resolved, draft, watch)
+    assert not watch.of("train.checkpoint") and not watch.of("train.tried") and figures["steps"] > 0
+    return draft.folder
+
+
+def test_a_way_that_is_picked_later_is_what_trying_it_alone_would_have_left(whole, base, uneven, tmp_path):  # noqa: F811
+    """To the byte, and nothing is trained."""
+    _, folder, document = whole
+    first, *others = document["ranked"]
+    assert first == document["best"]
+    way = next(route for route in others if route in ("replay", "kl"))
+    own = run(tmp_path / "own", base, uneven, routes=[way])[1]
+    later = picked_way(tmp_path / "later", folder, base, uneven, way)
+    for name in ("model.safetensors", "curve.jsonl", "taught.json", "adapter/adapter_model.safetensors"):
+        assert (later / name).read_bytes() == (own / name).read_bytes(), name
+    written = json.loads((later / "lift.json").read_text())
+    assert written["best"] == way and written["refused"] == document["ranked"][: others.index(way) + 1]
+
+
+def test_a_merge_that_is_picked_later_has_the_losses_that_were_measured(whole, base, uneven, tmp_path):  # noqa: F811
+    _, folder, document = whole
+    for ability, loss in looked_at(picked_way(tmp_path, folder, base, uneven, "svd"), base, uneven).items():
+        assert loss == pytest.approx(document["routes"]["svd"]["after"][ability]["loss"], rel=0.02)
+
+
+def test_two_ways_of_one_model_are_judged_once(whole):
+    _, _, document = whole
+    linear = document["routes"]["linear"]
+    assert {"alone", "linear"} <= {*document["ranked"]} or linear["weight"] == 1.0
+    assert len(document["ranked"]) == 9 - (linear["weight"] == 1.0)
 
 
 def test_kl_leaves_the_others_nearer_to_what_they_were_than_their_own_answers_do(whole):

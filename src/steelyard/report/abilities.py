@@ -66,19 +66,19 @@ def lift_rows(lift: Document | None, say: Words) -> dict[str, Any]:
     names = list(lift["before"])
     base = {"way": say("before"), "cells": [percent(lift["before"][n]["right"]) for n in names]}
     rows = [base | {"state": "", "tokens": "–", "best": False}]
-    rows += [_way(name, found, names, lift["best"], say) for name, found in lift["routes"].items()]
+    rows += [_way(name, found, names, lift, say) for name, found in lift["routes"].items()]
     return {"ability": lift["ability"], "heads": [_name(name, say) for name in names], "rows": rows}
 
 
-def _way(route: str, found: Document, names: list[str], best: str, say: Words) -> dict[str, Any]:
+def _way(route: str, found: Document, names: list[str], lift: Document, say: Words) -> dict[str, Any]:
     weight = f" × {found['weight']:g}" if "weight" in found else ""
     cells = [percent(found["after"][name]["right"]) if name in found["after"] else "–" for name in names]
-    state = "passed" if found["kept"] else "failed"
+    state = "passed" if found["kept"] and route not in lift.get("refused", ()) else "failed"
     tokens = f"{found['tokens']:,}" if found.get("tokens") else "–"
     return {
         "way": f"{route}{weight}",
         "cells": cells,
         "state": state,
         "tokens": tokens,
-        "best": route == best,
+        "best": route == lift["best"],
     }

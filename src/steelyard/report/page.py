@@ -212,10 +212,11 @@ def _comparison(
 
 
 def form_shown(attempt: Document, say: Words) -> str:
-    """The form, and what is left of a pruned model."""
-    share = attempt.get("share")
+    """The form, what is left of a pruned model, the way of a lift that was written after a refusal."""
+    share, way = attempt.get("share"), attempt.get("way")
     left = "" if share is None else say("pruned to {share}", share=percent(share))
-    return ", ".join(part for part in (attempt.get("form"), left) if part)
+    by = say("by {way}", way=way) if way else ""
+    return ", ".join(part for part in (attempt.get("form"), left, by) if part)
 
 
 def frontier_row(attempt: Document, say: Words) -> dict[str, Any]:

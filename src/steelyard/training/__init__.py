@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .methods import METHODS
     from .rehearsal import probe
     from .smaller.healing import heal, qat
-    from .step import train
+    from .step import pick, train
 
 FILES = {  # what needs torch is fetched when used
     "CAPABILITIES": "engines",
@@ -28,6 +28,7 @@ FILES = {  # what needs torch is fetched when used
     "check_trackers": "engines.trackers",
     "choose": "engines",
     "heal": "smaller.healing",
+    "pick": "step",
     "hosts_there": "engines.trl.hosts",
     "install": "engines",
     "probe": "rehearsal",
@@ -46,6 +47,7 @@ __all__ = [
     "heal",
     "hosts_there",
     "install",
+    "pick",
     "probe",
     "qat",
     "schedule",

@@ -19,6 +19,7 @@ from steelyard.shape import read_json
 
 from .abilities.lift import lifted
 from .abilities.near import near
+from .abilities.picking import picked
 from .abilities.steered import check_rows, finished, first_mix, steered_job
 from .engines import TrainEngine, TrainJob, engine_of
 from .engines.trackers import trackers
@@ -78,6 +79,20 @@ def train(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figur
     if reached < len(plan.steps):
         until = replace(plan, steps=plan.steps[: int(reached)])
         account = rows.account(until, settings.get("rows", "all"))
+    (out.folder / TAUGHT).write_text(json.dumps(account, indent=1, sort_keys=True) + "\n", "utf-8")
+    return figures
+
+
+def pick(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figures:
+    """Write the way `settings["way"]` of a lift that the artefact `tried` has kept; settings, `base` and
+    `dataset` are those of its training."""
+    base = inputs.artefacts["base"].path()
+    rows = read_rows(inputs.artefacts["dataset"].path("train.jsonl"), Tokenizer(base), settings)
+    job = TrainJob(base, rows, Schedule((), 0, 0, 0), held_out_from(rows, settings))
+    with watch.progress("pick", total=1, unit="model") as bar:
+        figures, plan = picked(job, inputs.artefacts["tried"].path(), out, watch)
+        bar.advance(1)
+    account = rows.account(plan, settings.get("rows", "all"))
     (out.folder / TAUGHT).write_text(json.dumps(account, indent=1, sort_keys=True) + "\n", "utf-8")
     return figures
 

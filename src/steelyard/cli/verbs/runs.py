@@ -21,7 +21,7 @@ from ..telling.plan_lines import plan_lines
 from .recipes import DEFAULT, Ray, RecipePath, Yes, load, no_settings
 from .services import live_services
 
-STEPS = ("plan", "clean", "train", "prune", "heal", "qat", "compress", "gate", "serve")
+STEPS = ("plan", "clean", "train", "pick", "prune", "heal", "qat", "compress", "gate", "serve")
 Workdir = Annotated[
     Path | None,
     typer.Option("--workdir", metavar="DIR", help=say("Folder of the run; runs/NAME beside the recipe.")),

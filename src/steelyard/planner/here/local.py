@@ -81,6 +81,7 @@ OPENVINO_BYTES = 44e6
 TOKENIZER_BYTES = 30e6
 FRONT_BYTES, FRONT_S = 65e6, 0.45  # 84 MB resident, Python itself shared with `up`
 TORCH_BYTES = 320e6
+PICKED_BYTES = 6.0  # a parameter: the network in bf16, a change of its largest matrices in f32
 ROUND_S = 3e-9  # a weight: divided, rounded, held in bounds, multiplied, in passes over memory
 ROUNDING_TOKENS = 15.5  # the loop fills micro-batches up to multiples of 32
 ROWS_PER_S = 5000.0  # of tokenising short rows
@@ -177,6 +178,7 @@ def predict(
     parts = {
         "clean": _clean(facts),
         "train": _train(filled, shape, calibration, facts),
+        **_picking(filled, shape, calibration, facts),
         **_pruning(filled, shape, left, calibration, facts),
         **_qat(filled, shape, left, calibration, facts),
         "compress": _compress(filled, left),
@@ -295,6 +297,23 @@ def _sampling(
     prompt = max(1, round(facts.mean_length) - answer)
     step_s = batch_wall_s(rates, row, each, prompt, answer, each, SAMPLES)
     return {"sampling": run.steps * step_s * SAMPLED_SLOWER}
+
+
+def _picking(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFacts) -> dict[str, _Step]:
+    """Of a lift of several ways: another one's model is written, where the gate refuses the first."""
+    stage = next((s for s in filled.settings["train"] if len(s.get("lift", {}).get("routes", ())) > 1), None)
+    if stage is None:
+        return {}
+    rates = train_rates(calibration, stage["finetuning_type"], stage["dtype"])
+    each = {"start": 1.0, "each": float(shape.params)}
+    parts = {
+        "process": WORKER_S + rates.start_s,
+        "tokenise": 0.3 + facts.rows / ROWS_PER_S,
+        "load": rates.load.total(each),
+        "write": rates.write.total(each),
+    }
+    held = UP_BYTES + TOKENIZER_BYTES + TORCH_BYTES + PICKED_BYTES * shape.params
+    return {"pick": _Step.of(parts, held)}
 
 
 def _pruning(
@@ -569,6 +588,8 @@ def _disk_bytes(filled: Fill, shape: Shape, facts: DataFacts) -> float:
     stages = len(filled.settings["train"])
     left = shape_left(shape, filled.settings)
     served = stored_bytes(left, form) + 2.0 * shape.params
+    if any("lift" in stage for stage in filled.settings["train"]):  # another way, what all have learnt
+        served += 2.0 * shape.params + state
     if "prune" in filled.settings:  # pruned and healed, and two checkpoints of every weight
         served += 4.0 * left.params + 24.0 * left.params
     return 3.0 * facts.bytes + stages * 2.0 * shape.params + 2 * state * bool(stages) + served

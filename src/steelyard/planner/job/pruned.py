@@ -16,6 +16,8 @@ from steelyard.recipe import Recipe
 from steelyard.shape import Shape
 from steelyard.units import Figure
 
+from .abilities import lift_of
+
 # Of what goes, on a logarithmic scale, the part that whole layers take; widths take the rest. Layers alone
 # would be faster to serve, and heal worse: decisions/155.
 DEPTH = 0.5
@@ -39,7 +41,8 @@ def shares_of(recipe: Recipe) -> tuple[float | None, ...]:
 
 def optional_steps(recipe: Recipe) -> tuple[str, ...]:
     """The steps of a run that not every recipe asks for."""
-    asked = ("prune", "heal") if shares_of(recipe)[0] is not None else ()
+    asked: tuple[str, ...] = ("pick",) if recipe.goal.lift and len(lift_of(recipe)["routes"]) > 1 else ()
+    asked += ("prune", "heal") if shares_of(recipe)[0] is not None else ()
     wanted = recipe.compress.weights
     forms = (wanted,) if isinstance(wanted, str) else wanted
     trained = any(form in FORMS and FORMS[form].trained for form in forms)

@@ -30,7 +30,7 @@ TARGETS = ("hf", "gguf", "awq", "ollama", "adapter")
 DEFAULT_FORM = "Q8_0"
 MAY_LOSE = 0.01  # of an ability's score: one point
 # Beside the model in a checkpoint artefact, and no part of it.
-NOT_MODEL = ("manifest.json", "curve.jsonl", "adapter", ".*")
+NOT_MODEL = ("manifest.json", "curve.jsonl", "adapter", "ways", ".*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,13 @@ def room_for_form(run: Run, form: str) -> bool:
     return within(run, sum(f["wall_s"].value for f in figures), sum(f["cost_usd"].value for f in figures))
 
 
+def room_for_way(run: Run) -> bool:
+    """Another way of the same lift: write its model, compress, judge and serve it."""
+    steps = run.ready.by_form[run.ready.forms[0]].local.steps
+    figures = [own for step, own in steps.items() if step not in ("clean", "train")]
+    return within(run, sum(f["wall_s"].value for f in figures), sum(f["cost_usd"].value for f in figures))
+
+
 def room_for_share(run: Run, share: float | None) -> bool:
     """Another share of the same model's parameters: prune, heal, compress, judge and serve it."""
     figures = share_figures(run.ready, share)

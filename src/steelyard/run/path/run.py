@@ -40,8 +40,8 @@ class Run:
     @property
     def attempt(self) -> Attempt:
         """The form and the model at hand."""
-        here = (self.ready.model, self.ready.form, self.ready.share)
-        return next(a for a in self.outcome.frontier if (a.model, a.form, a.share) == here)
+        here = (self.ready.model, self.ready.form, self.ready.share, self.ready.way)
+        return next(a for a in self.outcome.frontier if (a.model, a.form, a.share, a.way) == here)
 
     @property
     def checkpoint(self) -> Artefact:
@@ -62,8 +62,9 @@ class Run:
         """Go on with another form or another model."""
         self.ready = ready
         self.candidates.turn_to(ready)
-        pruned = {} if ready.share is None else {"share": ready.share}
-        self.watch.log("form.next", model=ready.model, form=ready.form, **pruned)
+        more = {"share": ready.share, "way": ready.way}
+        more = {name: value for name, value in more.items() if value is not None}
+        self.watch.log("form.next", model=ready.model, form=ready.form, **more)
 
     def note(self, event: str, text: str, **fields: Any) -> None:
         """Something that could not be done and ends nothing: logged each time, told to the user once."""

@@ -53,6 +53,15 @@ def optional(step: str, ready: Ready) -> list[Settings]:
     return [settings[step]] if step in settings else []
 
 
+def pick_settings(ready: Ready) -> list[Settings]:
+    """Those of the training, and the way that is written; none before the gate has refused the first."""
+    return [ready.fill.settings["train"][0] | {"way": ready.way}] if ready.way else []
+
+
+def pick_inputs(run: Run) -> dict[str, Artefact]:
+    return {role: run.artefacts[role] for role in ("dataset", "base", "tried")}
+
+
 def heal_inputs(run: Run) -> dict[str, Artefact]:
     """What was pruned learns from what it was cut from."""
     roles = {"dataset": "dataset", "base": "pruned", "teacher": "checkpoint"}
@@ -111,6 +120,16 @@ STEPS = (
         resumes=True,
         instead="base",
         then=trained,
+    ),
+    Step(
+        name="pick",
+        do=by_children,
+        call="training:pick",
+        enters=("training:pick", CHILD),
+        settings=pick_settings,
+        inputs=pick_inputs,
+        makes="checkpoint",
+        then=account_rows,
     ),
     Step(
         name="prune",

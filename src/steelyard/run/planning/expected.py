@@ -39,11 +39,19 @@ def frontier_of(ready: Ready) -> list[Attempt]:
             predicted=plain(figures),
             provenance=origins(figures),
             share=ready.share,
+            way=ready.way,
         )
         for form, figures in ((form, form_figures(ready, form)) for form in ready.by_form)
     ]
     here += [
-        Attempt(ready.model, None, predicted=plain(figures), provenance=origins(figures), share=share)
+        Attempt(
+            ready.model,
+            None,
+            predicted=plain(figures),
+            provenance=origins(figures),
+            share=share,
+            way=ready.way,
+        )
         for share, figures in ((share, share_figures(ready, share)) for share in ready.shares)
     ]
     return here + [

@@ -83,7 +83,8 @@ def prepare_next(ready: Ready, watch: Watch) -> Ready:
 
 def prepare_share(ready: Ready, watch: Watch) -> Ready:
     """The same run with the next share of the same model's parameters."""
-    return planned(ready.id, ready.recipe, ready.workdir, ready.measured, ready.larger, ready.shares, watch)
+    next_ = planned(ready.id, ready.recipe, ready.workdir, ready.measured, ready.larger, ready.shares, watch)
+    return replace(next_, way=ready.way)
 
 
 def shares_of_model(recipe: Recipe, model: Model) -> tuple[float | None, ...]:

@@ -50,6 +50,7 @@ class Ready:
     by_form: Mapping[str, FormPlan]  # those, and others that are only predicted
     share: float | None = None  # of the parameters, what pruning leaves; None: the model is whole
     shares: tuple[float | None, ...] = ()  # that come after this one
+    way: str | None = None  # of a lift, the one that is written in place of the first
     larger: tuple[Sized, ...]  # the candidates of model: auto that come after this one
     plans: Plans
     engine: dict[str, Any] = field(default_factory=dict)  # settings of one with a server of its own

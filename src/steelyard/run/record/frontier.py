@@ -36,19 +36,19 @@ class Attempt:
     hash: str | None = None  # of the compressed artefact
     provenance: dict[str, str] = field(default_factory=dict)  # of each predicted figure
     share: float | None = None
+    way: str | None = None  # of a lift, the one that was written after a refusal
 
     def as_json(self) -> dict[str, Any]:
         names = ("model", "form", "turn", "state", "hash", "predicted", "measured", "scores")
         document = {name: getattr(self, name) for name in (*names, "failed", "why", "provenance")}
-        return document | ({} if self.share is None else {"share": self.share})
+        more = {"share": self.share, "way": self.way}
+        return document | {name: value for name, value in more.items() if value is not None}
 
     @property
     def shown(self) -> str:
-        """The form, and of a pruned model what is left of it: "int8, pruned to 70 %"."""
-        form = self.form or ""
-        if self.share is None:
-            return form
-        return f"{form}{', ' if form else ''}pruned to {self.share:.0%}".replace("%", " %")
+        """The form, of a pruned model what is left of it, of a lift the way: "int8, pruned to 70 %"."""
+        left = "" if self.share is None else f"pruned to {self.share:.0%}".replace("%", " %")
+        return ", ".join(part for part in (self.form, left, f"by {self.way}" if self.way else "") if part)
 
     def passed(self, verdict: Verdict | None) -> None:
         """The gate let it through; None where there is no gate."""
@@ -91,8 +91,8 @@ def blames_form(verdict: Verdict) -> bool:
 
 def _curable(check: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]]) -> bool:
     kind, _, ability = check["name"].partition("/")
-    if kind == "tuned":
-        return False  # parity of the tuned model in its exact mode: the form has no part in it
+    if kind == "tuned" or kind.startswith("general_"):
+        return False  # of the tuned model in its exact mode: the form has no part in it
     tuned, base = (scores.get(role, {}).get(ability) for role in ("tuned", "base"))
     if kind in ("min", "score", "fits"):
         return tuned is not None and tuned >= check["limit"] and tuned > 0

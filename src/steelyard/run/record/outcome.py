@@ -8,8 +8,8 @@ from typing import Any
 
 from .frontier import Attempt
 
-STEP_NAMES = ("clean", "train", "prune", "heal", "qat", "compress", "gate", "serve")
-OPTIONAL = ("prune", "heal", "qat")  # of runs whose recipes ask for them
+STEP_NAMES = ("clean", "train", "pick", "prune", "heal", "qat", "compress", "gate", "serve")
+OPTIONAL = ("pick", "prune", "heal", "qat")  # of runs whose recipes ask for them
 
 
 def names_until(until: str, asked: Collection[str]) -> tuple[str, ...]:

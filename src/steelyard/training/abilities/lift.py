@@ -11,16 +11,20 @@
     linear, ties, dare, svd      `alone` merged into what stands at the best of WEIGHTS (merging.py)
 
 The best is the way that lifts the most of those that keep what the others may lose (keep, general); where
-none does, the one that exceeds it least, for the gate to judge. Each way's state and result lie in the
-scratch: a killed run goes on in the way it was in.
+none does, the one that exceeds it least, for the gate to judge. What the other ways that keep it have learnt
+lies beside the model: after a refusal the next of them is written from it (picking.py). Each way's state and
+result lie in the scratch: a killed run goes on in the way it was in.
 
-    lift.json   {"ability", "keep", "before", "routes": {way: {"after", "tokens", "weight"?, "kept"}}, "best"}
+    lift.json   {"ability", "keep", "before", "routes": {way: {"after", "tokens", "weight"?, "kept"}}, "best",
+                 "ranked": [those that keep it, the best first], "refused"?: [ways that the gate has refused]}
+    ways/       lift-WAY.safetensors, WAY.jsonl: what those after the first have learnt, and their curves
 """
 
 from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -48,7 +52,8 @@ from .near import TOLD, near, sure
 from .steered import general_examples
 
 FILE = "lift.json"
-STATE, MASTER = "lift.state.json", "lift-{}.safetensors"
+STATE, MASTER, CURVE = "lift.state.json", "lift-{}.safetensors", "{}.jsonl"
+WAYS = "ways"
 GENTLE_RATE, GENTLE_RANK = 0.3, 0.25
 WITH_OTHERS = ("replay", "kl")
 BETA = 1.0  # of `near`
@@ -67,6 +72,7 @@ class Lifting:
     watch: Watch
     state: dict[str, Any] = field(default_factory=dict)
     before: Look = field(default_factory=dict)
+    earlier: Path | None = None  # where an artefact holds what its ways have learnt
 
     @property
     def lift(self) -> Mapping[str, Any]:
@@ -213,12 +219,19 @@ def learnt_by(task: Lifting, route: str) -> tuple[Any, Any]:
     """(network, what is trained) as that way left it."""
     from safetensors.torch import load_file
 
-    path = task.out.scratch.read(MASTER.format(route))
-    assert path is not None, f"{route} is kept before it counts as tried"
+    path = master_of(task, route)
     network, learnt = trainable(task.job.base, task.settings(route))
     learnt.master.copy_(load_file(path)["master"])
     learnt.push()
     return network, learnt
+
+
+def master_of(task: Lifting, route: str) -> Path:
+    if task.earlier is not None:
+        return task.earlier / MASTER.format(route)
+    path = task.out.scratch.read(MASTER.format(route))
+    assert path is not None, f"{route} is kept before it counts as tried"
+    return path
 
 
 # ------------------------------------------------------------------ ways that merge
@@ -310,18 +323,54 @@ def finish(task: Lifting) -> tuple[Figures, Schedule]:
     routes = task.state["routes"]
     best = max(routes_of(task.lift), key=lambda route: worth(task, routes[route]))
     write_model(task, best)
-    source = "alone" if best in MERGES else best
-    curve = routes[source]["curve"]
-    lines = [json.dumps(point, sort_keys=True) for point in curve]
-    (task.out.folder / "curve.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
-    text = json.dumps(document(task, best), indent=1, sort_keys=True, ensure_ascii=False)
-    (task.out.folder / FILE).write_text(text + "\n", "utf-8")
+    source = source_of(best)
+    write_curve(task, source, task.out.folder / "curve.jsonl")
+    write_document(document(task, best), task.out.folder)
+    keep_others(task)
     task.watch.log("train.lifted", route=best, right=routes[best]["right"], kept=routes[best]["kept"])
     return figures_of(routes, source), plan_of(task, source)
 
 
+def source_of(route: str) -> str:
+    """The way whose training it is."""
+    return "alone" if route in MERGES else route
+
+
+def ranked(task: Lifting) -> list[str]:
+    """The ways that keep what the others may lose, the best first; one of two that are the same model."""
+    routes = task.state["routes"]
+    kept = [route for route in routes_of(task.lift) if routes[route]["kept"]]
+    order = sorted(kept, key=lambda route: worth(task, routes[route]), reverse=True)
+    twins = [route for route in order if is_alone(task, route)]
+    return [route for route in order if route not in twins[1:]]
+
+
+def is_alone(task: Lifting, route: str) -> bool:
+    """A sum of one change at its whole weight is what was learnt."""
+    whole = task.state["routes"][route].get("weight") == 1 and not task.job.settings.get("adapters")
+    return route == "alone" or (route == "linear" and whole)
+
+
+def keep_others(task: Lifting) -> None:
+    """What the ways after the first have learnt."""
+    for source in {source_of(route) for route in ranked(task)[1:]}:
+        (task.out.folder / WAYS).mkdir(exist_ok=True)
+        shutil.copyfile(master_of(task, source), task.out.folder / WAYS / MASTER.format(source))
+        write_curve(task, source, task.out.folder / WAYS / CURVE.format(source))
+
+
+def write_curve(task: Lifting, source: str, path: Path) -> None:
+    lines = [json.dumps(point, sort_keys=True) for point in task.state["routes"][source]["curve"]]
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+
+
+def write_document(document: Mapping[str, Any], folder: Path) -> None:
+    text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False)
+    (folder / FILE).write_text(text + "\n", "utf-8")
+
+
 def write_model(task: Lifting, best: str) -> None:
-    network, learnt = learnt_by(task, "alone" if best in MERGES else best)
+    network, learnt = learnt_by(task, source_of(best))
     if best not in MERGES:
         learnt.write(task.out.folder, task.job.base)
         return
@@ -352,6 +401,7 @@ def document(task: Lifting, best: str) -> dict[str, Any]:
             for name, found in routes.items()
         },
         "best": best,
+        "ranked": ranked(task),
     }
 
 
