@@ -214,7 +214,7 @@ def test_a_verb_reads_no_other_verbs_file() -> None:
 def test_every_text_has_its_chinese() -> None:
     texts = json.loads((CLI / "zh.json").read_text(encoding="utf-8"))["texts"]
     said = set()
-    for path in CLI.glob("*.py"):
+    for path in CLI.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "say" and node.args:
                 said |= {node.args[0].value} if isinstance(node.args[0], ast.Constant) else set()

@@ -148,7 +148,7 @@ def rotate(
     left = say("whoever copied the old header or the content opens it still: after a leak, seal it again")
     result(
         {"files": [str(file) for file in files], "keys": named},
-        *(f"{file}: {len(named)}" for file in files),
+        *(say("{path}: keys that open it: {count}", path=file, count=len(named)) for file in files),
         left,
     )
 
