@@ -74,6 +74,7 @@ Scale = Callable[[Tensor, Inputs, Shared], Tensor]
 class Way:
     round: Round
     scale: Scale | None = None
+    at: tuple[str, ...] = ("o", "down", "qkv", "gate_up")  # what is scaled, in this order
     inputs: int | None = None  # of the matrices in int8: a scale for so many of a token, 0: for all of them
 
 
@@ -196,7 +197,7 @@ def round_layer(layer: Any, chunks: list[Any], way: Way) -> None:
     """Without chunks nothing looks at inputs. The rounded layer's output goes on."""
     seen = inputs_of(layer, chunks)
     if way.scale:
-        for linear in (layer.o, layer.down, layer.qkv, layer.gate_up):
+        for linear in (getattr(layer, name) for name in way.at):
             s = way.scale(linear.weight, seen[linear], shared_of(layer, linear))
             fold(layer, linear, s)
             seen[linear] = seen[linear].by(s)
@@ -239,6 +240,7 @@ def eighth(size: int) -> Callable[..., tuple[Tensor]]:
     return hook
 
 
+NORMS = ("qkv", "gate_up")  # what a norm stands before
 WAYS: dict[str, Way | None] = {
     "unrounded": None,
     "int4 nearest": Way(nearest),
@@ -248,12 +250,13 @@ WAYS: dict[str, Way | None] = {
     "int4 awq, gptq": Way(gptq, awq),
     "int8": Way(int8),
     "int8 smooth": Way(int8, smooth),
-    "int8, a8 32": Way(int8, None, 32),
-    "int8 smooth, a8 32": Way(int8, smooth, 32),
-    "int8, a8 token": Way(int8, None, 0),
-    "int8 smooth, a8 token": Way(int8, smooth, 0),
-    "int4 gptq, a8 32": Way(gptq, None, 32),
-    "int4 awq, gptq, a8 32": Way(gptq, awq, 32),
+    "int8, a8 32": Way(int8, inputs=32),
+    "int8 smooth, a8 32": Way(int8, smooth, inputs=32),
+    "int8, a8 token": Way(int8, inputs=0),
+    "int8 smooth, a8 token": Way(int8, smooth, inputs=0),
+    "int8 smooth norms, a8 32": Way(int8, smooth, NORMS, 32),
+    "int4 gptq, a8 32": Way(gptq, inputs=32),
+    "int4 awq, gptq, a8 32": Way(gptq, awq, inputs=32),
 }
 
 
@@ -365,7 +368,7 @@ def given_to(layer: Any, chunks: list[Any]) -> dict[Any, Tensor]:
 def output(layer: Any, linear: Any, way: Way, seen: Inputs, x: Tensor) -> Tensor:
     """Of one matrix rounded that way, its inputs divided by its scale."""
     s = torch.ones(x.shape[1])
-    if way.scale:
+    if way.scale and any(linear is getattr(layer, name) for name in way.at):
         s = way.scale(linear.weight, seen, shared_of(layer, linear))
     rounded_weight = way.round(linear.weight * s, seen.by(s))
     inputs = x / s if way.inputs is None else eighth(way.inputs)(linear, (x / s,))[0]
@@ -415,7 +418,7 @@ def bench(asked: argparse.Namespace) -> dict[str, Any]:
 PAIRS = {  # scaled: the same without
     "int4 awq": "int4 nearest", "int4 awq, gptq": "int4 gptq", "int8 smooth": "int8",
     "int8 smooth, a8 token": "int8, a8 token", "int8 smooth, a8 32": "int8, a8 32",
-    "int4 awq, gptq, a8 32": "int4 gptq, a8 32",
+    "int8 smooth norms, a8 32": "int8, a8 32",    "int4 awq, gptq, a8 32": "int4 gptq, a8 32",
 }  # fmt: skip
 
 
