@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 from dataclasses import fields
 from types import SimpleNamespace
 
@@ -108,7 +109,7 @@ def test_scopes(smol, tmp_path, monkeypatch, scope, opened):
 def test_demo_is_the_packaged_model_beside_a_folder_of_that_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo").mkdir()
-    (tmp_path / "demo" / "model.gguf").write_bytes(b"")
+    (tmp_path / "demo" / "model.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 0))
     (tmp_path / "demo" / "openvino_model.xml").write_text("")
     assert engine_for("demo") == "openvino"
     assert named("demo") == "demo" and named("./demo") == str(tmp_path / "demo")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from contextlib import contextmanager, suppress
 
 import httpx
 import psutil
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 CLIENT = httpx.Client(timeout=240)  # a new one for each question costs 80 ms
@@ -60,3 +62,39 @@ def in_steps(service, done):
         os.kill(service.engine_pid, signal.SIGCONT)
         time.sleep(0.01)
         os.kill(service.engine_pid, signal.SIGSTOP)
+
+
+STALL_S = 0.3
+
+
+class Awake:
+    """Whether this process ran all the while. An engine of tiny steps on every core keeps some kernels from
+    running anybody else for seconds: answers that came one after the other are then found all at once."""
+
+    def __enter__(self):
+        self.longest_s, self.ended = 0.0, threading.Event()
+        self.thread = threading.Thread(target=self.watch)
+        self.thread.start()
+        return self
+
+    def watch(self):
+        last = time.monotonic()
+        while not self.ended.wait(0.01):
+            now = time.monotonic()
+            self.longest_s, last = max(self.longest_s, now - last), now
+
+    def __exit__(self, *_):
+        self.ended.set()
+        self.thread.join()
+
+
+def seen(what, wanted, tries=8):
+    """Whether `wanted` holds of what `what()` gives. Where not, and this process stood still, an order
+    could not be seen: once more."""
+    for _ in range(tries):
+        with Awake() as awake:
+            found = what()
+        if wanted(found):
+            return True
+        assert awake.longest_s > STALL_S, found
+    return pytest.skip(f"this process stood still {tries} times while answers came")
