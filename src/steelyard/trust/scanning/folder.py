@@ -14,9 +14,6 @@ from pathlib import Path
 from ...errors import CheckFailed, Problem, Where
 from ...places import cache_folder
 from ..disk import atomic, write_all
-from .judge import File, judge
-from .limits import Bad, Limits, TooMuch
-from .view import Cut, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +69,10 @@ def _judge_link(file: Path, root: Path) -> Verdict | None:
 
 
 def _judge_file(file: Path) -> Verdict:
+    from .judge import File, judge  # a verdict that is looked up needs no rule
+    from .limits import Bad, Limits, TooMuch
+    from .view import Cut, View
+
     with open(file, "rb") as opened:
         view = View(opened)
         try:
