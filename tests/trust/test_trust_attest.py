@@ -491,16 +491,13 @@ def run(capsys, *words) -> tuple[int, str]:
     return left.value.code, capsys.readouterr().out
 
 
+def words_of(files):
+    named = ("--collateral", files / "collateral", "--policy", files / "policy")
+    return ("attest", "verify", files / "quote", *named)
+
+
 def test_the_verb_says_accepted_and_rejected_by_its_exit_code(files, capsys):
-    one = (
-        "attest",
-        "verify",
-        files / "quote",
-        "--collateral",
-        files / "collateral",
-        "--policy",
-        files / "policy",
-    )
+    one = words_of(files)
     code, out = run(capsys, *one, "--at", "2026-09-01T14:00:00+02:00", "--nonce", NONCE.hex(), "--json")
     assert (code, json.loads(out)["verdict"]) == (0, "accepted")
     code, out = run(capsys, *one, "--at", "2027-09-01T12:00:00Z", "--json")
@@ -511,16 +508,7 @@ def test_the_verb_says_accepted_and_rejected_by_its_exit_code(files, capsys):
 
 @pytest.mark.parametrize("at", ["yesterday", "2026-09-01", "2026-09-01T12:00:00", "2026-02-30T12:00:00Z"])
 def test_a_time_without_its_offset_is_wrong_use(files, capsys, at):
-    words = (
-        "attest",
-        "verify",
-        files / "quote",
-        "--collateral",
-        files / "collateral",
-        "--policy",
-        files / "policy",
-    )
-    assert run(capsys, *words, "--at", at)[0] == 2
+    assert run(capsys, *words_of(files), "--at", at)[0] == 2
 
 
 def test_wrong_use_of_the_verb(files, capsys):

@@ -12,7 +12,7 @@ from typing import Any
 
 from .limits import ENTRIES_MAX, Bad, Limits, TooMuch
 from .view import View
-from .zips import PIECE_BYTES, check_name, step, unpacked
+from .zips import PIECE_BYTES, Unpacking, check_name, unpacked
 
 STREAMS: dict[bytes, Callable[[], Any]] = {
     b"\x1f\x8b": lambda: zlib.decompressobj(31),
@@ -35,23 +35,11 @@ def stream_of(head: bytes) -> Callable[[], Any] | None:
 
 def unpack_stream(view: View, make: Callable[[], Any], limits: Limits) -> bytes:
     """One compressed stream to its end; several in a row are a gz of several members. Raises Bad, TooMuch."""
-    pieces: list[bytes] = []
-    unpacker, waiting, at = make(), b"", 0
+    unpacking, streams = Unpacking(view, limits), list[bytes]()
     while True:
-        limits.check_time()
-        if not waiting:
-            waiting = view.read_at(at, PIECE_BYTES)
-            at += len(waiting)
-        piece, rest = step(unpacker, waiting)
-        if not (piece or waiting or unpacker.eof):
-            raise Bad("archive_cut")
-        limits.count_unpacked(len(piece))
-        pieces.append(piece)
-        waiting = rest
-        if unpacker.eof:
-            if at >= view.size and not waiting.strip(b"\0"):
-                return b"".join(pieces)
-            unpacker = make()
+        streams.append(unpacking.stream(make()))
+        if unpacking.at >= view.size and not unpacking.waiting.strip(b"\0"):
+            return b"".join(streams)
 
 
 def is_zlib(view: View) -> bool:

@@ -142,22 +142,38 @@ def _crc_of(view: View, limits: Limits) -> int:
 
 
 def unpacked(view: View, unpacker: Any, limits: Limits) -> bytes:
-    """All that one stream gives, in pieces that are counted before the next one. Raises Bad, TooMuch."""
-    pieces, at, waiting = [], 0, b""
-    while not unpacker.eof:
-        limits.check_time()
-        if not waiting:
-            waiting = view.read_at(at, PIECE_BYTES)
-            at += len(waiting)
-        piece, rest = step(unpacker, waiting)
-        if not (piece or waiting or unpacker.eof):
-            raise Bad("archive_cut")
-        limits.count_unpacked(len(piece))
-        pieces.append(piece)
-        waiting = rest
-    if at < view.size or waiting:
+    """All that one stream gives, and nothing behind it. Raises Bad, TooMuch."""
+    unpacking = Unpacking(view, limits)
+    content = unpacking.stream(unpacker)
+    if unpacking.at < view.size or unpacking.waiting:
         raise Bad("archive_tail")
-    return b"".join(pieces)
+    return content
+
+
+@dataclass(slots=True)
+class Unpacking:
+    """Compressed streams of a file, one after the other: where it is, and what it has read and not used."""
+
+    view: View
+    limits: Limits
+    at: int = 0
+    waiting: bytes = b""
+
+    def stream(self, unpacker: Any) -> bytes:
+        """To the end of the next one, in pieces that are counted as they come. Raises Bad, TooMuch."""
+        pieces = []
+        while not unpacker.eof:
+            self.limits.check_time()
+            if not self.waiting:
+                self.waiting = self.view.read_at(self.at, PIECE_BYTES)
+                self.at += len(self.waiting)
+            piece, rest = step(unpacker, self.waiting)
+            if not (piece or self.waiting or unpacker.eof):
+                raise Bad("archive_cut")
+            self.limits.count_unpacked(len(piece))
+            pieces.append(piece)
+            self.waiting = rest
+        return b"".join(pieces)
 
 
 def step(unpacker: Any, waiting: bytes) -> tuple[bytes, bytes]:
