@@ -159,8 +159,9 @@ def altered(line: bytes, copy: int) -> bytes:
         return line + b"\n"
     if isinstance(body.get("text"), str):
         body["text"] = other_words(body["text"], copy)
-    for message in body.get("messages") or ():
-        message["content"] = other_words(message["content"], copy)
+    for message in body.get("messages") or ():  # some are broken, as a labelled corpus has them
+        if isinstance(message, dict) and isinstance(message.get("content"), str):
+            message["content"] = other_words(message["content"], copy)
     return orjson.dumps({**body, "id": f"{body.get('id')}-{copy}"}) + b"\n"
 
 
