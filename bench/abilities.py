@@ -23,6 +23,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,10 @@ class Bench:
         self.ends = time.monotonic() + 60 * args.minutes
 
     def cell(self, name: str, do: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
-        """Done now, or before; None where the time is over."""
+        """Done now, or before; None where it is not asked for or the time is over."""
         if name not in self.results:
-            if time.monotonic() > self.ends:
+            left_out = not any(fnmatch(name, part) for part in self.args.cells.split(","))
+            if left_out or time.monotonic() > self.ends:
                 return None
             begun = time.monotonic()
             self.results[name] = do() | {"wall_s": round(time.monotonic() - begun, 1)}
@@ -255,6 +257,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=float, default=1, dest="num_train_epochs")
     parser.add_argument("--rate", type=float, default=8.7e-4, dest="learning_rate", help="the plan's own")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--cells", default="*", help="only these, e.g. base,alone/*,mix/near/*")
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--beta", type=float, default=1.0, help="of near")
     parser.add_argument("--threads", type=int, default=1)

@@ -22,11 +22,11 @@ import httpx
 import pytest
 from faking import FakeEngine, tokenizer_folder
 
-from steelyard.serving import ServeSettings
+from steelyard.serving import ServeSettings, services
 from steelyard.serving.base import log as log_file
 from steelyard.serving.service import address, front
 from steelyard.serving.service.front import Front
-from steelyard.serving.service.state import FILE, died, forget_state, write_state
+from steelyard.serving.service.state import FILE, died, forget_state, register, write_state
 
 CHAT = "/v1/chat/completions"
 ASKED = {"model": "default", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
@@ -219,7 +219,7 @@ FRONT = """
 import asyncio, sys
 from pathlib import Path
 from faking import FakeEngine, tokenizer_folder
-from steelyard.serving import ServeSettings
+from steelyard.serving import ServeSettings, services
 from steelyard.serving.service.front import Front
 
 folder = tokenizer_folder(Path(sys.argv[1]))
@@ -338,3 +338,25 @@ def test_who_was_killed_is_told_from_who_was_stopped(tmp_path):
     (tmp_path / FILE).write_text(json.dumps({**state, "pid": 1}))
     forget_state(tmp_path)
     assert (tmp_path / FILE).exists(), "a successor's"
+
+
+# ------------------------------------------------------------------ those that give way to it
+
+
+def test_who_follows_hears_when_work_begins_and_ends(monkeypatch, tmp_path):
+    async def follow():
+        async with service(monkeypatch, tmp_path) as (serving, _, client):
+            reader, writer = await asyncio.open_unix_connection(str(serving.private / "control"))
+            writer.write(b'{"op":"follow"}\n')
+            assert json.loads(await reader.readline()) == {"busy": False}
+            assert (await client.post(CHAT, json=ASKED)).status_code == 200
+            assert [json.loads(await reader.readline())["busy"] for _ in range(2)] == [True, False]
+            writer.close()  # and the service goes on
+            assert (await client.post(CHAT, json=ASKED)).status_code == 200
+
+    running(follow())
+
+
+def test_a_registered_service_names_the_socket_to_follow():
+    register("http://127.0.0.1:1", "demo", "/somewhere/control")
+    assert [found["control"] for found in services()] == ["/somewhere/control"]

@@ -717,6 +717,7 @@ class ResourcesTable(Table):
     providers: list[Text] | None = say("whose prices may be used", ["aws", "azure"])
     power: Watts | None = say("that all devices may draw together", "20 kW")
     memory: MostBytes | None = say("that the job may take on one device, at most", "64GB")
+    give_way: bool | None = say("steps stand still while a service of this machine answers", False)
 
 
 class TrustTable(Table):

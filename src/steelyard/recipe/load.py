@@ -335,6 +335,7 @@ def _resources(resources: dict[str, Any]) -> words.Resources:
         providers=tuple(resources.get("providers", ())),
         power_w=resources.get("power"),
         memory_bytes=resources.get("memory"),
+        give_way=resources.get("give_way", True),
     )
 
 

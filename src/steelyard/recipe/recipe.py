@@ -295,6 +295,7 @@ class Resources:
     providers: tuple[str, ...] = ()  # whose prices may be used; none = all
     power_w: float | None = None  # that all devices may draw together
     memory_bytes: int | None = None  # that the job may take on one device
+    give_way: bool = True  # steps stand still while a service of this machine answers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -402,6 +403,7 @@ def _resources(resources: Resources) -> dict[str, Any]:
         "providers": list(resources.providers),
         "power": resources.power_w,
         "memory": resources.memory_bytes,
+        "give_way": resources.give_way,
     }
 
 

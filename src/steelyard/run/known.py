@@ -76,6 +76,15 @@ def status(workdir: Path | None = None) -> list[dict[str, Any]]:
     return [described(entry) for entry in entries(workdir)]
 
 
+def service_sockets() -> list[str]:
+    """Where the services of this user on this machine say whether they have work."""
+    from ..serving import find, services
+
+    published = [find(Workdir(Path(entry["workdir"])).service) for entry in entries()]
+    started = [service.get("control", "") for service in services()]
+    return [*(service.control for service in published if service), *filter(None, started)]
+
+
 def described(entry: dict[str, Any]) -> dict[str, Any]:
     from ..serving import died, find
 

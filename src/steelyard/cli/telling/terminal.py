@@ -197,6 +197,7 @@ STEP_TEXTS = {
     " batches of steps {steps}",
     "train.killed": "note: the training was ended for its memory; it goes on with smaller micro-batches",
     "train.hung": "note: the training stood still for {time}; its stacks are in the log, it is started again",
+    "step.waits": "note: it stands still while a service of this machine answers",
 }
 FAULTS = (
     "train.fault",
@@ -205,6 +206,7 @@ FAULTS = (
     "train.hung",
     "goal.missed",
     "goal.shorter",
+    "step.waits",
 )  # what a training met, and does now
 WHOLE_STEPS = ("train", "clean")  # steps whose one bar is all of their work
 

@@ -20,6 +20,7 @@ from ...lines import each_line_of_pipe
 from ...processes import memory_limit_bytes
 from ...units import show_bytes
 from .again import KilledForMemory, Patience, end_hung, oom_kills, until_done
+from .yielding import Services, Yielding
 
 GRACE_S = 4.0  # Ctrl-C is answered in under 5 s: a child that has not stopped by then is killed
 OUTPUT_BYTES = 16384  # of a child's own words, the last of them
@@ -36,9 +37,11 @@ class WorkerFailed(Exception):
         self.trace = trace
 
 
-def in_child(order: dict[str, Any], watch: Watch, patience: Patience | None = None) -> Any:
+def in_child(
+    order: dict[str, Any], watch: Watch, patience: Patience | None = None, yields_to: Services | None = None
+) -> Any:
     """Carry out one order (see worker.py) in a child. Raises the child's Problem, or WorkerFailed; with
-    `patience` Hung.
+    `patience` Hung. It stands still while one of the services that it `yields_to` answers.
 
     What it writes to standard output and error stands in the run's log, the last of it where it is long.
     """
@@ -62,7 +65,7 @@ def in_child(order: dict[str, Any], watch: Watch, patience: Patience | None = No
         with suppress(BrokenPipeError):  # it died at once: its output says why
             child.stdin.write(json.dumps(order | {"parent": os.getpid()}).encode())
             child.stdin.close()
-        last = follow(child, reading, watch, patience)
+        last = follow(child, reading, watch, patience, yields_to)
         child.wait()
         if child.returncode == -signal.SIGKILL and not last and kills != oom_kills() and not watch.stop:
             raise step_out_of_memory(KilledForMemory)
@@ -101,12 +104,27 @@ def log_output(watch: Watch, call: str, code: int | None, text: str) -> None:
 
 
 def follow(
-    child: subprocess.Popen[bytes], reading: int, watch: Watch, patience: Patience | None
+    child: subprocess.Popen[bytes],
+    reading: int,
+    watch: Watch,
+    patience: Patience | None,
+    yields_to: Services | None = None,
 ) -> dict[str, Any]:
     """Pass on what the child says until it ends; its last word is the result."""
+    if yields_to is None:
+        return passed_on(messages(child, reading, lambda: watch.stop, patience), watch, patience)
+    yielding = Yielding(child.pid, yields_to, watch)
+    try:
+        heard = messages(child, reading, lambda: watch.stop, patience, yielding)
+        return passed_on(heard, watch, patience)
+    finally:
+        yielding.end()
+
+
+def passed_on(heard: Iterator[dict[str, Any]], watch: Watch, patience: Patience | None) -> dict[str, Any]:
     bars: dict[str, Progress] = {}
     last: dict[str, Any] = {}
-    for message in messages(child, reading, lambda: watch.stop, patience):
+    for message in heard:
         if patience:
             patience.hear(message)
         if "log" in message:
@@ -124,7 +142,11 @@ def follow(
 
 
 def messages(
-    child: subprocess.Popen[bytes], reading: int, stop: Callable[[], bool], patience: Patience | None = None
+    child: subprocess.Popen[bytes],
+    reading: int,
+    stop: Callable[[], bool],
+    patience: Patience | None = None,
+    yielding: Yielding | None = None,
 ) -> Iterator[dict[str, Any]]:
     """JSON lines from the child; on `stop` it is asked to end, and killed when it does not."""
     stopped_at = 0.0
@@ -132,10 +154,15 @@ def messages(
     def tick() -> None:
         nonlocal stopped_at
         if stop() and not stopped_at:
+            if yielding:
+                yielding.end()  # one that stands still would not hear it
             child.send_signal(signal.SIGTERM)
             stopped_at = time.monotonic()
         if stopped_at and time.monotonic() - stopped_at > GRACE_S:
             child.kill()
+        if yielding and yielding.stands_still:
+            yielding.tell(time.monotonic())
+            return  # its silence is none of its own
         if patience and patience.tick(time.monotonic()) and not stopped_at:
             end_hung(child, patience)
 
@@ -232,9 +259,10 @@ def run_step(
     keys: tuple[Any, ...] | None,
     watch: Watch,
     resumes: bool = False,
+    yields_to: Services | None = None,
 ) -> Figures:
     """A step that `resumes` is started again where it got no memory, or stood still."""
     order = step_order(call, inputs, draft, store, keys)
     if not resumes:
-        return in_child(order, watch)
-    return until_done(lambda patience: in_child(order, watch, patience), draft.scratch, watch)
+        return in_child(order, watch, yields_to=yields_to)
+    return until_done(lambda patience: in_child(order, watch, patience, yields_to), draft.scratch, watch)

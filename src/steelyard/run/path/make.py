@@ -10,6 +10,7 @@ from ...artefact import Artefact, Draft, Figures
 from ...errors import CheckFailed, Stopped
 from ..child.children import run_step
 from ..child.memory import PeakMemory
+from ..known import service_sockets
 from ..planning.ready import Ready
 from ..record.workdir import trust_of
 from .learn import counted, learn
@@ -46,12 +47,13 @@ def skip(run: Run, step: Step) -> None:
 def in_child(run: Run, step: Step, settings: dict[str, Any]) -> Callable[[Draft], Figures]:
     recipe, store = run.ready.recipe, run.store
     keys = trust_of(recipe) if store.keys else None
+    yields_to = service_sockets if recipe.resources.give_way else None
 
     def call(draft: Draft) -> Figures:
         inputs, watch = step.inputs(run), Paced(run) if step.resumes else run.watch
         while True:
             try:
-                return run_step(step.call, inputs, draft, store.folder, keys, watch, step.resumes)
+                return run_step(step.call, inputs, draft, store.folder, keys, watch, step.resumes, yields_to)
             except Stopped as stopped:
                 if not isinstance(watch, Paced) or not watch.missed or run.watch.stop:
                     raise

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -29,7 +29,7 @@ class Drain:
     def __init__(self) -> None:
         self.under_way = 0
         self.ends_at_s: float | None = None  # of the monotonic clock; None: not ending
-        self._idle = asyncio.Event()
+        self._idle, self._busy = asyncio.Event(), asyncio.Event()
         self._idle.set()
 
     @property
@@ -50,16 +50,25 @@ class Drain:
         """One piece of work, to its end."""
         self.under_way += 1
         self._idle.clear()
+        self._busy.set()
         try:
             yield
         finally:
             self.under_way -= 1
             if not self.under_way:
+                self._busy.clear()
                 self._idle.set()
 
     async def idle(self) -> None:
         """Until nothing is under way."""
         await self._idle.wait()
+
+    async def changes(self) -> AsyncIterator[bool]:
+        """Whether anything is under way: now, and whenever that changes."""
+        while True:
+            busy = self._busy.is_set()
+            yield busy
+            await (self._idle if busy else self._busy).wait()
 
 
 class AtOnce:

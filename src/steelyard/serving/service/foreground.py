@@ -72,7 +72,7 @@ def serve(
         tune(engine_settings(prepared.folder, settings), report=tried)
 
     def announce(told: dict[str, Any]) -> None:
-        register(told["local_url"], named(source), settings.drain_s)
+        register(told["local_url"], named(source), told["control"], settings.drain_s)
         ready(told)
 
     try:

@@ -2,7 +2,8 @@
 
 `python -m steelyard.serving.service.front` reads {"folder", "settings", "parent"} as one line on standard
 input (a key must not stand in an argument list), and answers with one line once a token has been made:
-{"url", "pid", "control", ...} or {"error", "exit_code"}. The control socket takes {"op": "promote"}.
+{"url", "pid", "control", ...} or {"error", "exit_code"}. The control socket takes {"op": "promote"} and
+{"op": "follow"}, which is answered by {"busy": ...} now and at each change.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import tempfile
 import time
 from asyncio import constants
 from collections.abc import Callable, Coroutine
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -293,12 +294,23 @@ class Front:
 
     async def _controlled(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            answer = self._obey(orjson.loads(await reader.readline()))
+            order = orjson.loads(await reader.readline())
+            if order["op"] == "follow":
+                await self._tell_work(writer)
+                return
+            answer = self._obey(order)
         except Problem as e:
             answer = {**e.as_json(), "exit_code": e.exit_code}
         writer.write(orjson.dumps(answer) + b"\n")
         await writer.drain()
         writer.close()
+
+    async def _tell_work(self, writer: asyncio.StreamWriter) -> None:
+        """A line whenever work begins or ends, for what gives way to it, until that hangs up."""
+        with suppress(ConnectionError):
+            async for busy in self.served.drain.changes():
+                writer.write(orjson.dumps({"busy": busy}) + b"\n")
+                await writer.drain()
 
     def _obey(self, order: dict[str, Any]) -> dict[str, Any]:
         if order["op"] == "promote":

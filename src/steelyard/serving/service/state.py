@@ -85,12 +85,12 @@ def certificate_file() -> Path:
     return state_folder() / "tls" / "cert.pem"
 
 
-def register(url: str, source: str, drain_s: float = 1.0) -> None:
+def register(url: str, source: str, control: str = "", drain_s: float = 1.0) -> None:
     """Note this process as a service; a read-only home must not forbid one."""
     with suppress(OSError):
         folder = registry()
         folder.mkdir(parents=True, exist_ok=True)
-        state = {"url": url, "pid": os.getpid(), "source": source, "drain_s": drain_s}
+        state = {"url": url, "pid": os.getpid(), "source": source, "drain_s": drain_s, "control": control}
         write_state(folder, state, f"{os.getpid()}.json")
 
 
@@ -101,7 +101,8 @@ def forget() -> None:
 
 
 def services() -> list[dict[str, Any]]:
-    """Those that live, oldest first: {"url", "pid", "source", "started_at"}. Entries of the dead go."""
+    """Those that live, oldest first: {"url", "pid", "source", "control", "started_at"}. Entries of the
+    dead go."""
     found = []
     for file in registry().glob("*.json"):
         if state := read_state(file.parent, file.name):

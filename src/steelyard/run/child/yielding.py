@@ -1,0 +1,185 @@
+"""A step gives way to the services of this machine: it stands still while one of them answers.
+
+A service says over its control socket when its work begins and ends (serving/service/front.py). The step's
+processes are stopped at once, and go on once all services have been calm for CALM_S: a low priority alone
+leaves the answers half as fast, since caches and memory are shared too. Threads and their order stay as they
+are, so what is computed is equal to the last bit.
+
+`step` is the rule, pure; `Yielding` carries it out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ...artefact import Watch
+
+CALM_S = 0.05  # after the last answer, until the step goes on: the next request of a talk often comes sooner
+LOOK_EVERY_S = 3.0  # for services that have started since
+CONNECT_S = 1.0
+LONG_S = 10.0  # of standing still in one piece: worth a word
+
+Decision = Literal["pause", "resume"]
+Services = Callable[[], Iterable[str]]  # the control sockets of those that live now
+
+
+@dataclass(frozen=True, slots=True)
+class Tide:
+    """Which services are at work, since when none is, and whether the step stands still. Times in seconds."""
+
+    busy: frozenset[str] = frozenset()
+    calm_since: float = float("-inf")
+    paused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """At `at` the service says that it has work, or has none; without a service only time has passed."""
+
+    at: float
+    service: str = ""
+    busy: bool = False
+
+
+def step(tide: Tide, event: Event) -> tuple[Tide, Decision | None]:
+    """What is so after the event, and what is to be done."""
+    busy = tide.busy
+    if event.service:
+        busy = busy | {event.service} if event.busy else busy - {event.service}
+    calm_since = event.at if tide.busy and not busy else tide.calm_since
+    after = replace(tide, busy=busy, calm_since=calm_since)
+    if busy and not tide.paused:
+        return replace(after, paused=True), "pause"
+    if tide.paused and not busy and event.at - calm_since >= CALM_S:
+        return replace(after, paused=False), "resume"
+    return after, None
+
+
+class Yielding(threading.Thread):
+    """Stops and continues the processes of a group as the services of this machine have work.
+
+    End it (`end`) before the group's leader is waited for: its number could belong to another one after that.
+    """
+
+    def __init__(self, group: int, services: Services, watch: Watch) -> None:
+        super().__init__(daemon=True, name="yielding")
+        self.group, self.services, self.watch = group, services, watch
+        self.tide = Tide()
+        self.paused_s, self.pauses = 0.0, 0
+        self.paused_at: float | None = None
+        self.followed: dict[str, socket.socket] = {}
+        self.selector = selectors.DefaultSelector()
+        self.woken, self.wakes = os.pipe()
+        self.selector.register(self.woken, selectors.EVENT_READ)
+        self.ended = self.said = False
+        self.start()
+
+    @property
+    def stands_still(self) -> bool:
+        return self.paused_at is not None
+
+    def tell(self, now: float) -> None:
+        """Say once that the step waits, where it does so for long."""
+        if not self.said and self.paused_at is not None and now - self.paused_at > LONG_S:
+            self.said = True
+            self.watch.log("step.waits", services=len(self.tide.busy))
+
+    def end(self) -> None:
+        """Let the step go on, whatever the services do."""
+        if self.ended:
+            return
+        self.ended = True
+        os.write(self.wakes, b"x")
+        self.join()
+        if self.pauses:
+            self.watch.log("step.yielded", times=self.pauses, paused_s=round(self.paused_s, 1))
+
+    def run(self) -> None:
+        next_look = 0.0
+        while not self.ended:
+            if time.monotonic() >= next_look:
+                self._look()
+                next_look = time.monotonic() + LOOK_EVERY_S
+            for key, _ in self.selector.select(self._wait_s(next_look)):
+                if key.data:
+                    self._hear(key.data)
+            self._happened(Event(time.monotonic()))
+        self._carry_out("resume")
+        self._close()
+
+    def _wait_s(self, next_look: float) -> float:
+        soon = CALM_S if self.tide.paused and not self.tide.busy else LOOK_EVERY_S
+        return max(0.0, min(soon, next_look - time.monotonic()))
+
+    def _look(self) -> None:
+        """Follow the services that are new."""
+        for control in self.services():
+            if control not in self.followed:
+                with suppress(OSError):
+                    self.followed[control] = followed = follow(control)
+                    self.selector.register(followed, selectors.EVENT_READ, control)
+
+    def _hear(self, control: str) -> None:
+        """The last thing that a service says counts; one that is gone has no work."""
+        heard = b""
+        with suppress(OSError):
+            heard = self.followed[control].recv(1 << 12)
+        lines = [line for line in heard.split(b"\n") if line]
+        if not lines:
+            self.selector.unregister(self.followed[control])
+            self.followed.pop(control).close()
+        busy = bool(lines) and says_busy(lines[-1])
+        self._happened(Event(time.monotonic(), control, busy))
+
+    def _happened(self, event: Event) -> None:
+        self.tide, decision = step(self.tide, event)
+        if decision:
+            self._carry_out(decision)
+
+    def _carry_out(self, decision: Decision) -> None:
+        now = time.monotonic()
+        if decision == "pause":
+            self.paused_at, self.pauses = now, self.pauses + 1
+        elif self.paused_at is not None:
+            self.paused_s += now - self.paused_at
+            self.paused_at = None
+        with suppress(ProcessLookupError):
+            os.killpg(self.group, signal.SIGSTOP if decision == "pause" else signal.SIGCONT)
+
+    def _close(self) -> None:
+        for followed in self.followed.values():
+            followed.close()
+        self.selector.close()
+        os.close(self.woken)
+        os.close(self.wakes)
+
+
+def follow(control: str) -> socket.socket:
+    """A connection on which a service says whether it has work: now, and whenever that changes. Raises
+    OSError."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(CONNECT_S)
+        connection.connect(control)
+        connection.sendall(b'{"op":"follow"}\n')
+    except OSError:
+        connection.close()
+        raise
+    connection.setblocking(False)
+    return connection
+
+
+def says_busy(line: bytes) -> bool:
+    with suppress(ValueError, TypeError, KeyError):
+        return bool(json.loads(line)["busy"])
+    return False
