@@ -21,6 +21,11 @@ def data_folder() -> Path:
     return _folder("STEELYARD_DATA", "XDG_DATA_HOME", ".local/share")
 
 
+def erased_file() -> Path:
+    """The list of rows that were erased (data/steps/suppressed.py)."""
+    return state_folder() / "erased" / "rows.json"
+
+
 def _folder(ours: str, users: str, default: str) -> Path:
     home = Path(os.environ.get(users) or Path.home() / default)
     return Path(os.environ.get(ours) or home / "steelyard")

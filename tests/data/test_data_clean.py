@@ -32,7 +32,7 @@ def run(root, sources, tmp=None, watch=None, inputs=None, **more):
     store = Store((tmp or root) / "store")
     out = store.draft("dataset", "k" * 64, "clean", {}, {})
     figures = clean(inputs or Inputs(), order, out, watch or Watch())
-    assert sorted(p.name for p in out.folder.iterdir()) == sorted(FILES)
+    assert sorted(p.name for p in out.folder.iterdir()) == sorted([*FILES, "origins.jsonl"])
     read = {n.split(".")[0]: lines_of(out.folder / n) for n in FILES[:3]}
     account = json.loads((out.folder / "account.json").read_bytes())
     raw = {n: (out.folder / n).read_bytes() for n in FILES}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steelyard.training import schedule
-from steelyard.training.packing import learning_rate
+from steelyard.training.packing import Schedule, learning_rate
+from steelyard.training.rows import Rows, TrainingExample
 
 SETTINGS = {
     "num_train_epochs": 1,
@@ -109,3 +111,14 @@ def test_the_rate_rises_then_falls_to_nothing():
     assert rates[:11] == sorted(rates[:11])
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[-1] < 0.001
+
+
+def test_each_row_names_the_steps_in_which_it_was_taught():
+    ids = array("i", [1, 2])
+    examples = [TrainingExample(ids, b"\0\1", "", number) for number in (0, 0, 1, 2)]  # row 0 is in two parts
+    rows = Rows(examples=examples, names=["a:1", "a:2", "a:3", "a:4"])
+    plan = Schedule((((0,), (2,)), ((1,),), ((3,), (0,))), 0, 0, 0)
+    assert list(rows.steps(plan)) == [
+        {"id": "a:1", "steps": [1, 2, 3]}, {"id": "a:2", "steps": [1]}, {"id": "a:3", "steps": [3]},
+    ]  # fmt: skip
+    assert [one["id"] for one in rows.steps(plan, skipped=(2,))] == ["a:1", "a:2"]

@@ -52,6 +52,7 @@ def test_a_run_learns_and_writes_a_model_that_loads(kind, base, data, tmp_path):
         "tokenizer_config.json",
         "curve.jsonl",
         "taught.json",
+        "steps.jsonl",
     }
     assert wanted | {"chat_template.jinja", "generation_config.json"} <= set(tiny.payload(folder))
     assert ("adapter/adapter_config.json" in tiny.payload(folder)) == kind.startswith("lora")

@@ -3,6 +3,7 @@
     train.jsonl, test.jsonl   {"id", "ability", "messages" | "text", "tools"?, "accept"?, "compare"?,
                               "weight"?}
     dropped.jsonl             {"id", "reasons", "evidence"?}, no text
+    origins.jsonl             {"id", "hash", "own"?, "masked"?} of every row that was read, no text
     account.json              read = kept + dropped; kept = train + held_out;
                               test = held_out + test_from_files
 
@@ -30,8 +31,8 @@ from .account import FileAccount
 from .cleaning import Cleaning, CleanOrder, as_gate
 from .judge import Judged
 from .reading.sources import Source, files_of
-from .row import Row
-from .steps import packages_of
+from .row import Row, Unreadable, text_hash
+from .steps import packages_of, suppressed
 
 
 def clean(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figures:
@@ -67,6 +68,9 @@ def say_aloud(account: Mapping[str, Any], watch: Watch) -> None:
         watch.log("clean.personal", values=stay, rows=account["personal_rows"])
 
 
+ORIGINS = "origins.jsonl"
+
+
 @dataclass(frozen=True, slots=True)
 class KeptNote:
     """What the division into train and test must know of a kept row, besides its line."""
@@ -82,12 +86,20 @@ class KeptNote:
 def write_dataset(cleaning: Cleaning, folder: Path, watch: Watch) -> dict[str, Any]:
     """Write the payload into `folder`; returns the account."""
     kept_file, original_file = folder / ".kept.jsonl", folder / ".original.jsonl"
-    with watch.progress("clean", total=None, unit="rows") as bar, open(folder / "dropped.jsonl", "wb") as d:
+    origins_file = folder / ORIGINS
+    with (
+        watch.progress("clean", total=None, unit="rows") as bar,
+        open(folder / "dropped.jsonl", "wb") as d,
+        open(origins_file, "wb") as origins,
+    ):
+        cleaning.on_judged = lambda item, judged: write_line(origins, origin_line(item, judged.masked))
         cleaning.sieve.on_drop = lambda id, reasons, evidence: write_line(d, drop_line(id, reasons, evidence))
         cleaning.sieve.folder = folder
         cleaning.on_rows = lambda count: go_on(watch, bar, count)
         with open(kept_file, "wb") as kept, open(original_file, "wb") as original:
             notes = [note(kept, original, judged, file) for judged, file in cleaning.run()]
+        for row in cleaning.test:
+            write_line(origins, origin_line(row))
     counts = divide(kept_file, original_file, notes, cleaning, folder)
     kept_file.unlink()
     original_file.unlink()
@@ -99,6 +111,16 @@ def write_dataset(cleaning: Cleaning, folder: Path, watch: Watch) -> dict[str, A
 
 def drop_line(id: str, reasons: Sequence[str], evidence: Mapping[str, Any]) -> dict[str, Any]:
     return {"id": id, "reasons": list(reasons)} | ({"evidence": dict(evidence)} if evidence else {})
+
+
+def origin_line(item: Row | Unreadable, masked: bool = False) -> dict[str, Any]:
+    """What names a row for as long as anything was made of it: its place, the hash of its text as read, the id
+    that it brought."""
+    if isinstance(item, Unreadable):
+        return {"id": item.id}
+    own = (item.raw or {}).get("id")
+    brought = {"own": own} if isinstance(own, str | int) and own != "" else {}
+    return {"id": item.id, "hash": text_hash(item)} | brought | ({"masked": True} if masked else {})
 
 
 def go_on(watch: Watch, bar: Progress, count: int) -> None:
@@ -235,7 +257,11 @@ def fingerprint(settings: Settings) -> list[dict[str, Any]]:
     sources = [Source.of(s) for s in settings["sources"]]
     model = (settings.get("clean") or {}).get("pii_model")
     root = Path(settings["root"])
-    return [*hashed([*sources, *evals], root), *(model_files(root / model) if model else ())]
+    files = [*hashed([*sources, *evals], root), *(model_files(root / model) if model else ())]
+    erased = suppressed()
+    if erased.digest:
+        files.append({"name": "erased rows", "bytes": len(erased.rows), "sha256": erased.digest})
+    return files
 
 
 def model_files(folder: Path) -> Iterator[dict[str, Any]]:

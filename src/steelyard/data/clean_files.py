@@ -39,7 +39,7 @@ from .reading.opened import bare
 from .reading.shapes import content_of
 from .reading.sources import RowReader, Source, check_words, is_data, name_of, paths_of, records
 from .row import Row
-from .steps import Rules
+from .steps import Rules, suppressed
 
 BLOCK_BYTES = 1 << 20
 DROPPED = "dropped.jsonl"
@@ -78,7 +78,8 @@ def clean_files(
     check_words(source)
     files = [FileAccount(name, source.ability, path) for path, name in inputs_of(input, output)]
     given = dict(settings or {})
-    rules = Rules(**{"pii": PII, **given, **model_at(given, Path(".")), "unreadable": "drop"})
+    more = {**model_at(given, Path(".")), "unreadable": "drop", "suppressed": suppressed()}
+    rules = Rules(**{"pii": PII, **given, **more})
     check = partial(judge_block, rules=rules, questions=questions_of(contamination))
     with writing(output, dry_run) as outputs:
         sieve = Sieve(rules, Account(files), on_drop=outputs.drop, folder=output)

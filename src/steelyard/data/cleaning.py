@@ -20,8 +20,8 @@ from .questions import Questions
 from .reading.files import Broken, open_data
 from .reading.shapes import shape_of
 from .reading.sources import Source, files_of, paths_of, rows
-from .row import Row, Unreadable, digest
-from .steps import NEAR, Rules, check_tagger
+from .row import Row, Unreadable, digest, text_hash
+from .steps import NEAR, Rules, check_tagger, suppressed
 from .whole import GrowingRagged, asked_shingles, groups_of
 
 BATCH_ROWS, BATCH_CHARS = 1024, 1 << 20
@@ -54,7 +54,7 @@ class CleanOrder:
         gates = {a: as_gate(g) for a, g in (settings.get("eval") or settings.get("abilities") or {}).items()}
         return CleanOrder(
             sources=sources,
-            rules=Rules(**{**clean, **listed(clean), "tokens_of": tokens_of}),
+            rules=Rules(**{**clean, **listed(clean), "tokens_of": tokens_of, "suppressed": suppressed()}),
             evals={a: Source(path=g["eval"], ability=a) for a, g in sorted(gates.items()) if g.get("eval")},
             compares={a: g["compare"] for a, g in gates.items() if g.get("compare")},
             needs=dict(settings.get("held_out") or {}),
@@ -93,6 +93,7 @@ class Cleaning:
     order: CleanOrder
     sieve: Sieve
     on_rows: Callable[[int], None] = lambda count: None
+    on_judged: Callable[[Row | Unreadable, Judged], None] = lambda item, judged: None  # every row as read
     rows_limit: int | None = None  # a JSONL file: beyond it, reading stops (the plan's sample)
     test: list[Row] = field(default_factory=list)  # rows of evaluation files, as they are
     test_unreadable: int = 0
@@ -131,6 +132,8 @@ class Cleaning:
     def kept_of(self, source: Source, file: FileAccount) -> Iterator[Judged]:
         for items in batches(self.items_of(source, file)):
             batch = judge(items, self.order.rules, self.questions)
+            for item, judged in zip(items, batch.judged, strict=True):
+                self.on_judged(item, judged)
             compare = self.order.compares.get(source.ability)
             kept = self.sieve.take(batch, file)
             if self.questions_alike is not None:
@@ -177,6 +180,8 @@ class Cleaning:
             if not self.order.lenient:
                 raise stopped_at(item)
             self.test_unreadable += 1
+            return
+        if self.order.rules.suppressed.holds(text_hash(item)):
             return
         compare = item.compare or self.order.compares.get(item.ability)
         self.test.append(replace(item, compare=compare))

@@ -19,9 +19,9 @@ import numpy as np
 from .account import Account, FileAccount
 from .facts import CODE, PROSE, Facts, Kind, facts_of, tables
 from .questions import Questions
-from .row import LOOSE_FROM_CHARS, Row, Unreadable, prompt_key, row_key
+from .row import LOOSE_FROM_CHARS, Row, Unreadable, prompt_key, row_key, text_hash
 from .rules import SOFT, cues, fired
-from .steps import STEPS, Rules, has_placeholder, mended, terms_of
+from .steps import ERASED, STEPS, Rules, Suppressed, has_placeholder, mended, terms_of
 from .whole import Settings, Sketch, Verdict, Whole, sketch_of
 
 
@@ -60,7 +60,7 @@ def judge(items: Sequence[Row | Unreadable], rules: Rules, questions: Questions)
     """Everything that each row says by itself. Pure."""
     rows = [item for item in items if isinstance(item, Row)]
     if not rows or not rules.enabled:
-        return Batch([plainly(item) for item in items], None)
+        return Batch(without_erased([plainly(item) for item in items], items, rules.suppressed), None)
     first = looked_at(rows, facts_of(rows, cues()), rules, questions)
     repaired, mends = repair(first, rules)
     again = None
@@ -72,8 +72,19 @@ def judge(items: Sequence[Row | Unreadable], rules: Rules, questions: Questions)
         first.replace(np.array(changed), again)
     judged = iter([judge_one(first, n, row, mends.get(n, ()), rules) for n, row in enumerate(repaired)])
     out = [plainly(item) if isinstance(item, Unreadable) else next(judged) for item in items]
+    out = without_erased(out, items, rules.suppressed)
     kept = [n for n, one in enumerate(j for j in out if j.unreadable is None) if not one.reasons]
     return Batch(out, first.sketch.take(np.array(kept, dtype=np.int64)))
+
+
+def without_erased(
+    judged: list[Judged], items: Sequence[Row | Unreadable], suppressed: Suppressed
+) -> list[Judged]:
+    """Rows that were erased have that reason alone, whatever else they are."""
+    if not suppressed.rows:
+        return judged
+    gone = (isinstance(item, Row) and suppressed.holds(text_hash(item)) for item in items)
+    return [Judged(one.id, (ERASED,)) if out else one for one, out in zip(judged, gone, strict=True)]
 
 
 @dataclass(slots=True)

@@ -193,6 +193,15 @@ def digest(*parts: str) -> bytes:
     return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
+def text_hash(row: Row) -> str:
+    """Names a row by its texts as they were read, wherever they stand; white space and width do not count.
+
+    SHA-256 over all its parts, the first 32 hex digits.
+    """
+    texts = "\0".join(map(tight, row.parts)).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(texts).hexdigest()[:32]
+
+
 def row_key(row: Row, plain: str | None = None) -> bytes:
     """Equal for rows that teach the same; `plain` is `loose` of its text, where it is known."""
     if row.messages is None:

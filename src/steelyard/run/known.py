@@ -32,12 +32,38 @@ def remember(workdir: Workdir, run: str, recipe: Recipe, watch: Watch) -> None:
     """Note where a run lives, so that `status`, `logs`, `stop` and `gc` find it from anywhere."""
     folder = str(workdir.folder)
     entry = {"workdir": folder, "run": run, "name": recipe.name, "trust": trust_of(recipe)}
+    entry["recipe"] = str(recipe.path.absolute()) if recipe.path else ""
     file = registry() / f"{hashlib.sha256(folder.encode()).hexdigest()[:16]}.json"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_durably(file, json.dumps(entry, ensure_ascii=False).encode())
     except OSError as error:  # a read-only home must not forbid a run
         watch.log("run.not_remembered", why=str(error))
+
+
+def exports_folder() -> Path:
+    """Notes of what left: an export lies wherever the user wanted it."""
+    return state_folder() / "exports"
+
+
+def note_export(folder: Path, hash: str, to: str) -> None:
+    """So that `data trace` finds it; a read-only home must not forbid an export."""
+    entry = {"folder": str(folder.absolute()), "hash": hash, "to": to}
+    name = hashlib.sha256(entry["folder"].encode()).hexdigest()[:16]
+    with suppress(OSError):
+        exports_folder().mkdir(parents=True, exist_ok=True)
+        write_durably(exports_folder() / f"{name}.json", json.dumps(entry, ensure_ascii=False).encode())
+
+
+def exports() -> list[dict[str, Any]]:
+    """{"folder", "hash", "to"} of those that are still there."""
+    found = []
+    for file in sorted(exports_folder().glob("*.json")):
+        with suppress(OSError, ValueError):
+            entry = json.loads(file.read_text(encoding="utf-8"))
+            if Path(entry["folder"]).exists():
+                found.append(entry)
+    return found
 
 
 def entries(workdir: Path | None = None) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .host.probes import probe
     from .host.settings import ServeSettings, check_draft, check_host, engine_settings, router_of
     from .host.tuned import tune
+    from .jobs.holdings import drop_stored, stored_rows
     from .service.client import chat
     from .service.foreground import check_door, named, serve
     from .service.starter import Service, check_port, end_process, find, promote, start
@@ -43,6 +44,8 @@ FILES = {
     "check_host": "host.settings",
     "check_port": "service.starter",
     "died": "service.state",
+    "drop_stored": "jobs.holdings",
+    "stored_rows": "jobs.holdings",
     "end_process": "service.starter",
     "engine_settings": "host.settings",
     "find": "service.starter",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,19 @@ class Rows:
         if account["rows"] != account["taught"] + dropped.total():
             raise AssertionError(f"rows do not add up: {account}")
         return account
+
+    def steps(self, plan: Schedule, skipped: Collection[int] = ()) -> Iterator[dict[str, Any]]:
+        """steps.jsonl: {"id", "steps"} of each row that was taught, in the order of the rows; steps from 1.
+
+        `skipped`: steps (from 0) that were passed by.
+        """
+        taught: dict[int, list[int]] = {}
+        for step, batches in enumerate(plan.steps):
+            if step not in skipped:
+                for number in {self.examples[n].number for batch in batches for n in batch}:
+                    taught.setdefault(number, []).append(step + 1)
+        for number in sorted(taught):
+            yield {"id": self.names[number], "steps": taught[number]}
 
     def _with_examples(self) -> int:
         return len({example.number for example in self.examples})

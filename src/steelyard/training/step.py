@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -33,6 +33,7 @@ from .steering.validation import hold_out
 from .teacher import with_teacher
 
 TAUGHT = "taught.json"
+TAUGHT_STEPS = "steps.jsonl"
 ATTENTION_TOKENS = 1024
 
 
@@ -74,12 +75,10 @@ def train(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figur
         figures, plan = taught(engine, job, tokenizer, out, watch)
     finally:
         end()
-    account = rows.account(plan, settings.get("rows", "all"))
     reached = figures.get("best_step", len(plan.steps) - figures.get("steps_left_out", 0))
     if reached < len(plan.steps):
-        until = replace(plan, steps=plan.steps[: int(reached)])
-        account = rows.account(until, settings.get("rows", "all"))
-    (out.folder / TAUGHT).write_text(json.dumps(account, indent=1, sort_keys=True) + "\n", "utf-8")
+        plan = replace(plan, steps=plan.steps[: int(reached)])
+    write_accounts(rows, plan, settings, out, read_mends(out.scratch).skipped)
     return figures
 
 
@@ -92,9 +91,18 @@ def pick(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figure
     with watch.progress("pick", total=1, unit="model") as bar:
         figures, plan = picked(job, inputs.artefacts["tried"].path(), out, watch)
         bar.advance(1)
+    write_accounts(rows, plan, settings, out)
+    return figures
+
+
+def write_accounts(
+    rows: Rows, plan: Schedule, settings: Settings, out: Draft, skipped: Collection[int] = ()
+) -> None:
+    """taught.json, counts alone; steps.jsonl, each row that was taught and when."""
     account = rows.account(plan, settings.get("rows", "all"))
     (out.folder / TAUGHT).write_text(json.dumps(account, indent=1, sort_keys=True) + "\n", "utf-8")
-    return figures
+    with (out.folder / TAUGHT_STEPS).open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in rows.steps(plan, skipped))
 
 
 def taught(

@@ -17,6 +17,7 @@ from .finding import NEAR, Finding, Rules
 from .length import estimated_tokens, too_long
 from .personal import has_placeholder, personal, redact
 from .repair import mended
+from .suppressed import ERASED, Suppressed, suppress, suppressed
 from .tagger import check_tagger, packages_of
 from .terms import terms, terms_of
 
@@ -28,6 +29,6 @@ STEPS: dict[str, Step] = {
 }  # fmt: skip
 
 __all__ = [
-    "NEAR", "STEPS", "Finding", "Rules", "Step", "check_tagger", "estimated_tokens", "has_placeholder",
-    "mended", "packages_of", "redact", "terms_of",
+    "ERASED", "NEAR", "STEPS", "Finding", "Rules", "Step", "Suppressed", "check_tagger", "estimated_tokens",
+    "has_placeholder", "mended", "packages_of", "redact", "suppress", "suppressed", "terms_of",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..row import Row
+from .suppressed import NOTHING, Suppressed
 
 NEAR = 0.5  # of the shingles
 
@@ -37,6 +38,7 @@ class Rules:
     languages: tuple[str, ...] = ()  # of plain texts that stay; () = those that most are in
     off: tuple[str, ...] = ()  # kinds that no row is dropped or mended for
     tokens_of: Callable[[Row], int] | None = None  # None = estimated
+    suppressed: Suppressed = NOTHING  # rows that were erased; no word of a recipe lets them pass
 
     @property
     def near(self) -> float | None:

@@ -22,6 +22,7 @@ from ...artefact import Watch, code_of, write_durably
 from ...compression import GGUF_FORMS, awq_group, awq_leaves, gguf_leaves
 from ...errors import CheckFailed, Where, WrongUse, writing_in
 from ...model import check_gguf, modelfile_of
+from ..known import note_export
 from .judging import Judged, judge_export, questions
 from .loaders.started import Loader, loader_of
 from .source import Leaving, check_passed, named_model
@@ -30,7 +31,7 @@ TARGETS = ("hf", "gguf", "awq", "ollama", "adapter")
 DEFAULT_FORM = "Q8_0"
 MAY_LOSE = 0.01  # of an ability's score: one point
 # Beside the model in a checkpoint artefact, and no part of it.
-NOT_MODEL = ("manifest.json", "curve.jsonl", "adapter", "ways", ".*")
+NOT_MODEL = ("manifest.json", "curve.jsonl", "steps.jsonl", "adapter", "ways", ".*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +83,7 @@ def export_model(order: Order, watch: Watch) -> Exported:
         _check_lost(judged, order)
         size = sum(f.stat().st_size for f in (scratch / "model").rglob("*") if f.is_file())
         (scratch / "model").rename(order.out)
+        note_export(order.out, model.hash, order.to)
         shutil.rmtree(scratch)
         return Exported(
             folder=str(order.out), to=order.to, form=_form(order), bytes=size, passed=model.passed,

@@ -28,7 +28,7 @@ from ...hardware import (
     recall,
 )
 from ...model import resolve
-from ...places import cache_folder
+from ...places import cache_folder, erased_file
 from ...planner import (
     HERE,
     Constants,
@@ -328,6 +328,7 @@ def counted(recipe: Recipe, model: str, watch: Watch) -> DataFacts:
 def _key(recipe: Recipe, model: Path) -> str:
     """SHA-256 of what a count depends on."""
     files = sorted({f for s in recipe.data for f in recipe.root.glob(s.path)} | {*_own_files(model)})
+    files += [erased_file()] if erased_file().exists() else []
     stats = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     parts = [data_settings(recipe), asdict(recipe.gate), stats, code_of("data:count")]
     text = json.dumps(parts, ensure_ascii=False, default=str)

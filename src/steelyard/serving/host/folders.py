@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +74,7 @@ def prepare(
     form = form or DEFAULT_FORM
     built = _built(key, form, "compression:export_form")
     exported = _exported_once(f"ir-{built[:32]}", lambda out: compression.export_form(folder, out, form))
+    _note_origin(exported.name, key)
     return Prepared(exported, built)
 
 
@@ -91,7 +93,22 @@ def _hf(model: ModelSource) -> tuple[Path, str]:
         return model.path, _hash(model.path)
     key = _file_hash(model.path)
     name = f"hf-{_built(key, 'hf', 'model:to_hf')[:32]}"
+    _note_origin(name, key)
     return _exported_once(name, lambda out: models.to_hf(model, out)), key
+
+
+def _note_origin(name: str, source: str) -> None:
+    """Which model a folder of the cache is of: when rows are erased, copies of what learnt them go too."""
+    with suppress(OSError):
+        folder = origins_folder()
+        if not (folder / name).exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(source, "utf-8")
+
+
+def origins_folder() -> Path:
+    """A file a folder of `served`, with the hash of the model that it was made from."""
+    return cache_folder() / "served_of"
 
 
 def _built(source: str, form: str, call: str) -> str:

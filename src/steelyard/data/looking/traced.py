@@ -1,0 +1,220 @@
+"""Where rows of a dataset ended: in which file, or why not; asked by id, by hash, by text or a part of one.
+
+What a dataset holds is read from it. Texts of rows that were dropped, and of masked ones as they were, lie in
+the sources alone: these are read again where they are at hand, and matched by hash, so that lines that moved
+since mislead nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from ...errors import Problem
+from ..clean import ORIGINS
+from ..cleaning import CleanOrder
+from ..reading.messages import Misfit
+from ..reading.shapes import content_of, filled
+from ..reading.sources import Source
+from ..row import Row, Unreadable, text_hash, tight
+from .sets import KINDS, WRITTEN, Drop, Origin, files_of, read_drops
+
+HASH_LEAST = 12  # hex digits that name a row
+MERGED = ("duplicate", "near_duplicate")
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Words that name rows (an id, a hash or its beginning), or with `text` are their texts or parts of these."""
+
+    words: tuple[str, ...]
+    text: bool = False
+
+    def named(self, origin: Mapping[str, Any]) -> bool:
+        names = {origin["id"], str(origin.get("own", ""))} - {""}
+        hash = origin.get("hash", "")
+        return any(w in names or (len(w) >= HASH_LEAST and hash.startswith(w)) for w in self.words)
+
+    def in_text(self, texts: Iterable[str]) -> bool:
+        """Whether a word is one of these texts, or a part of one; white space and width do not count."""
+        wanted = [one for word in self.words if (one := tight(word))]
+        return any(one in tight(text) for text in texts for one in wanted)
+
+    @property
+    def hashes(self) -> frozenset[str]:
+        """Of the words as whole rows: a plain text, or a row as JSON."""
+        return frozenset(hash for word in self.words if (hash := hash_of(word)))
+
+
+def hash_of(text: str) -> str:
+    """Of a row as JSON, else of a plain text."""
+    try:
+        fields = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        fields = None
+    row = row_of(fields) if isinstance(fields, dict) else None
+    return text_hash(row or Row("", "", 0, text=text)) if text.strip() else ""
+
+
+def row_of(fields: Mapping[str, Any]) -> Row | None:
+    """A foreign object as a row; None where it is none."""
+    try:
+        content = content_of(dict(fields), None, KINDS)
+    except Misfit:
+        return None
+    accept = fields.get("accept")
+    return Row(
+        "", "", 0, messages=content.messages, text=content.text, rejected=content.rejected,
+        accept=tuple(map(filled, accept)) if isinstance(accept, list) else (),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """One row of a dataset. `where`: train, test or dropped; `of`: the row that stands for it, if it was merged;
+    `why`: asked for, or merged with a row that is; `texts`: as the dataset and the source have them."""
+
+    id: str
+    hash: str
+    where: str
+    own: str = ""
+    masked: bool = False
+    reasons: tuple[str, ...] = ()
+    of: str = ""
+    why: str = "asked"
+    texts: tuple[str, ...] = field(default=(), repr=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """Without its texts."""
+        body = {"id": self.id, "hash": self.hash, "where": self.where, "masked": self.masked, "why": self.why}
+        more = {"own": self.own, "reasons": list(self.reasons), "of": self.of}
+        return body | {name: value for name, value in more.items() if value}
+
+
+def traced(folder: Path, query: Query, settings: Mapping[str, Any] | None = None) -> list[Traced]:
+    """The rows of a dataset that the query names, and those merged with them, in the order of the rows.
+
+    `settings`: those of its cleaning, with `root`, to read the sources again; without them (or where a source
+    is gone) texts of dropped rows, and what was masked, cannot be looked for.
+    """
+    if not (folder / ORIGINS).is_file():
+        return []
+    origins = [orjson.loads(line) for line in (folder / ORIGINS).read_bytes().splitlines()]
+    places = dict(placed(folder))
+    drops = read_drops(folder / "dropped.jsonl")
+    sources = dict(source_texts(settings)) if settings else {}
+    asked: set[str] = set()
+    for one in origins:
+        texts = (*places.get(one["id"], ("", ()))[1], *sources.get(one.get("hash", ""), ()))
+        if asks_for(query, one, texts):
+            asked.add(one["id"])
+    merged = merged_with(asked, drops)
+    told = (told_of(one, asked, merged, places, drops, sources) for one in origins)
+    return [one for one in told if one is not None]
+
+
+def asks_for(query: Query, origin: Mapping[str, Any], texts: Iterable[str]) -> bool:
+    if not query.text:
+        return query.named(origin)
+    return origin.get("hash", "-") in query.hashes or query.in_text(texts)
+
+
+def told_of(
+    origin: Mapping[str, Any],
+    asked: set[str],
+    merged: set[str],
+    places: Mapping[str, tuple[str, tuple[str, ...]]],
+    drops: Mapping[str, tuple[Drop, ...]],
+    sources: Mapping[str, tuple[str, ...]],
+) -> Traced | None:
+    id, hash = origin["id"], origin.get("hash", "")
+    if id not in asked and id not in merged:
+        return None
+    where, texts = places.get(id, ("dropped", ()))
+    drop = drops[id][0] if where == "dropped" and id in drops else Drop(())
+    return Traced(
+        id, hash, where, str(origin.get("own", "")), bool(origin.get("masked")), drop.reasons,
+        str(drop.evidence.get("of", "")), "asked" if id in asked else "merged",
+        tuple(dict.fromkeys((*texts, *sources.get(hash, ())))),
+    )  # fmt: skip
+
+
+def merged_with(ids: set[str], drops: Mapping[str, tuple[Drop, ...]]) -> set[str]:
+    """Rows that stand for these or that these stand for, and so on: one of them is as good as taught."""
+    beside: dict[str, set[str]] = {}
+    for id, of_id in drops.items():
+        for drop in of_id:
+            if drop.reasons[0] in MERGED and "of" in drop.evidence:
+                beside.setdefault(id, set()).add(drop.evidence["of"])
+                beside.setdefault(drop.evidence["of"], set()).add(id)
+    met, left = set(ids), list(ids)
+    while left:
+        more = beside.get(left.pop(), set()) - met
+        met |= more
+        left += more
+    return met - ids
+
+
+def placed(folder: Path) -> Iterator[tuple[str, tuple[str, tuple[str, ...]]]]:
+    """Id -> (train or test, its texts) of every row that stayed."""
+    for name in WRITTEN:
+        path = folder / name
+        if not path.is_file():
+            continue
+        with open(path, "rb") as lines:
+            for line in lines:
+                fields = orjson.loads(line)
+                yield fields["id"], (name.removesuffix(".jsonl"), tuple(strings_of(fields)))
+
+
+NOT_TEXT = ("id", "ability", "role", "compare", "type")
+
+
+def strings_of(value: Any) -> Iterator[str]:
+    """Every text in a value of JSON, but for what only names things."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, one in value.items():
+            if name not in NOT_TEXT:
+                yield from strings_of(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from strings_of(one)
+
+
+def source_texts(settings: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Hash -> texts of every row of the sources and evaluation files that are still there."""
+    for item in source_rows(settings):
+        if isinstance(item, Row):
+            yield text_hash(item), tuple(item.parts)
+
+
+def source_rows(settings: Mapping[str, Any]) -> Iterator[Row | Unreadable]:
+    """Of a source that is gone, nothing."""
+    for _, item in rows_of_files(settings):
+        yield item
+
+
+def rows_of_files(settings: Mapping[str, Any]) -> Iterator[tuple[Path, Row | Unreadable]]:
+    order = CleanOrder.of({**settings, "clean": {}})
+    for source in (*order.sources, *order.evals.values()):
+        one: Source = replace(source, kinds=KINDS)
+        with suppress(Problem, OSError):
+            for _, file in files_of([one], order.root):
+                items = Origin(((one, file.name, file.path),), own_ids=False).rows()
+                yield from ((file.path, item) for item in items)
+
+
+def standing_in_sources(settings: Mapping[str, Any], hashes: Collection[str]) -> list[dict[str, Any]]:
+    """{"file", "line", "hash"} of the rows that the user's own files still hold."""
+    return [
+        {"file": str(path), "line": item.line, "hash": hash}
+        for path, item in rows_of_files(settings)
+        if isinstance(item, Row) and (hash := text_hash(item)) in hashes
+    ]
