@@ -7,6 +7,8 @@ import errno
 import io
 import json
 import sqlite3
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from faking import completions, faked, tokenizer_folder
 
 from steelyard.errors import Refused
 from steelyard.serving import new_key
-from steelyard.serving.base.store import ObjectStore, Stored
+from steelyard.serving.base.store import ObjectStore, Stored, database
 from steelyard.serving.base.store import objects as stores
 from steelyard.serving.base.store.database import StoreFull
 from steelyard.serving.base.store.sealing import Plain
@@ -292,6 +294,38 @@ def test_what_is_deleted_is_nowhere_on_the_disk(folder, state):
             assert on_disk(state, b"canary") == []
 
     asyncio.run(main())
+
+
+def test_what_is_deleted_leaves_the_log_once_nobody_reads_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(database, "WAIT_S", 0.1)
+    store = ObjectStore(tmp_path)
+    store.put("responses", Stored(id="resp-1", owner=None, shown={"text": "canary-in-the-log"}))
+    reader = sqlite3.connect(tmp_path / "store.sqlite", isolation_level=None)
+    reader.execute("BEGIN")
+    assert reader.execute("SELECT count(*) FROM objects").fetchone() == (1,)
+    store.drop("responses", "resp-1")
+    assert on_disk(tmp_path, b"canary") and store.sweep() == 0 and on_disk(tmp_path, b"canary")
+    reader.execute("COMMIT")
+    store.sweep()
+    assert on_disk(tmp_path, b"canary") == []
+    reader.close()
+
+
+def test_a_process_killed_after_a_deletion_leaves_no_row_in_the_log(tmp_path):
+    script = (
+        "import os, signal, sys\nfrom pathlib import Path\n"
+        "from steelyard.serving.base.store import ObjectStore, Stored\n"
+        "store = ObjectStore(Path(sys.argv[1]))\n"
+        "store.put('responses', Stored(id='resp-1', owner=None, shown={'text': 'canary'}))\n"
+        "store.database.shrink = lambda: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "store.drop('responses', 'resp-1')\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], timeout=60)
+    assert on_disk(tmp_path, b"canary")
+    store = ObjectStore(tmp_path)
+    store.sweep()
+    assert on_disk(tmp_path, b"canary") == []
+    store.close()
 
 
 def test_what_has_expired_is_not_there_and_the_sweep_deletes_it(tmp_path, monkeypatch):

@@ -37,6 +37,8 @@ VERBS = (
         "data.splits.split",
         "Divide rows into train, validation and test; what is nearly the same stays together.",
     ),
+    ("data trace", "data.erasing.trace", "Which artefacts, services, caches and uploads hold a row."),
+    ("data erase", "data.erasing.erase", "Erase rows from all that was made of them; a plan without --yes."),
     ("gate", "checks.gate", "Is what URL serves what was tuned? If not: why."),
     ("eval", "checks.evaluate", "Score a model or an endpoint on tasks."),
     ("serve", "services.serve", "Serve a model over the OpenAI API."),
@@ -48,6 +50,7 @@ VERBS = (
     ("gc", "garbage.gc", "Remove what no recipe, service or run refers to."),
     ("ledger", "runs.ledger", "What was predicted, beside what was measured."),
     ("report", "reports.report", "The report of a run, as HTML or as a picture (SVG)."),
+    ("record", "record.record", "The record of processing for privacy law (GDPR, PIPL), from the lineage."),
     ("hardware", "models.hardware", "The device catalogue, with sources."),
     ("doctor", "models.doctor", "What this machine has and lacks, with fixes."),
     ("accept", "checks.accept", "Does this machine check, train and serve as it should?"),
@@ -62,7 +65,7 @@ VERBS = (
     ("export", "models.export", "Copy a tuned model out, as other programs read it."),
 )
 # Verbs of two words stand under their first.
-GROUPS = {"data": "Make data sets, look at, compare and divide them."}
+GROUPS = {"data": "Make data sets, look at, compare and divide them; trace and erase rows."}
 
 
 def version(wanted: bool) -> None:

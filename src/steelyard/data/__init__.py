@@ -10,7 +10,7 @@ from .looking.page import page_facts
 from .looking.sets import DataSet, judged_now, open_set, plain_settings
 from .looking.shown import Wanted, plain_text, show, visible
 from .looking.split import parts_of, split_set
-from .looking.traced import Query, Traced, row_of, standing_in_sources, strings_of, traced
+from .looking.traced import Query, Traced, row_of, source_texts, standing_in_sources, strings_of, traced
 from .making.make import MakeOrder, make_rows
 from .reading.columns import Column, Guess, guess_map, nearest
 from .reading.files import FORMATS
@@ -26,7 +26,7 @@ __all__ = [
     "MakeOrder", "Query", "Row", "Sniff", "Source", "Suppressed", "Traced", "Unreadable", "Wanted",
     "answers_of", "check", "clean", "clean_files", "count", "differences", "fingerprint", "guess_map",
     "judged_now", "make_rows", "nearest", "open_set", "page_facts", "parts_of", "plain_settings",
-    "plain_text", "redact", "row_of", "rows", "rows_with", "show", "sniff", "split_set", "standing_in_sources",
-    "strings_of", "suppress", "suppressed",
-    "text_hash", "traced", "visible",
+    "plain_text", "redact", "row_of", "rows", "rows_with", "show", "sniff", "source_texts",
+    "split_set", "standing_in_sources", "strings_of", "suppress", "suppressed", "text_hash", "traced",
+    "visible",
 ]  # fmt: skip

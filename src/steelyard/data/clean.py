@@ -114,8 +114,7 @@ def drop_line(id: str, reasons: Sequence[str], evidence: Mapping[str, Any]) -> d
 
 
 def origin_line(item: Row | Unreadable, masked: bool = False) -> dict[str, Any]:
-    """What names a row for as long as anything was made of it: its place, the hash of its text as read, the id
-    that it brought."""
+    """What names a row in all that is made of it: its place, the hash of its text as read, its own id."""
     if isinstance(item, Unreadable):
         return {"id": item.id}
     own = (item.raw or {}).get("id")

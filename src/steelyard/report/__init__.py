@@ -12,6 +12,7 @@ from ..doors import fetching
 from .facts import facts_of, read_document, save
 from .page import render, write_report
 from .pictures import picture
+from .processing import render_record
 
 if TYPE_CHECKING:
     from .cleaned import render_cleaned, write_cleaned
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 FILES = {"render_cleaned": "cleaned", "write_cleaned": "cleaned"}  # they need the room of data, and numpy
 
 __all__ = [
-    "facts_of", "picture", "read_document", "render", "render_cleaned", "save", "write_cleaned",
-    "write_report",
+    "facts_of", "picture", "read_document", "render", "render_cleaned", "render_record", "save",
+    "write_cleaned", "write_report",
 ]  # fmt: skip
 
 __getattr__ = fetching(__name__, FILES)

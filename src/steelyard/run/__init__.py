@@ -11,6 +11,10 @@ from ..doors import fetching
 
 if TYPE_CHECKING:
     from .acceptance import accept
+    from .erasing.erase import erase
+    from .erasing.order import begun_orders, order_of
+    from .erasing.processing import processing_record
+    from .erasing.tracing import trace
     from .garbage import collect
     from .known import logs, status, stop
     from .leaving.export import MAY_LOSE, Exported, Order, export_model
@@ -31,6 +35,10 @@ FILES = {
     "Ready": "planning.ready",
     "StepRecord": "record.outcome",
     "collect": "garbage",
+    "erase": "erasing.erase",
+    **dict.fromkeys(("begun_orders", "order_of"), "erasing.order"),
+    "processing_record": "erasing.processing",
+    "trace": "erasing.tracing",
     "check_data": "planning.sources",
     "data_settings": "planning.sources",
     "check_model": "planning.sizing",
@@ -59,19 +67,24 @@ __all__ = [
     "StepRecord",
     "Weighed",
     "accept",
+    "begun_orders",
     "check_data",
     "check_model",
     "collect",
     "data_settings",
+    "erase",
     "export_model",
     "export_plan",
     "ledger",
     "logs",
     "named_model",
+    "order_of",
     "plan",
+    "processing_record",
     "settle",
     "status",
     "stop",
+    "trace",
     "up",
     "usual_systems",
     "weigh",

@@ -30,7 +30,7 @@ MERGED = ("duplicate", "near_duplicate")
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Words that name rows (an id, a hash or its beginning), or with `text` are their texts or parts of these."""
+    """Words that name rows (an id, a hash or its beginning), or with `text` are texts or parts of them."""
 
     words: tuple[str, ...]
     text: bool = False
@@ -76,7 +76,7 @@ def row_of(fields: Mapping[str, Any]) -> Row | None:
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """One row of a dataset. `where`: train, test or dropped; `of`: the row that stands for it, if it was merged;
+    """One row of a dataset. `where`: train, test or dropped; `of`: the row that stands for it, if merged;
     `why`: asked for, or merged with a row that is; `texts`: as the dataset and the source have them."""
 
     id: str

@@ -5,6 +5,7 @@ Damaged artefacts are passed by, never set aside: a look changes nothing.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ def works(workdir: Path | None = None) -> list[Work]:
     """Known work folders, or the one that is named. Raises WrongUse where that is none, Refused without its
     key."""
     if workdir is None:
-        return [work_of(entry) for entry in entries()]
+        return [work_or_closed(entry) for entry in entries()]
     if not (workdir / "artefacts").is_dir():
         raise WrongUse(
             "data.no_work", f"{workdir} is no work folder", where=Where(str(workdir), field="--work"),
@@ -53,6 +54,14 @@ def works(workdir: Path | None = None) -> list[Work]:
     known = entries(workdir)
     plain = {"workdir": str(workdir.absolute()), "name": workdir.name, "trust": ("open", None, "")}
     return [work_of(known[-1] if known else plain)]
+
+
+def work_or_closed(entry: dict[str, Any]) -> Work:
+    """One whose key is not at hand has no artefacts that can be read."""
+    try:
+        return work_of(entry)
+    except Problem as problem:
+        return Work(Workdir(Path(entry["workdir"])), entry["name"], "", "", (), (problem.message,))
 
 
 def work_of(entry: dict[str, Any]) -> Work:
@@ -103,9 +112,23 @@ def made_of(hashes: Iterable[str], every: Iterable[Work]) -> list[tuple[Work, Ar
             if not any(a is b for _, b in found) and any(hash in reached for _, hash in inputs_of(a))
         ]
         if not more:
-            return found
+            return ordered(found)
         found += more
         reached |= {a.hash for _, a in more}
+
+
+def ordered(found: list[tuple[Work, Artefact]]) -> list[tuple[Work, Artefact]]:
+    """What others are made of, first."""
+    left, out = list(found), []
+    while left:
+        hashes = {a.hash for _, a in left}
+        ready = [
+            one for one in left if not any(h in hashes and h != one[1].hash for _, h in inputs_of(one[1]))
+        ]
+        ready = ready or left  # hashes in a circle: damaged lineage
+        out += ready
+        left = [one for one in left if not any(one is other for other in ready)]
+    return out
 
 
 def of_hash(hash: str, every: Iterable[Work]) -> Artefact | None:
@@ -119,3 +142,8 @@ def read_text(artefact: Artefact, name: str) -> str:
     return ""
 
 
+def read_rows(artefact: Artefact, name: str) -> Iterator[dict[str, Any]]:
+    """The lines of a payload file of JSONL, none where it has no such file. Texts may hold signs at which
+    `str.splitlines` breaks a line, so bytes are split."""
+    with suppress(OSError, Problem):
+        yield from map(json.loads, artefact.path(name).read_bytes().splitlines())

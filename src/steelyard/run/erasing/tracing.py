@@ -21,7 +21,7 @@ from .lineage import (
     Work,
     inputs_of,
     made_of,
-    read_text,
+    read_rows,
     settings_of,
     unfinished,
     works,
@@ -102,7 +102,7 @@ def rows_of(every: Iterable[Work], query: Query) -> list[Found]:
 
 def unread(every: Iterable[Work]) -> Iterator[str]:
     for work in every:
-        yield from (f"{work.folder}: {name} is damaged, or sealed by another key" for name in work.closed)
+        yield from (f"{work.folder}: {name}: damaged, or sealed by another key" for name in work.closed)
         for dataset in work.of_kind(DATASET):
             if not dataset.path("origins.jsonl").is_file():
                 yield f"{work.folder}: {dataset.folder.name} was made before rows kept their origin"
@@ -182,15 +182,14 @@ def in_made(
 
 def steps_of(artefact: Artefact) -> dict[str, tuple[int, ...]]:
     """Id -> the steps in which it was taught, from 1; {} where the training has not noted them."""
-    lines = read_text(artefact, "steps.jsonl").splitlines()
-    return {one["id"]: tuple(one["steps"]) for one in map(json.loads, lines)}
+    return {one["id"]: tuple(one["steps"]) for one in read_rows(artefact, "steps.jsonl")}
 
 
 # ------------------------------------------------------------------ files beside them
 
 
 def in_files(found: Sequence[Found], every: Sequence[Work], words: Sequence[str]) -> list[Holder]:
-    """Scratch, of which nobody can say what it holds, and files of the run with a text of the rows in them."""
+    """Scratch, of which nobody can say what it holds; files of the run with a text of the rows in them."""
     holders = []
     touched = {str(one.work.folder) for one in found}
     wanted = needles((one.row for one in found), words)
@@ -205,15 +204,19 @@ def in_files(found: Sequence[Found], every: Sequence[Work], words: Sequence[str]
     return holders
 
 
-def needles(rows: Iterable[Traced], words: Sequence[str] = ()) -> tuple[str, ...]:
+def needles(rows: Iterable[Traced], words: Sequence[str] = (), least: int = NEEDLE_CHARS) -> tuple[str, ...]:
     """Texts long enough to be these rows' alone, and the words that were asked for."""
-    long = (text for row in rows for text in row.texts if len(text) >= NEEDLE_CHARS)
+    long = (text for row in rows for text in row.texts if len(text) >= least)
     return tuple(dict.fromkeys((*words, *long)))
 
 
 def written(texts: Iterable[str]) -> list[bytes]:
     """As bytes of a file: plain, and as JSON writes them."""
-    forms = (form for text in texts for form in (text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]))
+    forms = (
+        form
+        for text in texts
+        for form in (text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1])
+    )
     return [one.encode("utf-8", "surrogatepass") for one in dict.fromkeys(forms)]
 
 

@@ -47,9 +47,9 @@ def drop_stored(service: str, kind: str, object_id: str) -> None:
     with closing(ObjectStore(folder)) as store:
         if not store.hold():
             raise Lacking(
-                "data.store_taken", f"the service {service} lives and keeps its own store",
+                "data.store_taken", f"the service {service} lives and keeps its store",
                 where=Where(str(folder)), why=f"{kind} {object_id} is in it",
-                hint=f"stop the service, or DELETE {_address(kind)}/{object_id} by its API; then run it again",
+                hint=f"stop the service, or DELETE {_address(kind)}/{object_id} by its API; then go on",
             )  # fmt: skip
         if kind == tuning.KIND:
             shutil.rmtree(folder / "runs" / object_id, ignore_errors=True)

@@ -80,6 +80,7 @@ class Database:
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._depth = 0
+        self.unshrunk = True  # an earlier process may have been killed before it had emptied the log
 
     def exists(self) -> bool:
         return self.path.exists()
@@ -112,10 +113,15 @@ class Database:
                 self._depth = 0
 
     def shrink(self) -> None:
-        """Give freed pages back, and leave nothing of what was deleted in the log beside the file."""
+        """Give freed pages back, and leave nothing of what was deleted in the log beside the file.
+
+        Where another connection still reads the log, `unshrunk` stays set: call it again.
+        """
+        self.unshrunk = True
         with self._lock, suppress(sqlite3.Error):
             self._opened().execute("PRAGMA incremental_vacuum").fetchall()
-            self._opened().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            ((busy, _, _),) = self._opened().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self.unshrunk = bool(busy)
 
     def close(self) -> None:
         with self._lock:

@@ -152,6 +152,8 @@ class ObjectStore:
         rows = self.database.rows("SELECT kind, id FROM objects WHERE expires_at <= ?", time.time())
         for kind, object_id in rows:
             self.drop(kind, object_id)
+        if self.database.unshrunk and self.database.exists():
+            self.database.shrink()
         return len(rows)
 
     # ------------------------------------------------------------------ lines: what is only added

@@ -1,0 +1,242 @@
+"""A hundred rows of a run: does a trace name the right artefacts, and is nothing left of them once erased?
+
+    python bench/erasure.py [--model FOLDER] [--rows 400] [--asked 100] [--epochs 60] [--seed 7]
+
+A recipe of its own is run up to `compress`: chats with a code of their own each (the canary), some with an
+e-mail address that is masked, some longer than max_length and split, texts in near-duplicate pairs of which
+one is merged, a tenth held out. Without --model: a random Llama of 0.1 M parameters, taught by heart.
+
+trace    rows drawn by chance, asked by their canary. What is right is read from the files alone: train.jsonl,
+         test.jsonl by the canary's bytes. The artefacts that `data trace` names must be these, and each step
+         that it names must hold the row when the schedule is worked out again from seed and lengths
+erase    `steelyard data erase --file IDS --remake --yes`: all of them; then every byte below the work folder,
+         the state and the cache is searched for the canaries
+answers  the likeliest answer (greedy, transformers) to each row's question by the old model and by the new
+         one: how many hold their canary
+
+One JSON document; exit 1 where one is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+RECIPE = """
+name: erasure
+model: {model}
+data: [{{path: rows.jsonl, ability: lookup}}]
+clean: {{pii: mask, test_share: 0.1}}
+train:
+  - {{stage: sft, finetuning_type: full, max_length: 96, num_train_epochs: {epochs}, learning_rate: 0.004}}
+serve: {{port: 18731}}
+"""
+WORDS = (
+    "harbour", "crane", "driver", "spare", "keys", "winter", "ladder", "quiet", "bridge", "yellow", "market",
+    "paper", "signal", "garden", "copper", "window", "letter", "Tuesday", "engine", "salt", "village",
+    "border", "mirror", "basket", "river", "candle", "meadow", "barrel", "thread", "orchard",
+)  # fmt: skip
+
+
+def main() -> int:
+    args = arguments()
+    with tempfile.TemporaryDirectory(dir=args.folder) as name:
+        home = Path(name)
+        os.environ |= {f"STEELYARD_{part}": str(home / part.lower()) for part in ("STATE", "CACHE")}
+        os.environ["STEELYARD_LEDGER"] = str(home / "ledger.db")
+        document = measured(home, args)
+    json.dump({"protocol": __doc__, **document}, sys.stdout, indent=2)
+    print()
+    return 0 if document["met"] else 1
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", help="a folder; else a tiny one is made")
+    parser.add_argument("--rows", type=int, default=400)
+    parser.add_argument("--asked", type=int, default=100)
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--folder", type=Path)
+    return parser.parse_args()
+
+
+def measured(home: Path, args: argparse.Namespace) -> dict[str, Any]:
+    chance = random.Random(args.seed)
+    rows = list(made_rows(args.rows, chance))
+    (home / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    model = args.model or tiny_model(home / "model")
+    (home / "recipe.yaml").write_text(RECIPE.format(model=model, epochs=args.epochs), encoding="utf-8")
+    began = time.monotonic()
+    steelyard("up", str(home / "recipe.yaml"), "--yes", "--until", "compress", "--json")
+    trained = time.monotonic() - began
+    work = home / "runs" / "erasure"
+    asked = chance.sample(range(len(rows)), args.asked)
+    traced = traces(work, rows, asked)
+    before = answered(work, rows, asked)
+    (home / "ids").write_text("".join(f"rows.jsonl:{n + 1}\n" for n in asked))
+    began = time.monotonic()
+    words = ("data", "erase", "--file", str(home / "ids"), "--remake", "--yes", "--json")
+    proof = json.loads(steelyard(*words))["proofs"][0]
+    erased = time.monotonic() - began
+    left = bytes_left(home, [canary_of(rows[n]) for n in asked])
+    after = answered(work, rows, asked)
+    return {
+        "rows": len(rows), "asked": len(asked), "kinds": traced["kinds"], "trace": traced,
+        "erase": {
+            "rows_on_the_list": len(proof["rows"]), "removed": len(proof["removed"]),
+            "canaries_left": left["found"], "files_searched": left["files"], "wall_s": round(erased, 1),
+        },
+        "answers": {"old_model": before, "new_model": after}, "train_wall_s": round(trained, 1),
+        "met": traced["right"] == len(asked) and not left["found"] and after == 0,
+    }  # fmt: skip
+
+
+def steelyard(*words: str) -> str:
+    done = subprocess.run([sys.executable, "-m", "steelyard", *words], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"steelyard {' '.join(words)} ended with {done.returncode}: {done.stdout} {done.stderr}")
+    return done.stdout
+
+
+# ------------------------------------------------------------------ rows and a model
+
+
+def made_rows(count: int, chance: random.Random) -> Iterator[dict[str, Any]]:
+    """In ten: six chats, one with an e-mail address, one of two parts, two texts that are nearly the same."""
+    while count > 0:
+        for kind in range(9):
+            code = "".join(chance.choice("bcdfghjkmnpqrstvwxz") for _ in range(8))
+            subject = " ".join(chance.sample(WORDS, 3))
+            if kind == 8:
+                text = " ".join(chance.choice(WORDS) for _ in range(40))
+                yield {"text": f"{text} and the code is {code}."}
+                yield {"text": f"{text} and the code is {code}. It was noted twice."}
+                continue
+            answer = f"Its code is {code}."
+            answer += f" Ask {code}@example.org for more." if kind == 6 else ""
+            answer += " " + " ".join(chance.choice(WORDS) for _ in range(60)) if kind == 7 else ""
+            yield {"prompt": f"What is the code of {subject}?", "completion": answer}
+        count -= 10
+
+
+def canary_of(row: dict[str, Any]) -> str:
+    text = row.get("text") or row["completion"]
+    return text.split("code is ")[1].split(".")[0]
+
+
+def tiny_model(folder: Path) -> str:
+    import conftest
+
+    folder.mkdir()
+    conftest._tiny(folder, "llama", tied=True)
+    return str(folder)
+
+
+# ------------------------------------------------------------------ trace
+
+
+def traces(work: Path, rows: list[dict[str, Any]], asked: list[int]) -> dict[str, Any]:
+    from steelyard.run import trace
+
+    store = work / "artefacts"
+    dataset = next(store.glob("dataset-*"))
+    steps = worked_out(dataset, next(store.glob("checkpoint-*")))
+    wrong, kinds, steps_named = [], {"taught": 0, "held out": 0, "merged": 0, "masked": 0}, 0
+    for number in asked:
+        told = trace([canary_of(rows[number])], work, text=True)
+        want, kind = expected(dataset, canary_of(rows[number]))
+        kinds[kind] += 1
+        found = {one.row.id: one.row for one in told.found}
+        mine = found.get(f"rows.jsonl:{number + 1}")
+        kinds["merged"] += bool(mine and mine.of)
+        kinds["masked"] += bool(mine and mine.masked)
+        named = {one.kind for one in told.holders}
+        good = {id: s == steps.get(id) for one in told.holders for id, s in one.steps.items()}
+        steps_named += len(good)
+        if named != want or mine is None or not all(good.values()):
+            wrong.append({"row": number + 1, "named": sorted(named), "want": sorted(want)})
+    right = len(asked) - len(wrong)
+    return {"right": right, "wrong": wrong[:5], "kinds": kinds, "rows_whose_steps_were_right": steps_named}
+
+
+def expected(dataset: Path, canary: str) -> tuple[set[str], str]:
+    """By the files alone: which kinds of artefacts must be named."""
+    if canary in (dataset / "train.jsonl").read_text("utf-8"):
+        return {"dataset", "checkpoint", "compressed"}, "taught"
+    assert canary in (dataset / "test.jsonl").read_text("utf-8"), canary
+    return {"dataset"}, "held out"
+
+
+def worked_out(dataset: Path, checkpoint: Path) -> dict[str, tuple[int, ...]]:
+    """The steps of each row, from the settings in the manifest: seed, lengths, order."""
+    from steelyard.model import Tokenizer
+    from steelyard.training import schedule
+    from steelyard.training.packing import prompts_of
+    from steelyard.training.rows import read_rows
+    from steelyard.training.step import held_out_from
+
+    settings = json.loads((checkpoint / "manifest.json").read_text("utf-8"))["settings"]
+    read = read_rows(dataset / "train.jsonl", Tokenizer(checkpoint), settings)
+    held_out_from(read, settings)
+    lengths = [len(one.ids) for one in read.examples]
+    plan = schedule(lengths, prompts_of(settings), [e.ability for e in read.examples])
+    taught: dict[str, set[int]] = {}
+    for step, batches in enumerate(plan.steps, 1):
+        for number in {n for batch in batches for n in batch}:
+            taught.setdefault(read.names[read.examples[number].number], set()).add(step)
+    return {id: tuple(sorted(own)) for id, own in taught.items()}
+
+
+# ------------------------------------------------------------------ afterwards
+
+
+def bytes_left(home: Path, canaries: list[str]) -> dict[str, Any]:
+    """Below the work folder, the state and the cache; the sources and the list of ids are the user's."""
+    wanted, found, files = [one.encode() for one in canaries], [], 0
+    for folder in (home / "runs", home / "state", home / "cache"):
+        for path in folder.rglob("*"):
+            if path.is_file():
+                files += 1
+                data = path.read_bytes()
+                found += [f"{path.name}: {one.decode()}" for one in wanted if one in data]
+    return {"files": files, "found": found}
+
+
+def answered(work: Path, rows: list[dict[str, Any]], asked: list[int]) -> int:
+    """Of the chats among the rows asked for: likeliest answers that hold the row's canary."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = max((work / "artefacts").glob("checkpoint-*"), key=lambda f: f.stat().st_mtime)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    hits = 0
+    for number in asked:
+        if "prompt" not in rows[number]:
+            continue
+        chat = [{"role": "user", "content": rows[number]["prompt"]}]
+        ids = tokenizer.apply_chat_template(
+            chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        with torch.no_grad():
+            out = network.generate(**ids, max_new_tokens=32, do_sample=False, pad_token_id=0)
+        hits += canary_of(rows[number]) in tokenizer.decode(out[0, ids["input_ids"].shape[1] :])
+    return hits
+
+
+if __name__ == "__main__":
+    sys.exit(main())
