@@ -105,36 +105,34 @@ def traced(folder: Path, query: Query, settings: Mapping[str, Any] | None = None
     if not (folder / ORIGINS).is_file():
         return []
     origins = [orjson.loads(line) for line in (folder / ORIGINS).read_bytes().splitlines()]
-    places = dict(placed(folder))
+    asked = named_or_told(folder, query, origins, settings)
     drops = read_drops(folder / "dropped.jsonl")
-    sources = dict(source_texts(settings)) if settings else {}
-    asked: set[str] = set()
-    for one in origins:
-        texts = (*places.get(one["id"], ("", ()))[1], *sources.get(one.get("hash", ""), ()))
-        if asks_for(query, one, texts):
-            asked.add(one["id"])
-    merged = merged_with(asked, drops)
-    told = (told_of(one, asked, merged, places, drops, sources) for one in origins)
-    return [one for one in told if one is not None]
+    wanted = asked | merged_with(asked, drops)
+    places = dict(placed(folder, wanted))
+    hashes = {one["hash"] for one in origins if one["id"] in wanted and "hash" in one}
+    sources = {hash: texts for hash, texts in source_texts(settings or {}) if hash in hashes}
+    return [told_of(one, asked, places, drops, sources) for one in origins if one["id"] in wanted]
 
 
-def asks_for(query: Query, origin: Mapping[str, Any], texts: Iterable[str]) -> bool:
+def named_or_told(
+    folder: Path, query: Query, origins: list[dict[str, Any]], settings: Mapping[str, Any] | None
+) -> set[str]:
+    """Ids of the rows that are asked for themselves. Texts are read as a stream: a set may be large."""
     if not query.text:
-        return query.named(origin)
-    return origin.get("hash", "-") in query.hashes or query.in_text(texts)
+        return {one["id"] for one in origins if query.named(one)}
+    hashes = {hash for hash, texts in source_texts(settings or {}) if query.in_text(texts)} | query.hashes
+    there = {id for id, (_, texts) in placed(folder) if query.in_text(texts)}
+    return there | {one["id"] for one in origins if one.get("hash") in hashes}
 
 
 def told_of(
     origin: Mapping[str, Any],
     asked: set[str],
-    merged: set[str],
     places: Mapping[str, tuple[str, tuple[str, ...]]],
     drops: Mapping[str, tuple[Drop, ...]],
     sources: Mapping[str, tuple[str, ...]],
-) -> Traced | None:
+) -> Traced:
     id, hash = origin["id"], origin.get("hash", "")
-    if id not in asked and id not in merged:
-        return None
     where, texts = places.get(id, ("dropped", ()))
     drop = drops[id][0] if where == "dropped" and id in drops else Drop(())
     return Traced(
@@ -160,8 +158,10 @@ def merged_with(ids: set[str], drops: Mapping[str, tuple[Drop, ...]]) -> set[str
     return met - ids
 
 
-def placed(folder: Path) -> Iterator[tuple[str, tuple[str, tuple[str, ...]]]]:
-    """Id -> (train or test, its texts) of every row that stayed."""
+def placed(
+    folder: Path, ids: Collection[str] | None = None
+) -> Iterator[tuple[str, tuple[str, tuple[str, ...]]]]:
+    """Id -> (train or test, its texts) of the rows that stayed; of all, or of these."""
     for name in WRITTEN:
         path = folder / name
         if not path.is_file():
@@ -169,7 +169,8 @@ def placed(folder: Path) -> Iterator[tuple[str, tuple[str, tuple[str, ...]]]]:
         with open(path, "rb") as lines:
             for line in lines:
                 fields = orjson.loads(line)
-                yield fields["id"], (name.removesuffix(".jsonl"), tuple(strings_of(fields)))
+                if ids is None or fields["id"] in ids:
+                    yield fields["id"], (name.removesuffix(".jsonl"), tuple(strings_of(fields)))
 
 
 NOT_TEXT = ("id", "ability", "role", "compare", "type")
@@ -202,6 +203,8 @@ def source_rows(settings: Mapping[str, Any]) -> Iterator[Row | Unreadable]:
 
 
 def rows_of_files(settings: Mapping[str, Any]) -> Iterator[tuple[Path, Row | Unreadable]]:
+    if not settings:
+        return
     order = CleanOrder.of({**settings, "clean": {}})
     for source in (*order.sources, *order.evals.values()):
         one: Source = replace(source, kinds=KINDS)

@@ -190,7 +190,8 @@ def begun_orders() -> list[Order]:
     for path in sorted(folder_of("orders").glob("*.json")):
         with suppress(FileNotFoundError):
             body = json.loads(path.read_text(encoding="utf-8"))
-            orders.append(Order(**{k: tuple(v) if isinstance(v, list) else v for k, v in body.items()}))
+            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in body.items()}
+            orders.append(Order(**values))
     return sorted(orders, key=lambda one: one.begun)
 
 

@@ -238,8 +238,8 @@ def in_services(models: Mapping[str, Holder], every: Iterable[Work]) -> Iterator
 
     for work in every:
         service = find(work.place.service)
-        if service is not None and service.fingerprint in models:
-            of = models[service.fingerprint]
+        of = models.get(service.fingerprint or "") if service is not None else None
+        if service is not None and of is not None:
             more = {"pid": service.pid, "url": service.url}
             how = f"serves {of.kind} {of.hash[:12]}"
             yield Holder("service", service.url, how, of.rows, of.hash, str(work.folder), more=more)
