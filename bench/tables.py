@@ -114,6 +114,21 @@ def gate(found: dict[str, Any]) -> Table:
     return columns, [[found["mode"], drifts, str(found["right_cause"]), clean]]
 
 
+def erasure(found: dict[str, Any]) -> Table:
+    """Rows drawn by chance: traced, erased, asked for again."""
+    trace, gone, answers = found["trace"], found["erase"], found["answers"]
+    kinds = ", ".join(f"{count} {kind}" for kind, count in trace["kinds"].items())
+    rows = [
+        [f"artefacts named rightly by `data trace`, of {found['asked']} rows ({kinds})", str(trace["right"])],
+        ["of these, rows whose steps were named, all right", str(trace["rows_whose_steps_were_right"])],
+        ["rows erased, with those merged with them", str(gone["rows_on_the_list"])],
+        [f"canaries left in {gone['files_searched']} files", str(len(gone["canaries_left"]))],
+        ["likeliest answers with their canary: old model, new model",
+         f"{answers['old_model']}, {answers['new_model']}"],
+    ]  # fmt: skip
+    return ["what", "measured"], rows
+
+
 def silence(found: dict[str, Any]) -> Table:
     """One row a verb, all its commands together; processes that they start are counted with them."""
     counted = ("lookups", "packets", "left")
@@ -207,6 +222,7 @@ TITLES: dict[str, tuple[str, Callable[[dict[str, Any]], Table]]] = {
     ),
     "fine_tuning": ("Fine-tuning runs that are in no fit: peak memory and rate", fine_tuning),
     "known_runs": ("Well-known runs, predicted from what was asked of them", known_runs),
+    "erasure": ("Rows of a run found again, and erased", erasure),
     "silence": ("What is heard of it outside this machine", silence),
     "gate": ("The gate: seeded drifts of a service, and clean services", gate),
 }

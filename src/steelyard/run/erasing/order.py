@@ -63,7 +63,7 @@ def order_of(
     every = works(workdir)
     found = rows_of(every, Query(tuple(words)))
     check_named(words, found)
-    found = [one for one in found if one.row.hash and (not exact or goes_exactly(one))]
+    found = [one for one in (exactly(found) if exact else found) if one.row.hash]
     touched = datasets_of(found)
     made = made_of(touched, every)
     holders = [*in_artefacts(found, every), *in_files(found, every, ())]
@@ -105,8 +105,13 @@ def named(query: Query, found: Found) -> bool:
     return query.named({"id": found.row.id, "hash": found.row.hash, "own": found.row.own})
 
 
-def goes_exactly(found: Found) -> bool:
-    return found.row.why == "asked" or SAME in found.row.reasons
+def exactly(found: Sequence[Found]) -> list[Found]:
+    """Without rows that are merely nearly the same: those asked for, and what teaches the same as one."""
+    same = [{one.key, (one.key[0], one.row.of)} for one in found if SAME in one.row.reasons]
+    going = {one.key for one in found if one.row.why == "asked"}
+    while more := [pair for pair in same if pair & going and not pair <= going]:
+        going = going.union(*more)
+    return [one for one in found if one.key in going]
 
 
 def datasets_of(found: Iterable[Found]) -> set[str]:

@@ -40,6 +40,10 @@ class Found:
     dataset: Artefact
     row: Traced
 
+    @property
+    def key(self) -> tuple[str, str]:
+        return str(self.dataset.folder), self.row.id
+
     def as_json(self) -> dict[str, Any]:
         return self.row.as_json() | {"dataset": self.dataset.hash, "work": str(self.work.folder)}
 

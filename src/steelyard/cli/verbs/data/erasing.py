@@ -170,7 +170,8 @@ STEPS_SHOWN = 6
 
 def said_how(holder: dict[str, Any]) -> str:
     steps = sorted({step for of_row in holder.get("steps", {}).values() for step in of_row})
+    how = "; ".join(say(part) for part in holder["how"].split("; "))
     if not steps:
-        return holder["how"]
+        return how
     shown = ", ".join(map(str, steps[:STEPS_SHOWN])) + (" …" if len(steps) > STEPS_SHOWN else "")
-    return holder["how"] + ": " + say("steps {steps}", steps=shown)
+    return how + ": " + say("steps {steps}", steps=shown)
