@@ -228,7 +228,7 @@ def answered(work: Path, rows: list[dict[str, Any]], asked: list[int]) -> int:
             chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
         with torch.no_grad():
-            out = network.generate(**ids, max_new_tokens=32, do_sample=False, pad_token_id=0)
+            out = network.generate(**ids, max_new_tokens=20, do_sample=False, pad_token_id=0)
         hits += canary_of(rows[number]) in tokenizer.decode(out[0, ids["input_ids"].shape[1] :])
     return hits
 

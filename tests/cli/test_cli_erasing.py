@@ -19,7 +19,7 @@ def test_trace_then_plan_then_erase_with_a_proof(told, made, tmp_path):
     assert code == 0 and document["schema"] == "steelyard.data_trace/1"
     assert [h["kind"] for h in document["holders"]][:3] == ["dataset", "checkpoint", "compressed"]
     code, (out, _) = told("data", "trace", made.train[3], "--lang", "zh", as_json=False)
-    assert code == 0 and "检查点" in out and "步骤 4" in out
+    assert code == 0 and "模型" in out and "步骤 4" in out
     (tmp_path / "ids").write_text(f"{made.train[3]}\n\n")
     code, plan = told("data", "erase", "--file", "ids")
     assert code == 0 and plan["done"] is False and made.dataset.folder.is_dir()

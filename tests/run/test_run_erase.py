@@ -7,7 +7,6 @@ import json
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 from lineages import BEST, CRANE, LONG, MAIL, ROWS, TWIN, Made
@@ -15,7 +14,6 @@ from lineages import BEST, CRANE, LONG, MAIL, ROWS, TWIN, Made
 from steelyard.data import suppressed
 from steelyard.errors import CheckFailed, Lacking, WrongUse
 from steelyard.places import cache_folder, state_folder
-from steelyard.recipe import load
 from steelyard.run import erase, order_of, trace
 from steelyard.run.erasing import erase as erasing
 from steelyard.run.erasing.order import begun_orders
@@ -160,21 +158,20 @@ def test_a_text_that_is_still_somewhere_is_told_with_exit_code_4(made):
     assert begun_orders() == []
 
 
-def test_a_run_is_made_again_without_the_rows_before_the_old_one_goes(up, monkeypatch, judged, tmp_path):
-    folder = up.job.folder
-    first = up([])
-    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
-    workdir = Path(first.workdir)
+def test_a_run_is_made_again_without_the_rows_before_the_old_one_goes(up, judged):
+    workdir = Path(up([]).workdir)
+    lines = (up.job.folder / "rows.jsonl").read_text().splitlines()
     before = {p.name for p in (workdir / "artefacts").iterdir()}
-    steps = trace(["rows.jsonl:5"], workdir).holders[1].steps
-    monkeypatch.setattr("steelyard.run.erasing.erase.load", lambda path, more: load(path, more))
-    proof = erase([f"rows.jsonl:{n}" for n in (5, 6, 7)], workdir, remake=True)[0]
-    kinds = {one["kind"] for one in proof["replaced_by"]}
-    assert {"dataset", "checkpoint", "compressed"} <= kinds
-    after = {p.name for p in (workdir / "artefacts").iterdir()}
-    assert not before & after
-    words = [rows[n]["messages"][0]["content"].encode() for n in (4, 5, 6)]
-    assert not any(word in bytes_below(workdir) for word in words)
-    told: Any = trace(["rows.jsonl:5"], workdir)
-    assert [h.kind for h in told.holders] == ["dataset"] and told.found[0].row.reasons == ("erased",)
-    assert steps is not None
+    (steps,) = (workdir / "artefacts").glob("checkpoint-*/steps.jsonl")
+    ids = [json.loads(line)["id"] for line in steps.read_text().splitlines()][:3]
+    told = trace([ids[0]], workdir)
+    kinds = [one.kind for one in told.holders]
+    assert kinds[:3] == ["dataset", "checkpoint", "compressed"] and told.holders[1].steps[ids[0]]
+    proof = erase(ids, workdir, remake=True)[0]
+    assert {"dataset", "checkpoint", "compressed"} <= {one["kind"] for one in proof["replaced_by"]}
+    assert not before & {p.name for p in (workdir / "artefacts").iterdir()}
+    words = [json.loads(lines[int(id.split(":")[1]) - 1])["messages"][0]["content"] for id in ids]
+    assert not any(word.encode() in bytes_below(workdir) for word in words)
+    after = trace([ids[0]], workdir)
+    assert [one.kind for one in after.holders] == ["dataset"]
+    assert after.found[0].row.reasons == ("erased",)

@@ -50,7 +50,11 @@ VERBS = (
     ("gc", "garbage.gc", "Remove what no recipe, service or run refers to."),
     ("ledger", "runs.ledger", "What was predicted, beside what was measured."),
     ("report", "reports.report", "The report of a run, as HTML or as a picture (SVG)."),
-    ("record", "record.record", "The record of processing for privacy law (GDPR, PIPL), from the lineage."),
+    (
+        "record",
+        "data.record.record",
+        "The record of processing for privacy law (GDPR, PIPL), from the lineage.",
+    ),
     ("hardware", "models.hardware", "The device catalogue, with sources."),
     ("doctor", "models.doctor", "What this machine has and lacks, with fixes."),
     ("accept", "checks.accept", "Does this machine check, train and serve as it should?"),

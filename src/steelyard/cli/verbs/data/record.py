@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from ..telling.messages import say
-from ..telling.options import OPTIONS
-from ..telling.output import paged, result
-from .data.erasing import Work
-from .recipes import no_settings
+from ...telling.messages import say
+from ...telling.options import OPTIONS
+from ...telling.output import paged, result
+from ..recipes import no_settings
+from .erasing import Work
 
 
 def record(
@@ -23,9 +23,9 @@ def record(
     no_settings("record")
     import json
 
-    from ...artefact import write_durably
-    from ...report import render_record
-    from ...run import processing_record
+    from ....artefact import write_durably
+    from ....report import render_record
+    from ....run import processing_record
 
     document = {"schema": "steelyard.record/1"} | processing_record(work)
     if output is not None:
