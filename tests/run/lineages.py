@@ -11,6 +11,7 @@ from steelyard.places import cache_folder
 from steelyard.recipe import load
 from steelyard.run.known import note_export, remember
 from steelyard.run.record.workdir import Workdir
+from steelyard.trust import load_keys
 
 LONG = (
     "The quarterly report of the harbour office in Lund says that crane number {n} was moved by two hundred "
@@ -36,13 +37,14 @@ def publish(place: Workdir, kind: str, key: str, files: dict[str, str], **inputs
 class Made:
     """A work folder with a real data set, and artefacts that stand for what was made of it."""
 
-    def __init__(self, home: Path, name: str = "desk") -> None:
+    def __init__(self, home: Path, name: str = "desk", trust: str = "open") -> None:
         self.root = home / name
         self.root.mkdir(parents=True)
         lines = "".join(json.dumps(row) + "\n" for row in ROWS)
         (self.root / "rows.jsonl").write_text(lines, encoding="utf-8")
-        (self.root / "recipe.yaml").write_text(f"name: {name}\nmodel: demo\ntrain: []\n")
-        self.place = Workdir(self.root / "runs" / name)
+        (self.root / "recipe.yaml").write_text(f"name: {name}\nmodel: demo\ntrain: []\ntrust: {trust}\n")
+        keys = load_keys(trust, None, self.root) if trust != "open" else None
+        self.place = Workdir(self.root / "runs" / name, keys)
         self.place.folder.mkdir(parents=True)
         remember(self.place, "r-1", load(self.root / "recipe.yaml", []), Watch())
         settings = {"sources": [{"path": "rows.jsonl"}], "clean": {"pii": "mask"}, "eval": {}, "held_out": {}}

@@ -14,10 +14,13 @@ from lineages import BEST, CRANE, LONG, MAIL, ROWS, TWIN, Made
 from steelyard.data import suppressed
 from steelyard.errors import CheckFailed, Lacking, WrongUse
 from steelyard.places import cache_folder, state_folder
+from steelyard.recipe import load
 from steelyard.run import erase, order_of, trace
+from steelyard.run import up as run_up
 from steelyard.run.erasing import erase as erasing
 from steelyard.run.erasing.order import begun_orders
 from steelyard.serving.base.store import ObjectStore, Stored, store_folder
+from steelyard.trust import append_log, read_log
 
 CANARY = "Part 11 is code X77."
 
@@ -149,6 +152,17 @@ def test_a_kill_at_any_place_and_the_second_call_goes_on(made, at):
     assert suppressed().rows == {proofs[0]["rows"][0]["text_hmac_sha256"]}
 
 
+def test_a_sealed_run_is_traced_and_erased_too(home, monkeypatch):
+    monkeypatch.setenv("STEELYARD_KEY_FILE", str(home / "key"))
+    made = Made(home, trust="guarded")
+    log = made.place.folder / "log.jsonl"
+    append_log(log, CANARY, made.place.keys)
+    assert [one.kind for one in trace(["rows.jsonl:12"]).holders][:2] == ["dataset", "checkpoint"]
+    proof = erase(["rows.jsonl:12"])[0]
+    assert {one["hash"] for one in proof["removed"]} >= {made.dataset.hash, made.checkpoint.hash}
+    assert list(read_log(log, made.place.keys)) == [] and trace(["rows.jsonl:12"]).holders == ()
+
+
 def test_a_text_that_is_still_somewhere_is_told_with_exit_code_4(made):
     text = LONG.format(n="seven")
     (made.place.folder / "notes.txt").write_text(text)
@@ -159,7 +173,7 @@ def test_a_text_that_is_still_somewhere_is_told_with_exit_code_4(made):
 
 
 def test_a_run_is_made_again_without_the_rows_before_the_old_one_goes(up, judged):
-    workdir = Path(up([]).workdir)
+    workdir = Path(run_up(load(up.job.recipe, []), until="compress").workdir)
     lines = (up.job.folder / "rows.jsonl").read_text().splitlines()
     before = {p.name for p in (workdir / "artefacts").iterdir()}
     (steps,) = (workdir / "artefacts").glob("checkpoint-*/steps.jsonl")

@@ -395,6 +395,30 @@ def test_a_job_that_has_ended_keeps_its_weights_and_not_its_rows(folder, state):
     asyncio.run(main())
 
 
+def test_copies_of_a_deleted_jobs_model_go_with_it(folder, state, tmp_path, monkeypatch):
+    monkeypatch.setenv("STEELYARD_CACHE", str(tmp_path / "cache"))
+    served, notes = tmp_path / "cache" / "served", tmp_path / "cache" / "served_of"
+    for name, of in (("ir-mine", "hash-of-mine"), ("ir-other", "hash-of-other")):
+        (served / name).mkdir(parents=True)
+        (served / name / "weights").write_bytes(b"canary" if name == "ir-mine" else b"other")
+        notes.mkdir(exist_ok=True)
+        (notes / name).write_text(of)
+
+    async def main():
+        async with faked(folder) as service:
+            checkpoint = state / "tiny" / "runs" / "ftjob-1" / "run" / "artefacts" / "checkpoint-1"
+            checkpoint.mkdir(parents=True)
+            (checkpoint / "manifest.json").write_text('{"hash": "hash-of-mine"}')
+            shown = {"id": "ftjob-1", "status": "succeeded", "fine_tuned_model": None, "metadata": None}
+            store = service.stores.store
+            store.put("jobs", Stored(id="ftjob-1", owner="local", shown=shown, hidden={"adapter": "desk"}))
+            await service.json("DELETE", "fine_tuning/jobs/ftjob-1")
+            assert on_disk(tmp_path / "cache", b"canary") == [] and not (notes / "ir-mine").exists()
+            assert (served / "ir-other" / "weights").exists()
+
+    asyncio.run(main())
+
+
 def test_a_deleted_file_takes_its_rows_out_of_the_jobs_that_wait(folder, state):
     async def main():
         async with faked(folder) as service:

@@ -327,12 +327,11 @@ def proof_of(order: Order, removed: Sequence[Mapping[str, Any]], looked: Mapping
 def replaced_by(order: Order) -> Iterator[dict[str, Any]]:
     """What stands now in the folders that were made again."""
     for folder in order.remade:
-        place = Workdir(Path(folder))
-        names = set((read_json(place.refers) or {}).get("artefacts", ()))
-        for path in published(place):
-            manifest = read_json(path / "manifest.json")
-            if path.name in names and manifest is not None:
-                yield {"kind": manifest["kind"], "path": str(path), "hash": manifest["hash"]}
+        (work,) = works(Path(folder))
+        names = set((read_json(work.place.refers) or {}).get("artefacts", ()))
+        for one in work.artefacts:
+            if one.folder.name in names:
+                yield {"kind": one.kind, "path": str(one.folder), "hash": one.hash}
 
 
 def check_clear(proofs: Iterable[Mapping[str, Any]]) -> None:

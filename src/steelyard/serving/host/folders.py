@@ -111,6 +111,17 @@ def origins_folder() -> Path:
     return cache_folder() / "served_of"
 
 
+def forget_copies(folder: Path) -> None:
+    """Engines' copies of the artefacts below a folder, which is about to go."""
+    manifests = (orjson.loads(path.read_bytes()) for path in folder.rglob("manifest.json"))
+    hashes = {manifest.get("hash") for manifest in manifests}
+    notes = origins_folder()
+    for note in sorted(notes.iterdir()) if notes.is_dir() else []:
+        if note.read_text("utf-8") in hashes:
+            shutil.rmtree(cache_folder() / "served" / note.name, ignore_errors=True)
+            note.unlink(missing_ok=True)
+
+
 def _built(source: str, form: str, call: str) -> str:
     """SHA-256 over a source's content, the form, and the code that writes it: other code writes it anew."""
     parts = [source, form, code_of(call)]

@@ -5,7 +5,6 @@ A store of a service that lives is its own to change: its API deletes. Not here:
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +16,7 @@ from ...errors import Lacking, Where
 from ...places import state_folder
 from ..base.store import ObjectStore
 from . import files, tuning
+from .tuning_job import remove_folder
 
 Holds = Callable[[Any], bool]  # of a value of JSON, or of a line's text where it is none
 
@@ -52,7 +52,7 @@ def drop_stored(service: str, kind: str, object_id: str) -> None:
                 hint=f"stop the service, or DELETE {_address(kind)}/{object_id} by its API; then go on",
             )  # fmt: skip
         if kind == tuning.KIND:
-            shutil.rmtree(folder / "runs" / object_id, ignore_errors=True)
+            remove_folder(folder / "runs" / object_id)
         store.drop(kind, object_id)
 
 

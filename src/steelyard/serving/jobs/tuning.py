@@ -57,6 +57,7 @@ from .tuning_job import (
     new_job,
     recipe_of,
     refuse,
+    remove_folder,
     result_file,
     thinned,
 )
@@ -155,7 +156,7 @@ class Tuning:
         return json_response({"id": stored.id, "object": "fine_tuning.job", "deleted": True})
 
     def _forget(self, job_id: str) -> None:
-        shutil.rmtree(self._folder(job_id), ignore_errors=True)
+        remove_folder(self._folder(job_id))
         self.store.drop(KIND, job_id)
 
     async def forget_rows(self, file_id: str) -> None:
@@ -203,7 +204,7 @@ class Tuning:
             await self.api.served.drop_adapter(stored.hidden["adapter"])
 
     def _without_model(self, stored: Stored) -> None:
-        shutil.rmtree(self._folder(stored.id), ignore_errors=True)
+        remove_folder(self._folder(stored.id))
         hidden = {name: value for name, value in stored.hidden.items() if name in ("base", "adapter")}
         self.store.put(KIND, replace(stored.with_shown(fine_tuned_model=None), hidden=hidden, size_bytes=0))
 

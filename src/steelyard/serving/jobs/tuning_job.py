@@ -8,6 +8,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -153,6 +154,15 @@ def clear(folder: Path, keep: list[Path]) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """A job's folder, and engines' copies of the models in it."""
+    from ..host.folders import forget_copies
+
+    with suppress(OSError, orjson.JSONDecodeError):
+        forget_copies(folder)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def bytes_below(folder: Path) -> int:
