@@ -56,7 +56,7 @@ BENCHES: dict[str, tuple[list[list[str]], str]] = {
     "fuzz": ([[*PYTHON, "bench/fuzz.py", "--cases", "10000"]], ""),
     "soak": ([[*PYTHON, "bench/soak.py", "--minutes", "60"]], ""),
     "silence": ([[*PYTHON, "bench/silence.py", "--json"]], ""),
-    "erasure": ([[*PYTHON, "bench/erasure.py", "--rows", "300", "--epochs", "40"]], ""),
+    "erasure": ([[*PYTHON, "bench/erasure.py", "--rows", "120", "--epochs", "50"]], ""),
     "forms": ([[*PYTHON, "bench/forms.py", "demo"]], "tasks"),
     "clean": ([[*PYTHON, "bench/clean.py", str(SHARED / CORPUS)]], CORPUS),
     "plan_published": ([[*STEELYARD, "validate", str(SHARED / PUBLISHED), "--json"]], PUBLISHED),

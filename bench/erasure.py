@@ -11,8 +11,9 @@ trace    rows drawn by chance, asked by their canary. What is right is read from
          that it names must hold the row when the schedule is worked out again from seed and lengths
 erase    `data erase IDS --remake --yes`, by its door: all of them; then every byte below the work folder, the
          state and the cache is searched for the canaries
-answers  the likeliest answer (greedy, transformers) to each row's question by the old model and by the new
-         one: how many hold their canary
+answers  the likeliest continuation (greedy, transformers) of the question and "Its code is" by the old model
+         and by the new one: how many are the canary; and how many bits a letter of it costs, beside a code
+         that nobody was taught
 
 The machine is not calibrated for it: nothing is predicted. One JSON document; exit 1 where one is missed.
 """
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import sys
@@ -44,7 +46,8 @@ model: {model}
 data: [{{path: rows.jsonl, ability: lookup}}]
 clean: {{pii: mask, test_share: 0.1}}
 train:
-  - {{stage: sft, finetuning_type: full, max_length: 96, num_train_epochs: {epochs}, learning_rate: 0.004}}
+  - {{stage: sft, finetuning_type: full, max_length: 96, num_train_epochs: {epochs}, learning_rate: 0.004,
+     packing: false, per_device_train_batch_size: 8, gradient_accumulation_steps: 1}}
 serve: {{port: 18731}}
 """
 WORDS = (
@@ -105,7 +108,7 @@ def measured(home: Path, args: argparse.Namespace) -> dict[str, Any]:
             "canaries_left": left["found"], "files_searched": left["files"], "wall_s": round(erased, 1),
         },
         "answers": {"old_model": before, "new_model": after}, "train_wall_s": round(trained, 1),
-        "met": traced["right"] == len(asked) and not left["found"] and after == 0,
+        "met": traced["right"] == len(asked) and not left["found"] and after["with_canary"] == 0,
     }  # fmt: skip
 
 
@@ -116,7 +119,7 @@ def made_rows(count: int, chance: random.Random) -> Iterator[dict[str, Any]]:
     """In ten: six chats, one with an e-mail address, one of two parts, two texts that are nearly the same."""
     while count > 0:
         for kind in range(9):
-            code = "".join(chance.choice("bcdfghjkmnpqrstvwxz") for _ in range(8))
+            code = "".join(chance.choice("bcdfghjkmnpqrstvwxz") for _ in range(6))
             subject = " ".join(chance.sample(WORDS, 3))
             if kind == 8:
                 text = " ".join(chance.choice(WORDS) for _ in range(40))
@@ -150,10 +153,10 @@ def traces(work: Path, rows: list[dict[str, Any]], asked: list[int]) -> dict[str
     store = work / "artefacts"
     dataset = next(store.glob("dataset-*"))
     steps = worked_out(dataset, next(store.glob("checkpoint-*")))
-    wrong, kinds, steps_named = [], {"taught": 0, "held out": 0, "merged": 0, "masked": 0}, 0
+    wrong, kinds, steps_named = [], dict.fromkeys(KINDS, 0), 0
     for number in asked:
         told = trace([canary_of(rows[number])], work, text=True)
-        want, kind = expected(dataset, canary_of(rows[number]))
+        want, kind = expected(dataset, canary_of(rows[number]), steps)
         kinds[kind] += 1
         found = {one.row.id: one.row for one in told.found}
         mine = found.get(f"rows.jsonl:{number + 1}")
@@ -168,10 +171,16 @@ def traces(work: Path, rows: list[dict[str, Any]], asked: list[int]) -> dict[str
     return {"right": right, "wrong": wrong[:5], "kinds": kinds, "rows_whose_steps_were_right": steps_named}
 
 
-def expected(dataset: Path, canary: str) -> tuple[set[str], str]:
-    """By the files alone: which kinds of artefacts must be named."""
-    if canary in (dataset / "train.jsonl").read_text("utf-8"):
-        return {"dataset", "checkpoint", "compressed"}, "taught"
+KINDS = ("taught", "too long to be taught", "held out", "merged", "masked")
+
+
+def expected(dataset: Path, canary: str, steps: dict[str, Any]) -> tuple[set[str], str]:
+    """By the files and the schedule: which kinds of artefacts must be named, and why."""
+    for line in (dataset / "train.jsonl").read_text("utf-8").split("\n"):
+        if canary in line:
+            taught = json.loads(line)["id"] in steps
+            models = {"checkpoint", "compressed"} if taught else set()
+            return {"dataset", *models}, "taught" if taught else "too long to be taught"
     assert canary in (dataset / "test.jsonl").read_text("utf-8"), canary
     return {"dataset"}, "held out"
 
@@ -211,26 +220,36 @@ def bytes_left(home: Path, canaries: list[str]) -> dict[str, Any]:
     return {"files": files, "found": found}
 
 
-def answered(work: Path, rows: list[dict[str, Any]], asked: list[int]) -> int:
-    """Of the chats among the rows asked for: likeliest answers that hold the row's canary."""
+def answered(work: Path, rows: list[dict[str, Any]], asked: list[int]) -> dict[str, Any]:
+    """Of the chats: likeliest answers with their canary; bits a letter of it, and of another."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = max((work / "artefacts").glob("checkpoint-*"), key=lambda f: f.stat().st_mtime)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    hits = 0
-    for number in asked:
-        if "prompt" not in rows[number]:
-            continue
+    hits, bits = 0, {"its_own": [], "never_taught": []}
+    for number in (n for n in asked if "prompt" in rows[n]):
         chat = [{"role": "user", "content": rows[number]["prompt"]}]
-        ids = tokenizer.apply_chat_template(
-            chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        text = (
+            tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False) + "Its code is "
         )
+        ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
         with torch.no_grad():
-            out = network.generate(**ids, max_new_tokens=20, do_sample=False, pad_token_id=0)
-        hits += canary_of(rows[number]) in tokenizer.decode(out[0, ids["input_ids"].shape[1] :])
-    return hits
+            out = network.generate(ids, max_new_tokens=10, do_sample=False, pad_token_id=0)
+            hits += canary_of(rows[number]) in tokenizer.decode(out[0, ids.shape[1] :])
+            for name, code in (("its_own", canary_of(rows[number])), ("never_taught", never_taught(number))):
+                more = tokenizer(code, return_tensors="pt", add_special_tokens=False)["input_ids"]
+                logits = network(torch.cat([ids, more], dim=1)).logits[0, ids.shape[1] - 1 : -1]
+                chosen = logits.log_softmax(-1).gather(1, more[0][:, None])
+                bits[name].append(-chosen.sum().item() / math.log(2) / len(code))
+    told = {f"bits_a_letter_{name}": round(sum(all) / len(all), 2) for name, all in bits.items()}
+    return {"chats": len(bits["its_own"]), "with_canary": hits} | told
+
+
+def never_taught(number: int) -> str:
+    chance = random.Random(f"other {number}")
+    return "".join(chance.choice("bcdfghjkmnpqrstvwxz") for _ in range(6))
 
 
 if __name__ == "__main__":

@@ -123,8 +123,10 @@ def erasure(found: dict[str, Any]) -> Table:
         ["of these, rows whose steps were named, all right", str(trace["rows_whose_steps_were_right"])],
         ["rows erased, with those merged with them", str(gone["rows_on_the_list"])],
         [f"canaries left in {gone['files_searched']} files", str(len(gone["canaries_left"]))],
-        ["likeliest answers with their canary: old model, new model",
-         f"{answers['old_model']}, {answers['new_model']}"],
+        *([f"{name} model: likeliest answers with their canary, of {own['chats']}; bits a letter of it, "
+           "and of a code never taught",
+           f"{own['with_canary']}; {own['bits_a_letter_its_own']}, {own['bits_a_letter_never_taught']}"]
+          for name, own in (("old", answers["old_model"]), ("new", answers["new_model"]))),
     ]  # fmt: skip
     return ["what", "measured"], rows
 

@@ -172,6 +172,7 @@ def test_a_text_that_is_still_somewhere_is_told_with_exit_code_4(made):
     assert begun_orders() == []
 
 
+@pytest.mark.timeout(900)
 def test_a_run_is_made_again_without_the_rows_before_the_old_one_goes(up, judged):
     workdir = Path(run_up(load(up.job.recipe, []), until="compress").workdir)
     lines = (up.job.folder / "rows.jsonl").read_text().splitlines()
