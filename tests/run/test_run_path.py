@@ -54,6 +54,13 @@ def test_from_recipe_to_live_service_and_again(make_job):
         assert tuning_of_its_own_model(done["service"]["url"]) == "cancelled"
         report = Path(done["report"]).read_text(encoding="utf-8")
         assert done["steps"][1]["hash"][:16] in report and "http" not in report.split("Live at")[0]
+        key = str(job.folder / "sign.key")
+        assert job.run("keys", "new", "--output", key).returncode == 0
+        signed = json.loads(job.run("receipt", str(job.workdir), "--key", key).stdout)
+        words = ("verify", signed["receipt"], "--key", f"{key[:-4]}.pub", "--in", str(job.workdir))
+        verified = json.loads(job.run(*words).stdout)
+        assert verified["sha256"] == done["steps"][2]["hash"] and len(verified["compared"]) >= 5
+        assert verified["receipt"]["data"][0]["name"] == "rows.jsonl"
         again = job.up()
         assert [s["state"] for s in again["steps"]] == ["reused"] * 4 + ["done"]
         assert [s["hash"] for s in again["steps"]] == [s["hash"] for s in done["steps"]]

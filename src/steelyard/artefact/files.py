@@ -17,6 +17,7 @@ from ..errors import Lacking, Refused, Where
 MEMORY = Path("/dev/shm")
 IN_MEMORY = ("tmpfs", "ramfs")
 PRIVATE = "steelyard-open-"
+ABOUT = ("manifest.json", "model.sig", "model.hybrid.sig")  # of a payload, no part of it
 
 
 def sha256_of(path: Path) -> str:
@@ -83,9 +84,9 @@ def publish_folder(draft: Path, folder: Path) -> None:
 
 
 def payload_files(folder: Path) -> list[Path]:
-    """Files below `folder`, as sorted relative paths, the manifest left out."""
+    """Files below `folder`, as sorted relative paths; without what is said of them: manifest, signatures."""
     paths = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
-    return sorted((p for p in paths if str(p) != "manifest.json"), key=lambda p: p.as_posix())
+    return sorted((p for p in paths if str(p) not in ABOUT), key=lambda p: p.as_posix())
 
 
 def private_folder() -> Path:

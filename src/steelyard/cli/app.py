@@ -62,10 +62,26 @@ VERBS = (
     ("cluster", "cluster.cluster", "Machines that train together: their keys, one as a node."),
     ("pull", "models.pull", "Fetch a model: resumable, hashed, scanned."),
     ("scan", "models.scan", "Look for code in model files, without running any."),
-    ("attest", "trust.attest", "Verify a quote of SGX or TDX by a policy, offline; make one in a TDX guest."),
-    ("seal", "trust.seal", "Encrypt a file for your key and those of others."),
-    ("open", "trust.open_", "Decrypt a sealed file; every byte is verified."),
-    ("rotate", "trust.rotate", "Change who may open sealed files, without rewriting them."),
+    (
+        "attest",
+        "trust.sealed.attest",
+        "Verify a quote of SGX or TDX by a policy, offline; make one in a TDX guest.",
+    ),
+    ("seal", "trust.sealed.seal", "Encrypt a file for your key and those of others."),
+    ("open", "trust.sealed.open_", "Decrypt a sealed file; every byte is verified."),
+    ("rotate", "trust.sealed.rotate", "Change who may open sealed files, without rewriting them."),
+    ("keys", "trust.signing.keys", "Make the keys that you sign with, or show their public part."),
+    ("sign", "trust.signing.sign", "Sign a model's folder or file in the OpenSSF form (model.sig)."),
+    (
+        "verify",
+        "trust.signing.verify",
+        "Check a signed model or receipt: every hash, and whose signature it is.",
+    ),
+    (
+        "receipt",
+        "trust.signing.receipt",
+        "Sign what a run came to: recipe, data, model, verdict and figures, by hash.",
+    ),
     ("export", "models.export", "Copy a tuned model out, as other programs read it."),
 )
 # Verbs of two words stand under their first.

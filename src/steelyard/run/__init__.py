@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from .erasing.tracing import trace
     from .garbage import collect
     from .known import logs, status, stop
+    from .leaving.compared import verify_receipt
     from .leaving.export import MAY_LOSE, Exported, Order, export_model
+    from .leaving.receipt import write_receipt
     from .leaving.source import named_model
     from .planning.exporting import export_plan
     from .planning.prepare import ledger
@@ -44,6 +46,8 @@ FILES = {
     "check_model": "planning.sizing",
     **dict.fromkeys(("MAY_LOSE", "Exported", "Order", "export_model"), "leaving.export"),
     "named_model": "leaving.source",
+    "verify_receipt": "leaving.compared",
+    "write_receipt": "leaving.receipt",
     "export_plan": "planning.exporting",
     "ledger": "planning.prepare",
     "logs": "known",
@@ -87,8 +91,10 @@ __all__ = [
     "trace",
     "up",
     "usual_systems",
+    "verify_receipt",
     "weigh",
     "weigh_job",
+    "write_receipt",
 ]
 
 __getattr__ = fetching(__name__, FILES)

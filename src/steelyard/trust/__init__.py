@@ -1,4 +1,4 @@
-"""Keys, sealing at rest, the scan of foreign model folders, and the appraisal of quotes.
+"""Keys, sealing at rest, signatures, the scan of foreign model folders, and the appraisal of quotes.
 
 `cryptography` and `jinja2` load inside functions: at `trust: open` nobody pays for them.
 """
@@ -9,12 +9,35 @@ from .disk import atomic, disk_problem, sync_folder
 from .keys import LEVELS, Keys, load_keys, read_public
 from .log import SealedLog, append_log, read_log
 from .scanning import Finding, check_scanned, scan
+from .signing import (
+    Signed,
+    Signer,
+    Statement,
+    Trust,
+    Trusted,
+    Verified,
+    check_key,
+    is_statement,
+    load_signer,
+    load_trusted,
+    make_signing_keys,
+    public_path,
+    read_certificates,
+    read_signed,
+    sign_model,
+    sign_statement,
+    signature_of,
+    verify_model,
+)
 from .simulated import SimulatedTee
 from .tsm import quote_of_this_domain
 
 __all__ = [
-    "LEVELS", "Case", "Finding", "Keys", "SealedLog", "SimulatedTee", "Verdict", "address_of", "append_log",
-    "atomic", "check_scanned", "disk_problem", "judge", "keys_folder", "load_keys", "make_keys",
-    "quote_of_this_domain", "ray_environment", "read_batch", "read_case", "read_log", "read_public",
-    "report_data_of", "scan", "sync_folder",
+    "LEVELS", "Case", "Finding", "Keys", "SealedLog", "Signed", "Signer", "SimulatedTee", "Statement",
+    "Trust", "Trusted", "Verdict", "Verified", "address_of", "append_log", "atomic", "check_key",
+    "check_scanned", "disk_problem", "is_statement", "judge", "keys_folder", "load_keys", "load_signer",
+    "load_trusted", "make_keys", "make_signing_keys", "public_path", "quote_of_this_domain",
+    "ray_environment", "read_batch", "read_case", "read_certificates", "read_log", "read_public",
+    "read_signed", "report_data_of", "scan", "sign_model", "sign_statement", "signature_of", "sync_folder",
+    "verify_model",
 ]  # fmt: skip

@@ -107,6 +107,7 @@ def done(run: Run, step: Step, work: Work, key: str, do: Callable[[Draft], Figur
         recipe_hash=run.ready.recipe.hash,
         plan_id=run.ready.document["hash"],
         seed=run.ready.recipe.seed,
+        **({"reads": dict(work.hashes)} if work.hashes else {}),  # files beside the inputs, by SHA-256
     )
 
 

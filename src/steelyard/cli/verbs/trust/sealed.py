@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from ...errors import Refused, Where, WrongUse
-from ..telling.messages import say
-from ..telling.options import OPTIONS
-from ..telling.output import note, result, table
-from .recipes import no_settings
+from ....errors import Refused, Where, WrongUse
+from ...telling.messages import say
+from ...telling.options import OPTIONS
+from ...telling.output import note, result, table
+from ..recipes import no_settings
 
 Output = Annotated[Path, typer.Option("--output", metavar="FILE", help=say("Where to write it."))]
 KeyFile = Annotated[
@@ -62,7 +62,7 @@ def attest(
     if action == "verify" and batch and not any((*one, nonce, runtime_data, nonce_store)):
         return _batch(batch)
     if action == "verify" and batch is None and quote and collateral and policy and at:
-        from ...trust import judge, read_case
+        from ....trust import judge, read_case
 
         return _show(
             judge(read_case(quote, collateral, policy, at, nonce, runtime_data, nonce_store)).as_json()
@@ -79,7 +79,7 @@ def attest(
 
 def _quote(path: Path, nonce: str, runtime_data: Path | None) -> None:
     """Of the trust domain that this machine is; binding raw, or sha512 with runtime data."""
-    from ...trust import atomic, quote_of_this_domain, report_data_of
+    from ....trust import atomic, quote_of_this_domain, report_data_of
 
     data = report_data_of(nonce, None if runtime_data is None else runtime_data.read_bytes())
     made = quote_of_this_domain(data)
@@ -90,7 +90,7 @@ def _quote(path: Path, nonce: str, runtime_data: Path | None) -> None:
 
 def _batch(path: Path) -> None:
     """Exit code 0 once every line has its verdict."""
-    from ...trust import judge, read_batch
+    from ....trust import judge, read_batch
 
     for name, case in read_batch(path):
         document = {"id": name} | judge(case).as_json()
@@ -154,7 +154,7 @@ def rotate(
 
 
 def _keys(key_file: str | None) -> Any:
-    from ...trust import load_keys
+    from ....trust import load_keys
 
     keys = load_keys("guarded", key_file, Path("."))
     if keys and keys.notice:
@@ -171,7 +171,7 @@ def _there(file: Path) -> Path:
 
 def _recipients(to: list[str] | None) -> list[Any]:
     """Of each word: the key itself, or a file with it."""
-    from ...trust import read_public
+    from ....trust import read_public
 
     return [
         read_public(
