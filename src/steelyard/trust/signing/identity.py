@@ -89,7 +89,7 @@ def hash_of(curve: Any) -> Any:
     """As Sigstore's protocol has it: P-256 with SHA-256, P-384 with SHA-384, P-521 with SHA-512."""
     from cryptography.hazmat.primitives import hashes
 
-    return {256: hashes.SHA256, 384: hashes.SHA384, 521: hashes.SHA512}[curve.key_size]()
+    return {256: hashes.SHA256(), 384: hashes.SHA384(), 521: hashes.SHA512()}[curve.key_size]
 
 
 # ------------------------------------------------------------------ files

@@ -13,10 +13,12 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 PIECE_BYTES = 1 << 20
 GIT = (".git", ".gitattributes", ".github", ".gitignore")  # OMS leaves these out at the top of a folder
-HASHES: dict[str, Callable[[], hashlib._Hash]] = {"sha256": hashlib.sha256, "blake2b": hashlib.blake2b}
+New = Callable[[], Any]  # an empty hash
+HASHES: dict[str, New] = {"sha256": hashlib.sha256, "blake2b": hashlib.blake2b}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ def pieces_of(root: Path, name: str, shard_bytes: int | None) -> Sequence[Piece]
     return [(f"{name}:{start}:{end}", name, start, end) for start, end in ends]
 
 
-def hash_of_piece(path: Path, start: int, end: int | None, new: Callable[[], hashlib._Hash]) -> str:
+def hash_of_piece(path: Path, start: int, end: int | None, new: New) -> str:
     """Raises OSError, also where a link or a device took the file's place."""
     digest, buffer = new(), bytearray(PIECE_BYTES)
     view = memoryview(buffer)

@@ -262,7 +262,7 @@ def _row(row: Any, algorithm: str, shard_bytes: int | None) -> Digest:
     names = (algorithm, f"{algorithm}-sharded-{shard_bytes}")  # the second is model-signing's, beside OMS
     if row.get("algorithm") not in names or not is_path(file_of(name, shard_bytes)):
         raise Malformed(f"{name!r} is no path below the model, or of another hash")
-    return Digest(name, value)
+    return Digest(str(name), value)
 
 
 def is_path(name: Any) -> bool:

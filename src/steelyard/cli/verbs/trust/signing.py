@@ -232,7 +232,7 @@ def _trust(key: list[Path] | None, root: Path | None, at: str | None) -> Any:
     """Who is believed: the keys named; without any, and without a root, one's own."""
     from ....trust import Trust, load_trusted, read_certificates
 
-    named = [load_trusted(path) for path in key or ([] if root else [None])]
+    named = [load_trusted(path) for path in key] if key else [] if root else [load_trusted()]
     return Trust(named, read_certificates(root) if root else (), _time(at) if at else None)
 
 
