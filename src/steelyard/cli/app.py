@@ -82,6 +82,7 @@ VERBS = (
         "trust.signing.receipt",
         "Sign what a run came to: recipe, data, model, verdict and figures, by hash.",
     ),
+    ("sbom", "trust.bills.sbom", "What is installed, or a model, as CycloneDX; --check looks advisories up."),
     ("export", "models.export", "Copy a tuned model out, as other programs read it."),
 )
 # Verbs of two words stand under their first.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .known import logs, status, stop
     from .leaving.compared import verify_receipt
     from .leaving.export import MAY_LOSE, Exported, Order, export_model
+    from .leaving.facts import model_facts
     from .leaving.receipt import write_receipt
     from .leaving.source import named_model
     from .planning.exporting import export_plan
@@ -45,6 +46,7 @@ FILES = {
     "data_settings": "planning.sources",
     "check_model": "planning.sizing",
     **dict.fromkeys(("MAY_LOSE", "Exported", "Order", "export_model"), "leaving.export"),
+    "model_facts": "leaving.facts",
     "named_model": "leaving.source",
     "verify_receipt": "leaving.compared",
     "write_receipt": "leaving.receipt",
@@ -81,6 +83,7 @@ __all__ = [
     "export_plan",
     "ledger",
     "logs",
+    "model_facts",
     "named_model",
     "order_of",
     "plan",
