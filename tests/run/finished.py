@@ -14,7 +14,7 @@ VERDICT = {"verdict": "passed", "checks": CHECKS, "scores": {"served": {"echo": 
 
 def write_run(folder: Path) -> Path:
     """base/, rows.jsonl and runs/tiny below `folder`; returns the last."""
-    (folder / "base").mkdir()
+    (folder / "base").mkdir(parents=True)
     (folder / "base/config.json").write_text("{}")
     (folder / "rows.jsonl").write_text("{}\n")
     base, workdir = adopt(folder / "base"), folder / "runs/tiny"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from importlib.metadata import Distribution
+from typing import Any
 
 CLASSIFIED = {
     "MIT License": "MIT",
@@ -61,7 +62,7 @@ SHORT = 80  # characters: longer is the text itself
 
 def licence_of(distribution: Distribution) -> str | None:
     """None where nothing says which."""
-    metadata = distribution.metadata
+    metadata: Any = distribution.metadata
     told = str(metadata.get("License-Expression") or "").strip() or None
     field = str(metadata.get("License") or "").strip()
     return (
