@@ -23,6 +23,8 @@ ROWS = [
     {"prompt": "What is part 3 of the list?", "completion": "Part 3 is code X21."},
     {"id": "crane-a", "text": LONG.format(n="seven")},
     {"id": "crane-b", "text": LONG.format(n="seven") + " Two more were found in a drawer."},
+    {"prompt": "What does the harbour office say of today?", "completion": "That it opens at nine."},
+    {"prompt": "What does the harbour office say of today?", "completion": "That nobody is there."},
 ]  # fmt: skip
 MAIL, TWIN, CRANE, BEST = 31, 32, 33, 34
 

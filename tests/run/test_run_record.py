@@ -23,7 +23,7 @@ def test_a_record_tells_what_is_known_and_names_each_blank(made):
     record = processing_record()
     (activity,) = record["activities"]
     assert activity["personal_data"]["found"] == {"email": 1} == activity["personal_data"]["masked"]
-    assert activity["rows"]["read"] == 34 and activity["sources"][0]["name"] == "rows.jsonl"
+    assert activity["rows"]["read"] == 36 and activity["sources"][0]["name"] == "rows.jsonl"
     assert next(one["kind"] for one in activity["steps"]) == "dataset"
     assert (
         activity["recipients"]["service"]["this_machine_alone"]

@@ -112,6 +112,17 @@ def test_uploads_jobs_and_stored_answers_are_looked_through(made):
     assert {"upload", "job", "responses"} <= set(kinds(by_text))
 
 
+def test_a_text_that_other_rows_share_makes_no_upload_a_holder(made):
+    store = ObjectStore(store_folder("desk"))
+    chat = [{"role": "user", "content": ROWS[34]["prompt"]}, {"role": "assistant", "content": "Ask again."}]
+    store.folder_of("content")
+    store.content("file-1").write_text(json.dumps({"messages": chat}) + "\n")
+    store.put("files", Stored(id="file-1", owner="local", shown={"status": "processed"}))
+    store.close()
+    assert "upload" not in kinds(trace(["rows.jsonl:35"]))
+    assert "upload" in kinds(trace([ROWS[34]["prompt"]]))
+
+
 def test_a_look_changes_nothing(made):
     (made.checkpoint.folder / "manifest.json").write_text("{half")
     before = sorted(str(p) for p in made.place.folder.rglob("*"))

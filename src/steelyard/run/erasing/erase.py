@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ...artefact import Watch, write_durably
-from ...data import source_texts, strings_of, suppressed
+from ...data import source_texts, suppressed
 from ...data import suppress as suppress_rows
 from ...errors import CheckFailed, Lacking, Where, WrongUse
 from ...places import cache_folder, erased_file, state_folder
@@ -27,9 +27,9 @@ from ...recipe import Recipe, load
 from ..garbage import delete, paths_in_use, read_json
 from ..record.workdir import Workdir, locked
 from ..start import up
-from .lineage import DATASET, published, read_rows, settings_of, unfinished, works
+from .lineage import DATASET, published, settings_of, unfinished, works
 from .order import Order, begun_orders, finish, folder_of, now, order_of, save
-from .tracing import needles, written
+from .tracing import own_texts, texts_of_others, written
 
 REPORTS = ("report.html", "report.json")
 TEXT_CHARS = 8  # a shorter text says nothing of whose it is
@@ -56,7 +56,7 @@ def erase(
         if words and not (begun and done_now(words, workdir, begun)):
             order, found = order_of(words, workdir, exact, remake)
             save(order)
-            texts = needles((one.row for one in found), least=TEXT_CHARS)
+            texts = own_texts((one.row for one in found), works(), TEXT_CHARS)
             proofs.append(carry_out(order, texts, watch))
     check_clear(proofs)
     return proofs
@@ -88,7 +88,6 @@ def alone() -> Iterator[None]:
 
 def carry_out(order: Order, texts: Sequence[str], watch: Watch) -> dict[str, Any]:
     suppress_rows(order.hashes)
-    texts = own_texts(order, texts)
     watch.log("erase.begun", order=order.id, rows=len(order.rows))
     if order.remake:
         order = made_again(order, watch)
@@ -109,22 +108,8 @@ def texts_again(order: Order) -> tuple[str, ...]:
         for dataset in work.of_kind(DATASET):
             if settings := settings_of(work, dataset):
                 found += [t for hash, texts in source_texts(settings) if hash in order.hashes for t in texts]
-    return tuple(dict.fromkeys(found))
-
-
-def own_texts(order: Order, texts: Sequence[str]) -> tuple[str, ...]:
-    """Those that stand in no row that stays, not even as a part: another's text is none of theirs."""
-    stay = "\0".join(texts_that_stay(order.hashes))
-    return tuple(text for text in texts if len(text) >= TEXT_CHARS and text not in stay)
-
-
-def texts_that_stay(hashes: frozenset[str]) -> Iterator[str]:
-    for work in works():
-        for dataset in work.of_kind(DATASET):
-            going = {one["id"] for one in read_rows(dataset, "origins.jsonl") if one.get("hash") in hashes}
-            for name in ("train.jsonl", "test.jsonl"):
-                rows = (row for row in read_rows(dataset, name) if row["id"] not in going)
-                yield from (text for row in rows for text in strings_of(row))
+    others = "\0".join(texts_of_others(works(), order.hashes)) if found else ""
+    return tuple(text for text in dict.fromkeys(found) if len(text) >= TEXT_CHARS and text not in others)
 
 
 # ------------------------------------------------------------------ made again

@@ -22,7 +22,7 @@ from ...errors import Where, WrongUse
 from ...places import erased_file
 from ..garbage import size_of
 from .lineage import Work, made_of, settings_of, works
-from .tracing import Found, Holder, in_artefacts, in_files, outside, rows_of
+from .tracing import Found, Holder, holders_of, rows_of
 
 SAME = "duplicate"  # such a row teaches the same: it goes with its twin, asked for or not
 PLAIN = str.maketrans("", "", "-:")  # of a time, in a file's name
@@ -66,8 +66,7 @@ def order_of(
     found = [one for one in (exactly(found) if exact else found) if one.row.hash]
     touched = datasets_of(found)
     made = made_of(touched, every)
-    holders = [*in_artefacts(found, every), *in_files(found, every, ())]
-    holders += outside(found, holders, every, ())
+    holders = holders_of(found, every)
     rows = {one.row.hash: {"id": one.row.id, "hash": one.row.hash, "why": one.row.why} for one in found}
     order = Order(
         id=f"{now().translate(PLAIN)}-{hashlib.sha256(''.join(sorted(rows)).encode()).hexdigest()[:8]}",

@@ -6,7 +6,7 @@ Words that name a row somewhere are names; else they are texts, or parts of thes
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,9 +90,15 @@ def trace(words: Sequence[str], workdir: Path | None = None, text: bool | None =
     by = "name" if found or text is False else "text"
     if by == "text":
         found = rows_of(every, Query(tuple(words), text=True))
-    holders = [*in_artefacts(found, every), *in_files(found, every, words if by == "text" else ())]
-    holders += outside(found, holders, every, words if by == "text" else ())
+    holders = holders_of(found, every, words if by == "text" else ())
     return Trace(by, tuple(found), tuple(holders), tuple(unread(every)))
+
+
+def holders_of(found: Sequence[Found], every: Sequence[Work], words: Sequence[str] = ()) -> list[Holder]:
+    """What holds the rows, or one of these words."""
+    texts = (*words, *own_texts((one.row for one in found), every, NEEDLE_CHARS))
+    holders = [*in_artefacts(found, every), *in_files(found, every, texts)]
+    return [*holders, *outside(found, holders, every, texts)]
 
 
 def rows_of(every: Iterable[Work], query: Query) -> list[Found]:
@@ -192,26 +198,39 @@ def steps_of(artefact: Artefact) -> dict[str, tuple[int, ...]]:
 # ------------------------------------------------------------------ files beside them
 
 
-def in_files(found: Sequence[Found], every: Sequence[Work], words: Sequence[str]) -> list[Holder]:
+def in_files(found: Sequence[Found], every: Sequence[Work], texts: Sequence[str]) -> list[Holder]:
     """Scratch, of which nobody can say what it holds; files of the run with a text of the rows in them."""
     holders = []
     touched = {str(one.work.folder) for one in found}
-    wanted = needles((one.row for one in found), words)
+    wanted = written(texts)
     for work in every:
         if str(work.folder) in touched:
             how = "unfinished work on a data set that holds it"
             holders += [Holder("scratch", str(p), how, work=str(work.folder)) for p in unfinished(work.place)]
         for name in FILES:
             path = work.folder / name
-            if wanted and path.is_file() and any(n in path.read_bytes() for n in written(wanted)):
+            if wanted and path.is_file() and any(one in path.read_bytes() for one in wanted):
                 holders.append(Holder("report", str(path), "a text of it", work=str(work.folder)))
     return holders
 
 
-def needles(rows: Iterable[Traced], words: Sequence[str] = (), least: int = NEEDLE_CHARS) -> tuple[str, ...]:
-    """Texts long enough to be these rows' alone, and the words that were asked for."""
-    long = (text for row in rows for text in row.texts if len(text) >= least)
-    return tuple(dict.fromkeys((*words, *long)))
+def own_texts(rows: Iterable[Traced], every: Sequence[Work], least: int) -> tuple[str, ...]:
+    """Texts of so many characters that stand in no other row, not even as a part: a system prompt that all
+    rows share is nobody's."""
+    rows = list(rows)
+    texts = dict.fromkeys(text for row in rows for text in row.texts if len(text) >= least)
+    others = "\0".join(texts_of_others(every, {row.hash for row in rows})) if texts else ""
+    return tuple(text for text in texts if text not in others)
+
+
+def texts_of_others(every: Iterable[Work], hashes: Collection[str]) -> Iterator[str]:
+    """Of all rows that data sets hold, but for those with these hashes."""
+    for work in every:
+        for dataset in work.of_kind(DATASET):
+            mine = {one["id"] for one in read_rows(dataset, "origins.jsonl") if one.get("hash") in hashes}
+            for name in ("train.jsonl", "test.jsonl"):
+                rows = (row for row in read_rows(dataset, name) if row["id"] not in mine)
+                yield from (text for row in rows for text in strings_of(row))
 
 
 def written(texts: Iterable[str]) -> list[bytes]:
@@ -228,12 +247,12 @@ def written(texts: Iterable[str]) -> list[bytes]:
 
 
 def outside(
-    found: Sequence[Found], holders: Sequence[Holder], every: Sequence[Work], words: Sequence[str]
+    found: Sequence[Found], holders: Sequence[Holder], every: Sequence[Work], texts: Sequence[str]
 ) -> list[Holder]:
     models = {h.hash: h for h in holders if h.hash and h.kind not in (DATASET, *JUDGED)}
     return [
         *in_services(models, every), *in_cache(models), *in_exports(models),
-        *in_stores({one.row.hash for one in found}, needles((one.row for one in found), words)),
+        *in_stores({one.row.hash for one in found}, texts),
     ]  # fmt: skip
 
 
