@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 
 import pytest
 from hypothesis import given
@@ -16,7 +15,6 @@ from steelyard.hardware import (
     cores_had,
     cpu_times,
     fair_share,
-    findings,
     measure,
     model_names,
     named_models,
@@ -193,23 +191,6 @@ def test_what_this_process_computes_is_not_others_work():
     after = cpu_times()
     assert total and 0 < after.own_s - before.own_s <= after.clock_s - before.clock_s + 0.1
     assert cores_had(before, before) == 1.0  # too short to tell
-
-
-def test_findings_each_have_a_fix_unless_fine(tmp_path):
-    for finding in findings(probe(), tmp_path):
-        assert finding.level == "ok" or finding.fix
-
-
-def test_a_package_that_reports_is_named_with_its_removal(tmp_path, monkeypatch):
-    metadata = tmp_path / "openvino_telemetry-1.dist-info" / "METADATA"
-    metadata.parent.mkdir()
-    metadata.write_text("Metadata-Version: 2.1\nName: openvino-telemetry\nVersion: 1\n")
-    monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    (finding,) = (f for f in findings(probe(), tmp_path) if f.name == "telemetry")
-    assert (finding.level, "pip uninstall openvino-telemetry" in finding.fix) == ("warn", True)
-    metadata.unlink()
-    metadata.parent.rmdir()
-    assert all(f.name != "telemetry" for f in findings(probe(), tmp_path))
 
 
 def test_a_bad_table_names_file_line_and_column(tmp_path):

@@ -56,7 +56,11 @@ VERBS = (
         "The record of processing for privacy law (GDPR, PIPL), from the lineage.",
     ),
     ("hardware", "models.hardware", "The device catalogue, with sources."),
-    ("doctor", "models.doctor", "What this machine has and lacks, with fixes."),
+    (
+        "doctor",
+        "machines.doctor.doctor",
+        "What is wrong with this machine, or others by ssh, and what mends it.",
+    ),
     ("accept", "checks.accept", "Does this machine check, train and serve as it should?"),
     ("engines", "engines.engines", "Engines that train and serve; install one."),
     ("cluster", "cluster.cluster", "Machines that train together: their keys, one as a node."),

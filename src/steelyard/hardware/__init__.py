@@ -18,7 +18,6 @@ from .catalogue import (
     resolve,
 )
 from .contention import UNDISTURBED, CpuTimes, cores_had, cpu_times, fair_share
-from .findings import Finding, findings
 from .machine import Machine, accelerator_files, affinity, free_bytes, probe
 from .sheet import sheet
 from .tables import numbered, read_table
@@ -30,7 +29,6 @@ __all__ = [
     "CpuTimes",
     "Device",
     "Devices",
-    "Finding",
     "Machine",
     "Rehearsal",
     "accelerator_files",
@@ -40,7 +38,6 @@ __all__ = [
     "cores_had",
     "cpu_times",
     "fair_share",
-    "findings",
     "fitted_rows",
     "free_bytes",
     "lookup",

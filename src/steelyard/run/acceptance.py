@@ -28,8 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from ..artefact import Store, Watch, adopt, write_durably
+from ..doctor import findings
 from ..errors import Problem, Where, WrongUse
-from ..hardware import UNDISTURBED, Machine, cores_had, cpu_times, findings, probe
+from ..hardware import UNDISTURBED, Machine, cores_had, cpu_times, probe
 from ..model import resolve, to_hf, write_random_model
 from ..planner import COLUMNS
 from ..recipe import Load
@@ -187,7 +188,7 @@ def keep(folder: Path, device: str, machine: Machine, parts: Mapping[str, Part])
 
 
 def doctor(place: Place) -> Part:
-    bad = [f.message for f in findings(place.machine, place.folder) if f.level == "bad"]
+    bad = [f.symptom for f in findings(place.folder) if f.level == "bad"]
     return Part(name="doctor", state="failed" if bad else "passed", why="; ".join(bad))
 
 

@@ -1,4 +1,4 @@
-"""hardware, doctor, pull, scan, export: devices and model files."""
+"""hardware, pull, scan, export: devices and model files."""
 
 from __future__ import annotations
 
@@ -81,20 +81,6 @@ def _device_row(device: Any) -> tuple[Any, ...]:
         device.confidence,
         device.source[:60],
     )
-
-
-def doctor() -> None:
-    no_settings("doctor")
-    from ...hardware import findings, probe
-
-    results = findings(probe())
-    document = {"schema": "steelyard.doctor/1", "findings": [asdict(f) for f in results]}
-    lines = [
-        f"{f.level:5} {f.message}" + (f"\n      {say('fix:')} {f.fix}" if f.fix else "") for f in results
-    ]
-    result(document, *lines)
-    if any(f.level == "bad" for f in results):
-        raise typer.Exit(5)
 
 
 def pull(

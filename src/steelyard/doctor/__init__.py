@@ -1,0 +1,26 @@
+"""Whether hosts are fit: probe (facts) -> rules (findings) -> mend; over ssh, and between hosts.
+
+Not here: what there is to compute on (hardware), what a job needs (planner).
+"""
+
+from .clashes import between
+from .finding import Finding, Mend
+from .hosts import Asked, ask
+from .judge import examine, findings, read_snapshot, worst
+from .mending import Mended, mend
+from .probe import snapshot
+
+__all__ = [
+    "Asked",
+    "Finding",
+    "Mend",
+    "Mended",
+    "ask",
+    "between",
+    "examine",
+    "findings",
+    "mend",
+    "read_snapshot",
+    "snapshot",
+    "worst",
+]

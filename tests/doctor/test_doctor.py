@@ -1,0 +1,241 @@
+"""Recorded hosts give the findings that they should, and no others; the probe, the mending, the table."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steelyard import doctor
+from steelyard.doctor import between, examine, mend, snapshot, worst
+from steelyard.doctor.compatibility import pairs
+from steelyard.doctor.versions import compared, numbers, requirement, satisfies, within
+from steelyard.errors import WrongUse
+
+sys.path.insert(0, str(Path(__file__).parent))
+from recorded import broken_host, laid_over, load, wrong
+
+BROKEN, HEALTHY, TOGETHER = load("broken"), load("healthy"), load("together")
+PROBE = Path(doctor.__file__).with_name("probe.py")
+
+
+# ------------------------------------------------------------------ recorded hosts
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_host_is_found_with_its_cause_and_nothing_else(name):
+    assert wrong(examine(broken_host(BROKEN[name]))) == [BROKEN[name]["cause"]]
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_a_healthy_host_gives_no_finding(name):
+    assert wrong(examine(HEALTHY[name]["snapshot"])) == []
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_what_differs_between_hosts_is_found_and_each_alone_is_fine(name):
+    case = TOGETHER[name]
+    hosts = [laid_over(HEALTHY[h["on"]]["snapshot"], h["overlay"]) for h in case["hosts"]]
+    assert [wrong(examine(host)) for host in hosts] == [[]] * len(hosts)
+    found = between({f"host{n}": host for n, host in enumerate(hosts)})
+    assert case["cause"] in wrong(found) and set(wrong(found)) <= {case["cause"], "clash.package"}
+    assert between({"alone": hosts[0]}) == []
+
+
+def test_equal_hosts_do_not_clash():
+    for name, case in HEALTHY.items():
+        assert between({"a": case["snapshot"], "b": case["snapshot"]}) == [], name
+
+
+def test_there_are_enough_and_each_names_the_report_whose_words_it_holds():
+    assert len(BROKEN) >= 40 and len(HEALTHY) >= 8
+    for name, case in (BROKEN | TOGETHER).items():
+        assert case["source"].startswith("https://") and len(case["quote"]) > 10, name
+    for name, case in BROKEN.items():
+        if case["verbatim"]:
+            text = json.dumps(case["overlay"], ensure_ascii=False).replace("\\n", " ").replace("\\t", " ")
+            assert " ".join(case["quote"].split()) in " ".join(text.replace('\\"', '"').split()), name
+    assert sum(case["verbatim"] for case in BROKEN.values()) >= 20
+
+
+def test_every_finding_says_symptom_cause_and_what_mends_it():
+    for name, case in BROKEN.items():
+        for finding in examine(broken_host(case)):
+            if finding.level != "ok":
+                assert finding.symptom and finding.cause and finding.fix, name
+                assert finding.certainty in ("sure", "likely", "possible"), name
+                assert not {"{", "}"} & set(finding.symptom + finding.cause), name
+
+
+@given(st.sampled_from(sorted(BROKEN)), st.data())
+def test_a_snapshot_with_holes_is_judged_all_the_same(name, data):
+    """Missing tools, files that cannot be read, outputs cut short: findings or none, never an error."""
+    facts = copy.deepcopy(broken_host(BROKEN[name]))
+    for key in data.draw(st.lists(st.sampled_from(sorted(set(facts) - {"schema"})), max_size=4)):
+        facts.pop(key, None)
+    for part in ("files", "commands"):
+        for key in data.draw(st.lists(st.sampled_from(sorted(facts.get(part, {"-": 0}))), max_size=3)):
+            held = facts.get(part, {}).get(key)
+            if isinstance(held, str):
+                facts[part][key] = held[: data.draw(st.integers(0, len(held)))]
+            elif held:
+                held["text"] = held["text"][: data.draw(st.integers(0, len(held["text"])))]
+    assert all(finding.symptom for finding in examine(facts))
+
+
+@pytest.mark.parametrize("facts", [{}, {"schema": "steelyard.snapshot/2"}, [], None])
+def test_what_is_no_snapshot_is_refused(facts):
+    with pytest.raises(WrongUse) as caught:
+        examine(facts)
+    assert caught.value.code == "doctor.snapshot"
+
+
+# ------------------------------------------------------------------ this host
+
+
+def test_this_host_is_looked_at_and_nothing_is_bad(tmp_path):
+    found = doctor.findings(tmp_path)
+    assert worst(f for f in found if not f.name.startswith(("disk.", "cgroup.", "memory."))) != "bad", found
+    assert {"cpu", "memory"} <= {f.name.partition(".")[0] for f in found}
+
+
+def test_a_package_that_reports_is_named_with_its_removal(tmp_path, monkeypatch):
+    metadata = tmp_path / "openvino_telemetry-1.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: openvino-telemetry\nVersion: 1\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    (finding,) = (f for f in doctor.findings(tmp_path) if f.name == "telemetry")
+    assert finding.level == "warn" and "pip uninstall openvino-telemetry" in finding.fix
+
+
+def test_the_probe_stands_alone_and_tells_no_secret(tmp_path):
+    ast.parse(PROBE.read_text(encoding="utf-8"), feature_version=(3, 7))
+    environment = {
+        "PATH": os.environ["PATH"],
+        "http_proxy": "http://anna:hunter2@proxy.example.com:3128",
+        "HF_TOKEN": "hf_hunter2",
+        "VLLM_API_KEY": "hunter2",
+        "CUDA_VISIBLE_DEVICES": "0",
+    }
+    ran = subprocess.run(
+        [sys.executable, "-I", "-", str(tmp_path)],
+        input=PROBE.read_bytes(), capture_output=True, env=environment, cwd=tmp_path, timeout=60,
+    )  # fmt: skip
+    facts = json.loads(ran.stdout)
+    assert (ran.returncode, ran.stderr, facts["schema"]) == (0, b"", "steelyard.snapshot/1")
+    assert b"hunter2" not in ran.stdout and list(tmp_path.iterdir()) == []
+    assert facts["env"] == {"CUDA_VISIBLE_DEVICES": "0", "http_proxy": "http://proxy.example.com:3128"}
+    assert facts["disks"][0]["path"] == str(tmp_path.resolve())
+    examine(facts)
+
+
+def test_a_tool_that_hangs_or_is_missing_holds_nothing_up(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nexec sleep 30\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("steelyard.doctor.probe.TOOL_S", 0.2)
+    told = snapshot(str(tmp_path))["commands"]
+    assert told["nvidia-smi"]["rc"] == -1 and "hl-smi" not in told
+
+
+# ------------------------------------------------------------------ mending
+
+
+def test_a_safe_setting_is_mended_once(tmp_path):
+    governors = [tmp_path / f"sys/devices/system/cpu/cpu{n}/cpufreq/scaling_governor" for n in range(3)]
+    for path in governors:
+        path.parent.mkdir(parents=True)
+        path.write_text("powersave\n")
+    found = examine(broken_host(BROKEN["governor-powersave"]))
+    (first,) = mend(found, tmp_path)
+    assert (first.name, first.state) == ("cpu.governor", "done") and "performance" in first.did
+    assert [path.read_text() for path in governors] == ["performance\n"] * 3
+    written = [path.stat().st_mtime_ns for path in governors]
+    mend(found, tmp_path)
+    assert [path.stat().st_mtime_ns for path in governors] == written
+
+
+def test_what_is_not_safe_is_left_alone_and_a_failure_says_why(tmp_path, monkeypatch):
+    for name in (
+        "nvml-mismatch",
+        "disk-full",
+        "torchvision-pair",
+        "gaudi-release-mismatch",
+        "docker-permission",
+    ):
+        assert mend(examine(broken_host(BROKEN[name])), tmp_path) == []
+    (failed,) = mend(examine(broken_host(BROKEN["numa-balancing"])), tmp_path)
+    assert failed.state == "failed" and "numa_balancing" in failed.did
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    (refused,) = mend(examine(broken_host(BROKEN["numa-balancing"])))
+    assert refused.state == "needs root"
+
+
+def test_each_way_to_mend_changes_what_a_reboot_or_pip_undoes():
+    ways = [f.mend for case in BROKEN.values() for f in examine(broken_host(case)) if f.mend]
+    assert ways
+    for way in ways:
+        path = way.write[0] if way.write else ""
+        assert path.startswith(("/proc/sys/", "/sys/")) or way.run[0] in ("pip", "nvidia-modprobe")
+
+
+# ------------------------------------------------------------------ versions and the table
+
+
+def test_each_row_of_the_table_has_a_page_and_a_bound():
+    assert len(pairs()) >= 30
+    for pair in pairs():
+        assert pair.source.startswith("https://") and (pair.at_least or pair.below), pair
+        assert pair.subject and pair.needs and numbers(pair.since), pair
+
+
+@given(
+    st.lists(st.integers(0, 999), min_size=1, max_size=4),
+    st.lists(st.integers(0, 999), min_size=1, max_size=4),
+)
+def test_versions_are_ordered_by_their_numbers(one, other):
+    a, b = ".".join(map(str, one)), ".".join(map(str, other))
+    assert compared(a, b) == -compared(b, a) and compared(a, a + ".0") == 0
+    assert within(a, a, "") and not within(a, "", a)
+    assert satisfies(a, f"=={a}") and satisfies(a, f">={b}") == (compared(a, b) >= 0)
+
+
+@pytest.mark.parametrize(
+    ("version", "wanted", "holds"),
+    [
+        ("2.1.0+cu121", "==2.2.*", False),
+        ("2.2.1", "==2.2.*", True),
+        ("2.3.0", "~=2.2", True),
+        ("3.0", "~=2.2", False),
+        ("2.2.6", "<2.0", False),
+        ("2.6.0", "!=2.6.0", False),
+        ("4.57.1", ">=4.45,!=4.50.*,<5", True),
+        ("1.0", "whatever", True),
+    ],
+)
+def test_specifiers(version, wanted, holds):
+    assert satisfies(version, wanted) is holds
+
+
+@pytest.mark.parametrize(
+    ("line", "read"),
+    [
+        ("torch==2.3.0", ("torch", "==2.3.0")),
+        ("numpy<2.0.0,>=1.26 ; python_version >= '3.9'", ("numpy", "<2.0.0,>=1.26")),
+        ("torch (>=2.0)", ("torch", ">=2.0")),
+        ("ray[cgraph]>=2.43", ("ray", ">=2.43")),
+        ("numpy", None),
+        ("torch==2.1 ; sys_platform == 'darwin'", None),
+    ],
+)
+def test_requirements(line, read):
+    assert requirement(line) == read
