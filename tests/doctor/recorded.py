@@ -1,7 +1,7 @@
 """Recorded hosts: healthy ones, and broken ones laid over them. Read by the tests and by bench/doctor.py.
 
 A broken one holds the page that reports it (`source`), words of that page (`quote`), whether they stand in
-the recording itself (`verbatim`), the healthy host it is laid `on`, and the one finding it must give (`cause`).
+the recording itself (`verbatim`), the healthy host it is laid `on`, and the one finding it gives (`cause`).
 """
 
 from __future__ import annotations

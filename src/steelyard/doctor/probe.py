@@ -235,7 +235,7 @@ def first_processor(text):
 
 def cgroup_paths():
     """Limits of this process's cgroup and of those above it, versions 1 and 2."""
-    paths = []
+    paths: list = []
     for line in (read("/proc/self/cgroup") or "").splitlines():
         _, controllers, place = [*line.split(":", 2), "", ""][:3]
         root = os.path.join("/sys/fs/cgroup", controllers)
@@ -248,7 +248,7 @@ def cgroup_paths():
 
 def devices():
     """Device files: who may use them, and whether this user can."""
-    found = {}
+    found: dict = {}
     for pattern in DEVICES:
         for path in sorted(glob.glob(pattern)):
             try:
@@ -267,7 +267,7 @@ def devices():
 
 def pci():
     """Display, 3D, accelerator and bridge devices of NVIDIA, AMD, Intel and Habana, from sysfs."""
-    found = []
+    found: list = []
     for folder in sorted(glob.glob("/sys/bus/pci/devices/*")):
         vendor, device, kind = (
             (read(folder + "/" + name) or "").strip() for name in ("vendor", "device", "class")
@@ -395,7 +395,7 @@ def disk(use, path, mounts):
 
 
 def interfaces():
-    found = {}
+    found: dict = {}
     for folder in sorted(glob.glob("/sys/class/net/*")):
         mtu, state = (read(folder + "/" + name) for name in ("mtu", "operstate"))
         if mtu:
@@ -405,7 +405,7 @@ def interfaces():
 
 def listening():
     """TCP ports on which something listens."""
-    ports = set()
+    ports: set = set()
     for path in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in (read(path) or "").splitlines()[1:]:
             words = line.split()
@@ -438,7 +438,7 @@ def normal(name):
 
 
 def packages():
-    found = {}
+    found: dict = {}
     for one in distributions():
         found.setdefault(normal(one.metadata["Name"]), one.version)
     found.pop("", None)
@@ -447,7 +447,7 @@ def packages():
 
 def requires():
     """{package: its requirements of PINNED}, extras left out."""
-    found = {}
+    found: dict = {}
     for one in distributions():
         lines = [line for line in one.requires or () if re.search(PINNED, line) and "extra ==" not in line]
         if lines:
@@ -466,4 +466,5 @@ def torch_facts():
 
 
 if __name__ == "__main__":
-    json.dump(snapshot(*sys.argv[1:2], kubernetes="--kubernetes" in sys.argv[2:]), sys.stdout)
+    given_words = [word for word in sys.argv[1:] if not word.startswith("--")]
+    json.dump(snapshot((given_words or ["."])[0], "--kubernetes" in sys.argv), sys.stdout)

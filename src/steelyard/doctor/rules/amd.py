@@ -66,10 +66,11 @@ def missing_device(host: Host) -> Iterator[Finding]:
 
 
 def module(host: Host) -> Iterator[Finding]:
-    if "ROCk module is NOT loaded" in host.output("rocminfo"):
+    said = "ROCk module is NOT loaded" in host.output("rocminfo")
+    if said or "amdgpu not found in modules" in host.output("rocm-smi"):
         yield bad(
             "amd.module",
-            "ROCk module is NOT loaded",
+            "ROCk module is NOT loaded" if said else "Driver not initialized (amdgpu not found in modules)",
             "the kernel was updated and amdgpu-dkms not built for it, or amdgpu is on a black list",
             "sudo modprobe amdgpu; dkms status amdgpu",
             certainty="likely",

@@ -70,7 +70,7 @@ def networks(host: Host) -> Iterator[Finding]:
             "the module habanalabs_ib is not loaded: hcl_ibverbs_t::init failed to find matching Habana "
             "IB device",
             "the package habanalabs-rdma-core or the module is missing from the host",
-            "sudo modprobe habanalabs_ib; rdma dev shows hlib_0 ... afterwards",
+            "sudo modprobe -a ib_uverbs habanalabs_ib; rdma dev shows hlib_0 ... afterwards",
             source="https://github.com/containers/ai-lab-recipes/issues/483",
         )
 

@@ -215,7 +215,7 @@ def fabric(host: Host) -> Iterator[Finding]:
 
 def fallen(host: Host) -> Iterator[Finding]:
     text = host.output("nvidia-smi")
-    shown = re.search(r"Unable to determine the device handle for (?:GPU )?\S+.*|.*GPU is lost.*", text)
+    shown = re.search(r"Unable to determine the device handle for .*Unknown Error|.*GPU is lost.*", text)
     logged = host.kernel_log(r"fallen off the bus")
     if shown or logged:
         slot = re.search(
@@ -227,6 +227,38 @@ def fallen(host: Host) -> Iterator[Finding]:
             "the GPU has fallen off the bus (Xid 79): power, heat, seating or a dying card",
             f"stop using it{' (' + slot[0] + ')' if slot else ''}, power the host off and on; again: have "
             "it replaced",
+        )
+
+
+def adapter(host: Host) -> Iterator[Finding]:
+    """The module is loaded and cannot start the GPU: the kernel log says whether it may at all."""
+    text = host.output("nvidia-smi")
+    closed = re.search(r"not supported by open\s+NVRM: nvidia\.ko", host.output("dmesg"))
+    failed = host.kernel_log(r"RmInitAdapter failed")
+    if not (
+        closed
+        or failed
+        or "No devices were found" in text
+        or ("device handle" in text and "Not Found" in text)
+    ):
+        return
+    if closed:
+        yield bad(
+            "nvidia.open_module",
+            "the open kernel module does not drive this GPU: No devices were found",
+            "GPUs before Turing have no system processor (GSP), which that module needs",
+            "sudo apt install nvidia-driver-580 in place of nvidia-driver-580-open, then reboot",
+            source="https://github.com/NVIDIA/open-gpu-kernel-modules/issues/322",
+        )
+    else:
+        yield bad(
+            "nvidia.adapter",
+            f"the driver cannot start the GPU: {failed or text.strip()[:120]}",
+            "GSP firmware that does not load (module and user space of two installers), Above 4G Decoding or "
+            "Resizable BAR off in the firmware, or a failing card",
+            "dmesg | grep NVRM; install driver and module from one package; switch Above 4G Decoding on",
+            certainty="possible",
+            source="https://github.com/NVIDIA/open-gpu-kernel-modules/issues/862",
         )
 
 
@@ -288,5 +320,5 @@ def hidden(host: Host) -> Iterator[Finding]:
 
 RULES = (
     what, mismatch, no_module, lost_in_container, wsl_blocked, runtime, old_driver, forward_compatibility,
-    architecture, fabric, fallen, remapped, mig, uvm, hidden,
+    architecture, fabric, fallen, adapter, remapped, mig, uvm, hidden,
 )  # fmt: skip
