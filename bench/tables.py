@@ -146,6 +146,20 @@ def silence(found: dict[str, Any]) -> Table:
     return columns, [*rows, total]
 
 
+def doctor(found: dict[str, Any]) -> Table:
+    false = f"false findings on {found['healthy']} healthy hosts, this machine among them"
+    spent = f"{found['snapshot_cpu_s']:.2f}; {found['this_machine_cpu_s']:.2f}"
+    pages = "causes among them; public reports and documents that they are taken from"
+    rows = [
+        ["broken hosts: the right cause alone", f"{found['broken_found']} of {found['broken']}"],
+        ["hosts that differ, found", f"{found['together_found']} of {found['together']}"],
+        [pages, f"{found['causes']}; {found['pages']}"],
+        [false, str(found["false_findings"])],
+        ["CPU seconds: a recorded host judged; this machine looked at and judged", spent],
+    ]
+    return ["what", "measured"], rows
+
+
 def known_runs(found: dict[str, Any]) -> Table:
     def figure(value: float, unit: str) -> str:
         return f"{value / 1e6:.2f} M {unit}" if value >= 1e6 else f"{value:.3g} {unit}"
@@ -225,6 +239,7 @@ TITLES: dict[str, tuple[str, Callable[[dict[str, Any]], Table]]] = {
     "fine_tuning": ("Fine-tuning runs that are in no fit: peak memory and rate", fine_tuning),
     "known_runs": ("Well-known runs, predicted from what was asked of them", known_runs),
     "erasure": ("Rows of a run found again, and erased", erasure),
+    "doctor": ("doctor on recorded hosts", doctor),
     "silence": ("What is heard of it outside this machine", silence),
     "gate": ("The gate: seeded drifts of a service, and clean services", gate),
 }
