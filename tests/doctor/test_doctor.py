@@ -70,36 +70,63 @@ def disk(**more):
 
 MEMINFO = "MemTotal: 536870912 kB\nMemAvailable: {free} kB\nHugePages_Total: {huge}\nHugePages_Free: {huge}\n"
 OVERLAY_ROOT = {"/proc/mounts": "overlay / overlay rw 0 0\n"}
-NOT_READY = "Name:   n7\nConditions:\n  Ready   Unknown   Mon, 30 Nov 2026   NodeStatusUnknown   Kubelet stopped posting\n"
+NOT_READY = (
+    "Name:   n7\nConditions:\n  Ready   Unknown   Mon, 30 Nov 2026   NodeStatusUnknown   Kubelet stopped\n"
+)
+NO_AMX = "vendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 143\nmodel name\t: Xeon\nflags\t\t: avx2 avx512_bf16\n"
+LOST = "Unable to determine the device handle: GPU is lost. Reboot\n"
+NO_MEMORY = {"/sys/devices/system/node/node1/meminfo": "Node 1 MemTotal: 0 kB\n"}
 DESCRIBE = "kubectl describe nodes --request-timeout=8s"
 # Causes that no recording has: hosts made by hand.
 MADE = [
     ("memory.low", "epyc-vm", {"files": {"/proc/meminfo": MEMINFO.format(free=2_000_000, huge=0)}}),
-    ("memory.huge_pages", "xeon-spr-amx",
-     {"files": {"/proc/meminfo": MEMINFO.format(free=90_000_000, huge=153600) + "Hugepagesize: 2048 kB\n"}}),
+    (
+        "memory.huge_pages",
+        "xeon-spr-amx",
+        {
+            "files": {
+                "/proc/meminfo": MEMINFO.format(free=90_000_000, huge=153600) + "Hugepagesize: 2048 kB\n"
+            }
+        },
+    ),
     ("memory.overcommit", "epyc-vm", {"files": {"/proc/sys/vm/overcommit_memory": "2\n"}}),
-    ("numa.empty", "xeon-spr-amx", {"files": {"/sys/devices/system/node/node1/meminfo": "Node 1 MemTotal: 0 kB\n"}}),
+    ("numa.empty", "xeon-spr-amx", {"files": NO_MEMORY}),
     ("limits.nofile", "epyc-vm", {"limits": {"nofile": [1024, 1024]}}),
     ("disk.read_only", "epyc-vm", {"disks": disk(options="ro,relatime")}),
     ("disk.volatile", "epyc-vm", {"disks": disk(type="tmpfs")}),
     ("disk.volatile", "container-limits", {"disks": disk(type="overlay")}),
     ("disk.no_lock", "epyc-vm", {"disks": disk(type="nfs4", options="rw,vers=4.1,local_lock=all")}),
     ("python.old", "epyc-vm", {"python": {"version": "3.10.12"}}),
-    ("cpu.amx_firmware", "xeon-spr-amx", {"files": {"/proc/cpuinfo": "vendor_id\t: GenuineIntel\ncpu family\t: 6\n"
-     "model\t\t: 143\nmodel name\t: Intel(R) Xeon(R) Platinum 8480+\nflags\t\t: avx2 avx512f avx512_bf16\n"}}),
+    ("cpu.amx_firmware", "xeon-spr-amx", {"files": {"/proc/cpuinfo": NO_AMX}}),
     ("packages.preload", "epyc-vm", {"missing_preloads": ["/usr/lib/libtcmalloc.so"]}),
-    ("packages.cuda_on_amd", "mi300x", {"packages": {"torch": "2.7.0+cu128"}, "torch": {"cuda": "12.8", "hip": None}}),
+    (
+        "packages.cuda_on_amd",
+        "mi300x",
+        {"packages": {"torch": "2.7.0+cu128"}, "torch": {"cuda": "12.8", "hip": None}},
+    ),
     ("packages", "epyc-vm", {"packages": {"openvino": None}}),
     ("nvidia.visible", "h100", {"env": {"CUDA_VISIBLE_DEVICES": "0,8"}}),
     ("nvidia.container_runtime", "container-limits", {"env": {"NVIDIA_VISIBLE_DEVICES": "all"}}),
-    ("nvidia.no_driver", "epyc-vm",
-     {"pci": [{"slot": "0000:01:00.0", "vendor": "10de", "device": "2684", "class": "0300", "driver": ""}]}),
-    ("gaudi.stock_torch", "gaudi2",
-     {"packages": {"habana-torch-plugin": None, "torch": "2.4.0+cu121", "numpy": "1.26.4"}, "torch": {"cuda": "12.1"}}),
+    (
+        "nvidia.no_driver",
+        "epyc-vm",
+        {
+            "pci": [
+                {"slot": "0000:01:00.0", "vendor": "10de", "device": "2684", "class": "0300", "driver": ""}
+            ]
+        },
+    ),
+    (
+        "gaudi.stock_torch",
+        "gaudi2",
+        {
+            "packages": {"habana-torch-plugin": None, "torch": "2.4.0+cu121", "numpy": "1.26.4"},
+            "torch": {"cuda": "12.1"},
+        },
+    ),
     ("kubernetes.not_ready", "epyc-vm", {"commands": {DESCRIBE: {"rc": 0, "text": NOT_READY}}}),
-    ("nvidia.fallen", "h100",
-     {"commands": {"nvidia-smi": {"rc": 15, "text": "Unable to determine the device handle: GPU is lost. Reboot\n"}}}),
-]  # fmt: skip
+    ("nvidia.fallen", "h100", {"commands": {"nvidia-smi": {"rc": 15, "text": LOST}}}),
+]
 
 
 @pytest.mark.parametrize(("cause", "on", "overlay"), MADE, ids=[f"{cause}-{on}" for cause, on, _ in MADE])
