@@ -69,11 +69,12 @@ def disk(**more):
 
 
 MEMINFO = "MemTotal: 536870912 kB\nMemAvailable: {free} kB\nHugePages_Total: {huge}\nHugePages_Free: {huge}\n"
-OVERLAY_ROOT = {"/proc/mounts": "overlay / overlay rw 0 0\n"}
 NOT_READY = (
     "Name:   n7\nConditions:\n  Ready   Unknown   Mon, 30 Nov 2026   NodeStatusUnknown   Kubelet stopped\n"
 )
-NO_AMX = "vendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 143\nmodel name\t: Xeon\nflags\t\t: avx2 avx512_bf16\n"
+NO_AMX = (
+    "vendor_id : GenuineIntel\ncpu family : 6\nmodel : 143\nmodel name : Xeon\nflags : avx2 avx512_bf16\n"
+)
 LOST = "Unable to determine the device handle: GPU is lost. Reboot\n"
 NO_MEMORY = {"/sys/devices/system/node/node1/meminfo": "Node 1 MemTotal: 0 kB\n"}
 DESCRIBE = "kubectl describe nodes --request-timeout=8s"
