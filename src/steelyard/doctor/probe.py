@@ -105,18 +105,24 @@ COMMANDS = (
     ("timedatectl", "show"),
     ("chronyc", "tracking"),
     ("docker", "info"),
+    ("nvidia-ctk", "--version"),
     ("mokutil", "--sb-state"),
     ("dkms", "status"),
     ("ldconfig", "-p"),
 )
+JOURNAL = ("journalctl", "-k", "-b", "--no-pager", "-q")
 KUBERNETES = (
     ("kubectl", "describe", "nodes", "--request-timeout=8s"),
     ("kubectl", "get", "events", "-A", "--field-selector=type=Warning", "--request-timeout=8s"),
 )
 # Of a long output only lines that say something of these.
+OF_DEVICES = (
+    r"NVRM|Xid|nvidia|nouveau|habanalabs|amdgpu|kfd|i915|\bxe\b|oom|Out of memory|I/O error"
+    r"|\bsgx\b|SGX|tdx|Lockdown|Key was rejected"
+)
 KEPT_LINES = {
-    "dmesg": r"NVRM|Xid|nvidia|nouveau|habanalabs|amdgpu|kfd|i915|\bxe\b|oom|Out of memory|I/O error"
-    r"|\bsgx\b|SGX|tdx|Lockdown|Key was rejected",
+    "dmesg": OF_DEVICES,
+    " ".join(JOURNAL): OF_DEVICES,
     "ldconfig -p": r"lib(cuda|nvidia-ml|ze_loader|ze_intel_gpu|hsa-runtime64)\.|"
     r"lib(gomp|iomp5|tcmalloc|jemalloc)\b",
 }
@@ -166,7 +172,13 @@ def snapshot(folder=".", kubernetes=False, given=None):
             "torch": torch_facts(),
             "amx_permission": amx_permission(),
         }
-        facts["commands"] = dict(pair for pair in ran if pair)
+        commands = dict(pair for pair in ran if pair)
+    if (
+        commands.get("dmesg", {"rc": 0})["rc"] != 0
+    ):  # root's alone on many systems; the journal is the group adm's
+        journal = run(JOURNAL)
+        commands["dmesg"] = journal[1] if journal and journal[1]["rc"] == 0 else commands["dmesg"]
+    facts["commands"] = commands
     facts["time_s"] = time.time()  # last, so that whoever receives it can compare clocks
     return facts
 

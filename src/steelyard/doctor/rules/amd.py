@@ -22,6 +22,12 @@ def rocm(host: Host) -> str:
     return host.torch_built_for("hip") or host.file("/opt/rocm/.info/version")
 
 
+def wanted(host: Host) -> bool:
+    """Whether the GPU is meant to compute: ROCm is here, or it is made for nothing else."""
+    compute = [d for d in host.pci(AMD) if d["class"].startswith(("12", "0380"))]
+    return bool(compute or host.has("rocminfo") or host.torch_built_for("hip"))
+
+
 def what(host: Host) -> Iterator[Finding]:
     names = architectures(host)
     if names:
@@ -37,8 +43,7 @@ def permission(host: Host) -> Iterator[Finding]:
     text = host.output("rocminfo")
     refused = re.search(r"/dev/kfd read-write: (Permission denied|Operation not permitted)", text)
     locked = {p: d for p, d in host.device(r"/dev/(kfd|dri/renderD\d+)").items() if not d["usable"]}
-    amd = host.pci(AMD) or host.has("rocminfo")
-    if not amd or not (refused or (locked and "/dev/kfd" in locked)):
+    if not wanted(host) or not (refused or (locked and "/dev/kfd" in locked)):
         return
     group = str(next(iter(locked.values()))["group"]) if locked else "render"
     seen = refused[0] if refused else "/dev/kfd cannot be opened"

@@ -29,9 +29,17 @@ def docker_permission(host: Host) -> Iterator[Finding]:
 
 def docker_gpu(host: Host) -> Iterator[Finding]:
     text = host.output("docker", "info")
+    toolkit = host.has("nvidia-ctk", "--version")  # --gpus needs its hook alone, no registered runtime
     runtimes = re.search(r"^\s*Runtimes:(.*)$", text, re.M)
     cdi = re.search(r"CDI spec directories|nvidia\.com/gpu", text) and "nvidia.com/gpu" in text
-    if runtimes and "nvidia" not in runtimes[1] and not cdi and host.pci(NVIDIA) and not host.container:
+    if (
+        runtimes
+        and "nvidia" not in runtimes[1]
+        and not cdi
+        and host.pci(NVIDIA)
+        and not host.container
+        and not toolkit
+    ):
         yield warn(
             "docker.nvidia_runtime",
             f"Docker knows the runtimes{runtimes[1]}: could not select device driver with capabilities: "

@@ -95,14 +95,12 @@ def no_module(host: Host) -> Iterator[Finding]:
         cause = f"no nvidia module for kernel {host.kernel}{others}: the kernel was updated after the driver"
         fix = "sudo apt install linux-headers-$(uname -r) && sudo dkms autoinstall && sudo modprobe nvidia"
         yield bad("nvidia.no_module", said, cause, fix, certainty="sure" if others else "likely")
+    elif silent:
+        cause = "the module is loaded and does not answer"
+        yield bad("nvidia.no_driver", said, cause, "dmesg | grep NVRM", certainty="likely")
     else:
-        cause = "no driver is installed" if not silent else "the module is loaded and does not answer"
-        fix = (
-            "sudo ubuntu-drivers install --gpgpu (or your distribution's package)"
-            if not silent
-            else "dmesg | grep NVRM"
-        )
-        yield bad("nvidia.no_driver", said, cause, fix, certainty="likely")
+        fix = "sudo ubuntu-drivers install --gpgpu (or your distribution's package); without, the CPU is used"
+        yield warn("nvidia.no_driver", said, "no driver is installed", fix, certainty="likely")
 
 
 def lost_in_container(host: Host) -> Iterator[Finding]:
@@ -227,6 +225,7 @@ def fallen(host: Host) -> Iterator[Finding]:
             "the GPU has fallen off the bus (Xid 79): power, heat, seating or a dying card",
             f"stop using it{' (' + slot[0] + ')' if slot else ''}, power the host off and on; again: have "
             "it replaced",
+            certainty="sure" if shown else "likely",  # a reset may have brought it back since
         )
 
 

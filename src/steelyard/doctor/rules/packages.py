@@ -34,7 +34,7 @@ def pins(host: Host) -> Iterator[Finding]:
         for name, wanted in filter(None, map(requirement, lines)):
             version = host.package(name)
             if version and not satisfies(version, wanted):
-                yield bad(
+                yield warn(
                     "packages.pin",
                     f"{package} {host.package(package)} needs {name}{wanted}, {version} is installed",
                     "another package was installed later and moved it",

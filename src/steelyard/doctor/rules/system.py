@@ -35,7 +35,7 @@ def locked(host: Host) -> Iterator[Finding]:
         and host.limit("memlock") < LOCKED_MIN_BYTES
         and not free_of_it
     ):
-        yield bad(
+        yield warn(
             "limits.memlock",
             f"there is RDMA here, and a process may lock {show_bytes(host.limit('memlock'))}",
             "the limit of memlock: registering buffers fails with Cannot allocate memory",
