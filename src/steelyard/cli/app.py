@@ -63,7 +63,7 @@ VERBS = (
     ),
     ("accept", "checks.accept", "Does this machine check, train and serve as it should?"),
     ("engines", "engines.engines", "Engines that train and serve; install one."),
-    ("cluster", "cluster.cluster", "Machines that train together: their keys, one as a node."),
+    ("cluster", "machines.cluster.cluster", "Machines that train together: their keys, one as a node."),
     ("pull", "models.pull", "Fetch a model: resumable, hashed, scanned."),
     ("scan", "models.scan", "Look for code in model files, without running any."),
     (

@@ -1,1 +1,1 @@
-"""Verbs about machines as such."""
+"""Verbs about machines: whether they are fit, and several as a cluster."""

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from ...errors import Where, WrongUse
-from ..telling.messages import say
-from ..telling.output import result
-from .recipes import no_settings
+from ....errors import Where, WrongUse
+from ...telling.messages import say
+from ...telling.output import result
+from ..recipes import no_settings
 
 
 def cluster(
@@ -31,7 +31,7 @@ def cluster(
     if action == "keys" and len(words) > 1 and head is None and cpus is None:
         return _keys(Path(words[0]), words[1:])
     if action == "start" and len(words) == 1:
-        from ...cluster import start_node
+        from ....cluster import start_node
 
         return start_node(words[0], head, cpus)
     hint = "steelyard cluster keys DIR HOST HOST | steelyard cluster start ADDRESS --head HEAD"
@@ -41,7 +41,7 @@ def cluster(
 
 
 def _keys(folder: Path, hosts: list[str]) -> None:
-    from ...trust import keys_folder, make_keys
+    from ....trust import keys_folder, make_keys
 
     made = make_keys(folder, hosts)
     document = {"schema": "steelyard.cluster_keys/1", "folders": [str(path) for path in made]}
