@@ -172,13 +172,13 @@ def snapshot(folder=".", kubernetes=False, given=None):
             "torch": torch_facts(),
             "amx_permission": amx_permission(),
         }
-        commands = dict(pair for pair in ran if pair)
+        told: dict = dict(pair for pair in ran if pair)
     if (
-        commands.get("dmesg", {"rc": 0})["rc"] != 0
+        told.get("dmesg", {"rc": 0})["rc"] != 0
     ):  # root's alone on many systems; the journal is the group adm's
         journal = run(JOURNAL)
-        commands["dmesg"] = journal[1] if journal and journal[1]["rc"] == 0 else commands["dmesg"]
-    facts["commands"] = commands
+        told["dmesg"] = journal[1] if journal and journal[1]["rc"] == 0 else told["dmesg"]
+    facts["commands"] = told
     facts["time_s"] = time.time()  # last, so that whoever receives it can compare clocks
     return facts
 
