@@ -173,9 +173,8 @@ def snapshot(folder=".", kubernetes=False, given=None):
             "amx_permission": amx_permission(),
         }
         told: dict = dict(pair for pair in ran if pair)
-    if (
-        told.get("dmesg", {"rc": 0})["rc"] != 0
-    ):  # root's alone on many systems; the journal is the group adm's
+    # dmesg is root's alone on many systems; the journal is open to the group adm.
+    if told.get("dmesg", {"rc": 0})["rc"] != 0:
         journal = run(JOURNAL)
         told["dmesg"] = journal[1] if journal and journal[1]["rc"] == 0 else told["dmesg"]
     facts["commands"] = told
