@@ -57,7 +57,6 @@ BENCHES: dict[str, tuple[list[list[str]], str]] = {
     "soak": ([[*PYTHON, "bench/soak.py", "--minutes", "60"]], ""),
     "silence": ([[*PYTHON, "bench/silence.py", "--json"]], ""),
     "erasure": ([[*PYTHON, "bench/erasure.py", "--rows", "120", "--epochs", "50"]], ""),
-    "erasure": ([[*PYTHON, "bench/erasure.py", "--rows", "300", "--epochs", "40"]], ""),
     "doctor": ([[*PYTHON, "bench/doctor.py", "--json"]], ""),
     "forms": ([[*PYTHON, "bench/forms.py", "demo"]], "tasks"),
     "clean": ([[*PYTHON, "bench/clean.py", str(SHARED / CORPUS)]], CORPUS),
