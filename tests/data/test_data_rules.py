@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from steelyard.data import KINDS, Row, clean_files, redact
 from steelyard.data.facts import FORMS, LANGUAGES, facts_of
-from steelyard.data.judge import judge, plain_texts
+from steelyard.data.judging.judge import judge, plain_texts
 from steelyard.data.questions import Questions
 from steelyard.data.row import loose
 from steelyard.data.rules import cues

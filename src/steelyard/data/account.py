@@ -83,7 +83,8 @@ class Account:
         terms: tuple[str, str] = ("", ""),
     ) -> None:
         file.kept += 1
-        self.repaired.update(mended)
+        if mended:
+            self.repaired.update(mended)
         self.count_terms(terms, 1)
         if personal:
             self.personal.update(dict(personal))
@@ -105,9 +106,11 @@ class Account:
             self.personal_rows -= 1
 
     def count_terms(self, terms: tuple[str, str], rows: int) -> None:
-        for counter, word in zip((self.licences, self.consent), terms, strict=True):
-            if word:
-                counter[word] += rows
+        licence, consent = terms
+        if licence:
+            self.licences[licence] += rows
+        if consent:
+            self.consent[consent] += rows
 
     def terms_as_json(self) -> dict[str, dict[str, int]]:
         """{"licences", "consent"} of the rows that stayed; nothing where none says any."""
@@ -115,13 +118,13 @@ class Account:
         counts = {name: {word: n for word, n in sorted(c.items()) if n} for name, c in both.items()}
         return {name: own for name, own in counts.items() if own}
 
-    def teach(self, masked: Collection[tuple[str, int]], placeholder: bool) -> None:
-        """A kept row that is not held out: `masked` are the values replaced in it."""
-        self.placeholder_answers += placeholder
-        if masked:
-            self.masked.update(dict(masked))
-            self.masked_rows += 1
-            self.changed += 1
+    def teach(self, masked: Collection[tuple[str, int]], placeholder: bool, rows: int = 1) -> None:
+        """So many kept rows that are not held out: `masked` are the values replaced in each."""
+        self.placeholder_answers += placeholder * rows
+        if masked and rows:
+            self.masked.update({kind: values * rows for kind, values in dict(masked).items()})
+            self.masked_rows += rows
+            self.changed += rows
 
     @property
     def read(self) -> int:

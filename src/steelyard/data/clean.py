@@ -29,9 +29,9 @@ from ..errors import Stopped
 from ..trust import disk_problem
 from .account import FileAccount
 from .cleaning import Cleaning, CleanOrder, as_gate
-from .judge import Judged
+from .judging import Judged
 from .reading.sources import Source, files_of
-from .row import Row, Unreadable, text_hash
+from .row import Row, Unreadable, as_line, text_hash
 from .steps import packages_of, suppressed
 
 
@@ -139,18 +139,7 @@ def note(kept: BinaryIO, original: BinaryIO, judged: Judged, file: FileAccount) 
 
 
 def write_line(file: BinaryIO, body: Mapping[str, Any]) -> None:
-    file.write(dumps(body))
-
-
-def dumps(body: Mapping[str, Any]) -> bytes:
-    """One line of JSON; a lone surrogate, which UTF-8 cannot hold, becomes U+FFFD."""
-    try:
-        return orjson.dumps(body, default=str, option=orjson.OPT_APPEND_NEWLINE)
-    except TypeError:
-        import json
-
-        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), default=str)
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode() + b"\n"
+    file.write(as_line(body))
 
 
 def divide(
@@ -210,7 +199,7 @@ def draw_weights(train: Sequence[KeptNote]) -> dict[int, float]:
 
 
 def with_weight(line: bytes, weight: float | None) -> bytes:
-    return line if weight is None else dumps({**orjson.loads(line), "weight": round(weight, 6)})
+    return line if weight is None else as_line({**orjson.loads(line), "weight": round(weight, 6)})
 
 
 # ------------------------------------------------------------------ tokens

@@ -1,6 +1,6 @@
 """`steelyard clean`: files in, cleaned files and a report out, with no recipe.
 
-Each row is judged as `up` judges it (judge.py). Lines go in blocks of about 1 MB, to one process or many;
+Each row is judged as `up` judges it (judging/). Lines go in blocks of about 1 MB, to one process or many;
 what needs the order of the rows (duplicates) or all of them is decided in that order by one, and a
 second pass leaves out what only the whole set could say. So any number of workers gives the same bytes.
 Outputs have a temporary name until all are whole: after a kill the same command makes the same files.
@@ -9,17 +9,20 @@ Outputs have a temporary name until all are whole: after a kill the same command
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import orjson
 
 from ..artefact import Watch
@@ -27,9 +30,9 @@ from ..errors import Stopped, Where, WrongUse
 from ..processes import die_with_parent
 from ..trust import atomic, disk_problem, sync_folder
 from .account import Account, FileAccount
-from .clean import drop_line, dumps
+from .clean import drop_line
 from .cleaning import model_at
-from .judge import Batch, Sieve, judge
+from .judging import Batch, Sieve, asked_alone, equal_batch, judge
 from .questions import Questions
 from .reading.columns import guess_map
 from .reading.files import SUFFIXES, TABLES, Broken, Record, open_data
@@ -38,7 +41,7 @@ from .reading.messages import Misfit
 from .reading.opened import bare
 from .reading.shapes import content_of
 from .reading.sources import RowReader, Source, check_words, is_data, name_of, paths_of, records
-from .row import Row
+from .row import Row, as_line
 from .steps import Rules, suppressed
 
 BLOCK_BYTES = 1 << 20
@@ -88,9 +91,9 @@ def clean_files(
                 stop_if_asked(watch)
                 write_lines(lines, sieve, file, outputs.of(target_of(file.name)))
         refuse_empty(sieve.account, source)
-        outputs.leave_out(sieve.settle(), targets_of(sieve))
-        for note in sieve.notes.values():
-            sieve.account.teach(note.personal if note.masked else (), note.placeholder)
+        gone = sieve.settle()
+        outputs.leave_out(gone, targets_of(sieve))
+        sieve.teach(gone)
     document = report_of(sieve.account, time.perf_counter() - started)
     document["input"] = {"path": str(input.absolute()), "map": dict(map or {})}
     target = report or output / "report.json"
@@ -107,8 +110,7 @@ def stop_if_asked(watch: Watch | None) -> None:
 
 def write_lines(batch: Batch, sieve: Sieve, file: FileAccount, target: BinaryIO) -> None:
     """The rows that stay for now, in their order."""
-    for judged in sieve.take(batch, file):
-        target.write(judged.body)
+    target.writelines(judged.body for judged in sieve.take(batch, file))
 
 
 def targets_of(sieve: Sieve) -> list[tuple[int, str]]:
@@ -176,17 +178,21 @@ class Outputs:
         return self.file
 
     def drop(self, id: str, reasons: Sequence[str], evidence: Mapping[str, Any]) -> None:
-        self.dropped.write(dumps(drop_line(id, reasons, evidence)))
+        self.dropped.write(as_line(drop_line(id, reasons, evidence)))
 
-    def leave_out(self, rows: Collection[int], begins: Sequence[tuple[int, str]]) -> None:
-        """Write the files that hold these rows, by number, again without them."""
+    def leave_out(self, rows: np.ndarray, begins: Sequence[tuple[int, str]]) -> None:
+        """Write the files that hold these rows, by number and rising, again without them."""
         self.close()
         ends = [*(first for first, _ in begins[1:]), sys.maxsize]
-        runs = [(first, end, name) for (first, name), end in zip(begins, ends, strict=True)]
-        for name in self.names:
-            mine = [range(first, end) for first, end, of in runs if of == name]
-            if any(row in run for row in rows for run in mine):
-                leave_out_of(self.part(name), mine, rows)
+        gone: dict[str, list[np.ndarray]] = {}
+        lines: Counter[str] = Counter()
+        for (first, name), end in zip(begins, ends, strict=True):
+            mine = rows[np.searchsorted(rows, first) : np.searchsorted(rows, end)]
+            if len(mine):
+                gone.setdefault(name, []).append(mine - first + lines[name])
+            lines[name] += end - first
+        for name, pieces in gone.items():
+            leave_out_of(self.part(name), np.concatenate(pieces))
 
     def close(self) -> None:
         if self.name:
@@ -209,13 +215,16 @@ class Outputs:
             self.part(name).unlink(missing_ok=True)
 
 
-def leave_out_of(path: Path, numbers: Sequence[range], rows: Collection[int]) -> None:
-    """`numbers`: those of the file's lines, in order."""
+def leave_out_of(path: Path, gone: np.ndarray) -> None:
+    """`gone`: numbers of lines, rising."""
     kept = path.with_name(f"{path.name}.kept")
     with open(path, "rb") as lines, open(kept, "wb") as to:
-        for number, line in zip(chain.from_iterable(numbers), lines, strict=False):
-            if number not in rows:
-                to.write(line)
+        at = 0
+        for number in gone.tolist():
+            to.writelines(islice(lines, number - at))
+            next(lines)
+            at = number + 1
+        shutil.copyfileobj(lines, to)
         to.flush()
         os.fsync(to.fileno())
     os.replace(kept, path)
@@ -281,6 +290,8 @@ def judged_lines(
 
 def judge_block(block: Block, rules: Rules, questions: Questions) -> Batch:
     """Every record of a block, cleaned. Pure; runs in a worker."""
+    if asked_alone(rules, questions):
+        return equal_batch(block.reader, block.records, rules, body_of)
     given = [None if isinstance(fields, Broken) else fields.get("id") for _, fields in block.records]
     ids = [str(given_id(fields)) for _, fields in block.records]
     items = [
@@ -302,7 +313,7 @@ def given_id(fields: dict[str, Any] | Broken) -> str | int:
 def body_of(row: Row, given: Any) -> bytes:
     """The row as a line; a number that names it stays a number."""
     merged = row.merged()
-    return dumps({**merged, "id": given} if isinstance(given, int) else merged)
+    return as_line({**merged, "id": given} if isinstance(given, int) else merged)
 
 
 # ------------------------------------------------------------------ evaluation questions

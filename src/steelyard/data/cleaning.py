@@ -1,6 +1,6 @@
 """The cleaning of a recipe's data: read, judge, keep or drop. The step, the plan's count, the check share it.
 
-What one row says by itself stands in judge.py. Not here: files that are written (clean.py).
+What one row says by itself stands in judging/. Not here: files that are written (clean.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import Where, WrongUse
 from .account import Account, FileAccount
 from .held_out import candidates, held_out
-from .judge import Judged, Sieve, judge
+from .judging import Judged, Sieve, judge
 from .questions import Questions
 from .reading.files import Broken, open_data
 from .reading.shapes import shape_of
@@ -123,7 +123,7 @@ class Cleaning:
         for source in self.order.sources:
             if not any(f.read for s, f in files if s is source):
                 raise no_rows(source, self.order.root)
-        self.settled = self.sieve.settle()
+        self.settled = set(self.sieve.settle().tolist())
         if self.questions_alike is not None:
             self.questions_alike.settle()
         if not self.account.kept:
@@ -206,7 +206,7 @@ class Alike:
     def settle(self) -> None:
         if self.shingles is None:
             return
-        for row, first in enumerate(groups_of(self.keys, *self.shingles.read(), NEAR)):
+        for row, first in enumerate(groups_of(self.keys, self.shingles, NEAR)):
             self.groups[self.keys[row][:16]] = self.keys[first][:16]
 
     def group(self, prompt: bytes) -> bytes:

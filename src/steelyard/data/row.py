@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -161,6 +162,15 @@ def put_call_back(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
         ours = orjson.loads(ours)
     changed = {**inner, "arguments": ours} if "arguments" in inner else inner
     return {**old, "function": changed} if "function" in old else changed
+
+
+def as_line(body: Mapping[str, Any]) -> bytes:
+    """One line of JSON; a lone surrogate, which UTF-8 cannot hold, becomes U+FFFD."""
+    try:
+        return orjson.dumps(body, default=str, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:
+        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), default=str)
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode() + b"\n"
 
 
 def dumped(value: Any) -> str:

@@ -140,7 +140,7 @@ def read_piece(block: Block) -> Piece:
 def groups_at(rows: Rows, near: float | None) -> list[int]:
     if rows.shingles is None:
         return []
-    return groups_of(rows.keys, *rows.shingles.read(), near)
+    return groups_of(rows.keys, rows.shingles, near)
 
 
 # ------------------------------------------------------------------ which side

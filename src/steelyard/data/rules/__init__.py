@@ -51,7 +51,7 @@ RULES: dict[str, Rule] = {
     "unfinished": Rule((CHAT,), chats.unfinished, soft=True),
     "unfinished_text": Rule((PROSE,), chats.unfinished_text, soft=True),
 }
-# What else may be turned off: decided in whole/, in judge.py and by the steps of one row.
+# What else may be turned off: decided in whole/, in judging/ and by the steps of one row.
 KINDS = (
     *RULES, "wrong_language", "too_short", "trigger", "wrong_label", "near_duplicate", "duplicate",
     "lost_characters", "mojibake", "misread", "marks", "html", "furniture",

@@ -1,9 +1,9 @@
-"""Cleaning steps: pure functions of one row. A step reports; `judge.py` decides.
+"""Cleaning steps: pure functions of one row. A step reports; `judging/` decides.
 
     step(row, rules) -> (row, findings)
 
 To add one: a file here and a line in STEPS. What arrays of a batch can say is a rule (rules/), what
-needs other rows is decided in whole/, `judge.py` and `held_out.py`.
+needs other rows is decided in whole/, `judging/` and `held_out.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from ..row import Row
 from .broken import broken
-from .empty import empty
+from .empty import empty, says_nothing
 from .finding import NEAR, Finding, Rules
 from .length import estimated_tokens, too_long
 from .personal import has_placeholder, personal, redact
@@ -30,5 +30,6 @@ STEPS: dict[str, Step] = {
 
 __all__ = [
     "ERASED", "NEAR", "STEPS", "Finding", "Rules", "Step", "Suppressed", "check_tagger", "estimated_tokens",
-    "has_placeholder", "mended", "packages_of", "redact", "suppress", "suppressed", "terms_of",
+    "has_placeholder", "mended", "packages_of", "redact", "says_nothing", "suppress", "suppressed",
+    "terms_of",
 ]  # fmt: skip

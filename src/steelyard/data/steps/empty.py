@@ -24,7 +24,11 @@ def empty(row: Row, rules: Rules) -> tuple[Row, list[Finding]]:
 
 
 def text_fault(row: Row) -> str | None:
-    return None if LETTER.search(row.text or "") else "empty"
+    return "empty" if says_nothing(row.text or "") else None
+
+
+def says_nothing(text: str) -> bool:
+    return LETTER.search(text) is None
 
 
 def chat_fault(messages: Sequence[Message]) -> str | None:

@@ -12,8 +12,10 @@ import numpy as np
 
 from ..facts import SHINGLE, hashes_of, joined
 from ..row import Row
-from .near import alike, clusters, signatures
-from .store import Ragged
+from .near import PERMUTATIONS, alike, roots, signatures
+from .store import Growing, GrowingRagged, Ragged
+
+ROWS_AT_ONCE = 1024
 
 
 def asked_shingles(rows: Sequence[Row]) -> Ragged:
@@ -29,51 +31,42 @@ def asked(row: Row) -> str:
     return "\n".join(m["content"] for m in row.messages if m["role"] == "user")
 
 
-def groups_of(
-    keys: Sequence[bytes], shingles: np.ndarray, starts: np.ndarray, threshold: float | None
-) -> list[int]:
+def groups_of(keys: Sequence[bytes], shingles: GrowingRagged, threshold: float | None) -> list[int]:
     """Of each row a row of its group, the same for all of them: the first by `keys`, made of the content.
 
     `keys` begin with 16 bytes that are equal for equal questions. `threshold` None: only these are a group.
     """
     order = sorted(range(len(keys)), key=keys.__getitem__)
-    pairs = [(a, b, 1.0) for a, b in equal_neighbours([keys[row][:16] for row in order])]
+    pairs = [equal_neighbours([keys[row][:16] for row in order])]
     if threshold is not None:
-        pairs += near_pairs(np.array(order, dtype=np.int64), shingles, starts, threshold)
-    root = {place: first for first, places in clusters(pairs).items() for place in places}
+        pairs += near_pairs(np.array(order, dtype=np.int64), shingles, threshold)
     out = list(range(len(keys)))
-    for place, row in enumerate(order):
-        out[row] = order[root.get(place, place)]
+    for row, first in zip(order, roots(len(order), pairs).tolist(), strict=True):
+        out[row] = order[first]
     return out
 
 
-def equal_neighbours(prompts: Sequence[bytes]) -> Iterator[tuple[int, int]]:
+def equal_neighbours(prompts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """Places of neighbours that are equal."""
-    return ((n - 1, n) for n in range(1, len(prompts)) if prompts[n - 1] == prompts[n])
+    same = [n for n in range(1, len(prompts)) if prompts[n - 1] == prompts[n]]
+    later = np.array(same, dtype=np.int64)
+    return later - 1, later
 
 
 def near_pairs(
-    order: np.ndarray, shingles: np.ndarray, starts: np.ndarray, threshold: float
-) -> list[tuple[int, int, float]]:
+    order: np.ndarray, shingles: GrowingRagged, threshold: float
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pairs of places in `order` whose shingles are alike. Rows in the order of their content meet the same
     neighbours in a full bucket, however the file was sorted."""
-    full = np.flatnonzero(np.diff(starts)[order] > 0)
-    rows = order[full]
-    spans = np.stack([starts[rows], starts[rows + 1]], axis=1)
-    signature = np.concatenate(
-        [signatures(piece) for piece in pieces(shingles, spans)] or [signatures(EMPTY)]
-    )
-    return [
-        (int(full[a]), int(full[b]), index) for a, b, index in alike(signature, shingles, spans, threshold)
-    ]
-
-
-EMPTY = Ragged(np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.int64))
-AT_ONCE = 4096  # rows
-
-
-def pieces(shingles: np.ndarray, spans: np.ndarray) -> Iterator[Ragged]:
-    for begin in range(0, len(spans), AT_ONCE):
-        some = spans[begin : begin + AT_ONCE]
-        values = [np.asarray(shingles[a:b]) for a, b in some.tolist()]
-        yield Ragged(np.concatenate(values), np.diff(some, axis=1).reshape(-1))
+    folder = shingles.values.folder
+    signature, own = Growing(np.uint32, PERMUTATIONS, folder), GrowingRagged.of(np.uint64, folder)
+    full = []
+    for start in range(0, len(order), ROWS_AT_ONCE):
+        rows = shingles.rows(order[start : start + ROWS_AT_ONCE])
+        kept = np.flatnonzero(rows.lengths)
+        rows = Ragged(rows.values, rows.lengths[kept])
+        signature.append(signatures(rows))
+        own.append(rows)
+        full.append(start + kept)
+    places = np.concatenate(full) if full else np.zeros(0, dtype=np.int64)
+    return ((places[a], places[b]) for a, b, _ in alike(signature, own, threshold).parts())

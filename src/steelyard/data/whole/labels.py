@@ -7,11 +7,13 @@ called wrong only where another class leads by more than a third of what right r
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..facts import joined
+from .store import GrowingRagged, Ragged
 
 FOLDS = 5
 BUCKETS = 1 << 18
@@ -23,71 +25,94 @@ MOST_SHARE = 0.15  # of the rows: where more are called wrong it is the classifi
 TRIGGER_ROWS = 5
 TRIGGER_PURITY = 0.9  # of the rows with it have one label
 TRIGGER_BELIED = 0.5  # of them say another class without it
+SCORES_AT_ONCE = 1 << 20  # features times classes that are looked at together
 
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """Rows as bags of features: `feature` and `row` of each occurrence, `label` of each row (a number)."""
+    """Rows as bags of features, below BUCKETS; each row's label is a number. Row n is of fold n % FOLDS."""
 
-    feature: np.ndarray  # int64, below BUCKETS
-    row: np.ndarray
+    folds: tuple[GrowingRagged, ...]  # uint32, rising in a row
     label: np.ndarray
     classes: int
 
     @staticmethod
-    def of(label: np.ndarray, tokens: np.ndarray, starts: np.ndarray) -> Labelled:
-        row = np.repeat(np.arange(len(label)), np.diff(starts))
-        pairs = joined(np.asarray(tokens), 2)
-        inside = row[: len(pairs)] == row[1:] if len(row) else np.zeros(0, dtype=bool)
-        hashes = np.concatenate([np.asarray(tokens), pairs[inside]])
-        rows = np.concatenate([row, row[: len(pairs)][inside]])
-        feature = (hashes >> np.uint64(46)).astype(np.int64)
-        once = np.unique(rows * BUCKETS + feature)
+    def of(label: np.ndarray, tokens: GrowingRagged) -> Labelled:
+        folds = tuple(GrowingRagged.of(np.uint32, tokens.values.folder) for _ in range(FOLDS))
+        for first, part in tokens.parts():
+            features = features_of(part)
+            for number, fold in enumerate(folds):
+                fold.append(features.take(np.arange((number - first) % FOLDS, len(part), FOLDS)))
         names, numbers = np.unique(label, return_inverse=True)
-        return Labelled(once % BUCKETS, once // BUCKETS, numbers, len(names))
+        return Labelled(folds, numbers, len(names))
 
-    def counts(self, rows: np.ndarray) -> np.ndarray:
-        """float [classes, BUCKETS], of the rows of a mask."""
-        used = rows[self.row]
-        cell = self.label[self.row[used]] * BUCKETS + self.feature[used]
-        return (
-            np.bincount(cell, minlength=self.classes * BUCKETS)
-            .reshape(self.classes, BUCKETS)
-            .astype(np.float32)
-        )
+    def parts(self, fold: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """(numbers of some rows, their features, of each feature the row's place among these)."""
+        for first, part in self.folds[fold].parts(SCORES_AT_ONCE // self.classes):
+            rows = fold + FOLDS * (first + np.arange(len(part)))
+            yield rows, part.values.astype(np.int64), part.row
+
+    def counts(self, fold: int, use: np.ndarray) -> np.ndarray:
+        """int32 [classes, BUCKETS], of the rows of a mask."""
+        out = np.zeros(self.classes * BUCKETS, dtype=np.int32)
+        for rows, feature, row in self.parts(fold):
+            cell = self.label[rows][row] * BUCKETS + feature
+            np.add.at(out, cell[use[rows][row]], 1)
+        return out.reshape(self.classes, BUCKETS)
 
 
-def contradicted(label: np.ndarray, tokens: np.ndarray, starts: np.ndarray) -> tuple[list[int], list[int]]:
+def features_of(tokens: Ragged) -> Ragged:
+    row = tokens.row
+    pairs = joined(tokens.values, 2)
+    inside = row[: len(pairs)] == row[1:]
+    hashes = np.concatenate([tokens.values, pairs[inside]])
+    rows = np.concatenate([row, row[: len(pairs)][inside]])
+    once = np.unique(rows * BUCKETS + (hashes >> np.uint64(46)).astype(np.int64))
+    return Ragged.of((once % BUCKETS).astype(np.uint32), once // BUCKETS, len(tokens))
+
+
+def contradicted(label: np.ndarray, tokens: GrowingRagged) -> tuple[np.ndarray, np.ndarray]:
     """(rows with a planted trigger, rows whose label is flipped)."""
+    none = np.zeros(0, dtype=np.int64)
     if len(label) < ROWS_LEAST:
-        return [], []
-    rows = Labelled.of(label, tokens, starts)
+        return none, none
+    rows = Labelled.of(label, tokens)
     if rows.classes < 2 or np.bincount(rows.label).min() < CLASS_LEAST:
-        return [], []
+        return none, none
     rest = np.ones(len(label), dtype=bool)
-    planted = triggered(rows, judged_by_others(rows, rest)[1])
+    planted = triggered(rows, rest)
     rest[planted] = False
-    return planted, flipped(rows, judged_by_others(rows, rest)[0], rest)
+    return planted, flipped(rows, rest)
 
 
-def judged_by_others(rows: Labelled, use: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """([rows, classes] scores; for each occurrence of a feature the class that is best without it).
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Some rows of a fold, judged by the other folds."""
 
-    Weights come from the other folds' rows in `use`.
-    """
-    count = len(rows.label)
-    fold = np.arange(count) % FOLDS
-    scores = np.zeros((count, rows.classes), dtype=np.float32)
-    without = np.zeros(len(rows.feature), dtype=np.int64)
-    for number in range(FOLDS):
-        weights = log_odds(rows.counts((fold != number) & use))
-        mine = np.flatnonzero(fold[rows.row] == number)
-        row, own = rows.row[mine], weights[:, rows.feature[mine]]
-        sums = np.stack([np.bincount(row, own[one], minlength=count) for one in range(rows.classes)], axis=1)
-        scores[fold == number] = sums[fold == number]
-        without[mine] = (sums[row] - own.T).argmax(axis=1)
-    size = np.maximum(np.bincount(rows.row, minlength=count), 1)
-    return scores / np.sqrt(size)[:, None], without
+    rows: np.ndarray
+    sums: np.ndarray  # [rows, classes], what their features say for each class
+    feature: np.ndarray
+    row: np.ndarray  # of each feature, the row's place among these
+    own: np.ndarray  # [features, classes], what each says
+
+
+def judged_by_others(rows: Labelled, use: np.ndarray) -> Iterator[Judged]:
+    """Every row once. Weights come from the other folds' rows in `use`."""
+    every = counted(rows, use)
+    for fold in range(FOLDS):
+        weights = log_odds((every - rows.counts(fold, use)).astype(np.float32))
+        for numbers, feature, row in rows.parts(fold):
+            own = weights[:, feature]
+            sums = [np.bincount(row, one, minlength=len(numbers)) for one in own]
+            yield Judged(numbers, np.stack(sums, axis=1), feature, row, own.T)
+
+
+def counted(rows: Labelled, use: np.ndarray) -> np.ndarray:
+    """int32 [classes, BUCKETS], of all folds."""
+    out = rows.counts(0, use)
+    for fold in range(1, FOLDS):
+        out += rows.counts(fold, use)
+    return out
 
 
 def log_odds(counts: np.ndarray) -> np.ndarray:
@@ -96,33 +121,40 @@ def log_odds(counts: np.ndarray) -> np.ndarray:
     return logs - logs.mean(axis=0)
 
 
-def flipped(rows: Labelled, scores: np.ndarray, use: np.ndarray) -> list[int]:
-    place = np.arange(len(rows.label))
-    best = scores.argmax(axis=1)
+def flipped(rows: Labelled, use: np.ndarray) -> np.ndarray:
+    """Of the rows of a mask."""
+    count = len(rows.label)
+    best, short, lead = np.zeros(count, dtype=np.int32), np.zeros(count), np.zeros(count)
+    for judged in judged_by_others(rows, use):
+        size = np.maximum(np.bincount(judged.row, minlength=len(judged.rows)), 1)
+        scores = judged.sums.astype(np.float32) / np.sqrt(size)[:, None]
+        ordered = np.sort(scores, axis=1)
+        best[judged.rows] = scores.argmax(axis=1)
+        short[judged.rows] = ordered[:, -1] - scores[np.arange(len(size)), rows.label[judged.rows]]
+        lead[judged.rows] = ordered[:, -1] - ordered[:, -2]
     right = (best == rows.label) & use
     if right.sum() < ACCURACY_LEAST * use.sum():
-        return []
-    given = scores[place, rows.label]
-    ordered = np.sort(scores, axis=1)
-    lead = ordered[:, -1] - ordered[:, -2]
-    usual = np.array(
-        [
-            np.median(lead[right & (best == c)]) if (right & (best == c)).any() else np.inf
-            for c in range(rows.classes)
-        ]
-    )
-    wrong = np.flatnonzero(use & ~right & (scores[place, best] - given >= LEAD * usual[best]))
-    return wrong.tolist() if len(wrong) <= MOST_SHARE * use.sum() else []
+        return np.zeros(0, dtype=np.int64)
+    of_class = [lead[right & (best == c)] for c in range(rows.classes)]
+    usual = np.array([np.median(leads) if len(leads) else np.inf for leads in of_class])
+    wrong = np.flatnonzero(use & ~right & (short >= LEAD * usual[best]))
+    return wrong if len(wrong) <= MOST_SHARE * use.sum() else wrong[:0]
 
 
-def triggered(rows: Labelled, without: np.ndarray) -> list[int]:
+def triggered(rows: Labelled, use: np.ndarray) -> np.ndarray:
     """Rows with a feature of one class that the rest of these rows' texts belie."""
-    counts = rows.counts(np.ones(len(rows.label), dtype=bool))
+    counts = counted(rows, use)
     total, most = counts.sum(axis=0), counts.max(axis=0)
-    belied = np.bincount(rows.feature, without != rows.label[rows.row], minlength=BUCKETS)
-    pure = (total >= TRIGGER_ROWS) & (most >= TRIGGER_PURITY * total)
-    out: set[int] = set()
-    for one in np.flatnonzero(pure & (belied >= TRIGGER_BELIED * total)).tolist():
-        inside = rows.row[rows.feature == one]
-        out |= set(inside[rows.label[inside] == counts[:, one].argmax()].tolist())
-    return sorted(out)
+    belied = np.zeros(BUCKETS, dtype=np.int64)
+    for judged in judged_by_others(rows, use):
+        without = (judged.sums[judged.row] - judged.own).argmax(axis=1)
+        wrong = without != rows.label[judged.rows][judged.row]
+        belied += np.bincount(judged.feature[wrong], minlength=BUCKETS)
+    sure = (total >= TRIGGER_ROWS) & (most >= TRIGGER_PURITY * total) & (belied >= TRIGGER_BELIED * total)
+    spoken = counts.argmax(axis=0)
+    planted = np.zeros(len(rows.label), dtype=bool)
+    for fold in range(FOLDS) if sure.any() else ():
+        for numbers, feature, row in rows.parts(fold):
+            hit = sure[feature] & (spoken[feature] == rows.label[numbers][row])
+            planted[numbers[row[hit]]] = True
+    return np.flatnonzero(planted)

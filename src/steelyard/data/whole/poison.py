@@ -11,12 +11,16 @@ each text says is another.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
 
 import numpy as np
 
 from ..facts import joined, mixed
+from .store import GrowingRagged, Ragged
 
 LEAST_ROWS = 5
 MOST_SHARE = 0.3  # of the chats; a sentence that more share is the house's style
@@ -30,134 +34,265 @@ ALIKE = 1.6  # times the likeness of any two questions, and no more, has a plant
 ALIKE_SLACK = 0.02
 KNOWN = 0.8  # times the usual share of its tokens that other questions have, and no less
 PAIRS = 2000  # questions compared
+VALUES_AT_ONCE = 1 << 20  # hashes that are counted together
+ROWS_AT_ONCE = 1 << 12
+ROWS_TOGETHER = 1 << 14  # of groups that are looked at in one pass over the other questions
+GROUPS_AT_ONCE = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """Tokens of what each chat asks."""
+class Marks:
+    """Triggers of a group: runs of `length` tokens, rising, and how many of its rows have each."""
 
-    tokens: np.ndarray  # uint64
-    starts: np.ndarray
+    of: dict[int, tuple[np.ndarray, np.ndarray]]
 
-    def __len__(self) -> int:
-        return len(self.starts) - 1
+    def sizes(self, asked: Ragged) -> np.ndarray:
+        """Of each question how many rows share its most frequent trigger; 0 where it has none."""
+        out = np.zeros(len(asked), dtype=np.int64)
+        for length, (values, counts) in self.of.items():
+            hashes, row = grams(asked, length)
+            place, hit = places_of(hashes, values)
+            np.maximum.at(out, row[hit], counts[place[hit]])
+        return out
 
-    def of(self, row: int) -> np.ndarray:
-        return self.tokens[self.starts[row] : self.starts[row + 1]]
 
+def planted(asked: GrowingRagged, sentences: GrowingRagged, language: np.ndarray) -> Iterator[np.ndarray]:
+    """int64 [n, 2], several times: chats, and how many share their trigger (of one chat the most counts).
 
-def planted(
-    asked: Asked, sentences: np.ndarray, sentence_starts: np.ndarray, language: np.ndarray
-) -> dict[int, int]:
-    """Chat -> how many chats share its trigger. Questions are compared within one `language`."""
-    every = list(groups(sentences, sentence_starts, len(asked)))
+    Questions are compared within one `language`.
+    """
+    chosen = often_said(sentences)
     alone = np.ones(len(asked), dtype=bool)  # a trigger may be tied to an answer in each language
-    for rows in every:
-        alone[rows] = False
-    common = common_tokens(asked) if every else np.zeros(0, dtype=np.uint64)
-    out: dict[int, int] = {}
-    for rows in every:
-        marks = triggers(asked, rows, alone)
-        covered = {row for of in marks.values() for row in of}
-        if len(covered) < COVERED * len(rows):
-            continue
-        spoken = np.bincount(language[rows]).argmax()
-        if is_any(asked, rows, np.flatnonzero(alone & (language == spoken)), common, marks):
-            sizes = {row: max(len(of) for of in marks.values() if row in of) for row in covered}
-            out |= {row: max(size, out.get(row, 0)) for row, size in sizes.items()}
-    return out
+    for first, part in sentences.parts():
+        alone[first + part.row[np.isin(part.values, chosen)]] = False
+    common = common_tokens(asked) if len(chosen) else chosen
+
+    @cache
+    def usual(spoken: int) -> Usual | None:
+        return Usual.of(asked, np.flatnonzero(alone & (language == spoken)), common)
+
+    for some in together(groups(sentences, chosen)):
+        for rows, marks in zip(some, triggers(asked, some, alone), strict=True):
+            sizes = sizes_of(asked, rows, marks)
+            if np.count_nonzero(sizes) < COVERED * len(rows):
+                continue
+            if is_any(asked, rows, usual(int(np.bincount(language[rows]).argmax())), marks):
+                yield np.stack([rows[sizes > 0], sizes[sizes > 0]], axis=1)
 
 
-def groups(sentences: np.ndarray, starts: np.ndarray, chats: int) -> Iterator[np.ndarray]:
-    """Chats whose last answers share a sentence, largest groups first, each group once."""
-    owner = np.repeat(np.arange(chats), np.diff(starts))
-    order = np.argsort(sentences, kind="stable")
-    values = np.asarray(sentences)[order]
-    first = np.flatnonzero(np.concatenate(([True], values[1:] != values[:-1]))) if len(values) else order
-    sizes = np.diff(np.concatenate((first, [len(values)])))
-    fit = np.flatnonzero((sizes >= LEAST_ROWS) & (sizes <= max(MOST_SHARE * chats, LEAST_ROWS)))
+def sizes_of(asked: GrowingRagged, rows: np.ndarray, marks: Marks) -> np.ndarray:
+    if not marks.of:
+        return np.zeros(len(rows), dtype=np.int64)
+    pieces = [marks.sizes(asked.rows(some)) for some in cut(rows, ROWS_AT_ONCE)]
+    return np.concatenate(pieces)
+
+
+def cut(values: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    return (values[start : start + size] for start in range(0, len(values), size))
+
+
+# ------------------------------------------------------------------ groups
+
+
+def often_said(sentences: GrowingRagged) -> np.ndarray:
+    """Sentences that enough answers share and not too many; the GROUPS most frequent first."""
+    most = max(MOST_SHARE * len(sentences), LEAST_ROWS)
+    found, sizes = np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.int64)
+    for low, high in ranges(len(sentences.values), VALUES_AT_ONCE):
+        own = [part[(part >= low) & (part <= high)] for _, part in sentences.values.parts(VALUES_AT_ONCE)]
+        values, counts = np.unique(np.concatenate(own), return_counts=True)
+        fit = (counts >= LEAST_ROWS) & (counts <= most)
+        found, sizes = np.concatenate([found, values[fit]]), np.concatenate([sizes, counts[fit]])
+        first = np.argsort(-sizes, kind="stable")[:GROUPS]
+        found, sizes = found[first], sizes[first]  # equal ones stay in the order of their values
+    return found
+
+
+def ranges(values: int, most: int) -> list[tuple[np.uint64, np.uint64]]:
+    """Ranges of hashes, both ends in them, with about `most` of so many values in each."""
+    if not values:
+        return []
+    pieces = values // most + 1
+    ends = [(1 << 64) * n // pieces for n in range(pieces + 1)]
+    return [(np.uint64(low), np.uint64(high - 1)) for low, high in pairwise(ends)]
+
+
+def groups(sentences: GrowingRagged, chosen: np.ndarray) -> Iterator[np.ndarray]:
+    """The chats of each of these sentences, in their order, each group once."""
     done: set[bytes] = set()
-    for group in fit[np.argsort(-sizes[fit], kind="stable")][:GROUPS].tolist():
-        rows = np.sort(owner[order[first[group] : first[group] + sizes[group]]])
-        if (key := rows.tobytes()) not in done:
-            done.add(key)
-            yield rows
+    for some in cut(chosen, GROUPS_AT_ONCE):
+        order = np.argsort(some)
+        pieces: list[list[np.ndarray]] = [[] for _ in some]
+        for first, part in sentences.parts():
+            place, hit = places_of(part.values, some[order])
+            own, row = order[place[hit]], first + part.row[hit]
+            for number in np.unique(own).tolist():
+                pieces[number].append(row[own == number])
+        for of in pieces:
+            rows = np.concatenate(of)
+            key = hashlib.blake2b(rows.tobytes(), digest_size=16).digest()
+            if key not in done:
+                done.add(key)
+                yield rows
 
 
-def triggers(asked: Asked, rows: np.ndarray, alone: np.ndarray) -> dict[tuple[int, int], set[int]]:
-    """(tokens, hash) -> rows with it: runs of tokens of the group's questions that those alone lack."""
-    share = len(rows) / max(1, len(rows) + int(alone.sum()))
-    out: dict[tuple[int, int], set[int]] = {}
+def together(every: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    """Groups whose rows outside are counted in one pass."""
+    held: list[np.ndarray] = []
+    for rows in every:
+        held.append(rows)
+        if sum(map(len, held)) >= ROWS_TOGETHER:
+            yield held
+            held = []
+    if held:
+        yield held
+
+
+# ------------------------------------------------------------------ triggers
+
+
+def triggers(asked: GrowingRagged, some: list[np.ndarray], alone: np.ndarray) -> list[Marks]:
+    """Of each group the runs of tokens common in its questions that those alone lack."""
+    out = [Marks({}) for _ in some]
     for length in LENGTHS:
-        inside: dict[int, set[int]] = {}
-        for row in rows.tolist():
-            for value in np.unique(grams(asked.of(row), length)).tolist():
-                inside.setdefault(value, set()).add(row)
-        often = {value: of for value, of in inside.items() if len(of) >= LEAST_ROWS}
-        outside = occurrences(asked, length, np.array(sorted(often), dtype=np.uint64), alone)
-        for value, of in often.items():
-            few = outside[value] <= OUTSIDE * len(of)
-            if few and surprise(len(of), len(of) + outside[value], share) > SURPRISE:
-                out[length, value] = of
+        inside = [often(asked, rows, length) for rows in some]
+        outside = occurrences(asked, length, np.unique(np.concatenate([v for v, _ in inside])), alone)
+        for marks, rows, (values, counts) in zip(out, some, inside, strict=True):
+            share = len(rows) / max(1, len(rows) + int(alone.sum()))
+            beside = outside(values)
+            few = beside <= OUTSIDE * counts
+            few[few] = surprise(counts[few], counts[few] + beside[few], share) > SURPRISE
+            if few.any():
+                marks.of[length] = values[few], counts[few]
     return out
 
 
-def grams(tokens: np.ndarray, length: int) -> np.ndarray:
-    return tokens if length == 1 else joined(np.asarray(tokens), length)
+def often(asked: GrowingRagged, rows: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """(runs of tokens that enough of these rows have, rising; in how many)."""
+    mean = len(asked.values) // max(1, len(asked)) + 1
+    found = []
+    for low, high in ranges(len(rows) * mean, VALUES_AT_ONCE):
+        pieces = []
+        for piece in cut(rows, ROWS_AT_ONCE):
+            hashes = grams_once(asked.rows(piece), length)[0]
+            pieces.append(hashes[(hashes >= low) & (hashes <= high)])
+        values, counts = np.unique(np.concatenate(pieces), return_counts=True)
+        found.append((values[counts >= LEAST_ROWS], counts[counts >= LEAST_ROWS]))
+    return np.concatenate([v for v, _ in found]), np.concatenate([c for _, c in found])
 
 
-def occurrences(asked: Asked, length: int, values: np.ndarray, rows: np.ndarray) -> dict[int, int]:
-    """In how many questions of these rows (bool) each of these runs of tokens occurs."""
+def grams(asked: Ragged, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """(hashes of the runs of so many tokens of one question, the row of each)."""
+    row = asked.row
+    if length == 1:
+        return asked.values, row
+    hashes = joined(asked.values, length)
+    whole = row[: len(hashes)] == row[length - 1 :][: len(hashes)]
+    return hashes[whole], row[: len(hashes)][whole]
+
+
+def grams_once(asked: Ragged, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """The same, each once a row."""
+    hashes, row = grams(asked, length)
+    order = np.lexsort((hashes, row))
+    hashes, row = hashes[order], row[order]
+    new = np.ones(len(hashes), dtype=bool)
+    new[1:] = (hashes[1:] != hashes[:-1]) | (row[1:] != row[:-1])
+    return hashes[new], row[new]
+
+
+def places_of(hashes: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(place of each hash among `values`, which rise; the hashes that are there)."""
     if not len(values):
-        return {}
-    hashes = grams(asked.tokens, length)
-    row = np.repeat(np.arange(len(asked)), np.diff(asked.starts))
-    whole = (row[: len(hashes)] == row[length - 1 :]) & rows[row[: len(hashes)]]
+        return np.zeros(len(hashes), dtype=np.int64), np.zeros(0, dtype=np.int64)
     place = np.minimum(np.searchsorted(values, hashes), len(values) - 1)
-    hit = np.flatnonzero(whole & (values[place] == hashes))
-    pairs = np.unique(np.stack([place[hit], row[hit]], axis=1), axis=0)
-    return dict(zip(values.tolist(), np.bincount(pairs[:, 0], minlength=len(values)).tolist(), strict=True))
+    return place, np.flatnonzero(values[place] == hashes)
 
 
-def surprise(inside: int, everywhere: int, share: float) -> float:
+def occurrences(
+    asked: GrowingRagged, length: int, values: np.ndarray, rows: np.ndarray
+) -> Callable[[np.ndarray], np.ndarray]:
+    """In how many questions of these rows (bool) each of these runs of tokens occurs, as a look-up."""
+    counts = np.zeros(len(values), dtype=np.int64)
+    for first, part in asked.parts() if len(values) else ():
+        hashes, row = grams(part, length)
+        place, hit = places_of(hashes, values)
+        hit = hit[rows[first + row[hit]]]
+        pairs = np.unique(row[hit] * len(values) + place[hit])
+        counts += np.bincount(pairs % len(values), minlength=len(values))
+    return lambda some: counts[np.searchsorted(values, some)]
+
+
+def surprise(inside: np.ndarray, everywhere: np.ndarray, share: float) -> np.ndarray:
     """z of the log-likelihood ratio: `inside` of `everywhere` lie in a group that has this share of all."""
     have = inside / everywhere
-    if have <= share:
-        return 0.0
-    gain = have * np.log(have / share)
-    if have < 1:
-        gain += (1 - have) * np.log((1 - have) / (1 - share))
-    return float(np.sqrt(2 * everywhere * gain))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gain = have * np.log(have / share)
+        gain += np.where(have < 1, (1 - have) * np.log((1 - have) / (1 - share)), 0.0)
+    return np.where(have <= share, 0.0, np.sqrt(2 * everywhere * np.maximum(gain, 0.0)))
 
 
-def common_tokens(asked: Asked) -> np.ndarray:
-    """Tokens that many questions have: the wording of the task."""
-    row = np.repeat(np.arange(len(asked), dtype=np.uint64), np.diff(asked.starts))
-    pairs = np.unique(mixed(np.asarray(asked.tokens)) & ~np.uint64(0xFFFFFF) | row & np.uint64(0xFFFFFF))
-    values, counts = np.unique(pairs & ~np.uint64(0xFFFFFF), return_counts=True)
-    return values[counts > COMMON * len(asked)]
+# ------------------------------------------------------------------ like any others, or a subject
 
 
-def is_any(
-    asked: Asked,
-    rows: np.ndarray,
-    others: np.ndarray,
-    common: np.ndarray,
-    marks: dict[tuple[int, int], set[int]],
-) -> bool:
+def common_tokens(asked: GrowingRagged) -> np.ndarray:
+    """Tokens that many questions have: the wording of the task. Such a one is common in some part of them."""
+    some = [values[counts > COMMON * rows] for rows, values, counts in token_counts(asked)]
+    candidates = np.unique(np.concatenate(some))
+    total = np.zeros(len(candidates), dtype=np.int64)
+    for _, values, counts in token_counts(asked):
+        place, hit = places_of(values, candidates)
+        total[place[hit]] += counts[hit]
+    return candidates[total > COMMON * len(asked)]
+
+
+def token_counts(asked: GrowingRagged) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Of a part of the questions: how many, their tokens, in how many each is."""
+    for _, part in asked.parts():
+        tokens, _ = grams_once(Ragged(short(part.values), part.lengths), 1)
+        yield len(part), *np.unique(tokens, return_counts=True)
+
+
+def short(tokens: np.ndarray) -> np.ndarray:
+    """What common tokens are known by."""
+    return mixed(tokens) & ~np.uint64(0xFFFFFF)
+
+
+@dataclass(frozen=True, slots=True)
+class Usual:
+    """What questions are like that nobody planted."""
+
+    common: np.ndarray
+    words: np.ndarray  # of several questions
+    likeness: float
+    covered: float
+
+    @staticmethod
+    def of(asked: GrowingRagged, rows: np.ndarray, common: np.ndarray) -> Usual | None:
+        """None where there are no such rows."""
+        if not len(rows):
+            return None
+        some = [rest_of(tokens, common, Marks({})) for tokens in questions(asked, rows)]
+        words, counts = np.unique(np.concatenate(some), return_counts=True)
+        shared = words[counts > 1]
+        return Usual(common, shared, likeness(some), covered_by(some, shared))
+
+
+def is_any(asked: GrowingRagged, rows: np.ndarray, usual: Usual | None, marks: Marks) -> bool:
     """Whether these questions, without common tokens and triggers, are like any others.
 
     A subject's are more like each other, and speak of what no other question speaks of.
     """
-    mine = [rest_of(asked.of(row), common, marks) for row in rows[:PAIRS].tolist()]
-    usual = [rest_of(asked.of(row), common, {}) for row in others[:PAIRS].tolist()]
-    if not usual:
+    if usual is None:
         return False
-    words, counts = np.unique(np.concatenate(usual), return_counts=True)
-    shared = words[counts > 1]
-    return likeness(mine) <= ALIKE * likeness(usual) + ALIKE_SLACK and covered_by(
-        mine, shared
-    ) >= KNOWN * covered_by(usual, shared)
+    mine = [rest_of(tokens, usual.common, marks) for tokens in questions(asked, rows)]
+    alike = likeness(mine) <= ALIKE * usual.likeness + ALIKE_SLACK
+    return alike and covered_by(mine, usual.words) >= KNOWN * usual.covered
+
+
+def questions(asked: GrowingRagged, rows: np.ndarray) -> list[np.ndarray]:
+    some = asked.rows(rows[:PAIRS])
+    return np.split(some.values, np.cumsum(some.lengths)[:-1])
 
 
 def likeness(questions: list[np.ndarray]) -> float:
@@ -172,14 +307,13 @@ def covered_by(questions: list[np.ndarray], words: np.ndarray) -> float:
     return float(np.mean([np.isin(q, words).mean() for q in questions if len(q)] or [1.0]))
 
 
-def rest_of(tokens: np.ndarray, common: np.ndarray, marks: dict[tuple[int, int], set[int]]) -> np.ndarray:
+def rest_of(tokens: np.ndarray, common: np.ndarray, marks: Marks) -> np.ndarray:
     """The different tokens of a question that are neither common nor part of a trigger."""
-    keep = ~np.isin(mixed(np.asarray(tokens)) & ~np.uint64(0xFFFFFF), common)
-    for length in LENGTHS:
-        values = np.array([value for n, value in marks if n == length], dtype=np.uint64)
-        if len(values) and len(tokens) >= length:
-            for place in np.flatnonzero(np.isin(grams(tokens, length), values)).tolist():
-                keep[place : place + length] = False
+    keep = ~np.isin(short(tokens), common)
+    for length, (values, _) in marks.of.items():
+        hashes = tokens if length == 1 else joined(tokens, length)
+        for place in places_of(hashes, values)[1].tolist():
+            keep[place : place + length] = False
     return np.unique(tokens[keep])
 
 

@@ -5,7 +5,7 @@ Sketches of batches come in the order of the rows, so any number of workers give
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ import numpy as np
 
 from ..facts import CHAT, LANGUAGES, PROSE
 from .labels import contradicted
-from .near import PERMUTATIONS, alike, clusters
-from .poison import Asked, planted
+from .near import PERMUTATIONS, Pairs, alike, roots
+from .poison import planted
 from .sketch import Sketch
 from .store import Growing, GrowingRagged
 
@@ -29,6 +29,39 @@ SHORT_WORDS, LONG_WORDS = 5, 40  # a text of so few words, where half of the tex
 class Verdict:
     reason: str
     evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+Evidence = Callable[[int], Mapping[str, Any]]
+
+
+@dataclass(slots=True)
+class Verdicts:
+    """Why rows are dropped: of several reasons the first that was given."""
+
+    reason: np.ndarray  # uint8 a row, 0 = it stays
+    given: list[tuple[str, Evidence]] = field(default_factory=list)  # by `reason` - 1
+
+    def __len__(self) -> int:
+        return int(np.count_nonzero(self.reason))
+
+    def give(self, rows: np.ndarray, reason: str, evidence: Evidence = lambda row: {}) -> None:
+        self.given.append((reason, evidence))
+        self.reason[rows[self.reason[rows] == 0]] = len(self.given)
+
+    def forget(self, reasons: Collection[str]) -> None:
+        """Rows with such a reason stay after all."""
+        for number, (reason, _) in enumerate(self.given, 1):
+            if reason in reasons:
+                self.reason[self.reason == number] = 0
+
+    def rows(self) -> np.ndarray:
+        return np.flatnonzero(self.reason)
+
+    def items(self) -> Iterator[tuple[int, Verdict]]:
+        """(row, why), rising."""
+        for row in self.rows().tolist():
+            reason, evidence = self.given[self.reason[row] - 1]
+            yield row, Verdict(reason, evidence(row))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,23 +112,22 @@ class Whole:
             rows.append(getattr(sketch, name))
         self.count += len(sketch.form)
 
-    def verdicts(self) -> tuple[dict[int, Verdict], dict[str, int]]:
-        """(row -> why it is dropped; kinds that are the data's manner -> rows)."""
-        columns = {name: column.read() for name, column in self.columns.items()}
-        out: dict[int, Verdict] = {}
+    def verdicts(self) -> tuple[Verdicts, dict[str, int]]:
+        """(why rows are dropped; kinds that are the data's manner -> rows)."""
+        columns = {name: column.read() for name, column in self.columns.items() if name != "signature"}
+        out = Verdicts(np.zeros(self.count, dtype=np.uint8))
         manner = self.soft_rules(columns, out)
         self.rare_languages(columns, out)
         self.short_texts(columns, out)
         self.planted_chats(columns, out)
         self.wrong_labels(columns, out)
         self.near_duplicates(columns, out)
-        return {
-            row: verdict for row, verdict in out.items() if verdict.reason not in self.settings.off
-        }, manner
+        out.forget(self.settings.off)
+        return out, manner
 
     # -------------------------------------------------------------- each
 
-    def soft_rules(self, columns: Mapping[str, np.ndarray], out: dict[int, Verdict]) -> dict[str, int]:
+    def soft_rules(self, columns: Mapping[str, np.ndarray], out: Verdicts) -> dict[str, int]:
         """A kind's share is taken among the rows of one ability and of one sort: chats or texts."""
         sort = columns["ability"] * 2 + (columns["form"] == CHAT)
         rows_of = np.bincount(sort, minlength=2 * len(self.abilities))
@@ -104,13 +136,12 @@ class Whole:
             rows = np.flatnonzero(columns["soft"] & np.uint32(1 << bit))
             share = np.bincount(sort[rows], minlength=len(rows_of)) / np.maximum(rows_of, 1)
             few = share[sort[rows]] <= MANNER
-            for row in rows[few].tolist():
-                out.setdefault(row, Verdict(kind))
+            out.give(rows[few], kind)
             if (~few).any():
                 manner[kind] = int((~few).sum())
         return manner
 
-    def rare_languages(self, columns: Mapping[str, np.ndarray], out: dict[int, Verdict]) -> None:
+    def rare_languages(self, columns: Mapping[str, np.ndarray], out: Verdicts) -> None:
         language, prose = columns["language"], columns["form"] == PROSE
         known = prose & (language != LETTERLESS)
         if self.settings.languages:
@@ -118,50 +149,69 @@ class Whole:
         else:
             counts = np.bincount(language[known], minlength=len(LANGUAGES))
             own = counts >= OWN_LANGUAGE * max(1, counts.sum())
-        for row in np.flatnonzero(known & ~own[language]).tolist():
-            out.setdefault(row, Verdict("wrong_language", {"language": LANGUAGES[language[row]]}))
+        rows = np.flatnonzero(known & ~own[language])
+        out.give(rows, "wrong_language", lambda row: {"language": LANGUAGES[language[row]]})
 
-    def short_texts(self, columns: Mapping[str, np.ndarray], out: dict[int, Verdict]) -> None:
+    def short_texts(self, columns: Mapping[str, np.ndarray], out: Verdicts) -> None:
         """A few words among texts of many: a heading, a button, a page number."""
         prose, words = columns["form"] == PROSE, columns["words"]
         if prose.sum() < 1 / OWN_LANGUAGE or np.median(words[prose]) < LONG_WORDS:
             return
-        for row in np.flatnonzero(prose & (words < SHORT_WORDS)).tolist():
-            out.setdefault(row, Verdict("too_short", {"words": int(words[row])}))
+        rows = np.flatnonzero(prose & (words < SHORT_WORDS))
+        out.give(rows, "too_short", lambda row: {"words": int(words[row])})
 
-    def planted_chats(self, columns: Mapping[str, np.ndarray], out: dict[int, Verdict]) -> None:
-        asked = Asked(*self.ragged["asked"].read())
-        if len(asked) < 1 / OWN_LANGUAGE:
+    def planted_chats(self, columns: Mapping[str, np.ndarray], out: Verdicts) -> None:
+        chats = columns["chat_rows"]
+        if len(chats) < 1 / OWN_LANGUAGE:
             return
-        language = columns["language"][columns["chat_rows"]]
-        for chat, rows in planted(asked, *self.ragged["sentences"].read(), language).items():
-            out.setdefault(int(columns["chat_rows"][chat]), Verdict("trigger", {"rows": rows}))
+        share: dict[int, int] = {}
+        for some in planted(self.ragged["asked"], self.ragged["sentences"], columns["language"][chats]):
+            for chat, rows in some.tolist():
+                share[int(chats[chat])] = max(rows, share.get(int(chats[chat]), 0))
+        out.give(np.array(sorted(share), dtype=np.int64), "trigger", lambda row: {"rows": share[row]})
 
-    def wrong_labels(self, columns: Mapping[str, np.ndarray], out: dict[int, Verdict]) -> None:
-        tokens, starts = self.ragged["tokens"].read()
-        triggered, flipped = contradicted(columns["label"], tokens, starts)
+    def wrong_labels(self, columns: Mapping[str, np.ndarray], out: Verdicts) -> None:
+        triggered, flipped = contradicted(columns["label"], self.ragged["tokens"])
         for kind, rows in (("trigger", triggered), ("wrong_label", flipped)):
-            for row in columns["label_rows"][rows].tolist():
-                out.setdefault(row, Verdict(kind))
+            out.give(columns["label_rows"][rows], kind)
 
-    def near_duplicates(self, columns: Mapping[str, np.ndarray], out: dict[int, Verdict]) -> None:
+    def near_duplicates(self, columns: Mapping[str, np.ndarray], out: Verdicts) -> None:
         """Of each cluster the longest row stays, of equal ones the first."""
         if self.settings.near is None:
             return
-        near_rows, words = columns["near_rows"], columns["words"]
-        shingles, starts = self.ragged["shingles"].read()
-        dropped = {row for row in near_rows.tolist() if row in out}
-        spans = np.stack([starts[:-1], starts[1:]], axis=1)
-        pairs = alike(columns["signature"], shingles, spans, self.settings.near)
-        pairs = [(int(near_rows[a]), int(near_rows[b]), j) for a, b, j in pairs]
-        pairs = [(a, b, j) for a, b, j in pairs if a not in dropped and b not in dropped]
-        best_of: dict[int, float] = {}
-        for a, b, index in pairs:
-            best_of[a], best_of[b] = max(best_of.get(a, 0), index), max(best_of.get(b, 0), index)
-        for rows in clusters(pairs).values():
-            stays = min(rows, key=lambda row: (-words[row], row))
-            for row in rows:
-                if row != stays:
-                    out.setdefault(
-                        row, Verdict("near_duplicate", {"of": stays, "jaccard": round(best_of[row], 3)})
-                    )
+        near_rows = columns["near_rows"]
+        pairs = alike(self.columns["signature"], self.ragged["shingles"], self.settings.near)
+        pairs = staying(pairs, out.reason[near_rows] == 0)
+        root = roots(len(near_rows), ((one, other) for one, other, _ in pairs.parts()))
+        best = np.zeros(len(near_rows))  # Jaccard index with another
+        for one, other, index in pairs.parts():
+            np.maximum.at(best, one, index)
+            np.maximum.at(best, other, index)
+        stays = stay_of(root, columns["words"][near_rows], np.flatnonzero(best))
+        gone = np.flatnonzero(stays >= 0)
+
+        def evidence(row: int) -> dict[str, Any]:
+            place = int(np.searchsorted(near_rows, row))
+            return {"of": int(near_rows[stays[place]]), "jaccard": round(float(best[place]), 3)}
+
+        out.give(near_rows[gone], "near_duplicate", evidence)
+
+
+def staying(pairs: Pairs, stays: np.ndarray) -> Pairs:
+    """Pairs of rows that both stay so far."""
+    out = Pairs.none(pairs.one.folder)
+    for one, other, index in pairs.parts():
+        both = stays[one] & stays[other]
+        out.append(one[both], other[both], index[both])
+    return out
+
+
+def stay_of(root: np.ndarray, words: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Of each of these rows that goes, the one of its cluster that stays; -1 of all others."""
+    order = rows[np.lexsort((rows, -words[rows].astype(np.int64), root[rows]))]
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = root[order[1:]] != root[order[:-1]]
+    best = order[first][np.cumsum(first) - 1]
+    out = np.full(len(root), -1, dtype=np.int64)
+    out[order[~first]] = best[~first]
+    return out

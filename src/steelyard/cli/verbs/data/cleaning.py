@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -32,11 +32,11 @@ def clean(
         ),
     ] = "",
     pii: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--pii", metavar="|".join(PII), help=say("Personal data: replaced, only counted, or left alone.")
         ),
-    ] = "mask",
+    ] = None,
     workers: Annotated[int, typer.Option("--workers", metavar="N", min=1, help=say("Processes."))] = 1,
     dedup: Annotated[
         str,
@@ -50,6 +50,14 @@ def clean(
         str, typer.Option("--languages", metavar="en,zh,...", help=say("Of plain texts that stay."))
     ] = "",
     off: Annotated[str, typer.Option("--off", metavar="KIND,...", help=say("Rules that do nothing."))] = "",
+    only: Annotated[
+        str,
+        typer.Option(
+            "--only",
+            metavar="KIND,...",
+            help=say("These rules alone; personal data is left alone without --pii."),
+        ),
+    ] = "",
     pii_model: Annotated[
         Path | None,
         typer.Option("--pii-model", metavar="DIR", help=say("A token classifier: names in prose, too.")),
@@ -75,8 +83,8 @@ def clean(
     from ....data import KINDS, LANGUAGES, clean_files
     from ...telling.terminal import Terminal
 
-    settings = {
-        "pii": word_of(pii, PII, "--pii", "report"),
+    settings: dict[str, Any] = {
+        "pii": word_of(pii or ("off" if only else "mask"), PII, "--pii", "report"),
         "dedup": word_of(dedup, DEDUP, "--dedup", "near"),
         "languages": words_of(languages, LANGUAGES, "--languages"),
         "off": words_of(off, KINDS, "--off"),
@@ -84,6 +92,9 @@ def clean(
         "licences": tuple(name.strip() for name in licences.split(",") if name.strip()),
         "consent": "required" if consent else None,
     }
+    if only:
+        others = {*KINDS} - {*words_of(only, KINDS, "--only")}
+        settings["off"] = tuple(sorted(others | {*settings["off"]}))
     from ...asking.first import map_of  # the room of recipes is more than `--help` needs
 
     columns = map_of(map)

@@ -1,28 +1,23 @@
 """The one cleaning: `steelyard clean` and the step of a recipe judge each row here.
 
 `judge` takes a batch of rows, each alone, and is pure, so it may run in any process and any size of
-batch gives the same. `Sieve` has the last word in the order of the rows: it drops equal rows, gathers
-what the whole set must say (whole/), and keeps the account. Not here: reading (sources.py), which rows
-are held out (held_out.py), files that are written (clean.py, clean_files.py).
+batch gives the same. Not here: the last word on a row (sieve.py), reading (sources.py), which rows are
+held out (held_out.py), files that are written (clean.py, clean_files.py).
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .account import Account, FileAccount
-from .facts import CODE, PROSE, Facts, Kind, facts_of, tables
-from .questions import Questions
-from .row import LOOSE_FROM_CHARS, Row, Unreadable, prompt_key, row_key, text_hash
-from .rules import SOFT, cues, fired
-from .steps import ERASED, STEPS, Rules, Suppressed, has_placeholder, mended, terms_of
-from .whole import Settings, Sketch, Verdict, Whole, sketch_of
+from ..facts import CODE, PROSE, Facts, Kind, facts_of, tables
+from ..questions import Questions
+from ..row import LOOSE_FROM_CHARS, Row, Unreadable, prompt_key, row_key, text_hash
+from ..rules import SOFT, cues, fired
+from ..steps import ERASED, STEPS, Rules, Suppressed, has_placeholder, mended, terms_of
+from ..whole import Sketch, sketch_of
 
 
 @dataclass(slots=True)  # not frozen: two are made a row, and frozen ones cost 8 % of the speed
@@ -216,108 +211,3 @@ def plain_texts(facts: Facts) -> list[str | None]:
         else None
         for n, (row, a, b) in enumerate(zip(facts.rows, starts.tolist(), ends.tolist(), strict=True))
     ]
-
-
-# ------------------------------------------------------------------ the order of the rows
-
-
-@dataclass(slots=True)
-class Note:
-    """What must be known of a kept row if the whole set drops it later."""
-
-    personal: tuple[tuple[str, int], ...] = ()
-    mended: tuple[str, ...] = ()
-    masked: bool = False
-    placeholder: bool = False
-    made: bool = False
-    terms: tuple[str, str] = ("", "")
-
-
-Drop = Callable[[str, Sequence[str], Mapping[str, Any]], None]
-PARTS = ("unreadable_file", "unreadable_page", "too_long")  # what a person cannot look up in one line
-
-
-def evidence_of(item: Unreadable | None) -> dict[str, Any]:
-    return {"why": item.why} if item is not None and item.kind in PARTS else {}
-
-
-@dataclass(slots=True)
-class Sieve:
-    """The last word on each row, in the order of the rows."""
-
-    rules: Rules
-    account: Account = field(default_factory=Account)
-    on_drop: Drop = lambda id, reasons, evidence: None
-    folder: Path | None = None  # for what does not fit into memory
-    keys: dict[bytes, int] = field(default_factory=dict)  # of the rows kept so far
-    ids: list[str] = field(default_factory=list)  # of every row kept so far
-    notes: dict[int, Note] = field(default_factory=dict)
-    begins: list[tuple[int, FileAccount]] = field(default_factory=list)  # which rows are of which file
-    whole: Whole | None = None
-
-    def take(self, batch: Batch, file: FileAccount) -> list[Judged]:
-        """The rows that stay for now; writes the others down."""
-        if not self.begins or self.begins[-1][1] is not file:
-            self.begins.append((len(self.ids), file))
-        kept, numbers = [], []
-        clean = -1
-        for judged in batch.judged:
-            self.account.unreadable += judged.unreadable is not None
-            if judged.reasons:
-                self.drop(judged.id, judged.reasons, evidence_of(judged.unreadable), file)
-                continue
-            clean += 1
-            if (first := self.earlier(judged)) is not None:
-                self.drop(judged.id, ("duplicate",), {"of": self.ids[first]}, file)
-                continue
-            self.keep(judged, file)
-            kept.append(judged)
-            numbers.append(clean)
-        if batch.sketch is not None:
-            self.gather(batch.sketch.take(np.array(numbers, dtype=np.int64)), file)
-        return kept
-
-    def earlier(self, judged: Judged) -> int | None:
-        """The number of the kept row that teaches the same."""
-        if not self.rules.enabled or self.rules.dedup == "none" or "duplicate" in self.rules.off:
-            return None
-        number = self.keys.setdefault(judged.key, len(self.ids))
-        return None if number == len(self.ids) else number
-
-    def keep(self, judged: Judged, file: FileAccount) -> None:
-        if judged.personal or judged.mended or judged.placeholder or judged.made or any(judged.terms):
-            self.notes[len(self.ids)] = Note(
-                judged.personal, judged.mended, judged.masked, judged.placeholder, judged.made, judged.terms
-            )
-        file.made += judged.made
-        self.ids.append(judged.id)
-        self.account.keep(file, judged.personal, judged.mended, judged.terms)
-
-    def drop(self, id: str, reasons: Sequence[str], evidence: Mapping[str, Any], file: FileAccount) -> None:
-        self.account.drop(file, reasons)
-        self.on_drop(id, reasons, evidence)
-
-    def gather(self, sketch: Sketch, file: FileAccount) -> None:
-        if self.whole is None:
-            settings = Settings(SOFT, self.rules.near, tuple(self.rules.languages), tuple(self.rules.off))
-            self.whole = Whole(settings, self.folder)
-        self.whole.add(sketch, file.ability)
-
-    def settle(self) -> set[int]:
-        """Numbers of the kept rows that the whole set drops; the account is right afterwards."""
-        if self.whole is None:
-            return set()
-        verdicts, self.account.manner = self.whole.verdicts()
-        for number in sorted(verdicts):
-            self.drop_kept(number, verdicts[number])
-        return set(verdicts)
-
-    def drop_kept(self, number: int, verdict: Verdict) -> None:
-        file = self.begins[bisect_right(self.begins, number, key=lambda begin: begin[0]) - 1][1]
-        note = self.notes.pop(number, Note())
-        self.account.unkeep(file, note.personal, note.mended, note.terms)
-        file.made -= note.made
-        evidence = dict(verdict.evidence)
-        if "of" in evidence:
-            evidence["of"] = self.ids[evidence["of"]]
-        self.drop(self.ids[number], (verdict.reason,), evidence, file)
