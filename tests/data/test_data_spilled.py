@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from steelyard.data.clean_files import mapper
 from steelyard.data.judging import sieve
 from steelyard.data.whole import (
     Growing,
@@ -22,7 +25,9 @@ from steelyard.data.whole import (
     near,
     poison,
     store,
+    verdict,
 )
+from steelyard.data.whole.beside import Beside
 from tests.data.test_data_whole import chats, cleaned, edited, labelled, prose
 
 SMALL = {
@@ -30,6 +35,7 @@ SMALL = {
     near: {"AT_ONCE": 16, "KEYS_AT_ONCE": 100, "PAIRS_AT_ONCE": 8, "HELD_VALUES": 50},
     poison: {"VALUES_AT_ONCE": 60, "ROWS_AT_ONCE": 4, "ROWS_TOGETHER": 9, "GROUPS_AT_ONCE": 2},
     labels: {"SCORES_AT_ONCE": 200},
+    verdict: {"BESIDE_LEAST": 1},
     keys: {"AT_ONCE": 4, "LEAST": 4},
     sieve: {"NOTES_AT_ONCE": 5},
 }
@@ -42,7 +48,8 @@ def small(monkeypatch):
             monkeypatch.setattr(module, name, value)
 
 
-def test_a_cleaning_that_holds_nothing_in_memory(tmp_path, request):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_cleaning_that_holds_nothing_in_memory(tmp_path, request, workers):
     dice = random.Random(8)
     texts = [prose(dice, 4) for _ in range(70)]
     rows = [
@@ -57,7 +64,7 @@ def test_a_cleaning_that_holds_nothing_in_memory(tmp_path, request):
     rows += [{**row, "label": "farm"} for row in flipped]
     usual = cleaned(tmp_path, rows, pii="mask")
     request.getfixturevalue("small")
-    small = cleaned(tmp_path, rows, "small", pii="mask")
+    small = cleaned(tmp_path, rows, "small", workers, pii="mask")
     assert usual[1] == small[1] and usual[0]["by_reason"] == small[0]["by_reason"]
     assert {"duplicate", "near_duplicate", "trigger", "wrong_label"} <= set(usual[0]["by_reason"])
     assert usual[0]["masked"] == small[0]["masked"] == {"email": 9}
@@ -114,3 +121,35 @@ def test_names_with_half_a_character(tmp_path, small):
     for start in range(0, len(every), 3):
         names.append(every[start : start + 3])
     assert [names[number] for number in range(len(every))] == every
+
+
+def test_a_worker_ends_when_the_pool_ends_it():
+    """The command's own handler of SIGTERM lets a step go on to a safe point: a worker must not have it."""
+    old = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try:
+        with mapper(2) as map_blocks:
+            handlers = [handler for _, handler in map_blocks(handler_of, iter(range(4)))]
+    finally:
+        signal.signal(signal.SIGTERM, old)
+    assert handlers == [signal.SIG_DFL] * 4
+
+
+def handler_of(item):
+    return signal.getsignal(signal.SIGTERM)
+
+
+def test_what_a_child_could_not_make_is_made_here(tmp_path):
+    parent = os.getpid()
+
+    def make():
+        yield np.arange(3), np.zeros(0)
+        if os.getpid() != parent and (tmp_path / "fails").exists():
+            os._exit(9)
+        yield np.arange(2), np.ones(1)
+
+    for fails in (False, True):
+        (tmp_path / "fails").touch() if fails else None
+        beside = Beside(make, tmp_path)
+        made = [[array.tolist() for array in arrays] for arrays in beside.parts(2)]
+        beside.close()
+        assert made == [[[0, 1, 2], []], [[0, 1], [1.0]]] and beside.child.exitcode == (9 if fails else 0)

@@ -74,10 +74,9 @@ def write(path, rows):
     return path
 
 
-def cleaned(tmp_path, rows, name="out", **settings):
-    report = clean_files(
-        write(tmp_path / "a.jsonl", rows), tmp_path / name, settings={"pii": "report", **settings}
-    )
+def cleaned(tmp_path, rows, name="out", workers=1, **settings):
+    source = write(tmp_path / "a.jsonl", rows)
+    report = clean_files(source, tmp_path / name, workers=workers, settings={"pii": "report", **settings})
     dropped = [json.loads(line) for line in (tmp_path / name / "dropped.jsonl").read_bytes().splitlines()]
     return report, {row["id"]: (row["reasons"][0], row.get("evidence", {})) for row in dropped}
 

@@ -85,7 +85,7 @@ def clean_files(
     rules = Rules(**{"pii": PII, **given, **more})
     check = partial(judge_block, rules=rules, questions=questions_of(contamination))
     with writing(output, dry_run) as outputs:
-        sieve = Sieve(rules, Account(files), on_drop=outputs.drop, folder=output)
+        sieve = Sieve(rules, Account(files), on_drop=outputs.drop, folder=output, workers=workers)
         with mapper(workers) as map_blocks:
             for file, lines in judged_lines(map_blocks, check, files, source):
                 stop_if_asked(watch)
@@ -375,6 +375,8 @@ def map_in(
 def begin_worker(parent: int) -> None:
     """A killed command leaves no workers behind; Ctrl-C is for the parent alone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The pool ends its workers by SIGTERM: under the parent's handler one that waits for a block would stay.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     die_with_parent(parent)
 
 

@@ -38,6 +38,7 @@ class Sieve:
     account: Account = field(default_factory=Account)
     on_drop: Drop = lambda id, reasons, evidence: None
     folder: Path | None = None  # for what does not fit into memory
+    workers: int = 1
     rows: Kept | None = None  # of every file so far
     begins: list[tuple[int, FileAccount]] = field(default_factory=list)  # which rows are of which file
     whole: Whole | None = None
@@ -86,7 +87,7 @@ class Sieve:
     def gather(self, sketch: Sketch, file: FileAccount) -> None:
         if self.whole is None:
             settings = Settings(SOFT, self.rules.near, tuple(self.rules.languages), tuple(self.rules.off))
-            self.whole = Whole(settings, self.folder)
+            self.whole = Whole(settings, self.folder, self.workers)
         self.whole.add(sketch, file.ability)
 
     def settle(self) -> np.ndarray:

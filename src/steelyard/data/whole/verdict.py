@@ -5,7 +5,8 @@ Sketches of batches come in the order of the rows, so any number of workers give
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..facts import CHAT, LANGUAGES, PROSE
+from .beside import Arrays, Beside
 from .labels import contradicted
 from .near import PERMUTATIONS, Pairs, alike, roots
 from .poison import planted
@@ -21,6 +23,7 @@ from .store import Growing, GrowingRagged
 
 MANNER = 0.05  # what more of an ability's rows do is how its owner wants them
 OWN_LANGUAGE = 0.02  # of the plain texts; a rarer language came in by chance
+BESIDE_LEAST = 1000  # texts: fewer are looked at before a process has begun
 LETTERLESS = len(LANGUAGES) - 1  # "none"
 SHORT_WORDS, LONG_WORDS = 5, 40  # a text of so few words, where half of the texts have so many
 
@@ -80,6 +83,7 @@ class Whole:
 
     settings: Settings
     folder: Path | None = None
+    workers: int = 1  # processes; with two, near-duplicates are looked for beside the rest
     count: int = 0
     abilities: dict[str, int] = field(default_factory=dict)
     columns: dict[str, Growing] = field(default_factory=dict)
@@ -116,14 +120,32 @@ class Whole:
         """(why rows are dropped; kinds that are the data's manner -> rows)."""
         columns = {name: column.read() for name, column in self.columns.items() if name != "signature"}
         out = Verdicts(np.zeros(self.count, dtype=np.uint8))
-        manner = self.soft_rules(columns, out)
-        self.rare_languages(columns, out)
-        self.short_texts(columns, out)
-        self.planted_chats(columns, out)
-        self.wrong_labels(columns, out)
-        self.near_duplicates(columns, out)
+        with self.looked_for() as near:
+            manner = self.soft_rules(columns, out)
+            self.rare_languages(columns, out)
+            self.short_texts(columns, out)
+            self.planted_chats(columns, out)
+            self.wrong_labels(columns, out)
+            self.near_duplicates(near, columns, out)
         out.forget(self.settings.off)
         return out, manner
+
+    @contextmanager
+    def looked_for(self) -> Iterator[Iterable[Arrays]]:
+        """Pairs of near-duplicates, maybe by a process of its own."""
+        if self.workers == 1 or self.folder is None or len(self.columns["signature"]) < BESIDE_LEAST:
+            yield self.near_pairs()
+            return
+        beside = Beside(self.near_pairs, self.folder)
+        try:
+            yield beside.parts(3)
+        finally:
+            beside.close()
+
+    def near_pairs(self) -> Iterator[Arrays]:
+        """(one, other, Jaccard index), numbered among the rows that have a signature."""
+        if self.settings.near is not None:
+            yield from alike(self.columns["signature"], self.ragged["shingles"], self.settings.near).parts()
 
     # -------------------------------------------------------------- each
 
@@ -175,13 +197,12 @@ class Whole:
         for kind, rows in (("trigger", triggered), ("wrong_label", flipped)):
             out.give(columns["label_rows"][rows], kind)
 
-    def near_duplicates(self, columns: Mapping[str, np.ndarray], out: Verdicts) -> None:
+    def near_duplicates(
+        self, near: Iterable[Arrays], columns: Mapping[str, np.ndarray], out: Verdicts
+    ) -> None:
         """Of each cluster the longest row stays, of equal ones the first."""
-        if self.settings.near is None:
-            return
         near_rows = columns["near_rows"]
-        pairs = alike(self.columns["signature"], self.ragged["shingles"], self.settings.near)
-        pairs = staying(pairs, out.reason[near_rows] == 0)
+        pairs = staying(near, out.reason[near_rows] == 0, self.folder)
         root = roots(len(near_rows), ((one, other) for one, other, _ in pairs.parts()))
         best = np.zeros(len(near_rows))  # Jaccard index with another
         for one, other, index in pairs.parts():
@@ -197,10 +218,10 @@ class Whole:
         out.give(near_rows[gone], "near_duplicate", evidence)
 
 
-def staying(pairs: Pairs, stays: np.ndarray) -> Pairs:
+def staying(near: Iterable[Arrays], stays: np.ndarray, folder: Path | None) -> Pairs:
     """Pairs of rows that both stay so far."""
-    out = Pairs.none(pairs.one.folder)
-    for one, other, index in pairs.parts():
+    out = Pairs.none(folder)
+    for one, other, index in near:
         both = stays[one] & stays[other]
         out.append(one[both], other[both], index[both])
     return out
