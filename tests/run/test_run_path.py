@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -34,8 +35,53 @@ def tuning_of_its_own_model(url):
     return httpx.post(f"{url}/v1/fine_tuning/jobs/{job.json()['id']}/cancel", timeout=60).json()["status"]
 
 
-def test_from_recipe_to_live_service_and_again(make_job):
-    job = make_job()
+def audited(job, tmp_path: Path):
+    """The same job with its acts written into a log of its own, and receipts of its answers."""
+    signed = {
+        "STEELYARD_AUDIT": str(tmp_path / "audit"),
+        "STEELYARD_SIGNING_KEY": str(tmp_path / "signing-key"),
+    }
+    text = job.recipe.read_text(encoding="utf-8")
+    job.recipe.write_text(text.replace("serve: {", "serve: {receipts: true, "), encoding="utf-8")
+    return replace(job, env={**job.env, **signed})
+
+
+def check_receipt(job, url: str, steps: list[dict]) -> None:
+    """Of an answer of the service: it names the model that was served and the gate's verdict on it."""
+    body = {"model": "default", "messages": [{"role": "user", "content": "abcd"}], "max_tokens": 4}
+    wants = {"x-steelyard-receipt": "yes"}
+    answer = httpx.post(f"{url}/v1/chat/completions", json=body, headers=wants, timeout=30)
+    files = {"request": answer.request.content, "answer": answer.content}
+    files["receipt"] = answer.headers["x-steelyard-receipt"].encode()
+    for name, data in files.items():
+        (job.folder / name).write_bytes(data)
+    words = [str(job.folder / name) for name in files]
+    checked = job.run("audit", "answer", words[2], "--request", words[0], "--answer", words[1])
+    assert checked.returncode == 0, checked.stdout
+    receipt = json.loads(checked.stdout)["receipt"]
+    assert receipt["model"] == steps[2]["hash"]
+    assert receipt["gate"] == {"verdict": "passed", "hash": steps[3]["hash"]}
+
+
+ACTS = [
+    *("gate.judged", "service.started", "service.promoted"),
+    *("tuning.created", "tuning.ended"),
+    *("service.started", "service.stopped", "service.promoted"),  # again: the older one ends
+    *("service.started", "service.promoted"),  # after a kill, which leaves no word
+    "service.stopped",
+]
+
+
+def check_acts(job, steps: list[dict]) -> None:
+    lines = json.loads(job.run("audit", "show").stdout)["lines"]
+    assert [line["act"] for line in lines] == ACTS
+    assert {line["artefact"] for line in lines if "artefact" in line} == {steps[2]["hash"]}
+    verified = job.run("audit", "verify")
+    assert verified.returncode == 0 and json.loads(verified.stdout)["lines"] == len(ACTS)
+
+
+def test_from_recipe_to_live_service_and_again(make_job, tmp_path):
+    job = audited(make_job(), tmp_path)
     done = job.up()
     try:
         assert [s["step"] for s in done["steps"]] == STEPS
@@ -51,6 +97,7 @@ def test_from_recipe_to_live_service_and_again(make_job):
         answer = httpx.post(f"{done['service']['url']}/v1/chat/completions", json=asked, timeout=30).json()
         assert answer["choices"][0]["message"]["role"] == "assistant"
         assert answer["system_fingerprint"] == done["steps"][2]["hash"]
+        check_receipt(job, done["service"]["url"], done["steps"])
         assert tuning_of_its_own_model(done["service"]["url"]) == "cancelled"
         report = Path(done["report"]).read_text(encoding="utf-8")
         assert done["steps"][1]["hash"][:16] in report and "http" not in report.split("Live at")[0]
@@ -82,6 +129,7 @@ def test_from_recipe_to_live_service_and_again(make_job):
     finally:
         stopped = job.run("stop", "tiny", "--workdir", str(job.workdir))
     assert stopped.returncode == 0
+    check_acts(job, done["steps"])
     with pytest.raises(httpx.HTTPError):
         httpx.get(f"{again['service']['url']}/live", timeout=2)
 

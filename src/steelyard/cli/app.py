@@ -47,7 +47,7 @@ VERBS = (
     ("status", "runs.status", "Runs and services."),
     ("logs", "runs.logs", "Events of a run."),
     ("stop", "runs.stop", "Stop a run or a service."),
-    ("gc", "garbage.gc", "Remove what no recipe, service or run refers to."),
+    ("gc", "upkeep.garbage.gc", "Remove what no recipe, service or run refers to."),
     ("ledger", "runs.ledger", "What was predicted, beside what was measured."),
     ("report", "reports.report", "The report of a run, as HTML or as a picture (SVG)."),
     (
@@ -87,10 +87,21 @@ VERBS = (
         "Sign what a run came to: recipe, data, model, verdict and figures, by hash.",
     ),
     ("sbom", "trust.bills.sbom", "What is installed, or a model, as CycloneDX; --check looks advisories up."),
+    ("audit show", "upkeep.audit.show", "What was done here, by whom, to which artefact, when."),
+    (
+        "audit verify",
+        "upkeep.audit.verify",
+        "Was the log changed, cut, its clock set back? If so: in which line.",
+    ),
+    ("audit key", "upkeep.audit.key", "The public key that the log and receipts are verified with."),
+    ("audit answer", "upkeep.audit.answer", "Does a receipt hold: of this request, this answer, this model?"),
     ("export", "models.export", "Copy a tuned model out, as other programs read it."),
 )
 # Verbs of two words stand under their first.
-GROUPS = {"data": "Make data sets, look at, compare and divide them; trace and erase rows."}
+GROUPS = {
+    "data": "Make data sets, look at, compare and divide them; trace and erase rows.",
+    "audit": "The signed log of what was done here.",
+}
 
 
 def version(wanted: bool) -> None:

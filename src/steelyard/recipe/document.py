@@ -678,6 +678,7 @@ class ServeTable(Table):
     jobs_per_key: Amount | None = say("fine-tuning jobs of one key under way", 10)
     adapter_bytes: MostBytes | None = say("of tuned models loaded at once; else half of what is free", "2GB")
     access_log: bool | None = say("a line in the service's log for each request, without any text", False)
+    receipts: bool | None = say("sign a receipt for each answer whose request asks for one", True)
     drain: Seconds | None = say("for what is under way when the service is told to end", "30s")
 
 

@@ -17,6 +17,7 @@ from .path.run import Run, new_run
 from .planning.checks import check_serving
 from .planning.prepare import prepare
 from .planning.ready import Ready
+from .record.acts import written
 from .record.outcome import Outcome, names_until
 from .record.workdir import LoggedWatch, locked, opened
 
@@ -57,6 +58,7 @@ def up(
     logged = LoggedWatch(place, watch or Watch())
     if place.keys and place.keys.notice:
         logged.log("trust.key_made", notice=place.keys.notice)
+        written(logged, "key.made", kind="sealing", key=place.keys.id)
     with locked(place), writing_in(place.folder):
         if until == "serve":
             check_serving(recipe, place)

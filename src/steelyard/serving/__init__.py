@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..doors import fetching
 
 if TYPE_CHECKING:
-    from .base.keys import new_key
+    from .base.keys import new_key, read_keys
     from .engines import CAPABILITIES, ENGINES, Engine, EngineSettings, GenRequest
     from .engines.lora import check_alike
     from .host.engine_choice import check_engine
@@ -52,6 +52,7 @@ FILES = {
     "named": "service.foreground",
     "new_key": "base.keys",
     "prepare": "host.folders",
+    "read_keys": "base.keys",
     "probe": "host.probes",
     "services": "service.state",
     "promote": "service.starter",
@@ -88,6 +89,7 @@ __all__ = [
     "prepare",
     "probe",
     "promote",
+    "read_keys",
     "router_of",
     "serve",
     "services",

@@ -4,12 +4,28 @@
 """
 
 from .attest import Case, Verdict, judge, read_batch, read_case, report_data_of
+from .audit import ACTS, audit, check_log, log_here, read_acts
 from .bill import Advisories, Hit, Part, affected, bill_of_model, bill_of_parts, parts, read_advisories
 from .cluster_keys import address_of, keys_folder, make_keys, ray_environment
 from .disk import atomic, disk_problem, sync_folder
+from .installation import signing_key, verifying_key
 from .keys import LEVELS, Keys, load_keys, read_public
 from .log import SealedLog, append_log, read_log
+from .receipts import HEADER as RECEIPT_HEADER
+from .receipts import ID_HEADER as RECEIPT_ID_HEADER
+from .receipts import (
+    REASONS,
+    Counted,
+    Facts,
+    as_comment,
+    as_header,
+    check_answer,
+    read_receipt,
+    receipt,
+    taken_apart,
+)
 from .scanning import Finding, check_scanned, scan
+from .sealed import sealed_id
 from .signing import (
     Signed,
     Signer,
@@ -34,12 +50,14 @@ from .simulated import SimulatedTee
 from .tsm import quote_of_this_domain
 
 __all__ = [
-    "LEVELS", "Advisories", "Case", "Finding", "Hit", "Keys", "Part", "SealedLog", "Signed", "Signer",
-    "SimulatedTee", "Statement", "Trust", "Trusted", "Verdict", "Verified", "address_of", "affected",
-    "append_log", "atomic", "bill_of_model", "bill_of_parts", "check_key", "check_scanned", "disk_problem",
-    "is_statement", "judge", "keys_folder", "load_keys", "load_signer", "load_trusted", "make_keys",
-    "make_signing_keys", "parts", "public_path", "quote_of_this_domain", "ray_environment",
-    "read_advisories", "read_batch", "read_case", "read_certificates", "read_log", "read_public",
-    "read_signed", "report_data_of", "scan", "sign_model", "sign_statement", "signature_of", "sync_folder",
-    "verify_model",
+    "ACTS", "LEVELS", "REASONS", "RECEIPT_HEADER", "RECEIPT_ID_HEADER", "Advisories", "Case", "Counted",
+    "Facts", "Finding", "Hit", "Keys", "Part", "SealedLog", "Signed", "Signer", "SimulatedTee",
+    "Statement", "Trust", "Trusted", "Verdict", "Verified", "address_of", "affected", "append_log",
+    "as_comment", "as_header", "atomic", "audit", "bill_of_model", "bill_of_parts", "check_answer",
+    "check_key", "check_log", "check_scanned", "disk_problem", "is_statement", "judge", "keys_folder",
+    "load_keys", "load_signer", "load_trusted", "log_here", "make_keys", "make_signing_keys", "parts",
+    "public_path", "quote_of_this_domain", "ray_environment", "read_acts", "read_advisories", "read_batch",
+    "read_case", "read_certificates", "read_log", "read_public", "read_receipt", "read_signed", "receipt",
+    "report_data_of", "scan", "sealed_id", "sign_model", "sign_statement", "signature_of", "signing_key",
+    "sync_folder", "taken_apart", "verify_model", "verifying_key",
 ]  # fmt: skip

@@ -79,6 +79,12 @@ class Recipient:
         return f"Recipient({self.key_id.hex()})"
 
 
+def sealed_id(path: Path) -> str:
+    """The hash of the header's immutable part: what a sealed file is called, whoever may open it."""
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read(PART_A.size)).hexdigest()
+
+
 def chunks_of(length: int) -> int:
     return max(1, -(-length // CHUNK_BYTES))
 

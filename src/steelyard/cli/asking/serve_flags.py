@@ -147,6 +147,9 @@ class UnattendedFlags:
     access_log: Annotated[
         str, flag("--access-log", "on|off", say("A line in the log for each request, without any text."))
     ] = "on"
+    receipts: Annotated[
+        bool, switch("--receipts", say("Sign a receipt for each answer whose request asks for one."))
+    ] = False
     log_file: Annotated[
         Path | None, flag("--log-file", "FILE", say("Where the log goes, 64 MB of it at most; else stderr."))
     ] = None

@@ -10,6 +10,7 @@ import typer
 
 from ...errors import CheckFailed, Where, WrongUse
 from ...units import show_s
+from ..telling.acts import written
 from ..telling.messages import say
 from ..telling.output import result, table
 from .recipes import no_settings
@@ -85,7 +86,9 @@ def gate(
             key=key(),
             served=served,
         )
-    document = {"schema": "steelyard.gate/1"} | verdict.as_json()
+        document = {"schema": "steelyard.gate/1"} | verdict.as_json()
+        passed = document["verdict"] == "passed"
+        written("gate.judged", artefact=judged.hash, outcome="done" if passed else "refused")
     result(document, *verdict_lines(document))
     if document["verdict"] != "passed":
         raise typer.Exit(CheckFailed.exit_code)

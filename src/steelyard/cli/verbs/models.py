@@ -10,6 +10,7 @@ import typer
 
 from ...errors import CheckFailed, Where, WrongUse
 from ...units import show_bytes, show_s
+from ..telling.acts import written
 from ..telling.messages import say
 from ..telling.options import OPTIONS
 from ..telling.output import note, result, table
@@ -110,6 +111,8 @@ def pull(
 
     with Terminal() as watch:
         pulled = pull(model, source, output, endpoint, watch, revision)
+    if pulled.bytes:
+        _note_pulled(pulled)
     document = {"schema": "steelyard.pull/1"} | asdict(pulled)
     licence = pulled.licence or say("states no licence: ask its maker before you use it")
     for left in pulled.left_out:
@@ -121,6 +124,18 @@ def pull(
         *([f"  {say('revision')}: {pulled.revision}"] if pulled.revision else []),
         f"  {say('licence')}: {licence}",
         f"{say('next:')} steelyard serve {pulled.folder}",
+    )
+
+
+def _note_pulled(pulled: Any) -> None:
+    from ...artefact import adopt
+
+    written(
+        "model.pulled",
+        artefact=adopt(pulled.folder).hash,
+        model=pulled.model_id,
+        revision=pulled.revision,
+        bytes=pulled.bytes,
     )
 
 

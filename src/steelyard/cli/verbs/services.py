@@ -12,6 +12,7 @@ from ...errors import WrongUse
 from ...units import parse_bytes, parse_s
 from ..asking.flags import flags_of, words_of
 from ..asking.serve_flags import ServeFlags
+from ..telling.acts import written
 from ..telling.messages import say
 from ..telling.output import note, result
 from .recipes import no_settings
@@ -55,7 +56,7 @@ def settings_of(flags: ServeFlags) -> Any:
         *("tls_cert", "tls_key"),
         *("clamp_max_tokens", "embed_token_ids"),
         *("embed_model", "draft", "max_model_len", "max_num_seqs", "max_queue_s", "default_temperature"),
-        *("max_requests_at_once", "max_body_bytes"),
+        *("max_requests_at_once", "max_body_bytes", "receipts"),
         *("files_per_key", "batches_per_key", "jobs_per_key"),
     )
     kind = "draft" if flags.draft and flags.speculative == "off" else flags.speculative
@@ -164,13 +165,15 @@ def _adapters(given: list[str]) -> dict[str, str]:
 
 
 def _new_key(keys: Path | None, key_id: str) -> None:
-    from ...serving import new_key
+    from ...serving import new_key, read_keys
 
     if keys is None:
         raise WrongUse(
             "cli.usage", "--new-key needs --keys FILE", hint="steelyard serve demo --keys FILE ..."
         )
     secret = new_key(keys, key_id)
+    owner = next(key.owner for key in read_keys(keys) if key.id == key_id)  # the id may be a name
+    written("key.made", kind="service", key=owner)
     result({"schema": "steelyard.key/1", "id": key_id, "key": secret}, secret)
     note(say("shown this once; {file} holds its hash", file=keys))
 

@@ -23,6 +23,7 @@ from ...compression import GGUF_FORMS, awq_group, awq_leaves, gguf_leaves
 from ...errors import CheckFailed, Where, WrongUse, writing_in
 from ...model import check_gguf, modelfile_of
 from ..known import note_export
+from ..record.acts import written
 from .judging import Judged, judge_export, questions
 from .loaders.started import Loader, loader_of
 from .source import Leaving, check_passed, named_model
@@ -85,6 +86,10 @@ def export_model(order: Order, watch: Watch) -> Exported:
         (scratch / "model").rename(order.out)
         note_export(order.out, model.hash, order.to)
         shutil.rmtree(scratch)
+        written(
+            watch, "model.exported", artefact=model.hash, to=order.to, form=_form(order),
+            passed=model.passed, bytes=size,
+        )  # fmt: skip
         return Exported(
             folder=str(order.out), to=order.to, form=_form(order), bytes=size, passed=model.passed,
             calibration_tokens=tokens, judged=judged, not_judged=why, loader=loader.name,

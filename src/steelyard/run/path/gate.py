@@ -16,6 +16,7 @@ from ...artefact import Artefact, Draft, Figures, Inputs, Settings, adopt
 from ...errors import CheckFailed
 from ...model import family_of
 from ..planning.ready import Ready
+from ..record.acts import written
 from ..record.frontier import Attempt, account
 from ..service.load import measure_load
 from ..service.services import api_key
@@ -63,6 +64,7 @@ def judge_now(run: Run, step: Step, work: Work) -> Next | None:
     run.artefacts[step.makes] = verdict
     read_verdict(run, verdict.path())
     if run.outcome.record(step.name).state == "done":
+        note_judged(run, work, "done", verdict.hash)
         learn_kept(run)
     run.attempt.passed(run.verdict)
     return None
@@ -90,12 +92,18 @@ def read_verdict(run: Run, folder: Path) -> None:
         }
 
 
+def note_judged(run: Run, work: Work, outcome: str, verdict: str | None = None) -> None:
+    judged = work.inputs["compressed"].hash
+    written(run.watch, "gate.judged", artefact=judged, outcome=outcome, verdict=verdict)
+
+
 # ------------------------------------------------------------------ refusals
 
 
 def refused(run: Run, step: Step, work: Work, failure: CheckFailed) -> Next:
     """Take the account of a form that failed, and keep the verdict for a run that goes on later."""
     run.attempt.refused(run.verdict)
+    note_judged(run, work, "refused")
     after = next_after(run)
     if run.candidates.url and after:
         load = run.ready.recipe.goal.load

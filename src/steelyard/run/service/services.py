@@ -21,6 +21,7 @@ from ...errors import Lacking
 from ...serving import ServeSettings, Service, find, promote, start
 from ..child.children import Tail, call_order, in_child, log_output
 from ..planning.checks import tls_settings
+from ..record.acts import written
 from .references import Model, References
 
 if TYPE_CHECKING:  # what is planned is no part of the code that a verdict depends on
@@ -36,6 +37,7 @@ class Candidate:
 
     service: Service
     wall_s: float
+    hash: str  # of the artefact that it serves
 
 
 class Candidates:
@@ -107,7 +109,7 @@ class Candidates:
             served = checkpoint if self.ready.engine else compressed
             settings = replace(self.settings(served, "fast"), **self.published_settings(), source=source)
             service = self._start("served", served.path(), settings)
-            self._candidate = Candidate(service, time.monotonic() - begun)
+            self._candidate = Candidate(service, time.monotonic() - begun, served.hash)
         return self._candidate
 
     def settings(self, artefact: Artefact, mode: str) -> ServeSettings:
@@ -162,6 +164,7 @@ class Candidates:
             "jobs_per_key": serve.jobs_per_key,
             "adapter_bytes": serve.adapter_bytes,
             "access_log": serve.access_log,
+            "receipts": serve.receipts,
             "drain_s": serve.drain,
             "default_temperature": serve.temperature,
             **self.ready.engine,
@@ -201,35 +204,37 @@ class Candidates:
         """Of the candidate, where it has been started."""
         return self._candidate.service.url if self._candidate else None
 
-    def publish(self, keep: bool) -> dict[str, Any]:
+    def publish(self, keep: bool, verdict: str | None = None) -> dict[str, Any]:
         """Put the candidate in the place of the service that ran before; {"url", "pid"}.
 
         The older one serves until the new one listens too, on the same port where that is the same: a failure
-        leaves it as it was. Raises Lacking, Refused.
+        leaves it as it was. `verdict`: the hash of the gate's, for receipts. Raises Lacking, Refused.
         """
         assert self._candidate is not None
         place = self.ready.workdir.service
         old = find(place)
         place.mkdir(mode=STATE_FOLDER_MODE, exist_ok=True)
-        service = self._promote(self._candidate.service, old, place)
+        service = self._promote(self._candidate.service, old, place, verdict)
         if old:
             old.stop(successor=True)
         self._published = keep
         self.watch.log("service.published", url=service.url, pid=service.pid)
+        before = old.fingerprint if old else None
+        written(self.watch, "service.promoted", artefact=self._candidate.hash, before=before)
         return {"url": service.url, "pid": service.pid}
 
-    def _promote(self, candidate: Service, old: Service | None, place: Path) -> Service:
+    def _promote(self, candidate: Service, old: Service | None, place: Path, verdict: str | None) -> Service:
         serve = self.ready.recipe.serve
         same_port = old is not None and urlsplit(old.url).port == serve.port
         if old is None or not same_port:
-            return promote(candidate, serve.host, serve.port, place)
+            return promote(candidate, serve.host, serve.port, place, verdict=verdict)
         try:
-            return promote(candidate, serve.host, serve.port, place, after=old)
+            return promote(candidate, serve.host, serve.port, place, after=old, verdict=verdict)
         except Lacking as problem:  # it was started by a version that shares its port with nobody
             if problem.code != "serve.port_taken" or not old.alive():
                 raise
             old.stop()
-            return promote(candidate, serve.host, serve.port, place)
+            return promote(candidate, serve.host, serve.port, place, verdict=verdict)
 
     def close(self) -> None:
         """End what is not the user's."""

@@ -26,13 +26,13 @@ from ..host.settings import ServeSettings
 from ..turn.api import Api
 from ..turn.defaults import sampling_defaults
 from ..turn.failures import of_engine
-from . import about, stores, tokens
+from . import about, receipts, stores, tokens
 from .anthropic import routes as anthropic
 from .openai import chat, completions
 from .openapi import document
 from .responses import routes as responses
 
-GROUPS = (about, tokens, chat, completions, responses, anthropic, stores)
+GROUPS = (about, tokens, chat, completions, responses, anthropic, stores, receipts)
 
 
 def app(served: Served, settings: ServeSettings, version: str, folder: Path) -> RequestLog:
@@ -46,7 +46,7 @@ def app(served: Served, settings: ServeSettings, version: str, folder: Path) -> 
     routes += document.routes(api, list(routes), bodies)
     inner = Starlette(routes=routes, exception_handlers=_handlers())
     inner.state.max_body_bytes = settings.max_body_bytes
-    held = AtOnce(inner, served.keys, settings.max_requests_at_once, served.drain)
+    held = AtOnce(receipts.around(inner, api), served.keys, settings.max_requests_at_once, served.drain)
     write = log if settings.access_log else None
     return RequestLog(Guard(held, served.keys), routes, served.measures, write)
 

@@ -14,6 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Scope
 
 from ...errors import WrongUse
+from ...trust import RECEIPT_HEADER, RECEIPT_ID_HEADER
 from .errors import ApiError
 
 FORMS = ("/v1/files",)  # routes that take a form; all others take JSON
@@ -21,7 +22,8 @@ METHODS = ("GET", "POST", "DELETE", "OPTIONS")
 RATES = [
     f"x-ratelimit-{part}-{of}" for part in ("limit", "remaining", "reset") for of in ("requests", "tokens")
 ]
-EXPOSED = ("x-request-id", "x-steelyard-ignored", "retry-after", *RATES)
+RECEIPTS = (RECEIPT_HEADER, RECEIPT_ID_HEADER)
+EXPOSED = ("x-request-id", "x-steelyard-ignored", "retry-after", *RECEIPTS, *RATES)
 HOST = re.compile(r"^(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::\d{1,5})?$")
 ORIGIN = re.compile(r"^[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:\d{1,5})?$")
 Headers = dict[bytes, bytes]

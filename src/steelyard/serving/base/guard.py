@@ -46,6 +46,7 @@ class Caller:
     deadline_s: float | None = None  # it waits so long from `came_at_s` on
     came_at_s: float = field(default_factory=time.monotonic)
     used: Tokens = field(default_factory=Tokens, compare=False)  # by this request so far
+    adapters: set[str] = field(default_factory=set, compare=False)  # that answered this request
 
     def asking(
         self, *, tier: str | None = None, priority: int | None = None, timeout_s: float | None = None

@@ -24,6 +24,7 @@ from ...artefact import write_durably
 from ...errors import Where, WrongUse
 from ...units import show_s
 from .errors import ApiError
+from .log import written
 
 LOOK_AGAIN_S = 2.0  # for a changed file
 SAVE_S = 5.0
@@ -333,10 +334,20 @@ class KeyRing:
     def _load(self) -> None:
         """Raises WrongUse, OSError. The stamp is of before the reading: a write meanwhile is read later."""
         self._stamp = None if self.file is None else _settled_stamp(self.file)
+        before = self._last if self.fault is not None else self.keys
         self._take([] if self.file is None else read_keys(self.file))
+        if self._looked_at:
+            self._note_changes(before)
         if self.fault is not None:
             self.fault = None
             self.report("keys.readable_again", file=str(self.file), keys=len(self.keys))
+
+    def _note_changes(self, before: dict[str, Key]) -> None:
+        """Into the audit log: owners that came or went with the file."""
+        was, now = ({key.owner for key in keys.values()} for keys in (before, self.keys))
+        for act, owners in (("key.made", now - was), ("key.removed", was - now)):
+            for owner in sorted(owners):
+                written(act, kind="service", key=owner)
 
     def _close(self, why: str) -> None:
         if self.fault is None:

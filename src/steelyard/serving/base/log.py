@@ -1,4 +1,4 @@
-"""The service's log: one JSON line an event. No text of a user stands in it.
+"""The service's log: one JSON line an event; and its acts in the audit log. No text of a user stands in them.
 
 It goes to standard error, or to a file that is turned over by its size (`log_to`); sealed line by line where
 the service's trust asks for it.
@@ -6,6 +6,7 @@ the service's trust asks for it.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import time
@@ -17,7 +18,7 @@ from typing import Any
 import orjson
 
 from ...errors import Problem
-from ...trust import Keys, SealedLog
+from ...trust import Keys, SealedLog, audit
 
 FILE_BYTES = 16_000_000  # then the next file; some 100,000 requests
 FILES = 4  # the newest is NAME, before it NAME.1, NAME.2, ...
@@ -77,3 +78,17 @@ class Turned:
 
     def _named(self, number: int) -> Path:
         return self.file.with_name(f"{self.file.name}.{number}") if number else self.file
+
+
+# ------------------------------------------------------------------ the audit log
+
+
+def written(act: str, **what: Any) -> None:
+    """As `trust.audit`; where that fails the act stands. Some milliseconds: the line is on the disk then."""
+    if (why := audit(act, **what)) is not None:
+        log("audit.not_written", act=act, why=why.message if isinstance(why, Problem) else str(why))
+
+
+async def written_aside(act: str, **what: Any) -> None:
+    """The same beside the event loop."""
+    await asyncio.to_thread(written, act, **what)

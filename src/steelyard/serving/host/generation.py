@@ -75,6 +75,7 @@ class Served:
         self.encoder = encoder  # beside the model
         self.clamp = clamp
         self.grammars = grammars
+        self.gate: dict[str, Any] | None = None  # its verdict on what is served; None: nobody has judged it
         self.router: Router | None = None  # which adapter a prompt is for, where its name leaves that open
         self.stores: Any = None  # files, batches, jobs: set by api/stores.py
         self.max_model_len = engine.settings.max_model_len
@@ -139,7 +140,9 @@ class Served:
             await _in_time(self.grammars.check(grammar, caller.owner), caller)
         likely = self.admission.output_tokens
         expected = sum(len(p.ids) for p in prompts) + sum(min(p.max_tokens, likely) for p in tracks)
-        async with self.tuned.using(job.sampling.get("adapter")):
+        if adapter := job.sampling.get("adapter"):
+            caller.adapters.add(adapter)
+        async with self.tuned.using(adapter):
             with self._reserved(caller, expected) as reservation:
                 async with aclosing(self._placed(job, tracks, caller, reservation)) as pieces:
                     async for piece in pieces:

@@ -20,6 +20,7 @@ from starlette.routing import Route
 from starlette.types import Message
 
 from ..base.errors import ApiError, json_response
+from ..base.log import written_aside
 from ..base.store import ObjectStore, Stored, find, may_see, new_id, owner_of, page, translated, visible_to
 from .quota import Quota, check_bytes, check_files, quota_of
 
@@ -87,6 +88,7 @@ class Files:
         stored = await self._stored(request)
         await self.api.served.stores.tuning.forget_rows(stored.id)
         await asyncio.to_thread(self.store.drop, KIND, stored.id)
+        await written_aside("upload.deleted", who=owner_of(request), file=stored.id, bytes=stored.size_bytes)
         return json_response({"id": stored.id, "object": "file", "deleted": True})
 
     async def _stored(self, request: Request) -> Stored:

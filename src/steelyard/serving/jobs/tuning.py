@@ -29,7 +29,7 @@ from starlette.routing import Route
 
 from ...errors import Problem
 from ..base.errors import ApiError, json_response
-from ..base.log import log
+from ..base.log import log, written_aside
 from ..base.store import (
     ObjectStore,
     Stored,
@@ -116,6 +116,7 @@ class Tuning:
         body: JobBody = parse(JobBody, await body_of(request))
         refuse(body)
         stored = await asyncio.to_thread(self._created, request, body)
+        await written_aside("tuning.created", who=stored.owner, job=stored.id)
         self.begin()
         return json_response(stored.shown, headers=ignored(body, {}))
 
@@ -153,6 +154,7 @@ class Tuning:
             stored = await self._ended(stored, "cancelled")
         await self._drop_adapter(stored)
         await asyncio.to_thread(self._forget, stored.id)
+        await written_aside("tuning.deleted", who=owner_of(request), job=stored.id)
         return json_response({"id": stored.id, "object": "fine_tuning.job", "deleted": True})
 
     def _forget(self, job_id: str) -> None:
@@ -196,6 +198,7 @@ class Tuning:
             if stored.shown["fine_tuned_model"] == name and may_see(request, stored):
                 await self._drop_adapter(stored)
                 await asyncio.to_thread(self._without_model, stored)
+                await written_aside("tuning.deleted", who=owner_of(request), job=stored.id, model=True)
                 return json_response({"id": name, "object": "model", "deleted": True})
         raise ApiError(404, f"there is no tuned model {name!r}", "model", "model_not_found")
 
@@ -493,6 +496,8 @@ class Tuning:
 
         await self._in_turn(save)
         await self._in_turn(self._without_rows, job_id)
+        made = steps["compress"]["hash"]
+        await written_aside("tuning.ended", who=stored.owner, artefact=made, job=job_id)
 
     def _without_places(self, text: str) -> str:
         """Who asks by a key need not be on this machine: where its files lie is nobody's business."""
@@ -522,6 +527,7 @@ class Tuning:
         stored = await self._in_turn(self._changed, job_id, event_of(f"The job was {end}"), changed)
         if end == "cancelled":
             stored = await self._in_turn(self._without_rows, job_id)
+            await written_aside("tuning.ended", who=stored.owner, outcome="refused", job=job_id, state=end)
         return stored
 
     async def _fail(self, job_id: str, code: str, message: str, param: str | None) -> None:
@@ -529,7 +535,8 @@ class Tuning:
         error = {"code": code, "message": message, "param": param}
         changed = {"status": "failed", "error": error, "finished_at": int(time.time())}
         await self._in_turn(self._changed, job_id, event_of(message, level="error"), changed)
-        await self._in_turn(self._without_rows, job_id)
+        stored = await self._in_turn(self._without_rows, job_id)
+        await written_aside("tuning.ended", who=stored.owner, outcome="failed", job=job_id, state=code)
 
     def _without_rows(self, job_id: str) -> Stored:
         """An ended job needs its rows no more: its folder holds its log and, of a good one, its weights."""

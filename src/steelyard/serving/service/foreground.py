@@ -12,7 +12,7 @@ from ...errors import WrongUse
 from ...model import is_encoder
 from ...trust import load_keys
 from ..base.keys import read_keys
-from ..base.log import log
+from ..base.log import log, written
 from ..engines import CAPABILITIES
 from ..engines.lora import check_alike
 from ..host.engine_choice import check_args_of, check_engine, engine_for
@@ -51,6 +51,7 @@ def serve(
     sealing = load_keys(settings.trust, settings.key_file, Path.cwd())
     if sealing and sealing.notice:
         log("trust.key_made", notice=sealing.notice)
+        written("key.made", kind="sealing", key=sealing.id)
     if settings.engine == "auto":
         settings = replace(settings, engine=engine_for(source))
     check_args_of(settings.engine, settings.engine_args)

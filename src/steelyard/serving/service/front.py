@@ -39,7 +39,7 @@ from ...trust import load_keys
 from ..base.access import is_loopback
 from ..base.connections import BACKLOG, KEEP_S, Connection, Connections, raise_file_limit
 from ..base.keys import LOOK_AGAIN_S, SAVE_S, KeyRing
-from ..base.log import log, log_to
+from ..base.log import log, log_to, written
 from ..base.measures import Measures
 from ..base.spans import export_spans
 from ..engines import CAPABILITIES, TRIALS
@@ -121,6 +121,7 @@ class Front:
         self.folder, self.settings, self.candidate = folder, settings, candidate
         self.stopping, self.hurried = asyncio.Event(), asyncio.Event()
         self.handed_over = False  # a successor listens on the same port
+        self.noted = False  # its beginning stands in the audit log, and so will its end
         self.published: Path | None = None  # the folder that names this service
         self.supervisor = Supervisor()
         self.servers: list[uvicorn.Server] = []
@@ -170,11 +171,17 @@ class Front:
                 self.supervisor.tell("READY=1", f"STATUS=serving {self.settings.name}")
                 self.alive = asyncio.create_task(self.supervisor.stay_alive())
                 if not self.candidate:
+                    self._note("service.started")
                     self._take_up()
             await self.stopping.wait()
             await self._drain()
         finally:
             await self._close()
+
+    def _note(self, act: str) -> None:
+        """Of a service that is somebody's: a candidate that is not promoted is the gate's alone."""
+        self.noted = True
+        written(act, artefact=self.settings.fingerprint, service=os.getpid())
 
     def _signalled(self) -> None:
         """SIGTERM or Ctrl-C: an end in good order; the second: at once; the third is the system's affair."""
@@ -314,6 +321,8 @@ class Front:
 
     def _obey(self, order: dict[str, Any]) -> dict[str, Any]:
         if order["op"] == "promote":
+            if verdict := order.get("verdict"):
+                self.served.gate = {"verdict": "passed", "hash": verdict}
             return self._promote(order["host"], order["port"], order.get("state_folder"), order.get("after"))
         if order["op"] == "hand_over":
             self.handed_over = True
@@ -338,6 +347,7 @@ class Front:
             self.published = Path(state_folder)
             state = {**message, "url": message["local_url"], "fingerprint": self.settings.fingerprint}
             write_state(self.published, state)
+        self._note("service.started")
         log("service.published", url=message["url"])
         return message
 
@@ -412,6 +422,8 @@ class Front:
             parts.append(self.encoder.close())
         await asyncio.gather(*parts, return_exceptions=True)
         self._save_keys()
+        if self.noted:
+            self._note("service.stopped")
         if self.published:
             forget_state(self.published)
         shutil.rmtree(self.private, ignore_errors=True)

@@ -183,15 +183,23 @@ def _service(message: dict[str, Any], process: subprocess.Popen[bytes] | None) -
 
 
 def promote(
-    service: Service, host: str, port: int, state_folder: Path | None = None, after: Service | None = None
+    service: Service,
+    host: str,
+    port: int,
+    state_folder: Path | None = None,
+    after: Service | None = None,
+    verdict: str | None = None,
 ) -> Service:
     """The same process, now also on `host:port`, living on without its starter.
 
     With `state_folder` it writes service.json there. `after` is an older service of this user on that port:
-    both listen until it is stopped, so that no client is turned away. Raises Lacking (serve.port_taken),
+    both listen until it is stopped, so that no client is turned away. `verdict`: hash of the gate's that it
+    passed. Raises Lacking (serve.port_taken),
     Refused.
     """
     order: dict[str, Any] = {"op": "promote", "host": host, "port": port}
+    if verdict is not None:
+        order["verdict"] = verdict
     if after is not None:
         order["after"] = {"pid": after.pid, "started_at": after.started_at}
     if state_folder is not None:

@@ -38,7 +38,7 @@ Type=notify
 NotifyAccess=main
 ExecStart={command}
 {user}
-Environment=STEELYARD_STATE=%S/{unit} STEELYARD_CACHE=%C/{unit}
+Environment=STEELYARD_STATE=%S/{unit} STEELYARD_CACHE=%C/{unit} STEELYARD_SIGNING_KEY=%S/{unit}/signing-key
 StateDirectory={unit}
 CacheDirectory={unit}
 StateDirectoryMode=0700

@@ -42,6 +42,7 @@ class Api:
         self.tokenizer = served.tokenizer
         self.created = int(time.time())
         self.fingerprint = settings.fingerprint
+        self.receipts: Any = None  # those given: set by api/receipts.py
         self._serial = itertools.count(1)
         self._run = uuid.uuid4().hex[:12]
 

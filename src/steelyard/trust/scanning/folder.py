@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ...errors import CheckFailed, Problem, Where
 from ...places import cache_folder
+from ..audit import audit
 from ..disk import atomic, write_all
 
 
@@ -99,11 +100,19 @@ def check_scanned(path: Path) -> None:
     unsafe = next((f for f in findings if f.verdict == "unsafe"), None)
     if unsafe is None:
         return
+    _note_refused(path, unsafe)
     raise CheckFailed(
         "scan.unsafe", f"{unsafe.path} is unsafe: {', '.join(unsafe.reasons)}",
         where=Where(str(path / unsafe.path if path.is_dir() else path)),
         hint="do not use this model, or take that file out of its folder; steelyard scan lists all",
     )  # fmt: skip
+
+
+def _note_refused(path: Path, unsafe: Finding) -> None:
+    """A log that cannot be written is no reason to let it pass."""
+    with suppress(OSError), open(path / unsafe.path if path.is_dir() else path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        audit("scan.refused", artefact=digest, outcome="refused", file=unsafe.path)
 
 
 def _cached(path: Path, files: list[Path]) -> list[Finding]:

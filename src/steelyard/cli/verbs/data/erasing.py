@@ -10,6 +10,7 @@ import typer
 
 from ....errors import Where, WrongUse
 from ....units import show_bytes
+from ...telling.acts import written
 from ...telling.messages import say
 from ...telling.output import paged, result, table
 from ..recipes import no_settings
@@ -110,6 +111,7 @@ def lines_of(path: Path) -> list[str]:
 
 
 def carried_out(words: list[str], work: Path | None, exact: bool, remake: bool, copy: Path | None) -> None:
+    import hashlib
     import json
 
     from ....artefact import write_durably
@@ -118,6 +120,9 @@ def carried_out(words: list[str], work: Path | None, exact: bool, remake: bool, 
 
     with Terminal() as watch:
         proofs = erased(words, work, exact, remake, watch)
+    for one in proofs:
+        proven = hashlib.sha256(Path(one["file"]).read_bytes()).hexdigest()
+        written("rows.erased", artefact=proven, rows=len(one["rows"]), removed=len(one["removed"]))
     document = {"schema": "steelyard.erase/1", "done": True, "proofs": proofs}
     if copy is not None:
         write_durably(copy, json.dumps(proofs, indent=1, ensure_ascii=False).encode() + b"\n")

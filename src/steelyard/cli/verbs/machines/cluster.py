@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ....errors import Where, WrongUse
+from ...telling.acts import written
 from ...telling.messages import say
 from ...telling.output import result
 from ..recipes import no_settings
@@ -44,6 +45,7 @@ def _keys(folder: Path, hosts: list[str]) -> None:
     from ....trust import keys_folder, make_keys
 
     made = make_keys(folder, hosts)
+    written("key.made", kind="cluster", machines=len(made))
     document = {"schema": "steelyard.cluster_keys/1", "folders": [str(path) for path in made]}
     lines = [say("wrote {path}", path=path) for path in made]
     then = say("copy each to that host, as {path}", path=keys_folder())

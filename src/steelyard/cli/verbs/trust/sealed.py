@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ....errors import Refused, Where, WrongUse
+from ...telling.acts import written
 from ...telling.messages import say
 from ...telling.options import OPTIONS
 from ...telling.output import note, result, table
@@ -120,6 +121,7 @@ def seal(
             hint="steelyard seal FILE --output FILE.sealed",
         )
     keys.seal(_there(file), output, _recipients(to))
+    _note("file.sealed", output, keys=1 + len(to or ()))
     result({"sealed": str(output)}, say("wrote {path}", path=output))
 
 
@@ -130,6 +132,7 @@ def open_(
 ) -> None:
     no_settings("open")
     _keys(key_file).open(_there(file), output)
+    _note("file.opened", file)
     result({"opened": str(output)}, say("wrote {path}", path=output))
 
 
@@ -144,6 +147,7 @@ def rotate(
     recipients = [*([] if drop else [keys.recipient]), *_recipients(to)]
     for file in files:
         keys.rotate(_there(file), recipients)
+        _note("file.rotated", file, keys=len(recipients))
     named = [recipient.key_id.hex() for recipient in recipients]
     left = say("whoever copied the old header or the content opens it still: after a leak, seal it again")
     result(
@@ -159,7 +163,14 @@ def _keys(key_file: str | None) -> Any:
     keys = load_keys("guarded", key_file, Path("."))
     if keys and keys.notice:
         note(keys.notice)
+        written("key.made", kind="sealing", key=keys.id)
     return keys
+
+
+def _note(act: str, file: Path, **details: Any) -> None:
+    from ....trust import sealed_id
+
+    written(act, artefact=sealed_id(file), **details)
 
 
 def _there(file: Path) -> Path:

@@ -73,6 +73,10 @@ ANSWERS: dict[str, Schema] = {
         status=TEXT,
     ),
     "Version": thing(version=TEXT, system_fingerprint=may_be_null(TEXT)),
+    "Receipt": thing(
+        schema=TEXT, id=TEXT, at=TEXT, request=OBJECT, answer=OBJECT, model=may_be_null(TEXT),
+        adapters=OBJECT, gate=may_be_null(OBJECT), key=TEXT, sig=TEXT,
+    ),
     "Model": MODEL,
     "ModelList": thing(object=one_of("list"), data=list_of(named("Model"))),
     "Deleted": thing(id=TEXT, deleted=YES_NO, object=TEXT),

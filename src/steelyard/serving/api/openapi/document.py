@@ -102,6 +102,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/messages/count_tokens"): _op(
         "messages", "Count input tokens", "MessageTokens", 400, 404, 413
     ),
+    ("GET", "/v1/receipts/{id}"): _op("generation", "The receipt of an answer", "Receipt", 404),
     ("POST", "/v1/embeddings"): _op("encoders", "Embed texts", "Embeddings", *GENERATES),
     ("POST", "/v1/rerank"): _op("encoders", "Rank documents (Jina)", "Ranking", *GENERATES),
     ("POST", "/v2/rerank"): _op("encoders", "Rank documents (Cohere)", "Ranking", *GENERATES),

@@ -6,11 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from ...units import show_bytes
-from ..telling.messages import say
-from ..telling.output import result, table
-from .recipes import no_settings
-from .runs import Workdir
+from ....units import show_bytes
+from ...telling.acts import written
+from ...telling.messages import say
+from ...telling.output import result, table
+from ..recipes import no_settings
+from ..runs import Workdir
 
 
 def gc(
@@ -20,9 +21,11 @@ def gc(
     workdir: Workdir = None,
 ) -> None:
     no_settings("gc")
-    from ...run import collect
+    from ....run import collect
 
     found = collect(workdir=workdir, dry_run=dry_run)
+    if found["removed"] and not dry_run:
+        written("garbage.removed", folders=len(found["removed"]), bytes=found["bytes"])
     result({"schema": "steelyard.gc/1", **found}, *lines(found))
 
 

@@ -1,0 +1,1 @@
+"""Verbs that keep house: what may go, and what was done."""
