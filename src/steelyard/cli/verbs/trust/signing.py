@@ -10,6 +10,7 @@ import typer
 
 from ....errors import Where, WrongUse
 from ....units import show_bytes
+from ...telling.acts import written
 from ...telling.messages import say
 from ...telling.output import note, result, table
 from ..recipes import no_settings
@@ -39,6 +40,7 @@ def keys(
     place = public_path(signer.path)
     document = {"key": str(signer.path), "public": str(place), "fingerprint": signer.public.name}
     if action == "new":
+        written("key.made", kind="signing", key=signer.public.name)
         note(say("keep a copy of {path} where nobody else reads it", path=signer.path))
     kinds = say("with Ed25519 and ML-DSA-65") if signer.hybrid else say("without a hybrid part")
     result(
