@@ -414,15 +414,17 @@ def test_two_replicas_stand_behind_one_door(tiny_ir):
 def test_prompts_that_begin_alike_go_to_one_replica():
     from types import SimpleNamespace
 
+    from steelyard.serving.host.balance import blocks_of
     from steelyard.serving.host.replicas import Replicas
 
-    engines = [SimpleNamespace(state="ready", active=0, adapters={}) for _ in range(3)]
+    engines = [SimpleNamespace(state="ready", adapters={}) for _ in range(3)]
     pool = Replicas(engines)
     prefix = list(range(200))
     home = pool.choose([*prefix, 1])
-    home.active = 3
+    number = engines.index(home)
+    pool.balance.take(number, 201, blocks_of([*prefix, 1], (None, "")), 16)
     assert pool.choose([*prefix, 2]) is home and pool.choose([7] * 200) is not home
-    home.active = 9
+    pool.balance.replicas[number].backlog += 2000
     assert pool.choose([*prefix, 3]) is not home  # it has clearly more to do
     home.state = "stalled"
     assert pool.choose([*prefix, 4]) is not home

@@ -12,7 +12,7 @@ from steelyard.serving import ServeSettings, new_key, start
 from steelyard.serving.engines import GenRequest
 from steelyard.serving.engines.llamacpp.engine import CachedSequence, LlamaCppEngine
 from steelyard.serving.engines.openvino.prefix import SALTS, PrefixBlocks
-from steelyard.serving.host.replicas import _beginnings
+from steelyard.serving.host.balance import blocks_of
 
 IDS = list(range(100))
 
@@ -58,7 +58,7 @@ def test_llama_cpp_looks_among_sequences_of_the_same_salt():
 
 
 def test_replicas_do_not_follow_another_salts_beginning():
-    assert _beginnings(IDS, None, "a") == _beginnings(IDS, None, "a") != _beginnings(IDS, None, "b")
+    assert blocks_of(IDS, "a") == blocks_of(IDS, "a") != blocks_of(IDS, "b")
 
 
 @pytest.fixture(scope="module")

@@ -1,23 +1,20 @@
 """Several engines of one model behind one door, as if they were one: same methods, same words.
 
-A request goes where its beginning lies in the prefix cache, unless that engine has clearly more to do.
+A request goes where it costs the fewest tokens (balance.py): those before it, and those of it that no prefix
+cache holds.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from typing import Any
 
 from ..engines import Event, Scores
+from .balance import Balance, blocks_of
 from .engine_process import EngineCrashed, EngineLost, EngineProcess
 
-BLOCK_TOKENS = 32  # of the prefix caches
-BLOCKS = 64  # of a prompt that are looked at
-REMEMBERED = 65536  # beginnings, some 8 MB
-HURDLE = 4  # requests that the engine with the prefix may have more than the idlest
 ORDER = ("ready", "loading", "stalled", "closed")
 
 
@@ -26,7 +23,7 @@ class Replicas:
 
     def __init__(self, engines: list[EngineProcess]) -> None:
         self.engines = engines
-        self._where: OrderedDict[int, int] = OrderedDict()  # hash of a beginning -> engine
+        self.balance = Balance(len(engines))
 
     async def start(self) -> None:
         """Raises Lacking where one cannot load; one after another, so that memory peaks once."""
@@ -113,27 +110,38 @@ class Replicas:
         ended: Callable[[bool], None] = lambda begun: None,
         generated: Callable[[int, int], None] = lambda prompt, ids: None,
     ) -> AsyncGenerator[Event, None]:
-        engine = self.choose(request["ids"], request.get("adapter"), request.get("salt", ""))
-        async with aclosing(engine.submit(request, ended, generated)) as events:
-            async for event in events:
-                yield event
+        ids = request["ids"]
+        blocks = blocks_of(ids, (request.get("adapter"), request.get("salt", "")))
+        number = self._place(ids, blocks)
+        load = self.balance.take(number, len(ids), blocks, request["max_tokens"])
+
+        def progress(prompt_tokens: int, output_tokens: int) -> None:
+            load.progress(prompt_tokens, output_tokens)
+            generated(prompt_tokens, output_tokens)
+
+        def let_go(begun: bool) -> None:
+            self.balance.ended(load) if begun else load.leave()
+            ended(begun)
+
+        try:
+            async with aclosing(self.engines[number].submit(request, let_go, progress)) as events:
+                async for event in events:
+                    yield event
+        except EngineLost as e:
+            load.leave()
+            if isinstance(e, EngineCrashed):
+                self.balance.forget(number)
+            raise
 
     def choose(self, ids: list[int], adapter: str | None = None, salt: str = "") -> EngineProcess:
-        """The engine for this prompt, remembered for those that begin like it. Raises EngineLost."""
+        """The engine for this prompt. Raises EngineLost."""
+        return self.engines[self._place(ids, blocks_of(ids, (adapter, salt)))]
+
+    def _place(self, ids: list[int], blocks: list[int]) -> int:
         ready = [i for i, engine in enumerate(self.engines) if engine.state == "ready"]
         if not ready:
             raise EngineLost(f"the engine is {self.state}")
-        idlest = min(ready, key=lambda i: self.engines[i].active)
-        beginnings = _beginnings(ids, adapter, salt)
-        holder = next((self._where[b] for b in reversed(beginnings) if b in self._where), idlest)
-        near = holder in ready and self.engines[holder].active <= self.engines[idlest].active + HURDLE
-        chosen = holder if near else idlest
-        for beginning in beginnings:
-            self._where[beginning] = chosen
-            self._where.move_to_end(beginning)
-        while len(self._where) > REMEMBERED:
-            self._where.popitem(last=False)
-        return self.engines[chosen]
+        return self.balance.choose(ready, len(ids), blocks)
 
     async def score(self, ids: list[int], top: int) -> Scores:
         return await self.choose(ids).score(ids, top)
@@ -163,12 +171,3 @@ class Replicas:
 
     async def close(self) -> None:
         await asyncio.gather(*(engine.close() for engine in self.engines))
-
-
-def _beginnings(ids: list[int], adapter: str | None, salt: str) -> list[int]:
-    """A hash of each whole block of the prompt with all that stands before it."""
-    hashes, so_far = [], hash((adapter, salt))
-    for start in range(0, min(len(ids) - BLOCK_TOKENS, BLOCKS * BLOCK_TOKENS) + 1, BLOCK_TOKENS):
-        so_far = hash((so_far, *ids[start : start + BLOCK_TOKENS]))
-        hashes.append(so_far)
-    return hashes
