@@ -45,7 +45,7 @@ def words_of(flags: Any) -> list[str]:
     for f in fields(flags):
         value, info = getattr(flags, f.name), hints[f.name].__metadata__[0]  # its default: the flag
         if isinstance(info, ArgumentInfo):
-            words.insert(0, str(value))
+            words = words if value is None else [str(value), *words]
         elif value is True and value != f.default:
             words.append(str(info.default))
         elif value != f.default and value is not None:

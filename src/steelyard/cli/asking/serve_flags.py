@@ -18,7 +18,17 @@ Text = str | None
 class DoorFlags:
     """Where the service listens, and who may ask."""
 
-    model: Annotated[str, typer.Argument(metavar="MODEL_OR_ARTEFACT")]
+    model: Annotated[Text, typer.Argument(metavar="MODEL_OR_ARTEFACT", show_default=False)] = None
+    join: Annotated[
+        list[str] | None,
+        flag("--join", "URL", say("Stand before an OpenAI server that runs already; repeatable.")),
+    ] = None
+    join_key: Annotated[
+        Path | None, flag("--join-key", "FILE", say("Its key: lines of URL KEY, or * KEY for all."))
+    ] = None
+    join_silence: Annotated[
+        str, flag("--join-silence", "TIME", say("It says nothing for so long: it has gone."))
+    ] = "5m"
     host: Annotated[str, typer.Option("--host", metavar="HOST")] = "127.0.0.1"
     port: Annotated[int, typer.Option("--port", metavar="PORT", min=0, max=65535)] = 8000
     api_key: Annotated[

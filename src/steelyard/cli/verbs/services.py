@@ -29,22 +29,51 @@ def serve(flags: ServeFlags) -> None:
     no_settings("serve")
     if flags.new_key is not None:
         return _new_key(flags.keys, flags.new_key)
+    _check_source(flags)
     if flags.unit or flags.unit_file:
         return _unit(flags)
     from ...serving import serve as run_here
 
+    source = flags.model or ", ".join(flags.join or ())
+
     def ready(service: dict[str, Any]) -> None:
         url, here = service["url"], service["local_url"]
-        document = {"schema": "steelyard.serve/1", "url": url, "pid": service["pid"], "model": flags.model}
-        result(document, say("{model} answers at {url}", model=flags.model, url=f"{url}/v1"))
+        document = {"schema": "steelyard.serve/1", "url": url, "pid": service["pid"], "model": source}
+        result(document, say("{model} answers at {url}", model=source, url=f"{url}/v1"))
         note(say("Ctrl-C stops it; in another terminal: steelyard chat {url}", url=here))
 
     tried = _tried if flags.tune else None
     settings = settings_of(flags)
     if settings.readable_on_the_way:
         note(say(NOT_ENCRYPTED, host=flags.host))
-    run_here(flags.model, settings, form=flags.form, ready=ready, tried=tried)
+    run_here(source, settings, form=flags.form, ready=ready, tried=tried)
     return None
+
+
+# Of a model that is loaded here: (field, flag, what it is where nobody gave it).
+OF_OUR_OWN = (
+    *(("engine", "--engine", "auto"), ("form", "--form", None), ("replicas", "--replicas", 1)),
+    *(("adapter", "--adapter", None), ("route", "--route", None), ("draft", "--draft", None)),
+    *(
+        ("embed_model", "--embed-model", None),
+        ("speculative", "--speculative", "off"),
+        ("tune", "--tune", False),
+    ),
+    *(("engine_arg", "--engine-arg", None), ("max_model_len", "--max-model-len", None)),
+)
+
+
+def _check_source(flags: ServeFlags) -> None:
+    """Raises WrongUse unless there is either a model or servers to join."""
+    if flags.join and flags.model:
+        raise WrongUse("cli.usage", "give a model or --join, not both")
+    if not (flags.join or flags.model):
+        raise WrongUse("cli.usage", "give a model to serve", hint="steelyard serve demo, or --join URL")
+    if flags.join_key and not flags.join:
+        raise WrongUse("cli.usage", "--join-key goes with --join URL")
+    given = [flag for name, flag, usual in OF_OUR_OWN if getattr(flags, name) not in (usual, [])]
+    if flags.join and given:
+        raise WrongUse("cli.usage", f"{given[0]} is for a model that is loaded here, not for --join")
 
 
 def settings_of(flags: ServeFlags) -> Any:
@@ -63,6 +92,9 @@ def settings_of(flags: ServeFlags) -> Any:
     return ServeSettings(
         **{name: getattr(flags, name) for name in same},
         keys=str(flags.keys.resolve()) if flags.keys else None,
+        join=tuple(flags.join or ()),
+        join_key=str(flags.join_key.resolve()) if flags.join_key else None,
+        join_silence_s=parse_s(flags.join_silence),
         allowed_host=tuple(flags.allowed_host or ()),
         cors_origin=tuple(flags.cors_origin or ()),
         trust=_one_of("--trust", flags.trust, ("open", "guarded")),
@@ -117,7 +149,7 @@ def _absolute(flags: ServeFlags) -> ServeFlags:
         flags,
         unit=False,
         unit_file=None,
-        model=_place(flags.model),
+        model=_place(flags.model) if flags.model else None,
         draft=_place(flags.draft) if flags.draft else None,
         embed_model=_place(flags.embed_model) if flags.embed_model else None,
         adapter=adapters or None,
@@ -138,7 +170,7 @@ def _place(model: str) -> str:
     return named(pulled if not Path(model).exists() and "/" in model and pulled.is_dir() else model)
 
 
-PATHS = ("keys", "key_file", "log_file", "tls_cert", "tls_key", "engine_python", "route")
+PATHS = ("keys", "join_key", "key_file", "log_file", "tls_cert", "tls_key", "engine_python", "route")
 
 
 def _one_of(flag: str, given: str, choices: tuple[str, ...]) -> str:

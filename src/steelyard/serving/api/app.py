@@ -24,7 +24,7 @@ from ..host.engine_process import EngineLost
 from ..host.generation import Served
 from ..host.settings import ServeSettings
 from ..turn.api import Api
-from ..turn.defaults import sampling_defaults
+from ..turn.defaults import NEUTRAL, sampling_defaults
 from ..turn.failures import of_engine
 from . import about, receipts, stores, tokens
 from .anthropic import routes as anthropic
@@ -33,14 +33,17 @@ from .openapi import document
 from .responses import routes as responses
 
 GROUPS = (about, tokens, chat, completions, responses, anthropic, stores, receipts)
+OF_JOINED = tuple(group for group in GROUPS if group is not tokens)  # their tokenizer is not here
 
 
 def app(served: Served, settings: ServeSettings, version: str, folder: Path) -> RequestLog:
     """The ASGI application of one served model; `folder` is the engine's, with the model's own defaults."""
-    api = Api(served, settings, version, sampling_defaults(folder, settings.default_temperature))
+    own_default = served.joined is not None and settings.default_temperature is None
+    defaults = NEUTRAL if own_default else sampling_defaults(folder, settings.default_temperature)
+    api = Api(served, settings, version, defaults)
     routes: list[Route] = []
     bodies: dict[str, type[BaseModel]] = {}
-    for group in GROUPS:
+    for group in GROUPS if served.joined is None else OF_JOINED:
         routes += group.routes(api)
         bodies |= getattr(group, "BODIES", {})
     routes += document.routes(api, list(routes), bodies)

@@ -78,6 +78,7 @@ class Event:
     tops: list[list[tuple[int, float]]] | None = None  # the likeliest at each of `ids`
     cached: int | None = None  # prompt tokens of the same salt found in the prefix cache, told once
     why: str | None = None  # with finish "error": what is wrong with the request itself
+    usage: tuple[int, int] | None = None  # prompt and answer tokens, where a joined server counts them itself
 
 
 @dataclass(slots=True)

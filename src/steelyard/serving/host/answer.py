@@ -36,6 +36,12 @@ class Answer:
     tops: list[Top] = field(default_factory=list)
     cached: int | None = None  # prompt tokens found in the prefix cache, where the engine tells
     stopped_by: str | None = None  # the stop string that ended it
+    usage: tuple[int, int] | None = None  # prompt and answer tokens as a joined server counts them
+
+    @property
+    def tokens(self) -> int:
+        """How many were made."""
+        return self.usage[1] if self.usage else len(self.ids)
 
     def push(
         self,

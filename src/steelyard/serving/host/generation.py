@@ -26,6 +26,7 @@ from .answer import Answer, Piece
 from .encoders import EncoderService, steps_of
 from .engine_process import ATTEMPTS, READY_S, EngineCrashed, EngineLost, EngineProcess
 from .job import GrammarCheck, Job
+from .joined import Fleet, Texts, usage_of
 from .quarantine import Quarantine
 from .replicas import Replicas
 
@@ -48,6 +49,7 @@ class Prompt:
 
     ids: list[int]
     max_tokens: int
+    asked: dict[str, Any] | None = None  # of a joined server, in place of the ids
 
 
 class Served:
@@ -55,8 +57,8 @@ class Served:
 
     def __init__(
         self,
-        engine: EngineProcess | Replicas,
-        tokenizer: Tokenizer,
+        engine: EngineProcess | Replicas | Fleet,
+        tokenizer: Tokenizer | Texts,
         measures: Measures,
         keys: KeyRing | None = None,
         max_queue_s: float = 60.0,
@@ -79,7 +81,10 @@ class Served:
         self.router: Router | None = None  # which adapter a prompt is for, where its name leaves that open
         self.stores: Any = None  # files, batches, jobs: set by api/stores.py
         self.max_model_len = engine.settings.max_model_len
-        self.capability: Capability = CAPABILITIES[engine.settings.engine]()
+        self.joined = engine if isinstance(engine, Fleet) else None  # servers of others in an engine's place
+        self.capability: Capability = (
+            engine.capability if isinstance(engine, Fleet) else CAPABILITIES[engine.settings.engine]()
+        )
         many_keys = lambda: len(self.keys.keys) > 1  # noqa: E731
         copies = len(getattr(engine, "engines", (engine,)))
         fixed = copies * CPU_FIXED_STREAMS if engine.settings.platform == "cpu" else math.inf
@@ -93,7 +98,9 @@ class Served:
         self._probing = asyncio.Lock()
         measures.watch_service(engine, self.admission, self.encoding)
 
-    def prompt(self, ids: list[int], requested: int | None, default: int | None) -> Prompt:
+    def prompt(
+        self, ids: list[int], requested: int | None, default: int | None, asked: dict[str, Any] | None = None
+    ) -> Prompt:
         """Raises ApiError 400 where prompt and answer exceed the context: nothing is cut silently."""
         if not self.generates:
             raise ApiError(400, "a sentence encoder is served here: it generates no text", param="model")
@@ -113,7 +120,7 @@ class Served:
                 param="messages" if default is None else "prompt",
                 code="context_length_exceeded",
             )
-        return Prompt(ids, longest - len(ids) if wanted is None else wanted)
+        return Prompt(ids, longest - len(ids) if wanted is None else wanted, asked)
 
     @property
     def generates(self) -> bool:
@@ -193,11 +200,13 @@ class Served:
         came = time.perf_counter()
         await _before(place.granted, caller)
         self.measures.queue_time.observe(time.perf_counter() - came)
-        charge = Charge(reservation, 0 if index % job.n else len(prompt.ids))
+        charge = Charge(reservation, 0 if index % job.n else len(prompt.ids), prompt.asked is not None)
         request = {
             **job.sampling, "ids": prompt.ids, "max_tokens": prompt.max_tokens, "seed": job.seed + index,
             "salt": f"{caller.owner} {job.sampling.get('salt', '')}",
         }  # fmt: skip
+        if prompt.asked is not None:
+            request["asked"] = prompt.asked
         suspect = False
         for attempt in itertools.count(1):
             answer = Answer(self.tokenizer.stream(), job.stops)
@@ -217,9 +226,9 @@ class Served:
                 suspect = e.fresh or attempt > 1
                 self.measures.retried()
             finally:
-                if answer.ids:
-                    reservation.spend_completion(len(answer.ids))
-        self.admission.count_generated(len(answer.ids))
+                if answer.tokens:
+                    reservation.spend_completion(answer.tokens)
+        self.admission.count_generated(answer.tokens)
         self.measures.e2e.observe(time.perf_counter() - came)
 
     async def _until_ready(self, caller: Caller) -> None:
@@ -239,7 +248,7 @@ class Served:
 
         def let_go(begun: bool = True) -> None:
             if begun:
-                charge.settle()
+                charge.settle(over=True)
             else:
                 charge.refund()
             place.leave()
@@ -259,6 +268,9 @@ class Served:
                 last = now
                 if event.cached is not None:
                     self.measures.prefix(len(request["ids"]), event.cached)
+                if event.usage:
+                    answer.usage = event.usage
+                    charge.correct(event.usage[0])
                 yield answer.push(event.ids, event.logprobs, event.finish, event.tops, event.cached)
                 if answer.finish:
                     break
@@ -306,6 +318,26 @@ class Served:
                     vectors += await _computed(self.encoder.engine.embed(step), place, work, caller)
         return vectors
 
+    async def relayed_vectors(
+        self, body: dict[str, Any], model: str | None, tokens: int, caller: Caller
+    ) -> dict[str, Any]:
+        """A joined server's embeddings; `tokens` is an estimate, its own usage pays.
+
+        Raises EngineLost, ApiError as `answers` does.
+        """
+        assert self.joined is not None
+        with self._reserved(caller, tokens) as reservation:
+            async with self._in_turn(self.encoding, caller, tokens, reservation.account) as place:
+                work = self.joined.vectors(body, model)
+                document = await _computed(work, place, tokens, caller)
+                usage, _ = usage_of(document.get("usage"))
+                used = usage[0] if usage else tokens
+                reservation.spend_prompt(used)
+                reservation.computed(used)
+                self.measures.prompt_tokens.inc(used)
+                self.measures.success("stop")
+        return document
+
     @asynccontextmanager
     async def _in_turn(
         self, admission: Admission, caller: Caller, tokens: int, account: Account
@@ -350,7 +382,7 @@ class Served:
 
     def count(self, prompt_tokens: int, answers: list[Answer]) -> dict[str, Any]:
         """The `usage` of a finished request; the counters move with it."""
-        generated = sum(len(answer.ids) for answer in answers)
+        generated = sum(answer.tokens for answer in answers)
         self.measures.prompt_tokens.inc(prompt_tokens)
         self.measures.generation_tokens.inc(generated)
         self.measures.success(answers[0].finish or "length" if answers else "length")
@@ -416,8 +448,9 @@ class Served:
 class Charge:
     """Of one prompt: taken when the engine gets it, settled once it has begun, else given back."""
 
-    def __init__(self, reservation: Reservation, tokens: int) -> None:
-        self.reservation, self.tokens = reservation, tokens
+    def __init__(self, reservation: Reservation, tokens: int, estimated: bool = False) -> None:
+        """`estimated`: a joined server counts the prompt, and tells that with the end of the answer."""
+        self.reservation, self.tokens, self.estimated = reservation, tokens, estimated
         self.taken = self.settled = False
 
     def take(self) -> None:
@@ -425,11 +458,17 @@ class Charge:
             self.taken = True
             self.reservation.spend_prompt(self.tokens)
 
-    def settle(self) -> None:
-        """It is computed: counted once, however often it is made again."""
-        if not self.settled:
+    def settle(self, over: bool = False) -> None:
+        """It is computed: counted once, however often it is made again; an estimate when it is `over`."""
+        if not self.settled and (over or not self.estimated):
             self.settled = True
             self.reservation.computed(self.tokens)
+
+    def correct(self, tokens: int) -> None:
+        """To what a joined server has counted; an answer beside others of its prompt pays none."""
+        if self.tokens and not self.settled:
+            self.reservation.spend_prompt(tokens - self.tokens)
+            self.tokens = tokens
 
     def refund(self) -> None:
         if self.taken:

@@ -78,6 +78,9 @@ class ServeSettings:
     source: str | None = None  # what the user named: where a tuning job of this model begins
     embed_model: str | None = None  # a sentence encoder beside the model, as the user named it
     embed_folder: str | None = None  # its folder, prepared
+    join: tuple[str, ...] = ()  # OpenAI servers that run already, in the place of engines of our own
+    join_key: str | None = None  # file of the keys that they are asked by (host/joined/keys.py)
+    join_silence_s: float = 300.0  # one that says nothing for so long within an answer has gone
 
     def __repr__(self) -> str:
         return f"ServeSettings(name={self.name!r}, host={self.host!r}, port={self.port})"  # never the key

@@ -255,6 +255,8 @@ class Tuning:
         """The model folder, package or pulled id that `name` stands for. Raises ApiError 400, 404."""
         from ...model import resolve
 
+        if self.api.served.joined is not None:
+            raise ApiError(400, "models of joined servers cannot be tuned from here", param="model")
         own = self.api.settings.name
         if name in ("default", own):
             source: str | None = getattr(self.api.settings, "source", None)

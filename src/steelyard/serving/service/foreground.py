@@ -7,16 +7,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ...errors import WrongUse
 from ...model import is_encoder
 from ...trust import load_keys
+from ..base.access import is_loopback
 from ..base.keys import read_keys
 from ..base.log import log, written
 from ..engines import CAPABILITIES
 from ..engines.lora import check_alike
 from ..host.engine_choice import check_args_of, check_engine, engine_for
 from ..host.folders import is_demo, prepare
+from ..host.joined import check_urls, read_server_keys
 from ..host.settings import (
     ServeSettings,
     check_draft,
@@ -47,6 +50,8 @@ def serve(
 
     Raises Refused (open address without a key), Lacking (port taken, no engine), WrongUse.
     """
+    if settings.join:
+        return _join(settings, ready)
     check_door(settings)
     sealing = load_keys(settings.trust, settings.key_file, Path.cwd())
     if sealing and sealing.notice:
@@ -78,6 +83,27 @@ def serve(
 
     try:
         asyncio.run(_run(prepared.folder, settings, announce))
+    finally:
+        forget()
+
+
+def _join(settings: ServeSettings, ready: Callable[[dict[str, Any]], None]) -> None:
+    """The same front before servers that run already. Raises as `serve`, Lacking where none answers."""
+    settings = replace(settings, engine="joined", join=check_urls(settings.join))
+    check_door(settings)
+    read_server_keys(settings.join, settings.join_key)
+    if settings.port:
+        check_port(settings.host, settings.port)
+    for url in settings.join:
+        if url.startswith("http:") and not is_loopback(urlsplit(url).hostname or ""):
+            log("join.not_encrypted", url=url, why="anyone on the way can read the prompts and its key")
+
+    def announce(told: dict[str, Any]) -> None:
+        register(told["local_url"], settings.join[0], settings.drain_s)
+        ready(told)
+
+    try:
+        asyncio.run(_run(Path("joined"), settings, announce))
     finally:
         forget()
 

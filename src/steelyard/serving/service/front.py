@@ -46,6 +46,7 @@ from ..engines import CAPABILITIES, TRIALS
 from ..host.encoders import EncoderService
 from ..host.engine_process import EngineLost, EngineProcess
 from ..host.generation import Served
+from ..host.joined import Fleet, Texts, read_server_keys
 from ..host.replicas import Replicas
 from ..host.settings import ServeSettings, check_host, engine_settings, replica_settings, router_of
 from ..turn.grammars.check import Grammars
@@ -146,14 +147,21 @@ class Front:
         except OSError as e:
             raise from_os_error(e) or e from e
 
-    def _engine(self) -> EngineProcess | Replicas:
+    def _tokenizer(self) -> Tokenizer | Texts:
+        return Texts() if self.settings.join else Tokenizer(self.folder)
+
+    def _engine(self) -> EngineProcess | Replicas | Fleet:
+        if self.settings.join:
+            keys = read_server_keys(self.settings.join, self.settings.join_key)
+            asked_by = {url: keys.get(url) for url in self.settings.join}
+            return Fleet(asked_by, self.settings.max_num_seqs, self.settings.join_silence_s, log)
         engines = [EngineProcess(one, log, _output()) for one in replica_settings(self.folder, self.settings)]
         return engines[0] if len(engines) == 1 else Replicas(engines)
 
     def _grammars(self) -> Grammars | None:
         """Where the engine's compiler can be tried without the engine."""
         engine = self.settings.engine
-        if engine not in TRIALS or not CAPABILITIES[engine]().grammar:
+        if self.settings.join or engine not in TRIALS or not CAPABILITIES[engine]().grammar:
             return None
         return Grammars(engine, str(self.folder), log, self.engine.forget_grammars)
 
@@ -196,7 +204,7 @@ class Front:
         starting = asyncio.create_task(self.engine.start())
         await asyncio.sleep(0)  # the engine loads while the tokenizer and the API do
         await asyncio.sleep(0)
-        tokenizer = await asyncio.to_thread(Tokenizer, self.folder)
+        tokenizer = await asyncio.to_thread(self._tokenizer)
         from ..api.app import app
 
         stopped = asyncio.create_task(self.stopping.wait())
@@ -230,6 +238,8 @@ class Front:
 
     async def _warm_up(self) -> None:
         """The first prefill and decode steps compile kernels: not on a user's time."""
+        if self.settings.join:
+            return
         try:
             await self.served.probe(WARM_UP_TOKENS)
             began = time.perf_counter()
@@ -241,7 +251,7 @@ class Front:
 
     def _encoder(self) -> EngineProcess | Replicas | None:
         """The engine of the encoder beside the model, or the one engine where that is an encoder."""
-        if self.settings.engine == "encoder":
+        if self.settings.engine == "encoder" and not isinstance(self.engine, Fleet):
             return self.engine
         if self.settings.embed_folder is None:
             return None

@@ -8,11 +8,12 @@ import time
 import uuid
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, cast
 
 from starlette.requests import Request
 
 from ...asked import Route
+from ...model import Tokenizer
 from ..base.errors import ApiError
 from ..base.guard import Caller
 from ..engines import Capability
@@ -39,7 +40,7 @@ class Api:
     ) -> None:
         self.served, self.settings, self.version = served, settings, version
         self.defaults = defaults
-        self.tokenizer = served.tokenizer
+        self.tokenizer = cast(Tokenizer, served.tokenizer)  # of joined servers: what stands in for one
         self.created = int(time.time())
         self.fingerprint = settings.fingerprint
         self.receipts: Any = None  # those given: set by api/receipts.py
@@ -63,6 +64,8 @@ class Api:
     def cards(self, caller: Caller) -> list[dict[str, Any]]:
         """The model, then each adapter that the caller may use as `NAME:ADAPTER`."""
         own = self.settings.name
+        if self.served.joined is not None:
+            return [self._card(own), *(self._card(name) for name in self.served.adapters if name != own)]
         usable = [name for name in self.served.adapters if self.served.may_use(name, caller)]
         usable += [BASE] if self.served.router is not None and BASE not in usable else []
         listed = [self._card(own), *(self._card(f"{own}:{name}", own) for name in usable)]
@@ -79,6 +82,8 @@ class Api:
         own = self.settings.name
         if adapter is None:
             return self._card(name, own) if self.is_alias(name) else self._card(own)
+        if self.served.joined is not None:
+            return self._card(adapter)
         return self._card(f"{own}:{adapter}", own)
 
     def _card(self, name: str, parent: str | None = None) -> dict[str, Any]:
@@ -89,9 +94,14 @@ class Api:
             "owned_by": "steelyard",
             "root": self.settings.name,
             "parent": parent,
-            "max_model_len": self.served.max_model_len,
+            "max_model_len": self._context(name),
             "default_temperature": self.defaults.temperature,
         }
+
+    def _context(self, name: str) -> int:
+        if self.served.joined is not None:
+            return self.served.joined.context_of(name)
+        return self.served.max_model_len
 
     def _beside(self) -> EncoderService | None:
         """The encoder that stands beside the model under a name of its own."""
@@ -151,6 +161,14 @@ class Api:
     def check_ids(self, ids: list[int], param: str = "prompt") -> None:
         if ids and not (min(ids) >= 0 and max(ids) < self.tokenizer.vocab_size):
             raise ApiError(400, f"token ids run from 0 to {self.tokenizer.vocab_size - 1}", param=param)
+
+    def check_counted_here(self) -> None:
+        """Raises ApiError 400 where the model's tokenizer is not here."""
+        if self.served.joined is not None:
+            raise ApiError(
+                400, "tokens are counted by the joined servers alone; an answer's usage tells them",
+                code="unsupported_parameter",
+            )  # fmt: skip
 
     def check_ready(self) -> None:
         """Raises EngineLost where no engine will come back; while one starts again, answers wait for it."""

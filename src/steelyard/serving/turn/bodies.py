@@ -306,6 +306,11 @@ def job(
     if second_pass and (body.stream or not api.capability.prompt_logprobs):
         raise ApiError(400, "this engine has no likeliest tokens in a stream; leave `stream` out",
                        param="top_logprobs", code="unsupported_parameter")  # fmt: skip
+    if top is not None and not api.capability.gen_logprobs:
+        raise cannot("logprobs")
+    joined = api.served.joined is not None
+    if joined and body.return_token_ids:
+        raise cannot("return_token_ids")
     adapter, routed = api.adapter_for(body.model, asked)
     if second_pass and adapter:
         raise cannot("top_logprobs", "the likeliest tokens of an adapter's answer are not scored")
@@ -319,10 +324,11 @@ def job(
             "grammar": constraint,
             "adapter": adapter,
             "salt": body.cache_salt or "",
+            **({"given": _given_to_others(body, api.settings.default_temperature)} if joined else {}),
         },
         seed=secrets.randbelow(2**31) if body.seed is None else body.seed % 2**31,
         n=body.n or 1,
-        stops=tuple(s for s in stops if s),
+        stops=() if joined else tuple(s for s in stops if s),
         stream=bool(body.stream),
         include_usage=bool(options and options.include_usage),
         top=top,
@@ -330,6 +336,19 @@ def job(
         second_pass=second_pass,
         routed=routed,
     )
+
+
+# Fields that a joined server gets as the client wrote them, and only where the client did.
+HANDED_ON = (
+    "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty",
+    "logit_bias", "stop", "stop_token_ids", "ignore_eos", "min_tokens", "seed",
+)  # fmt: skip
+
+
+def _given_to_others(body: Sampling, temperature: float | None) -> dict[str, Any]:
+    given = {name: getattr(body, name) for name in HANDED_ON}
+    given["temperature"] = temperature if body.temperature is None else body.temperature
+    return {name: value for name, value in given.items() if value not in (None, [], "", {})}
 
 
 def route_headers(headers: dict[str, str], job: Job) -> dict[str, str]:

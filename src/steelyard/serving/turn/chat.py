@@ -10,6 +10,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
+import orjson
+
+from ..base.errors import ApiError
 from ..base.guard import Caller
 from ..base.limits import characters_of, check_characters
 from ..host.answer import Answer, Piece
@@ -42,6 +45,7 @@ class ChatPrompt:
 
     ids: list[int]
     thinking: bool
+    asked: dict[str, Any] | None = None  # of a joined server, in place of the ids
 
 
 class Turn:
@@ -63,7 +67,7 @@ class Turn:
                     self._begin_anew()
                 self.answer = answer
                 parts = self.reader.push(piece.text) + (self.reader.end() if piece.finish else [])
-                if parts and all(isinstance(part, Thought) for part in parts):
+                if served.joined is None and parts and all(isinstance(part, Thought) for part in parts):
                     self.reasoning_tokens += len(piece.ids)
                 yield parts, piece
 
@@ -96,6 +100,8 @@ def with_tools(api: Api, requested: Constraint | None, tools: Tools) -> tuple[Co
 
     Free tools beside a format: the answer is a list of calls or keeps to the format. Raises ApiError 400.
     """
+    if api.served.joined is not None:
+        return requested, tools
     if tools.forced:
         return check(forced_grammar(tools), api.capability, "tool_choice"), tools
     if requested is None or tools.mode == "none" or not tools.callable():
@@ -129,6 +135,8 @@ def chat_prompt(
     """
     characters = characters_of([list(messages), tools.shown(), begun])
     check_characters(characters, api.served.max_model_len, "messages")
+    if api.served.joined is not None:
+        return _asked_of_others(api, messages, tools, variables or {}, begun)
     text = prompt_text(api.tokenizer, messages, tools, generation_prompt, variables)
     thinking = generation_prompt and text.rstrip().endswith(Thinking.OPEN)
     if thinking and (held or begun):
@@ -136,11 +144,32 @@ def chat_prompt(
     return ChatPrompt(api.tokenizer.encode(text + begun), thinking)
 
 
+def _asked_of_others(
+    api: Api, messages: Sequence[dict[str, Any]], tools: Tools, variables: Mapping[str, Any], begun: str
+) -> ChatPrompt:
+    """The chat as a joined server is asked; its ids count it roughly and tell its beginning.
+
+    Raises ApiError 400 for an answer that the client has begun: servers differ in how they go on with it.
+    """
+    if begun:
+        raise ApiError(400, "joined servers do not go on with an answer that has begun", param="messages")
+    asked: dict[str, Any] = {"messages": list(messages), **tools.as_asked()}
+    switched = {name: value for name, value in variables.items() if name != "reasoning_effort"}
+    if "reasoning_effort" in variables:
+        asked["reasoning_effort"] = variables["reasoning_effort"]
+    if switched:
+        asked["chat_template_kwargs"] = switched
+    text = orjson.dumps([tools.shown(), *messages]).decode()
+    return ChatPrompt(api.tokenizer.encode(text), False, asked)
+
+
 def switches(api: Api, effort: str | None) -> dict[str, Any] | None:
     """How much to reason, as variables of the template; None where it has no switch for that."""
     template = api.tokenizer.template_text or ""
     if effort is None:
         return {}
+    if api.served.joined is not None:
+        return {"reasoning_effort": effort}
     if "enable_thinking" in template:
         return {"enable_thinking": effort != "none"}
     if "reasoning_effort" in template and effort != "none":

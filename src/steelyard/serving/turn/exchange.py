@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from itertools import zip_longest
 from typing import Any
 
 from starlette.responses import Response
@@ -23,8 +24,10 @@ DONE = b"data: [DONE]\n\n"
 
 def usage_of(served: Served, prompts: list[Prompt], answers: list[Answer]) -> dict[str, Any]:
     """OpenAI's `usage`; what the prefix cache held is told where the engine tells it."""
-    usage = served.count(sum(len(prompt.ids) for prompt in prompts), answers)
     each = max(1, len(answers) // max(1, len(prompts)))  # answers of a prompt, which is counted once
+    told = [answer.usage for answer in answers[::each]]
+    counts = [usage[0] if usage else len(prompt.ids) for prompt, usage in zip_longest(prompts, told)]
+    usage = served.count(sum(counts), answers)
     cached = [answer.cached for answer in answers[::each] if answer.cached is not None]
     return {**usage, "prompt_tokens_details": {"cached_tokens": sum(cached)}} if cached else usage
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..host.joined import FRAME_END, FRAME_START, FRAMED
 from .model_json import whole
 from .tools import Tools, dialect
 
@@ -283,11 +284,58 @@ class Thinking(Reader):
         return [*self.inner.push(self.held), *self.inner.end()]
 
 
+class Framed(Reader):
+    """Of a joined server: text, and between two marks what a delta holds besides (joined/texts.py)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = ""
+        self.open: dict[int, CallBegun] = {}  # by the server's own index
+
+    @property
+    def calls_made(self) -> int:
+        return len(self.open)
+
+    def push(self, text: str) -> list[Part]:
+        parts: list[Part] = []
+        self.held += text
+        while FRAME_START in self.held:
+            before, _, after = self.held.partition(FRAME_START)
+            parts += [TextPart(before)] if before else []
+            frame, end, rest = after.partition(FRAME_END)
+            self.held = rest if end else FRAME_START + after
+            if not end:
+                return parts
+            parts += self._framed(json.loads(frame))
+        parts += [TextPart(self.held)] if self.held else []
+        self.held = ""
+        return parts
+
+    def _framed(self, frame: dict[str, Any]) -> list[Part]:
+        parts: list[Part] = [Thought(frame["reasoning"])] if frame.get("reasoning") else []
+        for call in frame.get("calls", ()):
+            function = call.get("function") or {}
+            number = call.get("index", len(self.open))
+            if number not in self.open:
+                id = call.get("id") or call_id("hermes")
+                self.open[number] = begun = CallBegun(len(self.open), id, function.get("name") or "")
+                parts.append(begun)
+            if arguments := function.get("arguments"):
+                parts.append(CallMore(self.open[number].index, arguments))
+        return parts
+
+    def end(self) -> list[Part]:
+        self.held = ""
+        return []
+
+
 def reader(tools: Tools, template: str, thinking: bool = False) -> Reader | None:
     """For one answer; None where its text is all there is to it.
 
     `thinking`: the prompt ends inside the reasoning, so that the answer begins there.
     """
+    if template == FRAMED:
+        return Framed()
     kind = dialect(template)
     if tools.mode == "named":
         return Named(tools, kind)

@@ -52,6 +52,17 @@ class Tools:
     def callable(self) -> list[Function]:
         return [f for f in self.functions if f.name in self.allowed]
 
+    def as_asked(self) -> dict[str, Any]:
+        """The fields of a chat to another server: only those that may be called are shown."""
+        usable = [f.shown() for f in self.callable()]
+        if self.mode == "none" or not usable:
+            return {}
+        choice: Any = self.mode
+        if self.mode == "named":
+            choice = {"type": "function", "function": {"name": next(iter(self.allowed))}}
+        one_by_one = {} if self.parallel else {"parallel_tool_calls": False}
+        return {"tools": usable, "tool_choice": choice, **one_by_one}
+
     def shown(self) -> list[dict[str, Any]] | None:
         return [f.shown() for f in self.functions] or None
 

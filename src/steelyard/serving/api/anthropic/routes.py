@@ -59,6 +59,7 @@ def routes(api: Api) -> list[Route]:
         return Whole(exchange.whole, headers)
 
     async def count(request: Request) -> Response:
+        api.check_counted_here()
         body: MessagesInput = await body_as(MessagesInput, request)
         headers = ignored(body, UNSUPPORTED, HARMLESS)
         api.check_model(body.model, api.caller(request))
@@ -98,7 +99,8 @@ class _Exchange:
         self.cut_by_window = room < body.max_tokens  # then the answer ends where the context does
         limit = min(body.max_tokens, max(room, 1))
         request = TurnRequest(
-            job=job_of(api, body, constraint, asked), prompt=api.served.prompt(chat.ids, limit, None),
+            job=job_of(api, body, constraint, asked),
+            prompt=api.served.prompt(chat.ids, limit, None, chat.asked),
             tools=tools, caller=caller, thinking=chat.thinking,
         )  # fmt: skip
         self.turn = Turn(api, request)

@@ -49,5 +49,5 @@ def exchange_of(api: Api, body: ChatBody) -> tuple[Exchange, Tools]:
     limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     if limit == 0:
         raise ApiError(400, "max_tokens must be at least 1", param="max_tokens")
-    prompts = [api.served.prompt(chat.ids, limit, None)]
+    prompts = [api.served.prompt(chat.ids, limit, None, chat.asked)]
     return Exchange(api, Chat(api.tokenizer, tools, chat.thinking), wanted, prompts), tools

@@ -43,13 +43,25 @@ def exchange_of(api: Api, body: CompletionBody) -> Exchange:
     wanted = job(api, body, body.logprobs, constraint_of(body, api.capability), asked)
     if body.echo and wanted.top is not None and wanted.sampling["adapter"]:
         raise ApiError(400, "a prompt is scored by the base model only", "logprobs", "unsupported_parameter")
-    prompts = [api.served.prompt(ids, body.max_tokens, DEFAULT_TOKENS) for ids in _prompts(api, body)]
+    prompts = [
+        api.served.prompt(ids, body.max_tokens, DEFAULT_TOKENS, asked)
+        for ids, asked in zip(_prompts(api, body), _asked_of_others(api, body), strict=True)
+    ]
     return Exchange(api, Completion(api.tokenizer), wanted, prompts, echo=bool(body.echo))
 
 
-def _prompts(api: Api, body: CompletionBody) -> list[list[int]]:
+def _listed(body: CompletionBody) -> Any:
     given: Any = body.prompt
-    listed = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given
+    return [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given
+
+
+def _asked_of_others(api: Api, body: CompletionBody) -> list[dict[str, Any] | None]:
+    """For each prompt: a joined server gets it as the client wrote it."""
+    return [{"prompt": prompt} if api.served.joined is not None else None for prompt in _listed(body)]
+
+
+def _prompts(api: Api, body: CompletionBody) -> list[list[int]]:
+    listed = _listed(body)
     if not listed:
         raise ApiError(400, "the prompt is empty", param="prompt")
     if len(listed) * (body.n or 1) > PROMPTS:

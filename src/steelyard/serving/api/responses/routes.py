@@ -115,7 +115,7 @@ class _Responses:
             wanted = replace(wanted, stream=True)
         answer_tokens = max(body.max_output_tokens or 1, 1)
         chat = self._prompt(body, [*before, *given], tools, constraint is not None, answer_tokens)
-        prompt = self.api.served.prompt(chat.ids, body.max_output_tokens, None)
+        prompt = self.api.served.prompt(chat.ids, body.max_output_tokens, None, chat.asked)
         if most_tokens is not None:
             prompt = replace(prompt, max_tokens=min(prompt.max_tokens, most_tokens))
         request = TurnRequest(job=wanted, prompt=prompt, tools=tools, caller=caller, thinking=chat.thinking)
@@ -194,6 +194,7 @@ class _Responses:
         await self._begin(run)
 
     async def count(self, request: Request) -> Response:
+        self.api.check_counted_here()
         body: ResponsesInput = await body_as(ResponsesInput, request)
         headers = ignored(body, UNSUPPORTED, HARMLESS)
         self.api.check_model(body.model, self.api.caller(request))

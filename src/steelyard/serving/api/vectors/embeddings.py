@@ -46,6 +46,8 @@ def routes(api: Any) -> list[Route]:
 async def _embed(api: Any, request: Request) -> Response:
     body: EmbeddingBody = await body_as(EmbeddingBody, request)
     headers = ignored(body, {})
+    if api.served.joined is not None:
+        return _relayed(api, body, api.caller(request), headers)
     encoder = encoder_of(api, body.model, "embedding")
     check_cut(body)
     length = _length(encoder, body.dimensions)
@@ -55,6 +57,20 @@ async def _embed(api: Any, request: Request) -> Response:
     async def answer() -> dict[str, Any]:
         vectors = await counted(api.served, caller, batch)
         return _document(encoder, body, length, vectors, sum(map(len, batch)))
+
+    return Whole(answer, headers)
+
+
+def _relayed(api: Any, body: EmbeddingBody, caller: Any, headers: dict[str, str]) -> Response:
+    """By a joined server, as the client has written it. Raises ApiError 404."""
+    api.check_model(body.model, caller)
+    model = api.adapter_of(body.model)
+    asked = body.model_dump(exclude_unset=True, exclude={"model", "user"})
+    tokens = len(api.tokenizer.encode(str(body.input)))
+
+    async def answer() -> dict[str, Any]:
+        document: dict[str, Any] = await api.served.relayed_vectors(asked, model, tokens, caller)
+        return document
 
     return Whole(answer, headers)
 
