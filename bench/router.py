@@ -2,7 +2,7 @@
 
     python bench/router.py REQUESTS.csv [--replicas 8] [--only PACE] [--out bench/results/router.json]
 
-The router is the one that `serve` uses (steelyard.serving.host.balance), unchanged. The replicas are
+The router is the one that `serve` uses (steelyard.serving.host.replicas.balance), unchanged. The replicas are
 simulated: continuous batching with chunked prefill, a prefix cache of 64-token blocks that shares its memory
 with the running requests (LRU), first come first served. Times, lengths and answers are the trace's.
 
@@ -35,7 +35,7 @@ from pathlib import Path
 
 from tables import record, write
 
-from steelyard.serving.host.balance import BLOCK_TOKENS, Balance, Load
+from steelyard.serving.host.replicas.balance import BLOCK_TOKENS, Balance, Load
 
 GROUPS = 256
 # A replica: an 8-billion model on one accelerator of 350 TFLOP/s and 1.5 TB/s, half of each reached.

@@ -23,7 +23,7 @@ from steelyard.errors import CheckFailed, WrongUse
 from steelyard.recipe import load
 from steelyard.run.path import budget
 from steelyard.run.record import frontier
-from steelyard.serving.host.cores import physical_cores
+from steelyard.serving.host.replicas.cores import physical_cores
 
 
 def told(outcome: Any) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steelyard.serving.host.balance import BLOCK_TOKENS, Balance, blocks_of, lowest, score
+from steelyard.serving.host.replicas.balance import BLOCK_TOKENS, Balance, blocks_of, lowest, score
 
 TOKENS = st.integers(0, 10_000)
 PROMPT = list(range(4 * BLOCK_TOKENS + 5))

@@ -15,7 +15,7 @@ from watching import CLIENT, held, in_steps, read_metrics, seen, until
 
 from steelyard.errors import Refused, WrongUse
 from steelyard.serving import ServeSettings, new_key, start
-from steelyard.serving.host.cores import physical_cores
+from steelyard.serving.host.replicas.cores import physical_cores
 
 ASK = {
     "messages": [{"role": "user", "content": "hello"}],
@@ -414,8 +414,8 @@ def test_two_replicas_stand_behind_one_door(tiny_ir):
 def test_prompts_that_begin_alike_go_to_one_replica():
     from types import SimpleNamespace
 
-    from steelyard.serving.host.balance import blocks_of
     from steelyard.serving.host.replicas import Replicas
+    from steelyard.serving.host.replicas.balance import blocks_of
 
     engines = [SimpleNamespace(state="ready", adapters={}) for _ in range(3)]
     pool = Replicas(engines)

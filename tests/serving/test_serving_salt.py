@@ -12,7 +12,7 @@ from steelyard.serving import ServeSettings, new_key, start
 from steelyard.serving.engines import GenRequest
 from steelyard.serving.engines.llamacpp.engine import CachedSequence, LlamaCppEngine
 from steelyard.serving.engines.openvino.prefix import SALTS, PrefixBlocks
-from steelyard.serving.host.balance import blocks_of
+from steelyard.serving.host.replicas.balance import blocks_of
 
 IDS = list(range(100))
 

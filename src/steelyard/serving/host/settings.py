@@ -17,7 +17,7 @@ from ..engines import EngineSettings, kv_bytes_per_token, kv_precision, read_for
 from ..engines.launched.interpreter import platform_here
 from ..engines.launched.settings import as_launched
 from ..engines.lora import check_alike
-from .cores import split_cores, usable_cores
+from .replicas.cores import split_cores, usable_cores
 from .tuned import tuned_settings
 
 if TYPE_CHECKING:

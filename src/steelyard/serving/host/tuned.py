@@ -23,8 +23,8 @@ from ...hardware import affinity
 from ...hardware import probe as machine
 from ...places import cache_folder
 from ..engines import EngineSettings
-from .cores import physical_cores, usable_cores
 from .engine_process import EngineProcess
+from .replicas.cores import physical_cores, usable_cores
 
 LIMIT_S = 110.0
 MARGIN = 1.05  # a machine's speed drifts by some per cent from minute to minute: less proves nothing

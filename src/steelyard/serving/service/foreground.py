@@ -99,7 +99,7 @@ def _join(settings: ServeSettings, ready: Callable[[dict[str, Any]], None]) -> N
             log("join.not_encrypted", url=url, why="anyone on the way can read the prompts and its key")
 
     def announce(told: dict[str, Any]) -> None:
-        register(told["local_url"], settings.join[0], settings.drain_s)
+        register(told["local_url"], settings.join[0], drain_s=settings.drain_s)  # nothing is computed here
         ready(told)
 
     try:

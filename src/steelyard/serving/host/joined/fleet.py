@@ -16,8 +16,8 @@ import orjson
 
 from ....errors import Lacking
 from ...engines import Capability, EngineSettings, Event, Scores
-from ..balance import Balance, Load, blocks_of
 from ..engine_process import EngineCrashed, EngineEnding, EngineLost, EngineRefused
+from ..replicas import Balance, Load, blocks_of
 from .keys import VARIABLE
 from .server import LOOK_S, Busy, Gone, Server
 from .texts import Texts

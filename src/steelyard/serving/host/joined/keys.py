@@ -54,22 +54,26 @@ def _lines(file: Path, urls: Sequence[str]) -> dict[str, str]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as e:
-        why = e.strerror if isinstance(e, OSError) else "it is no text"
-        raise _wrong(file, "the keys of the joined servers cannot be read", why) from e
+        raise WrongUse(
+            "serve.join_key", "the keys of the joined servers cannot be read", where=_where(file),
+            why=(e.strerror if isinstance(e, OSError) else None) or "it is no text",
+            hint="a text file that this user may read: lines of `URL KEY`, or `* KEY` for all others",
+        ) from e  # fmt: skip
     keys: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
-        if len(words) != 2:
-            raise _wrong(file, "a line is no `URL KEY`", f"it has {len(words)} words", number)
         server = words[0] if words[0] == ALL else words[0].rstrip("/").removesuffix("/v1")
-        if server != ALL and server not in urls:
-            raise _wrong(file, f"{server} is not among the joined servers", None, number)
+        if len(words) != 2 or server not in (ALL, *urls):
+            raise WrongUse(
+                "serve.join_key", "a line is no `URL KEY` of a joined server", where=_where(file, number),
+                why=f"it has {len(words)} words" if len(words) != 2 else "no --join names this server",
+                hint="lines of `URL KEY`, or `* KEY` for all others",
+            )  # fmt: skip
         keys[server] = words[1]
     return keys
 
 
-def _wrong(file: Path, text: str, why: str | None, line: int | None = None) -> WrongUse:
-    where = Where(str(file), line=line, field="--join-key")
-    return WrongUse("serve.join_key", text, where=where, why=why, hint="lines of `URL KEY`, or `* KEY`")
+def _where(file: Path, line: int | None = None) -> Where:
+    return Where(str(file), line=line, field="--join-key")

@@ -6,8 +6,8 @@ from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
-from ...errors import WrongUse
-from ...hardware import affinity
+from ....errors import WrongUse
+from ....hardware import affinity
 
 
 def usable_cores() -> int:

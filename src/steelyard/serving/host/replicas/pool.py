@@ -11,9 +11,9 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from typing import Any
 
-from ..engines import Event, Scores
+from ...engines import Event, Scores
+from ..engine_process import EngineCrashed, EngineLost, EngineProcess
 from .balance import Balance, blocks_of
-from .engine_process import EngineCrashed, EngineLost, EngineProcess
 
 ORDER = ("ready", "loading", "stalled", "closed")
 
