@@ -421,7 +421,7 @@ def test_prompts_that_begin_alike_go_to_one_replica():
     pool = Replicas(engines)
     prefix = list(range(200))
     home = pool.choose([*prefix, 1])
-    number = engines.index(home)
+    number = next(i for i, engine in enumerate(engines) if engine is home)
     pool.balance.take(number, 201, blocks_of([*prefix, 1], (None, "")), 16)
     assert pool.choose([*prefix, 2]) is home and pool.choose([7] * 200) is not home
     pool.balance.replicas[number].backlog += 2000
