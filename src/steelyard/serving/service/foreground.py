@@ -53,10 +53,7 @@ def serve(
     if settings.join:
         return _join(settings, ready)
     check_door(settings)
-    sealing = load_keys(settings.trust, settings.key_file, Path.cwd())
-    if sealing and sealing.notice:
-        log("trust.key_made", notice=sealing.notice)
-        written("key.made", kind="sealing", key=sealing.id)
+    _sealing_key(settings)
     if settings.engine == "auto":
         settings = replace(settings, engine=engine_for(source))
     check_args_of(settings.engine, settings.engine_args)
@@ -91,6 +88,7 @@ def _join(settings: ServeSettings, ready: Callable[[dict[str, Any]], None]) -> N
     """The same front before servers that run already. Raises as `serve`, Lacking where none answers."""
     settings = replace(settings, engine="joined", join=check_urls(settings.join))
     check_door(settings)
+    _sealing_key(settings)
     read_server_keys(settings.join, settings.join_key)
     if settings.port:
         check_port(settings.host, settings.port)
@@ -106,6 +104,14 @@ def _join(settings: ServeSettings, ready: Callable[[dict[str, Any]], None]) -> N
         asyncio.run(_run(Path("joined"), settings, announce))
     finally:
         forget()
+
+
+def _sealing_key(settings: ServeSettings) -> None:
+    """At `guarded`: one that was made just now is told."""
+    sealing = load_keys(settings.trust, settings.key_file, Path.cwd())
+    if sealing and sealing.notice:
+        log("trust.key_made", notice=sealing.notice)
+        written("key.made", kind="sealing", key=sealing.id)
 
 
 def check_door(settings: ServeSettings) -> None:
