@@ -204,6 +204,9 @@ OTHERWISE: dict[str, tuple[str, str]] = {
     "results": ("", "mend the cell, or leave the row out: its prediction has this reason"),
     "serve.control": ("", "stop the service and start it again"),
     "serve": ("", "see the hint: it says what to install"),
+    "simulate": ("what shall be simulated cannot be", "the hint has an example"),
+    "trace": ("a line of a trace has a fault", "mend the line that is named"),
+    "events": ("the file of events cannot be written", "name a path in a folder that can be written"),
     "table": ("", "name a CSV file in UTF-8 with a header"),
 }
 

@@ -19,7 +19,7 @@ ORDER = (
     "soak", "stalls", "batches", "fairness", "fuzz", "hostile", "clients", "silence", "doctor",
     "gate_whole", "gate", "csvs", "clean", "clean_dev", "routing", "power", "templates",
     "train", "train_engines", "plan_left_out", "known_runs", "fine_tuning", "megatron", "silicon",
-    "jobs", "jobs_taken", "sweep", "fleet", "install", "structure",
+    "jobs", "jobs_taken", "tide", "sweep", "fleet", "install", "structure",
 )  # fmt: skip
 
 

@@ -64,6 +64,11 @@ VERBS = (
     ("accept", "checks.accept", "Does this machine check, train and serve as it should?"),
     ("engines", "engines.engines", "Engines that train and serve; install one."),
     ("cluster", "machines.cluster.cluster", "Machines that train together: their keys, one as a node."),
+    (
+        "simulate",
+        "machines.simulate.simulate",
+        "A fleet over traces of jobs and load; what if it were another.",
+    ),
     ("pull", "models.pull", "Fetch a model: resumable, hashed, scanned."),
     ("scan", "models.scan", "Look for code in model files, without running any."),
     (

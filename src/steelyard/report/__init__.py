@@ -1,4 +1,6 @@
-"""The report of a run, from plain data: the document of `up --json` and what its artefacts add; a set's.
+"""The report of a run, from plain data: the document of `up --json` and what its artefacts add.
+
+Of a cleaned set and of a simulated fleet too.
 
 One HTML file that needs no network, and its picture alone as SVG. It can be made without a run:
 `render(document)` takes any document of that shape. Not here: what the figures mean (planner, gate).
@@ -16,12 +18,14 @@ from .processing import render_record
 
 if TYPE_CHECKING:
     from .cleaned import render_cleaned, write_cleaned
+    from .fleet import render_fleet, write_fleet
 
 FILES = {"render_cleaned": "cleaned", "write_cleaned": "cleaned"}  # they need the room of data, and numpy
+FILES |= {"render_fleet": "fleet", "write_fleet": "fleet"}
 
 __all__ = [
-    "facts_of", "picture", "read_document", "render", "render_cleaned", "render_record", "save",
-    "write_cleaned", "write_report",
+    "facts_of", "picture", "read_document", "render", "render_cleaned", "render_fleet", "render_record",
+    "save", "write_cleaned", "write_fleet", "write_report",
 ]  # fmt: skip
 
 __getattr__ = fetching(__name__, FILES)

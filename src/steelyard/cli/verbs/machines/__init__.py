@@ -1,1 +1,1 @@
-"""Verbs about machines: whether they are fit, and several as a cluster."""
+"""Verbs about machines: whether they are fit, several as a cluster, a fleet of them simulated."""

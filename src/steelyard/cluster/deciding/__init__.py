@@ -1,0 +1,25 @@
+"""The decision core: `step(state, event) -> (state, decisions)`. Pure: others do what it says."""
+
+from .cadence import checkpoint_every_s
+from .fleet import Fleet
+from .messages import (
+    Cancel,
+    Decision,
+    DeviceBack,
+    DeviceLost,
+    Event,
+    Exited,
+    Load,
+    ProbeResult,
+    Signal,
+    Submit,
+    Tick,
+)
+from .policy import POLICIES, Policy
+from .signatures import Blame, blame
+from .step import advance, step
+
+__all__ = [
+    "POLICIES", "Blame", "Cancel", "Decision", "DeviceBack", "DeviceLost", "Event", "Exited", "Fleet", "Load",
+    "Policy", "ProbeResult", "Signal", "Submit", "Tick", "advance", "blame", "checkpoint_every_s", "step",
+]  # fmt: skip

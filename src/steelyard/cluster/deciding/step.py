@@ -1,0 +1,106 @@
+"""The one function that decides. No disk, no clock, no chance, no network: time comes in the event."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .admission import admit
+from .fleet import Fleet
+from .healing import REPAIR
+from .job import Job
+from .mending import failed, probed, readmit, suspect
+from .messages import (
+    Cancel,
+    Decision,
+    DeviceBack,
+    DeviceLost,
+    Event,
+    Exited,
+    Load,
+    ProbeResult,
+    Signal,
+    Submit,
+    Tick,
+)
+from .tide import turn
+
+
+def step(state: Fleet, event: Event) -> tuple[Fleet, list[Decision]]:
+    """The state after an event, and what is to be done. `state` itself stays as it was."""
+    after = state.copy()
+    return after, advance(after, event)
+
+
+def advance(fleet: Fleet, event: Event) -> list[Decision]:
+    """`step` for a caller who drops the old state at once: `fleet` is changed in place.
+
+    Raises ValueError where time goes back.
+    """
+    if event.t_s < fleet.now_s:
+        raise ValueError(f"time goes back: {event.t_s} after {fleet.now_s}")
+    fleet.now_s = event.t_s
+    fleet.decisions = []
+    rested = fleet.wake()
+    HANDLERS[type(event)](fleet, event)
+    if rested or type(event) in MAKES_ROOM:
+        admit(fleet)
+    return fleet.decisions
+
+
+def _submit(fleet: Fleet, event: Submit) -> None:
+    fleet.submitted += 1
+    elastic = fleet.policy.elastic
+    job = Job(
+        event.job, fleet.submitted, event.t_s, event.gpus,
+        event.least if elastic else event.gpus, event.most if elastic else event.gpus, event.filler,
+    )  # fmt: skip
+    fleet.jobs[job.id] = job
+    fleet.enqueue(job)
+
+
+def _exited(fleet: Fleet, event: Exited) -> None:
+    job = fleet.jobs.get(event.job)
+    if job is None:  # it was cancelled meanwhile
+        return
+    if event.code:
+        return failed(fleet, job, event)
+    fleet.leave(job)
+    fleet.say("finish", job)
+
+
+def _cancel(fleet: Fleet, event: Cancel) -> None:
+    job = fleet.jobs.get(event.job)
+    if job is None:
+        return
+    fleet.leave(job)
+    fleet.say("stop", job, reason="cancelled")
+
+
+def _lost(fleet: Fleet, event: DeviceLost) -> None:
+    """Its job starts again from the last checkpoint, wherever there is room."""
+    device = event.device
+    if device in fleet.down:
+        return
+    fleet.failures += 1
+    job = fleet.holder.get(device)
+    if job is not None:
+        fleet.preempt(job, "device lost", lost=True)
+    fleet.remove(device)
+    fleet.health.set(device, REPAIR)
+    fleet.say("isolate", devices=(device,), reason="device lost")
+
+
+HANDLERS: dict[type[Event], Callable[[Fleet, Any], None]] = {
+    Event: lambda fleet, event: None,
+    Submit: _submit,
+    Load: lambda fleet, event: fleet.forecast.learn(event.need),
+    Tick: lambda fleet, event: turn(fleet),
+    Exited: _exited,
+    Cancel: _cancel,
+    DeviceLost: _lost,
+    DeviceBack: lambda fleet, event: readmit(fleet, event.device),
+    Signal: suspect,
+    ProbeResult: probed,
+}
+MAKES_ROOM = {Submit, Exited, Cancel, DeviceLost, DeviceBack, Signal, ProbeResult}  # a tick sees to it itself
