@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from tests.data.test_data_whole import prose, write
+from tests.data.test_data_whole import edited, prose, write
 
 
 @pytest.fixture
@@ -26,6 +26,20 @@ def test_show_pages_through_a_cleaned_set(told, rows):
     assert code == 0 and out.splitlines()[0] == "r0   rows.jsonl   kept" and out.count("  | ") >= 2
     code, (out, _) = told("data", "show", "out", "--reason", "duplicate", "--lang", "zh", as_json=False)
     assert "丢弃：duplicate" in out and "of r4" in out
+
+
+def test_only_some_rules(told, tmp_path):
+    dice = random.Random(4)
+    text = prose(dice) + " Write to ann@mail.example."
+    write(tmp_path / "rows.jsonl", [{"text": text}, {"text": text}, {"text": edited(dice, text, 0.03)}])
+    _, usual = told("clean", "--input", "rows.jsonl", "--output", "usual")
+    assert usual["by_reason"] == {"duplicate": 1, "near_duplicate": 1} and usual["masked"] == {"email": 1}
+    _, alone = told("clean", "--input", "rows.jsonl", "--output", "alone", "--only", "duplicate")
+    assert alone["by_reason"] == {"duplicate": 1} and alone["masked"] == alone["personal"] == {}
+    words = ("--only", "near_duplicate", "--pii", "mask")
+    _, near = told("clean", "--input", "rows.jsonl", "--output", "near", *words)
+    assert near["by_reason"] == {"near_duplicate": 2} and near["masked"] == {"email": 1}
+    assert told("clean", "--input", "rows.jsonl", "--output", "no", "--only", "doubles")[0] == 2
 
 
 def test_a_hostile_row_moves_no_terminal(told, tmp_path):
