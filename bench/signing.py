@@ -1,6 +1,6 @@
 """Signed models: every changed byte refused, model-signing verifies ours and we its, and what 1 GB costs.
 
-    python bench/signing.py [--json] [--peer BIN] [--bytes 1e9]
+    python bench/signing.py [--json] [--peer BIN] [--bytes 1e9] [--only refusals|interop|times]
 
 Every byte of each file is changed in one bit and into another letter, and each file is cut at every sixteenth
 length: the signature on an elliptic curve, the hybrid one, one by certificates, a payload, a manifest, and a
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -83,6 +84,19 @@ def is_refused(check: Check) -> bool:
 # ------------------------------------------------------------------ our own
 
 
+CURVES = ("prime256v1", "secp384r1", "secp521r1")
+
+
+def make_keys(folder: Path) -> None:
+    """Our own, and of each curve one by openssl."""
+    make_signing_keys(folder / "ann.key")
+    for curve in CURVES:
+        key, pub = folder / f"{curve}.pem", folder / f"{curve}.pub"
+        run("openssl", "ecparam", "-name", curve, "-genkey", "-noout", "-out", key)
+        run("openssl", "ec", "-in", key, "-pubout", "-out", pub)
+        key.chmod(0o600)
+
+
 def model_in(folder: Path) -> Path:
     for name, content in FILES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +105,7 @@ def model_in(folder: Path) -> Path:
 
 
 def refusals(folder: Path) -> list[Row]:
-    signer, model = make_signing_keys(folder / "ann.key"), model_in(folder / "model")
+    signer, model = load_signer(folder / "ann.key"), model_in(folder / "model")
     sign_model(model, signer)
     trust = Trust([load_trusted(folder / "ann.pub")])
 
@@ -205,11 +219,8 @@ def ours(*words: Any) -> bool:
 def interop(folder: Path, peer: Path) -> list[Row]:
     """Each program's signature before the other, whole and with a changed byte of the payload."""
     rows = []
-    for curve in ("prime256v1", "secp384r1", "secp521r1"):
+    for curve in CURVES:
         key, pub = folder / f"{curve}.pem", folder / f"{curve}.pub"
-        run("openssl", "ecparam", "-name", curve, "-genkey", "-noout", "-out", key)
-        run("openssl", "ec", "-in", key, "-pubout", "-out", pub)
-        key.chmod(0o600)
         sides = {
             "ours": (("sign", "{m}", "--key", key), ("verify", "{m}", "--key", pub)),
             "theirs": (
@@ -297,22 +308,21 @@ def times(folder: Path, size: int, peer: Path | None) -> list[Row]:
     for program, pair in commands.items():
         call = ours if program == "steelyard" else lambda *words: run(peer, *words)
         for words in pair:
-            rows.append(
-                {
-                    "program": program,
-                    "step": words[0],
-                    "seconds": round(min(timed(call, words) for _ in range(3)), 2),
-                }
-            )
+            wall, cpu = zip(*(timed(call, words) for _ in range(3)), strict=True)
+            row = {"program": program, "step": words[0], "seconds": min(wall), "cpu_seconds": min(cpu)}
+            rows.append(row)
         for sig in (*model.glob("*.sig"), *folder.glob("large*.sig")):
             sig.unlink()
     return rows
 
 
-def timed(call: Callable[..., bool], words: Any) -> float:
-    begun = time.perf_counter()
+def timed(call: Callable[..., bool], words: Any) -> tuple[float, float]:
+    """Seconds on the clock, and of the cores, from the program's start to its end."""
+    before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     assert call(*words), words
-    return time.perf_counter() - begun
+    wall, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return round(wall, 2), round(cpu, 2)
 
 
 def main() -> int:
@@ -322,23 +332,26 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--peer", type=Path)
     parser.add_argument("--bytes", type=float, default=1e9)
+    parser.add_argument("--only", choices=("refusals", "interop", "times"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ |= {"STEELYARD_STATE": str(folder / "state"), "STEELYARD_LANG": "en"}
-        document = {
-            "refusals": refusals(folder),
-            "interop": interop(folder, options.peer) if options.peer else [],
-            "times": times(folder, int(options.bytes), options.peer),
+        make_keys(folder)
+        parts = {
+            "refusals": lambda: refusals(folder),
+            "interop": lambda: interop(folder, options.peer) if options.peer else [],
+            "times": lambda: times(folder, int(options.bytes), options.peer),
         }
+        document = {name: do() for name, do in parts.items() if options.only in (None, name)}
     if options.json:
         print(json.dumps(document, indent=1))
     else:
         for table in document.values():
             for row in table:
                 print("  ".join(f"{key} {value}" for key, value in row.items()))
-    good = all(row["refused"] == row["total"] for row in document["refusals"])
-    good &= all(row["accepted"] and row["changed_refused"] for row in document["interop"])
+    good = all(row["refused"] == row["total"] for row in document.get("refusals", ()))
+    good &= all(row["accepted"] and row["changed_refused"] for row in document.get("interop", ()))
     return 0 if good else 4
 
 

@@ -306,6 +306,21 @@ def test_a_chain_up_to_a_trusted_root(tmp_path):
         assert refusal(folder, Trust(roots=roots)).startswith("signature."), at
 
 
+def test_the_byte_of_a_certificate_that_no_signature_covers(tmp_path):
+    """The count of spare bits in its own signature, where the last bit is a zero."""
+    files = (write_chain(tmp_path / str(n)) for n in range(60))
+    chosen = next(f for f in files if not read_certificates(f["leaf"])[0].signature[-1] & 1)
+    folder = write(tmp_path / "model", FILES)
+    sign_model(folder, load_signer(chosen["key"]), certificates=read_certificates(chosen["chain"]))
+    bundle = json.loads((folder / "model.sig").read_text())
+    row = bundle["verificationMaterial"]["x509CertificateChain"]["certificates"][0]
+    der = bytearray(base64.b64decode(row["rawBytes"]))
+    der[-len(read_certificates(chosen["leaf"])[0].signature) - 1] = 1
+    row["rawBytes"] = base64.b64encode(der).decode()
+    (folder / "model.sig").write_text(json.dumps(bundle))
+    assert refusal(folder, Trust(roots=read_certificates(chosen["root"]))) == "signature.malformed"
+
+
 @pytest.mark.parametrize("fault", [{"days": -1}, {"signs": False}, {"issuer_is_ca": False}])
 def test_a_certificate_that_may_not_sign_is_refused(tmp_path, fault):
     files = write_chain(tmp_path / "ca", **fault)

@@ -74,7 +74,17 @@ def chain_of(ders: Sequence[bytes]) -> list[Certificate]:
             _ = c.not_valid_before_utc, c.not_valid_after_utc, c.signature_algorithm_parameters
     except faults as e:
         raise Malformed(f"a certificate cannot be read: {e}") from e
+    if any(has_spare_bits(der, c.signature) for der, c in zip(ders, chain, strict=True)):
+        raise Malformed("the signature of a certificate has spare bits")
     return chain
+
+
+def has_spare_bits(der: bytes, signature: bytes) -> bool:
+    """A certificate ends with its signature; the byte before it says how many of the last bits do not count.
+
+    Zeros there may be called spare without another signature: the one byte that no signature covers.
+    """
+    return der[-len(signature) - 1] != 0
 
 
 def check_chain(

@@ -177,10 +177,8 @@ def _receipt(verified: Any) -> None:
         "not_there": list(verified.not_there),
         "receipt": facts,
     }
-    rows = [
-        (row["name"], row["step"], row["hash"][:16], _mark(row["name"], verified))
-        for row in facts["artefacts"]
-    ]
+    rows = [(name, say("compared")) for name in verified.compared]
+    rows += [(name, say("not there")) for name in verified.not_there if verified.compared]
     result(
         document,
         say("verified: the receipt of {run}, signed by {who}", run=facts["run"], who=verified.key[:16]),
@@ -190,13 +188,8 @@ def _receipt(verified: Any) -> None:
             hash=verified.subject[:16],
             gate=say(gate) if gate else say("none"),
         ),
-        *table(("", "", "", ""), rows),
-        *([] if verified.compared else [say("  compared with no folder: --in FOLDER does")]),
+        *(table(("", ""), rows) if rows else [say("  compared with no folder: --in FOLDER does")]),
     )
-
-
-def _mark(name: str, verified: Any) -> str:
-    return say("compared") if name in verified.compared else ""
 
 
 def receipt(
