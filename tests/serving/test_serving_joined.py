@@ -342,3 +342,19 @@ def test_keys_go_by_file_then_by_environment(tmp_path):
         file.write_text(wrong)
         with pytest.raises(WrongUse):
             read_server_keys(urls, str(file), {})
+
+
+def test_while_none_is_there_requests_wait_for_one_to_come_back():
+    async def run(server):
+        async with front([server]) as (client, _):
+            server.stop()
+            waiting = [asyncio.create_task(post(client)) for _ in range(3)]
+            await asyncio.sleep(0.5)
+            back = Upstream(port=server.port)
+            try:
+                return await asyncio.gather(*waiting)
+            finally:
+                back.stop()
+
+    with upstreams({}) as (server,):
+        assert [status for status, _ in asyncio.run(run(server))] == [200] * 3

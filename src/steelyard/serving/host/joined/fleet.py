@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 import orjson
@@ -149,7 +149,8 @@ class Fleet:
     async def until_ready(self, limit_s: float) -> bool:
         end = time.monotonic() + limit_s
         while not self._ready() and self.state != "closed" and (left := end - time.monotonic()) > 0:
-            await asyncio.wait({asyncio.ensure_future(self._changed.wait())}, timeout=min(left, LOOK_S))
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), min(left, LOOK_S))
         return bool(self._ready())
 
     # ------------------------------------------------------------------ asking
