@@ -15,6 +15,7 @@ from steelyard.serving.base.keys import KeyRing
 from steelyard.trust import check_answer, read_receipt, signing_key, taken_apart, verifying_key
 
 CHAT = "/v1/chat/completions"
+SAY = [{"role": "user", "content": "hi"}]
 ASKED = json.dumps(
     {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
 ).encode()
@@ -98,6 +99,23 @@ def test_it_is_given_only_where_the_service_and_the_request_say_so(ask) -> None:
         ask(("/tokenize", b'{"model": "tiny", "prompt": "hi"}')),
     ):
         assert not [name for name in answers[0].headers if "receipt" in name]
+
+
+def test_a_client_passes_over_the_comment(tokenizer_folder) -> None:
+    openai = pytest.importorskip("openai")
+
+    async def work():
+        application, _ = served_app(tokenizer_folder, FakeEngine(), receipts=True)
+        async with client_of(application) as http:
+            client = openai.AsyncOpenAI(api_key="x", base_url="http://localhost/v1", http_client=http)
+            wants = {"x-steelyard-receipt": "yes"}
+            chunks = await client.chat.completions.create(
+                model="tiny", messages=SAY, max_tokens=3, stream=True, extra_headers=wants
+            )
+            return [chunk async for chunk in chunks]
+
+    chunks = asyncio.run(asyncio.wait_for(work(), 60))
+    assert chunks[-1].choices[0].finish_reason == "length"
 
 
 def test_any_byte_changed_is_refused(ask) -> None:
