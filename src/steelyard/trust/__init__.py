@@ -3,7 +3,17 @@
 `cryptography` and `jinja2` load inside functions: at `trust: open` nobody pays for them.
 """
 
-from .attest import Case, Verdict, judge, read_batch, read_case, report_data_of
+from .attest import (
+    Case,
+    Rejected,
+    Verdict,
+    judge,
+    read_batch,
+    read_bytes,
+    read_case,
+    read_policy,
+    report_data_of,
+)
 from .audit import ACTS, audit, check_log, log_here, read_acts
 from .bill import Advisories, Hit, Part, affected, bill_of_model, bill_of_parts, parts, read_advisories
 from .cluster_keys import address_of, keys_folder, make_keys, ray_environment
@@ -48,16 +58,47 @@ from .signing import (
 )
 from .simulated import SimulatedTee
 from .tsm import quote_of_this_domain
+from .wire import (
+    KEYS_TYPE,
+    PLAIN_CHUNK_BYTES,
+    REQUEST_TYPE,
+    RESPONSE_TYPE,
+    WELL_KNOWN,
+    Appraised,
+    Head,
+    Identity,
+    KeyConfig,
+    MessageReader,
+    NotSealed,
+    Replayed,
+    RequestOpener,
+    RequestSealer,
+    ResponseOpener,
+    ResponseSealer,
+    SealingKey,
+    ServiceStatement,
+    Window,
+    WrongClock,
+    appraise_statement,
+    data_of,
+    end_of,
+    evidence_source,
+    head_of,
+)
 
 __all__ = [
-    "ACTS", "LEVELS", "REASONS", "RECEIPT_HEADER", "RECEIPT_ID_HEADER", "Advisories", "Case", "Counted",
-    "Facts", "Finding", "Hit", "Keys", "Part", "SealedLog", "Signed", "Signer", "SimulatedTee",
-    "Statement", "Trust", "Trusted", "Verdict", "Verified", "address_of", "affected", "append_log",
-    "as_comment", "as_header", "atomic", "audit", "bill_of_model", "bill_of_parts", "check_answer",
-    "check_key", "check_log", "check_scanned", "disk_problem", "is_statement", "judge", "keys_folder",
-    "load_keys", "load_signer", "load_trusted", "log_here", "make_keys", "make_signing_keys", "parts",
-    "public_path", "quote_of_this_domain", "ray_environment", "read_acts", "read_advisories", "read_batch",
-    "read_case", "read_certificates", "read_log", "read_public", "read_receipt", "read_signed", "receipt",
-    "report_data_of", "scan", "sealed_id", "sign_model", "sign_statement", "signature_of", "signing_key",
-    "sync_folder", "taken_apart", "verify_model", "verifying_key",
+    "ACTS", "KEYS_TYPE", "LEVELS", "PLAIN_CHUNK_BYTES", "REASONS", "RECEIPT_HEADER", "RECEIPT_ID_HEADER",
+    "REQUEST_TYPE", "RESPONSE_TYPE", "WELL_KNOWN", "Advisories", "Appraised", "Case", "Counted", "Facts",
+    "Finding", "Head", "Hit", "Identity", "KeyConfig", "Keys", "MessageReader", "NotSealed", "Part",
+    "Rejected", "Replayed", "RequestOpener", "RequestSealer", "ResponseOpener", "ResponseSealer",
+    "SealedLog", "SealingKey", "ServiceStatement", "Signed", "Signer", "SimulatedTee", "Statement", "Trust",
+    "Trusted", "Verdict", "Verified", "Window", "WrongClock", "address_of", "affected", "append_log",
+    "appraise_statement", "as_comment", "as_header", "atomic", "audit", "bill_of_model", "bill_of_parts",
+    "check_answer", "check_key", "check_log", "check_scanned", "data_of", "disk_problem", "end_of",
+    "evidence_source", "head_of", "is_statement", "judge", "keys_folder", "load_keys", "load_signer",
+    "load_trusted", "log_here", "make_keys", "make_signing_keys", "parts", "public_path",
+    "quote_of_this_domain", "ray_environment", "read_acts", "read_advisories", "read_batch", "read_bytes",
+    "read_case", "read_certificates", "read_log", "read_policy", "read_public", "read_receipt",
+    "read_signed", "receipt", "report_data_of", "scan", "sealed_id", "sign_model", "sign_statement",
+    "signature_of", "signing_key", "sync_folder", "taken_apart", "verify_model", "verifying_key",
 ]  # fmt: skip
