@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import socket
 import ssl
+import struct
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -118,3 +121,74 @@ def test_an_open_address_without_tls_is_refused_where_the_network_is_not_trusted
     check_tls(recipe(tmp_path, serve={**outside, "tls": "auto"}, trust="guarded"))
     assert ServeSettings(host="0.0.0.0").readable_on_the_way
     assert not ServeSettings(host="127.0.0.2").readable_on_the_way
+
+
+def server_hello(port: int, groups: bytes) -> bytes:
+    """The first answer to a ClientHello of TLS 1.3 that offers `groups`.
+
+    It has no key share: a server that has one of them names it in a HelloRetryRequest (RFC 8446, 4.1.4).
+    """
+
+    def block(size: int, data: bytes) -> bytes:
+        return len(data).to_bytes(size, "big") + data
+
+    def extension(kind: int, data: bytes) -> bytes:
+        return kind.to_bytes(2, "big") + block(2, data)
+
+    extensions = b"".join((
+        extension(43, block(1, b"\x03\x04")),  # TLS 1.3
+        extension(10, block(2, groups)),
+        extension(13, block(2, bytes.fromhex("0403080408050401"))),  # ECDSA with P-256, RSA-PSS, RSA
+        extension(51, block(2, b"")),
+    ))  # fmt: skip
+    suites = bytes.fromhex("130113021303")
+    hello = b"\x03\x03" + bytes(32) + block(1, b"") + block(2, suites) + b"\x01\0" + block(2, extensions)
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as peer:
+        peer.sendall(b"\x16\x03\x01" + block(2, b"\x01" + block(3, hello)))
+        return peer.recv(4096)
+
+
+def group_of(answer: bytes) -> int:
+    """The group in the key share of a ServerHello or HelloRetryRequest; 0 where the server sent an alert."""
+    if answer[:1] != b"\x16":
+        return 0
+    at = 5 + 4 + 2 + 32  # record, handshake, version, random
+    at += 1 + answer[at] + 2 + 1  # session id, suite, compression
+    end = at + 2 + int.from_bytes(answer[at : at + 2], "big")
+    at += 2
+    while at < end:
+        kind, size = struct.unpack_from(">HH", answer, at)
+        if kind == 51:
+            return int.from_bytes(answer[at + 4 : at + 6], "big")
+        at += 4 + size
+    raise AssertionError("no key share")
+
+
+X25519MLKEM768, X25519 = 0x11EC, 0x001D
+
+
+def test_the_group_on_the_wire_is_hybrid_where_openssl_has_it():
+    """Python's own OpenSSL decides: from 3.5 on X25519MLKEM768, before it X25519 (Debian 12 has 3.0)."""
+    context = tls_context(ServeSettings(tls_cert="auto", sealed_prompts=True))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=handshakes, args=(listening, context, 3), daemon=True).start()
+        port = listening.getsockname()[1]
+        both = group_of(server_hello(port, X25519.to_bytes(2, "big") + X25519MLKEM768.to_bytes(2, "big")))
+        hybrid = group_of(server_hello(port, X25519MLKEM768.to_bytes(2, "big")))
+        curve = group_of(server_hello(port, X25519.to_bytes(2, "big")))
+    assert curve == X25519
+    has_hybrid = ssl.OPENSSL_VERSION_INFO[:2] >= (3, 5)
+    assert hybrid == (X25519MLKEM768 if has_hybrid else 0)
+    assert both in (X25519MLKEM768, X25519) if has_hybrid else both == X25519
+
+
+def handshakes(listening, context, count):
+    for _ in range(count):
+        with listening.accept()[0] as peer, suppress(OSError):
+            context.wrap_socket(peer, server_side=True)
+
+
+def test_sealed_prompts_come_by_tls_1_3_alone():
+    assert tls_context(ServeSettings(tls_cert="auto")).minimum_version == ssl.TLSVersion.TLSv1_2
+    sealed = tls_context(ServeSettings(tls_cert="auto", sealed_prompts=True))
+    assert sealed.minimum_version == ssl.TLSVersion.TLSv1_3

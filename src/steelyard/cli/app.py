@@ -42,6 +42,7 @@ VERBS = (
     ("gate", "checks.gate", "Is what URL serves what was tuned? If not: why."),
     ("eval", "checks.evaluate", "Score a model or an endpoint on tasks."),
     ("serve", "services.serve", "Serve a model over the OpenAI API."),
+    ("proxy", "trust.proxies.proxy", "A local endpoint that seals prompts for a service it has appraised."),
     ("route", "routing.route", "Make what sends a prompt to its ability's adapter."),
     ("chat", "chat.chat", "Talk to a service or a model; reads stdin too."),
     ("status", "runs.status", "Runs and services."),
@@ -100,12 +101,19 @@ VERBS = (
     ),
     ("audit key", "upkeep.audit.key", "The public key that the log and receipts are verified with."),
     ("audit answer", "upkeep.audit.answer", "Does a receipt hold: of this request, this answer, this model?"),
+    (
+        "broker serve",
+        "trust.brokers.serve",
+        "Release keys to attested software alone (Trustee's KBS protocol).",
+    ),
+    ("broker get", "trust.brokers.get", "Prove what runs in this trust domain, and get a key for it."),
     ("export", "models.export", "Copy a tuned model out, as other programs read it."),
 )
 # Verbs of two words stand under their first.
 GROUPS = {
     "data": "Make data sets, look at, compare and divide them; trace and erase rows.",
     "audit": "The signed log of what was done here.",
+    "broker": "Keys for attested software alone.",
 }
 
 

@@ -667,6 +667,11 @@ class ServeTable(Table):
     tls: Literal["auto"] | TlsTable | None = say(
         "HTTPS: by these files, or auto: by a certificate of its own", {"cert": "cert.pem", "key": "key.pem"}
     )
+    sealed_prompts: bool | None = say("take requests sealed by `steelyard proxy` alone", True)
+    attest: Literal["none", "tdx", "simulated"] | None = say(
+        "who vouches for the sealing key: a pin (none), a quote of TDX, or a simulated one", "tdx"
+    )
+    collateral: Text | None = say("Intel's data on the platform, sent with the quote", "collateral.json")
     queue: Seconds | None = say("work that may wait; beyond it requests are refused with 429", "60s")
     max_requests_at_once: Count | None = say("requests of one key under way, waiting ones too", 64)
     max_body_bytes: Annotated[int, Field(ge=1024, le=2**30)] | None = say(

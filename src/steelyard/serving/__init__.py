@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from .host.settings import ServeSettings, check_draft, check_host, engine_settings, router_of
     from .host.tuned import tune
     from .jobs.holdings import drop_stored, stored_rows
+    from .proxying.foreground import proxy
+    from .proxying.upstream import Accepts
     from .service.client import chat
     from .service.foreground import check_door, named, serve
+    from .service.sealing import check_attest
     from .service.starter import Service, check_port, end_process, find, promote, start
     from .service.state import bury, died, services
     from .service.tls import tls_context
@@ -37,6 +40,7 @@ FILES = {
     "bury": "service.state",
     "chat": "service.client",
     "check_alike": "engines.lora",
+    "check_attest": "service.sealing",
     "router_of": "host.settings",
     "check_door": "service.foreground",
     "check_draft": "host.settings",
@@ -56,6 +60,8 @@ FILES = {
     "probe": "host.probes",
     "services": "service.state",
     "promote": "service.starter",
+    "proxy": "proxying.foreground",
+    "Accepts": "proxying.upstream",
     "serve": "service.foreground",
     "start": "service.starter",
     "tls_context": "service.tls",
@@ -66,6 +72,7 @@ FILES = {
 __all__ = [
     "CAPABILITIES",
     "ENGINES",
+    "Accepts",
     "Engine",
     "EngineSettings",
     "GenRequest",
@@ -74,6 +81,7 @@ __all__ = [
     "bury",
     "chat",
     "check_alike",
+    "check_attest",
     "check_door",
     "check_draft",
     "check_engine",
@@ -89,6 +97,7 @@ __all__ = [
     "prepare",
     "probe",
     "promote",
+    "proxy",
     "read_keys",
     "router_of",
     "serve",

@@ -21,6 +21,7 @@ from .disk import atomic, disk_problem, sync_folder
 from .installation import signing_key, verifying_key
 from .keys import LEVELS, Keys, load_keys, read_public
 from .log import SealedLog, append_log, read_log
+from .quoting import SimulatedTee, quote_of_this_domain
 from .receipts import HEADER as RECEIPT_HEADER
 from .receipts import ID_HEADER as RECEIPT_ID_HEADER
 from .receipts import (
@@ -56,8 +57,6 @@ from .signing import (
     signature_of,
     verify_model,
 )
-from .simulated import SimulatedTee
-from .tsm import quote_of_this_domain
 from .wire import (
     KEYS_TYPE,
     PLAIN_CHUNK_BYTES,

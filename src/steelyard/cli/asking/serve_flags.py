@@ -48,6 +48,15 @@ class DoorFlags:
         Text, flag("--tls-cert", "FILE", say("Speak HTTPS with this certificate; auto: one of its own."))
     ] = None
     tls_key: Annotated[Text, flag("--tls-key", "FILE", say("The certificate's key."))] = None
+    sealed_prompts: Annotated[
+        bool, switch("--sealed-prompts", say("Take requests sealed by `steelyard proxy` alone."))
+    ] = False
+    attest: Annotated[
+        str, flag("--attest", "KIND", say("Who vouches for the sealing key: none (a pin), tdx, simulated."))
+    ] = "none"
+    collateral: Annotated[
+        Path | None, flag("--collateral", "FILE", say("Intel's data on the platform, sent with the quote."))
+    ] = None
     trust: Annotated[
         str, flag("--trust", "LEVEL", say("open, or guarded: what users send is stored encrypted."))
     ] = "open"

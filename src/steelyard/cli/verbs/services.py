@@ -39,8 +39,9 @@ def serve(flags: ServeFlags) -> None:
     def ready(service: dict[str, Any]) -> None:
         url, here = service["url"], service["local_url"]
         document = {"schema": "steelyard.serve/1", "url": url, "pid": service["pid"], "model": source}
-        result(document, say("{model} answers at {url}", model=source, url=f"{url}/v1"))
-        note(say("Ctrl-C stops it; in another terminal: steelyard chat {url}", url=here))
+        result(document | sealing_of(service), say("{model} answers at {url}", model=source, url=f"{url}/v1"))
+        if not _tell_sealed(service):
+            note(say("Ctrl-C stops it; in another terminal: steelyard chat {url}", url=here))
 
     tried = _tried if flags.tune else None
     settings = settings_of(flags)
@@ -76,13 +77,29 @@ def _check_source(flags: ServeFlags) -> None:
         raise WrongUse("cli.usage", f"{given[0]} is for a model that is loaded here, not for --join")
 
 
+def sealing_of(service: dict[str, Any]) -> dict[str, Any]:
+    """What clients need to know of a service with sealed prompts."""
+    return {name: service[name] for name in ("pin", "evidence") if service.get(name)}
+
+
+def _tell_sealed(service: dict[str, Any]) -> bool:
+    """How to come to a service that takes sealed prompts alone; False where it takes plain ones."""
+    url = service["url"]
+    if pin := service.get("pin"):
+        note(say("sealed prompts alone: steelyard proxy {url} --pin {pin}", url=url, pin=pin))
+    elif evidence := service.get("evidence"):
+        words = say("sealed prompts alone, evidence: {kind}", kind=evidence)
+        note(f"{words}: steelyard proxy {url} --policy POLICY.yaml")
+    return bool(sealing_of(service))
+
+
 def settings_of(flags: ServeFlags) -> Any:
     """The flags as the settings of a service. Raises WrongUse."""
     from ...serving import ServeSettings
 
     same = (
         *("host", "port", "api_key", "name", "engine", "engine_python", "replicas", "threads"),
-        *("tls_cert", "tls_key"),
+        *("tls_cert", "tls_key", "sealed_prompts", "attest"),
         *("clamp_max_tokens", "embed_token_ids"),
         *("embed_model", "draft", "max_model_len", "max_num_seqs", "max_queue_s", "default_temperature"),
         *("max_requests_at_once", "max_body_bytes", "receipts"),
@@ -97,6 +114,7 @@ def settings_of(flags: ServeFlags) -> Any:
         join_silence_s=parse_s(flags.join_silence),
         allowed_host=tuple(flags.allowed_host or ()),
         cors_origin=tuple(flags.cors_origin or ()),
+        collateral=str(flags.collateral.resolve()) if flags.collateral else None,
         trust=_one_of("--trust", flags.trust, ("open", "guarded")),
         key_file=str(flags.key_file.resolve()) if flags.key_file else None,
         stored_bytes_per_key=parse_bytes(flags.stored_bytes_per_key),
@@ -170,7 +188,17 @@ def _place(model: str) -> str:
     return named(pulled if not Path(model).exists() and "/" in model and pulled.is_dir() else model)
 
 
-PATHS = ("keys", "join_key", "key_file", "log_file", "tls_cert", "tls_key", "engine_python", "route")
+PATHS = (
+    "keys",
+    "join_key",
+    "key_file",
+    "log_file",
+    "tls_cert",
+    "tls_key",
+    "engine_python",
+    "route",
+    "collateral",
+)
 
 
 def _one_of(flag: str, given: str, choices: tuple[str, ...]) -> str:

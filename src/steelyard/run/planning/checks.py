@@ -43,10 +43,10 @@ def check_serving(recipe: Recipe, place: Workdir) -> None:
 
 def check_tls(recipe: Recipe) -> None:
     """Raises WrongUse for a certificate that cannot be used, Refused where trust asks for one."""
-    from ...serving import ServeSettings, tls_context
+    from ...serving import ServeSettings, check_attest, tls_context
 
     serve = recipe.serve
-    settings = ServeSettings(host=serve.host, **tls_settings(recipe))
+    settings = ServeSettings(host=serve.host, **tls_settings(recipe), **sealing_settings(recipe))
     if recipe.trust.level != "open" and settings.readable_on_the_way:
         raise Refused(
             "serve.no_tls",
@@ -56,6 +56,7 @@ def check_tls(recipe: Recipe) -> None:
             hint="set serve.tls: auto, or serve.tls: {cert: FILE, key: FILE}, or serve on 127.0.0.1",
         )
     tls_context(settings)
+    check_attest(settings)
 
 
 def check_sealed_room(recipe: Recipe, local: Local | None, shape: Shape) -> None:
@@ -126,6 +127,13 @@ def tls_settings(recipe: Recipe) -> dict[str, Any]:
         return {"tls_cert": tls.cert if tls else None, "tls_key": None}
     files = {"tls_cert": tls.cert, "tls_key": tls.key}
     return {name: str(recipe.root / file) if file else None for name, file in files.items()}
+
+
+def sealing_settings(recipe: Recipe) -> dict[str, Any]:
+    """Whether prompts come sealed to the published service, and who vouches for its key."""
+    serve = recipe.serve
+    collateral = str(recipe.root / serve.collateral) if serve.collateral else None
+    return {"sealed_prompts": serve.sealed_prompts, "attest": serve.attest, "collateral": collateral}
 
 
 def _is_served(recipe: Recipe, name: str) -> bool:

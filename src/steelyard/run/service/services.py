@@ -20,7 +20,7 @@ from ...artefact import Artefact, Watch, private_folder
 from ...errors import Lacking
 from ...serving import ServeSettings, Service, find, promote, start
 from ..child.children import Tail, call_order, in_child, log_output
-from ..planning.checks import tls_settings
+from ..planning.checks import sealing_settings, tls_settings
 from ..record.acts import written
 from .references import Model, References
 
@@ -155,6 +155,7 @@ class Candidates:
             "allowed_host": serve.allowed_host,
             "cors_origin": serve.cors_origin,
             **tls_settings(recipe),
+            **sealing_settings(recipe),
             "max_queue_s": serve.queue,
             "max_requests_at_once": serve.max_requests_at_once,
             "max_body_bytes": serve.max_body_bytes,

@@ -31,6 +31,7 @@ from ..host.settings import (
 )
 from ..host.tuned import tune
 from .front import Front
+from .sealing import check_attest
 from .starter import check_port
 from .state import forget, register
 from .tls import tls_context
@@ -123,6 +124,7 @@ def check_door(settings: ServeSettings) -> None:
     check_way(settings)
     settings.access(settings.host)
     tls_context(settings)
+    check_attest(settings)
     if settings.keys:
         read_keys(Path(settings.keys))
 

@@ -51,6 +51,8 @@ from ..host.replicas import Replicas
 from ..host.settings import ServeSettings, check_host, engine_settings, replica_settings, router_of
 from ..turn.grammars.check import Grammars
 from .address import local_url, url_of
+from .sealed_door import SealedDoor
+from .sealing import sealing_of
 from .state import LOG, forget_state, lives, write_state
 from .supervisor import Supervisor
 from .tls import HANDSHAKE_S, tls_context
@@ -131,6 +133,7 @@ class Front:
         if settings.log_file:
             self._log_to(Path(settings.log_file))
         self.tls = tls_context(settings)
+        self.sealing = sealing_of(settings)
         export_spans(settings.name)
         self.holds = hold_open(folder, settings.embed_folder, settings.draft, settings.source, settings.route)
         self.router = router_of(settings.route, settings.adapters)
@@ -287,6 +290,7 @@ class Front:
             "engine_pid": self.engine.pid,
             "engine_pids": self.engine.pids,
             "load": self.engine.load,
+            **(self.sealing.about if self.sealing else {}),
         }
         return {**about, "control": str(self.private / "control")}
 
@@ -294,9 +298,13 @@ class Front:
         """A candidate is asked by the gate, on loopback, without TLS, and nobody reads of it."""
         if tls is None and not is_loopback(listening.getsockname()[0]):
             log("service.not_encrypted", why="anyone on the way can read keys and prompts", fix="--tls-cert")
-        guarded = self.app.on(self.settings.access(listening.getsockname()[0]), quiet)
+        access = self.settings.access(listening.getsockname()[0])
+        door: Any = self.app.on(access, quiet)
+        if self.sealing and not quiet:
+            door = SealedDoor(door, access, self.sealing.key, self.sealing.statement)
+            log("service.sealed", **self.sealing.about)
         config = uvicorn.Config(
-            guarded, lifespan="off", log_config=None, access_log=False, ws="none",
+            door, lifespan="off", log_config=None, access_log=False, ws="none",
             http=partial(Connection, self.connections),  # type: ignore[arg-type]
             timeout_graceful_shutdown=GRACE_S, timeout_keep_alive=KEEP_S, server_header=False,
             backlog=BACKLOG, loop="asyncio",

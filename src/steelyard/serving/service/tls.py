@@ -22,15 +22,13 @@ HANDSHAKE_S = 10.0  # asyncio alone waits 60 s for one
 
 def tls_context(settings: ServeSettings) -> ssl.SSLContext | None:
     """None where the service speaks plain HTTP. Raises WrongUse for files that are no pair."""
-    if settings.tls_cert is None:
-        if settings.tls_key is not None:
-            raise _wrong("there is a key and no certificate", None, "tls_key")
+    if (files := tls_files(settings)) is None:
         return None
-    cert, key = settings.tls_cert, settings.tls_key
-    if cert == AUTO:
-        cert, key = own_certificate(names_of(settings))
+    cert, key = files
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # Sealed prompts have one kind of client, which speaks 1.3; others may still come with 1.2.
+    oldest = ssl.TLSVersion.TLSv1_3 if settings.sealed_prompts else ssl.TLSVersion.TLSv1_2
+    context.minimum_version = oldest
     try:
         context.load_cert_chain(cert, key, password=lambda: "")  # never ask at the terminal
     except FileNotFoundError as e:
@@ -40,6 +38,17 @@ def tls_context(settings: ServeSettings) -> ssl.SSLContext | None:
         why = getattr(e, "reason", None) or getattr(e, "strerror", None) or str(e)
         raise _wrong(why, cert) from e
     return context
+
+
+def tls_files(settings: ServeSettings) -> tuple[str, str | None] | None:
+    """Certificate and key (None: in the same file); None for plain HTTP. Raises WrongUse."""
+    if settings.tls_cert is None:
+        if settings.tls_key is not None:
+            raise _wrong("there is a key and no certificate", None, "tls_key")
+        return None
+    if settings.tls_cert == AUTO:
+        return own_certificate(names_of(settings))
+    return settings.tls_cert, settings.tls_key
 
 
 def names_of(settings: ServeSettings) -> list[str]:

@@ -24,9 +24,8 @@ from typing import Any
 from ...errors import Refused, Where, WrongUse
 from ..attest import Case, Verdict, judge, read_bytes, report_data_of
 from ..keys import make_key_file, read_key_file
+from ..quoting import SimulatedTee, quote_of_this_domain
 from ..sealed import derive
-from ..simulated import SimulatedTee
-from ..tsm import quote_of_this_domain
 from .ohttp import KeyConfig, read_keys_document
 from .sealing import NotSealed
 

@@ -1,1 +1,1 @@
-"""attest, seal, open, rotate, keys, sign, verify, receipt, sbom: who may read, who made it, what it is of."""
+"""Verbs of trust: who may read, who made it, what it is of, which service is believed."""

@@ -11,7 +11,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from ..errors import Lacking
+from ...errors import Lacking
 
 REPORTS = Path("/sys/kernel/config/tsm/report")
 PROVIDER = "tdx_guest"
