@@ -49,7 +49,7 @@ def service(tmp_path):
     owner = {key.id: key.owner for key in ring.keys.values()}
     served = SimpleNamespace(
         adapters=["refunds", "secret-a1"], owners={"secret-a1": owner["a"]}, encoder=None,
-        router=None, max_model_len=64, tokenizer=None, keys=ring,
+        router=None, joined=None, max_model_len=64, tokenizer=None, keys=ring,
     )  # fmt: skip
     served.may_use = partial(Served.may_use, served)
     api = Api(served, ServeSettings(name="m"), "0", SamplingDefaults())
@@ -99,7 +99,8 @@ def test_no_other_key_tunes_on_from_it_and_no_error_names_a_place(tmp_path):
     store = ObjectStore(tmp_path / "store")
     hidden = {"checkpoint": str(tmp_path / "gone"), "adapter": "secret-a1"}
     store.put(KIND, Stored(id="ftjob-1", owner="key-a", shown={"fine_tuned_model": SECRET}, hidden=hidden))
-    tuning = Tuning(SimpleNamespace(settings=ServeSettings(name="m", source=None)), store)
+    api = SimpleNamespace(served=SimpleNamespace(joined=None), settings=ServeSettings(name="m", source=None))
+    tuning = Tuning(api, store)
     answers = {}
     for owner in ("key-a", "key-b"):
         caller = Caller(owner=owner, scopes=frozenset({"tune"}))
