@@ -38,6 +38,21 @@ trust: {trust}
 """
 
 
+@pytest.fixture(scope="session")
+def base(tmp_path_factory) -> Path:
+    """A tiny random model to train, and `data` to train it on."""
+    import tiny
+
+    return tiny.model(tmp_path_factory.mktemp("model") / "base")
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    import tiny
+
+    return tiny.dataset(tmp_path_factory.mktemp("rows") / "data")
+
+
 @dataclass(frozen=True)
 class Job:
     """A recipe in a folder of its own, and how to run the command line on it."""

@@ -32,16 +32,6 @@ class Listening(tiny.Listening):
         self.written.append(fields.get("output", ""))
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return tiny.model(tmp_path_factory.mktemp("model") / "base")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return tiny.dataset(tmp_path_factory.mktemp("data") / "dataset")
-
-
 def trained(root, base, data, watch, **more):
     inputs, settings, draft = tiny.step(root, base, data, **SETTINGS | more)
     draft.settings = settings

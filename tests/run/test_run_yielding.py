@@ -98,16 +98,6 @@ def service():
         made.die()
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return tiny.model(tmp_path_factory.mktemp("model") / "base")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return tiny.dataset(tmp_path_factory.mktemp("data") / "dataset")
-
-
 def worker() -> psutil.Process | None:
     found = [p for p in psutil.Process().children() if "steelyard.run.child.worker" in p.cmdline()]
     return found[0] if found else None
