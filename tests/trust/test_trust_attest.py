@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import load_pem_x509_certificate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -421,6 +422,33 @@ def test_no_bit_of_a_quote_can_be_flipped_and_none_cut(case_of_module, data):
         changed = bytearray(quote)
         changed[bit // 8] ^= 1 << bit % 8
     assert reason(replace(case_of_module, quote=bytes(changed))) != "ok"
+
+
+def test_the_byte_of_a_certificate_that_no_signature_covers(tmp_path):
+    """The count of spare bits in a certificate's own signature, where its last bit is a zero."""
+    for _ in range(40):
+        tee = SimulatedTee("tdx", AT)
+        quote = tee.quote(report_data=NONCE, mr_td=TD)
+        begin = quote.index(b"-----BEGIN CERTIFICATE-----")
+        leaf = load_pem_x509_certificate(quote[begin:])
+        if not leaf.signature[-1] & 1:
+            break
+    der = bytearray(leaf.public_bytes(Encoding.DER))
+    der[-len(leaf.signature) - 1] = 1
+    body = base64.b64encode(der).decode()
+    lines = "\n".join(body[at : at + 64] for at in range(0, len(body), 64))
+    head, end = b"-----BEGIN CERTIFICATE-----\n", quote.index(b"\n-----END", begin)
+    changed = quote[:begin] + head + lines.encode() + quote[end:]
+    assert len(changed) == len(quote)
+    (tmp_path / "root.pem").write_bytes(tee.root_pem)
+    policy = {"version": 1, "tee": ["tdx"], "tcb_status": ["UpToDate"], "root_ca": "root.pem"}
+    policy["tdx"] = {"mr_td": [TD.hex()]}
+    whole = Case(
+        quote=quote, collateral=tee.collateral(), policy=json.dumps(policy).encode(),
+        policy_folder=tmp_path, at=AT, nonce=NONCE.hex(),
+    )  # fmt: skip
+    assert reason(whole) == "ok"
+    assert reason(replace(whole, quote=changed)) == "quote_malformed"
 
 
 @given(st.integers(0, 2**32), st.integers(1, 6))

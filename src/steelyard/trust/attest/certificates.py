@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from ..signing.chain import has_spare_bits
 from .verdict import Rejected
 
 if TYPE_CHECKING:
@@ -61,8 +62,10 @@ def read_chain(pem: bytes | str, count: int, reason: str, what: str) -> list[Cer
         if text.rstrip("\0").replace("\r\n", "\n").removesuffix("\n") != "\n".join(map(pem_of, ders)):
             raise Rejected(reason, f"{what} is not plain PEM")
         chain = [load_der_x509_certificate(der) for der in ders]
-        for certificate in chain:
+        for der, certificate in zip(ders, chain, strict=True):
             read_whole(certificate)
+            if has_spare_bits(der, certificate.signature):
+                raise Rejected(reason, f"{what}: a signature has spare bits")
         return chain
 
 
