@@ -71,5 +71,5 @@ def test_the_registry_holds_no_key(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("STEELYARD_STATE", str(tmp_path))
     register("http://127.0.0.1:1", "demo")
     text = next(registry().glob("*.json")).read_text()
-    assert set(json.loads(text)) == {"url", "pid", "source", "started_at", "drain_s"}
+    assert set(json.loads(text)) == {"url", "pid", "source", "control", "started_at", "drain_s"}
     forget()

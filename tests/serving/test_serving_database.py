@@ -383,7 +383,7 @@ def test_a_job_that_has_ended_keeps_its_weights_and_not_its_rows(folder, state):
             hidden = {"adapter": "desk", "base": "demo"}
             tuning.store.put("jobs", Stored(id="ftjob-1", owner="local", shown=shown, hidden=hidden))
             names = {"train": "checkpoint", "compress": "compressed"}
-            steps = [{"step": step, "artefact": str(made[name])} for step, name in names.items()]
+            steps = [{"step": step, "artefact": str(made[name]), "hash": "h"} for step, name in names.items()]
             await tuning._succeed("ftjob-1", {"steps": steps})
             job = await service.json("GET", "fine_tuning/jobs/ftjob-1")
             assert (job["status"], job["fine_tuned_model"]) == ("succeeded", "tiny:desk")

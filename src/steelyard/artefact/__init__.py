@@ -6,6 +6,7 @@ meaning is no concern of this room.
 """
 
 from .code import code_of
+from .copies import copies_folder, forget_copies, forget_copy, note_copy, noted_copies
 from .files import check_private, is_private, private_folder, publish_folder, sha256_of, write_durably
 from .scratch import ENDED, SHORTER, Scratch, wrote_otherwise
 from .store import (
@@ -39,9 +40,14 @@ __all__ = [
     "check_private",
     "code_of",
     "content_hash",
+    "copies_folder",
     "damaged_manifest",
+    "forget_copies",
+    "forget_copy",
     "is_private",
     "key_of",
+    "note_copy",
+    "noted_copies",
     "private_folder",
     "publish_folder",
     "sha256_of",

@@ -18,11 +18,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...artefact import Watch, write_durably
+from ...artefact import Watch, copies_folder, forget_copy, noted_copies, write_durably
 from ...data import source_texts, suppressed
 from ...data import suppress as suppress_rows
 from ...errors import CheckFailed, Lacking, Where, WrongUse
-from ...places import cache_folder, erased_file, state_folder
+from ...places import erased_file, state_folder
 from ...recipe import Recipe, load
 from ..garbage import delete, paths_in_use, read_json
 from ..record.workdir import Workdir, locked
@@ -237,13 +237,13 @@ def copies_gone(order: Order) -> list[dict[str, Any]]:
     """
     if not order.works:
         return []
-    cache, notes = cache_folder() / "served", cache_folder() / "served_of"
-    unknown = [p for p in (cache.iterdir() if cache.is_dir() else ()) if not (notes / p.name).exists()]
+    cache, noted = copies_folder(), {copy for copy, _ in noted_copies()}
+    unknown = [p for p in (cache.iterdir() if cache.is_dir() else ()) if p not in noted]
     in_use, removed = paths_in_use(), []
     for path in [Path(p) for p in order.copies] + sorted(unknown):
         if path.exists() and not any(one.startswith(str(path)) for one in in_use):
             gone(path)
-            (notes / path.name).unlink(missing_ok=True)
+            forget_copy(path)
             removed.append({"kind": "cache", "path": str(path), "hash": None, "bytes": 0})
     return removed
 

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...artefact import Artefact
+from ...artefact import Artefact, noted_copies
 from ...data import Query, Traced, row_of, strings_of, text_hash, traced
-from ...places import cache_folder
 from ..known import exports
 from .lineage import (
     DATASET,
@@ -279,9 +278,7 @@ def is_below(path: str, folder: str) -> bool:
 
 def in_cache(models: Mapping[str, Holder]) -> Iterator[Holder]:
     """Engines' copies of models that learnt a row."""
-    notes = cache_folder() / "served_of"
-    for note in sorted(notes.iterdir()) if notes.is_dir() else []:
-        copy, of = cache_folder() / "served" / note.name, note.read_text("utf-8").strip()
+    for copy, of in noted_copies():
         if of in models and copy.is_dir():
             yield Holder("cache", str(copy), f"an engine's copy of {of[:12]}", models[of].rows, of)
 

@@ -12,7 +12,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +20,9 @@ import orjson
 # By their doors: what writes is imported where something is written, and a later start is spared it.
 from ... import compression
 from ... import model as models
-from ...artefact import Store, adopt, code_of
+from ...artefact import Store, adopt, code_of, copies_folder, note_copy
 from ...errors import Lacking, Refused, Where, WrongUse
 from ...model import ModelSource, encoder_folder, resolve
-from ...places import cache_folder
 from ...trust import check_scanned
 from ..engines import CAPABILITIES
 
@@ -74,7 +72,7 @@ def prepare(
     form = form or DEFAULT_FORM
     built = _built(key, form, "compression:export_form")
     exported = _exported_once(f"ir-{built[:32]}", lambda out: compression.export_form(folder, out, form))
-    _note_origin(exported.name, key)
+    note_copy(exported.name, key)
     return Prepared(exported, built)
 
 
@@ -93,33 +91,8 @@ def _hf(model: ModelSource) -> tuple[Path, str]:
         return model.path, _hash(model.path)
     key = _file_hash(model.path)
     name = f"hf-{_built(key, 'hf', 'model:to_hf')[:32]}"
-    _note_origin(name, key)
+    note_copy(name, key)
     return _exported_once(name, lambda out: models.to_hf(model, out)), key
-
-
-def _note_origin(name: str, source: str) -> None:
-    """Which model a folder of the cache is of: when rows are erased, copies of what learnt them go too."""
-    with suppress(OSError):
-        folder = origins_folder()
-        if not (folder / name).exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(source, "utf-8")
-
-
-def origins_folder() -> Path:
-    """A file a folder of `served`, with the hash of the model that it was made from."""
-    return cache_folder() / "served_of"
-
-
-def forget_copies(folder: Path) -> None:
-    """Engines' copies of the artefacts below a folder, which is about to go."""
-    manifests = (orjson.loads(path.read_bytes()) for path in folder.rglob("manifest.json"))
-    hashes = {manifest.get("hash") for manifest in manifests}
-    notes = origins_folder()
-    for note in sorted(notes.iterdir()) if notes.is_dir() else []:
-        if note.read_text("utf-8") in hashes:
-            shutil.rmtree(cache_folder() / "served" / note.name, ignore_errors=True)
-            note.unlink(missing_ok=True)
 
 
 def _built(source: str, form: str, call: str) -> str:
@@ -220,7 +193,7 @@ def _file_hash(path: Path) -> str:
 
 def _exported_once(name: str, write: Callable[[Path], object]) -> Path:
     """`name` in the cache, written where it is not there yet: beside, then renamed."""
-    cache = cache_folder() / "served"
+    cache = copies_folder()
     target = cache / name
     if target.is_dir():
         return target

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
+from ...artefact import forget_copies
 from ..base.errors import ApiError
 from ..base.store import ObjectStore, Stored, new_id
 from . import files
@@ -158,8 +159,6 @@ def clear(folder: Path, keep: list[Path]) -> None:
 
 def remove_folder(folder: Path) -> None:
     """A job's folder, and engines' copies of the models in it."""
-    from ..host.folders import forget_copies
-
     with suppress(OSError, orjson.JSONDecodeError):
         forget_copies(folder)
     shutil.rmtree(folder, ignore_errors=True)
