@@ -22,7 +22,8 @@ def place(tmp_path, monkeypatch) -> Workdir:
     place = Workdir(tmp_path / "desk")
     place.service.mkdir(parents=True)
     trust = SimpleNamespace(level="open", key_file=None)
-    known.remember(place, "r1", SimpleNamespace(name="desk", trust=trust, root=tmp_path), Watch())
+    recipe = SimpleNamespace(name="desk", trust=trust, root=tmp_path, path=tmp_path / "desk.yaml")
+    known.remember(place, "r1", recipe, Watch())
     write_state(place.service, {"url": "http://127.0.0.1:1", "pid": os.getpid(), "control": "c"})
     return place
 

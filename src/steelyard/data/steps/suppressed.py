@@ -51,12 +51,12 @@ def suppressed() -> Suppressed:
     try:
         body = json.loads(path.read_bytes())
         return Suppressed(bytes.fromhex(body["key"]), frozenset(map(str, body["rows"])))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # a home that is no folder has no list either
         return NOTHING
-    except (ValueError, KeyError, TypeError) as e:
+    except (OSError, ValueError, KeyError, TypeError) as e:
         raise WrongUse(
             "data.erased_list", "the list of erased rows cannot be read", where=Where(str(path)),
-            why="it is damaged, and rows on it must not be taught again", hint="put it back from a backup",
+            why="it is damaged or not readable, and rows on it must not be taught again", hint="put it back from a backup",
         ) from e  # fmt: skip
 
 
