@@ -54,3 +54,11 @@ def test_no_hint_names_a_package_that_no_index_has() -> None:
     pages = [*ROOT.glob("src/**/*.py"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*.md")]
     wrong = [str(p) for p in pages if re.search(r"pip install '?steelyard", p.read_text(encoding="utf-8"))]
     assert len(pages) > 100 and wrong == []
+
+
+def test_a_file_where_a_folder_has_to_be_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError) as raised:
+        (tmp_path / "file" / "below").mkdir()
+    problem = from_os_error(raised.value)
+    assert problem is not None and problem.code == "disk.no_folder" and problem.exit_code == 5

@@ -119,6 +119,11 @@ OS_REFUSALS = {
     errno.EROFS: ("disk.read_only", "the file system is read-only", "choose another folder with --workdir"),
     errno.EACCES: ("disk.denied", "permission is denied", "choose another folder, or mend its permissions"),
     errno.EPERM: ("disk.denied", "permission is denied", "choose another folder, or mend its permissions"),
+    errno.ENOTDIR: (
+        "disk.no_folder",
+        "a part of its path is a file, where a folder has to be",
+        "choose another folder, or move that file away",
+    ),
     errno.EMFILE: ("system.files", "too many files are open", "raise the limit with ulimit -n"),
 }
 # How libraries say it: glibc, the loader, C++, OpenBLAS and Rust, Python.
