@@ -56,7 +56,8 @@ def suppressed() -> Suppressed:
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise WrongUse(
             "data.erased_list", "the list of erased rows cannot be read", where=Where(str(path)),
-            why="it is damaged or not readable, and rows on it must not be taught again", hint="put it back from a backup",
+            why="it is damaged or not readable, and rows on it must not be taught again",
+            hint="put it back from a backup",
         ) from e  # fmt: skip
 
 
