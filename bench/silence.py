@@ -101,6 +101,12 @@ def verbs(port: int, hub: str) -> Iterator[Verb]:
     yield Verb(("rotate", "data.sealed"))
     yield Verb(("open", "data.sealed", "--output", "opened.jsonl"))
     yield Verb(("attest", "verify", "opened.jsonl"), code=2)
+    yield from map(Verb, [("keys", "new"), ("sign", "cleaned"), ("verify", "cleaned"), ("sbom", "--check")])
+    yield from map(Verb, [("data", "trace", QUESTION), ("record",), ("audit", "show"), ("audit", "verify")])
+    fleet = ("--load", "job/load.csv", "--devices", "4", "--serving", "2")
+    yield Verb(("simulate", "job/jobs.csv", *fleet))
+    yield Verb(("proxy", f"http://127.0.0.1:{port}"), code=2)
+    yield Verb(("broker", "get", f"http://127.0.0.1:{port}", "keys/model/1", "--output", "key"), code=5)
     yield Verb(("route", "job/abilities.jsonl", "--output", "router"))
     yield Verb(("pull", "org/tiny", "--endpoint", hub, "--output", "pulled"))
     yield Verb(("pull", "org/other", "--offline"), code=2)
@@ -137,7 +143,15 @@ def whole_path(*more: str) -> list[tuple[str, ...]]:
     """`up` to a live service, a look at it, and its end."""
     ask = ("chat", f"http://127.0.0.1:{UP_PORT}", QUESTION)
     up = ("up", RECIPE_FILE, "--yes", *more)
-    return [up, ("status",), ("logs", "quiet"), ask, ("report", "quiet"), ("stop", "quiet")]
+    return [
+        up,
+        ("status",),
+        ("logs", "quiet"),
+        ask,
+        ("report", "quiet"),
+        ("receipt", "quiet"),
+        ("stop", "quiet"),
+    ]
 
 
 def main() -> int:
@@ -185,6 +199,10 @@ def prepare(folder: Path) -> None:
     write_chats(job / "tasks.jsonl", [WORD] * TASKS)
     write_chats(job / "few.jsonl", [WORD] * 4)
     write_abilities(job / "abilities.jsonl")
+    (job / "jobs.csv").write_text(
+        "job_id,submit_s,gpus,duration_s,status,min_gpus,max_gpus\na,0,1,60,done,1,2\n"
+    )
+    (job / "load.csv").write_text("t_s,rps,need\n" + "".join(f"{60 * n},1.0,1\n" for n in range(10)))
 
 
 def write_chats(path: Path, answers: list[str]) -> None:

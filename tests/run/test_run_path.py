@@ -66,6 +66,7 @@ def check_receipt(job, url: str, steps: list[dict]) -> None:
 ACTS = [
     *("gate.judged", "service.started", "service.promoted"),
     *("tuning.created", "tuning.ended"),
+    "key.made",  # which a receipt is signed with
     *("service.started", "service.stopped", "service.promoted"),  # again: the older one ends
     *("service.started", "service.promoted"),  # after a kill, which leaves no word
     "service.stopped",
