@@ -38,6 +38,14 @@ trust: {trust}
 """
 
 
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    """A user's folders, empty."""
+    monkeypatch.setenv("STEELYARD_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("STEELYARD_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def base(tmp_path_factory) -> Path:
     """A tiny random model to train, and `data` to train it on."""

@@ -26,13 +26,6 @@ CANARY = "Part 11 is code X77."
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("STEELYARD_STATE", str(tmp_path / "state"))
-    monkeypatch.setenv("STEELYARD_CACHE", str(tmp_path / "cache"))
-    return tmp_path
-
-
-@pytest.fixture
 def made(home) -> Made:
     return Made(home)
 

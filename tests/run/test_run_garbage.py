@@ -22,13 +22,6 @@ from steelyard.run.record.workdir import Workdir, locked
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("STEELYARD_STATE", str(tmp_path / "state"))
-    monkeypatch.setenv("STEELYARD_CACHE", str(tmp_path / "cache"))
-    return tmp_path
-
-
-@pytest.fixture
 def place(home) -> Workdir:
     """A work folder that the registry knows."""
     folder = home / "runs" / "desk"

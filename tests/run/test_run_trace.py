@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +11,7 @@ from lineages import BEST, CRANE, MAIL, ROWS, TWIN, Made
 from steelyard.run import trace
 from steelyard.serving.base.store import ObjectStore, Stored, store_folder
 
-
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("STEELYARD_STATE", str(tmp_path / "state"))
-    monkeypatch.setenv("STEELYARD_CACHE", str(tmp_path / "cache"))
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("home")
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from steelyard.run.child import again, yielding
 from steelyard.run.child.children import run_step
 from steelyard.run.child.yielding import CALM_S, Event, Tide, step
 
-SETTINGS = {"max_steps": 40, "dtype": "f32", "engine": "own"}
+SETTINGS = {"max_steps": 600, "dtype": "f32", "engine": "own"}
 linux = pytest.mark.skipif(sys.platform != "linux", reason="process groups and /proc of Linux")
 
 
