@@ -73,14 +73,9 @@ def check(
         exact = reference or exact_reference(folder, served=served)
         async with Endpoint(url=url, model=model, key=key, concurrency=concurrency) as endpoint:
             verdict = await parity(
-                endpoint,
-                tokenizer,
-                exact,
-                rows=scored or load_tasks(rows),
-                base=of_base,
-                rounded=_rounded(folder, exact),
-                **settings,
-            )
+                endpoint, tokenizer, exact, rows=scored or load_tasks(rows), base=of_base,
+                rounded=_rounded(folder, exact), **settings,
+            )  # fmt: skip
             return await _scored(verdict, endpoint, tokenizer, scored) if scored else verdict
 
     return asyncio.run(run())

@@ -153,15 +153,7 @@ def _recipe(path: Path, ray: str | None) -> None:
     ]
     head = (say("key"), say("value"), say("origin"))
     good = say("{path} is a good recipe", path=path)
-    if not settled:
-        note(say("the model {model} is not on this machine: only its data were checked", model=recipe.model))
-    for device in dict.fromkeys(settled.get("absent") or ()):
-        note(
-            say(
-                "no {device} device can be used here: `up` will refuse this recipe on this machine",
-                device=device,
-            )
-        )
+    _note_absent(recipe.model, settled)
     lines = [
         *_rows_line(account),
         *row_lines(settled),
@@ -171,6 +163,15 @@ def _recipe(path: Path, ray: str | None) -> None:
         *(command_lines(launch) if (launch := settled.get("launch")) else []),
     ]
     result(document, good, *lines, f"{say('next:')} steelyard up {path}")
+
+
+def _note_absent(model: str, settled: dict[str, Any]) -> None:
+    """What is not on this machine: the model, a device that the recipe wants."""
+    if not settled:
+        note(say("the model {model} is not on this machine: only its data were checked", model=model))
+    for device in dict.fromkeys(settled.get("absent") or ()):
+        text = "no {device} device can be used here: `up` will refuse this recipe on this machine"
+        note(say(text, device=device))
 
 
 def _rows_line(account: dict[str, Any]) -> list[str]:

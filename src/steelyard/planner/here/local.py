@@ -187,8 +187,7 @@ def predict(
     }
     raw = {step: part.figures for step, part in parts.items()}
     provenance = "calibrated" if calibration.of("train_micro") or calibration.of("decode") else "modelled"
-    own = filled.price_usd_per_h if price_usd_per_h is None else price_usd_per_h
-    price = price_here(machine, own)
+    price = price_here(machine, filled.price_usd_per_h if price_usd_per_h is None else price_usd_per_h)
     wide = SPREAD_TIME[provenance] / calibration.share  # what was corrected for others' work is less sure
     stages = filled.settings["train"]
     rows = teaching(ledger_rows, stages)
@@ -491,15 +490,9 @@ def _gate(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFacts
 
     def service(kind: str, kv: str, tokens: float, of: Shape = whole) -> float:
         return _engine(
-            filled,
-            of,
-            calibration,
-            kind,
-            kv,
-            tokens=tokens,
-            different=different_tokens(tokens),
+            filled, of, calibration, kind, kv, tokens=tokens, different=different_tokens(tokens),
             at_once=GATE_USERS * prompt,
-        )
+        )  # fmt: skip
 
     tokens = float(look * (prompt + answer))
     exact = service("bf16", "f32", tokens) + ANSWERED_BYTES * shape.vocab

@@ -9,94 +9,72 @@ import typer
 
 from ....errors import CheckFailed
 from ....units import show_bytes
+from ...asking.flags import flag, switch
 from ...telling.messages import say
 from ...telling.output import note, result, table
 from ..recipes import no_settings
 from .rules import DEDUP, PII, word_of, words_of
 
+Input = Annotated[Path, flag("--input", "FILE|DIR", say("What to clean."))]
+Output = Annotated[Path, flag("--output", "DIR", say("Where the kept rows go."))]
+Report = Annotated[Path | None, flag("--report", "FILE", say("The account; DIR/report.json."))]
+Contamination = Annotated[
+    Path | None, flag("--contamination", "FILE", say("Questions that no row may hold."))
+]
+Columns = Annotated[
+    str, flag("--map", "WORD=COLUMN,...", say("Columns: user=COLUMN[+COLUMN],assistant=COLUMN."))
+]
+Personal = Annotated[
+    str | None, flag("--pii", "|".join(PII), say("Personal data: replaced, only counted, or left alone."))
+]
+Workers = Annotated[int, typer.Option("--workers", metavar="N", min=1, help=say("Processes."))]
+Dedup = Annotated[
+    str, flag("--dedup", "|".join(DEDUP), say("Rows that occur twice; near: texts that share half."))
+]
+Languages = Annotated[str, flag("--languages", "en,zh,...", say("Of plain texts that stay."))]
+Off = Annotated[str, flag("--off", "KIND,...", say("Rules that do nothing."))]
+Only = Annotated[
+    str, flag("--only", "KIND,...", say("These rules alone; personal data is left alone without --pii."))
+]
+Tagger = Annotated[Path | None, flag("--pii-model", "DIR", say("A token classifier: names in prose, too."))]
+Licences = Annotated[str, flag("--licences", "NAME,...", say("Rows under another are dropped."))]
+Consent = Annotated[bool, switch("--consent", say("Rows that do not say that it was given are dropped."))]
+DryRun = Annotated[bool, switch("--dry-run", say("The report and what would be dropped, no rows."))]
+Strict = Annotated[bool, switch("--strict", say("Exit with 4 where something could not be read."))]
+Page = Annotated[Path | None, flag("--page", "FILE", say("A page with samples of each reason, as HTML."))]
+
 
 def clean(
-    input: Annotated[Path, typer.Option("--input", metavar="FILE|DIR", help=say("What to clean."))],
-    output: Annotated[Path, typer.Option("--output", metavar="DIR", help=say("Where the kept rows go."))],
-    report: Annotated[
-        Path | None, typer.Option("--report", metavar="FILE", help=say("The account; DIR/report.json."))
-    ] = None,
-    contamination: Annotated[
-        Path | None,
-        typer.Option("--contamination", metavar="FILE", help=say("Questions that no row may hold.")),
-    ] = None,
-    map: Annotated[
-        str,
-        typer.Option(
-            "--map", metavar="WORD=COLUMN,...", help=say("Columns: user=COLUMN[+COLUMN],assistant=COLUMN.")
-        ),
-    ] = "",
-    pii: Annotated[
-        str | None,
-        typer.Option(
-            "--pii", metavar="|".join(PII), help=say("Personal data: replaced, only counted, or left alone.")
-        ),
-    ] = None,
-    workers: Annotated[int, typer.Option("--workers", metavar="N", min=1, help=say("Processes."))] = 1,
-    dedup: Annotated[
-        str,
-        typer.Option(
-            "--dedup",
-            metavar="|".join(DEDUP),
-            help=say("Rows that occur twice; near: texts that share half."),
-        ),
-    ] = "near",
-    languages: Annotated[
-        str, typer.Option("--languages", metavar="en,zh,...", help=say("Of plain texts that stay."))
-    ] = "",
-    off: Annotated[str, typer.Option("--off", metavar="KIND,...", help=say("Rules that do nothing."))] = "",
-    only: Annotated[
-        str,
-        typer.Option(
-            "--only",
-            metavar="KIND,...",
-            help=say("These rules alone; personal data is left alone without --pii."),
-        ),
-    ] = "",
-    pii_model: Annotated[
-        Path | None,
-        typer.Option("--pii-model", metavar="DIR", help=say("A token classifier: names in prose, too.")),
-    ] = None,
-    licences: Annotated[
-        str, typer.Option("--licences", metavar="NAME,...", help=say("Rows under another are dropped."))
-    ] = "",
-    consent: Annotated[
-        bool, typer.Option("--consent", help=say("Rows that do not say that it was given are dropped."))
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help=say("The report and what would be dropped, no rows."))
-    ] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help=say("Exit with 4 where something could not be read."))
-    ] = False,
-    page: Annotated[
-        Path | None,
-        typer.Option("--page", metavar="FILE", help=say("A page with samples of each reason, as HTML.")),
-    ] = None,
+    input: Input,
+    output: Output,
+    report: Report = None,
+    contamination: Contamination = None,
+    map: Columns = "",
+    pii: Personal = None,
+    workers: Workers = 1,
+    dedup: Dedup = "near",
+    languages: Languages = "",
+    off: Off = "",
+    only: Only = "",
+    pii_model: Tagger = None,
+    licences: Licences = "",
+    consent: Consent = False,
+    dry_run: DryRun = False,
+    strict: Strict = False,
+    page: Page = None,
 ) -> None:
     no_settings("clean")
-    from ....data import KINDS, LANGUAGES, clean_files
+    from ....data import LANGUAGES, clean_files
+    from ...asking.first import map_of  # the room of recipes is more than `--help` needs
     from ...telling.terminal import Terminal
 
-    settings: dict[str, Any] = {
-        "pii": word_of(pii or ("off" if only else "mask"), PII, "--pii", "report"),
+    settings = rules_of(off, only, pii) | {
         "dedup": word_of(dedup, DEDUP, "--dedup", "near"),
         "languages": words_of(languages, LANGUAGES, "--languages"),
-        "off": words_of(off, KINDS, "--off"),
         "pii_model": str(pii_model) if pii_model else None,
         "licences": tuple(name.strip() for name in licences.split(",") if name.strip()),
         "consent": "required" if consent else None,
     }
-    if only:
-        others = {*KINDS} - {*words_of(only, KINDS, "--only")}
-        settings["off"] = tuple(sorted(others | {*settings["off"]}))
-    from ...asking.first import map_of  # the room of recipes is more than `--help` needs
-
     columns = map_of(map)
     with Terminal() as watch:
         account = clean_files(
@@ -108,6 +86,24 @@ def clean(
         from .looks import write_page
 
         write_page(open_set(output, source=None if columns else input), page, None)
+    tell(account)
+    if strict and account["unreadable"]:
+        raise typer.Exit(CheckFailed.exit_code)
+
+
+def rules_of(off: str, only: str, pii: str | None) -> dict[str, Any]:
+    """Which rules do nothing, and what becomes of personal data."""
+    from ....data import KINDS
+
+    left_out = words_of(off, KINDS, "--off")
+    if only:
+        others = {*KINDS} - {*words_of(only, KINDS, "--only")}
+        left_out = tuple(sorted(others | {*left_out}))
+    return {"off": left_out, "pii": word_of(pii or ("off" if only else "mask"), PII, "--pii", "report")}
+
+
+def tell(account: dict[str, Any]) -> None:
+    """The account as lines: how many stay, why the others do not, what was left as it is or not read."""
     headline = say("{kept} of {rows} rows kept, {dropped} dropped", kept=account["kept"], rows=account["in"],
                    dropped=account["dropped"])  # fmt: skip
     reasons = (
@@ -120,5 +116,3 @@ def clean(
         note(say("not read: {file}: {why}", file=name, why=why))
     speed = f"{show_bytes(account['bytes_in'])}, {account['mb_per_s']:.1f} MB/s"
     result({"schema": "steelyard.clean/1"} | account, headline, *reasons, speed)
-    if strict and account["unreadable"]:
-        raise typer.Exit(CheckFailed.exit_code)

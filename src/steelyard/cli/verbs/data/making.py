@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ....errors import CheckFailed, Where, WrongUse
+from ...asking.flags import flag, switch
 from ...telling.messages import say
 from ...telling.output import note, result, table
 from ..recipes import no_settings
@@ -46,45 +47,45 @@ def key_of(name: str | None) -> str | None:
     return os.environ[name]
 
 
+Documents = Annotated[
+    list[Path], typer.Argument(metavar="DOCS...", help=say("Documents, or folders of them."))
+]
+Out = Annotated[Path, flag("--out", "FILE.jsonl", say("Where the passages go."))]
+Ask = Annotated[
+    str | None,
+    flag(
+        "--ask", "URL|MODEL|service",
+        say("Who makes questions and answers: an OpenAI API, a model, your service."),
+    ),
+]  # fmt: skip
+Model = Annotated[str | None, flag("--model", "NAME", say("At that server; its first."))]
+KeyEnv = Annotated[str | None, flag("--key-env", "NAME", say("The variable with its key; OPENAI_API_KEY."))]
+Questions = Annotated[
+    int, typer.Option("--questions", metavar="N", min=1, max=20, help=say("Of a passage, at most."))
+]
+Chars = Annotated[
+    int, typer.Option("--chars", metavar="N", min=50, max=100_000, help=say("Of a passage, at most."))
+]
+AtOnce = Annotated[
+    int, typer.Option("--at-once", metavar="N", min=1, max=256, help=say("Passages asked at a time."))
+]
+Ability = Annotated[str | None, flag("--ability", "NAME", say("Of all these rows."))]
+Columns = Annotated[str, flag("--map", "text=COLUMN", say("Of tables: the columns with the text."))]
+Strict = Annotated[bool, switch("--strict", say("Exit with 4 where something could not be read."))]
+
+
 def make(
-    documents: Annotated[
-        list[Path], typer.Argument(metavar="DOCS...", help=say("Documents, or folders of them."))
-    ],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE.jsonl", help=say("Where the passages go."))],
-    ask: Annotated[
-        str | None,
-        typer.Option(
-            "--ask",
-            metavar="URL|MODEL|service",
-            help=say("Who makes questions and answers: an OpenAI API, a model, your service."),
-        ),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help=say("At that server; its first."))
-    ] = None,
-    key_env: Annotated[
-        str | None,
-        typer.Option("--key-env", metavar="NAME", help=say("The variable with its key; OPENAI_API_KEY.")),
-    ] = None,
-    questions: Annotated[
-        int, typer.Option("--questions", metavar="N", min=1, max=20, help=say("Of a passage, at most."))
-    ] = 3,
-    chars: Annotated[
-        int, typer.Option("--chars", metavar="N", min=50, max=100_000, help=say("Of a passage, at most."))
-    ] = 2000,
-    at_once: Annotated[
-        int, typer.Option("--at-once", metavar="N", min=1, max=256, help=say("Passages asked at a time."))
-    ] = 4,
-    ability: Annotated[
-        str | None, typer.Option("--ability", metavar="NAME", help=say("Of all these rows."))
-    ] = None,
-    map: Annotated[
-        str,
-        typer.Option("--map", metavar="text=COLUMN", help=say("Of tables: the columns with the text.")),
-    ] = "",
-    strict: Annotated[
-        bool, typer.Option("--strict", help=say("Exit with 4 where something could not be read."))
-    ] = False,
+    documents: Documents,
+    out: Out,
+    ask: Ask = None,
+    model: Model = None,
+    key_env: KeyEnv = None,
+    questions: Questions = 3,
+    chars: Chars = 2000,
+    at_once: AtOnce = 4,
+    ability: Ability = None,
+    map: Columns = "",
+    strict: Strict = False,
 ) -> None:
     no_settings("data make")
     from ....data import MakeOrder, make_rows

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ....units import show_number, show_s
+from ...asking.flags import flag, switch
 from ...telling.messages import say
 from ...telling.options import OPTIONS
 from ...telling.output import result, table
@@ -17,42 +18,38 @@ from ..recipes import no_settings
 SHOWN = ("mean_queue_s", "mean_jct_s", "slo_violation_share", "goodput", "idle_recovered_share")
 
 
+Load = Annotated[Path, flag("--load", "FILE", say("Need of serving, a row a minute."))]
+Devices = Annotated[int, flag("--devices", "N", say("All devices."))]
+Serving = Annotated[int, flag("--serving", "N", say("Those among them that are serving's."))]
+Policy = Annotated[str, flag("--policy", "NAME", "tide, fixed, backfill, fifo")]
+Rigid = Annotated[bool, switch("--rigid", say("No job changes its size."))]
+Lend = Annotated[str, flag("--lend", "22-6", say("Hours of the day in which serving lends."))]
+Faults = Annotated[
+    str, flag("--faults", "published|FILE", say("Failures at a published rate, or of a file."))
+]
+Seed = Annotated[int, flag("--seed", "N", say("Of drawn failures."))]
+RestartS = Annotated[float, flag("--restart-s", "S", say("Seconds that a restart or a resize takes."))]
+WhatIf = Annotated[
+    list[str] | None, flag("--what-if", "CHANGE", say("devices=+50, lend=22-6, ...; again for more."))
+]
+Events = Annotated[Path | None, flag("--events", "FILE", say("Write each event, JSON lines."))]
+Page = Annotated[Path | None, flag("--page", "FILE.html", say("Write the page with its charts."))]
+
+
 def simulate(
     jobs: Annotated[Path, typer.Argument(metavar="JOBS.csv", show_default=False)],
-    load: Annotated[
-        Path, typer.Option("--load", metavar="FILE", help=say("Need of serving, a row a minute."))
-    ],
-    devices: Annotated[int, typer.Option("--devices", metavar="N", help=say("All devices."))],
-    serving: Annotated[
-        int, typer.Option("--serving", metavar="N", help=say("Those among them that are serving's."))
-    ],
-    policy: Annotated[
-        str, typer.Option("--policy", metavar="NAME", help="tide, fixed, backfill, fifo")
-    ] = "tide",
-    rigid: Annotated[bool, typer.Option("--rigid", help=say("No job changes its size."))] = False,
-    lend: Annotated[
-        str, typer.Option("--lend", metavar="22-6", help=say("Hours of the day in which serving lends."))
-    ] = "",
-    faults: Annotated[
-        str,
-        typer.Option(
-            "--faults", metavar="published|FILE", help=say("Failures at a published rate, or of a file.")
-        ),
-    ] = "",
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help=say("Of drawn failures."))] = 0,
-    restart_s: Annotated[
-        float, typer.Option("--restart-s", metavar="S", help=say("Seconds that a restart or a resize takes."))
-    ] = 20.0,
-    what_if: Annotated[
-        list[str] | None,
-        typer.Option("--what-if", metavar="CHANGE", help=say("devices=+50, lend=22-6, ...; again for more.")),
-    ] = None,
-    events: Annotated[
-        Path | None, typer.Option("--events", metavar="FILE", help=say("Write each event, JSON lines."))
-    ] = None,
-    page: Annotated[
-        Path | None, typer.Option("--page", metavar="FILE.html", help=say("Write the page with its charts."))
-    ] = None,
+    load: Load,
+    devices: Devices,
+    serving: Serving,
+    policy: Policy = "tide",
+    rigid: Rigid = False,
+    lend: Lend = "",
+    faults: Faults = "",
+    seed: Seed = 0,
+    restart_s: RestartS = 20.0,
+    what_if: WhatIf = None,
+    events: Events = None,
+    page: Page = None,
 ) -> None:
     no_settings("simulate")
     from ....cluster import Setup, changed, read_trace, run_setup
