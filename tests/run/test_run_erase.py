@@ -167,9 +167,7 @@ def test_a_text_that_is_still_somewhere_is_told_with_exit_code_4(made):
 
 @pytest.mark.timeout(900)
 def test_a_run_is_made_again_without_the_rows_before_the_old_one_goes(up, judged, monkeypatch, tmp_path):
-    monkeypatch.setenv(
-        "STEELYARD_STATE", str(tmp_path / "state")
-    )  # its list is not for other tests
+    monkeypatch.setenv("STEELYARD_STATE", str(tmp_path / "state"))  # its list is not for other tests
     workdir = Path(run_up(load(up.job.recipe, []), until="compress").workdir)
     lines = (up.job.folder / "rows.jsonl").read_text().splitlines()
     before = {p.name for p in (workdir / "artefacts").iterdir()}
