@@ -127,7 +127,8 @@ def _check_workdir(workdir: Path | None) -> None:
         good = os.access(workdir, os.W_OK)
         why = None if good else say("it cannot be written")
     except OSError as error:
-        if refusal := from_os_error(error):
+        refusal = from_os_error(error)
+        if refusal and not isinstance(error, NotADirectoryError):  # a wrong word, no fault of the disk
             raise refusal from error
         good, why = False, error.strerror
     if not good:
