@@ -34,6 +34,21 @@ def atomic(dst: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
 
 
+def write_once(path: Path, data: bytes, mode: int) -> None:
+    """Whole or not at all, and durably. Raises FileExistsError, never writes over a file; other OSErrors as
+    they come."""
+    part = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
+    try:
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(part, path)  # unlike a rename, it cannot replace what another process wrote meanwhile
+        sync_folder(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def write_all(file: BinaryIO, data: bytes | bytearray | memoryview) -> None:
     """An unbuffered write may be short (near a full disk): go on until all is written or it fails."""
     left = memoryview(data)

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from ..errors import Refused, Where, WrongUse
-from .disk import atomic, disk_problem, sync_folder, write_all
+from ..places import config_folder
+from .disk import atomic, disk_problem, write_all, write_once
 from .rewrap import check_recipients, mend, rewrap
 from .sealed import CHUNK_BYTES, Recipient, SealedReader, derive, open_stream, seal_stream, suite
 
@@ -182,24 +183,15 @@ def no_tee() -> Refused:
 
 
 def default_key_file() -> Path:
-    named = os.environ.get("STEELYARD_KEY_FILE")
-    config = os.environ.get("XDG_CONFIG_HOME")
-    folder = Path(config) if config else Path.home() / ".config"
-    return Path(named) if named else folder / "steelyard" / "key"
+    return Path(os.environ.get("STEELYARD_KEY_FILE") or config_folder() / "key")
 
 
 def make_key_file(path: Path, parents: bool) -> bool:
     """32 random bytes at `path`, never over an existing file. True if this call wrote it."""
-    part = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
     try:
         if parents:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(os.urandom(KEY_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(part, path)  # unlike a rename, it cannot replace a key that another run wrote meanwhile
-        sync_folder(path.parent)
+        write_once(path, os.urandom(KEY_BYTES), 0o600)
         return True
     except FileExistsError:
         return False
@@ -212,8 +204,6 @@ def make_key_file(path: Path, parents: bool) -> bool:
         ) from e
     except OSError as e:
         raise disk_problem(e, path) from e
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_key_file(path: Path) -> bytes:

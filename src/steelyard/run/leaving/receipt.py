@@ -44,13 +44,6 @@ def write_receipt(run: str, signer: Signer, output: Path | None = None) -> Recei
     place = workdir_named(run)
     predicate = described(place) | {"made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     path = output or place.folder / "receipt.json"
-    if not path.parent.is_dir():
-        raise WrongUse(
-            "sign.no_folder",
-            f"there is no folder {path.parent}",
-            where=Where(str(path)),
-            hint="make the folder, or name another",
-        )
     subject = served(predicate["artefacts"])
     sign_statement(path, signer, KIND, (predicate["recipe"]["name"], subject["hash"]), predicate)
     return Receipt(path, subject["hash"], predicate)

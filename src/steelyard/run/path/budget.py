@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
 
+from ...units import Figure
 from ..planning.expected import larger_figures, share_figures
 from ..planning.sizing import Sized
 from .learn import price_per_h
@@ -13,14 +15,18 @@ from .run import Run
 def room_for_form(run: Run, form: str) -> bool:
     """Another form of the same model: compress, judge and serve it."""
     steps = run.ready.by_form[form].local.steps
-    figures = [steps[step] for step in ("qat", "compress", "gate", "serve") if step in steps]
-    return within(run, sum(f["wall_s"].value for f in figures), sum(f["cost_usd"].value for f in figures))
+    return room_for_steps(run, [steps[n] for n in ("qat", "compress", "gate", "serve") if n in steps])
 
 
 def room_for_way(run: Run) -> bool:
     """Another way of the same lift: write its model, compress, judge and serve it."""
     steps = run.ready.by_form[run.ready.forms[0]].local.steps
-    figures = [own for step, own in steps.items() if step not in ("clean", "train")]
+    return room_for_steps(run, [own for step, own in steps.items() if step not in ("clean", "train")])
+
+
+def room_for_steps(run: Run, steps: Iterable[Mapping[str, Figure]]) -> bool:
+    """Steps by their predicted figures, one after another."""
+    figures = list(steps)
     return within(run, sum(f["wall_s"].value for f in figures), sum(f["cost_usd"].value for f in figures))
 
 

@@ -13,9 +13,11 @@ import binascii
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from .identity import fingerprint, is_signed, sign
+from ..disk import atomic, write_all
+from .identity import fingerprint, is_signed, no_folder, sign
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 MOST_BYTES = 256 << 20  # a model of a million files
@@ -73,6 +75,14 @@ def enveloped(payload: bytes, keys: Sequence[Any], named: bool = True) -> dict[s
 def written(document: Mapping[str, Any]) -> bytes:
     """JSON without a space: every byte of it matters."""
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def write_document(path: Path, document: Mapping[str, Any]) -> None:
+    """Whole or not at all, in the place of an older one. Raises WrongUse (no folder), Lacking (disk)."""
+    if not path.parent.is_dir():
+        raise no_folder(path)
+    with atomic(path, 0o644) as file:
+        write_all(file, written(document))
 
 
 # ------------------------------------------------------------------ reading

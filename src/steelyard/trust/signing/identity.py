@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import Lacking, Refused, Where, WrongUse
-from ..disk import disk_problem, sync_folder
+from ...places import config_folder
+from ..disk import disk_problem, write_once
 
 VARIABLE = "STEELYARD_SIGN_KEY"
 CURVES = ("secp256r1", "secp384r1", "secp521r1")  # of the OMS registry of algorithms
@@ -97,8 +98,7 @@ def hash_of(curve: Any) -> Any:
 
 def default_signing_key() -> Path:
     """$STEELYARD_SIGN_KEY, else sign.key in the user's folder of settings."""
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    return Path(os.environ.get(VARIABLE) or config / "steelyard" / "sign.key")
+    return Path(os.environ.get(VARIABLE) or config_folder() / "sign.key")
 
 
 def public_path(path: Path) -> Path:
@@ -159,15 +159,9 @@ def pem_of_private(key: Any) -> bytes:
 
 
 def write_new(path: Path, data: bytes, mode: int) -> None:
-    """Whole or not at all, never over a file that is there."""
-    part = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
+    """Whole or not at all, never over a file that is there. Raises WrongUse, Lacking."""
     try:
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(part, path)
-        sync_folder(path.parent)
+        write_once(path, data, mode)
     except FileExistsError as e:
         raise WrongUse(
             "sign.key_there",
@@ -176,17 +170,19 @@ def write_new(path: Path, data: bytes, mode: int) -> None:
             why="what it signed could not be told from what a new key signs",
             hint="steelyard keys new --output ANOTHER.key",
         ) from e
+    except FileNotFoundError as e:
+        raise no_folder(path) from e
     except OSError as e:
-        if isinstance(e, FileNotFoundError):
-            raise WrongUse(
-                "sign.no_folder",
-                f"there is no folder {path.parent}",
-                where=Where(str(path)),
-                hint="make the folder, or name another",
-            ) from e
         raise disk_problem(e, path) from e
-    finally:
-        part.unlink(missing_ok=True)
+
+
+def no_folder(path: Path) -> WrongUse:
+    return WrongUse(
+        "sign.no_folder",
+        f"there is no folder {path.parent}",
+        where=Where(str(path)),
+        hint="make the folder, or name another",
+    )
 
 
 def load_signer(path: Path | None = None) -> Signer:

@@ -18,10 +18,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...errors import CheckFailed, Where, WrongUse
-from ..disk import atomic, write_all
 from .bundle import bundled, read_bundle
 from .check import Trust, check_bundle, check_hybrid, misstated, of_another_method, read_file
-from .envelope import Malformed, envelope_of, enveloped, read_json, written
+from .envelope import Malformed, envelope_of, enveloped, read_json, write_document, written
 from .identity import Signer
 from .listing import GIT, HASHES, Digest, Tree, digests, tree_of
 from .statement import Statement, read_statement
@@ -91,8 +90,8 @@ def sign_model(
     statement = stated(root, tree, ignored)
     payload = written(statement.as_json())
     if hybrid:
-        _write(hybrid, enveloped(payload, signer.hybrid))
-    _write(signature, bundled(payload, signer, certificates))
+        write_document(hybrid, enveloped(payload, signer.hybrid))
+    write_document(signature, bundled(payload, signer, certificates))
     size = sum((tree.root / name).stat().st_size for name in tree.files)
     left_out = _present(root, GIT)
     return Signed(signature, hybrid, statement.sha256, signer.public.name, len(tree.files), size, left_out)
@@ -116,18 +115,6 @@ def stated(root: Path, tree: Tree, ignored: Sequence[str]) -> Statement:
 
 def root_digest(rows: Iterable[Digest]) -> str:
     return hashlib.sha256(b"".join(bytes.fromhex(row.hex) for row in rows)).hexdigest()
-
-
-def _write(path: Path, document: dict[str, Any]) -> None:
-    if not path.parent.is_dir():
-        raise WrongUse(
-            "sign.no_folder",
-            f"there is no folder {path.parent}",
-            where=Where(str(path)),
-            hint="make the folder, or name another",
-        )
-    with atomic(path, 0o644) as file:
-        write_all(file, written(document))
 
 
 def _there(model: Path) -> Path:

@@ -9,9 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..disk import atomic, write_all
 from .check import SignedBy, Trust, check_hybrid, invalid, misstated, no_trust, read_file, wrong_key
-from .envelope import Envelope, Malformed, envelope_of, enveloped, read_json, written
+from .envelope import Envelope, Malformed, envelope_of, enveloped, read_json, write_document, written
 from .identity import Signer
 from .statement import Statement, read_statement
 
@@ -21,11 +20,10 @@ BEGIN = b'{"payload":'
 def sign_statement(
     path: Path, signer: Signer, kind: str, subject: tuple[str, str], predicate: Mapping[str, Any]
 ) -> None:
-    """State `predicate`, of the type `kind`, of a subject (name, SHA-256). Raises Lacking (disk)."""
+    """State `predicate`, of the type `kind`, of a subject (name, SHA-256). Raises WrongUse, Lacking."""
     statement = Statement(*subject, kind, dict(predicate))
     document = enveloped(written(statement.as_json()), (signer.curve, *signer.hybrid))
-    with atomic(path, 0o644) as file:
-        write_all(file, written(document))
+    write_document(path, document)
 
 
 def is_statement(path: Path) -> bool:
