@@ -48,6 +48,7 @@ VERBS = (
     ("status", "runs.status", "Runs and services."),
     ("logs", "runs.logs", "Events of a run."),
     ("stop", "runs.stop", "Stop a run or a service."),
+    ("rollback", "upkeep.rolling.rollback", "Back to the model that the service had before, in seconds."),
     ("gc", "upkeep.garbage.gc", "Remove what no recipe, service or run refers to."),
     ("ledger", "runs.ledger", "What was predicted, beside what was measured."),
     ("report", "reports.report", "The report of a run, as HTML or as a picture (SVG)."),

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .planning.sources import check_data, data_settings
     from .planning.weighing import Weighed, settle, weigh, weigh_job
     from .record.outcome import Outcome, StepRecord
+    from .rolling.rollback import rollback
     from .start import plan, up
     from .usual import usual_systems
 
@@ -54,6 +55,7 @@ FILES = {
     "ledger": "planning.prepare",
     "logs": "known",
     "plan": "start",
+    "rollback": "rolling.rollback",
     "status": "known",
     "settle": "planning.weighing",
     "stop": "known",
@@ -88,6 +90,7 @@ __all__ = [
     "order_of",
     "plan",
     "processing_record",
+    "rollback",
     "settle",
     "status",
     "stop",

@@ -21,6 +21,7 @@ from typing import Any
 from ..errors import Lacking, Where, WrongUse
 from ..places import cache_folder
 from .known import entries, lock_holder
+from .record.promotions import referred
 from .record.workdir import Workdir, locked
 
 YOUNG_S = 3600.0  # a folder in the making is left alone so long: its maker may be any process
@@ -140,16 +141,18 @@ def of_workdir(place: Workdir) -> Iterator[Waste]:
                 "draft": "a step that ended early was writing it",
                 "part": "it was about to be removed",
                 "scratch": "the run that could have gone on from it has changed",
-            }.get(kind or "", "neither the last run nor its service refers to it")
+            }.get(kind or "", "neither the last run, its service nor `rollback` refers to it")
             yield Waste(str(folder), kind or folder.name.rpartition("-")[0], size_of(folder), why)
 
 
 def referred_of(place: Workdir) -> set[str]:
-    """Folders that the last run and the live service refer to. Raises Lacking where no run has noted it."""
+    """Folders that the last run, the live service and `rollback` refer to.
+
+    Raises Lacking where no run has noted it."""
     run = read_json(place.refers)
     if run is None or not isinstance(run.get("artefacts"), list):
         raise Lacking("gc.unknown", "no run has noted yet what it refers to", where=Where(str(place.refers)))
-    return set(run["artefacts"]) | served_artefacts(place)
+    return set(run["artefacts"]) | served_artefacts(place) | referred(place)
 
 
 def served_artefacts(place: Workdir) -> set[str]:
@@ -198,6 +201,7 @@ def of_cache() -> Iterator[Waste]:
     runs = [run for place in places(None) if (run := read_json(place.refers)) is not None]
     working = any(lock_holder(place) for place in places(None))  # it may just have made what it needs
     needed = {str(name) for run in runs for name in run.get("cached", ())}
+    needed |= {name for place in places(None) for name in referred(place)}
     for part, why in PARTS.items():
         folder = cache / part
         for entry in sorted(folder.iterdir()) if folder.is_dir() else []:

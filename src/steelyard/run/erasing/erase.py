@@ -25,6 +25,7 @@ from ...errors import CheckFailed, Lacking, Where, WrongUse
 from ...places import erased_file, state_folder
 from ...recipe import Recipe, load
 from ..garbage import delete, paths_in_use, read_json
+from ..record.promotions import publishing
 from ..record.workdir import Workdir, locked
 from ..start import up
 from .lineage import DATASET, published, settings_of, unfinished, works
@@ -167,9 +168,9 @@ def remove_in(work: Mapping[str, Any], remade: bool, texts: Sequence[str]) -> li
     if not place.folder.is_dir():
         return []
     removed = []
-    if not remade:
-        end_service(place)
-    with locked(place):
+    with locked(place), publishing(place):
+        if not remade:
+            end_service(place)
         kept = set((read_json(place.refers) or {}).get("artefacts", ())) if remade else set()
         for one in work["artefacts"]:
             path = Path(one["path"])

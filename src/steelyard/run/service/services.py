@@ -22,13 +22,12 @@ from ...serving import ServeSettings, Service, find, promote, start
 from ..child.children import Tail, call_order, in_child, log_output
 from ..planning.checks import sealing_settings, tls_settings
 from ..record.acts import written
+from ..record.promotions import promotion, publishing, pushed, read_promotions, up_to, write_promotions
 from .references import Model, References
 
 if TYPE_CHECKING:  # what is planned is no part of the code that a verdict depends on
     from ...recipe import Recipe
     from ..planning.ready import Ready
-
-STATE_FOLDER_MODE = 0o700
 
 
 @dataclass(slots=True)
@@ -38,6 +37,8 @@ class Candidate:
     service: Service
     wall_s: float
     hash: str  # of the artefact that it serves
+    folder: Path  # of that artefact
+    settings: ServeSettings
 
 
 class Candidates:
@@ -109,7 +110,9 @@ class Candidates:
             served = checkpoint if self.ready.engine else compressed
             settings = replace(self.settings(served, "fast"), **self.published_settings(), source=source)
             service = self._start("served", served.path(), settings)
-            self._candidate = Candidate(service, time.monotonic() - begun, served.hash)
+            self._candidate = Candidate(
+                service, time.monotonic() - begun, served.hash, served.folder, settings
+            )
         return self._candidate
 
     def settings(self, artefact: Artefact, mode: str) -> ServeSettings:
@@ -212,10 +215,12 @@ class Candidates:
         leaves it as it was. `verdict`: the hash of the gate's, for receipts. Raises Lacking, Refused.
         """
         assert self._candidate is not None
-        place = self.ready.workdir.service
-        old = find(place)
-        place.mkdir(mode=STATE_FOLDER_MODE, exist_ok=True)
-        service = self._promote(self._candidate.service, old, place, verdict)
+        workdir = self.ready.workdir
+        with publishing(workdir):
+            old = find(workdir.service)
+            service = self._promote(self._candidate.service, old, workdir.service, verdict)
+            if keep:
+                self._remember(old, verdict)
         if old:
             old.stop(successor=True)
         self._published = keep
@@ -223,6 +228,22 @@ class Candidates:
         before = old.fingerprint if old else None
         written(self.watch, "service.promoted", artefact=self._candidate.hash, before=before)
         return {"url": service.url, "pid": service.pid}
+
+    def _remember(self, old: Service | None, verdict: str | None) -> None:
+        """What `rollback` starts it again by."""
+        assert self._candidate is not None
+        one, serve = self._candidate, self.ready.recipe.serve
+        new = promotion(
+            one.settings.as_json(),
+            hash=one.hash,
+            folder=one.folder.name,
+            host=serve.host,
+            port=serve.port,
+            verdict=verdict,
+            memory_bytes=int(one.service.load.get("rss_bytes", 0)) + (one.settings.cache_bytes or 0),
+        )
+        before = read_promotions(self.ready.workdir)
+        write_promotions(self.ready.workdir, pushed(up_to(before, old.fingerprint if old else None), new))
 
     def _promote(self, candidate: Service, old: Service | None, place: Path, verdict: str | None) -> Service:
         serve = self.ready.recipe.serve

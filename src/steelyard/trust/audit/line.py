@@ -22,6 +22,7 @@ GENESIS = "0" * 64  # before the first line
 ACTS = {
     "service.started": "a service answers",
     "service.promoted": "a service took the place of the one before it",
+    "service.rolled_back": "a service went back to the model before",
     "service.stopped": "a service ended in good order",
     "model.pulled": "a model was fetched",
     "scan.refused": "model files were refused as unsafe",
