@@ -172,9 +172,13 @@ def together(bench: Bench, seed: int) -> None:
     for word in words:
         bench.cell_of(f"mix/{word}/{seed}", base, TASKS, seed=seed, max_steps=steps, mix=weights[word])
     near = {"method": {"beta": bench.args.beta}}
+    even = {"loss_per": "ability"}
+    bench.cell_of(f"mix/even/{seed}", base, TASKS, seed=seed, max_steps=steps, **even)
     bench.cell_of(f"mix/near/{seed}", base, TASKS, seed=seed, max_steps=steps, **near)
+    bench.cell_of(f"mix/even-near/{seed}", base, TASKS, seed=seed, max_steps=steps, **near, **even)
     steer = {"probe_steps": max(4, round(PROBE_SHARE * steps / len(TASKS))), "aims": {t: {} for t in TASKS}}
     bench.cell_of(f"mix/auto/{seed}", base, TASKS, seed=seed, max_steps=steps, steer=steer)
+    bench.cell_of(f"mix/even-auto/{seed}", base, TASKS, seed=seed, max_steps=steps, steer=steer, **even)
 
 
 def lift(bench: Bench) -> None:
@@ -216,7 +220,7 @@ def shares(results: dict[str, Any], seed: int) -> None:
     if None in alone.values():
         return
     base = results["base"]["perplexity"]
-    for word in (*MIXES, "near", "auto"):
+    for word in (*MIXES, "even", "near", "even-near", "auto", "even-auto"):
         if cell := results.get(f"mix/{word}/{seed}"):
             kept = {task: cell["scores"][task] / alone[task] for task in TASKS if alone[task]}
             if not kept:

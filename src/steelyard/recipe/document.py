@@ -480,6 +480,11 @@ class StageTable(Table):
         "or the step's, or not at all",
         "group",
     )
+    loss_per: Literal["token", "ability"] | None = say(
+        "of sft, what counts alike in the loss: every taught token, or every ability by its rows, whatever the "
+        "length of its answers",
+        "ability",
+    )
     max_grad_norm: Annotated[float, Field(gt=0)] | None = say("gradients are clipped to this norm", 1.0)
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] | None = say(
         "share of a LoRA's inputs left out of a step", 0.05

@@ -143,6 +143,7 @@ class Stage:
     temperature: float | None = None
     top_p: float | None = None
     scale_rewards: Literal["group", "batch", "none"] | None = None
+    loss_per: Literal["token", "ability"] | None = None
     max_grad_norm: float | None = None
     lora_dropout: float | None = None
     target_modules: tuple[str, ...] | None = None

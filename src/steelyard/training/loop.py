@@ -242,13 +242,13 @@ class Loop:
         examples, planned = self.rows.examples, self.plan.steps[self.done]
         parts = self.mends.batches(planned, lambda row: len(examples[row].ids))
         batches = [[examples[i] for i in part] for part in parts if part]
-        total = sum(row.taught_tokens for batch in batches for row in batch)
+        total = sum(row.in_loss for batch in batches for row in batch)
         loss = 0.0
         self.learnt.grad.zero_()
         for number, batch in enumerate(batches):
             self._stop_if_asked()
             self.network.chance.at = (self.settings["seed"], self.done, number)
-            loss += self.micro_step(batch, max(total, 1))
+            loss += self.micro_step(batch, total or 1.0)
             self._must_be_finite("loss", loss, batch)
         self._must_be_like_before(loss, [row for batch in batches for row in batch])
         rate = self.mends.rate(self.done, len(self.plan.steps), self.settings)
@@ -256,7 +256,7 @@ class Loop:
         tokens = sum(len(row.ids) for batch in batches for row in batch)
         return {"step": self.done + 1, "loss": loss, "tokens": tokens, "learning_rate": rate}
 
-    def micro_step(self, rows: Sequence[TrainingExample], total: int) -> float:
+    def micro_step(self, rows: Sequence[TrainingExample], total: float) -> float:
         """Forward and backward of one micro-batch; its share of the step's loss over `total` tokens."""
         method = METHODS[self.settings.get("stage", "sft")]
         loss = method(self.network, batch_of(rows, self.network), total)

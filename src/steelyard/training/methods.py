@@ -14,11 +14,12 @@ from .rows import MicroBatch
 
 HEAD_CHUNK_TOKENS = 256  # logits of a chunk: 256 x 49,152 float32 = 50 MB, and the head's product is at 90 %
 
-Loss = Callable[[Any, MicroBatch, int], Tensor]
+Loss = Callable[[Any, MicroBatch, float], Tensor]
 
 
-def answer_loss(network: Any, batch: MicroBatch, total: int) -> Tensor:
-    """Cross-entropy summed over the batch's learnt tokens, over `total`, those of the whole step."""
+def answer_loss(network: Any, batch: MicroBatch, total: float) -> Tensor:
+    """Cross-entropy summed over the batch's learnt tokens, over `total`, those of the whole step; each by
+    what it counts."""
     hidden = network.flat(batch.ids, batch.positions, batch.layout, batch.before)
     return _Head.apply(hidden, network.anchor, network, batch, total)
 
@@ -65,7 +66,7 @@ class _Head(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, anchor: Tensor, network: Any, batch: MicroBatch, total: int
+        ctx: Any, hidden: Tensor, anchor: Tensor, network: Any, batch: MicroBatch, total: float
     ) -> Tensor:
         weight, grad = network.output, network.output_grad
         dhidden = torch.empty_like(hidden)
@@ -77,12 +78,17 @@ class _Head(Function):
             logits = (hidden[part] @ weight.t()).float()
             norm = torch.logsumexp(logits, dim=1, keepdim=True)
             if batch.soft is None:
-                loss += (norm - logits.gather(1, target))[:real].sum(dtype=torch.float64)
+                own = (norm - logits.gather(1, target))[:real, 0]
                 slope = logits.sub_(norm).exp_()
                 slope.scatter_add_(1, target, torch.full(target.shape, -1.0))
             else:
                 own, slope = divergence(logits.sub_(norm), *(values[part] for values in batch.soft))
-                loss += own[:real].sum(dtype=torch.float64)
+            own = own[:real]
+            if batch.counts is not None:
+                counts = batch.counts[part]
+                own = own * counts[:, 0]
+                slope[:real].mul_(counts)
+            loss += own.sum(dtype=torch.float64)
             slope[real:] = 0
             slope = slope.div_(total).to(hidden.dtype)
             torch.mm(slope, weight, out=dhidden[part])

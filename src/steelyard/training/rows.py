@@ -37,6 +37,7 @@ class TrainingExample:
     ability: str
     number: int  # of the row in the file, from 0
     weight: float = 1.0  # how often it is drawn among the rows of its ability
+    counts: float = 1.0  # what each of its taught tokens counts in the loss
     rejected: TrainingExample | None = None
     label: bool | None = None
     row: Mapping[str, Any] | None = None  # itself, where sampled answers are compared with its own
@@ -56,6 +57,11 @@ class TrainingExample:
     @property
     def taught_tokens(self) -> int:
         return sum(sum(each.mask) for each in self.sequences)
+
+    @property
+    def in_loss(self) -> float:
+        """Its taught tokens by what each of them counts."""
+        return self.taught_tokens * self.counts
 
 
 @dataclass(slots=True)
@@ -204,6 +210,7 @@ class MicroBatch:
     targets: Any  # [N]
     answers: int
     soft: tuple[Any, Any] | None = None  # ids and probabilities of a teacher's likeliest tokens, [N, K] each
+    counts: Any = None  # [answers, 1], of each token in the loss; None: all alike
 
 
 def batch_of(rows: Sequence[TrainingExample], network: Any) -> MicroBatch:
@@ -224,7 +231,18 @@ def batch_of(rows: Sequence[TrainingExample], network: Any) -> MicroBatch:
         targets=_filled(ids[target]),
         answers=target.numel(),
         soft=_soft(rows, before.numel()),
+        counts=_counts(rows),
     )
+
+
+def _counts(rows: Sequence[TrainingExample]) -> Any:
+    """What each taught token counts, one below the other; None where all count 1."""
+    import torch
+
+    if all(row.counts == 1.0 for row in rows):
+        return None
+    tokens = torch.tensor([sum(row.mask) for row in rows])
+    return torch.tensor([row.counts for row in rows]).repeat_interleave(tokens)[:, None]
 
 
 def _soft(rows: Sequence[TrainingExample], size: int) -> tuple[Any, Any] | None:

@@ -19,6 +19,7 @@ from steelyard.shape import read_json
 
 from .abilities.lift import lifted
 from .abilities.near import near
+from .abilities.objectives import alike
 from .abilities.picking import picked
 from .abilities.steered import check_rows, finished, first_mix, steered_job
 from .engines import TrainEngine, TrainJob, engine_of
@@ -50,6 +51,7 @@ def train(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figur
     rows = read_rows(inputs.artefacts["dataset"].path("train.jsonl"), tokenizer, settings)
     settings = held_out_from(rows, settings)
     questions = questions_of(inputs.artefacts["dataset"].path("train.jsonl"), base, rows, settings)
+    rows = alike(rows, settings)
     examples = rows.examples
     lengths = [max(len(each.ids) for each in row.sequences) for row in examples]
     weights = [row.weight for row in examples]

@@ -33,7 +33,7 @@ CACHE_TOKENS = 16384  # 32 requests of 512 tokens; the prefix cache fills it, so
 AS_ASKED = (
     *("warmup_steps", "max_grad_norm", "lora_dropout", "target_modules", "eval_steps"),
     *("load_best_model_at_end", "early_stopping_patience", "save_steps", "save_total_limit", "report_to"),
-    *("modules_to_save", "metric_for_best_model"),
+    *("modules_to_save", "metric_for_best_model", "loss_per"),
 )
 LOOKING = (
     *("eval_steps", "val_size", "load_best_model_at_end", "metric_for_best_model"),

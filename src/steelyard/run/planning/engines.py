@@ -39,8 +39,11 @@ def with_engines(recipe: Recipe, filled: Fill, family: str) -> Fill:
         near = _near(recipe, stage, settings, engine)
         if near:
             origins[f"{name}.beta"] = "plan: gate.general is to be kept"
+        per = _loss_per(recipe, stage, engine)
+        if per:
+            origins[f"{name}.loss_per"] = "plan: several abilities"
         stages.append(
-            {**settings, **near, **shared, **hosts, "engine": engine, **_more(engine, device), **dtype}
+            {**settings, **near, **per, **shared, **hosts, "engine": engine, **_more(engine, device), **dtype}
         )
         if "processes" in shared:
             origins[f"{name}.processes"] = "recipe" if stage.processes else "plan: one a device"
@@ -153,10 +156,16 @@ def _near(recipe: Recipe, stage: Stage, settings: Mapping[str, Any], engine: str
     return {"method": {**settings.get("method", {}), "beta": BETA}}
 
 
+def _loss_per(recipe: Recipe, stage: Stage, engine: str) -> dict[str, str]:
+    """Several abilities are as many objectives, where the recipe does not say otherwise."""
+    asked = stage.loss_per is None and len(recipe.abilities) > 1
+    return {"loss_per": "ability"} if asked and stage.stage == "sft" and engine == "own" else {}
+
+
 def _words(stage: Stage) -> tuple[str, ...]:
     """What the recipe has of a stage, and values that not every engine has."""
     words = [field.name for field in fields(stage) if getattr(stage, field.name) not in (None, False)]
-    values = ("mixed_precision", "metric_for_best_model")
+    values = ("mixed_precision", "metric_for_best_model", "loss_per")
     near = [NEAR] if stage.stage == "sft" and stage.beta else []
     return (*words, *(f"{name}: {getattr(stage, name)}" for name in values), *near)
 

@@ -20,7 +20,10 @@ def trl_capability() -> TrainCapability:
         processes=PROCESSES,
         shared=("sft", "pt"),  # losses that are sums over tokens; the others' are means of batches
         fsdp=DEVICES[1:],  # accelerate refuses it on a CPU
-        lacks=("save_steps", "save_total_limit", "mixed_precision: fp8", "mix: auto", "lift", "beta of sft"),
+        lacks=(
+            *("save_steps", "save_total_limit", "mixed_precision: fp8", "mix: auto", "lift", "beta of sft"),
+            "loss_per: ability",
+        ),
         unsharded=("load_best_model_at_end", "metric_for_best_model: score"),
         unusable=trl_missing(),
         versions=trl_versions(),
