@@ -45,6 +45,20 @@ def test_own_trains_what_it_can_on_this_cpu(recipe, words, origin):
     assert engine_document(made.settings) == [{"engine": "own", "device": "cpu", "untested": False}]
 
 
+TWO = RECIPE.replace("rows.jsonl}]", "a.jsonl, ability: a}, {path: b.jsonl, ability: b}]")
+
+
+@pytest.mark.parametrize(
+    "words, per",
+    [("", "ability"), (", loss_per: token", None), (", beta: 0.5", "ability"), (", seed: 1", "ability")],
+)
+def test_several_abilities_are_as_many_objectives(recipe, tmp_path, words, per):
+    (tmp_path / "r.yaml").write_text(TWO % words)
+    made = filled(load(tmp_path / "r.yaml"))
+    assert made.settings["train"][0].get("loss_per") == per
+    assert made.origins.get("train.0.loss_per") == (per and "plan: several abilities")
+
+
 def test_auto_and_nothing_are_the_same_recipe(recipe):
     assert recipe().hash == recipe(", engine: auto, device: auto").hash != recipe(", engine: own").hash
 

@@ -1,4 +1,4 @@
-"""What a token of each ability counts in the loss: the sum of the abilities, whatever the length of answers."""
+"""What a token of each ability counts in the loss: abilities weigh as their rows, whatever their answers."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from ..doors import fetching
 
 if TYPE_CHECKING:
     from .here.local import Local, check_limits, explain, learnt, predict
+    from .job.abilities import per_ability
     from .job.cost import provider_of
     from .job.facts import DataFacts, Fill
     from .job.fill import fill, learning_rate
@@ -75,6 +76,7 @@ FILES = {
     "named_shape": "published.shapes",
     "nominal_speed": "job.forms",
     "optional_steps": "job.pruned",
+    "per_ability": "job.abilities",
     "plan": "search.search",
     "plan_recipe": "search.whole",
     "planned_service": "search.launches",
@@ -147,6 +149,7 @@ __all__ = [
     "named_shape",
     "nominal_speed",
     "optional_steps",
+    "per_ability",
     "plan",
     "plan_recipe",
     "planned_service",

@@ -481,8 +481,8 @@ class StageTable(Table):
         "group",
     )
     loss_per: Literal["token", "ability"] | None = say(
-        "of sft, what counts alike in the loss: every taught token, or every ability by its rows, whatever the "
-        "length of its answers",
+        "sft, distil: what counts alike in the loss: every taught token, or every ability by its rows, "
+        "whatever the length of its answers",
         "ability",
     )
     max_grad_norm: Annotated[float, Field(gt=0)] | None = say("gradients are clipped to this norm", 1.0)

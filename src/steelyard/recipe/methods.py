@@ -37,7 +37,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "center_rewards_coefficient": ("rm",),
     "adapter_name_or_path": ("sft", "pt", "distil"),
     "modules_to_save": ("sft", "pt"),
-    "loss_per": ("sft",),
+    "loss_per": ("sft", "distil"),
     **dict.fromkeys(("num_generations", "scale_rewards"), ("grpo",)),
     **dict.fromkeys(("max_completion_length", "temperature", "top_p"), ("grpo", "distil")),
 }

@@ -32,6 +32,11 @@ def abilities_of(
     return {"steer": {"probe_steps": probe_steps(settings, facts, len(aims)), "aims": aims}}
 
 
+def per_ability(recipe: Recipe) -> dict[str, str]:
+    """{"loss_per": "ability"} where there are several: each is an objective of its own."""
+    return {"loss_per": "ability"} if len(recipe.abilities) > 1 else {}
+
+
 def _aim(recipe: Recipe, ability: str) -> dict[str, float]:
     """What the recipe says of an ability: the score that is enough, what it may lose, its share."""
     weight, gate = recipe.mix[ability], recipe.gate.abilities.get(ability)

@@ -15,7 +15,7 @@ from steelyard.hardware import Machine
 from steelyard.recipe import METHOD_WORDS, SAMPLING, TEACHES, Recipe, Stage, apart, writes
 from steelyard.shape import Shape
 
-from .abilities import abilities_of
+from .abilities import abilities_of, per_ability
 from .facts import DataFacts, Fill
 from .footprint import training_bytes
 from .forms import BF16_ISA, form_order, why_first
@@ -110,6 +110,7 @@ def _pruning(
     heal = _stage("heal", stage, recipe, left, machine, facts, origins)
     heal["learning_rate"] = float(f"{heal['learning_rate'] * HEALING_RATE:.1e}")
     origins["heal.learning_rate"] = "plan: by width of the model, higher since much is to be moved"
+    heal |= per_ability(recipe)
     return {"prune": prune_settings(recipe, shape, share, machine.cores, heal["dtype"]), "heal": heal}
 
 
@@ -121,7 +122,7 @@ def _rounding(
     qat = _stage("qat", stage, recipe, left, machine, facts, origins)
     rate = float(f"{qat['learning_rate'] * QAT_RATE:.1e}")
     origins["qat.learning_rate"] = "plan: by width of the model, low since weights move by parts of a level"
-    return qat | {"form": form, "learning_rate": rate, "weight_decay": 0.0}
+    return qat | {"form": form, "learning_rate": rate, "weight_decay": 0.0} | per_ability(recipe)
 
 
 class _Choice:

@@ -13,8 +13,8 @@ from ...errors import Lacking, Problem, Where, WrongUse
 from ...hardware import accelerator_files
 from ...launch import LAUNCHED
 from ...model import FAMILIES, trl_devices, trl_missing, trl_python, trl_versions
-from ...planner import Fill
-from ...recipe import Recipe, Stage
+from ...planner import Fill, per_ability
+from ...recipe import METHOD_WORDS, Recipe, Stage
 from ...training import CAPABILITIES, TrainNeed, check_trackers, choose
 from ...trust import address_of, keys_folder, ray_environment
 from .teachers import teacher_family
@@ -158,8 +158,8 @@ def _near(recipe: Recipe, stage: Stage, settings: Mapping[str, Any], engine: str
 
 def _loss_per(recipe: Recipe, stage: Stage, engine: str) -> dict[str, str]:
     """Several abilities are as many objectives, where the recipe does not say otherwise."""
-    asked = stage.loss_per is None and len(recipe.abilities) > 1
-    return {"loss_per": "ability"} if asked and stage.stage == "sft" and engine == "own" else {}
+    ours = engine == "own" and stage.stage in METHOD_WORDS["loss_per"]
+    return per_ability(recipe) if ours and stage.loss_per is None else {}
 
 
 def _words(stage: Stage) -> tuple[str, ...]:

@@ -5,8 +5,8 @@ records of 74 has a twelfth of the gradient that its rows ask for. With `loss_pe
 
     L = sum over abilities a of (rows drawn of a) * (mean loss of a taught token of a)
 
-so that the mix alone says what each ability weighs. Within an ability all tokens count alike, as in a training
-of it alone.
+so that the mix alone says what each ability weighs. Within an ability all tokens count alike, as in a
+training of it alone.
 """
 
 from __future__ import annotations
