@@ -5,10 +5,13 @@ Not here: what the nodes compute (training), what keys are (trust).
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import ssl
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from ..errors import no_cluster
 from ..model import TRL_QUIET, check_ray, trl_python
@@ -17,6 +20,7 @@ from ..trust import address_of, keys_folder, ray_environment
 PORT = 6379
 STORE_BYTES = 256 * 2**20  # of a node, for objects: files travel in pieces of 16 MiB
 REACH_S = 5.0
+WORKER = "STEELYARD_NODE_WORKER"  # also in mapping/ray_child/place.py, which imports nothing of ours
 
 
 def cluster_address(hosts: Sequence[str], ray: str | None) -> str:
@@ -45,7 +49,17 @@ def start_node(address: str, head: str | None, cpus: int | None) -> None:
     Raises Lacking without Ray or keys."""
     check_ray()
     words = [str(trl_python()), *node_words(address, head, cpus)]
-    os.execve(trl_python(), words, os.environ | TRL_QUIET | ray_environment(keys_folder()))
+    own = TRL_QUIET | ray_environment(keys_folder()) | {WORKER: json.dumps(worker_words())}
+    os.execve(trl_python(), words, os.environ | own)
+
+
+def worker_words() -> list[str]:
+    """How a process of this steelyard is started that works for the cluster (mapping/worker.py)."""
+    folder = str(Path(__file__).resolve().parents[2])
+    program = (
+        f"import sys; sys.path[0] = {folder!r}; from steelyard.cluster.mapping.worker import main; main()"
+    )
+    return [sys.executable, "-c", program]
 
 
 def node_words(address: str, head: str | None, cpus: int | None) -> list[str]:

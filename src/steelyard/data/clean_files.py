@@ -15,7 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -67,14 +67,16 @@ def clean_files(
     map: Mapping[str, Any] | None = None,
     watch: Watch | None = None,
     dry_run: bool = False,
+    others: AbstractContextManager[Mapper] | None = None,
 ) -> dict[str, Any]:
     """Clean a file or a folder of files into `output`; returns the report.
 
     {"in", "kept", "dropped", "changed", "by_reason", "masked", "personal", "repaired", "manner", "made",
     "bytes_in", "seconds", "mb_per_s", "files", "unreadable", "faults": {file: why}, "input"}. A dry run
     writes the report and dropped.jsonl alone. `settings` are the words of the recipe's `clean`, `map` the
-    columns as in its `data`. Lines and files that cannot be read are dropped. Raises WrongUse (2): nothing
-    to read, all lines unreadable, output in the input folder.
+    columns as in its `data`; `others` maps blocks elsewhere, as `mapper` does here. Lines and files that
+    cannot be read are dropped. Raises WrongUse (2): nothing to read, all lines unreadable, output in the
+    input folder.
     """
     started = time.perf_counter()
     source = Source(path=str(input), map=dict(map or {}))
@@ -86,7 +88,7 @@ def clean_files(
     check = partial(judge_block, rules=rules, questions=questions_of(contamination))
     with writing(output, dry_run) as outputs:
         sieve = Sieve(rules, Account(files), on_drop=outputs.drop, folder=output, workers=workers)
-        with mapper(workers) as map_blocks:
+        with others or mapper(workers) as map_blocks:
             for file, lines in judged_lines(map_blocks, check, files, source):
                 stop_if_asked(watch)
                 write_lines(lines, sieve, file, outputs.of(target_of(file.name)))

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ....errors import CheckFailed
+from ....errors import CheckFailed, Where, WrongUse
 from ....units import show_bytes
 from ...asking.flags import flag, switch
 from ...telling.messages import say
 from ...telling.output import note, result, table
 from ..recipes import no_settings
 from .rules import DEDUP, PII, word_of, words_of
+
+if TYPE_CHECKING:
+    from ....artefact import Watch
 
 Input = Annotated[Path, flag("--input", "FILE|DIR", say("What to clean."))]
 Output = Annotated[Path, flag("--output", "DIR", say("Where the kept rows go."))]
@@ -28,6 +31,9 @@ Personal = Annotated[
     str | None, flag("--pii", "|".join(PII), say("Personal data: replaced, only counted, or left alone."))
 ]
 Workers = Annotated[int, typer.Option("--workers", metavar="N", min=1, help=say("Processes."))]
+Ray = Annotated[
+    str | None, flag("--ray", "ADDRESS", say("Rows are judged by the nodes of the cluster with this head."))
+]
 Dedup = Annotated[
     str, flag("--dedup", "|".join(DEDUP), say("Rows that occur twice; near: texts that share half."))
 ]
@@ -62,6 +68,7 @@ def clean(
     dry_run: DryRun = False,
     strict: Strict = False,
     page: Page = None,
+    ray: Ray = None,
 ) -> None:
     no_settings("clean")
     from ....data import LANGUAGES, clean_files
@@ -79,7 +86,7 @@ def clean(
     with Terminal() as watch:
         account = clean_files(
             input, output, report=report, contamination=contamination, workers=workers, settings=settings,
-            map=columns, watch=watch, dry_run=dry_run,
+            map=columns, watch=watch, dry_run=dry_run, others=nodes_of(ray, pii_model, watch),
         )  # fmt: skip
     if page is not None:
         from ....data import open_set
@@ -89,6 +96,20 @@ def clean(
     tell(account)
     if strict and account["unreadable"]:
         raise typer.Exit(CheckFailed.exit_code)
+
+
+def nodes_of(ray: str | None, pii_model: Path | None, watch: Watch) -> Any:
+    """The nodes of a cluster, where one is named. Raises WrongUse."""
+    if ray is None:
+        return None
+    if pii_model is not None:
+        raise WrongUse(
+            "cli.usage", say("{flag} does not go with {other}", flag="--pii-model", other="--ray"),
+            where=Where(field="--pii-model"), hint=say("leave --pii-model out"),
+        )  # fmt: skip
+    from ....cluster import on_nodes
+
+    return on_nodes(ray, "data:clean_files", watch)
 
 
 def rules_of(off: str, only: str, pii: str | None) -> dict[str, Any]:
