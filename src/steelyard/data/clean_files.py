@@ -39,8 +39,9 @@ from .reading.files import SUFFIXES, TABLES, Broken, Record, open_data
 from .reading.folders import every_file
 from .reading.messages import Misfit
 from .reading.opened import bare
+from .reading.remote import local_copy, url_of
 from .reading.shapes import content_of
-from .reading.sources import RowReader, Source, check_words, is_data, name_of, paths_of, records
+from .reading.sources import RowReader, Source, check_words, is_data, is_needed, name_of, paths_of, records
 from .row import Row, as_line
 from .steps import Rules, suppressed
 
@@ -79,6 +80,8 @@ def clean_files(
     input folder.
     """
     started = time.perf_counter()
+    url = url_of(input)
+    input = input if url is None else local_copy(url, is_needed)
     source = Source(path=str(input), map=dict(map or {}))
     check_words(source)
     files = [FileAccount(name, source.ability, path) for path, name in inputs_of(input, output)]
@@ -97,7 +100,9 @@ def clean_files(
         outputs.leave_out(gone, targets_of(sieve))
         sieve.teach(gone)
     document = report_of(sieve.account, time.perf_counter() - started)
-    document["input"] = {"path": str(input.absolute()), "map": dict(map or {})}
+    document["input"] = {"path": str(input.absolute()), "map": dict(map or {})} | (
+        {"url": url} if url else {}
+    )
     target = report or output / "report.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic(target, 0o644) as to_report:
@@ -325,7 +330,8 @@ def questions_of(path: Path | None) -> Questions:
     """The questions that must not be trained on: rows with `question`, or of any known shape."""
     if path is None:
         return Questions()
-    file = open_data(paths_of(Source(path=str(path.absolute())), Path("/"))[0], lenient=True)
+    source = Source(path=url_of(path) or str(path.absolute()))
+    file = open_data(paths_of(source, Path("/"))[0], lenient=True)
     rows = (question_row(fields) for _, fields in file.records() if not isinstance(fields, Broken))
     return Questions.of(row for row in rows if row is not None)
 

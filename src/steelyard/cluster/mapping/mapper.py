@@ -67,7 +67,7 @@ def _started(head: str, more: Mapping[str, str], words: BinaryIO) -> subprocess.
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=words,
-        env=inherited | TRL_QUIET | more,
+        env=inherited | TRL_QUIET | dict(more),
     )
 
 

@@ -12,7 +12,8 @@ import orjson
 from .opened import unreadable_file
 
 INFO, STATE, SPLITS = "dataset_info.json", "state.json", "dataset_dict.json"
-DESCRIBES = {INFO, "dataset_infos.json", SPLITS}
+INFOS = "dataset_infos.json"
+DESCRIBES = {INFO, INFOS, SPLITS}
 CARDS = re.compile(  # README.md, README.zh-CN.md, LICENSE.txt; rows of this name are rows
     r"(readme|licen[sc]e|notice|changelog|contributing)([._-][a-z]{2}([-_][a-z]{2})?)?\.(md|markdown|txt|html?)",
     re.IGNORECASE,
@@ -43,7 +44,7 @@ def every_file(folder: Path, unreadable: list[Path]) -> Iterator[Path]:
 def is_dataset(folder: Path) -> bool:
     """Saved by `save_to_disk`, or a repository of the hub with its shards."""
     is_saved = (folder / SPLITS).is_file() or all((folder / name).is_file() for name in (INFO, STATE))
-    return is_saved or (folder / "dataset_infos.json").is_file() or any(folder.glob("data/*-of-*.parquet"))
+    return is_saved or (folder / INFOS).is_file() or any(folder.glob("data/*-of-*.parquet"))
 
 
 def dataset_files(folder: Path, is_data: Callable[[Path], bool]) -> list[Path]:

@@ -6,7 +6,7 @@ Reading is a stream; only a table with `thread` is held, since its turns may lie
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from ..account import FileAccount
 from ..row import Row, Unreadable
 from .columns import check_columns, nearest
 from .files import FORMATS, ROWS, SUFFIXES, TABLES, Broken, DataFile, Record, open_data
-from .folders import dataset_files, describes, is_dataset
+from .folders import INFO, INFOS, SPLITS, STATE, dataset_files, describes, is_dataset
 from .messages import Misfit
 from .opened import bare
+from .remote import local_copy, nothing_at, url_of
 from .shapes import MAP_WORDS, SHAPES, Content, MapNames, content_of, filled, mapped
 from .threads import conversations
 
@@ -71,7 +72,13 @@ def files_of(sources: Sequence[Source], root: Path) -> list[tuple[Source, FileAc
 
 
 def paths_of(source: Source, root: Path) -> list[Path]:
-    """The files that a path, folder or pattern means, sorted. Raises WrongUse."""
+    """The files that a path, folder, pattern or URL means, sorted; those of a URL are copied here first.
+
+    Raises WrongUse; for a URL also Lacking.
+    """
+    url = url_of(source.path)
+    if url is not None:
+        return copied_paths(local_copy(url, is_needed), url)
     path = root / Path(source.path).expanduser()
     if path.is_file():
         return [path]
@@ -84,10 +91,29 @@ def paths_of(source: Source, root: Path) -> list[Path]:
     return missing(source, path, f"there is no file {source.path}")
 
 
+def copied_paths(copy: Path, url: str) -> list[Path]:
+    """Of a URL: its file, or all below its folder, since stores have no folders; of a data set its shards."""
+    if copy.is_file():
+        return [copy]
+    inside = dataset_files(copy, is_data) if is_dataset(copy) else rows_first(copy.rglob("*"))
+    if not inside:
+        raise nothing_at(url)
+    return inside
+
+
 def lying_in(folder: Path) -> list[Path]:
+    return rows_first(folder.iterdir())
+
+
+def rows_first(paths: Iterable[Path]) -> list[Path]:
     """Files of rows; where there are none, documents: beside rows they are mostly notes about them."""
-    inside = sorted(p for p in folder.iterdir() if p.is_file() and is_data(p) and not describes(p))
+    inside = sorted(p for p in paths if p.is_file() and is_data(p) and not describes(p))
     return [p for p in inside if suffix_of(p) in ROWS] or inside
+
+
+def is_needed(path: Path) -> bool:
+    """Of a folder elsewhere: a file of rows, or one that says which of them count."""
+    return is_data(path) or path.name in (INFO, INFOS, SPLITS, STATE)
 
 
 def is_data(path: Path) -> bool:

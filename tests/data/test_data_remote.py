@@ -1,0 +1,208 @@
+"""Sources elsewhere: copied once through fsspec, whole or not at all; keys stand nowhere.
+
+fsspec's own store in memory plays the part of s3; a real client asks a moto server where s3fs and moto are
+installed (`pip install s3fs 'moto[server]'` in an environment of its own), and is skipped without.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from importlib.util import find_spec
+
+import fsspec
+import pytest
+from typer.testing import CliRunner
+
+from steelyard.cli.app import make
+from steelyard.data import Row, clean_files, fingerprint, rows
+from steelyard.data.reading import remote
+from steelyard.errors import Lacking, WrongUse
+
+PAIRS = [{"prompt": f"What is item {n}?", "completion": f"Item {n} is number {n * 7}."} for n in range(20)]
+JSONL = "".join(json.dumps(row) + "\n" for row in PAIRS).encode()
+
+
+@pytest.fixture
+def store(monkeypatch, tmp_path):
+    """A store at memory://, and how often a file of it was opened."""
+    files = fsspec.filesystem("memory")
+    files.store.clear()
+    files.pseudo_dirs[:] = [""]
+    monkeypatch.setattr(remote, "URL", re.compile(r"(s3|gs|hf|memory):/{1,2}(?=[^/])"))
+    monkeypatch.setitem(remote.PACKAGES, "memory", "fsspec")
+    monkeypatch.setitem(remote.OPTIONS, "memory", dict)
+    monkeypatch.setenv("STEELYARD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    asked = []
+    real = remote.fetch_file
+
+    def counted(files, new, target):
+        asked.append(target.name)
+        return real(files, new, target)
+
+    monkeypatch.setattr(remote, "fetch_file", counted)
+    files.asked = asked
+    return files
+
+
+def texts(path):
+    return [row.messages[0]["content"] for row in rows(str(path)) if isinstance(row, Row)]
+
+
+ASKED = [row["prompt"] for row in PAIRS]
+
+
+def test_a_file_elsewhere_is_read_like_one_here_and_fetched_once(store, tmp_path):
+    store.pipe("/bucket/a.jsonl", JSONL)
+    (tmp_path / "a.jsonl").write_bytes(JSONL)
+    here, there = list(rows(str(tmp_path / "a.jsonl"))), list(rows("memory://bucket/a.jsonl"))
+    assert [(r.id, r.messages) for r in there] == [(r.id, r.messages) for r in here]
+    assert texts("memory://bucket/a.jsonl") == ASKED and store.asked == ["a.jsonl"]
+    store.pipe("/bucket/a.jsonl", JSONL[: JSONL.index(b"\n") + 1])
+    assert texts("memory://bucket/a.jsonl") == ASKED[:1] and store.asked == ["a.jsonl"] * 2
+
+
+def test_of_a_folder_the_files_of_rows_are_taken_and_what_has_gone_goes(store):
+    store.pipe({"/bucket/set/a.jsonl": JSONL, "/bucket/set/b/c.jsonl": JSONL, "/bucket/set/model.bin": b"x"})
+    store.pipe("/bucket/set/README.md", b"# card")
+    assert len(texts("memory://bucket/set/")) == 40 and sorted(store.asked) == [
+        "README.md",
+        "a.jsonl",
+        "c.jsonl",
+    ]
+    store.rm("/bucket/set/b/c.jsonl")
+    assert texts("memory://bucket/set") == ASKED
+    assert texts("memory://bucket/set/*.jsonl") == ASKED
+    with pytest.raises(WrongUse, match="no data file"):
+        texts("memory://bucket/set/*.csv")
+    with pytest.raises(WrongUse, match="no data file"):
+        texts("memory://bucket/nothing.jsonl")
+
+
+def test_clean_takes_a_url_and_says_so(store, tmp_path):
+    store.pipe({"/bucket/in/a.jsonl": JSONL, "/bucket/in/sub/b.jsonl": JSONL})
+    done = CliRunner().invoke(
+        make(), ["clean", "--input", "memory://bucket/in", "--output", str(tmp_path / "out")]
+    )
+    assert done.exit_code == 0, done.output
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    for name in ("a.jsonl", "sub/b.jsonl"):
+        (tmp_path / "in" / name).write_bytes(JSONL)
+    clean_files(tmp_path / "in", tmp_path / "here")
+    for name in ("a.jsonl", "sub/b.jsonl", "dropped.jsonl"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
+    assert json.loads((tmp_path / "out" / "report.json").read_bytes())["input"]["url"] == "memory://bucket/in"
+
+
+def test_the_key_of_a_dataset_follows_the_bytes_elsewhere(store, tmp_path):
+    store.pipe("/bucket/a.jsonl", JSONL)
+    order = {"sources": [{"path": "memory://bucket/a.jsonl"}], "root": str(tmp_path / "project")}
+    first = fingerprint(order)
+    assert fingerprint(order) == first and first[0]["name"] == "a.jsonl"
+    store.pipe("/bucket/a.jsonl", JSONL + JSONL)
+    assert fingerprint(order) != first
+
+
+def test_offline_the_copy_that_is_here_is_taken_and_nothing_is_asked(store, monkeypatch):
+    store.pipe("/bucket/a.jsonl", JSONL)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(Lacking, match="no whole copy"):
+        texts("memory://bucket/a.jsonl")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    texts("memory://bucket/a.jsonl")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(remote, "opened", lambda url: pytest.fail("asked"))
+    assert texts("memory://bucket/a.jsonl") == ASKED
+
+
+def test_a_copy_that_was_cut_off_is_not_taken(store, monkeypatch, tmp_path):
+    store.pipe("/bucket/a.jsonl", JSONL)
+    monkeypatch.setattr(remote.shutil, "copyfileobj", lambda source, to, size: to.write(source.read(100)))
+    with pytest.raises(Lacking, match="cannot be read") as refused:
+        texts("memory://bucket/a.jsonl")
+    assert "100 bytes came" in refused.value.why
+    assert not [p for p in (tmp_path / "cache" / "remote").rglob("*") if p.is_file()]
+
+
+def test_a_name_that_leads_out_of_the_folder_is_refused(store, tmp_path):
+    store.store["/bucket/x/../../../evil.jsonl"] = store.store.setdefault("/bucket/x/a.jsonl", None)
+    store.pipe("/bucket/x/a.jsonl", JSONL)
+    store.store["/bucket/x/../../../evil.jsonl"] = store.store["/bucket/x/a.jsonl"]
+    with pytest.raises(WrongUse, match="leads out of its folder"):
+        texts("memory://bucket/x")
+
+
+def test_keys_stand_in_no_url_and_no_error(monkeypatch):
+    with pytest.raises(WrongUse, match="holds a key") as refused:
+        texts("s3://AKIAX:verysecret@bucket/a.jsonl")
+    assert "verysecret" not in json.dumps(refused.value.as_json())
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "verysecret")
+
+    def fails(url):
+        raise PermissionError("denied to verysecret")
+
+    monkeypatch.setattr(remote, "opened", fails)
+    with pytest.raises(Lacking, match="cannot be read") as refused:
+        texts("s3://bucket/a.jsonl")
+    assert "verysecret" not in json.dumps(refused.value.as_json()) and "denied" in refused.value.why
+    assert refused.value.__cause__ is None and refused.value.__suppress_context__
+
+
+@pytest.mark.parametrize(("scheme", "package"), [("s3", "s3fs"), ("gs", "gcsfs")])
+def test_a_missing_package_is_named(scheme, package, monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(Lacking, match=f"need the package {package}") as refused:
+        texts(f"{scheme}://bucket/a.jsonl")
+    assert package in refused.value.hint
+
+
+# ------------------------------------------------------------------ a server that speaks S3
+
+WITHOUT = [name for name in ("s3fs", "moto", "flask") if find_spec(name) is None]
+
+
+@pytest.mark.skipif(bool(WITHOUT), reason=f"not installed: {', '.join(WITHOUT)}")
+def test_a_bucket_of_s3(monkeypatch, tmp_path):
+    port, server = 5917, None
+    for name, value in {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "secret-of-someone",
+                        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+                        "STEELYARD_CACHE": str(tmp_path / "cache")}.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    server = subprocess.Popen([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    try:
+        wait_for(f"http://127.0.0.1:{port}")
+        files = fsspec.filesystem("s3", **remote.s3_options())
+        files.mkdir("bucket")
+        files.pipe({"bucket/in/a.jsonl": JSONL, "bucket/in/sub/b.jsonl": JSONL, "bucket/in/c.bin": b"x"})
+        assert len(texts("s3://bucket/in")) == 40 and texts("s3://bucket/in/*.jsonl") == ASKED
+        asked = []
+        monkeypatch.setattr(remote, "fetch_file", lambda *words: asked.append(words))
+        assert len(texts("s3://bucket/in")) == 40 and not asked
+        with pytest.raises(WrongUse, match="no data file"):
+            texts("s3://bucket/nothing.jsonl")
+        with pytest.raises((Lacking, WrongUse)) as refused:
+            texts("s3://no-such-bucket/a.jsonl")
+        assert "secret-of-someone" not in json.dumps(refused.value.as_json())
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def wait_for(address):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(address).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError(f"nothing at {address}")
