@@ -6,6 +6,7 @@ import pytest
 
 from steelyard.cluster import (
     POLICIES,
+    ClockJumped,
     Decision,
     DeviceBack,
     Event,
@@ -13,6 +14,7 @@ from steelyard.cluster import (
     Fleet,
     ProbeResult,
     Signal,
+    Stalled,
     Submit,
     blame,
     step,
@@ -95,9 +97,39 @@ def test_a_failed_job_rests_longer_each_time_and_is_stopped_at_the_third_same_fa
         assert said == []
         state, said = told(state, Event(at + rest_s))
         assert kinds(said) == ["start"]
-        at += 100
+        at += rest_s + 2
     _, said = told(state, Exited(at, "a", 1, "Traceback (most recent call last): KeyError", 41))
     assert kinds(said) == ["stop"] and "step 41" in said[0].reason
+
+
+def test_a_job_that_ran_well_rests_a_second_again() -> None:
+    state, at = running(), 100.0
+    for turn in range(12):
+        state, said = told(state, Exited(at, "a", 137, "", turn), Event(at + 1.0))
+        assert kinds(said) == ["preempt", "start"]
+        at += 30.0
+
+
+def test_what_a_job_cannot_help_never_stops_it() -> None:
+    state, at = running(), 100.0
+    for rest_s in (1.0, 2.0, 4.0, 8.0, 16.0):
+        state, said = told(state, Exited(at, "a", 5, "disk.full: cannot write state", 41), Event(at + rest_s))
+        assert kinds(said) == ["preempt", "start"] and said[0].reason == "storage: prune"
+        at += rest_s + 1
+
+
+def test_a_stopped_job_is_woken_once_and_then_starts_again() -> None:
+    state, said = told(running(), Stalled(10.0, "a", True, 7), Stalled(20.0, "a", True, 9))
+    assert kinds(said) == ["wake", "wake"]
+    state, said = told(state, Stalled(30.0, "a", True, 9))
+    assert kinds(said) == ["preempt"] and said[0].lost and said[0].reason.startswith("node")
+    state, said = told(state, Event(31.0), Stalled(200.0, "a", False, 9))
+    assert kinds(said) == ["start", "preempt"] and said[1].reason == "unknown"
+
+
+def test_a_clock_that_jumps_touches_no_job() -> None:
+    _, said = told(running(), ClockJumped(10.0, 3_600.0))
+    assert kinds(said) == ["warn"] and "+3600 s" in said[0].reason
 
 
 def test_failures_at_other_steps_go_on() -> None:
@@ -126,6 +158,9 @@ def test_a_job_that_waits_cannot_fail_twice() -> None:
         (1, "NCCL watchdog: collective timeout", 4, 4, "switch"),
         (1, "OSError: [Errno 28] No space left on device", 1, 1, "storage"),
         (1, "digest mismatch in step-40", 1, 1, "storage"),
+        (5, "memory.exhausted: step 4 got no memory", 1, 1, "job"),
+        (5, "disk.full: no space is left on the disk", 1, 1, "storage"),
+        (1, "heartbeat lost, stopped again", 1, 1, "node"),
         (1, "Traceback (most recent call last): ZeroDivisionError", 1, 1, "job"),
         (-9, "", 1, 1, "unknown"),
     ],

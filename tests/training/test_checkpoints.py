@@ -48,18 +48,32 @@ class Stopping(Watch):
             self.stop = True
 
 
-def test_a_damaged_checkpoint_is_set_aside_for_the_one_before_it(base, data, tmp_path):
+def flipped(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+DAMAGES = {
+    "cut": lambda data: data[:-64],
+    "a byte of a weight": lambda data: flipped(data, len(data) - 900),
+    "a byte of the curve": lambda data: flipped(data, data.index(b"loss") + 1),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_checkpoint_is_set_aside_for_the_one_before_it(damage, base, data, tmp_path):
     settings = {"checkpoint_steps": 2, "dtype": "f32"}
     inputs, resolved, draft = tiny.step(tmp_path, base, data, **settings)
     with pytest.raises(Stopped):
         train(inputs, resolved, draft, Stopping(6))
     state = draft.scratch.folder / "state.safetensors"
     assert (draft.scratch.folder / "state.before.safetensors").exists()
-    state.write_bytes(state.read_bytes()[:-64])
+    state.write_bytes(damage(state.read_bytes()))
     inputs, resolved, draft = tiny.step(tmp_path, base, data, **settings)
     watch = Stopping(10**6)
     train(inputs, resolved, draft, watch)
     assert [f for e, f in watch.events if e == "train.resumed"] == [{"step": 4}]
+    (aside,) = (f for e, f in watch.events if e == "train.scratch_set_aside")
+    assert aside["why"] == "digest mismatch"
     inputs, resolved, whole = tiny.step(tmp_path / "whole", base, data, **settings)
     train(inputs, resolved, whole, Watch())
     assert tiny.payload(draft.folder) == tiny.payload(whole.folder)

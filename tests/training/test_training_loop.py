@@ -280,15 +280,19 @@ def test_a_checkpoint_of_another_layout_is_set_aside(base, data, tmp_path):
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
+    from steelyard.training.loop import digest_of
+
     with safe_open(state, framework="pt") as file:
         metadata = file.metadata()
     layout = json.loads(metadata["layout"])
     layout["pieces"] = layout["pieces"][::-1]  # as code with another order of layers would have written it
-    save_file(load_file(state), state, metadata={**metadata, "layout": json.dumps(layout)})
+    metadata["layout"], tensors = json.dumps(layout), load_file(state)
+    metadata["digest"] = digest_of(tensors, metadata)
+    save_file(tensors, state, metadata=metadata)
     inputs, settings, draft = tiny.step(tmp_path, base, data, checkpoint_steps=2)
     watch = tiny.Listening()
     train(inputs, settings, draft, watch)
-    assert watch.of("train.scratch_set_aside") and not watch.of("train.resumed")
+    assert watch.of("train.scratch_set_aside")[0]["why"] == "another layout" and not watch.of("train.resumed")
     assert (draft.scratch.folder / "state.safetensors.aside").exists()
     _, whole = run(tmp_path / "whole", base, data)
     assert tiny.payload(draft.folder) == tiny.payload(whole)

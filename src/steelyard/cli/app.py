@@ -66,6 +66,7 @@ VERBS = (
     ("accept", "checks.accept", "Does this machine check, train and serve as it should?"),
     ("engines", "engines.engines", "Engines that train and serve; install one."),
     ("cluster", "machines.cluster.cluster", "Machines that train together: their keys, one as a node."),
+    ("jobs", "machines.jobs.jobs", "Run the jobs of a file on this machine; watch them, and heal."),
     (
         "simulate",
         "machines.simulate.simulate",

@@ -1,4 +1,4 @@
-"""Machines that work together: the core that decides, its simulator, one machine as a node of a cluster."""
+"""Machines that work together: the core that decides, its simulator, a driver of one machine, nodes."""
 
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
         POLICIES,
         Blame,
         Cancel,
+        ClockJumped,
         Decision,
         DeviceBack,
         DeviceLost,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         Policy,
         ProbeResult,
         Signal,
+        Stalled,
         Submit,
         Tick,
         advance,
@@ -27,23 +29,27 @@ if TYPE_CHECKING:
         checkpoint_every_s,
         step,
     )
+    from .driving import JobsFile, JobSpec, ask, read_jobs_file, replayed, run_jobs
     from .mapping import on_nodes
     from .simulating import Account, Setup, Trace, changed, read_trace, run_setup
 
 MAPPING = ("on_nodes",)
 SIMULATING = ("Account", "Setup", "Trace", "changed", "read_trace", "run_setup")
 DECIDING = (
-    "POLICIES", "Blame", "Cancel", "Decision", "DeviceBack", "DeviceLost", "Event", "Exited", "Fleet", "Load",
-    "Policy", "ProbeResult", "Signal", "Submit", "Tick", "advance", "blame", "checkpoint_every_s", "step",
+    "POLICIES", "Blame", "Cancel", "ClockJumped", "Decision", "DeviceBack", "DeviceLost", "Event", "Exited",
+    "Fleet", "Load", "Policy", "ProbeResult", "Signal", "Stalled", "Submit", "Tick", "advance", "blame",
+    "checkpoint_every_s", "step",
 )  # fmt: skip
+DRIVING = ("JobsFile", "JobSpec", "ask", "read_jobs_file", "replayed", "run_jobs")
 FILES = dict.fromkeys(SIMULATING, "simulating") | dict.fromkeys(DECIDING, "deciding")
-FILES |= dict.fromkeys(MAPPING, "mapping")
+FILES |= dict.fromkeys(MAPPING, "mapping") | dict.fromkeys(DRIVING, "driving")
 
 __all__ = [
-    "POLICIES", "Account", "Blame", "Cancel", "Decision", "DeviceBack", "DeviceLost", "Event", "Exited",
-    "Fleet", "Load", "Policy", "ProbeResult", "Setup", "Signal", "Submit", "Tick", "Trace", "advance",
-    "blame", "changed", "check_reachable", "checkpoint_every_s", "cluster_address", "node_words",
-    "on_nodes", "read_trace", "run_setup", "start_node", "step",
+    "POLICIES", "Account", "Blame", "Cancel", "ClockJumped", "Decision", "DeviceBack", "DeviceLost", "Event",
+    "Exited", "Fleet", "JobSpec", "JobsFile", "Load", "Policy", "ProbeResult", "Setup", "Signal", "Stalled",
+    "Submit", "Tick", "Trace", "advance", "ask", "blame", "changed", "check_reachable", "checkpoint_every_s",
+    "cluster_address", "node_words", "on_nodes", "read_jobs_file", "read_trace", "replayed", "run_jobs",
+    "run_setup", "start_node", "step",
 ]  # fmt: skip
 
 __getattr__ = fetching(__name__, FILES)

@@ -67,6 +67,7 @@ class Loop:
     questions: Questions | None = None
     done: int = 0
     saved: int = 0
+    refused: str = ""  # why the last checkpoint looked at is not taken
     curve: list[dict[str, Any]] = field(default_factory=list)
     looks: list[list[TrainingExample]] = field(init=False)  # held-out rows as micro-batches
     step_s: list[float] = field(default_factory=list)
@@ -314,7 +315,8 @@ class Loop:
             tensors["fp8"] = self.network.fp8.history
         # One file holds step and curve too: two files could be of two steps after a kill between them.
         path = self.out.folder / STATE
-        save_file(tensors, path, metadata={"curve": json.dumps(self.curve), "layout": self.layout()})
+        metadata = {"curve": json.dumps(self.curve), "layout": self.layout()}
+        save_file(tensors, path, metadata={**metadata, "digest": digest_of(tensors, metadata)})
         self.out.scratch.write(STATE, path, before=BEFORE)
         path.unlink(missing_ok=True)
         self.saved = self.done
@@ -344,28 +346,23 @@ class Loop:
             if path is not None:
                 aside = self.out.scratch.folder / name
                 aside.rename(aside.with_name(f"{name}.aside"))
-                self.watch.log("train.scratch_set_aside", file=aside.name)
+                self.watch.log("train.scratch_set_aside", file=aside.name, why=self.refused)
 
     def _taken_from(self, path: Path) -> bool:
-        """The state of this checkpoint; False where it is none of this run."""
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            file = safe_open(path, framework="pt")
-        except SafetensorError:
+        """The state of this checkpoint; False where it is none of this run, or not as it was written."""
+        read = read_state(path)
+        self.refused = "digest mismatch" if read is None else "another layout"
+        if read is None or read[1]["layout"] != self.layout():
             return False
-        with file:
-            metadata = file.metadata() or {}
-            if metadata.get("layout") != self.layout():
-                return False
-            self.curve = json.loads(metadata["curve"])
-            if self.steering is not None:
-                self.plan = self.steering.schedule(self.curve)
-            self.learnt.master.copy_(file.get_tensor("master"))
-            for moment, name in zip(self.moments, ("m", "v"), strict=True):
-                moment.copy_(file.get_tensor(name))
-            if self.network.fp8 is not None:
-                self.network.fp8.history = file.get_tensor("fp8")
+        tensors, metadata = read
+        self.curve = json.loads(metadata["curve"])
+        if self.steering is not None:
+            self.plan = self.steering.schedule(self.curve)
+        self.learnt.master.copy_(tensors["master"])
+        for moment, name in zip(self.moments, ("m", "v"), strict=True):
+            moment.copy_(tensors[name])
+        if self.network.fp8 is not None:
+            self.network.fp8.history = tensors["fp8"]
         self.done = self.saved = int(self.curve[-1]["step"])
         self._state_at(len(self.curve))
         self.learnt.push()
@@ -376,3 +373,25 @@ class Loop:
         """SI units."""
         figures = course_figures(self.curve, self.step_s) | {"trainable_params": self.learnt.master.numel()}
         return figures | ({"best_step": self.best_step()} if self.looks or self.held else {})
+
+
+def digest_of(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256 of a checkpoint's numbers and of what stands beside them: safetensors has no sum of its own."""
+    digest = hashlib.sha256(json.dumps([metadata["curve"], metadata["layout"]]).encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def read_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]] | None:
+    """Tensors and metadata of a checkpoint; None where a byte is not as it was written."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        return (tensors, metadata) if digest_of(tensors, metadata) == metadata["digest"] else None
+    except (SafetensorError, KeyError, RuntimeError):
+        return None

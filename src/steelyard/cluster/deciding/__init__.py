@@ -4,6 +4,7 @@ from .cadence import checkpoint_every_s
 from .fleet import Fleet
 from .messages import (
     Cancel,
+    ClockJumped,
     Decision,
     DeviceBack,
     DeviceLost,
@@ -12,6 +13,7 @@ from .messages import (
     Load,
     ProbeResult,
     Signal,
+    Stalled,
     Submit,
     Tick,
 )
@@ -20,6 +22,7 @@ from .signatures import Blame, blame
 from .step import advance, step
 
 __all__ = [
-    "POLICIES", "Blame", "Cancel", "Decision", "DeviceBack", "DeviceLost", "Event", "Exited", "Fleet", "Load",
-    "Policy", "ProbeResult", "Signal", "Submit", "Tick", "advance", "blame", "checkpoint_every_s", "step",
+    "POLICIES", "Blame", "Cancel", "ClockJumped", "Decision", "DeviceBack", "DeviceLost", "Event", "Exited",
+    "Fleet", "Load", "Policy", "ProbeResult", "Signal", "Stalled", "Submit", "Tick", "advance", "blame",
+    "checkpoint_every_s", "step",
 ]  # fmt: skip

@@ -26,10 +26,12 @@ class Job:
     stamp: int = 0  # of its last change: timers of older ones are void
     mature: bool = False
     spare: int = 0  # devices above its least, as counted in the fleet
-    failures: int = 0
+    failures: int = 0  # in a row
     repeats: int = 0  # of the last failure, at its place
     place: tuple[int, str] = (-1, "")  # step and signature
+    rest_s: float = 0.0  # the last rest after a failure
     rests: bool = False  # after a failure, until its timer
+    woken: int = -2  # the step at which it was let go on after something had stopped it
 
     @property
     def size(self) -> int:

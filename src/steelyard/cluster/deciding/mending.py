@@ -5,11 +5,12 @@ from __future__ import annotations
 from .fleet import Fleet
 from .healing import HEALTHY, ISOLATED, LEMON, NODE, REPAIR, SUSPECT
 from .job import Job
-from .messages import Exited, ProbeResult, Signal
-from .signatures import blame
+from .messages import Exited, ProbeResult, Signal, Stalled
+from .signatures import ELSEWHERE, blame
 
 SAME_FAILURES = 3  # at one step, with one signature: the job's own bug, or a bad sample
 LONGEST_REST_S = 60.0
+RAN_WELL = 8.0  # a job that ran so many times as long as it rested before is not failing in a row
 
 
 def suspect(fleet: Fleet, event: Signal) -> None:
@@ -76,13 +77,34 @@ def failed(fleet: Fleet, job: Job, event: Exited) -> None:
         return
     why = blame(event.code, event.signature, event.ranks, max(1, job.size))
     place = (event.at_step, event.signature)
-    job.repeats = job.repeats + 1 if place == job.place else 1
-    job.place = place
-    job.failures += 1
-    if job.repeats >= SAME_FAILURES:
+    if why.whose not in ELSEWHERE:
+        job.repeats = job.repeats + 1 if place == job.place else 1
+        job.place = place
+    ran_well = fleet.now_s - job.stint_s >= RAN_WELL * job.rest_s
+    job.failures = 1 if ran_well else job.failures + 1
+    if why.whose not in ELSEWHERE and job.repeats >= SAME_FAILURES:
         fleet.leave(job)
-        fleet.say("stop", job, reason=f"{SAME_FAILURES} times the same failure at step {event.at_step}")
+        fleet.say("stop", job, reason=f"{SAME_FAILURES} times the same failure {place_of(event)}")
         return
-    fleet.rest(job, min(LONGEST_REST_S, 2.0 ** (job.failures - 1)), f"{why.whose}: {why.act}".rstrip(": "))
+    job.rest_s = min(LONGEST_REST_S, 2.0 ** (job.failures - 1))
+    fleet.rest(job, job.rest_s, f"{why.whose}: {why.act}".rstrip(": "))
     if why.whose == "device" and event.device >= 0:
         suspect(fleet, Signal(event.t_s, event.device, "exit", why.act))
+
+
+def place_of(event: Exited) -> str:
+    return f"at step {event.at_step}" if event.at_step >= 0 else "before its first step"
+
+
+def stalled(fleet: Fleet, event: Stalled) -> None:
+    """Stopped by a signal: it is let go on, which loses nothing. Silent, or stopped again before its next
+    step: it starts again."""
+    job = fleet.jobs.get(event.job)
+    if job is None or not job.size:
+        return
+    if event.stopped and job.woken != event.at_step:
+        job.woken = event.at_step
+        fleet.say("wake", job, job.devices, reason="node: stopped by a signal")
+        return
+    words = "heartbeat lost, stopped again" if event.stopped else "no step is done"
+    failed(fleet, job, Exited(event.t_s, job.id, 1, words, event.at_step))

@@ -81,6 +81,25 @@ class Signal(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Stalled(Event):
+    """A job's processes live, and do nothing: `stopped` by a signal, or silent for far longer than a step.
+
+    `at_step`: how far it had come.
+    """
+
+    job: str
+    stopped: bool = False
+    at_step: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class ClockJumped(Event):
+    """The clock of the drivers' machine was set by so many seconds; `t_s` does not follow it."""
+
+    by_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeResult(Event):
     """What the probes of a device said."""
 
@@ -92,10 +111,10 @@ class ProbeResult(Event):
 class Decision:
     """One thing that a driver shall do. Of an older epoch than the driver's own it is refused.
 
-    `kind`: start, resize, preempt, finish, stop, lend, reclaim, isolate, probe, readmit, repair,
-    retire, warn.
+    `kind`: start, resize, preempt, finish, stop, wake, lend, reclaim, isolate, probe, readmit, repair,
+    retire, warn. `wake`: let a job's processes go on that something else has stopped.
     `devices`: of a job its whole new set; of any other kind those that are meant.
-    `lost`: a preempted job cannot be asked to save first, since a device of it is gone.
+    `lost`: a preempted job cannot be asked to save first: a device of it is gone, or it has failed or hangs.
     """
 
     kind: str

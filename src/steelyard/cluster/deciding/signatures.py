@@ -24,8 +24,10 @@ SIGNATURES: tuple[tuple[str, Blame], ...] = (
     (r"(CUDA|HIP|HPU|XPU|Level ?Zero).{0,60}out of memory|OutOfMemoryError", Blame("job", "micro_batch")),
     (r"Xid.{0,20}\b(48|63|64|74|79|94|95)\b|uncorrectable ECC|Xe.{0,40}(hang|reset)|HL.{0,20}reset",
      Blame("device", "isolate")),
+    (r"memory\.(exhausted|row_too_large)|MemoryError|allocate memory|bad.?alloc|memory allocation",
+     Blame("job", "host_memory")),
     (r"digest mismatch|checksum mismatch", Blame("storage", "previous_checkpoint")),
-    (r"ENOSPC|No space left on device", Blame("storage", "prune")),
+    (r"ENOSPC|disk\.full|no space (is )?left on", Blame("storage", "prune")),
     (r"\bEIO\b|Input/output error|Stale file handle", Blame("storage", "isolate")),
     (r"(NCCL|HCCL|oneCCL|gloo).{0,80}(timeout|timed out|Connection (closed|reset))",
      Blame("link", "probe_pairs")),
@@ -33,6 +35,8 @@ SIGNATURES: tuple[tuple[str, Blame], ...] = (
     (r"heartbeat lost", Blame("node", "restart_daemon")),
     (r"Traceback \(most recent call last\)", Blame("job", "traceback")),
 )  # fmt: skip
+# What a job cannot help: it is never stopped for it, however often it comes.
+ELSEWHERE = ("storage", "link", "switch", "node", "device")
 NAN = re.compile(r"\b(loss|grad\w*)\b.{0,20}\b(nan|inf)\b", re.IGNORECASE)
 
 

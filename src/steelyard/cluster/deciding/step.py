@@ -9,9 +9,10 @@ from .admission import admit
 from .fleet import Fleet
 from .healing import REPAIR
 from .job import Job
-from .mending import failed, probed, readmit, suspect
+from .mending import failed, probed, readmit, stalled, suspect
 from .messages import (
     Cancel,
+    ClockJumped,
     Decision,
     DeviceBack,
     DeviceLost,
@@ -20,6 +21,7 @@ from .messages import (
     Load,
     ProbeResult,
     Signal,
+    Stalled,
     Submit,
     Tick,
 )
@@ -91,6 +93,11 @@ def _lost(fleet: Fleet, event: DeviceLost) -> None:
     fleet.say("isolate", devices=(device,), reason="device lost")
 
 
+def _clock_jumped(fleet: Fleet, event: ClockJumped) -> None:
+    """No job is touched: times here are monotonic."""
+    fleet.say("warn", reason=f"node: the clock jumped by {event.by_s:+.0f} s; set it slowly (NTP)")
+
+
 HANDLERS: dict[type[Event], Callable[[Fleet, Any], None]] = {
     Event: lambda fleet, event: None,
     Submit: _submit,
@@ -98,9 +105,12 @@ HANDLERS: dict[type[Event], Callable[[Fleet, Any], None]] = {
     Tick: lambda fleet, event: turn(fleet),
     Exited: _exited,
     Cancel: _cancel,
+    Stalled: stalled,
+    ClockJumped: _clock_jumped,
     DeviceLost: _lost,
     DeviceBack: lambda fleet, event: readmit(fleet, event.device),
     Signal: suspect,
     ProbeResult: probed,
 }
-MAKES_ROOM = {Submit, Exited, Cancel, DeviceLost, DeviceBack, Signal, ProbeResult}  # a tick sees to it itself
+# A tick sees to it itself.
+MAKES_ROOM = {Submit, Exited, Stalled, Cancel, DeviceLost, DeviceBack, Signal, ProbeResult}

@@ -24,12 +24,11 @@ from typing import Any
 from ...artefact import ENDED, Scratch, Watch
 from ...errors import Lacking, Resumable
 from ...units import show_s
+from .reporting import AT_LENGTH, is_driven
 
 LEAST_S, STEPS = 60.0, 5.0  # of silence: at least this long, and this many median steps
 STACKS_S = 1.0  # to write the stacks
 MOST_HANGS = 3
-# While a step says it does one of these, it may be silent: its end is the next thing that it says.
-AT_LENGTH = ("train.saving", "train.evaluating", "train.regrouping", "train.hosts")
 
 
 class KilledForMemory(Lacking):
@@ -73,6 +72,8 @@ class Patience:
 
     @property
     def limit_s(self) -> float:
+        if is_driven():  # the driver ends it
+            return float("inf")
         return max(LEAST_S, STEPS * self.longest * median(self.waits))
 
 

@@ -23,6 +23,7 @@ from ...processes import die_with_parent, lacks_memory
 from ...trust import load_keys
 from .children import step_out_of_memory
 from .memory import SHORT_SAMPLE_S
+from .reporting import report_event, report_progress
 
 
 class PipeWatch(Watch):
@@ -35,9 +36,11 @@ class PipeWatch(Watch):
         self.file.write(json.dumps(message, ensure_ascii=False) + "\n")
 
     def log(self, event: str, **fields: Any) -> None:
+        report_event(event, fields)
         self.say(log=event, fields=fields)
 
     def show(self, progress: Progress, closed: bool = False) -> None:
+        report_progress(progress.name, progress.done, closed)
         self.say(
             progress=progress.name,
             total=progress.total,

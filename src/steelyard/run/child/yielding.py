@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ...artefact import Watch
+from .reporting import report
 
 CALM_S = 0.05  # after the last answer, until the step goes on: the next request of a talk often comes sooner
 LOOK_EVERY_S = 3.0  # for services that have started since
@@ -153,8 +154,12 @@ class Yielding(threading.Thread):
         elif self.paused_at is not None:
             self.paused_s += now - self.paused_at
             self.paused_at = None
+        if decision == "pause":
+            report(paused=True)
         with suppress(ProcessLookupError):
             os.killpg(self.group, signal.SIGSTOP if decision == "pause" else signal.SIGCONT)
+        if decision == "resume":
+            report(paused=False)
 
     def _close(self) -> None:
         for followed in self.followed.values():

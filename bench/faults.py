@@ -1,0 +1,511 @@
+"""Real faults of eight kinds, live, on trainings that `steelyard jobs` drives: healed, blamed, bit-equal?
+
+    python bench/faults.py [--faults 60] [--minutes 30] [--jobs 2] [--devices 5] [--kinds kill,freeze,...]
+
+kill (SIGKILL), freeze (SIGSTOP), disk (the job's small file system is filled for 8 s), flip (a bit of a
+weight in the last checkpoint, then SIGKILL), slow (the device gets a tenth of a core), oom (RLIMIT_AS at
+what the worker has mapped), clock (an hour forward or back, by a preloaded library: the machine's own stays),
+driver (SIGKILL of the driver; it is started again, as a service manager would). Kinds in turn, at times drawn
+evenly; a fault begins once its job has gone on from the one before it.
+
+Each job is the same training on a tiny model; a step takes `--pace` seconds at least. Healed: the job passes
+the step at which it was struck. Wrong blame: the journal says anything else than the table EXPECTED, or
+anything at all that no fault explains. Goodput: steps times the median step, over the time from the first
+step to the last. Bound: 1 - C/tau - (tau/2 + R)/M (Young 1974), C the median save, tau between two of them,
+R the median restart of a killed worker (from the kill to its first step), M the time by faults that
+interrupt. It leaves out what finding a fault takes. Needs root: small file systems and cgroups. One JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+KINDS = ("kill", "freeze", "disk", "flip", "slow", "oom", "clock", "driver")
+# Of each kind: what the journal has to say, and what else it may.
+EXPECTED: dict[str, tuple[str, tuple[str, ...]]] = {
+    "kill": ("preempt unknown", ()),
+    "freeze": ("wake node: stopped by a signal", ()),
+    "disk": ("preempt storage: prune", ()),
+    "flip": ("signal storage", ("preempt unknown", "probe")),
+    "slow": (
+        "isolate probe failed",
+        ("signal steps", "probe", "preempt device isolated", "readmit", "repair"),
+    ),
+    "oom": ("preempt job: host_memory", ()),
+    "clock": ("warn node", ()),
+    "driver": ("lease", ()),
+}
+INTERRUPT = ("kill", "disk", "flip", "slow", "oom", "freeze")
+HEAL_S, HOLD_DISK_S, SLOW_S = 120.0, 8.0, 90.0
+DISK_BYTES = 48 << 20
+SHIM = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/time.h>
+#include <time.h>
+static long offset(void) {
+  long s = 0; const char *p = getenv("FAULTS_CLOCK"); FILE *f = p ? fopen(p, "r") : 0;
+  if (f) { if (fscanf(f, "%ld", &s) != 1) s = 0; fclose(f); } return s; }
+int clock_gettime(clockid_t id, struct timespec *t) {
+  static int (*real)(clockid_t, struct timespec *);
+  if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
+  int r = real(id, t); if (!r && id == CLOCK_REALTIME) t->tv_sec += offset(); return r; }
+time_t time(time_t *out) {
+  struct timespec t; clock_gettime(CLOCK_REALTIME, &t); if (out) *out = t.tv_sec; return t.tv_sec; }
+int gettimeofday(struct timeval *tv, void *zone) {
+  struct timespec t; (void)zone; clock_gettime(CLOCK_REALTIME, &t);
+  tv->tv_sec = t.tv_sec; tv->tv_usec = t.tv_nsec / 1000; return 0; }
+"""
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--faults", type=int, default=60)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--devices", type=int, default=5)
+    parser.add_argument("--pace", type=float, default=0.25, help="seconds of a step, at least")
+    parser.add_argument("--save-steps", type=int, default=20)
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+# ------------------------------------------------------------------ the place: file systems, cgroups, a clock
+
+
+@dataclass
+class Place:
+    """What the faults need; `end` removes all of it."""
+
+    folder: Path
+    devices: int
+    mounts: list[Path] = field(default_factory=list)
+    groups: list[Path] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def disk(self, name: str) -> Path:
+        path = self.folder / name
+        path.mkdir()
+        words = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(path)]
+        subprocess.run(words, check=True)
+        self.mounts.append(path)
+        return path
+
+    def make_groups(self) -> None:
+        lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+        own = next(path for _, controllers, path in lines if "cpu" in controllers.split(","))
+        for number in range(self.devices):
+            group = Path("/sys/fs/cgroup/cpu" + own.rstrip("/")) / f"faults-{os.getpid()}-{number}"
+            group.mkdir()
+            self.groups.append(group)
+
+    def by(self, device: int) -> list[str]:
+        return ["sh", "-c", f'echo $$ > {self.groups[device]}/cgroup.procs; exec "$@"', "sh"]
+
+    def limit(self, device: int, share: float | None) -> None:
+        quota = -1 if share is None else int(100_000 * share)
+        (self.groups[device] / "cpu.cfs_quota_us").write_text(str(quota))
+
+    def make_clock(self) -> None:
+        source, library = self.folder / "shim.c", self.folder / "shim.so"
+        source.write_text(SHIM)
+        subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
+        (self.folder / "clock").write_text("0")
+        self.environment = {"LD_PRELOAD": str(library), "FAULTS_CLOCK": str(self.folder / "clock")}
+
+    def set_clock(self, offset_s: int) -> None:
+        (self.folder / "clock.new").write_text(str(offset_s))
+        (self.folder / "clock.new").replace(self.folder / "clock")
+
+    def end(self) -> None:
+        for mount in self.mounts:
+            subprocess.run(["umount", "-l", str(mount)], check=False)
+        for group in self.groups:
+            with suppress(OSError):
+                group.rmdir()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+# ------------------------------------------------------------------ what stands in the driver's folder
+
+
+@dataclass
+class Live:
+    """The driver under way, and what its folder says of the jobs."""
+
+    place: Place
+    file: Path
+    workdir: Path
+    process: subprocess.Popen[str] | None = None
+
+    def drive(self) -> None:
+        words = [
+            sys.executable,
+            "-m",
+            "steelyard",
+            "jobs",
+            str(self.file),
+            "--workdir",
+            str(self.workdir),
+            "--json",
+        ]
+        with (self.place.folder / "driver.err").open("a") as err:
+            self.process = subprocess.Popen(
+                words, stdout=subprocess.PIPE, stderr=err, text=True, env=os.environ | self.place.environment
+            )
+
+    def attempts(self, job: str) -> list[Path]:
+        folders = (self.workdir / "attempts" / job).glob("*-*")
+        return sorted(folders, key=lambda f: tuple(map(int, f.name.split("-"))))
+
+    def worker(self, job: str) -> tuple[int, int]:
+        """Process and device of its last attempt; 0 where none is under way."""
+        for attempt in self.attempts(job)[-1:]:
+            with suppress(OSError, ValueError, KeyError):
+                pid = json.loads((attempt / "worker.json").read_text())["pid"]
+                device = json.loads((attempt / "keeper.json").read_text())["devices"][0]
+                ended = (attempt / "exit.json").exists() or not Path(f"/proc/{pid}").exists()
+                return (0, device) if ended else (pid, device)
+        return 0, -1
+
+    def lines(self, job: str) -> list[dict[str, Any]]:
+        """All that its attempts have reported, in order of time."""
+        rows = []
+        for attempt in self.attempts(job):
+            with suppress(OSError):
+                for line in (attempt / "report.jsonl").read_text().splitlines():
+                    with suppress(ValueError):
+                        rows.append(json.loads(line) | {"attempt": attempt.name})
+        return sorted(rows, key=lambda row: row["mono"])
+
+    def step(self, job: str) -> int:
+        """The last that was done, by the last attempt that has said one."""
+        return next((row["step"] for row in reversed(self.lines(job)) if "step" in row), -1)
+
+    def going(self, job: str) -> bool:
+        """Its present worker has done steps of its own."""
+        name = self.attempts(job)[-1].name if self.attempts(job) else ""
+        rows = [row for row in self.lines(job) if row["attempt"] == name and "step" in row]
+        return len(rows) >= 4 and time.monotonic() - rows[-1]["mono"] < 3.0
+
+    def journal(self) -> list[dict[str, Any]]:
+        """What it says of faults, each with its monotonic time."""
+        said, offset_s = [], 0.0
+        for line in (self.workdir / "journal.jsonl").read_text().splitlines():
+            with suppress(ValueError):
+                row = json.loads(line)
+                if "lease" in row:
+                    offset_s = row["mono"] - row["t_s"]
+                    said.append({"mono": row["mono"], "what": "lease", "job": "", "devices": []})
+                elif "event" in row:
+                    said += _said(row, offset_s)
+        return said
+
+
+def _said(row: dict[str, Any], offset_s: float) -> list[dict[str, Any]]:
+    event = row["event"]
+    at = {"mono": event["t_s"] + offset_s}
+    said = []
+    if event["kind"] == "Signal":
+        what = f"signal {event['source']}"
+        said.append(at | {"what": what, "job": "", "devices": [event["device"]]})
+    for one in row["decisions"]:
+        if one["kind"] not in ("start", "finish"):
+            what = f"{one['kind']} {one['reason']}".strip()
+            said.append(at | {"what": what, "job": one["job"], "devices": one["devices"]})
+    return said
+
+
+# ------------------------------------------------------------------ the faults
+
+
+@dataclass
+class Fault:
+    kind: str
+    job: str
+    mono: float = 0.0
+    device: int = -1
+    step: int = -1
+    healed_s: float | None = None
+    first_step_s: float | None = None  # to the first step of any number
+    said: list[str] = field(default_factory=list)
+    right: bool = False
+
+
+def kill(live: Live, fault: Fault, pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def freeze(live: Live, fault: Fault, pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+
+
+def disk(live: Live, fault: Fault, pid: int) -> None:
+    fill = live.place.folder / fault.job / "fill"
+    with fill.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(1 << 16))
+    time.sleep(HOLD_DISK_S)
+    fill.unlink()
+
+
+def flip(live: Live, fault: Fault, pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    states = list((live.place.folder / fault.job).glob("**/state.safetensors"))
+    state = max(states, key=lambda path: path.stat().st_mtime)
+    with state.open("r+b") as file:
+        file.seek(-1000, os.SEEK_END)
+        byte = file.read(1)[0]
+        file.seek(-1000, os.SEEK_END)
+        file.write(bytes([byte ^ 4]))
+    os.kill(pid, signal.SIGKILL)
+
+
+def slow(live: Live, fault: Fault, pid: int) -> None:
+    """Until its job is elsewhere."""
+    live.place.limit(fault.device, 0.1)
+    end = time.monotonic() + SLOW_S
+    while time.monotonic() < end and live.worker(fault.job)[1] == fault.device:
+        time.sleep(0.5)
+    live.place.limit(fault.device, None)
+
+
+def oom(live: Live, fault: Fault, pid: int) -> None:
+    mapped = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    subprocess.run(["prlimit", "--pid", str(pid), f"--as={mapped}"], check=True)
+
+
+def clock(live: Live, fault: Fault, pid: int) -> None:
+    now = int((live.place.folder / "clock").read_text())
+    live.place.set_clock(0 if now else random.choice((3_600, -3_600)))
+
+
+def driver(live: Live, fault: Fault, pid: int) -> None:
+    assert live.process
+    live.process.kill()
+    live.process.wait()
+    live.drive()
+
+
+INJECT: dict[str, Callable[[Live, Fault, int], None]] = {
+    "kill": kill, "freeze": freeze, "disk": disk, "flip": flip, "slow": slow, "oom": oom, "clock": clock,
+    "driver": driver,
+}  # fmt: skip
+
+
+def struck(live: Live, kind: str, job: str) -> Fault:
+    """One fault, and the wait until it has healed."""
+    fault = Fault(kind, job)
+    while not (live.going(job) and live.worker(job)[0]):
+        if live.process and live.process.poll() is not None:
+            return fault
+        time.sleep(0.3)
+    pid, fault.device = live.worker(job)
+    fault.mono, fault.step = time.monotonic(), live.step(job)
+    INJECT[kind](live, fault, pid)
+    while time.monotonic() - fault.mono < HEAL_S:
+        after = [row for row in live.lines(job) if "step" in row and row["mono"] > fault.mono + 0.5]
+        fresh = [row for row in after if row["attempt"] != after[0]["attempt"] or kind in QUIET]
+        if fresh and fault.first_step_s is None:
+            fault.first_step_s = round(fresh[0]["mono"] - fault.mono, 2)
+        done = [row for row in fresh if row["step"] > fault.step + 2]
+        if done and heard(live, fault):
+            fault.healed_s = round(done[0]["mono"] - fault.mono, 2)
+            return fault
+        time.sleep(0.3)
+    return fault
+
+
+QUIET = ("freeze", "clock", "driver")  # the same worker goes on
+RESTARTS = ("kill", "flip")  # the attempt in which they strike says nothing more
+
+
+def heard(live: Live, fault: Fault) -> bool:
+    wanted = EXPECTED[fault.kind][0]
+    return any(row["mono"] >= fault.mono - 0.1 and row["what"].startswith(wanted) for row in live.journal())
+
+
+# ------------------------------------------------------------------ the account
+
+
+def blamed(said: list[dict[str, Any]], faults: list[Fault]) -> list[str]:
+    """What the journal says that no fault explains; each fault gets what is said of it."""
+    strange = []
+    for row in said:
+        kind = row["what"]
+        near = [f for f in faults if f.mono - 0.2 <= row["mono"]]
+        fits = [f for f in near if _concerns(f, row)]
+        if fits:
+            fits[-1].said.append(kind)
+        elif not (kind == "lease" and not near):
+            strange.append(kind)
+    for fault in faults:
+        fault.right = any(what.startswith(EXPECTED[fault.kind][0]) for what in fault.said)
+    return strange
+
+
+def _concerns(fault: Fault, row: dict[str, Any]) -> bool:
+    wanted, more = EXPECTED[fault.kind]
+    if not any(row["what"].startswith(words) for words in (wanted, *more)):
+        return False
+    if row["job"]:
+        return row["job"] == fault.job
+    return fault.device in row["devices"] or fault.kind in ("clock", "driver")
+
+
+def goodput(live: Live, job: str, faults: list[Fault], restart_s: float) -> dict[str, float]:
+    rows = live.lines(job)
+    stepped = [row for row in rows if "step" in row]
+    pairs = [
+        (a, b) for a, b in pairwise(rows) if "step" in a and "step" in b and a["attempt"] == b["attempt"]
+    ]
+    step_s = median(b["mono"] - a["mono"] for a, b in pairs)
+    saves = [b["mono"] - a["mono"] for a, b in pairwise(rows) if a.get("long") and "saved" in b]
+    wall_s = stepped[-1]["mono"] - stepped[0]["mono"]
+    steps = stepped[-1]["step"]
+    interruptions = [f for f in faults if f.job == job and f.kind in INTERRUPT]
+    # A save that is shorter than what is left of a step's pace costs nothing: measured against the mean.
+    save_s = median(saves)
+    tau_s = ARGS.save_steps * step_s + save_s
+    between_s = wall_s / max(1, len(interruptions))
+    bound = 1 - save_s / tau_s - (tau_s / 2 + restart_s) / between_s
+    share = steps * step_s / wall_s
+    return {
+        "steps": steps, "step_s": round(step_s, 4), "save_s": round(save_s, 4), "tau_s": round(tau_s, 2),
+        "wall_s": round(wall_s, 1), "interruptions": len(interruptions), "goodput": round(share, 4),
+        "bound": round(bound, 4), "of_bound": round(share / bound, 4),
+    }  # fmt: skip
+
+
+def settings_of(steps: int) -> dict[str, Any]:
+    return {
+        "stage": "sft", "finetuning_type": "lora", "lora_rank": 8, "lora_alpha": 16, "learning_rate": 1e-3,
+        "num_train_epochs": 1, "max_steps": steps, "max_length": 64, "packing": False, "micro_batch": 1,
+        "grad_accum": 1, "warmup_ratio": 0.1, "weight_decay": 0.0, "seed": 0, "threads": 1, "dtype": "f32",
+        "mix": {}, "engine": "own", "checkpoint_steps": ARGS.save_steps,
+    }  # fmt: skip
+
+
+def order(place: Place, name: str, store: Path, steps: int, pace_s: float) -> Path:
+    path = place.folder / f"{name}.json"
+    document = {
+        "model": str(place.folder / "model"), "data": str(place.folder / "data"), "store": str(store),
+        "settings": settings_of(steps), "out": str(place.folder / f"{name}.hashes"), "pace_s": pace_s,
+    }  # fmt: skip
+    path.write_text(json.dumps(document))
+    return path
+
+
+WORKER = Path(__file__).parent / "faults_worker.py"
+
+
+def measured(place: Place) -> dict[str, Any]:
+    steps = int(ARGS.minutes * 60 / ARGS.pace)
+    undisturbed = order(place, "undisturbed", place.folder / "undisturbed", steps, 0.0)
+    began = time.monotonic()
+    subprocess.run([sys.executable, WORKER, undisturbed], check=True)
+    print(f"undisturbed: {steps} steps in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    names = [f"job{n}" for n in range(ARGS.jobs)]
+    rows = []
+    for name in names:
+        path = order(place, name, place.disk(name), steps, ARGS.pace)
+        rows.append({"name": name, "command": [sys.executable, str(WORKER), str(path)]})
+    file = place.folder / "jobs.yaml"
+    file.write_text(json.dumps({"devices": [{"by": place.by(n)} for n in range(ARGS.devices)], "jobs": rows}))
+    live = Live(place, file, place.folder / "driven")
+    live.drive()
+    try:
+        faults = inject(live, names)
+        assert live.process
+        out, _ = live.process.communicate(timeout=ARGS.minutes * 60 + 600)
+    finally:
+        if live.process and live.process.poll() is None:
+            live.process.terminate()
+            live.process.wait()
+    return account(live, names, faults, out)
+
+
+def inject(live: Live, names: list[str]) -> list[Fault]:
+    """Kinds in turn, jobs in turn, at moments drawn evenly."""
+    draw = random.Random(ARGS.seed)
+    kinds = [kind for kind in ARGS.kinds.split(",") if kind in INJECT]
+    turns = [kinds[n % len(kinds)] for n in range(ARGS.faults)]
+    draw.shuffle(turns)
+    while not all(live.going(name) for name in names):
+        time.sleep(0.5)
+    began, faults = time.monotonic(), []
+    moments = sorted(draw.uniform(0.02, 0.98) * ARGS.minutes * 60 for _ in turns)
+    for number, (kind, moment) in enumerate(zip(turns, moments, strict=True)):
+        time.sleep(max(0.0, began + moment - time.monotonic()))
+        faults.append(struck(live, kind, names[number % len(names)]))
+        print(json.dumps(asdict(faults[-1])), file=sys.stderr, flush=True)
+        if live.process and live.process.poll() is not None:
+            break
+    return [fault for fault in faults if fault.mono]
+
+
+def account(live: Live, names: list[str], faults: list[Fault], out: str) -> dict[str, Any]:
+    strange = blamed(live.journal(), faults)
+    wanted = json.loads((live.place.folder / "undisturbed.hashes").read_text())
+    results = [live.place.folder / f"{name}.hashes" for name in names]
+    equal = [path.exists() and json.loads(path.read_text()) == wanted for path in results]
+    restarts = [f.first_step_s for f in faults if f.kind in RESTARTS and f.first_step_s]
+    restart_s = median(restarts) if restarts else 0.0
+    from steelyard.cluster import replayed
+
+    rows = replayed(live.workdir / "journal.jsonl")
+    return {
+        "bench": "faults", "faults": len(faults), "kinds": sorted({f.kind for f in faults}),
+        "healed": sum(f.healed_s is not None for f in faults), "right_blame": sum(f.right for f in faults),
+        "unexplained": strange, "equal_weights": equal, "restart_s": restart_s,
+        "heal_s": {kind: [f.healed_s for f in faults if f.kind == kind] for kind in KINDS},
+        "jobs": {name: goodput(live, name, faults, restart_s) for name in names},
+        "replayed_events": len(rows), "replayed_equal": all(a == b for _, a, b in rows),
+        "ends": json.loads(out)["jobs"] if out.strip() else out,
+        "missed": [asdict(f) for f in faults if f.healed_s is None or not f.right],
+    }  # fmt: skip
+
+
+def main() -> int:
+    from random_model import make
+    from train import cpu_model, write_rows
+
+    place = Place(Path(tempfile.mkdtemp(prefix="steelyard-faults-")), ARGS.devices)
+    try:
+        (place.folder / "data").mkdir()
+        write_rows(place.folder / "data" / "train.jsonl", 40)
+        make("tiny", place.folder / "model")
+        place.make_groups()
+        place.make_clock()
+        document = measured(place)
+    finally:
+        place.end()
+    told = {"minutes": ARGS.minutes, "pace_s": ARGS.pace, "save_steps": ARGS.save_steps, "seed": ARGS.seed}
+    print(json.dumps(document | told | {"cpu": cpu_model(), "cores": os.cpu_count()}, indent=1))
+    well = document["healed"] == document["right_blame"] == document["faults"] and not document["unexplained"]
+    return 0 if well and all(document["equal_weights"]) and document["replayed_equal"] else 1
+
+
+ARGS = argparse.Namespace()
+if __name__ == "__main__":
+    ARGS = arguments()
+    sys.exit(main())

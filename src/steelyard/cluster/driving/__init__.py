@@ -1,0 +1,8 @@
+"""The driver of one machine: jobs as processes, watched and healed as the core decides."""
+
+from .driver import ask, run_jobs
+from .heard import Heard
+from .jobs_file import JobsFile, JobSpec, read_jobs_file
+from .journal import replayed
+
+__all__ = ["Heard", "JobSpec", "JobsFile", "ask", "read_jobs_file", "replayed", "run_jobs"]

@@ -1,0 +1,241 @@
+"""The driver of one machine: what happens here goes to the core, what the core decides is done here.
+
+Not here: what is decided (deciding), how a worker is started and watched (workers.py), what is recorded
+(journal.py). The driver may be killed at any moment: the next one reads the journal, and takes over the
+workers that live.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...artefact import Watch
+from ...errors import Lacking, Refused, Stopped, Where
+from ..deciding import Cancel, ClockJumped, Decision, DeviceBack, Event, ProbeResult, Submit, Tick
+from .jobs_file import JobsFile
+from .journal import JOURNAL, Journal, Lease, lease
+from .probing import Probing, start_probe
+from .workers import Workers
+
+LOOK_S = 0.2
+TICK_S = 60.0
+SAVE_S = 15.0  # when the driver itself is asked to end
+AGAIN_S, LONGEST_S = 10.0, 600.0  # until a device that was isolated is probed, and one that failed again
+JUMP_S = 2.0
+POLICY = "backfill"  # gangs keep their size: a command of one machine cannot change it while it runs
+ASKED = "asked"  # a folder: cancel-JOB, readmit-DEVICE
+
+
+@dataclass(slots=True)
+class Driver:
+    """One life of the driver."""
+
+    spec: JobsFile
+    folder: Path
+    lease: Lease
+    watch: Watch
+    journal: Journal
+    workers: Workers
+    probes: list[tuple[float, int, float]] = field(
+        default_factory=list
+    )  # due at, device, seconds after a failure
+    probing: list[tuple[Probing, float]] = field(default_factory=list)
+    tick_s: float = 0.0
+    clock_s: float = field(default_factory=lambda: time.time() - time.monotonic())
+
+    def run(self) -> dict[str, Decision]:
+        """Until no job is left: how each ended. Raises Stopped where the watch says so, Refused where another
+        driver has taken over."""
+        self._reconcile()
+        while self.workers.living or self._left():
+            if self.watch.stop:
+                return self._stop()
+            self._turn()
+            time.sleep(LOOK_S)
+        return self.journal.outcome
+
+    def _left(self) -> list[str]:
+        return [job.name for job in self.spec.jobs if job.name not in self.journal.outcome]
+
+    def _reconcile(self) -> None:
+        """What the journal says against what really runs, then the jobs that are new."""
+        self.workers.end_strays(self.journal.begun)
+        for decision in list(self.journal.begun.values()):
+            self.workers.adopt(decision)
+        for device, record in self.journal.fleet.health.records.items():
+            if record.state in ("suspect", "isolated", "repair"):
+                self.probes.append((0.0, device, AGAIN_S if record.state == "repair" else 0.0))
+        for name in sorted(
+            self.journal.known - set(self.journal.outcome) - {job.name for job in self.spec.jobs}
+        ):
+            self._tell(Cancel(self.journal.now_s, name))  # no longer in the file
+        for job in self.spec.jobs:
+            if job.name not in self.journal.known:
+                size = job.devices
+                self._tell(Submit(self.journal.now_s, job.name, size, size, size, job.filler))
+
+    def _turn(self) -> None:
+        if not self.lease.holds():
+            raise Refused(
+                "jobs.driven", "another driver has taken over these jobs", where=Where(str(self.folder)),
+                hint="it goes on by itself",
+            )  # fmt: skip
+        now_s = self.journal.now_s
+        for event in self.workers.look(now_s):
+            self._tell(event)
+        self._hear_clock()
+        self._hear_probes()
+        self._hear_asked()
+        timers = self.journal.fleet.timers
+        if timers and timers[0][0] <= self.journal.now_s:
+            self._tell(Event(self.journal.now_s))
+        if self.journal.now_s - self.tick_s >= TICK_S:
+            self.tick_s = self.journal.now_s
+            self._tell(Tick(self.tick_s))
+        self.workers.begin_waiting()
+
+    # ------------------------------------------------------------------ what happens
+
+    def _tell(self, event: Event) -> None:
+        for decision in self.journal.tell(event):
+            self.watch.log(
+                f"jobs.{decision.kind}", job=decision.job, devices=list(decision.devices), why=decision.reason
+            )
+            ACTS.get(decision.kind, _nothing)(self, decision)
+
+    def _hear_clock(self) -> None:
+        clock_s = time.time() - time.monotonic()
+        by_s, self.clock_s = clock_s - self.clock_s, clock_s
+        if abs(by_s) > JUMP_S:
+            self._tell(ClockJumped(self.journal.now_s, round(by_s, 3)))
+
+    def _hear_probes(self) -> None:
+        now_s = self.journal.now_s
+        for row in [row for row in self.probes if row[0] <= now_s]:
+            self.probes.remove(row)
+            self.probing.append((self._probe(row[1]), row[2]))
+        for probing, after_s in list(self.probing):
+            result = probing.result()
+            if result is None:
+                continue
+            self.probing.remove((probing, after_s))
+            self._probed(probing.device, result, after_s)
+
+    def _probe(self, device: int) -> Probing:
+        fleet = self.journal.fleet
+        well = [n for n in range(len(self.spec.devices)) if n != device and n not in fleet.down]
+        other = next((n for n in well if fleet.health.of(n).state == "healthy"), None)
+        return start_probe(device, self.spec.devices, other, self.folder)
+
+    def _probed(self, device: int, result: tuple[bool, str], after_s: float) -> None:
+        passed, why = result
+        self.watch.log("jobs.probed", devices=[device], passed=passed, why=why)
+        if not after_s:
+            return self._tell(ProbeResult(self.journal.now_s, device, passed))
+        if passed:
+            return self._tell(DeviceBack(self.journal.now_s, device))
+        self._probe_later(device, min(LONGEST_S, 2 * after_s))
+
+    def _probe_later(self, device: int, after_s: float) -> None:
+        """One that goes to be repaired is tried again, ever more seldom."""
+        self.probes.append((self.journal.now_s + after_s, device, after_s))
+
+    def _hear_asked(self) -> None:
+        """What a person asks for from another shell."""
+        for file in sorted((self.folder / ASKED).glob("*-*")):
+            what, _, name = file.name.partition("-")
+            file.unlink()
+            if what == "cancel":
+                self._tell(Cancel(self.journal.now_s, name))
+            elif what == "readmit" and name.isdecimal():
+                self._tell(DeviceBack(self.journal.now_s, int(name)))
+
+    def _stop(self) -> dict[str, Decision]:
+        """Ask all workers to save and to end. Raises Stopped."""
+        for job in list(self.workers.living):
+            self.workers.end(job, self.journal.now_s, SAVE_S)
+        while self.workers.living:
+            for event in self.workers.look(self.journal.now_s):
+                self._tell(event)
+            time.sleep(LOOK_S)
+        raise Stopped("jobs.stopped", "stopped; each job has kept its last checkpoint",
+                      hint="the same command goes on")  # fmt: skip
+
+
+# ------------------------------------------------------------------ what is decided
+
+
+def _nothing(driver: Driver, decision: Decision) -> None:
+    """A word for the user alone, or what one machine has no part in (lend, reclaim)."""
+
+
+def _start(driver: Driver, decision: Decision) -> None:
+    driver.workers.start(decision)
+
+
+def _end(driver: Driver, decision: Decision) -> None:
+    driver.workers.end(decision.job, driver.journal.now_s, 0.0 if decision.lost else decision.deadline_s)
+
+
+def _stop(driver: Driver, decision: Decision) -> None:
+    driver.workers.end(decision.job, driver.journal.now_s, SAVE_S)
+
+
+def _wake(driver: Driver, decision: Decision) -> None:
+    driver.workers.wake(decision.job)
+
+
+def _probe(driver: Driver, decision: Decision) -> None:
+    """A suspect at once, one that is isolated a little later: what was wrong may pass."""
+    for device in decision.devices:
+        isolated = device in driver.journal.fleet.down
+        if device in {row[1] for row in driver.probes} | {row[0].device for row in driver.probing}:
+            continue
+        driver.probes.append((driver.journal.now_s + (AGAIN_S if isolated else 0.0), device, 0.0))
+
+
+def _repair(driver: Driver, decision: Decision) -> None:
+    for device in decision.devices:
+        driver._probe_later(device, AGAIN_S)
+
+
+ACTS: dict[str, Callable[[Driver, Decision], Any]] = {
+    "start": _start,
+    "preempt": _end,
+    "finish": _stop,
+    "stop": _stop,
+    "wake": _wake,
+    "probe": _probe,
+    "repair": _repair,
+}
+
+
+def run_jobs(spec: JobsFile, folder: Path, watch: Watch) -> dict[str, Decision]:
+    """Drive the jobs of a file to their ends, as the core decides; how each ended.
+
+    Raises Lacking on another system than Linux, Refused while another driver has them, Stopped; CheckFailed
+    or WrongUse where the journal in `folder` is damaged, or of another fleet.
+    """
+    if sys.platform != "linux":
+        hint = "run each recipe with `steelyard up`"
+        why = "what holds a worker asks its kernel"
+        raise Lacking("jobs.linux", "jobs are driven on Linux alone", why=why, hint=hint)
+    with lease(folder) as held:
+        journal = Journal(folder / JOURNAL, len(spec.devices), POLICY, held.epoch)
+        try:
+            return Driver(spec, folder, held, watch, journal, Workers(spec, folder, held)).run()
+        finally:
+            journal.close()
+
+
+def ask(folder: Path, what: str, name: str) -> None:
+    """Leave a word for the driver: `cancel` a job, `readmit` a device."""
+    with suppress(FileExistsError):
+        (folder / ASKED).mkdir(parents=True)
+    (folder / ASKED / f"{what}-{name}").touch()

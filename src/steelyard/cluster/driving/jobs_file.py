@@ -1,0 +1,135 @@
+"""The file of jobs: which run on this machine, on how many devices, each with the command that does it.
+
+devices: 2                      # or a list: [{by: [numactl, --cpunodebind=0]}, {by: [numactl, ...]}]
+jobs:
+  - {name: desk, recipe: desk.yaml}
+  - {name: other, command: [python, train.py], devices: 1, filler: true}
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import Where, WrongUse
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MOST = 1_024  # devices of one machine, jobs of one file
+KEYS = {"name", "recipe", "command", "devices", "filler"}
+EXAMPLE = "jobs: [{name: desk, recipe: desk.yaml}]"
+UNTIL = ("--until", "train", "--yes", "--json")
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """`command` runs in `folder`; started again after its end it has to say at once that it is done."""
+
+    name: str
+    command: tuple[str, ...]
+    folder: Path
+    devices: int = 1
+    filler: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class JobsFile:
+    """`devices`: of each the words that everything on it is started by, most often none."""
+
+    file: Path
+    devices: tuple[tuple[str, ...], ...]
+    jobs: tuple[JobSpec, ...]
+
+
+def read_jobs_file(file: Path) -> JobsFile:
+    """Raises WrongUse with file, line and field."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        document = YAML(typ="rt").load(file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise _wrong(file, None, "", f"cannot read {file}: {error.strerror}", EXAMPLE) from error
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else None
+        raise _wrong(file, line, "", f"this is not YAML: {error.problem}", EXAMPLE) from error
+    except (YAMLError, ValueError) as error:
+        raise _wrong(file, None, "", "this is not YAML in UTF-8", EXAMPLE) from error
+    if not isinstance(document, Mapping) or not isinstance(document.get("jobs"), Sequence):
+        raise _wrong(file, 1, "jobs", "a list of jobs is missing", EXAMPLE)
+    if unknown := set(document) - {"jobs", "devices"}:
+        raise _wrong(file, None, str(min(unknown)), "no such key", "devices, jobs")
+    devices = _devices(file, document.get("devices", 1))
+    rows = document["jobs"]
+    jobs = tuple(_job(file, row, n, _line(rows, n), len(devices)) for n, row in enumerate(rows))
+    names = [job.name for job in jobs]
+    if not jobs or len(jobs) > MOST:
+        raise _wrong(file, None, "jobs", f"{len(jobs)} jobs", f"1 to {MOST}")
+    for n, name in enumerate(names):
+        if name in names[:n]:
+            text, hint = f"two jobs are called {name}", "each needs a name of its own"
+            raise _wrong(file, _line(rows, n), f"jobs.{n}.name", text, hint)
+    return JobsFile(file.absolute(), devices, jobs)
+
+
+def _line(rows: Any, n: int) -> int | None:
+    marks = getattr(rows, "lc", None)
+    return marks.item(n)[0] + 1 if marks is not None else None
+
+
+def _wrong(file: Path, line: int | None, field: str, message: str, hint: str) -> WrongUse:
+    return WrongUse("jobs.file", message, where=Where(str(file), line, field or None), hint=hint)
+
+
+def _devices(file: Path, value: Any) -> tuple[tuple[str, ...], ...]:
+    hint = "devices: 2, or a list: [{by: [taskset, -c, '0']}]"
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST:
+        return ((),) * value
+    if not isinstance(value, Sequence) or isinstance(value, str) or not 1 <= len(value) <= MOST:
+        raise _wrong(file, None, "devices", f"{value} is no number of devices and no list", hint)
+    for n, row in enumerate(value):
+        if not isinstance(row, Mapping) or set(row) - {"by"} or not _words(row.get("by", [])):
+            raise _wrong(file, _line(value, n), f"devices.{n}", "a device has words in `by`", hint)
+    return tuple(tuple(map(str, row.get("by", []))) for row in value)
+
+
+def _words(value: Any) -> bool:
+    plain = isinstance(value, Sequence) and not isinstance(value, str)
+    return plain and all(isinstance(word, str | int | float) for word in value)
+
+
+def _job(file: Path, row: Any, n: int, line: int | None, devices: int) -> JobSpec:
+    def wrong(field: str, message: str, hint: str) -> WrongUse:
+        return _wrong(file, line, f"jobs.{n}.{field}".rstrip("."), message, hint)
+
+    if not isinstance(row, Mapping):
+        raise wrong("", "a job is a table", EXAMPLE)
+    if unknown := set(row) - KEYS:
+        raise wrong(str(min(map(str, unknown))), "no such key", ", ".join(sorted(KEYS)))
+    name = str(row.get("name", ""))
+    if not NAME.fullmatch(name):
+        raise wrong("name", f"{name!r} is no name", "letters, digits, . _ -, at most 64")
+    if ("recipe" in row) == ("command" in row):
+        raise wrong("", "a job has a recipe or a command", EXAMPLE)
+    size, filler = row.get("devices", 1), row.get("filler", False)
+    if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= devices:
+        raise wrong("devices", f"{size} of {devices} devices", f"1 to {devices}")
+    if not isinstance(filler, bool):
+        raise wrong("filler", f"{filler} is not true or false", "filler: true")
+    folder = file.absolute().parent
+    return JobSpec(name, _command(row, folder, wrong), folder, size, filler)
+
+
+def _command(row: Mapping[str, Any], folder: Path, wrong: Any) -> tuple[str, ...]:
+    if "recipe" in row:
+        recipe = folder / str(row["recipe"])
+        if not recipe.is_file():
+            raise wrong("recipe", f"there is no recipe {recipe}", "a path from this file's folder")
+        return (sys.executable, "-m", "steelyard", "up", str(recipe), *UNTIL)
+    command = row["command"]
+    if not _words(command) or not command:
+        raise wrong("command", "a command is a list of words", "command: [python, train.py]")
+    return tuple(map(str, command))

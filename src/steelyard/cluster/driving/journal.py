@@ -1,0 +1,218 @@
+"""What happened and what was decided, a line each, on the disk before it is acted upon; and who may act.
+
+The first line names the fleet, each lease has a line, each event one with the decisions that the core made of
+it. Read again, the events give the same decisions: `replayed`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ...artefact import write_durably
+from ...errors import CheckFailed, Refused, Where, WrongUse
+from ..deciding import (
+    POLICIES,
+    Cancel,
+    ClockJumped,
+    Decision,
+    DeviceBack,
+    DeviceLost,
+    Event,
+    Exited,
+    Fleet,
+    Load,
+    ProbeResult,
+    Signal,
+    Stalled,
+    Submit,
+    Tick,
+    advance,
+    step,
+)
+
+EVENTS: dict[str, type[Event]] = {
+    kind.__name__: kind
+    for kind in (
+        Event, Submit, Load, Tick, Exited, Cancel, Stalled, ClockJumped, DeviceLost, DeviceBack, Signal,
+        ProbeResult,
+    )
+}  # fmt: skip
+JOURNAL, LEASE, LOCK = "journal.jsonl", "lease.json", "driver.lock"
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to act. A later one has a higher epoch, and what an older driver still orders is refused."""
+
+    folder: Path
+    epoch: int
+
+    def holds(self) -> bool:
+        with suppress(OSError, ValueError):
+            return bool(json.loads((self.folder / LEASE).read_text())["epoch"] == self.epoch)
+        return False
+
+
+@contextmanager
+def lease(folder: Path) -> Iterator[Lease]:
+    """Become the driver of this folder. Raises Refused while another lives: the kernel knows, by its lock."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise Refused(
+            "jobs.driven",
+            "another driver runs these jobs",
+            where=Where(str(folder)),
+            hint="it goes on by itself; another --workdir is another set of jobs",
+        ) from error
+    try:
+        epoch = 0
+        with suppress(OSError, ValueError, KeyError):
+            epoch = int(json.loads((folder / LEASE).read_text())["epoch"])
+        held = Lease(folder, epoch + 1)
+        write_durably(folder / LEASE, json.dumps({"epoch": held.epoch, "pid": os.getpid()}).encode())
+        yield held
+    finally:
+        os.close(lock)
+
+
+def event_of(fields: dict[str, Any]) -> Event:
+    return EVENTS[fields["kind"]](**{name: value for name, value in fields.items() if name != "kind"})
+
+
+def fields_of(event: Event) -> dict[str, Any]:
+    return {"kind": type(event).__name__} | asdict(event)
+
+
+def decision_of(fields: dict[str, Any]) -> Decision:
+    return Decision(**fields | {"devices": tuple(fields["devices"])})
+
+
+def read_journal(path: Path) -> list[dict[str, Any]]:
+    """Its lines; a last one that a kill left half-written is removed. Raises CheckFailed."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        with path.open("r+b") as file:
+            file.truncate(whole)
+    lines = []
+    for number, line in enumerate(data[:whole].splitlines(), 1):
+        try:
+            lines.append(json.loads(line))
+        except ValueError as error:
+            raise CheckFailed(
+                "jobs.journal", "the journal is damaged", where=Where(str(path), number),
+                hint="start these jobs in another --workdir: a recipe's work folder keeps its checkpoints",
+            ) from error  # fmt: skip
+    return lines
+
+
+def first_fleet(lines: Iterable[dict[str, Any]]) -> Fleet:
+    meta = next(iter(lines))["fleet"]
+    return Fleet(meta["training"], meta["serving"], POLICIES[meta["policy"]])
+
+
+def replayed(path: Path, pure: bool = True) -> list[tuple[Event, list[Decision], list[Decision]]]:
+    """Of a journal: each event, the decisions recorded, and those that `step` makes now of the same events.
+    Raises CheckFailed where the journal is damaged."""
+    lines = read_journal(path)
+    rows = []
+    if lines:
+        fleet = first_fleet(lines)
+        for line in lines[1:]:
+            if "lease" in line:
+                fleet.epoch = line["lease"]
+            elif "event" in line:
+                event = event_of(line["event"])
+                if pure:
+                    fleet, made = step(fleet, event)
+                else:
+                    made = advance(fleet, event)
+                rows.append((event, [decision_of(d) for d in line["decisions"]], made))
+    return rows
+
+
+class Journal:
+    """Appends to the file; `fleet` is the state after its last line, `now_s` the time of the jobs."""
+
+    def __init__(self, path: Path, devices: int, policy: str, epoch: int) -> None:
+        self.path = path
+        lines = read_journal(path)
+        self.file = path.open("ab")
+        if not lines:
+            self._write({"fleet": {"training": devices, "serving": 0, "policy": policy}})
+            lines = [{"fleet": {"training": devices, "serving": 0, "policy": policy}}]
+        self.fleet = first_fleet(lines)
+        self.begun: dict[str, Decision] = {}  # of each job that holds devices: the decision that started it
+        self.outcome: dict[str, Decision] = {}  # of each job that has left
+        self.known: set[str] = set()
+        if self.fleet.training != devices:
+            raise WrongUse(
+                "jobs.devices",
+                f"these jobs were begun with {self.fleet.training} devices, now there are {devices}",
+                where=Where(str(path)), hint="the same number again, or another --workdir",
+            )  # fmt: skip
+        self._replay(lines)
+        last_s = self.fleet.now_s
+        self.offset_s = last_s - time.monotonic()
+        self.fleet.epoch = epoch
+        self._write({"lease": epoch, "t_s": last_s, "mono": time.monotonic(), "wall": time.time()})
+
+    def _replay(self, lines: list[dict[str, Any]]) -> None:
+        for number, line in enumerate(lines[1:], 2):
+            if "lease" in line:
+                self.fleet.epoch = line["lease"]
+            elif "event" in line:
+                made = advance(self.fleet, event := event_of(line["event"]))
+                if made != [decision_of(fields) for fields in line["decisions"]]:
+                    raise CheckFailed(
+                        "jobs.journal", "this version decides otherwise than the one that began these jobs",
+                        where=Where(str(self.path), number),
+                        hint="end them with that version, or start them in another --workdir",
+                    )  # fmt: skip
+                self._note(event, made)
+
+    def _note(self, event: Event, made: list[Decision]) -> None:
+        if isinstance(event, Submit):
+            self.known.add(event.job)
+        for decision in made:
+            if decision.kind in ("start", "resize"):
+                self.begun[decision.job] = decision
+            elif decision.kind in ("preempt", "finish", "stop"):
+                self.begun.pop(decision.job, None)
+            if decision.kind in ("finish", "stop"):
+                self.outcome[decision.job] = decision
+
+    @property
+    def now_s(self) -> float:
+        """Monotonic; it stands still while no driver lives, and goes on from there."""
+        return max(self.fleet.now_s, time.monotonic() + self.offset_s)
+
+    def tell(self, event: Event) -> list[Decision]:
+        """What the core decides, once it is on the disk."""
+        made = advance(self.fleet, event)
+        self._write({"event": fields_of(event), "decisions": [asdict(decision) for decision in made]})
+        self._note(event, made)
+        return made
+
+    def _write(self, document: dict[str, Any]) -> None:
+        self.file.write(json.dumps(document, ensure_ascii=False).encode() + b"\n")
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+    def close(self) -> None:
+        self.file.close()

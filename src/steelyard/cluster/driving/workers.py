@@ -1,0 +1,171 @@
+"""The attempts that live: begun and ended as the core decides; what is heard of them becomes events."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..deciding import Decision, Event, Exited, Signal, Stalled
+from .attempt import KILL_AFTER_S, UNBEGUN, Attempt, begin, find, process_state
+from .heard import STOPPED_S, Heard
+from .jobs_file import JobsFile, JobSpec
+from .journal import LEASE, Lease
+
+STACKS_S = 1.0  # for a silent worker to write where it stands
+ASKED_TO_END = "asked_to_end"  # a file of an attempt: its end is no failure
+
+
+@dataclass(slots=True)
+class Worker:
+    attempt: Attempt
+    heard: Heard
+    damaged_told: int = 0
+    stopped_s: float | None = None  # since when a signal holds it
+
+
+@dataclass(slots=True)
+class Workers:
+    """At most one worker a job; a start waits until the one before it is gone."""
+
+    spec: JobsFile
+    folder: Path
+    lease: Lease
+    living: dict[str, Worker] = field(default_factory=dict)
+    starting: dict[str, Decision] = field(default_factory=dict)
+
+    def job(self, name: str) -> JobSpec | None:
+        return next((job for job in self.spec.jobs if job.name == name), None)
+
+    def attempts(self, job: str) -> Path:
+        return self.folder / "attempts" / job
+
+    # ------------------------------------------------------------------ what is decided
+
+    def start(self, decision: Decision) -> None:
+        self.starting[decision.job] = decision
+
+    def end(self, job: str, now_s: float, save_s: float) -> None:
+        """Ask it to save and to end; kill it at once where it cannot, else when its time is over."""
+        self.starting.pop(job, None)
+        worker = self.living.get(job)
+        if worker is None or worker.attempt.end_s is not None:
+            return
+        (worker.attempt.folder / ASKED_TO_END).touch()
+        if save_s <= 0 or not (worker.attempt.folder / "worker.json").exists():
+            worker.attempt.end_s = now_s
+            return worker.attempt.kill()
+        worker.attempt.end_s = now_s + save_s + KILL_AFTER_S
+        worker.attempt.ask_to_end()
+
+    def wake(self, job: str) -> None:
+        if job in self.living:
+            self.living[job].attempt.let_go_on()
+
+    def adopt(self, decision: Decision) -> None:
+        """The job holds devices: by a worker of an earlier driver, or by one that is still to be started."""
+        folders = self.attempts(decision.job).glob(f"{decision.seq}-*")
+        found = sorted(folders, key=lambda folder: int(folder.name.split("-")[1]))
+        attempt = find(decision.job, decision.seq, found[-1], decision.devices) if found else None
+        if attempt is None or (not attempt.alive() and (attempt.folder / ASKED_TO_END).exists()):
+            return self.start(decision)
+        self.living[decision.job] = Worker(attempt, _heard())
+
+    def end_strays(self, begun: dict[str, Decision]) -> None:
+        """Workers whose end was decided, and not yet carried out, when the driver before this one died."""
+        for job in self.spec.jobs:
+            for folder in self.attempts(job.name).glob("*-*"):
+                wanted = begun.get(job.name)
+                if wanted is not None and folder.name.startswith(f"{wanted.seq}-"):
+                    continue
+                attempt = find(job.name, -1, folder, ())
+                if attempt is not None and attempt.alive():
+                    attempt.kill()
+
+    # ------------------------------------------------------------------ what happens
+
+    def begin_waiting(self) -> None:
+        """Start what waits for nobody any more."""
+        for name, decision in list(self.starting.items()):
+            spec = self.job(name)
+            if name not in self.living:
+                del self.starting[name]
+                if spec is not None:  # else it is no longer in the file
+                    self.living[name] = self._begin(decision, spec)
+
+    def _begin(self, decision: Decision, spec: JobSpec) -> Worker:
+        folder = self.attempts(decision.job)
+        number = len(list(folder.glob(f"{decision.seq}-*"))) + 1
+        places = {
+            "folder": folder / f"{decision.seq}-{number}", "lock": folder / "owner.lock",
+            "lease": self.folder / LEASE, "cwd": spec.folder,
+        }  # fmt: skip
+        more = {
+            "STEELYARD_DEVICES": ",".join(map(str, decision.devices)),
+            "STEELYARD_CHECKPOINT_S": f"{decision.every_s:.0f}",
+        }
+        command = (*self.spec.devices[decision.devices[0]], *spec.command)
+        attempt = begin(decision.job, decision.seq, self.lease.epoch, places, command, decision.devices, more)
+        return Worker(attempt, _heard())
+
+    def look(self, now_s: float) -> Iterator[Event]:
+        """Read what they say; events of those that have ended, stand still or are slow."""
+        for name, worker in list(self.living.items()):
+            worker.heard.read(worker.attempt.report)
+            if worker.attempt.alive():
+                yield from self._of_living(name, worker, now_s)
+            else:
+                del self.living[name]
+                yield from _signs(worker, now_s)
+                yield from _of_ended(name, worker, now_s)
+
+    def _of_living(self, name: str, worker: Worker, now_s: float) -> Iterator[Event]:
+        attempt, heard = worker.attempt, worker.heard
+        if attempt.end_s is not None:
+            if now_s >= attempt.end_s:
+                attempt.kill()
+            return
+        yield from _signs(worker, now_s)
+        if self._is_stopped(worker, now_s):
+            worker.stopped_s = None
+            yield Stalled(now_s, name, True, heard.place)
+        elif worker.stopped_s is None and heard.silent(time.monotonic()):
+            attempt.ask_for_stacks()
+            time.sleep(STACKS_S)
+            yield Stalled(now_s, name, False, heard.place)
+
+    def _is_stopped(self, worker: Worker, now_s: float) -> bool:
+        """Whether a signal holds one of its processes for a while, and it did not say that it would wait."""
+        stopped = any(process_state(pid) == "T" for pid in worker.attempt.processes())
+        if worker.heard.paused or not stopped:
+            worker.stopped_s = None
+            return False
+        if worker.stopped_s is None:
+            worker.stopped_s = now_s
+        return now_s - worker.stopped_s >= STOPPED_S
+
+
+def _heard() -> Heard:
+    now_s = time.monotonic()
+    return Heard(now_s, now_s)
+
+
+def _signs(worker: Worker, now_s: float) -> Iterator[Event]:
+    device = worker.attempt.devices[0] if worker.attempt.devices else -1
+    for file in worker.heard.damaged[worker.damaged_told :]:
+        worker.damaged_told += 1
+        yield Signal(now_s, device, "storage", f"digest mismatch: {file}")
+    if worker.heard.slow():
+        yield Signal(now_s, device, "steps", "steps take longer than before")
+
+
+def _of_ended(name: str, worker: Worker, now_s: float) -> Iterator[Event]:
+    """An end that was asked for is none to the core, unless the job is done."""
+    code, words = worker.attempt.exit()
+    if code == 0:
+        yield Exited(now_s, name)
+    elif worker.attempt.end_s is None:
+        device = worker.attempt.devices[0] if len(worker.attempt.devices) == 1 else -1
+        words = words if code not in UNBEGUN else f"heartbeat lost: {words}"
+        yield Exited(now_s, name, code, words, worker.heard.place, 1, device)

@@ -1,0 +1,452 @@
+"""The driver on real processes: what dies, stands still or is slow is healed as the core decides.
+
+A driver that is killed is followed by one that takes over; a journal read again gives the same decisions.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from steelyard.artefact import Watch
+from steelyard.cluster import POLICIES, Fleet, read_jobs_file, replayed, run_jobs
+from steelyard.cluster.driving import driver, heard, keeper, workers
+from steelyard.cluster.driving.attempt import last_words
+from steelyard.cluster.driving.journal import JOURNAL, Journal, lease
+from steelyard.cluster.driving.probing import judge
+from steelyard.errors import CheckFailed, Problem, Refused, Stopped, WrongUse
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes as Linux has them")
+WORKER = Path(__file__).parent / "saving.py"
+LIMIT_S = 60.0
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(driver, "LOOK_S", 0.05)
+    monkeypatch.setattr(workers, "STOPPED_S", 0.5)
+    monkeypatch.setattr(workers, "STACKS_S", 0.1)
+    monkeypatch.setattr(driver, "AGAIN_S", 0.5)
+
+
+class Jobs:
+    """A file of jobs in a folder, and its driver: in this process, or of the command line."""
+
+    def __init__(self, folder: Path, text: str) -> None:
+        self.file, self.workdir = folder / "jobs.yaml", folder / "w"
+        self.file.write_text(text)
+        self.events: list[tuple[str, dict]] = []
+        self.watch = Watch()
+        self.watch.log = lambda event, **fields: self.events.append((event, fields))  # type: ignore[method-assign]
+        self.ends: dict = {}
+        self.problem: Problem | None = None
+
+    def begin(self) -> threading.Thread:
+        def drive() -> None:
+            try:
+                self.ends = run_jobs(read_jobs_file(self.file), self.workdir, self.watch)
+            except Problem as problem:
+                self.problem = problem
+
+        thread = threading.Thread(target=drive)
+        thread.start()
+        return thread
+
+    def command(self) -> subprocess.Popen[str]:
+        words = [
+            sys.executable,
+            "-m",
+            "steelyard",
+            "jobs",
+            str(self.file),
+            "--workdir",
+            str(self.workdir),
+            "--json",
+        ]
+        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def worker(self, job: str, but: int = 0) -> int:
+        """The process id of the job's worker, once it has said something; never `but`."""
+        end = time.monotonic() + LIMIT_S
+        while time.monotonic() < end:
+            for folder in sorted(
+                (self.workdir / "attempts" / job).glob("*-*"), key=lambda f: f.stat().st_mtime
+            ):
+                with suppress(OSError, ValueError):
+                    pid = json.loads((folder / "worker.json").read_text())["pid"]
+                    if pid != but and psutil.pid_exists(pid) and (folder / "report.jsonl").stat().st_size:
+                        return pid
+            time.sleep(0.02)
+        raise AssertionError(f"{job} has no worker")
+
+    def said(self, kind: str) -> list[dict]:
+        return [fields for event, fields in self.events if event == f"jobs.{kind}"]
+
+    def whys(self, kind: str) -> list[str]:
+        return [fields["why"] for fields in self.said(kind)]
+
+    def replays(self) -> bool:
+        rows = replayed(self.workdir / JOURNAL)
+        return bool(rows) and all(recorded == made for _, recorded, made in rows)
+
+
+def counting(folder: Path, *jobs: tuple[str, int], devices: str = "2", pace_s: float = 0.02) -> Jobs:
+    rows = "".join(
+        f"  - {{name: {name}, command: [{sys.executable}, {WORKER}, {name}.state, {steps}, {pace_s}]}}\n"
+        for name, steps in jobs
+    )
+    return Jobs(folder, f"devices: {devices}\njobs:\n{rows}")
+
+
+def wait(thread: threading.Thread) -> None:
+    thread.join(LIMIT_S)
+    assert not thread.is_alive()
+
+
+# ------------------------------------------------------------------ the file
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("jobs: 3", "jobs"),
+        ("[", None),
+        ("jobs: []", "jobs"),
+        ("jobs: [{name: a, command: [x], colour: red}]", "jobs.0.colour"),
+        ("jobs: [{name: a}]", "jobs.0"),
+        ("jobs: [{name: a, command: [x], recipe: y}]", "jobs.0"),
+        ("jobs: [{name: ../a, command: [x]}]", "jobs.0.name"),
+        ("jobs: [{name: a, command: [x]}, {name: a, command: [x]}]", "jobs.1.name"),
+        ("jobs: [{name: a, command: x}]", "jobs.0.command"),
+        ("jobs: [{name: a, recipe: none.yaml}]", "jobs.0.recipe"),
+        ("jobs: [{name: a, command: [x], devices: 2}]", "jobs.0.devices"),
+        ("devices: 0\njobs: [{name: a, command: [x]}]", "devices"),
+        ("devices: [{on: x}]\njobs: [{name: a, command: [x]}]", "devices.0"),
+        ("device: 2\njobs: [{name: a, command: [x]}]", "device"),
+    ],
+)
+def test_a_wrong_file_is_one_error_with_its_place(text, field, tmp_path) -> None:
+    (tmp_path / "jobs.yaml").write_text(text)
+    with pytest.raises(WrongUse) as caught:
+        read_jobs_file(tmp_path / "jobs.yaml")
+    assert caught.value.where.field == field and caught.value.hint and not (tmp_path / "w").exists()
+
+
+# ------------------------------------------------------------------ what happens to workers
+
+
+def test_killed_stopped_and_broken_workers_are_healed_and_the_journal_replays(tmp_path) -> None:
+    jobs = counting(tmp_path, ("a", 150), ("b", 100))
+    with jobs.file.open("a") as file:
+        file.write("  - {name: c, command: [python3, -c, 1/0]}\n")
+    thread = jobs.begin()
+    first = jobs.worker("a")
+    os.kill(first, signal.SIGKILL)
+    os.kill(jobs.worker("a", but=first), signal.SIGSTOP)
+    wait(thread)
+    assert {name: end.kind for name, end in jobs.ends.items()} == {"a": "finish", "b": "finish", "c": "stop"}
+    assert (tmp_path / "a.state").read_text() == "150"
+    assert jobs.whys("wake") == ["node: stopped by a signal"]
+    assert jobs.whys("preempt") == ["unknown", "job: traceback", "job: traceback"]
+    assert jobs.whys("stop") == ["3 times the same failure before its first step"]
+    assert not jobs.said("isolate") and jobs.replays()
+
+
+def test_one_that_is_silent_leaves_its_stacks_and_starts_again(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(heard, "SILENT_S", 1.0)
+    (tmp_path / "w.py").write_text(
+        "import faulthandler, json, os, signal, sys, time\n"
+        "faulthandler.register(signal.SIGUSR1)\n"
+        "for step in range(4):\n"
+        "    line = json.dumps({'step': step, 'mono': time.monotonic()})\n"
+        "    open(os.environ['STEELYARD_REPORT'], 'a').write(line + '\\n')\n"
+        "    time.sleep(0.05)\n"
+        "if not os.path.exists('hung'):\n"
+        "    open('hung', 'w').close()\n"
+        "    time.sleep(99)\n"
+    )
+    jobs = Jobs(tmp_path, f"jobs: [{{name: a, command: [{sys.executable}, w.py]}}]")
+    wait(jobs.begin())
+    assert jobs.ends["a"].kind == "finish" and jobs.whys("preempt") == ["unknown"]
+    stacks = "".join(f.read_text() for f in (jobs.workdir / "attempts" / "a").glob("*/errors"))
+    assert "w.py" in stacks and jobs.replays()
+
+
+SLOW = ["sh", "-c", 'case "$*" in *probe.py*) sleep 0.3; exit 1;; *) exec "$@";; esac', "sh"]
+
+
+def test_a_slow_device_is_probed_and_isolated_and_its_job_goes_on_elsewhere(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(heard, "SLOW", 5)
+    monkeypatch.setattr(heard, "OF", 4)
+    monkeypatch.setattr(heard, "ENOUGH", 5)
+    (tmp_path / "w.py").write_text(
+        "import json, os, time, sys\n"
+        "now = time.monotonic()\n"
+        "first = os.environ['STEELYARD_DEVICES'] == '0'\n"
+        "for step in range(30):\n"
+        "    now += 0.01 if step < 15 or not first else 0.1\n"
+        "    line = json.dumps({'step': step, 'mono': now})\n"
+        "    open(os.environ['STEELYARD_REPORT'], 'a').write(line + '\\n')\n"
+        "time.sleep(99 if first else 0)\n"
+    )
+    jobs = Jobs(
+        tmp_path,
+        f"devices: [{{by: {json.dumps(SLOW)}}}, {{}}]\n"
+        f"jobs: [{{name: a, command: [{sys.executable}, w.py]}}]",
+    )
+    wait(jobs.begin())
+    assert jobs.ends["a"].kind == "finish" and jobs.replays()
+    assert [d["devices"] for d in jobs.said("start")] == [[0], [1]]
+    assert [d["devices"] for d in jobs.said("isolate")] == [[0]]
+    assert jobs.said("probed")[0]["why"] == "the probe gave no answer"
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path) -> None:
+    jobs = counting(tmp_path, ("a", 400))
+    thread = jobs.begin()
+    jobs.worker("a")
+    jobs.watch.stop = True
+    wait(thread)
+    assert isinstance(jobs.problem, Stopped) and int((tmp_path / "a.state").read_text()) < 400
+    (tmp_path / "a.state").write_text("390")
+    jobs.watch.stop = False
+    wait(jobs.begin())
+    assert jobs.ends["a"].kind == "finish" and jobs.replays()
+    assert not jobs.said("preempt")  # an end that was asked for is no failure
+
+
+# ------------------------------------------------------------------ the driver itself
+
+
+def test_a_killed_driver_is_followed_by_one_that_takes_its_workers_over(tmp_path) -> None:
+    jobs = counting(tmp_path, ("a", 300), pace_s=0.03)
+    first = jobs.command()
+    pid = jobs.worker("a")
+    second = jobs.command()
+    out, _ = second.communicate(timeout=LIMIT_S)
+    assert second.returncode == Refused.exit_code and json.loads(out)["error"]["code"] == "jobs.driven"
+    first.kill()
+    first.communicate()
+    assert psutil.pid_exists(pid)
+    third = jobs.command()
+    out, err = third.communicate(timeout=LIMIT_S)
+    assert third.returncode == 0, err
+    assert json.loads(out)["jobs"] == [{"job": "a", "state": "done", "why": "", "attempts": 1}]
+    assert (tmp_path / "a.owners").read_text() == f"{pid} begins\n"  # never two owners, nothing lost
+    assert json.loads((jobs.workdir / "lease.json").read_text())["epoch"] == 2 and jobs.replays()
+
+
+def test_what_ended_while_no_driver_lived_is_found(tmp_path) -> None:
+    jobs = counting(tmp_path, ("a", 400))
+    first = jobs.command()
+    pid = jobs.worker("a")
+    first.kill()
+    first.communicate()
+    os.kill(pid, signal.SIGKILL)
+    (tmp_path / "a.state").write_text("395")
+    wait(jobs.begin())
+    assert jobs.ends["a"].kind == "finish" and jobs.whys("preempt") == ["unknown"] and jobs.replays()
+
+
+def kept(folder: Path, **order: object) -> int:
+    """The exit code that a keeper notes for this order."""
+    path = folder / "order.json"
+    path.write_text(json.dumps(order))
+    subprocess.run([sys.executable, keeper.__file__, path], check=True, timeout=LIMIT_S)
+    return json.loads((folder / "exit.json").read_text())["code"]
+
+
+def test_an_older_driver_and_a_second_owner_begin_nothing(tmp_path) -> None:
+    with lease(tmp_path), lease_again(tmp_path) as newer:
+        assert newer.epoch == 2
+        order = {
+            "lock": str(tmp_path / "lock"), "lease": str(tmp_path / "lease.json"), "cwd": str(tmp_path),
+            "command": ["touch", "begun"], "lock_s": 0.2,
+        }  # fmt: skip
+        assert kept(tmp_path, **order, epoch=1) == keeper.FENCED
+        with (tmp_path / "lock").open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            assert kept(tmp_path, **order, epoch=2) == keeper.NO_LOCK
+        assert not (tmp_path / "begun").exists()
+        assert kept(tmp_path, **order, epoch=2) == 0 and (tmp_path / "begun").exists()
+
+
+def lease_again(folder: Path):
+    """As if the lock were gone: on another kernel, or removed by hand."""
+    (folder / "driver.lock").unlink()
+    return lease(folder)
+
+
+def test_a_cut_off_last_line_never_happened_and_a_changed_one_is_refused(tmp_path) -> None:
+    from steelyard.cluster import Submit
+
+    journal = Journal(tmp_path / "j", 2, "backfill", 1)
+    journal.tell(Submit(1.0, "a", 1, 1, 1))
+    journal.close()
+    whole = (tmp_path / "j").read_bytes()
+    (tmp_path / "j").write_bytes(whole + b'{"event": {"kind": "Sub')
+    again = Journal(tmp_path / "j", 2, "backfill", 2)
+    assert list(again.begun) == ["a"] and again.now_s >= 1.0
+    again.close()
+    assert (tmp_path / "j").read_bytes().startswith(whole)
+    (tmp_path / "j").write_bytes(whole.replace(b'"devices": [0]', b'"devices": [1]'))
+    with pytest.raises(CheckFailed, match="decides otherwise"):
+        Journal(tmp_path / "j", 2, "backfill", 3)
+    (tmp_path / "j").write_bytes(whole.replace(b'{"event"', b'{event"'))
+    with pytest.raises(CheckFailed, match="damaged") as caught:
+        Journal(tmp_path / "j", 2, "backfill", 3)
+    assert caught.value.where.line == 3
+
+
+def test_a_job_that_is_no_longer_in_the_file_is_cancelled(tmp_path) -> None:
+    jobs = counting(tmp_path, ("gone", 9_999), ("kept", 400), devices="1")
+    first = jobs.command()
+    pid = jobs.worker("gone")
+    first.kill()
+    first.communicate()
+    rows = jobs.file.read_text().splitlines()
+    jobs.file.write_text("\n".join(row for row in rows if "gone" not in row).replace("400", "5"))
+    wait(jobs.begin())
+    assert jobs.ends["kept"].kind == "finish" and jobs.whys("stop") == ["cancelled"] and jobs.replays()
+    assert not psutil.pid_exists(pid)
+
+
+def test_another_number_of_devices_is_refused(tmp_path) -> None:
+    Journal(tmp_path / "j", 2, "backfill", 1).close()
+    with pytest.raises(WrongUse, match="begun with 2 devices, now there are 3"):
+        Journal(tmp_path / "j", 3, "backfill", 2)
+
+
+# ------------------------------------------------------------------ judging, without a process
+
+
+def told(*lines: dict) -> heard.Heard:
+    hears = heard.Heard(0.0, 0.0)
+    for line in lines:
+        hears.hear(line)
+    return hears
+
+
+def steps(count: int, pace_s: float, start: int = 0, at_s: float = 0.0) -> list[dict]:
+    return [{"step": start + n, "mono": at_s + n * pace_s} for n in range(1, count + 1)]
+
+
+def test_silence_is_judged_by_the_median_step_and_never_in_a_save_or_a_pause() -> None:
+    hears = told(*steps(20, 30.0))
+    assert not hears.silent(600.0 + 149.0) and hears.silent(600.0 + 151.0)
+    assert not told(*steps(20, 1.0), {"long": True, "mono": 21.0}).silent(10_000.0)
+    paused = told(*steps(20, 1.0), {"paused": True, "mono": 21.0})
+    assert not paused.silent(10_000.0)
+    paused.hear({"paused": False, "mono": 9_999.0})
+    assert not paused.silent(10_000.0) and paused.silent(10_100.0)
+
+
+def test_a_start_may_take_its_time_but_not_for_ever() -> None:
+    assert not told().silent(1_700.0) and told().silent(1_900.0)
+
+
+def test_slow_steps_are_seen_and_a_pause_is_none() -> None:
+    assert not told(*steps(100, 1.0)).slow()
+    assert told(*steps(60, 1.0), *steps(30, 1.5, 60, 60.0)).slow()
+    spread = steps(60, 1.0)
+    for n in range(30):
+        spread += [{"saved": 60 + n, "mono": 60.0 + n * 5}, {"step": 61 + n, "mono": 64.0 + n * 5}]
+    assert not told(*spread).slow()
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "passed"),
+    [
+        ({}, {}, True),
+        ({"wall_s": 9.0}, {"wall_s": 8.0}, True),  # a busy machine
+        ({"wall_s": 3.0}, {"wall_s": 1.0}, False),
+        ({"wall_s": 3.0}, None, True),  # nothing to compare with: unknown is not failed
+        ({"sound": False}, {}, False),
+        ({"disk": "Input/output error"}, {}, False),
+        (None, {}, False),
+    ],
+)
+def test_a_probe_is_compared_with_one_at_the_same_moment(own, other, passed) -> None:
+    well = {"sound": True, "wall_s": 1.0, "cpu_s": 1.0, "disk": ""}
+    rows = [None if row is None else well | row for row in (own, other)]
+    assert judge(*rows)[0] is passed
+
+
+def test_last_words_are_equal_for_equal_ends() -> None:
+    trace = "Traceback (most recent call last):\n  File x\nKeyError: at 0x7f12ab in 123456\n"
+    assert last_words("", trace) == "Traceback (most recent call last): KeyError: at # in #"
+    error = json.dumps({"error": {"code": "disk.full", "message": "cannot write x"}})
+    assert last_words(f"x\n{error}\n", trace) == "disk.full: cannot write x"
+
+
+def test_the_fleet_of_one_machine_never_resizes_a_job() -> None:
+    assert not Fleet(2, 0, POLICIES[driver.POLICY]).policy.elastic
+
+
+# ------------------------------------------------------------------ a real training
+
+SETTINGS = {
+    "stage": "sft", "finetuning_type": "lora", "lora_rank": 4, "lora_alpha": 8, "learning_rate": 1e-2,
+    "num_train_epochs": 40, "max_steps": 240, "max_length": 128, "packing": False, "micro_batch": 1,
+    "grad_accum": 1, "warmup_ratio": 0.1, "weight_decay": 0.0, "seed": 0, "threads": 1, "dtype": "f32",
+    "mix": {}, "engine": "own", "checkpoint_steps": 10,
+}  # fmt: skip
+TRAINING = Path(__file__).parents[2] / "bench" / "faults_worker.py"
+
+
+def training_order(folder: Path, name: str, pace_s: float) -> Path:
+    order = {
+        "model": str(folder / "model"), "data": str(folder / "data"), "store": str(folder / name),
+        "settings": SETTINGS, "out": str(folder / f"{name}.hashes"), "pace_s": pace_s,
+    }  # fmt: skip
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(order))
+    return path
+
+
+def test_a_training_whose_checkpoint_is_flipped_takes_the_one_before_and_ends_bit_equal(tmp_path) -> None:
+    pytest.importorskip("torch")
+    sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+    import tiny
+
+    tiny.model(tmp_path / "model")
+    tiny.dataset(tmp_path / "data")
+    subprocess.run([sys.executable, TRAINING, training_order(tmp_path, "whole", 0.0)], check=True)
+    order = training_order(tmp_path, "struck", 0.05)
+    jobs = Jobs(tmp_path, f"jobs: [{{name: a, command: [{sys.executable}, {TRAINING}, {order}]}}]")
+    thread = jobs.begin()
+    state = saved_twice(tmp_path / "struck")
+    pid = jobs.worker("a")
+    os.kill(pid, signal.SIGSTOP)
+    data = bytearray(state.read_bytes())
+    data[-1000] ^= 4
+    state.write_bytes(data)
+    os.kill(pid, signal.SIGKILL)
+    thread.join(2 * LIMIT_S)
+    assert jobs.ends["a"].kind == "finish"
+    assert (tmp_path / "struck.hashes").read_text() == (tmp_path / "whole.hashes").read_text()
+    assert jobs.whys("preempt") == ["unknown"] and not jobs.said("isolate") and jobs.replays()
+    assert "digest mismatch: state.safetensors" in jobs.whys("probe")
+
+
+def saved_twice(store: Path) -> Path:
+    """The last checkpoint, once there is one before it."""
+    end = time.monotonic() + LIMIT_S
+    while time.monotonic() < end:
+        for before in store.glob("**/state.before.safetensors"):
+            state = before.with_name("state.safetensors")
+            if state.exists():
+                return state
+        time.sleep(0.02)
+    raise AssertionError("no checkpoint")
