@@ -101,7 +101,7 @@ def main() -> None:
     try:
         rounds = [one(recipe) for _ in range(args.rounds)]
     finally:
-        steelyard("stop", first["run"], "--workdir", first["workdir"])
+        steelyard("stop", "back", "--workdir", first["workdir"])
     print(json.dumps({"model": args.model, "rounds": rounds}, indent=1))
 
 

@@ -37,10 +37,10 @@ class Desk:
         (draft.folder / "note.txt").write_text(key)
         return self.place.store.publish(draft, {}, {})
 
-    def publish(self, artefact: Artefact, verdict: str | None = None) -> dict[str, Any]:
+    def publish(self, artefact: Artefact, verdict: str | None = None, **planned: Any) -> dict[str, Any]:
         """As the last step of a run does."""
-        fill = SimpleNamespace(settings={"serve": PLANNED})
-        ready = SimpleNamespace(recipe=self.recipe, workdir=self.place, fill=fill, engine={})
+        fill = SimpleNamespace(settings={"serve": PLANNED | planned})
+        ready = SimpleNamespace(recipe=self.recipe, workdir=self.place, fill=fill, engine={}, id="r-1")
         candidates = Candidates(ready, Watch())  # type: ignore[arg-type]
         try:
             candidates.candidate(artefact, artefact)

@@ -49,6 +49,7 @@ VERBS = (
     ("logs", "runs.logs", "Events of a run."),
     ("stop", "runs.stop", "Stop a run or a service."),
     ("rollback", "upkeep.rolling.rollback", "Back to the model that the service had before, in seconds."),
+    ("canary", "upkeep.rolling.canary", "How a new model does on copies of live requests."),
     ("gc", "upkeep.garbage.gc", "Remove what no recipe, service or run refers to."),
     ("ledger", "runs.ledger", "What was predicted, beside what was measured."),
     ("report", "reports.report", "The report of a run, as HTML or as a picture (SVG)."),

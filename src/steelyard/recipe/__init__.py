@@ -10,6 +10,7 @@ from .methods import LIFT_ROUTES, SAMPLING, STEERED, TEACHES, apart, writes
 from .methods import WORDS as METHOD_WORDS
 from .recipe import (
     AbilityGate,
+    Canary,
     Clean,
     Compress,
     Gate,
@@ -69,6 +70,7 @@ __all__ = [
     "TEACHES",
     "AbilityGate",
     "Answers",
+    "Canary",
     "Clean",
     "Compress",
     "DataFile",

@@ -620,6 +620,18 @@ class TlsTable(Table):
     key: Text | None = say("its key, without a password", "key.pem")
 
 
+class CanaryTable(Table):
+    share: Annotated[Share, Field(gt=0)] | None = say("of live requests that are copied to it", "10%")
+    requests: Annotated[int, Field(ge=20, le=100_000)] | None = say(
+        "compared before it takes the service's place; as many are watched after it", 200
+    )
+    errors: Annotated[Share, Field(gt=0, lt=1)] | None = say("in which it alone may fail", "3%")
+    slower: Annotated[float, Field(gt=0, le=100)] | None = say("times the standing model's time", 1.5)
+    agreement: Annotated[Share, Field(gt=0, lt=1)] | None = say(
+        "least likeness of both answers (chrF); else it is only counted", "40%"
+    )
+
+
 def _words_of(value: Any) -> Any:
     """Words of a command line: numbers are written without quotes."""
     if not isinstance(value, list):
@@ -690,6 +702,10 @@ class ServeTable(Table):
     access_log: bool | None = say("a line in the service's log for each request, without any text", False)
     receipts: bool | None = say("sign a receipt for each answer whose request asks for one", True)
     drain: Seconds | None = say("for what is under way when the service is told to end", "30s")
+    canary: bool | CanaryTable | None = say(
+        "a new model answers copies of live requests first, and takes the place if that goes well",
+        {"share": "10%", "requests": 200},
+    )
 
 
 class OwnedTable(Table):

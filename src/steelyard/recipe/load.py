@@ -302,6 +302,9 @@ def _serve(serve: dict[str, Any]) -> words.Serve:
         given[name] = tuple(serve[name])
     if tls := serve.get("tls"):
         given["tls"] = words.Tls(cert=AUTO) if tls == AUTO else words.Tls(**tls)
+    canary = given.pop("canary", None)
+    if canary:
+        given["canary"] = words.Canary(**(canary if isinstance(canary, dict) else {}))
     return words.Serve(**given)
 
 

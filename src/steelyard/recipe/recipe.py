@@ -214,6 +214,17 @@ class Tls:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Canary:
+    """How a new model is tried on live requests; each bound is what it may be worse by."""
+
+    share: float = 0.1  # of requests that are copied: a tenth of the load more
+    requests: int = 200  # with no failure among them 1.5 % or less fail (95 %)
+    errors: float = 0.03
+    slower: float = 1.5  # both models share the machine while that is measured
+    agreement: float | None = None  # a better model may well answer otherwise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Serve:
     """The service; host and port as `vllm serve` has them."""
 
@@ -255,6 +266,7 @@ class Serve:
     access_log: bool = True
     receipts: bool = False  # a signed one for each answer whose request asks for it
     drain: float = 1.0  # seconds for what is under way; all is over within 5 s
+    canary: Canary | None = None  # None = a new model takes the place as soon as its gate has passed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .planning.sources import check_data, data_settings
     from .planning.weighing import Weighed, settle, weigh, weigh_job
     from .record.outcome import Outcome, StepRecord
+    from .rolling.canary import canary
     from .rolling.rollback import rollback
     from .start import plan, up
     from .usual import usual_systems
@@ -38,6 +39,7 @@ FILES = {
     "Outcome": "record.outcome",
     "Ready": "planning.ready",
     "StepRecord": "record.outcome",
+    "canary": "rolling.canary",
     "collect": "garbage",
     "erase": "erasing.erase",
     **dict.fromkeys(("begun_orders", "order_of"), "erasing.order"),
@@ -76,6 +78,7 @@ __all__ = [
     "Weighed",
     "accept",
     "begun_orders",
+    "canary",
     "check_data",
     "check_model",
     "collect",

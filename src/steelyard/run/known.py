@@ -19,6 +19,7 @@ from ..places import state_folder
 from ..recipe import Recipe
 from ..trust import load_keys, read_log
 from .record.workdir import Workdir, trust_of
+from .service.canary import canary_of, end_canary
 
 POLL_S = 0.5
 STOP_S = 30.0  # a run stops after its next safe point
@@ -118,11 +119,11 @@ def described(entry: dict[str, Any]) -> dict[str, Any]:
     service, holder = find(place.service), lock_holder(place)
     address = {"url": service.url, "pid": service.pid} if service else None
     state = "running" if holder else "serving" if service else "dead" if died(place.service) else "stopped"
-    return {k: entry[k] for k in ("run", "name", "workdir")} | {
-        "state": state,
-        "service": address,
-        "pid": holder,
-    }
+    described = {k: entry[k] for k in ("run", "name", "workdir")}
+    described |= {"state": state, "service": address, "pid": holder}
+    if candidate := canary_of(place):
+        described["canary"] = {"pid": candidate.pid, "hash": candidate.fingerprint}
+    return described
 
 
 def lock_holder(place: Workdir) -> int | None:
@@ -165,6 +166,7 @@ def stop(name: str, *, workdir: Path | None = None, now: bool = False) -> dict[s
         end = time.monotonic() + STOP_S
         while lock_holder(place) and time.monotonic() < end:
             time.sleep(0.1)
+    end_canary(place, Watch())
     if service:
         service.stop(now=now)
     bury(place.service)

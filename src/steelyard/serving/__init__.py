@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from .jobs.holdings import drop_stored, stored_rows
     from .proxying.foreground import proxy
     from .proxying.upstream import Accepts
+    from .rolling.canary import read_tally
     from .service.client import chat
     from .service.foreground import check_door, named, serve
     from .service.sealing import check_attest
-    from .service.starter import Service, check_port, end_process, find, promote, start
+    from .service.starter import Service, check_port, end_process, find, promote, shadow, start
     from .service.state import bury, died, services
     from .service.tls import tls_context
     from .service.unit import unit_of
@@ -58,7 +59,9 @@ FILES = {
     "prepare": "host.folders",
     "read_keys": "base.keys",
     "probe": "host.probes",
+    "read_tally": "rolling.canary",
     "services": "service.state",
+    "shadow": "service.starter",
     "promote": "service.starter",
     "proxy": "proxying.foreground",
     "Accepts": "proxying.upstream",
@@ -99,9 +102,11 @@ __all__ = [
     "promote",
     "proxy",
     "read_keys",
+    "read_tally",
     "router_of",
     "serve",
     "services",
+    "shadow",
     "start",
     "stored_rows",
     "tls_context",

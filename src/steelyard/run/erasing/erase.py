@@ -27,6 +27,7 @@ from ...recipe import Recipe, load
 from ..garbage import delete, paths_in_use, read_json
 from ..record.promotions import publishing
 from ..record.workdir import Workdir, locked
+from ..service.canary import end_canary
 from ..start import up
 from .lineage import DATASET, published, settings_of, unfinished, works
 from .order import Order, begun_orders, finish, folder_of, now, order_of, save
@@ -210,6 +211,7 @@ def end_service(place: Workdir) -> None:
     if service is not None:
         service.stop(now=True)
     bury(place.service)
+    end_canary(place, Watch())
 
 
 def clear_log(log: Path, texts: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ from ...errors import Lacking, Where
 from .workdir import Workdir
 
 FILE = "promotions.json"
+CANARY = "canary.json"  # the candidate that answers copies, beside it
 KEEP = 3  # models on disk, each as large as the one that is served
 WAIT_S, LOOK_S = 15.0, 0.1  # for another that publishes: a start and a hand-over
 STATE_FOLDER_MODE = 0o700
@@ -79,10 +80,17 @@ def up_to(promotions: Sequence[Promotion], served: str | None) -> list[Promotion
 def referred(place: Workdir) -> set[str]:
     """Names of the folders that going back needs, of artefacts and of engines' copies."""
     names: set[str] = set()
-    for one in read_promotions(place):
+    for one in [*read_promotions(place), *candidates(place)]:
         texts = [*one.settings.values(), *(one.settings.get("adapters") or {}).values()]
         names |= {one.folder} | {Path(t).name for t in texts if isinstance(t, str) and t.startswith("/")}
     return names
+
+
+def candidates(place: Workdir) -> list[Promotion]:
+    """What may be published next: the one that answers copies of requests."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return [Promotion(**json.loads((place.service / CANARY).read_bytes())["promotion"])]
+    return []
 
 
 @contextmanager

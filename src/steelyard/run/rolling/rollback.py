@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from ...artefact import Artefact, Watch
 from ...errors import CheckFailed, Lacking, Refused, Where, WrongUse, writing_in
@@ -27,7 +26,8 @@ from ..known import chosen, entries
 from ..record.acts import written
 from ..record.promotions import Promotion, publishing, read_promotions, up_to, write_promotions
 from ..record.workdir import LoggedWatch, Workdir
-from ..service.services import api_key
+from ..service.canary import end_canary
+from ..service.services import api_key, on_port
 
 OF_THE_MODEL = (
     *("engine", "mode", "threads", "max_model_len", "max_num_seqs", "max_num_batched_tokens", "cache_bytes"),
@@ -54,6 +54,8 @@ def rollback(
     logged = LoggedWatch(place, watch or Watch())
     with publishing(place), writing_in(place.folder):
         old = find(place.service)
+        if old and (sent := end_canary(place, logged)):
+            return stands(entry["run"], old, sent, began)
         stack = stack_of(place, old)
         before, newer = stack[-2], stack[-1].hash
         artefact = opened_again(place, before)
@@ -70,6 +72,13 @@ def rollback(
     drained_s = round(time.monotonic() - began - wall_s, 3)
     address = {"url": service.url, "pid": service.pid}
     return {"run": entry["run"], "service": address, **done, "drained_s": drained_s}
+
+
+def stands(run: str, service: Service, candidate: str, began: float) -> dict[str, Any]:
+    """A candidate was on its way: the model before it has never left."""
+    address = {"url": service.url, "pid": service.pid}
+    done = {"artefact": service.fingerprint, "before": candidate, "drained_s": 0.0}
+    return {"run": run, "service": address, **done, "wall_s": round(time.monotonic() - began, 3)}
 
 
 def the_run(name: str | None, workdir: Path | None) -> dict[str, Any]:
@@ -164,12 +173,11 @@ def promote_again(
 ) -> Service:
     """The older model as a service of its own, in the place of the newer one."""
     settings = ServeSettings(**{**before.settings, "api_key": key_of(before, entry)})
-    same_port = old is not None and urlsplit(old.url).port == before.port
-    if not same_port:
+    after = on_port(old, before.port)
+    if after is None:
         check_port(before.host, before.port)
     service = start(artefact.path(), settings)
     try:
-        after = old if same_port else None
         return promote(service, before.host, before.port, place.service, after=after, verdict=before.verdict)
     except BaseException:
         service.stop()

@@ -22,11 +22,20 @@ from ...serving import ServeSettings, Service, find, promote, start
 from ..child.children import Tail, call_order, in_child, log_output
 from ..planning.checks import sealing_settings, tls_settings
 from ..record.acts import written
-from ..record.promotions import promotion, publishing, pushed, read_promotions, up_to, write_promotions
+from ..record.promotions import (
+    Promotion,
+    promotion,
+    publishing,
+    pushed,
+    read_promotions,
+    up_to,
+    write_promotions,
+)
+from .canary import begin_canary, end_canary
 from .references import Model, References
 
 if TYPE_CHECKING:  # what is planned is no part of the code that a verdict depends on
-    from ...recipe import Recipe
+    from ...recipe import Canary, Recipe
     from ..planning.ready import Ready
 
 
@@ -218,6 +227,10 @@ class Candidates:
         workdir = self.ready.workdir
         with publishing(workdir):
             old = find(workdir.service)
+            end_canary(workdir, self.watch)
+            canary = self.ready.recipe.serve.canary
+            if keep and canary and old and old.fingerprint != self._candidate.hash:
+                return self._beside(old, canary, verdict)
             service = self._promote(self._candidate.service, old, workdir.service, verdict)
             if keep:
                 self._remember(old, verdict)
@@ -229,11 +242,24 @@ class Candidates:
         written(self.watch, "service.promoted", artefact=self._candidate.hash, before=before)
         return {"url": service.url, "pid": service.pid}
 
+    def _beside(self, old: Service, canary: Canary, verdict: str | None) -> dict[str, Any]:
+        """The older service stands, and the candidate answers copies of its requests."""
+        assert self._candidate is not None
+        one = self._candidate
+        new = self._promotion(verdict)
+        begun = begin_canary(self.ready.workdir, self.ready.id, canary, one.service, old, new, self.watch)
+        self._published = True
+        return {"url": old.url, "pid": old.pid, "canary": begun}
+
     def _remember(self, old: Service | None, verdict: str | None) -> None:
         """What `rollback` starts it again by."""
+        before = up_to(read_promotions(self.ready.workdir), old.fingerprint if old else None)
+        write_promotions(self.ready.workdir, pushed(before, self._promotion(verdict)))
+
+    def _promotion(self, verdict: str | None) -> Promotion:
         assert self._candidate is not None
         one, serve = self._candidate, self.ready.recipe.serve
-        new = promotion(
+        return promotion(
             one.settings.as_json(),
             hash=one.hash,
             folder=one.folder.name,
@@ -242,13 +268,10 @@ class Candidates:
             verdict=verdict,
             memory_bytes=int(one.service.load.get("rss_bytes", 0)) + (one.settings.cache_bytes or 0),
         )
-        before = read_promotions(self.ready.workdir)
-        write_promotions(self.ready.workdir, pushed(up_to(before, old.fingerprint if old else None), new))
 
     def _promote(self, candidate: Service, old: Service | None, place: Path, verdict: str | None) -> Service:
         serve = self.ready.recipe.serve
-        same_port = old is not None and urlsplit(old.url).port == serve.port
-        if old is None or not same_port:
+        if old is None or on_port(old, serve.port) is None:
             return promote(candidate, serve.host, serve.port, place, verdict=verdict)
         try:
             return promote(candidate, serve.host, serve.port, place, after=old, verdict=verdict)
@@ -275,6 +298,11 @@ def _model(role: str, inputs: dict[str, Artefact]) -> Model:
     return Model(
         folder, inputs["compressed"].path(), inputs["checkpoint"].path() if role == "base_rounded" else None
     )
+
+
+def on_port(service: Service | None, port: int) -> Service | None:
+    """The service, if it listens on that port: another then comes after it, and both listen for a moment."""
+    return service if service is not None and urlsplit(service.url).port == port else None
 
 
 def api_key(recipe: Recipe) -> str | None:

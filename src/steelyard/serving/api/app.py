@@ -23,6 +23,7 @@ from ..base.request_log import RequestLog
 from ..host.engine_process import EngineLost
 from ..host.generation import Served
 from ..host.settings import ServeSettings
+from ..rolling.mirror import Mirror
 from ..turn.api import Api
 from ..turn.defaults import NEUTRAL, sampling_defaults
 from ..turn.failures import of_engine
@@ -49,7 +50,8 @@ def app(served: Served, settings: ServeSettings, version: str, folder: Path) -> 
     routes += document.routes(api, list(routes), bodies)
     inner = Starlette(routes=routes, exception_handlers=_handlers())
     inner.state.max_body_bytes = settings.max_body_bytes
-    held = AtOnce(receipts.around(inner, api), served.keys, settings.max_requests_at_once, served.drain)
+    served.mirror = Mirror(receipts.around(inner, api))
+    held = AtOnce(served.mirror, served.keys, settings.max_requests_at_once, served.drain)
     write = log if settings.access_log else None
     return RequestLog(Guard(held, served.keys), routes, served.measures, write)
 

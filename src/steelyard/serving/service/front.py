@@ -2,8 +2,9 @@
 
 `python -m steelyard.serving.service.front` reads {"folder", "settings", "parent"} as one line on standard
 input (a key must not stand in an argument list), and answers with one line once a token has been made:
-{"url", "pid", "control", ...} or {"error", "exit_code"}. The control socket takes {"op": "promote"} and
-{"op": "follow"}, which is answered by {"busy": ...} now and at each change.
+{"url", "pid", "control", ...} or {"error", "exit_code"}. The control socket takes {"op": "promote"},
+{"op": "canary"} (of a candidate: follow the service that stands), {"op": "mirror"} (of that one: copies of
+requests from now on) and {"op": "follow"}, which is answered by {"busy": ...} now and at each change.
 """
 
 from __future__ import annotations
@@ -49,11 +50,13 @@ from ..host.generation import Served
 from ..host.joined import Fleet, Texts, read_server_keys
 from ..host.replicas import Replicas
 from ..host.settings import ServeSettings, check_host, engine_settings, replica_settings, router_of
+from ..rolling.canary import Canary, Order
+from ..rolling.mirror import as_line
 from ..turn.grammars.check import Grammars
 from .address import local_url, url_of
 from .sealed_door import SealedDoor
 from .sealing import sealing_of
-from .state import LOG, forget_state, lives, write_state
+from .state import CANARY_LOG, LOG, forget_state, lives, write_state
 from .supervisor import Supervisor
 from .tls import HANDSHAKE_S, tls_context
 
@@ -126,6 +129,7 @@ class Front:
         self.handed_over = False  # a successor listens on the same port
         self.noted = False  # its beginning stands in the audit log, and so will its end
         self.published: Path | None = None  # the folder that names this service
+        self.canary: Canary | None = None  # it follows the service that stands, or is watched since
         self.supervisor = Supervisor()
         self.servers: list[uvicorn.Server] = []
         self.tasks: list[asyncio.Task[None]] = []
@@ -323,6 +327,9 @@ class Front:
             if order["op"] == "follow":
                 await self._tell_work(writer)
                 return
+            if order["op"] == "mirror":
+                await self._tell_copies(reader, writer, float(order["share"]))
+                return
             answer = self._obey(order)
         except Problem as e:
             answer = {**e.as_json(), "exit_code": e.exit_code}
@@ -337,15 +344,45 @@ class Front:
                 writer.write(orjson.dumps({"busy": busy}) + b"\n")
                 await writer.drain()
 
+    async def _tell_copies(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, share: float
+    ) -> None:
+        """A line for each copied request, until the candidate hangs up."""
+
+        async def tell() -> None:
+            async for copy in self.served.mirror.copies(share):
+                writer.write(as_line(copy))
+                await writer.drain()
+
+        telling = asyncio.create_task(tell())
+        hung_up = asyncio.create_task(reader.read(1))
+        await asyncio.wait({telling, hung_up}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (telling, hung_up):
+            task.cancel()
+        await asyncio.gather(telling, hung_up, return_exceptions=True)
+        writer.close()
+
     def _obey(self, order: dict[str, Any]) -> dict[str, Any]:
         if order["op"] == "promote":
             if verdict := order.get("verdict"):
                 self.served.gate = {"verdict": "passed", "hash": verdict}
             return self._promote(order["host"], order["port"], order.get("state_folder"), order.get("after"))
+        if order["op"] == "canary":
+            return self._follow(Order.from_json(order["order"]))
         if order["op"] == "hand_over":
             self.handed_over = True
             return {}
         raise Lacking("serve.control", f"no order {order['op']!r}")
+
+    def _follow(self, order: Order) -> dict[str, Any]:
+        """Live on alone, asked by nobody, and answer copies of what the standing service is asked."""
+        self._keep_model()
+        self._log_to(Path(order.folder) / CANARY_LOG)
+        detach()
+        inner, mirror = self.app.inner, self.served.mirror
+        self.canary = Canary(order, inner, mirror, self.stopping.set, lambda: self.engine.state == "ready")
+        log("canary.begun", share=order.share, requests=order.budget.requests)
+        return {"pid": os.getpid(), "control": str(self.private / "control")}
 
     def _promote(
         self, host: str, port: int, state_folder: str | None, after: dict[str, Any] | None
@@ -355,7 +392,8 @@ class Front:
         listening = bind(host, port, shared=after is not None)
         self.served.router = self.router
         self._listen(listening, self.tls)
-        self._keep_model()
+        if self.canary is None:
+            self._keep_model()
         if state_folder:
             self._log_to(Path(state_folder) / LOG)
         detach()
@@ -367,6 +405,8 @@ class Front:
             write_state(self.published, state)
         self._note("service.started")
         log("service.published", url=message["url"])
+        if self.canary:
+            self.canary.promoted()
         return message
 
     def _keep_model(self) -> None:
@@ -429,6 +469,8 @@ class Front:
         await asyncio.sleep(HAND_OVER_S)
 
     async def _close(self) -> None:
+        if self.canary:
+            self.canary.close()
         for server in self.servers:
             server.should_exit = True
         parts = [self._close_connections(), self.engine.close()]

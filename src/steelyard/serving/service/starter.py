@@ -19,7 +19,7 @@ import orjson
 from ...errors import Lacking, Problem
 from ..host.settings import ServeSettings, check_host
 from .client import trusting
-from .state import lives, read_state
+from .state import FILE, lives, read_state
 
 STOP_S = 4.0  # after the drain, then by force: SIGTERM is to end a service within 5 s
 CONTROL_S = 10.0
@@ -208,9 +208,17 @@ def promote(
     return replace(service, url=message["url"])
 
 
-def find(folder: Path) -> Service | None:
-    """The service that was published from this run folder, if it still lives."""
-    state = read_state(Path(folder))
+def shadow(candidate: Service, order: dict[str, Any]) -> None:
+    """Let a candidate answer copies of another service's requests, living on without its starter.
+
+    `order`: as rolling/canary.py has it. Raises Lacking where it has ended.
+    """
+    candidate._ask({"op": "canary", "order": order})
+
+
+def find(folder: Path, name: str = FILE) -> Service | None:
+    """The service that was published from this run folder, if it still lives; `name`: of its file."""
+    state = read_state(Path(folder), name)
     return _service(state, None) if state else None
 
 

@@ -17,6 +17,7 @@ from ...places import state_folder
 
 FILE = "service.json"
 LOG = "log.jsonl"  # beside it: the service's own
+CANARY_LOG = "canary.log.jsonl"  # and that of a candidate which answers copies of its requests
 
 
 def write_state(folder: Path, state: dict[str, Any], name: str = FILE) -> None:

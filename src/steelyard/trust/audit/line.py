@@ -23,6 +23,8 @@ ACTS = {
     "service.started": "a service answers",
     "service.promoted": "a service took the place of the one before it",
     "service.rolled_back": "a service went back to the model before",
+    "canary.begun": "a new model began to answer copies of live requests",
+    "canary.ended": "such a model was sent away",
     "service.stopped": "a service ended in good order",
     "model.pulled": "a model was fetched",
     "scan.refused": "model files were refused as unsafe",

@@ -1,0 +1,97 @@
+"""`canary`: how the candidate beside a service does; take it now, or send it away.
+
+A candidate that has passed takes its own place by `canary --promote`, as a user would.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ...artefact import Watch
+from ...errors import Lacking, Where, WrongUse
+from ...serving import Service, find, promote, read_tally
+from ...trust import load_keys
+from ..known import chosen
+from ..record.acts import written
+from ..record.promotions import (
+    Promotion,
+    candidates,
+    publishing,
+    pushed,
+    read_promotions,
+    up_to,
+    write_promotions,
+)
+from ..record.workdir import LoggedWatch, Workdir
+from ..service.canary import canary_of, end_canary, forget_canary
+from ..service.services import on_port
+
+
+def canary(
+    name: str,
+    *,
+    workdir: Path | None = None,
+    take: bool = False,
+    end: bool = False,
+    watch: Watch | None = None,
+) -> dict[str, Any]:
+    """{"run", "state", "candidate", "budget", "tally", "watch", "service"}.
+
+    `state`: shadowing, watching (it has taken the place), settled, back, going back, ended (by hand, killed).
+    `take`: it takes the place of the service now; `end`: it goes. Raises WrongUse where there is none.
+    """
+    entry = chosen(name, workdir)
+    level, key_file, root = entry["trust"]
+    place = Workdir(Path(entry["workdir"]), load_keys(level, key_file, Path(root)))
+    logged = LoggedWatch(place, watch or Watch())
+    if take:
+        with publishing(place):
+            take_place(place, logged)
+    elif end:
+        with publishing(place):
+            if end_canary(place, logged) is None:
+                raise none_here(place)
+    counted = read_tally(place.service)
+    if counted is None:
+        raise none_here(place)
+    service, candidate = find(place.service), canary_of(place)
+    state = "ended" if counted["state"] == "shadowing" and candidate is None else counted["state"]
+    address = {"url": service.url, "pid": service.pid} if service else None
+    names = ("candidate", "budget", "tally", "watch")
+    return {"run": entry["run"], "state": state, **{n: counted.get(n) for n in names}, "service": address}
+
+
+def take_place(place: Workdir, watch: Watch) -> None:
+    """The candidate has the service's port; what the older one has begun it ends within its drain time."""
+    candidate, old, new = canary_of(place), find(place.service), candidates(place)
+    if candidate is None or not new:
+        raise none_here(place)
+    promoted(candidate, old, new[0], place)
+    forget_canary(place)
+    stack = up_to(read_promotions(place), old.fingerprint if old else None)
+    write_promotions(place, pushed(stack, new[0]))
+    if old:
+        old.stop(successor=True)
+    before = old.fingerprint if old else None
+    written(watch, "service.promoted", artefact=new[0].hash, before=before)
+    watch.log("canary.promoted", pid=candidate.pid, artefact=new[0].hash, before=before)
+
+
+def promoted(candidate: Service, old: Service | None, new: Promotion, place: Workdir) -> Service:
+    """Raises Lacking where the port is another's."""
+    if not candidate.alive():
+        raise Lacking(
+            "canary.died", "the candidate has ended", where=Where(str(place.service)),
+            hint="steelyard up RECIPE starts it again; what it has counted is kept",
+        )  # fmt: skip
+    return promote(
+        candidate, new.host, new.port, place.service, after=on_port(old, new.port), verdict=new.verdict
+    )
+
+
+def none_here(place: Workdir) -> WrongUse:
+    return WrongUse(
+        "canary.none", "no candidate stands beside this service", where=Where(str(place.service)),
+        hint="serve: {canary: true} in the recipe, then steelyard up RECIPE while a service of it runs",
+    )  # fmt: skip
