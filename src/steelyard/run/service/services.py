@@ -46,7 +46,7 @@ class Candidate:
     service: Service
     wall_s: float
     hash: str  # of the artefact that it serves
-    folder: Path  # of that artefact
+    artefact: Artefact
     settings: ServeSettings
 
 
@@ -120,7 +120,7 @@ class Candidates:
             settings = replace(self.settings(served, "fast"), **self.published_settings(), source=source)
             service = self._start("served", served.path(), settings)
             self._candidate = Candidate(
-                service, time.monotonic() - begun, served.hash, served.folder, settings
+                service, time.monotonic() - begun, served.hash, served, settings
             )
         return self._candidate
 
@@ -262,7 +262,7 @@ class Candidates:
         return promotion(
             one.settings.as_json(),
             hash=one.hash,
-            folder=one.folder.name,
+            folder=one.artefact.folder.name,
             host=serve.host,
             port=serve.port,
             verdict=verdict,
