@@ -183,6 +183,7 @@ def described() -> dict[tuple[str, int], tuple[str, str]]:
 # Of codes whose message or advice is made from values alone; by the first part of a code for all of its kind.
 OTHERWISE: dict[str, tuple[str, str]] = {
     "chat.broken_off": ("the service ended the answer with an error", "ask again"),
+    "cluster.hosts_file": ("a line of HOSTS.yaml has a fault", "mend the line that is named"),
     "data": ("", "mend the row that is named, or leave it out with `clean: {unreadable: drop}`"),
     "gc": ("", "run `steelyard up RECIPE` once with this version: it notes what it refers to"),
     "gate.bad_task": (

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import shutil
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,12 +18,9 @@ from steelyard.doctor.hosts import problem
 from steelyard.errors import WrongUse
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from real_sshd import NEEDS_SSHD, local_sshd
 from recorded import broken_host, load
-
-SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
-NEEDS_SSHD = pytest.mark.skipif(
-    not (SSHD and shutil.which("ssh")), reason="sshd is not installed: apt install openssh-server"
-)
 
 
 @pytest.fixture
@@ -138,76 +131,9 @@ def test_a_name_that_ssh_would_misread_is_refused(name):
 
 @pytest.fixture(scope="module")
 def sshd(tmp_path_factory) -> Iterator[Path]:
-    """A folder whose `ssh` is the real one with a config of its own, for a real sshd that ends with the test:
-    hosts one, two, denied, unknown, changed, closed."""
-    folder = tmp_path_factory.mktemp("sshd")
-    for name in ("host", "mine", "other"):
-        words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
-        subprocess.run(words, check=True)
-    port, closed = free_port(), free_port()
-    shutil.copy(folder / "mine.pub", folder / "authorized")
-    host_key, other = ((folder / f"{name}.pub").read_text().split()[:2] for name in ("host", "other"))
-    (folder / "known").write_text(f"[127.0.0.1]:{port} {' '.join(host_key)}\n")
-    (folder / "stale").write_text(f"[127.0.0.1]:{port} {' '.join(other)}\n")
-    (folder / "empty").write_text("")
-    server = f"""Port {port}
-ListenAddress 127.0.0.1
-HostKey {folder}/host
-AuthorizedKeysFile {folder}/authorized
-PidFile {folder}/pid
-StrictModes no
-UsePAM no
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-PermitRootLogin yes
-"""
-    (folder / "sshd_config").write_text(server)
-    hosts = {
-        "one two": ("mine", "known", port),
-        "denied": ("other", "known", port),
-        "unknown": ("mine", "empty", port),
-        "changed": ("mine", "stale", port),
-        "closed": ("mine", "known", closed),
-    }
-    blocks = [
-        f"Host {names}\n  HostName 127.0.0.1\n  Port {at}\n  User {getpass.getuser()}\n  IdentityFile "
-        f"{folder}/{key}\n"
-        f"  IdentitiesOnly yes\n  UserKnownHostsFile {folder}/{known}\n  GlobalKnownHostsFile /dev/null\n"
-        for names, (key, known, at) in hosts.items()
-    ]
-    (folder / "ssh_config").write_text("\n".join(blocks))
-    (folder / "bin").mkdir()
-    (folder / "bin/ssh").write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {folder}/ssh_config "$@"\n')
-    (folder / "bin/ssh").chmod(0o755)
-    if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd's privilege separation
-    process = subprocess.Popen(
-        [str(SSHD), "-D", "-e", "-f", str(folder / "sshd_config")], stderr=subprocess.PIPE
-    )
-    try:
-        if not listens(port, process):
-            pytest.skip(f"sshd does not start here: {process.stderr.read().decode()[-200:]}")
+    """A folder whose `ssh` knows the hosts one, two, denied, unknown, changed and closed."""
+    with local_sshd(tmp_path_factory.mktemp("sshd")) as folder:
         yield folder
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
-def listens(port: int, process: subprocess.Popen[bytes]) -> bool:
-    for _ in range(200):
-        if process.poll() is not None:
-            return False
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return True
-        time.sleep(0.1)
-    return False
 
 
 @NEEDS_SSHD

@@ -66,7 +66,11 @@ VERBS = (
     ),
     ("accept", "checks.accept", "Does this machine check, train and serve as it should?"),
     ("engines", "engines.engines", "Engines that train and serve; install one."),
-    ("cluster", "machines.cluster.cluster", "Machines that train together: their keys, one as a node."),
+    (
+        "cluster",
+        "machines.cluster.cluster",
+        "Machines that train together: opened over ssh by one command, or by hand.",
+    ),
     ("jobs", "machines.jobs.jobs", "Run the jobs of a file on this machine; watch them, and heal."),
     (
         "simulate",

@@ -1,4 +1,4 @@
-"""Machines that work together: the core that decides, its simulator, a driver of one machine, nodes."""
+"""Machines that work together: the core that decides, its simulator, a driver of one machine, many over ssh."""
 
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from .driving import JobsFile, JobSpec, ask, read_jobs_file, replayed, run_jobs
     from .mapping import on_nodes
+    from .opening import Host, Hosts, Row, close, open_hosts, read_hosts, states
     from .simulating import Account, Setup, Trace, changed, read_trace, run_setup
 
 MAPPING = ("on_nodes",)
@@ -40,16 +41,18 @@ DECIDING = (
     "Fleet", "Load", "Policy", "ProbeResult", "Signal", "Stalled", "Submit", "Tick", "advance", "blame",
     "checkpoint_every_s", "step",
 )  # fmt: skip
+OPENING = ("Host", "Hosts", "Row", "close", "open_hosts", "read_hosts", "states")
 DRIVING = ("JobsFile", "JobSpec", "ask", "read_jobs_file", "replayed", "run_jobs")
 FILES = dict.fromkeys(SIMULATING, "simulating") | dict.fromkeys(DECIDING, "deciding")
 FILES |= dict.fromkeys(MAPPING, "mapping") | dict.fromkeys(DRIVING, "driving")
+FILES |= dict.fromkeys(OPENING, "opening")
 
 __all__ = [
     "POLICIES", "Account", "Blame", "Cancel", "ClockJumped", "Decision", "DeviceBack", "DeviceLost", "Event",
-    "Exited", "Fleet", "JobSpec", "JobsFile", "Load", "Policy", "ProbeResult", "Setup", "Signal", "Stalled",
-    "Submit", "Tick", "Trace", "advance", "ask", "blame", "changed", "check_reachable", "checkpoint_every_s",
-    "cluster_address", "node_words", "on_nodes", "read_jobs_file", "read_trace", "replayed", "run_jobs",
-    "run_setup", "start_node", "step",
+    "Exited", "Fleet", "Host", "Hosts", "JobSpec", "JobsFile", "Load", "Policy", "ProbeResult", "Row", "Setup",
+    "Signal", "Stalled", "Submit", "Tick", "Trace", "advance", "ask", "blame", "changed", "check_reachable",
+    "checkpoint_every_s", "close", "cluster_address", "node_words", "on_nodes", "open_hosts", "read_hosts",
+    "read_jobs_file", "read_trace", "replayed", "run_jobs", "run_setup", "start_node", "states", "step",
 ]  # fmt: skip
 
 __getattr__ = fetching(__name__, FILES)

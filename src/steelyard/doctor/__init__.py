@@ -5,7 +5,8 @@ Not here: what there is to compute on (hardware), what a job needs (planner).
 
 from .clashes import between
 from .finding import Finding, Mend
-from .hosts import Asked, ask
+from .hosts import Asked, ask, ssh_command
+from .hosts import problem as ssh_problem
 from .judge import examine, findings, read_snapshot, worst
 from .mending import Mended, mend
 from .probe import snapshot
@@ -22,5 +23,7 @@ __all__ = [
     "mend",
     "read_snapshot",
     "snapshot",
+    "ssh_command",
+    "ssh_problem",
     "worst",
 ]

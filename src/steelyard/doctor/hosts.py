@@ -52,9 +52,7 @@ def ask(names: Iterable[str], python: str = "python3", kubernetes: bool = False)
 
 
 def _ask(name: str, source: bytes, python: str, kubernetes: bool) -> Asked:
-    options = [word for option in OPTIONS for word in ("-o", option)]
-    there = f"{shlex.quote(python)} - .{' --kubernetes' if kubernetes else ''}"
-    command = ["ssh", "-T", *options, "--", name, there]
+    command = ssh_command(name, f"{shlex.quote(python)} - .{' --kubernetes' if kubernetes else ''}")
     try:
         ran = subprocess.run(command, input=source, capture_output=True, timeout=PROBE_S)
     except subprocess.TimeoutExpired:
@@ -66,6 +64,12 @@ def _ask(name: str, source: bytes, python: str, kubernetes: bool) -> Asked:
         return Asked(name, None, problem(name, ran.returncode, said, python))
     facts["clock_off_s"] = float(facts.get("time_s", received_s)) - received_s
     return Asked(name, facts)
+
+
+def ssh_command(name: str, there: str) -> list[str]:
+    """The user's ssh that runs a command there: it asks nothing, and forwards nothing."""
+    options = [word for option in OPTIONS for word in ("-o", option)]
+    return ["ssh", "-T", *options, "--", name, there]
 
 
 def _read(text: str) -> dict[str, Any] | None:

@@ -40,6 +40,8 @@ ACTS = {
     "tuning.created": "a fine-tuning job was made",
     "tuning.ended": "a fine-tuning job ended",
     "tuning.deleted": "a fine-tuning job was deleted, or the model that came of it",
+    "cluster.up": "hosts were made nodes of a cluster",
+    "cluster.down": "what was started on hosts of a cluster was ended",
     "garbage.removed": "what nothing refers to was removed",
 }
 OUTCOMES = ("done", "refused", "failed")

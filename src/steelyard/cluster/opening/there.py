@@ -1,0 +1,360 @@
+"""What is done on a host: one file of the standard library, sent to its Python on standard input.
+
+The order comes with the text, never on a command line: it holds the host's key. The last line printed is the
+answer, as JSON. Lines before it say that the work goes on: where nobody reads them any more, the work is
+undone. What is started carries NODE in its environment, so that it is found again, and nothing else is ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+NODE = "STEELYARD_CLUSTER_NODE"
+STARTED = "Ray runtime started"
+ANSWER = "steelyard.there "
+STOP_S, BUSY_S = 10.0, 30.0
+ASK = """
+import json, platform
+from importlib.metadata import version
+from steelyard.model import trl_package, trl_versions
+from steelyard.trust import keys_folder
+print(json.dumps({"steelyard": version("steelyard"), "python": platform.python_version(),
+                  "ray": trl_package("ray"), "packages": trl_versions(), "keys": str(keys_folder())}))
+"""
+KEYS = ("ca.crt", "node.crt", "node.key", "token")
+
+
+class Failed(Exception):
+    """What went wrong (ssh.py has a text for each word), and a name or the last word of whoever said it."""
+
+
+def main(order):
+    """Carry the order out; the answer, or {"failed": [word, detail]}."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.default_int_handler)
+    try:
+        os.makedirs(data_folder(), exist_ok=True)
+        with open(os.path.join(data_folder(), "cluster.lock"), "w") as lock:
+            hold(lock, order["do"])
+            answer = DO[order["do"]](order)
+    except Failed as failed:
+        answer = {"failed": list(failed.args)}
+    except OSError as error:
+        answer = {"failed": ["disk", str(error)]}
+    print(ANSWER + json.dumps(answer), flush=True)
+
+
+def hold(lock, what):
+    """One order at a time; looking disturbs nobody, and an end waits for a start that is being given up."""
+    until = time.monotonic() + (BUSY_S if what == "stop" else 0)
+    while what not in ("look", "state"):
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() >= until:
+                raise Failed("busy", "") from None
+        time.sleep(0.2)
+
+
+def data_folder():
+    home = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+    return os.environ.get("STEELYARD_DATA") or os.path.join(home, "steelyard")
+
+
+def cache_folder():
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.environ.get("STEELYARD_CACHE") or os.path.join(home, "steelyard")
+
+
+def own_folder():
+    """Of the environment that is installed there."""
+    return os.path.join(data_folder(), "node")
+
+
+def own_python():
+    return os.path.join(own_folder(), "bin", "python")
+
+
+def alive_word():
+    """One line for whoever waits; raises OSError where nobody does."""
+    print(".", flush=True)
+
+
+# ------------------------------------------------------------------ look, install
+
+
+def look(order):
+    """Which Python there has steelyard, of which versions; {"steelyard": None} where none has."""
+    for python in (sys.executable, own_python()):
+        if python and os.path.exists(python):
+            ran = subprocess.run([python, "-c", ASK], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            if ran.returncode == 0:
+                found = json.loads(ran.stdout.decode().splitlines()[-1])
+                return dict(found, interpreter=python, node=state(order)["node"])
+    wheels = order.get("wheels")
+    there = bool(wheels) and os.path.exists(os.path.join(wheels_folder(wheels), "whole"))
+    return {"steelyard": None, "wheels": there, "python": ".".join(map(str, sys.version_info[:3]))}
+
+
+def wheels_folder(name):
+    return os.path.join(cache_folder(), "wheels", name)
+
+
+def receive(order):
+    """A tar of wheels on standard input, after the program; each is compared with its SHA-256."""
+    import hashlib
+    import tarfile
+
+    folder = wheels_folder(order["wheels"])
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    try:
+        with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as archive:
+            for member in archive:
+                wanted = order["files"].get(member.name)
+                if wanted is None or not member.isfile() or "/" in member.name:
+                    raise Failed("sent", member.name)
+                digest, source = hashlib.sha256(), archive.extractfile(member)
+                with open(os.path.join(folder, member.name), "wb") as file:
+                    while piece := source.read(2**20):
+                        digest.update(piece)
+                        file.write(piece)
+                if digest.hexdigest() != wanted:
+                    raise Failed("sent", member.name)
+        if lacking := sorted(set(order["files"]) - set(os.listdir(folder))):
+            raise Failed("sent", lacking[0])
+        open(os.path.join(folder, "whole"), "w").close()
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, (tarfile.TarError, EOFError)):
+            raise Failed("sent", str(error)) from None
+        raise
+    return {}
+
+
+def install(order):
+    """A new environment from those wheels alone: no index is asked. Nothing is left where it fails."""
+    folder, wheels = own_folder(), wheels_folder(order["wheels"])
+    shutil.rmtree(folder, ignore_errors=True)
+    offline = dict(os.environ, PIP_NO_INDEX="1", PIP_FIND_LINKS=wheels, PIP_DISABLE_PIP_VERSION_CHECK="1")
+    offline.pop("PIP_INDEX_URL", None)
+    try:
+        run([sys.executable, "-m", "venv", folder], offline)
+        words = ["-m", "pip", "install", "--quiet", "--no-input", "steelyard==" + order["version"]]
+        run([own_python(), *words], offline)
+        if "STEELYARD_TRL_PYTHON" not in os.environ:
+            run([own_python(), "-m", "steelyard", "engines", "install", "trl", "--ray"], offline)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return look(order)
+
+
+def run(words, environment):
+    """A child to its end, with a word to whoever waits every second."""
+    child = subprocess.Popen(
+        words, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )  # fmt: skip
+    said: list[str] = []
+    assert child.stdout is not None
+    os.set_blocking(child.stdout.fileno(), False)
+    try:
+        while child.poll() is None:
+            alive_word()
+            time.sleep(0.3)
+            said = (said + (child.stdout.read() or b"").decode("utf-8", "replace").splitlines())[-20:]
+        said += (child.stdout.read() or b"").decode("utf-8", "replace").splitlines()
+    finally:
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+    if child.returncode:
+        errors = [line for line in said if "error" in line.lower()]
+        last = (errors or [line for line in said if line.strip()] or [f"exit {child.returncode}"])[-1]
+        raise Failed("install", last.strip())
+
+
+# ------------------------------------------------------------------ a node
+
+
+def journal_file():
+    return os.path.join(data_folder(), "cluster-node.json")
+
+
+def journal():
+    """What was started there; None where nothing was."""
+    try:
+        with open(journal_file()) as file:
+            return json.load(file)
+    except (OSError, ValueError):
+        return None
+
+
+def write_journal(entry):
+    draft = journal_file() + ".draft"
+    with open(draft, "w") as file:
+        json.dump(entry, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, journal_file())
+
+
+def state(order):
+    """{"node": the journal with "alive"}, or {"node": None}."""
+    entry = journal()
+    return {"node": dict(entry, alive=bool(entry.get("up") and marked(entry["id"]))) if entry else None}
+
+
+def start(order):
+    """Become a node in the background, and wait until Ray says that it is one."""
+    held = state(order)["node"]
+    if held and held["alive"]:
+        if held["cluster"] != order["cluster"]:
+            raise Failed("taken", held["cluster"])
+        if [held["address"], held["head"]] == [order["address"], order["head"]]:
+            return {"already": True}
+    if held:
+        end(held)
+    entry = {name: order[name] for name in ("cluster", "address", "head")}
+    entry = dict(entry, id=secrets.token_hex(16), keys=order["keys"], wrote_keys=False, up=False)
+    write_journal(entry)
+    try:
+        entry["wrote_keys"] = write_keys(order["keys"], order["secrets"], entry)
+        entry["log"] = os.path.join(data_folder(), "cluster-node.log")
+        become(order, entry)
+    except BaseException:
+        end(entry)
+        raise
+    write_journal(dict(entry, up=True))
+    return {"already": False}
+
+
+def write_keys(folder, contents, entry):
+    """Where this host looks for its keys; True where they were not there before."""
+    if os.path.exists(os.path.join(folder, "token")):
+        for name in KEYS:
+            with open(os.path.join(folder, name)) as file:
+                if name in ("token", "ca.crt") and file.read() != contents[name]:
+                    raise Failed("keys", folder)
+        return False
+    write_journal(dict(entry, wrote_keys=True))
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    for name in (*KEYS[:-1], "token"):  # the token last: with it the set is whole
+        path = os.path.join(folder, name)
+        if os.path.exists(path):
+            os.unlink(path)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(contents[name])
+    return True
+
+
+def become(order, entry):
+    head = ["--head", order["head"]] if order["head"] else []
+    cpus = ["--num-cpus", str(order["cpus"])] if order["cpus"] is not None else []
+    words = [order["interpreter"], "-m", "steelyard", "cluster", "start", order["node"], *head, *cpus]
+    marked_environment = dict(os.environ, STEELYARD_CLUSTER_KEYS=order["keys"], **{NODE: entry["id"]})
+    why = ""
+    for _ in range(order["tries"]):  # on busy cores Ray gives up after 30 s
+        with open(entry["log"], "w") as log:
+            child = subprocess.Popen(
+                words, env=marked_environment, stdin=subprocess.DEVNULL, stdout=log,
+                stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+        why = wait_for(child, entry["log"], time.monotonic() + order["wait_s"])
+        if not why:
+            return
+        kill(entry["id"])
+        child.wait()
+        if "within" in why:
+            break
+    raise Failed("start", why)
+
+
+def wait_for(child, log, until):
+    """ "" once it is a node; else why it is none."""
+    while time.monotonic() < until:
+        alive_word()
+        with open(log, errors="replace") as file:
+            said = file.read()
+        if STARTED in said:
+            return ""
+        if child.poll() is not None:
+            return last_word(said) or f"exit {child.returncode}"
+        time.sleep(0.2)
+    return "not within the time that it was given"
+
+
+def last_word(said):
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    telling = [line for line in lines if "rror" in line or "ailed" in line or "mismatch" in line.lower()]
+    return (telling or lines or [""])[-1][:300]
+
+
+def stop(order):
+    """End what the journal says was started for this cluster; {"stopped": False} where nothing was."""
+    held = journal()
+    if held is None:
+        return {"stopped": False}
+    if held["cluster"] != order["cluster"]:
+        raise Failed("taken", held["cluster"])
+    end(held)
+    return {"stopped": True}
+
+
+def end(entry):
+    """Its processes, its keys where they were written for it, its journal."""
+    kill(entry["id"])
+    if (journal() or entry).get("wrote_keys"):
+        for name in KEYS:
+            path = os.path.join(entry["keys"], name)
+            if os.path.exists(path):
+                os.unlink(path)
+        if os.path.isdir(entry["keys"]) and not os.listdir(entry["keys"]):
+            os.rmdir(entry["keys"])
+    if os.path.exists(journal_file()):
+        os.unlink(journal_file())
+
+
+def kill(name):
+    """Ask, wait, then end whatever carries this name."""
+    for pid in marked(name):
+        send(pid, signal.SIGTERM)
+    until = time.monotonic() + STOP_S
+    while marked(name) and time.monotonic() < until:
+        time.sleep(0.1)
+    while left := marked(name):  # one that has just been forked may have been missed
+        for pid in left:
+            send(pid, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def send(pid, what):
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, what)
+
+
+def marked(name):
+    """Processes of this user that were started with that name in their environment, zombies left out."""
+    wanted = f"{NODE}={name}".encode()
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                if wanted in file.read().split(b"\0"):
+                    found.append(int(pid))
+        except OSError:
+            continue
+    return found
+
+
+DO = {"look": look, "receive": receive, "install": install, "start": start, "state": state, "stop": stop}

@@ -1,0 +1,239 @@
+"""`steelyard cluster up|status|down` through a real sshd on loopback, each host with folders of its own.
+
+Ray is not among the packages of the tests: a stand-in takes its place (`ray start`, a child that stays),
+which can fail or stand still. bench/cluster_up.py opens real Ray in network namespaces.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from steelyard.cluster.opening.there import marked
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from real_sshd import NEEDS_SSHD, local_sshd
+
+pytestmark = NEEDS_SSHD
+STANDIN = """
+import os, subprocess, sys, time
+if __name__ == "__main__":
+    for name in ("RAY_AUTH_TOKEN_PATH", "RAY_TLS_CA_CERT", "RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY"):
+        assert os.stat(os.environ[name]).st_mode & 0o777 == 0o600
+    assert os.environ["RAY_AUTH_MODE"] == "token" and os.environ["RAY_USE_TLS"] == "1"
+    how = os.environ.get("STANDIN", "")
+    subprocess.Popen(["sleep", "600"], start_new_session=True)  # as raylet: outlives its parent
+    if how == "fails":
+        sys.exit("RuntimeError: Failed to start GCS")
+    if how != "hangs":
+        print("Ray runtime started.", flush=True)
+    time.sleep(600)
+"""
+HOSTS = ("one", "two", "three", "fails", "hangs", "older", "otherray", "bare")
+
+
+def metadata(folder: Path, name: str, version: str) -> None:
+    path = folder / f"{name}-{version}.dist-info"
+    path.mkdir(parents=True)
+    (path / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory) -> Iterator[Path]:
+    """A folder with an sshd; each host's data lies in data-NAME, its Ray is a stand-in."""
+    folder = tmp_path_factory.mktemp("lab")
+    for name, version in (("standin", "2.60.0"), ("standin-other", "1.0.0")):
+        venv.create(folder / name, with_pip=False)
+        (site,) = (folder / name).glob("lib/python3*/site-packages")
+        (site / "ray/scripts").mkdir(parents=True)
+        (site / "ray/scripts/scripts.py").write_text(STANDIN)
+        metadata(site, "ray", version)
+    metadata(folder / "old", "steelyard", "0.0.1")
+    source = str(Path(__file__).parents[2] / "src")
+    environments = {}
+    for name in HOSTS:
+        ray = "standin-other" if name == "otherray" else "standin"
+        environments[name] = {
+            "STEELYARD_DATA": str(folder / f"data-{name}"),
+            "STEELYARD_TRL_PYTHON": str(folder / ray / "bin/python"),
+            "PYTHONPATH": f"{folder / 'old'}:{source}" if name == "older" else source,
+            "STANDIN": name,
+        }
+    environments["bare"] = {
+        "STEELYARD_DATA": str(folder / "data-bare"),
+        "STEELYARD_CACHE": str(folder / "cache"),
+    }
+    with local_sshd(folder, environments):
+        yield folder
+
+
+@pytest.fixture
+def cluster(lab, tmp_path):
+    """The command line in a process of its own: exit code, and each host's row by its name for ssh."""
+    home = {"HOME": str(tmp_path), "STEELYARD_DATA": str(tmp_path / "data"), "STEELYARD_LANG": "en"}
+    home |= {"PATH": f"{lab / 'bin'}:{os.environ['PATH']}", "XDG_STATE_HOME": str(tmp_path / "state")}
+
+    def words(action: str, path: Path) -> list[str]:
+        return [sys.executable, "-m", "steelyard", "cluster", action, str(path), "--json"]
+
+    def run(action: str, path: Path) -> tuple[int, dict[str, dict]]:
+        done = subprocess.run(words(action, path), env=os.environ | home, capture_output=True, text=True)
+        document = json.loads(done.stdout)
+        return done.returncode, {row["ssh"]: row for row in document.get("hosts", [])} or document
+
+    run.started = lambda path: subprocess.Popen(  # type: ignore[attr-defined]
+        words("up", path), env=os.environ | home, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    return run
+
+
+def hosts_file(folder: Path, *names: str, top: str = "", python: str = sys.executable) -> Path:
+    rows = [
+        f"  - {{address: 127.0.0.{n}, ssh: {name}, python: {python}, despite: [{DESPITE}]}}"
+        for n, name in enumerate(names, 1)
+    ]
+    path = folder / "lab.yaml"
+    path.write_text("\n".join([top, "hosts:", *rows, ""]))
+    return path
+
+
+DESPITE = "clock.time, python.openmp, telemetry"  # what the machine of the tests may have is not their matter
+
+
+def left(lab: Path, name: str) -> list[str]:
+    """What of a cluster is still on a host: files, and processes of its stand-in."""
+    data = lab / f"data-{name}"
+    files = [p.name for p in data.rglob("*") if p.name not in ("cluster.lock", "cluster-node.log")]
+    return files + [f"process {pid}" for pid in running(data)]
+
+
+def running(data: Path) -> list[int]:
+    """Processes that were started as a node there."""
+    wanted, found = f"STEELYARD_CLUSTER_KEYS={data / 'cluster'}".encode(), []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if wanted in (path / "environ").read_bytes().split(b"\0"):
+                found.append(int(path.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_hosts_come_up_stay_up_and_go(lab, cluster, tmp_path) -> None:
+    path = hosts_file(tmp_path, "one", "denied", "two", "closed", "changed", "older", "otherray", "fails")
+    code, rows = cluster("up", path)
+    assert code == 5 and {name: row["state"] for name, row in rows.items() if "error" not in row} == {
+        "one": "up",
+        "two": "up",
+    }
+    assert {name: row["error"]["code"] for name, row in rows.items() if "error" in row} == {
+        "denied": "doctor.ssh_denied",
+        "closed": "doctor.ssh_unreachable",
+        "changed": "doctor.ssh_key_changed",
+        "older": "cluster.version",
+        "otherray": "cluster.versions",
+        "fails": "cluster.not_started",
+    }
+    assert "Failed to start GCS" in rows["fails"]["error"]["why"]
+    assert left(lab, "fails") == [] and left(lab, "older") == [] and left(lab, "otherray") == []
+    for name in ("one", "two"):
+        keys = lab / f"data-{name}/cluster"
+        assert {p.name: p.stat().st_mode & 0o777 for p in keys.iterdir()} == dict.fromkeys(
+            ("ca.crt", "node.crt", "node.key", "token"), 0o600
+        )
+    before = running(lab / "data-one")
+    path = hosts_file(tmp_path, "one", "denied", "two")
+    code, rows = cluster("up", path)
+    assert (rows["one"]["state"], rows["two"]["state"]) == ("already", "already")
+    assert running(lab / "data-one") == before
+    code, rows = cluster("status", path)
+    assert code == 5 and [rows[name]["state"] for name in ("one", "denied", "two")] == ["up", "unknown", "up"]
+    for pid in running(lab / "data-two"):
+        os.kill(pid, signal.SIGKILL)
+    assert cluster("status", path)[1]["two"]["state"] == "down"
+    assert cluster("up", path)[1]["two"]["state"] == "up"
+    # The file no longer has the second: what was opened is ended all the same.
+    code, rows = cluster("down", hosts_file(tmp_path, "one"))
+    assert code == 0 and {row["state"] for row in rows.values()} == {"stopped", "down"}
+    assert rows["two"]["state"] == "stopped" and left(lab, "one") == left(lab, "two") == []
+    assert cluster("down", hosts_file(tmp_path, "one"))[1]["one"]["state"] == "down"
+
+
+def test_without_a_head_nothing_is_started(lab, cluster, tmp_path) -> None:
+    code, rows = cluster("up", hosts_file(tmp_path, "fails", "one"))
+    assert code == 5 and rows["fails"]["error"]["code"] == "cluster.not_started"
+    assert rows["one"]["state"] == "left" and left(lab, "one") == left(lab, "fails") == []
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_who_is_interrupted_leaves_nothing_half_started(lab, cluster, tmp_path, how) -> None:
+    process = cluster.started(hosts_file(tmp_path, "one", "hangs"))
+    assert within(30, lambda: len(running(lab / "data-hangs")) > 1)
+    process.send_signal(how)
+    process.communicate(timeout=60)
+    assert within(30, lambda: left(lab, "hangs") == [])
+    if how != signal.SIGKILL:  # then what was whole is ended too
+        assert process.returncode != 0 and left(lab, "one") == []
+    cluster("down", hosts_file(tmp_path, "one"))
+    assert left(lab, "one") == []
+
+
+def within(seconds: float, holds) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if holds():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_keys_and_nodes_of_another_cluster_are_left_alone(lab, cluster, tmp_path) -> None:
+    keys = lab / "data-three/cluster"
+    keys.mkdir(parents=True)
+    for name in ("token", "ca.crt", "node.crt", "node.key"):
+        (keys / name).write_text("of another")
+    path = hosts_file(tmp_path, "three")
+    assert cluster("up", path)[1]["three"]["error"]["code"] == "cluster.other_keys"
+    assert (keys / "token").read_text() == "of another" and running(lab / "data-three") == []
+    for file in keys.iterdir():
+        file.unlink()
+    assert cluster("up", path)[0] == 0
+    other = hosts_file(tmp_path, "three", top="name: other")
+    for action in ("up", "down"):  # neither touches it
+        assert cluster(action, other)[1]["three"]["error"]["code"] == "cluster.node_taken"
+    assert cluster("down", hosts_file(tmp_path, "three"))[1]["three"]["state"] == "stopped"
+    assert left(lab, "three") == []
+
+
+def test_a_host_without_steelyard_needs_wheels_and_bad_ones_leave_nothing(lab, cluster, tmp_path) -> None:
+    from importlib.metadata import version
+
+    base = os.path.realpath(sys.executable)
+    path = hosts_file(tmp_path, "bare", python=base)
+    assert cluster("up", path)[1]["bare"]["error"]["code"] == "cluster.not_installed"
+    (tmp_path / "wheels").mkdir()
+    path = hosts_file(tmp_path, "bare", python=base, top="wheels: wheels")
+    code, document = cluster("up", path)
+    assert code == 2 and document["error"]["code"] == "cluster.wheels"
+    (tmp_path / f"wheels/steelyard-{version('steelyard')}-py3-none-any.whl").write_bytes(b"no wheel")
+    assert cluster("up", path)[1]["bare"]["error"]["code"] == "cluster.install"
+    assert not (lab / "data-bare/node").exists() and left(lab, "bare") == []
+
+
+def test_marked_finds_only_who_carries_the_name() -> None:
+    child = subprocess.Popen(["sleep", "60"], env={"STEELYARD_CLUSTER_NODE": "a-name-of-a-test"})
+    try:
+        assert within(5, lambda: marked("a-name-of-a-test") == [child.pid])
+        assert marked("a-name-of-a") == []
+    finally:
+        child.kill()
+        child.wait()
