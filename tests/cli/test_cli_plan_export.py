@@ -43,20 +43,59 @@ def test_a_training_plan_is_written_with_every_setting(told, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("words", "stacks", "unit"),
+    ("words", "stacks"),
     [
-        ((*SERVE, "--device", "h100-sxm"), ("vllm",), True),
-        ((*SERVE, "--device", "gaudi3"), ("vllm-gaudi",), True),
-        ((*SERVE, "--device", "xeon-8592plus"), ("ovms",), True),
-        ((*TRAIN[:-1], "gaudi2"), ("optimum-habana", "megatron-lm"), False),
-        ((*TRAIN[:-1], "mi300x"), ("trl", "torchtitan", "megatron-lm"), False),
+        ((*SERVE, "--device", "h100-sxm"), ("vllm",)),
+        ((*SERVE, "--device", "gaudi3"), ("vllm-gaudi",)),
+        ((*SERVE, "--device", "xeon-8592plus"), ("ovms",)),
+        ((*TRAIN[:-1], "gaudi2"), ("optimum-habana", "megatron-lm")),
+        ((*TRAIN[:-1], "mi300x"), ("trl", "torchtitan", "megatron-lm")),
     ],
 )
-def test_each_device_has_its_stack(told, tmp_path: Path, words, stacks: tuple[str, ...], unit: bool) -> None:
+def test_each_device_has_its_stack(told, tmp_path: Path, words, stacks: tuple[str, ...]) -> None:
     code, document = told(*words, "--export", "out")
     (written,) = document["export"]["targets"].values()
     assert code == 0 and written["target"] in stacks
-    assert bool(list((tmp_path / "out").rglob("*.service"))) == unit
+    assert list((tmp_path / "out").rglob("*.service"))
+
+
+IMAGE = "registry.example/ray@sha256:" + "0a" * 32
+
+
+@pytest.mark.parametrize(
+    ("words", "files"),
+    [
+        (
+            TRAIN,
+            {"slurm.sbatch", "skypilot.yaml", "steelyard-train.service", "raycluster.yaml", "rayjob.yaml"},
+        ),
+        ((*SERVE, "--device", "h100-sxm"), {"slurm.sbatch", "skypilot.yaml", "rayservice.yaml"}),
+        ((*SERVE, "--device", "xeon-8592plus"), {"slurm.sbatch", "skypilot.yaml"}),
+    ],
+)
+def test_a_plan_is_handed_to_schedulers(told, tmp_path: Path, words, files: set[str]) -> None:
+    code, document = told(*words, "--image", IMAGE, "--queue", "research", "--export", "out")
+    ((place, target),) = document["export"]["targets"].items()
+    assert code == 0 and {name for one in target["schedulers"] for name in one["files"]} == files
+    for name in files:
+        assert f"{place}/{name}" in document["export"]["files"]
+        text = (tmp_path / "out" / place / name).read_text()
+        assert ("image: " + IMAGE in text) == ("queue-name: research" in text) == name.startswith("ray")
+    best = document["plans"][document["best"]]
+    if place == "train":
+        assert f"--nodes={-(-best['devices'] // 8)}\n" in (tmp_path / "out/train/slurm.sbatch").read_text()
+
+
+def test_an_image_needs_its_digest_and_pods_need_an_image(told, tmp_path: Path) -> None:
+    for flags, error in (
+        (("--image", "ray:2.60"), "export.image"),
+        (("--queue", "My Queue"), "export.queue"),
+    ):
+        code, document = told(*TRAIN, *flags, "--export", "out")
+        assert (code, document["error"]["code"]) == (2, error) and not (tmp_path / "out").exists()
+    code, document = told(*TRAIN, "--export", "out")
+    without = document["export"]["targets"]["train"]["not_written"]
+    assert code == 0 and {one["scheduler"] for one in without} == {"kuberay RayCluster", "kuberay RayJob"}
 
 
 def test_a_folder_with_other_files_is_refused_and_an_earlier_export_replaced(told, tmp_path: Path) -> None:

@@ -7,15 +7,19 @@ Not here: which settings a device gets (planner), who starts and asks the proces
 from .command import LAUNCHED, SERVED_NAME, Door, Launch, Wanted, launch_of, opened, platform_of, shown
 from .export import schema_faults, service_target, source_of, training_target, writes
 from .flags import check_args, flags_of, version_of
-from .services import Service
+from .schedulers import DIGEST, Job, Scheduled, scheduled
+from .services import Service, keywords
 from .systemd import escaped, quoted
 from .target import Target, Training
 
 __all__ = [
+    "DIGEST",
     "LAUNCHED",
     "SERVED_NAME",
     "Door",
+    "Job",
     "Launch",
+    "Scheduled",
     "Service",
     "Target",
     "Training",
@@ -23,10 +27,12 @@ __all__ = [
     "check_args",
     "escaped",
     "flags_of",
+    "keywords",
     "launch_of",
     "opened",
     "platform_of",
     "quoted",
+    "scheduled",
     "schema_faults",
     "service_target",
     "shown",

@@ -5,6 +5,7 @@ Not here: the command line that steelyard starts for itself (command.py), OpenVI
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -107,6 +108,35 @@ def engine(service: Service) -> Target:
         reasons=REASONS | lost,
         needs=tuple(need for need in (service.needs, *_packages(service)) if need),
     )
+
+
+def keywords(service: Service) -> dict[str, Any]:
+    """The engine's settings as keywords of its Python API; {} of an engine that has none."""
+    if service.engine != "vllm":
+        return {}
+    wanted = Wanted(
+        engine=service.engine, platform=service.platform, model=service.model, values=service.values,
+        args=service.args, alone=True,
+    )  # fmt: skip
+    return dict(_keyword(*option) for option in launch_of(wanted).options)
+
+
+def _keyword(flag: str, *values: str) -> tuple[str, Any]:
+    """("--max-num-seqs", "16") as ("max_num_seqs", 16); a switch is true, of --no-... false."""
+    name = flag.removeprefix("--").replace("-", "_")
+    if not values:
+        return (name.removeprefix("no_"), False) if name.startswith("no_") else (name, True)
+    read = [_read(value) for value in values]
+    return name, read if len(read) > 1 else read[0]
+
+
+def _read(word: str) -> Any:
+    """A number or an object of JSON as such; else the word."""
+    try:
+        value = json.loads(word)
+    except ValueError:
+        return word
+    return value if isinstance(value, int | float | dict) and not isinstance(value, bool) else word
 
 
 def _unsaid(service: Service) -> dict[str, str]:

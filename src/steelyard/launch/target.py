@@ -178,3 +178,28 @@ def yaml(values: Mapping[str, Any]) -> str:
     writer.version, writer.default_flow_style, writer.sort_base_mapping_type_on_output = (1, 1), False, False
     writer.dump(dict(values), SimpleNamespace(write=written.append, encoding=None))
     return "".join(written)
+
+
+def documents(*each: Mapping[str, Any]) -> str:
+    """YAML 1.1 documents after one another; texts of several lines stand as they are."""
+    from ruamel.yaml import YAML
+
+    written: list[str] = []
+    writer: Any = YAML(typ="rt", pure=True)
+    writer.version, writer.default_flow_style, writer.width = (1, 1), False, 4096
+    for document in each:
+        text: list[str] = []
+        writer.dump(_blocks(document), SimpleNamespace(write=text.append, encoding=None))
+        written.append("".join(text).removeprefix("%YAML 1.1\n").removeprefix("---\n").removesuffix("...\n"))
+    return "---\n".join(written)
+
+
+def _blocks(value: Any) -> Any:
+    """With texts of several lines marked as blocks."""
+    from ruamel.yaml.scalarstring import LiteralScalarString
+
+    if isinstance(value, Mapping):
+        return {name: _blocks(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_blocks(one) for one in value]
+    return LiteralScalarString(value) if isinstance(value, str) and "\n" in value else value

@@ -157,6 +157,11 @@ class QuestionFlags:
         Path | None,
         flag("--export", "DIR", say("Write what carries the best plan out: commands, settings, figures.")),
     ] = None
+    image: Annotated[
+        str | None,
+        flag("--image", "NAME@sha256:DIGEST", say("--export: the image of its pods; for Kubernetes.")),
+    ] = None
+    queue: Annotated[str | None, flag("--queue", "NAME", say("--export: Kueue's queue; steelyard."))] = None
     claims: Annotated[bool, switch("--claims", say("Check published claims by the model; no job."))] = False
 
 

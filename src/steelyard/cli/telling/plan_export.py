@@ -39,6 +39,10 @@ def _target(place: str, told: Mapping[str, Any]) -> list[str]:
         lines += _broken(say("not said: {setting} = {value}: {why}", **words), 4)
     needs = "; ".join(told["needs"])
     lines += _broken(f"{say('needs:')} {needs}", 4) if needs else []
+    if files := [name for one in told["schedulers"] for name in one["files"]]:
+        lines += _broken(say("handed on by {files}", files=", ".join(files)), 4)
+    for one in told["not_written"]:
+        lines += _broken(say("no {scheduler}: {why}", scheduler=one["scheduler"], why=reason(one["why"])), 4)
     for one in told["checked"]:
         lines += _broken(f"{one['parser']}: {say(CHECKED[one['by']], of=one['of'])}", 4)
     return lines

@@ -62,7 +62,8 @@ class _Answer:
             document["here"] = self.here
         refused = None if document["best"] is not None else unmet(self.plans)
         if flags.export and not refused:
-            document["export"] = self.export(flags.export, document)
+            pods = {"image": flags.image} | ({"queue": flags.queue} if flags.queue else {})
+            document["export"] = self.export(flags.export, document, pods)
             lines += export_lines(document["export"])
         if refused:
             document |= refused.as_json()
@@ -96,7 +97,7 @@ class _Answer:
             answers["what_if"] = changed, what_if_lines(changed)
         return answers
 
-    def export(self, folder: Path, document: dict[str, Any]) -> dict[str, Any]:
+    def export(self, folder: Path, document: dict[str, Any], pods: dict[str, Any]) -> dict[str, Any]:
         """The best plan's files in a folder. Raises Refused."""
         from ...run import export_plan
         from ..telling.terminal import Terminal
@@ -106,7 +107,7 @@ class _Answer:
             text = say("this machine is the best device: steelyard carries the plan out itself")
             hint = f"steelyard up {self.recipe}" if self.recipe else "--device h100-sxm"
             raise Refused("export.here", text, where=Where(field="--export"), hint=hint)
-        words: dict[str, Any] = {"stages": self.stages()}
+        words: dict[str, Any] = {"stages": self.stages()} | pods
         if self.serve:
             words |= {"engine": self.serve.engine, "args": self.serve.args}
             words |= {"max_model_len": self.serve.max_model_len}

@@ -10,6 +10,7 @@ import getpass
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,12 +23,26 @@ from typing import Any
 from ...artefact import publish_folder
 from ...errors import Refused, Where, WrongUse
 from ...hardware import Devices
-from ...launch import Service, Target, Training, schema_faults, service_target, source_of, training_target
+from ...launch import (
+    DIGEST,
+    Job,
+    Scheduled,
+    Service,
+    Target,
+    Training,
+    keywords,
+    scheduled,
+    schema_faults,
+    service_target,
+    source_of,
+    training_target,
+)
 from ...planner import Plan, Request, expected_rows, exported_service, planned_training
 from .export_parsers import installed
 
 DOCUMENT = "export.json"
 EXPECTED = "expected.csv"
+QUEUE = "steelyard"  # of Kueue, unless another is named
 PARSERS = Path(__file__).with_name("export_parsers.py")
 CHECK_S = 180.0  # until a parser, which loads its whole package, has answered
 OWN_STEPS = ("clean", "prepare", "compress", "gate")  # of a recipe: steelyard's own
@@ -44,24 +59,35 @@ def export_plan(
     engine: str = "auto",
     max_model_len: int | None = None,
     args: tuple[str, ...] = (),
+    image: str | None = None,
+    queue: str = QUEUE,
     python: str = sys.executable,
 ) -> dict[str, Any]:
     """Write what carries the plan out; the document says which file states what, and who checked it.
 
-    `python` is the interpreter whose packages check the files. Raises Refused where the folder holds other
-    files, or no stack that steelyard can write for runs the device.
+    `image`: of its pods, NAME@sha256:DIGEST; `queue`: Kueue's; `python`: the interpreter whose packages check
+    the files. Raises Refused where the folder holds other files, or no stack that steelyard can write for
+    runs the device; WrongUse for an image without its digest.
     """
     _check_free(folder)
+    _check_names(image, queue)
     jobs = _jobs(planned_training(p, request, devices, stages))
     service = exported_service(p, request, devices, engine, max_model_len, args)
     targets = _targets(folder, jobs, service)
     if not targets:
         raise _no_target(p.device)
+    handed = {
+        place: scheduled(
+            job_of(folder, place, jobs.get(place) or service, target.files, devices, image, queue)
+        )
+        for place, target in targets.items()
+    }
+    targets = {place: _with(target, handed[place]) for place, target in targets.items()}
     asked = {place: training.settings for place, training in jobs.items()}
     asked |= {"serve": service.settings} if service else {}
     with _draft_of(folder) as draft:
         _write(draft, targets)
-        whole = _document(p, {place: _told(t, asked[place]) for place, t in targets.items()})
+        whole = _document(p, {k: _told(t, asked[k]) | _hands(handed[k]) for k, t in targets.items()})
         for place, target in targets.items():
             whole["targets"][place]["checked"] = check(draft / place, target, python)
         (draft / EXPECTED).write_text(_csv(expected_rows(p, request)), encoding="utf-8")
@@ -69,6 +95,16 @@ def export_plan(
         whole["files"] = sorted([*_files(draft), DOCUMENT])
         (draft / DOCUMENT).write_text(_json(whole), encoding="utf-8")
     return whole | {"folder": str(folder)}
+
+
+def _check_names(image: str | None, queue: str) -> None:
+    if image is not None and not DIGEST.fullmatch(image):
+        hint = "example: --image registry.example/ray-trl@sha256:5c1f..., 64 digits of docker inspect"
+        text = f"{image!r} names no image by its digest"
+        raise WrongUse("export.image", text, where=Where(field="--image"), hint=hint)
+    if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", queue):
+        text, hint = f"{queue!r} is no name of a queue", "letters, digits and hyphens: --queue research"
+        raise WrongUse("export.queue", text, where=Where(field="--queue"), hint=hint)
 
 
 def _no_target(device: str) -> Refused:
@@ -107,6 +143,42 @@ def _targets(folder: Path, jobs: Mapping[str, Training], service: Service | None
         here = replace(service, folder=str(folder.absolute() / "serve"), user=getpass.getuser())
         targets["serve"] = service_target(here)
     return targets
+
+
+def job_of(
+    folder: Path, place: str, of: Training | Service | None, files: Mapping[str, str], devices: Devices,
+    image: str | None, queue: str,
+) -> Job:  # fmt: skip
+    """What a scheduler is told of a training or a service."""
+    assert of is not None
+    device = devices.find(of.device.rsplit(" x ", 1)[-1].partition(" a host")[0])
+    common: dict[str, Any] = {
+        "model": of.model, "device": device.id, "platform": of.platform, "hosts": of.hosts, "files": files,
+        "folder": str(folder.absolute() / place), "user": getpass.getuser(), "image": image, "queue": queue,
+        "device_bytes": device.memory_bytes, "cores": device.cores,
+    }  # fmt: skip
+    if isinstance(of, Training):
+        expected_s = of.step_s * float(of["steps"])
+        return Job(kind="train", per_host=of.per_host, expected_s=expected_s, **common)
+    each = of.here * int(of["tp"]) * int(of["pp"])
+    more = {"engine": of.engine, "engine_args": keywords(of), "replicas": int(of["replicas"])}
+    return Job(kind="serve", per_host=each, **more, **common)
+
+
+def _with(target: Target, handed: Sequence[Scheduled]) -> Target:
+    more = {name: text for one in handed for name, text in one.files.items()}
+    return replace(target, files={**target.files, **more})
+
+
+def _hands(handed: Sequence[Scheduled]) -> dict[str, Any]:
+    """Who can be handed the job, by which file, with what else; and who cannot, and why."""
+    rows = [
+        {"scheduler": one.scheduler, "files": list(one.files), "needs": list(one.needs)}
+        for one in handed
+        if one.files
+    ]
+    without = [{"scheduler": one.scheduler, "why": one.why} for one in handed if one.why]
+    return {"schedulers": rows, "not_written": without}
 
 
 def _told(target: Target, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,48 @@
+"""A task of SkyPilot: the plan's hosts and devices on whichever cloud or cluster it knows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..target import documents
+from .job import Job, Scheduled
+
+FILE = "skypilot.yaml"
+# Device of the catalogue -> SkyPilot's name, as its 0.14 spells it.
+NAMES = {
+    "h100-sxm": "H100", "h100-pcie": "H100", "h200": "H200", "b200": "B200", "gh200-96": "GH200",
+    "a100-80-sxm": "A100-80GB-SXM", "a100-80-pcie": "A100-80GB", "a100-40-sxm": "A100",
+    "a100-40-pcie": "A100", "v100-16": "V100", "v100-32": "V100-32GB", "t4": "T4", "l4": "L4", "l40s": "L40S",
+    "a10g": "A10G", "a10": "A10", "a6000": "RTXA6000", "rtx-4090": "RTX4090", "rtx-3090": "RTX3090",
+    "mi300x": "MI300X", "gaudi1": "Gaudi HL-205",
+}  # fmt: skip
+RUN = """\
+cd ~/sky_workdir
+export NODE_RANK="$SKYPILOT_NODE_RANK"
+export MASTER_ADDR="$(echo "$SKYPILOT_NODE_IPS" | head -n 1)"
+exec sh ./{script}
+"""
+
+
+def skypilot(job: Job) -> Scheduled:
+    """`sky launch skypilot.yaml` in the folder of the files: they are its workdir."""
+    if not job.is_cpu and job.device not in NAMES:
+        return Scheduled(scheduler="skypilot", why=f"SkyPilot has no name for {job.device}")
+    resources: dict[str, Any] = {"use_spot": False}
+    if job.is_cpu:
+        resources |= {"cpus": f"{job.host_cores}+", "memory": f"{job.host_bytes // 2**30}+"}
+    else:
+        resources["accelerators"] = f"{NAMES[job.device]}:{job.per_host}"
+    if job.image:
+        resources["image_id"] = f"docker:{job.image}"
+    task = {
+        "name": job.name,
+        "workdir": ".",
+        "num_nodes": job.hosts,
+        "resources": resources,
+        "run": RUN.format(script=job.script),
+    }
+    needs = [] if job.image else ["packages on its machines: --image, or setup: in skypilot.yaml"]
+    if job.kind == "serve":
+        needs.append("it listens on 127.0.0.1 there: ssh -L 8000:127.0.0.1:8000 CLUSTER")
+    return Scheduled(scheduler="skypilot", files={FILE: documents(task)}, needs=tuple(needs))

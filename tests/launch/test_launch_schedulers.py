@@ -1,0 +1,229 @@
+"""Files for KubeRay, SkyPilot, Slurm and systemd: each by its reader's schema, no secret in them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from ruamel.yaml import YAML
+
+from steelyard.launch import DIGEST, Job, scheduled
+
+SCHEMAS = Path(__file__).parent / "schemas"
+IMAGE = "registry.example/team/ray-trl@sha256:" + "5c1f" * 16
+DEVICES = {
+    "h100-sxm": ("cuda", None), "mi300x": ("rocm", None), "max-1550": ("xpu", None),
+    "arc-b580": ("xpu", None), "gaudi2": ("gaudi", None), "xeon-8592plus": ("cpu", 64),
+}  # fmt: skip
+FILES = {
+    "run.sh": "#!/bin/sh\nset -eu\nexec true\n",
+    "serve.sh": "#!/bin/sh\nexec true\n",
+    "trl.yaml": "a: no\n",
+}
+ENGINE_ARGS = {"max_num_seqs": 16, "tensor_parallel_size": 2, "data_parallel_size": 4}
+
+
+def job(kind: str = "train", device: str = "h100-sxm", hosts: int = 1, **words: Any) -> Job:
+    platform, cores = DEVICES[device]
+    own = {"engine": "ovms" if platform == "cpu" else "vllm", "engine_args": ENGINE_ARGS, "replicas": 4}
+    return Job(
+        **{
+            "kind": kind, "model": "org/Qwen3 14B", "device": device, "platform": platform, "hosts": hosts,
+            "per_host": 8, "files": FILES, "folder": "/srv/plan/train", "user": "me", "device_bytes": 80e9,
+            "cores": cores, "image": IMAGE, "expected_s": 9000.0 if kind == "train" else 0.0,
+            **(own if kind == "serve" else {}), **words,
+        }
+    )  # fmt: skip
+
+
+JOBS = [job(kind, device, hosts) for kind, device, hosts in product(("train", "serve"), DEVICES, (1, 4))]
+
+
+def each(kind: str) -> Iterator[tuple[Job, str, str]]:
+    """(job, file, text) of a scheduler's files over all jobs."""
+    for one in JOBS:
+        for made in scheduled(one):
+            if made.scheduler.startswith(kind):
+                for name, text in made.files.items():
+                    yield one, name, text
+
+
+def read(text: str) -> list[Any]:
+    return list(YAML(typ="safe").load_all(text))
+
+
+def schema(name: str) -> dict[str, Any]:
+    return json.loads((SCHEMAS / name).read_text())
+
+
+@pytest.fixture(scope="module")
+def kuberay():
+    """{kind: its validator}."""
+    whole = schema("kuberay.json")
+    kinds = ("RayCluster", "RayJob", "RayService")
+    return {kind: jsonschema.Draft202012Validator(whole[kind] | {"$defs": whole["$defs"]}) for kind in kinds}
+
+
+def test_kuberay_takes_every_file(kuberay) -> None:
+    seen = set()
+    for one, name, text in each("kuberay"):
+        for document in read(text):
+            seen.add(document["kind"])
+            if document["kind"] == "ConfigMap":
+                assert document["data"]["run.sh"] == FILES["run.sh"] and "on_ray.py" in document["data"]
+                compile(document["data"]["on_ray.py"], "on_ray.py", "exec")
+                continue
+            faults = [error.message for error in kuberay[document["kind"]].iter_errors(document)]
+            assert faults == [], (name, one)
+            assert document["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "steelyard"
+    assert seen == {"ConfigMap", "RayCluster", "RayJob", "RayService"}
+
+
+def test_the_schema_refuses_what_is_wrong(kuberay) -> None:
+    """So a file that passes says something."""
+    text = next(text for _, name, text in each("kuberay") if name == "raycluster.yaml")
+    for wrong in ({"workerGroup": []}, {"headGroupSpec": {}}, {"workerGroupSpecs": [{"groupName": "x"}]},
+                  {"networkPolicy": {"mode": "Open"}}, {"authOptions": {"mode": "none"}}):  # fmt: skip
+        (document,) = read(text)
+        document["spec"] |= wrong
+        assert list(kuberay["RayCluster"].iter_errors(document)), wrong
+
+
+def test_pods_have_no_right_that_they_do_not_need() -> None:
+    for _, _, text in each("kuberay"):
+        for document in read(text):
+            for pod in pods(document):
+                assert pod["automountServiceAccountToken"] is False
+                assert pod["securityContext"]["runAsNonRoot"] is True
+                for container in pod["containers"]:
+                    assert DIGEST.fullmatch(container["image"])
+                    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+                    assert container["resources"]["requests"] == container["resources"]["limits"]
+                    assert {e["name"] for e in container["env"]} == {"HF_HUB_DISABLE_TELEMETRY", "HOME"}
+
+
+def pods(node: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(node, dict):
+        if "containers" in node:
+            yield node
+        for value in node.values():
+            yield from pods(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from pods(value)
+
+
+@pytest.mark.parametrize(
+    ("device", "name"),
+    [("h100-sxm", "nvidia.com/gpu"), ("mi300x", "amd.com/gpu"), ("max-1550", "gpu.intel.com/i915"),
+     ("arc-b580", "gpu.intel.com/xe"), ("gaudi2", "habana.ai/gaudi"), ("xeon-8592plus", None)],
+)  # fmt: skip
+def test_a_worker_takes_the_devices_of_its_host(device: str, name: str | None) -> None:
+    (text,) = [
+        t
+        for one, n, t in each("kuberay")
+        if n == "raycluster.yaml" and one.device == device and one.hosts == 4
+    ]
+    (document,) = read(text)
+    (group,) = document["spec"]["workerGroupSpecs"]
+    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert group["replicas"] == 4 and limits.get(name, "8") == "8"
+    assert set(limits) == {"cpu", "memory"} | ({name} if name else set())
+    assert limits["cpu"] == ("512" if device == "xeon-8592plus" else "64")
+
+
+def test_a_service_by_ray_has_the_plans_settings() -> None:
+    (text,) = [
+        t
+        for one, n, t in each("kuberay")
+        if n == "rayservice.yaml" and one.device == "h100-sxm" and one.hosts == 1
+    ]
+    (document,) = read(text)
+    (served,) = read(document["spec"]["serveConfigV2"])[0]["applications"]
+    (model,) = served["args"]["llm_configs"]
+    assert model["engine_kwargs"] == {"max_num_seqs": 16, "tensor_parallel_size": 2}
+    assert model["deployment_config"] == {"num_replicas": 4}
+
+
+def test_what_cannot_be_written_says_why() -> None:
+    why = {made.scheduler: made.why for made in scheduled(job(image=None)) if made.why}
+    assert set(why) == {"kuberay RayCluster", "kuberay RayJob"} and all(
+        "--image" in text for text in why.values()
+    )
+    (why,) = [m.why for m in scheduled(job("serve", "xeon-8592plus")) if m.why]
+    assert "ovms" in why
+    assert {m.scheduler for m in scheduled(job(device="max-1550")) if m.why} == {"skypilot"}
+
+
+def test_skypilot_takes_every_file() -> None:
+    whole = schema("skypilot.json")
+    count = 0
+    for one, _, text in each("skypilot"):
+        (task,) = read(text)
+        jsonschema.validate(task, whole["task"])
+        jsonschema.validate(task["resources"], whole["resources"])
+        assert task["num_nodes"] == one.hosts and task["resources"]["image_id"] == f"docker:{IMAGE}"
+        assert "service" not in task and "ports" not in task["resources"]  # nothing is opened to the world
+        count += 1
+    assert count == 12
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"nodes": 2}, whole["task"])
+
+
+def test_slurm_has_every_option() -> None:
+    options = schema("slurm.json")
+    for one, _, text in each("slurm"):
+        given = re.findall(r"^#SBATCH --([a-z-]+)(?:=(\S+))?$", text, re.M)
+        assert len(given) == text.count("#SBATCH") and text.startswith("#!/bin/sh\n#SBATCH")
+        for name, value in given:
+            assert (
+                options["sbatch"][name] == "value" if value else options["sbatch"][name] in ("switch", "may")
+            )
+        for name, value in re.findall(r"srun --([a-z-]+)(=\S+)?", text):
+            assert options["srun"][name] in (("value", "may") if value else ("switch", "may"))
+        said = dict(given)
+        assert said["nodes"] == str(one.hosts) and ("time" in said) == (one.kind == "train")
+        done = subprocess.run(["sh", "-n"], input=text, text=True, capture_output=True)
+        assert done.returncode == 0, done.stderr
+    assert said.get("gres") is None and "0-05:00:00" in next(each("slurm"))[2]
+
+
+@pytest.mark.parametrize("folder", ["/srv/plan/train", "/srv/my plans $5 100%/train"])
+@pytest.mark.parametrize("hosts", [1, 4])
+def test_systemd_takes_the_unit_of_a_training(tmp_path: Path, folder: str, hosts: int) -> None:
+    own = str(tmp_path) + folder
+    made = {m.scheduler: m for m in scheduled(job(hosts=hosts, folder=own, model="a\nExecStart=/bin/false"))}
+    (text,) = made["systemd"].files.values()
+    assert "\nExecStart=/bin/false" not in text and "ProtectSystem=strict" in text
+    assert ("EnvironmentFile" in text) == (hosts > 1)
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed: apt install systemd")
+    Path(own).mkdir(parents=True)
+    (Path(own) / "run.sh").write_text("exit\n")
+    (Path(own) / "host.env").write_text("NODE_RANK=0\nMASTER_ADDR=10.0.0.1\n")
+    path = tmp_path / "steelyard-train.service"
+    path.write_text(text.replace("User=me", "User=root"))
+    done = subprocess.run(["systemd-analyze", "verify", str(path)], capture_output=True, text=True)
+    assert "steelyard-train" not in done.stderr, done.stderr
+
+
+def test_nothing_of_a_secret_is_in_any_file() -> None:
+    words = re.compile(r"(?i)(password|passwd|api[_-]?key|secret|private key|bearer)")
+    for kind in ("kuberay", "skypilot", "slurm", "systemd"):
+        for _, name, text in each(kind):
+            assert not words.search(text), name
+
+
+@pytest.mark.parametrize(
+    "image", ["ray:2.60", "ray@sha256:12", "Ray@sha256:" + "a" * 64, "ray@sha256:" + "a" * 64 + "\n"]
+)
+def test_only_a_digest_names_an_image(image: str) -> None:
+    assert DIGEST.fullmatch(image) is None
