@@ -124,6 +124,7 @@ def receive(order):
                 if wanted is None or not member.isfile() or "/" in member.name:
                     raise Failed("sent", member.name)
                 digest, source = hashlib.sha256(), archive.extractfile(member)
+                assert source is not None
                 with open(os.path.join(folder, member.name), "wb") as file:
                     while piece := source.read(2**20):
                         digest.update(piece)

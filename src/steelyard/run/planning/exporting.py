@@ -161,7 +161,7 @@ def job_of(
         expected_s = of.step_s * float(of["steps"])
         return Job(kind="train", per_host=of.per_host, expected_s=expected_s, **common)
     each = of.here * int(of["tp"]) * int(of["pp"])
-    more = {"engine": of.engine, "engine_args": keywords(of), "replicas": int(of["replicas"])}
+    more: dict[str, Any] = {"engine": of.engine, "engine_args": keywords(of), "replicas": int(of["replicas"])}
     return Job(kind="serve", per_host=each, **more, **common)
 
 
