@@ -64,7 +64,12 @@ def _hosts(action: str, path: Path) -> None:
     changed = {"up": "up", "down": "stopped"}.get(action)
     if some := [row.host.address for row in rows if row.state == changed]:
         written(f"cluster.{action}", cluster=wanted.name, hosts=len(some))
-    document: dict[str, Any] = {"schema": SCHEMA, "action": action, "cluster": wanted.name, "head": wanted.head.address}
+    document: dict[str, Any] = {
+        "schema": SCHEMA,
+        "action": action,
+        "cluster": wanted.name,
+        "head": wanted.head.address,
+    }
     document |= {"hosts": [row.document() for row in rows], "wall_s": wall_s}
     result(document, *_lines(rows), *_after(action, wanted, rows, wall_s))
     if any(row.problem or row.state == "left" or (action, row.state) == ("status", "down") for row in rows):
