@@ -1,4 +1,4 @@
-"""Machines that work together: the core that decides, its simulator, a driver of one machine, many over ssh."""
+"""Machines that work together: the core that decides, its simulator, a driver of one, many over ssh."""
 
 from typing import TYPE_CHECKING
 
@@ -49,10 +49,11 @@ FILES |= dict.fromkeys(OPENING, "opening")
 
 __all__ = [
     "POLICIES", "Account", "Blame", "Cancel", "ClockJumped", "Decision", "DeviceBack", "DeviceLost", "Event",
-    "Exited", "Fleet", "Host", "Hosts", "JobSpec", "JobsFile", "Load", "Policy", "ProbeResult", "Row", "Setup",
-    "Signal", "Stalled", "Submit", "Tick", "Trace", "advance", "ask", "blame", "changed", "check_reachable",
-    "checkpoint_every_s", "close", "cluster_address", "node_words", "on_nodes", "open_hosts", "read_hosts",
-    "read_jobs_file", "read_trace", "replayed", "run_jobs", "run_setup", "start_node", "states", "step",
+    "Exited", "Fleet", "Host", "Hosts", "JobSpec", "JobsFile", "Load", "Policy", "ProbeResult", "Row",
+    "Setup", "Signal", "Stalled", "Submit", "Tick", "Trace", "advance", "ask", "blame", "changed",
+    "check_reachable", "checkpoint_every_s", "close", "cluster_address", "node_words", "on_nodes",
+    "open_hosts", "read_hosts", "read_jobs_file", "read_trace", "replayed", "run_jobs", "run_setup",
+    "start_node", "states", "step",
 ]  # fmt: skip
 
 __getattr__ = fetching(__name__, FILES)
