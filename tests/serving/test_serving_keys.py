@@ -124,6 +124,28 @@ def test_budgets_of_the_same_owner_outlast_the_process(ring):
     assert KeyRing(None, file).account("team-a").used_tokens == 0
 
 
+def test_a_successor_counts_what_its_predecessor_has_counted_since(ring):
+    """As at a hand-over: both read the same file, the older one goes on, then the newer one has it alone."""
+    older, file, _, _ = ring
+    document = orjson.loads(file.read_bytes())
+    document["keys"][0]["budget_tokens"] = 1000
+    file.write_bytes(orjson.dumps(document))
+    older.look()
+    older.account("team-a").spend(70)
+    older.save()
+    newer = KeyRing(None, file)
+    newer.writes = False
+    older.account("team-a").spend(100)
+    newer.account("team-a").spend(5)
+    newer.save()
+    assert KeyRing(None, file).account("team-a").used_tokens == 70, "it does not write over the other's"
+    older.save()
+    newer.take_over()
+    assert newer.account("team-a").used_tokens == 175
+    newer.save()
+    assert KeyRing(None, file).account("team-a").used_tokens == 175
+
+
 @pytest.mark.parametrize("name", ["api-key", "local"])
 def test_names_of_the_service_itself_are_refused(tmp_path, name):
     with pytest.raises(WrongUse, match="own"):

@@ -119,9 +119,7 @@ class Candidates:
             served = checkpoint if self.ready.engine else compressed
             settings = replace(self.settings(served, "fast"), **self.published_settings(), source=source)
             service = self._start("served", served.path(), settings)
-            self._candidate = Candidate(
-                service, time.monotonic() - begun, served.hash, served, settings
-            )
+            self._candidate = Candidate(service, time.monotonic() - begun, served.hash, served, settings)
         return self._candidate
 
     def settings(self, artefact: Artefact, mode: str) -> ServeSettings:

@@ -284,6 +284,8 @@ class KeyRing:
     _stamp: Stamp | None = None
     _looked_at: float = 0.0
     _saved: bytes = b""
+    writes: bool = True  # what is used up; False while another process serves by the same file
+    _read: dict[str, tuple[int, int]] = field(default_factory=dict)  # period and tokens, as last read
 
     def __post_init__(self) -> None:
         """Raises WrongUse where the file cannot be read."""
@@ -378,10 +380,30 @@ class KeyRing:
             for key_id, (period, used, *owner) in orjson.loads(self._used_file().read_bytes()).items():
                 key = Key(id=key_id, sha256="", owner=owner[0] if owner else "")
                 self.accounts[key_id] = Account(key, period=period, used_tokens=used)
+                self._read[key_id] = (period, used)
+
+    def take_over(self) -> None:
+        """The process that served by this file has ended: what it has counted since we read counts too."""
+        self.writes = True
+        if self.file is None:
+            return
+        mine, since = self.accounts, self._read
+        self.accounts, self._read = {}, {}
+        self._read_used()
+        theirs, self.accounts = self.accounts, mine
+        for key_id, their in theirs.items():
+            own = mine.setdefault(key_id, their)
+            if own is not their and own.key.owner in ("", their.key.owner):
+                period, read = since.get(key_id, (own.period, 0))
+                fresh = own.used_tokens - (read if period == own.period else 0)
+                if own.period == their.period:
+                    own.used_tokens = their.used_tokens + max(0, fresh)
+                elif own.period < their.period:
+                    own.period, own.used_tokens = their.period, their.used_tokens
 
     def save(self) -> None:
         """Write what is used up, where that has changed."""
-        if self.file is None:
+        if self.file is None or not self.writes:
             return
         used = {
             a.key.id: [a.period, a.used_tokens, a.key.owner]

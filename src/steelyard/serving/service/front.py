@@ -142,6 +142,7 @@ class Front:
         self.holds = hold_open(folder, settings.embed_folder, settings.draft, settings.source, settings.route)
         self.router = router_of(settings.route, settings.adapters)
         self.keys = KeyRing(settings.api_key, Path(settings.keys) if settings.keys else None, log)
+        self.keys.writes = not candidate  # the service that stands counts by the same file
         self.engine = self._engine()
         self.encoder = self._encoder()
         self.grammars = self._grammars()
@@ -282,6 +283,7 @@ class Front:
         """Once the older service has ended: two would run the same batch twice."""
         while older and lives(older["pid"], older["started_at"]):
             await asyncio.sleep(0.1)
+        self.keys.take_over()
         self._take_up()
 
     def document(self, listening: socket.socket, tls: ssl.SSLContext | None) -> dict[str, Any]:
