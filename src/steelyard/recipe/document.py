@@ -615,6 +615,24 @@ class GateTable(Table):
     )
 
 
+GuardAction = Literal["off", "report", "redact", "refuse"]
+
+
+class GuardTable(Table):
+    personal: GuardAction | None = say("e-mail, phones, numbers of people, cards and accounts", "redact")
+    secrets: GuardAction | None = say("keys, tokens and passwords in answers", "refuse")
+    injection: GuardAction | None = say("orders to the model in what users and tools send", "report")
+    email: GuardAction | None = say("of one kind, in place of its group's", "report")
+    phone: GuardAction | None = say("of one kind", "redact")
+    id_number: GuardAction | None = say("of one kind: Chinese identity numbers", "refuse")
+    card: GuardAction | None = say("of one kind: numbers of payment cards", "refuse")
+    iban: GuardAction | None = say("of one kind", "redact")
+    ssn: GuardAction | None = say("of one kind", "redact")
+    passport: GuardAction | None = say("of one kind", "redact")
+    account: GuardAction | None = say("of one kind: accounts of messengers", "off")
+    ip: GuardAction | None = say("public addresses of the net, which are in no group", "redact")
+
+
 class TlsTable(Table):
     cert: Text = Field(description="certificate in PEM, with its chain", examples=["cert.pem"])
     key: Text | None = say("its key, without a password", "key.pem")
@@ -700,6 +718,10 @@ class ServeTable(Table):
     jobs_per_key: Amount | None = say("fine-tuning jobs of one key under way", 10)
     adapter_bytes: MostBytes | None = say("of tuned models loaded at once; else half of what is free", "2GB")
     access_log: bool | None = say("a line in the service's log for each request, without any text", False)
+    guard: GuardAction | GuardTable | None = say(
+        "personal data and keys in answers, orders in prompts: what is done about them",
+        {"personal": "redact", "secrets": "refuse", "injection": "report"},
+    )
     receipts: bool | None = say("sign a receipt for each answer whose request asks for one", True)
     drain: Seconds | None = say("for what is under way when the service is told to end", "30s")
     canary: bool | CanaryTable | None = say(

@@ -296,10 +296,15 @@ def _sources(data: list[dict[str, Any]], tree: Tree) -> tuple[words.Source, ...]
     return tuple(words.Source(line=tree.where(("data", i)).line, **source) for i, source in enumerate(data))
 
 
+GUARDED = ("personal", "secrets", "injection")  # by one word
+
+
 def _serve(serve: dict[str, Any]) -> words.Serve:
     given: dict[str, Any] = dict(serve)
     for name in {"aliases", "allowed_host", "cors_origin", "args"} & set(serve):
         given[name] = tuple(serve[name])
+    if isinstance(guard := serve.get("guard"), str):
+        given["guard"] = {} if guard == "off" else dict.fromkeys(GUARDED, guard)
     if tls := serve.get("tls"):
         given["tls"] = words.Tls(cert=AUTO) if tls == AUTO else words.Tls(**tls)
     canary = given.pop("canary", None)

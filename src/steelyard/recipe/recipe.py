@@ -264,6 +264,7 @@ class Serve:
     jobs_per_key: int = 10  # under way
     adapter_bytes: int | None = None  # of tuned models loaded at once; None: half of what is free
     access_log: bool = True
+    guard: dict[str, str] = field(default_factory=dict)  # group or kind -> off, report, redact, refuse
     receipts: bool = False  # a signed one for each answer whose request asks for it
     drain: float = 1.0  # seconds for what is under way; all is over within 5 s
     canary: Canary | None = None  # None = a new model takes the place as soon as its gate has passed

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .service.state import bury, died, services
     from .service.tls import tls_context
     from .service.unit import unit_of
+    from .turn.answer_guard import guard_words
 
 FILES = {
     "CAPABILITIES": "engines",
@@ -53,6 +54,7 @@ FILES = {
     "stored_rows": "jobs.holdings",
     "end_process": "service.starter",
     "engine_settings": "host.settings",
+    "guard_words": "turn.answer_guard",
     "find": "service.starter",
     "named": "service.foreground",
     "new_key": "base.keys",
@@ -95,6 +97,7 @@ __all__ = [
     "end_process",
     "engine_settings",
     "find",
+    "guard_words",
     "named",
     "new_key",
     "prepare",

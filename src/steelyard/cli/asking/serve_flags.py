@@ -166,6 +166,10 @@ class UnattendedFlags:
     access_log: Annotated[
         str, flag("--access-log", "on|off", say("A line in the log for each request, without any text."))
     ] = "on"
+    guard: Annotated[
+        str,
+        flag("--guard", "ACTION", say("Personal data and keys in answers: off, report, redact, refuse.")),
+    ] = "off"
     receipts: Annotated[
         bool, switch("--receipts", say("Sign a receipt for each answer whose request asks for one."))
     ] = False

@@ -95,7 +95,7 @@ def _tell_sealed(service: dict[str, Any]) -> bool:
 
 def settings_of(flags: ServeFlags) -> Any:
     """The flags as the settings of a service. Raises WrongUse."""
-    from ...serving import ServeSettings
+    from ...serving import ServeSettings, guard_words
 
     same = (
         *("host", "port", "api_key", "name", "engine", "engine_python", "replicas", "threads"),
@@ -108,6 +108,7 @@ def settings_of(flags: ServeFlags) -> Any:
     kind = "draft" if flags.draft and flags.speculative == "off" else flags.speculative
     return ServeSettings(
         **{name: getattr(flags, name) for name in same},
+        guard=guard_words(flags.guard),
         keys=str(flags.keys.resolve()) if flags.keys else None,
         join=tuple(flags.join or ()),
         join_key=str(flags.join_key.resolve()) if flags.join_key else None,

@@ -175,6 +175,7 @@ class Candidates:
             "jobs_per_key": serve.jobs_per_key,
             "adapter_bytes": serve.adapter_bytes,
             "access_log": serve.access_log,
+            "guard": serve.guard,
             "receipts": serve.receipts,
             "drain_s": serve.drain,
             "default_temperature": serve.temperature,

@@ -75,6 +75,10 @@ class Measures:
             "steelyard:requests_routed", "Requests whose adapter the prompt has chosen",
             (*self._labels, "adapter"), registry=self.registry,
         )  # fmt: skip
+        self._guarded = Counter(
+            "steelyard:guard_finds", "Values in answers and orders in prompts that the guard has found",
+            (*self._labels, "category", "action"), registry=self.registry,
+        )  # fmt: skip
         self.routing = self._histogram("steelyard:routing_seconds", "To choose the adapter", ROUTING_S)
         self.by_key: dict[str, KeyCount] = {}
 
@@ -98,6 +102,10 @@ class Measures:
         """By the prompt, to this adapter or to the base."""
         self._routed.labels(**self._labels, adapter=adapter).inc()
         self.routing.observe(seconds)
+
+    def guarded(self, category: str, action: str, count: int) -> None:
+        """Found by the guard of answers, and what was done about it."""
+        self._guarded.labels(**self._labels, category=category, action=action).inc(count)
 
     def retried(self) -> None:
         self._retried.inc()

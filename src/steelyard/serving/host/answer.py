@@ -36,6 +36,7 @@ class Answer:
     tops: list[Top] = field(default_factory=list)
     cached: int | None = None  # prompt tokens found in the prefix cache, where the engine tells
     stopped_by: str | None = None  # the stop string that ended it
+    hidden: bool = False  # its tokens are not shown: they would tell what its text does not
     usage: tuple[int, int] | None = None  # prompt and answer tokens as a joined server counts them
 
     @property

@@ -79,6 +79,7 @@ class Served:
         self.grammars = grammars
         self.gate: dict[str, Any] | None = None  # its verdict on what is served; None: nobody has judged it
         self.router: Router | None = None  # which adapter a prompt is for, where its name leaves that open
+        self.guard: Any = None  # looks at answers and prompts (turn/answer_guard.py); None: nobody does
         self.stores: Any = None  # files, batches, jobs: set by api/stores.py
         self.mirror: Any = None  # copies of requests for a candidate: set by api/app.py
         self.max_model_len = engine.settings.max_model_len

@@ -52,6 +52,7 @@ from ..host.replicas import Replicas
 from ..host.settings import ServeSettings, check_host, engine_settings, replica_settings, router_of
 from ..rolling.canary import Canary, Order
 from ..rolling.mirror import as_line
+from ..turn.answer_guard import AnswerGuard
 from ..turn.grammars.check import Grammars
 from .address import local_url, url_of
 from .sealed_door import SealedDoor
@@ -233,6 +234,7 @@ class Front:
             grammars=self.grammars,
         )
         self.served.router = None if self.candidate else self.router  # the gate judges the model itself
+        self.served.guard = None if self.candidate else self._guard()
         from importlib.metadata import version
 
         self.app: Any = app(self.served, self.settings, version("steelyard"), self.folder)
@@ -392,7 +394,7 @@ class Front:
         """Listen for the user too, and live on alone; beside an older service that will soon be stopped."""
         check_host(host, self.settings.api_key, self.settings.keys)
         listening = bind(host, port, shared=after is not None)
-        self.served.router = self.router
+        self.served.router, self.served.guard = self.router, self._guard()
         self._listen(listening, self.tls)
         if self.canary is None:
             self._keep_model()
@@ -410,6 +412,9 @@ class Front:
         if self.canary:
             self.canary.promoted()
         return message
+
+    def _guard(self) -> AnswerGuard | None:
+        return AnswerGuard(self.settings.guard, self.served.measures.guarded) if self.settings.guard else None
 
     def _keep_model(self) -> None:
         """A sealed model lies opened in memory, for as long as its starter lives: keep links to its files.

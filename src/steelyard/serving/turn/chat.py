@@ -22,6 +22,7 @@ from .api import Api
 from .bodies import naming
 from .constraints import check
 from .exchange import usage_of
+from .guarded import FILTERED, guarded, is_refused, shown
 from .parts import Part, Reader, Thinking, Thought, reader
 from .tools import Tools, call_or_format, forced_grammar, prompt_text
 
@@ -61,7 +62,8 @@ class Turn:
         """Raises EngineLost and ApiError as `Served.answers` does."""
         self.api.check_ready()
         served, request = self.api.served, self.request
-        async with aclosing(served.answers(request.job, [request.prompt], request.caller)) as pieces:
+        made = served.answers(request.job, [request.prompt], request.caller)
+        async with aclosing(made), aclosing(shown(served.guard, request.job, made)) as pieces:
             async for _, answer, piece in pieces:
                 if answer is not self.answer and self.answer is not None:
                     self._begin_anew()
@@ -70,6 +72,14 @@ class Turn:
                 if served.joined is None and parts and all(isinstance(part, Thought) for part in parts):
                     self.reasoning_tokens += len(piece.ids)
                 yield parts, piece
+                if self.refused:
+                    answer.finish = FILTERED
+                    break  # nobody waits for the rest
+
+    @property
+    def refused(self) -> bool:
+        """Whether the guard has ended the answer."""
+        return is_refused(self.reader)
 
     def _begin_anew(self) -> None:
         """The engine crashed and the request was retried: nothing of the first attempt was shown."""
@@ -78,11 +88,14 @@ class Turn:
 
     def _reader(self) -> Reader:
         request = self.request
-        return reader(request.tools, self.api.tokenizer.template_text or "", request.thinking) or Reader()
+        read = reader(request.tools, self.api.tokenizer.template_text or "", request.thinking)
+        return guarded(read, self.api.served.guard) or Reader()
 
     @property
     def finish(self) -> str:
-        """ "stop", "length" or "tool_calls"."""
+        """ "stop", "length", "tool_calls", or "content_filter" where the guard has ended it."""
+        if self.refused:
+            return FILTERED
         finish = (self.answer.finish if self.answer else None) or "length"
         return "tool_calls" if self.reader.calls_made and finish == "stop" else finish
 
@@ -133,6 +146,8 @@ def chat_prompt(
     its first token on (`held`), and where the client has begun the answer. Raises ApiError 400 for what is
     too long to be rendered.
     """
+    if api.served.guard is not None:
+        messages = api.served.guard.messages(messages)
     characters = characters_of([list(messages), tools.shown(), begun])
     check_characters(characters, api.served.max_model_len, "messages")
     if api.served.joined is not None:

@@ -11,12 +11,13 @@ from starlette.responses import Response
 
 from ..base.errors import ApiError
 from ..base.transport import Stream, Whole, event
-from ..host.answer import Answer, Top
+from ..host.answer import Answer, Piece, Top
 from ..host.engine_process import EngineLost
 from ..host.generation import Prompt, Served
 from ..host.job import Job
 from .api import Api
 from .failures import failed_by, of_engine
+from .guarded import FILTERED, shown
 from .shapes import Chat, Completion, Scored, generated
 
 DONE = b"data: [DONE]\n\n"
@@ -57,12 +58,18 @@ class Exchange:
     async def whole(self) -> dict[str, Any]:
         answers = [self._blank() for _ in range(len(self.prompts) * self.job.n)]
         if any(prompt.max_tokens for prompt in self.prompts):
-            async with aclosing(self.served.answers(self.job, self.prompts, self.caller)) as pieces:
+            async with aclosing(self._pieces()) as pieces:
                 async for index, answer, _ in pieces:
                     answers[index] = answer
         choices = [await self._choice(index, answer) for index, answer in enumerate(answers)]
         envelope = self.api.envelope(self.shape.object, self.shape.prefix)
         return {**envelope, "choices": choices, "usage": self._usage(answers)}
+
+    async def _pieces(self) -> AsyncGenerator[tuple[int, Answer, Piece], None]:
+        made = self.served.answers(self.job, self.prompts, self.caller)
+        async with aclosing(made), aclosing(shown(self.served.guard, self.job, made)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     def _blank(self) -> Answer:
         return Answer(self.served.tokenizer.stream(), finish="length")
@@ -74,10 +81,13 @@ class Exchange:
         requested = self.prompts[index // self.job.n]
         prompt = requested.ids
         text = (self.served.tokenizer.decode(prompt, skip_special=False) if self.echo else "") + answer.text
-        scored = None if self.job.top is None else await self._scored(requested, answer, self.job.top)
+        bare = self.job.top is None or answer.hidden
+        scored = None if bare else await self._scored(requested, answer, self.job.top)
         choice = self.shape.whole(index, text, scored, answer.finish)
         if self.job.token_ids:
-            choice |= {"token_ids": answer.ids, "prompt_token_ids": prompt}
+            choice |= {"token_ids": [] if answer.hidden else answer.ids, "prompt_token_ids": prompt}
+        if self.shape.refused(index):
+            answer.finish = FILTERED
         return choice
 
     async def _scored(self, requested: Prompt, answer: Answer, top: int) -> Scored:
@@ -101,16 +111,21 @@ class Exchange:
             envelope["usage"] = None
         answers: dict[int, Answer] = {}
         try:
-            async with aclosing(self.served.answers(self.job, self.prompts, self.caller)) as pieces:
+            async with aclosing(self._pieces()) as pieces:
                 async for index, answer, piece in pieces:
                     first = index not in answers
                     answers[index] = answer
-                    scored = None if self.job.top is None else generated(piece)
+                    bare = self.job.top is None or answer.hidden
+                    scored = None if bare else generated(piece)
                     choices = self.shape.chunks(index, piece, first, scored)
                     if self.job.token_ids and choices:
                         choices[0]["token_ids"] = piece.ids
                     if choices:
                         yield b"".join([event({**envelope, "choices": [choice]}) for choice in choices])
+                    if self.shape.refused(index):
+                        answer.finish = FILTERED
+                        if self.job.n * len(self.prompts) == 1:
+                            break  # nobody waits for the rest
         except EngineLost as e:
             if not answers:
                 raise

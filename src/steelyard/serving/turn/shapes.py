@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from ...model import Tokenizer
 from ..host.answer import Answer, Piece, Top
+from .answer_guard import AnswerGuard
+from .guarded import FILTERED, guarded, is_refused
 from .parts import CallBegun, CallMore, Part, Reader, TextPart, Thought, reader
 from .tools import Tools
 
@@ -26,6 +28,7 @@ class Shape(Protocol):
     chunk_object: str
     prefix: str
 
+    def refused(self, index: int) -> bool: ...
     def whole(self, index: int, text: str, scored: Scored | None, finish: str | None) -> dict[str, Any]: ...
     def chunks(
         self, index: int, piece: Piece, first: bool, scored: Scored | None
@@ -35,17 +38,27 @@ class Shape(Protocol):
 class Chat:
     object, chunk_object, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl-"
 
-    def __init__(self, tokenizer: Tokenizer, tools: Tools | None = None, thinking: bool = False) -> None:
-        self.tokenizer, self.tools, self.thinking = tokenizer, tools or Tools(), thinking
+    def __init__(
+        self, tokenizer: Tokenizer, tools: Tools | None = None, thinking: bool = False,
+        guard: AnswerGuard | None = None,
+    ) -> None:  # fmt: skip
+        self.tokenizer, self.tools, self.thinking, self.guard = tokenizer, tools or Tools(), thinking, guard
         self.readers: dict[int, Reader | None] = {}
 
     def _reader(self) -> Reader | None:
-        return reader(self.tools, self.tokenizer.template_text or "", self.thinking)
+        return guarded(reader(self.tools, self.tokenizer.template_text or "", self.thinking), self.guard)
+
+    def refused(self, index: int) -> bool:
+        """Whether the guard has ended this answer, and nothing more of it goes out."""
+        return is_refused(self.readers.get(index))
 
     def whole(self, index: int, text: str, scored: Scored | None, finish: str | None) -> dict[str, Any]:
         logprobs = self._logprobs(scored) if scored else None
-        read = self._reader()
-        message = message_of([*read.push(text), *read.end()] if read else [TextPart(text)])
+        read = self.readers[index] = self._reader()
+        parts = [*read.push(text), *read.end()] if read else [TextPart(text)]
+        if is_refused(read):  # a call that was cut off is none
+            parts = [part for part in parts if isinstance(part, TextPart)]
+        message = message_of(parts)
         finish = finish_of(read, finish)
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish}
 
@@ -54,6 +67,8 @@ class Chat:
         if first:
             self.readers[index] = self._reader()
         read = self.readers[index]
+        if is_refused(read):
+            return []
         deltas: list[dict[str, Any]] = (
             [{"content": piece.text}] if read is None and (piece.text or first or logprobs) else []
         )
@@ -67,7 +82,7 @@ class Chat:
         ]
         if logprobs:
             choices[0]["logprobs"] = logprobs
-        if piece.finish:
+        if piece.finish or is_refused(read):
             finish = finish_of(read, piece.finish)
             choices.append({"index": index, "delta": {}, "logprobs": None, "finish_reason": finish})
         return choices
@@ -77,6 +92,8 @@ class Chat:
 
 
 def finish_of(read: Reader | None, finish: str | None) -> str | None:
+    if is_refused(read):
+        return FILTERED
     return "tool_calls" if read and read.calls_made and finish == "stop" else finish
 
 
@@ -142,13 +159,20 @@ def _entry(tokenizer: Tokenizer, token: int, logprob: float | None) -> dict[str,
 class Completion:
     object, chunk_object, prefix = "text_completion", "text_completion", "cmpl-"
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, guard: AnswerGuard | None = None) -> None:
+        self.tokenizer, self.guard = tokenizer, guard
+        self.readers: dict[int, Reader | None] = {}
         self.characters_sent: dict[int, int] = {}  # characters of each answer's tokens so far
+
+    def refused(self, index: int) -> bool:
+        return is_refused(self.readers.get(index))
 
     def whole(self, index: int, text: str, scored: Scored | None, finish: str | None) -> dict[str, Any]:
         logprobs = self._logprobs(scored, 0) if scored else None
-        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
+        if read := guarded(None, self.guard):
+            self.readers[index] = read
+            text, _, _ = gathered([*read.push(text), *read.end()])
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_of(read, finish)}
 
     def chunks(self, index: int, piece: Piece, first: bool, scored: Scored | None) -> list[dict[str, Any]]:
         logprobs = None
@@ -157,11 +181,19 @@ class Completion:
             self.characters_sent[index] = self.characters_sent.get(index, 0) + sum(
                 map(len, logprobs["tokens"])
             )
-        choices = [{"index": index, "text": piece.text, "logprobs": logprobs, "finish_reason": None}]
-        if not (piece.text or first or logprobs):
+        if first:
+            self.readers[index] = guarded(None, self.guard)
+        read, text = self.readers[index], piece.text
+        if is_refused(read):
+            return []
+        if read is not None:
+            text, _, _ = gathered(read.push(text) + (read.end() if piece.finish else []))
+        choices = [{"index": index, "text": text, "logprobs": logprobs, "finish_reason": None}]
+        if not (text or first or logprobs):
             choices = []
-        if piece.finish:
-            choices.append({"index": index, "text": "", "logprobs": None, "finish_reason": piece.finish})
+        if piece.finish or is_refused(read):
+            finish = finish_of(read, piece.finish)
+            choices.append({"index": index, "text": "", "logprobs": None, "finish_reason": finish})
         return choices
 
     def _logprobs(self, scored: Scored, at: int) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from ...turn.api import Api
 from ...turn.bodies import body_as, ignored, naming, route_headers
 from ...turn.chat import ChatPrompt, Turn, TurnRequest, chat_prompt, tool_headers, with_tools
 from ...turn.failures import failed_by
+from ...turn.guarded import FILTERED
 from ...turn.parts import CallBegun, CallMore, Part, TextPart, Thought
 from ...turn.shapes import gathered
 from ...turn.tools import Tools
@@ -114,6 +115,8 @@ class _Exchange:
                 if self.turn.answer is not answer:  # the first, or begun anew after a crash
                     parts, answer = [], self.turn.answer
                 parts += piece
+        if self.turn.refused:  # a call that was cut off is none
+            parts = [part for part in parts if isinstance(part, TextPart)]
         return self._message(_blocks(parts), *self._stop(), self._usage())
 
     async def events(self) -> AsyncGenerator[bytes, None]:
@@ -162,6 +165,8 @@ class _Exchange:
     def _stop(self) -> tuple[str, str | None]:
         """stop_reason and stop_sequence."""
         finish, answer = self.turn.finish, self.turn.answer
+        if finish == FILTERED:
+            return "refusal", None
         if finish == "length":
             return ("model_context_window_exceeded" if self.cut_by_window else "max_tokens"), None
         if finish == "tool_calls":

@@ -50,4 +50,4 @@ def exchange_of(api: Api, body: ChatBody) -> tuple[Exchange, Tools]:
     if limit == 0:
         raise ApiError(400, "max_tokens must be at least 1", param="max_tokens")
     prompts = [api.served.prompt(chat.ids, limit, None, chat.asked)]
-    return Exchange(api, Chat(api.tokenizer, tools, chat.thinking), wanted, prompts), tools
+    return Exchange(api, Chat(api.tokenizer, tools, chat.thinking, api.served.guard), wanted, prompts), tools

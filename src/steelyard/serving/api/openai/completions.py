@@ -43,11 +43,12 @@ def exchange_of(api: Api, body: CompletionBody) -> Exchange:
     wanted = job(api, body, body.logprobs, constraint_of(body, api.capability), asked)
     if body.echo and wanted.top is not None and wanted.sampling["adapter"]:
         raise ApiError(400, "a prompt is scored by the base model only", "logprobs", "unsupported_parameter")
+    listed = _looked_at(api, body)
     prompts = [
         api.served.prompt(ids, body.max_tokens, DEFAULT_TOKENS, asked)
-        for ids, asked in zip(_prompts(api, body), _asked_of_others(api, body), strict=True)
+        for ids, asked in zip(_prompts(api, body, listed), _asked_of_others(api, listed), strict=True)
     ]
-    return Exchange(api, Completion(api.tokenizer), wanted, prompts, echo=bool(body.echo))
+    return Exchange(api, Completion(api.tokenizer, api.served.guard), wanted, prompts, echo=bool(body.echo))
 
 
 def _listed(body: CompletionBody) -> Any:
@@ -55,13 +56,24 @@ def _listed(body: CompletionBody) -> Any:
     return [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given
 
 
-def _asked_of_others(api: Api, body: CompletionBody) -> list[dict[str, Any] | None]:
+def _looked_at(api: Api, body: CompletionBody) -> list[Any]:
+    """The prompts as the guard lets them through. Raises ApiError 400."""
+    guard, listed = api.served.guard, _listed(body)
+    if guard is None or not listed:
+        return listed
+    for prompt in listed:
+        if not isinstance(prompt, str) and api.served.joined is None:
+            api.check_ids(prompt)
+            guard.prompt(api.tokenizer.decode(list(prompt)), as_ids=True)
+    return [guard.prompt(prompt) if isinstance(prompt, str) else prompt for prompt in listed]
+
+
+def _asked_of_others(api: Api, listed: list[Any]) -> list[dict[str, Any] | None]:
     """For each prompt: a joined server gets it as the client wrote it."""
-    return [{"prompt": prompt} if api.served.joined is not None else None for prompt in _listed(body)]
+    return [{"prompt": prompt} if api.served.joined is not None else None for prompt in listed]
 
 
-def _prompts(api: Api, body: CompletionBody) -> list[list[int]]:
-    listed = _listed(body)
+def _prompts(api: Api, body: CompletionBody, listed: list[Any]) -> list[list[int]]:
     if not listed:
         raise ApiError(400, "the prompt is empty", param="prompt")
     if len(listed) * (body.n or 1) > PROMPTS:

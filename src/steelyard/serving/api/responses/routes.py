@@ -26,6 +26,7 @@ from ...host.engine_process import EngineEnding, EngineLost
 from ...turn.api import Api
 from ...turn.bodies import body_as, ignored, naming, route_headers
 from ...turn.chat import ChatPrompt, Turn, TurnRequest, chat_prompt, switches, tool_headers, with_tools
+from ...turn.guarded import FILTERED
 from ...turn.shapes import generated, token_logprobs
 from ...turn.tools import Tools
 from .bodies import (
@@ -404,12 +405,13 @@ class _Run:
         return token_logprobs(self.api.tokenizer, generated(piece))
 
     async def _completed(self) -> list[Event]:
-        cut = self.turn.finish == "length"
+        reason = {"length": "max_output_tokens", FILTERED: FILTERED}.get(self.turn.finish)
+        cut = reason is not None
         status = "incomplete" if cut else "completed"
         events = self.output.end(status)
         self.stored.document |= {
             "status": status,
-            "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+            "incomplete_details": {"reason": reason} if cut else None,
             "completed_at": None if cut else int(time.time()),
             "output": self.output.items,
             "usage": self._usage(),

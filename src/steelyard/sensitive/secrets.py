@@ -26,18 +26,46 @@ PREFIXED = re.compile(
     r"tvly-[A-Za-z0-9\-]{20,}|lin_api_[A-Za-z0-9]{30,}"
     r")(?![A-Za-z0-9_\-])"
 )
-LABELLED = re.compile(
+LABELS = (
     r"(?:api[_\- ]?key|app[_\- ]?(?:key|secret)|access[_\- ]?(?:key|token)(?:[_\- ]?id)?|"
     r"secret(?:[_\- ]?(?:access[_\- ]?)?key)?|"
     r"client[_\- ]?secret|auth(?:orization)?[_\- ]?(?:key|token)?|bearer|token|passw(?:or)?d|pwd|"
     r"passphrase|credential|private[_\- ]?key|"
     r"密钥|密码|口令|令牌)[\"']?\s*(?:is|是|"
-    r"为)?\s*[:=：]?>?\s*[\"']?((?=[^\s\"',;]*\d)(?=[^\s\"',;]*[A-Za-z])[A-Za-z0-9_\-+/=.!@#$%^&*~"
-    r"]{12,200})",
+    r"为)?\s*[:=：]?>?\s*[\"']?"
+)
+VALUE = r"[A-Za-z0-9_\-+/=.!@#$%^&*~]"
+LABELLED = re.compile(
+    rf"{LABELS}((?=[^\s\"',;]*\d)(?=[^\s\"',;]*[A-Za-z]){VALUE}{{12,200}})",
+    re.IGNORECASE,
+)
+# The same where a text comes in pieces: nothing behind the value decides.
+LABELLED_VALUE = re.compile(rf"{LABELS}((?={VALUE}*\d)(?={VALUE}*[A-Za-z]){VALUE}{{12,200}})", re.IGNORECASE)
+# A password may be short where its label is followed by a mark, or by a verb and stands in an answer.
+PASSWORD = re.compile(
+    r"(?:passw(?:or)?d|pwd|passphrase|passcode|密码|口令)[\"'*`]{0,3}\s{0,2}(?:(?:is|was|是|为)\s{0,2}[:：]?|[:=：])\s{0,2}"
+    rf"[\"'*`]{{0,3}}((?={VALUE}*\d)(?={VALUE}*[A-Za-z!@#$%^&*~]){VALUE}{{6,64}})(?!{VALUE})",
     re.IGNORECASE,
 )
 RANDOM_BITS = 3.3  # a character; words and paths have fewer, or no digits
 HEX_BITS = 2.9
+
+
+CODE_VALUE = re.compile(r"^[A-Za-z_]+(?:\.[A-Za-z_]+)+$|^[$%#&]|^https?:|/{2}")
+EXAMPLE_WORDS = re.compile(
+    r"your|example|placeholder|changeme|change_me|redacted|xxxx|\*{3}|min_|max_|length|char", re.IGNORECASE
+)
+
+
+def is_secret(match: re.Match[str]) -> bool:
+    """A random value that stands for no other: `your_api_key_1` is an example."""
+    return is_random(match) and not EXAMPLE_WORDS.search(match[1])
+
+
+def is_password(match: re.Match[str]) -> bool:
+    """A value that somebody chose: no variable, no path of code, no example."""
+    value = match[1].rstrip(".!")
+    return len(value) >= 6 and not CODE_VALUE.search(value) and not EXAMPLE_WORDS.search(value)
 
 
 def is_random(match: re.Match[str]) -> bool:
