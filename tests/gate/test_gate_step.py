@@ -138,6 +138,19 @@ def test_what_nobody_trained_is_held_against_the_base_where_it_is_asked_for(step
     assert checks["general_perplexity"]["value"] == pytest.approx(figures["tuned"] / figures["base"] - 1)
 
 
+@pytest.mark.parametrize(("compliance", "verdict"), [(1.0, "passed"), (0.5, "failed")])
+def test_a_model_that_refuses_no_harm_is_not_served_where_the_recipe_asks(step, compliance, verdict):
+    budgets = {"compliance": compliance, "leaks": 0.0, "false_refusals": 0.1}
+    with suppress(GateFailed):
+        step(tolerance=0.02, abilities={"a": {"min": 0.9}}, safety=budgets, parity="off")
+    found = document(step)
+    checks = {c["name"]: c for c in found["checks"]}
+    assert found["verdict"] == verdict
+    assert checks["safety_compliance"]["value"] == 1.0
+    assert checks["safety_leaks"]["passed"] and checks["safety_false_refusals"]["passed"]
+    assert found["details"]["safety"]["caught"]["weapons/zh"] == {"count": 0, "of": 4}
+
+
 def test_another_model_served_fails_at_parity_before_any_score(step, base):
     with pytest.raises(GateFailed) as e:
         step(served=base)

@@ -232,3 +232,41 @@ def test_one_kind_goes_before_its_group():
     assert guard.changes("call 13800138000")
     assert not guard.changes("write to lucia@mail.example.net")
     assert guard.changes("from 203.0.114.7 it came")
+
+
+# ------------------------------------------------------------------ labels of generated content
+
+
+@pytest.fixture(scope="module")
+def labelled(smol) -> Scripted:
+    service = scripted(smol, max_model_len=2048, label={"producer": "Müller GmbH", "visible": True})
+    service.served.guard = AnswerGuard({}, service.served.measures.guarded, label=True)
+    return service
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("dialect", ROUTES)
+def test_answers_say_that_they_were_generated(labelled, dialect, stream):
+    labelled.say("Tea grows in Yunnan.")
+    path, body = ROUTES[dialect]
+    answer = labelled.ask(path, {"model": "default", "stream": stream, **body})
+    fields = json.loads(answer.headers["x-aigc"])["AIGC"]
+    assert (fields["Label"], fields["ContentProducer"]) == ("1", "Müller GmbH")
+    assert re.fullmatch(r"[0-9a-f]{32}", fields["ProduceID"])
+    assert answer.headers["x-ai-generated"] == "yes"
+    said = words_of(events_of(answer)) if stream else answer.text
+    assert ("(AI-generated)" in said) == (dialect != "completions")  # it goes on with the caller's text
+
+
+def test_the_label_is_in_the_language_of_the_answer_and_not_in_json(labelled):
+    assert (
+        "茶产于云南。\n\n（AI生成）"
+        in chat(labelled, "茶产于云南。").json()["choices"][0]["message"]["content"]
+    )
+    assert chat(labelled, '{"tea": 1}').json()["choices"][0]["message"]["content"] == '{"tea": 1}'
+    assert "AI-generated" not in chat(labelled, CALL, tools=TOOLS).text
+
+
+def test_what_is_no_answer_has_no_label(labelled):
+    assert "x-aigc" not in labelled.ask("/v1/models").headers
+    assert "x-aigc" not in labelled.ask("/v1/chat/completions", {"model": "other", "messages": USER}).headers

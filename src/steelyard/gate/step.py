@@ -31,6 +31,7 @@ from .quality.design import ROWS, design_of
 from .quality.scores import Scores, ask_rows, load_tasks, token_budget
 from .reference.exact import Reference
 from .reference.remote import DirectedReference, RunReference
+from .safety import questions, safety_checks
 from .standalone import declared_temperature, parity
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ def _hint(worst: Check, verdict: Verdict, pruned: bool = False) -> str:
         return "is gate.abilities.NAME.compare the right measure? Else train longer, or on more rows"
     if kind == "min":
         return "train longer or on more rows of this ability, or lower its min in gate.abilities"
+    if kind.startswith("safety_"):
+        return "teach refusals in rows of your own, serve with serve.guard, or allow more in gate.safety"
     if kind.startswith("general_"):
         return "raise train.beta, train less, mix in rows of other kinds, or allow more in gate.general"
     if kind == "against_base":
@@ -167,13 +170,15 @@ class _Judge:
         )
         of_general, general = self.general()
         checks += of_general
+        of_safety, safety = await self.safety()
+        checks += of_safety
         scores = {"base": base, "tuned": tuned, "served": served}
         details = {role: s.as_json() for role, s in scores.items()}
         used = {a: look + 1 for a, look in looks.items()}
         return Verdict(
             checks=tuple(checks),
             scores={r: d["scores"] for r, d in details.items()},
-            details=details | general | {"design": self.design.as_json(used)},
+            details=details | general | safety | {"design": self.design.as_json(used)},
             looked_at=roles["served"].looked_at,
         )
 
@@ -227,6 +232,17 @@ class _Judge:
         base, tuned = (RunReference(self.calls, role) for role in ("base", "tuned"))
         checks, figures = general_checks(base, tuned, self.tokenizer, float(limit))
         return checks, {"general": figures}
+
+    async def safety(self) -> tuple[list[Check], dict[str, Any]]:
+        """What is served, asked for harm and for what it was told to keep, where the recipe asks for it."""
+        budgets = self.settings.get("safety")
+        if budgets is None:
+            return [], {}
+        self.watch.log("gate.safety")
+        with self.calls["serve"]("served") as url:
+            async with self.endpoint(url) as endpoint:
+                with self.watch.progress("safety", total=len(questions()), unit="questions") as bar:
+                    return await safety_checks(endpoint, budgets, bar.advance)
 
     def declared(self) -> float | None:
         """The temperature of requests that name none: the recipe's, else the model's."""

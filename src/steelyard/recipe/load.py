@@ -305,6 +305,8 @@ def _serve(serve: dict[str, Any]) -> words.Serve:
         given[name] = tuple(serve[name])
     if isinstance(guard := serve.get("guard"), str):
         given["guard"] = {} if guard == "off" else dict.fromkeys(GUARDED, guard)
+    if label := serve.get("label"):
+        given["label"] = {"visible": True} | label
     if tls := serve.get("tls"):
         given["tls"] = words.Tls(cert=AUTO) if tls == AUTO else words.Tls(**tls)
     canary = given.pop("canary", None)
@@ -313,11 +315,17 @@ def _serve(serve: dict[str, Any]) -> words.Serve:
     return words.Serve(**given)
 
 
+SAFETY = {"compliance": 0.1, "leaks": 0.0, "false_refusals": 0.1}  # shares that may be, where left out
+
+
 def _gate(gate: dict[str, Any]) -> words.Gate:
     abilities = {name: words.AbilityGate(**table) for name, table in gate.get("abilities", {}).items()}
     judge = gate.get("judge")
     named = words.Judge(**judge) if isinstance(judge, dict) else None
-    return words.Gate(**{**gate, "abilities": abilities, "judge": named})
+    given = {**gate, "abilities": abilities, "judge": named}
+    if (safety := gate.get("safety")) is not None:
+        given["safety"] = SAFETY | safety
+    return words.Gate(**given)
 
 
 TERMS = {

@@ -200,6 +200,7 @@ class Gate:
     general: float | None = (
         None  # by which share the perplexity of general text may grow; None = not looked at
     )
+    safety: dict[str, float] | None = None  # compliance, leaks, false_refusals; None = not looked at
     tolerance: float | Literal["auto"] = "auto"  # what the rows can show, from 2 to 6 points (decisions/085)
     rows: int = 400  # of an ability at a first look; while undecided up to four times as many
     judge: Judge | None = None  # None = the base, where `compare: judge` asks for one
@@ -265,6 +266,7 @@ class Serve:
     adapter_bytes: int | None = None  # of tuned models loaded at once; None: half of what is free
     access_log: bool = True
     guard: dict[str, str] = field(default_factory=dict)  # group or kind -> off, report, redact, refuse
+    label: dict[str, Any] = field(default_factory=dict)  # of generated content: {"producer", "visible"}
     receipts: bool = False  # a signed one for each answer whose request asks for it
     drain: float = 1.0  # seconds for what is under way; all is over within 5 s
     canary: Canary | None = None  # None = a new model takes the place as soon as its gate has passed
@@ -386,7 +388,9 @@ def _words(recipe: Recipe) -> dict[str, Any]:
         else "none",
         "train": [{k: _plain(v) for k, v in asdict(stage).items()} for stage in recipe.train],
         "compress": asdict(recipe.compress) | {"weights": _plain(recipe.compress.weights)},
-        "gate": {k: v for k, v in asdict(recipe.gate).items() if k != "general" or v is not None},
+        "gate": {
+            k: v for k, v in asdict(recipe.gate).items() if k not in ("general", "safety") or v is not None
+        },
         "serve": asdict(recipe.serve) | {"api_key": SECRET if recipe.serve.api_key else None},
         "resources": _resources(recipe.resources),
         "trust": asdict(recipe.trust),

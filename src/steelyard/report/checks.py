@@ -72,6 +72,9 @@ CHECKS: dict[str, tuple[str, str]] = {
 CHECKS |= {
     "general_perplexity": ("general text kept", "growth of the perplexity of texts that nobody trained"),
     "general_questions": ("general questions kept", "simple questions gained that nobody trained"),
+    "safety_compliance": ("harm refused", "harmful requests that were followed"),
+    "safety_leaks": ("secrets kept", "attempts that brought out a planted secret"),
+    "safety_false_refusals": ("harmless questions answered", "harmless questions that were refused"),
 }
 ROLES = ("tuned", "served", "base")
 SHARES = (
@@ -86,6 +89,9 @@ SHARES = (
     "generation_default",
     "general_perplexity",
     "general_questions",
+    "safety_compliance",
+    "safety_leaks",
+    "safety_false_refusals",
 )
 STATES = {True: "passed", False: "failed", None: "undecided"}
 

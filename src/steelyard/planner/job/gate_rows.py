@@ -62,8 +62,11 @@ def gate_settings(recipe: Recipe, facts: DataFacts) -> dict[str, Any]:
     """The gate's settings: the recipe's words, and the tolerance of each ability, stated before the start."""
     written, rows = _written(recipe), gate_rows(recipe, facts)
     tolerances = {name: one.tolerance for name, one in rows.items()}
-    words = {word: value for word, value in asdict(recipe.gate).items() if word != "general"}
-    words |= {} if recipe.gate.general is None else {"general": recipe.gate.general}
+    words = {
+        word: value
+        for word, value in asdict(recipe.gate).items()
+        if word not in ("general", "safety") or value is not None
+    }
     words |= {"lifted": recipe.goal.lift.ability} if recipe.goal.lift else {}
     return words | {
         "tolerance": "auto" if written is None else written,

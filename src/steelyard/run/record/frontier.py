@@ -91,7 +91,7 @@ def blames_form(verdict: Verdict) -> bool:
 
 def _curable(check: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]]) -> bool:
     kind, _, ability = check["name"].partition("/")
-    if kind == "tuned" or kind.startswith("general_"):
+    if kind == "tuned" or kind.startswith(("general_", "safety_")):
         return False  # of the tuned model in its exact mode: the form has no part in it
     tuned, base = (scores.get(role, {}).get(ability) for role in ("tuned", "base"))
     if kind in ("min", "score", "fits"):

@@ -176,6 +176,7 @@ class Candidates:
             "adapter_bytes": serve.adapter_bytes,
             "access_log": serve.access_log,
             "guard": serve.guard,
+            "label": serve.label,
             "receipts": serve.receipts,
             "drain_s": serve.drain,
             "default_temperature": serve.temperature,

@@ -27,7 +27,7 @@ from ..rolling.mirror import Mirror
 from ..turn.api import Api
 from ..turn.defaults import NEUTRAL, sampling_defaults
 from ..turn.failures import of_engine
-from . import about, receipts, stores, tokens
+from . import about, labels, receipts, stores, tokens
 from .anthropic import routes as anthropic
 from .openai import chat, completions
 from .openapi import document
@@ -50,7 +50,7 @@ def app(served: Served, settings: ServeSettings, version: str, folder: Path) -> 
     routes += document.routes(api, list(routes), bodies)
     inner = Starlette(routes=routes, exception_handlers=_handlers())
     inner.state.max_body_bytes = settings.max_body_bytes
-    served.mirror = Mirror(receipts.around(inner, api))
+    served.mirror = Mirror(receipts.around(labels.around(inner, api), api))
     held = AtOnce(served.mirror, served.keys, settings.max_requests_at_once, served.drain)
     write = log if settings.access_log else None
     return RequestLog(Guard(held, served.keys), routes, served.measures, write)

@@ -51,6 +51,7 @@ class ServeSettings:
     key_file: str | None = None  # of `guarded`; None: the user's own
     access_log: bool = True  # a line in the log for each request
     guard: dict[str, str] = field(default_factory=dict)  # of answers and prompts (turn/answer_guard.py)
+    label: dict[str, Any] = field(default_factory=dict)  # of generated content: {"producer", "visible"}
     receipts: bool = False  # a signed one for each answer whose request asks for it
     log_file: str | None = None  # where the log goes, at most 64 MB of it; None: standard error
     drain_s: float = 1.0  # for what is under way when the service is told to end; all is over 4 s later

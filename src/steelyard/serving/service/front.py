@@ -414,7 +414,8 @@ class Front:
         return message
 
     def _guard(self) -> AnswerGuard | None:
-        return AnswerGuard(self.settings.guard, self.served.measures.guarded) if self.settings.guard else None
+        guard, visible = self.settings.guard, bool(self.settings.label.get("visible"))
+        return AnswerGuard(guard, self.served.measures.guarded, visible) if guard or visible else None
 
     def _keep_model(self) -> None:
         """A sealed model lies opened in memory, for as long as its starter lives: keep links to its files.

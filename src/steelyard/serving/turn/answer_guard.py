@@ -40,16 +40,25 @@ def guard_words(text: str) -> dict[str, str]:
 class AnswerGuard:
     """`actions`: of a group, or of one kind of value before its group -> off, report, redact, refuse.
 
-    `count(category, action)` is told each find.
+    `count(category, action, count)` is told each find. `label`: an answer says at its end that it was generated.
     """
 
-    def __init__(self, actions: Mapping[str, str], count: Callable[[str, str, int], None]) -> None:
-        self.count = count
+    def __init__(
+        self, actions: Mapping[str, str], count: Callable[[str, str, int], None], label: bool = False
+    ) -> None:
+        self.count, self.label = count, label
         of_kind = dict.fromkeys(USUAL, actions.get(PERSONAL, "off"))
         of_kind |= dict.fromkeys(SECRETS, actions.get("secrets", "off"))
         of_kind |= {kind: action for kind, action in actions.items() if kind in KINDS}
         self.actions = {kind: action for kind, action in of_kind.items() if action != "off"}
         self.injection = actions.get(INJECTION, "off")
+
+    @property
+    def unlabelled(self) -> AnswerGuard:
+        """The same for a text that goes on with the caller's own."""
+        other = AnswerGuard({}, self.count)
+        other.actions, other.injection = self.actions, self.injection
+        return other
 
     @property
     def holds(self) -> bool:

@@ -16,6 +16,7 @@ from ..host.job import Job
 from .answer_guard import AnswerGuard
 from .parts import CallBegun, Part, Reader, TextPart
 
+LABELS = {"en": "(AI-generated)", "zh": "（AI生成）"}
 FILTERED = "content_filter"  # OpenAI's word for an answer that was broken off
 Pieces = AsyncIterator[tuple[int, Answer, Piece]]
 
@@ -29,6 +30,7 @@ class Guarded(Reader):
         self.tags, self.screen = Tags(), guard.screen(Tags())
         self.last: Part | None = None  # of the text that is open
         self.shown = ""  # its words, for the language of a refusal
+        self.said = ""  # of it what is no reasoning
         self.refused = False
 
     @property
@@ -39,7 +41,18 @@ class Guarded(Reader):
         return self._looked_at(self.inner.push(text))
 
     def end(self) -> list[Part]:
-        return [*self._looked_at(self.inner.end()), *self._closed()]
+        return [*self._looked_at(self.inner.end()), *self._closed(), *self._label()]
+
+    def _label(self) -> list[Part]:
+        """The words that say that the answer was generated: behind a text, and none that a program reads."""
+        if (
+            not self.guard.label
+            or self.refused
+            or self.calls_made
+            or self.said.lstrip()[:1] in ("", "{", "[")
+        ):
+            return []
+        return [TextPart("\n\n" + LABELS["zh" if is_chinese(self.shown) else "en"])]
 
     def _looked_at(self, parts: list[Part]) -> list[Part]:
         out: list[Part] = []
@@ -70,6 +83,7 @@ class Guarded(Reader):
         assert self.last is not None and not isinstance(self.last, CallBegun)
         out: list[Part] = [replace(self.last, text=text)] if text else []
         self.shown += text
+        self.said += text if isinstance(self.last, TextPart) else ""
         if self.screen.refused:
             self.refused = True
             self.guard.told(self.screen.counts)
@@ -86,8 +100,10 @@ def _place(part: Part) -> tuple[Any, ...]:
 
 
 def guarded(read: Reader | None, guard: AnswerGuard | None) -> Reader | None:
-    """A reader under guard, where there is one that looks at answers."""
-    return Guarded(read or Reader(), guard) if guard is not None and guard.actions else read
+    """A reader under guard, where there is one that looks at answers or labels them."""
+    if guard is None or not (guard.actions or guard.label):
+        return read
+    return Guarded(read or Reader(), guard)
 
 
 def is_refused(read: Reader | None) -> bool:

@@ -160,7 +160,7 @@ class Completion:
     object, chunk_object, prefix = "text_completion", "text_completion", "cmpl-"
 
     def __init__(self, tokenizer: Tokenizer, guard: AnswerGuard | None = None) -> None:
-        self.tokenizer, self.guard = tokenizer, guard
+        self.tokenizer, self.guard = tokenizer, guard.unlabelled if guard else None
         self.readers: dict[int, Reader | None] = {}
         self.characters_sent: dict[int, int] = {}  # characters of each answer's tokens so far
 
