@@ -259,11 +259,9 @@ def test_answers_say_that_they_were_generated(labelled, dialect, stream):
 
 
 def test_the_label_is_in_the_language_of_the_answer_and_not_in_json(labelled):
-    assert (
-        "茶产于云南。\n\n（AI生成）"
-        in chat(labelled, "茶产于云南。").json()["choices"][0]["message"]["content"]
-    )
-    assert chat(labelled, '{"tea": 1}').json()["choices"][0]["message"]["content"] == '{"tea": 1}'
+    texts = ("茶产于云南。", '{"a": 1}')
+    said = [chat(labelled, text).json()["choices"][0]["message"]["content"] for text in texts]
+    assert said == ["茶产于云南。\n\n（AI生成）", '{"a": 1}']
     assert "AI-generated" not in chat(labelled, CALL, tools=TOOLS).text
 
 

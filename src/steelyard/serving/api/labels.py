@@ -1,9 +1,9 @@
 """The labels of generated content, where a recipe asks for them: `serve: {label: {producer: NAME}}`.
 
-Each answer of a generating route says in a header for programs (`x-aigc`) who made it and which answer it is, in
-the fields that China's standard GB 45438-2025 has for the metadata of files, and in `x-ai-generated: yes`
-that it was generated. The visible words stand at the end of the text (turn/guarded.py). Not here: watermarks in
-the choice of words; they can be washed out, and nobody but their maker can read them.
+Each answer of a generating route says in a header for programs (`x-aigc`) who made it and which answer it
+is, in the fields that China's standard GB 45438-2025 has for the metadata of files, and in `x-ai-generated:
+yes` that it was generated. The visible words stand at the end of the text (turn/guarded.py). Not here:
+watermarks in the choice of words, which others can neither read nor check.
 """
 
 from __future__ import annotations

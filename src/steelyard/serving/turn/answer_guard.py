@@ -40,7 +40,8 @@ def guard_words(text: str) -> dict[str, str]:
 class AnswerGuard:
     """`actions`: of a group, or of one kind of value before its group -> off, report, redact, refuse.
 
-    `count(category, action, count)` is told each find. `label`: an answer says at its end that it was generated.
+    `count(category, action, count)` is told each find. `label`: an answer ends with words that say it was
+    generated.
     """
 
     def __init__(
