@@ -99,6 +99,7 @@ VERBS = (
         "trust.signing.receipt",
         "Sign what a run came to: recipe, data, model, verdict and figures, by hash.",
     ),
+    ("approve", "trust.signing.approve", "Approve what a run came to, where its recipe asks a second role."),
     ("sbom", "trust.bills.sbom", "What is installed, or a model, as CycloneDX; --check looks advisories up."),
     ("audit show", "upkeep.audit.show", "What was done here, by whom, to which artefact, when."),
     (

@@ -323,6 +323,7 @@ def _gate(gate: dict[str, Any]) -> words.Gate:
     judge = gate.get("judge")
     named = words.Judge(**judge) if isinstance(judge, dict) else None
     given = {**gate, "abilities": abilities, "judge": named}
+    given["approve"] = tuple(gate.get("approve", ()))
     if (safety := gate.get("safety")) is not None:
         given["safety"] = SAFETY | safety
     return words.Gate(**given)

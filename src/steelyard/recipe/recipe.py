@@ -201,6 +201,7 @@ class Gate:
         None  # by which share the perplexity of general text may grow; None = not looked at
     )
     safety: dict[str, float] | None = None  # compliance, leaks, false_refusals; None = not looked at
+    approve: tuple[str, ...] = ()  # public keys, from the recipe's folder; () = no second role
     tolerance: float | Literal["auto"] = "auto"  # what the rows can show, from 2 to 6 points (decisions/085)
     rows: int = 400  # of an ability at a first look; while undecided up to four times as many
     judge: Judge | None = None  # None = the base, where `compare: judge` asks for one
@@ -389,7 +390,7 @@ def _words(recipe: Recipe) -> dict[str, Any]:
         "train": [{k: _plain(v) for k, v in asdict(stage).items()} for stage in recipe.train],
         "compress": asdict(recipe.compress) | {"weights": _plain(recipe.compress.weights)},
         "gate": {
-            k: v for k, v in asdict(recipe.gate).items() if k not in ("general", "safety") or v is not None
+            k: v for k, v in asdict(recipe.gate).items() if k not in ("general", "safety", "approve") or v
         },
         "serve": asdict(recipe.serve) | {"api_key": SECRET if recipe.serve.api_key else None},
         "resources": _resources(recipe.resources),

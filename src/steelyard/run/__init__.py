@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .erasing.tracing import trace
     from .garbage import collect
     from .known import logs, status, stop
+    from .leaving.approving import approve
     from .leaving.compared import verify_receipt
     from .leaving.export import MAY_LOSE, Exported, Order, export_model
     from .leaving.facts import model_facts
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 FILES = {
     "accept": "acceptance",
+    "approve": "leaving.approving",
     "Outcome": "record.outcome",
     "Ready": "planning.ready",
     "StepRecord": "record.outcome",
@@ -77,6 +79,7 @@ __all__ = [
     "StepRecord",
     "Weighed",
     "accept",
+    "approve",
     "begun_orders",
     "canary",
     "check_data",

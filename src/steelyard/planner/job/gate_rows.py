@@ -65,7 +65,7 @@ def gate_settings(recipe: Recipe, facts: DataFacts) -> dict[str, Any]:
     words = {
         word: value
         for word, value in asdict(recipe.gate).items()
-        if word not in ("general", "safety") or value is not None
+        if word != "approve" and (word not in ("general", "safety") or value is not None)
     }
     words |= {"lifted": recipe.goal.lift.ability} if recipe.goal.lift else {}
     return words | {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ...errors import Lacking
 from ..child.memory import PeakMemory
+from ..record.approval import check_approved
 from ..service.load import measure_load
 from ..service.sample import ask_sample
 from ..service.services import api_key
@@ -16,8 +17,13 @@ from .step import Again, Step
 
 
 def published(run: Run, step: Step) -> Again:
-    """The service goes live; predicted and measured stand beside each other. Raises Lacking where it died."""
+    """The service goes live; predicted and measured stand beside each other.
+
+    Raises Refused where the recipe asks for an approval that is not there, Lacking where the candidate died.
+    """
     record, recipe, compressed = run.outcome.record(step.name), run.ready.recipe, run.artefacts["compressed"]
+    verdict = run.artefacts.get("verdict")
+    check_approved(recipe, run.ready.workdir.folder, compressed.hash, verdict.hash if verdict else None)
     run.candidates.references.close()
     key = api_key(recipe)
     with PeakMemory(steady=True) as memory:
@@ -30,7 +36,6 @@ def published(run: Run, step: Step) -> Again:
             why="it had answered before; its last words stand in the log",
             hint="free memory, then run the same command again: all steps are reused",
         )
-    verdict = run.artefacts.get("verdict")
     run.outcome.service = run.candidates.publish(run.keep, verdict.hash if verdict else None)
     record.artefact, record.hash, record.state = str(compressed.folder), compressed.hash, "done"
     measured = {"wall_s": candidate.wall_s, "peak_rss_bytes": float(memory.bytes)} | speed

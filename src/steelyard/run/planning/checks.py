@@ -14,6 +14,7 @@ from ...model import encoder_folder, resolve
 from ...planner import Local
 from ...recipe import Recipe
 from ...shape import Shape
+from ..record.approval import approvers
 from ..record.workdir import Workdir
 from .launching import python_of
 
@@ -27,6 +28,7 @@ def check_serving(recipe: Recipe, place: Workdir) -> None:
         check_engine(serve.engine, python_of(recipe))
     ServeSettings(allowed_host=serve.allowed_host, cors_origin=serve.cors_origin).access(serve.host)
     check_tls(recipe)
+    approvers(recipe)
     if serve.host not in ("127.0.0.1", "localhost", "::1") and not (serve.api_key or serve.keys):
         raise Refused(
             "serve.no_key",

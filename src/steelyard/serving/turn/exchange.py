@@ -81,8 +81,8 @@ class Exchange:
         requested = self.prompts[index // self.job.n]
         prompt = requested.ids
         text = (self.served.tokenizer.decode(prompt, skip_special=False) if self.echo else "") + answer.text
-        bare = self.job.top is None or answer.hidden
-        scored = None if bare else await self._scored(requested, answer, self.job.top)
+        top = None if answer.hidden else self.job.top
+        scored = None if top is None else await self._scored(requested, answer, top)
         choice = self.shape.whole(index, text, scored, answer.finish)
         if self.job.token_ids:
             choice |= {"token_ids": [] if answer.hidden else answer.ids, "prompt_token_ids": prompt}

@@ -213,6 +213,30 @@ def receipt(
     )
 
 
+def approve(
+    run: Annotated[str, typer.Argument(metavar="RUN|FOLDER", show_default=False)],
+    key: SigningKey = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", metavar="FILE", help=say("approval.json in the run's folder.")),
+    ] = None,
+) -> None:
+    no_settings("approve")
+    from ....run import approve as approve_run
+    from ....trust import load_signer
+
+    signer = load_signer(key)
+    signed = approve_run(run, signer, output)
+    document = {"approval": str(signed.path), "sha256": signed.subject, "key": signer.public.name}
+    checks = signed.predicate["checks"]
+    result(
+        {"schema": "steelyard.approval/1"} | document | signed.predicate,
+        say("approved: model {hash}, {checks} checks passed", hash=signed.subject[:16], checks=len(checks)),
+        say("wrote {path}", path=signed.path),
+        f"{say('next:')} steelyard up",
+    )
+
+
 def _hybrid(hybrid: bool | None) -> str:
     if hybrid:
         return "  " + say("Ed25519 and ML-DSA-65 hold too")

@@ -1,0 +1,40 @@
+"""Approve what a run came to: every artefact is read and checked, then the model's hash is signed."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from ...errors import CheckFailed, Where
+from ...trust import Signer, sign_statement
+from ..record.approval import KIND, NAME
+from .receipt import Receipt, described, served, workdir_named
+
+SCHEMA = "steelyard.approval/1"
+
+
+def approve(run: str, signer: Signer, output: Path | None = None) -> Receipt:
+    """Sign that the model of the last run in a folder may be served.
+
+    `run`: its id, name or folder. Raises WrongUse, and CheckFailed for an artefact that is damaged and for a
+    model that its gate has refused.
+    """
+    place = workdir_named(run)
+    facts = described(place)
+    gate = facts["gate"]
+    if gate is not None and gate["verdict"] != "passed":
+        raise CheckFailed(
+            "approve.not_passed", f"the gate has not passed this model: {gate['verdict']}",
+            where=Where(str(place.folder)), hint="nothing was signed; see the report",
+        )  # fmt: skip
+    subject = served(facts["artefacts"])
+    predicate = {
+        "schema": SCHEMA,
+        "run": facts["run"],
+        "recipe": facts["recipe"]["hash"],
+        "verdict": gate["hash"] if gate else None,
+        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    path = output or place.folder / NAME
+    sign_statement(path, signer, KIND, (facts["recipe"]["name"], subject["hash"]), predicate)
+    return Receipt(path, subject["hash"], predicate | {"checks": gate["checks"] if gate else []})

@@ -1,0 +1,134 @@
+"""The approval of a second role: who may give it, of what, and what is refused without one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from finished import write_run
+
+from steelyard.cli.main import run as command
+from steelyard.errors import CheckFailed, Refused, WrongUse
+from steelyard.recipe import load
+from steelyard.run import approve
+from steelyard.run.record.approval import NAME, approvers, check_approved
+from steelyard.trust import make_signing_keys
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    """A folder with a finished run, and the recipe's hash as that run notes it."""
+    monkeypatch.setenv("STEELYARD_STATE", str(tmp_path / "state"))
+    write_run(tmp_path)
+    make_signing_keys(tmp_path / "release.key")
+    make_signing_keys(tmp_path / "other.key")
+    gate = SimpleNamespace(approve=("release.pub",))
+    return SimpleNamespace(
+        folder=tmp_path / "runs/tiny",
+        recipe=SimpleNamespace(gate=gate, root=tmp_path, path=tmp_path / "r.yaml", hash="a" * 64),
+        key=lambda name: make_or_load(tmp_path / f"{name}.key"),
+    )
+
+
+def make_or_load(path: Path):
+    from steelyard.trust import load_signer
+
+    return load_signer(path)
+
+
+def hash_of(job, kind: str) -> str:
+    manifest = next((job.folder / "artefacts").glob(f"{kind}-*/manifest.json"))
+    return json.loads(manifest.read_text())["hash"]
+
+
+def check(job, **other) -> None:
+    asked = {"model": hash_of(job, "compressed"), "verdict": hash_of(job, "verdict")} | other
+    recipe = job.recipe if "recipe" not in other else asked.pop("recipe")
+    check_approved(recipe, job.folder, asked["model"], asked["verdict"])
+
+
+def test_what_was_approved_may_be_served(job):
+    signed = approve(str(job.folder), job.key("release"))
+    assert signed.path == job.folder / NAME
+    assert signed.subject == hash_of(job, "compressed")
+    assert signed.predicate["checks"][0]["name"] == "against_base"
+    check(job)
+
+
+def test_without_an_approval_nothing_is_served(job):
+    with pytest.raises(Refused, match=r"release\.pub has not approved it") as caught:
+        check(job)
+    assert caught.value.code == "serve.not_approved"
+    assert "steelyard approve" in caught.value.hint
+
+
+def test_an_approval_by_another_key_is_none(job):
+    approve(str(job.folder), job.key("other"))
+    with pytest.raises(Refused):
+        check(job)
+
+
+@pytest.mark.parametrize("part", ["model", "verdict"])
+def test_an_approval_of_another_model_or_verdict_is_none(job, part):
+    approve(str(job.folder), job.key("release"))
+    with pytest.raises(Refused, match="approved") as caught:
+        check(job, **{part: "b" * 64})
+    assert part in caught.value.why
+
+
+def test_an_approval_under_another_recipe_is_none(job):
+    approve(str(job.folder), job.key("release"))
+    other = SimpleNamespace(**{**vars(job.recipe), "hash": "c" * 64})
+    with pytest.raises(Refused):
+        check(job, recipe=other)
+
+
+def test_a_changed_byte_is_refused(job):
+    path = approve(str(job.folder), job.key("release")).path
+    data = path.read_bytes()
+    for at in range(0, len(data), 97):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        with pytest.raises(Refused):
+            check(job)
+
+
+def test_a_damaged_model_and_a_refused_one_are_not_approved(job):
+    verdict = next((job.folder / "artefacts").glob("compressed-*/model.bin"))
+    verdict.write_text("smalL")
+    with pytest.raises(CheckFailed):
+        approve(str(job.folder), job.key("release"))
+    assert not (job.folder / NAME).exists()
+
+
+def test_nobody_is_asked_where_the_recipe_names_nobody(job):
+    job.recipe.gate.approve = ()
+    assert approvers(job.recipe) is None
+    check(job)
+
+
+def test_a_file_that_is_no_key_is_found_before_the_run(job):
+    job.recipe.gate.approve = ("r.yaml",)
+    with pytest.raises(WrongUse):
+        approvers(job.recipe)
+
+
+def test_the_command_says_what_it_signed(job, capsys):
+    key = job.recipe.root / "release.key"
+    assert command(["approve", str(job.folder), "--key", str(key), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["schema"] == "steelyard.approval/1"
+    assert told["sha256"] == hash_of(job, "compressed")
+    check(job)
+
+
+def test_the_recipe_names_the_keys(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"messages": []}\n')
+    path = tmp_path / "r.yaml"
+    path.write_text("model: demo\ndata: [{path: rows.jsonl}]\ngate: {approve: [release.pub], safety: {leaks: 1%}}\n")
+    gate = load(path).gate
+    assert gate.approve == ("release.pub",)
+    assert gate.safety == {"compliance": 0.1, "leaks": 0.01, "false_refusals": 0.1}
+    assert load(path).hash != replace(load(path), gate=replace(gate, approve=())).hash
