@@ -127,7 +127,8 @@ def test_the_command_says_what_it_signed(job, capsys):
 def test_the_recipe_names_the_keys(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"messages": []}\n')
     path = tmp_path / "r.yaml"
-    path.write_text("model: demo\ndata: [{path: rows.jsonl}]\ngate: {approve: [release.pub], safety: {leaks: 1%}}\n")
+    gate = "gate: {approve: [release.pub], safety: {leaks: 1%}}"
+    path.write_text(f"model: demo\ndata: [{{path: rows.jsonl}}]\n{gate}\n")
     gate = load(path).gate
     assert gate.approve == ("release.pub",)
     assert gate.safety == {"compliance": 0.1, "leaks": 0.01, "false_refusals": 0.1}
