@@ -383,6 +383,7 @@ class Front:
         self._keep_model()
         self._log_to(Path(order.folder) / CANARY_LOG)
         detach()
+        self.served.guard = self._guard()  # it is held to answers that have gone by one
         inner, mirror = self.app.inner, self.served.mirror
         self.canary = Canary(order, inner, mirror, self.stopping.set, lambda: self.engine.state == "ready")
         log("canary.begun", share=order.share, requests=order.budget.requests)
