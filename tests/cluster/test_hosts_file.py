@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from steelyard.cluster import read_hosts
-from steelyard.errors import WrongUse
+from steelyard.cluster import Host, read_hosts
+from steelyard.cluster.opening.ssh import Runners
+from steelyard.errors import Lacking, WrongUse
 
 WHOLE = """\
 name: lab
@@ -16,7 +17,7 @@ port: 7000
 hosts:
   - 10.0.0.1
   - {address: 10.0.0.2, ssh: ubuntu@node2, python: /usr/bin/python3.11, cpus: 8, despite: [clock.off]}
-  - {address: "fd00::3", local: true}
+  - {address: 10.0.0.3, local: true}
 """
 
 
@@ -58,6 +59,7 @@ def test_a_file_of_addresses_alone_is_named_after_itself(tmp_path: Path) -> None
         ("hosts:\n  - 10.0.0.1\n  - 10.0.0.1", 3, "hosts.1.address"),
         ("hosts:\n  - {address: 10.0.0.1, ssh: a}\n  - {address: 10.0.0.2, ssh: a}", 3, "hosts.1.ssh"),
         ("hosts:\n  - node7", 2, "hosts.0.address"),
+        ("hosts:\n  - 'fd00::3'", 2, "hosts.0.address"),
         ("hosts:\n  - {ssh: a}", 2, "hosts.0.address"),
         ("hosts:\n  - 7", 2, "hosts.0"),
         ("hosts:\n  - {address: 10.0.0.1, ssh: '-oProxyCommand=touch x'}", 2, "hosts.0.ssh"),
@@ -87,3 +89,22 @@ def test_what_is_no_text_is_one_error(tmp_path: Path, content: bytes | None) -> 
     with pytest.raises(WrongUse) as told:
         read_hosts(path)
     assert told.value.code == "cluster.hosts_file"
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        ("exit 0", "exit code 0"),
+        ("echo MemoryError >&2; exit 1", "MemoryError"),
+        ("exec sleep 60", "not within 1 s"),
+        ("printf 'steelyard.there {\"cut'; exit 3", "exit code 3"),
+    ],
+)
+def test_a_host_without_a_last_word_is_one_error(tmp_path: Path, script: str, why: str) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+    host = Host(address="10.0.0.1", ssh="10.0.0.1", python=str(python), local=True)
+    with pytest.raises(Lacking) as told:
+        Runners().order(host, {"do": "state"}, 1.0)
+    assert (told.value.code, told.value.why) == ("cluster.no_answer", why)

@@ -109,9 +109,9 @@ def _host(row: Any, path: Path, line: int | None, at: str) -> Host:
     _known(words, OF_HOST, path, f"{at}.")
     address = words.get("address", "")
     try:
-        ipaddress.ip_address(address)
+        ipaddress.IPv4Address(address)
     except ValueError as error:
-        text = f"{address!r} is no address: nodes know each other by numbers, as 10.0.0.2"
+        text = f"{address!r} is no IPv4 address: nodes know each other by numbers, as 10.0.0.2"
         raise _wrong(path, line, f"{at}.address", text) from error
     ssh = str(words.get("ssh", address))
     if not ssh or ssh.startswith("-") or any(char.isspace() or not char.isprintable() for char in ssh):

@@ -260,9 +260,9 @@ def _noted(cluster: Hosts) -> list[Host]:
     """Hosts that were opened under this name, as they were reached."""
     try:
         rows = json.loads((folder_of(cluster.name) / "opened.json").read_text())
-    except (OSError, ValueError):
+        return [Host(**row) for row in rows]
+    except (OSError, ValueError, TypeError):
         return []
-    return [Host(**row) for row in rows]
 
 
 def _note(cluster: Hosts, more: Sequence[Host], less: Sequence[Host] = ()) -> None:

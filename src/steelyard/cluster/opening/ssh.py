@@ -14,7 +14,7 @@ from threading import Lock, Thread
 from typing import Any
 
 from ...doctor import ssh_command, ssh_problem
-from ...errors import Lacking
+from ...errors import Lacking, Problem
 from .hosts_file import Host
 from .there import ANSWER
 
@@ -72,8 +72,7 @@ class Runners:
             child.wait()
             listener.join(1)
         if answer is None:
-            text = b"".join(said).decode("utf-8", "replace")
-            raise ssh_problem(host.ssh, child.returncode, text, host.python)
+            raise _no_answer(host, child.returncode, b"".join(said).decode("utf-8", "replace"), within_s)
         if failed := answer.get("failed"):
             raise _failed(host, *failed)
         return answer
@@ -103,11 +102,24 @@ def _answer(child: subprocess.Popen[bytes], within_s: float) -> dict[str, Any] |
         for line in child.stdout:
             text = line.decode("utf-8", "replace")
             if text.startswith(ANSWER):
-                answer: dict[str, Any] = json.loads(text.removeprefix(ANSWER))
-                return answer
+                with suppress(ValueError):  # cut off within the line
+                    answer: dict[str, Any] = json.loads(text.removeprefix(ANSWER))
+                    return answer
     finally:
         timer.cancel()
     return None
+
+
+def _no_answer(host: Host, code: int, said: str, within_s: float) -> Problem:
+    """Of a host that ended without its last word: ssh's own faults, else what it said last."""
+    if not host.local and code in (126, 127, 255):
+        return ssh_problem(host.ssh, code, said, host.python)
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    why = f"not within {within_s:.0f} s" if code < 0 else (lines or [f"exit code {code}"])[-1][:300]
+    hint = "run the same command again; steelyard cluster down HOSTS.yaml ends what is there"
+    return Lacking(
+        "cluster.no_answer", f"{host.address} gave no answer", where=host.where, why=why, hint=hint
+    )
 
 
 def _failed(host: Host, word: str, detail: str) -> Lacking:
