@@ -38,6 +38,7 @@ if __name__ == "__main__":
         print("Ray runtime started.", flush=True)
     time.sleep(600)
 """
+SLOW_S = 90.0  # that a busy machine is waited for; a quick one never is
 HOSTS = ("one", "two", "three", "fails", "hangs", "older", "otherray", "bare")
 
 
@@ -177,10 +178,10 @@ def test_without_a_head_nothing_is_started(lab, cluster, tmp_path) -> None:
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_who_is_interrupted_leaves_nothing_half_started(lab, cluster, tmp_path, how) -> None:
     process = cluster.started(hosts_file(tmp_path, "one", "hangs"))
-    assert within(30, lambda: len(running(lab / "data-hangs")) > 1)
+    assert within(SLOW_S, lambda: len(running(lab / "data-hangs")) > 1)
     process.send_signal(how)
-    process.communicate(timeout=60)
-    assert within(30, lambda: left(lab, "hangs") == [])
+    process.communicate(timeout=SLOW_S)
+    assert within(SLOW_S, lambda: left(lab, "hangs") == [])
     if how != signal.SIGKILL:  # then what was whole is ended too
         assert process.returncode != 0 and left(lab, "one") == []
     cluster("down", hosts_file(tmp_path, "one"))
