@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from steelyard.serving.rolling.comparing import Said, broken, pair, said_in
 from steelyard.serving.rolling.deciding import (
     ERROR,
     LOOKS,
@@ -20,6 +22,7 @@ from steelyard.serving.rolling.deciding import (
     at_most,
     late_after,
 )
+from steelyard.serving.rolling.mirror import MOST_BYTES, WAITING, Follower, Mirror
 
 BUDGET = Budget(requests=40, errors=0.1)
 GOOD = Pair(failed=False, ratio=1.0, agreement=0.9)
@@ -31,8 +34,8 @@ PAIRS = st.lists(st.sampled_from([GOOD, BAD, SLOW, OTHER]), max_size=200)
 
 def run(pairs: list[Pair], budget: Budget = BUDGET) -> Tally:
     tally = Tally()
-    for pair in pairs:
-        tally = tally.with_pair(pair, budget)
+    for one in pairs:
+        tally = tally.with_pair(one, budget)
     return tally
 
 
@@ -40,8 +43,8 @@ def run(pairs: list[Pair], budget: Budget = BUDGET) -> Tally:
 @settings(deadline=None)
 def test_a_decision_comes_in_time_stays_and_is_never_early(pairs):
     tally = Tally()
-    for pair in pairs:
-        before, tally = tally, tally.with_pair(pair, BUDGET)
+    for one in pairs:
+        before, tally = tally, tally.with_pair(one, BUDGET)
         if before.word != "wait":
             assert tally == before, "a decision stays"
     assert tally.word != "promote" or tally.pairs >= BUDGET.requests
@@ -52,8 +55,8 @@ def test_a_decision_comes_in_time_stays_and_is_never_early(pairs):
 @given(PAIRS, st.randoms())
 @settings(deadline=None)
 def test_no_pair_that_is_worse_brings_a_promotion(pairs, draw):
-    """Where one answer fails in place of coming, no candidate is promoted that was sent back before."""
-    worse = [BAD if pair is not BAD and draw.random() < 0.2 else pair for pair in pairs]
+    """Where good answers fail in place of coming, no candidate is promoted that was sent back before."""
+    worse = [BAD if one is GOOD and draw.random() < 0.2 else one for one in pairs]
     if run(pairs).word == "back" and run(pairs).why.startswith("errors"):
         assert run(worse).word == "back"
 
@@ -113,3 +116,97 @@ def test_after_a_promotion_errors_and_late_answers_send_back():
     assert after(*[(True, None)] * 8).word == "back"
     assert "late" in after(*[(False, 3.0)] * 20).why
     assert late_after([float(n) for n in range(100)]) == 90.0 and late_after([]) == float("inf")
+
+
+# ------------------------------------------------------------------ two answers
+
+
+@pytest.mark.parametrize(
+    "standing, candidate, worse",
+    [
+        (Said("yes", "stop"), Said("no", "stop"), False),
+        (Said("yes", "stop"), Said(" ", "stop"), True),
+        (Said("yes", "stop"), Said("", "tool_calls", calls=True), False),
+        (Said("", "stop"), Said("", "stop"), False),
+        (Said("yes", "stop"), Said("yes " * 100, "length"), True),
+        (Said("yes", "length"), Said("yes " * 100, "length"), False),
+        (Said('{"a": 1}', "stop"), Said('{"a": 2}', "stop"), False),
+        (Said('{"a": 1}', "stop"), Said("a is 1", "stop"), True),
+        (Said("3", "stop"), Said("three", "stop"), False),
+    ],
+)
+def test_worse_in_form(standing, candidate, worse):
+    assert broken(standing, candidate) is worse
+
+
+def whole(text: str) -> dict:
+    return {"choices": [{"message": {"content": text}, "finish_reason": "stop"}]}
+
+
+def copied(answer: str, status: int = 200, streamed: bool = False) -> dict:
+    return {"status": status, "answer": answer, "streamed": streamed, "whole_s": 2.0}
+
+
+STREAM = """data: {"choices":[{"index":0,"delta":{"content":"good "}}]}
+
+: a comment
+data: {"choices":[{"index":1,"delta":{"content":"other"}}]}
+data: {"choices":[{"index":0,"delta":{"content":"day"},"finish_reason":"stop"}]}
+data: {"choices":[],"usage":{}}
+data: [DONE]
+"""
+
+
+def test_a_pair_of_answers():
+    assert said_in(STREAM, streamed=True) == Said("good day", "stop")
+    assert said_in('data: {"error": {}}', streamed=True) is None and said_in("{", streamed=False) is None
+    alike = pair(copied(STREAM, streamed=True), 200, whole("good day"), 4.0)
+    assert alike == Pair(failed=False, ratio=2.0, agreement=1.0)
+    assert pair(copied(STREAM, streamed=True), 200, whole("bad night"), 1.0).agreement < 0.5
+    assert pair(copied(STREAM, streamed=True), 500, None, 1.0).failed
+    assert pair(copied(STREAM, streamed=True), 200, {"choices": []}, 1.0).failed
+    assert pair(copied("", 503), 500, None, 1.0) is None, "both failed: it says nothing"
+    assert not pair(copied("", 503), 200, whole("good"), 1.0).failed
+
+
+# ------------------------------------------------------------------ copies
+
+
+async def asked(
+    mirror: Mirror, body: bytes, server: str = "127.0.0.1", path: str = "/v1/completions"
+) -> None:
+    async def receive() -> dict:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: dict) -> None:
+        """A client that reads."""
+
+    await mirror({"type": "http", "method": "POST", "path": path, "server": (server, 1)}, receive, send)
+
+
+async def answering(scope, receive, send) -> None:
+    body = (await receive())["body"]
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+@given(st.floats(0.01, 1.0), st.integers(1, 200))
+def test_a_share_is_kept_to_one_request(share, count):
+    follower = Follower(share)
+    taken = sum(follower.wants() for _ in range(count))
+    assert abs(taken - share * count) <= 1.0 + 1e-6
+
+
+def test_only_whole_live_requests_are_copied_and_a_slow_follower_loses_some():
+    async def go() -> list[str]:
+        mirror, follower = Mirror(answering), Follower(1.0)
+        await asked(mirror, b"before")
+        mirror.followers.add(follower)
+        await asked(mirror, b"inside", server="inside")
+        await asked(mirror, b"x" * (MOST_BYTES + 1))
+        await asked(mirror, b"another route", path="/v1/embeddings")
+        for number in range(WAITING + 5):
+            await asked(mirror, str(number).encode())
+        return [follower.queue.get_nowait()["body"] for _ in range(follower.queue.qsize())]
+
+    assert asyncio.run(go()) == [str(number) for number in range(WAITING)]
