@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steelyard.artefact import Watch
-from steelyard.cluster import on_nodes
+from steelyard.cluster import cluster_address, on_nodes
 from steelyard.cluster.mapping import mapper
 from steelyard.cluster.mapping.ray_child import assignment, place
 from steelyard.cluster.nodes import WORKER, worker_words
@@ -202,6 +202,14 @@ def test_clean_writes_the_bytes_of_one_machine(played, tmp_path, monkeypatch):
     several = clean_files(source, tmp_path / "two", others=played(lose_node_at=3))
     assert written(tmp_path / "one") == written(tmp_path / "two") and one["dropped"] > 50
     assert {**one, "seconds": 0, "mb_per_s": 0} == {**several, "seconds": 0, "mb_per_s": 0}
+
+
+@pytest.mark.parametrize(
+    "address", ["", ":6379", "10.0.0.1:abc", "10.0.0.1:0", "10.0.0.1:99999", "10.0.0.1:-1"]
+)
+def test_what_is_no_address_is_said(address):
+    with pytest.raises(WrongUse, match="is no address of a head"):
+        cluster_address((), address)
 
 
 def test_a_cluster_that_is_not_there_leaves_nothing(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..errors import no_cluster
+from ..errors import Where, WrongUse, no_cluster
 from ..model import TRL_QUIET, check_ray, trl_python
 from ..trust import address_of, keys_folder, ray_environment
 
@@ -24,9 +24,16 @@ WORKER = "STEELYARD_NODE_WORKER"  # also in mapping/ray_child/place.py, which im
 
 
 def cluster_address(hosts: Sequence[str], ray: str | None) -> str:
-    """ADDRESS:PORT of the head: what `ray` says, else the first host."""
-    host, _, port = (ray or hosts[0]).partition(":")
-    return f"{address_of(host)}:{int(port or PORT)}"
+    """ADDRESS:PORT of the head: what `ray` says, else the first host. Raises WrongUse."""
+    host, _, port = (hosts[0] if ray is None else ray).partition(":")
+    if not host or not (port or str(PORT)).isdecimal() or not 0 < int(port or PORT) < 1 << 16:
+        raise WrongUse(
+            "cluster.address",
+            f"{ray!r} is no address of a head",
+            where=Where(field="--ray"),
+            hint="ADDRESS or ADDRESS:PORT, 10.0.0.1:6379 for instance",
+        )
+    return f"{address_of(host)}:{port or PORT}"
 
 
 def check_reachable(address: str, environment: Mapping[str, str]) -> None:
