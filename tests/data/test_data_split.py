@@ -188,3 +188,25 @@ def test_a_large_group_stays_in_training(tmp_path):
     rows = [{"id": f"l{n}", "text": edited(dice, text, 0.02)} for n in range(60)] + made(60, 0)
     held = held_out_of(tmp_path, rows, "large", split="near", test_share=0.1)
     assert held and not any(id.startswith("l") for id in held)
+
+
+def test_training_rows_that_ask_nearly_the_same_share_a_group(tmp_path):
+    """So that a stage holds none of them out beside the others (`val_size`); only with `split: near`."""
+    dice = random.Random(6)
+    rows = []
+    for n in range(20):
+        text = prose(dice)
+        rows += [{"id": f"{n}a", "text": text}, {"id": f"{n}b", "text": edited(dice, text, 0.05)}]
+    rows += [{"id": f"{n}", "text": prose(dice)} for n in range(20)]
+    groups = {}
+    for words in ({"split": "near"}, {}):
+        held_out_of(tmp_path, rows, f"s{len(words)}", **words)
+        written = next((tmp_path / f"s{len(words)}").rglob("train.jsonl")).read_bytes().splitlines()
+        taught = [json.loads(line) for line in written]
+        own = {rows[int(row["id"].split(":")[1]) - 1]["id"]: row.get("group") for row in taught}
+        groups[len(words)] = own
+    pairs = [n for n in range(20) if f"{n}a" in groups[1]]
+    assert len(pairs) > 10 and all(groups[1][f"{n}a"] == groups[1][f"{n}b"] != None for n in pairs)  # noqa: E711
+    assert len({groups[1][f"{n}a"] for n in pairs}) == len(pairs)
+    assert all(group is None for name, group in groups[1].items() if name.isdecimal())
+    assert set(groups[0].values()) == {None}

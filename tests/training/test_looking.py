@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from array import array
 
 import pytest
 import tiny
@@ -16,7 +17,7 @@ from steelyard.model import Tokenizer, load
 from steelyard.training import train
 from steelyard.training.methods import METHODS
 from steelyard.training.packing import learning_rate
-from steelyard.training.rows import batch_of, read_rows
+from steelyard.training.rows import Rows, TrainingExample, batch_of, read_rows
 from steelyard.training.steering.validation import best, hold_out, kept_steps, stops_early
 
 LOOKING = {"val_size": 0.25, "eval_steps": 2, "num_train_epochs": 8, "dtype": "f32"}
@@ -313,3 +314,26 @@ def test_other_trackers_write_offline_into_the_runs_folder(tool, base, data, tmp
     run(tmp_path, base, data, report_to=[tool], max_steps=2)
     wanted = {"wandb": "wandb/offline-run-*", "mlflow": "mlflow.db"}[tool]
     assert list((tmp_path / "tracking" / tool).glob(wanted))
+
+
+def held_back(groups, share, count=40):
+    rows = Rows(examples=[TrainingExample(array("I", [1, 2]), b"\0\1", "main", n) for n in range(count)])
+    rows.groups = groups
+    hold_out(rows, {"val_size": share, "seed": 3})
+    assert rows.dropped["held_out"] == len(rows.kept_back)
+    assert sorted(e.number for e in [*rows.examples, *rows.kept_back]) == list(range(count))
+    return {example.number for example in rows.kept_back}
+
+
+def test_rows_that_ask_nearly_the_same_are_held_out_together():
+    """By the name of their group; without groups as ever."""
+    alone = held_back({}, 0.25)
+    assert len(alone) == 10
+    groups = {n: f"g{n // 4}" for n in range(0, 20)} | {n: "large" for n in range(25, 40)}
+    held = held_back(groups, 0.25)
+    sides = {name: {n in held for n, of in groups.items() if of == name} for name in set(groups.values())}
+    assert (
+        all(len(side) == 1 for side in sides.values()) and sides["large"] == {False} and 0 < len(held) <= 10
+    )
+    assert held_back({n: f"g{n > 12}" for n in range(40)}, 0.1) == set(range(13))
+    assert len(held_back(dict.fromkeys(range(40), "all"), 0.1)) == 4

@@ -1,7 +1,7 @@
 """The step `clean`: sources in, one dataset out.
 
     train.jsonl, test.jsonl   {"id", "ability", "messages" | "text", "tools"?, "accept"?, "compare"?,
-                              "weight"?}
+                              "weight"?, "group"?}: equal of training rows that ask nearly the same
     dropped.jsonl             {"id", "reasons", "evidence"?}, no text
     origins.jsonl             {"id", "hash", "own"?, "masked"?} of every row that was read, no text
     account.json              read = kept + dropped; kept = train + held_out;
@@ -150,6 +150,7 @@ def divide(
     staying = [one for number, one in enumerate(notes) if number not in settled]
     chosen = cleaning.test_prompts([(n.ability, n.prompt, n.made) for n in staying])
     weights = draw_weights([n for n in staying if n.prompt not in chosen])
+    groups = groups_in([n.prompt for n in staying if n.prompt not in chosen], cleaning)
     train: Counter[str] = Counter()
     test: Counter[str] = Counter(row.ability for row in cleaning.test)
     with open(folder / "train.jsonl", "wb") as to_train, open(folder / "test.jsonl", "wb") as to_test:
@@ -165,7 +166,8 @@ def divide(
                     test[one.ability] += 1
                     one.file.held_out += 1
                 else:
-                    to_train.write(with_weight(line, weights.get(one.file.source)))
+                    more = {"weight": weights.get(one.file.source), "group": groups.get(one.prompt)}
+                    to_train.write(with_more(line, more))
                     train[one.ability] += 1
                     cleaning.account.teach(one.masked, one.placeholder)
     return {
@@ -198,8 +200,19 @@ def draw_weights(train: Sequence[KeptNote]) -> dict[int, float]:
     return weights_of_rows
 
 
-def with_weight(line: bytes, weight: float | None) -> bytes:
-    return line if weight is None else as_line({**orjson.loads(line), "weight": round(weight, 6)})
+def groups_in(prompts: Sequence[bytes], cleaning: Cleaning) -> dict[bytes, str]:
+    """With `split: near`: prompt -> a name of those that it hangs together with; none of a row alone."""
+    alike = cleaning.questions_alike
+    if alike is None:
+        return {}
+    rows = Counter(alike.group(prompt) for prompt in prompts)
+    return {p: alike.group(p).hex()[:16] for p in set(prompts) if rows[alike.group(p)] > 1}
+
+
+def with_more(line: bytes, more: Mapping[str, Any]) -> bytes:
+    """The line with those fields that have a value."""
+    given = {n: round(v, 6) if isinstance(v, float) else v for n, v in more.items() if v is not None}
+    return as_line({**orjson.loads(line), **given}) if given else line
 
 
 # ------------------------------------------------------------------ tokens

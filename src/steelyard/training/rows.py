@@ -71,6 +71,7 @@ class Rows:
     examples: list[TrainingExample] = field(default_factory=list)
     kept_back: list[TrainingExample] = field(default_factory=list)  # of the stage, for looks while it trains
     names: list[str] = field(default_factory=list)  # the id of each row, as the user knows it
+    groups: dict[int, str] = field(default_factory=dict)  # of rows that ask nearly what others ask
     dropped: Counter[str] = field(default_factory=Counter)
     split: set[int] = field(default_factory=set)
     truncated: set[int] = field(default_factory=set)
@@ -128,6 +129,8 @@ def read_rows(path: Path, tokenizer: Tokenizer, settings: Mapping[str, Any]) -> 
             try:
                 raw = orjson.loads(line)
                 rows.names.append(str(raw.get("id", number + 1)))
+                if "group" in raw:
+                    rows.groups[number] = str(raw["group"])
                 rows.examples.extend(_examples(raw, number, rows, tokenizer, settings))
             except Unteachable as e:
                 rows.dropped[e.reason] += 1

@@ -20,16 +20,35 @@ HELD_OUT = "held_out"
 
 
 def hold_out(rows: Rows, settings: Mapping[str, Any]) -> None:
-    """Move `val_size` of the rows that have examples from `examples` to `kept_back`: one of two at least."""
+    """Move `val_size` of the rows that have examples from `examples` to `kept_back`: one of two at least.
+
+    Rows of one group, which ask nearly the same, stay together; a group that is larger than what is missing
+    stays in training. Where all are too large the smallest one is taken; where there is but one, it is cut.
+    """
     numbers = sorted({example.number for example in rows.examples})
     share = settings.get("val_size") or 0.0
     if not share or len(numbers) < 2:
         return
     count = min(len(numbers) - 1, max(1, round(share * len(numbers))))
-    drawn = set(sorted(numbers, key=lambda number: _draw(settings["seed"], number))[:count])
+    drawn = _whole_groups(rows, numbers, settings["seed"], count)
     rows.kept_back = [example for example in rows.examples if example.number in drawn]
     rows.examples = [example for example in rows.examples if example.number not in drawn]
-    rows.dropped[HELD_OUT] += count
+    rows.dropped[HELD_OUT] += len(drawn)
+
+
+def _whole_groups(rows: Rows, numbers: Sequence[int], seed: int, count: int) -> set[int]:
+    """At most `count` rows, by the draw of each group's first."""
+    members: dict[int | str, list[int]] = {}
+    for number in numbers:
+        members.setdefault(rows.groups.get(number, number), []).append(number)
+    groups = sorted(members.values(), key=lambda group: _draw(seed, group[0]))
+    drawn: set[int] = set()
+    for group in groups:
+        if len(drawn) + len(group) <= count:
+            drawn.update(group)
+    if not drawn and len(groups) > 1:
+        return set(min(groups, key=len))
+    return drawn or set(sorted(numbers, key=lambda number: _draw(seed, number))[:count])
 
 
 def _draw(seed: int, number: int) -> bytes:
