@@ -47,7 +47,8 @@ def _whole_groups(rows: Rows, numbers: Sequence[int], seed: int, count: int) -> 
         if len(drawn) + len(group) <= count:
             drawn.update(group)
     if not drawn and len(groups) > 1:
-        return set(min(groups, key=lambda group: (len(group), group[0])))
+        smallest: list[int] = min(groups, key=len)
+        return set(smallest)
     return drawn or set(sorted(numbers, key=lambda number: _draw(seed, number))[:count])
 
 
