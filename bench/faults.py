@@ -3,7 +3,7 @@
     python bench/faults.py [--faults 60] [--minutes 30] [--jobs 2] [--devices 5] [--kinds kill,freeze,...]
 
 kill (SIGKILL), freeze (SIGSTOP), disk (the job's small file system is filled for 8 s), flip (a bit of a
-weight in the last checkpoint, then SIGKILL), slow (the device gets a tenth of a core), oom (RLIMIT_AS at
+weight in the last checkpoint, then SIGKILL), slow (the device gets 3 % of a core), oom (RLIMIT_AS at
 what the worker has mapped), clock (an hour forward or back, by a preloaded library: the machine's own stays),
 driver (SIGKILL of the driver; it is started again, as a service manager would). Kinds in turn, at times drawn
 evenly; a fault begins once its job has gone on from the one before it.
@@ -52,7 +52,8 @@ EXPECTED: dict[str, tuple[str, tuple[str, ...]]] = {
     "driver": ("lease", ()),
 }
 INTERRUPT = ("kill", "disk", "flip", "slow", "oom", "freeze")
-HEAL_S, HOLD_DISK_S, SLOW_S = 120.0, 8.0, 90.0
+HOLD_DISK_S, SLOW_S = 8.0, 90.0
+SLOW_SHARE = 0.03  # of a core: a step computes for some 0.02 s of its pace
 DISK_BYTES = 48 << 20
 SHIM = r"""
 #define _GNU_SOURCE
@@ -85,6 +86,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pace", type=float, default=0.25, help="seconds of a step, at least")
     parser.add_argument("--save-steps", type=int, default=20)
     parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--patience", type=float, default=120.0, help="seconds in which a fault has to heal")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -282,7 +284,7 @@ def flip(live: Live, fault: Fault, pid: int) -> None:
 
 def slow(live: Live, fault: Fault, pid: int) -> None:
     """Until its job is elsewhere."""
-    live.place.limit(fault.device, 0.1)
+    live.place.limit(fault.device, SLOW_SHARE)
     end = time.monotonic() + SLOW_S
     while time.monotonic() < end and live.worker(fault.job)[1] == fault.device:
         time.sleep(0.5)
@@ -322,7 +324,7 @@ def struck(live: Live, kind: str, job: str) -> Fault:
     pid, fault.device = live.worker(job)
     fault.mono, fault.step = time.monotonic(), live.step(job)
     INJECT[kind](live, fault, pid)
-    while time.monotonic() - fault.mono < HEAL_S:
+    while time.monotonic() - fault.mono < ARGS.patience:
         after = [row for row in live.lines(job) if "step" in row and row["mono"] > fault.mono + 0.5]
         fresh = [row for row in after if row["attempt"] != after[0]["attempt"] or kind in QUIET]
         if fresh and fault.first_step_s is None:
@@ -489,6 +491,7 @@ def main() -> int:
     from random_model import make
     from train import cpu_model, write_rows
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was mounted goes
     place = Place(Path(tempfile.mkdtemp(prefix="steelyard-faults-")), ARGS.devices)
     try:
         (place.folder / "data").mkdir()

@@ -132,7 +132,7 @@ def begin(
     """Start the keeper of a new attempt. `places`: folder, lock, lease, cwd. Raises OSError."""
     folder = places["folder"]
     folder.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {REPORT: str(folder / "report.jsonl"), "STEELYARD_JOB": job} | more
+    own = {REPORT: str(folder / "report.jsonl"), "STEELYARD_JOB": job}
     order = {
         "lock": str(places["lock"]), "lease": str(places["lease"]), "epoch": epoch, "cwd": str(places["cwd"]),
         "command": list(command),
@@ -141,7 +141,7 @@ def begin(
     child = subprocess.Popen(
         [sys.executable, "-I", "-S", keeper.__file__, str(folder / "order.json")],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True, env=environment,
+        start_new_session=True, env={**os.environ, **own, **more},
     )  # fmt: skip
     started = started_at(child.pid)
     noted = {"pid": child.pid, "started": started, "devices": list(devices)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +34,7 @@ class Workers:
     lease: Lease
     living: dict[str, Worker] = field(default_factory=dict)
     starting: dict[str, Decision] = field(default_factory=dict)
+    paces: dict[str, list[float]] = field(default_factory=dict)  # of each job's last attempt
 
     def job(self, name: str) -> JobSpec | None:
         return next((job for job in self.spec.jobs if job.name == name), None)
@@ -107,7 +108,7 @@ class Workers:
         }
         command = (*self.spec.devices[decision.devices[0]], *spec.command)
         attempt = begin(decision.job, decision.seq, self.lease.epoch, places, command, decision.devices, more)
-        return Worker(attempt, _heard())
+        return Worker(attempt, _heard(self.paces.get(decision.job, ())))
 
     def look(self, now_s: float) -> Iterator[Event]:
         """Read what they say; events of those that have ended, stand still or are slow."""
@@ -117,6 +118,7 @@ class Workers:
                 yield from self._of_living(name, worker, now_s)
             else:
                 del self.living[name]
+                self.paces[name] = list(worker.heard.paces)
                 yield from _signs(worker, now_s)
                 yield from _of_ended(name, worker, now_s)
 
@@ -146,9 +148,12 @@ class Workers:
         return now_s - worker.stopped_s >= STOPPED_S
 
 
-def _heard() -> Heard:
+def _heard(paces: Sequence[float] = ()) -> Heard:
+    """`paces`: those of the attempt before, so that a device that is slow from the start is seen too."""
     now_s = time.monotonic()
-    return Heard(now_s, now_s)
+    heard = Heard(now_s, now_s)
+    heard.paces.extend(paces)
+    return heard
 
 
 def _signs(worker: Worker, now_s: float) -> Iterator[Event]:
