@@ -322,11 +322,12 @@ def struck(live: Live, kind: str, job: str) -> Fault:
             return fault
         time.sleep(0.3)
     pid, fault.device = live.worker(job)
+    before = live.attempts(job)[-1].name
     fault.mono, fault.step = time.monotonic(), live.step(job)
     INJECT[kind](live, fault, pid)
     while time.monotonic() - fault.mono < ARGS.patience:
         after = [row for row in live.lines(job) if "step" in row and row["mono"] > fault.mono + 0.5]
-        fresh = [row for row in after if row["attempt"] != after[0]["attempt"] or kind in QUIET]
+        fresh = [row for row in after if row["attempt"] != before or kind in QUIET]
         if fresh and fault.first_step_s is None:
             fault.first_step_s = round(fresh[0]["mono"] - fault.mono, 2)
         done = [row for row in fresh if row["step"] > fault.step + 2]

@@ -20,7 +20,7 @@ from ...errors import Lacking, Refused, Stopped, Where
 from ..deciding import Cancel, ClockJumped, Decision, DeviceBack, Event, ProbeResult, Submit, Tick
 from .jobs_file import JobsFile
 from .journal import JOURNAL, Journal, Lease, lease
-from .probing import Probing, start_probe
+from .probing import SLOW, TIMES, Probing, start_probe
 from .workers import Workers
 
 LOOK_S = 0.2
@@ -125,12 +125,19 @@ class Driver:
             if result is None:
                 continue
             self.probing.remove((probing, after_s))
-            self._probed(probing.device, result, after_s)
+            self.workers.release(probing.devices)
+            if SLOW in result[1] and probing.times < TIMES:
+                again = self._probe(probing.device)
+                again.times = probing.times + 1
+                self.probing.append((again, after_s))
+            else:
+                self._probed(probing.device, result, after_s)
 
     def _probe(self, device: int) -> Probing:
         fleet = self.journal.fleet
         well = [n for n in range(len(self.spec.devices)) if n != device and n not in fleet.down]
         other = next((n for n in well if fleet.health.of(n).state == "healthy"), None)
+        self.workers.hold([device] if other is None else [device, other])
         return start_probe(device, self.spec.devices, other, self.folder)
 
     def _probed(self, device: int, result: tuple[bool, str], after_s: float) -> None:

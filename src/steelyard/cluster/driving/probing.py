@@ -15,6 +15,7 @@ from . import probe
 
 SHARE = 0.7  # of the speed of a device that is well, at the same moment
 LIMIT_S = 60.0
+SLOW, TIMES = "times as slow as a device beside it", 3  # slow counts only where it is so each time
 
 
 @dataclass(slots=True)
@@ -25,6 +26,12 @@ class Probing:
     begun_s: float
     own: subprocess.Popen[bytes]
     other: subprocess.Popen[bytes] | None = None
+    beside: int | None = None  # the device of `other`
+    times: int = 1
+
+    @property
+    def devices(self) -> list[int]:
+        return [self.device] if self.beside is None else [self.device, self.beside]
 
     def result(self) -> tuple[bool, str] | None:
         """Whether it passed, and why not; None: it is not over."""
@@ -47,7 +54,7 @@ def start_probe(device: int, by: Sequence[Sequence[str]], other: int | None, fol
         )
 
     own = started(device)
-    return Probing(device, time.monotonic(), own, None if other is None else started(other))
+    return Probing(device, time.monotonic(), own, None if other is None else started(other), other)
 
 
 def said(process: subprocess.Popen[bytes]) -> dict[str, Any] | None:
@@ -70,5 +77,5 @@ def judge(own: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> tup
     if own["disk"]:
         return False, f"disk: {own['disk']}"
     if other is not None and other["wall_s"] < SHARE * own["wall_s"]:
-        return False, f"{own['wall_s'] / max(other['wall_s'], 1e-9):.1f} times as slow as a device beside it"
+        return False, f"{own['wall_s'] / max(other['wall_s'], 1e-9):.1f} {SLOW}"
     return True, ""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +26,7 @@ class Worker:
     heard: Heard
     damaged_told: int = 0
     stopped_s: float | None = None  # since when a signal holds it
+    held: list[int] = field(default_factory=list)  # processes that stand still for a probe of their device
 
 
 @dataclass(slots=True)
@@ -63,6 +67,21 @@ class Workers:
     def wake(self, job: str) -> None:
         if job in self.living:
             self.living[job].attempt.let_go_on()
+
+    def hold(self, devices: Collection[int]) -> None:
+        """The workers on these devices stand still: a probe beside one would measure it too."""
+        for worker in self._on(devices):
+            if not worker.held and worker.attempt.end_s is None:
+                worker.held = [pid for pid in worker.attempt.processes() if process_state(pid) != "T"]
+                _signal(worker.held, signal.SIGSTOP)
+
+    def release(self, devices: Collection[int]) -> None:
+        for worker in self._on(devices):
+            _signal(worker.held, signal.SIGCONT)
+            worker.held, worker.heard.fresh, worker.heard.at_s = [], True, time.monotonic()
+
+    def _on(self, devices: Collection[int]) -> list[Worker]:
+        return [worker for worker in self.living.values() if set(worker.attempt.devices) & set(devices)]
 
     def adopt(self, decision: Decision) -> None:
         """The job holds devices: by a worker of an earlier driver, or by one that is still to be started."""
@@ -129,6 +148,8 @@ class Workers:
                 attempt.kill()
             return
         yield from _signs(worker, now_s)
+        if worker.held:
+            return
         if self._is_stopped(worker, now_s):
             worker.stopped_s = None
             yield Stalled(now_s, name, True, heard.place)
@@ -146,6 +167,12 @@ class Workers:
         if worker.stopped_s is None:
             worker.stopped_s = now_s
         return now_s - worker.stopped_s >= STOPPED_S
+
+
+def _signal(pids: Sequence[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(OSError):
+            os.kill(pid, number)
 
 
 def _heard(paces: Sequence[float] = ()) -> Heard:
