@@ -10,7 +10,7 @@ evenly; a fault begins once its job has gone on from the one before it.
 
 Each job is the same training on a tiny model; a step takes `--pace` seconds at least. Healed: the job passes
 the step at which it was struck. Wrong blame: the journal says anything else than the table EXPECTED, or
-anything at all that no fault explains. Goodput: steps times the median step, over the time from the first
+does anything that no fault explains. Goodput: steps times the median step, over the time from the first
 step to the last. Bound: 1 - C/tau - (tau/2 + R)/M (Young 1974), C the median save, tau between two of them,
 R the median restart of a killed worker (from the kill to its first step), M the time by faults that
 interrupt. It leaves out what finding a fault takes. Needs root: small file systems and cgroups. One JSON.
@@ -36,6 +36,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+BLAMES = ("preempt", "stop", "wake", "isolate", "repair", "retire", "warn")  # a question (probe) is none
 KINDS = ("kill", "freeze", "disk", "flip", "slow", "oom", "clock", "driver")
 # Of each kind: what the journal has to say, and what else it may.
 EXPECTED: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -359,7 +360,7 @@ def blamed(said: list[dict[str, Any]], faults: list[Fault]) -> list[str]:
         fits = [f for f in near if _concerns(f, row)]
         if fits:
             fits[-1].said.append(kind)
-        elif not (kind == "lease" and not near):
+        elif kind.split()[0] in BLAMES:
             strange.append(kind)
     for fault in faults:
         fault.right = any(what.startswith(EXPECTED[fault.kind][0]) for what in fault.said)
