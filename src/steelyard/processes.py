@@ -38,6 +38,17 @@ def _at_parents_death(signal_number: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
 
 
+def no_core_dump() -> None:
+    """Neither this process nor its children leave a core file: their memory holds what is sealed on disk.
+
+    One byte and not none: with a program in core_pattern (systemd-coredump, apport) the kernel heeds no other
+    limit than 1, see core(5) and fs/coredump.c.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    most = 1 if hard == resource.RLIM_INFINITY else min(1, hard)
+    resource.setrlimit(resource.RLIMIT_CORE, (most, most))
+
+
 def release_freed_memory() -> None:
     """Hand back to the system what this process has freed; glibc alone keeps it, and is asked alone."""
     if sys.platform == "linux":

@@ -7,7 +7,16 @@ meaning is no concern of this room.
 
 from .code import code_of
 from .copies import copies_folder, forget_copies, forget_copy, note_copy, noted_copies
-from .files import check_private, is_private, private_folder, publish_folder, sha256_of, write_durably
+from .files import (
+    IN_MEMORY,
+    check_private,
+    is_private,
+    memory_kind,
+    private_folder,
+    publish_folder,
+    sha256_of,
+    write_durably,
+)
 from .scratch import ENDED, SHORTER, Scratch, wrote_otherwise
 from .store import (
     Artefact,
@@ -25,6 +34,7 @@ from .watch import Place, Progress, Watch
 
 __all__ = [
     "ENDED",
+    "IN_MEMORY",
     "SHORTER",
     "Artefact",
     "Draft",
@@ -46,6 +56,7 @@ __all__ = [
     "forget_copy",
     "is_private",
     "key_of",
+    "memory_kind",
     "note_copy",
     "noted_copies",
     "private_folder",

@@ -104,7 +104,7 @@ def is_private(folder: Path) -> bool:
 
 def check_private(needed_bytes: float) -> None:
     """See that opened secrets find memory. Raises Refused where it is a disk, Lacking where too small."""
-    kind = file_system(MEMORY) if MEMORY.is_dir() else None
+    kind = memory_kind()
     if kind not in IN_MEMORY:
         raise Refused(
             "trust.no_memory_folder",
@@ -122,6 +122,11 @@ def check_private(needed_bytes: float) -> None:
             why="at `trust: guarded` a step's files are opened in memory, never on a disk",
             hint=f"docker run --shm-size {_gib(needed_bytes)}g, or mount -o remount,size=... {MEMORY}",
         )
+
+
+def memory_kind() -> str | None:
+    """Type of the file system where secrets are opened ("tmpfs"); None where there is no such folder."""
+    return file_system(MEMORY) if MEMORY.is_dir() else None
 
 
 def _gib(size: float) -> int:

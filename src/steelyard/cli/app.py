@@ -87,6 +87,7 @@ VERBS = (
     ("seal", "trust.sealed.seal", "Encrypt a file for your key and those of others."),
     ("open", "trust.sealed.open_", "Decrypt a sealed file; every byte is verified."),
     ("rotate", "trust.sealed.rotate", "Change who may open sealed files, without rewriting them."),
+    ("trust explain", "trust.protection.explain", "What protects each hop of a run, and what does not."),
     ("keys", "trust.signing.keys", "Make the keys that you sign with, or show their public part."),
     ("sign", "trust.signing.sign", "Sign a model's folder or file in the OpenSSF form (model.sig)."),
     (
@@ -122,6 +123,7 @@ GROUPS = {
     "data": "Make data sets, look at, compare and divide them; trace and erase rows.",
     "audit": "The signed log of what was done here.",
     "broker": "Keys for attested software alone.",
+    "trust": "What a run's level of trust comes to.",
 }
 
 

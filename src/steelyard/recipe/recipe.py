@@ -323,7 +323,7 @@ class Resources:
 class Trust:
     """How artefacts lie on disk."""
 
-    level: Literal["open", "guarded", "sealed"] = "open"
+    level: Literal["open", "guarded", "sealed", "rehearsed"] = "open"  # rehearsed: `up --rehearse` alone
     key_file: str | None = None
 
 

@@ -84,6 +84,7 @@ def view(document: Document, say: Words) -> dict[str, Any]:
         "title": plan.get("name") or document.get("run") or "steelyard",
         "run": document.get("run") or "",
         "machine": plan.get("machine") or "",
+        "trust": document.get("trust"),
         "plan_hash": plan.get("hash") or "",
         "service": document.get("service"),
         "gate": gate,

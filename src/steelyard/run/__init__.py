@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from .record.outcome import Outcome, StepRecord
     from .rolling.canary import canary
     from .rolling.rollback import rollback
-    from .start import plan, up
+    from .service.protection import Hop, explain, refusal
+    from .start import plan, rehearsed, up
     from .usual import usual_systems
 
 FILES = {
@@ -60,6 +61,8 @@ FILES = {
     "logs": "known",
     "plan": "start",
     "rollback": "rolling.rollback",
+    **dict.fromkeys(("Hop", "explain", "refusal"), "service.protection"),
+    "rehearsed": "start",
     "status": "known",
     "settle": "planning.weighing",
     "stop": "known",
@@ -73,6 +76,7 @@ FILES = {
 __all__ = [
     "MAY_LOSE",
     "Exported",
+    "Hop",
     "Order",
     "Outcome",
     "Ready",
@@ -87,6 +91,7 @@ __all__ = [
     "collect",
     "data_settings",
     "erase",
+    "explain",
     "export_model",
     "export_plan",
     "ledger",
@@ -96,6 +101,8 @@ __all__ = [
     "order_of",
     "plan",
     "processing_record",
+    "refusal",
+    "rehearsed",
     "rollback",
     "settle",
     "status",

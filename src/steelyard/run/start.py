@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from ..artefact import Place, Watch
@@ -11,6 +12,7 @@ from ..errors import Problem, Stopped, Where, WrongUse, writing_in
 from ..planner import Plans, optional_steps
 from ..recipe import Recipe
 from ..report import save
+from ..trust import REHEARSED, check_rehearsal
 from .known import remember
 from .path.driver import drive
 from .path.run import Run, new_run
@@ -47,13 +49,15 @@ def up(
     keep: bool = True,
     watch: Watch | None = None,
     language: str = "en",
+    rehearse: bool = False,
 ) -> Outcome:
     """Plan, ask, do every step up to `until`, serve. Raises the Problem of the first step that fails.
 
     `until` is plan or one of STEP_NAMES (record/outcome.py); with `keep` the service lives on after the call.
-    `language` is the report's: en or zh.
+    `language` is the report's: en or zh. `rehearse`: the path of `trust: sealed`, SIMULATED.
     """
     check_until(recipe, until)
+    recipe = rehearsed(recipe) if rehearse else recipe
     place = opened(recipe, workdir)
     logged = LoggedWatch(place, watch or Watch())
     if place.keys and place.keys.notice:
@@ -73,6 +77,19 @@ def up(
         if not agreed:
             raise Stopped("run.declined", "nothing was started", hint="run it again with --yes to go on")
         return drive(run, until, lambda run: report(run, language))
+
+
+def rehearsed(recipe: Recipe) -> Recipe:
+    """Of a sealed recipe, what runs without a trusted execution environment. Raises WrongUse, Refused."""
+    if recipe.trust.level != "sealed":
+        raise WrongUse(
+            "trust.rehearse",
+            f"only `trust: sealed` is rehearsed, and this is {recipe.trust.level}",
+            where=Where(str(recipe.path), field="--rehearse"),
+            hint="leave --rehearse out, or --set trust=sealed",
+        )
+    check_rehearsal()
+    return replace(recipe, trust=replace(recipe.trust, level=REHEARSED))
 
 
 def report(run: Run, language: str) -> None:

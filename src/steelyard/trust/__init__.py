@@ -16,10 +16,21 @@ from .attest import (
 )
 from .audit import ACTS, audit, check_log, log_here, read_acts
 from .bill import Advisories, Hit, Part, affected, bill_of_model, bill_of_parts, parts, read_advisories
+from .certificate import certificate_file, trusting
 from .cluster_keys import address_of, keys_folder, make_keys, ray_environment
 from .disk import atomic, disk_problem, sync_folder
 from .installation import signing_key, verifying_key
-from .keys import LEVELS, Keys, load_keys, read_public
+from .keys import (
+    LEVELS,
+    REHEARSED,
+    SIMULATED,
+    Keys,
+    check_rehearsal,
+    load_keys,
+    no_tee,
+    read_public,
+    scheme_of,
+)
 from .log import SealedLog, append_log, read_log
 from .quoting import SimulatedTee, quote_of_this_domain
 from .receipts import HEADER as RECEIPT_HEADER
@@ -87,17 +98,18 @@ from .wire import (
 
 __all__ = [
     "ACTS", "KEYS_TYPE", "LEVELS", "PLAIN_CHUNK_BYTES", "REASONS", "RECEIPT_HEADER", "RECEIPT_ID_HEADER",
-    "REQUEST_TYPE", "RESPONSE_TYPE", "WELL_KNOWN", "Advisories", "Appraised", "Case", "Counted", "Facts",
-    "Finding", "Head", "Hit", "Identity", "KeyConfig", "Keys", "MessageReader", "NotSealed", "Part",
-    "Rejected", "Replayed", "RequestOpener", "RequestSealer", "ResponseOpener", "ResponseSealer",
-    "SealedLog", "SealingKey", "ServiceStatement", "Signed", "Signer", "SimulatedTee", "Statement", "Trust",
-    "Trusted", "Verdict", "Verified", "Window", "WrongClock", "address_of", "affected", "append_log",
-    "appraise_statement", "as_comment", "as_header", "atomic", "audit", "bill_of_model", "bill_of_parts",
-    "check_answer", "check_key", "check_log", "check_scanned", "data_of", "disk_problem", "end_of",
-    "evidence_source", "head_of", "is_statement", "judge", "keys_folder", "load_keys", "load_signer",
-    "load_trusted", "log_here", "make_keys", "make_signing_keys", "parts", "public_path",
-    "quote_of_this_domain", "ray_environment", "read_acts", "read_advisories", "read_batch", "read_bytes",
-    "read_case", "read_certificates", "read_log", "read_policy", "read_public", "read_receipt",
-    "read_signed", "receipt", "report_data_of", "scan", "sealed_id", "sign_model", "sign_statement",
-    "signature_of", "signing_key", "sync_folder", "taken_apart", "verify_model", "verifying_key",
+    "REHEARSED", "REQUEST_TYPE", "RESPONSE_TYPE", "SIMULATED", "WELL_KNOWN", "Advisories", "Appraised",
+    "Case", "Counted", "Facts", "Finding", "Head", "Hit", "Identity", "KeyConfig", "Keys", "MessageReader",
+    "NotSealed", "Part", "Rejected", "Replayed", "RequestOpener", "RequestSealer", "ResponseOpener",
+    "ResponseSealer", "SealedLog", "SealingKey", "ServiceStatement", "Signed", "Signer", "SimulatedTee",
+    "Statement", "Trust", "Trusted", "Verdict", "Verified", "Window", "WrongClock", "address_of", "affected",
+    "append_log", "appraise_statement", "as_comment", "as_header", "atomic", "audit", "bill_of_model",
+    "bill_of_parts", "certificate_file", "check_answer", "check_key", "check_log", "check_rehearsal",
+    "check_scanned", "data_of", "disk_problem", "end_of", "evidence_source", "head_of", "is_statement",
+    "judge", "keys_folder", "load_keys", "load_signer", "load_trusted", "log_here", "make_keys",
+    "make_signing_keys", "no_tee", "parts", "public_path", "quote_of_this_domain", "ray_environment",
+    "read_acts", "read_advisories", "read_batch", "read_bytes", "read_case", "read_certificates", "read_log",
+    "read_policy", "read_public", "read_receipt", "read_signed", "receipt", "report_data_of", "scan",
+    "scheme_of", "sealed_id", "sign_model", "sign_statement", "signature_of", "signing_key", "sync_folder",
+    "taken_apart", "trusting", "verify_model", "verifying_key",
 ]  # fmt: skip

@@ -21,11 +21,14 @@ from typing import IO, BinaryIO
 
 from ..errors import Refused, Where, WrongUse
 from ..places import config_folder
+from ..processes import no_core_dump
 from .disk import atomic, disk_problem, write_all, write_once
 from .rewrap import check_recipients, mend, rewrap
 from .sealed import CHUNK_BYTES, Recipient, SealedReader, derive, open_stream, seal_stream, suite
 
 LEVELS = ("open", "guarded", "sealed")
+REHEARSED = "rehearsed"  # the path of `sealed` without what would vouch for it: SIMULATED, never in a recipe
+SIMULATED = "SIMULATED"
 KEY_BYTES = 32
 PUBLIC = "steelyard-public-1:"
 PUBLIC_BYTES = 1184 + 32
@@ -33,10 +36,13 @@ TEE_DEVICES = ("/dev/tdx_guest", "/dev/tdx-guest", "/dev/sgx_enclave")
 
 
 class Keys:
-    """Seals and opens for one recipient. `created`: the key file was written just now."""
+    """Seals and opens for one recipient. `created`: the key file was written just now; `simulated`: of a
+    rehearsal."""
 
-    def __init__(self, secret: bytes, path: Path | None = None, created: bool = False) -> None:
-        self.path, self.created = path, created
+    def __init__(
+        self, secret: bytes, path: Path | None = None, created: bool = False, simulated: bool = False
+    ) -> None:
+        self.path, self.created, self.simulated = path, created, simulated
         self.recipient = recipient_of(secret)
         self._names = derive(secret, b"steelyard/key/1/names")
 
@@ -51,7 +57,7 @@ class Keys:
     @property
     def scheme(self) -> str:
         """What a manifest says of how its files are sealed."""
-        return "SYSEAL1 AES-256-GCM HPKE-MLKEM768-X25519"
+        return scheme_of(REHEARSED if self.simulated else "guarded")
 
     def mac(self, data: bytes) -> bytes:
         """HMAC-SHA-256 under this key: a name that only the key's holder can tie to `data`."""
@@ -106,6 +112,13 @@ class Keys:
         return SealedReader(io.BytesIO(blob), self.recipient, name).readall()
 
 
+def scheme_of(level: str) -> str:
+    """How files are sealed at a trust level; empty at `open`."""
+    if level == "open":
+        return ""
+    return (f"{SIMULATED} " if level == REHEARSED else "") + "SYSEAL1 AES-256-GCM HPKE-MLKEM768-X25519"
+
+
 def recipient_of(secret: bytes) -> Recipient:
     """The hybrid key pair that 32 secret bytes stand for. Raises Lacking (old `cryptography`)."""
     suite()
@@ -152,13 +165,16 @@ def load_keys(level: str, key_file: str | None, root: Path) -> Keys | None:
     """The keys of a trust level; None at `open`.
 
     A missing key file is written on first use: show the user `Keys.notice`. A relative `key_file` is taken
-    from `root`. Raises Refused (`sealed` without a TEE, a key file that others can read), WrongUse.
+    from `root`. Whoever holds keys leaves no core dump. Raises Refused (`sealed` without a TEE, a rehearsal
+    in production, a key file that others can read), WrongUse.
     """
     if level == "open":
         return None
     if level == "sealed":
         raise no_tee()
-    if level != "guarded":
+    if level == REHEARSED:
+        check_rehearsal()
+    elif level != "guarded":
         raise WrongUse(
             "trust.level",
             f"there is no trust level {level!r}",
@@ -167,7 +183,19 @@ def load_keys(level: str, key_file: str | None, root: Path) -> Keys | None:
         )
     path = root / Path(key_file).expanduser() if key_file else default_key_file()
     created = not path.exists() and make_key_file(path, parents=key_file is None)
-    return Keys(read_key_file(path), path, created)
+    no_core_dump()
+    return Keys(read_key_file(path), path, created, level == REHEARSED)
+
+
+def check_rehearsal() -> None:
+    """Raises Refused where nothing may be simulated."""
+    if os.environ.get("STEELYARD_ENV") == "production":
+        raise Refused(
+            "trust.simulated",
+            f"a rehearsal is {SIMULATED}: it vouches for nothing, and STEELYARD_ENV is production",
+            where=Where(field="--rehearse"),
+            hint="rehearse on a machine for tests",
+        )
 
 
 def no_tee() -> Refused:
@@ -178,7 +206,7 @@ def no_tee() -> Refused:
         "trust: sealed needs a trusted execution environment",
         where=Where(field="trust.level"),
         why=why or f"looked for {', '.join(TEE_DEVICES)}: none is here",
-        hint="run on a TDX or SGX machine, or use `trust: guarded` (everything encrypted at rest)",
+        hint="use `trust: guarded` (everything encrypted at rest); `up --rehearse` tries the path, SIMULATED",
     )
 
 

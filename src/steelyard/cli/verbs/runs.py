@@ -26,6 +26,7 @@ Workdir = Annotated[
     Path | None,
     typer.Option("--workdir", metavar="DIR", help=say("Folder of the run; runs/NAME beside the recipe.")),
 ]
+SIMULATED = "SIMULATED: a rehearsal of trust: sealed. No platform vouches for it; use no real secrets."
 UNITS = {"wall_s": "s", "step_s": "s", "ttft_s": "s", "tpot_s": "s", "peak_rss_bytes": "bytes"}
 
 
@@ -38,8 +39,11 @@ def up(
         bool, typer.Option("--keep/--no-keep", help=say("Leave the service running when done."))
     ] = True,
     ray: Ray = None,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help=say("Walk the path of trust: sealed without a TEE; SIMULATED."))
+    ] = False,
 ) -> None:
-    _walk(recipe, yes, until, workdir, keep, "up", ray)
+    _walk(recipe, yes, until, workdir, keep, "up", ray, rehearse=rehearse)
 
 
 def train(
@@ -81,6 +85,7 @@ def _walk(
     verb: str,
     ray: str | None,
     more: Sequence[str] = (),
+    rehearse: bool = False,
 ) -> None:
     if until not in STEPS:
         raise WrongUse(
@@ -95,6 +100,8 @@ def _walk(
     from ...run import up
     from ..telling.terminal import Terminal
 
+    if rehearse:
+        note(say(SIMULATED))
     with Terminal() as watch:
         outcome = up(
             recipe,
@@ -104,6 +111,7 @@ def _walk(
             keep=keep,
             watch=watch,
             language=OPTIONS.language,
+            rehearse=rehearse,
         )
     result(outcome.as_json(), *outcome_lines(outcome, path))
 
@@ -160,7 +168,8 @@ def _show(ready: Any) -> bool:
 def outcome_lines(outcome: Any, path: Path) -> list[str]:
     """The service first, then scores, steps beside their predictions, the answer, the report, what next."""
     service = outcome.service
-    lines = (
+    lines = [say(SIMULATED)] if outcome.simulated else []
+    lines += (
         [say("live: {url}/v1   (model default, pid {pid})", url=service["url"], pid=service["pid"])]
         if service
         else []

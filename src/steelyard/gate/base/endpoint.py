@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from ...errors import Lacking
+from ...trust import trusting
 from .answers import DIALECTS, Answer, Token, events, read_answer
 
 __all__ = ["CHAT", "COMPLETE", "MESSAGES", "RESPONSES", "Answer", "Endpoint", "Token", "read_answer"]
@@ -85,8 +86,9 @@ class Endpoint:
         limits = httpx.Limits(max_connections=self.concurrency + 1)  # one to ask whether it is well
         patient = httpx.Timeout(TIMEOUT_S, read=PATIENCE_S)
         self._client = httpx.AsyncClient(
-            base_url=self.root, headers=headers, timeout=patient, limits=limits, trust_env=not local
-        )
+            base_url=self.root, headers=headers, timeout=patient, limits=limits, trust_env=not local,
+            verify=trusting(self.root),
+        )  # fmt: skip
         self.cards = await self._models()
         self.model = self.model or next((c.id for c in self.cards), "default")
         return self

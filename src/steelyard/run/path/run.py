@@ -78,7 +78,9 @@ def new_run(ready: Ready, watch: Watch, keep: bool = True) -> Run:
     names = names_until(STEP_NAMES[-1], optional_steps(ready.recipe))
     records = [StepRecord(step, predicted=predicted(ready, step)) for step in names]
     plan = {k: ready.document[k] for k in ("name", "machine", "hash")} | {"plans": ready.plans.as_json()}
-    outcome = Outcome(ready.id, str(ready.workdir.folder), records, plan=plan)
+    outcome = Outcome(
+        ready.id, str(ready.workdir.folder), records, plan=plan, simulated=ready.workdir.simulated
+    )
     outcome.frontier = frontier_of(ready)
     return Run(ready, watch, outcome, Candidates(ready, watch), {"base": ready.base}, keep)
 

@@ -8,12 +8,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ...artefact import check_private
-from ...errors import Lacking, Refused, Where, WrongUse
+from ...errors import CheckFailed, Lacking, Refused, Where, WrongUse
 from ...launch import LAUNCHED
 from ...model import encoder_folder, resolve
 from ...planner import Local
 from ...recipe import Recipe
 from ...shape import Shape
+from ...trust import REHEARSED, scan
 from ..record.approval import approvers
 from ..record.workdir import Workdir
 from .launching import python_of
@@ -71,6 +72,20 @@ def check_sealed_room(recipe: Recipe, local: Local | None, shape: Shape) -> None
         check_private(local.disk_bytes + 2.0 * shape.params if local else 0.0)
 
 
+def check_all_known(recipe: Recipe, base: Path) -> None:
+    """Where trust is sealed, a base with a file that no rule of the scan knows: raises CheckFailed."""
+    if recipe.trust.level != REHEARSED:
+        return
+    if unknown := next((one for one in scan(base) if one.verdict == "unknown"), None):
+        raise CheckFailed(
+            "scan.unknown",
+            f"{unknown.path} is of no format that the scan knows, and trust is sealed",
+            where=Where(str(base / unknown.path)),
+            why=", ".join(unknown.reasons) or None,
+            hint="take that file out of the model's folder, or use `trust: guarded`",
+        )
+
+
 def check_serve_files(recipe: Recipe) -> None:
     """Adapters, draft and keys that the service will read are there. Raises WrongUse."""
     serve = recipe.serve
@@ -122,11 +137,23 @@ def draft_folder(recipe: Recipe, name: str) -> Path:
     return recipe.root / name if _is_served(recipe, name) else resolve(name, recipe.root).path
 
 
+def trust_settings(recipe: Recipe) -> dict[str, Any]:
+    """How every service of the run keeps what it is sent, as settings; what the gate alone asks too."""
+    trust = recipe.trust
+    if trust.level == "open":
+        return {}
+    named = recipe.root / Path(trust.key_file).expanduser() if trust.key_file else None
+    own = {"trust": trust.level, "key_file": str(named) if named else None}
+    return own | (tls_settings(recipe) if trust.level == REHEARSED else {})  # not even loopback is plain
+
+
 def tls_settings(recipe: Recipe) -> dict[str, Any]:
     """Files of the published service's certificate, as settings of a service."""
     tls = recipe.serve.tls
-    if tls is None or tls.cert == "auto":
-        return {"tls_cert": tls.cert if tls else None, "tls_key": None}
+    if tls is None:
+        return {"tls_cert": "auto" if recipe.trust.level == REHEARSED else None, "tls_key": None}
+    if tls.cert == "auto":
+        return {"tls_cert": "auto", "tls_key": None}
     files = {"tls_cert": tls.cert, "tls_key": tls.key}
     return {name: str(recipe.root / file) if file else None for name, file in files.items()}
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ...hardware import Calibration, CpuTimes, cpu_times, fair_share
 from ...planner import gate_document
+from ...trust import SIMULATED
 from .engines import engine_document
 from .expected import form_document, larger_figures, share_figures
 from .ready import Ready
@@ -54,6 +55,7 @@ def plan_document(ready: Ready, launch: dict[str, Any] | None) -> dict[str, Any]
         "plans": ready.plans.as_json(),
         "gate": gate_document(ready.recipe, ready.facts),
         "launch": launch,
+        **({"trust": SIMULATED} if ready.workdir.simulated else {}),
         **({"harms": harms} if (harms := earlier_harms(ready)) else {}),
     }
     text = json.dumps(body, sort_keys=True, ensure_ascii=False).encode()

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...trust import SIMULATED
 from .frontier import Attempt
 
 STEP_NAMES = ("clean", "train", "pick", "prune", "heal", "qat", "compress", "gate", "serve")
@@ -56,6 +57,7 @@ class Outcome:
     report: str | None = None
     sample: dict[str, str] | None = None  # a question of the test set and the live service's answer
     notes: list[str] = field(default_factory=list)  # what could not be done and ended nothing
+    simulated: bool = False  # of a rehearsal: no platform vouches for any of it
 
     def record(self, step: str) -> StepRecord:
         return next(r for r in self.steps if r.step == step)
@@ -73,4 +75,4 @@ class Outcome:
             "service": self.service,
             "report": self.report,
             "notes": self.notes,
-        }
+        } | ({"trust": SIMULATED} if self.simulated else {})

@@ -18,7 +18,7 @@ from typing import Any
 from ...artefact import Place, Progress, Store, Watch, check_private
 from ...errors import Lacking, Where, from_os_error
 from ...recipe import Recipe
-from ...trust import append_log, load_keys
+from ...trust import SIMULATED, append_log, load_keys
 
 LOOKS, LOOK_S = 5, 0.05
 
@@ -29,6 +29,11 @@ class Workdir:
 
     folder: Path
     keys: Any = None
+
+    @property
+    def simulated(self) -> bool:
+        """Of a rehearsal, which vouches for nothing."""
+        return bool(self.keys and self.keys.simulated)
 
     @property
     def store(self) -> Store:
@@ -143,6 +148,8 @@ class LoggedWatch(Watch):
     def write(self, event: str, **fields: Any) -> None:
         """Into the file alone: what a person would not want on the terminal."""
         entry = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "event": event} | fields
+        if self.workdir.simulated:
+            entry["trust"] = SIMULATED
         line = json.dumps(entry, ensure_ascii=False, default=str)
         append_log(self.workdir.log, line, self.workdir.keys)
 

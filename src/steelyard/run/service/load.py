@@ -14,6 +14,7 @@ from typing import Any
 from ...artefact import Watch
 from ...lines import each_line_soon
 from ...recipe import Load
+from ...trust import trusting
 
 WAIT_S = 600.0  # for one answer: a large model on a small CPU
 ROUNDS = 3  # requests each user sends; the first is warm-up
@@ -66,8 +67,10 @@ async def _measure(url: str, load: Load, key: str | None) -> list[Timing]:
     import httpx
 
     headers = {"authorization": f"Bearer {key}"} if key else {}
-    limits = httpx.Limits(max_connections=load.users)
-    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=WAIT_S, limits=limits) as client:
+    limits, trusted = httpx.Limits(max_connections=load.users), trusting(url)
+    async with httpx.AsyncClient(
+        base_url=url, headers=headers, timeout=WAIT_S, limits=limits, verify=trusted
+    ) as client:
         about = (await client.post("/tokenize", json={"prompt": TEXT})).raise_for_status().json()
         fits = min(load.prompt_tokens, about["max_model_len"] - load.output_tokens)
         users = [_user(client, load, about["tokens"], fits, number) for number in range(load.users)]

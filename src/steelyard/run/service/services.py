@@ -20,7 +20,7 @@ from ...artefact import Artefact, Watch, private_folder
 from ...errors import Lacking
 from ...serving import ServeSettings, Service, find, promote, start
 from ..child.children import Tail, call_order, in_child, log_output
-from ..planning.checks import sealing_settings, tls_settings
+from ..planning.checks import sealing_settings, tls_settings, trust_settings
 from ..record.acts import written
 from ..record.promotions import (
     Promotion,
@@ -135,16 +135,8 @@ class Candidates:
             max_num_batched_tokens=planned["max_num_batched_tokens"],
             cache_bytes=planned["cache_bytes"],
             fingerprint=artefact.hash,
-            **self._trust(),
+            **trust_settings(self.ready.recipe),
         )
-
-    def _trust(self) -> dict[str, Any]:
-        """What users send to the service is stored as the recipe says."""
-        trust = self.ready.recipe.trust
-        if trust.level == "open":
-            return {}
-        named = self.ready.recipe.root / Path(trust.key_file).expanduser() if trust.key_file else None
-        return {"trust": "guarded", "key_file": str(named) if named else None}
 
     def published_settings(self) -> dict[str, Any]:
         """Settings that the recipe gives to the published service alone; paths start at its folder."""

@@ -32,7 +32,12 @@ def _private(path: str, flags: int) -> int:
 def log(event: str, **fields: Any) -> None:
     """One JSON line. A log that cannot be written is no reason to stop serving."""
     with suppress(OSError, ValueError, Problem):
-        _write[-1](orjson.dumps({"at": round(time.time(), 3), "event": event, **fields}))
+        _write[-1](orjson.dumps({"at": round(time.time(), 3), "event": event, **_marks, **fields}))
+
+
+def mark_log(**fields: str) -> None:
+    """From now on in every line."""
+    _marks.update(fields)
 
 
 def log_to(file: Path, keys: Keys | None = None) -> None:
@@ -45,6 +50,7 @@ def _to_stderr(line: bytes) -> None:
     sys.stderr.buffer.flush()
 
 
+_marks: dict[str, str] = {}
 _write: list[Write] = [_to_stderr]  # the last is in use
 
 

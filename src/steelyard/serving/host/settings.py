@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import Refused, Where, WrongUse
 from ...launch import LAUNCHED
 from ...model import Tokenizer
+from ...trust import REHEARSED
 from ..base.access import Access, is_loopback, read_hosts, read_origins
 from ..base.at_once import REQUESTS
 from ..base.limits import BODY_BYTES
@@ -47,7 +48,7 @@ class ServeSettings:
     collateral: str | None = None  # file that goes out with the quote; None: the client brings it
     max_body_bytes: int = BODY_BYTES  # of one request; files have a limit of their own
     max_requests_at_once: int = REQUESTS  # of one key, those that wait too; a key may have its own number
-    trust: str = "open"  # "guarded": what users send is stored encrypted
+    trust: str = "open"  # "guarded": what users send is stored encrypted; "rehearsed": sealed, SIMULATED
     key_file: str | None = None  # of `guarded`; None: the user's own
     access_log: bool = True  # a line in the log for each request
     guard: dict[str, str] = field(default_factory=dict)  # of answers and prompts (turn/answer_guard.py)
@@ -89,6 +90,11 @@ class ServeSettings:
 
     def __repr__(self) -> str:
         return f"ServeSettings(name={self.name!r}, host={self.host!r}, port={self.port})"  # never the key
+
+    @property
+    def sealed(self) -> bool:
+        """No plain TCP, loopback included, and nothing is kept because an API says so by default."""
+        return self.trust == REHEARSED
 
     @property
     def readable_on_the_way(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import orjson
 
 from ...errors import Lacking, WrongUse
 from ...lines import each_line
-from .state import certificate_file
+from ...trust import trusting
 
 
 def chat(
@@ -46,18 +45,6 @@ def chat(
             why=str(e) or type(e).__name__,
             hint="steelyard status tells which services run; SSL_CERT_FILE=cert.pem trusts a certificate",
         ) from e
-
-
-def trusting(url: str) -> ssl.SSLContext | bool:
-    """What an HTTPS service's certificate is checked by: also the one that this user's own services sign."""
-    import httpx
-
-    if not url.startswith("https:"):
-        return True  # never looked at
-    context = httpx.create_ssl_context()
-    if (own := certificate_file()).exists():
-        context.load_verify_locations(own)
-    return context
 
 
 def _pieces(lines: Iterator[bytes]) -> Iterator[str]:

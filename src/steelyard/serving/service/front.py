@@ -36,11 +36,11 @@ from ...artefact import is_private, private_folder
 from ...errors import Lacking, Problem, from_os_error
 from ...model import Tokenizer
 from ...processes import die_with_parent, outlive_parent
-from ...trust import load_keys
+from ...trust import SIMULATED, load_keys
 from ..base.access import is_loopback
 from ..base.connections import BACKLOG, KEEP_S, Connection, Connections, raise_file_limit
 from ..base.keys import LOOK_AGAIN_S, SAVE_S, KeyRing
-from ..base.log import log, log_to, written
+from ..base.log import log, log_to, mark_log, written
 from ..base.measures import Measures
 from ..base.spans import export_spans
 from ..engines import CAPABILITIES, TRIALS
@@ -59,7 +59,7 @@ from .sealed_door import SealedDoor
 from .sealing import sealing_of
 from .state import CANARY_LOG, LOG, forget_state, lives, write_state
 from .supervisor import Supervisor
-from .tls import HANDSHAKE_S, tls_context
+from .tls import HANDSHAKE_S, loopback_context, tls_context
 
 SLOW_READER_MS = 60_000
 HAND_OVER_S = 0.3  # uvicorn looks every 0.1 s whether it should exit
@@ -135,9 +135,12 @@ class Front:
         self.servers: list[uvicorn.Server] = []
         self.tasks: list[asyncio.Task[None]] = []
         self.connections = Connections(raise_file_limit())
+        if settings.sealed:
+            mark_log(trust=SIMULATED)
         if settings.log_file:
             self._log_to(Path(settings.log_file))
         self.tls = tls_context(settings)
+        self.first_tls = loopback_context(settings) if candidate else self.tls  # where it first listens
         self.sealing = sealing_of(settings)
         export_spans(settings.name)
         self.holds = hold_open(folder, settings.embed_folder, settings.draft, settings.source, settings.route)
@@ -184,7 +187,7 @@ class Front:
             listening = bind(self.settings.host, self.settings.port)
             await self._start(listening)
             if not self.stopping.is_set():
-                ready(self.document(listening, None if self.candidate else self.tls))
+                ready(self.document(listening, self.first_tls))
                 self.supervisor.tell("READY=1", f"STATUS=serving {self.settings.name}")
                 self.alive = asyncio.create_task(self.supervisor.stay_alive())
                 if not self.candidate:
@@ -240,7 +243,7 @@ class Front:
         self.app: Any = app(self.served, self.settings, version("steelyard"), self.folder)
         await self._warm_up()
         await self._start_encoder()
-        self._listen(listening, None if self.candidate else self.tls, quiet=self.candidate)
+        self._listen(listening, self.first_tls, quiet=self.candidate)
         self.saving = asyncio.create_task(self._save_budgets())
         self.looking = asyncio.create_task(self._look_at_keys())
         control = str(self.private / "control")
@@ -303,7 +306,7 @@ class Front:
         return {**about, "control": str(self.private / "control")}
 
     def _listen(self, listening: socket.socket, tls: ssl.SSLContext | None, quiet: bool = False) -> None:
-        """A candidate is asked by the gate, on loopback, without TLS, and nobody reads of it."""
+        """A candidate is asked by the gate, on loopback, and nobody reads of it."""
         if tls is None and not is_loopback(listening.getsockname()[0]):
             log("service.not_encrypted", why="anyone on the way can read keys and prompts", fix="--tls-cert")
         access = self.settings.access(listening.getsockname()[0])

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import Where, WrongUse
-from ...trust import Identity, SealingKey, ServiceStatement, evidence_source
+from ...trust import Identity, SealingKey, ServiceStatement, certificate_file, evidence_source
 from ..host.settings import ServeSettings
-from .state import certificate_file
 from .tls import tls_files
 
 

@@ -17,8 +17,8 @@ from typing import Any
 import orjson
 
 from ...errors import Lacking, Problem
+from ...trust import trusting
 from ..host.settings import ServeSettings, check_host
-from .client import trusting
 from .state import FILE, lives, read_state
 
 STOP_S = 4.0  # after the drain, then by force: SIGTERM is to end a service within 5 s

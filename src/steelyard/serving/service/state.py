@@ -81,11 +81,6 @@ def registry() -> Path:
     return state_folder() / "services"
 
 
-def certificate_file() -> Path:
-    """Of the certificate that this user's services sign themselves; its key lies beside it."""
-    return state_folder() / "tls" / "cert.pem"
-
-
 def register(url: str, source: str, control: str = "", drain_s: float = 1.0) -> None:
     """Note this process as a service; a read-only home must not forbid one."""
     with suppress(OSError):

@@ -6,14 +6,15 @@ import datetime
 import ipaddress
 import socket
 import ssl
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ...artefact import write_durably
 from ...errors import Where, WrongUse
+from ...trust import certificate_file
 from ..host.settings import ServeSettings
 from .address import WILDCARDS, outward_address
-from .state import certificate_file
 
 AUTO = "auto"
 LIFE = datetime.timedelta(days=825)  # clients of Apple refuse a longer one
@@ -27,7 +28,8 @@ def tls_context(settings: ServeSettings) -> ssl.SSLContext | None:
     cert, key = files
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     # Sealed prompts have one kind of client, which speaks 1.3; others may still come with 1.2.
-    oldest = ssl.TLSVersion.TLSv1_3 if settings.sealed_prompts else ssl.TLSVersion.TLSv1_2
+    newest_alone = settings.sealed_prompts or settings.sealed
+    oldest = ssl.TLSVersion.TLSv1_3 if newest_alone else ssl.TLSVersion.TLSv1_2
     context.minimum_version = oldest
     try:
         context.load_cert_chain(cert, key, password=lambda: "")  # never ask at the terminal
@@ -38,6 +40,13 @@ def tls_context(settings: ServeSettings) -> ssl.SSLContext | None:
         why = getattr(e, "reason", None) or getattr(e, "strerror", None) or str(e)
         raise _wrong(why, cert) from e
     return context
+
+
+def loopback_context(settings: ServeSettings) -> ssl.SSLContext | None:
+    """Of a candidate, which the gate alone asks: none; where trust is sealed, of our own certificate."""
+    if not settings.sealed:
+        return None
+    return tls_context(replace(settings, tls_cert=AUTO, tls_key=None))
 
 
 def tls_files(settings: ServeSettings) -> tuple[str, str | None] | None:

@@ -84,6 +84,8 @@ class _Responses:
         headers = ignored(body, UNSUPPORTED, HARMLESS)
         if body.background and body.store is False:
             raise ApiError(400, "a background response must be stored", param="store")
+        if self.api.settings.sealed:
+            body = _unstored(body)
         caller = self.api.caller(request, body.service_tier, body.priority, body.timeout)
         self.api.check_model(body.model, caller)
         items = await self._items(body, caller.owner)
@@ -291,6 +293,15 @@ async def make_again(api: Api, left: list[Document]) -> None:
             await asyncio.to_thread(fail_left_over, responses.store.store, document, why)
         else:
             log("response.made_again", response=document.id)
+
+
+def _unstored(body: ResponsesBody) -> ResponsesBody:
+    """Where trust is sealed nothing is kept, whatever an API keeps by default. Raises ApiError 400."""
+    if body.store or body.background:
+        raise ApiError(
+            400, "at `trust: sealed` no response is stored", param="store", code="refused_at_sealed"
+        )
+    return body.model_copy(update={"store": False})
 
 
 class _Run:
