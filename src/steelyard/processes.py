@@ -46,7 +46,7 @@ def no_core_dump() -> None:
     """
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     most = 1 if hard == resource.RLIM_INFINITY else min(1, hard)
-    resource.setrlimit(resource.RLIMIT_CORE, (most, most))
+    resource.setrlimit(resource.RLIMIT_CORE, (most, hard))
 
 
 def release_freed_memory() -> None:

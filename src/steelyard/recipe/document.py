@@ -799,6 +799,7 @@ class ResourcesTable(Table):
 class TrustTable(Table):
     level: Literal["open", "guarded", "sealed"] | None = say("how artefacts lie on disk", "guarded")
     key_file: Text | None = say("key of a guarded folder", "steelyard.key")
+    recipients: list[Text] | None = say("public keys, or files with one, that open it too", ["bob.pub"])
 
 
 class AutoTable(Table):

@@ -237,7 +237,8 @@ def _recipe(document: dict[str, Any], tree: Tree, path: Path) -> Recipe:
     given["candidates"] = () if isinstance(model, str) else tuple(model["auto"])
     given["compress"] = _compress(document.get("compress", {}))
     given["name"] = document.get("name", path.stem)
-    given["trust"] = words.Trust(**document.get("trust", {}))
+    trust = document.get("trust", {})
+    given["trust"] = words.Trust(**trust | {"recipients": tuple(trust.get("recipients", ()))})
     if "train" in document:
         given["train"] = tuple(words.Stage(**{"seed": seed, **_stage(stage)}) for stage in document["train"])
     else:

@@ -42,13 +42,14 @@ def check_pairs(recipe: Recipe, tree: Tree) -> None:
         if owned.sockets and owned.per_host:
             at = ("resources", "own", i, "sockets")
             _fail(tree, at, "sockets and per_host both count the devices of a host", "keep one of them")
-    if recipe.trust.level == "open" and recipe.trust.key_file:
-        _fail(
-            tree,
-            ("trust", "key_file"),
-            "trust open uses no key_file",
-            "example: trust: {level: guarded, key_file: my.key}",
-        )
+    for field in ("key_file", "recipients"):
+        if recipe.trust.level == "open" and getattr(recipe.trust, field):
+            _fail(
+                tree,
+                ("trust", field),
+                f"trust open uses no {field}",
+                "example: trust: {level: guarded, key_file: my.key}",
+            )
 
 
 def _check_hosts(recipe: Recipe, tree: Tree) -> None:

@@ -325,6 +325,7 @@ class Trust:
 
     level: Literal["open", "guarded", "sealed", "rehearsed"] = "open"  # rehearsed: `up --rehearse` alone
     key_file: str | None = None
+    recipients: tuple[str, ...] = ()  # public keys, or files with one: they open it too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .planning.sizing import check_model
     from .planning.sources import check_data, data_settings
     from .planning.weighing import Weighed, settle, weigh, weigh_job
+    from .recipients import Rewrapped, rewrap_run
     from .record.outcome import Outcome, StepRecord
     from .rolling.canary import canary
     from .rolling.rollback import rollback
@@ -63,6 +64,7 @@ FILES = {
     "rollback": "rolling.rollback",
     **dict.fromkeys(("Hop", "explain", "refusal"), "service.protection"),
     "rehearsed": "start",
+    **dict.fromkeys(("Rewrapped", "rewrap_run"), "recipients"),
     "status": "known",
     "settle": "planning.weighing",
     "stop": "known",
@@ -80,6 +82,7 @@ __all__ = [
     "Order",
     "Outcome",
     "Ready",
+    "Rewrapped",
     "StepRecord",
     "Weighed",
     "accept",
@@ -103,6 +106,7 @@ __all__ = [
     "processing_record",
     "refusal",
     "rehearsed",
+    "rewrap_run",
     "rollback",
     "settle",
     "status",

@@ -17,7 +17,7 @@ from ..artefact import Watch, write_durably
 from ..errors import Where, WrongUse
 from ..places import state_folder
 from ..recipe import Recipe
-from ..trust import load_keys, read_log
+from ..trust import keys_of, read_log
 from .record.workdir import Workdir, trust_of
 from .service.canary import canary_of, end_canary
 
@@ -178,8 +178,7 @@ def logs(
 ) -> Iterator[dict[str, Any]]:
     """Events of a run, oldest first; with `follow` it goes on as they come."""
     entry = chosen(name, workdir)
-    level, key_file, root = entry["trust"]
-    place = Workdir(Path(entry["workdir"]), load_keys(level, key_file, Path(root)))
+    place = Workdir(Path(entry["workdir"]), keys_of(entry["trust"]))
     shown = 0
     while True:
         lines = list(read_log(place.log, place.keys))

@@ -17,7 +17,7 @@ import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from ..errors import Refused, Where, WrongUse
 from ..places import config_folder
@@ -36,14 +36,22 @@ TEE_DEVICES = ("/dev/tdx_guest", "/dev/tdx-guest", "/dev/sgx_enclave")
 
 
 class Keys:
-    """Seals and opens for one recipient. `created`: the key file was written just now; `simulated`: of a
-    rehearsal."""
+    """Opens with one key; seals for it, and for `others`. `created`: the key file was written just now;
+    `simulated`: of a rehearsal."""
 
     def __init__(
-        self, secret: bytes, path: Path | None = None, created: bool = False, simulated: bool = False
+        self,
+        secret: bytes,
+        path: Path | None = None,
+        created: bool = False,
+        simulated: bool = False,
+        others: Sequence[Recipient] = (),
     ) -> None:
         self.path, self.created, self.simulated = path, created, simulated
         self.recipient = recipient_of(secret)
+        self.others = tuple(one for one in others if one.key_id != self.recipient.key_id)
+        if self.others:
+            check_recipients(self.recipients, "trust.recipients")
         self._names = derive(secret, b"steelyard/key/1/names")
 
     def __repr__(self) -> str:
@@ -53,6 +61,11 @@ class Keys:
     def id(self) -> str:
         """A name for the key that gives nothing away."""
         return self.recipient.key_id.hex()
+
+    @property
+    def recipients(self) -> tuple[Recipient, ...]:
+        """Who may open what is sealed: this key first."""
+        return (self.recipient, *self.others)
 
     @property
     def scheme(self) -> str:
@@ -76,8 +89,8 @@ class Keys:
         return PUBLIC + base64.b64encode(self.recipient.raw).decode()
 
     def seal(self, src: Path, dst: Path, others: Sequence[Recipient] = ()) -> None:
-        """Seal the file `src` as `dst`, for this key and `others`, atomically. Raises Lacking, WrongUse."""
-        recipients = (self.recipient, *others)
+        """Seal the file `src` as `dst`, for these keys and `others`, atomically. Raises Lacking, WrongUse."""
+        recipients = (*self.recipients, *others)
         check_recipients(recipients)
         with open(src, "rb", buffering=0) as reader, atomic(dst) as writer:
             length = os.fstat(reader.fileno()).st_size
@@ -90,7 +103,7 @@ class Keys:
     def seal_from(self, reader: BinaryIO | IO[bytes], length: int, dst: Path) -> None:
         """Seal the `length` bytes that `reader` gives as `dst`, atomically. Raises Lacking (disk)."""
         with atomic(dst) as writer:
-            seal_stream(reader, length, writer, (self.recipient,), dst.name)  # type: ignore[arg-type]
+            seal_stream(reader, length, writer, self.recipients, dst.name)  # type: ignore[arg-type]
 
     def open(self, src: Path, dst: Path) -> None:
         """Open the sealed `src` as plain `dst` (0600); `dst` appears only once all of it is verified."""
@@ -105,7 +118,7 @@ class Keys:
 
     def seal_bytes(self, data: bytes) -> bytes:
         sealed = io.BytesIO()
-        seal_stream(io.BytesIO(data), len(data), sealed, (self.recipient,), "bytes")
+        seal_stream(io.BytesIO(data), len(data), sealed, self.recipients, "bytes")
         return sealed.getvalue()
 
     def open_bytes(self, blob: bytes, name: str = "bytes") -> bytes:
@@ -133,7 +146,7 @@ def recipient_of(secret: bytes) -> Recipient:
     return Recipient(hashlib.sha256(public).digest()[:16], private.public_key(), private, public)
 
 
-def read_public(text: str) -> Recipient:
+def read_public(text: str, field: str = "--to", file: Path | None = None) -> Recipient:
     """A recipient from the line that `Keys.public` gives. Raises WrongUse."""
     from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PublicKey
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
@@ -151,21 +164,39 @@ def read_public(text: str) -> Recipient:
         raise WrongUse(
             "trust.public_key",
             "this is no public key of steelyard",
-            where=Where(field="--to"),
+            where=Where(str(file) if file else None, field=field),
             why=str(e),
             hint="give the line that `steelyard seal --public` prints, or a file with it",
         ) from e
     return Recipient(hashlib.sha256(raw).digest()[:16], public, None, raw)
 
 
+def named_recipient(word: str, root: Path, field: str = "--to") -> Recipient:
+    """A public key itself, or a file with one, from `root`. Raises WrongUse where it is neither."""
+    if word.strip().startswith(PUBLIC):
+        return read_public(word, field)
+    path = root / Path(word).expanduser()
+    try:
+        return read_public(path.read_text("utf-8", "replace"), field, path)
+    except OSError as e:
+        raise WrongUse(
+            "trust.no_recipient",
+            f"there is no recipient {word[:200]}",
+            where=Where(str(path), field=field),
+            why=e.strerror,
+            hint="name a file with the line that `steelyard seal --public` prints, or give the line itself",
+        ) from e
+
+
 # ------------------------------------------------------------------ levels and files
 
 
-def load_keys(level: str, key_file: str | None, root: Path) -> Keys | None:
+def load_keys(level: str, key_file: str | None, root: Path, recipients: Sequence[str] = ()) -> Keys | None:
     """The keys of a trust level; None at `open`.
 
     A missing key file is written on first use: show the user `Keys.notice`. A relative `key_file` is taken
-    from `root`. Whoever holds keys leaves no core dump. Raises Refused (`sealed` without a TEE, a rehearsal
+    from `root`, and so is a file of `recipients`, who open what is sealed too; one's own key among them is
+    counted once. Whoever holds keys leaves no core dump. Raises Refused (`sealed` without a TEE, a rehearsal
     in production, a key file that others can read), WrongUse.
     """
     if level == "open":
@@ -181,10 +212,20 @@ def load_keys(level: str, key_file: str | None, root: Path) -> Keys | None:
             where=Where(field="trust.level"),
             hint=f"one of {', '.join(LEVELS)}",
         )
+    others = [named_recipient(word, root, "trust.recipients") for word in recipients]
     path = root / Path(key_file).expanduser() if key_file else default_key_file()
     created = not path.exists() and make_key_file(path, parents=key_file is None)
     no_core_dump()
-    return Keys(read_key_file(path), path, created, level == REHEARSED)
+    return Keys(read_key_file(path), path, created, level == REHEARSED, others)
+
+
+def keys_of(words: Sequence[Any]) -> Keys | None:
+    """What a run has noted of its keys: level, key file, root, and recipients where it has any.
+
+    Raises as `load_keys`.
+    """
+    level, key_file, root, *recipients = words
+    return load_keys(level, key_file, Path(root), recipients[0] if recipients else ())
 
 
 def check_rehearsal() -> None:

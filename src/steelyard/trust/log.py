@@ -76,7 +76,7 @@ class SealedLog:
 
     def start(self, file: BinaryIO) -> None:
         part_a = PartA(SUITE_LOG, os.urandom(16), 0, 0)
-        header = make_header(part_a, os.urandom(32), (self.keys.recipient,))
+        header = make_header(part_a, os.urandom(32), self.keys.recipients)
         file.seek(0)
         write_all(file, header)
         os.fsync(file.fileno())

@@ -15,11 +15,23 @@ from pathlib import Path
 
 from ..errors import Where, WrongUse
 from .disk import atomic, disk_problem, sync_folder, write_all
-from .sealed import HEADER_BYTES, PART_A, SUITE_FILE, WRAPS_MAX, Recipient, make_header, read_header
+from .sealed import (
+    HEADER_BYTES,
+    MAGIC,
+    PART_A,
+    SUITE_FILE,
+    SUITE_LOG,
+    WRAPS_MAX,
+    Recipient,
+    make_header,
+    read_header,
+)
+
+SUITE_AT = len(MAGIC)
 
 
 def rewrap(path: Path, opener: Recipient, recipients: Sequence[Recipient]) -> None:
-    """Seal the data key of `path` for `recipients`, nobody else. Time and memory do not grow with the file.
+    """Seal the data key of `path`, a file or a log, for `recipients`, nobody else: one header, not the rest.
 
     Raises Refused (sealed for another key), CheckFailed (damaged), WrongUse (none, twice or too many).
     """
@@ -27,7 +39,8 @@ def rewrap(path: Path, opener: Recipient, recipients: Sequence[Recipient]) -> No
     with locked(path) as file:
         restore(path, file)
         before = os.pread(file, HEADER_BYTES, 0)
-        part_a, data_key = read_header(before, opener, str(path), SUITE_FILE)
+        kind = SUITE_LOG if before[SUITE_AT : SUITE_AT + 1] == bytes([SUITE_LOG]) else SUITE_FILE
+        part_a, data_key = read_header(before, opener, str(path), kind)
         after = make_header(part_a, data_key, tuple(recipients))
         with atomic(backup_of(path)) as saved:
             write_all(saved, before)
@@ -42,13 +55,13 @@ def mend(path: Path) -> None:
             restore(path, file)
 
 
-def check_recipients(recipients: Sequence[Recipient]) -> None:
+def check_recipients(recipients: Sequence[Recipient], field: str = "--to") -> None:
     if not 1 <= len(recipients) <= WRAPS_MAX or len({r.key_id for r in recipients}) != len(recipients):
         raise WrongUse(
             "trust.recipients",
             f"{len(recipients)} recipients, or one of them twice",
-            where=Where(field="--to"),
-            hint=f"name 1 to {WRAPS_MAX} different public keys",
+            where=Where(field=field),
+            hint=f"name 1 to {WRAPS_MAX} different public keys, your own counted",
         )
 
 

@@ -79,6 +79,12 @@ class Recipient:
         return f"Recipient({self.key_id.hex()})"
 
 
+def is_sealed(path: Path) -> bool:
+    """Whether it begins as a sealed file, or a sealed log, does."""
+    with open(path, "rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
 def sealed_id(path: Path) -> str:
     """The hash of the header's immutable part: what a sealed file is called, whoever may open it."""
     with open(path, "rb") as file:

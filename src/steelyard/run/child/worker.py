@@ -20,7 +20,7 @@ from typing import Any
 from ...artefact import Artefact, Draft, Inputs, Progress, Scratch, Store, Watch
 from ...errors import Problem, Resumable, from_os_error, trace_of, writing_in
 from ...processes import die_with_parent, lacks_memory
-from ...trust import load_keys
+from ...trust import keys_of
 from .children import step_out_of_memory
 from .memory import SHORT_SAMPLE_S
 from .reporting import report_event, report_progress
@@ -65,7 +65,7 @@ def carry_out(order: dict[str, Any], watch: Watch) -> Any:
     call = getattr(import_module(f"steelyard.{room}"), name)
     if "draft" not in order:
         return call(**order["arguments"])
-    keys = load_keys(order["keys"][0], order["keys"][1], Path(order["keys"][2])) if order["keys"] else None
+    keys = keys_of(order["keys"]) if order["keys"] else None
     store = Store(Path(order["store"]), keys)
     inputs = Inputs({role: opened(a, store) for role, a in order["inputs"].items()})
     words = order["draft"]

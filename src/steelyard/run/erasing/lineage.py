@@ -14,7 +14,7 @@ from typing import Any
 
 from ...artefact import Artefact
 from ...errors import Problem, Where, WrongUse
-from ...trust import load_keys
+from ...trust import keys_of
 from ..known import entries
 from ..record.workdir import Workdir
 
@@ -65,9 +65,8 @@ def work_or_closed(entry: dict[str, Any]) -> Work:
 
 
 def work_of(entry: dict[str, Any]) -> Work:
-    level, key_file, root = entry["trust"]
-    keys = load_keys(level, key_file, Path(root)) if level != "open" else None
-    place = Workdir(Path(entry["workdir"]), keys)
+    root = entry["trust"][2]
+    place = Workdir(Path(entry["workdir"]), keys_of(entry["trust"]))
     opened, closed = [], []
     for folder in published(place):
         try:

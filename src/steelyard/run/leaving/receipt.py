@@ -18,7 +18,7 @@ from typing import Any
 
 from ...artefact import Artefact
 from ...errors import CheckFailed, Where, WrongUse
-from ...trust import Signer, load_keys, sign_statement
+from ...trust import Signer, keys_of, sign_statement
 from ..known import entries
 from ..record.workdir import Workdir
 
@@ -54,8 +54,7 @@ def workdir_named(run: str) -> Workdir:
     folder, runs = Path(run), entries()
     found = [e for e in runs if run in (e["run"], e["name"]) or Path(e["workdir"]) == folder.absolute()]
     if found:
-        level, key_file, root = found[-1]["trust"]
-        return Workdir(Path(found[-1]["workdir"]), load_keys(level, key_file, Path(root)))
+        return Workdir(Path(found[-1]["workdir"]), keys_of(found[-1]["trust"]))
     if (folder / "artefacts").is_dir():
         return Workdir(folder.absolute())
     names = ", ".join(e["run"] for e in runs) or "none"

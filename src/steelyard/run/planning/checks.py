@@ -14,7 +14,7 @@ from ...model import encoder_folder, resolve
 from ...planner import Local
 from ...recipe import Recipe
 from ...shape import Shape
-from ...trust import REHEARSED, scan
+from ...trust import REHEARSED, named_recipient, scan
 from ..record.approval import approvers
 from ..record.workdir import Workdir
 from .launching import python_of
@@ -70,6 +70,12 @@ def check_sealed_room(recipe: Recipe, local: Local | None, shape: Shape) -> None
     """
     if recipe.trust.level != "open":
         check_private(local.disk_bytes + 2.0 * shape.params if local else 0.0)
+
+
+def check_recipients(recipe: Recipe) -> None:
+    """Raises WrongUse for a recipient that is not there, or is no public key."""
+    for word in recipe.trust.recipients:
+        named_recipient(word, recipe.root, "trust.recipients")
 
 
 def check_all_known(recipe: Recipe, base: Path) -> None:

@@ -54,7 +54,7 @@ from ...recipe import Load as RecipeLoad
 from ...shape import Shape
 from ..child.children import call_order, in_child
 from .adapters import with_adapters
-from .checks import check_sealed_room, check_serve_files
+from .checks import check_recipients, check_sealed_room, check_serve_files
 from .document import cores_document
 from .engines import absent_devices, engine_document, with_engines
 from .facts import base_of, calibrate, with_rows_to_teach
@@ -157,6 +157,7 @@ def settle(recipe: Recipe, watch: Watch | None = None) -> dict[str, Any]:
     listener = watch or Watch()
     check_model(recipe)
     check_serve_files(recipe)
+    check_recipients(recipe)
     try:
         name, shape, tokenizer, offered = model_of(recipe, listener)
     except Problem as problem:

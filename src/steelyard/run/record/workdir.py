@@ -18,7 +18,7 @@ from typing import Any
 from ...artefact import Place, Progress, Store, Watch, check_private
 from ...errors import Lacking, Where, from_os_error
 from ...recipe import Recipe
-from ...trust import SIMULATED, append_log, load_keys
+from ...trust import SIMULATED, append_log, keys_of
 
 LOOKS, LOOK_S = 5, 0.05
 
@@ -61,15 +61,18 @@ class Workdir:
         return self.folder / "service"
 
 
-def trust_of(recipe: Recipe) -> tuple[str, str | None, str]:
-    """What `load_keys` asks for: level, key file, and the folder that its path starts from."""
-    return recipe.trust.level, recipe.trust.key_file, str(recipe.root)
+Trust = tuple[str, str | None, str, tuple[str, ...]]
+
+
+def trust_of(recipe: Recipe) -> Trust:
+    """What `keys_of` asks for: level, key file, the folder that paths start from, and recipients."""
+    trust = recipe.trust
+    return trust.level, trust.key_file, str(recipe.root), trust.recipients
 
 
 def opened(recipe: Recipe, chosen: Path | None) -> Workdir:
     """The work folder under the recipe's trust level. Raises Refused where the level cannot be had."""
-    level, key_file, root = trust_of(recipe)
-    keys = load_keys(level, key_file, Path(root))
+    keys = keys_of(trust_of(recipe))
     if keys:
         check_private(0)
     return workdir_of(recipe, chosen, keys)

@@ -55,7 +55,7 @@ def explain(recipe: Recipe) -> tuple[Hop, ...]:
         *_memory(scheme),
         *_workers(recipe),
         *_wire(settings),
-        *_at_rest(scheme),
+        *_at_rest(scheme, bool(recipe.trust.recipients)),
         *_service(settings, scheme),
         *_clients(settings),
         *_logs(scheme),
@@ -148,7 +148,7 @@ def _tls(oldest: str = "1.3") -> str:
 # ------------------------------------------------------------------ on disk, served, asked, told
 
 
-def _at_rest(scheme: str) -> Iterator[Hop]:
+def _at_rest(scheme: str, shared: bool) -> Iterator[Hop]:
     plain = "" if scheme else "files of this user, plain"
     yield Hop("checkpoint", "resume points", bool(scheme), scheme, plain)
     beside = "in memory alone" if scheme else ""
@@ -157,6 +157,9 @@ def _at_rest(scheme: str) -> Iterator[Hop]:
     )
     unsigned = "signed only where you sign it: steelyard sign"
     yield Hop("artefact", "payload and manifest", bool(scheme), scheme, plain or unsigned)
+    if scheme:
+        by = "your key and trust.recipients" if shared else "your key alone"
+        yield Hop("artefact", "who may open it", True, by, "who has a copy of an old header keeps it")
 
 
 def _service(settings: ServeSettings, scheme: str) -> Iterator[Hop]:

@@ -12,7 +12,7 @@ from ...telling.acts import written
 from ...telling.messages import say
 from ...telling.options import OPTIONS
 from ...telling.output import note, result, table
-from ..recipes import no_settings
+from ..recipes import load, no_settings
 
 Output = Annotated[Path, typer.Option("--output", metavar="FILE", help=say("Where to write it."))]
 KeyFile = Annotated[
@@ -137,11 +137,13 @@ def open_(
 
 
 def rotate(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", show_default=False)],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...|RECIPE", show_default=False)],
     to: To = None,
     key_file: KeyFile = None,
     drop: Annotated[bool, typer.Option("--drop", help=say("Your own key no longer opens them."))] = False,
 ) -> None:
+    if len(files) == 1 and files[0].suffix in (".yaml", ".yml"):
+        return _rotate_run(files[0], plain=not (to or key_file or drop))
     no_settings("rotate")
     keys = _keys(key_file)
     recipients = [*([] if drop else [keys.recipient]), *_recipients(to)]
@@ -149,11 +151,33 @@ def rotate(
         keys.rotate(_there(file), recipients)
         _note("file.rotated", file, keys=len(recipients))
     named = [recipient.key_id.hex() for recipient in recipients]
-    left = say("whoever copied the old header or the content opens it still: after a leak, seal it again")
     result(
         {"files": [str(file) for file in files], "keys": named},
         *(say("{path}: keys that open it: {count}", path=file, count=len(named)) for file in files),
-        left,
+        say(LEFT),
+    )
+
+
+LEFT = "whoever copied the old header or the content opens it still: after a leak, seal it again"
+
+
+def _rotate_run(path: Path, plain: bool) -> None:
+    """Every sealed file of a recipe's run, for the key and the recipients that the recipe names."""
+    if not plain:
+        raise WrongUse(
+            "cli.usage", say("a recipe names its keys itself"), where=Where(field="--to"),
+            hint="trust: {level: guarded, recipients: [bob.pub]}, then steelyard rotate RECIPE.yaml",
+        )  # fmt: skip
+    from ....run import rewrap_run
+
+    done = rewrap_run(load(path))
+    written("file.rotated", kind="run", files=len(done.files), keys=len(done.keys))
+    closed = [say("{path}: not for your key, left as it was", path=file) for file in done.closed]
+    result(
+        {"files": [str(f) for f in done.files], "closed": [str(f) for f in done.closed], "keys": done.keys},
+        say("files: {files}; keys that open them: {count}", files=len(done.files), count=len(done.keys)),
+        *closed,
+        say(LEFT),
     )
 
 
@@ -182,14 +206,9 @@ def _there(file: Path) -> Path:
 
 def _recipients(to: list[str] | None) -> list[Any]:
     """Of each word: the key itself, or a file with it."""
-    from ....trust import read_public
+    from ....trust import named_recipient
 
-    return [
-        read_public(
-            Path(word).read_text("utf-8", "replace") if len(word) < 1000 and Path(word).is_file() else word
-        )
-        for word in to or []
-    ]
+    return [named_recipient(word, Path(".")) for word in to or []]
 
 
 # ------------------------------------------------------------------ verdicts
