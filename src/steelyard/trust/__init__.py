@@ -16,7 +16,6 @@ from .attest import (
 )
 from .audit import ACTS, audit, check_log, log_here, read_acts
 from .bill import Advisories, Hit, Part, affected, bill_of_model, bill_of_parts, parts, read_advisories
-from .certificate import certificate_file, trusting
 from .cluster_keys import address_of, keys_folder, make_keys, ray_environment
 from .disk import atomic, disk_problem, sync_folder
 from .installation import signing_key, verifying_key
@@ -92,10 +91,12 @@ from .wire import (
     Window,
     WrongClock,
     appraise_statement,
+    certificate_file,
     data_of,
     end_of,
     evidence_source,
     head_of,
+    trusting,
 )
 
 __all__ = [

@@ -19,7 +19,7 @@ from ...errors import CheckFailed, Lacking, Refused, Where, WrongUse, writing_in
 from ...hardware import free_bytes
 from ...recipe import load
 from ...serving import ServeSettings, Service, check_port, find, promote, start
-from ...trust import load_keys
+from ...trust import keys_of
 from ...units import show_bytes
 from ..erasing.order import folder_of
 from ..known import chosen, entries
@@ -49,8 +49,7 @@ def rollback(
     """
     began = time.monotonic()
     entry = the_run(name, workdir)
-    level, key_file, root = entry["trust"]
-    place = Workdir(Path(entry["workdir"]), load_keys(level, key_file, Path(root)))
+    place = Workdir(Path(entry["workdir"]), keys_of(entry["trust"]))
     logged = LoggedWatch(place, watch or Watch())
     with publishing(place), writing_in(place.folder):
         old = find(place.service)

@@ -4,6 +4,7 @@ Not here: HTTP servers and clients (`serving`), the appraisal of quotes (`attest
 """
 
 from .bhttp import Head, MessageReader, data_of, end_of, head_of
+from .certificate import certificate_file, trusting
 from .ohttp import (
     KEYS_TYPE,
     PLAIN_CHUNK_BYTES,
@@ -44,9 +45,11 @@ __all__ = [
     "Window",
     "WrongClock",
     "appraise_statement",
+    "certificate_file",
     "data_of",
     "end_of",
     "evidence_source",
     "head_of",
     "read_keys_document",
+    "trusting",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
-from ..places import state_folder
+from ...places import state_folder
 
 
 def certificate_file() -> Path:
