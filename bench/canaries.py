@@ -133,12 +133,13 @@ def measured(home: Path, args: argparse.Namespace) -> dict[str, Any]:
         crash(service["pid"])
         said += steelyard(home, env, "stop", "canaries", "--json")[1]
         time.sleep(0.5)
+    after = [p.read_bytes() for p in SHM.rglob("*") if p.is_file()]  # before artefacts are opened here
     told("searching")
     canaries.add_weights(home, args.level, env)
     places = found_in(home, canaries, {
         "what the commands said": [said], "loopback": wire.streams(), "files without a name": nameless.data,
         "/dev/shm, service running": list(during.values()),
-        "/dev/shm, after its end": [p.read_bytes() for p in SHM.rglob("*") if p.is_file()],
+        "/dev/shm, after its end": after,
     })  # fmt: skip
     promised = promises(home, env, args.level)
     met = all(not counts["found"] for place, counts in places.items() if place in promised)
@@ -345,7 +346,7 @@ def ask(url: str, canaries: Canaries, env: dict[str, str]) -> dict[str, Any]:
         for stream in (False, True, False):
             messages = [{"role": "user", "content": canaries.new("prompts of chats")}]
             body = {"model": "default", "max_tokens": 40, "temperature": 1.5, "seed": 3, "stream": stream,
-                    "messages": messages}  # fmt: skip
+                    "ignore_eos": True, "messages": messages}  # fmt: skip
             answer = client.post("/v1/chat/completions", json=body)
             if not stream:
                 note_answer(answer.json()["choices"][0]["message"]["content"], canaries)

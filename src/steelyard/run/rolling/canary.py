@@ -11,7 +11,7 @@ from typing import Any
 from ...artefact import Watch
 from ...errors import Lacking, Where, WrongUse
 from ...serving import Service, find, promote, read_tally
-from ...trust import load_keys
+from ...trust import keys_of
 from ..known import chosen
 from ..record.acts import written
 from ..record.promotions import (
@@ -42,8 +42,7 @@ def canary(
     `take`: it takes the place of the service now; `end`: it goes. Raises WrongUse where there is none.
     """
     entry = chosen(name, workdir)
-    level, key_file, root = entry["trust"]
-    place = Workdir(Path(entry["workdir"]), load_keys(level, key_file, Path(root)))
+    place = Workdir(Path(entry["workdir"]), keys_of(entry["trust"]))
     logged = LoggedWatch(place, watch or Watch())
     if take:
         with publishing(place):
