@@ -371,9 +371,9 @@ def ask(url: str, canaries: Canaries, env: dict[str, str]) -> dict[str, Any]:
 
 
 def note_answer(text: str, canaries: Canaries) -> None:
-    """The longest run of plain letters in an answer, where it is long enough to be nobody else's."""
-    runs = "".join(c if c.isascii() and c.isalnum() else " " for c in text).split()
-    if runs and len(longest := max(runs, key=len)) >= 10:
+    """The longest run of plain signs in an answer, where it is long enough to be nobody else's."""
+    plain = "".join(c if c.isascii() and c.isprintable() and c not in '"\\<>&' else "\0" for c in text)
+    if len(longest := max(plain.split("\0"), key=len)) >= 12:
         canaries.add("answers of chats", longest)
 
 
