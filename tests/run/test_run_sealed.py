@@ -21,7 +21,7 @@ from steelyard.recipe import load
 from steelyard.run.planning.checks import check_all_known, tls_settings
 from steelyard.trust import REHEARSED, append_log, load_keys
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "serving"))  # its engine that computes nothing
+sys.path.append(str(Path(__file__).parents[1] / "serving"))  # its engine that computes nothing
 CANARY = b"zqcanaryzq"
 ROOT = Path(__file__).resolve().parents[2]
 
