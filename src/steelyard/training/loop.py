@@ -380,7 +380,7 @@ def digest_of(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) 
     digest = hashlib.sha256(json.dumps([metadata["curve"], metadata["layout"]]).encode())
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy())
+        digest.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
