@@ -5,7 +5,8 @@
 Cells, each done once and kept in OUT/results.json (run again to go on; --minutes ends before the next one):
 alone/TASK (one adapter a task), near/TASK (the same with its prompts held, `--beta`), mix/WORD (all four, the
 tokens of the four alone: rows, and where sizes differ equal and temperature; auto: steered; near: prompts
-held), stands (three of the four), lift (the fourth, from there).
+held; tokens: by rows, every taught token alike in the loss), stands (three of the four), lift (the fourth,
+from there).
 
 Scores are of --test rows a task that nothing was trained on: the share of answers whose every token is the
 likeliest one after those before it, which is what greedy decoding would answer word by word; for tasks with
@@ -86,7 +87,7 @@ class Bench:
     ) -> tuple[Path, dict[str, Any]]:
         """The model, merged, and the figures of its training; goes on where it was cut."""
         asked = {name: getattr(self.args, name) for name in ("num_train_epochs", "threads", "learning_rate")}
-        settings = SETTINGS | asked | changes
+        settings = SETTINGS | {"loss_per": "ability"} | asked | changes  # as the plan has it for several
         inputs = {"dataset": adopt(self.data(tasks), "dataset"), "base": adopt(base)}
         key = key_of("train", settings, {role: a.hash for role, a in inputs.items()}, {})
         draft = Store(self.out / "store").draft("checkpoint", key, "train", settings, inputs)
@@ -172,13 +173,10 @@ def together(bench: Bench, seed: int) -> None:
     for word in words:
         bench.cell_of(f"mix/{word}/{seed}", base, TASKS, seed=seed, max_steps=steps, mix=weights[word])
     near = {"method": {"beta": bench.args.beta}}
-    even = {"loss_per": "ability"}
-    bench.cell_of(f"mix/even/{seed}", base, TASKS, seed=seed, max_steps=steps, **even)
+    bench.cell_of(f"mix/tokens/{seed}", base, TASKS, seed=seed, max_steps=steps, loss_per="token")
     bench.cell_of(f"mix/near/{seed}", base, TASKS, seed=seed, max_steps=steps, **near)
-    bench.cell_of(f"mix/even-near/{seed}", base, TASKS, seed=seed, max_steps=steps, **near, **even)
     steer = {"probe_steps": max(4, round(PROBE_SHARE * steps / len(TASKS))), "aims": {t: {} for t in TASKS}}
     bench.cell_of(f"mix/auto/{seed}", base, TASKS, seed=seed, max_steps=steps, steer=steer)
-    bench.cell_of(f"mix/even-auto/{seed}", base, TASKS, seed=seed, max_steps=steps, steer=steer, **even)
 
 
 def lift(bench: Bench) -> None:
@@ -220,7 +218,7 @@ def shares(results: dict[str, Any], seed: int) -> None:
     if None in alone.values():
         return
     base = results["base"]["perplexity"]
-    for word in (*MIXES, "even", "near", "even-near", "auto", "even-auto"):
+    for word in ("tokens", *MIXES, "near", "auto"):
         if cell := results.get(f"mix/{word}/{seed}"):
             kept = {task: cell["scores"][task] / alone[task] for task in TASKS if alone[task]}
             if not kept:
