@@ -141,7 +141,7 @@ def begin(
     child = subprocess.Popen(
         [sys.executable, "-I", "-S", keeper.__file__, str(folder / "order.json")],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True, env={**os.environ, **own, **more},
+        start_new_session=True, env={**os.environ, **own, **dict(more)},
     )  # fmt: skip
     started = started_at(child.pid)
     noted = {"pid": child.pid, "started": started, "devices": list(devices)}
