@@ -261,7 +261,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--cells", default="*", help="only these, e.g. base,alone/*,mix/near/*")
     parser.add_argument("--minutes", type=float, default=1e9)
-    parser.add_argument("--beta", type=float, default=1.0, help="of near")
+    parser.add_argument("--beta", type=float, default=0.25, help="of near")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--lift", default="sql_transpile", choices=TASKS)
     parser.add_argument(

@@ -145,7 +145,7 @@ def _chosen(
         raise
 
 
-NEAR, BETA = "beta of sft", 1.0
+NEAR, BETA = "beta of sft", 0.25
 
 
 def _near(recipe: Recipe, stage: Stage, settings: Mapping[str, Any], engine: str) -> dict[str, Any]:

@@ -56,7 +56,7 @@ STATE, MASTER, CURVE = "lift.state.json", "lift-{}.safetensors", "{}.jsonl"
 WAYS = "ways"
 GENTLE_RATE, GENTLE_RANK = 0.3, 0.25
 WITH_OTHERS = ("replay", "kl")
-BETA = 1.0  # of `near`
+BETA = 0.25  # of `near`
 WEIGHTS = (1.0, 0.75, 0.5, 0.25)  # of what was learnt, where it is merged
 # Words of a stage that choose a checkpoint: each way ends with its last step.
 OF_THE_STAGE = ("eval_steps", "val_size", "load_best_model_at_end", "early_stopping_patience", "save_steps")

@@ -21,7 +21,7 @@ from steelyard.artefact import Watch
 from ..rows import Rows, TrainingExample
 from ..teacher import Ask, with_teacher
 
-LEAST = 8  # held tokens of a row, if its prompt has them: an answer of one word holds nothing
+LEAST = 2  # held tokens of a row, if its prompt has them: an answer of one word holds little
 TOLD = 32  # likeliest tokens that are kept of each distribution
 
 
