@@ -10,15 +10,10 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
+from watching import free_port
 
 from steelyard.errors import Lacking
 from steelyard.serving import ServeSettings, check_port, find, promote, start
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Asking(threading.Thread):

@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import orjson
 import pytest
-from watching import CLIENT, held, in_steps, read_metrics, seen, until
+from watching import CLIENT, free_port, held, in_steps, read_metrics, seen, until
 
 from steelyard.errors import Refused, WrongUse
-from steelyard.serving import ServeSettings, new_key, start
+from steelyard.serving import ServeSettings, new_key, promote, start
 from steelyard.serving.host.replicas.cores import physical_cores
 
 ASK = {
@@ -270,7 +270,8 @@ def keyed(tiny_ir, tmp_path_factory):
     for entry in document["keys"]:
         entry |= more.get(entry["id"], {})
     file.write_bytes(orjson.dumps(document))
-    service = start(tiny_ir, ServeSettings(keys=str(file), max_num_seqs=4, max_queue_s=3600.0))
+    candidate = start(tiny_ir, ServeSettings(keys=str(file), max_num_seqs=4, max_queue_s=3600.0))
+    service = promote(candidate, "127.0.0.1", free_port(), file.parent / "service")
     yield service, file, keys
     service.stop()
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 import httpx
 import psutil
 import pytest
-from watching import read_metrics, until
+from watching import free_port, read_metrics, until
 
 from steelyard.errors import Lacking, Refused
 from steelyard.serving import ServeSettings, find, prepare, promote, start
@@ -31,12 +31,6 @@ def lives(pid):
     with suppress(psutil.NoSuchProcess):
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     return False
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_the_key_guards_every_route_but_live_and_is_logged_nowhere(tiny_ir, tmp_path):

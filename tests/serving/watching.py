@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -98,3 +99,10 @@ def seen(what, wanted, tries=8):
             return True
         assert awake.longest_s > STALL_S, found
     return pytest.skip(f"this process stood still {tries} times while answers came")
+
+
+def free_port() -> int:
+    """One that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
