@@ -21,7 +21,7 @@ def place(tmp_path, monkeypatch) -> Workdir:
     monkeypatch.setenv("STEELYARD_STATE", str(tmp_path / "state"))
     place = Workdir(tmp_path / "desk")
     place.service.mkdir(parents=True)
-    trust = SimpleNamespace(level="open", key_file=None)
+    trust = SimpleNamespace(level="open", key_file=None, recipients=())
     recipe = SimpleNamespace(name="desk", trust=trust, root=tmp_path, path=tmp_path / "desk.yaml")
     known.remember(place, "r1", recipe, Watch())
     write_state(place.service, {"url": "http://127.0.0.1:1", "pid": os.getpid(), "control": "c"})
