@@ -161,7 +161,7 @@ def _look(opening: _Opening, host: Host, wheels: Mapping[Path, str]) -> None:
         raise Lacking("cluster.not_installed", text, where=host.where, hint=hint)
     if facts["steelyard"] != own:
         text = f"{host.address} has steelyard {facts['steelyard']}, here it is {own}"
-        hint = f"pip install steelyard=={own} there"
+        hint = f"install {own} there, or wheels: DIR in the file, which installs it from there"
         raise Lacking("cluster.version", text, where=host.where, hint=hint)
     if facts["ray"] is None:
         hint = "there: steelyard engines install trl --ray"
