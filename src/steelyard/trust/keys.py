@@ -27,7 +27,7 @@ from .rewrap import check_recipients, mend, rewrap
 from .sealed import CHUNK_BYTES, Recipient, SealedReader, derive, open_stream, seal_stream, suite
 
 LEVELS = ("open", "guarded", "sealed")
-REHEARSED: Final = "rehearsed"  # the path of `sealed` without what would vouch for it: SIMULATED, never in a recipe
+REHEARSED: Final = "rehearsed"  # `sealed` without what would vouch for it: SIMULATED, never in a recipe
 SIMULATED = "SIMULATED"
 KEY_BYTES = 32
 PUBLIC = "steelyard-public-1:"
