@@ -260,8 +260,9 @@ def left(root: Path) -> int:
     """Processes beside sshd's own, keys and journals, over the three machines."""
     count = 0
     for number in range(3):
-        commands = [Path(f"/proc/{pid}/cmdline") for pid in pids(number)]
-        count += sum(b"sshd" not in path.read_bytes() for path in commands if path.exists())
+        paths = [Path(f"/proc/{pid}/cmdline") for pid in pids(number)]
+        commands = [path.read_bytes() for path in paths if path.exists()]  # empty: it has ended
+        count += sum(b"sshd" not in command for command in commands if command)
         data = root / f"home{number}/.local/share/steelyard"
         count += sum(path.name not in ("cluster.lock", "cluster-node.log") for path in data.rglob("*"))
     return count
