@@ -1,4 +1,4 @@
-"""Every figure of docs/figures.md, each by its own command; `make bench` runs all, in about three hours.
+"""Every figure of docs/figures.md, each by its own command; `make bench` runs all, in about four hours.
 
     python bench/all.py [NAME ...]          # names: see BENCHES
 
@@ -58,6 +58,11 @@ BENCHES: dict[str, tuple[list[list[str]], str]] = {
     "silence": ([[*PYTHON, "bench/silence.py", "--json"]], ""),
     "erasure": ([[*PYTHON, "bench/erasure.py", "--rows", "120", "--epochs", "50"]], ""),
     "doctor": ([[*PYTHON, "bench/doctor.py", "--json"]], ""),
+    "rollback": ([[*PYTHON, "bench/rollback.py", str(WORK / "rollback")]], ""),
+    "guard": ([[*PYTHON, "bench/guard.py", "--json", "--serve", "demo"]], ""),
+    "sealed_speed": ([[*PYTHON, "bench/sealed_speed.py", str(BASE)]], ""),
+    "faults": ([[*PYTHON, "bench/faults.py"]], ""),
+    "tide": ([[*PYTHON, "bench/tide.py", str(SHARED / "traces"), "--json"]], "traces"),
     "forms": ([[*PYTHON, "bench/forms.py", "demo"]], "tasks"),
     "clean": ([[*PYTHON, "bench/clean.py", str(SHARED / CORPUS)]], CORPUS),
     "plan_published": ([[*STEELYARD, "validate", str(SHARED / PUBLISHED), "--json"]], PUBLISHED),
