@@ -271,7 +271,7 @@ def keyed(tiny_ir, tmp_path_factory):
         entry |= more.get(entry["id"], {})
     file.write_bytes(orjson.dumps(document))
     candidate = start(tiny_ir, ServeSettings(keys=str(file), max_num_seqs=4, max_queue_s=3600.0))
-    service = promote(candidate, "127.0.0.1", free_port(), file.parent / "service")
+    service = promote(candidate, "127.0.0.1", free_port(), file.parent)
     yield service, file, keys
     service.stop()
 
