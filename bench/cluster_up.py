@@ -27,10 +27,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import namespaces
 from tables import record, write
 
 SOURCE = Path(__file__).resolve().parents[1]
@@ -100,10 +101,6 @@ def table(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 # ------------------------------------------------------------------ machines
 
 
-def ip(*words: str, check: bool = True) -> None:
-    subprocess.run(["ip", *words], check=check, stderr=None if check else subprocess.DEVNULL)
-
-
 def keys(root: Path) -> None:
     for name in ("host", "mine", "other"):
         words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(root / name)]
@@ -123,30 +120,8 @@ def keys(root: Path) -> None:
     (root / "bin/ssh").chmod(0o755)
 
 
-@contextmanager
-def network() -> Iterator[None]:
-    take_down()
-    ip("link", "add", BRIDGE, "type", "bridge")
-    ip("addr", "add", f"{HERE}/24", "dev", BRIDGE)
-    ip("link", "set", BRIDGE, "up")
-    try:
-        for number, name in enumerate(NAMES):
-            ip("netns", "add", name)
-            ip("link", "add", f"suv{number}", "type", "veth", "peer", "name", "eth0", "netns", name)
-            ip("link", "set", f"suv{number}", "master", BRIDGE)
-            ip("link", "set", f"suv{number}", "up")
-            ip("-n", name, "addr", "add", f"{ADDRESSES[number]}/24", "dev", "eth0")
-            ip("-n", name, "link", "set", "eth0", "up")
-            ip("-n", name, "link", "set", "lo", "up")
-        yield
-    finally:
-        take_down()
-
-
-def take_down() -> None:
-    for name in NAMES:
-        ip("netns", "del", name, check=False)
-    ip("link", "del", BRIDGE, check=False)
+def network() -> AbstractContextManager[None]:
+    return namespaces.network(BRIDGE, "suv", dict(zip(NAMES, ADDRESSES, strict=True)), HERE)
 
 
 def pids(number: int) -> list[int]:

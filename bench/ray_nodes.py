@@ -32,10 +32,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
+
+import namespaces
 
 TESTS = Path(__file__).parents[1] / "tests" / "training"
 NAMES = ("steelray1", "steelray2", "steelray3")
@@ -83,33 +85,8 @@ def versions() -> dict[str, str]:
 # ------------------------------------------------------------------ three machines
 
 
-def ip(*words: str, check: bool = True) -> None:
-    subprocess.run(["ip", *words], check=check, stderr=None if check else subprocess.DEVNULL)
-
-
-@contextmanager
-def network() -> Iterator[None]:
-    take_down()
-    ip("link", "add", BRIDGE, "type", "bridge")
-    ip("link", "set", BRIDGE, "up")
-    try:
-        for number, name in enumerate(NAMES):
-            ip("netns", "add", name)
-            ip("link", "add", f"srv{number}", "type", "veth", "peer", "name", "eth0", "netns", name)
-            ip("link", "set", f"srv{number}", "master", BRIDGE)
-            ip("link", "set", f"srv{number}", "up")
-            ip("-n", name, "addr", "add", f"{ADDRESSES[number]}/24", "dev", "eth0")
-            ip("-n", name, "link", "set", "eth0", "up")
-            ip("-n", name, "link", "set", "lo", "up")
-        yield
-    finally:
-        take_down()
-
-
-def take_down() -> None:
-    for name in NAMES:
-        ip("netns", "del", name, check=False)
-    ip("link", "del", BRIDGE, check=False)
+def network() -> AbstractContextManager[None]:
+    return namespaces.network(BRIDGE, "srv", dict(zip(NAMES, ADDRESSES, strict=True)))
 
 
 class Nodes:

@@ -12,7 +12,6 @@ import operator
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -21,6 +20,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ray_pair import FIRST, SECOND, two_nodes
 
 from steelyard.artefact import Watch
 from steelyard.cluster import cluster_address, on_nodes
@@ -233,36 +233,15 @@ WITH_RAY = [
     pytest.mark.timeout(600),
     pytest.mark.skipif(trl_package("ray") is None, reason="no Ray in the environment of trl"),
 ]
-FIRST, SECOND, PORT = "127.0.0.2", "127.0.0.3", 6427  # 127.0.0.1 Ray takes for the machine's outer address
+PORT = 6427
 
 
 @pytest.fixture
 def nodes(tmp_path, monkeypatch):
-    """Two nodes of the loopback: (address of the head, the second one's process)."""
-    made, started = keys.make_keys(tmp_path / "keys", [FIRST, SECOND]), []
+    """(address of the head, the second one's process)."""
     monkeypatch.setenv("RAY_TMPDIR", f"/tmp/sm{os.getpid()}")
-    try:
-        for number, folder in enumerate(made):
-            monkeypatch.setenv(keys.VARIABLE, str(folder))
-            words = [SECOND, "--head", f"{FIRST}:{PORT}"] if number else [f"{FIRST}:{PORT}"]
-            started.append(node(tmp_path / f"{number}.log", words))
-        monkeypatch.setenv(keys.VARIABLE, str(made[0]))
-        yield f"{FIRST}:{PORT}", started[1]
-    finally:
-        for child in started:
-            child.terminate()
-            child.wait(60)
-
-
-def node(log, more):
-    words = [sys.executable, "-m", "steelyard", "cluster", "start", *more, "--num-cpus", "1"]
-    with log.open("wb") as file:
-        child = subprocess.Popen(words, stdout=file, stderr=file, start_new_session=True)
-    deadline = time.monotonic() + 300
-    while "Ray runtime started" not in log.read_text("utf-8", "replace"):
-        assert child.poll() is None and time.monotonic() < deadline, log.read_text()
-        time.sleep(0.2)
-    return child
+    with two_nodes(tmp_path, PORT, monkeypatch) as pair:
+        yield pair
 
 
 class Killing(Listening):

@@ -10,10 +10,8 @@ import os
 import signal
 import socket
 import ssl
-import subprocess
 import sys
 import threading
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +19,7 @@ import pytest
 import tiny
 from hypothesis import given
 from hypothesis import strategies as st
+from ray_pair import FIRST, SECOND, two_nodes
 from test_engine_trl import ABSENT, run
 
 from steelyard.cluster import check_reachable, cluster_address, node_words
@@ -389,39 +388,17 @@ WITH_RAY = [
     pytest.mark.skipif(trl_package("ray") is None, reason="no Ray in the environment of trl"),
 ]
 PORT = 6417
-FIRST, SECOND = "127.0.0.2", "127.0.0.3"  # 127.0.0.1 Ray takes for the machine's outer address
 
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory):
-    """Two nodes of the loopback, as `steelyard cluster start` makes them."""
+    """The address of the head of two."""
     root = tmp_path_factory.mktemp("cluster")
-    made, started = keys.make_keys(root / "keys", [FIRST, SECOND]), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STEELYARD_CACHE", str(root / "cache"))
         patch.setenv("RAY_TMPDIR", f"/tmp/sr{os.getpid()}")
-        try:
-            for number, folder in enumerate(made):
-                patch.setenv(keys.VARIABLE, str(folder))
-                words = [SECOND, "--head", f"{FIRST}:{PORT}"] if number else [f"{FIRST}:{PORT}"]
-                started.append(node(root / f"{number}.log", words))
-            patch.setenv(keys.VARIABLE, str(made[0]))
-            yield f"{FIRST}:{PORT}"
-        finally:
-            for child in started:
-                child.terminate()
-                child.wait(60)
-
-
-def node(log, more):
-    words = [sys.executable, "-m", "steelyard", "cluster", "start", *more, "--num-cpus", "1"]
-    with log.open("wb") as file:
-        child = subprocess.Popen(words, stdout=file, stderr=file, start_new_session=True)
-    deadline = time.monotonic() + 300
-    while "Ray runtime started" not in log.read_text("utf-8", "replace"):
-        assert child.poll() is None and time.monotonic() < deadline, log.read_text()
-        time.sleep(0.2)
-    return child
+        with two_nodes(root, PORT, patch) as (head, _):
+            yield head
 
 
 class Killing(tiny.Listening):
