@@ -22,7 +22,7 @@ import pytest
 from steelyard.artefact import Watch
 from steelyard.cluster import POLICIES, Fleet, read_jobs_file, replayed, run_jobs
 from steelyard.cluster.driving import driver, heard, keeper, workers
-from steelyard.cluster.driving.attempt import last_words
+from steelyard.cluster.driving.attempt import find, last_words
 from steelyard.cluster.driving.journal import JOURNAL, Journal, lease
 from steelyard.cluster.driving.probing import judge
 from steelyard.errors import CheckFailed, Problem, Refused, Stopped, WrongUse
@@ -450,3 +450,11 @@ def saved_twice(store: Path) -> Path:
                 return state
         time.sleep(0.02)
     raise AssertionError("no checkpoint")
+
+
+def test_an_attempt_whose_keeper_never_began_lives_nowhere_and_nothing_is_ended_for_it(tmp_path):
+    """Its driver died between the order and the keeper: no process has the mark of none."""
+    (tmp_path / "order.json").write_text("{}")
+    found = find("job", 0, tmp_path, (0,))
+    assert found is not None and found.keeper_pid == 0
+    assert not found.alive() and found.processes() == []

@@ -49,7 +49,8 @@ class Attempt:
     def alive(self) -> bool:
         if self.child is not None:
             return self.child.poll() is None
-        return started_at(self.keeper_pid) == self.keeper_started
+        # Without a mark it never began: no process, and signals to process 0 would be to our own group.
+        return bool(self.keeper_started) and started_at(self.keeper_pid) == self.keeper_started
 
     def processes(self) -> list[int]:
         return family([self.keeper_pid]) if self.alive() else []
