@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .command import Wanted, launch_of
+from .command import Launch, Wanted, launch_of
 from .systemd import escaped, quoted
 from .target import Target, script
 
@@ -85,11 +85,7 @@ class Service:
 
 def engine(service: Service) -> Target:
     """serve.sh of vLLM or SGLang on every host, and its unit."""
-    wanted = Wanted(
-        engine=service.engine, platform=service.platform, model=service.model, values=service.values,
-        args=service.args, alone=True,
-    )  # fmt: skip
-    launch = launch_of(wanted)
+    launch = _launch(service)
     own = [word for option in launch.options for word in option]
     start = ("vllm", "serve") if service.engine == "vllm" else ("python3", "-m", *launch.program)
     address = ("--host", "127.0.0.1", "--port", str(service.port))
@@ -114,11 +110,16 @@ def keywords(service: Service) -> dict[str, Any]:
     """The engine's settings as keywords of its Python API; {} of an engine that has none."""
     if service.engine != "vllm":
         return {}
-    wanted = Wanted(
-        engine=service.engine, platform=service.platform, model=service.model, values=service.values,
-        args=service.args, alone=True,
+    return dict(_keyword(*option) for option in _launch(service).options)
+
+
+def _launch(service: Service) -> Launch:
+    return launch_of(
+        Wanted(
+            engine=service.engine, platform=service.platform, model=service.model, values=service.values,
+            args=service.args, alone=True,
+        )
     )  # fmt: skip
-    return dict(_keyword(*option) for option in launch_of(wanted).options)
 
 
 def _keyword(flag: str, *values: str) -> tuple[str, Any]:

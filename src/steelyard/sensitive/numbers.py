@@ -9,8 +9,8 @@ import re
 from datetime import date
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
-NOT_IN = r"(?<![A-Za-z0-9.+\-/=_#&%$@])"
-NOT_ON = r"(?![A-Za-z0-9_/=%])(?![.\-]\d)"
+from .contacts import CUE_CHARS, NOT_IN, NOT_ON
+
 CHINA_ID = re.compile(r"(?<![A-Za-z0-9])\d{17}[\dXx](?![A-Za-z0-9])")
 CARD = re.compile(
     rf"{NOT_IN}(?:\d{{13,19}}|\d{{4}}(?:[ \-]\d{{4}}){{2,3}}[ \-]\d{{1,4}}|"
@@ -52,7 +52,6 @@ GOODS = re.compile(
     r"#))?[\"']?\s{0,2}[:：#=是为]?\s{0,2}[\"'（(\[]?$",
     re.IGNORECASE,
 )  # fmt: skip
-CUE_CHARS = 24
 
 
 def digits_of(text: str) -> str:

@@ -126,7 +126,7 @@ def first_fleet(lines: Iterable[dict[str, Any]]) -> Fleet:
     return Fleet(meta["training"], meta["serving"], POLICIES[meta["policy"]])
 
 
-def replayed(path: Path, pure: bool = True) -> list[tuple[Event, list[Decision], list[Decision]]]:
+def replayed(path: Path) -> list[tuple[Event, list[Decision], list[Decision]]]:
     """Of a journal: each event, the decisions recorded, and those that `step` makes now of the same events.
     Raises CheckFailed where the journal is damaged."""
     lines = read_journal(path)
@@ -138,10 +138,7 @@ def replayed(path: Path, pure: bool = True) -> list[tuple[Event, list[Decision],
                 fleet.epoch = line["lease"]
             elif "event" in line:
                 event = event_of(line["event"])
-                if pure:
-                    fleet, made = step(fleet, event)
-                else:
-                    made = advance(fleet, event)
+                fleet, made = step(fleet, event)
                 rows.append((event, [decision_of(d) for d in line["decisions"]], made))
     return rows
 
@@ -154,8 +151,8 @@ class Journal:
         lines = read_journal(path)
         self.file = path.open("ab")
         if not lines:
-            self._write({"fleet": {"training": devices, "serving": 0, "policy": policy}})
             lines = [{"fleet": {"training": devices, "serving": 0, "policy": policy}}]
+            self._write(lines[0])
         self.fleet = first_fleet(lines)
         self.begun: dict[str, Decision] = {}  # of each job that holds devices: the decision that started it
         self.outcome: dict[str, Decision] = {}  # of each job that has left

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from ...artefact import Watch
+from ...artefact import Watch, sha256_of, write_durably
 from ...doctor import ask, examine, snapshot
 from ...errors import Lacking, Problem, Where, WrongUse
 from ...places import data_folder
@@ -202,12 +201,7 @@ def _wheels(folder: Path) -> dict[Path, str]:
         text = f"{folder} has no wheel of steelyard {own}"
         hint = "pip wheel . --wheel-dir DIR makes one"
         raise WrongUse("cluster.wheels", text, where=Where(str(folder), field="wheels"), hint=hint)
-    return {path: _sha256(path) for path in found}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {path: sha256_of(path) for path in found}
 
 
 # ------------------------------------------------------------------ nodes
@@ -274,9 +268,7 @@ def _note(cluster: Hosts, more: Sequence[Host], less: Sequence[Host] = ()) -> No
         rows = [{name: getattr(host, name) for name in names} for host in [*kept, *more]]
         path = folder_of(cluster.name) / "opened.json"
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        draft = path.with_suffix(".draft")
-        draft.write_text(json.dumps(rows))
-        os.replace(draft, path)
+        write_durably(path, json.dumps(rows).encode())
 
 
 # ------------------------------------------------------------------ end, state

@@ -59,7 +59,7 @@ def _listed(body: CompletionBody) -> Any:
 def _looked_at(api: Api, body: CompletionBody) -> list[Any]:
     """The prompts as the guard lets them through. Raises ApiError 400."""
     guard, listed = api.served.guard, _listed(body)
-    if guard is None or not listed:
+    if guard is None or guard.injection == "off" or not listed:
         return listed
     for prompt in listed:
         if not isinstance(prompt, str) and api.served.joined is None:
