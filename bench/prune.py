@@ -45,7 +45,7 @@ TEACH: dict[str, Any] = {
     "stage": "sft", "finetuning_type": "lora", "lora_rank": 16, "lora_alpha": 32, "learning_rate": 2e-3,
     "warmup_ratio": 0.05, "lr_scheduler_type": "cosine", "weight_decay": 0.0, "max_steps": None,
     "max_length": 384, "packing": True, "micro_batch": 1, "grad_accum": 1, "seed": 0, "dtype": "bf16",
-    "mix": {},
+    "mix": {}, "loss_per": "ability",
 }  # fmt: skip
 HEAL = TEACH | {"stage": "distil", "finetuning_type": "full", "lora_rank": 0, "lora_alpha": 0}
 HEAL |= {"weight_decay": 0.01, "rows": "all"}

@@ -18,6 +18,7 @@ from steelyard.training import train
 from steelyard.training.methods import METHODS
 from steelyard.training.packing import learning_rate
 from steelyard.training.rows import Rows, TrainingExample, batch_of, read_rows
+from steelyard.training.steering.mix import hold_out_each
 from steelyard.training.steering.validation import best, hold_out, kept_steps, stops_early
 
 LOOKING = {"val_size": 0.25, "eval_steps": 2, "num_train_epochs": 8, "dtype": "f32"}
@@ -337,3 +338,21 @@ def test_rows_that_ask_nearly_the_same_are_held_out_together():
     )
     assert held_back({n: f"g{n > 12}" for n in range(40)}, 0.1) == set(range(13))
     assert len(held_back(dict.fromkeys(range(40), "all"), 0.1)) == 4
+
+
+def test_a_mix_is_steered_by_whole_groups_of_each_ability():
+    """None of the rows that a look scores has a near duplicate that is taught; without groups as ever."""
+    examples = [TrainingExample(array("I", [1, 2]), b"\0\1", "ab"[n % 2], n) for n in range(80)]
+    taught = {}
+    for groups in ({}, {n: f"{'ab'[n % 2]}{n // 8}" for n in range(80)}):
+        rows = Rows(examples=list(examples), groups=groups)
+        hold_out_each(rows, 3, most=8, share=0.2)
+        assert {e.ability: sum(o.ability == e.ability for o in rows.kept_back) for e in rows.kept_back} == {
+            "a": 8, "b": 8,
+        }  # fmt: skip
+        sides = {groups[e.number] for e in rows.kept_back if groups} & {
+            groups[e.number] for e in rows.examples if groups
+        }
+        assert not sides
+        taught[bool(groups)] = [e.number for e in rows.examples]
+    assert taught[False] != taught[True]

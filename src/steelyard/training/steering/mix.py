@@ -18,7 +18,6 @@ the rows that an unbroken one draws.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from typing import Any
 
 from ..packing import Schedule, steered
 from ..rows import Rows, TrainingExample
+from .groups import whole_groups
 
 MOST_EXCESS = 1.0  # of one look: a weight grows to e times at most
 LEAST_SHARE = 0.1  # of the draws, shared out alike whatever the losses say
@@ -45,6 +45,7 @@ HELD_OUT = "held_out"
 def hold_out_each(rows: Rows, seed: int, most: int = HELD_ROWS, share: float = HELD_SHARE) -> None:
     """Move some rows of each ability from `examples` to `kept_back`: `share` of them, `most` at most.
 
+    Rows that ask nearly the same (`Rows.groups`) stay together.
     Of an ability with less than twice LEAST_ROWS rows none: it is taught whole, and steered by nobody.
     """
     numbers: dict[str, list[int]] = {}
@@ -52,21 +53,17 @@ def hold_out_each(rows: Rows, seed: int, most: int = HELD_ROWS, share: float = H
         own = numbers.setdefault(example.ability, [])
         if not own or own[-1] != example.number:
             own.append(example.number)
-    drawn = {number for own in numbers.values() for number in _drawn(own, seed, most, share)}
+    drawn = {number for own in numbers.values() for number in _drawn(rows, own, seed, most, share)}
     rows.kept_back = [example for example in rows.examples if example.number in drawn]
     rows.examples = [example for example in rows.examples if example.number not in drawn]
     rows.dropped[HELD_OUT] += len(drawn)
 
 
-def _drawn(numbers: Sequence[int], seed: int, most: int, share: float) -> list[int]:
+def _drawn(rows: Rows, numbers: Sequence[int], seed: int, most: int, share: float) -> set[int]:
     if len(numbers) < 2 * LEAST_ROWS:
-        return []
+        return set()
     count = min(most, max(LEAST_ROWS, round(share * len(numbers))))
-    return sorted(numbers, key=lambda number: _draw(seed, number))[:count]
-
-
-def _draw(seed: int, number: int) -> bytes:
-    return hashlib.blake2b(f"{seed}:held out of the mix:{number}".encode(), digest_size=8).digest()
+    return whole_groups(numbers, rows.groups, count, f"{seed}:held out of the mix:")
 
 
 def by_ability(examples: Sequence[TrainingExample]) -> dict[str, list[TrainingExample]]:

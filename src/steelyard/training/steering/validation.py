@@ -7,12 +7,12 @@ it would flatter it (docs/decisions/138).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..packing import schedule
 from ..rows import Rows
+from .groups import whole_groups
 
 Curve = Sequence[Mapping[str, float]]
 LOOKS = 10  # in a stage, where eval_steps says nothing; kept checkpoints likewise
@@ -30,30 +30,10 @@ def hold_out(rows: Rows, settings: Mapping[str, Any]) -> None:
     if not share or len(numbers) < 2:
         return
     count = min(len(numbers) - 1, max(1, round(share * len(numbers))))
-    drawn = _whole_groups(rows, numbers, settings["seed"], count)
+    drawn = whole_groups(numbers, rows.groups, count, f"{settings['seed']}:held out:")
     rows.kept_back = [example for example in rows.examples if example.number in drawn]
     rows.examples = [example for example in rows.examples if example.number not in drawn]
     rows.dropped[HELD_OUT] += len(drawn)
-
-
-def _whole_groups(rows: Rows, numbers: Sequence[int], seed: int, count: int) -> set[int]:
-    """At most `count` rows, by the draw of each group's first."""
-    members: dict[int | str, list[int]] = {}
-    for number in numbers:
-        members.setdefault(rows.groups.get(number, number), []).append(number)
-    groups = sorted(members.values(), key=lambda group: _draw(seed, group[0]))
-    drawn: set[int] = set()
-    for group in groups:
-        if len(drawn) + len(group) <= count:
-            drawn.update(group)
-    if not drawn and len(groups) > 1:
-        smallest: list[int] = min(groups, key=len)
-        return set(smallest)
-    return drawn or set(sorted(numbers, key=lambda number: _draw(seed, number))[:count])
-
-
-def _draw(seed: int, number: int) -> bytes:
-    return hashlib.blake2b(f"{seed}:held out:{number}".encode(), digest_size=8).digest()
 
 
 def look_places(rows: Rows, settings: Mapping[str, Any]) -> list[tuple[int, ...]]:
