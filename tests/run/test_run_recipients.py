@@ -32,11 +32,33 @@ def recipe(team: Path, who: str, *recipients: str):
     return load(path)
 
 
+def with_cipher(path: Path, cipher: str):
+    document = json.loads(path.read_text())
+    document["trust"]["cipher"] = cipher
+    path.write_text(json.dumps(document))
+    return load(path)
+
+
 def publish(store: Store, text: bytes = b"weights" * 99_999):
     draft = store.draft("checkpoint", "key-of-the-step", "train", {}, {})
     (draft.folder / "model").write_bytes(text)
     draft.scratch.write("point", text[:99])
     return store.publish(draft, {}, {})
+
+
+def test_a_run_sealed_with_sm4_makes_its_steps_anew_and_a_team_member_finds_them(team):
+    ann, bob = (opened(recipe(team, who, "ann.pub", "bob.pub"), None) for who in ("ann", "bob"))
+    before = publish(ann.store)
+    sm4 = {who: opened(with_cipher(team / f"{who}.yaml", "sm4-gcm"), None) for who in ("ann", "bob")}
+    assert all(place.store.find("checkpoint", "key-of-the-step") is None for place in sm4.values())
+    made = publish(sm4["ann"].store)
+    append_log(sm4["ann"].log, "one", sm4["ann"].keys)
+    kinds = {path.name: path.read_bytes()[7] for path in (*made.folder.iterdir(), sm4["ann"].log)}
+    assert kinds == {"model.sealed": 3, "manifest.json.sealed": 3, "log.jsonl": 4}
+    assert made.manifest["seal"] == "SYSEAL1 SM4-GCM HPKE-MLKEM768-X25519" and made.hash == before.hash
+    assert sm4["bob"].store.find("checkpoint", "key-of-the-step").folder == made.folder
+    assert bob.store.find("checkpoint", "key-of-the-step").folder == before.folder
+    assert list(read_log(ann.log, ann.keys)) == ["one"], "a reader takes the cipher from the file"
 
 
 def test_each_of_a_team_opens_what_the_others_made_and_nobody_else_does(team):

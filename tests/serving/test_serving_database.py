@@ -654,8 +654,9 @@ def test_a_store_sealed_for_another_key_is_refused(tmp_path):
         ObjectStore(tmp_path / "store", second)
 
 
-def test_a_record_that_was_put_elsewhere_does_not_open(tmp_path):
-    keys = load_keys("guarded", str(tmp_path / "key"), tmp_path)
+@pytest.mark.parametrize("cipher", ["aes-256-gcm", "sm4-gcm"])
+def test_a_record_that_was_put_elsewhere_does_not_open(tmp_path, cipher):
+    keys = load_keys("guarded", str(tmp_path / "key"), tmp_path, (), cipher)
     store = ObjectStore(tmp_path / "store", keys)
     for name in ("file-1", "file-2"):
         store.put("files", Stored(id=name, owner=None, shown={}))
@@ -665,3 +666,6 @@ def test_a_record_that_was_put_elsewhere_does_not_open(tmp_path):
 
     with pytest.raises(InvalidTag):
         store.get("files", "file-3")
+    other = load_keys("guarded", str(tmp_path / "key"), tmp_path)  # the documents keep their first cipher
+    assert ObjectStore(tmp_path / "store", other).get("files", "file-1").id == "file-1"
+    assert (tmp_path / "store" / "store.key").read_bytes()[7] == (1 if cipher == "aes-256-gcm" else 3)

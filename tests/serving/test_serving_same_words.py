@@ -26,7 +26,7 @@ OTHER_WORDS = {
 }  # fmt: skip
 OF_THE_RUN = {
     "model", "new_key", "form", "mode", "threads", "tune", "max_num_seqs",
-    "trust", "key_file",  # of the whole recipe
+    "trust", "key_file", "cipher",  # of the whole recipe
     "log_file", "unit", "unit_file",
     "join", "join_key", "join_silence",  # servers of others, in the place of what a recipe makes
 }  # fmt: skip

@@ -276,7 +276,8 @@ class Store:
     def _made_by_others(self, kind: str, key: str) -> Artefact | None:
         """Of a team each names folders by a key of its own: theirs are found by what their manifests say."""
         theirs = self.all() if self.keys and self.keys.others else []
-        found = next((a for a in theirs if (a.kind, a.manifest["key"]) == (kind, key)), None)
+        wanted = (kind, key, self.keys.scheme if self.keys else None)
+        found = next((a for a in theirs if (a.kind, a.manifest["key"], a.manifest["seal"]) == wanted), None)
         try:
             if found:
                 found.check()
@@ -315,7 +316,7 @@ class Store:
 
     def _name(self, kind: str, key: str) -> str:
         # A key is made of content hashes; under seal even that would confirm a guess.
-        name = self.keys.mac(key.encode()).hex() if self.keys else key
+        name = self.keys.name(key) if self.keys else key
         return f"{kind}-{name[:16]}"
 
     def _seal(self, draft: Draft, files: list[dict[str, Any]]) -> Path:

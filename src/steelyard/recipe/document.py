@@ -800,6 +800,7 @@ class TrustTable(Table):
     level: Literal["open", "guarded", "sealed"] | None = say("how artefacts lie on disk", "guarded")
     key_file: Text | None = say("key of a guarded folder", "steelyard.key")
     recipients: list[Text] | None = say("public keys, or files with one, that open it too", ["bob.pub"])
+    cipher: Literal["aes-256-gcm", "sm4-gcm"] | None = say("what encrypts the content", "sm4-gcm")
 
 
 class AutoTable(Table):

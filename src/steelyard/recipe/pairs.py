@@ -8,7 +8,7 @@ from ..errors import WrongUse
 from ..forms import FORMS
 from ..launch import LAUNCHED, check_args
 from .methods import LOSS_TYPES, MERGES, SAMPLING, STEERED, WORDS, WRITING, apart, writes
-from .recipe import USD_PER, Recipe, Serve, Source, Stage
+from .recipe import USD_PER, Recipe, Serve, Source, Stage, Trust
 from .tree import Path_, Tree
 
 TABLES = (".xlsx", ".xlsm")
@@ -42,8 +42,8 @@ def check_pairs(recipe: Recipe, tree: Tree) -> None:
         if owned.sockets and owned.per_host:
             at = ("resources", "own", i, "sockets")
             _fail(tree, at, "sockets and per_host both count the devices of a host", "keep one of them")
-    for field in ("key_file", "recipients"):
-        if recipe.trust.level == "open" and getattr(recipe.trust, field):
+    for field in ("key_file", "recipients", "cipher"):
+        if recipe.trust.level == "open" and getattr(recipe.trust, field) != getattr(Trust(), field):
             _fail(
                 tree,
                 ("trust", field),

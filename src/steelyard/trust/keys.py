@@ -23,8 +23,9 @@ from ..errors import Refused, Where, WrongUse
 from ..places import config_folder
 from ..processes import no_core_dump
 from .disk import atomic, disk_problem, write_all, write_once
-from .rewrap import check_recipients, mend, rewrap
-from .sealed import CHUNK_BYTES, Recipient, SealedReader, derive, open_stream, seal_stream, suite
+from .sealing.ciphers import AES, check_cipher, derive
+from .sealing.rewrap import check_recipients, mend, rewrap
+from .sealing.sealed import CHUNK_BYTES, Recipient, SealedReader, open_stream, seal_stream, suite
 
 LEVELS = ("open", "guarded", "sealed")
 REHEARSED: Final = "rehearsed"  # `sealed` without what would vouch for it: SIMULATED, never in a recipe
@@ -36,8 +37,10 @@ TEE_DEVICES = ("/dev/tdx_guest", "/dev/tdx-guest", "/dev/sgx_enclave")
 
 
 class Keys:
-    """Opens with one key; seals for it, and for `others`. `created`: the key file was written just now;
-    `simulated`: of a rehearsal."""
+    """Opens with one key, whatever the cipher; seals for it and for `others`, with `cipher`.
+
+    `created`: the key file was written just now; `simulated`: of a rehearsal.
+    """
 
     def __init__(
         self,
@@ -46,8 +49,9 @@ class Keys:
         created: bool = False,
         simulated: bool = False,
         others: Sequence[Recipient] = (),
+        cipher: str = AES,
     ) -> None:
-        self.path, self.created, self.simulated = path, created, simulated
+        self.path, self.created, self.simulated, self.cipher = path, created, simulated, cipher
         self.recipient = recipient_of(secret)
         self.others = tuple(one for one in others if one.key_id != self.recipient.key_id)
         if self.others:
@@ -70,11 +74,15 @@ class Keys:
     @property
     def scheme(self) -> str:
         """What a manifest says of how its files are sealed."""
-        return scheme_of(REHEARSED if self.simulated else "guarded")
+        return scheme_of(REHEARSED if self.simulated else "guarded", self.cipher)
 
     def mac(self, data: bytes) -> bytes:
         """HMAC-SHA-256 under this key: a name that only the key's holder can tie to `data`."""
         return hmac.digest(self._names, data, "sha256")
+
+    def name(self, key: str) -> str:
+        """A name for what is made under `key`; with another cipher another one, and it is made again."""
+        return self.mac((key if self.cipher == AES else f"{key}\0{self.cipher}").encode()).hex()
 
     @property
     def notice(self) -> str | None:
@@ -94,7 +102,7 @@ class Keys:
         check_recipients(recipients)
         with open(src, "rb", buffering=0) as reader, atomic(dst) as writer:
             length = os.fstat(reader.fileno()).st_size
-            seal_stream(reader, length, writer, recipients, str(src))
+            seal_stream(reader, length, writer, recipients, str(src), self.cipher)
 
     def rotate(self, path: Path, recipients: Sequence[Recipient]) -> None:
         """Let `recipients` open `path`, nobody else; content stays. Raises Refused, CheckFailed, WrongUse."""
@@ -103,7 +111,8 @@ class Keys:
     def seal_from(self, reader: BinaryIO | IO[bytes], length: int, dst: Path) -> None:
         """Seal the `length` bytes that `reader` gives as `dst`, atomically. Raises Lacking (disk)."""
         with atomic(dst) as writer:
-            seal_stream(reader, length, writer, self.recipients, dst.name)  # type: ignore[arg-type]
+            source: Any = reader
+            seal_stream(source, length, writer, self.recipients, dst.name, self.cipher)
 
     def open(self, src: Path, dst: Path) -> None:
         """Open the sealed `src` as plain `dst` (0600); `dst` appears only once all of it is verified."""
@@ -118,18 +127,18 @@ class Keys:
 
     def seal_bytes(self, data: bytes) -> bytes:
         sealed = io.BytesIO()
-        seal_stream(io.BytesIO(data), len(data), sealed, self.recipients, "bytes")
+        seal_stream(io.BytesIO(data), len(data), sealed, self.recipients, "bytes", self.cipher)
         return sealed.getvalue()
 
     def open_bytes(self, blob: bytes, name: str = "bytes") -> bytes:
         return SealedReader(io.BytesIO(blob), self.recipient, name).readall()
 
 
-def scheme_of(level: str) -> str:
+def scheme_of(level: str, cipher: str = AES) -> str:
     """How files are sealed at a trust level; empty at `open`."""
     if level == "open":
         return ""
-    return (f"{SIMULATED} " if level == REHEARSED else "") + "SYSEAL1 AES-256-GCM HPKE-MLKEM768-X25519"
+    return (f"{SIMULATED} " if level == REHEARSED else "") + f"SYSEAL1 {cipher.upper()} HPKE-MLKEM768-X25519"
 
 
 def recipient_of(secret: bytes) -> Recipient:
@@ -191,13 +200,15 @@ def named_recipient(word: str, root: Path, field: str = "--to") -> Recipient:
 # ------------------------------------------------------------------ levels and files
 
 
-def load_keys(level: str, key_file: str | None, root: Path, recipients: Sequence[str] = ()) -> Keys | None:
+def load_keys(
+    level: str, key_file: str | None, root: Path, recipients: Sequence[str] = (), cipher: str = AES
+) -> Keys | None:
     """The keys of a trust level; None at `open`.
 
     A missing key file is written on first use: show the user `Keys.notice`. A relative `key_file` is taken
     from `root`, and so is a file of `recipients`, who open what is sealed too; one's own key among them is
     counted once. Whoever holds keys leaves no core dump. Raises Refused (`sealed` without a TEE, a rehearsal
-    in production, a key file that others can read), WrongUse.
+    in production, a key file that others can read), WrongUse, Lacking (no such cipher on this machine).
     """
     if level == "open":
         return None
@@ -212,20 +223,21 @@ def load_keys(level: str, key_file: str | None, root: Path, recipients: Sequence
             where=Where(field="trust.level"),
             hint=f"one of {', '.join(LEVELS)}",
         )
+    check_cipher(cipher)
     others = [named_recipient(word, root, "trust.recipients") for word in recipients]
     path = root / Path(key_file).expanduser() if key_file else default_key_file()
     created = not path.exists() and make_key_file(path, parents=key_file is None)
     no_core_dump()
-    return Keys(read_key_file(path), path, created, level == REHEARSED, others)
+    return Keys(read_key_file(path), path, created, level == REHEARSED, others, cipher)
 
 
 def keys_of(words: Sequence[Any]) -> Keys | None:
-    """What a run has noted of its keys: level, key file, root, and recipients where it has any.
+    """What a run has noted of its keys: level, key file, root; of newer runs recipients and cipher too.
 
     Raises as `load_keys`.
     """
-    level, key_file, root, *recipients = words
-    return load_keys(level, key_file, Path(root), recipients[0] if recipients else ())
+    level, key_file, root, *more = words
+    return load_keys(level, key_file, Path(root), *more)
 
 
 def check_rehearsal() -> None:

@@ -1,7 +1,7 @@
 """An append-only log whose lines are sealed at rest and read back in order.
 
-    header   as in sealed.py, suite 2, length 0
-    record   u32 size, nonce 12 B, AES-256-GCM ciphertext + tag; AAD = SHA-256(A) + u64 i + previous tag
+    header   as in sealed.py, kind 2 or 4, length 0
+    record   u32 size, nonce 12 B, ciphertext + tag; AAD = SHA-256(A) + u64 i + previous tag
 
 Nonces are random because a record torn by a crash is written again under the same index. The chain of tags
 finds flips, swaps, splices and lost lines; lines cut off at the very end look like lines that
@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from .disk import disk_problem, write_all
-from .sealed import HEADER_BYTES, SUITE_LOG, TAG_BYTES, PartA, damaged, make_header, read_header
+from .sealing.ciphers import TAG_BYTES, aead_of
+from .sealing.sealed import DATA_KEY_BYTES, HEADER_BYTES, LOG, PartA, damaged, make_header, read_header
 
 if TYPE_CHECKING:
     from .keys import Keys
@@ -75,8 +76,8 @@ class SealedLog:
         file.seek(self.end)
 
     def start(self, file: BinaryIO) -> None:
-        part_a = PartA(SUITE_LOG, os.urandom(16), 0, 0)
-        header = make_header(part_a, os.urandom(32), self.keys.recipients)
+        part_a = PartA(LOG, self.keys.cipher, os.urandom(16), 0, 0)
+        header = make_header(part_a, os.urandom(DATA_KEY_BYTES), self.keys.recipients)
         file.seek(0)
         write_all(file, header)
         os.fsync(file.fileno())
@@ -90,10 +91,8 @@ class SealedLog:
             raise damaged(str(self.path), "its header was changed")
         if len(header) < HEADER_BYTES:
             return False
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-        part_a, data_key = read_header(header, self.keys.recipient, str(self.path), SUITE_LOG)
-        self.header, self.digest, self.aead = header, part_a.digest, AESGCM(data_key)
+        part_a, data_key = read_header(header, self.keys.recipient, str(self.path), LOG)
+        self.header, self.digest, self.aead = header, part_a.digest, aead_of(part_a.cipher, data_key)
         return True
 
     def records(self, file: BinaryIO) -> Iterator[str]:

@@ -63,6 +63,10 @@ class DoorFlags:
     key_file: Annotated[
         Path | None, flag("--key-file", "FILE", say("Of --trust guarded; without it the user's own."))
     ] = None
+    cipher: Annotated[
+        str,
+        flag("--cipher", "NAME", say("Of --trust guarded: aes-256-gcm, or sm4-gcm where rules ask for it.")),
+    ] = "aes-256-gcm"
     name: Annotated[str, flag("--name", "NAME", say("What clients call the model."))] = "default"
     alias: Annotated[
         list[str] | None, flag("--alias", "NAME", say("A further name of it, like 'gpt-*'; repeatable."))

@@ -117,6 +117,7 @@ def settings_of(flags: ServeFlags) -> Any:
         cors_origin=tuple(flags.cors_origin or ()),
         collateral=str(flags.collateral.resolve()) if flags.collateral else None,
         trust=_one_of("--trust", flags.trust, ("open", "guarded")),
+        cipher=_one_of("--cipher", flags.cipher, ("aes-256-gcm", "sm4-gcm")),
         key_file=str(flags.key_file.resolve()) if flags.key_file else None,
         stored_bytes_per_key=parse_bytes(flags.stored_bytes_per_key),
         adapter_bytes=parse_bytes(flags.adapter_bytes) if flags.adapter_bytes else None,

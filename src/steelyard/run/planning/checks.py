@@ -149,7 +149,7 @@ def trust_settings(recipe: Recipe) -> dict[str, Any]:
     if trust.level == "open":
         return {}
     named = recipe.root / Path(trust.key_file).expanduser() if trust.key_file else None
-    own = {"trust": trust.level, "key_file": str(named) if named else None}
+    own = {"trust": trust.level, "key_file": str(named) if named else None, "cipher": trust.cipher}
     return own | (tls_settings(recipe) if trust.level == REHEARSED else {})  # not even loopback is plain
 
 

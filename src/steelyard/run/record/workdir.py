@@ -61,13 +61,13 @@ class Workdir:
         return self.folder / "service"
 
 
-Trust = tuple[str, str | None, str, tuple[str, ...]]
+Trust = tuple[str, str | None, str, tuple[str, ...], str]
 
 
 def trust_of(recipe: Recipe) -> Trust:
-    """What `keys_of` asks for: level, key file, the folder that paths start from, and recipients."""
+    """What `keys_of` asks for: level, key file, the folder that paths start from, recipients and cipher."""
     trust = recipe.trust
-    return trust.level, trust.key_file, str(recipe.root), trust.recipients
+    return trust.level, trust.key_file, str(recipe.root), trust.recipients, trust.cipher
 
 
 def opened(recipe: Recipe, chosen: Path | None) -> Workdir:

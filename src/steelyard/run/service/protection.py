@@ -49,7 +49,7 @@ def explain(recipe: Recipe) -> tuple[Hop, ...]:
         **trust_settings(recipe) | tls_settings(recipe) | sealing_settings(recipe),
     )
     level = recipe.trust.level
-    scheme = scheme_of(level)
+    scheme = scheme_of(level, recipe.trust.cipher)
     return (
         *_files(recipe),
         *_memory(scheme),

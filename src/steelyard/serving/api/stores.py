@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from ...trust import load_keys
 from ..base.log import log
 from ..base.store import ObjectStore, store_folder
+from ..host.settings import sealing_keys
 from ..jobs import batches, files, tuning_job
 from ..jobs.batches import Batches
 from ..jobs.old_layout import read_old_layout
@@ -39,7 +38,7 @@ class Stores:
 
     def __init__(self, api: Any) -> None:
         self.api, settings = api, api.settings
-        keys = load_keys(settings.trust, settings.key_file, Path.cwd())
+        keys = sealing_keys(settings)
         self.store = ObjectStore(store_folder(settings.name, sealed=keys is not None), keys)
         self.batches = Batches(api, self.store)
         self.tuning = Tuning(api, self.store)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import Refused, Where, WrongUse
 from ...launch import LAUNCHED
 from ...model import Tokenizer
-from ...trust import REHEARSED
+from ...trust import AES, REHEARSED, Keys, load_keys
 from ..base.access import Access, is_loopback, read_hosts, read_origins
 from ..base.at_once import REQUESTS
 from ..base.limits import BODY_BYTES
@@ -50,6 +50,7 @@ class ServeSettings:
     max_requests_at_once: int = REQUESTS  # of one key, those that wait too; a key may have its own number
     trust: str = "open"  # "guarded": what users send is stored encrypted; "rehearsed": sealed, SIMULATED
     key_file: str | None = None  # of `guarded`; None: the user's own
+    cipher: str = AES  # what encrypts it, of trust.CIPHERS
     access_log: bool = True  # a line in the log for each request
     guard: dict[str, str] = field(default_factory=dict)  # of answers and prompts (turn/answer_guard.py)
     label: dict[str, Any] = field(default_factory=dict)  # of generated content: {"producer", "visible"}
@@ -223,6 +224,11 @@ def _as_tuned(plain: EngineSettings, settings: ServeSettings) -> EngineSettings:
         return plain
     tokens = settings.max_num_batched_tokens or tuned.max_num_batched_tokens
     return replace(plain, threads=tuned.threads, cores=tuned.cores, max_num_batched_tokens=tokens)
+
+
+def sealing_keys(settings: ServeSettings) -> Keys | None:
+    """Of what a service keeps: its store and its log; None at `open`. Raises as `load_keys`."""
+    return load_keys(settings.trust, settings.key_file, Path.cwd(), (), settings.cipher)
 
 
 def replica_settings(folder: Path, settings: ServeSettings) -> list[EngineSettings]:

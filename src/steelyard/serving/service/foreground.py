@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 from ...errors import WrongUse
 from ...model import is_encoder
-from ...trust import load_keys
 from ..base.access import is_loopback
 from ..base.keys import read_keys
 from ..base.log import log, written
@@ -28,6 +27,7 @@ from ..host.settings import (
     check_way,
     engine_settings,
     router_of,
+    sealing_keys,
 )
 from ..host.tuned import tune
 from .front import Front
@@ -109,7 +109,7 @@ def _join(settings: ServeSettings, ready: Callable[[dict[str, Any]], None]) -> N
 
 def _sealing_key(settings: ServeSettings) -> None:
     """At `guarded`: one that was made just now is told."""
-    sealing = load_keys(settings.trust, settings.key_file, Path.cwd())
+    sealing = sealing_keys(settings)
     if sealing and sealing.notice:
         log("trust.key_made", notice=sealing.notice)
         written("key.made", kind="sealing", key=sealing.id)

@@ -36,7 +36,7 @@ from ...artefact import is_private, private_folder
 from ...errors import Lacking, Problem, from_os_error
 from ...model import Tokenizer
 from ...processes import die_with_parent, outlive_parent
-from ...trust import SIMULATED, load_keys
+from ...trust import SIMULATED
 from ..base.access import is_loopback
 from ..base.connections import BACKLOG, KEEP_S, Connection, Connections, raise_file_limit
 from ..base.keys import LOOK_AGAIN_S, SAVE_S, KeyRing
@@ -49,7 +49,14 @@ from ..host.engine_process import EngineLost, EngineProcess
 from ..host.generation import Served
 from ..host.joined import Fleet, Texts, read_server_keys
 from ..host.replicas import Replicas
-from ..host.settings import ServeSettings, check_host, engine_settings, replica_settings, router_of
+from ..host.settings import (
+    ServeSettings,
+    check_host,
+    engine_settings,
+    replica_settings,
+    router_of,
+    sealing_keys,
+)
 from ..rolling.canary import Canary, Order
 from ..rolling.mirror import as_line
 from ..turn.answer_guard import AnswerGuard
@@ -155,7 +162,7 @@ class Front:
     def _log_to(self, file: Path) -> None:
         """Raises Lacking where it cannot be written."""
         try:
-            log_to(file, load_keys(self.settings.trust, self.settings.key_file, Path.cwd()))
+            log_to(file, sealing_keys(self.settings))
         except OSError as e:
             raise from_os_error(e) or e from e
 

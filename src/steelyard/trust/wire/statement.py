@@ -25,7 +25,7 @@ from ...errors import Refused, Where, WrongUse
 from ..attest import Case, Verdict, judge, read_bytes, report_data_of
 from ..keys import make_key_file, read_key_file
 from ..quoting import SimulatedTee, quote_of_this_domain
-from ..sealed import derive
+from ..sealing.ciphers import derive
 from .ohttp import KeyConfig, read_keys_document
 from .sealing import NotSealed
 

@@ -109,9 +109,13 @@ def seal(
     to: To = None,
     key_file: KeyFile = None,
     public: Annotated[bool, typer.Option("--public", help=say("Print your public key instead."))] = False,
+    cipher: Annotated[
+        str,
+        typer.Option("--cipher", metavar="NAME", help=say("aes-256-gcm, or sm4-gcm where rules ask for it.")),
+    ] = "aes-256-gcm",
 ) -> None:
     no_settings("seal")
-    keys = _keys(key_file)
+    keys = _keys(key_file, cipher)
     if public:
         return result({"public": keys.public, "id": keys.id}, keys.public)
     if file is None or output is None:
@@ -181,10 +185,10 @@ def _rotate_run(path: Path, plain: bool) -> None:
     )
 
 
-def _keys(key_file: str | None) -> Any:
+def _keys(key_file: str | None, *cipher: str) -> Any:
     from ....trust import load_keys
 
-    keys = load_keys("guarded", key_file, Path("."))
+    keys = load_keys("guarded", key_file, Path("."), (), *cipher)
     if keys and keys.notice:
         note(keys.notice)
         written("key.made", kind="sealing", key=keys.id)

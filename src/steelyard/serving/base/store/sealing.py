@@ -1,7 +1,7 @@
 """How the store's bytes lie on disk: as they are at `trust: open`, encrypted at `trust: guarded`.
 
-Documents and lines are short and many, so they share one data key (AES-256-GCM, random nonces), which lies
-beside them wrapped for the trust room's key. Files are sealed one by one in the trust room's own format.
+Documents and lines are short and many, so they share one data key (random nonces), which lies beside them as
+a sealed file of the trust room; its cipher is theirs. Files are sealed one by one in the trust room's format.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from ....trust import Keys, atomic, sync_folder
+from ....trust import Keys, aead_of, atomic, cipher_of, sync_folder
 
 KEY_FILE = "store.key"
 NONCE_BYTES = 12
@@ -76,12 +76,11 @@ class Sealed(Plain):
 
     def _cipher(self) -> Any:
         if self._aead is None:
-            from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-            self._aead = AESGCM(self._data_key())
+            name, sealed = str(self.folder / KEY_FILE), self._sealed_key()
+            self._aead = aead_of(cipher_of(sealed, name), self.keys.open_bytes(sealed, name))
         return self._aead
 
-    def _data_key(self) -> bytes:
+    def _sealed_key(self) -> bytes:
         """Made on first use; of two processes at once, one's stays."""
         path = self.folder / KEY_FILE
         if not path.exists():
@@ -94,4 +93,4 @@ class Sealed(Plain):
                     os.link(new, path)
             finally:
                 new.unlink(missing_ok=True)
-        return self.keys.open_bytes(path.read_bytes(), str(path))
+        return path.read_bytes()

@@ -1,13 +1,15 @@
 """The sealed file: a 4096-byte header, then chunks of 256 KiB, each with its own tag.
 
-    part A   magic "SYSEAL1", suite u8, chunk u32, file id 16 B, length u64, chunks u64      (44 bytes)
+    part A   magic "SYSEAL1", kind u8, chunk u32, file id 16 B, length u64, chunks u64       (44 bytes)
     part B   wraps u16, then each: key id 16 B, HPKE enc 1120 B, wrapped data key 48 B; zeros
     mac      HMAC-SHA256 over A and B under a key derived from the data key                  (last 32 bytes)
 
-All integers are little-endian. Chunk i is AES-256-GCM, nonce = 4 zero bytes + u64 i, AAD = SHA-256(A)
-+ u64 i + u64 chunks: flips, cuts, swaps and splices fail on the first touched chunk. The data key is new
-for every file, so no nonce repeats; a file is never changed in place. An empty file has one empty chunk.
-Suite 1: HPKE base mode, MLKEM768_X25519, HKDF-SHA256, AES-256-GCM. There is no weaker suite to fall to.
+All integers are little-endian. Kind: 1 a file, 2 a log (log.py), both of cipher suite 1; 3 and 4 the same
+of suite 2 (ciphers.py). Chunk i is sealed by the suite's cipher, nonce = 4 zero bytes + u64 i,
+AAD = SHA-256(A) + u64 i + u64 chunks: flips, cuts, swaps and splices fail on the first touched chunk. The
+data key is new for every file, so no nonce repeats; a file is never changed in place. An empty file has one
+empty chunk. Wraps are HPKE base mode, MLKEM768_X25519, HKDF-SHA256, AES-256-GCM, in either suite; their info
+is bound to A, so that a file of one suite cannot be passed off as one of the other.
 
 Not here: key files (keys.py), logs of unknown length (log.py). A whole sealed file put in another's place
 is for the manifest to find: the format does not know its own name.
@@ -22,20 +24,18 @@ import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
-from ..errors import CheckFailed, Lacking, Refused, Where
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from ...errors import CheckFailed, Lacking, Refused, Where
+from .ciphers import CIPHERS, TAG_BYTES, aead_of, derive
 
 MAGIC = b"SYSEAL1"
 HEADER_BYTES = 4096
 CHUNK_BYTES = 256 * 1024
-TAG_BYTES = 16
+DATA_KEY_BYTES = 32
 MAC_BYTES = 32
-SUITE_FILE = 1
-SUITE_LOG = 2  # the same header before records instead of chunks, see log.py
+FILE, LOG = 1, 2  # of cipher suite 1; a log has records behind its header instead of chunks, see log.py
+KINDS = len((FILE, LOG))
 PART_A = struct.Struct("<7sBI16sQQ")
 WRAP = struct.Struct("<16s1120s48s")  # 1120 = ML-KEM-768 ciphertext 1088 + X25519 share 32
 WRAPS_MAX = (HEADER_BYTES - PART_A.size - 2 - MAC_BYTES) // WRAP.size
@@ -43,15 +43,17 @@ WRAPS_MAX = (HEADER_BYTES - PART_A.size - 2 - MAC_BYTES) // WRAP.size
 
 @dataclass(frozen=True, slots=True)
 class PartA:
-    """The immutable part of the header."""
+    """The immutable part of the header. `kind`: FILE or LOG; `cipher`: a word of CIPHERS."""
 
-    suite: int
+    kind: int
+    cipher: str
     file_id: bytes
     length: int  # bytes of plaintext
     chunks: int
 
     def pack(self) -> bytes:
-        return PART_A.pack(MAGIC, self.suite, CHUNK_BYTES, self.file_id, self.length, self.chunks)
+        kind = self.kind + KINDS * (CIPHERS[self.cipher] - 1)
+        return PART_A.pack(MAGIC, kind, CHUNK_BYTES, self.file_id, self.length, self.chunks)
 
     @property
     def digest(self) -> bytes:
@@ -91,6 +93,28 @@ def sealed_id(path: Path) -> str:
         return hashlib.sha256(file.read(PART_A.size)).hexdigest()
 
 
+def kind_of(header: bytes, name: str) -> tuple[int, str]:
+    """FILE or LOG, and the cipher. Raises CheckFailed where the header names what is not known here."""
+    if len(header) < PART_A.size or header[: len(MAGIC)] != MAGIC:
+        raise damaged(name, "it has no sealed header")
+    suite, kind = divmod(header[len(MAGIC)] - 1, KINDS)
+    for cipher, number in CIPHERS.items():
+        if number == suite + 1:
+            return kind + 1, cipher
+    raise CheckFailed(
+        "trust.unknown_suite",
+        f"{name} is sealed with cipher suite {suite + 1}, which this steelyard does not know",
+        where=Where(name),
+        why="it knows " + ", ".join(f"{n} ({cipher})" for cipher, n in CIPHERS.items()),
+        hint="a newer steelyard may; or the file was changed: restore it from a copy",
+    )
+
+
+def cipher_of(blob: bytes, name: str) -> str:
+    """The cipher that a sealed file or log says it is sealed with."""
+    return kind_of(blob, name)[1]
+
+
 def chunks_of(length: int) -> int:
     return max(1, -(-length // CHUNK_BYTES))
 
@@ -120,14 +144,6 @@ def suite() -> Any:
         ) from e
 
 
-def derive(key: bytes, info: bytes, length: int = 32) -> bytes:
-    """HKDF-SHA256 without salt: the input is already uniform."""
-    from cryptography.hazmat.primitives.hashes import SHA256
-    from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
-
-    return HKDFExpand(SHA256(), length, info).derive(key)
-
-
 # ------------------------------------------------------------------ header
 
 
@@ -144,14 +160,15 @@ def header_mac(data_key: bytes, body: bytes) -> bytes:
     return hmac.digest(derive(data_key, b"steelyard/seal/1/header"), body, "sha256")
 
 
-def read_header(header: bytes, recipient: Recipient, name: str, suite_wanted: int) -> tuple[PartA, bytes]:
+def read_header(header: bytes, recipient: Recipient, name: str, kind_wanted: int) -> tuple[PartA, bytes]:
     """Part A and the data key. Raises CheckFailed (damaged) or Refused (sealed for another key)."""
     if len(header) != HEADER_BYTES or header[:7] != MAGIC:
         raise damaged(name, "it has no sealed header")
-    _, suite_id, chunk, file_id, length, chunks = PART_A.unpack_from(header)
-    if suite_id != suite_wanted or chunk != CHUNK_BYTES:
-        raise damaged(name, f"suite {suite_id} with chunks of {chunk} bytes is not supported here")
-    part_a = PartA(suite_id, file_id, length, chunks)
+    kind, cipher = kind_of(header, name)
+    _, _, chunk, file_id, length, chunks = PART_A.unpack_from(header)
+    if kind != kind_wanted or chunk != CHUNK_BYTES:
+        raise damaged(name, f"kind {kind} with chunks of {chunk} bytes is not what belongs here")
+    part_a = PartA(kind, cipher, file_id, length, chunks)
     data_key = unwrap(header, part_a, recipient, name)
     if not hmac.compare_digest(header[-MAC_BYTES:], header_mac(data_key, header[:-MAC_BYTES])):
         raise damaged(name, "its header was changed")
@@ -191,16 +208,19 @@ def nonce_and_aad(index: int, part_a_digest: bytes, chunks: int) -> tuple[bytes,
 
 
 def seal_stream(
-    reader: BinaryIO, length: int, writer: BinaryIO, recipients: tuple[Recipient, ...], name: str
+    reader: BinaryIO,
+    length: int,
+    writer: BinaryIO,
+    recipients: tuple[Recipient, ...],
+    name: str,
+    cipher: str,
 ) -> None:
     """Seal exactly `length` bytes of `reader` into `writer`, with one chunk in memory."""
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+    from ..disk import write_all
 
-    from .disk import write_all
-
-    part_a = PartA(SUITE_FILE, os.urandom(16), length, chunks_of(length))
-    data_key = AESGCM.generate_key(256)
-    aead, digest = AESGCM(data_key), part_a.digest
+    part_a = PartA(FILE, cipher, os.urandom(16), length, chunks_of(length))
+    data_key = os.urandom(DATA_KEY_BYTES)
+    aead, digest = aead_of(cipher, data_key), part_a.digest
     write_all(writer, make_header(part_a, data_key, recipients))
     plain, cipher = bytearray(CHUNK_BYTES), bytearray(CHUNK_BYTES + TAG_BYTES)
     for index in range(part_a.chunks):
@@ -233,14 +253,12 @@ class SealedReader(io.RawIOBase):
     """
 
     def __init__(self, file: BinaryIO, recipient: Recipient, name: str) -> None:
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
         self.file, self.name = file, name
-        self.part_a, data_key = read_header(file.read(HEADER_BYTES), recipient, name, SUITE_FILE)
+        self.part_a, data_key = read_header(file.read(HEADER_BYTES), recipient, name, FILE)
         size = file.seek(0, os.SEEK_END)
         if size != self.part_a.sealed_bytes or self.part_a.chunks != chunks_of(self.part_a.length):
             raise damaged(name, f"it has {size} bytes where {self.part_a.sealed_bytes} were sealed")
-        self.aead: AESGCM = AESGCM(data_key)
+        self.aead = aead_of(self.part_a.cipher, data_key)
         self.digest = self.part_a.digest
         self.place = 0
         self.index = -1  # of the chunk held

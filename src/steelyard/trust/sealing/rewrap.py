@@ -13,21 +13,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import Where, WrongUse
-from .disk import atomic, disk_problem, sync_folder, write_all
+from ...errors import Where, WrongUse
+from ..disk import atomic, disk_problem, sync_folder, write_all
 from .sealed import (
     HEADER_BYTES,
-    MAGIC,
     PART_A,
-    SUITE_FILE,
-    SUITE_LOG,
     WRAPS_MAX,
     Recipient,
+    kind_of,
     make_header,
     read_header,
 )
-
-SUITE_AT = len(MAGIC)
 
 
 def rewrap(path: Path, opener: Recipient, recipients: Sequence[Recipient]) -> None:
@@ -39,8 +35,7 @@ def rewrap(path: Path, opener: Recipient, recipients: Sequence[Recipient]) -> No
     with locked(path) as file:
         restore(path, file)
         before = os.pread(file, HEADER_BYTES, 0)
-        kind = SUITE_LOG if before[SUITE_AT : SUITE_AT + 1] == bytes([SUITE_LOG]) else SUITE_FILE
-        part_a, data_key = read_header(before, opener, str(path), kind)
+        part_a, data_key = read_header(before, opener, str(path), kind_of(before, str(path))[0])
         after = make_header(part_a, data_key, tuple(recipients))
         with atomic(backup_of(path)) as saved:
             write_all(saved, before)
