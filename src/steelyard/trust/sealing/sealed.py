@@ -222,13 +222,13 @@ def seal_stream(
     data_key = os.urandom(DATA_KEY_BYTES)
     aead, digest = aead_of(cipher, data_key), part_a.digest
     write_all(writer, make_header(part_a, data_key, recipients))
-    plain, cipher = bytearray(CHUNK_BYTES), bytearray(CHUNK_BYTES + TAG_BYTES)
+    plain, sealed = bytearray(CHUNK_BYTES), bytearray(CHUNK_BYTES + TAG_BYTES)
     for index in range(part_a.chunks):
         size = min(CHUNK_BYTES, length - index * CHUNK_BYTES)
         if read_exactly(reader, memoryview(plain)[:size]) != size:
             raise damaged(name, "the file became shorter while it was sealed")
         nonce, aad = nonce_and_aad(index, digest, part_a.chunks)
-        whole = memoryview(cipher)[: size + TAG_BYTES]
+        whole = memoryview(sealed)[: size + TAG_BYTES]
         aead.encrypt_into(nonce, memoryview(plain)[:size], aad, whole)
         write_all(writer, whole)
     if reader.read(1):
