@@ -1,8 +1,8 @@
 """A tuned model pruned to a share of its parameters and healed, beside itself and a small one from scratch.
 
-    python bench/prune.py WORK BASE [--rows N] [--share 0.7] [--minutes M] [--splits] [--output FILE]
+    python bench/prune.py WORK BASE [--rows N | --data DATASET] [--share 0.7] [--minutes M] [--splits] [--output FILE]
 
-Four tasks of $STEELYARD_SHARED/tasks together. Scores are shares of right answers on test rows that no
+Four tasks of $STEELYARD_SHARED/tasks together, or the abilities of a run's dataset artefact. Scores are shares of right answers on test rows that no
 training saw, asked of services in BF16; `kept` is the healed model's mean over the tuned one's. `--splits`
 heals several divisions between layers and widths for --split-steps steps each, and gives the held-out loss
 before and after. The peer is a model of the pruned sizes with random weights that learns the same rows from
@@ -110,10 +110,21 @@ def data_of(bench: Bench) -> Path:
     folder = bench.work / "data"
     folder.mkdir(parents=True, exist_ok=True)
     for split, count in (("train", bench.asked.rows), ("test", bench.asked.test)):
-        rows = [row for task in TASKS for row in rows_of(task, split, count)]
+        rows = rows_asked(bench.asked.data, split, count)
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (folder / f"{split}.jsonl").write_text(lines, encoding="utf-8")
     return folder
+
+
+def rows_asked(dataset: Path | None, split: str, count: int) -> list[dict[str, Any]]:
+    """The first `count` rows of each ability."""
+    if dataset is None:
+        return [row for task in TASKS for row in rows_of(task, split, count)]
+    of: dict[str, list[dict[str, Any]]] = {}
+    for line in (dataset / f"{split}.jsonl").read_text("utf-8").splitlines():
+        row = json.loads(line)
+        of.setdefault(row["ability"], []).append(row)
+    return [row for rows in of.values() for row in rows[:count]]
 
 
 # ------------------------------------------------------------------ what is measured
@@ -249,6 +260,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path)
     parser.add_argument("base", type=Path)
+    parser.add_argument("--data", type=Path, help="a dataset artefact, for the four tasks")
     parser.add_argument("--rows", type=int, default=2000, help="of each task, to train on")
     parser.add_argument("--test", type=int, default=200, help="of each task, to score on")
     parser.add_argument("--share", type=float, default=0.7)

@@ -1,6 +1,6 @@
 """INT4 by calibration and INT4 that training has settled on: the share of the lost score that comes back.
 
-    python bench/qat.py WORK BASE [--rows N] [--minutes M] [--epochs E] [--rate R]
+    python bench/qat.py WORK BASE [--rows N | --data DATASET] [--minutes M] [--epochs E] [--rate R]
 
 The tuned model is bench/prune.py's, of the same WORK. Scores are shares of right answers on test rows that
 no training saw: of the tuned model in BF16, of its INT4 by calibration (GPTQ over the training rows), of the
@@ -55,6 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path)
     parser.add_argument("base", type=Path)
+    parser.add_argument("--data", type=Path, help="as bench/prune.py has it")
     parser.add_argument("--rows", type=int, default=2000, help="of each task, to train on")
     parser.add_argument("--test", type=int, default=200, help="of each task, to score on")
     parser.add_argument("--tune-epochs", type=float, default=2.0)
