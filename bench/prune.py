@@ -1,13 +1,14 @@
 """A tuned model pruned to a share of its parameters and healed, beside itself and a small one from scratch.
 
-    python bench/prune.py WORK BASE [--rows N | --data DATASET] [--share 0.7] [--minutes M] [--splits] [--output FILE]
+    python bench/prune.py WORK BASE [--rows N | --data DATASET] [--share 0.7] [--minutes M] [--splits]
 
-Four tasks of $STEELYARD_SHARED/tasks together, or the abilities of a run's dataset artefact. Scores are shares of right answers on test rows that no
-training saw, asked of services in BF16; `kept` is the healed model's mean over the tuned one's. `--splits`
-heals several divisions between layers and widths for --split-steps steps each, and gives the held-out loss
-before and after. The peer is a model of the pruned sizes with random weights that learns the same rows from
-the same teacher in as many steps (there is no pretrained one of that size): what it lacks is what pruning
-carried over. Speed: INT8, fresh prompts of 128 tokens, 64 new ones, medians of alternating rounds.
+Four tasks of $STEELYARD_SHARED/tasks together, or the abilities of a run's dataset artefact. Scores are
+shares of right answers on test rows that no training saw, asked of services in BF16; `kept` is the healed
+model's mean over the tuned one's. `--splits` heals several divisions between layers and widths for
+--split-steps steps each, and gives the held-out loss before and after. The peer is a model of the pruned
+sizes with random weights that learns the same rows from the same teacher in as many steps (there is no
+pretrained one of that size): what it lacks is what pruning carried over. Speed: INT8, fresh prompts of 128
+tokens, 64 new ones, medians of alternating rounds.
 
 What is done lies in WORK and is kept; at --minutes it stops at a checkpoint, and the same command goes on.
 """
