@@ -33,7 +33,7 @@ from .keys import (
     scheme_of,
 )
 from .log import SealedLog, append_log, read_log
-from .quoting import SimulatedTee, quote_of_this_domain
+from .quoting import SimulatedSnp, SimulatedTee, quote_of_this_domain
 from .receipts import HEADER as RECEIPT_HEADER
 from .receipts import ID_HEADER as RECEIPT_ID_HEADER
 from .receipts import (
@@ -106,7 +106,7 @@ __all__ = [
     "Advisories", "Appraised", "Case", "Counted", "Facts", "Finding", "Head", "Hit", "Identity",
     "KeyConfig", "Keys", "MessageReader", "NotSealed", "Part", "Rejected", "Replayed", "RequestOpener",
     "RequestSealer", "ResponseOpener", "ResponseSealer", "SealedLog", "SealingKey", "ServiceStatement",
-    "Signed", "Signer", "SimulatedTee", "Statement", "Trust", "Trusted", "Verdict", "Verified",
+    "Signed", "Signer", "SimulatedSnp", "SimulatedTee", "Statement", "Trust", "Trusted", "Verdict", "Verified",
     "Window", "WrongClock", "address_of", "aead_of", "affected", "append_log", "appraise_statement",
     "as_comment", "as_header", "atomic", "audit", "bill_of_model", "bill_of_parts", "certificate_file",
     "check_answer", "check_key", "check_log", "check_rehearsal", "check_scanned", "cipher_of",

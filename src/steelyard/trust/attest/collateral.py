@@ -90,6 +90,8 @@ def read_collateral(data: bytes) -> Collateral:
         raise Rejected(MALFORMED, f"{len(data)} bytes are more than any collateral has")
     with parsing(MALFORMED, "the collateral"):  # text that is no UTF-8 is a ValueError
         document = read_document(data, "the collateral")
+        if "vcek_certificate" in document:
+            raise Rejected(MISMATCH, "this is AMD's collateral, the quote is Intel's")
         if strange := set(document.fields) - FIELDS - {"pck_certificate_chain"}:
             raise Rejected(MALFORMED, f"the collateral has a field {min(strange)}")
         chains = {name: read_chain(document.text(name), 2, MALFORMED, name) for name in CHAINS}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .certificates import ROOT, check_chain, name_of, read_chain
 from .intel import INTEL_ROOT_CA
+from .snp import AMD_ROOTS, TCB_PARTS, SnpLimits, check_ark
 from .tcb import STATUSES
 from .verdict import Rejected
 
@@ -25,28 +26,37 @@ POLICY_BYTES_MAX = 128 << 10
 BRACKETS_MAX = 200  # ruamel takes time with the square of their nesting
 INVALID = "policy_invalid"
 SIMULATED = "SIMULATED"  # in the name of each root of simulated.py
-TEES = ("sgx", "tdx")
+TEES = ("sgx", "tdx", "snp")
 BINDINGS = ("none", "raw", "sha256", "sha384", "sha512")
 LISTABLE = STATUSES[:-1]  # a revoked platform is never accepted
 MEASUREMENTS = {"sgx": ("mr_enclave", "mr_signer"),
                 "tdx": ("mr_td", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "mr_seam", "mr_config_id", "mr_owner",
-                        "mr_owner_config")}  # fmt: skip
-NEEDED = {"sgx": {"mr_enclave", "mr_signer"}, "tdx": {"mr_td"}}  # one of them says which code it is
-DIGITS = {"sgx": 64, "tdx": 96}
+                        "mr_owner_config"),
+                "snp": ("measurement", "host_data", "id_key_digest", "author_key_digest", "family_id",
+                        "image_id")}  # fmt: skip
+# One of them says which code it is.
+NEEDED = {"sgx": {"mr_enclave", "mr_signer"}, "tdx": {"mr_td"}, "snp": {"measurement"}}
+DIGITS = {"sgx": 64, "tdx": 96, "snp": 96}
+SHORTER = {"host_data": 64, "family_id": 32, "image_id": 32}
+VMPLS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """`measurements`: of each TEE, {name: allowed values in lower hex}. None = no limit."""
+    """`measurements`: of each TEE, {name: allowed values in lower hex}. None = no limit.
+
+    `root`: Intel's, or the policy's own. A policy for SEV-SNP alone has no TCB status; `snp` is for it alone.
+    """
 
     tee: tuple[str, ...]
-    tcb_status: tuple[str, ...]
+    tcb_status: tuple[str, ...] = ()
     out_of_date_grace_days: int | None = None
     reject_advisories: tuple[str, ...] = ()
     min_tcb_eval_data_number: int = 0
     max_collateral_age_days: int | None = None
     refused_flags: frozenset[str] = frozenset()
     root: Certificate
+    snp: SnpLimits
     require_measurement: bool = True
     measurements: dict[str, dict[str, tuple[str, ...]]]
     isv_prod_id: int | None = None
@@ -61,30 +71,71 @@ Reading = Callable[[Node, str], Any]
 def read_policy(data: bytes, folder: Path) -> Policy:
     """Raises Rejected (`policy_invalid`). `folder`: where a relative root_ca lies."""
     fields = table(parsed(data), "the policy", FIELDS)
-    missing = [name for name in ("version", "tee", "tcb_status") if name not in fields]
+    missing = [name for name in ("version", "tee") if name not in fields]
     if missing or fields.pop("version") != 1:
         raise invalid(f"the policy has no {missing[0]}" if missing else "the policy is not of version 1")
+    check_status(fields)
     platform = fields.pop("platform", {})
     sections = {tee: fields.pop(tee, {}) for tee in TEES}
     sgx = {name: sections["sgx"].pop(name) for name in ENCLAVE if name in sections["sgx"]}
-    root = root_certificate(fields.pop("root_ca", None), folder)
+    snp = {name: sections["snp"].pop(name) for name in GUEST if name in sections["snp"]}
+    root, arks = root_certificates(fields.pop("root_ca", None), fields["tee"], folder)
     refused = frozenset(name.removeprefix("allow_") for name, allowed in platform.items() if not allowed)
-    return Policy(**fields, **sgx, root=root, refused_flags=refused, measurements=sections)
+    limits = SnpLimits(
+        **snp,
+        arks=arks,
+        max_list_age_days=fields.get("max_collateral_age_days"),
+        allow_smt="smt" not in refused,
+    )
+    return Policy(**fields, **sgx, snp=limits, root=root, refused_flags=refused, measurements=sections)
 
 
-def root_certificate(path: str | None, folder: Path) -> Certificate:
-    pem = INTEL_ROOT_CA.encode()
+def check_status(fields: dict[str, Any]) -> None:
+    """Intel gives a platform a status; for AMD's the policy names the lowest TCB itself."""
+    snp = "snp" in fields["tee"]
+    if fields["tee"] != ("snp",) and "tcb_status" not in fields:
+        raise invalid("the policy has no tcb_status")
+    if fields["tee"] == ("snp",) and "tcb_status" in fields:
+        raise invalid("tcb_status is Intel's; for snp say snp.min_tcb")
+    if snp and "min_tcb" not in fields.get("snp", {}):
+        raise invalid("the policy has no snp.min_tcb: the lowest TCB that it accepts")
+
+
+def root_certificates(
+    path: str | None, tee: tuple[str, ...], folder: Path
+) -> tuple[Certificate, tuple[Certificate, ...]]:
+    """Intel's root and AMD's; or the policy's own, of the one maker that it is for."""
+    if path is None:
+        return intel_root(INTEL_ROOT_CA.encode()), amd_roots() if "snp" in tee else ()
+    if "snp" in tee and len(set(tee)) > 1:
+        raise invalid("root_ca is of one maker: tee names those of two")
     try:
-        if path is not None:
-            with open(folder / path, "rb") as file:
-                pem = file.read(POLICY_BYTES_MAX)
+        with open(folder / path, "rb") as file:
+            pem = file.read(POLICY_BYTES_MAX)
     except (OSError, ValueError) as e:
         raise invalid(f"root_ca cannot be read: {e}") from e
+    if "snp" not in tee:
+        return intel_root(pem), ()
+    [ark] = read_chain(pem, 1, INVALID, "root_ca")
+    check_ark(ark, INVALID)
+    check_simulated(ark)
+    return ark, (ark,)
+
+
+def amd_roots() -> tuple[Certificate, ...]:
+    return tuple(root for pem in AMD_ROOTS.values() for root in read_chain(pem, 1, INVALID, "a root"))
+
+
+def intel_root(pem: bytes) -> Certificate:
     [root] = read_chain(pem, 1, INVALID, "root_ca")
     check_chain([root], [ROOT], root, INVALID)
+    check_simulated(root)
+    return root
+
+
+def check_simulated(root: Certificate) -> None:
     if SIMULATED in name_of(root) and os.environ.get("STEELYARD_ENV") == "production":
         raise invalid(f"root_ca is of a {SIMULATED} TEE, which production never accepts")
-    return root
 
 
 # ------------------------------------------------------------------ YAML
@@ -215,7 +266,34 @@ def invalid(detail: str) -> Rejected:
 
 
 ENCLAVE: dict[str, Reading] = {"isv_prod_id": short, "min_isv_svn": short}
-LISTS = {tee: {name: several(hexed(DIGITS[tee])) for name in names} for tee, names in MEASUREMENTS.items()}
+
+
+def below(limit: int) -> Reading:
+    def read(node: Node, name: str) -> int:
+        number = whole(node, name)
+        if number >= limit:
+            raise invalid(f"{name} is above {limit - 1}")
+        return number
+
+    return read
+
+
+def lowest_tcb(node: Node, name: str) -> dict[str, int]:
+    """{part: lowest}; all but `fmc`, which only Turin has, so that none is forgotten."""
+    parts = table(node, name, dict.fromkeys(TCB_PARTS, below(256)))
+    if missing := [part for part in TCB_PARTS[1:] if part not in parts]:
+        raise invalid(f"{name} has no {missing[0]}")
+    return parts
+
+
+LISTS = {
+    tee: {name: several(hexed(SHORTER.get(name, DIGITS[tee]))) for name in names}
+    for tee, names in MEASUREMENTS.items()
+}
+GUEST: dict[str, Reading] = {
+    "min_tcb": lowest_tcb, "min_guest_svn": whole, "max_vmpl": below(VMPLS), "allow_migration": truth,
+    "require_crl": truth,
+}  # fmt: skip
 FLAGS = ("allow_dynamic_platform", "allow_cached_keys", "allow_smt")
 FIELDS: dict[str, Reading] = {
     "version": whole,
@@ -230,5 +308,6 @@ FIELDS: dict[str, Reading] = {
     "require_measurement": truth,
     "sgx": section(LISTS["sgx"] | ENCLAVE),
     "tdx": section(dict(LISTS["tdx"])),
+    "snp": section(LISTS["snp"] | GUEST),
     "binding": one_of(BINDINGS),
 }

@@ -86,6 +86,14 @@ class Quote:
     qe_auth_data: bytes
     pck_chain: bytes  # PEM: leaf, intermediate, root
 
+    @property
+    def report_data(self) -> bytes:
+        return self.body.report_data
+
+    @property
+    def measurements(self) -> dict[str, Any]:
+        return self.body.measurements
+
 
 class Reader:
     """Bytes in order; asking for more than there is rejects the quote."""

@@ -21,6 +21,7 @@ REASONS = (
     "tcb_status_rejected",
     "advisory_rejected", "eval_number_too_low", "collateral_too_old", "platform_config_rejected",
     "debug_enabled", "td_attributes_rejected", "service_td_rejected",
+    "guest_policy_rejected", "vmpl_rejected",
     "measurement_required", "measurement_mismatch", "isv_svn_too_low",
     "report_data_mismatch",
     "nonce_replayed",

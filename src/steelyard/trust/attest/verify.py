@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...errors import Where, WrongUse
 from .cases import Case
@@ -33,6 +33,7 @@ from .nonces import remember
 from .pck import Platform, platform_of
 from .policy import NEEDED, SIMULATED, Policy, read_policy
 from .quote import EnclaveReport, Quote, TdReport, parse_quote
+from .snp import Report, check_platform, endorsed, is_report, measurements, read_report
 from .tcb import OUT_OF_DATE, Level, isv_level, module_of, platform_level, worse
 from .verdict import Rejected, Verdict
 
@@ -43,6 +44,10 @@ NONCE_BYTES = range(16, 65)
 TD_DEBUG = 0xFF  # TUD: whoever sets one of these bits can look into the TD
 TD_RESERVED = 0x7FFFFFFF_2FFFFF00  # all but SEPT_VE_DISABLE 28, PKS 30, KL 31, PERFMON 63
 SEPT_VE_DISABLE = 1 << 28
+TEXT_BYTES = frozenset(range(0x20, 0x7F)) | {0x0A, 0x0D}
+TEXT = (
+    "this is text, not the bytes of a quote or report; GPU evidence (JSON) is of a kind that is not verified"
+)
 
 
 def judge(case: Case) -> Verdict:
@@ -60,10 +65,10 @@ class Appraisal:
 
     def __init__(self, case: Case) -> None:
         self.case = case
-        self.quote: Quote | None = None
+        self.quote: Quote | Report | None = None
         self.levels: list[Level] = []
         self.status: str | None = None
-        self.signed = False
+        self.measured: dict[str, Any] = {}  # once the signature over them holds
         self.praise = "every check of the policy holds"
 
     def verdict(self, reason: str, detail: str) -> Verdict:
@@ -76,7 +81,7 @@ class Appraisal:
             quote_version=quote.version if quote else None,
             tcb_status=self.status,
             advisories=advisories_of(self.levels),
-            measurements=quote.body.measurements if quote and self.signed else {},
+            measurements=self.measured,
         )
 
     def run(self) -> None:
@@ -85,6 +90,31 @@ class Appraisal:
         if SIMULATED in name_of(policy.root):
             self.praise = f"{SIMULATED}: no hardware vouches for this; {self.praise}"
         nonce = read_nonce(case, policy)
+        if is_text(case.quote):
+            raise Rejected("quote_malformed", TEXT)
+        if policy.tee == ("snp",) or is_report(case.quote):
+            measured = self.run_snp(policy)
+        else:
+            measured = self.run_intel(policy)
+        assert self.quote
+        check_measurements(self.quote.tee, measured, policy)
+        check_report_data(self.quote.report_data, case, policy, nonce)
+        if case.nonce_store and nonce is not None and not remember(case.nonce_store, nonce, case.at):
+            raise Rejected("nonce_replayed", "this nonce was accepted before")
+
+    def run_snp(self, policy: Policy) -> dict[str, Any]:
+        """All but measurements and report data; what was measured."""
+        case = self.case
+        self.quote = report = read_report(case.quote)
+        if report.tee not in policy.tee:
+            raise Rejected("tee_not_allowed", f"the policy is not for {report.tee}")
+        found = endorsed(report, case.collateral, policy.snp, case.at)
+        self.measured = measurements(report, found.product)
+        check_platform(report, found, policy.snp, case.at)
+        return self.measured
+
+    def run_intel(self, policy: Policy) -> dict[str, Any]:
+        case = self.case
         self.quote = quote = parse_quote(case.quote)
         with parsing("quote_malformed", "the PCK chain"):
             chain = read_chain(quote.pck_chain, 3, "quote_malformed", "the PCK chain")
@@ -95,16 +125,18 @@ class Appraisal:
         check_collateral(collateral, quote.tee, platform, issuer, policy.root, case.at)
         check_pck_chain(chain, collateral, policy, case)
         check_signatures(quote, chain[0])
-        self.signed = True
+        self.measured = quote.measurements
         self.levels = match_levels(quote, collateral, platform)
         self.status = merged(self.levels)
         check_levels(self.levels, self.status, policy, case)
         check_limits(self.levels, collateral, platform, policy, case)
         check_attributes(quote.body)
-        check_measurements(quote, policy)
-        check_report_data(quote, case, policy, nonce)
-        if case.nonce_store and nonce is not None and not remember(case.nonce_store, nonce, case.at):
-            raise Rejected("nonce_replayed", "this nonce was accepted before")
+        return self.measured
+
+
+def is_text(data: bytes) -> bool:
+    """JSON, PEM, hex or base64: no quote begins with four characters, its second byte is zero."""
+    return len(data) > 3 and data[:4].isascii() and all(byte in TEXT_BYTES for byte in data[:4])
 
 
 def read_nonce(case: Case, policy: Policy) -> bytes | None:
@@ -265,21 +297,19 @@ def check_attributes(body: EnclaveReport | TdReport) -> None:
         raise Rejected("service_td_rejected", "a service TD is bound, which may migrate or change it")
 
 
-def check_measurements(quote: Quote, policy: Policy) -> None:
-    wanted, measured = policy.measurements[quote.tee], quote.body.measurements
-    if policy.require_measurement and not NEEDED[quote.tee] & set(wanted):
-        raise Rejected(
-            "measurement_required", f"the policy lists no {' or '.join(sorted(NEEDED[quote.tee]))}"
-        )
+def check_measurements(tee: str, measured: dict[str, Any], policy: Policy) -> None:
+    wanted = policy.measurements[tee]
+    if policy.require_measurement and not NEEDED[tee] & set(wanted):
+        raise Rejected("measurement_required", f"the policy lists no {' or '.join(sorted(NEEDED[tee]))}")
     for name, values in wanted.items():
         if measured[name] not in values:
             raise Rejected("measurement_mismatch", f"{name} is {measured[name]}")
-    if not isinstance(quote.body, EnclaveReport):
-        return
-    if policy.isv_prod_id not in (None, quote.body.isv_prod_id):
-        raise Rejected("measurement_mismatch", f"isv_prod_id is {quote.body.isv_prod_id}")
-    if quote.body.isv_svn < policy.min_isv_svn:
-        raise Rejected("isv_svn_too_low", f"isv_svn is {quote.body.isv_svn}")
+    if tee == "sgx" and policy.isv_prod_id not in (None, measured["isv_prod_id"]):
+        raise Rejected("measurement_mismatch", f"isv_prod_id is {measured['isv_prod_id']}")
+    if tee == "sgx" and measured["isv_svn"] < policy.min_isv_svn:
+        raise Rejected("isv_svn_too_low", f"isv_svn is {measured['isv_svn']}")
+    if tee == "snp" and measured["guest_svn"] < policy.snp.min_guest_svn:
+        raise Rejected("isv_svn_too_low", f"guest_svn is {measured['guest_svn']}")
 
 
 def report_data_of(nonce: str, runtime_data: bytes | None) -> bytes:
@@ -292,12 +322,12 @@ def report_data_of(nonce: str, runtime_data: bytes | None) -> bytes:
     return plain if runtime_data is None else hashlib.sha512(plain + runtime_data).digest()
 
 
-def check_report_data(quote: Quote, case: Case, policy: Policy, nonce: bytes | None) -> None:
+def check_report_data(report_data: bytes, case: Case, policy: Policy, nonce: bytes | None) -> None:
     binding = binding_of(case, policy)
     if binding == "none" or nonce is None:
         return
     bound = nonce
     if binding != "raw":
         bound = hashlib.new(binding, nonce + (case.runtime_data or b"")).digest()
-    if quote.body.report_data != bound.ljust(64, b"\0"):
+    if report_data != bound.ljust(64, b"\0"):
         raise Rejected("report_data_mismatch", f"the report data is not the {binding} of what was asked")

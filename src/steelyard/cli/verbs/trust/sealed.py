@@ -34,7 +34,7 @@ def attest(
     quote: Annotated[Path | None, typer.Argument(metavar="QUOTE", show_default=False)] = None,
     collateral: Annotated[
         Path | None,
-        typer.Option("--collateral", metavar="FILE", help=say("Intel's data on the platform, JSON.")),
+        typer.Option("--collateral", metavar="FILE", help=say("The maker's data on the platform, JSON.")),
     ] = None,
     policy: Annotated[
         Path | None, typer.Option("--policy", metavar="FILE", help=say("What is accepted, YAML."))
@@ -233,6 +233,10 @@ def _line(document: dict[str, Any]) -> str:
 
 
 def _facts(document: dict[str, Any]) -> list[str]:
+    measured = document["measurements"]
+    if "product" in measured:  # AMD gives a platform no status
+        tcb = ", ".join(f"{name} {value}" for name, value in measured["reported_tcb"].items())
+        return [f"  SEV-SNP v{document['quote_version']}   {measured['product']}   TCB {tcb}"]
     if document["tcb_status"] is None:
         return []
     named = ", ".join(document["advisories"]) or say("none")

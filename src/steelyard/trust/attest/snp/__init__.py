@@ -1,0 +1,20 @@
+"""AMD SEV-SNP: attestation reports, the certificates and revocations that stand behind them."""
+
+from .amd import AMD_ROOTS
+from .appraisal import check_platform, endorsed, measurements
+from .endorsement import check_ark
+from .limits import TCB_PARTS, SnpLimits
+from .report import Report, is_report, read_report
+
+__all__ = [
+    "AMD_ROOTS",
+    "TCB_PARTS",
+    "Report",
+    "SnpLimits",
+    "check_ark",
+    "check_platform",
+    "endorsed",
+    "is_report",
+    "measurements",
+    "read_report",
+]
