@@ -88,12 +88,12 @@ VERBS = (
     ("open", "trust.sealed.open_", "Decrypt a sealed file; every byte is verified."),
     ("rotate", "trust.sealed.rotate", "Change who may open sealed files, without rewriting them."),
     ("trust explain", "trust.protection.explain", "What protects each hop of a run, and what does not."),
-    ("keys", "trust.signing.keys", "Make the keys that you sign with, or show their public part."),
+    ("keys", "trust.signing.keys", "Make or show the keys that you sign with; lock the key file that seals."),
     ("sign", "trust.signing.sign", "Sign a model's folder or file in the OpenSSF form (model.sig)."),
     (
         "verify",
         "trust.signing.verify",
-        "Check a signed model or receipt: every hash, and whose signature it is.",
+        "Check a signed model, receipt or sealed file: every hash, and whose signature it is.",
     ),
     (
         "receipt",

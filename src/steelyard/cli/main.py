@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import Problem, Stopped, WrongUse, from_os_error, no_memory, trace_of
+from ..passphrase import asked_by
 from ..places import state_folder
 from ..processes import lacks_memory
+from .asking.passphrases import ask_passphrase
 from .telling import options
 from .telling.messages import say
 from .telling.output import failure, note
@@ -24,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """The exit code of one command line; its messages are printed."""
+    asked_by(ask_passphrase)
     try:
         return _verb(options.read(arguments))
     except Problem as problem:

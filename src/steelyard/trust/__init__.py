@@ -25,12 +25,15 @@ from .keys import (
     SIMULATED,
     Keys,
     check_rehearsal,
+    default_key_file,
     keys_of,
     load_keys,
+    lock_key_file,
     named_recipient,
     no_tee,
     read_public,
     scheme_of,
+    unlock_key_file,
 )
 from .log import SealedLog, append_log, read_log
 from .quoting import SimulatedSnp, SimulatedTee, quote_of_this_domain
@@ -49,7 +52,8 @@ from .receipts import (
 )
 from .scanning import Finding, check_scanned, scan
 from .sealing.ciphers import AES, CIPHERS, aead_of
-from .sealing.sealed import cipher_of, is_sealed, sealed_id
+from .sealing.header import cipher_of, is_sealed, sealed_id
+from .sealing.sealer import verify_sealed
 from .signing import (
     Signed,
     Signer,
@@ -106,16 +110,17 @@ __all__ = [
     "Advisories", "Appraised", "Case", "Counted", "Facts", "Finding", "Head", "Hit", "Identity",
     "KeyConfig", "Keys", "MessageReader", "NotSealed", "Part", "Rejected", "Replayed", "RequestOpener",
     "RequestSealer", "ResponseOpener", "ResponseSealer", "SealedLog", "SealingKey", "ServiceStatement",
-    "Signed", "Signer", "SimulatedSnp", "SimulatedTee", "Statement", "Trust", "Trusted", "Verdict", "Verified",
-    "Window", "WrongClock", "address_of", "aead_of", "affected", "append_log", "appraise_statement",
-    "as_comment", "as_header", "atomic", "audit", "bill_of_model", "bill_of_parts", "certificate_file",
-    "check_answer", "check_key", "check_log", "check_rehearsal", "check_scanned", "cipher_of",
-    "data_of", "disk_problem", "end_of", "evidence_source", "head_of", "is_sealed", "is_statement",
-    "judge", "keys_folder", "keys_of", "load_keys", "load_signer", "load_trusted", "log_here",
-    "make_keys", "make_signing_keys", "named_recipient", "no_tee", "parts", "public_path",
-    "quote_of_this_domain", "ray_environment", "read_acts", "read_advisories", "read_batch",
-    "read_bytes", "read_case", "read_certificates", "read_log", "read_policy", "read_public",
-    "read_receipt", "read_signed", "receipt", "report_data_of", "scan", "scheme_of", "sealed_id",
-    "sign_model", "sign_statement", "signature_of", "signing_key", "sync_folder", "taken_apart",
-    "trusting", "verify_model", "verifying_key",
+    "Signed", "Signer", "SimulatedSnp", "SimulatedTee", "Statement", "Trust", "Trusted", "Verdict",
+    "Verified", "Window", "WrongClock", "address_of", "aead_of", "affected", "append_log",
+    "appraise_statement", "as_comment", "as_header", "atomic", "audit", "bill_of_model", "bill_of_parts",
+    "certificate_file", "check_answer", "check_key", "check_log", "check_rehearsal", "check_scanned",
+    "cipher_of", "data_of", "default_key_file", "disk_problem", "end_of", "evidence_source", "head_of",
+    "is_sealed", "is_statement", "judge", "keys_folder", "keys_of", "load_keys", "load_signer",
+    "load_trusted", "lock_key_file", "log_here", "make_keys", "make_signing_keys", "named_recipient",
+    "no_tee", "parts", "public_path", "quote_of_this_domain", "ray_environment", "read_acts",
+    "read_advisories", "read_batch", "read_bytes", "read_case", "read_certificates", "read_log",
+    "read_policy", "read_public", "read_receipt", "read_signed", "receipt", "report_data_of", "scan",
+    "scheme_of", "sealed_id", "sign_model", "sign_statement", "signature_of", "signing_key",
+    "sync_folder", "taken_apart", "trusting", "unlock_key_file", "verify_model", "verify_sealed",
+    "verifying_key",
 ]  # fmt: skip

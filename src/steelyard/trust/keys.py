@@ -1,10 +1,11 @@
 """Who may open: the trust level, the key file, and what is done with the key.
 
-The key file holds 32 random bytes, mode 0600; the hybrid private key (ML-KEM-768 and X25519) is derived
-from it. The default lies outside the project, at $STEELYARD_KEY_FILE or ~/.config/steelyard/key, so that
-a copy, backup or push of the project never carries the key of what is sealed in it.
+The key file holds 32 random bytes, mode 0600, or these locked by a passphrase or a token (locking); the
+hybrid private key (ML-KEM-768 and X25519) is derived from them. The default lies outside the project, at
+$STEELYARD_KEY_FILE or ~/.config/steelyard/key, so that a copy, backup or push of the project never carries
+the key of what is sealed in it.
 
-Not here: the bytes of a sealed file (sealed.py).
+Not here: the bytes of a sealed file (sealing).
 """
 
 from __future__ import annotations
@@ -17,15 +18,20 @@ import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Final
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final
 
 from ..errors import Refused, Where, WrongUse
 from ..places import config_folder
 from ..processes import no_core_dump
 from .disk import atomic, disk_problem, write_all, write_once
+from .locking import is_locked, lock, lock_by_token, unlock
 from .sealing.ciphers import AES, check_cipher, derive
+from .sealing.header import CHUNK_BYTES, FAMILY, Recipient, suite
 from .sealing.rewrap import check_recipients, mend, rewrap
-from .sealing.sealed import CHUNK_BYTES, Recipient, SealedReader, open_stream, seal_stream, suite
+from .sealing.sealed import SealedReader, open_stream, seal_stream
+
+if TYPE_CHECKING:
+    from .signing.identity import Signer, Trusted
 
 LEVELS = ("open", "guarded", "sealed")
 REHEARSED: Final = "rehearsed"  # `sealed` without what would vouch for it: SIMULATED, never in a recipe
@@ -96,13 +102,18 @@ class Keys:
         """What others need to seal for this key: a line of text."""
         return PUBLIC + base64.b64encode(self.recipient.raw).decode()
 
-    def seal(self, src: Path, dst: Path, others: Sequence[Recipient] = ()) -> None:
-        """Seal the file `src` as `dst`, for these keys and `others`, atomically. Raises Lacking, WrongUse."""
+    def seal(
+        self, src: Path, dst: Path, others: Sequence[Recipient] = (), signer: Signer | None = None
+    ) -> None:
+        """Seal the file `src` as `dst`, for these keys and `others`, signed by `signer`; atomically.
+
+        Raises Lacking, WrongUse.
+        """
         recipients = (*self.recipients, *others)
         check_recipients(recipients)
         with open(src, "rb", buffering=0) as reader, atomic(dst) as writer:
             length = os.fstat(reader.fileno()).st_size
-            seal_stream(reader, length, writer, recipients, str(src), self.cipher)
+            seal_stream(reader, length, writer, recipients, str(src), self.cipher, signer)
 
     def rotate(self, path: Path, recipients: Sequence[Recipient]) -> None:
         """Let `recipients` open `path`, nobody else; content stays. Raises Refused, CheckFailed, WrongUse."""
@@ -114,16 +125,19 @@ class Keys:
             source: Any = reader
             seal_stream(source, length, writer, self.recipients, dst.name, self.cipher)
 
-    def open(self, src: Path, dst: Path) -> None:
-        """Open the sealed `src` as plain `dst` (0600); `dst` appears only once all of it is verified."""
-        with self.open_stream(src) as reader, atomic(dst) as writer:
+    def open(self, src: Path, dst: Path, trusted: Sequence[Trusted] = ()) -> None:
+        """Open the sealed `src` as plain `dst` (0600); `dst` appears only once all of it is verified.
+
+        Where `trusted` names signers, one of them must have signed it: CheckFailed otherwise.
+        """
+        with self.open_stream(src, trusted) as reader, atomic(dst) as writer:
             while piece := reader.read(CHUNK_BYTES):
                 write_all(writer, piece)
 
-    def open_stream(self, path: Path) -> io.BufferedReader:
+    def open_stream(self, path: Path, trusted: Sequence[Trusted] = ()) -> io.BufferedReader:
         """A readable, seekable view of the plaintext; each byte is verified before it is given out."""
         mend(path)
-        return open_stream(path, self.recipient)
+        return open_stream(path, self.recipient, trusted)
 
     def seal_bytes(self, data: bytes) -> bytes:
         sealed = io.BytesIO()
@@ -305,11 +319,45 @@ def read_key_file(path: Path) -> bytes:
             where=where,
             hint=f"chmod 600 {path}",
         )
+    if is_locked(secret):
+        return unlock(secret, path)
     if len(secret) != KEY_BYTES:
         raise WrongUse(
             "trust.key_size",
             f"the key file {path} has {len(secret)} bytes, a key has {KEY_BYTES}",
             where=where,
-            hint="name the right file in trust.key_file, or remove this one: a new key is made on first use",
+            why=_other_kind(secret),
+            hint="name the key file that sealed, or another name: a new key is made on first use",
         )
     return secret
+
+
+def _other_kind(content: bytes) -> str | None:
+    if content.startswith(b"-----BEGIN"):
+        return "these are keys in PEM: they sign or speak TLS, they do not seal"
+    if content.startswith(PUBLIC.encode()):
+        return "this is a public key: others seal with it (--to), it opens nothing"
+    return "this is a sealed file" if content.startswith(FAMILY) else None
+
+
+def lock_key_file(path: Path, token: str | None, label: str, file: Path | None) -> Keys:
+    """Have a key file, locked or not, open with a new passphrase (asked for, or from `file`) or a token.
+
+    Its place is taken whole or not at all; the key stays the same. Raises WrongUse, Refused, Lacking.
+    """
+    secret = read_key_file(path)
+    made = lock_by_token(secret, token, label, file) if token else lock(secret, path, file)
+    _replace(path, made)
+    return Keys(secret, path)
+
+
+def unlock_key_file(path: Path) -> Keys:
+    """Write the key file as 32 plain bytes again. Raises as `lock_key_file`."""
+    secret = read_key_file(path)
+    _replace(path, secret)
+    return Keys(secret, path)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    with atomic(path) as file:
+        write_all(file, content)

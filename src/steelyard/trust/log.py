@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from .disk import disk_problem, write_all
 from .sealing.ciphers import TAG_BYTES, aead_of
-from .sealing.sealed import DATA_KEY_BYTES, HEADER_BYTES, LOG, PartA, damaged, make_header, read_header
+from .sealing.header import DATA_KEY_BYTES, HEADER_BYTES, LOG, PartA, damaged, make_header, read_header
 
 if TYPE_CHECKING:
     from .keys import Keys
@@ -91,7 +91,7 @@ class SealedLog:
             raise damaged(str(self.path), "its header was changed")
         if len(header) < HEADER_BYTES:
             return False
-        part_a, data_key = read_header(header, self.keys.recipient, str(self.path), LOG)
+        part_a, data_key = read_header(header, self.keys.recipient, str(self.path), (LOG,))
         self.header, self.digest, self.aead = header, part_a.digest, aead_of(part_a.cipher, data_key)
         return True
 

@@ -31,6 +31,8 @@ ACTS = {
     "gate.judged": "the gate gave its verdict",
     "model.exported": "a model was copied out",
     "key.made": "a key was made, or came into a file of keys",
+    "key.locked": "a key file was locked by a passphrase or a token",
+    "key.unlocked": "a key file was made plain again",
     "key.removed": "a key was taken out of a file of keys",
     "file.sealed": "a file was sealed",
     "file.opened": "a sealed file was opened",

@@ -1,1 +1,1 @@
-"""The sealed file: ciphers → sealed → rewrap."""
+"""The sealed file: ciphers → header → sealer (who sealed), rewrap → sealed."""

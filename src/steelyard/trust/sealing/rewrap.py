@@ -15,12 +15,14 @@ from pathlib import Path
 
 from ...errors import Where, WrongUse
 from ..disk import atomic, disk_problem, sync_folder, write_all
-from .sealed import (
+from .header import (
+    FILE,
     HEADER_BYTES,
+    LOG,
     PART_A,
+    SIGNED,
     WRAPS_MAX,
     Recipient,
-    kind_of,
     make_header,
     read_header,
 )
@@ -35,7 +37,7 @@ def rewrap(path: Path, opener: Recipient, recipients: Sequence[Recipient]) -> No
     with locked(path) as file:
         restore(path, file)
         before = os.pread(file, HEADER_BYTES, 0)
-        part_a, data_key = read_header(before, opener, str(path), kind_of(before, str(path))[0])
+        part_a, data_key = read_header(before, opener, str(path), (FILE, LOG, SIGNED))
         after = make_header(part_a, data_key, tuple(recipients))
         with atomic(backup_of(path)) as saved:
             write_all(saved, before)

@@ -108,6 +108,10 @@ def seal(
     ] = None,
     to: To = None,
     key_file: KeyFile = None,
+    sign: Annotated[
+        Path | None,
+        typer.Option("--sign", metavar="FILE", help=say("Sign it with these keys (steelyard keys new).")),
+    ] = None,
     public: Annotated[bool, typer.Option("--public", help=say("Print your public key instead."))] = False,
     cipher: Annotated[
         str,
@@ -124,18 +128,33 @@ def seal(
             say("seal takes a file and --output"),
             hint="steelyard seal FILE --output FILE.sealed",
         )
-    keys.seal(_there(file), output, _recipients(to))
+    from ....trust import load_signer
+
+    signer = load_signer(sign) if sign else None
+    keys.seal(_there(file), output, _recipients(to), signer)
     _note("file.sealed", output, keys=1 + len(to or ()))
-    result({"sealed": str(output)}, say("wrote {path}", path=output))
+    by = signer.public.name if signer else None
+    result({"sealed": str(output), "signed_by": by}, say("wrote {path}", path=output))
 
 
 def open_(
     file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False)],
     output: Output,
     key_file: KeyFile = None,
+    signer: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--signer",
+            metavar="FILE",
+            help=say("Open it only if this public key signed it; again for more."),
+        ),
+    ] = None,
 ) -> None:
     no_settings("open")
-    _keys(key_file).open(_there(file), output)
+    from ....trust import load_trusted
+
+    trusted = [load_trusted(path) for path in signer or []]
+    _keys(key_file).open(_there(file), output, trusted)
     _note("file.opened", file)
     result({"opened": str(output)}, say("wrote {path}", path=output))
 

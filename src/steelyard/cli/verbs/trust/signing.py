@@ -22,19 +22,41 @@ SigningKey = Annotated[
 
 
 def keys(
-    action: Annotated[str, typer.Argument(metavar="new|show", show_default=False)],
+    action: Annotated[str, typer.Argument(metavar="new|show|lock|unlock", show_default=False)],
+    file: Annotated[Path | None, typer.Argument(metavar="KEYFILE", show_default=False)] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", metavar="FILE", help=say("The private keys; FILE.pub has the public ones.")),
     ] = None,
     key: SigningKey = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            "--token", metavar="LABEL", help=say("lock: with this PKCS#11 token, not a passphrase.")
+        ),
+    ] = None,
+    token_key: Annotated[
+        str, typer.Option("--token-key", metavar="LABEL", help=say("lock: the token's key; made if missing."))
+    ] = "steelyard",
+    passphrase_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--passphrase-file", metavar="FILE", help=say("lock: a file with the new passphrase, or the PIN.")
+        ),
+    ] = None,
 ) -> None:
     no_settings("keys")
+    if action in ("lock", "unlock") and not (output or key):
+        return _lock(action, file, token, token_key, passphrase_file)
     from ....trust import load_signer, make_signing_keys, public_path
 
-    if action not in ("new", "show") or (output and action == "show") or (key and action == "new"):
+    known = not key if action == "new" else action == "show" and not output
+    if not known or file or token or passphrase_file:
         raise WrongUse(
-            "cli.usage", say("keys takes new or show"), where=Where(field="keys"), hint="steelyard keys new"
+            "cli.usage",
+            say("keys takes new, show, lock or unlock"),
+            where=Where(field="keys"),
+            hint="steelyard keys new; steelyard keys lock KEYFILE",
         )
     signer = make_signing_keys(output) if action == "new" else load_signer(key)
     place = public_path(signer.path)
@@ -47,6 +69,24 @@ def keys(
         document | {"hybrid": bool(signer.hybrid)},
         say("key {name}, {kinds}", name=signer.public.name, kinds=kinds),
         say("give others {path}: with it they verify what you sign", path=place),
+    )
+
+
+def _lock(action: str, file: Path | None, token: str | None, label: str, passphrase: Path | None) -> None:
+    """The key file that seals: to open with a passphrase or a token, or plain again."""
+    from ....trust import default_key_file, lock_key_file, unlock_key_file
+
+    path = file or default_key_file()
+    keys = lock_key_file(path, token, label, passphrase) if action == "lock" else unlock_key_file(path)
+    by = None if action == "unlock" else "pkcs11" if token else "passphrase"
+    written("key.locked" if by else "key.unlocked", kind="sealing", key=keys.id)
+    document = {"key": str(path), "id": keys.id, "locked_by": by}
+    if by is None:
+        return result(document, say("{path} opens by itself again", path=path))
+    result(
+        document,
+        say("{path} is locked: without its passphrase or token nothing sealed here opens again", path=path),
+        say("copies from before, and what a disk still keeps of it, open by themselves"),
     )
 
 
@@ -121,9 +161,11 @@ def verify(
     ] = None,
 ) -> None:
     no_settings("verify")
-    from ....trust import is_statement, verify_model
+    from ....trust import is_sealed, is_statement, verify_model, verify_sealed
 
     trust = _trust(key, root, at)
+    if path.is_file() and signature is None and is_sealed(path):
+        return _sealed(path, verify_sealed(path, trust.keys))
     if path.is_file() and signature is None and is_statement(path):
         from ....run import verify_receipt
 
@@ -161,6 +203,19 @@ def _model(path: Path, verified: Any) -> None:
         _hybrid(verified.hybrid),
         *_left_out(verified.left_out),
     )
+
+
+def _sealed(path: Path, signer: Any) -> None:
+    document = {
+        "schema": "steelyard.verify/1",
+        "verdict": "verified",
+        "kind": "sealed",
+        "key": signer.name,
+        "hybrid": True,
+        "bytes": path.stat().st_size,
+    }
+    text = say("verified: sealed and signed by {who}; it was not opened", who=signer.name[:16])
+    result(document, text, _hybrid(True))
 
 
 def _receipt(verified: Any) -> None:
