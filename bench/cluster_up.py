@@ -1,7 +1,7 @@
 """`steelyard cluster up` over real ssh: three machines in namespaces of their own, opened by one command.
 
-    sudo python bench/cluster_up.py [--runs 3] [--cases up train faults install] [--wheels DIR] [--keep]
-                                    [--out bench/results/cluster_up.json]
+    sudo python bench/cluster_up.py [--runs 3] [--cases up train faults install demo] [--wheels DIR]
+                                    [--keep] [--steps N] [--out bench/results/cluster_up.json]
 
 Each machine is a network namespace with an sshd of its own, its own home and its own /tmp; the command runs
 beside them, as on a laptop. They have Python, steelyard and Ray; nothing of a cluster.
@@ -9,6 +9,9 @@ beside them, as on a laptop. They have Python, steelyard and Ray; nothing of a c
 up       seconds of `cluster up`, of a second `up` (nothing to do), of `down`; what is left afterwards
 train    one recipe with `steelyard run`, on one machine, then unchanged with --ray on all three: SHA-256
 faults   a fourth host that does not answer, a fifth that takes no key: an error each, three are up
+demo     the demo's recipe with `steelyard up --until gate`, on one machine, then on all three: the hash of
+         each artefact, the gate's verdict. Trained by trl in f32, three sequences a step (what three machines
+         can share out), two epochs; with --steps so many steps, and no word about the gate
 install  machines without steelyard: from the wheels of --wheels, with no index (only where it is named)
 
 Linux with `ip` and sshd, as root, and Ray in the environment of trl (steelyard engines install trl --ray).
@@ -70,9 +73,10 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    cases = ["up", "train", "faults", "install"]
+    cases = ["up", "train", "faults", "install", "demo"]
     parser.add_argument("--cases", nargs="+", default=cases[:3], choices=cases)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--steps", type=int, help="of the demo's training")
     parser.add_argument("--wheels", type=Path)
     parser.add_argument("--keep", action="store_true", help="leave the folder with logs")
     parser.add_argument("--out", type=Path)
@@ -91,6 +95,12 @@ def table(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     if train := found.get("train"):
         same = "equal" if train["equal"] else "NOT equal"
         rows.append(["SHA-256 of the weights, three machines and one", same])
+    if demo := found.get("demo"):
+        equal = ", ".join(step for step, same in demo["equal"].items() if same)
+        rows.append(["the demo's recipe on three machines and on one: equal hashes", equal or "none"])
+        for name in ("one", "three"):
+            verdict = "passed" if demo[name]["gate"] else "not passed"
+            rows.append([f"its gate on {name}, its time", f"{verdict}, {demo[name]['seconds']:.0f} s"])
     if faults := found.get("faults"):
         rows.append(["up beside a silent host and one that takes no key", ", ".join(faults["states"])])
     if install := found.get("install"):
@@ -204,6 +214,8 @@ def measured(args: argparse.Namespace, root: Path) -> dict[str, Any]:
         found["up"] = [round_of(root) for _ in range(args.runs)]
     if "train" in args.cases:
         found["train"] = trained(root)
+    if "demo" in args.cases:
+        found["demo"] = demonstrated(root, args.steps)
     if "faults" in args.cases:
         path = hosts_file(root, 5)
         up = steelyard(root, "cluster", "up", path)
@@ -264,6 +276,51 @@ def trained(root: Path) -> dict[str, Any]:
         rows[name]["hosts"] = done.stderr.count("train.hosts")
     steelyard(root, "cluster", "down", path)
     return rows | {"equal": rows["one"]["sha256"] == rows["three"]["sha256"]}
+
+
+def demonstrated(root: Path, steps: int | None) -> dict[str, Any]:
+    """The demo's recipe on the first machine alone, then on all three, as a user would."""
+    demo_material(root / "home0" / "demo", steps)
+    path = hosts_file(root, 3)
+    steelyard(root, "cluster", "up", path)
+    rows: dict[str, Any] = {}
+    for name, more in (("one", ""), ("three", f"--ray {ADDRESSES[0]}")):
+        order = f"cd demo && {sys.executable} -m steelyard up recipe.yaml --yes --json --until gate {more}"
+        own = f"STEELYARD_CACHE=/root/cache-{name}"
+        command = [str(root / "bin/ssh"), ADDRESSES[0], f"export {own}; {order} --workdir ../demo-{name}"]
+        begun = time.monotonic()
+        done = subprocess.run(command, capture_output=True, text=True)
+        say(f"{name}: exit {done.returncode}, {time.monotonic() - begun:.1f} s")
+        document = json.loads(done.stdout or "{}")
+        if "steps" not in document:
+            raise SystemExit(done.stdout[-2000:] + done.stderr[-2000:])
+        rows[name] = {
+            "exit": done.returncode, "seconds": time.monotonic() - begun, "scores": document.get("scores"),
+            "gate": (document.get("gate") or {}).get("verdict") == "passed",
+            "hosts": done.stderr.count("train.hosts"),
+            "hashes": {step["step"]: step["hash"] for step in document["steps"] if step.get("hash")},
+        }  # fmt: skip
+    steelyard(root, "cluster", "down", path)
+    one, three = rows["one"]["hashes"], rows["three"]["hashes"]
+    return rows | {"equal": {step: one[step] == three.get(step) for step in one}}
+
+
+def demo_material(folder: Path, steps: int | None) -> None:
+    """Recipe and data of demo/, the training as three machines can share it out."""
+    words = [sys.executable, str(SOURCE / "demo" / "make_data.py"), str(folder)]
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    recipe = (SOURCE / "demo" / "recipe.yaml").read_text()
+    lora = "    finetuning_type: lora\n"
+    changes = {
+        lora: f'    engine: trl\n    mixed_precision: "no"\n{lora}',
+        "gradient_accumulation_steps: 1": "gradient_accumulation_steps: 3",
+        "num_train_epochs: 1": f"max_steps: {steps}" if steps else "num_train_epochs: 2",
+    }
+    for old, new in changes.items():
+        if old not in recipe:
+            raise SystemExit(f"demo/recipe.yaml has no {old!r} any more")
+        recipe = recipe.replace(old, new)
+    (folder / "recipe.yaml").write_text(recipe)
 
 
 def material(folder: Path) -> None:

@@ -9,22 +9,25 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from steelyard.artefact import Watch
-from steelyard.cluster import POLICIES, Fleet, read_jobs_file, replayed, run_jobs
-from steelyard.cluster.driving import driver, heard, keeper, workers
+from steelyard.cluster import POLICIES, Fleet, read_jobs_file, replayed, run_jobs, status_of
+from steelyard.cluster.driving import driver, heard, keeper, probe, workers
 from steelyard.cluster.driving.attempt import find, last_words
 from steelyard.cluster.driving.journal import JOURNAL, Journal, lease
-from steelyard.cluster.driving.probing import judge
+from steelyard.cluster.driving.probing import Probing, judge
+from steelyard.cluster.driving.terms import Serving
 from steelyard.errors import CheckFailed, Problem, Refused, Stopped, WrongUse
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes as Linux has them")
@@ -134,6 +137,15 @@ def wait(thread: threading.Thread) -> None:
         ("devices: 0\njobs: [{name: a, command: [x]}]", "devices"),
         ("devices: [{on: x}]\njobs: [{name: a, command: [x]}]", "devices.0"),
         ("device: 2\njobs: [{name: a, command: [x]}]", "device"),
+        ("jobs: [{name: a, command: [x], team: t}]", "jobs.0.team"),
+        ("teams: {t: {}}\njobs: [{name: a, command: [x]}]", "jobs.0.team"),
+        ("teams: {t: {share: 0}}\njobs: [{name: a, command: [x], team: t}]", "teams.t.share"),
+        ("budget: {usd: 5}\njobs: [{name: a, command: [x]}]", "budget"),
+        ("budget: -1\njobs: [{name: a, command: [x]}]", "budget"),
+        ("jobs: [{name: a, command: [x], priority: high}]", "jobs.0.priority"),
+        ("jobs: [{name: a, command: [x], deadline: soon}]", "jobs.0.deadline"),
+        ("serving: {devices: 2}\njobs: [{name: a, command: [x]}]", "serving.devices"),
+        ("jobs: [{name: a, command: [x], gives_way: 1}]", "jobs.0.gives_way"),
     ],
 )
 def test_a_wrong_file_is_one_error_with_its_place(text, field, tmp_path) -> None:
@@ -187,8 +199,6 @@ SLOW = ["sh", "-c", 'case "$*" in *probe.py*) sleep 0.3; exit 1;; *) exec "$@";;
 
 
 def test_a_slow_device_is_probed_and_isolated_and_its_job_goes_on_elsewhere(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(heard, "SLOW", 5)
-    monkeypatch.setattr(heard, "OF", 4)
     monkeypatch.setattr(heard, "ENOUGH", 5)
     (tmp_path / "w.py").write_text(
         "import json, os, time, sys\n"
@@ -224,6 +234,110 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path) -> None:
     wait(jobs.begin())
     assert jobs.ends["a"].kind == "finish" and jobs.replays()
     assert not jobs.said("preempt")  # an end that was asked for is no failure
+
+
+# ------------------------------------------------------------------ teams, budgets, deadlines
+
+
+def test_a_budget_ends_the_jobs_in_time_and_a_higher_one_lets_them_go_on(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(driver, "TICK_S", 0.2)
+    jobs = counting(tmp_path, ("a", 200), devices="1")
+    text = jobs.file.read_text()
+    jobs.file.write_text(text + "budget: 17s\n")  # 15 of them are kept for saving
+    wait(jobs.begin())
+    assert isinstance(jobs.problem, Refused) and jobs.problem.code == "jobs.budget"
+    assert jobs.whys("preempt") == ["the budget of all jobs is spent"]
+    before = int((tmp_path / "a.state").read_text())
+    assert 0 < before < 200 and (tmp_path / "a.owners").read_text().count("begins") == 1
+    found = status_of(read_jobs_file(jobs.file), jobs.workdir)
+    assert found["jobs"][0]["state"] == "waits" and 1.9 < found["spent_s"] < 17 and found["budget_s"] == 17
+    jobs.file.write_text(text + "budget: 1h\n")
+    jobs.problem = None
+    wait(jobs.begin())
+    assert jobs.ends["a"].kind == "finish" and jobs.replays()
+    assert (tmp_path / "a.state").read_text() == "200"
+
+
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [
+        ("{deadline: 5s}", "a.deadline"),
+        ("{deadline: 2h, takes: 3h}", "a.deadline"),
+        ("{deadline: 3h, takes: 2h}", "b.deadline"),  # one device, two of them
+        ("{takes: 2h}", "budget"),
+        ("{priority: 1, deadline: 2020-01-01T00:00}", "b.deadline"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused_before_anything_begins(more, field, tmp_path) -> None:
+    rows = [f"{{name: {name}, command: [touch, begun], {more[1:]}" for name in ("a", "b")]
+    jobs = Jobs(tmp_path, f"budget: 3h\njobs: [{', '.join(rows)}]")
+    wait(jobs.begin())
+    assert isinstance(jobs.problem, Refused) and jobs.problem.where.field == field
+    assert not (tmp_path / "begun").exists() and not (jobs.workdir / "attempts").exists()
+
+
+def test_a_job_of_higher_priority_waits_until_the_other_is_gone_and_then_that_one_goes_on(tmp_path) -> None:
+    jobs = counting(tmp_path, ("slow", 150), devices="1")
+    first = jobs.command()
+    jobs.worker("slow")
+    first.terminate()
+    first.communicate()
+    row = f"command: [{sys.executable}, {WORKER}, urgent.state, 5, 0.02], priority: 1"
+    jobs.file.write_text(jobs.file.read_text() + f"  - {{name: urgent, {row}}}\n")
+    wait(jobs.begin())
+    assert {end.kind for end in jobs.ends.values()} == {"finish"} and jobs.replays()
+    assert jobs.whys("preempt") == ["displaced by urgent"]
+    assert (tmp_path / "slow.state").read_text() == "150"
+
+
+# ------------------------------------------------------------------ devices that serving lends
+
+
+def test_a_device_of_servings_is_lent_while_it_is_calm_and_called_back_ahead_of_need(tmp_path) -> None:
+    """The forecast of the simulator, live, by periods of 0.2 s: a job saves, and goes on when it is calm."""
+    jobs = counting(tmp_path, ("night", 150), devices="1")
+    spec = replace(read_jobs_file(jobs.file), serving=Serving(1, 0.2))
+    with played_service(tmp_path) as (path, say):
+        drive = threading.Thread(
+            target=lambda: jobs.ends.update(run_jobs(spec, jobs.workdir, jobs.watch, lambda: [path]))
+        )
+        drive.start()
+        jobs.worker("night")
+        say(True)
+        end = time.monotonic() + LIMIT_S
+        while not jobs.said("preempt") and time.monotonic() < end:
+            time.sleep(0.02)
+        say(False)
+        wait(drive)
+    assert jobs.whys("preempt") == ["reclaimed"] and jobs.ends["night"].kind == "finish" and jobs.replays()
+    assert (tmp_path / "night.state").read_text() == "150"
+    assert len(jobs.said("lend")) >= 2 and [0] in [said["devices"] for said in jobs.said("reclaim")]
+
+
+@contextmanager
+def played_service(folder: Path):
+    """A control socket, and how to let it say that it has work."""
+    path, followers = str(folder / "control"), []
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(path)
+    listening.listen()
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                followers.append(listening.accept()[0])
+                followers[-1].sendall(b'{"busy":false}\n')
+
+    def say(busy: bool) -> None:
+        for follower in followers:
+            follower.sendall(b'{"busy":true}\n' if busy else b'{"busy":false}\n')
+
+    threading.Thread(target=accept, daemon=True).start()
+    yield path, say
+    for one in (listening, *followers):
+        with suppress(OSError):
+            one.shutdown(socket.SHUT_RDWR)
+        one.close()
 
 
 # ------------------------------------------------------------------ the driver itself
@@ -365,22 +479,71 @@ def test_slow_steps_are_seen_and_a_pause_is_none() -> None:
     assert not told(*spread).slow()
 
 
+def paces(*runs: tuple[int, float]) -> heard.Heard:
+    """Of a job that did so many steps of so many seconds each, one run after the other."""
+    hears = told({"step": 0})
+    for count, pace_s in runs:
+        step(hears, count, pace_s)
+    return hears
+
+
+def test_a_suspicion_needs_five_slow_steps_and_more_after_each_that_a_probe_has_cleared() -> None:
+    hears, needed = told({"step": 0}), []
+    for _ in range(5):
+        step(hears, 60, 1.0)
+        needed.append(1)
+        while not (step(hears, 1, 1.5) or hears.slow()):
+            needed[-1] += 1
+    assert needed == [5, 9, 17, 20, 20]
+
+
+def step(hears: heard.Heard, count: int, pace_s: float) -> None:
+    for _ in range(count):
+        hears.hear({"step": hears.step + 1, "mono": hears.at_s + pace_s})
+
+
+def test_slow_steps_are_judged_by_how_much_steps_differ_anyway() -> None:
+    wild = [(1, 0.5), (1, 1.0), (1, 1.6)] * 20
+    assert not paces(*wild, (6, 1.6)).slow() and paces(*wild, (6, 6.0)).slow()
+
+
+def test_beside_other_slow_jobs_a_suspicion_needs_thirty_steps() -> None:
+    busy = paces((60, 1.0), (12, 1.5))
+    assert busy.slow_lately() and not busy.slow(alone=False)
+    assert paces((60, 1.0), (30, 1.5)).slow(alone=False)
+
+
 @pytest.mark.parametrize(
     ("own", "other", "passed"),
     [
         ({}, {}, True),
-        ({"wall_s": 9.0}, {"wall_s": 8.0}, True),  # a busy machine
-        ({"wall_s": 3.0}, {"wall_s": 1.0}, False),
-        ({"wall_s": 3.0}, None, True),  # nothing to compare with: unknown is not failed
+        ({"round_s": 9.0}, {"round_s": 8.0}, True),  # a busy machine
+        ({"round_s": 3.0}, {"round_s": 1.0}, False),
+        ({"round_s": 3.0}, None, True),  # nothing to compare with: unknown is not failed
         ({"sound": False}, {}, False),
         ({"disk": "Input/output error"}, {}, False),
         (None, {}, False),
     ],
 )
 def test_a_probe_is_compared_with_one_at_the_same_moment(own, other, passed) -> None:
-    well = {"sound": True, "wall_s": 1.0, "cpu_s": 1.0, "disk": ""}
+    well = {"sound": True, "round_s": 1.0, "disk": ""}
     rows = [None if row is None else well | row for row in (own, other)]
-    assert judge(*rows)[0] is passed
+    assert judge(*rows).passed is passed
+
+
+def test_a_device_that_looks_slow_is_probed_three_times_one_that_is_far_slower_twice() -> None:
+    well = {"sound": True, "round_s": 1.0, "disk": ""}
+    for slower, times in ((2.0, 3), (10.0, 2)):
+        found = judge(well | {"round_s": slower}, well)
+        sure = [Probing(0, 0.0, None, times=n).is_sure(found) for n in (1, 2, 3)]  # type: ignore[arg-type]
+        assert sure.index(True) + 1 == times
+    assert Probing(0, 0.0, None).is_sure(judge(None, well))  # type: ignore[arg-type]
+
+
+def test_the_probe_of_this_machine_is_sound(tmp_path) -> None:
+    done = subprocess.run([sys.executable, probe.__file__, tmp_path], capture_output=True, check=True)
+    said = json.loads(done.stdout)
+    assert said["sound"] and said["disk"] == "" and 0 < said["round_s"] < 10 and not list(tmp_path.iterdir())
 
 
 def test_last_words_are_equal_for_equal_ends() -> None:

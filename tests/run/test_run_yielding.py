@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from steelyard.errors import Stopped
 from steelyard.run.child import again, yielding
 from steelyard.run.child.children import run_step
 from steelyard.run.child.yielding import CALM_S, Event, Tide, step
+from steelyard.run.path import beside
 
 SETTINGS = {"max_steps": 600, "dtype": "f32", "engine": "own"}
 linux = pytest.mark.skipif(sys.platform != "linux", reason="process groups and /proc of Linux")
@@ -191,3 +193,27 @@ def test_a_run_that_is_stopped_while_it_stands_still_ends(base, data, tmp_path, 
     beside.join(30)
     assert isinstance(beside.error, Stopped)
     assert worker() is None
+
+
+@linux
+def test_a_command_of_ones_own_gives_way_and_its_end_is_handed_on(service, tmp_path, monkeypatch):
+    monkeypatch.setattr(beside, "service_sockets", lambda: [service.path])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # this is a thread
+    ticks, ends = tmp_path / "ticks", []
+    count = "import time\nfor n in range(999):\n open('ticks', 'a').write('.'); time.sleep(0.01)"
+    monkeypatch.chdir(tmp_path)
+    main = threading.Thread(target=lambda: ends.append(beside.main([sys.executable, "-c", count])))
+    main.start()
+    assert until(ticks.exists)
+    child = psutil.Process().children()[-1]
+    service.say(True)
+    assert until(lambda: child.status() == psutil.STATUS_STOPPED)
+    before = ticks.stat().st_size
+    time.sleep(0.2)
+    assert ticks.stat().st_size == before
+    service.say(False)
+    assert until(lambda: ticks.stat().st_size > before)
+    child.kill()
+    main.join()
+    assert ends == [128 + signal.SIGKILL]
+    assert beside.main(["/no/such/command"]) == 127

@@ -18,18 +18,30 @@ if TYPE_CHECKING:
         Exited,
         Fleet,
         Load,
+        Outlook,
         Policy,
         ProbeResult,
         Signal,
         Stalled,
         Submit,
+        Terms,
         Tick,
         advance,
         blame,
         checkpoint_every_s,
         step,
     )
-    from .driving import JobsFile, JobSpec, ask, read_jobs_file, replayed, run_jobs
+    from .driving import (
+        JobsFile,
+        JobSpec,
+        ask,
+        follow,
+        read_jobs_file,
+        replayed,
+        run_jobs,
+        says_busy,
+        status_of,
+    )
     from .mapping import on_nodes
     from .opening import Host, Hosts, Row, close, open_hosts, read_hosts, states
     from .simulating import Account, Setup, Trace, changed, read_trace, run_setup
@@ -38,22 +50,25 @@ MAPPING = ("on_nodes",)
 SIMULATING = ("Account", "Setup", "Trace", "changed", "read_trace", "run_setup")
 DECIDING = (
     "POLICIES", "Blame", "Cancel", "ClockJumped", "Decision", "DeviceBack", "DeviceLost", "Event", "Exited",
-    "Fleet", "Load", "Policy", "ProbeResult", "Signal", "Stalled", "Submit", "Tick", "advance", "blame",
-    "checkpoint_every_s", "step",
+    "Fleet", "Load", "Outlook", "Policy", "ProbeResult", "Signal", "Stalled", "Submit", "Terms", "Tick",
+    "advance", "blame", "checkpoint_every_s", "step",
 )  # fmt: skip
 OPENING = ("Host", "Hosts", "Row", "close", "open_hosts", "read_hosts", "states")
-DRIVING = ("JobsFile", "JobSpec", "ask", "read_jobs_file", "replayed", "run_jobs")
+DRIVING = (
+    "JobsFile", "JobSpec", "ask", "follow", "read_jobs_file", "replayed", "run_jobs", "says_busy",
+    "status_of",
+)  # fmt: skip
 FILES = dict.fromkeys(SIMULATING, "simulating") | dict.fromkeys(DECIDING, "deciding")
 FILES |= dict.fromkeys(MAPPING, "mapping") | dict.fromkeys(DRIVING, "driving")
 FILES |= dict.fromkeys(OPENING, "opening")
 
 __all__ = [
-    "POLICIES", "Account", "Blame", "Cancel", "ClockJumped", "Decision", "DeviceBack", "DeviceLost", "Event",
-    "Exited", "Fleet", "Host", "Hosts", "JobSpec", "JobsFile", "Load", "Policy", "ProbeResult", "Row",
-    "Setup", "Signal", "Stalled", "Submit", "Tick", "Trace", "advance", "ask", "blame", "changed",
-    "check_reachable", "checkpoint_every_s", "close", "cluster_address", "node_words", "on_nodes",
-    "open_hosts", "read_hosts", "read_jobs_file", "read_trace", "replayed", "run_jobs", "run_setup",
-    "start_node", "states", "step",
+    "POLICIES", "Account", "Blame", "Cancel", "ClockJumped", "Decision", "DeviceBack", "DeviceLost",
+    "Event", "Exited", "Fleet", "Host", "Hosts", "JobSpec", "JobsFile", "Load", "Outlook", "Policy",
+    "ProbeResult", "Row", "Setup", "Signal", "Stalled", "Submit", "Terms", "Tick", "Trace", "advance",
+    "ask", "blame", "changed", "check_reachable", "checkpoint_every_s", "close", "cluster_address",
+    "follow", "node_words", "on_nodes", "open_hosts", "read_hosts", "read_jobs_file", "read_trace",
+    "replayed", "run_jobs", "run_setup", "says_busy", "start_node", "states", "status_of", "step",
 ]  # fmt: skip
 
 __getattr__ = fetching(__name__, FILES)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .erasing.processing import processing_record
     from .erasing.tracing import trace
     from .garbage import collect
-    from .known import logs, status, stop
+    from .known import logs, service_sockets, status, stop
     from .leaving.approving import approve
     from .leaving.compared import verify_receipt
     from .leaving.export import MAY_LOSE, Exported, Order, export_model
@@ -65,6 +65,7 @@ FILES = {
     **dict.fromkeys(("Hop", "explain", "refusal"), "service.protection"),
     "rehearsed": "start",
     **dict.fromkeys(("Rewrapped", "rewrap_run"), "recipients"),
+    "service_sockets": "known",
     "status": "known",
     "settle": "planning.weighing",
     "stop": "known",
@@ -108,6 +109,7 @@ __all__ = [
     "rehearsed",
     "rewrap_run",
     "rollback",
+    "service_sockets",
     "settle",
     "status",
     "stop",

@@ -11,10 +11,12 @@ from .messages import (
     Event,
     Exited,
     Load,
+    Outlook,
     ProbeResult,
     Signal,
     Stalled,
     Submit,
+    Terms,
     Tick,
 )
 from .policy import POLICIES, Policy
@@ -23,6 +25,6 @@ from .step import advance, step
 
 __all__ = [
     "POLICIES", "Blame", "Cancel", "ClockJumped", "Decision", "DeviceBack", "DeviceLost", "Event", "Exited",
-    "Fleet", "Load", "Policy", "ProbeResult", "Signal", "Stalled", "Submit", "Tick", "advance", "blame",
-    "checkpoint_every_s", "step",
+    "Fleet", "Load", "Outlook", "Policy", "ProbeResult", "Signal", "Stalled", "Submit", "Terms", "Tick",
+    "advance", "blame", "checkpoint_every_s", "step",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from math import inf
 
 from .cadence import checkpoint_every_s, failure_rate
 from .forecast import Forecast
@@ -16,6 +17,7 @@ from .healing import Health
 from .job import Job
 from .messages import Decision
 from .policy import FILLER_LEVEL, HOUR_S, LEVELS, LEVELS_H, Policy
+from .teams import Teams
 
 Jobs = dict[str, Job]
 
@@ -57,6 +59,7 @@ class Fleet:
     timer: int = 0
     forecast: Forecast = field(default_factory=Forecast)
     health: Health = field(default_factory=Health)
+    teams: Teams = field(default_factory=Teams)
     decisions: list[Decision] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -80,7 +83,8 @@ class Fleet:
             [{need: heap.copy() for need, heap in level.items()} for level in self.waiting], self.queued,
             same(self.running), same(self.mature), self.mature_devices.copy(), same(self.above_gpus),
             same(self.above_least), same(self.growable), {name: jobs[name] for name in self.on_lent},
-            self.spare, self.timers.copy(), self.timer, self.forecast.copy(), self.health.copy(), [],
+            self.spare, self.timers.copy(), self.timer, self.forecast.copy(), self.health.copy(),
+            self.teams.copy(), [],
         )  # fmt: skip
 
     # ------------------------------------------------------------------ devices
@@ -93,6 +97,15 @@ class Fleet:
     def lent(self) -> int:
         """Devices of serving's that are with training now."""
         return len(self.free_lent) + sum(len(job.lent) for job in self.on_lent.values())
+
+    @property
+    def due_s(self) -> float:
+        """When time alone will change something next."""
+        return min(self.timers[0][0] if self.timers else inf, self.teams.due_s)
+
+    def holder_jobs(self) -> list[Job]:
+        """Those that hold devices, in a fixed order."""
+        return [job for job in self.jobs.values() if job.size]
 
     def is_training(self, device: int) -> bool:
         return device < self.training

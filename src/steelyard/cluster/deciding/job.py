@@ -31,6 +31,11 @@ class Job:
     place: tuple[int, str] = (-1, "")  # step and signature
     rest_s: float = 0.0  # the last rest after a failure
     rests: bool = False  # after a failure, until its timer
+    team: str = ""
+    priority: int = 0
+    deadline_s: float | None = None
+    left_s: float = 0.0  # that it still needed at `left_at_s`, by its own steps; 0: it has not said
+    left_at_s: float = 0.0
     woken: int = -2  # the step at which it was let go on after something had stopped it
 
     @property

@@ -14,13 +14,36 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Submit(Event):
-    """A job asks for `gpus` devices and can run on `least` to `most` of them; a filler takes what is left."""
+    """A job asks for `gpus` devices and can run on `least` to `most` of them; a filler takes what is left.
+
+    `team`, `priority` and `deadline_s` (a time of the events) count where the policy shares.
+    """
 
     job: str
     gpus: int
     least: int
     most: int
     filler: bool = False
+    team: str = ""
+    priority: int = 0
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Terms(Event):
+    """What the teams may use: of each name, share and budget; and of all together. Device seconds; None: no
+    bound."""
+
+    teams: tuple[tuple[str, float, float | None], ...] = ()
+    budget_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook(Event):
+    """A running job needs about so many more seconds, by its own steps."""
+
+    job: str
+    left_s: float
 
 
 @dataclass(frozen=True, slots=True)

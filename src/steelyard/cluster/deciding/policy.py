@@ -27,6 +27,7 @@ class Policy:
     grow_every_s: float = 600.0  # a job grows at most this often
     reclaim_s: float = 60.0  # from the call to a device that serves
     notice_s: float = 15.0  # a job that is called back may save this long
+    shares: bool = False  # teams, priorities, budgets and deadlines count (sharing.py), levels do not
 
     def level(self, service_s: float) -> int:
         """The level of a job that has used so many device seconds."""
@@ -45,5 +46,6 @@ POLICIES = {
     "tide": Policy(),
     "fixed": Policy("fixed", lends=False, elastic=False, displaces=False),
     "backfill": Policy("backfill", lends=False, elastic=False, displaces=False, hold_s=1_800.0),
+    "shared": Policy("shared", elastic=False, displaces=False, hold_s=1_800.0, shares=True),
     "fifo": Policy("fifo", lends=False, elastic=False, displaces=False, in_order=True),
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .admission import admit
 from .fleet import Fleet
 from .healing import REPAIR
 from .job import Job
@@ -19,12 +18,15 @@ from .messages import (
     Event,
     Exited,
     Load,
+    Outlook,
     ProbeResult,
     Signal,
     Stalled,
     Submit,
+    Terms,
     Tick,
 )
+from .sharing import admit, agree, count, enforce, foresee
 from .tide import turn
 
 
@@ -43,10 +45,15 @@ def advance(fleet: Fleet, event: Event) -> list[Decision]:
         raise ValueError(f"time goes back: {event.t_s} after {fleet.now_s}")
     fleet.now_s = event.t_s
     fleet.decisions = []
+    if fleet.policy.shares:
+        count(fleet)
     rested = fleet.wake()
     HANDLERS[type(event)](fleet, event)
-    if rested or type(event) in MAKES_ROOM:
+    ended = fleet.policy.shares and enforce(fleet)
+    if ended or rested or type(event) in MAKES_ROOM:
         admit(fleet)
+        if fleet.policy.shares:
+            enforce(fleet)
     return fleet.decisions
 
 
@@ -56,6 +63,7 @@ def _submit(fleet: Fleet, event: Submit) -> None:
     job = Job(
         event.job, fleet.submitted, event.t_s, event.gpus,
         event.least if elastic else event.gpus, event.most if elastic else event.gpus, event.filler,
+        team=event.team, priority=event.priority, deadline_s=event.deadline_s,
     )  # fmt: skip
     fleet.jobs[job.id] = job
     fleet.enqueue(job)
@@ -106,6 +114,8 @@ HANDLERS: dict[type[Event], Callable[[Fleet, Any], None]] = {
     Exited: _exited,
     Cancel: _cancel,
     Stalled: stalled,
+    Terms: agree,
+    Outlook: foresee,
     ClockJumped: _clock_jumped,
     DeviceLost: _lost,
     DeviceBack: lambda fleet, event: readmit(fleet, event.device),
@@ -113,4 +123,4 @@ HANDLERS: dict[type[Event], Callable[[Fleet, Any], None]] = {
     ProbeResult: probed,
 }
 # A tick sees to it itself.
-MAKES_ROOM = {Submit, Exited, Stalled, Cancel, DeviceLost, DeviceBack, Signal, ProbeResult}
+MAKES_ROOM = {Submit, Terms, Exited, Stalled, Cancel, DeviceLost, DeviceBack, Signal, ProbeResult}

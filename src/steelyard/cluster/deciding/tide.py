@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from itertools import chain, islice
 
-from .admission import LOOKED_AT, admit
+from .admission import LOOKED_AT
 from .fleet import Fleet
 from .job import Job
 from .policy import LEVELS
+from .sharing import admit
 
 
 def turn(fleet: Fleet) -> None:

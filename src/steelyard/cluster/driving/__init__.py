@@ -4,5 +4,10 @@ from .driver import ask, run_jobs
 from .heard import Heard
 from .jobs_file import JobsFile, JobSpec, read_jobs_file
 from .journal import replayed
+from .listening import follow, says_busy
+from .status import status_of
 
-__all__ = ["Heard", "JobSpec", "JobsFile", "ask", "read_jobs_file", "replayed", "run_jobs"]
+__all__ = [
+    "Heard", "JobSpec", "JobsFile", "ask", "follow", "read_jobs_file", "replayed", "run_jobs", "says_busy",
+    "status_of",
+]  # fmt: skip

@@ -128,15 +128,18 @@ def process_state(pid: int) -> str:
 
 def begin(
     job: str, seq: int, epoch: int, places: Mapping[str, Path], command: tuple[str, ...],
-    devices: tuple[int, ...], more: Mapping[str, str],
+    devices: tuple[int, ...], more: Mapping[str, str], idle: bool = False,
 ) -> Attempt:  # fmt: skip
-    """Start the keeper of a new attempt. `places`: folder, lock, lease, cwd. Raises OSError."""
+    """Start the keeper of a new attempt. `places`: folder, lock, lease, cwd.
+
+    `idle`: it gets a core only while nobody else wants it. Raises OSError.
+    """
     folder = places["folder"]
     folder.mkdir(parents=True, exist_ok=True)
     own = {REPORT: str(folder / "report.jsonl"), "STEELYARD_JOB": job}
     order = {
         "lock": str(places["lock"]), "lease": str(places["lease"]), "epoch": epoch, "cwd": str(places["cwd"]),
-        "command": list(command),
+        "command": list(command), "idle": idle,
     }  # fmt: skip
     write_durably(folder / "order.json", json.dumps(order).encode())
     child = subprocess.Popen(

@@ -7,6 +7,7 @@ workers that live.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -17,10 +18,23 @@ from typing import Any
 
 from ...artefact import Watch
 from ...errors import Lacking, Refused, Stopped, Where
-from ..deciding import Cancel, ClockJumped, Decision, DeviceBack, Event, ProbeResult, Submit, Tick
-from .jobs_file import JobsFile
+from ..deciding import (
+    Cancel,
+    ClockJumped,
+    Decision,
+    DeviceBack,
+    Event,
+    Load,
+    ProbeResult,
+    Submit,
+    Terms,
+    Tick,
+)
+from .feasible import check
+from .jobs_file import JobsFile, JobSpec
 from .journal import JOURNAL, Journal, Lease, lease
-from .probing import SLOW, TIMES, Probing, start_probe
+from .listening import Listening, Services
+from .probing import Finding, Probing, start_probe
 from .workers import Workers
 
 LOOK_S = 0.2
@@ -28,7 +42,7 @@ TICK_S = 60.0
 SAVE_S = 15.0  # when the driver itself is asked to end
 AGAIN_S, LONGEST_S = 10.0, 600.0  # until a device that was isolated is probed, and one that failed again
 JUMP_S = 2.0
-POLICY = "backfill"  # gangs keep their size: a command of one machine cannot change it while it runs
+POLICY = "shared"  # gangs keep their size: a command of one machine cannot change it while it runs
 ASKED = "asked"  # a folder: cancel-JOB, readmit-DEVICE
 
 
@@ -42,11 +56,13 @@ class Driver:
     watch: Watch
     journal: Journal
     workers: Workers
+    listening: Listening | None = None  # to the services whose devices may be lent
     probes: list[tuple[float, int, float]] = field(
         default_factory=list
     )  # due at, device, seconds after a failure
     probing: list[tuple[Probing, float]] = field(default_factory=list)
     tick_s: float = 0.0
+    load_s: float = 0.0
     clock_s: float = field(default_factory=lambda: time.time() - time.monotonic())
 
     def run(self) -> dict[str, Decision]:
@@ -57,11 +73,26 @@ class Driver:
             if self.watch.stop:
                 return self._stop()
             self._turn()
+            self._end_without_budget()
             time.sleep(LOOK_S)
         return self.journal.outcome
 
     def _left(self) -> list[str]:
         return [job.name for job in self.spec.jobs if job.name not in self.journal.outcome]
+
+    def _end_without_budget(self) -> None:
+        """Raises Refused where all that is left waits for a budget that is spent."""
+        fleet, left = self.journal.fleet, self._left()
+        if left and not self.workers.living and not any(job.rests for job in fleet.jobs.values()):
+            notice_s = fleet.policy.notice_s
+            jobs = [fleet.jobs[name] for name in left if name in fleet.jobs]
+            if jobs and all(fleet.teams.left_s(job.team) <= job.gpus * notice_s for job in jobs):
+                used = f"{fleet.teams.spent_s / 3_600:.1f} device hours are used"
+                raise Refused(
+                    "jobs.budget", f"the budget is spent; {', '.join(left)} wait for more", why=used,
+                    where=Where(str(self.spec.file), field="budget"),
+                    hint="a higher budget, then the same command: each goes on from its last checkpoint",
+                )  # fmt: skip
 
     def _reconcile(self) -> None:
         """What the journal says against what really runs, then the jobs that are new."""
@@ -75,10 +106,19 @@ class Driver:
             self.journal.known - set(self.journal.outcome) - {job.name for job in self.spec.jobs}
         ):
             self._tell(Cancel(self.journal.now_s, name))  # no longer in the file
-        for job in self.spec.jobs:
-            if job.name not in self.journal.known:
-                size = job.devices
-                self._tell(Submit(self.journal.now_s, job.name, size, size, size, job.filler))
+        fresh = [job for job in self.spec.jobs if job.name not in self.journal.known]
+        check(fresh, self.journal.fleet, self.spec.terms, self.spec.file)
+        self._agree()
+        for job in fresh:
+            self._tell(_submitted(job, self.journal.now_s))
+
+    def _agree(self) -> None:
+        """The terms of the file, where they are other than those that hold."""
+        teams = self.journal.fleet.teams
+        holding = {(name, row.share, row.budget_s) for name, row in teams.accounts.items()}
+        terms = self.spec.terms
+        if teams.budget_s != terms.budget_s or not set(terms.teams) <= holding:
+            self._tell(Terms(self.journal.now_s, terms.teams, terms.budget_s))
 
     def _turn(self) -> None:
         if not self.lease.holds():
@@ -92,13 +132,23 @@ class Driver:
         self._hear_clock()
         self._hear_probes()
         self._hear_asked()
-        timers = self.journal.fleet.timers
-        if timers and timers[0][0] <= self.journal.now_s:
+        if self.journal.fleet.due_s <= self.journal.now_s:
             self._tell(Event(self.journal.now_s))
-        if self.journal.now_s - self.tick_s >= TICK_S:
-            self.tick_s = self.journal.now_s
-            self._tell(Tick(self.tick_s))
+        self._tick()
         self.workers.begin_waiting()
+
+    def _tick(self) -> None:
+        now_s = self.journal.now_s
+        if now_s - self.tick_s >= TICK_S:
+            for event in self.workers.outlooks(now_s):
+                self._tell(event)
+        if self.listening and now_s - self.load_s >= self.spec.serving.every_s:
+            self.load_s = now_s
+            self._tell(Load(now_s, math.ceil(self.listening.share() * self.spec.serving.devices)))
+        elif now_s - self.tick_s < TICK_S:
+            return
+        self.tick_s = self.journal.now_s
+        self._tell(Tick(self.tick_s))
 
     # ------------------------------------------------------------------ what happens
 
@@ -121,31 +171,31 @@ class Driver:
             self.probes.remove(row)
             self.probing.append((self._probe(row[1]), row[2]))
         for probing, after_s in list(self.probing):
-            result = probing.result()
-            if result is None:
+            finding = probing.result()
+            if finding is None:
                 continue
             self.probing.remove((probing, after_s))
             self.workers.release(probing.devices)
-            if SLOW in result[1] and probing.times < TIMES:
+            if not probing.is_sure(finding):
                 again = self._probe(probing.device)
                 again.times = probing.times + 1
                 self.probing.append((again, after_s))
             else:
-                self._probed(probing.device, result, after_s)
+                self._probed(probing.device, finding, after_s)
 
     def _probe(self, device: int) -> Probing:
         fleet = self.journal.fleet
         well = [n for n in range(len(self.spec.devices)) if n != device and n not in fleet.down]
-        other = next((n for n in well if fleet.health.of(n).state == "healthy"), None)
+        well = [n for n in well if fleet.health.of(n).state == "healthy"]
+        other = min(well, key=lambda n: n in fleet.holder, default=None)  # one that is idle holds up nobody
         self.workers.hold([device] if other is None else [device, other])
         return start_probe(device, self.spec.devices, other, self.folder)
 
-    def _probed(self, device: int, result: tuple[bool, str], after_s: float) -> None:
-        passed, why = result
-        self.watch.log("jobs.probed", devices=[device], passed=passed, why=why)
+    def _probed(self, device: int, finding: Finding, after_s: float) -> None:
+        self.watch.log("jobs.probed", devices=[device], passed=finding.passed, why=finding.why)
         if not after_s:
-            return self._tell(ProbeResult(self.journal.now_s, device, passed))
-        if passed:
+            return self._tell(ProbeResult(self.journal.now_s, device, finding.passed))
+        if finding.passed:
             return self._tell(DeviceBack(self.journal.now_s, device))
         self._probe_later(device, min(LONGEST_S, 2 * after_s))
 
@@ -223,22 +273,34 @@ ACTS: dict[str, Callable[[Driver, Decision], Any]] = {
 }
 
 
-def run_jobs(spec: JobsFile, folder: Path, watch: Watch) -> dict[str, Decision]:
-    """Drive the jobs of a file to their ends, as the core decides; how each ended.
+def _submitted(job: JobSpec, now_s: float) -> Submit:
+    size = job.devices
+    deadline_s = None if job.deadline_s is None else round(now_s + job.deadline_s, 3)
+    return Submit(now_s, job.name, size, size, size, job.filler, job.team, job.priority, deadline_s)
 
-    Raises Lacking on another system than Linux, Refused while another driver has them, Stopped; CheckFailed
-    or WrongUse where the journal in `folder` is damaged, or of another fleet.
+
+def run_jobs(
+    spec: JobsFile, folder: Path, watch: Watch, services: Services | None = None
+) -> dict[str, Decision]:
+    """Drive the jobs of a file to their ends, as the core decides; how each ended. `services`: those of this
+    machine, whose devices the file may lend.
+
+    Raises Lacking on another system than Linux, Refused while another driver has them or where a budget is
+    spent, Stopped; CheckFailed or WrongUse where the journal in `folder` is damaged, or of another fleet.
     """
     if sys.platform != "linux":
         hint = "run each recipe with `steelyard up`"
         why = "what holds a worker asks its kernel"
         raise Lacking("jobs.linux", "jobs are driven on Linux alone", why=why, hint=hint)
     with lease(folder) as held:
-        journal = Journal(folder / JOURNAL, len(spec.devices), POLICY, held.epoch)
+        journal = Journal(folder / JOURNAL, len(spec.devices), POLICY, held.epoch, spec.serving.devices)
+        listening = Listening(services) if services and spec.serving.devices else None
         try:
-            return Driver(spec, folder, held, watch, journal, Workers(spec, folder, held)).run()
+            return Driver(spec, folder, held, watch, journal, Workers(spec, folder, held), listening).run()
         finally:
             journal.close()
+            if listening:
+                listening.end()
 
 
 def ask(folder: Path, what: str, name: str) -> None:

@@ -1,7 +1,7 @@
 """What a worker says of itself, and what follows from its silence or its pace. Pure but for the reading.
 
 Lines of its report, JSON: {"mono": monotonic seconds, ...} with one of
-    {"step": n}         done so far, in whatever it counts; it grows within an attempt
+    {"step": n}         done so far, in whatever it counts; it grows within an attempt; with "of": of so many
     {"saved": n}        a checkpoint of step n is on disk
     {"damaged": file}   a checkpoint was not as it had been written, and was set aside
     {"long": true}      what comes next (a save, a look) has no pace
@@ -19,9 +19,13 @@ from statistics import median
 from typing import Any
 
 SILENT_S, STEPS = 60.0, 5.0  # as long, and as many median steps
-STOPPED_S = 10.0  # stopped by a signal for so long
+STOPPED_S = 1.0  # held by a signal for so long: to be let go on costs nothing
 START_S = 1_800.0  # to the first step
-SLOW, OF, TIMES = 30, 20, 1.3  # in 20 of the last 30 samples 1.3 times the median before them
+TIMES, SPREADS = 1.3, 4.0  # a slow sample: so many times the median before, and so many spreads above it
+# (last samples, slow ones among them) that make a device suspect. A suspicion costs a probe; after each the
+# next one needs more. The last one counts where other jobs are slow too: that is rather a busy machine.
+EVIDENCE = ((6, 5), (12, 9), (24, 17), (30, 20))
+FEW = 10  # samples that say how long the rest will take
 ENOUGH = 30  # samples before those
 
 
@@ -33,12 +37,14 @@ class Heard:
     at_s: float
     step: int = -1
     saved: int = -1
+    of: float = 0.0  # steps in all, where it says so
     damaged: list[str] = field(default_factory=list)
     at_length: bool = False
     paused: bool = False
     waits: deque[float] = field(default_factory=lambda: deque(maxlen=101))
     paces: deque[float] = field(default_factory=lambda: deque(maxlen=400))
     offset: int = 0
+    suspicions: int = 0  # of its device, for its pace
     fresh: bool = False  # the last sample stands before a pause or a save: the next one tells nothing
 
     def hear(self, line: dict[str, Any]) -> None:
@@ -55,7 +61,7 @@ class Heard:
             if self.step >= 0 and steps > 0 and not self.fresh:
                 self.waits.append(wait_s)
                 self.paces.append(wait_s / steps)
-            self.step, self.fresh = int(line["step"]), False
+            self.step, self.fresh, self.of = int(line["step"]), False, float(line.get("of") or self.of)
         else:
             self.fresh = True
 
@@ -75,6 +81,13 @@ class Heard:
         """How far it has come, for good: its last checkpoint, or its step where it has told of none."""
         return self.saved if self.saved >= 0 else self.step
 
+    @property
+    def left_s(self) -> float | None:
+        """Seconds to its end at its median pace; None where nobody knows."""
+        if not self.of or len(self.paces) < FEW:
+            return None
+        return max(0.0, self.of - self.step) * median(self.paces)
+
     def silent(self, now_s: float) -> bool:
         """It says nothing for far longer than it should take."""
         if self.paused or self.at_length:
@@ -83,14 +96,27 @@ class Heard:
             return now_s - self.since_s > START_S
         return now_s - self.at_s > max(SILENT_S, STEPS * median(self.waits))
 
-    def slow(self) -> bool:
-        """Its last steps took longer than those before them; asked once, then both are forgotten."""
-        paces = list(self.paces)
-        if len(paces) < SLOW + ENOUGH:
+    def slow(self, alone: bool = True) -> bool:
+        """Its last steps took longer than those before them; asked once, then they are forgotten. `alone`:
+        the other jobs go on as ever."""
+        last, of = EVIDENCE[min(self.suspicions, len(EVIDENCE) - 1) if alone else -1]
+        if not self._slow_in(last, of):
             return False
-        usual = median(paces[:-SLOW])
-        found = sum(pace > TIMES * usual for pace in paces[-SLOW:]) >= OF
-        if found:
-            for _ in range(SLOW):
-                self.paces.pop()
-        return found
+        self.suspicions += 1
+        for _ in range(last):
+            self.paces.pop()
+        return True
+
+    def slow_lately(self) -> bool:
+        """The least evidence, for a job beside another one that is slow."""
+        return self._slow_in(*EVIDENCE[0])
+
+    def _slow_in(self, last: int, of: int) -> bool:
+        paces = list(self.paces)
+        if len(paces) < last + ENOUGH:
+            return False
+        before = paces[:-last]
+        usual = median(before)
+        spread = 1.4826 * median(abs(pace - usual) for pace in before)  # of a normal one: its sigma
+        bound = max(TIMES * usual, usual + SPREADS * spread)
+        return sum(pace > bound for pace in paces[-last:]) >= of

@@ -4,6 +4,8 @@ devices: 2                      # or a list: [{by: [numactl, --cpunodebind=0]}, 
 jobs:
   - {name: desk, recipe: desk.yaml}
   - {name: other, command: [python, train.py], devices: 1, filler: true}
+
+Teams, budgets, deadlines, and devices that serving lends: terms.py.
 """
 
 from __future__ import annotations
@@ -11,28 +13,49 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ...errors import Where, WrongUse
+from .terms import (
+    Agreed,
+    Serving,
+    read_deadline,
+    read_priority,
+    read_serving,
+    read_takes,
+    read_team,
+    read_terms,
+)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MOST = 1_024  # devices of one machine, jobs of one file
-KEYS = {"name", "recipe", "command", "devices", "filler"}
+KEYS = {
+    "name", "recipe", "command", "devices", "filler", "team", "priority", "deadline", "takes", "gives_way",
+}  # fmt: skip
+TOP = {"jobs", "devices", "serving", "teams", "budget", "usd_per_device_hour"}
+BESIDE = (sys.executable, "-m", "steelyard.run.path.beside")  # lets a command give way to services
 EXAMPLE = "jobs: [{name: desk, recipe: desk.yaml}]"
 UNTIL = ("--until", "train", "--yes", "--json")
 
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """`command` runs in `folder`; started again after its end it has to say at once that it is done."""
+    """`command` runs in `folder`; started again after its end it has to say at once that it is done.
+
+    `deadline_s`: seconds from when it is first taken in. `takes_s`: as long as its owner thinks it runs.
+    """
 
     name: str
     command: tuple[str, ...]
     folder: Path
     devices: int = 1
     filler: bool = False
+    team: str = ""
+    priority: int = 0
+    deadline_s: float | None = None
+    takes_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +65,8 @@ class JobsFile:
     file: Path
     devices: tuple[tuple[str, ...], ...]
     jobs: tuple[JobSpec, ...]
+    terms: Agreed = field(default_factory=Agreed)
+    serving: Serving = field(default_factory=Serving)
 
 
 def read_jobs_file(file: Path) -> JobsFile:
@@ -60,11 +85,16 @@ def read_jobs_file(file: Path) -> JobsFile:
         raise _wrong(file, None, "", "this is not YAML in UTF-8", EXAMPLE) from error
     if not isinstance(document, Mapping) or not isinstance(document.get("jobs"), Sequence):
         raise _wrong(file, 1, "jobs", "a list of jobs is missing", EXAMPLE)
-    if unknown := set(document) - {"jobs", "devices"}:
-        raise _wrong(file, None, str(min(unknown)), "no such key", "devices, jobs")
+    if unknown := set(map(str, document)) - TOP:
+        raise _wrong(file, None, min(unknown), "no such key", ", ".join(sorted(TOP)))
+
+    def wrong(field: str, message: str, hint: str) -> WrongUse:
+        return _wrong(file, None, field, message, hint)
+
+    terms = read_terms(document, wrong)
     devices = _devices(file, document.get("devices", 1))
     rows = document["jobs"]
-    jobs = tuple(_job(file, row, n, _line(rows, n), len(devices)) for n, row in enumerate(rows))
+    jobs = tuple(_job(file, row, n, _line(rows, n), len(devices), terms) for n, row in enumerate(rows))
     names = [job.name for job in jobs]
     if not jobs or len(jobs) > MOST:
         raise _wrong(file, None, "jobs", f"{len(jobs)} jobs", f"1 to {MOST}")
@@ -72,7 +102,10 @@ def read_jobs_file(file: Path) -> JobsFile:
         if name in names[:n]:
             text, hint = f"two jobs are called {name}", "each needs a name of its own"
             raise _wrong(file, _line(rows, n), f"jobs.{n}.name", text, hint)
-    return JobsFile(file.absolute(), devices, jobs)
+    serving = Serving()
+    if "serving" in document:
+        serving = read_serving(document["serving"], len(devices), wrong)
+    return JobsFile(file.absolute(), devices, jobs, terms, serving)
 
 
 def _line(rows: Any, n: int) -> int | None:
@@ -101,7 +134,7 @@ def _words(value: Any) -> bool:
     return plain and all(isinstance(word, str | int | float) for word in value)
 
 
-def _job(file: Path, row: Any, n: int, line: int | None, devices: int) -> JobSpec:
+def _job(file: Path, row: Any, n: int, line: int | None, devices: int, terms: Agreed) -> JobSpec:
     def wrong(field: str, message: str, hint: str) -> WrongUse:
         return _wrong(file, line, f"jobs.{n}.{field}".rstrip("."), message, hint)
 
@@ -120,10 +153,16 @@ def _job(file: Path, row: Any, n: int, line: int | None, devices: int) -> JobSpe
     if not isinstance(filler, bool):
         raise wrong("filler", f"{filler} is not true or false", "filler: true")
     folder = file.absolute().parent
-    return JobSpec(name, _command(row, folder, wrong), folder, size, filler)
+    return JobSpec(
+        name, _command(row, folder, wrong), folder, size, filler, read_team(row, terms, wrong),
+        read_priority(row, wrong), read_deadline(row, wrong), read_takes(row, wrong),
+    )  # fmt: skip
 
 
 def _command(row: Mapping[str, Any], folder: Path, wrong: Any) -> tuple[str, ...]:
+    gives_way = row.get("gives_way", "recipe" in row)
+    if not isinstance(gives_way, bool) or ("recipe" in row and not gives_way):
+        raise wrong("gives_way", f"{gives_way} is not for this job", "of a recipe: resources.give_way in it")
     if "recipe" in row:
         recipe = folder / str(row["recipe"])
         if not recipe.is_file():
@@ -132,4 +171,4 @@ def _command(row: Mapping[str, Any], folder: Path, wrong: Any) -> tuple[str, ...
     command = row["command"]
     if not _words(command) or not command:
         raise wrong("command", "a command is a list of words", "command: [python, train.py]")
-    return tuple(map(str, command))
+    return (*(BESIDE if gives_way else ()), *map(str, command))

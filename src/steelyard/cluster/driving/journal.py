@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,10 +29,12 @@ from ..deciding import (
     Exited,
     Fleet,
     Load,
+    Outlook,
     ProbeResult,
     Signal,
     Stalled,
     Submit,
+    Terms,
     Tick,
     advance,
     step,
@@ -42,7 +44,7 @@ EVENTS: dict[str, type[Event]] = {
     kind.__name__: kind
     for kind in (
         Event, Submit, Load, Tick, Exited, Cancel, Stalled, ClockJumped, DeviceLost, DeviceBack, Signal,
-        ProbeResult,
+        ProbeResult, Terms, Outlook,
     )
 }  # fmt: skip
 JOURNAL, LEASE, LOCK = "journal.jsonl", "lease.json", "driver.lock"
@@ -99,14 +101,14 @@ def decision_of(fields: dict[str, Any]) -> Decision:
     return Decision(**fields | {"devices": tuple(fields["devices"])})
 
 
-def read_journal(path: Path) -> list[dict[str, Any]]:
-    """Its lines; a last one that a kill left half-written is removed. Raises CheckFailed."""
+def read_journal(path: Path, mends: bool = False) -> list[dict[str, Any]]:
+    """Its whole lines; `mends`: a last one that a kill left half-written is removed. Raises CheckFailed."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         return []
     whole = data.rfind(b"\n") + 1
-    if whole < len(data):
+    if mends and whole < len(data):
         with path.open("r+b") as file:
             file.truncate(whole)
     lines = []
@@ -124,6 +126,34 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
 def first_fleet(lines: Iterable[dict[str, Any]]) -> Fleet:
     meta = next(iter(lines))["fleet"]
     return Fleet(meta["training"], meta["serving"], POLICIES[meta["policy"]])
+
+
+def events_of(lines: Iterable[dict[str, Any]]) -> Iterator[Event]:
+    return (event_of(line["event"]) for line in lines if "event" in line)
+
+
+def present_s(folder: Path, lines: Sequence[dict[str, Any]]) -> float:
+    """The time of the jobs now, where a driver lives; else that of its last event."""
+    lease = next((line for line in reversed(lines) if "lease" in line), None)
+    last_s = next((line["event"]["t_s"] for line in reversed(lines) if "event" in line), 0.0)
+    if lease is None or not is_driven(folder):
+        return float(last_s)
+    return max(float(last_s), float(lease["t_s"] + time.monotonic() - lease["mono"]))
+
+
+def is_driven(folder: Path) -> bool:
+    """Whether a driver lives: the kernel knows, by its lock."""
+    try:
+        lock = os.open(folder / LOCK, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+    return False
 
 
 def replayed(path: Path) -> list[tuple[Event, list[Decision], list[Decision]]]:
@@ -146,21 +176,26 @@ def replayed(path: Path) -> list[tuple[Event, list[Decision], list[Decision]]]:
 class Journal:
     """Appends to the file; `fleet` is the state after its last line, `now_s` the time of the jobs."""
 
-    def __init__(self, path: Path, devices: int, policy: str, epoch: int) -> None:
+    def __init__(self, path: Path, devices: int, policy: str, epoch: int, serving: int = 0) -> None:
+        """`serving` of the devices are serving's."""
         self.path = path
-        lines = read_journal(path)
+        lines = read_journal(path, mends=True)
         self.file = path.open("ab")
         if not lines:
-            lines = [{"fleet": {"training": devices, "serving": 0, "policy": policy}}]
+            meta = {"training": devices - serving, "serving": serving, "policy": policy}
+            lines = [{"fleet": meta}]
             self._write(lines[0])
         self.fleet = first_fleet(lines)
         self.begun: dict[str, Decision] = {}  # of each job that holds devices: the decision that started it
         self.outcome: dict[str, Decision] = {}  # of each job that has left
         self.known: set[str] = set()
-        if self.fleet.training != devices:
+        begun = self.fleet.training + self.fleet.serving
+        if (begun, self.fleet.serving) != (devices, serving):
+            lent = (
+                f" ({self.fleet.serving} and {serving} of serving)" if self.fleet.serving != serving else ""
+            )
             raise WrongUse(
-                "jobs.devices",
-                f"these jobs were begun with {self.fleet.training} devices, now there are {devices}",
+                "jobs.devices", f"these jobs were begun with {begun} devices, now there are {devices}{lent}",
                 where=Where(str(path)), hint="the same number again, or another --workdir",
             )  # fmt: skip
         self._replay(lines)

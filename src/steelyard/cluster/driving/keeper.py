@@ -39,8 +39,8 @@ def main(order_file: str) -> None:
     with open(f"{folder}/output", "wb") as out, open(f"{folder}/errors", "wb") as err:
         try:
             worker = subprocess.Popen(
-                order["command"], cwd=order["cwd"], stdin=subprocess.DEVNULL,
-                stdout=out, stderr=err, pass_fds=(lock,), preexec_fn=die_with_keeper,
+                order["command"], cwd=order["cwd"], stdin=subprocess.DEVNULL, stdout=out, stderr=err,
+                pass_fds=(lock,), preexec_fn=on_idle_cores if order.get("idle") else die_with_keeper,
             )  # fmt: skip
         except OSError as error:
             return ended(folder, NO_START, 0, f"{error.strerror}: {error.filename}")
@@ -63,6 +63,13 @@ def taken(lock: int, within_s: float) -> bool:
 def die_with_keeper() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+
+
+def on_idle_cores() -> None:
+    """Its processes get a core only while nobody else wants it."""
+    die_with_keeper()
+    with suppress(AttributeError, OSError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def ended(folder: str, code: int, oom: int, why: str = "") -> None:

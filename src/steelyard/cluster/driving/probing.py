@@ -13,9 +13,20 @@ from typing import Any
 
 from . import probe
 
-SHARE = 0.7  # of the speed of a device that is well, at the same moment
 LIMIT_S = 60.0
-SLOW, TIMES = "times as slow as a device beside it", 3  # slow counts only where it is so each time
+SLOW = 1.4  # times as long as a device that is well takes at the same moment
+TIMES = 3  # slow counts only where it is so each time
+FAR, FAR_TIMES = 4.0, 2  # one that is so much slower
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a probe says. `slower`: times as slow as the device beside it, 0 where it failed for another
+    reason."""
+
+    passed: bool
+    why: str = ""
+    slower: float = 0.0
 
 
 @dataclass(slots=True)
@@ -33,8 +44,13 @@ class Probing:
     def devices(self) -> list[int]:
         return [self.device] if self.beside is None else [self.device, self.beside]
 
-    def result(self) -> tuple[bool, str] | None:
-        """Whether it passed, and why not; None: it is not over."""
+    def is_sure(self, finding: Finding) -> bool:
+        """Whether a device that looks slow has looked so often enough."""
+        wanted = FAR_TIMES if finding.slower >= FAR else TIMES
+        return not finding.slower or self.times >= wanted
+
+    def result(self) -> Finding | None:
+        """None: it is not over."""
         late = time.monotonic() - self.begun_s > LIMIT_S
         for process in (self.own, self.other):
             if process is not None and process.poll() is None:
@@ -67,15 +83,16 @@ def said(process: subprocess.Popen[bytes]) -> dict[str, Any] | None:
     return answer if isinstance(answer, dict) else None
 
 
-def judge(own: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> tuple[bool, str]:
+def judge(own: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> Finding:
     """Both ran at the same moment, so a machine that is busy is no fault of a device. Without `other` nobody
     knows what is slow."""
     if own is None:
-        return False, "the probe gave no answer"
+        return Finding(False, "the probe gave no answer")
     if not own["sound"]:
-        return False, "a wrong digest: memory or processor"
+        return Finding(False, "a wrong digest: memory or processor")
     if own["disk"]:
-        return False, f"disk: {own['disk']}"
-    if other is not None and other["wall_s"] < SHARE * own["wall_s"]:
-        return False, f"{own['wall_s'] / max(other['wall_s'], 1e-9):.1f} {SLOW}"
-    return True, ""
+        return Finding(False, f"disk: {own['disk']}")
+    slower = own["round_s"] / max(other["round_s"], 1e-9) if other is not None else 1.0
+    if slower > SLOW:
+        return Finding(False, f"{slower:.1f} times as slow as a device beside it", slower)
+    return Finding(True)

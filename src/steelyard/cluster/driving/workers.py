@@ -10,12 +10,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..deciding import Decision, Event, Exited, Signal, Stalled
+from ..deciding import Decision, Event, Exited, Outlook, Signal, Stalled
 from .attempt import KILL_AFTER_S, UNBEGUN, Attempt, begin, find, process_state
 from .heard import STOPPED_S, Heard
 from .jobs_file import JobsFile, JobSpec
 from .journal import LEASE, Lease
 
+SAVED_S = 1.0  # to end by itself once its last checkpoint is on the disk: on a sick device that may take long
 STACKS_S = 1.0  # for a silent worker to write where it stands
 ASKED_TO_END = "asked_to_end"  # a file of an attempt: its end is no failure
 
@@ -26,6 +27,8 @@ class Worker:
     heard: Heard
     damaged_told: int = 0
     stopped_s: float | None = None  # since when a signal holds it
+    kept: int = -1  # its last checkpoint when it was asked to end
+    kept_s: float | None = None  # when it had one more
     held: list[int] = field(default_factory=list)  # processes that stand still for a probe of their device
 
 
@@ -61,7 +64,7 @@ class Workers:
         if save_s <= 0 or not (worker.attempt.folder / "worker.json").exists():
             worker.attempt.end_s = now_s
             return worker.attempt.kill()
-        worker.attempt.end_s = now_s + save_s + KILL_AFTER_S
+        worker.attempt.end_s, worker.kept = now_s + save_s + KILL_AFTER_S, worker.heard.saved
         worker.attempt.ask_to_end()
 
     def wake(self, job: str) -> None:
@@ -106,10 +109,10 @@ class Workers:
     # ------------------------------------------------------------------ what happens
 
     def begin_waiting(self) -> None:
-        """Start what waits for nobody any more."""
+        """Start what waits for nobody any more: its own last attempt, or those that have its devices."""
         for name, decision in list(self.starting.items()):
             spec = self.job(name)
-            if name not in self.living:
+            if name not in self.living and not self._on(decision.devices):
                 del self.starting[name]
                 if spec is not None:  # else it is no longer in the file
                     self.living[name] = self._begin(decision, spec)
@@ -126,7 +129,9 @@ class Workers:
             "STEELYARD_CHECKPOINT_S": f"{decision.every_s:.0f}",
         }
         command = (*self.spec.devices[decision.devices[0]], *spec.command)
-        attempt = begin(decision.job, decision.seq, self.lease.epoch, places, command, decision.devices, more)
+        attempt = begin(
+            decision.job, decision.seq, self.lease.epoch, places, command, decision.devices, more, spec.filler
+        )  # fmt: skip
         return Worker(attempt, _heard(self.paces.get(decision.job, ())))
 
     def look(self, now_s: float) -> Iterator[Event]:
@@ -138,16 +143,16 @@ class Workers:
             else:
                 del self.living[name]
                 self.paces[name] = list(worker.heard.paces)
-                yield from _signs(worker, now_s)
+                yield from self._signs(worker, now_s)
                 yield from _of_ended(name, worker, now_s)
 
     def _of_living(self, name: str, worker: Worker, now_s: float) -> Iterator[Event]:
         attempt, heard = worker.attempt, worker.heard
         if attempt.end_s is not None:
-            if now_s >= attempt.end_s:
+            if now_s >= attempt.end_s or _has_saved(worker, now_s):
                 attempt.kill()
             return
-        yield from _signs(worker, now_s)
+        yield from self._signs(worker, now_s)
         if worker.held:
             return
         if self._is_stopped(worker, now_s):
@@ -157,6 +162,23 @@ class Workers:
             attempt.ask_for_stacks()
             time.sleep(STACKS_S)
             yield Stalled(now_s, name, False, heard.place)
+
+    def _signs(self, worker: Worker, now_s: float) -> Iterator[Event]:
+        """What speaks against its device: a damaged checkpoint; steps that take longer than before."""
+        device = worker.attempt.devices[0] if worker.attempt.devices else -1
+        for file in worker.heard.damaged[worker.damaged_told :]:
+            worker.damaged_told += 1
+            yield Signal(now_s, device, "storage", f"digest mismatch: {file}")
+        others = [other.heard.slow_lately() for other in self.living.values() if other is not worker]
+        if worker.heard.slow(alone=2 * sum(others) <= len(others)):
+            yield Signal(now_s, device, "steps", "steps take longer than before")
+
+    def outlooks(self, now_s: float) -> Iterator[Event]:
+        """How long those that know it will still need."""
+        for name, worker in self.living.items():
+            left_s = worker.heard.left_s
+            if left_s is not None and worker.attempt.end_s is None:
+                yield Outlook(now_s, name, round(left_s, 1))
 
     def _is_stopped(self, worker: Worker, now_s: float) -> bool:
         """Whether a signal holds one of its processes for a while, and it did not say that it would wait."""
@@ -183,13 +205,11 @@ def _heard(paces: Sequence[float] = ()) -> Heard:
     return heard
 
 
-def _signs(worker: Worker, now_s: float) -> Iterator[Event]:
-    device = worker.attempt.devices[0] if worker.attempt.devices else -1
-    for file in worker.heard.damaged[worker.damaged_told :]:
-        worker.damaged_told += 1
-        yield Signal(now_s, device, "storage", f"digest mismatch: {file}")
-    if worker.heard.slow():
-        yield Signal(now_s, device, "steps", "steps take longer than before")
+def _has_saved(worker: Worker, now_s: float) -> bool:
+    """Whether one that is to end has kept what it had for a while."""
+    if worker.heard.saved > worker.kept and worker.kept_s is None:
+        worker.kept_s = now_s
+    return worker.kept_s is not None and now_s - worker.kept_s >= SAVED_S
 
 
 def _of_ended(name: str, worker: Worker, now_s: float) -> Iterator[Event]:

@@ -37,9 +37,9 @@ def report_event(event: str, fields: dict[str, Any]) -> None:
         report(long=True)
 
 
-def report_progress(name: str, done: float, closed: bool) -> None:
+def report_progress(name: str, done: float, total: float | None, closed: bool) -> None:
     """Only a training has a pace; the rest lives as long as its process does."""
     if name == "train" and not closed:
-        report(step=int(done))
+        report(step=int(done), of=total)
     else:
         report(long=True)

@@ -40,7 +40,7 @@ class PipeWatch(Watch):
         self.say(log=event, fields=fields)
 
     def show(self, progress: Progress, closed: bool = False) -> None:
-        report_progress(progress.name, progress.done, closed)
+        report_progress(progress.name, progress.done, progress.total, closed)
         self.say(
             progress=progress.name,
             total=progress.total,

@@ -10,7 +10,6 @@ are, so what is computed is equal to the last bit.
 
 from __future__ import annotations
 
-import json
 import os
 import selectors
 import signal
@@ -23,11 +22,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ...artefact import Watch
+from ...cluster import follow, says_busy
 from .reporting import report
 
 CALM_S = 0.05  # after the last answer, until the step goes on: the next request of a talk often comes sooner
 LOOK_EVERY_S = 3.0  # for services that have started since
-CONNECT_S = 1.0
 LONG_S = 10.0  # of standing still in one piece: worth a word
 
 Decision = Literal["pause", "resume"]
@@ -167,24 +166,3 @@ class Yielding(threading.Thread):
         self.selector.close()
         os.close(self.woken)
         os.close(self.wakes)
-
-
-def follow(control: str) -> socket.socket:
-    """A connection on which a service says whether it has work: now, and whenever that changes. Raises
-    OSError."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        connection.settimeout(CONNECT_S)
-        connection.connect(control)
-        connection.sendall(b'{"op":"follow"}\n')
-    except OSError:
-        connection.close()
-        raise
-    connection.setblocking(False)
-    return connection
-
-
-def says_busy(line: bytes) -> bool:
-    with suppress(ValueError, TypeError, KeyError):
-        return bool(json.loads(line)["busy"])
-    return False

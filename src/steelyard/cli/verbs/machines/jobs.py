@@ -10,7 +10,8 @@ import typer
 
 from ....artefact import Watch
 from ....errors import CheckFailed, Where, WrongUse
-from ...asking.flags import flag
+from ....units import show_s
+from ...asking.flags import flag, switch
 from ...telling.messages import say
 from ...telling.options import OPTIONS
 from ...telling.output import note, result, table
@@ -19,12 +20,18 @@ from ..recipes import no_settings
 if TYPE_CHECKING:
     from ....cluster import Decision, JobsFile
 
-SHOWN = ("start", "preempt", "finish", "stop", "wake", "isolate", "readmit", "repair", "retire", "warn")
+SHOWN = (
+    "start", "preempt", "lend", "reclaim", "finish", "stop", "wake", "isolate", "readmit", "repair", "retire",
+    "warn",
+)  # fmt: skip
 
 Workdir = Annotated[
     Path | None, flag("--workdir", "DIR", say("Journal and processes; else jobs/NAME beside the file."))
 ]
 CancelJob = Annotated[str, flag("--cancel", "JOB", say("Tell the driver that runs: end this job."))]
+ShowStatus = Annotated[
+    bool, switch("--status", say("How the jobs, teams and the budget stand; nothing is started."))
+]
 Readmit = Annotated[
     int | None, flag("--readmit", "DEVICE", say("Tell the driver that runs: this device is well again."))
 ]
@@ -37,6 +44,8 @@ class Told(Watch):
         kind = event.removeprefix("jobs.")
         if OPTIONS.quiet or kind not in SHOWN:
             return
+        if kind in ("lend", "reclaim") and not fields["devices"]:
+            return
         named = fields["job"] or ", ".join(map(str, fields["devices"]))
         note(f"{named}: {say(kind)}" + (f" ({fields['why']})" if fields["why"] else ""))
 
@@ -46,12 +55,16 @@ def jobs(
     workdir: Workdir = None,
     cancel: CancelJob = "",
     readmit: Readmit = None,
+    status: ShowStatus = False,
 ) -> None:
     no_settings("jobs")
-    from ....cluster import ask, read_jobs_file, run_jobs
+    from ....cluster import ask, read_jobs_file, run_jobs, status_of
+    from ....run import service_sockets
 
     spec = read_jobs_file(file)
     folder = (workdir or spec.file.parent / "jobs" / spec.file.stem).absolute()
+    if status:
+        return _show(status_of(spec, folder), folder)
     if cancel or readmit is not None:
         _check(spec, cancel, readmit)
         for what, name in (("cancel", cancel), ("readmit", readmit)):
@@ -61,7 +74,34 @@ def jobs(
     watch = Told()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: setattr(watch, "stop", True))
-    _tell(spec, folder, run_jobs(spec, folder, watch))
+    _tell(spec, folder, run_jobs(spec, folder, watch, service_sockets))
+
+
+def _show(found: dict[str, Any], folder: Path) -> None:
+    document = {"schema": "steelyard.jobs_status/1", "workdir": str(folder)} | found
+    head = ("", say("state"), say("devices"), say("device hours"), say("still needs"), say("deadline in"))
+    rows = [
+        (row["job"], say(str(row["state"])), ", ".join(map(str, row["devices"])), _hours(row["used_s"]),
+         _time(row["left_s"]), _time(row["deadline_in_s"]))
+        for row in found["jobs"]
+    ]  # fmt: skip
+    whole = {"team": say("all jobs"), "share": "", "spent_s": found["spent_s"], "budget_s": found["budget_s"]}
+    teams = [
+        (row["team"], f"{row['share']}", _hours(row["spent_s"]), _hours(row["budget_s"]))
+        for row in [*found["teams"], whole]
+    ]
+    shares = table((say("team"), say("share"), say("device hours"), say("budget")), teams, indent=0)
+    result(document, *table(head, rows, indent=0), "", *shares)
+
+
+def _hours(device_s: float | None) -> str:
+    return "-" if device_s is None else f"{device_s / 3_600:.2f}"
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    return show_s(seconds) if seconds >= 0 else f"-{show_s(-seconds)}"
 
 
 def _check(spec: JobsFile, cancel: str, readmit: int | None) -> None:

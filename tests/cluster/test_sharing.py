@@ -1,0 +1,180 @@
+"""Teams, priorities, budgets and deadlines in the core: who starts, who gives way, what is never passed."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from steelyard.cluster import POLICIES, Decision, Event, Exited, Fleet, Outlook, Submit, Terms, Tick, step
+
+HOUR_S = 3_600.0
+
+
+def fleet(devices: int = 4) -> Fleet:
+    return Fleet(devices, 0, POLICIES["shared"])
+
+
+def told(state: Fleet, *events: Event) -> tuple[Fleet, list[Decision]]:
+    said: list[Decision] = []
+    for event in events:
+        state, decisions = step(state, event)
+        said += decisions
+    return state, said
+
+
+def job(t_s: float, name: str, size: int = 1, team: str = "", priority: int = 0, deadline_s=None) -> Submit:
+    return Submit(t_s, name, size, size, size, False, team, priority, deadline_s)
+
+
+def filler(t_s: float, name: str) -> Submit:
+    return Submit(t_s, name, 1, 1, 1, True)
+
+
+def kinds(said: list[Decision], *wanted: str) -> list[tuple[str, str]]:
+    return [(one.kind, one.job) for one in said if one.kind in wanted]
+
+
+def test_a_higher_priority_takes_the_place_of_as_few_as_will_do() -> None:
+    state, _ = told(fleet(), job(0, "a", 1), job(0, "b", 3))
+    state, said = told(state, job(10, "urgent", 2, priority=1))
+    assert kinds(said, "preempt", "start") == [("preempt", "b"), ("start", "urgent")]
+    assert said[0].deadline_s == 15 and not said[0].lost  # in time to save
+    assert state.free == 1
+    _, said = told(state, job(11, "more", 4, priority=1))
+    assert not said  # it is no higher than `urgent`: nobody goes for nothing
+
+
+def test_fillers_go_first_and_for_any_job() -> None:
+    state, said = told(fleet(2), filler(0, "f"), filler(0.5, "g"), job(1, "a"))
+    assert kinds(said, "preempt") == [("preempt", "g")]  # the one that has run least
+    state, said = told(state, job(2, "b"))
+    assert kinds(said, "preempt", "start") == [("preempt", "f"), ("start", "b")]
+
+
+def test_teams_get_their_shares_whoever_came_first() -> None:
+    """One team has filled the fleet; once its jobs have run for a stint another gets what is its own."""
+    shares = Terms(0, (("few", 1.0, None), ("many", 3.0, None)), None)
+    state, _ = told(fleet(), shares, *(job(1, f"few{n}", 1, "few") for n in range(6)))
+    state, said = told(state, *(job(2, f"many{n}", 1, "many") for n in range(6)), Tick(500))
+    assert not said
+    state, said = told(state, Tick(700))
+    assert [one.job[:3] for one in said if one.kind == "preempt"] == ["few"] * 3
+    assert [one.job[:4] for one in said if one.kind == "start"] == ["many"] * 3
+    for minute in range(12, 40):  # and nobody is moved again
+        state, said = told(state, Tick(60.0 * minute))
+        assert not said
+
+
+def test_who_had_least_for_a_share_is_next() -> None:
+    shares = Terms(0, (("a", 1.0, None), ("b", 1.0, None)), None)
+    state, _ = told(fleet(1), shares, job(0, "a0", 1, "a"), job(1, "a1", 1, "a"), job(2, "b0", 1, "b"))
+    _, said = told(state, Exited(100, "a0"))
+    assert kinds(said, "start") == [("start", "b0")]
+
+
+def test_a_job_that_may_miss_its_deadline_goes_first() -> None:
+    state, _ = told(fleet(1), job(0, "runs"), job(1, "first"), job(2, "due", deadline_s=1_000.0))
+    state, said = told(state, Outlook(3, "due", 900.0), Exited(4, "runs"))
+    assert kinds(said, "start") == [("start", "due")]
+    state, said = told(state, Outlook(200, "due", 900.0), Outlook(260, "due", 900.0))
+    assert [one.reason for one in said] == ["due would end 2 min after its deadline"]  # once
+
+
+def test_a_deadline_ends_a_job_in_time_to_save() -> None:
+    state, _ = told(fleet(1), job(0, "due", deadline_s=100.0), job(0, "next"))
+    assert state.due_s == 85.0
+    state, said = told(state, Event(84.0))
+    assert not said
+    _, said = told(state, Event(85.0))
+    assert kinds(said, "stop", "start") == [("stop", "due"), ("start", "next")]
+
+
+def test_a_spent_budget_of_a_team_ends_nobody_elses_work_and_more_lets_it_go_on() -> None:
+    terms = Terms(0, (("a", 1.0, HOUR_S), ("b", 1.0, None)), None)
+    state, _ = told(fleet(4), terms, job(0, "a0", 2, "a"), job(0, "b0", 1, "b"))
+    said = []
+    while not said:  # as the driver does: time is told when something is due
+        state, said = told(state, Event(state.due_s))
+    assert state.now_s == HOUR_S / 2 - 15
+    assert kinds(said, "preempt", "start") == [("preempt", "a0")]
+    assert said[0].reason == "the budget of team a is spent" and said[0].deadline_s == 15
+    state, said = told(state, Tick(2_000))
+    assert not said and state.teams.of("a").spent_s <= HOUR_S
+    _, said = told(state, Terms(2_100, (("a", 1.0, 2 * HOUR_S), ("b", 1.0, None)), None))
+    assert kinds(said, "start") == [("start", "a0")]
+
+
+def test_what_will_not_do_is_told_before_it_is_spent() -> None:
+    _, said = told(fleet(), Terms(0, (), HOUR_S), job(0, "a", 2), Outlook(60, "a", 2 * HOUR_S))
+    assert [one.reason for one in said if one.kind == "warn"] == [
+        "the budget will not do: 3.0 device hours are missing"
+    ]
+
+
+EVENTS = st.lists(
+    st.tuples(
+        st.floats(0.0, 900.0), st.sampled_from(["submit", "tick", "end", "fail", "time"]), st.integers(0, 9),
+        st.integers(1, 4), st.sampled_from(["a", "b", "c"]), st.integers(-1, 1), st.booleans(),
+    ),
+    max_size=60,
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=60)
+@given(EVENTS, st.floats(600.0, 40_000.0))
+def test_no_budget_is_passed_no_device_is_held_twice_and_nothing_waits_beside_a_free_device(rows, budget_s):
+    """Time is told when it is due, as the driver does."""
+    state, _ = told(
+        fleet(), Terms(0.0, (("a", 1.0, budget_s / 2), ("b", 2.0, None), ("c", 0.5, None)), budget_s)
+    )
+    now_s, names = 0.0, []
+    for wait_s, what, pick, size, team, priority, is_filler in rows:
+        until_s = now_s + wait_s
+        while state.due_s < until_s:
+            state, _ = told(state, Event(max(state.due_s, state.now_s)))
+            fits(state, budget_s)
+        now_s = until_s
+        name = names[pick % len(names)] if names else ""
+        event: Event = Tick(now_s)
+        if what == "submit":
+            names.append(name := f"{len(names)}")
+            event = Submit(now_s, name, size, size, size, is_filler, team, priority, None)
+        elif what in ("end", "fail") and name in state.jobs and state.jobs[name].size:
+            event = Exited(now_s, name, int(what == "fail"), f"{now_s}")
+        elif what == "time":
+            event = Event(now_s)
+        before = state
+        state, said = step(state, event)
+        assert step(before, event)[1] == said
+        fits(state, budget_s)
+        if what == "tick":
+            some_device_serves_the_queue(state)
+
+
+def fits(state: Fleet, budget_s: float) -> None:
+    held = [device for job in state.jobs.values() for device in job.devices]
+    assert len(held) == len(set(held)) and set(held) == set(state.holder)
+    assert len(held) + state.free == state.training
+    saving_s = 15.0 * len(held)
+    assert state.teams.spent_s + saving_s <= budget_s + 15.0 * state.training + 1e-3
+    assert state.teams.spent_s <= budget_s + 1e-3
+    assert state.teams.of("a").spent_s <= budget_s / 2 + 1e-3
+    assert state.queued == sum(1 for j in state.jobs.values() if not (j.size or j.rests or j.filler))
+
+
+def some_device_serves_the_queue(state: Fleet) -> None:
+    for waiting in state.jobs.values():
+        if not (waiting.size or waiting.rests) and waiting.gpus <= state.free:
+            held_for = any(
+                state.now_s - other.submit_s >= 1_800.0 and other.gpus > state.free
+                for other in state.jobs.values() if not (other.size or other.rests)
+            )  # fmt: skip
+            assert held_for or state.teams.left_s(waiting.team) <= 15.0 * waiting.gpus + 1e-6
+
+
+@pytest.mark.parametrize("policy", sorted(set(POLICIES) - {"shared"}))
+def test_other_policies_know_no_teams(policy) -> None:
+    state = Fleet(1, 0, POLICIES[policy])
+    state, said = told(state, Terms(0, (), 10.0), job(0, "a", deadline_s=20.0), Event(5_000.0))
+    assert kinds(said, "start", "stop", "preempt") == [("start", "a")]
