@@ -398,6 +398,7 @@ def main() -> int:
     if any(args.work.glob("*")):
         raise SystemExit(f"{args.work} is not empty")
     args.work.mkdir(parents=True, exist_ok=True)
+    os.environ["STEELYARD_STATE"] = str(args.work / "state")  # no other service of this user is yielded to
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with service(args) as url:
         found = measured(args, url)
