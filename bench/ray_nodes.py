@@ -1,6 +1,7 @@
 """Three machines that train together, each in a network namespace of its own: what a lost one costs.
 
-    sudo python bench/ray_nodes.py [--cases one quiet process worker node one-long comes strangers] [--keep]
+    sudo python bench/ray_nodes.py [--cases one quiet process worker node freeze cut one-long comes strangers]
+                                   [--keep]
 
 A tiny random Llama (tests/training/tiny.py), full fine-tuning in f32, three micro-batches a step. Token and
 TLS are on, as `steelyard cluster` makes them. Of each case: SHA-256 of the model beside that of one process,
@@ -10,6 +11,8 @@ quiet     nothing happens
 process   kill -9 of a training process of another machine
 worker    kill -9 of Ray's worker there, which takes its training along
 node      kill -9 of everything of that machine: its Ray, its worker, its training; it comes back after 20 s
+freeze    SIGSTOP to everything of that machine; SIGCONT after 60 s
+cut       its link is down for 60 s
 comes     a third machine comes while two train, for five times as long as the others, as one-long does alone
 strangers with another token, of another CA, with a certificate of another CA: what each gets
 
@@ -41,10 +44,11 @@ import namespaces
 
 TESTS = Path(__file__).parents[1] / "tests" / "training"
 NAMES = ("steelray1", "steelray2", "steelray3")
-BRIDGE = "steelraybr"
+BRIDGE, LINKS = "steelraybr", "srv"
 ADDRESSES = ("10.77.12.1", "10.77.12.2", "10.77.12.3")
 HEAD = f"{ADDRESSES[0]}:6379"
 BACK_S = 20.0  # until a killed node is started again
+AWAY_S = 60.0  # that a frozen or unreachable one stays so
 SETTINGS = {
     "engine": "trl", "dtype": "f32", "finetuning_type": "full", "learning_rate": 1e-3, "max_length": 64,
     "grad_accum": 3, "num_train_epochs": 12, "threads": 1, "checkpoint_steps": 10,
@@ -70,7 +74,7 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    cases = ["one", "quiet", "process", "worker", "node", "one-long", "comes", "strangers"]
+    cases = ["one", "quiet", "process", "worker", "node", "freeze", "cut", "one-long", "comes", "strangers"]
     parser.add_argument("--cases", nargs="+", default=cases, choices=cases)
     parser.add_argument("--keep", action="store_true", help="leave the folder with logs")
     return parser.parse_args()
@@ -86,7 +90,7 @@ def versions() -> dict[str, str]:
 
 
 def network() -> AbstractContextManager[None]:
-    return namespaces.network(BRIDGE, "srv", dict(zip(NAMES, ADDRESSES, strict=True)))
+    return namespaces.network(BRIDGE, LINKS, dict(zip(NAMES, ADDRESSES, strict=True)))
 
 
 class Nodes:
@@ -95,6 +99,21 @@ class Nodes:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.started: dict[int, subprocess.Popen[bytes]] = {}
+        self.timers: list[threading.Timer] = []
+
+    def later(self, act: Callable[[], None]) -> None:
+        self.timers.append(threading.Timer(AWAY_S, act))
+        self.timers[-1].start()
+
+    def mend(self) -> None:
+        """All three again: what was held goes on, and what has ended meanwhile is started."""
+        while self.timers:
+            self.timers.pop().join()
+            time.sleep(BACK_S)  # one that was thought dead notices, and ends
+        for number, child in list(self.started.items()):
+            if child.poll() is not None:
+                self.kill(number)
+                self.start(number)
 
     def start(self, number: int) -> None:
         """And wait until it is a node: one after another; on busy cores Ray gives up after 30 s."""
@@ -227,6 +246,7 @@ def measured(case: str, root: Path, nodes: Nodes) -> dict[str, Any]:
     say(json.dumps(seen.row))
     for back in seen.threads:
         back.join()
+    nodes.mend()
     return seen.row
 
 
@@ -275,10 +295,31 @@ def kill_worker(nodes: Nodes) -> None:
     os.kill(next(pid for pid in every if b"ray::Host" in cmdline(pid)), signal.SIGKILL)
 
 
+def freeze(nodes: Nodes) -> None:
+    every = descendants(nodes.started[2].pid)
+    for pid in every:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+
+    def go_on() -> None:
+        for pid in every:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    nodes.later(go_on)
+
+
+def cut(nodes: Nodes) -> None:
+    namespaces.ip("link", "set", f"{LINKS}2", "down")
+    nodes.later(lambda: namespaces.ip("link", "set", f"{LINKS}2", "up", check=False))
+
+
 KILLS: dict[str, Callable[[Nodes], None]] = {
     "process": kill_process,
     "worker": kill_worker,
     "node": lambda nodes: nodes.kill(2),
+    "freeze": freeze,
+    "cut": cut,
     "comes": lambda nodes: None,
 }
 
