@@ -6,7 +6,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steelyard.cluster import POLICIES, Decision, Event, Exited, Fleet, Outlook, Submit, Terms, Tick, step
+from steelyard.cluster import (
+    POLICIES,
+    Decision,
+    Due,
+    Event,
+    Exited,
+    Fleet,
+    Outlook,
+    Submit,
+    Terms,
+    Tick,
+    step,
+)
 
 HOUR_S = 3_600.0
 
@@ -88,6 +100,8 @@ def test_a_deadline_ends_a_job_in_time_to_save() -> None:
     assert not said
     _, said = told(state, Event(85.0))
     assert kinds(said, "stop", "start") == [("stop", "due"), ("start", "next")]
+    _, said = told(state, Due(84.5, "due", 300.0), Event(200.0))
+    assert not said
 
 
 def test_a_spent_budget_of_a_team_ends_nobody_elses_work_and_more_lets_it_go_on() -> None:
@@ -99,10 +113,10 @@ def test_a_spent_budget_of_a_team_ends_nobody_elses_work_and_more_lets_it_go_on(
     assert state.now_s == HOUR_S / 2 - 15
     assert kinds(said, "preempt", "start") == [("preempt", "a0")]
     assert said[0].reason == "the budget of team a is spent" and said[0].deadline_s == 15
-    state, said = told(state, Tick(2_000))
+    state, said = told(state, job(1_900, "small", 1, "a"), Tick(2_000))
     assert not said and state.teams.of("a").spent_s <= HOUR_S
     _, said = told(state, Terms(2_100, (("a", 1.0, 2 * HOUR_S), ("b", 1.0, None)), None))
-    assert kinds(said, "start") == [("start", "a0")]
+    assert kinds(said, "start") == [("start", "a0"), ("start", "small")]
 
 
 def test_what_will_not_do_is_told_before_it_is_spent() -> None:
@@ -170,7 +184,7 @@ def some_device_serves_the_queue(state: Fleet) -> None:
                 state.now_s - other.submit_s >= 1_800.0 and other.gpus > state.free
                 for other in state.jobs.values() if not (other.size or other.rests)
             )  # fmt: skip
-            assert held_for or state.teams.left_s(waiting.team) <= 15.0 * waiting.gpus + 1e-6
+            assert held_for or not state.teams.pays(waiting.team, 15.0 * waiting.gpus)
 
 
 @pytest.mark.parametrize("policy", sorted(set(POLICIES) - {"shared"}))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         Decision,
         DeviceBack,
         DeviceLost,
+        Due,
         Event,
         Exited,
         Fleet,
@@ -49,9 +50,9 @@ if TYPE_CHECKING:
 MAPPING = ("on_nodes",)
 SIMULATING = ("Account", "Setup", "Trace", "changed", "read_trace", "run_setup")
 DECIDING = (
-    "POLICIES", "Blame", "Cancel", "ClockJumped", "Decision", "DeviceBack", "DeviceLost", "Event", "Exited",
-    "Fleet", "Load", "Outlook", "Policy", "ProbeResult", "Signal", "Stalled", "Submit", "Terms", "Tick",
-    "advance", "blame", "checkpoint_every_s", "step",
+    "POLICIES", "Blame", "Cancel", "ClockJumped", "Decision", "DeviceBack", "DeviceLost", "Due", "Event",
+    "Exited", "Fleet", "Load", "Outlook", "Policy", "ProbeResult", "Signal", "Stalled", "Submit", "Terms",
+    "Tick", "advance", "blame", "checkpoint_every_s", "step",
 )  # fmt: skip
 OPENING = ("Host", "Hosts", "Row", "close", "open_hosts", "read_hosts", "states")
 DRIVING = (
@@ -63,7 +64,7 @@ FILES |= dict.fromkeys(MAPPING, "mapping") | dict.fromkeys(DRIVING, "driving")
 FILES |= dict.fromkeys(OPENING, "opening")
 
 __all__ = [
-    "POLICIES", "Account", "Blame", "Cancel", "ClockJumped", "Decision", "DeviceBack", "DeviceLost",
+    "POLICIES", "Account", "Blame", "Cancel", "ClockJumped", "Decision", "DeviceBack", "DeviceLost", "Due",
     "Event", "Exited", "Fleet", "Host", "Hosts", "JobSpec", "JobsFile", "Load", "Outlook", "Policy",
     "ProbeResult", "Row", "Setup", "Signal", "Stalled", "Submit", "Terms", "Tick", "Trace", "advance",
     "ask", "blame", "changed", "check_reachable", "checkpoint_every_s", "close", "cluster_address",

@@ -8,6 +8,7 @@ from .messages import (
     Decision,
     DeviceBack,
     DeviceLost,
+    Due,
     Event,
     Exited,
     Load,
@@ -24,7 +25,7 @@ from .signatures import Blame, blame
 from .step import advance, step
 
 __all__ = [
-    "POLICIES", "Blame", "Cancel", "ClockJumped", "Decision", "DeviceBack", "DeviceLost", "Event", "Exited",
-    "Fleet", "Load", "Outlook", "Policy", "ProbeResult", "Signal", "Stalled", "Submit", "Terms", "Tick",
-    "advance", "blame", "checkpoint_every_s", "step",
+    "POLICIES", "Blame", "Cancel", "ClockJumped", "Decision", "DeviceBack", "DeviceLost", "Due", "Event",
+    "Exited", "Fleet", "Load", "Outlook", "Policy", "ProbeResult", "Signal", "Stalled", "Submit", "Terms",
+    "Tick", "advance", "blame", "checkpoint_every_s", "step",
 ]  # fmt: skip

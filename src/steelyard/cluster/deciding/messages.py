@@ -39,6 +39,14 @@ class Terms(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Due(Event):
+    """A job has another deadline now, a time of the events; None: none."""
+
+    job: str
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Outlook(Event):
     """A running job needs about so many more seconds, by its own steps."""
 

@@ -15,7 +15,8 @@ from math import inf
 from . import admission
 from .fleet import Fleet
 from .job import Job
-from .messages import Outlook, Terms
+from .messages import Due, Outlook, Terms
+from .teams import ALL
 
 NEAR_S = 1e-6
 MARGIN, MARGIN_S = 1.1, 60.0  # of the time that a job still needs: nearer to its deadline it goes first
@@ -26,7 +27,7 @@ def admit(fleet: Fleet) -> None:
     if not fleet.policy.shares:
         return admission.admit(fleet)
     for job in sorted(_waiting(fleet), key=lambda job: _turn_of(fleet, job)):
-        if fleet.teams.left_s(job.team) <= job.gpus * fleet.policy.notice_s:
+        if not fleet.teams.pays(job.team, job.gpus * fleet.policy.notice_s):
             continue
         if job.gpus > fleet.free and not job.filler:
             _make_room(fleet, job)
@@ -51,7 +52,10 @@ def enforce(fleet: Fleet) -> bool:
             fleet.say("stop", job, reason="its deadline has come")
     for job in [job for job in fleet.jobs.values() if job.size]:
         if fleet.teams.left_s(job.team) <= _closing_s(fleet, job.team) + NEAR_S:
-            fleet.preempt(job, f"the budget of {_payer(fleet, job.team)} is spent")
+            payer = fleet.teams.payer(job.team)
+            fleet.teams.closed[payer] = None
+            name = "all jobs" if payer == ALL else f"team {payer}"
+            fleet.preempt(job, f"the budget of {name} is spent")
     fleet.teams.due_s = _next_limit_s(fleet)
     return len(fleet.decisions) > before
 
@@ -59,10 +63,16 @@ def enforce(fleet: Fleet) -> bool:
 def agree(fleet: Fleet, event: Terms) -> None:
     """New terms: shares and budgets of the teams, and of all. What was used stays."""
     teams = fleet.teams
-    teams.budget_s, teams.warned = event.budget_s, {}
+    teams.budget_s, teams.warned, teams.closed = event.budget_s, {}, {}
     for name, share, budget_s in event.teams:
         account = teams.of(name)
         account.share, account.budget_s = share, budget_s
+
+
+def move_deadline(fleet: Fleet, event: Due) -> None:
+    """A date, in the time of the events, after that stood still; or the user wants another."""
+    if event.job in fleet.jobs:
+        fleet.jobs[event.job].deadline_s = event.deadline_s
 
 
 def foresee(fleet: Fleet, event: Outlook) -> None:
@@ -98,13 +108,6 @@ def _closing_s(fleet: Fleet, team: str) -> float:
     held = _held(fleet)
     own = fleet.teams.of(team).budget_s is not None
     return (held.get(team, 0) if own else sum(held.values())) * fleet.policy.notice_s
-
-
-def _payer(fleet: Fleet, team: str) -> str:
-    account, teams = fleet.teams.of(team), fleet.teams
-    own_s = inf if account.budget_s is None else account.budget_s - account.spent_s
-    all_s = inf if teams.budget_s is None else teams.budget_s - teams.spent_s
-    return f"team {team}" if own_s < all_s else "all jobs"
 
 
 def _next_limit_s(fleet: Fleet) -> float:

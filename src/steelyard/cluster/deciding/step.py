@@ -15,6 +15,7 @@ from .messages import (
     Decision,
     DeviceBack,
     DeviceLost,
+    Due,
     Event,
     Exited,
     Load,
@@ -26,7 +27,7 @@ from .messages import (
     Terms,
     Tick,
 )
-from .sharing import admit, agree, count, enforce, foresee
+from .sharing import admit, agree, count, enforce, foresee, move_deadline
 from .tide import turn
 
 
@@ -116,6 +117,7 @@ HANDLERS: dict[type[Event], Callable[[Fleet, Any], None]] = {
     Stalled: stalled,
     Terms: agree,
     Outlook: foresee,
+    Due: move_deadline,
     ClockJumped: _clock_jumped,
     DeviceLost: _lost,
     DeviceBack: lambda fleet, event: readmit(fleet, event.device),

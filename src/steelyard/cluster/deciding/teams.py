@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from math import inf
 
+ALL = "*"  # no team has this name
 HALF_LIFE_S = 86_400.0  # of what counts for a share: what a team had yesterday counts half
 
 
@@ -23,18 +24,20 @@ class Account:
 
 @dataclass(slots=True)
 class Teams:
-    """`due_s`: when the next budget or deadline is reached, if nothing changes. `warned`: said once."""
+    """`due_s`: when the next budget or deadline is reached, if nothing changes. `closed`: who has reached a
+    budget and starts nothing until there is more, ALL for everybody. `warned`: said once."""
 
     budget_s: float | None = None  # of all
     spent_s: float = 0.0
     accounts: dict[str, Account] = field(default_factory=dict)
     at_s: float = 0.0  # until when device time is counted
     due_s: float = inf
+    closed: dict[str, None] = field(default_factory=dict)
     warned: dict[str, None] = field(default_factory=dict)
 
     def copy(self) -> Teams:
         accounts = {name: replace(account) for name, account in self.accounts.items()}
-        return replace(self, accounts=accounts, warned=self.warned.copy())
+        return replace(self, accounts=accounts, closed=self.closed.copy(), warned=self.warned.copy())
 
     def of(self, team: str) -> Account:
         return self.accounts.setdefault(team, Account())
@@ -53,10 +56,20 @@ class Teams:
             self.spent_s += devices * passed_s
 
     def left_s(self, team: str) -> float:
-        """Device seconds that a team may still use."""
-        account = self.of(team)
+        """Device seconds that a team may still use; of ALL: of the budget of all jobs."""
+        account = self.accounts.get(team, Account())
         own = inf if account.budget_s is None else account.budget_s - account.spent_s
         return min(own, inf if self.budget_s is None else self.budget_s - self.spent_s)
+
+    def payer(self, team: str) -> str:
+        """Whose budget ends first: the team's own, or ALL."""
+        account = self.of(team)
+        own_s = inf if account.budget_s is None else account.budget_s - account.spent_s
+        return team if own_s < self.left_s(ALL) else ALL
+
+    def pays(self, team: str, device_s: float) -> bool:
+        """Whether a job of a team may start that uses so much at least."""
+        return ALL not in self.closed and team not in self.closed and self.left_s(team) > device_s
 
     def ratio(self, team: str) -> float:
         """What it had lately for a share of one: the team with the least is next."""

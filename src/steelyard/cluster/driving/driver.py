@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from ...artefact import Watch
-from ...errors import Lacking, Refused, Stopped, Where
+from ...errors import Lacking, Refused, Stopped, Where, WrongUse
 from ..deciding import (
     Cancel,
     ClockJumped,
     Decision,
     DeviceBack,
+    Due,
     Event,
     Load,
     ProbeResult,
@@ -42,6 +43,7 @@ TICK_S = 60.0
 SAVE_S = 15.0  # when the driver itself is asked to end
 AGAIN_S, LONGEST_S = 10.0, 600.0  # until a device that was isolated is probed, and one that failed again
 JUMP_S = 2.0
+NEAR_S = 5.0  # a date is the one that holds
 POLICY = "shared"  # gangs keep their size: a command of one machine cannot change it while it runs
 ASKED = "asked"  # a folder: cancel-JOB, readmit-DEVICE
 
@@ -83,10 +85,10 @@ class Driver:
     def _end_without_budget(self) -> None:
         """Raises Refused where all that is left waits for a budget that is spent."""
         fleet, left = self.journal.fleet, self._left()
-        if left and not self.workers.living and not any(job.rests for job in fleet.jobs.values()):
+        jobs = [fleet.jobs[name] for name in left if name in fleet.jobs]
+        if jobs and not self.workers.living and not any(job.size or job.rests for job in jobs):
             notice_s = fleet.policy.notice_s
-            jobs = [fleet.jobs[name] for name in left if name in fleet.jobs]
-            if jobs and all(fleet.teams.left_s(job.team) <= job.gpus * notice_s for job in jobs):
+            if not any(fleet.teams.pays(job.team, job.gpus * notice_s) for job in jobs):
                 used = f"{fleet.teams.spent_s / 3_600:.1f} device hours are used"
                 raise Refused(
                     "jobs.budget", f"the budget is spent; {', '.join(left)} wait for more", why=used,
@@ -106,6 +108,11 @@ class Driver:
             self.journal.known - set(self.journal.outcome) - {job.name for job in self.spec.jobs}
         ):
             self._tell(Cancel(self.journal.now_s, name))  # no longer in the file
+        if self.spec.shares and not self.journal.fleet.policy.shares:
+            raise WrongUse(
+                "jobs.file", "an older version began these jobs: without teams and limits",
+                where=Where(str(self.folder)), hint="another --workdir for this file",
+            )  # fmt: skip
         fresh = [job for job in self.spec.jobs if job.name not in self.journal.known]
         check(fresh, self.journal.fleet, self.spec.terms, self.spec.file)
         self._agree()
@@ -113,12 +120,18 @@ class Driver:
             self._tell(_submitted(job, self.journal.now_s))
 
     def _agree(self) -> None:
-        """The terms of the file, where they are other than those that hold."""
+        """The terms of the file, where they are other than those that hold; and its dates."""
         teams = self.journal.fleet.teams
         holding = {(name, row.share, row.budget_s) for name, row in teams.accounts.items()}
         terms = self.spec.terms
         if teams.budget_s != terms.budget_s or not set(terms.teams) <= holding:
             self._tell(Terms(self.journal.now_s, terms.teams, terms.budget_s))
+        for job in self.spec.jobs:
+            held = self.journal.fleet.jobs.get(job.name)
+            if held is not None and job.due_by_date and job.deadline_s is not None:
+                deadline_s = round(self.journal.now_s + job.deadline_s, 3)
+                if held.deadline_s is None or abs(held.deadline_s - deadline_s) > NEAR_S:
+                    self._tell(Due(self.journal.now_s, job.name, deadline_s))
 
     def _turn(self) -> None:
         if not self.lease.holds():

@@ -56,6 +56,7 @@ class JobSpec:
     priority: int = 0
     deadline_s: float | None = None
     takes_s: float | None = None
+    due_by_date: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,12 @@ class JobsFile:
     jobs: tuple[JobSpec, ...]
     terms: Agreed = field(default_factory=Agreed)
     serving: Serving = field(default_factory=Serving)
+
+    @property
+    def shares(self) -> bool:
+        """Whether anything in it needs a policy that knows of teams and limits."""
+        asked = any(job.team or job.priority or job.deadline_s is not None for job in self.jobs)
+        return asked or bool(self.terms.teams or self.terms.budget_s or self.serving.devices)
 
 
 def read_jobs_file(file: Path) -> JobsFile:
@@ -153,9 +160,10 @@ def _job(file: Path, row: Any, n: int, line: int | None, devices: int, terms: Ag
     if not isinstance(filler, bool):
         raise wrong("filler", f"{filler} is not true or false", "filler: true")
     folder = file.absolute().parent
+    deadline_s, by_date = read_deadline(row, wrong)
     return JobSpec(
         name, _command(row, folder, wrong), folder, size, filler, read_team(row, terms, wrong),
-        read_priority(row, wrong), read_deadline(row, wrong), read_takes(row, wrong),
+        read_priority(row, wrong), deadline_s, read_takes(row, wrong), by_date,
     )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from ..deciding import (
     Decision,
     DeviceBack,
     DeviceLost,
+    Due,
     Event,
     Exited,
     Fleet,
@@ -44,7 +45,7 @@ EVENTS: dict[str, type[Event]] = {
     kind.__name__: kind
     for kind in (
         Event, Submit, Load, Tick, Exited, Cancel, Stalled, ClockJumped, DeviceLost, DeviceBack, Signal,
-        ProbeResult, Terms, Outlook,
+        ProbeResult, Terms, Outlook, Due,
     )
 }  # fmt: skip
 JOURNAL, LEASE, LOCK = "journal.jsonl", "lease.json", "driver.lock"

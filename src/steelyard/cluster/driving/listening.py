@@ -49,7 +49,7 @@ class Listening(threading.Thread):
         super().__init__(daemon=True, name="listening")
         self.services = services
         self.busy: set[str] = set()
-        self.busy_s, self.since_s = 0.0, time.monotonic()
+        self.busy_s, self.since_s, self.counted_s = 0.0, time.monotonic(), time.monotonic()
         self.lock = threading.Lock()
         self.followed: dict[str, socket.socket] = {}
         self.selector = selectors.DefaultSelector()
@@ -65,15 +65,12 @@ class Listening(threading.Thread):
             now_s = time.monotonic()
             share = self.busy_s / max(now_s - self.since_s, 1e-9)
             self.busy_s, self.since_s = 0.0, now_s
-            self.counted_s = now_s
         return min(1.0, share)
-
-    counted_s = 0.0
 
     def _count(self) -> None:
         now_s = time.monotonic()
         if self.busy:
-            self.busy_s += now_s - max(self.counted_s, self.since_s)
+            self.busy_s += now_s - self.counted_s
         self.counted_s = now_s
 
     def run(self) -> None:

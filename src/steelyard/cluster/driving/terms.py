@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import inf
 from typing import Any, Protocol
 
 from ...errors import WrongUse
@@ -65,10 +66,10 @@ def read_terms(document: Mapping[str, Any], wrong: Wrong) -> Agreed:
 
 
 def _team(name: str, row: Any, usd: float | None, wrong: Wrong) -> tuple[str, float, float | None]:
-    if not isinstance(row, Mapping) or set(row) - {"share", "budget"}:
-        raise wrong(f"teams.{name}", "a team has share and budget", "{share: 2, budget: 30h}")
+    if name in ("", "*") or not isinstance(row, Mapping) or set(row) - {"share", "budget"}:
+        raise wrong(f"teams.{name}", "a team has a name, share and budget", "{share: 2, budget: 30h}")
     share = row.get("share", 1.0)
-    if not _is_number(share) or not share > 0:
+    if not _is_number(share) or not 0 < share < inf:
         raise wrong(f"teams.{name}.share", f"{share} is no share", "a number above 0")
     return name, float(share), _budget(row.get("budget"), usd, f"teams.{name}.budget", wrong)
 
@@ -85,7 +86,7 @@ def _budget(value: Any, usd: float | None, field: str, wrong: Wrong) -> float | 
         raise wrong(field, "nobody knows what a device costs", "usd_per_device_hour: 1.5 at the top")
     else:
         budget_s = value["usd"] / usd * 3_600
-    if budget_s <= 0:
+    if not 0 < budget_s < inf:
         raise wrong(field, "nothing can run on it", "more than 0, or no budget")
     return float(budget_s)
 
@@ -108,17 +109,17 @@ def read_priority(row: Mapping[str, Any], wrong: Wrong) -> int:
     return value
 
 
-def read_deadline(row: Mapping[str, Any], wrong: Wrong) -> float | None:
-    """Seconds from now; a time of the day with a date, or as long after the job is first taken in."""
+def read_deadline(row: Mapping[str, Any], wrong: Wrong) -> tuple[float | None, bool]:
+    """Seconds from now; whether it is a date, which holds whenever the file is read."""
     value = row.get("deadline")
     if value is None:
-        return None
+        return None, False
     try:
         at = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
     except ValueError:
-        return seconds(value, "deadline", wrong)
+        return seconds(value, "deadline", wrong), False
     at = at if at.tzinfo else at.astimezone()  # without a zone: that of this machine
-    return (at - datetime.now(UTC)).total_seconds()
+    return (at - datetime.now(UTC)).total_seconds(), True
 
 
 def read_takes(row: Mapping[str, Any], wrong: Wrong) -> float | None:
