@@ -7,6 +7,7 @@ import gzip
 import json
 import subprocess
 import sys
+import zipfile
 
 import pytest
 
@@ -144,6 +145,54 @@ def test_xlsx_and_parquet_round_trip(tmp_path):
         assert [turns(r) for r in found] == [[("user", a), ("assistant", b)] for a, b in PAIRS]
     assert [r.text for r in read(tmp_path / "a.parquet", map={"text": "n"})] == ["1", "2.5", ""]
     assert len(read(tmp_path / "chat.parquet")) == 2
+
+
+SHEET = "xl/worksheets/sheet1.xml"
+ROW = b'<row r="1"><c r="A1" t="inlineStr"><is><t>text</t></is></c></row>'
+
+
+def changed_book(path, part, content) -> None:
+    """A workbook of one row, one of its parts replaced."""
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    book.active.append(["text"])
+    book.save(path.with_suffix(".good"))
+    with zipfile.ZipFile(path.with_suffix(".good")) as good, zipfile.ZipFile(path, "w", 8) as bad:
+        for name in {*good.namelist(), part}:
+            bad.writestr(name, content if name == part else good.read(name))
+
+
+def sheet_of_xml(rows: bytes) -> bytes:
+    space = b'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
+    return (
+        b"<worksheet "
+        + space
+        + b'><dimension ref="A1:ZZZ99999999"/><sheetData>'
+        + rows
+        + b"</sheetData></worksheet>"
+    )
+
+
+@pytest.mark.parametrize(
+    ("part", "content", "why"),
+    [
+        ("xl/sharedStrings.xml", bytes(40 << 20), "a bomb"),
+        (SHEET, sheet_of_xml(ROW + b'<row r="999999999999999"><c r="A9"><v>1</v></c></row>'), "rows"),
+        (SHEET, sheet_of_xml(ROW + b'<row><c r="ZZZ2"><v>1</v></c></row>' * 60), "cells"),
+    ],
+)
+def test_a_workbook_that_expands_is_one_clear_error(tmp_path, monkeypatch, part, content, why):
+    monkeypatch.setattr("steelyard.data.reading.workbook.SHEET_CELLS", 1_000_000)
+    changed_book(tmp_path / "b.xlsx", part, content)
+    with pytest.raises(WrongUse, match="cannot be read") as caught:
+        list(rows(Source(path="b.xlsx", map={"text": "text"}), tmp_path))
+    assert why in caught.value.why
+
+
+def test_a_workbook_with_a_wrong_dimension_and_a_gap_is_read(tmp_path):
+    changed_book(tmp_path / "b.xlsx", SHEET, sheet_of_xml(ROW + ROW.replace(b"1", b"7")))
+    found = read(tmp_path / "b.xlsx", map={"text": "text"})
+    assert [(r.text, r.id) for r in found] == [("text", "b.xlsx:7")]
 
 
 def test_gzip_globs_folders_and_names(tmp_path):

@@ -7,12 +7,14 @@ import json
 import shutil
 from pathlib import Path
 
+import jinja2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steelyard.errors import WrongUse
 from steelyard.model import Tokenizer, chat_ids
+from steelyard.model.chat_template import Generation, Template
 
 LLAMA3 = """{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>
 
@@ -163,6 +165,37 @@ def test_a_template_that_oversteps_is_refused(with_template, trick):
         with_template(TRICKS[trick]).chat_text([ASK])
     assert error.value.code in ("model.unsafe_template", "model.template_refused")
     assert error.value.where.field == "chat_template"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{% macro m(n) %}{% for m in messages * 999 %}{{ m.role }}{% for k in messages * n %}{% endfor %}{% endfor %}"
+        "{% endmacro %}{{ m(99999) }}",
+        "{% set ns = namespace(x='a') %}{% for a in range(99999) %}{% for b in range(99999) %}{% if false %}"
+        "{{ b }}{% else %}{% continue %}{% endif %}{% endfor %}{% endfor %}",
+    ],
+)
+def test_a_template_that_does_not_end_is_named(tmp_path, monkeypatch, text):
+    monkeypatch.setattr("steelyard.model.chat_template.RENDER_S", 0.2)
+    template = Template(text, tmp_path / "tokenizer_config.json", {})
+    with pytest.raises(WrongUse) as caught:
+        template.render([{"role": "user", "content": "hi"}], True)
+    assert caught.value.code == "model.endless_template" and "steelyard scan" in caught.value.hint
+
+
+def test_a_look_at_the_clock_changes_no_text(tmp_path):
+    text = (
+        "{% for m in messages -%}\n  {{ loop.index }}{% if loop.last %}!{% endif %}{% for c in m.content recursive %}"
+        "{{ c }}{% else %}none{% endfor %}\n{%- else %}empty{% endfor %}{% generation %}x{% endgeneration %}"
+    )
+    render = Template(text, tmp_path / "t", {}).render
+    plain = jinja2.Environment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
+    ).from_string(text)
+    for messages in ([], [{"content": "ab"}, {"content": ""}]):
+        assert render(messages, False) == plain.render(messages=messages)
 
 
 def test_a_template_sees_no_file(with_template):

@@ -13,8 +13,8 @@ from finished import write_run
 from steelyard.cli.main import run as command
 from steelyard.errors import CheckFailed, Refused, WrongUse
 from steelyard.recipe import load
-from steelyard.run import approve
-from steelyard.run.record.approval import NAME, approvers, check_approved
+from steelyard.run import approve, unapproved
+from steelyard.run.record.approval import NAME, approvers, asked_of, check_approved
 from steelyard.trust import make_signing_keys
 
 
@@ -107,6 +107,45 @@ def test_nobody_is_asked_where_the_recipe_names_nobody(job):
     job.recipe.gate.approve = ()
     assert approvers(job.recipe) is None
     check(job)
+
+
+# ------------------------------------------------------------------ serve
+
+
+@pytest.fixture
+def asked(job):
+    """The artefact that is served, of a run whose recipe asks for an approval."""
+    noted = json.loads((job.folder / "run.json").read_text())
+    (job.folder / "run.json").write_text(json.dumps(noted | asked_of(job.recipe)))
+    return next((job.folder / "artefacts").glob("compressed-*"))
+
+
+def test_an_artefact_is_served_to_others_once_it_is_approved(job, asked):
+    refused = unapproved(asked)
+    assert refused.code == "serve.not_approved" and "there is no" in refused.why
+    approve(str(job.folder), job.key("other"))
+    assert unapproved(asked)
+    approve(str(job.folder), job.key("release"))
+    assert unapproved(asked) is None
+    assert "another model" in unapproved(next(asked.parent.glob("checkpoint-*"))).why
+    assert unapproved(job.folder) is None and unapproved(Path("demo")) is None
+
+
+@pytest.mark.parametrize("flags", [["--host", "0.0.0.0", "--api-key", "k" * 40], ["--unit"]])
+def test_the_command_refuses_before_it_loads_anything(asked, flags, capsys):
+    assert command(["serve", str(asked), *flags]) == 3
+    told = capsys.readouterr().err
+    assert "has not approved this model" in told and "127.0.0.1" in told
+
+
+def test_on_this_machine_alone_it_may_be_looked_at(asked, capsys):
+    assert command(["serve", str(asked)]) == 2  # this one is no model
+    assert "nobody has approved this model" in capsys.readouterr().err
+
+
+def test_a_run_without_approvers_notes_nothing(job):
+    job.recipe.gate.approve = ()
+    assert asked_of(job.recipe) == {}
 
 
 def test_a_file_that_is_no_key_is_found_before_the_run(job):

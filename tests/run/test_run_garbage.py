@@ -18,6 +18,7 @@ from steelyard.errors import WrongUse
 from steelyard.recipe import load
 from steelyard.run import collect
 from steelyard.run.known import remember
+from steelyard.run.record.promotions import promotion, write_promotions
 from steelyard.run.record.workdir import Workdir, locked
 
 
@@ -218,3 +219,16 @@ def test_after_gc_a_run_reuses_all(judged, up: Callable[..., Any]):
     assert removed(found) >= {Path(first.record("train").artefact).name} and not removed(found) & names
     again = up(["seed=2"])
     assert [s.state for s in again.steps] == ["reused"] * 4 + ["done"]
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_the_verdict_on_a_model_to_go_back_to_stays(place, noted):
+    model = publish(place, "compressed", "a")
+    verdict, other = (publish(place, "verdict", key) for key in "bc")
+    refers(place)
+    settings = {"host": "127.0.0.1", "api_key": None}
+    folder = verdict.folder.name if noted else None
+    of = {"hash": model.hash, "folder": model.folder.name, "host": "127.0.0.1", "port": 1}
+    write_promotions(place, [promotion(settings, **of, verdict=verdict.hash, verdict_folder=folder)])
+    assert removed(collect(workdir=place.folder)) == {other.folder.name}
+    assert verdict.folder.is_dir()

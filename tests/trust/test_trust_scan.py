@@ -336,3 +336,24 @@ def test_a_load_is_refused_and_a_verdict_is_looked_up_until_a_file_changes(tmp_p
         with pytest.raises(CheckFailed, match=r"a.pkl is unsafe: pickle_global") as refused:
             check_scanned(tmp_path / "n")
     assert refused.value.code == "scan.unsafe" and refused.value.exit_code == 4
+
+
+def test_of_a_large_torch_zip_the_tensors_beyond_the_limit_are_not_read(tmp_path, monkeypatch):
+    """Their place, header and length are looked at all the same, and so is every entry that is no tensor."""
+    monkeypatch.setattr("steelyard.trust.scanning.limits.STORAGE_BYTES_READ", 20)  # the tensor has 24
+    good = torch_zip(**{"m/other": b"words"})
+    cases = {
+        "tensor": (good.replace(bytes(24), b"\1" * 24, 1), []),
+        "other": (good.replace(b"words", b"swords"[1:][::-1], 1), ["archive_crc"]),
+        "shorter": (torch_zip(size=20), ["torch_storage_size"]),
+        "pickle": (torch_zip(torch_pickle().replace(b"_rebuild", b"_rebuilt")), None),
+        "hidden": (torch_zip(**{"m/data/1": RUNS}), None),
+    }
+    for name, (content, _) in cases.items():
+        (tmp_path / f"{name}.pt").write_bytes(content)
+    found = {Path(f.path).stem: f for f in scan(tmp_path)}
+    for name, (_, reasons) in cases.items():
+        assert found[name].verdict == ("safe" if reasons == [] else "unsafe"), (name, found[name].reasons)
+        assert reasons is None or list(found[name].reasons) == reasons
+    monkeypatch.undo()
+    assert [f.reasons for f in scan(tmp_path / "tensor.pt")] == [("archive_crc",)]

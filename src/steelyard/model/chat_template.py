@@ -6,9 +6,11 @@ A template comes with a model and is foreign code: it sees plain data only, no P
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from time import thread_time
 from typing import Any
 
 import jinja2
@@ -17,6 +19,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ..errors import Where, WrongUse
 
+RENDER_S = 10.0  # of the CPU, for one chat: ours take under 0.1 s with 4,096 messages
+TURNS_A_LOOK = 256  # of a loop, between two looks at the clock
 DATE_OF_TEMPLATES = "2024-07-26"  # Llama 3's own default; today's date would make training and serving differ
 
 
@@ -28,7 +32,8 @@ class Template:
         self.where = Where(str(where), field="chat_template")
         self.special_tokens = dict(special_tokens)
         try:
-            self._compiled = _environment().from_string(text)
+            self._sandbox = _environment()
+            self._compiled = self._sandbox.from_string(counted(self._sandbox.parse(text)))
         except jinja2.TemplateSyntaxError as e:
             raise WrongUse(
                 "model.bad_template", "the chat template cannot be read",
@@ -45,8 +50,9 @@ class Template:
     ) -> str:
         """The text of a chat; `variables` are the template's own switches.
 
-        Raises WrongUse where the template refuses or oversteps the sandbox.
+        Raises WrongUse where the template refuses, oversteps the sandbox or does not come to an end.
         """
+        self._sandbox.begin()
         try:
             return self._compiled.render(
                 messages=[plain(_without_none(message)) for message in messages],
@@ -55,6 +61,12 @@ class Template:
                 add_generation_prompt=generation_prompt,
                 **{**self.special_tokens, **plain(variables or {})},
             )
+        except EndlessTemplate as e:
+            raise WrongUse(
+                "model.endless_template", f"the chat template has not come to an end in {RENDER_S:g} s",
+                where=self.where, why="a loop of it runs on, or grows with the square of the chat",
+                hint="take the template of the model's own repository; run steelyard scan on this one",
+            ) from e  # fmt: skip
         except (jinja2.exceptions.SecurityError, MemoryError, RecursionError) as e:
             raise WrongUse(
                 "model.unsafe_template", "the chat template reaches for what it may not",
@@ -84,8 +96,36 @@ def _without_none(message: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in message.items() if v is not None or (k == "content" and calls)}
 
 
+class EndlessTemplate(Exception):
+    """It has had its time."""
+
+
+def counted(tree: jinja2.nodes.Template) -> jinja2.nodes.Template:
+    """With a look at the clock in each turn of each loop; what is written stays the same."""
+    for loop in list(tree.find_all(jinja2.nodes.For)):
+        look = jinja2.nodes.EnvironmentAttribute("turn")
+        loop.body.insert(0, jinja2.nodes.ExprStmt(jinja2.nodes.Call(look, [], [], None, None)))
+    return tree.set_environment(tree.environment) if tree.environment else tree
+
+
 class Sandbox(ImmutableSandboxedEnvironment):
-    """jinja2's own turns a forbidden attribute into an empty text; here the template is refused."""
+    """jinja2's own turns a forbidden attribute into an empty text; here the template is refused.
+
+    It bounds a `range`, not what loops in loops make of it: each thread counts the turns of its own render.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._own = threading.local()
+
+    def begin(self) -> None:
+        self._own.turns, self._own.ends_at = 0, thread_time() + RENDER_S
+
+    def turn(self) -> None:
+        """Of a loop. Raises EndlessTemplate."""
+        self._own.turns += 1
+        if self._own.turns % TURNS_A_LOOK == 0 and thread_time() > self._own.ends_at:
+            raise EndlessTemplate
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> Any:
         raise jinja2.exceptions.SecurityError(f"{attribute} of {type(obj).__name__} is closed to templates")

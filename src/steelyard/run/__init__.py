@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .planning.sources import check_data, data_settings
     from .planning.weighing import Weighed, settle, weigh, weigh_job
     from .recipients import Rewrapped, rewrap_run
+    from .record.approval import unapproved
     from .record.outcome import Outcome, StepRecord
     from .rolling.canary import canary
     from .rolling.rollback import rollback
@@ -69,6 +70,7 @@ FILES = {
     "status": "known",
     "settle": "planning.weighing",
     "stop": "known",
+    "unapproved": "record.approval",
     "up": "start",
     "usual_systems": "usual",
     "Weighed": "planning.weighing",
@@ -114,6 +116,7 @@ __all__ = [
     "status",
     "stop",
     "trace",
+    "unapproved",
     "up",
     "usual_systems",
     "verify_receipt",

@@ -45,10 +45,22 @@ def serve(flags: ServeFlags) -> None:
 
     tried = _tried if flags.tune else None
     settings = settings_of(flags)
+    _check_approved(flags, settings.others_reach_it)
     if settings.readable_on_the_way:
         note(say(NOT_ENCRYPTED, host=flags.host))
     run_here(source, settings, form=flags.form, ready=ready, tried=tried)
     return None
+
+
+def _check_approved(flags: ServeFlags, others_reach_it: bool) -> None:
+    """Raises Refused where others, or a unit, would serve what its run's recipe wants approved first."""
+    from ...run import unapproved
+
+    lacking = unapproved(Path(flags.model)) if flags.model else None
+    if lacking and (flags.unit or flags.unit_file or others_reach_it):
+        raise lacking
+    if lacking:
+        note(say("nobody has approved this model: it answers this machine alone, to be looked at"))
 
 
 # Of a model that is loaded here: (field, flag, what it is where nobody gave it).
@@ -139,6 +151,7 @@ def _unit(flags: ServeFlags) -> None:
     from ...serving import check_door, unit_of
 
     settings = settings_of(flags)
+    _check_approved(flags, settings.others_reach_it)
     if settings.api_key:
         raise WrongUse(
             "serve.unit_key", "a key does not belong into a unit: everybody can read it",

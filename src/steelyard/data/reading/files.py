@@ -32,6 +32,7 @@ from .opened import (
     too_long,
     unreadable_file,
 )
+from .workbook import check_book, rows_of
 
 DOCUMENTS = tuple(READERS)
 FORMATS = ("jsonl", "json", "csv", "tsv", "xlsx", "parquet", "arrow", *DOCUMENTS)
@@ -271,15 +272,17 @@ def xlsx(file: DataFile) -> Iterator[Record]:
         from openpyxl import load_workbook
     except ImportError as e:
         raise lacking("openpyxl", "XLSX", CPU) from e
+    check_book(file.path)
     try:
         book = load_workbook(file.path, read_only=True, data_only=True)
     except Exception as e:  # openpyxl raises what zipfile, xml and KeyError give
         raise unreadable_file(file.path, f"it is no XLSX workbook: {type(e).__name__}", e) from e
     try:
-        rows = sheet_of(book, file).iter_rows(values_only=True)
-        file.columns = columns = [str(c).strip() if c is not None else "" for c in next(rows, ())]
+        rows = rows_of(sheet_of(book, file), file.path)
+        _, header = next(rows, (1, ()))
+        file.columns = columns = [str(c).strip() if c is not None else "" for c in header]
         check_header(file)
-        for line, row in enumerate(rows, 2):
+        for line, row in rows:
             if any(c is not None for c in row):
                 padded = (*row, *[None] * (len(columns) - len(row)))
                 yield line, {c: v for c, v in zip(columns, padded, strict=False) if c}

@@ -12,6 +12,7 @@ from contextlib import suppress
 
 from ...artefact import Place, write_durably
 from ...errors import Stopped
+from ..record.approval import asked_of
 from ..record.outcome import STEP_NAMES, Outcome
 from .run import Run, predicted
 from .step import Again, Step
@@ -85,5 +86,6 @@ def refer(run: Run) -> None:
         earlier = json.loads(path.read_text(encoding="utf-8"))
         cached |= set(earlier["cached"]) if earlier["base"] == base.hash else set()
     entry = {"run": run.ready.id, "base": base.hash, "artefacts": sorted(run.used), "cached": sorted(cached)}
+    entry |= asked_of(run.ready.recipe)
     with suppress(OSError):  # a full disk must not hide what filled it
         write_durably(path, json.dumps(entry).encode())

@@ -36,7 +36,7 @@ def published(run: Run, step: Step) -> Again:
             why="it had answered before; its last words stand in the log",
             hint="free memory, then run the same command again: all steps are reused",
         )
-    run.outcome.service = run.candidates.publish(run.keep, verdict.hash if verdict else None)
+    run.outcome.service = run.candidates.publish(run.keep, verdict)
     record.artefact, record.hash, record.state = str(compressed.folder), compressed.hash, "done"
     measured = {"wall_s": candidate.wall_s, "peak_rss_bytes": float(memory.bytes)} | speed
     record.predicted = predicted(run.ready, step.name)

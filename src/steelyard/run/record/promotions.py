@@ -38,6 +38,7 @@ class Promotion:
     host: str
     port: int
     verdict: str | None = None  # hash of the gate's
+    verdict_folder: str | None = None  # its name among the run's artefacts; not noted by older versions
     memory_bytes: int = 0  # of its engines, with their caches full
 
 
@@ -82,8 +83,21 @@ def referred(place: Workdir) -> set[str]:
     names: set[str] = set()
     for one in [*read_promotions(place), *candidates(place)]:
         texts = [*one.settings.values(), *(one.settings.get("adapters") or {}).values()]
-        names |= {one.folder} | {Path(t).name for t in texts if isinstance(t, str) and t.startswith("/")}
+        names |= {one.folder} | judged_in(place, one)
+        names |= {Path(t).name for t in texts if isinstance(t, str) and t.startswith("/")}
     return names
+
+
+def judged_in(place: Workdir, one: Promotion) -> set[str]:
+    """The folder of the verdict on it: an approval and a receipt of answers name it by its hash."""
+    if one.verdict_folder:
+        return {one.verdict_folder}
+    found = set()
+    for manifest in (place.folder / "artefacts").glob("verdict-*/manifest.json") if one.verdict else ():
+        with suppress(OSError, ValueError, KeyError):
+            if json.loads(manifest.read_bytes())["hash"] == one.verdict:
+                found.add(manifest.parent.name)
+    return found
 
 
 def candidates(place: Workdir) -> list[Promotion]:

@@ -209,11 +209,11 @@ class Candidates:
         """Of the candidate, where it has been started."""
         return self._candidate.service.url if self._candidate else None
 
-    def publish(self, keep: bool, verdict: str | None = None) -> dict[str, Any]:
+    def publish(self, keep: bool, verdict: Artefact | None = None) -> dict[str, Any]:
         """Put the candidate in the place of the service that ran before; {"url", "pid"}.
 
         The older one serves until the new one listens too, on the same port where that is the same: a failure
-        leaves it as it was. `verdict`: the hash of the gate's, for receipts. Raises Lacking, Refused.
+        leaves it as it was. `verdict`: the gate's, which receipts name. Raises Lacking, Refused.
         """
         assert self._candidate is not None
         workdir = self.ready.workdir
@@ -223,7 +223,9 @@ class Candidates:
             canary = self.ready.recipe.serve.canary
             if keep and canary and old and old.fingerprint != self._candidate.hash:
                 return self._beside(old, canary, verdict)
-            service = self._promote(self._candidate.service, old, workdir.service, verdict)
+            service = self._promote(
+                self._candidate.service, old, workdir.service, verdict.hash if verdict else None
+            )
             if keep:
                 self._remember(old, verdict)
         if old:
@@ -234,7 +236,7 @@ class Candidates:
         written(self.watch, "service.promoted", artefact=self._candidate.hash, before=before)
         return {"url": service.url, "pid": service.pid}
 
-    def _beside(self, old: Service, canary: Canary, verdict: str | None) -> dict[str, Any]:
+    def _beside(self, old: Service, canary: Canary, verdict: Artefact | None) -> dict[str, Any]:
         """The older service stands, and the candidate answers copies of its requests."""
         assert self._candidate is not None
         one = self._candidate
@@ -243,12 +245,12 @@ class Candidates:
         self._published = True
         return {"url": old.url, "pid": old.pid, "canary": begun}
 
-    def _remember(self, old: Service | None, verdict: str | None) -> None:
+    def _remember(self, old: Service | None, verdict: Artefact | None) -> None:
         """What `rollback` starts it again by."""
         before = up_to(read_promotions(self.ready.workdir), old.fingerprint if old else None)
         write_promotions(self.ready.workdir, pushed(before, self._promotion(verdict)))
 
-    def _promotion(self, verdict: str | None) -> Promotion:
+    def _promotion(self, verdict: Artefact | None) -> Promotion:
         assert self._candidate is not None
         one, serve = self._candidate, self.ready.recipe.serve
         return promotion(
@@ -257,7 +259,8 @@ class Candidates:
             folder=one.artefact.folder.name,
             host=serve.host,
             port=serve.port,
-            verdict=verdict,
+            verdict=verdict.hash if verdict else None,
+            verdict_folder=verdict.folder.name if verdict else None,
             memory_bytes=int(one.service.load.get("rss_bytes", 0)) + (one.settings.cache_bytes or 0),
         )
 

@@ -100,7 +100,12 @@ class ServeSettings:
     @property
     def readable_on_the_way(self) -> bool:
         """Whether others than the two ends may read keys and prompts."""
-        return not is_loopback(self.host) and self.tls_cert is None
+        return self.others_reach_it and self.tls_cert is None
+
+    @property
+    def others_reach_it(self) -> bool:
+        """Whether it listens on an address of more than this machine."""
+        return not is_loopback(self.host)
 
     def access(self, bind: str) -> Access:
         """Who may come to the address `bind`. Raises WrongUse for what is no name or origin."""

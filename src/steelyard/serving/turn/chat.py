@@ -146,10 +146,10 @@ def chat_prompt(
     its first token on (`held`), and where the client has begun the answer. Raises ApiError 400 for what is
     too long to be rendered.
     """
-    if api.served.guard is not None:
-        messages = api.served.guard.messages(messages)
     characters = characters_of([list(messages), tools.shown(), begun])
     check_characters(characters, api.served.max_model_len, "messages")
+    if api.served.guard is not None:
+        messages = api.served.guard.messages(messages)
     if api.served.joined is not None:
         return _asked_of_others(api, messages, tools, variables or {}, begun)
     text = prompt_text(api.tokenizer, messages, tools, generation_prompt, variables)

@@ -15,7 +15,7 @@ from .formats.safetensors import check_safetensors
 from .limits import NESTING_MAX, Bad, Limits, TooMuch
 from .pickled import check_npy, check_pickle, check_torch_data, may_be_pickle
 from .view import View, in_memory
-from .zips import Entry, read_entries, unpack
+from .zips import Entry, is_as_long_as_it_says, read_entries, unpack
 
 TEXT_BYTES_MAX = 32 << 20  # a larger tokenizer.json takes more memory than a scan may
 CODE = {".py", ".pyc", ".pyd", ".pyw", ".so", ".dll", ".dylib", ".exe", ".sh", ".bash", ".bat", ".cmd",
@@ -86,11 +86,16 @@ def is_executable(file: File) -> bool:
 
 def check_zip(file: File) -> None:
     entries = read_entries(file.view, file.limits)
-    judged: set[str] = set()
+    pickles = [e for e in entries if PurePosixPath(e.name).name == "data.pkl"]
+    storages = {name for pickle in pickles for name in _torch_storages(file, pickle, entries)}
+    judged = storages | {pickle.name for pickle in pickles}
     for entry in entries:
-        if PurePosixPath(entry.name).name == "data.pkl":
-            judged |= {entry.name} | _torch_storages(file, entry, entries)
-    for entry in entries:
+        if (
+            entry.name in storages
+            and is_as_long_as_it_says(entry)
+            and not file.limits.reads_storage(entry.size)
+        ):
+            continue
         content = unpack(entry, file.limits)
         if entry.name not in judged and not entry.name.endswith("/"):
             judge(file.inner(content, entry.name))

@@ -7,6 +7,7 @@ from time import thread_time
 
 FILE_S = 20.0  # of the CPU: a verdict must not depend on how busy the machine or its disk is
 UNPACKED_BYTES_MAX = 256 << 20
+STORAGE_BYTES_READ = 256 << 20  # of a torch archive's tensors, for their CRC: no loader runs what lies there
 RATIO_MAX = 200  # unpacked to packed bytes, once above RATIO_FROM_BYTES
 RATIO_FROM_BYTES = 32 << 20
 NESTING_MAX = 4
@@ -28,10 +29,16 @@ class Limits:
     file_bytes: int
     ends_at: float = field(default_factory=lambda: thread_time() + FILE_S)
     unpacked_bytes: int = 0
+    storage_bytes: int = 0  # tensors read so far
 
     def check_time(self) -> None:
         if thread_time() > self.ends_at:
             raise TooMuch("too_slow")
+
+    def reads_storage(self, size: int) -> bool:
+        """Whether tensors of so many bytes more are read, too; the same of one file on any machine."""
+        self.storage_bytes += size
+        return self.storage_bytes <= STORAGE_BYTES_READ
 
     def count_unpacked(self, count: int) -> None:
         """Called before the next piece is kept, so that a bomb never grows beyond one piece too much."""

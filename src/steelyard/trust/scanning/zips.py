@@ -118,6 +118,11 @@ def _raw_name(info: Any) -> bytes:
 # ------------------------------------------------------------------ what an entry holds
 
 
+def is_as_long_as_it_says(entry: Entry) -> bool:
+    """Stored as it is, in as many bytes: seen without reading it."""
+    return entry.method == zipfile.ZIP_STORED and entry.data.size == entry.size
+
+
 def unpack(entry: Entry, limits: Limits) -> View:
     """The content, its length and CRC checked; a stored one is not copied. Raises Bad, TooMuch."""
     if entry.method == zipfile.ZIP_STORED:
