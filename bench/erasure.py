@@ -1,10 +1,11 @@
 """A hundred rows of a run: does a trace name the right artefacts, and is nothing left of them once erased?
 
-    python bench/erasure.py [--model FOLDER] [--rows 400] [--asked 100] [--epochs 60] [--seed 7]
+    python bench/erasure.py [--model FOLDER] [--rows 400] [--asked 100] [--epochs 60] [--seed 7] [--serve]
 
-A recipe of its own is run up to `compress`: chats with a code of their own each (the canary), some with an
-e-mail address that is masked, some longer than max_length and split, texts in near-duplicate pairs of which
-one is merged, a tenth held out. Without --model: a random Llama of 0.1 M parameters, taught by heart.
+A recipe of its own is run up to `compress`, with --serve through gate and promotion: chats with a code of
+their own each (the canary), some with an e-mail address that is masked, some longer than max_length and split,
+texts in near-duplicate pairs of which one is merged, a tenth held out. Without --model: a random Llama of
+0.1 M parameters, taught by heart.
 
 trace    rows drawn by chance, asked by their canary. What is right is read from the files alone: train.jsonl,
          test.jsonl by the canary's bytes. The artefacts that `data trace` names must be these, and each step
@@ -14,6 +15,8 @@ erase    `data erase IDS --remake --yes`, by its door: all of them; then every b
 answers  the likeliest continuation (greedy, transformers) of the question and "Its code is" by the old model
          and by the new one: how many are the canary; and how many bits a letter of it costs, beside a code
          that nobody was taught
+served   with --serve: the service of the old model is asked over HTTP, greedily, and so is the one that
+         stands in its place after the call: another fingerprint, on the same port, and no canary
 
 The machine is not calibrated for it: nothing is predicted. One JSON document; exit 1 where one is missed.
 """
@@ -36,6 +39,7 @@ from steelyard.hardware import Calibration
 from steelyard.recipe import load
 from steelyard.run import erase, trace, up
 from steelyard.run.planning import prepare
+from steelyard.serving import find
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 UNMEASURED = Calibration(fingerprint="-", rows=(), taken=(), skipped={}, measured_s=0, path="")
@@ -64,7 +68,11 @@ def main() -> int:
         os.environ |= {f"STEELYARD_{part}": str(home / part.lower()) for part in ("STATE", "CACHE")}
         os.environ["STEELYARD_LEDGER"] = str(home / "ledger.db")
         prepare.calibrate = lambda machine, finetuning_types, watch: UNMEASURED
-        document = measured(home, args)
+        try:
+            document = measured(home, args)
+        finally:
+            if service := find(home / "runs" / "erasure" / "service"):
+                service.stop()
     json.dump({"protocol": __doc__, **document}, sys.stdout, indent=2)
     print()
     return 0 if document["met"] else 1
@@ -80,6 +88,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--serve", action="store_true", help="train, judge and serve, before and after")
     return parser.parse_args()
 
 
@@ -90,17 +99,17 @@ def measured(home: Path, args: argparse.Namespace) -> dict[str, Any]:
     model = args.model or tiny_model(home / "model")
     (home / "recipe.yaml").write_text(RECIPE.format(model=model, epochs=args.epochs), encoding="utf-8")
     began = time.monotonic()
-    up(load(home / "recipe.yaml", []), until="compress")
+    up(load(home / "recipe.yaml", []), until="serve" if args.serve else "compress")
     trained = time.monotonic() - began
     work = home / "runs" / "erasure"
     asked = chance.sample(range(len(rows)), args.asked)
     traced = traces(work, rows, asked)
-    before = answered(work, rows, asked)
+    before = answered(work, rows, asked) | served(work, rows, asked)
     began = time.monotonic()
     (proof,) = erase([f"rows.jsonl:{n + 1}" for n in asked], work, remake=True)
     erased = time.monotonic() - began
     left = bytes_left(home, [canary_of(rows[n]) for n in asked])
-    after = answered(work, rows, asked)
+    after = answered(work, rows, asked) | served(work, rows, asked)
     return {
         "rows": len(rows), "asked": len(asked), "kinds": traced["kinds"], "trace": traced,
         "erase": {
@@ -108,8 +117,15 @@ def measured(home: Path, args: argparse.Namespace) -> dict[str, Any]:
             "canaries_left": left["found"], "files_searched": left["files"], "wall_s": round(erased, 1),
         },
         "answers": {"old_model": before, "new_model": after}, "train_wall_s": round(trained, 1),
-        "met": traced["right"] == len(asked) and not left["found"] and after["with_canary"] == 0,
+        "met": traced["right"] == len(asked) and not left["found"] and after["with_canary"] == 0
+        and (not args.serve or was_replaced(before, after)),
     }  # fmt: skip
+
+
+def was_replaced(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    same = before["service"]["url"] == after["service"]["url"]
+    other = before["service"]["fingerprint"] != after["service"]["fingerprint"]
+    return same and other and after["service"]["with_canary"] == 0 < before["service"]["with_canary"]
 
 
 # ------------------------------------------------------------------ rows and a model
@@ -162,7 +178,7 @@ def traces(work: Path, rows: list[dict[str, Any]], asked: list[int]) -> dict[str
         mine = found.get(f"rows.jsonl:{number + 1}")
         kinds["merged"] += bool(mine and mine.of)
         kinds["masked"] += bool(mine and mine.masked)
-        named = {one.kind for one in told.holders}
+        named = {one.kind for one in told.holders} & {"dataset", "checkpoint", "compressed"}
         good = {id: s == steps.get(id) for one in told.holders for id, s in one.steps.items()}
         steps_named += len(good)
         if named != want or mine is None or not all(good.values()):
@@ -245,6 +261,24 @@ def answered(work: Path, rows: list[dict[str, Any]], asked: list[int]) -> dict[s
                 bits[name].append(-chosen.sum().item() / math.log(2) / len(code))
     told = {f"bits_a_letter_{name}": round(sum(all) / len(all), 2) for name, all in bits.items()}
     return {"chats": len(bits["its_own"]), "with_canary": hits} | told
+
+
+def served(work: Path, rows: list[dict[str, Any]], asked: list[int]) -> dict[str, Any]:
+    """What the live service answers to the questions; nothing where none lives."""
+    import httpx
+
+    service = find(work / "service")
+    if service is None:
+        return {}
+    hits = 0
+    for number in (n for n in asked if "prompt" in rows[n]):
+        chat = [{"role": "user", "content": rows[number]["prompt"]}]
+        body = {"model": "default", "messages": chat, "temperature": 0, "max_tokens": 24}
+        answer = (
+            httpx.post(f"{service.url}/v1/chat/completions", json=body, timeout=60).raise_for_status().json()
+        )
+        hits += canary_of(rows[number]) in answer["choices"][0]["message"]["content"]
+    return {"service": {"url": service.url, "fingerprint": service.fingerprint, "with_canary": hits}}
 
 
 def never_taught(number: int) -> str:

@@ -33,7 +33,7 @@ class Template:
         self.special_tokens = dict(special_tokens)
         try:
             self._sandbox = _environment()
-            self._compiled = self._sandbox.from_string(counted(self._sandbox.parse(text)))
+            self._compiled = self._sandbox.from_string(counted(self._sandbox.parse(text), self._sandbox))
         except jinja2.TemplateSyntaxError as e:
             raise WrongUse(
                 "model.bad_template", "the chat template cannot be read",
@@ -100,12 +100,13 @@ class EndlessTemplate(Exception):
     """It has had its time."""
 
 
-def counted(tree: jinja2.nodes.Template) -> jinja2.nodes.Template:
+def counted(tree: jinja2.nodes.Template, environment: Sandbox) -> jinja2.nodes.Template:
     """With a look at the clock in each turn of each loop; what is written stays the same."""
     for loop in list(tree.find_all(jinja2.nodes.For)):
         look = jinja2.nodes.EnvironmentAttribute("turn")
         loop.body.insert(0, jinja2.nodes.ExprStmt(jinja2.nodes.Call(look, [], [], None, None)))
-    return tree.set_environment(tree.environment) if tree.environment else tree
+    tree.set_environment(environment)
+    return tree
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
