@@ -3,9 +3,9 @@
     python bench/erasure.py [--model FOLDER] [--rows 400] [--asked 100] [--epochs 60] [--seed 7] [--serve]
 
 A recipe of its own is run up to `compress`, with --serve through gate and promotion: chats with a code of
-their own each (the canary), some with an e-mail address that is masked, some longer than max_length and split,
-texts in near-duplicate pairs of which one is merged, a tenth held out. Without --model: a random Llama of
-0.1 M parameters, taught by heart.
+their own each (the canary), some with an e-mail address that is masked, some longer than max_length and
+split, texts in near-duplicate pairs of which one is merged, a tenth held out. Without --model: a random
+Llama of 0.1 M parameters, taught by heart.
 
 trace    rows drawn by chance, asked by their canary. What is right is read from the files alone: train.jsonl,
          test.jsonl by the canary's bytes. The artefacts that `data trace` names must be these, and each step
