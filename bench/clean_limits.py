@@ -39,6 +39,7 @@ import psutil
 from steelyard.data import KINDS, Row, Source, clean_files, rows
 from steelyard.data.account import FileAccount
 from steelyard.data.clean_files import blocks, judge_block
+from steelyard.data.judging import Lines
 from steelyard.data.questions import Questions
 from steelyard.data.steps import Rules
 from steelyard.data.whole import Keys
@@ -117,9 +118,10 @@ def exact_alone(corpus: Path, folder: Path, args: argparse.Namespace) -> dict[st
 
     def keys() -> None:
         table = Keys(folder)
-        for block in blocks([FileAccount("corpus", "main", corpus)], Source(path=str(corpus))):
-            batch = judge_block(block, Rules(**alone), Questions())
-            table.first([judged.key for judged in batch.judged if not judged.reasons])
+        for block in blocks([FileAccount("corpus", "main", corpus)], Source(path=str(corpus)), whole=True):
+            rows = judge_block(block, Rules(**alone), Questions())
+            if isinstance(rows, Lines):
+                table.first([key for key in rows.keys if key])
 
     size = corpus.stat().st_size
     command_s = best_s(lambda: clean_files(corpus, folder / "alone", settings=alone), args.rounds)

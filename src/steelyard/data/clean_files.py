@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -32,7 +32,7 @@ from ..trust import atomic, disk_problem, sync_folder
 from .account import Account, FileAccount
 from .clean import drop_line
 from .cleaning import model_at
-from .judging import Batch, Sieve, asked_alone, equal_batch, judge
+from .judging import Batch, Lines, Sieve, asked_alone, equal_batch, equal_lines, judge
 from .questions import Questions
 from .reading.columns import guess_map
 from .reading.files import SUFFIXES, TABLES, Broken, Record, open_data
@@ -41,7 +41,9 @@ from .reading.messages import Misfit
 from .reading.opened import bare
 from .reading.remote import local_copy, url_of
 from .reading.shapes import content_of
-from .reading.sources import RowReader, Source, check_words, is_data, is_needed, name_of, paths_of, records
+from .reading.sources import (
+    RowReader, Source, check_words, is_data, is_needed, line_pieces, name_of, paths_of, records,
+)  # fmt: skip
 from .row import Row, as_line
 from .steps import Rules, suppressed
 
@@ -52,10 +54,12 @@ PII = "mask"  # here the rows leave for elsewhere: personal data is replaced unl
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Records of one file, and how they become rows."""
+    """A piece of one file, and how it becomes rows: records, or whole lines that nobody looked into yet."""
 
     reader: RowReader
-    records: list[Record]
+    records: list[Record] = field(default_factory=list)
+    lines: bytes = b""
+    first: int = 1  # the number of the first line
 
 
 def clean_files(
@@ -88,13 +92,15 @@ def clean_files(
     given = dict(settings or {})
     more = {**model_at(given, Path(".")), "unreadable": "drop", "suppressed": suppressed()}
     rules = Rules(**{"pii": PII, **given, **more})
-    check = partial(judge_block, rules=rules, questions=questions_of(contamination))
+    questions = questions_of(contamination)
+    check = partial(judge_block, rules=rules, questions=questions)
     with writing(output, dry_run) as outputs:
         sieve = Sieve(rules, Account(files), on_drop=outputs.drop, folder=output, workers=workers)
         with others or mapper(workers) as map_blocks:
-            for file, lines in judged_lines(map_blocks, check, files, source):
+            whole = asked_alone(rules, questions)
+            for file, batch in judged_lines(map_blocks, check, files, source, whole):
                 stop_if_asked(watch)
-                write_lines(lines, sieve, file, outputs.of(target_of(file.name)))
+                write_lines(batch, sieve, file, outputs.of(target_of(file.name)))
         refuse_empty(sieve.account, source)
         gone = sieve.settle()
         outputs.leave_out(gone, targets_of(sieve))
@@ -115,8 +121,11 @@ def stop_if_asked(watch: Watch | None) -> None:
         raise Stopped("run.stopped", "cleaning was stopped", hint="run the same command again")
 
 
-def write_lines(batch: Batch, sieve: Sieve, file: FileAccount, target: BinaryIO) -> None:
+def write_lines(batch: Batch | Lines, sieve: Sieve, file: FileAccount, target: BinaryIO) -> None:
     """The rows that stay for now, in their order."""
+    if isinstance(batch, Lines):
+        target.writelines(sieve.take_lines(batch, file))
+        return
     target.writelines(judged.body for judged in sieve.take(batch, file))
 
 
@@ -257,11 +266,20 @@ def writing(folder: Path, dry_run: bool = False) -> Iterator[Outputs]:
         raise disk_problem(e, Path(e.filename or folder)) from e
 
 
-def blocks(files: Iterable[FileAccount], source: Source) -> Iterator[Block]:
-    """Records in pieces of about 1 MB, in order."""
+def blocks(files: Iterable[FileAccount], source: Source, whole: bool = False) -> Iterator[Block]:
+    """Records in pieces of about 1 MB, in order; with `whole` lines, where a file has such."""
     for file in files:
         reader = RowReader.of(source, file)
+        if whole and (pieces := line_pieces(source, file)) is not None:
+            yield from (line_block(reader, first, piece) for first, piece in pieces)
+            continue
         yield from file_blocks(reader, records(source, file, lenient=True, check=bool(source.map)))
+
+
+def line_block(reader: RowReader, first: int, piece: bytes | Broken) -> Block:
+    if isinstance(piece, Broken):
+        return Block(reader, [(first, piece)])
+    return Block(reader, lines=piece, first=first)
 
 
 def file_blocks(reader: RowReader, pieces: Iterable[Record]) -> Iterator[Block]:
@@ -284,19 +302,22 @@ def size_of(fields: dict[str, Any] | Broken) -> int:
 
 
 def judged_lines(
-    map_blocks: Mapper, check: Callable[[Block], Batch], files: list[FileAccount], source: Source
-) -> Iterator[tuple[FileAccount, Batch]]:
-    """Each block's rows with the account of its file."""
+    map_blocks: Mapper, check: Callable[[Block], Batch | Lines], files: list[FileAccount], source: Source,
+    whole: bool = False,
+) -> Iterator[tuple[FileAccount, Batch | Lines]]:
+    """Each block's rows with the account of its file; `whole`: as whole lines where that can be."""
     by_name = {file.name: file for file in files}
-    for block, batch in map_blocks(check, blocks(files, source)):
+    for block, batch in map_blocks(check, blocks(files, source, whole)):
         yield by_name[block.reader.name], batch
 
 
 # ------------------------------------------------------------------ one block
 
 
-def judge_block(block: Block, rules: Rules, questions: Questions) -> Batch:
+def judge_block(block: Block, rules: Rules, questions: Questions) -> Batch | Lines:
     """Every record of a block, cleaned. Pure; runs in a worker."""
+    if block.lines:
+        return equal_lines(block.reader, block.first, block.lines, rules, body_of)
     if asked_alone(rules, questions):
         return equal_batch(block.reader, block.records, rules, body_of)
     given = [None if isinstance(fields, Broken) else fields.get("id") for _, fields in block.records]

@@ -17,6 +17,7 @@ import orjson
 Message = dict[str, Any]
 ROLES = ("system", "user", "assistant", "tool", "developer")
 LETTERS = re.compile(r"[^\W_]+")
+WIDE_MARKS = tuple((mark, chr(ord(mark) - 0xFEE0)) for mark in "，：？！；（）")  # (mark, its NFKC)
 LOOSE_FROM_CHARS = 40  # shorter texts may differ by a mark only and mean another thing
 
 
@@ -182,6 +183,10 @@ def dumped(value: Any) -> str:
 
 @lru_cache(maxsize=4)
 def plain_width(text: str) -> str:
+    """NFKC. What full-width marks alone would make slow (eight times) is quick once they are ASCII."""
+    for wide, narrow in WIDE_MARKS:
+        if wide in text:
+            text = text.replace(wide, narrow)
     return unicodedata.normalize("NFKC", text)
 
 

@@ -19,6 +19,7 @@ from ..row import Unreadable
 from ..rules import SOFT
 from ..steps import Rules
 from ..whole import Growing, Keys, Names, Settings, Sketch, Verdict, Whole
+from .equal import Lines
 from .judge import Batch, Judged
 
 Drop = Callable[[str, Sequence[str], Mapping[str, Any]], None]
@@ -75,6 +76,36 @@ class Sieve:
         if batch.sketch is not None:
             self.gather(batch.sketch.take(np.array(numbers, dtype=np.int64)), file)
         return kept
+
+    def take_lines(self, rows: Lines, file: FileAccount) -> list[bytes]:
+        """As `take`, of rows by column, which nobody has counted yet; the lines that stay."""
+        before = len(self.kept)
+        if not self.begins or self.begins[-1][1] is not file:
+            self.begins.append((before, file))
+        file.read += len(rows.ids)
+        clean = [place for place, key in enumerate(rows.keys) if key]
+        equal = self.kept.equal([rows.keys[place] for place in clean], self.equal_rows_go)
+        stay = [clean[n] for n in new_ones(equal, before)]
+        others = {place: rows.others.get(place) for place in stay}
+        notes = [Note.of(other) if other else NOTHING for other in others.values()]
+        self.kept.append([rows.ids[place] for place in stay], notes)
+        file.kept += len(stay)
+        for note in notes:
+            self.account.count_terms(note.terms, 1)
+            file.made += note.made
+        first = dict(zip(clean, equal, strict=True))
+        for place in sorted({*range(len(rows.ids))} - {*stay}):
+            self.drop_line(rows, place, first.get(place), file)
+        return [rows.bodies[place] for place in stay]
+
+    def drop_line(self, rows: Lines, place: int, of: int | None, file: FileAccount) -> None:
+        """`of`: the number of the kept row that it equals."""
+        if of is not None:
+            self.drop(rows.ids[place], ("duplicate",), {"of": self.kept.names[of]}, file)
+            return
+        judged = rows.others[place]
+        self.account.unreadable += judged.unreadable is not None
+        self.drop(judged.id, judged.reasons, evidence_of(judged.unreadable), file)
 
     @property
     def equal_rows_go(self) -> bool:
@@ -138,17 +169,28 @@ class Kept:
 
         Without `once` every row is.
         """
-        following = len(self)
-        keys = [one.key for one in judged]
-        equal = self.keys.first(keys) if once else list(range(following, following + len(keys)))
-        new = []
-        for one, number in zip(judged, equal, strict=True):
-            if number == following:
-                new.append(one)
-                following += 1
-        self.names.append([one.id for one in new])
-        self.notes.append([Note.of(one) for one in new])
+        equal = self.equal([one.key for one in judged], once)
+        new = [judged[place] for place in new_ones(equal, len(self))]
+        self.append([one.id for one in new], [Note.of(one) for one in new])
         return equal
+
+    def equal(self, keys: Sequence[bytes], once: bool) -> list[int]:
+        """As `add`; the new ones are still to be appended."""
+        return self.keys.first(keys) if once else list(range(len(self), len(self) + len(keys)))
+
+    def append(self, ids: Sequence[str], notes: Sequence[Note]) -> None:
+        self.names.append(ids)
+        self.notes.append(notes)
+
+
+def new_ones(equal: Sequence[int], following: int) -> list[int]:
+    """Places of the rows that got the next number."""
+    new = []
+    for place, number in enumerate(equal):
+        if number == following:
+            new.append(place)
+            following += 1
+    return new
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ import codecs
 import csv
 import io
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 
@@ -23,6 +24,7 @@ from .opened import (
     CPU,
     FAULTS,
     LINE_BYTES_MAX,
+    PART_BYTES,
     Broken,
     Record,
     bare,
@@ -40,6 +42,7 @@ ROWS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", "
         ".xlsm": "xlsx", ".parquet": "parquet", ".pq": "parquet", ".arrow": "arrow"}  # fmt: skip
 SUFFIXES = ROWS | {".txt": "txt", ".md": "md", ".markdown": "md", ".html": "html", ".htm": "html",
                    ".xhtml": "html", ".pdf": "pdf", ".docx": "docx", ".warc": "warc"}  # fmt: skip
+BOM = b"\xef\xbb\xbf"
 CELL_CHARS_MAX = 1 << 27
 TABLES = ("csv", "tsv", "xlsx", "parquet", "arrow")
 NO_TEXT = ("xlsx", "parquet", "arrow", "pdf", "docx", "warc")  # their bytes are in no encoding
@@ -59,14 +62,25 @@ class DataFile:
     bytes: int = 0
     chars: int = PASSAGE_CHARS  # of a passage, at most
 
+    @property
+    def is_utf8(self) -> bool:
+        return self.encoding is not None and self.encoding.name.startswith(("utf-8", "ascii"))
+
     def records(self) -> Iterator[Record]:
         """Every record, in order. Raises WrongUse for a file that is not what its name says."""
-        try:
+        with told_as(self.path):
             yield from READ[self.format](self)
-        except FAULTS as e:
-            raise unreadable_file(self.path, "its gzip stream is cut or damaged", e) from e
-        except OSError as e:
-            raise unreadable_file(self.path, e.strerror or str(e), e) from e
+
+
+@contextmanager
+def told_as(path: Path) -> Iterator[None]:
+    """What goes wrong while a file is read, as one error of ours."""
+    try:
+        yield
+    except FAULTS as e:
+        raise unreadable_file(path, "its gzip stream is cut or damaged", e) from e
+    except OSError as e:
+        raise unreadable_file(path, e.strerror or str(e), e) from e
 
 
 def open_data(
@@ -146,13 +160,12 @@ def jsonl(file: DataFile) -> Iterator[Record]:
 def byte_lines(file: DataFile) -> Iterator[tuple[int, bytes | Broken]]:
     """Lines as UTF-8 bytes, cut before decoding: in every narrow encoding 0x0A is only a newline."""
     assert file.encoding
-    name = file.encoding.name
-    utf8 = name.startswith("utf-8") or name == "ascii"
+    name, utf8 = file.encoding.name, file.is_utf8
     with binary(file.path) as opened:
         for number, (line, length) in enumerate(bounded(opened), 1):
             file.bytes += length
             if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")
+                line = line.removeprefix(BOM)
             if length > LINE_BYTES_MAX:
                 yield number, too_long()
             elif utf8:
@@ -161,6 +174,29 @@ def byte_lines(file: DataFile) -> Iterator[tuple[int, bytes | Broken]]:
                 yield number, line.decode(name).encode("utf-8", "surrogatepass")
             else:
                 yield number, Broken("broken_encoding", f"its bytes are not {name}")
+
+
+def pieces_of_lines(file: DataFile) -> Iterator[tuple[int, bytes | Broken]]:
+    """(number of its first line, some whole lines or what is wrong with one) of JSONL in UTF-8."""
+    number = 1
+    with binary(file.path) as opened, told_as(file.path):
+        while data := opened.read(PART_BYTES):
+            data, length = rest_of_line(opened, data)
+            file.bytes += length
+            whole = data if length == len(data) else data[: data.rfind(b"\n") + 1]
+            if whole:
+                yield number, whole.removeprefix(BOM) if number == 1 else whole
+            number += whole.count(b"\n")
+            if whole is not data:
+                yield number, too_long()
+                number += 1
+
+
+def rest_of_line(opened: BinaryIO, data: bytes) -> tuple[bytes, int]:
+    """The data up to the end of its last line, and how long it is; that line is cut where it is too long."""
+    begun = len(data) - data.rfind(b"\n") - 1
+    more, length = next(bounded(opened, LINE_BYTES_MAX - begun), (b"", 0)) if begun else (b"", 0)
+    return data + more, len(data) + length
 
 
 def wide_lines(file: DataFile) -> Iterator[tuple[int, bytes | Broken]]:

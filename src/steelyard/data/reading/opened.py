@@ -34,6 +34,10 @@ def bare(name: str) -> str:
     return next((name.removesuffix(end) for end in PACKED if name.endswith(end)), name)
 
 
+def packed(path: Path) -> bool:
+    return path.suffix in PACKED
+
+
 def binary(path: Path) -> BinaryIO:
     """The file's bytes, unpacked; can be rewound. Raises OSError, Lacking."""
     if path.suffix == ".gz":

@@ -15,10 +15,10 @@ from ...errors import Problem, Where, WrongUse
 from ..account import FileAccount
 from ..row import Row, Unreadable
 from .columns import check_columns, nearest
-from .files import FORMATS, ROWS, SUFFIXES, TABLES, Broken, DataFile, Record, open_data
+from .files import FORMATS, ROWS, SUFFIXES, TABLES, Broken, DataFile, Record, open_data, pieces_of_lines
 from .folders import INFO, INFOS, SPLITS, STATE, dataset_files, describes, is_dataset
 from .messages import Misfit
-from .opened import bare
+from .opened import bare, packed
 from .remote import local_copy, nothing_at, url_of
 from .shapes import MAP_WORDS, SHAPES, Content, MapNames, content_of, filled, mapped
 from .threads import conversations
@@ -235,6 +235,36 @@ def records_of_file(source: Source, account: FileAccount, lenient: bool, check: 
             yield record
     finally:
         account.bytes = file.bytes or account.path.stat().st_size
+
+
+def line_pieces(source: Source, account: FileAccount) -> Iterator[tuple[int, bytes | Broken]] | None:
+    """Whole lines of one file, uncounted, in pieces (`files.pieces_of_lines`); None where it is read as records."""
+    if source.map or source.format not in (None, "jsonl") or packed(account.path):
+        return None
+    try:
+        file = open_data(account.path, source.format, source.encoding, lenient=True)
+    except Problem:
+        return None  # told when it is read as records
+    if file.format != "jsonl" or not file.is_utf8:
+        return None
+    account.format, account.encoding = file.format, str(file.encoding)
+    return counted(file, account)
+
+
+def counted(file: DataFile, account: FileAccount) -> Iterator[tuple[int, bytes | Broken]]:
+    """A fault of the whole file is one more record; lines count where they become rows."""
+    lines = 0
+    try:
+        for first, piece in pieces_of_lines(file):
+            account.read += isinstance(piece, Broken)
+            yield first, piece
+            lines = first + (1 if isinstance(piece, Broken) else piece.count(b"\n"))
+    except Problem as fault:
+        account.fault = fault
+        account.read += 1
+        yield lines, Broken("unreadable_file", fault.why or fault.message)
+    finally:
+        account.bytes = file.bytes
 
 
 def checked_records(file: DataFile, source: Source, account: FileAccount) -> Iterator[Record]:

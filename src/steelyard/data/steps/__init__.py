@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 from ..row import Row
 from .broken import broken
-from .empty import empty, says_nothing
+from .empty import chat_fault, empty, says_nothing
 from .finding import NEAR, Finding, Rules
 from .length import estimated_tokens, too_long
-from .personal import has_placeholder, personal, redact
+from .personal import has_placeholder, holds_placeholder, personal, redact
 from .repair import mended
 from .suppressed import ERASED, Suppressed, suppress, suppressed
 from .tagger import check_tagger, packages_of
@@ -29,7 +29,7 @@ STEPS: dict[str, Step] = {
 }  # fmt: skip
 
 __all__ = [
-    "ERASED", "NEAR", "STEPS", "Finding", "Rules", "Step", "Suppressed", "check_tagger", "estimated_tokens",
-    "has_placeholder", "mended", "packages_of", "redact", "says_nothing", "suppress", "suppressed",
+    "ERASED", "NEAR", "STEPS", "Finding", "Rules", "Step", "Suppressed", "chat_fault", "check_tagger",
+    "estimated_tokens", "has_placeholder", "holds_placeholder", "mended", "packages_of", "redact", "says_nothing", "suppress", "suppressed",
     "terms_of",
 ]  # fmt: skip

@@ -28,7 +28,11 @@ def has_placeholder(row: Row) -> bool:
     """An answer that training would teach holds a placeholder."""
     if row.messages is None:
         return False
-    return any(PLACEHOLDER.search(text) for text in row.answers if "<" in text or "[" in text)
+    return any(map(holds_placeholder, row.answers))
+
+
+def holds_placeholder(text: str) -> bool:
+    return ("<" in text or "[" in text) and PLACEHOLDER.search(text) is not None
 
 
 def redact(parts: Sequence[str], spans_of: Tagger | None = None) -> tuple[list[str], dict[str, int]]:
