@@ -6,6 +6,7 @@ installed (`pip install s3fs 'moto[server]'` in an environment of its own), and 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
@@ -13,13 +14,14 @@ import sys
 import time
 import urllib.request
 from importlib.util import find_spec
+from pathlib import Path
 
 import fsspec
 import pytest
 from typer.testing import CliRunner
 
 from steelyard.cli.app import make
-from steelyard.data import Row, clean_files, fingerprint, rows
+from steelyard.data import Row, clean_files, fingerprint, rows, sending
 from steelyard.data.reading import remote
 from steelyard.errors import Lacking, WrongUse
 
@@ -99,6 +101,58 @@ def test_clean_takes_a_url_and_says_so(store, tmp_path):
     assert json.loads((tmp_path / "out" / "report.json").read_bytes())["input"]["url"] == "memory://bucket/in"
 
 
+def test_a_cleaned_set_is_sent_whole_and_its_report_last(store, tmp_path, monkeypatch):
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    for name in ("a.jsonl", "sub/b.jsonl"):
+        (tmp_path / "in" / name).write_bytes(JSONL)
+    store.pipe({"/bucket/out/report.json": b"of an earlier set", "/bucket/out/old.jsonl": b"{}"})
+    words = ["clean", "--input", str(tmp_path / "in"), "--output", "memory://bucket/out"]
+    sent, send_file = [], sending.send_file
+
+    def cut_off(files, path, target):
+        if len(sent) == 2:
+            raise ConnectionError("cut off")
+        sent.append(path.name)
+        send_file(files, path, target)
+
+    monkeypatch.setattr(sending, "send_file", cut_off)
+    done = CliRunner().invoke(make(), words)
+    told = done.exception
+    assert isinstance(told, Lacking) and "cannot be written" in told.message and "cut off" in told.why
+    assert not store.exists("/bucket/out/report.json") and store.exists("/bucket/out/UNFINISHED")
+    monkeypatch.setattr(sending, "send_file", send_file)
+    assert CliRunner().invoke(make(), words).exit_code == 0
+    clean_files(tmp_path / "in", tmp_path / "here")
+    report = json.loads(store.cat("/bucket/out/report.json"))
+    assert sorted(report["sent"]) == ["a.jsonl", "dropped.jsonl", "sub/b.jsonl"]
+    for name, facts in report["sent"].items():
+        assert store.cat(f"/bucket/out/{name}") == (tmp_path / "here" / name).read_bytes()
+        assert facts["sha256"] == hashlib.sha256(store.cat(f"/bucket/out/{name}")).hexdigest()
+    assert not store.exists("/bucket/out/UNFINISHED") and store.exists("/bucket/out/old.jsonl")
+    assert not [p for p in (tmp_path / "cache" / "sending").iterdir()]
+
+
+def test_what_cannot_be_sent_is_said_before_a_row_is_read(store, tmp_path, monkeypatch):
+    (tmp_path / "a.jsonl").write_bytes(JSONL)
+
+    def refused(*words, **more):
+        raise PermissionError("denied")
+
+    monkeypatch.setattr(type(store), "pipe_file", refused)
+    with pytest.raises(Lacking, match="cannot be written") as told:
+        clean_files(tmp_path / "a.jsonl", Path("memory://bucket/out"))
+    assert told.value.where.field == "--output" and "denied" in told.value.why
+    with pytest.raises(WrongUse, match="of this machine"):
+        clean_files(tmp_path / "a.jsonl", tmp_path / "out", report=Path("memory://bucket/report.json"))
+    with pytest.raises(WrongUse, match="--page"):
+        paged = ["--output", "memory://bucket/out", "--page", str(tmp_path / "page.html")]
+        raise CliRunner().invoke(make(), ["clean", "--input", str(tmp_path / "a.jsonl"), *paged]).exception
+    with pytest.raises(WrongUse, match="the input's"):
+        clean_files(Path("memory://bucket/in"), Path("memory://bucket/in/"))
+    with pytest.raises(WrongUse, match="holds a key"):
+        clean_files(tmp_path / "a.jsonl", Path("s3://AKIAX:verysecret@bucket/out"))
+
+
 def test_the_key_of_a_dataset_follows_the_bytes_elsewhere(store, tmp_path):
     store.pipe("/bucket/a.jsonl", JSONL)
     order = {"sources": [{"path": "memory://bucket/a.jsonl"}], "root": str(tmp_path / "project")}
@@ -158,7 +212,7 @@ def test_keys_stand_in_no_url_and_no_error(monkeypatch):
 def test_a_missing_package_is_named(scheme, package, monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(Lacking, match=f"need the package {package}") as refused:
+    with pytest.raises(Lacking, match=f"needs the package {package}") as refused:
         texts(f"{scheme}://bucket/a.jsonl")
     assert package in refused.value.hint
 
@@ -191,6 +245,17 @@ def test_a_bucket_of_s3(monkeypatch, tmp_path):
             texts("s3://bucket/nothing.jsonl")
         with pytest.raises((Lacking, WrongUse)) as refused:
             texts("s3://no-such-bucket/a.jsonl")
+        assert "secret-of-someone" not in json.dumps(refused.value.as_json())
+        (tmp_path / "a.jsonl").write_bytes(JSONL)
+        clean_files(tmp_path / "a.jsonl", Path("s3://bucket/out"))
+        clean_files(tmp_path / "a.jsonl", tmp_path / "here")
+        files.invalidate_cache()
+        assert files.cat("bucket/out/a.jsonl") == (tmp_path / "here" / "a.jsonl").read_bytes()
+        assert {p.rpartition("/")[2] for p in files.ls("bucket/out", detail=False)} == {
+            "a.jsonl", "dropped.jsonl", "report.json"
+        }  # fmt: skip
+        with pytest.raises(Lacking, match="cannot be written") as refused:
+            clean_files(tmp_path / "a.jsonl", Path("s3://no-such-bucket/out"))
         assert "secret-of-someone" not in json.dumps(refused.value.as_json())
     finally:
         server.terminate()

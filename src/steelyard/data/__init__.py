@@ -15,6 +15,7 @@ from .making.make import MakeOrder, make_rows
 from .reading.columns import Column, Guess, guess_map, nearest
 from .reading.files import FORMATS
 from .reading.look import Sniff, answers_of, rows_with, sniff
+from .reading.remote import url_of
 from .reading.shapes import MAP_WORDS, SHAPES
 from .reading.sources import Source, rows
 from .row import Row, Unreadable, text_hash
@@ -28,5 +29,5 @@ __all__ = [
     "judged_now", "make_rows", "nearest", "open_set", "page_facts", "parts_of", "plain_settings",
     "plain_text", "redact", "row_of", "rows", "rows_with", "show", "sniff", "source_texts",
     "split_set", "standing_in_sources", "strings_of", "suppress", "suppressed", "text_hash", "traced",
-    "visible",
+    "url_of", "visible",
 ]  # fmt: skip

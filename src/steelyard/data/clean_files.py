@@ -45,6 +45,7 @@ from .reading.sources import (
     RowReader, Source, check_words, is_data, is_needed, line_pieces, name_of, paths_of, records,
 )  # fmt: skip
 from .row import Row, as_line
+from .sending import REPORT, check_here, folder_for
 from .steps import Rules, suppressed
 
 BLOCK_BYTES = 1 << 20
@@ -74,7 +75,7 @@ def clean_files(
     dry_run: bool = False,
     others: AbstractContextManager[Mapper] | None = None,
 ) -> dict[str, Any]:
-    """Clean a file or a folder of files into `output`; returns the report.
+    """Clean a file or a folder of files into `output`, a folder here or a URL; returns the report.
 
     {"in", "kept", "dropped", "changed", "by_reason", "masked", "personal", "repaired", "manner", "made",
     "bytes_in", "seconds", "mb_per_s", "files", "unreadable", "faults": {file: why}, "input"}. A dry run
@@ -83,13 +84,37 @@ def clean_files(
     cannot be read are dropped. Raises WrongUse (2): nothing to read, all lines unreadable, output in the
     input folder.
     """
+    check_here(report, "--report")
+    url, elsewhere = url_of(input), url_of(output)
+    if url is not None and url == elsewhere:
+        raise same_folder(output)
+    with folder_for(output) as folder:
+        here = input if url is None else local_copy(url, is_needed)
+        document = clean_into(
+            folder, here, contamination, workers, dict(settings or {}), dict(map or {}), watch, dry_run, others
+        )
+        document["input"] |= {"url": url} if url else {}
+        for target in {report or folder / REPORT, *([folder / REPORT] if elsewhere else [])}:
+            write_report(target, document)
+    return document
+
+
+def clean_into(
+    output: Path,
+    input: Path,
+    contamination: Path | None,
+    workers: int,
+    given: dict[str, Any],
+    map: dict[str, Any],
+    watch: Watch | None,
+    dry_run: bool,
+    others: AbstractContextManager[Mapper] | None,
+) -> dict[str, Any]:
+    """Input and output are of this machine; the report is still to be written."""
     started = time.perf_counter()
-    url = url_of(input)
-    input = input if url is None else local_copy(url, is_needed)
-    source = Source(path=str(input), map=dict(map or {}))
+    source = Source(path=str(input), map=map)
     check_words(source)
     files = [FileAccount(name, source.ability, path) for path, name in inputs_of(input, output)]
-    given = dict(settings or {})
     more = {**model_at(given, Path(".")), "unreadable": "drop", "suppressed": suppressed()}
     rules = Rules(**{"pii": PII, **given, **more})
     questions = questions_of(contamination)
@@ -105,15 +130,15 @@ def clean_files(
         gone = sieve.settle()
         outputs.leave_out(gone, targets_of(sieve))
         sieve.teach(gone)
-    document = report_of(sieve.account, time.perf_counter() - started)
-    document["input"] = {"path": str(input.absolute()), "map": dict(map or {})} | (
-        {"url": url} if url else {}
-    )
-    target = report or output / "report.json"
+    return report_of(sieve.account, time.perf_counter() - started) | {
+        "input": {"path": str(input.absolute()), "map": map}
+    }
+
+
+def write_report(target: Path, document: Mapping[str, Any]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic(target, 0o644) as to_report:
         to_report.write(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-    return document
 
 
 def stop_if_asked(watch: Watch | None) -> None:
@@ -141,11 +166,7 @@ def inputs_of(input: Path, output: Path) -> list[tuple[Path, str]]:
     """The files to clean, with names free of any folder. Raises WrongUse."""
     root = input if input.is_dir() else input.parent
     if output.resolve() == root.resolve():
-        raise WrongUse(
-            "data.same_folder", "the output folder is the input's",
-            where=Where(str(output), field="--output"),
-            hint="name another folder: cleaning never writes over its input",
-        )  # fmt: skip
+        raise same_folder(output)
     if input.is_dir():
         closed: list[Path] = []  # folders that cannot be listed: each is an input that cannot be read
         paths = [p for p in every_file(input, closed) if is_data(p)]
@@ -158,6 +179,14 @@ def inputs_of(input: Path, output: Path) -> list[tuple[Path, str]]:
             hint=f"files end in {', '.join(sorted(SUFFIXES))}, with or without .gz or .zst",
         )  # fmt: skip
     return [(path, name_of(path, root)) for path in paths]
+
+
+def same_folder(output: Path) -> WrongUse:
+    return WrongUse(
+        "data.same_folder", "the output folder is the input's",
+        where=Where(str(output), field="--output"),
+        hint="name another folder: cleaning never writes over its input",
+    )  # fmt: skip
 
 
 def target_of(name: str) -> str:

@@ -31,6 +31,7 @@ AWS_ELSEWHERE = ("AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CR
                  "AWS_CONTAINER_CREDENTIALS_FULL_URI")  # fmt: skip
 SECRETS = (*AWS.values(), "HF_TOKEN")
 CONNECT_S, ATTEMPTS = 10, 3
+FIELD = "data.path"  # of a recipe; an output is named by its flag
 
 
 def url_of(path: str | Path) -> str | None:
@@ -58,12 +59,11 @@ def local_copy(url: str, wanted: Callable[[Path], bool]) -> Path:
     return whole(folder, listed)
 
 
-def check_plain(url: str) -> None:
+def check_plain(url: str, field: str | None = FIELD) -> None:
     """No key stands in it: it would lie in recipes, reports and logs. Raises WrongUse."""
     if "@" in url.split("://")[1].split("/")[0]:
         raise WrongUse(
-            "data.key_in_url", "the URL of a source holds a key or a name before @",
-            where=Where(field="data.path"),
+            "data.key_in_url", "the URL holds a key or a name before @", where=Where(field=field),
             hint="take it out: keys come from the environment, AWS_ACCESS_KEY_ID for instance",
         )  # fmt: skip
 
@@ -76,7 +76,7 @@ def whole(folder: Path, listed: Mapping[str, Any]) -> Path:
 # ------------------------------------------------------------------ what is there
 
 
-def opened(url: str) -> Any:
+def opened(url: str, field: str | None = FIELD) -> Any:
     """The file system of fsspec. Raises Lacking where its package is missing."""
     scheme = url.split("://")[0]
     try:
@@ -85,8 +85,8 @@ def opened(url: str) -> Any:
         return fsspec.filesystem(scheme, skip_instance_cache=True, **OPTIONS[scheme]())
     except ImportError as e:
         raise Lacking(
-            "data.no_remote", f"sources on {scheme}:// need the package {PACKAGES[scheme]}",
-            where=Where(url, field="data.path"), hint=f"pip install fsspec {PACKAGES[scheme]}",
+            "data.no_remote", f"{scheme}:// needs the package {PACKAGES[scheme]}",
+            where=Where(url, field=field), hint=f"pip install fsspec {PACKAGES[scheme]}",
         ) from e  # fmt: skip
 
 
@@ -207,22 +207,28 @@ def nothing_at(url: str) -> WrongUse:
 
 
 @contextmanager
-def told(url: str) -> Iterator[None]:
+def told(url: str, field: str | None = FIELD, done: str = "read") -> Iterator[None]:
     """What a store's library raises as one error of ours, without keys in it."""
     try:
         yield
     except Problem:
         raise
     except FileNotFoundError as e:
-        raise nothing_at(url) from e
+        if done == "read":
+            raise nothing_at(url) from e
+        raise not_done(url, field, done, e) from None
     except Exception as e:
         if isinstance(e, OSError) and (ours := from_os_error(e)) and e.filename:
             raise ours from e
-        raise Lacking(
-            "data.remote", f"{url} cannot be read", where=Where(url, field="data.path"),
-            why=f"{type(e).__name__}: {without_keys(str(e))}"[:300],
-            hint="see that the address is right, and that the environment has the keys for it",
-        ) from None  # fmt: skip
+        raise not_done(url, field, done, e) from None
+
+
+def not_done(url: str, field: str | None, done: str, error: Exception) -> Lacking:
+    return Lacking(
+        "data.remote", f"{url} cannot be {done}", where=Where(url, field=field),
+        why=f"{type(error).__name__}: {without_keys(str(error))}"[:300],
+        hint="see that the address is right, and that the environment has the keys for it",
+    )  # fmt: skip
 
 
 def without_keys(text: str) -> str:

@@ -18,8 +18,8 @@ from .rules import DEDUP, PII, word_of, words_of
 if TYPE_CHECKING:
     from ....artefact import Watch
 
-Input = Annotated[Path, flag("--input", "FILE|DIR", say("What to clean."))]
-Output = Annotated[Path, flag("--output", "DIR", say("Where the kept rows go."))]
+Input = Annotated[Path, flag("--input", "FILE|DIR|URL", say("What to clean."))]
+Output = Annotated[Path, flag("--output", "DIR|URL", say("Where the kept rows go."))]
 Report = Annotated[Path | None, flag("--report", "FILE", say("The account; DIR/report.json."))]
 Contamination = Annotated[
     Path | None, flag("--contamination", "FILE", say("Questions that no row may hold."))
@@ -71,7 +71,7 @@ def clean(
     ray: Ray = None,
 ) -> None:
     no_settings("clean")
-    from ....data import LANGUAGES, clean_files
+    from ....data import LANGUAGES, clean_files, url_of
     from ...asking.first import map_of  # the room of recipes is more than `--help` needs
     from ...telling.terminal import Terminal
 
@@ -83,6 +83,11 @@ def clean(
         "consent": "required" if consent else None,
     }
     columns = map_of(map)
+    if page is not None and url_of(output):
+        raise WrongUse(
+            "cli.usage", say("{flag} does not go with {other}", flag="--page", other=f"--output {output}"),
+            where=Where(field="--page"), hint=say("leave {flag} out", flag="--page"),
+        )  # fmt: skip
     with Terminal() as watch:
         account = clean_files(
             input, output, report=report, contamination=contamination, workers=workers, settings=settings,
@@ -105,7 +110,7 @@ def nodes_of(ray: str | None, pii_model: Path | None, watch: Watch) -> Any:
     if pii_model is not None:
         raise WrongUse(
             "cli.usage", say("{flag} does not go with {other}", flag="--pii-model", other="--ray"),
-            where=Where(field="--pii-model"), hint=say("leave --pii-model out"),
+            where=Where(field="--pii-model"), hint=say("leave {flag} out", flag="--pii-model"),
         )  # fmt: skip
     from ....cluster import on_nodes
 
