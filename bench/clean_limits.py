@@ -50,6 +50,7 @@ from steelyard.data.whole.store import Ragged
 ALL = ("signature", "exact", "cores", "memory", "kills", "network")
 BATCH = 256  # rows
 EVERY = 4  # words
+TOLD_S = 10.0
 GOALS = {"signature": 8.0, "exact": 150.0, "cores": 1.8, "memory": 1.5e9}
 
 
@@ -155,7 +156,7 @@ def memory(corpus: Path, folder: Path, args: argparse.Namespace) -> dict[str, An
     large = repeated(corpus, folder, args.gb * 1e9)
     started = time.monotonic()
     process = subprocess.Popen(command(large, folder / "large"), stdout=subprocess.PIPE, text=True)
-    samples = list(resident(process))
+    samples = list(told(resident(process), folder / "large", large.stat().st_size))
     quarters = [max(samples[n * len(samples) // 4 : (n + 1) * len(samples) // 4] or [0]) for n in range(4)]
     report = json.loads((folder / "large" / "report.json").read_bytes())
     size = large.stat().st_size
@@ -221,6 +222,22 @@ def resident(process: subprocess.Popen[str]) -> Iterator[int]:
                 continue
         yield total
         time.sleep(0.2)
+
+
+def told(samples: Iterator[int], out: Path, size: int) -> Iterator[int]:
+    """The samples; every ten seconds a line on standard error: what is written, memory now and at most."""
+    started, said, most = time.monotonic(), 0.0, 0
+    for sample in samples:
+        most = max(most, sample)
+        if (now := time.monotonic() - started) - said >= TOLD_S:
+            said = now
+            done = sum(path.stat().st_size for path in out.glob("*.part*"))
+            share = f"{done / 1e6:.0f} MB written of {size / 1e6:.0f} MB read"
+            print(
+                f"{now:.0f} s  {share}  {sample / 1e6:.0f} MB resident, most {most / 1e6:.0f}",
+                file=sys.stderr,
+            )
+        yield sample
 
 
 # ------------------------------------------------------------------ kills, network

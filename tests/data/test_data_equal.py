@@ -30,11 +30,11 @@ ROWS = [
     {"id": "p", "chosen": "a", "rejected": "b", "text": LONG},
 ]  # fmt: skip
 
-BESIDE_ANY = (
-    "text messages conversations prompt completion instruction input output user assistant question answer system "
-    "chosen rejected rejected_response preferred_output accept licence license consent made tools label kto_tag "
-    "image images video videos audio audios compare weight history note"
-).split()
+BESIDE_ANY = """
+    text messages conversations prompt completion instruction input output user assistant question answer
+    system chosen rejected rejected_response preferred_output accept licence license consent made tools label
+    kto_tag image images video videos audio audios compare weight history note
+""".split()  # noqa: SIM905
 CHAT = [{"role": "user", "content": "When?"}, {"role": "assistant", "content": "At noon."}]
 NOT_PLAIN = [{}, {"weight": 0}, {"name": "x"}, {"reasoning": "x"}, {"tool_calls": [{"name": "x"}]}]
 # Each field that may change what a row is, beside a text and beside a chat, and what may stand beside a turn.
@@ -70,7 +70,10 @@ TEXTS = st.sampled_from(
 ) | st.text(max_size=20)
 ODD = st.none() | st.booleans() | st.integers(-2, 2) | st.just([]) | st.just(["x"]) | st.just({"a": "b"})
 TURNS = st.fixed_dictionaries(
-    {"role": st.sampled_from(["user", "assistant", "assistant", "system", "tool", "human", 3]), "content": TEXTS | ODD},
+    {
+        "role": st.sampled_from(["user", "assistant", "assistant", "system", "tool", "human", 3]),
+        "content": TEXTS | ODD,
+    },
     optional={"weight": st.integers(0, 1), "name": TEXTS, "reasoning": TEXTS},
 )
 CHATS = st.lists(TURNS, max_size=4) | st.just([{"role": r, "content": LONG} for r in ("user", "assistant")])
@@ -83,7 +86,9 @@ PLAIN = st.fixed_dictionaries({"id": TEXTS}, optional={"text": TEXTS, "label": T
 ASKED = st.fixed_dictionaries({"id": TEXTS, "messages": CHATS}, optional={"note": TEXTS})
 ENDS = st.sampled_from(["\n", "\n", "\r\n", "\n\n", " \n\x0b\n", ""])
 LINES = st.tuples(
-    st.one_of(PLAIN, ASKED, OBJECTS).map(lambda row: json.dumps(row, ensure_ascii=False, separators=(",", ":")))
+    st.one_of(PLAIN, ASKED, OBJECTS).map(
+        lambda row: json.dumps(row, ensure_ascii=False, separators=(",", ":"))
+    )
     | OBJECTS.map(json.dumps)
     | st.sampled_from(["{", "[1]", "7", '"x"', '{"text": "\\ud800"}', '{"id":"a","text":"b","text":"c"}']),
     ENDS,

@@ -21,8 +21,8 @@ import pytest
 from typer.testing import CliRunner
 
 from steelyard.cli.app import make
-from steelyard.data import Row, clean_files, fingerprint, rows, sending
-from steelyard.data.reading import remote
+from steelyard.data import Row, asked_once, clean_files, fingerprint, rows
+from steelyard.data.reading import remote, sending
 from steelyard.errors import Lacking, WrongUse
 
 PAIRS = [{"prompt": f"What is item {n}?", "completion": f"Item {n} is number {n * 7}."} for n in range(20)]
@@ -160,6 +160,19 @@ def test_the_key_of_a_dataset_follows_the_bytes_elsewhere(store, tmp_path):
     assert fingerprint(order) == first and first[0]["name"] == "a.jsonl"
     store.pipe("/bucket/a.jsonl", JSONL + JSONL)
     assert fingerprint(order) != first
+
+
+def test_a_run_asks_for_a_url_once(store, monkeypatch, tmp_path):
+    store.pipe("/bucket/a.jsonl", JSONL)
+    listing, asked = remote.listing, []
+    monkeypatch.setattr(remote, "listing", lambda *words: asked.append(words) or listing(*words))
+    order = {"sources": [{"path": "memory://bucket/a.jsonl"}], "root": str(tmp_path)}
+    with asked_once():
+        first = fingerprint(order)
+        store.pipe("/bucket/a.jsonl", JSONL + JSONL)  # meanwhile
+        with asked_once():
+            assert fingerprint(order) == first and texts("memory://bucket/a.jsonl") == ASKED
+    assert len(asked) == 1 and fingerprint(order) != first
 
 
 def test_offline_the_copy_that_is_here_is_taken_and_nothing_is_asked(store, monkeypatch):

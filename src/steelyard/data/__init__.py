@@ -12,10 +12,11 @@ from .looking.shown import Wanted, plain_text, show, visible
 from .looking.split import parts_of, split_set
 from .looking.traced import Query, Traced, row_of, source_texts, standing_in_sources, strings_of, traced
 from .making.make import MakeOrder, make_rows
+from .making.pictures import make_pictures
 from .reading.columns import Column, Guess, guess_map, nearest
 from .reading.files import FORMATS
 from .reading.look import Sniff, answers_of, rows_with, sniff
-from .reading.remote import url_of
+from .reading.remote import asked_once, url_of
 from .reading.shapes import MAP_WORDS, SHAPES
 from .reading.sources import Source, rows
 from .row import Row, Unreadable, text_hash
@@ -25,9 +26,10 @@ from .steps import STEPS, Suppressed, redact, suppress, suppressed
 __all__ = [
     "FORMATS", "KINDS", "LANGUAGES", "MAP_WORDS", "SHAPES", "STEPS", "Column", "DataSet", "Guess",
     "MakeOrder", "Query", "Row", "Sniff", "Source", "Suppressed", "Traced", "Unreadable", "Wanted",
-    "answers_of", "check", "clean", "clean_files", "count", "differences", "fingerprint", "guess_map",
-    "judged_now", "make_rows", "nearest", "open_set", "page_facts", "parts_of", "plain_settings",
-    "plain_text", "redact", "row_of", "rows", "rows_with", "show", "sniff", "source_texts",
+    "answers_of", "asked_once", "check", "clean", "clean_files", "count", "differences", "fingerprint",
+    "guess_map", "judged_now", "make_pictures", "make_rows", "nearest", "open_set", "page_facts",
+    "parts_of", "plain_settings", "plain_text", "redact", "row_of", "rows", "rows_with", "show", "sniff",
+    "source_texts",
     "split_set", "standing_in_sources", "strings_of", "suppress", "suppressed", "text_hash", "traced",
     "url_of", "visible",
 ]  # fmt: skip

@@ -40,12 +40,20 @@ from .reading.folders import every_file
 from .reading.messages import Misfit
 from .reading.opened import bare
 from .reading.remote import local_copy, url_of
+from .reading.sending import REPORT, check_here, folder_for
 from .reading.shapes import content_of
 from .reading.sources import (
-    RowReader, Source, check_words, is_data, is_needed, line_pieces, name_of, paths_of, records,
+    RowReader,
+    Source,
+    check_words,
+    is_data,
+    is_needed,
+    line_pieces,
+    name_of,
+    paths_of,
+    records,
 )  # fmt: skip
 from .row import Row, as_line
-from .sending import REPORT, check_here, folder_for
 from .steps import Rules, suppressed
 
 BLOCK_BYTES = 1 << 20
@@ -91,7 +99,15 @@ def clean_files(
     with folder_for(output) as folder:
         here = input if url is None else local_copy(url, is_needed)
         document = clean_into(
-            folder, here, contamination, workers, dict(settings or {}), dict(map or {}), watch, dry_run, others
+            folder,
+            here,
+            contamination,
+            workers,
+            dict(settings or {}),
+            dict(map or {}),
+            watch,
+            dry_run,
+            others,
         )
         document["input"] |= {"url": url} if url else {}
         for target in {report or folder / REPORT, *([folder / REPORT] if elsewhere else [])}:
@@ -331,7 +347,10 @@ def size_of(fields: dict[str, Any] | Broken) -> int:
 
 
 def judged_lines(
-    map_blocks: Mapper, check: Callable[[Block], Batch | Lines], files: list[FileAccount], source: Source,
+    map_blocks: Mapper,
+    check: Callable[[Block], Batch | Lines],
+    files: list[FileAccount],
+    source: Source,
     whole: bool = False,
 ) -> Iterator[tuple[FileAccount, Batch | Lines]]:
     """Each block's rows with the account of its file; `whole`: as whole lines where that can be."""

@@ -11,6 +11,7 @@ from ..doors import fetching
 
 if TYPE_CHECKING:
     from .here.local import Local, check_limits, explain, learnt, predict
+    from .here.media import decode_s
     from .job.abilities import per_ability
     from .job.cost import provider_of
     from .job.facts import DataFacts, Fill
@@ -58,6 +59,7 @@ FILES = {
     "check_claims": "published.claims",
     "check_limits": "here.local",
     "compared": "search.exports",
+    "decode_s": "here.media",
     "expected_rows": "search.exports",
     "explain": "here.local",
     "explain_plan": "job.plans",
@@ -131,6 +133,7 @@ __all__ = [
     "check_claims",
     "check_limits",
     "compared",
+    "decode_s",
     "expected_rows",
     "explain",
     "explain_plan",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .leaving.facts import model_facts
     from .leaving.receipt import write_receipt
     from .leaving.source import named_model
+    from .path.pictures import decode_pictures
     from .planning.exporting import export_plan
     from .planning.prepare import ledger
     from .planning.ready import Ready
@@ -61,6 +62,7 @@ FILES = {
     "export_plan": "planning.exporting",
     "ledger": "planning.prepare",
     "logs": "known",
+    "decode_pictures": "path.pictures",
     "plan": "start",
     "rollback": "rolling.rollback",
     **dict.fromkeys(("Hop", "explain", "refusal"), "service.protection"),
@@ -96,6 +98,7 @@ __all__ = [
     "check_model",
     "collect",
     "data_settings",
+    "decode_pictures",
     "erase",
     "explain",
     "export_model",

@@ -63,7 +63,9 @@ def up(
     if place.keys and place.keys.notice:
         logged.log("trust.key_made", notice=place.keys.notice)
         written(logged, "key.made", kind="sealing", key=place.keys.id)
-    with locked(place), writing_in(place.folder):
+    from ..data import asked_once  # numpy and more, which looking at a recipe does without
+
+    with locked(place), writing_in(place.folder), asked_once():
         if until == "serve":
             check_serving(recipe, place)
         count = 1 + len(names_until(until, optional_steps(recipe)))
@@ -103,6 +105,8 @@ def report(run: Run, language: str) -> None:
 
 def plan(recipe: Recipe, *, workdir: Path | None = None, watch: Watch | None = None) -> Plans:
     """The recipe weighed on every device. Raises Refused where its limits cannot be met here."""
+    from ..data import asked_once
+
     place = opened(recipe, workdir)
-    with locked(place):
+    with locked(place), asked_once():
         return prepare(recipe, place, LoggedWatch(place, watch or Watch())).plans

@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -47,6 +48,28 @@ def local_copy(url: str, wanted: Callable[[Path], bool]) -> Path:
     Raises WrongUse where there is nothing, Lacking without the package, the network or the right to read.
     """
     check_plain(url)
+    asked = ASKED.get()
+    if asked is None:
+        return copied(url, wanted)
+    if url not in asked:
+        asked[url] = copied(url, wanted)
+    return asked[url]
+
+
+ASKED: ContextVar[dict[str, Path] | None] = ContextVar("asked", default=None)
+
+
+@contextmanager
+def asked_once() -> Iterator[None]:
+    """In this block each URL is listed once: plan, keys and steps of one run mean the same files."""
+    token = ASKED.set({} if (asked := ASKED.get()) is None else asked)
+    try:
+        yield
+    finally:
+        ASKED.reset(token)
+
+
+def copied(url: str, wanted: Callable[[Path], bool]) -> Path:
     folder = cache_folder() / "remote" / hashlib.sha256(url.encode()).hexdigest()[:32]
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return copied_before(url, folder)

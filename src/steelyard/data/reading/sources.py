@@ -238,7 +238,7 @@ def records_of_file(source: Source, account: FileAccount, lenient: bool, check: 
 
 
 def line_pieces(source: Source, account: FileAccount) -> Iterator[tuple[int, bytes | Broken]] | None:
-    """Whole lines of one file, uncounted, in pieces (`files.pieces_of_lines`); None where it is read as records."""
+    """Whole lines of one file, uncounted (`pieces_of_lines`); None where it is read as records."""
     if source.map or source.format not in (None, "jsonl") or packed(account.path):
         return None
     try:

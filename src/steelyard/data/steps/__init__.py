@@ -30,6 +30,6 @@ STEPS: dict[str, Step] = {
 
 __all__ = [
     "ERASED", "NEAR", "STEPS", "Finding", "Rules", "Step", "Suppressed", "chat_fault", "check_tagger",
-    "estimated_tokens", "has_placeholder", "holds_placeholder", "mended", "packages_of", "redact", "says_nothing", "suppress", "suppressed",
-    "terms_of",
+    "estimated_tokens", "has_placeholder", "holds_placeholder", "mended", "packages_of", "redact",
+    "says_nothing", "suppress", "suppressed", "terms_of",
 ]  # fmt: skip

@@ -28,7 +28,9 @@ from .offer import Offer, draws_w, room_bytes, surely
 from .serve_search import BITS, search_serving
 
 CLEAN_BYTES_PER_CORE_S = 4e6  # half of the 8 MB/s of `bench/clean.py` on two cores
-DECODE_BYTES_PER_CORE_S = 25e6  # compressed JPEG: 110 kB in 4 to 5 ms with libjpeg-turbo; modelled
+# Compressed JPEG: 110 kB in 4 to 5 ms with libjpeg-turbo, modelled; 1080p to 224 px made 29 MB/s of files of
+# 66 kB and 77 of 534 kB (bench/media.py).
+DECODE_BYTES_PER_CORE_S = 25e6
 # Cores of libjpeg-turbo that one media engine replaces. nvJPEG on a V100 does twice an 18-core Xeon 6140; the
 # five decoders of an A100 four to eight times the V100 (NVIDIA, on the A100's JPEG decoder): 29 to 58.
 ENGINE_CORES = 29.0

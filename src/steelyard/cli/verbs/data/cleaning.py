@@ -84,10 +84,7 @@ def clean(
     }
     columns = map_of(map)
     if page is not None and url_of(output):
-        raise WrongUse(
-            "cli.usage", say("{flag} does not go with {other}", flag="--page", other=f"--output {output}"),
-            where=Where(field="--page"), hint=say("leave {flag} out", flag="--page"),
-        )  # fmt: skip
+        raise no_pair("--page", f"--output {output}")
     with Terminal() as watch:
         account = clean_files(
             input, output, report=report, contamination=contamination, workers=workers, settings=settings,
@@ -108,13 +105,17 @@ def nodes_of(ray: str | None, pii_model: Path | None, watch: Watch) -> Any:
     if ray is None:
         return None
     if pii_model is not None:
-        raise WrongUse(
-            "cli.usage", say("{flag} does not go with {other}", flag="--pii-model", other="--ray"),
-            where=Where(field="--pii-model"), hint=say("leave {flag} out", flag="--pii-model"),
-        )  # fmt: skip
+        raise no_pair("--pii-model", "--ray")
     from ....cluster import on_nodes
 
     return on_nodes(ray, "data:clean_files", watch)
+
+
+def no_pair(flag: str, other: str) -> WrongUse:
+    return WrongUse(
+        "cli.usage", say("{flag} does not go with {other}", flag=flag, other=other),
+        where=Where(field=flag), hint=say("leave {flag} out", flag=flag),
+    )  # fmt: skip
 
 
 def rules_of(off: str, only: str, pii: str | None) -> dict[str, Any]:

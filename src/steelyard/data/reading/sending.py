@@ -1,8 +1,8 @@
-"""A cleaned set on s3://, gs:// or hf://: written here first, then sent, so that it is whole or says that it is not.
+"""The other way: a cleaned set on s3://, gs:// or hf://, written here first, then sent.
 
-Stores have no renaming. The set there counts from its report.json on, which is sent last and names the size and
-SHA-256 of each other file; one of an earlier set is taken away before the first file is sent. UNFINISHED lies
-beside the files meanwhile. It is put there before any row is read: a store that refuses does so at once.
+Stores have no renaming. The set there counts from its report.json on, which is sent last and names the size
+and SHA-256 of each other file; one of an earlier set is taken away before the first file is sent. UNFINISHED
+lies beside the files meanwhile. It is put there before any row is read: a store that refuses does so at once.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 
 import orjson
 
-from ..errors import Where, WrongUse
-from ..places import cache_folder
-from .reading.remote import check_plain, opened, told, url_of
+from ...errors import Where, WrongUse
+from ...places import cache_folder
+from .remote import check_plain, opened, told, url_of
 
 REPORT, UNFINISHED = "report.json", "UNFINISHED"
 OUTPUT = Where(field="--output")
@@ -57,7 +57,9 @@ def send(files: Any, root: str, folder: Path) -> None:
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     names.remove(REPORT)
     report["sent"] = {name: facts_of(folder / name) for name in names}
-    (folder / REPORT).write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    (folder / REPORT).write_bytes(
+        orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    )
     if files.exists(f"{root}/{REPORT}"):
         files.rm_file(f"{root}/{REPORT}")
     for name in [*names, REPORT]:

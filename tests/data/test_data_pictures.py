@@ -1,0 +1,110 @@
+"""Pictures as one array, and how a file that is none is told."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from steelyard.cli.app import make
+from steelyard.data import make_pictures
+from steelyard.errors import WrongUse
+from steelyard.ledger import Ledger
+from steelyard.planner import decode_s
+
+Image = pytest.importorskip("PIL.Image")
+
+
+def picture(width, height, mode="RGB"):
+    """Red left of the middle, blue right of it; a green line at the top."""
+    pixels = np.zeros((height, width, 3), dtype=np.uint8)
+    pixels[:, : width // 2, 0] = pixels[:, width // 2 :, 2] = 255
+    pixels[: height // 8] = (0, 255, 0)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def saved(image, format, **more):
+    out = io.BytesIO()
+    image.save(out, format, **more)
+    return out.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    inside = tmp_path / "in"
+    (inside / "sub").mkdir(parents=True)
+    whole = saved(picture(1920, 1080), "JPEG", quality=90)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # shown turned by a quarter
+    clear = picture(90, 90, "RGBA")
+    clear.putalpha(0)
+    for name, data in {
+        "a.jpg": whole, "sub/b.png": saved(picture(300, 200), "PNG"), "c.gif": saved(picture(64, 64), "GIF"),
+        "d.webp": saved(picture(40, 400), "WEBP"), "e.jpeg": whole[: len(whole) // 2], "f.png": b"no picture",
+        "g.jpg": saved(picture(640, 480), "JPEG", exif=turned), "h.png": saved(clear, "PNG"), "i.jpg": b"",
+        "j.jpg": saved(picture(64, 64), "BMP"), "k.jpg": saved(picture(64, 64, "CMYK"), "JPEG"),
+    }.items():  # fmt: skip
+        (inside / name).write_bytes(data)
+    return inside
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def test_pictures_become_one_array_and_what_is_none_is_told(folder, tmp_path):
+    report = make_pictures(folder, tmp_path / "out", 32)
+    pixels = np.load(tmp_path / "out" / "pixels.npy", mmap_mode="r")
+    index, dropped = lines(tmp_path / "out" / "index.jsonl"), lines(tmp_path / "out" / "dropped.jsonl")
+    assert [row["id"] for row in index] == [
+        "a.jpg", "c.gif", "d.webp", "g.jpg", "h.png", "k.jpg", "sub/b.png"
+    ]  # fmt: skip
+    assert {row["id"] for row in dropped} == {"e.jpeg", "f.png", "i.jpg", "j.jpg"}
+    assert all(row["reasons"] == ["unreadable_picture"] and row["evidence"]["why"] for row in dropped)
+    assert pixels.shape == (7, 32, 32, 3) and pixels.dtype == np.uint8
+    assert (report["in"], report["kept"], report["dropped"]) == (11, 7, 4)
+    for number in (0, 6):  # scaled while it was decoded, or not
+        top, left, right = pixels[number, 1, 16], pixels[number, 20, 4], pixels[number, 20, 28]
+        assert top.argmax() == 1 and left.argmax() == 0 and right.argmax() == 2
+    assert (index[3]["width"], index[3]["height"]) == (480, 640)
+    assert pixels[3, 4, 10].argmax() == 0 and pixels[3, 28, 10].argmax() == 2  # the left side is at the top
+    assert (pixels[4] == 255).all()
+
+
+def test_any_number_of_processes_gives_the_same_bytes(folder, tmp_path):
+    for workers in (1, 2):
+        make_pictures(folder, tmp_path / f"out{workers}", 24, workers)
+    for name in ("pixels.npy", "index.jsonl", "dropped.jsonl"):
+        assert (tmp_path / "out1" / name).read_bytes() == (tmp_path / "out2" / name).read_bytes()
+    assert not list((tmp_path / "out2").glob("*.part"))
+
+
+def test_a_picture_that_would_fill_the_memory_is_dropped(tmp_path):
+    (tmp_path / "bomb.png").write_bytes(saved(Image.new("1", (20_000, 20_000)), "PNG"))
+    report = make_pictures(tmp_path / "bomb.png", tmp_path / "out")
+    assert report["dropped"] == 1
+    assert np.load(tmp_path / "out" / "pixels.npy").shape == (0, 224, 224, 3)
+
+
+def test_the_command_says_how_long_it_takes_and_learns_from_it(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.setpriority", lambda *words: None)  # of the tests' own process
+    monkeypatch.setenv("STEELYARD_LEDGER", str(tmp_path / "ledger.db"))
+    words = ["data", "pictures", str(folder), "--output", str(tmp_path / "out"), "--size", "16"]
+    done = CliRunner().invoke(make(), words)
+    assert done.exit_code == 0 and "7 of 11 pictures kept, 4 dropped" in done.output
+    assert "foreseen" in done.output and "modelled" in done.output
+    again = CliRunner().invoke(make(), [*words, "--strict"])
+    assert again.exit_code == 4 and "measured" in again.output
+    row, _ = Ledger(tmp_path / "ledger.db").rows(step="pictures")
+    assert row.features["pictures"] == 11 and row.predicted["wall_s"] > 0 < row.measured["wall_s"]
+    late = [replace(row, measured={"wall_s": 2 * row.predicted["wall_s"]})] * 3
+    foreseen = decode_s(11, row.features["bytes"], 1, 2, late)
+    assert foreseen.value == pytest.approx(2 * row.predicted["wall_s"])
+    assert foreseen.low < foreseen.value < foreseen.high and foreseen.provenance == "measured"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(WrongUse, match="holds no picture"):
+        make_pictures(tmp_path / "empty", tmp_path / "out")
