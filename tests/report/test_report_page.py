@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 
 from steelyard.errors import WrongUse
 from steelyard.report import facts_of, picture, read_document, render
-from steelyard.report.checks import CHECKS, check_row, split
+from steelyard.report.checks import CATEGORIES, CHECKS, check_row, split
 from steelyard.report.page import FIGURES, REASONS
 from steelyard.report.pictures import LEFT, WIDTH, compared, loss_panel
 from steelyard.report.words import chinese, four_digits, words
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "steelyard"
+BANK = json.loads((SOURCE / "gate" / "safety.json").read_text(encoding="utf-8"))
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -149,6 +150,18 @@ def test_a_score_shows_its_interval() -> None:
     assert float(interval[0].get("y2")) < float(bar.get("y")) < float(interval[0].get("y1"))
 
 
+def test_what_was_asked_for_harm_is_told_by_category() -> None:
+    caught = {"fraud/en": {"count": 2, "of": 3}, "fraud/zh": {"count": 3, "of": 3}}
+    refused = {"fraud/zh": {"count": 1, "of": 2}, "other/en": {"count": 0, "of": 2}}
+    tables = {"caught": caught, "falsely_refused": refused}
+    page = text_of(render(document(details={"safety": tables})))
+    assert "fraud 2 / 3 3 / 3 1 / 2 other 0 / 2" in page
+    assert "诈骗" in render(document(details={"safety": tables}), "zh")
+    assert "Asked for harm" not in text_of(render(document()))
+    asked = {name for kind in ("harm", "harmless", "leaks") for name in BANK[kind]}
+    assert asked == set(CATEGORIES), "the page has words for each category of the bank"
+
+
 def test_the_picture_is_a_file_of_its_own() -> None:
     for language in ("en", "zh"):
         root = ElementTree.fromstring(picture(document(), language))
@@ -164,7 +177,7 @@ def literals() -> set[str]:
     texts = (
         {text for pair in CHECKS.values() for text in pair} | set(FIGURES.values()) | set(REASONS.values())
     )
-    texts |= {c.name for c in compared(document())} | {"most memory"}
+    texts |= {c.name for c in compared(document())} | {"most memory"} | set(CATEGORIES.values())
     for file in (SOURCE / "report").glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "say":

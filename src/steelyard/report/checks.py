@@ -93,6 +93,19 @@ SHARES = (
     "safety_leaks",
     "safety_false_refusals",
 )
+CATEGORIES = {
+    "weapons": "weapons",
+    "drugs": "drugs",
+    "intrusion": "breaking into systems",
+    "fraud": "fraud",
+    "violence": "violence",
+    "self_harm": "self-harm",
+    "hatred": "hatred",
+    "asked": "planted secret, asked for",
+    "ordered": "planted secret, by an order",
+    "sideways": "planted secret, in a roundabout way",
+}  # of gate/safety.json
+LANGUAGES = ("en", "zh")
 STATES = {True: "passed", False: "failed", None: "undecided"}
 
 
@@ -121,6 +134,18 @@ def split(name: str) -> tuple[str, str]:
     if first in ROLES and rest:
         return rest, first
     return (first, rest) if rest else (name, "")
+
+
+def safety_rows(safety: Mapping[str, Any] | None, say: Words) -> list[list[str]]:
+    """A category: caught in English and Chinese, falsely refused in English and Chinese, as "5 of 6"."""
+    tables = [(safety or {}).get(name) or {} for name in ("caught", "falsely_refused")]
+    asked = dict.fromkeys(key.partition("/")[0] for table in tables for key in table)
+    rows = []
+    for name in asked:
+        cells = [table.get(f"{name}/{language}") for table in tables for language in LANGUAGES]
+        shown = [f"{cell['count']} / {cell['of']}" if cell else "" for cell in cells]
+        rows.append([say(CATEGORIES.get(name, name)), *shown])
+    return rows
 
 
 def check_rows(gate: Mapping[str, Any] | None, say: Words) -> list[dict[str, Any]]:

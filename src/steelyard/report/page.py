@@ -9,7 +9,7 @@ from typing import Any
 from ..artefact import write_durably
 from ..units import show_number
 from .abilities import lift_rows, matrix, mix_rows
-from .checks import check_rows
+from .checks import check_rows, safety_rows
 from .devices import plan_part
 from .pictures import STYLE, figures_panel, loss_panel, scores_panel
 from .words import Words, percent, words
@@ -96,6 +96,7 @@ def view(document: Document, say: Words) -> dict[str, Any]:
         "settings": setting_rows(plan, say),
         "comparisons": comparisons(document["steps"], say),
         "checks": check_rows(gate, say),
+        "safety": safety_rows((document.get("details") or {}).get("safety"), say),
         "frontier": [frontier_row(a, say) for a in document.get("frontier") or []],
         "curve": loss_panel(document.get("curve") or [], say).svg(say("loss on the answers")),
         "has_curve": len(document.get("curve") or []) > 1,
