@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steelyard.chances import at_least, at_most, holm
 from steelyard.gate.base.answers import Answer
 from steelyard.gate.base.verdict import Check
-from steelyard.gate.parity.chances import binomial_tail, holm
 from steelyard.gate.parity.draws import LOOK_ALPHA, Draw, Drawing, distinct, draw_probes, p_values
 from steelyard.gate.parity.judgement import cause_of_draws
 
@@ -143,8 +143,8 @@ def test_answers_that_hardly_differ_were_drawn_too_cold_where_their_tokens_say_s
 @given(st.integers(1, 60), st.floats(0.01, 0.99), st.data())
 def test_the_tails_of_a_count_meet(n, p, data):
     count = data.draw(st.integers(0, n))
-    below = binomial_tail(count, n, p, below=True)
-    above = binomial_tail(count + 1, n, p, below=False)
+    below = at_most(count, n, p)
+    above = at_least(count + 1, n, p)
     assert below + above == pytest.approx(1.0)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steelyard.gate.parity.chances import binomial_tail, two_sided
+from steelyard.chances import at_least, at_most, two_sided
 from steelyard.gate.quality.checks import against_base, against_tuned, base_look, pairs, quality_checks
 from steelyard.gate.quality.design import Design, design_of
 from steelyard.gate.quality.scores import RowScore, Scores
@@ -75,12 +75,12 @@ def test_students_quantile_is_near_the_exact_one(z, freedom, expected):
     ],
 )
 def test_tails_of_a_count_equal_the_table(count, n, p, below, above):
-    assert binomial_tail(count, n, p, below=True) == pytest.approx(below, rel=1e-8)
-    assert binomial_tail(count, n, p, below=False) == pytest.approx(above, rel=1e-8)
+    assert at_most(count, n, p) == pytest.approx(below, rel=1e-8)
+    assert at_least(count, n, p) == pytest.approx(above, rel=1e-8)
 
 
 def test_a_chance_of_nothing_or_of_all_tests_nothing():
-    assert binomial_tail(0, 9, 0.0, below=False) == binomial_tail(9, 9, 1.0, below=True) == 1.0
+    assert at_least(0, 9, 0.0) == at_most(9, 9, 1.0) == 1.0
     assert two_sided(0.0) == two_sided(-3.0) == 1.0
     # scipy 1.17.1: 2 * norm.sf(1.3), 2 * norm.sf(3)
     assert (two_sided(1.3), two_sided(3.0)) == pytest.approx((0.1936009692, 0.0026997961))

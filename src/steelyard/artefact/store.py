@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..clock import utc_now
 from ..errors import CheckFailed, Refused, Where
 from .file_hashes import unchanged_sha256
 from .files import (
@@ -246,7 +246,7 @@ class Store:
             "settings": draft.settings,
             "files": files,
             "figures": figures,
-            "made_by": made_by | {"published": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
+            "made_by": made_by | {"published": utc_now()},
             "seal": self.keys.scheme if self.keys else None,
             "signature": None,
         } | more

@@ -118,6 +118,11 @@ VERBS = (
     ),
     ("broker get", "trust.brokers.get", "Prove what runs in this trust domain, and get a key for it."),
     ("export", "models.export", "Copy a tuned model out, as other programs read it."),
+    (
+        "bundle",
+        "machines.bundles.bundle",
+        "One archive that installs without a network: wheels, model, recipe.",
+    ),
 )
 # Verbs of two words stand under their first.
 GROUPS = {

@@ -674,6 +674,18 @@ class CanaryTable(Table):
     )
 
 
+Replicas = Annotated[int, Field(ge=1, le=64)]
+
+
+class ScaleTable(Table):
+    min: Replicas | None = say("that always run", 1)
+    max: Replicas = Field(description="at most, each with its part of the cores", examples=[2])
+    requests: Annotated[int, Field(ge=1, le=4096)] | None = say("at once, that one of them answers well", 8)
+    down_after: Annotated[Seconds, Field(ge=1)] | None = say(
+        "fewer are needed for so long before one goes", "15m"
+    )
+
+
 def _words_of(value: Any) -> Any:
     """Words of a command line: numbers are written without quotes."""
     if not isinstance(value, list):
@@ -706,8 +718,9 @@ class ServeTable(Table):
     args: Words | None = say(
         "flags of vLLM or SGLang, in place of the plan's", ["--max-num-seqs", 128, "--enforce-eager"]
     )
-    replicas: Annotated[int, Field(ge=1, le=64)] | None = say(
-        "engines behind one door, on cores of their own", 2
+    replicas: Replicas | ScaleTable | None = say(
+        "engines behind one door, on cores of their own; a table: they come ahead of the load and go",
+        {"min": 1, "max": 2},
     )
     speculative: Literal["off", "lookup", "draft"] | None = say(
         "guess tokens ahead: quoted from the prompt, or by a draft model", "lookup"

@@ -310,6 +310,10 @@ def _serve(serve: dict[str, Any]) -> words.Serve:
         given["label"] = {"visible": True} | label
     if tls := serve.get("tls"):
         given["tls"] = words.Tls(cert=AUTO) if tls == AUTO else words.Tls(**tls)
+    if isinstance(scale := serve.get("replicas"), dict):
+        bounds = {name: scale[name] for name in ("min", "requests") if name in scale}
+        after = {"down_after_s": scale["down_after"]} if "down_after" in scale else {}
+        given |= {"replicas": scale["max"], "scale": words.Scale(**bounds, **after)}
     canary = given.pop("canary", None)
     if canary:
         given["canary"] = words.Canary(**(canary if isinstance(canary, dict) else {}))

@@ -367,6 +367,7 @@ def _check_serving(recipe: Recipe, tree: Tree) -> None:
     _check_choices(recipe, tree)
     _check_speculation(recipe, tree)
     _check_launched(recipe, tree)
+    _check_scale(recipe, tree)
     load, limit = recipe.goal.load, recipe.serve.max_model_len
     wanted = load.prompt_tokens + load.output_tokens if load else 0
     if limit and wanted > limit:
@@ -388,6 +389,13 @@ def _check_choices(recipe: Recipe, tree: Tree) -> None:
     if calibrated and not recipe.data:
         text = f"{calibrated[0]} rounds by your rows, and there is no data"
         _fail(tree, ("compress", "weights"), text, "example: compress: {weights: int8}")
+
+
+def _check_scale(recipe: Recipe, tree: Tree) -> None:
+    scale, most = recipe.serve.scale, recipe.serve.replicas
+    if scale is not None and scale.min > most:
+        text = f"at least {scale.min} replicas, and at most {most}"
+        _fail(tree, ("serve", "replicas", "min"), text, f"example: replicas: {{min: 1, max: {scale.min}}}")
 
 
 # What steelyard's own engines have, and a server of its own has in another way or not at all.

@@ -227,6 +227,15 @@ class Canary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """Replicas that come ahead of the load and go; `replicas` of the service is their most."""
+
+    min: int = 1
+    requests: int = 8  # at once, that one replica answers well: longer batches make each answer slower
+    down_after_s: float = 900.0  # starting one takes seconds and fills its cache anew
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Serve:
     """The service; host and port as `vllm serve` has them."""
 
@@ -243,6 +252,7 @@ class Serve:
     engine_python: str | None = None  # interpreter that has vLLM or SGLang, from the recipe's folder
     args: tuple[str, ...] = ()  # further words for the command line of vLLM or SGLang
     replicas: int = 1
+    scale: Scale | None = None  # None = all of them always run
     speculative: Literal["off", "lookup", "draft"] = "off"
     draft: str | None = None  # the small model of speculative: draft
     adapters: dict[str, str] = field(default_factory=dict)  # name -> PEFT folder, from the recipe's folder
@@ -394,11 +404,19 @@ def _words(recipe: Recipe) -> dict[str, Any]:
         "gate": {
             k: v for k, v in asdict(recipe.gate).items() if k not in ("general", "safety", "approve") or v
         },
-        "serve": asdict(recipe.serve) | {"api_key": SECRET if recipe.serve.api_key else None},
+        "serve": _served(recipe.serve),
         "resources": _resources(recipe.resources),
         "trust": asdict(recipe.trust),
         "seed": recipe.seed,
     }
+
+
+def _served(serve: Serve) -> dict[str, Any]:
+    words = asdict(serve) | {"api_key": SECRET if serve.api_key else None}
+    if scale := words.pop("scale"):
+        scale["down_after"] = scale.pop("down_after_s")
+        words["replicas"] = {**scale, "max": serve.replicas}
+    return words
 
 
 def _load(load: Load) -> dict[str, Any]:

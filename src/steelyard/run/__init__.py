@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .garbage import collect
     from .known import logs, service_sockets, status, stop
     from .leaving.approving import approve
+    from .leaving.bundling.bundle import BundleOrder, Sizes, bundle, check_bundle
     from .leaving.compared import verify_receipt
     from .leaving.export import MAY_LOSE, Exported, Order, export_model
     from .leaving.facts import model_facts
@@ -45,6 +46,7 @@ FILES = {
     "Outcome": "record.outcome",
     "Ready": "planning.ready",
     "StepRecord": "record.outcome",
+    **dict.fromkeys(("BundleOrder", "Sizes", "bundle", "check_bundle"), "leaving.bundling.bundle"),
     "canary": "rolling.canary",
     "collect": "garbage",
     "erase": "erasing.erase",
@@ -82,18 +84,22 @@ FILES = {
 
 __all__ = [
     "MAY_LOSE",
+    "BundleOrder",
     "Exported",
     "Hop",
     "Order",
     "Outcome",
     "Ready",
     "Rewrapped",
+    "Sizes",
     "StepRecord",
     "Weighed",
     "accept",
     "approve",
     "begun_orders",
+    "bundle",
     "canary",
+    "check_bundle",
     "check_data",
     "check_model",
     "collect",

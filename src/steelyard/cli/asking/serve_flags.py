@@ -88,6 +88,16 @@ class EngineFlags:
     form: Annotated[Text, flag("--form", "FORM", say("Of the weights: bf16, int8, int4, ..."))] = None
     mode: Annotated[str, flag("--mode", "MODE", say("exact or fast: how the server computes."))] = "fast"
     replicas: Annotated[int, flag("--replicas", "N", say("Engines, each on cores of its own."), min=1)] = 1
+    least_replicas: Annotated[
+        int | None,
+        flag("--least-replicas", "N", say("So many always; the others come ahead of the load."), min=1),
+    ] = None
+    replica_requests: Annotated[
+        int, flag("--replica-requests", "N", say("Requests at once that one replica answers well."), min=1)
+    ] = 8
+    replicas_down: Annotated[
+        str, flag("--replicas-down", "TIME", say("Fewer are needed for so long before one goes."))
+    ] = "15m"
     threads: Annotated[int | None, flag("--threads", "N", say("Of one engine."), min=1)] = None
     adapter: Annotated[
         list[str] | None, flag("--adapter", "NAME=DIR", say("A LoRA adapter; may stand more than once."))

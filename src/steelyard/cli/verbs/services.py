@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...errors import WrongUse
+from ...errors import Where, WrongUse
 from ...units import parse_bytes, parse_s
 from ..asking.flags import flags_of, words_of
 from ..asking.serve_flags import ServeFlags
@@ -66,6 +66,7 @@ def _check_approved(flags: ServeFlags, others_reach_it: bool) -> None:
 # Of a model that is loaded here: (field, flag, what it is where nobody gave it).
 OF_OUR_OWN = (
     *(("engine", "--engine", "auto"), ("form", "--form", None), ("replicas", "--replicas", 1)),
+    ("least_replicas", "--least-replicas", None),
     *(("adapter", "--adapter", None), ("route", "--route", None), ("draft", "--draft", None)),
     *(
         ("embed_model", "--embed-model", None),
@@ -105,6 +106,14 @@ def _tell_sealed(service: dict[str, Any]) -> bool:
     return bool(sealing_of(service))
 
 
+def _scale(flags: ServeFlags) -> dict[str, Any]:
+    """Of replicas that come and go; {} where all always run."""
+    if flags.least_replicas is None:
+        return {}
+    down_s = parse_s(flags.replicas_down)
+    return {"least": flags.least_replicas, "requests": flags.replica_requests, "down_s": down_s}
+
+
 def settings_of(flags: ServeFlags) -> Any:
     """The flags as the settings of a service. Raises WrongUse."""
     from ...serving import ServeSettings, guard_words
@@ -117,9 +126,15 @@ def settings_of(flags: ServeFlags) -> Any:
         *("max_requests_at_once", "max_body_bytes", "receipts"),
         *("files_per_key", "batches_per_key", "jobs_per_key"),
     )
+    if flags.least_replicas is not None and flags.least_replicas > flags.replicas:
+        raise WrongUse(
+            "cli.usage", f"at least {flags.least_replicas} replicas, and at most {flags.replicas}",
+            where=Where(field="--least-replicas"), hint=f"--replicas {flags.least_replicas}",
+        )  # fmt: skip
     kind = "draft" if flags.draft and flags.speculative == "off" else flags.speculative
     return ServeSettings(
         **{name: getattr(flags, name) for name in same},
+        scale=_scale(flags),
         guard=guard_words(flags.guard),
         keys=str(flags.keys.resolve()) if flags.keys else None,
         join=tuple(flags.join or ()),

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from math import inf
 
+from ...forecast import Forecast
 from .cadence import checkpoint_every_s, failure_rate
-from .forecast import Forecast
 from .healing import Health
 from .job import Job
 from .messages import Decision

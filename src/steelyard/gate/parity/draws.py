@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...chances import at_least, at_most, holm, two_sided
 from ..base.endpoint import NEUTRAL, Answer, Endpoint
 from ..base.verdict import Check
 from ..reference.exact import Reference
-from .chances import binomial_tail, holm, two_sided
 from .checks import Observation, Sample, measure
 from .probes import Probe
 
@@ -225,8 +225,8 @@ def p_values(tokens: np.ndarray, drift: float) -> dict[str, float]:
         p["repeats"] = _of_likeliest(repeats, drift)
     for tail in TAILS:
         count = int((u > tail).sum())
-        p[f"tail_{tail}"] = binomial_tail(count, n, 1 - tail, below=True)
-    return p | {"tail_high": binomial_tail(int((u > 0.95).sum()), n, 0.05 + drift, below=False)}
+        p[f"tail_{tail}"] = at_most(count, n, 1 - tail)
+    return p | {"tail_high": at_least(int((u > 0.95).sum()), n, 0.05 + drift)}
 
 
 def _of_likeliest(tokens: np.ndarray, drift: float) -> float:

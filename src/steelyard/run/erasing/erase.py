@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ...artefact import Watch, copies_folder, forget_copy, noted_copies, write_durably
+from ...clock import utc_now
 from ...data import source_texts, suppressed
 from ...data import suppress as suppress_rows
 from ...errors import CheckFailed, Lacking, Where, WrongUse
@@ -30,7 +31,7 @@ from ..record.workdir import Workdir, locked
 from ..service.canary import end_canary
 from ..start import up
 from .lineage import DATASET, published, settings_of, unfinished, works
-from .order import Order, begun_orders, finish, folder_of, now, order_of, save
+from .order import Order, begun_orders, finish, folder_of, order_of, save
 from .tracing import own_texts, texts_of_others, written
 
 REPORTS = ("report.html", "report.json")
@@ -303,7 +304,7 @@ def proof_of(order: Order, removed: Sequence[Mapping[str, Any]], looked: Mapping
         for row in order.rows
     ]
     body = {
-        "schema": "steelyard.erasure/1", "order": order.id, "begun": order.begun, "finished": now(),
+        "schema": "steelyard.erasure/1", "order": order.id, "begun": order.begun, "finished": utc_now(),
         "rows": rows, "removed": [dict(one) for one in removed], "replaced_by": list(replaced_by(order)),
         "left_to_the_user": [dict(one) for one in order.left], "looked_for": dict(looked),
         "list": {"file": str(erased_file()), "sha256": key.digest},

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ...artefact import write_durably
+from ...clock import utc_now
 from ...data import Query, standing_in_sources
 from ...errors import Where, WrongUse
 from ...places import erased_file
@@ -69,8 +69,8 @@ def order_of(
     holders = holders_of(found, every)
     rows = {one.row.hash: {"id": one.row.id, "hash": one.row.hash, "why": one.row.why} for one in found}
     order = Order(
-        id=f"{now().translate(PLAIN)}-{hashlib.sha256(''.join(sorted(rows)).encode()).hexdigest()[:8]}",
-        begun=now(),
+        id=f"{utc_now().translate(PLAIN)}-{hashlib.sha256(''.join(sorted(rows)).encode()).hexdigest()[:8]}",
+        begun=utc_now(),
         rows=tuple(rows.values()),
         works=tuple(work_order(work, touched, made, remake) for work in every if has(work, touched, made)),
         copies=tuple(h.path for h in holders if h.kind == "cache"),
@@ -201,7 +201,3 @@ def begun_orders() -> list[Order]:
 
 def finish(order: Order) -> None:
     (folder_of("orders") / f"{order.id}.json").unlink(missing_ok=True)
-
-
-def now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

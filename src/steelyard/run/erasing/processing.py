@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from ...artefact import Artefact
+from ...clock import utc_now
 from ...errors import Problem
 from ...recipe import Recipe, load
 from ..known import exports
 from .lineage import DATASET, Work, ordered, read_text, works
-from .order import folder_of, now
+from .order import folder_of
 
 CONTROLLER = ("name", "contact", "joint_controller", "representative", "data_protection_officer")
 ASSESSMENT = ("necessity", "impact_on_individuals", "automated_decisions", "entrusted_to")
@@ -28,7 +29,7 @@ def processing_record(workdir: Path | None = None) -> dict[str, Any]:
     """{"made_at", "controller", "activities", "to_be_filled_in": names of what is None}."""
     proofs = erasures()
     document: dict[str, Any] = {
-        "made_at": now(),
+        "made_at": utc_now(),
         "controller": dict.fromkeys(CONTROLLER),
         "activities": [activity(work, proofs) for work in works(workdir)],
     }

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
+from ...clock import utc_now
 from ...errors import CheckFailed, Where
 from ...trust import Signer, sign_statement
 from ..record.approval import KIND, NAME
@@ -33,7 +33,7 @@ def approve(run: str, signer: Signer, output: Path | None = None) -> Receipt:
         "run": facts["run"],
         "recipe": facts["recipe"]["hash"],
         "verdict": gate["hash"] if gate else None,
-        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "made": utc_now(),
     }
     path = output or place.folder / NAME
     sign_statement(path, signer, KIND, (facts["recipe"]["name"], subject["hash"]), predicate)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...artefact import Artefact
+from ...clock import utc_now
 from ...errors import CheckFailed, Where, WrongUse
 from ...trust import Signer, keys_of, sign_statement
 from ..known import entries
@@ -42,7 +42,7 @@ def write_receipt(run: str, signer: Signer, output: Path | None = None) -> Recei
     `run`: its id, name or folder. Raises WrongUse, and CheckFailed for an artefact that is damaged.
     """
     place = workdir_named(run)
-    predicate = described(place) | {"made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    predicate = described(place) | {"made": utc_now()}
     path = output or place.folder / "receipt.json"
     subject = served(predicate["artefacts"])
     sign_statement(path, signer, KIND, (predicate["recipe"]["name"], subject["hash"]), predicate)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ...artefact import check_private
@@ -18,6 +18,9 @@ from ...trust import REHEARSED, named_recipient, scan
 from ..record.approval import approvers
 from ..record.workdir import Workdir
 from .launching import python_of
+
+if TYPE_CHECKING:
+    from ...serving import Service
 
 
 def check_serving(recipe: Recipe, place: Workdir) -> None:
@@ -40,8 +43,13 @@ def check_serving(recipe: Recipe, place: Workdir) -> None:
         )
     check_serve_files(recipe)
     old = find(place.service)
-    if not (old and urlsplit(old.url).port == serve.port):
+    if on_port(old, serve.port) is None:
         check_port(serve.host, serve.port)
+
+
+def on_port(service: Service | None, port: int) -> Service | None:
+    """The service, if it listens on that port: another then comes after it, and both listen for a moment."""
+    return service if service is not None and urlsplit(service.url).port == port else None
 
 
 def check_tls(recipe: Recipe) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ...artefact import write_durably
+from ...clock import utc_now
 from ...errors import Lacking, Where
 from .workdir import Workdir
 
@@ -44,7 +45,7 @@ class Promotion:
 
 def promotion(settings: dict[str, Any], **more: Any) -> Promotion:
     """One made now, of settings that may hold a key."""
-    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    at = utc_now()
     keyed = settings.get("api_key") is not None
     return Promotion(at=at, settings={**settings, "api_key": None}, keyed=keyed, **more)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ...artefact import Place, Progress, Store, Watch, check_private
+from ...clock import utc_now
 from ...errors import Lacking, Where, from_os_error
 from ...recipe import Recipe
 from ...trust import SIMULATED, append_log, keys_of
@@ -150,7 +151,7 @@ class LoggedWatch(Watch):
 
     def write(self, event: str, **fields: Any) -> None:
         """Into the file alone: what a person would not want on the terminal."""
-        entry = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "event": event} | fields
+        entry = {"at": utc_now(), "event": event} | fields
         if self.workdir.simulated:
             entry["trust"] = SIMULATED
         line = json.dumps(entry, ensure_ascii=False, default=str)

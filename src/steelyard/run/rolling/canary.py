@@ -13,6 +13,7 @@ from ...errors import Lacking, Where, WrongUse
 from ...serving import Service, find, promote, read_tally
 from ...trust import keys_of
 from ..known import chosen
+from ..planning.checks import on_port
 from ..record.acts import written
 from ..record.promotions import (
     Promotion,
@@ -25,7 +26,6 @@ from ..record.promotions import (
 )
 from ..record.workdir import LoggedWatch, Workdir
 from ..service.canary import canary_of, end_canary, forget_canary
-from ..service.services import on_port
 
 
 def canary(

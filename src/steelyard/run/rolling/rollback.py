@@ -23,11 +23,12 @@ from ...trust import keys_of
 from ...units import show_bytes
 from ..erasing.order import folder_of
 from ..known import chosen, entries
+from ..planning.checks import on_port
 from ..record.acts import written
 from ..record.promotions import Promotion, publishing, read_promotions, up_to, write_promotions
 from ..record.workdir import LoggedWatch, Workdir
 from ..service.canary import end_canary
-from ..service.services import api_key, on_port
+from ..service.services import api_key
 
 OF_THE_MODEL = (
     *("engine", "mode", "threads", "max_model_len", "max_num_seqs", "max_num_batched_tokens", "cache_bytes"),

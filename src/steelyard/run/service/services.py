@@ -14,13 +14,12 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from ...artefact import Artefact, Watch, private_folder
 from ...errors import Lacking
 from ...serving import ServeSettings, Service, find, promote, start
 from ..child.children import Tail, call_order, in_child, log_output
-from ..planning.checks import sealing_settings, tls_settings, trust_settings
+from ..planning.checks import on_port, sealing_settings, tls_settings, trust_settings
 from ..record.acts import written
 from ..record.promotions import (
     Promotion,
@@ -35,7 +34,7 @@ from .canary import begin_canary, end_canary
 from .references import Model, References
 
 if TYPE_CHECKING:  # what is planned is no part of the code that a verdict depends on
-    from ...recipe import Canary, Recipe
+    from ...recipe import Canary, Recipe, Scale
     from ..planning.ready import Ready
 
 
@@ -149,6 +148,7 @@ class Candidates:
             "embed_model": serve.embed_model,
             "embed_folder": str(self.served_folder(serve.embed_model)) if serve.embed_model else None,
             "replicas": serve.replicas,
+            "scale": _scale_of(serve.scale),
             "speculative": serve.speculative,
             "draft": str(self.served_folder(serve.draft)) if serve.draft else None,
             "adapters": {name: str(recipe.root / folder) for name, folder in serve.adapters.items()},
@@ -295,9 +295,11 @@ def _model(role: str, inputs: dict[str, Artefact]) -> Model:
     )
 
 
-def on_port(service: Service | None, port: int) -> Service | None:
-    """The service, if it listens on that port: another then comes after it, and both listen for a moment."""
-    return service if service is not None and urlsplit(service.url).port == port else None
+def _scale_of(scale: Scale | None) -> dict[str, Any]:
+    """As the settings of a service have it."""
+    if scale is None:
+        return {}
+    return {"least": scale.min, "requests": scale.requests, "down_s": scale.down_after_s}
 
 
 def api_key(recipe: Recipe) -> str | None:

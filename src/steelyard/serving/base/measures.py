@@ -7,7 +7,7 @@ requests are left out. What is counted by key are tokens computed for it, whoeve
 from __future__ import annotations
 
 from collections import Counter as Counts
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -141,8 +141,11 @@ class Measures:
         engines = getattr(engine, "engines", [engine])
         labels = (*self._labels, "replica")
         pid = Gauge("steelyard:engine_pid", "Process of an engine", labels, registry=self.registry)
-        for i, one in enumerate(engines):
-            pid.labels(**self._labels, replica=str(i)).set_function(partial(_pid, one))
+        for i in range(len(engines)):
+            pid.labels(**self._labels, replica=str(i)).set_function(partial(_pid, engines, i))
+        self.watch(
+            "steelyard:replicas", "Engines that get requests", lambda: len(getattr(engine, "taking", engines))
+        )
 
     def success(self, reason: str) -> None:
         self._success.labels(**self._labels, finished_reason=reason).inc()
@@ -168,8 +171,9 @@ class Measures:
         return histogram.labels(**self._labels)
 
 
-def _pid(engine: Any) -> float:
-    return float(engine.pid or 0)
+def _pid(engines: Sequence[Any], number: int) -> float:
+    """0 where it is away."""
+    return float((engines[number].pid or 0) if engines[number].state != "closed" else 0)
 
 
 class _ByKey(Collector):

@@ -18,6 +18,7 @@ from ..engines import EngineSettings, kv_bytes_per_token, kv_precision, read_for
 from ..engines.launched.interpreter import platform_here
 from ..engines.launched.settings import as_launched
 from ..engines.lora import check_alike
+from .replicas import BLOCK_TOKENS
 from .replicas.cores import split_cores, usable_cores
 from .tuned import tuned_settings
 
@@ -64,6 +65,7 @@ class ServeSettings:
     jobs_per_key: int = 10  # under way
     max_queue_s: float = 60.0  # a longer wait is a 429: few clients wait longer than a minute
     replicas: int = 1  # engines on this machine, each with its part of the cores
+    scale: dict[str, Any] = field(default_factory=dict)  # {"least", "requests", "down_s"}: they come and go
     cores: tuple[int, ...] = ()  # pin the engine to these
     prefix_cache: bool = True
     kv_precision: str | None = None  # None: as the form says
@@ -209,6 +211,12 @@ def engine_settings(folder: Path, settings: ServeSettings) -> EngineSettings:
         adapters=dict(settings.adapters),
     )
     return _launched(plain, settings) if settings.engine in LAUNCHED else _as_tuned(plain, settings)
+
+
+def cache_blocks(folder: Path, one: EngineSettings) -> int:
+    """How many of the router's blocks a replica's prefix cache holds at most."""
+    tokens = one.cache_bytes / kv_bytes_per_token(folder, kv_precision(read_form(folder), one.mode))
+    return max(1, int(tokens) // BLOCK_TOKENS)
 
 
 def _launched(plain: EngineSettings, settings: ServeSettings) -> EngineSettings:

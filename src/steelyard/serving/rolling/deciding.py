@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from ...chances import at_least, at_most, normal_tail
+
 ERROR = 0.05  # of all looks at one check together: a sound model is sent back in one case in twenty
 LOOKS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)  # at these multiples of `requests`; undecided at the last: no
 LATE_SHARE = 0.1  # answers of the standing model that begin later than the time after which one is late
@@ -185,35 +187,6 @@ def agreement_check(tally: Tally, limit: float, error: float) -> Check:
     above, below = normal_tail((mean - limit) / deviation), normal_tail((limit - mean) / deviation)
     outcome: Outcome = "failed" if below <= error else "passed" if above <= ERROR else "undecided"
     return Check("agreement", outcome, mean, limit)
-
-
-# ------------------------------------------------------------------ tails
-
-
-def at_least(count: int, of: int, share: float) -> float:
-    """P(X >= count) of a binomial: how likely so many are where the true share is the limit."""
-    if count <= 0 or share >= 1.0:
-        return 1.0
-    return min(1.0, 1.0 - at_most(count - 1, of, share)) if count <= of else 0.0
-
-
-def at_most(count: int, of: int, share: float) -> float:
-    """P(X <= count) of a binomial."""
-    if count >= of or share <= 0.0:
-        return 1.0
-    if count < 0 or share >= 1.0:
-        return 0.0
-    p, q = math.log(share), math.log1p(-share)
-
-    def term(k: int) -> float:
-        ways = math.lgamma(of + 1) - math.lgamma(k + 1) - math.lgamma(of - k + 1)
-        return math.exp(ways + k * p + (of - k) * q)
-
-    return min(1.0, math.fsum(term(k) for k in range(count + 1)))
-
-
-def normal_tail(z: float) -> float:
-    return 0.5 * math.erfc(z / math.sqrt(2.0))
 
 
 def late_after(first_s: list[float]) -> float:

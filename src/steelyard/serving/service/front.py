@@ -48,9 +48,10 @@ from ..host.encoders import EncoderService
 from ..host.engine_process import EngineLost, EngineProcess
 from ..host.generation import Served
 from ..host.joined import Fleet, Texts, read_server_keys
-from ..host.replicas import Replicas
+from ..host.replicas import Replicas, Scale, Scaler, Scaling
 from ..host.settings import (
     ServeSettings,
+    cache_blocks,
     check_host,
     engine_settings,
     replica_settings,
@@ -175,7 +176,10 @@ class Front:
             asked_by = {url: keys.get(url) for url in self.settings.join}
             return Fleet(asked_by, self.settings.max_num_seqs, self.settings.join_silence_s, log)
         engines = [EngineProcess(one, log, _output()) for one in replica_settings(self.folder, self.settings)]
-        return engines[0] if len(engines) == 1 else Replicas(engines)
+        if len(engines) == 1:
+            return engines[0]
+        scale = Scale.of(self.settings.scale, self.settings.replicas)
+        return Replicas(engines, cache_blocks(self.folder, engines[0].settings), scale.least)
 
     def _grammars(self) -> Grammars | None:
         """Where the engine's compiler can be tried without the engine."""
@@ -253,8 +257,18 @@ class Front:
         self._listen(listening, self.first_tls, quiet=self.candidate)
         self.saving = asyncio.create_task(self._save_budgets())
         self.looking = asyncio.create_task(self._look_at_keys())
+        self._scale()
         control = str(self.private / "control")
         self.control = await asyncio.start_unix_server(self._controlled, control)
+
+    def _scale(self) -> None:
+        """Replicas come and go with the load, where they may."""
+        if not (self.settings.scale and isinstance(self.engine, Replicas)):
+            return
+        queue = self.served.admission
+        scaling = Scaling(Scale.of(self.settings.scale, self.settings.replicas))
+        scaler = Scaler(self.engine, scaling, lambda: queue.running + queue.waiting, log)
+        self.scaling = asyncio.create_task(scaler.run())
 
     async def _warm_up(self) -> None:
         """The first prefill and decode steps compile kernels: not on a user's time."""
@@ -492,6 +506,8 @@ class Front:
             self.canary.close()
         for server in self.servers:
             server.should_exit = True
+        if scaling := getattr(self, "scaling", None):
+            scaling.cancel()
         parts = [self._close_connections(), self.engine.close()]
         if (served := getattr(self, "served", None)) and served.stores:
             parts.append(served.stores.close())

@@ -6,11 +6,11 @@ Specification: https://cyclonedx.org/docs/1.6/json/. The same parts give the sam
 from __future__ import annotations
 
 import json
-import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ...clock import utc_now
 from .installed import Part
 
 Row = dict[str, Any]
@@ -27,7 +27,7 @@ def bill(subject: Row, components: Sequence[Row], dependencies: Iterable[Row], v
         "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, text)}",
         "version": 1,
         "metadata": {
-            "timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "timestamp": utc_now(),
             "tools": {"components": [maker]},
             "component": subject,
         },

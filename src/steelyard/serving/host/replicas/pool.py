@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from typing import Any
 
 from ...engines import Event, Scores
 from ..engine_process import EngineCrashed, EngineLost, EngineProcess
-from .balance import Balance, blocks_of
+from .balance import CACHE_BLOCKS, Balance, blocks_of
 
 ORDER = ("ready", "loading", "stalled", "closed")
 
@@ -21,41 +22,72 @@ ORDER = ("ready", "loading", "stalled", "closed")
 class Replicas:
     """Engines of one model. Raises as EngineProcess does."""
 
-    def __init__(self, engines: list[EngineProcess]) -> None:
+    def __init__(
+        self, engines: list[EngineProcess], cache_blocks: int = CACHE_BLOCKS, least: int | None = None
+    ) -> None:
+        """`cache_blocks`: of the router's, that each replica's prefix cache holds at most. `least`: so many
+        run at first (None: all); scaler.py starts the others when they are needed."""
         self.engines = engines
-        self.balance = Balance(len(engines))
+        self.balance = Balance(len(engines), cache_blocks)
+        self.taking = set(range(len(engines) if least is None else least))  # that get requests
 
     async def start(self) -> None:
         """Raises Lacking where one cannot load; one after another, so that memory peaks once."""
-        for engine in self.engines:
+        for engine in self.up:
             await engine.start()
+
+    # ------------------------------------------------------------------ coming and going
+
+    @property
+    def up(self) -> list[EngineProcess]:
+        """Those that get requests, by number."""
+        return [self.engines[number] for number in sorted(self.taking)]
+
+    def renewed(self, number: int) -> EngineProcess:
+        """A new process for a replica that is away, with what the others have loaded by now."""
+        old, alike = self.engines[number], self.up[0].settings
+        settings = replace(old.settings, adapters=dict(alike.adapters), folder=alike.folder)
+        self.engines[number] = EngineProcess(settings, old.log, old.output)
+        return self.engines[number]
+
+    async def take_in(self, number: int) -> None:
+        """It gets requests from now on; adapters that came while it loaded are loaded first."""
+        engine = self.engines[number]
+        while lacking := {n: f for n, f in self.adapters.items() if engine.adapters.get(n) != f}:
+            for name, folder in lacking.items():
+                await engine.load_adapter(name, folder)
+        self.taking.add(number)
+
+    def idlest(self) -> int:
+        """The one with the fewest tokens to compute; of equal ones the last."""
+        return min(self.taking, key=lambda number: (self.balance.replicas[number].backlog, -number))
 
     # ------------------------------------------------------------------ as one
 
     @property
     def settings(self) -> Any:
-        return self.engines[0].settings
+        return self.up[0].settings
 
     @property
     def state(self) -> str:
-        return min((engine.state for engine in self.engines), key=ORDER.index)
+        return min((engine.state for engine in self.up), key=ORDER.index)
 
     @property
     def stopped(self) -> bool:
-        return all(engine.stopped for engine in self.engines)
+        return all(engine.stopped for engine in self.up)
 
     @property
     def pid(self) -> int | None:
-        return self.engines[0].pid
+        return self.up[0].pid
 
     @property
     def pids(self) -> list[int]:
-        return [pid for engine in self.engines for pid in engine.pids]
+        return [pid for engine in self.engines if engine.state != "closed" for pid in engine.pids]
 
     @property
     def load(self) -> dict[str, float]:
         """The longest seconds, the sum of the bytes."""
-        loads = [engine.load for engine in self.engines]
+        loads = [engine.load for engine in self.up]
         return {
             name: (sum if name.endswith("_bytes") else max)(load.get(name, 0.0) for load in loads)
             for name in loads[0]
@@ -64,7 +96,7 @@ class Replicas:
     @property
     def metrics(self) -> dict[str, float]:
         """Their mean."""
-        per_engine = [engine.metrics for engine in self.engines if engine.metrics]
+        per_engine = [engine.metrics for engine in self.up if engine.metrics]
         return {
             name: sum(m.get(name, 0.0) for m in per_engine) / len(per_engine)
             for name in (per_engine[0] if per_engine else ())
@@ -84,15 +116,15 @@ class Replicas:
 
     @property
     def slots(self) -> int:
-        return sum(engine.slots for engine in self.engines)
+        return sum(engine.slots for engine in self.up)
 
     @property
     def adapters(self) -> dict[str, str]:
-        return self.engines[0].adapters
+        return self.up[0].adapters
 
     async def until_ready(self, limit_s: float) -> bool:
         """Whether one is ready, now or within the limit."""
-        waits = [asyncio.create_task(engine.until_ready(limit_s)) for engine in self.engines]
+        waits = [asyncio.create_task(engine.until_ready(limit_s)) for engine in self.up]
         try:
             for first in asyncio.as_completed(waits):
                 if await first:
@@ -138,7 +170,7 @@ class Replicas:
         return self.engines[self._place(ids, blocks_of(ids, (adapter, salt)))]
 
     def _place(self, ids: list[int], blocks: list[int]) -> int:
-        ready = [i for i, engine in enumerate(self.engines) if engine.state == "ready"]
+        ready = [number for number in sorted(self.taking) if self.engines[number].state == "ready"]
         if not ready:
             raise EngineLost(f"the engine is {self.state}")
         return self.balance.choose(ready, len(ids), blocks)
@@ -151,10 +183,10 @@ class Replicas:
 
     async def load_adapter(self, name: str, folder: str) -> None:
         """In all of them: each must be ready."""
-        await asyncio.gather(*(engine.load_adapter(name, folder) for engine in self.engines))
+        await asyncio.gather(*(engine.load_adapter(name, folder) for engine in self.up))
 
     async def drop_adapter(self, name: str) -> None:
-        for engine in self.engines:
+        for engine in self.up:
             with suppress(EngineCrashed):  # a restarted one does not load it again
                 await engine.drop_adapter(name)
 
@@ -163,7 +195,7 @@ class Replicas:
             engine.end_all(why)
 
     async def forget_grammars(self) -> None:
-        await asyncio.gather(*(engine.forget_grammars() for engine in self.engines))
+        await asyncio.gather(*(engine.forget_grammars() for engine in self.up))
 
     def move(self, folder: str) -> None:
         for engine in self.engines:
