@@ -16,6 +16,7 @@ from watching import CLIENT, awaited
 from steelyard.errors import WrongUse
 from steelyard.serving import ServeSettings, new_key, start
 from steelyard.serving.base import keys as module
+from steelyard.serving.base.errors import ApiError
 from steelyard.serving.base.guard import Guard
 from steelyard.serving.base.keys import KeyRing
 from steelyard.serving.base.store import owner_of
@@ -124,26 +125,95 @@ def test_budgets_of_the_same_owner_outlast_the_process(ring):
     assert KeyRing(None, file).account("team-a").used_tokens == 0
 
 
-def test_a_successor_counts_what_its_predecessor_has_counted_since(ring):
-    """As at a hand-over: both read the same file, the older one goes on, then the newer one has it alone."""
-    older, file, _, _ = ring
+def limited(ring, file, **limits):
     document = orjson.loads(file.read_bytes())
-    document["keys"][0]["budget_tokens"] = 1000
+    document["keys"][0].update(limits)
     file.write_bytes(orjson.dumps(document))
-    older.look()
-    older.account("team-a").spend(70)
-    older.save()
+    ring.look()
+    return ring.account("team-a")
+
+
+def test_services_of_one_host_share_budgets(ring):
+    """Each tells what it counted and learns what the others did, in any order; a candidate tells later."""
+    first, file, _, _ = ring
+    one = limited(first, file, budget_tokens=1000)
+    one.spend(70)
+    first.save()
+    second, candidate = KeyRing(None, file), KeyRing(None, file)
+    candidate.shares = False
+    other = second.account("team-a")
+    assert other.used_tokens == 70
+    one.spend(100)
+    other.spend(5)
+    candidate.account("team-a").spend(20)
+    candidate.save()
+    for service in (second, first, second):
+        service.save()
+    assert one.used_tokens == other.used_tokens == 175
+    other.spend(825)
+    second.save()
+    first.save()
+    with pytest.raises(ApiError, match="budget of 1000 tokens is used up"):
+        one.check_tokens(1)
+    candidate.shares = True
+    candidate.save()
+    assert (
+        candidate.account("team-a").used_tokens == 1020 == KeyRing(None, file).account("team-a").used_tokens
+    )
+
+
+def test_services_of_one_host_share_limits_a_minute(ring):
+    first, file, _, _ = ring
+    one = limited(first, file, requests_per_minute=10)
+    second = KeyRing(None, file)
+    other = second.account("team-a")
+    for _ in range(6):
+        one.take_request()
+    first.save()
+    second.save()
+    for _ in range(4):
+        other.take_request()
+    with pytest.raises(ApiError, match="rate limit of 10 requests"):
+        other.take_request()
+    second.save()
+    first.save()
+    with pytest.raises(ApiError, match="rate limit of 10 requests"):
+        one.take_request()
+    assert one.requests.level < 1
+
+
+def test_what_is_counted_while_others_are_asked_is_kept(ring):
+    """A request ends between the claim and its answer; and a file that cannot be used loses nothing."""
+    first, file, _, _ = ring
+    told = []
+    first.report = lambda event, **fields: told.append(event)
+    one = limited(first, file, budget_tokens=1000, tokens_per_minute=600)
+    one.spend(10)
+    claims = first._claims()
+    one.spend(7)
+    first._settle(claims, first._exchange([claim for _, claim in claims]))
+    assert one.used_tokens == 17 and one.tokens.level == pytest.approx(583, abs=5)
+    shared = first._shared.file
+    first.close()
+    shared.write_bytes(b"no database" * 1000)
+    first._shared = type(first._shared)(shared)
+    for _ in range(2):
+        one.spend(3)
+        first.save()
+    assert told.count("keys.not_shared") == 1 and one.used_tokens == 23
+    shared.unlink()
+    first.save()
+    assert KeyRing(None, file).account("team-a").used_tokens == one.used_tokens == 23
+    assert shared.stat().st_mode & 0o077 == 0
+
+
+def test_counts_of_an_earlier_version_are_taken_over(ring):
+    first, file, _, _ = ring
+    owner = limited(first, file, budget_tokens=1000).key.owner
+    file.with_name(file.name + ".used").write_bytes(orjson.dumps({"team-a": [0, 640, owner]}))
     newer = KeyRing(None, file)
-    newer.writes = False
-    older.account("team-a").spend(100)
-    newer.account("team-a").spend(5)
     newer.save()
-    assert KeyRing(None, file).account("team-a").used_tokens == 70, "it does not write over the other's"
-    older.save()
-    newer.take_over()
-    assert newer.account("team-a").used_tokens == 175
-    newer.save()
-    assert KeyRing(None, file).account("team-a").used_tokens == 175
+    assert KeyRing(None, file).account("team-a").used_tokens == newer.account("team-a").used_tokens == 640
 
 
 @pytest.mark.parametrize("name", ["api-key", "local"])

@@ -1,12 +1,13 @@
 """Who may ask, and how much: a file of keys, each kept as a hash only.
 
 {"keys": [{"id": "team-a", "sha256": "...", "owner": "key-...", "requests_per_minute": 60, ...}]}. The file is
-read again when it changes; while it cannot be read, none of its keys is valid. What a budget has used up
-stands beside it in FILE.used, written every few seconds.
+read again when it changes; while it cannot be read, none of its keys is valid. What was used of limits and
+budgets stands beside it in FILE.sqlite (store/accounts.py), for all services of this host that serve by it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import secrets
@@ -25,9 +26,10 @@ from ...errors import Where, WrongUse
 from ...units import show_s
 from .errors import ApiError
 from .log import written
+from .store.accounts import Claim, Level, SharedAccounts, Sum
 
 LOOK_AGAIN_S = 2.0  # for a changed file
-SAVE_S = 5.0
+SAVE_S = 0.5  # between two looks at what other services have counted
 DAY_S = 86400.0
 OWN = "api-key"  # the id of the one key that --api-key gives
 RESERVED = (OWN, "local")  # "local": everybody, where no key is needed
@@ -96,6 +98,7 @@ class Bucket:
     def __init__(self, a_minute: float) -> None:
         self.a_minute = self.level = a_minute
         self.at = time.monotonic()
+        self.taken = 0.0  # here, since it was last settled with others
 
     def look(self) -> float:
         now = time.monotonic()
@@ -110,6 +113,16 @@ class Bucket:
 
     def take(self, units: float) -> None:
         self.level = self.look() - units
+        self.taken += units
+
+    def claim(self) -> Level:
+        """What was taken here since the last time."""
+        taken, self.taken = self.taken, 0.0
+        return Level(a_minute=self.a_minute, taken=taken, before=self.look())
+
+    def settle(self, claim: Level, level: float) -> None:
+        """`level`: over all services when that was claimed. What was taken here since then stays taken."""
+        self.level = min(self.a_minute, self.look() + level - claim.before)
 
     def full_in_s(self) -> float:
         return (self.a_minute - self.look()) * 60 / self.a_minute
@@ -123,6 +136,7 @@ class Account:
     requests: Bucket | None = None
     tokens: Bucket | None = None
     used_tokens: int = 0
+    settled_tokens: int = 0  # of these, known to all services
     period: int = 0  # the number of the budget's period since 1970
     pending: float = 0.0  # tokens that requests under way may still spend
     at_once: int = 0  # requests under way
@@ -132,6 +146,43 @@ class Account:
         self.key = key
         self.requests = _fitted(self.requests, key.requests_per_minute)
         self.tokens = _fitted(self.tokens, key.tokens_per_minute)
+
+    @property
+    def buckets(self) -> dict[str, Bucket]:
+        """Its limits a minute, by kind."""
+        both = {"requests": self.requests, "tokens": self.tokens}
+        return {kind: bucket for kind, bucket in both.items() if bucket is not None}
+
+    @property
+    def limited(self) -> bool:
+        return bool(self.buckets or self.key.budget_tokens)
+
+    def claim(self) -> Claim:
+        """What was used here since the last time; it counts as told from now on."""
+        self._turn()
+        tokens, self.settled_tokens = self.used_tokens - self.settled_tokens, self.used_tokens
+        return Claim(
+            key_id=self.key.id, owner=self.key.owner, period=self.period, tokens=tokens,
+            known=self.used_tokens, levels={kind: bucket.claim() for kind, bucket in self.buckets.items()},
+        )  # fmt: skip
+
+    def settle(self, claim: Claim, total: Sum) -> None:
+        """Add what the other services have used: `total` is of all of them, with this claim."""
+        if total.period == claim.period == self.period:
+            self.used_tokens += total.tokens - claim.known
+            self.settled_tokens += total.tokens - claim.known
+        for kind, bucket in self.buckets.items():
+            level = claim.levels.get(kind)
+            if level is not None and level.a_minute == bucket.a_minute:
+                bucket.settle(level, total.levels[kind])
+
+    def take_back(self, claim: Claim) -> None:
+        """It could not be told: the next claim has it again."""
+        if claim.period == self.period:
+            self.settled_tokens -= claim.tokens
+        for kind, bucket in self.buckets.items():
+            if kind in claim.levels:
+                bucket.taken += claim.levels[kind].taken
 
     def take_request(self) -> None:
         """Raises ApiError 429."""
@@ -209,7 +260,7 @@ class Account:
     def _turn(self) -> None:
         """A new period has a new budget."""
         if self.key.budget_days and (now := int(time.time() / self.key.budget_days / DAY_S)) != self.period:
-            self.period, self.used_tokens = now, 0
+            self.period, self.used_tokens, self.settled_tokens = now, 0, 0
 
     def _period_left_s(self) -> float | None:
         if not self.key.budget_days:
@@ -283,13 +334,14 @@ class KeyRing:
     _last: dict[str, Key] = field(default_factory=dict)  # as last read
     _stamp: Stamp | None = None
     _looked_at: float = 0.0
-    _saved: bytes = b""
-    writes: bool = True  # what is used up; False while another process serves by the same file
-    _read: dict[str, tuple[int, int]] = field(default_factory=dict)  # period and tokens, as last read
+    shares: bool = True  # what is used up; False for a candidate, which is asked by nobody's key
+    _shared: SharedAccounts | None = None
+    _share_fault: str | None = None
 
     def __post_init__(self) -> None:
         """Raises WrongUse where the file cannot be read."""
         if self.file is not None:
+            self._shared = SharedAccounts(self.file.with_name(self.file.name + ".sqlite"))
             self._read_used()
         self._load()
 
@@ -371,49 +423,65 @@ class KeyRing:
 
     # ------------------------------------------------------------------ budgets outlast the process
 
-    def _used_file(self) -> Path:
-        assert self.file is not None
-        return self.file.with_name(self.file.name + ".used")
-
     def _read_used(self) -> None:
-        with suppress(FileNotFoundError, orjson.JSONDecodeError):
-            for key_id, (period, used, *owner) in orjson.loads(self._used_file().read_bytes()).items():
-                key = Key(id=key_id, sha256="", owner=owner[0] if owner else "")
-                self.accounts[key_id] = Account(key, period=period, used_tokens=used)
-                self._read[key_id] = (period, used)
+        """Of the time before this process; of an older version's file where there is no other."""
+        assert self.file is not None and self._shared is not None
+        used: dict[str, tuple[str, int, int]] = {}
+        with suppress(OSError):
+            used = self._shared.used()
+        if not used:
+            with suppress(OSError, orjson.JSONDecodeError, ValueError):
+                old = orjson.loads(self.file.with_name(self.file.name + ".used").read_bytes())
+                self._import({key_id: (owner, period, n) for key_id, (period, n, owner) in old.items()})
+        for key_id, (owner, period, tokens) in used.items():
+            key = Key(id=key_id, sha256="", owner=owner)
+            self.accounts[key_id] = Account(key, used_tokens=tokens, settled_tokens=tokens, period=period)
 
-    def take_over(self) -> None:
-        """The process that served by this file has ended: what it has counted since we read counts too."""
-        self.writes = True
-        if self.file is None:
-            return
-        mine, since = self.accounts, self._read
-        self.accounts, self._read = {}, {}
-        self._read_used()
-        theirs, self.accounts = self.accounts, mine
-        for key_id, their in theirs.items():
-            own = mine.setdefault(key_id, their)
-            if own is not their and own.key.owner in ("", their.key.owner):
-                period, read = since.get(key_id, (own.period, 0))
-                fresh = own.used_tokens - (read if period == own.period else 0)
-                if own.period == their.period:
-                    own.used_tokens = their.used_tokens + max(0, fresh)
-                elif own.period < their.period:
-                    own.period, own.used_tokens = their.period, their.used_tokens
+    def _import(self, old: dict[str, tuple[str, int, int]]) -> None:
+        """FILE.used of an earlier version: its counts are this process's own, settled with the next look."""
+        for key_id, (owner, period, tokens) in old.items():
+            key = Key(id=key_id, sha256="", owner=owner)
+            self.accounts[key_id] = Account(key, used_tokens=tokens, period=period)
 
     def save(self) -> None:
-        """Write what is used up, where that has changed."""
-        if self.file is None or not self.writes:
-            return
-        used = {
-            a.key.id: [a.period, a.used_tokens, a.key.owner]
-            for a in self.accounts.values()
-            if a.key.budget_tokens
-        }
-        data = orjson.dumps(used)
-        if used and data != self._saved:
-            write_durably(self._used_file(), data)
-            self._saved = data
+        """Tell the other services of this host what was used here, and learn what they have used."""
+        if claims := self._claims():
+            self._settle(claims, self._exchange([claim for _, claim in claims]))
+
+    async def share(self) -> None:
+        """The same beside the event loop. Accounts are touched on the loop alone."""
+        if claims := self._claims():
+            self._settle(claims, await asyncio.to_thread(self._exchange, [claim for _, claim in claims]))
+
+    def _claims(self) -> list[tuple[Account, Claim]]:
+        if self._shared is None or not self.shares:
+            return []
+        return [(account, account.claim()) for account in self.accounts.values() if account.limited]
+
+    def _exchange(self, claims: list[Claim]) -> dict[str, Sum] | None:
+        """None where the file cannot be used, which is reported once: each service counts for itself then."""
+        assert self._shared is not None
+        try:
+            sums = self._shared.settle(claims)
+        except OSError as e:
+            if self._share_fault is None:
+                self.report("keys.not_shared", file=str(self._shared.file), why=e.strerror)
+            self._share_fault = e.strerror
+            return None
+        self._share_fault = None
+        return sums
+
+    def _settle(self, claims: list[tuple[Account, Claim]], sums: dict[str, Sum] | None) -> None:
+        for account, claim in claims:
+            if sums is None:
+                account.take_back(claim)
+            elif account.key.owner == claim.owner:
+                account.settle(claim, sums[claim.key_id])
+
+    def close(self) -> None:
+        self.save()
+        if self._shared is not None:
+            self._shared.close()
 
 
 def _stamp(file: Path) -> Stamp:

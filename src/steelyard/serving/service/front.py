@@ -154,7 +154,7 @@ class Front:
         self.holds = hold_open(folder, settings.embed_folder, settings.draft, settings.source, settings.route)
         self.router = router_of(settings.route, settings.adapters)
         self.keys = KeyRing(settings.api_key, Path(settings.keys) if settings.keys else None, log)
-        self.keys.writes = not candidate  # the service that stands counts by the same file
+        self.keys.shares = not candidate
         self.engine = self._engine()
         self.encoder = self._encoder()
         self.grammars = self._grammars()
@@ -309,7 +309,7 @@ class Front:
         """Once the older service has ended: two would run the same batch twice."""
         while older and lives(older["pid"], older["started_at"]):
             await asyncio.sleep(0.1)
-        self.keys.take_over()
+        self.keys.shares = True
         self._take_up()
 
     def document(self, listening: socket.socket, tls: ssl.SSLContext | None) -> dict[str, Any]:
@@ -459,14 +459,7 @@ class Front:
     async def _save_budgets(self) -> None:
         while True:
             await asyncio.sleep(SAVE_S)
-            await asyncio.to_thread(self._save_keys)
-
-    def _save_keys(self) -> None:
-        """A full disk is no end: budgets are in memory, and are written once there is room."""
-        try:
-            self.keys.save()
-        except OSError as e:
-            log("keys.not_saved", why=e.strerror)
+            await self.keys.share()
 
     async def _look_at_keys(self) -> None:
         """A broken file is reported at once, not at the next request."""
@@ -484,7 +477,7 @@ class Front:
         drain.begin(limit_s)
         self.supervisor.tell("STOPPING=1", f"STATUS=waits for {drain.under_way} requests")
         log("service.draining", under_way=drain.under_way, drain_s=limit_s)
-        self._save_keys()
+        self.keys.save()
         hurried = asyncio.create_task(self.hurried.wait())
         if await _first(drain.idle(), hurried, limit_s):
             log("service.cut", under_way=drain.under_way, hurried=self.hurried.is_set())
@@ -516,7 +509,7 @@ class Front:
         if self.encoder is not None and self.encoder is not self.engine:
             parts.append(self.encoder.close())
         await asyncio.gather(*parts, return_exceptions=True)
-        self._save_keys()
+        self.keys.close()
         if self.noted:
             self._note("service.stopped")
         if self.published:

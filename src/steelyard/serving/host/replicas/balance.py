@@ -1,9 +1,9 @@
 """Which replica a request goes to: where it costs the fewest tokens.
 
 Score of a replica = tokens that it still has to compute (prompts not read, answers as long as they
-probably get) + UNCACHED_WEIGHT times the tokens of this prompt that its prefix cache lacks. The lowest wins;
-replicas that are equal share prompts by rendezvous hash, so that equal beginnings meet. Pure: no clock, no
-I/O. `bench/router.py` simulates with what is here.
+probably get) + a weight (uncached_weight) times the tokens of this prompt that its prefix cache lacks. The
+lowest wins; replicas that are equal share prompts by rendezvous hash, so that equal beginnings meet. Pure: no
+clock, no I/O. `bench/router.py` simulates with what is here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ BLOCK_TOKENS = 64  # one hash a block
 BLOCKS = 128  # of a prompt that are looked at
 CACHE_BLOCKS = 8192  # that a replica is taken to hold where nobody says: 524,288 tokens, 1 MB here
 OUTPUT_TOKENS = 128.0  # of an answer, before any has ended
-UNCACHED_WEIGHT = 4.0  # read here, it takes time there and pushes others' blocks out: docs/decisions/220
+# A token that no cache has takes time and pushes others' blocks out; the more the longer all wait, up to the
+# most: docs/decisions/220 and 272.
+UNCACHED_WEIGHT, UNCACHED_MOST = 4.0, 16.0
+BACKLOG_STEP = 2000.0  # tokens of a replica's mean backlog for one more
 
 
 def blocks_of(tokens: Sequence[int], salt: object = None) -> list[int]:
@@ -29,9 +32,16 @@ def blocks_of(tokens: Sequence[int], salt: object = None) -> list[int]:
     return hashes
 
 
-def score(backlog_tokens: float, prompt_tokens: int, cached_tokens: int) -> float:
+def uncached_weight(backlogs: Sequence[float]) -> float:
+    """Of a token to read, against one that waits already."""
+    return min(UNCACHED_MOST, UNCACHED_WEIGHT + sum(backlogs) / len(backlogs) / BACKLOG_STEP)
+
+
+def score(
+    backlog_tokens: float, prompt_tokens: int, cached_tokens: int, weight: float = UNCACHED_WEIGHT
+) -> float:
     """What sending a prompt there costs, in tokens; lower is better."""
-    return backlog_tokens + UNCACHED_WEIGHT * (prompt_tokens - cached_tokens)
+    return backlog_tokens + weight * (prompt_tokens - cached_tokens)
 
 
 def lowest(scores: Sequence[float], names: Sequence[int], key: int) -> int:
@@ -99,10 +109,9 @@ class Balance:
 
     def choose(self, able: Sequence[int], prompt_tokens: int, blocks: Sequence[int]) -> int:
         """The replica among those that are `able` (at least one)."""
-        scores = [
-            score(one.backlog, prompt_tokens, one.cached_tokens(blocks))
-            for one in (self.replicas[number] for number in able)
-        ]
+        ones = [self.replicas[number] for number in able]
+        weight = uncached_weight([one.backlog for one in ones])
+        scores = [score(one.backlog, prompt_tokens, one.cached_tokens(blocks), weight) for one in ones]
         return able[lowest(scores, able, blocks[0] if blocks else prompt_tokens)]
 
     def take(self, number: int, prompt_tokens: int, blocks: Sequence[int], most_output: int) -> Load:
