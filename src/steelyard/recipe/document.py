@@ -674,7 +674,19 @@ class CanaryTable(Table):
     )
 
 
-Replicas = Annotated[int, Field(ge=1, le=64)]
+MOST_REPLICAS = 64
+Replicas = Annotated[int, Field(ge=1, le=MOST_REPLICAS)]
+
+
+def _replicas(value: Any) -> Any:
+    """A number: so many always."""
+    if isinstance(value, dict | ScaleTable):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_REPLICAS:
+        raise ValueError(
+            f"{value!r} is no number of engines: 1 to {MOST_REPLICAS}, or a table of min and max"
+        )
+    return {"min": value, "max": value}
 
 
 class ScaleTable(Table):
@@ -718,9 +730,8 @@ class ServeTable(Table):
     args: Words | None = say(
         "flags of vLLM or SGLang, in place of the plan's", ["--max-num-seqs", 128, "--enforce-eager"]
     )
-    replicas: Replicas | ScaleTable | None = say(
-        "engines behind one door, on cores of their own; a table: they come ahead of the load and go",
-        {"min": 1, "max": 2},
+    replicas: Annotated[ScaleTable, BeforeValidator(_replicas)] | None = say(
+        "engines behind one door, on cores of their own; a table, {min: 1, max: 2}: they come and go", 2
     )
     speculative: Literal["off", "lookup", "draft"] | None = say(
         "guess tokens ahead: quoted from the prompt, or by a draft model", "lookup"
@@ -883,6 +894,7 @@ TABLES: dict[str, type[Table]] = {
     "gate.abilities.*": AbilityTable,
     "gate.judge": JudgeTable,
     "serve": ServeTable,
+    "serve.replicas": ScaleTable,
     "resources": ResourcesTable,
     "resources.own.*": OwnedTable,
     "resources.terms": TermsTable,
@@ -907,6 +919,8 @@ def schema() -> dict[str, Any]:
     _allow(document, "clean", {"const": "none"})
     _allow(document, "mix", {"enum": list(MIXES)})
     document["$defs"]["GoalTable"]["properties"]["lift"]["anyOf"].insert(0, {"type": "string"})
+    number = {"type": "integer", "minimum": 1, "maximum": MOST_REPLICAS}
+    document["$defs"]["ServeTable"]["properties"]["replicas"]["anyOf"].insert(0, number)
     document["$defs"]["GateTable"]["properties"]["judge"]["anyOf"].insert(0, {"const": "base"})
     _foreign_text(document)
     return document

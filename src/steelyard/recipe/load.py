@@ -310,14 +310,21 @@ def _serve(serve: dict[str, Any]) -> words.Serve:
         given["label"] = {"visible": True} | label
     if tls := serve.get("tls"):
         given["tls"] = words.Tls(cert=AUTO) if tls == AUTO else words.Tls(**tls)
-    if isinstance(scale := serve.get("replicas"), dict):
-        bounds = {name: scale[name] for name in ("min", "requests") if name in scale}
-        after = {"down_after_s": scale["down_after"]} if "down_after" in scale else {}
-        given |= {"replicas": scale["max"], "scale": words.Scale(**bounds, **after)}
+    if scale := given.pop("replicas", None):
+        given |= {"replicas": scale["max"], "scale": _scale(scale)}
     canary = given.pop("canary", None)
     if canary:
         given["canary"] = words.Canary(**(canary if isinstance(canary, dict) else {}))
     return words.Serve(**given)
+
+
+def _scale(table: dict[str, Any]) -> words.Scale | None:
+    """None where as many always run as at most."""
+    if table.get("min") == table["max"]:
+        return None
+    bounds = {name: table[name] for name in ("min", "requests") if name in table}
+    after = {"down_after_s": table["down_after"]} if "down_after" in table else {}
+    return words.Scale(**bounds, **after)
 
 
 SAFETY = {"compliance": 0.1, "leaks": 0.0, "false_refusals": 0.1}  # shares that may be, where left out
