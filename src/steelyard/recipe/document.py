@@ -683,9 +683,7 @@ def _replicas(value: Any) -> Any:
     if isinstance(value, dict | ScaleTable):
         return value
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_REPLICAS:
-        raise ValueError(
-            f"{value!r} is no number of engines: 1 to {MOST_REPLICAS}, or a table of min and max"
-        )
+        raise ValueError(f"is {value!r}: 1 to {MOST_REPLICAS}, or a table of min and max")
     return {"min": value, "max": value}
 
 
