@@ -79,7 +79,7 @@ def measured(folder: Path, train: bool) -> tuple[list[list[str]], bool]:
         [f"`{'up' if train else 'serve'}` there: first answer after", f"{answer_s:.0f} s, {tokens} tokens"],
         *([name, end] for name, end in ends.items()),
     ]  # fmt: skip
-    return rows, tokens == 8 and all(end.startswith("exit") for end in ends.values())
+    return rows, tokens > 0 and all(end.startswith("exit") for end in ends.values())
 
 
 def python() -> list[str]:

@@ -290,7 +290,8 @@ def _packed(out: Path, files: Mapping[str, Path], about: Mapping[str, Any]) -> t
     sums: dict[str, str] = {}
     with atomic(out, 0o644) as file:
         sink = _Hashing(file)
-        with tarfile.open(fileobj=sink, mode="w|", bufsize=PIECE, format=tarfile.PAX_FORMAT) as archive:
+        kept: Any = sink  # tarfile asks for no more of it than `write`
+        with tarfile.open(fileobj=kept, mode="w|", bufsize=PIECE, format=tarfile.PAX_FORMAT) as archive:
             for name, path in files.items():
                 sums[name] = _add(archive, f"{out.stem}/{name}", path)
             text = json.dumps({**about, "files": sums}, indent=1, sort_keys=True).encode()
