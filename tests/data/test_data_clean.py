@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from steelyard.artefact import Inputs, Store, Watch
-from steelyard.data import clean, clean_files, count, fingerprint
+from steelyard.data import KINDS, clean, clean_files, count, fingerprint
 from steelyard.errors import Lacking, Stopped, WrongUse
 
 FILES = ("train.jsonl", "test.jsonl", "dropped.jsonl", "account.json")
@@ -49,6 +50,23 @@ def pair(asked, answer, **more):
 
 
 NUMBERED = [pair(f"What is item {i}?", f"Item {i} is number {i * 7}.") for i in range(50)]
+
+
+def test_it_says_how_much_is_read_and_how_much_is_left(tmp_path):
+    """Of all bytes; nothing of the whole where a file is packed."""
+    shown = []
+    watch = Watch()
+    watch.show = lambda progress, closed=False: shown.append(progress)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text("".join(f'{{"text": "row {n}"}}\n' for n in range(40)))
+    (folder / "b.csv").write_text("text\n" + "".join(f"row {n}\n" for n in range(40)))
+    for rules in ({}, {"pii": "off", "off": tuple(k for k in KINDS if k != "duplicate")}):
+        clean_files(folder, tmp_path / "out", settings=rules, watch=watch)
+        assert shown[-1].done == shown[-1].total == sum(p.stat().st_size for p in folder.iterdir())
+    (folder / "c.jsonl.gz").write_bytes(gzip.compress(b'{"text": "one more"}\n'))
+    clean_files(folder, tmp_path / "out", watch=watch)
+    assert shown[-1].total is None and shown[-1].done > 0
 
 
 def test_clean_writes_train_test_dropped_and_account(tmp_path):

@@ -38,7 +38,7 @@ from .reading.columns import guess_map
 from .reading.files import SUFFIXES, TABLES, Broken, Record, open_data
 from .reading.folders import every_file
 from .reading.messages import Misfit
-from .reading.opened import bare
+from .reading.opened import bare, packed
 from .reading.remote import local_copy, url_of
 from .reading.sending import REPORT, check_here, folder_for
 from .reading.shapes import content_of
@@ -137,11 +137,17 @@ def clean_into(
     check = partial(judge_block, rules=rules, questions=questions)
     with writing(output, dry_run) as outputs:
         sieve = Sieve(rules, Account(files), on_drop=outputs.drop, folder=output, workers=workers)
-        with others or mapper(workers) as map_blocks:
+        with (
+            others or mapper(workers) as map_blocks,
+            (watch or Watch()).progress("clean", *amount(files)) as bar,
+        ):
             whole = asked_alone(rules, questions)
+            read: Counter[str] = Counter()
             for file, batch in judged_lines(map_blocks, check, files, source, whole):
                 stop_if_asked(watch)
                 write_lines(batch, sieve, file, outputs.of(target_of(file.name)))
+                bar.advance(file.bytes - read[file.name])
+                read[file.name] = file.bytes
         refuse_empty(sieve.account, source)
         gone = sieve.settle()
         outputs.leave_out(gone, targets_of(sieve))
@@ -155,6 +161,12 @@ def write_report(target: Path, document: Mapping[str, Any]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic(target, 0o644) as to_report:
         to_report.write(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+def amount(files: Sequence[FileAccount]) -> tuple[float | None, str]:
+    """(all bytes, their unit); None where a file is packed: how many it holds is known at its end."""
+    known = not any(packed(file.path) or file.path.is_dir() for file in files)
+    return (sum(file.path.stat().st_size for file in files) if known else None), "bytes"
 
 
 def stop_if_asked(watch: Watch | None) -> None:

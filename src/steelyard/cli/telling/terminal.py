@@ -263,6 +263,8 @@ def describe(
     rate = progress.done / max(1e-9, time.monotonic() - progress.started)
     if progress.unit == "tokens" and "tokens_per_s" not in progress.fields and progress.done:
         parts.append(f"{rate:,.0f} tok/s")
+    if progress.unit == "bytes" and progress.done:
+        parts.append(f"{show_bytes(rate)}/s")
     for name in FIELDS_SHOWN:
         if name in progress.fields:
             course = spark((courses or {}).get(name, ()))

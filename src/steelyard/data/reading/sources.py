@@ -232,6 +232,7 @@ def records_of_file(source: Source, account: FileAccount, lenient: bool, check: 
     try:
         for record in joined:
             account.read += 1
+            account.bytes = file.bytes  # so far, where a reader counts them on its way
             yield record
     finally:
         account.bytes = file.bytes or account.path.stat().st_size
@@ -257,6 +258,7 @@ def counted(file: DataFile, account: FileAccount) -> Iterator[tuple[int, bytes |
     try:
         for first, piece in pieces_of_lines(file):
             account.read += isinstance(piece, Broken)
+            account.bytes = file.bytes
             yield first, piece
             lines = first + (1 if isinstance(piece, Broken) else piece.count(b"\n"))
     except Problem as fault:
