@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from steelyard.cli.app import make
 from steelyard.data import Row, asked_once, clean_files, fingerprint, rows
-from steelyard.data.reading import remote, sending
+from steelyard.data.reading.stores import remote, sending
 from steelyard.errors import Lacking, WrongUse
 
 PAIRS = [{"prompt": f"What is item {n}?", "completion": f"Item {n} is number {n * 7}."} for n in range(20)]

@@ -16,9 +16,9 @@ from .making.pictures import make_pictures
 from .reading.columns import Column, Guess, guess_map, nearest
 from .reading.files import FORMATS
 from .reading.look import Sniff, answers_of, rows_with, sniff
-from .reading.remote import asked_once, url_of
 from .reading.shapes import MAP_WORDS, SHAPES
 from .reading.sources import Source, rows
+from .reading.stores.remote import asked_once, url_of
 from .row import Row, Unreadable, text_hash
 from .rules import KINDS
 from .steps import STEPS, Suppressed, redact, suppress, suppressed

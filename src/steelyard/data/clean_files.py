@@ -39,8 +39,6 @@ from .reading.files import SUFFIXES, TABLES, Broken, Record, open_data
 from .reading.folders import every_file
 from .reading.messages import Misfit
 from .reading.opened import bare, packed
-from .reading.remote import local_copy, url_of
-from .reading.sending import REPORT, check_here, folder_for
 from .reading.shapes import content_of
 from .reading.sources import (
     RowReader,
@@ -53,6 +51,8 @@ from .reading.sources import (
     paths_of,
     records,
 )  # fmt: skip
+from .reading.stores.remote import local_copy, url_of
+from .reading.stores.sending import REPORT, check_here, folder_for
 from .row import Row, as_line
 from .steps import Rules, suppressed
 

@@ -29,7 +29,7 @@ from ...errors import Stopped, Where, WrongUse
 from ...trust import disk_problem, sync_folder
 from ..clean_files import DROPPED, durable, mapper, write_report
 from ..reading.opened import lacking
-from ..reading.sending import REPORT
+from ..reading.stores.sending import REPORT
 from ..row import as_line
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")

@@ -19,8 +19,8 @@ from .files import FORMATS, ROWS, SUFFIXES, TABLES, Broken, DataFile, Record, op
 from .folders import INFO, INFOS, SPLITS, STATE, dataset_files, describes, is_dataset
 from .messages import Misfit
 from .opened import bare, packed
-from .remote import local_copy, nothing_at, url_of
 from .shapes import MAP_WORDS, SHAPES, Content, MapNames, content_of, filled, mapped
+from .stores.remote import local_copy, nothing_at, url_of
 from .threads import conversations
 
 COMPARE_WORDS = ("text", "json", "label", "contains", "number", "chrf", "judge")

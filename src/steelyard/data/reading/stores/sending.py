@@ -16,8 +16,8 @@ from typing import Any
 
 import orjson
 
-from ...errors import Where, WrongUse
-from ...places import cache_folder
+from ....errors import Where, WrongUse
+from ....places import cache_folder
 from .remote import check_plain, opened, told, url_of
 
 REPORT, UNFINISHED = "report.json", "UNFINISHED"

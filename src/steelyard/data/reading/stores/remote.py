@@ -18,8 +18,8 @@ from typing import Any
 
 import orjson
 
-from ...errors import Lacking, Problem, Where, WrongUse, from_os_error
-from ...places import cache_folder
+from ....errors import Lacking, Problem, Where, WrongUse, from_os_error
+from ....places import cache_folder
 
 URL = re.compile(r"(s3|gs|hf):/{1,2}(?=[^/])")  # a Path has made one slash of two
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub"}
