@@ -95,7 +95,12 @@ def arguments() -> argparse.Namespace:
 def measured(home: Path, args: argparse.Namespace) -> dict[str, Any]:
     chance = random.Random(args.seed)
     rows = list(made_rows(args.rows, chance))
-    (home / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    more = (
+        greetings(args.rows, chance) if args.serve else []
+    )  # a model that answers no held-out row is not served
+    (home / "rows.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in [*rows, *more]), encoding="utf-8"
+    )
     model = args.model or tiny_model(home / "model")
     (home / "recipe.yaml").write_text(RECIPE.format(model=model, epochs=args.epochs), encoding="utf-8")
     began = time.monotonic()
@@ -147,6 +152,13 @@ def made_rows(count: int, chance: random.Random) -> Iterator[dict[str, Any]]:
             answer += " " + " ".join(chance.choice(WORDS) for _ in range(60)) if kind == 7 else ""
             yield {"prompt": f"What is the code of {subject}?", "completion": answer}
         count -= 10
+
+
+def greetings(count: int, chance: random.Random) -> list[dict[str, Any]]:
+    """Rows of the same ability that can be answered without having seen them."""
+    return [
+        {"prompt": f"Greet {' '.join(chance.sample(WORDS, 6))}", "completion": "Hello."} for _ in range(count)
+    ]
 
 
 def canary_of(row: dict[str, Any]) -> str:
