@@ -57,6 +57,7 @@ BENCHES: dict[str, tuple[list[list[str]], str]] = {
     "soak": ([[*PYTHON, "bench/soak.py", "--minutes", "60"]], ""),
     "silence": ([[*PYTHON, "bench/silence.py", "--json"]], ""),
     "erasure": ([[*PYTHON, "bench/erasure.py", "--rows", "120", "--epochs", "50"]], ""),
+    "erasure_served": ([[*PYTHON, "bench/erasure.py", "--rows", "60", "--asked", "20", "--serve"]], ""),
     "doctor": ([[*PYTHON, "bench/doctor.py", "--json"]], ""),
     "rollback": ([[*PYTHON, "bench/rollback.py", str(WORK / "rollback")]], ""),
     "guard": ([[*PYTHON, "bench/guard.py", "--json", "--serve", "demo"]], ""),
