@@ -30,6 +30,7 @@ PYTHON = [sys.executable]
 PATH_RUN = ["up", "demo/recipe.yaml", "--yes", "--json", "--no-keep", "--workdir", str(WORK / "path")]
 CORPUS, PUBLISHED = "bench/data/dev.jsonl.gz", "facts/results-dev.csv"
 BOTH = [str(SHARED / PUBLISHED), str(SHARED / "facts/results-dev-2.csv")]
+REQUESTS = str(SHARED / "traces/requests-azure-conv.csv")
 MEGATRON = "facts/megatron-tables.csv"
 
 
@@ -63,6 +64,11 @@ BENCHES: dict[str, tuple[list[list[str]], str]] = {
     "guard": ([[*PYTHON, "bench/guard.py", "--json", "--serve", "demo"]], ""),
     "sealed_speed": ([[*PYTHON, "bench/sealed_speed.py", str(BASE)]], ""),
     "faults": ([[*PYTHON, "bench/faults.py"]], ""),
+    "bundle": ([[*PYTHON, "bench/bundle.py", "--out", str(RESULTS / "bundle.json")]], ""),
+    "router_live": (
+        [[*PYTHON, "bench/router_live.py", REQUESTS, "--out", str(RESULTS / "router_live.json")]],
+        "traces",
+    ),
     "tide": ([[*PYTHON, "bench/tide.py", str(SHARED / "traces"), "--json"]], "traces"),
     "forms": ([[*PYTHON, "bench/forms.py", "demo"]], "tasks"),
     "clean": ([[*PYTHON, "bench/clean.py", str(SHARED / CORPUS)]], CORPUS),

