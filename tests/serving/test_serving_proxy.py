@@ -372,7 +372,7 @@ def test_an_attested_service_is_appraised_and_its_tls_key_pinned(
         with proxy_to(url, policy=policy()) as local:
             assert httpx.post(f"{local}{CHAT}", headers=KEY, json=body(), timeout=60).status_code == 200
         appraised = appraise(url, policy=policy())
-        assert "SIMULATED" in appraised.verdict.detail and appraised.artefact == "abc"
+        assert "SIMULATED" in appraised.verdict.detail and appraised.release.artefact == "abc"
         assert len(appraised.tls_spki_sha256) == 64
         with ssl_ends_here(url, home) as between, pytest.raises(Refused, match="another ends TLS"):
             appraise(between, policy=policy())

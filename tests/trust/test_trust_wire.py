@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import shutil
+import subprocess
+import tomllib
+import zipfile
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import formatdate
 from pathlib import Path
@@ -12,13 +18,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import steelyard
+from steelyard.cli import main
 from steelyard.errors import Refused, WrongUse
 from steelyard.trust import (
+    Case,
     Head,
     Identity,
     KeyConfig,
     MessageReader,
     NotSealed,
+    Release,
     Replayed,
     RequestOpener,
     RequestSealer,
@@ -29,10 +39,16 @@ from steelyard.trust import (
     Window,
     WrongClock,
     appraise_statement,
+    code_sha256,
     data_of,
     end_of,
     evidence_source,
     head_of,
+    judge,
+    release_here,
+    report_data_of,
+    revision_of,
+    runtime_data_of,
 )
 from steelyard.trust.wire import hpke
 from steelyard.trust.wire.ohttp import CHUNK_BYTES_MAX, read_keys_document
@@ -278,18 +294,32 @@ def test_a_request_is_taken_once_and_in_time():
 
 # ------------------------------------------------------------------ what a service says
 
+STATED = json.loads(Path(__file__).with_name("statement_vector.json").read_text())
+RELEASE = Release(**STATED["release"])
+
+
+def test_runtime_data_are_those_of_the_vector():
+    """As docs/why/sealed-prompts.md says: another program writes the same bytes, and hashes them so."""
+    sealed = {name: STATED[name] for name in ("ohttp_keys", "tls_spki_sha256")}
+    data = runtime_data_of(RELEASE, **sealed)
+    assert data.decode() == STATED["runtime_data"]
+    assert report_data_of(STATED["nonce"], data).hex() == STATED["report_data"]
+    assert hashlib.sha512(bytes.fromhex(STATED["nonce"]) + data).hexdigest() == STATED["report_data"]
+    page = (Path(__file__).parents[2] / "docs/why/sealed-prompts.md").read_text()
+    assert STATED["report_data"] in page and STATED["runtime_data"] in page
+
 
 def test_a_pin_holds_for_its_service_and_this_nonce_alone(tmp_path):
     identity = Identity.of(tmp_path / "state" / "identity.key")
     assert Identity.of(tmp_path / "state" / "identity.key").pin == identity.pin
     key = SealingKey()
     statement = ServiceStatement(
-        key.config, tls_spki=b"spki", artefact="abc", release="1.0", evidence=None, identity=identity
+        key.config, tls_spki=b"spki", release=RELEASE, evidence=None, identity=identity
     )
     told = json.loads(json.dumps(statement.answer(NONCE)))
     pinned = {"policy": None, "collateral": None, "at": datetime.now(UTC)}
     appraised = appraise_statement(told, NONCE, pin=identity.pin, **pinned)
-    assert appraised.keys == key.config and appraised.artefact == "abc" and appraised.verdict is None
+    assert appraised.keys == key.config and appraised.release == RELEASE and appraised.verdict is None
     with pytest.raises(Refused, match="not the one that is pinned"):
         appraise_statement(told, NONCE, pin="00" * 32, **pinned)
     with pytest.raises(Refused, match="signature does not hold"):
@@ -301,7 +331,7 @@ def test_a_pin_holds_for_its_service_and_this_nonce_alone(tmp_path):
         with pytest.raises(Refused, match="signature does not hold"):
             appraise_statement(forged, NONCE, pin=identity.pin, **pinned)
     other = ServiceStatement(
-        SealingKey().config, tls_spki=None, artefact=None, release="1.0", evidence=None, identity=identity
+        SealingKey().config, tls_spki=None, release=RELEASE, evidence=None, identity=identity
     )
     swapped = told | {"runtime_data": other.answer(NONCE)["runtime_data"]}
     with pytest.raises(Refused, match="signature does not hold"):
@@ -328,13 +358,13 @@ def attested(tmp_path):
     evidence = evidence_source("simulated", None)
     (tmp_path / "root.pem").write_bytes(evidence.root_pem)
     statement = ServiceStatement(
-        SealingKey().config, tls_spki=None, artefact=None, release="1", evidence=evidence, identity=None
+        SealingKey().config, tls_spki=None, release=RELEASE, evidence=evidence, identity=None
     )
 
-    def policy(mr_td="00" * 48, binding="sha512", root=True):
+    def policy(mr_td="00" * 48, binding="sha512", root=True, more=""):
         path = tmp_path / "policy.yaml"
         text = POLICY.format(mr_td=mr_td, binding=binding)
-        path.write_text(text + "root_ca: root.pem\n" * root)
+        path.write_text(text + "root_ca: root.pem\n" * root + more)
         return path
 
     return statement.answer(NONCE), policy
@@ -351,7 +381,8 @@ def test_a_quote_binds_the_sealing_key(attested):
     assert "SIMULATED" in judged(told, policy()).verdict.detail
     other = json.loads(base64.b64decode(told["runtime_data"]))
     other["ohttp_keys"] = base64.b64encode(SealingKey().config.document).decode()
-    swapped = told | {"runtime_data": base64.b64encode(json.dumps(other).encode()).decode()}
+    text = json.dumps(other, sort_keys=True, separators=(",", ":"))
+    swapped = told | {"runtime_data": base64.b64encode(text.encode()).decode()}
     for wrong, why in (
         (lambda: judged(swapped, policy()), "report_data_mismatch"),
         (lambda: judged(told, policy(), nonce="cd" * 32), "report_data_mismatch"),
@@ -364,6 +395,88 @@ def test_a_quote_binds_the_sealing_key(attested):
         with pytest.raises(Refused) as refused:
             wrong()
         assert any(word in refused.value.why for word in why.split("|")), refused.value.why
+
+
+def test_a_policy_says_which_source_and_model(attested):
+    told, policy = attested
+    said = judged(told, policy()).verdict.as_json()["release"]
+    assert said == RELEASE.as_json()
+    for name, value in said.items():
+        text = f"release: {{{name}: [{json.dumps(value)}]}}"
+        assert judged(told, policy(more=text)).release == RELEASE
+        other = json.dumps(value[::-1] if name != "version" else "0.2")
+        with pytest.raises(Refused) as refused:
+            judged(told, policy(more=f"release: {{{name}: [{other}]}}"))
+        assert f"release_mismatch: {name} is" in refused.value.why
+    for text, why in (
+        ("release: {code: [x]}", "policy_invalid"),
+        ("release: {revision: []}", "policy_invalid"),
+    ):
+        with pytest.raises(Refused) as refused:
+            judged(told, policy(more=text))
+        assert why in refused.value.why
+
+
+def test_runtime_data_of_others_say_no_release(attested):
+    """As the broker's clients write them: bound all the same, but they say nothing of code."""
+    _, policy = attested
+    platform, foreign = evidence_source("simulated", None), b'{"nonce":"","tee-pubkey":{}}'
+    (policy().parent / "root.pem").write_bytes(platform.root_pem)
+    path = policy()
+    case = Case(
+        quote=platform.quote(report_data_of(NONCE, foreign)),
+        collateral=platform.collateral(),
+        policy=path.read_bytes(),
+        policy_folder=path.parent,
+        at=datetime.now(UTC),
+        nonce=NONCE,
+        runtime_data=foreign,
+    )
+    verdict = judge(case)
+    assert verdict.accepted and "release" not in verdict.as_json()
+    asked = policy(more="release: {version: ['0.1.0']}").read_bytes()
+    assert judge(replace(case, policy=asked)).reason == "release_mismatch"
+    loose = policy(binding="raw", more="release: {version: ['0.1.0']}").read_bytes()
+    assert judge(replace(case, policy=loose, runtime_data=None)).reason == "policy_invalid"
+
+
+def test_one_hash_for_a_checkout_a_wheel_and_what_is_installed(tmp_path, capsys):
+    package = Path(steelyard.__file__).parent
+    checkout, wheel = tmp_path / "checkout", tmp_path / "steelyard-1-py3-none-any.whl"
+    kept = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(package, checkout / "src" / "steelyard", ignore=kept)
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for file in sorted((checkout / "src").rglob("*")):
+            archive.write(file, file.relative_to(checkout / "src"))
+        archive.writestr("steelyard-1.dist-info/RECORD", "")
+    here = release_here("ab" * 32)
+    assert {code_sha256(checkout), code_sha256(wheel), code_sha256(package)} == {here.code_sha256}
+    with pytest.raises(SystemExit):
+        main(["attest", "release", str(wheel), "--json"])
+    assert json.loads(capsys.readouterr().out)["code_sha256"] == here.code_sha256
+    (checkout / "src/steelyard/units.py").write_text("# other\n")
+    assert code_sha256(checkout) != here.code_sha256
+    with pytest.raises(WrongUse, match="no code"):
+        code_sha256(tmp_path)
+    suffixes = {
+        file.suffix for file in package.rglob("*") if file.is_file() and "__pycache__" not in file.parts
+    }
+    wheels = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["tool"]["setuptools"]
+    packed = {Path(pattern).suffix for pattern in wheels["package-data"]["*"]} | {".py"}
+    assert suffixes <= packed, "a wheel would leave a file out that the hash counts"
+
+
+def test_a_revision_is_said_of_an_unchanged_checkout_alone(tmp_path):
+    package = tmp_path / "src" / "steelyard"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    run = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "one"]):
+        subprocess.run([*run, *words], check=True)
+    head = subprocess.run([*run, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
+    assert revision_of(package) == head.strip()
+    (package / "__init__.py").write_text("changed")
+    assert revision_of(package) is None
 
 
 def test_production_has_no_simulated_platform(attested, monkeypatch):

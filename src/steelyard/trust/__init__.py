@@ -6,6 +6,7 @@
 from .attest import (
     Case,
     Rejected,
+    Release,
     Verdict,
     judge,
     read_batch,
@@ -13,9 +14,22 @@ from .attest import (
     read_case,
     read_policy,
     report_data_of,
+    runtime_data_of,
 )
 from .audit import ACTS, audit, check_log, log_here, read_acts
-from .bill import Advisories, Hit, Part, affected, bill_of_model, bill_of_parts, parts, read_advisories
+from .bill import (
+    Advisories,
+    Hit,
+    Part,
+    affected,
+    bill_of_model,
+    bill_of_parts,
+    code_sha256,
+    parts,
+    read_advisories,
+    release_here,
+    revision_of,
+)
 from .cluster_keys import address_of, keys_folder, make_keys, ray_environment
 from .disk import atomic, disk_problem, sync_folder
 from .installation import signing_key, verifying_key
@@ -108,19 +122,19 @@ __all__ = [
     "ACTS", "AES", "CIPHERS", "KEYS_TYPE", "LEVELS", "PLAIN_CHUNK_BYTES", "REASONS", "RECEIPT_HEADER",
     "RECEIPT_ID_HEADER", "REHEARSED", "REQUEST_TYPE", "RESPONSE_TYPE", "SIMULATED", "WELL_KNOWN",
     "Advisories", "Appraised", "Case", "Counted", "Facts", "Finding", "Head", "Hit", "Identity",
-    "KeyConfig", "Keys", "MessageReader", "NotSealed", "Part", "Rejected", "Replayed", "RequestOpener",
-    "RequestSealer", "ResponseOpener", "ResponseSealer", "SealedLog", "SealingKey", "ServiceStatement",
-    "Signed", "Signer", "SimulatedSnp", "SimulatedTee", "Statement", "Trust", "Trusted", "Verdict",
-    "Verified", "Window", "WrongClock", "address_of", "aead_of", "affected", "append_log",
+    "KeyConfig", "Keys", "MessageReader", "NotSealed", "Part", "Rejected", "Release", "Replayed",
+    "RequestOpener", "RequestSealer", "ResponseOpener", "ResponseSealer", "SealedLog", "SealingKey",
+    "ServiceStatement", "Signed", "Signer", "SimulatedSnp", "SimulatedTee", "Statement", "Trust", "Trusted",
+    "Verdict", "Verified", "Window", "WrongClock", "address_of", "aead_of", "affected", "append_log",
     "appraise_statement", "as_comment", "as_header", "atomic", "audit", "bill_of_model", "bill_of_parts",
     "certificate_file", "check_answer", "check_key", "check_log", "check_rehearsal", "check_scanned",
-    "cipher_of", "data_of", "default_key_file", "disk_problem", "end_of", "evidence_source", "head_of",
-    "is_sealed", "is_statement", "judge", "keys_folder", "keys_of", "load_keys", "load_signer",
+    "cipher_of", "code_sha256", "data_of", "default_key_file", "disk_problem", "end_of", "evidence_source",
+    "head_of", "is_sealed", "is_statement", "judge", "keys_folder", "keys_of", "load_keys", "load_signer",
     "load_trusted", "lock_key_file", "log_here", "make_keys", "make_signing_keys", "named_recipient",
     "no_tee", "parts", "public_path", "quote_of_this_domain", "ray_environment", "read_acts",
     "read_advisories", "read_batch", "read_bytes", "read_case", "read_certificates", "read_log",
-    "read_policy", "read_public", "read_receipt", "read_signed", "receipt", "report_data_of", "scan",
-    "scheme_of", "sealed_id", "sign_model", "sign_statement", "signature_of", "signing_key",
-    "sync_folder", "taken_apart", "trusting", "unlock_key_file", "verify_model", "verify_sealed",
-    "verifying_key",
+    "read_policy", "read_public", "read_receipt", "read_signed", "receipt", "release_here",
+    "report_data_of", "revision_of", "runtime_data_of", "scan", "scheme_of", "sealed_id", "sign_model",
+    "sign_statement", "signature_of", "signing_key", "sync_folder", "taken_apart", "trusting",
+    "unlock_key_file", "verify_model", "verify_sealed", "verifying_key",
 ]  # fmt: skip

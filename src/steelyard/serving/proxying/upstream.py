@@ -107,7 +107,7 @@ class Upstream:
         self._clients[pin] = self.client
         self.appraised, self._at_s = appraised, self.clock()
         verdict = appraised.verdict
-        log("proxy.appraised", url=self.url, release=appraised.release, artefact=appraised.artefact,
+        log("proxy.appraised", url=self.url, **appraised.release.as_json(),
             evidence=verdict.detail if verdict else "a pin")  # fmt: skip
 
     async def _ask(self, nonce: str) -> tuple[Any, bytes | None]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import Where, WrongUse
-from ...trust import Identity, SealingKey, ServiceStatement, certificate_file, evidence_source
+from ...trust import Identity, SealingKey, ServiceStatement, certificate_file, evidence_source, release_here
 from ..host.settings import ServeSettings
 from .tls import tls_files
 
@@ -26,16 +26,13 @@ def sealing_of(settings: ServeSettings) -> Sealing | None:
     check_attest(settings)
     if not settings.sealed_prompts:
         return None
-    from importlib.metadata import version
-
     evidence = evidence_source(settings.attest, Path(settings.collateral) if settings.collateral else None)
     identity = None if evidence else Identity.of(identity_file())
     key = SealingKey()
     statement = ServiceStatement(
         key.config,
         tls_spki=spki_of(settings),
-        artefact=settings.fingerprint,
-        release=version("steelyard"),
+        release=release_here(settings.fingerprint),
         evidence=evidence,
         identity=identity,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +62,7 @@ class Policy:
     isv_prod_id: int | None = None
     min_isv_svn: int = 0
     binding: str | None = None
+    release: dict[str, tuple[str, ...]] = field(default_factory=dict)  # {field of Release: allowed values}
 
 
 Node = Any  # of ruamel.yaml
@@ -236,6 +237,11 @@ def text_of(node: Node, name: str) -> str:
     return text
 
 
+def written(node: Node, name: str) -> str:
+    """Text as it stands: of 0.2 YAML would make a number."""
+    return scalar(node, name)
+
+
 def hexed(digits: int) -> Reading:
     def read(node: Node, name: str) -> str:
         text = scalar(node, name)
@@ -310,4 +316,12 @@ FIELDS: dict[str, Reading] = {
     "tdx": section(dict(LISTS["tdx"])),
     "snp": section(LISTS["snp"] | GUEST),
     "binding": one_of(BINDINGS),
+    "release": section(
+        {
+            "version": several(written),
+            "code_sha256": several(hexed(64)),
+            "revision": several(hexed(40)),
+            "artefact": several(hexed(64)),
+        }
+    ),
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from .release import Release
+
 # In the order in which they are looked at; the first failure is the reason.
 REASONS = (
     "policy_invalid",
@@ -23,7 +25,7 @@ REASONS = (
     "debug_enabled", "td_attributes_rejected", "service_td_rejected",
     "guest_policy_rejected", "vmpl_rejected",
     "measurement_required", "measurement_mismatch", "isv_svn_too_low",
-    "report_data_mismatch",
+    "report_data_mismatch", "release_mismatch",
     "nonce_replayed",
     "ok",
 )  # fmt: skip
@@ -40,7 +42,10 @@ class Rejected(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`measurements` holds only what the quote's signature covers, once that signature was verified."""
+    """`measurements` holds only what the quote's signature covers, once that signature was verified.
+
+    `release`: what the service says that it is, once the quote was found to bind it.
+    """
 
     accepted: bool
     reason: str
@@ -50,6 +55,7 @@ class Verdict:
     tcb_status: str | None = None
     advisories: tuple[str, ...] = ()
     measurements: dict[str, Any] = field(default_factory=dict)
+    release: Release | None = None
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -61,4 +67,4 @@ class Verdict:
             "tcb_status": self.tcb_status,
             "advisories": list(self.advisories),
             "measurements": self.measurements,
-        }
+        } | ({"release": self.release.as_json()} if self.release else {})

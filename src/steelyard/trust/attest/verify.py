@@ -33,6 +33,7 @@ from .nonces import remember
 from .pck import Platform, platform_of
 from .policy import NEEDED, SIMULATED, Policy, read_policy
 from .quote import EnclaveReport, Quote, TdReport, parse_quote
+from .release import Release, read_runtime_data, release_of
 from .snp import Report, check_platform, endorsed, is_report, measurements, read_report
 from .tcb import OUT_OF_DATE, Level, isv_level, module_of, platform_level, worse
 from .verdict import Rejected, Verdict
@@ -69,6 +70,7 @@ class Appraisal:
         self.levels: list[Level] = []
         self.status: str | None = None
         self.measured: dict[str, Any] = {}  # once the signature over them holds
+        self.release: Release | None = None
         self.praise = "every check of the policy holds"
 
     def verdict(self, reason: str, detail: str) -> Verdict:
@@ -82,13 +84,15 @@ class Appraisal:
             tcb_status=self.status,
             advisories=advisories_of(self.levels),
             measurements=self.measured,
+            release=self.release,
         )
 
     def run(self) -> None:
         case = self.case
         policy = read_policy(case.policy, case.policy_folder)
         if SIMULATED in name_of(policy.root):
-            self.praise = f"{SIMULATED}: no hardware vouches for this; {self.praise}"
+            self.release: Release | None = None
+        self.praise = f"{SIMULATED}: no hardware vouches for this; {self.praise}"
         nonce = read_nonce(case, policy)
         if is_text(case.quote):
             raise Rejected("quote_malformed", TEXT)
@@ -99,6 +103,8 @@ class Appraisal:
         assert self.quote
         check_measurements(self.quote.tee, measured, policy)
         check_report_data(self.quote.report_data, case, policy, nonce)
+        self.release = bound_release(case)
+        check_release(self.release, policy)
         if case.nonce_store and nonce is not None and not remember(case.nonce_store, nonce, case.at):
             raise Rejected("nonce_replayed", "this nonce was accepted before")
 
@@ -146,6 +152,8 @@ def read_nonce(case: Case, policy: Policy) -> bytes | None:
         raise Rejected(
             "policy_invalid", f"binding {binding} has no place for runtime data: sha256, sha384, sha512"
         )
+    if policy.release and binding in ("none", "raw"):
+        raise Rejected("policy_invalid", f"binding {binding} binds no release: sha256, sha384, sha512")
     if case.nonce is None and binding != "none":
         raise Rejected("nonce_missing", f"binding {binding} needs a nonce")
     if case.nonce is None:
@@ -331,3 +339,21 @@ def check_report_data(report_data: bytes, case: Case, policy: Policy, nonce: byt
         bound = hashlib.new(binding, nonce + (case.runtime_data or b"")).digest()
     if report_data != bound.ljust(64, b"\0"):
         raise Rejected("report_data_mismatch", f"the report data is not the {binding} of what was asked")
+
+
+def bound_release(case: Case) -> Release | None:
+    """What the runtime data say, which the report data were found to bind; None where they are others'."""
+    try:
+        return None if case.runtime_data is None else release_of(read_runtime_data(case.runtime_data))
+    except (ValueError, RecursionError):
+        return None
+
+
+def check_release(release: Release | None, policy: Policy) -> None:
+    if not policy.release:
+        return
+    if release is None:
+        raise Rejected("release_mismatch", "the runtime data are no statement of a release")
+    for name, values in policy.release.items():
+        if (said := getattr(release, name)) not in values:
+            raise Rejected("release_mismatch", f"{name} is {said or 'not known'}")

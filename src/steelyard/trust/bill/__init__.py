@@ -1,6 +1,7 @@
-"""What a thing is made of (CycloneDX), under which licences, and which advisories name it."""
+"""What a thing is made of (CycloneDX), its licences, which advisories name it; which code runs."""
 
 from .advisories import Advisories, Hit, affected, read_advisories
+from .code import code_sha256, release_here, revision_of
 from .document import bill_of_model, bill_of_parts
 from .installed import Part, parts
 
@@ -11,6 +12,9 @@ __all__ = [
     "affected",
     "bill_of_model",
     "bill_of_parts",
+    "code_sha256",
     "parts",
     "read_advisories",
+    "release_here",
+    "revision_of",
 ]

@@ -1,6 +1,7 @@
 """What a service says of itself, and whether a client believes it.
 
-    runtime data   JSON: artefact, ohttp_keys (base64), release, tls_spki_sha256 (or null), version 1
+    runtime data   canonical JSON: artefact, code_sha256, ohttp_keys (base64), release, revision,
+                   tls_spki_sha256, version 2; null where there is none (attest/release.py)
     by a quote     report data = SHA-512(nonce + runtime data): `attest verify` judges it, binding sha512
     by a pin       Ed25519 and ML-DSA-65 over "steelyard/statement/1" + 0 + nonce + runtime data: both hold
 
@@ -22,7 +23,17 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import Refused, Where, WrongUse
-from ..attest import Case, Verdict, judge, read_bytes, report_data_of
+from ..attest import (
+    Case,
+    Release,
+    Verdict,
+    judge,
+    read_bytes,
+    read_runtime_data,
+    release_of,
+    report_data_of,
+    runtime_data_of,
+)
 from ..keys import make_key_file, read_key_file
 from ..quoting import SimulatedTee, quote_of_this_domain
 from ..sealing.ciphers import derive
@@ -110,20 +121,16 @@ class ServiceStatement:
         config: KeyConfig,
         *,
         tls_spki: bytes | None,
-        artefact: str | None,
-        release: str,
+        release: Release,
         evidence: Evidence | None,
         identity: Identity | None,
     ) -> None:
         self.evidence, self.identity = evidence, identity
-        said = {
-            "artefact": artefact,
-            "ohttp_keys": base64.b64encode(config.document).decode(),
-            "release": release,
-            "tls_spki_sha256": hashlib.sha256(tls_spki).hexdigest() if tls_spki else None,
-            "version": 1,
-        }
-        self.runtime_data = json.dumps(said, sort_keys=True, separators=(",", ":")).encode()
+        self.runtime_data = runtime_data_of(
+            release,
+            ohttp_keys=base64.b64encode(config.document).decode(),
+            tls_spki_sha256=hashlib.sha256(tls_spki).hexdigest() if tls_spki else None,
+        )
 
     def answer(self, nonce: str) -> dict[str, Any]:
         """The document. Raises WrongUse for what is no nonce, Lacking where no quote can be made."""
@@ -166,8 +173,7 @@ class Appraised:
 
     keys: KeyConfig
     tls_spki_sha256: str | None
-    artefact: str | None
-    release: str
+    release: Release
     verdict: Verdict | None
 
 
@@ -189,21 +195,20 @@ def appraise_statement(
         )  # fmt: skip
     try:
         runtime_data = base64.b64decode(document["runtime_data"], validate=True)
-        said = json.loads(runtime_data)
+        said = read_runtime_data(runtime_data)
         keys = read_keys_document(base64.b64decode(said["ohttp_keys"], validate=True))
-        spki, artefact, release = said["tls_spki_sha256"], said["artefact"], said["release"]
-        if document["schema"] != SCHEMA or said["version"] != 1 or not isinstance(release, str):
+        if document["schema"] != SCHEMA:
             raise ValueError(f"it is not {SCHEMA}")
-        if not all(value is None or isinstance(value, str) for value in (spki, artefact)):
-            raise ValueError("its fields are of other types")
-    except (KeyError, TypeError, ValueError, binascii.Error, NotSealed) as e:
+    except (RecursionError, KeyError, TypeError, ValueError, binascii.Error, NotSealed) as e:
         raise refused("its statement cannot be read", str(e) or type(e).__name__) from e
     if pin is not None:
         check_identity(document.get("identity"), pin, nonce, runtime_data)
     verdict = None
     if policy is not None:
         verdict = check_evidence(document.get("evidence"), policy, collateral, nonce, runtime_data, at)
-    return Appraised(keys=keys, tls_spki_sha256=spki, artefact=artefact, release=release, verdict=verdict)
+    return Appraised(
+        keys=keys, tls_spki_sha256=said["tls_spki_sha256"], release=release_of(said), verdict=verdict
+    )
 
 
 def check_identity(told: Any, pin: str, nonce: str, runtime_data: bytes) -> None:

@@ -34,7 +34,11 @@ def proxy(
         verdict = told["appraisal"]
         why = verdict["detail"] if verdict else say("its pin holds")
         line = say("{here}/v1 seals for {service}: {why}", here=told["url"], service=told["service"], why=why)
-        result({"schema": "steelyard.proxy/1"} | told, line)
+        code = say(
+            "code {code}, revision {revision}, model {artefact}", code=told["code_sha256"][:16],
+            revision=(told["revision"] or say("not known"))[:16], artefact=(told["artefact"] or "-")[:16],
+        )  # fmt: skip
+        result({"schema": "steelyard.proxy/1"} | told, line, code)
         note(say("Ctrl-C stops it; in another terminal: steelyard chat {url}", url=told["url"]))
 
     run_here(url, Accepts(policy=policy, pin=pin, collateral=collateral), port, ready)

@@ -30,7 +30,7 @@ HINT = "steelyard attest verify QUOTE --collateral FILE --policy POLICY.yaml --a
 
 
 def attest(
-    action: Annotated[str, typer.Argument(metavar="verify|quote", show_default=False)],
+    action: Annotated[str, typer.Argument(metavar="verify|quote|release", show_default=False)],
     quote: Annotated[Path | None, typer.Argument(metavar="QUOTE", show_default=False)] = None,
     collateral: Annotated[
         Path | None,
@@ -68,6 +68,8 @@ def attest(
         return _show(
             judge(read_case(quote, collateral, policy, at, nonce, runtime_data, nonce_store)).as_json()
         )
+    if action == "release" and not any((batch, collateral, policy, at, nonce, nonce_store, runtime_data)):
+        return _release(quote)
     if action == "quote" and quote and nonce and not any((batch, collateral, policy, at, nonce_store)):
         return _quote(quote, nonce, runtime_data)
     raise WrongUse(
@@ -87,6 +89,19 @@ def _quote(path: Path, nonce: str, runtime_data: Path | None) -> None:
     with atomic(path) as file:
         file.write(made)
     result({"quote": str(path), "bytes": len(made)}, say("wrote {path}", path=path))
+
+
+def _release(source: Path | None) -> None:
+    """Which code this is, or that of a checkout or wheel: what a policy's `release` lists."""
+    from ....trust import code_sha256, release_here, revision_of
+
+    if source is None:
+        said = release_here().as_json()
+        said.pop("artefact")
+    else:
+        said = {"code_sha256": code_sha256(source), "revision": revision_of(source / "src" / "steelyard")}
+    rows = [(name, value or say("not known")) for name, value in said.items()]
+    result({"schema": "steelyard.release/1"} | said, *table(("", ""), rows))
 
 
 def _batch(path: Path) -> None:
@@ -255,9 +270,18 @@ def _facts(document: dict[str, Any]) -> list[str]:
     measured = document["measurements"]
     if "product" in measured:  # AMD gives a platform no status
         tcb = ", ".join(f"{name} {value}" for name, value in measured["reported_tcb"].items())
-        return [f"  SEV-SNP v{document['quote_version']}   {measured['product']}   TCB {tcb}"]
+        return [
+            f"  SEV-SNP v{document['quote_version']}   {measured['product']}   TCB {tcb}",
+            *_code(document),
+        ]
     if document["tcb_status"] is None:
         return []
     named = ", ".join(document["advisories"]) or say("none")
     version = f"{document['tee'].upper()} v{document['quote_version']}"
-    return [f"  {version}   TCB {document['tcb_status']}   {say('advisories')}: {named}"]
+    return [f"  {version}   TCB {document['tcb_status']}   {say('advisories')}: {named}", *_code(document)]
+
+
+def _code(document: dict[str, Any]) -> list[str]:
+    """The release that the quote binds, where it does."""
+    release = document.get("release")
+    return [f"  {name:<12} {value or say('not known')}" for name, value in release.items()] if release else []
