@@ -276,7 +276,10 @@ def prepared(home: Path, args: argparse.Namespace, canaries: Canaries) -> dict[s
     tests += [chat(canaries.new("prompts of the test"), "ok") for _ in range(20)]
     (home / "rows.jsonl").write_text("".join(rows))
     (home / "test.jsonl").write_text("".join(tests))
-    trust = args.level
+    from steelyard.artefact import adopt
+
+    pinned = f"{{level: sealed, base_sha256: [{adopt(home / 'model').hash}]}}"
+    trust = pinned if args.level == "sealed" else args.level
     text = RECIPE.format(model=home / "model", steps=args.steps, port=free_port(), trust=trust)
     (home / "recipe.yaml").write_text(text)
     if args.cache:

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from steelyard import run
-from steelyard.artefact import Scratch, Store
+from steelyard.artefact import Scratch, Store, adopt
 from steelyard.errors import CheckFailed, Refused, WrongUse
 from steelyard.recipe import load
-from steelyard.run.planning.checks import check_all_known, tls_settings
-from steelyard.trust import REHEARSED, append_log, load_keys
+from steelyard.run.planning.checks import check_all_known, check_vouched, tls_settings
+from steelyard.trust import REHEARSED, append_log, load_keys, make_signing_keys, sign_model
 
 sys.path.append(str(Path(__file__).parents[1] / "serving"))  # its engine that computes nothing
 CANARY = b"zqcanaryzq"
@@ -174,11 +174,46 @@ def test_a_base_that_the_scan_does_not_know_is_refused_where_sealed(home):
     check_all_known(replace(sealed, trust=replace(sealed.trust, level="guarded")), home / "base")
 
 
+def test_a_sealed_base_is_signed_or_pinned(home):
+    base = home / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    signer = make_signing_keys(home / "publisher.key")
+
+    def checked(level, **trust):
+        sealed = recipe_at(home, REHEARSED)
+        check_vouched(replace(sealed, trust=replace(sealed.trust, level=level, **trust)), base)
+
+    with pytest.raises(Refused) as refused:
+        checked("sealed")
+    found = adopt(base).hash
+    assert refused.value.code == "trust.base_unvouched" and found in refused.value.hint
+    for level in ("sealed", REHEARSED, "guarded"):
+        checked(level, base_sha256=("0" * 64, found))
+        with pytest.raises(CheckFailed) as changed:
+            checked(level, base_sha256=("0" * 64,))
+        assert changed.value.code == "trust.base_changed"
+    checked("guarded")
+    public = ("publisher.pub",)
+    with pytest.raises(CheckFailed):
+        checked("sealed", base_signers=public)
+    sign_model(base, signer)
+    checked("sealed", base_signers=public)
+    (base / "config.json").write_text("{} ")
+    os.utime(base / "config.json", ns=(1, 1))
+    with pytest.raises(CheckFailed):
+        checked("guarded", base_signers=public)
+
+
 @pytest.mark.timeout(600)
 def test_a_rehearsal_says_simulated_everywhere_and_no_service_speaks_plain(judged, up):
     urls: list[str] = []
     judged.ask = urls.append
-    outcome = run.up(load(up.job.recipe, ["trust=sealed"]), keep=False, rehearse=True)
+    with pytest.raises(Refused, match="nobody vouches") as unpinned:
+        run.up(load(up.job.recipe, ["trust=sealed"]), keep=False, rehearse=True)
+    found = re.search("[0-9a-f]{64}", unpinned.value.hint)[0]
+    sealed = ["trust.level=sealed", f"trust.base_sha256=[{found}]"]
+    outcome = run.up(load(up.job.recipe, sealed), keep=False, rehearse=True)
     assert outcome.as_json()["trust"] == "SIMULATED"
     assert [url.split(":")[0] for url in (*urls, outcome.service["url"])] == ["https", "https"]
     place = up.job.workdir

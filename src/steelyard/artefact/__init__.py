@@ -28,6 +28,7 @@ from .store import (
     adopt,
     content_hash,
     damaged_manifest,
+    file_rows,
     key_of,
 )
 from .watch import Place, Progress, Watch
@@ -52,6 +53,7 @@ __all__ = [
     "content_hash",
     "copies_folder",
     "damaged_manifest",
+    "file_rows",
     "forget_copies",
     "forget_copy",
     "is_private",

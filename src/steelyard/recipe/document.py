@@ -822,6 +822,10 @@ class TrustTable(Table):
     level: Literal["open", "guarded", "sealed"] | None = say("how artefacts lie on disk", "guarded")
     key_file: Text | None = say("key of a guarded folder", "steelyard.key")
     recipients: list[Text] | None = say("public keys, or files with one, that open it too", ["bob.pub"])
+    base_sha256: list[Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] | None = say(
+        "the base model's hash, as a refusal says it; any of", ["5f3a..."]
+    )
+    base_signers: list[Text] | None = say("public keys; one of them signed the base model", ["publisher.pub"])
     cipher: Literal["aes-256-gcm", "sm4-gcm"] | None = say("what encrypts the content", "sm4-gcm")
 
 

@@ -238,7 +238,7 @@ def _recipe(document: dict[str, Any], tree: Tree, path: Path) -> Recipe:
     given["compress"] = _compress(document.get("compress", {}))
     given["name"] = document.get("name", path.stem)
     trust = document.get("trust", {})
-    given["trust"] = words.Trust(**trust | {"recipients": tuple(trust.get("recipients", ()))})
+    given["trust"] = words.Trust(**{k: tuple(v) if isinstance(v, list) else v for k, v in trust.items()})
     if "train" in document:
         given["train"] = tuple(words.Stage(**{"seed": seed, **_stage(stage)}) for stage in document["train"])
     else:

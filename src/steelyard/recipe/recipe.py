@@ -336,6 +336,8 @@ class Trust:
     level: Literal["open", "guarded", "sealed", "rehearsed"] = "open"  # rehearsed: `up --rehearse` alone
     key_file: str | None = None
     recipients: tuple[str, ...] = ()  # public keys, or files with one: they open it too
+    base_sha256: tuple[str, ...] = ()  # the base is one of these
+    base_signers: tuple[str, ...] = ()  # files of public keys: one of them signed the base
     cipher: Literal["aes-256-gcm", "sm4-gcm"] = "aes-256-gcm"  # SM4 where rules ask for it: 70 times slower
 
 

@@ -6,7 +6,6 @@
 from .attest import (
     Case,
     Rejected,
-    Release,
     Verdict,
     judge,
     read_batch,
@@ -14,7 +13,6 @@ from .attest import (
     read_case,
     read_policy,
     report_data_of,
-    runtime_data_of,
 )
 from .audit import ACTS, audit, check_log, log_here, read_acts
 from .bill import (
@@ -64,6 +62,7 @@ from .receipts import (
     receipt,
     taken_apart,
 )
+from .release import Release, runtime_data_of
 from .scanning import Finding, check_scanned, scan
 from .sealing.ciphers import AES, CIPHERS, aead_of
 from .sealing.header import cipher_of, is_sealed, sealed_id

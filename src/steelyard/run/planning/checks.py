@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ...artefact import check_private
+from ...artefact import check_private, content_hash, file_rows, sha256_of
 from ...errors import CheckFailed, Lacking, Refused, Where, WrongUse
 from ...launch import LAUNCHED
 from ...model import encoder_folder, resolve
 from ...planner import Local
 from ...recipe import Recipe
 from ...shape import Shape
-from ...trust import REHEARSED, named_recipient, scan
+from ...trust import REHEARSED, load_trusted, named_recipient, scan, verify_model
+from ...trust import Trust as SignedBy
 from ..record.approval import approvers
 from ..record.workdir import Workdir
 from .launching import python_of
@@ -98,6 +99,33 @@ def check_all_known(recipe: Recipe, base: Path) -> None:
             why=", ".join(unknown.reasons) or None,
             hint="take that file out of the model's folder, or use `trust: guarded`",
         )
+
+
+def check_vouched(recipe: Recipe, base: Path) -> None:
+    """The base is one that the recipe pins, or is signed by a key that it names; sealed asks for either.
+
+    `base`: the folder or file that was named, not what was made of it; every byte of it is read. Raises
+    Refused, CheckFailed, WrongUse.
+    """
+    trust = recipe.trust
+    if trust.base_signers:
+        verify_model(base, SignedBy([load_trusted(recipe.root / name) for name in trust.base_signers]))
+    asked = trust.level in ("sealed", REHEARSED)
+    if not trust.base_sha256 and (trust.base_signers or not asked):
+        return
+    found = sha256_of(base) if base.is_file() else content_hash(file_rows(base, sha256_of))
+    if not trust.base_sha256:
+        raise Refused(
+            "trust.base_unvouched", "nobody vouches for the base model, and trust is sealed",
+            where=Where(str(recipe.path), field="trust"), why=f"{base} is neither signed nor pinned",
+            hint=f"base_signers: [publisher.pub]; or, if you know where it came from, base_sha256: [{found}]",
+        )  # fmt: skip
+    if found not in trust.base_sha256:
+        raise CheckFailed(
+            "trust.base_changed", f"{base} is not the base model that the recipe pins",
+            where=Where(str(recipe.path), field="trust.base_sha256"), why=f"its hash is {found}",
+            hint="fetch it again; where it was changed on purpose, pin the new hash",
+        )  # fmt: skip
 
 
 def check_serve_files(recipe: Recipe) -> None:

@@ -41,7 +41,7 @@ from ...shape import read as read_shape
 from ...units import show_bytes
 from ..record.workdir import Workdir
 from .adapters import with_adapters
-from .checks import check_all_known, check_guesses, check_sealed_room, draft_folder
+from .checks import check_all_known, check_guesses, check_sealed_room, check_vouched, draft_folder
 from .document import plan_document
 from .engines import check_devices, with_engines
 from .facts import base_of, calibrate, count
@@ -99,6 +99,7 @@ def finetuning_types(recipe: Recipe) -> list[str]:
 
 def measured(recipe: Recipe, candidate: Sized, watch: Watch) -> Model:
     """What is known of a candidate, of the data in its tokens, and of this machine."""
+    check_vouched(recipe, candidate.source.path)
     base = base_of(candidate.source, watch)
     check_all_known(recipe, base.folder)
     check_guesses(recipe, base.folder)

@@ -83,9 +83,15 @@ def _files(recipe: Recipe) -> Iterator[Hop]:
     scanned = "scanned before it is loaded"
     if recipe.trust.level == REHEARSED:
         scanned = "scanned before it is loaded; files of unknown formats are refused"
-    yield Hop(
-        "file", "base model", False, scanned, "public: it lies plain in the cache; no signature is asked for"
-    )
+    trust = recipe.trust
+    if trust.base_signers or trust.base_sha256:
+        vouched = "its signature was verified" if trust.base_signers else "its hash is pinned"
+        yield Hop("file", "who made the base model", True, vouched, "it is read again when it is loaded")
+    else:
+        yield Hop(
+            "file", "who made the base model", False, "", "no signature is asked for, no hash is pinned"
+        )
+    yield Hop("file", "base model", False, scanned, "public: it lies plain in the cache")
 
 
 def _memory(scheme: str) -> Iterator[Hop]:

@@ -6,7 +6,6 @@ Not here: fetching collateral (any client of Intel's PCS or of a PCCS does), fil
 from .batch import read_batch
 from .cases import Case, read_bytes, read_case
 from .policy import read_policy
-from .release import Release, read_runtime_data, release_of, runtime_data_of
 from .verdict import REASONS, Rejected, Verdict
 from .verify import judge, report_data_of
 
@@ -14,15 +13,11 @@ __all__ = [
     "REASONS",
     "Case",
     "Rejected",
-    "Release",
     "Verdict",
     "judge",
     "read_batch",
     "read_bytes",
     "read_case",
     "read_policy",
-    "read_runtime_data",
-    "release_of",
     "report_data_of",
-    "runtime_data_of",
 ]

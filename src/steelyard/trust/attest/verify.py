@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ...errors import Where, WrongUse
+from ..release import Release, read_runtime_data, release_of
 from .cases import Case
 from .certificates import (
     PCK,
@@ -33,7 +34,6 @@ from .nonces import remember
 from .pck import Platform, platform_of
 from .policy import NEEDED, SIMULATED, Policy, read_policy
 from .quote import EnclaveReport, Quote, TdReport, parse_quote
-from .release import Release, read_runtime_data, release_of
 from .snp import Report, check_platform, endorsed, is_report, measurements, read_report
 from .tcb import OUT_OF_DATE, Level, isv_level, module_of, platform_level, worse
 from .verdict import Rejected, Verdict
@@ -91,8 +91,7 @@ class Appraisal:
         case = self.case
         policy = read_policy(case.policy, case.policy_folder)
         if SIMULATED in name_of(policy.root):
-            self.release: Release | None = None
-        self.praise = f"{SIMULATED}: no hardware vouches for this; {self.praise}"
+            self.praise = f"{SIMULATED}: no hardware vouches for this; {self.praise}"
         nonce = read_nonce(case, policy)
         if is_text(case.quote):
             raise Rejected("quote_malformed", TEXT)

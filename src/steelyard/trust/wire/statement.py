@@ -1,7 +1,7 @@
 """What a service says of itself, and whether a client believes it.
 
     runtime data   canonical JSON: artefact, code_sha256, ohttp_keys (base64), release, revision,
-                   tls_spki_sha256, version 2; null where there is none (attest/release.py)
+                   tls_spki_sha256, version 2; null where there is none (trust/release.py)
     by a quote     report data = SHA-512(nonce + runtime data): `attest verify` judges it, binding sha512
     by a pin       Ed25519 and ML-DSA-65 over "steelyard/statement/1" + 0 + nonce + runtime data: both hold
 
@@ -23,19 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import Refused, Where, WrongUse
-from ..attest import (
-    Case,
-    Release,
-    Verdict,
-    judge,
-    read_bytes,
-    read_runtime_data,
-    release_of,
-    report_data_of,
-    runtime_data_of,
-)
+from ..attest import Case, Verdict, judge, read_bytes, report_data_of
 from ..keys import make_key_file, read_key_file
 from ..quoting import SimulatedTee, quote_of_this_domain
+from ..release import Release, read_runtime_data, release_of, runtime_data_of
 from ..sealing.ciphers import derive
 from .ohttp import KeyConfig, read_keys_document
 from .sealing import NotSealed
