@@ -7,6 +7,7 @@ import base64
 import hashlib
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import httpx
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from steelyard.broker import Broker, Settings, TeeKey, broker_app, get_key, kmac256
 from steelyard.broker.client import attestation
 from steelyard.broker.kmac import sponge
+from steelyard.broker.protocol import DETAILS
 from steelyard.broker.server import check_way
 from steelyard.errors import Lacking, Refused, WrongUse
 from steelyard.trust import SimulatedTee
@@ -106,6 +108,56 @@ def denied(answer, kind, status=401):
     assert set(told) == {"type", "detail"} and told["type"] == ERRORS + kind and told["detail"]
 
 
+# The headings of kbs_attestation_protocol.md at commit 78962cd that say what is on the wire, and their tests.
+SECTIONS = {
+    "Request": ["request_and_challenge", "a_request_of_another_version_or_tee_is_refused"],
+    "Challenge": ["request_and_challenge", "a_nonce_is_good_once_and_for_its_session_alone"],
+    "Attestation": ["an_attestation_that_does_not_hold_is_refused_without_detail",
+                    "init_data_is_what_mrconfigid_says"],
+    "Attestation Results Token": ["attestation_token_and_resource_of_each_key_format"],
+    "Resource Response": ["attestation_token_and_resource_of_each_key_format",
+                          "jose_decrypts_what_is_encrypted_here"],
+    "Public Key": ["attestation_token_and_resource_of_each_key_format",
+                   "keys_that_no_answer_can_be_encrypted_for"],
+    "RSA Key Format": ["attestation_token_and_resource_of_each_key_format"],
+    "Elliptic Curve Key Format": ["attestation_token_and_resource_of_each_key_format"],
+    "Authentication": ["a_nonce_is_good_once_and_for_its_session_alone", "a_body_that_is_no_json_is_refused"],
+    "HTTP Cookie Authentication": ["by_cookie_or_by_token_until_the_session_is_over"],
+    "Attestation Results Token Authentication": ["by_cookie_or_by_token_until_the_session_is_over"],
+    "Secret Resource": ["secret_resource_paths",
+                        "a_resource_has_a_policy_of_its_own_and_changes_count_at_once"],
+    "Resource Registration": ["nobody_sets_policies_or_resources_over_the_wire"],
+    "Header, Payload, Signature": ["attestation_token_and_resource_of_each_key_format"],
+    "Set Attestation Policy": ["nobody_sets_policies_or_resources_over_the_wire"],
+    "Set Resource Policy": ["nobody_sets_policies_or_resources_over_the_wire"],
+    "Error information": ["each_error_is_told_as_the_page_lists_it"],
+}  # fmt: skip
+PAGE = {  # its table of errors; those that no answer can carry here are left out below
+    "AdminAuth": 401, "AttestationError": 401, "HTTPFailed": 401, "HTTPSFailed": 401,
+    "InvalidRequestPath": 404, "JweError": 401, "PluginManagerInitialization": 401, "PluginNotFound": 404,
+    "PluginInternalError": 401, "PolicyDeny": 401, "PolicyEngine": 401, "SerdeError": 401,
+    "TokenNotFound": 401, "TokenVerifierError": 401,
+}  # fmt: skip
+NEVER = {  # a broker that does not start answers nobody; it has neither plugins nor a policy engine
+    "HTTPFailed", "HTTPSFailed", "PluginManagerInitialization", "PluginInternalError", "PolicyEngine",
+}  # fmt: skip
+
+
+def test_each_section_of_the_page_has_its_test():
+    missing = [f"{name}: {test}" for name, tests in SECTIONS.items() for test in tests
+               if f"test_{test}" not in globals()]  # fmt: skip
+    assert not missing
+
+
+def test_each_error_is_told_as_the_page_lists_it():
+    """The other tests here provoke each of them but NEVER's."""
+    assert {kind: status for kind, (status, _) in DETAILS.items()} == {
+        kind: status for kind, status in PAGE.items() if kind not in NEVER
+    }
+    source = Path(__file__).read_text()
+    assert [kind for kind in DETAILS if f', "{kind}"' not in source] == []
+
+
 # ------------------------------------------------------------------ Payloads: Request, Challenge
 
 
@@ -149,7 +201,9 @@ def test_a_body_that_is_too_long_is_refused(place):
 # ------------------------------------------------------------------ Payloads: Attestation, Response
 
 
-@pytest.mark.parametrize(("kind", "curve"), [("ec", "P-256"), ("ec", "P-521"), ("rsa", ""), ("akp", "")])
+@pytest.mark.parametrize(
+    ("kind", "curve"), [("ec", "P-256"), ("ec", "P-384"), ("ec", "P-521"), ("rsa", ""), ("akp", "")]
+)
 def test_attestation_token_and_resource_of_each_key_format(place, kind, curve):
     client, key = place.client(), TeeKey(kind, curve)
     answer = client.attest(key)

@@ -212,7 +212,7 @@ def test_a_rehearsal_says_simulated_everywhere_and_no_service_speaks_plain(judge
     with pytest.raises(Refused, match="nobody vouches") as unpinned:
         run.up(load(up.job.recipe, ["trust=sealed"]), keep=False, rehearse=True)
     found = re.search("[0-9a-f]{64}", unpinned.value.hint)[0]
-    sealed = ["trust.level=sealed", f"trust.base_sha256=[{found}]"]
+    sealed = [f"trust={{level: sealed, base_sha256: [{found}]}}"]
     outcome = run.up(load(up.job.recipe, sealed), keep=False, rehearse=True)
     assert outcome.as_json()["trust"] == "SIMULATED"
     assert [url.split(":")[0] for url in (*urls, outcome.service["url"])] == ["https", "https"]

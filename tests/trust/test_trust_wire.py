@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import steelyard
 from steelyard.cli import main
-from steelyard.errors import Refused, WrongUse
+from steelyard.errors import Lacking, Refused, WrongUse
 from steelyard.trust import (
     Case,
     Head,
@@ -50,6 +50,7 @@ from steelyard.trust import (
     revision_of,
     runtime_data_of,
 )
+from steelyard.trust.quoting import quote_of_this_enclave
 from steelyard.trust.wire import hpke
 from steelyard.trust.wire.ohttp import CHUNK_BYTES_MAX, read_keys_document
 from steelyard.trust.wire.sealing import read_varint, varint
@@ -477,6 +478,20 @@ def test_a_revision_is_said_of_an_unchanged_checkout_alone(tmp_path):
     assert revision_of(package) == head.strip()
     (package / "__init__.py").write_text("changed")
     assert revision_of(package) is None
+
+
+def test_an_enclave_asks_gramine_for_its_quote(tmp_path):
+    """Against files, not hardware: what is written, what is read, and the refusals."""
+    with pytest.raises(Lacking, match="no SGX enclave"):
+        evidence_source("sgx", None)
+    for name, content in (("attestation_type", b"dcap\n"), ("quote", b"the quote")):
+        (tmp_path / name).write_bytes(content)
+    assert quote_of_this_enclave(b"\1" * 32, tmp_path) == b"the quote"
+    assert (tmp_path / "user_report_data").read_bytes() == b"\1" * 32 + bytes(32)
+    (tmp_path / "attestation_type").write_text("none")
+    with pytest.raises(Lacking) as lacking:
+        quote_of_this_enclave(b"", tmp_path)
+    assert "by none" in lacking.value.why
 
 
 def test_production_has_no_simulated_platform(attested, monkeypatch):

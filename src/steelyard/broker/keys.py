@@ -1,6 +1,6 @@
 """The TEE's key: a JWK in, answers encrypted for it as flattened JWE (RFC 7516, 7.2.2); its owner's side.
 
-EC P-256, P-521 `ECDH-ES+A256KW`; RSA `RSA-OAEP-256`; AKP `ML-KEM-768+A192KW` as Trustee's kbs/src/jwe/akp.rs
+EC P-256, P-384, P-521 `ECDH-ES+A256KW`; RSA `RSA-OAEP-256`; AKP `ML-KEM-768+A192KW` as kbs/src/jwe/akp.rs
 writes it (draft-ietf-jose-pqc-kem-05: KMAC256, the KEM's ciphertext as `ek`). Content: A256GCM.
 RSA1_5 is not offered: it can be broken by asking.
 """
@@ -24,7 +24,7 @@ FIELDS = {
     "RSA": ("kty", "alg", "n", "e"),
     "AKP": ("kty", "alg", "pub"),
 }
-POINT_BYTES = {"P-256": 32, "P-521": 66}
+POINT_BYTES = {"P-256": 32, "P-384": 48, "P-521": 66}
 RSA_BITS = range(2048, 8193)
 RSA_OWN_BITS = 3072
 LATTICE_BYTES = 1184
@@ -117,7 +117,7 @@ WRAPS = {("EC", EC): wrap_ec, ("RSA", RSA): wrap_rsa, ("AKP", AKP): wrap_akp}
 def ec_public(jwk: Mapping[str, str]) -> Any:
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    curves = {"P-256": ec.SECP256R1(), "P-521": ec.SECP521R1()}
+    curves = {"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1(), "P-521": ec.SECP521R1()}
     size = POINT_BYTES[jwk["crv"]]
     x, y = unb64(jwk["x"]), unb64(jwk["y"])
     if len(x) != size or len(y) != size:
@@ -126,7 +126,7 @@ def ec_public(jwk: Mapping[str, str]) -> Any:
 
 
 def ec_jwk(public: Any) -> dict[str, str]:
-    numbers, name = public.public_numbers(), {256: "P-256", 521: "P-521"}[public.curve.key_size]
+    numbers, name = public.public_numbers(), {256: "P-256", 384: "P-384", 521: "P-521"}[public.curve.key_size]
     size = POINT_BYTES[name]
     x, y = (b64(number.to_bytes(size, "big")) for number in (numbers.x, numbers.y))
     return {"crv": name, "kty": "EC", "x": x, "y": y}
@@ -166,7 +166,8 @@ class TeeKey:
         private: Any
         self.kind = kind
         if kind == "ec":
-            private = ec.generate_private_key(ec.SECP256R1() if curve == "P-256" else ec.SECP521R1())
+            curves = {"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1(), "P-521": ec.SECP521R1()}
+            private = ec.generate_private_key(curves[curve])
             self.jwk = ec_jwk(private.public_key()) | {"alg": EC}
         elif kind == "rsa":
             private = rsa.generate_private_key(65537, RSA_OWN_BITS)

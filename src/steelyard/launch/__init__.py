@@ -7,6 +7,8 @@ Not here: which settings a device gets (planner), who starts and asks the proces
 from .command import LAUNCHED, SERVED_NAME, Door, Launch, Wanted, launch_of, opened, platform_of, shown
 from .export import schema_faults, service_target, source_of, training_target, writes
 from .flags import check_args, flags_of, version_of
+from .gramine import NAME as ENCLAVE_MANIFEST
+from .gramine import gramine
 from .schedulers import DIGEST, Job, Scheduled, scheduled
 from .services import Service, keywords
 from .systemd import escaped, quoted
@@ -14,6 +16,7 @@ from .target import Target, Training
 
 __all__ = [
     "DIGEST",
+    "ENCLAVE_MANIFEST",
     "LAUNCHED",
     "SERVED_NAME",
     "Door",
@@ -27,6 +30,7 @@ __all__ = [
     "check_args",
     "escaped",
     "flags_of",
+    "gramine",
     "keywords",
     "launch_of",
     "opened",

@@ -749,7 +749,7 @@ class ServeTable(Table):
         "HTTPS: by these files, or auto: by a certificate of its own", {"cert": "cert.pem", "key": "key.pem"}
     )
     sealed_prompts: bool | None = say("take requests sealed by `steelyard proxy` alone", True)
-    attest: Literal["none", "tdx", "simulated"] | None = say(
+    attest: Literal["none", "tdx", "sgx", "simulated"] | None = say(
         "who vouches for the sealing key: a pin (none), a quote of TDX, or a simulated one", "tdx"
     )
     collateral: Text | None = say("Intel's data on the platform, sent with the quote", "collateral.json")

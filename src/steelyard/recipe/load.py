@@ -238,7 +238,8 @@ def _recipe(document: dict[str, Any], tree: Tree, path: Path) -> Recipe:
     given["compress"] = _compress(document.get("compress", {}))
     given["name"] = document.get("name", path.stem)
     trust = document.get("trust", {})
-    given["trust"] = words.Trust(**{k: tuple(v) if isinstance(v, list) else v for k, v in trust.items()})
+    lists = {k: tuple(trust.get(k, ())) for k in ("recipients", "base_sha256", "base_signers")}
+    given["trust"] = words.Trust(**trust | lists)
     if "train" in document:
         given["train"] = tuple(words.Stage(**{"seed": seed, **_stage(stage)}) for stage in document["train"])
     else:

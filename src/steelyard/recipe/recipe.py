@@ -265,7 +265,7 @@ class Serve:
     cors_origin: tuple[str, ...] = ()  # web pages that may use it
     tls: Tls | None = None  # None = plain HTTP
     sealed_prompts: bool = False  # requests sealed by `steelyard proxy` alone
-    attest: Literal["none", "tdx", "simulated"] = "none"
+    attest: Literal["none", "tdx", "sgx", "simulated"] = "none"
     collateral: str | None = None  # file of Intel's data on the platform, from the recipe's folder
     queue: float = 60.0  # seconds of work that may wait: few clients wait longer than a minute
     max_requests_at_once: int = 256  # of one key: four full batches

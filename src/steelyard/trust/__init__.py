@@ -28,6 +28,7 @@ from .bill import (
     release_here,
     revision_of,
 )
+from .bill.release import Release, runtime_data_of
 from .cluster_keys import address_of, keys_folder, make_keys, ray_environment
 from .disk import atomic, disk_problem, sync_folder
 from .installation import signing_key, verifying_key
@@ -48,7 +49,7 @@ from .keys import (
     unlock_key_file,
 )
 from .log import SealedLog, append_log, read_log
-from .quoting import SimulatedSnp, SimulatedTee, quote_of_this_domain
+from .quoting import SimulatedSnp, SimulatedTee, quote_here, quote_of_this_domain
 from .receipts import HEADER as RECEIPT_HEADER
 from .receipts import ID_HEADER as RECEIPT_ID_HEADER
 from .receipts import (
@@ -62,7 +63,6 @@ from .receipts import (
     receipt,
     taken_apart,
 )
-from .release import Release, runtime_data_of
 from .scanning import Finding, check_scanned, scan
 from .sealing.ciphers import AES, CIPHERS, aead_of
 from .sealing.header import cipher_of, is_sealed, sealed_id
@@ -130,7 +130,7 @@ __all__ = [
     "cipher_of", "code_sha256", "data_of", "default_key_file", "disk_problem", "end_of", "evidence_source",
     "head_of", "is_sealed", "is_statement", "judge", "keys_folder", "keys_of", "load_keys", "load_signer",
     "load_trusted", "lock_key_file", "log_here", "make_keys", "make_signing_keys", "named_recipient",
-    "no_tee", "parts", "public_path", "quote_of_this_domain", "ray_environment", "read_acts",
+    "no_tee", "parts", "public_path", "quote_here", "quote_of_this_domain", "ray_environment", "read_acts",
     "read_advisories", "read_batch", "read_bytes", "read_case", "read_certificates", "read_log",
     "read_policy", "read_public", "read_receipt", "read_signed", "receipt", "release_here",
     "report_data_of", "revision_of", "runtime_data_of", "scan", "scheme_of", "sealed_id", "sign_model",

@@ -52,7 +52,8 @@ class DoorFlags:
         bool, switch("--sealed-prompts", say("Take requests sealed by `steelyard proxy` alone."))
     ] = False
     attest: Annotated[
-        str, flag("--attest", "KIND", say("Who vouches for the sealing key: none (a pin), tdx, simulated."))
+        str,
+        flag("--attest", "KIND", say("Who vouches for the sealing key: none (a pin), tdx, sgx, simulated.")),
     ] = "none"
     collateral: Annotated[
         Path | None, flag("--collateral", "FILE", say("Intel's data on the platform, sent with the quote."))

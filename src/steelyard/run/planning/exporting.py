@@ -25,11 +25,13 @@ from ...errors import Refused, Where, WrongUse
 from ...hardware import Devices
 from ...launch import (
     DIGEST,
+    ENCLAVE_MANIFEST,
     Job,
     Scheduled,
     Service,
     Target,
     Training,
+    gramine,
     keywords,
     scheduled,
     schema_faults,
@@ -83,6 +85,8 @@ def export_plan(
         for place, target in targets.items()
     }
     targets = {place: _with(target, handed[place]) for place, target in targets.items()}
+    if service and service.engine == "ovms":
+        targets["serve"] = _in_enclave(targets["serve"], service, p, devices)
     asked = {place: training.settings for place, training in jobs.items()}
     asked |= {"serve": service.settings} if service else {}
     with _draft_of(folder) as draft:
@@ -163,6 +167,15 @@ def job_of(
     each = of.here * int(of["tp"]) * int(of["pp"])
     more: dict[str, Any] = {"engine": of.engine, "engine_args": keywords(of), "replicas": int(of["replicas"])}
     return Job(kind="serve", per_host=each, **more, **common)
+
+
+def _in_enclave(target: Target, service: Service, p: Plan, devices: Devices) -> Target:
+    """And the manifest by which steelyard serves it in an enclave, where the processor has SGX."""
+    device, memory = devices.find(service.device), p.memory_bytes_per_device
+    if "sgx" not in (device.confidential or ""):
+        return target
+    text = gramine(service.model, device.id, memory.value if memory else 0.0, device.cores or 1)
+    return replace(target, files={**target.files, ENCLAVE_MANIFEST: text})
 
 
 def _with(target: Target, handed: Sequence[Scheduled]) -> Target:

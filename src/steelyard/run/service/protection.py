@@ -129,6 +129,10 @@ def _workers(recipe: Recipe) -> Iterator[Hop]:
     )  # fmt: skip
     if recipe.resources.hosts or recipe.resources.ray:  # refused beside any other level (recipe/pairs.py)
         yield Hop("worker", "gradients between machines", False, "", "they go between hosts as they are")
+        yield Hop(
+            "worker", "Ray's own calls between machines", True, "TLS 1.3 of both sides and a token",
+            "its gRPC offers P-256 alone: a later quantum computer may read what was recorded",
+        )  # fmt: skip
 
 
 def _wire(settings: ServeSettings) -> Iterator[Hop]:
@@ -203,7 +207,7 @@ def _clients(settings: ServeSettings) -> Iterator[Hop]:
 
 
 def _vouched(settings: ServeSettings) -> str:
-    return {"tdx": "", "simulated": "a SIMULATED platform vouches for the key"}.get(
+    return {"tdx": "", "sgx": "", "simulated": "a SIMULATED platform vouches for the key"}.get(
         settings.attest, "no platform vouches for the key: clients pin it"
     )
 

@@ -45,7 +45,7 @@ class ServeSettings:
     tls_cert: str | None = None  # file in PEM, or "auto": one of our own; None: plain HTTP
     tls_key: str | None = None  # its key; None: in the same file
     sealed_prompts: bool = False  # users' requests come sealed, and answers go so (service/sealed_door.py)
-    attest: str = "none"  # who vouches for the sealing key: a quote of "tdx", or a "simulated" one
+    attest: str = "none"  # who vouches for the sealing key: a quote of "tdx" or "sgx", or a "simulated" one
     collateral: str | None = None  # file that goes out with the quote; None: the client brings it
     max_body_bytes: int = BODY_BYTES  # of one request; files have a limit of their own
     max_requests_at_once: int = REQUESTS  # of one key, those that wait too; a key may have its own number

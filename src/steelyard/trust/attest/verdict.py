@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..release import Release
+from ..bill.release import Release
 
 # In the order in which they are looked at; the first failure is the reason.
 REASONS = (

@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ...errors import Where, WrongUse
-from ..release import Release, read_runtime_data, release_of
+from ..bill.release import Release, read_runtime_data, release_of
 from .cases import Case
 from .certificates import (
     PCK,

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from zipfile import BadZipFile, ZipFile
 
 from ...errors import Where, WrongUse
-from ..release import Release
+from .release import Release
 
 PACKAGE = "steelyard"
 HERE = Path(__file__).resolve().parents[2]

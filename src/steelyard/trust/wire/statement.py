@@ -1,7 +1,7 @@
 """What a service says of itself, and whether a client believes it.
 
     runtime data   canonical JSON: artefact, code_sha256, ohttp_keys (base64), release, revision,
-                   tls_spki_sha256, version 2; null where there is none (trust/release.py)
+                   tls_spki_sha256, version 2; null where there is none (bill/release.py)
     by a quote     report data = SHA-512(nonce + runtime data): `attest verify` judges it, binding sha512
     by a pin       Ed25519 and ML-DSA-65 over "steelyard/statement/1" + 0 + nonce + runtime data: both hold
 
@@ -24,16 +24,17 @@ from typing import Any
 
 from ...errors import Refused, Where, WrongUse
 from ..attest import Case, Verdict, judge, read_bytes, report_data_of
+from ..bill.release import Release, read_runtime_data, release_of, runtime_data_of
 from ..keys import make_key_file, read_key_file
-from ..quoting import SimulatedTee, quote_of_this_domain
-from ..release import Release, read_runtime_data, release_of, runtime_data_of
+from ..quoting import SimulatedTee, quote_of_this_domain, quote_of_this_enclave
 from ..sealing.ciphers import derive
 from .ohttp import KeyConfig, read_keys_document
 from .sealing import NotSealed
 
 SCHEMA = "steelyard.attestation/1"
 DOMAIN = b"steelyard/statement/1\0"
-EVIDENCE = ("none", "tdx", "simulated")
+EVIDENCE = ("none", "tdx", "sgx", "simulated")
+MAKERS = {"tdx": quote_of_this_domain, "sgx": quote_of_this_enclave}
 CURVE_PUBLIC_BYTES, CURVE_SIGNATURE_BYTES = 32, 64
 FILE_BYTES_MAX = 1 << 20
 
@@ -77,7 +78,7 @@ class Evidence:
 
 
 def evidence_source(kind: str, collateral: Path | None) -> Evidence | None:
-    """None for `none`. Raises Refused (simulated in production), Lacking (no trust domain), WrongUse."""
+    """None for `none`. Raises Refused (simulated in production), Lacking (no TEE of that kind), WrongUse."""
     if kind not in EVIDENCE:
         hint = f"one of {', '.join(EVIDENCE)}"
         raise WrongUse(
@@ -85,12 +86,12 @@ def evidence_source(kind: str, collateral: Path | None) -> Evidence | None:
         )
     if kind == "none":
         return None
-    if kind == "tdx":
+    if make := MAKERS.get(kind):
         if collateral is not None:
             read_bytes(collateral, FILE_BYTES_MAX)
-        quote_of_this_domain(bytes(64))  # now rather than when the first client asks
+        make(bytes(64))  # now rather than when the first client asks
         read = (lambda: None) if collateral is None else (lambda: read_bytes(collateral, FILE_BYTES_MAX))
-        return Evidence(tee="tdx", quote=quote_of_this_domain, collateral=read)
+        return Evidence(tee=kind, quote=make, collateral=read)
     if os.environ.get("STEELYARD_ENV") == "production":
         raise Refused(
             "attest.simulated",

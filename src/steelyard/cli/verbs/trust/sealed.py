@@ -82,10 +82,10 @@ def attest(
 
 def _quote(path: Path, nonce: str, runtime_data: Path | None) -> None:
     """Of the trust domain that this machine is; binding raw, or sha512 with runtime data."""
-    from ....trust import atomic, quote_of_this_domain, report_data_of
+    from ....trust import atomic, quote_here, report_data_of
 
     data = report_data_of(nonce, None if runtime_data is None else runtime_data.read_bytes())
-    made = quote_of_this_domain(data)
+    made = quote_here(data)
     with atomic(path) as file:
         file.write(made)
     result({"quote": str(path), "bytes": len(made)}, say("wrote {path}", path=path))
