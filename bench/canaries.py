@@ -9,7 +9,8 @@ core dump, and the service is stopped. Searched is every byte of
 
 disk        what is left, by place; what was removed, replaced or cut on the way (each Python process keeps
             what it is about to let go); files without a name (read from /proc while they are open)
-memory      /dev/shm while the service runs (opened files are meant to lie there) and after its end
+memory      /dev/shm as others on the machine see it: ten times a second while `up` and the service run, and
+            after their end
 said        standard output and standard error of every command
 wire        every TCP payload on loopback, put together by connection (a packet socket: root only)
 
@@ -47,6 +48,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 SHM = Path("/dev/shm")
+SHARED = "/dev/shm, run and service"
 OUTGOING = 4  # of a packet socket: each packet on loopback is seen twice
 RECIPE = """
 name: canaries
@@ -124,12 +126,12 @@ def measured(home: Path, args: argparse.Namespace) -> dict[str, Any]:
     canaries = Canaries(random.Random(args.seed))
     told("begins")
     env = prepared(home, args, canaries)
-    with Wire() as wire, Nameless() as nameless:
+    with Wire() as wire, Nameless() as nameless, Shared() as shared:
         outcome, said = up(home, args, env)
         service = outcome["service"]
         told("the run is done")
         asked = ask(service["url"], canaries, env)
-        during = {p: p.read_bytes() for p in SHM.rglob("*") if p.is_file()}
+        shared.look()
         crash(service["pid"])
         said += steelyard(home, env, "stop", "canaries", "--json")[1]
         time.sleep(0.5)
@@ -138,7 +140,7 @@ def measured(home: Path, args: argparse.Namespace) -> dict[str, Any]:
     canaries.add_weights(home, args.level, env)
     places = found_in(home, canaries, {
         "what the commands said": [said], "loopback": wire.streams(), "files without a name": nameless.data,
-        "/dev/shm, service running": list(during.values()),
+        SHARED: shared.data,
         "/dev/shm, after its end": after,
     })  # fmt: skip
     promised = promises(home, env, args.level)
@@ -174,7 +176,7 @@ ON_DISK = {
 ROWS = {
     "service": "log of the run and of its service", "plan, report, log": "log of the run and of its service",
     "state": "files, batches and their results", "cache": "an engine's own copy", "core dumps": "core dumps",
-    "loopback": "loopback: the gate and its services",
+    "loopback": "loopback: the gate and its services", SHARED: "shared memory",
 }  # fmt: skip
 
 
@@ -183,7 +185,7 @@ def promises(home: Path, env: dict[str, str], level: str) -> set[str]:
     more = ("--rehearse",) if level == "sealed" else ()
     _, _, out = steelyard(home, env, "trust", "explain", "recipe.yaml", "--json", *more)
     said = {one["what"]: one["protected"] for one in json.loads(out)["hops"]}
-    return {p for p in ON_DISK | {"loopback"} if said[ROWS.get(p, "payload and manifest")]}
+    return {p for p in ON_DISK | {"loopback", SHARED} if said[ROWS.get(p, "payload and manifest")]}
 
 
 # ------------------------------------------------------------------ canaries
@@ -455,15 +457,15 @@ class Wire(threading.Thread):
         return [bytes(flow) for flow in self.flows.values()]
 
 
-class Nameless(threading.Thread):
-    """Open files that have no name any more, of processes with our hook: their bytes, while they are open."""
+class Looking(threading.Thread):
+    """Looks ten times a second while it is entered; `data`: what it has seen."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.seen: dict[tuple[int, int], bytes] = {}
+        self.seen: dict[Any, bytes] = {}
         self.ends = False
 
-    def __enter__(self) -> Nameless:
+    def __enter__(self) -> Any:
         self.start()
         return self
 
@@ -477,13 +479,45 @@ class Nameless(threading.Thread):
 
     def run(self) -> None:
         while not self.ends:
-            for link in ours():
-                with suppress(OSError):
-                    name = os.readlink(link)
-                    if name.endswith("(deleted)") and not name.startswith(("/dev/", "/memfd:", "anon")):
-                        about = os.stat(link)
-                        self.seen[about.st_dev, about.st_ino] = Path(link).read_bytes()
+            self.look()
             time.sleep(0.1)
+
+    def look(self) -> None:
+        raise NotImplementedError
+
+
+class Shared(Looking):
+    """What lies in this machine's /dev/shm, each state of each file."""
+
+    def look(self) -> None:
+        for path in SHM.rglob("*"):
+            with suppress(OSError):
+                about = path.stat()
+                state = path, about.st_mtime_ns, about.st_size
+                if path.is_file() and state not in self.seen:
+                    self.seen[state] = path.read_bytes()
+
+
+class Nameless(Looking):
+    """Open files on a disk that have no name any more: their bytes, while they are open."""
+
+    def look(self) -> None:
+        for link in ours():
+            with suppress(OSError):
+                if os.readlink(link).endswith("(deleted)") and not in_memory(link):
+                    about = os.stat(link)
+                    self.seen[about.st_dev, about.st_ino] = Path(link).read_bytes()
+
+
+def in_memory(link: str) -> bool:
+    """Is an open file of no disk? By its mount, as its own process sees it: memfds are in none."""
+    process, _, number = link.rpartition("/fd/")
+    lines = Path(f"{process}/fdinfo/{number}").read_text().splitlines()
+    mount = next(line.split()[1] for line in lines if line.startswith("mnt_id:"))
+    for line in Path(f"{process}/mountinfo").read_text().splitlines():
+        if line.split()[0] == mount:
+            return line.partition(" - ")[2].split()[0] in ("tmpfs", "ramfs")
+    return True
 
 
 def ours() -> Iterator[str]:

@@ -17,6 +17,7 @@ from .files import (
     sha256_of,
     write_durably,
 )
+from .namespace import has_own_memory, may_own_memory, own_memory
 from .scratch import ENDED, SHORTER, Scratch, wrote_otherwise
 from .store import (
     Artefact,
@@ -56,11 +57,14 @@ __all__ = [
     "file_rows",
     "forget_copies",
     "forget_copy",
+    "has_own_memory",
     "is_private",
     "key_of",
+    "may_own_memory",
     "memory_kind",
     "note_copy",
     "noted_copies",
+    "own_memory",
     "private_folder",
     "publish_folder",
     "sha256_of",

@@ -12,9 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import Lacking, Refused, Where
+from .namespace import SHARED
 
-# Sealed payloads are opened here: memory, never a disk. Swap is the machine owner's affair.
-MEMORY = Path("/dev/shm")
+# Sealed payloads are opened here: memory, never a disk; namespace.py makes it a run's own.
+MEMORY = SHARED
 IN_MEMORY = ("tmpfs", "ramfs")
 PRIVATE = "steelyard-open-"
 ABOUT = ("manifest.json", "model.sig", "model.hybrid.sig")  # of a payload, no part of it

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...artefact import Artefact, Watch
+from ...artefact import Artefact, Watch, own_memory
 from ...errors import CheckFailed, Lacking, Refused, Where, WrongUse, writing_in
 from ...hardware import free_bytes
 from ...recipe import load
@@ -51,6 +51,8 @@ def rollback(
     began = time.monotonic()
     entry = the_run(name, workdir)
     place = Workdir(Path(entry["workdir"]), keys_of(entry["trust"]))
+    if place.keys:
+        own_memory()
     logged = LoggedWatch(place, watch or Watch())
     with publishing(place), writing_in(place.folder):
         old = find(place.service)

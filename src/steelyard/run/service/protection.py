@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...artefact import IN_MEMORY, memory_kind
+from ...artefact import IN_MEMORY, may_own_memory, memory_kind
 from ...errors import Problem
 from ...recipe import Recipe
 from ...serving import ServeSettings
@@ -102,6 +102,12 @@ def _memory(scheme: str) -> Iterator[Hop]:
         yield Hop(
             "memory", "opened files", memory_kind() in IN_MEMORY,
             "in memory alone, this user's, gone with the process", "root and the hypervisor can read memory",
+        )  # fmt: skip
+        own = may_own_memory()
+        yield Hop(
+            "memory", "shared memory", own,
+            "a /dev/shm of the run's own: no other process finds a name there" if own else "",
+            "" if own else "opened files have names in /dev/shm: this user and root can open them",
         )  # fmt: skip
         yield Hop(
             "memory", "core dumps", True, "no process that holds keys, and none of its children, writes one"

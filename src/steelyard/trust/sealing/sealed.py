@@ -22,7 +22,7 @@ import hashlib
 import io
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -70,15 +70,12 @@ def seal_stream(
     data_key = os.urandom(DATA_KEY_BYTES)
     aead, digest = aead_of(cipher, data_key), part_a.digest
     write_all(writer, make_header(part_a, data_key, recipients))
-    plain, sealed = bytearray(CHUNK_BYTES), bytearray(CHUNK_BYTES + TAG_BYTES)
+    sealed = memoryview(bytearray(CHUNK_BYTES + TAG_BYTES))
     hashes = []
-    for index in range(part_a.chunks):
-        size = part_a.plain_size(index)
-        if read_exactly(reader, memoryview(plain)[:size]) != size:
-            raise damaged(name, "the file became shorter while it was sealed")
+    for index, plain in enumerate(pieces(reader, part_a, name)):
         nonce, aad = nonce_and_aad(index, digest, part_a.chunks)
-        whole = memoryview(sealed)[: size + TAG_BYTES]
-        aead.encrypt_into(nonce, memoryview(plain)[:size], aad, whole)
+        whole = sealed[: len(plain) + TAG_BYTES]
+        aead.encrypt_into(nonce, plain, aad, whole)
         write_all(writer, whole)
         if signer:
             hashes.append(hashlib.sha256(whole).digest())
@@ -86,6 +83,29 @@ def seal_stream(
         raise damaged(name, "the file grew while it was sealed")
     if signer:
         write_all(writer, made_trailer(part_a, data_key, hashes, signer))
+
+
+def in_memory(file: BinaryIO) -> memoryview | None:
+    """What is left of a file that lies in memory, without a copy; None of another."""
+    return memoryview(file.getvalue())[file.tell() :] if isinstance(file, io.BytesIO) else None
+
+
+def pieces(reader: BinaryIO, part_a: PartA, name: str) -> Iterator[memoryview]:
+    """The plaintext of each chunk: of what lies in memory a view, else in one buffer that is used again."""
+    held = in_memory(reader)
+    buffer = memoryview(bytearray(CHUNK_BYTES if held is None else 0))
+    for index in range(part_a.chunks):
+        size = part_a.plain_size(index)
+        if held is None:
+            piece = buffer[:size]
+            got = read_exactly(reader, piece)
+        else:
+            piece = held[index * CHUNK_BYTES :][:size]
+            got = len(piece)
+            reader.seek(got, os.SEEK_CUR)
+        if got != size:
+            raise damaged(name, "the file became shorter while it was sealed")
+        yield piece
 
 
 def read_exactly(reader: BinaryIO, into: memoryview) -> int:
@@ -109,7 +129,7 @@ class SealedReader(io.RawIOBase):
     def __init__(
         self, file: BinaryIO, recipient: Recipient, name: str, trusted: Sequence[Trusted] = ()
     ) -> None:
-        self.file, self.name = file, name
+        self.file, self.name, self.held = file, name, in_memory(file)
         self.part_a, data_key = read_header(file.read(HEADER_BYTES), recipient, name)
         size = file.seek(0, os.SEEK_END)
         if not self.part_a.fits(size):
@@ -120,7 +140,7 @@ class SealedReader(io.RawIOBase):
         self.digest = self.part_a.digest
         self.place = 0
         self.index = -1  # of the chunk held
-        self.cipher = bytearray(CHUNK_BYTES + TAG_BYTES)
+        self.cipher = bytearray(0 if self.held else CHUNK_BYTES + TAG_BYTES)
         self.plain = bytearray(CHUNK_BYTES)
         self.load(0)  # an empty file's one chunk is checked too
 
@@ -135,24 +155,37 @@ class SealedReader(io.RawIOBase):
 
     def load(self, index: int) -> memoryview:
         """The plaintext of chunk `index`; a view of the one buffer."""
-        from cryptography.exceptions import InvalidTag
-
-        size = self.part_a.plain_size(index)
+        plain = memoryview(self.plain)[: self.part_a.plain_size(index)]
         if index != self.index:
             self.index = -1
-            self.file.seek(HEADER_BYTES + index * (CHUNK_BYTES + TAG_BYTES))
-            cipher = memoryview(self.cipher)[: size + TAG_BYTES]
-            if read_exactly(self.file, cipher) != len(cipher):
-                raise damaged(self.name, f"chunk {index} is cut")
-            nonce, aad = nonce_and_aad(index, self.digest, self.part_a.chunks)
-            try:
-                self.aead.decrypt_into(nonce, cipher, aad, memoryview(self.plain)[:size])
-            except InvalidTag as e:
-                raise damaged(self.name, f"chunk {index} of {self.part_a.chunks} fails its check") from e
+            self.open_into(index, plain)
+            self.index = index
+        return plain
+
+    def open_into(self, index: int, plain: memoryview) -> None:
+        """Chunk `index` into a buffer of just its size; where it fails its check, the buffer is wiped."""
+        from cryptography.exceptions import InvalidTag
+
+        cipher = self.sealed_chunk(index)
+        nonce, aad = nonce_and_aad(index, self.digest, self.part_a.chunks)
+        try:
             if self.signer and self.trailer:
                 check_chunk(self.trailer, index, cipher, self.name)
-            self.index = index
-        return memoryview(self.plain)[:size]
+            self.aead.decrypt_into(nonce, cipher, aad, plain)
+        except InvalidTag as e:
+            plain[:] = bytes(len(plain))
+            raise damaged(self.name, f"chunk {index} of {self.part_a.chunks} fails its check") from e
+
+    def sealed_chunk(self, index: int) -> memoryview:
+        """As it lies in the file: of what lies in memory a view, else read into the one buffer."""
+        place, size = HEADER_BYTES + index * (CHUNK_BYTES + TAG_BYTES), self.part_a.sealed_size(index)
+        if self.held is not None:
+            return self.held[place : place + size]
+        self.file.seek(place)
+        cipher = memoryview(self.cipher)[:size]
+        if read_exactly(self.file, cipher) != size:
+            raise damaged(self.name, f"chunk {index} is cut")
+        return cipher
 
     def readable(self) -> bool:
         return True
@@ -172,10 +205,22 @@ class SealedReader(io.RawIOBase):
         if self.place >= self.part_a.length:
             return 0
         index, skip = divmod(self.place, CHUNK_BYTES)
-        piece = self.load(index)[skip : skip + len(buffer)]
-        memoryview(buffer)[: len(piece)] = piece
-        self.place += len(piece)
-        return len(piece)
+        out = memoryview(buffer).cast("B")
+        size = self.part_a.plain_size(index)
+        if skip == 0 and index != self.index and size <= len(out):
+            self.open_into(index, out[:size])  # a whole chunk needs no copy
+        else:
+            piece = self.load(index)[skip : skip + len(out)]
+            size = len(piece)
+            out[:size] = piece
+        self.place += size
+        return size
+
+    def readall(self) -> bytes:
+        """From where it stands to the end."""
+        out = memoryview(bytearray(max(0, self.part_a.length - self.place)))
+        read_exactly(self, out)  # type: ignore[arg-type]
+        return bytes(out)
 
     def close(self) -> None:
         if not self.closed:

@@ -1,0 +1,52 @@
+"""A sealed run's own /dev/shm: nobody else finds a name in it, and nothing is left of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from steelyard.artefact import may_own_memory
+
+SHM = Path("/dev/shm")
+RUN = """
+import os, subprocess, sys, time
+from steelyard.artefact import check_private, has_own_memory, memory_kind, own_memory, private_folder
+memory_kind()  # what it imports, nobody may not read
+if sys.argv[1:] == ["nobody"]:
+    import ctypes
+    os.setgroups([]), os.setgid(65534), os.setuid(65534)
+    ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # as a process of that user, started as one, would be
+assert own_memory() and own_memory() and has_own_memory()
+check_private(1000)
+folder = private_folder()
+(folder / "model").write_text("weights")
+child = "import sys; from steelyard.artefact import own_memory; own_memory(); print(open(sys.argv[1]).read())"
+if not sys.argv[1:]:
+    subprocess.run([sys.executable, "-c", child, f"{folder}/model"], check=True)
+print(folder, os.getuid(), flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not may_own_memory(), reason="this kernel or container allows no namespaces")
+@pytest.mark.parametrize("user", [(), ("nobody",)])
+def test_a_name_in_it_is_found_by_its_own_processes_alone(user):
+    if user and os.getuid() != 0:
+        pytest.skip("only root can become somebody else")
+    run = subprocess.Popen([sys.executable, "-c", RUN, *user], stdout=subprocess.PIPE, text=True)
+    try:
+        lines = [run.stdout.readline().strip() for _ in range(1 if user else 2)]
+        folder, uid = lines[-1].split()
+        assert user or lines[0] == "weights", "a child of the run opens it"
+        assert uid == ("65534" if user else str(os.getuid()))
+        assert Path(folder).parent == SHM and not Path(folder).exists()
+        assert not list(SHM.glob(f"steelyard-open-{run.pid}-*"))
+    finally:
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+    assert not Path(folder).exists(), "and nothing is left after kill -9"
