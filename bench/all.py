@@ -62,6 +62,7 @@ BENCHES: dict[str, tuple[list[list[str]], str]] = {
     "doctor": ([[*PYTHON, "bench/doctor.py", "--json"]], ""),
     "rollback": ([[*PYTHON, "bench/rollback.py", str(WORK / "rollback")]], ""),
     "guard": ([[*PYTHON, "bench/guard.py", "--json", "--serve", "demo"]], ""),
+    "sealed_file": ([[*PYTHON, "bench/sealed_file.py", "--json"]], ""),
     "sealed_speed": ([[*PYTHON, "bench/sealed_speed.py", str(BASE)]], ""),
     "faults": ([[*PYTHON, "bench/faults.py"]], ""),
     "bundle": ([[*PYTHON, "bench/bundle.py", "--out", str(RESULTS / "bundle.json")]], ""),

@@ -186,6 +186,14 @@ def test_a_disk_takes_no_opened_secret(tmp_path, monkeypatch):
     assert store.all(), "manifests are opened in this process alone"
 
 
+def test_a_machine_with_less_memory_than_its_folder_promises_is_refused(monkeypatch):
+    monkeypatch.setattr("steelyard.hardware.free_bytes", lambda: 1_000_000)
+    check_private(0)
+    with pytest.raises(Lacking, match=r"need 0.01 GB of memory, 0.00 GB are free") as caught:
+        check_private(10e6)
+    assert "does not have" in caught.value.why
+
+
 @root_only
 def test_a_small_memory_is_refused_with_what_is_needed_and_free(tmp_path, monkeypatch):
     small = tmp_path / "shm"

@@ -209,3 +209,9 @@ def test_signed_by_the_verbs(people, tmp_path, capsys):
     code, out = run(capsys, "verify", sealed, "--key", folder / "ann.pub", "--json")
     assert (code, json.loads(out)["kind"]) == (0, "sealed")
     assert run(capsys, "verify", folder / "y", "--key", folder / "ann.pub")[0] == 4
+    for place in (tmp_path / "no" / "x", tmp_path):
+        assert run(capsys, "seal", folder / "plain", "--output", place, *key)[0] == 2
+        assert run(capsys, "open", sealed, "--output", place, *key)[0] == 2
+    words = ("seal", folder / "plain", "--output", tmp_path / "z", *key, "--sign")
+    assert run(capsys, *words, folder / "ann.pub")[0] == 2, "a public key signs nothing"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["back", "x"]

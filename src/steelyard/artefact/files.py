@@ -105,6 +105,8 @@ def is_private(folder: Path) -> bool:
 
 def check_private(needed_bytes: float) -> None:
     """See that opened secrets find memory. Raises Refused where it is a disk, Lacking where too small."""
+    from ..hardware import free_bytes
+
     kind = memory_kind()
     if kind not in IN_MEMORY:
         raise Refused(
@@ -114,11 +116,19 @@ def check_private(needed_bytes: float) -> None:
             why=f"{MEMORY} is {kind}, a disk" if kind else f"{MEMORY} is not a folder",
             hint=f"mount -t tmpfs tmpfs {MEMORY}, or `trust: open` where plain text on a disk is allowed",
         )
-    free = shutil.disk_usage(MEMORY).free
-    if needed_bytes > free:
+    folder, memory = shutil.disk_usage(MEMORY).free, free_bytes()
+    if needed_bytes > memory and memory < folder:
         raise Lacking(
             "trust.memory_too_small",
-            f"opened files need {needed_bytes / 1e9:.2f} GB in {MEMORY}, {free / 1e9:.2f} GB are free",
+            f"opened files need {needed_bytes / 1e9:.2f} GB of memory, {memory / 1e9:.2f} GB are free",
+            where=Where(field="trust"),
+            why=f"{MEMORY} may grow to {folder / 1e9:.2f} GB, which this machine or container does not have",
+            hint="stop what else runs here, or take a smaller model",
+        )
+    if needed_bytes > folder:
+        raise Lacking(
+            "trust.memory_too_small",
+            f"opened files need {needed_bytes / 1e9:.2f} GB in {MEMORY}, {folder / 1e9:.2f} GB are free",
             where=Where(str(MEMORY), field="trust"),
             why="at `trust: guarded` a step's files are opened in memory, never on a disk",
             hint=f"docker run --shm-size {_gib(needed_bytes)}g, or mount -o remount,size=... {MEMORY}",

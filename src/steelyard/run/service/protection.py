@@ -56,7 +56,7 @@ def explain(recipe: Recipe) -> tuple[Hop, ...]:
         *_workers(recipe),
         *_wire(settings),
         *_at_rest(scheme, bool(recipe.trust.recipients)),
-        *_service(settings, scheme),
+        *_service(settings, scheme, bool(recipe.trust.recipients)),
         *_clients(settings),
         *_logs(scheme),
     )
@@ -178,8 +178,10 @@ def _at_rest(scheme: str, shared: bool) -> Iterator[Hop]:
         yield Hop("artefact", "who may open it", True, by, "who has a copy of an old header keeps it")
 
 
-def _service(settings: ServeSettings, scheme: str) -> Iterator[Hop]:
+def _service(settings: ServeSettings, scheme: str, shared: bool) -> Iterator[Hop]:
     plain = "" if scheme else "files of this user, plain"
+    if scheme and shared:
+        plain = "the key of whoever serves alone opens it, not trust.recipients"
     yield Hop("service", "files, batches and their results", bool(scheme), scheme, plain)
     if settings.sealed:
         yield Hop("service", "responses", True, "none is kept: store is refused")

@@ -191,6 +191,9 @@ def load_signer(path: Path | None = None) -> Signer:
 
     place = path or default_signing_key()
     data = read_keys(place, "sign.no_key", "steelyard keys new makes one")
+    blocks = blocks_of(data, b"PRIVATE KEY")
+    if not blocks:
+        raise no_keys(place, "it has no private key")
     mode = place.stat().st_mode
     if mode & 0o077:
         raise Refused(
@@ -200,7 +203,7 @@ def load_signer(path: Path | None = None) -> Signer:
             hint=f"chmod 600 {place}",
         )
     try:
-        keys = [load_pem_private_key(block, None) for block in blocks_of(data, b"PRIVATE KEY")]
+        keys = [load_pem_private_key(block, None) for block in blocks]
     except (ValueError, TypeError) as e:  # TypeError: it wants a password
         raise no_keys(place, str(e)) from e
     return Signer(place, *sorted_keys(place, keys))

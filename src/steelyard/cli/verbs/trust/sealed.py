@@ -146,7 +146,7 @@ def seal(
     from ....trust import load_signer
 
     signer = load_signer(sign) if sign else None
-    keys.seal(_there(file), output, _recipients(to), signer)
+    keys.seal(_there(file), _place(output), _recipients(to), signer)
     _note("file.sealed", output, keys=1 + len(to or ()))
     by = signer.public.name if signer else None
     result({"sealed": str(output), "signed_by": by}, say("wrote {path}", path=output))
@@ -169,7 +169,7 @@ def open_(
     from ....trust import load_trusted
 
     trusted = [load_trusted(path) for path in signer or []]
-    _keys(key_file).open(_there(file), output, trusted)
+    _keys(key_file).open(_there(file), _place(output), trusted)
     _note("file.opened", file)
     result({"opened": str(output)}, say("wrote {path}", path=output))
 
@@ -240,6 +240,13 @@ def _there(file: Path) -> Path:
         hint = say("name a file that is there")
         raise WrongUse("trust.no_file", f"there is no file {file}", where=Where(str(file)), hint=hint)
     return file
+
+
+def _place(output: Path) -> Path:
+    if output.is_dir() or not output.parent.is_dir():
+        hint = say("name a file in a folder that is there")
+        raise WrongUse("trust.output", f"{output} cannot be a file", where=Where(field="--output"), hint=hint)
+    return output
 
 
 def _recipients(to: list[str] | None) -> list[Any]:
