@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steelyard import run
-from steelyard.artefact import Place, Progress, Store, Watch, files
+from steelyard.artefact import Place, Progress, Store, Watch, files, own_memory
 from steelyard.errors import Lacking, Problem, Refused
 from steelyard.recipe import load
 from steelyard.run.child import children
@@ -360,6 +360,7 @@ def test_validate_refuses_guarded_where_memory_is_a_disk(up, monkeypatch, tmp_pa
 def test_guarded_is_refused_before_the_first_step_where_memory_is_small(judged, up, monkeypatch, tmp_path):
     small = tmp_path / "shm"
     small.mkdir()
+    own_memory()  # before the mount: `up` would leave it behind in the namespace that it comes from
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(small)], check=True)
     try:
         monkeypatch.setattr(files, "MEMORY", small)

@@ -203,6 +203,8 @@ GOOD_FILES = {
     "merges": ("merges.txt", "#version: 0.2\nĠ t\nc\nos\nsystem\n".encode()),
     "raw that begins as a pickle": ("w.bin", b"\x80\x02" + bytes(range(7, 255))),
     "raw that begins as zlib": ("w.bin", b"\x78\x9c" + bytes(300)),
+    "raw whose end names a place before its beginning": (
+        "w.bin", b"raw" * 9 + b"PK\x05\x06" + bytes(6) + b"\1\0\xff\xff\xff\0" + bytes(6)),
     "raw that begins MZ": ("w.bin", b"MZ" + bytes(300)),
     "hydra": ("c.yaml", b"_target_: torch.nn.Linear\n"),
     "an empty file": ("empty", b""),

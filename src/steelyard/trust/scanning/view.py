@@ -25,21 +25,26 @@ class View(io.RawIOBase):
         self.file, self.start, self.size, self.place = file, start, size, 0
 
     def read_at(self, at: int, count: int) -> bytes:
-        """Up to `count` bytes from `at`. Raises TooMuch where that is more than one read may hold."""
-        count = max(0, min(count, self.size - at))
+        """Up to `count` bytes from `at`, none from before the view; a file may claim any place in itself.
+
+        Raises TooMuch where that is more than one read may hold.
+        """
+        count = max(0, min(count, self.size - at)) if at >= 0 else 0
         if count > READ_BYTES_MAX:
             raise TooMuch("too_large")
-        self.file.seek(self.start + at)
+        self.file.seek(self.start + max(0, at))
         return self.file.read(count)
 
     def read_into(self, at: int, buffer: memoryview) -> int:
         """Bytes of `buffer` that were filled from `at`."""
+        if at < 0:
+            return 0
         self.file.seek(self.start + at)
         return self.file.readinto(buffer[: max(0, min(len(buffer), self.size - at))])  # type: ignore[attr-defined]
 
     def part(self, at: int, size: int) -> View:
-        size = max(0, min(size, self.size - at))
-        return View(self.file, self.start + at, size)
+        size = max(0, min(size, self.size - at)) if at >= 0 else 0
+        return View(self.file, self.start + max(0, at), size)
 
     def whole(self) -> bytes:
         return self.read_at(0, self.size)
