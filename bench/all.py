@@ -70,6 +70,8 @@ BENCHES: dict[str, tuple[list[list[str]], str]] = {
         [[*PYTHON, "bench/router_live.py", REQUESTS, "--out", str(RESULTS / "router_live.json")]],
         "traces",
     ),
+    "daily": ([[*PYTHON, "bench/daily.py"]], "traces"),
+    "fillers": ([[*PYTHON, "bench/fillers.py", str(BASE)]], "tasks"),
     "tide": ([[*PYTHON, "bench/tide.py", str(SHARED / "traces"), "--json"]], "traces"),
     "forms": ([[*PYTHON, "bench/forms.py", "demo"]], "tasks"),
     "clean": ([[*PYTHON, "bench/clean.py", str(SHARED / CORPUS)]], CORPUS),

@@ -1,6 +1,6 @@
 """A day of load on this machine, and a training that `steelyard jobs` drives in what the service leaves.
 
-    python bench/daily.py WORK [--minutes 20] [--model demo] [--load LOAD.csv] [--day 2] [--peak 0.8]
+    python bench/daily.py [WORK] [--minutes 20] [--model demo] [--load LOAD.csv] [--day 2] [--peak 0.8]
                                [--alone 0.4] [--serving]
 
 The load of one day of LOAD.csv (../shared/traces/load-week-a-s64.csv; 1,440 rows, compressed to
@@ -31,6 +31,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from contextlib import contextmanager, suppress
@@ -54,11 +55,13 @@ train:
      gradient_accumulation_steps: 1}}
 gate: {{abilities: {{tasks: {{eval: test.jsonl}}}}}}
 """
+# The filler of --serving: counts until the day is over.
+NIGHT = "import os, sys\nwhile not os.path.exists(sys.argv[1]): sum(n * n for n in range(20_000))"
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("work", type=Path)
+    parser.add_argument("work", type=Path, nargs="?", help="an empty folder; else one that goes")
     parser.add_argument("--minutes", type=float, default=20.0, help="that the day takes")
     parser.add_argument("--model", default="demo")
     parser.add_argument("--load", type=Path, default=tasks_folder().parent / "traces" / "load-week-a-s64.csv")
@@ -223,12 +226,7 @@ class Driven:
         self.args, path = args, recipe(args, "driven", steps)
         jobs: dict[str, Any] = {"jobs": [{"name": "daily", "recipe": str(path)}]}
         if args.serving:
-            night = [
-                sys.executable,
-                str(Path(__file__).parent / "daily.py"),
-                "--night",
-                str(args.work / "night"),
-            ]
+            night = [sys.executable, "-c", NIGHT, str(args.work / "night.end")]
             jobs |= {"devices": 2, "serving": {"devices": 1, "every": max(1.0, args.minutes * 60 / MINUTES)}}
             jobs["jobs"].append({"name": "night", "command": night, "filler": True, "gives_way": True})
         file = args.work / "jobs.yaml"
@@ -375,33 +373,23 @@ def measured(args: argparse.Namespace, url: str) -> dict[str, Any]:
     return found | {"journal": journal(driven.folder)}
 
 
-def night(path: Path) -> None:
-    """The filler of --serving: counts, until the day is over."""
-    end, count = path.with_suffix(".end"), 0
-    while not end.exists():
-        count = sum(n * n for n in range(20_000)) and count + 1
-        path.with_suffix(".count").write_text(str(count))
-
-
 def say(what: str, found: Any) -> None:
     print(what, json.dumps(found), file=sys.stderr, flush=True)
 
 
 def main() -> int:
-    if sys.argv[1:2] == ["--night"]:
-        night(Path(sys.argv[2]))
-        return 0
     from train import cpu_model
 
     args = arguments()
-    args.work = args.work.absolute()
-    if any(args.work.glob("*")):
-        raise SystemExit(f"{args.work} is not empty")
-    args.work.mkdir(parents=True, exist_ok=True)
-    os.environ["STEELYARD_STATE"] = str(args.work / "state")  # no other service of this user is yielded to
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    with service(args) as url:
-        found = measured(args, url)
+    with tempfile.TemporaryDirectory(prefix="steelyard-daily-") as own:
+        args.work = (args.work or Path(own)).absolute()
+        args.work.mkdir(parents=True, exist_ok=True)
+        if any(args.work.iterdir()):
+            raise SystemExit(f"{args.work} is not empty")
+        os.environ["STEELYARD_STATE"] = str(args.work / "state")  # no other service of this user counts
+        with service(args) as url:
+            found = measured(args, url)
     machine = {"cpu": cpu_model(), "cores": os.cpu_count(), "minutes": args.minutes, "peak": args.peak}
     print(json.dumps({"bench": "daily"} | machine | found, indent=1))
     well = found["equal"] and found["recovered"] >= 0.8 and found["ttft_p95_ratio"] <= 1.1

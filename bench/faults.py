@@ -259,7 +259,13 @@ def kill(live: Live, fault: Fault, pid: int) -> None:
 
 
 def freeze(live: Live, fault: Fault, pid: int) -> None:
-    os.kill(pid, signal.SIGSTOP)
+    """Again where it goes on unsaid: it stood still for a probe of its device, which has ended meanwhile."""
+    while not heard(live, fault) and time.monotonic() - fault.mono < ARGS.patience:
+        with suppress(OSError):  # it has ended
+            os.kill(pid, signal.SIGSTOP)
+            while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+                time.sleep(0.05)
+        time.sleep(0.05)
 
 
 def disk(live: Live, fault: Fault, pid: int) -> None:

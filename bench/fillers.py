@@ -26,10 +26,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from clean import made_rows
-from faults_worker import report
-from models import TASKS, rows_of
-
 SETTINGS: dict[str, Any] = {
     "stage": "sft", "finetuning_type": "lora", "lora_rank": 8, "lora_alpha": 16, "learning_rate": 1e-3,
     "num_train_epochs": 500, "max_steps": None, "max_length": 96, "packing": False, "micro_batch": 1,
@@ -75,6 +71,9 @@ def fill(folder: Path, rounds: int, seconds: float) -> None:
 
 def learn(base: Path, folder: Path, threads: int) -> None:
     """The training: a line each step; it ends when the filler is through."""
+    from faults_worker import report
+    from models import TASKS, rows_of
+
     from steelyard.artefact import Inputs, Progress, Store, Watch, adopt
     from steelyard.errors import Stopped
     from steelyard.training import train
@@ -105,6 +104,8 @@ def learn(base: Path, folder: Path, threads: int) -> None:
 
 
 def measured(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    from clean import made_rows
+
     (folder / "in").mkdir()
     (folder / "in" / "made.jsonl").write_bytes(b"".join(made_rows(10_000_000)))
     cores = sorted(os.sched_getaffinity(0))
