@@ -187,6 +187,13 @@ def test_policies_that_are_not_exactly_one():
         assert reason(replace(real("genoa"), policy=text)) == "policy_invalid", change
 
 
+def test_a_report_that_is_cut_says_so_where_both_makers_are_allowed():
+    both = real("genoa", tee=["tdx", "snp"], tcb_status=["UpToDate"])
+    assert reason(both) == "ok"
+    verdict = judge(replace(both, quote=both.quote[:700]))
+    assert verdict.reason == "quote_malformed" and "1184 bytes, 700 are there" in verdict.detail
+
+
 def test_without_a_revocation_list_only_where_the_policy_says_so():
     case = real("genoa")
     bare = json.loads(case.collateral)

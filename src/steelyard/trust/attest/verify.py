@@ -34,7 +34,7 @@ from .nonces import remember
 from .pck import Platform, platform_of
 from .policy import NEEDED, SIMULATED, Policy, read_policy
 from .quote import EnclaveReport, Quote, TdReport, parse_quote
-from .snp import Report, check_platform, endorsed, is_report, measurements, read_report
+from .snp import Report, begins_report, check_platform, endorsed, is_report, measurements, read_report
 from .tcb import OUT_OF_DATE, Level, isv_level, module_of, platform_level, worse
 from .verdict import Rejected, Verdict
 
@@ -95,7 +95,8 @@ class Appraisal:
         nonce = read_nonce(case, policy)
         if is_text(case.quote):
             raise Rejected("quote_malformed", TEXT)
-        if policy.tee == ("snp",) or is_report(case.quote):
+        cut = "snp" in policy.tee and begins_report(case.quote)
+        if policy.tee == ("snp",) or is_report(case.quote) or cut:
             measured = self.run_snp(policy)
         else:
             measured = self.run_intel(policy)

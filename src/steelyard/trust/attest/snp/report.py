@@ -71,6 +71,11 @@ def is_report(data: bytes) -> bool:
     )
 
 
+def begins_report(data: bytes) -> bool:
+    """Whether the bytes begin as a report does, and end too early: Intel's headers have a key type there."""
+    return len(data) < REPORT_BYTES and number(data, 0, 4) in VERSIONS
+
+
 def read_report(data: bytes) -> Report:
     """Raises Rejected, nothing else, whatever the bytes are."""
     if len(data) < REPORT_BYTES:
