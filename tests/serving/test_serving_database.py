@@ -22,7 +22,6 @@ from steelyard.serving.base.store import objects as stores
 from steelyard.serving.base.store.database import StoreFull
 from steelyard.serving.base.store.sealing import Plain
 from steelyard.serving.jobs import batch_input, batches
-from steelyard.serving.service.front import Front
 from steelyard.trust import load_keys
 
 ENDED = ("completed", "failed", "expired", "cancelled")
@@ -206,17 +205,6 @@ def test_nothing_stays_of_a_copy_that_fails(tmp_path):
     with pytest.raises(StoreFull):
         store.keep("file-1", Broken(), 10)
     assert list((tmp_path / "content").iterdir()) == []
-
-
-def test_budgets_are_kept_in_memory_while_the_disk_is_full(tmp_path, capfd):
-    class Keys:
-        def save(self):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    front = Front.__new__(Front)
-    front.keys = Keys()
-    front._save_keys()  # each five seconds, and at the end: nothing dies of it
-    assert "keys.not_saved" in capfd.readouterr().err
 
 
 def test_a_database_that_cannot_be_read_is_set_aside(tmp_path, capfd):

@@ -207,6 +207,23 @@ def test_what_is_counted_while_others_are_asked_is_kept(ring):
     assert shared.stat().st_mode & 0o077 == 0
 
 
+def test_budgets_are_kept_in_memory_while_the_disk_is_full(ring):
+    first, file, _, _ = ring
+    told = []
+    first.report = lambda event, **fields: told.append(event)
+    one = limited(first, file, budget_tokens=1000)
+    shared = first._shared.file
+    shared.unlink(missing_ok=True)
+    shared.symlink_to("/dev/full")
+    for _ in range(2):
+        one.spend(10)
+        first.save()  # each half second, and at the end: nothing dies of it
+    assert told == ["keys.not_shared"] and one.used_tokens == 20
+    shared.unlink()
+    first.save()
+    assert KeyRing(None, file).account("team-a").used_tokens == 20
+
+
 def test_counts_of_an_earlier_version_are_taken_over(ring):
     first, file, _, _ = ring
     owner = limited(first, file, budget_tokens=1000).key.owner

@@ -35,6 +35,8 @@ DISTRIBUTIONS = {
     "opentelemetry": "opentelemetry-api",
     "docx": "python-docx",
     "markdown_it": "markdown-it-py",
+    "PIL": "pillow",
+    "pkcs11": "python-pkcs11",
 }
 # What a package loads without an import that we could read: its native plug-ins.
 BRINGS = {"openvino_genai": ("openvino", "openvino_tokenizers")}
