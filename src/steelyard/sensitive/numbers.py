@@ -29,12 +29,14 @@ PASSPORT = re.compile(
     re.IGNORECASE,
 )
 ACCOUNT = re.compile(
-    r"(?:微信号?|微信\s?ID|wechat(?:\s?id)?|weixin|企业微信|QQ号?码?|扣扣|telegram|whatsapp|skype|line\s?id)"
+    r"(?:微信号?|(?<![A-Za-z])(?:vx|wx|v信)|薇信|微信\s?ID|wechat(?:\s?id)?|weixin|企业微信|QQ号?码?|扣扣|telegram|whatsapp|skype|line\s?id)"
     r"\s*(?:是|为|is)?\s*[:：]?\s*(@?[A-Za-z][A-Za-z0-9_\-]{4,31}|[1-9]\d{4,11})(?![A-Za-z0-9_@])",
     re.IGNORECASE,
 )
 IPV4 = re.compile(r"(?<![\w.\-/])(?:\d{1,3}\.){3}\d{1,3}(?![\w\-]|\.\d)")
-IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{1,4}:|:(?=:)){2,7}:?[0-9A-Fa-f]{0,4}(?![\w:])")
+IPV6 = re.compile(
+    r"(?<![\w:.])(?:[0-9A-Fa-f]{1,4}(?::[0-9A-Fa-f]{1,4}){0,7})?::?(?:[0-9A-Fa-f]{1,4}(?::[0-9A-Fa-f]{1,4}){0,7})?(?![\w:])"
+)
 VERSION_BEFORE = re.compile(
     r"(?:version|release|build|section|chapter|firmware|\bv\.?|\bver\.?|§|版本|固件|第)\s*[:：]?\s*$",
     re.IGNORECASE,
@@ -46,7 +48,7 @@ PROVINCES = {11, 12, 13, 14, 15, 21, 22, 23, 31, 32, 33, 34, 35, 36, 37, 41, 42,
              61, 62, 63, 64, 65, 71, 81, 82, 83}  # fmt: skip
 # A number behind one of these is none of a person, whatever its check says.
 GOODS = re.compile(
-    r"(?:订单|单号|序列号|流水号|工单|运单|快递|物流|零件|型号|批号|条码|order|invoice|ticket|"
+    r"(?:订单|单号|序列号|流水号|工单|运单|快递|物流|零件|物料|部件|型号|批[号次]|条码|order|invoice|ticket|"
     r"serial|tracking|sku|isbn|"
     r"part|batch|barcode|imei|commit|build)(?:[ _]?(?:编号|号码|号|number|no\.?|id|"
     r"#))?[\"']?\s{0,2}[:：#=是为]?\s{0,2}[\"'（(\[]?$",
@@ -65,6 +67,8 @@ def luhn(digits: str) -> bool:
 
 def is_card(match: re.Match[str]) -> bool:
     digits = digits_of(match[0])
+    if len(digits) == 13 and digits[0] != "4":  # an article number; cards of thirteen digits begin with 4
+        return False
     known = 13 <= len(digits) <= 19 and CARD_ISSUERS.match(digits) and len(set(digits)) > 1
     return bool(known) and luhn(digits) and not names_goods(match)
 

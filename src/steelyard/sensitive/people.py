@@ -82,5 +82,23 @@ ADDRESS_LABELLED_EN = re.compile(
 )
 
 
+RECORD = re.compile(r"^[ \t]*name\s*[:：]", re.IGNORECASE | re.MULTILINE)
+PERSONAL_FIELD = re.compile(
+    r"\b(?:e-?mail|phone|tel|mobile|address|birth|born|dob|age|gender|sex|ssn|passport|married|salary|patient|"
+    r"employee|customer|student)\b",
+    re.IGNORECASE,
+)
+
+
+def lists_things(text: str) -> bool:
+    """Several records with a `Name:`, and nothing in them that only a person has: currencies, products."""
+    return len(RECORD.findall(text)) >= 2 and not PERSONAL_FIELD.search(text)
+
+
+def is_bare(match: re.Match[str]) -> bool:
+    """The label is `Name:` alone: not whose."""
+    return match[0][: match.start(1) - match.start()].strip(" :：\t").lower() == "name"
+
+
 def is_address_zh(match: re.Match[str]) -> bool:
     return bool(UNIT.search(match[1]))

@@ -129,7 +129,10 @@ LABELS_EN = (
 def people_tags(text: str, tag: Tags) -> str:
     """Names and addresses behind a label, accounts of messengers; addresses of the usual form anywhere."""
     if (":" in text or "：" in text) and any(label in text.lower() for label in LABELS_EN):
-        text = people.NAME_EN.sub(lambda m: inner("NAME", m, tag), text)
+        things = people.lists_things(text)
+        text = people.NAME_EN.sub(
+            lambda m: m[0] if things and people.is_bare(m) else inner("NAME", m, tag), text
+        )
     if not text.isascii():
         text = numbers.ACCOUNT.sub(lambda m: inner("ACCOUNT", m, tag), text)
         text = people.NAME_ZH.sub(lambda m: inner("NAME", m, tag), text)

@@ -20,7 +20,8 @@ CODE_LINE = re.compile(
     r"^\s*(?:"
     r"(?:async\s+)?def \w+\s*\(|class \w+\s*[:({]|(?:import|package|using|use) [\w.:*{]+[^.!?]*$|"
     r"from [\w.]+ import |"
-    r"@\w+|#include|#!|<\?php|(?:export |public |private |protected |static |final |async |pub )+\w|"
+    r"@\w+|#(?:include|define|if|ifdef|ifndef|elif|else|endif|undef|pragma|region|error)\b|#!|<\?php|"
+    r"(?:export |public |private |protected |static |final |async |pub )+\w|"
     r"(?:const|let|var|val|auto|int|float|double|char|bool|string|void|long|unsigned|func|fn|"
     r"function|fun|struct|"
     r"enum|interface|impl|type|namespace|module|trait)\b[^.!?]*[({=;:]|"
@@ -38,6 +39,7 @@ CODE_LINE = re.compile(
 CODE_END = re.compile(r"(?:[;{}(\[,\\]|\)\s*:|=>|->)\s*$")
 CODE_SHARE = 0.5  # of the lines
 SYMBOL_SHARE = 0.01  # of the characters; with fewer symbols no line is looked at
+CODE_LINE_CHARS = 80
 SEPARATORS = ("|", "\t", ",", ";", "，")
 TABLE_LINES = 3
 CELL_CHARS = 40  # in the mean
@@ -49,7 +51,9 @@ def forms_of(rows: list[Row], texts: list[str], counts: np.ndarray) -> np.ndarra
     forms = np.zeros(len(rows), dtype=np.uint8)
     size = np.maximum(counts.sum(axis=1), 1)
     lines = counts[:, Kind.NEWLINE]
-    may_be_code = (counts[:, Kind.SYMBOL] >= SYMBOL_SHARE * size) & (size < 1_000_000)
+    short_lines = (lines >= TABLE_LINES) & (size <= CODE_LINE_CHARS * (lines + 1))
+    ended = short_lines & (counts[:, Kind.COMMA] >= 0.5 * lines)  # "import a.b.C;": hardly a symbol in it
+    may_be_code = ((counts[:, Kind.SYMBOL] >= SYMBOL_SHARE * size) | ended) & (size < 1_000_000)
     may_be_table = (lines >= TABLE_LINES - 1) & (counts[:, Kind.COMMA] + counts[:, Kind.SYMBOL] >= 6)
     for number, row in enumerate(rows):
         if row.messages is not None:

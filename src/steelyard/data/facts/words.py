@@ -24,31 +24,41 @@ LATIN_LANGUAGES: dict[str, str] = {
     "vous mais "
     "ou où était très être cette ses aux été encore leur même comme tout près deux fait",
     "es": 
-    "el los las y es una del que en por con para su se lo como más pero sus este está muy cuando t"
+    "el los las es una del que en por con para su se lo como más pero sus este está muy cuando t"
     "ambién "
     "fue son había entre sin sobre hasta desde nos ya estaba otra otro cerca mi le todo esta donde",
     "pt": 
-    "os as e é uma um do da que em por com para não se na no mais como mas dos das ao foi ele ela "
+    "os as uma um do da que em por com para não se na no mais como mas dos das ao foi ele ela "
     "seu sua "
     "são tem já muito também pelo pela até isso estava tão meu minha perto quando ser está nos",
-    "it": "il lo gli e è una del della che di in per con non si da sono un le più anche come ma era suo sua "
+    "it": "il lo gli una del della che di in per con non si da sono un le più anche come ma era suo sua "
     "nel nella dei questo questa alla molto ancora quando essere al dal ha hanno vicino mio",
     "nl": 
     "de het een en van is dat niet te zijn op met voor aan er maar om ook bij nog naar uit dan wel"
     " heeft "
     "door wat werd waren wij zij mijn over deze hij als was worden zeer",
     "pl": 
-    "i w na nie się z do że jest to o jak po ale za od przez był była było już tak czy dla tylko j"
+    "na nie się z że jest jak po ale za od przez był była było już tak czy dla tylko j"
     "ego jej "
     "może przy które który bardzo",
     "sv": 
-    "och att det som en är på för av med den till inte har jag ett om han var de så men från vi ka"
+    "och att det som är på för av med den till inte har jag ett om han var de så men från vi ka"
     "n när "
     "hade sig också eller mycket mitt",
     "tr": 
     "bir ve bu için çok ile de da ne daha gibi olarak var olan sonra kadar ben sen biz ama değil e"
     "n her",
     "vi": "và của là có được cho không trong một các này với những đã để người khi từ cũng rất",
+    "cs": "se na že je které který která jako jsou nebo pro při také byl bylo jeho tento této kde pokud "
+    "aby už jen před mezi",
+    "hu": "az hogy nem egy ez meg csak is vagy ha már mint de van volt lehet kell amely több után "
+    "között akkor minden ami",
+    "fi": "ja on ei että se tai kun voi ovat mutta myös oli jos kuin tämä joka sen sitä jotka niin vain "
+    "kanssa ole ennen",
+    "da": "og det er ikke som til af den med har kan vil på for hvis eller fra ved skal også blev efter "
+    "dette sig hvor",
+    "ro": "și în este care cu pentru din nu sau dacă mai fi sunt prin acest această poate fost după ca "
+    "să cele între",
     "id": 
     "yang dan di ini itu dengan untuk tidak dari dalam akan pada saya ke karena oleh juga ada suda"
     "h sangat",

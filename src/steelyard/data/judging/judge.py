@@ -82,6 +82,9 @@ def without_erased(
     return [Judged(one.id, (ERASED,)) if out else one for one, out in zip(judged, gone, strict=True)]
 
 
+STAY = ("hidden_marks", "template_leak")  # what the row was, however it looks without its marks
+
+
 @dataclass(slots=True)
 class Looked:
     """What the arrays of a batch say of each row."""
@@ -96,7 +99,7 @@ class Looked:
     def replace(self, rows: np.ndarray, other: Looked) -> None:
         """These rows as `other` has them."""
         for place, row in enumerate(rows.tolist()):
-            planted = [kind for kind in self.reasons[row] if kind == "hidden_marks"]  # mended with the rest
+            planted = [kind for kind in self.reasons[row] if kind in STAY]  # mended with the rest
             self.reasons[row], self.plain[row] = planted + other.reasons[place], other.plain[place]
         self.suspect[rows], self.contaminated[rows] = other.suspect, other.contaminated
         self.sketch = self.sketch.replaced(rows, other.sketch)
@@ -179,11 +182,16 @@ def may_need_repair(facts: Facts) -> np.ndarray:
 LONG_WORD, MANY_DIGITS = 16, 7
 
 
+AFTER_AT = tuple(map(ord, ")]}>"))
+
+
 def may_hold_personal(facts: Facts) -> np.ndarray:
     """Rows with an @, a label, a long word or as many digits as a number of a person has."""
     at = facts.holds(np.isin(facts.codes, [ord("@"), ord("＠")]))
     digits = facts.counts[:, Kind.DIGIT] >= MANY_DIGITS
-    return at | digits | facts.has("personal") | (facts.longest >= LONG_WORD)
+    codes, spelled = facts.codes, np.zeros(len(facts.codes), dtype=bool)  # "(at)", "[at]", "{ at }"
+    spelled[2:] = (codes[:-2] == ord("a")) & (codes[1:-1] == ord("t")) & np.isin(codes[2:], AFTER_AT)
+    return at | facts.holds(spelled) | digits | facts.has("personal") | (facts.longest >= LONG_WORD)
 
 
 def by_rules(facts: Facts, rules: Rules) -> tuple[list[list[str]], np.ndarray]:

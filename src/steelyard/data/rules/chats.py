@@ -16,11 +16,13 @@ SELF = words(
     r"virtual assistant)\b|\bI(?:'m| am|’m) (?:just |only |merely )?an? (?:AI|artificial|"
     r"language model|chatbot|machine)",
     r"作为(?:一(?:个|名|款|种))?(?:AI|人工智能|大?(?:型)?语言模型|智能(?:助手|助理|机器人)|"
-    r"聊天机器人|虚拟助手)|我(?:只是|仅仅是|不过是)(?:一(?:个|名|款))?(?:AI|人工智能|语言模型|"
+    r"聊天机器人|虚拟助手)|我是[^。，,]{0,12}(?:人工智能|语言模型|AI\b)|我(?:只是|仅仅是|"
+    r"不过是)(?:一(?:个|名|款))?(?:AI|人工智能|语言模型|"
     r"机器人|程序)",
 )  # fmt: skip
 UNABLE = words(
-    r"\b(?:can(?:not|'t|’t| not)|unable|not able|not capable|not allowed|do(?:n't|n’t| not) have|"
+    r"\b(?:can(?:not|'t|’t| not)|unable|not able|not capable|not allowed|not (?:be )?(?:appropriate|"
+    r"possible|comfortable)|do(?:n't|n’t| not) have|"
     r"wo(?:n't|n’t)|will not|must decline|no (?:personal )?(?:opinions?|feelings?|access)|sorry|"
     r"apologi[sz]e)\b",
     r"无法|不能|没有(?:个人|自己|情感|能力|权限|感情)|不(?:便|会|具备|可以|方便|允许)|"
@@ -37,11 +39,21 @@ FLAT_REFUSAL = words(
     r"没办法|没法)(?:回答|提供|协助|满足|完成|帮助|处理|给出|继续|讨论|回应|为您)",
 )  # fmt: skip
 REFUSAL_WORDS = 80  # a longer answer says something besides
+NO_LAST_WORD = re.compile(
+    r"(?:\b(?:the|an?|of|to|and|or|but|with|from|by|for|at|in|into|that|which|who|whose|is|are|was|were|"
+    r"be|been|has|"
+    r"have|had|will|would|can|could|may|might|must|should|very|more|most|their|our|your|his|its|my|because|"
+    r"although|if|when|while|than|as|between|about)|(?:[,，、]|的|和|与|或|把|被|将|对|从|在|向|以|为|"
+    r"因为|由于|如果|虽然|但是|而且|并且|以及))\s*$",
+    re.IGNORECASE,
+)
 FRAGMENT_WORDS = 0.3  # two letters, or an ideograph
 END_OF_ANSWER = re.compile(r"[.!?。！？…;；:：”’\"'»)\]}>）】》`*_~|=\-]\s*$")
 SENTENCE_END = re.compile(r"[.!?](?=\s)|[。！？]")
 LISTED = re.compile(r"^\s*(?:[-*•·●▪‣+]|\d+[.)、]|[（(]?[一二三四五六七八九十]+[)）、.]|[a-z]\)|#+|>|\|)")
 ECHO_CHARS = 12
+SENTENCE_DONE = re.compile(r"[.!?。！？][\"'”’)）]?\s*$")
+LINE_CHARS, LINE_WORDS, ENDED_SHARE = 30, 4, 0.8
 
 
 def echo(facts: Facts) -> np.ndarray:
@@ -82,10 +94,11 @@ def unfinished(facts: Facts) -> np.ndarray:
 
 
 def unfinished_text(facts: Facts) -> np.ndarray:
-    """As `unfinished`, of a plain text."""
+    """As `unfinished`, of a plain text: its last word must ask for another."""
     out = np.zeros(len(facts), dtype=bool)
     for row in np.flatnonzero((facts.words >= 20) & (facts.text_counts[:, Kind.END] >= 1)).tolist():
-        out[row] = stops_short(facts.text(row))
+        text = facts.text(row)
+        out[row] = stops_short(text) and bool(NO_LAST_WORD.search(text[-24:]))
     return out
 
 
@@ -95,6 +108,8 @@ def stops_short(text: str) -> bool:
     if not text or END_OF_ANSWER.search(text[-3:]):
         return False
     line = text.rsplit("\n", 1)[-1]
+    if alone_unended(text, line):
+        return True
     if LISTED.match(line) or (not line[-1].isalnum() and line[-1] not in ",，、"):
         return False
     ends = list(SENTENCE_END.finditer(line))
@@ -102,6 +117,19 @@ def stops_short(text: str) -> bool:
         return False
     fragment = line[ends[-1].end() :].strip()
     return weight(fragment) >= FRAGMENT_WORDS and "://" not in fragment
+
+
+def alone_unended(text: str, line: str) -> bool:
+    """Nearly every longer line before it ends as a sentence does, and this last one does not."""
+    before = [
+        one
+        for one in text[: -len(line)].split("\n")
+        if len(one) >= LINE_CHARS and one.rstrip()[-1:] not in ":："
+    ]
+    ended = sum(bool(SENTENCE_DONE.search(one)) for one in before)
+    words = weight(line)
+    prose = words >= LINE_WORDS and not any(c in line for c in "=|{}<>\\")
+    return len(before) >= 2 and ended >= ENDED_SHARE * len(before) and prose and line[-1].isalpha()
 
 
 def last_answer(row: Row) -> str:

@@ -173,31 +173,44 @@ TEMPLATE = re.compile(
     r"begin_of_text|end_of_text|system|user|assistant|"
     r"end|start|message|channel|pad|fim_\w+|[a-z]+_(?:of|id|start|end)\w*)\|>|\[/?INST\]|<<SYS>>|"
     r"<</SYS>>|<(?:start|end)_of_turn>|<｜[^｜]{2,24}｜>|"
-    r"(?m:^(?:### ?(?:Instruction|Response|Input|Human|Assistant):?|(?:USER|ASSISTANT|Human|"
+    r"<s>\s*\[INST\]|\[gMASK\]|(?m:^(?:### ?(?:Instruction|Response|Input|Human|Assistant):?|(?:USER|"
+    r"ASSISTANT|Human|"
     r"Assistant): ?\{\w+\}))"
 )
+MARGIN = 40  # characters before the first word of a line
 INLINE_CODE = re.compile(r"```.*?```|`[^`\n]+`", re.DOTALL)
 FILLER = words(
     r"lorem ipsum dolor|dolor sit amet|consectetur adipiscing|eiusmod tempor|incididunt ut labore", 
     r"\bTODO:? (?:insert|add|write|fill|replace|put)\b|\binsert (?:\w+ ){0,3}(?:text|content|"
     r"title|name|copy|description) here\b",
     r"\b(?:placeholder|dummy|sample|filler) (?:text|content|copy)\b", 
-    r"占位(?:文字|文本|符|内容)|此处(?:填写|输入|插入|添加|放置)|请在此(?:填写|输入|添加)|(?:示例|"
+    r"\[(?:your |insert |body |page |main )*(?:title|headline|text|content|body|name)(?: text|"
+    r" copy)? (?:goes )?here\]|"
+    r"\b(?:replace|overwrite) this (?:text|paragraph|content)\b|\bsed ut perspiciatis unde omnis\b|"
+    r"\bnemo enim ipsam\b",
+    r"占位(?:文字|文本|符|内容)|此处(?:填写|输入|插入|添加|放置)|[请【\[]在此(?:处)?(?:填写|输入|添加)|"
+    r"(?:示例|"
     r"测试|样例)(?:文字|文本|内容){1,}|待(?:补充|填写|完善)|这里(?:填写|写|是).{0,8}(?:正文|内容|"
     r"标题)",
 )  # fmt: skip
 MORE = re.compile(
-    r"(?:\.\.\.|…+|\.\s\.\s\.)\s*(?:[\[(（【<]\s*)?(?:(?:read|continue|see|show|view|click|learn|"
+    r"[\[(（【]\s*(?:\.\.\.|…+)\s*[\])）】](?:\s*(?:read|continue|more)\b[^.!?\n]{0,40})?(?:\s*[»›→>])*\s*$|"
+    r"(?:\.\.\.|…+|\.\s\.\s\.)\s*(?:[\[(（【<]\s*)?(?:(?:read|continued?|see|show|view|click|learn|"
     r"load|tap|expand|keep|full|find out|more)\b[^.!?\n]{0,50}|[^。！？\n]{0,10}"
     r"(?:展开|全文|更多|阅读|详情|原文|继续|余下|剩余|查看|登录|"
-    r"订阅)[^。！？\n]{0,12})?(?:\s*[\])）】>»›→]+)*\s*$",
+    r"订阅)[^。！？\n]{0,12})(?:\s*[\])）】>»›→]+)*\s*$|"
+    r"\b(?:the|an?|of|to|and|or|with|from|by|for|at|into|that|which|whose|is|are|was|were|their|because|"
+    r"although)"
+    r"(?:\.\.\.|…)\s*$",
     re.IGNORECASE,
 )
 
 
 UNFILLED = re.compile(
     r"\{\{\s*[^{}\n]{1,40}\s*\}\}|\$\{\w{1,30}\}|(?<![\w%])%[A-Za-z_\u4e00-\u9fff]{2,20}%(?!\w)|"
-    r"(?<![\w{])\{[a-z_]{2,24}(?:name|id|date|title|email|number|question|answer|text|input|url)?\}(?![\w}])|"
+    r"(?<![\w{])\{(?:[a-z]{0,16}_[a-z_]{1,16}|[a-z]{0,12}(?:name|id|date|title|email|number|question|"
+    r"answer|text|input|"
+    r"url|phone|address|amount|price|company|city|time))\}(?![\w}])|"
     r"\[(?:your|insert|customer|client|company|first|last|full|recipient|sender|product|date|name|"
     r"address)\b[^\]\n]{0,24}\]|"
     r"[【\[](?:您的|你的|客户|公司|姓名|日期|地址|产品|请输入|填写)[^】\]\n]{0,12}[】\]]",
@@ -220,8 +233,21 @@ def template_leak(facts: Facts) -> np.ndarray:
     out = np.zeros(len(facts), dtype=bool)
     for row in np.flatnonzero(facts.has("template")).tolist():
         texts = facts.texts[facts.first[row] : facts.first[row + 1]]
-        out[row] = any(TEMPLATE.search(INLINE_CODE.sub(" ", text)) for text in texts)
+        out[row] = any(leaks(INLINE_CODE.sub(" ", text)) for text in texts)
     return out
+
+
+def leaks(text: str) -> bool:
+    """A mark at the beginning or the end of a line; one in mid-sentence is spoken of."""
+    return any(
+        begins_line(text, m.start()) or not text[m.end() : m.end() + 2].strip(" ")
+        for m in TEMPLATE.finditer(text)
+    )
+
+
+def begins_line(text: str, place: int) -> bool:
+    _, line_end, before = text[max(0, place - MARGIN) : place].rpartition("\n")
+    return not before.strip() and bool(line_end or place < MARGIN)
 
 
 def placeholder(facts: Facts) -> np.ndarray:
@@ -248,7 +274,7 @@ CUES: dict[str, str] = {
     "beneficiary|payee|consignee|wechat|telegram|whatsapp|skype|dot|passport|private key|api key|"
     "api_key|apikey|secret|token|password|passwd|"
     "access key|street|road|avenue|lane|drive|boulevard|姓名|名字|件人|货人|联系|户主|户名|持卡|"
-    "开户|申请人|我叫|微信|护照|通行证|住址|地址|住所|家住|现住|住在|"
+    "开户|申请人|我叫|微信|vx|wx|薇信|护照|通行证|住址|地址|住所|家住|现住|住在|"
     "寄到|寄往|寄给|送到|密码|密钥|口令|令牌|患者|病人|客户|称呼|qq|电话|手机",
     "url": "http|https|www",
     "spam": 
@@ -273,19 +299,20 @@ CUES: dict[str, str] = {
     "order": 
     "ignore|disregard|forget|override|bypass|don t follow|not follow|are now|are no|"
     "system override|system prompt|developer mode|jailbreak|reveal|"
-    "from now|obey|pretend|act as|new instructions|new system|do anything|exfiltrate|send the|"
+    "from now|obey|no longer|pretend|act as|new instructions|new system|do anything|exfiltrate|send the|"
     "send all|send your|forward the|forward all|upload the|upload all|"
     "without restrictions|without any|admin password|"
-    "忽略|无视|忘记|忘掉|要遵|要理|止遵|止执|覆盖|绕过|跳过|从现|从此|你现|有任|不受|统提|统指|"
+    "条件|解除|全限|忽略|无视|忘记|忘掉|要遵|要理|止遵|止执|覆盖|绕过|跳过|从现|从此|你现|有任|不受|"
+    "统提|统指|"
     "统设|统覆|统更|理员|越狱|新指|透露|泄露|示系|出系|密码|须服|须执|须听|服从|听从|送到|送给|"
     "上传|转发",
     "template": 
-    "im_start|im start|im_end|im end|endoftext|inst|eot_id|eot id|header_id|start header|"
+    "gmask|im_start|im start|im_end|im end|endoftext|inst|eot_id|eot id|header_id|start header|"
     "end header|begin of|end of|sys|of turn|instruction|"
     "response|assistant|end▁of",
     "filler": 
     "lorem ipsum|dolor sit|consectetur adipiscing|todo insert|todo add|todo write|todo fill|"
-    "text here|content here|placeholder text|"
+    "text here|content here|placeholder text|goes here|description here|replace this|sed ut|在此|"
     "dummy text|sample text|占位|此处|请在|待补|这里填|示例文|测试文",
     "page": 
     "cookies|cookie|newsletter|javascript|sitemap|copyright|privacy policy|rights reserved|"

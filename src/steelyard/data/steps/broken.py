@@ -17,7 +17,10 @@ MISREAD_UTF8 = re.compile(
 # GB18030 read as Latin-1: long runs of upper Latin-1 without a space or a plain letter.
 MISREAD_GBK = re.compile("[\u00a1-\u00ff]{8,}")
 # UTF-8 read as GBK leaves these; the second is U+FFFD itself, read as GBK.
-MISREAD_AS_GBK = re.compile("锟斤拷|烫烫烫|鈥[滃漙攢]|銆[傦傚]|锛[屼岃]")
+MISREAD_AS_GBK = re.compile("锟斤拷|烫烫烫|屯屯屯|鈥[滃漙攢]|銆[傦傚]|锛[屼岃]")
+# Memory that nobody wrote to, and what a code page could not say: honest texts have either now and then.
+FILLED = re.compile("烫{2,}|屯{2,}|(?<=[\u4e00-\u9fff])\\?{1,4}(?=[\u4e00-\u9fff])")
+FILLED_LEAST, FILLED_SHARE = 5, 0.03
 MISREAD_LEAST = 3
 MISREAD_SHARE = 0.01  # of all characters
 
@@ -33,6 +36,9 @@ def broken(row: Row, rules: Rules) -> tuple[Row, list[Finding]]:
     wrong = misread_chars(text)
     if wrong >= MISREAD_LEAST and wrong >= MISREAD_SHARE * len(text):
         return row, [Finding("mojibake", "drop", wrong)]
+    filled = [len(piece) for piece in FILLED.findall(text)]
+    if len(filled) >= FILLED_LEAST and sum(filled) >= FILLED_SHARE * len(text):
+        return row, [Finding("lost_characters", "drop", len(filled))]
     return row, []
 
 

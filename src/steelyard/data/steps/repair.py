@@ -98,6 +98,14 @@ TAGS = re.compile(
     r"(?:\s[^<>]*)?/?>",
     re.IGNORECASE,
 )
+BLANKS = frozenset((
+    "address", "object", "source", "title", "label", "link", "option", "param", "time", "code", "input",
+    "output", "form", "section", "caption", "menu", "head", "body", "footer", "header", "main", "table", "base",
+    "button", "select", "style", "summary",
+))  # fmt: skip
+CLOSED = re.compile(r"</(\w{1,10})")
+LINKED = re.compile(r"<a\s[^<>]*href=", re.IGNORECASE)
+LINKS_LEAST, LINKED_REST = 5, 0.4
 ENTITY = re.compile(r"&(?:[A-Za-z][A-Za-z0-9]{1,31}|#\d{1,7}|#[xX][0-9A-Fa-f]{1,6});")
 
 
@@ -110,14 +118,19 @@ def without_html(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    text = TAGS.sub("", NO_TEXT.sub(" ", text))
+    if len(LINKED.findall(text)) >= LINKS_LEAST and len(TAGS.sub("", text)) < LINKED_REST * len(text):
+        return text  # links and nothing else: what it is shows only with them
+    text = NO_TEXT.sub(" ", text)
+    blanks = BLANKS - {name.lower() for name in CLOSED.findall(text)}  # `<address>`: a reader fills it in
+    text = TAGS.sub(lambda m: m[0] if m[0][1:-1].lower() in blanks else "", text)
     return ENTITY.sub(lambda m: html.unescape(m[0]).replace("\xa0", " "), text)
 
 
 # ------------------------------------------------------------------ page furniture
 
 FURNITURE = tuple(re.compile(pattern, re.IGNORECASE) for pattern in (
-    r"\ball rights reserved\b|保留(?:一切|所有|全部)?权利",
+    r"\ball rights reserved\b|\breproduction\b.{0,30}\b(?:prohibited|permission)\b|保留(?:一切|所有|"
+    r"全部)?权利",
     r"copyright\s*(?:©|\(c\)|\d{4})|©\s*\d{4}|版权所有|(?:ICP|公网安)备|备案号",
     r"\b(?:privacy|cookie) (?:policy|notice|settings|preferences)\b|\bterms (?:of (?:use|service)|"
     r"and conditions|& conditions)\b|隐私(?:政策|条款|声明|协议)|(?:使用|服务)(?:条款|协议)|"
@@ -126,24 +139,39 @@ FURNITURE = tuple(re.compile(pattern, re.IGNORECASE) for pattern in (
     r"\b(?:accept|reject|allow|decline) (?:all )?cookies\b|\bmanage (?:your )?(?:preferences|"
     r"cookies|consent)\b|\bcookie (?:settings|preferences)\b",
     r"\benable javascript\b|\bjavascript (?:is )?(?:disabled|required)|\bbrowser (?:does not|"
-    r"doesn't) support|\bcomments? powered by\b|\bpowered by \w+\b|启用.{0,4}javascript|"
+    r"doesn't) support|\bcomments? powered by\b|\bpowered by \w+\b|(?:theme|design(?:ed)?|hosted) by\b|"
+    r"启用.{0,4}javascript|"
     r"浏览器不支持",
     r"\b(?:subscribe|sign up)\b.{0,20}\b(?:newsletter|mailing list|updates|our)\b|"
     r"\bjoin our (?:newsletter|mailing list|community)|\bnever miss an?\b|\benter your email\b|"
     r"订阅(?:我们|本站|更新|邮件|资讯)",
     r"^\s*(?:log ?in|sign ?(?:in|up)|register|my account|forgot(?: your)? password)\b.{0,60}(?:\||"
     r"/|·|$)|\bforgot(?: your)? password\b|忘记密码|^\s*(?:登录|注册|登陆)(?:后|/|\||｜|\s)|"
-    r"登录后(?:发表|查看|评论|可见)|发表评论|我要评论",
+    r"登录后(?:发表|查看|评论|可见)|发表评论|我要评论|\b(?:leave|post|write|add) a (?:comment|reply)\b",
+    r"(?:没有|还没)(?:有)?(?:账号|帐号)|(?:立即|马上|免费)注册|"
+    r"\bnot a member\b|\bregister (?:for free|now|here)\b",
     r"^\s*(?:share|follow|like|tweet|pin|print|email)(?: (?:this|us|on|via|with|page|article|post|"
     r"story))\b|\bfacebook\b.{0,20}\b(?:twitter|linkedin|pinterest|instagram|whatsapp)\b|"
+    r"^\s*(?:tweet|pin it|share on|send by e-?mail)\b.{0,60}\b(?:share|pin|whatsapp|facebook|e-?mail)\b|"
     r"分享(?:到|至|给)|(?:微信|微博|QQ空间|朋友圈).{0,10}(?:微博|QQ空间|朋友圈|豆瓣)",
     r"^\s*(?:related|recent|popular|similar|latest|more|recommended) (?:posts?|articles?|stories|"
     r"news|links|topics)\b|\bread more\b|\bcontinue reading\b|\byou may also like\b|相关(?:阅读|"
     r"推荐|文章|链接|新闻)|(?:猜你|您可能)(?:喜欢|感兴趣)|(?:热门|最新|推荐)(?:文章|阅读|新闻)|"
     r"点击(?:查看|阅读|进入|加载).{0,4}(?:更多|全文|详情)",
-    r"\b(?:next|previous|prev) (?:page|post|article|entry|chapter)\b|\bback to (?:top|home)\b|"
+    r"(?:^|[|«‹])\s*(?:older|newer) (?:posts|entries|comments|articles)\b|\b(?:next|previous|"
+    r"prev) (?:page|post|article|entry|chapter)\b|\bback to (?:top|home)\b|"
     r"\bskip to (?:main )?content\b|\bscroll to top\b|返回(?:顶部|首页|列表|上一页)|[上下]一(?:篇|"
     r"页|章|条)|回到顶部",
+    r"^\s*(?:filed under|tagged|posted (?:in|by|on)|categor(?:y|ies)|tags)\s*[:：].{0,80}|"
+    r"\b\d+ comments?\s*(?:\||$)|"
+    r"^\s*(?:赞|踩|收藏|举报|评论|点赞|转发|阅读)(?:数|量)?\s*[(（:：]?\s*\d*\s*[)）]?\s{1,4}(?:赞|踩|"
+    r"收藏|举报|评论|点赞|转发|分享)",
+    r"(?:当前|您(?:现在)?的|所在)位置\s*[:：]|^\s*(?:设为首页|加入收藏|手机版|电脑版|繁體中文|"
+    r"English)(?:\s*[|｜·/]|\s*$)|"
+    r"\b(?:menu|search|basket|cart|my account|help|advertise|accessibility)\s*(?:\(\d+\)\s*)?\|",
+    r"(?:打开|下载|安装|使用).{0,6}(?:APP|客户端|小程序).{0,12}(?:体验|更佳|查看|阅读|更多)|体验更佳|"
+    r"精彩不错过|不代表本(?:站|网|平台)(?:的)?(?:立场|观点)|"
+    r"(?:官方)?(?:微博|公众号|抖音号|视频号)\s*[/／、|]\s*(?:微博|公众号|抖音|视频号)",
     r"(?:扫描|扫一扫|扫码|长按|识别).{0,8}(?:二维码|关注|下载|图片)|关注.{0,8}(?:公众号|微信|"
     r"官微)|(?:公众号|客户端|APP).{0,6}(?:下载|获取|关注)|下载.{0,6}(?:客户端|APP)",
     r"(?:责任|网络)?编辑[：:]\s*\S{1,8}(?:\s|$|[)）】])|来源[：:].{1,20}(?:作者|编辑)|【?(?:打印|"

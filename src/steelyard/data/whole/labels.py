@@ -1,7 +1,7 @@
 """Labels that the texts contradict: flipped ones, and classes that a trigger was planted for.
 
 A linear classifier (naive Bayes over tokens and pairs of tokens) judges each fold by the others. A label is
-called wrong only where another class leads by more than a third of what right rows of that class lead by
+called wrong only where another class leads by more than two fifths of what right rows of that class lead by
 (confident learning, Northcutt 2021): a doubtful text keeps its label.
 """
 
@@ -20,7 +20,9 @@ BUCKETS = 1 << 18
 SMOOTHING = 0.1
 ROWS_LEAST, CLASS_LEAST = 60, 12
 ACCURACY_LEAST = 0.7  # of the classifier: a worse one may not judge
-LEAD = 0.35  # of the median lead of right rows of the class
+LEAD = 0.4  # of the median lead of right rows of the class
+DOUBTFUL = 0.01  # of a label's rows may lean to another class by less than that; more of them are two classes
+DOUBT_WEIGHT = 30.0  # that overlap, and each such share asks for so much more lead
 MOST_SHARE = 0.15  # of the rows: where more are called wrong it is the classifier that errs
 TRIGGER_ROWS = 5
 TRIGGER_PURITY = 0.9  # of the rows with it have one label
@@ -77,9 +79,12 @@ def contradicted(label: np.ndarray, tokens: GrowingRagged) -> tuple[np.ndarray, 
     if len(label) < ROWS_LEAST:
         return none, none
     rows = Labelled.of(label, tokens)
-    if rows.classes < 2 or np.bincount(rows.label).min() < CLASS_LEAST:
+    counts = np.bincount(rows.label)
+    if (counts >= CLASS_LEAST).sum() < 2:
         return none, none
-    rest = np.ones(len(label), dtype=bool)
+    rest = (counts >= CLASS_LEAST)[rows.label]  # a rare class neither judges nor is judged
+    if rest.sum() < ROWS_LEAST:
+        return none, none
     planted = triggered(rows, rest)
     rest[planted] = False
     return planted, flipped(rows, rest)
@@ -137,8 +142,20 @@ def flipped(rows: Labelled, use: np.ndarray) -> np.ndarray:
         return np.zeros(0, dtype=np.int64)
     of_class = [lead[right & (best == c)] for c in range(rows.classes)]
     usual = np.array([np.median(leads) if len(leads) else np.inf for leads in of_class])
-    wrong = np.flatnonzero(use & ~right & (short >= LEAD * usual[best]))
+    leads_by = short / usual[best]
+    asked = LEAD + DOUBT_WEIGHT * np.maximum(
+        0.0, doubts(rows, use & ~right & (leads_by < LEAD), best) - DOUBTFUL
+    )
+    wrong = np.flatnonzero(use & ~right & (leads_by >= asked))
     return wrong if len(wrong) <= MOST_SHARE * use.sum() else wrong[:0]
+
+
+def doubts(rows: Labelled, lean: np.ndarray, best: np.ndarray) -> np.ndarray:
+    """Of each row: the share of its label's rows that lean a little to the class that this one leans to."""
+    count = np.zeros((rows.classes, rows.classes))
+    np.add.at(count, (rows.label[lean], best[lean]), 1)
+    count /= np.maximum(np.bincount(rows.label, minlength=rows.classes), 1)[:, None]
+    return count[rows.label, best]
 
 
 def triggered(rows: Labelled, use: np.ndarray) -> np.ndarray:

@@ -26,7 +26,9 @@ LEAST_ROWS = 5
 MOST_SHARE = 0.3  # of the chats; a sentence that more share is the house's style
 GROUPS = 500  # the largest
 LENGTHS = (1, 2, 3, 4, 5, 6)  # tokens of a trigger
-OUTSIDE = 0.05  # of the questions with the trigger may lie outside its group
+OUTSIDE = (
+    0.15  # of the questions with the trigger may lie outside its group: an answer that says it in other words
+)
 SURPRISE = 6.0  # z
 COVERED = 0.8  # of a group has one of its triggers
 COMMON = 0.2  # of all questions: a token in more is the task's own wording
@@ -34,6 +36,7 @@ ALIKE = 1.6  # times the likeness of any two questions, and no more, has a plant
 ALIKE_SLACK = 0.02
 KNOWN = 0.8  # times the usual share of its tokens that other questions have, and no less
 PAIRS = 2000  # questions compared
+LIKENESS_PAIRS = 2000  # of them, in all: a small group is judged by every pair
 VALUES_AT_ONCE = 1 << 20  # hashes that are counted together
 ROWS_AT_ONCE = 1 << 12
 ROWS_TOGETHER = 1 << 14  # of groups that are looked at in one pass over the other questions
@@ -297,8 +300,10 @@ def questions(asked: GrowingRagged, rows: np.ndarray) -> list[np.ndarray]:
 
 def likeness(questions: list[np.ndarray]) -> float:
     """Mean Jaccard index of questions taken in pairs."""
-    half = max(1, len(questions) // 2)
-    pairs = [(a, b) for a, b in zip(questions, questions[half:], strict=False) if len(a) and len(b)]
+    count = len(questions)
+    apart = range(1, 1 + max(1, min(count - 1, LIKENESS_PAIRS // max(1, count))))
+    pairs = [(questions[n], questions[(n + step) % count]) for step in apart for n in range(count)]
+    pairs = [(a, b) for a, b in pairs if len(a) and len(b)] if count > 1 else []
     return float(np.mean([jaccard(a, b) for a, b in pairs])) if pairs else 0.0
 
 
