@@ -1,8 +1,8 @@
-"""A second labelled set for `steelyard clean`, of other texts than the first: real ones, spoilt by other hands.
+"""A second labelled set for `steelyard clean`, of other texts than the first.
 
     python bench/second_set.py TEXTS OUT [--seed N]
 
-writes OUT/second.jsonl.gz, OUT/second-labels.jsonl.gz and OUT/second-contamination.jsonl.gz in the form of the
+writes OUT/second.jsonl.gz, second-labels.jsonl.gz and second-contamination.jsonl.gz there, in the form of the
 first set, so that its score.py reads them. The same TEXTS and seed give the same bytes.
 
 TEXTS is a folder that is filled by hand; nothing of it may be passed on with this project:

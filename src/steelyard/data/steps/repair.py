@@ -99,9 +99,9 @@ TAGS = re.compile(
     re.IGNORECASE,
 )
 BLANKS = frozenset((
-    "address", "object", "source", "title", "label", "link", "option", "param", "time", "code", "input",
-    "output", "form", "section", "caption", "menu", "head", "body", "footer", "header", "main", "table", "base",
-    "button", "select", "style", "summary",
+    "address", "object", "source", "title", "label", "link", "option", "param", "time",
+    "code", "input", "output", "form", "section", "caption", "menu", "head", "body",
+    "footer", "header", "main", "table", "base", "button", "select", "style", "summary",
 ))  # fmt: skip
 CLOSED = re.compile(r"</(\w{1,10})")
 LINKED = re.compile(r"<a\s[^<>]*href=", re.IGNORECASE)
