@@ -17,7 +17,7 @@ from the README of that day. Nothing here was measured on AMX, Gaudi, GPU Max, C
 ORDER = (
     "path", "kill", "peers", "peers_zentorch", "peers_larger", "start", "reuse", "matrix_share",
     "soak", "stalls", "batches", "fairness", "fuzz", "hostile", "clients", "silence", "doctor",
-    "gate_whole", "gate", "csvs", "clean", "clean_dev", "routing", "power", "templates",
+    "gate_whole", "gate", "csvs", "clean", "clean_dev", "clean_second", "routing", "power", "templates",
     "train", "train_engines", "plan_left_out", "known_runs", "fine_tuning", "megatron", "silicon",
     "jobs", "jobs_taken", "tide", "sweep", "fleet", "install", "structure",
 )  # fmt: skip

@@ -98,7 +98,7 @@ def unfinished_text(facts: Facts) -> np.ndarray:
     out = np.zeros(len(facts), dtype=bool)
     for row in np.flatnonzero((facts.words >= 20) & (facts.text_counts[:, Kind.END] >= 1)).tolist():
         text = facts.text(row)
-        out[row] = stops_short(text) and bool(NO_LAST_WORD.search(text[-24:]))
+        out[row] = bool(NO_LAST_WORD.search(text[-24:])) and stops_short(text)
     return out
 
 
@@ -121,15 +121,15 @@ def stops_short(text: str) -> bool:
 
 def alone_unended(text: str, line: str) -> bool:
     """Nearly every longer line before it ends as a sentence does, and this last one does not."""
+    if not line[-1].isalpha() or any(c in line for c in "=|{}<>\\") or weight(line) < LINE_WORDS:
+        return False
     before = [
         one
         for one in text[: -len(line)].split("\n")
         if len(one) >= LINE_CHARS and one.rstrip()[-1:] not in ":："
     ]
     ended = sum(bool(SENTENCE_DONE.search(one)) for one in before)
-    words = weight(line)
-    prose = words >= LINE_WORDS and not any(c in line for c in "=|{}<>\\")
-    return len(before) >= 2 and ended >= ENDED_SHARE * len(before) and prose and line[-1].isalpha()
+    return len(before) >= 2 and ended >= ENDED_SHARE * len(before)
 
 
 def last_answer(row: Row) -> str:

@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 
-from ..facts import Facts, Kind
+from ..facts import CODE, Facts, Kind
 
 # Calibrated on the labelled dev corpus and on four sets of task rows: see docs/decisions/172.
 REPEATED_SHINGLES = 0.4  # different ones among all; a refrain leaves three quarters
@@ -114,7 +114,7 @@ def scanned(facts: Facts) -> np.ndarray:
 
 def link_farm(facts: Facts) -> np.ndarray:
     """Addresses and little else."""
-    signs = facts.text_counts[:, Kind.SYMBOL] >= 0.06 * facts.size
+    signs = (facts.text_counts[:, Kind.SYMBOL] >= 0.06 * facts.size) & (facts.form != CODE)
     return confirmed(facts, facts.has("url") | (signs & (facts.words >= 15)), is_link_farm)
 
 

@@ -20,6 +20,7 @@ MISREAD_GBK = re.compile("[\u00a1-\u00ff]{8,}")
 MISREAD_AS_GBK = re.compile("锟斤拷|烫烫烫|屯屯屯|鈥[滃漙攢]|銆[傦傚]|锛[屼岃]")
 # Memory that nobody wrote to, and what a code page could not say: honest texts have either now and then.
 FILLED = re.compile("烫{2,}|屯{2,}|(?<=[\u4e00-\u9fff])\\?{1,4}(?=[\u4e00-\u9fff])")
+FILLED_SIGNS = ("?", "烫烫", "屯屯")
 FILLED_LEAST, FILLED_SHARE = 5, 0.03
 MISREAD_LEAST = 3
 MISREAD_SHARE = 0.01  # of all characters
@@ -36,6 +37,8 @@ def broken(row: Row, rules: Rules) -> tuple[Row, list[Finding]]:
     wrong = misread_chars(text)
     if wrong >= MISREAD_LEAST and wrong >= MISREAD_SHARE * len(text):
         return row, [Finding("mojibake", "drop", wrong)]
+    if not any(sign in text for sign in FILLED_SIGNS):
+        return row, []
     filled = [len(piece) for piece in FILLED.findall(text)]
     if len(filled) >= FILLED_LEAST and sum(filled) >= FILLED_SHARE * len(text):
         return row, [Finding("lost_characters", "drop", len(filled))]

@@ -36,7 +36,7 @@ ALIKE = 1.6  # times the likeness of any two questions, and no more, has a plant
 ALIKE_SLACK = 0.02
 KNOWN = 0.8  # times the usual share of its tokens that other questions have, and no less
 PAIRS = 2000  # questions compared
-LIKENESS_PAIRS = 2000  # of them, in all: a small group is judged by every pair
+LIKENESS_PAIRS = 1000  # of them, in all: a small group is judged by every pair
 VALUES_AT_ONCE = 1 << 20  # hashes that are counted together
 ROWS_AT_ONCE = 1 << 12
 ROWS_TOGETHER = 1 << 14  # of groups that are looked at in one pass over the other questions
@@ -304,6 +304,7 @@ def likeness(questions: list[np.ndarray]) -> float:
     apart = range(1, 1 + max(1, min(count - 1, LIKENESS_PAIRS // max(1, count))))
     pairs = [(questions[n], questions[(n + step) % count]) for step in apart for n in range(count)]
     pairs = [(a, b) for a, b in pairs if len(a) and len(b)] if count > 1 else []
+    pairs = pairs[:LIKENESS_PAIRS]
     return float(np.mean([jaccard(a, b) for a, b in pairs])) if pairs else 0.0
 
 
