@@ -52,7 +52,9 @@ def forms_of(rows: list[Row], texts: list[str], counts: np.ndarray) -> np.ndarra
     size = np.maximum(counts.sum(axis=1), 1)
     lines = counts[:, Kind.NEWLINE]
     short_lines = (lines >= TABLE_LINES) & (size <= CODE_LINE_CHARS * (lines + 1))
-    ended = short_lines & (counts[:, Kind.COMMA] >= 0.5 * lines)  # "import a.b.C;": hardly a symbol in it
+    ended = short_lines & (
+        np.abs(counts[:, Kind.COMMA] - lines) <= 0.5 * lines
+    )  # "import a.b.C;": hardly a symbol in it
     may_be_code = ((counts[:, Kind.SYMBOL] >= SYMBOL_SHARE * size) | ended) & (size < 1_000_000)
     may_be_table = (lines >= TABLE_LINES - 1) & (counts[:, Kind.COMMA] + counts[:, Kind.SYMBOL] >= 6)
     for number, row in enumerate(rows):

@@ -263,7 +263,11 @@ def is_filler(text: str) -> bool:
 
 def cut_off(facts: Facts) -> np.ndarray:
     """The beginning of a text whose rest is elsewhere: `... read more`."""
-    return confirmed(facts, facts.words >= 8, lambda text: bool(MORE.search(text[-90:])))
+    return confirmed(facts, facts.words >= 8, lambda text: stops_with_more(text[-90:]))
+
+
+def stops_with_more(end: str) -> bool:
+    return any(dots in end for dots in ("...", "…", ". . .")) and bool(MORE.search(end))
 
 
 CUES: dict[str, str] = {
