@@ -87,6 +87,21 @@ def test_of_saved_splits_training_takes_train(tmp_path):
     assert (report["in"], report["faults"]) == (20, {})
 
 
+def test_a_cleaned_folder_gives_its_rows_alone(tmp_path):
+    """Not what was dropped, nor the report; a file of that name that holds rows is one like others."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "rows.jsonl").write_bytes(JSONL + b'{"text": ""}\n')
+    clean_files(tmp_path / "in", tmp_path / "out")
+    assert {"dropped.jsonl", "report.json"} <= {p.name for p in (tmp_path / "out").iterdir()}
+    kept = texts(tmp_path / "out")
+    assert kept and set(kept) <= set(ASKED)
+    again = clean_files(tmp_path / "out", tmp_path / "again")
+    assert (again["in"], again["dropped"]) == (len(kept), 0)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "dropped.jsonl").write_bytes(JSONL)
+    assert texts(tmp_path / "own") == ASKED
+
+
 def test_a_repository_of_the_hub_gives_its_shards_without_its_card(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# Card")

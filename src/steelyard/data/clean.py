@@ -30,6 +30,7 @@ from ..trust import disk_problem
 from .account import FileAccount
 from .cleaning import Cleaning, CleanOrder, as_gate
 from .judging import Judged
+from .reading.folders import DROPPED
 from .reading.sources import Source, files_of
 from .row import Row, Unreadable, as_line, text_hash
 from .steps import packages_of, suppressed
@@ -89,7 +90,7 @@ def write_dataset(cleaning: Cleaning, folder: Path, watch: Watch) -> dict[str, A
     origins_file = folder / ORIGINS
     with (
         watch.progress("clean", total=None, unit="rows") as bar,
-        open(folder / "dropped.jsonl", "wb") as d,
+        open(folder / DROPPED, "wb") as d,
         open(origins_file, "wb") as origins,
     ):
         cleaning.on_judged = lambda item, judged: write_line(origins, origin_line(item, judged.masked))

@@ -36,7 +36,7 @@ from .judging import Batch, Lines, Sieve, asked_alone, equal_batch, equal_lines,
 from .questions import Questions
 from .reading.columns import guess_map
 from .reading.files import SUFFIXES, TABLES, Broken, Record, open_data
-from .reading.folders import every_file
+from .reading.folders import DROPPED, REPORT, every_file
 from .reading.messages import Misfit
 from .reading.opened import bare, packed
 from .reading.shapes import content_of
@@ -52,12 +52,11 @@ from .reading.sources import (
     records,
 )  # fmt: skip
 from .reading.stores.remote import local_copy, url_of
-from .reading.stores.sending import REPORT, check_here, folder_for
+from .reading.stores.sending import check_here, folder_for
 from .row import Row, as_line
 from .steps import Rules, suppressed
 
 BLOCK_BYTES = 1 << 20
-DROPPED = "dropped.jsonl"
 PII = "mask"  # here the rows leave for elsewhere: personal data is replaced unless asked otherwise
 
 

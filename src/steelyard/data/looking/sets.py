@@ -15,13 +15,14 @@ import orjson
 
 from ...errors import Refused, Where, WrongUse
 from ..account import FileAccount
-from ..clean_files import DROPPED, given_id, inputs_of
+from ..clean_files import given_id, inputs_of
 from ..cleaning import Cleaning, CleanOrder
+from ..reading.folders import DROPPED, REPORT
 from ..reading.sources import RowReader, Source, files_of, records
 from ..row import Row, Unreadable
 
 KINDS = ("pairs", "labels")  # whatever a stage may teach is a row to look at
-ACCOUNT, REPORT = "account.json", "report.json"
+ACCOUNT = "account.json"
 SPLIT = "split.json"  # its folder holds rows of a set once more, divided
 WRITTEN = ("train.jsonl", "validation.jsonl", "test.jsonl")
 

@@ -18,6 +18,7 @@ import orjson
 from ...errors import Problem
 from ..clean import ORIGINS
 from ..cleaning import CleanOrder
+from ..reading.folders import DROPPED
 from ..reading.messages import Misfit
 from ..reading.shapes import content_of, filled
 from ..reading.sources import Source
@@ -106,7 +107,7 @@ def traced(folder: Path, query: Query, settings: Mapping[str, Any] | None = None
         return []
     origins = [orjson.loads(line) for line in (folder / ORIGINS).read_bytes().splitlines()]
     asked = named_or_told(folder, query, origins, settings)
-    drops = read_drops(folder / "dropped.jsonl")
+    drops = read_drops(folder / DROPPED)
     wanted = asked | merged_with(asked, drops)
     places = dict(placed(folder, wanted))
     hashes = {one["hash"] for one in origins if one["id"] in wanted and "hash" in one}

@@ -27,9 +27,9 @@ import numpy as np
 from ...artefact import Watch
 from ...errors import Stopped, Where, WrongUse
 from ...trust import disk_problem, sync_folder
-from ..clean_files import DROPPED, durable, mapper, write_report
+from ..clean_files import durable, mapper, write_report
+from ..reading.folders import DROPPED, REPORT
 from ..reading.opened import lacking
-from ..reading.stores.sending import REPORT
 from ..row import as_line
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")

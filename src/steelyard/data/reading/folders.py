@@ -9,11 +9,12 @@ from pathlib import Path
 
 import orjson
 
-from .opened import unreadable_file
+from .opened import LINE_BYTES_MAX, unreadable_file
 
 INFO, STATE, SPLITS = "dataset_info.json", "state.json", "dataset_dict.json"
 INFOS = "dataset_infos.json"
 DESCRIBES = {INFO, INFOS, SPLITS}
+DROPPED, REPORT = "dropped.jsonl", "report.json"  # beside the rows that a cleaning kept
 CARDS = re.compile(  # README.md, README.zh-CN.md, LICENSE.txt; rows of this name are rows
     r"(readme|licen[sc]e|notice|changelog|contributing)([._-][a-z]{2}([-_][a-z]{2})?)?\.(md|markdown|txt|html?)",
     re.IGNORECASE,
@@ -25,7 +26,19 @@ def describes(path: Path) -> bool:
     """It says something of the data beside it, and is none itself."""
     if path.name == STATE:
         return (path.parent / INFO).is_file()
+    if path.name in (DROPPED, REPORT):
+        return _tells_what_was_dropped(path.parent / DROPPED)
     return path.name in DESCRIBES or CARDS.fullmatch(path.name) is not None
+
+
+def _tells_what_was_dropped(path: Path) -> bool:
+    """Written by a cleaning: ids and reasons, no rows."""
+    try:
+        with path.open("rb") as file:
+            first = file.readline(LINE_BYTES_MAX)
+        return not first or "reasons" in orjson.loads(first)
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def every_file(folder: Path, unreadable: list[Path]) -> Iterator[Path]:

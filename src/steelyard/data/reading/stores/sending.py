@@ -18,9 +18,10 @@ import orjson
 
 from ....errors import Where, WrongUse
 from ....places import cache_folder
+from ..folders import REPORT
 from .remote import check_plain, opened, told, url_of
 
-REPORT, UNFINISHED = "report.json", "UNFINISHED"
+UNFINISHED = "UNFINISHED"
 OUTPUT = Where(field="--output")
 WHY = b"steelyard clean is sending a set here, or was cut off: it is whole once report.json lies here.\n"
 
