@@ -23,6 +23,7 @@ from steelyard.serving.service.foreground import named
 OTHER_WORDS = {
     "name": "served_model_name", "alias": "aliases", "adapter": "adapters", "max_queue_s": "queue",
     "default_temperature": "temperature", "engine_arg": "args", "tls_cert": "tls", "tls_key": "tls",
+    "least_replicas": "scale", "replica_requests": "scale", "replicas_down": "scale",
 }  # fmt: skip
 OF_THE_RUN = {
     "model", "new_key", "form", "mode", "threads", "tune", "max_num_seqs",
