@@ -25,7 +25,7 @@ from steelyard.artefact import Watch
 from steelyard.cluster import POLICIES, Fleet, read_jobs_file, replayed, run_jobs, status_of
 from steelyard.cluster.driving import driver, heard, keeper, probe, workers
 from steelyard.cluster.driving.attempt import find, last_words
-from steelyard.cluster.driving.journal import JOURNAL, Journal, lease
+from steelyard.cluster.driving.journal import JOURNAL, LOCK, Journal, is_driven, lease
 from steelyard.cluster.driving.probing import Probing, judge
 from steelyard.cluster.driving.terms import Serving
 from steelyard.errors import CheckFailed, Problem, Refused, Stopped, WrongUse
@@ -258,6 +258,21 @@ def test_a_budget_ends_the_jobs_in_time_and_a_higher_one_lets_them_go_on(tmp_pat
     assert (tmp_path / "a.state").read_text() == "200"
 
 
+def test_teams_that_are_taken_out_of_the_file_lose_their_budget_and_their_jobs_go_on(tmp_path) -> None:
+    jobs = counting(tmp_path, ("a", 60), devices="1")
+    text = jobs.file.read_text()
+    jobs.file.write_text(text.replace("name: a,", "name: a, team: t,") + "teams: {t: {budget: 16s}}\n")
+    wait(jobs.begin())
+    assert isinstance(jobs.problem, Refused) and jobs.problem.code == "jobs.budget"
+    jobs.file.write_text(text)
+    jobs.problem = None
+    wait(jobs.begin())
+    assert jobs.problem is None and jobs.ends["a"].kind == "finish" and jobs.replays()
+    wait(jobs.begin())
+    events = [type(event).__name__ for event, _, _ in replayed(jobs.workdir / JOURNAL)]
+    assert events.count("Terms") == 2  # told once, not at each start
+
+
 @pytest.mark.parametrize(
     ("more", "field"),
     [
@@ -312,6 +327,22 @@ def test_a_device_of_servings_is_lent_while_it_is_calm_and_called_back_ahead_of_
     assert jobs.whys("preempt") == ["reclaimed"] and jobs.ends["night"].kind == "finish" and jobs.replays()
     assert (tmp_path / "night.state").read_text() == "150"
     assert len(jobs.said("lend")) >= 2 and [0] in [said["devices"] for said in jobs.said("reclaim")]
+
+
+def test_how_long_jobs_need_is_told_however_often_servings_need_is(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(driver, "TICK_S", 1.0)
+    (tmp_path / "w.py").write_text(
+        "import json, os, time\n"
+        "for step in range(50):\n"
+        "    line = json.dumps({'step': step, 'of': 100_000, 'mono': time.monotonic()})\n"
+        "    open(os.environ['STEELYARD_REPORT'], 'a').write(line + '\\n')\n"
+        "    time.sleep(0.05)\n"
+    )
+    row = f"{{name: a, command: [{sys.executable}, w.py], deadline: 10m}}"
+    jobs = Jobs(tmp_path, f"devices: 2\njobs: [{row}]")
+    spec = replace(read_jobs_file(jobs.file), serving=Serving(1, 0.2))
+    run_jobs(spec, jobs.workdir, jobs.watch, lambda: [])
+    assert any("after its deadline" in why for why in jobs.whys("warn")) and jobs.replays()
 
 
 @contextmanager
@@ -400,6 +431,19 @@ def lease_again(folder: Path):
     """As if the lock were gone: on another kernel, or removed by hand."""
     (folder / "driver.lock").unlink()
     return lease(folder)
+
+
+def test_who_looks_at_the_lock_keeps_no_driver_out_and_a_driver_keeps_the_next_one_out(tmp_path) -> None:
+    (tmp_path / LOCK).touch()
+    looks = os.open(tmp_path / LOCK, os.O_RDWR)
+    fcntl.flock(looks, fcntl.LOCK_SH)  # as `is_driven` does, for a moment
+    threading.Timer(0.2, os.close, [looks]).start()
+    with lease(tmp_path) as first:
+        assert first.holds() and is_driven(tmp_path)
+        with pytest.raises(Refused, match="another driver"), lease(tmp_path):
+            pass
+        assert first.holds()
+    assert not is_driven(tmp_path)
 
 
 def test_a_cut_off_last_line_never_happened_and_a_changed_one_is_refused(tmp_path) -> None:

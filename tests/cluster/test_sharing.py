@@ -13,6 +13,7 @@ from steelyard.cluster import (
     Event,
     Exited,
     Fleet,
+    Load,
     Outlook,
     Submit,
     Terms,
@@ -124,6 +125,111 @@ def test_what_will_not_do_is_told_before_it_is_spent() -> None:
     assert [one.reason for one in said if one.kind == "warn"] == [
         "the budget will not do: 3.0 device hours are missing"
     ]
+
+
+def test_a_budget_is_compared_with_the_need_of_those_whom_it_pays_for() -> None:
+    """Each team's own account with its own jobs, the one of all with all of them."""
+    own = Terms(0, (("a", 1.0, HOUR_S), ("b", 1.0, 50 * HOUR_S)), None)
+    state, said = told(
+        fleet(), own, job(0, "a0", 1, "a"), job(0, "b0", 1, "b"), Outlook(60, "b0", 40 * HOUR_S)
+    )
+    assert not kinds(said, "warn")
+    state, said = told(state, Outlook(60, "a0", 1_800.0))
+    assert not kinds(said, "warn")
+    state, said = told(state, Outlook(120, "a0", 100 * HOUR_S), Outlook(180, "a0", 100 * HOUR_S))
+    assert [one.reason for one in said] == ["the budget of team a will not do: 99.0 device hours are missing"]
+    both = Terms(0, (("a", 1.0, 10 * HOUR_S), ("b", 1.0, None)), 20 * HOUR_S)
+    state, said = told(
+        fleet(), both, job(0, "a0", 1, "a"), job(0, "b0", 1, "b"), Outlook(0, "b0", 15 * HOUR_S)
+    )
+    state, more = told(state, Outlook(0, "a0", 4 * HOUR_S))
+    assert not kinds([*said, *more], "warn")
+    _, said = told(state, Outlook(0, "a0", 9 * HOUR_S))
+    assert [one.reason for one in said] == ["the budget will not do: 4.0 device hours are missing"]
+
+
+def test_what_a_job_has_done_since_it_said_how_long_it_needs_is_not_counted_again() -> None:
+    terms = Terms(0, (), 2 * HOUR_S)
+    state, _ = told(
+        fleet(), terms, job(0, "a"), job(0, "b"), Outlook(0, "a", 3_500.0), Outlook(0, "b", 3_500.0)
+    )
+    _, said = told(state, Outlook(3_000, "a", 500.0), Outlook(3_000, "b", 500.0))
+    assert not said
+
+
+def test_a_team_that_the_terms_no_longer_name_has_no_budget_and_starts_again() -> None:
+    state, _ = told(fleet(), Terms(0, (("a", 2.0, HOUR_S), ("b", 1.0, None)), None), job(0, "a0", 4, "a"))
+    state, said = told(state, Event(state.due_s), Tick(2_000))
+    assert kinds(said, "preempt", "start") == [("preempt", "a0")]
+    state, said = told(state, Terms(2_100, (("b", 1.0, None),), None), Event(10_000))
+    assert kinds(said, "preempt", "start") == [("start", "a0")]
+    account = state.teams.of("a")
+    assert (account.share, account.budget_s) == (1.0, None) and account.spent_s > HOUR_S / 2
+
+
+# ------------------------------------------------------------------ devices that serving lends
+
+
+def lends(training: int, serving: int, *jobs: Submit) -> Fleet:
+    """All of serving's devices are lent, since it has needed none."""
+    state = Fleet(training, serving, POLICIES["shared"])
+    for minute in range(1, 7):
+        state, _ = told(state, Load(60.0 * minute, 0), Tick(60.0 * minute))
+    return told(state, *jobs)[0]
+
+
+def test_a_job_on_a_device_that_is_called_back_ends_there_and_begins_on_a_free_one() -> None:
+    state = lends(1, 1, job(400, "a"), job(401, "b"))
+    assert state.jobs["b"].devices == (1,)
+    state, _ = told(state, Exited(410, "a"))
+    state, said = told(state, Load(420, 1), Tick(420))
+    assert [(one.kind, one.job, one.devices) for one in said] == [
+        ("preempt", "b", ()), ("reclaim", "", (1,)), ("start", "b", (0,)),
+    ]  # fmt: skip
+    assert said[0].deadline_s == 15 and not said[0].lost
+
+
+def test_called_back_are_devices_of_fillers_then_of_lower_priorities_and_the_others_keep_theirs() -> None:
+    jobs = job(400, "own"), job(401, "high", priority=1), job(402, "low"), filler(403, "filler")
+    state = lends(1, 3, *jobs)
+    assert state.jobs["own"].lent == [] or state.jobs["high"].lent == []
+    gone = []
+    for minute, need in ((7, 0), (8, 1), (9, 1)):
+        state, said = told(state, Load(60.0 * minute, need), Tick(60.0 * minute))
+        gone += kinds(said, "preempt")
+    assert gone[:2] == [("preempt", "filler"), ("preempt", "low")] and "own" in state.jobs
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["submit", "end", "minute"]), st.integers(0, 3), st.integers(-1, 1)),
+        max_size=60,
+    )
+)
+def test_a_job_of_a_fleet_that_keeps_sizes_holds_what_it_was_started_on(rows) -> None:
+    """So a driver that knows start and preempt alone never lets two have one device, serving among them."""
+    state, now_s, running, serves = Fleet(2, 3, POLICIES["shared"]), 0.0, {}, {2, 3, 4}
+    for number, (what, pick, priority) in enumerate(rows):
+        now_s += 60.0
+        events: list[Event] = [Load(now_s, pick), Tick(now_s)]
+        if what == "submit":
+            events = [Submit(now_s, f"{number}", 1 + pick, 1, 5, pick == 3, "", priority)]
+        elif what == "end" and running:
+            events = [Exited(now_s, sorted(running)[pick % len(running)])]
+        state, said = told(state, *events)
+        for one in said:
+            if one.kind == "start":
+                running[one.job] = set(one.devices)
+            elif one.kind in ("preempt", "finish", "stop"):
+                running.pop(one.job, None)
+            elif one.kind == "lend":
+                serves -= set(one.devices)
+            elif one.kind == "reclaim":
+                serves |= set(one.devices)
+        held = [device for devices in running.values() for device in devices]
+        assert len(held) == len(set(held)) and not serves & set(held)
+        assert running == {name: set(job.devices) for name, job in state.jobs.items() if job.size}
 
 
 EVENTS = st.lists(

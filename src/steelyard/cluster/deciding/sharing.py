@@ -61,10 +61,11 @@ def enforce(fleet: Fleet) -> bool:
 
 
 def agree(fleet: Fleet, event: Terms) -> None:
-    """New terms: shares and budgets of the teams, and of all. What was used stays."""
+    """New terms: shares and budgets of the teams, and of all. One that is not named has a share of 1 and no
+    budget. What was used stays."""
     teams = fleet.teams
     teams.budget_s, teams.warned, teams.closed = event.budget_s, {}, {}
-    for name, share, budget_s in event.teams:
+    for name, (share, budget_s) in teams.under(event.teams).items():
         account = teams.of(name)
         account.share, account.budget_s = share, budget_s
 
@@ -84,10 +85,22 @@ def foresee(fleet: Fleet, event: Outlook) -> None:
     if job.deadline_s is not None and event.t_s + event.left_s > job.deadline_s:
         late_s = event.t_s + event.left_s - job.deadline_s
         _warn(fleet, f"deadline {job.id}", f"{job.id} would end {late_s / 60:.0f} min after its deadline")
-    needed_s = sum(other.left_s * other.gpus for other in fleet.jobs.values())
-    if needed_s > fleet.teams.left_s(job.team) and fleet.teams.budget_s is not None:
-        hours = (needed_s - fleet.teams.left_s(job.team)) / 3_600
-        _warn(fleet, "budget", f"the budget will not do: {hours:.1f} device hours are missing")
+    own = [other for other in fleet.jobs.values() if other.team == job.team]
+    _foresee_budget(fleet, f"the budget of team {job.team}", own, fleet.teams.own_left_s(job.team))
+    _foresee_budget(fleet, "the budget", list(fleet.jobs.values()), fleet.teams.left_s(ALL))
+
+
+def _foresee_budget(fleet: Fleet, name: str, jobs: list[Job], left_s: float) -> None:
+    """`jobs`: all those whom this budget pays for."""
+    missing_s = sum(_needs_s(fleet, job) * job.gpus for job in jobs) - left_s
+    if missing_s > NEAR_S:
+        _warn(fleet, name, f"{name} will not do: {missing_s / 3_600:.1f} device hours are missing")
+
+
+def _needs_s(fleet: Fleet, job: Job) -> float:
+    """What it said last, less what it has run since."""
+    ran_s = fleet.now_s - max(job.left_at_s, job.stint_s) if job.size else 0.0
+    return max(0.0, job.left_s - ran_s)
 
 
 def _warn(fleet: Fleet, what: str, reason: str) -> None:

@@ -5,6 +5,7 @@ A fleet of one command has one team, named "".
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from math import inf
 
@@ -42,6 +43,14 @@ class Teams:
     def of(self, team: str) -> Account:
         return self.accounts.setdefault(team, Account())
 
+    def under(
+        self, named: Iterable[tuple[str, float, float | None]]
+    ) -> dict[str, tuple[float, float | None]]:
+        """Share and budget of each team where these are the terms: one not named has those of a new one."""
+        new = Account()
+        rows = dict.fromkeys(self.accounts, (new.share, new.budget_s))
+        return rows | {name: (share, budget_s) for name, share, budget_s in named}
+
     def count(self, held: dict[str, int], now_s: float) -> None:
         """The teams held so many devices until now."""
         passed_s = now_s - self.at_s
@@ -57,15 +66,16 @@ class Teams:
 
     def left_s(self, team: str) -> float:
         """Device seconds that a team may still use; of ALL: of the budget of all jobs."""
+        return min(self.own_left_s(team), inf if self.budget_s is None else self.budget_s - self.spent_s)
+
+    def own_left_s(self, team: str) -> float:
+        """Of its own budget alone."""
         account = self.accounts.get(team, Account())
-        own = inf if account.budget_s is None else account.budget_s - account.spent_s
-        return min(own, inf if self.budget_s is None else self.budget_s - self.spent_s)
+        return inf if account.budget_s is None else account.budget_s - account.spent_s
 
     def payer(self, team: str) -> str:
         """Whose budget ends first: the team's own, or ALL."""
-        account = self.of(team)
-        own_s = inf if account.budget_s is None else account.budget_s - account.spent_s
-        return team if own_s < self.left_s(ALL) else ALL
+        return team if self.own_left_s(team) < self.left_s(ALL) else ALL
 
     def pays(self, team: str, device_s: float) -> bool:
         """Whether a job of a team may start that uses so much at least."""

@@ -43,11 +43,14 @@ def reclaim(fleet: Fleet, count: int) -> None:
     """Call devices back with the least loss.
 
     Idle ones, those above a job's share, those above its least; then gangs move to training's own devices,
-    for which others shrink or, at last, are preempted.
+    for which others shrink or, at last, are preempted. Where jobs keep their devices until they end (a policy
+    that is not elastic) those on lent ones are preempted, and `admit` finds each its next place.
     """
     _shrink_lent(fleet, count)
     while len(fleet.free_lent) < count and fleet.on_lent:
-        if fleet.free_training:
+        if not fleet.policy.elastic:
+            fleet.preempt(_least_missed(fleet, count - len(fleet.free_lent)), "reclaimed")
+        elif fleet.free_training:
             _swap(fleet, count - len(fleet.free_lent))
         elif not _shrink_own(fleet, count - len(fleet.free_lent)):
             fleet.preempt(_least_loss(fleet, count - len(fleet.free_lent)), "reclaimed")
@@ -89,6 +92,16 @@ def _shrink_own(fleet: Fleet, missing: int) -> bool:
             fleet.shrink(job, min(missing, job.size - job.least))
             return True
     return False
+
+
+def _least_missed(fleet: Fleet, missing: int) -> Job:
+    """On lent devices: a filler, else one of the lowest priority; of those the best fit."""
+    return min(
+        fleet.on_lent.values(),
+        key=lambda job: (
+            not job.filler, job.priority, len(job.lent) < missing, abs(len(job.lent) - missing), job.size,
+        ),
+    )  # fmt: skip
 
 
 def _least_loss(fleet: Fleet, missing: int) -> Job:

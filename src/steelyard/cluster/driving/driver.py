@@ -64,6 +64,7 @@ class Driver:
     )  # due at, device, seconds after a failure
     probing: list[tuple[Probing, float]] = field(default_factory=list)
     tick_s: float = 0.0
+    outlook_s: float = 0.0  # a clock of its own: `tick_s` follows each Load
     load_s: float = 0.0
     clock_s: float = field(default_factory=lambda: time.time() - time.monotonic())
 
@@ -121,10 +122,9 @@ class Driver:
 
     def _agree(self) -> None:
         """The terms of the file, where they are other than those that hold; and its dates."""
-        teams = self.journal.fleet.teams
-        holding = {(name, row.share, row.budget_s) for name, row in teams.accounts.items()}
-        terms = self.spec.terms
-        if teams.budget_s != terms.budget_s or not set(terms.teams) <= holding:
+        teams, terms = self.journal.fleet.teams, self.spec.terms
+        holding = {name: (row.share, row.budget_s) for name, row in teams.accounts.items()}
+        if (teams.budget_s, holding) != (terms.budget_s, teams.under(terms.teams)):
             self._tell(Terms(self.journal.now_s, terms.teams, terms.budget_s))
         for job in self.spec.jobs:
             held = self.journal.fleet.jobs.get(job.name)
@@ -152,7 +152,8 @@ class Driver:
 
     def _tick(self) -> None:
         now_s = self.journal.now_s
-        if now_s - self.tick_s >= TICK_S:
+        if now_s - self.outlook_s >= TICK_S:
+            self.outlook_s = now_s
             for event in self.workers.outlooks(now_s):
                 self._tell(event)
         if self.listening and now_s - self.load_s >= self.spec.serving.every_s:

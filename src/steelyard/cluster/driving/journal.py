@@ -49,6 +49,7 @@ EVENTS: dict[str, type[Event]] = {
     )
 }  # fmt: skip
 JOURNAL, LEASE, LOCK = "journal.jsonl", "lease.json", "driver.lock"
+LOOKS_S, AGAIN_S = 1.0, 0.02  # longer than anyone looks at the lock; until it is tried again
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +71,13 @@ def lease(folder: Path) -> Iterator[Lease]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        raise Refused(
-            "jobs.driven",
-            "another driver runs these jobs",
-            where=Where(str(folder)),
-            hint="it goes on by itself; another --workdir is another set of jobs",
-        ) from error
-    try:
+        if not _is_ours(lock):
+            raise Refused(
+                "jobs.driven",
+                "another driver runs these jobs",
+                where=Where(str(folder)),
+                hint="it goes on by itself; another --workdir is another set of jobs",
+            )
         epoch = 0
         with suppress(OSError, ValueError, KeyError):
             epoch = int(json.loads((folder / LEASE).read_text())["epoch"])
@@ -88,6 +86,18 @@ def lease(folder: Path) -> Iterator[Lease]:
         yield held
     finally:
         os.close(lock)
+
+
+def _is_ours(lock: int) -> bool:
+    """Take the driver's lock. Who only looks (`is_driven`) holds it for a moment, a driver for good."""
+    end_s = time.monotonic() + LOOKS_S
+    while True:
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        if time.monotonic() >= end_s:
+            return False
+        time.sleep(AGAIN_S)
 
 
 def event_of(fields: dict[str, Any]) -> Event:
