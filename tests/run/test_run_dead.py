@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from steelyard.artefact import Watch
+from steelyard.recipe import Trust
 from steelyard.run import known
 from steelyard.run.record.workdir import Workdir
 from steelyard.serving import find
@@ -21,8 +22,7 @@ def place(tmp_path, monkeypatch) -> Workdir:
     monkeypatch.setenv("STEELYARD_STATE", str(tmp_path / "state"))
     place = Workdir(tmp_path / "desk")
     place.service.mkdir(parents=True)
-    trust = SimpleNamespace(level="open", key_file=None, recipients=())
-    recipe = SimpleNamespace(name="desk", trust=trust, root=tmp_path, path=tmp_path / "desk.yaml")
+    recipe = SimpleNamespace(name="desk", trust=Trust(), root=tmp_path, path=tmp_path / "desk.yaml")
     known.remember(place, "r1", recipe, Watch())
     write_state(place.service, {"url": "http://127.0.0.1:1", "pid": os.getpid(), "control": "c"})
     return place
