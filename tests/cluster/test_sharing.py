@@ -120,6 +120,16 @@ def test_a_spent_budget_of_a_team_ends_nobody_elses_work_and_more_lets_it_go_on(
     assert kinds(said, "start") == [("start", "a0"), ("start", "small")]
 
 
+def test_the_budget_of_all_ends_all_at_one_moment_in_time_to_save_also_where_each_team_has_its_own() -> None:
+    terms = Terms(0, (("a", 1.0, HOUR_S), ("b", 1.0, HOUR_S)), 600.0)
+    state, _ = told(fleet(4), terms, job(0, "a0", 2, "a"), job(0, "b0", 1, "b"), job(0, "b1", 1, "b"))
+    assert state.due_s == 135.0
+    state, said = told(state, Event(135.0))
+    assert kinds(said, "preempt") == [("preempt", "a0"), ("preempt", "b0"), ("preempt", "b1")]
+    assert {one.reason for one in said} == {"the budget of all jobs is spent"}
+    assert state.teams.spent_s == 600.0 - 4 * 15.0 and state.teams.due_s == float("inf")
+
+
 def test_what_will_not_do_is_told_before_it_is_spent() -> None:
     _, said = told(fleet(), Terms(0, (), HOUR_S), job(0, "a", 2), Outlook(60, "a", 2 * HOUR_S))
     assert [one.reason for one in said if one.kind == "warn"] == [

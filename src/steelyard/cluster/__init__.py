@@ -33,14 +33,14 @@ if TYPE_CHECKING:
         step,
     )
     from .driving import (
+        Following,
         JobsFile,
         JobSpec,
+        Services,
         ask,
-        follow,
         read_jobs_file,
         replayed,
         run_jobs,
-        says_busy,
         status_of,
     )
     from .mapping import on_nodes
@@ -56,7 +56,7 @@ DECIDING = (
 )  # fmt: skip
 OPENING = ("Host", "Hosts", "Row", "close", "open_hosts", "read_hosts", "states")
 DRIVING = (
-    "JobsFile", "JobSpec", "ask", "follow", "read_jobs_file", "replayed", "run_jobs", "says_busy",
+    "Following", "JobsFile", "JobSpec", "Services", "ask", "read_jobs_file", "replayed", "run_jobs",
     "status_of",
 )  # fmt: skip
 FILES = dict.fromkeys(SIMULATING, "simulating") | dict.fromkeys(DECIDING, "deciding")
@@ -65,11 +65,11 @@ FILES |= dict.fromkeys(OPENING, "opening")
 
 __all__ = [
     "POLICIES", "Account", "Blame", "Cancel", "ClockJumped", "Decision", "DeviceBack", "DeviceLost", "Due",
-    "Event", "Exited", "Fleet", "Host", "Hosts", "JobSpec", "JobsFile", "Load", "Outlook", "Policy",
-    "ProbeResult", "Row", "Setup", "Signal", "Stalled", "Submit", "Terms", "Tick", "Trace", "advance",
-    "ask", "blame", "changed", "check_reachable", "checkpoint_every_s", "close", "cluster_address",
-    "follow", "node_words", "on_nodes", "open_hosts", "read_hosts", "read_jobs_file", "read_trace",
-    "replayed", "run_jobs", "run_setup", "says_busy", "start_node", "states", "status_of", "step",
+    "Event", "Exited", "Fleet", "Following", "Host", "Hosts", "JobSpec", "JobsFile", "Load", "Outlook",
+    "Policy", "ProbeResult", "Row", "Services", "Setup", "Signal", "Stalled", "Submit", "Terms", "Tick",
+    "Trace", "advance", "ask", "blame", "changed", "check_reachable", "checkpoint_every_s", "close",
+    "cluster_address", "node_words", "on_nodes", "open_hosts", "read_hosts", "read_jobs_file", "read_trace",
+    "replayed", "run_jobs", "run_setup", "start_node", "states", "status_of", "step",
 ]  # fmt: skip
 
 __getattr__ = fetching(__name__, FILES)

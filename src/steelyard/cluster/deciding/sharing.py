@@ -50,9 +50,10 @@ def enforce(fleet: Fleet) -> bool:
         if _must_save_s(fleet, job) <= fleet.now_s + NEAR_S:
             fleet.leave(job)
             fleet.say("stop", job, reason="its deadline has come")
-    for job in [job for job in fleet.jobs.values() if job.size]:
-        if fleet.teams.left_s(job.team) <= _closing_s(fleet, job.team) + NEAR_S:
-            payer = fleet.teams.payer(job.team)
+    held = _held(fleet)  # before anyone ends: all whom a budget pays for end at one moment
+    for job in fleet.holder_jobs():
+        payer = _spent(fleet, job.team, held)
+        if payer is not None:
             fleet.teams.closed[payer] = None
             name = "all jobs" if payer == ALL else f"team {payer}"
             fleet.preempt(job, f"the budget of {name} is spent")
@@ -116,11 +117,12 @@ def _must_save_s(fleet: Fleet, job: Job) -> float:
     return inf if job.deadline_s is None else job.deadline_s - fleet.policy.notice_s
 
 
-def _closing_s(fleet: Fleet, team: str) -> float:
-    """Device seconds that are used while everyone who shares this budget saves."""
-    held = _held(fleet)
-    own = fleet.teams.of(team).budget_s is not None
-    return (held.get(team, 0) if own else sum(held.values())) * fleet.policy.notice_s
+def _spent(fleet: Fleet, team: str, held: dict[str, int]) -> str | None:
+    """Whose budget has just enough left for all whom it pays for to save: the team's own, ALL, or None."""
+    notice_s = fleet.policy.notice_s
+    if fleet.teams.own_left_s(team) <= held.get(team, 0) * notice_s + NEAR_S:
+        return team
+    return ALL if fleet.teams.left_s(ALL) <= sum(held.values()) * notice_s + NEAR_S else None
 
 
 def _next_limit_s(fleet: Fleet) -> float:

@@ -73,10 +73,6 @@ class Teams:
         account = self.accounts.get(team, Account())
         return inf if account.budget_s is None else account.budget_s - account.spent_s
 
-    def payer(self, team: str) -> str:
-        """Whose budget ends first: the team's own, or ALL."""
-        return team if self.own_left_s(team) < self.left_s(ALL) else ALL
-
     def pays(self, team: str, device_s: float) -> bool:
         """Whether a job of a team may start that uses so much at least."""
         return ALL not in self.closed and team not in self.closed and self.left_s(team) > device_s

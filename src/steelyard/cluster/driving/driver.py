@@ -32,9 +32,10 @@ from ..deciding import (
     Tick,
 )
 from .feasible import check
+from .following import Services
 from .jobs_file import JobsFile, JobSpec
 from .journal import JOURNAL, Journal, Lease, lease
-from .listening import Listening, Services
+from .listening import Listening
 from .probing import Finding, Probing, start_probe
 from .workers import Workers
 

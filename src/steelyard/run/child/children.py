@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from ...artefact import Artefact, Draft, Figures, Progress, Watch
+from ...cluster import Services
 from ...errors import Lacking, Problem, Stopped, Where, tells_no_memory
 from ...lines import each_line_of_pipe
 from ...processes import memory_limit_bytes
 from ...units import show_bytes
 from .again import KilledForMemory, Patience, end_hung, oom_kills, until_done
-from .yielding import Services, Yielding
+from .yielding import Yielding
 
 GRACE_S = 4.0  # Ctrl-C is answered in under 5 s: a child that has not stopped by then is killed
 OUTPUT_BYTES = 16384  # of a child's own words, the last of them

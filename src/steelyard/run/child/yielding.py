@@ -11,26 +11,21 @@ are, so what is computed is equal to the last bit.
 from __future__ import annotations
 
 import os
-import selectors
 import signal
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from ...artefact import Watch
-from ...cluster import follow, says_busy
+from ...cluster import Following, Services
 from .reporting import report
 
 CALM_S = 0.05  # after the last answer, until the step goes on: the next request of a talk often comes sooner
-LOOK_EVERY_S = 3.0  # for services that have started since
+AGAIN_S = 3.0  # looked at the time, where nothing happens
 LONG_S = 10.0  # of standing still in one piece: worth a word
 
 Decision = Literal["pause", "resume"]
-Services = Callable[[], Iterable[str]]  # the control sockets of those that live now
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,24 +60,19 @@ def step(tide: Tide, event: Event) -> tuple[Tide, Decision | None]:
     return after, None
 
 
-class Yielding(threading.Thread):
+class Yielding:
     """Stops and continues the processes of a group as the services of this machine have work.
 
     End it (`end`) before the group's leader is waited for: its number could belong to another one after that.
     """
 
     def __init__(self, group: int, services: Services, watch: Watch) -> None:
-        super().__init__(daemon=True, name="yielding")
-        self.group, self.services, self.watch = group, services, watch
+        self.group, self.watch = group, watch
         self.tide = Tide()
         self.paused_s, self.pauses = 0.0, 0
         self.paused_at: float | None = None
-        self.followed: dict[str, socket.socket] = {}
-        self.selector = selectors.DefaultSelector()
-        self.woken, self.wakes = os.pipe()
-        self.selector.register(self.woken, selectors.EVENT_READ)
-        self.ended = self.said = False
-        self.start()
+        self.said = False
+        self.following = Following("yielding", services, self._told)
 
     @property
     def stands_still(self) -> bool:
@@ -96,50 +86,15 @@ class Yielding(threading.Thread):
 
     def end(self) -> None:
         """Let the step go on, whatever the services do."""
-        if self.ended:
+        if not self.following.end():
             return
-        self.ended = True
-        os.write(self.wakes, b"x")
-        self.join()
+        self._carry_out("resume")
         if self.pauses:
             self.watch.log("step.yielded", times=self.pauses, paused_s=round(self.paused_s, 1))
 
-    def run(self) -> None:
-        next_look = 0.0
-        while not self.ended:
-            if time.monotonic() >= next_look:
-                self._look()
-                next_look = time.monotonic() + LOOK_EVERY_S
-            for key, _ in self.selector.select(self._wait_s(next_look)):
-                if key.data:
-                    self._hear(key.data)
-            self._happened(Event(time.monotonic()))
-        self._carry_out("resume")
-        self._close()
-
-    def _wait_s(self, next_look: float) -> float:
-        soon = CALM_S if self.tide.paused and not self.tide.busy else LOOK_EVERY_S
-        return max(0.0, min(soon, next_look - time.monotonic()))
-
-    def _look(self) -> None:
-        """Follow the services that are new."""
-        for control in self.services():
-            if control not in self.followed:
-                with suppress(OSError):
-                    self.followed[control] = followed = follow(control)
-                    self.selector.register(followed, selectors.EVENT_READ, control)
-
-    def _hear(self, control: str) -> None:
-        """The last thing that a service says counts; one that is gone has no work."""
-        heard = b""
-        with suppress(OSError):
-            heard = self.followed[control].recv(1 << 12)
-        lines = [line for line in heard.split(b"\n") if line]
-        if not lines:
-            self.selector.unregister(self.followed[control])
-            self.followed.pop(control).close()
-        busy = bool(lines) and says_busy(lines[-1])
-        self._happened(Event(time.monotonic(), control, busy))
+    def _told(self, service: str, busy: bool) -> float:
+        self._happened(Event(time.monotonic(), service, busy))
+        return CALM_S if self.tide.paused and not self.tide.busy else AGAIN_S
 
     def _happened(self, event: Event) -> None:
         self.tide, decision = step(self.tide, event)
@@ -159,10 +114,3 @@ class Yielding(threading.Thread):
             os.killpg(self.group, signal.SIGSTOP if decision == "pause" else signal.SIGCONT)
         if decision == "resume":
             report(paused=False)
-
-    def _close(self) -> None:
-        for followed in self.followed.values():
-            followed.close()
-        self.selector.close()
-        os.close(self.woken)
-        os.close(self.wakes)
