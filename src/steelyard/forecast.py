@@ -6,7 +6,7 @@ from bisect import bisect_left, insort
 from collections import deque
 from dataclasses import dataclass, field
 from itertools import islice
-from math import ceil
+from math import ceil, inf
 
 AHEAD = 2  # a row ends, the decision follows, and the device serves in the minute after the next
 WINDOW = 2_880  # minutes of which the errors of the forecast are kept: 48 h
@@ -25,18 +25,21 @@ class Forecast:
     ratios: deque[float] = field(default_factory=deque)
     ordered: list[float] = field(default_factory=list)
     targets: deque[int] = field(default_factory=lambda: deque(maxlen=HOLD))
+    least_base: float = 1.0  # errors over less than this count as over this: few are no measure
+    most_headroom: float = inf
 
     def copy(self) -> Forecast:
         return Forecast(
-            self.needs.copy(), self.bases.copy(), self.ratios.copy(), self.ordered.copy(), self.targets.copy()
-        )
+            self.needs.copy(), self.bases.copy(), self.ratios.copy(), self.ordered.copy(),
+            self.targets.copy(), self.least_base, self.most_headroom,
+        )  # fmt: skip
 
     def learn(self, need: int) -> None:
         """A minute has ended."""
         self.needs.append(need)
         self.bases.append(self._base())
         if len(self.bases) > AHEAD:
-            self._remember(need / max(self.bases[0], 1.0))
+            self._remember(need / max(self.bases[0], self.least_base))
 
     def _base(self) -> float:
         """The highest of three minutes, and their rise over the three before."""
@@ -51,10 +54,10 @@ class Forecast:
             del self.ordered[bisect_left(self.ordered, self.ratios.popleft())]
 
     def headroom(self) -> float:
-        """The factor that 99 % of the minutes stayed below."""
+        """The factor that 99 % of the minutes stayed below, within its bounds."""
         if len(self.ordered) < ENOUGH:
             return AT_FIRST
-        return max(AT_LEAST, self.ordered[int(QUANTILE * (len(self.ordered) - 1))])
+        return min(self.most_headroom, max(AT_LEAST, self.ordered[int(QUANTILE * (len(self.ordered) - 1))]))
 
     def target(self, most: int) -> int:
         """Devices that shall serve two minutes from the last known one, at most `most`."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import orjson
@@ -231,6 +233,88 @@ def test_counts_of_an_earlier_version_are_taken_over(ring):
     newer = KeyRing(None, file)
     newer.save()
     assert KeyRing(None, file).account("team-a").used_tokens == newer.account("team-a").used_tokens == 640
+
+
+def old_file(file, rows):
+    old = file.with_name(file.name + ".used")
+    old.write_bytes(orjson.dumps(rows))
+    return old
+
+
+def test_services_that_start_together_take_old_counts_over_once(ring):
+    first, file, _, _ = ring
+    owner = limited(first, file, budget_tokens=1000).key.owner
+    old = old_file(file, {"team-a": [0, 400, owner]})
+    with ThreadPoolExecutor(6) as threads:
+        services = list(threads.map(lambda _: KeyRing(None, file), range(6)))
+    for service in (*services, *services):
+        service.save()
+    assert [service.account("team-a").used_tokens for service in services] == [400] * 6
+    assert not old.exists()
+
+
+def test_counts_without_owners_are_taken_over_and_no_row_spoils_another(ring):
+    first, file, _, _ = ring
+    limited(first, file, budget_tokens=1000)
+    old_file(file, {"x": 3, "y": ["a", 1], "team-a": [0, 400], "z": [0, 1 << 63]})
+    for _ in range(2):
+        service = KeyRing(None, file)
+        service.save()
+        assert service.account("team-a").used_tokens == 400
+
+
+def test_a_file_that_cannot_be_read_for_once_brings_no_old_counts_back(ring, monkeypatch):
+    first, file, _, _ = ring
+    owner = limited(first, file, budget_tokens=1000).key.owner
+    old_file(file, {"team-a": [0, 400, owner]})
+    KeyRing(None, file).save()
+
+    def fails(self, *a, **k):
+        raise OSError(5, "for once")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.SharedAccounts, "used", fails)
+        service = KeyRing(None, file)
+    service.save()
+    assert service.account("team-a").used_tokens == 400 == KeyRing(None, file).account("team-a").used_tokens
+
+
+def test_a_candidate_takes_old_counts_over_when_it_is_promoted(ring):
+    """Until then the older service writes them."""
+    first, file, _, _ = ring
+    owner = limited(first, file, budget_tokens=1000).key.owner
+    old = old_file(file, {"team-a": [0, 400, owner]})
+    candidate = KeyRing(None, file, shares=False)
+    assert candidate.account("team-a").used_tokens == 400 and old.exists()
+    candidate.save()
+    old_file(file, {"team-a": [0, 450, owner]})
+    candidate.shares = True
+    candidate.save()
+    assert candidate.account("team-a").used_tokens == 450 and not old.exists()
+
+
+def test_an_idle_service_writes_nothing_and_still_learns(ring):
+    first, file, _, _ = ring
+    one = limited(first, file, budget_tokens=1000, requests_per_minute=10)
+    second = KeyRing(None, file)
+    for service in (first, second, first):
+        service.save()
+    looking = sqlite3.connect(file.with_name(file.name + ".sqlite"))
+
+    def version():
+        return looking.execute("PRAGMA data_version").fetchone()
+
+    before = version()
+    for service in (first, second) * 3:
+        service.save()
+    assert version() == before
+    second.account("team-a").spend(70)
+    second.account("team-a").take_request()
+    second.save()
+    assert version() != before
+    first.save()
+    assert one.used_tokens == 70 and one.requests.level < 9.5
+    looking.close()
 
 
 @pytest.mark.parametrize("name", ["api-key", "local"])

@@ -26,7 +26,7 @@ from ...errors import Where, WrongUse
 from ...units import show_s
 from .errors import ApiError
 from .log import written
-from .store.accounts import Claim, Level, SharedAccounts, Sum
+from .store.accounts import Claim, Counts, Level, SharedAccounts, Sum
 
 LOOK_AGAIN_S = 2.0  # for a changed file
 SAVE_S = 0.5  # between two looks at what other services have counted
@@ -341,7 +341,8 @@ class KeyRing:
     def __post_init__(self) -> None:
         """Raises WrongUse where the file cannot be read."""
         if self.file is not None:
-            self._shared = SharedAccounts(self.file.with_name(self.file.name + ".sqlite"))
+            beside = [self.file.with_name(self.file.name + end) for end in (".sqlite", ".used")]
+            self._shared = SharedAccounts(*beside)
             self._read_used()
         self._load()
 
@@ -424,24 +425,14 @@ class KeyRing:
     # ------------------------------------------------------------------ budgets outlast the process
 
     def _read_used(self) -> None:
-        """Of the time before this process; of an older version's file where there is no other."""
-        assert self.file is not None and self._shared is not None
-        used: dict[str, tuple[str, int, int]] = {}
-        with suppress(OSError):
-            used = self._shared.used()
-        if not used:
-            with suppress(OSError, orjson.JSONDecodeError, ValueError):
-                old = orjson.loads(self.file.with_name(self.file.name + ".used").read_bytes())
-                self._import({key_id: (owner, period, n) for key_id, (period, n, owner) in old.items()})
+        """Of the time before this process: what all services know of, or the earlier version's file."""
+        assert self._shared is not None
+        used: Counts = {}
+        with suppress(OSError):  # it is said at the first exchange; what stands there is learnt when it works
+            used = self._shared.used(make=self.shares)
         for key_id, (owner, period, tokens) in used.items():
             key = Key(id=key_id, sha256="", owner=owner)
             self.accounts[key_id] = Account(key, used_tokens=tokens, settled_tokens=tokens, period=period)
-
-    def _import(self, old: dict[str, tuple[str, int, int]]) -> None:
-        """FILE.used of an earlier version: its counts are this process's own, settled with the next look."""
-        for key_id, (owner, period, tokens) in old.items():
-            key = Key(id=key_id, sha256="", owner=owner)
-            self.accounts[key_id] = Account(key, used_tokens=tokens, period=period)
 
     def save(self) -> None:
         """Tell the other services of this host what was used here, and learn what they have used."""
@@ -459,7 +450,8 @@ class KeyRing:
         return [(account, account.claim()) for account in self.accounts.values() if account.limited]
 
     def _exchange(self, claims: list[Claim]) -> dict[str, Sum] | None:
-        """None where the file cannot be used, which is reported once: each service counts for itself then."""
+        """Those that may have changed. None where the file cannot be used, which is reported once: each
+        service counts for itself then."""
         assert self._shared is not None
         try:
             sums = self._shared.settle(claims)
@@ -475,7 +467,7 @@ class KeyRing:
         for account, claim in claims:
             if sums is None:
                 account.take_back(claim)
-            elif account.key.owner == claim.owner:
+            elif claim.key_id in sums and account.key.owner == claim.owner:
                 account.settle(claim, sums[claim.key_id])
 
     def close(self) -> None:

@@ -79,6 +79,7 @@ class EngineProcess:
         self._ids = itertools.count(1)
         self._queues: dict[int, asyncio.Queue[Event | Exception]] = {}
         self._calls: dict[int, asyncio.Future[Any]] = {}
+        self._returning = 0  # questions that wait for it to start again
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -129,8 +130,8 @@ class EngineProcess:
 
     @property
     def active(self) -> int:
-        """Requests that the engine has not let go: those whose reader has left too."""
-        return len(self._callbacks)
+        """Requests and questions that the engine has not let go: those whose reader has left too."""
+        return len(self._callbacks) + len(self._calls) + self._returning
 
     async def start(self) -> None:
         """Raises Lacking where the engine cannot load the model."""
@@ -260,7 +261,15 @@ class EngineProcess:
         self.settings = replace(self.settings, adapters={**self.adapters, name: folder})
 
     async def drop_adapter(self, name: str) -> None:
-        await self._ask("drop_adapter", name=name)
+        """One that ends over it starts again without it. Raises EngineLost."""
+        try:
+            await self._ask("drop_adapter", name=name)
+        except EngineCrashed:
+            self._forget_adapter(name)
+            raise
+        self._forget_adapter(name)
+
+    def _forget_adapter(self, name: str) -> None:
         others = {other: folder for other, folder in self.adapters.items() if other != name}
         self.settings = replace(self.settings, adapters=others)
 
@@ -272,10 +281,16 @@ class EngineProcess:
     async def _insist(self, op: str, **what: Any) -> list[Any]:
         """A question that may be asked again where the engine ends over it, or starts again just now."""
         for _ in range(ATTEMPTS - 1):
-            await self.until_ready(READY_S)
             with suppress(EngineCrashed):
-                return await self._ask(op, **what)
-        await self.until_ready(READY_S)
+                return await self._ask_ready(op, **what)
+        return await self._ask_ready(op, **what)
+
+    async def _ask_ready(self, op: str, **what: Any) -> list[Any]:
+        self._returning += 1
+        try:
+            await self.until_ready(READY_S)
+        finally:
+            self._returning -= 1
         return await self._ask(op, **what)
 
     async def _ask(self, op: str, **what: Any) -> list[Any]:
@@ -371,13 +386,20 @@ class EngineProcess:
         self._kill()
         self.state = "stalled"
         self.log("engine.lost", pid=self.pid, why=self.why_lost)
+        self._fail_all(self._crash)
+        self.why_lost = ENDED
+
+    def _crash(self, request_id: int) -> EngineCrashed:
+        crash = EngineCrashed(self.why_lost)
+        crash.fresh = bool(self._callbacks.get(request_id, (None, None, 0))[2])
+        return crash
+
+    def _fail_all(self, why: Callable[[int], Exception]) -> None:
+        """Nothing more comes of what is under way."""
         for request_id in [*self._queues, *self._calls]:
-            crash = EngineCrashed(self.why_lost)
-            crash.fresh = bool(self._callbacks.get(request_id, (None, None, 0))[2])
-            self._fail(request_id, crash)
+            self._fail(request_id, why(request_id))
         for request_id in [number for number in self._callbacks if number not in self._queues]:
             self._end(request_id)  # their readers had left
-        self.why_lost = ENDED
 
     async def _end_hangs(self) -> None:
         """kill -9 an engine that has work and makes nothing; `_watch` does the rest."""
@@ -404,8 +426,9 @@ class EngineProcess:
                 os.killpg(self.pid, signal.SIGKILL)
 
     async def close(self) -> None:
-        """End the child: by closing its socket, after a second by force."""
+        """End the child: by closing its socket, after a second by force. Who still waits for it is told."""
         self.state = "closed"
+        self._fail_all(lambda request_id: EngineLost("the engine was closed"))
         if self._writer:
             self._writer.close()
         if self._process and self._process.returncode is None:

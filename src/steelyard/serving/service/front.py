@@ -153,8 +153,9 @@ class Front:
         export_spans(settings.name)
         self.holds = hold_open(folder, settings.embed_folder, settings.draft, settings.source, settings.route)
         self.router = router_of(settings.route, settings.adapters)
-        self.keys = KeyRing(settings.api_key, Path(settings.keys) if settings.keys else None, log)
-        self.keys.shares = not candidate
+        keys = Path(settings.keys) if settings.keys else None
+        self.keys = KeyRing(settings.api_key, keys, log, shares=not candidate)
+        self.scale = Scale.of(self.settings.scale, self.settings.replicas)
         self.engine = self._engine()
         self.encoder = self._encoder()
         self.grammars = self._grammars()
@@ -178,8 +179,7 @@ class Front:
         engines = [EngineProcess(one, log, _output()) for one in replica_settings(self.folder, self.settings)]
         if len(engines) == 1:
             return engines[0]
-        scale = Scale.of(self.settings.scale, self.settings.replicas)
-        return Replicas(engines, cache_blocks(self.folder, engines[0].settings), scale.least)
+        return Replicas(engines, cache_blocks(self.folder, engines[0].settings), self.scale.least)
 
     def _grammars(self) -> Grammars | None:
         """Where the engine's compiler can be tried without the engine."""
@@ -265,9 +265,11 @@ class Front:
         """Replicas come and go with the load, where they may."""
         if not (self.settings.scale and isinstance(self.engine, Replicas)):
             return
-        queue = self.served.admission
-        scaling = Scaling(Scale.of(self.settings.scale, self.settings.replicas))
-        scaler = Scaler(self.engine, scaling, lambda: queue.running + queue.waiting, log)
+        lines = [self.served.admission]
+        if self.encoder is self.engine:  # the replicas embed, and that has a line of its own
+            lines.append(self.served.encoding)
+        at_once = lambda: sum(line.running + line.waiting for line in lines)  # noqa: E731
+        scaler = Scaler(self.engine, Scaling(self.scale), at_once, log)
         self.scaling = asyncio.create_task(scaler.run())
 
     async def _warm_up(self) -> None:

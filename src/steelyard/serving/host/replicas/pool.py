@@ -7,8 +7,8 @@ cache holds.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +30,7 @@ class Replicas:
         self.engines = engines
         self.balance = Balance(len(engines), cache_blocks)
         self.taking = set(range(len(engines) if least is None else least))  # that get requests
+        self._adapters_lock = asyncio.Lock()  # who comes in, and what the others have, change one at a time
 
     async def start(self) -> None:
         """Raises Lacking where one cannot load; one after another, so that memory peaks once."""
@@ -51,16 +52,23 @@ class Replicas:
         return self.engines[number]
 
     async def take_in(self, number: int) -> None:
-        """It gets requests from now on; adapters that came while it loaded are loaded first."""
+        """It gets requests from now on, with the adapters that the others have by now. Raises EngineLost."""
         engine = self.engines[number]
-        while lacking := {n: f for n, f in self.adapters.items() if engine.adapters.get(n) != f}:
-            for name, folder in lacking.items():
-                await engine.load_adapter(name, folder)
-        self.taking.add(number)
+        async with self._adapters_lock:
+            for name in [name for name in engine.adapters if name not in self.adapters]:
+                await engine.drop_adapter(name)
+            for name, folder in self.adapters.items():
+                if engine.adapters.get(name) != folder:
+                    await engine.load_adapter(name, folder)
+            self.taking.add(number)
 
     def idlest(self) -> int:
-        """The one with the fewest tokens to compute; of equal ones the last."""
-        return min(self.taking, key=lambda number: (self.balance.replicas[number].backlog, -number))
+        """One that cannot answer now; else one with the fewest tokens to compute; of equal ones the last."""
+
+        def cost(number: int) -> tuple[bool, float, int]:
+            return self.engines[number].state == "ready", self.balance.replicas[number].backlog, -number
+
+        return min(self.taking, key=cost)
 
     # ------------------------------------------------------------------ as one
 
@@ -144,7 +152,7 @@ class Replicas:
     ) -> AsyncGenerator[Event, None]:
         ids = request["ids"]
         blocks = blocks_of(ids, (request.get("adapter"), request.get("salt", "")))
-        number = self._place(ids, blocks)
+        number = self._place(len(ids), blocks)
         load = self.balance.take(number, len(ids), blocks, request["max_tokens"])
 
         def progress(prompt_tokens: int, output_tokens: int) -> None:
@@ -165,30 +173,43 @@ class Replicas:
                 self.balance.forget(number)
             raise
 
-    def choose(self, ids: list[int], adapter: str | None = None, salt: str = "") -> EngineProcess:
-        """The engine for this prompt. Raises EngineLost."""
-        return self.engines[self._place(ids, blocks_of(ids, (adapter, salt)))]
-
-    def _place(self, ids: list[int], blocks: list[int]) -> int:
+    def _place(self, tokens: int, blocks: list[int]) -> int:
         ready = [number for number in sorted(self.taking) if self.engines[number].state == "ready"]
         if not ready:
             raise EngineLost(f"the engine is {self.state}")
-        return self.balance.choose(ready, len(ids), blocks)
+        return self.balance.choose(ready, tokens, blocks)
 
     async def score(self, ids: list[int], top: int) -> Scores:
-        return await self.choose(ids).score(ids, top)
+        with self._busy(len(ids), blocks_of(ids, (None, ""))) as engine:
+            return await engine.score(ids, top)
 
     async def embed(self, batch: list[list[int]]) -> list[list[float]]:
-        return await self.choose([]).embed(batch)
+        with self._busy(sum(map(len, batch)), []) as engine:
+            return await engine.embed(batch)
+
+    @contextmanager
+    def _busy(self, tokens: int, blocks: list[int]) -> Iterator[EngineProcess]:
+        """The engine for so many tokens, which are its backlog meanwhile; no cache keeps them."""
+        number = self._place(tokens, blocks)
+        load = self.balance.take(number, tokens, [], 0)
+        try:
+            yield self.engines[number]
+        finally:
+            load.leave()
 
     async def load_adapter(self, name: str, folder: str) -> None:
         """In all of them: each must be ready."""
-        await asyncio.gather(*(engine.load_adapter(name, folder) for engine in self.up))
+        async with self._adapters_lock:
+            work = [engine.load_adapter(name, folder) for engine in self.up]
+            for error in await asyncio.gather(*work, return_exceptions=True):
+                if error is not None:
+                    raise error
 
     async def drop_adapter(self, name: str) -> None:
-        for engine in self.up:
-            with suppress(EngineCrashed):  # a restarted one does not load it again
-                await engine.drop_adapter(name)
+        async with self._adapters_lock:
+            for engine in self.up:
+                with suppress(EngineCrashed):  # a restarted one does not load it again
+                    await engine.drop_adapter(name)
 
     def end_all(self, why: str) -> None:
         for engine in self.engines:

@@ -10,6 +10,7 @@ from contextlib import aclosing, suppress
 
 from ....errors import Lacking
 from ....hardware import free_bytes
+from ....processes import family, resident_bytes
 from ..engine_process import EngineLost, EngineProcess
 from .pool import Replicas
 from .scaling import Scaling
@@ -29,6 +30,7 @@ class Scaler:
         self.not_before_s = 0.0
         self.starting: asyncio.Task[None] | None = None
         self.ending: dict[int, asyncio.Task[None]] = {}
+        self.returning: dict[int, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -37,7 +39,7 @@ class Scaler:
                 self.step(time.monotonic())
                 await asyncio.sleep(TICK_S)
         finally:
-            for task in (self.starting, *self.ending.values()):
+            for task in (self.starting, *self.ending.values(), *self.returning.values()):
                 if task is not None:
                     task.cancel()
 
@@ -46,10 +48,11 @@ class Scaler:
         wanted = self.scaling.sample(now_s, self.at_once())
         if self.starting is not None and self.starting.done():
             self.starting = None
-        have = len(self.replicas.taking) + (self.starting is not None)
+        coming = (self.starting is not None) + len(self.returning)
+        have = len(self.replicas.taking) + coming
         if wanted > have:
             self._more(now_s)
-        elif wanted < have and self.starting is None:
+        elif wanted < have and not coming:
             self._fewer()
 
     # ------------------------------------------------------------------ up
@@ -59,18 +62,19 @@ class Scaler:
         if self.ending:
             number, task = self.ending.popitem()
             task.cancel()
-            self.replicas.taking.add(number)
-            self.log("replica.kept", replica=number)
+            self.returning[number] = asyncio.create_task(self._keep(number))
         elif self.starting is None and now_s >= self.not_before_s:
-            number = min(set(range(len(self.replicas.engines))) - self.replicas.taking)
+            others = self.replicas.taking | self.returning.keys()
+            number = min(set(range(len(self.replicas.engines))) - others)
             if self._has_room(now_s):
                 self.log("replica.starting", replica=number, wanted=self.scaling.wanted)
                 self.starting = asyncio.create_task(self._start(number))
 
     def _has_room(self, now_s: float) -> bool:
-        """As much memory as one that runs has taken, its cache full."""
-        one = self.replicas.up[0]
-        needed = int(SPARE * (one.load.get("rss_bytes", 0.0) + one.settings.cache_bytes))
+        """As much memory as one that runs has taken, its cache full, beside what those caches still fill."""
+        up = self.replicas.up
+        one = SPARE * (up[0].load.get("rss_bytes", 0.0) + up[0].settings.cache_bytes)
+        needed = int(one + sum(map(_unfilled_bytes, up)))
         free = free_bytes()
         if needed > free:
             self.not_before_s = now_s + AGAIN_S
@@ -93,6 +97,18 @@ class Scaler:
             await engine.close()
             raise
 
+    async def _keep(self, number: int) -> None:
+        """One that was being drained takes requests again; where it cannot, it ends after all."""
+        try:
+            await self.replicas.take_in(number)
+            self.log("replica.kept", replica=number)
+        except EngineLost as e:
+            self.not_before_s = time.monotonic() + AGAIN_S
+            self.log("replica.failed", replica=number, why=str(e))
+            await self._let_go(number)
+        finally:
+            del self.returning[number]
+
     # ------------------------------------------------------------------ down
 
     def _fewer(self) -> None:
@@ -103,13 +119,28 @@ class Scaler:
         self.ending[number] = asyncio.create_task(self._end(number))
 
     async def _end(self, number: int) -> None:
-        engine = self.replicas.engines[number]
-        while engine.active:
-            await asyncio.sleep(TICK_S / 5)
+        await self._idle(number)
         del self.ending[number]  # from here on it is not kept
+        await self._let_go(number)
+
+    async def _idle(self, number: int) -> None:
+        while self.replicas.engines[number].active:
+            await asyncio.sleep(TICK_S / 5)
+
+    async def _let_go(self, number: int) -> None:
+        """The number may be a newer replica's before this one has ended."""
+        engine = self.replicas.engines[number]
+        await self._idle(number)
         await engine.close()
         self.replicas.balance.forget(number)
         self.log("replica.ended", replica=number)
+
+
+def _unfilled_bytes(engine: EngineProcess) -> float:
+    """Of its cache: what its processes have not grown by since it had loaded."""
+    resident = sum(map(resident_bytes, family(engine.pids)))
+    grown = max(0.0, resident - engine.load.get("rss_bytes", 0.0))
+    return max(0.0, engine.settings.cache_bytes - grown)
 
 
 async def _warm(engine: EngineProcess) -> None:

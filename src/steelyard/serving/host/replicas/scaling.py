@@ -18,6 +18,7 @@ from ....forecast import Forecast
 MINUTE_S = 60.0
 SMOOTH_S = 5.0  # one burst of arrivals that is answered at once needs no replica
 UNBOUNDED = 1 << 30
+MOST_HEADROOM = 2.0  # rare bursts are no reason to hold more than twice what was there lately
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,13 +41,17 @@ class Scaling:
     """Counts so far. `sample` is the whole of it."""
 
     scale: Scale
-    forecast: Forecast = field(default_factory=Forecast)
+    forecast: Forecast = field(init=False)
     counts: deque[tuple[float, int]] = field(default_factory=deque)  # of the last SMOOTH_S
     began_s: float | None = None  # of the present minute
     peak: float = 0.0  # of it
     coming: int = 0  # replicas that the forecast asks for
     lower_since_s: float | None = None
     wanted: int = 0
+
+    def __post_init__(self) -> None:
+        """Its errors are taken in units of what one replica answers."""
+        self.forecast = Forecast(least_base=float(self.scale.requests), most_headroom=MOST_HEADROOM)
 
     def sample(self, now_s: float, at_once: int) -> int:
         """How many replicas there shall be from now on, of the requests that there are at once."""
