@@ -253,6 +253,23 @@ def test_services_that_start_together_take_old_counts_over_once(ring):
     assert not old.exists()
 
 
+def test_old_counts_hold_while_the_disk_is_full(ring):
+    first, file, _, _ = ring
+    limited(first, file, budget_tokens=1000)
+    old = old_file(file, {"team-a": [0, 400]})
+    shared = file.with_name(file.name + ".sqlite")
+    shared.unlink(missing_ok=True)
+    shared.symlink_to("/dev/full")
+    service = KeyRing(None, file)
+    account = service.account("team-a")
+    account.spend(10)
+    service.save()
+    assert account.used_tokens == 410 and old.exists()
+    shared.unlink()
+    service.save()
+    assert account.used_tokens == 410 == KeyRing(None, file).account("team-a").used_tokens
+
+
 def test_counts_without_owners_are_taken_over_and_no_row_spoils_another(ring):
     first, file, _, _ = ring
     limited(first, file, budget_tokens=1000)

@@ -428,8 +428,11 @@ class KeyRing:
         """Of the time before this process: what all services know of, or the earlier version's file."""
         assert self._shared is not None
         used: Counts = {}
-        with suppress(OSError):  # it is said at the first exchange; what stands there is learnt when it works
+        try:
             used = self._shared.used(make=self.shares)
+        except OSError:  # it is said at the first exchange; what stands there is learnt once that works
+            with suppress(OSError):
+                used = self._shared.old_counts()
         for key_id, (owner, period, tokens) in used.items():
             key = Key(id=key_id, sha256="", owner=owner)
             self.accounts[key_id] = Account(key, used_tokens=tokens, settled_tokens=tokens, period=period)

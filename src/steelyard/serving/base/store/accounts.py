@@ -2,7 +2,7 @@
 
 Each service adds what it has counted since the last time and reads the sum back: one transaction, every
 half second; nothing is written where nothing was used. Between two of them a service knows only its own
-share, so a limit may be passed by what others let in meanwhile; it is paid back, since levels may fall below 0.
+share, so a limit may be passed by what others let in meanwhile; it is paid back: levels may fall below 0.
 """
 
 from __future__ import annotations
@@ -84,13 +84,17 @@ class SharedAccounts:
         """As it stands. Where there is no file yet: of the earlier version, which is taken over if `make`."""
         old = self.old is not None and self.old.exists()
         if not self.file.exists() and not (make and old):
-            return old_counts(self.old) if self.old and old else {}
+            return self.old_counts()
         with self._lock:
             try:
                 rows = self._opened().execute("SELECT key_id, owner, period, tokens FROM used")
                 return {key_id: (owner, period, tokens) for key_id, owner, period, tokens in rows}
             except sqlite3.Error as e:
                 raise OSError(0, str(e), str(self.file)) from e
+
+    def old_counts(self) -> Counts:
+        """Of the earlier version's file, while nobody has taken it over."""
+        return {} if self.old is None else _old_counts(self.old)
 
     def settle(self, claims: Sequence[Claim], now_s: float | None = None) -> dict[str, Sum]:
         """Add these, and the sums; {} where there is nothing to add and nothing new.
@@ -136,7 +140,7 @@ class SharedAccounts:
                 return
             for statement in SCHEMA.split(";"):
                 connection.execute(statement)
-            old = old_counts(self.old) if self.old is not None else {}
+            old = self.old_counts()
             rows = [(key_id, *counts) for key_id, counts in old.items()]
             connection.executemany("INSERT OR IGNORE INTO used VALUES (?, ?, ?, ?)", rows)
         if old and self.old is not None:
@@ -150,7 +154,7 @@ class SharedAccounts:
                 self._connection = None
 
 
-def old_counts(file: Path) -> Counts:
+def _old_counts(file: Path) -> Counts:
     """FILE.used of earlier versions: {key: [period, tokens, owner]}, of still earlier ones without owner.
 
     Rows and files that are no such thing are left out. Raises OSError where it is there and cannot be read.
