@@ -50,3 +50,28 @@ def test_a_name_in_it_is_found_by_its_own_processes_alone(user):
         run.send_signal(signal.SIGKILL)
         run.wait()
     assert not Path(folder).exists(), "and nothing is left after kill -9"
+
+
+REFUSED = """
+import os, sys
+from steelyard.artefact import check_private, has_own_memory, namespace, own_memory
+check_private(0)
+os.setgroups([]), os.setgid(1000), os.setuid(1000)  # uid_map is still root's: unshare, then a refusal
+if sys.argv[1:]:
+    namespace.may_own_memory = lambda: True
+try:
+    print(own_memory(), has_own_memory(), os.getuid(), os.environ.get(namespace.VARIABLE))
+except Exception as problem:
+    print(problem.code, problem.exit_code)
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+@pytest.mark.skipif(not may_own_memory(), reason="this kernel or container allows no namespaces")
+def test_where_a_step_after_unshare_is_refused_nothing_changes_or_the_command_ends():
+    def said(*words: str) -> str:
+        words = [sys.executable, "-c", REFUSED, *words]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert said() == "False False 1000 None"
+    assert said("as if the trial had succeeded") == "trust.half_namespace 5"

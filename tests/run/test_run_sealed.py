@@ -16,7 +16,7 @@ import pytest
 
 from steelyard import run
 from steelyard.artefact import Scratch, Store, adopt
-from steelyard.errors import CheckFailed, Refused, WrongUse
+from steelyard.errors import CheckFailed, Problem, Refused, WrongUse
 from steelyard.recipe import load
 from steelyard.run.planning.checks import check_all_known, check_vouched, tls_settings
 from steelyard.trust import REHEARSED, append_log, load_keys, make_signing_keys, sign_model
@@ -228,3 +228,18 @@ def test_a_rehearsal_says_simulated_everywhere_and_no_service_speaks_plain(judge
         lines = [json.loads(line) for line in read_log(log, keys)]
         assert lines and all(line["trust"] == "SIMULATED" for line in lines), log
     assert tls_settings(run.rehearsed(load(up.job.recipe, ["trust=sealed"])))["tls_cert"] == "auto"
+
+
+def test_a_plan_opens_nothing_and_stays_where_it_is(home, monkeypatch):
+    monkeypatch.setenv("STEELYARD_KEY_FILE", str(home / "key"))
+    here = os.readlink("/proc/self/ns/mnt")
+    guarded = recipe_at(home, "guarded")
+    monkeypatch.setattr("steelyard.run.start.prepare", out_of_it)  # what it asks of models and rows is slow
+    for ask in (run.plan, lambda recipe: run.up(recipe, until="plan")):
+        with pytest.raises(Problem, match="begun"):
+            ask(guarded)
+    assert os.readlink("/proc/self/ns/mnt") == here
+
+
+def out_of_it(*_: object) -> None:
+    raise Problem("run.stopped", "a plan has begun", hint="")

@@ -11,14 +11,19 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import signal
 import sys
 import threading
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
+
+from ..errors import Lacking, Where
 
 SHARED = Path("/dev/shm")
 VARIABLE = "STEELYARD_OWN_MEMORY"  # the mount namespace whose /dev/shm is a run's own; children inherit it
 HERE = "/proc/self/ns/mnt"
+TRIAL_S = 10
 CLONE_NEWNS, CLONE_NEWUSER = 0x20000, 0x10000000  # sched.h
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_SLAVE = 0x2, 0x4, 0x8, 0x4000, 0x80000  # sys/mount.h
 
@@ -27,20 +32,28 @@ def own_memory() -> bool:
     """Give this process, and all it starts from now on, a /dev/shm of their own; True where they have it.
 
     For the main thread of a command, before it has others that open files: a thread that is there already
-    stays where it is.
+    stays where it is. Where it cannot be had, nothing changes. Raises Lacking where a step fails here that
+    had succeeded in the trial: the process may then be nobody's, in a user namespace without a map.
     """
     if has_own_memory():
         return True
-    if sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or not may_own_memory():
         return False
-    with suppress(OSError):
-        size = shutil.disk_usage(SHARED).free
-        _unshare()
-        _mount(None, "/", None, MS_REC | MS_SLAVE, None)  # what is mounted outside later is still seen
-        _mount_memory(size)
-        os.environ[VARIABLE] = os.readlink(HERE)
-        return True
-    return False
+    before = os.readlink(HERE)
+    try:
+        _leave()
+    except OSError as e:
+        if os.readlink(HERE) == before:  # threads beside this one: a user may not leave with them
+            return False
+        raise Lacking(
+            "trust.half_namespace",
+            f"this process has left its namespace, and then {e.filename} was refused",
+            where=Where(str(SHARED)),
+            why=e.strerror,
+            hint="nothing was opened: run the same command again",
+        ) from e
+    os.environ[VARIABLE] = os.readlink(HERE)
+    return True
 
 
 def has_own_memory() -> bool:
@@ -51,15 +64,31 @@ def has_own_memory() -> bool:
 
 
 def may_own_memory() -> bool:
-    """Would `own_memory` succeed on this machine? Tried in a child."""
+    """Would `own_memory` succeed on this machine? Every step is tried in a child, which ends with it.
+
+    A kernel may allow the first step and refuse a later one (Ubuntu's AppArmor), and there is no way back.
+    """
     if has_own_memory():
         return True
     if sys.platform != "linux":
         return False
+    _library()  # loaded before the fork: another thread may hold the loader's lock at that moment
     child = os.fork()
     if child == 0:
-        os._exit(0 if own_memory() else 1)  # nothing else of this process may run on in it
+        signal.alarm(TRIAL_S)
+        with suppress(BaseException):
+            _leave()
+            os._exit(0)
+        os._exit(1)  # nothing else of this process may run on in it
     return os.waitpid(child, 0)[1] == 0
+
+
+def _leave() -> None:
+    """Every step. Raises OSError with the name of the step that is refused."""
+    size = shutil.disk_usage(SHARED).free
+    _unshare()
+    _mount(None, "/", None, MS_REC | MS_SLAVE, None)  # what is mounted outside later is still seen
+    _mount_memory(size)
 
 
 def _mount_memory(size: int) -> None:
@@ -88,6 +117,11 @@ def _mount(source: str | None, target: str, kind: str | None, flags: int, option
 
 def _call(name: str, *arguments: object) -> None:
     """Of the C library. Raises OSError."""
-    if getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments) != 0:
+    if getattr(_library(), name)(*arguments) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), name)
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...artefact import Place, Progress, Store, Watch, check_private, own_memory
+from ...artefact import Place, Progress, Store, Watch, check_private
 from ...clock import utc_now
 from ...errors import Lacking, Where, from_os_error
 from ...recipe import Recipe
@@ -76,7 +76,6 @@ def opened(recipe: Recipe, chosen: Path | None) -> Workdir:
     keys = keys_of(trust_of(recipe))
     if keys:
         check_private(0)
-        own_memory()
     return workdir_of(recipe, chosen, keys)
 
 
