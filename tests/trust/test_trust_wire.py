@@ -7,8 +7,10 @@ import hashlib
 import json
 import shutil
 import subprocess
+import time
 import tomllib
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import formatdate
@@ -492,6 +494,32 @@ def test_an_enclave_asks_gramine_for_its_quote(tmp_path):
     with pytest.raises(Lacking) as lacking:
         quote_of_this_enclave(b"", tmp_path)
     assert "by none" in lacking.value.why
+
+
+class OneDevice:
+    """A stand-in for Gramine's: the quote is over what was written last, by whomever."""
+
+    def __init__(self, name: str = "", state: dict[str, bytes] | None = None) -> None:
+        self.name, self.state = name, {} if state is None else state
+
+    def __truediv__(self, name: str) -> OneDevice:
+        return OneDevice(name, self.state)
+
+    def read_text(self) -> str:
+        return "dcap"
+
+    def write_bytes(self, data: bytes) -> None:
+        self.state["written"] = data
+
+    def read_bytes(self) -> bytes:
+        time.sleep(0.01)  # as a platform takes its time
+        return self.state["written"]
+
+
+def test_threads_of_an_enclave_get_each_the_quote_over_its_own_bytes():
+    asked, device = [bytes([n]) * 64 for n in range(8)], OneDevice()
+    with ThreadPoolExecutor(8) as clients:
+        assert list(clients.map(lambda data: quote_of_this_enclave(data, device), asked)) == asked
 
 
 def test_production_has_no_simulated_platform(attested, monkeypatch):

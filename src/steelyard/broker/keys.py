@@ -24,7 +24,7 @@ FIELDS = {
     "RSA": ("kty", "alg", "n", "e"),
     "AKP": ("kty", "alg", "pub"),
 }
-POINT_BYTES = {"P-256": 32, "P-384": 48, "P-521": 66}
+CURVES = {"P-256": "SECP256R1", "P-384": "SECP384R1", "P-521": "SECP521R1"}  # JOSE's names: those of SEC 2
 RSA_BITS = range(2048, 8193)
 RSA_OWN_BITS = 3072
 LATTICE_BYTES = 1184
@@ -117,19 +117,30 @@ WRAPS = {("EC", EC): wrap_ec, ("RSA", RSA): wrap_rsa, ("AKP", AKP): wrap_akp}
 def ec_public(jwk: Mapping[str, str]) -> Any:
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    curves = {"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1(), "P-521": ec.SECP521R1()}
-    size = POINT_BYTES[jwk["crv"]]
+    curve = curve_of(jwk["crv"])
+    size = coordinate_bytes(curve)
     x, y = unb64(jwk["x"]), unb64(jwk["y"])
     if len(x) != size or len(y) != size:
         raise NoKey(f"a coordinate of {jwk['crv']} has {size} bytes")
-    return ec.EllipticCurvePublicKey.from_encoded_point(curves[jwk["crv"]], b"\x04" + x + y)
+    return ec.EllipticCurvePublicKey.from_encoded_point(curve, b"\x04" + x + y)
 
 
 def ec_jwk(public: Any) -> dict[str, str]:
-    numbers, name = public.public_numbers(), {256: "P-256", 384: "P-384", 521: "P-521"}[public.curve.key_size]
-    size = POINT_BYTES[name]
+    numbers, size = public.public_numbers(), coordinate_bytes(public.curve)
+    name = next(name for name, of_sec in CURVES.items() if of_sec.lower() == public.curve.name)
     x, y = (b64(number.to_bytes(size, "big")) for number in (numbers.x, numbers.y))
     return {"crv": name, "kty": "EC", "x": x, "y": y}
+
+
+def curve_of(name: str) -> Any:
+    """By JOSE's name. Raises KeyError."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    return getattr(ec, CURVES[name])()
+
+
+def coordinate_bytes(curve: Any) -> int:
+    return int((curve.key_size + 7) // 8)
 
 
 def concat_kdf(shared: bytes) -> bytes:
@@ -166,8 +177,7 @@ class TeeKey:
         private: Any
         self.kind = kind
         if kind == "ec":
-            curves = {"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1(), "P-521": ec.SECP521R1()}
-            private = ec.generate_private_key(curves[curve])
+            private = ec.generate_private_key(curve_of(curve))
             self.jwk = ec_jwk(private.public_key()) | {"alg": EC}
         elif kind == "rsa":
             private = rsa.generate_private_key(65537, RSA_OWN_BITS)
