@@ -7,11 +7,11 @@ people (the command line, without an echo) says so by `asked_by`; a process with
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 
 from .errors import Lacking, Refused, Where, WrongUse
+from .private_files import OthersMay, open_private
 
 VARIABLE = "STEELYARD_PASSPHRASE_FILE"
 MOST_BYTES = 4096
@@ -50,21 +50,20 @@ def read_passphrase(path: Path) -> bytes:
     """The first line of a file or a descriptor; a file must be its owner's alone."""
     where = Where(str(path), field=VARIABLE)
     try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
+        with open_private(path) as file:
             line = file.readline(MOST_BYTES).rstrip(b"\r\n")
+    except OthersMay as e:
+        raise Refused(
+            "trust.passphrase_mode",
+            f"others can read the passphrase's file {path} (mode {e})",
+            where=where,
+            hint=f"chmod 600 {path}",
+        ) from e
     except OSError as e:
         raise WrongUse(
             "trust.passphrase_file", f"cannot read the passphrase's file {path}", where=where, why=e.strerror,
             hint="name a readable file, or a descriptor such as /dev/fd/3",
         ) from e  # fmt: skip
-    if stat.S_ISREG(mode) and mode & 0o077:
-        raise Refused(
-            "trust.passphrase_mode",
-            f"others can read the passphrase's file {path} (mode {stat.S_IMODE(mode):04o})",
-            where=where,
-            hint=f"chmod 600 {path}",
-        )
     if not line:
         raise WrongUse(
             "trust.passphrase_file", f"the passphrase's file {path} has no first line", where=where,

@@ -62,6 +62,24 @@ def test_locked_opened_changed_and_plain_again(tmp_path, monkeypatch):
     assert first.path.read_bytes() == secret
 
 
+def test_of_a_link_the_file_behind_it_is_locked(tmp_path, monkeypatch):
+    first, link = load_keys("guarded", "key", tmp_path), tmp_path / "link"
+    link.symlink_to("key")
+    secret, words = first.path.read_bytes(), file_of(tmp_path / "words", WORDS)
+    assert lock_key_file(link, None, "", words).path == link
+    assert link.is_symlink() and secret not in first.path.read_bytes()
+    monkeypatch.setenv(passphrase.VARIABLE, str(words))
+    assert load_keys("guarded", "link", tmp_path).id == first.id
+    assert unlock_key_file(link).id == first.id
+    assert link.is_symlink() and first.path.read_bytes() == secret
+    first.path.unlink()
+    link.unlink()
+    link.symlink_to("link")  # in a circle
+    with pytest.raises(WrongUse) as caught:
+        lock_key_file(link, None, "", words)
+    assert caught.value.code == "trust.key_unreadable"
+
+
 def test_without_anybody_to_ask_it_ends_with_what_to_do(key):
     with pytest.raises(Lacking) as caught:
         load_keys("guarded", "key", key.parent)

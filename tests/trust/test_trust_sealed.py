@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from steelyard.errors import CheckFailed, Lacking, Refused, WrongUse
 from steelyard.trust import SealedLog, append_log, load_keys, read_log
+from steelyard.trust.keys import read_key_file
 
 CHUNK = 256 * 1024
 
@@ -153,6 +154,22 @@ def test_a_wrong_key_file_is_one_clear_error(tmp_path, content, mode, error, cod
     with pytest.raises(error) as caught:
         load_keys("guarded", name, tmp_path)
     assert caught.value.code == code and caught.value.hint and str(tmp_path) in str(caught.value.where)
+
+
+def test_a_key_file_is_judged_by_what_was_opened(tmp_path, monkeypatch):
+    """Not by what lay there a moment before; and nobody waits for the other end of a pipe."""
+    make(tmp_path / "key", b"x" * 32, 0o644)
+    private = (tmp_path / make(tmp_path / "private", b"y" * 32, 0o600)).stat()
+    monkeypatch.setattr(Path, "stat", lambda self, **_: private)
+    with pytest.raises(Refused) as caught:
+        read_key_file(tmp_path / "key")
+    assert caught.value.code == "trust.key_mode"
+    monkeypatch.undo()
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    for name in ("pipe", "."):
+        with pytest.raises(WrongUse) as caught:
+            read_key_file(tmp_path / name)
+        assert caught.value.code == "trust.key_unreadable" and caught.value.why
 
 
 def test_a_key_folder_that_is_not_there_is_named(tmp_path):

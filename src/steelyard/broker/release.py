@@ -9,7 +9,6 @@ import hashlib
 import hmac
 import json
 import os
-import stat
 import threading
 import time
 from base64 import b64encode
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Refused, Where, WrongUse
+from ..private_files import OthersMay, open_private
 from ..trust import Case, Rejected, Verdict, judge, read_bytes, read_policy
 from .keys import NoKey, b64, encrypted, unb64, whole
 from .protocol import Attestation, Denied, read_attestation, read_path, read_request
@@ -246,9 +246,11 @@ class Broker:
 
 def read_resource(file: Path) -> bytes:
     """Raises Denied where others on this machine can read it: then it is no secret."""
-    if stat.S_IMODE(file.stat().st_mode) & 0o077:
-        raise Denied("InvalidRequestPath", f"others can read {file}: chmod 600")
-    return file.read_bytes()
+    try:
+        with open_private(file, only_files=True) as opened:
+            return opened.read()
+    except OthersMay as e:
+        raise Denied("InvalidRequestPath", f"others can read {file}: chmod 600") from e
 
 
 def digest(data: bytes) -> str:

@@ -15,13 +15,13 @@ import hashlib
 import hmac
 import io
 import os
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final
 
 from ..errors import Refused, Where, WrongUse
 from ..places import config_folder
+from ..private_files import OthersMay, open_private
 from ..processes import no_core_dump
 from .disk import atomic, disk_problem, write_all, write_once
 from .locking import is_locked, lock, lock_by_token, unlock
@@ -305,20 +305,20 @@ def read_key_file(path: Path) -> bytes:
     """The 32 bytes of a key file that only its owner can read."""
     where = Where(str(path), field="trust.key_file")
     try:
-        mode = path.stat().st_mode
-        secret = path.read_bytes() if stat.S_ISREG(mode) else b""
-    except OSError as e:
-        raise WrongUse(
-            "trust.key_unreadable", f"cannot read the key file {path}", where=where, why=str(e),
-            hint="name a readable file in trust.key_file",
-        ) from e  # fmt: skip
-    if stat.S_ISREG(mode) and mode & 0o077:
+        with open_private(path, only_files=True) as file:
+            secret = file.read()
+    except OthersMay as e:
         raise Refused(
             "trust.key_mode",
-            f"others can read the key file {path} (mode {stat.S_IMODE(mode):04o})",
+            f"others can read the key file {path} (mode {e})",
             where=where,
             hint=f"chmod 600 {path}",
-        )
+        ) from e
+    except OSError as e:
+        raise WrongUse(
+            "trust.key_unreadable", f"cannot read the key file {path}", where=where, why=e.strerror,
+            hint="name a readable file in trust.key_file",
+        ) from e  # fmt: skip
     if is_locked(secret):
         return unlock(secret, path)
     if len(secret) != KEY_BYTES:
@@ -343,19 +343,27 @@ def _other_kind(content: bytes) -> str | None:
 def lock_key_file(path: Path, token: str | None, label: str, file: Path | None) -> Keys:
     """Have a key file, locked or not, open with a new passphrase (asked for, or from `file`) or a token.
 
-    Its place is taken whole or not at all; the key stays the same. Raises WrongUse, Refused, Lacking.
+    Its place is taken whole or not at all, where `path` is a link then that of the file behind it; the key
+    stays the same. Raises WrongUse, Refused, Lacking.
     """
-    secret = read_key_file(path)
-    made = lock_by_token(secret, token, label, file) if token else lock(secret, path, file)
-    _replace(path, made)
+    place = _behind_links(path)
+    secret = read_key_file(place)
+    made = lock_by_token(secret, token, label, file) if token else lock(secret, place, file)
+    _replace(place, made)
     return Keys(secret, path)
 
 
 def unlock_key_file(path: Path) -> Keys:
     """Write the key file as 32 plain bytes again. Raises as `lock_key_file`."""
-    secret = read_key_file(path)
-    _replace(path, secret)
+    place = _behind_links(path)
+    secret = read_key_file(place)
+    _replace(place, secret)
     return Keys(secret, path)
+
+
+def _behind_links(path: Path) -> Path:
+    """Renaming onto a link would leave the old bytes where it pointed."""
+    return Path(os.path.realpath(path))
 
 
 def _replace(path: Path, content: bytes) -> None:
