@@ -18,6 +18,8 @@ import pytest
 from steelyard.artefact import Watch, sha256_of
 from steelyard.errors import CheckFailed, Lacking, Problem, WrongUse
 from steelyard.run import BundleOrder, Sizes, bundle, check_bundle
+from steelyard.run.leaving.bundling import wheels
+from steelyard.trust import code_sha256
 
 RECIPE = "name: t\nmodel: model\ntrain: []\ndata: [{path: 'rows/*.jsonl'}]\n"
 
@@ -170,3 +172,21 @@ def test_a_wheel_that_pip_cannot_get(
         bundle(order(tmp_path, str(tiny_models("qwen3"))), Watch())
     assert raised.value.code == "bundle.no_wheel" and "no-such-thing==1.0" in str(raised.value.why)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_wheel_has_the_code_of_the_checkout_it_comes_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a file manager or an editor has left something there."""
+    package = tmp_path / "steelyard"
+    for name in ("__init__.py", "a/b.py", ".DS_Store", "a/.b.py.swp", ".idea/c.xml", "a/__pycache__/b.pyc"):
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(name)
+    monkeypatch.setattr(wheels, "PACKAGE", package)
+    wheel = wheels.own_wheel(tmp_path)
+    assert code_sha256(wheel) == code_sha256(package)
+    shutil.rmtree(package / ".idea")
+    (package / ".DS_Store").unlink()
+    assert code_sha256(wheel) == code_sha256(package)
+    (package / "a/b.py").unlink()
+    assert code_sha256(wheel) != code_sha256(package)

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import formatdate
+from importlib.metadata import PathDistribution
 from pathlib import Path
 
 import pytest
@@ -480,6 +481,19 @@ def test_a_revision_is_said_of_an_unchanged_checkout_alone(tmp_path):
     assert revision_of(package) == head.strip()
     (package / "__init__.py").write_text("changed")
     assert revision_of(package) is None
+
+
+@pytest.mark.parametrize(
+    ("told", "revision"),
+    [('{"vcs_info": {"commit_id": "abc"}}', "abc"), ('{"dir_info": {}}', None), (None, None), ("{", None),
+     ("[]", None), ('{"vcs_info": null}', None), ('{"vcs_info": {"commit_id": 7}}', None),
+     ("[" * 9999, None)],
+)  # fmt: skip
+def test_a_damaged_note_of_pip_names_no_revision(tmp_path, told, revision):
+    """One that is not there, or is of a folder, neither."""
+    if told is not None:
+        (tmp_path / "direct_url.json").write_text(told)
+    assert revision_of(tmp_path / "lib" / "steelyard", PathDistribution(tmp_path)) == revision
 
 
 def test_an_enclave_asks_gramine_for_its_quote(tmp_path):

@@ -2,8 +2,8 @@
 
     SHA-256 of the sorted lines path TAB bytes TAB SHA-256 NEWLINE, paths from the package's folder on
 
-Caches of compiled code are left out. What it needs of others is in its bill of material and, in a trust
-domain, in the measurement.
+Caches of compiled code and dot files (of editors and file managers) are left out. What it needs of others is
+in its bill of material and, in a trust domain, in the measurement.
 """
 
 from __future__ import annotations
@@ -52,11 +52,17 @@ def files_of(source: Path) -> Iterator[tuple[str, bytes]]:
             yield from of_wheel(source)
             return
         folder = folder_of(source)
-        for path in folder.rglob("*"):
-            if path.is_file() and not is_cache(path.relative_to(folder).parts):
-                yield path.relative_to(folder).as_posix(), path.read_bytes()
+        for path in package_files(folder):
+            yield path.relative_to(folder).as_posix(), path.read_bytes()
     except (OSError, BadZipFile) as e:
         raise no_code(source, str(e)) from e
+
+
+def package_files(folder: Path = HERE) -> list[Path]:
+    """The files that are steelyard's, of its folder in a checkout or an installation, in order."""
+    return sorted(
+        path for path in folder.rglob("*") if path.is_file() and is_ours(path.relative_to(folder).parts)
+    )
 
 
 def folder_of(source: Path) -> Path:
@@ -73,12 +79,12 @@ def of_wheel(wheel: Path) -> Iterator[tuple[str, bytes]]:
             raise no_code(wheel, f"it has no folder {PACKAGE}")
         for name in names:
             path = PurePosixPath(name).relative_to(PACKAGE)
-            if not is_cache(path.parts):
+            if is_ours(path.parts):
                 yield path.as_posix(), archive.read(name)
 
 
-def is_cache(parts: tuple[str, ...]) -> bool:
-    return "__pycache__" in parts
+def is_ours(parts: tuple[str, ...]) -> bool:
+    return "__pycache__" not in parts and not any(part.startswith(".") for part in parts)
 
 
 def revision_of(package: Path, installed: Distribution | None = None) -> str | None:
@@ -86,8 +92,15 @@ def revision_of(package: Path, installed: Distribution | None = None) -> str | N
     root = package.parents[1] if len(package.parents) > 1 else package
     if (root / ".git").exists() and (found := clean_head(root, package)):
         return found
-    told = installed.read_text("direct_url.json") if installed else None
-    commit = json.loads(told).get("vcs_info", {}).get("commit_id") if told else None
+    return commit_fetched(installed) if installed else None
+
+
+def commit_fetched(installed: Distribution) -> str | None:
+    """By pip's direct_url.json (PEP 610); None where it is missing, of another source, or damaged."""
+    try:
+        commit = json.loads(installed.read_text("direct_url.json") or "{}")["vcs_info"]["commit_id"]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        return None
     return commit if isinstance(commit, str) else None
 
 

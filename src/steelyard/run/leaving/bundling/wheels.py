@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ....artefact import sha256_of
 from ....errors import Lacking
-from ....trust import parts
+from ....trust import package_files, parts
 
 PACKAGE = Path(__file__).resolve().parents[3]
 GLIBC = re.compile(r"manylinux_(\d+)_(\d+)_")
@@ -47,7 +47,7 @@ def pins(extras: Collection[str]) -> dict[str, str]:
 def installed_bytes(names: Collection[str]) -> int:
     """Of these distributions on this disk: their wheels are smaller."""
     files = [file for name in names for file in distribution(name).files or ()]
-    return sum(file.size or 0 for file in files) + sum(path.stat().st_size for path in _package_files())
+    return sum(file.size or 0 for file in files) + sum(path.stat().st_size for path in package_files(PACKAGE))
 
 
 def fetch(versions: dict[str, str], folder: Path) -> list[Path]:
@@ -104,7 +104,9 @@ def own_wheel(folder: Path) -> Path:
     stem = f"steelyard-{own.version}"
     about = {name: text for name in ("METADATA", "entry_points.txt") if (text := own.read_text(name))}
     about["WHEEL"] = "Wheel-Version: 1.0\nGenerator: steelyard\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    files = {path.relative_to(PACKAGE.parent).as_posix(): path.read_bytes() for path in _package_files()}
+    files = {
+        path.relative_to(PACKAGE.parent).as_posix(): path.read_bytes() for path in package_files(PACKAGE)
+    }
     files |= {f"{stem}.dist-info/{name}": text.encode() for name, text in sorted(about.items())}
     record = f"{stem}.dist-info/RECORD"
     rows = [f"{name},sha256={_digest(data)},{len(data)}\n" for name, data in files.items()]
@@ -124,11 +126,6 @@ def _own() -> Distribution:
     except PackageNotFoundError as error:
         text = "steelyard is not installed here, so nothing says what it needs"
         raise Lacking("bundle.not_installed", text, hint="pip install the checkout or the wheel") from error
-
-
-def _package_files() -> list[Path]:
-    found = (path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    return sorted(path for path in found if not path.name.startswith("."))
 
 
 def _digest(data: bytes) -> str:
