@@ -131,6 +131,16 @@ def test_an_artefact_is_served_to_others_once_it_is_approved(job, asked):
     assert unapproved(job.folder) is None and unapproved(Path("demo")) is None
 
 
+def test_an_artefact_with_another_verdict_than_the_approved_one_is_not_served(job, asked):
+    approve(str(job.folder), job.key("release"))
+    verdict = next(asked.parent.glob("verdict-*/manifest.json"))
+    judged_again = json.loads(verdict.read_text()) | {"hash": "d" * 64}
+    verdict.write_text(json.dumps(judged_again))
+    assert "another verdict" in unapproved(asked).why
+    verdict.write_text(json.dumps(judged_again | {"inputs": []}))
+    assert unapproved(asked) is None, "a verdict on another model"
+
+
 @pytest.mark.parametrize("flags", [["--host", "0.0.0.0", "--api-key", "k" * 40], ["--unit"]])
 def test_the_command_refuses_before_it_loads_anything(asked, flags, capsys):
     assert command(["serve", str(asked), *flags]) == 3

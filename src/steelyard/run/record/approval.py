@@ -1,7 +1,8 @@
 """The approval of a second role: signed by a key that the recipe names, it says that a model may be served.
 
 It names the model, the verdict and the recipe by hash: of another one it is none. Not here: who makes it
-(leaving/approving.py). `serve` on an artefact asks for it too: run.json says whether one is wanted.
+(leaving/approving.py). `serve` on an artefact asks for it too: run.json says whether one is wanted, and the
+verdict is compared where that run has one on the artefact which can be read without a key.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ def unapproved(artefact: Path) -> Refused | None:
         return None
     trust = Trust([load_trusted(Path(name)) for name in asked["keys"]])
     wanted = {"model": read_json(artefact / "manifest.json").get("hash"), "recipe": asked["recipe"]}
+    wanted |= _verdict_on(wanted["model"], folder)
     if (why := missing(folder, trust, wanted)) is None:
         return None
     names = " or ".join(Path(name).name for name in asked["keys"])
@@ -90,6 +92,18 @@ def unapproved(artefact: Path) -> Refused | None:
         where=Where(str(artefact)), why=why,
         hint=approve_it(folder) + "; on 127.0.0.1 it may be looked at without",
     )  # fmt: skip
+
+
+def _verdict_on(model: str | None, folder: Path) -> dict[str, str | None]:
+    """{"verdict": hash} of the last run's on this model; nothing where it has none, or under seal."""
+    names = read_json(folder / "run.json").get("artefacts", ())
+    verdicts = (
+        folder / "artefacts" / name / "manifest.json" for name in names if name.startswith("verdict-")
+    )
+    for one in map(read_json, verdicts):
+        if any(part.get("hash") == model for part in one.get("inputs", ())):
+            return {"verdict": one.get("hash")}
+    return {}
 
 
 def read_json(path: Path) -> dict[str, Any]:
