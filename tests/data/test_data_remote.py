@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from steelyard.cli.app import make
 from steelyard.data import Row, asked_once, clean_files, fingerprint, rows
 from steelyard.data.reading.stores import remote, sending
-from steelyard.errors import Lacking, WrongUse
+from steelyard.errors import CheckFailed, Lacking, WrongUse
 
 PAIRS = [{"prompt": f"What is item {n}?", "completion": f"Item {n} is number {n * 7}."} for n in range(20)]
 JSONL = "".join(json.dumps(row) + "\n" for row in PAIRS).encode()
@@ -120,6 +120,11 @@ def test_a_cleaned_set_is_sent_whole_and_its_report_last(store, tmp_path, monkey
     told = done.exception
     assert isinstance(told, Lacking) and "cannot be written" in told.message and "cut off" in told.why
     assert not store.exists("/bucket/out/report.json") and store.exists("/bucket/out/UNFINISHED")
+    with pytest.raises(CheckFailed, match="is not whole") as half:
+        texts("memory://bucket/out")
+    assert half.value.code == "data.not_whole" and "UNFINISHED" in half.value.why
+    with pytest.raises(CheckFailed, match="is not whole"):
+        texts("memory://bucket/out/*.jsonl")
     monkeypatch.setattr(sending, "send_file", send_file)
     assert CliRunner().invoke(make(), words).exit_code == 0
     clean_files(tmp_path / "in", tmp_path / "here")
@@ -130,6 +135,43 @@ def test_a_cleaned_set_is_sent_whole_and_its_report_last(store, tmp_path, monkey
         assert facts["sha256"] == hashlib.sha256(store.cat(f"/bucket/out/{name}")).hexdigest()
     assert not store.exists("/bucket/out/UNFINISHED") and store.exists("/bucket/out/old.jsonl")
     assert not [p for p in (tmp_path / "cache" / "sending").iterdir()]
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    for folder in ("out", "", "out/*.jsonl", "out/**/*.jsonl"):  # the rows of b are those of a
+        assert texts(f"memory://bucket/{folder}") == ASKED, folder
+    assert "old.jsonl" not in store.asked
+    store.pipe("/bucket/out/sub/b.jsonl", JSONL + JSONL)
+    for folder in ("out", "out/**/*.jsonl"):
+        with pytest.raises(CheckFailed, match="is not whole") as other:
+            texts(f"memory://bucket/{folder}")
+        assert "were sent" in other.value.why
+    store.rm("/bucket/out/sub/b.jsonl")
+    with pytest.raises(CheckFailed, match="is not whole"):
+        texts("memory://bucket/out")
+
+
+@pytest.mark.parametrize("earlier", [True, False])
+def test_a_dry_run_leaves_a_store_as_it_is(store, tmp_path, monkeypatch, earlier):
+    (tmp_path / "a.jsonl").write_bytes(JSONL)
+    if earlier:
+        clean_files(tmp_path / "a.jsonl", Path("memory://bucket/out"))
+    before = {name: file.getvalue() for name, file in store.store.items()}
+    monkeypatch.setattr(sending, "opened", lambda *words: pytest.fail("asked"))
+    here = tmp_path / "report.json"
+    words = ["clean", "--input", str(tmp_path / "a.jsonl"), "--output", "memory://bucket/out", "--dry-run"]
+    done = CliRunner().invoke(make(), [*words, "--report", str(here)])
+    assert done.exit_code == 0, done.output
+    assert json.loads(here.read_bytes())["kept"] == 20
+    assert {name: file.getvalue() for name, file in store.store.items()} == before
+
+
+def test_an_earlier_set_stays_whole_where_a_cleaning_fails_before_it_sends(store, tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(JSONL)
+    clean_files(tmp_path / "a.jsonl", Path("memory://bucket/out"))
+    with pytest.raises(WrongUse):
+        clean_files(tmp_path / "nothing", Path("memory://bucket/out"))
+    assert texts("memory://bucket/out") == ASKED
+    store.pipe({"/bucket/rows/report.json": JSONL, "/bucket/rows/a.jsonl": JSONL})
+    assert len(texts("memory://bucket/rows")) == 40  # a file of rows of that name
 
 
 def test_what_cannot_be_sent_is_said_before_a_row_is_read(store, tmp_path, monkeypatch):

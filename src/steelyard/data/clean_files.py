@@ -95,7 +95,7 @@ def clean_files(
     url, elsewhere = url_of(input), url_of(output)
     if url is not None and url == elsewhere:
         raise same_folder(output)
-    with folder_for(output) as folder:
+    with folder_for(output, dry_run) as folder:
         here = input if url is None else local_copy(url, is_needed)
         document = clean_into(
             folder,

@@ -20,6 +20,7 @@ import orjson
 
 from ....errors import Lacking, Problem, Where, WrongUse, from_os_error
 from ....places import cache_folder
+from .sets import of_whole_sets
 
 URL = re.compile(r"(s3|gs|hf):/{1,2}(?=[^/])")  # a Path has made one slash of two
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub"}
@@ -45,7 +46,8 @@ def url_of(path: str | Path) -> str | None:
 def local_copy(url: str, wanted: Callable[[Path], bool]) -> Path:
     """The file, or a folder with the files that a URL of a folder or a pattern means, of those `wanted`.
 
-    Raises WrongUse where there is nothing, Lacking without the package, the network or the right to read.
+    Raises WrongUse where there is nothing, CheckFailed where a cleaned set is not whole (sets.py), Lacking
+    without the package, the network or the right to read.
     """
     check_plain(url)
     asked = ASKED.get()
@@ -134,9 +136,11 @@ OPTIONS: dict[str, Callable[[], dict[str, Any]]] = {"s3": s3_options, "gs": gs_o
 
 
 def listing(files: Any, url: str, wanted: Callable[[Path], bool]) -> dict[str, dict[str, Any]]:
-    """Name below the copy's folder -> {"at", "size", "version", "alone"}, sorted. Raises WrongUse."""
+    """Name below the copy's folder -> {"at", "size", "version", "alone"}, sorted. A file that is named by its
+    own URL is taken as it is. Raises WrongUse, CheckFailed."""
     path = files._strip_protocol(url)
-    if MAGIC.search(path):
+    is_pattern = MAGIC.search(path) is not None
+    if is_pattern:
         base = path[: MAGIC.search(path).start()].rpartition("/")[0]  # type: ignore[union-attr]
         found = files.glob(path, detail=True)
     elif files.isfile(path):
@@ -145,7 +149,7 @@ def listing(files: Any, url: str, wanted: Callable[[Path], bool]) -> dict[str, d
     else:
         base, found = path, files.find(path, detail=True)
     out = {}
-    for name, info in sorted(found.items()):
+    for name, info in sorted(of_whole_sets(files, base, found, is_all=not is_pattern).items()):
         inside = name.removeprefix(base).lstrip("/")
         if info.get("type") == "directory" or not inside or not wanted(Path(inside)):
             continue

@@ -2,7 +2,8 @@
 
 Stores have no renaming. The set there counts from its report.json on, which is sent last and names the size
 and SHA-256 of each other file; one of an earlier set is taken away before the first file is sent. UNFINISHED
-lies beside the files meanwhile. It is put there before any row is read: a store that refuses does so at once.
+lies beside the files meanwhile; readers refuse the folder then (sets.py). Before any row is read an object is
+put there and taken away: a store that refuses does so at once, and an earlier set stays whole until then.
 """
 
 from __future__ import annotations
@@ -20,36 +21,45 @@ from ....errors import Where, WrongUse
 from ....places import cache_folder
 from ..folders import REPORT
 from .remote import check_plain, opened, told, url_of
+from .sets import UNFINISHED
 
-UNFINISHED = "UNFINISHED"
+TRIAL = "MAY-WRITE"
 OUTPUT = Where(field="--output")
 WHY = b"steelyard clean is sending a set here, or was cut off: it is whole once report.json lies here.\n"
 
 
 @contextmanager
-def folder_for(output: Path) -> Iterator[Path]:
+def folder_for(output: Path, dry_run: bool = False) -> Iterator[Path]:
     """The folder to write into; for a URL one of this machine, sent there where the block ends well.
 
-    Raises Lacking without the package, the network or the right to write.
+    At a dry run nothing is sent. Raises Lacking without the package, the network or the right to write.
     """
     url = url_of(output)
     if url is None:
         yield output
         return
     check_plain(url, OUTPUT.field)
-    with told(url, OUTPUT.field, "written"):
-        files = opened(url, OUTPUT.field)
-        root = files._strip_protocol(url).rstrip("/")
-        files.pipe_file(f"{root}/{UNFINISHED}", WHY)
+    to = None if dry_run else place_at(url)
     folder = cache_folder() / "sending" / hashlib.sha256(url.encode()).hexdigest()[:32]
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
     folder.mkdir(parents=True, mode=0o700)
     try:
         yield folder
-        with told(url, OUTPUT.field, "written"):
-            send(files, root, folder)
+        if to:
+            with told(url, OUTPUT.field, "written"):
+                send(*to, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def place_at(url: str) -> tuple[Any, str]:
+    """(the store, the set's folder there), once it has shown that one may write and remove."""
+    with told(url, OUTPUT.field, "written"):
+        files = opened(url, OUTPUT.field)
+        root = files._strip_protocol(url).rstrip("/")
+        files.pipe_file(f"{root}/{TRIAL}", WHY)
+        files.rm_file(f"{root}/{TRIAL}")
+        return files, root
 
 
 def send(files: Any, root: str, folder: Path) -> None:
@@ -61,6 +71,7 @@ def send(files: Any, root: str, folder: Path) -> None:
     (folder / REPORT).write_bytes(
         orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     )
+    files.pipe_file(f"{root}/{UNFINISHED}", WHY)
     if files.exists(f"{root}/{REPORT}"):
         files.rm_file(f"{root}/{REPORT}")
     for name in [*names, REPORT]:
