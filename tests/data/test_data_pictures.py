@@ -75,6 +75,37 @@ def test_pictures_become_one_array_and_what_is_none_is_told(folder, tmp_path):
     assert (pixels[4] == 255).all()
 
 
+def test_grey_of_16_bits_and_a_turned_clear_picture_look_as_they_are_meant(tmp_path):
+    grey = np.zeros((64, 64), dtype=np.uint16)
+    grey[:, :21], grey[:, 21:43], grey[:, 43:] = 300, 32_896, 65_535
+    (tmp_path / "in").mkdir()
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    clear = picture(64, 64, "RGBA")
+    clear.putpixel((0, 63), (0, 0, 0, 0))
+    (tmp_path / "in" / "a.png").write_bytes(saved(Image.fromarray(grey), "PNG"))
+    (tmp_path / "in" / "b.png").write_bytes(saved(Image.fromarray(grey), "PNG", exif=turned))
+    (tmp_path / "in" / "c.png").write_bytes(saved(clear, "PNG", exif=turned))
+    (tmp_path / "in" / "d.png").write_bytes(saved(Image.fromarray(grey), "PNG", transparency=300))
+    assert make_pictures(tmp_path / "in", tmp_path / "out", 64)["dropped"] == 0
+    pixels = np.load(tmp_path / "out" / "pixels.npy")
+    assert [pixels[0, 32, at].tolist() for at in (5, 32, 60)] == [[1] * 3, [128] * 3, [255] * 3]
+    assert [pixels[1, at, 32, 0] for at in (5, 32, 60)] == [1, 128, 255]
+    assert pixels[2, 4, 10].argmax() == 0 and pixels[2, 60, 10].argmax() == 2  # the left side is at the top
+    assert (pixels[2, 0, 0] == 255).all()
+    assert [pixels[3, 32, at, 0] for at in (5, 32, 60)] == [255, 128, 255]
+
+
+def test_no_report_of_an_earlier_array_lies_beside_a_half_written_one(folder, tmp_path):
+    make_pictures(folder, tmp_path / "out", 16)
+    (tmp_path / "out" / "index.jsonl").unlink()
+    (tmp_path / "out" / "index.jsonl").mkdir()  # the second renaming fails
+    with pytest.raises(IsADirectoryError):
+        make_pictures(folder, tmp_path / "out", 24)
+    assert not (tmp_path / "out" / "report.json").exists()
+    assert not list((tmp_path / "out").glob("*.part"))
+
+
 def test_any_number_of_processes_gives_the_same_bytes(folder, tmp_path):
     for workers in (1, 2):
         make_pictures(folder, tmp_path / f"out{workers}", 24, workers)

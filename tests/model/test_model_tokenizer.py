@@ -175,6 +175,13 @@ def test_a_template_that_oversteps_is_refused(with_template, trick):
         "{% endmacro %}{{ m(99999) }}",
         "{% set ns = namespace(x='a') %}{% for a in range(99999) %}{% for b in range(99999) %}{% if false %}"
         "{{ b }}{% else %}{% continue %}{% endif %}{% endfor %}{% endfor %}",
+        "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+        "{% macro twice() %}{{ caller() }}{{ caller() }}{% endmacro %}"
+        + "{% call twice() %}" * 40
+        + "{% endcall %}" * 40,
+        "{% set ns = namespace(n=60) %}{% block a %}{% if ns.n %}{% set ns.n = ns.n - 1 %}{{ self.a() }}{{ self.a() }}"
+        "{% set ns.n = ns.n + 1 %}{% endif %}{% endblock %}",
+        "{% for a in range(99999) if a > 99999 %}{% endfor %}" * 99,
     ],
 )
 def test_a_template_that_does_not_end_is_named(tmp_path, monkeypatch, text):
@@ -185,10 +192,21 @@ def test_a_template_that_does_not_end_is_named(tmp_path, monkeypatch, text):
     assert caught.value.code == "model.endless_template" and "steelyard scan" in caught.value.hint
 
 
+@pytest.mark.parametrize("text", ["{{ 9 ** (9 ** 9) }}", "{{ lipsum(n=99999999) }}"])
+def test_what_takes_for_ever_at_once_is_closed(tmp_path, text):
+    with pytest.raises(WrongUse) as caught:
+        Template(text, tmp_path / "t", {}).render([], True)
+    assert caught.value.code in ("model.unsafe_template", "model.template_refused")
+    assert Template("{{ 2 ** 10 }}", tmp_path / "t", {}).render([], True) == "1024"
+
+
 def test_a_look_at_the_clock_changes_no_text(tmp_path):
     text = (
         "{% for m in messages -%}\n  {{ loop.index }}{% if loop.last %}!{% endif %}{% for c in m.content recursive %}"
         "{{ c }}{% else %}none{% endfor %}\n{%- else %}empty{% endfor %}{% generation %}x{% endgeneration %}"
+        "{% macro f(n, k='b') %}{{ n }}{% for c in 'abc' if c != k %}{{ loop.index }}{{ c }}{% endfor %}\n"
+        "{{ caller() if caller }}{% endmacro %}{{ f(1) }}{% call f(2, k='c') %}\n  y{% endcall %}"
+        "{% block z %}{{ f(3) }}{% endblock %}"
     )
     render = Template(text, tmp_path / "t", {}).render
     plain = jinja2.Environment(

@@ -95,6 +95,28 @@ def test_hash_follows_values_and_not_their_spelling(write, tmp_path) -> None:
     assert recipe.load(write("model: demo\ntrain: []\nseed: 1\n")).hash != one
 
 
+def test_words_that_came_later_leave_the_hash_of_an_approved_recipe(write) -> None:
+    made = recipe.load(write("model: demo\ntrain: []\n"))
+    named = {word for word in recipe.effective(made) if word.startswith("trust.")}
+    assert named == {"trust.level", "trust.key_file", "trust.recipients"}
+
+    def hash_of(words):
+        return recipe.load(write(f"model: demo\ntrain: []\ntrust: {{level: guarded{words}}}\n")).hash
+
+    assert hash_of(", cipher: aes-256-gcm") == hash_of("")
+    later = (", base_sha256: [" + "a" * 64 + "]", ", base_signers: [p.pub]", ", cipher: sm4-gcm")
+    assert len({hash_of(words) for words in ("", *later)}) == 4
+
+
+def test_replicas_of_a_table_that_never_come_or_go(write) -> None:
+    served = [
+        recipe.load(write(f"model: demo\ntrain: []\nserve: {{replicas: {text}}}\n"))
+        for text in ("1", "{max: 1}", "{min: 1, max: 1}", "{max: 2}")
+    ]
+    assert [one.serve.scale for one in served[:3]] == [None] * 3 and served[3].serve.scale.min == 1
+    assert len({one.hash for one in served[:3]}) == 1
+
+
 @pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "utf-16"])
 def test_encodings_of_a_recipe(write, codec: str) -> None:
     assert recipe.load(write(FULL.encode(codec))).abilities == ("support", "客服")

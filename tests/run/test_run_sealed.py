@@ -193,6 +193,14 @@ def test_a_sealed_base_is_signed_or_pinned(home):
         with pytest.raises(CheckFailed) as changed:
             checked(level, base_sha256=("0" * 64,))
         assert changed.value.code == "trust.base_changed"
+    for name in (".cache/huggingface/download/config.json.metadata", ".git/HEAD", ".gitattributes"):
+        (base / name).parent.mkdir(parents=True, exist_ok=True)
+        (base / name).write_text("fetched at another time")
+        checked("sealed", base_sha256=(found,))
+    (base / ".more.safetensors").write_text("read as weights where no index is")
+    with pytest.raises(CheckFailed):
+        checked("sealed", base_sha256=(found,))
+    (base / ".more.safetensors").unlink()
     checked("guarded")
     public = ("publisher.pub",)
     with pytest.raises(CheckFailed):

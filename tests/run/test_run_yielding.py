@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import sys
@@ -217,3 +218,19 @@ def test_a_command_of_ones_own_gives_way_and_its_end_is_handed_on(service, tmp_p
     main.join()
     assert ends == [128 + signal.SIGKILL]
     assert beside.main(["/no/such/command"]) == 127
+
+
+@linux
+def test_an_end_that_is_handed_on_to_a_command_that_has_just_ended(monkeypatch):
+    handlers, wait = {}, os.waitid
+    monkeypatch.setattr(beside, "service_sockets", list)
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+
+    def interrupted(*words):
+        ended = wait(*words)
+        handlers[signal.SIGTERM](signal.SIGTERM, None)  # before the wait has come back: it begins anew
+        return wait(*words) if ended else None
+
+    monkeypatch.setattr(os, "waitid", interrupted)
+    assert beside.main([sys.executable, "-c", "raise SystemExit(7)"]) == 7
+    assert handlers[signal.SIGTERM] == signal.SIG_IGN

@@ -29,8 +29,8 @@ from .store import (
     adopt,
     content_hash,
     damaged_manifest,
-    file_rows,
     key_of,
+    model_hash,
 )
 from .watch import Place, Progress, Watch
 
@@ -54,7 +54,6 @@ __all__ = [
     "content_hash",
     "copies_folder",
     "damaged_manifest",
-    "file_rows",
     "forget_copies",
     "forget_copy",
     "has_own_memory",
@@ -62,6 +61,7 @@ __all__ = [
     "key_of",
     "may_own_memory",
     "memory_kind",
+    "model_hash",
     "note_copy",
     "noted_copies",
     "own_memory",

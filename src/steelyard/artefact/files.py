@@ -90,6 +90,16 @@ def payload_files(folder: Path) -> list[Path]:
     return sorted((p for p in paths if str(p) not in ABOUT), key=lambda p: p.as_posix())
 
 
+def lies_beside(name: Path) -> bool:
+    """No part of a model, given its path below the model's folder: what tools keep under dot names.
+
+    .git, .cache/huggingface, .gitattributes. A dot file with a suffix counts: `.a.safetensors` is read as
+    weights.
+    """
+    hidden = any(part.startswith(".") for part in name.parts[:-1])
+    return hidden or (name.name.startswith(".") and not name.suffix)
+
+
 def private_folder() -> Path:
     """A folder in memory, this user's alone; gone when this process ends. Raises Refused without memory."""
     check_private(0)

@@ -20,6 +20,7 @@ from .file_hashes import unchanged_sha256
 from .files import (
     fsync_file,
     fsync_folder,
+    lies_beside,
     payload_files,
     private_folder,
     sha256_of,
@@ -49,17 +50,24 @@ def key_of(step: str, settings: Settings, inputs: Mapping[str, str], code: Mappi
 
 
 def file_rows(folder: Path, hash_of: Callable[[Path], str] = sha256_of) -> list[dict[str, Any]]:
-    rows = []
-    for name in payload_files(folder):
-        path = folder / name
-        rows.append({"path": name.as_posix(), "bytes": path.stat().st_size, "sha256": hash_of(path)})
-    return rows
+    return [row_of(folder, name, hash_of) for name in payload_files(folder)]
+
+
+def row_of(folder: Path, name: Path, hash_of: Callable[[Path], str]) -> dict[str, Any]:
+    path = folder / name
+    return {"path": name.as_posix(), "bytes": path.stat().st_size, "sha256": hash_of(path)}
 
 
 def content_hash(files: list[dict[str, Any]]) -> str:
     """SHA-256 over the sorted lines (path, bytes, sha256): no time, machine or place in it."""
     lines = sorted(f"{f['path']}\t{f['bytes']}\t{f['sha256']}\n" for f in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def model_hash(folder: Path) -> str:
+    """content_hash of a fetched model, every byte read; what lies beside it (.git, .cache) does not count."""
+    names = [name for name in payload_files(folder) if not lies_beside(name)]
+    return content_hash([row_of(folder, name, sha256_of) for name in names])
 
 
 @dataclass(slots=True)

@@ -20,7 +20,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from ..errors import Where, WrongUse
 
 RENDER_S = 10.0  # of the CPU, for one chat: ours take under 0.1 s with 4,096 messages
-TURNS_A_LOOK = 256  # of a loop, between two looks at the clock
+TURNS_A_LOOK = 16  # of a loop or a macro, between two looks at the clock; a look takes under 1 µs
+POWER_MOST = 1000  # of a base and an exponent
 DATE_OF_TEMPLATES = "2024-07-26"  # Llama 3's own default; today's date would make training and serving differ
 
 
@@ -64,7 +65,7 @@ class Template:
         except EndlessTemplate as e:
             raise WrongUse(
                 "model.endless_template", f"the chat template has not come to an end in {RENDER_S:g} s",
-                where=self.where, why="a loop of it runs on, or grows with the square of the chat",
+                where=self.where, why="a loop or a macro of it runs on, or grows with the square of the chat",
                 hint="take the template of the model's own repository; run steelyard scan on this one",
             ) from e  # fmt: skip
         except (jinja2.exceptions.SecurityError, MemoryError, RecursionError) as e:
@@ -101,19 +102,28 @@ class EndlessTemplate(Exception):
 
 
 def counted(tree: jinja2.nodes.Template, environment: Sandbox) -> jinja2.nodes.Template:
-    """With a look at the clock in each turn of each loop; what is written stays the same."""
-    for loop in list(tree.find_all(jinja2.nodes.For)):
-        look = jinja2.nodes.EnvironmentAttribute("turn")
-        loop.body.insert(0, jinja2.nodes.ExprStmt(jinja2.nodes.Call(look, [], [], None, None)))
+    """With a look at the clock in all that can run again; what is written stays the same."""
+    nodes = jinja2.nodes
+    for again in list(tree.find_all((nodes.For, nodes.Macro, nodes.CallBlock, nodes.Block))):
+        again.body.insert(0, nodes.ExprStmt(look()))
+        if isinstance(again, nodes.For) and again.test is not None:  # a test may let no turn reach the body
+            again.test = nodes.Or(look(), again.test)  # a look is None: the test decides
     tree.set_environment(environment)
     return tree
+
+
+def look() -> jinja2.nodes.Call:
+    return jinja2.nodes.Call(jinja2.nodes.EnvironmentAttribute("turn"), [], [], None, None)
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
     """jinja2's own turns a forbidden attribute into an empty text; here the template is refused.
 
-    It bounds a `range`, not what loops in loops make of it: each thread counts the turns of its own render.
+    It bounds a `range`, here a power too; what loops and macros make of them it does not: each thread counts
+    the turns and calls of its own render.
     """
+
+    intercepted_binops = frozenset({"**"})  # 9 ** (9 ** 9) would not end, nor be compiled
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -123,10 +133,15 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self._own.turns, self._own.ends_at = 0, thread_time() + RENDER_S
 
     def turn(self) -> None:
-        """Of a loop. Raises EndlessTemplate."""
+        """Of a loop, or a call. Raises EndlessTemplate."""
         self._own.turns += 1
         if self._own.turns % TURNS_A_LOOK == 0 and thread_time() > self._own.ends_at:
             raise EndlessTemplate
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if abs(left) > POWER_MOST or abs(right) > POWER_MOST:
+            raise jinja2.exceptions.SecurityError(f"{left} ** {right} is closed to templates")
+        return super().call_binop(context, operator, left, right)
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> Any:
         raise jinja2.exceptions.SecurityError(f"{attribute} of {type(obj).__name__} is closed to templates")
@@ -135,6 +150,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 def _environment() -> Sandbox:
     environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
     environment.filters["tojson"] = _tojson
+    del environment.globals["lipsum"]  # text by chance, of any length
     environment.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
     return environment
 

@@ -321,7 +321,7 @@ def _serve(serve: dict[str, Any]) -> words.Serve:
 
 def _scale(table: dict[str, Any]) -> words.Scale | None:
     """None where as many always run as at most."""
-    if table.get("min") == table["max"]:
+    if table.get("min", words.Scale().min) == table["max"]:
         return None
     bounds = {name: table[name] for name in ("min", "requests") if name in table}
     after = {"down_after_s": table["down_after"]} if "down_after" in table else {}

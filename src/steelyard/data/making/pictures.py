@@ -133,6 +133,7 @@ def written(
         write_header(pixels, kept, size)
         for file in (pixels, index, dropped):
             durable(file)
+    (output / REPORT).unlink(missing_ok=True)  # of an earlier array: it counts from its report on
     for name in PARTS:
         os.replace(part_of(output, name), output / name)
     sync_folder(output)
@@ -192,7 +193,7 @@ def pixels_of(data: bytes, size: int) -> tuple[bytes, int, int]:
         turned = image.getexif().get(ORIENTATION, 1) in SIDEWAYS
         width, height = (image.height, image.width) if turned else image.size
         image.draft("RGB", (size, size))
-        upright = ImageOps.exif_transpose(on_white(image))
+        upright = on_white(ImageOps.exif_transpose(image))  # on white it has no EXIF any more
         side = min(upright.size)
         left, top = (upright.width - side) // 2, (upright.height - side) // 2
         box = (left, top, left + side, top + side)
@@ -203,11 +204,16 @@ ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF's tag, and its values that 
 
 
 def on_white(image: Any) -> Any:
-    """As RGB; what is transparent becomes white."""
-    if image.mode == "RGB" or not image.has_transparency_data:
-        return image.convert("RGB")
+    """As RGB; what is transparent becomes white, and 16 bits of grey 8: Pillow would cut them off at 255."""
     from PIL import Image
 
+    if image.mode.startswith("I"):  # I;16, I;16B and I, from PNG with up to 65,535
+        grey = np.array(image, dtype=np.uint32).clip(max=65_535)
+        clear = image.info.get("transparency")
+        grey[grey == clear] = 65_535
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "RGB" or not image.has_transparency_data:
+        return image.convert("RGB")
     with_alpha = image.convert("RGBA")
     white = Image.new("RGBA", with_alpha.size, "white")
     return Image.alpha_composite(white, with_alpha).convert("RGB")

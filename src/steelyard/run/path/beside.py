@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 from ...artefact import Watch
 from ..child.yielding import Yielding
@@ -32,11 +33,13 @@ def main(command: list[str]) -> int:
 
     def hand_on(number: int, _: object) -> None:
         yielding.end()  # one that stands still would not hear it
-        child.send_signal(number)
+        with suppress(ProcessLookupError):
+            os.kill(child.pid, number)  # send_signal could reap it, and the wait below would miss its end
 
     signal.signal(signal.SIGTERM, hand_on)
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     yielding.end()  # before the group's number is free
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # and the child's
     code = child.wait()
     return code if code >= 0 else 128 - code
 

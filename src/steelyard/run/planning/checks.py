@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ...artefact import check_private, content_hash, file_rows, sha256_of
+from ...artefact import check_private, model_hash, sha256_of
 from ...errors import CheckFailed, Lacking, Refused, Where, WrongUse
 from ...launch import LAUNCHED
 from ...model import encoder_folder, resolve
@@ -113,7 +113,7 @@ def check_vouched(recipe: Recipe, base: Path) -> None:
     asked = trust.level in ("sealed", REHEARSED)
     if not trust.base_sha256 and (trust.base_signers or not asked):
         return
-    found = sha256_of(base) if base.is_file() else content_hash(file_rows(base, sha256_of))
+    found = sha256_of(base) if base.is_file() else model_hash(base)
     if not trust.base_sha256:
         raise Refused(
             "trust.base_unvouched", "nobody vouches for the base model, and trust is sealed",

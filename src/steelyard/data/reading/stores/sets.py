@@ -6,7 +6,7 @@ such a report are taken as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -77,6 +77,6 @@ def sent_of(files: Any, path: str) -> Sent | None:
 
 def not_whole(folder: str, why: str) -> CheckFailed:
     return CheckFailed(
-        "data.not_whole", f"the set at {folder} is not whole", where=Where(folder, field="data.path"), why=why,
-        hint="run the `steelyard clean --output` that wrote it once more, or name another folder",
+        "data.not_whole", f"the set at {folder} is not whole", where=Where(folder, field="data.path"),
+        why=why, hint="run the `steelyard clean --output` that wrote it once more, or name another folder",
     )  # fmt: skip
