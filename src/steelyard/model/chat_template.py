@@ -104,7 +104,8 @@ class EndlessTemplate(Exception):
 def counted(tree: jinja2.nodes.Template, environment: Sandbox) -> jinja2.nodes.Template:
     """With a look at the clock in all that can run again; what is written stays the same."""
     nodes = jinja2.nodes
-    for again in list(tree.find_all((nodes.For, nodes.Macro, nodes.CallBlock, nodes.Block))):
+    kinds: Any = (nodes.For, nodes.Macro, nodes.CallBlock, nodes.Block)
+    for again in list[Any](tree.find_all(kinds)):
         again.body.insert(0, nodes.ExprStmt(look()))
         if isinstance(again, nodes.For) and again.test is not None:  # a test may let no turn reach the body
             again.test = nodes.Or(look(), again.test)  # a look is None: the test decides
