@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from steelyard.artefact import may_own_memory
+from steelyard.artefact import may_own_memory, namespace
 
 SHM = Path("/dev/shm")
 RUN = """
@@ -33,12 +33,18 @@ time.sleep(60)
 """
 
 
+def outside() -> dict[str, str]:
+    """The environment of a command that no run has started: an earlier test may have left the namespace."""
+    return {name: value for name, value in os.environ.items() if name != namespace.VARIABLE}
+
+
 @pytest.mark.skipif(not may_own_memory(), reason="this kernel or container allows no namespaces")
 @pytest.mark.parametrize("user", [(), ("nobody",)])
 def test_a_name_in_it_is_found_by_its_own_processes_alone(user):
     if user and os.getuid() != 0:
         pytest.skip("only root can become somebody else")
-    run = subprocess.Popen([sys.executable, "-c", RUN, *user], stdout=subprocess.PIPE, text=True)
+    words = [sys.executable, "-c", RUN, *user]
+    run = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=outside())
     try:
         lines = [run.stdout.readline().strip() for _ in range(1 if user else 2)]
         folder, uid = lines[-1].split()
@@ -71,7 +77,7 @@ except Exception as problem:
 def test_where_a_step_after_unshare_is_refused_nothing_changes_or_the_command_ends():
     def said(*words: str) -> str:
         words = [sys.executable, "-c", REFUSED, *words]
-        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(words, capture_output=True, text=True, check=True, env=outside()).stdout.strip()
 
     assert said() == "False False 1000 None"
     assert said("as if the trial had succeeded") == "trust.half_namespace 5"
