@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import steelyard.data.reading.opened as opened
 from steelyard.cli.app import make
-from steelyard.data import Row, clean_files, rows, sniff
+from steelyard.data import Row, Source, clean_files, needed_files, rows, sniff
 from steelyard.errors import WrongUse
 
 PAIRS = [{"prompt": f"What is item {n}?", "completion": f"Item {n} is number {n * 7}."} for n in range(20)]
@@ -100,6 +100,13 @@ def test_a_cleaned_folder_gives_its_rows_alone(tmp_path):
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "dropped.jsonl").write_bytes(JSONL)
     assert texts(tmp_path / "own") == ASKED
+
+
+def test_what_another_machine_needs_to_read_a_data_set(tmp_path):
+    saved(tmp_path / "set", TABLE)
+    (tmp_path / "set" / ".env").write_text("KEY=1")
+    taken = [path.name for path in needed_files(Source(path="set"), tmp_path)]
+    assert sorted(taken) == sorted(p.name for p in (tmp_path / "set").iterdir() if p.name != ".env")
 
 
 def test_a_repository_of_the_hub_gives_its_shards_without_its_card(tmp_path):

@@ -141,6 +141,26 @@ def test_an_artefact_with_another_verdict_than_the_approved_one_is_not_served(jo
     assert unapproved(asked) is None, "a verdict on another model"
 
 
+def test_a_link_to_it_or_a_file_in_it_is_not_served_either(job, asked, tmp_path):
+    links = tmp_path / "links"
+    links.mkdir()
+    (links / "model").symlink_to(asked)
+    (links / "again").symlink_to("model")
+    ways = [
+        links / "model",
+        links / "again",
+        asked / "model.bin",
+        asked / ".." / asked.name,
+        asked / "x" / "..",
+    ]
+    assert all(unapproved(way) for way in ways)
+    store = asked.parent.rename(tmp_path / "disk")  # the store lies elsewhere
+    asked.parent.symlink_to(store)
+    assert unapproved(asked)
+    approve(str(job.folder), job.key("release"))
+    assert not any(unapproved(way) for way in ways)
+
+
 @pytest.mark.parametrize("flags", [["--host", "0.0.0.0", "--api-key", "k" * 40], ["--unit"]])
 def test_the_command_refuses_before_it_loads_anything(asked, flags, capsys):
     assert command(["serve", str(asked), *flags]) == 3

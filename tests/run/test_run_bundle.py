@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ensurepip
+import fcntl
+import io
 import json
 import os
 import shutil
@@ -21,7 +23,7 @@ from steelyard.run import BundleOrder, Sizes, bundle, check_bundle
 from steelyard.run.leaving.bundling import wheels
 from steelyard.trust import code_sha256
 
-RECIPE = "name: t\nmodel: model\ntrain: []\ndata: [{path: 'rows/*.jsonl'}]\n"
+RECIPE = "name: t\nmodel: model\ntrain: []\ndata: [{path: rows}]\n"
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,9 @@ def archive(
     shutil.copytree(tiny_models("qwen3"), folder / "model")
     (folder / "rows").mkdir()
     (folder / "rows" / "a.jsonl").write_text('{"text": "a"}\n')
+    (folder / "rows" / ".env").write_text("KEY=1")
+    (folder / "rows" / "old").mkdir()
+    (folder / "rows" / "old" / "key.pem").write_text("-----BEGIN")
     (folder / "r.yaml").write_text(RECIPE)
     told: list[Sizes] = []
     with pytest.MonkeyPatch.context() as patch:
@@ -69,11 +74,18 @@ def test_it_installs_from_its_own_wheels(archive: tuple[Path, list[Sizes]], unpa
     assert about["recipe"] == ["recipe", "r.yaml"] and about["files"] > 5
     assert archive[1][0].wheels == 2 and archive[1][0].model_bytes > 100_000
     there = unpacked.parent / "there"
+    for number in range(9):  # that nobody has hashed
+        (unpacked / "wheels" / f"pip-{number}-py3-none-any.whl").write_bytes(b"no wheel")
     ran = install(unpacked, there, PIP_INDEX_URL="http://127.0.0.1:9", HOME="/nowhere", PYTHONPATH="/nowhere")
     assert ran.returncode == 0, ran.stderr
     assert f"{there}/venv/bin/steelyard up {there}/recipe/r.yaml --set model={there}/model" in ran.stdout
     assert (there / "recipe/rows/a.jsonl").read_text() == '{"text": "a"}\n'
-    assert not (there / ".unfinished").exists()
+    assert [path.name for path in (there / "recipe/rows").iterdir()] == ["a.jsonl"]  # what the source reads
+    assert sorted(path.name for path in there.iterdir()) == ["model", "recipe", "venv"]
+    with (there / "recipe" / "r.yaml").open("a") as file:  # of the model the bytes are there once
+        file.write("note: mine\n")
+    assert sha256_of(unpacked / "recipe/r.yaml") != sha256_of(there / "recipe/r.yaml")
+    assert (there / "model/config.json").samefile(unpacked / "model/config.json")
     own = [str(there / "venv/bin/python"), "-I", "-c", "import steelyard; print(steelyard.__file__)"]
     place = subprocess.run(own, capture_output=True, text=True, check=True).stdout
     assert place.startswith(str(there / "venv"))
@@ -123,8 +135,53 @@ def test_a_failed_install_leaves_nothing(unpacked: Path) -> None:
     about["files"]["requirements.txt"] = sha256_of(unpacked / "requirements.txt")
     (unpacked / "bundle.json").write_text(json.dumps(about))
     (unpacked.parent / "there" / "venv").mkdir(parents=True)
-    (unpacked.parent / "there" / ".unfinished").touch()
+    (unpacked.parent / "there" / ".unfinished").write_text("steelyard bundle\n")
     refused(unpacked, 5, "lacking==1.0")
+
+
+@pytest.mark.parametrize("word", ["", "steelyard bundle\n", "of another program"])
+def test_a_folder_of_others_is_left_alone(unpacked: Path, word: str) -> None:
+    there = unpacked.parent / "there"
+    (there / "venv").mkdir(parents=True)
+    (there / ".unfinished").write_text(word)
+    if word.startswith("steelyard"):
+        (there / "letters.txt").write_text("mine")
+    before = sorted(there.rglob("*"))
+    ran = install(unpacked, there)
+    assert (ran.returncode, sorted(there.rglob("*"))) == (2, before)
+    assert "is there already" in ran.stderr
+
+
+def test_a_second_install_leaves_the_first_alone(unpacked: Path) -> None:
+    there = unpacked.parent / "there"
+    (there / "venv").mkdir(parents=True)
+    (there / ".unfinished").write_text("steelyard bundle\n")
+    with (there / ".unfinished").open() as mark:
+        fcntl.flock(mark, fcntl.LOCK_EX)
+        ran = install(unpacked, there)
+    assert ran.returncode == 2 and "another install is under way" in ran.stderr
+    assert (there / "venv").is_dir()
+
+
+def test_a_bundle_json_that_was_written_by_others_is_one_error(unpacked: Path) -> None:
+    about = json.loads((unpacked / "bundle.json").read_text())
+    faults: list[Any] = [{k: v for k, v in about.items() if k != name} for name in about]
+    (unpacked.parent / "x").write_text("x")
+    for place in ("model/../../x", "/" + str(unpacked.parent / "x"), "model//x", "recipe/.", "model/\0"):
+        files = about["files"] | {place: sha256_of(unpacked.parent / "x")}
+        faults.append(about | {"files": files})
+    faults += [
+        about | {"files": {}},
+        about | {"model": ["model", "..", ".."]},
+        about | {"model": "model"},
+        [],
+    ]
+    for fault in faults:
+        (unpacked / "bundle.json").write_text(json.dumps(fault))
+        another = isinstance(fault, dict) and "schema" not in fault
+        refused(unpacked, *((5, "another version") if another else (4, "bundle.json is missing or damaged")))
+    (unpacked / "bundle.json").write_text("[" * 200_000)
+    refused(unpacked, 4, "bundle.json is missing or damaged")
 
 
 def test_a_torn_archive_is_told(archive: tuple[Path, list[Sizes]], tmp_path: Path) -> None:
@@ -136,6 +193,60 @@ def test_a_torn_archive_is_told(archive: tuple[Path, list[Sizes]], tmp_path: Pat
         torn.write_bytes(part)
         with pytest.raises(CheckFailed, match="not the bundle that was written"):
             check_bundle(torn)
+
+
+def link(archive: tarfile.TarFile, name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.linkname = kind, target
+    archive.addfile(entry)
+
+
+def put(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(data)
+    archive.addfile(entry, io.BytesIO(data))
+
+
+def without(about: bytes, name: str) -> bytes:
+    return json.dumps({k: v for k, v in json.loads(about).items() if k != name}).encode()
+
+
+# Each puts its own bundle.json, or something beside it.
+FORGED: dict[str, Callable[[tarfile.TarFile, bytes], None]] = {
+    "link out": lambda to, about: link(to, "b/bundle.json", "/etc/passwd"),
+    "link to a member": lambda to, about: (link(to, "b/x", "install.py"), put(to, "b/bundle.json", about))[1],
+    "hard link": lambda to, about: link(to, "b/x", "b/install.py", tarfile.LNKTYPE),
+    "folder": lambda to, about: link(to, "b/bundle.json", "", tarfile.DIRTYPE),
+    "a list": lambda to, about: put(to, "b/bundle.json", b"[]"),
+    "nested": lambda to, about: put(to, "b/bundle.json", b"[" * 200_000),
+    "no files": lambda to, about: put(to, "b/bundle.json", without(about, "files")),
+    "no model": lambda to, about: put(to, "b/bundle.json", without(about, "model")),
+    "above": lambda to, about: put(to, "../bundle.json", about),
+    "absolute": lambda to, about: put(to, "/bundle.json", about),
+    "elsewhere": lambda to, about: put(to, "c/bundle.json", about),
+    "twice": lambda to, about: (put(to, "b/install.py", b""), put(to, "b/bundle.json", about))[1],
+    "too large": lambda to, about: put(to, "b/bundle.json", about + b" " * 20_000),
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_a_forged_archive_is_told(
+    archive: tuple[Path, list[Sizes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    forged = tmp_path / "forged.tar"
+    if name == "too large":
+        monkeypatch.setattr("steelyard.run.leaving.bundling.install.ABOUT_BYTES_MAX", 20_000)
+    with tarfile.open(archive[0]) as good, tarfile.open(forged, "w") as to:
+        for member in good:
+            data = good.extractfile(member).read()  # type: ignore[union-attr]
+            if member.name == "b/bundle.json":
+                FORGED[name](to, data)
+            else:
+                put(to, member.name, data)
+    with pytest.raises(CheckFailed, match="not the bundle that was written"):
+        check_bundle(forged)
+    with pytest.raises(WrongUse):
+        check_bundle(tmp_path)
 
 
 def order(folder: Path, name: str, **more: Any) -> BundleOrder:

@@ -9,13 +9,15 @@ import json
 import os
 import struct
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 
 from steelyard.cli import main
 from steelyard.errors import CheckFailed, Lacking, Refused, WrongUse
-from steelyard.trust import append_log, load_keys, quote_of_this_domain, read_log, read_public
+from steelyard.recipe import Trust as TrustSettings
+from steelyard.trust import CIPHERS, append_log, load_keys, quote_of_this_domain, read_log, read_public
 from steelyard.trust.sealing.ciphers import Sm4Gcm
 
 CHUNK = 256 * 1024
@@ -162,6 +164,15 @@ def test_what_the_product_seals_opens_by_the_page(people, sealed):
 
 
 # ------------------------------------------------------------------ cipher suite 2
+
+
+def test_the_recipe_and_the_flags_name_each_cipher(capsys, monkeypatch):
+    """Typed where `trust` would be loaded for a word alone."""
+    assert get_args(get_type_hints(TrustSettings)["cipher"]) == tuple(CIPHERS)
+    monkeypatch.setenv("TERMINAL_WIDTH", "200")
+    for verb in ("serve", "seal"):
+        main([verb, "--help"])
+        assert all(cipher in capsys.readouterr().out for cipher in CIPHERS), verb
 
 
 def test_sm4_gcm_is_that_of_rfc_8998():

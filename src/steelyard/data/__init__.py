@@ -17,7 +17,7 @@ from .reading.columns import Column, Guess, guess_map, nearest
 from .reading.files import FORMATS
 from .reading.look import Sniff, answers_of, rows_with, sniff
 from .reading.shapes import MAP_WORDS, SHAPES
-from .reading.sources import Source, rows
+from .reading.sources import Source, needed_files, rows
 from .reading.stores.remote import asked_once, url_of
 from .row import Row, Unreadable, text_hash
 from .rules import KINDS
@@ -27,9 +27,9 @@ __all__ = [
     "FORMATS", "KINDS", "LANGUAGES", "MAP_WORDS", "SHAPES", "STEPS", "Column", "DataSet", "Guess",
     "MakeOrder", "Query", "Row", "Sniff", "Source", "Suppressed", "Traced", "Unreadable", "Wanted",
     "answers_of", "asked_once", "check", "clean", "clean_files", "count", "differences", "fingerprint",
-    "guess_map", "judged_now", "make_pictures", "make_rows", "nearest", "open_set", "page_facts",
-    "parts_of", "plain_settings", "plain_text", "redact", "row_of", "rows", "rows_with", "show", "sniff",
-    "source_texts",
+    "guess_map", "judged_now", "make_pictures", "make_rows", "nearest", "needed_files", "open_set",
+    "page_facts", "parts_of", "plain_settings", "plain_text", "redact", "row_of", "rows", "rows_with", "show",
+    "sniff", "source_texts",
     "split_set", "standing_in_sources", "strings_of", "suppress", "suppressed", "text_hash", "traced",
     "url_of", "visible",
 ]  # fmt: skip

@@ -31,7 +31,7 @@ from .bill import (
 )
 from .bill.release import Release, runtime_data_of
 from .cluster_keys import address_of, keys_folder, make_keys, ray_environment
-from .disk import atomic, disk_problem, sync_folder
+from .disk import atomic, disk_problem, sync_folder, write_all
 from .installation import signing_key, verifying_key
 from .keys import (
     LEVELS,
@@ -136,5 +136,5 @@ __all__ = [
     "read_certificates", "read_log", "read_policy", "read_public", "read_receipt", "read_signed", "receipt",
     "release_here", "report_data_of", "revision_of", "runtime_data_of", "scan", "scheme_of", "sealed_id",
     "sign_model", "sign_statement", "signature_of", "signing_key", "sync_folder", "taken_apart", "trusting",
-    "unlock_key_file", "verify_model", "verify_sealed", "verifying_key",
+    "unlock_key_file", "verify_model", "verify_sealed", "verifying_key", "write_all",
 ]  # fmt: skip

@@ -117,6 +117,7 @@ def _scale(flags: ServeFlags) -> dict[str, Any]:
 def settings_of(flags: ServeFlags) -> Any:
     """The flags as the settings of a service. Raises WrongUse."""
     from ...serving import ServeSettings, guard_words
+    from ...trust import CIPHERS
 
     same = (
         *("host", "port", "api_key", "name", "engine", "engine_python", "replicas", "threads"),
@@ -144,7 +145,7 @@ def settings_of(flags: ServeFlags) -> Any:
         cors_origin=tuple(flags.cors_origin or ()),
         collateral=str(flags.collateral.resolve()) if flags.collateral else None,
         trust=_one_of("--trust", flags.trust, ("open", "guarded")),
-        cipher=_one_of("--cipher", flags.cipher, ("aes-256-gcm", "sm4-gcm")),
+        cipher=_one_of("--cipher", flags.cipher, tuple(CIPHERS)),
         key_file=str(flags.key_file.resolve()) if flags.key_file else None,
         stored_bytes_per_key=parse_bytes(flags.stored_bytes_per_key),
         adapter_bytes=parse_bytes(flags.adapter_bytes) if flags.adapter_bytes else None,

@@ -91,6 +91,17 @@ def paths_of(source: Source, root: Path) -> list[Path]:
     return missing(source, path, f"there is no file {source.path}")
 
 
+def needed_files(source: Source, root: Path) -> list[Path]:
+    """What another machine must have to read a source that lies here: its files, and of a data set those that
+    say which of them count. Raises WrongUse.
+    """
+    paths, folder = paths_of(source, root), root / Path(source.path).expanduser()
+    if not folder.is_dir() or not is_dataset(folder):
+        return paths
+    said = {at / name for at in (folder, *(p.parent for p in paths)) for name in (INFO, INFOS, SPLITS, STATE)}
+    return [*paths, *sorted(path for path in said - set(paths) if path.is_file())]
+
+
 def copied_paths(copy: Path, url: str) -> list[Path]:
     """Of a URL: its file, or all below its folder, since stores have no folders; of a data set its shards."""
     if copy.is_file():

@@ -8,6 +8,7 @@ verdict is compared where that run has one on the artefact which can be read wit
 from __future__ import annotations
 
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -73,13 +74,24 @@ def asked_of(recipe: Recipe) -> dict[str, Any]:
 def unapproved(artefact: Path) -> Refused | None:
     """Why others may not be given this artefact: its run's recipe asks for an approval that is not there.
 
-    None for what is no artefact of such a run. Raises WrongUse where a public key cannot be read.
+    `artefact` may be a link to one, or a file in it. None for what is no artefact of such a run. Raises
+    WrongUse where a public key cannot be read.
     """
-    store = artefact.absolute().parent
-    folder = store.parent
-    asked = read_json(folder / "run.json").get(ASKED)
-    if store.name != "artefacts" or not asked:
-        return None
+    places = [path for path in _ways_to(artefact) if path.parent.name == "artefacts"]
+    runs = ((path, path.parents[1], read_json(path.parents[1] / "run.json").get(ASKED)) for path in places)
+    return next(
+        (refused for path, run, asked in runs if asked and (refused := _refused(path, run, asked))), None
+    )
+
+
+def _ways_to(path: Path) -> list[Path]:
+    """Where it lies, links followed, and as it is named, as a store may be a link; with the folders above."""
+    named = os.path.expanduser(path)
+    ends = [Path(end) for end in dict.fromkeys((os.path.realpath(named), os.path.abspath(named)))]
+    return [place for end in ends for place in (end, *end.parents)]
+
+
+def _refused(artefact: Path, folder: Path, asked: dict[str, Any]) -> Refused | None:
     trust = Trust([load_trusted(Path(name)) for name in asked["keys"]])
     wanted = {"model": read_json(artefact / "manifest.json").get("hash"), "recipe": asked["recipe"]}
     wanted |= _verdict_on(wanted["model"], folder)

@@ -13,8 +13,6 @@ from ...telling.messages import say
 from ...telling.output import note, result
 from ..recipes import no_settings
 
-SCHEMA = "steelyard.bundle/1"
-
 
 def bundle(
     name: Annotated[
@@ -50,20 +48,22 @@ def bundle(
             where=Where(field="bundle"),
             hint="steelyard bundle demo --output demo.tar",
         )
+    _make(name, output, tuple(more or ()), unproven)
+
+
+def _make(name: str, output: Path, more: tuple[str, ...], unproven: bool) -> None:
     from ....run import BundleOrder, bundle
     from ...telling.terminal import Terminal
 
-    order = BundleOrder(name=name, out=output, more=tuple(more or ()), unproven=unproven)
     with Terminal() as watch:
-        made = bundle(order, watch, _sizes)
-    files, size, sha256 = made.wheels, show_bytes(made.bytes), made.sha256
+        made = bundle(BundleOrder(name=name, out=output, more=more, unproven=unproven), watch, _sizes)
     where = f"{made.system} {made.machine}, CPython {made.python}"
     where += f", glibc {made.glibc}" if made.glibc else ""
     result(
-        {"schema": SCHEMA} | made.as_json(),
-        say("wrote {path}", path=output) + f"   {size}",
-        f"  SHA-256: {sha256}",
-        say("  {wheels} wheels for {where}", wheels=files, where=where),
+        made.as_json(),
+        say("wrote {path}", path=output) + f"   {show_bytes(made.bytes)}",
+        f"  SHA-256: {made.sha256}",
+        say("  {wheels} wheels for {where}", wheels=made.wheels, where=where),
         f"{say('next, there:')} tar xf {output.name} && python{made.python} {output.stem}/install.py DIR",
     )
 
@@ -83,7 +83,7 @@ def _check(file: Path) -> None:
     about = check_bundle(file)
     where = f"{about['system']} {about['machine']}, CPython {about['python']}"
     result(
-        {"schema": SCHEMA} | about,
+        about,
         say("{path} is whole: {n} files, steelyard {version} for {where}",
             path=file, n=about["files"], version=about["steelyard"], where=where),
     )  # fmt: skip

@@ -29,18 +29,19 @@ from pathlib import Path
 from typing import Any
 
 from ....artefact import Watch
+from ....data import Source, needed_files
 from ....errors import CheckFailed, Lacking, Where, WrongUse, writing_in
 from ....model import resolve
 from ....recipe import Recipe, load
-from ....trust import atomic
+from ....trust import atomic, write_all
 from ....units import show_bytes
 from ...record.acts import written
 from ..export import NOT_MODEL
 from ..source import check_passed, named_model
+from . import install
 from .wheels import fetch, installed_bytes, least_glibc, pins, requirements
 
-SCHEMA = "steelyard.bundle/1"
-INSTALL = Path(__file__).with_name("install.py")
+INSTALL = Path(install.__file__)
 # What --with may name; "data" is no package, the recipe's rows.
 EXTRAS = {"train": "cpu", "documents": "documents", "llamacpp": "llamacpp", "otel": "otel", "data": None}
 PIECE = 1 << 20
@@ -86,7 +87,7 @@ class Bundled:
     sizes: Sizes
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {"schema": install.SCHEMA} | asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,20 +254,19 @@ def _rows(recipe: Recipe) -> dict[str, Path]:
 
 
 def _files_of(text: str, recipe: Recipe) -> list[Path]:
+    """What this source reads, and nothing that lies beside it."""
     where = Where(str(recipe.path), field="data")
     if "://" in text:
         hint = "copy the rows beside the recipe and name them there, or leave --with data out"
         raise WrongUse("bundle.remote", f"{text} lies on a network", where=where, hint=hint)
-    if Path(text).is_absolute() or ".." in Path(text).parts:
+    if Path(text).expanduser().is_absolute() or ".." in Path(text).parts:
         hint = "copy the rows below the recipe's folder, or leave --with data out"
         raise WrongUse("bundle.outside", f"{text} lies outside the recipe's folder", where=where, hint=hint)
-    place = recipe.root / text
-    found = [path for path in place.rglob("*") if path.is_file()] if place.is_dir() else []
-    found = found or [path for path in recipe.root.glob(text) if path.is_file()]
-    if not found:
+    found = needed_files(Source(path=text), recipe.root)
+    if missing := [path for path in found if not path.is_file()]:
         hint = "check the path; `steelyard validate` looks at every source"
-        raise WrongUse("bundle.no_rows", f"there is no {text}", where=where, hint=hint)
-    return sorted(found)
+        raise WrongUse("bundle.no_rows", f"there is no {missing[0]}", where=where, hint=hint)
+    return found
 
 
 # ------------------------------------------------------------------ packed
@@ -274,7 +274,7 @@ def _files_of(text: str, recipe: Recipe) -> list[Path]:
 
 def _about(contents: _Contents, glibc: str | None) -> dict[str, Any]:
     return {
-        "schema": SCHEMA,
+        "schema": install.SCHEMA,
         "steelyard": version("steelyard"),
         "python": ".".join(map(str, sys.version_info[:2])),
         "system": sys.platform,
@@ -328,9 +328,7 @@ class _Hashing:
         return self._passed(self.file.read(size))
 
     def write(self, data: bytes) -> int:
-        left = memoryview(self._passed(data))
-        while left:  # an unbuffered write near a full disk may be short
-            left = left[self.file.write(left) :]
+        write_all(self.file, self._passed(data))
         return len(data)
 
 
@@ -339,31 +337,43 @@ class _Hashing:
 
 def check_bundle(file: Path) -> dict[str, Any]:
     """What an archive says of itself, every file compared. Raises CheckFailed for one that is not whole."""
-    sums: dict[str, str] = {}
-    about: dict[str, Any] = {}
+    if not file.is_file():
+        hint = "name the archive that `steelyard bundle` wrote"
+        raise WrongUse("bundle.none", f"there is no {file}", where=Where(str(file)), hint=hint)
     try:
         with tarfile.open(file, "r:") as archive:
-            for member in archive:
-                name = member.name.partition("/")[2]
-                source = archive.extractfile(member)
-                if source is None or name in sums:
-                    raise _damaged(file, f"{member.name} is no plain file, or is there twice")
-                if name == "bundle.json":
-                    about = json.loads(source.read())
-                else:
-                    sums[name] = hashlib.file_digest(source, "sha256").hexdigest()  # type: ignore[arg-type]
-    except FileNotFoundError as error:
-        hint = "name the archive that `steelyard bundle` wrote"
-        raise WrongUse("bundle.none", f"there is no {file}", where=Where(str(file)), hint=hint) from error
-    except (tarfile.TarError, EOFError, ValueError) as error:
+            about, sums = _read(file, archive)
+    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         raise _damaged(file, f"it is cut short, or no archive: {error}") from error
-    if about.get("schema") != SCHEMA:
-        raise _damaged(file, "it has no bundle.json, which comes last")
     wanted = about.pop("files")
     for name in sorted({*wanted, *sums}):
         if wanted.get(name) != sums.get(name):
             raise _damaged(file, f"{name} is missing, was added or was changed")
     return about | {"file": str(file), "files": len(sums)}
+
+
+def _read(file: Path, archive: tarfile.TarFile) -> tuple[dict[str, Any], dict[str, str]]:
+    """bundle.json, its fields checked, and the SHA-256 of every other file."""
+    sums: dict[str, str] = {}
+    about: dict[str, Any] = {}
+    tops: set[str] = set()
+    for member in archive:
+        top, _, name = member.name.partition("/")
+        tops.add(top)
+        if not install.is_plain(f"{top}/{name}") or len(tops) > 1:
+            raise _damaged(file, f"{member.name} leads out of its one folder")
+        source = archive.extractfile(member) if member.isreg() and not member.issparse() else None
+        if source is None or name in sums or about:
+            raise _damaged(file, f"{member.name} is no plain file, is there twice, or after bundle.json")
+        if name != "bundle.json":
+            sums[name] = hashlib.file_digest(source, "sha256").hexdigest()  # type: ignore[arg-type]
+            continue
+        about, fault = install.read_about(source)
+        if fault:
+            raise _damaged(file, f"its bundle.json is of another version, or damaged: {fault}")
+    if not about:
+        raise _damaged(file, "it has no bundle.json, which comes last")
+    return about, sums
 
 
 def _damaged(file: Path, why: str) -> CheckFailed:

@@ -8,6 +8,7 @@ The standard library alone, and words that older Pythons read too, so that they 
     FOLDER/recipe   the recipe, where the bundle has one
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,7 +19,13 @@ import subprocess
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-UNFINISHED = ".unfinished"
+SCHEMA = "steelyard.bundle/1"
+ABOUT_BYTES_MAX = 64 << 20  # of bundle.json, some 500,000 files
+UNFINISHED, MARK = (
+    ".unfinished",
+    b"steelyard bundle\n",
+)  # a file of this name and word: an install is not done
+MADE = ("venv", "model", "recipe")  # all that an install makes in its folder
 WRONG_USE, LACKING, DAMAGED, STOPPED = 2, 5, 4, 6
 
 
@@ -68,15 +75,75 @@ def next_lines(bundle, folder):
 
 
 def read_bundle():
+    hint = "copy the archive again, compare its SHA-256"
     try:
-        with open(os.path.join(HERE, "bundle.json"), encoding="utf-8") as file:
-            bundle = json.load(file)
-        if bundle["schema"] != "steelyard.bundle/1":
-            raise Failed(LACKING, "the bundle is of another version", "use the install.py that lies in it")
-        return bundle
-    except (OSError, ValueError, KeyError, TypeError):
+        with open(os.path.join(HERE, "bundle.json"), "rb") as file:
+            bundle, fault = read_about(file)
+    except OSError:
         text = "bundle.json is missing or damaged: the archive is not whole"
-        raise Failed(DAMAGED, text, "copy the archive again, compare its SHA-256") from None
+        raise Failed(DAMAGED, text, hint) from None
+    if fault == "schema":
+        raise Failed(LACKING, "the bundle is of another version", "use the install.py that lies in it")
+    if fault:
+        raise Failed(DAMAGED, "bundle.json is missing or damaged: its " + fault + " is not right", hint)
+    return bundle
+
+
+def read_about(file):
+    """What a file of bundle.json says, and which field of it is not as it was written; None where all are."""
+    data = file.read(ABOUT_BYTES_MAX + 1)
+    if len(data) > ABOUT_BYTES_MAX:
+        return None, "size"
+    try:
+        bundle = json.loads(data.decode("utf-8"))
+    except (ValueError, RuntimeError):  # RuntimeError: nested without end
+        return None, "JSON"
+    if not isinstance(bundle, dict):
+        return None, "JSON"
+    if bundle.get("schema") != SCHEMA:
+        return bundle, "schema"
+    faults = [name for name, is_right in FIELDS.items() if name not in bundle or not is_right(bundle[name])]
+    return bundle, faults[0] if faults else None
+
+
+def is_text(value):
+    return isinstance(value, str) and value != ""
+
+
+def is_text_or_none(value):
+    return value is None or is_text(value)
+
+
+def is_plain(name):
+    """A place below the bundle, written with slashes: no part leads out of it."""
+    return is_text(name) and "\0" not in name and not {"", ".", ".."} & set(name.split("/"))
+
+
+def is_place(top):
+    return lambda parts: (
+        isinstance(parts, list) and all(map(is_text, parts)) and is_plain("/".join(parts)) and parts[0] == top
+    )
+
+
+def are_files(files):
+    """Each by its SHA-256; what the install itself uses is among them."""
+    return (
+        isinstance(files, dict)
+        and all(is_plain(name) and is_text(digest) for name, digest in files.items())
+        and "requirements.txt" in files
+        and len(pips(files)) == 1
+    )
+
+
+def pips(files):
+    return [name for name in files if name.startswith("wheels/pip-") and name.endswith(".whl")]
+
+
+FIELDS = {
+    "steelyard": is_text, "python": is_text, "system": is_text, "machine": is_text, "glibc": is_text_or_none,
+    "model": is_place("model"), "recipe": lambda parts: parts is None or is_place("recipe")(parts),
+    "files": are_files,
+}  # fmt: skip
 
 
 def check_machine(bundle):
@@ -109,7 +176,7 @@ def check_files(bundle):
     """Each file by its SHA-256, all before the first is used."""
     for name, digest in sorted(bundle["files"].items()):
         path = os.path.join(HERE, *name.split("/"))
-        if not os.path.isfile(path):
+        if os.path.islink(path) or not os.path.isfile(path):
             raise Failed(DAMAGED, name + " is missing from the bundle", "copy and unpack the archive again")
         if sha256_of(path) != digest:
             text = name + " is not what was packed: its SHA-256 differs"
@@ -128,41 +195,80 @@ def sha256_of(path):
 
 
 def install(bundle, folder):
-    if os.path.exists(os.path.join(folder, UNFINISHED)):  # a call that was killed
-        shutil.rmtree(folder)
-    if os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
-        raise Failed(WRONG_USE, folder + " is there already", "name a folder that is not there yet")
+    with claimed(folder) as mark:
+        try:
+            empty(folder)  # of what a call that was killed has left
+            environment(bundle, folder, mark)
+            for name in sorted(bundle["files"]):
+                place(name, os.path.join(folder, *name.split("/")))
+        except BaseException:
+            empty(folder)
+            os.unlink(mark.name)
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+            raise
+        os.unlink(mark.name)
+
+
+@contextlib.contextmanager
+def claimed(folder):
+    """The folder's mark, locked for this install: the folder is new, empty, or of one that was killed."""
+    import fcntl  # check_machine has refused a system without it
+
+    path = os.path.join(folder, UNFINISHED)
+    taken = Failed(WRONG_USE, folder + " is there already", "name a folder that is not there yet")
+    if os.path.lexists(folder) and not os.path.isdir(folder):
+        raise taken
     os.makedirs(folder, exist_ok=True)
-    mark = os.path.join(folder, UNFINISHED)
-    open(mark, "w").close()
-    try:
-        environment(folder)
-        for name in sorted(bundle["files"]):
-            if name.split("/")[0] in ("model", "recipe"):
-                place(os.path.join(HERE, *name.split("/")), os.path.join(folder, *name.split("/")))
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    os.unlink(mark)
+    inside = set(os.listdir(folder))
+    is_marked = os.path.isfile(path) and not os.path.islink(path)
+    if inside - {UNFINISHED, *MADE} or (inside and not is_marked):
+        raise taken
+    with open(path, "a+b") as mark:
+        try:
+            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            text = "another install is under way in " + folder
+            raise Failed(WRONG_USE, text, "wait until it is done, or name another folder") from None
+        mark.seek(0)
+        word = mark.read(len(MARK) + 1)
+        if word != MARK and (word or inside - {UNFINISHED}):
+            raise taken
+        if not os.path.exists(path) or not os.path.samestat(os.fstat(mark.fileno()), os.stat(path)):
+            raise taken  # another install was done at this moment
+        mark.write(b"" if word else MARK)
+        mark.flush()
+        yield mark
 
 
-def environment(folder):
+def empty(folder):
+    """Without what an install makes; a link that somebody put there goes, not what it leads to."""
+    for name in MADE:
+        path = os.path.join(folder, name)
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        elif os.path.lexists(path):
+            os.unlink(path)
+
+
+def environment(bundle, folder, mark):
     """A virtual environment of the bundle's wheels: pip comes out of its own wheel, no index is asked."""
     wheels, home = os.path.join(HERE, "wheels"), os.path.join(folder, "venv")
     python = os.path.join(home, "bin", "python")
-    run([sys.executable, "-m", "venv", "--without-pip", home])
-    pip = next(os.path.join(wheels, name, "pip") for name in os.listdir(wheels) if name.startswith("pip-"))
+    run([sys.executable, "-m", "venv", "--without-pip", home], mark)
+    pip = os.path.join(HERE, *pips(bundle["files"])[0].split("/"), "pip")
     words = ["install", "--quiet", "--no-index", "--no-deps", "--require-hashes", "--find-links", wheels]
-    run([python, pip, *words, "--requirement", os.path.join(HERE, "requirements.txt")])
+    run([python, pip, *words, "--requirement", os.path.join(HERE, "requirements.txt")], mark)
 
 
-def run(words):
+def run(words, mark):
+    """It holds the mark too: of an install that was killed no child goes on beside the next one."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON"))}
     env.update(PIP_CONFIG_FILE=os.devnull, PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_NO_INPUT="1")
     # Not in our group: an interrupt reaches us, and we end it.
     child = subprocess.Popen(
         words, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        start_new_session=True,
+        start_new_session=True, pass_fds=(mark.fileno(),),
     )  # fmt: skip
     try:
         said = child.communicate()[0].decode("utf-8", "replace").splitlines()
@@ -176,13 +282,18 @@ def run(words):
         raise Failed(LACKING, text[:500], "free space, or an own Python: this one cannot make an environment")
 
 
-def place(source, target):
-    """A second name for the same bytes where the disk is one, else a copy."""
+def place(name, target):
+    """Of the model a second name for the same bytes where the disk is one; a recipe is there to be edited."""
+    source, top = os.path.join(HERE, *name.split("/")), name.split("/")[0]
+    if top not in ("model", "recipe"):
+        return
     os.makedirs(os.path.dirname(target), exist_ok=True)
     try:
-        os.link(source, target)
+        if top == "model":
+            return os.link(source, target)
     except OSError:
-        shutil.copyfile(source, target)
+        pass
+    shutil.copyfile(source, target)
 
 
 if __name__ == "__main__":
