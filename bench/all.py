@@ -4,8 +4,9 @@
 
 What a bench printed lies in bench/results/raw/NAME.json. Where tables.py knows the bench, its table goes to
 bench/results/NAME.json, from which `make docs` makes docs/figures.md. A bench whose material is missing
-(STEELYARD_SHARED) is reported as skipped; a skip is no figure. Not here: what needs an installation of others
-(joined), texts gathered by hand (second_set), root or a quiet machine (media); its command stands over its table.
+(STEELYARD_SHARED) is reported as skipped; a skip is no figure. Not here: what needs an installation of
+others (joined), texts gathered by hand (second_set), root or a quiet machine (media); its command stands
+over its table.
 """
 
 from __future__ import annotations
