@@ -101,6 +101,7 @@ def verbs(port: int, hub: str) -> Iterator[Verb]:
     yield Verb(("rotate", "data.sealed"))
     yield Verb(("open", "data.sealed", "--output", "opened.jsonl"))
     yield Verb(("attest", "verify", "opened.jsonl"), code=2)
+    yield Verb(("bundle", "--check", "nothing.tar"), code=2)
     yield from map(Verb, [("keys", "new"), ("sign", "cleaned"), ("verify", "cleaned"), ("sbom", "--check")])
     yield from map(Verb, [("data", "trace", QUESTION), ("record",), ("audit", "show"), ("audit", "verify")])
     fleet = ("--load", "job/load.csv", "--devices", "4", "--serving", "2")

@@ -38,7 +38,7 @@ def _library() -> Any:
             "trust.no_pkcs11",
             "tokens need python-pkcs11",
             why=str(e),
-            hint="pip install 'steelyard[pkcs11]'",
+            hint="in the steelyard checkout: pip install -c constraints.txt '.[pkcs11]'",
         ) from e
     return pkcs11
 

@@ -35,7 +35,8 @@ def pins(extras: Collection[str]) -> dict[str, str]:
     missing = sorted(name for name in _asked(own, extras) if not _is_installed(name))
     if missing:
         text = f"{missing[0]} is not installed here, so its version is not known"
-        hint = f"pip install 'steelyard[{','.join(extras)}]', then bundle what was tried"
+        install = f"pip install -c constraints.txt '.[{','.join(extras)}]'"
+        hint = f"in the steelyard checkout: {install}, then bundle what was tried"
         raise Lacking("bundle.not_installed", text, hint=hint)
     if not _is_installed("pip"):
         hint = "python -m ensurepip"
