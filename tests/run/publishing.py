@@ -37,7 +37,12 @@ class Desk:
         (draft.folder / "note.txt").write_text(key)
         return self.place.store.publish(draft, {}, {})
 
-    def publish(self, artefact: Artefact, verdict: str | None = None, **planned: Any) -> dict[str, Any]:
+    def verdict(self, key: str) -> Artefact:
+        draft = self.place.store.draft("verdict", key * 64, "gate", {}, {})
+        (draft.folder / "verdict.json").write_text("{}")
+        return self.place.store.publish(draft, {}, {})
+
+    def publish(self, artefact: Artefact, verdict: Artefact | None = None, **planned: Any) -> dict[str, Any]:
         """As the last step of a run does."""
         fill = SimpleNamespace(settings={"serve": PLANNED | planned})
         ready = SimpleNamespace(recipe=self.recipe, workdir=self.place, fill=fill, engine={}, id="r-1")

@@ -91,8 +91,8 @@ def acts(home: Path) -> list[tuple[str, str]]:
 
 
 def test_back_under_load_and_no_further(desk, home):
-    one, two = desk.made("a"), desk.made("b")
-    desk.publish(one, "c" * 64)
+    one, two, passed = desk.made("a"), desk.made("b"), desk.verdict("c")
+    desk.publish(one, passed)
     assert code_of(WrongUse) == "rollback.nothing_before"
     url = desk.publish(two)["url"]
     asking = Asking(url)
@@ -107,7 +107,7 @@ def test_back_under_load_and_no_further(desk, home):
     assert (done["artefact"], done["before"], done["service"]["url"]) == (one.hash, two.hash, url)
     assert find(desk.place.service).pid == done["service"]["pid"]
     (left,) = read_promotions(desk.place)
-    assert (left.hash, left.verdict) == (one.hash, "c" * 64)
+    assert (left.hash, left.verdict) == (one.hash, passed.hash)
     assert ("service.rolled_back", one.hash) in acts(home)
     assert code_of(WrongUse) == "rollback.nothing_before"
     assert asking.url == url and httpx.get(f"{url}/ready").status_code == 200
