@@ -420,12 +420,16 @@ def test_prompts_that_begin_alike_go_to_one_replica():
 
     engines = [SimpleNamespace(state="ready", adapters={}) for _ in range(3)]
     pool = Replicas(engines)
+
+    def place(ids):
+        return pool._place(len(ids), blocks_of(ids, (None, "")))
+
     prefix = list(range(200))
-    home = pool.choose([*prefix, 1])
-    number = next(i for i, engine in enumerate(engines) if engine is home)
-    pool.balance.take(number, 201, blocks_of([*prefix, 1], (None, "")), 16)
-    assert pool.choose([*prefix, 2]) is home and pool.choose([7] * 200) is not home
-    pool.balance.replicas[number].backlog += 2000
-    assert pool.choose([*prefix, 3]) is not home  # it has clearly more to do
-    home.state = "stalled"
-    assert pool.choose([*prefix, 4]) is not home
+    home = place([*prefix, 1])
+    pool.balance.take(home, 201, blocks_of([*prefix, 1], (None, "")), 16)
+    assert place([*prefix, 2]) == home and place([7] * 200) != home
+    pool.balance.replicas[home].backlog += 2000
+    assert place([*prefix, 3]) != home  # it has clearly more to do
+    pool.balance.replicas[home].backlog -= 2000
+    engines[home].state = "stalled"
+    assert place([*prefix, 4]) != home
