@@ -17,7 +17,6 @@ import itertools
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from load import Asked, NoAnswer, ask, bodies
+from started import started
 from tables import record, write
 
 TIMES = 100
@@ -51,23 +51,14 @@ class Side:
 @contextmanager
 def service() -> Iterator[tuple[str, list[str]]]:
     """The URL of a service of the packaged model, and its two keys."""
-    command = [sys.executable, "-m", "steelyard"]
     with tempfile.TemporaryDirectory() as home:
         place = Path(home)
-        environment = {**os.environ, "STEELYARD_STATE": home}
         from steelyard.serving import new_key
 
         keys = [new_key(place / "keys.json", name) for name in ("quiet", "loud")]
         words = ["serve", "demo", "--port", "0", "--keys", str(place / "keys.json"), "--json"]
-        running = subprocess.Popen(
-            [*command, *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, text=True
-        )
-        try:
-            assert running.stdout is not None
-            yield json.loads(running.stdout.readline())["url"], keys
-        finally:
-            running.terminate()
-            running.wait()
+        with started([sys.executable, "-m", "steelyard", *words], place, place / "log") as url:
+            yield url, keys
 
 
 async def user(

@@ -30,6 +30,7 @@ from typing import Any
 
 import httpx
 from peers import free_port
+from started import started
 from tables import record, write
 
 from steelyard.model import resolve, to_hf
@@ -98,17 +99,9 @@ def front(folder: Path, servers: list[Vllm]) -> Iterator[str]:
     words = ["serve", "--port", "0", "--keys", str(folder / "keys.json"), "--json", "--max-num-seqs", "16"]
     for server in servers:
         words += ["--join", server.url]
-    with (folder / "front.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "steelyard", *words], stdout=subprocess.PIPE, stderr=log, text=True,
-            env=os.environ | {"STEELYARD_STATE": str(folder / "state")},
-        )  # fmt: skip
-    assert process.stdout is not None
-    try:
-        yield json.loads(process.stdout.readline())["url"]
-    finally:
-        process.terminate()
-        process.wait()
+    command = [sys.executable, "-m", "steelyard", *words]
+    with started(command, folder / "state", folder / "front.log") as url:
+        yield url
 
 
 def keys_in(folder: Path) -> dict[str, str]:

@@ -22,11 +22,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import csv
-import json
-import os
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -40,6 +37,7 @@ import httpx
 import numpy as np
 import random_model
 from router import BEST_OF_THREE, PREDICTED
+from started import started
 from tables import record, write
 
 from steelyard.serving.host.replicas import pool
@@ -186,17 +184,9 @@ def serve_with(policy: str, words: list[str]) -> None:
 def service(model: Path, policy: str, folder: Path) -> Iterator[str]:
     words = ["serve", str(model), "--replicas", "2", "--form", "bf16", "--port", "0", "--json"]
     words += ["--max-model-len", "4096", "--max-requests-at-once", "4096", "--max-queue-s", "600"]
-    with (folder / "log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, __file__, "--front", policy, *words], stdout=subprocess.PIPE, stderr=log,
-            text=True, env=os.environ | {"STEELYARD_STATE": str(folder / "state")},
-        )  # fmt: skip
-    assert process.stdout is not None
-    try:
-        yield json.loads(process.stdout.readline())["url"]
-    finally:
-        process.terminate()
-        process.wait()
+    command = [sys.executable, __file__, "--front", policy, *words]
+    with started(command, folder / "state", folder / "log") as url:
+        yield url
 
 
 # ------------------------------------------------------------------ requests

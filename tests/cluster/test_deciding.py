@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from playing import told
 
 import steelyard.cluster
 from steelyard.cluster import (
@@ -40,14 +41,6 @@ def fleet(policy: str = "tide") -> Fleet:
 
 def submit(t_s: float, job: str, gpus: int, least: int = 0, most: int = 0) -> Submit:
     return Submit(t_s, job, gpus, least or gpus, most or gpus)
-
-
-def told(state: Fleet, *events: Event) -> tuple[Fleet, list[Decision]]:
-    said: list[Decision] = []
-    for event in events:
-        state, decisions = step(state, event)
-        said += decisions
-    return state, said
 
 
 def quiet_hours(state: Fleet, need: int, minutes: int, start: int = 0) -> tuple[Fleet, list[Decision]]:

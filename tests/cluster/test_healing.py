@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from playing import told
 
 from steelyard.cluster import (
     POLICIES,
@@ -17,16 +18,7 @@ from steelyard.cluster import (
     Stalled,
     Submit,
     blame,
-    step,
 )
-
-
-def told(state: Fleet, *events: Event) -> tuple[Fleet, list[Decision]]:
-    said: list[Decision] = []
-    for event in events:
-        state, decisions = step(state, event)
-        said += decisions
-    return state, said
 
 
 def running(devices: int = 16, size: int = 4) -> Fleet:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from playing import told
 
 from steelyard.cluster import (
     POLICIES,
@@ -26,14 +27,6 @@ HOUR_S = 3_600.0
 
 def fleet(devices: int = 4) -> Fleet:
     return Fleet(devices, 0, POLICIES["shared"])
-
-
-def told(state: Fleet, *events: Event) -> tuple[Fleet, list[Decision]]:
-    said: list[Decision] = []
-    for event in events:
-        state, decisions = step(state, event)
-        said += decisions
-    return state, said
 
 
 def job(t_s: float, name: str, size: int = 1, team: str = "", priority: int = 0, deadline_s=None) -> Submit:
