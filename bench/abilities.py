@@ -174,7 +174,7 @@ def together(bench: Bench, seed: int) -> None:
         bench.cell_of(f"mix/{word}/{seed}", base, TASKS, seed=seed, max_steps=steps, mix=weights[word])
     near = {"method": {"beta": bench.args.beta}}
     bench.cell_of(f"mix/tokens/{seed}", base, TASKS, seed=seed, max_steps=steps, loss_per="token")
-    bench.cell_of(f"mix/near/{seed}", base, TASKS, seed=seed, max_steps=steps, **near)
+    bench.cell_of(f"mix/near/{seed}", base, TASKS, keep=True, seed=seed, max_steps=steps, **near)
     steer = {"probe_steps": max(4, round(PROBE_SHARE * steps / len(TASKS))), "aims": {t: {} for t in TASKS}}
     bench.cell_of(f"mix/auto/{seed}", base, TASKS, seed=seed, max_steps=steps, steer=steer)
 
@@ -213,21 +213,22 @@ def show(bench: Bench) -> None:
 
 
 def shares(results: dict[str, Any], seed: int) -> None:
-    """Of the separately trained scores, what each mix keeps."""
-    alone = {task: results.get(f"alone/{task}/{seed}", {}).get("scores", {}).get(task) for task in TASKS}
+    """Of what each task learns alone, what each mix keeps: of right answers, and of the loss taken off."""
+    alone = {task: results.get(f"alone/{task}/{seed}") for task in TASKS}
     if None in alone.values():
         return
-    base = results["base"]["perplexity"]
+    base = results["base"]
     for word in ("tokens", *MIXES, "near", "auto"):
         if cell := results.get(f"mix/{word}/{seed}"):
-            kept = {task: cell["scores"][task] / alone[task] for task in TASKS if alone[task]}
-            if not kept:
-                continue  # alone nothing was learnt that a score shows
-            worst = min(kept, key=lambda task: kept[task])
-            mean = sum(kept.values()) / len(kept)
-            growth = cell["perplexity"] / base - 1
-            text = f"mean kept {mean:.1%}, worst {worst} {kept[worst]:.1%}, perplexity {growth:+.1%}"
-            print(f"seed {seed} mix {word}: of {len(kept)} tasks {text}")
+            growth = cell["perplexity"] / base["perplexity"] - 1
+            print(f"seed {seed} mix {word}: perplexity {growth:+.1%}")
+            for measure, none in (("scores", dict.fromkeys(TASKS, 0.0)), ("losses", base["losses"])):
+                learnt = {t: none[t] - alone[t][measure][t] for t in TASKS}
+                kept = {t: (none[t] - cell[measure][t]) / learnt[t] for t in TASKS if learnt[t]}
+                if kept:  # else alone nothing was learnt that a score shows
+                    worst = min(kept, key=lambda task: kept[task])
+                    mean = sum(kept.values()) / len(kept)
+                    print(f"  {measure}: {len(kept)} tasks, mean {mean:.1%}, worst {worst} {kept[worst]:.1%}")
 
 
 def lifted(results: dict[str, Any], weak: str) -> None:
