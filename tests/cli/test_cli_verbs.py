@@ -319,3 +319,10 @@ def test_engines_lists_what_trains_and_serves(steelyard, tmp_path) -> None:
     for words, code in ((("install", "axolotl"), "train.engine"), (("remove", "trl"), "cli.usage")):
         done = steelyard("engines", *words, "--json", env=data)
         assert done.returncode == 2 and json.loads(done.stdout)["error"]["code"] == code
+
+
+def test_every_verb_stands_under_one_heading_of_the_help():
+    from steelyard.cli.app import SECTIONS, VERBS
+
+    shown = [name for names in SECTIONS.values() for name in names.split()]
+    assert sorted(shown) == sorted({name.split()[0] for name, _, _ in VERBS})

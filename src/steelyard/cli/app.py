@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from .telling.messages import say
 from .telling.options import EVERYWHERE
@@ -131,6 +132,31 @@ GROUPS = {
     "broker": "Keys for attested software alone.",
     "trust": "What a run's level of trust comes to.",
 }
+# As `steelyard --help` shows them, under these headings.
+SECTIONS = {
+    "From a recipe to a service": "init validate plan up run train status logs stop report ledger gc",
+    "Data": "clean data record",
+    "Models": "pull scan export gate eval",
+    "A service": "serve chat route proxy canary rollback",
+    "Machines": "hardware doctor accept engines jobs cluster simulate bundle",
+    "Trust": "trust seal open rotate attest broker keys sign verify receipt approve sbom audit",
+}
+
+
+class Sections(TyperGroup):
+    """The verbs of the app under their headings."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        widest = max(len(name) for name in self.commands)
+        for heading, names in SECTIONS.items():
+            rows = [
+                (name.ljust(widest), self.commands[name].help or "")
+                for name in names.split()
+                if name in self.commands
+            ]
+            if rows:
+                with formatter.section(say(heading)):
+                    formatter.write_dl(rows)
 
 
 def version(wanted: bool) -> None:
@@ -144,6 +170,7 @@ def version(wanted: bool) -> None:
 def make(arguments: Sequence[str] = ()) -> typer.Typer:
     """The app, its help in the language of OPTIONS; where a verb is called, of that verb alone."""
     typer_app = typer.Typer(
+        cls=Sections,
         rich_markup_mode=None,  # plain help: rich would take half of the 0.3 s
         pretty_exceptions_enable=False,
         epilog=say(EVERYWHERE),
