@@ -12,10 +12,12 @@ from steelyard.sensitive import (
     KINDS,
     USUAL,
     Screen,
+    Tags,
     gives_orders,
     is_chinese,
     is_refusal,
     orders_in,
+    redact_part,
     spans_in,
     without_orders,
 )
@@ -176,3 +178,18 @@ def test_refusals_in_both_languages(answer, refuses):
 def test_the_language_of_a_text():
     assert is_chinese("请拨打 hotline 热线电话")
     assert not is_chinese("Call 张三 tomorrow morning about the invoice")
+
+
+def test_marks_that_are_never_closed_are_read_once():
+    """Once for each of them they would take minutes, with the interpreter's lock held."""
+    assert orders_in("“" * 300_000 + "「" * 9 + "『" * 9 + "《" * 9 + "‘" * 9) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["token1" * 10_000, "token" + " " * 100_000 + "1", "微信" + " " * 100_000 + "1", "护照" + " " * 100_000],
+    ids=["labels", "key", "account", "passport"],
+)
+def test_a_long_word_or_gap_behind_a_label_is_read_once(text):
+    assert spans_in(text) == []
+    assert redact_part(text, Tags()) == text

@@ -44,10 +44,10 @@ DIGIT = re.compile(r"[0-9]")
 NORTH_AMERICA = re.compile(r"\+1|1[ .\-(]")
 # lucia [at] mail [dot] com; a bare " at " counts only before a dot in words
 OBFUSCATED = re.compile(
-    r"(?<![\w.+\-])[A-Za-z0-9][\w+\-]*(?:(?:\.|\s*[\[({]\s*(?:dot|点)\s*[\])}]\s*|\s+DOT\s+)[\w+\-]+)*"
+    r"(?<![\w.+\-])[A-Za-z0-9][\w+\-]*(?:(?:\.|\s*[\[({]\s*(?:dot|点)\s*[\])}]\s*|\s+DOT\s+)[\w+\-]+){0,8}"
     r"(?:\s*(?:[\[({<]\s*(?:at|AT|At|@)\s*[\])}>]|＠)\s*|\s+AT\s+|\s+at\s+(?=[\w\-]+\s*[\[({]\s*dot))"
     r"[A-Za-z0-9][\w\-]*(?:(?:\.|\s*[\[({]\s*(?:dot|DOT|Dot|点)\s*[\])}]\s*|\s+(?:DOT|"
-    r"dot)\s+)[A-Za-z][\w\-]*)+"
+    r"dot)\s+)[A-Za-z][\w\-]*){1,8}"
 )
 AT_WORDS = (
     "[at]",

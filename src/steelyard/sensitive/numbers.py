@@ -23,14 +23,14 @@ IBAN = re.compile(
 )
 SSN = re.compile(rf"{NOT_IN}(?!000|666|9)\d{{3}}([- ])(?!00)\d{{2}}\1(?!0000)\d{{4}}{NOT_ON}")
 PASSPORT = re.compile(
-    r"(?:护照|通行证|passport)(?:号码|号|\s*(?:no\.?|number|nr\.?|#))?\s*(?:是|为|"
-    r"is)?\s*[:：#]?\s*([A-Z]{1,2}\d{6,9}|\d{9})"
+    r"(?:护照|通行证|passport)(?:号码|号|\s*+(?:no\.?|number|nr\.?|#))?\s*+(?:是|为|"
+    r"is)?\s*+[:：#]?\s*+([A-Z]{1,2}\d{6,9}|\d{9})"
     r"(?![A-Za-z0-9])",
     re.IGNORECASE,
 )
 ACCOUNT = re.compile(
     r"(?:微信号?|(?<![A-Za-z])(?:vx|wx|v信)|薇信|微信\s?ID|wechat(?:\s?id)?|weixin|企业微信|QQ号?码?|扣扣|telegram|whatsapp|skype|line\s?id)"
-    r"\s*(?:是|为|is)?\s*[:：]?\s*(@?[A-Za-z][A-Za-z0-9_\-]{4,31}|[1-9]\d{4,11})(?![A-Za-z0-9_@])",
+    r"\s*+(?:是|为|is)?\s*+[:：]?\s*+(@?[A-Za-z][A-Za-z0-9_\-]{4,31}|[1-9]\d{4,11})(?![A-Za-z0-9_@])",
     re.IGNORECASE,
 )
 IPV4 = re.compile(r"(?<![\w.\-/])(?:\d{1,3}\.){3}\d{1,3}(?![\w\-]|\.\d)")

@@ -8,8 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+# None of them goes beyond a second mark that opens: a row of marks that are never closed is read once.
 QUOTED = re.compile(
-    r"```.*?```|`[^`\n]+`|“[^”]*”|\"[^\"\n]{3,}\"|「[^」]*」|『[^』]*』|‘[^’\n]*’|《[^》]*》", re.DOTALL
+    r"```.*?```|`[^`\n]+`|“[^“”]*”|\"[^\"\n]{3,}\"|「[^「」]*」|『[^『』]*』|‘[^‘’\n]*’|《[^《》]*》",
+    re.DOTALL,
 )
 
 

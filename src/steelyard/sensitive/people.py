@@ -23,7 +23,7 @@ NAME_ZH = re.compile(
     r"联系人|紧急联系人|户主|户名|持卡人|开户[名人]|申请人|法定代表人|法人代表|当事人|被保险人|"
     r"投保人|受益人|乘车人|乘机人|入住人|签收人|经办人|"
     r"负责人|收款人|付款人|汇款人|承租人|出租人|买受人|报案人|委托人|就诊人|患者|病人|客户|学员|称呼)"
-    rf"\s*(?:是|为|叫)?\s*[:：]?\s*({HAN_NAME})(?![{HAN}])|我(?:的名字)?叫({HAN_NAME})(?=[，。,.；;\s]|$)"
+    rf"\s*+(?:是|为|叫)?\s*+[:：]?\s*+({HAN_NAME})(?![{HAN}])|我(?:的名字)?叫({HAN_NAME})(?=[，。,.；;\s]|$)"
 )
 ADDRESS_LABEL = (
     r"(?:(?:收货|收件|家庭|通讯|通信|联系|户籍|居住|现居|常住|邮寄|寄件|送货|配送|公司|办公|详细|"
@@ -34,7 +34,9 @@ UNIT = re.compile(
     rf"\d+\s*(?:号|栋|幢|室|单元|楼|弄|座|层|组|户|门)|[路街道巷弄村镇]\d+|"
     rf"[省市][{HAN}]+[区县市][{HAN}]*[路街道巷镇村]"
 )
-ADDRESS_ZH = re.compile(rf"{ADDRESS_LABEL}\s*(?:是|为|在)?\s*[:：]?\s*([{HAN}A-Za-z0-9（）()\-—#·]{{5,60}})")
+ADDRESS_ZH = re.compile(
+    rf"{ADDRESS_LABEL}\s*+(?:是|为|在)?\s*+[:：]?\s*+([{HAN}A-Za-z0-9（）()\-—#·]{{5,60}})"
+)
 PLACE_ZH = re.compile(
     rf"(?:[{HAN}]{{2,7}}?(?:省|"
     rf"自治区))?[{HAN}]{{2,6}}?市[{HAN}]{{1,6}}?[区县市镇][{HAN}]{{0,12}}?(?:路|街|大道|道|巷|弄|"
@@ -77,7 +79,7 @@ ADDRESS_LABELLED_EN = re.compile(
     r"(?:(?:home|postal|mailing|billing|shipping|delivery|street|residential|work|office|my|her|"
     r"his|their|current) )?address(?: is)?|"
     r"lives? at|residing at|resides at|(?:ship|deliver|send|mail)(?:ped|ed)? to)"
-    r"\s*[:：]?\s*((?=[^\n]*\d)(?:\d{1,5}[A-Za-z]?,? )(?:[A-Z][\w'’.]*,? ){1,7}(?:[A-Z]{2} )?(?:\d"
+    r"\s*+[:：]?\s*+((?=[^\n]{0,200}\d)(?:\d{1,5}[A-Za-z]?,? )(?:[A-Z][\w'’.]*,? ){1,7}(?:[A-Z]{2} )?(?:\d"
     r"{5}(?:-\d{4})?|[A-Z]{1,2}\d[A-Z\d]? ?\d[A-Z]{2})?)"
 )
 

@@ -31,20 +31,22 @@ LABELS = (
     r"secret(?:[_\- ]?(?:access[_\- ]?)?key)?|"
     r"client[_\- ]?secret|auth(?:orization)?[_\- ]?(?:key|token)?|bearer|token|passw(?:or)?d|pwd|"
     r"passphrase|credential|private[_\- ]?key|"
-    r"密钥|密码|口令|令牌)[\"']?\s*(?:is|是|"
-    r"为)?\s*[:=：]?>?\s*[\"']?"
+    r"密钥|密码|口令|令牌)[\"']?\s*+(?:is|是|"
+    r"为)?\s*+[:=：]?>?\s*+[\"']?"
 )
 VALUE = r"[A-Za-z0-9_\-+/=.!@#$%^&*~]"
+# Looked for no further than a value goes: a long word of labels would be read once for each of them.
+BEFORE = rf"{VALUE}{{0,199}}"
 LABELLED = re.compile(
-    rf"{LABELS}((?=[^\s\"',;]*\d)(?=[^\s\"',;]*[A-Za-z]){VALUE}{{12,200}})",
+    rf"{LABELS}((?=[^\s\"',;]{{0,199}}\d)(?=[^\s\"',;]{{0,199}}[A-Za-z]){VALUE}{{12,200}})",
     re.IGNORECASE,
 )
 # The same where a text comes in pieces: nothing behind the value decides.
-LABELLED_VALUE = re.compile(rf"{LABELS}((?={VALUE}*\d)(?={VALUE}*[A-Za-z]){VALUE}{{12,200}})", re.IGNORECASE)
+LABELLED_VALUE = re.compile(rf"{LABELS}((?={BEFORE}\d)(?={BEFORE}[A-Za-z]){VALUE}{{12,200}})", re.IGNORECASE)
 # A password may be short where its label is followed by a mark, or by a verb and stands in an answer.
 PASSWORD = re.compile(
     r"(?:passw(?:or)?d|pwd|passphrase|passcode|密码|口令)[\"'*`]{0,3}\s{0,2}(?:(?:is|was|是|为)\s{0,2}[:：]?|[:=：])\s{0,2}"
-    rf"[\"'*`]{{0,3}}((?={VALUE}*\d)(?={VALUE}*[A-Za-z!@#$%^&*~]){VALUE}{{6,64}})(?!{VALUE})",
+    rf"[\"'*`]{{0,3}}((?={BEFORE}\d)(?={BEFORE}[A-Za-z!@#$%^&*~]){VALUE}{{6,64}})(?!{VALUE})",
     re.IGNORECASE,
 )
 RANDOM_BITS = 3.3  # a character; words and paths have fewer, or no digits
