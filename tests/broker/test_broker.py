@@ -306,6 +306,30 @@ def test_init_data_is_what_mrconfigid_says(place):
     assert answer.status_code == 200, place.log
 
 
+def test_init_data_of_strangers_are_not_read(place):
+    """Those of a quote that does not hold: parsing this key would take hours."""
+    init_data = {"format": "toml", "body": ".".join(["a"] * 400_000) + "=1"}
+    quote = change_of("tee-evidence", "primary_evidence", to={"quote": "AAAA"})
+    answer = place.client().attest(change=lambda body: quote(change_of("init-data", to=init_data)(body)))
+    denied(answer, "AttestationError")
+
+
+@pytest.mark.parametrize(
+    "init_data",
+    [
+        {"format": "json", "body": "[" * 100_000},
+        {"format": "json", "body": '{"algorithm": []}'},
+        {"format": ["json"], "body": "{}"},
+        {"format": "toml", "body": {}},
+        "sha384",
+    ],
+)
+def test_init_data_that_are_none_are_refused(place, init_data):
+    answer = place.client().attest(change=change_of("init-data", to=init_data))
+    denied(answer, "AttestationError")
+    assert "init data" in place.log[-1]["why"]
+
+
 # ------------------------------------------------------------------ HTTP Integration: Authentication
 
 

@@ -77,13 +77,13 @@ def read_request(data: bytes) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Attestation:
-    """`bound`: what the quote's report data is the SHA-384 of. `init_data`: its digest, None without."""
+    """`bound`: what the quote's report data is the SHA-384 of. `init_data`: as it came, None without."""
 
     nonce: str
     jwk: dict[str, str] = field(repr=False)
     quote: bytes
     bound: bytes
-    init_data: bytes | None
+    init_data: Any = field(default=None, repr=False)
 
 
 def read_attestation(data: bytes) -> Attestation:
@@ -97,10 +97,9 @@ def read_attestation(data: bytes) -> Attestation:
         if not isinstance(nonce, str) or additional not in ("", "{}"):
             raise ValueError("additional evidence is not judged here" if additional else "no nonce")
         bound = bound_data(nonce, jwk, additional)
-        init_data = digest_of(told["init-data"]) if told.get("init-data") is not None else None
     except (KeyError, TypeError, ValueError, binascii.Error, NoKey) as e:
         raise Denied("AttestationError", f"{type(e).__name__}: {e}") from e
-    return Attestation(nonce=nonce, jwk=jwk, quote=quote, bound=bound, init_data=init_data)
+    return Attestation(nonce=nonce, jwk=jwk, quote=quote, bound=bound, init_data=told.get("init-data"))
 
 
 def bound_data(nonce: str, jwk: dict[str, str], additional: str) -> bytes:
@@ -109,13 +108,20 @@ def bound_data(nonce: str, jwk: dict[str, str], additional: str) -> bytes:
     return json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def digest_of(told: Any) -> bytes:
-    """Of init data: by the algorithm that it names, cut or filled to the 48 bytes of MRCONFIGID."""
+def digest_of(init_data: Any) -> bytes | None:
+    """Of init data: by the algorithm that it names, cut or filled to the 48 bytes of MRCONFIGID.
+
+    None where it is no such data. For what an accepted quote vouches for alone: a text of a stranger keeps
+    `tomllib` busy for hours (its time grows with the square of the parts of a key).
+    """
     import tomllib
 
-    body = told["body"]
-    read = {"json": json.loads, "toml": tomllib.loads}[told["format"]](body)
-    return DIGESTS[read["algorithm"]](body.encode()).digest()[:48].ljust(48, b"\0")
+    try:
+        body = init_data["body"]
+        read = {"json": json.loads, "toml": tomllib.loads}[init_data["format"]](body)
+        return DIGESTS[read["algorithm"]](body.encode()).digest()[:48].ljust(48, b"\0")
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        return None
 
 
 def read_path(path: str) -> tuple[str, str, str]:

@@ -22,7 +22,7 @@ from ..errors import Refused, Where, WrongUse
 from ..private_files import OthersMay, open_private
 from ..trust import Case, Rejected, Verdict, judge, read_bytes, read_policy
 from .keys import NoKey, b64, encrypted, unb64, whole
-from .protocol import Attestation, Denied, read_attestation, read_path, read_request
+from .protocol import Attestation, Denied, digest_of, read_attestation, read_path, read_request
 
 NONCE_BYTES = 32
 NONCE_S, SESSION_S = 120.0, 300.0
@@ -168,9 +168,10 @@ class Broker:
         )
         if verdict.accepted and verdict.tee != tee:
             return replace(verdict, accepted=False, reason="tee_not_allowed", detail=f"{tee} was announced")
-        config = verdict.measurements.get("mr_config_id")
-        if verdict.accepted and told.init_data is not None and told.init_data.hex() != config:
-            return replace(verdict, accepted=False, reason="measurement_mismatch", detail="init data")
+        if verdict.accepted and told.init_data is not None:
+            init = digest_of(told.init_data)
+            if init is None or init.hex() != verdict.measurements.get("mr_config_id"):
+                return replace(verdict, accepted=False, reason="measurement_mismatch", detail="init data")
         return verdict
 
     # -------------------------------------------------------------- tokens
