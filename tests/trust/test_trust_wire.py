@@ -269,6 +269,21 @@ def test_a_message_that_ends_in_the_middle_is_not_whole():
             reader.close()
 
 
+def test_padding_is_zeros_of_a_bounded_number_and_none_is_kept():
+    message = head_of(REQUEST) + data_of(b"hello") + end_of()
+    reader = MessageReader()
+    assert reader.feed(message + bytes(1000)) == b"hello"
+    for _ in range(9):
+        assert reader.feed(bytes(100_000)) == b""
+    assert not reader._bytes
+    reader.close()
+    with pytest.raises(NotSealed):
+        for _ in range(9):
+            reader.feed(bytes(100_000))
+    with pytest.raises(NotSealed):
+        MessageReader().feed(message + b"\0x")
+
+
 # ------------------------------------------------------------------ each request once
 
 

@@ -14,6 +14,7 @@ from .sealing import NotSealed, Short, read_varint, varint
 
 KNOWN_REQUEST, KNOWN_ANSWER, REQUEST, ANSWER = range(4)
 HEAD_BYTES_MAX = 64 << 10
+PADDING_BYTES_MAX = 1 << 20
 Fields = Sequence[tuple[bytes, bytes]]
 
 
@@ -59,6 +60,7 @@ class MessageReader:
         self._bytes = bytearray()
         self._known = False
         self._left = 0  # bytes of the content, or of one piece of it, still to come
+        self._padding = 0  # bytes of it so far; none is kept
         self._part = "head"
 
     def feed(self, data: bytes) -> bytes:
@@ -75,8 +77,7 @@ class MessageReader:
 
     def close(self) -> None:
         """The message is whole: what may be left out at its end are empty parts. Raises NotSealed."""
-        begun = self._bytes.strip(b"\0") if self._part == "padding" else self._bytes
-        if self.head is None or begun or self._left:
+        if self.head is None or self._bytes or self._left:
             raise NotSealed("the message inside was cut off")
 
     def _step(self, content: bytearray) -> bool:
@@ -97,8 +98,16 @@ class MessageReader:
             del self._bytes[:end]
             self._part = "padding"
         else:
+            self._pass_padding()
             return False
         return True
+
+    def _pass_padding(self) -> None:
+        """Zeros behind the message (RFC 9292, section 3.8). Raises NotSealed."""
+        self._padding += len(self._bytes)
+        if self._bytes.strip(b"\0") or self._padding > PADDING_BYTES_MAX:
+            raise NotSealed("what follows the message is no padding, or too much")
+        self._bytes.clear()
 
     def _read_size(self) -> None:
         self._left, end = read_varint(self._bytes)
