@@ -95,6 +95,18 @@ def test_under_seal_neither_content_nor_hash_lies_on_disk(tmp_path):
     assert made.hash[:16] not in made.folder.name and "k" * 16 not in made.folder.name
 
 
+def test_under_seal_a_plain_folder_in_the_place_of_a_sealed_one_is_set_aside(tmp_path):
+    """Anybody who may write there could have put it there: no key is needed for that."""
+    store = Store(tmp_path / "artefacts", load_keys("guarded", str(tmp_path / "key"), tmp_path))
+    made = publish(store, {"a.txt": b"ours"})
+    forged = publish(Store(tmp_path / "elsewhere"), {"a.txt": b"theirs"})
+    made.folder.rename(tmp_path / "gone")
+    forged.folder.rename(made.folder)
+    assert store.find("dataset", "k" * 64) is None
+    assert not made.folder.exists()
+    assert publish(store, {"a.txt": b"ours"}).path("a.txt").read_bytes() == b"ours"
+
+
 @given(SETTINGS, SETTINGS)
 def test_keys_are_equal_only_for_equal_settings(one, other):
     assert (key_of("s", one, {}, {}) == key_of("s", other, {}, {})) == (canonical(one) == canonical(other))
