@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ import httpx
 import jsonschema
 import pytest
 
+from steelyard.artefact import adopt
 from steelyard.errors import Lacking, WrongUse
 from steelyard.model import Tokenizer
 from steelyard.serving import CAPABILITIES, ServeSettings, Service, prepare, start
@@ -255,3 +257,14 @@ def test_a_folder_that_the_engine_cannot_read(tiny_models, tiny_ir):
     with pytest.raises(WrongUse, match="form"):
         prepare("demo", form="int8", engine="llamacpp")
     assert prepare(tiny_models("llama"), engine="vllm").folder == tiny_models("llama")
+
+
+def test_a_manifest_beside_a_model_is_not_believed(tiny_models, tmp_path):
+    """It would have the model of somebody else answer under this one's name, or be kept in its place."""
+    model, other = tiny_models("llama"), tmp_path / "other"
+    shutil.copytree(model, other)
+    (other / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[:-2] + b"\1\1")
+    about = {"kind": "checkpoint", "key": "", "step": "train", "settings": {}, "inputs": [],
+             "made_by": {"published": ""}}  # fmt: skip
+    (other / "manifest.json").write_text(json.dumps(adopt(model).manifest | about))
+    assert prepare(other, engine="vllm").fingerprint != prepare(model, engine="vllm").fingerprint

@@ -20,7 +20,7 @@ import orjson
 # By their doors: what writes is imported where something is written, and a later start is spared it.
 from ... import compression
 from ... import model as models
-from ...artefact import Store, adopt, code_of, copies_folder, note_copy
+from ...artefact import adopt, code_of, copies_folder, note_copy
 from ...errors import Lacking, Refused, Where, WrongUse
 from ...model import ModelSource, encoder_folder, resolve
 from ...trust import check_scanned
@@ -180,9 +180,7 @@ def _refuse_sealed(folder: Path) -> None:
 
 
 def _hash(folder: Path) -> str:
-    """The content hash: an artefact's own, else taken now."""
-    if (folder / "manifest.json").exists():
-        return Store(folder.parent).open(folder).hash
+    """The content hash, of what lies there: what a manifest beside it claims may be of another model."""
     return adopt(folder).hash
 
 
