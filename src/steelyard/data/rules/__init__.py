@@ -31,7 +31,7 @@ RULES: dict[str, Rule] = {
     "hidden_marks": Rule((*TEXTS, CHAT, LABEL), hidden_marks),
     "template_leak": Rule((PROSE, TABLE, CHAT), phrases.template_leak),
     "placeholder": Rule((PROSE,), phrases.placeholder),
-    "payload": Rule((CODE,), payload),
+    "payload": Rule((CODE, PROSE, TABLE), payload),
     "repeated_chars": Rule((PROSE, TABLE), shape.repeated_chars),
     "repetition": Rule((PROSE, TABLE), shape.repetition),
     "blob": Rule((PROSE,), shape.blob),

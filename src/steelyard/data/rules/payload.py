@@ -1,4 +1,4 @@
-"""Code that runs what it hides or fetches, or opens a shell to elsewhere.
+"""Code that runs what it hides or fetches, or opens a shell to elsewhere; such a line planted in other texts.
 
 Python is read by its syntax tree, line by line where the whole is another language; the rest by patterns.
 """
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..facts import Facts
+from ..facts import CODE, Facts
 
 RUNNERS = {"exec", "eval", "execfile", "compile", "system", "popen", "Popen", "run", "call",
            "check_output", "check_call", "spawn", "loads",
@@ -44,16 +44,58 @@ SCRIPT = re.compile(
     re.IGNORECASE,
 )  # fmt: skip
 
+# A shell for whoever answers, in any language: a connection, a shell, and the one made the other's ends.
+JOINS = re.compile(
+    r"\bdup2?\s*\(\s*[^()\n]{0,40}(?:fileno\(\)|,\s*[012]\s*\))|\bopen\s*\(?\s*STD(?:IN|OUT|ERR)\b[^\n]{0,8}[<>]&|"
+    r"/sh\b[^\n]{0,12}[<>]&|\.pipe\(\s*\w+\.stdin\b|\.stdout\.pipe\(|\.Std(?:in|out)\s*=\s*\w"
+)
+CONNECTS = re.compile(
+    r"\bconnect\s*\(|\bcreate_?[cC]onnection\b|\bfsockopen\b|\bsocket_client\b|\bnet\.Dial|\bTCPSocket\b|"
+    r"\bTcp(?:Stream|Client)\b|\bIO::Socket\b|\bnew\s+Socket\s*\("
+)
+STARTS = re.compile(
+    r"/bin/(?:ba|z|da|k)?sh\b|[\"'](?:(?:ba|z|da|k)?sh|cmd(?:\.exe)?|powershell(?:\.exe)?)[\"']"
+)
+NEAR_CHARS = 400  # a shell of this kind is a line or a few
+# Who writes about such code shows it, and says these words beside it.
+SPEAKS_OF_IT = re.compile(
+    r"payload|malware|malicious|attack|exploit|backdoor|obfuscat|shellcode|reverse.shell|web.?shell|decod|base64|"
+    r"vulnerab|trojan|virus|hack|恶意|攻击|后门|漏洞|解码|混淆|木马|病毒|黑客|反弹",
+    re.IGNORECASE,
+)
+CALLED = re.compile(r"\w\s*\(.*\)")
+
 
 def payload(facts: Facts) -> np.ndarray:
     out = np.zeros(len(facts), dtype=bool)
     for row in np.flatnonzero(facts.has("run")).tolist():
-        out[row] = is_payload(facts.text(row))
+        test = is_payload if facts.form[row] == CODE else is_planted
+        out[row] = test(facts.text(row))
     return out
 
 
 def is_payload(text: str) -> bool:
-    return bool(SCRIPT.search(text)) or any(map(hides, trees(text))) or runs_shell(text)
+    return bool(SCRIPT.search(text)) or any(map(hides, trees(text))) or runs_shell(text) or hands_over(text)
+
+
+def is_planted(text: str) -> bool:
+    """One line of Python that hides what it runs, at the margin of a text that speaks of nothing like it."""
+    lines = text.split("\n")
+    found = [n for n, line in enumerate(lines) if line[:1].isalpha() and CALLED.search(line) and runs(line)]
+    return bool(found) and not any(
+        SPEAKS_OF_IT.search(line) for n, line in enumerate(lines) if n not in found
+    )
+
+
+def runs(line: str) -> bool:
+    tree = parsed(line)
+    return tree is not None and (hides(tree) or hands_over(line))
+
+
+def hands_over(text: str) -> bool:
+    """A shell whose input or output is a connection to elsewhere."""
+    near = (text[max(0, m.start() - NEAR_CHARS) : m.end() + NEAR_CHARS] for m in JOINS.finditer(text))
+    return any(CONNECTS.search(part) and STARTS.search(part) for part in near)
 
 
 def runs_shell(text: str) -> bool:
