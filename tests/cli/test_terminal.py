@@ -198,3 +198,12 @@ def test_a_line_of_bars_is_short_and_spans_all_heights(values) -> None:
     assert len(bars) == (0 if len(values) < 3 else min(len(values), terminal.BARS_SHOWN))
     if len(set(bars)) > 1:
         assert terminal.BARS[0] in bars and terminal.BARS[-1] in bars
+
+
+def test_what_cleaning_says_of_personal_data_is_shown(capsys):
+    with terminal.Terminal() as watch:
+        watch.log("clean.personal", values=4, rows=2)
+        watch.log("clean.placeholders", rows=1, of=51)
+    told = capsys.readouterr().err
+    assert "4 values of personal data in 2 rows are taught as they are; clean: {pii: mask}" in told
+    assert "1 of 51 training rows have an answer with a placeholder" in told

@@ -63,7 +63,8 @@ class Terminal(Watch):
         elif event in FAULTS:
             note(fault_text(event, fields))
         else:
-            note(f"{self._counted(fields)}{say(STEP_TEXTS[event], step=say(fields.get('step', '')))}")
+            step = say(fields.get("step", ""))
+            note(f"{self._counted(fields)}{say(STEP_TEXTS[event], **fields | {'step': step})}")
 
     def _counted(self, fields: dict[str, Any]) -> str:
         """ "3 of 6  ", where the run counts its steps."""
