@@ -6,6 +6,7 @@ import atexit
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 import threading
 from contextlib import suppress
@@ -105,6 +106,27 @@ def private_folder() -> Path:
     check_private(0)
     folder = Path(tempfile.mkdtemp(prefix=f"{PRIVATE}{os.getpid()}-", dir=MEMORY))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def named_private_folder(name: str) -> Path:
+    """A folder in memory that has the same path in every run of one job; this user's alone.
+
+    Not gone with this process: whoever makes it removes it. Raises Refused where another user has it.
+    """
+    check_private(0)
+    folder = MEMORY / f"{PRIVATE}{name}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise Refused(
+            "trust.folder_taken",
+            f"{folder} is not this user's alone",
+            where=Where(str(folder), field="trust"),
+            why="another user or program has made it",
+            hint=f"remove {folder}, then run the same command again",
+        )
     return folder
 
 

@@ -50,6 +50,11 @@ VERBS = (
     ("status", "runs.status", "Runs and services."),
     ("logs", "runs.logs", "Events of a run."),
     ("stop", "runs.stop", "Stop a run or a service."),
+    (
+        "refresh",
+        "upkeep.refreshing.refresh",
+        "Train again from rated answers; judged and compared before it serves.",
+    ),
     ("rollback", "upkeep.rolling.rollback", "Back to the model that the service had before, in seconds."),
     ("canary", "upkeep.rolling.canary", "How a new model does on copies of live requests."),
     ("gc", "upkeep.garbage.gc", "Remove what no recipe, service or run refers to."),

@@ -13,6 +13,8 @@ from .looking.split import parts_of, split_set
 from .looking.traced import Query, Traced, row_of, source_texts, standing_in_sources, strings_of, traced
 from .making.make import MakeOrder, make_rows
 from .making.pictures import make_pictures
+from .making.rated import UNFINISHED, Fault, Line, Rating, ratings_of
+from .making.weighed import RatedRow, Rules, Weighed, weigh
 from .reading.columns import Column, Guess, guess_map, nearest
 from .reading.files import FORMATS
 from .reading.look import Sniff, answers_of, rows_with, sniff
@@ -24,12 +26,12 @@ from .rules import KINDS
 from .steps import STEPS, Suppressed, redact, suppress, suppressed
 
 __all__ = [
-    "FORMATS", "KINDS", "LANGUAGES", "MAP_WORDS", "SHAPES", "STEPS", "Column", "DataSet", "Guess",
-    "MakeOrder", "Query", "Row", "Sniff", "Source", "Suppressed", "Traced", "Unreadable", "Wanted",
-    "answers_of", "asked_once", "check", "clean", "clean_files", "count", "differences", "fingerprint",
-    "guess_map", "judged_now", "make_pictures", "make_rows", "nearest", "needed_files", "open_set",
-    "page_facts", "parts_of", "plain_settings", "plain_text", "redact", "row_of", "rows", "rows_with", "show",
-    "sniff", "source_texts",
+    "FORMATS", "KINDS", "LANGUAGES", "MAP_WORDS", "SHAPES", "STEPS", "UNFINISHED", "Column", "DataSet",
+    "Fault", "Guess", "Line", "MakeOrder", "Query", "RatedRow", "Rating", "Row", "Rules", "Sniff", "Source",
+    "Suppressed", "Traced", "Unreadable", "Wanted", "Weighed", "answers_of", "asked_once", "check", "clean",
+    "clean_files", "count", "differences", "fingerprint", "guess_map", "judged_now", "make_pictures",
+    "make_rows", "nearest", "needed_files", "open_set", "page_facts", "parts_of", "plain_settings",
+    "plain_text", "ratings_of", "redact", "row_of", "rows", "rows_with", "show", "sniff", "source_texts",
     "split_set", "standing_in_sources", "strings_of", "suppress", "suppressed", "text_hash", "traced",
-    "url_of", "visible",
+    "url_of", "visible", "weigh",
 ]  # fmt: skip

@@ -829,6 +829,40 @@ class TrustTable(Table):
     cipher: Literal["aes-256-gcm", "sm4-gcm"] | None = say("what encrypts the content", "sm4-gcm")
 
 
+LEAST_EVERY_S = 3600.0  # a training and its gate take longer than less
+
+
+def _every(value: Any) -> Any:
+    """night, a time of the day, or a time between two refreshes in seconds."""
+    if value == "night" or (isinstance(value, str) and re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", value)):
+        return value
+    try:
+        seconds = _seconds(value)
+    except ValueError:
+        raise ValueError(
+            f"{value!r} is neither night, nor a time of the day (03:30), nor one such as 24h"
+        ) from None
+    if seconds < LEAST_EVERY_S:
+        raise ValueError(f"{value!r} is too short: a refresh trains and judges a model, at most once an hour")
+    return seconds
+
+
+class RefreshTable(Table):
+    feedback: Text = Field(
+        description="folder of rated answers (*.jsonl), from the recipe's folder", examples=["ratings"]
+    )
+    every: Annotated[str | float, BeforeValidator(_every)] | None = say(
+        "night (the quiet of it), a time of the day (03:30), or a time between two (24h); by hand where left out",
+        "night",
+    )
+    least: Count | None = say("new rows from ratings; with fewer nothing is trained", 20)
+    per_rater: Count | None = say("ratings of one rater that count, at most", 100)
+    keep: Seconds | None = say("older ratings count for nothing", "90d")
+    tolerance: Annotated[Share, Field(gt=0, lt=1)] | None = say(
+        "of the rows that both models answer, how many the new one may lose", "5%"
+    )
+
+
 class AutoTable(Table):
     auto: list[Text] | None = say("models to try, from small to large", ["demo", "Qwen/Qwen3-0.6B"])
 
@@ -878,6 +912,9 @@ class Document(Table):
     serve: ServeTable | None = say("the service", {"port": 8000})
     resources: ResourcesTable | None = say("what there is to run on", {"price_per_h": "0.50 USD/h"})
     trust: TrustTable | None = say("open, guarded or sealed; or a table with a key_file", "guarded")
+    refresh: RefreshTable | None = say(
+        "train again from rated answers", {"every": "night", "feedback": "ratings"}
+    )
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = say("of the whole job", 0)
 
 
@@ -901,6 +938,7 @@ TABLES: dict[str, type[Table]] = {
     "resources.own.*": OwnedTable,
     "resources.terms": TermsTable,
     "trust": TrustTable,
+    "refresh": RefreshTable,
 }
 
 
@@ -941,6 +979,7 @@ WRITTEN_AS_TEXT = (
     "watts_of",
     "_most_bytes",
     "rate_per_s",
+    "_every",
 )
 
 

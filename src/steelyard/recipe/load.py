@@ -254,6 +254,7 @@ def _recipe(document: dict[str, Any], tree: Tree, path: Path) -> Recipe:
         gate=_gate(document.get("gate", {})),
         serve=_serve({"served_model_name": given["name"], **document.get("serve", {})}),
         resources=_resources(document.get("resources", {})),
+        refresh=_refresh(document.get("refresh")),
         **given,
     )
 
@@ -340,6 +341,15 @@ def _gate(gate: dict[str, Any]) -> words.Gate:
     if (safety := gate.get("safety")) is not None:
         given["safety"] = SAFETY | safety
     return words.Gate(**given)
+
+
+def _refresh(table: dict[str, Any] | None) -> words.Refresh | None:
+    if table is None:
+        return None
+    given = dict(table)
+    if "keep" in given:
+        given["keep_s"] = given.pop("keep")
+    return words.Refresh(**given)
 
 
 TERMS = {

@@ -38,6 +38,7 @@ def check_pairs(recipe: Recipe, tree: Tree) -> None:
     _check_serving(recipe, tree)
     _check_goal(recipe, tree)
     _check_pruning(recipe, tree)
+    _check_refresh(recipe, tree)
     for i, owned in enumerate(recipe.resources.own):
         if owned.sockets and owned.per_host:
             at = ("resources", "own", i, "sockets")
@@ -95,6 +96,21 @@ def _check_pruning(recipe: Recipe, tree: Tree) -> None:
     if recipe.compress.heal_epochs is not None and not asked:
         text = "heal_epochs goes with prune: only what was pruned is healed"
         _fail(tree, ("compress", "heal_epochs"), text, "example: compress: {prune: 0.7, heal_epochs: 3}")
+
+
+def _check_refresh(recipe: Recipe, tree: Tree) -> None:
+    """What raters say is learnt beside the recipe's own rows, and only a gate stands before the users."""
+    if recipe.refresh is None:
+        return
+    at = ("refresh",)
+    if not recipe.data or not any(stage.stage != "pt" for stage in recipe.train):
+        text = "refresh teaches answers beside the recipe's own rows, and this recipe trains on none"
+        _fail(tree, at, text, "give data and a stage such as sft, or delete refresh")
+    if recipe.train[-1].stage == "rm":
+        _fail(tree, at, "a reward model gives no answers to rate", "delete refresh")
+    if recipe.gate.parity == "off":
+        text = "refresh without a gate: what raters have taught would go live unjudged"
+        _fail(tree, ("gate", "parity"), text, "delete `parity: off`, or refresh")
 
 
 def _check_goal(recipe: Recipe, tree: Tree) -> None:

@@ -342,6 +342,18 @@ class Trust:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Refresh:
+    """The model is trained again from answers that were rated."""
+
+    feedback: str  # folder of rated answers, from the recipe's folder
+    every: str | float | None = None  # night, a time of the day (03:30), seconds; None: by hand alone
+    least: int = 20  # new rows; fewer change nothing that a gate could see
+    per_rater: int = 100  # ratings of one rater that count
+    keep_s: float | None = None  # older ratings count for nothing
+    tolerance: float = 0.05  # share of right answers that may be lost against what serves now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """One checked recipe. `origins`: where each value comes from, file:line, --set, plan or default."""
 
@@ -360,6 +372,7 @@ class Recipe:
     serve: Serve = Serve()
     resources: Resources = Resources()
     trust: Trust = Trust()
+    refresh: Refresh | None = None
     seed: int = 0
     origins: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # legal, but without effect: the command line shows them
@@ -409,8 +422,14 @@ def _words(recipe: Recipe) -> dict[str, Any]:
         "serve": _served(recipe.serve),
         "resources": _resources(recipe.resources),
         "trust": _trusted(recipe.trust),
+        **({"refresh": _refreshed(recipe.refresh)} if recipe.refresh else {}),
         "seed": recipe.seed,
     }
+
+
+def _refreshed(refresh: Refresh) -> dict[str, Any]:
+    words = asdict(refresh)
+    return words | {"keep": words.pop("keep_s")}
 
 
 def _served(serve: Serve) -> dict[str, Any]:

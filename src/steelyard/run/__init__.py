@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .recipients import Rewrapped, rewrap_run
     from .record.approval import unapproved
     from .record.outcome import Outcome, StepRecord
+    from .refreshing.refresh import refresh, refreshed
     from .rolling.canary import canary
     from .rolling.rollback import rollback
     from .service.protection import Hop, explain, refusal
@@ -66,6 +67,7 @@ FILES = {
     "logs": "known",
     "decode_pictures": "path.pictures",
     "plan": "start",
+    **dict.fromkeys(("refresh", "refreshed"), "refreshing.refresh"),
     "rollback": "rolling.rollback",
     **dict.fromkeys(("Hop", "explain", "refusal"), "service.protection"),
     "rehearsed": "start",
@@ -116,6 +118,8 @@ __all__ = [
     "order_of",
     "plan",
     "processing_record",
+    "refresh",
+    "refreshed",
     "refusal",
     "rehearsed",
     "rewrap_run",

@@ -21,6 +21,7 @@ from .planning.prepare import prepare
 from .planning.ready import Ready
 from .record.acts import written
 from .record.outcome import Outcome, names_until
+from .record.rated import ACCEPTED, with_rated
 from .record.workdir import LoggedWatch, locked, opened
 
 Confirm = Callable[[Ready], bool]
@@ -50,11 +51,14 @@ def up(
     watch: Watch | None = None,
     language: str = "en",
     rehearse: bool = False,
+    rated: str = ACCEPTED,
+    before: Callable[[Run], None] | None = None,
 ) -> Outcome:
     """Plan, ask, do every step up to `until`, serve. Raises the Problem of the first step that fails.
 
     `until` is plan or one of STEP_NAMES (record/outcome.py); with `keep` the service lives on after the call.
-    `language` is the report's: en or zh. `rehearse`: the path of `trust: sealed`, SIMULATED.
+    `language` is the report's: en or zh. `rehearse`: the path of `trust: sealed`, SIMULATED. `rated`: which rows
+    of rated answers are learnt too; `before`: looks at the candidate before it is published, and may refuse it.
     """
     check_until(recipe, until)
     recipe = rehearsed(recipe) if rehearse else recipe
@@ -67,7 +71,7 @@ def up(
         written(logged, "key.made", kind="sealing", key=place.keys.id)
     from ..data import asked_once  # numpy and more, which looking at a recipe does without
 
-    with locked(place), writing_in(place.folder), asked_once():
+    with locked(place), writing_in(place.folder), asked_once(), with_rated(recipe, place, rated) as recipe:
         if until == "serve":
             check_serving(recipe, place)
         count = 1 + len(names_until(until, optional_steps(recipe)))
@@ -75,6 +79,7 @@ def up(
         ready = prepare(recipe, place, logged)
         remember(place, ready.id, recipe, logged)
         run = new_run(ready, logged, keep)
+        run.before = before
         agreed = confirm is None or confirm(ready)
         if until == "plan":
             return run.outcome
@@ -110,5 +115,5 @@ def plan(recipe: Recipe, *, workdir: Path | None = None, watch: Watch | None = N
     from ..data import asked_once
 
     place = opened(recipe, workdir)
-    with locked(place), asked_once():
+    with locked(place), asked_once(), with_rated(recipe, place) as recipe:
         return prepare(recipe, place, LoggedWatch(place, watch or Watch())).plans

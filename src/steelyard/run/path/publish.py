@@ -19,7 +19,8 @@ from .step import Again, Step
 def published(run: Run, step: Step) -> Again:
     """The service goes live; predicted and measured stand beside each other.
 
-    Raises Refused where the recipe asks for an approval that is not there, Lacking where the candidate died.
+    Raises Refused where the recipe asks for an approval that is not there, Lacking where the candidate died, and
+    what `run.before` raises.
     """
     record, recipe, compressed = run.outcome.record(step.name), run.ready.recipe, run.artefacts["compressed"]
     verdict = run.artefacts.get("verdict")
@@ -28,6 +29,8 @@ def published(run: Run, step: Step) -> Again:
     key = api_key(recipe)
     with PeakMemory(steady=True) as memory:
         candidate = run.candidates.candidate(compressed, run.checkpoint)
+        if run.before is not None:
+            run.before(run)
         speed = measure_load(candidate.service.url, recipe.goal.load, key, run.watch)
     if not candidate.service.alive():
         raise Lacking(

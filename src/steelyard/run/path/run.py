@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ class Run:
         default_factory=dict
     )  # accounts of stages by "texts", "chats", "all"
     begun: float = field(default_factory=time.monotonic)
+    before: Callable[[Run], None] | None = None  # looks at the candidate before it is published
 
     @property
     def store(self) -> Store:
