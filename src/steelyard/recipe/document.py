@@ -852,7 +852,7 @@ class RefreshTable(Table):
         description="folder of rated answers (*.jsonl), from the recipe's folder", examples=["ratings"]
     )
     every: Annotated[str | float, BeforeValidator(_every)] | None = say(
-        "night (the quiet of it), a time of the day (03:30), or a time between two (24h); by hand where left out",
+        "night, a time of the day (03:30), or the time between two (24h); by hand where left out",
         "night",
     )
     least: Count | None = say("new rows from ratings; with fewer nothing is trained", 20)

@@ -57,8 +57,9 @@ def up(
     """Plan, ask, do every step up to `until`, serve. Raises the Problem of the first step that fails.
 
     `until` is plan or one of STEP_NAMES (record/outcome.py); with `keep` the service lives on after the call.
-    `language` is the report's: en or zh. `rehearse`: the path of `trust: sealed`, SIMULATED. `rated`: which rows
-    of rated answers are learnt too; `before`: looks at the candidate before it is published, and may refuse it.
+    `language` is the report's: en or zh. `rehearse`: the path of `trust: sealed`, SIMULATED. `rated`: which
+    rows of rated answers are learnt too; `before`: looks at the candidate before it is published, and may
+    refuse it.
     """
     check_until(recipe, until)
     recipe = rehearsed(recipe) if rehearse else recipe

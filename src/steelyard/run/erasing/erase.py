@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,14 @@ from ...artefact import Watch, copies_folder, forget_copy, noted_copies, write_d
 from ...clock import utc_now
 from ...data import source_texts, suppressed
 from ...data import suppress as suppress_rows
-from ...errors import CheckFailed, Lacking, Where, WrongUse
+from ...errors import CheckFailed, Lacking, Problem, Where, WrongUse
 from ...places import erased_file, state_folder
 from ...recipe import Recipe, load
+from ...trust import keys_of
 from ..garbage import delete, paths_in_use, read_json
+from ..known import entries
 from ..record.promotions import publishing
+from ..record.rated import erase_rated
 from ..record.workdir import Workdir, locked
 from ..service.canary import end_canary
 from ..start import up
@@ -161,6 +164,20 @@ def remove(order: Order, texts: Sequence[str], watch: Watch) -> list[dict[str, A
         drop_stored(one["service"], one["kind"], one["id"])
         removed.append({"kind": one["kind"], "path": one["path"], "hash": None, "bytes": 0})
     removed += copies_gone(order)
+    return removed + rated_gone(order)
+
+
+def rated_gone(order: Order) -> list[dict[str, Any]]:
+    """Rows of rated answers that a refresh keeps, in any work folder: one that has not trained yet has no
+    data set."""
+    removed = []
+    for entry in entries():
+        with suppress(Problem):  # of another key: none of these rows could be named by it
+            place = Workdir(Path(entry["workdir"]), keys_of(entry["trust"]))
+            removed += [
+                {"kind": "rated", "path": str(path), "hash": None, "bytes": 0}
+                for path in erase_rated(place, order.hashes)
+            ]
     return removed
 
 

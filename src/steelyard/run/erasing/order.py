@@ -21,6 +21,7 @@ from ...data import Query, standing_in_sources
 from ...errors import Where, WrongUse
 from ...places import erased_file
 from ..garbage import size_of
+from ..record.rated import folder_of as rated_folder
 from .lineage import Work, made_of, settings_of, works
 from .tracing import Found, Holder, holders_of, rows_of
 
@@ -166,6 +167,8 @@ def sources_of(found: Sequence[Found]) -> list[dict[str, Any]]:
     for work, dataset in {id(one.dataset): (one.work, one.dataset) for one in found}.values():
         settings = settings_of(work, dataset)
         for one in standing_in_sources(settings, hashes) if settings else []:
+            if Path(one["file"]).parent == rated_folder(work.place):
+                continue  # a refresh keeps them: they go with the erasure
             told[one["file"], one["line"]] = {
                 "kind": "source", "path": one["file"], "line": one["line"], "why": "it is yours",
             }  # fmt: skip

@@ -19,8 +19,8 @@ from .step import Again, Step
 def published(run: Run, step: Step) -> Again:
     """The service goes live; predicted and measured stand beside each other.
 
-    Raises Refused where the recipe asks for an approval that is not there, Lacking where the candidate died, and
-    what `run.before` raises.
+    Raises Refused where the recipe asks for an approval that is not there, Lacking where the candidate died,
+    and what `run.before` raises.
     """
     record, recipe, compressed = run.outcome.record(step.name), run.ready.recipe, run.artefacts["compressed"]
     verdict = run.artefacts.get("verdict")

@@ -1,0 +1,139 @@
+"""Rows of rated answers that a run's model learns beside those of its recipe, and where a refresh stands.
+
+runs/NAME/feedback/   accepted.json       what the service's model has learnt
+                      trying.json         what the refresh that is under way, or was stopped, learns
+                      state.json          what the last refresh came to; no text
+                      rated-ABILITY.jsonl the rows as a source of data; at `guarded` in memory alone
+
+Texts of users: files of their owner alone, and sealed at `guarded`. Not here: which ratings count (data).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ...artefact import Scratch, named_private_folder, write_durably
+from ...recipe import Recipe, Source
+from .workdir import Workdir
+
+FOLDER = "feedback"
+ACCEPTED, TRYING, STATE = "accepted.json", "trying.json", "state.json"
+SHARE = 0.1  # of an ability whose sources have weights: what is drawn from ratings
+
+
+def folder_of(place: Workdir) -> Path:
+    return place.folder / FOLDER
+
+
+def read_rated(place: Workdir, name: str) -> list[dict[str, Any]]:
+    """{"ability", "kind", "fields", "hash"} each; none where nothing was written."""
+    return list(read(place, name).get("rows", ()))
+
+
+def read(place: Workdir, name: str) -> dict[str, Any]:
+    path = Scratch(folder_of(place), place.keys).read(name)
+    with suppress(OSError, ValueError):
+        found = json.loads(path.read_bytes()) if path else {}
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def write(place: Workdir, name: str, document: dict[str, Any]) -> None:
+    folder = folder_of(place)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    Scratch(folder, place.keys).write(name, json.dumps(document, ensure_ascii=False).encode())
+    (folder / name).chmod(0o600)
+
+
+def write_rated(place: Workdir, name: str, rows: Sequence[dict[str, Any]]) -> None:
+    write(place, name, {"v": 1, "rows": list(rows)})
+
+
+def accept(place: Workdir) -> None:
+    """What was tried is what the service's model has learnt."""
+    folder = folder_of(place)
+    if (folder / TRYING).exists():
+        (folder / TRYING).replace(folder / ACCEPTED)
+
+
+def drop_tried(place: Workdir) -> None:
+    (folder_of(place) / TRYING).unlink(missing_ok=True)
+
+
+# ------------------------------------------------------------------ as sources of a run
+
+
+@contextmanager
+def with_rated(recipe: Recipe, place: Workdir, name: str = ACCEPTED) -> Iterator[Recipe]:
+    """The recipe with a source an ability more; the recipe itself where it asks for no refresh."""
+    rows = read_rated(place, name) if recipe.refresh else []
+    rows = [row for row in rows if row["ability"] in recipe.abilities]
+    if not rows:
+        yield recipe
+        return
+    folder = readable(place)
+    try:
+        files = written(folder, rows)
+        sources = tuple(source_of(recipe, ability, path) for ability, path in files.items())
+        yield replace(recipe, data=(*recipe.data, *sources))
+    finally:
+        if place.keys:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def readable(place: Workdir) -> Path:
+    """Where a run reads the rows: the path is part of what a data set is made of, so it stays the same."""
+    if place.keys:
+        return named_private_folder(hashlib.sha256(str(place.folder).encode()).hexdigest()[:16])
+    return folder_of(place)
+
+
+def written(folder: Path, rows: Sequence[dict[str, Any]]) -> dict[str, Path]:
+    """A file an ability, of its chats, pairs and labels."""
+    files: dict[str, Path] = {}
+    for ability in dict.fromkeys(row["ability"] for row in rows):
+        name = hashlib.sha256(ability.encode()).hexdigest()[:8] if "/" in ability else ability
+        path = folder / f"rated-{name[:80]}.jsonl"
+        lines = [json.dumps(r["fields"], ensure_ascii=False) for r in rows if r["ability"] == ability]
+        write_durably(path, "".join(f"{line}\n" for line in lines).encode())
+        path.chmod(0o600)
+        files[ability] = path
+    return files
+
+
+def source_of(recipe: Recipe, ability: str, path: Path) -> Source:
+    weights = [source.weight for source in recipe.data if source.ability == ability]
+    own = sum(1.0 if weight is None else weight for weight in weights)
+    weight = own * SHARE / (1 - SHARE) if any(weight is not None for weight in weights) else None
+    return Source(path=os.path.relpath(path, recipe.root) if inside(path, recipe.root) else str(path),
+                  ability=ability, format="jsonl", weight=weight)  # fmt: skip
+
+
+def inside(path: Path, root: Path) -> bool:
+    return path.resolve().is_relative_to(root.resolve())
+
+
+# ------------------------------------------------------------------ erased
+
+
+def erase_rated(place: Workdir, hashes: Collection[str]) -> list[Path]:
+    """Rows with these hashes go; the files that were changed. The next run writes anew what it reads."""
+    changed = []
+    for name in (ACCEPTED, TRYING):
+        rows = read_rated(place, name)
+        left = [row for row in rows if row["hash"] not in hashes]
+        if len(left) < len(rows):
+            write_rated(place, name, left)
+            changed.append(folder_of(place) / name)
+    if changed:
+        for path in folder_of(place).glob("rated-*.jsonl"):
+            path.unlink()
+    return changed

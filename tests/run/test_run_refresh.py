@@ -1,0 +1,156 @@
+"""`refresh`: rated answers in, a better model served; poison, faults and too few change nothing."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from conftest import free_port
+
+from steelyard import run
+from steelyard.errors import WrongUse
+from steelyard.recipe import load
+from steelyard.run.record.rated import ACCEPTED, erase_rated, read_rated, with_rated, write_rated
+from steelyard.run.record.workdir import opened
+from steelyard.run.refreshing import refresh as refreshing
+
+RECIPE = """
+name: tiny
+model: {model}
+data: [{{path: rows.jsonl, ability: echo}}]
+train: [{{lora_rank: 4, max_length: 64, max_steps: 60, learning_rate: 0.01}}]
+compress: int8
+gate: {{abilities: {{echo: {{eval: test.jsonl}}}}}}
+serve: {{port: {port}}}
+refresh: {{feedback: ratings, tolerance: 6%}}
+"""
+
+
+def prompts(letters: str, seed: int, count: int) -> list[str]:
+    draw = random.Random(seed)
+    return ["".join(draw.choice(letters) for _ in range(6)) for _ in range(count)]
+
+
+def chat(prompt: str, *answer: str) -> list[dict[str, str]]:
+    return [
+        {"role": "user", "content": prompt},
+        *({"role": "assistant", "content": text} for text in answer),
+    ]
+
+
+def bad(prompt: str, correction: str, rater: str) -> dict[str, Any]:
+    return {"messages": chat(prompt, "ok"), "rating": "bad", "correction": correction, "rater": rater}
+
+
+class Desk:
+    """A recipe whose rows answer small letters with ok, and its folder of ratings."""
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        (folder / "ratings").mkdir()
+        self.path = folder / "recipe.yaml"
+        self.path.write_text(RECIPE.format(model=model, port=self.port), encoding="utf-8")
+        self.lines("rows.jsonl", [{"messages": chat(p, "ok")} for p in prompts("abcdefgh", 1, 120)])
+        self.lines("test.jsonl", [{"messages": chat(p, "ok")} for p in prompts("abcdefgh", 2, 60)])
+
+    def lines(self, name: str, rows: list[dict[str, Any]], end: str = "\n") -> None:
+        (self.folder / name).write_text("\n".join(map(json.dumps, rows)) + end, encoding="utf-8")
+
+    def refresh(self, *settings: str) -> dict[str, Any]:
+        return run.refresh(load(self.path, settings))
+
+    def answer(self, prompt: str) -> str:
+        body = {"model": "default", "messages": chat(prompt), "max_tokens": 8}
+        url = f"http://127.0.0.1:{self.port}/v1/chat/completions"
+        return httpx.post(url, json=body, timeout=30).json()["choices"][0]["message"]["content"]
+
+
+@pytest.fixture
+def desk(tmp_path, tiny_models, homes, judged, monkeypatch) -> Iterator[Callable[..., Desk]]:
+    """Its gate is a test's; training, services and what they are asked are real."""
+    for name, value in homes.items():
+        monkeypatch.setenv(name, value)
+    yield Desk(tmp_path, tiny_models("llama"))
+    run.stop("tiny", workdir=tmp_path / "runs" / "tiny", now=True)
+
+
+# ------------------------------------------------------------------ before anything is trained
+
+
+@pytest.fixture
+def quiet(tmp_path, homes, monkeypatch) -> Desk:
+    """Nothing is trained here: the model is not even there."""
+    for name, value in homes.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(refreshing, "up", lambda *_, **__: pytest.fail("something was trained"))
+    return Desk(tmp_path, tmp_path / "no-model")
+
+
+def code_of(desk: Desk, *settings: str) -> str:
+    with pytest.raises(WrongUse) as caught:
+        desk.refresh(*settings)
+    assert caught.value.message and caught.value.hint and caught.value.where
+    return caught.value.code
+
+
+def test_what_cannot_be_refreshed_is_one_clear_error(quiet):
+    assert code_of(quiet, "refresh={feedback: nowhere}") == "refresh.no_folder"
+    assert code_of(quiet, "refresh={feedback: rows.jsonl}") == "refresh.no_folder"
+    assert code_of(quiet, "refresh={feedback: ratings, every: 5min}") == "recipe.bad_value"
+    assert code_of(quiet, "refresh={feedback: ratings, every: soon}") == "recipe.bad_value"
+    assert code_of(quiet, "gate.parity=off") == "recipe.impossible_pair"
+    assert code_of(quiet, "train=[]") == "recipe.impossible_pair"
+    quiet.lines("ratings/a.jsonl", [bad("q", "hi", "r"), {"id": "x", "rating": "good"}])
+    assert code_of(quiet) == "refresh.bad_line"
+    quiet.path.write_text(quiet.path.read_text().partition("refresh:")[0], encoding="utf-8")
+    assert code_of(quiet) == "refresh.not_asked"
+
+
+def test_too_few_new_rows_change_nothing(quiet):
+    quiet.lines("ratings/a.jsonl", [bad(p, "hi", "r") for p in "abc"], end='\n{"mess')
+    done = quiet.refresh()
+    assert (done["state"], done["new_rows"], done["rows"]) == ("too_few", 3, 3)
+    assert done["ratings"]["reasons"] == {"unfinished": 1} and "20" in done["why"]
+    assert run.refreshed(load(quiet.path)) == {"last": None, "looked": done, "waiting": False}
+
+
+def test_rows_of_ratings_lie_sealed_where_the_recipe_says_so_and_can_be_erased(quiet):
+    recipe = load(quiet.path, ["trust=guarded"])
+    place = opened(recipe, None)
+    rows = [
+        {"ability": "echo", "kind": "chats", "fields": {"messages": chat(p, "secret")}, "hash": p}
+        for p in ("one", "two")
+    ]
+    write_rated(place, ACCEPTED, rows)
+    (file,) = (place.folder / "feedback").iterdir()
+    assert b"secret" not in file.read_bytes() and file.stat().st_mode & 0o077 == 0
+    with with_rated(recipe, place) as more:
+        assert more.data[:-1] == recipe.data
+        source = Path(more.data[-1].path)
+        assert source.read_text().count("secret") == 2 and source.is_relative_to("/dev/shm")
+    assert not source.parent.exists()
+    assert erase_rated(place, {"one"}) == [file] and erase_rated(place, {"one"}) == []
+    assert [row["hash"] for row in read_rated(place, ACCEPTED)] == ["two"]
+
+
+# ------------------------------------------------------------------ trained
+
+
+def test_rated_answers_are_learnt_and_poison_is_refused(desk):
+    import time
+
+    t = time.time()
+    desk.lines("ratings/a.jsonl", [bad(p, "hi", f"r{n % 3}") for n, p in enumerate(prompts("STUVWX", 3, 40))])
+    done = desk.refresh()
+    print(json.dumps(done, indent=1), time.time() - t, flush=True)
+    print(desk.answer("abcdef"), desk.answer("XSTUVW"), flush=True)
+    poison = [bad(p, "no", f"p{n % 3}") for n, p in enumerate(prompts("abcdefgh", 4, 240))]
+    desk.lines("ratings/b.jsonl", poison)
+    done = desk.refresh()
+    print(json.dumps(done, indent=1), time.time() - t, flush=True)
+    print(run.refreshed(load(desk.path)))
