@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from conftest import free_port
 from steelyard import run
 from steelyard.errors import WrongUse
 from steelyard.recipe import load
-from steelyard.run.record.rated import ACCEPTED, erase_rated, read_rated, with_rated, write_rated
-from steelyard.run.record.workdir import opened
+from steelyard.run.record.rated import ACCEPTED, TRYING, erase_rated, read_rated, with_rated, write_rated
+from steelyard.run.record.workdir import Workdir, opened
 from steelyard.run.refreshing import refresh as refreshing
+from steelyard.serving import find
 
 RECIPE = """
 name: tiny
@@ -54,6 +55,7 @@ class Desk:
         self.folder, self.port = folder, free_port()
         (folder / "ratings").mkdir()
         self.path = folder / "recipe.yaml"
+        self.place = Workdir(folder / "runs" / "tiny")
         self.path.write_text(RECIPE.format(model=model, port=self.port), encoding="utf-8")
         self.lines("rows.jsonl", [{"messages": chat(p, "ok")} for p in prompts("abcdefgh", 1, 120)])
         self.lines("test.jsonl", [{"messages": chat(p, "ok")} for p in prompts("abcdefgh", 2, 60)])
@@ -71,7 +73,7 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path, tiny_models, homes, judged, monkeypatch) -> Iterator[Callable[..., Desk]]:
+def desk(tmp_path, tiny_models, homes, judged, monkeypatch) -> Iterator[Desk]:
     """Its gate is a test's; training, services and what they are asked are real."""
     for name, value in homes.items():
         monkeypatch.setenv(name, value)
@@ -142,15 +144,26 @@ def test_rows_of_ratings_lie_sealed_where_the_recipe_says_so_and_can_be_erased(q
 
 
 def test_rated_answers_are_learnt_and_poison_is_refused(desk):
-    import time
+    """Two trainings: what is right for capitals is learnt, what is wrong for small letters is not served."""
+    right = [bad(p, "hi", f"r{n % 3}") for n, p in enumerate(prompts("STUVWX", 3, 40))]
+    desk.lines("ratings/a.jsonl", right)
+    first = desk.refresh()
+    assert (first["state"], first["rows"], first["new_rows"]) == ("promoted", 40, 40)
+    assert (desk.answer("abcdef"), desk.answer("XSTUVW")) == ("ok", "hi"), "nothing is forgotten"
+    before = find(desk.place.service)
+    assert before.fingerprint == first["hash"]
+    assert [row["fields"]["made"] for row in read_rated(desk.place, ACCEPTED)] == [True] * 40
 
-    t = time.time()
-    desk.lines("ratings/a.jsonl", [bad(p, "hi", f"r{n % 3}") for n, p in enumerate(prompts("STUVWX", 3, 40))])
-    done = desk.refresh()
-    print(json.dumps(done, indent=1), time.time() - t, flush=True)
-    print(desk.answer("abcdef"), desk.answer("XSTUVW"), flush=True)
     poison = [bad(p, "no", f"p{n % 3}") for n, p in enumerate(prompts("abcdefgh", 4, 240))]
     desk.lines("ratings/b.jsonl", poison)
-    done = desk.refresh()
-    print(json.dumps(done, indent=1), time.time() - t, flush=True)
-    print(run.refreshed(load(desk.path)))
+    second = desk.refresh()
+    assert (second["state"], second["code"], second["new_rows"]) == ("refused", "refresh.worse", 240)
+    assert second["compared"]["abilities"]["echo"]["high"] < -0.06
+    assert second["compared"]["rated"]["after"] > second["compared"]["rated"]["before"], "it was learnt"
+    assert find(desk.place.service).pid == before.pid and desk.answer("abcdef") == "ok"
+    assert len(read_rated(desk.place, ACCEPTED)) == 40 and not read_rated(desk.place, TRYING)
+
+    third = desk.refresh()
+    assert (third["state"], third["new_rows"]) == ("too_few", 0), "the same rows are not tried each night"
+    stands = run.refreshed(load(desk.path))
+    assert stands["last"] == second and stands["looked"] == third
