@@ -17,7 +17,7 @@ from steelyard.errors import WrongUse
 from steelyard.recipe import load
 from steelyard.run.record.rated import ACCEPTED, TRYING, erase_rated, read_rated, with_rated, write_rated
 from steelyard.run.record.workdir import Workdir, opened
-from steelyard.run.refreshing import refresh as refreshing
+from steelyard.run.rolling import refresh as refreshing
 from steelyard.serving import find
 
 RECIPE = """

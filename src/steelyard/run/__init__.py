@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from .recipients import Rewrapped, rewrap_run
     from .record.approval import unapproved
     from .record.outcome import Outcome, StepRecord
-    from .refreshing.refresh import refresh, refreshed
     from .rolling.canary import canary
+    from .rolling.refresh import refresh, refreshed
     from .rolling.rollback import rollback
     from .service.protection import Hop, explain, refusal
     from .start import plan, rehearsed, up
@@ -67,7 +67,7 @@ FILES = {
     "logs": "known",
     "decode_pictures": "path.pictures",
     "plan": "start",
-    **dict.fromkeys(("refresh", "refreshed"), "refreshing.refresh"),
+    **dict.fromkeys(("refresh", "refreshed"), "rolling.refresh"),
     "rollback": "rolling.rollback",
     **dict.fromkeys(("Hop", "explain", "refusal"), "service.protection"),
     "rehearsed": "start",
