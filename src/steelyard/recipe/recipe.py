@@ -349,7 +349,7 @@ class Refresh:
     every: str | float | None = None  # night, a time of the day (03:30), seconds; None: by hand alone
     least: int = 20  # new rows; fewer change nothing that a gate could see
     per_rater: int = 100  # ratings of one rater that count
-    keep_s: float | None = None  # older ratings count for nothing
+    keep_s: float = 365 * 86400.0  # older ratings count for nothing, and the service lets its own go
     tolerance: float = 0.05  # share of right answers that may be lost against what serves now
 
 

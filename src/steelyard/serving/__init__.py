@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .host.probes import probe
     from .host.settings import ServeSettings, check_draft, check_host, engine_settings, router_of
     from .host.tuned import tune
+    from .jobs.feedback import ratings_stored
     from .jobs.holdings import drop_stored, stored_rows
     from .proxying.foreground import proxy
     from .proxying.upstream import Accepts
@@ -51,6 +52,7 @@ FILES = {
     "check_port": "service.starter",
     "died": "service.state",
     "drop_stored": "jobs.holdings",
+    "ratings_stored": "jobs.feedback",
     "stored_rows": "jobs.holdings",
     "end_process": "service.starter",
     "engine_settings": "host.settings",
@@ -104,6 +106,7 @@ __all__ = [
     "probe",
     "promote",
     "proxy",
+    "ratings_stored",
     "read_keys",
     "read_tally",
     "router_of",

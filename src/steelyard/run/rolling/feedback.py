@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
+
+import orjson
 
 from ...data import UNFINISHED, Fault, Line, Rules, Weighed, ratings_of, suppressed, weigh
 from ...errors import Where, WrongUse
 from ...recipe import TEACHES, Recipe
-from ...trust import is_sealed, read_log
+from ...serving import ratings_stored
 from ..record.workdir import Workdir
 
+SERVICE = "the service"  # whose clients rate by its API
 SUFFIXES = (".jsonl", ".ndjson")
 MOST_BYTES = 1 << 30  # of all files: a rating is some kilobytes, and all are held at once
 
@@ -38,7 +42,8 @@ def feedback_folder(recipe: Recipe) -> Path:
 def weighed_here(recipe: Recipe, place: Workdir) -> Weighed:
     """The ratings of the folder, weighed. Raises WrongUse for a line that is no rating."""
     assert recipe.refresh is not None
-    ratings, faults = ratings_of(lines_in(feedback_folder(recipe), place))
+    folder = feedback_folder(recipe)
+    ratings, faults = ratings_of(chain(lines_in(folder), lines_stored(recipe, place)))
     if recipe.clean.unreadable == "stop":
         check_lines(faults)
     rules = Rules(
@@ -54,8 +59,9 @@ def weighed_here(recipe: Recipe, place: Workdir) -> Weighed:
 
 
 def check_lines(faults: list[Fault]) -> None:
-    """A line that is still being written is left for the next time."""
-    wrong = next((fault for fault in faults if fault.kind != UNFINISHED), None)
+    """A line that is still being written is left for the next time; nobody can mend what clients said."""
+    own = (fault for fault in faults if fault.line.file != SERVICE)
+    wrong = next((fault for fault in own if fault.kind != UNFINISHED), None)
     if wrong is not None:
         raise WrongUse(
             "refresh.bad_line", f"line {wrong.line.number} of {wrong.line.file} is no rating",
@@ -64,7 +70,7 @@ def check_lines(faults: list[Fault]) -> None:
         )  # fmt: skip
 
 
-def lines_in(folder: Path, place: Workdir) -> Iterator[Line]:
+def lines_in(folder: Path) -> Iterator[Line]:
     """Every line of every file, in the order of their names. Raises WrongUse."""
     files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
     size = sum(path.stat().st_size for path in files)
@@ -74,21 +80,17 @@ def lines_in(folder: Path, place: Workdir) -> Iterator[Line]:
             where=Where(str(folder)), hint="move old files away; refresh: {keep: 90d} names what counts",
         )  # fmt: skip
     for path in files:
-        yield from (sealed_lines if is_sealed(path) else plain_lines)(path, place)
+        yield from plain_lines(path)
 
 
-def plain_lines(path: Path, place: Workdir) -> Iterator[Line]:
+def lines_stored(recipe: Recipe, place: Workdir) -> Iterator[Line]:
+    """What clients have told the service of this recipe."""
+    stored = ratings_stored(recipe.serve.served_model_name, place.keys)
+    for number, one in enumerate(stored, 1):
+        yield Line(file=SERVICE, number=number, text=orjson.dumps(one))
+
+
+def plain_lines(path: Path) -> Iterator[Line]:
     with open(path, "rb") as file:
         for number, text in enumerate(file, 1):
             yield Line(file=path.name, number=number, text=text, whole=text.endswith(b"\n"))
-
-
-def sealed_lines(path: Path, place: Workdir) -> Iterator[Line]:
-    """What a service has written at `guarded`."""
-    if place.keys is None:
-        raise WrongUse(
-            "refresh.sealed", f"{path.name} is sealed, and trust is open", where=Where(str(path)),
-            hint="trust: guarded, with the key that it was sealed for; or move the file away",
-        )  # fmt: skip
-    for number, text in enumerate(read_log(path, place.keys), 1):
-        yield Line(file=path.name, number=number, text=text)

@@ -170,6 +170,7 @@ class Candidates:
             "guard": serve.guard,
             "label": serve.label,
             "receipts": serve.receipts,
+            "feedback_keep_s": recipe.refresh.keep_s if recipe.refresh else None,
             "drain_s": serve.drain,
             "default_temperature": serve.temperature,
             **self.ready.engine,

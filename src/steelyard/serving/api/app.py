@@ -27,13 +27,13 @@ from ..rolling.mirror import Mirror
 from ..turn.api import Api
 from ..turn.defaults import NEUTRAL, sampling_defaults
 from ..turn.failures import of_engine
-from . import about, labels, receipts, stores, tokens
+from . import about, feedback, labels, receipts, stores, tokens
 from .anthropic import routes as anthropic
 from .openai import chat, completions
 from .openapi import document
 from .responses import routes as responses
 
-GROUPS = (about, tokens, chat, completions, responses, anthropic, stores, receipts)
+GROUPS = (about, tokens, chat, completions, responses, anthropic, stores, feedback, receipts)
 OF_JOINED = tuple(group for group in GROUPS if group is not tokens)  # their tokenizer is not here
 
 
