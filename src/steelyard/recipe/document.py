@@ -857,9 +857,7 @@ class RefreshTable(Table):
     )
     least: Count | None = say("new rows from ratings; with fewer nothing is trained", 20)
     per_rater: Count | None = say("ratings of one rater that count, at most", 100)
-    keep: Seconds | None = say(
-        "older ratings count for nothing and go from the service; else a year", "90d"
-    )
+    keep: Seconds | None = say("older ratings count for nothing and go from the service; else a year", "90d")
     tolerance: Annotated[Share, Field(gt=0, lt=1)] | None = say(
         "of the rows that both models answer, how many the new one may lose", "5%"
     )

@@ -134,6 +134,10 @@ ANSWERS: dict[str, Schema] = {
         id=TEXT, results=list_of(thing({"document": OBJECT}, index=WHOLE, relevance_score=NUMBER)),
     ),
     "File": thing(id=TEXT, object=one_of("file"), bytes=WHOLE, created_at=WHOLE, filename=TEXT, purpose=TEXT),
+    "Feedback": thing(
+        {"response": TEXT}, id=TEXT, object=one_of("feedback"), created_at=WHOLE, rating=one_of("good", "bad")
+    ),
+    "FeedbackList": page_of(named("Feedback")),
     "FileList": page_of(named("File")),
     "Batch": thing(id=TEXT, object=one_of("batch"), endpoint=TEXT, status=TEXT, created_at=WHOLE),
     "BatchList": page_of(named("Batch")),

@@ -106,6 +106,11 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/embeddings"): _op("encoders", "Embed texts", "Embeddings", *GENERATES),
     ("POST", "/v1/rerank"): _op("encoders", "Rank documents (Jina)", "Ranking", *GENERATES),
     ("POST", "/v2/rerank"): _op("encoders", "Rank documents (Cohere)", "Ranking", *GENERATES),
+    ("POST", "/v1/feedback"): _op("feedback", "Rate an answer", "Feedback", 400, 403, 404, 413, 507),
+    ("GET", "/v1/feedback"): _op(
+        "feedback", "What this key has rated", "FeedbackList", 400, 403, query=(AFTER, _limit(10_000), ORDER)
+    ),
+    ("DELETE", "/v1/feedback/{id}"): _op("feedback", "Take a rating back", "Deleted", 404, 507),
     ("POST", "/v1/files"): _op("files", "Upload", "File", 400, 413, 507),
     ("GET", "/v1/files"): _op(
         "files",
