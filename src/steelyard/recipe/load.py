@@ -65,7 +65,12 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     document = _checked(tree)
     checked_recipe = _recipe(document, tree, path)
     check_pairs(checked_recipe, tree)
-    return replace(checked_recipe, origins=_origins(checked_recipe, tree), notes=notes_on(checked_recipe))
+    return replace(
+        checked_recipe,
+        origins=_origins(checked_recipe, tree),
+        settings=tuple(overrides),
+        notes=notes_on(checked_recipe),
+    )
 
 
 def _rename(tree: Tree) -> None:

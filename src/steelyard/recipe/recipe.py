@@ -375,6 +375,7 @@ class Recipe:
     refresh: Refresh | None = None
     seed: int = 0
     origins: dict[str, str] = field(default_factory=dict)
+    settings: tuple[str, ...] = ()  # of the command line (--set), as they were given
     notes: tuple[str, ...] = ()  # legal, but without effect: the command line shows them
 
     @property

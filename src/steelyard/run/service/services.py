@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -171,6 +172,7 @@ class Candidates:
             "label": serve.label,
             "receipts": serve.receipts,
             "feedback_keep_s": recipe.refresh.keep_s if recipe.refresh else None,
+            "refresh": self.refreshes(),
             "drain_s": serve.drain,
             "default_temperature": serve.temperature,
             **self.ready.engine,
@@ -178,6 +180,22 @@ class Candidates:
             "threads": None,
             "max_num_batched_tokens": None,
         }
+
+    def refreshes(self) -> dict[str, Any]:
+        """When the service has itself refreshed, and by which command; {} where by hand alone.
+
+        A key that was given on the command line is written nowhere, so such a service is refreshed by hand.
+        """
+        recipe = self.ready.recipe
+        if recipe.refresh is None or recipe.refresh.every is None or self.ready.workdir.simulated:
+            return {}
+        if any("api_key" in one and "env:" not in one for one in recipe.settings):
+            self.watch.log("refresh.by_hand", why="the service's key was given by --set")
+            return {}
+        words = [sys.executable, "-m", "steelyard", "refresh", str(recipe.path.absolute()), "--json"]
+        words += ["--workdir", str(self.ready.workdir.folder)]
+        more = [word for one in recipe.settings for word in ("--set", one)]
+        return {"every": recipe.refresh.every, "command": [*words, *more]}
 
     def served_folder(self, name: str) -> Path:
         """The draft model, or the encoder, as its engine loads it."""

@@ -56,6 +56,7 @@ class ServeSettings:
     guard: dict[str, str] = field(default_factory=dict)  # of answers and prompts (turn/answer_guard.py)
     label: dict[str, Any] = field(default_factory=dict)  # of generated content: {"producer", "visible"}
     feedback_keep_s: float | None = None  # ratings of answers are kept so long; None: none is taken
+    refresh: dict[str, Any] = field(default_factory=dict)  # {"every", "command"}; {}: by hand alone
     receipts: bool = False  # a signed one for each answer whose request asks for it
     log_file: str | None = None  # where the log goes, at most 64 MB of it; None: standard error
     drain_s: float = 1.0  # for what is under way when the service is told to end; all is over 4 s later

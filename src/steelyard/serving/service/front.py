@@ -60,6 +60,7 @@ from ..host.settings import (
 )
 from ..rolling.canary import Canary, Order
 from ..rolling.mirror import as_line
+from ..rolling.nightly import Nightly
 from ..turn.answer_guard import AnswerGuard
 from ..turn.grammars.check import Grammars
 from .address import local_url, url_of
@@ -138,6 +139,7 @@ class Front:
         self.handed_over = False  # a successor listens on the same port
         self.noted = False  # its beginning stands in the audit log, and so will its end
         self.published: Path | None = None  # the folder that names this service
+        self.nightly: asyncio.Task[None] | None = None  # has the model refreshed when it is time
         self.canary: Canary | None = None  # it follows the service that stands, or is watched since
         self.supervisor = Supervisor()
         self.servers: list[uvicorn.Server] = []
@@ -434,11 +436,19 @@ class Front:
             self.published = Path(state_folder)
             state = {**message, "url": message["local_url"], "fingerprint": self.settings.fingerprint}
             write_state(self.published, state)
+        self._begin_nightly()
         self._note("service.started")
         log("service.published", url=message["url"])
         if self.canary:
             self.canary.promoted()
         return message
+
+    def _begin_nightly(self) -> None:
+        """The service that users have looks after its refreshes; a candidate does not."""
+        if self.settings.refresh and self.nightly is None:
+            at_once = lambda: self.served.drain.under_way  # noqa: E731
+            nightly = Nightly(self.settings.refresh["every"], self.settings.refresh["command"], at_once)
+            self.nightly = asyncio.create_task(nightly.run())
 
     def _guard(self) -> AnswerGuard | None:
         guard, visible = self.settings.guard, bool(self.settings.label.get("visible"))
@@ -474,6 +484,8 @@ class Front:
         if not hasattr(self, "served"):
             return
         drain, limit_s = self.served.drain, self.settings.drain_s
+        if self.nightly:
+            self.nightly.cancel()
         if self.handed_over:
             await self._stop_listening()
         drain.begin(limit_s)
@@ -499,6 +511,8 @@ class Front:
     async def _close(self) -> None:
         if self.canary:
             self.canary.close()
+        if self.nightly:
+            self.nightly.cancel()
         for server in self.servers:
             server.should_exit = True
         if scaling := getattr(self, "scaling", None):
