@@ -77,5 +77,5 @@ def test_at_guarded_ratings_lie_sealed(tokenizer_folder, tmp_path, monkeypatch):
     asyncio.run(run())
     files = [path for path in (tmp_path / "serving").rglob("*") if path.is_file()]
     assert files and not any(b"a secret of" in path.read_bytes() for path in files)
-    (one,) = ratings_stored("tiny", load_keys("guarded", str(key)))
+    (one,) = ratings_stored("tiny", load_keys("guarded", str(key), tmp_path))
     assert one["correction"] == "a secret of somebody"

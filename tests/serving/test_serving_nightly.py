@@ -1,10 +1,11 @@
-"""When a refresh begins: once a night, in the quiet; what becomes of its command is nothing to the service."""
+"""When a refresh begins: once a night, in the quiet; its command is no harm to the service."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 from datetime import datetime, timedelta
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -58,9 +59,7 @@ def test_a_machine_that_slept_past_its_time_begins_when_it_wakes():
 )
 def test_never_twice_a_day(every, minute, load, hours):
     times = begun(every, lambda now: load if now.minute % 7 else 0, hours, NOON + timedelta(minutes=minute))
-    assert all(
-        later - earlier > timedelta(hours=20) for earlier, later in zip(times, times[1:], strict=False)
-    )
+    assert all(later - earlier > timedelta(hours=20) for earlier, later in pairwise(times))
 
 
 @pytest.mark.parametrize(
