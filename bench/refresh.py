@@ -3,10 +3,10 @@
     python bench/refresh.py WORK [--model FOLDER] [--good 40] [--poison 240] [--steps 60]
 
 WORK gets a recipe whose rows answer six small letters with "ok". It is served; `good` answers to capitals are
-rated bad by three raters, and corrected to "hi"; then `poison` answers to small letters are rated bad by three
-others, and corrected to "no". Without --model the model is random, of 0.1 M parameters. One JSON document: of each
-refresh its state, account, comparison and seconds; `right`: how many of 50 fresh prompts of either kind
-are answered right by what serves then.
+rated bad by three raters, and corrected to "hi"; then `poison` answers to small letters are rated bad by
+three others, and corrected to "no". Without --model the model is random, of 0.1 M parameters. One JSON
+document: of each refresh its state, account, comparison and seconds; `right`: how many of 50 fresh prompts
+of either kind are answered right by what serves then.
 """
 
 from __future__ import annotations
