@@ -13,8 +13,10 @@ import pytest
 from conftest import free_port
 
 from steelyard import run
+from steelyard.data import suppress
 from steelyard.errors import WrongUse
 from steelyard.recipe import load
+from steelyard.run.record.feedback import standing_in_ratings, weighed_here
 from steelyard.run.record.rated import ACCEPTED, TRYING, erase_rated, read_rated, with_rated, write_rated
 from steelyard.run.record.workdir import Workdir, opened
 from steelyard.run.rolling import refresh as refreshing
@@ -138,6 +140,19 @@ def test_rows_of_ratings_lie_sealed_where_the_recipe_says_so_and_can_be_erased(q
     assert not source.parent.exists()
     assert erase_rated(place, {"one"}) == [file] and erase_rated(place, {"one"}) == []
     assert [row["hash"] for row in read_rated(place, ACCEPTED)] == ["two"]
+
+
+def test_a_rating_of_an_erased_row_teaches_no_more_and_is_the_users_to_delete(quiet, monkeypatch):
+    monkeypatch.setenv("STEELYARD_STATE", str(quiet.folder / "state"))
+    quiet.lines("ratings/a.jsonl", [bad(p, "hi", "r") for p in "abc"])
+    recipe = load(quiet.path)
+    place = opened(recipe, None)
+    first, *others = weighed_here(recipe, place).rows
+    number = "abc".index(first.fields["messages"][0]["content"]) + 1
+    ((file, line),) = standing_in_ratings(recipe, {first.hash})
+    assert (file, line) == (str(quiet.folder / "ratings" / "a.jsonl"), number)
+    suppress([first.hash])
+    assert weighed_here(recipe, place).rows == tuple(others)
 
 
 # ------------------------------------------------------------------ trained

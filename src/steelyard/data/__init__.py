@@ -14,7 +14,7 @@ from .looking.traced import Query, Traced, row_of, source_texts, standing_in_sou
 from .making.make import MakeOrder, make_rows
 from .making.pictures import make_pictures
 from .making.rated import UNFINISHED, Fault, Line, Rating, ratings_of
-from .making.weighed import RatedRow, Rules, Weighed, weigh
+from .making.weighed import RatedRow, Rules, Weighed, taught_hashes, weigh
 from .reading.columns import Column, Guess, guess_map, nearest
 from .reading.files import FORMATS
 from .reading.look import Sniff, answers_of, rows_with, sniff
@@ -32,6 +32,6 @@ __all__ = [
     "clean_files", "count", "differences", "fingerprint", "guess_map", "judged_now", "make_pictures",
     "make_rows", "nearest", "needed_files", "open_set", "page_facts", "parts_of", "plain_settings",
     "plain_text", "ratings_of", "redact", "row_of", "rows", "rows_with", "show", "sniff", "source_texts",
-    "split_set", "standing_in_sources", "strings_of", "suppress", "suppressed", "text_hash", "traced",
-    "url_of", "visible", "weigh",
+    "split_set", "standing_in_sources", "strings_of", "suppress", "suppressed", "taught_hashes", "text_hash",
+    "traced", "url_of", "visible", "weigh",
 ]  # fmt: skip

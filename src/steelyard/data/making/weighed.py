@@ -220,6 +220,12 @@ def taught(ability: str, group: Sequence[Rating], teaches: frozenset[str]) -> tu
     return rows, used
 
 
+def taught_hashes(rating: Rating) -> set[str]:
+    """Of the chats that it may teach, whether they count or not."""
+    answers = [rating.answer, *([rating.correction] if rating.correction is not None else [])]
+    return {row_of("", "chats", {"messages": [*rating.prompt, answer]}).hash for answer in answers}
+
+
 def row_of(ability: str, kind: str, fields: dict[str, Any]) -> RatedRow:
     better: list[Message] = fields.get("chosen") or []
     rejected = fields["rejected"][0] if "rejected" in fields else None

@@ -18,9 +18,11 @@ from typing import Any
 from ...artefact import write_durably
 from ...clock import utc_now
 from ...data import Query, standing_in_sources
-from ...errors import Where, WrongUse
+from ...errors import Problem, Where, WrongUse
 from ...places import erased_file
+from ...recipe import load
 from ..garbage import size_of
+from ..record.feedback import standing_in_ratings
 from ..record.rated import folder_of as rated_folder
 from .lineage import Work, made_of, settings_of, works
 from .tracing import Found, Holder, holders_of, rows_of
@@ -172,7 +174,19 @@ def sources_of(found: Sequence[Found]) -> list[dict[str, Any]]:
             told[one["file"], one["line"]] = {
                 "kind": "source", "path": one["file"], "line": one["line"], "why": "it is yours",
             }  # fmt: skip
+    told |= ratings_left(found, hashes)
     return list(told.values())
+
+
+def ratings_left(found: Sequence[Found], hashes: set[str]) -> dict[tuple[str, int], dict[str, Any]]:
+    """Ratings in the folder of a refresh that would teach the rows, if these were not on the list."""
+    told: dict[tuple[str, int], dict[str, Any]] = {}
+    for path in {one.work.recipe for one in found if one.work.recipe}:
+        with suppress(Problem, OSError):
+            recipe = load(Path(path))
+            for file, line in standing_in_ratings(recipe, hashes) if recipe.refresh else ():
+                told[file, line] = {"kind": "source", "path": file, "line": line, "why": "it is yours"}
+    return told
 
 
 # ------------------------------------------------------------------ on disk

@@ -22,6 +22,7 @@ from ...recipe import Recipe
 from ...serving import find, read_tally
 from ..path.run import Run
 from ..record.acts import written
+from ..record.feedback import feedback_folder, weighed_here
 from ..record.rated import (
     ACCEPTED,
     STATE,
@@ -38,7 +39,6 @@ from ..record.workdir import LoggedWatch, Workdir, opened
 from ..service.canary import canary_of
 from ..start import up
 from .against import against_standing, check_no_loss
-from .feedback import feedback_folder, weighed_here
 
 # promoted | canary (it answers copies) | refused (by the gate, or worse than what serves) | too_few
 DONE = ("promoted", "canary", "refused", "too_few")
@@ -96,7 +96,7 @@ def tried_out(
         drop_tried(place)
         refused = {
             "state": "refused",
-            "why": failure.message,
+            "why": failure.message.partition(" (")[0],  # behind it a row may be quoted
             "code": failure.code,
             "compared": compared or None,
         }

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import chain
 from pathlib import Path
 
 import orjson
 
-from ...data import UNFINISHED, Fault, Line, Rules, Weighed, ratings_of, suppressed, weigh
+from ...data import (
+    UNFINISHED,
+    Fault,
+    Line,
+    Rules,
+    Weighed,
+    ratings_of,
+    suppressed,
+    taught_hashes,
+    weigh,
+)
 from ...errors import Where, WrongUse
 from ...recipe import TEACHES, Recipe
 from ...serving import ratings_stored
-from ..record.workdir import Workdir
+from .workdir import Workdir
 
 SERVICE = "the service"  # whose clients rate by its API
 SUFFIXES = (".jsonl", ".ndjson")
@@ -94,3 +104,13 @@ def plain_lines(path: Path) -> Iterator[Line]:
     with open(path, "rb") as file:
         for number, text in enumerate(file, 1):
             yield Line(file=path.name, number=number, text=text, whole=text.endswith(b"\n"))
+
+
+def standing_in_ratings(recipe: Recipe, hashes: Collection[str]) -> Iterator[tuple[str, int]]:
+    """(file, line) of the ratings in the folder that teach a row with one of these hashes."""
+    folder = feedback_folder(recipe)
+    ratings, _ = ratings_of(lines_in(folder))
+    for rating in ratings:
+        if taught_hashes(rating) & set(hashes):
+            name, _, number = rating.place.rpartition(":")
+            yield str(folder / name), int(number)
