@@ -142,7 +142,7 @@ SECTIONS = {
     "From a recipe to a service": "init validate plan up run train status logs stop report ledger gc",
     "Data": "clean data record",
     "Models": "pull scan export gate eval",
-    "A service": "serve chat route proxy canary rollback",
+    "A service": "serve chat route proxy refresh canary rollback",
     "Machines": "hardware doctor accept engines jobs cluster simulate bundle",
     "Trust": "trust seal open rotate attest broker keys sign verify receipt approve sbom audit",
 }
