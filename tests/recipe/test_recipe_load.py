@@ -581,7 +581,7 @@ def test_settings_make_what_is_missing(write) -> None:
 def test_the_schema_knows_every_field(write) -> None:
     document = recipe.schema()
     assert set(document["properties"]) == {f.name for f in fields(recipe.Recipe)} - {
-        *("path", "root", "origins", "notes", "candidates"),
+        *("path", "root", "origins", "settings", "notes", "candidates"),
     }
     stage = document["$defs"]["StageTable"]["properties"]
     assert set(stage) == {f.name for f in fields(recipe.Stage)}
