@@ -258,3 +258,12 @@ def test_every_flip_in_a_log_is_refused_or_shortens_its_end(keys, tmp_path):
     path.write_bytes(whole[:4096] + whole[4096 + record :] + whole[4096 : 4096 + record])
     with pytest.raises(CheckFailed):
         list(read_log(path, keys))
+
+
+def test_a_long_line_is_cut_between_characters_and_the_log_read_on(tmp_path):
+    keys = load_keys("guarded", str(tmp_path / "key"), tmp_path)
+    log = SealedLog(tmp_path / "log", keys)
+    log.append("a" + "é" * 600_000)
+    log.append("next")
+    first, second = log
+    assert second == "next" and set(first[1:]) == {"é"} and len(first.encode()) == (1 << 20) - 1

@@ -42,7 +42,8 @@ class SealedLog:
         self.index, self.tag = 0, bytes(TAG_BYTES)
 
     def append(self, line: str) -> None:
-        data = line.encode("utf-8", "replace")[:LINE_BYTES_MAX]
+        cut = line.encode("utf-8", "replace")[:LINE_BYTES_MAX]
+        data = cut.decode("utf-8", "ignore").encode()  # characters whole
         try:
             with open(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600), "r+b", buffering=0) as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
@@ -110,7 +111,7 @@ class SealedLog:
             except InvalidTag as e:
                 raise damaged(str(self.path), f"line {self.index + 1} fails its check") from e
             self.advance(cipher)
-            yield line.decode("utf-8")
+            yield line.decode("utf-8", "replace")  # an earlier version cut a long line within a character
 
     def aad(self) -> bytes:
         return self.digest + struct.pack("<Q", self.index) + self.tag

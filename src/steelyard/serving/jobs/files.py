@@ -212,7 +212,7 @@ def _life_s(form: FormData) -> int | None:
     if anchor != "created_at":
         raise ApiError(400, "expires_after.anchor is created_at", param="expires_after")
     text = str(seconds)
-    if not (text.isascii() and text.isdigit() and LIFE_S[0] <= int(text[:9]) <= LIFE_S[1]):
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and LIFE_S[0] <= int(text) <= LIFE_S[1]):
         message = f"expires_after.seconds is a number from {LIFE_S[0]} to {LIFE_S[1]}"
         raise ApiError(400, message, param="expires_after")
     return int(text)

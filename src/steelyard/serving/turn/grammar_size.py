@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -32,12 +33,19 @@ def _schema_states(schema: Any) -> Iterator[int]:
             yield from _schema_states(item)
     if not isinstance(schema, Mapping):
         return
-    yield sum(abs(int(value)) for key in COUNTS if isinstance(value := schema.get(key), int | float))
+    yield sum(_bound(schema.get(key)) for key in COUNTS)
     yield _repeats(pattern) if isinstance(pattern := schema.get("pattern"), str) else 0
     yield _optional(schema) ** 2  # any of them may come after any other
     for key, value in schema.items():
         if key not in DATA:
             yield from _schema_states(list(value.values()) if _is_named(key, value) else value)
+
+
+def _bound(value: Any) -> int:
+    """JSON in a text may say 1e999, which no compiler counts to."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return STATES + 1
+    return abs(int(value)) if isinstance(value, int | float) else 0
 
 
 def _is_named(key: str, value: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -137,7 +138,7 @@ def variables_of(api: Api, body: MessagesInput) -> dict[str, Any]:
 def without_effect(api: Api, body: MessagesInput) -> list[str]:
     """Names of what was asked and has no effect: thinking where there is no switch, tools of a server."""
     dropped = {f"tools.{tool.type}" for tool in body.tools or () if _is_servers(tool)}
-    return [*_switched(api, body)[1], *sorted(dropped)]
+    return [*_switched(api, body)[1], *sorted(filter(NAME.fullmatch, dropped))]
 
 
 def _switched(api: Api, body: MessagesInput) -> tuple[dict[str, Any], list[str]]:
@@ -154,6 +155,7 @@ def _switched(api: Api, body: MessagesInput) -> tuple[dict[str, Any], list[str]]
     return switched or {}, ["output_config.effort"] if switched is None else []
 
 
+NAME = re.compile(r"[\w.-]{1,100}", re.ASCII)  # what a header may name
 # Tools that Anthropic's servers run; their names go on with a date.
 SERVERS = ("web_search_", "web_fetch_", "code_execution_", "tool_search_", "mcp_toolset", "advisor_")
 

@@ -131,10 +131,9 @@ class _Responses:
     ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Items of the conversation before, and those of this request."""
         given = await off_loop(with_ids, body, self.api.new_id)
-        given = [
-            await self.store.item(item["id"], owner) if item["type"] == "item_reference" else item
-            for item in given
-        ]
+        if ids := [item["id"] for item in given if item["type"] == "item_reference"]:
+            items = iter(await self.store.items(ids, owner, self.api.settings.max_body_bytes))
+            given = [next(items) if item["type"] == "item_reference" else item for item in given]
         if body.previous_response_id is None:
             return [], given
         previous = await self.store.get(body.previous_response_id, owner, 400, "previous_response_id")
@@ -243,8 +242,9 @@ class _Responses:
             return json_response(stored.document)
         if not stored.document["background"]:
             raise ApiError(400, LIVING.format("streamed again"), param="stream")
+        after = _number(request, "starting_after", -1, 10**9, -1) + 1
         await self.store.followed(stored)
-        return Stream(stored.follow(_number(request, "starting_after", -1, 10**9, -1) + 1))
+        return Stream(self.store.follow(stored, after))
 
     async def delete(self, request: Request) -> Response:
         stored = await self._stored(request)
@@ -394,15 +394,17 @@ class _Run:
     async def _events(self) -> AsyncGenerator[list[Event], None]:
         document = self.stored.document
         begun, answer = False, None
+        logprobs: list[dict[str, Any]] = []  # of tokens whose text waits
         async with aclosing(self.turn.parts()) as pieces:
             async for parts, piece in pieces:
                 events: list[Event] = []
                 if self.turn.answer is not answer:  # the first, or begun anew after a crash
                     self.output, answer = Output(self.api.new_id, self.custom), self.turn.answer
+                    logprobs = []
                 if not begun:
                     document["status"], begun = "in_progress", True
                     events = [self._response_event("created"), self._response_event("in_progress")]
-                logprobs = self._logprobs(piece)
+                logprobs += self._logprobs(piece)
                 for part in parts:
                     events += self.output.take(part, logprobs)
                     logprobs = []
@@ -515,7 +517,7 @@ def _number(request: Request, name: str, least: int, most: int, default: int) ->
     if given is None:
         return default
     if (
-        not (given.isascii() and given.lstrip("-").isdigit() and len(given) < 12)
+        not (given.isascii() and given.removeprefix("-").isdigit() and len(given) < 12)
         or not least <= int(given) <= most
     ):
         raise ApiError(400, f"{name} is a number from {least} to {most}", param=name)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,9 +24,11 @@ from ...base.store import Stored as Document
 KIND, EVENTS = "responses", "response_events"
 MOST = 1000  # of a key
 MOST_BYTES = 64 * 2**20  # of a key: text and events
+LARGEST = 64 * 2**20  # of one, with the conversation before it: it is read whole by each that goes on from it
 SPARE = 0.95  # what is above a limit goes down to this share of it
 KEPT_S = 30 * 86400  # as OpenAI
 UNDER_WAY = ("queued", "in_progress")
+LOOK_S = 1.0  # at one that this process does not make
 TRIES = 3  # to make one: what ends the service each time must not go on doing so
 ENDED = "the service ended while this response was made: ask again"
 
@@ -110,7 +113,7 @@ class ResponseStore:
         self.live[stored.id] = stored
 
     async def add(self, stored: Stored) -> None:
-        """Keep it on disk, the key's oldest go where there are too many. Raises ApiError 403, 507."""
+        """Keep it on disk, the key's oldest go where there are too many. Raises ApiError 403, 413, 507."""
         await asyncio.to_thread(self._add, _document(stored), list(stored.events))
 
     async def followed(self, stored: Stored) -> None:
@@ -127,6 +130,9 @@ class ResponseStore:
 
     def _add(self, document: Document, events: list[bytes]) -> None:
         assert document.owner is not None
+        if document.size_bytes > LARGEST:
+            message = f"a response has at most {LARGEST} bytes with its conversation: begin a new one"
+            raise ApiError(413, message, code="response_too_large")
         self.check(document.owner, document.size_bytes)
         items = [*document.shown["output"], *document.hidden["input"]]
         with self.store.together():
@@ -189,6 +195,15 @@ class ResponseStore:
 
     # ------------------------------------------------------------------ out
 
+    async def follow(self, stored: Stored, after: int) -> AsyncGenerator[bytes, None]:
+        """Events from number `after` on; of one that another process makes, or left, once it is over here."""
+        while not stored.over and stored.task is None:
+            await asyncio.sleep(LOOK_S)
+            stored = await self.get(stored.id, stored.owner)
+        async with aclosing(stored.follow(after)) as events:
+            async for event in events:
+                yield event
+
     async def get(self, id: str, owner: str, status: int = 404, param: str | None = None) -> Stored:
         """Raises ApiError: `status` 404 for a path, 400 for a field."""
         stored = self.live.get(id) or await asyncio.to_thread(self._read, id)
@@ -206,18 +221,40 @@ class ResponseStore:
         hidden = document.hidden
         return Stored(document.shown, document.owner or "", hidden["input"], hidden["before"], events)
 
-    async def item(self, id: str, owner: str) -> dict[str, Any]:
-        """An item of any kept response. Raises ApiError 400."""
-        if item := await asyncio.to_thread(self._item, id, owner):
-            return item
+    async def items(self, ids: Sequence[str], owner: str, most_bytes: int) -> list[dict[str, Any]]:
+        """These items of any kept responses. Raises ApiError 400, 413 for more than a body holds."""
+        return await asyncio.to_thread(self._items, ids, owner, most_bytes)
+
+    def _items(self, ids: Sequence[str], owner: str, most_bytes: int) -> list[dict[str, Any]]:
+        """Each response is read once, and of it only what is wanted is kept."""
+        wanted, read = set(ids), dict[str, dict[str, dict[str, Any]]]()
+        found: dict[str, tuple[dict[str, Any], int]] = {}
+        left = most_bytes
+        for id in ids:
+            if id not in found:
+                item = self._item(id, owner, wanted, read)
+                found[id] = item, len(orjson.dumps(item))
+            left -= found[id][1]
+            if left < 0:
+                message = f"the items that are referred to have more than {most_bytes} bytes together"
+                raise ApiError(413, message, "input", "body_too_large")
+        return [found[id][0] for id in ids]
+
+    def _item(
+        self, id: str, owner: str, wanted: Collection[str], read: dict[str, dict[str, dict[str, Any]]]
+    ) -> dict[str, Any]:
+        """Of the newest response that has it; `read`: those read so far. Raises ApiError 400."""
+        for whole in self.store.wholes_of(id, owner):
+            if whole not in read:
+                read[whole] = self._items_of(whole, wanted)
+            if id in read[whole]:
+                return read[whole][id]
         raise ApiError(400, f"there is no item {id!r}", "input", "item_not_found")
 
-    def _item(self, id: str, owner: str) -> dict[str, Any] | None:
-        for whole in self.store.wholes_of(id, owner):
-            if stored := self.store.get(KIND, whole):
-                items = (*stored.shown["output"], *stored.hidden["input"])
-                return next((item for item in items if item.get("id") == id), None)
-        return None
+    def _items_of(self, whole: str, wanted: Collection[str]) -> dict[str, dict[str, Any]]:
+        stored = self.store.get(KIND, whole)
+        items = [*stored.shown["output"], *stored.hidden["input"]] if stored else []
+        return {item["id"]: item for item in reversed(items) if item.get("id") in wanted}
 
 
 def _document(stored: Stored) -> Document:

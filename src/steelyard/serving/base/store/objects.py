@@ -377,7 +377,7 @@ def page(
 def _limit(text: str | None, default: int, cap: int) -> int:
     if text is None:
         return default
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= cap):
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= cap):
         raise ApiError(400, f"limit is a number from 1 to {cap}", param="limit")
     return int(text)
 

@@ -1,0 +1,139 @@
+"""What a user with a key may send to have more than their share: of memory, of time, of what is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from faking import faked, tokenizer_folder
+
+from steelyard.serving.api.responses import store as stored_responses
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tokenizer_folder(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path, monkeypatch):
+    monkeypatch.setenv("STEELYARD_STATE", str(tmp_path))
+
+
+LONG = {
+    "model": "tiny", "max_output_tokens": 2, "truncation": "auto",
+    "input": [{"id": "msg_long", "role": "user", "content": "a" * 60_000}, {"role": "user", "content": "hi"}],
+}  # fmt: skip
+
+
+def test_references_to_long_items_hold_no_more_than_a_body_may(folder):
+    """4,096 references are 200 kB, and of an item of 4 MB 16 GB of memory."""
+
+    async def main():
+        async with faked(folder) as service:
+            await service.json("POST", "responses", json=LONG)
+            reference = {"type": "item_reference", "id": "msg_long"}
+            for count, status in ((3, 200), (100, 413)):
+                items = [*[reference] * count, {"role": "user", "content": "hi"}]
+                await service.json("POST", "responses", status, json={**LONG, "input": items})
+            wrong = [reference, {"type": "item_reference", "id": "msg_other"}]
+            await service.json("POST", "responses", 400, json={**LONG, "input": wrong})
+
+    asyncio.run(main())
+
+
+def test_a_conversation_grows_to_a_bound_and_then_is_not_kept(folder, monkeypatch):
+    monkeypatch.setattr(stored_responses, "LARGEST", 100_000)
+
+    async def main():
+        async with faked(folder) as service:
+            first = await service.json("POST", "responses", json=LONG)
+            second = {**LONG, "previous_response_id": first["id"]}
+            made = await service.json("POST", "responses", json=second)
+            assert made["status"] == "incomplete" and made["store"] is False
+            await service.json("POST", "responses", 413, json={**second, "background": True})
+            assert len(service.stores.responses.live) == 0
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_tokens_whose_text_waits_keep_their_log_probabilities(folder, stream):
+    asked = {"model": "tiny", "input": "hi", "max_output_tokens": 6, "stop": ["xxxy"], "stream": stream,
+             "include": ["message.output_text.logprobs"]}  # fmt: skip
+
+    async def main():
+        async with faked(folder) as service:
+            answer = await service.http.post("/v1/responses", json=asked)
+            if not stream:
+                return answer.json()
+            events = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: ")]
+            deltas = [e for e in events if e["type"] == "response.output_text.delta"]
+            assert sum(len(e["logprobs"]) for e in deltas) == 6
+            return events[-1]["response"]
+
+    part = asyncio.run(main())["output"][0]["content"][0]
+    assert part["text"] == "x" * 6 and len(part["logprobs"]) == 6
+
+
+def test_a_response_that_another_service_makes_is_followed_to_its_end(folder, monkeypatch):
+    monkeypatch.setattr(stored_responses, "LOOK_S", 0.05)
+
+    async def main():
+        async with faked(folder) as one, faked(folder) as other:
+            one.engine.going.clear()
+            asked = {"model": "tiny", "input": "hi", "background": True, "max_output_tokens": 3}
+            made = await one.json("POST", "responses", json=asked)
+            address = f"/v1/responses/{made['id']}?stream=true"
+            following = asyncio.create_task(other.http.get(address))
+            await asyncio.sleep(0.2)
+            one.engine.going.set()
+            answer = await asyncio.wait_for(following, 30)
+            assert answer.status_code == 200 and "response.incomplete" in answer.text
+
+    asyncio.run(main())
+
+
+SEARCH = {"type": "web_search_\r\nset-cookie: a=b", "name": "web_search"}
+ODD = [
+    ("GET", "files?limit=000000001999999999", None, 400),
+    ("GET", "files?limit=1" + "9" * 5000, None, 400),
+    ("GET", "responses/{id}/input_items?limit=--5", None, 400),
+    (
+        "POST",
+        "messages",
+        {"max_tokens": 2, "tools": [SEARCH], "messages": [{"role": "user", "content": "hi"}]},
+        200,
+    ),
+    ("POST", "completions", {"prompt": "hi", "max_tokens": 2, "guided_json": '{"maxLength": 1e999}'}, 400),
+    ("POST", "completions", {"prompt": "hi", "max_tokens": 2, "guided_json": '{"maxItems": NaN}'}, 400),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body", "status"), ODD, ids=range(len(ODD)))
+def test_odd_numbers_and_names_are_no_fault_of_ours(folder, method, path, body, status):
+    async def main():
+        async with faked(folder) as service:
+            if "{id}" in path:
+                made = await service.json("POST", "responses", json=LONG)
+                return await service.http.request(method, f"/v1/{path.format(id=made['id'])}")
+            return await service.http.request(method, f"/v1/{path}", json=body)
+
+    answer = asyncio.run(main())
+    assert answer.status_code == status, answer.text
+    assert "cookie" not in str(answer.headers)
+
+
+def test_a_file_lives_no_longer_than_it_may(folder):
+    form = {"purpose": "user_data", "expires_after[anchor]": "created_at"}
+
+    async def main():
+        async with faked(folder) as service:
+            for seconds, status in (("000003600" + "9" * 20, 400), ("3600", 200)):
+                data = {**form, "expires_after[seconds]": seconds}
+                files = {"file": ("a", b"x")}
+                answer = await service.http.post("/v1/files", data=data, files=files)
+                assert answer.status_code == status, answer.text
+
+    asyncio.run(main())
