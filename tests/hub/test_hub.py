@@ -17,6 +17,8 @@ import pytest
 
 from steelyard.errors import CheckFailed, Lacking, Problem, Stopped, WrongUse
 from steelyard.hub import pull
+from steelyard.hub.listing import Listed
+from steelyard.hub.transfer import fetch_file
 from steelyard.model import resolve
 
 ID = "org/tiny"
@@ -409,3 +411,22 @@ def test_progress_is_told_in_bytes(hub):
 
     pulled = pull(ID, endpoint=hub.url, watch=Seen())
     assert Seen.bars == [("pull", pulled.bytes, pulled.bytes, "bytes")]
+
+
+def test_a_server_that_sends_more_than_it_lists_is_not_listened_to(tmp_path):
+    """It would fill the disk."""
+
+    class Endless:
+        sent = 0
+
+        def read(self, file, begin):
+            while True:
+                self.sent += 1
+                assert self.sent < 10
+                yield begin, b"x" * 1000, None
+                begin += 1000
+
+    source = Endless()
+    with pytest.raises(CheckFailed):
+        fetch_file(source, Listed(name="a", url="", size=2500), tmp_path, lambda count: None)
+    assert source.sent == 3 and list(tmp_path.iterdir()) == []

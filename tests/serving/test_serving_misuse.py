@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+from contextlib import aclosing
 
 import pytest
-from faking import faked, tokenizer_folder
+from faking import completions, faked, tokenizer_folder
 
 from steelyard.serving.api.responses import store as stored_responses
+from steelyard.serving.base.guard import Caller
+from steelyard.serving.base.keys import Tokens
+from steelyard.serving.engines import Event
+from steelyard.serving.host.generation import Prompt
+from steelyard.serving.host.job import Job
+from steelyard.serving.jobs.batch_input import check
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +101,40 @@ def test_a_response_that_another_service_makes_is_followed_to_its_end(folder, mo
             assert answer.status_code == 200 and "response.incomplete" in answer.text
 
     asyncio.run(main())
+
+
+def test_what_was_made_for_a_reader_who_left_is_paid_for(folder):
+    """A stream that nobody reads goes on in the engine: its tokens are its key's, read or not."""
+
+    async def ahead(request, ended, generated):
+        generated(len(request["ids"]), 40)
+        try:
+            yield Event(0, [5], None, None)
+            await asyncio.Event().wait()
+        finally:
+            ended(True)
+
+    async def main():
+        async with faked(folder) as service:
+            service.engine.submit = ahead
+            sampling = {"logprobs": False}
+            job = Job(sampling=sampling, seed=0, n=1, stops=(), stream=True, include_usage=False, top=None,
+                      token_ids=False)  # fmt: skip
+            caller = Caller()
+            async with aclosing(service.served.answers(job, [Prompt([5, 6], 100)], caller)) as pieces:
+                await anext(pieces)
+            return caller.used
+
+    assert asyncio.run(main()) == Tokens(prompt=2, completion=40)
+
+
+def test_a_custom_id_is_short(folder):
+    lines = [json.loads(line) for line in completions(3).splitlines()]
+    lines[1]["custom_id"] = "a" * 100_000
+    faults = check(
+        io.BytesIO(b"".join(json.dumps(line).encode() + b"\n" for line in lines)), "/v1/completions"
+    )
+    assert [(fault.n, fault.param) for fault in faults.faults] == [(1, "custom_id")]
 
 
 SEARCH = {"type": "web_search_\r\nset-cookie: a=b", "name": "web_search"}

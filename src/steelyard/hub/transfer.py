@@ -72,6 +72,8 @@ def _append(source: Any, file: Listed, part: Path, advance: Callable[[float], An
                 target.seek(at)
                 target.truncate()
                 target.write(chunk)
+                if file.size is not None and at + len(chunk) > file.size:
+                    break  # more than is listed: the size says so, however long it would go on
     except OSError as e:
         raise Lacking(
             "disk.write", f"{part.name} cannot be written", where=Where(str(part)), why=e.strerror,

@@ -38,11 +38,17 @@ class Answer:
     stopped_by: str | None = None  # the stop string that ended it
     hidden: bool = False  # its tokens are not shown: they would tell what its text does not
     usage: tuple[int, int] | None = None  # prompt and answer tokens as a joined server counts them
+    made: int = 0  # by the engine, whether or not anybody has read them
 
     @property
     def tokens(self) -> int:
         """How many were made."""
         return self.usage[1] if self.usage else len(self.ids)
+
+    @property
+    def paid(self) -> int:
+        """How many tokens its key pays for: where its reader has left, those too that nobody read."""
+        return self.tokens if self.finish else max(self.tokens, self.made)
 
     def push(
         self,

@@ -228,8 +228,8 @@ class Served:
                 suspect = e.fresh or attempt > 1
                 self.measures.retried()
             finally:
-                if answer.tokens:
-                    reservation.spend_completion(answer.tokens)
+                if answer.paid:
+                    reservation.spend_completion(answer.paid)
         self.admission.count_generated(answer.tokens)
         self.measures.e2e.observe(time.perf_counter() - came)
 
@@ -255,9 +255,13 @@ class Served:
                 charge.refund()
             place.leave()
 
+        def generated(prompt_tokens: int, ids: int) -> None:
+            answer.made += ids
+            place.progress(prompt_tokens, ids)
+
         charge.take()
         place.with_engine = True
-        async with aclosing(self._submitted(request, place, let_go, charge)) as events:
+        async with aclosing(self._submitted(request, place, let_go, generated, charge)) as events:
             while (event := await _in_time(anext(events, None), caller)) is not None:
                 if event.finish == "error":
                     raise EngineLost("the engine has no room for this request")
@@ -278,11 +282,12 @@ class Served:
                     break
 
     async def _submitted(
-        self, request: dict[str, Any], place: Place, let_go: Callable[[bool], None], charge: Charge
-    ) -> AsyncGenerator[Event, None]:
+        self, request: dict[str, Any], place: Place, let_go: Callable[[bool], None],
+        generated: Callable[[int, int], None], charge: Charge,
+    ) -> AsyncGenerator[Event, None]:  # fmt: skip
         """Where the engine is lost, or refuses, the place and what was paid for nothing are given back."""
         try:
-            async with aclosing(self.engine.submit(request, let_go, place.progress)) as events:
+            async with aclosing(self.engine.submit(request, let_go, generated)) as events:
                 async for event in events:
                     yield event
         except EngineLost:

@@ -12,6 +12,7 @@ from ..base.errors import ApiError
 from ..base.limits import BODY_BYTES, check_json
 
 LINES = 50_000  # OpenAI's limit
+CUSTOM_ID = 512  # characters; all of a file are held while it is checked
 FAULTS_SHOWN = 20
 MOST_BROKEN = 0.5  # a file of which more is broken is no batch: it is refused as a whole
 
@@ -86,6 +87,9 @@ def _fault(n: int, data: bytes | None, endpoint: str, ids: set[str]) -> Fault | 
     custom_id = request.get("custom_id") if isinstance(request, dict) else None
     if not isinstance(custom_id, str):
         return Fault(n, None, "invalid_request", "custom_id is missing", "custom_id")
+    if len(custom_id) > CUSTOM_ID:
+        message = f"a custom_id has at most {CUSTOM_ID} characters"
+        return Fault(n, None, "invalid_request", message, "custom_id")
     if custom_id in ids:
         return Fault(n, custom_id, "duplicate_custom_id", "this custom_id came before", "custom_id")
     ids.add(custom_id)
