@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 from contextlib import aclosing
+from types import SimpleNamespace
 
 import pytest
 from faking import completions, faked, tokenizer_folder
@@ -14,6 +15,7 @@ from steelyard.serving.api.responses import store as stored_responses
 from steelyard.serving.base.guard import Caller
 from steelyard.serving.base.keys import Tokens
 from steelyard.serving.engines import Event
+from steelyard.serving.host.engine_process import EngineLost
 from steelyard.serving.host.generation import Prompt
 from steelyard.serving.host.job import Job
 from steelyard.serving.jobs.batch_input import check
@@ -126,6 +128,27 @@ def test_what_was_made_for_a_reader_who_left_is_paid_for(folder):
             return caller.used
 
     assert asyncio.run(main()) == Tokens(prompt=2, completion=40)
+
+
+@pytest.mark.parametrize(("end", "paid"), [("left", 9), ("usage", 4), ("none", 9), ("lost", 0)])
+def test_vectors_of_a_joined_server_are_paid_for_whoever_leaves(folder, end, paid):
+    async def vectors(body, model):
+        if end == "left":
+            await asyncio.Event().wait()
+        if end == "lost":
+            raise EngineLost("gone")
+        return {"usage": {"prompt_tokens": 4}} if end == "usage" else {}
+
+    async def main():
+        async with faked(folder) as service:
+            service.served.joined, caller = SimpleNamespace(vectors=vectors), Caller()
+            asked = asyncio.create_task(service.served.relayed_vectors({}, None, 9, caller))
+            await asyncio.sleep(0.05)
+            asked.cancel()
+            await asyncio.gather(asked, return_exceptions=True)
+            return caller.used.prompt
+
+    assert asyncio.run(main()) == paid
 
 
 def test_a_custom_id_is_short(folder):

@@ -335,13 +335,18 @@ class Served:
         assert self.joined is not None
         with self._reserved(caller, tokens) as reservation:
             async with self._in_turn(self.encoding, caller, tokens, reservation.account) as place:
-                work = self.joined.vectors(body, model)
-                document = await _computed(work, place, tokens, caller)
+                charge = Charge(reservation, tokens, estimated=True)
+                charge.take()  # whoever leaves then: the server goes on with it
+                try:
+                    document = await _computed(self.joined.vectors(body, model), place, tokens, caller)
+                except EngineLost:
+                    charge.refund()
+                    raise
                 usage, _ = usage_of(document.get("usage"))
-                used = usage[0] if usage else tokens
-                reservation.spend_prompt(used)
-                reservation.computed(used)
-                self.measures.prompt_tokens.inc(used)
+                if usage:
+                    charge.correct(usage[0])
+                charge.settle(over=True)
+                self.measures.prompt_tokens.inc(charge.tokens)
                 self.measures.success("stop")
         return document
 
