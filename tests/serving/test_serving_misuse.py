@@ -202,3 +202,17 @@ def test_a_file_lives_no_longer_than_it_may(folder):
                 assert answer.status_code == status, answer.text
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(("charset", "name", "status"), [("utf-7", "+2AA-", 200), ("idna", "xn--a..", 400)])
+def test_a_form_in_an_odd_charset_is_no_fault_of_ours(folder, charset, name, status):
+    parts = '--b\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nuser_data\r\n--b\r\n'
+    parts += f'content-disposition: form-data; name="file"; filename="{name}"\r\n\r\nx\r\n--b--\r\n'
+    headers = {"content-type": f"multipart/form-data; boundary=b; charset={charset}"}
+
+    async def main():
+        async with faked(folder) as service:
+            return await service.http.post("/v1/files", content=parts.encode(), headers=headers)
+
+    answer = asyncio.run(main())
+    assert answer.status_code == status, answer.text

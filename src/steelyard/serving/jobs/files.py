@@ -22,6 +22,7 @@ from starlette.types import Message
 from ..base.errors import ApiError, json_response
 from ..base.log import written_aside
 from ..base.store import ObjectStore, Stored, find, may_see, new_id, owner_of, page, translated, visible_to
+from ..turn import model_json
 from .quota import Quota, check_bytes, check_files, quota_of
 
 KIND = "files"
@@ -60,7 +61,8 @@ class Files:
             file = form.get("file")
             if not isinstance(file, UploadFile):
                 raise ApiError(400, "the form needs a part `file` with a file name", param="file")
-            now = new_file(new_id("file-"), (file.filename or "file")[:255], purpose, owner, life_s)
+            name = model_json.whole(file.filename or "file")[:255]
+            now = new_file(new_id("file-"), name, purpose, owner, life_s)
             stored = await asyncio.to_thread(add, self.store, now, file.file, file.size or 0, quota)
         return json_response(stored.shown)
 
@@ -178,6 +180,8 @@ class _Form:
                 self.form = await parser.parse()
         except MultiPartException as e:
             raise ApiError(400, f"the form cannot be read: {e.message}") from e
+        except UnicodeError as e:  # by the charset that its head names
+            raise ApiError(400, "the form is not in the charset that it names") from e
         return self.form
 
     async def __aexit__(self, *_: object) -> None:
