@@ -1,4 +1,4 @@
-"""Nodes without Ray: `PYTHON played_nodes.py HEAD PARENT` stands in for mapping/ray_child.
+"""Nodes without Ray: `PYTHON played_nodes.py HEAD PARENT WHAT` stands in for through_ray/ray_child.
 
 Its nodes are threads of this process, its workers are real ones. $PLAYED (JSON) says what goes wrong.
 """
@@ -13,7 +13,7 @@ import time
 from concurrent.futures import Future
 from queue import SimpleQueue
 
-from steelyard.cluster.mapping.ray_child import assignment, driver, place
+from steelyard.cluster.through_ray.ray_child import asking, assignment, main, mapping, place
 
 PLAYED = json.loads(os.environ.get("PLAYED", "{}"))
 
@@ -45,6 +45,8 @@ class PlayedNodes:
 
     def happens(self, actor, name):
         """What $PLAYED wants at this call."""
+        if name == "work" and os.path.exists(PLAYED.get("end_when", "")):
+            os._exit(1)
         if (actor.node, "10.0.0.2") in self.gone:
             raise RuntimeError("the actor died: its node has gone")
         self.works += name == "work"
@@ -52,15 +54,22 @@ class PlayedNodes:
             time.sleep(0.01)  # both nodes are to take part
         if name == "work" and self.works == PLAYED.get("kill_worker_at"):
             actor.place.child.kill()
-        if name == "work" and actor.node == "two" and self.works >= PLAYED.get("lose_node_at", 1 << 30):
+        if name == "work" and actor.node == "two" and self.loses():
             self.gone = {("two", "10.0.0.2")}
             raise RuntimeError("the actor died: its node has gone")
         if name == "work" and actor.node == "two" and PLAYED.get("silent"):
             time.sleep(3600)
 
+    def loses(self):
+        return self.works >= PLAYED.get("lose_node_at", 1 << 30) or os.path.exists(
+            PLAYED.get("lose_when", "")
+        )
+
     def cores(self):
         if PLAYED.get("comes") and self.works < 2:
             return {("one", "10.0.0.1"): 1}
+        if self.gone and os.path.exists(PLAYED.get("back_when", "")):
+            self.gone, PLAYED["lose_when"] = set(), ""
         return {node: count for node, count in self.there.items() if node not in self.gone}
 
     def open(self, node, *words):
@@ -79,14 +88,14 @@ class PlayedNodes:
         return body
 
 
-driver.RayNodes = PlayedNodes
-driver.LOOK_S = 0.1
-driver.TICK_S = 0.2
-driver.NOBODY_S = 1.0
+main.RayNodes = PlayedNodes
+mapping.LOOK_S = asking.LOOK_S = 0.1
+mapping.TICK_S = 0.2
+mapping.NOBODY_S = 1.0
 assignment.SLOW_S = 0.5
 if PLAYED.get("other_code"):
     begin = place.Place.begin
     place.Place.begin = lambda self: {**begin(self), "code": {"rooms": {}, "engines": {"numpy": "0.1"}}}
 if PLAYED.get("none"):
     PlayedNodes.cores = lambda self: {}
-driver.main(sys.argv[1], int(sys.argv[2]))
+main.main(sys.argv[1], int(sys.argv[2]), sys.argv[3])

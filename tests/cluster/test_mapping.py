@@ -24,9 +24,9 @@ from ray_pair import FIRST, SECOND, two_nodes
 
 from steelyard.artefact import Watch
 from steelyard.cluster import cluster_address, on_nodes
-from steelyard.cluster.mapping import mapper
-from steelyard.cluster.mapping.ray_child import assignment, place
-from steelyard.cluster.nodes import WORKER, worker_words
+from steelyard.cluster.nodes import WORKER
+from steelyard.cluster.through_ray import process
+from steelyard.cluster.through_ray.ray_child import assignment, place
 from steelyard.data import clean_files
 from steelyard.errors import Lacking, Stopped, WrongUse
 from steelyard.model import trl_package
@@ -109,21 +109,13 @@ class Listening(Watch):
 
 
 @pytest.fixture
-def played(monkeypatch):
+def played(played_ray):
     """played(**what goes wrong): the context of `on_nodes`, without Ray."""
 
     def use(watch=None, **wrong):
-        monkeypatch.setenv("PLAYED", json.dumps(wrong))
+        played_ray(**wrong)
         return on_nodes("10.0.0.1", CODE, watch or Watch())
 
-    src = str(Path(mapper.__file__).parents[3])
-    monkeypatch.setattr(mapper, "check_ray", lambda where: None)
-    monkeypatch.setattr(mapper, "check_reachable", lambda head, environment: None)
-    monkeypatch.setattr(mapper, "ray_environment", lambda keys: {WORKER: json.dumps(worker_words())})
-    monkeypatch.setattr(mapper, "trl_python", lambda: sys.executable)
-    monkeypatch.setattr(mapper, "CHILD", Path(__file__).with_name("played_nodes.py"))
-    monkeypatch.setattr(mapper, "NOT_INHERITED", ())
-    monkeypatch.setenv("PYTHONPATH", src)
     return use
 
 
@@ -216,7 +208,7 @@ def test_a_cluster_that_is_not_there_leaves_nothing(tmp_path, monkeypatch):
     from steelyard.cli.verbs.data.cleaning import nodes_of
 
     monkeypatch.setenv(keys.VARIABLE, str(keys.make_keys(tmp_path / "k", ["127.0.0.1"])[0]))
-    monkeypatch.setattr(mapper, "check_ray", lambda where: None)
+    monkeypatch.setattr(process, "check_ray", lambda where: None)
     with pytest.raises(Lacking, match="no cluster can be reached"):
         source = dirty(tmp_path / "a.jsonl", 10)
         clean_files(source, tmp_path / "out", others=nodes_of("127.0.0.1:1", None, Watch()))

@@ -20,7 +20,7 @@ from ..trust import address_of, keys_folder, ray_environment
 PORT = 6379
 STORE_BYTES = 256 * 2**20  # of a node, for objects: files travel in pieces of 16 MiB
 REACH_S = 5.0
-WORKER = "STEELYARD_NODE_WORKER"  # also in mapping/ray_child/place.py, which imports nothing of ours
+WORKER = "STEELYARD_NODE_WORKER"  # also in through_ray/ray_child/place.py, which imports nothing of ours
 
 
 def cluster_address(hosts: Sequence[str], ray: str | None) -> str:
@@ -61,11 +61,10 @@ def start_node(address: str, head: str | None, cpus: int | None) -> None:
 
 
 def worker_words() -> list[str]:
-    """How a process of this steelyard is started that works for the cluster (mapping/worker.py)."""
+    """How a process of this steelyard is started that works for the cluster (node_worker.py)."""
     folder = str(Path(__file__).resolve().parents[2])
-    program = (
-        f"import sys; sys.path[0] = {folder!r}; from steelyard.cluster.mapping.worker import main; main()"
-    )
+    module = "steelyard.cluster.through_ray.node_worker"
+    program = f"import sys; sys.path[0] = {folder!r}; from {module} import main; main()"
     return [sys.executable, "-c", program]
 
 

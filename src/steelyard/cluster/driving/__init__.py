@@ -1,4 +1,4 @@
-"""The driver of one machine: jobs as processes, watched and healed as the core decides."""
+"""The driver: jobs as processes of this machine or of nodes, watched and healed as the core decides."""
 
 from .driver import ask, run_jobs
 from .following import Following, Services

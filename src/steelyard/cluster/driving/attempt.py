@@ -11,9 +11,9 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ class Attempt:
     keeper_started: str
     child: subprocess.Popen[bytes] | None = None  # None: an earlier driver's
     end_s: float | None = None
+    held: list[int] = field(default_factory=list)  # processes that stand still for a probe of their device
+    ahead_s: float | None = 0.0  # how far our monotonic clock is ahead of its machine's
 
     @property
     def report(self) -> Path:
@@ -62,9 +64,7 @@ class Attempt:
             os.kill(json.loads((self.folder / "worker.json").read_text())["pid"], signal.SIGTERM)
 
     def let_go_on(self) -> None:
-        for pid in self.processes():
-            with suppress(OSError):
-                os.kill(pid, signal.SIGCONT)
+        _signal(self.processes(), signal.SIGCONT)
 
     def ask_for_stacks(self) -> None:
         """SIGUSR1 to those of its processes that heed it: another would die of it, and take them along."""
@@ -72,6 +72,20 @@ class Attempt:
             if heeds(pid, signal.SIGUSR1):
                 with suppress(OSError):
                     os.kill(pid, signal.SIGUSR1)
+
+    def is_stopped(self) -> bool:
+        """Whether a signal holds one of its processes."""
+        return any(process_state(pid) == "T" for pid in self.processes())
+
+    def hold(self) -> None:
+        """It stands still: a probe beside it would measure it too."""
+        if not self.held:
+            self.held = [pid for pid in self.processes() if process_state(pid) != "T"]
+            _signal(self.held, signal.SIGSTOP)
+
+    def release(self) -> None:
+        _signal(self.held, signal.SIGCONT)
+        self.held = []
 
     def kill(self) -> None:
         """The keeper first: nothing else of it can begin then."""
@@ -81,18 +95,29 @@ class Attempt:
 
     def exit(self) -> tuple[int, str]:
         """Exit code and last words, once it is not alive."""
-        document: dict[str, Any] = {"code": KILLED, "oom_kills": 0, "why": ""}
-        with suppress(OSError, ValueError):
-            document = json.loads((self.folder / "exit.json").read_text())
         elsewhere = self.keeper_started and not self.keeper_started.startswith(boot())
         if elsewhere and not (self.folder / "exit.json").exists():
             return KILLED, "heartbeat lost: the machine was started again"
-        code = int(document["code"])
-        if document["why"]:
-            return code, document["why"]
-        if code == KILLED:
-            return code, "oom_kill" if document["oom_kills"] else ""
-        return code, last_words(tail(self.folder / "output"), tail(self.folder / "errors")) if code else ""
+        return exit_of(self.folder)
+
+
+def exit_of(folder: Path) -> tuple[int, str]:
+    """Exit code and last words, as the keeper has noted them; without a note it was killed."""
+    document: dict[str, Any] = {"code": KILLED, "oom_kills": 0, "why": ""}
+    with suppress(OSError, ValueError):
+        document = json.loads((folder / "exit.json").read_text())
+    code = int(document["code"])
+    if document["why"]:
+        return code, document["why"]
+    if code == KILLED:
+        return code, "oom_kill" if document["oom_kills"] else ""
+    return code, last_words(tail(folder / "output"), tail(folder / "errors")) if code else ""
+
+
+def _signal(pids: Sequence[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(OSError):
+            os.kill(pid, number)
 
 
 def started_at(pid: int) -> str:
@@ -130,17 +155,15 @@ def begin(
     job: str, seq: int, epoch: int, places: Mapping[str, Path], command: tuple[str, ...],
     devices: tuple[int, ...], more: Mapping[str, str], idle: bool = False,
 ) -> Attempt:  # fmt: skip
-    """Start the keeper of a new attempt. `places`: folder, lock, lease, cwd.
+    """Start the keeper of a new attempt. `places`: folder, lock, lease, cwd; owner, where machines share it.
 
     `idle`: it gets a core only while nobody else wants it. Raises OSError.
     """
     folder = places["folder"]
     folder.mkdir(parents=True, exist_ok=True)
     own = {REPORT: str(folder / "report.jsonl"), "STEELYARD_JOB": job}
-    order = {
-        "lock": str(places["lock"]), "lease": str(places["lease"]), "epoch": epoch, "cwd": str(places["cwd"]),
-        "command": list(command), "idle": idle,
-    }  # fmt: skip
+    order: dict[str, Any] = {name: str(path) for name, path in places.items() if name != "folder"}
+    order |= {"epoch": epoch, "command": list(command), "idle": idle}
     write_durably(folder / "order.json", json.dumps(order).encode())
     child = subprocess.Popen(
         [sys.executable, "-I", "-S", keeper.__file__, str(folder / "order.json")],

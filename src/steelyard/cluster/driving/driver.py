@@ -1,8 +1,8 @@
-"""The driver of one machine: what happens here goes to the core, what the core decides is done here.
+"""The driver: what happens goes to the core, what the core decides is done, on this machine or on nodes.
 
-Not here: what is decided (deciding), how a worker is started and watched (workers.py), what is recorded
-(journal.py). The driver may be killed at any moment: the next one reads the journal, and takes over the
-workers that live.
+Not here: what is decided (deciding), how a worker is watched (workers.py) and where it runs (place.py, far),
+what is recorded (journal.py). The driver may be killed at any moment: the next one reads the journal, and
+takes over the workers that live.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from ..deciding import (
     ClockJumped,
     Decision,
     DeviceBack,
+    DeviceLost,
     Due,
     Event,
     Load,
@@ -36,7 +37,8 @@ from .following import Services
 from .jobs_file import JobsFile, JobSpec
 from .journal import JOURNAL, Journal, Lease, lease
 from .listening import Listening
-from .probing import Finding, Probing, start_probe
+from .place import Here, Place
+from .probing import Finding, Probing, begin_probe
 from .workers import Workers
 
 LOOK_S = 0.2
@@ -106,6 +108,7 @@ class Driver:
         for device, record in self.journal.fleet.health.records.items():
             if record.state in ("suspect", "isolated", "repair"):
                 self.probes.append((0.0, device, AGAIN_S if record.state == "repair" else 0.0))
+        self._hear_devices()
         for name in sorted(
             self.journal.known - set(self.journal.outcome) - {job.name for job in self.spec.jobs}
         ):
@@ -140,9 +143,9 @@ class Driver:
                 "jobs.driven", "another driver has taken over these jobs", where=Where(str(self.folder)),
                 hint="it goes on by itself",
             )  # fmt: skip
-        now_s = self.journal.now_s
-        for event in self.workers.look(now_s):
+        for event in self.workers.look(self.journal.now_s):
             self._tell(event)
+        self._hear_devices()
         self._hear_clock()
         self._hear_probes()
         self._hear_asked()
@@ -174,6 +177,15 @@ class Driver:
             )
             ACTS.get(decision.kind, _nothing)(self, decision)
 
+    def _hear_devices(self) -> None:
+        """Nodes that are lost, or do not answer; one that is lost is probed once it answers again."""
+        for event in self.workers.place.look(self.journal.now_s, self.workers.heard_s()):
+            if not isinstance(event, DeviceLost):
+                self._tell(event)
+            elif event.device not in self.journal.fleet.down:
+                self._tell(event)
+                self._probe_later(event.device, AGAIN_S / 10)
+
     def _hear_clock(self) -> None:
         clock_s = time.time() - time.monotonic()
         by_s, self.clock_s = clock_s - self.clock_s, clock_s
@@ -182,7 +194,7 @@ class Driver:
 
     def _hear_probes(self) -> None:
         now_s = self.journal.now_s
-        for row in [row for row in self.probes if row[0] <= now_s]:
+        for row in [row for row in self.probes if row[0] <= now_s and self.workers.place.answers(row[1])]:
             self.probes.remove(row)
             self.probing.append((self._probe(row[1]), row[2]))
         for probing, after_s in list(self.probing):
@@ -201,10 +213,10 @@ class Driver:
     def _probe(self, device: int) -> Probing:
         fleet = self.journal.fleet
         well = [n for n in range(len(self.spec.devices)) if n != device and n not in fleet.down]
-        well = [n for n in well if fleet.health.of(n).state == "healthy"]
+        well = [n for n in well if fleet.health.of(n).state == "healthy" and self.workers.place.answers(n)]
         other = min(well, key=lambda n: n in fleet.holder, default=None)  # one that is idle holds up nobody
         self.workers.hold([device] if other is None else [device, other])
-        return start_probe(device, self.spec.devices, other, self.folder)
+        return begin_probe(self.workers.place, device, other)
 
     def _probed(self, device: int, finding: Finding, after_s: float) -> None:
         self.watch.log("jobs.probed", devices=[device], passed=finding.passed, why=finding.why)
@@ -295,27 +307,54 @@ def _submitted(job: JobSpec, now_s: float) -> Submit:
 
 
 def run_jobs(
-    spec: JobsFile, folder: Path, watch: Watch, services: Services | None = None
+    spec: JobsFile, folder: Path, watch: Watch, services: Services | None = None, ray: str | None = None
 ) -> dict[str, Decision]:
     """Drive the jobs of a file to their ends, as the core decides; how each ended. `services`: those of this
-    machine, whose devices the file may lend.
+    machine, whose devices the file may lend. `ray`: the head of the cluster whose nodes the file names.
 
-    Raises Lacking on another system than Linux, Refused while another driver has them or where a budget is
-    spent, Stopped; CheckFailed or WrongUse where the journal in `folder` is damaged, or of another fleet.
+    Raises Lacking on another system than Linux, or where the cluster, its nodes or a folder of all of them
+    are not there; Refused while another driver has them or where a budget is spent; Stopped; CheckFailed or
+    WrongUse where the journal in `folder` is damaged, or of another fleet.
     """
     if sys.platform != "linux":
         hint = "run each recipe with `steelyard up`"
         why = "what holds a worker asks its kernel"
         raise Lacking("jobs.linux", "jobs are driven on Linux alone", why=why, hint=hint)
-    with lease(folder) as held:
-        journal = Journal(folder / JOURNAL, len(spec.devices), POLICY, held.epoch, spec.serving.devices)
+    _check_place(spec, ray)
+    with lease(folder) as held, place_of(spec, folder, watch, ray) as place:
+        count, nodes = len(spec.devices), spec.nodes
+        journal = Journal(folder / JOURNAL, count, POLICY, held.epoch, spec.serving.devices, nodes)
         listening = Listening(services) if services and spec.serving.devices else None
         try:
-            return Driver(spec, folder, held, watch, journal, Workers(spec, folder, held), listening).run()
+            workers = Workers(spec, folder, held, place)
+            return Driver(spec, folder, held, watch, journal, workers, listening).run()
         finally:
             journal.close()
             if listening:
                 listening.end()
+
+
+def place_of(spec: JobsFile, folder: Path, watch: Watch, ray: str | None) -> AbstractContextManager[Place]:
+    if ray is None:
+        return nullcontext(Here(spec.devices, folder))
+    from .far import on_ray
+
+    return on_ray(spec, folder, ray, watch)
+
+
+def _check_place(spec: JobsFile, ray: str | None) -> None:
+    """Raises WrongUse where file and flag say otherwise."""
+
+    def wrong(message: str, field: str, hint: str) -> WrongUse:
+        return WrongUse("jobs.file", message, where=Where(str(spec.file), field=field), hint=hint)
+
+    if ray is None and spec.nodes:
+        raise wrong("its devices are of the nodes of a cluster", "devices", "--ray ADDRESS of its head")
+    if ray is not None and not spec.nodes:
+        hint = "devices: [{on: 10.0.0.2}, {on: 10.0.0.3}]"
+        raise wrong("no device says which node it is of", "devices", hint)
+    if ray is not None and spec.serving.devices:
+        raise wrong("devices of serving's are of this machine", "serving", "without --ray")
 
 
 def ask(folder: Path, what: str, name: str) -> None:

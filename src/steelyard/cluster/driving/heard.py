@@ -1,4 +1,5 @@
-"""What a worker says of itself, and what follows from its silence or its pace. Pure but for the reading.
+"""What a worker says of itself, and what follows from its silence or its pace. Pure but for the reading
+and the clock.
 
 Lines of its report, JSON: {"mono": monotonic seconds, ...} with one of
     {"step": n}         done so far, in whatever it counts; it grows within an attempt; with "of": of so many
@@ -11,9 +12,11 @@ Lines of its report, JSON: {"mono": monotonic seconds, ...} with one of
 from __future__ import annotations
 
 import json
+import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -45,10 +48,13 @@ class Heard:
     paces: deque[float] = field(default_factory=lambda: deque(maxlen=400))
     offset: int = 0
     suspicions: int = 0  # of its device, for its pace
+    ahead_s: float | None = (
+        0.0  # our clock before that of its machine; None: nobody knows, now is when it is read
+    )
     fresh: bool = False  # the last sample stands before a pause or a save: the next one tells nothing
 
     def hear(self, line: dict[str, Any]) -> None:
-        at_s = max(float(line.get("mono", self.at_s)), self.at_s)
+        at_s = max(self._when(line), self.at_s)
         wait_s, self.at_s = at_s - self.at_s, at_s
         self.saved = int(line.get("saved", self.saved))
         self.at_length = bool(line.get("long"))
@@ -64,6 +70,11 @@ class Heard:
             self.step, self.fresh, self.of = int(line["step"]), False, float(line.get("of") or self.of)
         else:
             self.fresh = True
+
+    def _when(self, line: dict[str, Any]) -> float:
+        if "mono" not in line:
+            return self.at_s
+        return time.monotonic() if self.ahead_s is None else float(line["mono"]) + self.ahead_s
 
     def read(self, report: Path) -> None:
         """The whole lines that are new."""
@@ -95,6 +106,12 @@ class Heard:
         if not self.waits:
             return now_s - self.since_s > START_S
         return now_s - self.at_s > max(SILENT_S, STEPS * median(self.waits))
+
+    def missed_s(self, now_s: float) -> float:
+        """For how long it is overdue with a word; infinite where it would say nothing anyway."""
+        if self.paused or self.at_length:
+            return inf
+        return now_s - self.at_s - 2 * (median(self.waits) if self.waits else 0.0)
 
     def slow(self, alone: bool = True) -> bool:
         """Its last steps took longer than those before them; asked once, then they are forgotten. `alone`:

@@ -1,6 +1,7 @@
-"""The file of jobs: which run on this machine, on how many devices, each with the command that does it.
+"""The file of jobs: which run, on how many devices, each with the command that does it.
 
 devices: 2                      # or a list: [{by: [numactl, --cpunodebind=0]}, {by: [numactl, ...]}]
+                                # on the nodes of a cluster: [{on: 10.0.0.2}, {on: 10.0.0.3}]
 jobs:
   - {name: desk, recipe: desk.yaml}
   - {name: other, command: [python, train.py], devices: 1, filler: true}
@@ -61,13 +62,15 @@ class JobSpec:
 
 @dataclass(frozen=True, slots=True)
 class JobsFile:
-    """`devices`: of each the words that everything on it is started by, most often none."""
+    """`devices`: of each the words that everything on it is started by, most often none; `nodes`: of each the
+    node that it is of, or nothing at all for this machine."""
 
     file: Path
     devices: tuple[tuple[str, ...], ...]
     jobs: tuple[JobSpec, ...]
     terms: Agreed = field(default_factory=Agreed)
     serving: Serving = field(default_factory=Serving)
+    nodes: tuple[str, ...] = ()
 
     @property
     def shares(self) -> bool:
@@ -112,7 +115,8 @@ def read_jobs_file(file: Path) -> JobsFile:
     serving = Serving()
     if "serving" in document:
         serving = read_serving(document["serving"], len(devices), wrong)
-    return JobsFile(file.absolute(), devices, jobs, terms, serving)
+    nodes = _nodes(file, document.get("devices"))
+    return JobsFile(file.absolute(), devices, jobs, terms, serving, nodes)
 
 
 def _line(rows: Any, n: int) -> int | None:
@@ -131,9 +135,21 @@ def _devices(file: Path, value: Any) -> tuple[tuple[str, ...], ...]:
     if not isinstance(value, Sequence) or isinstance(value, str) or not 1 <= len(value) <= MOST:
         raise _wrong(file, None, "devices", f"{value} is no number of devices and no list", hint)
     for n, row in enumerate(value):
-        if not isinstance(row, Mapping) or set(row) - {"by"} or not _words(row.get("by", [])):
+        if not isinstance(row, Mapping) or set(row) - {"by", "on"} or not _words(row.get("by", [])):
             raise _wrong(file, _line(value, n), f"devices.{n}", "a device has words in `by`", hint)
     return tuple(tuple(map(str, row.get("by", []))) for row in value)
+
+
+def _nodes(file: Path, rows: Any) -> tuple[str, ...]:
+    """Of each device its node; nothing where none has one."""
+    rows = rows if isinstance(rows, Sequence) and not isinstance(rows, str) else []
+    nodes = tuple(str(row.get("on", "")) for row in rows)
+    if not any(nodes):
+        return ()
+    if (n := next((n for n, node in enumerate(nodes) if not node), None)) is not None:
+        hint = "devices: [{on: 10.0.0.2}, {on: 10.0.0.3}]"
+        raise _wrong(file, _line(rows, n), f"devices.{n}.on", "either each device has a node, or none", hint)
+    return nodes
 
 
 def _words(value: Any) -> bool:

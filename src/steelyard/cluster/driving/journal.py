@@ -187,13 +187,15 @@ def replayed(path: Path) -> list[tuple[Event, list[Decision], list[Decision]]]:
 class Journal:
     """Appends to the file; `fleet` is the state after its last line, `now_s` the time of the jobs."""
 
-    def __init__(self, path: Path, devices: int, policy: str, epoch: int, serving: int = 0) -> None:
-        """`serving` of the devices are serving's."""
+    def __init__(
+        self, path: Path, devices: int, policy: str, epoch: int, serving: int = 0, nodes: Sequence[str] = ()
+    ) -> None:
+        """`serving` of the devices are serving's; `nodes`: of each its node, where it is not of this one."""
         self.path = path
         lines = read_journal(path, mends=True)
         self.file = path.open("ab")
         if not lines:
-            meta = {"training": devices - serving, "serving": serving, "policy": policy}
+            meta = {"training": devices - serving, "serving": serving, "policy": policy, "nodes": list(nodes)}
             lines = [{"fleet": meta}]
             self._write(lines[0])
         self.fleet = first_fleet(lines)
@@ -208,6 +210,12 @@ class Journal:
             raise WrongUse(
                 "jobs.devices", f"these jobs were begun with {begun} devices, now there are {devices}{lent}",
                 where=Where(str(path)), hint="the same number again, or another --workdir",
+            )  # fmt: skip
+        if (begun_on := lines[0]["fleet"].get("nodes", [])) != list(nodes):
+            words = ", ".join(begun_on) or "this machine"
+            raise WrongUse(
+                "jobs.devices", f"these jobs were begun on other nodes: {words}",
+                where=Where(str(path)), hint="the same nodes in the same order, or another --workdir",
             )  # fmt: skip
         self._replay(lines)
         last_s = self.fleet.now_s

@@ -2,7 +2,9 @@
 
 It takes the job's lock, which the worker inherits: while any of the two lives no other attempt begins,
 whatever a driver believes. It refuses an order of a driver whose lease is over, starts the worker, waits for
-it, and writes how it ended. The worker dies with it.
+it, and writes how it ended. The worker dies with it. Where the job's folder is shared by machines, a file in
+it names the attempt that owns the job (`owner`): that may ask the worker to end, and another name there, or
+a folder that nobody can read any more, ends it at once.
 
 Standard library alone, started by its path: it is there in 20 ms.
 """
@@ -16,11 +18,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 
 LOCK_S = 60.0  # to wait for the attempt before this one to be gone
-FENCED, NO_LOCK, NO_START = 75, 76, 127  # exit codes of an attempt that never began
+FENCED, NO_LOCK, NO_START = 75, 76, 127  # exit codes of an attempt that never began, or was taken its job
+POLL_S = 0.5  # between two looks at who owns the job
+UNREAD_S = (
+    20.0  # that nobody could look: far shorter than a server keeps the lock of a machine that is gone (90 s)
+)
 
 
 def main(order_file: str) -> None:
@@ -35,6 +42,9 @@ def main(order_file: str) -> None:
     with open(order["lease"], encoding="utf-8") as file:
         if json.load(file)["epoch"] > order["epoch"]:
             return ended(folder, FENCED, 0, "a newer driver has taken over")
+    owner = Owner(order["owner"], os.path.basename(folder)) if order.get("owner") else None
+    if owner and not owner.is_ours():
+        return ended(folder, FENCED, 0, "the job is another attempt's")
     before = oom_kills()
     with open(f"{folder}/output", "wb") as out, open(f"{folder}/errors", "wb") as err:
         try:
@@ -45,8 +55,55 @@ def main(order_file: str) -> None:
         except OSError as error:
             return ended(folder, NO_START, 0, f"{error.strerror}: {error.filename}")
     durably(f"{folder}/worker.json", {"pid": worker.pid})
-    code = worker.wait()
+    code = watched(worker, owner) if owner else worker.wait()
+    if owner and owner.lost:
+        ended(folder, FENCED, 0, owner.lost)
+        os.killpg(0, signal.SIGKILL)  # what else the worker has started
     ended(folder, code if code >= 0 else 128 - code, max(0, oom_kills() - before))
+
+
+class Owner:
+    """Who owns the job, looked at by a thread: reading from a server that is gone may stand still."""
+
+    def __init__(self, path: str, name: str) -> None:
+        self.path, self.name = path, name
+        self.read_s, self.asked, self.lost = clock_s(), False, ""
+
+    def is_ours(self) -> bool:
+        """Opened anew each time: only then a client of a server asks it."""
+        with open(self.path, encoding="utf-8") as file:
+            says = json.load(file)
+        self.read_s, self.asked = clock_s(), bool(says.get("ends"))
+        return bool(says["attempt"] == self.name)
+
+    def look(self) -> None:
+        while not self.lost:
+            with suppress(OSError, ValueError, KeyError):
+                if not self.is_ours():
+                    self.lost = "the job was taken from it"
+            time.sleep(POLL_S)
+
+
+def watched(worker: subprocess.Popen[bytes], owner: Owner) -> int:
+    """The worker's exit code."""
+    threading.Thread(target=owner.look, daemon=True).start()
+    told = False
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            return worker.wait(POLL_S)
+        if clock_s() - owner.read_s > UNREAD_S:
+            owner.lost = owner.lost or f"its folder could not be read for {UNREAD_S:.0f} s"
+        if owner.lost:
+            worker.kill()
+        elif owner.asked and not told:
+            told = True
+            worker.send_signal(signal.SIGCONT)
+            worker.terminate()
+
+
+def clock_s() -> float:
+    """It goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def taken(lock: int, within_s: float) -> bool:

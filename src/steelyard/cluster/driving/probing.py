@@ -1,17 +1,14 @@
-"""Probes of devices, each a short process started as everything on that device is; and what they say."""
+"""Probes of devices, each a short process started as everything on that device is; and what their answers
+mean. How one is started: place.py."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from . import probe
+from .place import Place, Probed
 
 LIMIT_S = 60.0
 SLOW = 1.4  # times as long as a device that is well takes at the same moment
@@ -35,8 +32,8 @@ class Probing:
 
     device: int
     begun_s: float
-    own: subprocess.Popen[bytes]
-    other: subprocess.Popen[bytes] | None = None
+    own: Probed
+    other: Probed | None = None
     beside: int | None = None  # the device of `other`
     times: int = 1
 
@@ -53,34 +50,16 @@ class Probing:
         """None: it is not over."""
         late = time.monotonic() - self.begun_s > LIMIT_S
         for process in (self.own, self.other):
-            if process is not None and process.poll() is None:
+            if process is not None and not process.over():
                 if not late:
                     return None
                 process.kill()
-        return judge(said(self.own), said(self.other) if self.other else None)
+        return judge(self.own.said(), self.other.said() if self.other else None)
 
 
-def start_probe(device: int, by: Sequence[Sequence[str]], other: int | None, folder: Path) -> Probing:
-    """`by`: of each device the words that what runs on it is started by."""
-
-    def started(number: int) -> subprocess.Popen[bytes]:
-        words = [*by[number], sys.executable, "-I", "-S", probe.__file__, str(folder)]
-        return subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-
-    own = started(device)
-    return Probing(device, time.monotonic(), own, None if other is None else started(other), other)
-
-
-def said(process: subprocess.Popen[bytes]) -> dict[str, Any] | None:
-    """Its answer; None where it has none."""
-    out, _ = process.communicate()
-    try:
-        answer = json.loads(out)
-    except ValueError:
-        return None
-    return answer if isinstance(answer, dict) else None
+def begin_probe(place: Place, device: int, other: int | None) -> Probing:
+    own = place.probe(device)
+    return Probing(device, time.monotonic(), own, None if other is None else place.probe(other), other)
 
 
 def judge(own: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> Finding:

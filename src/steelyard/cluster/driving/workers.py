@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..deciding import Decision, Event, Exited, Outlook, Signal, Stalled
-from .attempt import KILL_AFTER_S, UNBEGUN, Attempt, begin, find, process_state
+from .attempt import KILL_AFTER_S, UNBEGUN
 from .heard import STOPPED_S, Heard
 from .jobs_file import JobsFile, JobSpec
 from .journal import LEASE, Lease
+from .place import Place, Running
 
 SAVED_S = 1.0  # to end by itself once its last checkpoint is on the disk: on a sick device that may take long
 STACKS_S = 1.0  # for a silent worker to write where it stands
@@ -23,13 +21,13 @@ ASKED_TO_END = "asked_to_end"  # a file of an attempt: its end is no failure
 
 @dataclass(slots=True)
 class Worker:
-    attempt: Attempt
+    attempt: Running
     heard: Heard
     damaged_told: int = 0
     stopped_s: float | None = None  # since when a signal holds it
     kept: int = -1  # its last checkpoint when it was asked to end
     kept_s: float | None = None  # when it had one more
-    held: list[int] = field(default_factory=list)  # processes that stand still for a probe of their device
+    held: bool = False  # it stands still for a probe of its device
 
 
 @dataclass(slots=True)
@@ -39,6 +37,7 @@ class Workers:
     spec: JobsFile
     folder: Path
     lease: Lease
+    place: Place
     living: dict[str, Worker] = field(default_factory=dict)
     starting: dict[str, Decision] = field(default_factory=dict)
     paces: dict[str, list[float]] = field(default_factory=dict)  # of each job's last attempt
@@ -75,13 +74,13 @@ class Workers:
         """The workers on these devices stand still: a probe beside one would measure it too."""
         for worker in self._on(devices):
             if not worker.held and worker.attempt.end_s is None:
-                worker.held = [pid for pid in worker.attempt.processes() if process_state(pid) != "T"]
-                _signal(worker.held, signal.SIGSTOP)
+                worker.held = True
+                worker.attempt.hold()
 
     def release(self, devices: Collection[int]) -> None:
         for worker in self._on(devices):
-            _signal(worker.held, signal.SIGCONT)
-            worker.held, worker.heard.fresh, worker.heard.at_s = [], True, time.monotonic()
+            worker.attempt.release()
+            worker.held, worker.heard.fresh, worker.heard.at_s = False, True, time.monotonic()
 
     def _on(self, devices: Collection[int]) -> list[Worker]:
         return [worker for worker in self.living.values() if set(worker.attempt.devices) & set(devices)]
@@ -90,7 +89,7 @@ class Workers:
         """The job holds devices: by a worker of an earlier driver, or by one that is still to be started."""
         folders = self.attempts(decision.job).glob(f"{decision.seq}-*")
         found = sorted(folders, key=lambda folder: int(folder.name.split("-")[1]))
-        attempt = find(decision.job, decision.seq, found[-1], decision.devices) if found else None
+        attempt = self.place.find(decision, found[-1]) if found else None
         if attempt is None or (not attempt.alive() and (attempt.folder / ASKED_TO_END).exists()):
             return self.start(decision)
         self.living[decision.job] = Worker(attempt, _heard())
@@ -98,13 +97,17 @@ class Workers:
     def end_strays(self, begun: dict[str, Decision]) -> None:
         """Workers whose end was decided, and not yet carried out, when the driver before this one died."""
         for job in self.spec.jobs:
-            for folder in self.attempts(job.name).glob("*-*"):
-                wanted = begun.get(job.name)
-                if wanted is not None and folder.name.startswith(f"{wanted.seq}-"):
-                    continue
-                attempt = find(job.name, -1, folder, ())
-                if attempt is not None and attempt.alive():
-                    attempt.kill()
+            folders = self.attempts(job.name).glob("*-*")
+            self.place.end_strays(job.name, begun.get(job.name), folders)
+
+    def heard_s(self) -> dict[int, float]:
+        """Of each device with a worker that lives, the seconds for which that is overdue with a word."""
+        now_s = time.monotonic()
+        return {
+            device: worker.heard.missed_s(now_s)
+            for worker in self.living.values()
+            for device in worker.attempt.devices
+        }
 
     # ------------------------------------------------------------------ what happens
 
@@ -129,7 +132,7 @@ class Workers:
             "STEELYARD_CHECKPOINT_S": f"{decision.every_s:.0f}",
         }
         command = (*self.spec.devices[decision.devices[0]], *spec.command)
-        attempt = begin(
+        attempt = self.place.begin(
             decision.job, decision.seq, self.lease.epoch, places, command, decision.devices, more, spec.filler
         )  # fmt: skip
         return Worker(attempt, _heard(self.paces.get(decision.job, ())))
@@ -137,6 +140,7 @@ class Workers:
     def look(self, now_s: float) -> Iterator[Event]:
         """Read what they say; events of those that have ended, stand still or are slow."""
         for name, worker in list(self.living.items()):
+            worker.heard.ahead_s = worker.attempt.ahead_s
             worker.heard.read(worker.attempt.report)
             if worker.attempt.alive():
                 yield from self._of_living(name, worker, now_s)
@@ -182,19 +186,12 @@ class Workers:
 
     def _is_stopped(self, worker: Worker, now_s: float) -> bool:
         """Whether a signal holds one of its processes for a while, and it did not say that it would wait."""
-        stopped = any(process_state(pid) == "T" for pid in worker.attempt.processes())
-        if worker.heard.paused or not stopped:
+        if worker.heard.paused or not worker.attempt.is_stopped():
             worker.stopped_s = None
             return False
         if worker.stopped_s is None:
             worker.stopped_s = now_s
         return now_s - worker.stopped_s >= STOPPED_S
-
-
-def _signal(pids: Sequence[int], number: signal.Signals) -> None:
-    for pid in pids:
-        with suppress(OSError):
-            os.kill(pid, number)
 
 
 def _heard(paces: Sequence[float] = ()) -> Heard:

@@ -1,4 +1,4 @@
-"""jobs: the jobs of a file on this machine, watched and healed until each has ended."""
+"""jobs: the jobs of a file on this machine or on nodes, watched and healed until each has ended."""
 
 from __future__ import annotations
 
@@ -37,6 +37,11 @@ Readmit = Annotated[
 ]
 
 
+OnRay = Annotated[
+    str | None, flag("--ray", "ADDRESS", say("Jobs run on the nodes of the cluster with this head."))
+]
+
+
 class Told(Watch):
     """A line for each decision, on standard error; SIGTERM and Ctrl-C end the jobs at a safe point."""
 
@@ -56,6 +61,7 @@ def jobs(
     cancel: CancelJob = "",
     readmit: Readmit = None,
     status: ShowStatus = False,
+    ray: OnRay = None,
 ) -> None:
     no_settings("jobs")
     from ....cluster import ask, read_jobs_file, run_jobs, status_of
@@ -74,7 +80,7 @@ def jobs(
     watch = Told()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: setattr(watch, "stop", True))
-    _tell(spec, folder, run_jobs(spec, folder, watch, service_sockets))
+    _tell(spec, folder, run_jobs(spec, folder, watch, service_sockets, ray))
 
 
 def _show(found: dict[str, Any], folder: Path) -> None:

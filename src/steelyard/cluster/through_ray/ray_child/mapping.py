@@ -1,4 +1,4 @@
-"""Pieces of work in, answers out, over all nodes: actors of Ray, one a core. All that knows Ray stands here.
+"""Pieces of work in, answers out, over all nodes: actors of Ray, one a core.
 
 Nodes that come take part; what a lost one had is done again. Ray tells of a lost node within half a minute.
 """
@@ -6,63 +6,18 @@ Nodes that come take part; what a lost one had is done again. Ray tells of a los
 from __future__ import annotations
 
 import json
-import os
-import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from .assignment import DEADLY, Assignment
-from .frames import read_frame, write_frame
-from .place import Place
+from .nodes import Failed, Tell, differences, first_line
 
-CONNECT_S = 60.0  # Ray itself waits without end where certificates do not match
 LOOK_S = 5.0  # for nodes that have come or gone
 TICK_S = 1.0  # between two words to the parent, which may be asked to stop
 NOBODY_S = 120.0  # without any place
-
-Tell = Callable[[bytes, int, bytes], None]
-
-
-class Failed(Exception):
-    """What the parent turns into an error of its own."""
-
-    def __init__(self, kind: str, **fields: Any) -> None:
-        super().__init__(kind)
-        self.fields = {"kind": kind, **fields}
-
-
-def main(head: str, parent: int) -> None:
-    if os.getppid() != parent:
-        return
-    out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what Ray prints is no frame
-    inbox: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
-    threading.Thread(target=listen, args=(inbox,), daemon=True).start()
-
-    def tell(kind: bytes, number: int, body: bytes) -> None:
-        write_frame(out, kind, number, body)
-
-    try:
-        nodes = RayNodes(head, tell)
-        Driver(nodes, inbox, tell).run()
-    except Failed as failed:
-        tell(b"x", 0, json.dumps(failed.fields).encode())
-    except BrokenPipeError:
-        pass
-    out.flush()
-    os._exit(0)  # Ray's own end takes seconds
-
-
-def listen(inbox: SimpleQueue[tuple[Any, ...]]) -> None:
-    """What the parent sends; its end is ours."""
-    while (frame := read_frame(sys.stdin.buffer)) is not None:
-        inbox.put(("frame", *frame))
-    os._exit(0)
 
 
 @dataclass(eq=False)
@@ -77,7 +32,7 @@ class Open:
 
 
 @dataclass
-class Driver:
+class Mapping:
     nodes: Any
     inbox: SimpleQueue[tuple[Any, ...]]
     tell: Tell
@@ -210,79 +165,3 @@ class Driver:
         self.failures[place.node] = 0
         if self.work.done(place.number, number):
             self.tell(kind, number, body)
-
-
-def differences(asked: dict[str, Any], there: dict[str, Any]) -> str:
-    """What of the code is other there, in words; nothing where it is equal."""
-    packages, own = there.get("engines", {}), asked["engines"]
-    names = sorted(name for name in {*own, *packages} if own.get(name) != packages.get(name))
-    words = [f"{name} {packages.get(name)}, here {own.get(name)}" for name in names]
-    words += ["its files of steelyard are not these"] if there.get("rooms") != asked["rooms"] else []
-    return "; ".join(words)
-
-
-def first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[-1] if lines else type(error).__name__)[:300]
-
-
-# ------------------------------------------------------------------ Ray
-
-
-class RayNodes:
-    """Connected at once. Raises Failed where the cluster cannot be reached."""
-
-    def __init__(self, head: str, tell: Tell) -> None:
-        import ray
-        import ray_child  # this package under the name that it runs by
-        from ray import cloudpickle
-
-        cloudpickle.register_pickle_by_value(ray_child)
-        late = threading.Timer(CONNECT_S, give_up, (tell,))
-        late.daemon = True
-        late.start()
-        try:
-            ray.init(address=head, log_to_driver=False, logging_level="ERROR")
-        except Exception as error:
-            raise Failed("ray", why=first_line(error)) from error
-        finally:
-            late.cancel()
-
-    def cores(self) -> dict[tuple[str, str], int]:
-        """(id, address) of each node that is alive -> its cores; a node started with none does not work."""
-        import ray
-
-        alive = [n for n in ray.nodes() if n["Alive"]]
-        found = {(n["NodeID"], n["NodeManagerAddress"]): int(n["Resources"].get("CPU", 0)) for n in alive}
-        return {node: cores for node, cores in found.items() if cores}
-
-    def open(self, node: str, call: str, function: Any) -> Any:
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        there = NodeAffinitySchedulingStrategy(node, soft=False)
-        return (
-            ray.remote(Place)
-            .options(num_cpus=0, max_restarts=0, scheduling_strategy=there)
-            .remote(call, function)
-        )
-
-    def ask(self, actor: Any, name: str, words: tuple[Any, ...], then: Callable[[Any], None]) -> None:
-        getattr(actor, name).remote(*words).future().add_done_callback(then)
-
-    def close(self, actor: Any) -> None:
-        import ray
-
-        ray.kill(actor)
-
-    def share(self, body: bytes) -> Any:
-        """Sent once to a node, whoever asks for it there."""
-        import ray
-
-        return ray.put(body)
-
-
-def give_up(tell: Tell) -> None:
-    why = f"no answer in {CONNECT_S:.0f} s: is it the same token and CA?"
-    tell(b"x", 0, json.dumps({"kind": "ray", "why": why}).encode())
-    os._exit(1)

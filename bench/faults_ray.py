@@ -1,0 +1,203 @@
+"""Real faults of seven kinds, live, on trainings that `steelyard jobs --ray` drives on three nodes.
+
+    sudo python bench/faults_ray.py [--faults 60] [--minutes 30] [--kinds kill,cut,...] [--keep]
+
+Three nodes in network namespaces of this machine, joined by Ray with token and TLS, one device each. Two
+jobs, trainings as in bench/faults.py, whose account this is too: healed, blame, goodput against the bound,
+final weights against an undisturbed run, the journal replayed.
+
+kill    SIGKILL of the worker on a node
+freeze  SIGSTOP of it
+cut     the link of its node is down for 20 s
+node    SIGKILL of everything on its node, Ray and keepers too; started again after 10 s
+disk    the job's small file system is filled for 8 s
+flip    a bit of a weight in the last checkpoint, then SIGKILL
+driver  SIGKILL of the driver; it is started again, as a service manager would
+
+`cut` and `node` strike the nodes beside the head, the others wherever the job is. A node whose Ray ended is
+started again. All nodes see one file system: that of this machine, whose locks are the kernel's. Linux with
+`ip`, as root, and Ray in the environment of trl (steelyard engines install trl --ray). Prints one JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import faults
+import namespaces
+import ray_nodes
+from faults import WORKER, Fault, Live, Place
+
+KINDS = ("kill", "freeze", "cut", "node", "disk", "flip", "driver")
+LOST = ("preempt device lost", "readmit", "signal heartbeat", "probe", "repair", "preempt node")
+EXPECTED = {kind: faults.EXPECTED[kind] for kind in KINDS if kind in faults.EXPECTED} | {
+    "cut": ("signal heartbeat", ("probe",)),
+    "node": ("isolate device lost", LOST),
+}
+CUT_S, BACK_S = 20.0, 10.0
+# Names of its own, so that bench/ray_nodes.py may run beside it.
+ray_nodes.NAMES, ray_nodes.BRIDGE = ("steelflt1", "steelflt2", "steelflt3"), "steelfltbr"
+ray_nodes.LINKS = "sfl"
+ray_nodes.ADDRESSES = ("10.77.14.1", "10.77.14.2", "10.77.14.3")
+ray_nodes.HEAD = f"{ray_nodes.ADDRESSES[0]}:6379"
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--faults", type=int, default=60)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--pace", type=float, default=0.5, help="seconds of a step, at least")
+    parser.add_argument("--save-steps", type=int, default=10)
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--patience", type=float, default=240.0, help="seconds in which a fault has to heal")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", action="store_true", help="leave the folder with journal and logs")
+    return parser.parse_args()
+
+
+@dataclass
+class OnNodes(Live):
+    """The driver runs on the head."""
+
+    nodes: Any = None
+
+    def drive(self) -> None:
+        words = [sys.executable, "-m", "steelyard", "jobs", str(self.file), "--workdir", str(self.workdir)]
+        with (self.place.folder / "driver.err").open("a") as err:
+            self.process = subprocess.Popen(
+                ["ip", "netns", "exec", ray_nodes.NAMES[0], *words, "--ray", ray_nodes.HEAD, "--json"],
+                stdout=subprocess.PIPE, stderr=err, text=True,
+                env=ray_nodes.environment(self.place.folder / "r", 0),
+            )  # fmt: skip
+
+
+def cut(live: OnNodes, fault: Fault, pid: int) -> None:
+    link = f"{ray_nodes.LINKS}{fault.device}"
+    namespaces.ip("link", "set", link, "down")
+    time.sleep(CUT_S)
+    namespaces.ip("link", "set", link, "up")
+
+
+def node(live: OnNodes, fault: Fault, pid: int) -> None:
+    name = ray_nodes.NAMES[fault.device]
+    listed = subprocess.run(["ip", "netns", "pids", name], stdout=subprocess.PIPE, text=True, check=True)
+    for one in listed.stdout.split():
+        with suppress(ProcessLookupError):
+            os.kill(int(one), signal.SIGKILL)
+
+
+class Again(threading.Thread):
+    """Starts a node again whose Ray has ended."""
+
+    def __init__(self, nodes: Any) -> None:
+        super().__init__(daemon=True)
+        self.nodes, self.ended = nodes, False
+        self.start()
+
+    def run(self) -> None:
+        while not self.ended:
+            time.sleep(1.0)
+            for number, child in list(self.nodes.started.items()):
+                if child.poll() is not None and not self.ended:
+                    time.sleep(BACK_S)
+                    self.nodes.start(number)
+
+
+def inject(live: OnNodes, names: list[str]) -> list[Fault]:
+    """Kinds in turn, jobs in turn, at moments drawn evenly."""
+    args = faults.ARGS
+    draw, found = random.Random(args.seed), []
+    kinds = [kind for kind in args.kinds.split(",") if kind in KINDS]
+    turns = [kinds[n % len(kinds)] for n in range(args.faults)]
+    draw.shuffle(turns)
+    while not all(live.going(name) for name in names):
+        if live.process and live.process.poll() is not None:
+            return []
+        time.sleep(0.5)
+    began = time.monotonic()
+    moments = sorted(draw.uniform(0.02, 0.98) * args.minutes * 60 for _ in turns)
+    for number, (kind, moment) in enumerate(zip(turns, moments, strict=True)):
+        time.sleep(max(0.0, began + moment - time.monotonic()))
+        job = names[number % len(names)]
+        if kind in ("cut", "node") and live.worker(job)[1] == 0:
+            job = names[(number + 1) % len(names)]
+        found.append(faults.struck(live, kind, job))
+        print(json.dumps(asdict(found[-1])), file=sys.stderr, flush=True)
+        if live.process and live.process.poll() is not None:
+            break
+    return [fault for fault in found if fault.mono]
+
+
+def measured(place: Place) -> dict[str, Any]:
+    args = faults.ARGS
+    steps = int(args.minutes * 60 / args.pace)
+    undisturbed = faults.order(place, "undisturbed", place.folder / "undisturbed", steps, 0.0)
+    subprocess.run([sys.executable, WORKER, undisturbed], check=True)
+    print(f"undisturbed: {steps} steps", file=sys.stderr, flush=True)
+    names = [f"job{n}" for n in range(args.jobs)]
+    rows = []
+    for name in names:
+        path = faults.order(place, name, place.disk(name), steps, args.pace)
+        words = ["env", f"PYTHONPATH={os.environ.get('PYTHONPATH', '')}", sys.executable, str(WORKER)]
+        rows.append({"name": name, "command": [*words, str(path)]})
+    file = place.folder / "jobs.yaml"
+    devices = [{"on": address} for address in ray_nodes.ADDRESSES]
+    file.write_text(json.dumps({"devices": devices, "jobs": rows}))
+    with ray_nodes.network(), ray_nodes.cluster(place.folder / "r") as nodes:
+        live, again = OnNodes(place, file, place.folder / "driven", nodes=nodes), Again(nodes)
+        live.drive()
+        try:
+            struck = inject(live, names)
+            assert live.process
+            out, _ = live.process.communicate(timeout=args.minutes * 60 + 900)
+        finally:
+            again.ended = True
+            if live.process and live.process.poll() is None:
+                live.process.terminate()
+                live.process.wait()
+        return faults.account(live, names, struck, out)
+
+
+def main() -> int:
+    from random_model import make
+    from train import cpu_model, write_rows
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was mounted goes
+    faults.KINDS, faults.EXPECTED = KINDS, EXPECTED
+    faults.INTERRUPT, faults.QUIET = ("kill", "disk", "flip", "freeze", "node"), ("freeze", "cut", "driver")
+    faults.INJECT = {kind: faults.INJECT.get(kind, globals().get(kind)) for kind in KINDS}
+    place = Place(Path(tempfile.mkdtemp(prefix="sf", dir="/tmp")), 3)  # short: names of sockets are
+    try:
+        (place.folder / "data").mkdir()
+        (place.folder / "r").mkdir()
+        write_rows(place.folder / "data" / "train.jsonl", 40)
+        make("tiny", place.folder / "model")
+        document = measured(place)
+    finally:
+        if not faults.ARGS.keep:
+            place.end()
+    args = faults.ARGS
+    told = {"minutes": args.minutes, "pace_s": args.pace, "save_steps": args.save_steps, "seed": args.seed}
+    told |= {"bench": "faults_ray", "nodes": 3, "cpu": cpu_model(), "cores": os.cpu_count()}
+    print(json.dumps(document | told, indent=1))
+    well = document["healed"] == document["right_blame"] == document["faults"] and not document["unexplained"]
+    return 0 if well and all(document["equal_weights"]) and document["replayed_equal"] else 1
+
+
+if __name__ == "__main__":
+    faults.ARGS = arguments()
+    sys.exit(main())

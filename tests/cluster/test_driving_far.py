@@ -1,0 +1,222 @@
+"""Jobs on nodes: what a lost node, a cut, a killed driver and a folder that nobody shares do to them.
+
+Nodes are played (played_nodes.py) where no Ray is: keepers and workers are real processes. What needs Ray is
+marked trl and skipped without.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from ray_pair import FIRST, SECOND, two_nodes
+from test_driving import WORKER, Jobs, wait
+
+from steelyard.cluster import read_jobs_file, run_jobs
+from steelyard.cluster.driving import driver, keeper
+from steelyard.cluster.driving.far import place as far
+from steelyard.cluster.driving.heard import Heard
+from steelyard.errors import Lacking, Problem, WrongUse
+from steelyard.model import trl_package
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes as Linux has them")
+NODES = ("10.0.0.1", "10.0.0.2")
+
+
+class FarJobs(Jobs):
+    """Driven in this process, on played nodes."""
+
+    def begin(self) -> threading.Thread:
+        def drive() -> None:
+            try:
+                self.ends = run_jobs(read_jobs_file(self.file), self.workdir, self.watch, ray=NODES[0])
+            except Problem as problem:
+                self.problem = problem
+
+        thread = threading.Thread(target=drive)
+        thread.start()
+        return thread
+
+
+def on(*nodes: str) -> str:
+    return f"devices: [{', '.join(f'{{on: {node}}}' for node in nodes)}]\n"
+
+
+def counting(folder: Path, nodes: tuple[str, ...], steps: int, pace_s: float) -> FarJobs:
+    """A job a node."""
+    rows = [
+        f"{{name: j{n}, command: [{sys.executable}, {WORKER}, j{n}.state, {steps}, {pace_s}]}}"
+        for n in range(len(nodes))
+    ]
+    return FarJobs(folder, f"{on(*nodes)}jobs: [{', '.join(rows)}]")
+
+
+def said(folder: Path, job: str) -> Path:
+    """What is there once its first attempt has done a step."""
+    return folder / f"{job}.state"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "LOOK_S", 0.05)
+    monkeypatch.setattr(driver, "AGAIN_S", 0.5)
+    monkeypatch.setattr(far, "LOOK_S", 0.1)
+    monkeypatch.setattr(far, "SILENT_S", 1.0)
+
+
+def begun_on(jobs: FarJobs, job: str) -> list[list[int]]:
+    return [fields["devices"] for fields in jobs.said("start") if fields["job"] == job]
+
+
+def test_a_node_that_is_cut_off_loses_nothing_while_its_job_is_heard(played_ray, tmp_path) -> None:
+    played_ray(lose_when=str(said(tmp_path, "j1")))
+    jobs = counting(tmp_path, NODES, 120, 0.03)
+    wait(jobs.begin())
+    assert jobs.problem is None and {end.kind for end in jobs.ends.values()} == {"finish"} and jobs.replays()
+    assert begun_on(jobs, "j1") == [[1]] and not jobs.said("preempt")
+
+
+def test_the_job_of_a_lost_node_is_taken_from_it_and_the_node_comes_back(played_ray, tmp_path) -> None:
+    """Its worker lives, and says nothing: only what stands in the shared folder can end it."""
+    first = tmp_path / "w" / "attempts" / "quiet" / "2-1"
+    played_ray(lose_when=str(tmp_path / "pid"), back_when=str(first / "exit.json"))
+    (tmp_path / "w.py").write_text(
+        "import os, sys, time\n"
+        "while sys.argv[1] == 'other' and not os.path.exists('end'):\n"
+        "    time.sleep(0.05)\n"
+        "open('end' if os.path.exists('pid') else 'pid', 'a').write(str(os.getpid()))\n"
+        "time.sleep(0 if os.path.exists('end') else 99)\n"
+    )
+    rows = [f"{{name: {name}, command: [{sys.executable}, w.py, {name}]}}" for name in ("other", "quiet")]
+    jobs = FarJobs(tmp_path, f"{on(*NODES)}jobs: [{', '.join(rows)}]")
+    wait(jobs.begin())
+    assert jobs.problem is None and {end.kind for end in jobs.ends.values()} == {"finish"} and jobs.replays()
+    assert begun_on(jobs, "quiet") == [[1], [1]] and jobs.whys("isolate") == ["device lost"]
+    assert jobs.whys("preempt") == ["device lost"] and len(jobs.said("readmit")) == 1
+    assert json.loads((first / "exit.json").read_text())["code"] == keeper.FENCED
+    assert not Path(f"/proc/{(tmp_path / 'pid').read_text()}").exists()
+
+
+def test_where_the_cluster_is_lost_the_next_driver_takes_the_workers_over(played_ray, tmp_path) -> None:
+    played_ray(end_when=str(said(tmp_path, "j1")))
+    jobs = counting(tmp_path, NODES, 150, 0.05)
+    wait(jobs.begin())
+    assert isinstance(jobs.problem, Lacking) and jobs.problem.code == "cluster.not_reached"
+    pids = [jobs.worker("j0"), jobs.worker("j1")]
+    played_ray()
+    jobs.problem = None
+    wait(jobs.begin())
+    assert {end.kind for end in jobs.ends.values()} == {"finish"} and jobs.replays()
+    owners = [(tmp_path / f"j{n}.owners").read_text() for n in (0, 1)]
+    assert owners == [f"{pid} begins\n" for pid in pids]  # never two, nothing lost
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [("devices: 2", "devices"), (f"{on(*NODES)}serving: {{devices: 1}}", "serving")],
+)
+def test_a_file_that_does_not_go_with_nodes_is_refused(text, field, tmp_path) -> None:
+    jobs = FarJobs(tmp_path, f"{text}\njobs: [{{name: a, command: [x]}}]")
+    wait(jobs.begin())
+    assert isinstance(jobs.problem, WrongUse) and jobs.problem.where.field == field
+    assert not jobs.workdir.exists()
+
+
+def test_nodes_without_the_flag_are_refused(tmp_path) -> None:
+    jobs = Jobs(tmp_path, f"{on(*NODES)}jobs: [{{name: a, command: [x]}}]")
+    wait(jobs.begin())
+    assert isinstance(jobs.problem, WrongUse) and "--ray" in jobs.problem.hint
+
+
+def test_other_nodes_and_a_folder_that_is_not_shared_are_refused(played_ray, tmp_path, monkeypatch) -> None:
+    played_ray()
+    jobs = FarJobs(tmp_path, f"{on('10.0.0.9')}jobs: [{{name: a, command: [x]}}]")
+    monkeypatch.setattr(far, "MEET_S", 3.0)
+    wait(jobs.begin())
+    assert isinstance(jobs.problem, Lacking) and "10.0.0.1, 10.0.0.2" in jobs.problem.why
+    monkeypatch.setattr(far, "WORD", "none/word")  # as if the folder were another one there
+    monkeypatch.setattr(far, "write_durably", lambda path, data: None)
+    jobs = FarJobs(tmp_path, f"{on(*NODES)}jobs: [{{name: a, command: [x]}}]")
+    monkeypatch.setattr(far, "MEET_S", 30.0)
+    wait(jobs.begin())
+    assert isinstance(jobs.problem, Lacking) and jobs.problem.code == "jobs.shared"
+    assert not (jobs.workdir / "attempts").exists()
+
+
+# ------------------------------------------------------------------ the keeper, by its owner's file
+
+
+def kept(folder: Path, owns: str, *then: str, unread_s: float = 20.0) -> int:
+    """The exit code that a keeper notes, where the owner's file says so first, and then other things."""
+    own = folder / "owner.json"
+    (folder / "1-1").mkdir(exist_ok=True)
+    (folder / "lease.json").write_text('{"epoch": 1}')
+    own.write_text(owns)
+    order = {
+        "lock": str(folder / "lock"), "lease": str(folder / "lease.json"), "owner": str(own), "epoch": 1,
+        "cwd": str(folder), "command": ["sleep", "30"],
+    }  # fmt: skip
+    (folder / "1-1" / "order.json").write_text(json.dumps(order))
+    code = f"import keeper, sys; keeper.POLL_S, keeper.UNREAD_S = 0.05, {unread_s}; keeper.main(sys.argv[1])"
+    words = [sys.executable, "-c", code, str(folder / "1-1" / "order.json")]
+    place = {"PYTHONPATH": str(Path(keeper.__file__).parent)}
+    child = subprocess.Popen(words, env=os.environ | place, start_new_session=True)
+    for text in then:
+        while not (folder / "1-1" / "worker.json").exists():
+            time.sleep(0.02)
+        own.write_text(text)
+    child.wait(30)
+    return json.loads((folder / "1-1" / "exit.json").read_text())["code"]
+
+
+def test_a_keeper_ends_with_its_ownership_and_where_nobody_can_read_of_it(tmp_path) -> None:
+    ours, ends = '{"attempt": "1-1"}', '{"attempt": "1-1", "ends": true}'
+    assert kept(tmp_path, '{"attempt": "2-1"}') == keeper.FENCED
+    for number, (then, code) in enumerate([('{"attempt": ""}', keeper.FENCED), (ends, 128 + 15)]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        assert kept(folder, ours, then) == code
+    assert kept(tmp_path, ours, "", unread_s=0.3) == keeper.FENCED
+
+
+def test_a_report_is_read_by_the_clock_of_its_machine() -> None:
+    heard = Heard(100.0, 100.0, ahead_s=90.0)
+    heard.hear({"step": 1, "mono": 12.0})
+    assert heard.at_s == 102.0 and heard.missed_s(103.0) == 1.0
+    unknown = Heard(time.monotonic(), time.monotonic(), ahead_s=None)
+    unknown.hear({"step": 1, "mono": 1e12})
+    assert unknown.at_s <= time.monotonic()
+
+
+# ------------------------------------------------------------------ with Ray
+
+WITH_RAY = [
+    pytest.mark.trl,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(trl_package("ray") is None, reason="no Ray in the environment of trl"),
+]
+
+
+@pytest.mark.parametrize("port", [pytest.param(6437, marks=WITH_RAY)])
+def test_on_ray_a_killed_driver_and_a_killed_worker_lose_nothing(port, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", f"/tmp/sd{os.getpid()}")
+    with two_nodes(tmp_path, port, monkeypatch) as (head, _):
+        jobs = counting(tmp_path, (FIRST, SECOND), 400, 0.1)
+        words = [sys.executable, "-m", "steelyard", "jobs", str(jobs.file), "--workdir", str(jobs.workdir)]
+        first = subprocess.Popen([*words, "--ray", head, "--json"], stdout=subprocess.DEVNULL)
+        kept_pid, killed = jobs.worker("j0"), jobs.worker("j1")
+        first.kill()
+        first.wait()
+        os.kill(killed, 9)
+        done = subprocess.run([*words, "--ray", head, "--json"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    ends = {row["job"]: row["attempts"] for row in json.loads(done.stdout)["jobs"]}
+    assert ends == {"j0": 1, "j1": 2} and jobs.replays()
+    assert (tmp_path / "j0.owners").read_text() == f"{kept_pid} begins\n"
+    assert [(tmp_path / f"j{n}.state").read_text() for n in (0, 1)] == ["400", "400"]
