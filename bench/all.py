@@ -68,6 +68,7 @@ BENCHES: dict[str, tuple[list[list[str]], str]] = {
     "sealed_file": ([[*PYTHON, "bench/sealed_file.py", "--json"]], ""),
     "sealed_speed": ([[*PYTHON, "bench/sealed_speed.py", str(BASE)]], ""),
     "faults": ([[*PYTHON, "bench/faults.py"]], ""),
+    "faults_ray": ([[*PYTHON, "bench/faults_ray.py"]], ""),
     "bundle": ([[*PYTHON, "bench/bundle.py", "--out", str(RESULTS / "bundle.json")]], ""),
     "router_live": (
         [[*PYTHON, "bench/router_live.py", REQUESTS, "--out", str(RESULTS / "router_live.json")]],

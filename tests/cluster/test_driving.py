@@ -22,10 +22,11 @@ import psutil
 import pytest
 
 from steelyard.artefact import Watch
-from steelyard.cluster import POLICIES, Fleet, read_jobs_file, replayed, run_jobs, status_of
+from steelyard.cluster import POLICIES, Decision, Fleet, read_jobs_file, replayed, run_jobs, status_of
 from steelyard.cluster.driving import driver, heard, keeper, probe, workers
-from steelyard.cluster.driving.attempt import find, last_words
+from steelyard.cluster.driving.attempt import find, last_words, started_at
 from steelyard.cluster.driving.journal import JOURNAL, LOCK, Journal, is_driven, lease
+from steelyard.cluster.driving.place import Here
 from steelyard.cluster.driving.probing import Probing, judge
 from steelyard.cluster.driving.terms import Serving
 from steelyard.errors import CheckFailed, Problem, Refused, Stopped, WrongUse
@@ -391,6 +392,21 @@ def test_a_killed_driver_is_followed_by_one_that_takes_its_workers_over(tmp_path
     assert json.loads(out)["jobs"] == [{"job": "a", "state": "done", "why": "", "attempts": 1}]
     assert (tmp_path / "a.owners").read_text() == f"{pid} begins\n"  # never two owners, nothing lost
     assert json.loads((jobs.workdir / "lease.json").read_text())["epoch"] == 2 and jobs.replays()
+
+
+def test_what_a_worker_said_to_an_earlier_driver_keeps_its_times(tmp_path) -> None:
+    now_s = time.monotonic()
+    folder = tmp_path / "attempts" / "a" / "1-1"
+    folder.mkdir(parents=True)
+    lines = [json.dumps({"step": n, "mono": now_s - 60 + n}) for n in range(20)]
+    (folder / "report.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "order.json").touch()
+    me = {"pid": os.getpid(), "started": started_at(os.getpid())}
+    (folder / "keeper.json").write_text(json.dumps(me))
+    found = workers.Workers(None, tmp_path, None, Here((), tmp_path))  # type: ignore[arg-type]
+    found.adopt(Decision("start", 1, 1, "a", (0,)))
+    hears = found.living["a"].heard
+    assert set(hears.paces) == {1.0} and hears.at_s == pytest.approx(now_s - 41) and hears.step == 19
 
 
 def test_what_ended_while_no_driver_lived_is_found(tmp_path) -> None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from test_driving import WORKER, Jobs, wait
 from steelyard.cluster import read_jobs_file, run_jobs
 from steelyard.cluster.driving import driver, keeper
 from steelyard.cluster.driving.far import place as far
+from steelyard.cluster.driving.far.attempt import GONE_S, FarAttempt, owner_of
 from steelyard.cluster.driving.heard import Heard
 from steelyard.errors import Lacking, Problem, WrongUse
 from steelyard.model import trl_package
@@ -192,6 +194,39 @@ def test_a_report_is_read_by_the_clock_of_its_machine() -> None:
     unknown = Heard(time.monotonic(), time.monotonic(), ahead_s=None)
     unknown.hear({"step": 1, "mono": 1e12})
     assert unknown.at_s <= time.monotonic()
+
+
+@dataclass
+class PlayedNode:
+    lost: bool = False
+    ahead_s: float | None = None
+
+    def act(self, folder: Path, what: str) -> None: ...
+
+
+def test_unknown_is_alive_until_the_job_was_taken_and_its_node_is_lost(tmp_path) -> None:
+    node = PlayedNode()
+    attempt = FarAttempt("a", 1, tmp_path / "a" / "1-1", (0,), node)
+    node.lost = True
+    assert attempt.alive()  # it may still own the job
+    attempt.kill()
+    assert owner_of(tmp_path / "a") == "" and not attempt.alive()
+    node.lost = False
+    assert attempt.alive()
+    attempt.taken_s = time.monotonic() - GONE_S - 1
+    assert not attempt.alive()
+    attempt.taken_s, attempt.told = None, {"alive": False, "exit": (137, "")}
+    assert not attempt.alive() and attempt.exit() == (137, "")
+
+
+def test_a_look_from_before_it_was_let_go_on_says_nothing(tmp_path) -> None:
+    attempt = FarAttempt("a", 1, tmp_path, (0,), PlayedNode())
+    attempt.told = {"alive": True, "stopped": True, "asked_s": time.monotonic()}
+    assert attempt.is_stopped()
+    attempt.let_go_on()
+    assert not attempt.is_stopped()
+    attempt.told["asked_s"] = time.monotonic() + 1
+    assert attempt.is_stopped()
 
 
 # ------------------------------------------------------------------ with Ray

@@ -92,7 +92,10 @@ class Workers:
         attempt = self.place.find(decision, found[-1]) if found else None
         if attempt is None or (not attempt.alive() and (attempt.folder / ASKED_TO_END).exists()):
             return self.start(decision)
-        self.living[decision.job] = Worker(attempt, _heard())
+        worker = self.living[decision.job] = Worker(attempt, _heard())
+        worker.heard.at_s = 0.0  # what it has said keeps its times
+        self._read(worker)
+        worker.heard.at_s = worker.heard.at_s or time.monotonic()
 
     def end_strays(self, begun: dict[str, Decision]) -> None:
         """Workers whose end was decided, and not yet carried out, when the driver before this one died."""
@@ -140,8 +143,7 @@ class Workers:
     def look(self, now_s: float) -> Iterator[Event]:
         """Read what they say; events of those that have ended, stand still or are slow."""
         for name, worker in list(self.living.items()):
-            worker.heard.ahead_s = worker.attempt.ahead_s
-            worker.heard.read(worker.attempt.report)
+            self._read(worker)
             if worker.attempt.alive():
                 yield from self._of_living(name, worker, now_s)
             else:
@@ -149,6 +151,10 @@ class Workers:
                 self.paces[name] = list(worker.heard.paces)
                 yield from self._signs(worker, now_s)
                 yield from _of_ended(name, worker, now_s)
+
+    def _read(self, worker: Worker) -> None:
+        worker.heard.ahead_s = worker.attempt.ahead_s
+        worker.heard.read(worker.attempt.report)
 
     def _of_living(self, name: str, worker: Worker, now_s: float) -> Iterator[Event]:
         attempt, heard = worker.attempt, worker.heard

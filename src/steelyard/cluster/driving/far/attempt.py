@@ -38,6 +38,7 @@ class FarAttempt:
     failed: str | None = None  # why it never began
     told: dict[str, Any] = field(default_factory=dict)
     taken_s: float | None = None
+    woken_s: float = 0.0
 
     @property
     def report(self) -> Path:
@@ -64,7 +65,8 @@ class FarAttempt:
         return int(code), str(words)
 
     def is_stopped(self) -> bool:
-        return bool(self.told.get("stopped"))
+        """By what was asked after it was let go on last."""
+        return bool(self.told.get("stopped")) and self.told["asked_s"] > self.woken_s
 
     def ask_to_end(self) -> None:
         """Its keeper reads that, whether or not the node can be reached."""
@@ -78,6 +80,7 @@ class FarAttempt:
             self.node.act(self.folder, "kill")
 
     def let_go_on(self) -> None:
+        self.woken_s = time.monotonic()
         self.node.act(self.folder, "let_go_on")
 
     def ask_for_stacks(self) -> None:

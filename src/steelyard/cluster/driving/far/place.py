@@ -90,7 +90,7 @@ class FarNode:
         self.ahead_s = ahead_s if self.ahead_s is None else min(self.ahead_s, ahead_s)
         for folder, state in told["attempts"].items():
             if folder in self.attempts:
-                self.attempts[folder].told = state
+                self.attempts[folder].told = state | {"asked_s": self.asked_s}
                 if not state["alive"]:
                     del self.attempts[folder]
         for number, answer in told["probes"].items():
