@@ -33,10 +33,9 @@ from ..deciding import (
     Tick,
 )
 from .feasible import check
-from .following import Services
+from .following import Listening, Services
 from .jobs_file import JobsFile, JobSpec
 from .journal import JOURNAL, Journal, Lease, lease
-from .listening import Listening
 from .place import Here, Place
 from .probing import Finding, Probing, begin_probe
 from .workers import Workers
