@@ -165,6 +165,28 @@ def test_form_and_dtype_follow_the_instruction_set(isa, weights, form, dtype):
     assert filled.settings["compress"]["form"] == form and filled.settings["train"][0]["dtype"] == dtype
 
 
+def test_a_service_has_room_for_the_requests_it_is_planned_for():
+    load = Load(users=2, prompt_tokens=10_000, output_tokens=500)
+    recipe = replace(RECIPE, goal=replace(RECIPE.goal, load=load))
+    filled = fill(recipe, replace(SMOL, max_position=32_768), MACHINE, FACTS)
+    assert filled.settings["serve"]["max_model_len"] == 10_500
+    assert filled.origins["serve.max_model_len"] == "plan: a request of goal.load"
+    usual = fill(RECIPE, replace(SMOL, max_position=32_768), MACHINE, FACTS)
+    assert usual.settings["serve"]["max_model_len"] == 8192
+
+
+def test_stages_sum_to_the_training_and_a_row_teaches_by_its_own():
+    recipe = replace(RECIPE, train=(Stage(max_steps=10), Stage(max_steps=30)))
+    _, local = weigh(recipe)
+    walls = [stage["wall_s"].value for stage in local.stages]
+    assert sum(walls) == pytest.approx(local.steps["train"]["wall_s"].value) and walls[0] < walls[1]
+    rows = []
+    for part, wall_s in enumerate(walls):
+        told = {"features": local.features("train", part), "measured": {"wall_s": wall_s}}
+        rows.append(Row(run="r", step="train", machine="m", **told))
+    assert learnt("train", "wall_s", rows) == (pytest.approx(1.0), 2), "as predicted: nothing to correct"
+
+
 def test_no_training_needs_no_training():
     filled, local = weigh(replace(RECIPE, train=()))
     assert filled.settings["train"] == [] and local.steps["train"]["wall_s"].value == 0

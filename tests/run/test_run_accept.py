@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 
 import pytest
@@ -51,6 +52,7 @@ def test_parts_are_kept_and_those_that_cannot_run_are_not_passed(tmp_path, monke
         raise Stopped("run.stopped", "stopped", hint="again")
 
     parts = {"good": good, "bad": bad, "none": none}
+    monkeypatch.setattr(acceptance, "code_of", lambda *calls: {"engines": {"torch": "2.13"}})
     monkeypatch.setattr(acceptance, "PARTS", parts | {"stopping": stopping})
     with pytest.raises(Stopped):
         accept("cpu", tmp_path, Watch())
@@ -64,6 +66,19 @@ def test_parts_are_kept_and_those_that_cannot_run_are_not_passed(tmp_path, monke
     (tmp_path / KEPT).write_text(json.dumps(other))
     accept("cpu", tmp_path, Watch())
     assert done == ["good", "good"]
+    monkeypatch.setattr(acceptance, "code_of", lambda *calls: {"engines": {"torch": "2.14"}})
+    accept("cpu", tmp_path, Watch())
+    assert done == ["good"] * 3, "what passed with other libraries passes anew"
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [([0.0, math.nan], ""), ([0.0, 1.0], ""), ([0.0], "1 of 2 steps"), ([], "0 of 2"), ([math.nan, 0.0], "")],
+)
+def test_losses_that_are_no_numbers_or_too_few_never_pass(found, why):
+    part = acceptance.compared(found, [0.0, 0.0], 0.1, 0.1)
+    assert part.state == "failed" and part.why.startswith(why)
+    assert acceptance.compared([0.0, 0.05], [0.0, 0.0], 0.1, 0.1).state == "passed"
 
 
 def test_what_was_measured_can_be_predicted(place):

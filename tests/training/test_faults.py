@@ -221,6 +221,10 @@ def test_a_batch_that_is_no_number_is_left_out(engine, base, tmp_path):
     figures, draft = run(tmp_path / engine, spoilt, data, watch, engine=engine, **ALONE)
     assert figures["steps_skipped"] == 1.0 and figures["steps"] == 15
     assert [point["step"] for point in curve(draft)] == [n + 1 for n in range(16) if n != at]
+    taught = json.loads((draft.folder / "taught.json").read_text())
+    told = [json.loads(line)["id"] for line in (draft.folder / "steps.jsonl").read_text().splitlines()]
+    assert (taught["rows"], taught["taught"], taught["dropped"]) == (16, 15, {"not_reached": 1})
+    assert len(told) == 15 and "r9" not in told, "nobody was taught what was left out"
     (fault,) = watch.of("train.fault")
     assert fault["step"] == at + 1 and fault["rows"] == "r9"
     assert [fields["step"] for fields in watch.of("train.resumed")] == ([at // 4 * 4] if at >= 4 else [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -15,7 +16,9 @@ from steelyard.model import Tokenizer
 from steelyard.training import train
 from steelyard.training.engines import TrainJob
 from steelyard.training.engines.trl.child.stages.prompts import Prompts
+from steelyard.training.engines.trl.engine import write_order
 from steelyard.training.engines.trl.rewards import Rewards, check_room, prompt_line
+from steelyard.training.mends import Mends
 from steelyard.training.packing import Schedule, prompts_of, schedule
 from steelyard.training.rows import read_rows
 
@@ -89,6 +92,19 @@ def test_an_answer_beyond_the_models_context_is_refused(base, tmp_path):
     with pytest.raises(WrongUse, match="more than the model's") as caught:
         check_room(job_of(base, data, max_completion_length=100_000))
     assert caught.value.where.field == "train.max_completion_length"
+
+
+def test_an_end_that_is_brought_nearer_keeps_the_checkpoints(base, tmp_path):
+    job = job_of(base, written(tmp_path / "data", *(asked(str(n)) for n in range(4))))
+    settings = {**tiny.SETTINGS, **job.settings}
+    job = replace(job, settings=settings, plan=Schedule((((0,),), ((1,),), ((2,),), ((3,),)), 0, 4, 0))
+    checkpoint = tmp_path / "out" / "checkpoint-1"
+    for mends, there in ((Mends(), False), (Mends(shorter=((1, 3),)), True), (Mends(skipped=(2,)), True)):
+        write_order(replace(job, mends=mends), tmp_path, saves=True)
+        assert checkpoint.exists() == there
+        checkpoint.mkdir(parents=True, exist_ok=True)
+    lines = [json.loads(line)["example"] for line in (tmp_path / "order.jsonl").read_text().splitlines()]
+    assert lines == [0, 1, 3]
 
 
 @given(st.integers(1, 40), st.integers(1, 6), st.integers(1, 6), st.integers(2, 6))

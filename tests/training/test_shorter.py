@@ -13,6 +13,7 @@ from steelyard.artefact import SHORTER, Watch
 from steelyard.training import CAPABILITIES, train
 from steelyard.training.mends import Mends
 from steelyard.training.packing import learning_rate
+from steelyard.training.steering.course import course_figures
 
 ABSENT = CAPABILITIES["trl"]().unusable
 TRL = [pytest.mark.trl, pytest.mark.skipif(bool(ABSENT), reason=f"the engine trl: {ABSENT}")]
@@ -69,3 +70,11 @@ def test_a_shortened_training_ends_in_the_same_bytes_however_often_it_began(engi
     assert len(points) == 20 and figures["steps"] == 20 and figures["steps_left_out"] == 96 - 20
     assert points[-1]["learning_rate"] < points[8]["learning_rate"] / 3
     assert json.loads((one / "taught.json").read_text())["taught"] == 24
+
+
+def test_an_attempt_without_a_step_of_its_own_says_nothing_of_the_pace():
+    """Its last step was left out, or it had ended early: no time was taken, and none is made up."""
+    curve = [{"step": 1, "tokens": 300, "loss": 1.0}, {"step": 2, "tokens": 100, "loss": 1.0}]
+    assert course_figures(curve, []) == {"steps": 2, "tokens": 400, "loss": 1.0}
+    assert course_figures(curve, [9.0, 2.0])["tokens_per_s"] == 50.0
+    assert course_figures(curve, [4.0])["step_s"] == 4.0

@@ -7,6 +7,7 @@ meaning is no concern of this room.
 
 from .code import code_of
 from .copies import copies_folder, forget_copies, forget_copy, note_copy, noted_copies
+from .file_hashes import unchanged_sha256
 from .files import (
     IN_MEMORY,
     check_private,
@@ -70,6 +71,7 @@ __all__ = [
     "private_folder",
     "publish_folder",
     "sha256_of",
+    "unchanged_sha256",
     "write_durably",
     "wrote_otherwise",
 ]

@@ -1,9 +1,10 @@
 """What no run, service or recipe refers to any more, and its removal.
 
 A run refers to what run.json in its folder names: every artefact that it made or reused, refusals too, and
-the scratch of a step that it can go on with. A folder in which a run works is left alone. Of the cache,
-engines' copies of models go unless a run needs them or a process has them open (a service holds its folders
-open for as long as it lives); what was measured, counted and pulled stays.
+the scratch of a step that it can go on with, written down before the step begins. One that was cut off keeps
+what the run before it referred to. A folder in which a run works is left alone. Of the cache, engines' copies
+of models go unless a run needs them or a process has them open (a service holds its folders open for as long
+as it lives); what was measured, counted and pulled stays.
 """
 
 from __future__ import annotations
@@ -146,13 +147,14 @@ def of_workdir(place: Workdir) -> Iterator[Waste]:
 
 
 def referred_of(place: Workdir) -> set[str]:
-    """Folders that the last run, the live service and `rollback` refer to.
+    """Folders that the last run, the live service and `rollback` refer to; of a run that was cut off those of
+    the run before it too.
 
     Raises Lacking where no run has noted it."""
     run = read_json(place.refers)
     if run is None or not isinstance(run.get("artefacts"), list):
         raise Lacking("gc.unknown", "no run has noted yet what it refers to", where=Where(str(place.refers)))
-    return set(run["artefacts"]) | served_artefacts(place) | referred(place)
+    return {*run["artefacts"], *run.get("earlier", ())} | served_artefacts(place) | referred(place)
 
 
 def served_artefacts(place: Workdir) -> set[str]:

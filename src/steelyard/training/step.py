@@ -101,7 +101,8 @@ def write_accounts(
     rows: Rows, plan: Schedule, settings: Settings, out: Draft, skipped: Collection[int] = ()
 ) -> None:
     """taught.json, counts alone; steps.jsonl, each row that was taught and when."""
-    account = rows.account(plan, settings.get("rows", "all"))
+    taught_of = tuple(() if step in skipped else batches for step, batches in enumerate(plan.steps))
+    account = rows.account(replace(plan, steps=taught_of), settings.get("rows", "all"))
     (out.folder / TAUGHT).write_text(json.dumps(account, indent=1, sort_keys=True) + "\n", "utf-8")
     with (out.folder / TAUGHT_STEPS).open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in rows.steps(plan, skipped))

@@ -54,7 +54,7 @@ from .local_train import memory_terms as train_memory_terms
 from .local_train import step_terms as train_step_terms
 from .pruning import forward_s, prune_parts, prune_peak_bytes
 
-MODEL_VERSION = 3  # raise it when raw predictions change: older ledger rows then teach nothing
+MODEL_VERSION = 4  # raise it when raw predictions change: older ledger rows then teach nothing
 UNITS = {
     "wall_s": "s",
     "step_s": "s",
@@ -124,10 +124,20 @@ class Local:
     room_bytes: float = inf  # the machine's memory
     facts: Mapping[str, Any] = field(default_factory=dict)
     price: Price | None = None
+    stages: tuple[Mapping[str, Figure], ...] = ()  # of `train`, which is all of them together
+    raw_stages: tuple[Mapping[str, float], ...] = ()
 
-    def features(self, step: str) -> dict[str, Any]:
-        """What the ledger keeps beside a row, so that the next plan can learn from it."""
-        return {"model_version": MODEL_VERSION, "raw": dict(self.raw.get(step, {})), **self.facts}
+    def of(self, step: str, part: int | None = None) -> Mapping[str, Figure]:
+        """The figures of a step; of a training the stage `part` (from 0) alone, where that is named."""
+        if step == "train" and part is not None and part < len(self.stages):
+            return self.stages[part]
+        return self.steps.get(step, {})
+
+    def features(self, step: str, part: int | None = None) -> dict[str, Any]:
+        """What the ledger keeps beside a row, so that the next plan can learn from it; `part` as in `of`."""
+        stage = step == "train" and part is not None and part < len(self.raw_stages)
+        raw = self.raw_stages[part] if stage and part is not None else self.raw.get(step, {})
+        return {"model_version": MODEL_VERSION, "raw": dict(raw), **self.facts}
 
     @property
     def time_s(self) -> Figure:
@@ -175,9 +185,11 @@ def predict(
     nearest catalogued device.
     """
     left = shape_left(shape, filled.settings)
+    stages = filled.settings["train"]
+    trained = [_stage(settings, shape, calibration, facts) for settings in stages]
     parts = {
         "clean": _clean(facts),
-        "train": _train(filled, shape, calibration, facts),
+        "train": _train(trained),
         **_picking(filled, shape, calibration, facts),
         **_pruning(filled, shape, left, calibration, facts),
         **_qat(filled, shape, left, calibration, facts),
@@ -189,27 +201,29 @@ def predict(
     provenance = "calibrated" if calibration.of("train_micro") or calibration.of("decode") else "modelled"
     price = price_here(machine, filled.price_usd_per_h if price_usd_per_h is None else price_usd_per_h)
     wide = SPREAD_TIME[provenance] / calibration.share  # what was corrected for others' work is less sure
-    stages = filled.settings["train"]
     rows = teaching(ledger_rows, stages)
     more = {"train": max((spread_of(stage) for stage in stages), default=0.0)}
-    steps = {
-        step: _figures(step, figures, rows, provenance, wide + more.get(step, 0.0), price)
-        for step, figures in raw.items()
-    }
+
+    def figures_of(step: str, figures: Mapping[str, float]) -> dict[str, Figure]:
+        return _figures(step, figures, rows, provenance, wide + more.get(step, 0.0), price)
+
     return Local(
-        steps=steps,
+        steps={step: figures_of(step, figures) for step, figures in raw.items()},
         raw=raw,
+        stages=tuple(figures_of("train", stage.figures) for stage in trained),
+        raw_stages=tuple(stage.figures for stage in trained),
         parts={step: part.parts for step, part in parts.items()},
         price=price,
         disk_bytes=_disk_bytes(filled, shape, facts),
         room_bytes=machine.memory_bytes,
-        facts={
-            "shape": engine_row(left, filled.settings["compress"]["form"]) | {"params": left.params},
-            "rows": facts.rows,
-            "tokens": facts.tokens,
-            "calibration": calibration.hash,
-        },
+        facts=_known(engine_row(left, filled.settings["compress"]["form"]), left, calibration, facts),
     )
+
+
+def _known(row: Mapping[str, Any], left: Shape, calibration: Calibration, facts: DataFacts) -> dict[str, Any]:
+    """What the ledger keeps of every step."""
+    known = {"rows": facts.rows, "tokens": facts.tokens, "calibration": calibration.hash}
+    return {"shape": {**row, "params": left.params}, **known}
 
 
 def explain(local: Local) -> dict[str, dict[str, float]]:
@@ -237,9 +251,8 @@ def _clean(facts: DataFacts) -> _Step:
     return _Step.of(parts, UP_BYTES + WORKER_BYTES + held)
 
 
-def _train(filled: Fill, shape: Shape, calibration: Calibration, facts: DataFacts) -> _Step:
-    stages = filled.settings["train"]
-    found = [_stage(settings, shape, calibration, facts) for settings in stages]
+def _train(found: Sequence[_Step]) -> _Step:
+    """All stages together; steps, step_s and tokens are the last one's."""
     if not found:
         return _Step.of({}, 0.0)
     parts: dict[str, float] = {}
@@ -697,7 +710,7 @@ def _limit_hint(filled: Fill, local: Local, plans: Plans, factor: float) -> str:
     stages = filled.settings["train"]
     rest = local.wall_s - train["wall_s"].value if stages else local.wall_s
     allowed = local.wall_s / factor - rest
-    if stages and allowed > 0.1 * train["wall_s"].value:
+    if len(stages) == 1 and allowed > 0.1 * train["wall_s"].value:
         steps = int(train["steps"].value * allowed / train["wall_s"].value * 0.9)
         if steps >= 1:
             return (

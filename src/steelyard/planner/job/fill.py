@@ -423,11 +423,13 @@ def _serve(
     choose = _Choice("serve", origins)
     load = recipe.goal.load
     users = load.users if load else 1
-    longest = min(shape.max_position or 8192, 8192)
-    length = choose("max_model_len", recipe.serve.max_model_len, longest, "the model's own, at most 8,192")
+    each = (load.prompt_tokens + load.output_tokens) if load else 0
+    longest, why = min(shape.max_position or 8192, 8192), "the model's own, at most 8,192"
+    if each > longest:  # a model that cannot is refused with the rest of the request
+        longest, why = each, "a request of goal.load"
+    length = choose("max_model_len", recipe.serve.max_model_len, longest, why)
     kv = FORMS[form].kv_precision
     kv_bytes = shape.kv_bytes_per_token(kv)
-    each = (load.prompt_tokens + load.output_tokens) if load else 0
     tokens = max(CACHE_TOKENS, length, 2 * users * each)
     room = CACHE_SHARE * (machine.memory_bytes // 2**30) * 2**30
     return {

@@ -168,7 +168,7 @@ def _scratch(order: Order, model: Leaving) -> Path:
 def _written(model: Leaving, order: Order, scratch: Path, watch: Watch) -> int:
     """The payload in scratch/model, written once; tokens of the user's rows that its rounding looked at."""
     done = scratch / "written.json"
-    if done.is_file():
+    if done.is_file() and (scratch / "model").is_dir():  # else a call was killed as it published
         return int(json.loads(done.read_text())["tokens"])
     shutil.rmtree(scratch / "model", ignore_errors=True)
     (scratch / "model").mkdir()

@@ -100,7 +100,7 @@ def judge_export(
 ) -> Judged:
     """Ask the export under its own loader. Raises CheckFailed where that cannot load it, Stopped."""
     rows = _counts(asked.rows)
-    before = _known_scores(model, rows)
+    before = None if asked.left_out else _known_scores(model, rows)  # others would be in their place
     if before is None:
         exact = served_exactly(model.folder, family_of(model.folder).foreign)
         before = _means(_asked("score model", asked, exact, scratch / "before.jsonl", watch))

@@ -6,15 +6,12 @@ noted for `gc`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from contextlib import suppress
 
-from ...artefact import Place, write_durably
+from ...artefact import Place
 from ...errors import Stopped
-from ..record.approval import asked_of
 from ..record.outcome import STEP_NAMES, Outcome
-from .run import Run, predicted
+from .run import Run, predicted, refer
 from .step import Again, Step
 from .steps import STEPS, step_of
 
@@ -31,6 +28,7 @@ def drive(run: Run, until: str, report: Callable[[Run], None]) -> Outcome:
             again = one(run, step, left)
             if again:
                 left = [*(step_of(name) for name in again if name in own), step, *left]
+        run.ended = True
         return run.outcome
     finally:
         run.candidates.close()
@@ -74,18 +72,3 @@ def place_of(run: Run, step: Step, later: list[Step]) -> Place:
         later_s=sum(predicted(run.ready, s.name).get("wall_s", 0.0) for s in later),
         rows=rows.get(step.name) or None,
     )
-
-
-def refer(run: Run) -> None:
-    """Note what this run refers to. Names are no secret: under seal they give nothing away."""
-    path, base = run.ready.workdir.refers, run.ready.base
-    cached = {base.folder.name, *run.candidates.cached}
-    with suppress(
-        OSError, ValueError, LookupError, TypeError
-    ):  # the gate may be reused, and export nothing now
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        cached |= set(earlier["cached"]) if earlier["base"] == base.hash else set()
-    entry = {"run": run.ready.id, "base": base.hash, "artefacts": sorted(run.used), "cached": sorted(cached)}
-    entry |= asked_of(run.ready.recipe)
-    with suppress(OSError):  # a full disk must not hide what filled it
-        write_durably(path, json.dumps(entry).encode())

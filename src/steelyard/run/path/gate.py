@@ -26,6 +26,8 @@ from .make import made_by, make, skip
 from .run import Run, predicted
 from .step import Again, Step, Work, key_of_work, work_of
 
+REFUSALS = ("gate.failed", "gate.undecided")  # codes of a judgement
+
 
 def judged(run: Run, step: Step) -> Again:
     """The steps to do again: none where it passed. Raises CheckFailed where nothing is left to try."""
@@ -60,6 +62,8 @@ def judge_now(run: Run, step: Step, work: Work) -> Next | None:
     try:
         verdict = make(run, step, work, call)
     except CheckFailed as failure:
+        if failure.code not in REFUSALS:  # a damaged artefact or an unsafe adapter is no form's fault
+            raise
         return refused(run, step, work, failure)
     run.artefacts[step.makes] = verdict
     read_verdict(run, verdict.path())
@@ -176,11 +180,21 @@ def judged_service(run: Run) -> dict[str, str]:
     recipe, planned = run.ready.recipe, run.ready.fill.settings["serve"]
     setup = {k: v for k, v in planned.items() if k not in NOT_ANSWERS}
     setup["speculative"] = recipe.serve.speculative
+    setup |= launched(run.ready.engine)
     text = json.dumps(setup, sort_keys=True, default=str).encode()
     hashes = {"service": hashlib.sha256(text).hexdigest()}
     beside = {f"adapter:{name}": folder for name, folder in recipe.serve.adapters.items()}
     beside |= {"draft": recipe.serve.draft} if recipe.serve.draft else {}
     return hashes | {role: content_of(recipe.root / name, name) for role, name in beside.items()}
+
+
+def launched(engine: Settings) -> Settings:
+    """Of an engine with a server of its own: its words, which may round or cut, and its version."""
+    if not engine:
+        return {}
+    from ...serving import engine_version
+
+    return {"launched": engine, "version": engine_version(engine["engine"], engine.get("engine_python"))}
 
 
 def content_of(path: Path, name: str) -> str:

@@ -15,11 +15,18 @@ from .run import Run
 
 
 def learn(
-    run: Run, step: str, settings: Settings, predicted: Figures, measured: Figures, share: float
+    run: Run,
+    step: str,
+    settings: Settings,
+    predicted: Figures,
+    measured: Figures,
+    share: float,
+    part: int | None = None,
 ) -> None:
-    """One row a step; the settings stand beside what the prediction knew, and the share of the cores that it
-    had: with less than nearly all of them it is kept and teaches nothing."""
-    features = run.ready.local.features(step) | {"settings": settings, "share": round(share, 3)}
+    """One row a step, of a training one a stage (`part`); the settings stand beside what the prediction knew,
+    and the share of the cores that it had: with less than nearly all of them it is kept and teaches
+    nothing."""
+    features = run.ready.local.features(step, part) | {"settings": settings, "share": round(share, 3)}
     if share < UNDISTURBED:
         run.watch.log("step.disturbed", step=step, share_of_cores=round(share, 3))
     own = dict(measured)

@@ -27,8 +27,9 @@ RESTART_S, KEPT = 15.0, 0.95  # until it goes on from the checkpoint; of the tim
 class Paced(Watch):
     """The run's watch, heeding the pace of its training."""
 
-    def __init__(self, run: Run) -> None:
-        self.run, self.missed = run, ""
+    def __init__(self, run: Run, more_s: float = 0.0) -> None:
+        """`more_s`: what further stages of the step will take."""
+        self.run, self.missed, self.more_s = run, "", more_s
         self.choice = run.ready.recipe.goal.on_miss
         self.log_file = run.watch.log_file
         self.steps = self.saved = 0  # of the training: in all, and up to the last checkpoint
@@ -69,7 +70,7 @@ class Paced(Watch):
 
     @property
     def later_s(self) -> float:
-        return self.run.watch.place.later_s if self.run.watch.place else 0.0
+        return self.more_s + (self.run.watch.place.later_s if self.run.watch.place else 0.0)
 
     def misses(self, progress: Progress) -> str:
         """Which limit is missed, and by how much; "" where none is, or the pace is not yet known."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...artefact import Artefact, Store, Watch
+from ...artefact import Artefact, Store, Watch, write_durably
 from ...planner import optional_steps
 from ..planning.expected import frontier_of
 from ..planning.ready import Ready
+from ..record.approval import asked_of
 from ..record.frontier import Attempt, Tries
 from ..record.outcome import STEP_NAMES, Outcome, StepRecord, names_until
 from ..service.services import Candidates
@@ -34,6 +37,7 @@ class Run:
     )  # accounts of stages by "texts", "chats", "all"
     begun: float = field(default_factory=time.monotonic)
     before: Callable[[Run], None] | None = None  # looks at the candidate before it is published
+    ended: bool = False  # every step that was asked for is done
 
     @property
     def store(self) -> Store:
@@ -87,6 +91,35 @@ def new_run(ready: Ready, watch: Watch, keep: bool = True) -> Run:
     return Run(ready, watch, outcome, Candidates(ready, watch), {"base": ready.base}, keep)
 
 
-def predicted(ready: Ready, step: str) -> dict[str, float]:
-    """The plan's figures for one step, flat."""
-    return {name: figure.value for name, figure in ready.local.steps.get(step, {}).items()}
+def predicted(ready: Ready, step: str, part: int | None = None) -> dict[str, float]:
+    """The plan's figures for one step, flat; `part`: of that piece of its work (a stage) alone."""
+    figures = ready.local.of(step, part)
+    return {name: figure.value for name, figure in figures.items()}
+
+
+def refer(run: Run) -> None:
+    """Note what this run refers to. Names are no secret: under seal they give nothing away.
+
+    Until it has ended it may yet come to what the run before it referred to: `earlier`, for `gc` alone.
+    """
+    path, base, before = run.ready.workdir.refers, run.ready.base, noted(run.ready.workdir.refers)
+    cached = {base.folder.name, *run.candidates.cached}
+    cached |= (
+        set(before["cached"]) if before.get("base") == base.hash else set()
+    )  # a reused gate exports none
+    entry = {"run": run.ready.id, "base": base.hash, "artefacts": sorted(run.used), "cached": sorted(cached)}
+    earlier = set() if run.ended else {*before.get("artefacts", ()), *before.get("earlier", ())} - run.used
+    entry |= {"earlier": sorted(earlier)} if earlier else {}
+    entry |= asked_of(run.ready.recipe)
+    with suppress(OSError):  # a full disk must not hide what filled it
+        write_durably(path, json.dumps(entry).encode())
+
+
+def noted(path: Path) -> dict[str, Any]:
+    """What was written there before; nothing where that is no note of a run."""
+    with suppress(OSError, ValueError):
+        before = json.loads(path.read_text(encoding="utf-8"))
+        names = ("artefacts", "cached", "earlier")
+        if isinstance(before, dict) and all(isinstance(before.get(name, []), list) for name in names):
+            return {"artefacts": [], "cached": [], **before}
+    return {}

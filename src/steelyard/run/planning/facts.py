@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterable
 from typing import Any
 
-from ...artefact import Artefact, Watch, adopt, code_of
+from ...artefact import Artefact, Watch, adopt, code_of, unchanged_sha256
 from ...errors import Where, WrongUse
 from ...hardware import UNDISTURBED, Calibration, Machine, measure
 from ...model import ModelSource
@@ -31,8 +31,7 @@ def base_of(source: ModelSource, watch: Watch) -> Artefact:
     """The base model as a Hugging Face folder: its own, or a GGUF's, converted once into the cache."""
     if source.kind == "hf":
         return adopt(source.path)
-    stat = source.path.stat()
-    content = [str(source.path.resolve()), stat.st_size, stat.st_mtime_ns, code_of("model:to_hf")]
+    content = [unchanged_sha256(source.path), code_of("model:to_hf")]
     name = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     folder = cache_folder() / "converted" / name
     if not folder.exists():
@@ -41,7 +40,12 @@ def base_of(source: ModelSource, watch: Watch) -> Artefact:
         beside.mkdir(parents=True)
         watch.log("model.convert", source=source.name)
         in_child(call_order("run.calls:convert", name=str(source.path), out=str(beside)), watch)
-        beside.rename(folder)
+        try:
+            beside.rename(folder)
+        except OSError:
+            shutil.rmtree(beside, ignore_errors=True)
+            if not folder.is_dir():  # else another run was sooner, with equal bytes
+                raise
     return adopt(folder)
 
 

@@ -327,14 +327,25 @@ def counted(recipe: Recipe, model: str, watch: Watch) -> DataFacts:
 
 
 def _key(recipe: Recipe, model: Path) -> str:
-    """SHA-256 of what a count depends on."""
-    files = sorted({f for s in recipe.data for f in recipe.root.glob(s.path)} | {*_own_files(model)})
+    """SHA-256 of what a count depends on. Raises WrongUse where a file is missing."""
+    from ...data import Source as Files
+    from ...data import needed_files
+
+    read = [Files(path=s.path, line=s.line) for s in recipe.data]
+    read += [Files(path=g.eval) for g in recipe.gate.abilities.values() if g.eval]
+    files = sorted({f for source in read for f in needed_files(source, recipe.root)} | {*_own_files(model)})
     files += [erased_file()] if erased_file().exists() else []
-    stats = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    stats = [(str(f), *(getattr(f.stat(), part) for part in CHANGES)) for f in files]
     parts = [data_settings(recipe), asdict(recipe.gate), stats, code_of("data:count")]
     text = json.dumps(parts, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+CHANGES = ("st_size", "st_mtime_ns", "st_ctime_ns", "st_ino")  # other where a file was written or replaced
+
+
 def _own_files(model: Path) -> list[Path]:
-    return [model] if model.is_file() else [f for f in model.glob("*.json") if f.is_file()]
+    """Of a model, what says how a text becomes tokens: everything but its weights."""
+    if model.is_file():
+        return [model]
+    return [f for f in model.iterdir() if f.suffix in (".json", ".jinja", ".model", ".txt") and f.is_file()]

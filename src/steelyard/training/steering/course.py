@@ -41,16 +41,19 @@ class Due:
 
 
 def course_figures(curve: Sequence[Mapping[str, float]], step_s: Sequence[float]) -> dict[str, float]:
-    """From a point a step; SI units. Times are of this attempt's steps, the first left out."""
-    timed = step_s[1:] or step_s or [0.0]
-    trained = sum(point["tokens"] for point in curve[-len(timed) :])
+    """From a point a step; SI units. Times are of this attempt's steps, the first left out; none of an
+    attempt that had no step left to take."""
     looks = [point["eval_loss"] for point in curve if "eval_loss" in point]
     scores = [point["eval_score"] for point in curve if "eval_score" in point]
     best = ({"eval_loss": min(looks)} if looks else {}) | ({"eval_score": max(scores)} if scores else {})
     return best | {
         "steps": len(curve),
-        "step_s": median(timed),
         "tokens": sum(point["tokens"] for point in curve),
         "loss": curve[-1]["loss"],
-        "tokens_per_s": trained / max(sum(timed), 1e-9),
+        **(_pace(curve, step_s[1:] or step_s) if step_s else {}),
     }
+
+
+def _pace(curve: Sequence[Mapping[str, float]], timed: Sequence[float]) -> dict[str, float]:
+    trained = sum(point["tokens"] for point in curve[-len(timed) :])
+    return {"step_s": median(timed), "tokens_per_s": trained / max(sum(timed), 1e-9)}

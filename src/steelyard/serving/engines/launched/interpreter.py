@@ -39,6 +39,19 @@ def is_missing(engine: str, python: str) -> bool:
     return done.returncode != 0
 
 
+@cache
+def engine_version(engine: str, named: str | None = None) -> str:
+    """Of the engine where its interpreter is; "" where that does not tell."""
+    look = f"from importlib.metadata import version; print(version({engine!r}))"
+    try:
+        done = subprocess.run(
+            [interpreter(engine, named), "-c", look], capture_output=True, timeout=FIND_S, text=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
+
+
 def platform_here() -> str:
     """What an engine started on this machine computes on."""
     return next((name for name, file in DEVICE_FILES.items() if os.path.exists(file)), "cpu")

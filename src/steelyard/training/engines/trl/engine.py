@@ -228,11 +228,14 @@ def write_rows(job: TrainJob, path: Path) -> str:
 
 
 def write_prompts(job: TrainJob, path: Path) -> str:
-    """A prompt a line, in order. SHA-256 of the file."""
-    rows = (row for n in taken(job) for batch in job.plan.steps[n] for row in batch)
-    lines = "".join(json.dumps(prompt_line(job.rows.examples[row], row)) + "\n" for row in rows)
-    path.write_text(lines)
-    return hashlib.sha256(lines.encode()).hexdigest()
+    """A prompt a line, in order, of the steps that are taken. SHA-256 of the file as it was planned."""
+
+    def lines(steps: Iterable[int]) -> str:
+        rows = (row for n in steps for batch in job.plan.steps[n] for row in batch)
+        return "".join(json.dumps(prompt_line(job.rows.examples[row], row)) + "\n" for row in rows)
+
+    path.write_text(lines(taken(job)))
+    return hashlib.sha256(lines(range(len(job.plan.steps))).encode()).hexdigest()
 
 
 def write_looks(job: TrainJob, path: Path) -> dict[str, Any] | None:
