@@ -140,3 +140,15 @@ def test_the_command_line(job, monkeypatch, capsys):
     verified = json.loads(capsys.readouterr().out)
     assert (verified["kind"], len(verified["compared"])) == ("receipt", 5)
     assert command(["verify", path, "--in", str(job / "base")]) == 0
+
+
+def test_a_plan_that_was_made_since_is_not_stated_as_that_of_the_run(job):
+    """`up --until plan`, or a run that was declined, leaves plan.json of another recipe."""
+    note, signer = job / "runs/tiny/run.json", make_signing_keys(job / "bob.key")
+    told = json.loads(note.read_text())
+    note.write_text(json.dumps(told | {"plan": "b" * 64}))
+    write_receipt(str(job / "runs/tiny"), signer, job / "one.json")
+    note.write_text(json.dumps(told | {"plan": "c" * 64}))
+    with pytest.raises(WrongUse) as caught:
+        write_receipt(str(job / "runs/tiny"), signer, job / "two.json")
+    assert caught.value.code == "receipt.planned_since" and not (job / "two.json").exists()

@@ -72,6 +72,8 @@ def workdir_named(run: str) -> Workdir:
 def described(place: Workdir) -> dict[str, Any]:
     """All of a receipt but its time. Raises CheckFailed where a file is not what was published."""
     plan, run = _document(place.plan), _document(place.refers)
+    if run.get("plan", plan["hash"]) != plan["hash"]:
+        raise planned_since(place)
     artefacts = lineage(place, run["artefacts"])
     rows = [row_of(artefact) for artefact in artefacts]
     known = {row["hash"] for row in rows} | {run["base"]}
@@ -92,6 +94,17 @@ def described(place: Workdir) -> dict[str, Any]:
         "machine": {"cpu": plan["machine"], "fingerprint": plan["fingerprint"]},
         "versions": {"python": newest.get("python")} | dict(newest.get("versions") or {}),
     }
+
+
+def planned_since(place: Workdir) -> WrongUse:
+    """plan.json tells what the next run would do, perhaps of another recipe: no part of what this one did."""
+    return WrongUse(
+        "receipt.planned_since",
+        f"{place.folder.name} was planned anew after its last run",
+        where=Where(str(place.plan)),
+        why="plan.json is not the plan that its artefacts were made by",
+        hint="steelyard up RECIPE, which reuses every step that is the same; then its receipt",
+    )
 
 
 def _document(path: Path) -> dict[str, Any]:

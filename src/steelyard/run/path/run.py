@@ -107,7 +107,8 @@ def refer(run: Run) -> None:
     cached |= (
         set(before["cached"]) if before.get("base") == base.hash else set()
     )  # a reused gate exports none
-    entry = {"run": run.ready.id, "base": base.hash, "artefacts": sorted(run.used), "cached": sorted(cached)}
+    entry = {"run": run.ready.id, "plan": run.ready.document["hash"], "base": base.hash}
+    entry |= {"artefacts": sorted(run.used), "cached": sorted(cached)}
     earlier = set() if run.ended else {*before.get("artefacts", ()), *before.get("earlier", ())} - run.used
     entry |= {"earlier": sorted(earlier)} if earlier else {}
     entry |= asked_of(run.ready.recipe)
