@@ -401,6 +401,20 @@ ARCHITECTURES: dict[str, Architecture] = {
     "qwen3_next": Architecture(qwen3_next, frozenset({"linear_num_key_heads", "full_attention_interval"})),
     "lfm2": Architecture(lfm2, frozenset({"conv_L_cache"})),
 }
+
+
+def normalised(config: Config) -> bool:
+    """Whether the weights of a token's experts are made to sum to 1, by the experts that it picked alone."""
+    return bool(config.get("norm_topk_prob"))
+
+
+# Families whose routers are known, and by config.json whether an expert that a token does not pick leaves no
+# trace in what the token gets: of one that is not normalised each expert has a part in all others' weights.
+ROUTERS: dict[str, Callable[[Config], bool]] = {
+    "deepseek_v3": lambda config: True,  # a sigmoid for each expert
+    "mixtral": lambda config: True,
+    **dict.fromkeys(("olmoe", "qwen2_moe", "qwen3_moe"), normalised),
+}
 KINDS = {  # of `layer_types`, for decoders that name no others
     "full_attention", "sliding_attention", "chunked_attention", "attention", "mamba", "linear_attention",
     "conv",

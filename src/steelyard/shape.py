@@ -77,6 +77,7 @@ class Shape:
     dtype: str  # as stored: "bf16", "f32", "q4_1"
     stack: Stack = ()  # the layers in order; () = all alike, as the sizes say
     tower_params: int = 0  # of `params`, those of a vision tower and its projector
+    expert_groups: int = 1  # of experts, among which a router chooses first
     mtp_layers: int = 0  # beside `params`: layers that predict a token further ahead
 
     def __post_init__(self) -> None:
@@ -309,7 +310,7 @@ def of_config(
         experts_per_token=first(config, "num_experts_per_tok", "num_experts_per_token") or 0,
         max_position=first(config, *CONTEXT) or 0, params=counted, active_params=counted - idle - tower,
         dtype=dtype, stack=stack, tower_params=tower,
-        mtp_layers=config.get("num_nextn_predict_layers") or 0,
+        mtp_layers=config.get("num_nextn_predict_layers") or 0, expert_groups=config.get("n_group") or 1,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from steelyard.errors import Lacking, Refused
 from steelyard.hardware import Calibration, Machine, catalogue, published_constants
 from steelyard.ledger import Row
-from steelyard.planner import DataFacts, check_limits, explain, fill, learnt, plan_recipe, predict
+from steelyard.planner import UNREACHED, DataFacts, check_limits, explain, fill, learnt, plan_recipe, predict
 from steelyard.planner.here.local import MODEL_VERSION
 from steelyard.planner.here.local_serve import (
     closed_load,
@@ -26,7 +26,7 @@ from steelyard.planner.here.rates import Rates, fit_rates
 from steelyard.planner.job.footprint import training_bytes
 from steelyard.planner.job.plans import most_usd
 from steelyard.recipe import Compress, Goal, Load, Money, Recipe, Resources, Source, Stage
-from steelyard.shape import Shape
+from steelyard.shape import Shape, of_config
 
 SMOL = Shape(
     family="llama", layers=30, hidden=576, heads=9, kv_heads=3, head_dim=64, ffn=1536, vocab=49152,
@@ -99,6 +99,29 @@ def test_pruning_adds_its_steps_and_what_is_served_is_smaller():
     speed = [each.steps["serve"]["output_tok_s"].value for each in (local, before)]
     assert speed[0] > speed[1]
     assert local.disk_bytes > before.disk_bytes
+
+
+def test_of_a_mixture_experts_go_and_trl_heals_it_as_it_was_tuned():
+    """Every row is counted, so that more rows take longer; what no row reaches needs no healing."""
+    words = {"model_type": "qwen3_moe", "num_experts": 32, "num_experts_per_tok": 4, "hidden_size": 512}
+    words |= {"moe_intermediate_size": 256, "num_hidden_layers": 8, "num_attention_heads": 8}
+    mixture = of_config(words | {"vocab_size": 32000, "intermediate_size": 512})
+    recipe = replace(RECIPE, compress=Compress(prune=0.7))
+    filled = fill(recipe, mixture, MACHINE, FACTS, "bf16", ("bf16",), 0.7)
+    settings = filled.settings["prune"]
+    assert 4 <= settings["experts"] < 32 and not settings["further"]
+    assert (filled.settings["heal"]["engine"], filled.settings["heal"]["finetuning_type"]) == ("trl", "lora")
+    local = predict(filled, mixture, MACHINE, EMPTY, FACTS)
+    assert list(local.steps) == ["clean", "train", "prune", "heal", "compress", "gate", "serve"]
+    many = predict(filled, mixture, MACHINE, EMPTY, replace(FACTS, tokens=10 * FACTS.tokens))
+    assert many.raw["prune"]["wall_s"] > local.raw["prune"]["wall_s"]
+    whole = predict(fill(recipe, mixture, MACHINE, FACTS, "bf16", ("bf16",)), mixture, MACHINE, EMPTY, FACTS)
+    assert local.raw["serve"]["peak_rss_bytes"] < whole.raw["serve"]["peak_rss_bytes"]
+    auto = replace(RECIPE, compress=Compress(prune="auto"))
+    unreached = fill(auto, mixture, MACHINE, FACTS, "bf16", ("bf16",), UNREACHED)
+    assert unreached.settings["prune"]["experts"] == 32 and unreached.settings["prune"]["further"]
+    assert "heal" not in unreached.settings
+    assert "heal" not in predict(unreached, mixture, MACHINE, EMPTY, FACTS).steps
 
 
 def test_a_weight_of_a_source_is_no_mix_of_abilities():

@@ -10,10 +10,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from steelyard.errors import WrongUse
-from steelyard.planner import pruned_loss, pruned_shape, shares_of
+from steelyard.planner import UNREACHED, pruned_loss, pruned_shape, shares_of
 from steelyard.planner.job.pruned import score_kept
+from steelyard.planner.job.pruned_experts import with_experts
 from steelyard.recipe import Compress, Recipe
-from steelyard.shape import Shape
+from steelyard.shape import Shape, of_config
 from steelyard.units import around
 
 RECIPE = Recipe(
@@ -71,9 +72,63 @@ def test_too_small_a_share_says_where_and_what_can_be_had():
         pruned_shape(shape(), least - 0.02, RECIPE)
 
 
-def test_experts_are_not_pruned():
-    with pytest.raises(WrongUse, match="not pruned"):
-        pruned_shape(replace(shape(), experts=8, experts_per_token=2, stack=()), 0.7, RECIPE)
+MIXTURES = {
+    "qwen3_moe": {"num_experts": 128, "num_experts_per_tok": 8, "norm_topk_prob": True},
+    "qwen2_moe": {"num_experts": 60, "num_experts_per_tok": 4, "shared_expert_intermediate_size": 5632},
+    "olmoe": {"num_experts": 64, "num_experts_per_tok": 8},
+    "mixtral": {"num_local_experts": 8, "num_experts_per_tok": 2},
+    "deepseek_v3": {
+        "n_routed_experts": 64, "num_experts_per_tok": 6, "n_shared_experts": 2, "kv_lora_rank": 512,
+        "q_lora_rank": None, "qk_rope_head_dim": 64, "qk_nope_head_dim": 128, "v_head_dim": 128,
+        "first_k_dense_replace": 1,
+    },
+}  # fmt: skip
+
+
+def mixture(family, **words) -> Shape:
+    sizes = {"hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 16, "vocab_size": 100000}
+    sizes |= {"intermediate_size": 1024, "moe_intermediate_size": 1024, "model_type": family}
+    return of_config({**sizes, **MIXTURES[family], **words})
+
+
+@pytest.mark.parametrize("family", MIXTURES)
+@given(share=st.floats(0.35, 1.0))
+def test_of_a_mixture_experts_alone_go(family, share):
+    """Sizes are those of the same config.json with fewer experts."""
+    whole = mixture(family)
+    try:
+        left = pruned_shape(whole, share, RECIPE)
+    except WrongUse:
+        assume(False)
+    key = next(k for k in MIXTURES[family] if k in ("num_experts", "num_local_experts", "n_routed_experts"))
+    same = mixture(family, **{key: left.experts})
+    biases = whole.experts - left.experts if family == "deepseek_v3" else 0
+    assert abs(left.params - same.params) <= 24 * biases  # of routers: in files, in no config.json
+    assert abs(left.active_params - same.active_params) <= 24 * biases
+    assert [run.halves for run in left.stack] == [run.halves for run in same.stack]
+    assert left.params <= share * whole.params + 1 and left.experts >= whole.experts_per_token
+    assert with_experts(whole, left.experts + 1).params > share * whole.params or share == 1
+
+
+def test_a_share_that_leaves_fewer_experts_than_a_token_takes_says_what_can_be_had():
+    whole = mixture("mixtral")
+    with pytest.raises(WrongUse, match="fewer than the 2 experts that a token takes") as e:
+        pruned_shape(whole, 0.3, RECIPE)
+    assert (e.value.code, e.value.where.line) == ("compress.prune_too_small", 7)
+    least = float(e.value.hint.split()[1])
+    assert pruned_shape(whole, least, RECIPE).experts == 2
+    with pytest.raises(WrongUse, match="fewer than the 2") as e:
+        pruned_shape(mixture("mixtral", num_local_experts=2), 0.9, RECIPE)
+    assert "takes all experts" in e.value.hint
+
+
+def test_a_router_that_is_not_known_is_refused():
+    with pytest.raises(WrongUse, match="deepseek_v3 are not pruned") as e:
+        pruned_shape(mixture("deepseek_v3", n_group=8), 0.7, RECIPE)
+    assert e.value.code == "compress.prune_router" and "8 groups of experts" in e.value.why
+    with pytest.raises(WrongUse, match="jamba are not pruned") as e:
+        pruned_shape(replace(mixture("mixtral"), family="jamba"), 0.7, RECIPE)
+    assert "not known" in e.value.why and "qwen3_moe" in e.value.hint
 
 
 def test_auto_begins_small_and_ends_with_the_whole_model():
@@ -82,6 +137,8 @@ def test_auto_begins_small_and_ends_with_the_whole_model():
 
     assert shares(None) == shares(1.0) == (None,)
     assert shares(0.6) == (0.6,)
+    auto = replace(RECIPE, compress=Compress(prune="auto"))
+    assert shares_of(auto, experts=True) == (*shares("auto")[:-1], UNREACHED, None)
     assert shares("auto")[-1] is None and sorted(shares("auto")[:-1]) == list(shares("auto")[:-1])
 
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from ..artefact import Watch
-from ..errors import Stopped
 from .activations import Chunk, gram_matrices
+from .faults import stop_if_asked
 
 SHORTLIST = 6  # layers that are tried for each that goes
 DAMP = 0.01  # of the mean diagonal: keeps the inverse well behaved
@@ -162,8 +162,3 @@ def _losses(weight: Tensor, h: Tensor, each: int) -> Tensor:
         w = weight[:, part]
         lost.append((torch.linalg.solve(inverse[part, part], w, left=False) * w).sum())
     return torch.stack(lost)
-
-
-def stop_if_asked(watch: Watch) -> None:
-    if watch.stop:
-        raise Stopped("run.stopped", "stopped while pruning", hint="run the same command again")

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..artefact import Draft, Figures, Inputs, Settings, Watch
-from ..errors import Where, WrongUse
 from ..model import Tokenizer, load
 from ..shape import read
+from .experts.step import PRUNED, prune_experts
+from .faults import no_rows
 from .rows import calibration_rows
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 LAYER_TOKENS = 1024  # that layers are chosen by: each is gone through some hundred times
 TOKENS = 8192  # that widths are fitted to
-PRUNED = "pruned.json"
 
 
 def prune(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figures:
@@ -31,7 +31,10 @@ def prune(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figur
 
     settings: layers, kv_heads and ffn that are left; dtype and threads to compute with. Figures: params, and
     the share that they are of the checkpoint's. Raises WrongUse where no row can be read, Stopped.
+    Of a mixture of experts: experts/step.py.
     """
+    if "experts" in settings:
+        return prune_experts(inputs, settings, out, watch)
     import torch
 
     from .cut import write_cut
@@ -48,16 +51,6 @@ def prune(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figur
     _note(kept, out.folder / PRUNED)
     params = float(read(out.folder).params)
     return {"params": params, "share": params / read(folder).params, "tokens": float(sum(map(len, rows)))}
-
-
-def no_rows() -> WrongUse:
-    return WrongUse(
-        "compress.prune_no_rows",
-        "no row shows which layers and channels are needed",
-        where=Where(field="compress.prune"),
-        why="importance is measured on chats and texts that were taught",
-        hint="give rows of messages or text, or leave compress.prune out",
-    )
 
 
 def _chosen(

@@ -34,6 +34,14 @@ def calibration_rows(path: Path, tokenizer: Tokenizer, tokens: int) -> list[list
     return picked
 
 
+def every_row(path: Path, tokenizer: Tokenizer, longest: int) -> Iterator[list[int]]:
+    """All rows that can be taught as token ids, cut to `longest`. Raises WrongUse for an unreadable row."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if ids := _ids(_row(line, number, path), tokenizer, number, path, longest):
+                yield ids
+
+
 def _places(file: Any) -> dict[str, list[tuple[int, int]]]:
     """Line number and byte offset of every row, by ability."""
     places: dict[str, list[tuple[int, int]]] = {}
@@ -61,10 +69,12 @@ def _row(line: bytes, number: int, path: Path) -> dict[str, Any]:
     return row
 
 
-def _ids(row: dict[str, Any], tokenizer: Tokenizer, number: int, path: Path) -> list[int]:
+def _ids(
+    row: dict[str, Any], tokenizer: Tokenizer, number: int, path: Path, longest: int = LONGEST
+) -> list[int]:
     """The row's last example, which has all of its turns; none of a row that cannot be taught."""
     try:
-        return list(taught_examples(tokenizer, row)[-1].ids[:LONGEST])
+        return list(taught_examples(tokenizer, row)[-1].ids[:longest])
     except Unteachable:
         return []
     except KeyError as e:

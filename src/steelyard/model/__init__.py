@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     )
     from .transformers_backend.folder import write_transformers_folder
     from .transformers_backend.network import TransformersNetwork
-    from .weights import Weights, bf16_of, f32_of, write
+    from .weights import Weights, bf16_of, f32_of, write, write_each
 
 FILES = {
     **dict.fromkeys(("Adapter", "adapters_base", "check_base", "peft_config", "read_adapter"), "adapters"),
@@ -106,6 +106,7 @@ FILES = {
     "bf16_of": "weights",
     "f32_of": "weights",
     "write": "weights",
+    "write_each": "weights",
     "Dropout": "kernels",
     "Fp8": "fp8",
     "Chance": "kernels",
@@ -235,6 +236,7 @@ __all__ = [
     "widened",
     "write",
     "write_detokenizer",
+    "write_each",
     "write_gguf",
     "write_grid",
     "write_peft",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .job.gate_rows import gate_document, gate_rows
     from .job.plans import Plan, Plans, explain_plan, within_limits
     from .job.pruned import LOSS_SOURCE, optional_steps, pruned_loss, pruned_shape, pruning_where, shares_of
+    from .job.pruned_experts import UNREACHED
     from .job.request import DRAFTED, PRICE_CLASSES, Owned, OwnPrice, Request
     from .published.cell_faults import COLUMNS, CellFault, cell_faults
     from .published.claims import Checked, check_claims
@@ -39,6 +40,7 @@ FILES = {
     "EXPECTED": "search.exports",
     "HERE": "search.search",
     "PRICE_CLASSES": "job.request",
+    "UNREACHED": "job.pruned_experts",
     "CellFault": "published.cell_faults",
     "Checked": "published.claims",
     "Constants": "published.constants",
@@ -114,6 +116,7 @@ __all__ = [
     "HERE",
     "LOSS_SOURCE",
     "PRICE_CLASSES",
+    "UNREACHED",
     "CellFault",
     "Checked",
     "Constants",

@@ -217,6 +217,7 @@ def form_shown(attempt: Document, say: Words) -> str:
     """The form, what is left of a pruned model, the way of a lift that was written after a refusal."""
     share, way = attempt.get("share"), attempt.get("way")
     left = "" if share is None else say("pruned to {share}", share=percent(share))
+    left = say("without unreached experts") if share == 1 else left
     by = say("by {way}", way=way) if way else ""
     return ", ".join(part for part in (attempt.get("form"), left, by) if part)
 

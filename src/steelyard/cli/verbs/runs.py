@@ -237,6 +237,7 @@ def _form_shown(attempt: Any) -> str:
     if attempt.share is None:
         return attempt.form or ""
     left = say("pruned to {share}", share=f"{attempt.share:.0%}".replace("%", " %"))
+    left = say("without unreached experts") if attempt.share == 1 else left
     return ", ".join(part for part in (attempt.form, left) if part)
 
 

@@ -42,6 +42,7 @@ class Network:
         self.words = inspect.signature(self.model.forward).parameters
         self.caches: dict[int, tuple[str, Any]] = {}
         self.ids: dict[int, list[int]] = {}  # of sequences whose family gives no cache: all is read again
+        self.routes: dict[int, Any] = {}  # by layer: what its router has picked
 
     def forward(self, ids: list[int], keep: int, slot: int | None = None) -> Any:
         """[keep, V] f32: the logits of the last `keep` of `ids`, which follow what the slot's cache holds."""
@@ -112,6 +113,48 @@ class Network:
             array[:-1, 0] = picked[:, 0].numpy()
             array[:-1, 3] = given.exp().masked_fill_(~(given > picked), 0).sum(-1).numpy()
         return {}, array
+
+    # ------------------------------------------------------------------ mixtures of experts
+
+    def route(self, ids: list[int]) -> Answer:
+        """Counts what every router picks for these tokens."""
+        if not self.routes:
+            self.watch_routers()
+        self.forward(ids, 1)
+        return {}, None
+
+    def routed(self) -> Answer:
+        """[L, 2 + E, E] f64, of the layers named: by expert how often it was picked, the weights that it had
+        then, and the weights that it had times the probability of each other expert."""
+        import numpy as np
+
+        return {"layers": list(self.routes)}, np.stack([counts.numpy() for counts in self.routes.values()])
+
+    def watch_routers(self) -> None:
+        import torch
+
+        for name, part in self.model.named_modules():
+            if isinstance(getattr(part, "experts", None), torch.nn.Module) and hasattr(part, "gate"):
+                layer = next(int(word) for word in name.split(".") if word.isdecimal())
+                part.gate.register_forward_hook(self.counting(layer, part.gate.weight.shape[0]))
+        if not self.routes:
+            raise ValueError("it has no routers")
+
+    def counting(self, layer: int, experts: int) -> Any:
+        """A hook for a router, which gives logits [T, E], weights and numbers of the picked [T, K]."""
+        import torch
+
+        counts = self.routes[layer] = torch.zeros(2 + experts, experts, dtype=torch.float64)
+
+        def count(router: Any, inputs: Any, given: Any) -> None:
+            logits, weights, picked = given
+            ones, weights = torch.ones_like(weights, dtype=torch.float64), weights.double()
+            counts[0].index_add_(0, picked.flatten(), ones.flatten())
+            counts[1].index_add_(0, picked.flatten(), weights.flatten())
+            own = torch.zeros(len(picked), experts, dtype=torch.float64).scatter_(1, picked, weights)
+            counts[2:] += own.t() @ logits.double().softmax(-1)
+
+        return count
 
 
 def send(line: Connection, message: dict[str, Any], array: Any = None) -> None:

@@ -64,6 +64,16 @@ class TransformersNetwork:
         """[T + 1, 4] f64: a row of the gate's exact reference for each place of the answer."""
         return self._array("teach", prompt=list(prompt), answer=list(answer))
 
+    def route(self, ids: Sequence[int]) -> None:
+        """Count what the routers of a mixture of experts pick for these tokens."""
+        self._ask("route", ids=list(ids))
+
+    def routed(self) -> tuple[list[int], np.ndarray]:
+        """Layers that have a router, and what it picked so far: [L, 2 + E, E] f64, see child.py."""
+        told = self._ask("routed")
+        array = np.frombuffer(self._line.recv_bytes(), told["type"]).reshape(told["shape"])
+        return told["layers"], array
+
     def close(self) -> None:
         self._line.close()
         if self._child.poll() is None:

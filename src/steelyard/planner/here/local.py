@@ -52,7 +52,7 @@ from .local_train import (
 )
 from .local_train import memory_terms as train_memory_terms
 from .local_train import step_terms as train_step_terms
-from .pruning import forward_s, prune_parts, prune_peak_bytes
+from .pruning import forward_s, prune_parts, prune_peak_bytes, routing_parts, routing_peak_bytes
 
 MODEL_VERSION = 4  # raise it when raw predictions change: older ledger rows then teach nothing
 UNITS = {
@@ -334,15 +334,23 @@ def _pruning(
     """prune: passes over a few rows; heal: what the whole model says of all rows, and a stage of training."""
     if "prune" not in filled.settings:
         return {}
-    prune, heal = filled.settings["prune"], filled.settings["heal"]
-    rates = train_rates(calibration, "full", heal["dtype"])
+    prune, heal = filled.settings["prune"], filled.settings.get("heal")
+    rates = train_rates(calibration, "full", prune["dtype"])
     load_s = rates.load.total({"start": 1.0, "each": float(shape.params)})
-    parts = prune_parts(shape, left, rates, prune["dtype"])
+    routed = "experts" in prune
+    parts = (
+        routing_parts(shape, left, rates, facts.tokens, prune["dtype"])
+        if routed
+        else prune_parts(shape, left, rates, prune["dtype"])
+    )
     parts |= {"process": WORKER_S + rates.start_s, "load": load_s}
-    held = UP_BYTES + TOKENIZER_BYTES + TORCH_BYTES + prune_peak_bytes(shape, prune["dtype"])
+    own = routing_peak_bytes if routed else prune_peak_bytes
+    step = {"prune": _Step.of(parts, UP_BYTES + TOKENIZER_BYTES + TORCH_BYTES + own(shape, prune["dtype"]))}
+    if heal is None:
+        return step
     kept = {"score_kept": score_kept(prune["share"])}
     healed = _taught(heal, shape, left, calibration, facts)
-    return {"prune": _Step.of(parts, held), "heal": _Step(healed.parts, {**healed.figures, **kept})}
+    return step | {"heal": _Step(healed.parts, {**healed.figures, **kept})}
 
 
 def _taught(
@@ -596,8 +604,11 @@ def _disk_bytes(filled: Fill, shape: Shape, facts: DataFacts) -> float:
     served = stored_bytes(left, form) + 2.0 * shape.params
     if any("lift" in stage for stage in filled.settings["train"]):  # another way, what all have learnt
         served += 2.0 * shape.params + state
-    if "prune" in filled.settings:  # pruned and healed, and two checkpoints of every weight
-        served += 4.0 * left.params + 24.0 * left.params
+    if "prune" in filled.settings:
+        served += 2.0 * left.params
+    if "heal" in filled.settings:  # healed, and two checkpoints of every weight that is trained
+        whole = filled.settings["heal"]["finetuning_type"] == "full"
+        served += (2.0 + (24.0 if whole else 0.4)) * left.params
     return 3.0 * facts.bytes + stages * 2.0 * shape.params + 2 * state * bool(stages) + served
 
 

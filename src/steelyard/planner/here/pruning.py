@@ -1,13 +1,15 @@
 """Time and memory of pruning on this machine, from the calibrated rates of training.
 
 Counts follow what the step does (compression/importance.py): a few layers are tried for each that goes, then
-widths are fitted layer by layer over the rows.
+widths are fitted layer by layer over the rows. Of a mixture of experts all rows pass once
+(compression/experts).
 """
 
 from __future__ import annotations
 
 from steelyard.shape import Shape
 
+from .engines import LIBRARY_BYTES, TRL
 from .local_train import TrainRates, layer_weights, layers_of, step_terms
 
 PASS_TOKENS = 1024.0  # of one pass
@@ -60,3 +62,17 @@ def prune_peak_bytes(shape: Shape, dtype: str) -> float:
     layer = layer_weights(layers_of(shape)) / shape.layers * 4 + 5 * 8.0 * shape.ffn**2
     states = 4.0 * shape.hidden * (LAYER_TOKENS * (shape.layers + 1) + TOKENS * 2)
     return shape.params * (each + 2.0 + 2.0) + layer + states
+
+
+def routing_parts(
+    shape: Shape, left: Shape, rates: TrainRates, tokens: float, dtype: str
+) -> dict[str, float]:
+    """Seconds of counting what routers pick over all rows, by transformers, and of writing what is left."""
+    slower = TRL["lora", "f32" if dtype == "f32" else "bf16"].time
+    counted = forward_s(shape, rates, tokens, dtype, head=0.0) * slower
+    return {"routes": counted, "write": rates.write.total({"start": 1.0, "each": float(left.params)})}
+
+
+def routing_peak_bytes(shape: Shape, dtype: str) -> float:
+    """The model in transformers' process, and what is read of it to be written."""
+    return LIBRARY_BYTES + shape.params * ((2.0 if dtype == "bf16" else 4.0) + 2.0)

@@ -21,6 +21,7 @@ from .footprint import training_bytes
 from .forms import BF16_ISA, form_order, why_first
 from .gate_rows import gate_settings
 from .pruned import no_rows_to_heal, prune_settings, pruned_shape
+from .pruned_experts import UNREACHED
 
 MICRO_TOKENS = (
     1024  # GEMMs reach their full rate on a few cores from some 500 rows on; more only takes memory
@@ -96,22 +97,25 @@ def _pruning(
 ) -> dict[str, Any]:
     """Settings of the steps prune and heal: which sizes stay, and a stage `distil` of every weight.
 
-    Raises WrongUse where no row teaches an answer or a text.
+    A mixture of experts heals as it was tuned, by LoRA or whole; where only experts went that no row reaches,
+    there is nothing to heal. Raises WrongUse where no row teaches an answer or a text.
     """
     if facts.rows and facts.rows <= (facts.pairs or 0) + (facts.labels or 0):
         raise no_rows_to_heal(recipe)
     stage = Stage(
         stage="distil",
-        finetuning_type="full",
+        finetuning_type=recipe.train[-1].finetuning_type if shape.experts else "full",
         num_train_epochs=recipe.compress.heal_epochs,
         seed=recipe.seed,
     )
     left = pruned_shape(shape, share, recipe)
     heal = _stage("heal", stage, recipe, left, machine, facts, origins)
+    prune = prune_settings(recipe, shape, share, machine.cores, heal["dtype"])
+    if shape.experts:
+        return {"prune": prune} | ({"heal": heal | {"engine": "trl"}} if share < UNREACHED else {})
     heal["learning_rate"] = float(f"{heal['learning_rate'] * HEALING_RATE:.1e}")
     origins["heal.learning_rate"] = "plan: by width of the model, higher since much is to be moved"
-    heal |= per_ability(recipe)
-    return {"prune": prune_settings(recipe, shape, share, machine.cores, heal["dtype"]), "heal": heal}
+    return {"prune": prune, "heal": heal | per_ability(recipe)}
 
 
 def _rounding(

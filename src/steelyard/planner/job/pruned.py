@@ -17,6 +17,7 @@ from steelyard.shape import Shape
 from steelyard.units import Figure
 
 from .abilities import lift_of
+from .pruned_experts import UNREACHED, fewer_experts, with_experts
 
 # Of what goes, on a logarithmic scale, the part that whole layers take; widths take the rest. Layers alone
 # would be faster to serve, and heal worse: decisions/155.
@@ -31,12 +32,15 @@ LOST = 0.25
 LOSS_SOURCE = "a prior: LLM-Pruner (arXiv 2305.11627), LLaMA-7B, 20 % fewer parameters, healed with LoRA"
 
 
-def shares_of(recipe: Recipe) -> tuple[float | None, ...]:
-    """The shares of a model's parameters that are tried, smallest first; None is the whole model."""
+def shares_of(recipe: Recipe, experts: bool = False) -> tuple[float | None, ...]:
+    """The shares of a model's parameters that are tried, smallest first; None is the whole model.
+
+    Of a mixture of `experts` `auto` tries UNREACHED too.
+    """
     wanted = recipe.compress.prune
     if wanted is None or wanted == 1 or not recipe.train:
         return (None,)
-    return (*SHARES, None) if wanted == "auto" else (float(wanted),)
+    return (*SHARES, *[UNREACHED] * experts, None) if wanted == "auto" else (float(wanted),)
 
 
 def optional_steps(recipe: Recipe) -> tuple[str, ...]:
@@ -52,10 +56,13 @@ def optional_steps(recipe: Recipe) -> tuple[str, ...]:
 def pruned_shape(shape: Shape, share: float | None, recipe: Recipe, depth: float = DEPTH) -> Shape:
     """The largest shape of at most that share of the parameters; None leaves it whole.
 
-    Raises WrongUse where experts or fewer sizes than LEAST would be needed.
+    Of a mixture of experts those alone go. Raises WrongUse where fewer sizes than LEAST would be needed, or
+    fewer experts than a token takes.
     """
     if share is None:
         return shape
+    if shape.experts:
+        return fewer_experts(shape, share, pruning_where(recipe))
     check_dense(shape, recipe)
     ends, rest = _ends(shape), shape.params - _ends(shape)
     budget = share * shape.params - ends
@@ -71,8 +78,8 @@ def pruned_shape(shape: Shape, share: float | None, recipe: Recipe, depth: float
 
 
 def check_dense(shape: Shape, recipe: Recipe) -> None:
-    """Raises WrongUse for a model with experts, or layers of several kinds."""
-    if shape.experts or len(shape.stack) > 1:
+    """Raises WrongUse for a model with layers of several kinds."""
+    if len(shape.stack) > 1:
         raise WrongUse(
             "compress.prune_family",
             f"models of the family {shape.family} are not pruned",
@@ -98,7 +105,7 @@ def too_few(shape: Shape, share: float, recipe: Recipe) -> WrongUse:
 def no_rows_to_heal(recipe: Recipe) -> WrongUse:
     return WrongUse(
         "compress.prune_no_rows",
-        "no row shows which layers and channels are needed",
+        "no row shows what is needed",
         where=pruning_where(recipe),
         why="importance is measured on chats and texts that were taught",
         hint="give rows of messages or text, or leave compress.prune out",
@@ -114,13 +121,18 @@ def pruning_where(recipe: Recipe) -> Where:
 def prune_settings(recipe: Recipe, shape: Shape, share: float, threads: int, dtype: str) -> dict[str, Any]:
     """What the step is told: sizes, and what it computes with."""
     left = pruned_shape(shape, share, recipe)
+    told = {"share": share, "dtype": dtype, "threads": threads}
+    if shape.experts:  # where the rows reach fewer, auto loses nothing by going further
+        return told | {"experts": left.experts, "further": recipe.compress.prune == "auto"}
     sizes = {"layers": left.layers, "kv_heads": left.kv_heads, "ffn": left.ffn}
-    return {"share": share, **sizes, "dtype": dtype, "threads": threads}
+    return {**told, **sizes}
 
 
 def shape_left(shape: Shape, settings: Mapping[str, Any]) -> Shape:
     """The shape that the step's settings leave; the whole one where a plan has no such step."""
     sizes = settings.get("prune")
+    if sizes and "experts" in sizes:
+        return with_experts(shape, sizes["experts"])
     return _sized(shape, sizes["layers"], sizes["kv_heads"], sizes["ffn"]) if sizes else shape
 
 

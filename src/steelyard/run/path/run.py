@@ -51,9 +51,9 @@ class Run:
 
     @property
     def checkpoint(self) -> Artefact:
-        """What is compressed and served: the tuned model, healed where it was pruned, and of a form that is
-        trained the one that has learnt its rounding."""
-        made = (self.artefacts.get(role) for role in ("requantised", "healed"))
+        """What is compressed and served: the tuned model, pruned and healed where that was asked, and of a
+        form that is trained the one that has learnt its rounding."""
+        made = (self.artefacts.get(role) for role in ("requantised", "healed", "pruned"))
         return next(filter(None, made), self.artefacts["checkpoint"])
 
     @property

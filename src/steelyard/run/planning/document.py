@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ...hardware import Calibration, CpuTimes, cpu_times, fair_share
-from ...planner import gate_document
+from ...planner import UNREACHED, gate_document
 from ...trust import SIMULATED
 from .engines import engine_document
 from .expected import form_document, larger_figures, share_figures
@@ -71,6 +71,10 @@ def cores_document(calibration: Calibration | None, before: CpuTimes) -> dict[st
 
 def shares_document(ready: Ready) -> dict[str, Any]:
     """What pruning leaves of the parameters at first, and what is expected of the shares after it."""
-    later = {f"{share or 1:g}": share_figures(ready, share) for share in ready.shares}
+    later = {_named(share): share_figures(ready, share) for share in ready.shares}
     figures = {name: {k: f.as_json() for k, f in own.items()} for name, own in later.items()}
     return {"first": ready.share or 1, "later": figures}
+
+
+def _named(share: float | None) -> str:
+    return "unreached" if share == UNREACHED else f"{share or 1:g}"

@@ -5,7 +5,7 @@ Not here: what an engine can do (training, serving), what a step of it takes (pl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -52,13 +52,28 @@ def with_engines(recipe: Recipe, filled: Fill, family: str) -> Fill:
                 origins[f"{name}.{WORDS[word]}"] = "plan: its processes share out a step"
         origins[f"{name}.engine"] = "recipe" if stage.engine else f"plan: {why}"
         origins[f"{name}.device"] = device_why
+    pruned = _pruned(filled, stages, origins)
     serve = dict(filled.settings.get("serve") or {})
     if family not in FAMILIES:
         check_served(recipe, family)
         serve |= {"engine": "transformers", "versions": trl_versions()}
         origins["serve.engine"] = f"plan: there is no network here for models of the family {family!r}"
-    settings = {**filled.settings, "train": stages}
+    settings = {**filled.settings, "train": stages, **pruned}
     return replace(filled, settings=settings | ({"serve": serve} if serve else {}), origins=origins)
+
+
+def _pruned(filled: Fill, stages: Sequence[Mapping[str, Any]], origins: dict[str, str]) -> dict[str, Any]:
+    """Settings of pruning a mixture of experts: transformers counts, trl heals where it tuned; else {}."""
+    prune, heal = filled.settings.get("prune", {}), filled.settings.get("heal")
+    if "experts" not in prune:
+        return {}
+    settings = {"prune": {**prune, "versions": trl_versions()}}
+    if heal is None:
+        return settings
+    device = stages[-1].get("device", CPU)
+    dtype = {} if device == CPU else {"dtype": "bf16"}
+    origins["heal.engine"] = "plan: the engine that trains this family"
+    return settings | {"heal": {**heal, **_more(heal["engine"], device), **dtype}}
 
 
 def _hosts(

@@ -126,6 +126,6 @@ def larger_figures(ready: Ready, sized: Sized) -> dict[str, Figure]:
 
 def form_document(ready: Ready, form: str) -> dict[str, Any]:
     figures = {name: figure.as_json() for name, figure in form_figures(ready, form).items()}
-    pruned = "" if ready.share is None else f"; {LOSS_SOURCE}"
+    pruned = "" if "heal" not in ready.local.steps else f"; {LOSS_SOURCE}"
     figures["quality_loss"]["source"] = loss_source(form) + pruned
     return figures

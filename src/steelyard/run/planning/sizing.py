@@ -114,7 +114,7 @@ def _by_size(candidates: Iterable[Sized]) -> tuple[Sized, ...]:
 def shares_for(recipe: Recipe, shape: Shape, family: str) -> tuple[float | None, ...]:
     """Smallest first; None is the whole model. Raises WrongUse for a share that the recipe names and this
     model cannot have."""
-    shares = shares_of(recipe)
+    shares = shares_of(recipe, experts=bool(shape.experts))
     if recipe.compress.prune == "auto":
         return tuple(share for share in shares if share is None or _can(recipe, shape, family, share))
     if shares[0] is not None:
@@ -132,7 +132,7 @@ def _can(recipe: Recipe, shape: Shape, family: str, share: float) -> bool:
 
 def _check_share(recipe: Recipe, shape: Shape, family: str, share: float) -> None:
     own = FAMILIES.get(family)
-    if own is None or not own.trainable:
+    if not shape.experts and (own is None or not own.trainable):
         able = ", ".join(name for name, each in FAMILIES.items() if each.trainable)
         raise WrongUse(
             "compress.prune_family",

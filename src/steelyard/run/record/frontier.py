@@ -18,7 +18,8 @@ Verdict = Mapping[str, Any]  # the document of gate
 class Attempt:
     """One form of one model. State: untried, passed or failed; `turn` counts from 1, None = not in the chain.
 
-    `share`: of the model's parameters, what pruning leaves; None: it is whole.
+    `share`: of the model's parameters, what pruning leaves; None: it is whole; 1: only experts that no row
+    reaches are left out.
 
     Figures are flat: size_bytes, output_tok_s, ttft_s, tpot_s; predicted quality_loss, measured score (mean
     over abilities, a share). `failed` names the first check that failed, `why` says it in words.
@@ -48,6 +49,7 @@ class Attempt:
     def shown(self) -> str:
         """The form, of a pruned model what is left of it, of a lift the way: "int8, pruned to 70 %"."""
         left = "" if self.share is None else f"pruned to {self.share:.0%}".replace("%", " %")
+        left = "without unreached experts" if self.share == 1 else left
         return ", ".join(part for part in (self.form, left, f"by {self.way}" if self.way else "") if part)
 
     def passed(self, verdict: Verdict | None) -> None:
