@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +45,8 @@ class _Part:
 
 def write_fewer(folder: Path, kept: Mapping[int, Kept], out: Path) -> None:
     """Write `folder` into `out` with the experts that stay, by layer. Raises WrongUse for a layer with
-    experts that `kept` does not have, and for weights in fewer bits than 16."""
-    weights, where = Weights(folder), {}
+    experts that `kept` does not have."""
+    weights, where = Weights(folder), dict[str, str]()
     copy_companions(folder, out)
     _smaller_config(out / "config.json", len(next(iter(kept.values())).experts))
     layers = int(read_json(folder / "config.json")["num_hidden_layers"])
@@ -54,7 +55,7 @@ def write_fewer(folder: Path, kept: Mapping[int, Kept], out: Path) -> None:
         parts = dict(part for name in own if (part := _part(name, kept, layers, folder)))
         table = {name: _described(weights, part) for name, part in parts.items()}
         if table:
-            write_each(table, lambda name, parts=parts: _values(weights, parts[name]), out / file.name)
+            write_each(table, partial(_values, weights, parts), out / file.name)
         where |= dict.fromkeys(table, file.name)
     if (folder / "model.safetensors.index.json").is_file():
         headers = [safetensors_header(out / name) for name in sorted(set(where.values()))]
@@ -82,7 +83,7 @@ def _part(name: str, kept: Mapping[int, Kept], layers: int, folder: Path) -> tup
         return name, _Part(name)
     if layer not in kept:
         raise WrongUse(
-            "compress.prune_family", f"no router was counted for {name}", where=Where(str(folder)),
+            "compress.prune_uncounted", f"no router was counted for {name}", where=Where(str(folder)),
             hint="leave compress.prune out",
         )  # fmt: skip
     own = kept[layer]
@@ -100,7 +101,8 @@ def _described(weights: Weights, part: _Part) -> tuple[str, tuple[int, ...]]:
     return weights.dtype(part.source), shape if part.rows is None else (len(part.rows), *shape[1:])
 
 
-def _values(weights: Weights, part: _Part) -> np.ndarray:
+def _values(weights: Weights, parts: Mapping[str, _Part], name: str) -> np.ndarray:
+    part = parts[name]
     raw = weights.raw(part.source)
     raw = raw if part.rows is None else raw[list(part.rows)]
     if all(scale == 1 for scale in part.scales):

@@ -39,8 +39,8 @@ def prune_experts(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) 
         raise no_rows()
     kept = chosen(counts, experts_left(counts, shape, settings))
     by = np.ones(kept.shape) if exact else scales(counts, kept)
-    own = zip(counts.layers, kept.tolist(), by.tolist(), strict=True)
-    write_fewer(folder, {layer: Kept(tuple(e), tuple(s)) for layer, e, s in own}, out.folder)
+    stays = {layer: Kept(tuple(kept[at]), tuple(by[at])) for at, layer in enumerate(counts.layers)}
+    write_fewer(folder, stays, out.folder)
     note(counts, kept, shape, exact, out.folder / PRUNED)
     return figures(counts, kept, shape, read(out.folder))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from steelyard.shape import Shape
 
-from .engines import LIBRARY_BYTES, TRL
+from .engines import LIBRARY_BYTES, START_S, TRL
 from .local_train import TrainRates, layer_weights, layers_of, step_terms
 
 PASS_TOKENS = 1024.0  # of one pass
@@ -70,7 +70,7 @@ def routing_parts(
     """Seconds of counting what routers pick over all rows, by transformers, and of writing what is left."""
     slower = TRL["lora", "f32" if dtype == "f32" else "bf16"].time
     counted = forward_s(shape, rates, tokens, dtype, head=0.0) * slower
-    return {"routes": counted, "write": rates.write.total({"start": 1.0, "each": float(left.params)})}
+    return {"start": START_S, "routes": counted, "write": rates.write.total({"start": 1.0, "each": float(left.params)})}
 
 
 def routing_peak_bytes(shape: Shape, dtype: str) -> float:
