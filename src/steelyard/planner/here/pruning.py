@@ -70,7 +70,11 @@ def routing_parts(
     """Seconds of counting what routers pick over all rows, by transformers, and of writing what is left."""
     slower = TRL["lora", "f32" if dtype == "f32" else "bf16"].time
     counted = forward_s(shape, rates, tokens, dtype, head=0.0) * slower
-    return {"start": START_S, "routes": counted, "write": rates.write.total({"start": 1.0, "each": float(left.params)})}
+    return {
+        "start": START_S,
+        "routes": counted,
+        "write": rates.write.total({"start": 1.0, "each": float(left.params)}),
+    }
 
 
 def routing_peak_bytes(shape: Shape, dtype: str) -> float:
