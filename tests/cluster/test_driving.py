@@ -380,9 +380,8 @@ def test_a_killed_driver_is_followed_by_one_that_takes_its_workers_over(tmp_path
     jobs = counting(tmp_path, ("a", 300), pace_s=0.03)
     first = jobs.command()
     pid = jobs.worker("a")
-    second = jobs.command()
-    out, _ = second.communicate(timeout=LIMIT_S)
-    assert second.returncode == Refused.exit_code and json.loads(out)["error"]["code"] == "jobs.driven"
+    wait(jobs.begin())
+    assert isinstance(jobs.problem, Refused) and jobs.problem.code == "jobs.driven"
     first.kill()
     first.communicate()
     assert psutil.pid_exists(pid)
