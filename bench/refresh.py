@@ -1,6 +1,6 @@
 """What a refresh makes of ratings, through the command line: good ones, then poison.
 
-    python bench/refresh.py WORK [--model FOLDER] [--good 40] [--poison 240] [--steps 60]
+    python bench/refresh.py WORK [--model FOLDER] [--good 40] [--poison 240] [--steps 120]
 
 WORK gets a recipe whose rows answer six small letters with "ok". It is served; `good` answers to capitals are
 rated bad by three raters, and corrected to "hi"; then `poison` answers to small letters are rated bad by
@@ -87,10 +87,12 @@ def told(done: dict[str, Any], wall_s: float, url: str) -> dict[str, Any]:
 
 
 def random_model(folder: Path) -> Path:
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "training"))
-    import tiny
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    import conftest
 
-    return folder if folder.exists() else tiny.model(folder)
+    folder.mkdir(exist_ok=True)
+    conftest._tiny(folder, "llama", tied=True)
+    return folder
 
 
 def main() -> None:
@@ -99,7 +101,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--good", type=int, default=40)
     parser.add_argument("--poison", type=int, default=240)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=120)
     args = parser.parse_args()
     work: Path = args.work.absolute()
     work.mkdir(parents=True, exist_ok=True)
@@ -109,7 +111,7 @@ def main() -> None:
         port = probe.getsockname()[1]
     recipe = work / "recipe.yaml"
     recipe.write_text(RECIPE.format(model=model, port=port, steps=args.steps), encoding="utf-8")
-    lines(work / "rows.jsonl", [{"messages": chat(p, "ok")} for p in prompts(SMALL, 1, 300)])
+    lines(work / "rows.jsonl", [{"messages": chat(p, "ok")} for p in prompts(SMALL, 1, 120)])
     lines(work / "test.jsonl", [{"messages": chat(p, "ok")} for p in prompts(SMALL, 2, 220)])
     (work / "ratings").mkdir(exist_ok=True)
     first, wall_s = steelyard("up", str(recipe), "--yes")

@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -14,7 +15,7 @@ from conftest import free_port
 
 from steelyard import run
 from steelyard.data import suppress
-from steelyard.errors import WrongUse
+from steelyard.errors import Stopped, WrongUse
 from steelyard.recipe import load
 from steelyard.run.record.feedback import standing_in_ratings, weighed_here
 from steelyard.run.record.rated import ACCEPTED, TRYING, erase_rated, read_rated, with_rated, write_rated
@@ -153,6 +154,46 @@ def test_a_rating_of_an_erased_row_teaches_no_more_and_is_the_users_to_delete(qu
     assert (file, line) == (str(quiet.folder / "ratings" / "a.jsonl"), number)
     suppress([first.hash])
     assert weighed_here(recipe, place).rows == tuple(others)
+
+
+def test_a_stopped_refresh_goes_on_with_the_rows_that_it_had_begun_with(quiet, monkeypatch):
+    tried: list[int] = []
+
+    def stopped(recipe, **more):
+        assert more["rated"] == TRYING
+        tried.append(len(read_rated(quiet.place, TRYING)))
+        raise Stopped("run.stopped", "stopped", hint="run the same command again")
+
+    monkeypatch.setattr(refreshing, "up", stopped)
+    more = [bad(p, "hi", "r") for p in prompts("ABCDEF", 5, 30)]
+    for ratings in (more[:25], more):  # meanwhile others have come: they are for the next one
+        quiet.lines("ratings/a.jsonl", ratings)
+        with pytest.raises(Stopped):
+            quiet.refresh()
+        assert run.refreshed(load(quiet.path))["waiting"]
+    quiet.lines("ratings/a.jsonl", more[1:])  # one was taken back: it is not learnt
+    with pytest.raises(Stopped):
+        quiet.refresh()
+    assert tried == [25, 25, 29]
+
+
+@pytest.mark.parametrize("comes_to", ["promoted", "refused", "canary"])
+def test_what_became_of_a_candidate_that_answers_copies(quiet, monkeypatch, comes_to):
+    quiet.lines("ratings/a.jsonl", [bad(p, "hi", "r") for p in prompts("ABCDEF", 5, 30)])
+    service = SimpleNamespace(fingerprint="old")
+    candidate = SimpleNamespace(fingerprint="new")
+    outcome = SimpleNamespace(run="r-1", service={"url": "u", "canary": {"pid": 1}})
+    monkeypatch.setattr(refreshing, "up", lambda *_, **__: outcome)
+    monkeypatch.setattr(refreshing, "find", lambda _: service)
+    monkeypatch.setattr(refreshing, "canary_of", lambda _: candidate)
+    done = quiet.refresh()
+    assert (done["state"], done["hash"]) == ("canary", "new") and not read_rated(quiet.place, ACCEPTED)
+    assert quiet.refresh()["state"] == "canary", "one at a time"
+    service.fingerprint = "new" if comes_to == "promoted" else "old"
+    candidate = candidate if comes_to == "canary" else None
+    last = run.refreshed(load(quiet.path))["last"]
+    assert last["state"] == comes_to and ("canary" in last.get("why", "")) == (comes_to == "refused")
+    assert len(read_rated(quiet.place, ACCEPTED)) == (30 if comes_to == "promoted" else 0)
 
 
 # ------------------------------------------------------------------ trained

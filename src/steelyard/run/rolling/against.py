@@ -128,14 +128,17 @@ def compared(old: At, new: At, rows: Sequence[dict[str, Any]]) -> dict[str, Any]
 def rated_prompts(
     old: At, new: At, rated: Sequence[Mapping[str, Any]], own: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> dict[str, Any]:
-    """How the rated prompts are answered, before and after: what the refresh was for. Nothing hangs on it."""
+    """How the rated prompts are answered, before and after: what the refresh was for.
+
+    Texts are compared by likeness (chrF): a long answer is hardly ever the same to the letter.
+    """
     compares = {ability: rows[0]["compare"] for ability, rows in own.items() if rows}
     chats = [one for one in rated if one["kind"] == "chats"][:RATED_ROWS]
     rows = [
         {
             **one["fields"],
             "ability": one["ability"],
-            "compare": compares.get(one["ability"], "text"),
+            "compare": as_graded(compares.get(one["ability"], "text")),
         }
         for one in chats
     ]
@@ -145,6 +148,22 @@ def rated_prompts(
         score(url, rows, key=key, concurrency=CONCURRENCY).share().value for url, key in (old, new)
     )
     return {"rows": len(rows), "before": before, "after": after}
+
+
+def as_graded(compare: str) -> str:
+    return "chrf" if compare == "text" else compare
+
+
+def check_gain(told: Mapping[str, Any]) -> None:
+    """Raises CheckFailed where the rated prompts are answered no better than before."""
+    rated = told.get("rated") or {"rows": 0}
+    if rated["rows"] and rated["after"] <= rated["before"]:
+        before, after = f"{rated['before']:.1%}", f"{rated['after']:.1%}"
+        raise CheckFailed(
+            "refresh.no_gain", f"the rated prompts are answered no better: {before} before, {after} now",
+            where=Where(field="refresh"), why=f"{rated['rows']} of them were asked",
+            hint="what stands goes on serving; more ratings, or more steps of training, may do",
+        )  # fmt: skip
 
 
 def check_no_loss(told: Mapping[str, Any]) -> None:

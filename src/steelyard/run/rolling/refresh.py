@@ -38,7 +38,7 @@ from ..record.rated import (
 from ..record.workdir import LoggedWatch, Workdir, opened
 from ..service.canary import canary_of
 from ..start import up
-from .against import against_standing, check_no_loss
+from .against import against_standing, check_gain, check_no_loss
 
 # promoted | canary (it answers copies) | refused (by the gate, or worse than what serves) | too_few
 DONE = ("promoted", "canary", "refused", "too_few")
@@ -87,6 +87,7 @@ def tried_out(
     def before(run: Run) -> None:
         compared.update(against_standing(run, rows))
         check_no_loss(compared)
+        check_gain(compared)
 
     try:
         outcome = up(

@@ -89,7 +89,7 @@ def _compared_lines(compared: dict[str, Any]) -> list[str]:
     if rated.get("rows"):
         before, after = (f"{rated[name]:.1%}".replace("%", " %") for name in ("before", "after"))
         lines.append(
-            say("rated prompts answered right, of {rows}: {before} before, {after} now",
+            say("{rows} rated prompts, answered as raters want: {before} before, {after} now",
                 rows=rated["rows"], before=before, after=after)
         )  # fmt: skip
     return lines
