@@ -15,12 +15,13 @@ from conftest import free_port
 
 from steelyard import run
 from steelyard.data import suppress
-from steelyard.errors import Stopped, WrongUse
+from steelyard.errors import CheckFailed, Stopped, WrongUse
 from steelyard.recipe import load
 from steelyard.run.record.feedback import standing_in_ratings, weighed_here
 from steelyard.run.record.rated import ACCEPTED, TRYING, erase_rated, read_rated, with_rated, write_rated
 from steelyard.run.record.workdir import Workdir, opened
 from steelyard.run.rolling import refresh as refreshing
+from steelyard.run.rolling.against import check_gain
 from steelyard.serving import find
 
 RECIPE = """
@@ -194,6 +195,14 @@ def test_what_became_of_a_candidate_that_answers_copies(quiet, monkeypatch, come
     last = run.refreshed(load(quiet.path))["last"]
     assert last["state"] == comes_to and ("canary" in last.get("why", "")) == (comes_to == "refused")
     assert len(read_rated(quiet.place, ACCEPTED)) == (30 if comes_to == "promoted" else 0)
+
+
+def test_a_refresh_that_gains_nothing_is_refused():
+    check_gain({}), check_gain({"rated": {"rows": 0}})
+    check_gain({"rated": {"rows": 9, "before": 0.1, "after": 0.2}})
+    with pytest.raises(CheckFailed) as caught:
+        check_gain({"rated": {"rows": 9, "before": 0.2, "after": 0.2}})
+    assert caught.value.code == "refresh.no_gain" and caught.value.hint
 
 
 # ------------------------------------------------------------------ trained
