@@ -188,17 +188,17 @@ def test_what_is_counted_while_others_are_asked_is_kept(ring):
     """A request ends between the claim and its answer; and a file that cannot be used loses nothing."""
     first, file, _, _ = ring
     told = []
-    first.report = lambda event, **fields: told.append(event)
+    first._sharing.report = lambda event, **fields: told.append(event)
     one = limited(first, file, budget_tokens=1000, tokens_per_minute=600)
     one.spend(10)
-    claims = first._claims()
+    sharing, claims = first._sharing, [(one, one.claim())]
     one.spend(7)
-    first._settle(claims, first._exchange([claim for _, claim in claims]))
+    sharing._settle(claims, sharing._blocking([claim for _, claim in claims]))
     assert one.used_tokens == 17 and one.tokens.level == pytest.approx(583, abs=5)
-    shared = first._shared.file
+    shared = first._sharing.accounts.file
     first.close()
     shared.write_bytes(b"no database" * 1000)
-    first._shared = type(first._shared)(shared)
+    first._sharing.accounts = type(first._sharing.accounts)(shared)
     for _ in range(2):
         one.spend(3)
         first.save()
@@ -212,9 +212,9 @@ def test_what_is_counted_while_others_are_asked_is_kept(ring):
 def test_budgets_are_kept_in_memory_while_the_disk_is_full(ring):
     first, file, _, _ = ring
     told = []
-    first.report = lambda event, **fields: told.append(event)
+    first._sharing.report = lambda event, **fields: told.append(event)
     one = limited(first, file, budget_tokens=1000)
-    shared = first._shared.file
+    shared = first._sharing.accounts.file
     shared.unlink(missing_ok=True)
     shared.symlink_to("/dev/full")
     for _ in range(2):
@@ -290,7 +290,7 @@ def test_a_file_that_cannot_be_read_for_once_brings_no_old_counts_back(ring, mon
         raise OSError(5, "for once")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.SharedAccounts, "used", fails)
+        patch.setattr(module.SqliteAccounts, "used", fails)
         service = KeyRing(None, file)
     service.save()
     assert service.account("team-a").used_tokens == 400 == KeyRing(None, file).account("team-a").used_tokens
@@ -360,3 +360,28 @@ def test_a_service_with_a_broken_file_of_keys_is_degraded(tiny_ir, tmp_path):
         assert b"keys.unreadable" in log.read_bytes()
     finally:
         service.stop()
+
+
+@pytest.mark.parametrize("harm", ["removed", "replaced"])
+def test_a_file_that_is_removed_under_services_is_noticed(ring, harm):
+    """They go on together in a new one, with all that they had counted."""
+    first, file, _, _ = ring
+    one = limited(first, file, budget_tokens=1000, requests_per_minute=10)
+    second = KeyRing(None, file)
+    other = second.account("team-a")
+    one.spend(70)
+    for service in (first, second, first):
+        service.save()
+    shared = file.with_name(file.name + ".sqlite")
+    if harm == "replaced":
+        shared.write_bytes(b"")  # nobody has it open: a new file by that name
+    shared.unlink()
+    if harm == "replaced":
+        shared.touch(0o600)
+    one.spend(20)
+    other.spend(5)
+    other.take_request()
+    for service in (first, second, first):
+        service.save()
+    assert one.used_tokens == other.used_tokens == 95 == KeyRing(None, file).account("team-a").used_tokens
+    assert one.requests.level < 9.5 and shared.stat().st_mode & 0o077 == 0

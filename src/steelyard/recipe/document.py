@@ -743,6 +743,10 @@ class ServeTable(Table):
     embed_token_ids: bool | None = say("take token ids in place of texts to embed", False)
     clamp_max_tokens: bool | None = say("cut a max_tokens above the room to it, in place of a 400", True)
     keys: Text | None = say("file of keys with their limits", "keys.json")
+    accounts: Text | None = say(
+        "Postgres that counts what keys use, for services of many hosts", "postgresql://steelyard@db/accounts"
+    )
+    accounts_password: Text | None = say("file of mode 0600 with its password", "accounts.password")
     allowed_host: list[Text] | None = say("names it answers under too", ["models.example.org"])
     cors_origin: list[Text] | None = say("web pages that may use it", ["https://app.example.org"])
     tls: Literal["auto"] | TlsTable | None = say(

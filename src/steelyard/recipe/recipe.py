@@ -261,6 +261,8 @@ class Serve:
     embed_token_ids: bool = False  # token ids given to embeddings are this encoder's own
     clamp_max_tokens: bool = False  # a max_tokens above the room is cut to it, not refused
     keys: str | None = None  # file of keys with their limits, from the recipe's folder
+    accounts: str | None = None  # Postgres that counts what keys use, for services of many hosts
+    accounts_password: str | None = None  # file with its password, from the recipe's folder
     allowed_host: tuple[str, ...] = ()  # names it answers under, beside those of loopback
     cors_origin: tuple[str, ...] = ()  # web pages that may use it
     tls: Tls | None = None  # None = plain HTTP

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .host.engine_choice import check_engine
     from .host.folders import prepare
     from .host.probes import probe
-    from .host.settings import ServeSettings, check_draft, check_host, engine_settings, router_of
+    from .host.settings import ServeSettings, accounts_of, check_draft, check_host, engine_settings, router_of
     from .host.tuned import tune
     from .jobs.feedback import ratings_stored
     from .jobs.holdings import drop_stored, stored_rows
@@ -40,6 +40,7 @@ FILES = {
     "ServeSettings": "host.settings",
     "Service": "service.starter",
     "GenRequest": "engines",
+    "accounts_of": "host.settings",
     "bury": "service.state",
     "chat": "service.client",
     "check_alike": "engines.lora",
@@ -86,6 +87,7 @@ __all__ = [
     "GenRequest",
     "ServeSettings",
     "Service",
+    "accounts_of",
     "bury",
     "chat",
     "check_alike",

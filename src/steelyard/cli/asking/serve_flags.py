@@ -35,6 +35,12 @@ class DoorFlags:
         Text, typer.Option("--api-key", envvar="STEELYARD_API_KEY", show_envvar=True, show_default=False)
     ] = None
     keys: Annotated[Path | None, flag("--keys", "FILE", say("Keys with their limits and budgets."))] = None
+    accounts: Annotated[
+        Text, flag("--accounts", "URL", say("Postgres that counts for services of many hosts."))
+    ] = None
+    accounts_password: Annotated[
+        Path | None, flag("--accounts-password", "FILE", say("Its password, in a file of mode 0600."))
+    ] = None
     new_key: Annotated[Text, flag("--new-key", "ID", say("Add a key to FILE, show it once, end."))] = None
     allowed_host: Annotated[
         list[str] | None,

@@ -138,6 +138,8 @@ def settings_of(flags: ServeFlags) -> Any:
         scale=_scale(flags),
         guard=guard_words(flags.guard),
         keys=str(flags.keys.resolve()) if flags.keys else None,
+        accounts=flags.accounts,
+        accounts_password=str(flags.accounts_password.resolve()) if flags.accounts_password else None,
         join=tuple(flags.join or ()),
         join_key=str(flags.join_key.resolve()) if flags.join_key else None,
         join_silence_s=parse_s(flags.join_silence),
@@ -221,6 +223,7 @@ def _place(model: str) -> str:
 
 PATHS = (
     "keys",
+    "accounts_password",
     "join_key",
     "key_file",
     "log_file",

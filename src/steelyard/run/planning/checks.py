@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def check_serving(recipe: Recipe, place: Workdir) -> None:
     """Port and key, before anything long starts; our own older service may hold the port."""
-    from ...serving import ServeSettings, check_engine, find
+    from ...serving import ServeSettings, accounts_of, check_engine, find
 
     serve = recipe.serve
     if serve.engine in LAUNCHED:
@@ -43,6 +43,7 @@ def check_serving(recipe: Recipe, place: Workdir) -> None:
             hint="set serve.api_key or serve.keys, or serve on 127.0.0.1",
         )
     check_serve_files(recipe)
+    accounts_of(ServeSettings(**accounts_settings(recipe)))
     old = find(place.service)
     if on_port(old, serve.port) is None:
         check_port(serve.host, serve.port)
@@ -126,6 +127,17 @@ def check_vouched(recipe: Recipe, base: Path) -> None:
             where=Where(str(recipe.path), field="trust.base_sha256"), why=f"its hash is {found}",
             hint="fetch it again; where it was changed on purpose, pin the new hash",
         )  # fmt: skip
+
+
+def accounts_settings(recipe: Recipe) -> dict[str, Any]:
+    """Where what keys use is counted, beside their file."""
+    serve = recipe.serve
+    file = str(recipe.root / serve.accounts_password) if serve.accounts_password else None
+    return {
+        "keys": str(recipe.root / serve.keys) if serve.keys else None,
+        "accounts": serve.accounts,
+        "accounts_password": file,
+    }
 
 
 def check_serve_files(recipe: Recipe) -> None:

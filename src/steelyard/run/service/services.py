@@ -20,7 +20,7 @@ from ...artefact import Artefact, Watch, private_folder
 from ...errors import Lacking
 from ...serving import ServeSettings, Service, find, promote, start
 from ..child.children import Tail, call_order, in_child, log_output
-from ..planning.checks import on_port, sealing_settings, tls_settings, trust_settings
+from ..planning.checks import accounts_settings, on_port, sealing_settings, tls_settings, trust_settings
 from ..record.acts import written
 from ..record.promotions import (
     Promotion,
@@ -154,7 +154,7 @@ class Candidates:
             "draft": str(self.served_folder(serve.draft)) if serve.draft else None,
             "adapters": {name: str(recipe.root / folder) for name, folder in serve.adapters.items()},
             "route": str(recipe.root / serve.route) if serve.route else None,
-            "keys": str(recipe.root / serve.keys) if serve.keys else None,
+            **accounts_settings(recipe),
             "allowed_host": serve.allowed_host,
             "cors_origin": serve.cors_origin,
             **tls_settings(recipe),

@@ -19,7 +19,6 @@ from ..base.at_once import AtOnce
 from ..base.errors import ApiError
 from ..base.guard import Guard
 from ..base.log import log
-from ..base.request_log import RequestLog
 from ..host.engine_process import EngineLost
 from ..host.generation import Served
 from ..host.settings import ServeSettings
@@ -31,6 +30,7 @@ from . import about, feedback, labels, receipts, stores, tokens
 from .anthropic import routes as anthropic
 from .openai import chat, completions
 from .openapi import document
+from .request_log import RequestLog
 from .responses import routes as responses
 
 GROUPS = (about, tokens, chat, completions, responses, anthropic, stores, feedback, receipts)

@@ -14,8 +14,9 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .access import Access
+from .accounts.account import Tokens
 from .errors import ANTHROPIC, ApiError
-from .keys import KeyRing, Tokens
+from .keys import KeyRing
 from .spans import span
 
 OPEN = ("/live",)
@@ -104,14 +105,16 @@ class Guard:
         headers, more = dict(scope["headers"]), list[tuple[bytes, bytes]]()
         send = _with_headers(send, more)
         try:
-            caller = self._caller(scope, headers, more)
+            caller = await self._caller(scope, headers, more)
         except ApiError as e:
             return await e.response(scope["path"])(scope, receive, send)
         scope["state"]["caller"] = caller
         with span(scope, headers, scope["state"]["request_id"]):
             await self.inner(scope, receive, send)
 
-    def _caller(self, scope: Scope, headers: dict[bytes, bytes], more: list[tuple[bytes, bytes]]) -> Caller:
+    async def _caller(
+        self, scope: Scope, headers: dict[bytes, bytes], more: list[tuple[bytes, bytes]]
+    ) -> Caller:
         """Raises ApiError 400, 401, 403, 429; adds the key's limits to the answer's headers."""
         if scope["path"] in OPEN:
             return Caller()
@@ -126,7 +129,7 @@ class Guard:
         account = self.keys.account(key.id)
         if scope["method"] == "POST":
             try:
-                account.take_request()
+                await self.keys.take_request(account)
             finally:
                 more += account.headers()
         return Caller(

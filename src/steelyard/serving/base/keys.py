@@ -2,18 +2,18 @@
 
 {"keys": [{"id": "team-a", "sha256": "...", "owner": "key-...", "requests_per_minute": 60, ...}]}. The file is
 read again when it changes; while it cannot be read, none of its keys is valid. What was used of limits and
-budgets stands beside it in FILE.sqlite (store/accounts.py), for all services of this host that serve by it.
+budgets stands beside it in FILE.sqlite (accounts/sqlite.py), for all services of this host that serve by it;
+or in Postgres for those of many hosts (accounts/postgres.py). What one key has used: accounts/account.py.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,14 +23,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...artefact import write_durably
 from ...errors import Where, WrongUse
-from ...units import show_s
-from .errors import ApiError
+from .accounts.account import Account, Key, Reservation, Tokens
+from .accounts.settling import Want
+from .accounts.sharing import Accounts, Sharing
+from .accounts.sqlite import Counts, SqliteAccounts
 from .log import written
-from .store.accounts import Claim, Counts, Level, SharedAccounts, Sum
 
 LOOK_AGAIN_S = 2.0  # for a changed file
 SAVE_S = 0.5  # between two looks at what other services have counted
-DAY_S = 86400.0
 OWN = "api-key"  # the id of the one key that --api-key gives
 RESERVED = (OWN, "local")  # "local": everybody, where no key is needed
 
@@ -60,255 +60,6 @@ class _File(BaseModel):
     keys: list[_Entry]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Key:
-    """What one key may do. `budget_tokens`: in all, or in each `budget_days` days."""
-
-    id: str
-    sha256: str
-    owner: str = (
-        ""  # whose files, batches, jobs and responses are: never the id, which may be given out again
-    )
-    scopes: frozenset[str] = frozenset({"inference", "tune", "admin", "watch"})
-    weight: float = 1.0  # its share of a busy machine, beside the others' weights
-    priority: int = 0
-    may_hurry: bool = True
-    requests_per_minute: int | None = None
-    tokens_per_minute: int | None = None
-    requests_at_once: int | None = None  # None: as the service says for each key
-    budget_tokens: int | None = None
-    budget_days: float | None = None
-    stored_bytes: int | None = None  # these four: None, as the service's settings say
-    files: int | None = None
-    batches: int | None = None  # under way
-    jobs: int | None = None  # under way
-
-
-@dataclass(slots=True)
-class Tokens:
-    """Of a request, or of all that a key has asked for."""
-
-    prompt: int = 0
-    completion: int = 0
-
-
-class Bucket:
-    """`a_minute` units flow in each minute; at most that many lie ready."""
-
-    def __init__(self, a_minute: float) -> None:
-        self.a_minute = self.level = a_minute
-        self.at = time.monotonic()
-        self.taken = 0.0  # here, since it was last settled with others
-
-    def look(self) -> float:
-        now = time.monotonic()
-        self.level = min(self.a_minute, self.level + (now - self.at) * self.a_minute / 60)
-        self.at = now
-        return self.level
-
-    def wait_s(self, units: float, held: float = 0.0) -> float:
-        """Seconds until `units` lie ready beside those held; more than fit are given out of a full bucket."""
-        lacking = min(units, self.a_minute) - (self.look() - held)
-        return max(0.0, lacking * 60 / self.a_minute)
-
-    def take(self, units: float) -> None:
-        self.level = self.look() - units
-        self.taken += units
-
-    def claim(self) -> Level:
-        """What was taken here since the last time."""
-        taken, self.taken = self.taken, 0.0
-        return Level(a_minute=self.a_minute, taken=taken, before=self.look())
-
-    def settle(self, claim: Level, level: float) -> None:
-        """`level`: over all services when that was claimed. What was taken here since then stays taken."""
-        self.level = min(self.a_minute, self.look() + level - claim.before)
-
-    def full_in_s(self) -> float:
-        return (self.a_minute - self.look()) * 60 / self.a_minute
-
-
-@dataclass
-class Account:
-    """What one key has used."""
-
-    key: Key
-    requests: Bucket | None = None
-    tokens: Bucket | None = None
-    used_tokens: int = 0
-    settled_tokens: int = 0  # of these, known to all services
-    period: int = 0  # the number of the budget's period since 1970
-    pending: float = 0.0  # tokens that requests under way may still spend
-    at_once: int = 0  # requests under way
-
-    def fit(self, key: Key) -> None:
-        """Take over a changed entry; buckets stay where their size stays."""
-        self.key = key
-        self.requests = _fitted(self.requests, key.requests_per_minute)
-        self.tokens = _fitted(self.tokens, key.tokens_per_minute)
-
-    @property
-    def buckets(self) -> dict[str, Bucket]:
-        """Its limits a minute, by kind."""
-        both = {"requests": self.requests, "tokens": self.tokens}
-        return {kind: bucket for kind, bucket in both.items() if bucket is not None}
-
-    @property
-    def limited(self) -> bool:
-        return bool(self.buckets or self.key.budget_tokens)
-
-    def claim(self) -> Claim:
-        """What was used here since the last time; it counts as told from now on."""
-        self._turn()
-        tokens, self.settled_tokens = self.used_tokens - self.settled_tokens, self.used_tokens
-        return Claim(
-            key_id=self.key.id, owner=self.key.owner, period=self.period, tokens=tokens,
-            known=self.used_tokens, levels={kind: bucket.claim() for kind, bucket in self.buckets.items()},
-        )  # fmt: skip
-
-    def settle(self, claim: Claim, total: Sum) -> None:
-        """Add what the other services have used: `total` is of all of them, with this claim."""
-        if total.period == claim.period == self.period:
-            self.used_tokens += total.tokens - claim.known
-            self.settled_tokens += total.tokens - claim.known
-        for kind, bucket in self.buckets.items():
-            level = claim.levels.get(kind)
-            if level is not None and level.a_minute == bucket.a_minute:
-                bucket.settle(level, total.levels[kind])
-
-    def take_back(self, claim: Claim) -> None:
-        """It could not be told: the next claim has it again."""
-        if claim.period == self.period:
-            self.settled_tokens -= claim.tokens
-        for kind, bucket in self.buckets.items():
-            if kind in claim.levels:
-                bucket.taken += claim.levels[kind].taken
-
-    def take_request(self) -> None:
-        """Raises ApiError 429."""
-        if self.requests is None:
-            return
-        if wait_s := self.requests.wait_s(1):
-            raise self._limited("requests", self.requests, wait_s)
-        self.requests.take(1)
-
-    @contextmanager
-    def one_more(self, usual: int) -> Iterator[None]:
-        """While one more request is under way. Raises ApiError 429 where that is one too many."""
-        most = self.key.requests_at_once or usual
-        if self.at_once >= most:
-            message = f"this key has {most} requests under way, as many as it may"
-            raise ApiError(429, message, code="too_many_at_once", retry_after=1)
-        self.at_once += 1
-        try:
-            yield
-        finally:
-            self.at_once -= 1
-
-    @contextmanager
-    def reserved(
-        self, tokens: float, used: Tokens | None = None, total: Tokens | None = None
-    ) -> Iterator[Reservation]:
-        """While a request is under way that may spend so many. Raises ApiError 429 as `check_tokens` does.
-
-        What it spends is added to `used`, and to `total` once it is computed.
-        """
-        self.check_tokens(tokens)
-        reservation = Reservation(self, tokens, used or Tokens(), total or Tokens())
-        self.pending += tokens
-        try:
-            yield reservation
-        finally:
-            self.pending -= reservation.tokens
-            reservation.tokens = 0.0
-
-    def check_tokens(self, tokens: float) -> None:
-        """Raises ApiError 429 where so many more are too many now, beside what is under way."""
-        self._turn()
-        budget = self.key.budget_tokens
-        if budget is not None and self.used_tokens >= budget:
-            message = f"the budget of {budget} tokens is used up"
-            raise ApiError(429, message, code="insufficient_quota", retry_after=self._period_left_s())
-        if budget is not None and self.pending and self.used_tokens + self.pending >= budget:
-            message = f"the rest of the budget of {budget} tokens may be spent by requests under way"
-            raise ApiError(429, message, code="rate_limit_exceeded", retry_after=1)
-        if self.tokens is not None and (wait_s := self.tokens.wait_s(tokens, self.pending)):
-            raise self._limited("tokens", self.tokens, wait_s)
-
-    def spend(self, tokens: int) -> None:
-        self._turn()
-        self.used_tokens += tokens
-        if self.tokens is not None:
-            self.tokens.take(tokens)
-
-    def headers(self) -> list[tuple[bytes, bytes]]:
-        """x-ratelimit-*, as OpenAI has them."""
-        values: dict[str, str] = {}
-        for name, bucket in (("requests", self.requests), ("tokens", self.tokens)):
-            if bucket is not None:
-                values[f"x-ratelimit-limit-{name}"] = str(int(bucket.a_minute))
-                values[f"x-ratelimit-remaining-{name}"] = str(max(0, int(bucket.look())))
-                values[f"x-ratelimit-reset-{name}"] = f"{bucket.full_in_s():.2f}s"
-        return [(name.encode(), value.encode()) for name, value in values.items()]
-
-    def _limited(self, what: str, bucket: Bucket, wait_s: float) -> ApiError:
-        message = (
-            f"rate limit of {bucket.a_minute:.0f} {what} a minute reached; come again in {show_s(wait_s)}"
-        )
-        return ApiError(429, message, code="rate_limit_exceeded", retry_after=wait_s)
-
-    def _turn(self) -> None:
-        """A new period has a new budget."""
-        if self.key.budget_days and (now := int(time.time() / self.key.budget_days / DAY_S)) != self.period:
-            self.period, self.used_tokens, self.settled_tokens = now, 0, 0
-
-    def _period_left_s(self) -> float | None:
-        if not self.key.budget_days:
-            return None
-        length_s = self.key.budget_days * DAY_S
-        return length_s - time.time() % length_s
-
-
-@dataclass
-class Reservation:
-    """What a request under way may still spend: what it has spent is not held back twice."""
-
-    account: Account
-    tokens: float
-    used: Tokens = field(default_factory=Tokens)
-    total: Tokens = field(default_factory=Tokens)  # of the key; it only grows
-
-    def spend_prompt(self, tokens: int) -> None:
-        """When the engine gets it; `computed` once it has begun."""
-        self._spend(tokens)
-        self.used.prompt += tokens
-
-    def spend_completion(self, tokens: int) -> None:
-        self._spend(tokens)
-        self.used.completion += tokens
-        self.total.completion += tokens
-
-    def computed(self, prompt_tokens: int) -> None:
-        self.total.prompt += prompt_tokens
-
-    def refund(self, prompt_tokens: int) -> None:
-        """Of what was charged before it was computed, and then was not; after the request's end too."""
-        self.account.spend(-prompt_tokens)
-        self.used.prompt -= prompt_tokens
-
-    def _spend(self, tokens: int) -> None:
-        freed = min(float(tokens), self.tokens) if tokens > 0 else 0.0
-        self.tokens -= freed
-        self.account.pending -= freed
-        self.account.spend(tokens)
-
-
-def _fitted(bucket: Bucket | None, a_minute: int | None) -> Bucket | None:
-    if a_minute is None:
-        return None
-    return bucket if bucket and bucket.a_minute == a_minute else Bucket(a_minute)
-
-
 def digest(secret: bytes) -> str:
     """A key is 256 random bits, so a plain hash cannot be guessed back."""
     return hashlib.sha256(secret).hexdigest()
@@ -335,15 +86,16 @@ class KeyRing:
     _stamp: Stamp | None = None
     _looked_at: float = 0.0
     shares: bool = True  # what is used up; False for a candidate, which is asked by nobody's key
-    _shared: SharedAccounts | None = None
-    _share_fault: str | None = None
+    shared: Accounts | None = field(default=None, repr=False)  # None: a file beside the keys
+    _sharing: Sharing | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Raises WrongUse where the file cannot be read."""
         if self.file is not None:
             beside = [self.file.with_name(self.file.name + end) for end in (".sqlite", ".used")]
-            self._shared = SharedAccounts(*beside)
-            self._read_used()
+            shared = self.shared or SqliteAccounts(*beside)
+            self._sharing = Sharing(shared, self.report, self._limited)
+            self._read_used(shared)
         self._load()
 
     @property
@@ -420,63 +172,71 @@ class KeyRing:
             account = self.accounts.get(key.id)
             if account is None or account.key.owner not in ("", key.owner):  # an id given out again
                 account = self.accounts[key.id] = Account(key)
+            if self._sharing is not None:
+                account.clock = self._sharing.now_s
             account.fit(key)
 
-    # ------------------------------------------------------------------ budgets outlast the process
+    # ------------------------------------------------------------------ what other services have used
 
-    def _read_used(self) -> None:
+    def _read_used(self, shared: Accounts) -> None:
         """Of the time before this process: what all services know of, or the earlier version's file."""
-        assert self._shared is not None
         used: Counts = {}
         try:
-            used = self._shared.used(make=self.shares)
+            used = shared.used(make=self.shares)
         except OSError:  # it is said at the first exchange; what stands there is learnt once that works
             with suppress(OSError):
-                used = self._shared.old_counts()
+                used = shared.old_counts()
         for key_id, (owner, period, tokens) in used.items():
             key = Key(id=key_id, sha256="", owner=owner)
             self.accounts[key_id] = Account(key, used_tokens=tokens, settled_tokens=tokens, period=period)
 
+    def _limited(self) -> list[Account]:
+        return [account for account in self.accounts.values() if account.limited] if self.shares else []
+
+    @property
+    def exact(self) -> bool:
+        """Whether each request is asked for where all services count."""
+        return self.shares and self._sharing is not None and self._sharing.exact
+
+    def promoted(self) -> None:
+        """From now on it is asked by keys. A file is the older service's until that has ended; elsewhere the
+        two count side by side."""
+        self.shares = self.shares or (self._sharing is not None and self._sharing.exact)
+
+    async def take_request(self, account: Account) -> None:
+        """Raises ApiError 429, by what all services have let in where that is exact."""
+        account.check_request()
+        if account.requests is None or not await self._wanted(account, Want(requests=1)):
+            account.take_request()
+
+    @asynccontextmanager
+    async def reserved(
+        self, account: Account, tokens: float, used: Tokens, total: Tokens
+    ) -> AsyncIterator[Reservation]:
+        """`Account.reserved`, beside what requests at other services may spend. Raises ApiError 429."""
+        limited = account.tokens is not None or account.key.budget_tokens is not None
+        granted = limited and await self._wanted(account, Want(tokens=tokens))
+        with account.reserved(tokens, used, total, granted) as reservation:
+            yield reservation
+
+    async def _wanted(self, account: Account, want: Want) -> bool:
+        """Whether it was granted by all services' counts; False where this service decides by its own."""
+        return self.exact and self._sharing is not None and await self._sharing.wanted(account, want)
+
     def save(self) -> None:
-        """Tell the other services of this host what was used here, and learn what they have used."""
-        if claims := self._claims():
-            self._settle(claims, self._exchange([claim for _, claim in claims]))
+        """Tell the other services what was used here, and learn what they have used. Blocks."""
+        if self._sharing is not None:
+            self._sharing.save(self._limited())
 
     async def share(self) -> None:
-        """The same beside the event loop. Accounts are touched on the loop alone."""
-        if claims := self._claims():
-            self._settle(claims, await asyncio.to_thread(self._exchange, [claim for _, claim in claims]))
-
-    def _claims(self) -> list[tuple[Account, Claim]]:
-        if self._shared is None or not self.shares:
-            return []
-        return [(account, account.claim()) for account in self.accounts.values() if account.limited]
-
-    def _exchange(self, claims: list[Claim]) -> dict[str, Sum] | None:
-        """Those that may have changed. None where the file cannot be used, which is reported once: each
-        service counts for itself then."""
-        assert self._shared is not None
-        try:
-            sums = self._shared.settle(claims)
-        except OSError as e:
-            if self._share_fault is None:
-                self.report("keys.not_shared", file=str(self._shared.file), why=e.strerror)
-            self._share_fault = e.strerror
-            return None
-        self._share_fault = None
-        return sums
-
-    def _settle(self, claims: list[tuple[Account, Claim]], sums: dict[str, Sum] | None) -> None:
-        for account, claim in claims:
-            if sums is None:
-                account.take_back(claim)
-            elif claim.key_id in sums and account.key.owner == claim.owner:
-                account.settle(claim, sums[claim.key_id])
+        """The same beside the event loop."""
+        if self._sharing is not None:
+            await self._sharing.share()
 
     def close(self) -> None:
-        self.save()
-        if self._shared is not None:
-            self._shared.close()
+        if self._sharing is not None:
+            self._sharing.save(self._limited())
+            self._sharing.close()
 
 
 def _stamp(file: Path) -> Stamp:

@@ -7,17 +7,18 @@ import itertools
 import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...hardware import free_bytes
 from ...model import Tokenizer
+from ..base.accounts.account import Account, Reservation
 from ..base.admission import CPU_FIXED_STREAMS, Admission, Place
 from ..base.at_once import ENDING, Drain
 from ..base.errors import ApiError
 from ..base.guard import Caller
-from ..base.keys import Account, KeyRing, Reservation
+from ..base.keys import KeyRing
 from ..base.measures import Measures
 from ..base.spans import tell
 from ..engines import CAPABILITIES, Capability, Event, Scores
@@ -151,11 +152,13 @@ class Served:
         expected = sum(len(p.ids) for p in prompts) + sum(min(p.max_tokens, likely) for p in tracks)
         if adapter := job.sampling.get("adapter"):
             caller.adapters.add(adapter)
-        async with self.tuned.using(adapter):
-            with self._reserved(caller, expected) as reservation:
-                async with aclosing(self._placed(job, tracks, caller, reservation)) as pieces:
-                    async for piece in pieces:
-                        yield piece
+        async with (
+            self.tuned.using(adapter),
+            self._reserved(caller, expected) as reservation,
+            aclosing(self._placed(job, tracks, caller, reservation)) as pieces,
+        ):
+            async for piece in pieces:
+                yield piece
 
     async def _placed(
         self, job: Job, tracks: list[Prompt], caller: Caller, reservation: Reservation
@@ -174,10 +177,10 @@ class Served:
             for place in places:
                 place.desert()
 
-    def _reserved(self, caller: Caller, tokens: float) -> AbstractContextManager[Reservation]:
+    def _reserved(self, caller: Caller, tokens: float) -> AbstractAsyncContextManager[Reservation]:
         """Raises ApiError 429."""
         total = self.measures.of_key(caller.key_id).tokens
-        return self.keys.account(caller.key_id).reserved(tokens, caller.used, total)
+        return self.keys.reserved(self.keys.account(caller.key_id), tokens, caller.used, total)
 
     def _places(
         self, admission: Admission, caller: Caller, works: list[float], account: Account,
@@ -302,11 +305,13 @@ class Served:
         """
         caller = caller or Caller()
         unpaid = 0 if prompt.max_tokens else len(ids)
-        with self._reserved(caller, unpaid) as reservation:
-            async with self._in_turn(self.admission, caller, len(ids), reservation.account) as place:
-                reservation.spend_prompt(unpaid)
-                reservation.computed(unpaid)
-                return await _computed(self.engine.score(ids, top), place, len(ids), caller)
+        async with (
+            self._reserved(caller, unpaid) as reservation,
+            self._in_turn(self.admission, caller, len(ids), reservation.account) as place,
+        ):
+            reservation.spend_prompt(unpaid)
+            reservation.computed(unpaid)
+            return await _computed(self.engine.score(ids, top), place, len(ids), caller)
 
     async def vectors(self, batch: list[list[int]], caller: Caller) -> list[list[float]]:
         """Of the encoder, one vector (or score) for each list of ids, in its turn like an answer.
@@ -316,13 +321,15 @@ class Served:
         assert self.encoder is not None
         tokens = sum(map(len, batch))
         vectors: list[list[float]] = []
-        with self._reserved(caller, tokens) as reservation:
-            async with self._in_turn(self.encoding, caller, tokens, reservation.account) as place:
-                for step in steps_of(batch):
-                    work = sum(map(len, step))
-                    reservation.spend_prompt(work)
-                    reservation.computed(work)
-                    vectors += await _computed(self.encoder.engine.embed(step), place, work, caller)
+        async with (
+            self._reserved(caller, tokens) as reservation,
+            self._in_turn(self.encoding, caller, tokens, reservation.account) as place,
+        ):
+            for step in steps_of(batch):
+                work = sum(map(len, step))
+                reservation.spend_prompt(work)
+                reservation.computed(work)
+                vectors += await _computed(self.encoder.engine.embed(step), place, work, caller)
         return vectors
 
     async def relayed_vectors(
@@ -333,21 +340,23 @@ class Served:
         Raises EngineLost, ApiError as `answers` does.
         """
         assert self.joined is not None
-        with self._reserved(caller, tokens) as reservation:
-            async with self._in_turn(self.encoding, caller, tokens, reservation.account) as place:
-                charge = Charge(reservation, tokens, estimated=True)
-                charge.take()  # whoever leaves then: the server goes on with it
-                try:
-                    document = await _computed(self.joined.vectors(body, model), place, tokens, caller)
-                except EngineLost:
-                    charge.refund()
-                    raise
-                usage, _ = usage_of(document.get("usage"))
-                if usage:
-                    charge.correct(usage[0])
-                charge.settle(over=True)
-                self.measures.prompt_tokens.inc(charge.tokens)
-                self.measures.success("stop")
+        async with (
+            self._reserved(caller, tokens) as reservation,
+            self._in_turn(self.encoding, caller, tokens, reservation.account) as place,
+        ):
+            charge = Charge(reservation, tokens, estimated=True)
+            charge.take()  # whoever leaves then: the server goes on with it
+            try:
+                document = await _computed(self.joined.vectors(body, model), place, tokens, caller)
+            except EngineLost:
+                charge.refund()
+                raise
+            usage, _ = usage_of(document.get("usage"))
+            if usage:
+                charge.correct(usage[0])
+            charge.settle(over=True)
+            self.measures.prompt_tokens.inc(charge.tokens)
+            self.measures.success("stop")
         return document
 
     @asynccontextmanager

@@ -24,6 +24,7 @@ from .tuned import tuned_settings
 
 if TYPE_CHECKING:
     from ...router import Router
+    from ..base.accounts.sharing import Accounts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,8 @@ class ServeSettings:
     port: int = 0  # 0: a free one
     api_key: str | None = None
     keys: str | None = None  # file of keys, each with its limits (base/keys.py)
+    accounts: str | None = None  # database of what keys have used; None: a file beside the keys
+    accounts_password: str | None = None  # file with its password
     allowed_host: tuple[str, ...] = ()  # names it answers under, beside those of loopback
     cors_origin: tuple[str, ...] = ()  # web pages that may use it
     tls_cert: str | None = None  # file in PEM, or "auto": one of our own; None: plain HTTP
@@ -170,6 +173,25 @@ def check_host(host: str, api_key: str | None, keys: str | None = None) -> None:
             f"{host} can be reached from outside, and no key is set",
             hint="give --api-key KEY, STEELYARD_API_KEY or --keys FILE, or listen on 127.0.0.1",
         )
+
+
+def accounts_of(settings: ServeSettings) -> Accounts | None:
+    """Where counts of keys lie; None: beside their file. Raises WrongUse, Refused, Lacking (no client)."""
+    if settings.accounts is None:
+        if settings.accounts_password:
+            raise WrongUse("serve.accounts", "--accounts-password goes with --accounts URL")
+        return None
+    from ..base.accounts.postgres import PostgresAccounts, check_client
+    from ..base.accounts.postgres_address import read_address
+
+    address = read_address(settings.accounts, settings.accounts_password)
+    if settings.keys is None:
+        raise WrongUse(
+            "serve.accounts", "there is nothing to count without keys", where=Where(field="--accounts"),
+            hint="--keys FILE: the same file on each host",
+        )  # fmt: skip
+    check_client()
+    return PostgresAccounts(address)
 
 
 def check_way(settings: ServeSettings) -> None:

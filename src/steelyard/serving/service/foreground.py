@@ -21,6 +21,7 @@ from ..host.folders import is_demo, prepare
 from ..host.joined import check_urls, read_server_keys
 from ..host.settings import (
     ServeSettings,
+    accounts_of,
     check_draft,
     check_draft_named,
     check_host,
@@ -127,6 +128,7 @@ def check_door(settings: ServeSettings) -> None:
     check_attest(settings)
     if settings.keys:
         read_keys(Path(settings.keys))
+    accounts_of(settings)
 
 
 def named(source: str | Path) -> str:

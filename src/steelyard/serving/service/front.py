@@ -51,6 +51,7 @@ from ..host.joined import Fleet, Texts, read_server_keys
 from ..host.replicas import Replicas, Scale, Scaler, Scaling
 from ..host.settings import (
     ServeSettings,
+    accounts_of,
     cache_blocks,
     check_host,
     engine_settings,
@@ -156,7 +157,7 @@ class Front:
         self.holds = hold_open(folder, settings.embed_folder, settings.draft, settings.source, settings.route)
         self.router = router_of(settings.route, settings.adapters)
         keys = Path(settings.keys) if settings.keys else None
-        self.keys = KeyRing(settings.api_key, keys, log, shares=not candidate)
+        self.keys = KeyRing(settings.api_key, keys, log, shares=not candidate, shared=accounts_of(settings))
         self.scale = Scale.of(self.settings.scale, self.settings.replicas)
         self.engine = self._engine()
         self.encoder = self._encoder()
@@ -424,6 +425,7 @@ class Front:
         check_host(host, self.settings.api_key, self.settings.keys)
         listening = bind(host, port, shared=after is not None)
         self.served.router, self.served.guard = self.router, self._guard()
+        self.keys.promoted()
         self._listen(listening, self.tls)
         if self.canary is None:
             self._keep_model()
@@ -491,7 +493,7 @@ class Front:
         drain.begin(limit_s)
         self.supervisor.tell("STOPPING=1", f"STATUS=waits for {drain.under_way} requests")
         log("service.draining", under_way=drain.under_way, drain_s=limit_s)
-        self.keys.save()
+        await self.keys.share()
         hurried = asyncio.create_task(self.hurried.wait())
         if await _first(drain.idle(), hurried, limit_s):
             log("service.cut", under_way=drain.under_way, hurried=self.hurried.is_set())
@@ -525,6 +527,9 @@ class Front:
         if self.encoder is not None and self.encoder is not self.engine:
             parts.append(self.encoder.close())
         await asyncio.gather(*parts, return_exceptions=True)
+        if saving := getattr(self, "saving", None):
+            saving.cancel()
+            await self.keys.share()
         self.keys.close()
         if self.noted:
             self._note("service.stopped")

@@ -1,22 +1,27 @@
-"""What keys have used up, shared by all services of this host that serve by one file of keys.
+"""What keys have used up, in one file of SQLite for all services of this host that serve by one file of keys.
 
 Each service adds what it has counted since the last time and reads the sum back: one transaction, every
 half second; nothing is written where nothing was used. Between two of them a service knows only its own
 share, so a limit may be passed by what others let in meanwhile; it is paid back: levels may fall below 0.
+How counts are added up: settling.py. For services of many hosts: postgres.py.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import orjson
+
+from .settling import Claim, Row, Standing, Sum, settled
 
 WAIT_S = 2.0  # for another service's transaction
 MOST = 2**63 - 1  # that a column holds
@@ -30,55 +35,24 @@ CREATE TABLE levels (
 Counts = dict[str, tuple[str, int, int]]  # {key: (owner, period, tokens)}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Level:
-    """Of one limit: what one service has taken since the last time; `before`: what lay ready there then."""
-
-    a_minute: float
-    taken: float
-    before: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """What one service has counted of a key since the last time. `known`: all that it knows of."""
-
-    key_id: str
-    owner: str
-    period: int
-    tokens: int
-    known: int
-    levels: dict[str, Level]
-
-    @property
-    def used(self) -> bool:
-        return bool(self.tokens or any(level.taken for level in self.levels.values()))
-
-    @property
-    def shape(self) -> tuple[Any, ...]:
-        """What of it stands in the file whether or not anything was used."""
-        return self.key_id, self.owner, self.period, *((k, v.a_minute) for k, v in self.levels.items())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sum:
-    """Of one key over all services: tokens of the period, and what lies ready of each limit."""
-
-    period: int
-    tokens: int
-    levels: dict[str, float]
-
-
-class SharedAccounts:
+class SqliteAccounts:
     """One file of SQLite beside the keys. Calls block; OSError where the file cannot be used."""
+
+    exact = False  # services count for themselves between two looks
 
     def __init__(self, file: Path, old: Path | None = None) -> None:
         """`old`: of an earlier version, taken over by whoever makes the file, and then renamed."""
         self.file, self.old = file, old
+        self.ahead_s = 0.0  # of this host's clock
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
+        self._opened_file: tuple[int, int] | None = None
         self._version = -1  # of the file, when it was last settled
         self._shapes: set[tuple[Any, ...]] = set()  # of the claims then
+
+    @property
+    def place(self) -> str:
+        return str(self.file)
 
     def used(self, make: bool = True) -> Counts:
         """As it stands. Where there is no file yet: of the earlier version, which is taken over if `make`."""
@@ -117,21 +91,33 @@ class SharedAccounts:
             except sqlite3.Error as e:
                 raise OSError(0, str(e), str(self.file)) from e
 
+    def heard_of(self) -> bool:
+        """Of the last transaction, whatever came of it: a file always answers."""
+        return True
+
     def _opened(self) -> sqlite3.Connection:
+        if self._connection is not None and _identity(self.file) != self._opened_file:
+            self._let_go()  # somebody has removed or replaced the file: nobody else reads this one any more
         if self._connection is None:
-            self.file.touch(0o600)
-            connection = sqlite3.connect(
-                self.file, timeout=WAIT_S, isolation_level=None, check_same_thread=False
-            )
-            try:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = NORMAL")  # a power cut may cost the last seconds
-                self._make(connection)
-            except BaseException:
-                connection.close()
-                raise
-            self._connection, self._version = connection, -1
+            with _alone_in(self.file.parent):
+                self._connection = self._open()
+                self._opened_file, self._version = _identity(self.file), -1
         return self._connection
+
+    def _open(self) -> sqlite3.Connection:
+        if not os.path.lexists(self.file):  # what a removed file left beside it belongs to no other
+            for end in ("-wal", "-shm"):
+                self.file.with_name(self.file.name + end).unlink(missing_ok=True)
+        self.file.touch(0o600)
+        connection = sqlite3.connect(self.file, timeout=WAIT_S, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")  # a power cut may cost the last seconds
+            self._make(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def _make(self, connection: sqlite3.Connection) -> None:
         """The tables, with the counts of the earlier version: by one service, the others find them made."""
@@ -149,9 +135,32 @@ class SharedAccounts:
 
     def close(self) -> None:
         with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    """Which file lies there now; None: none."""
+    try:
+        stat = file.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_dev, stat.st_ino
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """One service at a time makes or opens a file there."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _old_counts(file: Path) -> Counts:
@@ -194,39 +203,33 @@ def _version(connection: sqlite3.Connection) -> int:
 
 
 def _settled(connection: sqlite3.Connection, claim: Claim, now_s: float) -> Sum:
+    before = _row(connection, claim.key_id)
+    row, total = settled(before, claim, now_s)
+    row = replace(row, held={})  # each service knows its own
+    if before is None or row != before:
+        values = (claim.key_id, row.owner, row.period, row.tokens)
+        connection.execute("INSERT OR REPLACE INTO used VALUES (?, ?, ?, ?)", values)
+        _write_levels(connection, claim.key_id, before.levels if before else {}, row.levels)
+    return total
+
+
+def _row(connection: sqlite3.Connection, key_id: str) -> Row | None:
     asked = "SELECT owner, period, tokens FROM used WHERE key_id = ?"
-    row = connection.execute(asked, [claim.key_id]).fetchone()
-    # Without a row (a first time, a file that was lost) what this service knows of is the sum so far.
-    owner, period, tokens = row or (claim.owner, claim.period, claim.known - claim.tokens)
-    anew = owner not in ("", claim.owner)  # an id that was given out again
-    if anew or period < claim.period:
-        period, tokens = claim.period, 0
-    if period == claim.period:  # else: of a period that is over; the others have begun the next
-        tokens += claim.tokens
-    values = (claim.owner, period, max(0, tokens))
-    if values != row:
-        connection.execute("INSERT OR REPLACE INTO used VALUES (?, ?, ?, ?)", (claim.key_id, *values))
-    if anew:
-        connection.execute("DELETE FROM levels WHERE key_id = ?", [claim.key_id])
-    levels = {
-        kind: _level(connection, claim.key_id, kind, level.a_minute, level.taken, now_s)
-        for kind, level in claim.levels.items()
-    }
-    return Sum(period=period, tokens=max(0, tokens), levels=levels)
+    found = connection.execute(asked, [key_id]).fetchone()
+    if found is None:
+        return None
+    owner, period, tokens = found
+    asked = "SELECT kind, a_minute, level, at_s FROM levels WHERE key_id = ?"
+    levels = {kind: Standing(*values) for kind, *values in connection.execute(asked, [key_id])}
+    return Row(owner=owner, period=period, tokens=tokens, levels=levels)
 
 
-def _level(
-    connection: sqlite3.Connection, key_id: str, kind: str, a_minute: float, taken: float, now_s: float
-) -> float:
-    """What has flowed in since the last time, less what was taken. A changed limit begins full."""
-    asked = "SELECT a_minute, level, at_s FROM levels WHERE key_id = ? AND kind = ?"
-    row = connection.execute(asked, [key_id, kind]).fetchone()
-    before, level, at_s = row or (a_minute, a_minute, now_s)
-    if before != a_minute:
-        level, at_s = a_minute, now_s
-    passed_s = max(0.0, now_s - at_s)  # a clock that was set back gives nothing
-    level = min(a_minute, level + passed_s * a_minute / 60) - taken
-    if taken or before != a_minute or row is None:
-        values = (key_id, kind, a_minute, level, now_s)
-        connection.execute("INSERT OR REPLACE INTO levels VALUES (?, ?, ?, ?, ?)", values)
-    return level
+def _write_levels(
+    connection: sqlite3.Connection, key_id: str, before: Mapping[str, Standing], now: Mapping[str, Standing]
+) -> None:
+    gone = [(key_id, kind) for kind in before if kind not in now]
+    connection.executemany("DELETE FROM levels WHERE key_id = ? AND kind = ?", gone)
+    changed = [
+        (key_id, kind, s.a_minute, s.level, s.at_s) for kind, s in now.items() if before.get(kind) != s
+    ]
+    connection.executemany("INSERT OR REPLACE INTO levels VALUES (?, ?, ?, ?, ?)", changed)

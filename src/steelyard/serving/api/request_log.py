@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from starlette.routing import BaseRoute, Match
 from starlette.types import Message, Receive, Scope, Send
 
-from .access import Access
-from .guard import Caller, Guard
-from .measures import Measures
+from ..base.access import Access
+from ..base.guard import Caller, Guard
+from ..base.measures import Measures
 
 LEFT = 499  # nginx's word for a client that went before it had a status
 Write = Callable[..., None]
