@@ -23,7 +23,7 @@ from .settling import Claim, Held, Row, Standing, Sum, Unheard, settled
 from .sqlite import Counts
 
 if TYPE_CHECKING:
-    from pg8000.native import Connection, PreparedStatement
+    from pg8000.native import Connection
 
 WAIT_S = 2.0  # for the server, for each of its answers, for a lock
 STALE_S = 0.5  # a connection that fails so soon was closed while nobody used it
@@ -37,23 +37,27 @@ MIGRATIONS = (
       PRIMARY KEY (key_id, owner))
     """,
 )
-WANTED = "unnest(:keys ::text[], :owners ::text[])"
-READ = f"""
-SELECT key_id, owner, period, tokens, state, extract(epoch FROM clock_timestamp())::float8
-FROM steelyard.accounts WHERE (key_id, owner) IN (SELECT * FROM {WANTED}) ORDER BY key_id, owner
+# All values of a statement are one JSON text, quoted by the client library: so that two messages do for a
+# transaction, `BEGIN` and the rows, the new rows and `COMMIT`.
+READ = """
+SELECT key_id, owner, period, tokens, state, extract(epoch FROM clock_timestamp())::float8{number}
+FROM steelyard.accounts
+WHERE (key_id, owner) IN (SELECT key_id, owner FROM jsonb_to_recordset({keys}) AS w(key_id text, owner text))
+ORDER BY key_id, owner {lock}
 """
-LOCK = READ + " FOR UPDATE"
-ADD = f"INSERT INTO steelyard.accounts (key_id, owner) SELECT * FROM {WANTED} ON CONFLICT DO NOTHING"
+NUMBER = ", pg_current_xact_id()::text"
+ADD = """
+INSERT INTO steelyard.accounts (key_id, owner)
+SELECT key_id, owner FROM jsonb_to_recordset({keys}) AS w(key_id text, owner text) ON CONFLICT DO NOTHING
+"""
 WRITE = """
-UPDATE steelyard.accounts a
-SET period = n.period, tokens = n.tokens, state = n.state::jsonb, changed_at = now()
-FROM unnest(:keys ::text[], :owners ::text[], :periods ::bigint[], :tokens ::bigint[], :states ::text[])
-  AS n(key_id, owner, period, tokens, state)
+UPDATE steelyard.accounts a SET period = n.period, tokens = n.tokens, state = n.state, changed_at = now()
+FROM jsonb_to_recordset({rows}) AS n(key_id text, owner text, period bigint, tokens bigint, state jsonb)
 WHERE a.key_id = n.key_id AND a.owner = n.owner
-RETURNING pg_current_xact_id()::text
 """
-COUNTS = "SELECT coalesce(pg_xact_status(:number ::text::xid8), 'committed')"
-Rows = dict[tuple[str, str], tuple[Row | None, float]]  # None: nothing has been counted yet; by its clock
+COUNTS = "SELECT coalesce(pg_xact_status({number}::xid8), 'committed')"
+Key = tuple[str, str]  # id and owner
+Rows = dict[Key, tuple[Row | None, float]]  # None: nothing has been counted yet; and when, by its clock
 
 
 class PostgresAccounts:
@@ -66,7 +70,6 @@ class PostgresAccounts:
         self.service = secrets.token_hex(8)  # this process, among those that hold tokens
         self._lock = threading.Lock()
         self._connection: Connection | None = None
-        self._statements: dict[str, PreparedStatement] = {}
         self._unheard: str | None = None  # number of a transaction
 
     @property
@@ -110,65 +113,54 @@ class PostgresAccounts:
             quiet = not any(claim.used or claim.wants for claim in claims)
             if quiet and (sums := self._unchanged(claims)) is not None:
                 return sums
-            self._run("BEGIN")
-            rows = self._locked(claims)
+            number, rows = self._locked(claims)
             new, sums = self._added(rows, claims)
-            self._commit(self._write(rows, new), sums)
+            changed = [(key, row) for key, row in new.items() if row != rows[key][0]]
+            self._end(number, changed, sums)
             return sums
 
     def _unchanged(self, claims: Sequence[Claim]) -> dict[str, Sum] | None:
         """The sums as they stand, where nothing is to be written."""
-        rows = self._rows(READ, claims)
+        rows = self._rows(self._run(READ.format(keys=_keys(claims), number="", lock="")))
         if len(rows) < len(claims):
             return None
         new, sums = self._added(rows, claims)
         return None if any(new[key] != rows[key][0] for key in rows) else sums
 
-    def _locked(self, claims: Sequence[Claim]) -> Rows:
-        rows = self._rows(LOCK, claims)
-        if len(rows) < len(claims):
-            self._prepared(ADD).run(**_keys(claims))
-            rows = self._rows(LOCK, claims)
-        return rows
+    def _locked(self, claims: Sequence[Claim]) -> tuple[str, Rows]:
+        """The rows, nobody else's until the end, and the transaction's number."""
+        keys = _keys(claims)
+        locked = READ.format(keys=keys, number=NUMBER, lock="FOR UPDATE")
+        found = self._run(f"BEGIN; {locked}")
+        if len(found) < len(claims):
+            self._run(ADD.format(keys=keys))
+            found = self._run(locked)
+        return str(found[0][-1]), self._rows(found)
 
-    def _rows(self, sql: str, claims: Sequence[Claim]) -> Rows:
-        found = self._prepared(sql).run(**_keys(claims))
+    def _rows(self, found: list[list[Any]]) -> Rows:
         rows = {
             (key_id, owner): (_row(owner, period, tokens, state), now_s)
-            for key_id, owner, period, tokens, state, now_s in found
+            for key_id, owner, period, tokens, state, now_s, *_ in found
         }
         for _, now_s in rows.values():
             self.ahead_s = now_s - time.time()
         return rows
 
-    def _added(
-        self, rows: Rows, claims: Sequence[Claim]
-    ) -> tuple[dict[tuple[str, str], Row], dict[str, Sum]]:
+    def _added(self, rows: Rows, claims: Sequence[Claim]) -> tuple[dict[Key, Row], dict[str, Sum]]:
         new, sums = {}, {}
         for claim in claims:
             row, now_s = rows[claim.key_id, claim.owner]
             new[claim.key_id, claim.owner], sums[claim.key_id] = settled(row, claim, now_s, self.service)
         return new, sums
 
-    def _write(self, rows: Rows, new: dict[tuple[str, str], Row]) -> str | None:
-        """The number of the transaction, where it has changed anything."""
-        changed = [(key, row) for key, row in new.items() if row != rows[key][0]]
-        if not changed:
-            return None
-        written = self._prepared(WRITE).run(
-            keys=[key_id for (key_id, _), _ in changed], owners=[owner for (_, owner), _ in changed],
-            periods=[row.period for _, row in changed], tokens=[row.tokens for _, row in changed],
-            states=[_state(row) for _, row in changed],
-        )  # fmt: skip
-        return str(written[0][0])
-
-    def _commit(self, number: str | None, sums: dict[str, Sum]) -> None:
+    def _end(self, number: str, changed: list[tuple[Key, Row]], sums: dict[str, Sum]) -> None:
         """Raises Unheard where no answer came: it may count, or not."""
-        try:
+        if not changed:
             self._run("COMMIT")
+            return
+        try:
+            self._run(f"{WRITE.format(rows=_written(changed))}; COMMIT")
         except Exception as e:
-            if number is None:
-                raise
             self._unheard = number
             raise Unheard(f"the database said nothing of the end of a transaction: {e}", sums) from e
 
@@ -179,7 +171,7 @@ class PostgresAccounts:
             number = self._unheard
             if number is None:
                 return False
-            status = self._prepared(COUNTS).run(number=number)[0][0]
+            status = self._run(COUNTS.format(number=_quoted(number)))[0][0]
             if status == "in progress":
                 raise OSError(0, "a transaction has not ended yet")
             self._unheard = None
@@ -195,7 +187,7 @@ class PostgresAccounts:
             except BaseException:
                 _close(connection)
                 raise
-            self._connection, self._statements = connection, {}
+            self._connection = connection
         return self._connection
 
     def _connect(self) -> Connection:
@@ -210,19 +202,14 @@ class PostgresAccounts:
             startup_params={
                 "statement_timeout": wait_ms, "lock_timeout": wait_ms,
                 "idle_in_transaction_session_timeout": str(IDLE_MS),
-                "default_transaction_isolation": "read committed",
+                "default_transaction_isolation": "read committed", "standard_conforming_strings": "on",
             },
         )  # fmt: skip
 
-    def _run(self, sql: str) -> None:
+    def _run(self, sql: str) -> list[list[Any]]:
+        """The rows of the last statement."""
         assert self._connection is not None
-        self._connection.run(sql)
-
-    def _prepared(self, sql: str) -> PreparedStatement:
-        assert self._connection is not None
-        if sql not in self._statements:
-            self._statements[sql] = self._connection.prepare(sql)
-        return self._statements[sql]
+        return self._connection.run(sql) or []
 
     @contextmanager
     def _dropping(self) -> Iterator[None]:
@@ -316,8 +303,23 @@ def _close(connection: Connection) -> None:
         connection.close()
 
 
-def _keys(claims: Sequence[Claim]) -> dict[str, list[str]]:
-    return {"keys": [claim.key_id for claim in claims], "owners": [claim.owner for claim in claims]}
+def _quoted(text: str) -> str:
+    from pg8000.native import literal
+
+    return str(literal(text))
+
+
+def _keys(claims: Sequence[Claim]) -> str:
+    keys = [{"key_id": claim.key_id, "owner": claim.owner} for claim in claims]
+    return _quoted(orjson.dumps(keys).decode())
+
+
+def _written(changed: list[tuple[Key, Row]]) -> str:
+    rows = [
+        {"key_id": key_id, "owner": owner, "period": row.period, "tokens": row.tokens, "state": _state(row)}
+        for (key_id, owner), row in changed
+    ]
+    return _quoted(orjson.dumps(rows).decode())
 
 
 def _row(owner: str, period: int, tokens: int, state: Any) -> Row | None:
@@ -328,7 +330,6 @@ def _row(owner: str, period: int, tokens: int, state: Any) -> Row | None:
     return Row(owner=owner, period=period, tokens=tokens, levels=levels, held=held)
 
 
-def _state(row: Row) -> str:
+def _state(row: Row) -> dict[str, Any]:
     levels = {kind: [s.a_minute, s.level, s.at_s] for kind, s in row.levels.items()}
-    held = {service: [h.tokens, h.at_s] for service, h in row.held.items()}
-    return orjson.dumps({"levels": levels, "held": held}).decode()
+    return {"levels": levels, "held": {service: [h.tokens, h.at_s] for service, h in row.held.items()}}
