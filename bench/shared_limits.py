@@ -278,8 +278,8 @@ def main() -> int:
 
 NOTE = (
     "Postgres on loopback with fsync on, by password; `steelyard serve --join` before a server that answers "
-    "at once, so that what is measured is the front; three limits are two questions to the database. While it "
-    "is away each service counts for itself. Other work shared the cores (a load of {load:.0f})."
+    "at once, so that what is measured is the front; three limits are two questions to the database. While "
+    "it is away each service counts for itself. Other work shared the cores (a load of {load:.0f})."
 )
 
 if __name__ == "__main__":

@@ -58,6 +58,25 @@ def test_what_was_approved_may_be_served(job):
     check(job)
 
 
+def test_an_approval_is_kept_when_another_is_given(job, capsys, monkeypatch):
+    """By the verb, as the audit log sees both; the newest counts."""
+    monkeypatch.setenv("STEELYARD_AUDIT", str(job.folder / "audit"))
+    words = ["approve", str(job.folder), "--key", str(job.folder.parents[1] / "other.key")]
+    assert command(words) == 0
+    older = (job.folder / NAME).read_bytes()
+    assert command([*words[:-1], str(job.folder.parents[1] / "release.key")]) == 0
+    assert (job.folder / "approval-1.json").read_bytes() == older != (job.folder / NAME).read_bytes()
+    check(job)
+    approve(str(job.folder), job.key("other"))
+    assert (job.folder / "approval-2.json").exists()
+    with pytest.raises(Refused):
+        check(job)
+    capsys.readouterr()
+    assert command(["audit", "show", "--act", "model.approved", "--json"]) == 0
+    keys = [line["details"]["key"] for line in json.loads(capsys.readouterr().out)["lines"]]
+    assert keys == [job.key(name).public.name for name in ("other", "release")]
+
+
 def test_without_an_approval_nothing_is_served(job):
     with pytest.raises(Refused, match=r"release\.pub has not approved it") as caught:
         check(job)

@@ -379,3 +379,21 @@ def test_the_command_line_signs_and_verifies(tmp_path, monkeypatch, capsys):
     assert (verified["verdict"], verified["sha256"]) == ("verified", signed["sha256"])
     (Path(model) / "config.json").write_text("[]")
     assert command(["verify", model]) == 4
+
+
+def test_the_file_that_is_read_is_the_one_whose_mode_counts(tmp_path, monkeypatch):
+    """Another takes its place between: what others could read is not signed with."""
+    from steelyard.trust.signing import identity
+
+    make_signing_keys(tmp_path / "open.key")
+    make_signing_keys(tmp_path / "private.key")
+    (tmp_path / "open.key").chmod(0o644)
+    found = identity.blocks_of
+
+    def swapped(data, kind):
+        (tmp_path / "private.key").replace(tmp_path / "open.key")
+        return found(data, kind)
+
+    monkeypatch.setattr(identity, "blocks_of", swapped)
+    with pytest.raises(Refused, match="others can read"):
+        load_signer(tmp_path / "open.key")

@@ -1,7 +1,13 @@
-"""Approve what a run came to: every artefact is read and checked, then the model's hash is signed."""
+"""Approve what a run came to: every artefact is read and checked, then the model's hash is signed.
+
+The newest approval has the name that counts; older ones stay beside it as NAME-1.json, NAME-2.json, ...
+"""
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 from ...clock import utc_now
@@ -36,5 +42,21 @@ def approve(run: str, signer: Signer, output: Path | None = None) -> Receipt:
         "made": utc_now(),
     }
     path = output or place.folder / NAME
+    keep_older(path)
     sign_statement(path, signer, KIND, (facts["recipe"]["name"], subject["hash"]), predicate)
     return Receipt(path, subject["hash"], predicate | {"checks": gate["checks"] if gate else []})
+
+
+def keep_older(path: Path) -> None:
+    """What lies there, under the next free number beside it."""
+    if not path.exists():
+        return
+    for number in count(1):
+        with (
+            suppress(FileExistsError),
+            path.with_name(f"{path.stem}-{number}{path.suffix}").open("xb") as file,
+        ):
+            file.write(path.read_bytes())
+            file.flush()
+            os.fsync(file.fileno())
+            return

@@ -30,6 +30,7 @@ ACTS = {
     "scan.refused": "model files were refused as unsafe",
     "gate.judged": "the gate gave its verdict",
     "model.refreshed": "a model was trained again from rated answers, or was to be",
+    "model.approved": "a model was approved by a second role",
     "model.exported": "a model was copied out",
     "key.made": "a key was made, or came into a file of keys",
     "key.locked": "a key file was locked by a passphrase or a token",

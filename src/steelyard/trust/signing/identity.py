@@ -190,11 +190,10 @@ def load_signer(path: Path | None = None) -> Signer:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     place = path or default_signing_key()
-    data = read_keys(place, "sign.no_key", "steelyard keys new makes one")
+    data, mode = read_keys(place, "sign.no_key", "steelyard keys new makes one")
     blocks = blocks_of(data, b"PRIVATE KEY")
     if not blocks:
         raise no_keys(place, "it has no private key")
-    mode = place.stat().st_mode
     if mode & 0o077:
         raise Refused(
             "sign.key_mode",
@@ -214,7 +213,7 @@ def load_trusted(path: Path | None = None) -> Trusted:
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     place = path or public_path(default_signing_key())
-    data = read_keys(place, "sign.no_public_key", "name the signer's public key with --key FILE")
+    data, _ = read_keys(place, "sign.no_public_key", "name the signer's public key with --key FILE")
     try:
         keys = [load_pem_public_key(block) for block in blocks_of(data, b"PUBLIC KEY")]
     except ValueError as e:
@@ -222,9 +221,11 @@ def load_trusted(path: Path | None = None) -> Trusted:
     return Trusted(place, *sorted_keys(place, keys))
 
 
-def read_keys(path: Path, code: str, hint: str) -> bytes:
+def read_keys(path: Path, code: str, hint: str) -> tuple[bytes, int]:
+    """What stands in it, and the mode of that very file: another may lie there by the next look."""
     try:
-        return path.read_bytes()[: 1 << 20]
+        with path.open("rb") as file:
+            return file.read(1 << 20), os.fstat(file.fileno()).st_mode
     except OSError as e:
         raise unreadable_key(code, path, e, hint) from e
 

@@ -282,6 +282,7 @@ def approve(
 
     signer = load_signer(key)
     signed = approve_run(run, signer, output)
+    written("model.approved", artefact=signed.subject, key=signer.public.name)
     document = {"approval": str(signed.path), "sha256": signed.subject, "key": signer.public.name}
     checks = signed.predicate["checks"]
     result(
