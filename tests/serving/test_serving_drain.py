@@ -195,6 +195,24 @@ def test_who_hands_over_listens_no_more_and_still_finishes(monkeypatch, tmp_path
     running(run())
 
 
+def test_who_has_come_and_not_asked_yet_is_answered_before_the_service_goes(monkeypatch, tmp_path, lines):
+    async def run():
+        async with service(monkeypatch, tmp_path) as (serving, task, client):
+            url = httpx.URL(str(client.base_url))
+            reader, writer = await asyncio.open_connection(url.host, url.port)
+            await until(lambda: serving.connections.unasked)
+            serving._obey({"op": "hand_over"})
+            serving.stopping.set()
+            await until(lambda: not any(listening.is_serving() for listening in serving.servers[0].servers))
+            await asyncio.sleep(0.2)  # uvicorn looks every 0.1 s whether it should exit
+            writer.write(b"GET /live HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            assert (await reader.read(100)).startswith(b"HTTP/1.1 200")
+            writer.close()
+            await task
+
+    running(run())
+
+
 def test_a_background_response_is_work_under_way(monkeypatch, tmp_path, lines):
     async def run():
         async with service(monkeypatch, tmp_path, drain_s=200) as (serving, task, client):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx
+import psutil
 import pytest
-from watching import free_port
+from watching import free_port, until
 
 from steelyard.errors import Lacking
 from steelyard.serving import ServeSettings, check_port, find, promote, start
@@ -26,7 +30,7 @@ class Asking(threading.Thread):
     def run(self) -> None:
         while not self.over.is_set():
             try:
-                httpx.get(f"{self.url}/live", timeout=10).raise_for_status()
+                httpx.get(f"{self.url}/live", timeout=120).raise_for_status()
             except httpx.HTTPError as error:
                 self.failed.append(repr(error))
             self.asked += 1
@@ -39,6 +43,12 @@ def asking(url: str) -> Iterator[Asking]:
     yield thread
     thread.over.set()
     thread.join()
+
+
+def _frozen(pid: int) -> None:
+    """It takes nobody in: who has come to its line waits for whoever does."""
+    os.kill(pid, signal.SIGSTOP)
+    assert until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
 
 
 def test_the_older_service_lives_until_the_new_one_answers(tiny_ir, tmp_path):
@@ -54,10 +64,13 @@ def test_the_older_service_lives_until_the_new_one_answers(tiny_ir, tmp_path):
         assert older.healthy() and find(tmp_path).pid == older.pid
         with asking(older.url) as client:
             newer = promote(candidate, "127.0.0.1", port, tmp_path, after=older)
-            older.stop()
+            _frozen(older.pid)
+            assert all(httpx.get(f"{newer.url}/live", timeout=120).is_success for _ in range(12))
+            os.kill(older.pid, signal.SIGCONT)
+            older.stop(successor=True)
             before = client.asked
             while client.asked < before + 20:
-                pass
+                time.sleep(0.01)
         assert client.failed == []
         assert newer.url == older.url and find(tmp_path).pid == candidate.pid
         assert newer.healthy() and not older.alive()

@@ -78,6 +78,11 @@ class Connections:
     def wait(self, connection: Connection, address: str) -> None:
         self.waiting.setdefault(address, {})[connection] = None
 
+    @property
+    def unasked(self) -> bool:
+        """Whether anybody has come who has not asked anything yet."""
+        return any(one.cycle is None for waiting in self.waiting.values() for one in waiting)
+
     def asked(self, connection: Connection, address: str) -> None:
         """Its head is whole, or it has gone."""
         waiting = self.waiting.get(address, {})

@@ -3,7 +3,8 @@
 `python -m steelyard.serving.service.front` reads {"folder", "settings", "parent"} as one line on standard
 input (a key must not stand in an argument list), and answers with one line once a token has been made:
 {"url", "pid", "control", ...} or {"error", "exit_code"}. The control socket takes {"op": "promote"},
-{"op": "canary"} (of a candidate: follow the service that stands), {"op": "mirror"} (of that one: copies of
+{"op": "canary"} (of a candidate: follow the service that stands), {"op": "listening"} (of that one: its
+listening sockets), {"op": "mirror"} (of that one: copies of
 requests from now on) and {"op": "follow"}, which is answered by {"busy": ...} now and at each change.
 """
 
@@ -73,6 +74,9 @@ from .tls import HANDSHAKE_S, loopback_context, tls_context
 
 SLOW_READER_MS = 60_000
 HAND_OVER_S = 0.3  # uvicorn looks every 0.1 s whether it should exit
+UNASKED_S = 2.0  # a client that has connected and not asked yet has so long before its connection is closed
+ADOPT_S = 2.0  # for the older service to give its listening socket
+MOST_LISTENING = 8  # sockets of one service
 CUT_S = 0.3  # for the last words of answers that are ended
 GRACE_S = 1  # for connections to close; after the drain all must be over within 4 s
 SWITCH_S = 0.001  # the loop waits no longer for its turn beside a thread that renders (Python: 5 ms)
@@ -104,6 +108,28 @@ def bind(host: str, port: int, shared: bool = False) -> socket.socket:
         raise _port_taken(host, port, e) from e
     listening.setblocking(False)
     return listening
+
+
+def adopted(older: dict[str, Any] | None, host: str, port: int) -> socket.socket | None:
+    """The older service's own listening socket: whoever waits in its line is answered by its successor.
+
+    None where that service gives none (of an earlier version) or listens elsewhere.
+    """
+    if older is None or not older.get("control"):
+        return None
+    with suppress(OSError, ValueError), socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(ADOPT_S)
+        asking.connect(older["control"])
+        asking.sendall(b'{"op": "listening"}\n')
+        _, fds, _, _ = socket.recv_fds(asking, 1024, MOST_LISTENING)
+        wanted = {found[4][:2] for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+        given = [socket.socket(fileno=fd) for fd in fds]
+        ours = next((one for one in given if one.getsockname()[:2] in wanted), None)
+        for one in given:
+            if one is not ours:
+                one.close()
+        return ours
+    return None
 
 
 def _check_free(family: socket.AddressFamily, host: str, port: int) -> None:
@@ -360,6 +386,9 @@ class Front:
             if order["op"] == "follow":
                 await self._tell_work(writer)
                 return
+            if order["op"] == "listening":
+                self._give_listening(writer)
+                return
             if order["op"] == "mirror":
                 await self._tell_copies(reader, writer, float(order["share"]))
                 return
@@ -368,6 +397,15 @@ class Front:
             answer = {**e.as_json(), "exit_code": e.exit_code}
         writer.write(orjson.dumps(answer) + b"\n")
         await writer.drain()
+        writer.close()
+
+    def _give_listening(self, writer: asyncio.StreamWriter) -> None:
+        """Its listening sockets, to the successor; both accept what comes until this one has handed over."""
+        sockets = [
+            one for server in self.servers for listening in server.servers for one in listening.sockets
+        ]
+        with socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno())) as line:
+            socket.send_fds(line, [b"\n"], [one.fileno() for one in sockets][:MOST_LISTENING])
         writer.close()
 
     async def _tell_work(self, writer: asyncio.StreamWriter) -> None:
@@ -423,7 +461,7 @@ class Front:
     ) -> dict[str, Any]:
         """Listen for the user too, and live on alone; beside an older service that will soon be stopped."""
         check_host(host, self.settings.api_key, self.settings.keys)
-        listening = bind(host, port, shared=after is not None)
+        listening = adopted(after, host, port) or bind(host, port, shared=after is not None)
         self.served.router, self.served.guard = self.router, self._guard()
         self.keys.promoted()
         self._listen(listening, self.tls)
@@ -506,6 +544,10 @@ class Front:
         for server in self.servers:
             for listening in server.servers:
                 listening.close()
+        end = time.monotonic() + UNASKED_S
+        while self.connections.unasked and time.monotonic() < end:
+            await asyncio.sleep(0.02)
+        for server in self.servers:
             server.config.timeout_graceful_shutdown = math.ceil(self.settings.drain_s) + GRACE_S
             server.should_exit = True
         await asyncio.sleep(HAND_OVER_S)

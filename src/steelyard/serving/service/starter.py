@@ -201,7 +201,7 @@ def promote(
     if verdict is not None:
         order["verdict"] = verdict
     if after is not None:
-        order["after"] = {"pid": after.pid, "started_at": after.started_at}
+        order["after"] = {"pid": after.pid, "started_at": after.started_at, "control": after.control}
     if state_folder is not None:
         order["state_folder"] = str(Path(state_folder).resolve())
     message = service._ask(order)
