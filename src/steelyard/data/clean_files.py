@@ -97,48 +97,46 @@ def clean_files(
         raise same_folder(output)
     with folder_for(output, dry_run) as folder:
         here = input if url is None else local_copy(url, is_needed)
-        document = clean_into(
-            folder,
-            here,
-            contamination,
-            workers,
-            dict(settings or {}),
-            dict(map or {}),
-            watch,
-            dry_run,
-            others,
-        )
+        source = Source(path=str(here), map=dict(map or {}))
+        asked = Asked(contamination, settings or {}, workers, dry_run, others)
+        document = clean_into(folder, source, asked, watch or Watch())
         document["input"] |= {"url": url} if url else {}
         for target in {report or folder / REPORT, *([folder / REPORT] if elsewhere else [])}:
             write_report(target, document)
     return document
 
 
-def clean_into(
-    output: Path,
-    input: Path,
-    contamination: Path | None,
-    workers: int,
-    given: dict[str, Any],
-    map: dict[str, Any],
-    watch: Watch | None,
-    dry_run: bool,
-    others: AbstractContextManager[Mapper] | None,
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Of one cleaning: the file of questions, the words of a recipe for its rules, who maps the blocks."""
+
+    contamination: Path | None
+    given: Mapping[str, Any]
+    workers: int
+    dry_run: bool
+    others: AbstractContextManager[Mapper] | None
+
+
+def rules_for(given: Mapping[str, Any]) -> Rules:
+    """Of the words of a recipe's `clean`, as rows that leave for elsewhere want them."""
+    more = {**model_at(given, Path(".")), "unreadable": "drop", "suppressed": suppressed()}
+    return Rules(**{"pii": PII, **given, **more})
+
+
+def clean_into(output: Path, source: Source, asked: Asked, watch: Watch) -> dict[str, Any]:
     """Input and output are of this machine; the report is still to be written."""
     started = time.perf_counter()
-    source = Source(path=str(input), map=map)
     check_words(source)
+    input = Path(source.path)
     files = [FileAccount(name, source.ability, path) for path, name in inputs_of(input, output)]
-    more = {**model_at(given, Path(".")), "unreadable": "drop", "suppressed": suppressed()}
-    rules = Rules(**{"pii": PII, **given, **more})
-    questions = questions_of(contamination)
+    rules, questions = rules_for(asked.given), questions_of(asked.contamination)
     check = partial(judge_block, rules=rules, questions=questions)
-    with writing(output, dry_run) as outputs:
-        sieve = Sieve(rules, Account(files), on_drop=outputs.drop, folder=output, workers=workers)
+    with writing(output, asked.dry_run) as outputs:
+        account = Account(files)
+        sieve = Sieve(rules, account, on_drop=outputs.drop, folder=output, workers=asked.workers)
         with (
-            others or mapper(workers) as map_blocks,
-            (watch or Watch()).progress("clean", *amount(files)) as bar,
+            asked.others or mapper(asked.workers) as map_blocks,
+            watch.progress("clean", *amount(files)) as bar,
         ):
             whole = asked_alone(rules, questions)
             read: Counter[str] = Counter()
@@ -147,12 +145,12 @@ def clean_into(
                 write_lines(batch, sieve, file, outputs.of(target_of(file.name)))
                 bar.advance(file.bytes - read[file.name])
                 read[file.name] = file.bytes
-        refuse_empty(sieve.account, source)
+        refuse_empty(account, source)
         gone = sieve.settle()
         outputs.leave_out(gone, targets_of(sieve))
         sieve.teach(gone)
-    return report_of(sieve.account, time.perf_counter() - started) | {
-        "input": {"path": str(input.absolute()), "map": map}
+    return report_of(account, time.perf_counter() - started) | {
+        "input": {"path": str(input.absolute()), "map": dict(source.map)}
     }
 
 

@@ -71,17 +71,11 @@ def clean(
     ray: Ray = None,
 ) -> None:
     no_settings("clean")
-    from ....data import LANGUAGES, clean_files, url_of
+    from ....data import clean_files, url_of
     from ...asking.first import map_of  # the room of recipes is more than `--help` needs
     from ...telling.terminal import Terminal
 
-    settings = rules_of(off, only, pii) | {
-        "dedup": word_of(dedup, DEDUP, "--dedup", "near"),
-        "languages": words_of(languages, LANGUAGES, "--languages"),
-        "pii_model": str(pii_model) if pii_model else None,
-        "licences": tuple(name.strip() for name in licences.split(",") if name.strip()),
-        "consent": "required" if consent else None,
-    }
+    settings = rules_of(off, only, pii) | asked_of_rows(dedup, languages, pii_model, licences, consent)
     columns = map_of(map)
     if page is not None and url_of(output):
         raise no_pair("--page", f"--output {output}")
@@ -98,6 +92,21 @@ def clean(
     tell(account)
     if strict and account["unreadable"]:
         raise typer.Exit(CheckFailed.exit_code)
+
+
+def asked_of_rows(
+    dedup: str, languages: str, pii_model: Path | None, licences: str, consent: bool
+) -> dict[str, Any]:
+    """What the other flags ask, in the words of a recipe's `clean`."""
+    from ....data import LANGUAGES
+
+    return {
+        "dedup": word_of(dedup, DEDUP, "--dedup", "near"),
+        "languages": words_of(languages, LANGUAGES, "--languages"),
+        "pii_model": str(pii_model) if pii_model else None,
+        "licences": tuple(name.strip() for name in licences.split(",") if name.strip()),
+        "consent": "required" if consent else None,
+    }
 
 
 def nodes_of(ray: str | None, pii_model: Path | None, watch: Watch) -> Any:

@@ -63,11 +63,7 @@ def attest(
     if action == "verify" and batch and not any((*one, nonce, runtime_data, nonce_store)):
         return _batch(batch)
     if action == "verify" and batch is None and quote and collateral and policy and at:
-        from ....trust import judge, read_case
-
-        return _show(
-            judge(read_case(quote, collateral, policy, at, nonce, runtime_data, nonce_store)).as_json()
-        )
+        return _verify(quote, collateral, policy, at, nonce, runtime_data, nonce_store)
     if action == "release" and not any((batch, collateral, policy, at, nonce, nonce_store, runtime_data)):
         return _release(quote)
     if action == "quote" and quote and nonce and not any((batch, collateral, policy, at, nonce_store)):
@@ -78,6 +74,13 @@ def attest(
         where=Where(field="attest"),
         hint=HINT,
     )
+
+
+def _verify(quote: Path, *case: Any) -> None:
+    """One quote; the rest of its case in the order of `read_case`."""
+    from ....trust import judge, read_case
+
+    _show(judge(read_case(quote, *case)).as_json())
 
 
 def _quote(path: Path, nonce: str, runtime_data: Path | None) -> None:

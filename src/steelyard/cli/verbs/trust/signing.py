@@ -48,7 +48,7 @@ def keys(
     no_settings("keys")
     if action in ("lock", "unlock") and not (output or key):
         return _lock(action, file, token, token_key, passphrase_file)
-    from ....trust import load_signer, make_signing_keys, public_path
+    from ....trust import load_signer, make_signing_keys
 
     known = not key if action == "new" else action == "show" and not output
     if not known or file or token or passphrase_file:
@@ -58,10 +58,15 @@ def keys(
             where=Where(field="keys"),
             hint="steelyard keys new; steelyard keys lock KEYFILE",
         )
-    signer = make_signing_keys(output) if action == "new" else load_signer(key)
+    _tell_signer(make_signing_keys(output) if action == "new" else load_signer(key), action == "new")
+
+
+def _tell_signer(signer: Any, new: bool) -> None:
+    from ....trust import public_path
+
     place = public_path(signer.path)
     document = {"key": str(signer.path), "public": str(place), "fingerprint": signer.public.name}
-    if action == "new":
+    if new:
         written("key.made", kind="signing", key=signer.public.name)
         note(say("keep a copy of {path} where nobody else reads it", path=signer.path))
     kinds = say("with Ed25519 and ML-DSA-65") if signer.hybrid else say("without a hybrid part")
