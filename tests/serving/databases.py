@@ -60,10 +60,12 @@ class Database:
         if self.server is None:
             return
         server = psutil.Process(self.server.pid)
-        for process in (server, *server.children(recursive=True)):
+        processes = [server, *server.children(recursive=True)]
+        for process in processes:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         self.server.wait()
+        psutil.wait_procs(processes)  # while one lives the next server finds its memory in use
         self.server = None
 
     def stop(self) -> None:
