@@ -20,6 +20,7 @@ from steelyard.serving.base.keys import KeyRing
 from steelyard.serving.base.measures import Measures
 from steelyard.serving.host.generation import Served
 from steelyard.serving.host.joined import Fleet, Texts, check_urls, read_server_keys
+from steelyard.serving.host.joined import server as server_module
 
 CHAT = {"model": "default", "messages": [{"role": "user", "content": "Say it."}]}
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
@@ -194,6 +195,16 @@ def test_a_refusal_of_the_server_is_the_clients_and_costs_nothing(tmp_path):
     answer, _, counters = asked_of_one("/v1/chat/completions", CHAT, refusing)
     assert answer.status_code == 400 and "context too long" in answer.json()["error"]["message"]
     assert 'vllm:prompt_tokens_total{engine="joined",model_name="default"} 0.0' in counters
+
+
+def test_an_answer_that_does_not_end_is_not_kept(monkeypatch):
+    monkeypatch.setattr(server_module, "ANSWER_BYTES", 1000)
+
+    def endless(server):
+        server.status, server.error = 400, {"error": {"message": "x" * 2000}}
+
+    answer, _, _ = asked_of_one("/v1/embeddings", {"model": "m", "input": "a text"}, endless)
+    assert answer.status_code == 503 and "xxx" not in answer.text
 
 
 async def post(client, **more):

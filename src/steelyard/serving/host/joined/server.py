@@ -143,8 +143,7 @@ class Server:
     async def _events(self, path: str, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         async with self.client.stream("POST", path, json=body) as answer:
             if answer.status_code != 200:
-                await answer.aread()
-                self._check(answer)
+                self._check(answer, await self._body(answer))
             async for line in each_line_soon(answer.aiter_bytes()):
                 data = line.strip()
                 if not data.startswith(b"data:"):
@@ -169,9 +168,7 @@ class Server:
         """An answer in one piece. Raises as `chunks` does."""
         self.active += 1
         try:
-            answer = await self._unless_lost(self.client.post(path, json=body))
-            self._check(answer)
-            document = orjson.loads(answer.content)
+            document = orjson.loads(await self._unless_lost(self._answered(path, body)))
         except (httpx.HTTPError, orjson.JSONDecodeError) as e:
             self.failed(f"it broke off ({_named(e)})", at_once=isinstance(e, httpx.ConnectError))
             raise Gone(_named(e)) from e
@@ -181,7 +178,22 @@ class Server:
             raise Gone("its answer is no object")
         return document
 
-    def _check(self, answer: httpx.Response) -> None:
+    async def _answered(self, path: str, body: dict[str, Any]) -> bytes:
+        async with self.client.stream("POST", path, json=body) as answer:
+            content = await self._body(answer)
+            self._check(answer, content)
+            return content
+
+    async def _body(self, answer: httpx.Response) -> bytes:
+        content = bytearray()
+        async for part in answer.aiter_bytes():
+            content += part
+            if len(content) > ANSWER_BYTES:
+                self.failed("it sends too much")
+                raise Gone(f"an answer of more than {ANSWER_BYTES >> 20} MiB")
+        return bytes(content)
+
+    def _check(self, answer: httpx.Response, content: bytes) -> None:
         """Raises what the status means. What a server says of our key is never passed on."""
         status = answer.status_code
         if status == 200:
@@ -195,7 +207,7 @@ class Server:
             self.failed(f"it fails (HTTP {status})")
             raise Gone(f"HTTP {status}")
         with suppress(orjson.JSONDecodeError):
-            raise EngineRefused(_said(orjson.loads(answer.content)))
+            raise EngineRefused(_said(orjson.loads(content)))
         raise EngineRefused(f"the server refuses this request (HTTP {status})")
 
 
