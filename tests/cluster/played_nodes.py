@@ -50,7 +50,11 @@ class PlayedNodes:
         if (actor.node, "10.0.0.2") in self.gone:
             raise RuntimeError("the actor died: its node has gone")
         self.works += name == "work"
-        while name == "work" and self.begun < len(self.cores()) and not PLAYED.get("other_code"):
+        while (
+            name == "work"
+            and self.begun < PLAYED.get("named", len(self.cores()))
+            and not PLAYED.get("other_code")
+        ):
             time.sleep(0.01)  # both nodes are to take part
         if name == "work" and self.works == PLAYED.get("kill_worker_at"):
             actor.place.child.kill()

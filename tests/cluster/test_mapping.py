@@ -22,14 +22,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray_pair import FIRST, SECOND, two_nodes
 
-from steelyard.artefact import Watch
+from steelyard.artefact import Inputs, Store, Watch, adopt
 from steelyard.cluster import cluster_address, on_nodes
 from steelyard.cluster.nodes import WORKER
 from steelyard.cluster.through_ray import process
 from steelyard.cluster.through_ray.ray_child import assignment, place
-from steelyard.data import clean_files
+from steelyard.data import clean, clean_files
 from steelyard.errors import Lacking, Stopped, WrongUse
 from steelyard.model import trl_package
+from steelyard.run.child.children import run_step
 from steelyard.trust import cluster_keys as keys
 
 CODE = "data:clean_files"
@@ -112,9 +113,9 @@ class Listening(Watch):
 def played(played_ray):
     """played(**what goes wrong): the context of `on_nodes`, without Ray."""
 
-    def use(watch=None, **wrong):
+    def use(watch=None, hosts=(), **wrong):
         played_ray(**wrong)
-        return on_nodes("10.0.0.1", CODE, watch or Watch())
+        return on_nodes("10.0.0.1", CODE, watch or Watch(), hosts=hosts)
 
     return use
 
@@ -196,6 +197,64 @@ def test_clean_writes_the_bytes_of_one_machine(played, tmp_path, monkeypatch):
     assert {**one, "seconds": 0, "mb_per_s": 0} == {**several, "seconds": 0, "mb_per_s": 0}
 
 
+LONG = "word " * 500
+
+
+def tokenizer(folder):
+    sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+    import tiny  # it loads torch
+
+    return tiny.model(folder / "base")
+
+
+def recipe_settings(source, **clean):
+    """A recipe's cleaning in which all happens: masks, an evaluation file, held-out rows, rows too long."""
+    rows = source.with_name("eval.jsonl")
+    first = [line for line in source.read_text().splitlines() if "prompt" in line][:3]
+    rows.write_text("\n".join(first) + "\n")
+    with source.open("a") as file:
+        file.write(json.dumps({"prompt": LONG, "completion": "word"}) + "\n")
+    sources = [{"path": str(source), "ability": "a"}, {"path": str(source), "ability": "b"}]
+    rules = {
+        "unreadable": "drop",
+        "pii": "mask",
+        "max_tokens": 2000,
+        "split": "near",
+        "test_share": 0.1,
+    } | clean
+    return {"sources": sources, "clean": rules, "eval": {"a": str(rows)}, "root": "/"}
+
+
+def cleaned(folder, settings, base, others=None):
+    """The payload of the step's artefact."""
+    draft = Store(folder).draft("dataset", "0" * 64, "clean", settings, {"base": base})
+    clean(Inputs({"base": base}, {"others": others} if others else {}), settings, draft, Watch())
+    return {path.name: path.read_bytes() for path in draft.folder.iterdir()}
+
+
+def test_a_recipe_is_cleaned_to_the_bytes_of_one_machine(played, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["steelyard.data.cleaning"], "BATCH_ROWS", 32)
+    base, source = adopt(tokenizer(tmp_path)), dirty(tmp_path / "a.jsonl", 250)
+    settings = recipe_settings(source)
+    one = cleaned(tmp_path / "one", settings, base)
+    two = cleaned(tmp_path / "two", settings, base, lambda watch: played(watch, lose_node_at=3))
+    assert one == two and json.loads(one["account.json"])["by_reason"]["too_long"] == 2
+
+
+def test_a_line_that_stops_a_recipe_stops_it_elsewhere_too(played, tmp_path):
+    base, source = adopt(tokenizer(tmp_path)), dirty(tmp_path / "a.jsonl", 40)
+    settings = recipe_settings(source, unreadable="stop")
+    with pytest.raises(WrongUse, match="cannot be read"):
+        cleaned(tmp_path / "one", settings, base, lambda watch: played(watch))
+
+
+def test_hosts_that_are_not_named_do_not_work(played):
+    watch = Listening()
+    with played(watch, hosts=("10.0.0.2",), named=1) as map_items:
+        assert len(list(map_items(DOUBLE, iter(range(9))))) == 9
+    assert {host for hosts in watch.hosts for host in hosts} == {"10.0.0.2"}
+
+
 @pytest.mark.parametrize(
     "address", ["", ":6379", "10.0.0.1:abc", "10.0.0.1:0", "10.0.0.1:99999", "10.0.0.1:-1"]
 )
@@ -271,3 +330,17 @@ def test_a_node_of_ray_that_is_killed_changes_no_byte(rows, nodes, tmp_path):
     clean_files(source, tmp_path / "two", others=on_nodes(address, CODE, watch))
     assert watch.dead and watch.hosts[-1] == [FIRST]
     assert written(tmp_path / "one") == written(tmp_path / "two")
+
+
+@pytest.mark.parametrize("rows", [pytest.param(12000, marks=WITH_RAY)])
+def test_a_recipe_is_cleaned_by_nodes_of_ray_of_which_one_is_killed(rows, nodes, tmp_path):
+    base, source, (address, second) = adopt(tokenizer(tmp_path)), dirty(tmp_path / "a.jsonl", rows), nodes
+    settings = recipe_settings(source)
+    one = cleaned(tmp_path / "one", settings, base)
+    store = Store(tmp_path / "two")
+    on = {"hosts": [FIRST, SECOND], "ray": address}
+    draft = store.draft("dataset", "0" * 64, "clean", settings | on, {"base": base})
+    watch = Killing(second)
+    run_step("data:clean", {"base": base}, draft, store.folder, None, watch, others="cluster:on_nodes")
+    assert watch.dead and watch.hosts[-1] == [FIRST]
+    assert one == {path.name: path.read_bytes() for path in draft.folder.iterdir()}

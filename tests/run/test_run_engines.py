@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from steelyard.cli.telling.plan_lines import engine_lines
 from steelyard.errors import Lacking, WrongUse
-from steelyard.planner import Fill
+from steelyard.planner import DataFacts, Fill
 from steelyard.recipe import load
-from steelyard.run.planning.engines import engine_document, with_engines
+from steelyard.run.planning.engines import (
+    CLEANED_THERE_FROM,
+    engine_document,
+    with_clean_hosts,
+    with_engines,
+)
 from steelyard.training import TrainNeed, choose
 
 RECIPE = "model: demo\ndata: [{path: rows.jsonl}]\ntrain:\n- {stage: sft%s}\n"
@@ -183,6 +189,29 @@ def load_with(recipe, more):
     return with_engines(
         read, Fill(settings={"train": [{"dtype": "bf16"}] * len(read.train)}, origins={}), "llama"
     )
+
+
+MUCH, LITTLE = DataFacts(bytes=CLEANED_THERE_FROM), DataFacts(bytes=CLEANED_THERE_FROM - 1)
+
+
+@pytest.mark.parametrize(
+    ("more", "facts", "why"),
+    [
+        ("", MUCH, "recipe"),
+        ("", LITTLE, "plan: under 30 MB it is done sooner here"),
+        ("clean: {pii_model: tagger}\n", MUCH, "plan: the model of pii_model is on this machine alone"),
+        ("clean: none\n", MUCH, "plan: nothing is cleaned"),
+    ],
+)
+def test_the_hosts_of_a_recipe_clean_what_is_worth_it(recipe, there, more, facts, why):
+    path = recipe("").path
+    path.write_text(RECIPE % ", engine: own" + HOSTS + more)
+    read = load(path)
+    made = with_clean_hosts(read, Fill(settings={"train": [{}]}, origins={}), facts)
+    on = {"hosts": ["10.0.0.1", "10.0.0.2"], "ray": "10.0.0.1:6379"} if why == "recipe" else None
+    assert (made.settings.get("clean_on"), made.origins["clean.hosts"]) == (on, why)
+    told = " ".join(engine_lines({"settings": made.settings, "origins": made.origins}))
+    assert ("cleaned on 10.0.0.1, 10.0.0.2 (recipe)" if on else "cleaned on this machine") in told
 
 
 def test_a_cluster_that_is_not_there_is_one_clear_error(recipe, with_trl, monkeypatch, tmp_path):

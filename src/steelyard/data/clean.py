@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,22 +29,27 @@ from ..errors import Stopped
 from ..trust import disk_problem
 from .account import FileAccount
 from .cleaning import Cleaning, CleanOrder, as_gate
-from .judging import Judged
+from .judging import Judged, Others, elsewhere
 from .reading.folders import DROPPED
 from .reading.sources import Source, files_of
 from .row import Row, Unreadable, as_line, text_hash
-from .steps import packages_of, suppressed
+from .steps import packages_of, suppressed, token_counter
 
 
 def clean(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figures:
     """Settings: {"sources": [...], "clean": {...}, "eval": {ability: file or gate}, "root": folder}.
 
-    Tokens are counted by the tokenizer of `inputs.artefacts["base"]` where it is there, else estimated.
+    Tokens are counted by the tokenizer of `inputs.artefacts["base"]` where it is there, else estimated. Rows
+    are judged by the processes of `inputs.calls["others"]` where it is there, to the same bytes.
     Raises WrongUse (2) for data that cannot be used, Stopped (6).
     """
     cleaning = Cleaning.of(CleanOrder.of(settings, token_counter(inputs)))
+    others: Others | None = inputs.calls.get("others")
     try:
-        account = write_dataset(cleaning, out.folder, watch)
+        with others(watch) if others else nullcontext() as map_pieces:
+            if map_pieces is not None:
+                cleaning.judged_pieces = elsewhere(map_pieces)
+            account = write_dataset(cleaning, out.folder, watch)
     except OSError as e:
         raise disk_problem(e, Path(e.filename or out.folder / "train.jsonl")) from e
     say_aloud(account, watch)
@@ -214,36 +219,6 @@ def with_more(line: bytes, more: Mapping[str, Any]) -> bytes:
     """The line with those fields that have a value."""
     given = {n: round(v, 6) if isinstance(v, float) else v for n, v in more.items() if v is not None}
     return as_line({**orjson.loads(line), **given}) if given else line
-
-
-# ------------------------------------------------------------------ tokens
-
-
-def token_counter(inputs: Inputs) -> Callable[[Row], int] | None:
-    """How long a row is for the base model, if the base is among the inputs."""
-    base = inputs.artefacts.get("base")
-    if base is None:
-        return inputs.calls.get("tokens_of")
-
-    @cache
-    def loaded() -> Callable[[Row], int]:
-        from ..model import Tokenizer
-
-        return counter(Tokenizer(base.path()))
-
-    return lambda row: loaded()(row)  # most data has no row long enough to need it
-
-
-def counter(tokenizer: Any) -> Callable[[Row], int]:
-    """Tokens of a row, special tokens included."""
-
-    def count(row: Row) -> int:
-        if row.messages is None:
-            return len(tokenizer.encode(row.text or ""))
-        tools = {"tools": list(row.tools)} if row.tools else {}
-        return len(tokenizer.chat_ids(list(row.messages), False, **tools))
-
-    return count
 
 
 # ------------------------------------------------------------------ what makes two orders equal

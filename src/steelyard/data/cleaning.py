@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import Where, WrongUse
 from .account import Account, FileAccount
 from .held_out import candidates, held_out
-from .judging import Judged, Sieve, judge
+from .judging import Batch, Judged, Judging, Piece, Sieve, here
 from .questions import Questions
 from .reading.files import Broken, open_data
 from .reading.shapes import shape_of
@@ -100,6 +100,7 @@ class Cleaning:
     settled: set[int] = field(default_factory=set)  # of the rows that `run` gave: those that do not stay
     questions_alike: Alike | None = None  # where held-out rows must not be nearly training rows
     questions: Questions = field(default_factory=Questions)
+    judged_pieces: Callable[[Judging, Iterator[Piece]], Iterator[tuple[Piece, Batch]]] = here
 
     @staticmethod
     def of(order: CleanOrder, rows_limit: int | None = None) -> Cleaning:
@@ -117,9 +118,10 @@ class Cleaning:
         """
         self.read_evals()
         files = files_of(self.order.sources, self.order.root)
-        for source, file in files:
-            self.account.files.append(file)
-            yield from ((judged, file) for judged in self.kept_of(source, file))
+        judging = Judging(self.order.rules, self.questions)
+        for (number, items), batch in self.judged_pieces(judging, self.pieces(files)):
+            source, file = files[number]
+            yield from ((judged, file) for judged in self.kept_of(source, file, items, batch))
         for source in self.order.sources:
             if not any(f.read for s, f in files if s is source):
                 raise no_rows(source, self.order.root)
@@ -129,17 +131,23 @@ class Cleaning:
         if not self.account.kept:
             raise nothing_kept(self.account)
 
-    def kept_of(self, source: Source, file: FileAccount) -> Iterator[Judged]:
-        for items in batches(self.items_of(source, file)):
-            batch = judge(items, self.order.rules, self.questions)
-            for item, judged in zip(items, batch.judged, strict=True):
-                self.on_judged(item, judged)
-            compare = self.order.compares.get(source.ability)
-            kept = self.sieve.take(batch, file)
-            if self.questions_alike is not None:
-                self.questions_alike.add(kept, self.sieve.folder)
-            yield from (with_compare(judged, compare) for judged in kept)
-            self.on_rows(len(items))
+    def pieces(self, files: Sequence[tuple[Source, FileAccount]]) -> Iterator[Piece]:
+        """Rows of one file after another, as they are judged together."""
+        for number, (source, file) in enumerate(files):
+            self.account.files.append(file)
+            yield from ((number, items) for items in batches(self.items_of(source, file)))
+
+    def kept_of(
+        self, source: Source, file: FileAccount, items: Sequence[Row | Unreadable], batch: Batch
+    ) -> Iterator[Judged]:
+        for item, judged in zip(items, batch.judged, strict=True):
+            self.on_judged(item, judged)
+        compare = self.order.compares.get(source.ability)
+        kept = self.sieve.take(batch, file)
+        if self.questions_alike is not None:
+            self.questions_alike.add(kept, self.sieve.folder)
+        yield from (with_compare(judged, compare) for judged in kept)
+        self.on_rows(len(items))
 
     def items_of(self, source: Source, file: FileAccount) -> Iterator[Row | Unreadable]:
         for number, item in enumerate(rows(source, self.order.root, file, self.order.lenient), 1):

@@ -812,10 +812,10 @@ class ResourcesTable(Table):
     terms: TermsTable | None = say("what one's own hardware costs", {"years": 5.0})
     price_per_h: PriceField | None = say("what an hour of this machine costs", "0.50 USD/h")
     hosts: list[Text] | None = say(
-        "machines that train together, nodes of one cluster; the first is its head unless ray says another",
+        "machines that train and clean together, nodes of one cluster; the first is its head without ray",
         ["10.0.0.1", "10.0.0.2"],
     )
-    ray: Text | None = say("head of the cluster; without hosts all of its nodes train", "10.0.0.1:6379")
+    ray: Text | None = say("head of the cluster; without hosts all of its nodes do", "10.0.0.1:6379")
     providers: list[Text] | None = say("whose prices may be used", ["aws", "azure"])
     power: Watts | None = say("that all devices may draw together", "20 kW")
     memory: MostBytes | None = say("that the job may take on one device, at most", "64GB")

@@ -323,7 +323,7 @@ class Resources:
     own: tuple[Owned, ...] = ()
     terms: OwnTerms = OwnTerms()
     price_per_h: Money | None = None
-    hosts: tuple[str, ...] = ()  # machines that train together; none and no ray = this one
+    hosts: tuple[str, ...] = ()  # that train and clean together; none and no ray = this one
     ray: str | None = None  # head of their cluster; None = the first host
     providers: tuple[str, ...] = ()  # whose prices may be used; none = all
     power_w: float | None = None  # that all devices may draw together

@@ -153,10 +153,10 @@ def setting_lines(document: Mapping[str, Any]) -> list[str]:
 
 
 def engine_lines(document: Mapping[str, Any]) -> list[str]:
-    """Which engines do it where they are not the usual ones, and why; an accelerator that is left alone; a
-    device on which nobody has run them."""
+    """Which hosts clean, where some do; which engines do it where they are not the usual ones, and why;
+    an accelerator that is left alone; a device on which nobody has run them."""
     rows, origins = document.get("engines") or [], document.get("origins") or {}
-    texts = []
+    texts = _cleaned(document.get("settings") or {}, origin_of(origins, "clean.hosts"))
     for number, row in enumerate(rows):
         if row["engine"] != "own":
             who = {name: row[name] for name in ("engine", "device")}
@@ -170,6 +170,13 @@ def engine_lines(document: Mapping[str, Any]) -> list[str]:
     if engine := ((document.get("settings") or {}).get("serve") or {}).get("engine"):
         texts.append(say("served by {engine} ({why})", engine=engine, why=origin_of(origins, "serve.engine")))
     return [f"  {piece}" for text in texts for piece in broken(text, columns() - 2)]
+
+
+def _cleaned(settings: Mapping[str, Any], why: str) -> list[str]:
+    """Where a recipe names hosts: which of them clean, or why none does."""
+    if on := settings.get("clean_on"):
+        return [say("cleaned on {hosts} ({why})", hosts=", ".join(on["hosts"]), why=why)]
+    return [say("cleaned on this machine ({why})", why=why)] if why else []
 
 
 def _numbered(name: str, stage: int, stages: int) -> str:

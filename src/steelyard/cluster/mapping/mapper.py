@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from ...artefact import Watch
-from ...errors import Lacking, Stopped, no_cluster
-from ..through_ray import WHERE, RayProcess, differs, ray_process
+from ...errors import Lacking, Stopped, Where, no_cluster
+from ..through_ray import RayProcess, differs, ray_process
 
 AHEAD = 3  # items a place that are under way: one in work, one that waits there, one on its way
 
@@ -23,14 +23,19 @@ Mapper = Callable[[Callable[[Any], Any], Iterator[Any]], Iterator[tuple[Any, Any
 
 
 @contextmanager
-def on_nodes(address: str, code: str, watch: Watch) -> Iterator[Mapper]:
+def on_nodes(
+    address: str, code: str, watch: Watch, hosts: Sequence[str] = (), field: str = "--ray"
+) -> Iterator[Mapper]:
     """`map(function, items)` -> (item, answer) in order, once; `code`: the call ("room:name") whose rooms and
-    packages must be equal on every node. An error that the function raises is raised here.
+    packages must be equal on every node. With `hosts`, addresses, no other node works. An error that the
+    function raises is raised here.
 
-    Raises Lacking without Ray, keys or nodes, for a node with other code, and where no node is left.
+    Raises Lacking, at `field`, without Ray, keys or nodes, for a node with other code, and where no node is
+    left.
     """
-    with ray_process(address, "mapping") as process:
-        yield Session(process, watch, code).map
+    where = Where(field=field)
+    with ray_process(address, "mapping", where) as process:
+        yield Session(process, watch, code, hosts, where).map
 
 
 @dataclass(slots=True)
@@ -40,13 +45,15 @@ class Session:
     process: RayProcess
     watch: Watch
     code: str
+    hosts: Sequence[str]
+    where: Where
     places: int = 0  # that work; told by the child whenever it changes
     sent: int = 0
     items: dict[int, Any] = field(default_factory=dict)
     answers: dict[int, bytes] = field(default_factory=dict)
 
     def map(self, function: Callable[[Any], Any], items: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
-        self.process.begin(self.code, pickle.dumps(function, pickle.HIGHEST_PROTOCOL))
+        self.process.begin(self.code, pickle.dumps(function, pickle.HIGHEST_PROTOCOL), self.hosts)
         while not self.places:
             self.hear()
         turn = 0
@@ -82,7 +89,7 @@ class Session:
         elif kind == b"e":
             raise error_of(body)
         elif kind == b"x":
-            raise problem_of(json.loads(body), self.process.head)
+            raise problem_of(json.loads(body), self.process.head, self.where)
         elif kind == b"n":
             told = json.loads(body)
             self.places = told.pop("places")
@@ -97,16 +104,16 @@ def error_of(body: bytes) -> BaseException:
     return error if isinstance(error, BaseException) else RuntimeError(error)
 
 
-def problem_of(told: dict[str, Any], head: str) -> Lacking:
+def problem_of(told: dict[str, Any], head: str, where: Where) -> Lacking:
     """The child's last word as an error of ours."""
     kind, host, why = told["kind"], told.get("host", ""), told.get("why", "")
     if kind == "differs":
-        return differs(host, why)
+        return differs(host, why, where)
     if kind == "nobody":
         return Lacking(
             "cluster.hosts_lost",
             "no host of the cluster is left that works",
-            where=WHERE,
+            where=where,
             why=why,
             hint="steelyard cluster start ADDRESS --head HEAD there, then run the same command again",
         )
@@ -114,8 +121,8 @@ def problem_of(told: dict[str, Any], head: str) -> Lacking:
         return Lacking(
             "cluster.item",
             "the same piece of work ended three processes",
-            where=WHERE,
+            where=where,
             why=why,
-            hint="see whether their hosts had memory left; without --ray the same work is done here",
+            hint=f"see whether their hosts had memory left; without {where.field} the same work is done here",
         )
     return no_cluster(head, why)

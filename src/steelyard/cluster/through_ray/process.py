@@ -12,7 +12,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,9 +38,11 @@ class RayProcess:
     head: str
     words: BinaryIO
 
-    def begin(self, call: str, function: bytes) -> None:
-        """`function`, pickled, is what the processes on the nodes give their items to."""
-        self.tell(b"c", 0, json.dumps({"call": call, "code": code_of(call)}).encode())
+    def begin(self, call: str, function: bytes, hosts: Sequence[str] = ()) -> None:
+        """`function`, pickled, is what the processes on the nodes give their items to; with `hosts`,
+        addresses, those of no other node work."""
+        asked = {"call": call, "code": code_of(call), "hosts": list(hosts)}
+        self.tell(b"c", 0, json.dumps(asked).encode())
         self.tell(b"f", 0, function)
 
     def tell(self, kind: bytes, number: int, body: bytes) -> None:
@@ -61,12 +63,12 @@ class RayProcess:
 
 
 @contextmanager
-def ray_process(address: str, what: str) -> Iterator[RayProcess]:
+def ray_process(address: str, what: str, where: Where = WHERE) -> Iterator[RayProcess]:
     """`what`: `mapping` (a function over items) or `asking` (of single nodes).
 
     Raises Lacking without Ray, keys, or a head at this address.
     """
-    check_ray(WHERE)
+    check_ray(where)
     environment = ray_environment(keys_folder())
     head = cluster_address((), address)
     check_reachable(head, environment)
@@ -94,11 +96,11 @@ def _started(head: str, what: str, more: Mapping[str, str], words: BinaryIO) -> 
     )
 
 
-def differs(host: str, why: str) -> Lacking:
+def differs(host: str, why: str, where: Where = WHERE) -> Lacking:
     return Lacking(
         "cluster.host_differs",
         f"the host {host} runs other code",
-        where=WHERE,
+        where=where,
         why=why,
         hint="install the same steelyard with the same extras there and here, then start the node again",
     )

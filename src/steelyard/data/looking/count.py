@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ..account import Account
-from ..clean import counter
 from ..cleaning import Cleaning, CleanOrder
 from ..reading.opened import PACKED
 from ..reading.sources import files_of
 from ..row import Row
+from ..steps import counter
 
 ROWS_READ = 20_000  # a file; the rest is taken to be like them
 ROWS_TOKENIZED = 4_000  # an even sample beyond

@@ -20,6 +20,7 @@ from .repair import mended
 from .suppressed import ERASED, Suppressed, suppress, suppressed
 from .tagger import check_tagger, packages_of
 from .terms import terms, terms_of
+from .tokens_of import counter, token_counter
 
 Step = Callable[[Row, Rules], tuple[Row, list[Finding]]]
 
@@ -30,6 +31,6 @@ STEPS: dict[str, Step] = {
 
 __all__ = [
     "ERASED", "NEAR", "STEPS", "Finding", "Rules", "Step", "Suppressed", "chat_fault", "check_tagger",
-    "estimated_tokens", "has_placeholder", "holds_placeholder", "mended", "packages_of", "redact",
-    "says_nothing", "suppress", "suppressed", "terms_of",
+    "counter", "estimated_tokens", "has_placeholder", "holds_placeholder", "mended", "packages_of", "redact",
+    "says_nothing", "suppress", "suppressed", "terms_of", "token_counter",
 ]  # fmt: skip

@@ -220,11 +220,17 @@ def step_out_of_memory(kind: type[Lacking] = Lacking) -> Lacking:
 
 
 def step_order(
-    call: str, inputs: dict[str, Artefact], draft: Draft, store: Path, keys: tuple[Any, ...] | None
+    call: str,
+    inputs: dict[str, Artefact],
+    draft: Draft,
+    store: Path,
+    keys: tuple[Any, ...] | None,
+    others: str = "",
 ) -> dict[str, Any]:
-    """The order that runs one step into a draft."""
+    """The order that runs one step into a draft; `others`: the call that lends it the processes of hosts."""
     return {
         "call": call,
+        "others": others,
         "store": str(store),
         "keys": keys,
         "settings": draft.settings,
@@ -261,9 +267,10 @@ def run_step(
     watch: Watch,
     resumes: bool = False,
     yields_to: Services | None = None,
+    others: str = "",
 ) -> Figures:
     """A step that `resumes` is started again where it got no memory, or stood still."""
-    order = step_order(call, inputs, draft, store, keys)
+    order = step_order(call, inputs, draft, store, keys, others)
     if not resumes:
         return in_child(order, watch, yields_to=yields_to)
     return until_done(lambda patience: in_child(order, watch, patience, yields_to), draft.scratch, watch)

@@ -13,6 +13,8 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -61,13 +63,12 @@ def opened(order: dict[str, Any], store: Store) -> Artefact:
 
 def carry_out(order: dict[str, Any], watch: Watch) -> Any:
     """Import what the order names, give it what it asks for, return its figures."""
-    room, name = order["call"].split(":")
-    call = getattr(import_module(f"steelyard.{room}"), name)
+    call = call_of(order["call"])
     if "draft" not in order:
         return call(**order["arguments"])
     keys = keys_of(order["keys"]) if order["keys"] else None
     store = Store(Path(order["store"]), keys)
-    inputs = Inputs({role: opened(a, store) for role, a in order["inputs"].items()})
+    inputs = Inputs({role: opened(a, store) for role, a in order["inputs"].items()}, lent(order))
     words = order["draft"]
     scratch, folder = Scratch(Path(words["scratch"]), keys), Path(words["folder"])
     draft = Draft(words["kind"], words["key"], words["step"], order["settings"], [], folder, scratch)
@@ -75,6 +76,22 @@ def carry_out(order: dict[str, Any], watch: Watch) -> Any:
         figures = call(inputs, order["settings"], draft, watch)
     time.sleep(3 * SHORT_SAMPLE_S)  # a step of two tenths of a second would end before its peak was counted
     return figures
+
+
+def call_of(name: str) -> Callable[..., Any]:
+    """What "room:name" means; the room is imported now."""
+    room, _, own = name.partition(":")
+    call: Callable[..., Any] = getattr(import_module(f"steelyard.{room}"), own)
+    return call
+
+
+def lent(order: dict[str, Any]) -> dict[str, Callable[..., Any]]:
+    """{"others"}: the processes of the hosts that the step's settings name; {} where they name none."""
+    settings = order["settings"]
+    if not order.get("others") or "ray" not in settings:
+        return {}
+    words = {"hosts": settings["hosts"], "field": "resources.hosts"}
+    return {"others": partial(call_of(order["others"]), settings["ray"], order["call"], **words)}
 
 
 def problem_of(error: Exception) -> Problem | None:

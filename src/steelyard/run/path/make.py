@@ -64,7 +64,17 @@ def in_child(
         inputs, watch = step.inputs(run), Paced(run, later_s) if step.resumes else run.watch
         while True:
             try:
-                return run_step(step.call, inputs, draft, store.folder, keys, watch, step.resumes, yields_to)
+                return run_step(
+                    step.call,
+                    inputs,
+                    draft,
+                    store.folder,
+                    keys,
+                    watch,
+                    step.resumes,
+                    yields_to,
+                    step.others,
+                )
             except Stopped as stopped:
                 if not isinstance(watch, Paced) or not watch.missed or run.watch.stop:
                     raise
@@ -87,6 +97,8 @@ def make(
         return earlier
     artefact = done(run, step, work, key, do)
     record(run, step, artefact, "done", part)
+    if step.others and "ray" in work.settings:
+        return artefact  # the time of several hosts teaches nothing of this one
     expected = predicted(run.ready, step.name, part)
     own, share = counted(run.ready, expected, artefact.figures), artefact.figures[SHARE]
     if artefact.figures.get("steps_left_out") or artefact.figures.get(RESUMED):

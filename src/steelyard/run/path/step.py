@@ -37,6 +37,7 @@ class Step:
     isa: bool = True  # do its bytes depend on the instruction set too?
     inputs: Callable[[Run], dict[str, Artefact]] = _nothing
     hashes: Callable[[Run, Settings], dict[str, str]] = _nothing  # of inputs that are no artefacts
+    others: str = ""  # "room:function", the processes of the hosts that its settings name, lent to the child
     instead: str | None = None  # the role that stands in for `makes` where the step is skipped
     then: Callable[[Run, Artefact], None] = _done
 

@@ -22,8 +22,8 @@ SERVICES = ("serving:start", "serving:prepare", "run.service", CHILD)
 
 
 def clean_settings(ready: Ready) -> list[Settings]:
-    recipe = ready.recipe
-    return [data_settings(recipe, ready.fill.settings["clean"])] if recipe.data else []
+    recipe, filled = ready.recipe, ready.fill.settings
+    return [data_settings(recipe, filled["clean"]) | filled.get("clean_on", {})] if recipe.data else []
 
 
 def train_inputs(run: Run) -> dict[str, Artefact]:
@@ -107,6 +107,7 @@ STEPS = (
         hashes=lambda run, settings: input_hashes(settings),
         makes="dataset",
         isa=False,
+        others="cluster:on_nodes",
         then=account_rows,
     ),
     Step(

@@ -1,4 +1,5 @@
-"""Which engine trains each stage, on which device, and which serves, and why: into settings and origins.
+"""Which engine trains each stage, on which device and hosts, which hosts clean, which engine serves, and why:
+into settings and origins.
 
 Not here: what an engine can do (training, serving), what a step of it takes (planner).
 """
@@ -13,13 +14,15 @@ from ...errors import Lacking, Problem, Where, WrongUse
 from ...hardware import accelerator_files
 from ...launch import LAUNCHED
 from ...model import FAMILIES, trl_devices, trl_missing, trl_python, trl_versions
-from ...planner import Fill, per_ability
+from ...planner import DataFacts, Fill, per_ability
 from ...recipe import METHOD_WORDS, Recipe, Stage
 from ...training import CAPABILITIES, TrainNeed, check_trackers, choose
 from ...trust import address_of, keys_folder, ray_environment
+from ...units import show_bytes
 from .teachers import teacher_family
 
 CPU = "cpu"
+CLEANED_THERE_FROM = 30_000_000  # bytes; less is done before hosts have begun (decision 276)
 WORDS = {"micro_batch": "per_device_train_batch_size", "grad_accum": "gradient_accumulation_steps"}
 
 
@@ -88,19 +91,30 @@ def _hosts(
     if stage.stage not in CAPABILITIES["trl"]().shared or stage.engine == "own" or scored:
         origins[f"{name}.hosts"] = f"plan: {stage.stage} of {stage.engine or 'trl'} is trained on one machine"
         return {}, 0
+    head, hosts = hosts_of(recipe, device)
+    origins[f"{name}.hosts"] = hosts_origin(recipe, head)
+    return {"hosts": [host for host, _ in hosts], "ray": head}, sum(places for _, places in hosts)
+
+
+def hosts_of(recipe: Recipe, device: str) -> tuple[str, tuple[tuple[str, int], ...]]:
+    """(head, the address of each host and how many processes it takes). Raises Lacking for a cluster or a
+    host that is not there."""
     from ...cluster import check_reachable, cluster_address  # TLS and more that no other plan needs
     from ...training import hosts_there
 
+    asked = recipe.resources
     try:
         head = cluster_address(asked.hosts, asked.ray)
         check_reachable(head, ray_environment(keys_folder()))
-        hosts = hosts_there(head, tuple(map(address_of, asked.hosts)), device)
+        return head, hosts_there(head, tuple(map(address_of, asked.hosts)), device)
     except Problem as problem:
         field = problem.where.field if problem.where else None
         problem.where = Where(str(recipe.path), field=field)
         raise
-    origins[f"{name}.hosts"] = "recipe" if asked.hosts else f"plan: the nodes of {head}"
-    return {"hosts": [host for host, _ in hosts], "ray": head}, sum(places for _, places in hosts)
+
+
+def hosts_origin(recipe: Recipe, head: str) -> str:
+    return "recipe" if recipe.resources.hosts else f"plan: the nodes of {head}"
 
 
 def _shared(
@@ -227,6 +241,41 @@ def absent_devices(settings: Mapping[str, Any]) -> dict[int, str]:
     will run on: `validate` tells of them, `up` refuses."""
     wanted = {n: stage.get("device", CPU) for n, stage in enumerate(settings.get("train") or ())}
     return {n: device for n, device in wanted.items() if device != CPU and device not in trl_devices()}
+
+
+# ------------------------------------------------------------------ where it is cleaned
+
+
+def with_clean_hosts(recipe: Recipe, filled: Fill, facts: DataFacts) -> Fill:
+    """The same settings with the hosts that clean, where the recipe names some and they are worth it; the
+    origin says why where they are not. Raises Lacking as `hosts_of` does."""
+    if not (recipe.resources.hosts or recipe.resources.ray) or not recipe.data:
+        return filled
+    if why := stays_here(recipe, facts):
+        return replace(filled, origins={**filled.origins, "clean.hosts": f"plan: {why}"})
+    own = settings_of(recipe, filled)
+    origins = {**filled.origins, "clean.hosts": hosts_origin(recipe, own["ray"])}
+    return replace(filled, settings={**filled.settings, "clean_on": own}, origins=origins)
+
+
+def stays_here(recipe: Recipe, facts: DataFacts) -> str:
+    """Why cleaning stays on this machine; "" where it does not."""
+    if not recipe.clean.enabled:
+        return "nothing is cleaned"
+    if recipe.clean.pii_model:
+        return "the model of pii_model is on this machine alone"
+    if facts.bytes < CLEANED_THERE_FROM:
+        return f"under {show_bytes(CLEANED_THERE_FROM)} it is done sooner here"
+    return ""
+
+
+def settings_of(recipe: Recipe, filled: Fill) -> dict[str, Any]:
+    """{"hosts", "ray"}: those that train, where some do; else they are asked."""
+    for stage in filled.settings["train"]:
+        if "hosts" in stage:
+            return {"hosts": list(stage["hosts"]), "ray": stage["ray"]}
+    head, hosts = hosts_of(recipe, CPU)
+    return {"hosts": [host for host, _ in hosts], "ray": head}
 
 
 # ------------------------------------------------------------------ serving

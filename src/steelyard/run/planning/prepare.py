@@ -43,7 +43,7 @@ from ..record.workdir import Workdir
 from .adapters import with_adapters
 from .checks import check_all_known, check_guesses, check_sealed_room, check_vouched, draft_folder
 from .document import plan_document
-from .engines import check_devices, with_engines
+from .engines import check_devices, with_clean_hosts, with_engines
 from .facts import base_of, calibrate, count
 from .launching import engine_settings_of, planned_own
 from .ready import FormPlan, Model, Ready
@@ -169,6 +169,7 @@ def form_plan(
 ) -> FormPlan:
     filled = fill(recipe, model.shape, model.machine, model.facts, form, model.forms, share)
     filled = with_engines(recipe, filled, family_in(model.base.folder))
+    filled = with_clean_hosts(recipe, filled, model.facts)
     filled = with_teachers(recipe, filled, model.base.folder, Watch())
     filled = with_adapters(recipe, filled, model.base.folder, model.base.hash)
     local = predict(filled, model.shape, model.machine, model.calibration, model.facts, rows)

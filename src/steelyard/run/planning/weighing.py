@@ -56,7 +56,7 @@ from ..child.children import call_order, in_child
 from .adapters import with_adapters
 from .checks import check_recipients, check_sealed_room, check_serve_files
 from .document import cores_document
-from .engines import absent_devices, engine_document, with_engines
+from .engines import absent_devices, engine_document, with_clean_hosts, with_engines
 from .facts import base_of, calibrate, with_rows_to_teach
 from .launching import launch_of_recipe
 from .prepare import drafted, finetuning_types, learnt_rows
@@ -97,6 +97,7 @@ def weigh(
     named = replace(recipe, model=name)
     share = first_share(named, shape)
     filled = _filled(named, fill(named, shape, machine, facts, offered=forms, share=share))
+    filled = with_clean_hosts(recipe, filled, facts)
     if HERE in devices:
         calibrate(machine, finetuning_types(recipe), listener)
     calibration = recall(machine)
@@ -172,6 +173,7 @@ def settle(recipe: Recipe, watch: Watch | None = None) -> dict[str, Any]:
     named = replace(recipe, model=name)
     share = first_share(named, shape)
     filled = _filled(named, fill(named, shape, machine, facts, offered=offered, share=share))
+    filled = with_clean_hosts(recipe, filled, facts)
     local = here(filled, shape, machine, recall(machine), facts, listener)
     if local is not None:
         check_limits(named, filled, local, NO_PLANS, machine)

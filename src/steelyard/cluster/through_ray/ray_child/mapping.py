@@ -42,6 +42,7 @@ class Mapping:
     failures: Counter[str] = field(default_factory=Counter)  # by node
     call: str = ""
     code: dict[str, Any] = field(default_factory=dict)
+    hosts: frozenset[str] = frozenset()  # addresses of the nodes that work; none named = all
     function: Any = None
     answered: bool = False
     why: str = ""  # the last place was lost
@@ -78,6 +79,7 @@ class Mapping:
         elif kind == b"c":
             asked = json.loads(body)
             self.call, self.code = asked["call"], asked["code"]
+            self.hosts = frozenset(asked["hosts"])
         else:
             self.function = self.nodes.share(body)
 
@@ -92,7 +94,7 @@ class Mapping:
         if now - self.looked < LOOK_S:
             return
         self.looked = now
-        cores = self.nodes.cores()
+        cores = self.cores()
         for place in [p for p in self.places.values() if (p.node, p.address) not in cores]:
             self.lose(place, "the node has gone")
         for (node, address), count in sorted(cores.items()):
@@ -102,6 +104,11 @@ class Mapping:
         if not self.places and all(self.failures[node] >= DEADLY for node, _ in cores):
             why = self.why or "no node of the cluster has a core for work (--num-cpus 0)"
             raise Failed("nobody", why=why)
+
+    def cores(self) -> dict[tuple[str, str], int]:
+        """Of the nodes that are to work."""
+        every: dict[tuple[str, str], int] = self.nodes.cores()
+        return {node: count for node, count in every.items() if not self.hosts or node[1] in self.hosts}
 
     def open(self, node: str, address: str) -> None:
         self.opened += 1
