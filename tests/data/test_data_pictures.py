@@ -133,9 +133,56 @@ def test_the_command_says_how_long_it_takes_and_learns_from_it(folder, tmp_path,
     row, _ = Ledger(tmp_path / "ledger.db").rows(step="pictures")
     assert row.features["pictures"] == 11 and row.predicted["wall_s"] > 0 < row.measured["wall_s"]
     late = [replace(row, measured={"wall_s": 2 * row.predicted["wall_s"]})] * 3
-    foreseen = decode_s(11, row.features["bytes"], 1, 2, late)
+    foreseen = decode_s(11, row.features["bytes"], 0, 1, 2, late)
     assert foreseen.value == pytest.approx(2 * row.predicted["wall_s"])
     assert foreseen.low < foreseen.value < foreseen.high and foreseen.provenance == "measured"
     (tmp_path / "empty").mkdir()
     with pytest.raises(WrongUse, match="holds no picture"):
         make_pictures(tmp_path / "empty", tmp_path / "out")
+
+
+# ------------------------------------------------------------------ videos
+
+
+def video(path, codec="mpeg4", seconds=5, rate=10, size=(96, 64), **more):
+    """A frame of second n is grey of 40 n."""
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w", **more) as out:
+        stream = out.add_stream(codec, rate=rate)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        for number in range(seconds * rate):
+            grey = np.full((size[1], size[0], 3), 40 * (number // rate), dtype=np.uint8)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+        out.mux(stream.encode())
+
+
+def test_a_video_is_taken_at_every_so_many_seconds_and_a_cut_one_as_far_as_it_goes(tmp_path, monkeypatch):
+    monkeypatch.setattr("steelyard.data.making.frames.SECTION", 2)
+    inside = tmp_path / "in"
+    inside.mkdir()
+    video(inside / "a.mp4")
+    video(inside / "b.mkv", "ffv1", seconds=3)
+    (inside / "c.avi").write_bytes(b"RIFF no video")
+    (inside / "d.mp4").write_bytes((inside / "a.mp4").read_bytes()[:-600])
+    (inside / "e.mp4").write_bytes(b"#EXTM3U\nfile:///etc/passwd\n")  # a list of other files
+    (inside / "f.png").write_bytes(saved(picture(64, 64), "PNG"))
+    for workers in (1, 2):
+        report = make_pictures(inside, tmp_path / f"out{workers}", 16, workers)
+    index, dropped = lines(tmp_path / "out1" / "index.jsonl"), lines(tmp_path / "out1" / "dropped.jsonl")
+    ids = [row["id"] for row in index]
+    assert ids[:8] == [*(f"a.mp4#t={n}" for n in (0, 1, 2, 3, 4)), *(f"b.mkv#t={n}" for n in (0, 1, 2))]
+    assert ids[-1] == "f.png" and {row["id"].partition("#")[0] for row in dropped} >= {"c.avi", "e.mp4"}
+    assert all(row["reasons"] == ["unreadable_video"] and row["evidence"]["why"] for row in dropped)
+    assert report["in"] == report["kept"] + report["dropped"] == len(index) + len(dropped)
+    grey = np.load(tmp_path / "out1" / "pixels.npy")[:8, 8, 8, 0].astype(int)
+    assert np.abs(grey - [0, 40, 80, 120, 160, 0, 40, 80]).max() < 8
+    for name in ("pixels.npy", "index.jsonl", "dropped.jsonl"):
+        assert (tmp_path / "out1" / name).read_bytes() == (tmp_path / "out2" / name).read_bytes()
+
+
+def test_a_wide_pixel_and_a_faster_clock(tmp_path):
+    pytest.importorskip("av")
+    video(tmp_path / "a.mkv", seconds=1)
+    report = make_pictures(tmp_path / "a.mkv", tmp_path / "out", 8, every=0.2)
+    assert report["kept"] == 5 and report["coded_pixels"] == pytest.approx(96 * 64 * 10, rel=0.2)
+    assert [row["id"] for row in lines(tmp_path / "out" / "index.jsonl")][:2] == ["a.mkv#t=0", "a.mkv#t=0.2"]

@@ -38,7 +38,11 @@ VERBS = (
         "data.splits.split",
         "Divide rows into train, validation and test; what is nearly the same stays together.",
     ),
-    ("data pictures", "data.pictures.pictures", "Pictures as one array: decoded, cropped, resized."),
+    (
+        "data pictures",
+        "data.pictures.pictures",
+        "Pictures and videos as one array: decoded, cropped, resized.",
+    ),
     ("data trace", "data.erasing.trace", "Which artefacts, services, caches and uploads hold a row."),
     ("data erase", "data.erasing.erase", "Erase rows from all that was made of them; a plan without --yes."),
     ("gate", "checks.gate", "Is what URL serves what was tuned? If not: why."),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...artefact import Watch
-from ...data import make_pictures
+from ...data import Found, make_pictures
 from ...errors import Problem
 from ...hardware import Machine, probe
 from ...ledger import Row
@@ -25,6 +25,7 @@ def decode_pictures(
     output: Path,
     size: int = 224,
     workers: int = 1,
+    every: float = 1.0,
     watch: Watch | None = None,
     tell: Callable[[Figure], None] = lambda foreseen: None,
 ) -> dict[str, Any]:
@@ -32,13 +33,14 @@ def decode_pictures(
     watch, machine = watch or Watch(), probe()
     foreseen: list[Figure] = []
 
-    def found(count: int, size_bytes: int) -> None:
+    def found(there: Found) -> None:
         past = [row for row in learnt_rows(machine, watch) if row.step == STEP]
-        foreseen.append(decode_s(count, size_bytes, workers, machine.cores, past))
+        counts = there.pictures, there.picture_bytes, there.coded_pixels
+        foreseen.append(decode_s(*counts, workers, machine.cores, past))
         tell(foreseen[0])
 
     started = time.monotonic()
-    report = make_pictures(input, output, size, workers, watch, found)
+    report = make_pictures(input, output, size, workers, every, watch, found)
     learn(machine, report, workers, foreseen[0], time.monotonic() - started, watch)
     return report | {"foreseen": foreseen[0].as_json()}
 
@@ -49,7 +51,8 @@ def learn(
     """A ledger that cannot be written ends nothing."""
     features = {
         "pictures": report["in"],
-        "bytes": report["bytes_in"],
+        "bytes": report["picture_bytes"],
+        "coded_pixels": report["coded_pixels"],
         "workers": workers,
         "size": report["size"],
     }

@@ -1,4 +1,4 @@
-"""data pictures: a folder of pictures as one array for training."""
+"""data pictures: a folder of pictures and videos as one array for training."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ def pictures(
     size: Annotated[
         int, typer.Option("--size", metavar="PIXELS", min=8, max=4096, help=say("Of a side."))
     ] = 224,
+    every: Annotated[
+        float,
+        typer.Option("--every", metavar="SECONDS", min=0.001, help=say("Of a video a frame so often.")),
+    ] = 1.0,
     workers: Annotated[int, typer.Option("--workers", metavar="N", min=1, help=say("Processes."))] = 1,
     strict: Annotated[
         bool, typer.Option("--strict", help=say("Exit with 4 where something could not be read."))
@@ -36,7 +40,7 @@ def pictures(
 
     os.setpriority(os.PRIO_PROCESS, 0, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
     with Terminal() as watch:
-        report = decode_pictures(input, output, size, workers, watch, tell)
+        report = decode_pictures(input, output, size, workers, every, watch, tell)
     headline = say("{kept} of {n} pictures kept, {dropped} dropped", kept=report["kept"], n=report["in"],
                    dropped=report["dropped"])  # fmt: skip
     speed = say("{bytes}, {rate} pictures/s", bytes=show_bytes(report["bytes_in"]),
