@@ -112,6 +112,23 @@ def test_raters_against_each_other():
     assert taught(one(rating="bad", correction="b", rater="y"), wrong)[0] == []
 
 
+def test_one_rater_outvotes_nobody_by_many_answers_of_his_own():
+    honest = [one(answer="a", rating="bad", correction="right", rater=f"r{n}") for n in range(4)]
+    made_up = [one(answer=f"x{n}", rating="bad", correction="wrong", rater="evil") for n in range(30)]
+    assert taught(*honest, *made_up) == ([("q", "right")], {"outvoted": 30})
+    assert taught(*honest, one(answer="right", rating="bad", rater="evil"))[0] == [("q", "right")]
+
+
+def test_who_is_outvoted_elsewhere_leaves_no_two_words_on_an_answer():
+    yes = [one(rater=rater) for rater in "ab"]
+    no = [one(rating="bad", correction=f"c{rater}", rater=rater) for rater in "df"]
+    others = [one(answer="x", rating="bad", correction="cd", rater=rater) for rater in "gh"]
+    labels = weigh(*read(*yes, *no, *others), rules(teaches=frozenset({"labels"})))
+    said = {row.fields["messages"][-1]["content"]: row.fields["label"] for row in labels.rows}
+    assert said == {"a": True, "cd": True, "x": False}
+    assert labels.account["reasons"] == {"contradiction": 1, "outvoted": 1}
+
+
 def test_a_rater_has_one_voice_the_last():
     first, last = one(at="2030-01-01T00:00:00Z"), one(rating="bad", at="2030-01-02")
     assert taught(last, first)[1] == {"rated_again": 1, "teaches_nothing": 1}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -120,47 +120,43 @@ def above_per_rater(ratings: Sequence[Rating], rules: Rules) -> set[int]:
 
 def contradiction(ratings: Sequence[Rating], rules: Rules) -> set[int]:
     """An answer is called good and bad, or a prompt has several corrections, and none prevails."""
-    return {n for group in said(ratings) if prevailing(group) is None for n in flat(group)}
+    gone: set[int] = set()
+    for group in said(ratings):
+        wins = prevailing(group, ratings)
+        gone |= {n for what, numbers in group.items() if wins is None or what != wins for n in numbers}
+    return gone
 
 
 def outvoted(ratings: Sequence[Rating], rules: Rules) -> set[int]:
     gone: set[int] = set()
     for group in said(ratings):
-        wins = prevailing(group)
+        wins = prevailing(group, ratings)
         gone |= {n for what, numbers in group.items() if wins is not None and what != wins for n in numbers}
     return gone
 
 
 def said(ratings: Sequence[Rating]) -> list[dict[Any, list[int]]]:
-    """What is said of the same thing: of an answer good or bad, of a prompt which correction is right."""
+    """What is said of the same thing: of an answer good or bad, of a prompt which correction is right.
+
+    A correction says of its own text that it is good.
+    """
     answers: dict[Any, dict[Any, list[int]]] = defaultdict(lambda: defaultdict(list))
     corrections: dict[Any, dict[Any, list[int]]] = defaultdict(lambda: defaultdict(list))
     for n, one in enumerate(ratings):
         answers[one.asked, one.answered][one.good].append(n)
         if one.correction is not None:
-            corrections[one.asked][key_of_answer(one.correction)].append(n)
+            right = key_of_answer(one.correction)
+            answers[one.asked, right][True].append(n)
+            corrections[one.asked][right].append(n)
     return [group for group in (*answers.values(), *corrections.values()) if len(group) > 1]
 
 
-def prevailing(group: dict[Any, list[int]]) -> Any:
-    """What at least two thirds say, None where that is nothing."""
-    voices = sum(map(len, group.values()))
-    what, most = max(((what, len(numbers)) for what, numbers in group.items()), key=lambda one: one[1])
-    return what if most >= AGREE * voices else None
-
-
-def flat(group: dict[Any, list[int]]) -> Iterable[int]:
-    return (n for numbers in group.values() for n in numbers)
-
-
-def corrected_to_bad(ratings: Sequence[Rating], rules: Rules) -> set[int]:
-    """Corrected to what others call bad."""
-    bad = {(one.asked, one.answered) for one in ratings if not one.good}
-    return {
-        n
-        for n, one in enumerate(ratings)
-        if one.correction is not None and (one.asked, key_of_answer(one.correction)) in bad
-    }
+def prevailing(group: dict[Any, list[int]], ratings: Sequence[Rating]) -> Any:
+    """What at least two thirds of the raters say, None where that is nothing. Who says the same of many
+    answers to a prompt, which he may have made up, is one voice."""
+    voices = {what: len({ratings[n].rater for n in numbers}) for what, numbers in group.items()}
+    what, most = max(voices.items(), key=lambda one: one[1])
+    return what if most >= AGREE * sum(voices.values()) else None
 
 
 # In this order: a rater has his voice first, and what is said against each other is settled among those that
@@ -172,7 +168,6 @@ RULES: dict[str, Callable[[Sequence[Rating], Rules], set[int]]] = {
     "above_per_rater": above_per_rater,
     "outvoted": outvoted,
     "contradiction": contradiction,
-    "corrected_to_bad": corrected_to_bad,
 }
 
 

@@ -19,7 +19,6 @@ REASONS = {
     "above_per_rater": "more than refresh.per_rater of one rater",
     "broken": "no line of JSON",
     "contradiction": "raters contradict each other",
-    "corrected_to_bad": "corrected to what is rated bad",
     "no_chat": "no prompt with an answer",
     "no_rating": "neither good nor bad",
     "other_ability": "of an ability that the recipe has not",
