@@ -18,7 +18,15 @@ from steelyard.data import suppress
 from steelyard.errors import CheckFailed, Stopped, WrongUse
 from steelyard.recipe import load
 from steelyard.run.record.feedback import standing_in_ratings, weighed_here
-from steelyard.run.record.rated import ACCEPTED, TRYING, erase_rated, read_rated, with_rated, write_rated
+from steelyard.run.record.rated import (
+    ACCEPTED,
+    TRYING,
+    drop_tried,
+    erase_rated,
+    read_rated,
+    with_rated,
+    write_rated,
+)
 from steelyard.run.record.workdir import Workdir, opened
 from steelyard.run.rolling import refresh as refreshing
 from steelyard.run.rolling.against import check_gain
@@ -142,6 +150,31 @@ def test_rows_of_ratings_lie_sealed_where_the_recipe_says_so_and_can_be_erased(q
     assert not source.parent.exists()
     assert erase_rated(place, {"one"}) == [file] and erase_rated(place, {"one"}) == []
     assert [row["hash"] for row in read_rated(place, ACCEPTED)] == ["two"]
+
+
+def test_an_erased_row_goes_from_every_file_of_a_refresh(quiet):
+    """Rows of a refused refresh too, which no data set may hold any more; and from a damaged file."""
+    recipe = load(quiet.path)
+    place = opened(recipe, None)
+    rows = [
+        {"ability": "echo", "kind": "chats", "hash": hash,
+         "fields": {"id": f"rated-{hash}", "messages": chat(hash, "secret")}}
+        for hash in ("one", "two")
+    ]  # fmt: skip
+    write_rated(place, TRYING, rows)
+    with with_rated(recipe, place, TRYING) as more:
+        source = recipe.root / more.data[-1].path
+    assert len(erase_rated(place, {"one"})) == 2 and not source.exists()
+    with with_rated(recipe, place, TRYING):
+        assert "two" in source.read_text() and "one" not in source.read_text()
+    drop_tried(place)
+    assert list((place.folder / "feedback").iterdir()) == []
+    write_rated(place, ACCEPTED, rows)
+    file = place.folder / "feedback" / ACCEPTED
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(CheckFailed, match="damaged"), with_rated(recipe, place):
+        pytest.fail("what was learnt would be forgotten")
+    assert erase_rated(place, {"one"}) == [file] and not file.exists()
 
 
 def test_a_rating_of_an_erased_row_teaches_no_more_and_is_the_users_to_delete(quiet, monkeypatch):

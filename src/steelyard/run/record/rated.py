@@ -15,17 +15,19 @@ import json
 import os
 import shutil
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...artefact import Scratch, named_private_folder, write_durably
+from ...artefact import named_private_folder, write_durably
+from ...errors import CheckFailed, Where
 from ...recipe import Recipe, Source
 from .workdir import Workdir
 
 FOLDER = "feedback"
 ACCEPTED, TRYING, STATE = "accepted.json", "trying.json", "state.json"
+SOURCES = "rated-*.jsonl"
 SHARE = 0.1  # of an ability whose sources have weights: what is drawn from ratings
 
 
@@ -39,17 +41,27 @@ def read_rated(place: Workdir, name: str) -> list[dict[str, Any]]:
 
 
 def read(place: Workdir, name: str) -> dict[str, Any]:
-    path = Scratch(folder_of(place), place.keys).read(name)
-    with suppress(OSError, ValueError):
-        found = json.loads(path.read_bytes()) if path else {}
-        return found if isinstance(found, dict) else {}
-    return {}
+    """{} where nothing was written. Raises CheckFailed where it is damaged, Refused where it is sealed for
+    another key: a run that went on without it would unlearn what raters have said."""
+    path = folder_of(place) / name
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    try:
+        return dict(json.loads(place.keys.open_bytes(text, name) if place.keys else text))
+    except ValueError as error:
+        raise CheckFailed(
+            "refresh.damaged", f"{path} is damaged, or sealed", where=Where(str(path)),
+            hint=f"rm {path}; then steelyard refresh RECIPE learns from the ratings anew",
+        ) from error  # fmt: skip
 
 
 def write(place: Workdir, name: str, document: dict[str, Any]) -> None:
     folder = folder_of(place)
     folder.mkdir(mode=0o700, exist_ok=True)
-    Scratch(folder, place.keys).write(name, json.dumps(document, ensure_ascii=False).encode())
+    text = json.dumps(document, ensure_ascii=False).encode()
+    write_durably(folder / name, place.keys.seal_bytes(text) if place.keys else text)
     (folder / name).chmod(0o600)
 
 
@@ -65,7 +77,9 @@ def accept(place: Workdir) -> None:
 
 
 def drop_tried(place: Workdir) -> None:
-    (folder_of(place) / TRYING).unlink(missing_ok=True)
+    """Its rows as a source go too: the next run writes what it reads."""
+    for path in (folder_of(place) / TRYING, *folder_of(place).glob(SOURCES)):
+        path.unlink(missing_ok=True)
 
 
 # ------------------------------------------------------------------ as sources of a run
@@ -125,15 +139,27 @@ def inside(path: Path, root: Path) -> bool:
 
 
 def erase_rated(place: Workdir, hashes: Collection[str]) -> list[Path]:
-    """Rows with these hashes go; the files that were changed. The next run writes anew what it reads."""
-    changed = []
-    for name in (ACCEPTED, TRYING):
-        rows = read_rated(place, name)
-        left = [row for row in rows if row["hash"] not in hashes]
-        if len(left) < len(rows):
-            write_rated(place, name, left)
-            changed.append(folder_of(place) / name)
-    if changed:
-        for path in folder_of(place).glob("rated-*.jsonl"):
+    """Rows with these hashes go; the files that were changed. The next run writes anew what it reads.
+
+    Raises Refused where they are sealed for another key.
+    """
+    folder = folder_of(place)
+    changed = [folder / name for name in (ACCEPTED, TRYING) if erased_in(place, name, hashes)]
+    for path in folder.glob(SOURCES):
+        text = path.read_bytes()
+        if any(hash.encode() in text for hash in hashes):  # it is in the id of its row
             path.unlink()
+            changed.append(path)
     return changed
+
+
+def erased_in(place: Workdir, name: str, hashes: Collection[str]) -> bool:
+    try:
+        rows = read_rated(place, name)
+    except CheckFailed:  # damaged, and may hold one: a refresh learns from the ratings anew
+        (folder_of(place) / name).unlink()
+        return True
+    left = [row for row in rows if row["hash"] not in hashes]
+    if len(left) < len(rows):
+        write_rated(place, name, left)
+    return len(left) < len(rows)
